@@ -1,0 +1,163 @@
+"""What flows through the system, and the key to the letters at the end of array names.
+
+Axes: Q queries of a step, G samples of one query (a group), N episodes (N = Q * G), T turns, L tokens of an episode,
+P queries of the pool, R packed rows, C columns of a packed row, M micro-batches, S slots, V vocabulary, D model width,
+H heads, K key/value heads, F MLP width, B positions of the cache.
+
+An array's name ends in its axes: `reward_QG` is [queries, samples]. This file imports no jax.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+SMALLEST_NORMAL = float(np.finfo(np.float32).tiny)  # 1.2e-38: XLA flushes what is smaller, numpy does not
+
+StopReason = Literal["answered", "no_action", "length", "turns", "context", "fault"]
+Verdict = Literal["signal", "easy", "hard", "fault"]
+
+
+@dataclass(frozen=True)
+class Query:
+    """One question. `entities` are the names an expert passes through; `meta` holds what a reader knows (hops, kind, ...)."""
+
+    id: str
+    question: str
+    answers: tuple[str, ...]
+    entities: tuple[str, ...] = ()
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Passage:
+    """One retrieved document; `score` is the retriever's own, larger is better."""
+
+    id: str
+    title: str
+    text: str
+    score: float = 0.0
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What one side wrote. An env turn that answers a search holds its queries and the passages of each query."""
+
+    author: Literal["model", "env"]
+    text: str
+    queries: tuple[str, ...] = ()
+    passages: tuple[tuple[Passage, ...], ...] = ()
+
+
+@dataclass(frozen=True)
+class Say:
+    """An environment's move: show `text` to the model and let it write until one of the `stop` strings.
+
+    `role` is the chat role the text is given in: "user" or "tool" open a message of the template, "inline" goes on inside
+    the model's own message. `tools` are JSON schemas for the template, read on the first move only. `text` is data: no
+    token of it is an added token of the tokenizer, whatever it contains.
+    """
+
+    text: str
+    role: Literal["user", "tool", "inline"] = "user"
+    stop: tuple[str, ...] = ()
+    tools: tuple[Mapping[str, Any], ...] = ()
+
+
+@dataclass(frozen=True)
+class Search:
+    """An environment's move: run these queries; their passages come back as the `passages` of an env turn."""
+
+    queries: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Stop:
+    """An environment's move: the episode is over. `answer` is what the model gave, None when it gave none."""
+
+    reason: StopReason
+    answer: str | None = None
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One rollout. `ids_L` are the very ids the model saw and sampled; `mask_L` is true on those it sampled.
+
+    `logp_L` is float32 nats under the sampling distribution (0 where not sampled); `turn_L` numbers the model's turns from
+    0 (-1 on the environment's tokens). Only a fault makes an episode invalid; every other ending is the policy's own doing.
+    """
+
+    query: Query
+    sample: int
+    step: int
+    ids_L: np.ndarray
+    mask_L: np.ndarray
+    logp_L: np.ndarray
+    turn_L: np.ndarray
+    turns: tuple[Turn, ...]
+    answer: str | None
+    stop: StopReason
+    valid: bool
+    fault: str | None = None
+
+
+@dataclass(frozen=True)
+class Grades:
+    """Rewards of a step, a row a query. `reward_QG` trains; `outcome_QG` (binary, the reward if None) names easy and hard.
+
+    Ragged groups are padded with valid False. `grades` makes one from host numbers and applies the rules on them.
+    """
+
+    reward_QG: Any
+    valid_QG: Any
+    outcome_QG: Any = None
+    turn_reward_QGT: Any = None
+
+
+def grades(reward_QG, valid_QG, outcome_QG=None, turn_reward_QGT=None) -> Grades:
+    """Host grades in float32: a value below 1.2e-38 in size becomes 0, a non-finite one makes its episode invalid (a fault)."""
+    valid_QG = np.asarray(valid_QG, bool)
+
+    def clean(value):
+        value = np.asarray(value, np.float64).astype(np.float32)
+        return np.where(np.abs(value) < SMALLEST_NORMAL, np.float32(0), value)
+
+    reward_QG = clean(reward_QG)
+    if reward_QG.shape != valid_QG.shape or reward_QG.ndim != 2:
+        raise ValueError(f"rewards {reward_QG.shape} and valid {valid_QG.shape} must both be [queries, samples]")
+    valid_QG = valid_QG & np.isfinite(reward_QG)
+    if outcome_QG is not None:
+        outcome_QG = clean(outcome_QG)
+        valid_QG = valid_QG & np.isfinite(outcome_QG)
+        outcome_QG = np.where(valid_QG, outcome_QG, np.float32(0))
+    if turn_reward_QGT is not None:
+        turn_reward_QGT = clean(turn_reward_QGT)
+        valid_QG = valid_QG & np.isfinite(turn_reward_QGT).all(-1)
+        turn_reward_QGT = np.where(valid_QG[..., None], turn_reward_QGT, np.float32(0))
+    return Grades(np.where(valid_QG, reward_QG, np.float32(0)), valid_QG, outcome_QG, turn_reward_QGT)
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A round's wish: `draw` further queries this step, and `more` samples of queries already drawn (pool index -> count)."""
+
+    draw: int
+    more: Mapping[int, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One step as the pool saw it. `accepted` are indices into the pool, `accepted_at` positions in `drawn_Q`."""
+
+    drawn_Q: np.ndarray
+    accepted: np.ndarray
+    accepted_at: np.ndarray
+    verdict_Q: np.ndarray
+    grades: Grades
+    step: int
+    seed: int
+
+
+Memory = Mapping[str, np.ndarray]
+SearchFunction = Callable[[list[str], int], Sequence[Sequence[Passage]]]
