@@ -1,0 +1,153 @@
+"""What a step did to the pool: zero-variance rates, who made up the batch, flips and waste, exactly defined.
+
+Every rate is a ratio of two counts that stand beside it, so figures of many steps are made from summed counts
+(`over_steps`), never from averaged rates. A ratio over nothing is None, not 0 and not NaN: there is nothing to say.
+
+A query's origin is its last verdict before the step: "fresh" (never attempted), "ex_hard", "ex_easy", "ex_surplus"
+(bore signal, was not accepted) or "ex_consumed" (was accepted; back by a reset or a soft weight). Resets keep origins.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from qr_jax.pool import LAST_ACCEPTED, LAST_EASY, LAST_HARD, LAST_NONE, LAST_SURPLUS, STATES, Pool
+from qr_jax.records import Outcome
+
+Figures = dict[str, float | int | None]
+
+ORIGINS = {
+    "fresh": LAST_NONE,
+    "ex_hard": LAST_HARD,
+    "ex_easy": LAST_EASY,
+    "ex_surplus": LAST_SURPLUS,
+    "ex_consumed": LAST_ACCEPTED,
+}
+
+# The figure -> the count above the line and the count below it.
+RATIOS = {
+    "zero_variance_rate": ("zero_variance", "drawn"),  # |Z| / |C|; with signal_rate and fault_rate it sums to 1
+    "hard_rate": ("hard", "drawn"),
+    "easy_rate": ("easy", "drawn"),
+    "signal_rate": ("signal", "drawn"),
+    "fault_rate": ("fault", "drawn"),
+    **{f"zero_variance_rate_{origin}": (f"zero_variance_{origin}", f"drawn_{origin}") for origin in ORIGINS},
+    **{origin: (f"accepted_{origin}", "accepted") for origin in ORIGINS},  # shares of E; they sum to 1
+    "recycled_share": (
+        "accepted_recycled",
+        "accepted",
+    ),  # strict: the last verdict was zero-variance; ex_hard + ex_easy
+    "seen_share": ("accepted_seen", "accepted"),  # attempted at least once before
+    "fill": ("accepted", "wanted"),  # |E| / B
+    "wasted_rollout_share": ("wasted_rollouts", "rollouts"),
+    "rollouts_per_signal_group": ("rollouts", "signal"),
+}
+
+
+def step_figures(
+    before: Pool,
+    outcomes: Outcome | Sequence[Outcome],
+    after: Pool,
+    *,
+    accept: int,
+    rollouts_Q: np.ndarray | None = None,
+) -> Figures:
+    """One step's counts and ratios under "pool/...", from the pool before, its outcome (or one a round), the pool then.
+
+    `accept` is B. `rollouts_Q` is the number of episodes each drawn query cost (rounds one after the other); by default
+    the width of the grades. Rounds must have distinct queries.
+    """
+    rounds = [outcomes] if isinstance(outcomes, Outcome) else list(outcomes)
+    drawn_Q = np.concatenate([np.empty(0, np.int64), *(outcome.drawn_Q for outcome in rounds)])
+    verdict_Q = np.concatenate([np.empty(0, "<U6"), *(outcome.verdict_Q for outcome in rounds)])
+    accepted = np.concatenate([np.empty(0, np.int64), *(outcome.accepted for outcome in rounds)])
+    if rollouts_Q is None:
+        widths = [np.full(len(outcome.drawn_Q), outcome.grades.valid_QG.shape[1]) for outcome in rounds]
+        rollouts_Q = np.concatenate([np.empty(0, np.int64), *widths])
+    if len(np.unique(drawn_Q)) != len(drawn_Q) or len(rollouts_Q) != len(drawn_Q):
+        found = f"{len(drawn_Q)} queries ({len(np.unique(drawn_Q))} distinct) and rollouts for {len(rollouts_Q)}"
+        raise ValueError(
+            f"a step's queries must be distinct, with rollouts for each; found {found}. Judge rounds together"
+        )
+    counts = _counts(before, drawn_Q, verdict_Q, accepted, rollouts_Q) | {"wanted": accept}
+    return _named({name: int(value) for name, value in counts.items()}) | pool_figures(after)
+
+
+def _counts(
+    before: Pool, drawn_Q: np.ndarray, verdict_Q: np.ndarray, accepted: np.ndarray, rollouts_Q: np.ndarray
+) -> dict[str, int]:
+    """How many of the drawn groups and of the accepted ones were what, and came from where."""
+    dead_Q = (verdict_Q == "hard") | (verdict_Q == "easy")
+    last_Q, last_E = before.last_P[drawn_Q], before.last_P[accepted]
+    counts = {
+        "drawn": len(drawn_Q),
+        "hard": np.count_nonzero(verdict_Q == "hard"),
+        "easy": np.count_nonzero(verdict_Q == "easy"),
+        "zero_variance": np.count_nonzero(dead_Q),
+        "signal": np.count_nonzero(verdict_Q == "signal"),
+        "fault": np.count_nonzero(verdict_Q == "fault"),
+        "accepted": len(accepted),
+        "accepted_recycled": np.count_nonzero((last_E == LAST_HARD) | (last_E == LAST_EASY)),
+        "accepted_seen": np.count_nonzero(before.attempts_P[accepted] > 0),
+        "rollouts": rollouts_Q.sum(),
+        "wasted_rollouts": rollouts_Q[~np.isin(drawn_Q, accepted)].sum(),
+    }
+    for origin, last in ORIGINS.items():
+        counts[f"drawn_{origin}"] = np.count_nonzero(last_Q == last)
+        counts[f"zero_variance_{origin}"] = np.count_nonzero(dead_Q & (last_Q == last))
+        counts[f"accepted_{origin}"] = np.count_nonzero(last_E == last)
+    return counts
+
+
+def pool_figures(pool: Pool) -> Figures:
+    """Where the pool stands after all steps so far: eligible queries, states, epoch, attempts and flips.
+
+    `flipped`: queries accepted after an earlier zero-variance verdict, a share of the unique queries attempted.
+    `never_flipped`: queries that showed no variance at least once and have not been accepted since.
+    """
+    attempted = int(np.count_nonzero(pool.attempts_P))
+    flipped = int(np.count_nonzero(pool.flipped_P))
+    eligible = int(np.count_nonzero(pool.weight_P))
+    figures: Figures = {
+        "pool/eligible": eligible,
+        "pool/eligible_share": eligible / pool.size,
+        "pool/epoch": pool.epoch,
+        "pool/attempted_queries": attempted,
+        "pool/attempts_mean": float(pool.attempts_P.mean()),
+        "pool/attempts_max": int(pool.attempts_P.max()),
+        "pool/flipped_queries": flipped,
+        "pool/never_flipped": int(np.count_nonzero((pool.zero_variance_P > 0) & ~pool.flipped_P)),
+        "pool/flipped": flipped / attempted if attempted else None,
+    }
+    states = np.bincount(pool.state_P, minlength=len(STATES)).tolist()
+    return figures | {f"pool/state_{name}": count for name, count in zip(STATES, states, strict=True)}
+
+
+def over_steps(steps: Sequence[Mapping[str, float | int | None]]) -> Figures:
+    """Several steps' figures as one: counts summed, ratios made anew; what `pool_figures` says is the last step's."""
+    if not steps:
+        raise ValueError("figures over 0 steps were asked for; at least 1 is needed")
+    counts = {name for ratio in RATIOS.values() for name in ratio}
+    summed = {name: sum(int(step[f"pool/{name}"] or 0) for step in steps) for name in sorted(counts)}
+    return dict(steps[-1]) | _named(summed)
+
+
+def starvation(figures: Mapping[str, float | int | None]) -> str | None:
+    """A warning with the numbers when fewer than a quarter of the drawn groups bear signal, otherwise None.
+
+    A few noisy groups then take a full optimizer step: runs on a small pool have lost there what they had learned.
+    """
+    drawn, signal = int(figures["pool/drawn"] or 0), int(figures["pool/signal"] or 0)
+    if 4 * signal >= drawn:
+        return None
+    return (
+        f"{signal} of {drawn} drawn groups bear signal (hard {figures['pool/hard']}, easy {figures['pool/easy']}, "
+        f"fault {figures['pool/fault']}); {figures['pool/eligible']} queries are eligible. Consider pool.reset_below, "
+        "pool.min_signal or a consumed_weight above 0"
+    )
+
+
+def _named(counts: Mapping[str, int]) -> Figures:
+    """Counts and the ratios made from them, under their names in a run's metrics."""
+    ratios = {name: counts[top] / counts[bottom] if counts[bottom] else None for name, (top, bottom) in RATIOS.items()}
+    return {f"pool/{name}": value for name, value in {**counts, **ratios}.items()}
