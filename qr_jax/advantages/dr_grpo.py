@@ -1,0 +1,21 @@
+"""Centred advantage: a reward less the mean of its group, not scaled (Dr. GRPO)."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from qr_jax.records import Grades
+from qr_jax.variance import group_variance_mask
+
+
+def dr_grpo(grades: Grades) -> Float[Array, "Q G"]:
+    """adv_QG = r - mean over the group's valid rewards (Liu et al. 2025, arXiv:2503.20783, sec. 3.2).
+
+    Exactly 0 for invalid samples and for a group whose valid rewards are all equal: there r - mean is often rounding
+    noise. The paper's other half, a constant length in the denominator, is `reduce="fixed_length"`.
+    """
+    valid_QG = grades.valid_QG
+    count_Q1 = jnp.sum(valid_QG, axis=1, keepdims=True)
+    sum_Q1 = jnp.sum(jnp.where(valid_QG, grades.reward_QG, 0.0), axis=1, keepdims=True)
+    centred_QG = grades.reward_QG - sum_Q1 / jnp.maximum(count_Q1, 1)
+    signal_Q = group_variance_mask(grades.reward_QG, valid_QG)
+    return jnp.where(valid_QG & signal_Q[:, None], centred_QG, 0.0)

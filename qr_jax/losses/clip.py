@@ -1,0 +1,46 @@
+"""The clipped policy loss of PPO and GRPO, with DAPO's two bounds and the dual clip."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+LOG_RATIO_BOUND = 20.0  # exp(20) is still far from float32's end
+
+
+def clip(
+    logp_NL: Float[Array, "N L"],
+    old_logp_NL: Float[Array, "N L"],
+    adv_NL: Float[Array, "N L"],
+    mask_NL: Bool[Array, "N L"],
+    *,
+    low: float = 0.2,
+    high: float = 0.28,
+    dual: float | None = 3.0,
+) -> tuple[Float[Array, "N L"], dict[str, Float[Array, "N L"]]]:
+    """max(-A ratio, -A clip(ratio, 1 - low, 1 + high)); where A < 0 at most -A dual (None: no such bound).
+
+    PPO: Schulman et al. 2017, arXiv:1707.06347, eq. 7. high > low: DAPO, Yu et al. 2025, arXiv:2503.14476. Dual clip:
+    Ye et al. 2020, arXiv:1912.09729. The loss is neither masked nor averaged: `reduce.py` owns the denominator. Where
+    mask_NL is False the log-ratio is taken as 0 before exp, so that a non-finite log-probability there gives neither
+    a NaN nor a gradient; elsewhere a non-finite one shows. Metrics, float32 [N, L] without gradient: `ratio`, and
+    indicators of tokens whose gradient was cut: `clip_low` (A < 0, ratio < 1 - low), `clip_high` (A > 0, ratio > 1 +
+    high), `dual` (A < 0, ratio > dual).
+    """
+    if not (0 <= low <= 1 and high >= 0):
+        raise ValueError(f"loss 'clip' wants 0 <= low <= 1 and high >= 0; found low={low}, high={high}")
+    if dual is not None and dual <= 1:
+        raise ValueError(f"loss 'clip' wants dual > 1, or None; found dual={dual}")
+    log_ratio_NL = jnp.where(mask_NL, logp_NL - old_logp_NL, 0.0)
+    ratio_NL = jnp.exp(jnp.clip(log_ratio_NL, -LOG_RATIO_BOUND, LOG_RATIO_BOUND))
+    loss_NL = jnp.maximum(-adv_NL * ratio_NL, -adv_NL * jnp.clip(ratio_NL, 1 - low, 1 + high))
+    above_NL = jnp.zeros_like(mask_NL)
+    if dual is not None:
+        loss_NL = jnp.where(adv_NL < 0, jnp.minimum(loss_NL, -adv_NL * dual), loss_NL)
+        above_NL = (adv_NL < 0) & (ratio_NL > dual)
+    metrics = {
+        "ratio": jax.lax.stop_gradient(ratio_NL),
+        "clip_low": ((adv_NL < 0) & (ratio_NL < 1 - low)).astype(jnp.float32),
+        "clip_high": ((adv_NL > 0) & (ratio_NL > 1 + high)).astype(jnp.float32),
+        "dual": above_NL.astype(jnp.float32),
+    }
+    return loss_NL, metrics

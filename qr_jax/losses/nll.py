@@ -1,0 +1,8 @@
+"""Cross-entropy of the model's own tokens: the cold start's loss."""
+
+from jaxtyping import Array, Float
+
+
+def nll(logp_NL: Float[Array, "N L"]) -> tuple[Float[Array, "N L"], dict]:
+    """-log p a token; the mask (expert's tokens only) and the mean are `reduce.py`'s."""
+    return -logp_NL, {}

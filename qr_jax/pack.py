@@ -1,0 +1,184 @@
+"""Episodes into packed rows of fixed shape, and the indices that bring each token's log-probability back out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+import qr_jax.variance  # noqa: F401  (it makes Grades, a field of Batch, a pytree)
+from qr_jax.records import Episode, Grades
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Batch:
+    """What the learner is given: M micro-batches of R rows by C columns, with E = R * per_row slots of L = C tokens.
+
+    A row holds whole episodes one after another; slot e of a micro-batch is the (e % per_row)-th episode of row e //
+    per_row. The log-probability of token l of an episode is found at `source` in the flattened [R * C] of
+    predictions; token 0 is predicted by nothing and never trained. Of unused slots and micro-batches all is padding.
+    """
+
+    ids_MRC: Any  # int32, 0 where padding
+    position_MRC: Any  # int32, from 0 in each segment
+    segment_MRC: Any  # int32, 1, 2, ... within a row; 0 is padding
+    target_MRC: Any  # int32, the next id of the same segment; 0 at a segment's last token
+    source_MEL: Any  # int32, index into R * C of the position that predicts this token; 0 where there is none
+    mask_MEL: Any  # bool, True on the sampled tokens that are trained
+    rollout_logp_MEL: Any  # float32 nats under the sampler, 0 where not sampled
+    turn_MEL: Any  # int32, the model's turns from 0; -1 elsewhere
+    episode_ME: Any  # int32, index into the flattened [Q * G] of grades; -1 is an empty slot
+    used_M: Any  # bool, False where a micro-batch is all padding; the used ones come first
+    grades: Grades  # [Q, G], padded with valid False
+    drawn_tokens: Any  # int32 [], sampled tokens of valid episodes that were drawn and are not in the batch
+    drawn_episodes: Any  # int32 [], those episodes
+
+
+@dataclass(frozen=True)
+class _Item:
+    episode: Episode
+    at: int  # index into the flattened [Q * G]
+
+
+def pack(
+    episodes_by_group: Sequence[Sequence[Episode]],
+    grades: Grades,
+    *,
+    rows: int,
+    row_tokens: int,
+    queries: int,
+    samples: int,
+    per_row: int = 8,
+    micro: int | None = None,
+    drawn_tokens: int = 0,
+    drawn_episodes: int = 0,
+    drop_loss: Sequence[Sequence[bool]] | None = None,
+) -> Batch:
+    """Episodes [group][sample] and the grades of the same groups as a host Batch of numpy arrays; first-fit decreasing.
+
+    All shapes follow from (micro, rows, row_tokens, per_row, queries, samples), so that nothing compiles anew; micro
+    None is ceil(queries * samples / rows), which always suffices. A turn reward's last axis is the caller's. Left out
+    of the rows, as they train nothing, are episodes invalid in the grades (faults), those with
+    `drop_loss[group][sample]` True (over-long ones, say, whose rewards stay in their group) and those without a
+    sampled token. per_row=1 gives one padded row an episode.
+
+    Raises ValueError when an episode is longer than a row, begins with a sampled token or is graded valid after a
+    fault, when groups, samples or rows are more than there is room for, or when grades and episodes do not match.
+    """
+    grades = _pad_grades(episodes_by_group, grades, queries, samples)
+    items = _trained(episodes_by_group, grades, drop_loss, samples, row_tokens)
+    opened = _first_fit(items, row_tokens, per_row)
+    micro = -(-queries * samples // rows) if micro is None else micro
+    if len(opened) > micro * rows:
+        tokens = sum(len(item.episode.ids_L) for item in items)
+        raise ValueError(
+            f"{len(items)} episodes ({tokens} tokens) need {len(opened)} rows of {row_tokens} tokens and {per_row}"
+            f" episodes; there are {micro * rows} ({micro} micro-batches of {rows}): raise micro or rows"
+        )
+    return _lay_out(opened, grades, micro, rows, row_tokens, per_row, drawn_tokens, drawn_episodes)
+
+
+def packing_efficiency(batch: Batch) -> float:
+    """Tokens / (rows opened * row length), in [0, 1]; 0 for an empty batch."""
+    filled_MRC = np.asarray(batch.segment_MRC) > 0
+    opened = int(filled_MRC.any(-1).sum())
+    return float(filled_MRC.sum()) / (opened * filled_MRC.shape[-1]) if opened else 0.0
+
+
+def _pad_grades(episodes_by_group, grades: Grades, queries: int, samples: int) -> Grades:
+    found = np.shape(grades.reward_QG)
+    if found[0] != len(episodes_by_group):
+        raise ValueError(f"grades have {found[0]} groups and there are episodes of {len(episodes_by_group)}")
+    if found[0] > queries or found[1] > samples:
+        raise ValueError(
+            f"grades are [{found[0]}, {found[1]}]; the batch has room for queries={queries}, samples={samples}"
+        )
+    for q, group in enumerate(episodes_by_group):
+        if np.asarray(grades.valid_QG)[q, len(group) :].any():
+            raise ValueError(f"group {q} has {len(group)} episodes and valid grades beyond them: {grades.valid_QG[q]}")
+
+    def padded(value):
+        if value is None:
+            return None
+        value = np.asarray(value)
+        return np.pad(value, [(0, queries - found[0]), (0, samples - found[1])] + [(0, 0)] * (value.ndim - 2))
+
+    return Grades(*map(padded, (grades.reward_QG, grades.valid_QG, grades.outcome_QG, grades.turn_reward_QGT)))
+
+
+def _trained(episodes_by_group, grades: Grades, drop_loss, samples: int, row_tokens: int) -> list[_Item]:
+    items = []
+    for q, group in enumerate(episodes_by_group):
+        for g, episode in enumerate(group):
+            if g >= samples or not grades.valid_QG[q, g]:
+                continue
+            if not episode.valid:
+                raise ValueError(
+                    f"episode {g} of query {episode.query.id!r} is a fault and its grade is valid; it must not be"
+                )
+            if (drop_loss is not None and drop_loss[q][g]) or not np.any(episode.mask_L):
+                continue
+            _check(episode, row_tokens)
+            items.append(_Item(episode, q * samples + g))
+    return items
+
+
+def _check(episode: Episode, row_tokens: int) -> None:
+    tokens, name = len(episode.ids_L), f"episode {episode.sample} of query {episode.query.id!r}"
+    if tokens > row_tokens:
+        raise ValueError(
+            f"{name} has {tokens} tokens and a row holds {row_tokens}; learner.row_tokens must be at least"
+            " rollout.context_tokens: raise the first or lower the second"
+        )
+    if episode.mask_L[0]:
+        raise ValueError(f"{name} begins with a sampled token, which nothing predicts; a prompt must come first")
+    lengths = {len(a) for a in (episode.ids_L, episode.mask_L, episode.logp_L, episode.turn_L)}
+    if len(lengths) > 1:
+        raise ValueError(f"{name}: ids_L, mask_L, logp_L and turn_L must be of one length; found {sorted(lengths)}")
+
+
+def _first_fit(items: list[_Item], row_tokens: int, per_row: int) -> list[list[_Item]]:
+    """Longest first, each into the first row with room for it; equal lengths in the order given."""
+    opened: list[list[_Item]] = []
+    free: list[int] = []
+    for item in sorted(items, key=lambda item: -len(item.episode.ids_L)):
+        tokens = len(item.episode.ids_L)
+        for row, room in enumerate(free):
+            if room >= tokens and len(opened[row]) < per_row:
+                break
+        else:
+            row = len(opened)
+            opened.append([])
+            free.append(row_tokens)
+        opened[row].append(item)
+        free[row] -= tokens
+    return opened
+
+
+def _lay_out(opened, grades, micro, rows, row_tokens, per_row, drawn_tokens, drawn_episodes) -> Batch:
+    in_rows, in_slots = (micro, rows, row_tokens), (micro, rows * per_row, row_tokens)
+    ids, position, segment, target = (np.zeros(in_rows, np.int32) for _ in range(4))
+    source, mask = np.zeros(in_slots, np.int32), np.zeros(in_slots, bool)
+    rollout_logp, turn = np.zeros(in_slots, np.float32), np.full(in_slots, -1, np.int32)
+    slot_of = np.full(in_slots[:2], -1, np.int32)
+    for number, row_items in enumerate(opened):
+        m, r = divmod(number, rows)
+        column = 0
+        for k, item in enumerate(row_items):
+            episode, e, tokens = item.episode, r * per_row + k, len(item.episode.ids_L)
+            here = slice(column, column + tokens)
+            ids[m, r, here] = episode.ids_L
+            position[m, r, here] = np.arange(tokens)
+            segment[m, r, here] = k + 1
+            target[m, r, column : column + tokens - 1] = episode.ids_L[1:]
+            source[m, e, 1:tokens] = r * row_tokens + column + np.arange(tokens - 1)
+            mask[m, e, :tokens] = episode.mask_L
+            rollout_logp[m, e, :tokens] = np.where(episode.mask_L, episode.logp_L, 0)
+            turn[m, e, :tokens] = episode.turn_L
+            slot_of[m, e] = item.at
+            column += tokens
+    used = np.arange(micro) * rows < len(opened)
+    drawn = np.asarray(drawn_tokens, np.int32), np.asarray(drawn_episodes, np.int32)
+    return Batch(ids, position, segment, target, source, mask, rollout_logp, turn, slot_of, used, grades, *drawn)

@@ -1,0 +1,42 @@
+"""The denominators: weights a token, counted over the whole global batch, that turn a loss a token into one number."""
+
+from typing import Literal
+
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Bool, Float, Int
+
+
+def token_weights(
+    mask_NL: Bool[Array, "*N L"],
+    *,
+    mode: Literal["token_mean", "sequence_mean", "fixed_length"],
+    horizon_tokens: int,
+    extra_tokens: Int[ArrayLike, ""] = 0,
+    extra_episodes: Int[ArrayLike, ""] = 0,
+) -> Float[Array, "*N L"]:
+    """weight_NL such that sum(weight_NL * loss_NL) is the reduced loss; 0 where the mask is False, all 0 with no
+    token at all.
+
+    - token_mean: 1 / tokens (DAPO, Yu et al. 2025, arXiv:2503.14476, sec. 3.3);
+    - sequence_mean: 1 / (tokens of the episode * episodes) (GRPO, Shao et al. 2024, arXiv:2402.03300, eq. 3);
+    - fixed_length: 1 / (horizon_tokens * episodes) (Dr. GRPO, Liu et al. 2025, arXiv:2503.20783).
+
+    Give it the masks of the whole batch, before micro-batches are looped over: any leading axes will do ([N, L] and
+    [M, n, L] get the same weights), and under jit the sums run over all shards. Episodes without a sampled token are
+    not counted. `extra_*` are the tokens and episodes that were drawn and are not in the batch, for a denominator
+    over all that was drawn; they are 0 for one over the accepted groups. Raises ValueError on an unknown mode or
+    horizon_tokens < 1.
+    """
+    if horizon_tokens < 1:
+        raise ValueError(f"horizon_tokens must be at least 1; found {horizon_tokens}")
+    length_N1 = jnp.sum(mask_NL, axis=-1, keepdims=True, dtype=jnp.int32)
+    episodes = jnp.sum(length_N1 > 0, dtype=jnp.int32) + extra_episodes
+    if mode == "token_mean":
+        denominator_N1 = jnp.full_like(length_N1, jnp.sum(length_N1) + extra_tokens, dtype=jnp.float32)
+    elif mode == "sequence_mean":
+        denominator_N1 = length_N1.astype(jnp.float32) * episodes
+    elif mode == "fixed_length":
+        denominator_N1 = jnp.full_like(length_N1, episodes, dtype=jnp.float32) * horizon_tokens
+    else:
+        raise ValueError(f"reduce mode is {mode!r}; it must be token_mean, sequence_mean or fixed_length")
+    return jnp.where(mask_NL, 1.0 / jnp.maximum(denominator_N1, 1.0), 0.0)

@@ -1,0 +1,27 @@
+"""The group-variance mask: which groups of rollouts can teach anything?
+
+Importing this module also makes `records.Grades` a pytree, so that grades can enter jitted functions.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from qr_jax.records import Grades
+
+jax.tree_util.register_dataclass(
+    Grades, data_fields=["reward_QG", "valid_QG", "outcome_QG", "turn_reward_QGT"], meta_fields=[]
+)
+
+
+@jax.jit
+def group_variance_mask(reward_QG: Float[Array, "Q G"], valid_QG: Bool[Array, "Q G"]) -> Bool[Array, "Q"]:
+    """signal_Q: True where max > min over the group's valid rewards; False with fewer than two valid ones.
+
+    The comparison is exact, never by a float std: of equal float32 rewards k/n a jitted `std > 0` is True about half
+    the time. `pool.settle` makes the same comparison in numpy; the two agree on rewards that `records.grades` has
+    cleaned (XLA flushes subnormals, numpy does not; a NaN counts as a fault there).
+    """
+    high_Q = jnp.max(jnp.where(valid_QG, reward_QG, -jnp.inf), axis=1)
+    low_Q = jnp.min(jnp.where(valid_QG, reward_QG, jnp.inf), axis=1)
+    return high_Q > low_Q  # one valid reward: equal; none: -inf > inf; both False

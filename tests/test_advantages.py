@@ -1,0 +1,88 @@
+"""Advantages: numbers by hand, and the laws all three share."""
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qr_jax import records
+from qr_jax.advantages.dr_grpo import dr_grpo
+from qr_jax.advantages.grpo import grpo
+from qr_jax.advantages.rloo import rloo
+
+ALL = [grpo, dr_grpo, rloo]
+JITTED = {function: jax.jit(function) for function in ALL}
+QUERIES, SAMPLES = 32, 9
+
+
+def grades_of(*rewards, valid=None):
+    reward_QG = np.array(rewards, np.float32)
+    return records.grades(reward_QG, np.ones(reward_QG.shape, bool) if valid is None else valid)
+
+
+def random_grades(seed, *, constant=False):
+    generator = np.random.Generator(np.random.Philox(seed))
+    reward_QG = generator.integers(0, 34, (QUERIES, SAMPLES)) / generator.integers(1, 34, (QUERIES, 1))
+    if constant:
+        reward_QG = np.repeat(reward_QG[:, :1], SAMPLES, axis=1)
+    return records.grades(reward_QG, generator.random((QUERIES, SAMPLES)) < 0.7)
+
+
+def test_grpo_by_hand():
+    np.testing.assert_allclose(grpo(grades_of([1, 0])), [[0.70711, -0.70711]], atol=2e-5)  # std with n - 1: 0.70711
+    np.testing.assert_allclose(grpo(grades_of([1, 0, 0, 0])), [[1.5, -0.5, -0.5, -0.5]], atol=1e-5)  # mean 1/4, std 1/2
+    np.testing.assert_allclose(grpo(grades_of([1, 0, 0, 0]), eps=0.5), [[0.75, -0.25, -0.25, -0.25]], atol=1e-6)
+
+
+def test_dr_grpo_by_hand():
+    np.testing.assert_array_equal(dr_grpo(grades_of([1, 0, 0, 0])), [[0.75, -0.25, -0.25, -0.25]])
+
+
+def test_rloo_is_the_reward_less_the_siblings_mean():
+    np.testing.assert_allclose(rloo(grades_of([1, 0, 0, 0])), [[1, -1 / 3, -1 / 3, -1 / 3]], atol=1e-6)
+    np.testing.assert_allclose(rloo(grades_of([3, 1, 0.5])), [[2.25, -0.75, -1.5]], atol=1e-6)
+
+
+def test_invalid_samples_count_for_nothing():
+    valid_QG = np.array([[True, False, True]])
+    for function, wanted in [(grpo, 0.70711), (dr_grpo, 0.5), (rloo, 1.0)]:
+        adv_QG = function(grades_of([1, 7, 0], valid=valid_QG))
+        np.testing.assert_allclose(adv_QG, [[wanted, 0, -wanted]], atol=2e-5)
+        assert np.asarray(adv_QG)[0, 1] == 0
+
+
+@pytest.mark.parametrize("function", ALL)
+def test_a_group_with_fewer_than_two_valid_samples_gets_zero(function):
+    valid_QG = np.array([[True, False], [False, False]])
+    assert np.asarray(function(grades_of([1, 0], [1, 0], valid=valid_QG))).tolist() == [[0, 0], [0, 0]]
+
+
+@pytest.mark.parametrize("function", ALL)
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_the_advantages_of_a_constant_group_are_zero_bit_by_bit(function, seed):
+    adv_QG = np.asarray(JITTED[function](random_grades(seed, constant=True)))
+    assert not adv_QG.view(np.uint32).any()
+
+
+@pytest.mark.parametrize("function", ALL)
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_advantages_sum_to_zero_over_a_group_and_keep_the_order_of_its_rewards(function, seed):
+    grades = random_grades(seed)
+    adv_QG = np.asarray(JITTED[function](grades))
+    assert np.isfinite(adv_QG).all() and not adv_QG[~grades.valid_QG].any()
+    np.testing.assert_allclose(adv_QG.sum(1), 0, atol=1e-5 * (1 + np.abs(adv_QG).max()))
+    for adv_G, reward_G, valid_G in zip(adv_QG, grades.reward_QG, grades.valid_QG):
+        order = np.argsort(reward_G[valid_G], kind="stable")
+        assert (np.diff(adv_G[valid_G][order]) >= 0).all()
+
+
+@pytest.mark.parametrize("function", ALL)
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_a_group_does_not_depend_on_its_neighbours(function, seed):
+    grades = random_grades(seed)
+    alone = records.Grades(grades.reward_QG[::-1], grades.valid_QG[::-1])
+    np.testing.assert_array_equal(np.asarray(JITTED[function](alone))[::-1], np.asarray(JITTED[function](grades)))

@@ -1,0 +1,150 @@
+"""The learner: one update is the same on every mesh, packed or padded, in one micro-batch or four."""
+
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+
+from qr_jax import config, learner
+from qr_jax.models import decoder
+from qr_jax.models.families import ModelConfig
+from qr_jax.pack import pack
+from qr_jax.parallel import mesh as meshes
+from qr_jax.records import Episode, Query, grades
+
+CFG = ModelConfig(
+    family="qwen3", vocab=64, width=32, layers=2, heads=4, kv_heads=2, head_dim=8, mlp=64, context_tokens=64
+)
+MODEL = config.Model(vocab_block=24)
+SETTINGS = config.Learner(lr=1e-2, kl_weight=0.0, rows=8, row_tokens=48)
+
+
+def episode(rng, sample, length):
+    """A prompt of 4, then samples and observations in turn."""
+    ids = rng.integers(2, CFG.vocab, length).astype(np.int32)
+    mask = np.arange(length) >= 4
+    mask[8:11] = False
+    turn = np.where(mask, (np.arange(length) >= 11).astype(np.int32), -1)
+    logp = np.where(mask, -rng.random(length), 0).astype(np.float32)
+    return Episode(Query("q", "?", ("a",)), sample, 0, ids, mask, logp, turn, (), None, "answered", True)
+
+
+def groups(queries=6, samples=4, seed=0):
+    rng = np.random.default_rng(seed)
+    episodes = [[episode(rng, g, int(rng.integers(14, 40))) for g in range(samples)] for _ in range(queries)]
+    reward_QG = rng.integers(0, 2, (queries, samples)).astype(np.float32)
+    reward_QG[:, 0], reward_QG[:, 1] = 0, 1
+    return episodes, grades(reward_QG, np.ones_like(reward_QG, bool))
+
+
+def batch(rows=8, per_row=8, micro=None, **changes):
+    episodes, graded = groups(**changes)
+    return pack(episodes, graded, rows=rows, row_tokens=48, per_row=per_row, queries=8, samples=4, micro=micro)
+
+
+def build(mesh=(1, 1, 1), **settings):
+    shape = config.Mesh(*mesh, devices=int(np.prod(mesh)))
+    made = learner.make(CFG, MODEL, replace(SETTINGS, **settings), meshes.make_mesh(shape), steps=10)
+    return made, made.init(decoder.init(CFG, jax.random.key(0)))
+
+
+def gradient(made, state, some):
+    loss, grads, _ = made.gradient(state, some)
+    return float(loss), jax.tree.map(np.asarray, grads)
+
+
+def assert_close(one, other):
+    assert one[0] == pytest.approx(other[0], rel=1e-5, abs=1e-7)
+    for a, b in zip(jax.tree.leaves(one[1]), jax.tree.leaves(other[1]), strict=True):
+        assert np.linalg.norm(a - b) <= 1e-5 * max(np.linalg.norm(a), 1e-6)
+
+
+@pytest.fixture(scope="module")
+def reference():
+    made, state = build()
+    return gradient(made, state, batch())
+
+
+@pytest.mark.parametrize("mesh", [(1, 8, 1), (2, 2, 2)])
+def test_loss_and_gradient_are_the_same_on_every_mesh(mesh, reference):
+    made, state = build(mesh)
+    assert_close(gradient(made, state, batch()), reference)
+
+
+def test_loss_and_gradient_do_not_depend_on_micro_batches_or_packing(reference):
+    made, state = build()
+    assert int(batch(rows=4).used_M.sum()) >= 4 and int(batch(rows=16).used_M.sum()) == 1
+    for other in (batch(rows=4), batch(rows=16), batch(rows=8, per_row=1)):
+        assert_close(gradient(made, state, other), reference)
+
+
+def test_observation_tokens_give_no_gradient_and_their_targets_do_not_matter(reference):
+    """Scores at positions that predict an observation token may be anything: the loss does not read them."""
+    some = batch()
+    made, state = build()
+    target = some.target_MRC.copy()
+    sampled = np.zeros(target.shape, bool)
+    for m, e in zip(*np.nonzero(some.mask_MEL.any(-1)), strict=True):
+        flat = some.source_MEL[m, e][some.mask_MEL[m, e]]
+        sampled[m].reshape(-1)[flat] = True
+    assert (~sampled & (target > 0)).any()
+    target[~sampled] = 1
+    changed = gradient(made, state, replace(some, target_MRC=target))
+    assert changed[0] == reference[0]
+    assert all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(changed[1]), jax.tree.leaves(reference[1]), strict=True))
+
+
+def test_a_zero_variance_group_adds_nothing_and_a_step_without_signal_leaves_the_state_bitwise():
+    made, state = build()
+    episodes, graded = groups()
+    before = jax.tree.map(np.asarray, state)
+    none = pack([], grades(np.zeros((0, 4)), np.zeros((0, 4), bool)), rows=8, row_tokens=48, queries=8, samples=4)
+    after, metrics = made.train_step(state, none)
+    assert not bool(metrics["any"]) and int(after.updates) == 0 and int(after.skipped) == 0
+    for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
+        assert np.array_equal(a, np.asarray(b))
+    dead = grades(np.full((6, 4), 0.1), np.ones((6, 4), bool))
+    _, grads = gradient(made, after, pack(episodes, dead, rows=8, row_tokens=48, queries=8, samples=4))
+    assert all(not leaf.any() for leaf in jax.tree.leaves(grads))
+
+
+def test_an_update_moves_the_weights_and_one_that_is_not_finite_is_skipped_and_counted():
+    made, state = build()
+    state, metrics = made.train_step(state, batch())
+    assert int(state.updates) == 1 and float(metrics["grad_norm"]) > 0 and float(metrics["update_norm"]) > 0
+    before = jax.tree.map(np.asarray, state.params)
+    broken = batch()
+    broken.grades.reward_QG[0, 0] = np.inf
+    state, metrics = made.train_step(state, broken)
+    assert not bool(metrics["finite"]) and int(state.skipped) == 1 and int(state.updates) == 1
+    for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(state.params), strict=True):
+        assert np.array_equal(a, np.asarray(b))
+
+
+def test_the_ratio_is_one_on_the_first_update_and_old_log_probabilities_are_the_learners_own():
+    made, state = build()
+    some = batch()
+    old = made.old_logp(state, some)
+    _, _, metrics = made.gradient(state, some)
+    _, _, again = made.gradient(state, some, old)
+    assert float(metrics["ratio"]) == pytest.approx(1, abs=1e-6)
+    assert float(again["ratio"]) == pytest.approx(1, abs=1e-6)
+
+
+def test_a_kl_term_keeps_a_reference_that_later_updates_do_not_move():
+    made, state = build(kl_weight=0.1, kl="k3")
+    start = jax.tree.map(np.asarray, state.params)
+    state, first = made.train_step(state, batch())
+    state, second = made.train_step(state, batch())
+    assert float(first["kl"]) == pytest.approx(0, abs=1e-6) and float(second["kl"]) > 0
+    assert all(np.array_equal(a, np.asarray(b)) for a, b in zip(jax.tree.leaves(start), jax.tree.leaves(state.reference), strict=True))
+
+
+def test_a_denominator_over_drawn_counts_what_was_left_out():
+    made, state = build(over="drawn")
+    some = batch()
+    tokens = int(some.mask_MEL.sum())
+    whole, _ = gradient(made, state, some)
+    half, _ = gradient(made, state, replace(some, drawn_tokens=np.int32(tokens)))
+    assert half == pytest.approx(whole / 2, rel=1e-6)

@@ -1,0 +1,73 @@
+"""Denominators: what each mode divides by, over which tokens, and that splitting the batch changes nothing."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from qr_jax.reduce import token_weights
+
+MODES = ["token_mean", "sequence_mean", "fixed_length"]
+MASK_NL = jnp.array([[0, 1, 1, 1], [0, 0, 1, 0], [0, 0, 0, 0]], bool)  # 3 tokens, 1 token, none
+
+
+def test_weights_by_hand():
+    weights = {mode: token_weights(MASK_NL, mode=mode, horizon_tokens=10) for mode in MODES}
+    np.testing.assert_allclose(weights["token_mean"], np.asarray(MASK_NL) / 4)
+    np.testing.assert_allclose(weights["sequence_mean"], [[0, 1 / 6, 1 / 6, 1 / 6], [0, 0, 1 / 2, 0], [0, 0, 0, 0]])
+    np.testing.assert_allclose(weights["fixed_length"], np.asarray(MASK_NL) / 20)
+
+
+def test_what_was_drawn_and_not_accepted_joins_the_denominator():
+    """6 further tokens in 2 further episodes: 10 tokens, 4 episodes."""
+    wanted = {"token_mean": 1 / 10, "sequence_mean": 1 / (3 * 4), "fixed_length": 1 / (10 * 4)}
+    for mode, value in wanted.items():
+        weight_NL = token_weights(MASK_NL, mode=mode, horizon_tokens=10, extra_tokens=6, extra_episodes=2)
+        np.testing.assert_allclose(weight_NL[0, 1], value)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_no_token_at_all_gives_zero_weights(mode):
+    weight_NL = token_weights(jnp.zeros((2, 3), bool), mode=mode, horizon_tokens=10)
+    assert not np.asarray(weight_NL).any()
+    extra = token_weights(jnp.zeros((2, 3), bool), mode=mode, horizon_tokens=10, extra_tokens=5, extra_episodes=1)
+    assert not np.asarray(extra).any()
+
+
+@pytest.mark.parametrize("mode", MODES)
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_micro_batches_have_the_weights_of_the_whole(mode, seed):
+    mask_NL = np.random.Generator(np.random.Philox(seed)).random((12, 7)) < 0.4
+    whole_NL = token_weights(jnp.array(mask_NL), mode=mode, horizon_tokens=5)
+    split_MNL = token_weights(jnp.array(mask_NL.reshape(4, 3, 7)), mode=mode, horizon_tokens=5)
+    np.testing.assert_array_equal(np.asarray(split_MNL).reshape(12, 7), np.asarray(whole_NL))
+    assert not np.asarray(whole_NL)[~mask_NL].any()
+    if mode != "fixed_length" and mask_NL.any():
+        np.testing.assert_allclose(np.asarray(whole_NL).sum(), 1, rtol=1e-5)
+
+
+def test_a_fully_masked_episode_changes_nothing():
+    for mode in MODES:
+        with_it = token_weights(MASK_NL, mode=mode, horizon_tokens=10)
+        without = token_weights(MASK_NL[:2], mode=mode, horizon_tokens=10)
+        np.testing.assert_array_equal(with_it[:2], without)
+
+
+def test_the_count_runs_over_all_shards():
+    mask_NL = np.random.Generator(np.random.Philox(5)).random((16, 6)) < 0.5
+    mesh = Mesh(np.array(jax.devices()).reshape(-1), ("data",))
+    sharded_NL = jax.device_put(mask_NL, NamedSharding(mesh, PartitionSpec("data")))
+    weigh = jax.jit(token_weights, static_argnames=("mode", "horizon_tokens"))
+    for mode in MODES:
+        found = weigh(sharded_NL, mode=mode, horizon_tokens=9, extra_tokens=3, extra_episodes=1)
+        wanted = token_weights(jnp.array(mask_NL), mode=mode, horizon_tokens=9, extra_tokens=3, extra_episodes=1)
+        np.testing.assert_allclose(found, wanted, rtol=1e-6)
+
+
+def test_wrong_settings_are_refused():
+    with pytest.raises(ValueError, match="horizon_tokens must be at least 1; found 0"):
+        token_weights(MASK_NL, mode="fixed_length", horizon_tokens=0)
