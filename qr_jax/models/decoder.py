@@ -1,0 +1,176 @@
+"""The decoder: Qwen3, Qwen2.5 and Llama in one Flax NNX module, its layers stacked and scanned.
+
+NNX stays in this file. Beyond it parameters are a plain dict of stacked arrays (`layers` first axis = layer), because a
+jitted call with a dozen arrays dispatches in microseconds and one with a module in tens of milliseconds.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from qr_jax.models import attention, rope
+from qr_jax.models.families import ModelConfig
+
+Params = dict[str, Any]
+INIT_STD = 0.02
+
+
+def _normal(key, shape):
+    return nnx.Param(jax.random.normal(key, shape, jnp.float32) * INIT_STD)
+
+
+def _rms_norm(x, weight, eps):
+    x32 = x.astype(jnp.float32)
+    x32 = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + eps)
+    return weight.reshape((1,) * (x.ndim - 1) + (-1,)).astype(x.dtype) * x32.astype(x.dtype)
+
+
+def _rotate(x_NLHd, cos_NLd, sin_NLd):
+    left, right = jnp.split(x_NLHd.astype(jnp.float32), 2, axis=-1)
+    cos, sin = cos_NLd[:, :, None], sin_NLd[:, :, None]
+    return jnp.concatenate([left * cos - right * sin, right * cos + left * sin], axis=-1).astype(x_NLHd.dtype)
+
+
+class Layer(nnx.Module):
+    """Pre-norm attention and a SwiGLU MLP. How keys and values are attended to is the caller's."""
+
+    def __init__(self, cfg: ModelConfig, key):
+        self.cfg = cfg
+        width, heads, kv_heads, dim, mlp = cfg.width, cfg.heads, cfg.kv_heads, cfg.head_dim, cfg.mlp
+        keys = jax.random.split(key, 7)
+        self.attn_norm = nnx.Param(jnp.ones(width))
+        self.q = _normal(keys[0], (width, heads, dim))
+        self.k = _normal(keys[1], (width, kv_heads, dim))
+        self.v = _normal(keys[2], (width, kv_heads, dim))
+        self.o = _normal(keys[3], (heads, dim, width))
+        if cfg.qkv_bias:
+            self.q_bias = nnx.Param(jnp.zeros((heads, dim)))
+            self.k_bias = nnx.Param(jnp.zeros((kv_heads, dim)))
+            self.v_bias = nnx.Param(jnp.zeros((kv_heads, dim)))
+        if cfg.qk_norm:
+            self.q_norm = nnx.Param(jnp.ones(dim))
+            self.k_norm = nnx.Param(jnp.ones(dim))
+        self.mlp_norm = nnx.Param(jnp.ones(width))
+        self.gate = _normal(keys[4], (width, mlp))
+        self.up = _normal(keys[5], (width, mlp))
+        self.down = _normal(keys[6], (mlp, width))
+
+    def __call__(self, x_NLD, cos_NLd, sin_NLd, attend: Callable):
+        """`attend(q, k, v) -> (out_NLHd, extra)`; returns the new stream and that extra."""
+        cfg, kind = self.cfg, x_NLD.dtype
+        h = _rms_norm(x_NLD, self.attn_norm[...], cfg.norm_eps)
+        q, k, v = (jnp.einsum("nld,dhk->nlhk", h, w[...].astype(kind)) for w in (self.q, self.k, self.v))
+        if cfg.qkv_bias:
+            biases = (self.q_bias, self.k_bias, self.v_bias)
+            q, k, v = (y + b[...].astype(kind)[None, None] for y, b in zip((q, k, v), biases, strict=True))
+        if cfg.qk_norm:
+            q = _rms_norm(q, self.q_norm[...], cfg.norm_eps)
+            k = _rms_norm(k, self.k_norm[...], cfg.norm_eps)
+        out, extra = attend(_rotate(q, cos_NLd, sin_NLd), _rotate(k, cos_NLd, sin_NLd), v)
+        x_NLD = x_NLD + jnp.einsum("nlhk,hkd->nld", out, self.o[...].astype(kind))
+        h = _rms_norm(x_NLD, self.mlp_norm[...], cfg.norm_eps)
+        h = jax.nn.silu(h @ self.gate[...].astype(kind)) * (h @ self.up[...].astype(kind))
+        return x_NLD + h @ self.down[...].astype(kind), extra
+
+
+class Decoder(nnx.Module):
+    def __init__(self, cfg: ModelConfig, key):
+        embed_key, head_key, layer_key = jax.random.split(key, 3)
+        self.embed = _normal(embed_key, (cfg.vocab, cfg.width))
+        self.layers = nnx.vmap(lambda one: Layer(cfg, one))(jax.random.split(layer_key, cfg.layers))
+        self.norm = nnx.Param(jnp.ones(cfg.width))
+        if not cfg.tied:
+            self.head = _normal(head_key, (cfg.vocab, cfg.width))
+
+
+def init(cfg: ModelConfig, key) -> Params:
+    """Random float32 parameters (normal, std 0.02; norms 1, biases 0) as a plain dict of stacked arrays."""
+    return nnx.to_pure_dict(nnx.split(Decoder(cfg, key))[1])
+
+
+def abstract(cfg: ModelConfig) -> Params:
+    """The parameter tree's shapes, nothing allocated."""
+    return jax.eval_shape(lambda: init(cfg, jax.random.key(0)))
+
+
+@functools.lru_cache
+def _layer_graph(cfg: ModelConfig):
+    return nnx.split(nnx.eval_shape(lambda: Layer(cfg, jax.random.key(0))))[0]
+
+
+def head_weights(params: Params):
+    """The output matrix [V, D]: `head`, or the embedding when tied."""
+    return params.get("head", params["embed"])
+
+
+def _angles(cfg: ModelConfig, position_NL):
+    inverse_d, scale = rope.frequencies(cfg)
+    angle_NLd = position_NL[..., None].astype(jnp.float32) * jnp.asarray(inverse_d)[None, None]
+    return jnp.cos(angle_NLd) * scale, jnp.sin(angle_NLd) * scale
+
+
+def _remat(body, remat: str):
+    if remat == "none":
+        return body
+    policies = {"full": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
+    return jax.checkpoint(body, policy=policies[remat])
+
+
+def forward(cfg: ModelConfig, params: Params, ids_NL, position_NL, segment_NL, *, compute=jnp.float32, remat="none",
+            constrain: Callable = lambda x: x):
+    """Packed rows -> hidden_NLD after the last norm, in `compute` dtype. Attention is causal inside each segment.
+
+    `constrain` is applied to the stream between layers: the caller's sharding constraint.
+    """  # fmt: skip
+    cos_NLd, sin_NLd = _angles(cfg, position_NL)
+    graph = _layer_graph(cfg)
+
+    def body(x_NLD, layer):
+        attend = lambda q, k, v: (attention.packed(q, k, v, segment_NL), None)
+        return nnx.merge(graph, layer)(constrain(x_NLD), cos_NLd, sin_NLd, attend)
+
+    x_NLD = constrain(params["embed"][ids_NL].astype(compute))
+    x_NLD, _ = jax.lax.scan(_remat(body, remat), x_NLD, params["layers"])
+    return _rms_norm(x_NLD, params["norm"], cfg.norm_eps)
+
+
+def extend(cfg: ModelConfig, params: Params, cache, ids_SL, used_S, buffer, seen_LJ, *, at=0, compute=jnp.float32):
+    """Run L new tokens of each slot after its first `used_S` cached ones; the cache is only read.
+
+    `cache` is (k, v), each [layers, S, K, B, d]; `buffer` (k, v), each [layers, S, K, J, d], holds keys and values of tokens
+    newer than the cache: the L new ones are put at its index `at` and `seen_LJ` says which of the J each may see. The
+    first new token of the buffer stands at position `used_S`. Returns (hidden_SLD, the new buffer).
+    """
+    length = ids_SL.shape[1]
+    cos_SLd, sin_SLd = _angles(cfg, used_S[:, None] + at + jnp.arange(length)[None])
+    graph = _layer_graph(cfg)
+
+    def body(x_SLD, xs):
+        layer, k_SKBd, v_SKBd, new_k, new_v = xs
+
+        def attend(q, k, v):
+            fresh_k, fresh_v = (jnp.moveaxis(y, 2, 1).astype(new_k.dtype) for y in (k, v))
+            all_k = jax.lax.dynamic_update_slice_in_dim(new_k, fresh_k, at, axis=2)
+            all_v = jax.lax.dynamic_update_slice_in_dim(new_v, fresh_v, at, axis=2)
+            out = attention.cached(q, k_SKBd, v_SKBd, used_S, all_k, all_v, seen_LJ)
+            return out, (fresh_k, fresh_v)
+
+        return nnx.merge(graph, layer)(x_SLD, cos_SLd, sin_SLd, attend)
+
+    x_SLD = params["embed"][ids_SL].astype(compute)
+    x_SLD, (fresh_k, fresh_v) = jax.lax.scan(body, x_SLD, (params["layers"], *cache, *buffer))
+    buffer = tuple(
+        jax.lax.dynamic_update_slice_in_dim(old, new, at, axis=3)
+        for old, new in zip(buffer, (fresh_k, fresh_v), strict=True)
+    )
+    return _rms_norm(x_SLD, params["norm"], cfg.norm_eps), buffer
+
+
+def logits(cfg: ModelConfig, params: Params, hidden_NLD):
+    """float32 [N, L, V]. For decode and tests; the learner goes block by block (logprob.py)."""
+    head = head_weights(params).astype(hidden_NLD.dtype)
+    return jnp.einsum("nld,vd->nlv", hidden_NLD, head, preferred_element_type=jnp.float32)

@@ -1,0 +1,178 @@
+"""Models in GGUF files: their shape and weights in our tree, and the tokenizer they carry."""
+
+import json
+import os
+import re
+from typing import Any
+
+import numpy as np
+
+from qr_jax.models import families, layout, rope
+from qr_jax.models.families import ModelConfig
+from qr_jax.models.gguf_file import File, dequantise, read_header
+from qr_jax.models.layout import Params
+from qr_jax.models.tokenizer import FastTokenizer
+
+NAMES = {
+    "token_embd.weight": "model.embed_tokens.weight",
+    "output_norm.weight": "model.norm.weight",
+    "output.weight": "lm_head.weight",
+}
+LAYER_NAMES = {
+    "attn_norm": "input_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "attn_q_norm": "self_attn.q_norm",
+    "attn_k_norm": "self_attn.k_norm",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+# How text is cut before byte-level BPE, by tokenizer.ggml.pre. Qwen's pattern is that of its published tokenizer.json.
+QWEN2_PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+CUTS: dict[str, list[dict[str, Any]]] = {
+    "smollm": [
+        {"type": "Digits", "individual_digits": True},
+        {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
+    ],
+    "qwen2": [
+        {"type": "Split", "pattern": {"Regex": QWEN2_PATTERN}, "behavior": "Isolated", "invert": False},
+        {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False},
+    ],
+}
+
+
+def load(path: str | os.PathLike[str], dtype: Any = np.float32) -> tuple[ModelConfig, Params]:
+    """Shape and parameters of a llama, qwen2 or qwen3 file; embeddings are tied where there is no output.weight."""
+    file = read_header(path)
+    cfg = _config(file)
+    rope.frequencies(cfg)
+    theirs = {_translate(name): name for name in file.tensors}
+    wanted = layout.expected(cfg)
+    missing, extra = sorted(wanted.keys() - theirs.keys()), sorted(theirs[n] for n in theirs.keys() - wanted.keys())
+    wrong = [
+        f"{theirs[n]} {file.tensors[theirs[n]].shape}"
+        for n in wanted
+        if n in theirs and file.tensors[theirs[n]].shape != wanted[n]
+    ]
+    if missing or extra or wrong:
+        raise ValueError(
+            f"{file.name} is not the model its metadata describes: missing {missing[:5]}, not known {extra[:5]}, "
+            f"of another shape {wrong[:5]}"
+        )
+
+    def give(name: str) -> np.ndarray:
+        array = dequantise(file, theirs[name])
+        return _unpermute(cfg, name, array) if cfg.family == "llama" else array
+
+    return cfg, layout.assemble(cfg, give, dtype)
+
+
+def _translate(name: str) -> str:
+    """The Hugging Face name of a tensor, or its own where there is none."""
+    found = re.fullmatch(r"blk\.(\d+)\.(\w+)\.(weight|bias)", name)
+    if found and found[2] in LAYER_NAMES:
+        return f"model.layers.{found[1]}.{LAYER_NAMES[found[2]]}.{found[3]}"
+    return NAMES.get(name, name)
+
+
+def _unpermute(cfg: ModelConfig, name: str, array: np.ndarray) -> np.ndarray:
+    """llama.cpp interleaves the halves of each llama q and k head for its own rope; put the halves back in order."""
+    heads = {"q_proj.weight": cfg.heads, "k_proj.weight": cfg.kv_heads}.get(".".join(name.split(".")[-2:]))
+    if heads is None:
+        return array
+    return array.reshape(heads, cfg.head_dim // 2, 2, -1).swapaxes(1, 2).reshape(array.shape)
+
+
+def _config(file: File) -> ModelConfig:
+    family = file.need("general.architecture")
+    scaling = file.metadata.get(f"{family}.rope.scaling.type", "none")
+    if scaling != "none":
+        raise ValueError(f"{file.name} scales its rope ({scaling!r}), which is not read from GGUF; use the safetensors")
+    heads, width = file.need(f"{family}.attention.head_count"), file.need(f"{family}.embedding_length")
+    eps = float(f"{file.need(f'{family}.attention.layer_norm_rms_epsilon'):.6g}")  # float32 there: 9.99999975e-06
+    embedding = file.tensors.get("token_embd.weight")
+    if embedding is None or not isinstance(width, int) or not isinstance(heads, int) or not heads:
+        raise ValueError(
+            f"{file.name} has no token_embd.weight, or its width {width!r} or heads {heads!r} are no numbers"
+        )
+    return families.from_hf(
+        {
+            "model_type": family,
+            "vocab_size": embedding.shape[0],
+            "hidden_size": width,
+            "num_hidden_layers": file.need(f"{family}.block_count"),
+            "num_attention_heads": heads,
+            "num_key_value_heads": file.metadata.get(f"{family}.attention.head_count_kv"),
+            "head_dim": file.metadata.get(f"{family}.attention.key_length", width // heads),
+            "intermediate_size": file.need(f"{family}.feed_forward_length"),
+            "max_position_embeddings": file.need(f"{family}.context_length"),
+            "rope_theta": file.metadata.get(f"{family}.rope.freq_base"),
+            "rms_norm_eps": eps,
+            "tie_word_embeddings": "output.weight" not in file.tensors,
+        }
+    )
+
+
+def tokenizer(path: str | os.PathLike[str]) -> FastTokenizer:
+    """The byte-level BPE tokenizer that the file carries, with its chat template."""
+    file = read_header(path)
+    model, cut = file.need("tokenizer.ggml.model"), file.need("tokenizer.ggml.pre")
+    if model != "gpt2" or cut not in CUTS:
+        raise ValueError(
+            f"{file.name} has tokenizer {model!r} with pre-tokenizer {cut!r}; read are gpt2 with {list(CUTS)}"
+        )
+    tokens = file.need("tokenizer.ggml.tokens")
+    settings: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
+    for role, key in (("bos_token", "bos"), ("eos_token", "eos"), ("pad_token", "padding"), ("unk_token", "unknown")):
+        at = file.metadata.get(f"tokenizer.ggml.{key}_token_id")
+        if type(at) is int and 0 <= at < len(tokens):
+            settings[role] = tokens[at]
+    return FastTokenizer(
+        json.dumps(_describe(file, tokens, cut)), settings, template=file.metadata.get("tokenizer.chat_template")
+    )
+
+
+def _describe(file: File, tokens: list[str], cut: str) -> dict[str, Any]:
+    """The tokenizer.json of the file's tokens and merges."""
+    kinds = np.asarray(file.metadata.get("tokenizer.ggml.token_type", np.ones(len(tokens)))).tolist()
+    added = [  # 3: control, 4: user-defined
+        {
+            "id": at,
+            "content": token,
+            "single_word": False,
+            "lstrip": False,
+            "rstrip": False,
+            "normalized": False,
+            "special": kind == 3,
+        }
+        for at, (token, kind) in enumerate(zip(tokens, kinds, strict=True))
+        if kind in (3, 4)
+    ]
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": added,
+        "normalizer": {"type": "NFC"} if cut == "qwen2" else None,
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": CUTS[cut]},
+        "post_processor": None,
+        "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "ignore_merges": False,
+            "vocab": {token: at for at, token in enumerate(tokens)},
+            "merges": [merge.split(" ") for merge in file.need("tokenizer.ggml.merges")],
+        },
+    }

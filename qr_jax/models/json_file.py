@@ -1,0 +1,26 @@
+"""A file that holds one JSON object, read with a bound on its size, and written."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+LARGEST_BYTES = 64_000_000
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object. A ValueError says when the file is absent, too large, not JSON or not an object."""
+    if not path.is_file():
+        raise ValueError(f"{path.parent.name or path.parent} has no {path.name}; is it a Hugging Face model folder?")
+    if path.stat().st_size > LARGEST_BYTES:
+        raise ValueError(f"{path.name} has {path.stat().st_size} bytes; wanted at most {LARGEST_BYTES}")
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path.name} is not proper JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path.name} holds a JSON {type(found).__name__}; wanted an object")
+    return found
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

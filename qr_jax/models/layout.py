@@ -1,0 +1,100 @@
+"""Hugging Face's tensor names and shapes, and the way from them to our tree of stacked arrays and back."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from qr_jax.models.families import ModelConfig
+
+Params = dict[str, Any]
+
+
+class Place(NamedTuple):
+    """One kind of tensor: its name there, its shape there, its shape in our tree (a layer's matrix is transposed)."""
+
+    suffix: str
+    theirs: tuple[int, ...]
+    ours: tuple[int, ...]
+
+
+def layer_places(cfg: ModelConfig) -> dict[str, Place]:
+    """Our name of each array under "layers" -> where it lies in a Hugging Face checkpoint."""
+    D, H, K, hd, F = cfg.width, cfg.heads, cfg.kv_heads, cfg.head_dim, cfg.mlp
+    places = {
+        "attn_norm": Place("input_layernorm.weight", (D,), (D,)),
+        "q": Place("self_attn.q_proj.weight", (H * hd, D), (D, H, hd)),
+        "k": Place("self_attn.k_proj.weight", (K * hd, D), (D, K, hd)),
+        "v": Place("self_attn.v_proj.weight", (K * hd, D), (D, K, hd)),
+        "o": Place("self_attn.o_proj.weight", (D, H * hd), (H, hd, D)),
+        "mlp_norm": Place("post_attention_layernorm.weight", (D,), (D,)),
+        "gate": Place("mlp.gate_proj.weight", (F, D), (D, F)),
+        "up": Place("mlp.up_proj.weight", (F, D), (D, F)),
+        "down": Place("mlp.down_proj.weight", (D, F), (F, D)),
+    }
+    if cfg.qkv_bias:
+        places |= {
+            "q_bias": Place("self_attn.q_proj.bias", (H * hd,), (H, hd)),
+            "k_bias": Place("self_attn.k_proj.bias", (K * hd,), (K, hd)),
+            "v_bias": Place("self_attn.v_proj.bias", (K * hd,), (K, hd)),
+        }
+    if cfg.qk_norm:
+        places |= {
+            "q_norm": Place("self_attn.q_norm.weight", (hd,), (hd,)),
+            "k_norm": Place("self_attn.k_norm.weight", (hd,), (hd,)),
+        }
+    return places
+
+
+def top_places(cfg: ModelConfig) -> dict[str, Place]:
+    """Our name of each array outside the layers -> where it lies; these keep their orientation."""
+    table = (cfg.vocab, cfg.width)
+    places = {
+        "embed": Place("model.embed_tokens.weight", table, table),
+        "norm": Place("model.norm.weight", (cfg.width,), (cfg.width,)),
+    }
+    if not cfg.tied:
+        places["head"] = Place("lm_head.weight", table, table)
+    return places
+
+
+def expected(cfg: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Every tensor name of a checkpoint of this shape -> its shape."""
+    shapes = {place.suffix: place.theirs for place in top_places(cfg).values()}
+    for layer in range(cfg.layers):
+        shapes |= {f"model.layers.{layer}.{place.suffix}": place.theirs for place in layer_places(cfg).values()}
+    return shapes
+
+
+def assemble(cfg: ModelConfig, give: Callable[[str], np.ndarray], dtype: Any = np.float32) -> Params:
+    """Our parameter tree from tensors by their Hugging Face names; each is asked for once and may be a memory map."""
+    params: Params = {name: np.array(give(place.suffix), dtype=dtype) for name, place in top_places(cfg).items()}
+    layers: dict[str, np.ndarray] = {}
+    for name, place in layer_places(cfg).items():
+        stacked = np.empty((cfg.layers, *place.ours), dtype)
+        for layer in range(cfg.layers):
+            stacked[layer] = np.asarray(give(f"model.layers.{layer}.{place.suffix}")).T.reshape(place.ours)
+        layers[name] = stacked
+    return params | {"layers": layers}
+
+
+def take_apart(cfg: ModelConfig, params: Params) -> dict[str, Callable[[], np.ndarray]]:
+    """Hugging Face name -> a function that returns the tensor; a ValueError names arrays of another shape."""
+    parts: dict[str, Callable[[], np.ndarray]] = {}
+    for name, place in top_places(cfg).items():
+        _check_shape(name, params.get(name), place.ours)
+        parts[place.suffix] = lambda array=params[name]: np.asarray(array)
+    for name, place in layer_places(cfg).items():
+        array = params["layers"].get(name)
+        _check_shape(f"layers/{name}", array, (cfg.layers, *place.ours))
+        for layer in range(cfg.layers):
+            parts[f"model.layers.{layer}.{place.suffix}"] = lambda array=array, layer=layer, shape=place.theirs: (
+                np.asarray(array[layer]).reshape(shape[::-1]).T
+            )
+    return parts
+
+
+def _check_shape(name: str, array: Any, wanted: tuple[int, ...]) -> None:
+    if array is None or tuple(array.shape) != wanted:
+        found = "nothing" if array is None else tuple(array.shape)
+        raise ValueError(f"parameter {name!r} is {found}; the model's shape wants {wanted}")

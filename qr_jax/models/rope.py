@@ -1,0 +1,75 @@
+"""Rotary embedding frequencies: how fast each pair of a head's channels turns with the position."""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from qr_jax.models.families import ROPE_KINDS, ModelConfig
+
+
+def frequencies(cfg: ModelConfig) -> tuple[np.ndarray, float]:
+    """Inverse frequencies float32 [head_dim / 2] and the factor on cosine and sine, as `transformers` 5 computes them.
+
+    Kinds of `rope_scaling`: default (or none), linear, llama3, yarn (Peng et al. 2023, arXiv:2309.00071).
+    A ValueError names any other kind, or the entry that a kind lacks.
+    """
+    settings: dict[str, Any] = dict(cfg.rope_scaling)
+    kind = settings.get("rope_type", "default")
+    exponent = np.arange(0, cfg.head_dim, 2, dtype=np.float32) / np.float32(cfg.head_dim)
+    inverse = (np.float32(1.0) / np.float32(cfg.rope_theta) ** exponent).astype(np.float32)
+    if kind == "default":
+        return inverse, 1.0
+    if kind == "linear":
+        return inverse / np.float32(_need(settings, "factor", kind)), 1.0
+    if kind == "llama3":
+        return _llama3(inverse, settings), 1.0
+    if kind == "yarn":
+        return _yarn(cfg, inverse, settings)
+    raise ValueError(f"rope_type {kind!r} is not supported; supported: {', '.join(ROPE_KINDS)}")
+
+
+def _need(settings: dict[str, Any], key: str, kind: str) -> float:
+    if settings.get(key) is None:
+        raise ValueError(f"rope_type {kind!r} needs {key!r}; the config has only {', '.join(sorted(settings))}")
+    return float(settings[key])
+
+
+def _llama3(inverse: np.ndarray, settings: dict[str, Any]) -> np.ndarray:
+    """Long waves are stretched by `factor`, short ones kept, those between blended (Llama 3.1's published rule)."""
+    factor, low, high, context = (
+        _need(settings, key, "llama3")
+        for key in ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
+    )
+    wave = np.float32(2 * math.pi) / inverse
+    smooth = (np.float32(context) / wave - np.float32(low)) / np.float32(high - low)
+    blended = (1 - smooth) * inverse / np.float32(factor) + smooth * inverse
+    stretched = np.where(wave > context / low, inverse / np.float32(factor), blended)
+    return np.where(wave < context / high, inverse, stretched).astype(np.float32)
+
+
+def _magnitude(scale: float, weight: float = 1.0) -> float:
+    return 1.0 if scale <= 1 else 0.1 * weight * math.log(scale) + 1.0
+
+
+def _yarn(cfg: ModelConfig, inverse: np.ndarray, settings: dict[str, Any]) -> tuple[np.ndarray, float]:
+    """Channels that turn often are kept, slow ones interpolated, with a linear ramp between (arXiv:2309.00071, 3.2)."""
+    context = _need(settings, "original_max_position_embeddings", "yarn")
+    factor = float(settings.get("factor") or cfg.context_tokens / context)
+    scale = settings.get("attention_factor")
+    if scale is None:
+        one, all_dim = settings.get("mscale"), settings.get("mscale_all_dim")
+        scale = _magnitude(factor, one) / _magnitude(factor, all_dim) if one and all_dim else _magnitude(factor)
+
+    def channel(turns: float) -> float:
+        """The channel that makes this many turns over the original context."""
+        return cfg.head_dim * math.log(context / (turns * 2 * math.pi)) / (2 * math.log(cfg.rope_theta))
+
+    low, high = channel(settings.get("beta_fast") or 32), channel(settings.get("beta_slow") or 1)
+    if settings.get("truncate", True):
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, cfg.head_dim - 1)
+    if low == high:
+        high += 0.001
+    ramp = np.clip((np.arange(cfg.head_dim // 2, dtype=np.float32) - np.float32(low)) / np.float32(high - low), 0, 1)
+    return (inverse / np.float32(factor) * ramp + inverse * (1 - ramp)).astype(np.float32), float(scale)

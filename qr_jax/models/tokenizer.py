@@ -1,0 +1,252 @@
+"""Text to token ids and back: trusted text may hold control tokens, data never does."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import tokenizers
+
+from qr_jax.models.json_file import read_json, write_json
+
+TURN_ENDS = ("<|im_end|>", "<|endoftext|>")  # also end a turn where the vocabulary has them as added tokens
+RESERVED = ("<pad>", "<eos>", "<unk>")
+
+
+class Tokenizer(Protocol):
+    """What the rest of qr_jax asks of a tokenizer.
+
+    `size` is above every id; `eos_ids` end a model's turn; `added_ids` is the whole added vocabulary, special or not,
+    and the ends of a turn: no token of a passage or question may be one of them; `template` is the Jinja chat template,
+    if any.
+    """
+
+    size: int
+    pad_id: int
+    eos_ids: tuple[int, ...]
+    added_ids: frozenset[int]
+    template: str | None
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of trusted text (template glue, the dialect's tags): added tokens are recognised."""
+        ...
+
+    def encode_data(self, text: str) -> list[int]:
+        """Ids of untrusted text, none of them in `added_ids`; ValueError names the token if one were."""
+        ...
+
+    def piece(self, token: int) -> bytes:
+        """A token's bytes: joined, they are the exact UTF-8 text of the ids, added tokens as their text."""
+        ...
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The pieces joined, bytes that are no UTF-8 replaced by U+FFFD."""
+        ...
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write what `load_tokenizer` and transformers' AutoTokenizer read back."""
+        ...
+
+
+def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
+    """The tokenizer of a Hugging Face folder, a .gguf file, or a words.json (the file, or a folder that holds one)."""
+    path = Path(path)
+    if path.suffix == ".gguf" and path.is_file():
+        from qr_jax.models import gguf  # here, since gguf.py makes a FastTokenizer
+
+        return gguf.tokenizer(path)
+    words = path / "words.json" if path.is_dir() else path
+    if words.name == "words.json" and words.is_file():
+        return WordTokenizer(read_json(words).get("words") or [])
+    if not (path / "tokenizer.json").is_file():
+        raise ValueError(
+            f"{path.name} has neither words.json nor tokenizer.json (a fast tokenizer), and is no .gguf file"
+        )
+    settings = _optional(path / "tokenizer_config.json")
+    jinja = path / "chat_template.jinja"
+    template = jinja.read_text(encoding="utf-8") if jinja.is_file() else _template(settings.get("chat_template"))
+    ends = _optional(path / "generation_config.json").get("eos_token_id")
+    ends = [ends] if isinstance(ends, int) else list(ends or [])
+    described = (path / "tokenizer.json").read_text(encoding="utf-8")
+    return FastTokenizer(described, settings, template=template, eos_ids=ends)
+
+
+def _optional(path: Path) -> dict[str, Any]:
+    return read_json(path) if path.is_file() else {}
+
+
+def _template(found: Any) -> str | None:
+    """The default of several named templates, or the only one."""
+    if isinstance(found, list):
+        return next((entry["template"] for entry in found if entry.get("name") == "default"), None)
+    return found
+
+
+class FastTokenizer:
+    """A byte-level BPE tokenizer from the text of a tokenizer.json (GPT-2's scheme: Qwen, SmolLM2, Llama 3).
+
+    `settings` is the tokenizer_config.json, read for eos_token and pad_token; `eos_ids` are further ends of a turn.
+    """
+
+    def __init__(
+        self,
+        described: str,
+        settings: Mapping[str, Any],
+        *,
+        template: str | None = None,
+        eos_ids: Sequence[int] = (),
+    ):
+        parsed = json.loads(described)
+        if "ByteLevel" not in json.dumps([parsed.get("decoder"), parsed.get("pre_tokenizer")]):
+            kind = parsed.get("model", {}).get("type")
+            raise ValueError(
+                f"tokenizers of kind {kind!r} that are not byte-level (Qwen, SmolLM2, Llama 3) are not read"
+            )
+        self._described, self._settings, self.template = described, dict(settings), template
+        self._trusted = _backend(parsed)
+        added = {entry["content"]: int(entry["id"]) for entry in parsed.get("added_tokens") or []}
+        vocabulary = self._trusted.get_vocab(with_added_tokens=True)
+        self.size = max(vocabulary.values()) + 1
+        self._pieces = _pieces(vocabulary, added)
+        self.eos_ids = self._ends(vocabulary, added, eos_ids)
+        pad = vocabulary.get(_content(settings.get("pad_token")), added.get("<|endoftext|>"))
+        self.pad_id = self.eos_ids[0] if pad is None else pad
+        self.added_ids = frozenset({*added.values(), *self.eos_ids, self.pad_id})
+        self._data = _backend(_without(parsed, {token for token, at in vocabulary.items() if at in self.added_ids}))
+
+    def _ends(self, vocabulary: dict[str, int], added: dict[str, int], further: Sequence[int]) -> tuple[int, ...]:
+        found = [vocabulary.get(_content(self._settings.get("eos_token"))), *map(added.get, TURN_ENDS)]
+        ends = dict.fromkeys([end for end in found if end is not None] + [int(end) for end in further])
+        if not ends or not all(0 <= end < self.size for end in ends):
+            raise ValueError(
+                f"ids that end a turn are {list(ends)}; wanted at least one, below {self.size} (eos_token)"
+            )
+        return tuple(ends)
+
+    def encode(self, text: str) -> list[int]:
+        return self._trusted.encode(text, add_special_tokens=False).ids
+
+    def encode_data(self, text: str) -> list[int]:
+        proper = text.encode("utf-8", errors="replace").decode()  # JSON may bring lone surrogates, which are no text
+        ids = self._data.encode(proper, add_special_tokens=False).ids
+        if not self.added_ids.isdisjoint(ids):
+            found = next(token for token in ids if token in self.added_ids)
+            raise ValueError(f"untrusted text was encoded to the added token {self.piece(found)!r} (id {found})")
+        return ids
+
+    def piece(self, token: int) -> bytes:
+        if token not in self._pieces:
+            raise ValueError(f"id {token} is none of the tokenizer's {len(self._pieces)} tokens")
+        return self._pieces[token]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return b"".join(map(self.piece, ids)).decode("utf-8", errors="replace")
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "tokenizer.json").write_text(self._described, encoding="utf-8")
+        settings = {k: v for k, v in self._settings.items() if k not in ("chat_template", "auto_map")}  # no remote code
+        write_json(folder / "tokenizer_config.json", settings)
+        if self.template is not None:
+            (folder / "chat_template.jinja").write_text(self.template, encoding="utf-8")
+        write_json(folder / "generation_config.json", {"eos_token_id": list(self.eos_ids), "pad_token_id": self.pad_id})
+
+
+def _content(token: Any) -> str:
+    """A special token's text: tokenizer_config.json has it bare or in an object."""
+    return str(token.get("content", "")) if isinstance(token, dict) else str(token or "")
+
+
+def _backend(parsed: dict[str, Any]) -> tokenizers.Tokenizer:
+    """Without truncation and padding, which a tokenizer.json may carry and which would cut text unseen."""
+    plain = json.dumps(parsed | {"truncation": None, "padding": None})
+    try:
+        return tokenizers.Tokenizer.from_str(plain)
+    except Exception as error:  # the library raises bare Exception
+        raise ValueError(f"tokenizer.json is not readable: {error}") from None
+
+
+def _without(parsed: dict[str, Any], contents: set[str]) -> dict[str, Any]:
+    """The same tokenizer with no added vocabulary and without the tokens named, for data.
+
+    add_special_tokens=False still turns "<|im_end|>" into its id, and encode_special_tokens=True leaves added tokens
+    that are not marked special. Tokens that stand in the model's vocabulary too are taken out of it, unless a merge
+    builds them, so that no shortcut (ignore_merges) reaches them either (an end of turn
+    that is a single byte would be dropped from data).
+    """
+    model = dict(parsed["model"])
+    if isinstance(model.get("vocab"), dict):
+        pairs = [merge.split(" ") if isinstance(merge, str) else merge for merge in model.get("merges") or []]
+        used = {part for pair in pairs for part in (*pair, "".join(pair))}
+        model["vocab"] = {token: at for token, at in model["vocab"].items() if token not in contents - used}
+    return parsed | {"added_tokens": [], "post_processor": None, "model": model}
+
+
+def _byte_of() -> dict[str, int]:
+    """GPT-2's printable stand-in for each byte, inverted (Radford et al. 2019, `bytes_to_unicode`)."""
+    shown = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    hidden = [byte for byte in range(256) if byte not in set(shown)]
+    return {chr(byte): byte for byte in shown} | {chr(256 + at): byte for at, byte in enumerate(hidden)}
+
+
+def _pieces(vocabulary: dict[str, int], added: dict[str, int]) -> dict[int, bytes]:
+    byte_of = _byte_of()
+    pieces = {}
+    for token, at in vocabulary.items():
+        if token in added or not all(character in byte_of for character in token):
+            pieces[at] = token.encode()
+        else:
+            pieces[at] = bytes(byte_of[character] for character in token)
+    return pieces
+
+
+class WordTokenizer:
+    """One token a word, for synthetic worlds: ids 0 <pad>, 1 <eos>, 2 <unk>, then the words in order.
+
+    Text is split at whitespace; the dialect's tags are ordinary words. Decoded words stand with a space after each.
+    """
+
+    template: str | None = None
+    pad_id: int = 0
+    eos_ids: tuple[int, ...] = (1,)
+    added_ids: frozenset[int] = frozenset({0, 1})
+
+    def __init__(self, words: Sequence[str]):
+        odd = [word for word in words if not isinstance(word, str) or word.split() != [word] or word in RESERVED]
+        if odd or len(set(words)) != len(words):
+            raise ValueError(f"words must be distinct, without whitespace and none of {RESERVED}; found {odd[:5]}")
+        self.words = (*RESERVED, *words)
+        self.size = len(self.words)
+        self._ids = {word: at for at, word in enumerate(self.words)}
+
+    def encode(self, text: str) -> list[int]:
+        return [self._ids.get(word, 2) for word in text.split()]
+
+    def encode_data(self, text: str) -> list[int]:
+        ids = [2 if token in self.added_ids else token for token in self.encode(text)]
+        assert self.added_ids.isdisjoint(ids)
+        return ids
+
+    def piece(self, token: int) -> bytes:
+        if not 0 <= token < self.size:
+            raise ValueError(f"id {token} is none of the tokenizer's {self.size} words")
+        return self.words[token].encode() + b" "
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return b"".join(map(self.piece, ids)).decode()
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """words.json for us; for transformers a WordLevel tokenizer that splits at whitespace."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "words.json", {"words": list(self.words[len(RESERVED) :])})
+        theirs = tokenizers.Tokenizer(tokenizers.models.WordLevel(self._ids, unk_token="<unk>"))
+        theirs.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+        theirs.add_special_tokens(["<pad>", "<eos>"])
+        theirs.save(str(folder / "tokenizer.json"))
+        names = {"pad_token": "<pad>", "eos_token": "<eos>", "unk_token": "<unk>"}
+        kind = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
+        write_json(folder / "tokenizer_config.json", kind | names)
+        write_json(folder / "generation_config.json", {"eos_token_id": [1], "pad_token_id": 0})

@@ -1,0 +1,134 @@
+"""Shapes of models: presets, config.json read and written, rotary frequencies by hand."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from qr_jax.models.families import PRESETS, from_hf, parameter_count, to_hf, with_vocab
+from qr_jax.models.rope import frequencies
+
+QWEN3 = {  # Qwen3-1.7B's published config.json, in transformers 4's style
+    "architectures": ["Qwen3ForCausalLM"], "attention_bias": False, "bos_token_id": 151643, "eos_token_id": 151645,
+    "head_dim": 128, "hidden_act": "silu", "hidden_size": 2048, "intermediate_size": 6144,
+    "max_position_embeddings": 40960, "max_window_layers": 28, "model_type": "qwen3", "num_attention_heads": 16,
+    "num_hidden_layers": 28, "num_key_value_heads": 8, "rms_norm_eps": 1e-6, "rope_scaling": None,
+    "rope_theta": 1000000, "sliding_window": None, "tie_word_embeddings": True, "use_sliding_window": False,
+    "vocab_size": 151936,
+}  # fmt: skip
+
+
+def test_parameter_counts_are_those_that_the_models_publish():
+    millions = {name: round(parameter_count(cfg) / 1e6, 1) for name, cfg in PRESETS.items()}
+    assert millions["smollm2_135m"] == 134.5 and millions["qwen3_0p6b"] == 596.0 and millions["qwen3_1p7b"] == 1720.6
+    assert millions["qwen3_4b"] == 4022.5 and millions["qwen2p5_1p5b"] == 1543.7
+    assert parameter_count(PRESETS["quickstart"]) == 374_112
+    # Two layers by hand: 2 norms of 32, q and o 32*32, k and v 32*16, q and k norms of 8, an MLP of 3*32*64.
+    layer = 2 * 32 + 2 * 32 * 32 + 2 * 32 * 16 + 2 * 8 + 3 * 32 * 64
+    assert parameter_count(PRESETS["two_layer"]) == 512 * 32 + 2 * layer + 32
+
+
+def test_another_vocabulary_changes_nothing_else():
+    cfg = with_vocab(PRESETS["two_layer"], 77)
+    assert cfg.vocab == 77 and replace(cfg, vocab=512) == PRESETS["two_layer"]
+
+
+def test_a_config_of_transformers_4_is_the_preset():
+    assert from_hf(QWEN3) == PRESETS["qwen3_1p7b"]
+
+
+def test_a_config_of_transformers_5_is_the_same_model():
+    new = {k: v for k, v in QWEN3.items() if not k.startswith("rope")}
+    new |= {"rope_parameters": {"rope_theta": 1000000, "rope_type": "default"}, "layer_types": ["full_attention"] * 28}
+    assert from_hf(new) == PRESETS["qwen3_1p7b"]
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_written_configs_read_back_the_same(name):
+    cfg = replace(PRESETS[name], rope_scaling=(("factor", 2.0), ("rope_type", "linear")))
+    assert from_hf(to_hf(cfg, eos_ids=[1], pad_id=0)) == cfg
+
+
+def test_the_older_name_of_the_rope_type_and_the_default_context_are_read():
+    cfg = from_hf(QWEN3 | {"rope_scaling": {"type": "yarn", "factor": 4.0}})
+    assert dict(cfg.rope_scaling) == {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 40960}
+    assert hash(cfg) == hash(cfg)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"model_type": "mistral"}, "model_type 'mistral'"),
+        ({"architectures": ["Qwen3ForSequenceClassification"]}, "Qwen3ForSequenceClassification"),
+        ({"use_sliding_window": True}, "sliding windows"),
+        ({"layer_types": ["full_attention", "sliding_attention"]}, "sliding windows"),
+        ({"attention_bias": True}, "attention_bias"),
+        ({"hidden_act": "gelu"}, "'gelu'"),
+        ({"quantization_config": {"quant_method": "gptq"}}, "quantization_config"),
+        ({"rope_scaling": {"rope_type": "longrope", "long_factor": [1.0]}}, "longrope"),
+        ({"num_key_value_heads": 3}, "16 heads do not share 3"),
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers = 1000000000"),
+        ({"hidden_size": None}, "hidden_size = None"),
+        ({"head_dim": 63}, "odd"),
+    ],
+)
+def test_what_the_decoder_lacks_is_refused_by_name(change, says):
+    with pytest.raises(ValueError, match=says):
+        from_hf(QWEN3 | change)
+
+
+def test_frequencies_by_hand():
+    cfg = replace(PRESETS["two_layer"], rope_theta=10000.0)  # heads of 8: 10000 ** (0, -1/4, -1/2, -3/4)
+    inverse, scale = frequencies(cfg)
+    np.testing.assert_allclose(inverse, [1, 0.1, 0.01, 0.001], rtol=1e-6)
+    assert inverse.dtype == np.float32 and scale == 1.0
+    halved, _ = frequencies(replace(cfg, rope_scaling=(("factor", 2.0), ("rope_type", "linear"))))
+    np.testing.assert_allclose(halved, [0.5, 0.05, 0.005, 0.0005], rtol=1e-6)
+
+
+def test_llama3_keeps_short_waves_and_stretches_long_ones():
+    scaling = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    scaling |= {"original_max_position_embeddings": 128}
+    cfg = replace(PRESETS["two_layer"], rope_theta=10000.0, rope_scaling=tuple(sorted(scaling.items())))
+    # Waves of 6.3, 62.8, 628 and 6283 tokens: below 128/4 kept, above 128/1 divided by 8, between blended.
+    smooth = (128 / (2 * math.pi / 0.1) - 1) / 3
+    blended = (1 - smooth) * 0.1 / 8 + smooth * 0.1
+    np.testing.assert_allclose(frequencies(cfg)[0], [1, blended, 0.01 / 8, 0.001 / 8], rtol=1e-5)
+
+
+def test_yarn_scales_attention_and_ramps_between_fast_and_slow_channels():
+    scaling = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 512}
+    cfg = replace(PRESETS["two_layer"], rope_theta=10000.0, rope_scaling=tuple(sorted(scaling.items())))
+    # 32 turns over 512 tokens fall on channel floor(0.41) = 0, one turn on ceil(1.91) = 2: the ramp is 0, 1/2, 1, 1.
+    inverse, scale = frequencies(cfg)
+    np.testing.assert_allclose(inverse, [1, (0.1 + 0.1 / 4) / 2, 0.01 / 4, 0.001 / 4], rtol=1e-5)
+    assert scale == pytest.approx(0.1 * math.log(4) + 1)
+
+
+def test_an_unknown_rope_type_or_a_missing_entry_is_named():
+    cfg = PRESETS["two_layer"]
+    with pytest.raises(ValueError, match="'dynamic'"):
+        frequencies(replace(cfg, rope_scaling=(("rope_type", "dynamic"),)))
+    with pytest.raises(ValueError, match="'linear' needs 'factor'"):
+        frequencies(replace(cfg, rope_scaling=(("rope_type", "linear"),)))
+
+
+@pytest.mark.parametrize("kind", ["default", "linear", "llama3", "yarn"])
+def test_frequencies_are_those_of_transformers(kind):
+    pytest.importorskip("torch", reason="transformers computes rope with torch, which is not installed")
+    from transformers import Qwen3Config
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    scaling = {"rope_type": kind, "factor": 4.0, "original_max_position_embeddings": 64}
+    scaling |= {"low_freq_factor": 1.0, "high_freq_factor": 4.0} if kind == "llama3" else {}
+    needed = {"default": {"rope_type"}, "linear": {"rope_type", "factor"}}.get(kind, set(scaling))
+    scaling = {key: value for key, value in scaling.items() if key in needed}
+    cfg = from_hf(QWEN3 | {"rope_scaling": scaling})
+    if kind == "default":
+        wanted, factor = 1e6 ** -(np.arange(0, 128, 2) / 128), 1.0
+    else:
+        theirs = Qwen3Config(head_dim=128, rope_parameters=scaling | {"rope_theta": 1e6})
+        wanted, factor = ROPE_INIT_FUNCTIONS[kind](theirs, "cpu")
+    np.testing.assert_allclose(frequencies(cfg)[0], np.asarray(wanted), rtol=3e-6)
+    assert frequencies(cfg)[1] == pytest.approx(factor)

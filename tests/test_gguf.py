@@ -1,0 +1,220 @@
+"""GGUF files: blocks dequantised by hand, q and k put in order, SmolLM2's logits, hostile headers refused."""
+
+import struct
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+
+from qr_jax.models import decoder, gguf, gguf_file, hf, layout
+from qr_jax.models.families import ModelConfig
+
+FIXTURES = Path(__file__).parent / "fixtures"
+TINY = ModelConfig("llama", 64, 32, 2, 4, 2, 8, 64, context_tokens=128, rope_theta=10000.0, norm_eps=1e-5)
+
+
+def string(text: str) -> bytes:
+    return struct.pack("<Q", len(text.encode())) + text.encode()
+
+
+def value(found) -> bytes:
+    """One metadata value with its type: strings, ints (uint32), floats (float32) and lists of strings."""
+    if isinstance(found, str):
+        return struct.pack("<I", 8) + string(found)
+    if isinstance(found, list):
+        return struct.pack("<IIQ", 9, 8, len(found)) + b"".join(map(string, found))
+    return struct.pack("<If", 6, found) if isinstance(found, float) else struct.pack("<II", 4, found)
+
+
+def write(path: Path, metadata: dict, tensors: dict[str, tuple[tuple[int, ...], int, bytes]], *, cut: int = 0) -> Path:
+    """A GGUF file of tensors given as (numpy shape, ggml type, bytes); `cut` bytes are left off its end."""
+    head = struct.pack("<4sIQQ", b"GGUF", 3, len(tensors), len(metadata))
+    head += b"".join(string(key) + value(found) for key, found in metadata.items())
+    body = b""
+    for name, (shape, kind, raw) in tensors.items():
+        body += bytes(-len(body) % 32)
+        head += string(name) + struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape[::-1], kind, len(body))
+        body += raw
+    content = head + bytes(-len(head) % 32) + body
+    path.write_bytes(content[: len(content) - cut])
+    return path
+
+
+def one(tmp_path, shape, kind, raw) -> np.ndarray:
+    file = gguf_file.read_header(write(tmp_path / "x.gguf", {}, {"t": (shape, kind, raw)}))
+    return gguf_file.dequantise(file, "t")
+
+
+def test_q8_0_by_hand(tmp_path):
+    raw = struct.pack("<e32b", 0.5, *range(-16, 16))
+    np.testing.assert_array_equal(one(tmp_path, (1, 32), 8, raw), [[q / 2 for q in range(-16, 16)]])
+
+
+def test_q4_blocks_by_hand(tmp_path):
+    nibbles = bytes(low | (15 - low) << 4 for low in range(16))  # weights 0..15, then 15..0
+    upward = np.array([*range(16), *range(15, -1, -1)], np.float32)
+    q4_1 = struct.pack("<ee", 0.25, -2.0) + nibbles
+    np.testing.assert_array_equal(one(tmp_path, (2, 32), 3, q4_1 * 2), [upward * 0.25 - 2] * 2)
+    np.testing.assert_array_equal(one(tmp_path, (32,), 2, struct.pack("<e", 0.25) + nibbles), (upward - 8) * 0.25)
+
+
+def test_plain_floats_are_read_in_their_shape(tmp_path):
+    wanted = np.arange(6, dtype=np.float32).reshape(2, 3)
+    for kind, dtype in ((0, np.float32), (1, np.float16), (30, ml_dtypes.bfloat16)):
+        np.testing.assert_array_equal(one(tmp_path, (2, 3), kind, wanted.astype(dtype).tobytes()), wanted)
+
+
+def tiny_metadata(family: str = "llama") -> dict:
+    return {
+        "general.architecture": family,
+        f"{family}.block_count": 2,
+        f"{family}.context_length": 128,
+        f"{family}.embedding_length": 32,
+        f"{family}.feed_forward_length": 64,
+        f"{family}.attention.head_count": 4,
+        f"{family}.attention.head_count_kv": 2,
+        f"{family}.attention.layer_norm_rms_epsilon": 1e-5,
+        f"{family}.rope.freq_base": 10000.0,
+    }
+
+
+def tiny_tensors(params) -> dict:
+    """llama.cpp's names; q and k with each head's two halves interleaved, as its converter writes them."""
+    theirs = {ours: name for name, ours in gguf.NAMES.items()}
+    inner = {ours: name for name, ours in gguf.LAYER_NAMES.items()}
+    tensors = {}
+    for name, give in layout.take_apart(TINY, params).items():
+        array = np.ascontiguousarray(give(), np.float32)
+        if ".q_proj." in name or ".k_proj." in name:
+            heads = TINY.heads if ".q_proj." in name else TINY.kv_heads
+            array = array.reshape(heads, 2, 4, 32).swapaxes(1, 2).reshape(array.shape)
+        if name.startswith("model.layers."):
+            _, _, layer, rest = name.split(".", 3)
+            kind = rest.removesuffix(".weight")
+            name = f"blk.{layer}.{inner[kind]}.weight"
+        tensors[theirs.get(name, name)] = (array.shape, 0, array.tobytes())
+    return tensors
+
+
+@pytest.fixture(scope="module")
+def tiny_params():
+    rng, shapes = np.random.default_rng(0), jax.eval_shape(lambda: decoder.init(TINY, jax.random.key(0)))
+    return jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape, np.float32), shapes)
+
+
+def test_a_llama_file_gives_the_model_that_was_written(tiny_params, tmp_path):
+    cfg, found = hf.load(write(tmp_path / "tiny.gguf", tiny_metadata(), tiny_tensors(tiny_params)))
+    assert cfg == TINY
+    jax.tree.map(np.testing.assert_array_equal, found, tiny_params)
+
+
+def test_missing_and_unknown_tensors_are_named(tiny_params, tmp_path):
+    tensors = tiny_tensors(tiny_params)
+    tensors["rope_freqs.weight"] = tensors.pop("blk.1.ffn_up.weight")
+    path = write(tmp_path / "tiny.gguf", tiny_metadata(), tensors)
+    with pytest.raises(ValueError, match=r"missing \['model.layers.1.mlp.up_proj.weight'\], not known \['rope_freqs"):
+        gguf.load(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"general.architecture": "gemma"}, "lacks the metadata 'gemma."),
+        ({"llama.rope.scaling.type": "yarn"}, "scales its rope"),
+        ({"llama.block_count": 2**31}, "num_hidden_layers = 2147483648"),
+        ({"llama.attention.head_count": 0}, "heads 0"),
+        ({"llama.embedding_length": "wide"}, "width 'wide'"),
+    ],
+)
+def test_metadata_that_describes_no_model_here_is_refused(change, says, tiny_params, tmp_path):
+    path = write(tmp_path / "tiny.gguf", tiny_metadata() | change, tiny_tensors(tiny_params))
+    with pytest.raises(ValueError, match=says):
+        gguf.load(path)
+
+
+START = struct.pack("<4sI", b"GGUF", 3)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "is empty"),
+        (b"GGML" + bytes(20), "begins with b'GGML'"),
+        (struct.pack("<4sIQQ", b"GGUF", 1, 0, 0), "version 1"),
+        (START, "ends within its header"),
+        (START + struct.pack("<QQ", 2**60, 0), "announces 1152921504606846976 tensors"),
+        (START + struct.pack("<QQ", 0, 2**60), "announces 1152921504606846976 metadata keys"),
+        (START + struct.pack("<QQQ", 0, 1, 2**60), "bytes in a string"),
+        (START + struct.pack("<QQQ", 0, 1, 9000) + b"x", "ends within its header"),
+        (START + struct.pack("<QQ", 0, 1) + string("k") + struct.pack("<IIQ", 9, 8, 2**60), "cannot fit"),
+        (START + struct.pack("<QQ", 0, 1) + string("k") + struct.pack("<IIQ", 9, 4, 2**60), "ends within its header"),
+        (START + struct.pack("<QQ", 0, 1) + string("k") + struct.pack("<IIQ", 9, 9, 1), "nested"),
+        (START + struct.pack("<QQ", 0, 1) + string("k") + struct.pack("<I", 77), "unknown type 77"),
+        (START + struct.pack("<QQ", 1, 0) + string("t") + struct.pack("<I", 2**31), "2147483648 dimensions"),
+        (START + struct.pack("<QQ", 1, 0) + string("t") + struct.pack("<IQQIQ", 2, 2**60, 2**60, 0, 0), "ends at byte"),
+        (START + struct.pack("<QQ", 1, 0) + string("t") + struct.pack("<IQIQ", 1, 4, 0, 2**60), "ends at byte"),
+        (START + struct.pack("<QQ", 1, 0) + string("t") + struct.pack("<IQIQ", 1, 32, 12, 0), "ggml type 12"),
+        (START + struct.pack("<QQ", 1, 0) + string("t") + struct.pack("<IQIQ", 1, 31, 8, 0), "no whole blocks"),
+        (START + struct.pack("<QQ", 1, 0) + string("t") + struct.pack("<IQIQ", 1, 4, 0, 7), "not aligned"),
+    ],
+)
+def test_a_hostile_header_is_refused_before_anything_is_allocated(content, says, tmp_path):
+    (tmp_path / "x.gguf").write_bytes(content)
+    with pytest.raises(ValueError, match=says):
+        gguf_file.read_header(tmp_path / "x.gguf")
+
+
+def test_overlapping_tensors_and_a_truncated_file_are_refused(tmp_path):
+    raw = bytes(64)
+    head = START + struct.pack("<QQ", 2, 0)
+    head += b"".join(string(name) + struct.pack("<IQIQ", 1, 16, 0, at) for name, at in (("a", 0), ("b", 32)))
+    (tmp_path / "x.gguf").write_bytes(head + bytes(-len(head) % 32) + raw * 2)
+    with pytest.raises(ValueError, match="'b' .* overlaps"):
+        gguf_file.read_header(tmp_path / "x.gguf")
+    path = write(tmp_path / "y.gguf", {}, {"t": ((16,), 0, raw)}, cut=1)
+    with pytest.raises(ValueError, match="fetch the file again"):
+        gguf_file.read_header(path)
+
+
+def test_a_qwen_tokenizer_cuts_digits_and_contractions(tmp_path):
+    letters = [chr(c) for c in range(33, 127)] + ["Ġ", "<|im_end|>", "12", "'s"]
+    metadata = {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": "qwen2",
+        "tokenizer.ggml.tokens": letters,
+        "tokenizer.ggml.merges": ["1 2", "' s"],
+        "tokenizer.ggml.eos_token_id": 95,
+    }
+    tokenizer = gguf.tokenizer(write(tmp_path / "x.gguf", metadata, {}))
+    assert tokenizer.encode("a12's") == [letters.index(piece) for piece in ("a", "1", "2", "'s")]
+    assert tokenizer.eos_ids == (95,)
+
+
+def test_an_unknown_pre_tokenizer_is_refused(tmp_path):
+    path = write(tmp_path / "x.gguf", {"tokenizer.ggml.model": "llama", "tokenizer.ggml.pre": "default"}, {})
+    with pytest.raises(ValueError, match="'llama' with pre-tokenizer 'default'"):
+        gguf.tokenizer(path)
+
+
+def test_smollm2_gives_the_logits_of_transformers():
+    try:
+        path = hf.resolve("smollm2")
+    except ValueError as error:
+        pytest.skip(str(error))
+    cfg, params = hf.load(path)
+    stored = np.load(FIXTURES / "smollm2_logits.npz")
+    lengths = [len(stored["ids_0"]), len(stored["ids_1"])]
+    ids_NL = jnp.array([np.pad(stored[f"ids_{at}"], (0, max(lengths) - n)) for at, n in enumerate(lengths)])
+    position_NL = jnp.broadcast_to(jnp.arange(max(lengths))[None], ids_NL.shape)
+    segment_NL = (position_NL < jnp.array(lengths)[:, None]).astype(jnp.int32)
+    hidden_NLD = decoder.forward(cfg, params, ids_NL, position_NL, segment_NL)
+    found_NLV = np.asarray(decoder.logits(cfg, params, hidden_NLD))
+    for at, length in enumerate(lengths):
+        found_LV = found_NLV[at, :length]
+        np.testing.assert_array_equal(found_LV.argmax(-1), stored[f"argmax_{at}"])
+        top = np.take_along_axis(found_LV, stored[f"top_ids_{at}"], axis=1)
+        assert np.abs(top - stored[f"top_{at}"]).max() <= 5e-4  # logits near 20, after 30 layers in float32
+        assert np.abs(found_LV[:, stored["sampled_ids"]] - stored[f"sampled_{at}"]).max() <= 5e-4

@@ -1,0 +1,184 @@
+"""Tokenizers: data never becomes a control token, pieces are exact bytes, what is saved comes back."""
+
+import json
+import shutil
+import unicodedata
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qr_jax.models import hf
+from qr_jax.models.tokenizer import FastTokenizer, WordTokenizer, load_tokenizer
+
+FIXTURES = Path(__file__).parent / "fixtures"
+QWEN = load_tokenizer(FIXTURES / "qwen3")
+ADDED = [
+    "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<tool_call>", "</tool_call>", "<tool_response>",
+    "</tool_response>", "<think>", "</think>",
+]  # fmt: skip
+hostile = st.lists(st.sampled_from(ADDED) | st.text(max_size=6) | st.sampled_from(["Ġ", "Ċ", "<|", "|>", " "])).map(
+    "".join
+)
+
+
+@pytest.fixture(scope="module")
+def smollm2():
+    try:
+        return load_tokenizer(hf.resolve("smollm2"))
+    except ValueError as error:
+        pytest.skip(str(error))
+
+
+def test_trusted_text_gives_added_tokens_special_or_not():
+    assert QWEN.encode("".join(ADDED)) == list(range(300, 309))
+    assert QWEN.added_ids == frozenset(range(300, 309))
+    assert (QWEN.size, QWEN.pad_id, QWEN.eos_ids) == (309, 300, (302, 300))
+
+
+@given(hostile)
+def test_no_token_of_data_is_an_added_token_with_qwens_kinds(text):
+    ids = QWEN.encode_data(text)
+    assert QWEN.added_ids.isdisjoint(ids)
+    proper = text.encode("utf-8", errors="replace").decode()
+    if proper.isascii():
+        assert QWEN.decode(ids) == proper
+    assert unicodedata.normalize("NFD", QWEN.decode(ids)) == unicodedata.normalize("NFD", proper)
+
+
+@given(hostile)
+@settings(deadline=None)
+def test_trusted_pieces_join_to_the_text_added_tokens_included(text):
+    proper = unicodedata.normalize("NFC", text.encode("utf-8", errors="replace").decode())
+    assert unicodedata.normalize("NFC", QWEN.decode(QWEN.encode(proper))) == proper
+
+
+def test_data_without_control_text_is_encoded_as_trusted_text_is():
+    text = "search the answer, 1984: café\n\n 東京"
+    assert QWEN.encode_data(text) == QWEN.encode(text)
+
+
+def test_a_lone_surrogate_in_data_is_replaced():
+    assert QWEN.decode(QWEN.encode_data("a\ud800b")) == "a?b"
+
+
+def test_pieces_are_bytes_even_where_they_are_no_text_alone():
+    ids = QWEN.encode("é京")
+    assert b"".join(map(QWEN.piece, ids)) == "é京".encode()
+    assert QWEN.piece(ids[0]) == b"\xc3" and QWEN.decode(ids[:1]) == "\ufffd"
+    assert QWEN.piece(302) == b"<|im_end|>"
+    with pytest.raises(ValueError, match="id 309 is none"):
+        QWEN.piece(309)
+
+
+def test_added_tokens_inside_the_models_vocabulary_are_out_of_reach_too():
+    """A tokenizer that takes whole words from its vocabulary (ignore_merges, Llama 3) must not find them there."""
+    parsed = json.loads((FIXTURES / "qwen3" / "tokenizer.json").read_text())
+    parsed["model"]["vocab"]["<think>"] = 307
+    parsed["model"]["ignore_merges"] = True
+    parsed["pre_tokenizer"]["pretokenizers"] = parsed["pre_tokenizer"]["pretokenizers"][1:]
+    tokenizer = FastTokenizer(json.dumps(parsed), {"eos_token": "<|im_end|>"})
+    assert tokenizer.encode("<think>") == [307]
+    assert 307 not in tokenizer.encode_data("<think>")
+
+
+def test_an_added_token_that_merges_build_is_refused_by_name():
+    parsed = json.loads((FIXTURES / "qwen3" / "tokenizer.json").read_text())
+    built = "".join(parsed["model"]["merges"][0])
+    parsed["added_tokens"].append(parsed["added_tokens"][0] | {"id": parsed["model"]["vocab"][built], "content": built})
+    tokenizer = FastTokenizer(json.dumps(parsed), {"eos_token": "<|im_end|>"})
+    with pytest.raises(ValueError, match=f"added token b'{built}'"):
+        tokenizer.encode_data(built)
+
+
+def test_an_end_of_turn_that_is_no_added_token_is_kept_out_of_data_too():
+    described = json.loads((FIXTURES / "qwen3" / "tokenizer.json").read_text())
+    described["model"]["vocab"]["!"], described["added_tokens"] = 0, []
+    tokenizer = FastTokenizer(json.dumps(described), {"eos_token": "!"})
+    assert tokenizer.encode("!") == [0] and tokenizer.added_ids == {0}
+    assert tokenizer.encode_data("a!b") == tokenizer.encode_data("ab")
+
+
+def test_truncation_and_padding_of_the_file_are_not_taken_over():
+    parsed = json.loads((FIXTURES / "qwen3" / "tokenizer.json").read_text())
+    parsed["truncation"] = {"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0}
+    tokenizer = FastTokenizer(json.dumps(parsed), {"eos_token": "<|im_end|>"})
+    assert tokenizer.decode(tokenizer.encode("a longer text")) == "a longer text"
+
+
+def test_tokenizers_that_are_not_byte_level_are_refused():
+    with pytest.raises(ValueError, match="'Unigram' that are not byte-level"):
+        FastTokenizer(json.dumps({"model": {"type": "Unigram"}, "decoder": {"type": "Metaspace"}}), {})
+
+
+def test_a_folder_with_no_end_of_turn_is_refused():
+    described = json.loads((FIXTURES / "qwen3" / "tokenizer.json").read_text())
+    described["added_tokens"] = []
+    with pytest.raises(ValueError, match="eos_token"):
+        FastTokenizer(json.dumps(described), {})
+
+
+def test_a_saved_tokenizer_comes_back_the_same(tmp_path):
+    shutil.copytree(FIXTURES / "qwen3", tmp_path / "in")
+    (tmp_path / "in" / "generation_config.json").write_text(json.dumps({"eos_token_id": [302, 305]}))
+    ours = load_tokenizer(tmp_path / "in")
+    assert ours.eos_ids == (302, 300, 305)
+    ours.save(tmp_path / "out")
+    again = load_tokenizer(tmp_path / "out")
+    for name in ("size", "pad_id", "eos_ids", "added_ids", "template"):
+        assert getattr(again, name) == getattr(ours, name)
+    assert again.encode("<think>search") == ours.encode("<think>search")
+
+
+def test_words_by_hand():
+    words = WordTokenizer(["<search>", "paris", "is"])
+    assert (words.size, words.pad_id, words.eos_ids, words.template) == (6, 0, (1,), None)
+    assert words.encode("<search> paris\n was <eos>") == [3, 4, 2, 1]
+    assert words.encode_data("<search> paris <eos> <pad>") == [3, 4, 2, 2]
+    assert words.piece(4) == b"paris " and words.decode([3, 4, 1]) == "<search> paris <eos> "
+
+
+@pytest.mark.parametrize("words", [["a", "a"], ["a b"], [""], ["<eos>"]])
+def test_words_that_could_not_be_told_apart_are_refused(words):
+    with pytest.raises(ValueError, match="distinct"):
+        WordTokenizer(words)
+
+
+def test_saved_words_come_back_and_transformers_reads_them(tmp_path):
+    from transformers import AutoTokenizer
+
+    words = WordTokenizer(["<search>", "paris", "is"])
+    words.save(tmp_path)
+    for path in (tmp_path, tmp_path / "words.json"):
+        assert load_tokenizer(path).words == words.words
+    theirs = AutoTokenizer.from_pretrained(tmp_path)
+    text = "<search> paris is nowhere <eos>"
+    assert theirs(text)["input_ids"] == words.encode(text)
+    assert (theirs.pad_token_id, theirs.eos_token_id, theirs.unk_token_id) == (0, 1, 2)
+
+
+def test_smollm2_encodes_as_transformers_does(smollm2):
+    for text, ids in json.loads((FIXTURES / "smollm2_ids.json").read_text()).items():
+        assert smollm2.encode(text) == ids
+        assert smollm2.decode(ids) == text
+
+
+def test_no_token_of_data_is_an_added_token_with_smollm2(smollm2):
+    names = [smollm2.piece(token).decode() for token in sorted(smollm2.added_ids)]
+    assert "<|im_end|>" in names and len(names) == 17
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        text = "".join(rng.choice([*names, " ", "word", "\n", "é", "7"], 12))
+        ids = smollm2.encode_data(text)
+        assert smollm2.added_ids.isdisjoint(ids) and smollm2.decode(ids) == text
+    assert smollm2.encode(names[2]) == [2]
+
+
+def test_smollm2_saved_as_a_folder_is_the_same_tokenizer(smollm2, tmp_path):
+    smollm2.save(tmp_path)
+    again = load_tokenizer(tmp_path)
+    text = "<|im_start|>user\nIn 1984?<|im_end|>"
+    assert again.encode(text) == smollm2.encode(text)
+    assert (again.size, again.eos_ids, again.pad_id, again.template) == (49152, (2, 0), 2, smollm2.template)
