@@ -1,0 +1,89 @@
+"""The tags of a model and its environment: read strictly in what the model wrote, made inert in all else."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+NAMES = ("think", "search", "information", "answer", "tool_call", "tool_response", "tools")
+
+TAG = re.compile(rf"<(/?)({'|'.join(NAMES)})>")
+THINK_TAG = re.compile(r"</?think>")
+
+# Characters that are not seen: soft hyphen, joiners, direction marks, variation selectors, fillers, tag characters.
+UNSEEN = (
+    r"\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164"
+    r"\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U000e0000-\U000e0fff"
+)
+# "<" and ">" and the forms that Unicode compatibility normalisation (NFKC, in some tokenizers) turns into them.
+LESS, GREATER, BAR = "<\uff1c\ufe64", ">\uff1e\ufe65", "|\uff5c\u2502"
+SLASHES = r"/\\\u2044\u2215\uff0f"
+
+
+def _split_by_unseen(name: str) -> str:
+    return f"[{UNSEEN}]*".join(map(re.escape, name))
+
+
+LIKE_A_TAG = re.compile(
+    rf"[{LESS}](?P<inside>[\s{SLASHES}{UNSEEN}]*(?:{'|'.join(map(_split_by_unseen, NAMES))})(?![0-9A-Za-z_])"
+    rf"[^{LESS}{GREATER}]*)(?P<end>[{GREATER}]?)",
+    re.IGNORECASE,
+)
+CONTROL_START = re.compile(rf"[{LESS}](?=[\s{UNSEEN}]*[{BAR}])")
+CONTROL_END = re.compile(rf"(?P<bar>[{BAR}][\s{UNSEEN}]*)[{GREATER}]")
+BLANK = re.compile(r"\{([a-z_]+)\}")
+
+
+@dataclass(frozen=True)
+class Block:
+    """What stood between `<name>` and `</name>`."""
+
+    name: str
+    text: str
+
+
+def read(text: str) -> tuple[tuple[Block, ...], bool]:
+    """The blocks of a model's turn in order, up to the first tag out of place, and whether there was none such.
+
+    Strict: lower-case tags without attributes, opened and closed by one name, nothing of the dialect in between.
+    Thoughts are opaque and no blocks; when the first think tag closes, the chat template opened it, and all before it
+    was thought. An unfinished thought or block is a tag out of place. Never raises.
+    """
+    first_think = THINK_TAG.search(text)
+    if first_think and first_think[0] == "</think>":
+        text = text[first_think.end() :]
+    blocks, opened, start = [], None, 0
+    for tag in TAG.finditer(text):
+        closes, name = tag[1] == "/", tag[2]
+        if opened is None and not closes:
+            opened, start = name, tag.end()
+        elif closes and name == opened:
+            if name != "think":
+                blocks.append(Block(name, text[start : tag.start()]))
+            opened = None
+        elif opened != "think":
+            return tuple(blocks), False
+    return tuple(blocks), opened is None
+
+
+def neutralise(text: str) -> str:
+    """The text with the angle brackets of anything like a tag of the dialect, or like `<|control|>`, turned into ‹ ›.
+
+    Also in other case, with slashes, blanks, unseen characters or attributes, and unfinished. Other text stays as it
+    is. Applied twice it gives the same, and afterwards `read` finds no tag. Two halves of a tag may lie in two texts:
+    what is joined is neutralised after the joining, not part by part.
+    """
+    text = LIKE_A_TAG.sub(lambda found: f"‹{found['inside']}{'›' if found['end'] else ''}", encodable(text))
+    return CONTROL_END.sub(r"\g<bar>›", CONTROL_START.sub("‹", text))
+
+
+def encodable(text: str) -> str:
+    """The text with lone surrogates, which JSON can carry and UTF-8 cannot, replaced by question marks."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def fill(template: str, values: Mapping[str, object]) -> str:
+    """The template with each `{name}` of `values` filled in, in one pass: what is filled in is never a template itself.
+
+    Other braces stay as they are, so that templates may show JSON.
+    """
+    return BLANK.sub(lambda blank: str(values[blank[1]]) if blank[1] in values else blank[0], template)

@@ -1,0 +1,146 @@
+"""Environment: a chat with a search tool called in JSON, three queries a turn (Coelho et al. 2026, 2606.10709)."""
+
+import json
+from collections.abc import Mapping, Sequence
+
+from qr_jax import dialect
+from qr_jax.records import Query, Say, Search, Stop, Turn
+
+STOP = ("</answer>",)  # a turn of calls ends where the model ends its message: several calls may follow one another
+CALL_CHARACTERS = 4096  # of one call's JSON; a longer one is not read
+QUERY_CHARACTERS = 1000
+
+PROMPT = (
+    "Answer the question below. Look up what you do not know with the search tool, as often as you need; one turn may "
+    "ask up to {max_queries} queries. When you know the answer, write it between <answer> and </answer>, as short as "
+    "it can be and without an explanation.\nQuestion: {question}"
+)
+INVALID = (
+    "Neither a search nor an answer could be read. Search with <tool_call>"
+    '{"name": "search", "arguments": {"queries": ["a query"]}}</tool_call>, or finish with <answer>an answer</answer>.'
+)
+LAST = "No searches are left. Give your answer now, between <answer> and </answer>."
+
+
+def tool_call(
+    query: Query,
+    turns: Sequence[Turn],
+    *,
+    max_turns: int = 4,
+    max_queries: int = 3,
+    max_invalid: int = 2,
+    prompt: str = PROMPT,
+    results: str = 'Found for "{query}":\n{passages}\n',
+    passage: str = "Doc {i}(Title: {title}) {text}\n",
+    nothing: str = "Nothing.\n",
+    rest: str = "{count} more of your queries did not run: a turn runs {max_queries}.\n",
+    unread: str = "{count} of your calls could not be read.\n",
+    invalid: str = INVALID,
+    last: str = LAST,
+) -> Say | Search | Stop:
+    """The environment's next move: the first block of the model's turn, a `<tool_call>` or an `<answer>`, decides.
+
+    A turn of calls, `{"name": "search", "arguments": {"queries": [...]}}` (or `"query": "..."`), runs the first
+    `max_queries` different queries in order; how many others there were, and how many calls could not be read (not
+    strict JSON, another tool, over 4,096 characters, a query empty or over 1,000), is said with the results. An
+    answer must stand in its tag: plain text ends nothing, so that a refusal or a half thought is never scored.
+    `max_turns`, `max_invalid` and thoughts are as in search_r1; one tag out of place spoils the whole turn. Results
+    are neutralised whole (dialect.py), so `results`, `passage` and `nothing` cannot show a tag of the dialect; the
+    rest can.
+
+    The first move carries the tool's JSON schema for the chat template; where a template shows no tools, `prompt`
+    must say how to call (as INVALID does).
+    """
+    actions = [_action(turn.text) for turn in turns if turn.author == "model"]
+    ending = last if len(actions) == max_turns else ""
+    if not turns:
+        return Say(_lines(_question(query, prompt, max_queries), ending), "user", STOP, (_schema(max_queries),))
+    if turns[-1].author == "env":
+        assert actions and actions[-1], "an env turn with passages follows a model turn that asked for them"
+        _, asked, bad = actions[-1]
+        notes = (rest, len(asked) - max_queries), (unread, bad)
+        told = "".join(dialect.fill(note, {"count": n, "max_queries": max_queries}) for note, n in notes if n > 0)
+        return Say(_lines(_observation(turns[-1], results, passage, nothing) + told, ending), "tool", STOP)
+    action = actions[-1]
+    if action and action[0] is not None:
+        return Stop("answered", action[0])
+    if len(actions) > max_turns:
+        return Stop("turns")
+    if action:
+        return Search(action[1][:max_queries])
+    if actions.count(None) > max_invalid:
+        return Stop("no_action")
+    return Say(_lines(invalid, ending), "tool" if "<tool_call>" in turns[-1].text else "user", STOP)
+
+
+def _action(text: str) -> tuple[str | None, tuple[str, ...], int] | None:
+    """A turn's answer (None: it asks), its different queries, and the number of calls that could not be read."""
+    blocks, whole = dialect.read(text)
+    acts = [block for block in blocks if block.name in ("tool_call", "answer")]
+    if not whole or not acts:
+        return None
+    if acts[0].name == "answer":
+        return " ".join(dialect.encodable(acts[0].text).split()), (), 0
+    calls = [_queries(block.text) for block in acts if block.name == "tool_call"]
+    asked = tuple(dict.fromkeys(query for call in calls for query in call))
+    return (None, asked, calls.count(())) if asked else None
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def _queries(text: str) -> tuple[str, ...]:
+    """The queries of one call's JSON; () for a call that cannot be read. Never raises."""
+    if len(text) > CALL_CHARACTERS:
+        return ()
+    try:
+        call = json.loads(text, parse_constant=_refuse)
+    except (ValueError, RecursionError):
+        return ()
+    arguments = call.get("arguments") if isinstance(call, Mapping) and call.get("name") == "search" else None
+    if not isinstance(arguments, Mapping) or ("query" in arguments) == ("queries" in arguments):
+        return ()
+    listed = [arguments["query"]] if "query" in arguments else arguments["queries"]
+    if not isinstance(listed, list) or not all(isinstance(one, str) for one in listed):
+        return ()
+    asked = tuple(" ".join(dialect.encodable(one).split()) for one in listed)
+    return asked if all(0 < len(one) <= QUERY_CHARACTERS for one in asked) else ()
+
+
+def _schema(max_queries: int) -> Mapping[str, object]:
+    queries = {
+        "type": "array",
+        "items": {"type": "string"},
+        "minItems": 1,
+        "maxItems": max_queries,
+        "description": f"Up to {max_queries} search queries, each looked up on its own.",
+    }
+    parameters = {"type": "object", "properties": {"queries": queries}, "required": ["queries"]}
+    function = {"name": "search", "description": "Searches a collection of documents.", "parameters": parameters}
+    return {"type": "function", "function": function}
+
+
+def _question(query: Query, prompt: str, max_queries: int) -> str:
+    if "{question}" not in prompt:
+        raise ValueError(f"the prompt of tool_call has no {{question}} to put the question in: {prompt!r}")
+    values = {"question": dialect.neutralise(query.question.strip()), "max_queries": max_queries}
+    return dialect.fill(prompt, values)
+
+
+def _observation(turn: Turn, results: str, passage: str, nothing: str) -> str:
+    shown = []
+    for asked, found in zip(turn.queries, turn.passages, strict=True):
+        listed = "".join(
+            dialect.fill(passage, {"i": i, "title": " ".join(one.title.split()), "text": one.text.strip()})
+            for i, one in enumerate(found, 1)
+        )
+        values = {"query": asked, "passages": listed or nothing}
+        shown.append(dialect.fill(results, values))
+    return dialect.neutralise("".join(shown))
+
+
+def _lines(text: str, ending: str) -> str:
+    """The text and, on a line of its own, what is said before the last turn."""
+    text = text.rstrip()
+    return f"{text}\n{ending}" if text and ending else text or ending

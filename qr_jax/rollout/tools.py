@@ -1,0 +1,175 @@
+"""Search calls of a rollout: run a batch of queries and never raise; fit what was found into a token budget."""
+
+import math
+import random
+import re
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from qr_jax.dialect import encodable
+from qr_jax.records import Passage, Query, Say, Search, SearchFunction, Stop, Turn
+
+FIRST_PAUSE_S = 0.1  # before the first retry; it doubles, and each is drawn between its half and its whole
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A query that got no passages for reasons that are not its own."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Searched:
+    """What a batch of searches gave: passages or a Fault for each different query, and what it took.
+
+    `asked` counts queries, `unique` different ones, `failed` those that are faults, `calls` calls of the search
+    function.
+    """
+
+    found: Mapping[str, tuple[Passage, ...] | Fault]
+    asked: int
+    unique: int
+    failed: int
+    calls: int
+    wall_s: float
+
+
+def run_searches(
+    search: SearchFunction,
+    queries: Sequence[str],
+    k: int,
+    *,
+    deadline_s: float,
+    retries: int,
+    sleep: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
+) -> Searched:
+    """The passages of each different query, at most k, or a Fault; nothing the search function does is raised.
+
+    All queries go in one call. If it raises or gives anything but a list of passages for each query, every query still
+    without passages is tried alone, `retries` times, after pauses with jitter, so that one bad query does not fault the
+    rest. What is not there after `deadline_s`, retries included, is a fault; a call that hangs is left behind in its
+    daemon thread (nothing can end it), so a search function must bear being called while an older call still runs.
+    """
+    started, calls = clock(), 0
+    pending = list(dict.fromkeys(queries))
+    found: dict[str, tuple[Passage, ...] | Fault] = {}
+    for attempt in range(retries + 1):
+        if attempt and pending:
+            pause_s = FIRST_PAUSE_S * 2 ** (attempt - 1) * random.uniform(0.5, 1.0)
+            sleep(max(0.0, min(pause_s, started + deadline_s - clock())))
+        batches = [[query] for query in pending] if attempt or not pending else [pending]
+        for batch in batches:
+            left_s = started + deadline_s - clock()
+            if left_s <= 0:
+                late = Fault(f"no result within {deadline_s:g} s")
+                found.update({query: found.get(query, late) for query in batch})
+                continue
+            calls += 1
+            found.update(zip(batch, _call(search, batch, k, left_s)))
+        pending = [query for query in pending if isinstance(found[query], Fault)]
+    failed = sum(isinstance(value, Fault) for value in found.values())
+    return Searched(found, len(queries), len(found), failed, calls, clock() - started)
+
+
+def _call(search: SearchFunction, batch: list[str], k: int, limit_s: float) -> list[tuple[Passage, ...] | Fault]:
+    """One call in a thread of its own: passages for each query, or the same fault for all."""
+    outcome: list[Any] = []
+
+    def work() -> None:
+        try:
+            outcome.append(_checked(search(list(batch), k), len(batch), k))
+        except (Exception, SystemExit) as error:  # whatever a retriever raises is a fault, not the run's end
+            outcome.append(Fault(f"{type(error).__name__}: {error}"[:300]))
+
+    thread = threading.Thread(target=work, name="search", daemon=True)
+    thread.start()
+    thread.join(limit_s)
+    if not outcome:
+        return [Fault(f"no result after {limit_s:.3g} s")] * len(batch)
+    return [outcome[0]] * len(batch) if isinstance(outcome[0], Fault) else outcome[0]
+
+
+def _checked(results: Any, count: int, k: int) -> list[tuple[Passage, ...]]:
+    """The results as tuples of at most k passages; TypeError or ValueError when they are anything else."""
+    if not isinstance(results, Sequence) or isinstance(results, str) or len(results) != count:
+        size = f" of {len(results)}" if isinstance(results, Sequence) else ""
+        raise ValueError(f"{count} queries got a {type(results).__name__}{size}, not a list of {count}")
+    return [tuple(map(_passage, _listed(found)[:k])) for found in results]
+
+
+def _listed(found: Any) -> Sequence[Any]:
+    if not isinstance(found, Sequence) or isinstance(found, str):
+        raise TypeError(f"a query got a {type(found).__name__}, not a list of passages")
+    return found
+
+
+def _passage(found: Any) -> Passage:
+    if not isinstance(found, Passage) or not all(isinstance(text, str) for text in (found.id, found.title, found.text)):
+        raise TypeError(f"a query got a {type(found).__name__} that is no Passage with a text, title and id")
+    if not math.isfinite(found.score):
+        raise ValueError(f"passage {found.id!r} has the score {found.score}")
+    return replace(found, id=encodable(found.id), title=encodable(found.title), text=encodable(found.text))
+
+
+def fit_observation(
+    env: Callable[[Query, Sequence[Turn]], Say | Search | Stop],
+    query: Query,
+    turns: Sequence[Turn],
+    encode_length: Callable[[str], int],
+    budget_tokens: int,
+) -> tuple[Say | Search | Stop, tuple[Turn, ...]]:
+    """The environment's move, the last turn's passages cut until its text has at most `budget_tokens`; and the turns.
+
+    `env` has its settings bound. The lowest-ranked passages are cut first (of one rank, the last query's), each from
+    the end of its text by words, and dropped with the last word. As many words stay as fit, so tags and titles stay
+    whole. Where even no passages do not fit, the move without passages comes back, over the budget. A move that says
+    nothing (Stop, Search) comes back with the turns as they were.
+    """
+    turns = tuple(turns)
+    move = env(query, turns)
+    if not isinstance(move, Say) or not turns or encode_length(move.text) <= budget_tokens:
+        return move, turns
+    ranked = [(rank, at) for at, found in enumerate(turns[-1].passages) for rank in range(len(found))]
+    order = sorted(ranked, key=lambda place: (-place[0], -place[1]))
+    sizes = [max(1, len(turns[-1].passages[at][rank].text.split())) for rank, at in order]
+
+    def shorter(words: int) -> tuple[Say | Search | Stop, tuple[Turn, ...], bool]:
+        cut = turns[:-1] + (replace(turns[-1], passages=_without(turns[-1].passages, order, sizes, words)),)
+        move = env(query, cut)
+        return move, cut, isinstance(move, Say) and encode_length(move.text) <= budget_tokens
+
+    low, high = 0, sum(sizes)  # words cut: too few, and as many as there are
+    best = shorter(high)
+    while high - low > 1:
+        middle = (low + high) // 2
+        tried = shorter(middle)
+        if tried[2]:
+            high, best = middle, tried
+        else:
+            low = middle
+    return best[0], best[1]
+
+
+def _without(
+    passages: Sequence[Sequence[Passage]], order: Sequence[tuple[int, int]], sizes: Sequence[int], words: int
+) -> tuple[tuple[Passage, ...], ...]:
+    """The passages less so many words, taken in the order given; a passage without a word left is dropped."""
+    kept: dict[tuple[int, int], Passage] = {}
+    for (rank, at), size in zip(order, sizes):
+        stay = max(0, size - words)
+        words = max(0, words - size)
+        if stay:
+            kept[rank, at] = _first_words(passages[at][rank], stay) if stay < size else passages[at][rank]
+    return tuple(
+        tuple(kept[rank, at] for rank in range(len(found)) if (rank, at) in kept) for at, found in enumerate(passages)
+    )
+
+
+def _first_words(passage: Passage, count: int) -> Passage:
+    ends = [word.end() for word in re.finditer(r"\S+", passage.text)]
+    return replace(passage, text=passage.text[: ends[count - 1]])

@@ -1,0 +1,255 @@
+"""The environments: what the model writes decides, by the letter of the dialect; numbers of turns by hand."""
+
+import json
+from functools import partial
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qr_jax import dialect
+from qr_jax.envs.search_r1 import search_r1
+from qr_jax.envs.tool_call import tool_call
+from qr_jax.records import Passage, Query, Say, Search, Stop, Turn
+
+QUERY = Query("q", "Who wrote Dune?", ("Frank Herbert",))
+DUNE = Passage("d1", "Dune", "Dune is a novel by Frank Herbert.", 2.0)
+FRANK = Passage("d2", "Frank Herbert", "Frank Herbert was born in Tacoma.", 1.0)
+
+PIECES = ["<", ">", "/", " ", "a", "{", "}", '"', "search", "\n", "\u200b"] + [
+    f"<{slash}{name}>" for slash in ("", "/") for name in dialect.NAMES
+]
+transcripts = st.lists(st.sampled_from(PIECES) | st.text(max_size=5), max_size=25).map("".join)
+
+
+def model(*texts: str) -> list[Turn]:
+    return [Turn("model", text) for text in texts]
+
+
+def call(**arguments: object) -> str:
+    return f"<tool_call>{json.dumps({'name': 'search', 'arguments': arguments})}</tool_call>"
+
+
+def test_the_first_move_is_the_question():
+    move = search_r1(QUERY, [])
+    assert isinstance(move, Say)
+    assert (move.role, move.stop, move.tools) == ("user", ("</search>", "</answer>"), ())
+    assert move.text.endswith("Question: Who wrote Dune?\n") and "<think>" in move.text
+    plain = search_r1(QUERY, [], think=False)
+    assert isinstance(plain, Say) and "think" not in plain.text
+
+
+@pytest.mark.parametrize(
+    ("text", "move"),
+    [
+        ("<search> who wrote\n Dune </search>", Search(("who wrote Dune",))),
+        ("<think>hm</think>so <search>a</search>\n", Search(("a",))),
+        ("the template opened it </think> <search>a</search>", Search(("a",))),
+        ("<think>not <search>b</search> yet</think><search>a</search>", Search(("a",))),
+        ("<answer> Frank Herbert </answer>", Stop("answered", "Frank Herbert")),
+        ("<answer></answer>", Stop("answered", "")),
+        ("<answer>a</answer><search>b</search>", Stop("answered", "a")),
+        ("<search>b</search><answer>a</answer>", Search(("b",))),
+        ("<answer>5 < 6 > 4</answer>", Stop("answered", "5 < 6 > 4")),
+    ],
+)
+def test_search_r1_reads_the_first_action(text, move):
+    assert search_r1(QUERY, model(text)) == move
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "Frank Herbert",
+        "<search> </search>",
+        "<search></search><answer>a</answer>",
+        "<search>a",
+        "<search>a</answer>",
+        "a</search>",
+        "</search><search>a</search>",
+        "<answer><answer>a</answer></answer>",
+        "<answer><search>a</search></answer>",
+        "<search>a <answer>b</answer>",
+        "<think>a <search>b</search>",
+        "<think>a<answer>b</answer>",
+        "<information><answer>b</answer></information>",
+        "<Answer>b</Answer>",
+        "< answer>b</ answer>",
+    ],
+)
+def test_search_r1_takes_nothing_else_for_an_action(text):
+    move = search_r1(QUERY, model(text))
+    assert isinstance(move, Say) and move.role == "inline" and "neither a search nor an answer" in move.text
+
+
+def test_search_r1_shows_passages_as_search_r1_does():
+    turns = [*model("<search>Dune</search>"), Turn("env", "", ("Dune",), ((DUNE, FRANK),))]
+    assert search_r1(QUERY, turns) == Say(
+        "\n\n<information>Doc 1(Title: Dune) Dune is a novel by Frank Herbert.\n"
+        "Doc 2(Title: Frank Herbert) Frank Herbert was born in Tacoma.</information>\n\n",
+        "inline",
+        ("</search>", "</answer>"),
+    )
+
+
+def test_four_turns_are_four_searches_and_one_answer():
+    turns: list[Turn] = []
+    for number in range(1, 5):
+        turns += model("<search>a</search>")
+        assert search_r1(QUERY, turns, max_turns=4) == Search(("a",))
+        turns.append(Turn("env", "", ("a",), ((),)))
+        move = search_r1(QUERY, turns, max_turns=4)
+        assert isinstance(move, Say) and ("No searches are left" in move.text) == (number == 4)
+    assert search_r1(QUERY, turns + model("<answer>x</answer>")) == Stop("answered", "x")
+    for ending in ("<search>a</search>", "x", "<answer>x"):
+        assert search_r1(QUERY, turns + model(ending)) == Stop("turns")
+
+
+def test_without_turns_the_question_itself_says_that_only_an_answer_is_possible():
+    move = search_r1(QUERY, [], max_turns=0)
+    assert isinstance(move, Say) and "No searches are left" in move.text
+    assert search_r1(QUERY, model("<search>a</search>"), max_turns=0) == Stop("turns")
+
+
+@pytest.mark.parametrize("env", [search_r1, tool_call])
+def test_the_turn_after_the_last_forgiven_one_ends_without_action(env):
+    assert isinstance(env(QUERY, model("?", "?"), max_invalid=2), Say)
+    assert env(QUERY, model("?", "?", "?"), max_invalid=2) == Stop("no_action")
+    assert env(QUERY, model("?"), max_invalid=0) == Stop("no_action")
+    assert env(QUERY, model("?", "?", "<answer>x</answer>")) == Stop("answered", "x")
+
+
+@pytest.mark.parametrize("env", [search_r1, tool_call])
+def test_an_invalid_turn_is_a_turn(env):
+    move = env(QUERY, model("?"), max_turns=1)
+    assert isinstance(move, Say) and "No searches are left" in move.text
+    assert env(QUERY, model("?", "?"), max_turns=1) == Stop("turns")
+
+
+def test_texts_can_be_words_alone():
+    terse = partial(
+        search_r1,
+        prompt="{question}",
+        passage="{text} ",
+        information=" <information> {passages} </information> ",
+        invalid="",
+        last="",
+    )
+    assert terse(QUERY, []) == Say("Who wrote Dune?", "user", ("</search>", "</answer>"))
+    turns = [*model("<search> dune </search>"), Turn("env", "", ("dune",), ((DUNE, FRANK),))]
+    move = terse(QUERY, turns)
+    assert isinstance(move, Say)
+    assert move.text == (
+        " <information> Dune is a novel by Frank Herbert. Frank Herbert was born in Tacoma. </information> "
+    )
+    assert terse(QUERY, model("dune")) == Say("", "inline", ("</search>", "</answer>"))
+
+
+@pytest.mark.parametrize("env", [search_r1, tool_call])
+def test_a_prompt_without_a_place_for_the_question_is_refused(env):
+    with pytest.raises(ValueError, match=r"no \{question\}"):
+        env(QUERY, [], prompt="Answer!")
+
+
+def test_tool_call_opens_with_its_schema():
+    move = tool_call(QUERY, [])
+    assert isinstance(move, Say) and move.role == "user" and move.stop == ("</answer>",)
+    assert move.text.endswith("Question: Who wrote Dune?") and "up to 3 queries" in move.text
+    (tool,) = move.tools
+    assert tool["function"]["name"] == "search"
+    assert json.loads(json.dumps(tool)) == tool
+
+
+@pytest.mark.parametrize(
+    ("text", "move"),
+    [
+        (call(query=" who  wrote Dune "), Search(("who wrote Dune",))),
+        (call(queries=["a", "b"]), Search(("a", "b"))),
+        (call(queries=["a", "b"]) + "\n" + call(queries=["b", "c", "d"]), Search(("a", "b", "c"))),
+        ("<think>I <tool_call> something</think>" + call(query="a"), Search(("a",))),
+        (call(query="a") + "<tool_call>{broken</tool_call>", Search(("a",))),
+        (call(query="a") + "<answer>b</answer>", Search(("a",))),
+        ("<answer>b</answer>", Stop("answered", "b")),
+        ("thought by the template</think>\n<answer>b</answer>", Stop("answered", "b")),
+    ],
+)
+def test_tool_call_reads_the_first_action(text, move):
+    assert tool_call(QUERY, model(text)) == move
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Frank Herbert",
+        "<tool_call></tool_call>",
+        "<tool_call>[]</tool_call>",
+        '<tool_call>{"name": "search"}</tool_call>',
+        '<tool_call>{"name": "python", "arguments": {"query": "a"}}</tool_call>',
+        '<tool_call>{"name": "search", "arguments": {"query": "a", "weight": NaN}}</tool_call>',
+        "<tool_call>{'name': 'search', 'arguments': {'query': 'a'}}</tool_call>",
+        "<tool_call>" + "[" * 4000 + "</tool_call>",
+        call(query=""),
+        call(query="a" * 1001),
+        call(query="a", padding="x" * 5000),
+        call(queries=[]),
+        call(queries="a"),
+        call(queries=["a", 1]),
+        call(query="a", queries=["b"]),
+        call(query="a") + "<tool_call>",
+        call(query="<search>"),
+        "<think>" + call(query="a"),
+        "<think>x<answer>b</answer>",
+    ],
+)
+def test_tool_call_takes_nothing_else_for_an_action(text):
+    move = tool_call(QUERY, model(text))
+    assert isinstance(move, Say) and move.role == ("tool" if "<tool_call>" in text else "user")
+
+
+def test_tool_call_says_what_did_not_run():
+    text = call(queries=["a", "b", "c", "d", "e"]) + "<tool_call>{</tool_call>"
+    turns = [*model(text), Turn("env", "", ("a", "b", "c"), ((DUNE,), (), (FRANK,)))]
+    assert tool_call(QUERY, turns) == Say(
+        'Found for "a":\nDoc 1(Title: Dune) Dune is a novel by Frank Herbert.\n\n'
+        'Found for "b":\nNothing.\n\n'
+        'Found for "c":\nDoc 1(Title: Frank Herbert) Frank Herbert was born in Tacoma.\n\n'
+        "2 more of your queries did not run: a turn runs 3.\n"
+        "1 of your calls could not be read.",
+        "tool",
+        ("</answer>",),
+    )
+
+
+def test_the_last_results_of_tool_call_say_that_only_an_answer_is_possible():
+    turns = [*model(call(query="a")), Turn("env", "", ("a",), ((),))]
+    move = tool_call(QUERY, turns, max_turns=1)
+    assert isinstance(move, Say) and move.text.endswith(
+        "\nNo searches are left. Give your answer now, between <answer> and </answer>."
+    )
+    assert tool_call(QUERY, turns + model(call(query="a")), max_turns=1) == Stop("turns")
+    assert tool_call(QUERY, turns + model("<answer>b</answer>"), max_turns=1) == Stop("answered", "b")
+
+
+@pytest.mark.parametrize("env", [search_r1, tool_call])
+@given(st.lists(transcripts, min_size=1, max_size=3))
+def test_no_text_of_a_model_raises(env, texts):
+    move = env(QUERY, model(*texts))
+    if isinstance(move, Search):
+        assert 1 <= len(move.queries) <= 3 and all(query.strip() for query in move.queries)
+        turns = [*model(*texts), Turn("env", "", move.queries, tuple((DUNE,) for _ in move.queries))]
+        assert isinstance(env(QUERY, turns), Say)
+
+
+@given(transcripts)
+def test_a_block_never_holds_a_tag_of_the_dialect(text):
+    blocks, _ = dialect.read(text)
+    for block in blocks:
+        assert block.name != "think" and not dialect.TAG.search(block.text)
+        assert f"<{block.name}>{block.text}</{block.name}>" in text
+
+
+def test_a_template_is_filled_in_one_pass():
+    assert (
+        dialect.fill('{title}: {"a": {text}} {other}', {"title": "{text}", "text": "x"}) == '{text}: {"a": x} {other}'
+    )

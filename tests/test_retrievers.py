@@ -1,0 +1,141 @@
+"""BM25 over a small corpus: the right order, exact ties, and an index that is whole or not used."""
+
+import json
+import math
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qr_jax.records import Passage
+from qr_jax.retrievers.bm25 import best, bm25
+from qr_jax.retrievers.none import none
+
+CORPUS = [
+    Passage("b", "Dune", "A novel by Frank Herbert."),
+    Passage("a", "Dune", "A novel by Frank Herbert."),
+    Passage("c", "Vitamin C", "Oranges hold vitamin C; so does cabbage."),
+    Passage("d", "Vitamin D", "Made in the skin's upper layers."),
+    Passage("e", "東京", "日本 の 首都"),
+]
+
+
+def ids(results):
+    return [[passage.id for passage in found] for found in results]
+
+
+@pytest.fixture(scope="module")
+def search():
+    return bm25(corpus=CORPUS)
+
+
+def test_equal_scores_go_by_id(search):
+    (found,) = search(["frank herbert dune"], 2)
+    assert [one.id for one in found] == ["a", "b"] and found[0].score == found[1].score
+    assert ids(search(["frank herbert dune"], 1)) == [["a"]]
+
+
+def test_scores_are_lucenes_by_hand():
+    found = bm25(corpus=[Passage("x", "", "cat cat dog"), Passage("y", "", "dog")])(["cat"], 5)
+    # idf = ln(1 + (2 - 1 + .5) / (1 + .5)) = ln 2; tf part = 2 / (2 + 1.5 * (.25 + .75 * 3 / 2)) = 2 / 4.0625
+    assert ids(found) == [["x"]] and found[0][0].score == pytest.approx(math.log(2) * 2 / 4.0625, rel=1e-6)
+    assert type(found[0][0].score) is float
+
+
+def test_a_batch_is_answered_query_by_query(search):
+    results = search(["vitamin", "", "the of", "unheard-of zebra", "東京", "VITAMIN c"], 10)
+    assert ids(results) == [["c", "d"], [], [], [], ["e"], ["c", "d"]]
+    assert search([], 3) == [] and ids(search(["vitamin"], 0)) == [[]]
+
+
+def test_single_letters_are_words_but_not_after_an_apostrophe(search):
+    assert ids(search(["c"], 3)) == [["c"]]
+    assert ids(search(["s"], 3)) == [[]]
+
+
+@given(st.lists(st.text(), max_size=4), st.integers(0, 9))
+def test_no_query_raises(search, queries, k):
+    results = search(queries, k)
+    assert len(results) == len(queries) and all(len(found) <= k for found in results)
+
+
+@given(st.lists(st.sampled_from([0.0, 0.5, 1.0, 2.0]), min_size=1, max_size=30), st.integers(0, 35), st.randoms())
+def test_the_best_are_those_of_a_full_sort(scores, k, random):
+    order = list(range(len(scores)))
+    random.shuffle(order)
+    expected = sorted((place for place, score in enumerate(scores) if score > 0), key=lambda p: (-scores[p], order[p]))
+    assert best(np.array(scores, np.float32), np.array(order), k).tolist() == expected[:k]
+
+
+def test_bad_input_is_refused():
+    for corpus in ([], [CORPUS[0], CORPUS[0]], [Passage("x", "", "the !!")]):
+        with pytest.raises(ValueError, match="found no passage|'b' more than once|none of the 1 passages"):
+            bm25(corpus=corpus)
+    with pytest.raises(ValueError, match="no method 'bm25l'"):
+        bm25(corpus=CORPUS, method="bm25l")
+
+
+def test_an_index_is_kept_and_used_again(tmp_path, search):
+    folder = tmp_path / "made" / "index"
+    first = bm25(corpus=CORPUS, index=str(folder))
+    stamp = (folder / "manifest.json").stat().st_mtime_ns
+    again = bm25(corpus=CORPUS, index=str(folder))
+    assert (folder / "manifest.json").stat().st_mtime_ns == stamp
+    assert [one.name for one in folder.parent.iterdir()] == ["index"]  # nothing is left beside it
+    queries = ["vitamin c", "frank herbert"]
+    assert first(queries, 3) == again(queries, 3) == search(queries, 3)
+
+
+def test_another_corpus_or_setting_builds_the_index_again(tmp_path):
+    folder = str(tmp_path / "index")
+    bm25(corpus=CORPUS, index=folder)
+    with pytest.warns(UserWarning, match="its corpus"):
+        search = bm25(corpus=CORPUS[2:], index=folder)
+    assert ids(search(["vitamin dune"], 5)) == [["c", "d"]]
+    with pytest.warns(UserWarning, match="its settings"):
+        bm25(corpus=CORPUS[2:], index=folder, k1=0.9)
+
+
+@pytest.mark.parametrize("file", ["data.csc.index.npy", "vocab.index.json", "manifest.json"])
+@pytest.mark.parametrize("harm", ["cut", "gone", "flipped"])
+def test_a_damaged_index_is_built_again_and_said(tmp_path, file, harm):
+    folder = tmp_path / "index"
+    bm25(corpus=CORPUS, index=str(folder))
+    data = (folder / file).read_bytes()
+    if harm == "gone":
+        (folder / file).unlink()
+    else:
+        (folder / file).write_bytes(data[: len(data) // 2] if harm == "cut" else data[:-9] + b"\xff" + data[-8:])
+    with pytest.warns(UserWarning, match="is built again"):
+        search = bm25(corpus=CORPUS, index=str(folder))
+    assert ids(search(["frank herbert"], 1)) == [["a"]]
+    json.loads((folder / "manifest.json").read_text())
+
+
+def test_a_folder_of_other_files_is_left_alone(tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(ValueError, match="left as it is"):
+        bm25(corpus=CORPUS, index=str(tmp_path))
+    assert (tmp_path / "thesis.txt").read_text() == "mine"
+
+
+def test_three_that_build_at_once_all_search(tmp_path):
+    with ThreadPoolExecutor(3) as threads:
+        made = list(threads.map(lambda _: bm25(corpus=CORPUS, index=str(tmp_path / "index")), range(3)))
+    assert [ids(search(["frank herbert"], 1)) for search in made] == [[["a"]]] * 3
+    assert [one.name for one in tmp_path.iterdir()] == ["index"]
+
+
+def test_importing_host_code_of_searches_starts_neither_jax_nor_bm25s():
+    names = "retrievers.bm25, retrievers.none, envs.search_r1, envs.tool_call, rewards.f1, rollout.tools"
+    imports = "; ".join(f"import qr_jax.{name}" for name in names.split(", "))
+    check = "import sys; assert not {'jax', 'bm25s'} & set(sys.modules), 'imported'"
+    subprocess.run([sys.executable, "-c", f"{imports}; {check}"], check=True, timeout=60)
+
+
+def test_none_finds_nothing():
+    assert none(corpus=CORPUS)(["dune", ""], 3) == [[], []]

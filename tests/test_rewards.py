@@ -1,0 +1,97 @@
+"""Answers are scored as SQuAD, HotpotQA and Search-R1 score them, and nothing scores that is no answer."""
+
+import string
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qr_jax import answers
+from qr_jax.records import Episode, Query
+from qr_jax.rewards.cover_match import cover_match
+from qr_jax.rewards.exact_match import exact_match
+from qr_jax.rewards.f1 import f1
+
+REWARDS = (exact_match, f1, cover_match)
+SCORES = (answers.exact_match, answers.f1, answers.cover_match)
+
+
+def episode(query: Query, answer: str | None) -> Episode:
+    none = np.zeros(0)
+    return Episode(query, 0, 0, none, none, none, none, (), answer, "answered" if answer else "turns", True)
+
+
+@pytest.mark.parametrize(
+    ("text", "normal"),
+    [
+        ("The  Eiffel-Tower, Paris!", "eiffeltower paris"),
+        ("a an the", ""),
+        ("Theatre of the Absurd", "theatre of absurd"),
+        ("U.S.A.", "usa"),
+        ("東京", "東京"),
+        (" \n", ""),
+    ],
+)
+def test_normalisation_by_hand(text, normal):
+    assert answers.normalise(text) == normal
+
+
+def test_exact_match_by_hand():
+    assert answers.exact_match("the Beatles.", ["Rolling Stones", "Beatles"]) == 1
+    assert answers.exact_match("Beatles band", ["Beatles"]) == 0
+    assert answers.exact_match("東京", ["東京"]) == 1
+
+
+def test_f1_by_hand():
+    assert answers.f1("the cat sat", ["cat sat down"]) == pytest.approx(0.8)  # precision 2/2, recall 2/3
+    assert answers.f1("cat cat", ["cat"]) == pytest.approx(2 / 3)  # a word counts as often as the gold has it
+    assert answers.f1("cat", ["dog", "cat sat"]) == pytest.approx(2 / 3)  # the best gold
+    assert answers.f1("cat", ["dog"]) == 0
+    assert answers.f1("cat", []) == 0
+
+
+def test_f1_of_yes_and_no_counts_only_equality():
+    assert answers.f1("yes", ["Yes."]) == 1
+    assert answers.f1("yes it is", ["yes"]) == pytest.approx(0.0)
+    assert answers.f1("no", ["no way"]) == 0
+    assert answers.f1("noanswer", ["noanswer given"]) == 0
+
+
+def test_cover_match_by_hand():
+    assert answers.cover_match("It is Paris, France", ["paris"]) == 1
+    assert answers.cover_match("party", ["art"]) == 1  # a substring, as in Search-R1, not a word
+    assert answers.cover_match("Par", ["Paris"]) == 0
+
+
+@pytest.mark.parametrize("score", SCORES)
+@given(st.text(alphabet=string.punctuation + " \n\t") | st.sampled_from(["the", "a the", "An", ""]), st.text())
+def test_an_answer_of_nothing_never_scores(score, nothing, gold):
+    assert score(nothing, [gold]) == 0
+    assert score(None, [gold]) == 0
+    assert score(gold, [nothing]) == 0
+
+
+@given(st.text(), st.lists(st.text(), max_size=3))
+def test_scores_lie_in_order_and_in_range(answer, golds):
+    exact, overlap, cover = (score(answer, golds) for score in SCORES)
+    assert 0 <= exact <= overlap <= 1
+    assert exact <= cover <= 1
+
+
+@pytest.mark.parametrize("reward", REWARDS)
+def test_a_reward_is_one_float32_an_episode(reward):
+    query = Query("q", "Capital of France?", ("Paris", "City of Light"))
+    scores = reward(query, [episode(query, answer) for answer in ("paris", "Rome", None, "")])
+    assert scores.dtype == np.float32
+    np.testing.assert_array_equal(scores, [1, 0, 0, 0])
+
+
+@pytest.mark.parametrize("golds", [("the",), ("Paris", "!?"), ("",), ()])
+def test_a_gold_of_nothing_is_refused_with_the_query_named(golds):
+    with pytest.raises(ValueError, match="'hotpot-7'"):
+        answers.check_answers(Query("hotpot-7", "?", golds))
+
+
+def test_a_good_query_passes_the_check():
+    answers.check_answers(Query("q", "?", ("東京", "Tokyo", "4")))

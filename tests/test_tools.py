@@ -1,0 +1,177 @@
+"""Searches of a rollout: a failing retriever gives faults, never exceptions; budgets cut passages, never tags."""
+
+import threading
+from functools import partial
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qr_jax.envs.search_r1 import search_r1
+from qr_jax.envs.tool_call import tool_call
+from qr_jax.records import Passage, Query, Say, Stop, Turn
+from qr_jax.rollout.tools import Fault, fit_observation, run_searches
+
+QUERY = Query("q", "?", ("a",))
+
+
+def passage(name: str, words: int = 3) -> Passage:
+    return Passage(name, name.upper(), " ".join(f"{name}{i}" for i in range(words)), 1.0)
+
+
+def answer(queries, k):
+    return [[passage(query)] * 5 for query in queries]
+
+
+def run(search, queries, **settings):
+    return run_searches(search, queries, 2, **{"deadline_s": 5.0, "retries": 2, "sleep": lambda s: None} | settings)
+
+
+def test_one_call_for_all_and_duplicates_once():
+    asked = []
+    done = run(lambda queries, k: asked.append(list(queries)) or answer(queries, k), ["b", "a", "b"])
+    assert asked == [["b", "a"]]
+    assert done.found == {"b": (passage("b"),) * 2, "a": (passage("a"),) * 2}  # at most k each
+    assert (done.asked, done.unique, done.failed, done.calls) == (3, 2, 0, 1)
+    assert run(answer, []).found == {}
+
+
+def test_one_bad_query_does_not_fault_the_rest():
+    def search(queries, k):
+        if "bad" in queries:
+            raise ConnectionError("no route")
+        return answer(queries, k)
+
+    done = run(search, ["a", "bad", "b"])
+    assert done.found["a"] == (passage("a"),) * 2 and done.found["b"] == (passage("b"),) * 2
+    assert done.found["bad"] == Fault("ConnectionError: no route")
+    assert (done.failed, done.calls) == (1, 1 + 3 + 1)
+
+
+def test_a_passing_failure_is_retried_after_growing_pauses_with_jitter():
+    pauses, calls = [], []
+
+    def search(queries, k):
+        calls.append(queries)
+        if len(calls) < 3:
+            raise TimeoutError
+        return answer(queries, k)
+
+    done = run(search, ["a"], sleep=pauses.append)
+    assert done.failed == 0 and done.calls == 3
+    assert 0.05 <= pauses[0] <= 0.1 <= pauses[1] <= 0.2
+
+
+@pytest.mark.parametrize(
+    "results",
+    [
+        None,
+        "garbage",
+        {},
+        [],
+        [[], []],
+        [None],
+        ["text"],
+        [[None]],
+        [[{"id": "1", "contents": "x"}]],
+        [[Passage("a", "t", None)]],
+        [[Passage("a", "t", "x", float("nan"))]],
+        [[Passage("a", "t", "x", "high")]],
+    ],
+)
+def test_garbage_is_a_fault(results):
+    done = run(lambda queries, k: results, ["a"], retries=0)
+    assert isinstance(done.found["a"], Fault) and done.failed == 1
+
+
+def test_nothing_found_is_no_fault():
+    assert run(lambda queries, k: [[]], ["a"]).found == {"a": ()}
+
+
+def test_lone_surrogates_of_a_passage_are_replaced():
+    done = run(lambda queries, k: [[Passage("a", "\ud800", "x", 1)]], ["a"])
+    assert done.found["a"] == (Passage("a", "?", "x", 1),)
+
+
+def test_a_hanging_retriever_is_a_fault_at_the_deadline():
+    release = threading.Event()
+    done = run(lambda queries, k: release.wait(20), ["a", "b"], deadline_s=0.05)
+    release.set()
+    assert done.wall_s < 5 and done.calls == 1
+    assert all("no result" in value.reason for value in done.found.values() if isinstance(value, Fault))
+    assert done.failed == 2
+
+
+def test_a_retriever_that_exits_is_a_fault():
+    def search(queries, k):
+        raise SystemExit
+
+    assert run(search, ["a"], retries=0).found["a"] == Fault("SystemExit: ")
+
+
+def searched(*found: tuple[Passage, ...]) -> list[Turn]:
+    queries = tuple(f"q{i}" for i in range(len(found)))
+    call = '<tool_call>{"name": "search", "arguments": {"queries": ["q0", "q1"]}}</tool_call>'
+    return [Turn("model", call), Turn("env", "", queries, found)]
+
+
+def words(text: str) -> int:
+    return len(text.split())
+
+
+plain = partial(search_r1, passage="{text} ", information="<information> {passages} </information>", last="")
+
+
+def test_an_observation_that_fits_is_left_alone():
+    turns = searched((passage("a"), passage("b")))
+    move, cut = fit_observation(plain, QUERY, turns, words, 8)
+    assert isinstance(move, Say) and cut == tuple(turns)
+    assert move.text == "<information> a0 a1 a2 b0 b1 b2 </information>"
+
+
+@pytest.mark.parametrize(
+    ("budget", "text"),
+    [
+        (7, "a0 a1 a2 b0 b1"),
+        (6, "a0 a1 a2 b0"),
+        (5, "a0 a1 a2"),
+        (4, "a0 a1"),
+        (3, "a0"),
+        (2, ""),
+        (0, ""),
+    ],
+)
+def test_the_last_passage_is_cut_first_by_words_and_tags_stay(budget, text):
+    move, cut = fit_observation(plain, QUERY, searched((passage("a"), passage("b"))), words, budget)
+    assert isinstance(move, Say) and move.text.split() == ["<information>", *text.split(), "</information>"]
+    assert " ".join(one.text for one in cut[-1].passages[0]) == text
+
+
+def test_the_lowest_ranks_of_all_queries_go_before_any_first_one():
+    turns = searched((passage("a"), passage("b")), (passage("c"), passage("d")))
+    env = partial(tool_call, results="{passages} ", passage="{text} ", nothing="")
+    _, cut = fit_observation(env, QUERY, turns, words, 8)
+    assert [[one.id for one in found] for found in cut[-1].passages] == [["a", "b"], ["c"]]
+    assert cut[-1].passages[0][1].text == "b0 b1"
+    assert cut[0] == turns[0] and cut[-1].queries == ("q0", "q1")
+
+
+def test_a_move_that_says_nothing_comes_back_as_it_is():
+    turns = searched((passage("a"),))
+    assert fit_observation(lambda query, turns: Stop("turns"), QUERY, turns, words, 0) == (Stop("turns"), tuple(turns))
+
+
+@given(st.lists(st.lists(st.integers(0, 6), max_size=3), min_size=1, max_size=3), st.integers(0, 60))
+def test_what_is_kept_is_within_the_budget_and_near_it(sizes, budget):
+    found = tuple(tuple(passage(f"p{i}{j}", size) for j, size in enumerate(row)) for i, row in enumerate(sizes))
+    env = partial(tool_call, nothing="", results="{passages} ")
+    bare = env(QUERY, searched(*(() for _ in found)))
+    whole = env(QUERY, searched(*found))
+    move, cut = fit_observation(env, QUERY, searched(*found), words, budget)
+    assert isinstance(move, Say) and isinstance(bare, Say) and isinstance(whole, Say)
+    assert words(move.text) <= max(budget, words(bare.text))
+    kept = [one for row in cut[-1].passages for one in row]
+    if words(whole.text) <= budget:
+        assert cut[-1].passages == found
+    elif budget >= words(bare.text) and kept:
+        assert words(move.text) >= budget - 6  # the next passage's first word comes with 3 words of its title
