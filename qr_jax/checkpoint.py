@@ -1,0 +1,310 @@
+"""Checkpoints: one folder a step, which counts only once every byte of it is written and its commit marker stands.
+
+    checkpoints/step_00000010/
+        state/           the device state, by Orbax, one array a name ("params.layers.q")
+        host.json        host values: pool, waiting episodes, data position, digests, metrics_bytes; no pickle
+        host.npz         the arrays among them
+        manifest.json    format, step, the state's arrays, and the size and SHA-256 of every file above
+        COMMITTED        the SHA-256 of manifest.json: written last
+
+Orbax writes in the background and renames `state` when every process has written its part; then process 0 hashes all
+files and commits. What was killed on the way has no marker; what was damaged later has another hash.
+"""
+
+import contextlib
+import errno
+import io
+import json
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+
+from qr_jax import committed
+from qr_jax.parallel import hosts, plain
+
+FORMAT = 1
+STATE, HOST_JSON, HOST_ARRAYS = "state", "host.json", "host.npz"
+QUERIES, MODEL = "query_list_sha256", "model"  # the host values that `check_same_queries` and `check_same_model` read
+STEP_FOLDER = re.compile(r"step_(\d{8,})")
+
+
+class Checkpoints:
+    """The checkpoints of one run: `folder` (a path, or gs:// for Orbax and epath), of which the `keep` newest stay.
+
+    All methods are called by all processes, on their main threads; with more than one process the folder is shared.
+    `say` is told of every folder that is passed over.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], *, keep: int = 2, say: Callable[[str], None] = print):
+        if keep < 1:
+            raise ValueError(f"train.keep_checkpoints is {keep}; at least 1 must be kept to resume from")
+        self.folder = epath.Path(os.path.abspath(folder) if "://" not in str(folder) else folder)
+        self.keep = keep
+        self.say = say
+        self._orbax = ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler())
+        self._thread = ThreadPoolExecutor(1, "checkpoint")
+        self._pending: Future[None] | None = None
+
+    def path(self, step: int) -> epath.Path:
+        return self.folder / f"step_{step:08d}"
+
+    def save(self, step: int, state: Any, host: Mapping[str, Any], *, metrics_bytes: int) -> None:
+        """Copy the state and start writing it; the caller may donate or overwrite its buffers at once.
+
+        `state` is a tree of jax arrays, `host` a nested host value (parallel/plain.py), the same on every process;
+        `metrics_bytes`, the length of metrics.jsonl once synced, joins it under that name. An earlier save is waited
+        for first. OSError, of this or of the earlier save, when the disk is full: the checkpoints before are untouched.
+        """
+        self.wait()
+        arrays = _flat(state)
+        for name, leaf in arrays.items():
+            if not isinstance(leaf, jax.Array) or jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.extended):
+                found = leaf.dtype if isinstance(leaf, jax.Array) else type(leaf).__name__
+                raise ValueError(f"state.{name} is {found}; give a jax array of numbers, or make it a host value")
+        place = self.path(step)
+        frame, host_arrays = plain.split({**host, "metrics_bytes": metrics_bytes})
+        failed = None
+        if hosts.index() == 0:
+            try:
+                self._clear(place)
+                committed.write(place / HOST_JSON, json.dumps(frame).encode())
+                packed = io.BytesIO()
+                np.savez(packed, allow_pickle=False, **host_arrays)
+                committed.write(place / HOST_ARRAYS, packed.getvalue())
+            except OSError as error:
+                failed = error
+        if hosts.any_process(failed is not None):
+            raise self._not_saved(step, failed)
+        try:
+            self._orbax.save(place / STATE, args=ocp.args.PyTreeSave(arrays))
+        except (OSError, ValueError) as error:  # tensorstore reports a full disk as a ValueError
+            raise self._not_saved(step, error) from error
+        described = {name: _describe(leaf) for name, leaf in arrays.items()}
+        self._pending = self._thread.submit(self._finish, step, described)
+
+    def wait(self) -> None:
+        """Comes back when the last `save` is committed on every process; raises what went wrong with it (OSError)."""
+        pending, self._pending = self._pending, None
+        if pending is None:
+            return
+        error = pending.exception()
+        failed = hosts.any_process(error is not None)
+        if error is not None:
+            raise error
+        if failed:
+            raise OSError("another process could not write its part of the checkpoint; its own message says why")
+
+    def close(self) -> None:
+        """Wait for what is being written, and end the threads."""
+        try:
+            self.wait()
+        finally:
+            self._thread.shutdown()
+            self._orbax.close()
+
+    def latest(self, *, verify: bool = True) -> int | None:
+        """The newest step whose checkpoint is whole, None when there is none; those passed over are named by `say`.
+
+        `verify` reads every byte and compares the hashes. ValueError for a checkpoint of another format.
+        """
+        self.wait()
+        step, trouble = self._latest(verify) if hosts.index() == 0 else (None, None)
+        step, trouble = hosts.from_first([step, trouble])
+        if trouble:
+            raise ValueError(trouble)
+        return step
+
+    def restore(self, step: int, abstract_state: Any, *, part: str | None = None) -> tuple[Any, dict[str, Any]]:
+        """(state, host) of a committed step, the state laid out as `abstract_state` says (see mesh.abstract).
+
+        `abstract_state` is a tree of jax.ShapeDtypeStruct, whose shardings may be of another mesh or number of
+        processes than at saving; without one an array goes to this process's first device. With `part`, a name in the
+        saved state ("params"), only that part of it is read, into a tree of its own. ValueError, with the first array
+        that differs, when the checkpoint is of another model.
+        """
+        wanted = {f"{part}.{name}" if part else name: leaf for name, leaf in _flat(abstract_state).items()}
+        saved = self.arrays(step)
+        _check_same_arrays(
+            {name: one for name, one in saved.items() if not part or name.startswith(f"{part}.")},
+            {name: _describe(leaf) for name, leaf in wanted.items()},
+            self.path(step),
+        )
+        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        layout = {
+            name: ocp.ArrayRestoreArgs(sharding=leaf.sharding or here, global_shape=leaf.shape, dtype=leaf.dtype)
+            for name, leaf in wanted.items()
+        }
+        arrays = self._orbax.restore(
+            self.path(step) / STATE,
+            args=ocp.args.PyTreeRestore(item=wanted, restore_args=layout, partial_restore=part is not None),
+        )
+        state = jax.tree.unflatten(jax.tree.structure(abstract_state), [arrays[name] for name in wanted])
+        return state, self.host(step)
+
+    def arrays(self, step: int) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """Each array of a committed step's state, by its name in the tree: dtype and shape."""
+        arrays = committed.manifest(self.path(step))["arrays"]
+        return {name: (dtype, tuple(shape)) for name, (dtype, shape) in arrays.items()}
+
+    def host(self, step: int) -> dict[str, Any]:
+        """The host values of a committed step alone, `metrics_bytes` among them."""
+        frame = json.loads((self.path(step) / HOST_JSON).read_text())
+        with np.load(io.BytesIO((self.path(step) / HOST_ARRAYS).read_bytes()), allow_pickle=False) as arrays:
+            return plain.join(frame, dict(arrays))
+
+    def _steps(self) -> list[int]:
+        """The steps that have a folder, whole or not, newest first."""
+        there = [STEP_FOLDER.fullmatch(path.name) for path in self.folder.iterdir()] if self.folder.exists() else []
+        return sorted((int(match[1]) for match in there if match), reverse=True)
+
+    def _latest(self, verify: bool) -> tuple[int | None, str | None]:
+        for step in self._steps():
+            damage = committed.damage(self.path(step), verify=verify)
+            if damage:
+                self.say(f"checkpoint {self.path(step)} is passed over: {damage}")
+                continue
+            found = committed.manifest(self.path(step))["format"]
+            if found != FORMAT:
+                what = f"checkpoint {self.path(step)} has format {found}, this version reads {FORMAT}"
+                return None, f"{what}; use the qr_jax that wrote it"
+            return step, None
+        return None, None
+
+    def _clear(self, place: epath.Path) -> None:
+        """Make `place` an empty folder; a committed one of that name (damaged, or of a given-up future) steps aside."""
+        aside = place.parent / f"{place.name}.replaced"
+        if place.exists():
+            if committed.stands(place) and not aside.exists():
+                place.rename(aside)
+            else:
+                committed.remove(place)
+        place.mkdir(parents=True)
+
+    def _finish(self, step: int, described: Mapping[str, Any]) -> None:
+        """In the background: after Orbax the hashes, then the marker, and only then the removal of older ones."""
+        try:
+            self._orbax.wait_until_finished()
+            if hosts.index() != 0:
+                return
+            committed.commit(self.path(step), {"format": FORMAT, "step": step, "arrays": described})
+        except (OSError, ValueError, jax.errors.JaxRuntimeError) as error:
+            raise self._not_saved(step, error) from error
+        self._remove_all_but_newest(step)
+
+    def _remove_all_but_newest(self, last: int) -> None:
+        """Keep the `keep` newest up to the step just committed; later folders are of a future that was given up."""
+        whole = [step for step in self._steps() if step <= last and committed.stands(self.path(step))]
+        kept = {self.path(step).name for step in whole[: self.keep]}
+        for path in list(self.folder.iterdir()):
+            if path.name not in kept and STEP_FOLDER.fullmatch(path.name.removesuffix(".replaced")):
+                committed.remove(path)
+
+    def _not_saved(self, step: int, error: BaseException | None) -> OSError:
+        """Remove the unfinished folder and put in words what happened."""
+        if error is None:
+            return OSError(f"the checkpoint of step {step} was not written: process 0 could not make its folder")
+        place, aside = self.path(step), self.folder / f"{self.path(step).name}.replaced"
+        with contextlib.suppress(OSError):  # a write still under way may put a file back: the next commit removes it
+            if hosts.index() == 0 and place.exists() and not committed.stands(place):
+                place.rmtree()
+            if hosts.index() == 0 and aside.exists():
+                aside.rename(place)
+        whole = [other for other in self._steps() if other != step and committed.stands(self.path(other))]
+        last = f"the last one is {self.path(whole[0])}" if whole else "there is none before it"
+        number = re.search(r"os_error_code='(\d+)'", str(error))
+        code = (error.errno if isinstance(error, OSError) else number and int(number[1])) or errno.EIO
+        what = f"the checkpoint of step {step} was not written ({os.strerror(code)}); {last}"
+        return OSError(code, f"{what}; make room in {self.folder} and start the same command again. {str(error)[:300]}")
+
+
+def _flat(tree: Any) -> dict[str, Any]:
+    """Each leaf by its name: the keys on its way, joined by dots."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    named = {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+    if len(named) != len(leaves):
+        raise ValueError(f"{len(leaves)} arrays of the state have {len(named)} names: use keys without dots")
+    return named
+
+
+def _describe(leaf: Any) -> tuple[str, tuple[int, ...]]:
+    return str(np.dtype(leaf.dtype)), tuple(leaf.shape)
+
+
+def _check_same_arrays(found: Mapping[str, Any], wanted: Mapping[str, Any], place: epath.Path) -> None:
+    """ValueError with the first array, in the order of their names, that is not on both sides alike."""
+
+    def say(one: tuple[str, tuple[int, ...]] | None) -> str:
+        return "absent" if one is None else f"{one[0]} {list(one[1])}"
+
+    for name in sorted({*found, *wanted}):
+        if found.get(name) != wanted.get(name):
+            raise ValueError(
+                f"{place} is a checkpoint of another model or optimizer: {name} is {say(found.get(name))} there and "
+                f"{say(wanted.get(name))} here; use the config of that run, or another run folder"
+            )
+
+
+def check_same_queries(host: Mapping[str, Any], digest: str) -> None:
+    """ValueError unless the checkpoint's pool is over this very query list; `digest` is `pool.query_list_hash(ids)`."""
+    if host.get(QUERIES) != digest:
+        raise ValueError(
+            f"the checkpoint's query list is {str(host.get(QUERIES))[:16]}, this config's is {digest[:16]}: ids or "
+            "their order differ, so its pool is of other queries; use that run's data settings, or another run folder"
+        )
+
+
+def check_same_model(host: Mapping[str, Any], fingerprint: Mapping[str, Any]) -> None:
+    """ValueError with the first name of the model's fingerprint (names -> plain values) whose value differs."""
+    found = host.get(MODEL) or {}
+    wanted = plain.split(dict(fingerprint))[0]  # tuples as lists, as they come back from JSON
+    for name in sorted({*found, *wanted}):
+        if found.get(name) != wanted.get(name):
+            raise ValueError(
+                f"the checkpoint is of another model: its {name} is {found.get(name)!r}, this config's is "
+                f"{wanted.get(name)!r}; use that run's model settings, or another run folder"
+            )
+
+
+def next_attempt(folder: str | os.PathLike[str]) -> int:
+    """Make `logs/attempt_N` in a (local) run folder and give N, one more than there is; no two starts share it."""
+    number = 0
+    if hosts.index() == 0:
+        logs = epath.Path(folder) / "logs"
+        logs.mkdir(parents=True, exist_ok=True)
+        number = 1 + max((int(found[1]) for found in _numbered(logs.iterdir(), r"attempt_(\d+)")), default=0)
+        while True:
+            try:
+                os.mkdir(logs / f"attempt_{number}")
+                break
+            except FileExistsError:  # another start of the same run was quicker
+                number += 1
+    return hosts.from_first(number)
+
+
+def discard_after(folder: str | os.PathLike[str], step: int, attempt: int) -> list[str]:
+    """Move the files of `episodes/` of steps later than `step` to `logs/attempt_N/discarded/episodes/`; their names.
+
+    A file's step is the first number in its name. Nothing is overwritten: FileExistsError if it was there already.
+    """
+    moved: list[str] = []
+    episodes = epath.Path(folder) / "episodes"
+    discarded = epath.Path(folder) / "logs" / f"attempt_{attempt}" / "discarded" / "episodes"
+    if hosts.index() == 0 and episodes.exists():
+        moved = sorted(found.string for found in _numbered(episodes.iterdir(), r"\D*(\d+).*") if int(found[1]) > step)
+        for name in moved:
+            discarded.mkdir(parents=True, exist_ok=True)
+            if (discarded / name).exists():
+                raise FileExistsError(errno.EEXIST, "an episodes file was discarded twice", str(discarded / name))
+            (episodes / name).rename(discarded / name)
+    return hosts.from_first(moved)
+
+
+def _numbered(paths: Iterable[Any], pattern: str) -> list[re.Match[str]]:
+    return [found for path in paths if (found := re.fullmatch(pattern, path.name))]

@@ -1,0 +1,159 @@
+"""What processes tell each other on the host: grades, episodes, digests and the bit that says stop.
+
+With one process nothing is sent and jax is not imported. With more, values travel as bytes through
+`multihost_utils.process_allgather`, so that no dtype is narrowed on the way (jax would make int64 int32). Every
+function but `index`, `count` and `deal` is a collective: all processes call it, in the same order, on their main
+thread.
+"""
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from qr_jax.parallel import plain
+from qr_jax.records import Episode, Grades
+
+SMALLEST_MESSAGE_BYTES = 4096
+
+
+def _distributed() -> Any:
+    """jax, when it is imported and `jax.distributed` runs; asking it for a count otherwise would start its backend."""
+    jax = sys.modules.get("jax")
+    return jax if jax is not None and jax.distributed.is_initialized() else None
+
+
+def index() -> int:
+    """This process's number, from 0."""
+    jax = _distributed()
+    return jax.process_index() if jax else 0
+
+
+def count() -> int:
+    """How many processes run this program."""
+    jax = _distributed()
+    return jax.process_count() if jax else 1
+
+
+def gather(value: Any) -> list[Any]:
+    """Every process's nested host value (see parallel/plain.py), by process number; the same list on all."""
+    if count() == 1:
+        return [value]
+    from jax.experimental import multihost_utils
+
+    message = plain.to_bytes(value)
+    lengths = np.asarray(multihost_utils.process_allgather(np.array([len(message)], np.uint32))).reshape(-1)
+    # Padded to a power of two: each new size is one more program for XLA to compile.
+    room = max(SMALLEST_MESSAGE_BYTES, 1 << (int(lengths.max()) - 1).bit_length())
+    padded = np.zeros(room, np.uint8)
+    padded[: len(message)] = np.frombuffer(message, np.uint8)
+    messages = np.asarray(multihost_utils.process_allgather(padded)).reshape(count(), room)
+    return [plain.from_bytes(row[:length].tobytes()) for row, length in zip(messages, lengths, strict=True)]
+
+
+def from_first(value: Any) -> Any:
+    """The value that process 0 gave; what the others gave is dropped."""
+    return gather(value if index() == 0 else None)[0]
+
+
+def wait_for_all() -> None:
+    """Comes back when every process has called it."""
+    gather(None)
+
+
+def any_process(flag: bool) -> bool:
+    """True on every process when it is true on one: how all of them stop at the same step after a SIGTERM."""
+    return any(gather(bool(flag)))
+
+
+def assert_same(digest: str, what: str) -> None:
+    """RuntimeError on every process, with each one's digest, unless all gave the same."""
+    digests = gather(digest)
+    if len(set(digests)) > 1:
+        each = ", ".join(f"process {at}: {one}" for at, one in enumerate(digests))
+        raise RuntimeError(
+            f"processes disagree about {what} ({each}); they must run the same code, config and data: "
+            "stop the run and resume from its last checkpoint"
+        )
+
+
+def _check_places(at: np.ndarray, what: str, total: int | None = None) -> None:
+    """ValueError unless no position was given twice and, where `total` is known, each of 0 .. total - 1 was given."""
+    at = np.sort(at)
+    twice = at[1:][at[1:] == at[:-1]]
+    if len(twice):
+        raise ValueError(f"{what} {twice[0]} was given by more than one process, or twice")
+    if total is not None and not np.array_equal(at, np.arange(total)):
+        missing = np.setdiff1d(np.arange(total), at)
+        found = f"{what} {missing[0]} was given by no process" if len(missing) else f"{what} {at[-1]} is out of range"
+        raise ValueError(f"{found}; every one of the {total} is needed once")
+
+
+def _stack(parts: Sequence[np.ndarray | None], what: str) -> np.ndarray | None:
+    """Arrays over queries, one below the other, padded with 0 to the widest in every other axis."""
+    given = [part for part in parts if part is not None]
+    if not given:
+        return None
+    if len(given) < len(parts):
+        raise ValueError(f"some processes gave {what} and others none; all must grade alike")
+    shape = np.max([part.shape[1:] for part in given], axis=0)
+    padded = [
+        np.pad(part, [(0, 0), *((0, int(wide - size)) for wide, size in zip(shape, part.shape[1:], strict=True))])
+        for part in given
+    ]
+    return np.concatenate(padded)
+
+
+def exchange(grades: Grades, mine_at: np.ndarray, total: int) -> Grades:
+    """Every process's grades in one order: row i of the result is query i of the `total` drawn this step.
+
+    `mine_at` [queries here]: which of the drawn queries the rows of `grades` are. Groups of fewer samples are padded
+    with valid False. ValueError when a query was graded twice or not at all.
+    """
+    mine_at = np.asarray(mine_at, np.int64)
+    if len(mine_at) != len(grades.reward_QG):
+        raise ValueError(f"{len(grades.reward_QG)} rows of grades, but positions for {len(mine_at)}")
+    fields = {name: getattr(grades, name) for name in Grades.__dataclass_fields__}
+    arrays = {name: None if value is None else np.asarray(value) for name, value in fields.items()}
+    every = gather({"at": mine_at, **arrays})
+    at = np.concatenate([one["at"] for one in every])
+    _check_places(at, "drawn query", total)
+    with_rows = [one for one in every if len(one["at"])]  # one without queries knows no shapes
+    order = np.argsort(at)
+    stacked = {name: _stack([one[name] for one in with_rows], name) for name in fields} if with_rows else arrays
+    return Grades(**{name: None if value is None else value[order] for name, value in stacked.items()})
+
+
+def gather_episodes(episodes: Sequence[Episode], at: Sequence[int]) -> list[Episode]:
+    """Every process's episodes, ordered by `at` (position of the query among the drawn x samples + sample).
+
+    Arrays keep their own lengths and dtypes; texts and passages come too. ValueError when two have the same place.
+    """
+    if len(episodes) != len(at):
+        raise ValueError(f"{len(episodes)} episodes, but places for {len(at)}")
+    if count() == 1:
+        _check_places(np.asarray(at, np.int64), "episode")
+        return [episode for _, episode in sorted(zip(at, episodes, strict=True), key=lambda pair: pair[0])]
+    every = gather({"at": np.asarray(at, np.int64), "episodes": [plain.episode_to_plain(one) for one in episodes]})
+    places = np.concatenate([one["at"] for one in every])
+    _check_places(places, "episode")
+    together = [episode for one in every for episode in one["episodes"]]
+    return [plain.episode_from_plain(together[here]) for here in np.argsort(places)]
+
+
+def deal(tokens_Q: np.ndarray, processes: int) -> list[np.ndarray]:
+    """Which queries each process rolls out: positions in `tokens_Q`, ascending, one array a process.
+
+    `tokens_Q` is what each query is expected to cost. The costliest go first, each to the process with least so far
+    (Graham 1969, "Bounds on Multiprocessing Timing Anomalies": at most 4/3 of the best possible); ties go to the one
+    with fewer queries, then to the lower number: the same on every process without a word between them.
+    """
+    tokens_Q = np.asarray(tokens_Q, np.float64)
+    load = np.zeros(processes)
+    dealt: list[list[int]] = [[] for _ in range(processes)]
+    for query in np.argsort(-tokens_Q, kind="stable"):
+        least = min(range(processes), key=lambda process: (load[process], len(dealt[process])))
+        dealt[least].append(int(query))
+        load[least] += tokens_Q[query]
+    return [np.array(sorted(mine), np.int64) for mine in dealt]

@@ -1,0 +1,174 @@
+"""The learner's mesh, and which axis of it each dimension of each array is laid over.
+
+A parameter's dimensions have logical names (`DIMENSIONS`), and a name has one mesh axis (`RULES`): to lay a new array
+out, give its dimensions names. A mesh axis that does not divide a dimension is left out there: it is replicated.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from qr_jax import config
+
+AXES = ("data", "fsdp", "tensor")
+ROWS = ("data", "fsdp")  # the rows of a batch are dealt over both
+
+RULES: Mapping[str, str | None] = {
+    "vocabulary": "tensor",
+    "width": "fsdp",
+    "heads": "tensor",
+    "key/value heads": "tensor",
+    "mlp": "tensor",
+    "layers": None,
+    "head size": None,
+    "norm": None,
+}
+
+DIMENSIONS: Mapping[str, tuple[str, ...]] = {
+    "embed": ("vocabulary", "width"),
+    "head": ("vocabulary", "width"),
+    "norm": ("norm",),
+    "attn_norm": ("layers", "norm"),
+    "mlp_norm": ("layers", "norm"),
+    "q_norm": ("layers", "norm"),
+    "k_norm": ("layers", "norm"),
+    "q": ("layers", "width", "heads", "head size"),
+    "k": ("layers", "width", "key/value heads", "head size"),
+    "v": ("layers", "width", "key/value heads", "head size"),
+    "o": ("layers", "heads", "head size", "width"),
+    "q_bias": ("layers", "heads", "head size"),
+    "k_bias": ("layers", "key/value heads", "head size"),
+    "v_bias": ("layers", "key/value heads", "head size"),
+    "gate": ("layers", "width", "mlp"),
+    "up": ("layers", "width", "mlp"),
+    "down": ("layers", "mlp", "width"),
+}
+
+
+def emulate(devices: int | None, *, processes: int = 1) -> None:
+    """Let the CPU backend show `devices` devices, over all `processes`; call it before anything runs in jax.
+
+    None leaves it as it is; other backends are not touched. A backend that has started with fewer is a ValueError; of
+    more, `make_mesh` takes the first ones.
+    """
+    if devices is None:
+        return
+    if devices < 1 or devices % processes:
+        raise ValueError(f"mesh.devices={devices} must be a positive multiple of the {processes} processes")
+    here = devices // processes
+    if jax.config.values["jax_num_cpu_devices"] >= here:
+        return
+    try:
+        jax.config.update("jax_num_cpu_devices", here)
+    except RuntimeError as error:  # jax's backend has started: what it has is all there will be
+        if jax.local_device_count() < here:
+            raise ValueError(
+                f"mesh.devices={devices} wants {here} devices in this process, but jax started with "
+                f"{jax.local_device_count()}; call emulate before the first jax operation"
+            ) from error
+
+
+def make_mesh(settings: config.Mesh) -> Mesh:
+    """The learner's mesh over all processes, axes `data`, `fsdp`, `tensor`, over the first `settings.devices` devices.
+
+    Axes are Auto (jax.make_mesh alone would make them Explicit, where indexing a sharded table fails). ValueError when
+    the axes' product is not the number of devices, or there are too few.
+    """
+    sizes = (settings.data, settings.fsdp, settings.tensor)
+    there = jax.devices()
+    wanted = len(there) if settings.devices is None else settings.devices
+    if min(sizes) < 1:
+        raise ValueError(f"mesh axes data, fsdp, tensor are {sizes}; each must be at least 1")
+    if wanted > len(there):
+        raise ValueError(
+            f"mesh.devices={wanted}, but this run has {len(there)} ({there[0].platform}); "
+            "set mesh.devices to that number or less and mesh.data, mesh.fsdp, mesh.tensor to match"
+        )
+    product = int(np.prod(sizes))
+    if product != wanted:
+        raise ValueError(
+            f"mesh.data={sizes[0]} x mesh.fsdp={sizes[1]} x mesh.tensor={sizes[2]} is {product} devices, but "
+            f"{wanted} are to be used; set mesh.devices={product}, or axes whose product is {wanted}"
+        )
+    return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=there[:wanted])
+
+
+def _dimensions(path: tuple[Any, ...], leaf: Any) -> tuple[str, ...] | None:
+    """The logical names of an array, from the last dict key on its way and its rank; None: no rule, so replicated.
+
+    Optimizer states hold copies of the parameter tree, so their arrays are found by the same last key; arrays of
+    another rank under it (a factored second moment) have no rule.
+    """
+    keys = [entry.key for entry in path if isinstance(entry, jax.tree_util.DictKey)]
+    names = DIMENSIONS.get(str(keys[-1])) if keys else None
+    return names if names is not None and len(names) == np.ndim(leaf) else None
+
+
+def _spec(mesh: Mesh, path: tuple[Any, ...], leaf: Any) -> PartitionSpec:
+    names = _dimensions(path, leaf)
+    if names is None:
+        return PartitionSpec()
+    pairs = zip([RULES[name] for name in names], np.shape(leaf), strict=True)
+    return PartitionSpec(*(axis if axis and size % mesh.shape[axis] == 0 else None for axis, size in pairs))
+
+
+def parameter_specs(mesh: Mesh, tree: Any) -> Any:
+    """A PartitionSpec for each array of a tree that holds parameters, copies of them (optimizer states) or counters.
+
+    Arrays or jax.ShapeDtypeStructs. What has no rule, and each dimension its mesh axis does not divide, is replicated.
+    """
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: _spec(mesh, path, leaf), tree)
+
+
+def shardings(mesh: Mesh, tree: Any) -> Any:
+    """`parameter_specs` as NamedShardings: what `jax.jit(out_shardings=...)` and `jax.device_put` take."""
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: NamedSharding(mesh, _spec(mesh, path, leaf)), tree)
+
+
+def abstract(mesh: Mesh, tree: Any) -> Any:
+    """The tree (arrays or shapes) as jax.ShapeDtypeStructs laid over this mesh: what `Checkpoints.restore` takes."""
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        tree,
+        shardings(mesh, tree),
+    )
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_sharding(mesh: Mesh, *, row_axis: int = 0) -> NamedSharding:
+    """Rows of a batch over `data` and `fsdp`; `row_axis` is 1 for arrays [micro-batches, rows, ...]."""
+    return NamedSharding(mesh, PartitionSpec(*(None,) * row_axis, ROWS))
+
+
+def row_shards(mesh: Mesh) -> int:
+    """Into how many parts `batch_sharding` cuts the rows; it must divide `learner.rows`."""
+    return mesh.shape["data"] * mesh.shape["fsdp"]
+
+
+def describe_layout(mesh: Mesh, params: Any) -> str:
+    """The layout in words, to be printed at a run's start: each array, what was left replicated and why, bytes."""
+    lines = [f"mesh {' x '.join(f'{axis} {mesh.shape[axis]}' for axis in AXES)} ({mesh.devices.flat[0].platform})"]
+    left: dict[str, list[str]] = {}
+    whole_bytes = device_bytes = 0
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        name, names = jax.tree_util.keystr(path, simple=True, separator="."), _dimensions(path, leaf)
+        over = tuple(_spec(mesh, path, leaf)) or (None,) * leaf.ndim
+        lines.append(f"  {name:20} {list(leaf.shape)!s:24} {', '.join(axis or '-' for axis in over)}")
+        leaf_bytes = int(np.prod(leaf.shape)) * leaf.dtype.itemsize
+        whole_bytes += leaf_bytes
+        device_bytes += leaf_bytes // int(np.prod([mesh.shape[axis] for axis in over if axis]))
+        if names is None:
+            left.setdefault("no rule for its name and rank", []).append(name)
+            continue
+        for dimension, size, axis in zip(names, leaf.shape, over, strict=True):
+            wanted = RULES[dimension]
+            if wanted and axis is None:
+                left.setdefault(f"{wanted} {mesh.shape[wanted]} does not divide {size} {dimension}", []).append(name)
+    lines += [f"  replicated ({reason}): {', '.join(arrays)}" for reason, arrays in left.items()]
+    return "\n".join([*lines, f"  parameters: {whole_bytes / 1e6:.1f} MB in all, {device_bytes / 1e6:.1f} MB a device"])

@@ -1,0 +1,101 @@
+"""Nested host values <-> JSON and named arrays: how checkpoints and messages between processes are written.
+
+A value is a dict with string keys, a list, a string, a number, a bool, None or a numpy array, to any depth. No pickle.
+"""
+
+import io
+import json
+import struct
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from qr_jax.records import Episode, Passage, Query, Turn
+
+ARRAY = "__array__"
+
+
+def split(value: Any) -> tuple[Any, dict[str, np.ndarray]]:
+    """What JSON can hold, with a reference in each array's place, and the arrays by reference.
+
+    Tuples become lists and numpy scalars Python numbers. ValueError, with the way to it, for anything else.
+    """
+    arrays: dict[str, np.ndarray] = {}
+
+    def walk(part: Any, way: str) -> Any:
+        if isinstance(part, np.generic):
+            part = part.item()
+        if part is None or isinstance(part, (bool, int, float, str)):
+            return part
+        if isinstance(part, np.ndarray):
+            if part.dtype.hasobject:
+                raise ValueError(f"{way or 'the value'} is an array of Python objects; give numbers or strings")
+            arrays[name := f"a{len(arrays)}"] = part
+            return {ARRAY: name}
+        if isinstance(part, (list, tuple)):
+            return [walk(item, f"{way}[{at}]") for at, item in enumerate(part)]
+        if isinstance(part, Mapping):
+            strange = [key for key in part if not isinstance(key, str) or key == ARRAY]
+            if strange:
+                raise ValueError(f"{way or 'the value'} has the key {strange[0]!r}; give strings other than {ARRAY!r}")
+            return {key: walk(item, f"{way}.{key}" if way else key) for key, item in part.items()}
+        raise ValueError(
+            f"{way or 'the value'} is a {type(part).__name__}; give a dict, list, string, number, bool, None or array"
+        )
+
+    return walk(value, ""), arrays
+
+
+def join(frame: Any, arrays: Mapping[str, np.ndarray]) -> Any:
+    """The value that `split` took apart."""
+    if isinstance(frame, list):
+        return [join(item, arrays) for item in frame]
+    if isinstance(frame, dict):
+        if set(frame) == {ARRAY}:
+            return arrays[frame[ARRAY]]
+        return {key: join(item, arrays) for key, item in frame.items()}
+    return frame
+
+
+def to_bytes(value: Any) -> bytes:
+    """One message: the length of the JSON (8 bytes, little-endian), the JSON, the arrays as .npz."""
+    frame, arrays = split(value)
+    text = json.dumps(frame).encode()
+    packed = io.BytesIO()
+    if arrays:
+        np.savez(packed, allow_pickle=False, **arrays)
+    return struct.pack("<Q", len(text)) + text + packed.getvalue()
+
+
+def from_bytes(message: bytes) -> Any:
+    """The value of a message of `to_bytes`."""
+    end = 8 + struct.unpack("<Q", message[:8])[0]
+    frame = json.loads(message[8:end])
+    if end == len(message):
+        return frame
+    with np.load(io.BytesIO(message[end:]), allow_pickle=False) as arrays:
+        return join(frame, dict(arrays))
+
+
+def episode_to_plain(episode: Episode) -> dict[str, Any]:
+    """A whole episode, its texts and passages too, as a nested host value (waiting episodes are in the checkpoint)."""
+    plain = {name: getattr(episode, name) for name in Episode.__dataclass_fields__}
+    return plain | {"query": asdict(episode.query), "turns": [asdict(turn) for turn in episode.turns]}
+
+
+def episode_from_plain(plain: Mapping[str, Any]) -> Episode:
+    """The episode of `episode_to_plain`; tuples inside a query's `meta` have become lists."""
+    query = plain["query"]
+    query = {**query, "answers": tuple(query["answers"]), "entities": tuple(query["entities"])}
+    turns = tuple(
+        Turn(
+            turn["author"],
+            turn["text"],
+            tuple(turn["queries"]),
+            tuple(tuple(Passage(**passage) for passage in passages) for passages in turn["passages"]),
+        )
+        for turn in plain["turns"]
+    )
+    return Episode(**{**plain, "query": Query(**query), "turns": turns})

@@ -1,0 +1,163 @@
+"""The mesh and the layout of parameters, optimizer state and batches."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import AxisType, PartitionSpec
+
+from qr_jax import config
+from qr_jax.parallel import mesh as meshes
+
+
+def shapes(*, vocabulary=32, width=16, heads=4, key_value_heads=2, mlp=24, layers=2, head_size=4):
+    n, d, h, k, s, f = layers, width, heads, key_value_heads, head_size, mlp
+    tree = {
+        "embed": (vocabulary, d),
+        "layers": {
+            **dict.fromkeys(("attn_norm", "mlp_norm"), (n, d)),
+            **dict.fromkeys(("q_norm", "k_norm"), (n, s)),
+            **dict.fromkeys(("k", "v"), (n, d, k, s)),
+            **dict.fromkeys(("k_bias", "v_bias"), (n, k, s)),
+            **dict.fromkeys(("gate", "up"), (n, d, f)),
+            "q": (n, d, h, s),
+            "o": (n, h, s, d),
+            "q_bias": (n, h, s),
+            "down": (n, f, d),
+        },
+        "norm": (d,),
+        "head": (vocabulary, d),
+    }
+    return jax.tree.map(
+        lambda shape: jax.ShapeDtypeStruct(shape, jnp.float32), tree, is_leaf=lambda x: isinstance(x, tuple)
+    )
+
+
+def mesh_of(data, fsdp, tensor):
+    return meshes.make_mesh(config.Mesh(data, fsdp, tensor, devices=data * fsdp * tensor))
+
+
+def test_the_mesh_has_three_auto_axes_over_the_first_devices():
+    mesh = mesh_of(1, 2, 2)
+    assert dict(mesh.shape) == {"data": 1, "fsdp": 2, "tensor": 2}
+    assert mesh.axis_types == (AxisType.Auto,) * 3
+    assert list(mesh.devices.flat) == jax.devices()[:4]
+
+
+def test_a_mesh_without_a_device_count_takes_all():
+    assert meshes.make_mesh(config.Mesh(data=8)).size == 8
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (
+            config.Mesh(2, 2, 1, devices=8),
+            "mesh.data=2 x mesh.fsdp=2 x mesh.tensor=1 is 4 devices, but 8 are to be used",
+        ),
+        (config.Mesh(1, 1, 64, devices=64), "mesh.devices=64, but this run has 8"),
+        (config.Mesh(0, 1, 1), "each must be at least 1"),
+    ],
+)
+def test_a_mesh_that_does_not_fit_is_refused_with_the_numbers(settings, said):
+    with pytest.raises(ValueError, match=said):
+        meshes.make_mesh(settings)
+
+
+def test_emulating_after_the_start_is_refused_only_when_there_are_too_few():
+    assert jax.device_count() == 8
+    meshes.emulate(None)
+    meshes.emulate(8)
+    meshes.emulate(4)
+    with pytest.raises(ValueError, match="wants 16 devices in this process, but jax started with 8"):
+        meshes.emulate(16)
+    with pytest.raises(ValueError, match="multiple of the 3 processes"):
+        meshes.emulate(8, processes=3)
+
+
+def test_parameters_are_laid_out_by_the_names_of_their_dimensions():
+    specs = meshes.parameter_specs(mesh_of(2, 2, 2), shapes())
+    layers = specs["layers"]
+    assert specs["embed"] == specs["head"] == PartitionSpec("tensor", "fsdp")
+    assert layers["q"] == layers["k"] == layers["v"] == PartitionSpec(None, "fsdp", "tensor", None)
+    assert layers["o"] == PartitionSpec(None, "tensor", None, "fsdp")
+    assert layers["gate"] == layers["up"] == PartitionSpec(None, "fsdp", "tensor")
+    assert layers["down"] == PartitionSpec(None, "tensor", "fsdp")
+    assert layers["q_bias"] == layers["k_bias"] == PartitionSpec(None, "tensor", None)
+    assert specs["norm"] == PartitionSpec(None) and layers["attn_norm"] == PartitionSpec(None, None)
+
+
+def test_an_axis_that_does_not_divide_leaves_its_dimension_replicated():
+    tree = shapes(vocabulary=33, heads=9, key_value_heads=3, width=16)
+    specs = meshes.parameter_specs(mesh_of(1, 2, 2), tree)
+    assert specs["embed"] == PartitionSpec(None, "fsdp")
+    assert specs["layers"]["q"] == specs["layers"]["k"] == PartitionSpec(None, "fsdp", None, None)
+    assert specs["layers"]["o"] == PartitionSpec(None, None, None, "fsdp")
+    said = meshes.describe_layout(mesh_of(1, 2, 2), tree)
+    assert "mesh data 1 x fsdp 2 x tensor 2 (cpu)" in said
+    assert (
+        "replicated (tensor 2 does not divide 3 key/value heads): layers.k, layers.k_bias, layers.v, layers.v_bias"
+        in said
+    )
+    assert "tensor 2 does not divide 33 vocabulary): embed, head" in said
+
+
+def test_key_value_heads_are_replicated_while_query_heads_are_not():
+    specs = meshes.parameter_specs(mesh_of(1, 1, 4), shapes(heads=4, key_value_heads=2))["layers"]
+    assert specs["q"] == PartitionSpec(None, "fsdp", "tensor", None)
+    assert specs["k"] == PartitionSpec(None, "fsdp", None, None)
+
+
+def test_the_layout_counts_bytes_a_device():
+    params = {
+        "embed": jax.ShapeDtypeStruct((1000, 1000), jnp.float32),
+        "mine": jax.ShapeDtypeStruct((250000,), jnp.float32),
+    }
+    said = meshes.describe_layout(mesh_of(2, 2, 2), params)
+    assert "parameters: 5.0 MB in all, 2.0 MB a device" in said  # 4 MB over 4, and 1 MB that has no rule
+    assert "replicated (no rule for its name and rank): mine" in said
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [optax.adamw(1e-3), optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(optax.constant_schedule(1e-3)))],
+)
+def test_optimizer_state_lies_as_its_parameters_do(optimizer):
+    mesh, params = mesh_of(2, 2, 2), shapes()
+    state = jax.eval_shape(optimizer.init, params)
+    laid = meshes.parameter_specs(mesh, state)
+    wanted = meshes.parameter_specs(mesh, params)
+    copies = [leaf for leaf in jax.tree.leaves(laid, is_leaf=lambda x: isinstance(x, dict)) if isinstance(leaf, dict)]
+    assert copies == [wanted, wanted]  # first and second moment
+    assert jax.tree.structure(laid, is_leaf=lambda x: isinstance(x, PartitionSpec)) == jax.tree.structure(state)
+
+
+def test_factored_moments_of_another_rank_are_replicated():
+    params = {"embed": jax.ShapeDtypeStruct((256, 256), jnp.float32)}
+    state = jax.eval_shape(optax.adafactor(1e-3).init, params)
+    laid = jax.tree.leaves(
+        meshes.parameter_specs(mesh_of(1, 2, 2), state), is_leaf=lambda x: isinstance(x, PartitionSpec)
+    )
+    assert laid and all(spec == PartitionSpec() for spec in laid)
+
+
+def test_arrays_can_be_put_where_the_rules_say_and_keep_their_values():
+    mesh = mesh_of(2, 2, 2)
+    params = jax.tree.map(lambda s: np.arange(np.prod(s.shape), dtype=np.float32).reshape(s.shape), shapes(heads=3))
+    placed = jax.device_put(params, meshes.shardings(mesh, params))
+    assert placed["embed"].addressable_shards[0].data.shape == (16, 8)
+    jax.tree.map(np.testing.assert_array_equal, placed, params)
+    assert jax.tree.map(lambda x: x.sharding, meshes.abstract(mesh, placed)) == jax.tree.map(
+        lambda x: x.sharding, placed
+    )
+
+
+def test_batch_rows_are_dealt_over_data_and_fsdp():
+    mesh = mesh_of(2, 2, 2)
+    rows = jax.device_put(np.zeros((8, 5), np.int32), meshes.batch_sharding(mesh))
+    micro = jax.device_put(np.zeros((3, 4, 5), np.int32), meshes.batch_sharding(mesh, row_axis=1))
+    assert rows.addressable_shards[0].data.shape == (2, 5)
+    assert micro.addressable_shards[0].data.shape == (3, 1, 5)
+    assert meshes.row_shards(mesh) == 4
+    assert meshes.replicated(mesh).is_fully_replicated

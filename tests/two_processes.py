@@ -1,0 +1,89 @@
+"""One of the two processes that tests/test_hosts.py starts, given PORT INDEX FOLDER; its last word is "ok"."""
+
+import sys
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from qr_jax import config
+from qr_jax.checkpoint import Checkpoints, discard_after, next_attempt
+from qr_jax.parallel import hosts, mesh
+from qr_jax.records import Episode, Grades, Passage, Query, Turn
+
+
+def episode(sample: int) -> Episode:
+    ids_L = np.arange(sample + 1, dtype=np.int32)
+    turns = (Turn("model", "<search>x</search>"), Turn("env", "", ("x",), ((Passage("1", "T", "text", 0.5),),)))
+    return Episode(
+        *(Query("q", "Where?", ("here",), ("A",), {"hops": 2}), sample, 3, ids_L, ids_L > 0, ids_L / 7, ids_L - 1),
+        *(turns, None, "length", True),
+    )
+
+
+def check_exchange(me: int) -> None:
+    reward_QG = np.array([[[0, 1, 1], [1, 0, 0]], [[0.5, 0.25]]][me], np.float32)
+    mine_at = np.array([[0, 2], [1]][me])
+    every = hosts.exchange(Grades(reward_QG, np.ones(reward_QG.shape, bool)), mine_at, 3)
+    np.testing.assert_array_equal(every.reward_QG, np.array([[0, 1, 1], [0.5, 0.25, 0], [1, 0, 0]], np.float32))
+    np.testing.assert_array_equal(every.valid_QG, np.array([[1, 1, 1], [1, 1, 0], [1, 1, 1]], bool))
+    assert every.outcome_QG is None
+
+
+def check_episodes(me: int) -> None:
+    episodes = hosts.gather_episodes([episode(2), episode(0)] if me == 0 else [episode(1)], [2, 0] if me == 0 else [1])
+    for sample, gathered in enumerate(episodes):
+        wanted = episode(sample)
+        for name in Episode.__dataclass_fields__:
+            np.testing.assert_array_equal(getattr(gathered, name), getattr(wanted, name))
+        assert gathered.logp_L.dtype == np.float64 and gathered.query == wanted.query and gathered.turns == wanted.turns
+
+
+def check_words(me: int) -> None:
+    assert hosts.gather({"at": np.array([2**40 + me])})[1]["at"][0] == 2**40 + 1  # int64 stays int64
+    assert hosts.from_first("first" if me == 0 else "second") == "first"
+    assert hosts.any_process(me == 1) and not hosts.any_process(False)
+    hosts.assert_same("one", "the pool")
+    try:
+        hosts.assert_same(f"digest {me}", "the pool")
+    except RuntimeError as error:
+        assert "disagree about the pool (process 0: digest 0, process 1: digest 1)" in str(error)
+    else:
+        raise AssertionError("a difference was not seen")
+    hosts.wait_for_all()
+
+
+def check_checkpoint(me: int, folder: str) -> None:
+    learner = mesh.make_mesh(config.Mesh(data=1, fsdp=2, tensor=2, devices=4))
+    whole = np.arange(64, dtype=np.float32).reshape(8, 8)
+    layout = mesh.shardings(learner, {"embed": whole})["embed"]
+    embed = jax.make_array_from_callback((8, 8), layout, lambda at: whole[at])
+    assert not embed.is_fully_addressable
+    checkpoints = Checkpoints(f"{folder}/checkpoints")
+    checkpoints.save(4, {"params": {"embed": embed}}, {"pool": whole[0]}, metrics_bytes=10)
+    checkpoints.wait()
+    assert checkpoints.latest() == 4
+    rows = NamedSharding(learner, PartitionSpec(("fsdp", "tensor")))
+    wanted = {"params": {"embed": jax.ShapeDtypeStruct((8, 8), np.float32, sharding=rows)}}
+    restored, host = checkpoints.restore(4, wanted)
+    for shard in restored["params"]["embed"].addressable_shards:
+        np.testing.assert_array_equal(shard.data, whole[shard.index])
+    np.testing.assert_array_equal(host["pool"], whole[0])
+    assert next_attempt(folder) == 1
+    assert discard_after(folder, 4, 1) == []
+
+
+def main(port: str, me: int, folder: str) -> None:
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    mesh.emulate(4, processes=2)
+    jax.distributed.initialize(f"127.0.0.1:{port}", 2, me)
+    assert (hosts.index(), hosts.count(), jax.local_device_count()) == (me, 2, 2)
+    check_exchange(me)
+    check_episodes(me)
+    check_words(me)
+    check_checkpoint(me, folder)
+    print("ok", flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), sys.argv[3])
