@@ -1,0 +1,187 @@
+"""Chat templates: an environment's Say -> token ids, the template's glue trusted, the data kept free of added tokens.
+
+Tokens in, tokens out: the template is rendered with sentinels in place of the data and cut at them, once for the prompt
+and once for what stands between two turns of the model; after that only ids are appended. History is never rendered
+again, so what a template does to old turns (Qwen3's drops their thoughts) does not matter here. Imports no jax.
+"""
+
+import datetime
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from qr_jax.records import Say
+
+if TYPE_CHECKING:
+    from qr_jax.models.tokenizer import Tokenizer
+
+# The quotes, line break and signs betray a template that escapes what it is given: the sentinel is then not found.
+SYSTEM, PROMPT, REPLY, OBSERVATION = (
+    f"[[{name} \"'\n<&>\\ {name}]]" for name in ("qr-system", "qr-prompt", "qr-reply", "qr-observation")
+)
+# Templates that print the date (Llama 3, SmolLM3) get this one: a run resumed on another day must see the same prompt.
+DATE = datetime.datetime(2026, 1, 1)
+
+Message = dict[str, str]
+Tools = Sequence[Mapping[str, Any]]
+
+
+class Chat:
+    """Token ids for what an environment says, under one tokenizer and one optional system text.
+
+    `end_id` is the id that ends a model's message: what an expert's message is trained to end with. `bos` is the text
+    of the tokenizer's beginning token, which only some templates print (Llama 3's, not Qwen's nor SmolLM2's).
+    """
+
+    def __init__(self, tokenizer: "Tokenizer", *, system: str | None = None, bos: str | None = None):
+        self.tokenizer, self.system, self.bos = tokenizer, system, bos
+        self.end_id = tokenizer.eos_ids[0]
+        if bos is None and tokenizer.template is not None and "bos_token" in tokenizer.template:
+            raise ValueError(
+                "the chat template prints the tokenizer's bos_token; give Chat its text as bos (it may be '')"
+            )
+        self._template = None if tokenizer.template is None else compile_template(tokenizer.template)
+        self._prompts: dict[str, list[list[int]]] = {}  # tools as JSON -> ids of the glue around the data
+        self._between: dict[str, tuple[list[int], list[int]]] = {}  # role -> ids before and after an observation
+        if self._template is not None:
+            self._between = {"user": self._glue_between("user")}
+            try:
+                self._between["tool"] = self._glue_between("tool")
+            except ValueError:  # the template knows no tool messages, or rewrites what is in them
+                self._between["tool"] = self._between["user"]
+            closing = self._between["user"][0]
+            self.end_id = next((token for token in closing if token in tokenizer.eos_ids), self.end_id)
+
+    def open(self, say: Say) -> list[int]:
+        """The prompt's ids, up to where the model begins to write.
+
+        Tools are given to the template; one that does not mention them gets a description of ours in the system text
+        (or, where the template has no system messages, before the prompt). Without a template the ids are those of the
+        texts alone. Raises ValueError where the template cannot hold a user's message.
+        """
+        if say.role != "user":
+            raise ValueError(f"an episode opens with a message of role 'user', and the environment said {say.role!r}")
+        key = json.dumps(say.tools)
+        if key not in self._prompts:
+            self._prompts[key] = [self.tokenizer.encode(glue) if glue else [] for glue in self._glue_prompt(say.tools)]
+        data = [self.tokenizer.encode_data(text) for text in (self.system, say.text) if text is not None]
+        ids = list(self._prompts[key][0])
+        for text, glue in zip(data, self._prompts[key][1:], strict=True):
+            ids += text + glue
+        return ids
+
+    def observe(self, say: Say, ended_by_eos: bool) -> list[int]:
+        """The ids to append after a turn of the model, up to where it writes on.
+
+        `inline` adds the text's ids alone: the model's message stays open. "user" and "tool" close it (without the end
+        token the model has sampled itself, if `ended_by_eos`), hold the text in a message of that role, and open the
+        model's next one. Inline text after a message the model has ended becomes a user's message: nothing else would
+        make sense of it. Without a template the ids are those of the text, whatever the role.
+        """
+        data = self.tokenizer.encode_data(say.text)
+        if self._template is None or (say.role == "inline" and not ended_by_eos):
+            return data
+        before, after = self._between["user" if say.role == "inline" else say.role]
+        if ended_by_eos:
+            ends = [at for at, token in enumerate(before) if token in self.tokenizer.eos_ids]
+            before = before[ends[0] + 1 :] if ends else before
+        return before + data + after
+
+    def _render(self, messages: Sequence[Message], tools: Tools | None) -> str:
+        if self._template is None:
+            return "\n\n".join(message["content"] for message in messages)
+        special = {"eos_token": self.tokenizer.eos_ids[0], "pad_token": self.tokenizer.pad_id}
+        special = {name: self.tokenizer.decode([token]) for name, token in special.items()} | {"bos_token": self.bos}
+        return self._template.render(messages=messages, tools=tools or None, add_generation_prompt=True, **special)
+
+    def _glue_prompt(self, tools: Tools) -> list[str]:
+        """The template's text around the data of a prompt: before, between and after."""
+        system = [] if self.system is None else [SYSTEM]
+        names = [str(tool.get("function", tool).get("name", "")) for tool in tools]
+        problem = ""
+        for messages, given in _conversations(system, describe_tools(tools), tools):
+            try:
+                text = self._render(messages, given)
+                if all(name in text for name in names):
+                    return cut(text, [*system, PROMPT])
+                problem = f"its text does not name the tools {names}"
+            except Exception as error:  # the template is somebody else's program: whatever it raises, try the next form
+                problem = str(error)
+        raise ValueError(f"the chat template of this tokenizer cannot hold a user's message as it is given: {problem}")
+
+    def _glue_between(self, role: str) -> tuple[list[int], list[int]]:
+        """Ids from the end of a model's turn to an observation of `role`, and from there to the model's next turn."""
+        roles = ("user", "assistant", role)
+        messages = [{"role": of, "content": text} for of, text in zip(roles, (PROMPT, REPLY, OBSERVATION), strict=True)]
+        try:
+            glue = cut(self._render(messages, None), [PROMPT, REPLY, OBSERVATION])
+        except Exception as error:  # as above
+            raise ValueError(
+                f"the chat template cannot hold a message of role {role!r} after a model's: {error}"
+            ) from error
+        return self.tokenizer.encode(glue[2]), self.tokenizer.encode(glue[3])
+
+
+def _conversations(system: list[str], about: list[str], tools: Tools):
+    """The forms of a prompt to try, best first: (messages, tools for the template)."""
+
+    def messages(first: list[str], user: list[str]) -> list[Message]:
+        opening = [{"role": "system", "content": "\n\n".join(first)}] if first else []
+        return [*opening, {"role": "user", "content": "\n\n".join(user)}]
+
+    if tools:
+        yield messages(system, [PROMPT]), tools
+    yield messages(system + about, [PROMPT]), None
+    yield messages([], system + about + [PROMPT]), None
+
+
+def describe_tools(tools: Tools) -> list[str]:
+    """What a template without tools is told of them: no or one text. Ours, so its tags may become added tokens."""
+    if not tools:
+        return []
+    schemas = "\n".join(json.dumps(tool, ensure_ascii=False) for tool in tools)
+    form = '<tool_call>\n{"name": <function>, "arguments": {<argument>: <value>}}\n</tool_call>'
+    return [f"You can call these functions (JSON schemas):\n{schemas}\n\nA call is written as\n{form}"]
+
+
+def cut(text: str, sentinels: Sequence[str]) -> list[str]:
+    """The pieces of a text before, between and after its sentinels; each must be there once, in this order."""
+    pieces = []
+    for sentinel in sentinels:
+        if text.count(sentinel) != 1:
+            found = "twice or more" if sentinel in text else "not at all, or changed"
+            raise ValueError(f"the template renders a message's text {found}")
+        piece, text = text.split(sentinel)
+        pieces.append(piece)
+    return [*pieces, text]
+
+
+def compile_template(source: str):
+    """A jinja template in a sandbox, with what templates written for `transformers` expect to find."""
+    import jinja2
+    from jinja2.ext import Extension
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    class Generation(Extension):
+        """`{% generation %}` marks what a model wrote, for loss masks made from text: here it only passes through."""
+
+        tags = {"generation"}
+
+        def parse(self, parser):
+            next(parser.stream)
+            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+    def raise_exception(message):
+        raise jinja2.TemplateError(message)
+
+    def tojson(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False):
+        return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+    extensions = [Generation, "jinja2.ext.loopcontrols"]
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=extensions)
+    environment.filters["tojson"] = tojson
+    environment.globals.update(raise_exception=raise_exception, strftime_now=DATE.strftime)
+    try:
+        return environment.from_string(source)
+    except jinja2.TemplateError as error:
+        raise ValueError(f"the tokenizer's chat template is not valid jinja: {error}") from error
