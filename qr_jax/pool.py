@@ -1,8 +1,6 @@
 """The query pool: which queries a step draws, and which go back to be drawn again."""
 
 import hashlib
-import importlib
-import pkgutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -10,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Int64
 
+from qr_jax import plugins
 from qr_jax.noise import uniforms
 from qr_jax.records import Grades, Memory, Outcome
 from qr_jax.verdict import indices, judge
@@ -259,12 +258,7 @@ def _note(pool: Pool, outcome: Outcome) -> Pool:
 
 def _rule(name: str) -> Rule:
     """The function of the file of that name in qr_jax/recycling."""
-    import qr_jax.recycling as folder
-
-    names = sorted(module.name for module in pkgutil.iter_modules(folder.__path__))
-    if name not in names:
-        raise ValueError(f"no recycling rule {name!r}; the rules are: {', '.join(names)}")
-    return getattr(importlib.import_module(f"{folder.__name__}.{name}"), name)
+    return plugins.find("rule", name)
 
 
 def _smallest(race: np.ndarray, count: int) -> np.ndarray:

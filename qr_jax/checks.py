@@ -1,0 +1,190 @@
+"""Everything about a config that can be wrong and can be known before a device is touched."""
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from qr_jax import plugins
+from qr_jax.config import Config, from_json
+from qr_jax.queries.readers import resolve
+from qr_jax.queries.world import WorldSettings
+from qr_jax.secrecy import looks_secret
+from qr_jax.settings import Use, conform
+
+# Bounds by section; a setting that may be None is checked where it is a number.
+AT_LEAST_ONE = {
+    "model": ("vocab_block",),
+    "data": ("train_limit", "eval_limit"),
+    "pool": ("queries", "oversample", "min_signal"),
+    "rollout": ("slots", "context_tokens", "turn_tokens", "search_k", "observation_tokens", "chunk"),
+    "learner": ("horizon_tokens", "updates", "rows", "row_tokens", "max_nonfinite", "decay_updates"),
+    "sft": ("traces", "limit", "max_tokens"),
+    "evaluation": ("questions",),
+    "train": ("checkpoint_every", "keep_checkpoints"),
+    "mesh": ("data", "fsdp", "tensor", "devices"),
+}
+AT_LEAST_ZERO = {
+    "rollout": ("top_k", "search_retries"),
+    "learner": ("kl_weight", "entropy_weight", "warmup_updates", "weight_decay", "importance_low"),
+    "sft": ("steps", "warmup_steps", "weight_decay"),
+    "evaluation": ("every", "samples"),
+    "train": ("steps", "profile_steps"),
+}
+MORE_THAN_ZERO = {
+    "rollout": ("temperature", "search_deadline_s", "top_p"),
+    "learner": ("lr", "eps", "clip_norm", "importance_high"),
+    "sft": ("lr", "clip_norm"),
+    "evaluation": ("temperature",),
+}
+SHARES = {"rollout": ("top_p",), "pool": ("reset_below",), "data": ("train_share",)}
+
+
+def problems(config: Config, *, devices: int | None = None, allow_plugins: Sequence[str] | None = None) -> list[str]:
+    """One line for each thing that is wrong; types first, and nothing else where they are."""
+    try:
+        config = from_json(config)
+    except ValueError as error:
+        return [str(error)]
+    parts = (_sizes, _batches, _lengths, _files, _secrets)
+    found = [line for part in parts for line in part(config)]
+    return found + list(_mesh(config, devices)) + list(_plugins(config, allow_plugins))
+
+
+def _bounded(config: Config, sections: Mapping[str, tuple[str, ...]]) -> Iterator[tuple[str, float]]:
+    for section, names in sections.items():
+        for name in names:
+            value = getattr(getattr(config, section), name)
+            if value is not None:
+                yield f"{section}.{name}", value
+
+
+def _sizes(config: Config) -> Iterator[str]:
+    for least, sections in ((1, AT_LEAST_ONE), (0, AT_LEAST_ZERO)):
+        yield from (
+            f"{n} is {value}; wanted at least {least}" for n, value in _bounded(config, sections) if value < least
+        )
+    yield from (f"{n} is {value}; wanted more than 0" for n, value in _bounded(config, MORE_THAN_ZERO) if value <= 0)
+    for name, value in _bounded(config, SHARES):
+        if not 0 <= value <= 1:
+            yield f"{name} is {value}; wanted a share, from 0 to 1"
+    if config.seed < 0:
+        yield f"seed is {config.seed}; wanted at least 0"
+    if config.pool.samples < 2:
+        yield f"pool.samples is {config.pool.samples}; wanted at least 2, to compare"
+    if not all(0 <= beta < 1 for beta in config.learner.betas):
+        yield f"learner.betas is {config.learner.betas}; wanted two numbers from 0 to below 1"
+    if config.learner.importance_low >= config.learner.importance_high:
+        low, high = config.learner.importance_low, config.learner.importance_high
+        yield f"learner.importance_low={low} is not below learner.importance_high={high}"
+
+
+def _batches(config: Config) -> Iterator[str]:
+    rows, shards = config.learner.rows, config.mesh.data * config.mesh.fsdp
+    if shards >= 1 and rows >= 1 and rows % shards:
+        near = max(shards, shards * math.floor(rows / shards + 0.5))
+        yield (
+            f"learner.rows={rows} does not divide over mesh.data={config.mesh.data} x mesh.fsdp={config.mesh.fsdp} = "
+            f"{shards} devices; the nearest that does is {near}"
+        )
+
+
+def _lengths(config: Config) -> Iterator[str]:
+    rollout, row = config.rollout, config.learner.row_tokens
+    if rollout.context_tokens > row:
+        yield (
+            f"rollout.context_tokens={rollout.context_tokens} does not fit a row of learner.row_tokens={row}; "
+            f"set learner.row_tokens={rollout.context_tokens} or more"
+        )
+    if rollout.turn_tokens >= rollout.context_tokens:
+        yield (
+            f"rollout.turn_tokens={rollout.turn_tokens} leaves nothing for the question in "
+            f"rollout.context_tokens={rollout.context_tokens}"
+        )
+    if not rollout.buckets or list(rollout.buckets) != sorted(set(rollout.buckets)) or rollout.buckets[0] < 1:
+        yield f"rollout.buckets is {rollout.buckets}; wanted growing lengths, as in 32,128,512"
+    elif rollout.buckets[-1] > rollout.context_tokens:
+        yield f"rollout.buckets ends with {rollout.buckets[-1]}; wanted at most context_tokens={rollout.context_tokens}"
+    if config.sft.steps and config.sft.max_tokens > row:
+        yield f"sft.max_tokens={config.sft.max_tokens} does not fit a row of learner.row_tokens={row}"
+
+
+def _mesh(config: Config, devices: int | None) -> Iterator[str]:
+    mesh = config.mesh
+    product, wanted = mesh.data * mesh.fsdp * mesh.tensor, mesh.devices or devices
+    axes = f"mesh.data={mesh.data} x mesh.fsdp={mesh.fsdp} x mesh.tensor={mesh.tensor} is {product} devices"
+    if wanted and product != wanted:
+        yield f"{axes}, but {'mesh.devices is' if mesh.devices else 'there are'} {wanted}; their product must be equal"
+    if devices and mesh.devices and mesh.devices > devices:
+        yield f"mesh.devices={mesh.devices}, but there are {devices}"
+
+
+def _files(config: Config) -> Iterator[str]:
+    """Files that are named must be there ("world" and "supporting" are words), and the world must be one."""
+    for name in ("train", "eval", "corpus", "traces"):
+        text = getattr(config.data, name)
+        try:
+            if text not in ("world", "supporting"):
+                resolve(text)
+        except ValueError as error:
+            yield f"data.{name}: {error}"
+    try:
+        conform("data.world", config.data.world, WorldSettings)
+    except ValueError as error:
+        yield str(error)
+    for name, text in (("model.name", config.model.name), ("train.init", config.train.init)):
+        is_file = text and (name == "train.init" or text.startswith((".", "/")) or text.endswith(".gguf"))
+        if text and is_file and not Path(text).exists():
+            yield f"{name} is {text!r}, which is not there (from {Path.cwd()})"
+
+
+def _secrets(config: Config) -> Iterator[str]:
+    """Keys come from the environment only: what stands in a config stands in files, logs and reports."""
+    for name, value in _named(config):
+        if isinstance(value, str) and looks_secret(name):
+            yield f"{name} looks like a secret; take it out of the config and set it as an environment variable"
+
+
+def _named(value: Any, before: str = "") -> Iterator[tuple[str, Any]]:
+    """Every setting with its dotted name, those of plug-ins and mappings included."""
+    if isinstance(value, Use):
+        value = value.settings
+    items: Mapping[str, Any] = {}
+    if isinstance(value, Mapping):
+        items = value
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        items = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    elif isinstance(value, tuple):
+        items = {str(at): item for at, item in enumerate(value)}
+    else:
+        yield before, value
+    for key, item in items.items():
+        yield from _named(item, f"{before}.{key}" if before else key)
+
+
+def _plugins(config: Config, allow_plugins: Sequence[str] | None) -> Iterator[str]:
+    chosen = {
+        "env": config.env,
+        "retriever": config.retriever,
+        "reward": config.reward,
+        "rule": config.pool.rule,
+        "rounds": config.pool.rounds,
+        "advantage": config.learner.advantage,
+        "loss": config.learner.loss,
+    }
+    for kind, use in chosen.items():
+        for one in (use, *_inside(use.settings)):
+            try:
+                plugins.check(kind, one, allow_plugins=allow_plugins)
+            except ValueError as error:
+                yield str(error)
+
+
+def _inside(value: Any) -> Iterator[Use]:
+    """Plug-ins among a plug-in's settings (a retriever made of retrievers): they are of its own kind."""
+    items = value.values() if isinstance(value, Mapping) else value if isinstance(value, tuple) else ()
+    for item in items:
+        if isinstance(item, Use):
+            yield item
+        yield from _inside(item.settings if isinstance(item, Use) else item)

@@ -1,0 +1,224 @@
+"""qr-jax <command>: reads and checks the command line before a device is touched, and calls the file that does it."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+PACKAGE = Path(__file__).resolve().parent
+RUN_HELP = (
+    "the run's folder; by default runs/ and the config's name, or the folder of a config.json (which goes on there)"
+)
+TRUST = "a package outside qr_jax whose plug-ins the run may use; repeat it for more"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; what it returns is the exit code. A ValueError of ours is one line on stderr, and 2."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    parser = make_parser()
+    overrides: list[str] = []
+    if words[:1] and words[0] in ("train", "sft"):
+        words, overrides = take_overrides(words)
+    arguments = parser.parse_args(words)
+    arguments.overrides = overrides
+    try:
+        return arguments.run_command(arguments)
+    except ValueError as error:
+        if not _is_ours(error):  # a library's ValueError is a bug of ours: its traceback is what helps
+            raise
+        from qr_jax.secrecy import redact
+
+        print(redact(f"error: {error}"), file=sys.stderr)
+        return 2
+
+
+def _is_ours(error: ValueError) -> bool:
+    """Whether the error was raised by a file of qr_jax, and so speaks to the user."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and PACKAGE in Path(trace.tb_frame.f_code.co_filename).resolve().parents
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of all commands. Building it imports nothing that takes time."""
+    parser = argparse.ArgumentParser(prog="qr-jax", description="Trains language models to search.", allow_abbrev=False)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, run: Any, text: str, usage: str | None = None) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=text, description=text, usage=usage, allow_abbrev=False)
+        made.set_defaults(run_command=run)
+        return made
+
+    doctor = command("doctor", _doctor, "what this machine has, and what is missing")
+    doctor.add_argument("--json", action="store_true", help="print JSON")
+    for name, run, text in (
+        ("train", _train, "train by a config: cold start, then GRPO with a recycling pool"),
+        ("sft", _sft, "the cold start alone: cross-entropy on expert traces"),
+    ):
+        made = command(name, run, text, usage=f"qr-jax {name} CONFIG [setting=value ...] [options]")
+        made.add_argument("config", metavar="CONFIG", help="a Python config, or a run's config.json")
+        made.add_argument("--run", type=Path, metavar="FOLDER", help=RUN_HELP)
+        made.add_argument("--dry-run", action="store_true", help="print the resolved config as JSON and stop")
+        made.add_argument("--json", action="store_true", help="print the summary as JSON")
+        made.add_argument("--allow-plugins", action="append", default=[], metavar="PACKAGE", help=TRUST)
+    _add_run_commands(command)
+    world = command("world", _world, "build a synthetic world and write it as JSONL files")
+    world.add_argument("folder", type=Path, metavar="FOLDER", help="where its files go")
+    world.add_argument("settings", nargs="*", metavar="setting=value", help="as in seed=3 documents=5000")
+    world.add_argument("--json", action="store_true", help="print the summary as JSON")
+    return parser
+
+
+def _add_run_commands(command: Any) -> None:
+    """The commands that open a run's folder."""
+    eval_ = command("eval", _eval, "answer the evaluation questions with a trained agent")
+    eval_.add_argument("--retriever", metavar="NAME", help="another retriever than the run's; none: no passages")
+    eval_.add_argument("--world-seed", type=int, metavar="N", help="a synthetic world of other facts")
+    eval_.add_argument("--samples", type=int, metavar="N", help="sampled answers a question, for Pass@1")
+    eval_.add_argument("--questions", type=int, metavar="N", help="how many questions")
+    eval_.add_argument("--step", type=int, metavar="N", help="the checkpoint; by default the last")
+    eval_.add_argument("--json", action="store_true", help="print JSON")
+    ask = command("ask", _ask, "show a trained agent's searches and answer to one question")
+    export = command("export", _export, "write the model as a Hugging Face folder")
+    for made in (eval_, ask, export):
+        made.add_argument("run", type=Path, metavar="RUN", help="the run's folder")
+        made.add_argument("--allow-plugins", action="append", default=[], metavar="PACKAGE", help=TRUST)
+    ask.add_argument("question", metavar="QUESTION")
+    export.add_argument("--hf", type=Path, required=True, metavar="FOLDER", help="where the model goes")
+    export.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16", help="of the weights")
+
+
+def take_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The command's own words, and the overrides among them (`a.b=c`, `--a.b c`), which may stand anywhere after it."""
+    with_value, alone = ("--run", "--allow-plugins"), ("--dry-run", "--json", "--help", "-h")
+    own, overrides, waiting = [], [], list(words)
+    while waiting:
+        word = waiting.pop(0)
+        name = word.partition("=")[0]
+        if name in with_value:
+            own += [word] + ([waiting.pop(0)] if "=" not in word and waiting else [])
+        elif name in alone:
+            own.append(word)
+        elif word.startswith("--"):
+            is_flag = "=" in word or not waiting or waiting[0].startswith("--")
+            overrides += [word] if is_flag else [f"{word}={waiting.pop(0)}"]
+        elif "=" in word:
+            overrides.append(word)
+        else:
+            own.append(word)
+    return own, overrides
+
+
+def _resolve(arguments: argparse.Namespace) -> tuple[Any, Path]:
+    """The checked config and the run's folder; plug-ins of a config.json are held to qr_jax and what is allowed."""
+    from qr_jax import config as configs
+
+    path = Path(arguments.config)
+    config = configs.load(path, arguments.overrides)
+    if arguments.dry_run:
+        print(json.dumps(configs.to_json(config), indent=2))
+    # A Python config is its user's own code; a config.json may be somebody else's.
+    configs.check(config, allow_plugins=tuple(arguments.allow_plugins) if path.suffix == ".json" else None)
+    return config, arguments.run or (path.parent if path.name == "config.json" else Path("runs") / path.stem)
+
+
+def _open(arguments: argparse.Namespace) -> tuple[str, ...]:
+    """Check a run's config before a device is touched, and let the CPU show its devices; the allowed packages."""
+    from qr_jax import config as configs
+
+    if not (arguments.run / "config.json").is_file():
+        raise ValueError(f"{arguments.run} is no run: it has no config.json")
+    allow_plugins = tuple(arguments.allow_plugins)
+    config = configs.load(arguments.run / "config.json")
+    configs.check(config, allow_plugins=allow_plugins)
+    _emulate(config)
+    return allow_plugins
+
+
+def _emulate(config: Any) -> None:
+    from qr_jax.parallel.mesh import emulate
+
+    emulate(config.mesh.devices)
+
+
+def _summary(summary: Any, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(summary, indent=2, default=str))
+    elif summary:
+        for name, value in summary.items():
+            print(f"{name}: {value}")
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from qr_jax import doctor
+
+    found = doctor.examine()
+    print(json.dumps(found, indent=2) if arguments.json else doctor.format_report(found))
+    return 0
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    config, folder = _resolve(arguments)
+    if not arguments.dry_run:
+        _emulate(config)
+        from qr_jax.train import train
+
+        _summary(train(config, folder), arguments.json)
+    return 0
+
+
+def _sft(arguments: argparse.Namespace) -> int:
+    config, folder = _resolve(arguments)
+    if not arguments.dry_run:
+        _emulate(config)
+        from qr_jax.sft import sft
+
+        _summary(sft(config, folder), arguments.json)
+    return 0
+
+
+def _eval(arguments: argparse.Namespace) -> int:
+    allow_plugins = _open(arguments)
+    from qr_jax import evaluate
+
+    names = ("retriever", "world_seed", "samples", "questions", "step")
+    chosen = {name: getattr(arguments, name) for name in names}
+    found = evaluate.evaluate(arguments.run, **chosen, allow_plugins=allow_plugins)
+    print(json.dumps(found, indent=2) if arguments.json else evaluate.format_table(found))
+    return 0
+
+
+def _ask(arguments: argparse.Namespace) -> int:
+    allow_plugins = _open(arguments)
+    from qr_jax import evaluate
+
+    print(evaluate.format_episode(evaluate.ask(arguments.run, arguments.question, allow_plugins=allow_plugins)))
+    return 0
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    _open(arguments)
+    from qr_jax import evaluate
+
+    print(evaluate.export(arguments.run, arguments.hf, dtype=arguments.dtype))
+    return 0
+
+
+def _world(arguments: argparse.Namespace) -> int:
+    from qr_jax.overrides import pairs
+    from qr_jax.queries import world
+    from qr_jax.settings import conform, guess
+
+    given = {name: guess(text) for name, text in pairs(arguments.settings)}
+    settings = conform("world", given, world.WorldSettings)
+    made = world.build(settings)
+    world.export(made, arguments.folder)
+    _summary({name: len(rows) for name, rows in vars(made).items()} | {"folder": str(arguments.folder)}, arguments.json)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

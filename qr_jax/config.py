@@ -1,0 +1,240 @@
+"""One run's settings: frozen, typed, checked before any device is touched."""
+
+import difflib
+import hashlib
+import json
+import runpy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from qr_jax.overrides import override
+from qr_jax.settings import Use, conform, plain
+from qr_jax.settings import use as use  # a config file imports all it needs from here
+
+
+@dataclass(frozen=True)
+class Model:
+    """`name`: a preset of models/families.py (random weights), a Hugging Face folder or id, a .gguf file, "smollm2"."""
+
+    name: str = "two_layer"
+    tokenizer: str | None = None  # its folder or file; None: the model's own, or the world's words for a preset
+    compute: Literal["float32", "bfloat16"] = "float32"
+    remat: Literal["none", "full", "dots"] = "none"
+    vocab_block: int = 8192  # vocabulary entries whose logits exist at once in the learner
+
+
+@dataclass(frozen=True)
+class Data:
+    """Where questions come from: "world", or JSONL files (comma-separated), read by queries/readers.py."""
+
+    train: str = "world"
+    eval: str = "world"
+    corpus: str = "world"  # "world", or JSONL(.gz) files of passages, comma-separated
+    traces: str = (
+        "world"  # expert traces for the cold start: "world", "supporting" (made from gold titles), or a JSONL file
+    )
+    split: Literal["given", "sha256"] = "given"  # sha256: questions are dealt to train and eval by the hash of their id
+    train_share: float = 0.7  # of the sha256 split
+    train_limit: int | None = None  # questions, the first by (hash of id); None: all
+    eval_limit: int | None = None
+    world: Mapping[str, Any] = field(default_factory=dict)  # settings of queries/world.py's World
+    world_path: str = "runs/worlds"  # where built worlds are kept (ArrayRecord, found by their settings' hash)
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Which queries a step draws and which return. Paper: 32 queries, 4 samples, k 1 or 2 (arXiv:2606.10709)."""
+
+    queries: int = 32  # B: signal groups a step accepts
+    samples: int = 4  # K: episodes of one query
+    oversample: int = 1  # k: k * B queries are drawn
+    rule: Use = Use("recycle")
+    rounds: Use = Use("once")
+    channel: Literal["reward", "outcome"] = "reward"
+    by: Literal["chance", "largest"] = "chance"
+    reset_below: float = 0.0  # share of eligible queries under which the pool is reset before a draw; 0: never
+    on_exhausted: Literal["reset", "stop"] = "reset"  # when nothing is left to draw
+    min_signal: int = 1  # accepted groups an update waits for
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """How episodes are sampled. Tokens and turns are the model's unless said otherwise."""
+
+    slots: int = 32  # sequences that decode together
+    store: int | None = None  # cache rows for prompts and for episodes whose search runs; None: as many as slots
+    context_tokens: int = 1024  # prompt, observations and samples of one episode together
+    turn_tokens: int = 64  # sampled tokens a turn
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0  # 0: off
+    search_k: int = 3  # passages a query
+    observation_tokens: int = 500  # of one env turn
+    buckets: tuple[int, ...] = (32, 128, 512)  # lengths to which prompts and observations are padded
+    chunk: int = 8  # tokens a dispatch
+    schedule: Literal["ordered", "arrival"] = "ordered"
+    search_deadline_s: float = 30.0  # of one batch of searches, retries included
+    search_retries: int = 3
+    overlong: Literal["keep", "mask"] = (
+        "keep"  # mask: episodes that ended by length or context leave the loss, not the group
+    )
+
+
+@dataclass(frozen=True)
+class Learner:
+    advantage: Use = Use("grpo")
+    loss: Use = Use("clip")
+    reduce: Literal["token_mean", "sequence_mean", "fixed_length"] = "token_mean"
+    over: Literal["accepted", "drawn"] = "accepted"  # whose tokens the denominator counts
+    horizon_tokens: int = 1024  # the denominator's length for fixed_length
+    keep_dead: bool = False  # zero-variance groups reach the learner too (plain GRPO with a KL term)
+    kl: Literal["k1", "k2", "k3"] = "k3"
+    kl_weight: float = 0.0  # 0: no reference model is kept
+    entropy_weight: float = 0.0
+    importance: Literal["off", "truncate", "icepop"] = "off"  # rollout-learner weights (importance.py)
+    importance_low: float = 0.5
+    importance_high: float = 2.0
+    updates: int = 1  # optimizer updates a batch; with more than one, old log-probabilities are computed once before
+    rows: int = 8  # packed rows of one micro-batch (all devices together)
+    row_tokens: int = 1024
+    lr: float = 1e-6
+    schedule: Literal["constant", "cosine", "linear"] = "constant"
+    warmup_updates: int = 0
+    decay_updates: int | None = None  # length of cosine or linear; None: the run's steps
+    weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-8
+    clip_norm: float = 1.0
+    max_nonfinite: int = 5  # skipped updates in a row before the run goes back to its last checkpoint
+
+
+@dataclass(frozen=True)
+class Sft:
+    """The cold start: cross-entropy on the model's tokens of expert traces."""
+
+    steps: int = 0  # 0: no cold start
+    traces: int = 64  # traces a step
+    limit: int | None = None  # traces used in all
+    max_tokens: int = 1024  # longer traces are left out, counted
+    lr: float = 1e-5
+    schedule: Literal["constant", "cosine", "linear"] = "cosine"
+    warmup_steps: int = 0
+    clip_norm: float = 1.0
+    weight_decay: float = 0.0
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    every: int = 0  # steps; 0: only at the end
+    questions: int | None = None  # None: all of data.eval
+    samples: int = 0  # sampled answers a question for Pass@1; 0: greedy only
+    temperature: float = 1.0
+
+
+@dataclass(frozen=True)
+class Train:
+    steps: int = 100
+    checkpoint_every: int = 10
+    keep_checkpoints: int = 2
+    init: str | None = None  # a run folder to start from (its last checkpoint's weights)
+    shuffle_rewards: bool = False  # control: rewards shuffled over the step's episodes; accuracy must not rise
+    profile_steps: int = 0
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """Device counts of the learner's axes; their product is `devices` (None: all there are)."""
+
+    data: int = 1
+    fsdp: int = 1
+    tensor: int = 1
+    devices: int | None = None  # on CPU: how many devices to emulate
+
+
+@dataclass(frozen=True)
+class Log:
+    tensorboard: bool = True
+    wandb: bool = False
+    aliases: tuple[Literal["verl", "trl"], ...] = ()
+    episodes: bool = True  # write episodes/step.jsonl
+
+
+@dataclass(frozen=True)
+class Config:
+    seed: int = 0
+    model: Model = Model()
+    data: Data = Data()
+    env: Use = Use("search_r1")
+    retriever: Use = Use("bm25")
+    reward: Use = Use("exact_match")
+    pool: Pool = Pool()
+    rollout: Rollout = Rollout()
+    learner: Learner = Learner()
+    sft: Sft = Sft()
+    evaluation: Evaluation = Evaluation()
+    train: Train = Train()
+    mesh: Mesh = Mesh()
+    log: Log = Log()
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """The config that a Python file makes (`config = Config(...)`, or a function `config()`) or a config.json holds.
+
+    Overrides (`qr_jax/overrides.py`) come last. ValueError says what is wrong with the file or with an override.
+    """
+    path = Path(path)
+    if not path.is_file():
+        close = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.py")], n=1)
+        raise ValueError(f"there is no config {path}" + (f"; did you mean {path.parent / close[0]}?" if close else ""))
+    if path.suffix == ".json":
+        try:
+            made = json.loads(path.read_text(encoding="utf-8"))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path} is no JSON: {error}") from error
+    else:
+        made = _made_by(path)
+    return from_json(plain(override(from_json(made), overrides)))
+
+
+def _made_by(path: Path) -> Config:
+    try:
+        made = runpy.run_path(str(path), run_name="qr_jax_config").get("config")
+        made = made() if callable(made) else made
+    except TypeError as error:  # an unknown field of a section, most of all
+        raise ValueError(f"{path}: {error}") from error
+    if not isinstance(made, Config):
+        raise ValueError(
+            f"{path} makes no config: it must set `config = Config(...)` or define `config()`, found {made!r}"
+        )
+    return made
+
+
+def to_json(config: Config) -> dict[str, Any]:
+    """The whole config as JSON holds it; `from_json` gives an equal config back."""
+    return plain(config)
+
+
+def from_json(made: Mapping[str, Any] | Config) -> Config:
+    """The config of a config.json, types checked; an absent setting has its default. ValueError names the setting."""
+    return conform("", made, Config)
+
+
+def fingerprint(config: Config) -> str:
+    """16 hex digits that are equal exactly when two configs are."""
+    text = json.dumps(to_json(from_json(config)), sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def check(config: Config, *, devices: int | None = None, allow_plugins: Sequence[str] | None = None) -> None:
+    """ValueError that lists all that is wrong with the config and can be known before a device is touched.
+
+    `devices`: how many there are, once that is known. `allow_plugins`: packages outside qr_jax that plug-ins may come
+    from; None: all of them (a config file is its user's own code).
+    """
+    from qr_jax.checks import problems  # it reads this file's classes
+
+    found = problems(config, devices=devices, allow_plugins=allow_plugins)
+    if found:
+        raise ValueError("\n  ".join([f"{len(found)} problems in this config:", *found]) if found[1:] else found[0])

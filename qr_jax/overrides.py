@@ -1,0 +1,150 @@
+"""Overrides as people type them: `a.b.c=value` and `--a.b-c value`, read by the type of the setting they name."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, get_origin, get_type_hints
+
+from qr_jax import plugins
+from qr_jax.secrecy import looks_secret
+from qr_jax.settings import Use, conform, guess, nearest, read
+
+# Names known by muscle memory from verl and SkyRL.
+ALIASES: Mapping[str, str] = {
+    "trainer.total_training_steps": "train.steps",
+    "trainer.save_freq": "train.checkpoint_every",
+    "trainer.test_freq": "evaluation.every",
+    "data.train_files": "data.train",
+    "data.val_files": "data.eval",
+}
+# The kind of plug-in that a setting of this name holds; the names are the kinds themselves.
+KINDS = tuple(plugins.FOLDERS)
+
+
+def pairs(typed: Sequence[str]) -> list[tuple[str, str]]:
+    """(dotted name, text) of each override; `--a.b-c value` is a.b_c=value, and a lone flag is true."""
+    found, waiting = [], list(typed)
+    while waiting:
+        word = waiting.pop(0)
+        name, equals, text = word.lstrip("-").partition("=")
+        if word.startswith("--"):
+            name = name.replace("-", "_")
+            if not equals:
+                text = waiting.pop(0) if waiting and not waiting[0].startswith("--") else "true"
+        elif not equals:
+            raise ValueError(f"{word!r} is no override; wanted setting=value, as in loss.high=0.3")
+        if looks_secret(name):
+            raise ValueError(
+                f"{name} looks like a secret; take it off the command line and set an environment variable"
+            )
+        found.append((ALIASES.get(name, name), text))
+    return found
+
+
+def override(config: Any, typed: Sequence[str]) -> Any:
+    """The config with the overrides applied, in their order, but names of plug-ins and sections before their settings.
+
+    `loss=clip` replaces the plug-in and forgets its old settings; `model=two_layer` makes the section anew with that
+    name and defaults otherwise. ValueError on an unknown name (with the nearest) or a value of another type.
+    """
+    found = [(_path(config, name), text) for name, text in pairs(typed)]
+    for path, text in sorted(found, key=lambda item: not _is_whole(config, item[0])):
+        config = _set(config, path, text)
+    return config
+
+
+def known_names(config: Any, before: str = "") -> list[str]:
+    """The dotted names of all settings, plug-ins by their own name alone."""
+    found = []
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value) and not isinstance(value, Use):
+            found += known_names(value, f"{before}{field.name}.")
+        else:
+            found.append(before + field.name)
+    return found
+
+
+def _path(config: Any, name: str) -> list[str]:
+    """A typed name's full path; a plug-in may go without its section (`loss.high` is `learner.loss.high`)."""
+    parts = name.split(".")
+    if parts[0] in {field.name for field in dataclasses.fields(config)}:
+        return parts
+    places = [known for known in known_names(config) if known.split(".")[-1] == parts[0] and parts[0] in KINDS]
+    if len(places) != 1:
+        raise _unknown(config, name)
+    return places[0].split(".") + parts[1:]
+
+
+def _unknown(config: Any, name: str) -> ValueError:
+    known = known_names(config)
+    same = [full for full in known if full.split(".")[-1] == name.split(".")[-1]]
+    if same:
+        return ValueError(f"unknown setting {name}; did you mean {' or '.join(same)}?")
+    return ValueError(f"unknown setting {name}{nearest(name, [*known, *KINDS, *ALIASES])}")
+
+
+def _is_whole(config: Any, path: Sequence[str]) -> bool:
+    """Whether the path names a plug-in or a section itself, not one of its settings."""
+    value = config
+    for part in path:
+        value = getattr(value, part, None) if dataclasses.is_dataclass(value) and not isinstance(value, Use) else None
+    return dataclasses.is_dataclass(value)
+
+
+def _set(node: Any, path: Sequence[str], text: str, before: str = "", top: Any = None) -> Any:
+    """The section with the setting at `path` replaced by what was typed."""
+    name, rest = path[0], path[1:]
+    here, top = before + name, node if top is None else top
+    if isinstance(node, Mapping):
+        return {**node, name: _set(node.get(name, {}), rest, text, here + ".", top) if rest else guess(text)}
+    hints = get_type_hints(type(node))
+    if name not in hints:
+        raise _unknown(top, before + ".".join(path))
+    current = getattr(node, name)
+    if not rest:
+        value = _whole(here, text, hints[name])
+    elif isinstance(current, Use):
+        value = _set_plugin(name, current, rest, text, here)
+    elif dataclasses.is_dataclass(current) or isinstance(current, Mapping):
+        value = _set(current, rest, text, here + ".", top)
+    else:
+        raise ValueError(f"{here} is one value ({current!r}) and has no setting {'.'.join(rest)!r}; set {here}=...")
+    return dataclasses.replace(node, **{name: value})
+
+
+def _whole(here: str, text: str, wanted: Any) -> Any:
+    if wanted is Use:
+        return Use(text)
+    if dataclasses.is_dataclass(wanted):
+        fields = [field.name for field in dataclasses.fields(wanted)]
+        if fields[0] != "name":
+            raise ValueError(
+                f"{here} is a section, not one setting; set one of {', '.join(f'{here}.{f}' for f in fields)}"
+            )
+        return conform(here, text, wanted)
+    if get_origin(wanted) is not None and get_origin(wanted) in (Mapping, dict):
+        raise ValueError(f"{here} holds named settings; set them one by one, as in {here}.name=value")
+    return read(here, text, wanted)
+
+
+def _set_plugin(kind: str, plugin: Use, path: Sequence[str], text: str, here: str) -> Use:
+    """The plug-in with one setting replaced, typed by its signature; a plug-in inside it is reached too."""
+    if path[0] == "settings" and len(path) > 1:  # the long form, as config.json writes it
+        path = path[1:]
+    if path[0] == "name" and len(path) == 1:
+        return Use(text)
+    key, rest = path[0], path[1:]
+    inner = plugin.settings.get(key)
+    if rest and isinstance(inner, Use):
+        changed = _set_plugin(kind, inner, rest, text, f"{here}.{key}")
+        return Use(plugin.name, {**plugin.settings, key: changed})
+    if rest:
+        raise ValueError(f"{here}.{key} is no plug-in and has no setting {'.'.join(rest)!r}")
+    wanted = Any
+    if kind in KINDS:
+        found = plugins.signature(kind, plugin.name)
+        if key not in found.settings and not found.more:
+            listed = f"its settings are: {', '.join(found.settings)}" if found.settings else "it has none"
+            raise ValueError(f"{kind} {plugin.name!r} has no setting {key!r}; {listed}")
+        wanted = found.settings[key].type if key in found.settings else Any
+    return Use(plugin.name, {**plugin.settings, key: read(f"{here}.{key}", text, wanted)})

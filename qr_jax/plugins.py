@@ -1,0 +1,218 @@
+"""Plug-ins by name: a folder's file is its function; a dotted name is a function's import path.
+
+Signatures are read from the source, so a config is checked without importing what it names (or jax with it).
+"""
+
+import ast
+import functools
+import importlib
+import importlib.util
+import inspect
+import re
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from qr_jax.settings import Use, conform, nearest
+
+FOLDERS: Mapping[str, str] = {
+    "rule": "recycling",
+    "rounds": "rounds",
+    "env": "envs",
+    "retriever": "retrievers",
+    "reward": "rewards",
+    "advantage": "advantages",
+    "loss": "losses",
+}
+# What the learner can give by name; the other kinds are called by position, with as many arguments as stand here.
+GIVEN: Mapping[str, tuple[str, ...]] = {
+    "advantage": ("grades", "entropy_NL", "gold_logp_NT"),
+    "loss": ("logp_NL", "old_logp_NL", "rollout_logp_NL", "ref_logp_NL", "entropy_NL", "adv_NL", "mask_NL", "turn_NL")
+    + ("group_N", "reward_N"),
+}
+POSITIONAL: Mapping[str, int] = {"rule": 2, "rounds": 2, "env": 2, "retriever": 0, "reward": 2}
+# Keyword parameters that the run gives itself.
+PROVIDED: Mapping[str, tuple[str, ...]] = {"retriever": ("corpus",), "rounds": ("queries", "oversample")}
+
+ROOT = Path(__file__).parent
+SIMPLE: Mapping[str, Any] = {"int": int, "float": float, "bool": bool, "str": str, "None": type(None)}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One keyword-only parameter: its type (Any where no config can hold it) and whether it has no default."""
+
+    type: Any
+    required: bool
+
+
+@dataclass(frozen=True)
+class Signature:
+    """A plug-in's parameters: the data before its `*`, the settings after; `more` when it takes **settings."""
+
+    data: tuple[str, ...]
+    settings: Mapping[str, Setting]
+    more: bool = False
+
+
+def names(kind: str) -> list[str]:
+    """The plug-ins of one kind that qr_jax has itself: the files of its folder."""
+    return sorted(path.stem for path in (ROOT / FOLDERS[kind]).glob("*.py") if not path.stem.startswith("_"))
+
+
+def refuse_foreign(kind: str, name: str, allow_plugins: Sequence[str] | None) -> None:
+    """ValueError for a plug-in outside qr_jax whose package is not among `allow_plugins`; None allows every package."""
+    package = name.split(".")[0]
+    if "." in name and allow_plugins is not None and package not in ("qr_jax", *allow_plugins):
+        raise ValueError(
+            f"{kind} {name!r} is code outside qr_jax that a run's folder asks for; if you trust it, "
+            f"allow it with --allow-plugins {package}"
+        )
+
+
+def find(kind: str, name: str, *, allow_plugins: Sequence[str] | None = None) -> Callable[..., Any]:
+    """The plug-in's function. ValueError on an unknown name (with the nearest and the list) or a foreign package."""
+    refuse_foreign(kind, name, allow_plugins)
+    module, function = _place(kind, name)
+    try:
+        found = getattr(importlib.import_module(module), function, None)
+    except ModuleNotFoundError as error:
+        if error.name and (module == error.name or module.startswith(error.name + ".")):
+            raise ValueError(f"{kind} {name!r} is not there: no module {error.name!r}{_hint(kind, name)}") from error
+        raise  # the plug-in's file is there and misses something itself: that says what to install
+    if not callable(found):
+        raise ValueError(f"{kind} {name!r}: {module} has no function {function!r}")
+    return found
+
+
+def signature(kind: str, name: str, *, allow_plugins: Sequence[str] | None = None) -> Signature:
+    """The plug-in's parameters, read from its source; only a function that is not written there in full is imported."""
+    refuse_foreign(kind, name, allow_plugins)
+    module, function = _place(kind, name)
+    try:
+        spec = importlib.util.find_spec(module)
+    except ModuleNotFoundError:
+        spec = None
+    if spec is None or spec.origin is None:
+        raise ValueError(f"{kind} {name!r} is not there: no module {module!r}{_hint(kind, name)}")
+    if spec.origin.endswith(".py"):
+        for node in ast.parse(Path(spec.origin).read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.FunctionDef) and node.name == function:
+                return _from_source(node)
+    return _from_function(find(kind, name))
+
+
+def check(
+    kind: str, use: Use, *, provided: Sequence[str] | None = None, allow_plugins: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """The plug-in's settings in the types its signature states. ValueError on what it does not take, lacks or mistypes.
+
+    `provided` names the keyword parameters that the run gives itself; None: the kind's in `PROVIDED`.
+    """
+    found = signature(kind, use.name, allow_plugins=allow_plugins)
+    _check_data(kind, use.name, found.data)
+    if provided is None:
+        provided = PROVIDED.get(kind, ())
+    known = [key for key in found.settings if key not in provided]
+    for key in use.settings:
+        if key not in known and not found.more:
+            listed = f"its settings are: {', '.join(known)}" if known else "it has none"
+            raise ValueError(f"{kind} {use.name!r} has no setting {key!r}; {listed}")
+    missing = [key for key in known if found.settings[key].required and key not in use.settings]
+    if missing:
+        raise ValueError(f"{kind} {use.name!r} needs {', '.join(missing)}; set {kind}.{missing[0]}=...")
+    types = {key: found.settings[key].type if key in found.settings else Any for key in use.settings}
+    return {key: conform(f"{kind} {use.name!r}: {key}", value, types[key]) for key, value in use.settings.items()}
+
+
+def bind(
+    kind: str, use: Use, *, provided: Sequence[str] | None = None, allow_plugins: Sequence[str] | None = None
+) -> functools.partial[Any]:
+    """The plug-in's function with its settings, once they are checked; the data parameters are left to the caller."""
+    settings = check(kind, use, provided=provided, allow_plugins=allow_plugins)
+    return functools.partial(find(kind, use.name, allow_plugins=allow_plugins), **settings)
+
+
+def _place(kind: str, name: str) -> tuple[str, str]:
+    """The module and the function that a plug-in's name means."""
+    if kind not in FOLDERS:
+        raise ValueError(f"unknown kind of plug-in {kind!r}{nearest(kind, FOLDERS)}")
+    if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", name):
+        raise ValueError(
+            f"{kind} {name!r} is no name: wanted a file of qr_jax/{FOLDERS[kind]}/ or package.module.function"
+        )
+    if "." not in name:
+        if name not in names(kind):
+            raise ValueError(f"there is no {kind} {name!r}{_hint(kind, name)}")
+        return f"qr_jax.{FOLDERS[kind]}.{name}", name
+    module, _, function = name.rpartition(".")
+    return module, function
+
+
+def _hint(kind: str, name: str) -> str:
+    return nearest(name, names(kind), shown=100)
+
+
+def _check_data(kind: str, name: str, data: tuple[str, ...]) -> None:
+    if kind in GIVEN:
+        for parameter in data:
+            if parameter not in GIVEN[kind]:
+                given = ", ".join(GIVEN[kind])
+                raise ValueError(f"{kind} {name!r} takes {parameter!r} before its *; a {kind} is given only: {given}")
+    elif len(data) != POSITIONAL[kind]:
+        raise ValueError(
+            f"{kind} {name!r} takes {len(data)} arguments before its * ({', '.join(data) or 'none'}); "
+            f"a {kind} is given {POSITIONAL[kind]} (qr_jax/interfaces.py)"
+        )
+
+
+def _from_source(node: ast.FunctionDef) -> Signature:
+    arguments = node.args
+    data = tuple(argument.arg for argument in arguments.posonlyargs + arguments.args)
+    settings = {
+        argument.arg: Setting(_type(argument.annotation), default is None)
+        for argument, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
+    }
+    return Signature(data, settings, arguments.kwarg is not None)
+
+
+def _from_function(function: Callable[..., Any]) -> Signature:
+    parameters = inspect.signature(function).parameters.values()
+    data = tuple(p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD))
+    settings = {
+        p.name: Setting(
+            _type(ast.parse(inspect.formatannotation(p.annotation), mode="eval").body), p.default is p.empty
+        )
+        for p in parameters
+        if p.kind is p.KEYWORD_ONLY
+    }
+    return Signature(data, settings, any(p.kind is p.VAR_KEYWORD for p in parameters))
+
+
+def _tree(annotation: Any) -> ast.expr:
+    text = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
+    return ast.parse(text, mode="eval").body
+
+
+def _type(node: ast.expr | None) -> Any:
+    """The type that an annotation's syntax tree states, of those a config can hold; Any for every other."""
+    if isinstance(node, ast.Constant):
+        if isinstance(node.value, str):  # a quoted annotation
+            return _type(ast.parse(node.value, mode="eval").body)
+        return type(None) if node.value is None else Any
+    if isinstance(node, ast.Name):
+        return SIMPLE.get(node.id, Use if node.id == "Use" else Any)
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
+        parts = _type(node.left), _type(node.right)
+        return Any if Any in parts else typing.Union[parts]  # noqa: UP007 - the parts are values here
+    if isinstance(node, ast.Subscript):
+        inside = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
+        outside = ast.unparse(node.value).rpartition(".")[2]
+        if outside == "Literal" and all(isinstance(part, ast.Constant) for part in inside):
+            return Literal[tuple(part.value for part in inside if isinstance(part, ast.Constant))]
+        if outside == "tuple":
+            parts = tuple(... if isinstance(p, ast.Constant) and p.value is ... else _type(p) for p in inside)
+            return Any if Any in parts else tuple[parts]
+    return Any

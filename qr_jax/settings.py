@@ -1,0 +1,205 @@
+"""Typed settings: what people type and what JSON holds, as the types that dataclass fields are annotated with."""
+
+import dataclasses
+import difflib
+import math
+import types
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+NOTHING = ("none", "null")
+
+
+def nearest(name: str, known: Iterable[str], *, shown: int = 12) -> str:
+    """The end of an error on an unknown name: "did you mean x?" and, when they are few, all there are."""
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    guess = f"; did you mean {close[0]}?" if close else ""
+    return guess + (f" (there are: {', '.join(sorted(known))})" if len(known) <= shown and known else "")
+
+
+def describe(wanted: Any) -> str:
+    """A type in a user's words: "a whole number", "one of 'a', 'b'", "a number or none"."""
+    simple = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "none"}
+    if wanted in simple:
+        return simple[wanted]
+    if get_origin(wanted) is Literal:
+        return "one of " + ", ".join(map(repr, get_args(wanted)))
+    if get_origin(wanted) in (Union, types.UnionType):
+        return " or ".join(describe(part) for part in get_args(wanted))
+    if get_origin(wanted) is tuple:
+        parts = get_args(wanted)
+        if len(parts) == 2 and parts[1] is ...:
+            return f"a list of: {describe(parts[0])}"
+        return f"a list of {len(parts)}: " + ", ".join(describe(part) for part in parts)
+    return getattr(wanted, "__name__", None) or str(wanted)
+
+
+def wrong(name: str, found: Any, wanted: Any) -> ValueError:
+    return ValueError(f"{name} is {found!r} ({type(found).__name__}); wanted {describe(wanted)}")
+
+
+def conform(name: str, value: Any, wanted: Any) -> Any:
+    """`value`, from Python or JSON, as the type `wanted`. ValueError with what was found and what was wanted.
+
+    A whole number becomes a float where one is wanted, and a list a tuple; nothing else changes.
+    """
+    if wanted is Any:
+        return _plain_value(name, value)
+    origin, parts = get_origin(wanted), get_args(wanted)
+    if origin in (Union, types.UnionType):
+        for part in parts:
+            try:
+                return conform(name, value, part)
+            except ValueError:
+                continue
+        raise wrong(name, value, wanted)
+    if origin is Literal:
+        if not any(value == part and type(value) is type(part) for part in parts):
+            raise wrong(name, value, wanted)
+        return value
+    if origin is tuple:
+        return _tuple(name, value, wanted)
+    if dataclasses.is_dataclass(wanted):
+        return _dataclass(name, value, wanted)
+    if origin is not None and issubclass(origin, Mapping):
+        if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+            raise wrong(name, value, wanted)
+        return {key: conform(f"{name}.{key}", item, parts[1]) for key, item in value.items()}
+    if wanted is float and type(value) is int:
+        value = float(value)
+    if type(value) is not wanted or (wanted is float and not math.isfinite(value)):
+        raise wrong(name, value, wanted)
+    return value
+
+
+def _tuple(name: str, value: Any, wanted: Any) -> tuple[Any, ...]:
+    parts = get_args(wanted)
+    if not isinstance(value, (tuple, list)):
+        raise wrong(name, value, wanted)
+    if len(parts) == 2 and parts[1] is ...:
+        parts = (parts[0],) * len(value)
+    if len(parts) != len(value):
+        raise wrong(name, value, wanted)
+    return tuple(conform(f"{name}[{at}]", item, part) for at, (item, part) in enumerate(zip(value, parts, strict=True)))
+
+
+def _dataclass(name: str, value: Any, wanted: Any) -> Any:
+    if isinstance(value, wanted):
+        value = {field.name: getattr(value, field.name) for field in dataclasses.fields(wanted)}
+    hints = get_type_hints(wanted)
+    first = next(iter(hints))
+    if isinstance(value, str) and first == "name":
+        value = {first: value}
+    if not isinstance(value, Mapping):
+        raise wrong(name or "config", value, wanted)
+    before = f"{name}." if name else ""
+    for key in value:
+        if key not in hints:
+            raise ValueError(f"unknown setting {before}{key}{nearest(str(key), hints)}")
+    return wanted(**{key: conform(before + key, item, hints[key]) for key, item in value.items()})
+
+
+def _plain_value(name: str, value: Any) -> Any:
+    """A plug-in's setting of no stated type: a scalar, or a list, mapping or plug-in of them."""
+    if value is None or type(value) in (bool, int, str):
+        return value
+    if type(value) is float and math.isfinite(value):
+        return value
+    if isinstance(value, (tuple, list)):
+        return tuple(_plain_value(f"{name}[{at}]", item) for at, item in enumerate(value))
+    if isinstance(value, Use):
+        return _dataclass(name, value, Use)
+    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        if set(value) == {"name", "settings"}:  # a plug-in among another's settings, as `plain` writes it
+            return _dataclass(name, value, Use)
+        return {key: _plain_value(f"{name}.{key}", item) for key, item in value.items()}
+    found = f"{name} is {value!r} ({type(value).__name__})"
+    raise ValueError(f"{found}; wanted none, true, false, a finite number, text, or a list of them")
+
+
+def read(name: str, text: str, wanted: Any) -> Any:
+    """What was typed, as the type `wanted`: "1e-3" a float, "none" None, "32,128" a tuple. ValueError when not."""
+    if wanted is Any:
+        return guess(text)
+    origin, parts = get_origin(wanted), get_args(wanted)
+    if origin in (Union, types.UnionType):
+        if type(None) in parts and text.lower() in NOTHING:
+            return None
+        for part in parts:
+            try:
+                return read(name, text, part)
+            except ValueError:
+                continue
+        raise wrong(name, text, wanted)
+    if origin is Literal:
+        for part in parts:
+            if text == str(part) or (isinstance(part, bool) and WORDS.get(text.lower()) is part):
+                return part
+        raise wrong(name, text, wanted)
+    if origin is tuple:
+        items = [item.strip() for item in text.strip("()[] ").split(",") if item.strip()]
+        each = (parts[0],) * len(items) if len(parts) == 2 and parts[1] is ... else parts
+        if len(each) != len(items):
+            raise wrong(name, text, wanted)
+        return tuple(read(f"{name}[{at}]", item, part) for at, (item, part) in enumerate(zip(items, each, strict=True)))
+    return conform(name, _scalar(text, wanted), wanted)
+
+
+def _scalar(text: str, wanted: Any) -> Any:
+    """The typed scalar where the text is one, and otherwise the text itself, for `conform` to refuse."""
+    if wanted is bool:
+        return WORDS.get(text.lower(), {"1": True, "0": False}.get(text, text))
+    if wanted is type(None) and text.lower() in NOTHING:
+        return None
+    if wanted in (int, float):
+        try:
+            number = float(text)
+            if wanted is int and number.is_integer():  # 1e3 is a whole number too; long ones keep every digit
+                return int(text) if text.lstrip("+-").replace("_", "").isdigit() else int(number)
+            return number if wanted is float else text
+        except ValueError:
+            return text
+    return text
+
+
+def guess(text: str) -> Any:
+    """A value for a setting of no stated type: none, true, false, a number, a list at commas, else text."""
+    if "," in text:
+        return tuple(guess(item.strip()) for item in text.strip("()[] ").split(",") if item.strip())
+    if text.lower() in NOTHING:
+        return None
+    if text.lower() in ("true", "false"):
+        return WORDS[text.lower()]
+    for kind in (int, float):
+        try:
+            number = kind(text)
+        except ValueError:
+            continue
+        if math.isfinite(number):
+            return number
+    return text
+
+
+def plain(value: Any) -> Any:
+    """The value as JSON holds it: dataclasses and mappings as dicts, tuples as lists. `conform` turns it back."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [plain(item) for item in value]
+    return value
+
+
+@dataclasses.dataclass(frozen=True)
+class Use:
+    """A plug-in by its name (or its function's import path) and the settings it is called with."""
+
+    name: str
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def use(name: str, **settings: Any) -> Use:
+    return Use(name, settings)

@@ -1,0 +1,227 @@
+"""Configs: loading, overrides as people type them, the JSON round trip, and what is refused at the door."""
+
+import dataclasses
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qr_jax import checks, config, overrides
+from qr_jax.config import Config, use
+
+
+def made(tmp_path, *typed, text="from qr_jax.config import Config\nconfig = Config()\n"):
+    path = tmp_path / "mine.py"
+    path.write_text(text)
+    return config.load(path, list(typed))
+
+
+def with_(**sections):
+    """The default config with settings of its sections replaced: with_(pool={"samples": 1})."""
+    base = Config()
+    changed = {name: dataclasses.replace(getattr(base, name), **values) for name, values in sections.items()}
+    return dataclasses.replace(base, **changed)
+
+
+def test_the_default_config_has_no_problems():
+    assert checks.problems(Config()) == []
+
+
+def test_a_config_file_defines_a_config_or_a_function_that_makes_one(tmp_path):
+    text = "from qr_jax.config import Config, Pool\ndef config():\n    return Config(pool=Pool(queries=7))\n"
+    assert made(tmp_path, text=text).pool.queries == 7
+
+
+def test_an_unknown_field_in_a_config_file_is_a_value_error_that_names_it(tmp_path):
+    with pytest.raises(ValueError, match="quries"):
+        made(tmp_path, text="from qr_jax.config import Config, Pool\nconfig = Config(pool=Pool(quries=7))\n")
+    with pytest.raises(ValueError, match="must set `config"):
+        made(tmp_path, text="x = 1\n")
+
+
+def test_a_config_that_is_not_there_names_the_nearest(tmp_path):
+    (tmp_path / "quickstart.py").write_text("")
+    with pytest.raises(ValueError, match=r"did you mean .*quickstart\.py"):
+        config.load(tmp_path / "quickstrat.py")
+
+
+@pytest.mark.parametrize(
+    ("typed", "section", "setting", "value"),
+    [
+        ("learner.lr=1e-3", "learner", "lr", 1e-3),
+        ("learner.lr=1", "learner", "lr", 1.0),
+        ("train.steps=1e3", "train", "steps", 1000),
+        ("train.steps=1_000", "train", "steps", 1000),
+        ("log.wandb=true", "log", "wandb", True),
+        ("mesh.devices=8", "mesh", "devices", 8),
+        ("mesh.devices=none", "mesh", "devices", None),
+        ("rollout.buckets=16,64", "rollout", "buckets", (16, 64)),
+        ("learner.betas=(0.8, 0.9)", "learner", "betas", (0.8, 0.9)),
+        ("log.aliases=verl,trl", "log", "aliases", ("verl", "trl")),
+        ("log.aliases=", "log", "aliases", ()),
+        ("model.compute=bfloat16", "model", "compute", "bfloat16"),
+        ("data.train=a.jsonl,b.jsonl", "data", "train", "a.jsonl,b.jsonl"),
+        ("trainer.total_training_steps=330", "train", "steps", 330),
+        ("trainer.save_freq=5", "train", "checkpoint_every", 5),
+        ("trainer.test_freq=20", "evaluation", "every", 20),
+        ("data.train_files=mine.jsonl", "data", "train", "mine.jsonl"),
+    ],
+)
+def test_an_override_is_read_by_its_settings_type(typed, section, setting, value):
+    found = getattr(getattr(overrides.override(Config(), [typed]), section), setting)
+    assert found == value
+    assert type(found) is type(value)
+
+
+def test_overrides_may_be_typed_as_options():
+    typed = ["--train.checkpoint-every", "7", "--learner.lr=0.5", "--learner.keep-dead", "--seed", "3"]
+    found = overrides.override(Config(), typed)
+    assert (found.train.checkpoint_every, found.learner.lr, found.learner.keep_dead, found.seed) == (7, 0.5, True, 3)
+
+
+def test_plug_ins_are_replaced_by_name_and_set_by_short_or_long_names():
+    found = overrides.override(Config(), ["loss.high=0.3", "learner.loss.dual=none", "pool.rule=grpo", "env=tool_call"])
+    assert found.learner.loss == use("clip", high=0.3, dual=None)
+    assert (found.pool.rule, found.env) == (use("grpo"), use("tool_call"))
+    # A name comes before its settings whatever the order, and forgets the old ones.
+    start = dataclasses.replace(Config(), retriever=use("bm25", k1=2.0))
+    assert overrides.override(start, ["retriever.b=0.5", "retriever=bm25"]).retriever == use("bm25", b=0.5)
+
+
+def test_a_section_set_by_name_is_made_anew():
+    start = with_(model={"name": "org/big", "compute": "bfloat16", "remat": "full"})
+    assert overrides.override(start, ["model=two_layer"]).model == config.Model("two_layer")
+    again = overrides.override(start, ["model.remat=dots", "model=two_layer"])
+    assert again.model == config.Model("two_layer", remat="dots")
+
+
+def test_settings_of_the_world_are_set_by_name():
+    found = overrides.override(Config(), ["data.world.seed=3", "data.world.hops=0.5,0.5"])
+    assert found.data.world == {"seed": 3, "hops": (0.5, 0.5)}
+    assert checks.problems(found) == []
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("learner.lrr=1", "learner.lr"),
+        ("lr=1", "learner.lr or sft.lr"),
+        ("pol.queries=1", "pool.queries"),
+        ("loss.hihg=0.3", "loss 'clip' has no setting 'hihg'; its settings are: low, high, dual"),
+        ("loss.high=big", "wanted a number"),
+        ("learner.lr=fast", "learner.lr is 'fast' .*wanted a number"),
+        ("train.steps=1.5", "wanted a whole number"),
+        ("log.wandb=perhaps", "wanted true or false"),
+        ("model.compute=float16", "one of 'float32', 'bfloat16'"),
+        ("learner.betas=0.9", "a list of 2"),
+        ("learner=3", "is a section"),
+        ("data.world=3", "one by one"),
+        ("seed.x=3", "is one value"),
+        ("steps", "no override"),
+        ("learner.lr=nan", "wanted a number"),
+    ],
+)
+def test_what_cannot_be_overridden_says_what_was_found_and_what_is_wanted(typed, said):
+    with pytest.raises(ValueError, match=said):
+        overrides.override(Config(), [typed])
+
+
+def test_secrets_are_refused_without_repeating_them_and_redacted(monkeypatch):
+    with pytest.raises(ValueError, match="environment") as error:
+        overrides.override(Config(), ["retriever.api_key=hunter2secret"])
+    assert "hunter2secret" not in str(error.value)
+    found = checks.problems(dataclasses.replace(Config(), retriever=use("bm25", token="hunter2secret")))
+    assert any("environment variable" in line for line in found)
+    assert not any("hunter2secret" in line for line in found)
+    monkeypatch.setenv("MY_API_KEY", "hunter2secret")
+    from qr_jax.secrecy import looks_secret, redact
+
+    assert redact("Bearer hunter2secret!") == "Bearer [redacted]!"
+    assert not any(looks_secret(name) for name in overrides.known_names(Config()))
+
+
+SETTINGS = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3).map(tuple) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+).filter(lambda value: not isinstance(value, dict) or set(value) != {"name", "settings"})
+
+
+@given(settings=st.dictionaries(st.text(min_size=1, max_size=8), SETTINGS, max_size=4), lr=st.floats(1e-12, 1e3))
+def test_json_gives_the_same_config_back(settings, lr):
+    start = dataclasses.replace(with_(learner={"lr": lr}), env=use("search_r1", **settings))
+    text = json.dumps(config.to_json(start), allow_nan=False)
+    again = config.from_json(json.loads(text))
+    assert again == start
+    assert json.dumps(config.to_json(again)) == text
+    assert config.fingerprint(again) == config.fingerprint(start)
+
+
+def test_a_plug_in_inside_a_plug_in_survives_json():
+    start = dataclasses.replace(Config(), retriever=use("hybrid", parts=(use("bm25", k1=2.0), use("none"))))
+    assert config.from_json(json.loads(json.dumps(config.to_json(start)))) == start
+
+
+def test_a_run_s_config_json_can_be_loaded_and_overridden(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(config.to_json(with_(pool={"queries": 5}))))
+    found = config.load(path, ["pool.samples=3"])
+    assert (found.pool.queries, found.pool.samples) == (5, 3)
+    path.write_text('{"pool": {"quries": 5}}')
+    with pytest.raises(ValueError, match=r"unknown setting pool\.quries; did you mean queries"):
+        config.load(path)
+
+
+def test_fingerprints_differ_when_a_setting_does():
+    assert config.fingerprint(Config()) != config.fingerprint(with_(pool={"samples": 5}))
+    assert config.fingerprint(with_(learner={"lr": 1})) == config.fingerprint(with_(learner={"lr": 1.0}))
+
+
+def test_rows_that_do_not_divide_name_the_nearest_number_that_does():
+    found = checks.problems(with_(learner={"rows": 10}, mesh={"data": 2, "fsdp": 2}))
+    said = "learner.rows=10 does not divide over mesh.data=2 x mesh.fsdp=2 = 4 devices; the nearest that does is 12"
+    assert found == [said]
+
+
+@pytest.mark.parametrize(
+    ("sections", "said"),
+    [
+        ({"pool": {"samples": 1}}, "pool.samples is 1"),
+        ({"pool": {"oversample": 0}}, "pool.oversample is 0"),
+        ({"pool": {"reset_below": 1.5}}, "pool.reset_below is 1.5"),
+        ({"rollout": {"temperature": 0.0}}, "rollout.temperature is 0.0; wanted more than 0"),
+        ({"rollout": {"context_tokens": 2048}}, "does not fit a row of learner.row_tokens=1024"),
+        ({"rollout": {"buckets": (128, 32)}}, "wanted growing lengths"),
+        ({"rollout": {"buckets": (32, 4096)}}, "ends with 4096"),
+        ({"mesh": {"data": 2, "devices": 8}}, "is 2 devices, but mesh.devices is 8"),
+        ({"learner": {"lr": "1e-3"}}, "learner.lr is '1e-3' (str); wanted a number"),
+        ({"learner": {"loss": use("clop")}}, "did you mean clip?"),
+        ({"learner": {"loss": use("clip", hihg=1)}}, "its settings are: low, high, dual"),
+        ({"data": {"train": "nowhere.jsonl"}}, "nowhere.jsonl"),
+        ({"data": {"world": {"peeple": 3}}}, "did you mean people?"),
+        ({"train": {"init": "runs/nowhere"}}, "runs/nowhere"),
+    ],
+)
+def test_a_wrong_setting_is_a_problem(sections, said):
+    found = checks.problems(with_(**sections))
+    assert any(said in line for line in found), found
+
+
+def test_all_problems_are_listed_at_once():
+    with pytest.raises(ValueError, match="2 problems") as error:
+        config.check(with_(pool={"samples": 1, "queries": 0}))
+    assert "pool.samples" in str(error.value)
+    assert "pool.queries" in str(error.value)
+
+
+def test_the_mesh_is_held_against_the_devices_once_they_are_known():
+    config.check(with_(mesh={"fsdp": 8}), devices=8)
+    with pytest.raises(ValueError, match="is 8 devices, but there are 4"):
+        config.check(with_(mesh={"fsdp": 8}), devices=4)
+
+
+def test_a_run_s_foreign_plug_ins_are_refused_unless_allowed():
+    mine = dataclasses.replace(Config(), reward=use("json.dumps"))
+    assert any("--allow-plugins json" in line for line in checks.problems(mine, allow_plugins=()))
+    assert not any("--allow-plugins" in line for line in checks.problems(mine, allow_plugins=("json",)))

@@ -1,0 +1,202 @@
+"""Imports point one way, host code knows no jax, and heavy packages load only when a config names them."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "qr_jax"
+PLUGINS = ("recycling", "rounds", "envs", "retrievers", "rewards", "advantages", "losses")
+# A file or folder of qr_jax imports from its own row and the rows above it, nothing from below.
+ROOMS = (
+    ("records", "settings", "secrecy", "noise", "committed"),
+    ("pool", "queries", "metrics", "metrics_writer", "config", "overrides", "checks", "plugins", "verdict", "figures")
+    + ("answers", "dialect", "bm25_index", "variance", "reduce", "kl", "importance"),
+    ("interfaces",),
+    PLUGINS,
+    ("models", "pack", "parallel"),
+    ("rollout", "learner", "checkpoint", "report", "retrieval_server"),
+    ("assemble", "runs"),
+    ("train", "sft", "evaluate", "compare"),
+    ("cli", "doctor"),
+)
+RANK = {name: rank for rank, row in enumerate(ROOMS) for name in row}
+# Rows whose members do not import one another.
+APART = (PLUGINS, ("rollout", "learner", "checkpoint", "report"))
+# These run in a process without jax. In a folder all files do, but those excepted.
+HOST = (
+    "records",
+    "settings",
+    "secrecy",
+    "noise",
+    "pool",
+    "queries",
+    "metrics",
+    "metrics_writer",
+    "config",
+    "overrides",
+)
+HOST += (
+    "checks",
+    "plugins",
+    "verdict",
+    "figures",
+    "answers",
+    "dialect",
+    "bm25_index",
+    "interfaces",
+    "report",
+    "doctor",
+)
+HOST += ("recycling", "rounds", "envs", "retrievers", "rewards", "rollout.tools", "cli")
+EXCEPTED = (
+    "retrievers.dense",
+    "queries.world_builder",
+)  # the latter is TFDS's own, and imported where a world is opened
+DEVICE = ("jax", "jaxlib", "flax", "optax", "orbax", "chex")
+HEAVY = ("bm25s", "grain", "tensorflow_datasets", "tensorflow", "wandb", "tensorboardX")
+
+MODULES = {
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix("__init__").rstrip("."): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+}
+
+
+def room(module: str) -> str:
+    return module.split(".")[0]
+
+
+def within(module: str, places: tuple[str, ...]) -> bool:
+    return any(module == place or module.startswith(place + ".") for place in places)
+
+
+def statements(node: ast.AST, *, at_import: bool) -> Iterator[ast.stmt]:
+    """The import statements under a node; with `at_import` only those that run when the module is imported."""
+    for child in ast.iter_child_nodes(node):
+        later = isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
+        never = isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test)
+        if isinstance(child, (ast.Import, ast.ImportFrom)):
+            yield child
+        elif not at_import or not (later or never):
+            yield from statements(child, at_import=at_import)
+
+
+def imported(module: str, *, at_import: bool = False) -> set[str]:
+    """What a module of qr_jax imports: full names, those of qr_jax as "qr_jax.<module>"."""
+    names = set()
+    for node in statements(ast.parse(MODULES[module].read_text(encoding="utf-8")), at_import=at_import):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{module}: imports name the real module, not a relative one"
+            full = [f"{node.module}.{alias.name}" for alias in node.names]
+            ours = [name.removeprefix("qr_jax.") in MODULES for name in full]
+            names |= {name if own else str(node.module) for name, own in zip(full, ours, strict=True)}
+    return names
+
+
+def ours(names: set[str]) -> set[str]:
+    return {name.removeprefix("qr_jax.") for name in names if name.startswith("qr_jax.")}
+
+
+def closure(module: str) -> dict[str, str]:
+    """Each module of qr_jax that importing `module` imports -> the one that imports it."""
+    found, waiting = {module: "itself"}, [module]
+    while waiting:
+        one = waiting.pop()
+        for other in ours(imported(one, at_import=True)) & set(MODULES):
+            if other not in found:
+                found[other] = one
+                waiting.append(other)
+    return found
+
+
+def host_modules() -> list[str]:
+    return [name for name in MODULES if name and within(name, HOST) and not within(name, EXCEPTED)]
+
+
+def test_every_file_has_a_room():
+    homeless = {room(module) for module in MODULES if module} - set(RANK)
+    assert not homeless, (
+        f"give {sorted(homeless)} a row in ROOMS of this test, and say in which room of the design it is"
+    )
+
+
+def test_imports_point_one_way():
+    wrong = [
+        f"{module} imports {other}"
+        for module in MODULES
+        for other in ours(imported(module))
+        if RANK.get(room(other), 0) > RANK.get(room(module), 0)
+        and not (module == "retrievers.dense" and room(other) in ("models", "parallel"))
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("row", APART, ids=["plug-in folders", "rollout, learner, checkpoint, report"])
+def test_neighbours_do_not_import_one_another(row):
+    wrong = [
+        f"{module} imports {other}"
+        for module in MODULES
+        for other in ours(imported(module))
+        if room(module) in row and room(other) in row and room(module) != room(other)
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_losses_and_advantages_know_no_text_config_mesh_or_model():
+    wrong = [
+        f"{module} imports {other}"
+        for module in MODULES
+        for other in ours(imported(module))
+        if room(module) in ("losses", "advantages")
+        and room(other) not in ("records", "variance", "reduce", "kl", "importance", room(module))
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_flax_stops_at_the_edge_of_models():
+    wrong = [module for module in MODULES if any(within(name, ("flax",)) for name in imported(module))]
+    assert all(room(module) == "models" for module in wrong), wrong
+
+
+def test_host_code_imports_no_jax_directly_or_through_others():
+    wrong = []
+    for module in host_modules():
+        direct = imported(module) if module not in ("cli", "doctor") else imported(module, at_import=True)
+        wrong += [f"{module} imports {name}" for name in direct if within(name, DEVICE)]
+        for other, through in closure(module).items():
+            found = [name for name in imported(other, at_import=True) if within(name, DEVICE)]
+            wrong += [f"{module} -> ... {through} -> {other} imports {name}" for name in found]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_heavy_packages_are_imported_inside_the_functions_that_use_them():
+    wrong = [
+        f"{module} imports {name}"
+        for module in MODULES
+        if module not in EXCEPTED
+        for name in imported(module, at_import=True)
+        if within(name, HEAVY)
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def in_a_process_without(packages: tuple[str, ...], modules: list[str]) -> str:
+    """What importing the modules says where the packages are absent; "" when all is well."""
+    blocked = f"import sys; sys.modules.update(dict.fromkeys({packages!r}))"
+    lines = [blocked, *(f"import qr_jax.{module}" for module in modules)]
+    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=False)
+    return done.stderr if done.returncode else ""
+
+
+def test_host_code_runs_in_a_process_without_jax():
+    assert in_a_process_without((*DEVICE, *HEAVY), host_modules()) == ""
+
+
+@pytest.mark.skipif("train" not in MODULES, reason="there is no qr_jax/train.py")
+def test_train_is_imported_where_the_heavy_packages_are_absent():
+    assert in_a_process_without(HEAVY, ["train"]) == ""

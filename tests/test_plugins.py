@@ -1,0 +1,115 @@
+"""Plug-ins are found by their file's name, bound with checked settings, and checked without importing them."""
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from qr_jax import plugins
+from qr_jax.config import Use, use
+
+
+def foreign(tmp_path, monkeypatch, text):
+    """A package my_lab with one file, ideas.py, on the import path."""
+    (tmp_path / "my_lab").mkdir()
+    (tmp_path / "my_lab" / "__init__.py").write_text("")
+    (tmp_path / "my_lab" / "ideas.py").write_text(text)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name in ("my_lab", "my_lab.ideas"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+
+
+@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind in plugins.FOLDERS for name in plugins.names(kind)])
+def test_every_file_of_a_plug_in_folder_has_its_function_with_the_contract_s_parameters(kind, name):
+    given = {key: None for key in plugins.PROVIDED.get(kind, ())}
+    plugins.check(kind, use(name), provided=tuple(given))
+    assert callable(plugins.find(kind, name))
+
+
+def test_an_unknown_name_lists_the_nearest_and_all():
+    with pytest.raises(ValueError, match=r"there is no loss 'clop'; did you mean clip\? \(there are: clip"):
+        plugins.find("loss", "clop")
+    with pytest.raises(ValueError, match="unknown kind of plug-in 'los'"):
+        plugins.find("los", "clip")
+    with pytest.raises(ValueError, match="is no name"):
+        plugins.find("loss", "../records")
+
+
+def test_settings_are_bound_and_an_unknown_one_lists_those_there_are():
+    bound = plugins.bind("loss", use("clip", high=1))
+    assert bound.keywords == {"high": 1.0}
+    with pytest.raises(ValueError, match="loss 'clip' has no setting 'hihg'; its settings are: low, high, dual"):
+        plugins.bind("loss", use("clip", hihg=0.3))
+    with pytest.raises(ValueError, match="loss 'clip': high is 'x' .*wanted a number"):
+        plugins.bind("loss", use("clip", high="x"))
+    with pytest.raises(ValueError, match="has no setting 'queries'"):
+        plugins.bind("rounds", use("once", queries=3))  # the run gives it
+
+
+def test_a_function_s_import_path_is_a_name(tmp_path, monkeypatch):
+    foreign(
+        tmp_path, monkeypatch, "def mine(logp_NL, *, low: float = 0.5, size: 'int | None' = None):\n    return low\n"
+    )
+    assert plugins.bind("loss", use("my_lab.ideas.mine", low=2, size=None))(None) == 2.0
+    with pytest.raises(ValueError, match="no function 'yours'"):
+        plugins.find("loss", "my_lab.ideas.yours")
+    with pytest.raises(ValueError, match="no module 'my_laboratory"):
+        plugins.find("loss", "my_laboratory.ideas.mine")
+
+
+def test_foreign_packages_are_refused_before_they_are_imported(tmp_path, monkeypatch):
+    foreign(tmp_path, monkeypatch, "raise SystemExit('this ran')\n")
+    for call in (plugins.find, plugins.signature):
+        with pytest.raises(ValueError, match="--allow-plugins my_lab"):
+            call("loss", "my_lab.ideas.mine", allow_plugins=())
+    assert callable(plugins.find("loss", "qr_jax.losses.clip.clip", allow_plugins=()))
+
+
+def test_a_loss_may_take_only_what_the_learner_gives(tmp_path, monkeypatch):
+    foreign(tmp_path, monkeypatch, "def mine(logp_NL, text, *, low=0.5):\n    return low\n")
+    with pytest.raises(ValueError, match="takes 'text' before its .*; a loss is given only: logp_NL"):
+        plugins.check("loss", use("my_lab.ideas.mine"))
+    with pytest.raises(ValueError, match="takes 2 arguments .*; a retriever is given 0"):
+        plugins.check("retriever", use("my_lab.ideas.mine"))
+
+
+def test_a_setting_without_default_must_be_given(tmp_path, monkeypatch):
+    foreign(tmp_path, monkeypatch, "def mine(*, corpus, url: str, k: int = 1):\n    return lambda queries, k: []\n")
+    with pytest.raises(ValueError, match=r"needs url; set retriever\.url="):
+        plugins.check("retriever", use("my_lab.ideas.mine"))
+    assert plugins.check("retriever", use("my_lab.ideas.mine", url="http://127.0.0.1:1")) == {
+        "url": "http://127.0.0.1:1"
+    }
+
+
+def test_types_are_read_from_the_source(tmp_path, monkeypatch):
+    text = (
+        "from typing import Literal\n"
+        "def mine(q, e, *, a: int, b: float | None = None, c: Literal['x', 'y'] = 'x', d: tuple[int, ...] = (),\n"
+        "         e2: list = [], f=3, **more):\n    pass\n"
+    )
+    foreign(tmp_path, monkeypatch, text)
+    found = plugins.signature("reward", "my_lab.ideas.mine")
+    types = {name: setting.type for name, setting in found.settings.items()}
+    assert types["a"] is int
+    assert types["b"] == float | None
+    assert types["d"] == tuple[int, ...]
+    assert types["e2"] is Any
+    assert found.more
+    assert [name for name, setting in found.settings.items() if setting.required] == ["a"]
+
+
+def test_a_plug_in_that_is_made_and_not_written_is_imported_to_be_checked(tmp_path, monkeypatch):
+    text = "def _make():\n    def mine(q, e, *, a: int = 1):\n        return a\n    return mine\nmine = _make()\n"
+    foreign(tmp_path, monkeypatch, text)
+    assert plugins.check("reward", Use("my_lab.ideas.mine", {"a": 3})) == {"a": 3}
+
+
+def test_checking_a_config_imports_no_jax():
+    code = (
+        "import sys; from qr_jax import config; config.check(config.Config()); "
+        "sys.exit([name for name in ('jax', 'bm25s', 'grain', 'tensorflow_datasets') if name in sys.modules] or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,80 @@
+"""What is committed: nothing of one machine, no address where pip's index serves, no large file, few things on top."""
+
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+TOP = {"pyproject.toml", "qr_jax", "configs", "tpu_scripts", "tests", "README.md"}
+TOP |= {"LICENSE", "LOG.md", "Makefile", "constraints.txt", ".ci", ".gitignore", ".pre-commit-config.yaml"}
+TOP |= {".github", ".gitattributes"}
+LARGEST_BYTES = 2 * 2**20
+# Folders that only one machine has: homes, mounts, scratch. Written so that this line is not one itself.
+MACHINE = re.compile(r"(?<![\w.])/(?:work|home|root|Users|mnt|scratch|workspace|data)/[\w.]", re.ASCII)
+TEXT = {".py", ".toml", ".txt", ".md", ".yaml", ".yml", ".sh", ".json", ".jsonl", ""}
+
+
+def files() -> list[Path]:
+    """What git tracks or would add."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, check=False)
+    names = listed.stdout.decode().split("\0") if listed.returncode == 0 else []
+    if not any(names):  # an unpacked archive, without git
+        skipped = {".venv", ".git", "runs", "build", "dist"}
+        return [p for p in ROOT.rglob("*") if p.is_file() and not skipped & set(p.relative_to(ROOT).parts)]
+    return [ROOT / name for name in names if name and (ROOT / name).is_file()]
+
+
+def test_the_top_level_is_what_a_build_needs():
+    found = {path.relative_to(ROOT).parts[0] for path in files()}
+    assert found - TOP == set()
+    assert {"pyproject.toml", "qr_jax", "configs", "tests", "Makefile", "constraints.txt", "LICENSE"} <= found
+
+
+def test_no_file_is_large():
+    large = {
+        str(path.relative_to(ROOT)): path.stat().st_size for path in files() if path.stat().st_size > LARGEST_BYTES
+    }
+    assert large == {}
+
+
+def test_no_file_names_a_place_of_one_machine():
+    found = [
+        f"{path.relative_to(ROOT)}:{number}: {line.strip()[:100]}"
+        for path in files()
+        if path.suffix in TEXT
+        for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1)
+        if MACHINE.search(line)
+    ]
+    assert found == []
+
+
+def test_versions_are_pinned_by_name_and_version_alone():
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pins = [line for line in lines if line and not line.startswith("#")]
+    assert all(re.fullmatch(r"[A-Za-z0-9][\w.-]*==[\w.!+]+", line) for line in pins), pins
+    assert pins == sorted(pins, key=lambda line: re.sub(r"[-_.]+", "-", line.split("==")[0]).lower())
+
+
+def test_what_sets_up_and_tests_reaches_for_no_address():
+    for name in ("constraints.txt", "Makefile", ".ci/run", "pyproject.toml", ".pre-commit-config.yaml"):
+        text = (ROOT / name).read_text()
+        assert "://" not in text, name
+        assert not re.search(r"--(extra-)?index-url|--find-links|--trusted-host", text), name
+
+
+def test_every_dependency_is_pinned():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = project["dependencies"] + project["optional-dependencies"]["dev"]
+    names = {re.split(r"[\[<>=!~ ]", line)[0] for line in wanted}
+    pinned = {line.split("==")[0] for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line}
+    plain = {re.sub(r"[-_.]+", "-", name).lower() for name in pinned}
+    assert {re.sub(r"[-_.]+", "-", name).lower() for name in names} - plain == set()
+
+
+def test_ci_runs_what_the_readme_tells_a_reader_to_run():
+    script = (ROOT / ".ci" / "run").read_text()
+    assert "set -euo pipefail" in script
+    assert {"make lint", "make test"} <= set(script.splitlines())
+    assert (ROOT / ".ci" / "run").stat().st_mode & 0o111
