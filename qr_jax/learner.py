@@ -44,6 +44,7 @@ class Learner:
     old_logp: Callable[[State, Batch], jax.Array]
     init: Callable[[Any], State]
     abstract: State
+    rate: optax.Schedule  # learning rate by updates made
 
 
 def schedule(settings: config.Learner, steps: int) -> optax.Schedule:
@@ -187,6 +188,7 @@ def make(cfg: ModelConfig, model: config.Model, settings: config.Learner, mesh: 
         old_logp=_jit_on(old_logp, state_at, spec, meshes.batch_sharding(mesh, row_axis=1), donate=False),
         init=jax.jit(init, out_shardings=state_at),
         abstract=meshes.abstract(mesh, shapes),
+        rate=schedule(settings, steps),
     )
 
 

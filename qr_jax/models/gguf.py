@@ -47,6 +47,11 @@ CUTS: dict[str, list[dict[str, Any]]] = {
 }
 
 
+def shape(path: str | os.PathLike[str]) -> ModelConfig:
+    """The shape of the model that the file's metadata describes."""
+    return _config(read_header(path))
+
+
 def load(path: str | os.PathLike[str], dtype: Any = np.float32) -> tuple[ModelConfig, Params]:
     """Shape and parameters of a llama, qwen2 or qwen3 file; embeddings are tied where there is no output.weight."""
     file = read_header(path)

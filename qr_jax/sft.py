@@ -1,0 +1,162 @@
+"""The cold start: cross-entropy on the model's own tokens of expert traces, by the learner that RL uses.
+
+A trace is played through the environment and the real retriever, so what stands between the expert's turns is what the
+model will meet; only the expert's tokens are trained.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from qr_jax import assemble, config, learner, pack, runs
+from qr_jax.config import Config, use
+from qr_jax.parallel import mesh as meshes
+from qr_jax.queries import sources
+from qr_jax.queries.traces import Trace
+from qr_jax.records import Episode, Say, Search, SearchFunction, Stop, Turn, grades
+from qr_jax.rollout import tools
+from qr_jax.rollout.engine import Engine, Live
+
+
+def play(trace: Trace, engine: Engine, env: Callable, search: SearchFunction) -> Episode | str:
+    """The trace as an episode whose sampled tokens are the expert's, or why it cannot be one."""
+    tokenizer, settings, query = engine.tokenizer, engine.settings, trace.query
+    live, say = Live(0, 0), env(query, [])
+    live.show(engine.chat.open(say), say)
+    for number, text in enumerate(trace.turns):
+        ids = tokenizer.encode(text)
+        if not any(stop in text for stop in say.stop):
+            ids = [*ids, engine.chat.end_id]
+        if len(ids) > settings.turn_tokens:
+            return f"a turn of more than {settings.turn_tokens} tokens"
+        _take(live, ids)
+        live.turns.append(Turn("model", text))
+        live.model_turns += 1
+        move = env(query, live.turns)
+        if isinstance(move, Stop):
+            return _episode(live, trace, move) if number == len(trace.turns) - 1 else "an early answer"
+        if isinstance(move, Search):
+            found = tuple(tuple(search([one], settings.search_k)[0]) for one in move.queries)
+            live.turns.append(Turn("env", "", move.queries, found))
+            length = lambda text: len(tokenizer.encode_data(text))
+            move, turns = tools.fit_observation(env, query, live.turns, length, settings.observation_tokens)
+            live.turns = [*turns[:-1], replace(turns[-1], text=move.text)]
+        elif isinstance(move, Say):
+            return "a turn without an action"
+        say = move
+        live.show(engine.chat.observe(say, ended_by_eos=ids[-1] in tokenizer.eos_ids), say)
+    return "no answer"
+
+
+def _take(live: Live, ids: list[int]) -> None:
+    """The expert's tokens stand where the model's will."""
+    live.ids += ids
+    live.mask += [True] * len(ids)
+    live.turn += [live.model_turns] * len(ids)
+
+
+def _episode(live: Live, trace: Trace, move: Stop) -> Episode:
+    return Episode(
+        query=trace.query, sample=0, step=0, ids_L=np.array(live.ids, np.int32), mask_L=np.array(live.mask, bool),
+        logp_L=np.zeros(len(live.ids), np.float32), turn_L=np.array(live.turn, np.int32), turns=tuple(live.turns),
+        answer=move.answer, stop=move.reason, valid=True,
+    )  # fmt: skip
+
+
+def demonstrations(settings: Config, agent: assemble.Agent, search: SearchFunction, say=print) -> list[Episode]:
+    """Every trace that fits, as an episode; how many were left out, and why, is said."""
+    env = assemble.environment(settings)
+    kept: list[Episode] = []
+    left: dict[str, int] = {}
+    longest = min(settings.sft.max_tokens, settings.rollout.context_tokens)
+    for trace in assemble.traces(settings, search):
+        if settings.sft.limit is not None and len(kept) >= settings.sft.limit:
+            break
+        episode = play(trace, agent.engine, env, search)
+        if isinstance(episode, Episode) and len(episode.ids_L) > longest:
+            episode = f"more than {longest} tokens"
+        if isinstance(episode, str):
+            left[episode] = left.get(episode, 0) + 1
+        else:
+            kept.append(episode)
+    reasons = "".join(f"; {count} left out: {reason}" for reason, count in left.items())
+    say(f"cold start: {len(kept)} expert traces{reasons}")
+    if not kept:
+        raise ValueError(f"no expert trace can be trained on{reasons}; raise sft.max_tokens or rollout.turn_tokens")
+    return kept
+
+
+def _learner_settings(settings: Config) -> config.Learner:
+    """The RL learner's batch shapes and optimizer constants with the cold start's loss and schedule."""
+    sft = settings.sft
+    return replace(
+        settings.learner, loss=use("nll"), advantage=use("dr_grpo"), reduce="token_mean", over="accepted", kl_weight=0.0,
+        entropy_weight=0.0, importance="off", lr=sft.lr, schedule=sft.schedule, warmup_updates=sft.warmup_steps,
+        decay_updates=sft.steps, clip_norm=sft.clip_norm, weight_decay=sft.weight_decay,
+    )  # fmt: skip
+
+
+def sft(settings: Config, folder: str | Path, *, agent: assemble.Agent | None = None, search: Any = None,
+        say: Callable[[str], None] = print) -> dict[str, Any]:
+    """Train on the traces; a run folder with checkpoints and metrics like any other. Returns the summary."""  # fmt: skip
+    if settings.sft.steps < 1:
+        raise ValueError(f"sft.steps={settings.sft.steps}: a cold start needs at least 1")
+    start = time.monotonic()
+    every = max(settings.sft.steps // 4, 1)
+    run = runs.Run(folder, runs.for_stage(settings, settings.sft.steps, every), say=say)
+    run.on_sigterm()
+    try:
+        agent = agent or assemble.agent(settings)
+        mesh = meshes.make_mesh(settings.mesh)
+        rate = _learner_settings(settings)
+        made = learner.make(agent.cfg, settings.model, rate, mesh, steps=settings.sft.steps)
+        resumed = run.go_on(made.abstract)
+        state, done = (resumed[0], resumed[2]) if resumed else (None, 0)
+        if resumed and done >= settings.sft.steps:
+            return {"steps": done, "loss": None, "wall_s": time.monotonic() - start}
+        episodes = demonstrations(settings, agent, search or assemble.searcher(settings), say)
+        batches = sources.batches(episodes, settings.sft.traces, seed=settings.seed)
+        state = state or made.init(assemble.place(agent.weights(), mesh))
+        host = {"model": agent.fingerprint}
+        loss = None
+        for step in range(done, settings.sft.steps):
+            state, row = _step(made, state, batches(step), rate, settings)
+            loss = row["sft/loss"]
+            run.writer.write(step + 1, row)
+            if (step + 1) % every == 0 or step + 1 == settings.sft.steps or run.stopping:
+                run.save(step + 1, state, host)
+                say(f"cold start {step + 1}/{settings.sft.steps}  loss {loss:.4f}")
+            if run.stopping:
+                raise SystemExit(143)
+        summary = {"steps": settings.sft.steps, "traces": len(episodes), "loss": loss, "wall_s": time.monotonic() - start}
+        run.write_json("summary.json", summary)
+        return summary
+    finally:
+        run.close()
+
+
+def _step(made: learner.Learner, state, some: Sequence[Episode], rate: config.Learner, settings: Config):
+    start = time.monotonic()
+    ones = np.ones((len(some), 1))
+    batch = pack.pack(
+        [[one] for one in some], grades(ones, ones > 0), rows=rate.rows, row_tokens=rate.row_tokens,
+        queries=settings.sft.traces, samples=1,
+    )  # fmt: skip
+    state, found = made.train_step(state, batch)
+    found = jax.device_get(found)
+    if not found["finite"]:
+        raise ValueError("the cold start's gradient is not finite; lower sft.lr or check the model's weights")
+    return state, {
+        "sft/loss": float(found["loss"]),
+        "sft/grad_norm": float(found["grad_norm"]),
+        "sft/tokens": int(found["tokens"]),
+        "sft/packing_efficiency": pack.packing_efficiency(batch),
+        "time/step_s": time.monotonic() - start,
+    }
+
+
