@@ -5,7 +5,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -52,20 +52,22 @@ def read(rows: Any) -> list:
     return list(sources.source(rows))
 
 
-def questions(config: Config, part: str) -> list[Query]:
+def questions(config: Config, part: Literal["train", "eval"]) -> list[Query]:
     """The "train" or "eval" questions, in their fixed order. The world's eval questions are its dev split."""
     data = config.data
     name, limit = (data.train, data.train_limit) if part == "train" else (data.eval, data.eval_limit)
     if name == "world":
         world = world_sources(config)
-        found = read(world.train if part == "train" else world.dev)
+        found = readers.first(read(world.train if part == "train" else world.dev), limit)
     else:
-        found = readers.read_queries(name)
+        whole = readers.read_queries(name)  # all files at once: an id may stand only once
+        files = [{query.id for query in readers.read_queries(file)} for file in readers.resolve(name)]
         if data.split == "sha256":
-            found = readers.split(found, data.train_share, "train" if part == "train" else "eval")
+            whole = readers.split(whole, data.train_share, part)
+        found = [query for ids in files for query in readers.first([q for q in whole if q.id in ids], limit)]
     if not found:
         raise ValueError(f"data.{part}={name!r} has no questions; check the files and data.split={data.split!r}")
-    return readers.first(found, limit)
+    return found
 
 
 def passages(config: Config) -> list[Passage]:

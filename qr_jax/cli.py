@@ -59,7 +59,7 @@ def make_parser() -> argparse.ArgumentParser:
         ("sft", _sft, "the cold start alone: cross-entropy on expert traces"),
     ):
         made = command(name, run, text, usage=f"qr-jax {name} CONFIG [setting=value ...] [options]")
-        made.add_argument("config", metavar="CONFIG", help="a Python config, or a run's config.json")
+        made.add_argument("config", metavar="CONFIG", help="a Python config (file.py, or file.py:name), or a run's config.json")
         made.add_argument("--run", type=Path, metavar="FOLDER", help=RUN_HELP)
         made.add_argument("--dry-run", action="store_true", help="print the resolved config as JSON and stop")
         made.add_argument("--json", action="store_true", help="print the summary as JSON")
@@ -116,13 +116,14 @@ def _resolve(arguments: argparse.Namespace) -> tuple[Any, Path]:
     """The checked config and the run's folder; plug-ins of a config.json are held to qr_jax and what is allowed."""
     from qr_jax import config as configs
 
-    path = Path(arguments.config)
-    config = configs.load(path, arguments.overrides)
+    path, name = configs.parts(arguments.config)
+    config = configs.load(arguments.config, arguments.overrides)
     if arguments.dry_run:
         print(json.dumps(configs.to_json(config), indent=2))
     # A Python config is its user's own code; a config.json may be somebody else's.
     configs.check(config, allow_plugins=tuple(arguments.allow_plugins) if path.suffix == ".json" else None)
-    return config, arguments.run or (path.parent if path.name == "config.json" else Path("runs") / path.stem)
+    stem = path.stem if name == "config" else f"{path.stem}_{name}"
+    return config, arguments.run or (path.parent if path.name == "config.json" else Path("runs") / stem)
 
 
 def _open(arguments: argparse.Namespace) -> tuple[str, ...]:

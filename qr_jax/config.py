@@ -37,7 +37,7 @@ class Data:
     )
     split: Literal["given", "sha256"] = "given"  # sha256: questions are dealt to train and eval by the hash of their id
     train_share: float = 0.7  # of the sha256 split
-    train_limit: int | None = None  # questions, the first by (hash of id); None: all
+    train_limit: int | None = None  # questions of each file (or of the world), the first by the hash of their ids
     eval_limit: int | None = None
     world: Mapping[str, Any] = field(default_factory=dict)  # settings of queries/world.py's World
     world_path: str = "runs/worlds"  # where built worlds are kept (ArrayRecord, found by their settings' hash)
@@ -182,9 +182,10 @@ class Config:
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """The config that a Python file makes (`config = Config(...)`, or a function `config()`) or a config.json holds.
 
-    Overrides (`qr_jax/overrides.py`) come last. ValueError says what is wrong with the file or with an override.
+    `file.py:name` takes the file's variable or function of that name instead. Overrides (`qr_jax/overrides.py`) come
+    last. ValueError says what is wrong with the file or with an override.
     """
-    path = Path(path)
+    path, name = parts(path)
     if not path.is_file():
         close = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.py")], n=1)
         raise ValueError(f"there is no config {path}" + (f"; did you mean {path.parent / close[0]}?" if close else ""))
@@ -194,19 +195,28 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         except json.JSONDecodeError as error:
             raise ValueError(f"{path} is no JSON: {error}") from error
     else:
-        made = _made_by(path)
+        made = _made_by(path, name)
     return from_json(plain(override(from_json(made), overrides)))
 
 
-def _made_by(path: Path) -> Config:
+def parts(path: str | Path) -> tuple[Path, str]:
+    """The file and the name in it that `file.py:name` means; the name is "config" where none is given."""
+    file, colon, name = str(path).rpartition(":")
+    return (Path(file), name) if colon and file.endswith(".py") and name.isidentifier() else (Path(path), "config")
+
+
+def _made_by(path: Path, name: str) -> Config:
     try:
-        made = runpy.run_path(str(path), run_name="qr_jax_config").get("config")
+        there = runpy.run_path(str(path), run_name="qr_jax_config")
+        made = there.get(name)
         made = made() if callable(made) else made
     except TypeError as error:  # an unknown field of a section, most of all
         raise ValueError(f"{path}: {error}") from error
     if not isinstance(made, Config):
+        others = [key for key, value in there.items() if isinstance(value, Config)]
         raise ValueError(
-            f"{path} makes no config: it must set `config = Config(...)` or define `config()`, found {made!r}"
+            f"{path} makes no config {name!r}: it must set `{name} = Config(...)` or define `{name}()`, found {made!r}"
+            + (f"; it has: {', '.join(others)}" if others else "")
         )
     return made
 

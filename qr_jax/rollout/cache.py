@@ -29,9 +29,13 @@ def write(cache: Cache, buffer: Cache, row_R, used_R, count_R) -> Cache:
     )
 
 
-def move(into: Cache, out_of: Cache, from_R, to_R) -> Cache:
-    """Copy whole rows `from_R` of one cache over rows `to_R` of another; a `to` past the end is dropped (padding)."""
-    return tuple(
-        whole.at[:, to_R].set(jnp.take(other, from_R, axis=1, mode="clip"), mode="drop")
-        for whole, other in zip(into, out_of, strict=True)
-    )
+def in_use(rows: Cache, used_R) -> Cache:
+    """Rows with 0 past their first `used_R` positions: what once stood there may not be finite, and 0 * nan is nan."""
+    kept_RB = jnp.arange(rows[0].shape[3])[None] < used_R[:, None]
+    return tuple(jnp.where(kept_RB[None, :, None, :, None], part, jnp.zeros((), part.dtype)) for part in rows)
+
+
+def move(into: Cache, out_of: Cache, from_R, to_R, used_R) -> Cache:
+    """Copy the positions in use of rows `from_R` over rows `to_R` of another cache; a `to` past the end is dropped."""
+    rows = in_use(tuple(jnp.take(part, from_R, axis=1, mode="clip") for part in out_of), used_R)
+    return tuple(whole.at[:, to_R].set(part, mode="drop") for whole, part in zip(into, rows, strict=True))

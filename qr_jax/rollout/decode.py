@@ -44,9 +44,11 @@ def episode_keys(seed, purpose, step, query_N, sample_N):
 
 
 def _restrict(logp_SV, sampling: Sampling):
+    """Log-probabilities with -inf outside the `top_k` largest and the smallest set that holds `top_p`; ties stay in."""
     if sampling.top_k:
         kth_S1 = jax.lax.top_k(logp_SV, sampling.top_k)[0][:, -1:]
-        logp_SV = jnp.where(logp_SV >= kth_S1, logp_SV, -jnp.inf)
+        # normalised anew: top_p is a share of what top_k leaves
+        logp_SV = jax.nn.log_softmax(jnp.where(logp_SV >= kth_S1, logp_SV, -jnp.inf), axis=-1)
     if sampling.top_p < 1.0:
         sorted_SV = jnp.sort(logp_SV, axis=-1, descending=True)
         before_SV = jnp.cumsum(jnp.exp(sorted_SV), axis=-1) - jnp.exp(sorted_SV)
@@ -84,7 +86,7 @@ def decode(params, cache, pending_S, used_S, room_S, key_S2, stop_V, temperature
     """Sample up to `chunk` tokens in every slot; a slot ends when `room_S` is used up or at an id marked in `stop_V`.
 
     The cache is only read until the chunk is over; the new entries are then written in one go. No row may have more than
-    `bucket - 1` positions in use. Returns (cache, Chunk).
+    `bucket` positions in use. Returns (cache, Chunk).
     """
     slots = pending_S.shape[0]
     view = tuple(part[:, :, :, :bucket] for part in cache)
@@ -120,7 +122,7 @@ def decode(params, cache, pending_S, used_S, room_S, key_S2, stop_V, temperature
 def append(params, cache, row_R, ids_RL, used_R, count_R, *, cfg: ModelConfig, bucket: int):
     """Put the keys and values of the first `count_R` of `ids_RL` behind the first `used_R` positions of rows `row_R`."""
     rows, length = ids_RL.shape
-    view = tuple(jnp.take(part[:, :, :, :bucket], row_R, axis=1, mode="clip") for part in cache)
+    view = caches.in_use(tuple(jnp.take(part[:, :, :, :bucket], row_R, axis=1, mode="clip") for part in cache), used_R)
     seen_LL = jnp.tril(jnp.ones((length, length), bool))
     _, buffer = decoder.extend(
         cfg, params, view, ids_RL, used_R, _buffer(cache, rows, length), seen_LL, compute=cache[0].dtype

@@ -5,10 +5,10 @@ the retriever in one batch; a query's samples share one prefill; an observation 
 """
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import replace
 
 import numpy as np
 
@@ -18,64 +18,16 @@ from qr_jax.models.tokenizer import Tokenizer
 from qr_jax.records import Episode, Query, Say, Search, SearchFunction, Stop, StopReason, Turn
 from qr_jax.rollout import tools
 from qr_jax.rollout.chat import Chat
-from qr_jax.rollout.rows import Rows
+from qr_jax.rollout.live import Live, Statistics
+from qr_jax.rollout.rows import Move, Rows
 
 PURPOSES = {"train": 0, "greedy": 1, "pass": 2, "ask": 3, "probe": 4}
 ORDERED_TICKS = 2  # an ordered search is answered this many ticks after it was asked, however fast it was
-
-
-@dataclass
-class Live:
-    """One episode in flight. `cached` counts the ids whose keys and values its row holds."""
-
-    query_at: int
-    sample: int
-    ids: list[int] = field(default_factory=list)
-    mask: list[bool] = field(default_factory=list)
-    logp: list[float] = field(default_factory=list)
-    turn: list[int] = field(default_factory=list)
-    turns: list[Turn] = field(default_factory=list)
-    stop: tuple[bytes, ...] = ()
-    cached: int = 0
-    model_turns: int = 0
-    turn_start: int = 0
-    tail: bytes = b""
-    complete: bool = False  # the turn ended by a stop string or an end-of-turn id
-    by_eos: bool = False
-    searching: bool = False
-
-    def show(self, ids: Sequence[int], say: Say) -> None:
-        """Append what the environment says and open the model's next turn."""
-        self.ids += ids
-        self.mask += [False] * len(ids)
-        self.logp += [0.0] * len(ids)
-        self.turn += [-1] * len(ids)
-        self.stop = tuple(text.encode() for text in say.stop)
-        self.turn_start, self.tail, self.by_eos, self.searching = len(self.ids), b"", False, False
-        self.complete = False
-
-
-@dataclass
-class Statistics:
-    """What one rollout cost; times in seconds, the rest are counts."""
-
-    tokens: int = 0
-    prompt_tokens: int = 0
-    observation_tokens: int = 0
-    ticks: int = 0
-    searches: int = 0
-    searches_sent: int = 0
-    searches_failed: int = 0
-    rows_moved: int = 0
-    decode_s: float = 0.0
-    append_s: float = 0.0
-    search_s: float = 0.0  # in the retriever
-    search_wait_s: float = 0.0  # of that, with decoding at a halt
-    total_s: float = 0.0
+POLL_S = 0.1  # how often `stop_now` is asked while all wait for a search
 
 
 class Interrupted(Exception):
-    """The caller's `stop_now` said so between two ticks; nothing of the rollout is kept."""
+    """The caller's `stop_now` said so between two ticks or while all waited; nothing of the rollout is kept."""
 
 
 class Engine:
@@ -87,7 +39,7 @@ class Engine:
         self.tokenizer, self.settings = tokenizer, settings
         self.chat = Chat(tokenizer)
         self.rows = Rows(cfg, settings, tokenizer.eos_ids, compute=compute)
-        self.pieces = [tokenizer.piece(i) for i in range(tokenizer.size)]
+        self.pieces = [_piece(tokenizer, token) for token in range(cfg.vocab)]
         self.statistics = Statistics()
 
     def warm_up(self, params) -> float:
@@ -115,6 +67,14 @@ class Engine:
         return [[episodes[q, first_sample + g] for g in range(count)] for q, count in enumerate(counts)]
 
 
+def _piece(tokenizer: Tokenizer, token: int) -> bytes:
+    """A token's bytes; none where a vocabulary padded to a round size has an id that no text has (Qwen's have)."""
+    try:
+        return tokenizer.piece(token)
+    except ValueError:
+        return b""
+
+
 class _Rollout:
     """The state of one call of `Engine.run`."""
 
@@ -130,7 +90,7 @@ class _Rollout:
         self.store_free = list(range(self.rows.store_count))
         self.parked: list[tuple[Live, int]] = []  # in the order in which they left their slots
         self.prompts: dict[int, tuple[int, list[int], Say]] = {}  # query -> store row, ids, what was said
-        self.prompt_users = {q: sum(pair[0] == q for pair in order) for q in {pair[0] for pair in order}}
+        self.prompt_users = Counter(query_at for query_at, _ in order)
         self.calls: deque[tuple[int, Future, list[Live]]] = deque()
         self.done: dict[tuple[int, int], Episode] = {}
         self.idle = False  # the last tick found nobody who could decode
@@ -139,7 +99,8 @@ class _Rollout:
     def run(self) -> dict[tuple[int, int], Episode]:
         start, moved = time.monotonic(), self.rows.moved
         total = len(self.waiting_new)
-        with ThreadPoolExecutor(1) as pool:
+        pool = ThreadPoolExecutor(1, "searches")
+        try:
             while len(self.done) < total:
                 if self.stop_now():
                     raise Interrupted
@@ -148,6 +109,8 @@ class _Rollout:
                 wishes = self._tick()
                 if wishes:
                     self._ask(pool, wishes)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)  # a call that hangs must not hold up whoever interrupts
         self.statistics.rows_moved = self.rows.moved - moved
         self.statistics.total_s = time.monotonic() - start
         return self.done
@@ -178,6 +141,10 @@ class _Rollout:
             self.idle = False
             self.calls.popleft()
             start = time.monotonic()
+            while not call.done():
+                if self.stop_now():
+                    raise Interrupted
+                wait([call], timeout=POLL_S)
             results = call.result()
             self.statistics.search_wait_s += time.monotonic() - start
             self.statistics.search_s += results.wall_s
@@ -196,7 +163,12 @@ class _Rollout:
         query = self.queries[live.query_at]
         length = lambda text: len(self.tokenizer.encode_data(text))
         say, turns = tools.fit_observation(self.env, query, live.turns, length, self.settings.observation_tokens)
-        live.turns = [*turns[:-1], replace(turns[-1], text=say.text)]
+        live.turns = list(turns)
+        if isinstance(say, Stop):
+            return self._finish(live, say.reason, say.answer)
+        if not isinstance(say, Say):
+            raise ValueError(f"the environment was shown the passages it asked for and answered {say!r}; wanted Say or Stop")
+        live.turns[-1] = replace(live.turns[-1], text=say.text)
         self._say(live, say)
 
     def _say(self, live: Live, say: Say) -> None:
@@ -220,7 +192,7 @@ class _Rollout:
             self.slots[slot] = live
             self.parked.remove((live, row))
         new, used_up = self._admit(free[len(resumed) :])
-        self.rows.move("store", "slots", [(row, slot) for (_, row), slot in resumed] + new)
+        self.rows.move("store", "slots", [(row, slot, live.cached) for (live, row), slot in resumed] + new)
         self.store_free += [row for (_, row), _ in resumed] + used_up  # only now may they be written again
         start = time.monotonic()
         work = [
@@ -237,51 +209,54 @@ class _Rollout:
         leaving = [s for s, live in enumerate(self.slots) if live and live.searching][:wanted]
         # one row is kept for the prompt of the next query
         leaving = leaving[: max(len(self.store_free) - 1, 0)]
-        pairs = []
+        moves: list[Move] = []
         for slot in leaving:
-            row = self.store_free.pop()
-            pairs.append((slot, row))
-            self.parked.append((self.slots[slot], row))
+            row, live = self.store_free.pop(), self.slots[slot]
+            moves.append((slot, row, live.cached))
+            self.parked.append((live, row))
             self.slots[slot] = None
-        self.rows.move("slots", "store", pairs)
+        self.rows.move("slots", "store", moves)
         return leaving
 
-    def _admit(self, free: list[int]) -> tuple[list[tuple[int, int]], list[int]]:
+    def _admit(self, free: list[int]) -> tuple[list[Move], list[int]]:
         """New episodes for the free slots; a query's prompt is computed once, in the store.
 
-        Returns the rows to copy (store, slot) and the store rows that are free after the copy.
+        Returns the rows to copy to slots and the store rows that are free after the copy.
         """
-        pairs, prefill, used_up = [], [], []
+        moves, prefill, used_up = [], [], []
         for slot in free:
-            if not self.waiting_new:
+            if not self.waiting_new or not (self.waiting_new[0][0] in self.prompts or self.store_free):
                 break
-            query_at, sample = self.waiting_new[0]
+            query_at, sample = self.waiting_new.popleft()
             if query_at not in self.prompts:
-                if not self.store_free:
-                    break
-                say = self.env(self.queries[query_at], [])
-                ids = self.engine.chat.open(say)
-                if len(ids) >= self.settings.context_tokens:
-                    raise ValueError(
-                        f"the prompt of query {self.queries[query_at].id!r} has {len(ids)} tokens, rollout.context_tokens is "
-                        f"{self.settings.context_tokens}: raise it or shorten the prompt"
-                    )
+                ids, say = self._prompt(self.queries[query_at])
                 self.prompts[query_at] = (self.store_free.pop(), ids, say)
                 prefill.append((self.prompts[query_at][0], ids[:-1], 0))
                 self.statistics.prompt_tokens += len(ids)
-            self.waiting_new.popleft()
             row, ids, say = self.prompts[query_at]
             live = Live(query_at, sample, cached=len(ids) - 1)
             live.show(ids, say)
             self.slots[slot] = live
-            pairs.append((row, slot))
+            moves.append((row, slot, live.cached))
             self.prompt_users[query_at] -= 1
             if not self.prompt_users[query_at]:
                 used_up.append(self.prompts.pop(query_at)[0])
         start = time.monotonic()
         self.rows.append(self.params, "store", [item for item in prefill if item[1]])
         self.statistics.append_s += time.monotonic() - start
-        return pairs, used_up
+        return moves, used_up
+
+    def _prompt(self, query: Query) -> tuple[list[int], Say]:
+        say = self.env(query, [])
+        if not isinstance(say, Say):
+            raise ValueError(f"the environment opened query {query.id!r} with {say!r}; wanted Say(prompt)")
+        ids = self.engine.chat.open(say)
+        if not 0 < len(ids) < self.settings.context_tokens:
+            raise ValueError(
+                f"the prompt of query {query.id!r} has {len(ids)} tokens; wanted 1 or more and less than "
+                f"rollout.context_tokens={self.settings.context_tokens}: raise it or shorten the prompt"
+            )
+        return ids, say
 
     # ---- decoding
 
@@ -297,79 +272,51 @@ class _Rollout:
             return []
         for slot, live in active:
             pending_S[slot], used_S[slot] = live.ids[-1], live.cached
-            left = self.settings.turn_tokens - (len(live.ids) - live.turn_start)
-            room_S[slot] = min(left, self.settings.context_tokens - len(live.ids))
+            room_S[slot] = live.room(self.settings)
             key_S2[slot] = self.key[live.query_at, live.sample]
         start = time.monotonic()
         view = self.rows.view(int(used_S.max()))
         chunk = self.rows.decode(self.params, pending_S, used_S, room_S, key_S2, self.temperature, view)
         token_SC, logp_SC, count_S = (np.asarray(part) for part in chunk)
         self.statistics.decode_s += time.monotonic() - start
-        wishes = []
+        wishes, eos_ids = [], self.tokenizer.eos_ids
         for slot, live in active:
             n = int(count_S[slot])
             if not np.isfinite(logp_SC[slot, :n]).all():
                 self._finish(live, "fault", fault="the model gave a log-probability that is not finite")
-            elif self._absorb(live, token_SC[slot, :n].tolist(), logp_SC[slot, :n].tolist()):
+                continue
+            taken = live.take(token_SC[slot, :n].tolist(), logp_SC[slot, :n].tolist(), self.engine.pieces, eos_ids)
+            self.statistics.tokens += taken
+            if live.complete or live.out_of_room(self.settings):
                 wish = self._move_on(live)
-                if wish:
+                if wish is not None:
                     wishes.append((live, wish))
         return wishes
 
-    def _absorb(self, live: Live, tokens: list[int], logps: list[float]) -> bool:
-        """Take sampled tokens up to the turn's end; what was decoded past it is dropped. True when the turn is over."""
-        longest = max((len(text) for text in live.stop), default=1)
-        taken = 0
-        for token in tokens:
-            taken += 1
-            live.tail += self.engine.pieces[token]
-            live.by_eos = token in self.tokenizer.eos_ids
-            live.complete = live.by_eos or any(text in live.tail for text in live.stop)
-            if live.complete:
-                break
-            live.tail = live.tail[-longest + 1 :] if longest > 1 else b""
-        live.ids += tokens[:taken]
-        live.mask += [True] * taken
-        live.logp += logps[:taken]
-        live.turn += [live.model_turns] * taken
-        live.cached = len(live.ids) - 1
-        self.statistics.tokens += taken
-        return live.complete or self._out_of_room(live) is not None
-
-    def _out_of_room(self, live: Live) -> StopReason | None:
-        if len(live.ids) >= self.settings.context_tokens:
-            return "context"
-        return "length" if len(live.ids) - live.turn_start >= self.settings.turn_tokens else None
-
     def _move_on(self, live: Live) -> tuple[str, ...] | None:
         """The model's turn is over: ask the environment. Returns the queries of a search, None for anything else."""
-        sampled = live.ids[live.turn_start :]
-        text = self.tokenizer.decode(sampled[:-1] if live.by_eos else sampled)
-        live.turns.append(Turn("model", text))
+        live.turns.append(Turn("model", live.text(self.engine.pieces)))
         live.model_turns += 1
         if not live.complete:
-            return self._finish(live, self._out_of_room(live) or "length")
+            return self._finish(live, live.out_of_room(self.settings) or "length")
         move = self.env(self.queries[live.query_at], live.turns)
         if isinstance(move, Stop):
             return self._finish(live, move.reason, move.answer)
         if isinstance(move, Say):
             live.turns.append(Turn("env", move.text))
             return self._say(live, move)
-        assert isinstance(move, Search)
-        return move.queries
+        if isinstance(move, Search):
+            return tuple(move.queries)
+        raise ValueError(f"the environment answered a turn of the model with {move!r}; wanted Say, Search or Stop")
 
     def _finish(self, live: Live, stop: StopReason, answer: str | None = None, fault: str | None = None) -> None:
-        self.done[live.query_at, live.sample] = Episode(
-            query=self.queries[live.query_at], sample=live.sample, step=self.step,
-            ids_L=np.array(live.ids, np.int32), mask_L=np.array(live.mask, bool),
-            logp_L=np.array(live.logp, np.float32), turn_L=np.array(live.turn, np.int32),
-            turns=tuple(live.turns), answer=answer, stop=stop, valid=fault is None, fault=fault,
-        )  # fmt: skip
+        query = self.queries[live.query_at]
+        self.done[live.query_at, live.sample] = live.episode(query, self.step, stop, answer, fault)
         for slot, other in enumerate(self.slots):
             if other is live:
                 self.slots[slot] = None
-        for live_row in self.parked:
-            if live_row[0] is live:
-                self.parked.remove(live_row)
-                self.store_free.append(live_row[1])
+        for at, (other, row) in enumerate(self.parked):
+            if other is live:
+                del self.parked[at]
+                self.store_free.append(row)
                 break

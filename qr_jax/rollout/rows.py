@@ -18,7 +18,10 @@ from qr_jax.rollout import decode
 APPEND_ROWS = 8  # rows of one append call
 SMALLEST_VIEW = 256  # cache positions that a program looks at, at least
 
+MOVE_ROWS = 8  # rows of the smallest move; others are about 4 times the one before, up to all slots
+
 Work = tuple[int, Sequence[int], int]  # a row, the ids to put there, the positions it has in use
+Move = tuple[int, int, int]  # a row, the row of the other cache to copy it to, the positions it has in use
 
 
 class Rows:
@@ -33,6 +36,9 @@ class Rows:
         while self.views[0] > SMALLEST_VIEW:
             self.views.insert(0, max(self.views[0] // 2, SMALLEST_VIEW))
         self.lengths = sorted({min(length, positions) for length in settings.buckets})
+        self.move_sizes = [self.slot_count]
+        while self.move_sizes[0] > MOVE_ROWS:
+            self.move_sizes.insert(0, max(self.move_sizes[0] // 4, MOVE_ROWS))
         self.caches = {
             "slots": caches.create(cfg, self.slot_count, positions, jnp.dtype(compute)),
             "store": caches.create(cfg, self.store_count, positions, jnp.dtype(compute)),
@@ -44,8 +50,19 @@ class Rows:
         self.moved = 0
 
     def warm_up(self, params) -> float:
-        """Compile every program that a rollout can need; returns the seconds it took."""
+        """Compile every program that a rollout can need; returns the seconds it took.
+
+        Twice: caches begin on the default device and are laid out like `params` after the first program that writes
+        them, so a program first seen with the one layout would compile again for the other.
+        """
         start = time.monotonic()
+        for _ in range(2):
+            self._try_all(params)
+        jax.block_until_ready(self.caches)
+        self.moved = 0
+        return time.monotonic() - start
+
+    def _try_all(self, params) -> None:
         none_S, none_R = np.zeros(self.slot_count, np.int32), np.zeros(APPEND_ROWS, np.int32)
         self.keys(0, 0, 0, [], [])
         for view in self.views:
@@ -54,11 +71,9 @@ class Rows:
                 ids_RL = np.zeros((APPEND_ROWS, length), np.int32)
                 for where in self.caches:
                     self._append(params, where, none_R, ids_RL, none_R, none_R, view)
-        self.move("slots", "store", [(0, 0)])
-        self.move("store", "slots", [(0, 0)])
-        jax.block_until_ready(self.caches)
-        self.moved = 0
-        return time.monotonic() - start
+        for size in self.move_sizes:
+            self.move("slots", "store", [(0, self.store_count, 0)] * size)  # to no row
+            self.move("store", "slots", [(0, self.slot_count, 0)] * size)
 
     def view(self, positions: int) -> int:
         return next(view for view in self.views if view >= positions)
@@ -105,12 +120,13 @@ class Rows:
             row_R[r], used_R[r], count_R[r] = row, used, len(ids)
         self._append(params, where, row_R, ids_RL, used_R, count_R, self.view(int(used_R.max())))
 
-    def move(self, out_of: str, into: str, pairs: Sequence[tuple[int, int]]) -> None:
-        """Copy rows (from, to) from one cache to the other, in one batched copy."""
-        size = self.slot_count
-        for at in range(0, len(pairs), size):
-            some = pairs[at : at + size]
-            from_R, to_R = np.zeros(size, np.int32), np.full(size, self.store_count, np.int32)
-            from_R[: len(some)], to_R[: len(some)] = zip(*some, strict=True)
-            self.caches[into] = decode.move(self.caches[into], self.caches[out_of], from_R, to_R)
-        self.moved += len(pairs)
+    def move(self, out_of: str, into: str, moves: Sequence[Move]) -> None:
+        """Copy rows from one cache to the other, in one batched copy (the fewest rows a program has that hold them)."""
+        dropped = self.caches[into][0].shape[1]
+        for at in range(0, len(moves), self.slot_count):
+            some = moves[at : at + self.slot_count]
+            size = next(size for size in self.move_sizes if size >= len(some))
+            from_R, to_R, used_R = np.zeros(size, np.int32), np.full(size, dropped, np.int32), np.zeros(size, np.int32)
+            from_R[: len(some)], to_R[: len(some)], used_R[: len(some)] = zip(*some, strict=True)
+            self.caches[into] = decode.move(self.caches[into], self.caches[out_of], from_R, to_R, used_R)
+        self.moved += len(moves)

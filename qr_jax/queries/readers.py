@@ -1,0 +1,204 @@
+"""JSONL files (also .gz) -> queries and passages, and the shares and limits that deal queries out.
+
+A row that cannot be read is an error with the file's name and the row's number; nothing is skipped but empty lines.
+"""
+
+import gzip
+import hashlib
+import json
+import logging
+import os
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from qr_jax.answers import check_answers, normalise
+from qr_jax.records import Passage, Query
+
+Row = Mapping[str, Any]
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+ANSWERS = ("answers", "golden_answers", "answer")
+OTHER_SCHEMAS = {  # column -> where other systems keep what is missing
+    "id": ("_id", "qid", "query_id", "docid"),
+    "question": ("prompt", "query", "input", "problem", "messages"),
+    "answers": ("reward_model", "ground_truth", "answer_aliases", "golden_answer", "label", "target", "info"),
+    "text": ("passage", "content", "body", "document"),
+}
+
+
+def data_folder() -> Path:
+    """What `{data}` in a path stands for: QR_JAX_DATA, or the folder shared/data beside the repository."""
+    chosen = os.environ.get("QR_JAX_DATA")
+    return Path(chosen).expanduser() if chosen else Path(__file__).resolve().parents[3] / "shared" / "data"
+
+
+def resolve(path: str | Path) -> list[Path]:
+    """The files a setting names (comma-separated; `{data}` is the data folder); ValueError where one is missing."""
+    files = []
+    for part in str(path).split(","):
+        file = Path(part.strip().replace("{data}", str(data_folder()))).expanduser()
+        if not part.strip() or not file.is_file():
+            hint = "set QR_JAX_DATA to the data folder" if "{data}" in part else "{data}/... finds files in QR_JAX_DATA"
+            raise ValueError(f"no file {str(file) if part.strip() else '(empty name)'} (from {str(path)!r}); {hint}")
+        files.append(file)
+    return files
+
+
+def read_queries(path: str | Path) -> list[Query]:
+    """The questions of one or more files, in their order: rows {id, question, answers, entities?, ...}.
+
+    `answers` (or `golden_answers`, `answer`) is a text or a list of texts; every other column goes into `meta`. A gold
+    that normalises to nothing ("the", "$") is refused: it could never score. It goes to `meta["refused_answers"]`, with
+    a line in the log, where the question has other golds; a question without another is an error, as is a repeated id.
+    """
+    queries = read(path, query_of, lambda query: query.id)
+    refused = [(query.id, *query.meta["refused_answers"]) for query in queries if "refused_answers" in query.meta]
+    if refused:
+        log.warning("%s: answers that normalise to nothing were refused (id, answers): %s", path, refused)
+    return queries
+
+
+def read_passages(path: str | Path) -> list[Passage]:
+    """The passages of one or more corpus files: {id, title?, text}, or Search-R1's {id, contents: '"Title"\\ntext'}."""
+    return read(path, passage_of, lambda passage: passage.id)
+
+
+def read(path: str | Path, make: Callable[[Row], T], key: Callable[[T], str]) -> list[T]:
+    """All rows of the files a setting names, made by `make`; ValueError names file and row, of a repeated id too."""
+    items, seen = [], {}
+    for file in resolve(path):
+        for number, row in rows(file):
+            where = f"{file.name} row {number}"
+            try:
+                item = make(row)
+            except ValueError as error:
+                raise ValueError(f"{where}: {error}") from error
+            if key(item) in seen:
+                raise ValueError(f"{where}: id {key(item)!r} stands in {seen[key(item)]} too; ids must be unique")
+            seen[key(item)] = where
+            items.append(item)
+    if not items:
+        raise ValueError(f"{path} has no rows")
+    return items
+
+
+def rows(file: Path) -> Iterator[tuple[int, Row]]:
+    """(row number from 1, object) of every line that is not empty."""
+    number = 0
+    try:
+        with gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb") as lines:
+            for number, line in enumerate(lines, 1):
+                if line.strip():
+                    row = json.loads(line)
+                    if not isinstance(row, dict):
+                        raise ValueError(f"a JSON object is wanted, and this is {show(row)}")
+                    yield number, row
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(f"{file.name} after row {number}: the gzip file is cut short or damaged ({error})") from error
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"{file.name} row {number}: not a line of JSON ({error})") from error
+    except ValueError as error:
+        raise ValueError(f"{file.name} row {number}: {error}") from error
+
+
+def query_of(row: Row) -> Query:
+    """One row of questions; ValueError says which column is missing or wrong, and which one looks right."""
+    column = next((name for name in ANSWERS if name in row), None)
+    if column is None:
+        raise ValueError(missing("answers", row, f"none of {', '.join(ANSWERS)}"))
+    answers, entities = texts(row, column), texts(row, "entities") if "entities" in row else ()
+    used = {"id", "question", "entities", column}
+    meta = {name: value for name, value in row.items() if name not in used}
+    golds = tuple(answer for answer in answers if normalise(answer))
+    if golds and golds != answers:
+        meta["refused_answers"] = tuple(answer for answer in answers if answer not in golds)
+    query = Query(identity(row), text(row, "question"), golds or answers, entities, meta)
+    check_answers(query)
+    return query
+
+
+def passage_of(row: Row) -> Passage:
+    """One row of a corpus. The first line of `contents` is the title, its quotes taken off, when a text follows it."""
+    if "text" in row:
+        return Passage(identity(row), text(row, "title", empty=True) if "title" in row else "", text(row, "text"))
+    if "contents" not in row:
+        raise ValueError(missing("text", row, "neither 'text' nor 'contents'"))
+    contents = text(row, "contents")
+    title, _, body = contents.partition("\n")
+    if not body.strip():
+        return Passage(identity(row), "", contents)
+    quoted = len(title) > 1 and title[0] == title[-1] == '"'
+    return Passage(identity(row), title[1:-1] if quoted else title, body)
+
+
+def identity(row: Row) -> str:
+    """The row's id as a text; whole numbers are taken too."""
+    if isinstance(row.get("id"), int) and not isinstance(row["id"], bool):
+        return str(row["id"])
+    return text(row, "id")
+
+
+def text(row: Row, column: str, *, empty: bool = False) -> str:
+    """A column that must hold text, not blank unless `empty`."""
+    if column not in row:
+        raise ValueError(missing(column, row, f"no {column!r}"))
+    return one_text(row[column], repr(column), empty)
+
+
+def texts(row: Row, column: str) -> tuple[str, ...]:
+    """A column that must hold a text or a list of one or more texts (none is allowed for entities)."""
+    value = [row[column]] if isinstance(row[column], str) else row[column]
+    if not isinstance(value, list):
+        raise ValueError(f"{column!r} must be a text or a list of texts, and is {show(value)}")
+    if not value and column != "entities":
+        raise ValueError(f"{column!r} is an empty list; a question needs at least one answer")
+    return tuple(one_text(one, f"item {at} of {column!r}") for at, one in enumerate(value, 1))
+
+
+def one_text(value: Any, name: str, empty: bool = False) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{name} must be a text, and is {show(value)}")
+    if not empty and not value.strip():
+        raise ValueError(f"{name} is blank")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{name} holds half of a surrogate pair at character {error.start}; it is not text") from error
+    return value
+
+
+def missing(column: str, row: Row, what: str) -> str:
+    """'row has no ...; fields found: ...', with the column of another system's schema that looks right."""
+    similar = [name for name in OTHER_SCHEMAS.get(column, ()) if name in row]
+    hint = (
+        f"; {similar[0]!r} looks like it: rename it to {column!r} (a plain text or a list of texts)" if similar else ""
+    )
+    return f"has {what}; fields found: {', '.join(map(str, row)) or 'none'}{hint}"
+
+
+def show(value: Any) -> str:
+    shown = json.dumps(value, ensure_ascii=True)
+    return f"{type(value).__name__} {shown if len(shown) <= 60 else shown[:57] + '...'}"
+
+
+def split(queries: Sequence[Query], share: float, part: Literal["train", "eval"]) -> list[Query]:
+    """The queries that the hash of their id deals to one part: the same on every machine, whatever else is in the list.
+
+    A query trains when the first 8 hexadecimal digits of SHA-256 of its id, as a fraction of 2^32, are below `share`.
+    """
+    if not 0 <= share <= 1:
+        raise ValueError(f"the training share must lie between 0 and 1, and is {share}")
+    if part not in ("train", "eval"):
+        raise ValueError(f"a split's part is 'train' or 'eval', not {part!r}")
+    return [query for query in queries if (int(digest(query)[:8], 16) / 2**32 < share) == (part == "train")]
+
+
+def first(queries: Sequence[Query], n: int | None) -> list[Query]:
+    """The `n` queries whose ids have the smallest SHA-256, in that order; all, in their own order, for None."""
+    return list(queries) if n is None else sorted(queries, key=digest)[:n]
+
+
+def digest(query: Query) -> str:
+    return hashlib.sha256(query.id.encode()).hexdigest()

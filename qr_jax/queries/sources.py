@@ -1,0 +1,56 @@
+"""Rows -> grain datasets with random access, and batches that are a function of (seed, step) alone.
+
+No iterator is kept and none is saved: resuming a run needs its step and nothing else, on any number of hosts. Works
+with any sequence that has a length and takes an index: a list, a TFDS data source, a memory map.
+"""
+
+import hashlib
+from collections.abc import Callable
+from typing import Any, Protocol, cast
+
+import numpy as np
+
+
+class Rows(Protocol):
+    """What can be read by index: a list, a TFDS data source."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: Any, /) -> Any: ...
+
+
+def source(rows: Rows):
+    """The rows as a `grain.MapDataset`, in their own order."""
+    import grain  # inside: grain imports jax, which the host rooms of this package do without
+
+    if not len(rows):
+        raise ValueError("a data source needs at least one row, and this one has none")
+    return grain.MapDataset.source(cast(Any, rows))
+
+
+def order(size: int, *, seed: int, epoch: int) -> np.ndarray:
+    """A permutation of range(size), int64 [size], fixed by (seed, epoch): the order of raw Philox numbers."""
+    key = np.array([shuffle_seed(seed), epoch], np.uint64)
+    return np.argsort(np.random.Philox(key=key).random_raw(size), kind="stable")
+
+
+def batches(rows: Rows, size: int, *, seed: int) -> Callable[[int], list]:
+    """The function step -> the `size` rows of that step (steps count from 0).
+
+    Every epoch is shuffled anew and visits every row once; a batch may end one epoch and begin the next, so a step near
+    that boundary can hold a row twice.
+    """
+    if size < 1:
+        raise ValueError(f"a batch needs at least one row, and {size} were asked for")
+    shuffled = source(rows).shuffle(seed=shuffle_seed(seed)).repeat()
+
+    def batch(step: int) -> list:
+        if step < 0:
+            raise ValueError(f"steps count from 0, and batch {step} was asked for")
+        return [shuffled[at] for at in range(step * size, (step + 1) * size)]
+
+    return batch
+
+
+def shuffle_seed(seed: int) -> int:
+    """32 bits of a seed's hash. Grain shuffles epoch e with seed + e: unhashed, seed 1 were seed 0 an epoch later."""
+    return int.from_bytes(hashlib.sha256(f"shuffle {seed}".encode()).digest()[:4], "big")

@@ -1,0 +1,205 @@
+"""Expert traces for the cold start: read from a file, or made from the gold titles of real questions.
+
+A made trace is honest about the retriever: it is kept only if each of its searches really returns its gold passages,
+since the environment will show the learner what the same retriever returns.
+"""
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from qr_jax.queries.readers import Row, query_of, read, texts
+from qr_jax.records import Passage, Query, SearchFunction
+
+Dialect = Literal["search_r1", "tool_call"]
+PARALLEL = 3  # searches of one tool call (the paper's agent, arXiv:2606.10709)
+log = logging.getLogger(__name__)
+
+# Short, and without the title they lead to: a small model's turn has few tokens, and the search names the title anyway.
+THOUGHTS = {
+    "first": "I start with what the question names.",
+    "named": "The passages name what I need next.",
+    "other": "There is one more thing to look up.",
+    "last": "Now I know the answer.",
+}
+
+# Function words and question words: a search made of the others finds what the question is about.
+EMPTY_WORDS = """
+a an and are as at be been between both by did do does first for from had has have he her his how in into is
+it its later many more much name of on or other same she than that the their them they this to was were what
+when where which while who whom whose why will with you
+"""
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What an expert writes, turn by turn: every turn but the last asks for a search, the last answers."""
+
+    query: Query
+    turns: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Hop:
+    """One gold title, the passages it stands for, the search that found them (None: none did) and all that it found."""
+
+    title: str
+    gold: frozenset[str]
+    search: str | None = None
+    found: tuple[Passage, ...] = field(default=(), repr=False)
+
+    def evidence(self) -> str:
+        return " ".join(f"{passage.title} {passage.text}" for passage in self.found if passage.id in self.gold)
+
+
+def read_traces(path: str | Path) -> list[Trace]:
+    """Traces of one or more JSONL files: rows of questions with a column `turns`, the expert's texts in order."""
+    return read(path, trace_of, lambda trace: trace.query.id)
+
+
+def trace_of(row: Row) -> Trace:
+    if "turns" not in row:
+        raise ValueError(f"has no 'turns', the expert's texts in order; fields found: {', '.join(map(str, row))}")
+    turns = texts(row, "turns")
+    return Trace(query_of({name: value for name, value in row.items() if name != "turns"}), turns)
+
+
+def supporting_traces(
+    queries: Sequence[Query],
+    search: SearchFunction,
+    *,
+    dialect: Dialect = "search_r1",
+    max_searches: int = 4,
+    k: int = 3,
+) -> list[Trace]:
+    """Traces of those questions whose gold passages `search` returns among its first `k`, in the queries' order.
+
+    A question must know its gold passages: `supporting` (ids) and `supporting_titles`, lists of one length in its meta,
+    not marked `supporting_is_weak`. Each title is searched for by itself, then, where that misses, with the question's
+    content words. The title that the question names comes first, then the one the passages found so far name. How many
+    were kept, and why the others were not, goes to the log.
+    """
+    if dialect not in ("search_r1", "tool_call"):
+        raise ValueError(f"traces are written for 'search_r1' or 'tool_call', not {dialect!r}")
+    reasons = [unfit(query, max_searches) for query in queries]
+    hops_Q = [[] if reason else hops_of(query) for query, reason in zip(queries, reasons, strict=True)]
+    for with_question in (False, True):
+        hops_Q = searched(queries, hops_Q, search, k, with_question)
+    traces, counts = [], Counter()
+    for query, hops, reason in zip(queries, hops_Q, reasons, strict=True):
+        if reason is None and any(hop.search is None for hop in hops):
+            reason = "a gold passage not found"
+        counts[reason or "kept"] += 1
+        if reason is None:
+            traces.append(Trace(query, write(query, ordered(query.question, hops), dialect)))
+    log.info("supporting traces: %d of %d questions kept %s", len(traces), len(queries), dict(counts))
+    return traces
+
+
+def unfit(query: Query, max_searches: int) -> str | None:
+    """Why no trace can be made of a question, before anything is searched for; None when one may."""
+    ids, titles = query.meta.get("supporting") or (), query.meta.get("supporting_titles") or ()
+    if not titles or len(ids) != len(titles) or query.meta.get("supporting_is_weak"):
+        return "no gold passages"
+    if len(set(titles)) > max_searches:
+        return "more gold titles than searches"
+    if any(sign in text for text in (*titles, query.question, query.answers[0]) for sign in "<>"):
+        return "signs of a tag"  # an expert's turns are trusted text: no data in them may look like one of their tags
+    return None
+
+
+def hops_of(query: Query) -> list[Hop]:
+    """A hop for each different gold title, in the question's own order."""
+    pairs = list(zip(query.meta["supporting_titles"], query.meta["supporting"], strict=True))
+    titles = dict.fromkeys(title for title, _ in pairs)
+    return [Hop(title, frozenset(id for of, id in pairs if of == title)) for title in titles]
+
+
+def searched(
+    queries: Sequence[Query], hops_Q: list[list[Hop]], search: SearchFunction, k: int, with_question: bool
+) -> list[list[Hop]]:
+    """The hops with a search filled in wherever it returns all gold passages of the title; one batch for all."""
+    wanted = [
+        (q, at, f"{title} {content_words(queries[q].question, title)}".strip() if with_question else title)
+        for q, hops in enumerate(hops_Q)
+        for at, hop in enumerate(hops)
+        if hop.search is None and (title := plain(hop.title))
+    ]
+    result = [list(hops) for hops in hops_Q]
+    for (q, at, text), passages in zip(wanted, search([text for *_, text in wanted], k) if wanted else (), strict=True):
+        hop, found = result[q][at], tuple(passages)[:k]
+        if hop.gold <= {passage.id for passage in found}:
+            result[q][at] = Hop(hop.title, hop.gold, text, found)
+    return result
+
+
+def ordered(question: str, hops: Sequence[Hop]) -> list[Hop]:
+    """The hops as an expert would find them: each time the title best named by what has been read so far."""
+    left, done, read_so_far = list(hops), [], question
+    while left:
+        best = max(left, key=lambda hop: named(hop.title, question) + named(hop.title, read_so_far))
+        left.remove(best)
+        done.append(best)
+        read_so_far += " " + best.evidence()
+    return done
+
+
+def named(title: str, text: str) -> float:
+    """How far a text names a title: the share of the title's words in it, and 1 more when they stand there in a row."""
+    words, text_words = tokens(plain(title)), tokens(text)
+    if not words:
+        return 0.0
+    whole = f" {' '.join(words)} " in f" {' '.join(text_words)} "
+    return sum(word in set(text_words) for word in words) / len(words) + whole
+
+
+def write(query: Query, hops: Sequence[Hop], dialect: Dialect) -> tuple[str, ...]:
+    """The expert's turns: the searches, then the official answer."""
+    steps = calls(query.question, hops) if dialect == "tool_call" else [[hop] for hop in hops]
+    turns, read_so_far = [], query.question
+    for at, step in enumerate(steps):
+        is_named = all(named(hop.title, read_so_far) >= 1 for hop in step)
+        thought = THOUGHTS["first" if at == 0 else "named" if is_named else "other"]
+        turns.append(think(thought, dialect) + ask([str(hop.search) for hop in step], dialect))
+        read_so_far += " " + " ".join(hop.evidence() for hop in step)
+    turns.append(think(THOUGHTS["last"], dialect) + f"<answer> {query.answers[0]} </answer>")
+    return tuple(turns)
+
+
+def calls(question: str, hops: Sequence[Hop]) -> list[list[Hop]]:
+    """Hops grouped into tool calls: what the question itself names is asked for at once, the rest one by one."""
+    at_once = [hop for hop in hops if named(hop.title, question) >= 2][:PARALLEL]
+    return [*([at_once] if at_once else []), *([hop] for hop in hops if hop not in at_once)]
+
+
+def think(thought: str, dialect: Dialect) -> str:
+    """A thought as Search-R1's prompt shows it, or as Qwen3's template writes it."""
+    return f"<think> {thought} </think>\n" if dialect == "search_r1" else f"<think>\n{thought}\n</think>\n\n"
+
+
+def ask(searches: Sequence[str], dialect: Dialect) -> str:
+    if dialect == "search_r1":
+        return f"<search> {searches[0]} </search>"
+    call = {"name": "search", "arguments": {"queries": list(searches)}}
+    return f"<tool_call>\n{json.dumps(call, ensure_ascii=False)}\n</tool_call>"
+
+
+def plain(title: str) -> str:
+    """A title without the bracket that tells it from its namesakes: 'Symphony No. 7 (Beethoven)', 'Symphony No. 7'."""
+    head, bracket, _ = title.partition(" (")
+    return " ".join(head.split()) if bracket and head.strip() else " ".join(title.split())
+
+
+def content_words(question: str, title: str, count: int = 6) -> str:
+    """The question's first words that are neither function words nor the title's own."""
+    known = {*EMPTY_WORDS.split(), *tokens(title)}
+    return " ".join(list(dict.fromkeys(word for word in tokens(question) if word not in known))[:count])
+
+
+def tokens(text: str) -> list[str]:
+    """Lower-case words of letters and digits."""
+    return "".join(sign if sign.isalnum() else " " for sign in text.lower()).split()

@@ -1,0 +1,217 @@
+"""The world's questions: chains, "which" comparisons and intersections, their wording, and how an expert searches.
+
+A problem is a question without its wording: splits that share no problem share no (start, path of relations) either.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+from qr_jax.queries import world_text as text
+from qr_jax.queries.world_facts import Facts, aliases, document_id, numbers, permutation
+from qr_jax.queries.world_text import RELATIONS, Relation
+from qr_jax.records import Query
+
+DRAWS_AT_ONCE = 4096  # comparisons are drawn, not counted: there are far too many
+
+
+@dataclass(frozen=True)
+class Problem:
+    """`names` are those the question says, `entities` those an expert passes through before the answer.
+
+    `searches` are the expert's queries, `supporting` the ids of the documents that prove the answer, and `answer` is
+    (type, index).
+    """
+
+    kind: str
+    relations: tuple[str, ...]
+    names: tuple[str, ...]
+    entities: tuple[str, ...]
+    searches: tuple[str, ...]
+    supporting: tuple[str, ...]
+    answer: tuple[str, int]
+
+    @property
+    def hops(self) -> int:
+        """Facts that prove the answer."""
+        return len(self.supporting)
+
+    @property
+    def phrased(self) -> int:
+        """How many phrasings the wording chooses."""
+        return 1 if self.kind == "comparison" else len(self.relations)
+
+
+@cache
+def paths(hops: int) -> tuple[tuple[Relation, ...], ...]:
+    """Every path of relations of that length, each starting where the one before it ends."""
+    if hops == 0:
+        return ((),)
+    return tuple(
+        (*path, relation)
+        for path in paths(hops - 1)
+        for relation in RELATIONS.values()
+        if not path or path[-1].object == relation.subject
+    )
+
+
+def chains(facts: Facts, hops: int) -> Iterator[Problem]:
+    """Every chain of that length, in an order fixed by the seed; none comes to an entity twice."""
+    ways = paths(hops)
+    ends = np.cumsum([len(facts.names[way[0].subject]) for way in ways])
+    for rank in permutation(facts.seed, f"chains {hops}", int(ends[-1])):
+        at = int(np.searchsorted(ends, rank, side="right"))
+        start = int(rank) - (int(ends[at - 1]) if at else 0)
+        problem = chain(facts, ways[at], start)
+        if problem:
+            yield problem
+
+
+def chain(facts: Facts, path: tuple[Relation, ...], start: int) -> Problem | None:
+    """The problem that follows `path` from entity `start`, None when it comes back to an entity."""
+    names, subjects = [facts.name(path[0].subject, start)], [start]
+    for relation in path:
+        subjects.append(facts.object(relation, subjects[-1]))
+        names.append(facts.name(relation.object, subjects[-1]))
+    if len(set(names)) < len(names):
+        return None
+    steps = list(zip(path, subjects, names, strict=False))
+    return Problem(
+        kind="chain",
+        relations=tuple(relation.name for relation in path),
+        names=(names[0],),
+        entities=tuple(names[:-1]),
+        searches=tuple(f"{relation.name} {name}" for relation, _, name in steps),
+        supporting=tuple(document_id(facts, relation, subject) for relation, subject, _ in steps),
+        answer=(path[-1].object, subjects[-1]),
+    )
+
+
+def comparisons(facts: Facts) -> Iterator[Problem]:
+    """Comparisons without end, in an order fixed by the seed: of two entities one has a given object; what else?
+
+    The answer is never a name the question says, so a guess between the two is worth nothing.
+    """
+    pairs = [
+        (known, asked)
+        for known in RELATIONS.values()
+        for asked in RELATIONS.values()
+        if known is not asked and known.subject == asked.subject and len(facts.names[known.subject]) > 1
+    ]
+    for draw in range(2**31):
+        raws = numbers(facts.seed, f"comparisons {draw}", 3 * DRAWS_AT_ONCE).reshape(-1, 3).tolist()
+        for pair, first, second in raws:
+            known, asked = pairs[pair % len(pairs)]
+            count = len(facts.names[known.subject])
+            problem = comparison(facts, known, asked, first % count, second % count)
+            if problem:
+                yield problem
+
+
+def comparison(facts: Facts, known: Relation, asked: Relation, one: int, other: int) -> Problem | None:
+    """The problem whose chosen one is `one`; None when the two are alike or the answer stands in the question.
+
+    Which of the two the question names first depends on their indices alone, so that both orders are one problem. An
+    expert looks up the first: if it has the given object it is the one, otherwise the second is.
+    """
+    value, answer = facts.object(known, one), facts.object(asked, one)
+    if value == facts.object(known, other) or answer == facts.object(asked, other):
+        return None
+    order = sorted((one, other), reverse=(one + other) % 2 == 1)
+    first, second = (facts.name(known.subject, index) for index in order)
+    chosen, goal = facts.name(known.subject, one), facts.name(asked.object, answer)
+    names = (first, second, facts.name(known.object, value))
+    if goal in names:
+        return None
+    return Problem(
+        kind="comparison",
+        relations=(known.name, asked.name),
+        names=names,
+        entities=(first,) if chosen == first else (first, second),
+        searches=(f"{known.name} {first}", f"{asked.name} {chosen}"),
+        supporting=tuple(document_id(facts, relation, one) for relation in (known, asked)),
+        answer=(asked.object, answer),
+    )
+
+
+def intersections(facts: Facts, most: int) -> Iterator[Problem]:
+    """Every intersection, in an order fixed by the seed: the one person with two given objects.
+
+    Each object has at most `most` such persons, so that one search of `most` passages lists them all.
+    """
+    names = text.INVERTIBLE
+    pairs = [(RELATIONS[one], RELATIONS[other]) for at, one in enumerate(names) for other in names[at + 1 :]]
+    counts = {name: np.bincount(facts.targets[name]) for name in names}
+    people = len(facts.names[text.PERSON])
+    both = [
+        dict(zip(*np.unique(combined(facts, pair), return_counts=True), strict=True))  # combined object -> persons
+        for pair in pairs
+    ]
+    codes = [combined(facts, pair) for pair in pairs]
+    for rank in permutation(facts.seed, "intersections", len(pairs) * people):
+        at, person = divmod(int(rank), people)
+        objects = [facts.object(relation, person) for relation in pairs[at]]
+        listed = max(counts[relation.name][index] for relation, index in zip(pairs[at], objects, strict=True))
+        given = [facts.name(relation.object, index) for relation, index in zip(pairs[at], objects, strict=True)]
+        if listed > most or both[at][codes[at][person]] > 1 or given[0] == given[1]:
+            continue
+        yield Problem(
+            kind="intersection",
+            relations=tuple(relation.name for relation in pairs[at]),
+            names=tuple(given),
+            entities=tuple(given),
+            searches=tuple(f"{relation.name} {name}" for relation, name in zip(pairs[at], given, strict=True)),
+            supporting=tuple(document_id(facts, relation, person) for relation in pairs[at]),
+            answer=(text.PERSON, person),
+        )
+
+
+def combined(facts: Facts, pair: tuple[Relation, Relation]) -> np.ndarray:
+    """A number a person that two persons share exactly when both their objects agree."""
+    one, other = (facts.targets[relation.name] for relation in pair)
+    return one * (int(other.max()) + 1) + other
+
+
+def word(problem: Problem, phrasings: tuple[int, ...]) -> str:
+    """The question in words; `phrasings[i]` in 0..3 chooses how relation i is said."""
+    relations = [RELATIONS[name] for name in problem.relations]
+    if problem.kind == "intersection":
+        first, second = (
+            relation.clauses[at].format(name)
+            for relation, at, name in zip(relations, phrasings, problem.names, strict=True)
+        )
+        return text.INTERSECTION.format(first=first, second=second)
+    if problem.kind == "comparison":
+        first, second, value = problem.names
+        chosen = text.CHOICE.format(first=first, second=second, relation=relations[0].name, value=value)
+        phrase = relations[1].phrasings[phrasings[0]].format(chosen)
+        return text.COMPARISON.format(type=relations[1].object, phrase=phrase)
+    phrase = problem.names[0]
+    for relation, at in zip(relations, phrasings, strict=True):
+        phrase = relation.phrasings[at].format(phrase)
+    return text.CHAIN.format(asks=text.ASKS[relations[-1].object], phrase=phrase)
+
+
+def query(facts: Facts, problem: Problem, phrasings: tuple[int, ...]) -> Query:
+    """The problem as a query. Its id says what it asks and how: a question keeps it whatever else is asked."""
+    said = "+".join(name.replace(" ", "_") for name in problem.names)
+    ways = "".join(map(str, phrasings))
+    meta = {
+        "hops": problem.hops,
+        "kind": problem.kind,
+        "supporting": list(problem.supporting),
+        "relations": list(problem.relations),
+        "phrasings": list(phrasings),
+    }
+    type, index = problem.answer
+    answers = (facts.name(type, index), *aliases(facts, type, index))
+    identity = f"w{facts.seed}.{problem.kind}.{'-'.join(problem.relations)}.{said}.{ways}"
+    return Query(identity, word(problem, phrasings), answers, problem.entities, meta)
+
+
+def turns(facts: Facts, problem: Problem) -> tuple[str, ...]:
+    """What an expert writes: one search a turn, then the answer."""
+    searches = (f"<search> {search} </search>" for search in problem.searches)
+    return (*searches, f"<answer> {facts.name(*problem.answer)} </answer>")

@@ -1,0 +1,214 @@
+"""The world's words: names, relations, their phrasings, and the vocabulary they make, which no seed or size changes.
+
+All texts are lower-case words with spaces between them, so a tokenizer of whole words reads them without unknowns.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import product
+
+PERSON, CITY, COUNTRY, COMPANY, UNIVERSITY = "person", "city", "country", "company", "university"
+TYPES = (PERSON, CITY, COUNTRY, COMPANY, UNIVERSITY)
+
+TAGS = (
+    "<search>",
+    "</search>",
+    "<information>",
+    "</information>",
+    "<answer>",
+    "</answer>",
+    "<think>",
+    "</think>",
+)
+FRAME_WORDS = (
+    "?",
+    ".",
+    ":",
+    "(",
+    ")",
+    "doc",
+    "title",
+    "question",
+    "1",
+    "2",
+    "3",
+    "4",
+    "5",
+)  # with those an environment may put round texts
+
+SYLLABLES = {  # (starts, ends): every start with every end is one word, and all words of all types differ
+    PERSON: (
+        ("al", "be", "ca", "da", "el", "fe", "ga", "ha", "jo", "ka", "lu", "ma", "ne", "or", "pe", "ro"),
+        ("bin", "dra", "fen", "lio", "mir", "nok", "ris", "sta", "vek", "zan"),
+    ),
+    CITY: (
+        ("ald", "bre", "cor", "dun", "esk", "far", "gris", "hol", "ith", "kel", "mor", "nar"),
+        ("aven", "burg", "ford", "mouth", "wick"),
+    ),
+    COUNTRY: (("ark", "bal", "cyr", "dor", "ost"), ("avia", "land", "onia", "stan")),
+    COMPANY: (
+        ("am", "bri", "cy", "dex", "ful", "hex", "ix", "lum", "neo", "op", "qua", "zen"),
+        ("corp", "soft", "tech", "trade", "works"),
+    ),
+    UNIVERSITY: (
+        ("ash", "bel", "cam", "dur", "ever", "fair", "glen", "har", "king", "wyn"),
+        ("croft", "dale", "hurst", "shire"),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Relation:
+    """One kind of fact. `name` is the word documents state it with and experts search for.
+
+    `phrasings` are four noun phrases for the object, given the subject: they nest, so they make chains. `clauses` are
+    four ways to say the relation of a person to a given object; only relations that intersections use have them.
+    """
+
+    name: str
+    subject: str
+    object: str
+    phrasings: tuple[str, str, str, str]
+    clauses: tuple[str, ...] = ()
+
+
+# No relation leads from a type to itself: a bag of words cannot tell "spouse of a is b" from "spouse of b is a".
+RELATIONS: Mapping[str, Relation] = {
+    relation.name: relation
+    for relation in (
+        Relation(
+            "birthplace",
+            PERSON,
+            CITY,
+            (
+                "the birthplace of {}",
+                "the city where {} was born",
+                "the place where {} was born",
+                "the home town of {}",
+            ),
+            ("was born in {}", "has the birthplace {}", "comes from {}", "has the home town {}"),
+        ),
+        Relation(
+            "residence",
+            PERSON,
+            CITY,
+            ("the residence of {}", "the city where {} lives", "the place where {} lives", "the address of {}"),
+            ("lives in {}", "has the residence {}", "resides in {}", "has the address {}"),
+        ),
+        Relation(
+            "employer",
+            PERSON,
+            COMPANY,
+            ("the employer of {}", "the company {} works for", "the firm that employs {}", "the workplace of {}"),
+            ("works for {}", "has the employer {}", "is employed by {}", "has the workplace {}"),
+        ),
+        Relation(
+            "university",
+            PERSON,
+            UNIVERSITY,
+            (
+                "the university of {}",
+                "the university where {} studied",
+                "the university that {} attended",
+                "the school of {}",
+            ),
+        ),
+        Relation(
+            "country",
+            CITY,
+            COUNTRY,
+            ("the country of {}", "the country where {} lies", "the land that contains {}", "the nation of {}"),
+        ),
+        Relation(
+            "mayor",
+            CITY,
+            PERSON,
+            ("the mayor of {}", "the person who governs {}", "the official who runs {}", "the governor of {}"),
+        ),
+        Relation(
+            "headquarters",
+            COMPANY,
+            CITY,
+            (
+                "the headquarters of {}",
+                "the city where {} is based",
+                "the place where {} is based",
+                "the main office of {}",
+            ),
+        ),
+        Relation(
+            "founder",
+            COMPANY,
+            PERSON,
+            ("the founder of {}", "the person who founded {}", "the person who started {}", "the creator of {}"),
+        ),
+        Relation(
+            "ceo",
+            COMPANY,
+            PERSON,
+            ("the ceo of {}", "the person who leads {}", "the executive who manages {}", "the boss of {}"),
+        ),
+        Relation(
+            "location",
+            UNIVERSITY,
+            CITY,
+            ("the location of {}", "the city where {} is located", "the place where {} is located", "the site of {}"),
+        ),
+        Relation(
+            "capital",
+            COUNTRY,
+            CITY,
+            ("the capital of {}", "the capital city of {}", "the main city of {}", "the seat of {}"),
+        ),
+        Relation(
+            "president",
+            COUNTRY,
+            PERSON,
+            ("the president of {}", "the person who rules {}", "the president who heads {}", "the ruler of {}"),
+        ),
+    )
+}
+INVERTIBLE = tuple(relation.name for relation in RELATIONS.values() if relation.clauses)
+
+DOCUMENTS = ("the {relation} is {object} .", "{relation} : {object} .")  # the subject is the title
+CHAIN = "{asks} is {phrase} ?"
+COMPARISON = "which {type} is {phrase} ?"
+CHOICE = "the one of {first} and {second} whose {relation} is {value}"
+INTERSECTION = "which person {first} and {second} ?"
+ASKS = {type: "who" if type == PERSON else "what" for type in TYPES}
+SEARCH_R1 = {  # settings with which the environment search_r1 writes words of this vocabulary only
+    "think": False,
+    "prompt": "{question}\n",
+    "passage": "{title} : {text}\n",
+    "information": "\n<information> {passages} </information>\n",
+    "invalid": "",
+    "last": "",
+}
+ALIASES = {COMPANY: "{} company", UNIVERSITY: "{} university", CITY: "{} city"}  # a second spelling of a name
+
+
+def name_words(type: str) -> list[str]:
+    """The words that names of one type are made of, always in the same order."""
+    starts, ends = SYLLABLES[type]
+    return [start + end for start, end in product(starts, ends)]
+
+
+def vocabulary() -> list[str]:
+    """Every word of questions, documents, searches, answers and tags; always the same list, without repeats."""
+    texts = [
+        *TAGS,
+        *FRAME_WORDS,
+        *DOCUMENTS,
+        CHAIN,
+        COMPARISON,
+        CHOICE,
+        INTERSECTION,
+        *ASKS.values(),
+        *TYPES,
+        *ALIASES.values(),
+    ]
+    for relation in RELATIONS.values():
+        texts += [relation.name, *relation.phrasings, *relation.clauses]
+    words = [word for text in texts for word in text.split() if not word.startswith("{")]
+    words += [word for type in TYPES for word in name_words(type)]
+    return list(dict.fromkeys(words))

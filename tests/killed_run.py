@@ -1,0 +1,84 @@
+"""Train a tiny run in FOLDER; with a POINT, this process kills itself there (as `kill -9` would).
+
+    python tests/killed_run.py FOLDER... [--die POINT]
+
+Points: "rollout" (in step 3's first tick), "metrics" (line 3 is written, its checkpoint is not), "checkpoint" (files of
+step 2 are written, its commit marker is not).
+"""
+
+import argparse
+import os
+import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from qr_jax import committed, config, metrics_writer
+from qr_jax.config import use
+from qr_jax.rollout import engine
+from qr_jax.train import train
+
+
+def tiny(folder: Path) -> config.Config:
+    """Five steps of a two-layer model on a world of 200 documents; a checkpoint every two."""
+    base = config.load(Path(__file__).parents[1] / "configs" / "two_layer.py")
+    return replace(
+        base,
+        data=replace(base.data, world={"documents": 200, "train": 40, "dev": 8, "traces": 20}, world_path=str(folder / "worlds")),
+        pool=replace(base.pool, queries=4, samples=4, min_signal=3),
+        reward=use("odd_tokens.odd_tokens"),
+        train=replace(base.train, steps=5, checkpoint_every=2, keep_checkpoints=5),
+        mesh=config.Mesh(devices=1),
+    )
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_at(point: str) -> None:
+    """Make this process kill itself at the point."""
+    if point == "rollout":
+        count, run = [0], engine.Engine.run
+
+        def counted(self, *positional, **named):
+            if named.get("purpose", "train") == "train":
+                count[0] += 1
+                if count[0] == 3:
+                    named["stop_now"] = die
+            return run(self, *positional, **named)
+
+        engine.Engine.run = counted
+    elif point == "metrics":
+        write = metrics_writer.Writer.write
+
+        def written(self, step, values):
+            write(self, step, values)
+            if step == 3 and "pool/drawn" in values:
+                die()
+
+        metrics_writer.Writer.write = written
+    elif point == "checkpoint":
+        commit = committed.commit
+
+        def uncommitted(place, *more, **named):
+            if place.name == "step_00000002" and place.parent.parent.name != "sft":
+                die()
+            return commit(place, *more, **named)
+
+        committed.commit = uncommitted
+    else:
+        raise ValueError(f"no point {point!r}")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folders", nargs="+", type=Path)
+    parser.add_argument("--die", default=None)
+    arguments = parser.parse_args()
+    if arguments.die:
+        die_at(arguments.die)
+    for folder in arguments.folders:
+        train(tiny(arguments.folders[0].parent), folder)

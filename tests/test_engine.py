@@ -1,0 +1,325 @@
+"""The engine: episodes depend on their keys alone, not on slots, store, schedule or company; nothing compiles late."""
+
+import functools
+import random
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import rollouts
+from jax.sharding import NamedSharding, PartitionSpec
+from rollouts import (
+    CFG,
+    ENV,
+    SETTINGS,
+    WORDS,
+    assert_whole,
+    default_search,
+    engine,
+    flat,
+    near_ties,
+    random_params,
+    roll,
+    trained_params,
+    words_env,
+    world,
+)
+
+from qr_jax import config, pool
+from qr_jax.models.tokenizer import load_tokenizer
+from qr_jax.parallel import mesh as meshes
+from qr_jax.records import Query, Say, Search, Stop, grades
+from qr_jax.rewards.exact_match import exact_match
+from qr_jax.rollout import compiles
+from qr_jax.rollout.engine import PURPOSES, Engine, Interrupted
+from qr_jax.rollout.live import Live
+
+FIXTURES = Path(__file__).parent / "fixtures"
+
+
+def keys(made, queries, samples, seed=0, step=0):
+    pairs = [(q, g) for q in range(queries) for g in range(samples)]
+    return made.rows.keys(seed, PURPOSES["train"], step, *map(list, zip(*pairs, strict=True)))
+
+
+def slow(seed, longest_s=0.02):
+    """The world's search, some of its calls late."""
+    times, found = random.Random(seed), default_search()
+
+    def search(queries, k):
+        time.sleep(times.uniform(0, longest_s))
+        return found(queries, k)
+
+    return search
+
+
+@pytest.fixture(scope="module")
+def few():
+    """24 episodes of a random model on many slots: what other engines are held against."""
+    made = engine(slots=64, chunk=8, buckets=(64,))
+    return made, flat(roll(made, random_params(), world().train[:8], 3, env=words_env))
+
+
+def test_128_episodes_are_the_same_on_4_and_on_64_slots_but_at_near_ties(record_property):
+    queries, params = world().train[:32], trained_params()
+    four, many = engine(), engine(slots=64, chunk=8, buckets=(64,))
+    one, other = flat(roll(four, params, queries, 4)), flat(roll(many, params, queries, 4))
+    assert sum(any(turn.queries for turn in episode.turns) for episode in one) > 64, "the model hardly searches"
+    different = near_ties(many, params, keys(many, 32, 4), one, other)
+    record_property("episodes that differ at a near tie", different)
+    assert different <= 4
+    for episode in one:
+        assert_whole(episode, four, ENV)
+
+
+@pytest.mark.parametrize("store", [1, 3, 9])
+def test_parked_episodes_come_back_as_they_were(store, few):
+    """Slow searches, 4 slots, a store smaller or larger: rows go out and in, and the episodes are those of many slots."""
+    made = engine(slots=4, store=store, buckets=(64,))
+    episodes = flat(roll(made, random_params(), world().train[:8], 3, env=words_env, search=slow(store)))
+    near_ties(few[0], random_params(), keys(few[0], 8, 3), few[1], episodes)
+    assert (made.statistics.rows_moved > len(episodes)) == (store > 1), "one row of the store is the prompt's"
+
+
+def test_results_taken_as_they_arrive_change_no_token(few):
+    made = engine(slots=4, buckets=(64,), schedule="arrival")
+    episodes = flat(roll(made, random_params(), world().train[:8], 3, env=words_env, search=slow(1)))
+    near_ties(few[0], random_params(), keys(few[0], 8, 3), few[1], episodes)
+
+
+def test_an_ordered_rollout_is_bitwise_the_same_however_long_searches_take():
+    made = engine(slots=4, buckets=(64,))
+    runs = [
+        flat(roll(made, trained_params(), world().train[:12], 2, search=slow(seed), seed=3)) for seed in (1, 2)
+    ]
+    for a, b in zip(*runs, strict=True):
+        assert a.ids_L.tobytes() == b.ids_L.tobytes() and a.logp_L.tobytes() == b.logp_L.tobytes()
+        assert (a.turns, a.stop, a.answer) == (b.turns, b.stop, b.answer)
+
+
+def test_a_sample_does_not_depend_on_its_place_or_its_company(few):
+    made, whole = few
+    queries = world().train
+    part = roll(
+        made, random_params(), [queries[6], queries[2]], [2, 1], env=words_env, query_keys=[6, 2], first_sample=1
+    )
+    assert [[episode.sample for episode in group] for group in part] == [[1, 2], [1]]
+    expected = [whole[6 * 3 + 1], whole[6 * 3 + 2], whole[2 * 3 + 1]]
+    key_N2 = keys(made, 8, 3)[[19, 20, 7]]
+    near_ties(made, random_params(), key_N2, expected, flat(part))
+    assert roll(made, random_params(), [], 3) == [] and roll(made, random_params(), queries[:1], [0]) == [[]]
+
+
+def test_nothing_compiles_after_warm_up():
+    """Parameters laid out as a learner's, prompts of 1 to 280 tokens, one query or many, sampled and greedy."""
+    made = Engine(CFG, WORDS, replace(SETTINGS, slots=6, store=5, context_tokens=300, chunk=5))
+    mesh = meshes.make_mesh(config.Mesh(devices=1))
+    params = jax.device_put(random_params(), NamedSharding(mesh, PartitionSpec()))
+    compiles.count()
+    assert made.warm_up(params) > 0
+    before = compiles.count()
+    for at, (count, samples) in enumerate([(1, 1), (3, 5), (17, 1), (2, 9)]):
+        queries = list(world().train[:count])
+        queries[0] = Query("long", " ".join(["who"] * (1, 17, 150, 280)[at]), ("x",))
+        for temperature in (1.0, 0.0):
+            groups = roll(made, params, queries, samples, env=words_env, temperature=temperature, step=at, first_sample=at)
+            for episode in flat(groups):
+                assert_whole(episode, made, words_env)
+                expected_L = rollouts.logp(params, episode, longest=300)  # a program of the test's own
+                np.testing.assert_allclose(episode.logp_L, expected_L, atol=1e-4, rtol=0)
+    assert compiles.count() - before <= 4, "the test's forward pass, and nothing else"
+    after = compiles.count()
+    roll(made, params, world().train[:20], [1, 2] * 10, env=words_env)
+    roll(made, params, world().train[:3], 7, search=slow(0))
+    assert compiles.count() == after
+
+
+def test_the_counter_of_compilations_counts():
+    before = compiles.count()
+    jax.jit(lambda x: x * 3.0 + 0.125)(np.float32(2))
+    assert compiles.count() == before + 1
+
+
+def test_episodes_end_where_context_or_turn_tokens_end():
+    made = engine(slots=4, buckets=(64,))
+    env = functools.partial(words_env, searches=20)
+    episodes = flat(roll(made, random_params(), world().train[:10], 3, env=env, step=1))
+    env_last = [episode for episode in episodes if episode.stop == "context" and episode.turns[-1].author == "env"]
+    full = [episode for episode in episodes if episode.stop == "context" and episode.turns[-1].author == "model"]
+    cut = [episode for episode in episodes if episode.stop == "length"]
+    assert env_last and full and cut
+    assert all(len(episode.ids_L) == made.settings.context_tokens for episode in full)
+    assert all(episode.mask_L[-1] and episode.answer is None and episode.valid for episode in env_last + full + cut)
+    for episode in episodes:
+        assert_whole(episode, made, env)
+
+
+def test_observations_and_prompts_may_be_nearly_nothing():
+    """An empty observation, a prompt of one token, a search without queries: sampling goes on where it stood."""
+
+    def silent(query, turns):
+        said = sum(turn.author == "model" for turn in turns)
+        if not turns:
+            return Say(query.question, stop=("e ",))
+        if turns[-1].author == "env":
+            return Say("", "inline", ("e ",))
+        return [Search(("who",)), Say("", "inline", ("e ",)), Search(()), Stop("turns")][said - 1]
+
+    made = engine(slots=4, buckets=(64,))
+    queries = [Query("one", "who", ("x",)), *world().train[:3]]
+    for episode in flat(roll(made, random_params(), queries, 6, env=silent)):
+        assert_whole(episode, made, silent)
+        expected_L = rollouts.logp(random_params(), episode)
+        np.testing.assert_allclose(episode.logp_L, expected_L, atol=1e-4, rtol=0)
+
+
+def test_a_turn_ends_at_the_token_that_completes_a_stop_string():
+    pieces = [b"<s", b"top", b">", b"a", b"top>x", b"<stop", b"<end>"]
+
+    def taken(stop, *chunks):
+        live = Live(0, 0)
+        live.show([7], Say("", stop=stop))
+        counts = [live.take(list(chunk), [-1.0] * len(chunk), pieces, (6,)) for chunk in chunks]
+        return counts, live.complete, live.by_eos, live.text(pieces), live.cached
+
+    stop = ("<stop>", "aa")
+    assert taken(stop, [3, 0, 1, 2, 3, 3]) == ([4], True, False, "a<stop>", 4)
+    assert taken(stop, [3, 0], [1], [2, 0]) == ([2, 1, 1], True, False, "a<stop>", 4)
+    assert taken(stop, [0, 4, 3]) == ([2], True, False, "<stop>x", 2)  # the token is kept whole
+    assert taken(stop, [0, 0, 1], [3, 3]) == ([3, 2], True, False, "<s<stopaa", 5)
+    assert taken(stop, [3, 6]) == ([2], True, True, "a", 2)
+    assert taken(stop, [5, 3], [2]) == ([2, 1], False, False, "<stopa>", 3)
+    assert taken((), [0, 1, 2]) == ([3], False, False, "<stop>", 3)
+
+
+def test_stop_strings_of_a_byte_level_tokenizer_end_turns_across_tokens():
+    """Pairs of small letters end a turn; the model's ids are more than the tokenizer's, as Qwen3's are."""
+    tokenizer = load_tokenizer(FIXTURES / "qwen3")
+    cfg = replace(CFG, vocab=336)
+    params = rollouts.decoder.init(cfg, jax.random.key(2))
+    made = Engine(cfg, tokenizer, replace(SETTINGS, turn_tokens=60, chunk=8, buckets=(64,)))
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    stop = tuple(a + b for a in letters for b in letters)
+
+    def env(query, turns):
+        said = sum(turn.author == "model" for turn in turns)
+        return Stop("turns") if said == 3 else Say("go on <|im_end|>", "tool" if said else "user", stop)
+
+    episodes = flat(roll(made, params, [Query("q", "Who?", ("x",))] * 3, 16, env=env))
+    across = unknown = 0
+    for episode in episodes:
+        assert_whole(episode, made, env)
+        expected_L = rollouts.logp(params, episode, cfg=cfg)
+        np.testing.assert_allclose(episode.logp_L, expected_L, atol=1e-4, rtol=0)
+        unknown += int((episode.ids_L >= tokenizer.size).sum())
+        for number in range(episode.turn_L.max() + 1):
+            written = [made.pieces[token] for token in episode.ids_L[episode.turn_L == number]]
+            complete = [any(text.encode() in b"".join(written[:end]) for text in stop) for end in range(len(written) + 1)]
+            assert not any(complete[:-1]), "something is kept past the stop string"
+            across += complete[-1] and not any(text.encode() in written[-1] for text in stop)
+    assert across > 0 and unknown > 0
+
+
+def test_a_retriever_that_is_down_makes_faults_and_the_pool_counts_no_attempt():
+    def down(queries, k):
+        raise ConnectionError("refused")
+
+    made = engine(slots=4, buckets=(64,), search_retries=0)
+    queries = world().train[:3]
+    groups = roll(made, random_params(), queries, 4, env=words_env, search=down)
+    searched = [episode for episode in flat(groups) if any(turn.author == "env" for turn in episode.turns)]
+    assert len(searched) > 6 and made.statistics.searches_failed > 0
+    for episode in searched:
+        assert not episode.valid and episode.stop == "fault" and "refused" in episode.fault and episode.answer is None
+    reward_QG = np.stack([exact_match(*pair) for pair in zip(queries, groups, strict=True)])
+    reward_QG[:, 0] = 1  # it would make a signal, were it counted
+    valid_QG = np.array([[episode.valid and episode not in searched for episode in group] for group in groups])
+    fresh = pool.create(3)
+    settled = pool.settle(fresh, [0, 1, 2], grades(reward_QG, valid_QG), step=0, accept=3, rule="recycle")
+    faulty = valid_QG.sum(1) < 2
+    assert faulty.any() and (settled.verdict_Q[faulty] == "fault").all()
+    assert not settled.pool.attempts_P[faulty].any() and (settled.pool.weight_P[faulty] == 1).all()
+
+
+def test_one_search_that_fails_makes_one_fault():
+    made = engine(slots=4, buckets=(64,), search_retries=1)
+    whole = flat(roll(made, random_params(), world().train[:4], 2, env=words_env))
+    first = next(turn.queries for turn in whole[0].turns if turn.author == "env")
+
+    def search(queries, k):
+        if set(first) & set(queries):
+            raise ValueError("not that one")
+        return default_search()(queries, k)
+
+    for a, b in zip(whole, flat(roll(made, random_params(), world().train[:4], 2, env=words_env, search=search)), strict=True):
+        hit = any(set(first) & set(turn.queries) for turn in a.turns)
+        assert b.valid != hit
+        assert hit or np.array_equal(a.ids_L, b.ids_L)
+    assert not b.valid or b.fault is None
+
+
+def test_weights_that_are_not_finite_make_faults_and_spoil_no_later_rollout():
+    made = engine(slots=4, buckets=(64,))
+    before = flat(roll(made, random_params(), world().train[:6], 2, env=words_env))
+    broken = jax.tree.map(lambda leaf: leaf * np.float32("nan"), random_params())
+    for episode in flat(roll(made, broken, world().train[:6], 2, env=words_env)):
+        assert not episode.valid and episode.stop == "fault" and "not finite" in episode.fault
+    for a, b in zip(before, flat(roll(made, random_params(), world().train[:6], 2, env=words_env)), strict=True):
+        assert a.ids_L.tobytes() == b.ids_L.tobytes() and a.logp_L.tobytes() == b.logp_L.tobytes()
+
+
+def test_what_an_environment_raises_or_does_wrong_is_said_and_leaves_the_engine_usable():
+    def env(query, turns, *, answers):
+        at = 0 if not turns else 1 if turns[-1].author == "model" else 2
+        if isinstance(answers[at], Exception):
+            raise answers[at]
+        return answers[at]
+
+    made, say = engine(slots=4, buckets=(64,)), Say("who", stop=("e ",))
+    queries = [replace(world().train[0], id="the query")]
+    for answers, message in [
+        ([ValueError("the template has no question")], "no question"),
+        ([Stop("turns")], "opened query 'the query' with Stop"),
+        ([Say("")], "'the query' has 0 tokens"),
+        ([Say("who " * 160)], "has 160 tokens.*less than rollout.context_tokens=160"),
+        ([say, None], "answered a turn of the model with None"),
+        ([say, Search(("who",)), Search(("who",))], "was shown the passages"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            roll(made, random_params(), queries, 4, env=functools.partial(env, answers=answers))
+    stopped = roll(made, random_params(), queries, 4, env=functools.partial(env, answers=[say, Search(("who",)), Stop("turns")]))
+    assert {episode.stop for episode in stopped[0]} <= {"turns", "length"}
+    with pytest.raises(ValueError, match="the tokenizer has 9 ids|ids, the model's vocabulary"):
+        Engine(replace(CFG, vocab=10), WORDS, SETTINGS)
+
+
+def test_an_interrupt_stops_between_ticks_and_leaves_the_engine_usable():
+    made = engine(slots=4, buckets=(64,))
+    before = flat(roll(made, random_params(), world().train[:8], 2, env=words_env))
+    asked = iter(range(100))
+    with pytest.raises(Interrupted):
+        roll(made, random_params(), world().train[:8], 2, env=words_env, stop_now=lambda: next(asked) == 5)
+    for a, b in zip(before, flat(roll(made, random_params(), world().train[:8], 2, env=words_env)), strict=True):
+        assert a.ids_L.tobytes() == b.ids_L.tobytes()
+
+
+def test_an_interrupt_does_not_wait_for_a_search_that_hangs():
+    made, over = engine(slots=4, buckets=(64,)), threading.Event()
+    started = threading.Event()
+
+    def search(queries, k):
+        started.set()
+        over.wait(20)
+        return [[] for _ in queries]
+
+    start = time.monotonic()
+    try:
+        with pytest.raises(Interrupted):
+            roll(made, random_params(), world().train[:2], 1, env=words_env, search=search, stop_now=started.is_set)
+        assert time.monotonic() - start < 10
+    finally:
+        over.set()

@@ -1,0 +1,211 @@
+"""JSONL questions and corpora: what is read, what is refused and with which words; shares, limits and batches."""
+
+import gzip
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from qr_jax.queries import readers, sources
+from qr_jax.records import Passage, Query
+
+
+def jsonl(path: Path, rows: list) -> Path:
+    path.write_text("".join(f"{row if isinstance(row, str) else json.dumps(row)}\n" for row in rows))
+    return path
+
+
+GOOD = {"id": "a", "question": "Who?", "answers": ["Ada"]}
+
+
+def test_our_rows_and_other_systems_names_for_the_answers_are_read(tmp_path):
+    path = jsonl(
+        tmp_path / "q.jsonl",
+        [
+            {**GOOD, "entities": ["Ada"], "hops": 2, "supporting": ["p1"]},
+            "",
+            {"id": 7, "question": "Where?", "answer": "Rome"},
+            {"id": "c", "question": "When?", "golden_answers": ["1815", "in 1815"], "metadata": {"x": 1}},
+        ],
+    )
+    assert readers.read_queries(path) == [
+        Query("a", "Who?", ("Ada",), ("Ada",), {"hops": 2, "supporting": ["p1"]}),
+        Query("7", "Where?", ("Rome",)),
+        Query("c", "When?", ("1815", "in 1815"), (), {"metadata": {"x": 1}}),
+    ]
+
+
+def test_passages_in_our_form_and_in_search_r1_s_are_read_from_gz_too(tmp_path):
+    rows = [
+        {"id": "1", "title": "Ada", "text": "A poet's daughter.", "src": "x"},
+        {"id": "2", "text": "No title."},
+        {"id": "3", "contents": '"Rome"\nA city.\nOld.'},
+        {"id": "4", "contents": "only one line"},
+    ]
+    path = tmp_path / "corpus.jsonl.gz"
+    path.write_bytes(gzip.compress("\n".join(map(json.dumps, rows)).encode()))
+    assert readers.read_passages(path) == [
+        Passage("1", "Ada", "A poet's daughter."),
+        Passage("2", "", "No title."),
+        Passage("3", "Rome", "A city.\nOld."),
+        Passage("4", "", "only one line"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ("{not json", "not a line of JSON"),
+        ('{"id": "\\ud800", "question": "x", "answers": ["y"]}', "half of a surrogate pair"),
+        ("[" * 100_000, "not a line of JSON"),
+        ([1, 2], r"a JSON object is wanted, and this is list \[1, 2\]"),
+        ({"id": "b", "answers": ["x"]}, "has no 'question'; fields found: id, answers"),
+        ({"id": "b", "prompt": [{}], "answers": ["x"]}, "'prompt' looks like it: rename it to 'question'"),
+        ({"_id": "b", "question": "x", "answers": ["x"]}, "has no 'id'.*'_id' looks like it"),
+        ({"id": "b", "question": "x"}, "none of answers, golden_answers, answer; fields found: id, question"),
+        ({"id": "b", "question": "x", "reward_model": {}}, "'reward_model' looks like it: rename it to 'answers'"),
+        ({"id": "b", "question": "x", "answers": []}, "'answers' is an empty list"),
+        ({"id": "b", "question": "x", "answers": {"a": 1}}, "must be a text or a list of texts, and is dict"),
+        ({"id": "b", "question": "x", "answers": ["a", 1815]}, "item 2 of 'answers' must be a text, and is int 1815"),
+        ({"id": "b", "question": "x", "answer": " "}, "item 1 of 'answer' is blank"),
+        ({"id": "b", "question": "x", "answers": ["the"]}, "the"),
+        ({"id": "b", "question": 3, "answers": ["x"]}, "'question' must be a text, and is int 3"),
+        (
+            {"id": "b", "question": "x", "answers": ["x"], "entities": "x", "meta": 1} | {"entities": 3},
+            "'entities' must be",
+        ),
+        ({"id": True, "question": "x", "answers": ["x"]}, "'id' must be a text, and is bool true"),
+        (GOOD, "id 'a' stands in q.jsonl row 1 too"),
+    ],
+)
+def test_a_bad_question_is_named_with_its_file_row_and_reason(tmp_path, row, words):
+    path = jsonl(tmp_path / "q.jsonl", [GOOD, "", row])
+    with pytest.raises(ValueError, match=f"(?s)q.jsonl row 3: .*{words}"):
+        readers.read_queries(path)
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"id": "b", "body": "x"}, "neither 'text' nor 'contents'; fields found: id, body; 'body' looks like it"),
+        ({"id": "b", "title": None, "text": "x"}, "'title' must be a text, and is NoneType null"),
+        ({"id": "b", "text": ""}, "'text' is blank"),
+        ({"title": "b", "text": "x"}, "has no 'id'"),
+    ],
+)
+def test_a_bad_passage_is_named_with_its_file_row_and_reason(tmp_path, row, words):
+    path = jsonl(tmp_path / "corpus.jsonl", [{"id": "a", "text": "x"}, row])
+    with pytest.raises(ValueError, match=f"corpus.jsonl row 2: .*{words}"):
+        readers.read_passages(path)
+
+
+def test_a_file_that_is_not_utf_8_or_cut_short_or_empty_is_refused(tmp_path):
+    (tmp_path / "latin.jsonl").write_bytes(b'{"id": "1", "text": "x"}\n{"id": "\xe9"}\n')
+    with pytest.raises(ValueError, match=r"latin.jsonl row 2: not a line of JSON"):
+        readers.read_passages(tmp_path / "latin.jsonl")
+    whole = gzip.compress(b"".join(json.dumps({"id": str(i), "text": hex(i**9)}).encode() + b"\n" for i in range(999)))
+    (tmp_path / "cut.jsonl.gz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"cut.jsonl.gz after row \d+: the gzip file is cut short"):
+        readers.read_passages(tmp_path / "cut.jsonl.gz")
+    with pytest.raises(ValueError, match="has no rows"):
+        readers.read_passages(jsonl(tmp_path / "none.jsonl", [""]))
+
+
+def test_several_files_are_read_in_order_and_an_id_in_two_of_them_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("QR_JAX_DATA", str(tmp_path))
+    jsonl(tmp_path / "a.jsonl", [GOOD])
+    jsonl(tmp_path / "b.jsonl", [{**GOOD, "id": "b"}])
+    jsonl(tmp_path / "again.jsonl", [GOOD])
+    assert [query.id for query in readers.read_queries("{data}/b.jsonl, {data}/a.jsonl")] == ["b", "a"]
+    with pytest.raises(ValueError, match=r"again.jsonl row 1: id 'a' stands in a.jsonl row 1 too"):
+        readers.read_queries("{data}/a.jsonl,{data}/again.jsonl")
+
+
+def test_a_file_that_is_not_there_is_named_with_what_to_set(tmp_path, monkeypatch):
+    monkeypatch.setenv("QR_JAX_DATA", str(tmp_path))
+    with pytest.raises(ValueError, match="no file .*x.jsonl.* set QR_JAX_DATA"):
+        readers.resolve("{data}/x.jsonl")
+    with pytest.raises(ValueError, match="empty name"):
+        readers.resolve("")
+    monkeypatch.delenv("QR_JAX_DATA")
+    assert readers.data_folder().parts[-2:] == ("shared", "data")
+
+
+QUERIES = [Query(f"q{i}", "x", ("y",)) for i in range(400)]
+
+
+def test_the_split_is_the_hash_s_and_its_parts_are_the_whole():
+    train, held_out = (readers.split(QUERIES, 0.7, part) for part in ("train", "eval"))
+    assert sorted(query.id for query in train + held_out) == sorted(query.id for query in QUERIES)
+    assert 0.6 < len(train) / 400 < 0.8
+    assert all(int(hashlib.sha256(query.id.encode()).hexdigest()[:8], 16) < 0.7 * 2**32 for query in train)
+    assert readers.split(QUERIES[::-1][:50], 0.7, "train") == [query for query in QUERIES[::-1][:50] if query in train]
+    assert readers.split(QUERIES, 0, "train") == [] == readers.split(QUERIES, 1, "eval")
+    for share, part in ((1.5, "train"), (0.5, "test")):
+        with pytest.raises(ValueError, match="share|part"):
+            readers.split(QUERIES, share, part)
+
+
+def test_first_takes_a_sample_that_grows_and_does_not_follow_the_file_s_order():
+    assert readers.first(QUERIES, 10) == readers.first(QUERIES[::-1], 20)[:10]
+    assert readers.first(QUERIES, 10) != QUERIES[:10]
+    assert readers.first(QUERIES, None) == QUERIES
+    # SHA-256 of "a" begins ca97, of "b" 3e23, of "c" 2e7d
+    assert [query.id for query in readers.first([Query(id, "x", ("y",)) for id in "abc"], 2)] == ["c", "b"]
+
+
+def test_batches_are_a_function_of_seed_and_step_and_visit_every_row_once_an_epoch():
+    rows = list(range(7))
+    batch = sources.batches(rows, 2, seed=3)
+    seen = [row for step in range(7) for row in batch(step)]
+    assert sorted(seen[:7]) == sorted(seen[7:]) == rows
+    assert seen[:7] != seen[7:]
+    assert sources.batches(rows, 2, seed=3)(5) == seen[10:12], "a resumed run needs the step alone"
+    other = sources.batches(rows, 7, seed=4)
+    assert [sources.batches(rows, 7, seed=3)(epoch + 1) for epoch in range(3)] != [other(epoch) for epoch in range(3)]
+    for wrong in (lambda: sources.batches(rows, 0, seed=0), lambda: sources.batches([], 2, seed=0), lambda: batch(-1)):
+        with pytest.raises(ValueError, match="at least one row|count from 0"):
+            wrong()
+
+
+def test_a_source_takes_anything_that_is_read_by_index():
+    class Squares:
+        def __len__(self):
+            return 5
+
+        def __getitem__(self, at):
+            return at * at
+
+    assert sorted(sources.batches(Squares(), 5, seed=0)(0)) == [0, 1, 4, 9, 16]
+    assert list(sources.source(Squares())) == [0, 1, 4, 9, 16]
+
+
+def test_an_order_is_a_permutation_fixed_by_seed_and_epoch():
+    orders = [sources.order(50, seed=seed, epoch=epoch) for seed in (0, 1) for epoch in (0, 1)]
+    assert all(sorted(order) == list(range(50)) for order in orders)
+    assert len({tuple(order) for order in orders}) == 4
+    np.testing.assert_array_equal(orders[3], sources.order(50, seed=1, epoch=1))
+
+
+def test_reading_needs_neither_jax_nor_grain():
+    code = "import sys, qr_jax.queries.readers, qr_jax.queries.sources, qr_jax.queries.traces, qr_jax.rollout.chat\n"
+    code += "assert not {'jax', 'grain', 'bm25s', 'tensorflow_datasets'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_gold_that_could_never_score_is_refused_and_the_others_stay(tmp_path, caplog):
+    path = jsonl(tmp_path / "q.jsonl", [{**GOOD, "answers": ["Hong Kong dollar", "$", "HKD"]}])
+    (query,) = readers.read_queries(path)
+    assert (query.answers, query.meta) == (("Hong Kong dollar", "HKD"), {"refused_answers": ("$",)})
+    assert "('a', '$')" in caplog.text
+
+
+def test_the_real_questions_are_read_and_split_as_their_readme_says(real_data):
+    queries = readers.read_queries("{data}/dev/hotpotqa.questions.jsonl")
+    assert (len(queries), len(readers.split(queries, 0.7, "train"))) == (1900, 1335)
+    names = ("2wiki", "musique", "nq", "triviaqa", "popqa", "bamboogle")
+    assert len(readers.read_queries(",".join(f"{{data}}/dev/{name}.questions.jsonl" for name in names))) == 4303

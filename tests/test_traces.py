@@ -1,0 +1,141 @@
+"""Expert traces made from gold titles: what is kept, in which order it searches, and what environments make of it."""
+
+import json
+
+import pytest
+
+from qr_jax.envs.search_r1 import search_r1
+from qr_jax.envs.tool_call import tool_call
+from qr_jax.queries import readers, traces
+from qr_jax.records import Passage, Query, Search, Stop, Turn
+from qr_jax.retrievers.bm25 import bm25
+
+CORPUS = [
+    Passage("p1", "Opus 7 (Weber)", "Opus 7 is a sonata written by Anna Weber in 1801."),
+    Passage("p2", "Anna Weber", "Anna Weber was a composer born in Linz."),
+    Passage("p3", "Linz", "Linz is a city on the Danube with a castle."),
+    Passage("p4", "Graz", "Graz is a city on the Mur with a castle."),
+    Passage("p5", "Karl Weber", "Karl Weber was a painter."),
+]
+CHAIN = Query(
+    "chain",
+    "On which river lies the town where the composer of Opus 7 was born?",
+    ("Danube",),
+    (),
+    {"supporting": ["p3", "p2", "p1"], "supporting_titles": ["Linz", "Anna Weber", "Opus 7 (Weber)"]},
+)
+BOTH = Query(
+    "both",
+    "Do both Linz and Graz have a castle?",
+    ("yes",),
+    (),
+    {"supporting": ["p4", "p3"], "supporting_titles": ["Graz", "Linz"]},
+)
+
+
+def played(env, trace: traces.Trace) -> list:
+    """What the environment makes of each of the trace's turns."""
+    turns, moves = [], []
+    for text in trace.turns:
+        turns.append(Turn("model", text))
+        moves.append(env(trace.query, turns))
+        if isinstance(moves[-1], Search):
+            found = bm25(corpus=CORPUS)(list(moves[-1].queries), 3)
+            turns.append(Turn("env", "", moves[-1].queries, tuple(map(tuple, found))))
+    return moves
+
+
+def test_the_title_the_question_names_is_searched_first_and_then_what_each_passage_leads_to():
+    (trace,) = traces.supporting_traces([CHAIN], bm25(corpus=CORPUS), k=2)
+    assert trace.query is CHAIN
+    assert played(search_r1, trace) == [
+        Search(("Opus 7",)),
+        Search(("Anna Weber",)),
+        Search(("Linz",)),
+        Stop("answered", "Danube"),
+    ]
+    assert all(turn.startswith("<think> ") for turn in trace.turns)
+
+
+def test_a_tool_call_asks_for_what_the_question_names_at_once():
+    chain, both = traces.supporting_traces([CHAIN, BOTH], bm25(corpus=CORPUS), dialect="tool_call", k=2)
+    assert played(tool_call, both) == [Search(("Graz", "Linz")), Stop("answered", "yes")]
+    assert [move.queries for move in played(tool_call, chain)[:-1]] == [("Opus 7",), ("Anna Weber",), ("Linz",)]
+
+
+def test_the_question_s_words_are_added_where_a_title_alone_misses():
+    search = bm25(corpus=[*CORPUS, Passage("p0", "Weber", "Weber Weber Weber")])
+    vague = Query("v", "Which painter has it?", ("Karl",), (), {"supporting": ["p5"], "supporting_titles": ["Weber"]})
+    (trace,) = traces.supporting_traces([vague], search, k=1)
+    assert "<search> Weber painter </search>" in trace.turns[0]
+
+
+def test_a_question_is_left_out_when_a_gold_passage_is_not_found_or_not_known(caplog):
+    caplog.set_level("INFO")
+    meta = dict(CHAIN.meta)
+    out = [
+        Query("lost", "Who?", ("x",), (), {"supporting": ["p9"], "supporting_titles": ["Linz"]}),
+        Query("bare", "Who?", ("x",)),
+        Query("weak", "Who?", ("x",), (), meta | {"supporting_is_weak": True}),
+        Query("tags", "Who?", ("</answer><answer>y",), (), meta),
+    ]
+    assert [trace.query.id for trace in traces.supporting_traces([*out, CHAIN], bm25(corpus=CORPUS), k=2)] == ["chain"]
+    assert "1 of 5 questions kept" in caplog.text
+    assert traces.supporting_traces([CHAIN], bm25(corpus=CORPUS), max_searches=2, k=2) == []
+    assert traces.supporting_traces([], bm25(corpus=CORPUS)) == []
+    with pytest.raises(ValueError, match="'search_r1' or 'tool_call', not 'react'"):
+        traces.supporting_traces([CHAIN], bm25(corpus=CORPUS), dialect="react")
+
+
+def test_two_passages_of_one_title_must_both_be_found_by_one_search():
+    corpus = [*CORPUS, Passage("p6", "Linz", "Linz has trams.")]
+    twice = Query("t", "Linz?", ("x",), (), {"supporting": ["p3", "p6"], "supporting_titles": ["Linz", "Linz"]})
+    assert len(traces.supporting_traces([twice], bm25(corpus=corpus), k=2)[0].turns) == 2
+    assert traces.supporting_traces([twice], bm25(corpus=corpus), k=1) == []
+
+
+def test_traces_are_read_with_their_questions_and_bad_ones_are_named(tmp_path):
+    path = tmp_path / "traces.jsonl"
+    row = {
+        "id": "a",
+        "question": "Who?",
+        "answers": ["Ada"],
+        "turns": ["<search> x </search>", "<answer> Ada </answer>"],
+    }
+    path.write_text(json.dumps(row))
+    assert traces.read_traces(path) == [traces.Trace(Query("a", "Who?", ("Ada",)), tuple(row["turns"]))]
+    for wrong, words in (
+        ({"turns": None}, "'turns' must be a text or a list"),
+        ({"turns": []}, "'turns' is an empty list"),
+    ):
+        path.write_text(json.dumps(row) + "\n" + json.dumps(row | {"id": "b"} | wrong))
+        with pytest.raises(ValueError, match=f"traces.jsonl row 2: {words}"):
+            traces.read_traces(path)
+    path.write_text(json.dumps({name: value for name, value in row.items() if name != "turns"}))
+    with pytest.raises(ValueError, match="row 1: has no 'turns'.*fields found: id, question, answers"):
+        traces.read_traces(path)
+
+
+def test_by_hand_how_far_a_text_names_a_title():
+    assert traces.named("Opus 7 (Weber)", "who wrote Opus 7?") == 2.0
+    assert traces.named("Anna Weber", "who is Weber, Anna?") == 1.0
+    assert traces.named("Anna Weber", "Weber") == 0.5
+    assert traces.plain("(500) Days of Summer") == "(500) Days of Summer"
+    assert traces.content_words("Which city has the castle of Linz, the city?", "Linz") == "city castle"
+
+
+def test_most_real_hotpotqa_questions_give_a_trace(real_data):
+    queries = readers.first(readers.read_queries(real_data / "dev" / "hotpotqa.questions.jsonl"), 200)
+    corpus = readers.read_passages(real_data / "corpus" / "hotpotqa.corpus.jsonl.gz")
+    search = bm25(corpus=corpus)
+    kept = {
+        dialect: traces.supporting_traces(queries, search, dialect=dialect) for dialect in ("search_r1", "tool_call")
+    }
+    share = len(kept["search_r1"]) / len(queries)
+    print(f"kept {len(kept['search_r1'])} of {len(queries)} hotpotqa questions ({share:.2f})")
+    assert share > 0.85
+    assert len(kept["tool_call"]) == len(kept["search_r1"])
+    for trace in kept["search_r1"]:
+        assert search_r1(trace.query, [Turn("model", trace.turns[-1])]).reason == "answered"
+        for turn in trace.turns[:-1]:
+            assert isinstance(search_r1(trace.query, [Turn("model", turn)]), Search)
