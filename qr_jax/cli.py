@@ -150,7 +150,8 @@ def _summary(summary: Any, as_json: bool) -> None:
         print(json.dumps(summary, indent=2, default=str))
     elif summary:
         for name, value in summary.items():
-            print(f"{name}: {value}")
+            if not isinstance(value, dict):
+                print(f"{name}: {value}")
 
 
 def _doctor(arguments: argparse.Namespace) -> int:

@@ -25,9 +25,7 @@ CFG = with_vocab(PRESETS["two_layer"], WORDS.size)
 SETTINGS = config.Rollout(
     slots=4, context_tokens=160, turn_tokens=20, search_k=2, observation_tokens=40, buckets=(16, 64), chunk=4
 )
-TEXTS = dict(
-    prompt="{question} ", passage="{title} {text} ", information=" <information> {passages} </information> "
-)
+TEXTS = dict(prompt="{question} ", passage="{title} {text} ", information=" <information> {passages} </information> ")
 ENV = functools.partial(search_r1, **TEXTS, last="", invalid="", think=False)
 
 
@@ -111,7 +109,9 @@ def trained_params(steps: int = 60):
     return jax.tree.map(jnp.asarray, jax.device_get(state.params))
 
 
-def roll(made: Engine, params, queries, samples, *, env=ENV, search=None, seed=0, step=0, **more) -> list[list[Episode]]:
+def roll(
+    made: Engine, params, queries, samples, *, env=ENV, search=None, seed=0, step=0, **more
+) -> list[list[Episode]]:
     search = default_search() if search is None else search
     return made.run(params, queries, samples, env=env, search=search, seed=seed, step=step, **more)
 
@@ -139,8 +139,9 @@ def logits(params, ids, *, cfg=CFG, longest: int = 160) -> np.ndarray:
 
 def logp(params, episode: Episode, *, temperature: float = 1.0, cfg=CFG, longest: int = 160) -> np.ndarray:
     """logp_L of an episode's sampled tokens by that forward pass; 0 elsewhere."""
-    table_LV = jax.nn.log_softmax(logits(params, episode.ids_L, cfg=cfg, longest=longest) / temperature, axis=-1)
-    before_L = np.asarray(table_LV)[np.arange(len(episode.ids_L) - 1), episode.ids_L[1:]]
+    table_LV = logits(params, episode.ids_L, cfg=cfg, longest=longest) / temperature
+    table_LV = table_LV - np.logaddexp.reduce(table_LV, axis=-1, keepdims=True)
+    before_L = table_LV[np.arange(len(episode.ids_L) - 1), episode.ids_L[1:]]
     return np.where(episode.mask_L, np.concatenate([[0], before_L]), 0)
 
 
@@ -170,7 +171,7 @@ def near_ties(made: Engine, params, key_N2, one: list[Episode], other: list[Epis
 
 
 def assert_whole(episode: Episode, made: Engine, env) -> None:
-    """All that holds of any episode: its ids are the prompt, what was sampled and what the environment said, in order."""
+    """All that holds of any episode: its ids are the prompt, what was sampled and what the environment said."""
     settings, sampled = made.settings, episode.mask_L
     assert len(episode.ids_L) <= settings.context_tokens
     assert np.array_equal(sampled, episode.turn_L >= 0)

@@ -64,7 +64,9 @@ def test_every_token_is_the_one_its_key_and_position_choose():
 def test_greedy_takes_the_most_probable_token_and_needs_no_key():
     made = Engine(CFG, WORDS, replace(SETTINGS, chunk=8, buckets=(64,)))
     params = random_params()
-    one, other = (flat(roll(made, params, world().train[:2], 1, env=words_env, temperature=0.0, seed=s)) for s in (0, 1))
+    one, other = (
+        flat(roll(made, params, world().train[:2], 1, env=words_env, temperature=0.0, seed=s)) for s in (0, 1)
+    )
     for a, b in zip(one, other, strict=True):
         assert np.array_equal(a.ids_L, b.ids_L)
         best_L = rollouts.logits(params, a.ids_L)[:-1].argmax(-1)
@@ -74,7 +76,14 @@ def test_greedy_takes_the_most_probable_token_and_needs_no_key():
 def test_keys_differ_by_seed_purpose_step_query_and_sample():
     base = (1, 2, 3)
     keys = [tuple(np.asarray(decode.episode_keys(*map(np.uint32, base), *np.uint32([[4], [5]])))[0])]
-    for changed in ((9, 2, 3, 4, 5), (1, 9, 3, 4, 5), (1, 2, 9, 4, 5), (1, 2, 3, 9, 5), (1, 2, 3, 4, 9), (1, 2, 3, 5, 4)):
+    for changed in (
+        (9, 2, 3, 4, 5),
+        (1, 9, 3, 4, 5),
+        (1, 2, 9, 4, 5),
+        (1, 2, 3, 9, 5),
+        (1, 2, 3, 4, 9),
+        (1, 2, 3, 5, 4),
+    ):
         numbers = [np.uint32(number) for number in changed]
         keys.append(tuple(np.asarray(decode.episode_keys(*numbers[:3], numbers[3][None], numbers[4][None]))[0]))
     assert len(set(keys)) == 7
@@ -105,7 +114,9 @@ def test_top_p_and_top_k_by_hand(top_p, top_k, kept):
 
 def test_tokens_are_drawn_as_often_as_they_are_probable():
     draws = 4000
-    key_S2 = np.asarray(decode.episode_keys(*np.uint32([0, 0, 0]), np.zeros(draws, np.uint32), np.arange(draws, dtype=np.uint32)))
+    key_S2 = np.asarray(
+        decode.episode_keys(*np.uint32([0, 0, 0]), np.zeros(draws, np.uint32), np.arange(draws, dtype=np.uint32))
+    )
     logits_SV = np.tile(np.log(np.float32([[0.5, 0.3, 0.15, 0.05]])), (draws, 1))
     token_S, logp_S = decode.sample(logits_SV, key_S2, np.zeros(draws, np.int32), np.float32(2), decode.Sampling())
     flattened = np.sqrt([0.5, 0.3, 0.15, 0.05]) / np.sqrt([0.5, 0.3, 0.15, 0.05]).sum()  # temperature 2
@@ -138,7 +149,9 @@ def test_what_is_not_finite_stays_with_the_episodes_that_hold_it():
     params = dict(rollouts.decoder.init(cfg, jax.random.key(1)))
     params["head"] = params["head"].at[spoilt].set(0)  # never the most probable word
     made = Engine(cfg, words, replace(SETTINGS, slots=2, store=2, buckets=(64,)))
-    queries = [replace(query, question=query.question + " spoilt" * (at % 2)) for at, query in enumerate(world().train[:8])]
+    queries = [
+        replace(query, question="spoilt " * (at % 2) + query.question) for at, query in enumerate(world().train[:8])
+    ]
     before = flat(roll(made, params, queries, 1, env=words_env, temperature=0.0))
     broken = params | {"embed": params["embed"].at[spoilt].set(jnp.nan)}
     after = flat(roll(made, broken, queries, 1, env=words_env, temperature=0.0))

@@ -78,7 +78,7 @@ def test_128_episodes_are_the_same_on_4_and_on_64_slots_but_at_near_ties(record_
 
 @pytest.mark.parametrize("store", [1, 3, 9])
 def test_parked_episodes_come_back_as_they_were(store, few):
-    """Slow searches, 4 slots, a store smaller or larger: rows go out and in, and the episodes are those of many slots."""
+    """Slow searches, 4 slots, a store smaller or larger: rows go out and in, and episodes are those of many slots."""
     made = engine(slots=4, store=store, buckets=(64,))
     episodes = flat(roll(made, random_params(), world().train[:8], 3, env=words_env, search=slow(store)))
     near_ties(few[0], random_params(), keys(few[0], 8, 3), few[1], episodes)
@@ -93,9 +93,7 @@ def test_results_taken_as_they_arrive_change_no_token(few):
 
 def test_an_ordered_rollout_is_bitwise_the_same_however_long_searches_take():
     made = engine(slots=4, buckets=(64,))
-    runs = [
-        flat(roll(made, trained_params(), world().train[:12], 2, search=slow(seed), seed=3)) for seed in (1, 2)
-    ]
+    runs = [flat(roll(made, trained_params(), world().train[:12], 2, search=slow(seed), seed=3)) for seed in (1, 2)]
     for a, b in zip(*runs, strict=True):
         assert a.ids_L.tobytes() == b.ids_L.tobytes() and a.logp_L.tobytes() == b.logp_L.tobytes()
         assert (a.turns, a.stop, a.answer) == (b.turns, b.stop, b.answer)
@@ -119,26 +117,28 @@ def test_nothing_compiles_after_warm_up():
     made = Engine(CFG, WORDS, replace(SETTINGS, slots=6, store=5, context_tokens=300, chunk=5))
     mesh = meshes.make_mesh(config.Mesh(devices=1))
     params = jax.device_put(random_params(), NamedSharding(mesh, PartitionSpec()))
-    compiles.count()
+    compiles.count()  # the first call begins to count
+    rollouts.logits(params, [1], longest=300)  # the test's own program
     assert made.warm_up(params) > 0
     before = compiles.count()
     for at, (count, samples) in enumerate([(1, 1), (3, 5), (17, 1), (2, 9)]):
         queries = list(world().train[:count])
         queries[0] = Query("long", " ".join(["who"] * (1, 17, 150, 280)[at]), ("x",))
         for temperature in (1.0, 0.0):
-            groups = roll(made, params, queries, samples, env=words_env, temperature=temperature, step=at, first_sample=at)
+            groups = roll(
+                made, params, queries, samples, env=words_env, temperature=temperature, step=at, first_sample=at
+            )
             for episode in flat(groups):
                 assert_whole(episode, made, words_env)
-                expected_L = rollouts.logp(params, episode, longest=300)  # a program of the test's own
+                expected_L = rollouts.logp(params, episode, longest=300)
                 np.testing.assert_allclose(episode.logp_L, expected_L, atol=1e-4, rtol=0)
-    assert compiles.count() - before <= 4, "the test's forward pass, and nothing else"
-    after = compiles.count()
     roll(made, params, world().train[:20], [1, 2] * 10, env=words_env)
-    roll(made, params, world().train[:3], 7, search=slow(0))
-    assert compiles.count() == after
+    roll(made, params, world().train[:3], 7, env=words_env, search=slow(0))
+    assert compiles.count() == before
 
 
 def test_the_counter_of_compilations_counts():
+    compiles.count()  # the first call begins to count
     before = compiles.count()
     jax.jit(lambda x: x * 3.0 + 0.125)(np.float32(2))
     assert compiles.count() == before + 1
@@ -146,7 +146,7 @@ def test_the_counter_of_compilations_counts():
 
 def test_episodes_end_where_context_or_turn_tokens_end():
     made = engine(slots=4, buckets=(64,))
-    env = functools.partial(words_env, searches=20)
+    env = functools.partial(words_env, searches=20, letter="a")
     episodes = flat(roll(made, random_params(), world().train[:10], 3, env=env, step=1))
     env_last = [episode for episode in episodes if episode.stop == "context" and episode.turns[-1].author == "env"]
     full = [episode for episode in episodes if episode.stop == "context" and episode.turns[-1].author == "model"]
@@ -218,7 +218,9 @@ def test_stop_strings_of_a_byte_level_tokenizer_end_turns_across_tokens():
         unknown += int((episode.ids_L >= tokenizer.size).sum())
         for number in range(episode.turn_L.max() + 1):
             written = [made.pieces[token] for token in episode.ids_L[episode.turn_L == number]]
-            complete = [any(text.encode() in b"".join(written[:end]) for text in stop) for end in range(len(written) + 1)]
+            complete = [
+                any(text.encode() in b"".join(written[:end]) for text in stop) for end in range(len(written) + 1)
+            ]
             assert not any(complete[:-1]), "something is kept past the stop string"
             across += complete[-1] and not any(text.encode() in written[-1] for text in stop)
     assert across > 0 and unknown > 0
@@ -255,7 +257,9 @@ def test_one_search_that_fails_makes_one_fault():
             raise ValueError("not that one")
         return default_search()(queries, k)
 
-    for a, b in zip(whole, flat(roll(made, random_params(), world().train[:4], 2, env=words_env, search=search)), strict=True):
+    for a, b in zip(
+        whole, flat(roll(made, random_params(), world().train[:4], 2, env=words_env, search=search)), strict=True
+    ):
         hit = any(set(first) & set(turn.queries) for turn in a.turns)
         assert b.valid != hit
         assert hit or np.array_equal(a.ids_L, b.ids_L)
@@ -291,9 +295,11 @@ def test_what_an_environment_raises_or_does_wrong_is_said_and_leaves_the_engine_
     ]:
         with pytest.raises(ValueError, match=message):
             roll(made, random_params(), queries, 4, env=functools.partial(env, answers=answers))
-    stopped = roll(made, random_params(), queries, 4, env=functools.partial(env, answers=[say, Search(("who",)), Stop("turns")]))
+    stopped = roll(
+        made, random_params(), queries, 4, env=functools.partial(env, answers=[say, Search(("who",)), Stop("turns")])
+    )
     assert {episode.stop for episode in stopped[0]} <= {"turns", "length"}
-    with pytest.raises(ValueError, match="the tokenizer has 9 ids|ids, the model's vocabulary"):
+    with pytest.raises(ValueError, match="ids, the model's vocabulary 10"):
         Engine(replace(CFG, vocab=10), WORDS, SETTINGS)
 
 

@@ -59,6 +59,7 @@ class WorldSettings:
     trace_comparison: float = 0.06
     trace_intersection: float = 0.04
     trace_phrasings: int = 2  # of each relation's four, how many the traces show
+    trace_garbled: float = 0.2  # of the phrases in traces, nonsense: what a phrase does not tell, the policy must stay open about
     listed: int = 3  # passages of one search, and so the most persons that an object of an intersection may have
 
     def __post_init__(self):
@@ -72,6 +73,8 @@ def check(settings: WorldSettings) -> None:
     for name, least in {"seed": 0, "train": 0, "dev": 0, "test": 0, "traces": 0, "listed": 1}.items():
         if getattr(settings, name) < least:
             raise ValueError(f"{name}={getattr(settings, name)} must be {least} or more")
+    if not 0 <= settings.trace_garbled <= 1:
+        raise ValueError(f"trace_garbled={settings.trace_garbled} is a share of the phrases: 0 to 1")
     if not 1 <= settings.trace_phrasings <= 4:
         raise ValueError(f"trace_phrasings={settings.trace_phrasings} must be 1 to 4: a relation has four phrasings")
     for hops, others in (
@@ -139,8 +142,13 @@ def build(settings: WorldSettings) -> World:
     facts = make_facts(settings.seed, sizes_of(settings))
     chosen = deal(settings, facts)
     splits = {split: mixed(settings.seed, split, worded(facts, split, chosen[split], 4)) for split in SPLITS}
-    pairs = worded(facts, "traces", chosen["traces"], settings.trace_phrasings)
-    traces = [Trace(asked, turns(facts, problem)) for asked, problem in mixed(settings.seed, "traces", pairs)]
+    pairs = worded(facts, "traces", chosen["traces"], settings.trace_phrasings, settings.trace_garbled)
+    held = {asked.question for pairs in splits.values() for asked, _ in pairs}  # nonsense may hit a question by chance
+    traces = [
+        Trace(asked, turns(facts, problem))
+        for asked, problem in mixed(settings.seed, "traces", pairs)
+        if asked.question not in held
+    ]
     questions = {split: [asked for asked, _ in pairs] for split, pairs in splits.items()}
     return World(make_documents(facts), traces=numbered(traces), **questions)
 
@@ -211,13 +219,17 @@ def repeated(problems: list[Problem], count: int) -> list[Problem]:
     return [problems[at % len(problems)] for at in range(count)] if problems else []
 
 
-def worded(facts: Facts, split: str, problems: list[Problem], most: int) -> list[tuple[Query, Problem]]:
-    """Each problem with its query, worded with phrasings 0 to `most` - 1, chosen by the seed."""
+def worded(
+    facts: Facts, split: str, problems: list[Problem], most: int, garbled: float = 0.0
+) -> list[tuple[Query, Problem]]:
+    """Each problem with its query, worded with phrasings 0 to `most` - 1, a share of them garbled, by the seed."""
     raws = numbers(facts.seed, f"phrasings {split}", len(problems)).tolist()
+    nonsense = numbers(facts.seed, f"nonsense {split}", len(problems) * 4).reshape(-1, 4).tolist()
     asked = []
-    for problem, raw in zip(problems, raws, strict=True):
+    for problem, raw, words in zip(problems, raws, nonsense, strict=True):
         phrasings = tuple((raw >> (8 * at)) % most for at in range(problem.phrased))
-        asked.append((query(facts, problem, phrasings), problem))
+        bad = tuple(words[at] if words[at] % 1024 < garbled * 1024 else 0 for at in range(problem.phrased))
+        asked.append((query(facts, problem, phrasings, bad), problem))
     return asked
 
 

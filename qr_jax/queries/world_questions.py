@@ -174,27 +174,39 @@ def combined(facts: Facts, pair: tuple[Relation, Relation]) -> np.ndarray:
     return one * (int(other.max()) + 1) + other
 
 
-def word(problem: Problem, phrasings: tuple[int, ...]) -> str:
-    """The question in words; `phrasings[i]` in 0..3 chooses how relation i is said."""
+def garble(phrase: str, raw: int) -> str:
+    """The phrase with every telling word replaced by one of any relation's, chosen by the bytes of `raw`."""
+    words = phrase.split()
+    chosen = [text.TELLING[(raw >> (10 + 6 * at)) % 8191 % len(text.TELLING)] for at in range(len(words))]
+    return " ".join(new if old in text.TELLING else old for old, new in zip(words, chosen, strict=True))
+
+
+def word(problem: Problem, phrasings: tuple[int, ...], garbled: tuple[int, ...] = ()) -> str:
+    """The question in words; `phrasings[i]` in 0..3 chooses how relation i is said, `garbled[i]` not 0 makes it nonsense."""
+
+    def say(ways: tuple[str, ...], at: int) -> str:
+        phrase = ways[phrasings[at]]
+        return garble(phrase, garbled[at]) if garbled and garbled[at] else phrase
+
     relations = [RELATIONS[name] for name in problem.relations]
     if problem.kind == "intersection":
         first, second = (
-            relation.clauses[at].format(name)
-            for relation, at, name in zip(relations, phrasings, problem.names, strict=True)
+            say(relation.clauses, at).format(name)
+            for at, (relation, name) in enumerate(zip(relations, problem.names, strict=True))
         )
         return text.INTERSECTION.format(first=first, second=second)
     if problem.kind == "comparison":
         first, second, value = problem.names
         chosen = text.CHOICE.format(first=first, second=second, relation=relations[0].name, value=value)
-        phrase = relations[1].phrasings[phrasings[0]].format(chosen)
+        phrase = say(relations[1].phrasings, 0).format(chosen)
         return text.COMPARISON.format(type=relations[1].object, phrase=phrase)
     phrase = problem.names[0]
-    for relation, at in zip(relations, phrasings, strict=True):
-        phrase = relation.phrasings[at].format(phrase)
+    for at, relation in enumerate(relations):
+        phrase = say(relation.phrasings, at).format(phrase)
     return text.CHAIN.format(asks=text.ASKS[relations[-1].object], phrase=phrase)
 
 
-def query(facts: Facts, problem: Problem, phrasings: tuple[int, ...]) -> Query:
+def query(facts: Facts, problem: Problem, phrasings: tuple[int, ...], garbled: tuple[int, ...] = ()) -> Query:
     """The problem as a query. Its id says what it asks and how: a question keeps it whatever else is asked."""
     said = "+".join(name.replace(" ", "_") for name in problem.names)
     ways = "".join(map(str, phrasings))
@@ -208,7 +220,7 @@ def query(facts: Facts, problem: Problem, phrasings: tuple[int, ...]) -> Query:
     type, index = problem.answer
     answers = (facts.name(type, index), *aliases(facts, type, index))
     identity = f"w{facts.seed}.{problem.kind}.{'-'.join(problem.relations)}.{said}.{ways}"
-    return Query(identity, word(problem, phrasings), answers, problem.entities, meta)
+    return Query(identity, word(problem, phrasings, garbled), answers, problem.entities, meta)
 
 
 def turns(facts: Facts, problem: Problem) -> tuple[str, ...]:

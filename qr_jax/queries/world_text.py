@@ -168,6 +168,11 @@ RELATIONS: Mapping[str, Relation] = {
         ),
     )
 }
+PLAIN = {"the", "of", "{}", "where", "who", "that", "which", "is", "was", "in", "for", "by", "has"}
+# The words of phrasings that tell one relation from another.
+TELLING = tuple(
+    sorted({word for one in RELATIONS.values() for said in (*one.phrasings, *one.clauses) for word in said.split()} - PLAIN)
+)
 INVERTIBLE = tuple(relation.name for relation in RELATIONS.values() if relation.clauses)
 
 DOCUMENTS = ("the {relation} is {object} .", "{relation} : {object} .")  # the subject is the title

@@ -2,6 +2,7 @@
 
 import unicodedata
 from collections import Counter
+import logging
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -33,6 +34,8 @@ def bm25(
     """
     # Trap: importing bm25s starts the JAX backend, after which no devices can be emulated nor processes joined.
     import bm25s
+
+    logging.getLogger("bm25s").setLevel(logging.WARNING)  # at DEBUG by itself, it narrates every index it builds
 
     if method not in ("lucene", "robertson", "atire"):
         raise ValueError(f"bm25 has no method {method!r}; its methods are: lucene, robertson, atire")

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from qr_jax.models.families import ModelConfig
 
-Cache = tuple[jax.Array, jax.Array]  # k and v, each [layers, rows, K, B, d]
+Cache = tuple[jax.Array, ...]  # two: k and v, each [layers, rows, K, B, d]
 
 
 def create(cfg: ModelConfig, rows: int, positions: int, dtype) -> Cache:
@@ -18,7 +18,7 @@ def nbytes(cfg: ModelConfig, rows: int, positions: int, dtype) -> int:
 
 
 def write(cache: Cache, buffer: Cache, row_R, used_R, count_R) -> Cache:
-    """Put the first `count_R` entries of `buffer` [layers, R, K, J, d] after the first `used_R` positions of rows `row_R`."""
+    """Put the first `count_R` of `buffer` [layers, R, K, J, d] after the first `used_R` positions of rows `row_R`."""
     positions, entries = cache[0].shape[3], buffer[0].shape[3]
     at_RJ = used_R[:, None] + jnp.arange(entries)[None]
     at_RJ = jnp.where(jnp.arange(entries)[None] < count_R[:, None], at_RJ, positions)  # out of range: dropped

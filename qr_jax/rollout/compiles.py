@@ -11,7 +11,7 @@ EVENT = "/jax/core/compile/backend_compile_duration"  # one a program, also wher
 def _counter() -> list[int]:
     found = [0]
 
-    def listen(event: str, duration_s: float, **_) -> None:
+    def listen(event: str, duration_secs: float, **_) -> None:
         found[0] += event == EVENT
 
     jax.monitoring.register_event_duration_secs_listener(listen)

@@ -58,7 +58,7 @@ def _restrict(logp_SV, sampling: Sampling):
 
 
 def perturbed(logits_SV, key_S2, position_S, temperature, sampling: Sampling):
-    """(scores whose argmax is the sample, log-probabilities), each [S, V]: Gumbel-max on a key folded with the position."""
+    """(scores whose argmax is the sample, log-probabilities), [S, V] each: Gumbel-max on key and position."""
     greedy = temperature == 0
     logp_SV = jax.nn.log_softmax(logits_SV / jnp.where(greedy, 1.0, temperature), axis=-1)
 
@@ -81,12 +81,25 @@ def _buffer(cache, rows: int, entries: int):
 
 
 @functools.partial(jax.jit, static_argnames=("cfg", "bucket", "chunk", "sampling"), donate_argnames=("cache",))
-def decode(params, cache, pending_S, used_S, room_S, key_S2, stop_V, temperature, *, cfg: ModelConfig, bucket: int,
-           chunk: int, sampling: Sampling):
+def decode(
+    params,
+    cache,
+    pending_S,
+    used_S,
+    room_S,
+    key_S2,
+    stop_V,
+    temperature,
+    *,
+    cfg: ModelConfig,
+    bucket: int,
+    chunk: int,
+    sampling: Sampling,
+):
     """Sample up to `chunk` tokens in every slot; a slot ends when `room_S` is used up or at an id marked in `stop_V`.
 
-    The cache is only read until the chunk is over; the new entries are then written in one go. No row may have more than
-    `bucket` positions in use. Returns (cache, Chunk).
+    The cache is only read until the chunk is over; the new entries are then written in one go. No row may have more
+    than `bucket` positions in use. Returns (cache, Chunk).
     """
     slots = pending_S.shape[0]
     view = tuple(part[:, :, :, :bucket] for part in cache)
@@ -110,8 +123,13 @@ def decode(params, cache, pending_S, used_S, room_S, key_S2, stop_V, temperature
         return at + 1, token_S, live_S, count_S, buffer, token_SC, logp_SC
 
     state = (
-        jnp.int32(0), pending_S, room_S > 0, jnp.zeros(slots, jnp.int32), _buffer(cache, slots, chunk),
-        jnp.zeros((slots, chunk), jnp.int32), jnp.zeros((slots, chunk), jnp.float32),
+        jnp.int32(0),
+        pending_S,
+        room_S > 0,
+        jnp.zeros(slots, jnp.int32),
+        _buffer(cache, slots, chunk),
+        jnp.zeros((slots, chunk), jnp.int32),
+        jnp.zeros((slots, chunk), jnp.float32),
     )
     _, _, _, count_S, buffer, token_SC, logp_SC = jax.lax.while_loop(more, tick, state)
     cache = caches.write(cache, buffer, jnp.arange(slots), used_S, count_S)
@@ -120,7 +138,7 @@ def decode(params, cache, pending_S, used_S, room_S, key_S2, stop_V, temperature
 
 @functools.partial(jax.jit, static_argnames=("cfg", "bucket"), donate_argnames=("cache",))
 def append(params, cache, row_R, ids_RL, used_R, count_R, *, cfg: ModelConfig, bucket: int):
-    """Put the keys and values of the first `count_R` of `ids_RL` behind the first `used_R` positions of rows `row_R`."""
+    """Put keys and values of the first `count_R` of `ids_RL` behind the first `used_R` positions of rows `row_R`."""
     rows, length = ids_RL.shape
     view = caches.in_use(tuple(jnp.take(part[:, :, :, :bucket], row_R, axis=1, mode="clip") for part in cache), used_R)
     seen_LL = jnp.tril(jnp.ones((length, length), bool))

@@ -1,7 +1,7 @@
 """Rollouts: many episodes of search share a few slots that decode together.
 
-A sequence that asks to search leaves its slot while its call runs, when another could use it; all waiting searches go to
-the retriever in one batch; a query's samples share one prefill; an observation is appended to what is cached.
+A sequence that asks to search leaves its slot while its call runs, when another could use it; all waiting searches go
+to the retriever in one batch; a query's samples share one prefill; an observation is appended to what is cached.
 """
 
 import time
@@ -35,7 +35,9 @@ class Engine:
 
     def __init__(self, cfg: ModelConfig, tokenizer: Tokenizer, settings: config.Rollout, *, compute: str = "float32"):
         if tokenizer.size > cfg.vocab:
-            raise ValueError(f"the tokenizer has {tokenizer.size} ids, the model's vocabulary {cfg.vocab}: give a matching pair")
+            raise ValueError(
+                f"the tokenizer has {tokenizer.size} ids, the model's vocabulary {cfg.vocab}: give a matching pair"
+            )
         self.tokenizer, self.settings = tokenizer, settings
         self.chat = Chat(tokenizer)
         self.rows = Rows(cfg, settings, tokenizer.eos_ids, compute=compute)
@@ -46,14 +48,29 @@ class Engine:
         """Compile all programs; returns seconds. Without it they compile when first needed."""
         return self.rows.warm_up(params)
 
-    def run(self, params, queries: Sequence[Query], samples: int | Sequence[int], *, env: Callable, search: SearchFunction,
-            seed: int, step: int, purpose: str = "train", query_keys: Sequence[int] | None = None, first_sample: int = 0,
-            temperature: float | None = None, stop_now: Callable[[], bool] = lambda: False) -> list[list[Episode]]:
+    def run(
+        self,
+        params,
+        queries: Sequence[Query],
+        samples: int | Sequence[int],
+        *,
+        env: Callable,
+        search: SearchFunction,
+        seed: int,
+        step: int,
+        purpose: str = "train",
+        query_keys: Sequence[int] | None = None,
+        first_sample: int = 0,
+        temperature: float | None = None,
+        stop_now: Callable[[], bool] = lambda: False,
+    ) -> list[list[Episode]]:
         """Episodes of each query, `samples` of them, in the order asked for.
 
-        `query_keys` number the queries for the sampling keys (the pool index; the position by default). A temperature of 0
-        is greedy. Raises Interrupted when `stop_now()` turns true. `statistics` then says what the call cost.
-        """  # fmt: skip
+        `query_keys` number the queries for the sampling keys (the pool index; the position by default), so a sample is
+        the same wherever its query stands. A temperature of 0 is greedy. `statistics` then says what the call cost.
+        Raises Interrupted when `stop_now()` turns true, and ValueError for a prompt that does not fit or an
+        environment that breaks its contract; the engine can be used again.
+        """
         counts = [samples] * len(queries) if isinstance(samples, int) else list(samples)
         order = [(q, first_sample + g) for q, count in enumerate(counts) for g in range(count)]
         numbers = range(len(queries)) if query_keys is None else query_keys
@@ -161,13 +178,15 @@ class _Rollout:
             return self._finish(live, "fault", fault=faults[0].reason)
         live.turns[-1] = replace(live.turns[-1], passages=tuple(tuple(passages) for passages in found))
         query = self.queries[live.query_at]
-        length = lambda text: len(self.tokenizer.encode_data(text))
-        say, turns = tools.fit_observation(self.env, query, live.turns, length, self.settings.observation_tokens)
+        encode, budget = self.tokenizer.encode_data, self.settings.observation_tokens
+        say, turns = tools.fit_observation(self.env, query, live.turns, lambda text: len(encode(text)), budget)
         live.turns = list(turns)
         if isinstance(say, Stop):
             return self._finish(live, say.reason, say.answer)
         if not isinstance(say, Say):
-            raise ValueError(f"the environment was shown the passages it asked for and answered {say!r}; wanted Say or Stop")
+            raise ValueError(
+                f"the environment was shown the passages it asked for and gave {say!r}; wanted Say or Stop"
+            )
         live.turns[-1] = replace(live.turns[-1], text=say.text)
         self._say(live, say)
 
@@ -181,7 +200,7 @@ class _Rollout:
     # ---- slots
 
     def _fill_slots(self) -> None:
-        """Seat parked episodes that can go on, then new ones; park searching ones where somebody would take their slot."""
+        """Seat parked episodes that can go on, then new ones; park searching ones where others want their slots."""
         ready = [(live, row) for live, row in self.parked if not live.searching]
         free = [s for s, live in enumerate(self.slots) if live is None]
         wanted = len(ready) + len(self.waiting_new) - len(free)
@@ -201,22 +220,23 @@ class _Rollout:
             if live and not live.searching and live.cached < len(live.ids) - 1
         ]
         self.rows.append(self.params, "slots", work)
-        for slot, _, _ in work:
-            self.slots[slot].cached = len(self.slots[slot].ids) - 1
+        for live in filter(None, self.slots):
+            if not live.searching:
+                live.cached = len(live.ids) - 1
         self.statistics.append_s += time.monotonic() - start
 
     def _park(self, wanted: int) -> list[int]:
-        leaving = [s for s, live in enumerate(self.slots) if live and live.searching][:wanted]
-        # one row is kept for the prompt of the next query
-        leaving = leaving[: max(len(self.store_free) - 1, 0)]
+        """Bring up to `wanted` searching episodes to the store, one row of which is kept for the next prompt."""
+        searching = [(slot, live) for slot, live in enumerate(self.slots) if live and live.searching]
+        leaving = searching[: min(wanted, max(len(self.store_free) - 1, 0))]
         moves: list[Move] = []
-        for slot in leaving:
-            row, live = self.store_free.pop(), self.slots[slot]
+        for slot, live in leaving:
+            row = self.store_free.pop()
             moves.append((slot, row, live.cached))
             self.parked.append((live, row))
             self.slots[slot] = None
         self.rows.move("slots", "store", moves)
-        return leaving
+        return [slot for slot, _ in leaving]
 
     def _admit(self, free: list[int]) -> tuple[list[Move], list[int]]:
         """New episodes for the free slots; a query's prompt is computed once, in the store.

@@ -39,8 +39,10 @@ class Live:
         self.turn_start, self.tail = len(self.ids), b""
         self.complete = self.by_eos = self.searching = False
 
-    def take(self, tokens: Sequence[int], logps: Sequence[float], pieces: Sequence[bytes], eos_ids: Sequence[int]) -> int:
-        """Take sampled tokens up to the turn's end; what was decoded past it is dropped. Returns how many were taken."""
+    def take(
+        self, tokens: Sequence[int], logps: Sequence[float], pieces: Sequence[bytes], eos_ids: Sequence[int]
+    ) -> int:
+        """Take sampled tokens up to the turn's end; what was decoded past it is dropped. Returns how many it took."""
         taken = self._cut(tokens, pieces)
         self.by_eos = taken > 0 and tokens[taken - 1] in eos_ids
         self.complete = self.complete or self.by_eos
@@ -52,7 +54,7 @@ class Live:
         return taken
 
     def _cut(self, tokens: Sequence[int], pieces: Sequence[bytes]) -> int:
-        """Tokens up to the one that completes a stop string, all where none does (an end of turn is always the last)."""
+        """Tokens up to the one that completes a stop string, all where none does (an end of turn is always last)."""
         kept = max((len(text) for text in self.stop), default=1) - 1
         text = self.tail + b"".join([pieces[token] for token in tokens])
         if not any(stop in text for stop in self.stop):  # most chunks; below, token by token

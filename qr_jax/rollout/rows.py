@@ -1,6 +1,7 @@
 """The device side of a rollout: cache rows of slots and store, and the few programs that change them.
 
-Every array shape comes from a small fixed set (buckets of lengths and of cache positions), so after `warm_up` nothing compiles.
+Every array shape comes from a small fixed set (buckets of lengths and of cache positions), so after `warm_up` nothing
+compiles.
 """
 
 import time
@@ -103,7 +104,7 @@ class Rows:
         )
 
     def append(self, params, where: str, work: Sequence[Work]) -> None:
-        """Put known tokens behind what rows hold: `APPEND_ROWS` rows a call, alike lengths together, long ones in pieces."""
+        """Put known tokens behind what rows hold: `APPEND_ROWS` rows a call, like lengths together, in pieces if long."""
         longest = self.lengths[-1]
         while work:
             now = sorted(((row, ids[:longest], used) for row, ids, used in work), key=lambda item: len(item[1]))
