@@ -17,7 +17,7 @@ from qr_jax.models.families import ModelConfig
 from qr_jax.models.tokenizer import Tokenizer, WordTokenizer, load_tokenizer
 from qr_jax.parallel import mesh as meshes
 from qr_jax.queries import readers, sources
-from qr_jax.queries.traces import Trace, read_traces, supporting_traces
+from qr_jax.queries.traces import Trace, in_tool_calls, read_traces, supporting_traces
 from qr_jax.queries.world import settings_from, vocabulary
 from qr_jax.records import Passage, Query, SearchFunction
 from qr_jax.rollout.engine import Engine
@@ -93,6 +93,7 @@ def traces(config: Config, search: SearchFunction) -> list[Trace]:
     name, limit = config.data.traces, config.sft.limit
     if name == "world":
         found = read(world_sources(config).traces)
+        found = [in_tool_calls(trace) for trace in found] if config.env.name == "tool_call" else found
     elif name == "supporting":
         found = supporting_traces(
             questions(config, "train"),

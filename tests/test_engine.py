@@ -158,6 +158,23 @@ def test_episodes_end_where_context_or_turn_tokens_end():
         assert_whole(episode, made, env)
 
 
+@pytest.mark.parametrize(("total", "more"), [(159, 1), (160, 0)])
+def test_an_observation_must_leave_room_for_one_token(total, more):
+    def env(query, turns):
+        written = len(turns[-1].text.split()) if turns else 0
+        return Say(
+            " ".join(["who"] * (total - 1 - written)) if turns else "who", "inline" if turns else "user", ("e ",)
+        )
+
+    made = engine(slots=4, buckets=(64,))
+    episodes = roll(made, random_params(), world().train[:1], 12, env=env)[0]
+    shown = [e for e in episodes if len(e.turns) > 1 and 1 not in e.ids_L]  # <eos> is no word of the text
+    assert shown
+    for episode in shown:
+        assert (episode.stop, episode.valid) == ("context", True) and episode.turn_L.max() == more
+        assert len(episode.ids_L) == (160 if more else 1 + episode.mask_L.sum())
+
+
 def test_observations_and_prompts_may_be_nearly_nothing():
     """An empty observation, a prompt of one token, a search without queries: sampling goes on where it stood."""
 

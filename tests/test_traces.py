@@ -139,3 +139,10 @@ def test_most_real_hotpotqa_questions_give_a_trace(real_data):
         assert search_r1(trace.query, [Turn("model", trace.turns[-1])]).reason == "answered"
         for turn in trace.turns[:-1]:
             assert isinstance(search_r1(trace.query, [Turn("model", turn)]), Search)
+
+
+def test_a_search_r1_trace_is_rewritten_in_tool_calls():
+    asked = Query("q", "who?", ("a",))
+    made = traces.in_tool_calls(traces.Trace(asked, ("<think> x </think>\n<search> mayor b </search>", "<answer> a </answer>")))
+    call = '<tool_call>\n{"name": "search", "arguments": {"queries": ["mayor b"]}}\n</tool_call>'
+    assert made.turns == (f"<think> x </think>\n{call}", "<answer> a </answer>")

@@ -6,6 +6,7 @@ since the environment will show the learner what the same retriever returns.
 
 import json
 import logging
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -186,6 +187,12 @@ def ask(searches: Sequence[str], dialect: Dialect) -> str:
         return f"<search> {searches[0]} </search>"
     call = {"name": "search", "arguments": {"queries": list(searches)}}
     return f"<tool_call>\n{json.dumps(call, ensure_ascii=False)}\n</tool_call>"
+
+
+def in_tool_calls(trace: Trace) -> Trace:
+    """A search_r1 trace (the synthetic world's) with each search as a tool call."""
+    turns = [re.sub(r"<search>\s*(.*?)\s*</search>", lambda m: ask([m[1]], "tool_call"), turn) for turn in trace.turns]
+    return Trace(trace.query, tuple(turns))
 
 
 def plain(title: str) -> str:

@@ -143,12 +143,12 @@ def build(settings: WorldSettings) -> World:
     chosen = deal(settings, facts)
     splits = {split: mixed(settings.seed, split, worded(facts, split, chosen[split], 4)) for split in SPLITS}
     pairs = worded(facts, "traces", chosen["traces"], settings.trace_phrasings, settings.trace_garbled)
-    held = {asked.question for pairs in splits.values() for asked, _ in pairs}  # nonsense may hit a question by chance
-    traces = [
-        Trace(asked, turns(facts, problem))
-        for asked, problem in mixed(settings.seed, "traces", pairs)
-        if asked.question not in held
-    ]
+    held = {asked.question for questions in splits.values() for asked, _ in questions}
+    traces = []
+    for asked, problem in mixed(settings.seed, "traces", pairs):
+        if asked.question in held:  # nonsense that hits a question of another split by chance is said plainly
+            asked = query(facts, problem, tuple(asked.meta["phrasings"]))
+        traces.append(Trace(asked, turns(facts, problem)))
     questions = {split: [asked for asked, _ in pairs] for split, pairs in splits.items()}
     return World(make_documents(facts), traces=numbered(traces), **questions)
 

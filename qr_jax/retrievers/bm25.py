@@ -1,8 +1,8 @@
 """Retriever: BM25 by word statistics alone (bm25s: Lu 2024, 2407.03618), its index on disk and memory-mapped."""
 
+import logging
 import unicodedata
 from collections import Counter
-import logging
 from collections.abc import Sequence
 from typing import Any, Literal
 

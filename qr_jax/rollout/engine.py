@@ -128,6 +128,7 @@ class _Rollout:
                     self._ask(pool, wishes)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)  # a call that hangs must not hold up whoever interrupts
+        assert sorted(self.store_free) == list(range(self.rows.store_count)), "a row of the store was lost"
         self.statistics.rows_moved = self.rows.moved - moved
         self.statistics.total_s = time.monotonic() - start
         return self.done

@@ -104,7 +104,7 @@ class Rows:
         )
 
     def append(self, params, where: str, work: Sequence[Work]) -> None:
-        """Put known tokens behind what rows hold: `APPEND_ROWS` rows a call, like lengths together, in pieces if long."""
+        """Put known tokens behind what rows hold: `APPEND_ROWS` rows a call, like lengths together, long in parts."""
         longest = self.lengths[-1]
         while work:
             now = sorted(((row, ids[:longest], used) for row, ids, used in work), key=lambda item: len(item[1]))

@@ -1,0 +1,118 @@
+"""Evaluation, ask and export on a finished run; the cold start; the configs that are shipped."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from killed_run import tiny
+from qr_jax import assemble, cli, config, evaluate, sft
+from qr_jax.models import decoder, hf
+from qr_jax.models.tokenizer import load_tokenizer
+from qr_jax.records import Episode, Query
+from qr_jax.train import train
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("evaluated")
+    settings = tiny(folder)
+    settings = replace(settings, train=replace(settings.train, steps=1), reward=config.use("f1"))
+    train(settings, folder / "run", say=lambda text: None)
+    return folder / "run"
+
+
+def episode(answer, valid=True):
+    empty = np.zeros(0)
+    return Episode(Query("q", "?", ("red sea",)), 0, 0, empty, empty, empty, empty, (), answer, "answered", valid)
+
+
+def test_scores_are_means_over_questions_with_standard_errors_and_faults_left_out():
+    queries = [Query(str(i), "?", ("red sea",)) for i in range(3)]
+    groups = [[episode("the Red Sea"), episode("blue")], [episode("sea"), episode("x", valid=False)], [episode("x", False)]]
+    found = evaluate._scores(queries, groups)
+    assert found["exact_match"] == pytest.approx((0.5 + 0) / 2)  # means 1/2 and 0; the third has no valid episode
+    assert found["exact_match_se"] == pytest.approx(0.25)  # sd of (.5, 0) is .3536, over the root of 2
+    assert found["f1"] == pytest.approx((0.5 + 2 / 3) / 2)
+    assert found["faults"] == 2
+
+
+def test_eval_writes_a_manifest_and_other_facts_or_no_retriever_are_one_flag_each(run, capsys):
+    assert cli.main(["eval", str(run), "--samples", "2", "--questions", "4", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["questions"] == 4 and found["samples"] == 2 and "pass_at_1_exact_match" in found
+    assert found["manifest"]["retriever"] == "bm25" and found["manifest"]["step"] == 1
+    blind = evaluate.evaluate(run, retriever="none", questions=4)
+    assert blind["manifest"]["retriever"] == "none"
+    other = evaluate.evaluate(run, world_seed=5, questions=4)
+    assert other["manifest"]["world"]["seed"] == 5
+    assert other["manifest"]["questions_sha256"] != found["manifest"]["questions_sha256"]
+    assert len(list((run / "eval").glob("*.json"))) == 3
+    assert "exact_match" in evaluate.format_table(found)
+
+
+def test_ask_shows_searches_and_answer(run):
+    found = evaluate.ask(run, "who is the mayor of eskburg ?")
+    text = evaluate.format_episode(found)
+    assert text.startswith("question: who is the mayor of eskburg ?") and "answer:" in text
+    with pytest.raises(ValueError, match="empty"):
+        evaluate.ask(run, " ")
+
+
+def test_an_export_loads_with_the_same_logits_and_tokenizer(run, tmp_path):
+    evaluate.export(run, tmp_path / "hf", dtype="float32")
+    cfg, params = hf.load(tmp_path / "hf")
+    settings = config.load(run / "config.json")
+    agent, own = evaluate.open_run(run, settings)
+    assert agent.cfg == replace(cfg, context_tokens=agent.cfg.context_tokens)
+    ids = np.arange(12)[None] % cfg.vocab
+    ones = np.ones_like(ids)
+
+    def logits(params):
+        return np.asarray(decoder.logits(cfg, params, decoder.forward(cfg, params, ids, np.arange(12)[None], ones)))
+
+    assert np.array_equal(logits(own), logits(jax.tree.map(np.asarray, params)))
+    text = "who is the mayor of eskburg ?"
+    assert load_tokenizer(tmp_path / "hf").encode(text) == agent.tokenizer.encode(text)
+
+
+def test_a_demonstration_trains_the_experts_tokens_only_and_shows_what_bm25_returns(tmp_path):
+    settings = tiny(tmp_path)
+    agent = assemble.agent(settings)
+    search = assemble.searcher(settings)
+    trace = assemble.traces(settings, search)[0]
+    made = sft.play(trace, agent.engine, assemble.environment(settings), search)
+    assert isinstance(made, Episode) and made.stop == "answered" and made.answer in trace.query.answers
+    assert agent.tokenizer.decode(made.ids_L[made.mask_L].tolist()).split() == " ".join(trace.turns).split()
+    assert made.turn_L.max() + 1 == len(trace.turns) and not made.mask_L[0]
+
+
+@pytest.mark.parametrize("name", ["quickstart.py", "two_layer.py", "paper_1p7b.py", "smollm2_multihop.py", "smollm2_multihop.py:full"])
+def test_every_config_resolves_without_touching_a_device(name, capsys, real_data):
+    assert cli.main(["train", str(ROOT / "configs" / name), "--dry-run"]) == 0
+    assert json.loads(capsys.readouterr().out)["pool"]["rule"]["name"] == "recycle"
+
+
+def test_the_papers_recipe_runs_for_two_steps_with_two_layers(tmp_path):
+    """Traces, cold start, two steps of the pool at oversample 2, evaluation: the paper's config, its sizes cut."""
+    small = [
+        "model=two_layer", "train.steps=2", "sft.steps=2", "sft.traces=4", "sft.max_tokens=512", "data.world.documents=200",
+        "data.world.train=60", "data.world.dev=8", "data.world.traces=20", f"data.world_path={tmp_path / 'worlds'}",
+        "pool.queries=2", "rollout.slots=8", "rollout.context_tokens=512", "rollout.turn_tokens=32",
+        "rollout.observation_tokens=64", "learner.row_tokens=512", "learner.rows=2", "evaluation.questions=4",
+        "rollout.buckets=64,256", "mesh.devices=1",
+    ]  # fmt: skip
+    command = [sys.executable, "-m", "qr_jax.cli", "train", str(ROOT / "configs" / "paper_1p7b.py"), *small]
+    done = subprocess.run([*command, "--run", str(tmp_path / "run"), "--json"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["pool/drawn"] for row in rows] == [4, 4] and rows[-1]["budget/rollouts"] == 2 * 4 * 4
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["questions"] == 4 and summary["after"]["samples"] == 4
