@@ -4,12 +4,13 @@
     qr-jax train configs/smollm2_multihop.py                        # the laptop preset, on 2 cores in under 45 minutes
     qr-jax train configs/smollm2_multihop.py:full                   # full size, for a GPU or a TPU
 
-Questions and passages are read from QR_JAX_DATA (default ../shared/data); a question trains when the hash of its id says so
-(70 %), the others evaluate. Expert traces search for the gold titles and show what BM25 really returns; questions whose gold
-passages it does not find are left out. The reward is F1; easy and hard are named by exact match.
+Questions and passages are read from QR_JAX_DATA (default ../shared/data); a question trains when the hash of its id
+says so (70 %), the others evaluate. Expert traces search for the gold titles and show what BM25 really returns;
+questions whose gold passages it does not find are left out. The reward is F1; easy and hard are named by exact match.
 
-The laptop preset: 150 traces of at most 600 tokens, one pass; 3 steps of 8 queries x 4 samples; 50 evaluation questions of
-each set before and after. It shows that the loop runs on real input; three steps teach nothing that could be measured.
+The laptop preset: 150 traces of at most 600 tokens, one pass; 3 steps of 8 queries x 4 samples; 50 evaluation questions
+of each set before and after. It shows that the loop runs on real input; three steps teach nothing that could be
+measured.
 """
 
 from dataclasses import replace
@@ -28,7 +29,13 @@ full = Config(
     reward=use("f1"),
     pool=Pool(queries=32, samples=8, oversample=2, rule=use("recycle"), reset_below=0.2, min_signal=8),
     rollout=Rollout(
-        slots=256, context_tokens=1536, turn_tokens=96, search_k=2, observation_tokens=320, buckets=(64, 192, 384), chunk=16
+        slots=256,
+        context_tokens=1536,
+        turn_tokens=96,
+        search_k=2,
+        observation_tokens=320,
+        buckets=(64, 192, 384),
+        chunk=16,
     ),
     learner=Learner(lr=2e-6, rows=16, row_tokens=1536, warmup_updates=5),
     sft=Sft(steps=200, traces=32, max_tokens=1536, lr=1e-4, warmup_steps=10),
@@ -42,7 +49,13 @@ config = replace(
     data=replace(full.data, eval_limit=50),
     pool=replace(full.pool, queries=8, samples=4, oversample=1, min_signal=1),
     rollout=replace(
-        full.rollout, slots=16, context_tokens=1024, turn_tokens=64, search_k=1, observation_tokens=160, buckets=(32, 128, 256)
+        full.rollout,
+        slots=16,
+        context_tokens=1024,
+        turn_tokens=64,
+        search_k=1,
+        observation_tokens=160,
+        buckets=(48, 176),
     ),
     learner=replace(full.learner, lr=1e-5, rows=2, row_tokens=1024, warmup_updates=0),
     sft=replace(full.sft, steps=25, traces=6, limit=150, max_tokens=600, lr=2e-4, warmup_steps=3),

@@ -22,6 +22,8 @@ from qr_jax.queries.world import settings_from, vocabulary
 from qr_jax.records import Passage, Query, SearchFunction
 from qr_jax.rollout.engine import Engine
 
+OTHER_WORLDS = 1_000_000  # seeds of worlds for traces lie above those a user would give
+
 
 @dataclass(frozen=True)
 class Agent:
@@ -88,25 +90,44 @@ def environment(config: Config, *, allow_plugins: Sequence[str] | None = None):
     return plugins.bind("env", config.env, allow_plugins=allow_plugins)
 
 
-def traces(config: Config, search: SearchFunction) -> list[Trace]:
-    """Expert traces for the cold start; those from gold titles are made of training questions only."""
-    name, limit = config.data.traces, config.sft.limit
-    if name == "world":
-        found = read(world_sources(config).traces)
-        found = [in_tool_calls(trace) for trace in found] if config.env.name == "tool_call" else found
+def traces(config: Config, search: SearchFunction) -> list[tuple[Trace, SearchFunction]]:
+    """Expert traces for the cold start, each with the search function its passages come from.
+
+    Those from gold titles are made of training questions only. With `data.trace_worlds` the synthetic world's traces
+    come from worlds of other facts, each with its own corpus: then no answer can be remembered, and copying is what is
+    learned.
+    """
+    name = config.data.traces
+    if name == "world" and config.data.trace_worlds:
+        found = [pair for at in range(config.data.trace_worlds) for pair in _other_world(config, at)]
+    elif name == "world":
+        found = [(trace, search) for trace in read(world_sources(config).traces)]
     elif name == "supporting":
-        found = supporting_traces(
+        made = supporting_traces(
             questions(config, "train"),
             search,
             dialect="tool_call" if config.env.name == "tool_call" else "search_r1",
             max_searches=config.env.settings.get("max_turns", 4),
             k=config.rollout.search_k,
         )
+        found = [(trace, search) for trace in made]
     else:
-        found = read_traces(name)
+        found = [(trace, search) for trace in read_traces(name)]
     if not found:
         raise ValueError(f"data.traces={name!r} gave no traces; a cold start needs some, or sft.steps=0")
-    return found if limit is None else found[:limit]
+    if name == "world" and config.env.name == "tool_call":
+        return [(in_tool_calls(trace), its_search) for trace, its_search in found]
+    return found
+
+
+def _other_world(config: Config, at: int) -> list[tuple[Trace, SearchFunction]]:
+    """An equal part of the traces, from world number `at` of those that differ from the run's own in their facts."""
+    whole = settings_from(config.data.world)
+    part = {"train": 0, "dev": 0, "test": 0, "traces": -(-whole.traces // config.data.trace_worlds)}
+    seed = OTHER_WORLDS * (whole.seed + 1) + at
+    other = replace(config, data=replace(config.data, world={**config.data.world, **part, "seed": seed}))
+    search = searcher(other)
+    return [(trace, search) for trace in read(world_sources(other).traces)]
 
 
 def agent(config: Config) -> Agent:

@@ -59,7 +59,9 @@ def make_parser() -> argparse.ArgumentParser:
         ("sft", _sft, "the cold start alone: cross-entropy on expert traces"),
     ):
         made = command(name, run, text, usage=f"qr-jax {name} CONFIG [setting=value ...] [options]")
-        made.add_argument("config", metavar="CONFIG", help="a Python config (file.py, or file.py:name), or a run's config.json")
+        made.add_argument(
+            "config", metavar="CONFIG", help="a Python config (file.py, or file.py:name), or a run's config.json"
+        )
         made.add_argument("--run", type=Path, metavar="FOLDER", help=RUN_HELP)
         made.add_argument("--dry-run", action="store_true", help="print the resolved config as JSON and stop")
         made.add_argument("--json", action="store_true", help="print the summary as JSON")

@@ -32,9 +32,9 @@ class Data:
     train: str = "world"
     eval: str = "world"
     corpus: str = "world"  # "world", or JSONL(.gz) files of passages, comma-separated
-    traces: str = (
-        "world"  # expert traces for the cold start: "world", "supporting" (made from gold titles), or a JSONL file
-    )
+    # expert traces for the cold start: "world", "supporting" (made from gold titles), or a JSONL file
+    traces: str = "world"
+    trace_worlds: int = 0  # worlds of other facts that "world" traces come from; 0: from the run's own world
     split: Literal["given", "sha256"] = "given"  # sha256: questions are dealt to train and eval by the hash of their id
     train_share: float = 0.7  # of the sha256 split
     train_limit: int | None = None  # questions of each file (or of the world), the first by the hash of their ids
@@ -77,9 +77,8 @@ class Rollout:
     schedule: Literal["ordered", "arrival"] = "ordered"
     search_deadline_s: float = 30.0  # of one batch of searches, retries included
     search_retries: int = 3
-    overlong: Literal["keep", "mask"] = (
-        "keep"  # mask: episodes that ended by length or context leave the loss, not the group
-    )
+    # mask: episodes that ended by length or context leave the loss, not the group
+    overlong: Literal["keep", "mask"] = "keep"
 
 
 @dataclass(frozen=True)

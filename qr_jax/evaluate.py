@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -30,19 +30,31 @@ SCORES: Mapping[str, Callable] = {
 GROUPS = ("dataset", "kind", "hops", "type")  # of a question's meta, by which a table is broken down
 
 
-def measure(settings: Config, engine: Engine, params, *, search, queries: Sequence[Query] | None = None,
-            samples: int | None = None, limit: int | None = None, env: Callable | None = None) -> dict[str, Any]:
+def measure(
+    settings: Config,
+    engine: Engine,
+    params,
+    *,
+    search,
+    queries: Sequence[Query] | None = None,
+    samples: int | None = None,
+    limit: int | None = None,
+    env: Callable | None = None,
+) -> dict[str, Any]:
     """Greedy scores, and Pass@1 over `samples` answers when there are any, over the evaluation questions.
 
     Faulty episodes are left out of the means and counted. Means come with `_se`, the standard error over questions.
-    """  # fmt: skip
+    """
     queries = assemble.questions(settings, "eval") if queries is None else queries
     limit = settings.evaluation.questions if limit is None else limit
     queries = queries[:limit]
     samples = settings.evaluation.samples if samples is None else samples
     env = env or assemble.environment(settings)
     start = time.monotonic()
-    run = lambda count, **how: engine.run(params, queries, count, env=env, search=search, seed=settings.seed, step=0, **how)
+
+    def run(count: int, **how):
+        return engine.run(params, queries, count, env=env, search=search, seed=settings.seed, step=0, **how)
+
     greedy = run(1, purpose="greedy", temperature=0.0)
     found: dict[str, Any] = {"questions": len(queries), **_scores(queries, greedy)}
     for name in GROUPS:
@@ -153,10 +165,17 @@ def open_run(run: str | Path, settings: Config, step: int | None = None):
     return agent, assemble.hand_over(params, settings.model.compute, mesh)
 
 
-def evaluate(run: str | Path, *, retriever: str | None = None, world_seed: int | None = None, samples: int | None = None,
-             questions: int | None = None, step: int | None = None,
-             allow_plugins: Sequence[str] | None = None) -> dict[str, Any]:
-    """Evaluate a run's checkpoint; the result is also written to RUN/eval, with what it was measured on beside it."""  # fmt: skip
+def evaluate(
+    run: str | Path,
+    *,
+    retriever: str | None = None,
+    world_seed: int | None = None,
+    samples: int | None = None,
+    questions: int | None = None,
+    step: int | None = None,
+    allow_plugins: Sequence[str] | None = None,
+) -> dict[str, Any]:
+    """Evaluate a run's checkpoint; the result is also written to RUN/eval, with what it was measured on beside it."""
     settings = runs.load(run)
     if world_seed is not None:
         settings = assemble.with_world_seed(settings, world_seed)
@@ -228,7 +247,7 @@ def _short(text: str, most: int = 100) -> str:
     return text if len(text) <= most else text[: most - 3] + "..."
 
 
-def export(run: str | Path, folder: str | Path, *, dtype: str = "bfloat16") -> Path:
+def export(run: str | Path, folder: str | Path, *, dtype: Literal["bfloat16", "float32"] = "bfloat16") -> Path:
     """Write a run's last checkpoint as a folder that transformers and vLLM load."""
     settings = runs.load(run)
     mesh = meshes.make_mesh(settings.mesh)

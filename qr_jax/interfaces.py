@@ -1,7 +1,8 @@
 """The contract of each kind of plug-in: the map of the code base.
 
-A plug-in is one function in one file of its kind's folder, with the file's name. Parameters before the `*` are the data it
-is given, those after it its settings. Naming it in a config (`use("name", setting=...)`) is all the registration there is.
+A plug-in is one function in one file of its kind's folder, with the file's name. Parameters before the `*` are the data
+it is given, those after it its settings. Naming it in a config (`use("name", setting=...)`) is all the registration
+there is.
 """
 
 from collections.abc import Sequence
@@ -50,10 +51,11 @@ class Advantage(Protocol):
 
 
 class Loss(Protocol):
-    """Log-probabilities and advantages -> (loss a token, metrics a token); jitted; neither masks nor averages. Folder: losses/.
+    """Log-probabilities and advantages -> (loss a token, metrics a token); jitted. Folder: losses/.
 
-    It is given, by parameter name, what it names of: logp_NL, old_logp_NL, rollout_logp_NL, ref_logp_NL, entropy_NL,
-    adv_NL, mask_NL, turn_NL, group_N, reward_N. Metrics are arrays [N, L] that the learner averages over sampled tokens.
+    It neither masks nor averages. It is given, by parameter name, what it names of: logp_NL, old_logp_NL,
+    rollout_logp_NL, ref_logp_NL, entropy_NL, adv_NL, mask_NL, turn_NL, group_N, reward_N. Metrics are arrays [N, L]
+    that the learner averages over sampled tokens.
     """
 
     def __call__(self, *arrays: Any, **settings: Any) -> tuple[Any, dict[str, Any]]: ...

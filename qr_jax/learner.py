@@ -1,7 +1,7 @@
 """One GRPO update, pure and jitted: mask -> advantages -> loss -> gradient over micro-batches -> clip -> optimizer.
 
-`make` binds a model, settings and a mesh to `train_step(state, batch) -> (state, metrics)`. The learner knows `Batch`, not
-queries or text. Losses see plain [N, L] arrays; packed rows exist only inside the forward pass.
+`make` binds a model, settings and a mesh to `train_step(state, batch) -> (state, metrics)`. The learner knows `Batch`,
+not queries or text. Losses see plain [N, L] arrays; packed rows exist only inside the forward pass.
 """
 
 import functools
@@ -37,7 +37,10 @@ class State:
 
 @dataclass(frozen=True)
 class Learner:
-    """What `make` gives. `train_step` donates its state; `old_logp` is the recompute pass for several updates a batch."""
+    """What `make` gives.
+
+    `train_step` donates its state; `old_logp` is the recompute pass for several updates a batch.
+    """
 
     train_step: Callable[..., tuple[State, dict[str, jax.Array]]]
     gradient: Callable[..., tuple[jax.Array, Any, dict[str, jax.Array]]]
@@ -75,16 +78,19 @@ def optimizer(settings: config.Learner, steps: int) -> optax.GradientTransformat
     )
 
 
-def make(cfg: ModelConfig, model: config.Model, settings: config.Learner, mesh: Mesh, *, steps: int,
-         temperature: float = 1.0) -> Learner:
-    """Bind everything static and jit it over the mesh; log-probabilities are those of logits / `temperature`."""  # fmt: skip
+def make(
+    cfg: ModelConfig, model: config.Model, settings: config.Learner, mesh: Mesh, *, steps: int, temperature: float = 1.0
+) -> Learner:
+    """Bind everything static and jit it over the mesh; log-probabilities are those of logits / `temperature`."""
     transform = optimizer(settings, steps)
     loss = plugins.bind("loss", settings.loss)
     advantage = plugins.bind("advantage", settings.advantage)
     needs = set(inspect.signature(loss).parameters)
     foreign = set(inspect.signature(advantage).parameters) & {"entropy_NL", "gold_logp_NT"}
     if foreign:
-        raise ValueError(f"advantage {settings.advantage.name!r} asks for {sorted(foreign)}; only grades are given so far")
+        raise ValueError(
+            f"advantage {settings.advantage.name!r} asks for {sorted(foreign)}; only grades are given so far"
+        )
     rows = NamedSharding(mesh, PartitionSpec(meshes.ROWS))
 
     def predict(params, micro: Batch, entropy: bool):
@@ -95,10 +101,11 @@ def make(cfg: ModelConfig, model: config.Model, settings: config.Learner, mesh: 
             constrain=lambda x: jax.lax.with_sharding_constraint(x, rows),
         )  # fmt: skip
         head_VD = decoder.head_weights(params).astype(compute)
-        found = logprob.token_logprobs(
+        logp_RC, entropy_RC = logprob.token_logprobs(
             hidden_RCD, head_VD, micro.target_MRC, block=model.vocab_block, temperature=temperature, entropy=entropy
         )
-        return [None if part is None else _to_episodes(part, micro.source_MEL) for part in found]
+        entropy_EL = None if entropy_RC is None else _to_episodes(entropy_RC, micro.source_MEL)
+        return _to_episodes(logp_RC, micro.source_MEL), entropy_EL
 
     def micro_loss(params, reference, micro: Batch, weight_EL, adv_EL, reward_E, old_logp_EL):
         with_entropy = bool(settings.entropy_weight) or "entropy_NL" in needs
@@ -121,9 +128,11 @@ def make(cfg: ModelConfig, model: config.Model, settings: config.Learner, mesh: 
             bounds = dict(low=settings.importance_low, high=settings.importance_high)
             loss_EL *= importance.icepop(old_EL, rollout_EL, **bounds)
         if settings.kl_weight:
+            assert ref_EL is not None, "a KL term has its reference's log-probabilities"
             metrics["kl"] = kl.ESTIMATES[settings.kl](logp_EL, ref_EL)
             loss_EL += settings.kl_weight * metrics["kl"]
         if with_entropy:
+            assert entropy_EL is not None, "predict gives the entropy where it is asked for"
             metrics["entropy"] = entropy_EL
             loss_EL -= settings.entropy_weight * entropy_EL
         total = jnp.sum(weight_EL * jnp.where(mask_EL, loss_EL, 0.0))
@@ -169,7 +178,10 @@ def make(cfg: ModelConfig, model: config.Model, settings: config.Learner, mesh: 
 
         def one(_, micro):
             zeros = jnp.zeros(micro.mask_MEL.shape, jnp.float32)
-            compute = lambda: jnp.where(micro.mask_MEL, predict(state.params, micro, False)[0], 0.0)
+
+            def compute():
+                return jnp.where(micro.mask_MEL, predict(state.params, micro, False)[0], 0.0)
+
             return None, jax.lax.cond(micro.used_M, compute, lambda: zeros)
 
         return jax.lax.scan(one, None, _micro_batches(batch))[1]

@@ -21,7 +21,10 @@ Verdict = Literal["signal", "easy", "hard", "fault"]
 
 @dataclass(frozen=True)
 class Query:
-    """One question. `entities` are the names an expert passes through; `meta` holds what a reader knows (hops, kind, ...)."""
+    """One question. `entities` are the names an expert passes through.
+
+    `meta` holds what a reader knows (hops, kind, ...).
+    """
 
     id: str
     question: str
@@ -54,9 +57,9 @@ class Turn:
 class Say:
     """An environment's move: show `text` to the model and let it write until one of the `stop` strings.
 
-    `role` is the chat role the text is given in: "user" or "tool" open a message of the template, "inline" goes on inside
-    the model's own message. `tools` are JSON schemas for the template, read on the first move only. `text` is data: no
-    token of it is an added token of the tokenizer, whatever it contains.
+    `role` is the chat role the text is given in: "user" or "tool" open a message of the template, "inline" goes on
+    inside the model's own message. `tools` are JSON schemas for the template, read on the first move only. `text` is
+    data: no token of it is an added token of the tokenizer, whatever it contains.
     """
 
     text: str
@@ -84,8 +87,9 @@ class Stop:
 class Episode:
     """One rollout. `ids_L` are the very ids the model saw and sampled; `mask_L` is true on those it sampled.
 
-    `logp_L` is float32 nats under the sampling distribution (0 where not sampled); `turn_L` numbers the model's turns from
-    0 (-1 on the environment's tokens). Only a fault makes an episode invalid; every other ending is the policy's own doing.
+    `logp_L` is float32 nats under the sampling distribution (0 where not sampled); `turn_L` numbers the model's turns
+    from 0 (-1 on the environment's tokens). Only a fault makes an episode invalid; every other ending is the policy's
+    own doing.
     """
 
     query: Query
@@ -104,7 +108,9 @@ class Episode:
 
 @dataclass(frozen=True)
 class Grades:
-    """Rewards of a step, a row a query. `reward_QG` trains; `outcome_QG` (binary, the reward if None) names easy and hard.
+    """Rewards of a step, a row a query.
+
+    `reward_QG` trains; `outcome_QG` (binary, the reward if None) names easy and hard.
 
     Ragged groups are padded with valid False. `grades` makes one from host numbers and applies the rules on them.
     """
@@ -116,7 +122,10 @@ class Grades:
 
 
 def grades(reward_QG, valid_QG, outcome_QG=None, turn_reward_QGT=None) -> Grades:
-    """Host grades in float32: a value below 1.2e-38 in size becomes 0, a non-finite one makes its episode invalid (a fault)."""
+    """Host grades in float32.
+
+    A value below 1.2e-38 in size becomes 0, a non-finite one makes its episode invalid (a fault).
+    """
     valid_QG = np.asarray(valid_QG, bool)
 
     def clean(value):
@@ -140,7 +149,10 @@ def grades(reward_QG, valid_QG, outcome_QG=None, turn_reward_QGT=None) -> Grades
 
 @dataclass(frozen=True)
 class Ask:
-    """A round's wish: `draw` further queries this step, and `more` samples of queries already drawn (pool index -> count)."""
+    """A round's wish: `draw` further queries this step, and `more` samples of queries already drawn.
+
+    `more` maps pool index -> count.
+    """
 
     draw: int
     more: Mapping[int, int] = field(default_factory=dict)

@@ -1,4 +1,7 @@
-"""A run's folder: config, metrics, episodes, checkpoints, one log folder an attempt; how a run is opened and goes on."""
+"""A run's folder: config, metrics, episodes, checkpoints, one log folder an attempt.
+
+How a run is opened and goes on.
+"""
 
 import json
 import os
@@ -29,9 +32,15 @@ class Run:
         self.checkpoints = checkpoint.Checkpoints(
             self.folder / "checkpoints", keep=settings.train.keep_checkpoints, say=say
         )
-        self.writer: metrics_writer.Writer | None = None
+        self._writer: metrics_writer.Writer | None = None
         self.saved: int | None = None
         self.stopping = False
+
+    @property
+    def writer(self) -> metrics_writer.Writer:
+        """The attempt's metrics; there from `go_on` to `close`."""
+        assert self._writer is not None, "metrics are written only after go_on and before close"
+        return self._writer
 
     def _keep_config(self) -> None:
         """Write config.json; with another one there, refuse what would make this another run."""
@@ -49,19 +58,22 @@ class Run:
         os.replace(aside, path)
 
     def go_on(self, abstract: Any) -> tuple[Any, dict[str, Any], int] | None:
-        """State, host values and step of the last whole checkpoint, later lines and files moved aside; None when new."""
+        """State, host values and step of the last whole checkpoint; None when new.
+
+        Later lines and files are moved aside.
+        """
         step = self.checkpoints.latest()
         found = None if step is None else self.checkpoints.restore(step, abstract)
         length = 0 if found is None else found[1]["metrics_bytes"]
-        if self.writer:
-            self.writer.close()
+        if self._writer:
+            self._writer.close()
         if hosts.index() == 0:
             lines = metrics_writer.discard_after(self.folder, length, self.attempt)
             if lines:
                 self.say(f"{lines} lines of metrics after step {step} moved to logs/attempt_{self.attempt}/discarded")
         checkpoint.discard_after(self.folder, -1 if step is None else step - 1, self.attempt)
         log = self.settings.log
-        self.writer = metrics_writer.Writer(
+        self._writer = metrics_writer.Writer(
             self.folder, tensorboard=log.tensorboard, wandb=log.wandb, aliases=log.aliases, first_step=(step or 0)
         )
         self.saved = step
@@ -69,9 +81,9 @@ class Run:
 
     def save(self, step: int, state: Any, host: Mapping[str, Any]) -> None:
         """Checkpoint `step` (the number of steps done), metrics synced first; nothing when it is saved already."""
-        if self.saved == step or self.writer is None:
+        if self.saved == step or self._writer is None:
             return
-        self.checkpoints.save(step, state, host, metrics_bytes=self.writer.sync())
+        self.checkpoints.save(step, state, host, metrics_bytes=self._writer.sync())
         self.saved = step
 
     def write_episodes(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -103,13 +115,13 @@ class Run:
 
     def close(self) -> None:
         self.checkpoints.close()
-        if self.writer:
-            self.writer.close()
-            self.writer = None
+        if self._writer:
+            self._writer.close()
+            self._writer = None
 
 
 def differences(one: Config, other: Config) -> list[str]:
-    """"name: there -> here" of every setting in which two configs differ."""
+    """ "name: there -> here" of every setting in which two configs differ."""
 
     def walk(a: Any, b: Any, name: str):
         if isinstance(a, dict) and isinstance(b, dict):

@@ -27,7 +27,13 @@ def play(trace: Trace, engine: Engine, env: Callable, search: SearchFunction) ->
     """The trace as an episode whose sampled tokens are the expert's, or why it cannot be one."""
     tokenizer, settings, query = engine.tokenizer, engine.settings, trace.query
     live, say = Live(0, 0), env(query, [])
+    if not isinstance(say, Say):
+        raise ValueError(f"the environment opened query {query.id!r} with {say!r}; wanted Say(prompt)")
     live.show(engine.chat.open(say), say)
+
+    def length(text: str) -> int:
+        return len(tokenizer.encode_data(text))
+
     for number, text in enumerate(trace.turns):
         ids = tokenizer.encode(text)
         if not any(stop in text for stop in say.stop):
@@ -43,8 +49,9 @@ def play(trace: Trace, engine: Engine, env: Callable, search: SearchFunction) ->
         if isinstance(move, Search):
             found = tuple(tuple(search([one], settings.search_k)[0]) for one in move.queries)
             live.turns.append(Turn("env", "", move.queries, found))
-            length = lambda text: len(tokenizer.encode_data(text))
             move, turns = tools.fit_observation(env, query, live.turns, length, settings.observation_tokens)
+            if not isinstance(move, Say):
+                return "nothing said after a search"
             live.turns = [*turns[:-1], replace(turns[-1], text=move.text)]
         elif isinstance(move, Say):
             return "a turn without an action"
@@ -74,10 +81,10 @@ def demonstrations(settings: Config, agent: assemble.Agent, search: SearchFuncti
     kept: list[Episode] = []
     left: dict[str, int] = {}
     longest = min(settings.sft.max_tokens, settings.rollout.context_tokens)
-    for trace in assemble.traces(settings, search):
+    for trace, its_search in assemble.traces(settings, search):
         if settings.sft.limit is not None and len(kept) >= settings.sft.limit:
             break
-        episode = play(trace, agent.engine, env, search)
+        episode = play(trace, agent.engine, env, its_search)
         if isinstance(episode, Episode) and len(episode.ids_L) > longest:
             episode = f"more than {longest} tokens"
         if isinstance(episode, str):
@@ -95,15 +102,22 @@ def _learner_settings(settings: Config) -> config.Learner:
     """The RL learner's batch shapes and optimizer constants with the cold start's loss and schedule."""
     sft = settings.sft
     return replace(
-        settings.learner, loss=use("nll"), advantage=use("dr_grpo"), reduce="token_mean", over="accepted", kl_weight=0.0,
-        entropy_weight=0.0, importance="off", lr=sft.lr, schedule=sft.schedule, warmup_updates=sft.warmup_steps,
-        decay_updates=sft.steps, clip_norm=sft.clip_norm, weight_decay=sft.weight_decay,
+        settings.learner, loss=use("nll"), advantage=use("dr_grpo"), reduce="token_mean", over="accepted",
+        kl_weight=0.0, entropy_weight=0.0, importance="off", lr=sft.lr, schedule=sft.schedule,
+        warmup_updates=sft.warmup_steps, decay_updates=sft.steps, clip_norm=sft.clip_norm,
+        weight_decay=sft.weight_decay,
     )  # fmt: skip
 
 
-def sft(settings: Config, folder: str | Path, *, agent: assemble.Agent | None = None, search: Any = None,
-        say: Callable[[str], None] = print) -> dict[str, Any]:
-    """Train on the traces; a run folder with checkpoints and metrics like any other. Returns the summary."""  # fmt: skip
+def sft(
+    settings: Config,
+    folder: str | Path,
+    *,
+    agent: assemble.Agent | None = None,
+    search: Any = None,
+    say: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """Train on the traces; a run folder with checkpoints and metrics like any other. Returns the summary."""
     if settings.sft.steps < 1:
         raise ValueError(f"sft.steps={settings.sft.steps}: a cold start needs at least 1")
     start = time.monotonic()
@@ -133,7 +147,12 @@ def sft(settings: Config, folder: str | Path, *, agent: assemble.Agent | None = 
                 say(f"cold start {step + 1}/{settings.sft.steps}  loss {loss:.4f}")
             if run.stopping:
                 raise SystemExit(143)
-        summary = {"steps": settings.sft.steps, "traces": len(episodes), "loss": loss, "wall_s": time.monotonic() - start}
+        summary = {
+            "steps": settings.sft.steps,
+            "traces": len(episodes),
+            "loss": loss,
+            "wall_s": time.monotonic() - start,
+        }
         run.write_json("summary.json", summary)
         return summary
     finally:
@@ -158,5 +177,3 @@ def _step(made: learner.Learner, state, some: Sequence[Episode], rate: config.Le
         "sft/packing_efficiency": pack.packing_efficiency(batch),
         "time/step_s": time.monotonic() - start,
     }
-
-

@@ -6,7 +6,8 @@
     settled  = settle(pool, drawn_Q, grades)       accept B signal groups; the rule says which queries return
     state    = train_step(state, batch)            mask -> advantages -> loss -> update
 
-Coelho et al. 2026, arXiv:2606.10709. Steps count from 0; checkpoint t is written after t steps and holds all step t needs.
+Coelho et al. 2026, arXiv:2606.10709. Steps count from 0; checkpoint t is written after t steps and holds all step t
+needs.
 """
 
 import time
@@ -26,6 +27,7 @@ from qr_jax.noise import uniforms
 from qr_jax.parallel import hosts, plain
 from qr_jax.parallel import mesh as meshes
 from qr_jax.records import Episode, Grades, Outcome, Query, grades
+from qr_jax.rollout import compiles
 from qr_jax.rollout.engine import Interrupted, Statistics
 from qr_jax.sft import sft
 from qr_jax.verdict import judge
@@ -72,7 +74,10 @@ class Step:
         self.rounds = partial(plugins.bind("rounds", of.rounds), queries=of.queries, oversample=of.oversample)
 
     def rollout(self, params, progress: Progress, step: int) -> tuple[np.ndarray, dict[int, Group], Statistics]:
-        """Draw and roll out, round by round; every process its own queries. Returns drawn_Q and this process's groups."""
+        """Draw and roll out, round by round; every process its own queries.
+
+        Returns drawn_Q and this process's groups.
+        """
         drawn: list[int] = []
         groups: dict[int, Group] = {}
         total, so_far = Statistics(), []
@@ -91,7 +96,10 @@ class Step:
         return np.array(drawn, np.int64), groups, total
 
     def run_engine(self, params, wanted: dict[int, int], groups, progress: Progress, step: int, total: Statistics):
-        """Roll out this process's part of the wanted queries (pool index -> samples); their sample numbers go on counting."""
+        """Roll out this process's part of the wanted queries (pool index -> samples).
+
+        Their sample numbers go on counting.
+        """
         mine_at = hosts.deal(np.array(list(wanted.values())), hosts.count())[hosts.index()]
         mine = [list(wanted)[at] for at in mine_at]
         made: dict[int, Group] = {}
@@ -204,7 +212,10 @@ def _train(settings: Config, run: runs.Run, started: float) -> dict[str, Any]:
         temperature=settings.rollout.temperature,
     )  # fmt: skip
     one = Step(settings, agent, queries, search, run)
-    same = {checkpoint.QUERIES: pool.query_list_hash(query.id for query in queries), checkpoint.MODEL: agent.fingerprint}
+    same = {
+        checkpoint.QUERIES: pool.query_list_hash(query.id for query in queries),
+        checkpoint.MODEL: agent.fingerprint,
+    }
     resumed = run.go_on(made.abstract)
     if resumed:
         state, host, first = resumed
@@ -234,8 +245,9 @@ def _train(settings: Config, run: runs.Run, started: float) -> dict[str, Any]:
         if found is None or run.stopping:
             if found is not None:
                 state, progress, row = found
-                run.writer.write(step + 1, row)
-                step += 1
+                if row is not None:  # None: the pool is exhausted, and this step did nothing
+                    run.writer.write(step + 1, row)
+                    step += 1
             run.save(step, state, progress.to_host() | same)
             say(f"stopped by SIGTERM after step {step}; the same command goes on from here")
             raise SystemExit(143)
@@ -266,7 +278,7 @@ def _train(settings: Config, run: runs.Run, started: float) -> dict[str, Any]:
 
 def train_one(one: Step, made: learner.Learner, state, progress: Progress, hand_over, step: int):
     """One step of the loop above: (state, progress, metrics); metrics None when the pool is exhausted."""
-    settings, clock = one.settings, [time.monotonic()]
+    settings, clock, compiled = one.settings, [time.monotonic()], compiles.count()
     before = pool.refresh(progress.pool, below=settings.pool.reset_below)
     if not np.count_nonzero(before.weight_P):
         if settings.pool.on_exhausted == "stop":
@@ -298,7 +310,7 @@ def train_one(one: Step, made: learner.Learner, state, progress: Progress, hand_
     outcome = one.judge(drawn_Q, graded, step, progress)
     row = step_figures(one, before, outcome, after, groups, statistics)
     row |= learner_figures(state, found, made, efficiency, micro)
-    row |= times(clock, statistics, rollouts, found)
+    row |= times(clock, statistics, rollouts, found) | {"perf/compiles": compiles.count() - compiled}
     write_episodes(one, step, drawn_Q, groups, outcome)
     if warning := figures.starvation(row):
         one.run.say(f"step {step + 1}: {warning}")
@@ -317,7 +329,9 @@ def _gathered(one: Step, drawn_Q, groups: dict[int, Group], kept_at, graded: Gra
     return tuple((of[one.queries[int(drawn_Q[at])].id], graded.reward_QG[at]) for at in kept_at.tolist())
 
 
-def step_figures(one: Step, before, outcome: Outcome, after: Progress, groups, statistics: Statistics) -> dict[str, Any]:
+def step_figures(
+    one: Step, before, outcome: Outcome, after: Progress, groups, statistics: Statistics
+) -> dict[str, Any]:
     """Rewards, pool, rollout and budget metrics of a step."""
     graded, accept = outcome.grades, one.settings.pool.queries
     row: dict[str, Any] = {}
@@ -354,7 +368,7 @@ def learner_figures(state: learner.State, found: list[dict[str, Any]], made: lea
     if not found:
         return row | {"learner/loss": None, "learner/micro_batches": 0}
     mean = {name: float(np.mean([one[name] for one in found])) for name in found[0]}
-    row["learner/lr"] = float(made.rate(max(int(state.updates) - 1, 0)))
+    row["learner/lr"] = float(np.asarray(made.rate(max(int(state.updates) - 1, 0))))
     row["learner/nonfinite"] = sum(not one["finite"] for one in found)
     for name in ("loss", "grad_norm", "update_norm", "kl", "entropy", "clip_low", "clip_high", "dual", "ratio"):
         if name in mean:
@@ -410,7 +424,10 @@ def summarise(settings: Config, run: runs.Run, progress: Progress, after, wall_s
     return {
         "greedy_before": before.get("exact_match"),
         "greedy_after": after.get("exact_match") if after else None,
-        "se": {"greedy_before": before.get("exact_match_se"), "greedy_after": after.get("exact_match_se") if after else None},
+        "se": {
+            "greedy_before": before.get("exact_match_se"),
+            "greedy_after": after.get("exact_match_se") if after else None,
+        },
         "questions": after.get("questions") if after else 0,
         "zero_variance_rate": last.get("pool/zero_variance_rate"),
         "recycled_share": last.get("pool/recycled_share"),

@@ -9,8 +9,8 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-
 from killed_run import tiny
+
 from qr_jax import assemble, cli, config, evaluate, sft
 from qr_jax.models import decoder, hf
 from qr_jax.models.tokenizer import load_tokenizer
@@ -36,7 +36,11 @@ def episode(answer, valid=True):
 
 def test_scores_are_means_over_questions_with_standard_errors_and_faults_left_out():
     queries = [Query(str(i), "?", ("red sea",)) for i in range(3)]
-    groups = [[episode("the Red Sea"), episode("blue")], [episode("sea"), episode("x", valid=False)], [episode("x", False)]]
+    groups = [
+        [episode("the Red Sea"), episode("blue")],
+        [episode("sea"), episode("x", valid=False)],
+        [episode("x", False)],
+    ]
     found = evaluate._scores(queries, groups)
     assert found["exact_match"] == pytest.approx((0.5 + 0) / 2)  # means 1/2 and 0; the third has no valid episode
     assert found["exact_match_se"] == pytest.approx(0.25)  # sd of (.5, 0) is .3536, over the root of 2
@@ -87,14 +91,26 @@ def test_a_demonstration_trains_the_experts_tokens_only_and_shows_what_bm25_retu
     settings = tiny(tmp_path)
     agent = assemble.agent(settings)
     search = assemble.searcher(settings)
-    trace = assemble.traces(settings, search)[0]
+    trace, _ = assemble.traces(settings, search)[0]
     made = sft.play(trace, agent.engine, assemble.environment(settings), search)
     assert isinstance(made, Episode) and made.stop == "answered" and made.answer in trace.query.answers
     assert agent.tokenizer.decode(made.ids_L[made.mask_L].tolist()).split() == " ".join(trace.turns).split()
     assert made.turn_L.max() + 1 == len(trace.turns) and not made.mask_L[0]
 
 
-@pytest.mark.parametrize("name", ["quickstart.py", "two_layer.py", "paper_1p7b.py", "smollm2_multihop.py", "smollm2_multihop.py:full"])
+def test_traces_of_other_worlds_come_with_their_own_passages(tmp_path):
+    settings = tiny(tmp_path)
+    settings = replace(settings, data=replace(settings.data, trace_worlds=2))
+    pairs = assemble.traces(settings, assemble.searcher(settings))
+    assert len(pairs) == 20 and len({id(search) for _, search in pairs}) == 2
+    agent, env = assemble.agent(settings), assemble.environment(settings)
+    made = [sft.play(trace, agent.engine, env, search) for trace, search in pairs]
+    assert all(isinstance(one, Episode) and one.answer in one.query.answers for one in made)
+
+
+@pytest.mark.parametrize(
+    "name", ["quickstart.py", "two_layer.py", "paper_1p7b.py", "smollm2_multihop.py", "smollm2_multihop.py:full"]
+)
 def test_every_config_resolves_without_touching_a_device(name, capsys, real_data):
     assert cli.main(["train", str(ROOT / "configs" / name), "--dry-run"]) == 0
     assert json.loads(capsys.readouterr().out)["pool"]["rule"]["name"] == "recycle"
@@ -103,8 +119,9 @@ def test_every_config_resolves_without_touching_a_device(name, capsys, real_data
 def test_the_papers_recipe_runs_for_two_steps_with_two_layers(tmp_path):
     """Traces, cold start, two steps of the pool at oversample 2, evaluation: the paper's config, its sizes cut."""
     small = [
-        "model=two_layer", "train.steps=2", "sft.steps=2", "sft.traces=4", "sft.max_tokens=512", "data.world.documents=200",
-        "data.world.train=60", "data.world.dev=8", "data.world.traces=20", f"data.world_path={tmp_path / 'worlds'}",
+        "model=two_layer", "train.steps=2", "sft.steps=2", "sft.traces=4", "sft.max_tokens=512",
+        "data.world.documents=200", "data.world.train=60", "data.world.dev=8", "data.world.traces=20",
+        f"data.world_path={tmp_path / 'worlds'}",
         "pool.queries=2", "rollout.slots=8", "rollout.context_tokens=512", "rollout.turn_tokens=32",
         "rollout.observation_tokens=64", "learner.row_tokens=512", "learner.rows=2", "evaluation.questions=4",
         "rollout.buckets=64,256", "mesh.devices=1",

@@ -92,7 +92,9 @@ def test_observation_tokens_give_no_gradient_and_their_targets_do_not_matter(ref
     target[~sampled] = 1
     changed = gradient(made, state, replace(some, target_MRC=target))
     assert changed[0] == reference[0]
-    assert all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(changed[1]), jax.tree.leaves(reference[1]), strict=True))
+    assert all(
+        np.array_equal(a, b) for a, b in zip(jax.tree.leaves(changed[1]), jax.tree.leaves(reference[1]), strict=True)
+    )
 
 
 def test_a_zero_variance_group_adds_nothing_and_a_step_without_signal_leaves_the_state_bitwise():
@@ -138,7 +140,10 @@ def test_a_kl_term_keeps_a_reference_that_later_updates_do_not_move():
     state, first = made.train_step(state, batch())
     state, second = made.train_step(state, batch())
     assert float(first["kl"]) == pytest.approx(0, abs=1e-6) and float(second["kl"]) > 0
-    assert all(np.array_equal(a, np.asarray(b)) for a, b in zip(jax.tree.leaves(start), jax.tree.leaves(state.reference), strict=True))
+    assert all(
+        np.array_equal(a, np.asarray(b))
+        for a, b in zip(jax.tree.leaves(start), jax.tree.leaves(state.reference), strict=True)
+    )
 
 
 def test_a_denominator_over_drawn_counts_what_was_left_out():

@@ -143,6 +143,8 @@ def test_most_real_hotpotqa_questions_give_a_trace(real_data):
 
 def test_a_search_r1_trace_is_rewritten_in_tool_calls():
     asked = Query("q", "who?", ("a",))
-    made = traces.in_tool_calls(traces.Trace(asked, ("<think> x </think>\n<search> mayor b </search>", "<answer> a </answer>")))
+    made = traces.in_tool_calls(
+        traces.Trace(asked, ("<think> x </think>\n<search> mayor b </search>", "<answer> a </answer>"))
+    )
     call = '<tool_call>\n{"name": "search", "arguments": {"queries": ["mayor b"]}}\n</tool_call>'
     assert made.turns == (f"<think> x </think>\n{call}", "<answer> a </answer>")

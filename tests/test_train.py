@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from killed_run import tiny
+
 from qr_jax import checkpoint, metrics_writer, pool, runs
 from qr_jax.config import use
 from qr_jax.records import grades
@@ -24,7 +24,10 @@ POINTS = ("rollout", "metrics", "checkpoint")
 
 def start(*arguments, cache, **more):
     """The driver in a process of its own, with compiled programs kept for the next one."""
-    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1"}
+    environment = os.environ | {
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
+    }
     command = [sys.executable, str(ROOT / "tests" / "killed_run.py"), *map(str, arguments)]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **more)
 
@@ -91,7 +94,10 @@ def weights(folder):
             at = at.setdefault(key, {})
         at[last] = leaf
     state, _ = found.restore(5, nested)
-    return {jax.tree_util.keystr(path): np.asarray(leaf).tobytes() for path, leaf in jax.tree_util.tree_leaves_with_path(state)}
+    return {
+        jax.tree_util.keystr(path): np.asarray(leaf).tobytes()
+        for path, leaf in jax.tree_util.tree_leaves_with_path(state)
+    }
 
 
 def test_what_came_after_the_last_checkpoint_is_moved_aside_not_lost(finished):
@@ -151,7 +157,11 @@ def test_the_summary_has_what_the_readme_names(finished):
     folder, _ = finished
     summary = json.loads((folder / "whole" / "summary.json").read_text())
     names = {"greedy_before", "greedy_after", "se", "zero_variance_rate", "recycled_share", "rollouts", "wall_s"}
-    assert names <= set(summary) and summary["rollouts"] == 5 * 16 and set(summary["se"]) == {"greedy_before", "greedy_after"}
+    assert (
+        names <= set(summary)
+        and summary["rollouts"] == 5 * 16
+        and set(summary["se"]) == {"greedy_before", "greedy_after"}
+    )
     assert runs.load(folder / "whole").reward == use("odd_tokens.odd_tokens")
 
 

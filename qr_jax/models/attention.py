@@ -7,7 +7,10 @@ MASKED = -1e30  # finite: a row with nothing to attend to gives a mean, not a Na
 
 
 def packed(q_NLHd, k_NLKd, v_NLKd, segment_NL):
-    """Causal attention inside each segment of packed rows (segment 0 is padding). Softmax in float32. Returns [N, L, H, d]."""
+    """Causal attention inside each segment of packed rows (segment 0 is padding). Returns [N, L, H, d].
+
+    Softmax in float32.
+    """
     n, length, heads, dim = q_NLHd.shape
     kv_heads = k_NLKd.shape[2]
     q = q_NLHd.reshape(n, length, kv_heads, heads // kv_heads, dim)
@@ -19,9 +22,9 @@ def packed(q_NLHd, k_NLKd, v_NLKd, segment_NL):
 
 
 def cached(q_SLHd, k_SKBd, v_SKBd, used_S, new_k_SKJd, new_v_SKJd, seen_LJ):
-    """Attention over the cache's first `used_S` positions and over new tokens, merged in one softmax; the cache is only read.
+    """Attention over the cache's first `used_S` positions and over new tokens, merged in one softmax.
 
-    `seen_LJ` says which of the J new keys each of the L queries may see. Returns [S, L, H, d].
+    The cache is only read. `seen_LJ` says which of the J new keys each of the L queries may see. Returns [S, L, H, d].
     """
     slots, length, heads, dim = q_SLHd.shape
     kv_heads, positions = k_SKBd.shape[1:3]

@@ -120,17 +120,28 @@ def _remat(body, remat: str):
     return jax.checkpoint(body, policy=policies[remat])
 
 
-def forward(cfg: ModelConfig, params: Params, ids_NL, position_NL, segment_NL, *, compute=jnp.float32, remat="none",
-            constrain: Callable = lambda x: x):
+def forward(
+    cfg: ModelConfig,
+    params: Params,
+    ids_NL,
+    position_NL,
+    segment_NL,
+    *,
+    compute=jnp.float32,
+    remat="none",
+    constrain: Callable = lambda x: x,
+):
     """Packed rows -> hidden_NLD after the last norm, in `compute` dtype. Attention is causal inside each segment.
 
     `constrain` is applied to the stream between layers: the caller's sharding constraint.
-    """  # fmt: skip
+    """
     cos_NLd, sin_NLd = _angles(cfg, position_NL)
     graph = _layer_graph(cfg)
 
     def body(x_NLD, layer):
-        attend = lambda q, k, v: (attention.packed(q, k, v, segment_NL), None)
+        def attend(q, k, v):
+            return attention.packed(q, k, v, segment_NL), None
+
         return nnx.merge(graph, layer)(constrain(x_NLD), cos_NLd, sin_NLd, attend)
 
     x_NLD = constrain(params["embed"][ids_NL].astype(compute))
@@ -141,9 +152,9 @@ def forward(cfg: ModelConfig, params: Params, ids_NL, position_NL, segment_NL, *
 def extend(cfg: ModelConfig, params: Params, cache, ids_SL, used_S, buffer, seen_LJ, *, at=0, compute=jnp.float32):
     """Run L new tokens of each slot after its first `used_S` cached ones; the cache is only read.
 
-    `cache` is (k, v), each [layers, S, K, B, d]; `buffer` (k, v), each [layers, S, K, J, d], holds keys and values of tokens
-    newer than the cache: the L new ones are put at its index `at` and `seen_LJ` says which of the J each may see. The
-    first new token of the buffer stands at position `used_S`. Returns (hidden_SLD, the new buffer).
+    `cache` is (k, v), each [layers, S, K, B, d]; `buffer` (k, v), each [layers, S, K, J, d], holds keys and values of
+    tokens newer than the cache: the L new ones are put at its index `at` and `seen_LJ` says which of the J each may
+    see. The first new token of the buffer stands at position `used_S`. Returns (hidden_SLD, the new buffer).
     """
     length = ids_SL.shape[1]
     cos_SLd, sin_SLd = _angles(cfg, used_S[:, None] + at + jnp.arange(length)[None])

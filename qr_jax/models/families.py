@@ -40,7 +40,7 @@ class ModelConfig:
 # Sizes as published in each model's config.json; `quickstart` has 0.37M parameters with its world's 434 words.
 PRESETS: dict[str, ModelConfig] = {
     "two_layer": ModelConfig("qwen3", 512, 32, 2, 4, 2, 8, 64, context_tokens=512),
-    "quickstart": ModelConfig("llama", 434, 96, 3, 4, 4, 24, 256, context_tokens=512, norm_eps=1e-5),
+    "quickstart": ModelConfig("qwen3", 434, 96, 3, 4, 4, 24, 256, context_tokens=512, norm_eps=1e-5),
     "smollm2_135m": ModelConfig("llama", 49152, 576, 30, 9, 3, 64, 1536, 8192, rope_theta=1e5, norm_eps=1e-5),
     "qwen3_0p6b": ModelConfig("qwen3", 151936, 1024, 28, 16, 8, 128, 3072, 40960, rope_theta=1e6),
     "qwen3_1p7b": ModelConfig("qwen3", 151936, 2048, 28, 16, 8, 128, 6144, 40960, rope_theta=1e6),

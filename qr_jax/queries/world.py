@@ -59,7 +59,8 @@ class WorldSettings:
     trace_comparison: float = 0.06
     trace_intersection: float = 0.04
     trace_phrasings: int = 2  # of each relation's four, how many the traces show
-    trace_garbled: float = 0.2  # of the phrases in traces, nonsense: what a phrase does not tell, the policy must stay open about
+    # of the phrases in traces, nonsense: what a phrase does not tell, the policy must stay open about
+    trace_garbled: float = 0.2
     listed: int = 3  # passages of one search, and so the most persons that an object of an intersection may have
 
     def __post_init__(self):

@@ -177,16 +177,20 @@ def combined(facts: Facts, pair: tuple[Relation, Relation]) -> np.ndarray:
 def garble(phrase: str, raw: int) -> str:
     """The phrase with every telling word replaced by one of any relation's, chosen by the bytes of `raw`."""
     words = phrase.split()
-    chosen = [text.TELLING[(raw >> (10 + 6 * at)) % 8191 % len(text.TELLING)] for at in range(len(words))]
+    chosen = [text.TELLING[(raw >> (6 * at)) % 8191 % len(text.TELLING)] for at in range(len(words))]
     return " ".join(new if old in text.TELLING else old for old, new in zip(words, chosen, strict=True))
 
 
 def word(problem: Problem, phrasings: tuple[int, ...], garbled: tuple[int, ...] = ()) -> str:
-    """The question in words; `phrasings[i]` in 0..3 chooses how relation i is said, `garbled[i]` not 0 makes it nonsense."""
+    """The question in words; `phrasings[i]` in 0..3 chooses how relation i is said.
+
+    `garbled[i]`, a raw number that is not 0, makes it nonsense in the form of any of the four.
+    """
 
     def say(ways: tuple[str, ...], at: int) -> str:
-        phrase = ways[phrasings[at]]
-        return garble(phrase, garbled[at]) if garbled and garbled[at] else phrase
+        if garbled and garbled[at]:
+            return garble(ways[garbled[at] >> 10 & 3], garbled[at] >> 12)
+        return ways[phrasings[at]]
 
     relations = [RELATIONS[name] for name in problem.relations]
     if problem.kind == "intersection":

@@ -61,8 +61,9 @@ SYLLABLES = {  # (starts, ends): every start with every end is one word, and all
 class Relation:
     """One kind of fact. `name` is the word documents state it with and experts search for.
 
-    `phrasings` are four noun phrases for the object, given the subject: they nest, so they make chains. `clauses` are
-    four ways to say the relation of a person to a given object; only relations that intersections use have them.
+    `phrasings` are four noun phrases for the object, given the subject: they nest, so they make chains. The last two
+    have nouns of their own: whoever has only been shown the first two must find out what they mean. `clauses` are four
+    ways to say the relation of a person to a given object; only relations that intersections use have them.
     """
 
     name: str
@@ -83,8 +84,8 @@ RELATIONS: Mapping[str, Relation] = {
             (
                 "the birthplace of {}",
                 "the city where {} was born",
-                "the place where {} was born",
                 "the home town of {}",
+                "the origin of {}",
             ),
             ("was born in {}", "has the birthplace {}", "comes from {}", "has the home town {}"),
         ),
@@ -92,14 +93,24 @@ RELATIONS: Mapping[str, Relation] = {
             "residence",
             PERSON,
             CITY,
-            ("the residence of {}", "the city where {} lives", "the place where {} lives", "the address of {}"),
+            (
+                "the residence of {}",
+                "the city where {} lives",
+                "the address of {}",
+                "the dwelling of {}",
+            ),
             ("lives in {}", "has the residence {}", "resides in {}", "has the address {}"),
         ),
         Relation(
             "employer",
             PERSON,
             COMPANY,
-            ("the employer of {}", "the company {} works for", "the firm that employs {}", "the workplace of {}"),
+            (
+                "the employer of {}",
+                "the company {} works for",
+                "the workplace of {}",
+                "the firm of {}",
+            ),
             ("works for {}", "has the employer {}", "is employed by {}", "has the workplace {}"),
         ),
         Relation(
@@ -109,21 +120,31 @@ RELATIONS: Mapping[str, Relation] = {
             (
                 "the university of {}",
                 "the university where {} studied",
-                "the university that {} attended",
                 "the school of {}",
+                "the college of {}",
             ),
         ),
         Relation(
             "country",
             CITY,
             COUNTRY,
-            ("the country of {}", "the country where {} lies", "the land that contains {}", "the nation of {}"),
+            (
+                "the country of {}",
+                "the country where {} lies",
+                "the nation of {}",
+                "the land of {}",
+            ),
         ),
         Relation(
             "mayor",
             CITY,
             PERSON,
-            ("the mayor of {}", "the person who governs {}", "the official who runs {}", "the governor of {}"),
+            (
+                "the mayor of {}",
+                "the person who governs {}",
+                "the governor of {}",
+                "the head of {}",
+            ),
         ),
         Relation(
             "headquarters",
@@ -132,46 +153,73 @@ RELATIONS: Mapping[str, Relation] = {
             (
                 "the headquarters of {}",
                 "the city where {} is based",
-                "the place where {} is based",
                 "the main office of {}",
+                "the base of {}",
             ),
         ),
         Relation(
             "founder",
             COMPANY,
             PERSON,
-            ("the founder of {}", "the person who founded {}", "the person who started {}", "the creator of {}"),
+            (
+                "the founder of {}",
+                "the person who founded {}",
+                "the creator of {}",
+                "the maker of {}",
+            ),
         ),
         Relation(
             "ceo",
             COMPANY,
             PERSON,
-            ("the ceo of {}", "the person who leads {}", "the executive who manages {}", "the boss of {}"),
+            (
+                "the ceo of {}",
+                "the person who leads {}",
+                "the boss of {}",
+                "the chief of {}",
+            ),
         ),
         Relation(
             "location",
             UNIVERSITY,
             CITY,
-            ("the location of {}", "the city where {} is located", "the place where {} is located", "the site of {}"),
+            (
+                "the location of {}",
+                "the city where {} is located",
+                "the site of {}",
+                "the campus of {}",
+            ),
         ),
         Relation(
             "capital",
             COUNTRY,
             CITY,
-            ("the capital of {}", "the capital city of {}", "the main city of {}", "the seat of {}"),
+            (
+                "the capital of {}",
+                "the capital city of {}",
+                "the main city of {}",
+                "the seat of {}",
+            ),
         ),
         Relation(
             "president",
             COUNTRY,
             PERSON,
-            ("the president of {}", "the person who rules {}", "the president who heads {}", "the ruler of {}"),
+            (
+                "the president of {}",
+                "the person who rules {}",
+                "the ruler of {}",
+                "the leader of {}",
+            ),
         ),
     )
 }
 PLAIN = {"the", "of", "{}", "where", "who", "that", "which", "is", "was", "in", "for", "by", "has"}
 # The words of phrasings that tell one relation from another.
 TELLING = tuple(
-    sorted({word for one in RELATIONS.values() for said in (*one.phrasings, *one.clauses) for word in said.split()} - PLAIN)
+    sorted(
+        {word for one in RELATIONS.values() for said in (*one.phrasings, *one.clauses) for word in said.split()} - PLAIN
+    )
 )
 INVERTIBLE = tuple(relation.name for relation in RELATIONS.values() if relation.clauses)
 

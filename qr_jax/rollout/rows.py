@@ -6,17 +6,19 @@ compiles.
 
 import time
 from collections.abc import Sequence
+from itertools import product
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 from qr_jax import config
 from qr_jax.models.families import ModelConfig
 from qr_jax.rollout import cache as caches
 from qr_jax.rollout import decode
 
-APPEND_ROWS = 8  # rows of one append call
+APPEND_ROWS = (2, 8)  # rows of one append call: the fewest that hold what there is
 SMALLEST_VIEW = 256  # cache positions that a program looks at, at least
 
 MOVE_ROWS = 8  # rows of the smallest move; others are about 4 times the one before, up to all slots
@@ -53,24 +55,26 @@ class Rows:
     def warm_up(self, params) -> float:
         """Compile every program that a rollout can need; returns the seconds it took.
 
-        Twice: caches begin on the default device and are laid out like `params` after the first program that writes
-        them, so a program first seen with the one layout would compile again for the other.
+        The caches are laid out like `params` first: a program first seen with another layout would compile again.
         """
         start = time.monotonic()
-        for _ in range(2):
-            self._try_all(params)
+        layout = jax.tree.leaves(params)[0].sharding
+        if isinstance(layout, NamedSharding):
+            layout = NamedSharding(layout.mesh, PartitionSpec())
+        self.caches = jax.device_put(self.caches, layout)
+        self._try_all(params)
         jax.block_until_ready(self.caches)
         self.moved = 0
         return time.monotonic() - start
 
     def _try_all(self, params) -> None:
-        none_S, none_R = np.zeros(self.slot_count, np.int32), np.zeros(APPEND_ROWS, np.int32)
+        none_S = np.zeros(self.slot_count, np.int32)
         self.keys(0, 0, 0, [], [])
         for view in self.views:
             self.decode(params, none_S, none_S, none_S, np.zeros((self.slot_count, 2), np.uint32), 1.0, view)
-            for length in self.lengths:
-                ids_RL = np.zeros((APPEND_ROWS, length), np.int32)
-                for where in self.caches:
+            for length, rows in product(self.lengths, APPEND_ROWS):
+                none_R, ids_RL = np.zeros(rows, np.int32), np.zeros((rows, length), np.int32)
+                for where in {self.slot_count: "slots", self.store_count: "store"}.values():  # of one size: one program
                     self._append(params, where, none_R, ids_RL, none_R, none_R, view)
         for size in self.move_sizes:
             self.move("slots", "store", [(0, self.store_count, 0)] * size)  # to no row
@@ -104,18 +108,19 @@ class Rows:
         )
 
     def append(self, params, where: str, work: Sequence[Work]) -> None:
-        """Put known tokens behind what rows hold: `APPEND_ROWS` rows a call, like lengths together, long in parts."""
+        """Put known tokens behind what rows hold: a few rows a call, like lengths together, long in parts."""
         longest = self.lengths[-1]
         while work:
             now = sorted(((row, ids[:longest], used) for row, ids, used in work), key=lambda item: len(item[1]))
-            for at in range(0, len(now), APPEND_ROWS):
-                self._append_batch(params, where, now[at : at + APPEND_ROWS])
+            for at in range(0, len(now), APPEND_ROWS[-1]):
+                self._append_batch(params, where, now[at : at + APPEND_ROWS[-1]])
             work = [(row, ids[longest:], used + longest) for row, ids, used in work if len(ids) > longest]
 
     def _append_batch(self, params, where: str, batch: Sequence[Work]) -> None:
         length = next(length for length in self.lengths if length >= max(len(ids) for _, ids, _ in batch))
-        ids_RL = np.zeros((APPEND_ROWS, length), np.int32)
-        row_R, used_R, count_R = (np.zeros(APPEND_ROWS, np.int32) for _ in range(3))
+        rows = next(rows for rows in APPEND_ROWS if rows >= len(batch))
+        ids_RL = np.zeros((rows, length), np.int32)
+        row_R, used_R, count_R = (np.zeros(rows, np.int32) for _ in range(3))
         for r, (row, ids, used) in enumerate(batch):
             ids_RL[r, : len(ids)] = ids
             row_R[r], used_R[r], count_R[r] = row, used, len(ids)
