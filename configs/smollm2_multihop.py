@@ -59,6 +59,6 @@ config = replace(
     ),
     learner=replace(full.learner, lr=1e-5, rows=2, row_tokens=1024, warmup_updates=0),
     sft=replace(full.sft, steps=25, traces=6, limit=150, max_tokens=600, lr=2e-4, warmup_steps=3),
-    evaluation=Evaluation(),
+    evaluation=Evaluation(base=True),
     train=Train(steps=3, checkpoint_every=1),
 )

@@ -191,7 +191,7 @@ def _eval(arguments: argparse.Namespace) -> int:
     names = ("retriever", "world_seed", "samples", "questions", "step")
     chosen = {name: getattr(arguments, name) for name in names}
     found = evaluate.evaluate(arguments.run, **chosen, allow_plugins=allow_plugins)
-    print(json.dumps(found, indent=2) if arguments.json else evaluate.format_table(found))
+    print(json.dumps(evaluate.without_details(found), indent=2) if arguments.json else evaluate.format_table(found))
     return 0
 
 

@@ -130,6 +130,7 @@ class Evaluation:
     questions: int | None = None  # None: all of data.eval
     samples: int = 0  # sampled answers a question for Pass@1; 0: greedy only
     temperature: float = 1.0
+    base: bool = False  # also the model as it is before the cold start
 
 
 @dataclass(frozen=True)

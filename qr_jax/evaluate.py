@@ -27,6 +27,7 @@ SCORES: Mapping[str, Callable] = {
     "f1": answers.f1,
     "cover_match": answers.cover_match,
 }
+SHOWN = 100  # questions whose searches an evaluation keeps in words
 GROUPS = ("dataset", "kind", "hops", "type")  # of a question's meta, by which a table is broken down
 
 
@@ -40,10 +41,12 @@ def measure(
     samples: int | None = None,
     limit: int | None = None,
     env: Callable | None = None,
+    stop_now: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
     """Greedy scores, and Pass@1 over `samples` answers when there are any, over the evaluation questions.
 
     Faulty episodes are left out of the means and counted. Means come with `_se`, the standard error over questions.
+    `details` holds each question's exact match and the first questions' searches in words.
     """
     queries = assemble.questions(settings, "eval") if queries is None else queries
     limit = settings.evaluation.questions if limit is None else limit
@@ -53,7 +56,8 @@ def measure(
     start = time.monotonic()
 
     def run(count: int, **how):
-        return engine.run(params, queries, count, env=env, search=search, seed=settings.seed, step=0, **how)
+        seeds: dict[str, Any] = {"seed": settings.seed, "step": 0, "stop_now": stop_now}
+        return engine.run(params, queries, count, env=env, search=search, **seeds, **how)
 
     greedy = run(1, purpose="greedy", temperature=0.0)
     found: dict[str, Any] = {"questions": len(queries), **_scores(queries, greedy)}
@@ -62,11 +66,36 @@ def measure(
         if len(set(values)) > 1:
             found[f"by_{name}"] = _by(queries, greedy, values)
     found |= _behaviour(greedy)
+    exact = {query.id: answers.exact_match(group[0].answer, query.answers) for query, group in _paired(queries, greedy)}
+    shown = {query.id: format_episode(group[0]) for query, group in _paired(queries[:SHOWN], greedy[:SHOWN])}
+    found["details"] = {"exact_match": exact, "transcripts": shown}
     if samples:
         sampled = run(samples, purpose="pass", temperature=settings.evaluation.temperature)
         found["samples"] = samples
         found |= {f"pass_at_1_{name}": value for name, value in _scores(queries, sampled).items()}
     return found | {"seconds": time.monotonic() - start}
+
+
+def _paired(queries: Sequence[Query], groups: Sequence[Sequence[Episode]]):
+    return zip(queries, groups, strict=True)
+
+
+def without_details(found: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in found.items() if name != "details"}
+
+
+def changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[str, str] | None:
+    """The longest searches of one question, wrong before and right after, in words; None where there is none."""
+    was, now = before["details"], after["details"]
+    gained = [
+        name
+        for name in now["transcripts"]
+        if name in was["transcripts"] and now["exact_match"][name] > was["exact_match"][name]
+    ]
+    if not gained:
+        return None
+    name = max(gained, key=lambda name: now["transcripts"][name].count("\n"))
+    return was["transcripts"][name], now["transcripts"][name]
 
 
 def _scores(queries: Sequence[Query], groups: Sequence[Sequence[Episode]]) -> dict[str, Any]:

@@ -35,6 +35,8 @@ from qr_jax.verdict import judge
 SHUFFLE = 2  # the first part of a key of `uniforms`: rewards shuffled for the control
 ROLLBACK_SEEDS = 65536  # a rollback moves the seed by this, so that it does not replay the same step for ever
 
+COUNTS = ("rollouts", "tokens", "searches", "rollbacks", "base", "before")
+
 Group = list[Episode]
 
 
@@ -48,17 +50,18 @@ class Progress:
     tokens: int = 0
     searches: int = 0
     rollbacks: int = 0
+    base: Any = None  # the evaluation before the cold start, when asked for
     before: Any = None  # the evaluation before the first step
 
     def to_host(self) -> dict[str, Any]:
         waiting = [[[plain.episode_to_plain(one) for one in group], rewards] for group, rewards in self.waiting]
-        counts = {name: getattr(self, name) for name in ("rollouts", "tokens", "searches", "rollbacks", "before")}
+        counts = {name: getattr(self, name) for name in COUNTS}
         return {"pool": pool.to_arrays(self.pool), "waiting": waiting, **counts}
 
 
 def from_host(host: dict[str, Any]) -> Progress:
     waiting = tuple(([plain.episode_from_plain(one) for one in group], rewards) for group, rewards in host["waiting"])
-    counts = {name: host[name] for name in ("rollouts", "tokens", "searches", "rollbacks", "before")}
+    counts = {name: host[name] for name in COUNTS}
     return Progress(pool.from_arrays(host["pool"]), waiting, **counts)
 
 
@@ -199,6 +202,9 @@ def train(settings: Config, folder: str | Path, *, say: Callable[[str], None] = 
     run.on_sigterm()
     try:
         return _train(settings, run, started)
+    except Interrupted:  # in an evaluation: what is not in a checkpoint yet is computed again
+        say("stopped by SIGTERM in an evaluation; the same command goes on from the last checkpoint")
+        raise SystemExit(143) from None
     finally:
         run.close()
 
@@ -216,6 +222,8 @@ def _train(settings: Config, run: runs.Run, started: float) -> dict[str, Any]:
         checkpoint.QUERIES: pool.query_list_hash(query.id for query in queries),
         checkpoint.MODEL: agent.fingerprint,
     }
+    hand_over = partial(assemble.hand_over, compute=settings.model.compute, mesh=mesh)
+    measure = partial(evaluate.measure, settings, agent.engine, search=search, stop_now=lambda: run.stopping)
     resumed = run.go_on(made.abstract)
     if resumed:
         state, host, first = resumed
@@ -223,15 +231,17 @@ def _train(settings: Config, run: runs.Run, started: float) -> dict[str, Any]:
         checkpoint.check_same_model(host, same[checkpoint.MODEL])
         progress = from_host(host)
         say(f"going on after step {first} (attempt {run.attempt})")
+        _warm_up(agent, hand_over(state.params), say)
     else:
-        state, first = made.init(_weights(settings, run, agent, search, mesh)), 0
         progress = Progress(pool.create(len(queries), families(queries)))
-    hand_over = partial(assemble.hand_over, compute=settings.model.compute, mesh=mesh)
-    say(f"{len(queries)} queries; {meshes.describe_layout(mesh, state.params).splitlines()[0]}")
-    warm_s = agent.engine.warm_up(hand_over(state.params))
-    say(f"rollout programs compiled in {warm_s:.1f} s")
-    measure = partial(evaluate.measure, settings, agent.engine, search=search)
-    if not resumed:
+        params = assemble.place(agent.weights(), mesh)
+        say(f"{len(queries)} queries; {meshes.describe_layout(mesh, params).splitlines()[0]}")
+        _warm_up(agent, hand_over(params), say)
+        if settings.evaluation.base:
+            progress = replace(progress, base=measure(params=hand_over(params)))
+            say(f"before the cold start: {evaluate.one_line(progress.base)}")
+        state, first = made.init(_weights(settings, run, agent, search, mesh, params)), 0
+        del params
         progress = replace(progress, before=measure(params=hand_over(state.params)))
         say(f"before training: {evaluate.one_line(progress.before)}")
         run.save(0, state, progress.to_host() | same)
@@ -253,7 +263,7 @@ def _train(settings: Config, run: runs.Run, started: float) -> dict[str, Any]:
             raise SystemExit(143)
         state, progress, row = found
         if row is None:
-            say(f"step {step}: every query is used up; train.on_exhausted is 'stop'")
+            say(f"step {step}: every query is used up, and pool.on_exhausted is 'stop'")
             break
         step += 1
         if int(state.skipped) >= settings.learner.max_nonfinite:
@@ -270,7 +280,7 @@ def _train(settings: Config, run: runs.Run, started: float) -> dict[str, Any]:
             run.save(step, state, progress.to_host() | same)
     run.save(step, state, progress.to_host() | same)
     after = measure(params=hand_over(state.params))
-    say(f"after training: {evaluate.one_line(after)}")
+    _say_what_changed(say, progress, after)
     summary = summarise(settings, run, progress, after, time.monotonic() - started)
     run.write_json("summary.json", summary)
     return summary
@@ -438,19 +448,38 @@ def summarise(settings: Config, run: runs.Run, progress: Progress, after, wall_s
         "tokens": progress.tokens,
         "searches": progress.searches,
         "wall_s": wall_s,
-        "before": before,
-        "after": after,
+        "base": evaluate.without_details(progress.base or {}),
+        "before": evaluate.without_details(before),
+        "after": evaluate.without_details(after),
     }
 
 
-def _weights(settings: Config, run: runs.Run, agent: assemble.Agent, search, mesh):
-    """The first policy: another run's, the cold start's, or the model as it was loaded."""
+def _warm_up(agent: assemble.Agent, params, say) -> None:
+    compiles.count()
+    seconds = agent.engine.warm_up(params)
+    say(f"{compiles.count()} rollout programs compiled in {seconds:.1f} s")
+
+
+def _say_what_changed(say, progress: Progress, after) -> None:
+    """Tables before and after, and the searches of one question that was wrong before and is right after."""
+    for when, found in (("the cold start", progress.base), ("training", progress.before)):
+        if found:
+            say(f"\nbefore {when}\n{evaluate.format_table(found)}")
+    say(f"\nafter training\n{evaluate.format_table(after)}")
+    if progress.before and (pair := evaluate.changed(progress.before, after)):
+        say(f"\none question before training\n{pair[0]}\n\nand after\n{pair[1]}\n")
+
+
+def _weights(settings: Config, run: runs.Run, agent: assemble.Agent, search, mesh, params):
+    """The first policy: another run's, the cold start's, or the model as it was loaded (`params`)."""
     if settings.train.init:
         return evaluate.weights(settings.train.init, agent, mesh)
     if settings.sft.steps:
         sft(settings, run.folder / "sft", agent=agent, search=search, say=run.say)
+        if run.stopping:
+            raise Interrupted
         return evaluate.weights(run.folder / "sft", agent, mesh)
-    return assemble.place(agent.weights(), mesh)
+    return params
 
 
 def _roll_back(run: runs.Run, made: learner.Learner, progress: Progress, say):
