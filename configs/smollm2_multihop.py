@@ -45,7 +45,7 @@ full = Config(
 
 config = replace(
     full,
-    model=replace(full.model, compute="float32", vocab_block=8192),
+    model=replace(full.model, compute="float32", remat="none", vocab_block=8192),
     data=replace(full.data, eval_limit=50),
     pool=replace(full.pool, queries=8, samples=4, oversample=1, min_signal=1),
     rollout=replace(

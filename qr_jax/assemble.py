@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -62,14 +63,29 @@ def questions(config: Config, part: Literal["train", "eval"]) -> list[Query]:
         world = world_sources(config)
         found = readers.first(read(world.train if part == "train" else world.dev), limit)
     else:
-        whole = readers.read_queries(name)  # all files at once: an id may stand only once
-        files = [{query.id for query in readers.read_queries(file)} for file in readers.resolve(name)]
-        if data.split == "sha256":
-            whole = readers.split(whole, data.train_share, part)
-        found = [query for ids in files for query in readers.first([q for q in whole if q.id in ids], limit)]
+        found = [query for file in readers.resolve(name) for query in _of_file(config, file, part, limit)]
+        _check_distinct(found, name)
     if not found:
         raise ValueError(f"data.{part}={name!r} has no questions; check the files and data.split={data.split!r}")
     return found
+
+
+def _of_file(config: Config, file: Path, part: Literal["train", "eval"], limit: int | None) -> list[Query]:
+    """One file's questions of that part, the first `limit` by the hash of their ids."""
+    whole = readers.read_queries(file)
+    if config.data.split == "sha256":
+        whole = readers.split(whole, config.data.train_share, part)
+    return readers.first(whole, limit)
+
+
+def _check_distinct(queries: Sequence[Query], name: str) -> None:
+    """An id names one question: two files that share one would give the pool the same query twice."""
+    counts = Counter(query.id for query in queries)
+    twice = [query_id for query_id, count in counts.items() if count > 1]
+    if twice:
+        raise ValueError(
+            f"{len(twice)} ids stand in more than one file of {name!r}, the first {twice[0]!r}; rename them"
+        )
 
 
 def passages(config: Config) -> list[Passage]:

@@ -212,8 +212,9 @@ def evaluate(
     search = assemble.searcher(settings, retriever, allow_plugins=allow_plugins)
     agent, params = open_run(run, settings, step)
     env = assemble.environment(settings, allow_plugins=allow_plugins)
-    limits = {"samples": samples, "limit": questions}
-    found = measure(settings, agent.engine, params, search=search, queries=queries, env=env, **limits)
+    found = measure(
+        settings, agent.engine, params, search=search, queries=queries, env=env, samples=samples, limit=questions
+    )
     _, last = runs.last_checkpoint(run, step)
     kept = queries[: questions or settings.evaluation.questions]
     found["manifest"] = {

@@ -20,7 +20,7 @@ ROOMS = (
     ("models", "pack", "parallel"),
     ("rollout", "learner", "checkpoint", "report", "retrieval_server"),
     ("assemble", "runs"),
-    ("train", "sft", "evaluate", "compare"),
+    ("step", "telemetry", "train", "sft", "evaluate", "compare"),
     ("cli", "doctor"),
 )
 RANK = {name: rank for rank, row in enumerate(ROOMS) for name in row}

@@ -12,6 +12,7 @@ from qr_jax.models.families import ModelConfig
 from qr_jax.pack import pack
 from qr_jax.parallel import mesh as meshes
 from qr_jax.records import Episode, Query, grades
+from qr_jax.train import update
 
 CFG = ModelConfig(
     family="qwen3", vocab=64, width=32, layers=2, heads=4, kv_heads=2, head_dim=8, mlp=64, context_tokens=64
@@ -153,3 +154,40 @@ def test_a_denominator_over_drawn_counts_what_was_left_out():
     whole, _ = gradient(made, state, some)
     half, _ = gradient(made, state, replace(some, drawn_tokens=np.int32(tokens)))
     assert half == pytest.approx(whole / 2, rel=1e-6)
+
+
+def test_bfloat16_compute_keeps_float32_masters_and_stays_near_the_float32_step(reference):
+    shape = config.Mesh(1, 1, 1, devices=1)
+    model = replace(MODEL, compute="bfloat16", remat="full")
+    made = learner.make(CFG, model, SETTINGS, meshes.make_mesh(shape), steps=10)
+    state = made.init(decoder.init(CFG, jax.random.key(0)))
+    loss, grads = gradient(made, state, batch())
+    assert loss == pytest.approx(reference[0], abs=2e-2)
+    state, metrics = made.train_step(state, batch())
+    assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(state.params)) and bool(metrics["finite"])
+    norm = sum(float(np.sum(leaf**2)) for leaf in jax.tree.leaves(reference[1])) ** 0.5
+    gap = [np.sum((a - b) ** 2) for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(reference[1]), strict=True)]
+    assert sum(gap) ** 0.5 < 0.05 * norm
+
+
+def test_remat_changes_no_gradient(reference):
+    for remat in ("full", "dots"):
+        made = learner.make(
+            CFG, replace(MODEL, remat=remat), SETTINGS, meshes.make_mesh(config.Mesh(devices=1)), steps=10
+        )
+        assert_close(gradient(made, made.init(decoder.init(CFG, jax.random.key(0))), batch()), reference)
+
+
+def test_several_updates_a_batch_split_it_and_hold_the_old_policy_still():
+    made, state = build(lr=1e-3)
+    some = batch(rows=4)
+    state, found = update(made, state, some, 3)
+    assert len(found) == 3 and int(state.updates) == 3
+    assert sum(int(one["tokens"]) for one in found) == int(some.mask_MEL.sum())
+    ratios = [abs(float(one["ratio"]) - 1) for one in found]
+    assert ratios[0] < 1e-6 < ratios[1]  # the first part is on-policy, the next are not
+
+
+def test_the_learning_rate_counts_updates_warms_up_and_decays():
+    rate = learner.schedule(replace(SETTINGS, lr=1.0, schedule="linear", warmup_updates=2, decay_updates=6), 100)
+    assert [round(float(rate(step)), 4) for step in range(7)] == [0.5, 0.75, 1.0, 0.75, 0.5, 0.25, 0.0]

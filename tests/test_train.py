@@ -16,7 +16,8 @@ from killed_run import tiny
 from qr_jax import checkpoint, metrics_writer, pool, runs
 from qr_jax.config import use
 from qr_jax.records import grades
-from qr_jax.train import shuffled, train
+from qr_jax.step import shuffled
+from qr_jax.train import train
 
 ROOT = Path(__file__).parents[1]
 POINTS = ("rollout", "metrics", "checkpoint")

@@ -1,0 +1,180 @@
+"""The host half of a step: what is drawn, rolled out, graded, settled and handed on; and what the next step needs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from qr_jax import answers, assemble, pack, plugins, pool, runs
+from qr_jax.config import Config
+from qr_jax.noise import uniforms
+from qr_jax.parallel import hosts, plain
+from qr_jax.records import Episode, Grades, Outcome, Query, grades
+from qr_jax.rollout.engine import Statistics
+from qr_jax.verdict import judge
+
+SHUFFLE = 2  # the first part of a key of `uniforms`: rewards shuffled for the control
+ROLLBACK_SEEDS = 65536  # a rollback moves the seed by this, so that it does not replay the same step for ever
+COUNTS = ("rollouts", "tokens", "searches", "rollbacks", "base", "before")
+
+Group = list[Episode]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a step hands to the next, besides the learner's state; all of it is in the checkpoint."""
+
+    pool: pool.Pool
+    waiting: tuple[tuple[Group, np.ndarray], ...] = ()  # accepted groups and their rewards, until there are min_signal
+    rollouts: int = 0
+    tokens: int = 0
+    searches: int = 0
+    rollbacks: int = 0
+    base: Any = None  # the evaluation before the cold start, when asked for
+    before: Any = None  # the evaluation before the first step
+
+    def to_host(self) -> dict[str, Any]:
+        waiting = [[[plain.episode_to_plain(one) for one in group], rewards] for group, rewards in self.waiting]
+        counts = {name: getattr(self, name) for name in COUNTS}
+        return {"pool": pool.to_arrays(self.pool), "waiting": waiting, **counts}
+
+
+def from_host(host: dict[str, Any]) -> Progress:
+    waiting = tuple(([plain.episode_from_plain(one) for one in group], rewards) for group, rewards in host["waiting"])
+    counts = {name: host[name] for name in COUNTS}
+    return Progress(pool.from_arrays(host["pool"]), waiting, **counts)
+
+
+class Step:
+    """One step's parts, bound once: the plug-ins, the engine, the questions."""
+
+    def __init__(self, settings: Config, agent: assemble.Agent, queries: Sequence[Query], search, run: runs.Run):
+        self.settings, self.agent, self.queries, self.search, self.run = settings, agent, queries, search, run
+        of = settings.pool
+        self.env = assemble.environment(settings)
+        self.reward = plugins.bind("reward", settings.reward)
+        self.rule = plugins.bind("rule", of.rule)
+        self.rounds = partial(plugins.bind("rounds", of.rounds), queries=of.queries, oversample=of.oversample)
+
+    def rollout(self, params, progress: Progress, step: int) -> tuple[np.ndarray, dict[int, Group], Statistics]:
+        """Draw and roll out, round by round; every process its own queries.
+
+        Returns drawn_Q and this process's groups.
+        """
+        drawn: list[int] = []
+        groups: dict[int, Group] = {}
+        total, so_far = Statistics(), []
+        while (ask := self.rounds(progress.pool, so_far)) is not None:
+            new = pool.draw(
+                progress.pool, ask.draw, seed=self.seed(progress), step=step, round=len(so_far), exclude=drawn,
+                by=self.settings.pool.by,
+            )  # fmt: skip
+            if not len(new) and not ask.more:
+                break
+            drawn += new.tolist()
+            wanted = dict.fromkeys(new.tolist(), self.settings.pool.samples) | dict(ask.more)
+            for index, group in self.run_engine(params, wanted, groups, progress, step, total).items():
+                groups[index] = groups.get(index, []) + group
+            so_far.append(self.judge(drawn, self.grade(drawn, groups, step), step, progress))
+        return np.array(drawn, np.int64), groups, total
+
+    def run_engine(self, params, wanted: dict[int, int], groups, progress: Progress, step: int, total: Statistics):
+        """Roll out this process's part of the wanted queries (pool index -> samples).
+
+        Their sample numbers go on counting.
+        """
+        mine_at = hosts.deal(np.array(list(wanted.values())), hosts.count())[hosts.index()]
+        mine = [list(wanted)[at] for at in mine_at]
+        made: dict[int, Group] = {}
+        for first in sorted({len(groups.get(index, ())) for index in mine}):
+            some = [index for index in mine if len(groups.get(index, ())) == first]
+            engine = self.agent.engine
+            found = engine.run(
+                params, [self.queries[index] for index in some], [wanted[index] for index in some], env=self.env,
+                search=self.search, seed=self.seed(progress), step=step, query_keys=some, first_sample=first,
+                stop_now=lambda: self.run.stopping,
+            )  # fmt: skip
+            made |= dict(zip(some, found, strict=True))
+            for name in vars(total):
+                setattr(total, name, getattr(total, name) + getattr(engine.statistics, name))
+        return made
+
+    def seed(self, progress: Progress) -> int:
+        return self.settings.seed + ROLLBACK_SEEDS * progress.rollbacks
+
+    def grade(self, drawn: Sequence[int], groups: dict[int, Group], step: int) -> Grades:
+        """Rewards of all drawn queries in draw order, the same on every process; ragged groups padded as invalid."""
+        mine = [at for at, index in enumerate(drawn) if index in groups]
+        width = max([self.settings.pool.samples, *(len(group) for group in groups.values())])
+        reward_QG = np.zeros((len(mine), width))
+        valid_QG = np.zeros((len(mine), width), bool)
+        outcome_QG = np.zeros((len(mine), width))
+        for row, at in enumerate(mine):
+            index, group = drawn[at], groups[drawn[at]]
+            query = self.queries[index]
+            reward_QG[row, : len(group)] = self.reward(query, group)
+            valid_QG[row, : len(group)] = [episode.valid for episode in group]
+            outcome_QG[row, : len(group)] = [answers.exact_match(episode.answer, query.answers) for episode in group]
+        binary = self.settings.reward.name == "exact_match"
+        graded = hosts.exchange(grades(reward_QG, valid_QG, None if binary else outcome_QG), np.array(mine), len(drawn))
+        return shuffled(graded, self.settings.seed, step) if self.settings.train.shuffle_rewards else graded
+
+    def judge(self, drawn, graded: Grades, step: int, progress: Progress) -> Outcome:
+        of = self.settings.pool
+        return judge(drawn, graded, step=step, accept=of.queries, channel=of.channel, seed=self.seed(progress))
+
+    def settle(self, progress: Progress, drawn_Q, graded: Grades, step: int) -> pool.Settled:
+        of = self.settings.pool
+        return pool.settle(
+            progress.pool, drawn_Q, graded, step=step, accept=of.queries, rule=self.rule, channel=of.channel,
+            seed=self.seed(progress),
+        )  # fmt: skip
+
+    def batch(self, waiting: Sequence[tuple[Group, np.ndarray]], left_out: Sequence[Episode]) -> pack.Batch:
+        """The accepted groups, and those that waited, as one batch of fixed shape."""
+        of, learn = self.settings.pool, self.settings.learner
+        capacity = of.queries + of.min_signal - 1
+        if learn.keep_dead:
+            capacity = max(capacity, of.queries * of.oversample)
+        width = max([of.samples, *(len(group) for group, _ in waiting)])
+        reward_QG, valid_QG = np.zeros((len(waiting), width)), np.zeros((len(waiting), width), bool)
+        for q, (group, rewards) in enumerate(waiting):
+            reward_QG[q, : len(group)] = rewards[: len(group)]
+            valid_QG[q, : len(group)] = [episode.valid for episode in group]
+        overlong = self.settings.rollout.overlong == "mask"
+        cut = [[overlong and episode.stop in ("length", "context") for episode in group] for group, _ in waiting]
+        return pack.pack(
+            [group for group, _ in waiting], grades(reward_QG, valid_QG), rows=learn.rows, row_tokens=learn.row_tokens,
+            queries=capacity, samples=width, drop_loss=cut,
+            drawn_tokens=sum(int(episode.mask_L.sum()) for episode in left_out if episode.valid),
+            drawn_episodes=sum(bool(episode.valid and episode.mask_L.any()) for episode in left_out),
+        )  # fmt: skip
+
+    def gathered(self, drawn_Q, groups: dict[int, Group], kept_at, graded: Grades):
+        """The accepted groups with their rewards, from whichever process rolled them out, in draw order."""
+        mine = [(at, g) for at in kept_at.tolist() for g in range(len(groups.get(int(drawn_Q[at]), ())))]
+        width = graded.reward_QG.shape[1]
+        episodes = [groups[int(drawn_Q[at])][g] for at, g in mine]
+        every = hosts.gather_episodes(episodes, [at * width + g for at, g in mine])
+        of: dict[str, Group] = {}
+        for episode in every:
+            of.setdefault(episode.query.id, []).append(episode)
+        return tuple((of[self.queries[int(drawn_Q[at])].id], graded.reward_QG[at]) for at in kept_at.tolist())
+
+
+def shuffled(graded: Grades, seed: int, step: int) -> Grades:
+    """The control: the step's valid rewards dealt out anew over its valid episodes, so that they say nothing."""
+    valid_QG = np.asarray(graded.valid_QG)
+    reward_QG = np.array(graded.reward_QG)
+    order = np.argsort(uniforms(int(valid_QG.sum()), SHUFFLE, seed, step), kind="stable")
+    reward_QG[valid_QG] = reward_QG[valid_QG][order]
+    return Grades(reward_QG, valid_QG, None if graded.outcome_QG is None else (reward_QG == 1).astype(np.float32))
+
+
+def families(queries: Sequence[Query]) -> np.ndarray:
+    """An integer a query for rules that look at kinds: by dataset, kind and hops, in order of first appearance."""
+    seen: dict[tuple, int] = {}
+    names = [tuple(str(query.meta.get(name)) for name in ("dataset", "kind", "type", "hops")) for query in queries]
+    return np.array([seen.setdefault(name, len(seen)) for name in names])

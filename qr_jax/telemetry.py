@@ -1,0 +1,120 @@
+"""A run in numbers: a step's row of metrics, its episodes as JSON, and the run's summary."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from qr_jax import evaluate, figures, learner, metrics_writer, runs
+from qr_jax.metrics import STOPS
+from qr_jax.records import Outcome
+from qr_jax.rollout.engine import Statistics
+from qr_jax.step import Group, Progress, Step
+
+
+def step_figures(
+    one: Step, before, outcome: Outcome, after: Progress, groups, statistics: Statistics
+) -> dict[str, Any]:
+    """Rewards, pool, rollout and budget metrics of a step."""
+    graded, accept = outcome.grades, one.settings.pool.queries
+    row: dict[str, Any] = {}
+    valid_QG = graded.valid_QG
+    outcome_QG = graded.reward_QG if graded.outcome_QG is None else graded.outcome_QG
+    if valid_QG.any():
+        row["reward/mean"] = float(graded.reward_QG[valid_QG].mean())
+        row["reward/outcome_mean"] = float((outcome_QG[valid_QG] == 1).mean())
+    rollouts_Q = np.array([len(groups.get(int(index), ())) for index in outcome.drawn_Q])
+    row |= figures.step_figures(before, outcome, after.pool, accept=accept, rollouts_Q=rollouts_Q)
+    row |= {"pool/waiting": len(after.waiting), "pool/size": after.pool.size}
+    episodes = [episode for group in groups.values() for episode in group]
+    count = max(len(episodes), 1)
+    searches = sum(len(turn.queries) for episode in episodes for turn in episode.turns)
+    stops = {stop: sum(episode.stop == stop for episode in episodes) / count for stop in STOPS}
+    return row | {
+        "rollout/turns": sum(int(episode.turn_L.max(initial=-1)) + 1 for episode in episodes) / count,
+        "rollout/searches": searches / count,
+        "rollout/tokens": sum(int(episode.mask_L.sum()) for episode in episodes) / count,
+        "rollout/context_tokens": sum(len(episode.ids_L) for episode in episodes) / count,
+        "rollout/faults": sum(not episode.valid for episode in episodes),
+        **{f"rollout/stop_{stop}": share for stop, share in stops.items()},
+        "retriever/queries": statistics.searches_sent,
+        "retriever/failed": statistics.searches_failed,
+        "budget/rollouts": after.rollouts,
+        "budget/tokens": after.tokens,
+        "budget/searches": after.searches,
+    }
+
+
+def learner_figures(state: learner.State, found: list[dict[str, Any]], made: learner.Learner, efficiency, micro):
+    """What the update did; the loss is null where nothing was learned from."""
+    row: dict[str, Any] = {"learner/updates": int(state.updates), "learner/skipped": int(state.skipped)}
+    if not found:
+        return row | {"learner/loss": None, "learner/micro_batches": 0}
+    mean = {name: float(np.mean([one[name] for one in found])) for name in found[0]}
+    row["learner/lr"] = float(np.asarray(made.rate(max(int(state.updates) - 1, 0))))
+    row["learner/nonfinite"] = sum(not one["finite"] for one in found)
+    for name in ("loss", "grad_norm", "update_norm", "kl", "entropy", "clip_low", "clip_high", "dual", "ratio"):
+        if name in mean:
+            row[f"learner/{name}"] = mean[name]
+    row["learner/tokens"] = int(sum(one["tokens"] for one in found))
+    row["sampler_gap/mean"], row["sampler_gap/max"] = mean["gap"], float(max(one["gap_max"] for one in found))
+    return row | {"learner/packing_efficiency": efficiency, "learner/micro_batches": micro}
+
+
+def times(clock: Sequence[float], statistics: Statistics, rollouts: int, found) -> dict[str, Any]:
+    """Seconds by phase, and rates; nothing here is compared between runs."""
+    rollout_s, settle_s, learner_s = np.diff(clock).tolist()
+    tokens = sum(int(one["tokens"]) for one in found)
+    return {
+        "time/step_s": clock[-1] - clock[0],
+        "time/rollout_s": rollout_s,
+        "time/decode_s": statistics.decode_s,
+        "time/prefill_s": statistics.append_s,
+        "time/search_s": statistics.search_s,
+        "time/search_wait_s": statistics.search_wait_s,
+        "time/settle_s": settle_s,
+        "time/learner_s": learner_s,
+        "perf/tokens_per_s": statistics.tokens / max(rollout_s, 1e-9),
+        "perf/learner_tokens_per_s": tokens / max(learner_s, 1e-9),
+        "perf/rollouts_per_s": rollouts / max(clock[-1] - clock[0], 1e-9),
+    }
+
+
+def write_episodes(one: Step, step: int, drawn_Q, groups: dict[int, Group], outcome: Outcome) -> None:
+    taken = set(outcome.accepted_at.tolist())
+    one.run.write_episodes(
+        step,
+        [
+            runs.episode_row(episode, float(outcome.grades.reward_QG[at, g]), str(outcome.verdict_Q[at]), at in taken)
+            for at, index in enumerate(drawn_Q.tolist())
+            for g, episode in enumerate(groups.get(index, ()))
+        ],
+    )
+
+
+def summarise(run: runs.Run, progress: Progress, after, wall_s: float) -> dict[str, Any]:
+    """What summary.json holds: accuracy before and after, pool figures over the last tenth of the steps, the budget."""
+    lines = metrics_writer.read(run.folder)
+    last = figures.over_steps(lines[-max(len(lines) // 10, 1) :]) if lines else {}
+    before = progress.before or {}
+    return {
+        "greedy_before": before.get("exact_match"),
+        "greedy_after": after.get("exact_match") if after else None,
+        "se": {
+            "greedy_before": before.get("exact_match_se"),
+            "greedy_after": after.get("exact_match_se") if after else None,
+        },
+        "questions": after.get("questions") if after else 0,
+        "zero_variance_rate": last.get("pool/zero_variance_rate"),
+        "recycled_share": last.get("pool/recycled_share"),
+        "recycled_by_origin": {name: last.get(f"pool/{name}") for name in figures.ORIGINS},
+        "flipped": last.get("pool/flipped"),
+        "steps": len(lines),
+        "rollouts": progress.rollouts,
+        "tokens": progress.tokens,
+        "searches": progress.searches,
+        "wall_s": wall_s,
+        "base": evaluate.without_details(progress.base or {}),
+        "before": evaluate.without_details(before),
+        "after": evaluate.without_details(after),
+    }
