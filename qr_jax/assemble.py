@@ -191,6 +191,8 @@ def place(params, mesh: jax.sharding.Mesh):
 
 def with_world_seed(config: Config, seed: int) -> Config:
     """The same config over a world of other facts."""
-    if "world" not in (config.data.eval, config.data.corpus):
-        raise ValueError(f"--world-seed needs a synthetic world; this run's questions are {config.data.eval!r}")
+    if {config.data.eval, config.data.corpus} != {"world"}:
+        raise ValueError(
+            f"--world-seed needs a synthetic world; this run asks {config.data.eval!r} over {config.data.corpus!r}"
+        )
     return replace(config, data=replace(config.data, world={**config.data.world, "seed": seed}))

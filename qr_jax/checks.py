@@ -1,6 +1,7 @@
 """Everything about a config that can be wrong and can be known before a device is touched."""
 
 import dataclasses
+import importlib.util
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ AT_LEAST_ONE = {
     "model": ("vocab_block",),
     "data": ("train_limit", "eval_limit"),
     "pool": ("queries", "oversample", "min_signal"),
-    "rollout": ("slots", "context_tokens", "turn_tokens", "search_k", "observation_tokens", "chunk"),
+    "rollout": ("slots", "store", "context_tokens", "turn_tokens", "search_k", "observation_tokens", "chunk"),
     "learner": ("horizon_tokens", "updates", "rows", "row_tokens", "max_nonfinite", "decay_updates"),
     "sft": ("traces", "limit", "max_tokens"),
     "evaluation": ("questions",),
@@ -26,15 +27,16 @@ AT_LEAST_ONE = {
     "mesh": ("data", "fsdp", "tensor", "devices"),
 }
 AT_LEAST_ZERO = {
+    "data": ("trace_worlds",),
     "rollout": ("top_k", "search_retries"),
     "learner": ("kl_weight", "entropy_weight", "warmup_updates", "weight_decay", "importance_low"),
     "sft": ("steps", "warmup_steps", "weight_decay"),
     "evaluation": ("every", "samples"),
-    "train": ("steps", "profile_steps"),
+    "train": ("steps",),
 }
 MORE_THAN_ZERO = {
     "rollout": ("temperature", "search_deadline_s", "top_p"),
-    "learner": ("lr", "eps", "clip_norm", "importance_high"),
+    "learner": ("lr", "eps", "clip_norm", "importance_high", "gap_alarm"),
     "sft": ("lr", "clip_norm"),
     "evaluation": ("temperature",),
 }
@@ -47,7 +49,7 @@ def problems(config: Config, *, devices: int | None = None, allow_plugins: Seque
         config = from_json(config)
     except ValueError as error:
         return [str(error)]
-    parts = (_sizes, _batches, _lengths, _files, _secrets)
+    parts = (_sizes, _together, _batches, _lengths, _files, _sources, _secrets)
     found = [line for part in parts for line in part(config)]
     return found + list(_mesh(config, devices)) + list(_plugins(config, allow_plugins))
 
@@ -78,6 +80,29 @@ def _sizes(config: Config) -> Iterator[str]:
     if config.learner.importance_low >= config.learner.importance_high:
         low, high = config.learner.importance_low, config.learner.importance_high
         yield f"learner.importance_low={low} is not below learner.importance_high={high}"
+
+
+def _together(config: Config) -> Iterator[str]:
+    """Settings that are each right and cannot stand together, or lack what they need."""
+    learner, pool = config.learner, config.pool
+    if learner.keep_dead and pool.min_signal > 1:
+        yield (
+            f"pool.min_signal={pool.min_signal} waits for groups that bear signal, but with learner.keep_dead=true "
+            "dead groups would wait as if they did; set pool.min_signal=1 or learner.keep_dead=false"
+        )
+    if learner.kl == "k1" and learner.kl_weight > 0:
+        yield (
+            f"learner.kl='k1' with learner.kl_weight={learner.kl_weight}: as a term of the loss, k1 has a mean "
+            "gradient of 0 and does nothing; use k2 or k3"
+        )
+    if config.log.wandb and not _is_installed("wandb"):
+        yield "log.wandb=true needs the package wandb: pip install 'qr_jax[wandb]'"
+
+
+def _is_installed(package: str) -> bool:
+    """Whether it can be imported; a folder of that name (W&B leaves one where it ran) is no package."""
+    found = importlib.util.find_spec(package)
+    return found is not None and found.origin is not None
 
 
 def _batches(config: Config) -> Iterator[str]:
@@ -125,7 +150,9 @@ def _files(config: Config) -> Iterator[str]:
     for name in ("train", "eval", "corpus", "traces"):
         text = getattr(config.data, name)
         try:
-            if text not in ("world", "supporting"):
+            if text == "supporting" and name != "traces":
+                yield f"data.{name} is 'supporting', which only data.traces may be; wanted 'world' or files"
+            elif text not in ("world", "supporting"):
                 resolve(text)
         except ValueError as error:
             yield f"data.{name}: {error}"
@@ -137,6 +164,35 @@ def _files(config: Config) -> Iterator[str]:
         is_file = text and (name == "train.init" or text.startswith((".", "/")) or text.endswith(".gguf"))
         if text and is_file and not Path(text).exists():
             yield f"{name} is {text!r}, which is not there (from {Path.cwd()})"
+
+
+def _sources(config: Config) -> Iterator[str]:
+    """Questions, passages and traces must be about one world, and evaluation must not ask what was trained on."""
+    data = config.data
+    if data.train in ("world", "supporting"):
+        return
+    for name, what in (("eval", "questions"), ("corpus", "passages")):
+        if getattr(data, name) == "world":
+            yield f"data.train is files, but data.{name} is still 'world'; set data.{name} to the files of their {what}"
+    if data.traces == "world" and config.sft.steps > 0:
+        yield (
+            f"data.train is files, but data.traces is still 'world' and sft.steps={config.sft.steps}; set data.traces "
+            "to a file of traces or to 'supporting' (made from gold titles), or set sft.steps=0"
+        )
+    trained = _files_of(data.train)
+    if data.split == "given" and trained and trained == _files_of(data.eval):
+        yield (
+            f"data.train and data.eval are the same files ({data.train}), so evaluation would ask what was trained on; "
+            "use data.split=sha256 or other files"
+        )
+
+
+def _files_of(text: str) -> set[Path]:
+    """The files that a setting names; none where one is missing, which `_files` says."""
+    try:
+        return {file.resolve() for file in resolve(text)}
+    except ValueError:
+        return set()
 
 
 def _secrets(config: Config) -> Iterator[str]:

@@ -2,8 +2,10 @@
 
 import argparse
 import json
+import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,15 @@ PACKAGE = Path(__file__).resolve().parent
 RUN_HELP = (
     "the run's folder; by default runs/ and the config's name, or the folder of a config.json (which goes on there)"
 )
+SFT_RUN_HELP = (
+    "the run's folder; by default runs/, the config's name and /sft, where `train` of the same config looks for its "
+    "cold start; or the folder of a config.json (which goes on there)"
+)
 TRUST = "a package outside qr_jax whose plug-ins the run may use; repeat it for more"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; what it returns is the exit code. A ValueError of ours is one line on stderr, and 2."""
+    """Run one command; what it returns is the exit code. A ValueError of ours or an OSError is one line, and 2."""
     words = list(sys.argv[1:] if argv is None else argv)
     parser = make_parser()
     overrides: list[str] = []
@@ -24,14 +30,40 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(words)
     arguments.overrides = overrides
     try:
-        return arguments.run_command(arguments)
+        with _shown_log():
+            return arguments.run_command(arguments)
     except ValueError as error:
         if not _is_ours(error):  # a library's ValueError is a bug of ours: its traceback is what helps
             raise
-        from qr_jax.secrecy import redact
+        return _fail(str(error))
+    except BrokenPipeError:  # whoever read our output is gone, and there is nothing to tell
+        raise
+    except OSError as error:  # a file, a disk, a network: of libraries too, whose messages may have many lines
+        return _fail(" ".join(str(error).split()) or type(error).__name__)
 
-        print(redact(f"error: {error}"), file=sys.stderr)
-        return 2
+
+def _fail(text: str) -> int:
+    from qr_jax.secrecy import redact
+
+    print(redact(f"error: {text}"), file=sys.stderr)
+    return 2
+
+
+@contextmanager
+def _shown_log() -> Iterator[None]:
+    """Within, what qr_jax logs (what was kept, what was refused) is on stderr; no other logger is touched."""
+    log, shown = logging.getLogger("qr_jax"), logging.StreamHandler(sys.stderr)
+    shown.setFormatter(logging.Formatter("%(message)s"))
+    before = log.level, log.propagate
+    log.addHandler(shown)
+    log.setLevel(logging.INFO)
+    log.propagate = False  # a library that we import gives the root logger a handler, which would say it all again
+    try:
+        yield
+    finally:
+        log.removeHandler(shown)
+        log.setLevel(before[0])
+        log.propagate = before[1]
 
 
 def _is_ours(error: ValueError) -> bool:
@@ -54,15 +86,15 @@ def make_parser() -> argparse.ArgumentParser:
 
     doctor = command("doctor", _doctor, "what this machine has, and what is missing")
     doctor.add_argument("--json", action="store_true", help="print JSON")
-    for name, run, text in (
-        ("train", _train, "train by a config: cold start, then GRPO with a recycling pool"),
-        ("sft", _sft, "the cold start alone: cross-entropy on expert traces"),
+    for name, run, text, folder in (
+        ("train", _train, "train by a config: cold start, then GRPO with a recycling pool", RUN_HELP),
+        ("sft", _sft, "the cold start alone: cross-entropy on expert traces", SFT_RUN_HELP),
     ):
         made = command(name, run, text, usage=f"qr-jax {name} CONFIG [setting=value ...] [options]")
         made.add_argument(
             "config", metavar="CONFIG", help="a Python config (file.py, or file.py:name), or a run's config.json"
         )
-        made.add_argument("--run", type=Path, metavar="FOLDER", help=RUN_HELP)
+        made.add_argument("--run", type=Path, metavar="FOLDER", help=folder)
         made.add_argument("--dry-run", action="store_true", help="print the resolved config as JSON and stop")
         made.add_argument("--json", action="store_true", help="print the summary as JSON")
         made.add_argument("--allow-plugins", action="append", default=[], metavar="PACKAGE", help=TRUST)
@@ -79,9 +111,9 @@ def _add_run_commands(command: Any) -> None:
     eval_ = command("eval", _eval, "answer the evaluation questions with a trained agent")
     eval_.add_argument("--retriever", metavar="NAME", help="another retriever than the run's; none: no passages")
     eval_.add_argument("--world-seed", type=int, metavar="N", help="a synthetic world of other facts")
-    eval_.add_argument("--samples", type=int, metavar="N", help="sampled answers a question, for Pass@1")
-    eval_.add_argument("--questions", type=int, metavar="N", help="how many questions")
-    eval_.add_argument("--step", type=int, metavar="N", help="the checkpoint; by default the last")
+    eval_.add_argument("--samples", type=_whole(1), metavar="N", help="sampled answers a question, for Pass@1")
+    eval_.add_argument("--questions", type=_whole(1), metavar="N", help="how many questions")
+    eval_.add_argument("--step", type=_whole(0), metavar="N", help="the checkpoint; by default the last")
     eval_.add_argument("--json", action="store_true", help="print JSON")
     ask = command("ask", _ask, "show a trained agent's searches and answer to one question")
     export = command("export", _export, "write the model as a Hugging Face folder")
@@ -89,8 +121,20 @@ def _add_run_commands(command: Any) -> None:
         made.add_argument("run", type=Path, metavar="RUN", help="the run's folder")
         made.add_argument("--allow-plugins", action="append", default=[], metavar="PACKAGE", help=TRUST)
     ask.add_argument("question", metavar="QUESTION")
+    ask.add_argument("--json", action="store_true", help="print JSON")
     export.add_argument("--hf", type=Path, required=True, metavar="FOLDER", help="where the model goes")
     export.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16", help="of the weights")
+
+
+def _whole(least: int) -> Callable[[str], int]:
+    """What reads an option's whole number of at least `least`."""
+
+    def read(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"found {text!r}; wanted a whole number of at least {least}")
+        return int(text)
+
+    return read
 
 
 def take_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -114,8 +158,8 @@ def take_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]:
     return own, overrides
 
 
-def _resolve(arguments: argparse.Namespace) -> tuple[Any, Path]:
-    """The checked config and the run's folder; plug-ins of a config.json are held to qr_jax and what is allowed."""
+def _resolve(arguments: argparse.Namespace, stage: str = "") -> tuple[Any, Path]:
+    """The checked config, and the folder of the run or its `stage`; a config.json's plug-ins must be allowed ones."""
     from qr_jax import config as configs
 
     path, name = configs.parts(arguments.config)
@@ -125,7 +169,7 @@ def _resolve(arguments: argparse.Namespace) -> tuple[Any, Path]:
     # A Python config is its user's own code; a config.json may be somebody else's.
     configs.check(config, allow_plugins=tuple(arguments.allow_plugins) if path.suffix == ".json" else None)
     stem = path.stem if name == "config" else f"{path.stem}_{name}"
-    return config, arguments.run or (path.parent if path.name == "config.json" else Path("runs") / stem)
+    return config, arguments.run or (path.parent if path.name == "config.json" else Path("runs") / stem / stage)
 
 
 def _open(arguments: argparse.Namespace) -> tuple[str, ...]:
@@ -148,12 +192,24 @@ def _emulate(config: Any) -> None:
 
 
 def _summary(summary: Any, as_json: bool) -> None:
+    """The summary on stdout: all of it as JSON, or in lines without what is nested deeper than one level."""
     if as_json:
         print(json.dumps(summary, indent=2, default=str))
-    elif summary:
-        for name, value in summary.items():
-            if not isinstance(value, dict):
-                print(f"{name}: {value}")
+        return
+    for name, value in (summary or {}).items():
+        if not isinstance(value, Mapping):
+            print(f"{name}: {value}")
+        elif value and all(one is None or isinstance(one, (str, int, float)) for one in value.values()):
+            print(f"{name}: {', '.join(f'{key} {_short(one)}' for key, one in value.items())}")
+
+
+def _short(value: Any) -> str:
+    return "-" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+def _say(arguments: argparse.Namespace) -> Callable[[str], None]:
+    """Where a run tells how it goes: stdout, but stderr when stdout is for the JSON alone."""
+    return (lambda text: print(text, file=sys.stderr)) if arguments.json else print
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
@@ -170,17 +226,17 @@ def _train(arguments: argparse.Namespace) -> int:
         _emulate(config)
         from qr_jax.train import train
 
-        _summary(train(config, folder), arguments.json)
+        _summary(train(config, folder, say=_say(arguments)), arguments.json)
     return 0
 
 
 def _sft(arguments: argparse.Namespace) -> int:
-    config, folder = _resolve(arguments)
+    config, folder = _resolve(arguments, "sft")
     if not arguments.dry_run:
         _emulate(config)
         from qr_jax.sft import sft
 
-        _summary(sft(config, folder), arguments.json)
+        _summary(sft(config, folder, say=_say(arguments)), arguments.json)
     return 0
 
 
@@ -199,8 +255,23 @@ def _ask(arguments: argparse.Namespace) -> int:
     allow_plugins = _open(arguments)
     from qr_jax import evaluate
 
-    print(evaluate.format_episode(evaluate.ask(arguments.run, arguments.question, allow_plugins=allow_plugins)))
+    episode = evaluate.ask(arguments.run, arguments.question, allow_plugins=allow_plugins)
+    print(json.dumps(_episode_json(episode), indent=2) if arguments.json else evaluate.format_episode(episode))
     return 0
+
+
+def _episode_json(episode: Any) -> dict[str, Any]:
+    """What `ask --json` prints: question, answer, how it ended, and each turn with the ids of the passages found."""
+    turns = [
+        {
+            "author": turn.author,
+            "text": turn.text,
+            "queries": list(turn.queries),
+            "passages": [passage.id for found in turn.passages for passage in found],
+        }
+        for turn in episode.turns
+    ]
+    return {"question": episode.query.question, "answer": episode.answer, "stop": episode.stop, "turns": turns}
 
 
 def _export(arguments: argparse.Namespace) -> int:

@@ -95,7 +95,8 @@ class Learner:
     importance: Literal["off", "truncate", "icepop"] = "off"  # rollout-learner weights (importance.py)
     importance_low: float = 0.5
     importance_high: float = 2.0
-    updates: int = 1  # optimizer updates a batch; with more than one, old log-probabilities are computed once before
+    updates: int = 1  # optimizer updates a batch, over disjoint parts of it; old log-probabilities come once before
+    gap_alarm: float = 0.1  # mean nats between sampler and learner above which a step says so
     rows: int = 8  # packed rows of one micro-batch (all devices together)
     row_tokens: int = 1024
     lr: float = 1e-6
@@ -140,7 +141,6 @@ class Train:
     keep_checkpoints: int = 2
     init: str | None = None  # a run folder to start from (its last checkpoint's weights)
     shuffle_rewards: bool = False  # control: rewards shuffled over the step's episodes; accuracy must not rise
-    profile_steps: int = 0
 
 
 @dataclass(frozen=True)

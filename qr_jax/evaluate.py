@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from qr_jax import answers, assemble, runs
+from qr_jax import answers, assemble, checkpoint, runs
 from qr_jax.config import Config
 from qr_jax.models import decoder, hf
 from qr_jax.parallel import mesh as meshes
@@ -182,6 +182,7 @@ def format_table(found: Mapping[str, Any]) -> str:
 def weights(run: str | Path, agent: assemble.Agent, mesh, step: int | None = None):
     """The parameters of a run's last whole checkpoint, or that of `step`, laid over the mesh."""
     found, last = runs.last_checkpoint(run, step)
+    checkpoint.check_same_model(found.host(last), agent.fingerprint)
     abstract = meshes.abstract(mesh, decoder.abstract(agent.cfg))
     return found.restore(last, abstract, part="params")[0]
 

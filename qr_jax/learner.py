@@ -23,6 +23,11 @@ from qr_jax.parallel import mesh as meshes
 from qr_jax.variance import group_variance_mask
 
 
+# Metrics of the learner itself; a loss plug-in's others are its own.
+OWN = {"gap", "gap_max", "nll", "tokens", "signal_groups", "loss", "grad_norm", "update_norm", "finite", "any"}
+OWN |= {"kl", "entropy"}
+
+
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class State:
@@ -122,6 +127,8 @@ def make(
             adv_NL=adv_EL, mask_NL=mask_EL, turn_NL=micro.turn_MEL, group_N=micro.episode_ME, reward_N=reward_E,
         )  # fmt: skip
         loss_EL, metrics = loss(**{name: value for name, value in given.items() if name in needs})
+        if taken := OWN & set(metrics):
+            raise ValueError(f"loss {settings.loss.name!r} reports {sorted(taken)}, names that the learner has itself")
         if settings.importance == "truncate":
             loss_EL *= importance.truncate(old_EL, rollout_EL, high=settings.importance_high)
         elif settings.importance == "icepop":

@@ -78,10 +78,8 @@ NAMES: dict[str, Metric] = {
     "learner/ratio": Metric("", "mean importance ratio new/old"),
     "learner/kl": Metric("nats", "KL to the reference model, a token"),
     "learner/entropy": Metric("nats", "entropy, a token"),
-    "learner/nll": Metric("nats", "cross-entropy of the sampled tokens under the learner, a token"),
-    "learner/signal_groups": Metric("", "groups in the batch that had an advantage"),
     "learner/updates": Metric("", "optimizer updates so far"),
-    "learner/skipped": Metric("", "updates skipped so far for a non-finite gradient"),
+    "learner/skipped": Metric("", "updates skipped in a row for a non-finite gradient"),
     "learner/nonfinite": Metric("", "non-finite gradients in this step"),
     "learner/tokens": Metric("tokens", "sampled tokens that were trained on"),
     "learner/packing_efficiency": Metric("share", "of the packed rows' columns, those with a token"),
@@ -116,11 +114,10 @@ NAMES: dict[str, Metric] = {
     "perf/compiles": Metric("", "programs compiled in this step; 0 after the first"),
     "perf/rollouts_per_s": Metric("1/s", "episodes a second of the step"),
 }
-# Areas whose names end with what is measured: a benchmark's name and a measure, or what a loss plug-in reports.
+# Areas whose names end with what is measured.
 OPEN: dict[str, Metric] = {
-    "eval/": Metric("", "evaluation: eval/<questions>/<measure>"),
-    "loss/": Metric("", "what the loss plug-in reports, mean over sampled tokens"),
-    "reward/by_": Metric("", "mean reward of one kind of question"),
+    "loss/": Metric("", "what the loss plug-in reports by a name of its own, mean over sampled tokens"),
+    "eval/": Metric("", "evaluation: eval/<measure>, greedy, or eval/pass_at_1_<measure>"),
 }
 # Names that people know from other systems; ours that are listed are added up.
 ALIASES: dict[str, dict[str, tuple[str, ...]]] = {

@@ -1,5 +1,6 @@
 """Where metrics go: a JSONL file always, TensorBoard and W&B on request, and a terminal's lines."""
 
+import hashlib
 import json
 import math
 import os
@@ -89,7 +90,12 @@ def _wandb(folder: Path) -> Any:
         import wandb
     except ImportError as error:
         raise ValueError("log.wandb=true needs the package wandb: pip install 'qr_jax[wandb]'") from error
-    return wandb.init(project="qr_jax", name=folder.name, dir=str(folder), resume="allow")
+    return wandb.init(project="qr_jax", id=wandb_id(folder), name=folder.name, dir=str(folder), resume="allow")
+
+
+def wandb_id(folder: Path) -> str:
+    """16 hex digits by the folder's absolute path: each attempt at a run goes on in the same W&B run."""
+    return hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
 
 
 def _row(values: Values, aliases: Sequence[str]) -> dict[str, float | int | None]:

@@ -9,7 +9,7 @@ import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from qr_jax import checkpoint, config, metrics_writer
 from qr_jax.config import Config
@@ -24,8 +24,15 @@ MAY_CHANGE = ("train.steps", "train.keep_checkpoints", "train.checkpoint_every",
 class Run:
     """One attempt at a run. `checkpoints` and `writer` are its files; `attempt` counts from 1."""
 
-    def __init__(self, folder: str | Path, settings: Config, *, say: Callable[[str], None] = print):
-        self.folder, self.settings, self.say = Path(folder), settings, say
+    def __init__(
+        self,
+        folder: str | Path,
+        settings: Config,
+        *,
+        stage: Literal["train", "sft"],
+        say: Callable[[str], None] = print,
+    ):
+        self.folder, self.settings, self.stage, self.say = Path(folder), settings, stage, say
         self.folder.mkdir(parents=True, exist_ok=True)
         self._keep_config()
         self.attempt = checkpoint.next_attempt(self.folder)
@@ -35,6 +42,7 @@ class Run:
         self._writer: metrics_writer.Writer | None = None
         self.saved: int | None = None
         self.stopping = False
+        self._handler_before = self._on_sigterm()
 
     @property
     def writer(self) -> metrics_writer.Writer:
@@ -43,35 +51,42 @@ class Run:
         return self._writer
 
     def _keep_config(self) -> None:
-        """Write config.json; with another one there, refuse what would make this another run."""
+        """Write config.json; where a run has begun, refuse what would make it another one."""
         path = self.folder / "config.json"
-        if path.is_file():
+        begun = (self.folder / "checkpoints").is_dir() or (self.folder / "metrics.jsonl").is_file()
+        if path.is_file() and begun:
             there = config.load(path)
             if differ := [name for name in differences(there, self.settings) if not name.startswith(MAY_CHANGE)]:
                 raise ValueError(
                     f"{self.folder} holds a run with other settings ({'; '.join(differ)}); start this one in another "
                     "folder with --run, or repeat the settings of that run to go on with it"
                 )
-        text = json.dumps(config.to_json(self.settings), indent=2) + "\n"
-        aside = path.with_suffix(".json.new")
-        aside.write_text(text)
-        os.replace(aside, path)
+        self.write_json("config.json", config.to_json(self.settings))
 
-    def go_on(self, abstract: Any) -> tuple[Any, dict[str, Any], int] | None:
-        """State, host values and step of the last whole checkpoint; None when new.
+    def go_on(self, abstract: Any, check: Callable[[dict[str, Any]], None]) -> tuple[Any, dict[str, Any], int] | None:
+        """State, host values and step of the last whole checkpoint, once `check` has passed them; None when new.
 
-        Later lines and files are moved aside.
+        Later lines and files are then moved aside. Called again, it goes back to there: a new attempt begins.
         """
         step = self.checkpoints.latest()
-        found = None if step is None else self.checkpoints.restore(step, abstract)
-        length = 0 if found is None else found[1]["metrics_bytes"]
+        found = None
+        if step is not None:
+            host = self.checkpoints.host(step)
+            if host.get("stage") != self.stage:
+                raise ValueError(
+                    f"{self.folder} holds a run of `qr-jax {host.get('stage')}`; give `qr-jax {self.stage}` a folder "
+                    "of its own with --run"
+                )
+            check(host)
+            found = self.checkpoints.restore(step, abstract)
         if self._writer:
             self._writer.close()
+            self.attempt = checkpoint.next_attempt(self.folder)
         if hosts.index() == 0:
-            lines = metrics_writer.discard_after(self.folder, length, self.attempt)
+            lines = metrics_writer.discard_after(self.folder, found[1]["metrics_bytes"] if found else 0, self.attempt)
             if lines:
                 self.say(f"{lines} lines of metrics after step {step} moved to logs/attempt_{self.attempt}/discarded")
-        checkpoint.discard_after(self.folder, -1 if step is None else step - 1, self.attempt)
+        checkpoint.discard_after(self.folder, step or 0, self.attempt)
         log = self.settings.log
         self._writer = metrics_writer.Writer(
             self.folder, tensorboard=log.tensorboard, wandb=log.wandb, aliases=log.aliases, first_step=(step or 0)
@@ -83,11 +98,11 @@ class Run:
         """Checkpoint `step` (the number of steps done), metrics synced first; nothing when it is saved already."""
         if self.saved == step or self._writer is None:
             return
-        self.checkpoints.save(step, state, host, metrics_bytes=self._writer.sync())
+        self.checkpoints.save(step, state, {**host, "stage": self.stage}, metrics_bytes=self._writer.sync())
         self.saved = step
 
     def write_episodes(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
-        """episodes/step_N.jsonl, a row an episode, whole or not there."""
+        """episodes/step_N.jsonl, numbered like the line in metrics.jsonl: a row an episode, whole or not there."""
         if not self.settings.log.episodes or hosts.index():
             return
         path = self.folder / "episodes" / f"step_{step:06d}.jsonl"
@@ -102,18 +117,25 @@ class Run:
             aside.write_text(json.dumps(value, indent=2) + "\n")
             os.replace(aside, self.folder / name)
 
-    def on_sigterm(self) -> Any:
-        """From now on a SIGTERM sets `stopping`, which rollouts and steps look at; returns the handler before."""
+    def _on_sigterm(self) -> Any:
+        """From now on a SIGTERM sets `stopping`, here and in a run around this one; returns the handler before."""
+        before = signal.getsignal(signal.SIGTERM)
 
-        def note(*_):
+        def note(*received):
             self.stopping = True
+            if callable(before):
+                before(*received)
 
         try:
-            return signal.signal(signal.SIGTERM, note)
+            signal.signal(signal.SIGTERM, note)
         except ValueError:  # not the main thread: whoever runs us there handles signals
             return None
+        return before
 
     def close(self) -> None:
+        """Wait for what is being written, and give SIGTERM back to whom it belonged."""
+        if self._handler_before is not None:
+            signal.signal(signal.SIGTERM, self._handler_before)
         self.checkpoints.close()
         if self._writer:
             self._writer.close()

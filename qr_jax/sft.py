@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from qr_jax import assemble, config, learner, pack, runs
+from qr_jax import assemble, checkpoint, config, learner, pack, runs
 from qr_jax.config import Config, use
 from qr_jax.parallel import mesh as meshes
 from qr_jax.queries import sources
@@ -122,21 +122,20 @@ def sft(
         raise ValueError(f"sft.steps={settings.sft.steps}: a cold start needs at least 1")
     start = time.monotonic()
     every = max(settings.sft.steps // 4, 1)
-    run = runs.Run(folder, runs.for_stage(settings, settings.sft.steps, every), say=say)
-    run.on_sigterm()
+    run = runs.Run(folder, runs.for_stage(settings, settings.sft.steps, every), stage="sft", say=say)
     try:
         agent = agent or assemble.agent(settings)
         mesh = meshes.make_mesh(settings.mesh)
-        rate = _learner_settings(settings)
+        rate, fingerprint = _learner_settings(settings), agent.fingerprint
         made = learner.make(agent.cfg, settings.model, rate, mesh, steps=settings.sft.steps)
-        resumed = run.go_on(made.abstract)
+        resumed = run.go_on(made.abstract, lambda host: checkpoint.check_same_model(host, fingerprint))
         state, done = (resumed[0], resumed[2]) if resumed else (None, 0)
         if resumed and done >= settings.sft.steps:
             return {"steps": done, "loss": None, "wall_s": time.monotonic() - start}
         episodes = demonstrations(settings, agent, search or assemble.searcher(settings), say)
         batches = sources.batches(episodes, settings.sft.traces, seed=settings.seed)
         state = state or made.init(assemble.place(agent.weights(), mesh))
-        host = {"model": agent.fingerprint}
+        host = {checkpoint.MODEL: fingerprint}
         loss = None
         for step in range(done, settings.sft.steps):
             state, row = _step(made, state, batches(step), rate, settings)

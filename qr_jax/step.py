@@ -28,6 +28,7 @@ class Progress:
 
     pool: pool.Pool
     waiting: tuple[tuple[Group, np.ndarray], ...] = ()  # accepted groups and their rewards, until there are min_signal
+    left_out: tuple[int, int] = (0, 0)  # sampled tokens and episodes drawn since the last update and not waiting
     rollouts: int = 0
     tokens: int = 0
     searches: int = 0
@@ -38,13 +39,14 @@ class Progress:
     def to_host(self) -> dict[str, Any]:
         waiting = [[[plain.episode_to_plain(one) for one in group], rewards] for group, rewards in self.waiting]
         counts = {name: getattr(self, name) for name in COUNTS}
-        return {"pool": pool.to_arrays(self.pool), "waiting": waiting, **counts}
+        return {"pool": pool.to_arrays(self.pool), "waiting": waiting, "left_out": list(self.left_out), **counts}
 
 
 def from_host(host: dict[str, Any]) -> Progress:
     waiting = tuple(([plain.episode_from_plain(one) for one in group], rewards) for group, rewards in host["waiting"])
     counts = {name: host[name] for name in COUNTS}
-    return Progress(pool.from_arrays(host["pool"]), waiting, **counts)
+    tokens, episodes = host["left_out"]
+    return Progress(pool.from_arrays(host["pool"]), waiting, (tokens, episodes), **counts)
 
 
 class Step:
@@ -132,12 +134,19 @@ class Step:
             seed=self.seed(progress),
         )  # fmt: skip
 
-    def batch(self, waiting: Sequence[tuple[Group, np.ndarray]], left_out: Sequence[Episode]) -> pack.Batch:
+    def left_out(self, progress: Progress, drawn_Q, groups: dict[int, Group], kept_at) -> tuple[int, int]:
+        """Sampled tokens and episodes of valid rollouts that will not be trained on, since the last update."""
+        kept = set(kept_at.tolist())
+        rest = [e for at, index in enumerate(drawn_Q.tolist()) if at not in kept for e in groups.get(index, ())]
+        sampled = [int(episode.mask_L.sum()) for episode in rest if episode.valid]
+        counts = hosts.gather([sum(sampled), sum(tokens > 0 for tokens in sampled)])
+        tokens, episodes = np.sum(counts, axis=0).tolist()
+        return progress.left_out[0] + tokens, progress.left_out[1] + episodes
+
+    def batch(self, waiting: Sequence[tuple[Group, np.ndarray]], left_out: tuple[int, int]) -> pack.Batch:
         """The accepted groups, and those that waited, as one batch of fixed shape."""
         of, learn = self.settings.pool, self.settings.learner
-        capacity = of.queries + of.min_signal - 1
-        if learn.keep_dead:
-            capacity = max(capacity, of.queries * of.oversample)
+        capacity = of.queries * of.oversample if learn.keep_dead else of.queries + of.min_signal - 1
         width = max([of.samples, *(len(group) for group, _ in waiting)])
         reward_QG, valid_QG = np.zeros((len(waiting), width)), np.zeros((len(waiting), width), bool)
         for q, (group, rewards) in enumerate(waiting):
@@ -148,8 +157,7 @@ class Step:
         return pack.pack(
             [group for group, _ in waiting], grades(reward_QG, valid_QG), rows=learn.rows, row_tokens=learn.row_tokens,
             queries=capacity, samples=width, drop_loss=cut,
-            drawn_tokens=sum(int(episode.mask_L.sum()) for episode in left_out if episode.valid),
-            drawn_episodes=sum(bool(episode.valid and episode.mask_L.any()) for episode in left_out),
+            drawn_tokens=left_out[0], drawn_episodes=left_out[1],
         )  # fmt: skip
 
     def gathered(self, drawn_Q, groups: dict[int, Group], kept_at, graded: Grades):

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 from qr_jax import evaluate, figures, learner, metrics_writer, runs
-from qr_jax.metrics import STOPS
+from qr_jax.config import Config
+from qr_jax.metrics import NAMES, STOPS
 from qr_jax.records import Outcome
 from qr_jax.rollout.engine import Statistics
 from qr_jax.step import Group, Progress, Step
@@ -53,12 +54,33 @@ def learner_figures(state: learner.State, found: list[dict[str, Any]], made: lea
     mean = {name: float(np.mean([one[name] for one in found])) for name in found[0]}
     row["learner/lr"] = float(np.asarray(made.rate(max(int(state.updates) - 1, 0))))
     row["learner/nonfinite"] = sum(not one["finite"] for one in found)
-    for name in ("loss", "grad_norm", "update_norm", "kl", "entropy", "clip_low", "clip_high", "dual", "ratio"):
-        if name in mean:
-            row[f"learner/{name}"] = mean[name]
+    for name, value in mean.items():
+        if f"learner/{name}" in NAMES:
+            row[f"learner/{name}"] = value
+        elif name not in learner.OWN:
+            row[f"loss/{name}"] = value
     row["learner/tokens"] = int(sum(one["tokens"] for one in found))
     row["sampler_gap/mean"], row["sampler_gap/max"] = mean["gap"], float(max(one["gap_max"] for one in found))
     return row | {"learner/packing_efficiency": efficiency, "learner/micro_batches": micro}
+
+
+def gap_alarm(settings: Config, row: dict[str, Any]) -> str | None:
+    """A warning when the learner does not agree with the sampler about what was likely."""
+    gap = row.get("sampler_gap/mean")
+    if gap is None or gap <= settings.learner.gap_alarm:
+        return None
+    return (
+        f"sampler and learner differ by {gap:.3f} nats a token (learner.gap_alarm {settings.learner.gap_alarm}): the "
+        "policy is trained on what it did not sample; compare their dtypes, or set learner.importance=truncate"
+    )
+
+
+def fault_alarm(groups: dict[int, Group]) -> str | None:
+    """A warning when no episode of the step is valid."""
+    episodes = [episode for group in groups.values() for episode in group]
+    if not episodes or any(episode.valid for episode in episodes):
+        return None
+    return f"every episode is a fault, the first by: {episodes[0].fault}; nothing is learned until that is mended"
 
 
 def times(clock: Sequence[float], statistics: Statistics, rollouts: int, found) -> dict[str, Any]:
@@ -83,7 +105,7 @@ def times(clock: Sequence[float], statistics: Statistics, rollouts: int, found) 
 def write_episodes(one: Step, step: int, drawn_Q, groups: dict[int, Group], outcome: Outcome) -> None:
     taken = set(outcome.accepted_at.tolist())
     one.run.write_episodes(
-        step,
+        step + 1,
         [
             runs.episode_row(episode, float(outcome.grades.reward_QG[at, g]), str(outcome.verdict_Q[at]), at in taken)
             for at, index in enumerate(drawn_Q.tolist())
@@ -93,7 +115,10 @@ def write_episodes(one: Step, step: int, drawn_Q, groups: dict[int, Group], outc
 
 
 def summarise(run: runs.Run, progress: Progress, after, wall_s: float) -> dict[str, Any]:
-    """What summary.json holds: accuracy before and after, pool figures over the last tenth of the steps, the budget."""
+    """What summary.json holds: accuracy before and after, pool figures over the last tenth of the steps, the budget.
+
+    `wall_s` is this attempt's.
+    """
     lines = metrics_writer.read(run.folder)
     last = figures.over_steps(lines[-max(len(lines) // 10, 1) :]) if lines else {}
     before = progress.before or {}

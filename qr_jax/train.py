@@ -29,9 +29,14 @@ from qr_jax.rollout.engine import Interrupted
 from qr_jax.sft import sft
 from qr_jax.step import Progress, Step, families, from_host
 
+MOST_ROLLBACKS = 3
+
 
 def update(made: learner.Learner, state: learner.State, batch: pack.Batch, updates: int):
-    """One optimizer update, or `updates` of them over disjoint parts of the batch against one old policy."""
+    """One optimizer update, or `updates` of them over disjoint parts of the batch against one old policy.
+
+    A part is every `updates`-th micro-batch; with fewer micro-batches than that there are fewer updates.
+    """
     if updates == 1:
         state, found = made.train_step(state, batch)
         return state, [jax.device_get(found)]
@@ -39,7 +44,13 @@ def update(made: learner.Learner, state: learner.State, batch: pack.Batch, updat
     for part in range(updates):
         here_M = batch.used_M & (np.arange(len(batch.used_M)) % updates == part)
         if here_M.any():
-            some = replace(batch, used_M=here_M, mask_MEL=batch.mask_MEL & here_M[:, None, None])
+            some = replace(
+                batch,
+                used_M=here_M,
+                mask_MEL=batch.mask_MEL & here_M[:, None, None],
+                drawn_tokens=batch.drawn_tokens // updates,
+                drawn_episodes=batch.drawn_episodes // updates,
+            )
             state, one = made.train_step(state, some, old_MEL)
             found.append(jax.device_get(one))
     return state, found
@@ -48,95 +59,110 @@ def update(made: learner.Learner, state: learner.State, batch: pack.Batch, updat
 def train(settings: Config, folder: str | Path, *, say: Callable[[str], None] = print) -> dict[str, Any]:
     """Train by a config in a run folder, or go on with the run that is there. Returns the summary (summary.json)."""
     started = time.monotonic()
-    run = runs.Run(folder, settings, say=say)
-    run.on_sigterm()
+    run = runs.Run(folder, settings, stage="train", say=say)
     try:
-        return _train(settings, run, started)
-    except Interrupted:  # in an evaluation: what is not in a checkpoint yet is computed again
-        say("stopped by SIGTERM in an evaluation; the same command goes on from the last checkpoint")
+        parts = _Parts(settings, run)
+        state, progress, first = _begin(parts)
+        state, progress = _loop(parts, state, progress, first)
+        say("evaluating after training")
+        after = parts.measure(params=parts.hand_over(state.params))
+        _say_what_changed(say, progress, after)
+        summary = telemetry.summarise(run, progress, after, time.monotonic() - started)
+        run.write_json("summary.json", summary)
+        return summary
+    except Interrupted:
+        say("stopped by SIGTERM; the same command goes on from the last checkpoint")
         raise SystemExit(143) from None
     finally:
         run.close()
 
 
-def _train(settings: Config, run: runs.Run, started: float) -> dict[str, Any]:
-    say, mesh = run.say, meshes.make_mesh(settings.mesh)
-    agent = assemble.agent(settings)
-    queries, search = assemble.questions(settings, "train"), assemble.searcher(settings)
-    made = learner.make(
-        agent.cfg, settings.model, settings.learner, mesh, steps=settings.train.steps * settings.learner.updates,
-        temperature=settings.rollout.temperature,
-    )  # fmt: skip
-    one = Step(settings, agent, queries, search, run)
-    same = {
-        checkpoint.QUERIES: pool.query_list_hash(query.id for query in queries),
-        checkpoint.MODEL: agent.fingerprint,
-    }
-    hand_over = partial(assemble.hand_over, compute=settings.model.compute, mesh=mesh)
-    measure = partial(evaluate.measure, settings, agent.engine, search=search, stop_now=lambda: run.stopping)
-    resumed = run.go_on(made.abstract)
+class _Parts:
+    """What all steps share, bound once from the config."""
+
+    def __init__(self, settings: Config, run: runs.Run):
+        self.settings, self.run, self.mesh = settings, run, meshes.make_mesh(settings.mesh)
+        self.agent = assemble.agent(settings)
+        queries, self.search = assemble.questions(settings, "train"), assemble.searcher(settings)
+        steps = settings.train.steps * settings.learner.updates
+        temperature = settings.rollout.temperature
+        shape = (self.agent.cfg, settings.model, settings.learner, self.mesh)
+        self.made = learner.make(*shape, steps=steps, temperature=temperature)
+        self.one = Step(settings, self.agent, queries, self.search, run)
+        self.same = {
+            checkpoint.QUERIES: pool.query_list_hash(query.id for query in queries),
+            checkpoint.MODEL: self.agent.fingerprint,
+        }
+        self.hand_over = partial(assemble.hand_over, compute=settings.model.compute, mesh=self.mesh)
+        interrupts = {"stop_now": lambda: run.stopping}
+        self.measure = partial(evaluate.measure, settings, self.agent.engine, search=self.search, **interrupts)
+
+    def check(self, host: dict[str, Any]) -> None:
+        """ValueError when a checkpoint's host values are of another query list or model."""
+        checkpoint.check_same_queries(host, self.same[checkpoint.QUERIES])
+        checkpoint.check_same_model(host, self.same[checkpoint.MODEL])
+
+    def save(self, step: int, state: learner.State, progress: Progress) -> None:
+        self.run.save(step, state, progress.to_host() | self.same)
+
+
+def _begin(parts: _Parts) -> tuple[learner.State, Progress, int]:
+    """Where the run goes on; or its first policy, evaluated and saved as step 0."""
+    settings, run, say = parts.settings, parts.run, parts.run.say
+    resumed = run.go_on(parts.made.abstract, parts.check)
     if resumed:
-        state, host, first = resumed
-        checkpoint.check_same_queries(host, same[checkpoint.QUERIES])
-        checkpoint.check_same_model(host, same[checkpoint.MODEL])
-        progress = from_host(host)
-        say(f"going on after step {first} (attempt {run.attempt})")
-        _warm_up(agent, hand_over(state.params), say)
-    else:
-        progress = Progress(pool.create(len(queries), families(queries)))
-        params = assemble.place(agent.weights(), mesh)
-        say(f"{len(queries)} queries; {meshes.describe_layout(mesh, params).splitlines()[0]}")
-        _warm_up(agent, hand_over(params), say)
-        if settings.evaluation.base:
-            say("evaluating the model as it is, before its cold start")
-            progress = replace(progress, base=measure(params=hand_over(params)))
-            say(f"before the cold start: {evaluate.one_line(progress.base)}")
-        state, first = made.init(_weights(settings, run, agent, search, mesh, params)), 0
-        del params
-        say("evaluating before training")
-        progress = replace(progress, before=measure(params=hand_over(state.params)))
-        say(f"before training: {evaluate.one_line(progress.before)}")
-        run.save(0, state, progress.to_host() | same)
+        state, host, step = resumed
+        say(f"going on after step {step} (attempt {run.attempt})")
+        _warm_up(parts, parts.hand_over(state.params))
+        return state, from_host(host), step
+    queries = parts.one.queries
+    progress = Progress(pool.create(len(queries), families(queries)))
+    params = assemble.place(parts.agent.weights(), parts.mesh)
+    say(f"{len(queries)} queries; {meshes.describe_layout(parts.mesh, params).splitlines()[0]}")
+    _warm_up(parts, parts.hand_over(params))
+    if settings.evaluation.base:
+        say("evaluating the model as it is, before its cold start")
+        progress = replace(progress, base=parts.measure(params=parts.hand_over(params)))
+        say(f"before the cold start: {evaluate.one_line(progress.base)}")
+    state = parts.made.init(_weights(parts, params))
+    del params
+    say("evaluating before training")
+    progress = replace(progress, before=parts.measure(params=parts.hand_over(state.params)))
+    say(f"before training: {evaluate.one_line(progress.before)}")
+    parts.save(0, state, progress)
+    return state, progress, 0
+
+
+def _loop(parts: _Parts, state: learner.State, progress: Progress, step: int) -> tuple[learner.State, Progress]:
+    """The steps. A SIGTERM in a rollout saves the step before; one later, the step it came in."""
+    settings, run, say = parts.settings, parts.run, parts.run.say
     rows: list[dict[str, Any]] = []
-    step = first
     while step < settings.train.steps:
         try:
-            found = train_one(one, made, state, progress, hand_over, step)
+            state, progress, row = train_one(parts.one, parts.made, state, progress, parts.hand_over, step)
         except Interrupted:
-            found = None
-        if found is None or run.stopping:
-            if found is not None:
-                state, progress, row = found
-                if row is not None:  # None: the pool is exhausted, and this step did nothing
-                    run.writer.write(step + 1, row)
-                    step += 1
-            run.save(step, state, progress.to_host() | same)
-            say(f"stopped by SIGTERM after step {step}; the same command goes on from here")
-            raise SystemExit(143)
-        state, progress, row = found
+            parts.save(step, state, progress)
+            raise
         if row is None:
             say(f"step {step}: every query is used up, and pool.on_exhausted is 'stop'")
             break
         step += 1
         if int(state.skipped) >= settings.learner.max_nonfinite:
-            state, progress, step = _roll_back(run, made, progress, say)
+            state, progress, step = _roll_back(parts, progress)
             continue
         if settings.evaluation.every and step % settings.evaluation.every == 0 and step < settings.train.steps:
-            row |= evaluate.as_metrics(measure(params=hand_over(state.params)))
+            row |= evaluate.as_metrics(parts.measure(params=parts.hand_over(state.params)))
         run.writer.write(step, row)
         rows.append(row)
         say(metrics_writer.live_line(step, row, settings.train.steps))
         if step % 10 == 0:
             say(metrics_writer.table(rows[-10:]))
-        if step % settings.train.checkpoint_every == 0 or step == settings.train.steps:
-            run.save(step, state, progress.to_host() | same)
-    run.save(step, state, progress.to_host() | same)
-    say("evaluating after training")
-    after = measure(params=hand_over(state.params))
-    _say_what_changed(say, progress, after)
-    summary = telemetry.summarise(run, progress, after, time.monotonic() - started)
-    run.write_json("summary.json", summary)
-    return summary
+        if step % settings.train.checkpoint_every == 0 or run.stopping:
+            parts.save(step, state, progress)
+        if run.stopping:
+            raise Interrupted
+    parts.save(step, state, progress)
+    return state, progress
 
 
 def train_one(one: Step, made: learner.Learner, state, progress: Progress, hand_over, step: int):
@@ -156,18 +182,18 @@ def train_one(one: Step, made: learner.Learner, state, progress: Progress, hand_
     clock.append(time.monotonic())
     kept_at = np.arange(len(drawn_Q)) if settings.learner.keep_dead else settled.accepted_at
     new = one.gathered(drawn_Q, groups, kept_at, graded)
-    left_out = [e for at, i in enumerate(drawn_Q) if at not in set(kept_at.tolist()) for e in groups.get(int(i), ())]
-    waiting = (*progress.waiting, *new)
+    waiting, left_out = (*progress.waiting, *new), one.left_out(progress, drawn_Q, groups, kept_at)
     found: list[dict[str, Any]] = []
     efficiency, micro = None, 0
     if len(waiting) >= max(settings.pool.min_signal, 1):
         batch = one.batch(waiting, left_out)
         state, found = update(made, state, batch, settings.learner.updates)
         efficiency, micro, waiting = pack.packing_efficiency(batch), int(batch.used_M.sum()), ()
+        left_out = (0, 0)
     clock.append(time.monotonic())
     rollouts = sum(len(group) for group in groups.values())
     after = replace(
-        progress, pool=settled.pool, waiting=waiting, rollouts=progress.rollouts + rollouts,
+        progress, pool=settled.pool, waiting=waiting, left_out=left_out, rollouts=progress.rollouts + rollouts,
         tokens=progress.tokens + statistics.tokens, searches=progress.searches + statistics.searches,
     )  # fmt: skip
     outcome = one.judge(drawn_Q, graded, step, progress)
@@ -175,15 +201,16 @@ def train_one(one: Step, made: learner.Learner, state, progress: Progress, hand_
     row |= telemetry.learner_figures(state, found, made, efficiency, micro)
     row |= telemetry.times(clock, statistics, rollouts, found) | {"perf/compiles": compiles.count() - compiled}
     telemetry.write_episodes(one, step, drawn_Q, groups, outcome)
-    if warning := figures.starvation(row):
-        one.run.say(f"step {step + 1}: {warning}")
+    for warning in (figures.starvation(row), telemetry.gap_alarm(settings, row), telemetry.fault_alarm(groups)):
+        if warning:
+            one.run.say(f"step {step + 1}: {warning}")
     return state, after, row
 
 
-def _warm_up(agent: assemble.Agent, params, say) -> None:
+def _warm_up(parts: _Parts, params) -> None:
     compiles.count()
-    seconds = agent.engine.warm_up(params)
-    say(f"{compiles.count()} rollout programs compiled in {seconds:.1f} s")
+    seconds = parts.agent.engine.warm_up(params)
+    parts.run.say(f"{compiles.count()} rollout programs compiled in {seconds:.1f} s")
 
 
 def _say_what_changed(say, progress: Progress, after) -> None:
@@ -196,23 +223,29 @@ def _say_what_changed(say, progress: Progress, after) -> None:
         say(f"\none question before training\n{pair[0]}\n\nand after\n{pair[1]}\n")
 
 
-def _weights(settings: Config, run: runs.Run, agent: assemble.Agent, search, mesh, params):
+def _weights(parts: _Parts, params):
     """The first policy: another run's, the cold start's, or the model as it was loaded (`params`)."""
+    settings, run, agent = parts.settings, parts.run, parts.agent
     if settings.train.init:
-        return evaluate.weights(settings.train.init, agent, mesh)
-    if settings.sft.steps:
-        sft(settings, run.folder / "sft", agent=agent, search=search, say=run.say)
-        if run.stopping:
-            raise Interrupted
-        return evaluate.weights(run.folder / "sft", agent, mesh)
-    return params
+        return evaluate.weights(settings.train.init, agent, parts.mesh)
+    if not settings.sft.steps:
+        return params
+    if run.stopping:
+        raise Interrupted
+    sft(settings, run.folder / "sft", agent=agent, search=parts.search, say=run.say)
+    return evaluate.weights(run.folder / "sft", agent, parts.mesh)
 
 
-def _roll_back(run: runs.Run, made: learner.Learner, progress: Progress, say):
+def _roll_back(parts: _Parts, progress: Progress) -> tuple[learner.State, Progress, int]:
     """Back to the last checkpoint, with other sampling keys from there on."""
-    run.checkpoints.wait()
-    found = run.go_on(made.abstract)
+    run, count = parts.run, progress.rollbacks + 1
+    if count > MOST_ROLLBACKS:
+        raise ValueError(
+            f"updates were not finite again after {MOST_ROLLBACKS} rollbacks; lower learner.lr, or look at the loss "
+            f"plug-in and the rewards of the last episodes in {run.folder / 'logs'}"
+        )
+    found = run.go_on(parts.made.abstract, parts.check)
     assert found is not None, "step 0 is always saved"
     state, host, step = found
-    say(f"updates were not finite; back to step {step} with other sampling keys (rollback {progress.rollbacks + 1})")
-    return state, replace(from_host(host), rollbacks=progress.rollbacks + 1), step
+    run.say(f"updates were not finite; back to step {step} with other sampling keys (rollback {count})")
+    return replace(state, skipped=state.skipped * 0), replace(from_host(host), rollbacks=count), step

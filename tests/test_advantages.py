@@ -67,6 +67,14 @@ def test_the_advantages_of_a_constant_group_are_zero_bit_by_bit(function, seed):
 
 
 @pytest.mark.parametrize("function", ALL)
+def test_a_constant_group_of_any_size_and_any_fraction_gets_exact_zeros(function):
+    for samples in range(2, 34):
+        reward_Q = np.array([k / n for n in range(1, samples + 1) for k in range(n + 1)], np.float32)
+        graded = grades_of(*np.repeat(reward_Q[:, None], samples, axis=1))
+        assert not np.asarray(JITTED[function](graded)).view(np.uint32).any(), samples
+
+
+@pytest.mark.parametrize("function", ALL)
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_advantages_sum_to_zero_over_a_group_and_keep_the_order_of_its_rewards(function, seed):

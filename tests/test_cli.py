@@ -1,6 +1,8 @@
 """The command line: what is read, what is refused before a device is touched, and how errors look."""
 
+import argparse
 import json
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -9,8 +11,11 @@ import pytest
 
 from qr_jax import cli, doctor
 from qr_jax.config import Config, to_json
+from qr_jax.queries import world
+from qr_jax.records import Episode, Passage, Query, Turn
 
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = ROOT / "configs"
 TINY = str(CONFIGS / "two_layer.py")
 
 
@@ -104,6 +109,140 @@ def test_a_world_is_written_as_files(tmp_path, capsys):
     assert len((tmp_path / "train.jsonl").read_text().splitlines()) == 20
     assert cli.main(["world", str(tmp_path), "sed=1"]) == 2
     assert "did you mean seed" in capsys.readouterr().err
+
+
+def test_a_world_is_not_written_over_files_that_are_there(tmp_path):
+    made = world.build(world.WorldSettings(documents=200, train=5, dev=0, test=0, traces=0))
+    (tmp_path / "dev.jsonl").write_text("mine")
+    with pytest.raises(ValueError, match=r"dev\.jsonl is already there; write this world to another folder"):
+        world.export(made, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["dev.jsonl"]
+    assert len(world.export(made, tmp_path / "new")) == 5
+
+
+def test_an_os_error_is_one_line_and_exit_2_but_a_broken_pipe_is_not(monkeypatch, tmp_path, capsys):
+    (tmp_path / "plain").write_text("")
+    assert cli.main(["world", str(tmp_path / "plain" / "x"), "documents=200", "train=5"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and str(tmp_path / "plain") in error
+    assert len(error.splitlines()) == 1
+
+    def broken():
+        raise BrokenPipeError
+
+    monkeypatch.setattr(doctor, "examine", broken)
+    with pytest.raises(BrokenPipeError):
+        cli.main(["doctor"])
+
+
+def test_counts_on_the_command_line_are_whole_numbers_of_a_size_that_makes_sense(capsys):
+    words = ["eval", "runs/x"]
+    found = cli.make_parser().parse_args([*words, "--questions", "1", "--samples", "4", "--step", "0"])
+    assert (found.questions, found.samples, found.step) == (1, 4, 0)
+    for option, value, least in (("--questions", "0", 1), ("--samples", "two", 1), ("--step=-1", None, 0)):
+        with pytest.raises(SystemExit) as stopped:
+            cli.main([*words, option] + ([value] if value else []))
+        assert stopped.value.code == 2
+        error = capsys.readouterr().err
+        assert f"argument {option.partition('=')[0]}: found {value or '-1'!r}; wanted a whole number" in error
+        assert f"of at least {least}" in error
+
+
+def test_the_cold_start_s_folder_is_where_training_looks_for_it(capsys):
+    def folder(words, stage=""):
+        arguments = cli.make_parser().parse_args(words)
+        arguments.overrides = []
+        return cli._resolve(arguments, stage)[1]
+
+    assert folder(["train", TINY]) == Path("runs/two_layer")
+    assert folder(["sft", TINY], "sft") == Path("runs/two_layer/sft")
+    assert folder(["sft", TINY, "--run", "elsewhere"], "sft") == Path("elsewhere")
+    with pytest.raises(SystemExit):
+        cli.main(["sft", "--help"])
+    assert "and /sft" in capsys.readouterr().out
+
+
+def test_the_folder_of_a_config_json_goes_on_there(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(to_json(Config())))
+    for command, stage in (("train", ""), ("sft", "sft")):
+        arguments = cli.make_parser().parse_args([command, str(tmp_path / "config.json")])
+        arguments.overrides = []
+        assert cli._resolve(arguments, stage)[1] == tmp_path
+
+
+def test_a_summary_shows_small_tables_in_a_line_and_leaves_evaluations_out(capsys):
+    summary = {
+        "greedy_after": 0.75,
+        "se": {"greedy_before": 0.015499, "greedy_after": None},
+        "recycled_by_origin": {"fresh": 0.5, "ex_hard": 2},
+        "after": {"exact_match": 0.75, "stops": {"answered": 9}},
+        "base": {},
+    }
+    cli._summary(summary, as_json=False)
+    assert capsys.readouterr().out.splitlines() == [
+        "greedy_after: 0.75",
+        "se: greedy_before 0.015, greedy_after -",
+        "recycled_by_origin: fresh 0.500, ex_hard 2",
+    ]
+    cli._summary(summary, as_json=True)
+    assert json.loads(capsys.readouterr().out) == summary
+
+
+def test_with_json_what_a_run_says_goes_to_stderr(capsys):
+    cli._say(argparse.Namespace(json=True))("step 1")
+    cli._say(argparse.Namespace(json=False))("step 2")
+    out = capsys.readouterr()
+    assert (out.out, out.err) == ("step 2\n", "step 1\n")
+
+
+def test_an_episode_as_json_has_what_was_asked_found_and_answered():
+    found = ((Passage("p1", "Linz", "..."), Passage("p2", "Graz", "...")),)
+    turns = (Turn("model", "<search>linz</search>"), Turn("env", "Linz ...", ("linz",), found))
+    episode = Episode(Query("q", "where ?", ()), 0, 0, *[None] * 4, turns, "Linz", "answered", True)
+    assert json.loads(json.dumps(cli._episode_json(episode))) == {
+        "question": "where ?",
+        "answer": "Linz",
+        "stop": "answered",
+        "turns": [
+            {"author": "model", "text": "<search>linz</search>", "queries": [], "passages": []},
+            {"author": "env", "text": "Linz ...", "queries": ["linz"], "passages": ["p1", "p2"]},
+        ],
+    }
+
+
+def test_what_qr_jax_logs_is_seen_once_and_other_loggers_are_left_alone(capsys, monkeypatch):
+    # A library may have given the root logger a handler, as one of ours does.
+    monkeypatch.setattr(logging.root, "handlers", [logging.StreamHandler(sys.stderr)])
+    before = logging.root.level, list(logging.root.handlers)
+
+    def speak():
+        logging.getLogger("qr_jax.queries.readers").info("2 of %d kept", 3)
+        logging.getLogger("other").info("unseen")
+        raise ValueError("over")
+
+    monkeypatch.setattr(doctor, "examine", speak)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="over"):
+            cli.main(["doctor"])
+        assert capsys.readouterr().err == "2 of 3 kept\n"
+    assert (logging.root.level, logging.root.handlers) == before
+    assert logging.getLogger("qr_jax").handlers == [] and logging.getLogger("qr_jax").propagate
+
+
+def test_the_tpu_script_says_what_it_would_do():
+    script = ROOT / "tpu_scripts" / "setup.sh"
+
+    def run(*words):
+        return subprocess.run([script, *words], capture_output=True, text=True, check=False, cwd="/")
+
+    assert run("--help").stdout.startswith("usage: tpu_scripts/setup.sh")
+    done = run("--dry-run")
+    assert done.returncode == 0, done.stderr
+    made, installed, examined = done.stdout.splitlines()
+    assert made.split()[1:] == ["-m", "venv", ".venv"]
+    assert "-c constraints.txt -e" in installed and "tpu" in installed
+    assert examined.split() == [".venv/bin/qr-jax", "doctor"]
+    assert run("--dryrun").returncode == 2
 
 
 def test_the_doctor_says_what_is_there_and_how_to_get_what_is_missing():

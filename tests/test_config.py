@@ -1,7 +1,9 @@
 """Configs: loading, overrides as people type them, the JSON round trip, and what is refused at the door."""
 
 import dataclasses
+import importlib
 import json
+import sys
 
 import pytest
 from hypothesis import given
@@ -201,11 +203,65 @@ def test_rows_that_do_not_divide_name_the_nearest_number_that_does():
         ({"data": {"train": "nowhere.jsonl"}}, "nowhere.jsonl"),
         ({"data": {"world": {"peeple": 3}}}, "did you mean people?"),
         ({"train": {"init": "runs/nowhere"}}, "runs/nowhere"),
+        ({"rollout": {"store": 0}}, "rollout.store is 0; wanted at least 1"),
+        ({"data": {"trace_worlds": -1}}, "data.trace_worlds is -1; wanted at least 0"),
+        ({"data": {"corpus": "supporting"}}, "data.corpus is 'supporting', which only data.traces may be"),
+        ({"learner": {"keep_dead": True}, "pool": {"min_signal": 2}}, "set pool.min_signal=1 or"),
+        ({"learner": {"kl": "k1", "kl_weight": 0.1}}, "use k2 or k3"),
     ],
 )
 def test_a_wrong_setting_is_a_problem(sections, said):
     found = checks.problems(with_(**sections))
     assert any(said in line for line in found), found
+
+
+def test_settings_that_can_stand_together_are_no_problem():
+    assert checks.problems(with_(learner={"keep_dead": True, "kl": "k1"}, pool={"min_signal": 1})) == []
+    assert checks.problems(with_(learner={"kl": "k3", "kl_weight": 0.1}, pool={"min_signal": 2})) == []
+    assert checks.problems(with_(data={"traces": "supporting"}, rollout={"store": 1})) == []
+
+
+def test_questions_from_files_want_their_own_evaluation_passages_and_traces(tmp_path):
+    names = {name: str(tmp_path / f"{name}.jsonl") for name in ("train", "eval", "corpus", "traces")}
+    for path in names.values():
+        (tmp_path / path).write_text("")
+
+    def found(steps=1, **data):
+        return checks.problems(with_(data=data, sft={"steps": steps}))
+
+    lines = found(train=names["train"])
+    assert [line.partition(";")[0] for line in lines] == [
+        "data.train is files, but data.eval is still 'world'",
+        "data.train is files, but data.corpus is still 'world'",
+        "data.train is files, but data.traces is still 'world' and sft.steps=1",
+    ]
+    assert "set data.corpus to" in lines[1]
+    assert len(found(0, train=names["train"])) == 2
+    assert found(**names) == found(**names | {"traces": "supporting"}) == []
+    assert found(0, **names | {"traces": "world"}) == []
+
+
+def test_evaluation_on_the_training_questions_is_refused(tmp_path):
+    for name in ("a", "b", "corpus"):
+        (tmp_path / name).write_text("")
+    one, same = f"{tmp_path}/a,{tmp_path}/b", f"{tmp_path}/b, {tmp_path}/a"
+    files = {"train": one, "eval": same, "corpus": str(tmp_path / "corpus")}
+    (line,) = checks.problems(with_(data=files))
+    assert "are the same files" in line and "use data.split=sha256 or other files" in line
+    assert checks.problems(with_(data=files | {"split": "sha256"})) == []
+    assert checks.problems(with_(data=files | {"eval": f"{tmp_path}/b"} | {"train": f"{tmp_path}/a"})) == []
+
+
+def test_wandb_is_refused_where_it_is_not_installed(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.path", [str(tmp_path)])
+    monkeypatch.delitem(sys.modules, "wandb", raising=False)
+    (tmp_path / "wandb").mkdir()  # what a run leaves where it was started; no package
+    wanted = "log.wandb=true needs the package wandb: pip install 'qr_jax[wandb]'"
+    assert checks._is_installed("wandb") is False
+    assert list(checks._together(with_(log={"wandb": True}))) == [wanted]
+    (tmp_path / "wandb" / "__init__.py").write_text("")
+    importlib.invalidate_caches()
+    assert list(checks._together(with_(log={"wandb": True}))) == []
 
 
 def test_all_problems_are_listed_at_once():

@@ -2,6 +2,9 @@
 
 import json
 import math
+import re
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -60,7 +63,7 @@ def test_a_name_that_is_not_listed_is_refused_with_the_nearest(tmp_path):
         write(tmp_path, [(1, {"learner/los": 1.0})])
     with pytest.raises(ValueError, match="wanted a number or None"):
         write(tmp_path, [(1, {"learner/loss": "low"})])
-    for name in ("eval/hotpotqa/em", "loss/my_measure", "learner/loss"):
+    for name in ("eval/exact_match", "learner/loss"):
         assert metrics.about(name).meaning
 
 
@@ -75,6 +78,38 @@ def test_every_figure_of_the_pool_is_listed():
     assert names - set(metrics.NAMES) == set()
     assert set(metrics.ORIGINS) == set(figures.ORIGINS)
     assert set(metrics.STATES) == set(pool.STATES)
+
+
+def is_written_by(name: str, source: str) -> bool:
+    """Whether a source says a metric's name: whole, by its area and the rest, or by the start of its family."""
+    area, rest = name.split("/")
+    members = "|".join([*metrics.ORIGINS, *metrics.STATES, *metrics.STOPS])
+    family = re.sub(rf"_({members})$", "_{", rest)
+    of_area = f'f"{area}/{{' in source and (f'"{rest}"' in source or (family != rest and f'f"{family}' in source))
+    return f'"{name}"' in source or of_area or (family != rest and f'f"{area}/{family}' in source)
+
+
+def test_every_name_is_written_by_a_file():
+    readers = {"metrics.py", "metrics_writer.py"}
+    paths = [path for path in Path(metrics.__file__).parent.rglob("*.py") if path.name not in readers]
+    sources = [path.read_text(encoding="utf-8") for path in paths]
+    assert [name for name in metrics.NAMES if not any(is_written_by(name, one) for one in sources)] == []
+    assert not any(is_written_by("learner/nll", one) for one in sources)  # what is computed is not yet written
+
+
+def test_wandb_goes_on_in_the_same_run(tmp_path, monkeypatch):
+    lines = ["import sys", "calls = []", "finish = lambda: None"]  # a package of that name, as far as it is used
+    lines += ["def init(**settings):", "    calls.append(settings)", "    return sys.modules[__name__]"]
+    (tmp_path / "wandb.py").write_text("\n".join(lines))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "wandb", raising=False)
+    monkeypatch.chdir(tmp_path)
+    for folder in (tmp_path / "a", Path("a"), tmp_path / "b"):
+        Writer(folder, tensorboard=False, wandb=True).close()
+    first, again, other = (call["id"] for call in sys.modules["wandb"].calls)
+    monkeypatch.delitem(sys.modules, "wandb")
+    assert first == again != other
+    assert re.fullmatch("[0-9a-f]{16}", first)
 
 
 def test_names_are_area_and_what_and_aliases_point_at_listed_names():

@@ -29,7 +29,17 @@ def files() -> list[Path]:
 def test_the_top_level_is_what_a_build_needs():
     found = {path.relative_to(ROOT).parts[0] for path in files()}
     assert found - TOP == set()
-    assert {"pyproject.toml", "qr_jax", "configs", "tests", "Makefile", "constraints.txt", "LICENSE"} <= found
+    assert {
+        "pyproject.toml",
+        "qr_jax",
+        "configs",
+        "tpu_scripts",
+        "tests",
+        "Makefile",
+        "constraints.txt",
+        "LICENSE",
+    } <= found
+    assert any(path.stat().st_size for path in files() if path.parent == ROOT / "tpu_scripts")
 
 
 def test_no_file_is_large():
@@ -58,7 +68,14 @@ def test_versions_are_pinned_by_name_and_version_alone():
 
 
 def test_what_sets_up_and_tests_reaches_for_no_address():
-    for name in ("constraints.txt", "Makefile", ".ci/run", "pyproject.toml", ".pre-commit-config.yaml"):
+    for name in (
+        "constraints.txt",
+        "Makefile",
+        ".ci/run",
+        "tpu_scripts/setup.sh",
+        "pyproject.toml",
+        ".pre-commit-config.yaml",
+    ):
         text = (ROOT / name).read_text()
         assert "://" not in text, name
         assert not re.search(r"--(extra-)?index-url|--find-links|--trusted-host", text), name
@@ -76,5 +93,10 @@ def test_every_dependency_is_pinned():
 def test_ci_runs_what_the_readme_tells_a_reader_to_run():
     script = (ROOT / ".ci" / "run").read_text()
     assert "set -euo pipefail" in script
-    assert {"make lint", "make test"} <= set(script.splitlines())
-    assert (ROOT / ".ci" / "run").stat().st_mode & 0o111
+    fence = (ROOT / "README.md").read_text(encoding="utf-8").split("```")[1]
+    told = set(re.findall(r"^make \S+", fence, re.MULTILINE))
+    lines = script.splitlines()
+    assert told and {"make lint", "make smollm2", *told} <= set(lines)
+    assert lines[-1] == "make test"  # so that the last line printed is pytest's
+    for name in (".ci/run", "tpu_scripts/setup.sh"):
+        assert (ROOT / name).stat().st_mode & 0o111

@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 from killed_run import tiny
 
-from qr_jax import checkpoint, metrics_writer, pool, runs
+from qr_jax import checkpoint, metrics_writer, runs
 from qr_jax.config import use
+from qr_jax.queries import world
 from qr_jax.records import grades
+from qr_jax.sft import sft
 from qr_jax.step import shuffled
 from qr_jax.train import train
 
@@ -104,8 +106,9 @@ def weights(folder):
 def test_what_came_after_the_last_checkpoint_is_moved_aside_not_lost(finished):
     folder, said = finished
     aside = folder / "metrics" / "logs" / "attempt_2" / "discarded"
-    assert [json.loads(line)["step"] for line in (aside / "metrics.jsonl").read_text().splitlines()] == [3]
-    assert sorted(path.name for path in (aside / "episodes").iterdir()) == ["step_000002.jsonl"]
+    moved = [json.loads(line)["step"] for line in (aside / "metrics.jsonl").read_text().splitlines()]
+    assert moved in ([3], [1, 2, 3])  # the second where checkpoint 2 was still being written when the process died
+    assert sorted(path.name for path in (aside / "episodes").iterdir()) == [f"step_{at:06d}.jsonl" for at in moved]
     assert "passed over" in said  # the checkpoint without its marker is named
 
 
@@ -130,8 +133,9 @@ def test_a_sigterm_checkpoints_and_exits_with_143_and_the_same_command_goes_on(f
     folder, _ = finished
     stopped = start(folder / "stopped", cache=folder / "cache")
     deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and not (folder / "stopped" / "metrics.jsonl").exists():
-        time.sleep(0.02)
+    metrics = folder / "stopped" / "metrics.jsonl"
+    while time.monotonic() < deadline and not (metrics.exists() and metrics.read_bytes().count(b"\n") >= 2):
+        time.sleep(0.005)  # past the cold start, whose handler must be gone
     stopped.send_signal(signal.SIGTERM)
     assert "stopped by SIGTERM" in finish(stopped, 143)
     finish(start(folder / "stopped", cache=folder / "cache"), 0)
@@ -145,13 +149,85 @@ def test_another_config_in_the_same_folder_is_refused_with_what_differs(finished
         train(settings, folder / "whole")
 
 
-def test_a_checkpoint_of_another_query_list_or_model_is_refused(finished, tmp_path):
+def test_nothing_compiles_after_the_first_update(finished):
+    rows = metrics_writer.read(finished[0] / "whole")
+    updated = [at for at, row in enumerate(rows) if row["learner/updates"]]
+    assert updated and not any(row["perf/compiles"] for row in rows[updated[0] + 1 :])
+
+
+def test_a_cold_start_in_the_folder_of_a_run_is_refused_and_another_model_too(finished, tmp_path):
     folder, _ = finished
-    host = checkpoint.Checkpoints(folder / "whole" / "checkpoints").host(5)
+    with pytest.raises(ValueError, match="holds a run of `qr-jax train`"):
+        sft(tiny(folder), folder / "whole")
+    assert (folder / "whole" / "checkpoints" / "step_00000005").is_dir()
+    other = replace(tiny(folder), model=replace(tiny(folder).model, name="quickstart"))
+    other = replace(other, train=replace(other.train, init=str(folder / "whole")))
+    with pytest.raises(ValueError, match="another model"):
+        train(other, tmp_path / "other", say=silent)
+    assert not list((tmp_path / "other" / "checkpoints").glob("step_*"))
+
+
+def silent(text):
+    """Says nothing."""
+
+
+@pytest.fixture(scope="module")
+def from_files(tmp_path_factory):
+    """A run on JSONL files whose pool is used up after two steps of plain GRPO."""
+    folder = tmp_path_factory.mktemp("files")
+    world.export(world.build(world.WorldSettings(documents=200, train=8, dev=4, test=0, traces=8)), folder)
+    settings = tiny(folder)
+    names = {"train": "train", "eval": "dev", "corpus": "documents", "traces": "traces"}
+    data = replace(settings.data, **{name: str(folder / f"{file}.jsonl") for name, file in names.items()})
+    settings = replace(
+        settings, data=data, pool=replace(settings.pool, rule=use("grpo"), on_exhausted="stop", min_signal=1)
+    )
+    said: list[str] = []
+    train(settings, folder / "run", say=said.append)
+    return settings, folder, said
+
+
+def test_questions_and_passages_of_ones_own_work_and_a_used_up_pool_stops_the_run(from_files):
+    settings, folder, said = from_files
+    rows = metrics_writer.read(folder / "run")
+    assert [row["pool/eligible"] for row in rows] == [4, 0]
+    assert any("every query is used up" in text for text in said)
+
+
+def test_a_changed_question_file_is_refused_and_nothing_is_moved(from_files):
+    settings, folder, _ = from_files
+    questions = folder / "train.jsonl"
+    before, metrics = questions.read_text(), (folder / "run" / "metrics.jsonl").read_bytes()
+    questions.write_text("".join(before.splitlines(keepends=True)[:-1]))
     with pytest.raises(ValueError, match="query list"):
-        checkpoint.check_same_queries(host, pool.query_list_hash(["another"]))
-    with pytest.raises(ValueError, match="another model: its width is 32"):
-        checkpoint.check_same_model(host, {**host["model"], "width": 48})
+        train(settings, folder / "run", say=silent)
+    questions.write_text(before)
+    assert (folder / "run" / "metrics.jsonl").read_bytes() == metrics
+
+
+def test_updates_that_are_not_finite_roll_back_with_other_keys_and_end_with_a_reason(tmp_path):
+    settings = tiny(tmp_path)
+    settings = replace(
+        settings,
+        sft=replace(settings.sft, steps=0),
+        pool=replace(settings.pool, min_signal=1),
+        learner=replace(settings.learner, loss=use("nan_loss.nan_loss"), max_nonfinite=1),
+        evaluation=replace(settings.evaluation, questions=2),
+    )
+    said: list[str] = []
+    with pytest.raises(ValueError, match="not finite again after 3 rollbacks"):
+        train(settings, tmp_path / "run", say=said.append)
+    assert sum("back to step" in text for text in said) == 3
+    kept = list((tmp_path / "run" / "logs").glob("attempt_*/discarded/episodes/*.jsonl"))
+    assert len(kept) >= 3 and len({path.read_text() for path in kept}) == len(kept)  # each with its own samples
+
+
+def test_a_config_that_never_began_can_be_mended_in_its_folder(tmp_path):
+    settings = tiny(tmp_path)
+    broken = replace(settings, data=replace(settings.data, train=str(tmp_path / "none.jsonl")))
+    with pytest.raises(ValueError, match="no file"):
+        train(broken, tmp_path / "run", say=silent)
+    runs.Run(tmp_path / "run", settings, stage="train").close()
 
 
 def test_the_summary_has_what_the_readme_names(finished):

@@ -265,7 +265,7 @@ def test_a_comparison_by_hand():
             continue
         # 0 + 1 is odd, so the second company is named first, whichever of them the answer is about
         choice = f"the one of {company[1]} and {company[0]} whose founder is {people[founder[one]]}"
-        assert query(facts, problem, (3,)).question == f"which person is the boss of {choice} ?"
+        assert query(facts, problem, (3,)).question == f"which person is the chief of {choice} ?"
         assert problem.searches == (f"founder {company[1]}", f"ceo {company[one]}")
         assert query(facts, problem, (3,)).answers == (people[ceo[one]],)
         assert problem.entities == ((company[1],) if one else (company[1], company[0]))

@@ -27,6 +27,7 @@ class Tokenizer(Protocol):
     eos_ids: tuple[int, ...]
     added_ids: frozenset[int]
     template: str | None
+    bos: str | None
 
     def encode(self, text: str) -> list[int]:
         """Ids of trusted text (template glue, the dialect's tags): added tokens are recognised."""
@@ -104,6 +105,7 @@ class FastTokenizer:
                 f"tokenizers of kind {kind!r} that are not byte-level (Qwen, SmolLM2, Llama 3) are not read"
             )
         self._described, self._settings, self.template = described, dict(settings), template
+        self.bos = _content(settings.get("bos_token")) or None
         self._trusted = _backend(parsed)
         added = {entry["content"]: int(entry["id"]) for entry in parsed.get("added_tokens") or []}
         vocabulary = self._trusted.get_vocab(with_added_tokens=True)
@@ -209,6 +211,7 @@ class WordTokenizer:
     """
 
     template: str | None = None
+    bos: str | None = None
     pad_id: int = 0
     eos_ids: tuple[int, ...] = (1,)
     added_ids: frozenset[int] = frozenset({0, 1})

@@ -246,7 +246,10 @@ def numbered(traces: list[Trace]) -> list[Trace]:
 
 
 def export(world: World, folder: str | Path) -> list[Path]:
-    """Write documents.jsonl, train.jsonl, dev.jsonl, test.jsonl and traces.jsonl into `folder`; their paths."""
+    """Write documents.jsonl, train.jsonl, dev.jsonl, test.jsonl and traces.jsonl into `folder`; their paths.
+
+    ValueError when one of them is already there; then nothing is written.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tables: dict[str, Iterable[dict]] = {
@@ -254,12 +257,12 @@ def export(world: World, folder: str | Path) -> list[Path]:
         **{split: map(row, getattr(world, split)) for split in ("train", "dev", "test")},
         "traces": (row(trace.query) | {"turns": list(trace.turns)} for trace in world.traces),
     }
-    paths = []
-    for name, rows in tables.items():
-        path = folder / f"{name}.jsonl"
+    paths = [folder / f"{name}.jsonl" for name in tables]
+    if there := [path for path in paths if path.exists()]:
+        raise ValueError(f"{there[0]} is already there; write this world to another folder, or move that file away")
+    for path, rows in zip(paths, tables.values(), strict=True):
         with path.open("w", encoding="utf-8") as file:
             file.writelines(json.dumps(one) + "\n" for one in rows)
-        paths.append(path)
     return paths
 
 

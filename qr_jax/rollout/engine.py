@@ -39,7 +39,7 @@ class Engine:
                 f"the tokenizer has {tokenizer.size} ids, the model's vocabulary {cfg.vocab}: give a matching pair"
             )
         self.tokenizer, self.settings = tokenizer, settings
-        self.chat = Chat(tokenizer)
+        self.chat = Chat(tokenizer, bos=tokenizer.bos)
         self.rows = Rows(cfg, settings, tokenizer.eos_ids, compute=compute)
         self.pieces = [_piece(tokenizer, token) for token in range(cfg.vocab)]
         self.statistics = Statistics()
