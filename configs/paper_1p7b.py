@@ -4,8 +4,8 @@ Coelho et al. 2026, arXiv:2606.10709.
 
     qr-jax train configs/paper_1p7b.py --dry-run                              # the resolved settings
     qr-jax train configs/paper_1p7b.py model=two_layer train.steps=2 sft.steps=2 sft.traces=4 evaluation.questions=8 \\
-        rollout.context_tokens=512 rollout.turn_tokens=48 rollout.buckets=64,256 learner.rows=2 learner.row_tokens=512 \\
-        sft.max_tokens=512
+        sft.max_tokens=512 rollout.context_tokens=512 rollout.turn_tokens=48 rollout.buckets=64,256 \\
+        learner.rows=2 learner.row_tokens=512
 
 Known of the paper: B 32, K 4, k 1 or 2, 15k synthetic traces for the cold start, 10k synthetic queries, 84.5k rollouts
 (here 330 steps of 2 x 32 x 4), a ReAct agent with one search tool and up to 3 parallel queries a turn, binary reward.

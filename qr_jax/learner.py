@@ -22,7 +22,6 @@ from qr_jax.pack import Batch
 from qr_jax.parallel import mesh as meshes
 from qr_jax.variance import group_variance_mask
 
-
 # Metrics of the learner itself; a loss plug-in's others are its own.
 OWN = {"gap", "gap_max", "nll", "tokens", "signal_groups", "loss", "grad_norm", "update_norm", "finite", "any"}
 OWN |= {"kl", "entropy"}
