@@ -3,6 +3,7 @@
 import argparse
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -36,8 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not _is_ours(error):  # a library's ValueError is a bug of ours: its traceback is what helps
             raise
         return _fail(str(error))
-    except BrokenPipeError:  # whoever read our output is gone, and there is nothing to tell
-        raise
+    except BrokenPipeError:  # whoever read our output is gone (`| head`): nothing to tell, and no noise at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except OSError as error:  # a file, a disk, a network: of libraries too, whose messages may have many lines
         return _fail(" ".join(str(error).split()) or type(error).__name__)
 
