@@ -32,7 +32,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.overrides = overrides
     try:
         with _shown_log():
-            return arguments.run_command(arguments)
+            code = arguments.run_command(arguments)
+            sys.stdout.flush()  # here, where a closed pipe is caught
+            return code
     except ValueError as error:
         if not _is_ours(error):  # a library's ValueError is a bug of ours: its traceback is what helps
             raise
