@@ -7,7 +7,7 @@ import numpy as np
 
 from qr_jax import evaluate, figures, learner, metrics_writer, runs
 from qr_jax.config import Config
-from qr_jax.metrics import NAMES, STOPS
+from qr_jax.metrics import STOPS
 from qr_jax.records import Outcome
 from qr_jax.rollout.engine import Statistics
 from qr_jax.step import Group, Progress, Step
@@ -54,11 +54,9 @@ def learner_figures(state: learner.State, found: list[dict[str, Any]], made: lea
     mean = {name: float(np.mean([one[name] for one in found])) for name in found[0]}
     row["learner/lr"] = float(np.asarray(made.rate(max(int(state.updates) - 1, 0))))
     row["learner/nonfinite"] = sum(not one["finite"] for one in found)
-    for name, value in mean.items():
-        if f"learner/{name}" in NAMES:
-            row[f"learner/{name}"] = value
-        elif name not in learner.OWN:
-            row[f"loss/{name}"] = value
+    known = ("loss", "grad_norm", "update_norm", "kl", "entropy", "clip_low", "clip_high", "dual", "ratio")
+    row |= {f"learner/{name}": mean[name] for name in known if name in mean}
+    row |= {f"loss/{name}": value for name, value in mean.items() if name not in (*known, *learner.OWN)}
     row["learner/tokens"] = int(sum(one["tokens"] for one in found))
     row["sampler_gap/mean"], row["sampler_gap/max"] = mean["gap"], float(max(one["gap_max"] for one in found))
     return row | {"learner/packing_efficiency": efficiency, "learner/micro_batches": micro}

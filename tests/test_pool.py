@@ -193,7 +193,7 @@ def test_settle_says_what_is_wrong():
         settle(pool, [0.5, 1], np.zeros((2, 2)))
     with pytest.raises(ValueError, match="accept=-1"):
         settle(pool, [0], np.zeros((1, 2)), accept=-1)
-    with pytest.raises(ValueError, match="no recycling rule 'recycel'; the rules are: .*recycle"):
+    with pytest.raises(ValueError, match="there is no rule 'recycel'; did you mean recycle"):
         settle(pool, [0], np.zeros((1, 2)), rule="recycel")
 
 
