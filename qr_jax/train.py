@@ -94,8 +94,8 @@ class _Parts:
             checkpoint.MODEL: self.agent.fingerprint,
         }
         self.hand_over = partial(assemble.hand_over, compute=settings.model.compute, mesh=self.mesh)
-        interrupts = {"stop_now": lambda: run.stopping}
-        self.measure = partial(evaluate.measure, settings, self.agent.engine, search=self.search, **interrupts)
+        asked = {"queries": assemble.questions(settings, "eval"), "stop_now": lambda: run.stopping}
+        self.measure = partial(evaluate.measure, settings, self.agent.engine, search=self.search, **asked)
 
     def check(self, host: dict[str, Any]) -> None:
         """ValueError when a checkpoint's host values are of another query list or model."""
