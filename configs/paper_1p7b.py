@@ -27,7 +27,14 @@ config = Config(
     reward=use("exact_match"),
     pool=Pool(queries=32, samples=4, oversample=2, rule=use("recycle")),
     rollout=Rollout(
-        slots=64, context_tokens=4096, turn_tokens=512, search_k=3, observation_tokens=512, buckets=(64, 512), chunk=16
+        slots=64,
+        context_tokens=4096,
+        turn_tokens=512,
+        search_k=3,
+        observation_tokens=512,
+        tile=64,
+        buckets=(128, 1024),
+        chunk=16,
     ),
     learner=Learner(
         advantage=use("grpo"),

@@ -15,6 +15,7 @@ from qr_jax import plugins
 from qr_jax.config import Config, use
 from qr_jax.models import decoder, families, hf
 from qr_jax.models.families import ModelConfig
+from qr_jax.models.incremental import Laid, lay_out
 from qr_jax.models.tokenizer import Tokenizer, WordTokenizer, load_tokenizer
 from qr_jax.parallel import mesh as meshes
 from qr_jax.queries import readers, sources
@@ -169,19 +170,14 @@ def _loaded(path: Path):
     return hf.load(path)[1]
 
 
-def hand_over(params, compute: str, mesh: jax.sharding.Mesh):
-    """The parameters as rollouts read them: in the compute dtype, whole on this host's first device.
-
-    On one device in float32 they are the learner's own arrays, not a copy: a rollout is over before the next update.
-    """
-    if mesh.size > 1:
-        params = jax.device_put(params, jax.local_devices()[0])
-    return _cast(params, jnp.dtype(compute)) if compute != "float32" else params
+def hand_over(params, cfg: ModelConfig, compute: str, mesh: jax.sharding.Mesh) -> Laid:
+    """The parameters as rollouts read them: laid out, in the compute dtype, whole on this host's first device."""
+    return lay_out(cfg, on_one_device(params, mesh), jnp.dtype(compute))
 
 
-@functools.partial(jax.jit, static_argnames="dtype")
-def _cast(params, dtype):
-    return jax.tree.map(lambda leaf: leaf.astype(dtype), params)
+def on_one_device(params, mesh: jax.sharding.Mesh):
+    """The learner's tree whole on this host's first device; on a mesh of one device its own arrays, not copies."""
+    return jax.device_put(params, jax.local_devices()[0]) if mesh.size > 1 else params
 
 
 def place(params, mesh: jax.sharding.Mesh):

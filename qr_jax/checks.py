@@ -19,7 +19,7 @@ AT_LEAST_ONE = {
     "model": ("vocab_block",),
     "data": ("train_limit", "eval_limit"),
     "pool": ("queries", "oversample", "min_signal"),
-    "rollout": ("slots", "store", "context_tokens", "turn_tokens", "search_k", "observation_tokens", "chunk"),
+    "rollout": ("slots", "store", "context_tokens", "turn_tokens", "search_k", "observation_tokens", "chunk", "tile"),
     "learner": ("horizon_tokens", "updates", "rows", "row_tokens", "max_nonfinite", "decay_updates"),
     "sft": ("traces", "limit", "max_tokens"),
     "evaluation": ("questions",),
@@ -128,9 +128,7 @@ def _lengths(config: Config) -> Iterator[str]:
             f"rollout.context_tokens={rollout.context_tokens}"
         )
     if not rollout.buckets or list(rollout.buckets) != sorted(set(rollout.buckets)) or rollout.buckets[0] < 1:
-        yield f"rollout.buckets is {rollout.buckets}; wanted growing lengths, as in 32,128,512"
-    elif rollout.buckets[-1] > rollout.context_tokens:
-        yield f"rollout.buckets ends with {rollout.buckets[-1]}; wanted at most context_tokens={rollout.context_tokens}"
+        yield f"rollout.buckets is {rollout.buckets}; wanted growing numbers of tokens, as in 64,256"
     if config.sft.steps and config.sft.max_tokens > row:
         yield f"sft.max_tokens={config.sft.max_tokens} does not fit a row of learner.row_tokens={row}"
 

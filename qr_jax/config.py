@@ -72,7 +72,8 @@ class Rollout:
     top_k: int = 0  # 0: off
     search_k: int = 3  # passages a query
     observation_tokens: int = 500  # of one env turn
-    buckets: tuple[int, ...] = (32, 128, 512)  # lengths to which prompts and observations are padded
+    tile: int = 32  # tokens of a piece in which prompts and observations enter the cache
+    buckets: tuple[int, ...] = (64, 256)  # tokens, in tiles, that one such call may hold: the shapes that are compiled
     chunk: int = 8  # tokens a dispatch
     schedule: Literal["ordered", "arrival"] = "ordered"
     search_deadline_s: float = 30.0  # of one batch of searches, retries included

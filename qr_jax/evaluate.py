@@ -192,7 +192,7 @@ def open_run(run: str | Path, settings: Config, step: int | None = None):
     mesh = meshes.make_mesh(settings.mesh)
     agent = assemble.agent(settings)
     params = weights(run, agent, mesh, step)
-    return agent, assemble.hand_over(params, settings.model.compute, mesh)
+    return agent, assemble.hand_over(params, agent.cfg, settings.model.compute, mesh)
 
 
 def evaluate(
@@ -284,5 +284,5 @@ def export(run: str | Path, folder: str | Path, *, dtype: Literal["bfloat16", "f
     mesh = meshes.make_mesh(settings.mesh)
     agent = assemble.agent(replace(settings, rollout=replace(settings.rollout, slots=1, store=1)))
     params = weights(run, agent, mesh)
-    hf.save(folder, agent.cfg, assemble.hand_over(params, "float32", mesh), agent.tokenizer, dtype=dtype)
+    hf.save(folder, agent.cfg, assemble.on_one_device(params, mesh), agent.tokenizer, dtype=dtype)
     return Path(folder)

@@ -1,7 +1,7 @@
 """The host half of a step: what is drawn, rolled out, graded, settled and handed on; and what the next step needs."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -33,20 +33,22 @@ class Progress:
     tokens: int = 0
     searches: int = 0
     rollbacks: int = 0
+    cost_F: np.ndarray = field(default_factory=lambda: np.zeros(0))  # tokens of an episode by family; 0: none seen yet
     base: Any = None  # the evaluation before the cold start, when asked for
     before: Any = None  # the evaluation before the first step
 
     def to_host(self) -> dict[str, Any]:
         waiting = [[[plain.episode_to_plain(one) for one in group], rewards] for group, rewards in self.waiting]
         counts = {name: getattr(self, name) for name in COUNTS}
-        return {"pool": pool.to_arrays(self.pool), "waiting": waiting, "left_out": list(self.left_out), **counts}
+        more = {"left_out": list(self.left_out), "cost_F": self.cost_F}
+        return {"pool": pool.to_arrays(self.pool), "waiting": waiting, **more, **counts}
 
 
 def from_host(host: dict[str, Any]) -> Progress:
     waiting = tuple(([plain.episode_from_plain(one) for one in group], rewards) for group, rewards in host["waiting"])
     counts = {name: host[name] for name in COUNTS}
     tokens, episodes = host["left_out"]
-    return Progress(pool.from_arrays(host["pool"]), waiting, (tokens, episodes), **counts)
+    return Progress(pool.from_arrays(host["pool"]), waiting, (tokens, episodes), cost_F=host["cost_F"], **counts)
 
 
 class Step:
@@ -59,6 +61,7 @@ class Step:
         self.reward = plugins.bind("reward", settings.reward)
         self.rule = plugins.bind("rule", of.rule)
         self.rounds = partial(plugins.bind("rounds", of.rounds), queries=of.queries, oversample=of.oversample)
+        self.family_P = families(queries)
 
     def rollout(self, params, progress: Progress, step: int) -> tuple[np.ndarray, dict[int, Group], Statistics]:
         """Draw and roll out, round by round; every process its own queries.
@@ -87,7 +90,8 @@ class Step:
 
         Their sample numbers go on counting.
         """
-        mine_at = hosts.deal(np.array(list(wanted.values())), hosts.count())[hosts.index()]
+        cost = dict(zip(wanted, self.expected_tokens(progress, list(wanted)), strict=True))
+        mine_at = hosts.deal(np.array([cost[index] * wanted[index] for index in wanted]), hosts.count())[hosts.index()]
         mine = [list(wanted)[at] for at in mine_at]
         made: dict[int, Group] = {}
         for first in sorted({len(groups.get(index, ())) for index in mine}):
@@ -96,12 +100,30 @@ class Step:
             found = engine.run(
                 params, [self.queries[index] for index in some], [wanted[index] for index in some], env=self.env,
                 search=self.search, seed=self.seed(progress), step=step, query_keys=some, first_sample=first,
-                stop_now=lambda: self.run.stopping,
+                expected_tokens=[cost[index] for index in some], stop_now=lambda: self.run.stopping,
             )  # fmt: skip
             made |= dict(zip(some, found, strict=True))
             for name in vars(total):
                 setattr(total, name, getattr(total, name) + getattr(engine.statistics, name))
         return made
+
+    def expected_tokens(self, progress: Progress, indices: Sequence[int]) -> list[float]:
+        """Tokens that an episode of each query is expected to take: what its family took lately, or the mean of all."""
+        seen_F = progress.cost_F[progress.cost_F > 0]
+        unknown = float(seen_F.mean()) if len(seen_F) else 1.0
+        known = dict(enumerate(progress.cost_F.tolist()))
+        return [known.get(int(self.family_P[index])) or unknown for index in indices]
+
+    def costs(self, progress: Progress, groups: dict[int, Group]) -> np.ndarray:
+        """`cost_F` after a step, the same on every process: half what it was, half the mean of this step's episodes."""
+        sum_F, count_F = np.zeros((2, int(self.family_P.max(initial=0)) + 1))
+        for index, group in groups.items():
+            sum_F[self.family_P[index]] += sum(len(episode.ids_L) for episode in group)
+            count_F[self.family_P[index]] += len(group)
+        sum_F, count_F = np.sum(hosts.gather([sum_F.tolist(), count_F.tolist()]), axis=0)
+        before_F = progress.cost_F if len(progress.cost_F) else np.zeros(len(sum_F))
+        mean_F = sum_F / np.maximum(count_F, 1)
+        return np.where(count_F == 0, before_F, np.where(before_F == 0, mean_F, (before_F + mean_F) / 2))
 
     def seed(self, progress: Progress) -> int:
         return self.settings.seed + ROLLBACK_SEEDS * progress.rollbacks

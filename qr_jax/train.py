@@ -27,7 +27,7 @@ from qr_jax.parallel import mesh as meshes
 from qr_jax.rollout import compiles
 from qr_jax.rollout.engine import Interrupted
 from qr_jax.sft import sft
-from qr_jax.step import Progress, Step, families, from_host
+from qr_jax.step import Progress, Step, from_host
 
 MOST_ROLLBACKS = 3
 
@@ -93,7 +93,7 @@ class _Parts:
             checkpoint.QUERIES: pool.query_list_hash(query.id for query in queries),
             checkpoint.MODEL: self.agent.fingerprint,
         }
-        self.hand_over = partial(assemble.hand_over, compute=settings.model.compute, mesh=self.mesh)
+        self.hand_over = partial(assemble.hand_over, cfg=self.agent.cfg, compute=settings.model.compute, mesh=self.mesh)
         asked = {"queries": assemble.questions(settings, "eval"), "stop_now": lambda: run.stopping}
         self.measure = partial(evaluate.measure, settings, self.agent.engine, search=self.search, **asked)
 
@@ -116,7 +116,7 @@ def _begin(parts: _Parts) -> tuple[learner.State, Progress, int]:
         _warm_up(parts, parts.hand_over(state.params))
         return state, from_host(host), step
     queries = parts.one.queries
-    progress = Progress(pool.create(len(queries), families(queries)))
+    progress = Progress(pool.create(len(queries), parts.one.family_P))
     params = assemble.place(parts.agent.weights(), parts.mesh)
     say(f"{len(queries)} queries; {meshes.describe_layout(parts.mesh, params).splitlines()[0]}")
     _warm_up(parts, parts.hand_over(params))
@@ -195,6 +195,7 @@ def train_one(one: Step, made: learner.Learner, state, progress: Progress, hand_
     after = replace(
         progress, pool=settled.pool, waiting=waiting, left_out=left_out, rollouts=progress.rollouts + rollouts,
         tokens=progress.tokens + statistics.tokens, searches=progress.searches + statistics.searches,
+        cost_F=one.costs(progress, groups),
     )  # fmt: skip
     outcome = one.judge(drawn_Q, graded, step, progress)
     row = telemetry.step_figures(one, before, outcome, after, groups, statistics)

@@ -17,13 +17,13 @@ from qr_jax.parallel import mesh as meshes
 from qr_jax.queries.traces import Trace
 from qr_jax.queries.world import World, WorldSettings, build, vocabulary
 from qr_jax.records import Episode, Query, Say, Search, Stop, Turn, grades
-from qr_jax.rollout import decode
+from qr_jax.rollout import sampling
 from qr_jax.rollout.engine import Engine
 
 WORDS = WordTokenizer(vocabulary())
 CFG = with_vocab(PRESETS["two_layer"], WORDS.size)
 SETTINGS = config.Rollout(
-    slots=4, context_tokens=160, turn_tokens=20, search_k=2, observation_tokens=40, buckets=(16, 64), chunk=4
+    slots=4, context_tokens=160, turn_tokens=20, search_k=2, observation_tokens=40, tile=16, buckets=(16, 64), chunk=4
 )
 TEXTS = dict(prompt="{question} ", passage="{title} {text} ", information=" <information> {passages} </information> ")
 ENV = functools.partial(search_r1, **TEXTS, last="", invalid="", think=False)
@@ -146,16 +146,14 @@ def logp(params, episode: Episode, *, temperature: float = 1.0, cfg=CFG, longest
 
 
 def margin(made: Engine, params, prefix, key_2, temperature: float = 1.0) -> tuple[int, float]:
-    """The token that the sampler must draw after `prefix`, and how far its perturbed logit lies above the next."""
-    row_1V, position_1 = logits(params, prefix)[-1:], np.array([len(prefix)], np.int32)
-    score_1V, _ = decode.perturbed(row_1V, key_2[None], position_1, np.float32(temperature), made.rows.sampling)
-    order_V = np.argsort(np.asarray(score_1V)[0])
-    best, next_best = np.asarray(score_1V)[0][order_V[[-1, -2]]]
-    return int(order_V[-1]), float(best - next_best)
+    """The token that the sampler must draw after `prefix`, and by how much its choice led over the next."""
+    column_V1, position_1 = logits(params, prefix)[-1:].T, np.array([len(prefix)], np.int32)
+    choice = sampling.choose(column_V1, key_2[None], position_1, np.float32(temperature), made.rows.sampling)
+    return int(choice.token_S[0]), float(choice.margin_S[0])
 
 
 def near_ties(made: Engine, params, key_N2, one: list[Episode], other: list[Episode]) -> int:
-    """How many episodes differ; each must do so first at a token whose two best perturbed logits lie within 1e-4."""
+    """How many episodes differ; each must do so first at a token whose two best scores lie within 1e-4."""
     different = 0
     for a, b, key_2 in zip(one, other, key_N2, strict=True):
         if np.array_equal(a.ids_L, b.ids_L):

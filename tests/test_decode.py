@@ -17,6 +17,8 @@ from qr_jax.queries.world import vocabulary
 from qr_jax.records import grades
 from qr_jax.rollout import cache, decode
 from qr_jax.rollout.engine import PURPOSES, Engine
+from qr_jax.rollout.rows import Rows, views_up_to
+from qr_jax.rollout.sampling import choose
 
 
 @pytest.mark.parametrize(
@@ -54,10 +56,8 @@ def test_every_token_is_the_one_its_key_and_position_choose():
     for episode, key_2 in zip(flat(groups), key_N2, strict=True):
         logits_LV = rollouts.logits(params, episode.ids_L)[:-1]
         position_L = np.arange(1, len(episode.ids_L))
-        score_LV, _ = decode.perturbed(
-            logits_LV, np.tile(key_2, (len(position_L), 1)), position_L, np.float32(1), decode.Sampling()
-        )
-        chosen_L = np.argmax(np.asarray(score_LV), axis=-1)
+        key_L2 = np.tile(key_2, (len(position_L), 1))
+        chosen_L = np.asarray(choose(logits_LV.T, key_L2, position_L, np.float32(1)).token_S)
         assert np.array_equal(chosen_L[episode.mask_L[1:]], episode.ids_L[1:][episode.mask_L[1:]])
 
 
@@ -89,56 +89,42 @@ def test_keys_differ_by_seed_purpose_step_query_and_sample():
     assert len(set(keys)) == 7
 
 
-LOGP = np.log(np.array([[0.4, 0.1, 0.3, 0.2]], np.float32))
-
-
-@pytest.mark.parametrize(
-    ("top_p", "top_k", "kept"),
-    [
-        (1.0, 0, [0, 1, 2, 3]),
-        (1.0, 2, [0, 2]),
-        (0.39, 0, [0]),
-        (0.5, 0, [0, 2]),
-        (0.71, 0, [0, 2, 3]),
-        (0.55, 2, [0]),  # of what top_k leaves, 0.4 / 0.7 = 0.571 is the first's
-        (0.6, 2, [0, 2]),
-        (1.0, 4, [0, 1, 2, 3]),
-    ],
-)
-def test_top_p_and_top_k_by_hand(top_p, top_k, kept):
-    sampling = decode.Sampling(top_p, top_k)
-    score_SV, logp_SV = decode.perturbed(LOGP, np.zeros((1, 2), np.uint32), np.int32([0]), np.float32(0), sampling)
-    assert np.flatnonzero(np.isfinite(np.asarray(score_SV)[0])).tolist() == kept
-    np.testing.assert_allclose(logp_SV, LOGP, atol=1e-6)  # what is reported is the distribution before the cut
-
-
-def test_tokens_are_drawn_as_often_as_they_are_probable():
-    draws = 4000
-    key_S2 = np.asarray(
-        decode.episode_keys(*np.uint32([0, 0, 0]), np.zeros(draws, np.uint32), np.arange(draws, dtype=np.uint32))
-    )
-    logits_SV = np.tile(np.log(np.float32([[0.5, 0.3, 0.15, 0.05]])), (draws, 1))
-    token_S, logp_S = decode.sample(logits_SV, key_S2, np.zeros(draws, np.int32), np.float32(2), decode.Sampling())
-    flattened = np.sqrt([0.5, 0.3, 0.15, 0.05]) / np.sqrt([0.5, 0.3, 0.15, 0.05]).sum()  # temperature 2
-    share_V = np.bincount(token_S, minlength=4) / draws
-    np.testing.assert_allclose(share_V, flattened, atol=4 * np.sqrt(0.25 / draws))
-    np.testing.assert_allclose(logp_S, np.log(flattened)[token_S], atol=1e-5)
-
-
 def numbered(rows, positions, first=0):
     """A cache of one layer, one head and one channel in which each entry is its own number."""
-    part = jnp.arange(first, first + rows * positions, dtype=jnp.float32).reshape(1, rows, 1, positions, 1)
-    return part, -part
+    part = jnp.arange(first, first + rows * positions, dtype=jnp.float32).reshape(rows, 1, positions, 1)
+    return ((part, -part),)
 
 
 def test_write_and_move_by_hand():
     held = cache.write(numbered(2, 4), numbered(2, 3, first=50), np.int32([1, 0]), np.int32([2, 0]), np.int32([2, 0]))
-    assert np.array_equal(held[0][0, :, 0, :, 0], [[0, 1, 2, 3], [4, 5, 50, 51]])
+    assert np.array_equal(held[0][0][:, 0, :, 0], [[0, 1, 2, 3], [4, 5, 50, 51]])
     past_the_end = cache.write(numbered(1, 4), numbered(1, 3, first=50), np.int32([0]), np.int32([3]), np.int32([3]))
-    assert np.array_equal(past_the_end[1][0, 0, 0, :, 0], [0, -1, -2, -50])
+    assert np.array_equal(past_the_end[0][1][0, 0, :, 0], [0, -1, -2, -50])
     # row 1 of the other cache, of which 3 positions are in use, over row 0; the second move goes past the end
     moved = cache.move(numbered(2, 4), numbered(3, 4, first=20), np.int32([1, 0]), np.int32([0, 2]), np.int32([3, 4]))
-    assert np.array_equal(moved[0][0, :, 0, :, 0], [[24, 25, 26, 0], [4, 5, 6, 7]])
+    assert np.array_equal(moved[0][0][:, 0, :, 0], [[24, 25, 26, 0], [4, 5, 6, 7]])
+    # to a longer cache and to a shorter one
+    longer = cache.move(numbered(1, 6), numbered(1, 4, first=20), np.int32([0]), np.int32([0]), np.int32([4]))
+    assert np.array_equal(longer[0][0][0, 0, :, 0], [20, 21, 22, 23, 0, 0])
+    shorter = cache.move(numbered(1, 2), numbered(1, 4, first=20), np.int32([0]), np.int32([0]), np.int32([1]))
+    assert np.array_equal(shorter[0][0][0, 0, :, 0], [20, 0])
+
+
+def test_a_cache_grows_and_shrinks_by_hand():
+    part = numbered(2, 3)[0][0]
+    assert np.array_equal(cache.resize(part, 5)[:, 0, :, 0], [[0, 1, 2, 0, 0], [3, 4, 5, 0, 0]])
+    assert np.array_equal(cache.resize(part, 2)[:, 0, :, 0], [[0, 1], [3, 4]])
+    assert views_up_to(160) == [128, 160] and views_up_to(100) == [100]
+    assert views_up_to(1024) == [128, 192, 256, 384, 512, 768, 1024]
+
+
+@pytest.mark.parametrize(("tiles", "sizes"), [(1, [2]), (2, [2]), (3, [2, 2]), (4, [8]), (8, [8]), (21, [8, 8, 8])])
+def test_tiles_go_in_the_smallest_calls_that_are_not_mostly_padding(tiles, sizes):
+    rows, found = Rows(CFG, replace(SETTINGS, tile=16, buckets=(32, 128)), WORDS.eos_ids, compute="float32"), []
+    while tiles > 0:
+        found.append(rows._call_size(tiles))
+        tiles -= found[-1]
+    assert found == sizes
 
 
 def test_what_is_not_finite_stays_with_the_episodes_that_hold_it():

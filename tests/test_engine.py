@@ -147,7 +147,7 @@ def test_the_counter_of_compilations_counts():
 def test_episodes_end_where_context_or_turn_tokens_end():
     made = engine(slots=4, buckets=(64,))
     env = functools.partial(words_env, searches=20, letter="a")
-    episodes = flat(roll(made, random_params(), world().train[:10], 3, env=env, step=1))
+    episodes = flat(roll(made, random_params(), world().train[:10], 3, env=env, step=2))
     env_last = [episode for episode in episodes if episode.stop == "context" and episode.turns[-1].author == "env"]
     full = [episode for episode in episodes if episode.stop == "context" and episode.turns[-1].author == "model"]
     cut = [episode for episode in episodes if episode.stop == "length"]

@@ -1,4 +1,4 @@
-"""Grouped-query attention in plain XLA: inside packed rows, and over a cache plus tokens not yet in it."""
+"""Grouped-query attention in plain XLA, inside packed rows."""
 
 import jax
 import jax.numpy as jnp
@@ -19,26 +19,3 @@ def packed(q_NLHd, k_NLKd, v_NLKd, segment_NL):
     weight = jax.nn.softmax(jnp.where(seen[:, None, None], score, MASKED), axis=-1)
     out = jnp.einsum("nkgij,njkd->nikgd", weight.astype(v_NLKd.dtype), v_NLKd, preferred_element_type=jnp.float32)
     return out.reshape(n, length, heads, dim).astype(q_NLHd.dtype)
-
-
-def cached(q_SLHd, k_SKBd, v_SKBd, used_S, new_k_SKJd, new_v_SKJd, seen_LJ):
-    """Attention over the cache's first `used_S` positions and over new tokens, merged in one softmax.
-
-    The cache is only read. `seen_LJ` says which of the J new keys each of the L queries may see. Returns [S, L, H, d].
-    """
-    slots, length, heads, dim = q_SLHd.shape
-    kv_heads, positions = k_SKBd.shape[1:3]
-    q = q_SLHd.reshape(slots, length, kv_heads, heads // kv_heads, dim)
-    old = jnp.einsum("slkgd,skbd->skglb", q, k_SKBd, preferred_element_type=jnp.float32) * dim**-0.5
-    new = jnp.einsum("slkgd,skjd->skglj", q, new_k_SKJd, preferred_element_type=jnp.float32) * dim**-0.5
-    in_use_SB = jnp.arange(positions)[None] < used_S[:, None]
-    old = jnp.where(in_use_SB[:, None, None, None], old, MASKED)
-    new = jnp.where(seen_LJ[None, None, None], new, MASKED)
-    top = jnp.maximum(old.max(-1, keepdims=True), new.max(-1, keepdims=True))
-    old, new = jnp.exp(old - top), jnp.exp(new - top)
-    total = old.sum(-1) + new.sum(-1)
-    kind = v_SKBd.dtype
-    out = jnp.einsum("skglb,skbd->slkgd", old.astype(kind), v_SKBd, preferred_element_type=jnp.float32)
-    out += jnp.einsum("skglj,skjd->slkgd", new.astype(kind), new_v_SKJd, preferred_element_type=jnp.float32)
-    out /= jnp.moveaxis(total, 3, 1)[..., None]
-    return out.reshape(slots, length, heads, dim).astype(q_SLHd.dtype)

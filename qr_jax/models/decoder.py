@@ -149,39 +149,7 @@ def forward(
     return _rms_norm(x_NLD, params["norm"], cfg.norm_eps)
 
 
-def extend(cfg: ModelConfig, params: Params, cache, ids_SL, used_S, buffer, seen_LJ, *, at=0, compute=jnp.float32):
-    """Run L new tokens of each slot after its first `used_S` cached ones; the cache is only read.
-
-    `cache` is (k, v), each [layers, S, K, B, d]; `buffer` (k, v), each [layers, S, K, J, d], holds keys and values of
-    tokens newer than the cache: the L new ones are put at its index `at` and `seen_LJ` says which of the J each may
-    see. The first new token of the buffer stands at position `used_S`. Returns (hidden_SLD, the new buffer).
-    """
-    length = ids_SL.shape[1]
-    cos_SLd, sin_SLd = _angles(cfg, used_S[:, None] + at + jnp.arange(length)[None])
-    graph = _layer_graph(cfg)
-
-    def body(x_SLD, xs):
-        layer, k_SKBd, v_SKBd, new_k, new_v = xs
-
-        def attend(q, k, v):
-            fresh_k, fresh_v = (jnp.moveaxis(y, 2, 1).astype(new_k.dtype) for y in (k, v))
-            all_k = jax.lax.dynamic_update_slice_in_dim(new_k, fresh_k, at, axis=2)
-            all_v = jax.lax.dynamic_update_slice_in_dim(new_v, fresh_v, at, axis=2)
-            out = attention.cached(q, k_SKBd, v_SKBd, used_S, all_k, all_v, seen_LJ)
-            return out, (fresh_k, fresh_v)
-
-        return nnx.merge(graph, layer)(x_SLD, cos_SLd, sin_SLd, attend)
-
-    x_SLD = params["embed"][ids_SL].astype(compute)
-    x_SLD, (fresh_k, fresh_v) = jax.lax.scan(body, x_SLD, (params["layers"], *cache, *buffer))
-    buffer = tuple(
-        jax.lax.dynamic_update_slice_in_dim(old, new, at, axis=3)
-        for old, new in zip(buffer, (fresh_k, fresh_v), strict=True)
-    )
-    return _rms_norm(x_SLD, params["norm"], cfg.norm_eps), buffer
-
-
 def logits(cfg: ModelConfig, params: Params, hidden_NLD):
-    """float32 [N, L, V]. For decode and tests; the learner goes block by block (logprob.py)."""
+    """float32 [N, L, V]. For tests; the learner goes block by block (logprob.py)."""
     head = head_weights(params).astype(hidden_NLD.dtype)
     return jnp.einsum("nld,vd->nlv", hidden_NLD, head, preferred_element_type=jnp.float32)

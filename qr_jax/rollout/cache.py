@@ -1,41 +1,70 @@
-"""Keys and values of the sequences in flight: rows for the slots that decode, and a store for rows that do not."""
+"""Keys and values of the sequences in flight: rows for the slots that decode, and a store for rows that do not.
+
+A cache is a tuple over layers of (k, v), each [rows, K, positions, d].
+"""
+
+import functools
 
 import jax
 import jax.numpy as jnp
 
 from qr_jax.models.families import ModelConfig
 
-Cache = tuple[jax.Array, ...]  # two: k and v, each [layers, rows, K, B, d]
+Cache = tuple[tuple[jax.Array, jax.Array], ...]
 
 
 def create(cfg: ModelConfig, rows: int, positions: int, dtype) -> Cache:
-    shape = (cfg.layers, rows, cfg.kv_heads, positions, cfg.head_dim)
-    return jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)
+    shape = (rows, cfg.kv_heads, positions, cfg.head_dim)
+    return tuple((jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)) for _ in range(cfg.layers))
 
 
 def nbytes(cfg: ModelConfig, rows: int, positions: int, dtype) -> int:
     return 2 * cfg.layers * rows * cfg.kv_heads * positions * cfg.head_dim * jnp.dtype(dtype).itemsize
 
 
+def size(cache: Cache) -> tuple[int, int]:
+    """(rows, positions)"""
+    return cache[0][0].shape[0], cache[0][0].shape[2]
+
+
+def put(part, new, row_R, used_R, count_R):
+    """One array with the first `count_R` of `new` [R, K, J, d] after the first `used_R` positions of rows `row_R`."""
+    entries = jnp.arange(new.shape[2])[None]
+    at_RJ = jnp.where(entries < count_R[:, None], used_R[:, None] + entries, part.shape[2])  # out of range: dropped
+    return part.at[row_R[:, None], :, at_RJ].set(jnp.swapaxes(new, 1, 2), mode="drop")
+
+
 def write(cache: Cache, buffer: Cache, row_R, used_R, count_R) -> Cache:
-    """Put the first `count_R` of `buffer` [layers, R, K, J, d] after the first `used_R` positions of rows `row_R`."""
-    positions, entries = cache[0].shape[3], buffer[0].shape[3]
-    at_RJ = used_R[:, None] + jnp.arange(entries)[None]
-    at_RJ = jnp.where(jnp.arange(entries)[None] < count_R[:, None], at_RJ, positions)  # out of range: dropped
-    # two index arrays with a slice between them put their axes first: the update is [R, J, layers, K, d]
-    return tuple(
-        whole.at[:, row_R[:, None], :, at_RJ].set(jnp.transpose(new, (1, 3, 0, 2, 4)), mode="drop")
-        for whole, new in zip(cache, buffer, strict=True)
-    )
+    """`put` in every layer."""
+    return jax.tree.map(lambda part, new: put(part, new, row_R, used_R, count_R), cache, buffer)
 
 
-def in_use(rows: Cache, used_R) -> Cache:
-    """Rows with 0 past their first `used_R` positions: what once stood there may not be finite, and 0 * nan is nan."""
-    kept_RB = jnp.arange(rows[0].shape[3])[None] < used_R[:, None]
-    return tuple(jnp.where(kept_RB[None, :, None, :, None], part, jnp.zeros((), part.dtype)) for part in rows)
+def rows_of(part, row_R, positions: int):
+    """The first `positions` of rows `row_R`: [R, K, positions, d]; nothing else of the array is read."""
+    size = (1, part.shape[1], positions, part.shape[3])
+    return jax.vmap(lambda row: jax.lax.dynamic_slice(part, (row, 0, 0, 0), size)[0])(row_R)
 
 
 def move(into: Cache, out_of: Cache, from_R, to_R, used_R) -> Cache:
-    """Copy the positions in use of rows `from_R` over rows `to_R` of another cache; a `to` past the end is dropped."""
-    rows = in_use(tuple(jnp.take(part, from_R, axis=1, mode="clip") for part in out_of), used_R)
-    return tuple(whole.at[:, to_R].set(part, mode="drop") for whole, part in zip(into, rows, strict=True))
+    """Copy the positions in use of rows `from_R` over rows `to_R` of another cache; a `to` past the end is dropped.
+
+    The rest of those rows becomes 0: what once stood there may not be finite, and 0 * nan is nan. The caches may have
+    different numbers of positions; no row may have more in use than either.
+    """
+
+    def one(whole, part):
+        shared = min(whole.shape[2], part.shape[2])
+        kept_RB = jnp.arange(shared)[None] < used_R[:, None]
+        rows = jnp.where(kept_RB[:, None, :, None], rows_of(part, from_R, shared), jnp.zeros((), part.dtype))
+        rows = jnp.pad(rows, ((0, 0), (0, 0), (0, whole.shape[2] - shared), (0, 0)))
+        return whole.at[to_R].set(rows, mode="drop")
+
+    return jax.tree.map(one, into, out_of)
+
+
+@functools.partial(jax.jit, static_argnames="positions")
+def resize(part, positions: int):
+    """One array with more positions, the new ones 0, or with only the first `positions`."""
+    if positions < part.shape[2]:
+        return part[:, :, :positions]
+    return jnp.pad(part, ((0, 0), (0, 0), (0, positions - part.shape[2]), (0, 0)))

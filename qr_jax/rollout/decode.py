@@ -10,16 +10,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from qr_jax.models import decoder
+from qr_jax.models import cached_attention, incremental
 from qr_jax.models.families import ModelConfig
 from qr_jax.rollout import cache as caches
-
-
-class Sampling(NamedTuple):
-    """What of sampling is compiled in. The temperature is an argument: 0 is greedy, in the same program."""
-
-    top_p: float = 1.0
-    top_k: int = 0
+from qr_jax.rollout.sampling import Sampling, choose
 
 
 class Chunk(NamedTuple):
@@ -43,47 +37,10 @@ def episode_keys(seed, purpose, step, query_N, sample_N):
     return jax.vmap(one)(query_N, sample_N)
 
 
-def _restrict(logp_SV, sampling: Sampling):
-    """Log-probabilities with -inf outside the `top_k` largest and the smallest set that holds `top_p`; ties stay in."""
-    if sampling.top_k:
-        kth_S1 = jax.lax.top_k(logp_SV, sampling.top_k)[0][:, -1:]
-        # normalised anew: top_p is a share of what top_k leaves
-        logp_SV = jax.nn.log_softmax(jnp.where(logp_SV >= kth_S1, logp_SV, -jnp.inf), axis=-1)
-    if sampling.top_p < 1.0:
-        sorted_SV = jnp.sort(logp_SV, axis=-1, descending=True)
-        before_SV = jnp.cumsum(jnp.exp(sorted_SV), axis=-1) - jnp.exp(sorted_SV)
-        last_S1 = jnp.sum(before_SV < sampling.top_p, axis=-1, keepdims=True) - 1
-        logp_SV = jnp.where(logp_SV >= jnp.take_along_axis(sorted_SV, last_S1, axis=-1), logp_SV, -jnp.inf)
-    return logp_SV
-
-
-def perturbed(logits_SV, key_S2, position_S, temperature, sampling: Sampling):
-    """(scores whose argmax is the sample, log-probabilities), [S, V] each: Gumbel-max on key and position."""
-    greedy = temperature == 0
-    logp_SV = jax.nn.log_softmax(logits_SV / jnp.where(greedy, 1.0, temperature), axis=-1)
-
-    def noise(key, position):
-        return jax.random.gumbel(jax.random.fold_in(jax.random.wrap_key_data(key), position), logits_SV.shape[-1:])
-
-    score_SV = _restrict(logp_SV, sampling) + jnp.where(greedy, 0.0, jax.vmap(noise)(key_S2, position_S))
-    return score_SV, logp_SV
-
-
-def sample(logits_SV, key_S2, position_S, temperature, sampling: Sampling):
-    score_SV, logp_SV = perturbed(logits_SV, key_S2, position_S, temperature, sampling)
-    token_S = jnp.argmax(score_SV, axis=-1).astype(jnp.int32)
-    return token_S, jnp.take_along_axis(logp_SV, token_S[:, None], axis=-1)[:, 0]
-
-
-def _buffer(cache, rows: int, entries: int):
-    layers, _, kv_heads, _, dim = cache[0].shape
-    return tuple(jnp.zeros((layers, rows, kv_heads, entries, dim), part.dtype) for part in cache)
-
-
-@functools.partial(jax.jit, static_argnames=("cfg", "bucket", "chunk", "sampling"), donate_argnames=("cache",))
+@functools.partial(jax.jit, static_argnames=("cfg", "chunk", "sampling"), donate_argnames=("cache",))
 def decode(
-    params,
-    cache,
+    laid: incremental.Laid,
+    cache: caches.Cache,
     pending_S,
     used_S,
     room_S,
@@ -92,42 +49,44 @@ def decode(
     temperature,
     *,
     cfg: ModelConfig,
-    bucket: int,
     chunk: int,
     sampling: Sampling,
 ):
     """Sample up to `chunk` tokens in every slot; a slot ends when `room_S` is used up or at an id marked in `stop_V`.
 
-    The cache is only read until the chunk is over; the new entries are then written in one go. No row may have more
-    than `bucket` positions in use. Returns (cache, Chunk).
+    The cache is only read until the chunk is over: new keys and values gather in a buffer of `chunk` positions, which
+    is then written in one go. Returns (cache, Chunk).
     """
     slots = pending_S.shape[0]
-    view = tuple(part[:, :, :, :bucket] for part in cache)
-    compute = cache[0].dtype
 
     def more(state):
         return (state[0] < chunk) & state[2].any()
 
     def tick(state):
         at, token_S, live_S, count_S, buffer, token_SC, logp_SC = state
-        seen_1C = (jnp.arange(chunk) <= at)[None]
-        hidden, buffer = decoder.extend(
-            cfg, params, view, token_S[:, None], used_S, buffer, seen_1C, at=at, compute=compute
-        )
-        logits_SV = decoder.logits(cfg, params, hidden)[:, 0]
-        token_S, logp_S = sample(logits_SV, key_S2, used_S + at + 1, temperature, sampling)
-        token_SC = jax.lax.dynamic_update_slice_in_dim(token_SC, token_S[:, None], at, axis=1)
-        logp_SC = jax.lax.dynamic_update_slice_in_dim(logp_SC, logp_S[:, None], at, axis=1)
+        fresh: list = list(buffer)
+
+        def attend(layer, q_SHd, k_SKd, v_SKd):
+            new = zip(buffer[layer], (k_SKd, v_SKd), strict=True)
+            fresh[layer] = tuple(jax.lax.dynamic_update_slice_in_dim(b, x[:, :, None], at, axis=2) for b, x in new)
+            (k_SKBd, v_SKBd), (new_k_SKJd, new_v_SKJd) = cache[layer], fresh[layer]
+            seen_J = jnp.arange(chunk) <= at
+            return cached_attention.one_token(q_SHd, k_SKBd, v_SKBd, used_S, new_k_SKJd, new_v_SKJd, seen_J)
+
+        hidden_DS = incremental.run(cfg, laid, token_S, used_S + at, attend)
+        choice = choose(incremental.logits(laid, hidden_DS), key_S2, used_S + at + 1, temperature, sampling)
+        token_SC = jax.lax.dynamic_update_slice_in_dim(token_SC, choice.token_S[:, None], at, axis=1)
+        logp_SC = jax.lax.dynamic_update_slice_in_dim(logp_SC, choice.logp_S[:, None], at, axis=1)
         count_S = count_S + live_S
-        live_S = live_S & ~stop_V[token_S] & (count_S < room_S)
-        return at + 1, token_S, live_S, count_S, buffer, token_SC, logp_SC
+        live_S = live_S & ~stop_V[choice.token_S] & (count_S < room_S)
+        return at + 1, choice.token_S, live_S, count_S, tuple(fresh), token_SC, logp_SC
 
     state = (
         jnp.int32(0),
         pending_S,
         room_S > 0,
         jnp.zeros(slots, jnp.int32),
-        _buffer(cache, slots, chunk),
+        caches.create(cfg, slots, chunk, cache[0][0].dtype),
         jnp.zeros((slots, chunk), jnp.int32),
         jnp.zeros((slots, chunk), jnp.float32),
     )
@@ -136,16 +95,29 @@ def decode(
     return cache, Chunk(token_SC, logp_SC, count_S)
 
 
-@functools.partial(jax.jit, static_argnames=("cfg", "bucket"), donate_argnames=("cache",))
-def append(params, cache, row_R, ids_RL, used_R, count_R, *, cfg: ModelConfig, bucket: int):
-    """Put keys and values of the first `count_R` of `ids_RL` behind the first `used_R` positions of rows `row_R`."""
-    rows, length = ids_RL.shape
-    view = caches.in_use(tuple(jnp.take(part[:, :, :, :bucket], row_R, axis=1, mode="clip") for part in cache), used_R)
-    seen_LL = jnp.tril(jnp.ones((length, length), bool))
-    _, buffer = decoder.extend(
-        cfg, params, view, ids_RL, used_R, _buffer(cache, rows, length), seen_LL, compute=cache[0].dtype
-    )
-    return caches.write(cache, buffer, row_R, used_R, count_R)
+@functools.partial(jax.jit, static_argnames=("cfg", "view"), donate_argnames=("cache",))
+def append(laid: incremental.Laid, cache: caches.Cache, row_T, ids_TI, used_T, count_T, *, cfg: ModelConfig, view: int):
+    """Put keys and values of the first `count_T` ids of each tile behind the first `used_T` positions of its row.
+
+    Tiles of one row may come in one call, the earlier first: a layer's keys and values are written before any tile
+    attends. No row may then have more than `view` positions in use.
+    """
+    tiles, size = ids_TI.shape
+    position_TI = used_T[:, None] + jnp.arange(size)[None]
+    written: list = list(cache)
+
+    def attend(layer, q_NHd, k_NKd, v_NKd):
+        new = (jnp.swapaxes(part.reshape(tiles, size, *part.shape[1:]), 1, 2) for part in (k_NKd, v_NKd))
+        pairs = zip(cache[layer], new, strict=True)
+        written[layer] = tuple(caches.put(part, rows, row_T, used_T, count_T) for part, rows in pairs)
+        k_TKBd, v_TKBd = (caches.rows_of(part, row_T, view) for part in written[layer])
+        q_TIHd = q_NHd.reshape(tiles, size, *q_NHd.shape[1:])
+        out = cached_attention.tiles(q_TIHd, k_TKBd, v_TKBd, position_TI, used_T + count_T)
+        return out.reshape(q_NHd.shape)
+
+    incremental.run(cfg, laid, ids_TI.reshape(-1), position_TI.reshape(-1), attend)
+    return tuple(written)
 
 
 move = jax.jit(caches.move, donate_argnums=0)
+copy = jax.jit(lambda cache, from_R, to_R, used_R: caches.move(cache, cache, from_R, to_R, used_R), donate_argnums=0)

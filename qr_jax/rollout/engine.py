@@ -5,7 +5,7 @@ to the retriever in one batch; a query's samples share one prefill; an observati
 """
 
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
@@ -19,7 +19,8 @@ from qr_jax.records import Episode, Query, Say, Search, SearchFunction, Stop, St
 from qr_jax.rollout import tools
 from qr_jax.rollout.chat import Chat
 from qr_jax.rollout.live import Live, Statistics
-from qr_jax.rollout.rows import Move, Rows
+from qr_jax.rollout.rows import Rows
+from qr_jax.rollout.seats import Seats
 
 PURPOSES = {"train": 0, "greedy": 1, "pass": 2, "ask": 3, "probe": 4}
 ORDERED_TICKS = 2  # an ordered search is answered this many ticks after it was asked, however fast it was
@@ -46,7 +47,7 @@ class Engine:
 
     def warm_up(self, params) -> float:
         """Compile all programs; returns seconds. Without it they compile when first needed."""
-        return self.rows.warm_up(params)
+        return self.rows.warm_up(self.rows.lay_out(params))
 
     def run(
         self,
@@ -62,17 +63,24 @@ class Engine:
         query_keys: Sequence[int] | None = None,
         first_sample: int = 0,
         temperature: float | None = None,
+        expected_tokens: Sequence[float] | None = None,
         stop_now: Callable[[], bool] = lambda: False,
     ) -> list[list[Episode]]:
         """Episodes of each query, `samples` of them, in the order asked for.
 
         `query_keys` number the queries for the sampling keys (the pool index; the position by default), so a sample is
-        the same wherever its query stands. A temperature of 0 is greedy. `statistics` then says what the call cost.
+        the same wherever its query stands. A temperature of 0 is greedy. Where it is known how many tokens an episode
+        of each query takes (`expected_tokens`), the longest begin first, so that few are left to decode alone at the
+        end. `params` are the learner's, or what `rows.lay_out` made of them once for many calls. `statistics` then
+        says what the call cost.
         Raises Interrupted when `stop_now()` turns true, and ValueError for a prompt that does not fit or an
         environment that breaks its contract; the engine can be used again.
         """
         counts = [samples] * len(queries) if isinstance(samples, int) else list(samples)
-        order = [(q, first_sample + g) for q, count in enumerate(counts) for g in range(count)]
+        first = range(len(queries))
+        if expected_tokens is not None:
+            first = np.argsort(-np.asarray(expected_tokens), kind="stable").tolist()
+        order = [(q, first_sample + g) for q in first for g in range(counts[q])]
         numbers = range(len(queries)) if query_keys is None else query_keys
         keys_N2 = self.rows.keys(
             seed, PURPOSES[purpose], step, [int(numbers[q]) for q, _ in order], [g for _, g in order]
@@ -98,38 +106,31 @@ class _Rollout:
     temperature: float
 
     def __init__(self, engine, params, queries, order, keys_N2, env, search, step, stop_now):
-        self.engine, self.params, self.queries, self.env, self.search = engine, params, queries, env, search
+        self.engine, self.queries, self.env, self.search = engine, queries, env, search
         self.settings, self.rows, self.tokenizer = engine.settings, engine.rows, engine.tokenizer
         self.step, self.stop_now = step, stop_now
+        self.total = len(order)
         self.key = {pair: keys_N2[n] for n, pair in enumerate(order)}
-        self.waiting_new = deque(order)
-        self.slots: list[Live | None] = [None] * self.rows.slot_count
-        self.store_free = list(range(self.rows.store_count))
-        self.parked: list[tuple[Live, int]] = []  # in the order in which they left their slots
-        self.prompts: dict[int, tuple[int, list[int], Say]] = {}  # query -> store row, ids, what was said
-        self.prompt_users = Counter(query_at for query_at, _ in order)
         self.calls: deque[tuple[int, Future, list[Live]]] = deque()
         self.done: dict[tuple[int, int], Episode] = {}
-        self.idle = False  # the last tick found nobody who could decode
         self.statistics = Statistics()
+        self.laid = self.rows.lay_out(params)
+        self.seats = Seats(self.rows, self.laid, order, self._prompt, self.statistics)
 
     def run(self) -> dict[tuple[int, int], Episode]:
-        start, moved = time.monotonic(), self.rows.moved
-        total = len(self.waiting_new)
+        start, moved, grown = time.monotonic(), self.rows.moved, self.rows.grown
         pool = ThreadPoolExecutor(1, "searches")
         try:
-            while len(self.done) < total:
+            while len(self.done) < self.total:
                 if self.stop_now():
                     raise Interrupted
-                self._answer_searches()
-                self._fill_slots()
-                wishes = self._tick()
-                if wishes:
+                self.seats.fill()
+                if wishes := self._tick():
                     self._ask(pool, wishes)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)  # a call that hangs must not hold up whoever interrupts
-        assert sorted(self.store_free) == list(range(self.rows.store_count)), "a row of the store was lost"
-        self.statistics.rows_moved = self.rows.moved - moved
+        assert self.seats.all_free(), "a row of the store was lost"
+        self.statistics.rows_moved, self.statistics.cache_grown = self.rows.moved - moved, self.rows.grown - grown
         self.statistics.total_s = time.monotonic() - start
         return self.done
 
@@ -146,17 +147,15 @@ class _Rollout:
         )  # fmt: skip
         self.calls.append((self.statistics.ticks, call, [live for live, _ in wishes]))
 
-    def _answer_searches(self) -> None:
-        """Take the results that are due; when no slot could decode without them, the oldest call is due."""
+    def _answer_searches(self, idle: bool) -> None:
+        """Take the results that are due; when no slot can decode without them (`idle`), the oldest call is due."""
         while self.calls:
             asked, call, lives = self.calls[0]
-            if self.settings.schedule == "arrival":
-                due = call.done()
-            else:
-                due = self.statistics.ticks - asked >= ORDERED_TICKS - 1
-            if not (due or self.idle):
+            arrived = self.settings.schedule == "arrival" and call.done()
+            ordered = self.settings.schedule == "ordered" and self.statistics.ticks - asked >= ORDERED_TICKS - 1
+            if not (arrived or ordered or idle):
                 return
-            self.idle = False
+            idle = False
             self.calls.popleft()
             start = time.monotonic()
             while not call.done():
@@ -198,76 +197,9 @@ class _Rollout:
         live.show(ids, say)
         self.statistics.observation_tokens += len(ids)
 
-    # ---- slots
-
-    def _fill_slots(self) -> None:
-        """Seat parked episodes that can go on, then new ones; park searching ones where others want their slots."""
-        ready = [(live, row) for live, row in self.parked if not live.searching]
-        free = [s for s, live in enumerate(self.slots) if live is None]
-        wanted = len(ready) + len(self.waiting_new) - len(free)
-        if wanted > 0:
-            free += self._park(wanted)
-        resumed = list(zip(ready, free, strict=False))
-        for (live, row), slot in resumed:
-            self.slots[slot] = live
-            self.parked.remove((live, row))
-        new, used_up = self._admit(free[len(resumed) :])
-        self.rows.move("store", "slots", [(row, slot, live.cached) for (live, row), slot in resumed] + new)
-        self.store_free += [row for (_, row), _ in resumed] + used_up  # only now may they be written again
-        start = time.monotonic()
-        work = [
-            (slot, live.ids[live.cached : -1], live.cached)
-            for slot, live in enumerate(self.slots)
-            if live and not live.searching and live.cached < len(live.ids) - 1
-        ]
-        self.rows.append(self.params, "slots", work)
-        for live in filter(None, self.slots):
-            if not live.searching:
-                live.cached = len(live.ids) - 1
-        self.statistics.append_s += time.monotonic() - start
-
-    def _park(self, wanted: int) -> list[int]:
-        """Bring up to `wanted` searching episodes to the store, one row of which is kept for the next prompt."""
-        searching = [(slot, live) for slot, live in enumerate(self.slots) if live and live.searching]
-        leaving = searching[: min(wanted, max(len(self.store_free) - 1, 0))]
-        moves: list[Move] = []
-        for slot, live in leaving:
-            row = self.store_free.pop()
-            moves.append((slot, row, live.cached))
-            self.parked.append((live, row))
-            self.slots[slot] = None
-        self.rows.move("slots", "store", moves)
-        return [slot for slot, _ in leaving]
-
-    def _admit(self, free: list[int]) -> tuple[list[Move], list[int]]:
-        """New episodes for the free slots; a query's prompt is computed once, in the store.
-
-        Returns the rows to copy to slots and the store rows that are free after the copy.
-        """
-        moves, prefill, used_up = [], [], []
-        for slot in free:
-            if not self.waiting_new or not (self.waiting_new[0][0] in self.prompts or self.store_free):
-                break
-            query_at, sample = self.waiting_new.popleft()
-            if query_at not in self.prompts:
-                ids, say = self._prompt(self.queries[query_at])
-                self.prompts[query_at] = (self.store_free.pop(), ids, say)
-                prefill.append((self.prompts[query_at][0], ids[:-1], 0))
-                self.statistics.prompt_tokens += len(ids)
-            row, ids, say = self.prompts[query_at]
-            live = Live(query_at, sample, cached=len(ids) - 1)
-            live.show(ids, say)
-            self.slots[slot] = live
-            moves.append((row, slot, live.cached))
-            self.prompt_users[query_at] -= 1
-            if not self.prompt_users[query_at]:
-                used_up.append(self.prompts.pop(query_at)[0])
-        start = time.monotonic()
-        self.rows.append(self.params, "store", [item for item in prefill if item[1]])
-        self.statistics.append_s += time.monotonic() - start
-        return moves, used_up
-
-    def _prompt(self, query: Query) -> tuple[list[int], Say]:
+    def _prompt(self, query_at: int) -> tuple[list[int], Say]:
+        """A query's prompt, its ids and what the environment said."""
+        query = self.queries[query_at]
         say = self.env(query, [])
         if not isinstance(say, Say):
             raise ValueError(f"the environment opened query {query.id!r} with {say!r}; wanted Say(prompt)")
@@ -282,24 +214,30 @@ class _Rollout:
     # ---- decoding
 
     def _tick(self) -> list[tuple[Live, tuple[str, ...]]]:
-        """Decode one chunk and let the environment answer every turn that ended; returns who wants to search what."""
+        """Decode one chunk and let the environment answer every turn that ended; returns who wants to search what.
+
+        While the device decodes, the host takes the search results that are due at the next tick.
+        """
+        active = self.seats.active()
+        self.statistics.ticks += 1
+        if not active:
+            self._answer_searches(idle=True)
+            return []
         count = self.rows.slot_count
         pending_S, used_S, room_S = (np.zeros(count, np.int32) for _ in range(3))
         key_S2 = np.zeros((count, 2), np.uint32)
-        active = [(slot, live) for slot, live in enumerate(self.slots) if live and not live.searching]
-        self.statistics.ticks += 1
-        self.idle = not active
-        if self.idle:
-            return []
         for slot, live in active:
             pending_S[slot], used_S[slot] = live.ids[-1], live.cached
             room_S[slot] = live.room(self.settings)
             key_S2[slot] = self.key[live.query_at, live.sample]
         start = time.monotonic()
-        view = self.rows.view(int(used_S.max()))
-        chunk = self.rows.decode(self.params, pending_S, used_S, room_S, key_S2, self.temperature, view)
+        chunk = self.rows.decode(self.laid, pending_S, used_S, room_S, key_S2, self.temperature)
+        waited = self.statistics.search_wait_s
+        self._answer_searches(idle=False)
         token_SC, logp_SC, count_S = (np.asarray(part) for part in chunk)
-        self.statistics.decode_s += time.monotonic() - start
+        self.statistics.decode_s += time.monotonic() - start - (self.statistics.search_wait_s - waited)
+        self.statistics.decode_steps += int(count_S.max())
+        self.statistics.cache_positions += int(np.sum(count_S * used_S + count_S * (count_S - 1) // 2))
         wishes, eos_ids = [], self.tokenizer.eos_ids
         for slot, live in active:
             n = int(count_S[slot])
@@ -333,11 +271,4 @@ class _Rollout:
     def _finish(self, live: Live, stop: StopReason, answer: str | None = None, fault: str | None = None) -> None:
         query = self.queries[live.query_at]
         self.done[live.query_at, live.sample] = live.episode(query, self.step, stop, answer, fault)
-        for slot, other in enumerate(self.slots):
-            if other is live:
-                self.slots[slot] = None
-        for at, (other, row) in enumerate(self.parked):
-            if other is live:
-                del self.parked[at]
-                self.store_free.append(row)
-                break
+        self.seats.leave(live)

@@ -99,10 +99,13 @@ class Statistics:
     prompt_tokens: int = 0
     observation_tokens: int = 0
     ticks: int = 0
+    decode_steps: int = 0  # tokens in a row: each reads all weights once
+    cache_positions: int = 0  # summed over those steps: positions in use of the slots that were decoding
     searches: int = 0
     searches_sent: int = 0
     searches_failed: int = 0
     rows_moved: int = 0
+    cache_grown: int = 0  # times that the slots' cache was copied to a longer one
     decode_s: float = 0.0
     append_s: float = 0.0
     search_s: float = 0.0  # in the retriever

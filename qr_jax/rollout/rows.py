@@ -1,12 +1,13 @@
 """The device side of a rollout: cache rows of slots and store, and the few programs that change them.
 
-Every array shape comes from a small fixed set (buckets of lengths and of cache positions), so after `warm_up` nothing
-compiles.
+Every array shape comes from a small fixed set (tiles of tokens, views of cache positions), so after `warm_up` nothing
+compiles. The slots' cache is as long as its longest sequence needs, in steps of `views`: a step of decoding attends
+over all of it, and slicing it would copy it.
 """
 
 import time
 from collections.abc import Sequence
-from itertools import product
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,73 +16,108 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from qr_jax import config
 from qr_jax.models.families import ModelConfig
+from qr_jax.models.incremental import Laid, lay_out
 from qr_jax.rollout import cache as caches
 from qr_jax.rollout import decode
+from qr_jax.rollout.sampling import Sampling
 
-APPEND_ROWS = (2, 8)  # rows of one append call: the fewest that hold what there is
-SMALLEST_VIEW = 256  # cache positions that a program looks at, at least
-
+SMALLEST_VIEW = 128  # cache positions that a program looks at, at least
 MOVE_ROWS = 8  # rows of the smallest move; others are about 4 times the one before, up to all slots
 
 Work = tuple[int, Sequence[int], int]  # a row, the ids to put there, the positions it has in use
 Move = tuple[int, int, int]  # a row, the row of the other cache to copy it to, the positions it has in use
+Tile = tuple[int, Sequence[int], int]  # a row, at most `tile` ids, the positions in use before them
+
+
+def views_up_to(positions: int) -> list[int]:
+    """128, 192, 256, 384, 512, ...: powers of two and what lies halfway between, and `positions` itself at the end."""
+    found, step = [], SMALLEST_VIEW
+    while step < positions:
+        found += [step, step * 3 // 2]
+        step *= 2
+    return [view for view in found if view < positions] + [positions]
 
 
 class Rows:
     """Cache rows: `slots` that decode together, and a `store` for prompts and for episodes that wait."""
 
     def __init__(self, cfg: ModelConfig, settings: config.Rollout, eos_ids: Sequence[int], *, compute: str):
-        self.cfg, self.settings = cfg, settings
+        self.cfg, self.settings, self.compute = cfg, settings, jnp.dtype(compute)
         self.slot_count = settings.slots
         self.store_count = settings.store or settings.slots
-        positions = settings.context_tokens
-        self.views = [positions]
-        while self.views[0] > SMALLEST_VIEW:
-            self.views.insert(0, max(self.views[0] // 2, SMALLEST_VIEW))
-        self.lengths = sorted({min(length, positions) for length in settings.buckets})
+        self.views = views_up_to(settings.context_tokens)
+        self.call_sizes = sorted({-(-tokens // settings.tile) for tokens in settings.buckets})  # in tiles
         self.move_sizes = [self.slot_count]
         while self.move_sizes[0] > MOVE_ROWS:
             self.move_sizes.insert(0, max(self.move_sizes[0] // 4, MOVE_ROWS))
         self.caches = {
-            "slots": caches.create(cfg, self.slot_count, positions, jnp.dtype(compute)),
-            "store": caches.create(cfg, self.store_count, positions, jnp.dtype(compute)),
+            "slots": caches.create(cfg, self.slot_count, self.views[0], self.compute),
+            "store": caches.create(cfg, self.store_count, settings.context_tokens, self.compute),
         }
         stop_V = np.zeros(cfg.vocab, bool)
         stop_V[list(eos_ids)] = True
         self.stop_V = jnp.asarray(stop_V)
-        self.sampling = decode.Sampling(settings.top_p, settings.top_k)
-        self.moved = 0
+        self.sampling = Sampling(settings.top_p, settings.top_k)
+        self.moved = self.grown = 0
 
-    def warm_up(self, params) -> float:
+    def lay_out(self, params: Any) -> Laid:
+        """Parameters as the programs read them; a Laid comes back as it is."""
+        return lay_out(self.cfg, params, self.compute)
+
+    # ---- compiling
+
+    def warm_up(self, laid: Laid) -> float:
         """Compile every program that a rollout can need; returns the seconds it took.
 
-        The caches are laid out like `params` first: a program first seen with another layout would compile again.
+        The caches are laid out like the parameters first: a program first seen with another layout would compile again.
         """
         start = time.monotonic()
-        layout = jax.tree.leaves(params)[0].sharding
+        layout = laid.norm.sharding
         if isinstance(layout, NamedSharding):
             layout = NamedSharding(layout.mesh, PartitionSpec())
         self.caches = jax.device_put(self.caches, layout)
-        self._try_all(params)
+        self._try_all(laid)
         jax.block_until_ready(self.caches)
-        self.moved = 0
+        self.moved = self.grown = 0
         return time.monotonic() - start
 
-    def _try_all(self, params) -> None:
+    def _try_all(self, laid: Laid) -> None:
         none_S = np.zeros(self.slot_count, np.int32)
         self.keys(0, 0, 0, [], [])
         for view in self.views:
-            self.decode(params, none_S, none_S, none_S, np.zeros((self.slot_count, 2), np.uint32), 1.0, view)
-            for length, rows in product(self.lengths, APPEND_ROWS):
-                none_R, ids_RL = np.zeros(rows, np.int32), np.zeros((rows, length), np.int32)
-                for where in {self.slot_count: "slots", self.store_count: "store"}.values():  # of one size: one program
-                    self._append(params, where, none_R, ids_RL, none_R, none_R, view)
+            self.begin()
+            self.fit(view)
+            self.decode(laid, none_S, none_S, none_S, np.zeros((self.slot_count, 2), np.uint32), 1.0)
+            for tiles in self.call_sizes:
+                nothing = [(0, (), 0)] * tiles
+                self._append_tiles(laid, "slots", nothing, view)
+                self._append_tiles(laid, "store", nothing, view)
+            for size in self.move_sizes:
+                self.move("slots", "store", [(0, self.store_count, 0)] * size)  # to no row
+                self.move("store", "slots", [(0, self.slot_count, 0)] * size)
         for size in self.move_sizes:
-            self.move("slots", "store", [(0, self.store_count, 0)] * size)  # to no row
-            self.move("store", "slots", [(0, self.slot_count, 0)] * size)
+            self.move("store", "store", [(0, self.store_count, 0)] * size)
+        self.begin()
 
-    def view(self, positions: int) -> int:
-        return next(view for view in self.views if view >= positions)
+    # ---- how long the slots' cache is
+
+    def begin(self) -> None:
+        """No slot is in use: the cache may be as short as it gets."""
+        self._resize(self.views[0])
+
+    def fit(self, positions: int) -> None:
+        """Let every slot hold `positions`: one view after the other, so that few programs do it."""
+        while (here := caches.size(self.caches["slots"])[1]) < min(positions, self.views[-1]):
+            self._resize(self.views[self.views.index(here) + 1])
+            self.grown += 1
+
+    def _resize(self, view: int) -> None:
+        layers: list = list(self.caches.pop("slots"))
+        for number, (k, v) in enumerate(layers):  # layer by layer: two whole caches never exist
+            layers[number] = (caches.resize(k, view), caches.resize(v, view))
+        self.caches["slots"] = tuple(layers)
+
+    # ---- what a rollout does
 
     def keys(self, seed: int, purpose: int, step: int, query_N: Sequence[int], sample_N: Sequence[int]) -> np.ndarray:
         """Key data [N, 2] of N episodes, computed `slots` at a time."""
@@ -95,44 +131,58 @@ class Rows:
             blocks.append(np.asarray(decode.episode_keys(*numbers, query, sample)))
         return np.concatenate(blocks)[: len(query_N)]
 
-    def decode(self, params, pending_S, used_S, room_S, key_S2, temperature: float, view: int) -> decode.Chunk:
+    def decode(self, laid: Laid, pending_S, used_S, room_S, key_S2, temperature: float) -> decode.Chunk:
+        self.fit(int(used_S.max()) + self.settings.chunk)
         self.caches["slots"], chunk = decode.decode(
-            params, self.caches["slots"], pending_S, used_S, room_S, key_S2, self.stop_V, np.float32(temperature),
-            cfg=self.cfg, bucket=view, chunk=self.settings.chunk, sampling=self.sampling,
+            laid, self.caches["slots"], pending_S, used_S, room_S, key_S2, self.stop_V, np.float32(temperature),
+            cfg=self.cfg, chunk=self.settings.chunk, sampling=self.sampling,
         )  # fmt: skip
         return chunk
 
-    def _append(self, params, where: str, row_R, ids_RL, used_R, count_R, view: int) -> None:
+    def append(self, laid: Laid, where: str, work: Sequence[Work]) -> None:
+        """Put known tokens behind what rows hold: cut into tiles, as many of them a call as the call sizes allow."""
+        size = self.settings.tile
+        tiles = [(row, ids[at : at + size], used + at) for row, ids, used in work for at in range(0, len(ids), size)]
+        if where == "slots":
+            self.fit(max((used + len(ids) for _, ids, used in tiles), default=0))
+        while tiles:
+            taken = tiles[: self._call_size(len(tiles))]
+            longest = max(used + len(ids) for _, ids, used in taken)
+            here = caches.size(self.caches[where])[1]
+            view = here if where == "slots" else next(view for view in self.views if view >= longest)
+            self._append_tiles(laid, where, taken, view)
+            tiles = tiles[len(taken) :]
+        jax.block_until_ready(self.caches[where])  # so that its time is known apart from decoding's
+
+    def _call_size(self, tiles: int) -> int:
+        """The smallest call that holds them all, unless more than half of it were padding and a smaller one there."""
+        smaller = [size for size in self.call_sizes if size <= tiles]
+        whole = [size for size in self.call_sizes if size >= tiles]
+        return whole[0] if whole and (not smaller or 2 * tiles >= whole[0]) else smaller[-1]
+
+    def _append_tiles(self, laid: Laid, where: str, tiles: Sequence[Tile], view: int) -> None:
+        count = next(size for size in self.call_sizes if size >= len(tiles))
+        ids_TI = np.zeros((count, self.settings.tile), np.int32)
+        row_T, used_T, count_T = (np.zeros(count, np.int32) for _ in range(3))
+        for t, (row, ids, used) in enumerate(tiles):
+            ids_TI[t, : len(ids)] = ids
+            row_T[t], used_T[t], count_T[t] = row, used, len(ids)
         self.caches[where] = decode.append(
-            params, self.caches[where], row_R, ids_RL, used_R, count_R, cfg=self.cfg, bucket=view
+            laid, self.caches[where], row_T, ids_TI, used_T, count_T, cfg=self.cfg, view=view
         )
-
-    def append(self, params, where: str, work: Sequence[Work]) -> None:
-        """Put known tokens behind what rows hold: a few rows a call, like lengths together, long in parts."""
-        longest = self.lengths[-1]
-        while work:
-            now = sorted(((row, ids[:longest], used) for row, ids, used in work), key=lambda item: len(item[1]))
-            for at in range(0, len(now), APPEND_ROWS[-1]):
-                self._append_batch(params, where, now[at : at + APPEND_ROWS[-1]])
-            work = [(row, ids[longest:], used + longest) for row, ids, used in work if len(ids) > longest]
-
-    def _append_batch(self, params, where: str, batch: Sequence[Work]) -> None:
-        length = next(length for length in self.lengths if length >= max(len(ids) for _, ids, _ in batch))
-        rows = next(rows for rows in APPEND_ROWS if rows >= len(batch))
-        ids_RL = np.zeros((rows, length), np.int32)
-        row_R, used_R, count_R = (np.zeros(rows, np.int32) for _ in range(3))
-        for r, (row, ids, used) in enumerate(batch):
-            ids_RL[r, : len(ids)] = ids
-            row_R[r], used_R[r], count_R[r] = row, used, len(ids)
-        self._append(params, where, row_R, ids_RL, used_R, count_R, self.view(int(used_R.max())))
 
     def move(self, out_of: str, into: str, moves: Sequence[Move]) -> None:
         """Copy rows from one cache to the other, in one batched copy (the fewest rows a program has that hold them)."""
-        dropped = self.caches[into][0].shape[1]
+        dropped = caches.size(self.caches[into])[0]
+        if into == "slots":
+            self.fit(max((used for _, _, used in moves), default=0))
         for at in range(0, len(moves), self.slot_count):
             some = moves[at : at + self.slot_count]
             size = next(size for size in self.move_sizes if size >= len(some))
             from_R, to_R, used_R = np.zeros(size, np.int32), np.full(size, dropped, np.int32), np.zeros(size, np.int32)
             from_R[: len(some)], to_R[: len(some)], used_R[: len(some)] = zip(*some, strict=True)
-            self.caches[into] = decode.move(self.caches[into], self.caches[out_of], from_R, to_R, used_R)
-        self.moved += len(moves)
+            if out_of == into:
+                self.caches[into] = decode.copy(self.caches[into], from_R, to_R, used_R)
+            else:
+                self.caches[into] = decode.move(self.caches[into], self.caches[out_of], from_R, to_R, used_R)
+        self.moved += len(moves) * (out_of != into)
