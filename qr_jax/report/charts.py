@@ -1,0 +1,282 @@
+"""What the page's charts show: series of a run, made from summed counts, ready to be drawn and to be read as tables.
+
+A chart is {"id", "title", "note", "kind", "x", "unit", "series", ...}. `x` is a list of axes, {"label", "values"}, of
+which the reader picks one. A series is {"name", "tone", "values"}, one value an x (None: nothing to say), and may have
+its own `x`, or `low` and `high`. Tones are the page's colours; an origin has one tone everywhere.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from qr_jax.report.series import Row, bins, mean, ratio, said, step_axis, total
+
+Chart = dict[str, Any]
+Null = Mapping[str, Any]  # what `null_control.null_of_run` returns
+
+RATE_BINS = 20  # of rates by origin, which few groups stand behind; as many points are wanted of the null control
+FEW = 5  # groups; a rate of fewer is not shown
+ORIGINS = {
+    "fresh": "fresh",
+    "ex_hard": "were all wrong",
+    "ex_easy": "were all right",
+    "ex_surplus": "were surplus",
+    "ex_consumed": "were accepted",
+}
+PHASES = {
+    "decode": "decoding",
+    "prefill": "prefill",
+    "search_wait": "waiting for searches",
+    "rollout_rest": "rest of the rollout",
+    "settle": "settling",
+    "learner": "learner",
+}
+WITHIN = 1.96  # standard errors on either side of a 95 % interval
+
+
+def accuracy(rows: Sequence[Row], before: Row, after: Row, ended: bool) -> Chart:
+    """Held-out accuracy and the pass rate in training, against each budget."""
+    held: list[tuple[Row, float, float | None]] = []
+    questions = before.get("questions") or after.get("questions")
+    if before.get("exact_match") is not None:
+        held.append(({}, before["exact_match"], before.get("exact_match_se")))
+    for row in rows:
+        if (value := row.get("eval/exact_match")) is not None:
+            held.append((row, value, math.sqrt(value * (1 - value) / questions) if questions else None))
+    if ended and after.get("exact_match") is not None:
+        held.append((rows[-1], after["exact_match"], after.get("exact_match_se")))
+    budgets = {"rollouts": "rollouts", "tokens": "sampled tokens", "searches": "searches"}
+    lots = bins(rows)
+    axes = [
+        {
+            "label": label,
+            "values": [lot[-1].get(f"budget/{name}") for lot in lots],
+            "words": step_axis(lots)[0]["words"],
+        }
+        for name, label in budgets.items()
+    ]
+    margin = [WITHIN * error if error else 0.0 for _, _, error in held]
+    series: list[dict[str, Any]] = [
+        {
+            "name": "training pass rate",
+            "tone": "quiet",
+            "values": [mean(lot, "reward/outcome_mean") for lot in lots],
+        },
+        {
+            "name": "held-out, greedy",
+            "tone": "ink",
+            "style": "points",
+            "values": [value for _, value, _ in held],
+            "low": [value - one for (_, value, _), one in zip(held, margin, strict=True)],
+            "high": [value + one for (_, value, _), one in zip(held, margin, strict=True)],
+            "x": [[row.get(f"budget/{name}") or 0 for row, _, _ in held] for name in budgets],
+        },
+    ]
+    note = "Held-out exact match with 95 % intervals"
+    note += f", {questions:,} questions. " if questions else ". "
+    note += "The pass rate in training is over the queries that were drawn, which a recycling pool makes harder."
+    return {
+        "id": "accuracy", "title": "Accuracy against the budget", "note": note + said(lots), "kind": "lines",
+        "x": axes, "unit": "share", "series": series if held else series[:1],
+    }  # fmt: skip
+
+
+def batch(rows: Sequence[Row], null: Null | None = None) -> Chart:
+    """The effective batch by origin: accepted groups a step; and the band in which the null's batches lie."""
+    lots = bins(rows, RATE_BINS)
+    series = [
+        {"name": words, "tone": origin, "values": [mean(lot, f"pool/accepted_{origin}") for lot in lots]}
+        for origin, words in _origins(rows, "accepted").items()
+    ]
+    wanted = mean(rows, "pool/wanted")
+    chart = {
+        "id": "batch", "title": "The effective batch, by origin",
+        "note": "Groups with signal that reached the learner, a step, by what their query showed when it was last "
+        "drawn." + said(lots),
+        "kind": "stack", "x": step_axis(lots), "unit": "count", "series": series,
+        "marks": [{"y": wanted, "text": f"{wanted:g} are wanted"}] if wanted else [],
+    }  # fmt: skip
+    if null:
+        chart["note"] += " Dashed: where the whole batch lies by chance alone."
+        chart["band"] = {"x": [_step_of(rows, at) for at in _middles(null)], **_band(null, "accepted")}
+    return chart
+
+
+def null_panels(null: Null) -> list[Chart]:
+    """One small chart an origin: its share of the batch, and the null's mean and 5-95 % band over seeds."""
+    panels = []
+    for origin in ("fresh", "ex_hard", "ex_easy"):
+        band = {"name": "chance alone", "tone": "quiet", "style": "band", **_band(null, origin)}
+        share = {"name": "the run", "tone": origin, "values": null["run"][origin][: len(band["values"])]}
+        axis = {"label": "rollouts", "values": _middles(null)[: len(share["values"])]}
+        panels.append(
+            {
+                "id": f"null-{origin}",
+                "title": f"{ORIGINS[origin].capitalize()}: share of the batch",
+                "note": "",
+                "kind": "lines",
+                "x": [axis],
+                "unit": "share",
+                "series": [band, share],
+            }  # fmt: skip
+        )
+    return panels
+
+
+def _band(null: Null, name: str) -> dict[str, Any]:
+    """The null's mean and band of a figure, over the stretches that the run has too."""
+    count = min(len(null["run"]["rollouts"]), len(null["rollouts"]))
+    found = null["bands"][name]
+    return {to: found[at][:count] for to, at in (("values", "mean"), ("low", "low"), ("high", "high"))}
+
+
+def _middles(null: Null) -> list[float]:
+    """The rollouts in the middle of each stretch."""
+    ends = null["rollouts"][: len(null["run"]["rollouts"])]
+    return [(before + end) / 2 for before, end in zip([0, *ends], ends)]
+
+
+def _step_of(rows: Sequence[Row], rollouts: float) -> float:
+    """The step, between whole ones too, at which so many rollouts were spent."""
+    before = 0.0
+    for row in rows:
+        spent = row.get("budget/rollouts") or 0
+        if spent >= rollouts:
+            return row["step"] - (spent - rollouts) / max(spent - before, 1)
+        before = spent
+    return rows[-1]["step"]
+
+
+def zero_variance(rows: Sequence[Row]) -> Chart:
+    """The zero-variance rate of the drawn groups, by origin."""
+    lots = bins(rows, RATE_BINS)
+    series = [
+        {
+            "name": "all",
+            "tone": "ink",
+            "values": [ratio(lot, "pool/zero_variance", "pool/drawn") for lot in lots],
+        }
+    ]
+    for origin, words in _origins(rows, "drawn").items():
+        names = f"pool/zero_variance_{origin}", f"pool/drawn_{origin}"
+        series.append({"name": words, "tone": origin, "values": [ratio(lot, *names, least=FEW) for lot in lots]})
+    return {
+        "id": "zero-variance", "title": "Zero-variance rate, by origin",
+        "note": "Drawn groups whose rewards were all equal: they teach nothing, and their queries go back to the pool."
+        + said(lots) + f" A rate of fewer than {FEW} groups is left out.",
+        "kind": "lines", "x": step_axis(lots), "unit": "share", "series": series,
+    }  # fmt: skip
+
+
+def phases(rows: Sequence[Row]) -> Chart:
+    """Seconds a step by phase; steps in which programs were compiled are left out, and said."""
+    compiled = [row for row in rows if row.get("perf/compiles")]
+    plain = [row for row in rows if not row.get("perf/compiles")] or list(rows)
+    lots = bins([{**row, **_seconds(row)} for row in plain])
+    series = [
+        {"name": words, "tone": f"phase{at}", "values": [mean(lot, name) for lot in lots]}
+        for at, (name, words) in enumerate(PHASES.items())
+    ]
+    note = "Seconds a step." + said(lots)
+    if compiled and len(plain) < len(rows):
+        seconds = total(compiled, "time/step_s")
+        note += f" Left out: {_steps(compiled)}, which compiled programs and took {seconds:.1f} s."
+    return {
+        "id": "time", "title": "Time by phase", "note": note, "kind": "stack", "x": step_axis(lots),
+        "unit": "seconds", "series": series,
+    }  # fmt: skip
+
+
+def _seconds(row: Row) -> dict[str, float]:
+    """The phases of a step, which add up to it."""
+    found = {name: row.get(f"time/{name}_s") or 0.0 for name in ("decode", "prefill", "search_wait", "settle")}
+    rest = (row.get("time/rollout_s") or 0.0) - found["decode"] - found["prefill"] - found["search_wait"]
+    return found | {"rollout_rest": max(rest, 0.0), "learner": row.get("time/learner_s") or 0.0}
+
+
+def tokens(rows: Sequence[Row]) -> Chart:
+    """Tokens a step: trained on, sampled for nothing, and read."""
+    split = []
+    for row in rows:
+        episodes = row.get("pool/rollouts") or 0
+        sampled = (row.get("rollout/tokens") or 0) * episodes
+        trained = row.get("learner/tokens") or 0
+        read = (row.get("rollout/context_tokens") or 0) * episodes - sampled
+        split.append({"step": row["step"], "trained": trained, "dropped": max(sampled - trained, 0), "read": read})
+    lots = bins(split)
+    names = {"trained": "sampled, trained on", "dropped": "sampled, group not accepted", "read": "read, never sampled"}
+    return {
+        "id": "tokens", "title": "Tokens by what became of them",
+        "note": "Tokens a step. Those that the model reads are prompts and passages." + said(lots),
+        "kind": "stack", "x": step_axis(lots), "unit": "count",
+        "series": [
+            {"name": words, "tone": tone, "values": [mean(lot, name) for lot in lots]}
+            for (name, words), tone in zip(names.items(), ("phase0", "phase2", "phase4"), strict=True)
+        ],
+    }  # fmt: skip
+
+
+def latency(rows: Sequence[Row]) -> Chart:
+    """Milliseconds a search: in the retriever, and of that with decoding at a halt."""
+    lots = bins([{**row, **_milliseconds(row)} for row in rows])
+    names = {"search": ("in the retriever", "ink"), "wait": ("of that, decoding waits", "quiet")}
+    return {
+        "id": "latency", "title": "Search latency",
+        "note": "Milliseconds a search, duplicates dropped; searches that wait together are sent in one batch."
+        + said(lots),
+        "kind": "lines", "x": step_axis(lots), "unit": "milliseconds",
+        "series": [
+            {"name": words, "tone": tone, "values": [ratio(lot, f"{name}_ms", "retriever/queries") for lot in lots]}
+            for name, (words, tone) in names.items()
+        ],
+    }  # fmt: skip
+
+
+def _milliseconds(row: Row) -> dict[str, float]:
+    return {
+        "search_ms": 1000 * (row.get("time/search_s") or 0.0),
+        "wait_ms": 1000 * (row.get("time/search_wait_s") or 0.0),
+    }
+
+
+def gap(rows: Sequence[Row], alarm: float | None) -> Chart:
+    """How far the learner's log-probabilities are from the sampler's, on a logarithmic axis."""
+    lots = bins(rows)
+    largest = [max((row["sampler_gap/max"] for row in lot if row.get("sampler_gap/max")), default=None) for lot in lots]
+    note = "Difference of the log-probabilities of a sampled token, in nats."
+    return {
+        "id": "gap", "title": "Sampler\u2013learner gap",
+        "note": note + (f" A mean above {alarm:g} raises an alarm." if alarm else "") + said(lots),
+        "kind": "lines", "x": step_axis(lots), "unit": "nats", "log": True,
+        "series": [
+            {"name": "largest", "tone": "quiet", "values": largest},
+            {"name": "mean", "tone": "ink", "values": [mean(lot, "sampler_gap/mean") for lot in lots]},
+        ],
+    }  # fmt: skip
+
+
+def make(
+    rows: Sequence[Row], before: Row, after: Row, config: Mapping[str, Any], *, ended: bool, null: Null | None = None
+) -> dict[str, Chart]:
+    """All charts by id; none for a run without a step."""
+    if not rows:
+        return {}
+    alarm = config.get("learner", {}).get("gap_alarm")
+    charts = [accuracy(rows, before, after, ended), batch(rows, null), zero_variance(rows), phases(rows), tokens(rows)]
+    charts += [latency(rows), gap(rows, alarm)] + (null_panels(null) if null else [])
+    return {chart["id"]: chart for chart in charts}
+
+
+def _origins(rows: Sequence[Row], what: str) -> dict[str, str]:
+    """The origins that occur among a run's accepted or drawn groups; the first three always."""
+    return {
+        origin: words
+        for origin, words in ORIGINS.items()
+        if origin in ("fresh", "ex_hard", "ex_easy") or total(rows, f"pool/{what}_{origin}")
+    }
+
+
+def _steps(rows: Sequence[Row]) -> str:
+    """ "step 1" or "steps 1, 2 and 9", the first ones where there are many."""
+    numbers = [str(row["step"]) for row in rows[:5]] + (["others"] if len(rows) > 5 else [])
+    return f"step {numbers[0]}" if len(numbers) == 1 else f"steps {', '.join(numbers[:-1])} and {numbers[-1]}"

@@ -1,0 +1,86 @@
+"""What each query showed whenever it was drawn, and the picture of it: verdicts of many queries over time."""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+Row = dict[str, Any]
+Histories = Mapping[str, Sequence[Row]]
+
+MOST_ROWS = 240
+# What became of a query: the name, and what is said of it.
+FATES = {
+    "from_hard": "all wrong, later accepted",
+    "from_easy": "all right, later accepted",
+    "hard": "all wrong when last drawn",
+    "easy": "all right when last drawn",
+    "other": "anything else",
+}
+
+
+def histories(draws: Iterable[Row]) -> dict[str, list[Row]]:
+    """Each query's draws in the order of steps; queries in the order in which they were first drawn."""
+    found: dict[str, list[Row]] = {}
+    for draw in draws:
+        found.setdefault(str(draw["query"]), []).append(draw)
+    return found
+
+
+def flipped(history: Sequence[Row], step: int) -> bool:
+    """Whether the query was accepted in `step` after an earlier zero-variance verdict, as `figures` counts flips."""
+    earlier = any(draw["verdict"] in ("hard", "easy") for draw in history if draw["step"] < step)
+    return earlier and any(draw.get("accepted") for draw in history if draw["step"] == step)
+
+
+def fate(history: Sequence[Row]) -> str:
+    """One of FATES, by the first acceptance after a zero-variance verdict, else by the last verdict."""
+    dead = None
+    for draw in history:
+        if draw["verdict"] in ("hard", "easy"):
+            dead = draw["verdict"]
+        elif draw.get("accepted") and dead:
+            return f"from_{dead}"
+    last = history[-1]["verdict"]
+    return last if last in FATES else "other"
+
+
+def heat(found: Histories, steps: int, pool_size: int | None) -> dict[str, Any]:
+    """The heat map: sections by fate, a row a query drawn twice or more, a cell a draw. At most MOST_ROWS rows.
+
+    Where there are more, each section keeps its share of the rows, chosen by the hash of the query's id, and the
+    caption gives the counts. A cell is [step, verdict, right, valid, accepted].
+    """
+    again = {query: history for query, history in found.items() if len(history) > 1}
+    by_fate: dict[str, list[str]] = {name: [] for name in FATES}
+    for query, history in again.items():
+        by_fate[fate(history)].append(query)
+    kept = min(len(again), MOST_ROWS)
+    sections = []
+    for name, queries in by_fate.items():
+        room = round(len(queries) * kept / max(len(again), 1))
+        chosen = set(sorted(queries, key=mark)[: max(room, bool(queries))])
+        rows = [{"query": query, "cells": cells(again[query])} for query in queries if query in chosen]
+        if rows:
+            sections.append({"name": name, "text": FATES[name], "count": len(queries), "rows": rows})
+    shown = sum(len(section["rows"]) for section in sections)
+    return {
+        "steps": steps,
+        "sections": sections,
+        "shown": shown,
+        "again": len(again),
+        "drawn": len(found),
+        "pool": pool_size,
+    }
+
+
+def cells(history: Sequence[Row]) -> list[list[Any]]:
+    """[step, verdict, right, valid, accepted] of each draw; `right` counts valid outcomes of 1."""
+    return [
+        [draw["step"], draw["verdict"], draw.get("successes"), draw.get("valid"), bool(draw.get("accepted"))]
+        for draw in history
+    ]
+
+
+def mark(name: str) -> bytes:
+    """What orders names by chance, the same every time."""
+    return hashlib.sha256(name.encode("utf-8", "replace")).digest()

@@ -1,0 +1,101 @@
+// Puts the page together from the two JSON values in it, and follows a run that goes on when it is served.
+
+(function () {
+  const themes = ["auto", "light", "dark"];
+  const button = one("#theme");
+  function remembered(value) {
+    try {
+      if (value) localStorage.setItem("theme", value);
+      return localStorage.getItem("theme");
+    } catch (_) {
+      return value;
+    } // a file may have no storage
+  }
+  function setTheme(theme) {
+    document.documentElement.dataset.theme = theme;
+    button.textContent = `Theme: ${theme}`;
+  }
+  setTheme(themes.includes(remembered()) ? remembered() : "auto");
+  button.addEventListener("click", () => {
+    const next = themes[(themes.indexOf(document.documentElement.dataset.theme) + 1) % themes.length];
+    remembered(next);
+    setTheme(next);
+  });
+
+  let shown = null;
+
+  function overview(run) {
+    one("#status").textContent = run.status;
+    one("#facts").replaceChildren(
+      ...run.facts.map((fact) =>
+        make(
+          "div",
+          {},
+          make("dt", {}, fact.label),
+          make("dd", {}, fact.value),
+          make("dd", { class: "beside" }, fact.beside),
+        ),
+      ),
+    );
+    for (const host of document.querySelectorAll("[data-charts]")) {
+      if (host.contains(document.activeElement)) continue; // somebody is reading there
+      host.replaceChildren();
+      for (const id of host.dataset.charts.split(" ")) if (run.charts[id]) chart(host, run.charts[id]);
+    }
+    one("#chance").replaceChildren(...(run.null_seeds ? chance(run.null_seeds) : []));
+    const place = one("#heat");
+    if (!place.contains(document.activeElement)) {
+      place.replaceChildren();
+      if (run.heat) heat(place, run.heat, (query) => shown && shown.open(query));
+    }
+    if (!one("#config").children.length)
+      one("#config").append(
+        make(
+          "details",
+          {},
+          make("summary", {}, plural(run.settings.length, "setting")),
+          grid("Settings", ["setting", "value"], run.settings),
+        ),
+      );
+    one("#foot").textContent = run.unread
+      ? `${plural(run.unread, "line")} of the run’s files could not be read and ${run.unread === 1 ? "is" : "are"} left out.`
+      : "";
+  }
+
+  function chance(seeds) {
+    const text =
+      `The same pool and rule, with pass rates that never move: ${seeds} runs, their mean and the band from 5 to 95 %. ` +
+      "A policy that learns nothing recycles and flips queries too: only what leaves the band says more.";
+    return [make("h3", {}, "Beside chance alone"), make("p", { class: "note wide" }, text)];
+  }
+
+  overview(JSON.parse(one("#run-data").textContent));
+  // The episodes are most of the page: they are parsed once the charts are painted.
+  requestAnimationFrame(() =>
+    setTimeout(() => {
+      shown = reader(one("#reader"), JSON.parse(one("#episodes-data").textContent));
+    }, 0),
+  );
+
+  const seconds = Number(one("meta[name=follow]").content);
+  let tag = null;
+  async function follow() {
+    try {
+      const answer = await fetch("run.json", { headers: tag ? { "If-None-Match": tag } : {} });
+      if (answer.status === 200) {
+        const first = tag === null;
+        tag = answer.headers.get("ETag");
+        if (!first) {
+          overview(await answer.json());
+          if (!one("#reader").contains(document.activeElement))
+            shown = reader(one("#reader"), await (await fetch("episodes.json")).json());
+        }
+      }
+      document.body.classList.remove("lost");
+    } catch (_) {
+      document.body.classList.add("lost"); // the server has ended; what was read stays
+    }
+    setTimeout(follow, 1000 * seconds);
+  }
+  if (seconds) follow();
+})();

@@ -1,0 +1,206 @@
+"""A run folder as one HTML page that needs nothing else: data as JSON, which the page's script draws as text and SVG.
+
+The page may load nothing and run only the one script whose hash stands in its policy. Everything a run holds
+(questions, passages, what a model wrote) is untrusted: it enters the page inside JSON with <, > and & escaped, and the
+document as text and attributes alone, which the policy enforces (Trusted Types).
+"""
+
+import base64
+import hashlib
+import html
+import json
+import re
+from collections.abc import Mapping, MutableMapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from qr_jax import figures
+from qr_jax.report import charts, choose, history, read, series
+from qr_jax.secrecy import looks_secret, redact
+
+SCRIPTS = ("elements.js", "plot.js", "chart.js", "heat.js", "episode.js", "episodes.js", "page.js")
+
+
+@dataclass(frozen=True)
+class Page:
+    """The whole page, and the two JSON values in it, which a page that follows its run asks for again."""
+
+    html: str
+    run: str
+    episodes: str
+
+
+def write(folder: str | Path, out: str | Path | None = None, *, null: charts.Null | None = None) -> Path:
+    """Write the page of the run in `folder`, by default as its report.html; where it is. ValueError: no run."""
+    made = build(folder, null=null)
+    path = Path(folder) / "report.html" if out is None else Path(out)
+    path.write_bytes(made.html.encode("utf-8", errors="replace"))  # a lone surrogate is no text
+    return path
+
+
+def build(
+    folder: str | Path,
+    *,
+    null: charts.Null | None = None,
+    follow_s: float | None = None,
+    kept: MutableMapping[choose.Key, dict[str, Any]] | None = None,
+) -> Page:
+    """The page of a run, which may be going on.
+
+    `null`: the null control's figures (`null_control.null_of_run`), drawn beside the run's. `follow_s`: how often a
+    served page asks for news; None for a file. `kept`: see `choose.choose`.
+    """
+    run = read.run(folder)
+    found = history.histories(run.draws)
+    data = overview(run, found, null)
+    run_json, episodes_json = as_json(data), as_json(choose.choose(run, found, kept))
+    style, script = _asset("page.css"), "\n".join(map(_asset, SCRIPTS))
+    slots = {
+        "policy": html.escape(policy(style, script, connect=follow_s is not None)),
+        "title": html.escape(data["name"]),
+        "follow": "" if follow_s is None else f"{follow_s:g}",
+        "style": style,
+        "script": script,
+        "run": run_json,
+        "episodes": episodes_json,
+    }
+    return Page(_fill(_asset("page.html"), slots), run_json, episodes_json)
+
+
+def policy(style: str, script: str, *, connect: bool) -> str:
+    """The Content-Security-Policy: nothing is loaded, and only this style and this script apply."""
+    rules = ["default-src 'none'", f"style-src {_hash(style)}", f"script-src {_hash(script)}", "img-src data:"]
+    rules += ["base-uri 'none'", "form-action 'none'", "require-trusted-types-for 'script'", "trusted-types 'none'"]
+    return "; ".join(rules + (["connect-src 'self'"] if connect else []))
+
+
+def as_json(value: Any) -> str:
+    """JSON that ends no script element, opens none and no comment, whatever strings it holds."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
+
+
+def overview(run: read.Run, found: history.Histories, null: charts.Null | None = None) -> dict[str, Any]:
+    """All the page shows but the episodes."""
+    size = next((row["pool/size"] for row in run.metrics if row.get("pool/size")), None)
+    steps = len(run.metrics)
+    return {
+        "name": run.folder.resolve().name,
+        "status": _status(run),
+        "facts": _facts(run, null),
+        "charts": charts.make(run.metrics, run.before, run.after, run.config, ended=run.ended, null=null),
+        "heat": history.heat(found, run.metrics[-1]["step"], size) if steps and found else None,
+        "settings": _settings(run.config),
+        "unread": run.unread,
+        "null_seeds": null["seeds"] if null else 0,
+    }
+
+
+def _status(run: read.Run) -> str:
+    """Where the run stands, and with what, in a sentence."""
+    rule = run.config.get("pool", {}).get("rule", {}).get("name", "?")
+    of = run.config.get("pool", {})
+    shape = f"rule {rule}, {of.get('queries', '?')} queries of {of.get('samples', '?')} samples"
+    model = run.config.get("model", {}).get("name", "?")
+    if not run.metrics:
+        return f"No step is done yet. Model {model}, {shape}, seed {run.config.get('seed', '?')}."
+    last = run.metrics[-1]["step"]
+    done = f"{last:,} steps, ended" if run.ended else f"Step {last:,} of {run.planned:,}"
+    return f"{done}. Model {model}, {shape}, seed {run.config.get('seed', '?')}."
+
+
+def _facts(run: read.Run, null: charts.Null | None) -> list[dict[str, str]]:
+    """The figures at the top: what, how much, and what to hold it against."""
+    rows = run.metrics
+    if not rows:
+        return []
+    tenth = max(len(rows) // 10, 1)
+    last = figures.over_steps(rows[-tenth:])
+    facts = [_held_out(run)]
+    zero = last.get("pool/zero_variance_rate")
+    chance = {} if null is None else null["summary"]
+    drawn = "of the drawn groups, last tenth of the steps" + _chance(chance.get("zero_variance_last"))
+    facts.append(_fact("Zero-variance rate", share(zero), drawn))
+    against = "of the batch, last tenth of the steps" + _chance(chance.get("recycled_share_last"))
+    facts.append(_fact("Recycled share", share(last.get("pool/recycled_share")), against))
+    flipped, tried = last.get("pool/flipped_queries"), last.get("pool/attempted_queries")
+    facts.append(
+        _fact(
+            "Flipped",
+            share(last.get("pool/flipped")),
+            f"{flipped or 0:,} of {tried or 0:,} queries" + _chance(chance.get("flipped")),
+        )
+    )
+    wasted = series.ratio(rows, "pool/wasted_rollouts", "pool/rollouts")
+    facts.append(_fact("Rollouts", _count(rows[-1], "rollouts"), f"{share(wasted)} in groups not accepted"))
+    facts.append(_fact("Sampled tokens", _count(rows[-1], "tokens"), f"{_count(rows[-1], 'searches')} searches"))
+    seconds = series.total(rows, "time/step_s")
+    facts.append(_fact("Time in steps", _clock(seconds), f"{seconds / len(rows):.1f} s a step"))
+    return facts
+
+
+def _held_out(run: read.Run) -> dict[str, str]:
+    """The newest held-out accuracy against the one before training; the pass rate where nothing was evaluated."""
+    scored = [row["eval/exact_match"] for row in run.metrics if row.get("eval/exact_match") is not None]
+    scored += [run.after["exact_match"]] if run.ended and run.after.get("exact_match") is not None else []
+    first = run.before.get("exact_match")
+    if scored:
+        return _fact("Held-out accuracy", share(scored[-1]), f"exact match; {share(first)} before training")
+    if first is not None:
+        return _fact("Held-out accuracy", share(first), "exact match before training; not evaluated since")
+    return _fact(
+        "Pass rate", share(series.mean(run.metrics[-1:], "reward/outcome_mean")), "of the last step's rollouts"
+    )
+
+
+def _chance(band: Mapping[str, Any] | None) -> str:
+    """What the null control gives in place of a figure, for the words beside it."""
+    return f"; {share(band['mean'])} by chance alone" if band else ""
+
+
+def _fact(label: str, value: str, beside: str) -> dict[str, str]:
+    return {"label": label, "value": value, "beside": beside}
+
+
+def share(value: float | None) -> str:
+    """A rate in three digits: .442; a dash where there is none."""
+    return "\u2013" if value is None else f"{value:.3f}".removeprefix("0") if value < 1 else f"{value:.2f}"
+
+
+def _count(row: Mapping[str, Any], name: str) -> str:
+    return f"{row.get(f'budget/{name}') or 0:,}"
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{rest:02d}s" if minutes else f"{rest}s"
+
+
+def _settings(config: Mapping[str, Any], name: str = "") -> list[list[str]]:
+    """[name, value] of every setting; what looks like a secret is not told."""
+    found: list[list[str]] = []
+    for key, value in config.items():
+        full = f"{name}.{key}" if name else str(key)
+        if isinstance(value, Mapping) and value:
+            found += _settings(value, full)
+        else:
+            found.append([full, "[redacted]" if looks_secret(full) else redact(json.dumps(value, ensure_ascii=False))])
+    return found
+
+
+def _asset(name: str) -> str:
+    return (resources.files("qr_jax.report") / name).read_text(encoding="utf-8")
+
+
+def _fill(template: str, slots: Mapping[str, str]) -> str:
+    """The template with each [[name]] replaced; what is put in is not looked at again."""
+    return re.sub(r"\[\[(\w+)\]\]", lambda slot: slots[slot[1]], template)
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

@@ -1,0 +1,114 @@
+"""A run folder's files as plain values, read while the run may still be writing them."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run folder holds. `before` and `after` are evaluations, {} where there is none yet.
+
+    `metrics` is a row a step, `draws` a row of ledger.jsonl a drawn query; `unread` counts lines that are no JSON, a
+    last line still being written not among them. `ended`: summary.json tells of the last step that there is.
+    """
+
+    folder: Path
+    config: Mapping[str, Any]
+    metrics: tuple[Row, ...]
+    draws: tuple[Row, ...]
+    before: Mapping[str, Any]
+    after: Mapping[str, Any]
+    ended: bool
+    unread: int = 0
+
+    @property
+    def planned(self) -> int:
+        """The steps the config asks for."""
+        return int(self.config.get("train", {}).get("steps") or 0)
+
+
+def run(folder: str | Path) -> Run:
+    """The run in `folder`. ValueError when it is none."""
+    folder = Path(folder)
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"{folder} is no run: it has no config.json; give the folder that `qr-jax train` wrote")
+    metrics, bad = _rows(folder / "metrics.jsonl", "step")
+    if metrics and "pool/drawn" not in metrics[-1]:
+        raise ValueError(f"{folder} holds no run of `qr-jax train` (its steps drew nothing from a pool)")
+    draws, worse = _rows(folder / "ledger.jsonl", "step", "query", "verdict", "accepted", "rewards")
+    summary = _object(folder / "summary.json")
+    last = metrics[-1]["step"] if metrics else 0
+    return Run(
+        folder=folder,
+        config=_object(folder / "config.json"),
+        metrics=tuple(metrics),
+        draws=tuple(draw for draw in draws if draw["step"] <= last),  # its draws are written before its metrics
+        before=summary.get("before") or _before(folder),
+        after=summary.get("after") or {},
+        ended=bool(metrics) and summary.get("steps") == len(metrics),
+        unread=bad + worse,
+    )
+
+
+def stamp(folder: str | Path) -> tuple:
+    """Changes whenever a file that the report reads does."""
+    folder = Path(folder)
+    names = ("config.json", "metrics.jsonl", "ledger.jsonl", "summary.json", "episodes", "checkpoints")
+    found = []
+    for name in names:
+        try:
+            now = (folder / name).stat()
+        except OSError:
+            continue
+        found.append((name, now.st_mtime_ns, now.st_size))
+    return tuple(found)
+
+
+def episodes(folder: Path, step: int) -> Iterator[Row]:
+    """The rows of a step's episodes; none where the step has no file."""
+    yield from _rows(folder / "episodes" / f"step_{step:06d}.jsonl", "query", "turns")[0]
+
+
+def _rows(path: Path, *needed: str) -> tuple[list[Row], int]:
+    """The lines that are objects with the `needed` keys, and how many whole lines are not."""
+    try:
+        whole = path.read_bytes().split(b"\n")[:-1]  # what follows the last newline is still being written
+    except OSError:
+        return [], 0
+    rows, bad = [], 0
+    for line in whole:
+        row = _parsed(line)
+        if isinstance(row, dict) and all(name in row for name in needed):
+            rows.append(row)
+        else:
+            bad += 1
+    return rows, bad
+
+
+def _parsed(text: bytes) -> Any:
+    """The JSON value, NaN and infinities as None, which a browser's parser does not know; None for no JSON."""
+    try:
+        return json.loads(text, parse_constant=lambda _: None)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _object(path: Path) -> dict[str, Any]:
+    try:
+        found = _parsed(path.read_bytes())
+    except OSError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _before(folder: Path) -> Mapping[str, Any]:
+    """The evaluation before the first step as the newest checkpoint keeps it: a run that goes on has no summary."""
+    for path in sorted((folder / "checkpoints").glob("step_*/host.json"), reverse=True):
+        if before := _object(path).get("before"):
+            return {name: value for name, value in before.items() if name != "details"}
+    return {}

@@ -1,0 +1,114 @@
+"""`qr-jax view`: a run's page on loopback, made anew as the run goes on."""
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+from qr_jax.report import charts, page, read
+
+ADDRESS = "127.0.0.1"
+FOLLOW_S = 5.0  # how often the page asks for news
+NULL_REST = 30  # the null control is made anew after so many times the seconds it took
+HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "frame-ancestors 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+KINDS = {"/": "text/html", "/run.json": "application/json", "/episodes.json": "application/json"}
+
+
+class Server(ThreadingHTTPServer):
+    """Serves the run in `folder` at `url`. `null` gives the null control's figures of the steps so far, or None."""
+
+    daemon_threads = True
+
+    def __init__(self, folder: str | Path, port: int, *, null: Callable[[], charts.Null | None] = lambda: None):
+        self.folder, self.null = Path(folder), null
+        self._kept, self._lock = {}, threading.Lock()
+        self._null, self._null_from = None, 0.0
+        self._stamp, self._page, self._page_from = self._made()
+        try:
+            super().__init__((ADDRESS, port), _Handler)
+        except OSError as error:
+            raise ValueError(f"port {port} cannot be had ({error.strerror}); give another one with --port") from error
+        end = "" if self.server_port == 80 else f":{self.server_port}"
+        self.hosts = {f"{ADDRESS}{end}", f"localhost{end}"}
+
+    @property
+    def url(self) -> str:
+        return f"http://{ADDRESS}:{self.server_port}/"
+
+    def current(self) -> tuple[page.Page, str]:
+        """The page as the run stands, made anew at most every second, and the tag of its state."""
+        with self._lock:
+            if read.stamp(self.folder) != self._stamp and time.monotonic() > self._page_from:
+                self._stamp, self._page, self._page_from = self._made()
+            return self._page, f'"{hash(self._stamp) & (2**64 - 1):016x}"'
+
+    def _made(self) -> tuple[tuple, page.Page, float]:
+        """The folder's stamp, its page, and the time before which it is not made again."""
+        stamp, now = read.stamp(self.folder), time.monotonic()
+        if now >= self._null_from:
+            self._null = self.null()
+            self._null_from = time.monotonic() + NULL_REST * (time.monotonic() - now)
+        made = page.build(self.folder, null=self._null, follow_s=FOLLOW_S, kept=self._kept)
+        return stamp, made, time.monotonic() + 1
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Server
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        # A page of another site that has its own name point to this machine (DNS rebinding) gives its name here.
+        if self.headers.get("Host", "").lower() not in self.server.hosts:
+            told = f"this page is for this machine alone; open {self.server.url}"
+            return self._answer(403, "text/plain", told.encode())
+        path = self.path.partition("?")[0]
+        if path not in KINDS:
+            return self._answer(404, "text/plain", b"there is no such page")
+        try:
+            made, tag = self.server.current()
+        except (ValueError, OSError) as error:
+            return self._answer(503, "text/plain", str(error).encode("utf-8", "replace"))
+        if self.headers.get("If-None-Match") == tag:
+            return self._answer(304, KINDS[path], b"", tag)
+        text = {"/": made.html, "/run.json": made.run, "/episodes.json": made.episodes}[path]
+        self._answer(200, KINDS[path], text.encode("utf-8", errors="replace"), tag)
+
+    do_HEAD = do_GET
+
+    def _answer(self, status: int, kind: str, body: bytes, tag: str | None = None) -> None:
+        self.send_response(status)
+        for name, value in (HEADERS | ({"ETag": tag} if tag else {})).items():
+            self.send_header(name, value)
+        self.send_header("Content-Type", f"{kind}; charset=utf-8")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            with contextlib.suppress(ConnectionError):  # the reader went away
+                self.wfile.write(body)
+
+    def log_message(self, *_) -> None:
+        """Nothing: the terminal is for the run."""
+
+
+def view(
+    folder: str | Path,
+    *,
+    port: int = 8770,
+    null: Callable[[], charts.Null | None] = lambda: None,
+    say: Callable[[str], None] = print,
+) -> None:
+    """Serve the run's page until Ctrl-C. ValueError when the folder is no run or the port is taken."""
+    with Server(folder, port, null=null) as server:
+        say(f"{server.url}  (Ctrl-C ends it)")
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            say("ended")

@@ -1,0 +1,321 @@
+"""The report of a run folder: figures by hand, what it leaves out and says, and what hostile text can do (nothing)."""
+
+import base64
+import hashlib
+import http.client
+import json
+import os
+import re
+import shutil
+import subprocess
+import threading
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qr_jax import figures
+from qr_jax.report import charts, choose, history, page, read, series, view
+
+HOSTILE = "</script><script>document.title='hit'</script><img src=x onerror=\"document.title='hit'\"><!-- \u2028 \ud800"
+BROWSER = next(
+    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
+)
+
+
+def draw(step: int, query: str, rewards: list[float | None], *, accepted: bool = False) -> dict:
+    """A line of ledger.jsonl."""
+    valid = [reward for reward in rewards if reward is not None]
+    kinds = {(True, False): "hard", (False, True): "easy"}
+    verdict = kinds.get((not any(valid), all(valid)), "signal") if len(valid) > 1 else "fault"
+    return {
+        "step": step, "query": query, "origin": "fresh", "rewards": rewards, "successes": int(sum(valid)),
+        "valid": len(valid), "verdict": verdict, "accepted": accepted, "tokens": 8, "searches": 2,
+    }  # fmt: skip
+
+
+def metrics(step: int, **more) -> dict:
+    """A line of metrics.jsonl: 4 groups drawn, 2 of them fresh and accepted, at 8 rollouts a step."""
+    counts = {name: 0 for ratio in figures.RATIOS.values() for name in ratio}
+    counts |= {"drawn": 4, "accepted": 2, "accepted_fresh": 2, "zero_variance": 2, "rollouts": 8, "wanted": 4}
+    row = {"step": step, "reward/outcome_mean": 0.5, "budget/rollouts": 8 * step, "budget/tokens": 80 * step}
+    row |= {"budget/searches": 10 * step, "time/step_s": 2.0, "time/rollout_s": 1.5, "time/learner_s": 0.5}
+    return row | {f"pool/{name}": count for name, count in counts.items()} | more
+
+
+def episode(query: str, sample: int, reward: float, text: str = "<answer> a </answer>") -> dict:
+    """A line of an episodes file: a search, a passage, an answer of two tokens."""
+    turns = [
+        {"author": "env", "text": text, "queries": [text], "passages": [[text]]},
+        {"author": "model", "text": text, "pieces": [text[:3], text[3:]], "logp": [-0.5, -0.25]},
+    ]
+    return {
+        "query": query, "sample": sample, "question": text, "golds": [text], "answer": text, "reward": reward,
+        "advantage": 0.5, "verdict": "signal", "accepted": True, "stop": "answered", "fault": None, "tokens": 2,
+        "context_tokens": 9, "turns": turns,
+    }  # fmt: skip
+
+
+def lines(rows: list[dict]) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+@pytest.fixture
+def run(tmp_path) -> Path:
+    return made(tmp_path / "run")
+
+
+def made(folder: Path, text: str = "<answer> a </answer>") -> Path:
+    """A run of 3 steps: q0 is all wrong, then all right, then mixed and accepted; q1 is drawn in each, a fault."""
+    (folder / "episodes").mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({"train": {"steps": 5}, "log": {"api_key": "k"}, "note": text}))
+    (folder / "metrics.jsonl").write_text(lines([metrics(step) for step in (1, 2, 3)]))
+    q0 = [draw(1, "q0", [0.0, 0.0]), draw(2, "q0", [1.0, 1.0]), draw(3, "q0", [1.0, 0.0], accepted=True)]
+    q1 = [draw(step, text, [1.0, None]) for step in (1, 2, 3)]
+    (folder / "ledger.jsonl").write_text(lines([row for pair in zip(q0, q1, strict=True) for row in pair]))
+    for step in (1, 2, 3):
+        rows = [episode(query, sample, 1.0, text) for query in ("q0", text) for sample in (0, 1)]
+        (folder / "episodes" / f"step_{step:06d}.jsonl").write_text(lines(rows))
+    return folder
+
+
+def data_of(html: str, name: str) -> dict:
+    """The JSON of one of the page's data blocks, as a browser would cut it out."""
+    found = re.search(rf'<script type="application/json" id="{name}">(.*?)</script', html, re.DOTALL)
+    assert found
+    return json.loads(found[1])
+
+
+def test_a_rate_of_several_steps_is_made_of_summed_counts():
+    rows = [{"a": 1, "b": 2}, {"a": 3, "b": 10}, {"a": None, "b": None}]
+    assert series.ratio(rows, "a", "b") == 4 / 12
+    assert series.ratio(rows[2:], "a", "b") is None
+    assert series.ratio(rows[:1], "a", "b", least=5) is None
+
+
+def test_steps_are_dealt_into_lots_that_differ_by_one_at_most():
+    lots = series.bins([{"step": step} for step in range(1, 101)], 40)
+    assert [row["step"] for lot in lots for row in lot] == list(range(1, 101))
+    assert {len(lot) for lot in lots} == {2, 3}
+    assert series.said(lots) == " Each point is 2 or 3 steps."
+
+
+def test_held_out_accuracy_stands_at_the_budget_it_was_measured_at():
+    rows = [metrics(1), metrics(2, **{"eval/exact_match": 0.6}), metrics(3)]
+    found = charts.accuracy(
+        rows, {"exact_match": 0.5, "exact_match_se": 0.1, "questions": 24}, {"exact_match": 0.7}, True
+    )
+    held = found["series"][1]
+    assert held["values"] == [0.5, 0.6, 0.7]
+    assert held["x"] == [[0, 16, 24], [0, 160, 240], [0, 20, 30]]
+    assert held["high"][:2] == pytest.approx([0.5 + 1.96 * 0.1, 0.6 + 1.96 * 0.1])  # (.6 * .4 / 24) ** .5 = .1
+
+
+def test_the_phases_of_a_step_add_up_to_it_and_steps_that_compile_are_left_out():
+    rows = [metrics(1, **{"perf/compiles": 3, "time/step_s": 90.0}), metrics(2, **{"time/decode_s": 1.0}), metrics(3)]
+    found = charts.phases(rows)
+    assert found["x"][0]["values"] == [2.0, 3.0]
+    assert [sum(one["values"][at] for one in found["series"]) for at in (0, 1)] == [2.0, 2.0]
+    assert "Left out: step 1, which compiled programs and took 90.0 s." in found["note"]
+
+
+def test_the_null_control_is_drawn_beside_the_run_over_the_stretches_both_have():
+    band = {"mean": [1.0, 0.75, 0.5], "low": [1.0, 0.5, 0.25], "high": [1.0, 1.0, 0.75]}
+    names = ("fresh", "ex_hard", "ex_easy", "accepted")
+    null = {"seeds": 4, "rollouts": [8.0, 16.0, 24.0], "bands": dict.fromkeys(names, band), "summary": {}}
+    null["run"] = {"rollouts": [8, 16], **{name: [0.9, 0.8] for name in names}}
+    rows = [metrics(1), metrics(2)]
+    panel = charts.null_panels(null)[0]
+    assert panel["x"][0]["values"] == [4.0, 12.0]
+    assert [one["values"] for one in panel["series"]] == [[1.0, 0.75], [0.9, 0.8]]
+    assert charts.batch(rows, null)["band"] == {
+        "x": [0.5, 1.5],
+        "values": [1.0, 0.75],
+        "low": [1.0, 0.5],
+        "high": [1.0, 1.0],
+    }
+
+
+def test_a_query_flips_in_the_step_that_accepts_it_after_a_zero_variance_verdict():
+    rows = [draw(1, "q", [0.0, 0.0]), draw(4, "q", [1.0, 0.0], accepted=True), draw(6, "q", [1.0, 0.0], accepted=True)]
+    assert [history.flipped(rows, step) for step in (1, 4, 6)] == [False, True, True]
+    assert [history.fate(rows[:n]) for n in (1, 2, 3)] == ["hard", "from_hard", "from_hard"]
+    assert history.fate([draw(1, "q", [1.0, 0.0])]) == "other"
+    assert history.fate([draw(1, "q", [1.0, None])]) == "other"
+
+
+def test_the_heat_map_shows_queries_drawn_again_and_counts_those_it_leaves_out():
+    draws = [draw(step, f"q{at}", [0.0, 0.0] if at % 2 else [1.0, 1.0]) for step in (1, 2) for at in range(600)]
+    found = history.heat(history.histories([*draws, draw(2, "once", [0.0, 0.0])]), 2, 1000)
+    assert (found["again"], found["drawn"], found["shown"]) == (600, 601, history.MOST_ROWS)
+    assert [(one["name"], one["count"], len(one["rows"])) for one in found["sections"]] == [
+        ("hard", 300, 120),
+        ("easy", 300, 120),
+    ]
+    assert found["sections"][0]["rows"][0]["cells"] == [[1, "hard", 0, 2, False], [2, "hard", 0, 2, False]]
+
+
+def test_all_groups_of_the_last_step_are_shown_and_some_of_each_kind_of_those_before():
+    draws = [draw(step, f"q{at}.{step}", [0.0, 0.0] if at else [1.0, 1.0]) for step in range(1, 101) for at in range(5)]
+    found = history.histories(draws)
+    keys, counts = choose.order(found, 100)
+    assert counts == {"hard": 400, "easy": 100, "signal": 0, "flipped": 0, "fault": 0}
+    assert [step for step, _ in keys[:5]] == [100] * 5
+    assert len(keys) == 5 + 2 * choose.PER_KIND
+    later = choose.order(history.histories([*draws, draw(101, "new", [0.0, 0.0])]), 101)[0]
+    assert len(set(keys) - set(later)) <= 5  # a step later the choice is hardly another one
+
+
+def test_groups_stand_under_their_verdict_flips_and_faults(run):
+    found = read.run(run)
+    shown = choose.choose(found, history.histories(found.draws))
+    assert shown["counts"] == {"hard": 1, "easy": 1, "signal": 1, "flipped": 1, "fault": 3}
+    assert shown["shown"] == shown["counts"]
+    assert [(group["step"], group["kinds"]) for group in shown["groups"][:2]] == [
+        (3, ["signal", "flipped"]),
+        (3, ["fault"]),
+    ]
+    assert shown["groups"][0]["history"][2] == [3, "signal", 1, 2, True]
+    assert "6 of the run's 6 groups" in shown["rule"]
+
+
+def test_an_episode_reaches_the_loss_when_its_group_is_accepted_and_it_is_neither_a_fault_nor_cut_off(run):
+    (run / "config.json").write_text('{"rollout": {"overlong": "mask"}}')
+    rows = [episode("q0", 0, 1.0), episode("q0", 1, 0.0) | {"stop": "length"}, episode("q0", 2, 0.0) | {"fault": "x"}]
+    (run / "episodes" / "step_000003.jsonl").write_text(lines(rows))
+    found = read.run(run)
+    groups = choose.choose(found, history.histories(found.draws))["groups"]
+    trained = [[sample["trained"] for sample in group["samples"]] for group in groups if group["query"] == "q0"]
+    assert trained == [[True, False, False], [False, False], [False, False]]  # accepted in step 3 alone
+
+
+def test_a_size_limit_on_episodes_is_said_on_the_page(run, monkeypatch):
+    monkeypatch.setattr(choose, "MOST_BYTES", 2500)
+    found = read.run(run)
+    shown = choose.choose(found, history.histories(found.draws))
+    left_out = 6 - len(shown["groups"])
+    assert 0 < left_out < 6 and f"{left_out} more that it chose are left out" in shown["rule"]
+
+
+def test_a_live_run_is_read_up_to_the_last_whole_line(run):
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write("no json\n" + json.dumps(metrics(4)) + "\n" + json.dumps(metrics(5))[:40])
+    with (run / "ledger.jsonl").open("a") as file:
+        file.write(lines([draw(4, "q0", [0.0, 0.0]), draw(5, "q0", [0.0, 0.0])]) + '{"step": 5')
+    with (run / "episodes" / "step_000004.jsonl").open("w") as file:
+        file.write(lines([episode("q0", 0, 1.0)]) + '{"query": "q0", "tur')
+    found = read.run(run)
+    assert ([row["step"] for row in found.metrics], found.unread, found.ended) == ([1, 2, 3, 4], 1, False)
+    assert max(row["step"] for row in found.draws) == 4  # step 5 has no metrics yet
+    html = page.build(run).html
+    assert data_of(html, "run-data")["status"].startswith("Step 4 of 5.")
+    group = data_of(html, "episodes-data")["groups"][0]
+    assert (group["step"], len(group["samples"])) == (4, 1)
+
+
+def test_a_run_before_its_first_step_has_a_page_and_a_folder_that_is_no_run_has_an_error(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    assert data_of(page.build(tmp_path).html, "run-data")["charts"] == {}
+    with pytest.raises(ValueError, match="is no run: it has no config.json"):
+        page.write(tmp_path / "nowhere")
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "sft/loss": 0.5}\n')
+    with pytest.raises(ValueError, match="holds no run of `qr-jax train`"):
+        page.write(tmp_path)
+
+
+def test_numbers_that_are_none_reach_the_page_as_null(run):
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps(metrics(4, **{"reward/outcome_mean": float("nan")})) + "\n")
+    assert data_of(page.build(run).html, "run-data")["charts"]["accuracy"]["series"][0]["values"][3] is None
+
+
+def test_secrets_among_the_settings_are_not_told(run):
+    assert ["log.api_key", "[redacted]"] in data_of(page.build(run).html, "run-data")["settings"]
+
+
+def test_hostile_text_is_data_and_nothing_else(tmp_path):
+    html = page.write(made(tmp_path / "run", HOSTILE)).read_text(encoding="utf-8")
+    assert html.count("<script") == 3 and html.count("</script") == 3 and "<img" not in html and "<!--" not in html
+    shown = data_of(html, "episodes-data")["groups"]
+    assert any(group["question"] == HOSTILE.replace("\ud800", "?") for group in shown)
+
+
+def test_the_policy_allows_this_style_and_this_script_and_no_address(run):
+    html = page.build(run).html
+    policy = unescape(re.search(r'Content-Security-Policy" content="([^"]*)"', html)[1])
+    assert policy.startswith("default-src 'none'; ") and "unsafe" not in policy and "connect-src" not in policy
+    for kind, tag in (("style", "<style>(.*?)</style>"), ("script", "<script>(.*?)</script>")):
+        text = re.search(tag, html, re.DOTALL)[1]
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        assert f"{kind}-src 'sha256-{digest}'" in policy
+    addresses = set(re.findall(r"https?://[^\s'\"]+", html))
+    assert addresses == {"http://www.w3.org/2000/svg"}  # a name, not a place
+    assert not re.search(r"innerHTML|outerHTML|insertAdjacent|document\.write|\beval\b|\son\w+=|style=", html)
+
+
+@pytest.fixture
+def served(run):
+    with view.Server(run, 0) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def get(server: view.Server, path: str, method: str = "GET", **headers: str) -> Any:
+    """The answer, its body read as `text`."""
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=10)
+    connection.request(method, path, headers={name.replace("_", "-"): value for name, value in headers.items()})
+    answer = connection.getresponse()
+    answer.text = answer.read().decode()
+    connection.close()
+    return answer
+
+
+def test_view_serves_this_machine_alone_and_three_things(served):
+    assert served.server_address[0] == "127.0.0.1"
+    answer = get(served, "/")
+    body = answer.text
+    assert answer.status == 200 and "connect-src 'self'" in unescape(body) and 'name="follow" content="5"' in body
+    assert answer.headers["Content-Security-Policy"] == "frame-ancestors 'none'"
+    assert get(served, "/", Host=f"localhost:{served.server_port}").status == 200
+    for host in ("evil.example", f"evil.example:{served.server_port}", "127.0.0.1", ""):
+        assert get(served, "/run.json", Host=host).status == 403
+    assert get(served, "/../config.json").status == 404
+    assert get(served, "/", "POST").status == 501
+    assert get(served, "/episodes.json", "HEAD").text == ""
+
+
+def test_view_makes_the_page_anew_as_the_run_goes_on(served, run):
+    before = get(served, "/run.json")
+    assert len(json.loads(before.text)["charts"]["accuracy"]["series"][0]["values"]) == 3
+    assert get(served, "/run.json", If_None_Match=before.headers["ETag"]).status == 304
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps(metrics(4)) + "\n")
+    served._page_from = 0.0  # not wait for a second
+    after = get(served, "/run.json", If_None_Match=before.headers["ETag"])
+    assert after.status == 200 and json.loads(after.text)["status"].startswith("Step 4 of 5.")
+
+
+def test_a_port_that_is_taken_is_said(served):
+    with pytest.raises(ValueError, match=f"port {served.server_port} cannot be had"):
+        view.Server(served.folder, served.server_port)
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no chromium on PATH; apt-get install chromium")
+def test_chromium_draws_the_page_without_a_word_and_hostile_text_stays_text(tmp_path):
+    path = page.write(made(tmp_path / "run", HOSTILE))
+    options = ["--headless=new", "--disable-gpu", "--enable-logging=stderr", "--virtual-time-budget=3000", "--dump-dom"]
+    options += [f"--user-data-dir={tmp_path / 'profile'}"] + (["--no-sandbox"] if os.geteuid() == 0 else [])
+    done = subprocess.run(
+        [str(BROWSER), *options, path.as_uri()], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert ":CONSOLE" not in done.stderr, done.stderr
+    shown = done.stdout
+    assert "<title>run · qr-jax report</title>" in shown and "<img" not in shown
+    assert shown.count("<script") == 3
+    drawn = ("accuracy", "batch", "zero-variance", "time", "tokens", "latency", "gap", "heat")
+    assert all(re.search(rf'id="chart-{name}".*?<svg', shown, re.DOTALL) for name in drawn)
+    assert shown.count('class="token"') == 2 and 'role="tablist"' in shown
