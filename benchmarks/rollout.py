@@ -1,0 +1,160 @@
+"""Rollouts: generated tokens/s beside Tunix and transformers on the same turns, and beside what memory allows.
+
+    make bench-peers bench-rollout
+    python -m benchmarks.rollout --rounds 5
+
+Two loads (peers/load.py), both at SmolLM2-135M's shape in float32. `multi_turn`: 8 questions x 4 samples, 3 searches of
+real BM25 over HotpotQA, observations of 128 tokens, 4 turns of 64 tokens. `single_turn`: 16 prompts of 128 tokens, 64
+new ones; `single_turn_distinct` the same with 16 different questions, where no prefill can be shared. Every turn ends
+after 64 tokens on all sides. Needs HotpotQA's files (QR_JAX_DATA). README.md says what is compared and what is not.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks import interleave
+from benchmarks.peers import load
+
+GAP_NATS = 1e-4  # between sampler and learner
+GAP_LOGITS = 1e-3  # between two contenders' logits: the same model, or there is nothing to compare
+MULTI = load.MULTI_QUERIES * load.MULTI_SAMPLES
+
+
+@dataclass(frozen=True)
+class Load:
+    """What the workers call it, how many episodes of how many samples a question, and who takes part beside us."""
+
+    kind: str
+    episodes: int
+    group: int
+    peers: tuple[str, ...]
+
+
+LOADS = {
+    "multi_turn": Load("multi_turn", MULTI, load.MULTI_SAMPLES, ("tunix",)),
+    "single_turn": Load("single_turn", load.SINGLE_BATCH, 4, ("tunix", "torch")),
+    "single_turn_distinct": Load("single_turn", load.SINGLE_BATCH, 1, ("tunix",)),
+}
+MODULES = {"tunix": "benchmarks.peers.tunix_rollout", "torch": "benchmarks.peers.torch_rollout"}
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    options = arguments(words)
+    workers = {"ours": interleave.Worker(interleave.Contender("ours", "benchmarks.rollout_ours"))}
+    if not options.no_peers:
+        workers |= {name: interleave.Worker(interleave.peer(name, module)) for name, module in MODULES.items()}
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            figures = measure(options, workers, options.index or folder)
+        file = interleave.results("rollout", figures, list(workers.values()), folder=options.results)
+    finally:
+        for worker in workers.values():
+            worker.close()
+    if options.json:
+        print(json.dumps(json.loads(file.read_text()), indent=1))
+    else:
+        show(figures)
+
+
+def arguments(words: Sequence[str] | None) -> argparse.Namespace:
+    parser = interleave.parser(__doc__)
+    parser.add_argument("--loads", nargs="+", choices=LOADS, default=list(LOADS), help="which loads (all)")
+    parser.add_argument("--index", default=None, help="folder that keeps BM25's index (a temporary one)")
+    parser.add_argument(
+        "--tunix-episodes", type=int, default=8,
+        help="episodes of a multi-turn sample of Tunix (8 of the 32, which take it four minutes)",
+    )  # fmt: skip
+    parser.add_argument("--concurrency", type=int, default=32, help="Tunix's max_concurrency (32, its default)")
+    return parser.parse_args(words)
+
+
+def measure(options: argparse.Namespace, workers: dict[str, interleave.Worker], folder: str) -> dict[str, Any]:
+    """All figures; stops the program where contenders are not one model, or sampler and learner do not agree."""
+    prepared: dict[str, dict[str, Any]] = {}
+    for kind in dict.fromkeys(LOADS[name].kind for name in options.loads):
+        prepared[kind] = {}
+        taking = {peer for one in LOADS.values() if one.kind == kind for peer in ("ours", *one.peers)}
+        for name, worker in workers.items():
+            if name in taking:
+                more = {"concurrency": options.concurrency} if name == "tunix" else {}
+                prepared[kind][name] = worker.ask("prepare", load_name=kind, folder=folder, **more)
+    figures: dict[str, Any] = {
+        "ratio_multi_turn_tunix": None, "ratio_single_turn_tunix": None, "share_of_bandwidth_bound": None,
+        "compiles_after_warmup": 0, "same_model": same_model(workers, prepared), "prepared": prepared,
+        "options": {name: vars(options)[name] for name in ("rounds", "loads", "tunix_episodes", "concurrency")},
+        "loads": {},
+    }  # fmt: skip
+    for name in options.loads:
+        figures["loads"][name] = one = measure_load(options, workers, name)
+        figures["compiles_after_warmup"] += sum(sample["compiles"] for sample in one["samples"]["ours"])
+        if "tunix" in one["ratios"]:
+            figures[f"ratio_{name}_tunix"] = one["ratios"]["tunix"]["ratio"]
+        if name == "single_turn":
+            figures |= shares(one["samples"]["ours"])
+    return figures
+
+
+def same_model(workers: dict[str, interleave.Worker], prepared: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Largest differences of each peer's logits and log-probabilities from ours, on common ids."""
+    ready = {name for names in prepared.values() for name in names}
+    answers = {name: worker.ask("check") for name, worker in workers.items() if name in ready}
+    ours, found = answers.pop("ours"), {}
+    for name, theirs in answers.items():
+        found[name] = {what: largest(ours[what], theirs[what]) for what in ("logits", "logps")}
+        if not max(found[name].values()) <= GAP_LOGITS:
+            raise SystemExit(f"{name} does not run our model: largest differences {found[name]}, wanted {GAP_LOGITS}")
+    return found
+
+
+def largest(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    return max(abs(a - b) for a, b in zip(ours, theirs, strict=True))
+
+
+def measure_load(options: argparse.Namespace, workers: dict[str, interleave.Worker], name: str) -> dict[str, Any]:
+    """Interleaved samples of one load, medians, ratios; the log-probabilities are checked before any ratio is made."""
+    chosen = LOADS[name]
+    taking = [worker for who, worker in workers.items() if who in ("ours", *chosen.peers)]
+    request = {"load_name": chosen.kind, "episodes": chosen.episodes, "group": chosen.group}
+    own = {"tunix": {"episodes": options.tunix_episodes}} if chosen.kind == "multi_turn" else {}
+    if name == "single_turn":
+        own = {"ours": {"with_bounds": True}}
+    samples = interleave.interleave(taking, options.rounds, request, own=own)
+    rivals, gap = [who for who in samples if who != "ours"], workers["ours"].ask("gap")
+    if not gap["largest_nats"] <= GAP_NATS:
+        raise SystemExit(f"{name}: sampler and learner differ by {gap['largest_nats']} nats; wanted {GAP_NATS} or less")
+    return {
+        "tokens_a_s": {who: interleave.median(found, "tokens_a_s") for who, found in samples.items()},
+        "ratios": {who: interleave.ratio(samples["ours"], samples[who], "tokens_a_s") for who in rivals},
+        "sampler_learner_gap": gap, "samples": samples,
+    }  # fmt: skip
+
+
+def shares(samples: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Medians of what of the memory's bound is reached while decoding and over the whole run; and of arithmetic's."""
+    of = {
+        "share_of_bandwidth_bound": ("decode_tokens_a_s", "bandwidth_bound_tokens_a_s"),
+        "share_of_bandwidth_bound_whole_run": ("tokens_a_s", "bandwidth_bound_tokens_a_s"),
+        "share_of_arithmetic_bound": ("decode_tokens_a_s", "arithmetic_bound_tokens_a_s"),
+    }
+    return {name: statistics.median(one[rate] / one[bound] for one in samples) for name, (rate, bound) in of.items()}
+
+
+def show(figures: dict[str, Any]) -> None:
+    rows = [
+        [name, who, rate, one["ratios"].get(who, {}).get("ratio", 1.0)]
+        for name, one in figures["loads"].items() for who, rate in one["tokens_a_s"].items()
+    ]  # fmt: skip
+    print(interleave.table(["load", "contender", "tokens/s", "we are faster by"], rows))
+    for name, value in figures.items():
+        if isinstance(value, float | int):
+            print(f"{name}: {value:.3g}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,93 @@
+"""The benchmarks' own arithmetic: turns taken in order, medians, ratios by pair, equal loads on all sides."""
+
+import json
+import platform
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from benchmarks import interleave, rollout  # noqa: E402
+from benchmarks.peers import episodes, load  # noqa: E402
+from qr_jax.records import Passage, Query  # noqa: E402
+
+WORKER = """
+import sys
+sys.path.insert(0, {root!r})
+from benchmarks import interleave
+
+print("what a library prints goes elsewhere")
+
+def sample(round, rate):
+    if rate < 0:
+        raise ValueError("a rate below 0")
+    return {{"round": round, "tokens_a_s": rate * (round + 1)}}
+
+interleave.serve({{"sample": sample, "versions": interleave.versions}})
+"""
+
+
+@pytest.fixture
+def workers(tmp_path, monkeypatch):
+    (tmp_path / "speaks.py").write_text(WORKER.format(root=str(ROOT)))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    made = [interleave.Worker(interleave.Contender(name, "speaks")) for name in ("ours", "theirs")]
+    yield made
+    for worker in made:
+        worker.close()
+
+
+def test_contenders_answer_in_turn_and_ratios_are_by_pair(workers):
+    samples = interleave.interleave(workers, 3, {"rate": 2.0}, own={"ours": {"rate": 5.0}})
+    assert [one["tokens_a_s"] for one in samples["ours"]] == [5.0, 10.0, 15.0]
+    assert [one["round"] for one in samples["theirs"]] == [0, 1, 2]
+    found = interleave.ratio(samples["ours"], samples["theirs"], "tokens_a_s")
+    assert found == {"ratio": 2.5, "pairs": [2.5, 2.5, 2.5], "pairs_min": 2.5, "pairs_max": 2.5}
+
+
+def test_a_contender_that_fails_ends_the_program_with_its_words(workers):
+    with pytest.raises(SystemExit, match="contender ours failed at 'sample': ValueError: a rate below 0"):
+        interleave.interleave(workers, 1, {"rate": -1.0})
+
+
+def test_results_name_the_commit_and_the_machine_but_not_its_name(workers, tmp_path):
+    file = interleave.results("some", {"ratio": 2.0}, workers, folder=tmp_path)
+    found = json.loads(file.read_text())
+    assert found["ratio"] == 2.0 and found["machine"]["cores"] >= 1 and "numpy" in found["packages"]["ours"]
+    assert {"commit", "dirty"} <= set(found) and platform.node() not in json.dumps(found["machine"])
+
+
+def test_absent_peers_say_what_to_do(monkeypatch, tmp_path):
+    monkeypatch.setattr(interleave, "PEER_PYTHON", tmp_path / "python")
+    with pytest.raises(SystemExit, match="make bench-peers.*--no-peers"):
+        interleave.peer("tunix", "benchmarks.peers.tunix_rollout")
+
+
+def test_shares_by_hand():
+    sample = {"decode_tokens_a_s": 60.0, "tokens_a_s": 50.0, "bandwidth_bound_tokens_a_s": 100.0}
+    found = rollout.shares([{**sample, "arithmetic_bound_tokens_a_s": 80.0}])
+    assert found == {
+        "share_of_bandwidth_bound": 0.6, "share_of_bandwidth_bound_whole_run": 0.5, "share_of_arithmetic_bound": 0.75,
+    }  # fmt: skip
+
+
+def test_prompts_and_observations_have_exactly_their_tokens():
+    query = Query("q", "Which river flows through Oslo?", ("Akerselva",))
+    assert len(load.prompt(query).split()) == load.PROMPT_TOKENS
+    for words in (1, 500):
+        found = [Passage("p", "Oslo", "word " * words)]
+        assert len(load.observation(found).split()) == load.OBSERVATION_TOKENS
+    assert len(load.observation([]).split()) == load.OBSERVATION_TOKENS
+
+
+def test_mixed_batches_are_uniform_in_length_and_the_same_for_the_same_seed():
+    lengths = [len(ids) for seed in range(40) for ids in episodes.batch("mixed", seed).ids]
+    assert min(lengths) >= episodes.SHORTEST and max(lengths) <= episodes.LONGEST
+    assert abs(np.mean(lengths) - 128) < 5  # the mean of 640 draws has a standard error of 1.5
+    dense = episodes.batch("dense", 3)
+    assert dense.tokens == 16 * 192 and all(map(np.array_equal, dense.ids, episodes.batch("dense", 3).ids))
+    assert (dense.ids[0][:32] == dense.ids[3][:32]).all() and (dense.ids[0][:32] != dense.ids[4][:32]).any()
