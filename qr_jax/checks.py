@@ -90,6 +90,11 @@ def _together(config: Config) -> Iterator[str]:
             f"pool.min_signal={pool.min_signal} waits for groups that bear signal, but with learner.keep_dead=true "
             "dead groups would wait as if they did; set pool.min_signal=1 or learner.keep_dead=false"
         )
+    if learner.keep_dead and pool.rounds.name != "once":
+        yield (
+            f"learner.keep_dead=true trains on every drawn group, and pool.rounds={pool.rounds.name!r} draws no fixed "
+            "number of them; set learner.keep_dead=false or pool.rounds=once"
+        )
     if learner.kl == "k1" and learner.kl_weight > 0:
         yield (
             f"learner.kl='k1' with learner.kl_weight={learner.kl_weight}: as a term of the loss, k1 has a mean "

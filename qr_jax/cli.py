@@ -103,6 +103,9 @@ def make_parser() -> argparse.ArgumentParser:
         made.add_argument("--json", action="store_true", help="print the summary as JSON")
         made.add_argument("--allow-plugins", action="append", default=[], metavar="PACKAGE", help=TRUST)
     _add_run_commands(command)
+    from qr_jax import cli_studies  # it reads this file's names
+
+    cli_studies.add(command)
     world = command("world", _world, "build a synthetic world and write it as JSONL files")
     world.add_argument("folder", type=Path, metavar="FOLDER", help="where its files go")
     world.add_argument("settings", nargs="*", metavar="setting=value", help="as in seed=3 documents=5000")
@@ -115,9 +118,9 @@ def _add_run_commands(command: Any) -> None:
     eval_ = command("eval", _eval, "answer the evaluation questions with a trained agent")
     eval_.add_argument("--retriever", metavar="NAME", help="another retriever than the run's; none: no passages")
     eval_.add_argument("--world-seed", type=int, metavar="N", help="a synthetic world of other facts")
-    eval_.add_argument("--samples", type=_whole(1), metavar="N", help="sampled answers a question, for Pass@1")
-    eval_.add_argument("--questions", type=_whole(1), metavar="N", help="how many questions")
-    eval_.add_argument("--step", type=_whole(0), metavar="N", help="the checkpoint; by default the last")
+    eval_.add_argument("--samples", type=whole(1), metavar="N", help="sampled answers a question, for Pass@1")
+    eval_.add_argument("--questions", type=whole(1), metavar="N", help="how many questions")
+    eval_.add_argument("--step", type=whole(0), metavar="N", help="the checkpoint; by default the last")
     eval_.add_argument("--json", action="store_true", help="print JSON")
     ask = command("ask", _ask, "show a trained agent's searches and answer to one question")
     export = command("export", _export, "write the model as a Hugging Face folder")
@@ -130,7 +133,7 @@ def _add_run_commands(command: Any) -> None:
     export.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16", help="of the weights")
 
 
-def _whole(least: int) -> Callable[[str], int]:
+def whole(least: int) -> Callable[[str], int]:
     """What reads an option's whole number of at least `least`."""
 
     def read(text: str) -> int:

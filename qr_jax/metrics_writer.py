@@ -132,12 +132,12 @@ def read(folder: str | Path) -> list[dict[str, float | int | None]]:
     return [json.loads(line) for line in lines[:-1]]
 
 
-def discard_after(folder: str | Path, length: int, attempt: int) -> int:
-    """Move what metrics.jsonl holds beyond `length` bytes to logs/attempt_N/discarded; the number of lines moved.
+def discard_after(folder: str | Path, length: int, attempt: int, *, name: str = FILE) -> int:
+    """Move what the file holds beyond `length` bytes to logs/attempt_N/discarded; the number of lines moved.
 
     ValueError when the file is shorter than a checkpoint says it was: somebody cut or replaced it.
     """
-    path = Path(folder) / FILE
+    path = Path(folder) / name
     size = path.stat().st_size if path.exists() else 0
     if size < length:
         raise ValueError(
@@ -145,7 +145,7 @@ def discard_after(folder: str | Path, length: int, attempt: int) -> int:
         )
     if size == length:
         return 0
-    aside = Path(folder) / "logs" / f"attempt_{attempt}" / "discarded" / FILE
+    aside = Path(folder) / "logs" / f"attempt_{attempt}" / "discarded" / name
     aside.parent.mkdir(parents=True, exist_ok=True)
     with path.open("r+b") as file, aside.open("ab") as kept:
         file.seek(length)

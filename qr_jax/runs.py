@@ -3,6 +3,7 @@
 How a run is opened and goes on.
 """
 
+import codecs
 import json
 import os
 import signal
@@ -11,12 +12,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from qr_jax import checkpoint, config, metrics_writer
 from qr_jax.config import Config
 from qr_jax.parallel import hosts
 from qr_jax.records import Episode
 from qr_jax.settings import plain
 
+LEDGER = "ledger.jsonl"
 # What may change between two attempts of one run: how long it goes on and what is told about it, not what is computed.
 MAY_CHANGE = ("train.steps", "train.keep_checkpoints", "train.checkpoint_every", "log")
 
@@ -86,6 +90,7 @@ class Run:
             lines = metrics_writer.discard_after(self.folder, found[1]["metrics_bytes"] if found else 0, self.attempt)
             if lines:
                 self.say(f"{lines} lines of metrics after step {step} moved to logs/attempt_{self.attempt}/discarded")
+            discard_draws_after(self.folder, step or 0, self.attempt)
         checkpoint.discard_after(self.folder, step or 0, self.attempt)
         log = self.settings.log
         self._writer = metrics_writer.Writer(
@@ -110,6 +115,15 @@ class Run:
         aside = path.with_suffix(".new")
         aside.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
         os.replace(aside, path)
+
+    def write_draws(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Append a step's draws to ledger.jsonl; they are on the disk when this returns."""
+        if hosts.index():
+            return
+        with (self.folder / LEDGER).open("ab") as file:
+            file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
+            file.flush()
+            os.fsync(file.fileno())
 
     def write_json(self, name: str, value: Mapping[str, Any]) -> None:
         if hosts.index() == 0:
@@ -172,14 +186,32 @@ def last_checkpoint(folder: str | Path, step: int | None = None) -> tuple[checkp
     return found, last
 
 
-def episode_row(episode: Episode, reward: float, verdict: str, accepted: bool) -> dict[str, Any]:
-    """One episode as a line of JSON: who wrote what, what was asked and found, what it was worth."""
+def discard_draws_after(folder: Path, step: int, attempt: int) -> None:
+    """Move the draws of later steps, and a line cut off by a crash, to logs/attempt_N/discarded/ledger.jsonl."""
+    path = folder / LEDGER
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    kept = [line for line in lines if line.endswith(b"\n") and json.loads(line)["step"] <= step]
+    metrics_writer.discard_after(folder, sum(map(len, kept)), attempt, name=LEDGER)
+
+
+def episode_row(
+    episode: Episode, reward: float, verdict: str, accepted: bool, advantage: Any, piece: Callable[[int], bytes]
+) -> dict[str, Any]:
+    """One episode as a line of JSON: who wrote what, what was asked and found, what it was worth.
+
+    A model turn has its sampled tokens as `pieces` of text and their log-probabilities. `advantage` is a number, or one
+    a turn; `piece` gives a token's bytes.
+    """
     turns = [
         {"author": turn.author, "text": turn.text}
         | ({"queries": list(turn.queries)} if turn.queries else {})
         | ({"passages": [[passage.id for passage in found] for found in turn.passages]} if turn.passages else {})
         for turn in episode.turns
     ]
+    for number, turn in enumerate(turn for turn in turns if turn["author"] == "model"):
+        at_L = np.flatnonzero(episode.turn_L == number)
+        turn["pieces"] = pieces(episode.ids_L[at_L].tolist(), piece)
+        turn["logp"] = [round(float(logp), 4) for logp in episode.logp_L[at_L]]
     return {
         "query": episode.query.id,
         "sample": episode.sample,
@@ -187,6 +219,7 @@ def episode_row(episode: Episode, reward: float, verdict: str, accepted: bool) -
         "golds": list(episode.query.answers),
         "answer": episode.answer,
         "reward": reward,
+        "advantage": advantage,
         "verdict": verdict,
         "accepted": accepted,
         "stop": episode.stop,
@@ -195,6 +228,12 @@ def episode_row(episode: Episode, reward: float, verdict: str, accepted: bool) -
         "context_tokens": len(episode.ids_L),
         "turns": turns,
     }
+
+
+def pieces(ids: Sequence[int], piece: Callable[[int], bytes]) -> list[str]:
+    """A token's text each; a character of several tokens stands with the last of them. Joined they are the text."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    return [decoder.decode(piece(token), final=at == len(ids)) for at, token in enumerate(ids, 1)]
 
 
 def for_stage(settings: Config, steps: int, every: int) -> Config:

@@ -201,5 +201,5 @@ class Use:
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
-def use(name: str, **settings: Any) -> Use:
+def use(name: str, /, **settings: Any) -> Use:
     return Use(name, settings)

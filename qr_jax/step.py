@@ -59,6 +59,7 @@ class Step:
         of = settings.pool
         self.env = assemble.environment(settings)
         self.reward = plugins.bind("reward", settings.reward)
+        self.advantage = plugins.bind("advantage", settings.learner.advantage)
         self.rule = plugins.bind("rule", of.rule)
         self.rounds = partial(plugins.bind("rounds", of.rounds), queries=of.queries, oversample=of.oversample)
         self.family_P = families(queries)

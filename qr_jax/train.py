@@ -202,6 +202,7 @@ def train_one(one: Step, made: learner.Learner, state, progress: Progress, hand_
     row |= telemetry.learner_figures(state, found, made, efficiency, micro)
     row |= telemetry.times(clock, statistics, rollouts, found) | {"perf/compiles": compiles.count() - compiled}
     telemetry.write_episodes(one, step, drawn_Q, groups, outcome)
+    telemetry.write_draws(one, step, before, groups, outcome)
     for warning in (figures.starvation(row), telemetry.gap_alarm(settings, row), telemetry.fault_alarm(groups)):
         if warning:
             one.run.say(f"step {step + 1}: {warning}")

@@ -194,7 +194,7 @@ def test_rows_that_do_not_divide_name_the_nearest_number_that_does():
         ({"pool": {"reset_below": 1.5}}, "pool.reset_below is 1.5"),
         ({"rollout": {"temperature": 0.0}}, "rollout.temperature is 0.0; wanted more than 0"),
         ({"rollout": {"context_tokens": 2048}}, "does not fit a row of learner.row_tokens=1024"),
-        ({"rollout": {"buckets": (128, 32)}}, "wanted growing lengths"),
+        ({"rollout": {"buckets": (128, 32)}}, "wanted growing numbers of tokens"),
         ({"mesh": {"data": 2, "devices": 8}}, "is 2 devices, but mesh.devices is 8"),
         ({"learner": {"lr": "1e-3"}}, "learner.lr is '1e-3' (str); wanted a number"),
         ({"learner": {"loss": use("clop")}}, "did you mean clip?"),

@@ -14,6 +14,7 @@ PLUGINS = ("recycling", "rounds", "envs", "retrievers", "rewards", "advantages",
 ROOMS = (
     ("records", "settings", "secrecy", "noise", "committed"),
     ("pool", "queries", "metrics", "metrics_writer", "config", "overrides", "checks", "plugins", "verdict", "figures")
+    + ("oracle", "pass_rates", "null_control")
     + ("answers", "dialect", "bm25_index", "variance", "reduce", "kl", "importance"),
     ("interfaces",),
     PLUGINS,
@@ -21,7 +22,7 @@ ROOMS = (
     ("rollout", "learner", "checkpoint", "report", "retrieval_server"),
     ("assemble", "runs"),
     ("step", "telemetry", "train", "sft", "evaluate", "compare"),
-    ("cli", "doctor"),
+    ("cli", "cli_studies", "doctor"),
 )
 RANK = {name: rank for rank, row in enumerate(ROOMS) for name in row}
 # Rows whose members do not import one another.
@@ -51,7 +52,8 @@ HOST += (
     "report",
     "doctor",
 )
-HOST += ("recycling", "rounds", "envs", "retrievers", "rewards", "rollout.tools", "cli")
+HOST += ("oracle", "pass_rates", "null_control")
+HOST += ("recycling", "rounds", "envs", "retrievers", "rewards", "rollout.tools", "cli", "cli_studies")
 EXCEPTED = (
     "retrievers.dense",
     "queries.world_builder",

@@ -18,7 +18,8 @@ from qr_jax.verdict import judge
 quick = settings(max_examples=25, deadline=None)
 many = settings(max_examples=200, deadline=None)
 
-RULES = ("recycle", "soft_recycle", "grpo", "bounded_dapo")
+PLAIN = ("recycle", "soft_recycle", "grpo", "bounded_dapo")  # they touch the weights of what was drawn alone
+RULES = (*PLAIN, "greso", "mopps", "difficulty_pools", "foresee")
 CURVES = ("static", "improving", "drifting", "flipping")
 
 
@@ -47,7 +48,8 @@ def test_every_query_is_in_one_state_and_none_is_lost(run):
         assert sum(described["states"].values()) == settled.pool.size == len(run.rates_P)
         untouched = np.setdiff1d(np.arange(before.size), drawn_Q)
         for name in pools.ARRAYS:
-            assert (getattr(before, name)[untouched] == getattr(settled.pool, name)[untouched]).all()
+            if name != "weight_P" or run.rule in PLAIN:
+                assert (getattr(before, name)[untouched] == getattr(settled.pool, name)[untouched]).all()
 
 
 @quick
@@ -65,7 +67,7 @@ def test_accepted_are_signal_and_signal_were_drawn_once(run):
 
 
 @quick
-@given(runs())
+@given(runs(rules=PLAIN))
 def test_each_rule_lowers_the_weight_of_whom_it_says(run):
     for before, drawn_Q, _, settled in play(run):
         lowered = set(np.flatnonzero(settled.pool.weight_P < before.weight_P).tolist())

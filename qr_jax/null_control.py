@@ -1,0 +1,89 @@
+"""The null control: what a run's figures would be had no pass rate moved after a query's first draw.
+
+A policy that never changes also recycles and flips queries, by chance alone, because K samples are few. So every
+figure of the pool is to be read beside the band that this control gives for the run's own sampler.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qr_jax import figures, metrics_writer, pass_rates
+from qr_jax.oracle import Sampler, play, summary
+from qr_jax.pass_rates import Draws
+
+NAMES = ("zero_variance_rate", "recycled_share", "seen_share", *figures.ORIGINS, "flipped")
+COUNTS = ("accepted", *(f"accepted_{origin}" for origin in figures.ORIGINS))
+LEVELS = {"low": 0.05, "high": 0.95}
+
+
+def null(
+    of: Sampler,
+    draws: Draws,
+    *,
+    size: int,
+    seeds: int = 20,
+    points: int = 40,
+    allow_plugins: Sequence[str] | None = None,
+) -> dict[str, Any]:
+    """The control of a run: `seeds` simulated runs of its sampler, each query frozen at its first draw's pass rate.
+
+    Fresh queries have the pass rates that fresh queries of the run had at that time (`pass_rates.first_pass`). Returns
+    `rollouts` (where each of up to `points` stretches of equally many steps ends), `bands` (figure -> mean, low, high:
+    a value a stretch; low and high are the 5 % and 95 % quantiles over seeds) and `summary` (likewise, of the scalars
+    of `oracle.summary`). A run's own values over such stretches are `curves`.
+    """
+    if seeds < 1:
+        raise ValueError(f"seeds={seeds}; the control needs at least 1")
+    stretches = pass_rates.first_pass(draws)
+    runs = []
+    for seed in range(seeds):
+        at = pass_rates.following(stretches, size, seed=seed, frozen=True)
+        runs.append(play(of, at, size=size, seed=seed, allow_plugins=allow_plugins))
+    found = [curves(run.rows, points) for run in runs]
+    least = min(len(one["rollouts"]) for one in found)
+    scalars = [summary(run) for run in runs]
+    return {
+        "seeds": seeds,
+        "rollouts": np.mean(np.array([one["rollouts"][:least] for one in found], float), axis=0).tolist(),
+        "bands": {name: _band([one[name][:least] for one in found]) for name in (*NAMES, *COUNTS)},
+        "summary": {name: _band([one[name] for one in scalars]) for name in scalars[0]},
+    }
+
+
+def null_of_run(
+    folder: str | Path, *, seeds: int = 20, points: int = 40, allow_plugins: Sequence[str] = ()
+) -> dict[str, Any]:
+    """`null` of a run's folder (config.json, metrics.jsonl, episodes/), with the run's own `curves` as `run`.
+
+    A run under way will do. ValueError where `pass_rates.read_run` can say nothing.
+    """
+    pool, size, rollouts, draws = pass_rates.read_run(folder)
+    names = ("rule", "rounds", "queries", "samples", "oversample", "by", "reset_below", "on_exhausted")
+    of = Sampler(**{name: getattr(pool, name) for name in names}, rollouts=rollouts)
+    made = null(of, draws, size=size, seeds=seeds, points=points, allow_plugins=allow_plugins)
+    return made | {"run": curves(metrics_writer.read(folder), points)}
+
+
+def curves(rows: Sequence[Mapping[str, Any]], points: int) -> dict[str, list[float | None]]:
+    """A run's rows of metrics over up to `points` stretches of steps: shares from summed counts, counts a step.
+
+    `rollouts` is where each stretch ends.
+    """
+    parts = [[rows[i] for i in part] for part in np.array_split(np.arange(len(rows)), min(points, len(rows)))]
+    made: list[Mapping[str, Any]] = [figures.over_steps(part) for part in parts]
+    shares = {name: [one[f"pool/{name}"] for one in made] for name in NAMES}
+    counts = {name: [(one[f"pool/{name}"] or 0) / len(part) for one, part in zip(made, parts)] for name in COUNTS}
+    return {"rollouts": np.cumsum([one["pool/rollouts"] for one in made]).tolist(), **shares, **counts}
+
+
+def _band(values: Sequence[Any]) -> dict[str, Any]:
+    """Mean, low and high over the seeds (the first axis) that have a value; None where none has."""
+    array = np.array(values, float)  # None becomes NaN
+    some = ~np.isnan(array).all(axis=0)
+    array = np.where(some, array, 0.0)
+    made = {"mean": np.nanmean(array, axis=0)}
+    made |= {name: np.nanquantile(array, level, axis=0) for name, level in LEVELS.items()}
+    return {name: np.asarray(np.where(some, value, None)).tolist() for name, value in made.items()}

@@ -1,0 +1,148 @@
+"""Pass rates of a pool's queries over a run: made up (static, improving, drifting, flipping), or as a run has them."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from qr_jax import config, metrics_writer
+from qr_jax.noise import uniforms
+from qr_jax.settings import conform
+
+RATES = 92  # the first part of the keys of its random numbers
+MOVING = ("improving", "drifting", "flipping")
+SHIFT = 3.0
+FEW = 200  # first draws that one estimate is made of, where there are that many
+BOUNDS = (0.02, 50.0)
+
+# (share of the budget spent, queries) -> their pass rates then
+World = Callable[[float, np.ndarray], np.ndarray]
+Stretch = tuple[float, float, float]  # the share of the budget it begins at, and a, b of its Beta
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Every draw of a run, in order: what a ledger knows of pass rates."""
+
+    done_D: np.ndarray  # share of the budget spent before the draw's step
+    query_D: np.ndarray
+    right_D: np.ndarray  # valid episodes that were right
+    valid_D: np.ndarray
+
+
+def beta_rates(size: int, a: float, b: float, *, seed: int) -> np.ndarray:
+    """Pass rates [size] of Beta(a, b): its quantiles at uniform numbers keyed by (92, seed, query)."""
+    from scipy.special import betaincinv
+
+    return betaincinv(a, b, uniforms(size, RATES, seed))
+
+
+def world(rates: str, size: int, *, seed: int) -> World:
+    """A world from words: "beta:a,b" or "uniform" stay as they are; the others begin at Beta(a, b) and move.
+
+    "improving:a,b,shift": every query's log-odds grow by `shift` (3 if not given) over the budget; "drifting": they
+    fall by it; "flipping": they grow for odd queries and fall for even ones.
+    """
+    shape, _, rest = rates.partition(":")
+    try:
+        numbers = [float(part) for part in rest.split(",")] if rest else []
+    except ValueError:
+        numbers = [-1.0]
+    wanted = {"beta": (2,), "uniform": (0,)} | dict.fromkeys(MOVING, (2, 3))
+    if len(numbers) not in wanted.get(shape, ()) or not all(0 < number < np.inf for number in numbers):
+        raise ValueError(
+            f"rates are {rates!r}; wanted beta:a,b, uniform, improving:a,b, drifting:a,b or flipping:a,b (these three "
+            "also with a shift of the log-odds, as in improving:0.35,0.35,3), all above 0, or the folder of a run"
+        )
+    a, b = numbers[:2] or (1.0, 1.0)
+    rate_P = beta_rates(size, a, b, seed=seed)
+    if shape not in MOVING:
+        return lambda done, drawn_Q: rate_P[drawn_Q]
+    sign_P = {"improving": np.ones(size), "drifting": -np.ones(size), "flipping": np.arange(size) % 2 * 2.0 - 1}[shape]
+    shift_P = sign_P * (numbers[2] if len(numbers) == 3 else SHIFT)
+
+    def moved(done: float, drawn_Q: np.ndarray) -> np.ndarray:
+        odds_Q, rate_Q = np.exp(shift_P[drawn_Q] * done), rate_P[drawn_Q]
+        return rate_Q * odds_Q / (1 - rate_Q + rate_Q * odds_Q)
+
+    return moved
+
+
+def first_pass(draws: Draws) -> list[Stretch]:
+    """Beta distributions of the pass rates of queries first drawn in each stretch of a run.
+
+    By maximum likelihood from the counts of right answers. To take each query's own few samples for its rate would put
+    all that were all wrong at 0, and nothing could ever flip. That the rates follow a Beta is an assumption.
+    """
+    graded = np.flatnonzero(draws.valid_D >= 2)
+    if not len(graded):
+        raise ValueError("no group has two valid episodes yet; pass rates cannot be estimated")
+    first = np.sort(graded[np.unique(draws.query_D[graded], return_index=True)[1]])
+    parts = np.array_split(first, min(10, max(1, len(first) // FEW)))
+    return [(float(draws.done_D[part[0]]), *fit_beta(draws.right_D[part], draws.valid_D[part])) for part in parts]
+
+
+def fit_beta(right: np.ndarray, valid: np.ndarray) -> tuple[float, float]:
+    """(a, b), each in [0.02, 50], of the Beta under which `right` of `valid` are likeliest: a grid that closes in."""
+    pairs, counts = np.unique(np.stack([right, valid]), axis=1, return_counts=True)
+    low, high = np.log(BOUNDS)
+    log_a = log_b = 0.0
+    half = high
+    for _ in range(14):
+        steps = np.linspace(-half, half, 13)
+        a, b = np.exp(np.clip(log_a + steps, low, high))[:, None], np.exp(np.clip(log_b + steps, low, high))
+        likelihood = np.zeros((13, 13))
+        for (s, n), count in zip(pairs.T, counts):
+            for first, many in ((a, s), (b, n - s)):
+                likelihood += count * sum(np.log(first + i) for i in range(many))
+            likelihood -= count * sum(np.log(a + b + i) for i in range(n))
+        i, j = np.unravel_index(likelihood.argmax(), likelihood.shape)
+        log_a, log_b, half = np.log(a[i, 0]), np.log(b[j]), half * 0.6
+    return float(np.exp(log_a)), float(np.exp(log_b))
+
+
+def following(stretches: Sequence[Stretch], size: int, *, seed: int, frozen: bool = False) -> World:
+    """A world with these distributions over the run: queries keep their rank in it, or, `frozen`, their first rate."""
+    begins = np.array([begin for begin, _, _ in stretches])
+    rate_WP = np.stack([beta_rates(size, a, b, seed=seed) for _, a, b in stretches])
+    kept_P = np.full(size, np.nan)
+
+    def now(done: float, drawn_Q: np.ndarray) -> np.ndarray:
+        return rate_WP[max(int(np.searchsorted(begins, done, side="right")) - 1, 0), drawn_Q]
+
+    def first(done: float, drawn_Q: np.ndarray) -> np.ndarray:
+        new = drawn_Q[np.isnan(kept_P[drawn_Q])]
+        kept_P[new] = now(done, new)
+        return kept_P[drawn_Q]
+
+    return first if frozen else now
+
+
+def read_run(folder: str | Path) -> tuple[config.Pool, int, int, Draws]:
+    """A run's pool settings, its pool's size, the rollouts it has spent and its draws; also of a run under way.
+
+    ValueError where nothing can be said: no run, no steps yet, no draws.
+    """
+    path = Path(folder) / "config.json"
+    if not path.is_file():
+        raise ValueError(f"{folder} is no run: it has no config.json")
+    rows = metrics_writer.read(folder)
+    if not rows:
+        raise ValueError(f"{folder} has no step yet; there are no pass rates to read from it")
+    spent = {int(row["step"] or 0): int(row["budget/rollouts"] or 0) for row in rows}
+    draws = _read_draws(Path(folder) / "ledger.jsonl", spent)
+    pool = conform("pool", json.loads(path.read_text(encoding="utf-8")).get("pool", {}), config.Pool)
+    return pool, int(rows[-1]["pool/size"] or 0), spent[max(spent)], draws
+
+
+def _read_draws(path: Path, spent: Mapping[int, int]) -> Draws:
+    """The draws of the ledger that belong to the steps in `spent` (step -> rollouts until then)."""
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+    rows = [json.loads(line) for line in lines if line.endswith("\n")]  # of a run under way the last may be cut off
+    rows = [row for row in rows if row["step"] in spent]
+    if not rows:
+        raise ValueError(f"{path} holds no draws of the run's steps; pass rates are read from it")
+    done = [spent.get(row["step"] - 1, 0) / max(spent.values()) for row in rows]
+    return Draws(np.array(done), *(np.array([row[name] for row in rows]) for name in ("index", "successes", "valid")))

@@ -1,0 +1,226 @@
+"""The outcome oracle, the pass rates a run shows, and the null control: what chance alone makes, and what moved."""
+
+import json
+
+import numpy as np
+import pytest
+
+from qr_jax import config, metrics_writer, null_control, oracle, pass_rates
+from qr_jax.noise import uniforms
+
+SMALL = {"size": 2000, "rollouts": 16_896}  # a fifth of the paper's pool and budget: the same number of passes
+
+
+def small(rule="recycle", **settings):
+    return oracle.sampler(rule, **{"rollouts": SMALL["rollouts"]} | settings)
+
+
+def played(rates, seed, of=None, size=2000):
+    return oracle.play(of or small(), pass_rates.world(rates, size, seed=seed), size=size, seed=seed)
+
+
+# Static pass rates, K, k -> zero-variance rate in the first and the last tenth, groups a step, recycled share, hard,
+# easy, flipped; simulated before and apart from this code, 10,000 queries and 84,480 rollouts, means of 5 seeds.
+TABLE = {
+    ("beta:0.35,0.35", 4, 2): (0.64, 0.85, 9.5, 0.73, 0.37, 0.36, 0.18),
+    ("beta:0.6,0.6", 4, 2): (0.51, 0.81, 12.2, 0.80, 0.41, 0.39, 0.26),
+    ("beta:0.3,0.6", 4, 2): (0.63, 0.85, 9.4, 0.74, 0.48, 0.26, 0.18),
+    ("beta:0.15,0.15", 4, 2): (0.80, 0.92, 5.1, 0.69, 0.35, 0.34, 0.10),
+    ("uniform", 4, 2): (0.41, 0.77, 14.7, 0.89, 0.45, 0.44, 0.32),
+    ("beta:0.35,0.35", 8, 1): (0.50, 0.68, 10.4, 0.29, 0.15, 0.14, 0.07),
+}
+
+
+@pytest.mark.parametrize(("rates", "samples", "oversample"), TABLE)
+def test_a_policy_that_never_changes_recycles_and_flips(rates, samples, oversample):
+    """Within four standard errors of the last tenth's few groups (6 steps x 4 seeds), and of the table's rounding."""
+    found = oracle.study(rates, ["recycle"], **SMALL, seeds=4, samples=samples, oversample=oversample)["recycle"]
+    first, last, groups, recycled, hard, easy, flipped = TABLE[rates, samples, oversample]
+    share = 4 * 0.5 / np.sqrt(24 * groups) + 0.005
+    assert found["zero_variance_first"] == pytest.approx(first, abs=0.05)
+    assert found["zero_variance_last"] == pytest.approx(last, abs=0.05)
+    assert found["accepted_last"] == pytest.approx(groups, abs=4 * np.sqrt(groups / 24) + 0.05)
+    assert found["recycled_share_last"] == pytest.approx(recycled, abs=share)
+    assert found["ex_hard_last"] == pytest.approx(hard, abs=share)
+    assert found["ex_easy_last"] == pytest.approx(easy, abs=share)
+    assert found["flipped"] == pytest.approx(flipped, abs=0.025)
+    assert found["ex_hard_moved_last"] == found["ex_easy_moved_last"] == 0
+
+
+def test_more_signal_is_no_advantage_of_recycling():
+    """On a static pool a single pass with resets finds more signal groups at equal rollouts: 7,824 against 5,336."""
+    found = oracle.study("beta:0.35,0.35", ["recycle", "bounded_dapo"], **SMALL, seeds=2)
+    assert found["recycle"]["signal_groups"] == pytest.approx(5336 / 5, rel=0.06)
+    assert found["bounded_dapo"]["signal_groups"] == pytest.approx(7824 / 5, rel=0.06)
+
+
+def test_every_rule_runs_to_its_budget_and_repeats_itself():
+    rules = oracle.rules("all")
+    assert {"recycle", "greso", "mopps", "difficulty_pools", "foresee", "dapo"} <= set(rules)
+    studies = [oracle.study("uniform", rules, size=200, rollouts=2000, seeds=1, queries=8) for _ in range(2)]
+    assert studies[0] == studies[1]
+    for rule, one in studies[0].items():
+        assert 2000 <= one["rollouts"] < 2000 + 10 * 64, rule
+        assert 0 < one["accepted_groups"] <= one["signal_groups"], rule
+    assert oracle.rules("grpo,dapo") == ["grpo", "dapo"]
+    assert "foresee" in oracle.format_table(studies[0])
+
+
+def test_dapo_fills_its_batch_at_the_price_of_rollouts_and_never_raises():
+    run = played("beta:0.35,0.35", 0, small("dapo", oversample=1))
+    assert all(row["pool/accepted"] == 32 for row in run.rows[:10])
+    assert len(run.rows) < len(played("beta:0.35,0.35", 0, small("bounded_dapo", oversample=1)).rows)
+    dead = oracle.play(small("dapo", rollouts=3000), lambda done, drawn_Q: np.zeros(len(drawn_Q)), size=300, seed=0)
+    assert sum(row["pool/accepted"] for row in dead.rows) == 0 and dead.rows[-1]["pool/epoch"] > 0
+
+
+def test_a_pool_that_stops_when_used_up_is_passed_over_once():
+    of = small("grpo", on_exhausted="stop", oversample=1)
+    run = oracle.play(of, pass_rates.world("uniform", 100, seed=0), size=100, seed=0)
+    assert sorted(run.draws.query_D.tolist()) == list(range(100)) and len(run.rows) == 4
+
+
+def test_outcomes_belong_to_the_query_whatever_else_is_drawn():
+    rate_Q = np.full(3, 0.5)
+    some = oracle.roll(rate_Q, np.array([5, 2, 7]), 9, 4, seed=1, step=2)
+    assert (some.reward_QG[1] == oracle.roll(rate_Q[:1], np.array([2]), 9, 4, seed=1, step=2).reward_QG[0]).all()
+    assert (some.reward_QG == (uniforms(36, 91, 1, 2).reshape(9, 4)[[5, 2, 7]] < 0.5)).all()
+
+
+def test_worlds_by_hand():
+    """A shift of 3 over the budget multiplies the odds by e^3 in the end, and by e^1.5 half-way."""
+    every = np.arange(50)
+    still = pass_rates.world("beta:0.5,2", 50, seed=3)
+    assert (still(0.0, every) == still(1.0, every)).all()
+    odds = {}
+    for shape in pass_rates.MOVING:
+        at = pass_rates.world(f"{shape}:0.5,2", 50, seed=3)
+        assert at(0.0, every) == pytest.approx(still(0.0, every))
+        odds[shape] = [at(done, every) / (1 - at(done, every)) for done in (0.0, 0.5, 1.0)]
+    assert odds["improving"][2] / odds["improving"][0] == pytest.approx(np.full(50, np.exp(3)))
+    assert odds["improving"][1] / odds["improving"][0] == pytest.approx(np.full(50, np.exp(1.5)))
+    assert odds["drifting"][2] / odds["drifting"][0] == pytest.approx(np.full(50, np.exp(-3)))
+    assert odds["flipping"][2] / odds["flipping"][0] == pytest.approx(np.exp(np.where(every % 2, 3.0, -3.0)))
+    assert oracle.signal_chance(np.array([0.5, 0.0, 1.0]), 4).tolist() == [1 - 2 / 16, 0, 0]
+
+
+@pytest.mark.parametrize(
+    "words", ["beta:0.35", "beta:0.35,-1", "beta:a,b", "uniform:1", "rising:1,1", "drifting:1,1,0"]
+)
+def test_rates_that_mean_nothing_are_refused(words):
+    with pytest.raises(ValueError, match="wanted beta:a,b, uniform, improving:a,b"):
+        pass_rates.world(words, 10, seed=0)
+
+
+def test_uniform_rates_make_every_count_as_likely_and_are_found_again():
+    right = np.repeat(np.arange(5), 100)
+    assert pass_rates.fit_beta(right, np.full(500, 4)) == pytest.approx((1, 1), rel=0.02)
+    rates = pass_rates.beta_rates(20_000, 0.3, 0.6, seed=0)
+    right = (uniforms(80_000, 7, 0).reshape(-1, 4) < rates[:, None]).sum(axis=1)
+    assert pass_rates.fit_beta(right, np.full(20_000, 4)) == pytest.approx((0.3, 0.6), rel=0.08)
+
+
+def test_a_frozen_query_keeps_the_pass_rate_of_its_first_draw():
+    stretches = [(0.0, 1.0, 1.0), (0.5, 4.0, 1.0)]
+    now = pass_rates.following(stretches, 100, seed=0)
+    then = pass_rates.following(stretches, 100, seed=0, frozen=True)
+    some, every = np.arange(40), np.arange(100)
+    early = now(0.2, every)
+    assert (then(0.2, some) == early[:40]).all()
+    assert (then(0.9, every)[:40] == early[:40]).all() and (then(0.9, every)[40:] > early[40:]).all()
+    assert (np.argsort(now(0.9, every)) == np.argsort(early)).all()
+
+
+def excess(rates, seeds=3, null_seeds=6):
+    """Means over runs: the last tenth's figures, less what their null controls have, and what truly moved."""
+    found = []
+    for seed in range(seeds):
+        run = played(rates, 100 + seed)
+        told = oracle.summary(run)
+        chance = null_control.null(small(), run.draws, size=2000, seeds=null_seeds, points=4)["summary"]
+        names = ("recycled_share_last", "flipped", "ex_hard_last", "ex_easy_last")
+        found.append([told[name] for name in names] + [told[name] - chance[name]["mean"] for name in names])
+        found[-1] += [told["ex_hard_moved_last"], told["ex_easy_moved_last"]]
+    keys = ("recycled", "flipped", "hard", "easy", "recycled-", "flipped-", "hard-", "easy-", "hard!", "easy!")
+    return dict(zip(keys, np.mean(found, axis=0).tolist(), strict=True))
+
+
+def test_movement_shows_in_what_exceeds_the_null_and_not_in_the_shares():
+    """Where rates rise, ex_hard exceeds its null by what rising rates truly made of it, and ex_easy falls short; where
+    they fall, the other way round. The recycled share and the flips are nearly the same where nothing moves at all."""
+    still, rising, falling = (excess(f"{shape}:0.35,0.35") for shape in ("beta", "improving", "drifting"))
+    for one in (still, rising, falling):
+        assert one["recycled"] == pytest.approx(0.79, abs=0.09) and one["flipped"] == pytest.approx(0.18, abs=0.02)
+        assert one["hard-"] == pytest.approx(one["hard!"], abs=0.12)
+        assert one["easy-"] == pytest.approx(one["easy!"], abs=0.12)
+    assert still["hard!"] == still["easy!"] == 0 and still["hard"] > 0.3 and still["easy"] > 0.3
+    assert rising["hard!"] > 0.15 and rising["easy!"] < -0.15
+    assert falling["hard!"] < -0.15 and falling["easy!"] > 0.15
+    assert rising["hard-"] > 0.15 and rising["easy-"] < -0.1
+    assert falling["hard-"] < -0.1 and falling["easy-"] > 0.15
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory):
+    """A run's folder as training leaves it, of a simulated run on 300 queries; and the simulated run."""
+    folder = tmp_path_factory.mktemp("run")
+    of = oracle.Sampler(queries=8, samples=4, oversample=2, rollouts=3200)
+    run = oracle.play(of, pass_rates.world("beta:0.5,0.5", 300, seed=0), size=300, seed=0)
+    settings = config.Config(pool=config.Pool(queries=8, samples=4, oversample=2))
+    (folder / "config.json").write_text(json.dumps(config.to_json(settings)))
+    at = spent = 0
+    with metrics_writer.Writer(folder, tensorboard=False) as writer:
+        for step, row in enumerate(run.rows, 1):
+            spent += row["pool/rollouts"]
+            writer.write(step, row | {"pool/size": 300, "budget/rollouts": spent})
+            first, at = at, at + row["pool/drawn"]
+            pairs = zip(run.draws.query_D[first:at].tolist(), run.draws.right_D[first:at].tolist(), strict=True)
+            draws = [{"step": step, "index": query, "successes": right, "valid": 4} for query, right in pairs]
+            with (folder / "ledger.jsonl").open("a") as ledger:
+                ledger.writelines(json.dumps(draw) + "\n" for draw in draws)
+    return folder, run
+
+
+def test_a_runs_ledger_gives_its_draws(run_folder):
+    folder, run = run_folder
+    pool, size, rollouts, draws = pass_rates.read_run(folder)
+    assert (pool.queries, size, rollouts) == (8, 300, 3200)
+    assert draws.right_D.tolist() == run.draws.right_D.tolist() and (draws.valid_D == 4).all()
+    assert draws.done_D == pytest.approx(run.draws.done_D)
+    assert len(set(draws.query_D.tolist())) == len(set(run.draws.query_D.tolist()))
+    found = oracle.study(str(folder), ["recycle"], seeds=1, rollouts=3200, queries=8)["recycle"]
+    assert found["queries"] == 300
+    assert found["zero_variance_first"] == pytest.approx(oracle.summary(run)["zero_variance_first"], abs=0.2)
+
+
+def test_the_null_control_of_a_run_has_bands_beside_the_runs_own_curves(run_folder):
+    folder, run = run_folder
+    found = null_control.null_of_run(folder, seeds=10, points=5)
+    assert found["seeds"] == 10 and len(found["rollouts"]) == 5 and found["rollouts"][-1] == 3200
+    assert found["run"] == null_control.curves(run.rows, 5)
+    for name in (*null_control.NAMES, *null_control.COUNTS):
+        band = found["bands"][name]
+        assert all(low <= high for low, high in zip(band["low"], band["high"]) if low is not None)
+    assert found["bands"]["ex_consumed"]["mean"] == pytest.approx([0.0] * 5)
+    inside = [low <= value <= high for low, value, high in zip(
+        found["bands"]["zero_variance_rate"]["low"], found["run"]["zero_variance_rate"],
+        found["bands"]["zero_variance_rate"]["high"],
+    )]  # fmt: skip
+    assert sum(inside) >= 3  # nothing moved in this run
+    json.dumps(found, allow_nan=False)
+
+
+def test_what_no_pass_rates_can_be_read_from_is_refused(run_folder, tmp_path):
+    with pytest.raises(ValueError, match="no config.json"):
+        pass_rates.read_run(tmp_path)
+    (tmp_path / "config.json").write_text((run_folder[0] / "config.json").read_text())
+    (tmp_path / "metrics.jsonl").write_text("")
+    with pytest.raises(ValueError, match="has no step yet"):
+        pass_rates.read_run(tmp_path)
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "budget/rollouts": 4, "pool/size": 3}\n')
+    for cut_off in ("", '{"step": 1, "index": 0, "succ'):
+        (tmp_path / "ledger.jsonl").write_text(cut_off)
+        with pytest.raises(ValueError, match="holds no draws"):
+            pass_rates.read_run(tmp_path)
+    with pytest.raises(ValueError, match="at least 1"):
+        null_control.null(small(), run_folder[1].draws, size=300, seeds=0)
