@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 
 PEERS := benchmarks/peers/.venv
 
-.PHONY: help .venv quickstart test lint smollm2 bench-peers bench-rollout bench-learner bench-pool bench-retrieval
+.PHONY: help .venv quickstart test lint smollm2 bench-peers bench-rollout bench-learner bench-pool bench-retrieval bench-tpu
 
 help:  ## what there is to make
 	@sed -n 's/^\([.a-z0-9]*\):.*## /\1: /p' Makefile
@@ -51,3 +51,7 @@ bench-pool: $(STAMP)  ## drawing from and settling a pool of a million queries
 
 bench-retrieval: $(STAMP)  ## BM25 searches beside bm25s alone
 	$(BIN)/python -m benchmarks.retrieval
+
+bench-tpu: $(STAMP)  ## decode and train step compiled for v5e, v5p and v6e, without a TPU
+	$(BIN)/python -m pip install --quiet -c constraints.txt libtpu
+	$(BIN)/python -m benchmarks.tpu

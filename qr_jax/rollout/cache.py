@@ -28,10 +28,17 @@ def size(cache: Cache) -> tuple[int, int]:
 
 
 def put(part, new, row_R, used_R, count_R):
-    """One array with the first `count_R` of `new` [R, K, J, d] after the first `used_R` positions of rows `row_R`."""
+    """One array with the first `count_R` of `new` [R, K, J, d] after the first `used_R` positions of rows `row_R`.
+
+    Rows and heads are one axis here: with an axis between the two that are indexed, XLA turns the whole cache around
+    and back on TPU, about four of its sizes a call.
+    """
+    rows, kv_heads, positions, dim = part.shape
     entries = jnp.arange(new.shape[2])[None]
-    at_RJ = jnp.where(entries < count_R[:, None], used_R[:, None] + entries, part.shape[2])  # out of range: dropped
-    return part.at[row_R[:, None], :, at_RJ].set(jnp.swapaxes(new, 1, 2), mode="drop")
+    at_RJ = jnp.where(entries < count_R[:, None], used_R[:, None] + entries, positions)  # out of range: dropped
+    head_RK = row_R[:, None] * kv_heads + jnp.arange(kv_heads)[None]
+    flat = part.reshape(rows * kv_heads, positions, dim)
+    return flat.at[head_RK[:, :, None], at_RJ[:, None]].set(new, mode="drop").reshape(part.shape)
 
 
 def write(cache: Cache, buffer: Cache, row_R, used_R, count_R) -> Cache:

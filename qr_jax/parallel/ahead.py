@@ -1,0 +1,83 @@
+"""Compiling for TPUs that are not there: chips by name, shapes laid out on them, and what a program costs there."""
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from jax.experimental import topologies
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from qr_jax.parallel import hlo
+from qr_jax.parallel.mesh import AXES
+
+# What a process must have in its environment from its start, so that libtpu does not look for the machine it is on.
+ENVIRONMENT = {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost"}
+ENVIRONMENT |= {"TPU_ACCELERATOR_TYPE": "v5litepod-1"}  # any: the topology that is asked for decides
+ENVIRONMENT |= {"ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}  # else one process at a time, as if it held a chip
+
+
+@dataclass(frozen=True)
+class Program:
+    """A compiled program on one device. `peak_bytes`: arguments, temporaries, and results that are not in arguments."""
+
+    text: str  # optimised HLO
+    cost: hlo.Cost
+    argument_bytes: int
+    temporary_bytes: int
+    peak_bytes: int
+    compile_s: float
+
+
+def devices(topology: str) -> list[Any]:
+    """The chips of a slice such as "v5e:4x4", "v5p:2x2x2" or "v6e:1x1" (one chip), to compile for.
+
+    Raises ValueError for a name that libtpu does not know, and where libtpu is not installed.
+    """
+    _, _, layout = topology.partition(":")
+    sizes = layout.split("x")
+    if not all(size.isdigit() for size in sizes):
+        raise ValueError(
+            f"topology {topology!r} is not a generation and a layout, such as v5e:4x4, v5p:2x2x2 or v6e:1x1"
+        )
+    # a host has 2 x 2 chips, but for a slice of one
+    alone = {"chips_per_host_bounds": (1, 1, 1)} if math.prod(map(int, sizes)) == 1 else {}
+    try:
+        return list(topologies.get_topology_desc(topology, platform="tpu", **alone).devices)
+    except RuntimeError as error:
+        if "not installed" in str(error):
+            raise ValueError(
+                "compiling for a TPU needs libtpu, which runs without one: pip install libtpu, or 'qr_jax[tpu]'"
+            ) from error
+        raise ValueError(f"libtpu gives no topology {topology!r}: {str(error).splitlines()[0]}") from error
+
+
+def mesh(chips: Sequence[Any], *, data: int = 1, fsdp: int = 1, tensor: int = 1) -> Mesh:
+    """The learner's mesh over chips that need not be there."""
+    return jax.make_mesh((data, fsdp, tensor), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=chips)
+
+
+def on_one(chip: Any, shapes: Any) -> Any:
+    """A tree of shapes, all of them on one chip."""
+    whole = NamedSharding(mesh([chip]), PartitionSpec())
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole), shapes)
+
+
+def compiled(lowered: jax.stages.Lowered) -> Program:
+    """Compile what `jitted.lower(...)` gave, and count."""
+    start = time.perf_counter()
+    program = lowered.compile()
+    compile_s = time.perf_counter() - start
+    text, memory = program.as_text(), program.memory_analysis()
+    assert text is not None and memory is not None, "XLA says both of a program that it has compiled"
+    resident = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+    return Program(
+        text=text,
+        cost=hlo.cost(text),
+        argument_bytes=memory.argument_size_in_bytes,
+        temporary_bytes=memory.temp_size_in_bytes,
+        peak_bytes=resident + memory.temp_size_in_bytes,
+        compile_s=compile_s,
+    )
