@@ -54,9 +54,9 @@ def null(
 
 
 def null_of_run(
-    folder: str | Path, *, seeds: int = 20, points: int = 40, allow_plugins: Sequence[str] = ()
+    folder: str | Path, *, seeds: int = 20, points: int = 40, allow_plugins: Sequence[str] | None = ()
 ) -> dict[str, Any]:
-    """`null` of a run's folder (config.json, metrics.jsonl, episodes/), with the run's own `curves` as `run`.
+    """`null` of a run's folder (config.json, metrics.jsonl, ledger.jsonl), with the run's own `curves` as `run`.
 
     A run under way will do. ValueError where `pass_rates.read_run` can say nothing.
     """

@@ -202,7 +202,7 @@ def episode_row(
     A model turn has its sampled tokens as `pieces` of text and their log-probabilities. `advantage` is a number, or one
     a turn; `piece` gives a token's bytes.
     """
-    turns = [
+    turns: list[dict[str, Any]] = [
         {"author": turn.author, "text": turn.text}
         | ({"queries": list(turn.queries)} if turn.queries else {})
         | ({"passages": [[passage.id for passage in found] for found in turn.passages]} if turn.passages else {})

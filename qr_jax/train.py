@@ -20,10 +20,23 @@ from typing import Any
 import jax
 import numpy as np
 
-from qr_jax import assemble, checkpoint, evaluate, figures, learner, metrics_writer, pack, pool, runs, telemetry
+from qr_jax import (
+    assemble,
+    checkpoint,
+    evaluate,
+    figures,
+    learner,
+    metrics_writer,
+    null_control,
+    pack,
+    pool,
+    runs,
+    telemetry,
+)
 from qr_jax.config import Config
 from qr_jax.parallel import hosts
 from qr_jax.parallel import mesh as meshes
+from qr_jax.report import charts, page
 from qr_jax.rollout import compiles
 from qr_jax.rollout.engine import Interrupted
 from qr_jax.sft import sft
@@ -69,6 +82,9 @@ def train(settings: Config, folder: str | Path, *, say: Callable[[str], None] = 
         _say_what_changed(say, progress, after)
         summary = telemetry.summarise(run, progress, after, time.monotonic() - started)
         run.write_json("summary.json", summary)
+        if hosts.index() == 0 and progress.rollouts:
+            null = null_control.null_of_run(run.folder, points=charts.RATE_BINS, allow_plugins=None)
+            say(f"report: {page.write(run.folder, null=null)}")
         return summary
     except Interrupted:
         say("stopped by SIGTERM; the same command goes on from the last checkpoint")

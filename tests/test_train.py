@@ -71,6 +71,7 @@ def test_a_run_killed_at_any_point_goes_on_to_the_same_bytes(finished, point):
     assert lines(resumed) == lines(whole)
     for path in sorted((whole / "episodes").iterdir()):
         assert (resumed / "episodes" / path.name).read_bytes() == path.read_bytes()
+    assert (resumed / "ledger.jsonl").read_bytes() == (whole / "ledger.jsonl").read_bytes()
     for name in ("host.json", "host.npz"):
         one, other = (f / "checkpoints" / "step_00000005" / name for f in (whole, resumed))
         if name == "host.json":
