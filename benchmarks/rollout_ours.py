@@ -29,11 +29,11 @@ EPISODE_TOKENS = (load.SEARCHES + 1) * load.TURN_TOKENS + load.SEARCHES * load.O
 SETTINGS = {
     "multi_turn": Rollout(
         slots=load.MULTI_QUERIES * load.MULTI_SAMPLES, context_tokens=EPISODE_TOKENS, turn_tokens=load.TURN_TOKENS,
-        observation_tokens=load.OBSERVATION_TOKENS, search_k=load.SEARCH_K, tile=64, buckets=(512, 1024),
+        observation_tokens=load.OBSERVATION_TOKENS, search_k=load.SEARCH_K, tile=128, buckets=(512, 1024),
     ),
     "single_turn": Rollout(
         slots=load.SINGLE_BATCH, context_tokens=load.PROMPT_TOKENS + load.TURN_TOKENS, turn_tokens=load.TURN_TOKENS,
-        tile=64, buckets=(512, 1024),
+        tile=128, buckets=(512, 1024),
     ),
 }  # fmt: skip
 CHECKED = 8  # episodes whose log-probabilities are compared with the learner's

@@ -188,14 +188,16 @@ def _open(arguments: argparse.Namespace) -> tuple[str, ...]:
     allow_plugins = tuple(arguments.allow_plugins)
     config = configs.load(arguments.run / "config.json")
     configs.check(config, allow_plugins=allow_plugins)
-    _emulate(config)
+    _start(config)
     return allow_plugins
 
 
-def _emulate(config: Any) -> None:
-    from qr_jax.parallel.mesh import emulate
+def _start(config: Any) -> None:
+    """What must be said to jax before it starts: the devices to emulate, and where compiled programs are kept."""
+    from qr_jax.parallel import compile_cache, mesh
 
-    emulate(config.mesh.devices)
+    mesh.emulate(config.mesh.devices)
+    compile_cache.enable()
 
 
 def _summary(summary: Any, as_json: bool) -> None:
@@ -230,7 +232,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
 def _train(arguments: argparse.Namespace) -> int:
     config, folder = _resolve(arguments)
     if not arguments.dry_run:
-        _emulate(config)
+        _start(config)
         from qr_jax.train import train
 
         _summary(train(config, folder, say=_say(arguments)), arguments.json)
@@ -240,7 +242,7 @@ def _train(arguments: argparse.Namespace) -> int:
 def _sft(arguments: argparse.Namespace) -> int:
     config, folder = _resolve(arguments, "sft")
     if not arguments.dry_run:
-        _emulate(config)
+        _start(config)
         from qr_jax.sft import sft
 
         _summary(sft(config, folder, say=_say(arguments)), arguments.json)

@@ -113,6 +113,17 @@ NAMES: dict[str, Metric] = {
     "perf/learner_tokens_per_s": Metric("tokens/s", "trained tokens a second of the train step"),
     "perf/compiles": Metric("", "programs compiled in this step; 0 after the first"),
     "perf/rollouts_per_s": Metric("1/s", "episodes a second of the step"),
+    "perf/step_tokens_per_s": Metric(
+        "tokens/s", "tokens of the episodes, prompts and observations included, a second of the step and device"
+    ),
+    # Of the devices' peak: as published, or measured at the start where nobody says (parallel/peaks.py)
+    "perf/mfu": Metric(
+        "share", "operations the model needs for what was trained on (models/costs.py) in time/learner_s"
+    ),
+    "perf/decode_bandwidth": Metric(
+        "share", "bytes decoding has to read (weights a step, keys and values in use) in time/decode_s"
+    ),
+    "perf/peak_memory_gib": Metric("GiB", "most memory in use so far: of the fullest device, on CPU of the process"),
 }
 # Areas whose names end with what is measured.
 OPEN: dict[str, Metric] = {
@@ -137,6 +148,9 @@ ALIASES: dict[str, dict[str, tuple[str, ...]]] = {
         "timing_s/update_actor": ("time/learner_s",),
         "timing_s/step": ("time/step_s",),
         "perf/time_per_step": ("time/step_s",),
+        "perf/throughput": ("perf/step_tokens_per_s",),
+        "perf/mfu/actor": ("perf/mfu",),
+        "perf/max_memory_allocated_gb": ("perf/peak_memory_gib",),
         "training/epoch": ("pool/epoch",),
     },
     "trl": {

@@ -1,11 +1,20 @@
-"""Random numbers on the host: a function of integers, with no generator state to save."""
+"""Random numbers on the host, and races run with them: functions of integers, with no generator state to save."""
+
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float64, Int64, UInt64
+
+AHEAD = 4  # `first` looks at this many times the runners it wants before it looks at more
 
 
 def uniforms(size: int, *key: int) -> Float64[np.ndarray, "size"]:
-    """float64 [size] in (0, 1), a function of the integers `key` alone; number i does not depend on `size`.
+    """float64 [size] in (0, 1), a function of the integers `key` alone; number i does not depend on `size`."""
+    return unit(words(size, *key))
+
+
+def words(size: int, *key: int) -> UInt64[np.ndarray, "size"]:
+    """The 64-bit words that `uniforms` makes its numbers of; the larger word gives the larger number.
 
     The integers are folded by SplitMix64's finaliser (Steele et al. 2014) into the key of a Philox counter generator,
     whose raw words numpy keeps stable over versions (its distributions it does not). The first integer names the
@@ -17,5 +26,41 @@ def uniforms(size: int, *key: int) -> Float64[np.ndarray, "size"]:
         folded = ((folded ^ folded >> 30) * 0xBF58476D1CE4E5B9) % 2**64
         folded = ((folded ^ folded >> 27) * 0x94D049BB133111EB) % 2**64
         folded ^= folded >> 31
-    raw = np.random.Philox(key=folded).random_raw(size)
-    return ((raw >> np.uint64(12)) + 0.5) * 2.0**-52  # 52 bits and a half: with 53 the largest would round to 1
+    return np.random.Philox(key=folded).random_raw(size)
+
+
+def unit(word: Any) -> Any:
+    """A word, or an array of them, as float64 in (0, 1)."""
+    return ((word >> np.uint64(12)) + 0.5) * 2.0**-52  # 52 bits and a half: with 53 the largest would round to 1
+
+
+def race(word: Any, weight: Any, power: int) -> Any:
+    """When runners finish: -log(u) / (weight * 2**power); a power of two moves no race, it keeps their bits."""
+    # A logarithm's last bit may differ between kinds of CPU: it moves only two races that agree in all other bits.
+    with np.errstate(divide="ignore", over="ignore"):
+        return -np.log(unit(word)) / np.ldexp(weight, power)
+
+
+def first(
+    word_P: UInt64[np.ndarray, "P"], weight_P: Float64[np.ndarray, "P"], power: int, count: int
+) -> Int64[np.ndarray, "Q"]:
+    """Indices of the `count` that finish first, in order, ties by index; who has weight 0 does not run.
+
+    Who finishes early has a large number. So only the largest numbers are raced at first, and more of them as long as
+    one of the others, if it ran at the largest weight, could come in before the last of the `count`. At least `count`
+    must run.
+    """
+    if count == 0:
+        return np.empty(0, np.int64)
+    share, top = AHEAD * count / np.count_nonzero(weight_P), np.ldexp(weight_P.max(), power)
+    while True:
+        least = np.uint64(int((1 - share) * 2.0**52) << 12 if share < 1 else 0)
+        at = np.flatnonzero(word_P >= least)
+        at = at[weight_P[at] > 0]
+        time = race(word_P[at], weight_P[at], power)
+        if len(at) >= count:
+            last = np.partition(time, count - 1)[count - 1]
+            if least == 0 or last < -np.log(unit(least)) / top * (1 - 1e-9):  # far more than rounding can move
+                at, time = at[time <= last], time[time <= last]
+                return at[np.argsort(time, kind="stable")][:count]
+        share *= AHEAD

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from qr_jax import plugins
-from qr_jax.noise import uniforms
+from qr_jax.noise import first, race, words
 from qr_jax.records import Grades, Memory, Outcome
 from qr_jax.verdict import indices, judge
 
@@ -18,7 +18,7 @@ LAST = ("none", "hard", "easy", "surplus", "accepted")  # the last verdict that 
 FRESH, HARD, EASY, SURPLUS, CONSUMED, RESET = range(len(STATES))
 LAST_NONE, LAST_HARD, LAST_EASY, LAST_SURPLUS, LAST_ACCEPTED = range(len(LAST))
 
-DRAW = 1  # the first part of a draw's key, so that no other user of `uniforms` shares its numbers
+DRAW = 1  # the first part of a draw's key, so that no other user of `words` shares its numbers
 
 ARRAYS = {
     "weight_P": np.float64,
@@ -63,7 +63,8 @@ class Pool:
         for name, dtype in ARRAYS.items():
             object.__setattr__(self, name, _array(name, getattr(self, name), dtype, len(self.weight_P)))
         for name, names in (("state_P", STATES), ("last_P", LAST)):
-            if not np.isin(getattr(self, name), range(len(names))).all():
+            found = getattr(self, name)
+            if found.min(initial=0) < 0 or found.max(initial=0) >= len(names):
                 raise ValueError(f"{name} holds values outside 0..{len(names) - 1} ({', '.join(names)})")
         if self.family_P is not None:
             object.__setattr__(self, "family_P", _array("family_P", self.family_P, np.int64, len(self.weight_P)))
@@ -115,26 +116,19 @@ def draw(
     if by not in ("chance", "largest"):
         raise ValueError(f"by={by!r} is neither 'chance' nor 'largest'")
     excluded = indices("exclude", exclude if isinstance(exclude, np.ndarray) else list(exclude), pool.size)
-    eligible_P = pool.weight_P > 0
-    eligible_P[excluded] = False
-    eligible = np.flatnonzero(eligible_P)
-    if len(eligible) == 0 or count == 0:
+    weight_P = pool.weight_P if len(excluded) == 0 else _with(pool.weight_P, excluded, 0.0)
+    count = min(count, int(np.count_nonzero(weight_P)))
+    if count == 0:
         return np.empty(0, np.int64)
-    # Scaled by a power of two, which moves no race: with the largest weight near 1, times lose no bits.
-    weight = pool.weight_P[eligible]
-    weight = np.ldexp(weight, -int(np.frexp(weight.max())[1]))
-    # A logarithm's last bit may differ between kinds of CPU: it moves only two races that agree in all other bits.
-    with np.errstate(divide="ignore", over="ignore"):
-        race = -np.log(uniforms(pool.size, DRAW, seed, step, round)[eligible]) / weight
-    count = min(count, len(eligible))
+    word_P = words(pool.size, DRAW, seed, step, round)
+    power = -int(np.frexp(weight_P.max())[1])  # the largest weight near 1: times lose no bits
     if by == "chance":
-        return eligible[_smallest(race, count)]
-    bound = -np.partition(-weight, count - 1)[count - 1]
-    above = np.flatnonzero(weight > bound)
-    above = above[np.lexsort((race[above], -weight[above]))]
-    tied = np.flatnonzero(weight == bound)
-    tied = tied[_smallest(race[tied], count - len(above))]
-    return eligible[np.concatenate([above, tied])]
+        return first(word_P, weight_P, power, count)
+    bound = np.partition(weight_P, -count)[-count]
+    above = np.flatnonzero(weight_P > bound)
+    above = above[np.lexsort((race(word_P[above], weight_P[above], power), -weight_P[above]))]
+    tied_P = np.where(weight_P == bound, weight_P, 0.0)
+    return np.concatenate([above, first(word_P, tied_P, power, count - len(above))])
 
 
 def settle(
@@ -220,7 +214,7 @@ def digest(pool: Pool) -> str:
     for name, array in sorted(to_arrays(pool).items()):
         little = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
         hasher.update(repr((name, little.dtype.str, array.shape)).encode())
-        hasher.update(little.tobytes())
+        hasher.update(little.data)
     return hasher.hexdigest()
 
 
@@ -241,19 +235,20 @@ def _note(pool: Pool, outcome: Outcome) -> Pool:
     valid_QG = outcome.grades.valid_QG[graded_Q]
     outcome_QG = outcome.grades.reward_QG if outcome.grades.outcome_QG is None else outcome.grades.outcome_QG
     accepted = np.isin(drawn, outcome.accepted)
-    dead = verdict != "signal"
     kinds = [verdict == "hard", verdict == "easy", accepted]
-    new = {name: getattr(pool, name).copy() for name in ARRAYS if name != "weight_P"}
-    new["state_P"][drawn] = np.select(kinds, [HARD, EASY, CONSUMED], default=SURPLUS)
-    new["last_P"][drawn] = np.select(kinds, [LAST_HARD, LAST_EASY, LAST_ACCEPTED], default=LAST_SURPLUS)
-    new["last_successes_P"][drawn] = ((outcome_QG[graded_Q] == 1) & valid_QG).sum(axis=1)
-    new["last_valid_P"][drawn] = valid_QG.sum(axis=1)
-    new["last_step_P"][drawn] = outcome.step
-    new["attempts_P"][drawn] += 1
-    new["accepted_P"][drawn] += accepted
-    new["flipped_P"][drawn] |= accepted & (pool.zero_variance_P[drawn] > 0)
-    new["zero_variance_P"][drawn] += dead
-    return replace(pool, **new)
+    dead_before = pool.zero_variance_P[drawn]
+    new = {
+        "state_P": np.select(kinds, [HARD, EASY, CONSUMED], default=SURPLUS),
+        "last_P": np.select(kinds, [LAST_HARD, LAST_EASY, LAST_ACCEPTED], default=LAST_SURPLUS),
+        "last_successes_P": ((outcome_QG[graded_Q] == 1) & valid_QG).sum(axis=1),
+        "last_valid_P": valid_QG.sum(axis=1),
+        "last_step_P": outcome.step,
+        "attempts_P": pool.attempts_P[drawn] + 1,
+        "accepted_P": pool.accepted_P[drawn] + accepted,
+        "flipped_P": pool.flipped_P[drawn] | (accepted & (dead_before > 0)),
+        "zero_variance_P": dead_before + (verdict != "signal"),
+    }
+    return replace(pool, **{name: _with(getattr(pool, name), drawn, value) for name, value in new.items()})
 
 
 def _rule(name: str) -> Rule:
@@ -261,12 +256,12 @@ def _rule(name: str) -> Rule:
     return plugins.find("rule", name)
 
 
-def _smallest(race: np.ndarray, count: int) -> np.ndarray:
-    """Positions of the `count` smallest, in order; ties go to the lower position. Sorts `count` values, not all."""
-    if count == 0:
-        return np.empty(0, np.int64)
-    candidates = np.flatnonzero(race <= np.partition(race, count - 1)[count - 1])
-    return candidates[np.argsort(race[candidates], kind="stable")][:count]
+def _with(array: np.ndarray, at: np.ndarray, value: Any) -> np.ndarray:
+    """A read-only copy with other values at some places."""
+    changed = array.copy()
+    changed[at] = value
+    changed.flags.writeable = False
+    return changed
 
 
 def _array(name: str, value: Any, dtype: Any, size: int) -> np.ndarray:
@@ -274,11 +269,10 @@ def _array(name: str, value: Any, dtype: Any, size: int) -> np.ndarray:
     array = np.asarray(value)
     if array.shape != (size,):
         raise ValueError(f"{name} must hold one value a query, shape ({size},), found shape {array.shape}")
-    if np.issubdtype(dtype, np.floating):
+    if np.issubdtype(dtype, np.floating) and not (array.min(initial=0) >= 0 and array.max(initial=0) < np.inf):
         bad = np.flatnonzero(~(np.isfinite(array) & (array >= 0)))
-        if len(bad):
-            found = f"{len(bad)} are not, the first {array[bad[0]]} at query {bad[0]}"
-            raise ValueError(f"{name} must be finite and 0 or more; {found}")
+        found = f"{len(bad)} are not, the first {array[bad[0]]} at query {bad[0]}"
+        raise ValueError(f"{name} must be finite and 0 or more; {found}")
     return _frozen(array.astype(dtype, copy=False))
 
 

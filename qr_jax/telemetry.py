@@ -1,13 +1,17 @@
 """A run in numbers: a step's row of metrics, its episodes as JSON, and the run's summary."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from qr_jax import evaluate, figures, learner, metrics_writer, runs
+from qr_jax import evaluate, figures, learner, metrics_writer, pack, runs
 from qr_jax.config import Config
 from qr_jax.metrics import STOPS
+from qr_jax.models import costs
+from qr_jax.models.families import ModelConfig
+from qr_jax.parallel import hosts, peaks
 from qr_jax.records import Outcome
 from qr_jax.rollout.engine import Statistics
 from qr_jax.step import Group, Progress, Step
@@ -100,22 +104,107 @@ def times(clock: Sequence[float], statistics: Statistics, rollouts: int, found) 
     }
 
 
+def speed(
+    settings: Config, cfg: ModelConfig, groups, batch: pack.Batch | None, clock: Sequence[float], statistics: Statistics
+) -> dict[str, Any]:
+    """What the step got of the most that the devices can do (models/costs.py, parallel/peaks.py).
+
+    `batch` is what was trained on, None where nothing was; what was not done has no figure. Of decoding and of memory
+    they are this process's own.
+    """
+    step_s, learner_s, devices = clock[-1] - clock[0], clock[-1] - clock[-2], peaks.devices(settings.mesh)
+    tokens = sum(len(episode.ids_L) for group in groups.values() for episode in group)
+    row = {
+        "perf/step_tokens_per_s": tokens * hosts.count() / max(step_s, 1e-9) / devices,
+        "perf/peak_memory_gib": peaks.memory_bytes() / 2**30,
+    }
+    peak = peaks.of(settings.model.compute)
+    if batch is not None:
+        filled_MRC = np.asarray(batch.segment_MRC) > 0
+        flops = costs.training_flops(
+            cfg,
+            tokens=int(filled_MRC.sum()),
+            pairs=int((np.asarray(batch.position_MRC)[filled_MRC] + 1).sum(dtype=np.int64)),
+            predicted=int(np.asarray(batch.mask_MEL).sum()),
+            forwards=(settings.learner.updates > 1) + (settings.learner.kl_weight > 0),
+        )
+        row["perf/mfu"] = flops / max(learner_s, 1e-9) / (peak.flops_a_s * devices)
+    if statistics.decode_s:
+        read_bytes = costs.decoding_bytes(
+            cfg,
+            steps=statistics.decode_steps,
+            positions=statistics.cache_positions,
+            item_bytes=2 if settings.model.compute == "bfloat16" else 4,
+        )
+        row["perf/decode_bandwidth"] = read_bytes / statistics.decode_s / peak.bytes_a_s
+    return row
+
+
 def write_episodes(one: Step, step: int, drawn_Q, groups: dict[int, Group], outcome: Outcome) -> None:
-    taken = set(outcome.accepted_at.tolist())
+    """episodes/step_N.jsonl; advantages are those of this step's accepted groups, 0 for all others."""
+    taken_Q = np.isin(np.arange(len(drawn_Q)), outcome.accepted_at)
+    graded, piece = outcome.grades, one.agent.engine.pieces.__getitem__
+    advantage_QG = np.asarray(one.advantage(replace(graded, valid_QG=graded.valid_QG & taken_Q[:, None]))).round(6)
     one.run.write_episodes(
         step + 1,
         [
-            runs.episode_row(episode, float(outcome.grades.reward_QG[at, g]), str(outcome.verdict_Q[at]), at in taken)
+            runs.episode_row(
+                episode, float(graded.reward_QG[at, g]), str(outcome.verdict_Q[at]), bool(taken_Q[at]),
+                advantage_QG[at, g].tolist(), piece,
+            )
             for at, index in enumerate(drawn_Q.tolist())
             for g, episode in enumerate(groups.get(index, ()))
         ],
-    )
+    )  # fmt: skip
 
 
-def summarise(run: runs.Run, progress: Progress, after, wall_s: float) -> dict[str, Any]:
+def write_draws(one: Step, step: int, before, groups: dict[int, Group], outcome: Outcome) -> None:
+    """A line a draw in ledger.jsonl: query, origin, each sample's reward (null: not valid), verdict, tokens, searches.
+
+    `successes` counts the valid outcomes of 1, `valid` the valid episodes.
+    """
+    graded = outcome.grades
+    outcome_QG = graded.reward_QG if graded.outcome_QG is None else graded.outcome_QG
+    origin_of = {last: origin for origin, last in figures.ORIGINS.items()}
+    spent: dict[int, list[int]] = {}
+    for mine in hosts.gather([[index, *_spent(group)] for index, group in groups.items()]):
+        spent |= {int(index): [int(tokens), int(searches)] for index, tokens, searches in mine}
+    taken = set(outcome.accepted_at.tolist())
+    rows = []
+    for at, index in enumerate(outcome.drawn_Q.tolist()):
+        valid_G = graded.valid_QG[at]
+        rewards = [float(reward) if ok else None for reward, ok in zip(graded.reward_QG[at], valid_G, strict=True)]
+        tokens, searches = spent.get(index, (0, 0))
+        rows.append(
+            {
+                "step": step + 1,
+                "query": one.queries[index].id,
+                "index": index,
+                "origin": origin_of[int(before.last_P[index])],
+                "rewards": rewards,
+                "successes": int(((outcome_QG[at] == 1) & valid_G).sum()),
+                "valid": int(valid_G.sum()),
+                "verdict": str(outcome.verdict_Q[at]),
+                "accepted": at in taken,
+                "tokens": tokens,
+                "searches": searches,
+            }
+        )
+    one.run.write_draws(rows)
+
+
+def _spent(group: Group) -> tuple[int, int]:
+    """Sampled tokens and searches of a group."""
+    tokens = sum(int(episode.mask_L.sum()) for episode in group)
+    return tokens, sum(len(turn.queries) for episode in group for turn in episode.turns)
+
+
+def summarise(
+    run: runs.Run, progress: Progress, after, wall_s: float, warm_up_s: float | None = None
+) -> dict[str, Any]:
     """What summary.json holds: accuracy before and after, pool figures over the last tenth of the steps, the budget.
 
-    `wall_s` is this attempt's.
+    `wall_s` is this attempt's, and so is `warm_up_s`, the part of it in which the rollout's programs were compiled.
     """
     lines = metrics_writer.read(run.folder)
     last = figures.over_steps(lines[-max(len(lines) // 10, 1) :]) if lines else {}
@@ -137,6 +226,7 @@ def summarise(run: runs.Run, progress: Progress, after, wall_s: float) -> dict[s
         "tokens": progress.tokens,
         "searches": progress.searches,
         "wall_s": wall_s,
+        "warm_up_s": warm_up_s,
         "base": evaluate.without_details(progress.base or {}),
         "before": evaluate.without_details(before),
         "after": evaluate.without_details(after),

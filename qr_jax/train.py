@@ -34,7 +34,7 @@ from qr_jax import (
     telemetry,
 )
 from qr_jax.config import Config
-from qr_jax.parallel import hosts
+from qr_jax.parallel import hosts, peaks
 from qr_jax.parallel import mesh as meshes
 from qr_jax.report import charts, page
 from qr_jax.rollout import compiles
@@ -80,7 +80,7 @@ def train(settings: Config, folder: str | Path, *, say: Callable[[str], None] = 
         say("evaluating after training")
         after = parts.measure(params=parts.hand_over(state.params))
         _say_what_changed(say, progress, after)
-        summary = telemetry.summarise(run, progress, after, time.monotonic() - started)
+        summary = telemetry.summarise(run, progress, after, time.monotonic() - started, parts.warm_up_s)
         run.write_json("summary.json", summary)
         if hosts.index() == 0 and progress.rollouts:
             null = null_control.null_of_run(run.folder, points=charts.RATE_BINS, allow_plugins=None)
@@ -98,6 +98,7 @@ class _Parts:
 
     def __init__(self, settings: Config, run: runs.Run):
         self.settings, self.run, self.mesh = settings, run, meshes.make_mesh(settings.mesh)
+        self.warm_up_s: float | None = None
         self.agent = assemble.agent(settings)
         queries, self.search = assemble.questions(settings, "train"), assemble.searcher(settings)
         steps = settings.train.steps * settings.learner.updates
@@ -194,13 +195,14 @@ def train_one(one: Step, made: learner.Learner, state, progress: Progress, hand_
     clock.append(time.monotonic())
     graded = one.grade(drawn_Q.tolist(), groups, step)
     settled = one.settle(progress, drawn_Q, graded, step)
-    hosts.assert_same(pool.digest(settled.pool), f"the pool after step {step}")
+    if hosts.count() > 1:
+        hosts.assert_same(pool.digest(settled.pool), f"the pool after step {step}")
     clock.append(time.monotonic())
     kept_at = np.arange(len(drawn_Q)) if settings.learner.keep_dead else settled.accepted_at
     new = one.gathered(drawn_Q, groups, kept_at, graded)
     waiting, left_out = (*progress.waiting, *new), one.left_out(progress, drawn_Q, groups, kept_at)
     found: list[dict[str, Any]] = []
-    efficiency, micro = None, 0
+    efficiency, micro, batch = None, 0, None
     if len(waiting) >= max(settings.pool.min_signal, 1):
         batch = one.batch(waiting, left_out)
         state, found = update(made, state, batch, settings.learner.updates)
@@ -217,6 +219,7 @@ def train_one(one: Step, made: learner.Learner, state, progress: Progress, hand_
     row = telemetry.step_figures(one, before, outcome, after, groups, statistics)
     row |= telemetry.learner_figures(state, found, made, efficiency, micro)
     row |= telemetry.times(clock, statistics, rollouts, found) | {"perf/compiles": compiles.count() - compiled}
+    row |= telemetry.speed(settings, one.agent.cfg, groups, batch, clock, statistics)
     telemetry.write_episodes(one, step, drawn_Q, groups, outcome)
     telemetry.write_draws(one, step, before, groups, outcome)
     for warning in (figures.starvation(row), telemetry.gap_alarm(settings, row), telemetry.fault_alarm(groups)):
@@ -227,7 +230,8 @@ def train_one(one: Step, made: learner.Learner, state, progress: Progress, hand_
 
 def _warm_up(parts: _Parts, params) -> None:
     compiles.count()
-    seconds = parts.agent.engine.warm_up(params)
+    seconds = parts.warm_up_s = parts.agent.engine.warm_up(params)
+    peaks.of(parts.settings.model.compute)  # measured now where nobody says them, and not in the first step
     parts.run.say(f"{compiles.count()} rollout programs compiled in {seconds:.1f} s")
 
 

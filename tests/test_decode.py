@@ -115,7 +115,7 @@ def test_a_cache_grows_and_shrinks_by_hand():
     assert np.array_equal(cache.resize(part, 5)[:, 0, :, 0], [[0, 1, 2, 0, 0], [3, 4, 5, 0, 0]])
     assert np.array_equal(cache.resize(part, 2)[:, 0, :, 0], [[0, 1], [3, 4]])
     assert views_up_to(160) == [128, 160] and views_up_to(100) == [100]
-    assert views_up_to(1024) == [128, 192, 256, 384, 512, 768, 1024]
+    assert views_up_to(1280) == [128, 192, 256, 384, 512, 640, 768, 896, 1024, 1280]
 
 
 @pytest.mark.parametrize(("tiles", "sizes"), [(1, [2]), (2, [2]), (3, [2, 2]), (4, [8]), (8, [8]), (21, [8, 8, 8])])

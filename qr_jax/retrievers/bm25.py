@@ -1,6 +1,7 @@
 """Retriever: BM25 by word statistics alone (bm25s: Lu 2024, 2407.03618), its index on disk and memory-mapped."""
 
 import logging
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
@@ -46,12 +47,9 @@ def bm25(
         raise ValueError(f"bm25 needs a corpus of passages with an id each; found {found}")
     settings = {"method": method, "k1": k1, "b": b, "stopwords": stopwords, "words": WORD}
 
-    def words(texts: Sequence[str], **more: Any) -> Any:
-        texts = [unicodedata.normalize("NFKC", text) for text in texts]
-        return bm25s.tokenize(texts, token_pattern=WORD, stopwords=stopwords or [], show_progress=False, **more)
-
     def build() -> bm25s.BM25:
-        tokens = words([f"{passage.title} {passage.text}" for passage in corpus])
+        texts = [unicodedata.normalize("NFKC", f"{passage.title} {passage.text}") for passage in corpus]
+        tokens: Any = bm25s.tokenize(texts, token_pattern=WORD, stopwords=stopwords or [], show_progress=False)
         if not tokens.vocab:
             raise ValueError(f"none of the {len(ids)} passages holds a word to search for (stopwords={stopwords!r})")
         model = bm25s.BM25(method=method, k1=k1, b=b, backend="numpy", csc_backend="numpy")
@@ -62,20 +60,31 @@ def bm25(
     order_P = np.empty(len(ids), np.int64)  # a passage's place when ids are sorted: equal scores go by it
     order_P[sorted(range(len(ids)), key=ids.__getitem__)] = np.arange(len(ids))
 
-    def search(queries: list[str], k: int) -> list[list[Passage]]:
-        found = []
-        for tokens in words(queries, return_ids=False) if queries else ():
-            known = [model.vocab_dict[token] for token in tokens if token in model.vocab_dict]
-            scores_P = model.get_scores_from_ids(known) if known else np.zeros(len(ids), np.float32)
-            found.append([_scored(corpus[place], scores_P[place]) for place in best(scores_P, order_P, k)])
-        return found
+    find_words, word_at = re.compile(WORD).findall, model.vocab_dict
+    # Trap: a slice of a memory map costs more than what is done with it; a plain view of the same bytes does not.
+    score_I, place_I, start_W = (np.asarray(model.scores[name]) for name in ("data", "indices", "indptr"))
 
-    return search
+    def one(query: str, k: int) -> list[Passage]:
+        words = find_words(unicodedata.normalize("NFKC", query).lower())  # stop words are in no passage's list
+        known = [word_at[word] for word in words if word in word_at]
+        lists = [slice(int(start_W[at]), int(start_W[at + 1])) for at in known]
+        scores_P = np.zeros(len(ids), np.float32)
+        for where in lists:
+            np.add.at(scores_P, place_I[where], score_I[where])
+        # The k-th best of a few passages bounds the k-th best of all from below: those of the rarest word that has k.
+        some = min((place_I[where] for where in lists if where.stop - where.start >= k), key=len, default=None)
+        least = 0.0 if some is None or k < 1 else np.partition(scores_P[some], -k)[-k]
+        return [_scored(corpus[place], scores_P[place]) for place in best(scores_P, order_P, k, least)]
+
+    return lambda queries, k: [one(query, k) for query in queries]
 
 
-def best(scores_P: np.ndarray, order_P: np.ndarray, k: int) -> np.ndarray:
-    """Places of the k best scores above 0, best first, equal scores by `order_P`; fewer where fewer are above 0."""
-    places = np.flatnonzero(scores_P > 0)
+def best(scores_P: np.ndarray, order_P: np.ndarray, k: int, least: float = 0.0) -> np.ndarray:
+    """Places of the k best scores above 0, best first, equal scores by `order_P`; fewer where fewer are above 0.
+
+    `least`: a score that at least k reach, if one is known.
+    """
+    places = np.flatnonzero(scores_P >= least if least > 0 else scores_P > 0)
     if 0 < k < len(places):
         bound = np.partition(scores_P[places], -k)[-k]
         places = places[scores_P[places] >= bound]

@@ -30,10 +30,11 @@ Tile = tuple[int, Sequence[int], int]  # a row, at most `tile` ids, the position
 
 
 def views_up_to(positions: int) -> list[int]:
-    """128, 192, 256, 384, 512, ...: powers of two and what lies halfway between, and `positions` itself at the end."""
+    """128, 192, 256, 384, 512, then four an octave (640, 768, 896, 1024, 1280, ...), and `positions` at the end."""
     found, step = [], SMALLEST_VIEW
     while step < positions:
-        found += [step, step * 3 // 2]
+        parts = (4, 6) if step < 512 else (4, 5, 6, 7)
+        found += [step * part // 4 for part in parts]
         step *= 2
     return [view for view in found if view < positions] + [positions]
 

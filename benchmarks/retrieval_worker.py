@@ -1,0 +1,89 @@
+"""Contender: one way of asking BM25, ours or bm25s alone."""
+
+import json
+import os
+import time
+import unicodedata
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks import interleave
+from qr_jax.queries import readers
+from qr_jax.records import Passage
+from qr_jax.retrievers import bm25 as ours
+from qr_jax.rollout import tools
+
+DATA = Path(os.environ.get("QR_JAX_DATA") or interleave.ROOT / ".." / "shared" / "data").resolve()
+QUESTIONS = ("hotpotqa", "2wiki", "musique")
+CHECKED = 64
+state: dict[str, Any] = {}
+
+
+def prepare(kind: str, corpus: list[str], k: int) -> dict[str, Any]:
+    """Read, index, and ask once, so that whatever compiles is compiled."""
+    if not (DATA / "corpus").is_dir():
+        raise ValueError(f"no real passages in {DATA}; set QR_JAX_DATA to the folder that has corpus/ and dev/")
+    start = time.monotonic()
+    found = [
+        passage for name in corpus for passage in readers.read_passages(str(DATA / f"corpus/{name}.corpus.jsonl.gz"))
+    ]
+    passages = list({passage.id: passage for passage in found}.values())
+    lines = [line for name in QUESTIONS for line in (DATA / f"dev/{name}.questions.jsonl").open(encoding="utf-8")]
+    state.update(queries=[json.loads(line)["question"] for line in lines], k=k)
+    state["ask"], state["scores"] = by_us(kind, passages) if kind in ("ours", "engine") else by_bm25s(kind, passages)
+    state["ask"](state["queries"][:8])
+    return {"built_s": time.monotonic() - start, "passages": len(passages)}
+
+
+def by_us(kind: str, passages: list[Passage]) -> tuple[Callable, Callable]:
+    search = ours.bm25(corpus=passages)
+
+    def ask(queries: list[str]) -> list[Any]:
+        if kind == "ours":
+            return list(search(queries, state["k"]))
+        searched = tools.run_searches(search, queries, state["k"], deadline_s=30.0, retries=0)
+        return [searched.found[query] for query in queries]
+
+    return ask, lambda found: [[passage.score for passage in one] for one in found]
+
+
+def by_bm25s(kind: str, passages: list[Passage]) -> tuple[Callable, Callable]:
+    import bm25s
+
+    def words(texts: list[str], **more: Any) -> Any:
+        texts = [unicodedata.normalize("NFKC", text) for text in texts]
+        return bm25s.tokenize(texts, token_pattern=ours.WORD, stopwords="en", show_progress=False, **more)
+
+    backend = "numba" if kind == "bm25s_numba" else "numpy"
+    model = bm25s.BM25(method="lucene", k1=1.5, b=0.75, backend=backend, csc_backend="numpy")
+    model.index(words([f"{one.title} {one.text}" for one in passages]), create_empty_token=False, show_progress=False)
+    more = {
+        "bm25s": {"backend_selection": "numpy"},
+        "bm25s_jax": {"backend_selection": "jax"},
+        "bm25s_numba": {"n_threads": 1},
+    }
+
+    def ask(queries: list[str]) -> Any:
+        return model.retrieve(words(queries, return_ids=False), k=state["k"], show_progress=False, **more[kind])
+
+    return ask, lambda found: [[float(score) for score in one if score > 0] for one in found.scores]
+
+
+def sample(batch: int, queries: int, round: int) -> dict[str, float]:
+    """Seconds of so many queries in batches of one size; other queries each round."""
+    every = state["queries"]
+    some = [every[(round * queries + at) % len(every)] for at in range(queries)]
+    start = time.perf_counter()
+    for at in range(0, queries, batch):
+        state["ask"](some[at : at + batch])
+    seconds = time.perf_counter() - start
+    return {"seconds": seconds, "queries_a_s": queries / seconds}
+
+
+def check() -> dict[str, Any]:
+    return {"scores": state["scores"](state["ask"](state["queries"][:CHECKED]))}
+
+
+if __name__ == "__main__":
+    interleave.serve({"prepare": prepare, "sample": sample, "check": check, "versions": interleave.versions})

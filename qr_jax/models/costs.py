@@ -1,0 +1,33 @@
+"""What a model costs by its shape: operations of training, bytes of decoding. Only what has to be done is counted."""
+
+from qr_jax.models.families import ModelConfig, parameter_count
+
+
+def matrix_parameters(cfg: ModelConfig) -> int:
+    """Parameters of the layers' matrix products; neither embedding nor head, norms and biases left out."""
+    query, keys = cfg.heads * cfg.head_dim, cfg.kv_heads * cfg.head_dim
+    return cfg.layers * cfg.width * (2 * query + 2 * keys + 3 * cfg.mlp)
+
+
+def training_flops(cfg: ModelConfig, *, tokens: int, pairs: int, predicted: int, forwards: int = 0) -> int:
+    """Operations (a multiplication and an addition are two) of one forward and backward pass over packed episodes.
+
+    forward = 2 * matrix_parameters * tokens + 4 * layers * heads * head_dim * pairs + 2 * vocab * width * predicted,
+    and backward twice that (Kaplan et al. 2020, arXiv:2001.08361, sec. 2.1). `tokens` are those of the episodes,
+    prompts and observations included, padding not; `pairs` those of a token and one it attends to, itself included, so
+    an episode of n tokens has n(n + 1)/2; `predicted` the tokens whose log-probability is trained, the only ones that
+    need the head. `forwards` is the number of further passes that are forward alone (old or reference policy). What
+    rematerialisation does again is not counted, nor are norms, rotations and the softmax.
+    """
+    layers = 2 * matrix_parameters(cfg) * tokens + 4 * cfg.layers * cfg.heads * cfg.head_dim * pairs
+    return (3 + forwards) * (layers + 2 * cfg.vocab * cfg.width * predicted)
+
+
+def decoding_bytes(cfg: ModelConfig, *, steps: int, positions: int, item_bytes: int) -> int:
+    """Bytes that decoding has to read: all weights once a step, and the keys and values of every position in use.
+
+    `positions` is summed over steps and the slots that decode in them. An embedding that is not the head too is not
+    counted: of it a step reads one row a slot.
+    """
+    weights = parameter_count(cfg) - (0 if cfg.tied else cfg.vocab * cfg.width)
+    return item_bytes * (steps * weights + positions * 2 * cfg.layers * cfg.kv_heads * cfg.head_dim)

@@ -1,0 +1,91 @@
+"""The most that this process's devices can do: operations and bytes a second, as published, or measured once."""
+
+import functools
+import resource
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from qr_jax import config
+
+SIDE = 2048  # of the matrices of a measured product
+READ_MIB = 512  # of the array that is read: more than any cache holds
+GOES = 3  # of which the best counts
+
+
+@dataclass(frozen=True)
+class Peak:
+    """Of one device: matrix products in the compute dtype, reads of its memory, and where the figures are from."""
+
+    flops_a_s: float
+    bytes_a_s: float
+    measured: bool
+
+
+# How a device's kind begins -> operations/s in bfloat16 and in float32, bytes/s; the makers' figures, without sparsity.
+# float32 as jax computes it there by default: in one bfloat16 pass on TPU, in TF32 on GPU.
+KNOWN: dict[str, tuple[float, float, float]] = {
+    "TPU v5 lite": (197e12, 197e12, 819e9),
+    "TPU v5e": (197e12, 197e12, 819e9),
+    "TPU v5": (459e12, 459e12, 2765e9),
+    "TPU v6": (918e12, 918e12, 1600e9),
+    "NVIDIA H200": (989e12, 494e12, 4800e9),
+    "NVIDIA H100 PCIe": (756e12, 378e12, 2000e9),
+    "NVIDIA H100 NVL": (835e12, 417e12, 3900e9),
+    "NVIDIA H100": (989e12, 494e12, 3350e9),
+    "NVIDIA A100-SXM4-80GB": (312e12, 156e12, 2039e9),
+    "NVIDIA A100 80GB PCIe": (312e12, 156e12, 1935e9),
+    "NVIDIA A100": (312e12, 156e12, 1555e9),
+}
+
+
+@functools.cache
+def of(compute: str) -> Peak:
+    """The peak of this process's first device; the first call measures where the kind is not KNOWN (under a second)."""
+    device = jax.local_devices()[0]
+    return known(device.device_kind, compute) or _measure(compute)
+
+
+def known(kind: str, compute: str) -> Peak | None:
+    """What the maker says of a kind of device, None where it is not listed."""
+    for start, (bfloat16, float32, bytes_a_s) in KNOWN.items():
+        if kind.startswith(start):
+            return Peak(bfloat16 if compute == "bfloat16" else float32, bytes_a_s, measured=False)
+    return None
+
+
+def devices(mesh: config.Mesh) -> int:
+    """How many devices a learner has, over all processes; a process's CPU devices are one machine, cut into parts."""
+    on_cpu = jax.local_devices()[0].platform == "cpu"
+    return jax.process_count() if on_cpu else mesh.data * mesh.fsdp * mesh.tensor
+
+
+def memory_bytes() -> int:
+    """The most memory that was in use at once so far: of the fullest of this process's devices, or of the process."""
+    used = [(device.memory_stats() or {}).get("peak_bytes_in_use", 0) for device in jax.local_devices()]
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return max(used) or resident
+
+
+def _measure(compute: str) -> Peak:
+    """A product of two large matrices in the compute dtype, and a pass over a large array."""
+    square = jnp.ones((SIDE, SIDE), jnp.dtype(compute))
+    product = jax.jit(lambda a: a @ a)
+    flops_a_s = 2 * SIDE**3 / _best_s(lambda: product(square).block_until_ready())
+    array = jnp.ones((READ_MIB * 256, 1024), jnp.float32)
+    read = jax.jit(lambda a: a.sum(axis=1))
+    return Peak(flops_a_s, array.nbytes / _best_s(lambda: read(array).block_until_ready()), measured=True)
+
+
+def _best_s(work: Callable[[], object]) -> float:
+    work()  # compiles
+    times = []
+    for _ in range(GOES):
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return min(times)

@@ -1,0 +1,58 @@
+"""A step in numbers: what it got of the most that the devices can do, by hand."""
+
+import numpy as np
+import pytest
+
+from qr_jax import metrics, pack, telemetry
+from qr_jax.config import Config, Learner
+from qr_jax.models import costs, families
+from qr_jax.parallel import peaks
+from qr_jax.records import Episode, Query, grades
+from qr_jax.rollout.live import Statistics
+
+CFG = families.PRESETS["two_layer"]
+CLOCK = (10.0, 14.0, 14.5, 16.5)  # start, rolled out, settled, learned
+
+
+def episode(tokens: int, sampled: int) -> Episode:
+    mask_L = np.arange(tokens) >= tokens - sampled
+    return Episode(
+        Query("q", "?", ("a",)), 0, 0, np.ones(tokens, np.int32), mask_L, np.zeros(tokens, np.float32),
+        np.where(mask_L, 0, -1).astype(np.int32), (), None, "answered", True,
+    )  # fmt: skip
+
+
+def batch_of(*episodes: Episode) -> pack.Batch:
+    ones = np.ones((1, len(episodes)))
+    return pack.pack([episodes], grades(ones, ones > 0), rows=2, row_tokens=16, queries=1, samples=len(episodes))
+
+
+def speed(batch, statistics, learner=None, episodes=()):
+    return telemetry.speed(Config(learner=learner or Learner()), CFG, {0: list(episodes)}, batch, CLOCK, statistics)
+
+
+def test_the_learners_share_counts_packed_tokens_and_no_padding():
+    episodes = episode(7, 3), episode(4, 2)
+    row = speed(batch_of(*episodes), Statistics(), episodes=episodes)
+    flops = costs.training_flops(CFG, tokens=11, pairs=28 + 10, predicted=5)
+    assert row["perf/mfu"] == pytest.approx(flops / 2.0 / peaks.of("float32").flops_a_s)
+    assert row["perf/step_tokens_per_s"] == pytest.approx(11 / 6.5)
+    assert "perf/decode_bandwidth" not in row
+
+
+def test_a_pass_for_the_old_policy_and_one_for_the_reference_are_work_too():
+    plain = speed(batch_of(episode(7, 3)), Statistics())["perf/mfu"]
+    more = Learner(updates=2, kl_weight=0.1)
+    assert speed(batch_of(episode(7, 3)), Statistics(), more)["perf/mfu"] == pytest.approx(plain * 5 / 3)
+
+
+def test_decoding_is_held_against_what_it_has_to_read():
+    row = speed(None, Statistics(decode_steps=8, cache_positions=400, decode_s=0.5))
+    read = costs.decoding_bytes(CFG, steps=8, positions=400, item_bytes=4)
+    assert row["perf/decode_bandwidth"] == pytest.approx(read / 0.5 / peaks.of("float32").bytes_a_s)
+    assert "perf/mfu" not in row and row["perf/peak_memory_gib"] > 0
+
+
+def test_every_name_is_a_listed_metric():
+    row = speed(batch_of(episode(7, 3)), Statistics(decode_steps=8, decode_s=0.5))
+    assert len(row) == 4 and all(metrics.about(name) for name in row)
