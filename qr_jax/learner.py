@@ -16,7 +16,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from qr_jax import config, importance, kl, plugins, reduce
-from qr_jax.models import decoder, logprob
+from qr_jax.models import attention, decoder, logprob
 from qr_jax.models.families import ModelConfig
 from qr_jax.pack import Batch
 from qr_jax.parallel import mesh as meshes
@@ -95,19 +95,25 @@ def make(
         raise ValueError(
             f"advantage {settings.advantage.name!r} asks for {sorted(foreign)}; only grades are given so far"
         )
-    rows = NamedSharding(mesh, PartitionSpec(meshes.ROWS))
+    rows, everywhere = NamedSharding(mesh, PartitionSpec(meshes.ROWS)), meshes.replicated(mesh)
+    platform = mesh.devices.flat[0].platform
+    kind = attention.choose(model.attention, platform, model.compute, settings.row_tokens)
+    by_width = NamedSharding(mesh, PartitionSpec("fsdp" if not cfg.width % mesh.shape["fsdp"] else None))
+    attend = functools.partial(attention.packed, kind=kind, mesh=mesh)
 
     def predict(params, micro: Batch, entropy: bool):
         """logp_EL (and entropy_EL) of every episode slot of one micro-batch."""
         compute = jnp.dtype(model.compute)
         hidden_RCD = decoder.forward(
             cfg, params, micro.ids_MRC, micro.position_MRC, micro.segment_MRC, compute=compute, remat=model.remat,
-            constrain=lambda x: jax.lax.with_sharding_constraint(x, rows),
+            attend=attend, constrain=lambda x: jax.lax.with_sharding_constraint(x, rows),
         )  # fmt: skip
-        head_VD = decoder.head_weights(params).astype(compute)
+        # on every device: gathered once, and not once a block (logprob.py)
+        head_VD = jax.lax.with_sharding_constraint(decoder.head_weights(params).astype(compute), everywhere)
         logp_RC, entropy_RC = logprob.token_logprobs(
-            hidden_RCD, head_VD, micro.target_MRC, block=model.vocab_block, temperature=temperature, entropy=entropy
-        )
+            hidden_RCD, head_VD, micro.target_MRC, block=model.vocab_block, temperature=temperature, entropy=entropy,
+            constrain=lambda x: jax.lax.with_sharding_constraint(x, by_width),
+        )  # fmt: skip
         entropy_EL = None if entropy_RC is None else _to_episodes(entropy_RC, micro.source_MEL)
         return _to_episodes(logp_RC, micro.source_MEL), entropy_EL
 
@@ -150,12 +156,12 @@ def make(
     def gradient(state: State, batch: Batch, old_logp_MEL=None):
         """(loss, gradient, metrics) of the whole batch, summed over its micro-batches."""
         weight_MEL, adv_MEL, reward_ME = _targets(settings, advantage, batch)
+        grad_of = jax.value_and_grad(micro_loss, has_aux=True)
 
         def body(carry, micro_and):
             micro, rest = micro_and
 
             def compute(carry):
-                grad_of = jax.value_and_grad(micro_loss, has_aux=True)
                 (value, (sums, gap)), grads = grad_of(state.params, state.reference, micro, *rest)
                 total, all_grads, all_sums, top = carry
                 all_grads, all_sums = jax.tree.map(jnp.add, (all_grads, all_sums), (grads, sums))
@@ -165,10 +171,13 @@ def make(
 
         per_micro = (_micro_batches(batch), (weight_MEL, adv_MEL, reward_ME, old_logp_MEL))
         first = jax.tree.map(lambda leaf: leaf[0], per_micro)
-        shapes = jax.eval_shape(micro_loss, state.params, state.reference, first[0], *first[1])
-        empty = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes[1][0])
-        start = (jnp.float32(0), jax.tree.map(jnp.zeros_like, state.params), empty, jnp.float32(0))
-        (value, grads, sums, gap), _ = jax.lax.scan(body, start, per_micro)
+        if len(batch.used_M) == 1:  # nothing to add up: no second tree of gradients
+            (value, (sums, gap)), grads = grad_of(state.params, state.reference, first[0], *first[1])
+        else:
+            shapes = jax.eval_shape(micro_loss, state.params, state.reference, first[0], *first[1])
+            empty = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes[1][0])
+            start = (jnp.float32(0), jax.tree.map(jnp.zeros_like, state.params), empty, jnp.float32(0))
+            (value, grads, sums, gap), _ = jax.lax.scan(body, start, per_micro)
         tokens = jnp.sum(batch.mask_MEL)
         metrics = {name: part / jnp.maximum(tokens, 1) for name, part in sums.items()}
         signal_Q = group_variance_mask(batch.grades.reward_QG, batch.grades.valid_QG)
@@ -199,7 +208,7 @@ def make(
 
     shapes = jax.eval_shape(init, decoder.abstract(cfg))
     state_at = meshes.shardings(mesh, shapes)
-    spec, everywhere = functools.partial(_batch_shardings, mesh), meshes.replicated(mesh)
+    spec = functools.partial(_batch_shardings, mesh)
     return Learner(
         train_step=_jit_on(train_step, state_at, spec, (state_at, everywhere), donate=True),
         gradient=_jit_on(gradient, state_at, spec, (everywhere, state_at.params, everywhere), donate=False),

@@ -50,7 +50,7 @@ def pack(
     row_tokens: int,
     queries: int,
     samples: int,
-    per_row: int = 8,
+    per_row: int | None = None,
     micro: int | None = None,
     drawn_tokens: int = 0,
     drawn_episodes: int = 0,
@@ -62,13 +62,15 @@ def pack(
     None is ceil(queries * samples / rows), which always suffices. A turn reward's last axis is the caller's. Left out
     of the rows, as they train nothing, are episodes invalid in the grades (faults), those with
     `drop_loss[group][sample]` True (over-long ones, say, whose rewards stay in their group) and those without a
-    sampled token. per_row=1 gives one padded row an episode.
+    sampled token. per_row None is 8, or one for each 256 tokens of a longer row, so that not the number of episodes but
+    their tokens fill it; per_row=1 gives one padded row an episode.
 
     Raises ValueError when an episode is longer than a row, begins with a sampled token or is graded valid after a
     fault, when groups, samples or rows are more than there is room for, or when grades and episodes do not match.
     """
     grades = _pad_grades(episodes_by_group, grades, queries, samples)
     items = _trained(episodes_by_group, grades, drop_loss, samples, row_tokens)
+    per_row = max(8, row_tokens // 256) if per_row is None else per_row
     opened = _first_fit(items, row_tokens, per_row)
     micro = -(-queries * samples // rows) if micro is None else micro
     if len(opened) > micro * rows:

@@ -172,7 +172,7 @@ def test_logits_of_the_whole_vocabulary_never_exist():
     assert largest(dense) == tokens * vocabulary  # the check sees such an array where there is one
     assert largest(blockwise(block)) == tokens * block
     with_vocabulary = {shape for shape in shapes_of(blockwise(block)) if vocabulary in shape}
-    assert with_vocabulary == {(vocabulary, width)}  # the head's gradient
+    assert with_vocabulary == {(vocabulary, width), (width, vocabulary)}  # the head, and its gradient
     assert temporary_bytes(blockwise(block)) < tokens * vocabulary * 4 <= temporary_bytes(dense)
 
 

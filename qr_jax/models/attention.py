@@ -1,21 +1,149 @@
-"""Grouped-query attention in plain XLA, inside packed rows."""
+"""Grouped-query attention inside packed rows: by blocks in plain XLA, or by a kernel of flash.py.
+
+By blocks, scores of one pair of blocks exist at once (Milakov & Gimelshein 2018, arXiv:1805.02867; Dao et al. 2022,
+arXiv:2205.14135), the backward pass computes them again from the saved log-sums, and pairs that causality or segments
+put out of reach cost nothing: a row of many short episodes costs what they would cost apart.
+"""
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+from jax.sharding import Mesh
 
-MASKED = -1e30  # finite: a row with nothing to attend to gives a mean, not a NaN
+from qr_jax.models import flash
+
+MASKED = -1e30  # finite: what is all masked gives a number that is scaled to 0 later, not a NaN
+BLOCK = 128  # the longest block, in tokens
 
 
-def packed(q_NLHd, k_NLKd, v_NLKd, segment_NL):
-    """Causal attention inside each segment of packed rows (segment 0 is padding). Returns [N, L, H, d].
+def packed(q_NLHd, k_NLKd, v_NLKd, segment_NL, *, kind: str = "xla", mesh: Mesh | None = None):
+    """Causal attention inside each segment (0 is padding), [N, L, H, d] in q's dtype; softmax in float32.
 
-    Softmax in float32.
+    Segments stand one behind another in a row, each in one piece. `kind` is "xla" (blocks), "splash" or "cudnn"; the
+    kernels are told the mesh, which XLA cannot cut them over.
     """
-    n, length, heads, dim = q_NLHd.shape
+    if kind == "splash":
+        return flash.splash(q_NLHd, k_NLKd, v_NLKd, segment_NL, mesh=mesh)
+    if kind == "cudnn":
+        return flash.cudnn(q_NLHd, k_NLKd, v_NLKd, segment_NL)
+    return blockwise(q_NLHd, k_NLKd, v_NLKd, segment_NL)
+
+
+def choose(kind: str, platform: str, compute: str, length: int) -> str:
+    """What "auto" is on a platform ("tpu", "gpu", "cpu"): its kernel where that takes dtype and length, or "xla"."""
+    if kind != "auto":
+        return kind
+    if platform == "tpu" and not length % flash.BLOCKS[-1]:
+        return "splash"
+    return "cudnn" if platform in ("gpu", "cuda") and compute == "bfloat16" else "xla"
+
+
+def blockwise(q_NLHd, k_NLKd, v_NLKd, segment_NL):
+    """`packed` in plain XLA: each query block loops over key blocks, from the first that any row's segments reach."""
+    length = q_NLHd.shape[1]
+    blocks = -(-length // BLOCK)
+    block = -(-length // blocks)
+    pad = blocks * block - length
+    if pad:
+        q_NLHd, k_NLKd, v_NLKd = (jnp.pad(y, ((0, 0), (0, pad), (0, 0), (0, 0))) for y in (q_NLHd, k_NLKd, v_NLKd))
+        segment_NL = jnp.pad(segment_NL, ((0, 0), (0, pad)))
+    return _attend(block, q_NLHd, k_NLKd, v_NLKd, segment_NL)[:, :length]
+
+
+def _first_blocks(block: int, segment_NL):
+    """[blocks]: the first key block that a query of each query block may look at, in any row."""
+    at_L = jnp.arange(segment_NL.shape[1])[None]
+    new_NL = jnp.concatenate([jnp.ones_like(segment_NL[:, :1]), jnp.diff(segment_NL)], axis=1) != 0
+    start_NL = jax.lax.cummax(jnp.where(new_NL, at_L, 0), axis=1)
+    return start_NL.min(0)[::block] // block
+
+
+def _split(block: int, x_NLHd, kv_heads: int):
+    """[blocks, N, K, G * block, d]: each block's rows by key/value head, the G query heads of one behind another."""
+    n, length, heads, dim = x_NLHd.shape
+    x = x_NLHd.reshape(n, length // block, block, kv_heads, heads // kv_heads, dim)
+    return x.transpose(1, 0, 3, 4, 2, 5).reshape(length // block, n, kv_heads, -1, dim)
+
+
+def _join(block: int, x_BNKXd):
+    blocks, n, kv_heads, rows, dim = x_BNKXd.shape
+    x = x_BNKXd.reshape(blocks, n, kv_heads, rows // block, block, dim)
+    return x.transpose(1, 0, 4, 2, 3, 5).reshape(n, blocks * block, -1, dim)
+
+
+def _dot(x, y, over_x: int, over_y: int):
+    """Batched over rows and key/value heads, contracted over one axis of each, accumulated in float32."""
+    return jax.lax.dot_general(x, y, (((over_x,), (over_y,)), ((0, 1), (0, 1))), preferred_element_type=jnp.float32)
+
+
+def _scores(block, q_NKXd, k_NKjd, segments, i, j):
+    """Masked scores [N, K, G * block, block] of query block i and key block j."""
+    score = _dot(q_NKXd, k_NKjd, 3, 3) * q_NKXd.shape[-1] ** -0.5
+    not_after = i * block + jnp.arange(block)[:, None] >= j * block + jnp.arange(block)[None]
+    seen = (segments[i][:, :, None] == segments[j][:, None, :]) & not_after[None]
+    n, kv_heads, rows, _ = score.shape
+    score = score.reshape(n, kv_heads, rows // block, block, block)
+    return jnp.where(seen[:, None, None], score, MASKED).reshape(n, kv_heads, rows, block)
+
+
+def _run(block, q_NLHd, k_NLKd, v_NLKd, segment_NL):
     kv_heads = k_NLKd.shape[2]
-    q = q_NLHd.reshape(n, length, kv_heads, heads // kv_heads, dim)
-    score = jnp.einsum("nikgd,njkd->nkgij", q, k_NLKd, preferred_element_type=jnp.float32) * dim**-0.5
-    seen = jnp.tril(jnp.ones((length, length), bool))[None] & (segment_NL[:, :, None] == segment_NL[:, None, :])
-    weight = jax.nn.softmax(jnp.where(seen[:, None, None], score, MASKED), axis=-1)
-    out = jnp.einsum("nkgij,njkd->nikgd", weight.astype(v_NLKd.dtype), v_NLKd, preferred_element_type=jnp.float32)
-    return out.reshape(n, length, heads, dim).astype(q_NLHd.dtype)
+    q, k, v = (_split(block, y, kv_heads) for y in (q_NLHd, k_NLKd, v_NLKd))
+    segments = jnp.moveaxis(segment_NL.reshape(len(segment_NL), -1, block), 1, 0)
+
+    def one(_, xs):
+        q_NKXd, i, first = xs
+
+        def fold(j, carry):
+            top, total, out = carry
+            score = _scores(block, q_NKXd, k[j], segments, i, j)
+            new_top = jnp.maximum(top, score.max(-1, keepdims=True))
+            weight, fall = jnp.exp(score - new_top), jnp.exp(top - new_top)
+            out = out * fall + _dot(weight.astype(v.dtype), v[j], 3, 2)
+            return new_top, total * fall + weight.sum(-1, keepdims=True), out
+
+        zero = jnp.zeros((*q_NKXd.shape[:3], 1), jnp.float32)
+        start = (zero + MASKED, zero, jnp.zeros(q_NKXd.shape, jnp.float32))
+        top, total, out = jax.lax.fori_loop(first, i + 1, fold, start)
+        return None, ((out / total).astype(q_NKXd.dtype), top + jnp.log(total))
+
+    numbers = jnp.arange(len(q)), _first_blocks(block, segment_NL)
+    _, (out, log_sum) = jax.lax.scan(one, None, (q, *numbers))
+    return _join(block, out), log_sum
+
+
+def _forward(block, q_NLHd, k_NLKd, v_NLKd, segment_NL):
+    out_NLHd, log_sum = (checkpoint_name(y, flash.SAVED) for y in _run(block, q_NLHd, k_NLKd, v_NLKd, segment_NL))
+    return out_NLHd, (q_NLHd, k_NLKd, v_NLKd, segment_NL, out_NLHd, log_sum)
+
+
+def _backward(block, residuals, slope_NLHd):
+    q_NLHd, k_NLKd, v_NLKd, segment_NL, out_NLHd, log_sum = residuals
+    kv_heads, scale = k_NLKd.shape[2], q_NLHd.shape[-1] ** -0.5
+    q, k, v, slope, out = (_split(block, y, kv_heads) for y in (q_NLHd, k_NLKd, v_NLKd, slope_NLHd, out_NLHd))
+    segments = jnp.moveaxis(segment_NL.reshape(len(segment_NL), -1, block), 1, 0)
+
+    def one(carry, xs):
+        q_NKXd, slope_NKXd, out_NKXd, log_sum_NKX, i, first = xs
+        inner = jnp.sum(slope_NKXd.astype(jnp.float32) * out_NKXd, axis=-1, keepdims=True)
+
+        def fold(j, carry):
+            d_q, d_k, d_v = carry
+            weight = jnp.exp(_scores(block, q_NKXd, k[j], segments, i, j) - log_sum_NKX)
+            d_score = weight * (_dot(slope_NKXd, v[j], 3, 3) - inner) * scale
+            weight, d_score = weight.astype(q.dtype), d_score.astype(q.dtype)
+            d_v = d_v.at[j].add(_dot(weight, slope_NKXd, 2, 2))
+            d_k = d_k.at[j].add(_dot(d_score, q_NKXd, 2, 2))
+            return d_q + _dot(d_score, k[j], 3, 2), d_k, d_v
+
+        d_q, *carry = jax.lax.fori_loop(first, i + 1, fold, (jnp.zeros(q_NKXd.shape, jnp.float32), *carry))
+        return tuple(carry), d_q.astype(q.dtype)
+
+    numbers = jnp.arange(len(q)), _first_blocks(block, segment_NL)
+    empty = jnp.zeros(k.shape, jnp.float32)
+    (d_k, d_v), d_q = jax.lax.scan(one, (empty, empty), (q, slope, out, log_sum, *numbers))
+    return _join(block, d_q), _join(block, d_k).astype(k.dtype), _join(block, d_v).astype(v.dtype), None
+
+
+_attend = jax.custom_vjp(lambda *arguments: _run(*arguments)[0], nondiff_argnums=(0,))
+_attend.defvjp(_forward, _backward)

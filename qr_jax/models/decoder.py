@@ -129,9 +129,12 @@ def forward(
     *,
     compute=jnp.float32,
     remat="none",
+    attend: Callable = attention.packed,
     constrain: Callable = lambda x: x,
 ):
     """Packed rows -> hidden_NLD after the last norm, in `compute` dtype. Attention is causal inside each segment.
+
+    `attend(q, k, v, segment_NL)` is that attention (attention.packed with what the caller has bound).
 
     `constrain` is applied to the stream between layers: the caller's sharding constraint.
     """
@@ -139,10 +142,10 @@ def forward(
     graph = _layer_graph(cfg)
 
     def body(x_NLD, layer):
-        def attend(q, k, v):
-            return attention.packed(q, k, v, segment_NL), None
+        def within(q, k, v):
+            return attend(q, k, v, segment_NL), None
 
-        return nnx.merge(graph, layer)(constrain(x_NLD), cos_NLd, sin_NLd, attend)
+        return nnx.merge(graph, layer)(constrain(x_NLD), cos_NLd, sin_NLd, within)
 
     x_NLD = constrain(params["embed"][ids_NL].astype(compute))
     x_NLD, _ = jax.lax.scan(_remat(body, remat), x_NLD, params["layers"])

@@ -1,5 +1,7 @@
 """Log-probabilities of given tokens, block by block over the vocabulary: logits of all of it never exist at once."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -15,6 +17,7 @@ def token_logprobs(
     block: int,
     temperature: float = 1.0,
     entropy: bool = False,
+    constrain: Callable = lambda gradient_DV: gradient_DV,
 ) -> tuple[Float[Array, "R C"], Float[Array, "R C"] | None]:
     """(logp_RC, entropy_RC): log softmax(hidden head^T / temperature) at the target, and the entropy of that softmax.
 
@@ -25,15 +28,15 @@ def token_logprobs(
     skips what was counted there. Gradients flow to hidden and head, from both results. Raises ValueError on a block
     or temperature that is not positive.
 
-    On a mesh, constrain the head to be replicated before this call: XLA then gathers it once and reduces one block of
-    its gradient an iteration. Given a head sharded over V, it gathers the whole gradient anew in every iteration.
+    On a mesh, constrain the head to be replicated before this call: XLA then gathers it once; sharded over V, the whole
+    gradient would be gathered in every iteration. `constrain` is applied to the head's gradient [D, V] while it is
+    summed up: sharded over D, one block is reduced an iteration and each device keeps its part.
     """
     if block < 1 or not temperature > 0:
         raise ValueError(
             f"block must be at least 1 and temperature above 0; found block={block}, temperature={temperature}"
         )
-    logp_RC, entropy_RC = _logprobs(min(block, head_VD.shape[0]), temperature, hidden_RCD, head_VD, target_RC)
-    return logp_RC, entropy_RC if entropy else None
+    return _logprobs(min(block, head_VD.shape[0]), temperature, entropy, constrain, hidden_RCD, head_VD, target_RC)
 
 
 def _block_logits(index, block, temperature, hidden_RCD, head_VD):
@@ -50,7 +53,7 @@ def _at_target(target_RC, start, fresh_X):
     return (target_RC[..., None] == (start + jnp.arange(fresh_X.size))[None, None]) & fresh_X[None, None]
 
 
-def _forward(block, temperature, hidden_RCD, head_VD, target_RC):
+def _forward(block, temperature, entropy, constrain, hidden_RCD, head_VD, target_RC):
     def fold(carry, index):
         top_RC, sum_RC, weighted_RC, target_logit_RC = carry
         logits_RCX, _, start, fresh_X = _block_logits(index, block, temperature, hidden_RCD, head_VD)
@@ -59,7 +62,8 @@ def _forward(block, temperature, hidden_RCD, head_VD, target_RC):
         power_RCX = jnp.exp(shifted_RCX)
         fall_RC = top_RC - new_top_RC
         scale_RC = jnp.exp(fall_RC)
-        weighted_RC = scale_RC * (weighted_RC + fall_RC * sum_RC) + jnp.sum(power_RCX * shifted_RCX, axis=-1)
+        if entropy:
+            weighted_RC = scale_RC * (weighted_RC + fall_RC * sum_RC) + jnp.sum(power_RCX * shifted_RCX, axis=-1)
         sum_RC = scale_RC * sum_RC + jnp.sum(power_RCX, axis=-1)
         at_target_RCX = _at_target(target_RC, start, fresh_X)
         target_logit_RC += jnp.sum(jnp.where(at_target_RCX, logits_RCX, 0.0), axis=-1)
@@ -71,34 +75,38 @@ def _forward(block, temperature, hidden_RCD, head_VD, target_RC):
     carry, _ = jax.lax.scan(fold, (zero_RC + NEVER, zero_RC, zero_RC, zero_RC), jnp.arange(blocks))
     top_RC, sum_RC, weighted_RC, target_logit_RC = carry
     logp_RC = target_logit_RC - top_RC - jnp.log(sum_RC)
-    entropy_RC = jnp.log(sum_RC) - weighted_RC / sum_RC
+    entropy_RC = jnp.log(sum_RC) - weighted_RC / sum_RC if entropy else None
     return (logp_RC, entropy_RC), (hidden_RCD, head_VD, target_RC, top_RC, jnp.log(sum_RC), entropy_RC)
 
 
-def _backward(block, temperature, residuals, cotangents):
+def _backward(block, temperature, entropy, constrain, residuals, cotangents):
     """d logp / d z = [target] - p and d entropy / d z = -p (log p + entropy), a block at a time."""
     hidden_RCD, head_VD, target_RC, top_RC, log_sum_RC, entropy_RC = residuals
     d_logp_RC, d_entropy_RC = cotangents
 
     def fold(carry, index):
-        d_hidden_RCD, d_head_VD = carry
+        d_hidden_RCD, d_head_DV = carry
         logits_RCX, head_XD, start, fresh_X = _block_logits(index, block, temperature, hidden_RCD, head_VD)
         logp_RCX = logits_RCX - top_RC[..., None] - log_sum_RC[..., None]
-        slope_RCX = d_logp_RC[..., None] + d_entropy_RC[..., None] * (logp_RCX + entropy_RC[..., None])
+        slope_RCX = d_logp_RC[..., None]
+        if entropy:
+            slope_RCX += d_entropy_RC[..., None] * (logp_RCX + entropy_RC[..., None])
         at_target_RCX = _at_target(target_RC, start, fresh_X)
         d_logits_RCX = jnp.where(at_target_RCX, d_logp_RC[..., None], 0.0) - jnp.exp(logp_RCX) * slope_RCX
         d_logits_RCX = (d_logits_RCX / temperature).astype(head_VD.dtype)
         d_hidden_RCD += jnp.einsum("rcx,xd->rcd", d_logits_RCX, head_XD, preferred_element_type=jnp.float32)
-        d_head_XD = jnp.einsum("rcx,rcd->xd", d_logits_RCX, hidden_RCD, preferred_element_type=jnp.float32)
-        before_XD = jax.lax.dynamic_slice_in_dim(d_head_VD, start, block)
-        d_head_XD = jnp.where(fresh_X[:, None], d_head_XD.astype(head_VD.dtype), before_XD)
-        return (d_hidden_RCD, jax.lax.dynamic_update_slice_in_dim(d_head_VD, d_head_XD, start, 0)), None
+        d_head_DX = jnp.einsum("rcd,rcx->dx", hidden_RCD, d_logits_RCX, preferred_element_type=jnp.float32)
+        d_head_DX = constrain(d_head_DX)
+        before_DX = jax.lax.dynamic_slice_in_dim(d_head_DV, start, block, axis=1)
+        d_head_DX = jnp.where(fresh_X[None], d_head_DX.astype(head_VD.dtype), before_DX)
+        return (d_hidden_RCD, constrain(jax.lax.dynamic_update_slice_in_dim(d_head_DV, d_head_DX, start, 1))), None
 
     blocks = -(-head_VD.shape[0] // block)
-    zeros = (jnp.zeros(hidden_RCD.shape, jnp.float32), jnp.zeros_like(head_VD))
-    (d_hidden_RCD, d_head_VD), _ = jax.lax.scan(fold, zeros, jnp.arange(blocks))
-    return d_hidden_RCD.astype(hidden_RCD.dtype), d_head_VD, None
+    # [D, V], transposed once at the end: XLA on CPU would transpose each block's d_logits, value by value
+    zeros = (jnp.zeros(hidden_RCD.shape, jnp.float32), constrain(jnp.zeros(head_VD.shape[::-1], head_VD.dtype)))
+    (d_hidden_RCD, d_head_DV), _ = jax.lax.scan(fold, zeros, jnp.arange(blocks))
+    return d_hidden_RCD.astype(hidden_RCD.dtype), d_head_DV.T, None
 
 
-_logprobs = jax.custom_vjp(lambda *arguments: _forward(*arguments)[0], nondiff_argnums=(0, 1))
+_logprobs = jax.custom_vjp(lambda *arguments: _forward(*arguments)[0], nondiff_argnums=(0, 1, 2, 3))
 _logprobs.defvjp(_forward, _backward)

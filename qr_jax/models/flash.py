@@ -1,0 +1,76 @@
+"""Attention in packed rows by hand-written kernels: splash on TPU, cuDNN on GPU. No [length, length] array on TPU."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec
+
+ROWS = ("data", "fsdp")  # the mesh axes that rows are dealt over
+BLOCKS = (512, 256, 128)  # of splash: the largest that divides a row; below 128 the TPU cannot
+SAVED = "attention"  # what remat policies know splash's output and log-sums by
+
+
+def splash(q_NLHd, k_NLKd, v_NLKd, segment_NL, *, mesh: Mesh | None = None, interpret: bool = False):
+    """Causal attention inside segments, [N, L, H, d], by JAX's splash kernels, each device on its own rows and heads.
+
+    Splash attention skips blocks above the diagonal; softmax in float32. `interpret` runs it without a TPU. Raises
+    ValueError when a row's length is not a multiple of 128. Heads stay whole where `tensor` does not divide them.
+    """
+    length, heads, kv_heads = q_NLHd.shape[1], q_NLHd.shape[2], k_NLKd.shape[2]
+    if length % BLOCKS[-1]:
+        raise ValueError(f"splash attention needs rows of a multiple of {BLOCKS[-1]} tokens; found {length}")
+    tensor = 1 if mesh is None else mesh.shape["tensor"]
+    by_heads = tensor > 1 and not heads % tensor and not kv_heads % tensor
+
+    def local(q_NLHd, k_NLKd, v_NLKd, segment_NL):
+        kernel = _splash_kernel(q_NLHd.shape[2], length, interpret)
+
+        def row(q_LHd, k_LKd, v_LKd, segment_L):
+            q, k, v = (jnp.moveaxis(y, 1, 0) for y in (q_LHd * q_LHd.shape[-1] ** -0.5, k_LKd, v_LKd))
+            return jnp.moveaxis(kernel(q, k, v, segment_L), 0, 1)
+
+        return jax.vmap(row)(q_NLHd, k_NLKd, v_NLKd, segment_NL)
+
+    if mesh is None:
+        return local(q_NLHd, k_NLKd, v_NLKd, segment_NL)
+    by_row = PartitionSpec(ROWS)
+    by_row_and_head = PartitionSpec(ROWS, None, "tensor" if by_heads else None)
+    specs = (by_row_and_head, by_row_and_head, by_row_and_head, by_row)
+    return jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=by_row_and_head, check_vma=False)(
+        q_NLHd, k_NLKd, v_NLKd, segment_NL
+    )
+
+
+def _splash_kernel(heads: int, length: int, interpret: bool):
+    """`kernel(q, k, v, segment_L)` for one row of heads-first arrays."""
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+
+    block = next(size for size in BLOCKS if not length % size)
+    sizes = kernels.BlockSizes(
+        block_q=block, block_kv=block, block_q_dkv=block, block_kv_dkv=block, block_q_dq=block, block_kv_dq=block
+    )
+    mask = masks.MultiHeadMask([masks.CausalMask((length, length))] * heads)
+    kernel = kernels.make_splash_mha(
+        mask, head_shards=1, q_seq_shards=1, block_sizes=sizes, interpret=interpret, residual_checkpoint_name=SAVED
+    )
+
+    def attend(q, k, v, segment_L) -> jax.Array:
+        out = kernel(q, k, v, kernels.SegmentIds(segment_L, segment_L))
+        assert isinstance(out, jax.Array), "residuals were not asked for"
+        return out
+
+    return attend
+
+
+def cudnn(q_NLHd, k_NLKd, v_NLKd, segment_NL):
+    """The same by cuDNN through jax.nn.dot_product_attention; it takes bfloat16 and float16 only.
+
+    cuDNN has no segment ids: they go in as a boolean mask [N, 1, L, L], which it adds as a bias.
+    """
+    if q_NLHd.dtype not in (jnp.bfloat16, jnp.float16):
+        raise ValueError(f"cuDNN attention takes bfloat16 or float16, found {q_NLHd.dtype}: set model.compute=bfloat16")
+    seen_NLL = segment_NL[:, :, None] == segment_NL[:, None, :]
+    attend = functools.partial(jax.nn.dot_product_attention, is_causal=True, implementation="cudnn")
+    return attend(q_NLHd, k_NLKd, v_NLKd, mask=seen_NLL[:, None])

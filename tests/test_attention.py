@@ -1,0 +1,105 @@
+"""Attention in packed rows: by blocks and by splash it is the plain formula, values and gradients."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, Mesh
+
+from qr_jax.models import attention, flash
+
+
+def plain(q_NLHd, k_NLKd, v_NLKd, segment_NL):
+    """The formula with the whole [L, L] array of scores."""
+    length, repeat = q_NLHd.shape[1], q_NLHd.shape[2] // k_NLKd.shape[2]
+    k, v = (jnp.repeat(y, repeat, axis=2) for y in (k_NLKd, v_NLKd))
+    seen_NLL = jnp.tril(jnp.ones((length, length), bool))[None] & (segment_NL[:, :, None] == segment_NL[:, None])
+    score = jnp.einsum("nihd,njhd->nhij", q_NLHd, k) * q_NLHd.shape[-1] ** -0.5
+    return jnp.einsum("nhij,njhd->nihd", jax.nn.softmax(jnp.where(seen_NLL[:, None], score, -1e30)), v)
+
+
+def inputs(lengths_N, length, *, heads=4, kv_heads=2, dim=8):
+    """q, k, v and the segments that `lengths_N` names for each row; what is left of a row is padding."""
+    keys = jax.random.split(jax.random.key(0), 3)
+    shapes = [(len(lengths_N), length, many, dim) for many in (heads, kv_heads, kv_heads)]
+    segment_NL = np.zeros((len(lengths_N), length), np.int32)
+    for n, lengths in enumerate(lengths_N):
+        segment_NL[n, : sum(lengths)] = np.repeat(np.arange(len(lengths)) + 1, lengths)
+    return *(jax.random.normal(key, shape) for key, shape in zip(keys, shapes, strict=True)), jnp.asarray(segment_NL)
+
+
+def with_gradients(attend, q, k, v, segment_NL):
+    def total(q, k, v):
+        out = attend(q, k, v, segment_NL)
+        weight = jnp.cos(jnp.arange(out.size, dtype=jnp.float32)).reshape(out.shape)
+        return jnp.sum(jnp.where(segment_NL[..., None, None] > 0, out * weight, 0)), out
+
+    grads, out = jax.jit(jax.grad(total, argnums=(0, 1, 2), has_aux=True))(q, k, v)
+    return [jnp.where(segment_NL[..., None, None] > 0, out, 0), *grads]
+
+
+def assert_same(found, wanted, tolerance=2e-5):
+    for one, other in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(one, other, atol=tolerance * float(jnp.abs(other).max()))
+
+
+def test_two_tokens_by_hand():
+    """Scores 0 and ln 3 of the second token: its output is a quarter of the first value and three of the second."""
+    q = jnp.array([1.0, 1.0]).reshape(1, 2, 1, 1)
+    k, v = jnp.array([0.0, np.log(3.0)]).reshape(1, 2, 1, 1), jnp.array([4.0, 8.0]).reshape(1, 2, 1, 1)
+    together = attention.packed(q, k, v, jnp.array([[1, 1]]))
+    np.testing.assert_allclose(together.ravel(), [4, 7], rtol=1e-6)
+    np.testing.assert_allclose(attention.packed(q, k, v, jnp.array([[1, 2]])).ravel(), [4, 8], rtol=1e-6)
+
+
+@pytest.mark.parametrize("lengths_N", [[[300], [300]], [[20, 150, 90], [200, 30]], [[1, 2, 140, 3], []]])
+def test_by_blocks_values_and_gradients_are_those_of_the_plain_formula(lengths_N):
+    arrays = inputs(lengths_N, 300)  # three blocks of 100
+    assert_same(with_gradients(attention.packed, *arrays), with_gradients(plain, *arrays))
+
+
+def test_blocks_out_of_reach_are_not_visited():
+    """Keys that are not a number would spoil any block they are multiplied into, masked or not."""
+    q, k, v, segment_NL = inputs([[128, 128, 128]], 384)
+    k = k.at[:, :128].set(jnp.nan).at[:, 256:].set(jnp.nan)
+    out = attention.packed(q, k, v, segment_NL)
+    assert np.isfinite(out[:, 128:256]).all() and not np.isfinite(out[:, :128]).any()
+
+
+def test_on_a_mesh_the_result_is_the_same():
+    arrays = inputs([[60, 200], [250], [128, 128], [30, 30, 30]], 260)
+    mesh = Mesh(np.array(jax.devices()).reshape(2, 2, 2), ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3)
+    spec = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(("data", "fsdp")))
+    placed = [jax.device_put(array, spec) for array in arrays]
+    assert_same(with_gradients(attention.packed, *placed), with_gradients(plain, *arrays))
+
+
+@pytest.mark.parametrize("tensor", [None, 1, 2])
+def test_splash_gives_the_plain_formula_on_one_device_and_on_a_mesh(tensor):
+    rows = [[100, 28], [128]] if tensor is None else [[100, 28], [128], [50, 70], [5]]
+    arrays = inputs(rows, 128, dim=64)
+    mesh = None
+    if tensor:
+        devices = np.array(jax.devices()[: 4 * tensor]).reshape(2, 2, tensor)
+        mesh = Mesh(devices, ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3)
+
+    def splash(*of):
+        return flash.splash(*of, mesh=mesh, interpret=True)
+
+    assert_same(with_gradients(splash, *arrays), with_gradients(plain, *arrays))
+
+
+def test_auto_takes_the_kernel_of_the_platform_where_it_can():
+    assert attention.choose("auto", "tpu", "bfloat16", 4096) == "splash"
+    assert attention.choose("auto", "tpu", "bfloat16", 200) == "xla"
+    assert attention.choose("auto", "gpu", "bfloat16", 200) == "cudnn"
+    assert attention.choose("auto", "gpu", "float32", 200) == "xla"
+    assert attention.choose("auto", "cpu", "bfloat16", 4096) == "xla"
+    assert attention.choose("xla", "tpu", "bfloat16", 4096) == "xla"
+
+
+def test_what_a_kernel_cannot_take_is_refused_with_what_to_do():
+    with pytest.raises(ValueError, match="multiple of 128 tokens; found 100"):
+        attention.packed(*inputs([[100]], 100), kind="splash")
+    with pytest.raises(ValueError, match="found float32: set model.compute=bfloat16"):
+        attention.packed(*inputs([[100]], 100), kind="cudnn")
