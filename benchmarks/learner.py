@@ -23,6 +23,7 @@ from benchmarks import interleave
 
 GAP_LOGITS = 1e-3  # between two contenders' logits: the same model, or there is nothing to compare
 GAP_NORM = 1e-3  # relative, between the first gradients' norms: the same update
+LR = 1e-9  # so small that logits can be compared after the updates of the warm-up
 LENGTHS = Path(__file__).with_name("episode_lengths.json")
 QUERIES, SAMPLES, ROWS, ROW_TOKENS = 32, 8, 16, 2048  # the full preset of configs/smollm2_multihop.py, in longer rows
 
@@ -53,7 +54,7 @@ def arguments(words: Sequence[str] | None) -> argparse.Namespace:
 def measure(options: argparse.Namespace, workers: dict[str, interleave.Worker]) -> dict[str, Any]:
     """All figures; stops the program where contenders are not one model or do not make one update."""
     ours = workers["ours"]
-    prepared = {name: worker.ask("prepare") for name, worker in workers.items()}
+    prepared = {name: worker.ask("prepare", lr=LR) for name, worker in workers.items()}
     figures: dict[str, Any] = {
         "ratio_update_tunix": None, "ratio_update_mixed_tunix": None, **pack_figures(options, ours),
         "zero_variance": ours.ask("zero_variance"), "same_update": same_update(workers, prepared), "prepared": prepared,

@@ -203,3 +203,19 @@ def test_what_does_not_match_is_refused():
     refused(groups + groups, "grades have 1 groups and there are episodes of 2", grades_of(groups))
     refused([groups[0][:1]], "group 0 has 1 episodes and valid grades beyond them", grades_of(groups))
     refused([[episode(3), episode(3, valid=False)]], "is a fault and its grade is valid", grades_of(groups))
+
+
+def test_longer_rows_hold_more_episodes():
+    """Twelve episodes of 300 tokens: eight are all that a short row may hold, a row of 4,096 takes all twelve."""
+    groups = groups_of([[300] * 4] * 3)
+    batch = pack(groups, grades_of(groups), rows=1, row_tokens=4096, queries=3, samples=4)
+    assert (batch.episode_ME >= 0).sum(-1).tolist()[0] == 12
+    batch = pack(groups_of([[4] * 4] * 3), grades_of(groups), rows=1, row_tokens=256, queries=3, samples=4)
+    assert (batch.episode_ME >= 0).sum(-1).tolist()[:2] == [8, 4]
+
+
+def test_rows_are_filled_longest_first():
+    """Lengths 6, 5, 5, 4, 3, 3, 2, 2 fill three rows of ten; in the order 2, 2, 3, 3, 4, 5, 5, 6 they would take four."""
+    groups = groups_of([[2, 2, 3, 3], [4, 5, 5, 6]])
+    batch = pack(groups, grades_of(groups), rows=4, row_tokens=10, queries=2, samples=4)
+    assert packing_efficiency(batch) == 1
