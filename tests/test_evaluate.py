@@ -14,6 +14,7 @@ from killed_run import tiny
 from qr_jax import assemble, cli, config, evaluate, sft
 from qr_jax.models import decoder, hf
 from qr_jax.models.tokenizer import load_tokenizer
+from qr_jax.parallel import mesh as meshes
 from qr_jax.records import Episode, Query
 from qr_jax.train import train
 
@@ -74,7 +75,8 @@ def test_an_export_loads_with_the_same_logits_and_tokenizer(run, tmp_path):
     evaluate.export(run, tmp_path / "hf", dtype="float32")
     cfg, params = hf.load(tmp_path / "hf")
     settings = config.load(run / "config.json")
-    agent, own = evaluate.open_run(run, settings)
+    agent = assemble.agent(settings)
+    own = evaluate.weights(run, agent, meshes.make_mesh(settings.mesh))
     assert agent.cfg == replace(cfg, context_tokens=agent.cfg.context_tokens)
     ids = np.arange(12)[None] % cfg.vocab
     ones = np.ones_like(ids)

@@ -215,7 +215,7 @@ def test_longer_rows_hold_more_episodes():
 
 
 def test_rows_are_filled_longest_first():
-    """Lengths 6, 5, 5, 4, 3, 3, 2, 2 fill three rows of ten; in the order 2, 2, 3, 3, 4, 5, 5, 6 they would take four."""
+    """Lengths 6, 5, 5, 4, 3, 3, 2, 2 fill three rows of ten; from the shortest up they would take four."""
     groups = groups_of([[2, 2, 3, 3], [4, 5, 5, 6]])
     batch = pack(groups, grades_of(groups), rows=4, row_tokens=10, queries=2, samples=4)
     assert packing_efficiency(batch) == 1
