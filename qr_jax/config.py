@@ -21,7 +21,7 @@ class Model:
     name: str = "two_layer"
     tokenizer: str | None = None  # its folder or file; None: the model's own, or the world's words for a preset
     compute: Literal["float32", "bfloat16"] = "float32"
-    remat: Literal["none", "full", "dots"] = "none"
+    remat: Literal["none", "full", "attention", "dots"] = "none"  # what a layer's backward pass finds saved
     attention: Literal["auto", "xla", "splash", "cudnn"] = "auto"  # of packed rows: splash on TPU, cudnn on GPU in bf16
     vocab_block: int = 8192  # vocabulary entries whose logits exist at once in the learner
 

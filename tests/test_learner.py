@@ -171,7 +171,7 @@ def test_bfloat16_compute_keeps_float32_masters_and_stays_near_the_float32_step(
 
 
 def test_remat_changes_no_gradient(reference):
-    for remat in ("full", "dots"):
+    for remat in ("full", "attention", "dots"):
         made = learner.make(
             CFG, replace(MODEL, remat=remat), SETTINGS, meshes.make_mesh(config.Mesh(devices=1)), steps=10
         )

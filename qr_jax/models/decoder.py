@@ -14,6 +14,9 @@ from flax import nnx
 
 from qr_jax.models import attention, rope
 from qr_jax.models.families import ModelConfig
+from qr_jax.models.flash import SAVED as ATTENTION
+from qr_jax.models.linear import NAME as LINEAR
+from qr_jax.models.linear import linear
 
 Params = dict[str, Any]
 
@@ -63,7 +66,7 @@ class Layer(nnx.Module):
         """`attend(q, k, v) -> (out_NLHd, extra)`; returns the new stream and that extra."""
         cfg, kind = self.cfg, x_NLD.dtype
         h = _rms_norm(x_NLD, self.attn_norm[...], cfg.norm_eps)
-        q, k, v = (jnp.einsum("nld,dhk->nlhk", h, w[...].astype(kind)) for w in (self.q, self.k, self.v))
+        q, k, v = (linear(h, w[...].astype(kind)) for w in (self.q, self.k, self.v))
         if cfg.qkv_bias:
             biases = (self.q_bias, self.k_bias, self.v_bias)
             q, k, v = (y + b[...].astype(kind)[None, None] for y, b in zip((q, k, v), biases, strict=True))
@@ -71,10 +74,10 @@ class Layer(nnx.Module):
             q = _rms_norm(q, self.q_norm[...], cfg.norm_eps)
             k = _rms_norm(k, self.k_norm[...], cfg.norm_eps)
         out, extra = attend(_rotate(q, cos_NLd, sin_NLd), _rotate(k, cos_NLd, sin_NLd), v)
-        x_NLD = x_NLD + jnp.einsum("nlhk,hkd->nld", out, self.o[...].astype(kind))
+        x_NLD = x_NLD + linear(out, self.o[...].astype(kind), over=2)
         h = _rms_norm(x_NLD, self.mlp_norm[...], cfg.norm_eps)
-        h = jax.nn.silu(h @ self.gate[...].astype(kind)) * (h @ self.up[...].astype(kind))
-        return x_NLD + h @ self.down[...].astype(kind), extra
+        h = jax.nn.silu(linear(h, self.gate[...].astype(kind))) * linear(h, self.up[...].astype(kind))
+        return x_NLD + linear(h, self.down[...].astype(kind)), extra
 
 
 class Decoder(nnx.Module):
@@ -114,10 +117,12 @@ def _angles(cfg: ModelConfig, position_NL):
 
 
 def _remat(body, remat: str):
+    """What of a layer the backward pass finds saved: "attention" its results and log-sums, "dots" products too."""
     if remat == "none":
         return body
-    policies = {"full": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
-    return jax.checkpoint(body, policy=policies[remat])
+    names = {"full": (), "attention": (ATTENTION,), "dots": (LINEAR, ATTENTION)}[remat]
+    policy = jax.checkpoint_policies.save_only_these_names(*names)
+    return jax.checkpoint(body, policy=policy, prevent_cse=False)  # in a scan nothing can be merged
 
 
 def forward(
