@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 
 PEERS := benchmarks/peers/.venv
 
-.PHONY: help .venv quickstart test lint smollm2 bench-peers bench-rollout bench-learner bench-pool bench-retrieval bench-tpu
+.PHONY: help .venv quickstart test lint smollm2 bench-peers bench-rollout bench-learner bench-accelerator bench-pool bench-retrieval bench-tpu
 
 help:  ## what there is to make
 	@sed -n 's/^\([.a-z0-9]*\):.*## /\1: /p' Makefile
@@ -45,6 +45,9 @@ bench-rollout: $(STAMP) $(PEERS)/.installed  ## rollouts beside Tunix's and torc
 
 bench-learner: $(STAMP) $(PEERS)/.installed  ## one GRPO update beside Tunix's
 	$(BIN)/python -m benchmarks.learner
+
+bench-accelerator: $(STAMP) $(PEERS)/.installed  ## rollouts and updates in bfloat16 on a GPU or TPU
+	$(BIN)/python -m benchmarks.accelerator
 
 bench-pool: $(STAMP)  ## drawing from and settling a pool of a million queries
 	$(BIN)/python -m benchmarks.pool
