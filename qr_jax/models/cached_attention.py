@@ -3,8 +3,6 @@
 import jax
 import jax.numpy as jnp
 
-from qr_jax.models import decode_kernel
-
 MASKED = -1e30  # finite: a row with nothing to attend to gives a mean, not a NaN
 
 
@@ -26,15 +24,8 @@ def _scores(q_SKGd, k_SKBd):
 def one_token(q_SHd, k_SKBd, v_SKBd, used_S, new_k_SKJd, new_v_SKJd, seen_J):
     """Each slot's newest token over the cache's first `used_S` positions and the `seen_J` of its J newer ones.
 
-    Both parts share one softmax. Returns [S, H, d]. On GPU a kernel does it, where that takes shapes and dtype.
+    Both parts share one softmax. Returns [S, H, d].
     """
-    arguments = (q_SHd, k_SKBd, v_SKBd, used_S, new_k_SKJd, new_v_SKJd, seen_J)
-    if decode_kernel.fits(q_SHd, k_SKBd, new_k_SKJd):
-        return jax.lax.platform_dependent(*arguments, cuda=decode_kernel.one_token, default=_one_token)
-    return _one_token(*arguments)
-
-
-def _one_token(q_SHd, k_SKBd, v_SKBd, used_S, new_k_SKJd, new_v_SKJd, seen_J):
     slots, heads, dim = q_SHd.shape
     kv_heads, positions = k_SKBd.shape[1:3]
     q_SKGd = q_SHd.reshape(slots, kv_heads, heads // kv_heads, dim)
