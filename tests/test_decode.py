@@ -36,6 +36,13 @@ def test_log_probabilities_are_those_of_a_forward_pass_without_a_cache(family, c
         np.testing.assert_allclose(episode.logp_L, expected_L, atol=1e-4, rtol=0)
 
 
+def test_in_bfloat16_they_are_near_those_of_float32_on_every_platform():
+    made = Engine(CFG, WORDS, replace(SETTINGS, chunk=8, buckets=(64,)), compute="bfloat16")
+    for episode in flat(roll(made, random_params(), world().train[:3], 2, env=words_env)):
+        rollouts.assert_whole(episode, made, words_env)
+        np.testing.assert_allclose(episode.logp_L, rollouts.logp(random_params(), episode), atol=0.15, rtol=0)
+
+
 def test_the_learner_measures_a_gap_below_1e_4_between_its_log_probabilities_and_the_samplers():
     made = Engine(CFG, WORDS, replace(SETTINGS, chunk=8, buckets=(64,)))
     groups = roll(made, random_params(), world().train[:4], 4, env=words_env, temperature=0.7)

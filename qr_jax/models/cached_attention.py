@@ -53,5 +53,6 @@ def tiles(q_TIHd, k_TKBd, v_TKBd, position_TI, length_T):
     held_TB = jnp.arange(positions)[None] < length_T[:, None]
     v_TKBd = jnp.where(held_TB[:, None, :, None], v_TKBd, jnp.zeros((), v_TKBd.dtype))
     weight = jax.nn.softmax(jnp.where(seen_TIB[:, None, None], score, MASKED), axis=-1).astype(v_TKBd.dtype)
-    out = jnp.einsum("tkgib,tkbd->tikgd", weight, v_TKBd, preferred_element_type=jnp.float32)
-    return out.reshape(count, size, heads, dim).astype(q_TIHd.dtype)
+    # turned around afterwards: with the turn inside the product XLA on CPU has no bfloat16 program for it
+    out = jnp.einsum("tkgib,tkbd->tkgid", weight, v_TKBd, preferred_element_type=jnp.float32)
+    return out.transpose(0, 3, 1, 2, 4).reshape(count, size, heads, dim).astype(q_TIHd.dtype)
