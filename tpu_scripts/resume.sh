@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# Starts a launched run again on the hosts that are there: the same command, from its last checkpoint.
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+usage() {
+  cat <<'TEXT'
+usage: tpu_scripts/resume.sh NAME [--dry-run]
+
+Starts the run that launch.sh put in the bucket once more on all hosts of NAME, after it failed or was stopped; it goes
+on from its last checkpoint. Refused while it runs. A preempted TPU needs none of this: watch.sh makes it anew, and the
+new one's start-up script resumes the run.
+TEXT
+}
+
+take_common "$@"
+take_name
+no_more_words
+state=ACTIVE
+"$dry_run" || ask_state
+[ "$state" = ACTIVE ] ||
+  die "$name is $state${reason:+ ($reason)}, wanted ACTIVE; tpu_scripts/watch.sh $name makes it anew," \
+    "and it then resumes by itself"
+refuse_while_running
+forget_the_end
+start_on_all

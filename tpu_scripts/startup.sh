@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# The start-up script of a TPU's hosts (create.sh installs it): starts or resumes what launch.sh put in the bucket.
+# It is metadata, which many may read: nothing secret is in it or comes by it.
+set -euo pipefail
+
+case "${1:-}" in
+  "") ;;
+  *)
+    echo "usage: startup.sh, without arguments, on a TPU's host at its start; create.sh installs it"
+    [ "$1" = --help ] || exit 2
+    exit 0
+    ;;
+esac
+
+home="${QR_JAX_HOME:-/opt/qr_jax}"
+export HOME="$home" PATH="$PATH:/snap/bin" # a start-up script has no HOME, and on some images gcloud is a snap
+mkdir -p "$home"
+url="$(curl --fail --silent --show-error --retry 10 --header 'Metadata-Flavor: Google' \
+  http://metadata.google.internal/computeMetadata/v1/instance/attributes/qr-jax-run)"
+
+for pause in 5 10 20 40 80; do
+  if answer="$(gcloud storage cp "$url/launch/worker.sh" "$home/worker.sh" 2>&1)"; then
+    exec bash "$home/worker.sh" start "$url"
+  fi
+  case "$answer" in
+    *"matched no objects"*) echo "nothing was launched yet in $url"; exit 0 ;;
+  esac
+  echo "$url does not answer: $answer; again in $pause s" >&2
+  sleep "$pause"
+done
+echo "error: $url was not reached; tpu_scripts/resume.sh starts the run once it is" >&2
+exit 1

@@ -1,0 +1,221 @@
+#!/usr/bin/env bash
+# Runs a launched run on one host of a TPU, as root: fetches it from the bucket, trains, copies the run's folder back.
+set -euo pipefail
+
+usage() {
+  cat <<'TEXT'
+usage: worker.sh start URL | worker.sh supervise URL
+
+Not for you to type: launch.sh, resume.sh and the start-up script run it on every host. URL is the run's folder in the
+bucket. `start` takes the host's lock (exit code 3 when the run is going on) and leaves `supervise` in the background.
+TEXT
+}
+
+home="${QR_JAX_HOME:-/opt/qr_jax}"
+sync_s="${QR_JAX_SYNC_S:-60}"       # between two copies to the bucket
+restart_s="${QR_JAX_RESTART_S:-10}" # before the program is started again
+look_s="${QR_JAX_LOOK_S:-1}"        # between two looks whether it still runs
+most_restarts=3
+wrong_use=2   # qr-jax's exit code for a wrong config: starting it again would not help
+stopped=143   # and for a SIGTERM, after its checkpoint
+tree="$home/tree" folder="$home/run"
+export HOME="$home" PATH="$PATH:/snap/bin" # a start-up script has no HOME, and on some images gcloud is a snap
+
+say() {
+  echo "$(date -u +%Y-%m-%dT%H:%M:%SZ) $*"
+}
+
+# Which host this is, from 0.
+worker_number() {
+  curl --fail --silent --show-error --retry 10 --header 'Metadata-Flavor: Google' \
+    http://metadata.google.internal/computeMetadata/v1/instance/attributes/agent-worker-number
+}
+
+# Again and again, for a bucket that does not answer; 1 after five times.
+insist() {
+  local pause
+  for pause in 2 4 8 16 0; do
+    "$@" && return 0
+    say "failed: $*" >&2
+    sleep "$pause" 9>&-
+  done
+  return 1
+}
+
+start() {
+  local ended
+  mkdir -p "$home"
+  # The kernel drops the lock when its last holder ends, however it ends: no stale file can block a run.
+  exec 9>"$home/lock"
+  flock --nonblock 9 || { echo "error: the run is going on here already" >&2; exit 3; }
+  if ended="$(gcloud storage cat "$url/ended" 2>/dev/null)"; then
+    echo "the run has ended ($ended); tpu_scripts/resume.sh starts it again"
+    exit 0
+  fi
+  number="$(worker_number)"
+  log="$home/worker_${number}_$(date -u +%Y%m%dT%H%M%SZ).log"
+  ln -sfn "$log" "$home/log"
+  setsid nohup bash "$home/worker.sh" supervise "$url" >>"$log" 2>&1 </dev/null &
+  echo "worker $number started; its log is $log"
+}
+
+# What launch.sh put in the bucket; and, on a new host, the run as far as it got.
+fetch() {
+  rm -rf "$home/launch" "$tree"
+  mkdir -p "$home/launch" "$tree"
+  insist gcloud storage rsync --recursive "$url/launch" "$home/launch"
+  tar -xzf "$home/launch/tree.tar.gz" -C "$tree"
+  if [ ! -d "$folder" ]; then # else this host's own is newer than the bucket's
+    rm -rf "$folder.coming"
+    mkdir -p "$folder.coming"
+    # launch.sh wrote a file there: a bucket that gives nothing is an error, and never a run that begins anew.
+    insist gcloud storage rsync --recursive "$url/run" "$folder.coming"
+    if [ ! -f "$folder.coming/commit" ]; then
+      say "$url/run has no file commit, which launch.sh writes; launch it again"
+      return 1
+    fi
+    mv "$folder.coming" "$folder"
+  fi
+  local data
+  data="$(cat "$home/launch/data")"
+  if [ -n "$data" ]; then
+    mkdir -p "$home/data"
+    insist gcloud storage rsync --recursive "$data" "$home/data"
+    export QR_JAX_DATA="$home/data"
+  fi
+}
+
+# Secrets go into the environment of what runs here: from Secret Manager, and from a file the user put on this host.
+read_secrets() {
+  local name value names
+  read -r -a names <"$home/launch/secrets" || true
+  for name in "${names[@]}"; do
+    value="$(insist gcloud secrets versions access latest "--secret=$name")"
+    export "$name=$value"
+  done
+  [ -f "$home/secrets.env" ] || return 0
+  if [ -n "$(find "$home/secrets.env" -perm /077)" ]; then
+    say "$home/secrets.env: others may read it; chmod 600"
+    return 1
+  fi
+  while IFS='=' read -r name value; do
+    [[ "$name" =~ ^[A-Z][A-Z0-9_]*$ ]] || { say "$home/secrets.env: wanted lines NAME=value alone"; return 1; }
+    export "$name=$value"
+  done <"$home/secrets.env"
+}
+
+# The run's folder to the bucket, worker 0's alone: first everything but checkpoints, then the checkpoints that were
+# whole before that. So metrics.jsonl in the bucket is never shorter than a checkpoint there says it was.
+# Returns 1 when something was not copied: the next time brings it.
+copy_run() {
+  local -a whole=()
+  local step marker
+  mapfile -t whole < <(cd "$folder" && find . -path '*checkpoints/step_*[0-9]/COMMITTED' -printf '%P\n' | sort)
+  gcloud storage rsync --recursive --exclude='(.*/)?checkpoints/.*|.*\.(new|tmp)$' "$folder" "$url/run" || return 1
+  for step in "${whole[@]%/COMMITTED}"; do
+    marker="$(cat "$folder/$step/COMMITTED")" || return 1
+    [ "${copied[$step]:-}" != "$marker" ] || continue
+    gcloud storage rsync --recursive "$folder/$step" "$url/run/$step" || return 1
+    copied[$step]="$marker"
+    fresh=yes
+  done
+  [ -z "$fresh" ] || remove_older "${whole[@]%/COMMITTED}" || return 1
+  fresh=""
+}
+
+# remove_older STEP...: delete the checkpoints in the bucket that are none of these; qr-jax has deleted them here.
+remove_older() {
+  local there step
+  there="$(gcloud storage ls "$url/run/**")" || return 1
+  there="$(sed -n "s,^$url/run/\(.*checkpoints/step_[^/]*\)/.*,\1,p" <<<"$there" | sort -u)"
+  for step in $there; do
+    [[ " $* " == *" $step "* ]] || gcloud storage rm --recursive "$url/run/$step" || return 1
+  done
+}
+
+copy_out() {
+  gcloud storage cp "$(readlink "$home/log")" "$url/logs/" || return 1
+  [ "$number" != 0 ] || copy_run
+} >"$home/copy.log" 2>&1
+
+# However this script ends: the log and the run go out, and the end is marked unless the run can go on elsewhere.
+leave() {
+  local code="$1" mark=""
+  trap - EXIT
+  case "$code" in
+    0) [ "$number" != 0 ] || mark="finished" ;; # worker 0's to say, whose copy of the run counts
+    "$stopped") say "stopped by SIGTERM; the same run goes on when it is started again" ;;
+    *) mark="failed on worker $number with exit code $code while $doing" ;;
+  esac
+  [ -z "$mark" ] || say "the run has $mark"
+  insist copy_out || say "the last copy to the bucket failed: $(tail -n 1 "$home/copy.log")"
+  if [ -n "$mark" ]; then
+    echo "$mark" >"$home/mark"
+    insist gcloud storage cp "$home/mark" "$url/ended" || true
+  fi
+  exit "$code"
+}
+
+# One start of the program, to its end; its exit code is returned.
+train() {
+  local next=$SECONDS code=0
+  # 9>&-: the lock is the supervisor's.
+  .venv/bin/qr-jax train "${arguments[@]}" --run "$folder" 9>&- &
+  child=$!
+  while kill -0 "$child" 2>/dev/null; do
+    if [ "$SECONDS" -ge "$next" ]; then
+      copy_out || say "not copied to the bucket, again in $sync_s s: $(tail -n 1 "$home/copy.log")"
+      next=$((SECONDS + sync_s))
+    fi
+    sleep "$look_s" 9>&-
+  done
+  wait "$child" || code=$?
+  child=""
+  return "$code"
+}
+
+supervise() {
+  local restarts=0 code
+  doing="reading the host's number" number="?" child="" fresh=""
+  declare -gA copied=()
+  # The program makes its checkpoint and ends with 143; the trap runs between two looks.
+  trap '[ -z "$child" ] || kill -TERM "$child"; [ -n "$child" ] || exit "$stopped"' TERM
+  trap 'leave $?' EXIT
+  number="$(worker_number)"
+  doing="fetching from $url"
+  fetch
+  cd "$tree"
+  doing="installing (setup.sh)"
+  bash tpu_scripts/setup.sh
+  doing="reading secrets"
+  read_secrets
+  mapfile -t arguments <"$home/launch/arguments"
+  doing="training"
+  while true; do
+    say "worker $number, commit $(cat "$folder/commit"): qr-jax train ${arguments[*]} --run $folder"
+    code=0
+    train || code=$?
+    case "$code" in
+      0 | "$wrong_use" | "$stopped") exit "$code" ;;
+    esac
+    restarts=$((restarts + 1))
+    [ "$restarts" -le "$most_restarts" ] || exit "$code"
+    # 75 is the watchdog's: another process is gone. That one is started again by its own host.
+    say "qr-jax ended with exit code $code; start $restarts of at most $most_restarts more in $restart_s s"
+    sleep "$restart_s" 9>&-
+  done
+}
+
+# Read whole before it runs: a new launch may replace this file.
+main() {
+  case "${1:-}" in
+    start | supervise)
+      url="$2"
+      "$1"
+      ;;
+    -h | --help) usage ;;
+    *) usage >&2; exit 2 ;;
+  esac
+}
+
+main "$@"
