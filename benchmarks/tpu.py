@@ -2,11 +2,12 @@
 
     python -m benchmarks.tpu                      # a table, and benchmarks/results/tpu.json
     python -m benchmarks.tpu --programs decode --chips v5e --slots 128
+    python -m benchmarks.tpu --programs train --chips v5e --remat attention
 
 Decode is one chip's program at Qwen3-1.7B's shape in bfloat16; `reads` is the HBM that a step reads and writes over
 weights + live cache, `temporaries` is over the cache (a copy of it would show as 1). The learner's step runs on a slice
-of 16 chips (v5p: 8), 16 rows of 4,096 tokens; `vocabulary rows` counts arrays of [a row's tokens, vocabulary], of which
-there should be none. qr_jax/parallel/hlo.py says how bytes and FLOPs are counted. None of it is a measurement.
+of 16 chips (v5p: 8), 16 rows of 4,096 tokens; `vocabulary_rows` counts arrays of more logits than a row has in a block
+(model.vocab_block), of which there should be none. qr_jax/parallel/hlo.py says how bytes and FLOPs are counted. None of it is a measurement.
 """
 
 import argparse
@@ -24,6 +25,7 @@ from benchmarks import interleave
 
 CHIPS = {"v5e": ("v5e:1x1", "v5e:4x4"), "v5p": ("v5p:1x1x1", "v5p:2x2x2"), "v6e": ("v6e:1x1", "v6e:4x4")}
 ROW_TOKENS = 4096
+PADDING = 128  # to a whole number of lanes
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -60,6 +62,9 @@ def arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--positions", type=int, default=1024, help="of the cache, all of them live (1024)")
     parser.add_argument("--chunk", type=int, default=16, help="tokens a dispatch (16)")
     parser.add_argument("--rows", type=int, default=16, help="rows of 4,096 tokens in the learner's step (16)")
+    parser.add_argument(
+        "--remat", choices=("none", "full", "attention", "dots"), default="full", help="of the learner's step (full)"
+    )
     parser.add_argument("--results", type=Path, default=None, help="folder for the JSON (benchmarks/results)")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)  # this process is the one that compiles
     return parser.parse_args(words)
@@ -69,7 +74,7 @@ def one(name: str, chip: str, options: argparse.Namespace) -> dict[str, Any]:
     """One program compiled for one generation, in a process of its own: libtpu reads the environment once."""
     from qr_jax.parallel import ahead
 
-    words = [f"--{key}={getattr(options, key)}" for key in ("model", "slots", "positions", "chunk", "rows")]
+    words = [f"--{key}={getattr(options, key)}" for key in ("model", "slots", "positions", "chunk", "rows", "remat")]
     command = [sys.executable, "-m", "benchmarks.tpu", "--one", "--programs", name, "--chips", chip, *words]
     env = {**os.environ, **ahead.ENVIRONMENT}
     done = subprocess.run(command, cwd=interleave.ROOT, env=env, capture_output=True, text=True, check=False)
@@ -131,13 +136,15 @@ def train(chip: str, options: argparse.Namespace) -> dict[str, Any]:
     chips = ahead.devices(CHIPS[chip][1])
     mesh = ahead.mesh(chips, fsdp=len(chips))
     settings = Learner(rows=rows, row_tokens=ROW_TOKENS)
-    made = learner.make(cfg, Model(compute="bfloat16", remat="full"), settings, mesh, steps=100)
+    model = Model(compute="bfloat16", remat=options.remat)
+    made = learner.make(cfg, model, settings, mesh, steps=100)
     none = Grades(np.zeros((0, 4), np.float32), np.zeros((0, 4), bool))
     batch = pack.pack([], none, rows=rows, row_tokens=ROW_TOKENS, queries=32, samples=4, micro=1)
     at = made.train_step.batch_at(batch)
     batch = jax.tree.map(lambda leaf, to: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=to), batch, at)
     program = ahead.compiled(made.train_step.jitted.lower(made.abstract, batch))
-    whole = [str(array) for array, _ in hlo.largest_arrays(program.text) if holds_a_row(array.shape, cfg.vocab)]
+    sizes = {"vocab": cfg.vocab, "width": cfg.width, "chips": len(chips), "block": model.vocab_block}
+    whole = [str(array) for array, _ in hlo.largest_arrays(program.text) if holds_a_row(array.shape, **sizes)]
     return {
         "vocabulary_rows": len(whole),
         "peak_GB": program.peak_bytes / 1e9,
@@ -151,9 +158,18 @@ def train(chip: str, options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def holds_a_row(shape: Sequence[int], vocab: int) -> bool:
-    """Whether an array has the whole vocabulary for each token of a row."""
-    return vocab in shape and math.prod(shape) // vocab % ROW_TOKENS == 0
+def holds_a_row(shape: Sequence[int], *, vocab: int, width: int, chips: int, block: int) -> bool:
+    """Whether an array has more logits than the `block` of a row's tokens, over the vocabulary or a chip's share of it.
+
+    Either may be padded. The head as it is gathered, [vocab, width], is not meant, nor a chip's share of the width of
+    it and of its gradient: half a row of a model as wide as that would pass for them.
+    """
+    share = width // chips
+    if tuple(shape) in ((vocab, width), (vocab, share), (share, vocab)):
+        return False
+    parts = [-(-vocab // n) for n in (1, 2, 4, 8, 16) if n <= chips]
+    of_vocabulary = any(part <= size <= part + PADDING for part in parts for size in shape)
+    return of_vocabulary and math.prod(shape) > ROW_TOKENS * block
 
 
 def nbytes(tree: Any) -> int:

@@ -6,10 +6,11 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from qr_jax import plugins
 from qr_jax.config import Config, use
@@ -17,12 +18,15 @@ from qr_jax.models import decoder, families, hf
 from qr_jax.models.families import ModelConfig
 from qr_jax.models.incremental import Laid, lay_out
 from qr_jax.models.tokenizer import Tokenizer, WordTokenizer, load_tokenizer
+from qr_jax.parallel import host_local, hosts
 from qr_jax.parallel import mesh as meshes
-from qr_jax.queries import readers, sources
+from qr_jax.queries import official, readers, sources
 from qr_jax.queries.traces import Trace, in_tool_calls, read_traces, supporting_traces
 from qr_jax.queries.world import settings_from, vocabulary
-from qr_jax.records import Passage, Query, SearchFunction
-from qr_jax.rollout.engine import Engine
+from qr_jax.records import Episode, Passage, Query, SearchFunction
+from qr_jax.rollout.engine import Engine, Interrupted
+
+Result = TypeVar("Result")
 
 OTHER_WORLDS = 1_000_000  # seeds of worlds for traces lie above those a user would give
 
@@ -63,6 +67,8 @@ def questions(config: Config, part: Literal["train", "eval"]) -> list[Query]:
     if name == "world":
         world = world_sources(config)
         found = readers.first(read(world.train if part == "train" else world.dev), limit)
+    elif name.startswith(official.PREFIX):
+        found = _of_file(config, official.for_part(name, part), part, limit)
     else:
         found = [query for file in readers.resolve(name) for query in _of_file(config, file, part, limit)]
         _check_distinct(found, name)
@@ -71,7 +77,7 @@ def questions(config: Config, part: Literal["train", "eval"]) -> list[Query]:
     return found
 
 
-def _of_file(config: Config, file: Path, part: Literal["train", "eval"], limit: int | None) -> list[Query]:
+def _of_file(config: Config, file: Path | str, part: Literal["train", "eval"], limit: int | None) -> list[Query]:
     """One file's questions of that part, the first `limit` by the hash of their ids."""
     whole = readers.read_queries(file)
     if config.data.split == "sha256":
@@ -89,7 +95,7 @@ def _check_distinct(queries: Sequence[Query], name: str) -> None:
         )
 
 
-def passages(config: Config) -> list[Passage]:
+def passages(config: Config) -> Sequence[Passage]:
     """The corpus that searches go to."""
     name = config.data.corpus
     return read(world_sources(config).documents) if name == "world" else readers.read_passages(name)
@@ -170,19 +176,64 @@ def _loaded(path: Path):
     return hf.load(path)[1]
 
 
-def hand_over(params, cfg: ModelConfig, compute: str, mesh: jax.sharding.Mesh) -> Laid:
-    """The parameters as rollouts read them: laid out, in the compute dtype, whole on this host's first device."""
-    return lay_out(cfg, on_one_device(params, mesh), jnp.dtype(compute))
+class Dealt:
+    """An engine whose queries are dealt over the processes, and whose episodes every process gets."""
+
+    def __init__(self, engine: Engine):
+        self.engine = engine
+
+    def run(self, params, queries: Sequence[Query], samples: int, **how) -> list[list[Episode]]:
+        """As `Engine.run`, called by all processes; Interrupted on all of them when it is so on one."""
+        mine = hosts.deal(np.ones(len(queries)), hosts.count())[hosts.index()].tolist()
+        here = [queries[at] for at in mine]
+        own = all_or_none(lambda: self.engine.run(params, here, samples, query_keys=mine, **how))
+        places = [at * samples + g for at in mine for g in range(samples)]
+        every = hosts.gather_episodes([episode for group in own for episode in group], places)
+        return [every[at : at + samples] for at in range(0, len(every), samples)]
+
+
+def all_or_none(work: Callable[[], Result]) -> Result:
+    """What the work gives, once all processes have done theirs; Interrupted on every process when it is so on one."""
+    interrupted, found = False, None
+    try:
+        found = work()
+    except Interrupted:
+        interrupted = True
+    if hosts.any_process(interrupted):
+        raise Interrupted
+    return cast(Result, found)
+
+
+def rollout_layout(config: Config, cfg: ModelConfig, mesh: jax.sharding.Mesh) -> host_local.Kind:
+    """How a host's devices share its rollouts."""
+    devices = host_local.of_host(mesh, jax.process_index())
+    return host_local.choose(config.mesh.rollout, cfg, config.rollout, len(devices), devices[0].platform)
+
+
+def hand_over(params, cfg: ModelConfig, compute: str, mesh: jax.sharding.Mesh, layout: host_local.Kind = "one") -> Laid:
+    """The parameters as this host's rollouts read them: laid out, in the compute dtype, on its own devices alone.
+
+    With one process and one device decoding, the learner's own arrays where they can be.
+    """
+    if layout == "one" and hosts.count() == 1:
+        return lay_out(cfg, on_one_device(params, mesh), jnp.dtype(compute))
+    return host_local.hand_over(params, cfg, compute, mesh, layout)
 
 
 def on_one_device(params, mesh: jax.sharding.Mesh):
     """The learner's tree whole on this host's first device; on a mesh of one device its own arrays, not copies."""
-    return jax.device_put(params, jax.local_devices()[0]) if mesh.size > 1 else params
+    if mesh.size == 1:
+        return params
+    if hosts.count() == 1:
+        return jax.device_put(params, jax.local_devices()[0])
+    whole = meshes.whole_everywhere(mesh)(params)
+    here = jax.local_devices()[0]
+    return jax.tree.map(lambda leaf: next(s.data for s in leaf.addressable_shards if s.device == here), whole)
 
 
 def place(params, mesh: jax.sharding.Mesh):
-    """Host or device parameters laid over the learner's mesh."""
-    return jax.device_put(params, meshes.shardings(mesh, params))
+    """Host or device parameters, the same on every process, laid over the learner's mesh."""
+    return meshes.spread(params, meshes.shardings(mesh, params))
 
 
 def with_world_seed(config: Config, seed: int) -> Config:

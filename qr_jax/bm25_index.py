@@ -1,96 +1,226 @@
-"""A BM25 index's folder: never half-written, and used only for the corpus and the settings it was made with."""
+"""A BM25 index, in memory or in a folder: never half-written, and used only for the corpus and settings it is of.
+
+A folder holds what bm25s 0.3 writes (`bm25s.BM25.load(folder)` reads it), the order of the ids, a manifest, and, where
+`qr-jax index` made it, the passages.
+"""
 
 import hashlib
+import itertools
 import json
 import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from qr_jax import bm25_build
+from qr_jax.queries import stored
 from qr_jax.records import Passage
 
-MANIFEST = "manifest.json"
-FILES = (
-    "data.csc.index.npy",
-    "indices.csc.index.npy",
-    "indptr.csc.index.npy",
-    "params.index.json",
-    "vocab.index.json",
-)
+MANIFEST, ORDER = "manifest.json", "order.npy"
+SCORES, PLACES, STARTS = "data.csc.index.npy", "indices.csc.index.npy", "indptr.csc.index.npy"
+WORDS, PARAMS = "vocab.index.json", "params.index.json"
+FILES = (SCORES, PLACES, STARTS, PARAMS, WORDS, ORDER)
+FORMAT = 2  # of the manifest and the files beside bm25s's
 
 
-def load_or_build(folder: str, corpus: Sequence[Passage], settings: Mapping[str, Any], build: Callable[[], Any]) -> Any:
+@dataclass(frozen=True)
+class Index:
+    """All that a search needs: word number w has the scores and places from start_W[w] to start_W[w + 1]."""
+
+    score_I: np.ndarray  # float32
+    place_I: np.ndarray  # int32: which passages, ascending within a word
+    start_W: np.ndarray  # int64
+    word_at: Mapping[str, int]
+    order_P: np.ndarray  # int32, a passage's place when ids are sorted: equal scores go by it
+
+
+def build(corpus: Iterable[Passage], settings: Mapping[str, Any]) -> Index:
+    """The index of a corpus in memory. ValueError: no passage, an id twice, no word in any passage."""
+    ids: list[str] = []
+    counted = bm25_build.count(_texts(corpus, ids), bm25_build.stop_words(settings["stopwords"]), lambda block: block)
+    order_P, start_W = _check(ids, counted, settings), bm25_build.starts(counted)
+    pieces = list(bm25_build.scores(counted, start_W, **_constants(settings)))
+    score_I, place_I = (np.concatenate(parts) for parts in zip(*pieces, strict=True))
+    return Index(score_I, place_I, start_W, counted.word_at, order_P)
+
+
+def load_or_build(folder: str | Path, corpus: Sequence[Passage], settings: Mapping[str, Any]) -> Index:
     """The folder's index, memory-mapped; built and put there first where it is absent, of other input, or damaged.
 
     A rebuild is said by a warning with its reason. The index is written beside the folder and renamed, so what
     stands there is whole, also where several processes build at once. ValueError where the folder holds anything else.
     """
-    import bm25s
-
-    path = Path(folder)
-    wanted = {"format": 1, "bm25s": bm25s.__version__, "corpus": corpus_hash(corpus), "settings": dict(settings)}
-    reason = _why_not(path, wanted)
+    path, wanted = Path(folder), {"corpus": corpus_hash(corpus), "settings": dict(settings)}
+    reason = why_not(path, wanted)
     if reason:
         if path.exists() and any(path.iterdir()):
             warnings.warn(f"the index {path} is built again: {reason}", stacklevel=3)
-        _write(path, wanted, build())
-        reason = _why_not(path, wanted)
+        write(path, corpus, settings)
+        reason = why_not(path, wanted)
         if reason:
             raise ValueError(f"the index {path} cannot be used: {reason}; name another folder")
-    return bm25s.BM25.load(path, mmap=True, show_progress=False)
+    return load(path)
 
 
-def corpus_hash(corpus: Sequence[Passage]) -> str:
-    """SHA-256 over ids, titles and texts in order; lengths are part of it, so that no two corpora run together."""
-    total = hashlib.sha256()
-    for passage in corpus:
-        for text in (passage.id, passage.title, passage.text):
-            data = text.encode("utf-8", "surrogatepass")
-            total.update(len(data).to_bytes(8, "little"))
-            total.update(data)
-    return total.hexdigest()
+def load(path: Path) -> Index:
+    """The index of a folder, its scores and places memory-mapped."""
+    score_I, place_I, start_W, order_P = (
+        np.load(path / name, mmap_mode="r") for name in (SCORES, PLACES, STARTS, ORDER)
+    )
+    # Trap: a slice of a memory map costs more than what is done with it; a plain view of the same bytes does not.
+    return Index(
+        np.asarray(score_I),
+        np.asarray(place_I),
+        np.array(start_W),
+        json.loads((path / WORDS).read_text("utf-8")),
+        np.asarray(order_P),
+    )
 
 
-def _hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _why_not(path: Path, wanted: Mapping[str, Any]) -> str | None:
-    """Why the index in a folder cannot serve; None when it can."""
-    if path.exists() and (not path.is_dir() or {one.name for one in path.iterdir()} - {MANIFEST, *FILES}):
+def why_not(path: Path, wanted: Mapping[str, Any]) -> str | None:
+    """Why the index in a folder cannot serve; None when it can. ValueError where the folder holds other things."""
+    known = {MANIFEST, *FILES, stored.TEXTS, stored.ENDS}
+    if path.exists() and (not path.is_dir() or {one.name for one in path.iterdir()} - known):
         raise ValueError(f"{path} is no folder of a BM25 index, and is left as it is; name a new or empty folder")
     try:
-        manifest = json.loads((path / MANIFEST).read_text("utf-8"))
-        for name, value in wanted.items():
+        manifest = read_manifest(path)
+        for name, value in {"format": FORMAT, **wanted}.items():
             if manifest[name] != value:
                 return f"its {name} is another"
-        damaged = [name for name in FILES if _hash(path / name) != manifest["files"][name]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        damaged = [name for name, digest in manifest["files"].items() if file_hash(path / name) != digest]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"it is absent or incomplete ({error})"
     return f"damaged: {', '.join(damaged)}" if damaged else None
 
 
-def _write(path: Path, wanted: Mapping[str, Any], model: Any) -> None:
-    """Save beside the folder, then rename: what stands under the folder's name is always whole."""
+def read_manifest(path: Path) -> dict[str, Any]:
+    return json.loads((path / MANIFEST).read_text("utf-8"))
+
+
+def corpus_hash(corpus: Sequence[Passage]) -> str:
+    """SHA-256 of the passages, from the manifest where they are stored beside an index."""
+    if isinstance(corpus, stored.Stored):
+        return read_manifest(corpus.folder)["corpus"]
+    total = stored.CorpusHash()
+    for passage in corpus:
+        total.add(passage)
+    return total.hexdigest()
+
+
+def write(
+    path: Path,
+    corpus: Iterable[Passage],
+    settings: Mapping[str, Any],
+    *,
+    passages: bool = False,
+    facts: Mapping[str, Any] = {},
+) -> dict[str, Any]:
+    """Index the corpus, which is read once, into the folder, with its `passages` if so asked; the manifest comes back.
+
+    Memory holds the ids and the words but neither the texts nor the lists. It is written beside the folder and renamed:
+    what stands under the folder's name is always whole.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     try:
-        new, old = aside / "new", aside / "old"
-        model.save(new, show_progress=False)
-        files = {name: _hash(new / name) for name in FILES}
-        (new / MANIFEST).write_text(json.dumps({**wanted, "files": files}, indent=1), "utf-8")
-        if not _why_not(path, wanted):  # another process was quicker
-            return
-        if path.exists():
-            os.replace(path, old)
-        try:
-            os.replace(new, path)
-        except OSError:
-            if not path.is_dir():  # otherwise another process put its own there just now: the caller checks that one
-                raise
+        new = aside / "new"
+        new.mkdir()
+        total = stored.CorpusHash()
+        counts = _fill(new, aside, total.over(stored.store(corpus, new) if passages else corpus), settings)
+        wanted = {"corpus": total.hexdigest(), "settings": dict(settings)}
+        versions = {name: metadata.version(name) for name in ("qr_jax", "numpy")}
+        files = {one.name: file_hash(one) for one in sorted(new.iterdir())}
+        manifest = {"format": FORMAT, **wanted, "counts": counts, **facts, "versions": versions, "files": files}
+        (new / MANIFEST).write_text(json.dumps(manifest, indent=1), "utf-8")
+        _put(new, path, aside / "old", wanted)
+        return manifest
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def file_hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _fill(new: Path, aside: Path, corpus: Iterable[Passage], settings: Mapping[str, Any]) -> dict[str, int]:
+    """Write the index's files; what was counted comes back."""
+    ids: list[str] = []
+    stopwords = bm25_build.stop_words(settings["stopwords"])
+    counted = bm25_build.count(_texts(corpus, ids), stopwords, _on_disk(aside))
+    order_P, start_W = _check(ids, counted, settings), bm25_build.starts(counted)
+    del ids
+    np.save(new / ORDER, order_P)
+    np.save(new / STARTS, start_W)
+    (new / WORDS).write_text(json.dumps(counted.word_at, ensure_ascii=False), "utf-8")
+    size, total = len(order_P), int(start_W[-1])
+    params = {"k1": settings["k1"], "b": settings["b"], "delta": 0.5, "method": settings["method"]}
+    params |= {"idf_method": settings["method"], "dtype": "float32", "int_dtype": "int32", "num_docs": size}
+    (new / PARAMS).write_text(json.dumps(params | {"version": "0.3.16", "backend": "numpy"}, indent=4), "utf-8")
+    with (new / SCORES).open("wb") as scores, (new / PLACES).open("wb") as places:
+        for file, kind in ((scores, "<f4"), (places, "<i4")):
+            header = {"descr": kind, "fortran_order": False, "shape": (total,)}
+            np.lib.format.write_array_header_1_0(file, header)
+        for score_I, place_I in bm25_build.scores(counted, start_W, **_constants(settings)):
+            scores.write(score_I.tobytes())
+            places.write(place_I.tobytes())
+    words = int(counted.length_P.sum(dtype=np.int64))
+    return {"passages": size, "words": words, "different_words": len(counted.word_at), "scores": total}
+
+
+def _texts(corpus: Iterable[Passage], ids: list[str]) -> Iterator[str]:
+    """What is indexed of each passage; its id is put aside."""
+    for passage in corpus:
+        ids.append(passage.id)
+        yield f"{passage.title} {passage.text}"
+
+
+def _check(ids: list[str], counted: bm25_build.Counted, settings: Mapping[str, Any]) -> np.ndarray:
+    """The place of each passage when ids are sorted, int32 [passages]."""
+    place_P = sorted(range(len(ids)), key=ids.__getitem__)
+    twice = next((ids[a] for a, z in zip(place_P, place_P[1:]) if ids[a] == ids[z]), None)
+    if not ids or twice is not None:
+        found = "no passage" if twice is None else f"the id {twice!r} more than once"
+        raise ValueError(f"bm25 needs a corpus of passages with an id each; found {found}")
+    if not counted.word_at:
+        stopwords = settings["stopwords"]
+        raise ValueError(f"none of the {len(ids)} passages holds a word to search for (stopwords={stopwords!r})")
+    order_P = np.empty(len(ids), np.int32)
+    order_P[place_P] = np.arange(len(ids), dtype=np.int32)
+    return order_P
+
+
+def _constants(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: settings[name] for name in ("method", "k1", "b")}
+
+
+def _on_disk(folder: Path) -> Callable[[np.ndarray], np.ndarray]:
+    """What puts each block into a file and gives it back as a memory map."""
+    numbers = itertools.count()
+
+    def keep(block: np.ndarray) -> np.ndarray:
+        path = folder / f"block_{next(numbers)}.npy"
+        np.save(path, block)
+        return np.load(path, mmap_mode="r")
+
+    return keep
+
+
+def _put(new: Path, path: Path, old: Path, wanted: Mapping[str, Any]) -> None:
+    """Give the finished folder its name, unless another process was quicker and put the same index there."""
+    if not why_not(path, wanted):
+        return
+    if path.exists():
+        os.replace(path, old)
+    try:
+        os.replace(new, path)
+    except OSError:
+        if not path.is_dir():  # otherwise another process put its own there just now: the caller checks that one
+            raise

@@ -38,15 +38,17 @@ STEP_FOLDER = re.compile(r"step_(\d{8,})")
 class Checkpoints:
     """The checkpoints of one run: `folder` (a path, or gs:// for Orbax and epath), of which the `keep` newest stay.
 
-    All methods are called by all processes, on their main threads; with more than one process the folder is shared.
-    `say` is told of every folder that is passed over.
+    So do those of every `keep_every`-th step (0: none). All methods are called by all processes, on their main threads;
+    with more than one process the folder is shared. `say` is told of every folder that is passed over.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], *, keep: int = 2, say: Callable[[str], None] = print):
+    def __init__(
+        self, folder: str | os.PathLike[str], *, keep: int = 2, keep_every: int = 0, say: Callable[[str], None] = print
+    ):
         if keep < 1:
             raise ValueError(f"train.keep_checkpoints is {keep}; at least 1 must be kept to resume from")
         self.folder = epath.Path(os.path.abspath(folder) if "://" not in str(folder) else folder)
-        self.keep = keep
+        self.keep, self.keep_every = keep, keep_every
         self.say = say
         self._orbax = ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler())
         self._thread = ThreadPoolExecutor(1, "checkpoint")
@@ -159,6 +161,10 @@ class Checkpoints:
         with np.load(io.BytesIO((self.path(step) / HOST_ARRAYS).read_bytes()), allow_pickle=False) as arrays:
             return plain.join(frame, dict(arrays))
 
+    def steps(self) -> list[int]:
+        """The committed steps, newest first; `committed.damage` says whether one is still whole."""
+        return [step for step in self._steps() if committed.stands(self.path(step))]
+
     def _steps(self) -> list[int]:
         """The steps that have a folder, whole or not, newest first."""
         there = [STEP_FOLDER.fullmatch(path.name) for path in self.folder.iterdir()] if self.folder.exists() else []
@@ -200,8 +206,9 @@ class Checkpoints:
 
     def _remove_all_but_newest(self, last: int) -> None:
         """Keep the `keep` newest up to the step just committed; later folders are of a future that was given up."""
-        whole = [step for step in self._steps() if step <= last and committed.stands(self.path(step))]
-        kept = {self.path(step).name for step in whole[: self.keep]}
+        whole = [step for step in self.steps() if step <= last]
+        every = [step for step in whole if self.keep_every and step % self.keep_every == 0]
+        kept = {self.path(step).name for step in (*whole[: self.keep], *every)}
         for path in list(self.folder.iterdir()):
             if path.name not in kept and STEP_FOLDER.fullmatch(path.name.removesuffix(".replaced")):
                 committed.remove(path)

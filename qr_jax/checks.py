@@ -23,7 +23,7 @@ AT_LEAST_ONE = {
     "learner": ("horizon_tokens", "updates", "rows", "row_tokens", "max_nonfinite", "decay_updates"),
     "sft": ("traces", "limit", "max_tokens"),
     "evaluation": ("questions",),
-    "train": ("checkpoint_every", "keep_checkpoints"),
+    "train": ("checkpoint_every", "keep_checkpoints", "max_rollouts", "max_tokens", "max_searches"),
     "mesh": ("data", "fsdp", "tensor", "devices"),
 }
 AT_LEAST_ZERO = {
@@ -32,14 +32,16 @@ AT_LEAST_ZERO = {
     "learner": ("kl_weight", "entropy_weight", "warmup_updates", "weight_decay", "importance_low"),
     "sft": ("steps", "warmup_steps", "weight_decay"),
     "evaluation": ("every", "samples"),
-    "train": ("steps",),
+    "train": ("steps", "keep_every"),
 }
 MORE_THAN_ZERO = {
     "rollout": ("temperature", "search_deadline_s", "top_p"),
     "learner": ("lr", "eps", "clip_norm", "importance_high", "gap_alarm"),
     "sft": ("lr", "clip_norm"),
     "evaluation": ("temperature",),
+    "mesh": ("heartbeat_s",),
 }
+LARGEST_SEED = 2**32 - 1 - 3 * 65536  # 32 bits, and each of the 3 rollbacks that a run may make adds 65,536
 SHARES = {"rollout": ("top_p",), "pool": ("reset_below",), "data": ("train_share",)}
 
 
@@ -71,8 +73,8 @@ def _sizes(config: Config) -> Iterator[str]:
     for name, value in _bounded(config, SHARES):
         if not 0 <= value <= 1:
             yield f"{name} is {value}; wanted a share, from 0 to 1"
-    if config.seed < 0:
-        yield f"seed is {config.seed}; wanted at least 0"
+    if not 0 <= config.seed <= LARGEST_SEED:
+        yield f"seed is {config.seed}; wanted 0 to {LARGEST_SEED} (sampling keys have 32 bits)"
     if config.pool.samples < 2:
         yield f"pool.samples is {config.pool.samples}; wanted at least 2, to compare"
     if not all(0 <= beta < 1 for beta in config.learner.betas):
@@ -99,6 +101,12 @@ def _together(config: Config) -> Iterator[str]:
         yield (
             f"learner.kl='k1' with learner.kl_weight={learner.kl_weight}: as a term of the loss, k1 has a mean "
             "gradient of 0 and does nothing; use k2 or k3"
+        )
+    train = config.train
+    if train.checkpoint_every > 0 and train.keep_every % train.checkpoint_every:
+        yield (
+            f"train.keep_every={train.keep_every} keeps only what is saved, every train.checkpoint_every="
+            f"{train.checkpoint_every} steps; wanted a multiple of that"
         )
     if config.log.wandb and not _is_installed("wandb"):
         yield "log.wandb=true needs the package wandb: pip install 'qr_jax[wandb]'"

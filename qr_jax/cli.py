@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ SFT_RUN_HELP = (
     "the run's folder; by default runs/, the config's name and /sft, where `train` of the same config looks for its "
     "cold start; or the folder of a config.json (which goes on there)"
 )
+PROCESS_OPTIONS = ("--coordinator", "--processes", "--process")
 TRUST = "a package outside qr_jax whose plug-ins the run may use; repeat it for more"
 
 
@@ -26,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     parser = make_parser()
     overrides: list[str] = []
-    if words[:1] and words[0] in ("train", "sft"):
+    if words[:1] and words[0] in ("train", "sft", "plan"):
         words, overrides = take_overrides(words)
     arguments = parser.parse_args(words)
     arguments.overrides = overrides
@@ -50,6 +51,11 @@ def _fail(text: str) -> int:
     from qr_jax.secrecy import redact
 
     print(redact(f"error: {text}"), file=sys.stderr)
+    from qr_jax.parallel import hosts
+
+    if hosts.count() > 1:  # at an ordinary exit jax would wait for the others, which this one has left alone
+        sys.stderr.flush()
+        os._exit(2)
     return 2
 
 
@@ -100,12 +106,16 @@ def make_parser() -> argparse.ArgumentParser:
         )
         made.add_argument("--run", type=Path, metavar="FOLDER", help=folder)
         made.add_argument("--dry-run", action="store_true", help="print the resolved config as JSON and stop")
+        _add_process_options(made)
         made.add_argument("--json", action="store_true", help="print the summary as JSON")
         made.add_argument("--allow-plugins", action="append", default=[], metavar="PACKAGE", help=TRUST)
     _add_run_commands(command)
-    from qr_jax import cli_studies  # it reads this file's names
+    from qr_jax import cli_data, cli_eval, cli_pods, cli_studies  # they read this file's names
 
     cli_studies.add(command)
+    cli_pods.add(command)
+    cli_eval.add(command)
+    cli_data.add(command)
     world = command("world", _world, "build a synthetic world and write it as JSONL files")
     world.add_argument("folder", type=Path, metavar="FOLDER", help="where its files go")
     world.add_argument("settings", nargs="*", metavar="setting=value", help="as in seed=3 documents=5000")
@@ -115,16 +125,9 @@ def make_parser() -> argparse.ArgumentParser:
 
 def _add_run_commands(command: Any) -> None:
     """The commands that open a run's folder."""
-    eval_ = command("eval", _eval, "answer the evaluation questions with a trained agent")
-    eval_.add_argument("--retriever", metavar="NAME", help="another retriever than the run's; none: no passages")
-    eval_.add_argument("--world-seed", type=int, metavar="N", help="a synthetic world of other facts")
-    eval_.add_argument("--samples", type=whole(1), metavar="N", help="sampled answers a question, for Pass@1")
-    eval_.add_argument("--questions", type=whole(1), metavar="N", help="how many questions")
-    eval_.add_argument("--step", type=whole(0), metavar="N", help="the checkpoint; by default the last")
-    eval_.add_argument("--json", action="store_true", help="print JSON")
     ask = command("ask", _ask, "show a trained agent's searches and answer to one question")
     export = command("export", _export, "write the model as a Hugging Face folder")
-    for made in (eval_, ask, export):
+    for made in (ask, export):
         made.add_argument("run", type=Path, metavar="RUN", help="the run's folder")
         made.add_argument("--allow-plugins", action="append", default=[], metavar="PACKAGE", help=TRUST)
     ask.add_argument("question", metavar="QUESTION")
@@ -146,7 +149,8 @@ def whole(least: int) -> Callable[[str], int]:
 
 def take_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]:
     """The command's own words, and the overrides among them (`a.b=c`, `--a.b c`), which may stand anywhere after it."""
-    with_value, alone = ("--run", "--allow-plugins"), ("--dry-run", "--json", "--help", "-h")
+    with_value = ("--run", "--allow-plugins", *PROCESS_OPTIONS, "--topology", "--price")
+    alone = ("--dry-run", "--json", "--no-search", "--help", "-h")
     own, overrides, waiting = [], [], list(words)
     while waiting:
         word = waiting.pop(0)
@@ -192,12 +196,36 @@ def _open(arguments: argparse.Namespace) -> tuple[str, ...]:
     return allow_plugins
 
 
-def _start(config: Any) -> None:
-    """What must be said to jax before it starts: the devices to emulate, and where compiled programs are kept."""
-    from qr_jax.parallel import compile_cache, mesh
+def _start(config: Any, arguments: argparse.Namespace | None = None) -> AbstractContextManager:
+    """What must be said to jax before it starts: the devices, the other processes, where compiled programs are kept.
 
-    mesh.emulate(config.mesh.devices)
+    What comes back watches the other processes while it is open. Without `arguments` this process is alone.
+    """
+    from qr_jax.parallel import compile_cache, mesh, start, watchdog
+
     compile_cache.enable()
+    if arguments is None:
+        mesh.emulate(config.mesh.devices)
+        return nullcontext()
+    start.begin(
+        config.mesh, coordinator=arguments.coordinator, processes=arguments.processes, process=arguments.process
+    )
+    return watchdog.watching(config.mesh.heartbeat_s)
+
+
+def _is_first() -> bool:
+    """Whether this is the process that speaks; the others are silent but for errors."""
+    from qr_jax.parallel import hosts
+
+    return hosts.index() == 0
+
+
+def _add_process_options(command: argparse.ArgumentParser) -> None:
+    """Where a run goes over several processes and no TPU pod's environment says so."""
+    text = "process 0's address, for a run of several processes; a TPU pod's environment says all three by itself"
+    command.add_argument("--coordinator", metavar="HOST:PORT", help=text)
+    command.add_argument("--processes", type=whole(1), metavar="N", help="how many processes the run has")
+    command.add_argument("--process", type=whole(0), metavar="I", help="which of them this is, from 0")
 
 
 def _summary(summary: Any, as_json: bool) -> None:
@@ -217,7 +245,9 @@ def _short(value: Any) -> str:
 
 
 def _say(arguments: argparse.Namespace) -> Callable[[str], None]:
-    """Where a run tells how it goes: stdout, but stderr when stdout is for the JSON alone."""
+    """Where a run tells how it goes: stdout, but stderr when stdout is for the JSON alone; only process 0 speaks."""
+    if not _is_first():
+        return lambda text: None
     return (lambda text: print(text, file=sys.stderr)) if arguments.json else print
 
 
@@ -232,31 +262,24 @@ def _doctor(arguments: argparse.Namespace) -> int:
 def _train(arguments: argparse.Namespace) -> int:
     config, folder = _resolve(arguments)
     if not arguments.dry_run:
-        _start(config)
-        from qr_jax.train import train
+        with _start(config, arguments):
+            from qr_jax.train import train
 
-        _summary(train(config, folder, say=_say(arguments)), arguments.json)
+            summary = train(config, folder, say=_say(arguments))
+        if _is_first():
+            _summary(summary, arguments.json)
     return 0
 
 
 def _sft(arguments: argparse.Namespace) -> int:
     config, folder = _resolve(arguments, "sft")
     if not arguments.dry_run:
-        _start(config)
-        from qr_jax.sft import sft
+        with _start(config, arguments):
+            from qr_jax.sft import sft
 
-        _summary(sft(config, folder, say=_say(arguments)), arguments.json)
-    return 0
-
-
-def _eval(arguments: argparse.Namespace) -> int:
-    allow_plugins = _open(arguments)
-    from qr_jax import evaluate
-
-    names = ("retriever", "world_seed", "samples", "questions", "step")
-    chosen = {name: getattr(arguments, name) for name in names}
-    found = evaluate.evaluate(arguments.run, **chosen, allow_plugins=allow_plugins)
-    print(json.dumps(evaluate.without_details(found), indent=2) if arguments.json else evaluate.format_table(found))
+            summary = sft(config, folder, say=_say(arguments))
+        if _is_first():
+            _summary(summary, arguments.json)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The commands that look at which queries are drawn, without a device: rules simulated, a run's report and its page."""
+"""The commands that look at which queries are drawn: rules simulated, a run probed, its report and its page."""
 
 import argparse
 import json
@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from qr_jax.cli import TRUST, whole
+from qr_jax.cli import TRUST, _open, _say, whole
 
 
 def add(command: Any) -> None:
@@ -24,13 +24,89 @@ def add(command: Any) -> None:
     oracle.add_argument("--rollouts", type=whole(1), default=84_480, metavar="N", help="the budget")
     oracle.add_argument("--seeds", type=whole(1), default=5, metavar="N")
     oracle.add_argument("--json", action="store_true", help="print JSON")
+    probe = command(
+        "probe", _probe, "re-roll recycled queries with the policies that filed, accepted and ended the run"
+    )
+    probe.add_argument(
+        "--queries", type=whole(1), default=64, metavar="N", help="of each kind: hard, easy, never drawn"
+    )
+    probe.add_argument("--samples", type=whole(2), default=16, metavar="N", help="episodes a query and policy")
+    probe.add_argument("--seed", type=whole(0), default=0, metavar="N", help="of the choice and of the sampling")
+    probe.add_argument("--json", action="store_true", help="print JSON")
+    _add_compare(command)
     report = command("report", _report, "write a run's report: one HTML file that needs nothing else")
     report.add_argument("--out", type=Path, metavar="FILE", help="where it goes; by default report.html in the run")
     view = command("view", _view, "serve a run's report on this machine, made anew as the run goes on")
     view.add_argument("--port", type=whole(0), default=8770, metavar="N", help="the port; 0: any free one")
-    for made in (report, view):
+    for made in (probe, report, view):
         made.add_argument("run", type=Path, metavar="RUN", help="the run's folder")
         made.add_argument("--allow-plugins", action="append", default=[], metavar="PACKAGE", help=TRUST)
+
+
+def _add_compare(command: Any) -> None:
+    usage = (
+        "qr-jax compare CONFIG [setting=value ...] --rules NAMES --budget UNIT=N [options]\n"
+        "       qr-jax compare RUN RUN ... [options]"
+    )
+    made = command("compare", _compare, "rules x seeds at one budget, made or gone on with, and compared", usage)
+    made.add_argument("what", nargs="+", metavar="CONFIG|RUN", help="a config with its settings, or runs' folders")
+    made.add_argument("--rules", metavar="NAMES", help="at commas; the first is what the others are held against")
+    made.add_argument("--seeds", type=whole(1), default=3, metavar="N", help="runs a rule (default 3)")
+    made.add_argument("--budget", metavar="UNIT=N", help="rollouts=N, tokens=N or searches=N; of given runs: the unit")
+    made.add_argument("--folder", type=Path, metavar="FOLDER", help="of all runs; of given runs: where the page goes")
+    made.add_argument("--jobs", type=whole(1), default=1, metavar="N", help="runs at a time, each on its own cores")
+    made.add_argument("--every", type=whole(0), metavar="N", help="evaluate every N steps too (evaluation.every)")
+    made.add_argument("--questions", type=whole(1), metavar="N", help="of each evaluation (evaluation.questions)")
+    made.add_argument("--reach", type=float, default=0.7, metavar="SHARE", help="accuracy to be reached (default .7)")
+    made.add_argument("--json", action="store_true", help="print JSON")
+    made.add_argument("--allow-plugins", action="append", default=[], metavar="PACKAGE", help=TRUST)
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    """Exit code 1 when some run failed; what has finished is compared all the same."""
+    from qr_jax import compare
+    from qr_jax.report import comparison
+
+    trusted: tuple[str, ...] | None = tuple(arguments.allow_plugins)
+    if Path(arguments.what[0]).is_dir():
+        folders = [run for given in arguments.what for run in compare.expand(given)]
+        failed, unit = [], arguments.budget
+        if unit not in (None, *compare.BUDGETS):
+            raise ValueError(f"--budget is {unit!r}; for given runs wanted {', '.join(compare.BUDGETS)}")
+    else:
+        folders, failed, unit, trusted = _study(arguments, trusted)
+    if not folders:
+        return 1
+    _say(arguments)(f"comparing {len(folders)} runs, and their null controls")
+    found = compare.compare(folders, measure=unit, reach=arguments.reach, allow_plugins=trusted)
+    if arguments.folder:
+        arguments.folder.mkdir(parents=True, exist_ok=True)
+        (arguments.folder / "comparison.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        page = comparison.write(found, arguments.folder / "compare.html", arguments.folder.resolve().name)
+        _say(arguments)(f"report: {page}\n")
+    print(json.dumps(found, indent=2) if arguments.json else comparison.format_tables(found))
+    return 1 if failed else 0
+
+
+def _study(arguments: argparse.Namespace, trusted: tuple[str, ...] | None) -> tuple[list[Path], list[Any], str, Any]:
+    """Make the runs of a config: the finished folders, the failed jobs, the budget's unit and the packages allowed."""
+    from qr_jax import config as configs
+    from qr_jax import study
+
+    lacks = [name for name in ("rules", "budget", "folder") if not getattr(arguments, name)]
+    if lacks:
+        raise ValueError(f"a config is compared with --{' and --'.join(lacks)} too, or give the folders of runs")
+    path, *typed = arguments.what
+    typed += [f"evaluation.{name}={value}" for name in ("every", "questions") if (value := getattr(arguments, name))]
+    config = configs.load(path, typed)
+    if configs.parts(path)[0].suffix != ".json":  # a Python config is its user's own code
+        trusted = None
+    spend = study.budget(arguments.budget)
+    folders, failed = study.study(
+        config, arguments.folder, named=study.rules(arguments.rules), seeds=arguments.seeds, spend=spend,
+        at_once=arguments.jobs, allow_plugins=trusted, say=_say(arguments),
+    )  # fmt: skip
+    return folders, failed, spend[0], trusted
 
 
 def _oracle(arguments: argparse.Namespace) -> int:
@@ -44,6 +120,16 @@ def _oracle(arguments: argparse.Namespace) -> int:
         print(json.dumps(found[rules[0]] if len(rules) == 1 else found, indent=2))
     else:
         print(oracle.format_table(found))
+    return 0
+
+
+def _probe(arguments: argparse.Namespace) -> int:
+    allow_plugins = _open(arguments)
+    from qr_jax import probe
+
+    chosen = {name: getattr(arguments, name) for name in ("queries", "samples", "seed")}
+    found = probe.probe(arguments.run, **chosen, allow_plugins=allow_plugins, say=_say(arguments))
+    print(json.dumps(found, indent=2) if arguments.json else probe.format_table(found))
     return 0
 
 

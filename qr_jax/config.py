@@ -138,9 +138,13 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Train:
-    steps: int = 100
+    steps: int = 100  # at most; the budgets below end a run after the step that reaches one of them
+    max_rollouts: int | None = None
+    max_tokens: int | None = None  # sampled
+    max_searches: int | None = None
     checkpoint_every: int = 10
-    keep_checkpoints: int = 2
+    keep_checkpoints: int = 2  # the newest so many
+    keep_every: int = 0  # besides, those of every so many steps, whole, for `qr-jax probe`; 0: none
     init: str | None = None  # a run folder to start from (its last checkpoint's weights)
     shuffle_rewards: bool = False  # control: rewards shuffled over the step's episodes; accuracy must not rise
 
@@ -152,7 +156,11 @@ class Mesh:
     data: int = 1
     fsdp: int = 1
     tensor: int = 1
-    devices: int | None = None  # on CPU: how many devices to emulate
+    devices: int | None = None  # on CPU: how many devices to emulate, over all processes
+    # a host's devices share a rollout by key/value heads or by slots, or one decodes; None: heads or slots, whichever
+    # they divide, and one on CPU
+    rollout: Literal["heads", "slots", "one"] | None = None
+    heartbeat_s: float = 60.0  # a process silent for so long ends the run on all the others
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ Pass@1 is the mean correctness over n sampled answers; greedy is a figure of its
 judge's verdict (the paper's 66.0 is almost certainly one).
 """
 
-import hashlib
 import json
 import math
 import time
@@ -15,12 +14,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from qr_jax import answers, assemble, checkpoint, runs
+from qr_jax import answers, assemble, manifest, runs, subject
 from qr_jax.config import Config
-from qr_jax.models import decoder, hf
+from qr_jax.models import hf
 from qr_jax.parallel import mesh as meshes
 from qr_jax.records import Episode, Query
 from qr_jax.rollout.engine import Engine
+from qr_jax.subject import weights as weights  # train, sft and probe begin from a run's
 
 SCORES: Mapping[str, Callable] = {
     "exact_match": answers.exact_match,
@@ -68,7 +68,8 @@ def measure(
     found |= _behaviour(greedy)
     exact = {query.id: answers.exact_match(group[0].answer, query.answers) for query, group in _paired(queries, greedy)}
     shown = {query.id: format_episode(group[0]) for query, group in _paired(queries[:SHOWN], greedy[:SHOWN])}
-    found["details"] = {"exact_match": exact, "transcripts": shown}
+    faulted = [query.id for query, group in _paired(queries, greedy) if not group[0].valid]
+    found["details"] = {"exact_match": exact, "faulted": faulted, "transcripts": shown}
     if samples:
         sampled = run(samples, purpose="pass", temperature=settings.evaluation.temperature)
         found["samples"] = samples
@@ -179,22 +180,6 @@ def format_table(found: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def weights(run: str | Path, agent: assemble.Agent, mesh, step: int | None = None):
-    """The parameters of a run's last whole checkpoint, or that of `step`, laid over the mesh."""
-    found, last = runs.last_checkpoint(run, step)
-    checkpoint.check_same_model(found.host(last), agent.fingerprint)
-    abstract = meshes.abstract(mesh, decoder.abstract(agent.cfg))
-    return found.restore(last, abstract, part="params")[0]
-
-
-def open_run(run: str | Path, settings: Config, step: int | None = None):
-    """(agent, parameters ready for rollouts) of a run's checkpoint."""
-    mesh = meshes.make_mesh(settings.mesh)
-    agent = assemble.agent(settings)
-    params = weights(run, agent, mesh, step)
-    return agent, assemble.hand_over(params, agent.cfg, settings.model.compute, mesh)
-
-
 def evaluate(
     run: str | Path,
     *,
@@ -205,39 +190,41 @@ def evaluate(
     step: int | None = None,
     allow_plugins: Sequence[str] | None = None,
 ) -> dict[str, Any]:
-    """Evaluate a run's checkpoint; the result is also written to RUN/eval, with what it was measured on beside it."""
+    """Evaluate a run's checkpoint; the result is also written to RUN/eval, with its manifest in it."""
     settings = runs.load(run)
     if world_seed is not None:
         settings = assemble.with_world_seed(settings, world_seed)
-    queries = assemble.questions(settings, "eval")
-    search = assemble.searcher(settings, retriever, allow_plugins=allow_plugins)
-    agent, params = open_run(run, settings, step)
+    settings = subject.with_retriever(settings, retriever)
+    queries = assemble.questions(settings, "eval")[: questions or settings.evaluation.questions]
+    samples = settings.evaluation.samples if samples is None else samples
+    over = subject.corpus(settings, lambda: assemble.passages(settings), allow_plugins=allow_plugins)
+    agent, params, model = subject.open_model(settings, run, step)
     env = assemble.environment(settings, allow_plugins=allow_plugins)
     found = measure(
-        settings, agent.engine, params, search=search, queries=queries, env=env, samples=samples, limit=questions
+        settings,
+        agent.engine,
+        params,
+        search=over.search(),
+        queries=queries,
+        env=env,
+        samples=samples,
+        limit=len(queries),
     )
-    _, last = runs.last_checkpoint(run, step)
-    kept = queries[: questions or settings.evaluation.questions]
-    found["manifest"] = {
-        "step": last,
-        "retriever": retriever or settings.retriever.name,
-        "search_k": settings.rollout.search_k,
-        "env": settings.env.name,
-        "eval": settings.data.eval,
-        "corpus": settings.data.corpus,
-        "world": dict(settings.data.world),
-        "questions_sha256": hashlib.sha256("\n".join(query.id for query in kept).encode()).hexdigest(),
-        "seed": settings.seed,
-    }
-    path = Path(run) / "eval" / f"{_name(found['manifest'], samples)}.json"
+    found["manifest"] = manifest.manifest(
+        settings,
+        questions={"eval": queries},
+        corpora={"eval": over.sha256},
+        split=f"{settings.data.split} of {settings.data.eval}",
+        samples=samples,
+        env=env,
+        model=model,
+    )
+    digest = manifest.sha256(json.dumps(found["manifest"], sort_keys=True))[:8]
+    name = f"step_{model['step']:06d}_{settings.retriever.name.rpartition('.')[2]}_{digest}"
+    path = Path(run) / "eval" / f"{name}.json"
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(found, indent=2) + "\n")
     return found
-
-
-def _name(manifest: Mapping[str, Any], samples: int | None) -> str:
-    digest = hashlib.sha256(json.dumps([manifest, samples], sort_keys=True).encode()).hexdigest()[:8]
-    return f"step_{manifest['step']:06d}_{manifest['retriever'].rpartition('.')[2]}_{digest}"
 
 
 def ask(run: str | Path, question: str, *, allow_plugins: Sequence[str] | None = None) -> Episode:
@@ -247,7 +234,7 @@ def ask(run: str | Path, question: str, *, allow_plugins: Sequence[str] | None =
     settings = runs.load(run)
     settings = replace(settings, rollout=replace(settings.rollout, slots=1, store=1))
     search = assemble.searcher(settings, allow_plugins=allow_plugins)
-    agent, params = open_run(run, settings)
+    agent, params, _ = subject.open_model(settings, run, hashed=False)
     env = assemble.environment(settings, allow_plugins=allow_plugins)
     query = Query("ask", question, ())
     return agent.engine.run(
@@ -283,6 +270,6 @@ def export(run: str | Path, folder: str | Path, *, dtype: Literal["bfloat16", "f
     settings = runs.load(run)
     mesh = meshes.make_mesh(settings.mesh)
     agent = assemble.agent(replace(settings, rollout=replace(settings.rollout, slots=1, store=1)))
-    params = weights(run, agent, mesh)
+    params = subject.weights(run, agent, mesh)
     hf.save(folder, agent.cfg, assemble.on_one_device(params, mesh), agent.tokenizer, dtype=dtype)
     return Path(folder)

@@ -224,7 +224,7 @@ def _jit_on(function, state_at, spec, out, *, donate: bool):
     jitted = jax.jit(function, out_shardings=out, donate_argnums=(0,) if donate else ())
 
     def call(state, batch, *more):
-        batch = jax.device_put(batch, spec(batch))
+        batch = meshes.spread(batch, spec(batch))
         return jitted(state, batch, *more)
 
     call.jitted, call.state_at, call.batch_at = jitted, state_at, spec

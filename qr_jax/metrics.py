@@ -82,12 +82,12 @@ NAMES: dict[str, Metric] = {
     "learner/skipped": Metric("", "updates skipped in a row for a non-finite gradient"),
     "learner/nonfinite": Metric("", "non-finite gradients in this step"),
     "learner/tokens": Metric("tokens", "sampled tokens that were trained on"),
-    "learner/packing_efficiency": Metric("share", "of the packed rows' columns, those with a token"),
+    "learner/packing_efficiency": Metric("share", "of the positions that were computed, those with a token"),
     "learner/micro_batches": Metric("", "micro-batches of the step"),
     "sft/loss": Metric("nats", "cold start: cross-entropy a token of the expert"),
     "sft/grad_norm": Metric("", "cold start: global norm of the gradient before clipping"),
     "sft/tokens": Metric("tokens", "cold start: expert tokens trained on"),
-    "sft/packing_efficiency": Metric("share", "cold start: of the packed rows' columns, those with a token"),
+    "sft/packing_efficiency": Metric("share", "cold start: of the positions that were computed, those with a token"),
     "rollout/turns": Metric("", "model turns an episode"),
     "rollout/searches": Metric("", "searches an episode"),
     "rollout/tokens": Metric("tokens", "sampled tokens an episode"),
@@ -112,6 +112,7 @@ NAMES: dict[str, Metric] = {
     "perf/tokens_per_s": Metric("tokens/s", "sampled tokens a second of rolling out"),
     "perf/learner_tokens_per_s": Metric("tokens/s", "trained tokens a second of the train step"),
     "perf/compiles": Metric("", "programs compiled in this step; 0 after the first"),
+    "perf/search_cache_hit_rate": Metric("share", "searches since the start that `cached` had on disk"),
     "perf/rollouts_per_s": Metric("1/s", "episodes a second of the step"),
     "perf/step_tokens_per_s": Metric(
         "tokens/s", "tokens of the episodes, prompts and observations included, a second of the step and device"

@@ -83,10 +83,10 @@ def pack(
 
 
 def packing_efficiency(batch: Batch) -> float:
-    """Tokens / (rows opened * row length), in [0, 1]; 0 for an empty batch."""
+    """Tokens / positions that the learner computes, in [0, 1]: empty rows of a used micro-batch count; 0 when empty."""
+    used_M = np.asarray(batch.used_M)
     filled_MRC = np.asarray(batch.segment_MRC) > 0
-    opened = int(filled_MRC.any(-1).sum())
-    return float(filled_MRC.sum()) / (opened * filled_MRC.shape[-1]) if opened else 0.0
+    return float(filled_MRC.sum()) / float(used_M.sum() * filled_MRC[0].size) if used_M.any() else 0.0
 
 
 def _pad_grades(episodes_by_group, grades: Grades, queries: int, samples: int) -> Grades:

@@ -7,6 +7,8 @@ import codecs
 import json
 import os
 import signal
+import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,12 +23,14 @@ from qr_jax.records import Episode
 from qr_jax.settings import plain
 
 LEDGER = "ledger.jsonl"
-# What may change between two attempts of one run: how long it goes on and what is told about it, not what is computed.
-MAY_CHANGE = ("train.steps", "train.keep_checkpoints", "train.checkpoint_every", "log")
+POLL_S = 0.5  # how often a process asks whether another one was told to stop
+# What may change between two attempts of one run: how long it goes on, what is told about it and where it runs, not
+# what is computed.
+MAY_CHANGE = ("train.steps", "train.keep_checkpoints", "train.keep_every", "train.checkpoint_every", "log", "mesh")
 
 
 class Run:
-    """One attempt at a run. `checkpoints` and `writer` are its files; `attempt` counts from 1."""
+    """One attempt at a run; `attempt` counts from 1. All processes call its methods, and process 0 writes."""
 
     def __init__(
         self,
@@ -40,19 +44,33 @@ class Run:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._keep_config()
         self.attempt = checkpoint.next_attempt(self.folder)
+        of = settings.train
         self.checkpoints = checkpoint.Checkpoints(
-            self.folder / "checkpoints", keep=settings.train.keep_checkpoints, say=say
+            self.folder / "checkpoints", keep=of.keep_checkpoints, keep_every=of.keep_every, say=say
         )
-        self._writer: metrics_writer.Writer | None = None
+        self._writer: metrics_writer.Writer | None = None  # of process 0, from `go_on` to `close`
+        self._open = False
         self.saved: int | None = None
         self.stopping = False
+        self._told, self._polled_s = False, 0.0
         self._handler_before = self._on_sigterm()
 
-    @property
-    def writer(self) -> metrics_writer.Writer:
-        """The attempt's metrics; there from `go_on` to `close`."""
-        assert self._writer is not None, "metrics are written only after go_on and before close"
-        return self._writer
+    def stop_now(self) -> bool:
+        """Whether to leave a rollout: this process was told to stop, or one of the others (asked now and then)."""
+        if hosts.count() == 1:
+            return self.stopping
+        if self.stopping and not self._told:
+            self._told = True
+            hosts.say_stop()
+        if not self.stopping and time.monotonic() - self._polled_s > POLL_S:
+            self._polled_s = time.monotonic()
+            self.stopping = hosts.stop_said()
+        return self.stopping
+
+    def stops(self) -> bool:
+        """Whether one of the processes was told to stop; the same on all, which call it at the same place."""
+        self.stopping = hosts.any_process(self.stopping)
+        return self.stopping
 
     def _keep_config(self) -> None:
         """Write config.json; where a run has begun, refuse what would make it another one."""
@@ -83,8 +101,8 @@ class Run:
                 )
             check(host)
             found = self.checkpoints.restore(step, abstract)
-        if self._writer:
-            self._writer.close()
+        if self._open:
+            self._close_writer()
             self.attempt = checkpoint.next_attempt(self.folder)
         if hosts.index() == 0:
             lines = metrics_writer.discard_after(self.folder, found[1]["metrics_bytes"] if found else 0, self.attempt)
@@ -93,27 +111,42 @@ class Run:
             discard_draws_after(self.folder, step or 0, self.attempt)
         checkpoint.discard_after(self.folder, step or 0, self.attempt)
         log = self.settings.log
-        self._writer = metrics_writer.Writer(
-            self.folder, tensorboard=log.tensorboard, wandb=log.wandb, aliases=log.aliases, first_step=(step or 0)
-        )
-        self.saved = step
+        if hosts.index() == 0:
+            self._writer = metrics_writer.Writer(
+                self.folder, tensorboard=log.tensorboard, wandb=log.wandb, aliases=log.aliases, first_step=step or 0
+            )
+        self._open, self.saved = True, step
         return None if found is None or step is None else (*found, step)
 
     def save(self, step: int, state: Any, host: Mapping[str, Any]) -> None:
         """Checkpoint `step` (the number of steps done), metrics synced first; nothing when it is saved already."""
-        if self.saved == step or self._writer is None:
+        if self.saved == step or not self._open:
             return
-        self.checkpoints.save(step, state, {**host, "stage": self.stage}, metrics_bytes=self._writer.sync())
+        length = self._writer.sync() if self._writer else 0  # of process 0, which writes the host values
+        self.checkpoints.save(step, state, {**host, "stage": self.stage}, metrics_bytes=length)
         self.saved = step
 
-    def write_episodes(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
-        """episodes/step_N.jsonl, numbered like the line in metrics.jsonl: a row an episode, whole or not there."""
-        if not self.settings.log.episodes or hosts.index():
+    def write_metrics(self, step: int, row: Mapping[str, Any]) -> None:
+        """A line of metrics.jsonl; from `go_on` on."""
+        assert self._open, "metrics are written only after go_on and before close"
+        if self._writer:
+            self._writer.write(step, row)
+
+    def write_episodes(self, step: int, rows: Mapping[tuple[int, int], Mapping[str, Any]]) -> None:
+        """episodes/step_N.jsonl, numbered like the line in metrics.jsonl: a row an episode, whole or not there.
+
+        Each process gives its own rows, by position in the draw and sample; process 0 writes all in that order.
+        """
+        if not self.settings.log.episodes:
+            return
+        own = [[at, sample, json.dumps(row, ensure_ascii=False)] for (at, sample), row in rows.items()]
+        every = sorted((at, sample, line) for part in hosts.gather(own) for at, sample, line in part)
+        if hosts.index():
             return
         path = self.folder / "episodes" / f"step_{step:06d}.jsonl"
         path.parent.mkdir(exist_ok=True)
         aside = path.with_suffix(".new")
-        aside.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+        aside.write_text("".join(f"{line}\n" for _, _, line in every), encoding="utf-8")
         os.replace(aside, path)
 
     def write_draws(self, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -147,10 +180,18 @@ class Run:
         return before
 
     def close(self) -> None:
-        """Wait for what is being written, and give SIGTERM back to whom it belonged."""
+        """Wait for what is being written, and give SIGTERM back to whom it belonged.
+
+        After an error of one of several processes nothing is waited for: the others are elsewhere.
+        """
         if self._handler_before is not None:
             signal.signal(signal.SIGTERM, self._handler_before)
-        self.checkpoints.close()
+        if hosts.count() == 1 or isinstance(sys.exception(), (SystemExit, type(None))):
+            self.checkpoints.close()
+        self._close_writer()
+        self._open = False
+
+    def _close_writer(self) -> None:
         if self._writer:
             self._writer.close()
             self._writer = None
@@ -238,4 +279,4 @@ def pieces(ids: Sequence[int], piece: Callable[[int], bytes]) -> list[str]:
 
 def for_stage(settings: Config, steps: int, every: int) -> Config:
     """The config of a stage (the cold start) kept in a run folder of its own."""
-    return replace(settings, train=replace(settings.train, steps=steps, checkpoint_every=every))
+    return replace(settings, train=replace(settings.train, steps=steps, checkpoint_every=every, keep_every=0))

@@ -140,11 +140,12 @@ def sft(
         for step in range(done, settings.sft.steps):
             state, row = _step(made, state, batches(step), rate, settings)
             loss = row["sft/loss"]
-            run.writer.write(step + 1, row)
-            if (step + 1) % every == 0 or step + 1 == settings.sft.steps or run.stopping:
+            run.write_metrics(step + 1, row)
+            stops = run.stops()
+            if (step + 1) % every == 0 or step + 1 == settings.sft.steps or stops:
                 run.save(step + 1, state, host)
                 say(f"cold start {step + 1}/{settings.sft.steps}  loss {loss:.4f}")
-            if run.stopping:
+            if stops:
                 raise SystemExit(143)
         summary = {
             "steps": settings.sft.steps,

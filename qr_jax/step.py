@@ -1,7 +1,8 @@
 """The host half of a step: what is drawn, rolled out, graded, settled and handed on; and what the next step needs."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
 
@@ -20,6 +21,40 @@ ROLLBACK_SEEDS = 65536  # a rollback moves the seed by this, so that it does not
 COUNTS = ("rollouts", "tokens", "searches", "rollbacks", "base", "before")
 
 Group = list[Episode]
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What one query's rollouts took, in counts; every process knows it of all queries, and the episodes of its own."""
+
+    episodes: int
+    invalid: int
+    turns: int  # of the model
+    searches: int
+    tokens: int  # sampled
+    context_tokens: int
+    valid_tokens: int  # sampled, of valid episodes
+    valid_episodes: int  # those with sampled tokens
+    stops: dict[str, int]
+    fault: str | None  # the first one's reason
+
+
+def spent(group: Group) -> Spent:
+    """What a group took."""
+    sampled = [int(episode.mask_L.sum()) for episode in group]
+    valid = [tokens for tokens, episode in zip(sampled, group, strict=True) if episode.valid]
+    return Spent(
+        episodes=len(group),
+        invalid=len(group) - len(valid),
+        turns=sum(int(episode.turn_L.max(initial=-1)) + 1 for episode in group),
+        searches=sum(len(turn.queries) for episode in group for turn in episode.turns),
+        tokens=sum(sampled),
+        context_tokens=sum(len(episode.ids_L) for episode in group),
+        valid_tokens=sum(valid),
+        valid_episodes=sum(tokens > 0 for tokens in valid),
+        stops=dict(Counter(episode.stop for episode in group)),
+        fault=next((episode.fault for episode in group if not episode.valid), None),
+    )
 
 
 @dataclass(frozen=True)
@@ -67,10 +102,12 @@ class Step:
     def rollout(self, params, progress: Progress, step: int) -> tuple[np.ndarray, dict[int, Group], Statistics]:
         """Draw and roll out, round by round; every process its own queries.
 
-        Returns drawn_Q and this process's groups.
+        Returns drawn_Q and this process's groups and statistics. Interrupted on every process when one was told to
+        stop.
         """
         drawn: list[int] = []
         groups: dict[int, Group] = {}
+        owner: dict[int, int] = {}
         total, so_far = Statistics(), []
         while (ask := self.rounds(progress.pool, so_far)) is not None:
             new = pool.draw(
@@ -81,27 +118,35 @@ class Step:
                 break
             drawn += new.tolist()
             wanted = dict.fromkeys(new.tolist(), self.settings.pool.samples) | dict(ask.more)
-            for index, group in self.run_engine(params, wanted, groups, progress, step, total).items():
+            mine = self.deal(progress, wanted, owner)
+            made = assemble.all_or_none(partial(self.run_engine, params, mine, groups, progress, step, total))
+            for index, group in made.items():
                 groups[index] = groups.get(index, []) + group
             so_far.append(self.judge(drawn, self.grade(drawn, groups, step), step, progress))
         return np.array(drawn, np.int64), groups, total
 
-    def run_engine(self, params, wanted: dict[int, int], groups, progress: Progress, step: int, total: Statistics):
-        """Roll out this process's part of the wanted queries (pool index -> samples).
+    def deal(self, progress: Progress, wanted: dict[int, int], owner: dict[int, int]) -> dict[int, int]:
+        """This process's part of the wanted queries (pool index -> samples), by what they are expected to cost.
 
-        Their sample numbers go on counting.
+        `owner` (pool index -> process) grows: whoever has a query's first samples makes the further ones too.
         """
-        cost = dict(zip(wanted, self.expected_tokens(progress, list(wanted)), strict=True))
-        mine_at = hosts.deal(np.array([cost[index] * wanted[index] for index in wanted]), hosts.count())[hosts.index()]
-        mine = [list(wanted)[at] for at in mine_at]
+        new = [index for index in wanted if index not in owner]
+        cost_Q = np.array(self.expected_tokens(progress, new)) * [wanted[index] for index in new]
+        for process, mine_at in enumerate(hosts.deal(cost_Q, hosts.count())):
+            owner |= {new[at]: process for at in mine_at}
+        return {index: samples for index, samples in wanted.items() if owner[index] == hosts.index()}
+
+    def run_engine(self, params, mine: dict[int, int], groups, progress: Progress, step: int, total: Statistics):
+        """Roll out the queries (pool index -> samples) on this process. Their sample numbers go on counting."""
+        cost = dict(zip(mine, self.expected_tokens(progress, list(mine)), strict=True))
         made: dict[int, Group] = {}
         for first in sorted({len(groups.get(index, ())) for index in mine}):
             some = [index for index in mine if len(groups.get(index, ())) == first]
             engine = self.agent.engine
             found = engine.run(
-                params, [self.queries[index] for index in some], [wanted[index] for index in some], env=self.env,
+                params, [self.queries[index] for index in some], [mine[index] for index in some], env=self.env,
                 search=self.search, seed=self.seed(progress), step=step, query_keys=some, first_sample=first,
-                expected_tokens=[cost[index] for index in some], stop_now=lambda: self.run.stopping,
+                expected_tokens=[cost[index] for index in some], stop_now=self.run.stop_now,
             )  # fmt: skip
             made |= dict(zip(some, found, strict=True))
             for name in vars(total):
@@ -115,13 +160,20 @@ class Step:
         known = dict(enumerate(progress.cost_F.tolist()))
         return [known.get(int(self.family_P[index])) or unknown for index in indices]
 
-    def costs(self, progress: Progress, groups: dict[int, Group]) -> np.ndarray:
-        """`cost_F` after a step, the same on every process: half what it was, half the mean of this step's episodes."""
+    def share(self, groups: dict[int, Group], statistics: Statistics) -> tuple[dict[int, Spent], Statistics]:
+        """What all processes' rollouts took, by pool index; counts added up, seconds those of the slowest process."""
+        own = [[index, asdict(spent(group))] for index, group in groups.items()]
+        every = hosts.gather([own, asdict(statistics)])
+        numbers = {name: [statistics[name] for _, statistics in every] for name in vars(statistics)}
+        total = {name: max(found) if name.endswith("_s") else sum(found) for name, found in numbers.items()}
+        return {index: Spent(**one) for part, _ in every for index, one in part}, Statistics(**total)
+
+    def costs(self, progress: Progress, spent_of: Mapping[int, Spent]) -> np.ndarray:
+        """`cost_F` after a step: half what it was, half the mean of this step's episodes."""
         sum_F, count_F = np.zeros((2, int(self.family_P.max(initial=0)) + 1))
-        for index, group in groups.items():
-            sum_F[self.family_P[index]] += sum(len(episode.ids_L) for episode in group)
-            count_F[self.family_P[index]] += len(group)
-        sum_F, count_F = np.sum(hosts.gather([sum_F.tolist(), count_F.tolist()]), axis=0)
+        for index, one in spent_of.items():
+            sum_F[self.family_P[index]] += one.context_tokens
+            count_F[self.family_P[index]] += one.episodes
         before_F = progress.cost_F if len(progress.cost_F) else np.zeros(len(sum_F))
         mean_F = sum_F / np.maximum(count_F, 1)
         return np.where(count_F == 0, before_F, np.where(before_F == 0, mean_F, (before_F + mean_F) / 2))
@@ -157,13 +209,11 @@ class Step:
             seed=self.seed(progress),
         )  # fmt: skip
 
-    def left_out(self, progress: Progress, drawn_Q, groups: dict[int, Group], kept_at) -> tuple[int, int]:
+    def left_out(self, progress: Progress, drawn_Q, spent_of: Mapping[int, Spent], kept_at) -> tuple[int, int]:
         """Sampled tokens and episodes of valid rollouts that will not be trained on, since the last update."""
         kept = set(kept_at.tolist())
-        rest = [e for at, index in enumerate(drawn_Q.tolist()) if at not in kept for e in groups.get(index, ())]
-        sampled = [int(episode.mask_L.sum()) for episode in rest if episode.valid]
-        counts = hosts.gather([sum(sampled), sum(tokens > 0 for tokens in sampled)])
-        tokens, episodes = np.sum(counts, axis=0).tolist()
+        rest = [spent_of[index] for at, index in enumerate(drawn_Q.tolist()) if at not in kept and index in spent_of]
+        tokens, episodes = sum(one.valid_tokens for one in rest), sum(one.valid_episodes for one in rest)
         return progress.left_out[0] + tokens, progress.left_out[1] + episodes
 
     def batch(self, waiting: Sequence[tuple[Group, np.ndarray]], left_out: tuple[int, int]) -> pack.Batch:

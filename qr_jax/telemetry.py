@@ -1,6 +1,6 @@
 """A run in numbers: a step's row of metrics, its episodes as JSON, and the run's summary."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,14 +11,15 @@ from qr_jax.config import Config
 from qr_jax.metrics import STOPS
 from qr_jax.models import costs
 from qr_jax.models.families import ModelConfig
-from qr_jax.parallel import hosts, peaks
-from qr_jax.records import Outcome
+from qr_jax.parallel import peaks
+from qr_jax.records import Outcome, SearchFunction
 from qr_jax.rollout.engine import Statistics
-from qr_jax.step import Group, Progress, Step
+from qr_jax.search_cache import SearchCache
+from qr_jax.step import Group, Progress, Spent, Step
 
 
 def step_figures(
-    one: Step, before, outcome: Outcome, after: Progress, groups, statistics: Statistics
+    one: Step, before, outcome: Outcome, after: Progress, spent_of: Mapping[int, Spent], statistics: Statistics
 ) -> dict[str, Any]:
     """Rewards, pool, rollout and budget metrics of a step."""
     graded, accept = outcome.grades, one.settings.pool.queries
@@ -28,20 +29,18 @@ def step_figures(
     if valid_QG.any():
         row["reward/mean"] = float(graded.reward_QG[valid_QG].mean())
         row["reward/outcome_mean"] = float((outcome_QG[valid_QG] == 1).mean())
-    rollouts_Q = np.array([len(groups.get(int(index), ())) for index in outcome.drawn_Q])
+    rollouts_Q = np.array([spent_of[int(index)].episodes for index in outcome.drawn_Q])
     row |= figures.step_figures(before, outcome, after.pool, accept=accept, rollouts_Q=rollouts_Q)
     row |= {"pool/waiting": len(after.waiting), "pool/size": after.pool.size}
-    episodes = [episode for group in groups.values() for episode in group]
-    count = max(len(episodes), 1)
-    searches = sum(len(turn.queries) for episode in episodes for turn in episode.turns)
-    stops = {stop: sum(episode.stop == stop for episode in episodes) / count for stop in STOPS}
+    every = spent_of.values()
+    count = max(sum(one.episodes for one in every), 1)
     return row | {
-        "rollout/turns": sum(int(episode.turn_L.max(initial=-1)) + 1 for episode in episodes) / count,
-        "rollout/searches": searches / count,
-        "rollout/tokens": sum(int(episode.mask_L.sum()) for episode in episodes) / count,
-        "rollout/context_tokens": sum(len(episode.ids_L) for episode in episodes) / count,
-        "rollout/faults": sum(not episode.valid for episode in episodes),
-        **{f"rollout/stop_{stop}": share for stop, share in stops.items()},
+        "rollout/turns": sum(one.turns for one in every) / count,
+        "rollout/searches": sum(one.searches for one in every) / count,
+        "rollout/tokens": sum(one.tokens for one in every) / count,
+        "rollout/context_tokens": sum(one.context_tokens for one in every) / count,
+        "rollout/faults": sum(one.invalid for one in every),
+        **{f"rollout/stop_{stop}": sum(one.stops.get(stop, 0) for one in every) / count for stop in STOPS},
         "retriever/queries": statistics.searches_sent,
         "retriever/failed": statistics.searches_failed,
         "budget/rollouts": after.rollouts,
@@ -77,12 +76,12 @@ def gap_alarm(settings: Config, row: dict[str, Any]) -> str | None:
     )
 
 
-def fault_alarm(groups: dict[int, Group]) -> str | None:
+def fault_alarm(spent_of: Mapping[int, Spent]) -> str | None:
     """A warning when no episode of the step is valid."""
-    episodes = [episode for group in groups.values() for episode in group]
-    if not episodes or any(episode.valid for episode in episodes):
+    every = list(spent_of.values())
+    if not every or any(one.invalid < one.episodes for one in every):
         return None
-    return f"every episode is a fault, the first by: {episodes[0].fault}; nothing is learned until that is mended"
+    return f"every episode is a fault, the first by: {every[0].fault}; nothing is learned until that is mended"
 
 
 def times(clock: Sequence[float], statistics: Statistics, rollouts: int, found) -> dict[str, Any]:
@@ -104,18 +103,29 @@ def times(clock: Sequence[float], statistics: Statistics, rollouts: int, found) 
     }
 
 
+def cache_figures(search: SearchFunction) -> dict[str, float]:
+    """How many searches were read from disk, where the retriever is `cached`; of this process, evaluations included."""
+    if not isinstance(search, SearchCache) or not search.asked:
+        return {}
+    return {"perf/search_cache_hit_rate": search.hits / search.asked}
+
+
 def speed(
-    settings: Config, cfg: ModelConfig, groups, batch: pack.Batch | None, clock: Sequence[float], statistics: Statistics
+    settings: Config,
+    cfg: ModelConfig,
+    context_tokens: int,
+    batch: pack.Batch | None,
+    clock: Sequence[float],
+    statistics: Statistics,
 ) -> dict[str, Any]:
     """What the step got of the most that the devices can do (models/costs.py, parallel/peaks.py).
 
-    `batch` is what was trained on, None where nothing was; what was not done has no figure. Of decoding and of memory
-    they are this process's own.
+    `context_tokens` are those of the step's episodes, `batch` what was trained on, None where nothing was; what was not
+    done has no figure. `statistics` are this process's own, and so are the figures of decoding and of memory.
     """
     step_s, learner_s, devices = clock[-1] - clock[0], clock[-1] - clock[-2], peaks.devices(settings.mesh)
-    tokens = sum(len(episode.ids_L) for group in groups.values() for episode in group)
     row = {
-        "perf/step_tokens_per_s": tokens * hosts.count() / max(step_s, 1e-9) / devices,
+        "perf/step_tokens_per_s": context_tokens / max(step_s, 1e-9) / devices,
         "perf/peak_memory_gib": peaks.memory_bytes() / 2**30,
     }
     peak = peaks.of(settings.model.compute)
@@ -147,18 +157,18 @@ def write_episodes(one: Step, step: int, drawn_Q, groups: dict[int, Group], outc
     advantage_QG = np.asarray(one.advantage(replace(graded, valid_QG=graded.valid_QG & taken_Q[:, None]))).round(6)
     one.run.write_episodes(
         step + 1,
-        [
-            runs.episode_row(
+        {
+            (at, g): runs.episode_row(
                 episode, float(graded.reward_QG[at, g]), str(outcome.verdict_Q[at]), bool(taken_Q[at]),
                 advantage_QG[at, g].tolist(), piece,
             )
             for at, index in enumerate(drawn_Q.tolist())
             for g, episode in enumerate(groups.get(index, ()))
-        ],
+        },
     )  # fmt: skip
 
 
-def write_draws(one: Step, step: int, before, groups: dict[int, Group], outcome: Outcome) -> None:
+def write_draws(one: Step, step: int, before, spent_of: Mapping[int, Spent], outcome: Outcome) -> None:
     """A line a draw in ledger.jsonl: query, origin, each sample's reward (null: not valid), verdict, tokens, searches.
 
     `successes` counts the valid outcomes of 1, `valid` the valid episodes.
@@ -166,15 +176,11 @@ def write_draws(one: Step, step: int, before, groups: dict[int, Group], outcome:
     graded = outcome.grades
     outcome_QG = graded.reward_QG if graded.outcome_QG is None else graded.outcome_QG
     origin_of = {last: origin for origin, last in figures.ORIGINS.items()}
-    spent: dict[int, list[int]] = {}
-    for mine in hosts.gather([[index, *_spent(group)] for index, group in groups.items()]):
-        spent |= {int(index): [int(tokens), int(searches)] for index, tokens, searches in mine}
     taken = set(outcome.accepted_at.tolist())
     rows = []
     for at, index in enumerate(outcome.drawn_Q.tolist()):
         valid_G = graded.valid_QG[at]
         rewards = [float(reward) if ok else None for reward, ok in zip(graded.reward_QG[at], valid_G, strict=True)]
-        tokens, searches = spent.get(index, (0, 0))
         rows.append(
             {
                 "step": step + 1,
@@ -186,17 +192,11 @@ def write_draws(one: Step, step: int, before, groups: dict[int, Group], outcome:
                 "valid": int(valid_G.sum()),
                 "verdict": str(outcome.verdict_Q[at]),
                 "accepted": at in taken,
-                "tokens": tokens,
-                "searches": searches,
+                "tokens": spent_of[index].tokens,
+                "searches": spent_of[index].searches,
             }
         )
     one.run.write_draws(rows)
-
-
-def _spent(group: Group) -> tuple[int, int]:
-    """Sampled tokens and searches of a group."""
-    tokens = sum(int(episode.mask_L.sum()) for episode in group)
-    return tokens, sum(len(turn.queries) for episode in group for turn in episode.turns)
 
 
 def summarise(
@@ -204,7 +204,7 @@ def summarise(
 ) -> dict[str, Any]:
     """What summary.json holds: accuracy before and after, pool figures over the last tenth of the steps, the budget.
 
-    `wall_s` is this attempt's, and so is `warm_up_s`, the part of it in which the rollout's programs were compiled.
+    `wall_s` is this attempt's, and so is `warm_up_s`, the part of it in which programs were compiled.
     """
     lines = metrics_writer.read(run.folder)
     last = figures.over_steps(lines[-max(len(lines) // 10, 1) :]) if lines else {}

@@ -25,6 +25,7 @@ from qr_jax import (
     checkpoint,
     evaluate,
     figures,
+    last_evaluation,
     learner,
     metrics_writer,
     null_control,
@@ -33,8 +34,8 @@ from qr_jax import (
     runs,
     telemetry,
 )
-from qr_jax.config import Config
-from qr_jax.parallel import hosts, peaks
+from qr_jax.config import Config, Train
+from qr_jax.parallel import host_local, hosts, peaks
 from qr_jax.parallel import mesh as meshes
 from qr_jax.report import charts, page
 from qr_jax.rollout import compiles
@@ -43,6 +44,7 @@ from qr_jax.sft import sft
 from qr_jax.step import Progress, Step, from_host
 
 MOST_ROLLBACKS = 3
+BUDGETS = ("rollouts", "tokens", "searches")
 
 
 def update(made: learner.Learner, state: learner.State, batch: pack.Batch, updates: int):
@@ -80,12 +82,13 @@ def train(settings: Config, folder: str | Path, *, say: Callable[[str], None] = 
         say("evaluating after training")
         after = parts.measure(params=parts.hand_over(state.params))
         _say_what_changed(say, progress, after)
+        run.write_json(last_evaluation.FILE, last_evaluation.final(settings, parts.questions, after, env=parts.one.env))
         summary = telemetry.summarise(run, progress, after, time.monotonic() - started, parts.warm_up_s)
         run.write_json("summary.json", summary)
         if hosts.index() == 0 and progress.rollouts:
             null = null_control.null_of_run(run.folder, points=charts.RATE_BINS, allow_plugins=None)
             say(f"report: {page.write(run.folder, null=null)}")
-        return summary
+        return hosts.from_first(summary)
     except Interrupted:
         say("stopped by SIGTERM; the same command goes on from the last checkpoint")
         raise SystemExit(143) from None
@@ -110,9 +113,14 @@ class _Parts:
             checkpoint.QUERIES: pool.query_list_hash(query.id for query in queries),
             checkpoint.MODEL: self.agent.fingerprint,
         }
-        self.hand_over = partial(assemble.hand_over, cfg=self.agent.cfg, compute=settings.model.compute, mesh=self.mesh)
-        asked = {"queries": assemble.questions(settings, "eval"), "stop_now": lambda: run.stopping}
-        self.measure = partial(evaluate.measure, settings, self.agent.engine, search=self.search, **asked)
+        self.layout: host_local.Kind = assemble.rollout_layout(settings, self.agent.cfg, self.mesh)
+        self.hand_over = partial(
+            assemble.hand_over, cfg=self.agent.cfg, compute=settings.model.compute, mesh=self.mesh, layout=self.layout
+        )
+        self.questions = assemble.questions(settings, "eval")
+        asked = {"queries": self.questions, "stop_now": run.stop_now}
+        engine = assemble.Dealt(self.agent.engine)
+        self.measure = partial(evaluate.measure, settings, engine, search=self.search, **asked)
 
     def check(self, host: dict[str, Any]) -> None:
         """ValueError when a checkpoint's host values are of another query list or model."""
@@ -131,11 +139,12 @@ def _begin(parts: _Parts) -> tuple[learner.State, Progress, int]:
         state, host, step = resumed
         say(f"going on after step {step} (attempt {run.attempt})")
         _warm_up(parts, parts.hand_over(state.params))
-        return state, from_host(host), step
+        return _compile_update(parts, state), from_host(host), step
     queries = parts.one.queries
     progress = Progress(pool.create(len(queries), parts.one.family_P))
     params = assemble.place(parts.agent.weights(), parts.mesh)
     say(f"{len(queries)} queries; {meshes.describe_layout(parts.mesh, params).splitlines()[0]}")
+    say(f"rollouts: {host_local.describe(parts.layout, parts.mesh, parts.agent.cfg)}")
     _warm_up(parts, parts.hand_over(params))
     if settings.evaluation.base:
         say("evaluating the model as it is, before its cold start")
@@ -147,14 +156,14 @@ def _begin(parts: _Parts) -> tuple[learner.State, Progress, int]:
     progress = replace(progress, before=parts.measure(params=parts.hand_over(state.params)))
     say(f"before training: {evaluate.one_line(progress.before)}")
     parts.save(0, state, progress)
-    return state, progress, 0
+    return _compile_update(parts, state), progress, 0
 
 
 def _loop(parts: _Parts, state: learner.State, progress: Progress, step: int) -> tuple[learner.State, Progress]:
     """The steps. A SIGTERM in a rollout saves the step before; one later, the step it came in."""
     settings, run, say = parts.settings, parts.run, parts.run.say
     rows: list[dict[str, Any]] = []
-    while step < settings.train.steps:
+    while _goes_on(settings.train, step, progress):
         try:
             state, progress, row = train_one(parts.one, parts.made, state, progress, parts.hand_over, step)
         except Interrupted:
@@ -167,19 +176,37 @@ def _loop(parts: _Parts, state: learner.State, progress: Progress, step: int) ->
         if int(state.skipped) >= settings.learner.max_nonfinite:
             state, progress, step = _roll_back(parts, progress)
             continue
-        if settings.evaluation.every and step % settings.evaluation.every == 0 and step < settings.train.steps:
+        every = settings.evaluation.every
+        if every and step % every == 0 and _goes_on(settings.train, step, progress):
             row |= evaluate.as_metrics(parts.measure(params=parts.hand_over(state.params)))
-        run.writer.write(step, row)
+        run.write_metrics(step, row)
         rows.append(row)
-        say(metrics_writer.live_line(step, row, settings.train.steps))
+        say(metrics_writer.live_line(step, row, _last_step(settings.train, step, progress)))
         if step % 10 == 0:
             say(metrics_writer.table(rows[-10:]))
-        if step % settings.train.checkpoint_every == 0 or run.stopping:
+        stops = run.stops()
+        if step % settings.train.checkpoint_every == 0 or stops:
             parts.save(step, state, progress)
-        if run.stopping:
+        if stops:
             raise Interrupted
     parts.save(step, state, progress)
     return state, progress
+
+
+def _goes_on(limits: Train, step: int, progress: Progress) -> bool:
+    """Whether neither the steps nor a budget, over all processes, are spent; the same on every process."""
+    most = {name: getattr(limits, f"max_{name}") for name in BUDGETS}
+    within = all(limit is None or getattr(progress, name) < limit for name, limit in most.items())
+    return step < limits.steps and within
+
+
+def _last_step(limits: Train, step: int, progress: Progress) -> int:
+    """The step that will be the last one if those to come spend what those before did."""
+    left = [limits.steps]
+    for name in BUDGETS:
+        limit, spent = getattr(limits, f"max_{name}"), getattr(progress, name)
+        left += [-(-limit * step // spent)] if limit and spent else []
+    return max(min(left), step)
 
 
 def train_one(one: Step, made: learner.Learner, state, progress: Progress, hand_over, step: int):
@@ -191,8 +218,9 @@ def train_one(one: Step, made: learner.Learner, state, progress: Progress, hand_
             return state, progress, None
         before = pool.refresh(before, below=1.0)
     progress = replace(progress, pool=before)
-    drawn_Q, groups, statistics = one.rollout(hand_over(state.params), progress, step)
+    drawn_Q, groups, own = one.rollout(hand_over(state.params), progress, step)
     clock.append(time.monotonic())
+    spent_of, statistics = one.share(groups, own)
     graded = one.grade(drawn_Q.tolist(), groups, step)
     settled = one.settle(progress, drawn_Q, graded, step)
     if hosts.count() > 1:
@@ -200,7 +228,7 @@ def train_one(one: Step, made: learner.Learner, state, progress: Progress, hand_
     clock.append(time.monotonic())
     kept_at = np.arange(len(drawn_Q)) if settings.learner.keep_dead else settled.accepted_at
     new = one.gathered(drawn_Q, groups, kept_at, graded)
-    waiting, left_out = (*progress.waiting, *new), one.left_out(progress, drawn_Q, groups, kept_at)
+    waiting, left_out = (*progress.waiting, *new), one.left_out(progress, drawn_Q, spent_of, kept_at)
     found: list[dict[str, Any]] = []
     efficiency, micro, batch = None, 0, None
     if len(waiting) >= max(settings.pool.min_signal, 1):
@@ -209,20 +237,22 @@ def train_one(one: Step, made: learner.Learner, state, progress: Progress, hand_
         efficiency, micro, waiting = pack.packing_efficiency(batch), int(batch.used_M.sum()), ()
         left_out = (0, 0)
     clock.append(time.monotonic())
-    rollouts = sum(len(group) for group in groups.values())
+    rollouts = sum(group.episodes for group in spent_of.values())
+    context_tokens = sum(group.context_tokens for group in spent_of.values())
     after = replace(
         progress, pool=settled.pool, waiting=waiting, left_out=left_out, rollouts=progress.rollouts + rollouts,
         tokens=progress.tokens + statistics.tokens, searches=progress.searches + statistics.searches,
-        cost_F=one.costs(progress, groups),
+        cost_F=one.costs(progress, spent_of),
     )  # fmt: skip
     outcome = one.judge(drawn_Q, graded, step, progress)
-    row = telemetry.step_figures(one, before, outcome, after, groups, statistics)
+    row = telemetry.step_figures(one, before, outcome, after, spent_of, statistics)
     row |= telemetry.learner_figures(state, found, made, efficiency, micro)
     row |= telemetry.times(clock, statistics, rollouts, found) | {"perf/compiles": compiles.count() - compiled}
-    row |= telemetry.speed(settings, one.agent.cfg, groups, batch, clock, statistics)
+    row |= telemetry.cache_figures(one.search)
+    row |= telemetry.speed(settings, one.agent.cfg, context_tokens, batch, clock, own)
     telemetry.write_episodes(one, step, drawn_Q, groups, outcome)
-    telemetry.write_draws(one, step, before, groups, outcome)
-    for warning in (figures.starvation(row), telemetry.gap_alarm(settings, row), telemetry.fault_alarm(groups)):
+    telemetry.write_draws(one, step, before, spent_of, outcome)
+    for warning in (figures.starvation(row), telemetry.gap_alarm(settings, row), telemetry.fault_alarm(spent_of)):
         if warning:
             one.run.say(f"step {step + 1}: {warning}")
     return state, after, row
@@ -233,6 +263,18 @@ def _warm_up(parts: _Parts, params) -> None:
     seconds = parts.warm_up_s = parts.agent.engine.warm_up(params)
     peaks.of(parts.settings.model.compute)  # measured now where nobody says them, and not in the first step
     parts.run.say(f"{compiles.count()} rollout programs compiled in {seconds:.1f} s")
+
+
+def _compile_update(parts: _Parts, state: learner.State) -> learner.State:
+    """The same state, after an update by nothing: the learner's programs are then there before the first step."""
+    compiles.count()
+    start, empty = time.monotonic(), parts.one.batch((), (0, 0))
+    old = () if parts.settings.learner.updates == 1 else (parts.made.old_logp(state, empty),)
+    state, _ = jax.block_until_ready(parts.made.train_step(state, empty, *old))
+    seconds = time.monotonic() - start
+    parts.warm_up_s = (parts.warm_up_s or 0.0) + seconds
+    parts.run.say(f"{compiles.count()} learner programs compiled in {seconds:.1f} s")
+    return state
 
 
 def _say_what_changed(say, progress: Progress, after) -> None:
@@ -252,7 +294,7 @@ def _weights(parts: _Parts, params):
         return evaluate.weights(settings.train.init, agent, parts.mesh)
     if not settings.sft.steps:
         return params
-    if run.stopping:
+    if run.stops():
         raise Interrupted
     sft(settings, run.folder / "sft", agent=agent, search=parts.search, say=run.say)
     return evaluate.weights(run.folder / "sft", agent, parts.mesh)

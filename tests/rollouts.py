@@ -1,6 +1,7 @@
 """What tests of rollouts share: a small world, a tiny model that has learnt to search it, engines."""
 
 import functools
+import itertools
 from dataclasses import replace
 
 import jax
@@ -26,6 +27,7 @@ SETTINGS = config.Rollout(
     slots=4, context_tokens=160, turn_tokens=20, search_k=2, observation_tokens=40, tile=16, buckets=(16, 64), chunk=4
 )
 TEXTS = dict(prompt="{question} ", passage="{title} {text} ", information=" <information> {passages} </information> ")
+SYSTEM = " ".join(["who", "is", "the"] * 10)
 ENV = functools.partial(search_r1, **TEXTS, last="", invalid="", think=False)
 
 
@@ -58,6 +60,12 @@ def words_env(query: Query, turns, *, searches: int = 3, letter: str = "e") -> S
     return Stop("answered", said[-1]) if len(said) > searches else Search(tuple(said[-1].split()[-2:]))
 
 
+def with_system(query: Query, turns) -> Say | Search | Stop:
+    """`words_env` with 30 words before each question that all prompts share."""
+    move = words_env(query, turns)
+    return move if turns else Say(f"{SYSTEM} {query.question}", stop=move.stop)
+
+
 def expert(trace: Trace) -> Episode:
     """A trace as an episode: its turns as if sampled, what the environment and the retriever say between them."""
     chat, turns, ids, turn = engine().chat, [], [], []
@@ -85,7 +93,15 @@ def expert(trace: Trace) -> Episode:
 
 @functools.cache
 def random_params(family: str = "qwen3"):
-    return decoder.init(replace(CFG, family=family), jax.random.key(0))
+    """A fresh model but for its norms and biases: at 1 and 0, as they begin, nobody would see that one is left out."""
+    number = itertools.count(1)
+
+    def moved(path, array):
+        if not path[-1].key.endswith(("norm", "bias")):
+            return array
+        return array + 0.3 * jax.random.normal(jax.random.key(next(number)), array.shape)
+
+    return jax.tree_util.tree_map_with_path(moved, decoder.init(replace(CFG, family=family), jax.random.key(0)))
 
 
 @functools.cache

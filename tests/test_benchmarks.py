@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import interleave, rollout  # noqa: E402
+from benchmarks import interleave, pool, retrieval, rollout  # noqa: E402
 from benchmarks.peers import episodes, load  # noqa: E402
 from qr_jax.records import Passage, Query  # noqa: E402
 
@@ -65,6 +65,28 @@ def test_absent_peers_say_what_to_do(monkeypatch, tmp_path):
     monkeypatch.setattr(interleave, "PEER_PYTHON", tmp_path / "python")
     with pytest.raises(SystemExit, match="make bench-peers.*--no-peers"):
         interleave.peer("tunix", "benchmarks.peers.tunix_rollout")
+
+
+@pytest.mark.parametrize(
+    ("shape", "found"),
+    [
+        ((1, 4096, 151936), True), ((4096, 151936), True), ((65536, 151936), True),
+        ((2048, 151936), True), ((1, 1024, 151936), True), ((4096, 9496), True), ((1, 4096, 152064), True),
+        ((1, 4096, 8192), False), ((2, 4096, 8192), False), ((28, 4096, 2048), False), ((4096, 6144), False),
+        ((151936, 2048), False), ((151936, 128), False), ((128, 151936), False), ((151936,), False),
+    ],
+)  # fmt: skip
+def test_more_logits_than_a_block_are_seen(shape, found):
+    """Qwen3-1.7B on 16 chips: half rows, a vocabulary that is padded or dealt; not blocks, and not the head."""
+    assert tpu.holds_a_row(shape, vocab=151936, width=2048, chips=16, block=8192) == found
+
+
+def test_what_a_benchmark_does_not_read_it_does_not_offer(capsys):
+    for module in (pool, retrieval):
+        with pytest.raises(SystemExit):
+            module.arguments(["--no-peers"])
+        assert "--no-peers" in capsys.readouterr().err
+    assert rollout.arguments(["--no-peers"]).no_peers
 
 
 def test_shares_by_hand():

@@ -4,17 +4,17 @@ from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
+import killed_run
 import numpy as np
 import pytest
 import rollouts
 from rollouts import CFG, SETTINGS, WORDS, flat, random_params, roll, words_env, world
 
-from qr_jax import config, learner
+from qr_jax import checks, config, runs, step, train
 from qr_jax.models.tokenizer import WordTokenizer
 from qr_jax.pack import pack
-from qr_jax.parallel import mesh as meshes
 from qr_jax.queries.world import vocabulary
-from qr_jax.records import grades
+from qr_jax.records import Query, grades
 from qr_jax.rollout import cache, decode
 from qr_jax.rollout.engine import PURPOSES, Engine
 from qr_jax.rollout.rows import Rows, views_up_to
@@ -43,14 +43,36 @@ def test_in_bfloat16_they_are_near_those_of_float32_on_every_platform():
         np.testing.assert_allclose(episode.logp_L, rollouts.logp(random_params(), episode), atol=0.15, rtol=0)
 
 
-def test_the_learner_measures_a_gap_below_1e_4_between_its_log_probabilities_and_the_samplers():
-    made = Engine(CFG, WORDS, replace(SETTINGS, chunk=8, buckets=(64,)))
-    groups = roll(made, random_params(), world().train[:4], 4, env=words_env, temperature=0.7)
+@pytest.mark.parametrize("words", [130, 137, 144, 145])
+def test_log_probabilities_behind_a_prompt_just_past_a_view(words):
+    """Of its tokens all but the last are appended to the store: 129 to 144, where a view of 128 would be too short."""
+    made = rollouts.engine(slots=4, buckets=(64,))
+    text = " ".join(question.question for question in world().train).split()
+    prompts = [Query(str(at), " ".join(text[at : at + words]), ("x",)) for at in (0, 500)]
+    for episode in flat(roll(made, random_params(), prompts, 2, env=words_env)):
+        assert np.argmax(episode.mask_L) == words
+        expected_L = rollouts.logp(random_params(), episode)
+        np.testing.assert_allclose(episode.logp_L, expected_L, atol=1e-4, rtol=0)
+
+
+def test_the_learner_measures_a_gap_below_1e_4_between_its_log_probabilities_and_the_samplers(tmp_path):
+    """Engine and learner as training binds them, at a temperature that is not 1."""
+    settings = killed_run.tiny(tmp_path)
+    settings = replace(
+        settings,
+        model=replace(settings.model, vocab_block=200),
+        rollout=replace(SETTINGS, chunk=8, buckets=(64,), temperature=0.7),
+        learner=config.Learner(),
+    )
+    run = runs.Run(tmp_path / "run", settings, stage="train", say=lambda text: None)
+    parts = train._Parts(settings, run)
+    run.close()
+    assert parts.agent.cfg == CFG
+    bound, params = parts.made, random_params()
+    groups = roll(parts.agent.engine, params, world().train[:4], 4, env=words_env)
     reward_QG = np.tile([0.0, 1.0], (4, 2))
     batch = pack(groups, grades(reward_QG, np.ones((4, 4), bool)), rows=4, row_tokens=160, queries=4, samples=4)
-    mesh = meshes.make_mesh(config.Mesh(devices=1))
-    bound = learner.make(CFG, config.Model(vocab_block=200), config.Learner(), mesh, steps=1, temperature=0.7)
-    _, _, metrics = bound.gradient(bound.init(random_params()), batch)
+    _, _, metrics = bound.gradient(bound.init(params), batch)
     assert int(metrics["tokens"]) == sum(episode.mask_L.sum() for episode in flat(groups))
     assert 0 < float(metrics["gap_max"]) < 1e-4
 
@@ -94,6 +116,29 @@ def test_keys_differ_by_seed_purpose_step_query_and_sample():
         numbers = [np.uint32(number) for number in changed]
         keys.append(tuple(np.asarray(decode.episode_keys(*numbers[:3], numbers[3][None], numbers[4][None]))[0]))
     assert len(set(keys)) == 7
+
+
+def test_the_largest_seed_that_a_config_may_have_makes_keys_after_every_rollback():
+    assert checks.LARGEST_SEED == 2**32 - 1 - train.MOST_ROLLBACKS * step.ROLLBACK_SEEDS
+    rows = rollouts.engine(slots=4, buckets=(64,)).rows
+    assert rows.keys(checks.LARGEST_SEED + 3 * 65536, 0, 0, [1], [2]).shape == (1, 2)
+    assert checks.problems(config.Config(seed=checks.LARGEST_SEED)) == []
+    for seed in (-1, 4294770688, 2**32):
+        (line,) = checks.problems(config.Config(seed=seed))
+        assert line.startswith(f"seed is {seed}; wanted 0 to 4294770687")
+
+
+def test_a_chunk_ends_when_every_slot_has_stopped(monkeypatch):
+    """What was not decoded is still 0; tokens and log-probabilities of steps that were are not."""
+    made = rollouts.engine(slots=4, buckets=(64,))
+    laid, none_S, key_S2 = made.rows.lay_out(random_params()), np.zeros(4, np.int32), np.zeros((4, 2), np.uint32)
+    made.rows.begin()
+    for stop, counts, steps in [(False, [2, 1, 0, 2], 2), (True, [1, 1, 0, 1], 1)]:
+        monkeypatch.setattr(made.rows, "stop_V", jnp.full(CFG.vocab, stop))
+        chunk = made.rows.decode(laid, none_S + 5, none_S, np.int32([2, 1, 0, 2]), key_S2, 1.0)
+        assert chunk.count_S.tolist() == counts and chunk.token_SC.shape == (4, 4)
+        assert np.asarray(chunk.logp_SC)[:, :steps].all()
+        assert not np.asarray(chunk.logp_SC)[:, steps:].any() and not np.asarray(chunk.token_SC)[:, steps:].any()
 
 
 def numbered(rows, positions, first=0):

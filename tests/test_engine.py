@@ -4,7 +4,9 @@ import functools
 import random
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import jax
@@ -25,6 +27,7 @@ from rollouts import (
     random_params,
     roll,
     trained_params,
+    with_system,
     words_env,
     world,
 )
@@ -91,6 +94,82 @@ def test_results_taken_as_they_arrive_change_no_token(few):
     near_ties(few[0], random_params(), keys(few[0], 8, 3), few[1], episodes)
 
 
+class Done(ThreadPoolExecutor):
+    """A thread whose calls are over before anyone can look."""
+
+    def submit(self, *arguments, **settings):
+        call = super().submit(*arguments, **settings)
+        wait([call])
+        return call
+
+
+def test_a_result_that_has_arrived_is_taken_at_the_next_tick(monkeypatch):
+    """With searches that take no time, what is taken as it arrives is taken when an ordered rollout takes it."""
+    monkeypatch.setattr("qr_jax.rollout.engine.ThreadPoolExecutor", Done)
+    made = [engine(slots=4, buckets=(64,), schedule=schedule) for schedule in ("ordered", "arrival")]
+    one, other = (flat(roll(each, random_params(), world().train[:8], 3, env=words_env)) for each in made)
+    assert all(a.ids_L.tobytes() == b.ids_L.tobytes() for a, b in zip(one, other, strict=True))
+    ticks = [each.statistics.ticks for each in made]
+    assert ticks[0] == ticks[1]
+
+
+class Noted:
+    """A part of a chunk that notes when the host reads it, and so waits for the device."""
+
+    def __init__(self, part, notes):
+        self.part, self.notes = part, notes
+
+    def __array__(self, dtype=None, copy=None):
+        self.notes.append("read")
+        return np.asarray(self.part)
+
+
+def test_results_are_taken_while_the_device_decodes(monkeypatch):
+    made, notes = engine(slots=4, buckets=(64,)), []
+    dispatch = made.rows.decode
+
+    def decode(*arguments):
+        notes.append("decode")
+        return [Noted(part, notes) for part in dispatch(*arguments)]
+
+    def env(query, turns):
+        if turns and turns[-1].author == "env":
+            notes.append("result")
+        return words_env(query, turns)
+
+    monkeypatch.setattr(made.rows, "decode", decode)
+    roll(made, random_params(), world().train[:8], 3, env=env)
+    pairs, idle = list(pairwise(notes)), made.statistics.ticks - notes.count("decode")
+    assert pairs.count(("decode", "result")) > 5 and ("decode", "decode") not in pairs
+    assert pairs.count(("read", "result")) <= idle
+
+
+def test_statistics_by_hand():
+    made = Engine(CFG, WORDS, replace(SETTINGS, slots=4, buckets=(64,)))  # its own: it watches for no stop string yet
+    assert made.settings.chunk == 4 and made.settings.turn_tokens == 20
+
+    def counted(env, *questions):
+        queries = [Query(question, question, ("x",)) for question in questions]
+        episodes = flat(roll(made, random_params(), queries, 1, env=env, temperature=0.0))
+        found = made.statistics
+        rows = (found.prompt_tokens, found.observation_tokens, found.tokens, found.ticks, found.decode_steps)
+        return [len(episode.ids_L) for episode in episodes], rows, found.cache_positions, found.searches
+
+    def to_the_end(query, turns):
+        return Say(query.question)
+
+    # prompts of 3 and 5 words: 2 and 4 are cached; 20 steps find 2, 3, ... 21 and 4, 5, ... 23 positions in use
+    assert counted(to_the_end, "who is the", "who is the who is") == ([23, 25], (8, 0, 40, 5, 20), 230 + 270, 0)
+
+    def a_word_a_turn(query, turns):
+        if len(turns) == 1:
+            return Search(("who",))
+        return Stop("turns") if len(turns) == 3 else Say("is the who is the" if turns else query.question, stop=(" ",))
+
+    # 2 positions in use, then 8 behind 3 + 1 + 5 ids; between, a tick without decoding, in which the search is answered
+    assert counted(a_word_a_turn, "who is the") == ([10], (3, 5, 2, 3, 2), 2 + 8, 1)
+
+
 def test_an_ordered_rollout_is_bitwise_the_same_however_long_searches_take():
     made = engine(slots=4, buckets=(64,))
     runs = [flat(roll(made, trained_params(), world().train[:12], 2, search=slow(seed), seed=3)) for seed in (1, 2)]
@@ -113,7 +192,8 @@ def test_a_sample_does_not_depend_on_its_place_or_its_company(few):
 
 
 def test_nothing_compiles_after_warm_up():
-    """Parameters laid out as a learner's, prompts of 1 to 280 tokens, one query or many, sampled and greedy."""
+    """Parameters laid out as a learner's, prompts of 1 to 280 tokens, with a common beginning or without, one query or
+    many, sampled and greedy."""
     made = Engine(CFG, WORDS, replace(SETTINGS, slots=6, store=5, context_tokens=300, chunk=5))
     mesh = meshes.make_mesh(config.Mesh(devices=1))
     params = jax.device_put(random_params(), NamedSharding(mesh, PartitionSpec()))
@@ -134,6 +214,7 @@ def test_nothing_compiles_after_warm_up():
                 np.testing.assert_allclose(episode.logp_L, expected_L, atol=1e-4, rtol=0)
     roll(made, params, world().train[:20], [1, 2] * 10, env=words_env)
     roll(made, params, world().train[:3], 7, env=words_env, search=slow(0))
+    roll(made, params, world().train[:3], 2, env=with_system)
     assert compiles.count() == before
 
 
@@ -346,3 +427,16 @@ def test_an_interrupt_does_not_wait_for_a_search_that_hangs():
         assert time.monotonic() - start < 10
     finally:
         over.set()
+
+
+def test_decoding_stops_on_the_device_where_a_stop_string_may_be_complete():
+    """ab> may end at a piece that holds it, or that begins with "b>" or ">" after pieces that held the rest."""
+
+    class Pieces(type(WORDS)):
+        def piece(self, token):
+            return [b"<pad>", b"<eos>", b"?", b"x", b"ab> ", b"b>", b">>", b"a>", b"ab", b"b"][min(token, 9)]
+
+    made = Engine(CFG, Pieces(WORDS.words[3:]), replace(SETTINGS, slots=2, store=2))
+    before = np.flatnonzero(np.asarray(made.rows.stop_V)).tolist()
+    made.watch(("ab>",))
+    assert before == [1] and np.flatnonzero(np.asarray(made.rows.stop_V)).tolist() == [1, 4, 5, 6]

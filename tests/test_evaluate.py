@@ -9,9 +9,11 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import small_data
 from killed_run import tiny
 
-from qr_jax import assemble, cli, config, evaluate, sft
+from qr_jax import assemble, cli, config, evaluate, sft, subject
+from qr_jax.manifest import differences
 from qr_jax.models import decoder, hf
 from qr_jax.models.tokenizer import load_tokenizer
 from qr_jax.parallel import mesh as meshes
@@ -53,12 +55,15 @@ def test_eval_writes_a_manifest_and_other_facts_or_no_retriever_are_one_flag_eac
     assert cli.main(["eval", str(run), "--samples", "2", "--questions", "4", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["questions"] == 4 and found["samples"] == 2 and "pass_at_1_exact_match" in found
-    assert found["manifest"]["retriever"] == "bm25" and found["manifest"]["step"] == 1
+    made = found["manifest"]
+    assert (
+        made["retriever"]["name"] == "bm25" and made["model"]["step"] == 1 and made["questions"]["eval"]["count"] == 4
+    )
     blind = evaluate.evaluate(run, retriever="none", questions=4)
-    assert blind["manifest"]["retriever"] == "none"
+    assert blind["manifest"]["retriever"]["name"] == "none"
     other = evaluate.evaluate(run, world_seed=5, questions=4)
-    assert other["manifest"]["world"]["seed"] == 5
-    assert other["manifest"]["questions_sha256"] != found["manifest"]["questions_sha256"]
+    names = [line.partition(":")[0] for line in differences(found["manifest"], other["manifest"])]
+    assert names == ["questions.eval.ids_sha256", "corpus_sha256.eval", "decoding.samples"]
     assert len(list((run / "eval").glob("*.json"))) == 3
     assert "exact_match" in evaluate.format_table(found)
 
@@ -87,6 +92,20 @@ def test_an_export_loads_with_the_same_logits_and_tokenizer(run, tmp_path):
     assert np.array_equal(logits(own), logits(jax.tree.map(np.asarray, params)))
     text = "who is the mayor of eskburg ?"
     assert load_tokenizer(tmp_path / "hf").encode(text) == agent.tokenizer.encode(text)
+
+
+def test_a_suite_is_asked_of_a_run_and_its_export_has_the_same_weights(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("QR_JAX_DATA", str(small_data.write(tmp_path / "data", count=1)))
+    words = ["eval", str(run), "--suite", "qa7", "--split", "all", "--retriever", "none", "--json"]
+    assert cli.main(words) == 0
+    found = json.loads(capsys.readouterr().out)
+    made = found["manifest"]
+    assert made["model"]["step"] == 1 and made["retriever"]["name"] == "none" and found["macro"]["sets"] == 7
+    assert Path(found["folder"]).parent == run / "eval"
+    evaluate.export(run, tmp_path / "hf", dtype="float32")
+    settings = config.load(run / "config.json")
+    exported = replace(settings, model=replace(settings.model, name=str(tmp_path / "hf")))
+    assert subject.open_model(exported, None)[2]["weights_sha256"] == made["model"]["weights_sha256"]
 
 
 def test_a_demonstration_trains_the_experts_tokens_only_and_shows_what_bm25_returns(tmp_path):

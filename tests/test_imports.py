@@ -12,17 +12,30 @@ PACKAGE = Path(__file__).resolve().parents[1] / "qr_jax"
 PLUGINS = ("recycling", "rounds", "envs", "retrievers", "rewards", "advantages", "losses")
 # A file or folder of qr_jax imports from its own row and the rows above it, nothing from below.
 ROOMS = (
-    ("records", "settings", "secrecy", "noise", "committed"),
+    ("records", "settings", "secrecy", "noise", "committed", "progress"),
     ("pool", "queries", "metrics", "metrics_writer", "config", "overrides", "checks", "plugins", "verdict", "figures")
-    + ("oracle", "pass_rates", "null_control")
-    + ("answers", "dialect", "bm25_index", "variance", "reduce", "kl", "importance"),
+    + ("oracle", "pass_rates", "null_control", "probe_figures", "manifest", "last_evaluation", "bootstrap")
+    + ("answers", "dialect", "bm25_index", "bm25_build", "index_corpus", "data_check", "recall", "score")
+    + ("suite", "judge", "retrieval_protocols", "http_post", "search_cache", "dense_index")
+    + ("variance", "reduce", "kl", "importance"),
     ("interfaces",),
     PLUGINS,
     ("models", "pack", "parallel"),
-    ("rollout", "learner", "checkpoint", "report", "retrieval_server"),
+    (
+        "rollout",
+        "learner",
+        "checkpoint",
+        "report",
+        "retrieval_server",
+        "http_server",
+        "server_metrics",
+        "search_batcher",
+    )
+    + ("retriever_check",),
     ("assemble", "runs"),
-    ("step", "telemetry", "train", "sft", "evaluate", "compare"),
-    ("cli", "cli_studies", "doctor"),
+    ("step", "telemetry", "train", "sft", "evaluate", "subject", "answering", "probe", "launch", "compare", "study")
+    + ("plan", "plan_programs", "planned"),
+    ("cli", "cli_data", "cli_eval", "cli_pods", "cli_retrieval", "cli_studies", "doctor"),
 )
 RANK = {name: rank for rank, row in enumerate(ROOMS) for name in row}
 # Rows whose members do not import one another.
@@ -52,12 +65,13 @@ HOST += (
     "report",
     "doctor",
 )
-HOST += ("oracle", "pass_rates", "null_control")
+HOST += ("oracle", "pass_rates", "null_control", "probe_figures", "manifest", "last_evaluation", "bootstrap")
+HOST += ("progress", "bm25_build", "index_corpus", "data_check", "recall", "score", "cli_data")
+HOST += ("suite", "judge", "retrieval_protocols", "http_post", "search_cache", "retrieval_server", "http_server")
+HOST += ("dense_index", "server_metrics", "search_batcher", "retriever_check", "cli_eval", "cli_retrieval")
 HOST += ("recycling", "rounds", "envs", "retrievers", "rewards", "rollout.tools", "cli", "cli_studies")
-EXCEPTED = (
-    "retrievers.dense",
-    "queries.world_builder",
-)  # the latter is TFDS's own, and imported where a world is opened
+# the builders are TFDS's own, and imported where a world or a set is opened
+EXCEPTED = ("retrievers.dense", "queries.world_builder", "queries.qa_builders")
 DEVICE = ("jax", "jaxlib", "flax", "optax", "orbax", "chex")
 HEAVY = ("bm25s", "grain", "tensorflow_datasets", "tensorflow", "wandb", "tensorboardX")
 

@@ -35,7 +35,7 @@ def test_our_rows_and_other_systems_names_for_the_answers_are_read(tmp_path):
     assert readers.read_queries(path) == [
         Query("a", "Who?", ("Ada",), ("Ada",), {"hops": 2, "supporting": ["p1"]}),
         Query("7", "Where?", ("Rome",)),
-        Query("c", "When?", ("1815", "in 1815"), (), {"metadata": {"x": 1}}),
+        Query("c", "When?", ("1815", "in 1815"), (), {"x": 1}),
     ]
 
 

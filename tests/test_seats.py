@@ -2,19 +2,12 @@
 
 import numpy as np
 import rollouts
-from rollouts import engine, flat, near_ties, random_params, roll, words_env, world
+from rollouts import engine, flat, near_ties, random_params, roll, with_system, words_env, world
 
 from qr_jax.records import Say
 from qr_jax.rollout.engine import PURPOSES
 from qr_jax.rollout.live import Statistics
 from qr_jax.rollout.seats import Seats, common
-
-SYSTEM = " ".join(["who", "is", "the"] * 10)
-
-
-def with_system(query, turns):
-    move = words_env(query, turns)
-    return move if turns else Say(f"{SYSTEM} {query.question}", stop=move.stop)
 
 
 def test_common_beginnings_by_hand():

@@ -28,7 +28,38 @@ def batch_of(*episodes: Episode) -> pack.Batch:
 
 
 def speed(batch, statistics, learner=None, episodes=()):
-    return telemetry.speed(Config(learner=learner or Learner()), CFG, {0: list(episodes)}, batch, CLOCK, statistics)
+    tokens = sum(len(episode.ids_L) for episode in episodes)
+    return telemetry.speed(Config(learner=learner or Learner()), CFG, tokens, batch, CLOCK, statistics)
+
+
+def test_times_and_rates_by_hand():
+    statistics = Statistics(tokens=100, decode_s=1.5, append_s=0.25, search_s=0.75, search_wait_s=0.125)
+    assert telemetry.times(CLOCK, statistics, rollouts=13, found=[{"tokens": 30}, {"tokens": 20}]) == {
+        "time/step_s": 6.5,
+        "time/rollout_s": 4.0,
+        "time/decode_s": 1.5,
+        "time/prefill_s": 0.25,
+        "time/search_s": 0.75,
+        "time/search_wait_s": 0.125,
+        "time/settle_s": 0.5,
+        "time/learner_s": 2.0,
+        "perf/tokens_per_s": 25.0,
+        "perf/learner_tokens_per_s": 25.0,
+        "perf/rollouts_per_s": 2.0,
+    }
+
+
+def test_shares_by_hand(monkeypatch):
+    """The model of tests/test_costs.py on two devices of 1,000 operations and 100 bytes a second."""
+    cfg = families.ModelConfig("llama", 10, 8, 2, 2, 1, 4, 16, context_tokens=64)
+    monkeypatch.setattr(telemetry.peaks, "of", lambda compute: peaks.Peak(1000.0, 100.0, measured=False))
+    monkeypatch.setattr(telemetry.peaks, "devices", lambda mesh: 2)
+    statistics = Statistics(decode_steps=3, cache_positions=50, decode_s=4.0)
+    row = telemetry.speed(Config(), cfg, 26, batch_of(episode(3, 2)), CLOCK, statistics)
+    assert row["perf/step_tokens_per_s"] == 2.0  # 26 tokens in 6.5 s on 2
+    flops = 3 * (2 * 1152 * 3 + 4 * 2 * 2 * 4 * 6 + 2 * 10 * 8 * 2)  # 3 tokens, 6 pairs, 2 predicted
+    assert row["perf/mfu"] == pytest.approx(flops / 2.0 / 2000)
+    assert row["perf/decode_bandwidth"] == pytest.approx(4 * (3 * 1272 + 50 * 2 * 2 * 4) / 4.0 / 100)
 
 
 def test_the_learners_share_counts_packed_tokens_and_no_padding():

@@ -2,7 +2,7 @@
 
 By blocks, scores of one pair of blocks exist at once (Milakov & Gimelshein 2018, arXiv:1805.02867; Dao et al. 2022,
 arXiv:2205.14135), the backward pass computes them again from the saved log-sums, and pairs that causality or segments
-put out of reach cost nothing: a row of many short episodes costs what they would cost apart.
+put out of reach in every row at once cost nothing: a row of many short episodes costs what they would cost apart.
 """
 
 import jax
@@ -51,10 +51,10 @@ def blockwise(q_NLHd, k_NLKd, v_NLKd, segment_NL):
 
 
 def _first_blocks(block: int, segment_NL):
-    """[blocks]: the first key block that a query of each query block may look at, in any row."""
+    """[blocks]: the first key block that a query of each query block may look at, in any row; padding looks at none."""
     at_L = jnp.arange(segment_NL.shape[1])[None]
     new_NL = jnp.concatenate([jnp.ones_like(segment_NL[:, :1]), jnp.diff(segment_NL)], axis=1) != 0
-    start_NL = jax.lax.cummax(jnp.where(new_NL, at_L, 0), axis=1)
+    start_NL = jnp.where(segment_NL > 0, jax.lax.cummax(jnp.where(new_NL, at_L, 0), axis=1), at_L)
     return start_NL.min(0)[::block] // block
 
 

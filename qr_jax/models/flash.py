@@ -20,8 +20,7 @@ def splash(q_NLHd, k_NLKd, v_NLKd, segment_NL, *, mesh: Mesh | None = None, inte
     length, heads, kv_heads = q_NLHd.shape[1], q_NLHd.shape[2], k_NLKd.shape[2]
     if length % BLOCKS[-1]:
         raise ValueError(f"splash attention needs rows of a multiple of {BLOCKS[-1]} tokens; found {length}")
-    tensor = 1 if mesh is None else mesh.shape["tensor"]
-    by_heads = tensor > 1 and not heads % tensor and not kv_heads % tensor
+    cut = by_heads(heads, kv_heads, mesh)
 
     def local(q_NLHd, k_NLKd, v_NLKd, segment_NL):
         kernel = _splash_kernel(q_NLHd.shape[2], length, interpret)
@@ -35,11 +34,22 @@ def splash(q_NLHd, k_NLKd, v_NLKd, segment_NL, *, mesh: Mesh | None = None, inte
     if mesh is None:
         return local(q_NLHd, k_NLKd, v_NLKd, segment_NL)
     by_row = PartitionSpec(ROWS)
-    by_row_and_head = PartitionSpec(ROWS, None, "tensor" if by_heads else None)
+    by_row_and_head = PartitionSpec(ROWS, None, "tensor" if cut else None)
     specs = (by_row_and_head, by_row_and_head, by_row_and_head, by_row)
     return jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=by_row_and_head, check_vma=False)(
         q_NLHd, k_NLKd, v_NLKd, segment_NL
     )
+
+
+def by_heads(heads: int, kv_heads: int, mesh: Mesh | None) -> bool:
+    """Whether each device has its own heads: where `tensor` divides those of queries and of keys and values."""
+    tensor = 1 if mesh is None else mesh.shape["tensor"]
+    return tensor > 1 and not heads % tensor and not kv_heads % tensor
+
+
+def block_size(length: int) -> int:
+    """Of splash, in tokens."""
+    return next(size for size in BLOCKS if not length % size)
 
 
 def _splash_kernel(heads: int, length: int, interpret: bool):
@@ -47,7 +57,7 @@ def _splash_kernel(heads: int, length: int, interpret: bool):
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
-    block = next(size for size in BLOCKS if not length % size)
+    block = block_size(length)
     sizes = kernels.BlockSizes(
         block_q=block, block_kv=block, block_q_dkv=block, block_kv_dkv=block, block_q_dq=block, block_kv_dq=block
     )

@@ -2,8 +2,8 @@
 
 With one process nothing is sent and jax is not imported. With more, values travel as bytes through
 `multihost_utils.process_allgather`, so that no dtype is narrowed on the way (jax would make int64 int32). Every
-function but `index`, `count` and `deal` is a collective: all processes call it, in the same order, on their main
-thread.
+function but `index`, `count`, `deal`, `say_stop` and `stop_said` is a collective: all processes call it, in the same
+order, on their main thread.
 """
 
 import sys
@@ -16,6 +16,7 @@ from qr_jax.parallel import plain
 from qr_jax.records import Episode, Grades
 
 SMALLEST_MESSAGE_BYTES = 4096
+STOP = "qr_jax/stop"
 
 
 def _distributed() -> Any:
@@ -55,6 +56,23 @@ def gather(value: Any) -> list[Any]:
 def from_first(value: Any) -> Any:
     """The value that process 0 gave; what the others gave is dropped."""
     return gather(value if index() == 0 else None)[0]
+
+
+def say_stop() -> None:
+    """Tell the others, at once and not in a collective, that this process was asked to stop; they see `stop_said`."""
+    if jax := _distributed():
+        _store(jax).key_value_set(f"{STOP}/{index()}", "", allow_overwrite=True)
+
+
+def stop_said() -> bool:
+    """Whether a process has said stop; no collective, so that it can be asked while the others decode."""
+    jax = _distributed()
+    return bool(jax and count() > 1 and _store(jax).key_value_dir_get(STOP))
+
+
+def _store(jax: Any) -> Any:
+    """The coordination service's key-value store; jax has no public name for it."""
+    return jax._src.distributed.global_state.client
 
 
 def wait_for_all() -> None:

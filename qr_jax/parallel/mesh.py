@@ -4,6 +4,7 @@ A parameter's dimensions have logical names (`DIMENSIONS`), and a name has one m
 out, give its dimensions names. A mesh axis that does not divide a dimension is left out there: it is replicated.
 """
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -135,6 +136,29 @@ def abstract(mesh: Mesh, tree: Any) -> Any:
         tree,
         shardings(mesh, tree),
     )
+
+
+def spread(tree: Any, layout: Any) -> Any:
+    """Host values or local arrays, the same on every process, as arrays laid out so; nothing is sent between hosts.
+
+    (`jax.device_put` would first compare every byte over all processes.)
+    """
+    if jax.process_count() == 1:
+        return jax.device_put(tree, layout)
+
+    def one(leaf: Any, sharding: NamedSharding) -> jax.Array:
+        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+            return jax.device_put(leaf, sharding)
+        whole = np.asarray(leaf)
+        return jax.make_array_from_callback(whole.shape, sharding, lambda at: whole[at])
+
+    return jax.tree.map(one, tree, layout)
+
+
+@functools.cache
+def whole_everywhere(mesh: Mesh) -> Any:
+    """The jitted program that gathers a tree laid over the mesh whole onto each of its devices."""
+    return jax.jit(lambda tree: tree, out_shardings=replicated(mesh))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -1,4 +1,4 @@
-"""JSONL files (also .gz) -> queries and passages, and the shares and limits that deal queries out.
+"""JSONL files (also .gz) and Parquet -> queries and passages, and the shares and limits that deal queries out.
 
 A row that cannot be read is an error with the file's name and the row's number; nothing is skipped but empty lines.
 """
@@ -14,6 +14,9 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from qr_jax.answers import check_answers, normalise
+from qr_jax.queries import formats, official, parquet
+from qr_jax.queries.sources import source
+from qr_jax.queries.stored import ENDS, Stored
 from qr_jax.records import Passage, Query
 
 Row = Mapping[str, Any]
@@ -35,7 +38,16 @@ def data_folder() -> Path:
 
 
 def resolve(path: str | Path) -> list[Path]:
-    """The files a setting names (comma-separated; `{data}` is the data folder); ValueError where one is missing."""
+    """The files a setting names (comma-separated; `{data}` is the data folder), or one folder of stored passages.
+
+    No file for `tfds:...`. ValueError where one is missing.
+    """
+    if str(path).startswith(official.PREFIX):
+        official.parts(str(path))
+        return []
+    folder = index_folder(path)
+    if folder is not None:
+        return [folder]
     files = []
     for part in str(path).split(","):
         file = Path(part.strip().replace("{data}", str(data_folder()))).expanduser()
@@ -47,12 +59,17 @@ def resolve(path: str | Path) -> list[Path]:
 
 
 def read_queries(path: str | Path) -> list[Query]:
-    """The questions of one or more files, in their order: rows {id, question, answers, entities?, ...}.
+    """The questions of one or more files, in their order: rows {id, question, answers, entities?, ...}, or a peer's.
 
     `answers` (or `golden_answers`, `answer`) is a text or a list of texts; every other column goes into `meta`. A gold
     that normalises to nothing ("the", "$") is refused: it could never score. It goes to `meta["refused_answers"]`, with
     a line in the log, where the question has other golds; a question without another is an error, as is a repeated id.
+    `tfds:NAME[:SPLIT][@FOLDER]` names one of the seven sets (official.py).
     """
+    if str(path).startswith(official.PREFIX):
+        from qr_jax.queries import qa_builders  # inside: it imports tensorflow_datasets, and so jax
+
+        return list(source(qa_builders.read(str(path))))
     queries = read(path, query_of, lambda query: query.id)
     refused = [(query.id, *query.meta["refused_answers"]) for query in queries if "refused_answers" in query.meta]
     if refused:
@@ -60,51 +77,86 @@ def read_queries(path: str | Path) -> list[Query]:
     return queries
 
 
-def read_passages(path: str | Path) -> list[Passage]:
-    """The passages of one or more corpus files: {id, title?, text}, or Search-R1's {id, contents: '"Title"\\ntext'}."""
-    return read(path, passage_of, lambda passage: passage.id)
+def read_passages(path: str | Path) -> Sequence[Passage]:
+    """The passages of one or more corpus files: {id, title?, text}, or Search-R1's {id, contents: '"Title"\\ntext'}.
+
+    A folder that `qr-jax index` made is a corpus too: its passages stay on disk.
+    """
+    folder = index_folder(path)
+    return read(path, passage_of, lambda passage: passage.id) if folder is None else Stored(folder)
+
+
+def index_folder(path: str | Path) -> Path | None:
+    """The folder of stored passages that a setting names; None where it names anything else."""
+    folder = Path(str(path).strip().replace("{data}", str(data_folder()))).expanduser()
+    return folder if (folder / ENDS).is_file() else None
 
 
 def read(path: str | Path, make: Callable[[Row], T], key: Callable[[T], str]) -> list[T]:
     """All rows of the files a setting names, made by `make`; ValueError names file and row, of a repeated id too."""
     items, seen = [], {}
-    for file in resolve(path):
+    for where, item in stream(resolve(path), make):
+        if key(item) in seen:
+            raise ValueError(f"{where}: id {key(item)!r} stands in {seen[key(item)]} too; ids must be unique")
+        seen[key(item)] = where
+        items.append(item)
+    if not items:
+        raise ValueError(f"{path} has no rows")
+    return items
+
+
+def stream(files: Sequence[Path], make: Callable[[Row], T]) -> Iterator[tuple[str, T]]:
+    """("FILE row N", what `make` makes of it) of every row, one at a time; ValueError begins with that place."""
+    for file in files:
         for number, row in rows(file):
             where = f"{file.name} row {number}"
             try:
                 item = make(row)
             except ValueError as error:
                 raise ValueError(f"{where}: {error}") from error
-            if key(item) in seen:
-                raise ValueError(f"{where}: id {key(item)!r} stands in {seen[key(item)]} too; ids must be unique")
-            seen[key(item)] = where
-            items.append(item)
-    if not items:
-        raise ValueError(f"{path} has no rows")
-    return items
+            yield where, item
 
 
 def rows(file: Path) -> Iterator[tuple[int, Row]]:
-    """(row number from 1, object) of every line that is not empty."""
+    """(row number from 1, object) of every line that is not empty; ValueError names the first that cannot be read."""
+    for number, row in attempts(file):
+        if isinstance(row, ValueError):
+            raise ValueError(f"{file.name} row {number}: {row}") from row
+        yield number, row
+
+
+def attempts(file: Path) -> Iterator[tuple[int, Row | ValueError]]:
+    """(row number from 1, object or what is wrong with it) of every line that is not empty.
+
+    ValueError where nothing can be read any more: the gzip or Parquet file is damaged.
+    """
+    if file.suffix == ".parquet":
+        yield from parquet.rows(file)
+        return
     number = 0
     try:
         with gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb") as lines:
             for number, line in enumerate(lines, 1):
                 if line.strip():
-                    row = json.loads(line)
-                    if not isinstance(row, dict):
-                        raise ValueError(f"a JSON object is wanted, and this is {show(row)}")
-                    yield number, row
+                    yield number, _object(line)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(f"{file.name} after row {number}: the gzip file is cut short or damaged ({error})") from error
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"{file.name} row {number}: not a line of JSON ({error})") from error
-    except ValueError as error:
-        raise ValueError(f"{file.name} row {number}: {error}") from error
+
+
+def _object(line: bytes) -> Row | ValueError:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        return ValueError(f"not a line of JSON ({error})")
+    return row if isinstance(row, dict) else ValueError(f"a JSON object is wanted, and this is {show(row)}")
 
 
 def query_of(row: Row) -> Query:
-    """One row of questions; ValueError says which column is missing or wrong, and which one looks right."""
+    """One row of questions; ValueError says which column is missing or wrong, and which one looks right.
+
+    Rows of verl, SkyRL, FlashRAG and TRL are taken too (formats.py).
+    """
+    row = formats.ours(row)
     column = next((name for name in ANSWERS if name in row), None)
     if column is None:
         raise ValueError(missing("answers", row, f"none of {', '.join(ANSWERS)}"))

@@ -54,7 +54,7 @@ class WorldBuilder(tfds.core.GeneratorBasedBuilder):
         yield from enumerate(map(encode, rows))
 
 
-def config_name(builder: WorldBuilder) -> str:
+def config_name(builder: tfds.core.DatasetBuilder) -> str:
     assert builder.builder_config is not None, "the builder has configs, so TFDS chose one"
     return builder.builder_config.name
 
@@ -166,15 +166,24 @@ def prepare(world: World, config: str, folder: Path) -> None:
 
 def write_world(settings: WorldSettings, place: Path) -> None:
     """Build the world and write all its splits, then give the finished folder its name."""
-    place.parent.mkdir(parents=True, exist_ok=True)
     world = build(settings)
-    unfinished = Path(tempfile.mkdtemp(prefix=f"{place.name}.unfinished-", dir=place.parent))
-    try:
+
+    def fill(unfinished: Path) -> None:
         with contextlib.redirect_stdout(io.StringIO()):  # TFDS prints, and stdout may be somebody's table
             for config in SPLITS:
                 if filled(world, config):
                     prepare(world, config, unfinished)
         (unfinished / "settings.json").write_text(json.dumps(asdict(settings), indent=2) + "\n")
+
+    written_once(place, fill)
+
+
+def written_once(place: Path, fill: Callable[[Path], None]) -> None:
+    """Fill a folder beside `place` and give it that name when it is whole; of two at once the first one's stays."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(prefix=f"{place.name}.unfinished-", dir=place.parent))
+    try:
+        fill(unfinished)
         try:
             unfinished.rename(place)
         except OSError:  # another process was first: its folder has this name and is whole

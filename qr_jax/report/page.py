@@ -135,6 +135,7 @@ def _facts(run: read.Run, null: charts.Null | None) -> list[dict[str, str]]:
             f"{flipped or 0:,} of {tried or 0:,} queries" + _chance(chance.get("flipped")),
         )
     )
+    facts += _probed(run.probe)
     wasted = series.ratio(rows, "pool/wasted_rollouts", "pool/rollouts")
     facts.append(_fact("Rollouts", _count(rows[-1], "rollouts"), f"{share(wasted)} in groups not accepted"))
     facts.append(_fact("Sampled tokens", _count(rows[-1], "tokens"), f"{_count(rows[-1], 'searches')} searches"))
@@ -155,6 +156,19 @@ def _held_out(run: read.Run) -> dict[str, str]:
     return _fact(
         "Pass rate", share(series.mean(run.metrics[-1:], "reward/outcome_mean")), "of the last step's rollouts"
     )
+
+
+def _probed(probe: Mapping[str, Any]) -> list[dict[str, str]]:
+    """What the causal probe says: how much of recycled queries' chance of signal came by movement of the policy."""
+    facts = []
+    for arm in ("hard", "easy"):
+        found: Mapping[str, Any] = probe["arms"][arm] if probe else {}
+        if found.get("queries"):
+            moved = found["to_accepting"]["movement_share"]
+            between = "" if moved["low"] is None else f" ({share(moved['low'])} to {share(moved['high'])})"
+            beside = f"of signal at acceptance{between}, the rest by chance; {found['queries']} queries re-rolled"
+            facts.append(_fact(f"Movement, filed {arm}", share(moved["mean"]), f"{beside} at step {probe['step']}"))
+    return facts
 
 
 def _chance(band: Mapping[str, Any] | None) -> str:

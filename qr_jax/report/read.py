@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Run:
-    """What a run folder holds. `before` and `after` are evaluations, {} where there is none yet.
+    """What a run folder holds. `before` and `after` are evaluations, `probe` is a causal one: {} where there is none.
 
     `metrics` is a row a step, `draws` a row of ledger.jsonl a drawn query; `unread` counts lines that are no JSON, a
     last line still being written not among them. `ended`: summary.json tells of the last step that there is.
@@ -25,6 +25,7 @@ class Run:
     after: Mapping[str, Any]
     ended: bool
     unread: int = 0
+    probe: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def planned(self) -> int:
@@ -52,13 +53,14 @@ def run(folder: str | Path) -> Run:
         after=summary.get("after") or {},
         ended=bool(metrics) and summary.get("steps") == len(metrics),
         unread=bad + worse,
+        probe=_object(folder / "probe.json"),
     )
 
 
 def stamp(folder: str | Path) -> tuple:
     """Changes whenever a file that the report reads does."""
     folder = Path(folder)
-    names = ("config.json", "metrics.jsonl", "ledger.jsonl", "summary.json", "episodes", "checkpoints")
+    names = ("config.json", "metrics.jsonl", "ledger.jsonl", "summary.json", "probe.json", "episodes", "checkpoints")
     found = []
     for name in names:
         try:

@@ -1,19 +1,16 @@
-"""Retriever: BM25 by word statistics alone (bm25s: Lu 2024, 2407.03618), its index on disk and memory-mapped."""
+"""Retriever: BM25 by word statistics alone (Lu 2024, arXiv:2407.03618), its index in memory or memory-mapped."""
 
 import logging
-import re
-import unicodedata
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
 
-from qr_jax import bm25_index
+from qr_jax import bm25_build, bm25_index
+from qr_jax.queries.stored import Stored
 from qr_jax.records import Passage, SearchFunction
 
-# Words of two characters and more, as in bm25s, and single ones ("Vitamin C", "World War 2") but after an apostrophe.
-WORD = r"(?u)\b\w\w+\b|(?<!['’])\b\w\b"
+log = logging.getLogger(__name__)
 
 
 def bm25(
@@ -28,47 +25,28 @@ def bm25(
     """A search over title + " " + text of each passage: best first, equal scores by id, score 0 left out.
 
     `index` names a folder: its index is used where it was made of this very corpus with these settings, else it is
-    built there first (bm25_index.py; ValueError where the folder holds other files). None keeps it in memory. The
-    order is exact, ties at the k-th place included. An empty query, or one of unknown words only, finds nothing.
-    ValueError: an empty corpus, an id twice, no word in any passage, an unknown method. The function may be called
-    from several threads.
+    built there first (bm25_index.py; ValueError where the folder holds other files). None: a corpus that `qr-jax index`
+    stored is searched by the index beside it, if it has these settings; else one is built in memory. The order is
+    exact, ties at the k-th place included. An empty query, or one of unknown words only, finds nothing. ValueError: an
+    empty corpus, an id twice, no word in any passage, an unknown method. The function may be called from several
+    threads.
     """
-    # Trap: importing bm25s starts the JAX backend, after which no devices can be emulated nor processes joined.
-    import bm25s
-
-    logging.getLogger("bm25s").setLevel(logging.WARNING)  # at DEBUG by itself, it narrates every index it builds
-
-    if method not in ("lucene", "robertson", "atire"):
-        raise ValueError(f"bm25 has no method {method!r}; its methods are: lucene, robertson, atire")
-    ids = [passage.id for passage in corpus]
-    twice = [one for one, times in Counter(ids).items() if times > 1]
-    if not ids or twice:
-        found = f"the id {twice[0]!r} more than once" if twice else "no passage"
-        raise ValueError(f"bm25 needs a corpus of passages with an id each; found {found}")
-    settings = {"method": method, "k1": k1, "b": b, "stopwords": stopwords, "words": WORD}
-
-    def build() -> bm25s.BM25:
-        texts = [unicodedata.normalize("NFKC", f"{passage.title} {passage.text}") for passage in corpus]
-        tokens: Any = bm25s.tokenize(texts, token_pattern=WORD, stopwords=stopwords or [], show_progress=False)
-        if not tokens.vocab:
-            raise ValueError(f"none of the {len(ids)} passages holds a word to search for (stopwords={stopwords!r})")
-        model = bm25s.BM25(method=method, k1=k1, b=b, backend="numpy", csc_backend="numpy")
-        model.index(tokens, create_empty_token=False, show_progress=False)
-        return model
-
-    model = build() if index is None else bm25_index.load_or_build(index, corpus, settings, build)
-    order_P = np.empty(len(ids), np.int64)  # a passage's place when ids are sorted: equal scores go by it
-    order_P[sorted(range(len(ids)), key=ids.__getitem__)] = np.arange(len(ids))
-
-    find_words, word_at = re.compile(WORD).findall, model.vocab_dict
-    # Trap: a slice of a memory map costs more than what is done with it; a plain view of the same bytes does not.
-    score_I, place_I, start_W = (np.asarray(model.scores[name]) for name in ("data", "indices", "indptr"))
+    bm25_build.check(method, k1, b)
+    found = _index(
+        corpus, index, {"method": method, "k1": k1, "b": b, "stopwords": stopwords, "words": bm25_build.WORD}
+    )
+    score_I, place_I, start_W, order_P, word_at = (
+        found.score_I,
+        found.place_I,
+        found.start_W,
+        found.order_P,
+        found.word_at,
+    )
 
     def one(query: str, k: int) -> list[Passage]:
-        words = find_words(unicodedata.normalize("NFKC", query).lower())  # stop words are in no passage's list
-        known = [word_at[word] for word in words if word in word_at]
+        known = [word_at[word] for word in bm25_build.words(query) if word in word_at]  # stop words have no list
         lists = [slice(int(start_W[at]), int(start_W[at + 1])) for at in known]
-        scores_P = np.zeros(len(ids), np.float32)
+        scores_P = np.zeros(len(order_P), np.float32)
         for where in lists:
             np.add.at(scores_P, place_I[where], score_I[where])
         # The k-th best of a few passages bounds the k-th best of all from below: those of the rarest word that has k.
@@ -77,6 +55,18 @@ def bm25(
         return [_scored(corpus[place], scores_P[place]) for place in best(scores_P, order_P, k, least)]
 
     return lambda queries, k: [one(query, k) for query in queries]
+
+
+def _index(corpus: Sequence[Passage], folder: str | None, settings: dict[str, Any]) -> bm25_index.Index:
+    """The index of the corpus with these settings: the folder's, the one beside its passages, or one made now."""
+    if folder is not None:
+        return bm25_index.load_or_build(folder, corpus, settings)
+    if isinstance(corpus, Stored):
+        reason = bm25_index.why_not(corpus.folder, {"settings": settings})
+        if reason is None:
+            return bm25_index.load(corpus.folder)
+        log.warning("%s: its index is not used (%s); one is built in memory", corpus.folder, reason)
+    return bm25_index.build(corpus, settings)
 
 
 def best(scores_P: np.ndarray, order_P: np.ndarray, k: int, least: float = 0.0) -> np.ndarray:

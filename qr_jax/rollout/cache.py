@@ -7,9 +7,11 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec
 
 from qr_jax.models.families import ModelConfig
 
+AT = PartitionSpec("slots", "heads")  # how a host's devices share an array, on a mesh of these axes (host_local.py)
 Cache = tuple[tuple[jax.Array, jax.Array], ...]
 
 
@@ -27,12 +29,17 @@ def size(cache: Cache) -> tuple[int, int]:
     return cache[0][0].shape[0], cache[0][0].shape[2]
 
 
-def put(part, new, row_R, used_R, count_R):
+def put(part, new, row_R, used_R, count_R, mesh: Mesh | None = None):
     """One array with the first `count_R` of `new` [R, K, J, d] after the first `used_R` positions of rows `row_R`.
 
     Rows and heads are one axis here: with an axis between the two that are indexed, XLA turns the whole cache around
-    and back on TPU, about four of its sizes a call.
+    and back on TPU, about four of its sizes a call. `mesh`: where the heads are dealt over devices (`AT`), each of
+    which does it for its own: XLA alone would first bring the cache together for that one axis.
     """
+    if mesh is not None and mesh.shape["heads"] > 1:
+        by_heads, same = PartitionSpec(None, "heads"), PartitionSpec()
+        own = jax.shard_map(put, mesh=mesh, in_specs=(by_heads, by_heads, same, same, same), out_specs=by_heads)
+        return own(part, new, row_R, used_R, count_R)
     rows, kv_heads, positions, dim = part.shape
     entries = jnp.arange(new.shape[2])[None]
     at_RJ = jnp.where(entries < count_R[:, None], used_R[:, None] + entries, positions)  # out of range: dropped
@@ -41,9 +48,9 @@ def put(part, new, row_R, used_R, count_R):
     return flat.at[head_RK[:, :, None], at_RJ[:, None]].set(new, mode="drop").reshape(part.shape)
 
 
-def write(cache: Cache, buffer: Cache, row_R, used_R, count_R) -> Cache:
+def write(cache: Cache, buffer: Cache, row_R, used_R, count_R, mesh: Mesh | None = None) -> Cache:
     """`put` in every layer."""
-    return jax.tree.map(lambda part, new: put(part, new, row_R, used_R, count_R), cache, buffer)
+    return jax.tree.map(lambda part, new: put(part, new, row_R, used_R, count_R, mesh), cache, buffer)
 
 
 def rows_of(part, row_R, positions: int):

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from qr_jax.models import cached_attention, incremental
 from qr_jax.models.families import ModelConfig
@@ -37,7 +38,7 @@ def episode_keys(seed, purpose, step, query_N, sample_N):
     return jax.vmap(one)(query_N, sample_N)
 
 
-@functools.partial(jax.jit, static_argnames=("cfg", "chunk", "sampling"), donate_argnames=("cache",))
+@functools.partial(jax.jit, static_argnames=("cfg", "chunk", "sampling", "mesh"), donate_argnames=("cache",))
 def decode(
     laid: incremental.Laid,
     cache: caches.Cache,
@@ -51,11 +52,12 @@ def decode(
     cfg: ModelConfig,
     chunk: int,
     sampling: Sampling,
+    mesh: Mesh | None = None,
 ):
     """Sample up to `chunk` tokens in every slot; a slot ends when `room_S` is used up or at an id marked in `stop_V`.
 
     The cache is only read until the chunk is over: new keys and values gather in a buffer of `chunk` positions, which
-    is then written in one go. Returns (cache, Chunk).
+    is then written in one go. Returns (cache, Chunk). `mesh`: see `Rows.mesh`.
     """
     slots = pending_S.shape[0]
 
@@ -91,16 +93,27 @@ def decode(
         jnp.zeros((slots, chunk), jnp.float32),
     )
     _, _, _, count_S, buffer, token_SC, logp_SC = jax.lax.while_loop(more, tick, state)
-    cache = caches.write(cache, buffer, jnp.arange(slots), used_S, count_S)
+    cache = caches.write(cache, buffer, jnp.arange(slots), used_S, count_S, mesh)
     return cache, Chunk(token_SC, logp_SC, count_S)
 
 
-@functools.partial(jax.jit, static_argnames=("cfg", "view"), donate_argnames=("cache",))
-def append(laid: incremental.Laid, cache: caches.Cache, row_T, ids_TI, used_T, count_T, *, cfg: ModelConfig, view: int):
+@functools.partial(jax.jit, static_argnames=("cfg", "view", "mesh"), donate_argnames=("cache",))
+def append(
+    laid: incremental.Laid,
+    cache: caches.Cache,
+    row_T,
+    ids_TI,
+    used_T,
+    count_T,
+    *,
+    cfg: ModelConfig,
+    view: int,
+    mesh: Mesh | None = None,
+):
     """Put keys and values of the first `count_T` ids of each tile behind the first `used_T` positions of its row.
 
     Tiles of one row may come in one call, the earlier first: a layer's keys and values are written before any tile
-    attends. No row may then have more than `view` positions in use.
+    attends. No row may then have more than `view` positions in use. `mesh`: see `Rows.mesh`.
     """
     tiles, size = ids_TI.shape
     position_TI = used_T[:, None] + jnp.arange(size)[None]
@@ -109,7 +122,7 @@ def append(laid: incremental.Laid, cache: caches.Cache, row_T, ids_TI, used_T, c
     def attend(layer, q_NHd, k_NKd, v_NKd):
         new = (jnp.swapaxes(part.reshape(tiles, size, *part.shape[1:]), 1, 2) for part in (k_NKd, v_NKd))
         pairs = zip(cache[layer], new, strict=True)
-        written[layer] = tuple(caches.put(part, rows, row_T, used_T, count_T) for part, rows in pairs)
+        written[layer] = tuple(caches.put(part, rows, row_T, used_T, count_T, mesh) for part, rows in pairs)
         k_TKBd, v_TKBd = (caches.rows_of(part, row_T, view) for part in written[layer])
         q_TIHd = q_NHd.reshape(tiles, size, *q_NHd.shape[1:])
         out = cached_attention.tiles(q_TIHd, k_TKBd, v_TKBd, position_TI, used_T + count_T)

@@ -44,6 +44,18 @@ class Engine:
         self.rows = Rows(cfg, settings, tokenizer.eos_ids, compute=compute)
         self.pieces = [_piece(tokenizer, token) for token in range(cfg.vocab)]
         self.statistics = Statistics()
+        self.watched: set[str] = set()
+
+    def watch(self, stop: Sequence[str]) -> None:
+        """Let decoding stop on the device wherever a token may complete one of these strings.
+
+        It may where it holds the string, or begins with an end of it whose beginning stood in the tokens before.
+        """
+        for text in set(stop) - self.watched:
+            whole = text.encode()
+            ends = tuple(whole[at:] for at in range(1, len(whole)))
+            self.rows.stop_at([at for at, piece in enumerate(self.pieces) if piece.startswith(ends) or whole in piece])
+            self.watched.add(text)
 
     def warm_up(self, params) -> float:
         """Compile all programs; returns seconds. Without it they compile when first needed."""
@@ -194,6 +206,7 @@ class _Rollout:
         ids = self.engine.chat.observe(say, ended_by_eos=live.by_eos)
         if len(live.ids) + len(ids) >= self.settings.context_tokens:
             return self._finish(live, "context")
+        self.engine.watch(say.stop)
         live.show(ids, say)
         self.statistics.observation_tokens += len(ids)
 
@@ -209,6 +222,7 @@ class _Rollout:
                 f"the prompt of query {query.id!r} has {len(ids)} tokens; wanted 1 or more and less than "
                 f"rollout.context_tokens={self.settings.context_tokens}: raise it or shorten the prompt"
             )
+        self.engine.watch(say.stop)
         return ids, say
 
     # ---- decoding

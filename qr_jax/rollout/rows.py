@@ -12,11 +12,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from qr_jax import config
 from qr_jax.models.families import ModelConfig
 from qr_jax.models.incremental import Laid, lay_out
+from qr_jax.parallel.host_local import AXES
 from qr_jax.rollout import cache as caches
 from qr_jax.rollout import decode
 from qr_jax.rollout.sampling import Sampling
@@ -60,23 +61,31 @@ class Rows:
         self.stop_V = jnp.asarray(stop_V)
         self.sampling = Sampling(settings.top_p, settings.top_k)
         self.moved = self.grown = 0
+        self.mesh: Mesh | None = None  # over it the caches are dealt, as the parameters are (parallel/host_local.py)
 
     def lay_out(self, params: Any) -> Laid:
         """Parameters as the programs read them; a Laid comes back as it is."""
-        return lay_out(self.cfg, params, self.compute)
+        laid = lay_out(self.cfg, params, self.compute)
+        layout = laid.norm.sharding
+        if isinstance(layout, NamedSharding) and layout.mesh.axis_names == AXES and layout.mesh != self.mesh:
+            self.settle_on(laid)
+        return laid
+
+    def settle_on(self, laid: Laid) -> None:
+        """Lay the caches out like the parameters: a program first seen with another layout would compile again."""
+        layout = laid.norm.sharding
+        if isinstance(layout, NamedSharding):
+            dealt = layout.mesh.axis_names == AXES
+            self.mesh = layout.mesh if dealt else None  # type: ignore[assignment]
+            layout = NamedSharding(layout.mesh, caches.AT if dealt else PartitionSpec())
+        self.caches = jax.device_put(self.caches, layout)
 
     # ---- compiling
 
     def warm_up(self, laid: Laid) -> float:
-        """Compile every program that a rollout can need; returns the seconds it took.
-
-        The caches are laid out like the parameters first: a program first seen with another layout would compile again.
-        """
+        """Compile every program that a rollout can need; returns the seconds it took."""
         start = time.monotonic()
-        layout = laid.norm.sharding
-        if isinstance(layout, NamedSharding):
-            layout = NamedSharding(layout.mesh, PartitionSpec())
-        self.caches = jax.device_put(self.caches, layout)
+        self.settle_on(laid)
         self._try_all(laid)
         jax.block_until_ready(self.caches)
         self.moved = self.grown = 0
@@ -120,6 +129,12 @@ class Rows:
 
     # ---- what a rollout does
 
+    def stop_at(self, ids: Sequence[int]) -> None:
+        """Let a slot stop decoding at these ids too: they may end a turn, which the host then looks at."""
+        stop_V = np.array(self.stop_V)
+        stop_V[list(ids)] = True
+        self.stop_V = jnp.asarray(stop_V)
+
     def keys(self, seed: int, purpose: int, step: int, query_N: Sequence[int], sample_N: Sequence[int]) -> np.ndarray:
         """Key data [N, 2] of N episodes, computed `slots` at a time."""
         size = self.slot_count
@@ -136,7 +151,7 @@ class Rows:
         self.fit(int(used_S.max()) + self.settings.chunk)
         self.caches["slots"], chunk = decode.decode(
             laid, self.caches["slots"], pending_S, used_S, room_S, key_S2, self.stop_V, np.float32(temperature),
-            cfg=self.cfg, chunk=self.settings.chunk, sampling=self.sampling,
+            cfg=self.cfg, chunk=self.settings.chunk, sampling=self.sampling, mesh=self.mesh,
         )  # fmt: skip
         return chunk
 
@@ -169,7 +184,7 @@ class Rows:
             ids_TI[t, : len(ids)] = ids
             row_T[t], used_T[t], count_T[t] = row, used, len(ids)
         self.caches[where] = decode.append(
-            laid, self.caches[where], row_T, ids_TI, used_T, count_T, cfg=self.cfg, view=view
+            laid, self.caches[where], row_T, ids_TI, used_T, count_T, cfg=self.cfg, view=view, mesh=self.mesh
         )
 
     def move(self, out_of: str, into: str, moves: Sequence[Move]) -> None:

@@ -1,0 +1,23 @@
+"""The paper's setting (paper_1p7b.py) on v6e:4x4: 16 chips, 4 hosts of 4.
+
+    qr-jax plan configs/qwen3_1p7b_v6e_16.py --topology v6e:4x4 --price 1.2    # memory, time and cost, without a TPU
+    qr-jax train configs/qwen3_1p7b_v6e_16.py    # on every host: tpu_scripts/launch.sh
+
+Compiled and not run: no TPU was at hand, so neither time nor accuracy is measured.
+The learner is sharded over all chips; a host's chips share its rollouts by key/value heads.
+"""
+
+import runpy
+from dataclasses import replace
+from pathlib import Path
+
+from qr_jax.config import Mesh
+
+paper = runpy.run_path(str(Path(__file__).with_name("paper_1p7b.py")))["config"]
+
+config = replace(
+    paper,
+    mesh=Mesh(fsdp=16),
+    learner=replace(paper.learner, rows=16),
+    rollout=replace(paper.rollout, slots=64, store=64),
+)

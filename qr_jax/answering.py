@@ -1,0 +1,208 @@
+"""An agent answers a suite's questions: a row a question in a file that the same command goes on with, then its score.
+
+The folder holds answers.jsonl, manifest.json (what they were measured on, so that answers of another kind never join
+them) and score.json (every figure, with the manifest).
+"""
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from qr_jax import assemble, manifest, subject, suite
+from qr_jax.config import Config
+from qr_jax.judge import Judge, of_rows
+from qr_jax.queries import readers
+from qr_jax.records import Episode, Query, SearchFunction, Turn
+
+TOLD = ("answered", "no_action", "turns")  # endings that the environment itself declares, and so can be timed by it
+Say = Callable[[str], None]
+
+
+def answer(
+    settings: Config,
+    *,
+    name: str,
+    out: Path | None,
+    place: Path,
+    run: Path | None = None,
+    step: int | None = None,
+    part: Literal["eval", "all"] = "eval",
+    limit: int | None = None,
+    samples: int | None = None,
+    judge: tuple[str, str] | None = None,
+    allow_plugins: Sequence[str] | None = None,
+    say: Say = print,
+) -> dict[str, Any]:
+    """The suite's score, with its manifest and the folder it was written to.
+
+    The model is that of `run`'s checkpoint, or without a run the config's own. Answers go to `out`, or to a folder in
+    `place` that is named by the suite and the manifest. `judge` is an endpoint's URL and its model. ValueError where
+    `out` holds answers of another manifest, with all that differs.
+    """
+    samples = settings.evaluation.samples if samples is None else samples
+    searched = subject.wants_corpus(settings, allow_plugins)
+    asked, missing = suite.questions(settings, name, part=part, limit=limit, searched=searched)
+    for line in [f"{one} is missing: {why}" for one, why in missing.items()] + suite.too_few(asked, limit):
+        say(line)
+    agent, params, model = subject.open_model(settings, run, step)
+    env = assemble.environment(settings, allow_plugins=allow_plugins)
+    used = sorted({suite.sets(name)[one] for one in asked})
+    corpora = {one: _corpus(settings, one, allow_plugins) for one in used}
+    made = manifest.manifest(
+        settings,
+        questions=asked,
+        corpora={one: corpora[suite.sets(name)[one]].sha256 for one in asked},
+        split=suite.split_in_words(settings, part, limit),
+        samples=samples,
+        env=env,
+        model=model,
+    )
+    folder = out or place / f"{name}_{manifest.sha256(json.dumps(made, sort_keys=True))[:8]}"
+    _go_on(folder, made)
+    rows = read_rows(folder)
+    have = {(row["set"], row["id"]) for row in rows}
+    waiting = {one: [query for query in queries if (one, query.id) not in have] for one, queries in asked.items()}
+    if any(waiting.values()):
+        say(f"{folder}: {len(have)} questions are answered, {sum(map(len, waiting.values()))} are not")
+        ask = _Asking(settings, agent.engine, params, env, samples)
+        searches = {one: corpora[suite.sets(name)[one]].search for one in asked}
+        rows += list(_answers(ask, folder, waiting, searches, suite.sets(name), say))
+    return _write_score(folder, name, asked, rows, missing, made, judge)
+
+
+def _corpus(settings: Config, name: str, allow_plugins: Sequence[str] | None) -> subject.Corpus:
+    file = suite.corpus_file(name)
+    return subject.corpus(settings, lambda: readers.read_passages(file), index=name, allow_plugins=allow_plugins)
+
+
+def _go_on(folder: Path, made: Mapping[str, Any]) -> None:
+    """Write the manifest, or check it against the one that is there."""
+    file = folder / "manifest.json"
+    if file.is_file():
+        differ = manifest.differences(json.loads(file.read_text(encoding="utf-8")), made, skip=())
+        if differ:
+            raise ValueError(
+                f"{folder} holds answers of another evaluation (the first is there, the second asked for: "
+                f"{'; '.join(differ)}); name another folder with --out, or repeat that evaluation's settings"
+            )
+        return
+    if (folder / "answers.jsonl").exists():
+        raise ValueError(f"{folder} holds answers without a manifest; name another folder with --out")
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_json(file, made)
+
+
+def _write_json(file: Path, value: Mapping[str, Any]) -> None:
+    aside = file.with_suffix(".new")
+    aside.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(aside, file)
+
+
+def read_rows(folder: Path) -> list[dict[str, Any]]:
+    """The answers that are there; a last line that a crash cut off is taken away."""
+    file = folder / "answers.jsonl"
+    data = file.read_bytes() if file.is_file() else b""
+    whole = data[: data.rfind(b"\n") + 1]
+    if len(whole) < len(data):
+        os.truncate(file, len(whole))
+    return [json.loads(line) for line in whole.splitlines()]
+
+
+class _Clock:
+    """An environment that notes when a question was opened and when its last move was made."""
+
+    def __init__(self, env: Callable):
+        self.env, self.opened, self.moved = env, {}, {}
+
+    def __call__(self, query: Query, turns: Sequence[Turn]):
+        (self.moved if turns else self.opened)[query.id] = time.monotonic()
+        return self.env(query, turns)
+
+
+@dataclass(frozen=True)
+class _Asking:
+    """How one batch of questions is asked."""
+
+    settings: Config
+    engine: Any
+    params: Any
+    env: Callable
+    samples: int
+
+    def batch(self, one: str, queries: Sequence[Query], search: SearchFunction) -> list[dict[str, Any]]:
+        """A row for each question that has no fault. A sample depends on its question, not on the batch."""
+        clock = _Clock(self.env)
+        numbers = [int(readers.digest(query)[:8], 16) for query in queries]
+        how: dict[str, Any] = {"search": search, "seed": self.settings.seed, "step": 0, "query_keys": numbers}
+        start = time.monotonic()
+        greedy = self.engine.run(self.params, queries, 1, env=clock, purpose="greedy", temperature=0.0, **how)
+        seconds = (time.monotonic() - start) / len(queries)
+        sampled: list[list[Episode]] = [[] for _ in queries]
+        if self.samples:
+            heat = self.settings.evaluation.temperature
+            sampled = self.engine.run(
+                self.params, queries, self.samples, env=self.env, purpose="pass", temperature=heat, **how
+            )
+        rows = []
+        for query, (first,), more in zip(queries, greedy, sampled, strict=True):
+            if first.valid and all(episode.valid for episode in more):
+                told = first.stop in TOLD and query.id in clock.moved
+                latency_s = clock.moved[query.id] - clock.opened[query.id] if told else None
+                about = {"set": one, "id": query.id, "question": query.question, "golds": list(query.answers)}
+                about |= {group: query.meta.get(group) for group in suite.GROUPS}
+                found = {"greedy": _told(first) | {"latency_s": latency_s}, "samples": [_told(each) for each in more]}
+                rows.append(about | found | {"seconds": seconds})
+        return rows
+
+
+def _told(episode: Episode) -> dict[str, Any]:
+    return {
+        "answer": episode.answer,
+        "stop": episode.stop,
+        "searched": [text for turn in episode.turns for text in turn.queries],
+        "tokens": int(episode.mask_L.sum()),
+    }
+
+
+def _answers(
+    ask: _Asking, folder: Path, waiting: Mapping[str, Sequence[Query]], searches: Mapping[str, Callable], corpus_of, say
+) -> Iterator[dict[str, Any]]:
+    """The missing answers; each batch's rows are on the disk when they come."""
+    ask.engine.warm_up(ask.params)
+    size = 2 * ask.settings.rollout.slots
+    opened: dict[str, SearchFunction] = {}
+    for one in sorted(waiting, key=lambda one: corpus_of[one]):  # one index at a time
+        for at in range(0, len(waiting[one]), size):
+            if corpus_of[one] not in opened:
+                opened = {corpus_of[one]: searches[one]()}
+            queries = waiting[one][at : at + size]
+            start = time.monotonic()
+            rows = ask.batch(one, queries, opened[corpus_of[one]])
+            with (folder / "answers.jsonl").open("ab") as file:
+                file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
+                file.flush()
+                os.fsync(file.fileno())
+            faults = f", {len(queries) - len(rows)} with a fault" if len(rows) < len(queries) else ""
+            done = f"{at + len(queries)} of {len(waiting[one])}{faults}"
+            say(f"{one}: {done}, {(time.monotonic() - start) / len(queries):.2f} s a question")
+            yield from rows
+
+
+def _write_score(
+    folder: Path, name: str, asked, rows, missing, made: Mapping[str, Any], judge: tuple[str, str] | None
+) -> dict[str, Any]:
+    """Score and write; without the judge first, so that its failure costs nothing."""
+    found = suite.score(name, asked, rows, missing) | {"manifest": dict(made), "folder": str(folder)}
+    _write_json(folder / "score.json", found)
+    if judge is None:
+        return found
+    endpoint = Judge(*judge, folder.parent / "verdicts.jsonl")
+    said, verdict = of_rows(endpoint, rows, suite.RULES["exact_match"])
+    found |= suite.score(name, asked, rows, missing, verdict)
+    found |= {"judge": said, "manifest": {**made, "judge": endpoint.describe() if verdict else None}}
+    _write_json(folder / "score.json", found)
+    return found

@@ -1,0 +1,23 @@
+"""How far a difference of mean scores would move had other questions been asked: a paired bootstrap over questions."""
+
+import numpy as np
+
+from qr_jax.noise import uniforms
+
+BOOTSTRAP = 95  # the first part of the keys of its resamples
+RESAMPLES = 10_000
+
+
+def bootstrap(score_RN: np.ndarray, *, resamples: int = RESAMPLES) -> list[dict[str, float]]:
+    """Each row's mean less the first row's, with the 2.5 % and 97.5 % quantiles over resamples of the N questions.
+
+    Paired: a resample takes the same questions of all rows. It is a function of (95, resample) alone.
+    """
+    gap_RN = score_RN - score_RN[:1]
+    count = gap_RN.shape[1]
+    drawn = np.empty((resamples, len(gap_RN)))
+    for at in range(resamples):
+        picked_N = (uniforms(count, BOOTSTRAP, at) * count).astype(np.int64)
+        drawn[at] = gap_RN @ np.bincount(picked_N, minlength=count) / count
+    low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
+    return [{"mean": float(gap_RN[r].mean()), "low": float(low[r]), "high": float(high[r])} for r in range(len(gap_RN))]

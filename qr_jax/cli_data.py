@@ -1,0 +1,101 @@
+"""The commands for questions and corpora: check and convert files, index a corpus, measure a retriever's recall."""
+
+import argparse
+import json
+import os
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from qr_jax import cli_retrieval
+from qr_jax.cli import whole
+
+FORMS = ("verl", "skyrl", "flashrag", "trl", "jsonl")
+
+
+def add(command: Any) -> None:
+    """Their parsers, as `cli.make_parser` adds those of the other commands."""
+    data = command("data", None, "check or convert a file of questions").add_subparsers(required=True, metavar="WHAT")
+
+    def part(name: str, run: Any, text: str) -> argparse.ArgumentParser:
+        made = data.add_parser(name, help=text, description=text, allow_abbrev=False)
+        made.set_defaults(run_command=run)
+        return made
+
+    check = part(
+        "check", _check, "say what a file of questions or passages holds and what is wrong; errors exit with 1"
+    )
+    check.add_argument("file", metavar="FILE", help="JSON lines (also .gz) or Parquet, of ours, verl, SkyRL, ...")
+    check.add_argument("--against", metavar="FILE", help="questions that must not be the same, a test set's say")
+    check.add_argument("--json", action="store_true", help="print JSON")
+    convert = part("convert", _convert, "write a file of questions in another system's form")
+    convert.add_argument("file", metavar="FILE", help="questions in any form that `data check` knows")
+    convert.add_argument("out", type=Path, metavar="OUT", help="a new file: .parquet, .jsonl or .jsonl.gz")
+    convert.add_argument("--to", required=True, choices=FORMS, help="whose rows; jsonl: our own")
+    _add_retrieval(command)
+    cli_retrieval.add(command)
+
+
+def _add_retrieval(command: Any) -> None:
+    """The commands for corpora."""
+    index = command(
+        "index", _index, "build the BM25 index of a corpus; searching it then takes no building and no memory"
+    )
+    index.add_argument("corpus", nargs="+", metavar="CORPUS", help="files of passages: .jsonl, .jsonl.gz or .parquet")
+    index.add_argument("out", type=Path, metavar="OUT", help="the index's folder")
+    index.add_argument("--method", choices=("lucene", "robertson", "atire"), default="lucene")
+    index.add_argument("--k1", type=float, default=1.5, metavar="X", help="how slowly a repeated word saturates (1.5)")
+    index.add_argument("--b", type=float, default=0.75, metavar="X", help="how much long passages are damped (0.75)")
+    index.add_argument("--stopwords", default="en", metavar="LANGUAGE", help="words left out; none: all are kept (en)")
+    index.add_argument("--no-check", action="store_true", help="build whatever memory and disk there are")
+    index.add_argument("--json", action="store_true", help="print the manifest as JSON")
+    recall = command("recall", _recall, "how many of the gold passages a retriever finds")
+    recall.add_argument("--corpus", action="append", metavar="FILE", help="passages, or an index; repeat it for more")
+    recall.add_argument("--questions", action="append", required=True, metavar="FILE", help="with their gold passages")
+    recall.add_argument("--retriever", default="bm25", metavar="NAME", help="a plug-in's name (bm25)")
+    recall.add_argument("settings", nargs="*", metavar="setting=value", help="of the retriever, as in k1=0.9")
+    recall.add_argument("--k", type=whole(1), default=5, metavar="N", help="passages a question (5)")
+    recall.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from qr_jax import data_check
+
+    checked = data_check.check(arguments.file, arguments.against)
+    print(json.dumps(checked.to_json(), indent=2) if arguments.json else data_check.format_report(checked))
+    return 1 if checked.errors else 0
+
+
+def _convert(arguments: argparse.Namespace) -> int:
+    from qr_jax.queries import formats, readers
+
+    queries = readers.read_queries(arguments.file)
+    formats.write(queries, arguments.out, arguments.to)
+    print(f"{len(queries)} questions: {arguments.out}")
+    return 0
+
+
+def _index(arguments: argparse.Namespace) -> int:
+    os.environ["JAX_PLATFORMS"] = "cpu"  # before bm25s, asked for its stop words, starts jax on an accelerator
+    from qr_jax import index_corpus
+
+    stopwords = None if arguments.stopwords == "none" else arguments.stopwords
+    settings = {"method": arguments.method, "k1": arguments.k1, "b": arguments.b, "stopwords": stopwords}
+    corpus = ",".join(arguments.corpus)
+    say = partial(print, file=sys.stderr)
+    found = index_corpus.index(corpus, arguments.out, settings, check=not arguments.no_check, say=say)
+    print(json.dumps(found, indent=2) if arguments.json else index_corpus.format_summary(found, arguments.out))
+    return 0
+
+
+def _recall(arguments: argparse.Namespace) -> int:
+    from qr_jax import recall
+    from qr_jax.overrides import pairs
+    from qr_jax.settings import guess, use
+
+    chosen = use(arguments.retriever, **{name: guess(text) for name, text in pairs(arguments.settings)})
+    corpus = ",".join(arguments.corpus) if arguments.corpus else None
+    found = recall.recall(corpus, ",".join(arguments.questions), chosen, k=arguments.k)
+    print(json.dumps(found, indent=2) if arguments.json else recall.format_table(found))
+    return 0

@@ -1,0 +1,141 @@
+"""The commands that say how good answers are: of a file, and of an agent over its own questions or a suite."""
+
+import argparse
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from qr_jax.cli import TRUST, _open, _start, whole
+
+# Options of `eval` that only one of its two ways takes: a run over its own questions, or anything over a suite.
+OWN_ONLY = ("questions", "world_seed")
+SUITE_ONLY = ("limit", "split", "out", "config", "settings", "judge", "judge_model")
+
+
+def add(command: Any) -> None:
+    """Their parsers, as `cli.make_parser` adds those of the other commands."""
+    score = command("score", _score, "EM, F1 and cover match of predictions in a file")
+    score.add_argument("file", metavar="FILE", help="JSONL (or .gz) rows of id, prediction and answers")
+    score.add_argument("--rows", action="store_true", help="each row's scores too")
+    score.add_argument("--json", action="store_true", help="print JSON")
+    made = command("eval", _eval, "answer evaluation questions, the run's own or a suite's, and score the answers")
+    made.add_argument(
+        "run", type=Path, metavar="RUN", help="the run's folder; with --suite also a model's: a Hugging Face folder"
+    )
+    made.add_argument(
+        "--suite", metavar="NAME", help="qa7: the seven sets in QR_JAX_DATA; without: the run's questions"
+    )
+    made.add_argument("--retriever", metavar="NAME", help="another retriever than the run's; none: no passages")
+    made.add_argument("--samples", type=whole(1), metavar="N", help="sampled answers a question, for Pass@1 and pass@k")
+    made.add_argument("--step", type=whole(0), metavar="N", help="the checkpoint; by default the last")
+    made.add_argument("--questions", type=whole(1), metavar="N", help="how many of the run's questions")
+    made.add_argument("--world-seed", type=int, metavar="N", help="a synthetic world of other facts")
+    _add_suite_options(made.add_argument_group("with --suite"))
+    made.add_argument("--json", action="store_true", help="print JSON")
+    made.add_argument("--allow-plugins", action="append", default=[], metavar="PACKAGE", help=TRUST)
+
+
+def _add_suite_options(group: Any) -> None:
+    group.add_argument(
+        "--limit", type=whole(1), metavar="N", help="the first N questions of each set by their id's hash"
+    )
+    group.add_argument("--split", choices=("eval", "all"), help="eval (default): without those that training may use")
+    group.add_argument(
+        "--out", type=Path, metavar="FOLDER", help="for answers and score; else in the run, or runs/eval"
+    )
+    group.add_argument("--config", metavar="FILE", help="how a model without a run is asked; else search_r1 over bm25")
+    group.add_argument(
+        "--set", action="append", dest="settings", metavar="setting=value", help="over the config; repeat"
+    )
+    group.add_argument("--judge", metavar="URL", help="an OpenAI-compatible endpoint; its key: QR_JAX_JUDGE_KEY")
+    group.add_argument("--judge-model", metavar="NAME", help="the model that judges there")
+
+
+def _score(arguments: argparse.Namespace) -> int:
+    from qr_jax import score
+
+    found = score.score(arguments.file)
+    if arguments.json:
+        shown = found if arguments.rows else {name: found[name] for name in found if name != "rows"}
+        print(json.dumps(shown, indent=2))
+    else:
+        print(score.format_table(found, rows=arguments.rows))
+    return 0
+
+
+def _eval(arguments: argparse.Namespace) -> int:
+    wrong = [name for name in (OWN_ONLY if arguments.suite else SUITE_ONLY) if getattr(arguments, name) is not None]
+    if wrong:
+        options = ", ".join("--set" if name == "settings" else f"--{name.replace('_', '-')}" for name in wrong)
+        raise ValueError(f"{options} cannot be given {'with' if arguments.suite else 'without'} --suite")
+    if arguments.suite:
+        return _suite(arguments)
+    allow_plugins = _open(arguments)
+    from qr_jax import evaluate
+
+    names = ("retriever", "world_seed", "samples", "questions", "step")
+    chosen = {name: getattr(arguments, name) for name in names}
+    found = evaluate.evaluate(arguments.run, **chosen, allow_plugins=allow_plugins)
+    print(json.dumps(evaluate.without_details(found), indent=2) if arguments.json else evaluate.format_table(found))
+    return 0
+
+
+def _suite(arguments: argparse.Namespace) -> int:
+    """1 where the judge that was asked for could not be reported."""
+    from qr_jax import suite
+
+    suite.sets(arguments.suite)
+    if (arguments.judge is None) != (arguments.judge_model is None):
+        raise ValueError("--judge URL and --judge-model NAME go together; only one was given")
+    config, is_run = _config(arguments)
+    _start(config)
+    from qr_jax import answering
+
+    found = answering.answer(
+        config,
+        name=arguments.suite,
+        out=arguments.out,
+        place=arguments.run / "eval" if is_run else Path("runs") / "eval" / arguments.run.name,
+        run=arguments.run if is_run else None,
+        step=arguments.step,
+        part=arguments.split or "eval",
+        limit=arguments.limit,
+        samples=arguments.samples,
+        judge=(arguments.judge, arguments.judge_model) if arguments.judge else None,
+        allow_plugins=tuple(arguments.allow_plugins) if is_run else None,
+        say=lambda text: print(text, file=sys.stderr),
+    )
+    print(json.dumps(found, indent=2) if arguments.json else suite.format_table(found))
+    return 1 if "refused" in (found.get("judge") or {}) else 0
+
+
+def _config(arguments: argparse.Namespace) -> tuple[Any, bool]:
+    """The checked config by which the suite is asked, and whether it is a run's own; else the model is what was named.
+
+    A run's config may be somebody else's: its plug-ins must be allowed ones.
+    """
+    from qr_jax import config as configs
+    from qr_jax import suite
+    from qr_jax.overrides import override
+
+    file = arguments.run / "config.json"
+    is_run = file.is_file() and "rollout" in json.loads(file.read_text(encoding="utf-8"))
+    if is_run and arguments.config:
+        raise ValueError(f"{arguments.run} is a run and is asked by its own config; change it with --set setting=value")
+    if is_run:
+        config = configs.load(file)
+    elif arguments.config:
+        config = suite.with_model(configs.load(arguments.config), str(arguments.run))
+    else:
+        from qr_jax.models import hf
+
+        config = suite.default_config(str(arguments.run), hf.shape(hf.resolve(str(arguments.run))).context_tokens)
+    if arguments.step is not None and not is_run:
+        raise ValueError(f"--step names a run's checkpoint, and {arguments.run} is no run of ours")
+    if arguments.retriever not in (None, config.retriever.name):
+        config = replace(config, retriever=configs.use(arguments.retriever))
+    config = override(config, arguments.settings or [])
+    configs.check(config, allow_plugins=tuple(arguments.allow_plugins) if is_run else None)
+    return config, is_run

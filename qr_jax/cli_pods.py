@@ -1,0 +1,59 @@
+"""The command that looks at a pod before there is one: `qr-jax plan`."""
+
+import argparse
+import json
+import math
+import sys
+from functools import partial
+from typing import Any
+
+from qr_jax.cli import TRUST
+
+
+def add(command: Any) -> None:
+    """Its parser, as `cli.make_parser` adds those of the other commands."""
+    text = (
+        "compile a config's programs for TPU slices that are not there: memory, collectives, time, cost; does it fit?"
+    )
+    usage = "qr-jax plan CONFIG [setting=value ...] --topology NAME [--topology NAME ...] [options]"
+    plan = command("plan", _plan, text, usage=usage)
+    plan.add_argument("config", metavar="CONFIG", help="a Python config (file.py, or file.py:name), or a config.json")
+    plan.add_argument(
+        "--topology",
+        action="append",
+        required=True,
+        metavar="NAME",
+        help="as in v5e:4x4, v5p:2x2x2, v6e:4x4; repeatable",
+    )
+    plan.add_argument("--price", type=dollars, metavar="DOLLARS", help="of one chip for one hour, to say a run's cost")
+    plan.add_argument("--no-search", action="store_true", help="do not look for the largest rows and slots: quicker")
+    plan.add_argument("--json", action="store_true", help="print JSON; of several topologies, by name")
+    plan.add_argument("--allow-plugins", action="append", default=[], metavar="PACKAGE", help=TRUST)
+
+
+def dollars(text: str) -> float:
+    """What reads an amount that is more than 0."""
+    try:
+        found = float(text)
+    except ValueError:
+        found = math.nan
+    if not 0 < found < math.inf:
+        raise argparse.ArgumentTypeError(f"found {text!r}; wanted dollars, as in 1.2")
+    return found
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    """0 when the config fits every topology, 1 when it does not fit one."""
+    from qr_jax import config as configs
+    from qr_jax import plan
+
+    path, _ = configs.parts(arguments.config)
+    config = configs.load(arguments.config, arguments.overrides)
+    configs.check(config, allow_plugins=tuple(arguments.allow_plugins) if path.suffix == ".json" else None)
+    names, say = list(dict.fromkeys(arguments.topology)), partial(print, file=sys.stderr)
+    found = plan.plan(config, names, search=not arguments.no_search, dollars_a_chip_hour=arguments.price, say=say)
+    if arguments.json:
+        print(json.dumps(found[names[0]] if len(names) == 1 else found, indent=2))
+    else:
+        print("\n\n".join(plan.format_plan(name, one) for name, one in found.items()))
+    return 0 if all(one["fits"] for one in found.values()) else 1

@@ -1,0 +1,84 @@
+"""The commands for retrieval over HTTP: serve a retriever, and check a server."""
+
+import argparse
+import json
+import os
+import sys
+from typing import Any
+
+from qr_jax.cli import whole
+
+PROTOCOLS = ("search_r1", "skyrl", "flashrag", "r1_searcher")  # those of retrieval_protocols.py
+ON_DEVICES = ("dense", "hybrid")  # retrievers that use jax; all others leave the accelerator to whoever trains
+
+
+def add(command: Any) -> None:
+    """Their parsers, as `cli.make_parser` adds those of the other commands."""
+    serve = command("serve-retriever", _serve, "answer searches over HTTP (Search-R1's POST /retrieve, and others')")
+    serve.add_argument("--retriever", default="bm25", metavar="NAME", help="a plug-in's name (bm25)")
+    serve.add_argument("settings", nargs="*", metavar="setting=value", help="of the retriever, as in k1=0.9")
+    serve.add_argument("--corpus", action="append", metavar="FILE", help="passages, or an index; repeat it for more")
+    serve.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="where to listen; others need a token")
+    serve.add_argument("--port", type=whole(0), default=8000, metavar="N", help="0: a free one, which is said (8000)")
+    serve.add_argument("--token-env", metavar="NAME", help="the environment variable with the token clients must send")
+    serve.add_argument("--batch", type=whole(1), default=64, metavar="N", help="queries of one search call (64)")
+    serve.add_argument("--wait-ms", type=whole(0), default=3, metavar="N", help="for others to search with (3)")
+    serve.add_argument("--max-k", type=whole(1), default=100, metavar="N", help="passages a query (100)")
+    serve.add_argument("--max-queries", type=whole(1), default=256, metavar="N", help="queries a request (256)")
+    parts = command("retriever", None, "check a retrieval server").add_subparsers(required=True, metavar="WHAT")
+    text = "ask a retrieval server what can go wrong; what is wrong exits with 1"
+    check = parts.add_parser("check", help=text, description=text, allow_abbrev=False)
+    check.set_defaults(run_command=_check)
+    check.add_argument(
+        "url", metavar="URL", help="as in http://127.0.0.1:8000; without a path, the protocol's is taken"
+    )
+    check.add_argument("--protocol", choices=PROTOCOLS, default="search_r1", help="how it is asked (search_r1)")
+    check.add_argument("--k", type=whole(1), default=3, metavar="N", help="passages a query (3)")
+    check.add_argument("--calls", type=whole(1), default=50, metavar="N", help="whose times are taken (50)")
+    check.add_argument("--query", action="append", metavar="TEXT", help="to ask; repeat it (some general questions)")
+    check.add_argument("--token-env", metavar="NAME", help="the environment variable with the server's token")
+    check.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    from qr_jax.overrides import pairs
+    from qr_jax.settings import guess, plain, use
+
+    chosen = use(arguments.retriever, **{name: guess(text) for name, text in pairs(arguments.settings)})
+    if not any(f'"{name}"' in json.dumps(plain(chosen)) for name in ON_DEVICES):
+        os.environ["JAX_PLATFORMS"] = "cpu"  # before anything can start jax
+    from qr_jax import http_post, plugins, retrieval_server
+    from qr_jax.queries import readers
+    from qr_jax.search_batcher import Limits
+
+    token = http_post.secret(arguments.token_env) if arguments.token_env else None
+    retrieval_server.check_address(arguments.host, token)
+    make = plugins.bind("retriever", chosen)
+    about: dict[str, Any] = {"retriever": chosen.name}
+    corpus = plugins.signature("retriever", chosen.name).settings.get("corpus")
+    if corpus is not None and arguments.corpus:
+        passages = readers.read_passages(",".join(arguments.corpus))
+        search, about = make(corpus=passages), about | {"passages": len(passages)}
+    elif corpus is not None and corpus.required:
+        raise ValueError(f"the retriever {chosen.name!r} searches a corpus: name its files with --corpus")
+    else:
+        search = make()
+    limits = Limits(
+        queries=arguments.max_queries, k=arguments.max_k, batch=arguments.batch, wait_s=arguments.wait_ms / 1000
+    )
+    say = lambda url: print(f"{chosen.name}: {url}", file=sys.stderr, flush=True)  # noqa: E731
+    retrieval_server.serve(
+        search, host=arguments.host, port=arguments.port, token=token, limits=limits, about=about, say=say
+    )
+    return 0
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from qr_jax import retriever_check
+
+    found = retriever_check.check(
+        arguments.url, arguments.protocol, k=arguments.k, calls=arguments.calls, queries=arguments.query,
+        token_env=arguments.token_env,
+    )  # fmt: skip
+    print(json.dumps(found, indent=2, ensure_ascii=False) if arguments.json else retriever_check.format_report(found))
+    return 1 if found["problems"] else 0

@@ -1,0 +1,285 @@
+"""Finished runs held against each other: rules over seeds, at one budget, on the same questions, beside chance alone.
+
+Accuracies are greedy exact match of the last evaluation. The interval of a difference is a paired bootstrap over
+questions, seeds averaged for each: it says what other questions would have given, not what other seeds would.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qr_jax import config as configs
+from qr_jax import figures, last_evaluation, metrics_writer, null_control, oracle
+from qr_jax.bootstrap import bootstrap
+from qr_jax.config import Config
+from qr_jax.settings import plain
+
+BUDGETS = ("rollouts", "tokens", "searches")
+# Settings that do not make two runs two rules: the seed, and how long a run goes on and what is told of it.
+FREE = ("seed", "log", "data.world_path", "evaluation.every", "train.steps", "train.max_", "train.keep_")
+FREE += ("train.checkpoint_every", "pool.rule", "pool.rounds", "pool.by")
+# A run's figures over the last tenth of its steps, each with its null's in `null_control`.
+SHARES = {
+    "zero_variance": "zero_variance_last",
+    "recycled": "recycled_share_last",
+    "ex_hard": "ex_hard_last",
+    "ex_easy": "ex_easy_last",
+    "flipped": "flipped",
+    "trained": "coverage",
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a finished run left in its folder."""
+
+    folder: Path
+    settings: Config
+    rows: list[dict[str, Any]]  # of metrics.jsonl
+    summary: dict[str, Any]
+    evaluation: dict[str, Any]  # manifest, exact_match
+
+    def spent(self, measure: str) -> int:
+        return int(self.rows[-1][f"budget/{measure}"])
+
+    def largest_step(self, measure: str) -> int:
+        return int(np.diff([0, *(row[f"budget/{measure}"] for row in self.rows)]).max())
+
+
+def read(folder: str | Path) -> Run:
+    """A run's files. ValueError where it has not finished, or took no step."""
+    folder = Path(folder)
+    rows = metrics_writer.read(folder)
+    if not (folder / "config.json").is_file() or not (folder / "summary.json").is_file() or not rows:
+        lacks = "config.json" if not (folder / "config.json").is_file() else "summary.json" if rows else "step"
+        raise ValueError(f"{folder} is no finished run: it has no {lacks}; compare takes the folders of finished runs")
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    return Run(folder, configs.load(folder / "config.json"), rows, summary, last_evaluation.read(folder))
+
+
+def expand(folder: str | Path) -> list[Path]:
+    """The run that the folder is, or those of the study that it is. ValueError where it is neither."""
+    folder = Path(folder)
+    if (folder / "config.json").is_file():
+        return [folder]
+    found = sorted(path.parent for path in folder.glob("*/seed_*/summary.json"))
+    if not found:
+        raise ValueError(f"{folder} is neither a run (it has no config.json) nor a study with finished runs")
+    return found
+
+
+def compare(
+    folders: Sequence[Path],
+    *,
+    measure: str | None = None,
+    reach: float = 0.7,
+    allow_plugins: Sequence[str] | None = (),
+    null_seeds: int = 20,
+) -> dict[str, Any]:
+    """All figures of the runs by rule, the first rule being the one that the others are held against.
+
+    `measure` is what their budgets are counted in; None: what their configs limit, or else rollouts. ValueError for
+    unequal budgets, unlike evaluations, or a run given twice.
+    """
+    if len({folder.resolve() for folder in folders}) < len(folders) or not folders:
+        raise ValueError(f"{len(folders)} folders were given; wanted one or more, each once")
+    many = [read(folder) for folder in folders]
+    measure = measure or budget_of(many)
+    check_budgets(many, measure)
+    if unlike := last_evaluation.unlike([(str(run.folder), run.evaluation["manifest"]) for run in many]):
+        raise ValueError(
+            f"the last evaluations are not of one kind ({' | '.join(unlike)}); compare runs that were evaluated alike"
+        )
+    asked = list(many[0].evaluation["exact_match"])
+    kept = [name for name in asked if all(run.evaluation["exact_match"][name] is not None for run in many)]
+    if not kept:
+        raise ValueError(f"of {len(asked)} questions none was answered without a fault in all {len(many)} runs")
+    by_rule = grouped(many)
+    score_RN = np.array([np.mean([scores(run, kept) for run in some], axis=0) for some in by_rule.values()])
+    gaps = bootstrap(score_RN)
+    found: dict[str, Any] = {}
+    for rule, (label, some) in enumerate(by_rule.items()):
+        ones = [figures_of(run, kept, measure, reach) for run in some]
+        nulls = [_null(run, null_seeds, allow_plugins) for run in some]
+        found[label] = {
+            "runs": [str(run.folder) for run in some],
+            "seeds": [run.settings.seed for run in some],
+            **{name: over_seeds([one[name] for one in ones]) for name in ones[0] if name != "curve"},
+            "null": {name: _over_nulls([null[name] for null in nulls if null]) for name in SHARES},
+            "difference": gaps[rule] if rule else None,
+            "curves": [one["curve"] for one in ones],
+        }
+    _count_wins(found)
+    spent = [run.spent(measure) for run in many]
+    return {
+        "measure": measure,
+        "spent": [min(spent), max(spent)],
+        "questions": len(kept),
+        "faulted_questions": len(asked) - len(kept),
+        "reach": reach,
+        "null_seeds": null_seeds,
+        "manifest": many[0].evaluation["manifest"],
+        "rules": found,
+    }
+
+
+def budget_of(many: Sequence[Run]) -> str:
+    """What the runs' configs limit, or rollouts where none limits anything. ValueError where they differ in that."""
+    limits = [tuple(name for name in BUDGETS if getattr(run.settings.train, f"max_{name}")) for run in many]
+    for run, limit in zip(many, limits):
+        if limit != limits[0] or len(limit) > 1:
+            first = f"{many[0].folder}: {', '.join(limits[0]) or 'steps alone'}"
+            raise ValueError(
+                f"the runs' budgets are not of one kind ({first}; {run.folder}: {', '.join(limit) or 'steps alone'}); "
+                f"say in what to count them with --budget {BUDGETS[0]}"
+            )
+    return limits[0][0] if limits[0] else BUDGETS[0]
+
+
+def check_budgets(many: Sequence[Run], measure: str) -> None:
+    """ValueError where what was spent differs by more than the largest step of any run."""
+    least, most = (pick(many, key=lambda run: run.spent(measure)) for pick in (min, max))
+    step = max(run.largest_step(measure) for run in many)
+    if most.spent(measure) - least.spent(measure) > step:
+        raise ValueError(
+            f"budgets are unequal: {least.folder} spent {least.spent(measure):,} {measure}, {most.folder} "
+            f"{most.spent(measure):,}; wanted them within one step ({step:,}). Give all runs the same "
+            f"train.max_{measure}, or count by another --budget ({', '.join(BUDGETS)})"
+        )
+
+
+def grouped(many: Sequence[Run]) -> dict[str, list[Run]]:
+    """The runs by rule, in order of appearance; other settings in which some differ stand in the label too."""
+    flats = [_flat(run.settings) for run in many]
+    names = sorted({name for flat in flats for name in flat})
+    differ = [name for name in names if len({json.dumps(flat.get(name)) for flat in flats}) > 1]
+    found: dict[str, list[Run]] = {}
+    for run, flat in zip(many, flats):
+        more = [f"{name}={flat.get(name)}" for name in differ]
+        found.setdefault(" ".join([rule_label(run.settings), *more]), []).append(run)
+    for label, some in found.items():
+        seeds = [run.settings.seed for run in some]
+        if len(set(seeds)) < len(seeds):
+            twice = [str(run.folder) for run in some if seeds.count(run.settings.seed) > 1]
+            raise ValueError(f"{' and '.join(twice)} are one rule ({label}) with one seed; give one of them")
+    return found
+
+
+def rule_label(settings: Config) -> str:
+    """A rule as a study names it: "recycle", "dapo", "foresee:gamma=0.0"."""
+    of = settings.pool
+    name = next((preset for preset, both in oracle.PRESETS.items() if both[0].name == of.rule.name
+                 and both[1].name == of.rounds.name), of.rule.name)  # fmt: skip
+    usual = oracle.sampler(name)
+    more = [f"{key}={value}" for key, value in of.rule.settings.items()]
+    more += [f"rounds.{key}={value}" for key, value in of.rounds.settings.items()]
+    more += [f"rounds={of.rounds.name}"] if of.rounds.name != usual.rounds.name else []
+    more += [f"pool.by={of.by}"] if of.by != usual.by else []
+    return name + (f":{','.join(more)}" if more else "")
+
+
+def _flat(settings: Config) -> dict[str, Any]:
+    """The settings by full name, but those that are free to differ or that name the rule."""
+
+    def walk(value: Any, name: str):
+        if isinstance(value, Mapping) and value:
+            for key, item in value.items():
+                yield from walk(item, f"{name}.{key}" if name else key)
+        elif not name.startswith(FREE):
+            yield name, value
+
+    return dict(walk(plain(settings), ""))
+
+
+def scores(run: Run, questions: Sequence[str]) -> np.ndarray:
+    """Exact match of each question in the run's last evaluation."""
+    return np.array([run.evaluation["exact_match"][name] for name in questions], float)
+
+
+def figures_of(run: Run, questions: Sequence[str], measure: str, reach: float) -> dict[str, Any]:
+    """A run's figures: its last accuracy and where it passed `reach`, its pool's shares, and what it spent."""
+    whole = figures.over_steps(run.rows)
+    last = figures.over_steps(run.rows[-max(len(run.rows) // 10, 1) :])
+    drawn, trained = _unique(run.folder)
+    size = int(run.rows[-1]["pool/size"])
+    points = curve(run)
+    return {
+        "accuracy": float(scores(run, questions).mean()),
+        "reached": reached([(at["rollouts"], at["accuracy"]) for at in points], reach),
+        "signal_per_1000": 1000 * int(whole["pool/signal"] or 0) / max(int(whole["pool/rollouts"] or 0), 1),
+        "drawn": drawn / size,
+        "trained": trained / size,
+        "zero_variance": last["pool/zero_variance_rate"],
+        "recycled": last["pool/recycled_share"],
+        "ex_hard": last["pool/ex_hard"],
+        "ex_easy": last["pool/ex_easy"],
+        "flipped": last["pool/flipped"],
+        **{name: run.spent(name) for name in BUDGETS},
+        "steps": len(run.rows),
+        "step_seconds": float(sum(row["time/step_s"] for row in run.rows)),
+        "curve": [[at[measure], at["accuracy"]] for at in points],
+    }
+
+
+def curve(run: Run) -> list[dict[str, float]]:
+    """The accuracy of each evaluation with what was spent until then, from before training to after it."""
+    found = [(dict.fromkeys(BUDGETS, 0), run.summary.get("greedy_before"))]
+    for row in run.rows:
+        found.append(({name: row[f"budget/{name}"] for name in BUDGETS}, row.get("eval/exact_match")))
+    found.append((found[-1][0], run.summary.get("greedy_after")))
+    return [{**spent, "accuracy": accuracy} for spent, accuracy in found if accuracy is not None]
+
+
+def reached(points: Sequence[tuple[float, float]], reach: float) -> float | None:
+    """Where a curve first comes to `reach`, on a straight line between two evaluations; None when it never does."""
+    for at, (x, y) in enumerate(points):
+        if y >= reach:
+            if at == 0:
+                return float(x)
+            x_before, y_before = points[at - 1]
+            return float(x_before + (x - x_before) * (reach - y_before) / (y - y_before))
+    return None
+
+
+def _unique(folder: Path) -> tuple[int, int]:
+    """How many queries the ledger has drawn, and how many were trained on."""
+    lines = (folder / "ledger.jsonl").read_bytes().splitlines() if (folder / "ledger.jsonl").exists() else []
+    draws = [json.loads(line) for line in lines]
+    return len({one["index"] for one in draws}), len({one["index"] for one in draws if one["accepted"]})
+
+
+def _null(run: Run, seeds: int, allow_plugins: Sequence[str] | None) -> dict[str, Any] | None:
+    """The null control's figures under the names of SHARES; None where it can say nothing of the run."""
+    try:
+        made = null_control.null_of_run(run.folder, seeds=seeds, points=1, allow_plugins=allow_plugins)
+    except ValueError:
+        return None
+    return {name: made["summary"][theirs] for name, theirs in SHARES.items()}
+
+
+def over_seeds(values: Sequence[float | None]) -> dict[str, Any]:
+    """Mean and standard deviation (n - 1) over the seeds that have a value, with all values."""
+    known = [float(value) for value in values if value is not None]
+    return {
+        "mean": float(np.mean(known)) if known else None,
+        "sd": float(np.std(known, ddof=1)) if len(known) > 1 else None,
+        "values": list(values),
+    }
+
+
+def _over_nulls(bands: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]:
+    """Mean, and 5 % and 95 % quantiles, of a figure in the null controls of a rule's runs, each averaged over them."""
+    return {name: over_seeds([band[name] for band in bands])["mean"] for name in ("mean", "low", "high")}
+
+
+def _count_wins(found: dict[str, dict[str, Any]]) -> None:
+    """`wins`: in how many of the seeds shared with the first rule a rule's accuracy is above that one's."""
+    first, *others = found.values()
+    base = dict(zip(first["seeds"], first["accuracy"]["values"]))
+    for one in others:
+        pairs = [(value, base[seed]) for seed, value in zip(one["seeds"], one["accuracy"]["values"]) if seed in base]
+        one["wins"] = {"won": sum(own > other for own, other in pairs), "of": len(pairs)}

@@ -1,0 +1,216 @@
+"""What is in a file of questions or passages, and what is wrong with it: counts, errors and warnings by row number.
+
+An error is what training or searching would refuse the file for; a warning is what it would take, and its user should
+know.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from qr_jax.answers import normalise
+from qr_jax.queries import formats, readers
+from qr_jax.records import Passage, Query
+
+SHOWN = 10  # row numbers that a line of the table names; the JSON has all
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong, and the rows where it is; `others` are rows of the file that was compared with."""
+
+    level: Literal["error", "warning"]
+    kind: str
+    text: str
+    rows: tuple[int, ...]
+    others: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A file's rows by number: those that could be read, and what was found. `counts` are of rows by what they say."""
+
+    file: str
+    schema: str
+    items: Mapping[int, Query | Passage]
+    findings: tuple[Finding, ...]
+    counts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def errors(self) -> list[Finding]:
+        return [one for one in self.findings if one.level == "error"]
+
+    def to_json(self) -> dict[str, Any]:
+        found: dict[str, list] = {"errors": [], "warnings": []}
+        for one in self.findings:
+            found[f"{one.level}s"].append({name: value for name, value in asdict(one).items() if value != ()})
+        head = {"file": self.file, "schema": self.schema, "ok": not self.errors}
+        return head | {"counts": dict(self.counts)} | found
+
+
+def check(file: str | Path, against: str | Path | None = None) -> Checked:
+    """Read every row of the file, the bad ones too; with `against`, also which questions stand in both files."""
+    (path,) = one_file(file)
+    items, findings, schemas = _read(path)
+    is_corpus = any(isinstance(item, Passage) for item in items.values())
+    findings += list(_repeated_ids(items)) + list(_passages(items) if is_corpus else _questions(items))
+    if len(schemas) > 1:
+        listed = ", ".join(f"{name} ({count})" for name, count in schemas.most_common())
+        findings.append(Finding("warning", "mixed schemas", f"the rows have more than one schema: {listed}", ()))
+    if not sum(schemas.values()) and not findings:
+        findings.append(Finding("error", "no rows", "the file has no rows", ()))
+    if against is not None:
+        findings += list(_overlap(items, one_file(against)[0]))
+    name = schemas.most_common(1)[0][0] if schemas else "unknown"
+    findings.sort(key=lambda one: (one.level, one.rows))
+    return Checked(str(file), name, items, tuple(findings), _counts(items, schemas))
+
+
+def one_file(file: str | Path) -> list[Path]:
+    found = readers.resolve(file)
+    if len(found) != 1:
+        raise ValueError(f"{str(file)!r} names {len(found)} files; check them one at a time (--against compares two)")
+    return found
+
+
+def _read(path: Path) -> tuple[dict[int, Query | Passage], list[Finding], Counter[str]]:
+    """The rows that can be read, an error for each other, and how many rows have which schema."""
+    items, findings, schemas = {}, [], Counter()
+    last = 0
+    try:
+        for number, row in readers.attempts(path):
+            last = number
+            try:
+                if isinstance(row, ValueError):
+                    raise row
+                schemas[formats.schema(row)] += 1
+                items[number] = _item(row)
+            except ValueError as error:
+                kind = "empty golds" if _has_no_gold(row) else "unreadable row"
+                findings.append(Finding("error", kind, str(error), (number,)))
+    except ValueError as error:
+        findings.append(Finding("error", "damaged file", str(error), (last,)))
+    return items, findings, schemas
+
+
+def _has_no_gold(row: Any) -> bool:
+    """Whether the row asks something and has no answer of which anything is left."""
+    if isinstance(row, ValueError) or formats.schema(row).endswith("corpus"):
+        return False
+    try:
+        row = formats.ours(row)
+    except ValueError:
+        return False
+    golds = next((row[name] for name in readers.ANSWERS if name in row), None)
+    golds = [golds] if isinstance(golds, str) else golds
+    return isinstance(golds, list) and all(isinstance(one, str) and not normalise(one) for one in golds)
+
+
+def _item(row: readers.Row) -> Query | Passage:
+    return readers.passage_of(row) if formats.schema(row).endswith("corpus") else readers.query_of(row)
+
+
+def _repeated_ids(items: Mapping[int, Query | Passage]) -> Iterator[Finding]:
+    for name, rows in _grouped({number: item.id for number, item in items.items()}):
+        yield Finding("error", "repeated id", f"id {name!r} stands in {len(rows)} rows; ids must be unique", rows)
+
+
+def _questions(items: Mapping[int, Any]) -> Iterator[Finding]:
+    for number, query in items.items():
+        if refused := query.meta.get("refused_answers"):
+            text = f"answers of which nothing is left when they are normalised, so nothing matches them: {refused}"
+            yield Finding("warning", "empty golds", text, (number,))
+    for text, rows in _grouped({number: normalise(query.question) for number, query in items.items()}):
+        same = len({frozenset(map(normalise, items[number].answers)) for number in rows}) == 1
+        answers = "the same answers" if same else "different answers"
+        yield Finding("warning", "repeated question", f"{len(rows)} rows ask {text!r}, with {answers}", rows)
+    whole = (("answer in question", _gives_away), ("long answers", _is_long))
+    for kind, wrong in whole:
+        rows = tuple(number for number, query in items.items() if wrong(query))
+        if rows:
+            yield Finding("warning", kind, f"{len(rows)} of {len(items)} questions: {wrong.__doc__}", rows)
+
+
+def _gives_away(query: Query) -> bool:
+    """every answer stands in the question itself (a choice between two, or a leak)"""
+    asked = f" {normalise(query.question)} "
+    return all(f" {normalise(answer)} " in asked for answer in query.answers)
+
+
+def _is_long(query: Query) -> bool:
+    """the shortest answer has more than 20 words, which exact match hardly ever meets"""
+    return min(len(normalise(answer).split()) for answer in query.answers) > 20
+
+
+def _passages(items: Mapping[int, Any]) -> Iterator[Finding]:
+    for text, rows in _grouped({number: f"{one.title}\n{one.text}" for number, one in items.items()}):
+        yield Finding("warning", "repeated passage", f"{len(rows)} rows have one text, {text[:60]!r}...", rows)
+    untitled = tuple(number for number, passage in items.items() if not passage.title)
+    if untitled:
+        text = f"{len(untitled)} of {len(items)} passages have no title"
+        yield Finding("warning", "no title", text, untitled)
+
+
+def _overlap(items: Mapping[int, Any], other: Path) -> Iterator[Finding]:
+    """The questions of this file that the other one asks too, by their normalised text or by their id."""
+    theirs, findings, _ = _read(other)
+    if findings:
+        text = f"{other.name}: {len(findings)} rows cannot be read and were not compared"
+        yield Finding("error", "unreadable other file", text, (), tuple(row for one in findings for row in one.rows))
+    for kind, key in (("overlap", lambda one: normalise(one.question)), ("overlap of ids", lambda one: one.id)):
+        places = defaultdict(list)
+        for number, query in theirs.items():
+            if isinstance(query, Query):
+                places[key(query)].append(number)
+        shared = [number for number, query in items.items() if isinstance(query, Query) and key(query) in places]
+        if shared:
+            others = tuple(sorted({row for number in shared for row in places[key(items[number])]}))
+            what = "questions" if kind == "overlap" else "ids"
+            text = f"{len(shared)} of {len(items)} {what} stand in {other.name} too"
+            yield Finding("warning", kind, text, tuple(shared), others)
+
+
+def _grouped(keys: Mapping[int, str]) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """The keys of more than one row, with their rows."""
+    places = defaultdict(list)
+    for number, key in keys.items():
+        places[key].append(number)
+    return ((key, tuple(rows)) for key, rows in places.items() if len(rows) > 1)
+
+
+def _counts(items: Mapping[int, Query | Passage], schemas: Counter[str]) -> dict[str, Any]:
+    """Rows, and what they are about: answers a question, hops and types where rows have them, words a passage."""
+    counts: dict[str, Any] = {"rows": sum(schemas.values()), "readable": len(items)}
+    queries = [item for item in items.values() if isinstance(item, Query)]
+    passages = [item for item in items.values() if isinstance(item, Passage)]
+    if queries:
+        counts |= {"questions": len(queries), "answers": sum(len(query.answers) for query in queries)}
+        for name in ("dataset", "data_source", "split", "origin_split", "type", "level", "kind", "hops"):
+            found = Counter(str(query.meta[name]) for query in queries if query.meta.get(name) is not None)
+            if 0 < len(found) <= 20:
+                counts[name] = dict(sorted(found.items()))
+        with_gold = sum(bool(query.meta.get("supporting") or query.meta.get("supporting_titles")) for query in queries)
+        counts["with_gold_passages"] = with_gold
+    if passages:
+        counts |= {"passages": len(passages), "words": sum(len(one.text.split()) for one in passages)}
+    return counts
+
+
+def format_report(checked: Checked) -> str:
+    """The counts, then one line a finding, errors first."""
+    lines = [f"{checked.file}: {checked.schema}"]
+    for name, value in checked.counts.items():
+        shown = ", ".join(f"{key} {count}" for key, count in value.items()) if isinstance(value, Mapping) else value
+        lines.append(f"  {name}: {shown}")
+    lines += [f"{one.level}: {_at(one.rows)}{one.text}" for one in checked.findings]
+    errors = len(checked.errors)
+    return "\n".join([*lines, f"{errors} errors, {len(checked.findings) - errors} warnings"])
+
+
+def _at(rows: Sequence[int]) -> str:
+    if not rows:
+        return ""
+    more = f" and {len(rows) - SHOWN} more" if len(rows) > SHOWN else ""
+    return f"row{'s' * (len(rows) > 1)} {', '.join(map(str, rows[:SHOWN]))}{more}: "

@@ -1,0 +1,160 @@
+"""A dense index: a corpus's vectors in pieces, in memory or in a folder; what was interrupted goes on where it ended.
+
+A folder holds a manifest (corpus, model, settings), a numpy file a piece, and a list of the pieces that are done with
+the SHA-256 of each.
+"""
+
+import contextlib
+import json
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import ml_dtypes
+import numpy as np
+
+from qr_jax.bm25_index import file_hash
+from qr_jax.progress import progress
+
+Storage = Literal["float32", "bfloat16", "int8"]
+Embed = Callable[[int, int], np.ndarray]  # rows start to stop -> float32 [rows, D]
+
+MANIFEST, PIECES, LOCK = "manifest.json", "pieces.txt", ".lock"
+FORMAT = 1
+PIECE = 1024  # rows
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """The rows of an index; of int8, a row ends in the four bytes of its factor, float32."""
+
+    pieces: Sequence[np.ndarray]
+    storage: Storage
+
+    def read(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """Rows in the type they are stored in and, of int8, their factors."""
+        first = start // PIECE
+        parts = [
+            piece[max(start - at * PIECE, 0) : stop - at * PIECE]
+            for at, piece in enumerate(self.pieces[first : -(-stop // PIECE)], first)
+        ]
+        rows = np.concatenate(parts) if parts else self.pieces[0][:0]
+        if self.storage == "bfloat16":
+            return rows.view(ml_dtypes.bfloat16), None
+        if self.storage == "int8":
+            return rows[:, :-4], np.ascontiguousarray(rows[:, -4:]).view(np.float32)[:, 0]
+        return np.asarray(rows), None
+
+
+def quantise(vector_ND: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """int8 [N, D] and a factor a row, float32 [N]: the row's largest number is 127 times it."""
+    factor_N = np.abs(vector_ND).max(axis=1) / np.float32(127)
+    factor_N = np.where(factor_N == 0, 1, factor_N).astype(np.float32)
+    return np.rint(vector_ND / factor_N[:, None]).astype(np.int8), factor_N
+
+
+def in_memory(count: int, storage: Storage, embed: Embed) -> Vectors:
+    """The vectors of `count` rows, made now."""
+    return Vectors([_stored(embed(*span), storage) for span in _shown(_spans(count))], storage)
+
+
+def in_folder(
+    folder: Path, count: int, storage: Storage, embed: Embed, *, corpus: str, model: str, settings: Mapping[str, Any]
+) -> Vectors:
+    """The folder's vectors, memory-mapped, after those that are not there yet have been made.
+
+    Each piece is kept as soon as it is done, so a process that was killed loses one. A damaged piece is made again,
+    which a warning says. A second process waits until the first is done. ValueError: an index of another corpus, model
+    or settings, or a folder of other files; they are left as they are.
+    """
+    wanted = {"format": FORMAT, "corpus": corpus, "rows": count, "model": model}
+    wanted |= {"settings": {**settings, "storage": storage}, "piece_rows": PIECE}
+    spans = _spans(count)
+    names = [f"vectors_{at:05d}.npy" for at in range(len(spans))]
+    folder.mkdir(parents=True, exist_ok=True)
+    with _alone(folder):
+        done = _done(folder, wanted, names)
+        missing = [at for at, name in enumerate(names) if name not in done]
+        for at, span in zip(missing, _shown([spans[at] for at in missing]), strict=True):
+            digest = _put(folder / names[at], _stored(embed(*span), storage))
+            with (folder / PIECES).open("a", encoding="utf-8") as file:
+                file.write(f"\n{names[at]} {digest}")  # a line that was cut ends here
+    return Vectors([np.load(folder / name, mmap_mode="r") for name in names], storage)
+
+
+def _spans(count: int) -> list[tuple[int, int]]:
+    return [(start, min(start + PIECE, count)) for start in range(0, count, PIECE)]
+
+
+def _shown(spans: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    return progress(spans, len(spans), f"pieces of {PIECE:,} passages")
+
+
+def _stored(vector_ND: np.ndarray, storage: Storage) -> np.ndarray:
+    if storage == "float32":
+        return vector_ND
+    if storage == "bfloat16":  # numpy's files know no bfloat16
+        return vector_ND.astype(ml_dtypes.bfloat16).view(np.uint16)
+    whole_ND, factor_N = quantise(vector_ND)
+    return np.concatenate([whole_ND, factor_N[:, None].view(np.int8)], axis=1)
+
+
+def _put(path: Path, piece: np.ndarray) -> str:
+    """Write the piece under its name, whole or not at all; its SHA-256 comes back."""
+    temporary = path.with_name(path.name + ".new")
+    with temporary.open("wb") as file:
+        np.save(file, piece)
+    digest = file_hash(temporary)
+    os.replace(temporary, path)
+    return digest
+
+
+def _done(folder: Path, wanted: Mapping[str, Any], names: Sequence[str]) -> set[str]:
+    """The pieces that are there and whole; the manifest is written where there is none."""
+    known = {LOCK, MANIFEST + ".new", PIECES, *names, *(f"{name}.new" for name in names)}
+    if not (folder / MANIFEST).exists():
+        if {one.name for one in folder.iterdir()} - known:
+            raise ValueError(f"{folder} is no folder of a dense index, and is left as it is; name a new or empty one")
+        (folder / (MANIFEST + ".new")).write_text(json.dumps(wanted, indent=1), "utf-8")
+        os.replace(folder / (MANIFEST + ".new"), folder / MANIFEST)
+    _refuse_other(folder, wanted)
+    lines = (folder / PIECES).read_text("utf-8").splitlines() if (folder / PIECES).exists() else []
+    listed = dict(line.split(" ") for line in lines if line.count(" ") == 1)  # the last line may have been cut
+    found = {name: digest for name, digest in listed.items() if name in names}
+    whole = {name for name, digest in found.items() if _is(folder / name, digest)}
+    if len(whole) < len(found):
+        warnings.warn(f"damaged pieces of the index {folder} are made again: {len(found) - len(whole)}", stacklevel=4)
+    return whole
+
+
+def _refuse_other(folder: Path, wanted: Mapping[str, Any]) -> None:
+    """ValueError when the folder's manifest is of something else; it says of what."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
+        before = dict(manifest["settings"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"the manifest of {folder} is damaged ({error}); delete the folder or name another") from error
+    other = [name for name in wanted if name != "settings" and manifest.get(name) != wanted[name]]
+    now = wanted["settings"]
+    other += [f"{name} ({before.get(name)!r}, now {now[name]!r})" for name in now if before.get(name) != now[name]]
+    if other:
+        raise ValueError(
+            f"the index {folder} was made with another {', '.join(other)}, and is left as it is; name another folder"
+        )
+
+
+def _is(path: Path, digest: str) -> bool:
+    return path.is_file() and file_hash(path) == digest
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One process at a time; the lock falls with the process that holds it."""
+    import fcntl
+
+    with (folder / LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,283 @@
+"""JSON posted to one URL, and what comes back: retried inside a deadline, bounded in size, never redirected.
+
+A server that keeps failing is left alone for a while, and whoever asks then waits. No message holds a secret.
+"""
+
+import base64
+import contextlib
+import functools
+import http.client
+import io
+import json
+import logging
+import os
+import random
+import re
+import socket
+import ssl
+import threading
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from qr_jax.secrecy import SHORTEST, looks_secret, redact
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+log = logging.getLogger(__name__)
+
+FIRST_PAUSE_S = 0.1  # before the first retry; it doubles, and each is drawn between its half and its whole
+PASSING = (408, 425, 429)  # and all from 500: another try may do better
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+STALE = (ConnectionResetError, BrokenPipeError, http.client.RemoteDisconnected)
+
+
+class Failed(OSError):
+    """No answer that can be used. `passing`: another try may get one, `pause_s` from now at the earliest."""
+
+    def __init__(self, text: str, *, passing: bool = True, pause_s: float = 0.0):
+        super().__init__(redact(text))
+        self.passing, self.pause_s = passing, pause_s
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long and how often a call is tried, and when its server is left alone.
+
+    `timeout_s` is for one try, `deadline_s` for all of a call. After `pause_after` failures in a row, nobody asks for
+    `pause_s`.
+    """
+
+    timeout_s: float = 10.0
+    deadline_s: float = 25.0
+    retries: int = 2
+    pause_after: int = 5
+    pause_s: float = 10.0
+    response_bytes: int = 16_000_000
+
+    def __post_init__(self):
+        bad = [name for name, value in vars(self).items() if value < (0 if name == "retries" else 1e-9)]
+        if bad:
+            raise ValueError(f"{bad[0]} is {getattr(self, bad[0])}; wanted more than 0")
+
+
+def secret(name: str) -> str:
+    """The secret in an environment variable. ValueError, without its value: absent, too short, or not to be redacted.
+
+    What is not named like a secret would not be redacted (secrecy.py), so such names are refused.
+    """
+    if not looks_secret(name):
+        raise ValueError(f"{name} does not look like a secret's name; call the variable ..._KEY or ..._TOKEN")
+    value = os.environ.get(name, "").strip()
+    if len(value) < SHORTEST or not re.fullmatch(r"[!#-\[\]-~]+", value):
+        found = f"has {len(value)} characters" if value else "is not set"
+        raise ValueError(
+            f"the environment variable {name} {found}; wanted a secret of {SHORTEST} or more plain characters, "
+            "without blanks or quotes"
+        )
+    return value
+
+
+class Endpoint:
+    """One URL that takes JSON; connections are kept and used again. Calls may come from several threads.
+
+    `path` is taken where the URL has none.
+    """
+
+    def __init__(self, url: str, patience: Patience, headers: Mapping[str, str] | None = None, *, path: str = "/"):
+        self._idle: list[http.client.HTTPConnection] = []
+        parts = _parts(url)
+        parts = parts if parts.path.strip("/") else parts._replace(path=path)
+        self.url, self.patience = parts.geturl(), patience
+        self._host, self._port, self._tls = parts.hostname or "", parts.port, None
+        quoted = urllib.parse.quote(parts.path, safe="/%:@!$&'()*+,;=~")
+        self._target = f"{quoted}?{parts.query}" if parts.query else quoted
+        self._headers = {"Content-Type": "application/json", "Accept-Encoding": "identity", **(headers or {})}
+        if parts.scheme == "https":
+            self._tls = ssl.create_default_context()
+        elif headers and self._host not in LOOPBACK:
+            log.warning("%s: the token goes over the network in clear text; https:// would hide it", redact(url))
+        self._lock = threading.Lock()
+        self._failures, self._paused_until, self._last = 0, 0.0, ""
+
+    def __del__(self):
+        for connection in self._idle:
+            connection.close()
+
+    def post(self, body: Any, ends: float | None = None) -> Any:
+        """The JSON that the URL answers with. Failed where there is none by `ends` (of time.monotonic).
+
+        What may pass (no connection, a time-out, half a body, 408, 425, 429, 5xx, no JSON) is tried again after growing
+        pauses with jitter, or the server's own Retry-After.
+        """
+        data = json.dumps(body).encode()
+        ends = time.monotonic() + self.patience.deadline_s if ends is None else ends
+        attempt = 0
+        while True:
+            self._wait(ends)
+            try:
+                found = self._once(data, min(ends, time.monotonic() + self.patience.timeout_s))
+            except Failed as error:
+                self._count(error)
+                pause_s = max(FIRST_PAUSE_S * 2**attempt * random.uniform(0.5, 1.0), error.pause_s)
+                attempt += 1
+                if not error.passing or attempt > self.patience.retries or time.monotonic() + pause_s >= ends:
+                    raise
+                time.sleep(pause_s)
+            else:
+                self._count(None)
+                return found
+
+    # ---- a server that keeps failing
+
+    def _wait(self, ends: float) -> None:
+        """Wait while the server is left alone; Failed at once where that lasts beyond `ends`."""
+        with self._lock:
+            failures, until, last = self._failures, self._paused_until, self._last
+        if until >= ends:
+            raise Failed(f"{self.url} failed {failures} times in a row and is left alone for a while; last: {last}")
+        time.sleep(max(0.0, until - time.monotonic()))
+        if time.monotonic() >= ends:
+            raise Failed(f"{self.url}: no time is left for a call")
+
+    def _count(self, error: Failed | None) -> None:
+        with self._lock:
+            if error is None:
+                self._failures = 0
+            elif error.passing:  # what is refused says nothing about the server's health
+                self._failures, self._last = self._failures + 1, str(error)
+                if self._failures >= self.patience.pause_after:
+                    self._paused_until = time.monotonic() + self.patience.pause_s
+                    log.warning("%s; no call for %g s", error, self.patience.pause_s)
+
+    # ---- one try
+
+    def _once(self, data: bytes, ends: float) -> Any:
+        with self._lock:
+            kept = self._idle.pop() if self._idle else None
+        try:
+            if kept is not None:
+                with contextlib.suppress(*STALE):  # it was closed while it lay here: that is no failure
+                    return self._exchange(kept, data, ends)
+            return self._exchange(self._open(ends), data, ends)
+        except Failed:
+            raise
+        except (OSError, http.client.HTTPException) as error:
+            why = str(error) or type(error).__name__
+            raise Failed(f"{self.url} gave no answer: {why}; is the server running, and is this its URL?") from error
+
+    def _open(self, ends: float) -> http.client.HTTPConnection:
+        left_s = max(ends - time.monotonic(), 1e-3)
+        if self._tls is None:
+            return http.client.HTTPConnection(self._host, self._port, timeout=left_s)
+        proxy = urllib.request.getproxies().get("https")
+        if not proxy or self._host in LOOPBACK or urllib.request.proxy_bypass(self._host):
+            return http.client.HTTPSConnection(self._host, self._port, timeout=left_s, context=self._tls)
+        through = urllib.parse.urlsplit(proxy if "//" in proxy else f"//{proxy}")
+        connection = http.client.HTTPSConnection(
+            through.hostname or "", through.port or 80, timeout=left_s, context=self._tls
+        )
+        known = f"{urllib.parse.unquote(through.username or '')}:{urllib.parse.unquote(through.password or '')}"
+        basic = {"Proxy-Authorization": "Basic " + base64.b64encode(known.encode()).decode()}
+        connection.set_tunnel(self._host, self._port, basic if through.username else {})
+        return connection
+
+    def _exchange(self, connection: http.client.HTTPConnection, data: bytes, ends: float) -> Any:
+        kept, response = False, None
+        try:
+            if connection.sock is not None:
+                connection.sock.settimeout(max(ends - time.monotonic(), 1e-3))
+            connection.response_class = functools.partial(_Response, ends=ends)  # type: ignore[assignment]
+            connection.request("POST", self._target, data, self._headers)
+            response = connection.getresponse()
+            body = response.read(self.patience.response_bytes + 1)
+            kept = response.isclosed() and not response.will_close
+            return self._read(response, body)
+        finally:
+            if kept:
+                with self._lock:
+                    self._idle.append(connection)
+            else:
+                connection.close()
+                if response is not None:
+                    response.close()
+
+    def _read(self, response: http.client.HTTPResponse, body: bytes) -> Any:
+        if len(body) > self.patience.response_bytes:
+            raise Failed(f"{self.url} sent more than {self.patience.response_bytes:,} bytes", passing=False)
+        if response.length:
+            raise Failed(f"{self.url} sent half a body: {response.length:,} bytes are missing")
+        said = f"{self.url} answered {response.status}: {body[:200].decode('utf-8', 'replace')!r}"
+        if 300 <= response.status < 400:
+            where = response.getheader("Location", "")[:200]
+            raise Failed(f"{said}; a redirect to {where!r} is not followed: name the URL that answers", passing=False)
+        if response.status != 200:
+            passing = response.status in PASSING or response.status >= 500
+            after = response.getheader("Retry-After", "")
+            pause_s = float(after) if after.isdecimal() and len(after) < 6 else 0.0
+            raise Failed(f"{said}; wanted 200 and JSON", passing=passing, pause_s=pause_s)
+        if response.getheader("Content-Encoding", "identity") != "identity":
+            raise Failed(f"{self.url} sent a compressed body, which was not asked for", passing=False)
+        try:
+            return json.loads(body, parse_constant=_no_number)
+        except (ValueError, RecursionError) as error:
+            raise Failed(f"{said}; that is no JSON. Is this the retriever's URL?") from error
+
+
+def _parts(url: str) -> urllib.parse.SplitResult:
+    """The URL's parts; ValueError where it is none of HTTP, or holds a secret."""
+    try:
+        parts = urllib.parse.urlsplit(url)
+        known = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # a port that is no number, say
+        parts = known = None
+    in_query = urllib.parse.parse_qsl(parts.query) if parts else []
+    if not parts or not known or "@" in parts.netloc or any(looks_secret(name) for name, _ in in_query):
+        raise ValueError(f"the URL is {redact(url)!r}; wanted http://HOST[:PORT][/PATH] or https://, without a key")
+    return parts
+
+
+class _Response(http.client.HTTPResponse):
+    """A response that is read until a moment and no longer, however slowly its bytes come."""
+
+    def __init__(self, sock: socket.socket, *arguments: Any, ends: float, **named: Any):
+        super().__init__(sock, *arguments, **named)
+        self.fp.close()
+        self.fp = io.BufferedReader(_Timed(sock, ends))
+
+
+class _Timed(io.RawIOBase):
+    def __init__(self, sock: socket.socket, ends: float):
+        self._sock, self._ends = sock, ends
+        self._raw = sock.makefile("rb", buffering=0)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        left_s = self._ends - time.monotonic()
+        if left_s <= 0:
+            raise TimeoutError("it was too slow")
+        self._sock.settimeout(left_s)
+        return self._raw.readinto(buffer)
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+def _no_number(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON")
+
+
+def each(work: Callable[[Item], Result], items: Sequence[Item], at_once: int) -> list[Result]:
+    """The work's result for each item, so many of them done at once; the first error where there is one."""
+    if len(items) < 2:
+        return [work(item) for item in items]
+    with ThreadPoolExecutor(min(at_once, len(items)), "post") as threads:
+        return list(threads.map(work, items))

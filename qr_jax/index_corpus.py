@@ -1,0 +1,206 @@
+"""`qr-jax index`: corpus files -> one folder with their passages and a BM25 index, after a look at what it will take.
+
+Searching it then reads the disk: `data.corpus=FOLDER` neither builds anything nor holds the texts in memory.
+"""
+
+import itertools
+import json
+import shutil
+import time
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from qr_jax import bm25_build, bm25_index
+from qr_jax.progress import progress
+from qr_jax.queries import parquet, readers
+from qr_jax.records import Passage
+
+SAMPLE_BYTES, SAMPLE_ROWS = 1 << 20, 2000  # of each file
+# Bytes that building takes beside what grows with the corpus: Python with numpy, and the words that are sorted at once.
+BASE_BYTES, WORD_BYTES = 100_000_000, 150
+GROWTH = 0.65  # different words grow with this power of the words read (Heaps' law, on its high side)
+SPARE = 1.1  # of the estimate, for what a sample cannot know
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What an index will take, by a sample of the corpus: bytes, in memory while it is built, and on disk."""
+
+    passages: int
+    text_bytes: int
+    scores: int
+    different_words: int
+    memory_bytes: int
+    disk_bytes: int  # at the fullest moment
+    index_bytes: int  # when it is done
+
+
+def index(
+    corpus: str, out: Path, settings: Mapping[str, Any], *, check: bool = True, say: Any = lambda text: None
+) -> dict[str, Any]:
+    """Build the index of the corpus in `out`; its manifest comes back, with `built` false where it was there already.
+
+    ValueError where memory or disk would not do (`check`), where `out` holds other files, on a bad row or an id twice.
+    """
+    bm25_build.check(settings["method"], settings["k1"], settings["b"])
+    stopwords = bm25_build.stop_words(settings["stopwords"])
+    files = readers.resolve(corpus)
+    if any(file.is_dir() for file in files):
+        raise ValueError(f"{corpus} is an index already; name the files it was made of, or search it as it is")
+    sources = [{"file": one.name, "bytes": one.stat().st_size, "sha256": bm25_index.file_hash(one)} for one in files]
+    settings = dict(settings) | {"words": bm25_build.WORD}
+    if bm25_index.why_not(out, {"settings": settings, "sources": sources}) is None:
+        return bm25_index.read_manifest(out) | {"built": False}
+    estimated = estimate(files, stopwords)
+    say(
+        f"about {estimated.passages:,} passages: {gb(estimated.memory_bytes)} of memory, {gb(estimated.disk_bytes)} of "
+        f"disk while it is built, {gb(estimated.index_bytes)} when it is done"
+    )
+    if check:
+        refuse(estimated, available_memory(), free_disk(out), out)
+    start = time.monotonic()
+    rows = (passage for _, passage in readers.stream(files, readers.passage_of))
+    shown = progress(rows, estimated.passages, "passages")
+    manifest = bm25_index.write(out, shown, settings, passages=True, facts={"sources": sources})
+    return manifest | {"built": True, "built_s": time.monotonic() - start, "estimate": asdict(estimated)}
+
+
+def estimate(files: Sequence[Path], stopwords: Sequence[str]) -> Estimate:
+    """What indexing these files will take, by the rows at the beginning of each."""
+    passages = text_bytes = id_bytes = pairs = words = 0.0
+    seen: Counter[str] = Counter()
+    for file in files:
+        count, sample = _sample(file)
+        share = count / max(len(sample), 1)
+        found = [bm25_build.words(f"{one.title} {one.text}") for one in sample]
+        passages += count
+        text_bytes += share * sum(len(f"{one.id}{one.title}{one.text}".encode()) for one in sample)
+        id_bytes += share * sum(len(one.id) for one in sample)
+        pairs += share * sum(len(set(one).difference(stopwords)) for one in found)
+        words += share * sum(map(len, found))
+        seen.update(itertools.chain.from_iterable(found))
+    different = len(seen) * (max(words, 1) / max(seen.total(), 1)) ** GROWTH
+    # A Python text has 57 bytes beside its characters; a dict's entry with its key about 150; ids are sorted once.
+    memory = (
+        BASE_BYTES
+        + WORD_BYTES * min(words, bm25_build.BLOCK_WORDS)
+        + id_bytes
+        + passages * (57 + 8 + 48 + 12)
+        + different * 160
+    )
+    index_bytes = text_bytes + passages * (24 + 4) + pairs * 8 + different * 24
+    disk = index_bytes + pairs * 12
+    return Estimate(
+        round(passages), round(text_bytes), round(pairs), round(different),
+        round(memory * SPARE), round(disk * SPARE), round(index_bytes),
+    )  # fmt: skip
+
+
+def _sample(file: Path) -> tuple[float, list[Passage]]:
+    """About how many rows the file has, and the passages of its first rows; what cannot be read is said later."""
+    if file.suffix == ".parquet":
+        count, rows = float(parquet.count(file)), [row for _, row in itertools.islice(parquet.rows(file), SAMPLE_ROWS)]
+    else:
+        lines, share = _head(file)
+        count, rows = len(lines) / share, lines[:SAMPLE_ROWS]
+    found = []
+    for row in rows:
+        try:
+            found.append(readers.passage_of(json.loads(row) if isinstance(row, bytes) else row))
+        except (ValueError, TypeError, RecursionError):
+            break
+    return count, found
+
+
+def _head(file: Path) -> tuple[list[bytes], float]:
+    """The whole lines in the first bytes of a file, and the share of the file that they are."""
+    with file.open("rb") as opened:
+        raw = opened.read(SAMPLE_BYTES)
+    data = _unzipped(raw) if file.suffix == ".gz" else raw
+    lines = data.split(b"\n")
+    is_all = len(raw) == file.stat().st_size
+    kept = [line for line in (lines if is_all else lines[:-1]) if line.strip()]
+    share = 1.0 if is_all else len(raw) / file.stat().st_size
+    return kept, share
+
+
+def _unzipped(data: bytes) -> bytes:
+    """What the beginning of a gzip file holds, in all of its members."""
+    parts = []
+    try:
+        while data:
+            member = zlib.decompressobj(31)
+            parts.append(member.decompress(data))
+            data = member.unused_data
+    except zlib.error:  # damaged: said when the whole file is read
+        pass
+    return b"".join(parts)
+
+
+def refuse(estimated: Estimate, memory: int | None, disk: int, out: Path) -> None:
+    """ValueError where there is less memory or disk than the estimate, with both and what to do."""
+    if memory is not None and memory < estimated.memory_bytes:
+        raise ValueError(
+            f"indexing about {estimated.passages:,} passages takes about {gb(estimated.memory_bytes)} of memory, and "
+            f"{gb(memory)} are available; close other programs, use a larger machine, index a part of the corpus, or "
+            "try it all the same with --no-check"
+        )
+    if disk < estimated.disk_bytes:
+        raise ValueError(
+            f"indexing about {estimated.passages:,} passages takes about {gb(estimated.disk_bytes)} of disk while it "
+            f"is built ({gb(estimated.index_bytes)} when it is done), and {gb(disk)} are free where {out} would be; "
+            "free some, name a folder on another disk, or try it all the same with --no-check"
+        )
+
+
+def free_disk(out: Path) -> int:
+    """Free bytes on the disk on which the folder would lie."""
+    place = out.absolute()
+    while not place.exists():
+        place = place.parent
+    return shutil.disk_usage(place).free
+
+
+def available_memory() -> int | None:
+    """Bytes that can be had without swapping, by the machine and by the container; None where neither says."""
+    found = [value for value in (_machine_memory(), *_container_memory()) if value is not None]
+    return min(found, default=None)
+
+
+def _machine_memory() -> int | None:
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    said = next((line.split()[1] for line in lines if line.startswith("MemAvailable:")), None)
+    return None if said is None else int(said) * 1024
+
+
+def _container_memory() -> Iterator[int]:
+    """What is left under the limits of control groups, version 2 and 1."""
+    for limit, used in (
+        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    ):
+        try:
+            yield max(int(Path(limit).read_text()) - int(Path(used).read_text()), 0)
+        except (OSError, ValueError):  # absent, or "max"
+            continue
+
+
+def gb(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
+
+
+def format_summary(found: Mapping[str, Any], out: Path) -> str:
+    counts = found["counts"]
+    size = sum(one.stat().st_size for one in out.iterdir())
+    done = f"built in {found['built_s']:.1f} s" if found["built"] else "there already, of these files and settings"
+    return (
+        f"{out}: {counts['passages']:,} passages, {counts['different_words']:,} words, {gb(size)}, {done}\n"
+        f"corpus SHA-256 {found['corpus']}\nsearch it with data.corpus={out}"
+    )

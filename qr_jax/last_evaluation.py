@@ -1,0 +1,51 @@
+"""What a run keeps of its last evaluation: each question's greedy exact match, with the manifest of how it was got."""
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from qr_jax.config import Config
+from qr_jax.manifest import differences, manifest
+from qr_jax.queries.world import settings_from, settings_hash
+from qr_jax.records import Query
+
+FILE = "evaluation.json"
+
+
+def final(settings: Config, questions: Sequence[Query], found: Mapping[str, Any], *, env: Callable) -> dict[str, Any]:
+    """What evaluation.json holds: the manifest, and each question's exact match, null where the answer is a fault.
+
+    `found` is what `evaluate.measure` returns of `questions`. A greedy answer depends on no seed, so the manifest names
+    none; it stands for passages by the world's hash or by the names of their files.
+    """
+    right, faulted = found["details"]["exact_match"], set(found["details"]["faulted"])
+    asked = [one for one in questions if one.id in right]
+    greedy = replace(settings, seed=0, evaluation=replace(settings.evaluation, temperature=0.0))
+    data = settings.data
+    corpus = settings_hash(settings_from(data.world)) if data.corpus == "world" else data.corpus
+    made = manifest(
+        greedy, questions={data.eval: asked}, corpora={data.eval: corpus}, split=data.split, samples=1, env=env,
+        model={"name": settings.model.name, "compute": settings.model.compute},
+    )  # fmt: skip
+    scores = {one.id: None if one.id in faulted else float(right[one.id]) for one in asked}
+    return {"manifest": made, "exact_match": scores}
+
+
+def read(folder: str | Path) -> dict[str, Any]:
+    """A run's evaluation.json. ValueError where the run has none."""
+    path = Path(folder) / FILE
+    if not path.is_file():
+        raise ValueError(
+            f"{folder} has no {FILE}, in which a finished run keeps each question's result; let "
+            f"`qr-jax train {Path(folder) / 'config.json'}` go on with it, which evaluates at its end"
+        )
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def unlike(manifests: Iterable[tuple[str, Mapping[str, Any]]]) -> list[str]:
+    """A line for each (name, manifest) that differs from the first, with what differs."""
+    (first, wanted), *others = manifests
+    found = [(name, differences(wanted, one)) for name, one in others]
+    return [f"{first} against {name}: {'; '.join(differ)}" for name, differ in found if differ]

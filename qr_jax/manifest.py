@@ -1,0 +1,90 @@
+"""What a score was measured on and how: scores whose manifests differ are not set side by side."""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from qr_jax.config import Config
+from qr_jax.records import Query
+from qr_jax.settings import plain
+
+SUBJECT = ("model",)  # the parts that say what was measured, not how: two scores are compared to see them differ
+PLACES = ("index", "cache", "corpus")  # a retriever's settings that name files; what is in them has a hash of its own
+PROBE = Query("manifest", "What is asked here?", ("this",))
+ROLLOUT = ("context_tokens", "turn_tokens", "observation_tokens", "top_p", "top_k", "search_k")
+
+
+def manifest(
+    settings: Config,
+    *,
+    questions: Mapping[str, Sequence[Query]],
+    corpora: Mapping[str, str | None],
+    split: str,
+    samples: int,
+    env: Callable,
+    model: Mapping[str, Any],
+    retriever: str | None = None,
+    judge: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The manifest of one score, as JSON holds it.
+
+    `questions` are those of each set and `corpora` the SHA-256 of each set's passages (None: the retriever has its
+    own); `split` says in words how the questions were chosen. `env` is the bound environment, whose opening text of a
+    fixed question stands for its prompt. `retriever` is given where it is another than the config's; `model` says what
+    was measured (its weights' hash, most of all) and `judge` who judged.
+    """
+    chosen = settings.retriever if retriever in (None, settings.retriever.name) else None
+    kept = {name: value for name, value in (chosen.settings if chosen else {}).items() if name not in PLACES}
+    rollout = {name: getattr(settings.rollout, name) for name in ROLLOUT}
+    opening = env(PROBE, [])
+    return plain(
+        {
+            "format": 1,
+            "questions": {
+                name: {"count": len(queries), "ids_sha256": ids_sha256(queries)} for name, queries in questions.items()
+            },
+            "split": split,
+            "corpus_sha256": dict(corpora),
+            "retriever": {"name": retriever or settings.retriever.name, "settings": kept},
+            "env": {
+                "name": settings.env.name,
+                "settings": settings.env.settings,
+                "prompt_sha256": sha256(getattr(opening, "text", "")),
+            },
+            "decoding": rollout
+            | {"temperature": settings.evaluation.temperature, "samples": samples, "seed": settings.seed},
+            "judge": judge,
+            "model": dict(model),
+        }
+    )
+
+
+def ids_sha256(queries: Sequence[Query]) -> str:
+    """SHA-256 of the questions' ids in order, a line each."""
+    return sha256("\n".join(query.id for query in queries))
+
+
+def sha256(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def differences(one: Mapping[str, Any], other: Mapping[str, Any], *, skip: Sequence[str] = SUBJECT) -> list[str]:
+    """ "name: this in the first, that in the second" of every part in which two manifests differ; [] where alike.
+
+    The parts named in `skip` may differ: by default what was measured. A part that only one has differs.
+    """
+
+    def walk(a: Any, b: Any, name: str):
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            for key in [*a, *(key for key in b if key not in a)]:
+                if name or key not in skip:
+                    yield from walk(a.get(key), b.get(key), f"{name}.{key}" if name else key)
+        elif a != b:
+            yield f"{name}: {_short(a)} in the first, {_short(b)} in the second"
+
+    return list(walk(plain(one), plain(other), ""))
+
+
+def _short(value: Any) -> str:
+    text = "nothing" if value is None else repr(value)
+    return text if len(text) <= 48 else text[:45] + "..."

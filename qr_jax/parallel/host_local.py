@@ -1,0 +1,127 @@
+"""How a host's own devices share its rollouts, and how the learner's parameters come to them.
+
+By key/value heads: each device has its heads' part of the weights and of the cache, and a layer's two sums go over all.
+By slots: each has all weights and its own rows of the cache. Or one device decodes alone. Whatever it is, no collective
+of a rollout leaves its host: parameters come once a step, replicated over hosts, and are then wrapped as arrays of this
+process alone.
+"""
+
+import functools
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from qr_jax import config
+from qr_jax.models import incremental
+from qr_jax.models.families import ModelConfig
+from qr_jax.models.incremental import Laid
+
+AXES = ("slots", "heads")
+Kind = Literal["heads", "slots", "one"]
+# Which dimension of a laid array the heads' axis cuts; what is not here is whole on every device.
+CUT = {"qkv": 0, "qkv_bias": 0, "o": 1, "gate_up": 1, "down": 1}
+
+
+def choose(asked: Kind | None, cfg: ModelConfig, rollout: config.Rollout, devices: int, platform: str) -> Kind:
+    """What `mesh.rollout` says; where it says nothing heads, else slots, whichever `devices` divide, else one.
+
+    One too on CPU, whose emulated devices are one machine. ValueError where what was asked for does not divide.
+    """
+    rows = (rollout.slots, rollout.store or rollout.slots)
+    fits = {"heads": not (cfg.kv_heads % devices or cfg.mlp % devices), "slots": not any(n % devices for n in rows)}
+    if asked in fits and not fits[asked]:
+        found = {"heads": f"{cfg.kv_heads} key/value heads and an MLP of {cfg.mlp}", "slots": f"slots, store of {rows}"}
+        raise ValueError(
+            f"mesh.rollout={asked!r} deals {found[asked]} over a host's {devices} devices, which do not divide them; "
+            "set mesh.rollout=one" + (" or slots" if asked == "heads" else ", or rollout.slots and store to multiples")
+        )
+    if asked or devices == 1 or platform == "cpu":
+        return asked or "one"
+    return "heads" if fits["heads"] else "slots" if fits["slots"] else "one"
+
+
+def local_mesh(kind: Kind, devices: Sequence[Any]) -> Mesh:
+    """The devices of one host as they share a rollout: axes `slots`, `heads`."""
+    shape = {"heads": (1, len(devices)), "slots": (len(devices), 1), "one": (1, 1)}[kind]
+    return Mesh(np.array(devices[: shape[0] * shape[1]]).reshape(shape), AXES, axis_types=(AxisType.Auto,) * 2)
+
+
+def of_host(mesh: Mesh, process: int) -> list[Any]:
+    """The learner's devices on one host, by number."""
+    return sorted((one for one in mesh.devices.flat if one.process_index == process), key=lambda one: one.id)
+
+
+def by_hosts(mesh: Mesh, kind: Kind) -> Mesh:
+    """All of the learner's devices as hosts share rollouts: axes `host`, `slots`, `heads`.
+
+    Of a host that uses one device, the others are on the axis of slots: they get copies that nobody looks at.
+    """
+    processes = sorted({one.process_index for one in mesh.devices.flat})
+    hosts = [of_host(mesh, process) for process in processes]
+    if len({len(host) for host in hosts}) > 1:
+        raise ValueError(f"the hosts have {[len(host) for host in hosts]} devices of the mesh; all must have as many")
+    shape = (len(hosts), 1, len(hosts[0])) if kind == "heads" else (len(hosts), len(hosts[0]), 1)
+    return Mesh(np.array(hosts).reshape(shape), ("host", *AXES), axis_types=(AxisType.Auto,) * 3)
+
+
+def layout(mesh: Mesh, shapes: Laid) -> Laid:
+    """Where each laid array goes: a NamedSharding in its place. `mesh` has an axis `heads`."""
+    whole = NamedSharding(mesh, PartitionSpec())
+
+    def cut(dimension: int, leaf: Any) -> NamedSharding:
+        even = leaf.shape[dimension] % mesh.shape["heads"] == 0
+        return NamedSharding(mesh, PartitionSpec(*(None,) * dimension, "heads")) if even else whole
+
+    return replace(
+        shapes,
+        embed=cut(0, shapes.embed),
+        head=None if shapes.head is None else cut(0, shapes.head),
+        norm=whole,
+        layers=tuple(
+            {name: cut(CUT[name], leaf) if name in CUT else whole for name, leaf in layer.items()}
+            for layer in shapes.layers
+        ),
+    )
+
+
+@functools.cache
+def program(cfg: ModelConfig, compute: str, on: Mesh) -> Any:
+    """The jitted program that lays the learner's parameters out over `by_hosts(...)`."""
+    made = functools.partial(incremental.lay_out, cfg, dtype=jnp.dtype(compute))
+    return jax.jit(made, out_shardings=layout(on, incremental.shapes(cfg, jnp.dtype(compute))))
+
+
+def hand_over(params: Any, cfg: ModelConfig, compute: str, mesh: Mesh, kind: Kind) -> Laid:
+    """The learner's parameters as this host's rollouts read them, in the compute dtype, on its own devices.
+
+    What comes back looks at the same memory as the global arrays, which nobody else has: it lives until the last
+    decode of the step, and is to be dropped before the next hand-over.
+    """
+    on, me = by_hosts(mesh, kind), jax.process_index()
+    if list(on.devices.flat) != list(mesh.devices.flat):  # jit takes arrays of one order of devices only
+        ordered = Mesh(on.devices.reshape(mesh.devices.shape), mesh.axis_names, axis_types=mesh.axis_types)
+        params = jax.device_put(params, jax.tree.map(lambda leaf: NamedSharding(ordered, leaf.sharding.spec), params))
+    here = local_mesh(kind, of_host(mesh, me))
+
+    def own(leaf: jax.Array) -> jax.Array:
+        parts = {shard.device: shard.data for shard in leaf.addressable_shards}
+        at = NamedSharding(here, leaf.sharding.spec)  # type: ignore[attr-defined]
+        return jax.make_array_from_single_device_arrays(leaf.shape, at, [parts[device] for device in here.devices.flat])
+
+    return jax.tree.map(own, program(cfg, compute, on)(params))
+
+
+def describe(kind: Kind, mesh: Mesh, cfg: ModelConfig) -> str:
+    """The layout in words, to be printed at a run's start."""
+    count = len(of_host(mesh, jax.process_index()))
+    if kind == "one" or count == 1:
+        return "each host decodes on one device" + (f" of its {count}" if count > 1 else "")
+    if kind == "slots":
+        return f"each host's {count} devices share its slots; every one has all weights"
+    whole = "" if cfg.vocab % count == 0 else f"; {count} does not divide {cfg.vocab} tokens, so embeddings are whole"
+    return f"each host's {count} devices share its weights and cache by {cfg.kv_heads} key/value heads{whole}"

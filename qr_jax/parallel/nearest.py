@@ -1,0 +1,124 @@
+"""The k rows of a large matrix with the largest products with a vector: exact, over any number of devices.
+
+Each device has a run of rows; it finds its own k best, and these are merged. Equal scores go by row. Inside a device
+rows stand in groups: the k best rows lie in the k groups with the largest maxima (a row of any other group has k better
+ones), so that only those are sorted.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+GROUP = 256  # rows
+CHUNK = 8192  # rows of int8 that are made floats at once
+SHARD = PartitionSpec("shard")
+
+Read = Callable[[int, int], tuple[np.ndarray, np.ndarray | None]]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A matrix over the devices: float32, bfloat16, or int8 with the factor of each row."""
+
+    vector_PD: jax.Array
+    scale_P: jax.Array | None
+    count: int  # rows of the matrix; those after it are padding
+    count_there: jax.Array  # the same on every device
+    mesh: Mesh
+
+
+def lay_out(read: Read, count: int, devices: Sequence[Any]) -> Rows:
+    """`read(start, stop)` gives rows, and their factors where they are int8; one device's share is read at a time."""
+    share = -(-count // len(devices))
+    unit = CHUNK if share > CHUNK else GROUP
+    share = -(-share // unit) * unit
+    mesh = Mesh(np.array(devices), ("shard",))
+    parts = [_part(read, count, share, at, device) for at, device in enumerate(devices)]
+
+    def whole(pieces: list[Any]) -> jax.Array:
+        shape = (share * len(devices), *pieces[0].shape[1:])
+        return jax.make_array_from_single_device_arrays(shape, NamedSharding(mesh, SHARD), pieces)
+
+    scales = None if parts[0][1] is None else whole([scale for _, scale in parts])
+    count_there = jax.device_put(np.int32(count), NamedSharding(mesh, PartitionSpec()))
+    return Rows(whole([vectors for vectors, _ in parts]), scales, count, count_there, mesh)
+
+
+def _part(read: Read, count: int, share: int, at: int, device: Any) -> tuple[jax.Array, jax.Array | None]:
+    start, stop = min(at * share, count), min((at + 1) * share, count)
+    vectors, scale = read(start, stop)
+    padded = np.zeros((share, vectors.shape[1]), vectors.dtype)
+    padded[: stop - start] = vectors
+    if scale is None:
+        return jax.device_put(padded, device), None
+    factors = np.zeros(share, np.float32)
+    factors[: stop - start] = scale
+    return jax.device_put(padded, device), jax.device_put(factors, device)
+
+
+def nearest(rows: Rows, query_BD: Any, k: int, *, recall_target: float | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Scores float32 [B, K] and rows int32 [B, K], best first; K is the lesser of k and the rows.
+
+    `recall_target` None: exact. Otherwise by `jax.lax.approx_max_k` (Chern et al. 2022, arXiv:2206.14286), which a TPU
+    has its own way for; elsewhere that is exact too. It compiles for each B and each power of two of k, from 8.
+    """
+    enough = max(8, 1 << (k - 1).bit_length())
+    query_BD = jax.device_put(query_BD, NamedSharding(rows.mesh, PartitionSpec()))
+    found = _nearest(rows.mesh, enough, recall_target, rows.vector_PD, rows.scale_P, rows.count_there, query_BD)
+    score_BK, row_BK = jax.device_get(found)
+    return score_BK[:, : min(k, rows.count)], row_BK[:, : min(k, rows.count)]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _nearest(mesh, k, recall_target, vector_PD, scale_P, count, query_BD):
+    def own(vector_PD, scale_P, count, query_BD):
+        size = vector_PD.shape[0]
+        row_P = jax.lax.axis_index("shard") * size + jnp.arange(size)
+        score_BP = jnp.where((row_P < count)[None], _scores(vector_PD, scale_P, query_BD), -jnp.inf)
+        if recall_target is None:
+            top_BK, at_BK = largest(score_BP, k)
+        else:
+            top_BK, at_BK = jax.lax.approx_max_k(score_BP, min(k, size), recall_target=recall_target)
+        return top_BK, row_P[0] + at_BK
+
+    merged = PartitionSpec(None, "shard")
+    specs = {"in_specs": (SHARD, SHARD, PartitionSpec(), PartitionSpec()), "out_specs": (merged, merged)}
+    top_BX, row_BX = jax.shard_map(own, mesh=mesh, **specs)(vector_PD, scale_P, count, query_BD)
+    # Devices hold runs of rows in order, and top_k puts the first of equals first: ties still go by row.
+    top_BK, at_BK = jax.lax.top_k(top_BX, min(k, top_BX.shape[1]))
+    return top_BK, jnp.take_along_axis(row_BX, at_BK, axis=1)
+
+
+def _scores(vector_PD, scale_P, query_BD):
+    """Products float32 [B, P]; int8 rows become floats a chunk at a time."""
+
+    def product(part_CD):
+        exact = jax.lax.Precision.HIGHEST if part_CD.dtype == jnp.float32 else None
+        over = (((1,), (1,)), ((), ()))
+        query = query_BD.astype(part_CD.dtype)
+        return jax.lax.dot_general(query, part_CD, over, precision=exact, preferred_element_type=jnp.float32)
+
+    if scale_P is None:
+        return product(vector_PD)
+    parts = vector_PD.reshape(-1, min(CHUNK, len(vector_PD)), vector_PD.shape[1])
+    score_XBC = jax.lax.map(lambda part: product(part.astype(jnp.float32)), parts)
+    return jnp.moveaxis(score_XBC, 0, 1).reshape(len(query_BD), -1) * scale_P[None]
+
+
+def largest(score_BP, k: int):
+    """`jax.lax.top_k` (values and places, the first of equals first), by groups where there are many of them."""
+    size = score_BP.shape[1]
+    if size % GROUP or size // GROUP <= 2 * k:
+        return jax.lax.top_k(score_BP, min(k, size))
+    score_BXG = score_BP.reshape(len(score_BP), -1, GROUP)
+    _, group_BK = jax.lax.top_k(score_BXG.max(-1), k)
+    group_BK = jnp.sort(group_BK, axis=1)  # in the order of their rows, for ties
+    some_BKG = jnp.take_along_axis(score_BXG, group_BK[:, :, None], axis=1)
+    top_BK, at_BK = jax.lax.top_k(some_BKG.reshape(len(score_BP), -1), k)
+    return top_BK, jnp.take_along_axis(group_BK, at_BK // GROUP, axis=1) * GROUP + at_BK % GROUP

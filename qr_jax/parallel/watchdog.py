@@ -1,0 +1,149 @@
+"""Are the other processes of this run still there? A collective would wait for a lost one for ever and not say which.
+
+Each process writes heartbeats to the key-value store of jax's coordination service, which is no collective, and reads
+those of the others. It also holds a connection to process 0, which has the store: jax ends a process within two seconds
+of losing the store, with a message that does not say what happened, so ours must come at once.
+"""
+
+import contextlib
+import faulthandler
+import os
+import select
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+
+CODE = 75  # sysexits.h, EX_TEMPFAIL: start the same command again
+BEATS = "qr_jax/beat"
+ENDED, FAILED = "ended", "failed"  # last words in a heartbeat's place
+BEATS_A_DEADLINE = 6
+POLL_S = 0.2
+FAREWELL_S = 3.0  # how much longer process 0 keeps its store, so that the others can name the missing one too
+# What an error says that comes from a collective whose other end is gone; then the heartbeats tell whose.
+OF_OTHERS = ("gloo", "coordination service", "connection reset", "connection closed", "unavailable:", "heartbeat")
+
+
+@contextlib.contextmanager
+def watching(deadline_s: float) -> Iterator[None]:
+    """Within, a process that is silent for `deadline_s` ends this one with CODE, its own stacks and the other's number.
+
+    Nothing happens with one process. An error within that a lost process may have caused is held back for as long.
+    """
+    if not jax.distributed.is_initialized() or jax.process_count() == 1:
+        yield
+        return
+    dog = Watchdog(deadline_s)
+    try:
+        yield
+    except SystemExit:
+        dog.close(ENDED)
+        raise
+    except BaseException as error:
+        if any(words in str(error).lower() for words in OF_OTHERS):
+            time.sleep(deadline_s * (1 + 1 / BEATS_A_DEADLINE) + POLL_S)  # the watching thread ends us, if it must
+        dog.close(FAILED)
+        raise
+    else:
+        dog.close(ENDED)
+
+
+class Watchdog:
+    """Two threads: one beats and reads, and may wait on the store; the other watches the clock and the connection."""
+
+    def __init__(self, deadline_s: float):
+        from jax._src.distributed import global_state  # jax has no public name for the store
+
+        self.deadline_s, self.me, self.count = deadline_s, jax.process_index(), jax.process_count()
+        self.store: Any = global_state.client
+        self.coordinator = str(global_state.coordinator_address)
+        self.closing, self.writing = threading.Event(), threading.Lock()
+        self.answered_s = time.monotonic()  # when the store last answered
+        self.seen = {process: ("", self.answered_s) for process in range(self.count)}  # last beat, and when it was new
+        self.line = self._connect() if self.me else None
+        for work in (self._beat, self._watch):
+            threading.Thread(target=work, name="watchdog", daemon=True).start()
+
+    def close(self, last_word: str) -> None:
+        """Stop watching, and tell the others how this process ended."""
+        self.closing.set()
+        with self.writing, contextlib.suppress(jax.errors.JaxRuntimeError, ValueError):
+            self._write(last_word)
+
+    def _write(self, word: str) -> None:
+        self.store.key_value_set(f"{BEATS}/{self.me}", word, allow_overwrite=True)
+
+    def _beat(self) -> None:
+        number = 0
+        while not self.closing.wait(self.deadline_s / BEATS_A_DEADLINE):
+            with contextlib.suppress(jax.errors.JaxRuntimeError, ValueError):  # the clock says when it was too often
+                with self.writing:
+                    if self.closing.is_set():  # after the last word there is none
+                        return
+                    self._write(str(number := number + 1))
+                for name, word in self.store.key_value_dir_get(BEATS):
+                    process = int(name.rpartition("/")[2])
+                    if self.seen[process][0] != word:
+                        self.seen[process] = (word, time.monotonic())
+                self.answered_s = time.monotonic()
+
+    def _watch(self) -> None:
+        while not self.closing.wait(POLL_S):
+            if self._hung_up():
+                self._end("process 0 is gone, and with it the coordinator of this run")
+            now = time.monotonic()
+            if self.me and now - self.answered_s > self.deadline_s:
+                self._end(f"process 0, the coordinator of this run, has not answered for {self.deadline_s:g} s")
+            others = {process: seen for process, seen in self.seen.items() if process != self.me}
+            failed = [process for process, (word, _) in others.items() if word == FAILED]
+            late = [p for p, (word, at) in others.items() if word != ENDED and now - at > self.deadline_s]
+            if failed:
+                self._end(f"{_named(failed)} ended with an error, which its own output tells")
+            if late:
+                self._end(
+                    f"{_named(late)} has not been heard of for {self.deadline_s:g} s: killed, or its host is gone"
+                )
+
+    def _connect(self) -> socket.socket | None:
+        """A connection to the coordinator; None where it does not take one."""
+        host, _, port = self.coordinator.rpartition(":")
+        try:
+            return socket.create_connection((host.strip("[]"), int(port)), timeout=self.deadline_s)
+        except OSError:
+            return None
+
+    def _hung_up(self) -> bool:
+        """Whether the coordinator has closed the connection and takes no other."""
+        if self.line is None or not select.select([self.line], [], [], 0)[0]:
+            return False
+        try:
+            if self.line.recv(4096):  # its greeting; we only listen
+                return False
+        except OSError:
+            pass
+        self.line.close()
+        self.line = self._connect()
+        return self.line is None
+
+    def _end(self, what: str) -> None:
+        """Say it and end this process, for it may be inside a collective that never comes back."""
+        if self.closing.is_set():
+            return
+        print(
+            f"process {self.me} of {self.count}: {what}. This process ends with {CODE}; start the same command on all "
+            "hosts again, and it goes on from the last checkpoint. Its threads were here:",
+            file=sys.stderr, flush=True,
+        )  # fmt: skip
+        faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
+        sys.stdout.flush()
+        if self.me == 0:
+            time.sleep(FAREWELL_S)
+        os._exit(CODE)
+
+
+def _named(processes: list[int]) -> str:
+    return ("process " if len(processes) == 1 else "processes ") + ", ".join(map(str, processes))

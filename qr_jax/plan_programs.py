@@ -1,0 +1,180 @@
+"""The programs of a run, lowered from the very jitted objects that train.py calls and compiled for a slice of TPUs.
+
+Nothing is executed and nothing large is allocated: all there is are shapes, laid out as a run lays out its arrays.
+"""
+
+import functools
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+
+from qr_jax import learner, pack
+from qr_jax.config import Config
+from qr_jax.models import families, hf, incremental
+from qr_jax.models.families import ModelConfig
+from qr_jax.models.tokenizer import WordTokenizer, load_tokenizer
+from qr_jax.parallel import ahead, host_local
+from qr_jax.queries.world import vocabulary
+from qr_jax.records import grades
+from qr_jax.rollout import cache as caches
+from qr_jax.rollout import decode as jitted
+from qr_jax.rollout.rows import Rows
+
+# Models of the hub whose sizes families.py holds.
+HUB = {"Qwen/Qwen3-0.6B": "qwen3_0p6b", "Qwen/Qwen3-1.7B": "qwen3_1p7b", "Qwen/Qwen3-4B": "qwen3_4b"}
+HUB |= {"Qwen/Qwen2.5-1.5B": "qwen2p5_1p5b", "Qwen/Qwen2.5-1.5B-Instruct": "qwen2p5_1p5b"}
+HOST_LAYOUTS = {1: "2x2", 2: "2x2x1"}  # of a host's 4 chips, by the dimensions of the slice less one
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Chips to compile for: all of them, and those of one host."""
+
+    chips: tuple[Any, ...]
+    local: tuple[Any, ...]
+    hosts: int
+
+
+def slice_of(topology: str) -> Slice:
+    """A slice's chips by its name, as in "v5e:4x4".
+
+    Those of a host are asked for as a slice of their own: libtpu compiles for whole slices only.
+    """
+    chips = ahead.devices(topology)
+    hosts = {chip.process_index for chip in chips}
+    if len(hosts) == 1:
+        return Slice(tuple(chips), tuple(chips), 1)
+    generation, _, layout = topology.partition(":")
+    local = ahead.devices(f"{generation}:{HOST_LAYOUTS[layout.count('x')]}")
+    here = sum(chip.process_index == chips[0].process_index for chip in chips)
+    assert here == len(local), f"a host of {topology} has {here} chips, one of its layout {len(local)}"
+    return Slice(tuple(chips), tuple(local), len(hosts))
+
+
+def model_shape(config: Config) -> ModelConfig:
+    """The model's shape, without its weights: nothing is fetched for the models whose sizes families.py holds.
+
+    ValueError where a hub's model has no config.json that could be fetched.
+    """
+    model = config.model
+    if model.name in families.PRESETS:
+        tokenizer = WordTokenizer(vocabulary()) if model.tokenizer is None else load_tokenizer(model.tokenizer)
+        return families.with_vocab(families.PRESETS[model.name], tokenizer.size)
+    if model.name in HUB:
+        return families.PRESETS[HUB[model.name]]
+    return hf.shape(hf.resolve(model.name))
+
+
+class Programs:
+    """One config's programs on one slice; `rows` and `slots` may be others than the config's, to look for the most."""
+
+    def __init__(self, config: Config, cfg: ModelConfig, on: Slice):
+        self.config, self.cfg, self.on = config, cfg, on
+        sizes = config.mesh
+        self.mesh = ahead.mesh(on.chips, data=sizes.data, fsdp=sizes.fsdp, tensor=sizes.tensor)
+        self.compute = jnp.dtype(config.model.compute)
+        self.kind: host_local.Kind = host_local.choose(
+            sizes.rollout, cfg, config.rollout, len(on.local), on.local[0].platform
+        )
+        self.local = host_local.local_mesh(self.kind, on.local)
+
+    # ---- the learner
+
+    @property
+    def episodes(self) -> int:
+        """Of one update, at most."""
+        of, keeps_dead = self.config.pool, self.config.learner.keep_dead
+        return of.samples * (of.queries * of.oversample if keeps_dead else of.queries + of.min_signal - 1)
+
+    @functools.cache  # noqa: B019
+    def learner(self, rows: int) -> tuple[learner.Learner, pack.Batch]:
+        """What learner.make gives on the slice's mesh, and the shapes of an update's batch as `Step.batch` packs it."""
+        config, samples = self.config, self.config.pool.samples
+        settings, updates = replace(config.learner, rows=rows), config.train.steps * config.learner.updates
+        made = learner.make(
+            self.cfg, config.model, settings, self.mesh, steps=updates, temperature=config.rollout.temperature
+        )
+        none = grades(np.zeros((0, samples)), np.zeros((0, samples), bool))
+        queries, row_tokens = self.episodes // samples, settings.row_tokens
+        host = pack.pack([], none, rows=rows, row_tokens=row_tokens, queries=queries, samples=samples)
+        return made, jax.tree.map(_shape, host, made.train_step.batch_at(host))
+
+    def train(self, rows: int) -> jax.stages.Lowered:
+        """One update: the learner's `train_step`, its state donated."""
+        made, batch = self.learner(rows)
+        old = (batch.rollout_logp_MEL,) if self.config.learner.updates > 1 else ()  # of the same shape and layout
+        return made.train_step.jitted.lower(made.abstract, batch, *old)
+
+    # ---- rollouts, on the chips of one host
+
+    @property
+    def slot_step(self) -> int:
+        """Slots come in multiples of it."""
+        return self.local.shape["slots"]
+
+    @property
+    def call_tokens(self) -> int:
+        """Tokens of the largest prefill call, on one host."""
+        rollout = self.config.rollout
+        return -(-rollout.buckets[-1] // rollout.tile) * rollout.tile
+
+    def rows(self, slots: int) -> tuple[Rows, dict[str, Any]]:
+        """The engine's own rows, nothing of them allocated, and the shapes of all that its programs are given.
+
+        `laid`, the caches `slots` (at their longest) and `store`, and `new`: what one prefill call writes.
+        """
+        made: list[Rows] = []
+
+        def make():
+            rows = Rows(self.cfg, replace(self.config.rollout, slots=slots), (), compute=self.config.model.compute)
+            made.append(rows)
+            longest = caches.create(self.cfg, slots, rows.views[-1], self.compute)
+            new = caches.create(self.cfg, rows.call_sizes[-1], self.config.rollout.tile, self.compute)
+            return rows.caches | {"slots": longest, "new": new}
+
+        laid, dealt = incremental.shapes(self.cfg, self.compute), NamedSharding(self.local, caches.AT)
+        shapes = jax.tree.map(functools.partial(_shape, at=dealt), jax.eval_shape(make))
+        return made[0], shapes | {"laid": jax.tree.map(_shape, laid, host_local.layout(self.local, laid))}
+
+    def decode(self, slots: int) -> jax.stages.Lowered:
+        """A chunk of tokens in every slot, the slots' cache at its longest."""
+        rows, shapes = self.rows(slots)
+        numbers = [((slots,), jnp.int32)] * 3  # pending, used, room
+        rest = [((slots, 2), jnp.uint32), ((self.cfg.vocab,), jnp.bool_), ((), jnp.float32)]  # keys, stops, temperature
+        given = [jax.ShapeDtypeStruct(*shape) for shape in (*numbers, *rest)]
+        return jitted.decode.lower(
+            shapes["laid"], shapes["slots"], *given, cfg=self.cfg, chunk=self.config.rollout.chunk,
+            sampling=rows.sampling, mesh=self.local,
+        )  # fmt: skip
+
+    def prefill(self, slots: int) -> jax.stages.Lowered:
+        """The largest call that puts known tokens into the cache, looking at rows of full length."""
+        rows, shapes = self.rows(slots)
+        tiles, tile = rows.call_sizes[-1], self.config.rollout.tile
+        given = [jax.ShapeDtypeStruct((tiles, *more), jnp.int32) for more in ((), (tile,), (), ())]
+        return jitted.append.lower(
+            shapes["laid"], shapes["store"], *given, cfg=self.cfg, view=rows.views[-1], mesh=self.local
+        )
+
+    @property
+    def reordered(self) -> bool:
+        """Whether hosts share rollouts in another order of chips than the learner's: parameters are then sent first."""
+        return list(host_local.by_hosts(self.mesh, self.kind).devices.flat) != list(self.mesh.devices.flat)
+
+    def hand_over(self) -> jax.stages.Lowered:
+        """The learner's parameters laid out for rollouts, on every host: one program on the whole slice."""
+        on = host_local.by_hosts(self.mesh, self.kind)
+        params = self.learner(self.config.learner.rows)[0].abstract.params
+        ordered = Mesh(
+            on.devices.reshape(self.mesh.devices.shape), self.mesh.axis_names, axis_types=self.mesh.axis_types
+        )
+        params = jax.tree.map(lambda leaf: _shape(leaf, NamedSharding(ordered, leaf.sharding.spec)), params)
+        return host_local.program(self.cfg, self.config.model.compute, on).lower(params)
+
+
+def _shape(leaf: Any, at: Any) -> Any:
+    return jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype, sharding=at)

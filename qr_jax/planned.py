@@ -1,0 +1,297 @@
+"""What one slice's compiled programs need, and the largest sizes that fit: the process that plan.py starts.
+
+`python -m qr_jax.planned` reads {"config", "topology", "search"} from its input and writes one answer.
+"""
+
+import json
+import math
+import re
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+
+from qr_jax import config
+from qr_jax.config import Config
+from qr_jax.models import flash
+from qr_jax.parallel import ahead, estimate, host_local, peaks
+from qr_jax.parallel import mesh as meshes
+from qr_jax.plan import ANSWER, SAY
+from qr_jax.plan_programs import Programs, model_shape, slice_of
+
+PER = {"train": "update", "prefill": "call", "decode": "step", "hand_over": "step"}
+UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
+
+
+class TooLarge(Exception):
+    """libtpu refuses to compile a program that needs more HBM than a chip has."""
+
+    def __init__(self, name: str, needed_bytes: int):
+        super().__init__(name)
+        self.name, self.needed_bytes = name, needed_bytes
+
+
+def refused_bytes(text: str) -> int | None:
+    """What a program needs by libtpu's refusal, None where the text is another.
+
+    "... (17.22G) exceeds available HBM (15.75G)" or "Used 17.22G of 15.75G hbm".
+    """
+    found = re.search(r"\(([\d.]+)([KMG])\) exceeds available HBM|Used ([\d.]+)([KMG]) of [\d.]+[KMG] hbm", text)
+    if not found:
+        return None
+    number, unit = found.groups()[:2] if found[1] else found.groups()[2:]
+    return int(float(number) * UNITS[unit])
+
+
+@dataclass(frozen=True)
+class Sized(ahead.Program):
+    """A compiled program whose `peak_bytes` is XLA's own (see Kept); `result_bytes` lie in no argument."""
+
+    result_bytes: int
+
+
+class Kept:
+    """A lowered program that remembers the most HBM that what it is compiled to holds at once: XLA's own figure.
+
+    It is what libtpu holds against a chip's HBM: for a chip of 15.75 GiB a program of 13.28 compiled whose arguments
+    and temporaries, as `memory_analysis` adds them up, were 18.06.
+    """
+
+    def __init__(self, lowered: jax.stages.Lowered):
+        self.lowered, self.peak_bytes = lowered, 0
+
+    def compile(self) -> jax.stages.Compiled:
+        program = self.lowered.compile()
+        memory = program.memory_analysis()
+        assert memory is not None, "XLA says it of a program that it has compiled"
+        self.peak_bytes = memory.peak_memory_in_bytes
+        return program
+
+
+class Compiler:
+    """Compiles programs one after the other, says so, and counts."""
+
+    def __init__(self, say: Callable[[str], None]):
+        self.say, self.compiles, self.compile_s = say, 0, 0.0
+
+    def __call__(self, name: str, lower: Callable[..., jax.stages.Lowered], *size: int) -> Sized:
+        start, label = time.perf_counter(), " ".join(map(str, (name, *size)))
+        kept = Kept(lower(*size))
+        try:
+            program = ahead.compiled(kept)  # type: ignore[arg-type]
+        except jax.errors.JaxRuntimeError as error:
+            needed = refused_bytes(str(error))
+            if needed is None:
+                raise
+            self.say(f"{label}: refused, it needs {needed / estimate.GIB:.2f} GiB a chip")
+            raise TooLarge(name, needed) from error
+        finally:
+            self.compiles += 1
+            self.compile_s += time.perf_counter() - start
+        results = program.peak_bytes - program.argument_bytes - program.temporary_bytes
+        most = max(kept.peak_bytes, program.argument_bytes + results)
+        program = Sized(**vars(program) | {"peak_bytes": most, "result_bytes": results})
+        self.say(f"{label}: {program.peak_bytes / estimate.GIB:.2f} GiB a chip, compiled in {program.compile_s:.0f} s")
+        return program
+
+
+def examine(settings: Config, topology: str, *, search: bool, say: Callable[[str], None]) -> dict[str, Any]:
+    """All that `qr-jax plan` says of a config on a slice; `fits` False with a `reason` where it does not fit."""
+    on = slice_of(topology)
+    kind = on.chips[0].device_kind
+    peak = peaks.known(kind, settings.model.compute)
+    assert peak, f"{kind} is a known kind"
+    limits = estimate.chip(kind, peak.flops_a_s, peak.bytes_a_s)
+    about = {"chips": len(on.chips), "hosts": on.hosts, "kind": kind, "hbm_bytes": limits.hbm_bytes}
+    about |= {"steps": settings.train.steps, "fits": False}
+    if reason := wrong_mesh(settings.mesh, topology, len(on.chips)):
+        return about | {"reason": reason}
+    programs, compiler = Programs(settings, model_shape(settings), on), Compiler(say)
+    try:
+        made = compile_all(programs, compiler)
+    except TooLarge as error:
+        needed = error.needed_bytes
+        reason = estimate.too_large(error.name, needed, limits.hbm_bytes)
+        return about | {"reason": reason, "peak_bytes_per_chip": needed, "compile_s": compiler.compile_s}
+    held = resident(programs, made)
+    by_phase = estimate.phases(held, own(made, held, programs.reordered))
+    found = {name: figures(programs, name, program, held) for name, program in made.items()}
+    what = load(programs)
+    reason = estimate.refusal(by_phase, limits.hbm_bytes)
+    most = largest(programs, compiler, made, held, limits.hbm_bytes) if search else {}
+    layout = host_local.describe(programs.kind, programs.mesh, programs.cfg)
+    return about | found | {
+        "fits": reason is None, "reason": reason, "peak_bytes_per_chip": max(by_phase.values()), "layout": layout,
+        "memory_by_phase": by_phase, "resident": held, "largest": most,
+        "seconds": estimate.step(found, limits, what), "assumptions": estimate.assumptions(what),
+        "compile_s": compiler.compile_s, "compiles": compiler.compiles,
+    }  # fmt: skip
+
+
+def wrong_mesh(mesh: config.Mesh, topology: str, chips: int) -> str | None:
+    """Why a config's mesh is not one of so many chips."""
+    product = mesh.data * mesh.fsdp * mesh.tensor
+    if product == chips and mesh.devices in (None, chips):
+        return None
+    return (
+        f"mesh.data={mesh.data} x mesh.fsdp={mesh.fsdp} x mesh.tensor={mesh.tensor} is {product} chips"
+        f"{f' (mesh.devices={mesh.devices})' if mesh.devices else ''}, and {topology} has {chips}: set mesh.fsdp="
+        f"{max(chips // (mesh.data * mesh.tensor), 1)}, or name another topology"
+    )
+
+
+def compile_all(programs: Programs, compiler: Compiler) -> dict[str, Sized]:
+    rows, slots = programs.config.learner.rows, programs.config.rollout.slots
+    return {
+        "hand_over": compiler("hand_over", programs.hand_over),
+        "decode": compiler("decode", programs.decode, slots),
+        "prefill": compiler("prefill", programs.prefill, slots),
+        "train": compiler("train", programs.train, rows),
+    }
+
+
+def fresh(program: Sized) -> int:
+    """Bytes that a program adds to its arguments at its peak: temporaries, and results that do not lie in arguments."""
+    return program.peak_bytes - program.argument_bytes
+
+
+def resident(programs: Programs, made: Mapping[str, Sized]) -> dict[str, int]:
+    """What lies on the fullest chip from step to step, with the padding of its layout there."""
+    laid = made["hand_over"].result_bytes
+    batch = a_device(programs.learner(programs.config.learner.rows)[1])
+    caches = {"slots": made["decode"].argument_bytes - laid, "store": made["prefill"].argument_bytes - laid}
+    return {"state": made["train"].argument_bytes - batch, **caches, "laid": laid}
+
+
+def own(made: Mapping[str, Sized], held: Mapping[str, int], reordered: bool) -> dict[str, int]:
+    """What each program needs besides what is resident; the hand-over's parameters too where they are sent first."""
+    sent = made["hand_over"].argument_bytes if reordered else 0
+    added = {name: fresh(program) for name, program in made.items()}
+    return added | {"train": made["train"].peak_bytes - held["state"], "hand_over": added["hand_over"] + sent}
+
+
+def a_device(tree: Any) -> int:
+    """Bytes of a tree of shapes on one of its devices, without padding."""
+    leaves = jax.tree.leaves(tree)
+    return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves)
+
+
+def figures(programs: Programs, name: str, program: Sized, held: Mapping[str, int]) -> dict[str, Any]:
+    """One program's figures; of decode those of one step, a token in every slot, but for memory."""
+    times = programs.config.rollout.chunk if name == "decode" else 1
+    kernels = kernel_flops(programs, program)
+    return {
+        "per": PER[name],
+        "peak_bytes": program.peak_bytes,
+        "argument_bytes": program.argument_bytes,
+        "temporary_bytes": program.temporary_bytes,
+        "flops": (program.cost.flops + kernels) // times,
+        "kernel_flops": kernels // times,
+        "bytes_accessed": program.cost.bytes_accessed // times,
+        "bytes_least": least(programs, name, held),
+        "collectives": {kind: size // times for kind, size in program.cost.collectives.items()},
+        "compile_s": program.compile_s,
+        "loops_without_bound": list(program.cost.unbounded),
+    }
+
+
+def least(programs: Programs, name: str, held: Mapping[str, int]) -> int:
+    """Bytes of HBM that one run of a program cannot spare on a chip, from the config.
+
+    `train`: the learner's state, read and written. `hand_over`: parameters read, the laid copy written. `decode`, a
+    step: weights once, and the keys and values of all slots at full length once. `prefill`: the weights that lead to
+    keys and values once (no head, and of the last layer no more than its keys and values), and those it writes.
+    """
+    shapes = programs.rows(programs.config.rollout.slots)[1]
+    laid = shapes["laid"]
+    if name == "train":
+        return 2 * held["state"]
+    if name == "hand_over":
+        return a_device(programs.learner(programs.config.learner.rows)[0].abstract.params) + a_device(laid)
+    if name == "decode":
+        return a_device(laid if laid.head is None else replace(laid, embed=None)) + a_device(shapes["slots"])
+    last = {part: leaf for part, leaf in laid.layers[-1].items() if part in ("attn_norm", "qkv", "qkv_bias", "k_norm")}
+    return a_device((laid.layers[:-1], last, shapes["new"]))
+
+
+def kernel_flops(programs: Programs, program: Sized) -> int:
+    """What splash attention's calls compute on a chip, each on its own rows and heads."""
+    cfg, learn, mesh = programs.cfg, programs.config.learner, programs.mesh
+    by_heads = flash.by_heads(cfg.heads, cfg.kv_heads, mesh)
+    return estimate.kernel_flops(
+        program.cost.kernels, rows=learn.rows // meshes.row_shards(mesh), length=learn.row_tokens,
+        heads=cfg.heads // (mesh.shape["tensor"] if by_heads else 1), head_dim=cfg.head_dim,
+        block=flash.block_size(learn.row_tokens),
+    )  # fmt: skip
+
+
+def load(programs: Programs) -> estimate.Load:
+    settings = programs.config
+    batch = programs.learner(settings.learner.rows)[1]
+    return estimate.load(
+        config.to_json(settings), hosts=programs.on.hosts, slots=settings.rollout.slots,
+        call_tokens=programs.call_tokens, micro=len(batch.used_M),
+    )  # fmt: skip
+
+
+def largest(
+    programs: Programs, compiler: Compiler, made: Mapping[str, Sized], held: Mapping[str, int], limit: int
+) -> dict[str, dict[str, Any]]:
+    """The largest learner.rows and rollout.slots that fit, all else as the config has it."""
+    settings, shards = programs.config, meshes.row_shards(programs.mesh)
+    of, by_phase, others = (
+        settings.pool,
+        estimate.phases(held, own(made, held, programs.reordered)),
+        own(made, held, programs.reordered),
+    )
+
+    def rows_need(rows: int) -> int:
+        program = compiler("train", programs.train, rows)
+        return program.peak_bytes + held["slots"] + held["store"]
+
+    def slots_need(slots: int) -> int:
+        more = slots / settings.rollout.slots
+        grown = {**held, "slots": int(more * held["slots"])}
+        if settings.rollout.store is None:
+            grown["store"] = int(more * held["store"])
+        decode = fresh(compiler("decode", programs.decode, slots))
+        return max(estimate.phases(grown, others | {"decode": decode}).values())
+
+    def most(size: int, found: int, need: Callable[[int], int], **bounds: int) -> dict[str, Any]:
+        def tolerant(size: int) -> int:
+            try:
+                return need(size)
+            except TooLarge as error:
+                return max(error.needed_bytes, limit + 1)
+
+        return estimate.most_that_fits(size, found, tolerant, limit, **bounds)
+
+    drawn = of.queries * of.oversample * of.samples
+    rows_end = -(-programs.episodes // shards) * shards  # a row an episode
+    slots_end = -(-drawn // programs.on.hosts // programs.slot_step) * programs.slot_step  # a slot an episode
+    return {
+        "learner.rows": most(settings.learner.rows, by_phase["train"], rows_need, step=shards, end=rows_end),
+        "rollout.slots": most(
+            settings.rollout.slots, max(by_phase.values()), slots_need, step=programs.slot_step, end=slots_end
+        ),
+    }
+
+
+def main() -> None:
+    asked = json.load(sys.stdin)
+
+    def say(text: str) -> None:
+        print(f"{SAY}{asked['topology']}: {text}", flush=True)
+
+    try:
+        answer = examine(config.from_json(asked["config"]), asked["topology"], search=asked["search"], say=say)
+    except ValueError as error:
+        answer = {"error": str(error)}
+    print(ANSWER + json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    main()

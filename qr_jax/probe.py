@@ -1,0 +1,211 @@
+"""The causal probe: were recycled queries trained on because the policy had moved, or because few samples are luck?
+
+A recycled query was filed as hard or easy by one group and accepted as signal by a later one. Both may be chance: a
+query that is right three times in ten is all wrong in four samples one time in four. Who trusts the verdict takes its
+regression to the mean for learning. So the probe asks again: the same questions under the same sampling keys, which no
+training step used, are rolled out by the policy that filed them, by the one that accepted them and by the run's last.
+Given a query's pass rates these rollouts know nothing of either verdict: under a policy that never moved, the three
+agree but for sampling noise, however the queries were selected.
+
+The last policy was trained on these very queries, so its change holds what it learned from them, too. Signal at
+acceptance is therefore divided by the accepting policy; queries never drawn are the control.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qr_jax import answers, assemble, checkpoint, committed, evaluate, plugins, pool, runs
+from qr_jax.config import Config
+from qr_jax.parallel import mesh as meshes
+from qr_jax.probe_figures import ARMS, POLICIES, Filed, choose, nearest, recycled, signal_chance, summarise
+from qr_jax.records import Query
+from qr_jax.report import read
+
+FILE = "probe.json"
+
+
+@dataclass(frozen=True)
+class Score:
+    """What one policy did with a query in n valid samples; both figures are unbiased."""
+
+    valid: int
+    passed: float  # share of right answers
+    signal: float  # chance that a group of K bears signal
+
+
+def probe(
+    run: str | Path,
+    *,
+    queries: int = 64,
+    samples: int = 16,
+    seed: int = 0,
+    allow_plugins: Sequence[str] | None = None,
+    say: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """Probe a run: up to `queries` of each arm, `samples` episodes by each policy; also written to RUN/probe.json.
+
+    Returns `arms` (see `summarise`), `queries` (a row each, with the checkpoints used and their distance in steps) and
+    what it was measured with. ValueError where the run has no recycled queries, or not two checkpoints.
+    """
+    settings = runs.load(run)
+    of, questions = settings.pool, assemble.questions(settings, "train")
+    if samples < of.samples:
+        raise ValueError(f"samples={samples} hold no group of pool.samples={of.samples}; wanted at least that many")
+    if settings.train.shuffle_rewards:
+        raise ValueError(f"{run} was trained on shuffled rewards; its verdicts say nothing of its policies")
+    saved, last, steps = _checkpoints(run)
+    checkpoint.check_same_queries(saved.host(last), pool.query_list_hash(query.id for query in questions))
+    draws = [draw for draw in read.run(run).draws if draw["step"] <= last]
+    filed, never = recycled(draws, len(questions))
+    if not filed:
+        raise ValueError(
+            f"{run} has accepted no query after a hard or easy verdict in its {last} steps; train longer, then probe"
+        )
+    picked = choose(filed, never, queries, seed=seed)
+    used = {one.index: _policies(one, steps, last) for one in picked}
+    for step in {step for policies in used.values() for step in policies.values()}:
+        if damage := committed.damage(saved.path(step), verify=True):
+            raise ValueError(f"{saved.path(step)}: {damage}; move it out of the run, and the probe takes the next")
+    scores = _roll(run, settings, questions, used, samples, seed, allow_plugins, say)
+    rows = [_row(one, questions[one.index], used[one.index], scores) for one in picked]
+    candidates = Counter(one.arm for one in filed) | Counter(fresh=len(never))
+    found = {"step": last, "checkpoints": steps, "samples": samples, "group": of.samples, "seed": seed}
+    found |= {"arms": {arm: summarise(rows, arm, candidates[arm], seed=seed) for arm in ARMS}, "queries": rows}
+    (Path(run) / FILE).write_text(json.dumps(found, indent=2, allow_nan=False) + "\n")
+    return found
+
+
+def _roll(run, settings: Config, questions: Sequence[Query], used, samples: int, seed: int, allow_plugins, say):
+    """(pool index, checkpoint) -> Score of that policy, or None; a checkpoint is loaded once for all its queries.
+
+    The sampling keys are of (seed, pool index, sample), whatever the policy, and no other rollouts' (purpose "probe").
+    """
+    agent, mesh = assemble.agent(settings), meshes.make_mesh(settings.mesh)
+    env = assemble.environment(settings, allow_plugins=allow_plugins)
+    search = assemble.searcher(settings, allow_plugins=allow_plugins)
+    grade, scores = _grader(settings, allow_plugins), {}
+    for step in sorted({step for policies in used.values() for step in policies.values()}):
+        here = sorted(index for index, policies in used.items() if step in policies.values())
+        say(f"the policy of step {step}: {len(here)} queries x {samples} samples")
+        params = assemble.hand_over(evaluate.weights(run, agent, mesh, step), agent.cfg, settings.model.compute, mesh)
+        groups = agent.engine.run(
+            params, [questions[at] for at in here], samples, env=env, search=search,
+            seed=seed, step=0, purpose="probe", query_keys=here,
+        )  # fmt: skip
+        scores |= {(at, step): grade(questions[at], group) for at, group in zip(here, groups, strict=True)}
+    return scores
+
+
+def _checkpoints(run: str | Path) -> tuple[checkpoint.Checkpoints, int, list[int]]:
+    """A run's checkpoints, the last whole step, and all steps up to it, growing. ValueError for fewer than two."""
+    saved, last = runs.last_checkpoint(run)
+    steps = sorted(step for step in saved.steps() if step <= last)
+    if len(steps) < 2:
+        raise ValueError(
+            f"{run} has {len(steps)} checkpoint (step {last}); the probe wants at least 2, those of the policies that "
+            "filed its queries: train with train.keep_every=N, which keeps every N-th step's, or with more "
+            "train.keep_checkpoints"
+        )
+    return saved, last, steps
+
+
+def _policies(one: Filed, steps: Sequence[int], last: int) -> dict[str, int]:
+    """The checkpoints that stand for a query's policies. The filing one is never the last: the verdict came before."""
+    wanted = {"filing": one.filed - 1, "accepting": one.accepted - 1}
+    return {name: nearest(steps, policy) for name, policy in wanted.items()} | {"current": last}
+
+
+def _grader(settings: Config, allow_plugins) -> Callable[..., Score | None]:
+    """What scores a query's group as training did; None with fewer valid episodes than a group has."""
+    reward, of = plugins.bind("reward", settings.reward, allow_plugins=allow_plugins), settings.pool
+
+    def grade(query: Query, group) -> Score | None:
+        valid = [episode.valid for episode in group]
+        right = [answers.exact_match(episode.answer, query.answers) for episode in group]
+        channel = right if of.channel == "outcome" else np.asarray(reward(query, group), np.float32).tolist()
+        kept = [(one, value) for one, value, ok in zip(right, channel, valid, strict=True) if ok]
+        if len(kept) < of.samples:
+            return None
+        passed = float(np.mean([one for one, _ in kept]))
+        return Score(len(kept), passed, signal_chance([value for _, value in kept], of.samples))
+
+    return grade
+
+
+def _row(one: Filed, query: Query, policies: Mapping[str, int], scores) -> dict[str, Any]:
+    """A query's line: its verdicts, and for each policy the checkpoint, its distance in steps, and its score.
+
+    A distance counts the steps from the checkpoint to the policy that it stands for; below 0 it is of a later one.
+    """
+    wanted = {"filing": one.filed - 1, "accepting": one.accepted - 1}
+    row: dict[str, Any] = {"query": query.id, **asdict(one)}
+    for name, step in policies.items():
+        score = scores[one.index, step]
+        row[name] = {"step": step, "distance": wanted.get(name, step) - step}
+        row[name] |= asdict(score) if score else dict.fromkeys(("valid", "passed", "signal"))
+    return row
+
+
+def format_table(found: Mapping[str, Any]) -> str:
+    """The arms side by side, and under them what the figures do not say by themselves."""
+    arms = [arm for arm in ARMS if found["arms"][arm]["queries"]]
+    heads = {"hard": "filed hard", "easy": "filed easy", "fresh": "never drawn"}
+    rows = [("", *(heads[arm] for arm in arms))]
+
+    def add(label: str, cell: Callable[[Mapping[str, Any]], str]) -> None:
+        rows.append((label, *(cell(found["arms"][arm]) for arm in arms)))
+
+    add("queries", lambda arm: f"{arm['queries']} of {arm['candidates']}")
+    add("right in the verdict itself", lambda arm: _number(arm["verdict_pass"]))
+    for name, label in (("passed", "pass rate"), ("signal", f"signal in {found['group']} samples")):
+        for policy in POLICIES:
+            add(f"{label}, {policy} policy", lambda arm, name=name, policy=policy: _number(arm[name][policy]))
+        for policy in POLICIES[1:]:
+            key = "pass_change" if name == "passed" else "signal_change"
+            add(f"  change to {policy}", lambda arm, key=key, policy=policy: _interval(arm[f"to_{policy}"][key], "+"))
+    for policy, label in (("accepting", "signal at acceptance"), ("current", "signal now")):
+        for key, what in (("chance_share", "there by chance"), ("movement_share", "by movement")):
+            add(f"{label}: {what}", lambda arm, key=key, policy=policy: _interval(arm[f"to_{policy}"].get(key)))
+    wide = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, wide, strict=True)).rstrip() for row in rows]
+    return "\n".join(lines + list(_remarks(found)))
+
+
+def _remarks(found: Mapping[str, Any]) -> Iterable[str]:
+    """How far off the checkpoints are, what cannot be seen, and what each figure must not be taken for."""
+    yield (
+        f"{found['samples']} samples a query and policy, under the same keys; in brackets 95 % over queries, paired; "
+        f"query by query in {FILE}"
+    )
+    for policy in POLICIES[:2]:
+        steps = Counter(row[policy]["distance"] for row in found["queries"])
+        told = ", ".join(f"{distance}: {count}" for distance, count in sorted(steps.items()))
+        yield f"steps from the checkpoint used to the {policy} policy (below 0: a later one stands in): queries: {told}"
+    unseen = sum(row["filing"]["step"] == row["accepting"]["step"] for row in found["queries"])
+    if unseen:
+        yield (
+            f"{unseen} queries have one checkpoint for both verdicts: movement between these is not seen and counts as "
+            "none; a smaller train.keep_every shows it"
+        )
+    left_out = sum(arm["left_out"] for arm in found["arms"].values())
+    if left_out:
+        yield f"{left_out} queries are left out: faults left fewer valid samples than a group has"
+    if not found["arms"]["fresh"]["queries"]:
+        yield "no query is left that was never drawn, so there is no control"
+    yield "the current policy was trained on the recycled queries, not on those never drawn"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _interval(found: Mapping[str, Any] | None, sign: str = "") -> str:
+    if found is None or found["low"] is None:
+        return _number(None if found is None else found["mean"])
+    return f"{found['mean']:{sign}.3f} [{found['low']:{sign}.3f}, {found['high']:{sign}.3f}]"

@@ -1,0 +1,145 @@
+"""Official files, from the web or a user's folder: never half a file, never another one than before.
+
+A folder's `checksums.json` holds the SHA-256 of every file that was read and has no published checksum, so that the
+second time it is checked.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import tarfile
+import urllib.error
+import urllib.request
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from qr_jax.queries.official import File
+
+REGISTRY = "checksums.json"
+TIMEOUT_S = 60.0
+log = logging.getLogger(__name__)
+
+
+def fetch(file: File, folder: Path, manual_dir: Path | None = None) -> Path:
+    """The official file on this machine: the user's in `manual_dir` (itself or its archive), or downloaded once.
+
+    ValueError, with the file's name, where it cannot be had or its SHA-256 is not the published or registered one.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    archive = file.url.partition("?")[0].rpartition("/")[2] if file.url and file.member else None
+    if manual_dir is not None:
+        own = _own(manual_dir, file)
+        if own is not None:
+            check(own, file.sha256 if archive is None else None, file, folder)
+            return own
+        packed = next(manual_dir.rglob(archive), None) if archive else None
+        if packed is None:
+            wanted = file.name if archive is None else f"{file.name} nor {archive}"
+            raise ValueError(f"{manual_dir} has no {wanted}; {file.how or f'download it from {file.url}'}")
+    elif file.url is None:
+        raise ValueError(f"{file.name} has no address to download it from: name the folder it is in; {file.how}")
+    else:
+        packed = _download(file, folder / "downloads" / (archive or file.name))
+    check(packed, file.sha256, file, folder)
+    return packed if archive is None else _unpack(packed, file, folder / "unpacked")
+
+
+def _own(manual_dir: Path, file: File) -> Path | None:
+    """The user's own copy of the file: in the folder itself, where its archive would put it, or the only one below."""
+    found = [one for one in (manual_dir / file.name, manual_dir / (file.member or file.name)) if one.is_file()]
+    found = found or sorted(one for one in manual_dir.rglob(file.name) if one.is_file())
+    if len(found) > 1 and found[0] != manual_dir / file.name:
+        raise ValueError(f"{manual_dir} has {len(found)} files {file.name}; name the folder that the wanted one is in")
+    return found[0] if found else None
+
+
+def check(path: Path, sha256: str | None, file: File, folder: Path) -> None:
+    """Refuse a file that is not the published one, or not the one that was first read under this name."""
+    with path.open("rb") as opened:
+        found = hashlib.file_digest(opened, "sha256").hexdigest()
+    registry = folder / REGISTRY
+    known = json.loads(registry.read_text("utf-8")) if registry.exists() else {}
+    key = f"{file.url or 'manual'} {path.name}"
+    wanted, source = (
+        (sha256, f"published by {file.attested}") if sha256 else (known.get(key), f"registered in {registry}")
+    )
+    if wanted is None:
+        known[key] = found
+        beside = registry.with_suffix(".tmp")
+        beside.write_text(json.dumps(known, indent=1, sort_keys=True), "utf-8")
+        os.replace(beside, registry)
+        log.info("%s: SHA-256 %s, registered in %s (none is published)", path.name, found, registry)
+    elif found != wanted:
+        raise ValueError(
+            f"{path.name} is not the official file: its SHA-256 is {found}, and {wanted} is wanted ({source}); it is "
+            f"cut short or altered: remove {path} and get it again"
+        )
+
+
+def _download(file: File, place: Path) -> Path:
+    """The file at its URL, downloaded where it is not there yet."""
+    assert file.url is not None
+    if place.exists():
+        return place
+    place.parent.mkdir(parents=True, exist_ok=True)
+    beside = place.with_name(f".{place.name}.{os.getpid()}.part")
+    log.info("downloading %s", file.url)
+    try:
+        with urllib.request.urlopen(file.url, timeout=TIMEOUT_S) as answer, beside.open("wb") as opened:
+            shutil.copyfileobj(answer, opened)
+        os.replace(beside, place)
+    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+        raise ValueError(
+            f"{file.name} cannot be downloaded from {file.url} ({error}); get it on another machine, put it into a "
+            "folder and name that folder"
+        ) from error
+    finally:
+        beside.unlink(missing_ok=True)
+    return place
+
+
+def _unpack(packed: Path, file: File, folder: Path) -> Path:
+    """The one member of an archive that is the file, written out once under a name that the archive does not choose."""
+    place = folder / f"{packed.name}.{file.name}"
+    if not place.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        beside = place.with_name(f".{place.name}.{os.getpid()}.part")
+        try:
+            with _member(packed, file) as source, beside.open("wb") as opened:
+                shutil.copyfileobj(source, opened)
+            os.replace(beside, place)
+        finally:
+            beside.unlink(missing_ok=True)
+    return place
+
+
+@contextmanager
+def _member(packed: Path, file: File) -> Iterator[IO[bytes]]:
+    """The member of a zip or tar archive whose path is the file's, or else the only one of its name."""
+    try:
+        if zipfile.is_zipfile(packed):
+            with zipfile.ZipFile(packed) as archive, archive.open(_choose(archive.namelist(), file, packed)) as opened:
+                yield opened
+        else:
+            with tarfile.open(packed) as archive:
+                opened = archive.extractfile(_choose(archive.getnames(), file, packed))
+                if opened is None:
+                    raise ValueError(f"{packed.name}: {file.member} is no file in it")
+                with opened:
+                    yield opened
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
+        raise ValueError(f"{packed.name} is no whole archive ({error}); remove it and get it again") from error
+
+
+def _choose(names: list[str], file: File, packed: Path) -> str:
+    if file.member in names:
+        return file.member
+    same = [name for name in names if name.rpartition("/")[2] == file.name and "__MACOSX" not in name]
+    if len(same) != 1:
+        raise ValueError(f"{packed.name} has {len(same)} files {file.name!r}; wanted {file.member}")
+    return same[0]

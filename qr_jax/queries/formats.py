@@ -1,0 +1,155 @@
+"""Question rows of other systems -> our columns, and our queries -> their rows: verl, SkyRL, FlashRAG, TRL.
+
+The forms are those of their data sets' own files (verl's and SkyRL's Search-R1 Parquet, FlashRAG's JSON lines, TRL's
+`prompt` with columns for the rewards). What a query's `meta` and `entities` hold goes into the column `metadata`.
+"""
+
+import gzip
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from qr_jax.queries import parquet
+from qr_jax.records import Query
+
+Row = Mapping[str, Any]
+Form = Literal["jsonl", "verl", "skyrl", "flashrag", "trl"]
+TRL_ANSWERS = ("answers", "golden_answers", "answer", "ground_truth", "solution")
+ABILITY = "fact-reasoning"
+
+
+def schema(row: Row) -> str:
+    """Whose row this is: "qr_jax", "verl", "skyrl", "flashrag", "trl", or what a row of a corpus is in."""
+    if _is_prompt(row.get("prompt")):
+        if "env_class" in row or "reward_spec" in row:
+            return "skyrl"
+        if "reward_model" in row:
+            return "verl"
+        if "question" not in row and any(name in row for name in TRL_ANSWERS):
+            return "trl"
+    if "question" in row:
+        return "flashrag" if "golden_answers" in row and "answers" not in row else "qr_jax"
+    if "contents" in row:
+        return "Search-R1 corpus"
+    return "qr_jax corpus" if "text" in row else "qr_jax"
+
+
+def ours(row: Row) -> Row:
+    """The row with our columns: id, question, answers, entities and whatever else its metadata hold.
+
+    Our own rows, and those of no form that is known here, come back as they are. ValueError where a row has the form of
+    another system and lacks what that form must hold. A row without an id is named by its data source, split and index,
+    or by its question's hash.
+    """
+    form = schema(row)
+    if form == "flashrag":
+        rest = {name: value for name, value in row.items() if name not in ("golden_answers", "metadata")}
+        return rest | {"answers": row["golden_answers"]} | _metadata(row)
+    if form == "trl":
+        column = next(name for name in TRL_ANSWERS if name in row)
+        rest = {name: value for name, value in row.items() if name not in ("prompt", "metadata", column)}
+        question = last_user_text(row["prompt"])
+        return {"id": _hash(question)} | rest | {"question": question, "answers": row[column]} | _metadata(row)
+    return _of_verl(row) if form in ("verl", "skyrl") else row
+
+
+def _of_verl(row: Row) -> Row:
+    """A row of verl's or SkyRL's. `ground_truth` may be {"target": ...}, a list or a text; golden_answers stand in."""
+    extra = row.get("extra_info") or {}
+    said = extra.get("question") or row.get("question")
+    question = said or last_user_text(row["prompt"]).rpartition("Question:")[2].strip()
+    reward = row.get("reward_spec") or row.get("reward_model") or {}
+    truth = reward.get("ground_truth") if isinstance(reward, Mapping) else None
+    if isinstance(truth, Mapping):
+        truth = truth.get("target")
+    if truth is None:
+        truth = row.get("golden_answers")
+    if truth is None:
+        where = "reward_spec" if "reward_spec" in row else "reward_model"
+        raise ValueError(f"has no answers: neither {where}.ground_truth (or its 'target') nor 'golden_answers'")
+    source, split, index = row.get("data_source", "unknown"), extra.get("split", "train"), extra.get("index")
+    name = row.get("id", _hash(question) if index is None else f"{source}-{split}-{index}")
+    kept = {"data_source": source, "split": split}
+    return {"id": name, "question": question, "answers": truth} | kept | _metadata(row)
+
+
+def last_user_text(prompt: Any) -> str:
+    """What the user says last in a prompt: a text, or messages whose content is a text or a list of text parts."""
+    if isinstance(prompt, str):
+        return prompt
+    said = [message["content"] for message in prompt if message["role"] == "user"]
+    if not said:
+        raise ValueError("its prompt has no message of the role 'user'")
+    if isinstance(said[-1], str):
+        return said[-1]
+    return "".join(part.get("text", "") for part in said[-1] if isinstance(part, Mapping))
+
+
+def row_of(query: Query, form: Form, at: int) -> dict[str, Any]:
+    """The query as a row of that form; `at` is its place in the file. `ours` of it gives the query back."""
+    answers = list(query.answers)
+    more = ({"entities": list(query.entities)} if query.entities else {}) | dict(query.meta)
+    if form == "jsonl":
+        return {"id": query.id, "question": query.question, "answers": answers} | more
+    if form == "flashrag":
+        return {"id": query.id, "question": query.question, "golden_answers": answers, "metadata": more}
+    prompt = [{"role": "user", "content": query.question}]
+    if form == "trl":
+        return {"id": query.id, "prompt": prompt, "answers": answers, "metadata": more}
+    source = str(query.meta.get("data_source") or f"searchR1_{query.meta.get('dataset', 'qr_jax')}")
+    split = str(query.meta.get("split") or query.meta.get("origin_split") or "train")
+    truth = {"target": answers}
+    asked = {"ground_truth": truth, "question": query.question, "data_source": source}
+    extra = {"split": split, "index": at, "question": query.question, "need_tools_kwargs": True}
+    row = {"id": query.id, "question": query.question, "golden_answers": answers, "data_source": source}
+    row |= {"prompt": prompt, "ability": ABILITY, "reward_model": {"style": "rule", "ground_truth": truth}}
+    row |= {"extra_info": extra | {"tools_kwargs": {"search": {"create_kwargs": asked}}}, "metadata": more}
+    if form == "skyrl":
+        row |= {"env_class": "search", "reward_spec": {"method": "rule", "ground_truth": truth}}
+    return row
+
+
+def write(queries: Sequence[Query], file: Path, form: Form) -> None:
+    """The queries as a file of that form: Parquet, JSON lines or gzipped ones by its name. It must not be there yet."""
+    if file.exists():
+        raise ValueError(f"{file} is there already, and is left as it is; name another file")
+    made = [row_of(query, form, at) for at, query in enumerate(queries)]
+    if file.suffix == ".parquet":  # metadata differ from row to row, and a Parquet column does not: they go as JSON
+        kept = [row | {"metadata": json.dumps(row["metadata"])} if "metadata" in row else row for row in made]
+        parquet.write(file, kept)
+        return
+    if not file.name.endswith((".jsonl", ".jsonl.gz")):
+        raise ValueError(f"{file} must end in .parquet, .jsonl or .jsonl.gz: its end says what is written")
+    opened: Callable = gzip.open if file.suffix == ".gz" else open
+    beside = file.with_name(f".{file.name}.tmp")
+    with opened(beside, "wt", encoding="utf-8") as lines:
+        lines.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in made)
+    os.replace(beside, file)
+
+
+def _is_prompt(value: Any) -> bool:
+    """Whether it is a text, or messages of a chat."""
+    if isinstance(value, str):
+        return True
+    is_list = isinstance(value, list) and bool(value)
+    return is_list and all(isinstance(one, Mapping) and {"role", "content"} <= one.keys() for one in value)
+
+
+def _metadata(row: Row) -> dict[str, Any]:
+    """What the row's metadata hold, an object or its JSON; they never replace a column of the question itself."""
+    found = row.get("metadata") or {}
+    if isinstance(found, str):
+        try:
+            found = json.loads(found)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"its metadata are a text that is no JSON ({error})") from error
+    if not isinstance(found, Mapping):
+        return {"metadata": found}
+    return {name: value for name, value in found.items() if name not in ("id", "question", "answers")}
+
+
+def _hash(question: str) -> str:
+    return hashlib.sha256(question.encode()).hexdigest()[:16]

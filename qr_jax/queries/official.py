@@ -1,0 +1,294 @@
+"""The official files of the seven question sets: where they are, what their rows look like, what they become.
+
+Each parser takes one row as its set's own page describes it (the page stands in SETS) and gives our columns; a field
+that is not there is named. Gold passages are `supporting_titles` and, where the file holds their text, as long a list
+`supporting_texts`.
+"""
+
+import csv
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+Row = Mapping[str, Any]
+PREFIX = "tfds:"  # of a setting that names a set
+BUILT = "runs/questions"  # where built sets are kept
+
+
+@dataclass(frozen=True)
+class File:
+    """One official file. `member` is its name inside the archive that the URL gives; `sha256` is of what it gives.
+
+    A checksum is only stated where somebody trustworthy published it (`attested`); the others are registered when the
+    file is first read, and another file is refused from then on. Without a URL a person must fetch it (`how`).
+    """
+
+    name: str
+    url: str | None
+    sha256: str | None = None
+    attested: str = ""
+    member: str = ""
+    how: str = ""
+
+
+@dataclass(frozen=True)
+class Official:
+    """A set: the page that describes its rows, a parser, and the files of its splits (those that have answers)."""
+
+    page: str
+    parse: Callable[[Row, str], dict[str, Any]]  # a row and the id for one that has none
+    splits: Mapping[str, File]
+
+
+def field(row: Row, name: str, kind: type | tuple[type, ...] = str) -> Any:
+    """A field of an official row; ValueError names the one that is not there or is of another type."""
+    if name not in row:
+        raise ValueError(f"has no field {name!r}; fields found: {', '.join(map(str, row)) or 'none'}")
+    if not isinstance(row[name], kind):
+        wanted = " or ".join(one.__name__ for one in (kind if isinstance(kind, tuple) else (kind,)))
+        raise ValueError(f"field {name!r} must be a {wanted}, and is a {type(row[name]).__name__}")
+    return row[name]
+
+
+def nq_open(row: Row, name: str) -> dict[str, Any]:
+    """{"question", "answer": [text]}."""
+    return {"id": name, "question": field(row, "question"), "answers": field(row, "answer", list), "hops": 1}
+
+
+def triviaqa(row: Row, name: str) -> dict[str, Any]:
+    """{"Question", "QuestionId", "Answer": {"Value", "Aliases"}, ...}: an item of "Data"."""
+    answer = field(row, "Answer", dict)
+    answers = list(dict.fromkeys([field(answer, "Value"), *field(answer, "Aliases", list)]))
+    return {"id": field(row, "QuestionId"), "question": field(row, "Question"), "answers": answers, "hops": 1}
+
+
+def popqa(row: Row, name: str) -> dict[str, Any]:
+    """A line of the table: id, subj, prop, obj, ..., s_wiki_title, question, possible_answers (a JSON list)."""
+    found = json.loads(field(row, "possible_answers"))
+    if not isinstance(found, list):
+        raise ValueError(f"field 'possible_answers' must be a JSON list, and is a {type(found).__name__}")
+    return {
+        "id": f"popqa-{field(row, 'id')}", "question": field(row, "question"), "answers": found, "hops": 1,
+        "type": field(row, "prop"), "supporting_titles": [field(row, "s_wiki_title")],
+    }  # fmt: skip
+
+
+def hotpotqa(row: Row, name: str) -> dict[str, Any]:
+    """{"_id", "question", "answer", "supporting_facts": [[title, sentence]], "context": [[title, [sentence]]], ...}."""
+    return _of_hotpotqa(row) | {"level": field(row, "level"), "hops": 2}
+
+
+def two_wiki(row: Row, name: str) -> dict[str, Any]:
+    """HotpotQA's form with "evidences": [[subject, relation, object]] and other types."""
+    found = _of_hotpotqa(row)
+    evidences = field(row, "evidences", list)
+    bridges = [object_ for _, _, object_ in evidences if object_ != row["answer"]]
+    hops = 4 if found["type"] == "bridge_comparison" else 2
+    return found | {"entities": list(dict.fromkeys(bridges)), "hops": hops}
+
+
+def _of_hotpotqa(row: Row) -> dict[str, Any]:
+    titles = list(dict.fromkeys(title for title, _ in field(row, "supporting_facts", list)))
+    context = [(title, "".join(sentences).strip()) for title, sentences in field(row, "context", list)]
+    texts = dict(reversed(context))  # the first of a title stands
+    return {
+        "id": field(row, "_id"), "question": field(row, "question"), "answers": [field(row, "answer")],
+        "type": field(row, "type"), "supporting_titles": titles,
+        "supporting_texts": [texts.get(title, "") for title in titles], "context": context,
+    }  # fmt: skip
+
+
+def musique(row: Row, name: str) -> dict[str, Any]:
+    """{"id", "paragraphs": [{"idx", "title", "paragraph_text", "is_supporting"}], "question",
+    "question_decomposition": [{"id", "question", "answer", "paragraph_support_idx"}], "answer", "answer_aliases",
+    "answerable"}."""
+    if not field(row, "answerable", bool):
+        raise ValueError("is not answerable: these are the rows of musique_full, and musique_ans is wanted")
+    paragraphs = field(row, "paragraphs", list)
+    gold = [one for one in paragraphs if field(one, "is_supporting", bool)]
+    steps = field(row, "question_decomposition", list)
+    answers = list(dict.fromkeys([field(row, "answer"), *field(row, "answer_aliases", list)]))
+    return {
+        "id": field(row, "id"), "question": field(row, "question"), "answers": answers, "hops": len(steps),
+        "entities": list(dict.fromkeys(field(one, "answer") for one in steps[:-1])),
+        "supporting_titles": [field(one, "title") for one in gold],
+        "supporting_texts": [field(one, "paragraph_text") for one in gold],
+        "context": [(field(one, "title"), field(one, "paragraph_text")) for one in paragraphs],
+    }  # fmt: skip
+
+
+def bamboogle(row: Row, name: str) -> dict[str, Any]:
+    """A line of the table: Question, Answer."""
+    return {"id": name, "question": field(row, "Question"), "answers": [field(row, "Answer")], "hops": 2}
+
+
+def rows(file: Path, name: str) -> Iterator[tuple[int, Row]]:
+    """(row number from 1, row) of an official file: a JSON list, {"Data": [...]}, JSON lines or a table with a head."""
+    if name.endswith((".tsv", ".csv")):
+        with file.open(encoding="utf-8", newline="") as lines:
+            yield from enumerate(csv.DictReader(lines, delimiter="\t" if name.endswith(".tsv") else ","), 1)
+        return
+    try:
+        if name.endswith(".jsonl"):
+            with file.open(encoding="utf-8") as lines:
+                for number, line in enumerate(lines, 1):
+                    if line.strip():
+                        yield number, json.loads(line)
+            return
+        with file.open(encoding="utf-8") as whole:
+            found = json.load(whole)
+    except ValueError as error:
+        raise ValueError(f"{name} is cut short or no JSON: {error}") from error
+    yield from enumerate(field(found, "Data", list) if isinstance(found, dict) else found, 1)
+
+
+def read(file: Path, official: Official, split: str, set_name: str) -> Iterator[dict[str, Any]]:
+    """Our columns of every row of a split's file; ValueError names file, row and field."""
+    name = official.splits[split].name
+    for number, row in rows(file, name):
+        try:
+            if not isinstance(row, Mapping):
+                raise ValueError(f"must be an object, and is a {type(row).__name__}")
+            made = official.parse(row, f"{set_name}-{split}-{number - 1}")
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{name} row {number} {error} (its form: {official.page})") from error
+        yield made | {"dataset": set_name, "split": split}
+
+
+_NQ = "https://raw.githubusercontent.com/google-research-datasets/natural-questions/a7a113c9fdc2d9986d624bd43b8a18d6d5779eaa/nq_open/"
+_HOTPOTQA = "http://curtis.ml.cmu.edu/datasets/hotpot/"
+_TFDS, _HF = "tensorflow_datasets 4.9.10, its checksums", "huggingface/datasets, hotpot_qa/dataset_infos.json"
+_TRIVIAQA = "http://nlp.cs.washington.edu/triviaqa/data/triviaqa-unfiltered.tar.gz"
+_TRIVIAQA_SHA256 = "7f0c94207fd0a1eb7bba3d52cdfe0735c98de850b9e5aa4e75f2776ef9a531d0"
+_TWO_WIKI = "https://www.dropbox.com/s/ms2m13252h6xubs/data_ids_april7.zip?dl=1"
+_MUSIQUE = "download musique_v1.0.zip by the link on the page (Google Drive asks a person) and unpack it there"
+_HOTPOTQA_TRAIN = File(
+    "hotpot_train_v1.1.json",
+    _HOTPOTQA + "hotpot_train_v1.1.json",
+    "26650cf50234ef5fb2e664ed70bbecdfd87815e6bffc257e068efea5cf7cd316",
+    _HF,
+)
+
+
+def _triviaqa(split: str) -> File:
+    name = f"unfiltered-web-{split}.json"
+    return File(name, _TRIVIAQA, _TRIVIAQA_SHA256, _TFDS, f"triviaqa-unfiltered/{name}")
+
+
+SETS: Mapping[str, Official] = {
+    "nq": Official(
+        "https://github.com/google-research-datasets/natural-questions/tree/master/nq_open",
+        nq_open,
+        {
+            "train": File(
+                "NQ-open.train.jsonl",
+                _NQ + "NQ-open.train.jsonl",
+                "0c93aaf13b12f855628489665e4ef85ffb8573ad444646f11f4fabdc57a0aabf",
+                _TFDS,
+            ),
+            "dev": File(
+                "NQ-open.dev.jsonl",
+                _NQ + "NQ-open.dev.jsonl",
+                "f15567f38099f3615f5b8a685c0aef449c11ad90d3da3735e8d1b98115b40616",
+                _TFDS,
+            ),
+        },
+    ),
+    "triviaqa": Official(
+        "https://github.com/mandarjoshi90/triviaqa/blob/master/samples/triviaqa_sample.json",
+        triviaqa,
+        {"train": _triviaqa("train"), "dev": _triviaqa("dev")},
+    ),
+    "popqa": Official(
+        "https://github.com/AlexTMallen/adaptive-retrieval/tree/main/data",
+        popqa,
+        {
+            "test": File(
+                "popQA.tsv",
+                "https://raw.githubusercontent.com/AlexTMallen/adaptive-retrieval/main/data/popQA.tsv",
+            )
+        },
+    ),
+    "hotpotqa/distractor": Official(
+        "https://github.com/hotpotqa/hotpot#json-format",
+        hotpotqa,
+        {
+            "train": _HOTPOTQA_TRAIN,
+            "dev": File(
+                "hotpot_dev_distractor_v1.json",
+                _HOTPOTQA + "hotpot_dev_distractor_v1.json",
+                "4e9ecb5c8d3b719f624d66b60f8d56bf227f03914f5f0753d6fa1b359d7104ea",
+                _HF,
+            ),
+        },
+    ),
+    "hotpotqa/fullwiki": Official(
+        "https://github.com/hotpotqa/hotpot#json-format",
+        hotpotqa,
+        {
+            "train": _HOTPOTQA_TRAIN,
+            "dev": File(
+                "hotpot_dev_fullwiki_v1.json",
+                _HOTPOTQA + "hotpot_dev_fullwiki_v1.json",
+                "2f1f3e594a3066a3084cc57950ca2713c24712adaad03af6ccce18d1846d5618",
+                _HF,
+            ),
+        },
+    ),
+    "2wiki": Official(
+        "https://github.com/Alab-NII/2wikimultihop#dataset-contents",
+        two_wiki,
+        {
+            "train": File("train.json", _TWO_WIKI, member="data_ids_april7/train.json"),
+            "dev": File("dev.json", _TWO_WIKI, member="data_ids_april7/dev.json"),
+        },
+    ),
+    "musique": Official(
+        "https://github.com/StonyBrookNLP/musique/blob/main/raw_data_to_official_format.py",
+        musique,
+        {
+            "train": File("musique_ans_v1.0_train.jsonl", None, how=_MUSIQUE),
+            "dev": File("musique_ans_v1.0_dev.jsonl", None, how=_MUSIQUE),
+        },
+    ),
+    "bamboogle": Official(
+        "https://github.com/ofirpress/self-ask/blob/main/datasets/README.md",
+        bamboogle,
+        {
+            "test": File(
+                "bamboogle.csv",
+                "https://docs.google.com/spreadsheets/d/1jwcsA5kE4TObr9YHn9Gc-wQHYjTbLhDGx6tmIzMhl_U/export?format=csv",
+            )
+        },
+    ),
+}
+
+
+def find(name: str) -> Official:
+    """The set of that name; ValueError lists them."""
+    if name not in SETS:
+        raise ValueError(f"there is no question set {name!r}; there are: {', '.join(SETS)}")
+    return SETS[name]
+
+
+def parts(setting: str) -> tuple[str, str | None, str | None]:
+    """The set, the split and the folder that `tfds:NAME[:SPLIT][@FOLDER]` names; ValueError for one that is not."""
+    what, _, folder = setting.removeprefix(PREFIX).partition("@")
+    name, _, split = what.partition(":")
+    has = find(name).splits
+    if split and split not in has:
+        raise ValueError(f"{name} has no split {split!r} with answers; it has: {', '.join(has)}")
+    return name, split or None, folder or None
+
+
+def for_part(setting: str, part: str) -> str:
+    """The setting with its split said: to train on, train; to evaluate, dev or, where there is none, test."""
+    name, split, folder = parts(setting)
+    has = find(name).splits
+    if split is None:
+        split = next((one for one in (("train",) if part == "train" else ("dev", "test")) if one in has), None)
+    if split is None:
+        raise ValueError(f"{name} has no split to {part} on; it has: {', '.join(has)} (as in {PREFIX}{name}:test)")
+    return f"{PREFIX}{name}:{split}" + (f"@{folder}" if folder else "")

@@ -1,0 +1,141 @@
+"""The seven question sets as TFDS data sets: official files -> ArrayRecord, read at random places, without TensorFlow.
+
+Importing this file imports tensorflow_datasets (and so jax); what only names a set imports `official.py`.
+"""
+
+import contextlib
+import io
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from qr_jax.answers import normalise
+from qr_jax.queries import official
+from qr_jax.queries.fetch import fetch
+from qr_jax.queries.readers import query_of
+from qr_jax.queries.world_builder import Source, config_name, text, written_once
+from qr_jax.records import Passage, Query
+
+LISTS = ("answers", "entities", "supporting_titles", "supporting_texts", "context_titles", "context_texts")
+TEXTS = ("id", "question", "dataset", "split", "type", "level")
+log = logging.getLogger(__name__)
+
+
+class QABuilder(tfds.core.GeneratorBasedBuilder):
+    """One set a TFDS config, in one schema; `files` are its splits' official files, where they are to be written."""
+
+    name = "qa"
+    VERSION = tfds.core.Version("1.0.0")
+    BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=name.replace("/", "_")) for name in official.SETS]
+
+    def __init__(self, *, files: Mapping[str, Path] | None = None, **settings: Any):
+        self._files = files
+        super().__init__(**settings)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return self.dataset_info_from_configs(
+            description="Questions over Wikipedia with their answers and, where the set has them, gold passages.",
+            features=tfds.features.FeaturesDict(features()),
+            disable_shuffling=True,  # the official order is part of it
+        )
+
+    def _split_generators(self, dl_manager) -> dict[str, Iterator]:
+        del dl_manager  # fetch.py downloads: it registers checksums beside the data, not in an installed package
+        if self._files is None:
+            raise ValueError("a question set is written by open_set(name, folder), which gets its files first")
+        return {split: self._generate_examples(split, file) for split, file in self._files.items()}
+
+    def _generate_examples(self, split: str, file: Path) -> Iterator[tuple[int, dict]]:
+        name = next(one for one in official.SETS if one.replace("/", "_") == config_name(self))
+        left_out = []
+        for at, row in enumerate(official.read(file, official.SETS[name], split, name)):
+            golds = [answer for answer in row["answers"] if normalise(answer)]
+            if golds:
+                yield at, encode(row | {"answers": golds})
+            else:
+                left_out.append(row["id"])
+        if left_out:
+            log.warning("%s %s: %d questions left out, whose golds normalise to nothing: %s", name, split,
+                        len(left_out), left_out)  # fmt: skip
+
+
+def features() -> dict[str, Any]:
+    """The one schema: texts, lists of texts, hops (0 where the set does not say)."""
+    one, many = tfds.features.Text, lambda: tfds.features.Sequence(tfds.features.Text())
+    return {name: one() for name in TEXTS} | {name: many() for name in LISTS} | {"hops": tfds.features.Scalar(np.int64)}
+
+
+def encode(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A parsed row as a TFDS example."""
+    context = row.get("context", ())
+    made = dict(row) | {"context_titles": [one for one, _ in context], "context_texts": [one for _, one in context]}
+    found = {name: made.get(name, "") for name in TEXTS} | {name: list(made.get(name, ())) for name in LISTS}
+    return found | {"hops": made.get("hops", 0)}
+
+
+def decode(example: Mapping[str, Any]) -> Query:
+    """A query; what the set does not say is not in its meta, and neither is the context (`contexts` gives that)."""
+    row: dict[str, Any] = {name: text(example[name]) for name in TEXTS} | {"hops": int(example["hops"])}
+    row |= {name: [text(value) for value in example[name]] for name in LISTS if not name.startswith("context")}
+    return query_of({name: value for name, value in row.items() if value or name == "answers"})
+
+
+def contexts(source: Source[Query]) -> Iterator[Passage]:
+    """The different paragraphs that a set gives beside its questions, each once, in their order: a closed corpus."""
+    seen: set[tuple[str, str]] = set()
+    for example in source.examples:
+        pairs = zip(map(text, example["context_titles"]), map(text, example["context_texts"]), strict=True)
+        for title, body in pairs:
+            if body and (title, body) not in seen:
+                seen.add((title, body))
+                yield Passage(str(len(seen) - 1), title, body)
+
+
+def open_set(
+    name: str, folder: str | Path, *, manual_dir: str | Path | None = None, splits: Sequence[str] = ()
+) -> dict[str, Source[Query]]:
+    """The splits of a set (all that have answers, or those named), built in `folder` first when they are missing.
+
+    Its official files are downloaded, or read from the user's `manual_dir`. ValueError names the file that cannot be
+    had, is not the official one (by SHA-256), or whose row lacks a field.
+    """
+    found = official.find(name)
+    wanted = tuple(splits) or tuple(found.splits)
+    for split in wanted:
+        if split not in found.splits:
+            raise ValueError(f"{name} has no split {split!r} with answers; it has: {', '.join(found.splits)}")
+    root = Path(folder)
+    opened = {}
+    for split in wanted:
+        place = root / name.replace("/", "_") / split
+        if not place.is_dir():
+            file = fetch(found.splits[split], root / "files", None if manual_dir is None else Path(manual_dir))
+            written_once(place, lambda unfinished, split=split, file=file: _prepare(name, split, file, unfinished))
+        builder: Any = QABuilder(config=name.replace("/", "_"), data_dir=os.fspath(place), file_format="array_record")
+        opened[split] = Source(builder.as_data_source(split), decode)
+    return opened
+
+
+def _prepare(name: str, split: str, file: Path, folder: Path) -> None:
+    """Write one split. A question whose golds all normalise to nothing could never be scored: left out, and said."""
+    tfds.disable_progress_bar()
+    config, data_dir = name.replace("/", "_"), os.fspath(folder)
+    builder = QABuilder(files={split: file}, config=config, data_dir=data_dir, file_format="array_record")
+    with contextlib.redirect_stdout(io.StringIO()):  # TFDS prints, and stdout may be somebody's table
+        builder.download_and_prepare()
+
+
+def read(setting: str) -> Source[Query]:
+    """The questions that `tfds:NAME[:SPLIT][@FOLDER]` means, built under runs/questions where they are not there yet.
+
+    Without a split it is train, or, where the set has none, its only one. FOLDER holds the official files, for who has
+    them already or cannot download them.
+    """
+    name, split, manual_dir = official.parts(setting)
+    chosen = split or next(iter(official.find(name).splits))
+    return open_set(name, official.BUILT, manual_dir=manual_dir, splits=(chosen,))[chosen]

@@ -1,0 +1,121 @@
+"""How much of the gold a retriever finds: the share of each question's gold passages among its first k."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from qr_jax import plugins
+from qr_jax.progress import progress
+from qr_jax.queries import readers
+from qr_jax.records import Passage, Query, SearchFunction
+from qr_jax.settings import Use
+
+BATCH = 32  # questions of one call
+
+
+@dataclass(frozen=True)
+class Gold:
+    """What a question's answer stands in: ids of passages, or, where the questions have none, titles."""
+
+    by: str
+    wanted: Sequence[frozenset[str]]  # of each question
+    name: Callable[[Passage], str]
+
+
+def recall(
+    corpus: str | None, questions: str, use: Use, *, k: int = 5, allow_plugins: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """The retriever's figures over all questions, each asked as it stands.
+
+    `recall` is the mean share of a question's gold passages among the first k, `all_gold` the share of questions with
+    all of them there; `queries_per_second` counts searching alone, in calls of `batch` questions. `by_hops` has both
+    for each number of hops, where the questions say it. Questions without gold are counted in
+    `questions_without_gold` and are in no mean. ValueError where no question has gold, or the retriever wants a corpus.
+    """
+    if k < 1:
+        raise ValueError(f"recall at k needs k of at least 1, and has {k}")
+    make = plugins.bind("retriever", use, allow_plugins=allow_plugins)
+    queries = readers.read_queries(questions)
+    gold = gold_of(queries, questions)
+    start = time.perf_counter()
+    passages: Sequence[Passage] = ()
+    if "corpus" in plugins.signature("retriever", use.name).settings:
+        if corpus is None:
+            raise ValueError(f"the retriever {use.name!r} searches a corpus: name its files with --corpus")
+        passages = readers.read_passages(corpus)
+        search: SearchFunction = make(corpus=passages)
+    else:
+        search = make()
+    built_s = time.perf_counter() - start
+    asked = [at for at, wanted in enumerate(gold.wanted) if wanted]
+    shares, searched_s = _ask(
+        search, [queries[at].question for at in asked], [gold.wanted[at] for at in asked], gold, k
+    )
+    return _mean(shares) | {
+        "k": k, "retriever": use.name, "settings": dict(use.settings), "questions": len(asked),
+        "questions_without_gold": len(queries) - len(asked), "gold": gold.by, "passages": len(passages),
+        "queries_per_second": len(asked) / searched_s, "batch": BATCH, "built_s": built_s,
+        "by_hops": _by_hops([queries[at] for at in asked], shares),
+    }  # fmt: skip
+
+
+def gold_of(queries: Sequence[Query], name: str) -> Gold:
+    """Gold by the ids in `supporting`, or else by the titles in `supporting_titles` or `supporting_facts`."""
+    for by, of, key in (
+        ("supporting", lambda meta: meta.get("supporting"), lambda passage: passage.id),
+        ("supporting_titles", _titles, lambda passage: passage.title),
+    ):
+        wanted = [frozenset(map(str, of(query.meta) or ())) for query in queries]
+        if any(wanted):
+            return Gold(by, wanted, key)
+    raise ValueError(
+        f"no question of {name} says which passages are gold; wanted a column 'supporting' (passage ids) or "
+        "'supporting_titles'"
+    )
+
+
+def _titles(meta: Mapping[str, Any]) -> Any:
+    """Titles as ours, or as HotpotQA's supporting_facts in FlashRAG: {"title": [...], "sent_id": [...]}."""
+    facts = meta.get("supporting_facts")
+    return meta.get("supporting_titles") or (facts.get("title") if isinstance(facts, Mapping) else None)
+
+
+def _ask(
+    search: SearchFunction, texts: Sequence[str], wanted: Sequence[frozenset[str]], gold: Gold, k: int
+) -> tuple[list[float], float]:
+    """The share found for each question, and the seconds that searching took."""
+    shares, seconds = [], 0.0
+    for start in progress(range(0, len(texts), BATCH), -(-len(texts) // BATCH), f"calls of {BATCH} questions"):
+        some = list(texts[start : start + BATCH])
+        begun = time.perf_counter()
+        results = search(some, k)
+        seconds += time.perf_counter() - begun
+        for want, found in zip(wanted[start : start + BATCH], results, strict=True):
+            shares.append(len(want & {gold.name(passage) for passage in found[:k]}) / len(want))
+    return shares, max(seconds, 1e-9)
+
+
+def _mean(shares: Sequence[float]) -> dict[str, float]:
+    return {"recall": sum(shares) / len(shares), "all_gold": sum(share == 1.0 for share in shares) / len(shares)}
+
+
+def _by_hops(queries: Sequence[Query], shares: Sequence[float]) -> dict[str, dict[str, float]]:
+    groups: dict[str, list[float]] = {}
+    for query, share in zip(queries, shares, strict=True):
+        if query.meta.get("hops") is not None:
+            groups.setdefault(str(query.meta["hops"]), []).append(share)
+    return {hops: _mean(group) | {"questions": len(group)} for hops, group in sorted(groups.items())}
+
+
+def format_table(found: Mapping[str, Any]) -> str:
+    """The figures in lines, all questions first."""
+    head = f"{found['retriever']}, k = {found['k']}, {found['passages']:,} passages, gold by {found['gold']}"
+    rows = [("all", found), *found["by_hops"].items()]
+    lines = [f"{'hops':>5} {'questions':>10} {'recall':>7} {'all gold':>9}"]
+    lines += [f"{n:>5} {row['questions']:>10} {row['recall']:>7.3f} {row['all_gold']:>9.3f}" for n, row in rows]
+    left = found["questions_without_gold"]
+    return "\n".join(
+        [head, *lines, *([f"{left} questions have no gold and are not counted"] if left else [])]
+        + [f"{found['queries_per_second']:.0f} queries/s, built in {found['built_s']:.1f} s"]
+    )

@@ -1,0 +1,129 @@
+"""Rules held against each other as tables for a terminal, and as one HTML page that needs nothing else."""
+
+import html
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qr_jax.report import page
+
+SCRIPTS = ("elements.js", "plot.js", "chart.js", "comparison.js")
+TONES = ("ink", "fresh", "ex_hard", "ex_easy", "ex_surplus", "ex_consumed", "phase5", "quiet")
+STYLE = ".line.band { stroke-dasharray: none; stroke-width: 2; }\n.scroll { max-height: none; }\n"
+SHARES = {
+    "zero_variance": "zero-variance",
+    "recycled": "recycled",
+    "ex_hard": "ex_hard",
+    "ex_easy": "ex_easy",
+    "flipped": "flipped",
+    "trained": "pool trained",
+}
+Table = tuple[str, list[str], list[list[str]]]  # title, head, rows
+
+
+def tables(found: Mapping[str, Any]) -> list[Table]:
+    """What `compare.compare` returns, as the outcome, the pool's shares beside chance alone, and the cost."""
+    first, reach = next(iter(found["rules"])), found["reach"]
+    outcome, pool, cost = [], [], []
+    for label, one in found["rules"].items():
+        gap, wins, passed = one["difference"], one.get("wins"), one["reached"]["values"]
+        some = [value for value in passed if value is not None]
+        outcome.append(
+            [
+                label,
+                str(len(one["seeds"])),
+                _spread(one["accuracy"]),
+                f"{gap['mean']:+.3f} [{gap['low']:+.3f}, {gap['high']:+.3f}]" if gap else "",
+                f"{wins['won']} of {wins['of']}" if wins and wins["of"] else "",
+                f"{sum(some) / len(some):,.0f} ({len(some)} of {len(passed)})" if some else "-",
+            ]
+        )
+        shares = [f"{_share(one[name]['mean'])} ({_share(one['null'][name]['mean'])})" for name in SHARES]
+        pool.append([label, _number(one["signal_per_1000"]["mean"]), _share(one["drawn"]["mean"]), *shares])
+        counts = [_number(one[name]["mean"]) for name in ("rollouts", "tokens", "searches", "steps", "step_seconds")]
+        cost.append([label, *counts])
+    heads = ["rule", "seeds", "accuracy +- sd", f"less {first} [95 %]", "seeds won", f"rollouts to {reach:g}"]
+    return [
+        ("Outcome", heads, outcome),
+        ("Pool (by chance alone)", ["rule", "signal / 1,000", "pool drawn", *SHARES.values()],
+         pool),
+        ("Cost, mean over seeds", ["rule", "rollouts", "tokens", "searches", "steps", "seconds in steps"], cost),
+    ]  # fmt: skip
+
+
+def notes(found: Mapping[str, Any]) -> list[str]:
+    """What a reader of the tables must know of them."""
+    low, high = found["spent"]
+    made = [
+        f"Budget: {low:,} to {high:,} {found['measure']} a run. Accuracy: greedy exact match over "
+        f"{found['questions']:,} questions after training. The interval is a paired bootstrap over questions, seeds "
+        "averaged; it does not say how other seeds would differ: the standard deviation does.",
+        "Zero-variance rate and shares of the batch (recycled, ex_hard, ex_easy): last tenth of the steps; the other "
+        f"figures: all steps. In brackets: the same sampler on pass rates that never move, {found['null_seeds']} "
+        "simulated runs a run.",
+    ]
+    if found["faulted_questions"]:
+        made.append(f"{found['faulted_questions']} questions are left out: their answer is a fault in some run.")
+    counts = {len(one["seeds"]) for one in found["rules"].values()}
+    return [*made, "The rules have unequal numbers of seeds."] if len(counts) > 1 else made
+
+
+def format_tables(found: Mapping[str, Any]) -> str:
+    """The tables and notes for a terminal."""
+    parts = []
+    for title, head, rows in tables(found):
+        wide = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
+        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, wide)).rstrip() for row in [head, *rows]]
+        parts.append("\n".join([title, *lines]))
+    return "\n\n".join([*parts, "\n".join(notes(found))])
+
+
+def accuracy(found: Mapping[str, Any]) -> dict[str, Any]:
+    """The chart of accuracy against the budget: a rule's mean over seeds, and the band from the least to the most."""
+    grid = sorted({x for one in found["rules"].values() for curve in one["curves"] for x, _ in curve})
+    series = []
+    for at, (label, one) in enumerate(found["rules"].items()):
+        y_SX = np.array(
+            [np.interp(grid, *np.array(curve, float).T, left=np.nan, right=np.nan) for curve in one["curves"]]
+        )
+        known = np.isfinite(y_SX.sum(axis=0)).tolist()
+        values = {
+            name: [float(value) if ok else None for value, ok in zip(made(y_SX, axis=0), known)]
+            for name, made in (("values", np.mean), ("low", np.min), ("high", np.max))
+        }
+        series.append({"name": label, "tone": TONES[at % len(TONES)], "style": "band", **values})
+    return {
+        "id": "accuracy", "title": "Accuracy against the budget", "kind": "lines", "unit": "share",
+        "note": "Greedy exact match on the evaluation questions: mean over seeds, the band from the least to the most.",
+        "x": [{"label": found["measure"], "values": grid}], "series": series,
+    }  # fmt: skip
+
+
+def write(found: Mapping[str, Any], path: Path, name: str) -> Path:
+    """Write the page; where it is."""
+    style = page._asset("page.css") + STYLE
+    script = "\n".join(map(page._asset, SCRIPTS))
+    data = {"chart": accuracy(found), "tables": tables(found), "notes": notes(found)}
+    slots = {
+        "policy": html.escape(page.policy(style, script, connect=False)),
+        "title": html.escape(name),
+        "style": style,
+        "script": script,
+        "data": page.as_json(data),
+    }
+    path.write_text(page._fill(page._asset("comparison.html"), slots), encoding="utf-8", errors="replace")
+    return path
+
+
+def _spread(one: Mapping[str, Any]) -> str:
+    return f"{one['mean']:.3f}" + (f" +- {one['sd']:.3f}" if one["sd"] is not None else "")
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}".removeprefix("0") if value < 1 else f"{value:.2f}"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.0f}"

@@ -1,0 +1,200 @@
+"""`qr-jax serve-retriever`: a search function behind Search-R1's `POST /retrieve`, and the other peers' paths.
+
+Requests that come together are searched together. It listens on loopback unless a token is set.
+"""
+
+import asyncio
+import contextlib
+import hmac
+import ipaddress
+import json
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from qr_jax.dialect import encodable
+from qr_jax.http_server import Bounds, Refused, Request, Response, Server, as_json
+from qr_jax.records import Passage, SearchFunction
+from qr_jax.retrieval_protocols import contents
+from qr_jax.search_batcher import Batcher, Limits
+from qr_jax.server_metrics import ServerMetrics
+
+log = logging.getLogger(__name__)
+
+PATHS = ("/retrieve", "/search", "/batch_search", "/queries")
+OPEN = ("/health", "/metrics")
+
+
+@dataclass
+class App:
+    """Requests in, responses out: who may ask, what, and how the passages are written."""
+
+    search: SearchFunction
+    limits: Limits = field(default_factory=Limits)
+    token: str | None = None
+    loopback: bool = True  # only then a request's Host must be this machine
+    about: Mapping[str, Any] = field(default_factory=dict)
+    bounds: Bounds | None = None
+
+    def __post_init__(self):
+        self.metrics = ServerMetrics()
+        bounds = self.bounds or Bounds()
+        self.server = Server(self.handle, Bounds(**{**vars(bounds), "body_bytes": self.limits.body_bytes}))
+        self.batcher = Batcher(self.search, self.limits, self.metrics, lambda: self.server.connections)
+        self._began = time.monotonic()
+
+    async def handle(self, request: Request) -> Response:
+        begun = time.monotonic()
+        path = request.path if request.path in PATHS + OPEN else "other"
+        try:
+            response = await self._route(request)
+        except Refused as refused:
+            response = refused.response
+        if path in PATHS:
+            self.metrics.request_seconds.add(time.monotonic() - begun)
+        self.metrics.requests[path, response.status] += 1
+        return response
+
+    async def _route(self, request: Request) -> Response:
+        self._allow(request)
+        if request.path not in PATHS + OPEN:
+            raise Refused(404, f"there are {', '.join(PATHS + OPEN)}")
+        wanted = "POST" if request.path in PATHS else "GET"
+        if request.method != wanted:
+            raise Refused(405, f"{request.path} wants {wanted}", (("Allow", wanted),))
+        if request.path == "/health":
+            return self._health()
+        if request.path == "/metrics":
+            gauges = {
+                "queue_queries": ("queries that wait for their search", float(self.batcher.queue)),
+                "connections": ("open connections", float(self.server.connections)),
+            }
+            return Response(200, self.metrics.text(gauges).encode(), "text/plain; version=0.0.4")
+        if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+            raise Refused(415, "wanted Content-Type: application/json")
+        queries, k, scores, single = read_asked(request.body, self.limits)
+        self.metrics.queries += len(queries)
+        found = await self.batcher.ask(queries, k)
+        return as_json(answer(request.path, queries, found, scores=scores, single=single))
+
+    def _allow(self, request: Request) -> None:
+        """Refused: another host's name on loopback (a web page that has its own name point here), or no token."""
+        if self.loopback:
+            name = request.headers.get("host", "localhost").lower()
+            if not is_loopback(name[1:].partition("]")[0] if name.startswith("[") else name.partition(":")[0]):
+                raise Refused(403, "this server answers to localhost alone")
+        if self.token is not None and request.path != "/health":
+            given = request.headers.get("authorization", "").encode("latin-1")
+            if not hmac.compare_digest(given, f"Bearer {self.token}".encode()):
+                raise Refused(401, "wanted Authorization: Bearer and the token", (("WWW-Authenticate", "Bearer"),))
+
+    def _health(self) -> Response:
+        """200, or 503 when the search that runs is overdue."""
+        since = self.batcher.since
+        stuck = since is not None and time.monotonic() - since > self.limits.search_s
+        about = {"status": "stuck" if stuck else "ok", "uptime_s": round(time.monotonic() - self._began, 3)}
+        return as_json(about | dict(self.about), 503 if stuck else 200)
+
+
+def read_asked(body: bytes, limits: Limits) -> tuple[list[str], int, bool, bool]:
+    """(queries, k, whether scores are wanted, whether it is one query by itself) of any peer's request; Refused, else.
+
+    Taken: `queries` or `query`, a text or a list of texts; `topk`, `k` or `top_n`; `return_scores` or `return_score`.
+    """
+    try:
+        asked = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise Refused(400, "the body is no JSON") from error
+    if not isinstance(asked, dict):
+        raise Refused(400, "the body is no JSON object")
+    queries = asked.get("queries", asked.get("query"))
+    single = isinstance(queries, str)
+    queries = [queries] if single else queries
+    if not isinstance(queries, list) or not all(isinstance(one, str) for one in queries):
+        raise Refused(400, "wanted 'queries', a list of texts, or 'query', a text")
+    k = next((asked[name] for name in ("topk", "k", "top_n") if asked.get(name) is not None), limits.default_k)
+    if type(k) is not int or not 1 <= k <= limits.k:
+        raise Refused(400, f"wanted a whole number from 1 to {limits.k} of passages")
+    if len(queries) > limits.queries or any(len(one) > limits.query_chars for one in queries):
+        raise Refused(
+            400, f"at most {limits.queries} queries of {limits.query_chars} characters each are taken at once"
+        )
+    scores = asked.get("return_scores", asked.get("return_score", False))
+    if type(scores) is not bool:
+        raise Refused(400, "return_scores is true or false")
+    return [encodable(one) for one in queries], k, scores, single
+
+
+def answer(path: str, queries: Sequence[str], found: Sequence[Sequence[Passage]], *, scores: bool, single: bool) -> Any:
+    """The passages as the path's protocol has them (retrieval_protocols.py)."""
+    documents = [[{"id": one.id, "contents": contents(one)} for one in some] for some in found]
+    if path == "/queries":
+        return {"queries": list(queries), "answers": documents}
+    values = [[float(one.score) for one in some] for some in found]
+    if path == "/retrieve":
+        if not scores:
+            return {"result": documents}
+        pairs = [zip(*row, strict=True) for row in zip(documents, values, strict=True)]
+        return {"result": [[{"document": one, "score": score} for one, score in some] for some in pairs]}
+    plain = (documents[0], values[0]) if single else (documents, values)
+    return list(plain) if scores else plain[0]
+
+
+def is_loopback(host: str) -> bool:
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost"
+
+
+def check_address(host: str, token: str | None) -> None:
+    """ValueError: an address that others can reach, without a token; a warning where it has one."""
+    if is_loopback(host):
+        return
+    if token is None:
+        raise ValueError(f"--host {host} can be reached by others: set a token (--token-env NAME), or keep 127.0.0.1")
+    log.warning("queries, passages and the token go in clear text; put a proxy with TLS in front of %s", host)
+
+
+async def run(app: App, host: str, port: int, say: Callable[[str], None], stop: asyncio.Event) -> bool:
+    """Serve until `stop` is set; what is being answered then is finished. Whether a search still runs after that."""
+    searching = asyncio.create_task(app.batcher.run())
+    try:
+        bound = await app.server.start(host, port)
+        say(f"http://{f'[{host}]' if ':' in host else host}:{bound}/retrieve")
+        await stop.wait()
+        await app.server.stop()
+        return app.batcher.since is not None
+    finally:
+        searching.cancel()
+
+
+def serve(
+    search: SearchFunction,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    token: str | None = None,
+    limits: Limits | None = None,
+    about: Mapping[str, Any] | None = None,
+    say: Callable[[str], None] = print,
+) -> None:
+    """Serve until SIGTERM or SIGINT. ValueError: an address that others can reach, without a token.
+
+    The first thing said is the URL. The server has no TLS: beyond loopback, put a proxy that has it in front.
+    """
+    check_address(host, token)
+
+    async def main() -> bool:
+        app = App(search, limits or Limits(), token, is_loopback(host), about or {})
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        return await run(app, host, port, say, stop)
+
+    if asyncio.run(main()):  # nothing can end that search, and its thread would be waited for
+        log.warning("a search that still runs is left behind")
+        os._exit(0)

@@ -1,0 +1,52 @@
+"""Retriever: another retriever, its results kept on disk (search_cache.py)."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from qr_jax import bm25_index, plugins
+from qr_jax.records import Passage
+from qr_jax.search_cache import SearchCache
+from qr_jax.settings import Use, plain
+
+# Settings of retrievers that change how passages are come by, and not which.
+WITHOUT_EFFECT = ("index", "token_env", "key_env", "batch", "at_once", "timeout_s", "deadline_s", "retries")
+WITHOUT_EFFECT += ("pause_after", "pause_s", "response_bytes", "batch_tokens", "devices")
+
+
+def cached(
+    *,
+    of: Use,
+    cache: str,
+    corpus: Sequence[Passage] | None = None,
+    max_bytes: int = 1_000_000_000,
+    max_age_s: float | None = None,
+) -> SearchCache:
+    """The search of `of` behind a cache in the file `cache`, as in use("cached", of=use("http", url=...), cache=...).
+
+    A result is found again by the retriever's name and settings (its URL and protocol, say), the corpus where it
+    searches one, query and k. Nobody sees from here when a server's corpus changes: then name another file, or set
+    `max_age_s`. ValueError: no corpus where `of` wants one, an `of` that is no file of this folder (a run's config
+    could else bring code that nobody allowed), and what `of` and the file refuse.
+    """
+    if "." in of.name:
+        raise ValueError(f"cached takes a file of qr_jax/retrievers/ as what it keeps results of, and has {of.name}")
+    make = plugins.bind("retriever", of)
+    identity: dict[str, Any] = {"retriever": of.name, "settings": _effective(plain(of.settings))}
+    if "corpus" not in plugins.signature("retriever", of.name).settings:
+        search = make()
+    elif corpus is None:
+        raise ValueError(f"the retriever {of.name!r} inside 'cached' searches a corpus, and there is none")
+    else:
+        search = make(corpus=corpus)
+        identity["corpus"] = bm25_index.corpus_hash(corpus)
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    return SearchCache(search, cache, digest, max_bytes=max_bytes, max_age_s=max_age_s)
+
+
+def _effective(value: Any) -> Any:
+    """The settings that decide the passages, at every depth."""
+    if isinstance(value, Mapping):
+        return {name: _effective(one) for name, one in value.items() if name not in WITHOUT_EFFECT}
+    return [_effective(one) for one in value] if isinstance(value, list) else value

@@ -1,0 +1,111 @@
+"""Retriever: passages by their meaning, as an encoder has it: exact search by inner products on this host's devices."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+from qr_jax import bm25_index, dense_index
+from qr_jax.models import embedder
+from qr_jax.models.embedder import QUERY_SIZES, Embedder
+from qr_jax.parallel import nearest
+from qr_jax.records import Passage, SearchFunction
+
+FIRST_K = 8  # searches of so many passages or fewer compile nothing
+
+
+def dense(
+    *,
+    corpus: Sequence[Passage],
+    model: str = "minilm",
+    index: str | None = None,
+    query_prefix: str = "",
+    passage_prefix: str = "",
+    pooling: Literal["mean", "cls"] | None = None,
+    max_tokens: int | None = None,
+    storage: Literal["float32", "bfloat16", "int8"] = "float32",
+    compute: Literal["float32", "bfloat16"] = "float32",
+    batch_tokens: int | None = None,
+    devices: int | None = None,
+    approx: bool = False,
+    recall_target: float = 0.95,
+) -> SearchFunction:
+    """A search by the products of a query's vector with those of title + " " + text: best first, equal scores by id.
+
+    `model`: "minilm" (`make minilm`), or a folder or hub id of a BERT-family encoder; E5 wants the prefixes "query: "
+    and "passage: ". `index` names a folder where vectors are kept piece by piece, so that a process that was killed
+    goes on (dense_index.py); None keeps them in memory. `storage` is how they lie there and on the devices: int8 has a
+    factor a row. Passages are embedded and searched over the first `devices` of this host's (None: all), each embedding
+    `batch_tokens` at once (None: 1,024 on a CPU, where more spills its cache, else 32,768); every process of a pod
+    searches for itself. `approx`: jax.lax.approx_max_k with `recall_target` instead of the exact k best.
+
+    A blank query finds nothing. All programs are compiled before the function comes back (k up to 8; a larger k
+    compiles one for each power of two); it may be called from several threads. ValueError: an empty corpus, an id
+    twice, an index of another corpus, model or setting, an encoder that is not read here.
+    """
+    if not 0 < recall_target <= 1 or (batch_tokens is not None and batch_tokens < 1):
+        raise ValueError(f"dense needs 0 < recall_target <= 1, batch_tokens > 0; has {recall_target}, {batch_tokens}")
+    place_P, chosen = _by_id(corpus), _devices(devices)
+    encode = Embedder(
+        embedder.resolve(model), chosen, pooling=pooling, max_tokens=max_tokens, compute=compute,
+        batch_tokens=batch_tokens,
+    )  # fmt: skip
+
+    def embed(start: int, stop: int) -> np.ndarray:
+        some = [corpus[int(place)] for place in place_P[start:stop]]
+        return encode.passages([f"{passage_prefix}{one.title} {one.text}".strip() for one in some])
+
+    if index is None:
+        vectors = dense_index.in_memory(len(place_P), storage, embed)
+    else:
+        settings = encode.settings | {"passage_prefix": passage_prefix}
+        vectors = dense_index.in_folder(
+            Path(index), len(place_P), storage, embed, corpus=bm25_index.corpus_hash(corpus), model=encode.fingerprint,
+            settings=settings,
+        )  # fmt: skip
+    rows = nearest.lay_out(vectors.read, len(place_P), chosen)
+    target = recall_target if approx else None
+    for query_BD in encode.warm_up():
+        nearest.nearest(rows, query_BD, FIRST_K, recall_target=target)
+
+    def some(queries: list[str], k: int) -> list[list[Passage]]:
+        """The passages of at most QUERY_SIZES[-1] queries."""
+        query_BD = encode.queries([query_prefix + query for query in queries])
+        score_BK, row_BK = nearest.nearest(rows, query_BD, k, recall_target=target)
+        pairs = zip(score_BK[: len(queries)].tolist(), place_P[row_BK[: len(queries)]].tolist(), strict=True)
+        return [[_scored(corpus[at], score) for score, at in zip(*pair, strict=True)] for pair in pairs]
+
+    def search(queries: list[str], k: int) -> list[list[Passage]]:
+        found: list[list[Passage]] = [[] for _ in queries]
+        asked = [at for at, query in enumerate(queries) if query.strip() and k > 0]
+        for start in range(0, len(asked), QUERY_SIZES[-1]):
+            at_once = asked[start : start + QUERY_SIZES[-1]]
+            for at, passages in zip(at_once, some([queries[at] for at in at_once], k), strict=True):
+                found[at] = passages
+        return found
+
+    return search
+
+
+def _by_id(corpus: Sequence[Passage]) -> np.ndarray:
+    """Places of the passages in the order of their ids: rows lie so, and equal scores go by row."""
+    ids = [passage.id for passage in corpus]
+    places = sorted(range(len(ids)), key=ids.__getitem__)
+    twice = next((ids[a] for a, z in zip(places, places[1:]) if ids[a] == ids[z]), None)
+    if not ids or twice is not None:
+        found = "no passage" if twice is None else f"the id {twice!r} more than once"
+        raise ValueError(f"dense needs a corpus of passages with an id each; found {found}")
+    return np.array(places)
+
+
+def _devices(count: int | None) -> list[Any]:
+    there = jax.local_devices()
+    if count is not None and not 1 <= count <= len(there):
+        raise ValueError(f"dense has devices={count}; this process has {len(there)} ({there[0].platform})")
+    return there[:count]
+
+
+def _scored(passage: Passage, score: float) -> Passage:
+    return Passage(passage.id, passage.title, passage.text, score)

@@ -1,0 +1,65 @@
+"""Retriever: a retrieval server of ours or a peer's, asked over HTTP (retrieval_protocols.py)."""
+
+import time
+from typing import Literal
+
+from qr_jax import http_post
+from qr_jax.dialect import encodable
+from qr_jax.records import Passage, SearchFunction
+from qr_jax.retrieval_protocols import PROTOCOLS
+
+
+def http(
+    *,
+    url: str,
+    protocol: Literal["search_r1", "skyrl", "flashrag", "r1_searcher"] = "search_r1",
+    token_env: str | None = None,
+    batch: int = 64,
+    at_once: int = 8,
+    query_chars: int = 2000,
+    timeout_s: float = 10.0,
+    deadline_s: float = 25.0,
+    retries: int = 2,
+    pause_after: int = 5,
+    pause_s: float = 10.0,
+    response_bytes: int = 16_000_000,
+) -> SearchFunction:
+    """A search that asks the server at `url`; where that has no path, the protocol's own is added.
+
+    `batch` queries go in one request (one, where the protocol knows no more), `at_once` requests at a time. A blank
+    query finds nothing and is not sent; one of more than `query_chars` characters is cut. `token_env` names the
+    environment variable with a bearer token. The server's order stays; more than k passages are cut.
+
+    A call raises OSError or ValueError, and never gives an empty list, where the server does not answer rightly: after
+    `retries` further tries with growing pauses, within `deadline_s` for all of it (keep it below
+    rollout.search_deadline_s). After `pause_after` failures in a row nobody asks for `pause_s`. Redirects are not
+    followed. The function may be called from several threads.
+    """
+    if min(batch, at_once, query_chars) < 1:
+        raise ValueError(f"http needs batch, at_once, query_chars above 0; has {batch}, {at_once}, {query_chars}")
+    way = PROTOCOLS[protocol]
+    headers = {"Authorization": f"Bearer {http_post.secret(token_env)}"} if token_env else None
+    patience = http_post.Patience(timeout_s, deadline_s, retries, pause_after, pause_s, response_bytes)
+    endpoint = http_post.Endpoint(url, patience, headers, path=way.path)
+    size = batch if way.batch else 1
+
+    def search(queries: list[str], k: int) -> list[list[Passage]]:
+        ends = time.monotonic() + deadline_s
+        found: list[list[Passage]] = [[] for _ in queries]
+        asked = [at for at, query in enumerate(queries) if query.strip() and k > 0]
+        parts = [asked[start : start + size] for start in range(0, len(asked), size)]
+
+        def ask(part: list[int]) -> list[list[Passage]]:
+            texts = [encodable(queries[at])[:query_chars] for at in part]
+            answer = endpoint.post(way.request(texts, k), ends)
+            try:
+                return way.results(answer, len(part))
+            except ValueError as error:
+                raise ValueError(f"{endpoint.url} (protocol {protocol}): {error}") from error
+
+        for part, results in zip(parts, http_post.each(ask, parts, at_once), strict=True):
+            for at, passages in zip(part, results, strict=True):
+                found[at] = passages[:k]
+        return found
+
+    return search

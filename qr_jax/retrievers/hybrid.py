@@ -1,0 +1,56 @@
+"""Retriever: several retrievers' lists made one by reciprocal rank fusion (Cormack et al. 2009, SIGIR)."""
+
+from collections.abc import Sequence
+
+from qr_jax import plugins
+from qr_jax.records import Passage, SearchFunction
+from qr_jax.settings import Use
+
+
+def hybrid(
+    *,
+    corpus: Sequence[Passage],
+    parts: tuple[Use, ...] = (Use("bm25"), Use("dense")),
+    constant: float = 60.0,
+    depth: int = 100,
+) -> SearchFunction:
+    """A search whose score is the sum of 1 / (constant + rank) over the parts' lists, the first rank being 1.
+
+    `parts` are retrievers with their settings, all over this corpus; each is asked for `depth` passages, or k if that
+    is more. Best first, equal scores by id. ValueError: fewer than two parts, one that is no file of this folder (a
+    run's config could else bring code that nobody allowed), and what a part refuses.
+    """
+    if len(parts) < 2 or depth < 1 or constant < 0:
+        raise ValueError(
+            f"hybrid needs two parts or more, depth above 0 and constant of at least 0; it has {len(parts)} "
+            f"({', '.join(part.name for part in parts)}), depth={depth}, constant={constant}"
+        )
+    outside = [part.name for part in parts if "." in part.name]
+    if outside:
+        raise ValueError(f"hybrid takes files of qr_jax/retrievers/ as its parts, and has {', '.join(outside)}")
+    makes = [plugins.bind("retriever", part) for part in parts]  # all are checked before one builds an index
+    searches = [make(**_wanted(part.name, corpus)) for make, part in zip(makes, parts, strict=True)]
+
+    def search(queries: list[str], k: int) -> list[list[Passage]]:
+        if k < 1:
+            return [[] for _ in queries]
+        lists = [one(queries, max(depth, k)) for one in searches]
+        return [fuse(found, k, constant) for found in zip(*lists, strict=True)]
+
+    return search
+
+
+def _wanted(name: str, corpus: Sequence[Passage]) -> dict[str, Sequence[Passage]]:
+    return {"corpus": corpus} if "corpus" in plugins.signature("retriever", name).settings else {}
+
+
+def fuse(lists: Sequence[Sequence[Passage]], k: int, constant: float = 60.0) -> list[Passage]:
+    """The k best of the lists' passages, known by their ids."""
+    scores: dict[str, float] = {}
+    passages: dict[str, Passage] = {}
+    for found in lists:
+        for rank, passage in enumerate(found, 1):
+            scores[passage.id] = scores.get(passage.id, 0.0) + 1 / (constant + rank)
+            passages.setdefault(passage.id, passage)
+    order = sorted(scores, key=lambda name: (-scores[name], name))[:k]
+    return [Passage(name, passages[name].title, passages[name].text, scores[name]) for name in order]

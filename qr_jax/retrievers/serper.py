@@ -1,0 +1,68 @@
+"""Retriever: the web, by Serper's search (https://serper.dev): a title and a snippet of each page found."""
+
+import time
+import urllib.parse
+from collections.abc import Mapping
+from typing import Any
+
+from qr_jax import http_post
+from qr_jax.dialect import encodable
+from qr_jax.records import Passage, SearchFunction
+
+
+def serper(
+    *,
+    key_env: str = "SERPER_API_KEY",
+    url: str = "https://google.serper.dev/search",
+    country: str | None = None,
+    language: str | None = None,
+    at_once: int = 4,
+    query_chars: int = 400,
+    timeout_s: float = 10.0,
+    deadline_s: float = 25.0,
+    retries: int = 2,
+    pause_after: int = 5,
+    pause_s: float = 10.0,
+    response_bytes: int = 2_000_000,
+) -> SearchFunction:
+    """A search of the web: a page's address is its passage's id, and 1 / place in the list its score.
+
+    The key comes from the environment variable `key_env`. `country` and `language` are Serper's gl and hl ("us", "en").
+    A request has one query, cut to `query_chars` characters; `at_once` run at a time. Blank queries find nothing and
+    are not sent. Failures are as those of `http`. Each search is paid for: `cached` in front of it pays once.
+    """
+    if min(at_once, query_chars) < 1:
+        raise ValueError(f"serper needs at_once and query_chars above 0; has {at_once}, {query_chars}")
+    if not url.startswith("https://") and urllib.parse.urlsplit(url).hostname not in http_post.LOOPBACK:
+        raise ValueError(f"serper has url={url!r}; wanted https://, so that the key stays secret")
+    patience = http_post.Patience(timeout_s, deadline_s, retries, pause_after, pause_s, response_bytes)
+    endpoint = http_post.Endpoint(url, patience, {"X-API-KEY": http_post.secret(key_env)})
+    fixed = {name: value for name, value in (("gl", country), ("hl", language)) if value is not None}
+
+    def search(queries: list[str], k: int) -> list[list[Passage]]:
+        ends = time.monotonic() + deadline_s
+
+        def one(query: str) -> list[Passage]:
+            if not query.strip() or k < 1:
+                return []
+            answer = endpoint.post({"q": encodable(query)[:query_chars], "num": k, **fixed}, ends)
+            return pages(answer)[:k]
+
+        return http_post.each(one, queries, at_once)
+
+    return search
+
+
+def pages(answer: Any) -> list[Passage]:
+    """The pages of Serper's answer in their order; ValueError where it has no list of them."""
+    organic = answer.get("organic") if isinstance(answer, Mapping) else None
+    if not isinstance(organic, list) or not all(isinstance(page, Mapping) for page in organic):
+        fields = ", ".join(map(str, answer)) if isinstance(answer, Mapping) else type(answer).__name__
+        raise ValueError(f"Serper's answer has no list 'organic' (found: {fields or 'nothing'})")
+    found = []
+    for place, page in enumerate(organic, 1):
+        link, title, snippet = (page.get(name, "") for name in ("link", "title", "snippet"))
+        if not all(isinstance(text, str) for text in (link, title, snippet)) or not link:
+            raise ValueError(f"page {place} of Serper's answer has no link, title and snippet as texts")
+        found.append(Passage(encodable(link), encodable(title), encodable(snippet), 1 / place))
+    return found

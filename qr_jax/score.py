@@ -1,0 +1,73 @@
+"""Predictions in a file -> EM, F1 and cover match, each row's and their means."""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from qr_jax import answers
+from qr_jax.queries import readers
+
+log = logging.getLogger(__name__)
+SHOWN = 5  # bad rows that an error lists
+SCORES = {"em": answers.exact_match, "f1": answers.f1, "cover_match": answers.cover_match}
+
+
+def score(path: str | Path) -> dict[str, Any]:
+    """The scores of a JSONL file (also .gz) of rows {id, prediction, answers}.
+
+    Gives `questions`, the means `em`, `f1` and `cover_match`, and `rows`: each row's id and scores. A prediction of
+    null is no answer and scores 0; `answers` is a text or a list of texts. A row whose golds all normalise to nothing
+    counts, scores 0 and is named in the log: no prediction could match it. ValueError names the lines of rows that
+    cannot be read.
+    """
+    file = readers.resolve(path)[0]
+    rows, bad, seen, hopeless = [], [], {}, []
+    for number, row in readers.attempts(file):
+        try:
+            name, prediction, golds = _read(row)
+            if name in seen:
+                raise ValueError(f"id {name!r} stands in line {seen[name]} too; ids must be unique")
+        except ValueError as error:
+            bad.append(f"line {number}: {error}")
+            continue
+        seen[name] = number
+        if not any(answers.normalise(gold) for gold in golds):
+            hopeless.append(number)
+        rows.append({"id": name} | {score: rule(prediction, golds) for score, rule in SCORES.items()})
+    if bad:
+        more = f" (and {len(bad) - SHOWN} more)" if len(bad) > SHOWN else ""
+        raise ValueError(f"{file.name} has {len(bad)} bad rows: {'; '.join(bad[:SHOWN])}{more}")
+    if not rows:
+        raise ValueError(f"{file.name} has no rows; wanted JSONL rows of id, prediction and answers")
+    if hopeless:
+        log.warning("%s: nothing can match the answers of these lines, which score 0: %s", file.name, hopeless)
+    means = {score: sum(row[score] for row in rows) / len(rows) for score in SCORES}
+    return {"questions": len(rows), **means, "rows": rows}
+
+
+def _read(row: Mapping[str, Any] | ValueError) -> tuple[str, str | None, tuple[str, ...]]:
+    """A row's id, prediction and golds; ValueError says which column is missing or wrong."""
+    if isinstance(row, ValueError):
+        raise row
+    if "prediction" not in row:
+        raise ValueError(readers.missing("prediction", row, "no 'prediction'"))
+    column = next((name for name in readers.ANSWERS if name in row), None)
+    if column is None:
+        raise ValueError(readers.missing("answers", row, f"none of {', '.join(readers.ANSWERS)}"))
+    prediction = row["prediction"]
+    if prediction is not None and not isinstance(prediction, str):
+        raise ValueError(f"'prediction' must be a text or null, and is {readers.show(prediction)}")
+    golds = [row[column]] if isinstance(row[column], str) else row[column]
+    if not isinstance(golds, list) or not golds or not all(isinstance(gold, str) for gold in golds):
+        raise ValueError(
+            f"{column!r} must be a text or a list of one or more texts, and is {readers.show(row[column])}"
+        )
+    return readers.identity(row), prediction, tuple(golds)
+
+
+def format_table(found: Mapping[str, Any], *, rows: bool = False) -> str:
+    """The means as a table, before them each row's scores where they are wanted."""
+    lines = [f"{row['em']:5.3f}  {row['f1']:5.3f}  {row['cover_match']:11.3f}  {row['id']}" for row in found["rows"]]
+    mean = f"{found['em']:5.3f}  {found['f1']:5.3f}  {found['cover_match']:11.3f}  mean of {found['questions']}"
+    return "\n".join(["   em     f1  cover_match", *(lines if rows else []), mean])

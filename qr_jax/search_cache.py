@@ -1,0 +1,150 @@
+"""Searches kept on disk: what was asked before, of the same retriever, is read and not searched again."""
+
+import hashlib
+import json
+import logging
+import sqlite3
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from qr_jax.records import Passage, SearchFunction
+
+log = logging.getLogger(__name__)
+
+APPLICATION = 0x71724A58  # in the file's header: it is a cache of searches, and may be emptied
+BUSY_S = 5.0  # so long one process waits for another's write
+SHARE_KEPT = 0.9  # of the entries, when the file has grown too large
+
+TABLE = "CREATE TABLE IF NOT EXISTS searches (key BLOB PRIMARY KEY, made REAL NOT NULL, found TEXT NOT NULL)"
+
+
+class SearchCache:
+    """A search function before another one, `of`. `asked` and `hits` count queries since it was made.
+
+    Kept by `identity` (whatever decides the results beside query and k). Empty results are not kept: a server in
+    trouble may have sent them. When the file passes `max_bytes`, the oldest entries go; those older than `max_age_s`
+    are not used. Several threads and processes of one machine may share the file (SQLite with a write-ahead log: not on
+    a network's file system). A cache that cannot be read or written is passed by, with a warning, and never a fault.
+    ValueError: a file that is something else.
+    """
+
+    def __init__(
+        self,
+        of: SearchFunction,
+        path: str | Path,
+        identity: str,
+        *,
+        max_bytes: int = 1_000_000_000,
+        max_age_s: float | None = None,
+    ):
+        if max_bytes < 100_000:
+            raise ValueError(f"a cache of {max_bytes} bytes is too small; wanted 100000 or more")
+        self._of, self._path, self._identity = of, Path(path), identity
+        self._max_bytes, self._max_age_s = max_bytes, max_age_s
+        self.asked = self.hits = 0
+        self._lock = threading.Lock()
+        self._file = _open(self._path)
+        self._broken = False
+
+    def __call__(self, queries: list[str], k: int) -> list[Sequence[Passage]]:
+        keys = [self._key(query, k) for query in queries]
+        known = self._read(keys)
+        new = [at for at, key in enumerate(keys) if key not in known]
+        if new:
+            results = self._of([queries[at] for at in new], k)
+            if len(results) != len(new):
+                raise ValueError(f"{len(new)} queries got {len(results)} lists of passages")
+            fresh = {keys[at]: results[place] for place, at in enumerate(new)}
+            self._write({key: found for key, found in fresh.items() if found})
+            known |= fresh
+        with self._lock:
+            self.asked += len(queries)
+            self.hits += len(queries) - len(new)
+        return [known[key] for key in keys]
+
+    def _key(self, query: str, k: int) -> bytes:
+        text = json.dumps([self._identity, k, query])
+        return hashlib.sha256(text.encode()).digest()
+
+    def _read(self, keys: Sequence[bytes]) -> dict[bytes, Sequence[Passage]]:
+        since = 0.0 if self._max_age_s is None else time.time() - self._max_age_s
+        found: dict[bytes, Sequence[Passage]] = {}
+        try:
+            with self._lock:
+                for key in dict.fromkeys(keys):
+                    row = self._file.execute(
+                        "SELECT found FROM searches WHERE key = ? AND made >= ?", (key, since)
+                    ).fetchone()
+                    if row:
+                        found[key] = [Passage(*one) for one in json.loads(row[0])]
+        except (sqlite3.Error, ValueError, TypeError) as error:
+            self._pass_by(error)
+        return found
+
+    def _write(self, results: dict[bytes, Sequence[Passage]]) -> None:
+        now = time.time()
+        rows = [
+            (key, now, json.dumps([[one.id, one.title, one.text, float(one.score)] for one in found]))
+            for key, found in results.items()
+        ]
+        try:
+            with self._lock, self._file:
+                self._file.executemany("INSERT OR REPLACE INTO searches VALUES (?, ?, ?)", rows)
+                self._shrink()
+        except sqlite3.Error as error:
+            self._pass_by(error)
+
+    def _shrink(self) -> None:
+        """Delete the oldest entries where the file has grown too large; the space is used again."""
+        pages, free, size = (
+            self._file.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count", "page_size")
+        )
+        if (pages - free) * size > self._max_bytes:
+            (count,) = self._file.execute("SELECT count(*) FROM searches").fetchone()
+            gone = count - int(count * SHARE_KEPT)
+            self._file.execute(
+                "DELETE FROM searches WHERE key IN (SELECT key FROM searches ORDER BY rowid LIMIT ?)", (gone,)
+            )
+
+    def _pass_by(self, error: Exception) -> None:
+        if not self._broken:
+            log.warning("the cache %s is passed by: %s", self._path, error)
+        self._broken = True
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        file = sqlite3.connect(path, timeout=BUSY_S, check_same_thread=False)
+    except sqlite3.Error as error:
+        raise ValueError(f"{path} cannot be used as a cache of searches ({error}); name another file") from error
+    ends = time.monotonic() + BUSY_S
+    while True:
+        try:
+            _prepare(file, path)
+            return file
+        except sqlite3.OperationalError as error:  # another process makes the file just now
+            why = error
+        except sqlite3.DatabaseError as error:
+            ends, why = 0.0, error
+        if time.monotonic() > ends:
+            file.close()
+            raise ValueError(f"{path} cannot be used as a cache of searches ({why}); name another file")
+        time.sleep(0.05)
+
+
+def _prepare(file: sqlite3.Connection, path: Path) -> None:
+    """Make the table where it is not there yet. The file's mark stands before its table, so that is read after it."""
+    (tables,) = file.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    (application,) = file.execute("PRAGMA application_id").fetchone()
+    if tables and application != APPLICATION:
+        file.close()
+        raise ValueError(f"{path} is a database of something else; name another file for the cache")
+    file.execute("PRAGMA journal_mode = WAL")
+    file.execute("PRAGMA synchronous = NORMAL")
+    if application != APPLICATION:
+        file.execute(f"PRAGMA application_id = {APPLICATION}")
+    with file:
+        file.execute(TABLE)

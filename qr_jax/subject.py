@@ -1,0 +1,91 @@
+"""What an evaluation measures and over what: a model with its weights' hash, a search with its corpus's."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from qr_jax import assemble, bm25_index, checkpoint, plugins, runs
+from qr_jax.config import Config, use
+from qr_jax.models import decoder
+from qr_jax.parallel import mesh as meshes
+from qr_jax.records import Passage, SearchFunction
+
+
+def weights(run: str | Path, agent: assemble.Agent, mesh, step: int | None = None):
+    """The parameters of a run's last whole checkpoint, or that of `step`, laid over the mesh."""
+    found, last = runs.last_checkpoint(run, step)
+    checkpoint.check_same_model(found.host(last), agent.fingerprint)
+    abstract = meshes.abstract(mesh, decoder.abstract(agent.cfg))
+    return found.restore(last, abstract, part="params")[0]
+
+
+def open_model(
+    settings: Config, run: str | Path | None, step: int | None = None, *, hashed: bool = True
+) -> tuple[assemble.Agent, Any, dict[str, Any]]:
+    """Agent, parameters ready for rollouts, and what a manifest says of the model (not `hashed`: without its weights).
+
+    The model is that of a run's checkpoint; without a run, the config's own.
+    """
+    mesh, agent = meshes.make_mesh(settings.mesh), assemble.agent(settings)
+    params = assemble.place(agent.weights(), mesh) if run is None else weights(run, agent, mesh, step)
+    said = {
+        "weights_sha256": weights_sha256(params) if hashed else None,
+        "tokenizer_sha256": agent.fingerprint["tokenizer_sha256"],
+        "compute": settings.model.compute,
+        "step": runs.last_checkpoint(run, step)[1] if run else None,
+    }
+    return agent, assemble.hand_over(params, agent.cfg, settings.model.compute, mesh), said
+
+
+def weights_sha256(params: Any) -> str:
+    """SHA-256 over names, shapes and float32 values of the parameters: equal for a run and for what it exports."""
+    total = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
+        array = np.ascontiguousarray(np.asarray(leaf), np.float32)
+        total.update(f"{jax.tree_util.keystr(path)} {array.shape}".encode())
+        total.update(array.view(np.uint8).reshape(-1).data)
+    return total.hexdigest()
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """What searches go to; `sha256` is None where the retriever has passages of its own."""
+
+    search: Callable[[], SearchFunction]
+    sha256: str | None
+
+
+def corpus(
+    settings: Config,
+    read: Callable[[], Sequence[Passage]],
+    *,
+    index: str = "",
+    allow_plugins: Sequence[str] | None = None,
+) -> Corpus:
+    """The passages behind the config's retriever; they are read only where it wants some, and indexed when searched.
+
+    A retriever's `index` folder gets the word `index` behind its name: a run's own index is of other passages.
+    """
+    of = settings.retriever
+    if index and of.settings.get("index"):
+        of = use(of.name, **{**of.settings, "index": f"{of.settings['index']}-{index}"})
+    make = plugins.bind("retriever", of, allow_plugins=allow_plugins)
+    if not wants_corpus(settings, allow_plugins):
+        return Corpus(make, None)
+    passages = read()
+    return Corpus(lambda: make(corpus=passages), bm25_index.corpus_hash(passages))
+
+
+def wants_corpus(settings: Config, allow_plugins: Sequence[str] | None = None) -> bool:
+    """Whether the config's retriever is given passages, and has none of its own."""
+    return "corpus" in plugins.signature("retriever", settings.retriever.name, allow_plugins=allow_plugins).settings
+
+
+def with_retriever(settings: Config, name: str | None) -> Config:
+    """The config with the retriever of that name and its defaults, where it is another than the config's."""
+    return settings if name in (None, settings.retriever.name) else replace(settings, retriever=use(str(name)))

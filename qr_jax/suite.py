@@ -1,0 +1,290 @@
+"""A suite of question sets: which sets there are, and what a file of answers to them is worth, with intervals.
+
+Pass@1 is the mean correctness over n answers sampled at temperature 1; greedy decoding is a figure of its own. Scores
+are means over questions, and the macro average is the mean of the sets' scores. Intervals are 95 % bootstraps over
+questions, whole questions with all their samples, each set by itself.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+
+from qr_jax import answers
+from qr_jax.config import Config, Evaluation, Model, Rollout, use
+from qr_jax.noise import uniforms
+from qr_jax.queries import readers
+from qr_jax.records import Query
+
+# Suite -> set -> the corpus it is asked over, as their files are named in QR_JAX_DATA.
+SUITES: Mapping[str, Mapping[str, str]] = {
+    "qa7": {
+        "nq": "wiki18",
+        "triviaqa": "wiki18",
+        "popqa": "wiki18",
+        "hotpotqa": "hotpotqa",
+        "2wiki": "2wiki",
+        "musique": "musique",
+        "bamboogle": "wiki18",
+    }
+}
+QUESTIONS, CORPUS = "{data}/dev/%s.questions.jsonl", "{data}/corpus/%s.corpus.jsonl.gz"
+RULES = {"exact_match": answers.exact_match, "f1": answers.f1, "cover_match": answers.cover_match}
+GROUPS = ("hops", "type")  # of a question's meta: a table each
+RESAMPLE, RESAMPLES = 96, 2000  # the first part of the key of the resamples, and how many there are
+Row = Mapping[str, Any]
+Verdict = Callable[[str, Sequence[str], str | None], bool]
+
+
+def sets(name: str) -> Mapping[str, str]:
+    """The suite's sets, each with its corpus. ValueError for a name that is no suite's."""
+    if name not in SUITES:
+        raise ValueError(f"there is no suite {name!r}; there are: {', '.join(SUITES)}")
+    return SUITES[name]
+
+
+def corpus_file(name: str) -> str:
+    return CORPUS % name
+
+
+def default_config(model: str, context_tokens: int) -> Config:
+    """How a model without a run is asked: search_r1's dialect over BM25, up to 4 searches of 3 passages, 4 samples.
+
+    Its context is the model's, at most 2048 tokens.
+    """
+    context = min(2048, context_tokens)
+    return Config(
+        model=Model(name=model),
+        env=use("search_r1", max_turns=4),
+        retriever=use("bm25"),
+        rollout=Rollout(
+            slots=16,
+            context_tokens=context,
+            turn_tokens=min(128, context // 8),
+            observation_tokens=min(400, context // 4),
+            buckets=(128, 512),
+            chunk=16,
+        ),
+        evaluation=Evaluation(samples=4),
+    )
+
+
+def with_model(settings: Config, model: str) -> Config:
+    """The same config around another model, with its own tokenizer."""
+    return replace(settings, model=replace(settings.model, name=model, tokenizer=None))
+
+
+def questions(
+    settings: Config,
+    name: str,
+    *,
+    part: Literal["eval", "all"] = "eval",
+    limit: int | None = None,
+    searched: bool = True,
+) -> tuple[dict[str, list[Query]], dict[str, str]]:
+    """(set -> its questions, set -> why it is missing). ValueError where all sets are missing.
+
+    Those whose ids' hashes do not deal them to training (all of them for `part` "all"), the first `limit` by SHA-256
+    of the id. A set whose corpus is not there is missing too, if its corpus is to be `searched`.
+    """
+    found: dict[str, list[Query]] = {}
+    missing: dict[str, str] = {}
+    for one, corpus in sets(name).items():
+        try:
+            if searched:
+                readers.resolve(corpus_file(corpus))
+            file = readers.resolve(QUESTIONS % one)[0]
+        except ValueError as error:
+            missing[one] = str(error)
+            continue
+        whole = readers.read_queries(file)
+        dealt = readers.split(whole, settings.data.train_share, "eval") if part == "eval" else whole
+        if dealt:
+            found[one] = readers.first(dealt, limit)
+        else:
+            missing[one] = f"none of its {len(whole)} questions is dealt to evaluation"
+    if not found:
+        raise ValueError(f"no set of the suite {name} has questions here: {missing}")
+    return found, missing
+
+
+def too_few(asked: Mapping[str, Sequence[Query]], limit: int | None) -> list[str]:
+    """A line for each set that has fewer questions than the limit asks for."""
+    short = {one: len(queries) for one, queries in asked.items() if limit is not None and len(queries) < limit}
+    return [f"{one} has only {count} of the {limit} questions that were asked for" for one, count in short.items()]
+
+
+def split_in_words(settings: Config, part: str, limit: int | None) -> str:
+    share = settings.data.train_share
+    whole = (
+        "all" if part == "all" else f"SHA-256 of the id from the share {share:g} on (what lies below is for training)"
+    )
+    return whole + ("" if limit is None else f"; of each set the first {limit} by that hash")
+
+
+def score(
+    name: str, asked: Mapping[str, Sequence[Query]], rows: Sequence[Row], missing: Mapping[str, str], verdict=None
+) -> dict[str, Any]:
+    """Every figure of a suite: `sets`, and the `macro` average over those that have answers.
+
+    `rows` are answers as answering.py writes them; a question without one is counted in `unanswered`. `verdict` is the
+    judge's, None without one. A set's `scores` each have `mean`, `low` and `high`; the last two are None of a single
+    question.
+    """
+    by_id = {(row["set"], row["id"]): row for row in rows}
+    made, drawn = {}, {}
+    for number, one in enumerate(sets(name)):
+        if one in asked:
+            answered = [by_id[one, query.id] for query in asked[one] if (one, query.id) in by_id]
+            made[one] = {"asked": len(asked[one]), "unanswered": len(asked[one]) - len(answered)}
+            if answered:
+                figures, drawn[one] = _figures(answered, verdict, number)
+                made[one] |= figures | {f"by_{group}": _table(answered, verdict, number, group) for group in GROUPS}
+    return {
+        "suite": name,
+        "sets": made,
+        "missing": dict(missing),
+        "macro": {"sets": len(drawn), "of": len(sets(name))} | _macro([made[one] for one in drawn], [*drawn.values()]),
+    }
+
+
+def _figures(rows: Sequence[Row], verdict: Verdict | None, *key: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """A set's figures, and each score's means over the resamples, by which the macro average has its interval."""
+    value_N = _values(rows, verdict)
+    count = len(rows)
+    picked_RN = (uniforms(RESAMPLES * count, RESAMPLE, *key) * count).astype(np.int64).reshape(RESAMPLES, count)
+    drawn = {name: value[picked_RN].mean(1) for name, value in value_N.items()}
+    scores = {name: _interval(float(value.mean()), drawn[name], count) for name, value in value_N.items()}
+    stops = [row["greedy"]["stop"] for row in rows]
+    latencies = [row["greedy"]["latency_s"] for row in rows if row["greedy"]["latency_s"] is not None]
+    return {
+        "questions": count,
+        "samples": len(rows[0]["samples"]),
+        "scores": scores,
+        "searches": float(np.mean([len(row["greedy"]["searched"]) for row in rows])),
+        "tokens": float(np.mean([row["greedy"]["tokens"] for row in rows])),
+        "latency_s": float(np.mean(latencies)) if latencies else None,
+        "latency_questions": len(latencies),
+        "seconds": float(np.mean([row["seconds"] for row in rows])),
+        "stops": {stop: stops.count(stop) for stop in sorted(set(stops))},
+    }, drawn
+
+
+def _values(rows: Sequence[Row], verdict: Verdict | None) -> dict[str, np.ndarray]:
+    """Each score of each question: of the greedy answer, the mean over samples, and pass@k over samples."""
+    rules: dict[str, Callable[[Row, str | None], float]] = {
+        name: lambda row, answer, rule=rule: rule(answer, row["golds"]) for name, rule in RULES.items()
+    }
+    if verdict is not None:
+        rules["judge"] = lambda row, answer: float(verdict(row["question"], row["golds"], answer))
+    value = {name: np.array([rule(row, row["greedy"]["answer"]) for row in rows]) for name, rule in rules.items()}
+    if not rows[0]["samples"]:
+        return value
+    for name, rule in rules.items():
+        right = [[rule(row, sample["answer"]) for sample in row["samples"]] for row in rows]
+        value[f"pass_at_1_{name}"] = np.array([np.mean(one) for one in right])
+        if name in ("exact_match", "judge"):
+            for k in powers(len(right[0])):
+                value[f"pass_at_{k}_{name}"] = np.array([pass_at_k(len(one), int(sum(one)), k) for one in right])
+    return value
+
+
+def powers(samples: int) -> list[int]:
+    """The k > 1 of pass@k: powers of two below the number of samples, and that number."""
+    return sorted({*(2**at for at in range(1, samples.bit_length()) if 2**at < samples), samples} - {1})
+
+
+def pass_at_k(samples: int, right: int, k: int) -> float:
+    """The chance that one of k answers out of the samples is right: 1 - C(n - c, k) / C(n, k).
+
+    The unbiased estimator of Chen et al. 2021, 2107.03374, eq. 1.
+    """
+    return 1.0 - math.comb(samples - right, k) / math.comb(samples, k)
+
+
+def _interval(mean: float, drawn_R: np.ndarray, count: int) -> dict[str, float | None]:
+    low, high = np.quantile(drawn_R, (0.025, 0.975)).tolist() if count > 1 else (None, None)
+    return {"mean": mean, "low": low, "high": high}
+
+
+def _table(rows: Sequence[Row], verdict: Verdict | None, number: int, group: str) -> dict[str, Any]:
+    """The scores by what the questions are; empty where that is not known or the same of all."""
+    values = sorted({str(row[group]) for row in rows})
+    if len(values) < 2:
+        return {}
+    table = {}
+    for at, value in enumerate(values, 1):
+        here = [row for row in rows if str(row[group]) == value]
+        figures, _ = _figures(here, verdict, number, GROUPS.index(group), at)
+        table[value] = {name: figures[name] for name in ("questions", "scores", "searches", "tokens")}
+    return table
+
+
+def _macro(made: Sequence[Mapping[str, Any]], drawn: Sequence[Mapping[str, np.ndarray]]) -> dict[str, Any]:
+    """The mean of the sets' figures; a resample of it takes one of each set."""
+    if not made:
+        return {"scores": {}}
+    few = min(one["questions"] for one in made)
+    scores = {
+        name: _interval(
+            float(np.mean([one["scores"][name]["mean"] for one in made])),
+            np.mean([one[name] for one in drawn], axis=0),
+            few,
+        )
+        for name in made[0]["scores"]
+    }
+    return {"scores": scores} | {name: float(np.mean([one[name] for one in made])) for name in ("searches", "tokens")}
+
+
+def format_table(found: Mapping[str, Any]) -> str:
+    """A suite's score as text: greedy and sampled answers by set, hops and type, the macro average, what is missing."""
+    names = list(found["macro"]["scores"])
+    greedy = [name for name in names if not name.startswith("pass_at_")]
+    sampled = [name for name in names if name.startswith("pass_at_")]
+    lines = _rows(found, greedy, ("searches", "tokens", "latency_s"))
+    if sampled:
+        lines += ["", *_rows(found, sampled, ())]
+    for one, figures in found["sets"].items():
+        if figures["unanswered"]:
+            lines.append(
+                f"{one}: {figures['unanswered']} of {figures['asked']} questions have no answer (faults of the search "
+                "or the engine) and are in no figure; the same command asks them again"
+            )
+    lines += [f"{one} is missing: {why}" for one, why in found["missing"].items()]
+    judge = found.get("judge")
+    if judge and "refused" in judge:
+        lines.append(f"the judge is not reported: {judge['refused']}")
+    elif judge:
+        lines.append(
+            f"the judge {judge['model']} agrees with exact match on {judge['agreement_with_exact_match']:.3f} of "
+            f"{judge['judged']} answers; {judge['calls']} calls, {judge['cached']} verdicts from its cache"
+        )
+    return "\n".join(lines)
+
+
+def _rows(found: Mapping[str, Any], names: Sequence[str], more: Sequence[str]) -> list[str]:
+    """A table of scores with their intervals, and of further means."""
+
+    def line(title: str, figures: Mapping[str, Any]) -> tuple[str, ...]:
+        scores = figures.get("scores", {})
+        cells = [_with_interval(scores[name]) if name in scores else "-" for name in names]
+        rest = [f"{figures[name]:.2f}" if figures.get(name) is not None else "-" for name in more]
+        of = f" of {figures['asked']}" if figures.get("unanswered") else ""
+        return (title, f"{figures.get('questions', '')}{of}", *cells, *rest)
+
+    macro = found["macro"]
+    rows: list[tuple[str, ...]] = [("", "questions", *names, *more)]
+    for one, figures in found["sets"].items():
+        tables = {group: figures.get(f"by_{group}", {}) for group in GROUPS}
+        rows.append(line(one, figures))
+        rows += [line(f"  {group} {value}", part) for group, table in tables.items() for value, part in table.items()]
+    rows.append(line(f"macro average over {macro['sets']} of {macro['of']} sets", macro))
+    wide = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, wide, strict=True)).rstrip() for row in rows]
+
+
+def _with_interval(score: Mapping[str, float | None]) -> str:
+    bounds = "" if score["low"] is None else f" [{score['low']:.3f}, {score['high']:.3f}]"
+    return f"{score['mean']:.3f}{bounds}"

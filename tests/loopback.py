@@ -1,0 +1,57 @@
+"""A server on loopback that answers a retriever's requests with whatever a test says, right or wrong."""
+
+import json
+import socket
+import ssl
+import threading
+from collections.abc import Callable
+from contextlib import contextmanager, suppress
+
+
+class Last(bytes):
+    """An answer after which the connection is closed without a word."""
+
+
+Reply = Callable[[str, dict], bytes]  # (head, body) -> the raw answer; EOFError: none, and the connection is closed
+
+
+def raw(body: object, status: str = "200 OK", *headers: str) -> bytes:
+    """An HTTP response of these bytes, or of this as JSON."""
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return "\r\n".join([f"HTTP/1.1 {status}", *headers, f"Content-Length: {len(data)}", "", ""]).encode() + data
+
+
+@contextmanager
+def server(*replies: Reply | bytes, tls: ssl.SSLContext | None = None):
+    """A server that gives these answers in turn, the last one for ever; yields its URL and what it was asked."""
+    listening = socket.create_server(("127.0.0.1", 0))
+    asked: list[tuple[str, dict]] = []
+
+    def converse(connection: socket.socket) -> None:
+        with connection, connection.makefile("rb") as sent:
+            while head := "".join(iter(lambda: sent.readline().decode("latin-1").rstrip("\r\n") + "\n", "\n")):
+                length = int(head.lower().split("content-length:")[1].split()[0])
+                asked.append((head, json.loads(sent.read(length))))
+                reply = replies[min(len(asked), len(replies)) - 1]
+                answer = reply if isinstance(reply, bytes) else reply(head, asked[-1][1])
+                connection.sendall(answer)
+                if isinstance(answer, Last):
+                    return
+
+    def one(connection: socket.socket) -> None:
+        with suppress(OSError, EOFError):
+            converse(connection if tls is None else tls.wrap_socket(connection, server_side=True))
+
+    def accept() -> None:
+        while True:
+            try:
+                connection, _ = listening.accept()
+            except OSError:
+                return
+            threading.Thread(target=one, args=(connection,), daemon=True).start()
+
+    threading.Thread(target=accept, daemon=True).start()
+    try:
+        yield f"http{'s' if tls else ''}://127.0.0.1:{listening.getsockname()[1]}", asked
+    finally:
+        listening.close()

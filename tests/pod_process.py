@@ -1,0 +1,139 @@
+"""One of the processes that tests/test_pods.py starts.
+
+    python tests/pod_process.py maths PORT COUNT INDEX FOLDER
+    python tests/pod_process.py train PORT COUNT INDEX FOLDER [kill|term STEP]
+
+"maths" settles recorded outcomes for ten steps and works out one gradient; "train" trains by FOLDER/config.json into
+FOLDER/run, and with "kill" or "term" sends this process SIGKILL or SIGTERM in that step's rollout.
+"""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+DEVICES = 4  # over all processes
+
+
+def settle_recorded(folder: Path) -> None:
+    """Each process grades the queries dealt to it from FOLDER/outcomes.npz; all write the pool's digest a step."""
+    import numpy as np
+
+    from qr_jax import pool as pools
+    from qr_jax.parallel import hosts
+    from qr_jax.records import grades
+
+    with np.load(folder / "outcomes.npz") as recorded:
+        reward_TPG, valid_TPG = recorded["reward"], recorded["valid"]
+    pool, digests = pools.create(reward_TPG.shape[1]), []
+    for step, (reward_PG, valid_PG) in enumerate(zip(reward_TPG, valid_TPG, strict=True)):
+        drawn_Q = pools.draw(pool, 8, seed=3, step=step)
+        mine_at = hosts.deal(1.0 + drawn_Q % 3, hosts.count())[hosts.index()]
+        mine = grades(reward_PG[drawn_Q[mine_at]], valid_PG[drawn_Q[mine_at]])
+        graded = hosts.exchange(mine, mine_at, len(drawn_Q))
+        pool = pools.settle(pool, drawn_Q, graded, step=step, accept=4, rule="recycle").pool
+        digests.append(pools.digest(pool))
+        hosts.assert_same(digests[-1], f"the pool after step {step}")
+    (folder / f"pool_{hosts.count()}_{hosts.index()}.txt").write_text("\n".join(digests))
+
+
+def work_out_a_gradient(folder: Path) -> None:
+    """Process 0 writes loss and gradient of a fixed batch, gathered from the mesh of all processes' devices."""
+    import jax
+    import numpy as np
+    import test_learner
+
+    from qr_jax import assemble, config, learner
+    from qr_jax.models import decoder
+    from qr_jax.parallel import hosts
+    from qr_jax.parallel import mesh as meshes
+
+    mesh = meshes.make_mesh(config.Mesh(data=2, fsdp=2, devices=DEVICES))
+    made = learner.make(test_learner.CFG, test_learner.MODEL, test_learner.SETTINGS, mesh, steps=10)
+    weights = jax.jit(lambda: decoder.init(test_learner.CFG, jax.random.key(0)))()
+    state = made.init(assemble.place(weights, mesh))
+    loss, gradient, _ = made.gradient(state, test_learner.batch())
+    leaves = jax.tree.leaves(assemble.on_one_device(gradient, mesh))
+    if hosts.index() == 0:
+        np.savez(folder / f"gradient_{hosts.count()}.npz", np.asarray(loss), *(np.asarray(leaf) for leaf in leaves))
+
+
+def read_decoding(folder: Path) -> None:
+    """Roll out with parameters handed over from the global mesh, and write the HLO of the decode program."""
+    import jax
+    import numpy as np
+
+    from qr_jax import assemble, config
+    from qr_jax.models import families
+    from qr_jax.models.tokenizer import WordTokenizer
+    from qr_jax.parallel import hosts
+    from qr_jax.parallel import mesh as meshes
+    from qr_jax.queries.world import vocabulary
+    from qr_jax.rollout import decode
+    from qr_jax.rollout.engine import Engine
+
+    mesh = meshes.make_mesh(config.Mesh(data=2, fsdp=2, devices=DEVICES))
+    tokenizer = WordTokenizer(vocabulary())
+    cfg = families.with_vocab(families.PRESETS["two_layer"], tokenizer.size)
+    params = assemble.place(assemble._random(cfg, 0), mesh)
+    engine = Engine(cfg, tokenizer, config.Rollout(slots=8, context_tokens=128, turn_tokens=16, buckets=(32,)))
+    laid = assemble.hand_over(params, cfg, "float32", mesh, "slots")
+    rows = engine.rows
+    rows.settle_on(laid)
+    assert all(leaf.sharding.device_set <= set(jax.local_devices()) for leaf in jax.tree.leaves((laid, rows.caches)))
+    none = np.zeros(8, np.int32)
+    lowered = decode.decode.lower(
+        laid, rows.caches["slots"], none, none, none, np.zeros((8, 2), np.uint32), rows.stop_V, np.float32(1),
+        cfg=cfg, chunk=4, sampling=rows.sampling, mesh=rows.mesh,
+    )  # fmt: skip
+    (folder / f"decode_{hosts.count()}_{hosts.index()}.hlo").write_text(lowered.compile().as_text())
+
+
+def work_out(folder: Path) -> None:
+    settle_recorded(folder)
+    work_out_a_gradient(folder)
+    read_decoding(folder)
+
+
+def strike(kind: str, at_step: int) -> None:
+    """Let this process get SIGKILL or SIGTERM in a training rollout of that step, once some tokens are decoded."""
+    from qr_jax.rollout import engine
+
+    run = engine.Engine.run
+
+    def struck(self, *positional, **named):
+        if named.get("purpose", "train") == "train" and named["step"] == at_step:
+            asked, stop_now = [0], named["stop_now"]
+
+            def now():
+                asked[0] += 1
+                if asked[0] == 3:
+                    os.kill(os.getpid(), signal.SIGKILL if kind == "kill" else signal.SIGTERM)
+                return stop_now()
+
+            named["stop_now"] = now
+        return run(self, *positional, **named)
+
+    engine.Engine.run = struck
+
+
+def main(mode: str, port: str, count: str, index: str, folder: str, *more: str) -> int:
+    several = ["--coordinator", f"127.0.0.1:{port}", "--processes", count, "--process", index]
+    if mode == "train":
+        from qr_jax import cli
+
+        if more:
+            strike(more[0], int(more[1]))
+        places = [f"{folder}/config.json", "--run", f"{folder}/run", "--allow-plugins", "odd_tokens"]
+        return cli.main(["train", *places, *several])
+    from qr_jax import config
+    from qr_jax.parallel import start
+
+    start.begin(config.Mesh(devices=DEVICES), coordinator=f"127.0.0.1:{port}", processes=int(count), process=int(index))
+    work_out(Path(folder))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -1,0 +1,312 @@
+"""Rules at one budget: what is planned, started and gone on with, what is refused, and figures by hand."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from killed_run import tiny
+
+from qr_jax import cli, compare, config, last_evaluation, launch, oracle, plugins, pool, study, train
+from qr_jax.bootstrap import bootstrap
+from qr_jax.config import use
+from qr_jax.records import Query
+from qr_jax.report import comparison
+from qr_jax.step import Progress
+
+ROOT = Path(__file__).parents[1]
+SPEND = ("rollouts", 48)
+
+
+def planned(folder, names="recycle", seeds=1, spend=SPEND, settings=None):
+    return study.plan(settings or tiny(folder), folder, named=study.rules(names), seeds=seeds, spend=spend)
+
+
+# --- what is planned
+
+
+def test_rules_carry_settings_at_commas():
+    found = study.rules("recycle, foresee:gamma=0,pool.reset_below=0.5,dapo")
+    assert [rule.name for rule in found] == ["recycle", "foresee", "dapo"]
+    assert found[1].carried == ("rule.gamma=0", "pool.reset_below=0.5")
+    assert found[1].folder == "foresee_gamma_0_pool.reset_below_0.5"
+    with pytest.raises(ValueError, match="no '=' in it"):
+        planned(Path("a=b"))
+    with pytest.raises(ValueError, match="distinct names"):
+        study.rules("grpo,recycle,grpo")
+
+
+@pytest.mark.parametrize("text", ["rollouts", "rollouts=0", "steps=5", "tokens=many"])
+def test_what_is_no_budget_is_refused(text):
+    with pytest.raises(ValueError, match="rollouts=N, tokens=N, searches=N"):
+        study.budget(text)
+    assert study.budget("tokens=1e6") == ("tokens", 1_000_000)
+
+
+def test_runs_share_the_cold_start_and_the_world_and_differ_in_rule_and_seed(tmp_path):
+    start, jobs = planned(tmp_path, "recycle,dapo,foresee:gamma=0", seeds=2)
+    assert start is not None and start.folder == tmp_path / "sft" and start.settings == tiny(tmp_path)
+    assert [str(job.folder.relative_to(tmp_path)) for job in jobs] == [
+        *("recycle/seed_0", "dapo/seed_0", "foresee_gamma_0/seed_0"),
+        *("recycle/seed_1", "dapo/seed_1", "foresee_gamma_0/seed_1"),
+    ]
+    for job in jobs:
+        of = job.settings.train
+        assert job.settings.sft.steps == 0 and of.init == str(tmp_path / "sft")
+        assert (of.max_rollouts, of.max_tokens) == (48, None) and of.steps == 48 / 4
+        assert job.settings.data == jobs[0].settings.data and job.settings.evaluation == jobs[0].settings.evaluation
+    assert [job.settings.seed for job in jobs] == [0, 0, 0, 1, 1, 1]
+    of = jobs[1].settings.pool
+    assert (of.rule.name, of.rounds.name) == ("bounded_dapo", "refill")
+    assert jobs[2].settings.pool.rule == use("foresee", gamma=0.0)
+    assert planned(tmp_path, "mopps")[1][0].settings.pool.by == "largest"
+    assert study.foreign(jobs[0].settings) == {"odd_tokens"}
+
+
+def test_a_decaying_rate_needs_its_length_said(tmp_path):
+    settings = tiny(tmp_path)
+    settings = replace(settings, learner=replace(settings.learner, schedule="cosine"))
+    with pytest.raises(ValueError, match=r"set learner.decay_updates"):
+        planned(tmp_path, settings=settings)
+
+
+def test_another_study_in_the_folder_is_refused_with_what_differs(tmp_path):
+    _, (job,) = planned(tmp_path)
+    (job.folder / "checkpoints").mkdir(parents=True)
+    (job.folder / "config.json").write_text(json.dumps(config.to_json(job.settings)))
+    planned(tmp_path)
+    with pytest.raises(ValueError, match=r"train.max_rollouts: 48 there, 64 here"):
+        planned(tmp_path, spend=("rollouts", 64))
+
+
+# --- processes
+
+
+def test_cores_are_dealt_out_once_each():
+    own = launch.cores()
+    shares = launch.core_shares(min(2, len(own)))
+    assert sorted(core for share in shares for core in share) == own
+    assert all(len(share) == 1 for share in launch.core_shares(len(own) + 1))
+    if hasattr(os, "sched_getaffinity"):
+        with launch.pinned(own[:1]):
+            assert launch.cores() == own[:1]
+        assert launch.cores() == own
+
+
+def test_a_run_that_fails_shows_its_last_lines_and_the_others_go_on(tmp_path):
+    settings = tiny(tmp_path)
+    broken = replace(settings, data=replace(settings.data, train=str(tmp_path / "none.jsonl")))
+    jobs = [launch.Job(name, "train", tmp_path / name, broken) for name in ("one", "two")]
+    said: list[str] = []
+    failed = launch.Launcher(1, ["odd_tokens"], said.append).run(jobs)
+    assert failed == jobs
+    assert [text for text in said if text.startswith("two: begins")]
+    assert any("one: failed with exit code 2" in text and "none.jsonl" in text for text in said)
+
+
+def test_a_signal_ends_the_runs_and_a_second_study_waits_for_its_folder(tmp_path):
+    words = ["compare", str(ROOT / "configs" / "two_layer.py"), f"data.world_path={tmp_path}", "--rules", "grpo"]
+    words += ["--budget", "rollouts=32", "--folder", str(tmp_path / "study")]
+    process = subprocess.Popen([sys.executable, "-m", "qr_jax.cli", *words], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None and "cold start: begins" in process.stdout.readline()
+    with pytest.raises(ValueError, match="in use by another"), launch.Launcher(1, (), print).alone(tmp_path / "study"):
+        pass
+    time.sleep(0.2)
+    process.send_signal(signal.SIGTERM)
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == 128 + signal.SIGTERM and "the same command goes on" in said
+    with launch.Launcher(1, (), print).alone(tmp_path / "study"):
+        pass
+
+
+@pytest.fixture(scope="module")
+def studied(tmp_path_factory):
+    """A study of one rule and seed by the command line: its words, its folder and its exit code."""
+    folder = tmp_path_factory.mktemp("study")
+    settings = tiny(folder)
+    settings = replace(settings, sft=replace(settings.sft, steps=0), evaluation=config.Evaluation(questions=4))
+    (folder / "config.json").write_text(json.dumps(config.to_json(settings)))
+    words = ["compare", str(folder / "config.json"), "--rules", "recycle", "--seeds", "1", "--budget", "rollouts=32"]
+    words += ["--every", "1", "--folder", str(folder / "made"), "--allow-plugins", "odd_tokens"]
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = str(Path(__file__).parent)
+    code = cli.main(words)
+    os.environ.pop("PYTHONPATH") if before is None else os.environ.update(PYTHONPATH=before)
+    return words, folder / "made", code
+
+
+def test_a_study_ends_at_its_budget_with_every_question_s_result(studied):
+    _, folder, code = studied
+    run = compare.read(folder / "recycle" / "seed_0")
+    assert code == 0 and run.spent("rollouts") == 32 and len(run.rows) == 2
+    assert len(run.evaluation["exact_match"]) == 4 and run.evaluation["manifest"]["questions"]["world"]["count"] == 4
+    assert [point["rollouts"] for point in compare.curve(run)] == [0, 16, 32]
+    found = json.loads((folder / "comparison.json").read_text())
+    assert found["rules"]["recycle"]["rollouts"]["mean"] == 32
+    assert "<script>" in (folder / "compare.html").read_text()
+
+
+def test_what_is_done_is_not_done_again(studied, capsys):
+    words, folder, _ = studied
+    before = (folder / "recycle" / "seed_0" / "compare.log").read_bytes()
+    assert cli.main(words) == 0
+    assert "1 of 1 are done already" in capsys.readouterr().out
+    assert (folder / "recycle" / "seed_0" / "compare.log").read_bytes() == before
+    assert cli.main(["compare", str(folder), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["rules"]["recycle"]["seeds"] == [0]
+
+
+def test_a_run_ends_at_the_first_of_its_limits():
+    done = Progress(pool.create(4), rollouts=30, tokens=900, searches=7)
+    limits = config.Train(steps=3, max_rollouts=31)
+    assert train._goes_on(limits, 2, done) and not train._goes_on(limits, 3, done)
+    for name, most in (("max_rollouts", 30), ("max_tokens", 899), ("max_searches", 7)):
+        assert not train._goes_on(replace(limits, **{name: most}), 2, done)
+
+
+# --- figures
+
+
+def played(folder, *, rule="recycle", seed=0, rollouts=2_560, right=None, max_rollouts=None):
+    """A run's folder as a run leaves it, its steps played by the oracle and its answers given."""
+    settings = config.Config(seed=seed, pool=config.Pool(queries=16, samples=4, rule=use(rule)))
+    settings = replace(settings, train=replace(settings.train, max_rollouts=max_rollouts))
+    run = oracle.play(
+        oracle.sampler(rule, queries=16, samples=4, oversample=1, rollouts=rollouts),
+        oracle.pass_rates.world("beta:0.35,0.35", 512, seed=seed), size=512, seed=seed,
+    )  # fmt: skip
+    spent, rows, draws = 0, [], []
+    for step, row in enumerate(run.rows, 1):
+        spent += int(row["pool/rollouts"] or 0)
+        more = {"budget/rollouts": spent, "budget/tokens": 9 * spent, "budget/searches": spent, "time/step_s": 0.5}
+        rows.append({"step": step, "pool/size": 512, **row, **more})
+    starts = np.unique(run.draws.done_D, return_inverse=True)[1]
+    for step, index, s, n in zip(starts, run.draws.query_D, run.draws.right_D, run.draws.valid_D, strict=True):
+        draws.append(
+            {"step": int(step) + 1, "index": int(index), "successes": int(s), "valid": int(n), "accepted": 0 < s < n}
+        )
+    right = [1, 1, 0, 0] if right is None else right
+    questions = [Query(str(at), "?", ("x",)) for at in range(len(right))]
+    given = {query.id: one for query, one in zip(questions, right, strict=True)}
+    faulted = [name for name, one in given.items() if one is None]
+    details = {"exact_match": {name: one or 0 for name, one in given.items()}, "faulted": faulted}
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(config.to_json(settings)))
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "ledger.jsonl").write_text("".join(json.dumps(row, default=bool) + "\n" for row in draws))
+    (folder / "summary.json").write_text(json.dumps({"greedy_before": 0.25, "greedy_after": 0.75}))
+    env = plugins.bind("env", settings.env)
+    kept = last_evaluation.final(settings, questions, {"details": details}, env=env)
+    (folder / "evaluation.json").write_text(json.dumps(kept))
+    return folder
+
+
+def test_rules_are_compared_over_seeds_and_questions_by_hand(tmp_path):
+    one = [played(tmp_path / f"a{s}", seed=s, right=right) for s, right in enumerate(([1, 1, 0, 0], [1, 0, 0, 0]))]
+    two = [
+        played(tmp_path / f"b{s}", rule="grpo", seed=s, right=right)
+        for s, right in enumerate(([1, 1, 1, 0], [1, 1, 0, 0]))
+    ]
+    found = compare.compare([*one, *two], reach=0.5, null_seeds=3)
+    base, other = found["rules"]["recycle"], found["rules"]["grpo"]
+    assert base["accuracy"]["mean"] == pytest.approx(0.375) and base["accuracy"]["sd"] == pytest.approx(0.125 * 2**0.5)
+    # By question, seeds averaged: recycle 1, .5, 0, 0; grpo 1, 1, .5, 0; so gaps 0, .5, .5, 0.
+    assert other["difference"]["mean"] == pytest.approx(0.25) and base["difference"] is None
+    assert (other["difference"]["low"], other["difference"]["high"]) == (0.0, 0.5)
+    assert other["wins"] == {"won": 2, "of": 2}
+    assert base["reached"]["mean"] == pytest.approx(1280)  # from .25 at 0 to .75 at 2,560
+    assert base["rollouts"]["mean"] == 2560 and base["step_seconds"]["mean"] == 20
+    assert 0 < base["trained"]["mean"] < base["drawn"]["mean"] <= 1 and other["drawn"]["mean"] == 1.0
+    assert base["null"]["trained"]["mean"] is not None and base["null"]["zero_variance"]["mean"] > 0.3
+    text = comparison.format_tables(found)
+    assert "+0.250 [+0.000, +0.500]" in text and "2 of 2" in text and "1,280 (2 of 2)" in text
+    chart = comparison.accuracy(found)
+    assert chart["x"][0]["values"] == [0, 2560] and chart["series"][0]["values"] == [0.25, 0.75]
+
+
+def test_the_interval_is_that_of_the_mean_over_questions():
+    score_RN = np.zeros((3, 400))
+    score_RN[1, :100] = 1  # mean .25, standard error sqrt(.25 * .75 / 400) = .02165
+    score_RN[2] = 0.5
+    same, some, all_alike = bootstrap(score_RN)
+    assert same == {"mean": 0.0, "low": 0.0, "high": 0.0} and all_alike == {"mean": 0.5, "low": 0.5, "high": 0.5}
+    assert some["mean"] == 0.25
+    assert some["low"] == pytest.approx(0.25 - 1.96 * 0.02165, abs=0.004)
+    assert some["high"] == pytest.approx(0.25 + 1.96 * 0.02165, abs=0.004)
+    assert bootstrap(score_RN)[1] == some
+
+
+def test_where_a_curve_reaches_an_accuracy():
+    points = [(0, 0.4), (100, 0.6), (200, 0.5), (300, 0.8)]
+    assert compare.reached(points, 0.5) == pytest.approx(50)
+    assert compare.reached(points, 0.7) == pytest.approx(200 + 100 * 2 / 3)
+    assert compare.reached(points, 0.4) == 0 and compare.reached(points, 0.9) is None
+
+
+def test_unequal_budgets_are_refused_with_the_numbers(tmp_path):
+    one, two = played(tmp_path / "one"), played(tmp_path / "two", rule="grpo", rollouts=2_600)
+    compare.compare([one, two], null_seeds=1)  # 41 steps against 40: within one step
+    three = played(tmp_path / "three", rule="grpo", rollouts=2_690)
+    with pytest.raises(ValueError, match=r"spent 2,560 rollouts, .*three 2,752; wanted them within one step \(64\)"):
+        compare.compare([one, three])
+    limited = played(tmp_path / "limited", rule="bounded_dapo", max_rollouts=2_560)
+    with pytest.raises(ValueError, match="not of one kind"):
+        compare.compare([one, limited])
+    compare.compare([one, limited], measure="rollouts", null_seeds=1)
+
+
+def test_unlike_evaluations_are_refused_with_what_differs(tmp_path):
+    one, two = played(tmp_path / "one"), played(tmp_path / "two", rule="grpo")
+    path = two / "evaluation.json"
+    kept = json.loads(path.read_text())
+    kept["manifest"]["decoding"]["search_k"] = 5
+    path.write_text(json.dumps(kept))
+    with pytest.raises(ValueError, match="search_k"):
+        compare.compare([one, two])
+    path.unlink()
+    with pytest.raises(ValueError, match="go on with it, which evaluates"):
+        compare.compare([one, two])
+
+
+def test_what_is_no_finished_run_or_given_twice_is_refused(tmp_path):
+    one, again = played(tmp_path / "one"), played(tmp_path / "again")
+    with pytest.raises(ValueError, match="each once"):
+        compare.compare([one, one])
+    with pytest.raises(ValueError, match="one rule .recycle. with one seed"):
+        compare.compare([one, again])
+    (again / "summary.json").unlink()
+    with pytest.raises(ValueError, match="it has no summary.json"):
+        compare.compare([one, again])
+    with pytest.raises(ValueError, match="neither a run .* nor a study"):
+        compare.expand(tmp_path / "none")
+
+
+def test_a_faulted_question_is_left_out_of_all_runs(tmp_path):
+    one = played(tmp_path / "one", right=[1, 1, 0, 0])
+    two = played(tmp_path / "two", rule="grpo", right=[None, 1, 1, 0])
+    found = compare.compare([one, two], null_seeds=1)
+    assert found["questions"] == 3 and found["faulted_questions"] == 1
+    assert found["rules"]["recycle"]["accuracy"]["mean"] == pytest.approx(1 / 3)
+    assert "1 questions are left out" in comparison.format_tables(found)
+
+
+def test_other_settings_that_differ_stand_in_a_rule_s_name(tmp_path):
+    one, two = played(tmp_path / "one"), played(tmp_path / "two")
+    made = json.loads((two / "config.json").read_text())
+    made["learner"]["lr"] = 0.5
+    (two / "config.json").write_text(json.dumps(made))
+    found = compare.compare([one, two], null_seeds=1)
+    assert list(found["rules"]) == ["recycle learner.lr=1e-06", "recycle learner.lr=0.5"]
+
+
+def test_a_page_escapes_what_it_holds(tmp_path):
+    found = compare.compare([played(tmp_path / "one")], null_seeds=1)
+    found["rules"] = {"</script><b>": found["rules"]["recycle"]}
+    text = comparison.write(found, tmp_path / "compare.html", "<i>").read_text()
+    assert "</script><b>" not in text and "<i>" not in text and "require-trusted-types-for" in text

@@ -1,0 +1,122 @@
+"""`qr-jax data check`: what it finds in a file, in which rows, and what it exits with; `data convert`."""
+
+import argparse
+import gzip
+import json
+from argparse import Namespace
+
+import pytest
+
+from qr_jax import cli_data, data_check
+
+ROWS = [
+    {"id": "a", "question": "Who wrote it?", "answers": ["Ada"], "hops": 2, "supporting": ["p"]},
+    {"id": "b", "question": "who wrote it", "answers": ["Bob", "the"], "hops": 1},
+    {"id": "a", "question": "Where?", "answers": ["Rome"]},
+    {"id": "d", "question": "When?", "answers": ["the"]},
+    {"id": "e", "question": "Is it Rome or Paris?", "answers": ["Paris"]},
+]
+
+
+def written(path, rows):
+    path.write_text("".join(f"{row if isinstance(row, str) else json.dumps(row)}\n" for row in rows))
+    return path
+
+
+def found(checked):
+    return {(one.level, one.kind): one.rows for one in checked.findings}
+
+
+def test_errors_and_warnings_name_their_rows(tmp_path):
+    checked = data_check.check(written(tmp_path / "q.jsonl", [*ROWS, "{broken", {"id": "f", "question": "x"}, [1]]))
+    assert (checked.schema, checked.counts["rows"], checked.counts["readable"]) == ("qr_jax", 6, 4)
+    assert found(checked) == {
+        ("error", "repeated id"): (1, 3),
+        ("error", "empty golds"): (4,),
+        ("error", "unreadable row"): (8,),  # of three, the last
+        ("warning", "empty golds"): (2,),
+        ("warning", "repeated question"): (1, 2),
+        ("warning", "answer in question"): (5,),
+    }
+    assert [one.rows for one in checked.errors] == [(1, 3), (4,), (6,), (7,), (8,)]
+    assert checked.counts["hops"] == {"1": 1, "2": 1} and checked.counts["with_gold_passages"] == 1
+    assert "different answers" in next(one.text for one in checked.findings if one.kind == "repeated question")
+
+
+def test_the_overlap_of_two_files_is_by_normalised_question_and_by_id(tmp_path):
+    train = written(tmp_path / "train.jsonl", [ROWS[0], ROWS[4]])
+    test = written(tmp_path / "test.jsonl", [{"id": "z", "question": "x", "answers": ["y"]}, ROWS[1]])
+    checked = data_check.check(train, against=test)
+    (overlap,) = [one for one in checked.findings if one.kind == "overlap"]
+    assert (overlap.level, overlap.rows, overlap.others) == ("warning", (1,), (2,))
+    assert "1 of 2 questions stand in test.jsonl too" in overlap.text
+    ids = data_check.check(train, against=written(tmp_path / "ids.jsonl", [ROWS[4] | {"question": "other"}]))
+    assert [(one.kind, one.rows) for one in ids.findings if "overlap" in one.kind] == [("overlap of ids", (2,))]
+    bad = data_check.check(train, against=written(tmp_path / "bad.jsonl", ["{"]))
+    assert [one.kind for one in bad.errors] == ["unreadable other file"]
+
+
+def test_corpora_are_checked_too_and_a_cut_file_is_an_error(tmp_path):
+    rows = [{"id": "1", "text": "a b"}, {"id": "2", "text": "a b"}, {"id": "3", "contents": '"T"\nc'}]
+    checked = data_check.check(written(tmp_path / "c.jsonl", rows))
+    assert checked.schema == "qr_jax corpus" and checked.counts["words"] == 5
+    assert set(found(checked)) == {("warning", one) for one in ("repeated passage", "no title", "mixed schemas")}
+    whole = gzip.compress("".join(json.dumps({"id": str(i), "text": hex(i**9)}) + "\n" for i in range(999)).encode())
+    (tmp_path / "cut.jsonl.gz").write_bytes(whole[: len(whole) // 2])
+    assert [one.kind for one in data_check.check(tmp_path / "cut.jsonl.gz").errors] == ["damaged file"]
+    assert [one.kind for one in data_check.check(written(tmp_path / "none.jsonl", [])).errors] == ["no rows"]
+
+
+def test_the_command_exits_with_1_on_errors_and_prints_json(tmp_path, capsys):
+    good, bad = written(tmp_path / "good.jsonl", ROWS[:2]), written(tmp_path / "bad.jsonl", ROWS)
+    assert cli_data._check(Namespace(file=str(good), against=None, json=True)) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["ok"] and said["errors"] == [] and [one["rows"] for one in said["warnings"]] == [[1, 2], [2]]
+    assert cli_data._check(Namespace(file=str(bad), against=None, json=False)) == 1
+    shown = capsys.readouterr().out
+    assert "error: rows 1, 3: id 'a' stands in 2 rows" in shown and "2 errors, 3 warnings" in shown
+    with pytest.raises(ValueError, match="names 2 files"):
+        data_check.check(f"{good},{bad}")
+
+
+def test_convert_writes_what_check_then_knows(tmp_path, capsys):
+    file = written(tmp_path / "q.jsonl", [ROWS[0], ROWS[4]])
+    out = tmp_path / "made.parquet"
+    assert cli_data._convert(Namespace(file=str(file), out=out, to="skyrl")) == 0
+    checked = data_check.check(out)
+    assert (checked.schema, checked.counts["questions"]) == ("skyrl", 2)
+    assert "2 questions" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["2wiki", "bamboogle", "hotpotqa", "musique", "nq", "popqa", "triviaqa"])
+def test_the_real_questions_have_no_errors(real_data, name):
+    checked = data_check.check(real_data / f"dev/{name}.questions.jsonl")
+    assert not checked.errors and checked.counts["questions"] == checked.counts["rows"]
+    assert checked.counts["with_gold_passages"] == (63 if name == "bamboogle" else checked.counts["rows"])
+
+
+def parsed(*words):
+    """The arguments as `qr-jax` reads them, by the parsers of this file's commands alone."""
+    parser = argparse.ArgumentParser()
+    commands = parser.add_subparsers(required=True)
+
+    def command(name, run, text, usage=None):
+        made = commands.add_parser(name, help=text, usage=usage)
+        made.set_defaults(run_command=run)
+        return made
+
+    cli_data.add(command)
+    return parser.parse_args(words)
+
+
+def test_the_command_lines_are_read():
+    check = parsed("data", "check", "f.jsonl", "--against", "g.jsonl", "--json")
+    assert (check.run_command, check.file, check.against, check.json) == (cli_data._check, "f.jsonl", "g.jsonl", True)
+    convert = parsed("data", "convert", "f.jsonl", "out.parquet", "--to", "verl")
+    assert (convert.run_command, convert.to, str(convert.out)) == (cli_data._convert, "verl", "out.parquet")
+    index = parsed("index", "a.jsonl", "b.parquet", "out", "--k1", "0.9")
+    assert (index.corpus, str(index.out), index.k1) == (["a.jsonl", "b.parquet"], "out", 0.9)
+    recall = parsed("recall", "--corpus", "c", "--questions", "q", "--questions", "r", "k1=1", "--k", "3")
+    assert (recall.questions, recall.settings, recall.k, recall.retriever) == (["q", "r"], ["k1=1"], 3, "bm25")
+    with pytest.raises(SystemExit):
+        parsed("data")

@@ -1,0 +1,137 @@
+"""Rows of verl, SkyRL, FlashRAG and TRL become our queries, and our queries become their rows and come back."""
+
+import json
+
+import pytest
+
+from qr_jax.queries import formats, parquet, readers
+from qr_jax.records import Query
+
+ADA = Query(
+    "a", "Who wrote the first program?", ("Ada Lovelace", "Ada"), ("Ada Lovelace",), {"hops": 2, "data_source": "x"}
+)
+ROME = Query("b", "Where is the Forum?", ("Rome",), (), {"data_source": "x", "supporting": ["p1", "p2"]})
+
+# Search-R1's, as its script qa_search_train_merge.py writes it: FlashRAG's columns stay beside verl's.
+SEARCH_R1 = {
+    "id": "test_0",
+    "question": "who got the first nobel prize in physics",
+    "golden_answers": ["Wilhelm Conrad Röntgen"],
+    "data_source": "nq",
+    "prompt": [{"role": "user", "content": "Answer the given question. ... Question: who got the first nobel prize\n"}],
+    "ability": "fact-reasoning",
+    "reward_model": {"style": "rule", "ground_truth": {"target": ["Wilhelm Conrad Röntgen"]}},
+    "extra_info": {"split": "test", "index": 0},
+    "metadata": None,
+}
+BARE = {name: SEARCH_R1[name] for name in ("data_source", "prompt", "reward_model", "extra_info")}
+
+
+def test_each_form_is_told_by_its_columns():
+    assert formats.schema(SEARCH_R1) == "verl"
+    assert formats.schema(BARE | {"env_class": "search"}) == "skyrl"
+    assert formats.schema({"id": "1", "question": "x", "golden_answers": ["y"]}) == "flashrag"
+    assert formats.schema({"prompt": "x", "solution": "y"}) == "trl"
+    assert formats.schema({"id": "1", "question": "x", "answers": ["y"]}) == "qr_jax"
+    assert formats.schema({"id": "1", "contents": "x"}) == "Search-R1 corpus"
+    assert formats.schema({"id": "1", "text": "x"}) == "qr_jax corpus"
+
+
+def test_search_r1_s_own_row_is_read():
+    kept = {"data_source": "nq", "split": "test"}
+    answers = ("Wilhelm Conrad Röntgen",)
+    found = readers.query_of({name: value for name, value in SEARCH_R1.items() if value is not None})
+    assert found == Query("test_0", "who got the first nobel prize in physics", answers, (), kept)
+    assert readers.query_of(BARE) == Query("nq-test-0", "who got the first nobel prize", answers, (), kept)
+
+
+@pytest.mark.parametrize("truth", [{"target": ["x", "y"]}, {"target": "x"}, ["x", "y"], "x"])
+def test_ground_truth_may_be_an_object_a_list_or_a_text(truth):
+    answers = readers.query_of(BARE | {"reward_model": {"style": "rule", "ground_truth": truth}}).answers
+    assert answers in (("x", "y"), ("x",))
+    spec = {"env_class": "search", "reward_spec": {"method": "rule", "ground_truth": truth}}
+    assert readers.query_of(BARE | spec).answers == answers
+
+
+def test_golden_answers_stand_in_and_none_at_all_is_said():
+    row = BARE | {"reward_model": {"style": "rule"}}
+    assert readers.query_of(row | {"golden_answers": ["z"]}).answers == ("z",)
+    with pytest.raises(ValueError, match="neither reward_model.ground_truth .* nor 'golden_answers'"):
+        readers.query_of(row)
+
+
+def test_a_row_without_id_or_index_is_named_by_its_question():
+    row = BARE | {"extra_info": {}}
+    assert readers.query_of(row).id == readers.query_of(row | {"data_source": "other"}).id != ""
+    parts = [{"type": "text", "text": "What "}, {"type": "text", "text": "is it?"}]
+    messages = [{"role": "system", "content": "be brief"}, {"role": "user", "content": parts}]
+    found = readers.query_of({"prompt": messages, "answer": "a fork", "level": "easy"})
+    assert (found.question, found.answers, dict(found.meta)) == ("What is it?", ("a fork",), {"level": "easy"})
+    with pytest.raises(ValueError, match="no message of the role 'user'"):
+        readers.query_of({"prompt": messages[:1], "answer": "x"})
+
+
+def test_metadata_as_json_text_are_read_and_never_replace_the_question():
+    row = {"id": "1", "question": "x", "golden_answers": ["y"]}
+    assert readers.query_of(row | {"metadata": '{"hops": 3, "question": "evil"}'}).meta == {"hops": 3}
+    assert readers.query_of(row | {"metadata": [1]}).meta == {"metadata": [1]}
+    with pytest.raises(ValueError, match="metadata are a text that is no JSON"):
+        readers.query_of(row | {"metadata": "{hops"})
+
+
+@pytest.mark.parametrize("form", ["verl", "skyrl", "flashrag", "trl", "jsonl"])
+@pytest.mark.parametrize("end", ["parquet", "jsonl", "jsonl.gz"])
+def test_every_form_comes_back_as_it_was_written(tmp_path, form, end):
+    file = tmp_path / f"made.{end}"
+    formats.write([ADA, ROME], file, form)
+    schemas = {formats.schema(row) for _, row in readers.rows(file)}
+    assert schemas == {"qr_jax" if form == "jsonl" else form}
+    found = readers.read_queries(file)
+    for one, made in zip(found, [ADA, ROME], strict=True):
+        extra = {"split": "train"} if form in ("verl", "skyrl") else {}
+        assert one == Query(made.id, made.question, made.answers, made.entities, {**extra, **made.meta})
+    again = tmp_path / f"again.{end}"
+    formats.write(found, again, form)
+    assert readers.read_queries(again) == found
+    assert sorted(one.name for one in tmp_path.iterdir()) == [f"again.{end}", f"made.{end}"]
+
+
+def test_a_verl_row_holds_what_verl_and_search_r1_read():
+    row = formats.row_of(ADA, "verl", 7)
+    assert row["prompt"] == [{"role": "user", "content": ADA.question}]
+    assert row["reward_model"] == {"style": "rule", "ground_truth": {"target": ["Ada Lovelace", "Ada"]}}
+    assert (row["data_source"], row["extra_info"]["index"]) == ("x", 7)
+    create = row["extra_info"]["tools_kwargs"]["search"]["create_kwargs"]
+    assert create["ground_truth"] == {"target": ["Ada Lovelace", "Ada"]} and create["question"] == ADA.question
+    skyrl = formats.row_of(Query("a", "x", ("y",), (), {"dataset": "nq"}), "skyrl", 0)
+    assert (skyrl["env_class"], skyrl["data_source"]) == ("search", "searchR1_nq")
+    assert skyrl["reward_spec"] == {"method": "rule", "ground_truth": {"target": ["y"]}}
+
+
+def test_a_file_is_neither_replaced_nor_of_an_unknown_kind(tmp_path):
+    (tmp_path / "mine.jsonl").write_text("mine")
+    with pytest.raises(ValueError, match="mine.jsonl is there already"):
+        formats.write([ADA], tmp_path / "mine.jsonl", "jsonl")
+    with pytest.raises(ValueError, match="must end in .parquet, .jsonl or .jsonl.gz"):
+        formats.write([ADA], tmp_path / "made.csv", "verl")
+
+
+def test_parquet_that_is_cut_short_or_mixed_is_refused(tmp_path):
+    file = tmp_path / "made.parquet"
+    parquet.write(file, [{"id": "1", "text": "x", "title": None}, {"id": "2", "text": "y", "title": "T"}])
+    assert [row for _, row in parquet.rows(file)] == [{"id": "1", "text": "x"}, {"id": "2", "text": "y", "title": "T"}]
+    assert parquet.count(file) == 2
+    file.write_bytes(file.read_bytes()[:-20])
+    with pytest.raises(ValueError, match="made.parquet after row 0: not a whole Parquet file"):
+        readers.read_passages(file)
+    with pytest.raises(ValueError, match="values of different kinds"):
+        parquet.write(tmp_path / "x.parquet", [{"a": 1}, {"a": "x"}])
+
+
+def test_real_questions_survive_verl_s_parquet(tmp_path, real_data):
+    queries = readers.read_queries(real_data / "dev/musique.questions.jsonl")[:200]
+    formats.write(queries, tmp_path / "made.parquet", "verl")
+    found = readers.read_queries(tmp_path / "made.parquet")
+    for one, made in zip(found, queries, strict=True):
+        extra = {"data_source": "searchR1_musique", "split": made.meta["origin_split"]}
+        assert one == Query(made.id, made.question, made.answers, (), json.loads(json.dumps(extra | dict(made.meta))))

@@ -1,0 +1,347 @@
+"""The HTTP retrievers against real servers on loopback, also such as hang, lie, redirect or break off."""
+
+import contextlib
+import os
+import shutil
+import socket
+import ssl
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from loopback import Last, raw, server
+
+from qr_jax.records import Passage
+from qr_jax.retrieval_protocols import PROTOCOLS, contents, passage_of
+from qr_jax.retrievers.http import http
+from qr_jax.retrievers.serper import serper
+from qr_jax.rollout.tools import Fault, run_searches
+
+
+def found_for(query: str, k: int) -> list[dict]:
+    return [
+        {"document": {"id": f"{query}{i}", "contents": f'"T {query}"\nText {i}'}, "score": 1 / i}
+        for i in range(1, k + 1)
+    ]
+
+
+def search_r1(head: str, body: dict) -> bytes:
+    return raw({"result": [found_for(query, body["topk"]) for query in body["queries"]]})
+
+
+def slowly(head: str, body: dict) -> bytes:
+    time.sleep(3)
+    raise EOFError
+
+
+def half(head: str, body: dict) -> bytes:
+    return Last(raw(b'{"result": [[]]}   ')[:-3])
+
+
+def once(head: str, body: dict) -> bytes:
+    """Answered rightly, and the connection then closed without a word."""
+    return Last(search_r1(head, body))
+
+
+def quick(url: str, **settings):
+    return http(url=url, **{"retries": 0, "timeout_s": 2.0, "deadline_s": 2.0} | settings)
+
+
+def test_one_batch_is_one_request_and_the_title_is_the_first_line():
+    with server(search_r1) as (url, asked):
+        found = http(url=url)(["a", "b", " "], 2)
+        assert found[0] == [Passage("a1", "T a", "Text 1", 1.0), Passage("a2", "T a", "Text 2", 0.5)]
+        assert [one.id for one in found[1]] == ["b1", "b2"] and found[2] == []
+    assert [body for _, body in asked] == [{"queries": ["a", "b"], "topk": 2, "return_scores": True}]
+    assert asked[0][0].startswith("POST /retrieve HTTP/1.1")
+
+
+def test_queries_beyond_a_batch_go_in_several_requests_and_come_back_in_order():
+    with server(search_r1) as (url, asked):
+        found = http(url=url, batch=2, at_once=2)([f"q{i}" for i in range(5)], 1)
+    assert [some[0].id for some in found] == [f"q{i}1" for i in range(5)]
+    assert sorted(len(body["queries"]) for _, body in asked) == [1, 2, 2]
+
+
+def test_a_connection_that_was_closed_meanwhile_is_no_failure():
+    with server(once) as (url, asked):
+        search = quick(url)
+        assert [search(["a"], 1)[0][0].id for _ in range(3)] == ["a1"] * 3
+    assert len(asked) == 3
+
+
+def test_long_queries_are_cut_and_half_characters_replaced():
+    with server(search_r1) as (url, asked):
+        quick(url, query_chars=3)(["abcdef", "\ud800"], 1)
+    assert asked[0][1]["queries"] == ["abc", "?"]
+
+
+@pytest.mark.parametrize(
+    ("protocol", "path", "answer"),
+    [
+        ("search_r1", "/retrieve", {"result": [[{"id": 7, "contents": '"T"\nx'}]]}),  # bare documents
+        ("search_r1", "/retrieve", {"result": [[{"document": {"id": "7", "contents": '"T"\nx'}}]]}),  # no score
+        ("skyrl", "/retrieve", {"result": [[{"document": {"id": "7", "title": "T", "text": "x"}, "score": 0.0}]]}),
+        ("flashrag", "/batch_search", [[{"id": "7", "contents": '"T"\nx'}]]),
+        ("flashrag", "/batch_search", [[[{"id": "7", "contents": "T\nx"}]], [[0.0]]]),
+        ("r1_searcher", "/queries", {"queries": ["a"], "answers": [[{"id": "7", "contents": "T\nx"}]]}),
+    ],
+)
+def test_each_protocol_is_read_as_the_peers_write_it(protocol, path, answer):
+    with server(raw(answer)) as (url, asked):
+        assert quick(url, protocol=protocol)(["a"], 3) == [[Passage("7", "T", "x", 0.0)]]
+    assert asked[0][0].startswith(f"POST {path} ")
+
+
+def test_protocols_of_one_query_send_one_each():
+    with server(lambda head, body: raw({"result": [found_for(body["query"], body["topk"])]})) as (url, asked):
+        found = quick(url, protocol="skyrl")(["a", "b", "c"], 1)
+    assert [some[0].id for some in found] == ["a1", "b1", "c1"] and len(asked) == 3
+
+
+def test_two_queries_of_flashrag_are_not_taken_for_documents_and_scores():
+    read = PROTOCOLS["flashrag"].results
+    one, two = {"id": "1", "contents": "x"}, {"id": "2", "contents": "y"}
+    assert [[p.id for p in some] for some in read([[one], [two]], 2)] == [["1"], ["2"]]
+    assert [[(p.id, p.score) for p in some] for some in read([[[one], [two]], [[3], [4]]], 2)] == [
+        [("1", 3)],
+        [("2", 4)],
+    ]
+    assert read([[], []], 2) == [[], []] and read([[[], []], [[], []]], 2) == [[], []]
+
+
+def test_a_passage_comes_back_from_what_is_sent_of_it():
+    for passage in (Passage("1", "T", "x\ny"), Passage("1", 'The "T"', "x"), Passage("1", "", "x")):
+        assert passage_of({"id": "1", "contents": contents(passage)}) == passage
+    assert passage_of("only text").text == "only text" and passage_of("only text").id
+    assert passage_of({"id": "1", "contents": "one line"}) == Passage("1", "", "one line")
+
+
+@pytest.mark.parametrize(
+    ("reply", "settings", "says"),
+    [
+        (raw(b"<html>", "200 OK"), {}, "200: '<html>'; that is no JSON"),
+        (raw(b'{"result": [[{"id": "1", "contents": "x", "score": NaN}]]}'), {}, "no JSON"),
+        (raw(b"[" * 100_000), {}, "no JSON"),
+        (raw({"detail": "topk"}, "422 Unprocessable"), {}, "422: .*topk"),
+        (raw({}, "500 Internal Server Error"), {}, "answered 500"),
+        (raw(b"", "302 Found", "Location: http://127.0.0.1:1/x"), {}, "redirect to 'http://127.0.0.1:1/x' is not"),
+        (raw(b"x" * 2000), {"response_bytes": 1000}, "more than 1,000 bytes"),
+        (half, {}, "gave no answer|half a body"),
+        (b"", {"deadline_s": 0.3}, "gave no answer: (timed out|it was too slow)"),
+        (b"nonsense\r\n\r\n", {}, "gave no answer"),
+        (slowly, {"timeout_s": 0.3}, "gave no answer: (timed out|it was too slow)"),
+        (raw({"results": [[]]}), {}, "has no 'result' .fields results."),
+        (raw({"result": []}), {}, "a list of 0 for 1 queries"),
+        (raw({"result": {}}), {}, "is a dict"),
+        (raw({"result": [[3]]}), {}, "a passage is a int"),
+        (raw({"result": [[{"id": "1"}]]}), {}, "wanted id and contents"),
+        (raw({"result": [[{"document": {"id": "1", "contents": "x"}, "score": "high"}]]}), {}, "the score 'high'"),
+        (raw({"result": [[]]}, "200 OK", "Content-Encoding: gzip"), {}, "compressed"),
+    ],
+)
+def test_what_is_no_right_answer_is_an_error_and_a_fault(reply, settings, says):
+    with server(reply) as (url, _):
+        with pytest.raises((OSError, ValueError), match=says):
+            quick(url, **settings)(["a"], 1)
+        done = run_searches(quick(url, **settings), ["a"], 1, deadline_s=5.0, retries=0)
+    assert isinstance(done.found["a"], Fault) and url in done.found["a"].reason
+
+
+def test_bytes_that_drip_do_not_outlast_the_deadline():
+    listening = socket.create_server(("127.0.0.1", 0))
+
+    def dripping() -> None:
+        connection, _ = listening.accept()
+        with connection:
+            try:
+                for _ in range(100):
+                    connection.sendall(b"H")
+                    time.sleep(0.05)
+            except OSError:
+                pass
+
+    threading.Thread(target=dripping, daemon=True).start()
+    begun = time.monotonic()
+    with listening, pytest.raises(OSError, match="too slow|timed out"):
+        quick(f"http://127.0.0.1:{listening.getsockname()[1]}", deadline_s=0.4)(["a"], 1)
+    assert time.monotonic() - begun < 2
+
+
+def test_nobody_there_is_said_with_the_url():
+    with pytest.raises(OSError, match=r"http://127.0.0.1:1/retrieve gave no answer: .*is the server running"):
+        quick("http://127.0.0.1:1")(["a"], 1)
+
+
+def test_a_passing_failure_is_tried_again_and_a_refusal_is_not():
+    failing = raw({}, "503 Service Unavailable", "Retry-After: 0")
+    with server(failing, half, search_r1) as (url, asked):
+        assert quick(url, retries=2, deadline_s=5.0)(["a"], 1)[0][0].id == "a1"
+    assert len(asked) == 3
+    with server(raw({}, "404 Not Found")) as (url, asked), pytest.raises(OSError, match="404"):
+        quick(url, retries=5)(["a"], 1)
+    assert len(asked) == 1
+
+
+def test_a_server_that_asks_to_wait_longer_than_there_is_time_is_not_waited_for():
+    begun = time.monotonic()
+    with server(raw({}, "429 Too Many Requests", "Retry-After: 60")) as (url, _), pytest.raises(OSError, match="429"):
+        quick(url, retries=5, deadline_s=2.0)(["a"], 1)
+    assert time.monotonic() - begun < 1.5
+
+
+def test_a_server_that_keeps_failing_is_left_alone_and_then_asked_again():
+    with server(raw({}, "500 Oops"), raw({}, "500 Oops"), search_r1) as (url, asked):
+        search = quick(url, pause_after=2, pause_s=0.6, deadline_s=0.5)
+        for _ in range(2):
+            with pytest.raises(OSError, match="500"):
+                search(["a"], 1)
+        with pytest.raises(OSError, match="failed 2 times in a row and is left alone.*500"):
+            search(["a"], 1)  # the pause is longer than its deadline
+        assert len(asked) == 2
+        time.sleep(0.15)
+        begun = time.monotonic()
+        assert search(["a"], 1)[0][0].id == "a1"  # waits for the rest of the pause
+        assert 0.1 < time.monotonic() - begun < 0.6
+
+
+def test_one_bad_query_does_not_fault_the_rest_of_a_rollout():
+    def reply(head: str, body: dict) -> bytes:
+        return raw({}, "400 Bad Request") if "bad" in body["queries"] else search_r1(head, body)
+
+    with server(reply) as (url, _):
+        done = run_searches(quick(url), ["a", "bad", "b"], 1, deadline_s=10.0, retries=1)
+    assert isinstance(done.found["bad"], Fault) and done.failed == 1
+    assert [one.id for one in done.found["a"]] == ["a1"]  # type: ignore[union-attr]
+
+
+def test_a_token_comes_from_the_environment_and_is_in_no_message(monkeypatch):
+    monkeypatch.setenv("LAB_TOKEN", "s3cr3t-0f-the-lab")
+    echo = lambda head, body: raw(head.encode(), "500 Oops")  # noqa: E731
+    with server(echo) as (url, asked), pytest.raises(OSError) as error:
+        quick(url, token_env="LAB_TOKEN")(["a"], 1)
+    assert "Authorization: Bearer s3cr3t-0f-the-lab" in asked[0][0]
+    assert "s3cr3t" not in str(error.value) and "POST" in str(error.value)
+    for name, value in (("LAB_TOKEN", "x"), ("LAB_TOKEN", "with a\nbreak"), ("LAB_TOKEN", ""), ("LAB", "s3cr3t-0f")):
+        monkeypatch.setenv(name, value)
+        with pytest.raises(ValueError) as refused:
+            http(url="http://127.0.0.1:1", token_env=name)
+        assert value == "" or value not in str(refused.value).replace("LAB_TOKEN", "") or len(value) == 1
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "ftp://x",
+        "127.0.0.1:8000",
+        "http://",
+        "http://u:p@host/",
+        "http://host/?api_key=abcdef",
+        "http://h:x",
+        "http://[::1",
+    ],
+)
+def test_a_url_that_cannot_be_used_is_refused_before_a_call(url):
+    with pytest.raises(ValueError, match="wanted http://"):
+        http(url=url)
+    with pytest.raises(ValueError, match="timeout_s is 0"):
+        http(url="http://host", timeout_s=0.0)
+
+
+# ---- TLS
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory) -> Path:
+    """A file with a key and its own certificate, for 127.0.0.1 and search.test."""
+    if shutil.which("openssl") is None:
+        pytest.skip("no openssl here to make a certificate with")
+    file = tmp_path_factory.mktemp("tls") / "both.pem"
+    words = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=test -addext"
+    names = "subjectAltName=IP:127.0.0.1,DNS:search.test"
+    made = ["openssl", *words.split(), names, "-keyout", str(file), "-out", str(file.with_suffix(".crt"))]
+    subprocess.run(made, check=True, capture_output=True)
+    file.write_text(file.read_text() + file.with_suffix(".crt").read_text())
+    return file
+
+
+def test_over_tls_only_a_certificate_that_is_trusted_will_do(certificate, monkeypatch):
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate)
+    with server(search_r1, tls=tls) as (url, _):
+        with pytest.raises(OSError, match="CERTIFICATE_VERIFY_FAILED"):
+            quick(url)(["a"], 1)
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate.with_suffix(".crt")))
+        search = quick(url)
+        assert [search(["a"], 1)[0][0].id for _ in range(2)] == ["a1"] * 2
+    with server(slowly, tls=tls) as (url, _), pytest.raises(OSError, match="timed out|too slow"):
+        quick(url, timeout_s=0.3)(["a"], 1)
+
+
+def test_beyond_this_machine_tls_goes_through_the_environments_proxy(certificate, monkeypatch):
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate)
+    wishes: list[bytes] = []
+    with server(search_r1, tls=tls) as (url, _), socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def proxy() -> None:
+            here, _ = listening.accept()
+            with here, socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2]))) as there:
+                wishes.append(here.recv(65536))
+                here.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+                back = threading.Thread(target=pass_on, args=(there, here), daemon=True)
+                back.start()
+                pass_on(here, there)
+                back.join(5)
+
+        threading.Thread(target=proxy, daemon=True).start()
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate.with_suffix(".crt")))
+        monkeypatch.setenv("https_proxy", f"http://me:pass@127.0.0.1:{listening.getsockname()[1]}")
+        monkeypatch.delenv("no_proxy", raising=False)
+        monkeypatch.delenv("NO_PROXY", raising=False)
+        assert quick("https://search.test")(["a"], 1)[0][0].id == "a1"
+        assert quick(url)(["a"], 1)[0][0].id == "a1"  # loopback takes no proxy: this one would not answer twice
+    assert wishes[0].startswith(b"CONNECT search.test:443 HTTP/1.") and b"Basic bWU6cGFzcw==" in wishes[0]
+
+
+def pass_on(here: socket.socket, there: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while data := here.recv(65536):
+            there.sendall(data)
+        there.shutdown(socket.SHUT_WR)
+
+
+# ---- Serper
+
+
+def test_serper_sends_its_key_and_reads_pages(monkeypatch):
+    monkeypatch.setenv("SERPER_API_KEY", "k3y-of-serper")
+    pages = [{"title": "T", "link": "https://e.org/1", "snippet": "S", "position": 1}, {"link": "https://e.org/2"}]
+    with server(raw({"organic": pages})) as (url, asked):
+        found = serper(url=url, country="us")(["a", ""], 5)
+    assert found == [[Passage("https://e.org/1", "T", "S", 1.0), Passage("https://e.org/2", "", "", 0.5)], []]
+    assert asked[0][1] == {"q": "a", "num": 5, "gl": "us"} and "X-API-KEY: k3y-of-serper" in asked[0][0]
+
+
+def test_serper_without_a_key_or_over_plain_http_is_refused(monkeypatch):
+    monkeypatch.delenv("SERPER_API_KEY", raising=False)
+    with pytest.raises(ValueError, match="SERPER_API_KEY is not set"):
+        serper()
+    monkeypatch.setenv("SERPER_API_KEY", "k3y-of-serper")
+    with pytest.raises(ValueError, match="wanted https"):
+        serper(url="http://google.serper.dev/search")
+    refusal = raw({"message": "no credits for k3y-of-serper"}, "403 Forbidden")
+    with server(refusal) as (url, _), pytest.raises(OSError, match="403.*no credits for .redacted."):
+        serper(url=url)(["a"], 1)
+    with server(raw({"organic": [{"title": "T"}]})) as (url, _), pytest.raises(ValueError, match="page 1"):
+        serper(url=url)(["a"], 1)
+    with server(raw({"error": 1})) as (url, _), pytest.raises(ValueError, match="found: error"):
+        serper(url=url)(["a"], 1)
+
+
+def test_loopback_needs_no_proxy(monkeypatch):
+    monkeypatch.setitem(os.environ, "http_proxy", "http://127.0.0.1:1")
+    with server(search_r1) as (url, _):
+        assert quick(url)(["a"], 1)[0][0].id == "a1"

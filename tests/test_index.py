@@ -1,0 +1,201 @@
+"""`qr-jax index`: the same scores as bm25s, passages from disk, refusals in numbers, one pass in bounded memory."""
+
+import gzip
+import json
+import re
+from argparse import Namespace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qr_jax import bm25_build, bm25_index, cli_data, index_corpus
+from qr_jax.queries import parquet, readers, stored
+from qr_jax.records import Passage
+from qr_jax.retrievers.bm25 import bm25
+
+ROWS = [
+    {"id": "2", "title": "Vitamin C", "text": "Oranges hold vitamin C."},
+    {"id": "1", "contents": '"Dune"\nA novel by Frank Herbert.\nOld.'},
+    {"id": "3", "title": "東京", "text": "日本 の 首都"},
+]
+ANIMALS = ("cat", "dog", "the", "fox", "owl", "elk")
+SETTINGS = {"method": "lucene", "k1": 1.5, "b": 0.75, "stopwords": "en"}
+
+
+def corpus_file(folder, rows=None):
+    path = folder / "corpus.jsonl.gz"
+    path.write_bytes(gzip.compress("\n".join(map(json.dumps, ROWS if rows is None else rows)).encode()))
+    return path
+
+
+def by_bm25s(texts, method, query):
+    """bm25s's own scores of every text, by its own index."""
+    import bm25s
+
+    words = bm25s.tokenize(texts, token_pattern=bm25_build.WORD, stopwords="en", show_progress=False)
+    model = bm25s.BM25(method=method, k1=1.5, b=0.75, backend="numpy", csc_backend="numpy")
+    model.index(words, create_empty_token=False, show_progress=False)
+    return model.get_scores([word for word in bm25_build.words(query) if word in model.vocab_dict])
+
+
+@pytest.mark.parametrize("method", bm25_build.METHODS)
+@settings(max_examples=20, deadline=None)
+@given(texts=st.lists(st.lists(st.sampled_from(ANIMALS), max_size=9), min_size=2, max_size=8))
+def test_scores_are_those_of_bm25s(method, texts):
+    joined = [" ".join(one) for one in texts] + ["cat owl"]
+    found = bm25(corpus=[Passage(str(at), "", text) for at, text in enumerate(joined)], method=method)(["cat owl"], 99)
+    mine = {passage.id: passage.score for passage in found[0]}
+    theirs = {str(at): score for at, score in enumerate(by_bm25s(joined, method, "cat owl")) if score > 0}
+    assert mine == pytest.approx(theirs, rel=1e-5)
+
+
+@given(st.text(alphabet="ab1_ '’.-é東\n"))
+def test_words_begin_and_end_where_words_do(text):
+    # bm25s's own pattern, two characters and more; and single characters that are words of their own
+    plain = re.findall(r"(?u)\b\w\w+\b|(?<!['’])\b\w\b", text)
+    assert bm25_build.words(text) == plain
+
+
+def test_bm25s_reads_the_folder(tmp_path):
+    import bm25s
+
+    corpus = [
+        Passage("a", "Dune", "novel by Herbert"),
+        Passage("b", "", "a novel of cats"),
+        Passage("c", "", "cats cats"),
+    ]
+    search = bm25(corpus=corpus, index=str(tmp_path / "index"))
+    model = bm25s.BM25.load(tmp_path / "index", mmap=True)
+    scores = model.get_scores(["novel", "cats"])
+    assert {one.id: one.score for one in search(["novel cats"], 3)[0]} == pytest.approx(dict(zip("abc", scores)))
+
+
+def test_pieces_give_what_the_whole_gives(monkeypatch):
+    rng = np.random.default_rng(0)
+    corpus = [Passage(str(at), "", " ".join(f"w{n}" for n in rng.zipf(1.5, 30) % 50)) for at in range(60)]
+    whole = bm25_index.build(corpus, {**SETTINGS})
+    monkeypatch.setattr(bm25_build, "BLOCK_WORDS", 100)
+    monkeypatch.setattr(bm25_build, "RANGE", 7)
+    pieces = bm25_index.build(corpus, {**SETTINGS})
+    for name in ("score_I", "place_I", "start_W", "order_P"):
+        np.testing.assert_array_equal(getattr(pieces, name), getattr(whole, name))
+    assert pieces.word_at == whole.word_at
+
+
+def test_an_index_is_a_corpus_that_stays_on_disk(tmp_path):
+    file, out = corpus_file(tmp_path), tmp_path / "made" / "index"
+    manifest = index_corpus.index(str(file), out, SETTINGS)
+    passages = readers.read_passages(out)
+    assert isinstance(passages, stored.Stored) and list(passages) == list(readers.read_passages(file))
+    assert passages[-1] == passages[2] and passages[:2] == [passages[0], passages[1]]
+    with pytest.raises(IndexError, match="passage 3 of 3"):
+        passages[3]
+    assert manifest["corpus"] == bm25_index.corpus_hash(list(passages)) and manifest["built"]
+    assert manifest["counts"]["passages"] == 3 and manifest["sources"][0]["file"] == "corpus.jsonl.gz"
+    assert {"qr_jax", "numpy"} == set(manifest["versions"]) and manifest["settings"]["k1"] == 1.5
+    assert [one.name for one in out.parent.iterdir()] == ["index"]
+    queries = ["vitamin c", "frank herbert", "日本"]
+    in_memory = bm25(corpus=readers.read_passages(file))
+    assert bm25(corpus=passages)(queries, 2) == in_memory(queries, 2)
+
+
+def test_the_stored_index_is_used_where_its_settings_are_asked_for(tmp_path, monkeypatch, caplog):
+    out = tmp_path / "index"
+    index_corpus.index(str(corpus_file(tmp_path)), out, SETTINGS)
+    monkeypatch.setattr(bm25_index, "build", None)  # would raise if it were called
+    assert bm25(corpus=readers.read_passages(out))(["dune"], 1)[0][0].id == "1"
+    monkeypatch.undo()
+    assert bm25(corpus=readers.read_passages(out), k1=0.9)(["dune"], 1)[0][0].id == "1"
+    assert "its settings is another" in caplog.text
+    other = tmp_path / "other"
+    assert bm25(corpus=readers.read_passages(out), k1=0.9, index=str(other))(["dune"], 1)[0][0].id == "1"
+    assert bm25_index.read_manifest(other)["corpus"] == bm25_index.read_manifest(out)["corpus"]
+
+
+def test_an_index_of_the_same_files_and_settings_is_not_built_twice(tmp_path):
+    file, out = corpus_file(tmp_path), tmp_path / "index"
+    index_corpus.index(str(file), out, SETTINGS)
+    assert not index_corpus.index(str(file), out, SETTINGS)["built"]
+    assert index_corpus.index(str(file), out, SETTINGS | {"k1": 0.9})["built"]
+    with pytest.raises(ValueError, match="is an index already"):
+        index_corpus.index(str(out), tmp_path / "again", SETTINGS)
+    (out / "thesis.txt").write_text("mine")
+    with pytest.raises(ValueError, match="left as it is"):
+        index_corpus.index(str(file), out, SETTINGS)
+
+
+def test_parquet_and_several_files_are_one_corpus(tmp_path):
+    parquet.write(tmp_path / "more.parquet", [{"id": "9", "title": None, "text": "nine lives"}])
+    found = index_corpus.index(f"{corpus_file(tmp_path)},{tmp_path / 'more.parquet'}", tmp_path / "index", SETTINGS)
+    assert found["counts"]["passages"] == 4 and found["estimate"]["passages"] == 4
+    assert bm25(corpus=readers.read_passages(tmp_path / "index"))(["nine lives"], 1)[0][0].id == "9"
+
+
+def test_bad_corpora_leave_nothing_behind(tmp_path):
+    out = tmp_path / "index"
+    for rows, words in (
+        ([*ROWS, ROWS[0]], "'2' more than once"),
+        ([*ROWS, {"id": "x"}], r"corpus.jsonl.gz row 4: .*neither 'text' nor 'contents'"),
+        ([], "found no passage"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            index_corpus.index(str(corpus_file(tmp_path, rows)), out, SETTINGS)
+    assert [one.name for one in tmp_path.iterdir()] == ["corpus.jsonl.gz"]
+    for wrong, words in (
+        ({"method": "bm25l"}, "no method"),
+        ({"k1": -1.0}, "k1=-1"),
+        ({"stopwords": "xx"}, "no stop words"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            index_corpus.index(str(corpus_file(tmp_path)), out, SETTINGS | wrong)
+
+
+def test_the_estimate_grows_with_the_corpus_and_refuses_in_numbers(tmp_path):
+    words_PT = np.random.default_rng(0).zipf(1.3, (40_000, 12)) % 50_000
+    rows = [{"id": f"p{at}", "text": " ".join(f"w{n}" for n in words_T)} for at, words_T in enumerate(words_PT)]
+    plain = tmp_path / "corpus.jsonl"
+    plain.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    estimated = index_corpus.estimate([plain], bm25_build.stop_words("en"))
+    manifest = index_corpus.index(str(plain), tmp_path / "index", SETTINGS)
+    assert estimated.passages == pytest.approx(40_000, rel=0.05)
+    assert estimated.scores == pytest.approx(manifest["counts"]["scores"], rel=0.05)
+    assert estimated.different_words == pytest.approx(manifest["counts"]["different_words"], rel=0.5)
+    written = sum(one.stat().st_size for one in (tmp_path / "index").iterdir())
+    assert 0.9 * written < estimated.index_bytes < 1.6 * written
+    out = tmp_path / "index"
+    with pytest.raises(ValueError, match=r"takes about 0.\d GB of memory, and 0.1 GB are available; close other"):
+        index_corpus.refuse(estimated, 100_000_000, 10**12, out)
+    with pytest.raises(ValueError, match=r"of disk while it is built \(.* MB when it is done\), and 1.0 MB are free"):
+        index_corpus.refuse(estimated, None, 1_000_000, out)
+    index_corpus.refuse(estimated, 10**12, 10**12, out)
+    assert index_corpus.free_disk(tmp_path / "not" / "there") > 0
+
+
+def test_the_command_says_what_it_built(tmp_path, capsys):
+    constants = {"method": "lucene", "k1": 1.5, "b": 0.75, "stopwords": "none", "no_check": False}
+    arguments = Namespace(corpus=[str(corpus_file(tmp_path))], out=tmp_path / "index", json=True, **constants)
+    assert cli_data._index(arguments) == 0
+    said = capsys.readouterr()
+    found = json.loads(said.out)
+    assert found["counts"]["passages"] == 3 and found["settings"]["stopwords"] is None
+    assert "of memory" in said.err and "[" not in said.err  # no bar where stderr is no terminal
+    arguments.json = False
+    assert cli_data._index(arguments) == 0
+    assert "there already" in capsys.readouterr().out
+
+
+def test_a_config_takes_an_index_as_its_corpus(tmp_path, monkeypatch):
+    from qr_jax import assemble, checks
+    from qr_jax.config import Config, Data
+
+    out = tmp_path / "index"
+    index_corpus.index(str(corpus_file(tmp_path)), out, SETTINGS)
+    questions = tmp_path / "q.jsonl"
+    questions.write_text(json.dumps({"id": "q", "question": "Who wrote Dune?", "answers": ["Herbert"]}) + "\n")
+    data = Data(train=str(questions), eval=str(questions), corpus=str(out), traces=str(questions), split="sha256")
+    config = Config(data=data)
+    assert not checks.problems(config)
+    monkeypatch.setattr(bm25_index, "build", None)  # would raise if it were called
+    assert assemble.searcher(config)(["novel by Herbert"], 1)[0][0].title == "Dune"

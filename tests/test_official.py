@@ -1,0 +1,335 @@
+"""The seven sets from miniature official files: what each row becomes, what is refused, the same order on any host."""
+
+import hashlib
+import io
+import json
+import tarfile
+import zipfile
+from dataclasses import replace
+
+import pytest
+
+from qr_jax.queries import fetch, official, qa_builders, readers, sources
+from qr_jax.queries.official import SETS, File, Official
+
+HOTPOTQA = {
+    "_id": "5a8b",
+    "question": "Were A and B of the same nationality?",
+    "answer": "yes",
+    "type": "comparison",
+    "level": "hard",
+    "supporting_facts": [["A", 0], ["B", 1], ["A", 1]],
+    "context": [["A", ["A was American.", " He wrote."]], ["C", ["Other."]], ["B", ["B too."]]],
+}
+# One row of each set in its official form, and what of it must come back.
+ROWS = {
+    "nq": (
+        {"question": "who won", "answer": ["Ada", "Ada L."]},
+        {"id": "nq-dev-0", "answers": ("Ada", "Ada L."), "hops": 1},
+    ),
+    "triviaqa": (
+        {
+            "Question": "Which musical premiered?",
+            "QuestionId": "tc_33",
+            "QuestionSource": "http://x/",
+            "Answer": {"Value": "Sunset", "Aliases": ["Sunset Blvd", "Sunset"], "Type": "WikipediaEntity"},
+            "EntityPages": [],
+            "SearchResults": [],
+        },
+        {"id": "tc_33", "answers": ("Sunset", "Sunset Blvd")},
+    ),
+    "popqa": (
+        {
+            "id": "4222362",
+            "subj": "George Rankin",
+            "prop": "occupation",
+            "obj": "politician",
+            "s_wiki_title": "George Rankin",
+        }
+        | {"question": "What is George Rankin's occupation?", "possible_answers": '["politician", "political leader"]'},
+        {"id": "popqa-4222362", "answers": ("politician", "political leader"), "supporting_titles": ["George Rankin"]}
+        | {"type": "occupation"},
+    ),
+    "hotpotqa/distractor": (
+        HOTPOTQA,
+        {"id": "5a8b", "answers": ("yes",), "type": "comparison", "level": "hard", "hops": 2}
+        | {"supporting_titles": ["A", "B"], "supporting_texts": ["A was American. He wrote.", "B too."]},
+    ),
+    "hotpotqa/fullwiki": (
+        HOTPOTQA | {"context": [["C", ["Other."]]]},
+        {"supporting_titles": ["A", "B"], "supporting_texts": ["", ""]},
+    ),
+    "2wiki": (
+        {name: value for name, value in HOTPOTQA.items() if name != "level"}
+        | {
+            "type": "compositional",
+            "answer": "Rome",
+            "evidences": [["A", "mother", "B"], ["B", "place of death", "Rome"]],
+        }
+        | {"entity_ids": "Q1_Q2", "evidences_id": [], "answer_id": "Q220"},
+        {"answers": ("Rome",), "entities": ("B",), "hops": 2, "type": "compositional"},
+    ),
+    "musique": (
+        {
+            "id": "2hop__482757_12019",
+            "paragraphs": [
+                {"idx": 0, "title": "X", "paragraph_text": "no", "is_supporting": False},
+                {"idx": 1, "title": "Green", "paragraph_text": "Green is by Steve.", "is_supporting": True},
+                {"idx": 2, "title": "Steve", "paragraph_text": "He lives in Rome.", "is_supporting": True},
+            ],
+            "question": "Where does Green's performer live?",
+            "question_decomposition": [
+                {"id": 482757, "question": "Green >> performer", "answer": "Steve", "paragraph_support_idx": 1},
+                {"id": 12019, "question": "Where does #1 live?", "answer": "Rome", "paragraph_support_idx": 2},
+            ],
+            "answer": "Rome",
+            "answer_aliases": ["Roma"],
+            "answerable": True,
+        },
+        {"answers": ("Rome", "Roma"), "entities": ("Steve",), "hops": 2, "supporting_titles": ["Green", "Steve"]},
+    ),
+    "bamboogle": (
+        {"Question": "Who was president when Citibank was founded?", "Answer": "james madison"},
+        {"id": "bamboogle-test-0", "answers": ("james madison",), "hops": 2},
+    ),
+}
+
+
+def write_official(folder, name, rows, split):
+    """The rows as the set's own file."""
+    file = SETS[name].splits[split].name
+    if file.endswith((".tsv", ".csv")):
+        between = "\t" if file.endswith(".tsv") else ","
+        quoted = [[str(value).replace('"', '""') for value in row.values()] for row in rows]
+        lines = [between.join(rows[0]), *(between.join(f'"{cell}"' for cell in row) for row in quoted)]
+        text = "\n".join(lines) + "\n"
+    elif file.endswith(".jsonl"):
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+    else:
+        text = json.dumps({"Data": rows, "Version": 1.0} if name == "triviaqa" else rows)
+    (folder / file).write_text(text, encoding="utf-8")
+    return folder / file
+
+
+def unpublished(monkeypatch, name):
+    """The set with miniature files, so without the published checksums."""
+    splits = {split: replace(file, sha256=None, attested="") for split, file in SETS[name].splits.items()}
+    monkeypatch.setitem(official.SETS, name, replace(SETS[name], splits=splits))
+
+
+@pytest.mark.parametrize("name", list(ROWS))
+def test_every_set_is_built_from_a_user_s_folder(tmp_path, monkeypatch, name):
+    unpublished(monkeypatch, name)
+    row, wanted = ROWS[name]
+    split = "dev" if "dev" in SETS[name].splits else "test"
+    write_official(tmp_path, name, [row], split)
+    source = qa_builders.open_set(name, tmp_path / "built", manual_dir=tmp_path, splits=(split,))[split]
+    (query,) = list(source)
+    assert query.question == row.get("question", row.get("Question"))
+    found = {"id": query.id, "answers": query.answers, "entities": query.entities, **query.meta}
+    assert wanted.items() <= found.items() and (found["dataset"], found["split"]) == (name, split)
+    built = sorted(one.name for one in (tmp_path / "built").iterdir())
+    assert built == sorted([name.replace("/", "_"), "files"])  # and nothing unfinished beside
+    (tmp_path / SETS[name].splits[split].name).unlink()
+    assert list(qa_builders.open_set(name, tmp_path / "built", splits=(split,))[split]) == [query], "it is built once"
+
+
+@pytest.mark.parametrize(
+    ("name", "gone"),
+    [
+        ("nq", "answer"),
+        ("triviaqa", "QuestionId"),
+        ("popqa", "possible_answers"),
+        ("hotpotqa/fullwiki", "supporting_facts"),
+    ]
+    + [("2wiki", "evidences"), ("musique", "question_decomposition"), ("bamboogle", "Answer")],
+)
+def test_a_renamed_field_fails_with_its_name(tmp_path, name, gone):
+    row = {f"{key}_v2" if key == gone else key: value for key, value in ROWS[name][0].items()}
+    split = next(iter(SETS[name].splits))
+    file = write_official(tmp_path, name, [row], split)
+    with pytest.raises(ValueError, match=rf"{file.name} row 1 has no field '{gone}'.*_v2.*its form: https://"):
+        list(official.read(file, SETS[name], split, name))
+
+
+def test_unanswerable_rows_and_cut_files_are_refused(tmp_path):
+    file = write_official(tmp_path, "musique", [ROWS["musique"][0] | {"answerable": False}], "dev")
+    with pytest.raises(ValueError, match="row 1 is not answerable: these are the rows of musique_full"):
+        list(official.read(file, SETS["musique"], "dev", "musique"))
+    file = write_official(tmp_path, "2wiki", [ROWS["2wiki"][0]], "dev")
+    file.write_text(file.read_text()[:-30])
+    with pytest.raises(ValueError, match="dev.json is cut short or no JSON"):
+        list(official.read(file, SETS["2wiki"], "dev", "2wiki"))
+    file = write_official(tmp_path, "nq", [{"question": "x", "answer": "not a list"}], "dev")
+    with pytest.raises(ValueError, match="field 'answer' must be a list, and is a str"):
+        list(official.read(file, SETS["nq"], "dev", "nq"))
+
+
+def test_another_file_than_the_published_one_is_refused_by_name(tmp_path):
+    write_official(tmp_path, "nq", [ROWS["nq"][0]], "dev")
+    with pytest.raises(
+        ValueError, match=r"NQ-open.dev.jsonl is not the official file: its SHA-256 is .* f15567f3.*published"
+    ):
+        qa_builders.open_set("nq", tmp_path / "built", manual_dir=tmp_path, splits=("dev",))
+    assert not (tmp_path / "built" / "nq").exists()
+
+
+def test_what_has_no_published_checksum_is_registered_and_then_held_to_it(tmp_path):
+    file = write_official(tmp_path, "popqa", [ROWS["popqa"][0]], "test")
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    official_file, built = SETS["popqa"].splits["test"], tmp_path / "built"
+    assert fetch.fetch(official_file, built, tmp_path) == file
+    assert list(json.loads((built / "checksums.json").read_text()).values()) == [digest]
+    fetch.fetch(official_file, built, tmp_path)
+    file.write_bytes(file.read_bytes() + b"\n")
+    with pytest.raises(ValueError, match=rf"popQA.tsv is not the official file.* {digest} is wanted \(registered in"):
+        fetch.fetch(official_file, built, tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar.gz"])
+def test_a_file_is_downloaded_once_and_taken_out_of_its_archive(tmp_path, kind):
+    packed, data = tmp_path / f"set.{kind}", b'[{"x": 1}]'
+    if kind == "zip":
+        with zipfile.ZipFile(packed, "w") as archive:
+            archive.writestr("other/dev.json", "no")
+            archive.writestr("in/dev.json", data)
+    else:
+        with tarfile.open(packed, "w:gz") as archive:
+            entry = tarfile.TarInfo("elsewhere/dev.json")
+            entry.size = len(data)
+            archive.addfile(entry, io.BytesIO(data))
+    wanted = File("dev.json", packed.as_uri(), hashlib.sha256(packed.read_bytes()).hexdigest(), "me", "in/dev.json")
+    found = fetch.fetch(wanted, tmp_path / "files")
+    assert found.read_bytes() == data and found.is_relative_to(tmp_path / "files")
+    packed.rename(tmp_path / "moved")
+    assert fetch.fetch(wanted, tmp_path / "files") == found
+    (tmp_path / "moved").rename(packed)
+    assert fetch.fetch(wanted, tmp_path / "more", tmp_path).read_bytes() == data, "a user's folder may hold the archive"
+    if kind == "zip":
+        with pytest.raises(ValueError, match="has 2 files 'dev.json'; wanted gone/dev.json"):
+            fetch.fetch(replace(wanted, member="gone/dev.json"), tmp_path / "third", tmp_path)
+
+
+def test_what_cannot_be_had_says_what_to_do(tmp_path):
+    gone = File("x.jsonl", (tmp_path / "no.jsonl").as_uri())
+    with pytest.raises(ValueError, match="x.jsonl cannot be downloaded from file:.* put it into a folder"):
+        fetch.fetch(gone, tmp_path / "files")
+    with pytest.raises(ValueError, match="has no x.jsonl; download it from"):
+        fetch.fetch(gone, tmp_path / "files", tmp_path)
+    with pytest.raises(ValueError, match="musique_ans_v1.0_dev.jsonl has no address.*download musique_v1.0.zip"):
+        qa_builders.open_set("musique", tmp_path / "built", splits=("dev",))
+    with pytest.raises(ValueError, match="no question set 'nqq'; there are: nq, triviaqa"):
+        qa_builders.open_set("nqq", tmp_path)
+    assert not list((tmp_path / "files").rglob("*.part"))
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "x.jsonl").write_text("{}")
+    with pytest.raises(ValueError, match="has 2 files x.jsonl; name the folder that the wanted one is in"):
+        fetch.fetch(gone, tmp_path / "files", tmp_path)
+    assert fetch.fetch(gone, tmp_path / "files", tmp_path / "a") == tmp_path / "a" / "x.jsonl"
+
+
+def test_questions_that_nothing_can_answer_are_left_out_and_said(tmp_path, monkeypatch, caplog):
+    unpublished(monkeypatch, "nq")
+    rows = [{"question": "a", "answer": ["the", "Ada"]}, {"question": "b", "answer": ["the"]}]
+    write_official(tmp_path, "nq", rows, "dev")
+    source = qa_builders.open_set("nq", tmp_path / "built", manual_dir=tmp_path, splits=("dev",))["dev"]
+    assert [query.answers for query in source] == [("Ada",)]
+    assert "nq dev: 1 questions left out" in caplog.text and "nq-dev-1" in caplog.text
+
+
+def test_a_setting_names_set_split_and_folder(tmp_path, monkeypatch):
+    assert official.parts("tfds:hotpotqa/fullwiki") == ("hotpotqa/fullwiki", None, None)
+    assert official.parts("tfds:musique:dev@/my/files") == ("musique", "dev", "/my/files")
+    assert official.for_part("tfds:popqa@/x", "eval") == "tfds:popqa:test@/x"
+    assert (
+        official.for_part("tfds:nq", "train") == "tfds:nq:train"
+        and official.for_part("tfds:nq:dev", "train")[-3:] == "dev"
+    )
+    for wrong, words in (
+        ("tfds:bamboogle:dev", "no split 'dev' with answers; it has: test"),
+        ("tfds:x", "no question set"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            readers.resolve(wrong)
+    with pytest.raises(ValueError, match="bamboogle has no split to train on"):
+        official.for_part("tfds:bamboogle", "train")
+    unpublished(monkeypatch, "nq")
+    monkeypatch.setattr(official, "BUILT", str(tmp_path / "built"))
+    write_official(tmp_path, "nq", [ROWS["nq"][0]], "train")
+    assert [query.id for query in readers.read_queries(f"tfds:nq@{tmp_path}")] == ["nq-train-0"]
+    assert readers.resolve(f"tfds:nq:train@{tmp_path}") == []
+
+
+def test_the_contexts_of_a_set_are_a_corpus(tmp_path, monkeypatch):
+    unpublished(monkeypatch, "hotpotqa/distractor")
+    write_official(tmp_path, "hotpotqa/distractor", [HOTPOTQA, HOTPOTQA | {"_id": "2"}], "dev")
+    found = qa_builders.open_set("hotpotqa/distractor", tmp_path / "built", manual_dir=tmp_path, splits=("dev",))
+    passages = list(qa_builders.contexts(found["dev"]))
+    assert [(one.title, one.text) for one in passages] == [
+        ("A", "A was American. He wrote."),
+        ("C", "Other."),
+        ("B", "B too."),
+    ]
+    assert all(query.meta["supporting_titles"] == ["A", "B"] and "context" not in query.meta for query in found["dev"])
+
+
+def test_grain_shuffles_a_set_and_a_file_by_seed_and_epoch_whatever_the_hosts(tmp_path, monkeypatch):
+    unpublished(monkeypatch, "nq")
+    rows = [{"question": f"question {at}", "answer": [f"answer {at}"]} for at in range(24)]
+    write_official(tmp_path, "nq", rows, "train")
+    built = qa_builders.open_set("nq", tmp_path / "built", manual_dir=tmp_path, splits=("train",))["train"]
+    file = tmp_path / "ours.jsonl"
+    file.write_text(
+        "".join(json.dumps({"id": one.id, "question": one.question, "answers": one.answers}) + "\n" for one in built)
+    )
+    for questions in (built, readers.read_queries(file)):
+        batch = sources.batches(questions, 6, seed=3)
+        alone = [[one.id for one in batch(step)] for step in range(8)]
+        assert sorted(sum(alone[:4], [])) == sorted(sum(alone[4:], [])) and alone[:4] != alone[4:]
+        for hosts in (
+            1,
+            2,
+            3,
+            6,
+        ):  # each host takes its rows of the same global batch, from a batch function of its own
+            parts = [sources.batches(questions, 6, seed=3) for _ in range(hosts)]
+            together = [
+                sorted(one.id for host, part in enumerate(parts) for one in part(step)[host::hosts])
+                for step in range(8)
+            ]
+            assert together == [sorted(step) for step in alone]
+    assert [one.id for one in sources.batches(built, 6, seed=3)(0)] == [
+        one.id for one in sources.batches(readers.read_queries(file), 6, seed=3)(0)
+    ]
+
+
+def test_every_published_checksum_says_who_published_it():
+    for name, found in SETS.items():
+        assert isinstance(found, Official) and found.page.startswith("https://"), name
+        for file in found.splits.values():
+            assert (file.sha256 is None) == (file.attested == "") and (file.sha256 is None or len(file.sha256) == 64)
+            assert file.url or file.how, f"{name}: a person must be told where {file.name} is"
+
+
+def test_a_config_takes_a_set_as_its_questions(tmp_path, monkeypatch):
+    from qr_jax import assemble, checks
+    from qr_jax.config import Config, Data
+
+    for split in ("train", "dev"):
+        write_official(tmp_path, "nq", [{"question": f"{split} {at}", "answer": ["x"]} for at in range(3)], split)
+    unpublished(monkeypatch, "nq")
+    monkeypatch.setattr(official, "BUILT", str(tmp_path / "built"))
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text('{"id": "1", "text": "x"}\n')
+    data = Data(
+        train=f"tfds:nq@{tmp_path}", eval=f"tfds:nq@{tmp_path}", corpus=str(corpus), traces=str(corpus), eval_limit=2
+    )
+    assert not checks.problems(Config(data=data))
+    assert sorted(one.id for one in assemble.questions(Config(data=data), "train")) == [
+        f"nq-train-{at}" for at in range(3)
+    ]
+    assert {one.meta["split"] for one in assemble.questions(Config(data=data), "eval")} == {"dev"}
+    assert len(assemble.questions(Config(data=data), "eval")) == 2
+    wrong = checks.problems(Config(data=replace(data, train="tfds:nqq")))
+    assert any("there is no question set 'nqq'" in line for line in wrong)

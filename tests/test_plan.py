@@ -1,0 +1,246 @@
+"""`qr-jax plan`: sums of memory, time and money by hand; what needs libtpu is skipped where it is not installed."""
+
+import importlib.util
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from qr_jax import cli, plan, plan_programs, planned
+from qr_jax.config import Config, Mesh, Model, check, load
+from qr_jax.parallel import estimate
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+HAS_LIBTPU = importlib.util.find_spec("libtpu") is not None
+needs_libtpu = pytest.mark.skipif(not HAS_LIBTPU, reason="libtpu is not installed (pip install libtpu; no TPU needed)")
+GIB = estimate.GIB
+CHIP = estimate.Chip("test", hbm_bytes=16 * GIB, flops_a_s=100e12, bytes_a_s=1e12, links_a_s=2e11)
+
+
+# ---- memory
+
+
+def test_memory_is_what_is_resident_while_a_program_runs_and_its_own():
+    held = {"state": 10, "slots": 20, "store": 30, "laid": 40}
+    own = {"train": 1, "hand_over": 2, "prefill": 3, "decode": 4}
+    assert estimate.phases(held, own) == {"train": 61, "hand_over": 62, "prefill": 103, "decode": 104}
+
+
+def test_a_config_that_fits_is_not_refused_and_one_that_does_not_is_told_why():
+    assert estimate.refusal({"train": 15 * GIB, "decode": 16 * GIB}, 16 * GIB) is None
+    reason = estimate.refusal({"train": 17 * GIB + GIB // 4, "decode": 16 * GIB}, 16 * GIB)
+    assert reason and reason.startswith(
+        "train needs 17.25 GiB a chip (with what is resident then), and a chip has 16.00"
+    )
+    assert "learner.rows" in reason
+
+
+@pytest.mark.parametrize(
+    "end, found, tried",
+    [
+        (128, 48, [16, 32, 48]),  # 2 + size / 4 stays within 14.5 up to 50
+        (32, 32, [16, 32]),
+        (16, 16, [16]),
+    ],
+)
+def test_the_largest_size_lies_where_the_line_meets_the_limit(end, found, tried):
+    asked = []
+
+    def need(size):
+        asked.append(size)
+        return 200 + 25 * size
+
+    most = estimate.most_that_fits(16, 600, need, 1450, step=16, end=end)
+    assert most["found"] == found
+    assert list(most["tried"]) == tried and asked == tried[1:]
+
+
+def test_a_first_size_that_does_not_fit_is_halved_and_none_may_fit():
+    most = estimate.most_that_fits(64, 1800, lambda size: 200 + 25 * size, 1450, step=8, end=256)
+    assert most["found"] == 48 and list(most["tried"]) == [64, 32, 48]
+    assert estimate.most_that_fits(8, 1800, lambda size: 1800, 1450, step=8, end=256)["found"] == 0
+
+
+def test_memory_that_is_no_line_is_met_from_below():
+    """What libtpu refuses has no figure: here all above 40 needs one byte too many."""
+    most = estimate.most_that_fits(16, 100, lambda size: 101 if size > 40 else 100, 100, step=8, end=512)
+    assert most["found"] in (32, 40)
+    assert all(needed <= 100 for size, needed in most["tried"].items() if size <= most["found"])
+
+
+# ---- work, time and money
+
+
+def test_kernel_flops_are_those_of_the_blocks_on_and_below_the_diagonal():
+    """Rows of 1,024 in blocks of 512: 3 blocks of 512 x 512; 2 products forward, 3 and 4 backward."""
+    calls = {"splash_mha_fwd": 2, "splash_mha_dq": 1, "splash_mha_dkv": 1, "another": 5}
+    found = estimate.kernel_flops(calls, rows=2, length=1024, heads=4, head_dim=128, block=512)
+    assert found == (2 * 2 + 3 + 4) * 2 * (3 * 512 * 512) * 128 * 4 * 2
+
+
+def test_a_program_takes_as_long_as_the_slowest_of_matrix_unit_memory_and_links():
+    program = {"flops": 40e12, "bytes_accessed": 0.6e12, "collectives": {"all-gather": 5e10, "all-reduce": 5e10}}
+    assert estimate.seconds(program, CHIP) == pytest.approx({"matrix unit": 1.0, "HBM": 1.0, "links": 1.0})
+
+
+def settings(**changes):
+    pool = {"queries": 32, "samples": 4, "oversample": 2}
+    made = {"pool": pool, "rollout": {"context_tokens": 1000}, "learner": {"rows": 16, "row_tokens": 1000}}
+    made["learner"]["keep_dead"] = False
+    return made | changes
+
+
+def test_a_step_by_hand():
+    """256 episodes of 500 tokens, 150 sampled, over 4 hosts of 8 slots: 64 x 150 / (8 x .8) = 1,500 decode steps, and
+    64 x 350 / 1,024 -> 22 prefill calls; 128 x 500 / (16,000 x .95) -> 5 of 8 micro-batches."""
+    what = estimate.load(settings(), hosts=4, slots=8, call_tokens=1024, micro=8)
+    nothing = {"flops": 0, "bytes_accessed": 0, "collectives": {}}
+    programs = {
+        "decode": nothing | {"bytes_accessed": 0.6e9},  # 1 ms at 60 % of 1 TB/s
+        "prefill": nothing | {"flops": 4e12},  # .1 s at 40 % of 100 TFLOP/s
+        "train": nothing | {"flops": 320e12},  # 8 s
+        "hand_over": nothing | {"collectives": {"all-gather": 5e10}},  # .5 s at 50 % of 200 GB/s
+    }
+    found = estimate.step(programs, CHIP, what)
+    wanted = {"decode": 1.5, "prefill": 2.2, "rollout": 3.7, "learner": 5.0, "hand_over": 0.5, "step": 9.2}
+    assert found == pytest.approx(wanted)
+
+
+def test_a_run_costs_its_chip_hours():
+    assert estimate.price(9.0, steps=400, chips=16, dollars_a_chip_hour=1.5) == pytest.approx(24.0)
+
+
+def test_chips_are_known_by_kind_with_what_a_program_may_use():
+    assert estimate.chip("TPU v5 lite", 197e12, 819e9).hbm_bytes == 15.75 * GIB
+    assert estimate.chip("TPU v6 lite", 918e12, 1600e9).hbm_bytes == 31.25 * GIB
+    with pytest.raises(ValueError, match="no figures of a chip 'TPU v4'; known: TPU v5 lite"):
+        estimate.chip("TPU v4", 275e12, 1200e9)
+
+
+# ---- what is refused before anything is compiled
+
+
+def test_a_libtpu_refusal_says_what_the_program_needs():
+    text = (
+        "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries (17.22G) exceeds"
+    )
+    assert planned.refused_bytes(text + " available HBM (15.75G).") == int(17.22 * GIB)
+    assert planned.refused_bytes("Used 512.00M of 15.75G hbm. Exceeded") == 512 * 2**20
+    assert planned.refused_bytes("INTERNAL: something else") is None
+
+
+def test_a_mesh_of_other_chips_than_the_slice_has_is_refused_with_the_one_that_would_do():
+    assert planned.wrong_mesh(Mesh(fsdp=16), "v5e:4x4", 16) is None
+    reason = planned.wrong_mesh(Mesh(fsdp=16, tensor=2), "v5e:4x4", 16)
+    assert reason and "is 32 chips, and v5e:4x4 has 16: set mesh.fsdp=8" in reason
+
+
+@pytest.mark.skipif(HAS_LIBTPU, reason="libtpu is installed")
+def test_where_libtpu_is_missing_the_command_says_which_extra_to_install(capsys):
+    assert cli.main(["plan", str(CONFIGS / "two_layer.py"), "--topology", "v5e:4x4"]) == 2
+    assert "pip install 'qr_jax[tpu]'" in capsys.readouterr().err
+
+
+def test_a_price_is_more_than_nothing(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["plan", str(CONFIGS / "two_layer.py"), "--topology", "v5e:4x4", "--price", "free"])
+    assert "found 'free'; wanted dollars" in capsys.readouterr().err
+
+
+def test_the_model_of_a_config_is_known_without_its_weights():
+    cfg = plan_programs.model_shape(Config(model=Model("Qwen/Qwen3-1.7B")))
+    assert (cfg.layers, cfg.width, cfg.heads, cfg.kv_heads, cfg.mlp, cfg.vocab) == (28, 2048, 16, 8, 6144, 151936)
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("qwen3_1p7b_*.py")), ids=lambda path: path.stem)
+def test_a_slice_s_config_is_the_paper_s_on_a_mesh_of_its_chips(path):
+    chips = {"v5e_16": 16, "v5e_64": 64, "v5p_16": 8, "v6e_16": 16}[path.stem.removeprefix("qwen3_1p7b_")]
+    found, paper = load(path), load(CONFIGS / "paper_1p7b.py")
+    check(found, devices=chips)
+    for name in ("data", "env", "retriever", "reward", "pool", "sft", "evaluation", "train"):
+        assert getattr(found, name) == getattr(paper, name)
+    assert found.learner == replace(paper.learner, rows=found.learner.rows)
+
+
+# ---- what is printed
+
+
+def answer(**changes):
+    one = {"peak_bytes": 3 * GIB, "argument_bytes": GIB, "flops": 2e9, "kernel_flops": 5e8, "bytes_accessed": 4e9}
+    one |= {"bytes_least": 3e9, "collectives": {"all-gather": 1.5e9}, "compile_s": 41.2}
+    found = {name: one | {"per": planned.PER[name]} for name in plan.PROGRAMS}
+    sizes = {"train": 4 * GIB, "hand_over": 2 * GIB, "prefill": GIB, "decode": GIB}
+    times = {"rollout": 30.0, "decode": 28.0, "prefill": 2.0, "learner": 5.0, "hand_over": 1.0, "step": 36.0}
+    found |= {"chips": 16, "hosts": 4, "kind": "TPU v5 lite", "layout": "by heads", "hbm_bytes": 16 * GIB, "fits": True}
+    found |= {"memory_by_phase": sizes, "resident": {"state": GIB}, "seconds": times, "assumptions": ["all goes well"]}
+    found |= {"largest": {"learner.rows": {"found": 32, "tried": {"16": 4 * GIB, "32": 8 * GIB}}}, "steps": 100}
+    return found | {"compiles": 4, "compile_s": 160.0, "reason": None} | changes
+
+
+def test_a_plan_prints_memory_work_time_and_money():
+    text = plan.format_plan("v5e:4x4", answer(dollars=19.2, dollars_a_chip_hour=1.2))
+    assert "v5e:4x4: 16 chips on 4 hosts, TPU v5 lite" in text
+    row = next(line.split() for line in text.splitlines() if line.startswith("  train / update"))
+    assert row[-9:] == ["3.00", "1.00", "2.00", "4.00", "3.00", "all-gather", "1.50", "41", "s"]
+    assert "largest learner.rows that fits, all else as it is: 32 (GiB by size: 16: 4.00, 32: 8.00)" in text
+    assert "a step 36.0 s (rollout 30.00, learner 5.00, hand_over 1.00" in text
+    assert "100 steps 1.00 h, 16.0 chip-hours, 19 dollars at 1.2 a chip-hour" in text
+    assert "assumed: all goes well" in text
+
+
+def test_a_plan_that_does_not_fit_says_why_whatever_was_compiled():
+    refused = plan.format_plan("v5e:4x4", answer(fits=False, reason="train needs 20 GiB"))
+    assert "does not fit: train needs 20 GiB" in refused
+    short = {"chips": 16, "hosts": 4, "kind": "TPU v5 lite", "fits": False, "reason": "mesh.fsdp is 8"}
+    assert plan.format_plan("v5e:4x4", short).splitlines()[1] == "  does not fit: mesh.fsdp is 8"
+
+
+# ---- compiled for slices that are not there
+
+
+def cut(tmp_path, mlp=6144, **rollout):
+    """The paper's config on a v5e host with two layers of its model."""
+    shape = {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "vocab_size": 16384, "hidden_size": 2048}
+    shape |= {"num_hidden_layers": 2, "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128}
+    shape |= {"intermediate_size": mlp, "max_position_embeddings": 40960, "rms_norm_eps": 1e-6, "rope_theta": 1e6}
+    shape |= {"tie_word_embeddings": True, "hidden_act": "silu", "attention_bias": False}
+    (tmp_path / f"mlp{mlp}").mkdir()
+    (tmp_path / f"mlp{mlp}/config.json").write_text(json.dumps(shape))
+    paper = load(CONFIGS / "paper_1p7b.py")
+    return replace(
+        paper, model=replace(paper.model, name=str(tmp_path / f"mlp{mlp}")), mesh=Mesh(fsdp=4),
+        pool=replace(paper.pool, queries=1), learner=replace(paper.learner, rows=4),
+        rollout=replace(paper.rollout, **({"slots": 16, "store": 16} | rollout)),
+    )  # fmt: skip
+
+
+def silent(text):
+    pass
+
+
+@needs_libtpu
+def test_a_config_that_is_too_large_is_refused_before_the_rest_is_compiled(tmp_path):
+    found = plan.plan(cut(tmp_path, slots=65536), ["v5e:2x2"], search=False, say=silent)["v5e:2x2"]
+    assert not found["fits"] and found["peak_bytes_per_chip"] > 15.75 * GIB and "train" not in found
+    assert found["reason"].startswith("decode needs") and "a chip has 15.75 GiB: lower rollout.slots" in found["reason"]
+
+
+@needs_libtpu
+@pytest.mark.slow
+def test_doubling_the_mlp_adds_its_products_and_its_weights(tmp_path):
+    """By hand, on each of 4 chips, for 6,144 more columns of the MLP in 2 layers of width 2,048.
+
+    A forward pass has 3 products of them a token. Training (remat=full) computes gate and up again (the result of down
+    is not needed again), and each product has two gradients: 3 + 2 + 6 = 11. Prefill ends at the last layer's keys and
+    values, before its MLP.
+    """
+    found = [plan.plan(cut(tmp_path, mlp), ["v5e:2x2"], search=False, say=silent)["v5e:2x2"] for mlp in (6144, 12288)]
+    more = {name: {of: found[1][name][of] - found[0][name][of] for of in found[0][name]} for name in plan.PROGRAMS}
+    columns, tokens = 2 * 2048 * 6144, 4096  # one row of the micro-batch a chip
+    assert more["train"]["flops"] == pytest.approx(2 * 11 * columns * tokens, rel=0.03)
+    assert more["decode"]["flops"] == pytest.approx(2 * 3 * columns * 16 / 4, rel=0.03)
+    assert more["prefill"]["flops"] == pytest.approx(2 * 3 * columns / 2 * 1024 / 4, rel=0.03)
+    assert more["hand_over"]["flops"] == 0
+    assert more["decode"]["bytes_accessed"] == pytest.approx(3 * columns * 2 / 4, rel=0.03)
+    assert more["decode"]["bytes_least"] == 2 * more["prefill"]["bytes_least"] == 3 * columns * 2 // 4

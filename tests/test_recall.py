@@ -1,0 +1,84 @@
+"""`qr-jax recall` by hand, by ids and by titles, and over the real dev questions."""
+
+import json
+from argparse import Namespace
+
+import pytest
+
+from qr_jax import cli_data, progress
+from qr_jax.recall import format_table, recall
+from qr_jax.settings import use
+
+CORPUS = [
+    {"id": "1", "title": "Dune", "text": "novel by Frank Herbert"},
+    {"id": "2", "title": "Frank Herbert", "text": "born in Tacoma"},
+    {"id": "3", "title": "Tacoma", "text": "a city"},
+]
+QUESTIONS = [
+    {"id": "a", "question": "novel Herbert", "answers": ["x"], "supporting": ["1", "2"], "hops": 2},
+    {"id": "b", "question": "Tacoma city", "answers": ["x"], "supporting": ["1", "3"], "hops": 2},
+    {"id": "c", "question": "nothing known", "answers": ["x"], "supporting": ["9"], "hops": 1},
+    {"id": "d", "question": "Dune", "answers": ["x"]},
+]
+
+
+def written(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def test_recall_by_hand(tmp_path):
+    corpus, questions = written(tmp_path / "c.jsonl", CORPUS), written(tmp_path / "q.jsonl", QUESTIONS)
+    found = recall(corpus, questions, use("bm25"), k=2)
+    # a: both of two; b: 3 and not 1; c: its gold is not there; d has no gold and is in no mean
+    assert found["recall"] == pytest.approx((1 + 0.5 + 0) / 3) and found["all_gold"] == pytest.approx(1 / 3)
+    assert (found["questions"], found["questions_without_gold"], found["gold"]) == (3, 1, "supporting")
+    assert found["by_hops"]["2"] == {"recall": 0.75, "all_gold": 0.5, "questions": 2}
+    assert found["queries_per_second"] > 0 and found["passages"] == 3
+    assert "1 questions have no gold" in format_table(found)
+    assert recall(corpus, questions, use("bm25"), k=1)["recall"] == pytest.approx((0.5 + 0.5 + 0) / 3)
+    assert recall(corpus, questions, use("none"), k=2)["recall"] == 0
+
+
+def test_gold_titles_serve_where_there_are_no_ids(tmp_path):
+    flashrag = {"supporting_facts": {"title": ["Tacoma"], "sent_id": [0]}}
+    rows = [
+        {"id": "a", "question": "novel Herbert", "answers": ["x"], "supporting_titles": ["Dune", "Frank Herbert"]},
+        {"id": "b", "question": "Tacoma city", "golden_answers": ["x"], "metadata": flashrag},
+    ]
+    found = recall(written(tmp_path / "c.jsonl", CORPUS), written(tmp_path / "q.jsonl", rows), use("bm25"), k=2)
+    assert (found["recall"], found["gold"]) == (1.0, "supporting_titles")
+
+
+def test_what_cannot_be_measured_is_said(tmp_path):
+    corpus, questions = written(tmp_path / "c.jsonl", CORPUS), written(tmp_path / "q.jsonl", QUESTIONS)
+    with pytest.raises(ValueError, match="name its files with --corpus"):
+        recall(None, questions, use("bm25"))
+    with pytest.raises(ValueError, match="no question of .* says which passages are gold"):
+        recall(corpus, written(tmp_path / "no.jsonl", QUESTIONS[3:]), use("bm25"))
+    with pytest.raises(ValueError, match="no retriever 'bm52'"):
+        recall(corpus, questions, use("bm52"))
+
+
+def test_the_command_prints_json_alone_and_takes_settings_and_several_files(tmp_path, capsys):
+    corpus = [written(tmp_path / "c1.jsonl", CORPUS[:2]), written(tmp_path / "c2.jsonl", CORPUS[2:])]
+    questions = [written(tmp_path / "q.jsonl", QUESTIONS)]
+    arguments = Namespace(corpus=corpus, questions=questions, retriever="bm25", settings=["k1=0.9"], k=2, json=True)
+    assert cli_data._recall(arguments) == 0
+    said = capsys.readouterr()
+    found = json.loads(said.out)
+    assert {"recall", "all_gold", "questions", "queries_per_second"} <= set(found)
+    assert found["settings"] == {"k1": 0.9} and found["passages"] == 3 and said.err == ""
+
+
+def test_a_bar_says_how_far_and_how_long():
+    shown = progress.bar(50, 200, "passages", 10.0)
+    assert " ".join(shown.split()) == "passages [######## ] 25% 50 at 5/s, 30 s left"
+    assert list(progress.progress([1, 2], 2, "x")) == [1, 2]
+
+
+@pytest.mark.parametrize(("name", "expected"), [("2wiki", 0.648), ("musique", 0.495)])
+def test_bm25_finds_the_gold_of_real_questions_as_their_readme_says(real_data, name, expected):
+    corpus, questions = (f"{real_data}/corpus/{name}.corpus.jsonl.gz", f"{real_data}/dev/{name}.questions.jsonl")
+    found = recall(corpus, questions, use("bm25"))
+    assert found["recall"] == pytest.approx(expected, abs=0.015) and found["questions_without_gold"] == 0

@@ -1,0 +1,385 @@
+"""The retrieval server on loopback: the peers' requests get their answers, and everything else a clear refusal."""
+
+import asyncio
+import http.client
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.parse
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # for benchmarks/
+
+from benchmarks.retrieval_server import ask_all
+from qr_jax import cli, cli_retrieval
+from qr_jax.http_server import Bounds
+from qr_jax.records import Passage
+from qr_jax.retrieval_protocols import PROTOCOLS
+from qr_jax.retrieval_server import App, check_address, run
+from qr_jax.retrievers.bm25 import bm25
+from qr_jax.retrievers.http import http as over_http
+from qr_jax.search_batcher import Limits
+from qr_jax.server_metrics import Histogram
+
+CORPUS = [
+    Passage("1", "Dune", "A novel by Frank Herbert."),
+    Passage("2", "Dune Messiah", "The second novel, by Frank Herbert too."),
+    Passage("3", "Oslo", "The capital of Norway."),
+]
+SEARCH = bm25(corpus=CORPUS)
+DUNE = {"id": "1", "contents": '"Dune"\nA novel by Frank Herbert.'}
+
+
+@contextmanager
+def serving(search=SEARCH, **settings):
+    """The server in a thread of its own; yields it and its URL."""
+    app, started, place = App(search, **settings), threading.Event(), {}
+
+    def main() -> None:
+        async def whole() -> None:
+            place["stop"], place["loop"] = asyncio.Event(), asyncio.get_running_loop()
+            await run(app, "127.0.0.1", 0, lambda url: (place.update(url=url), started.set()), place["stop"])
+
+        asyncio.run(whole())
+
+    thread = threading.Thread(target=main)
+    thread.start()
+    assert started.wait(10)
+    try:
+        yield app, place["url"].removesuffix("/retrieve")
+    finally:
+        place["loop"].call_soon_threadsafe(place["stop"].set)
+        thread.join(10)
+        assert not thread.is_alive()
+
+
+def call(url: str, path: str, body=None, *, method: str | None = None, **headers: str) -> tuple[int, object]:
+    """(status, what came) of one request."""
+    connection = http.client.HTTPConnection(urllib.parse.urlsplit(url).netloc, timeout=10)
+    try:
+        data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+        given = {"Content-Type": "application/json"} | {
+            name.replace("_", "-"): value for name, value in headers.items()
+        }
+        connection.request(method or ("GET" if body is None else "POST"), path, data, given)
+        response = connection.getresponse()
+        text = response.read().decode()
+        return response.status, json.loads(text) if response.getheader("Content-Type") == "application/json" else text
+    finally:
+        connection.close()
+
+
+def raw(url: str, data: bytes) -> bytes:
+    """What comes for these bytes, until the server closes."""
+    parts = urllib.parse.urlsplit(url)
+    with socket.create_connection((parts.hostname, parts.port), timeout=10) as connection:
+        connection.sendall(data)
+        found = b""
+        while some := connection.recv(65536):
+            found += some
+        return found
+
+
+def test_search_r1_gets_what_its_server_promises():
+    with serving() as (_, url):
+        status, bare = call(url, "/retrieve", {"queries": ["frank herbert dune"], "topk": 1})
+        assert (status, bare) == (200, {"result": [[DUNE]]})
+        for queries in (["dune"], ["dune", "oslo"], ["dune", "oslo", "zebra"]):
+            asked = {"queries": queries, "topk": 2, "return_scores": True}
+            _, scored = call(url, "/retrieve", asked)
+            _, bare = call(url, "/retrieve", asked | {"return_scores": False})
+            assert [[one["document"] for one in some] for some in scored["result"]] == bare["result"]
+            found = [[one["id"] for one in some] for some in bare["result"]]
+            assert found == [[one.id for one in some] for some in SEARCH(queries, 2)]
+            assert [[one["score"] for one in some] for some in scored["result"]] == [
+                [one.score for one in some] for some in SEARCH(queries, 2)
+            ]
+        assert len(call(url, "/retrieve", {"queries": ["novel capital"], "topk": None})[1]["result"][0]) == 3
+
+
+def test_the_other_peers_get_theirs():
+    with serving() as (_, url):
+        assert call(url, "/retrieve", {"query": "oslo"})[1]["result"][0][0]["id"] == "3"
+        documents, scores = call(url, "/search", {"query": "dune", "top_n": 1, "return_score": True})[1]
+        assert documents == [DUNE] and len(scores) == 1
+        assert call(url, "/search", {"query": "dune", "top_n": 1})[1] == [DUNE]
+        assert call(url, "/batch_search", {"query": ["dune", "zebra"], "top_n": 1})[1] == [[DUNE], []]
+        answers = call(url, "/queries", {"queries": ["dune"], "k": 1})[1]
+        assert answers == {"queries": ["dune"], "answers": [[DUNE]]}
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_our_client_gets_through_it_what_the_search_gives(protocol):
+    queries = ["dune", "norway \u200b capital", "", "東京 \U0001f600", "herbert"]
+    with serving() as (_, url):
+        found = over_http(url=url, protocol=protocol)(queries, 2)
+    plain = lambda results: [[(one.id, one.title, one.text) for one in some] for some in results]  # noqa: E731
+    assert plain(found) == plain(SEARCH(queries, 2)) and tuple(PROTOCOLS) == cli_retrieval.PROTOCOLS
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "says"),
+    [
+        (b"{", 400, "no JSON"),
+        (b"[" * 50_000, 400, "no JSON"),
+        ([], 400, "no JSON object"),
+        ({}, 400, "wanted 'queries'"),
+        ({"queries": [1]}, 400, "wanted 'queries'"),
+        ({"queries": ["a"], "topk": 0}, 400, "from 1 to 100"),
+        ({"queries": ["a"], "topk": True}, 400, "from 1 to 100"),
+        ({"queries": ["a"], "topk": 101}, 400, "from 1 to 100"),
+        ({"queries": ["a"], "return_scores": "yes"}, 400, "true or false"),
+        ({"queries": ["a"] * 5}, 400, "at most 4 queries of 10 characters"),
+        ({"queries": ["a" * 11]}, 400, "at most 4 queries of 10 characters"),
+        (b" " * 100_001, 413, "100,001 bytes; at most 100,000"),
+    ],
+)
+def test_a_wrong_body_is_refused_with_the_reason(body, status, says):
+    with serving(limits=Limits(body_bytes=100_000, queries=4, query_chars=10)) as (_, url):
+        found = call(url, "/retrieve", body)
+    assert found[0] == status and says in found[1]["detail"]
+
+
+def test_wrong_paths_methods_and_types_are_refused():
+    with serving() as (_, url):
+        assert call(url, "/access", {"urls": []})[0] == 404
+        assert call(url, "/retrieve")[0] == 405 and call(url, "/health", {})[0] == 405
+        assert call(url, "/retrieve", {"queries": []}, Content_Type="text/plain")[0] == 415
+        assert call(url, "/retrieve", {"queries": []})[1] == {"result": []}
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        ("nonsense", 400),
+        ("GET /health HTTP/2.0\r\nHost: localhost", 400),
+        ("GET /health HTTP/1.1", 400),
+        ("GET /health HTTP/1.1\r\nHost: localhost\r\nHost: localhost", 400),
+        ("GET /health HTTP/1.1\r\nHost: localhost\r\n folded: x", 400),
+        ("GET /health HTTP/1.1\r\nHost : localhost", 400),
+        ("POST /retrieve HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked", 411),
+        ("POST /retrieve HTTP/1.1\r\nHost: localhost", 411),
+        ("POST /retrieve HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1", 400),
+        ("POST /retrieve HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nContent-Length: 2", 400),
+        ("POST /retrieve HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999999999", 413),
+        ("GET /health HTTP/1.1\r\nHost: localhost\r\nx: " + "y" * 20_000, 431),
+        ("GET /health HTTP/1.1\r\nHost: evil.example\r\nConnection: close", 403),
+        ("GET /health HTTP/1.1\r\nHost: localhost.evil.example\r\nConnection: close", 403),
+        ("GET /health HTTP/1.1\r\nHost: [::1]:80\r\nConnection: close", 200),
+        ("GET /health HTTP/1.1\r\nHost: 127.0.0.2:8000\r\nConnection: close", 200),
+        ("GET /health?x=1 HTTP/1.0", 200),
+        ("HEAD /health HTTP/1.1\r\nHost: localhost", 405),
+        ("DELETE /retrieve HTTP/1.1\r\nHost: localhost\r\nConnection: close", 405),
+    ],
+)
+def test_only_plain_http_for_this_machine_is_understood(head, status):
+    with serving() as (_, url):
+        found = raw(url, head.encode() + b"\r\n\r\n")
+    assert found.startswith(f"HTTP/1.1 {status} ".encode()), found[:200]
+
+
+def test_requests_one_after_another_share_a_connection_and_may_expect_a_go_ahead():
+    body = b'{"queries": ["oslo"]}'
+    head = "POST /retrieve HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"
+    one = (head % len(body)).encode() + b"Expect: 100-continue\r\n\r\n" + body
+    with serving() as (app, url):
+        found = raw(url, one + one + b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+    assert [line for line in re.findall(rb"HTTP/1.1 (\d+)", found)] == [b"100", b"200", b"100", b"200", b"200"]
+    assert app.metrics.requests["/retrieve", 200] == 2
+
+
+def test_a_token_is_wanted_for_all_but_health():
+    with serving(token="lab-token-123") as (_, url):
+        assert call(url, "/retrieve", {"queries": []})[0] == 401 and call(url, "/metrics")[0] == 401
+        assert call(url, "/retrieve", {"queries": []}, Authorization="Bearer lab-token-12")[0] == 401
+        assert call(url, "/retrieve", {"queries": []}, Authorization="Bearer lab-token-123")[0] == 200
+        assert call(url, "/health")[0] == 200
+
+
+def test_an_address_that_others_reach_needs_a_token():
+    for host in ("0.0.0.0", "::", "10.0.0.1", "example.org"):
+        with pytest.raises(ValueError, match="set a token"):
+            check_address(host, None)
+        check_address(host, "lab-token-123")
+    for host in ("127.0.0.1", "127.0.0.2", "::1", "localhost"):
+        check_address(host, None)
+
+
+def test_requests_that_come_together_are_searched_together_and_each_gets_its_own():
+    calls: list[tuple[int, int]] = []
+
+    def slow(queries, k):
+        calls.append((len(queries), k))
+        time.sleep(0.05)
+        return [[Passage(query, "", f"{query} of {k}", 1.0)] for query in queries]
+
+    with serving(slow) as (app, url), ThreadPoolExecutor(24) as threads:
+        ask = lambda n: call(url, "/retrieve", {"queries": [f"q{n % 12}"], "topk": 1 + n % 2})[1]  # noqa: E731
+        found = list(threads.map(ask, range(24)))
+        assert [one["result"][0][0]["contents"] for one in found] == [
+            f'""\nq{n % 12} of {1 + n % 2}' for n in range(24)
+        ]
+        text = call(url, "/metrics")[1]
+    assert len(calls) < 12 and max(size for size, _ in calls) > 1  # of two different k, so two calls at least
+    assert "qr_jax_queries_total 24" in text and f"qr_jax_batch_queries_count {len(calls)}" in text
+    assert 'qr_jax_requests_total{path="/retrieve",status="200"} 24' in text and "qr_jax_queue_queries 0" in text
+    assert 'qr_jax_request_seconds_bucket{le="+Inf"} 24' in text
+
+
+def test_two_hundred_clients_at_once_all_get_their_own_answer():
+    texts = ["dune", "oslo norway", "frank herbert novel", "zebra"]
+    right = {text: [one.id for one in found] for text, found in zip(texts, SEARCH(texts, 3), strict=True)}
+    with serving() as (app, url):
+        sample = asyncio.run(ask_all(url, 200, 1000, right))
+    assert (sample["requests"], sample["errors"]) == (1000, 0), sample["first"]
+    assert app.metrics.requests["/retrieve", 200] == 1000
+
+
+def test_one_bad_query_fails_its_own_request_alone():
+    def search(queries, k):
+        time.sleep(0.02)
+        if "bad" in queries:
+            raise RuntimeError("secret detail")
+        return [[] for _ in queries]
+
+    with serving(search) as (app, url), ThreadPoolExecutor(9) as threads:
+        asked = ["bad", *(f"q{n}" for n in range(8))]
+        found = list(threads.map(lambda query: call(url, "/retrieve", {"queries": [query]}), asked))
+    assert [status for status, _ in found] == [500] + [200] * 8
+    assert found[0][1] == {"detail": "the search failed: RuntimeError"} and app.metrics.search_errors >= 1
+
+
+def test_a_search_that_hangs_is_504_then_too_many_wait_and_health_says_so():
+    release = threading.Event()
+
+    def hang(queries, k):
+        release.wait(10)
+        return [[] for _ in queries]
+
+    with serving(hang, limits=Limits(search_s=0.2, waiting=3), about={"retriever": "hang"}) as (_, url):
+        try:
+            assert call(url, "/retrieve", {"queries": ["a"]})[0] == 504
+            assert call(url, "/retrieve", {"queries": ["a"] * 4})[0] == 503
+            status, health = call(url, "/health")
+            assert (status, health["status"], health["retriever"]) == (503, "stuck", "hang")
+        finally:
+            release.set()
+        time.sleep(0.05)
+        assert call(url, "/health")[1]["status"] == "ok" and call(url, "/retrieve", {"queries": ["a"]})[0] == 200
+
+
+def test_a_search_that_breaks_its_contract_is_500():
+    with serving(lambda queries, k: []) as (_, url):
+        assert call(url, "/retrieve", {"queries": ["a"]})[0] == 500
+
+
+def test_slow_senders_and_too_many_connections_are_cut_off():
+    with serving(bounds=Bounds(idle_s=0.2, connections=2)) as (_, url):
+        assert raw(url, b"GET /health HTT") == b""
+        place = urllib.parse.urlsplit(url)
+        held = [socket.create_connection((place.hostname, place.port)) for _ in range(2)]
+        time.sleep(0.05)
+        assert raw(url, b"").startswith(b"HTTP/1.1 503")
+        for one in held:
+            one.close()
+
+
+def test_the_end_waits_for_what_is_being_answered():
+    def slow(queries, k):
+        time.sleep(0.3)
+        return [[] for _ in queries]
+
+    with ThreadPoolExecutor(1) as threads:
+        with serving(slow) as (_, url):
+            late = threads.submit(call, url, "/retrieve", {"queries": ["a"]})
+            time.sleep(0.1)
+        assert late.result() == (200, {"result": [[]]})
+
+
+def test_a_search_that_never_ends_is_left_behind_at_the_end():
+    release = threading.Event()
+
+    def hang(queries, k):
+        release.wait(10)
+        return [[] for _ in queries]
+
+    async def whole() -> bool:
+        stop, url = asyncio.Event(), asyncio.get_running_loop().create_future()
+        app = App(hang, bounds=Bounds(grace_s=0.1))
+        running = asyncio.create_task(run(app, "127.0.0.1", 0, url.set_result, stop))
+        port = urllib.parse.urlsplit(await url).port
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        body = b'{"query": "a"}'
+        head = f"POST /retrieve HTTP/1.0\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        writer.write(head.encode() + body)
+        while app.batcher.since is None:
+            await asyncio.sleep(0.01)
+        stop.set()
+        left = await running
+        writer.close()
+        return left
+
+    try:
+        assert asyncio.run(whole())
+    finally:
+        release.set()
+
+
+def test_a_histogram_counts_up_to_each_bound():
+    made = Histogram((1, 2))
+    for value in (0.5, 1, 2, 3):
+        made.add(value)
+    assert made.lines("x") == [
+        'x_bucket{le="1"} 2',
+        'x_bucket{le="2"} 3',
+        'x_bucket{le="+Inf"} 4',
+        "x_sum 6.5",
+        "x_count 4",
+    ]
+
+
+# ---- the command
+
+COMMAND = "import sys; from qr_jax.cli import main; code = main(); assert 'jax' not in sys.modules; sys.exit(code)"
+
+
+def command(*words: str, **environment: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-c", COMMAND, *words],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment},
+    )  # fmt: skip
+
+
+def test_the_command_serves_a_file_without_jax_and_ends_in_order(tmp_path):
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text(
+        "".join(json.dumps({"id": one.id, "title": one.title, "text": one.text}) + "\n" for one in CORPUS)
+    )
+    with command("serve-retriever", "k1=0.9", "--corpus", str(corpus), "--port", "0", JAX_PLATFORMS="") as process:
+        assert process.stderr is not None
+        url = process.stderr.readline().split()[-1]
+        assert call(url.removesuffix("/retrieve"), "/health")[1]["passages"] == 3
+        assert call(url, "/retrieve", {"queries": ["dune"], "topk": 1})[1] == {"result": [[DUNE]]}
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0, process.stderr.read()
+
+
+def test_the_command_refuses_what_is_unsafe_or_missing(monkeypatch, capsys):
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    for words, says in (
+        (("--host", "0.0.0.0"), "set a token"),
+        (("--host", "0.0.0.0", "--token-env", "NO_SUCH_TOKEN"), "NO_SUCH_TOKEN is not set"),
+        ((), "name its files with --corpus"),
+    ):
+        assert cli.main(["serve-retriever", *words]) == 2
+        assert says in capsys.readouterr().err

@@ -1,0 +1,124 @@
+"""A suite's figures by hand: which questions, pass@k, intervals, the macro average, and nothing left out in silence."""
+
+import numpy as np
+import pytest
+import small_data
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qr_jax import suite
+from qr_jax.config import Config
+
+
+def row(name, at, answer, *, golds=("oslo",), samples=(), hops=None, **more):
+    told = {"stop": "answered", "searched": ["a", "b"][: at + 1], "tokens": 10 * at, "latency_s": None if at else 2.0}
+    about = {"set": name, "id": f"{name}-{at}", "question": "?", "golds": list(golds), "hops": hops, "type": None}
+    given = [{**told, "answer": sample} for sample in samples]
+    return {**about, "greedy": {**told, "answer": answer}, "samples": given, "seconds": 1.0, **more}
+
+
+@pytest.fixture
+def data(tmp_path, monkeypatch):
+    monkeypatch.setenv("QR_JAX_DATA", str(tmp_path / "data"))
+    return tmp_path / "data"
+
+
+def test_questions_are_those_not_dealt_to_training_the_first_by_the_hash_of_their_ids(data):
+    small_data.write(data, count=40)
+    whole, missing = suite.questions(Config(), "qa7", part="all")
+    dealt, _ = suite.questions(Config(), "qa7")
+    first, _ = suite.questions(Config(), "qa7", limit=2)
+    assert list(whole) == list(suite.SUITES["qa7"]) and not missing
+    assert all(len(queries) == 40 for queries in whole.values())
+    assert 0 < len(dealt["nq"]) < 40 and {one.id for one in dealt["nq"]} < {one.id for one in whole["nq"]}
+    assert all(one in dealt["nq"] for one in first["nq"]) and len(first["nq"]) == 2
+
+
+def test_a_missing_set_is_named_and_the_average_says_over_how_many(data):
+    small_data.write(data, without=("popqa",))
+    asked, missing = suite.questions(Config(), "qa7", part="all")
+    assert "popqa" not in asked and "popqa.questions.jsonl" in missing["popqa"]
+    rows = [row(name, 0, "oslo") for name in asked]
+    found = suite.score("qa7", asked, rows, missing)
+    assert found["macro"]["sets"] == 6 and found["macro"]["of"] == 7
+    text = suite.format_table(found)
+    assert "macro average over 6 of 7 sets" in text and "popqa is missing: no file" in text
+    assert "nq: 2 of 3 questions have no answer" in text
+    assert found["sets"]["nq"]["unanswered"] == 2 and found["sets"]["nq"]["questions"] == 1
+    assert suite.too_few(asked, 4)[0] == "nq has only 3 of the 4 questions that were asked for"
+    (data / "corpus" / "musique.corpus.jsonl.gz").unlink()
+    assert "musique.corpus.jsonl.gz" in suite.questions(Config(), "qa7", part="all")[1]["musique"]
+    assert "musique" in suite.questions(Config(), "qa7", part="all", searched=False)[0]
+    with pytest.raises(ValueError, match="no suite 'qa8'"):
+        suite.questions(Config(), "qa8")
+
+
+def test_no_set_at_all_is_an_error(data):
+    data.mkdir()
+    with pytest.raises(ValueError, match="no set of the suite qa7 has questions here"):
+        suite.questions(Config(), "qa7")
+
+
+def test_figures_by_hand(data):
+    small_data.write(data)
+    asked, missing = suite.questions(Config(), "qa7", part="all")
+    rows = [
+        row("nq", 0, "Oslo", samples=("oslo", "oslo", "x", "x")),
+        row("nq", 1, "in Oslo", samples=("x", "x", "x", "oslo")),
+        row("nq", 2, None, samples=(None, "x", "x", "x")),
+        row("2wiki", 0, "oslo", samples=("oslo",) * 4, hops=2),
+        row("2wiki", 1, "lima", samples=("x",) * 4, hops=3),
+    ]
+    found = suite.score("qa7", {"nq": asked["nq"], "2wiki": asked["2wiki"]}, rows, missing)
+    nq = found["sets"]["nq"]["scores"]
+    assert nq["exact_match"]["mean"] == pytest.approx(1 / 3) and nq["cover_match"]["mean"] == pytest.approx(2 / 3)
+    assert nq["f1"]["mean"] == pytest.approx((1 + 2 / 3) / 3)
+    assert nq["pass_at_1_exact_match"]["mean"] == pytest.approx((2 / 4 + 1 / 4 + 0) / 3)
+    assert nq["pass_at_2_exact_match"]["mean"] == pytest.approx((1 - 1 / 6 + 1 - 3 / 6 + 0) / 3)
+    assert nq["pass_at_4_exact_match"]["mean"] == pytest.approx(2 / 3)
+    assert 0 <= nq["exact_match"]["low"] <= 1 / 3 <= nq["exact_match"]["high"] <= 1
+    of = found["sets"]["nq"]
+    assert (of["searches"], of["tokens"]) == (pytest.approx((1 + 2 + 2) / 3), 10)
+    assert (of["latency_s"], of["latency_questions"]) == (2.0, 1)  # the two others ended where no clock could see
+    macro = found["macro"]["scores"]
+    assert macro["exact_match"]["mean"] == pytest.approx((1 / 3 + 1 / 2) / 2) and found["macro"]["sets"] == 2
+    hops = found["sets"]["2wiki"]["by_hops"]
+    assert hops["2"]["scores"]["exact_match"] == {"mean": 1.0, "low": None, "high": None}
+    assert hops["3"]["scores"]["exact_match"]["mean"] == 0 and found["sets"]["nq"]["by_hops"] == {}
+
+
+def test_an_interval_is_that_of_the_bootstrap_and_the_same_each_time(data):
+    small_data.write(data, count=200)
+    asked, missing = suite.questions(Config(), "qa7", part="all")
+    rows = [row(name, at, "oslo" if at % 4 == 0 else "x") for name in ("nq", "popqa") for at in range(200)]
+    found = suite.score("qa7", {"nq": asked["nq"], "popqa": asked["popqa"]}, rows, missing)
+    one, macro = found["sets"]["nq"]["scores"]["exact_match"], found["macro"]["scores"]["exact_match"]
+    wide = 1.96 * np.sqrt(0.25 * 0.75 / 200)  # the normal approximation of a mean of 200 zeros and ones
+    assert one["high"] - one["mean"] == pytest.approx(wide, rel=0.12)
+    assert macro["high"] - macro["mean"] == pytest.approx(wide / np.sqrt(2), rel=0.12)
+    assert suite.score("qa7", {"nq": asked["nq"], "popqa": asked["popqa"]}, rows, missing) == found
+
+
+def test_a_judge_s_verdict_is_a_score_beside_the_others(data):
+    small_data.write(data)
+    asked, missing = suite.questions(Config(), "qa7", part="all")
+    rows = [row("nq", at, "the capital", samples=("x", "the capital")) for at in range(3)]
+    found = suite.score("qa7", {"nq": asked["nq"]}, rows, missing, lambda question, golds, answer: answer != "x")
+    scores = found["sets"]["nq"]["scores"]
+    assert scores["judge"]["mean"] == 1 and scores["exact_match"]["mean"] == 0
+    assert scores["pass_at_1_judge"]["mean"] == 0.5 and scores["pass_at_2_judge"]["mean"] == 1
+
+
+def test_pass_at_k_by_hand():
+    assert suite.pass_at_k(4, 1, 2) == pytest.approx(0.5)  # 3 of the 6 pairs hold the right one
+    assert suite.pass_at_k(4, 3, 2) == 1
+    assert suite.powers(1) == [] and suite.powers(4) == [2, 4] and suite.powers(6) == [2, 4, 6]
+
+
+@given(st.integers(1, 12), st.data())
+def test_pass_at_1_is_the_mean_and_pass_at_k_rises(samples, data):
+    right = data.draw(st.integers(0, samples))
+    chances = [suite.pass_at_k(samples, right, k) for k in range(1, samples + 1)]
+    assert chances[0] == pytest.approx(right / samples)
+    assert all(0 <= a <= b <= 1 for a, b in zip(chances, chances[1:]))
+    assert chances[-1] == (right > 0)
