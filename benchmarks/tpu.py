@@ -7,7 +7,8 @@
 Decode is one chip's program at Qwen3-1.7B's shape in bfloat16; `reads` is the HBM that a step reads and writes over
 weights + live cache, `temporaries` is over the cache (a copy of it would show as 1). The learner's step runs on a slice
 of 16 chips (v5p: 8), 16 rows of 4,096 tokens; `vocabulary_rows` counts arrays of more logits than a row has in a block
-(model.vocab_block), of which there should be none. qr_jax/parallel/hlo.py says how bytes and FLOPs are counted. None of it is a measurement.
+(model.vocab_block), of which there should be none. qr_jax/parallel/hlo.py says how bytes and FLOPs are counted. None of
+it is a measurement.
 """
 
 import argparse

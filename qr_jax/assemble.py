@@ -105,8 +105,7 @@ def searcher(config: Config, name: str | None = None, *, allow_plugins: Sequence
     """The config's search function, or that of the retriever `name` over the same passages."""
     chosen = config.retriever if name is None else use(name)
     make = plugins.bind("retriever", chosen, allow_plugins=allow_plugins)
-    wants_passages = "corpus" in plugins.signature("retriever", chosen.name).settings
-    return make(corpus=passages(config)) if wants_passages else make()
+    return make(corpus=passages(config)) if plugins.wants_corpus(chosen, allow_plugins=allow_plugins) else make()
 
 
 def environment(config: Config, *, allow_plugins: Sequence[str] | None = None):

@@ -104,6 +104,17 @@ def signature(kind: str, name: str, *, allow_plugins: Sequence[str] | None = Non
     return _from_function(find(kind, name))
 
 
+def wants_corpus(of: Use, *, allow_plugins: Sequence[str] | None = None) -> bool:
+    """Whether a retriever is to be given passages. One that merely wraps others wants them where one of those does."""
+    corpus = signature("retriever", of.name, allow_plugins=allow_plugins).settings.get("corpus")
+    if corpus is None or corpus.required:
+        return corpus is not None
+    values = check("retriever", of, allow_plugins=allow_plugins).values()
+    flat = [one for value in values for one in (value if isinstance(value, (tuple, list)) else (value,))]
+    wrapped = [one for one in flat if isinstance(one, Use)]
+    return not wrapped or any(wants_corpus(one, allow_plugins=allow_plugins) for one in wrapped)
+
+
 def check(
     kind: str, use: Use, *, provided: Sequence[str] | None = None, allow_plugins: Sequence[str] | None = None
 ) -> dict[str, Any]:

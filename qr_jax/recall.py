@@ -40,7 +40,7 @@ def recall(
     gold = gold_of(queries, questions)
     start = time.perf_counter()
     passages: Sequence[Passage] = ()
-    if "corpus" in plugins.signature("retriever", use.name).settings:
+    if plugins.wants_corpus(use, allow_plugins=allow_plugins):
         if corpus is None:
             raise ValueError(f"the retriever {use.name!r} searches a corpus: name its files with --corpus")
         passages = readers.read_passages(corpus)

@@ -83,7 +83,7 @@ def corpus(
 
 def wants_corpus(settings: Config, allow_plugins: Sequence[str] | None = None) -> bool:
     """Whether the config's retriever is given passages, and has none of its own."""
-    return "corpus" in plugins.signature("retriever", settings.retriever.name, allow_plugins=allow_plugins).settings
+    return plugins.wants_corpus(settings.retriever, allow_plugins=allow_plugins)
 
 
 def with_retriever(settings: Config, name: str | None) -> Config:

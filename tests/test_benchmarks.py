@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import interleave, pool, retrieval, rollout  # noqa: E402
+from benchmarks import interleave, pool, retrieval, rollout, tpu  # noqa: E402
 from benchmarks.peers import episodes, load  # noqa: E402
 from qr_jax.records import Passage, Query  # noqa: E402
 

@@ -23,7 +23,8 @@ def foreign(tmp_path, monkeypatch, text):
 @pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind in plugins.FOLDERS for name in plugins.names(kind)])
 def test_every_file_of_a_plug_in_folder_has_its_function_with_the_contract_s_parameters(kind, name):
     given = {key: None for key in plugins.PROVIDED.get(kind, ())}
-    plugins.check(kind, use(name), provided=tuple(given))
+    needed = {"http": {"url": "http://127.0.0.1:1"}, "cached": {"of": use("none"), "cache": "x"}}
+    plugins.check(kind, use(name, **needed.get(name, {})), provided=tuple(given))
     assert callable(plugins.find(kind, name))
 
 
@@ -113,3 +114,10 @@ def test_checking_a_config_imports_no_jax():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_retriever_that_wraps_another_wants_passages_where_that_one_does():
+    assert plugins.wants_corpus(use("bm25")) and plugins.wants_corpus(use("hybrid"))
+    assert plugins.wants_corpus(use("cached", of=use("bm25"), cache="x"))
+    assert not plugins.wants_corpus(use("http", url="http://127.0.0.1:1"))
+    assert not plugins.wants_corpus(use("cached", of=use("http", url="http://127.0.0.1:1"), cache="x"))

@@ -34,7 +34,7 @@ def cached(
         raise ValueError(f"cached takes a file of qr_jax/retrievers/ as what it keeps results of, and has {of.name}")
     make = plugins.bind("retriever", of)
     identity: dict[str, Any] = {"retriever": of.name, "settings": _effective(plain(of.settings))}
-    if "corpus" not in plugins.signature("retriever", of.name).settings:
+    if not plugins.wants_corpus(of):
         search = make()
     elif corpus is None:
         raise ValueError(f"the retriever {of.name!r} inside 'cached' searches a corpus, and there is none")

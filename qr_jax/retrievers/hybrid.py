@@ -29,7 +29,7 @@ def hybrid(
     if outside:
         raise ValueError(f"hybrid takes files of qr_jax/retrievers/ as its parts, and has {', '.join(outside)}")
     makes = [plugins.bind("retriever", part) for part in parts]  # all are checked before one builds an index
-    searches = [make(**_wanted(part.name, corpus)) for make, part in zip(makes, parts, strict=True)]
+    searches = [make(**_wanted(part, corpus)) for make, part in zip(makes, parts, strict=True)]
 
     def search(queries: list[str], k: int) -> list[list[Passage]]:
         if k < 1:
@@ -40,8 +40,8 @@ def hybrid(
     return search
 
 
-def _wanted(name: str, corpus: Sequence[Passage]) -> dict[str, Sequence[Passage]]:
-    return {"corpus": corpus} if "corpus" in plugins.signature("retriever", name).settings else {}
+def _wanted(part: Use, corpus: Sequence[Passage]) -> dict[str, Sequence[Passage]]:
+    return {"corpus": corpus} if plugins.wants_corpus(part) else {}
 
 
 def fuse(lists: Sequence[Sequence[Passage]], k: int, constant: float = 60.0) -> list[Passage]:
