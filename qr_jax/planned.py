@@ -9,7 +9,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -46,42 +46,16 @@ def refused_bytes(text: str) -> int | None:
     return int(float(number) * UNITS[unit])
 
 
-@dataclass(frozen=True)
-class Sized(ahead.Program):
-    """A compiled program whose `peak_bytes` is XLA's own (see Kept); `result_bytes` lie in no argument."""
-
-    result_bytes: int
-
-
-class Kept:
-    """A lowered program that remembers the most HBM that what it is compiled to holds at once: XLA's own figure.
-
-    It is what libtpu holds against a chip's HBM: for a chip of 15.75 GiB a program of 13.28 compiled whose arguments
-    and temporaries, as `memory_analysis` adds them up, were 18.06.
-    """
-
-    def __init__(self, lowered: jax.stages.Lowered):
-        self.lowered, self.peak_bytes = lowered, 0
-
-    def compile(self) -> jax.stages.Compiled:
-        program = self.lowered.compile()
-        memory = program.memory_analysis()
-        assert memory is not None, "XLA says it of a program that it has compiled"
-        self.peak_bytes = memory.peak_memory_in_bytes
-        return program
-
-
 class Compiler:
     """Compiles programs one after the other, says so, and counts."""
 
     def __init__(self, say: Callable[[str], None]):
         self.say, self.compiles, self.compile_s = say, 0, 0.0
 
-    def __call__(self, name: str, lower: Callable[..., jax.stages.Lowered], *size: int) -> Sized:
+    def __call__(self, name: str, lower: Callable[..., jax.stages.Lowered], *size: int) -> ahead.Program:
         start, label = time.perf_counter(), " ".join(map(str, (name, *size)))
-        kept = Kept(lower(*size))
         try:
-            program = ahead.compiled(kept)  # type: ignore[arg-type]
+            program = ahead.compiled(lower(*size))
         except jax.errors.JaxRuntimeError as error:
             needed = refused_bytes(str(error))
             if needed is None:
@@ -91,9 +65,6 @@ class Compiler:
         finally:
             self.compiles += 1
             self.compile_s += time.perf_counter() - start
-        results = program.peak_bytes - program.argument_bytes - program.temporary_bytes
-        most = max(kept.peak_bytes, program.argument_bytes + results)
-        program = Sized(**vars(program) | {"peak_bytes": most, "result_bytes": results})
         self.say(f"{label}: {program.peak_bytes / estimate.GIB:.2f} GiB a chip, compiled in {program.compile_s:.0f} s")
         return program
 
@@ -143,7 +114,7 @@ def wrong_mesh(mesh: config.Mesh, topology: str, chips: int) -> str | None:
     )
 
 
-def compile_all(programs: Programs, compiler: Compiler) -> dict[str, Sized]:
+def compile_all(programs: Programs, compiler: Compiler) -> dict[str, ahead.Program]:
     rows, slots = programs.config.learner.rows, programs.config.rollout.slots
     return {
         "hand_over": compiler("hand_over", programs.hand_over),
@@ -153,12 +124,12 @@ def compile_all(programs: Programs, compiler: Compiler) -> dict[str, Sized]:
     }
 
 
-def fresh(program: Sized) -> int:
+def fresh(program: ahead.Program) -> int:
     """Bytes that a program adds to its arguments at its peak: temporaries, and results that do not lie in arguments."""
     return program.peak_bytes - program.argument_bytes
 
 
-def resident(programs: Programs, made: Mapping[str, Sized]) -> dict[str, int]:
+def resident(programs: Programs, made: Mapping[str, ahead.Program]) -> dict[str, int]:
     """What lies on the fullest chip from step to step, with the padding of its layout there."""
     laid = made["hand_over"].result_bytes
     batch = a_device(programs.learner(programs.config.learner.rows)[1])
@@ -166,7 +137,7 @@ def resident(programs: Programs, made: Mapping[str, Sized]) -> dict[str, int]:
     return {"state": made["train"].argument_bytes - batch, **caches, "laid": laid}
 
 
-def own(made: Mapping[str, Sized], held: Mapping[str, int], reordered: bool) -> dict[str, int]:
+def own(made: Mapping[str, ahead.Program], held: Mapping[str, int], reordered: bool) -> dict[str, int]:
     """What each program needs besides what is resident; the hand-over's parameters too where they are sent first."""
     sent = made["hand_over"].argument_bytes if reordered else 0
     added = {name: fresh(program) for name, program in made.items()}
@@ -179,7 +150,7 @@ def a_device(tree: Any) -> int:
     return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves)
 
 
-def figures(programs: Programs, name: str, program: Sized, held: Mapping[str, int]) -> dict[str, Any]:
+def figures(programs: Programs, name: str, program: ahead.Program, held: Mapping[str, int]) -> dict[str, Any]:
     """One program's figures; of decode those of one step, a token in every slot, but for memory."""
     times = programs.config.rollout.chunk if name == "decode" else 1
     kernels = kernel_flops(programs, program)
@@ -217,7 +188,7 @@ def least(programs: Programs, name: str, held: Mapping[str, int]) -> int:
     return a_device((laid.layers[:-1], last, shapes["new"]))
 
 
-def kernel_flops(programs: Programs, program: Sized) -> int:
+def kernel_flops(programs: Programs, program: ahead.Program) -> int:
     """What splash attention's calls compute on a chip, each on its own rows and heads."""
     cfg, learn, mesh = programs.cfg, programs.config.learner, programs.mesh
     by_heads = flash.by_heads(cfg.heads, cfg.kv_heads, mesh)
@@ -238,7 +209,7 @@ def load(programs: Programs) -> estimate.Load:
 
 
 def largest(
-    programs: Programs, compiler: Compiler, made: Mapping[str, Sized], held: Mapping[str, int], limit: int
+    programs: Programs, compiler: Compiler, made: Mapping[str, ahead.Program], held: Mapping[str, int], limit: int
 ) -> dict[str, dict[str, Any]]:
     """The largest learner.rows and rollout.slots that fit, all else as the config has it."""
     settings, shards = programs.config, meshes.row_shards(programs.mesh)
