@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 
 PEERS := benchmarks/peers/.venv
 
-.PHONY: help .venv quickstart test lint smollm2 minilm bench-peers bench-rollout bench-learner bench-accelerator bench-pool bench-retrieval bench-dense bench-tpu
+.PHONY: help .venv quickstart test lint smollm2 minilm bench-peers bench-rollout bench-learner bench-accelerator bench-pool bench-retrieval bench-retrieval-server bench-dense bench-tpu
 
 help:  ## what there is to make
 	@sed -n 's/^\([.a-z0-9]*\):.*## /\1: /p' Makefile
@@ -57,6 +57,9 @@ bench-pool: $(STAMP)  ## drawing from and settling a pool of a million queries
 
 bench-retrieval: $(STAMP)  ## BM25 searches beside bm25s alone
 	$(BIN)/python -m benchmarks.retrieval
+
+bench-retrieval-server: $(STAMP)  ## searches through qr-jax serve-retriever beside direct ones
+	$(BIN)/python -m benchmarks.retrieval_server
 
 bench-dense: $(STAMP) $(PEERS)/.installed  ## exact search among vectors beside numpy and faiss
 	$(BIN)/python -m benchmarks.dense

@@ -21,7 +21,19 @@ ROOT = Path(__file__).resolve().parent.parent
 PEER_PYTHON = Path(os.environ.get("QR_JAX_PEERS", ROOT / "benchmarks/peers/.venv")) / "bin/python"
 MARK = "answer: "  # what a library prints while it is imported has no such mark, and is passed over
 IDLE_SHARE = 0.02  # of one core: an idle contender that burns more than this disturbs the one that is measured
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "google-tunix", "torch", "transformers", "bm25s", "libtpu")
+PACKAGES = (
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "numpy",
+    "google-tunix",
+    "torch",
+    "transformers",
+    "bm25s",
+    "libtpu",
+    "faiss-cpu",
+)
 
 Request = Mapping[str, Any]
 Answer = dict[str, Any]

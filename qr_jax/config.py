@@ -28,11 +28,14 @@ class Model:
 
 @dataclass(frozen=True)
 class Data:
-    """Where questions come from: "world", or JSONL files (comma-separated), read by queries/readers.py."""
+    """Where questions come from: "world", files (JSONL or Parquet, ours or a peer's rows; comma-separated), or
+    tfds:NAME[:SPLIT][@FOLDER] (queries/qa_builders.py)."""
 
     train: str = "world"
     eval: str = "world"
-    corpus: str = "world"  # "world", or JSONL(.gz) files of passages, comma-separated
+    corpus: str = (
+        "world"  # "world", files of passages (JSONL, also gz, or Parquet; comma-separated), or an index folder
+    )
     # expert traces for the cold start: "world", "supporting" (made from gold titles), or a JSONL file
     traces: str = "world"
     trace_worlds: int = 0  # worlds of other facts that "world" traces come from; 0: from the run's own world
