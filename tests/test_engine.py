@@ -440,3 +440,15 @@ def test_decoding_stops_on_the_device_where_a_stop_string_may_be_complete():
     before = np.flatnonzero(np.asarray(made.rows.stop_V)).tolist()
     made.watch(("ab>",))
     assert before == [1] and np.flatnonzero(np.asarray(made.rows.stop_V)).tolist() == [1, 4, 5, 6]
+
+
+def test_a_rollout_does_not_depend_on_what_the_engine_ran_before():
+    def other_stops(query, turns):
+        move = words_env(query, turns)
+        return replace(move, stop=("e ", "a ")) if turns and isinstance(move, Say) else move
+
+    made, found = Engine(CFG, WORDS, replace(SETTINGS, buckets=(64,))), []
+    for _ in range(2):
+        episodes = flat(roll(made, random_params(), world().train[:8], 3, env=other_stops))
+        found.append((made.statistics.ticks, [episode.logp_L.tobytes() for episode in episodes]))
+    assert found[0] == found[1]

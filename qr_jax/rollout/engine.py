@@ -44,18 +44,19 @@ class Engine:
         self.rows = Rows(cfg, settings, tokenizer.eos_ids, compute=compute)
         self.pieces = [_piece(tokenizer, token) for token in range(cfg.vocab)]
         self.statistics = Statistics()
-        self.watched: set[str] = set()
+        self.completing: dict[str, list[int]] = {}  # stop string -> the ids that may complete it
 
     def watch(self, stop: Sequence[str]) -> None:
-        """Let decoding stop on the device wherever a token may complete one of these strings.
+        """Let decoding stop on the device, for the rest of this run, where a token may complete one of these strings.
 
         It may where it holds the string, or begins with an end of it whose beginning stood in the tokens before.
         """
-        for text in set(stop) - self.watched:
-            whole = text.encode()
-            ends = tuple(whole[at:] for at in range(1, len(whole)))
-            self.rows.stop_at([at for at, piece in enumerate(self.pieces) if piece.startswith(ends) or whole in piece])
-            self.watched.add(text)
+        for text in stop:
+            if text not in self.completing:
+                whole, pieces = text.encode(), enumerate(self.pieces)
+                ends = tuple(whole[at:] for at in range(1, len(whole)))
+                self.completing[text] = [at for at, piece in pieces if piece.startswith(ends) or whole in piece]
+            self.rows.stop_at(self.completing[text])
 
     def warm_up(self, params) -> float:
         """Compile all programs; returns seconds. Without it they compile when first needed."""
@@ -97,6 +98,7 @@ class Engine:
         keys_N2 = self.rows.keys(
             seed, PURPOSES[purpose], step, [int(numbers[q]) for q, _ in order], [g for _, g in order]
         )
+        self.rows.stop_at_eos()  # what was watched for in other runs must not decide when this one's chunks end
         rollout = _Rollout(self, params, queries, order, keys_N2, env, search, step, stop_now)
         rollout.temperature = self.settings.temperature if temperature is None else temperature
         episodes = rollout.run()

@@ -56,9 +56,8 @@ class Rows:
             "slots": caches.create(cfg, self.slot_count, self.views[0], self.compute),
             "store": caches.create(cfg, self.store_count, settings.context_tokens, self.compute),
         }
-        stop_V = np.zeros(cfg.vocab, bool)
-        stop_V[list(eos_ids)] = True
-        self.stop_V = jnp.asarray(stop_V)
+        self.eos_ids = tuple(eos_ids)
+        self.stop_at_eos()
         self.sampling = Sampling(settings.top_p, settings.top_k)
         self.moved = self.grown = 0
         self.mesh: Mesh | None = None  # over it the caches are dealt, as the parameters are (parallel/host_local.py)
@@ -129,11 +128,18 @@ class Rows:
 
     # ---- what a rollout does
 
+    def stop_at_eos(self) -> None:
+        """Let slots stop decoding at the ids that always end a turn, and at no others."""
+        self.stop_at_V = np.zeros(self.cfg.vocab, bool)
+        self.stop_V = jnp.asarray(self.stop_at_V)
+        self.stop_at(self.eos_ids)
+
     def stop_at(self, ids: Sequence[int]) -> None:
-        """Let a slot stop decoding at these ids too: they may end a turn, which the host then looks at."""
-        stop_V = np.array(self.stop_V)
-        stop_V[list(ids)] = True
-        self.stop_V = jnp.asarray(stop_V)
+        """Let them stop at these ids too: they may end a turn, which the host then looks at."""
+        if not self.stop_at_V[list(ids)].all():
+            self.stop_at_V = self.stop_at_V.copy()  # the device's array may share the old one's memory
+            self.stop_at_V[list(ids)] = True
+            self.stop_V = jnp.asarray(self.stop_at_V)
 
     def keys(self, seed: int, purpose: int, step: int, query_N: Sequence[int], sample_N: Sequence[int]) -> np.ndarray:
         """Key data [N, 2] of N episodes, computed `slots` at a time."""
