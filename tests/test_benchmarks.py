@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import interleave, pool, retrieval, rollout, tpu  # noqa: E402
+from benchmarks import figures, interleave, pool, retrieval, rollout, tpu  # noqa: E402
 from benchmarks.peers import episodes, load  # noqa: E402
 from qr_jax.records import Passage, Query  # noqa: E402
 
@@ -113,3 +113,8 @@ def test_mixed_batches_are_uniform_in_length_and_the_same_for_the_same_seed():
     dense = episodes.batch("dense", 3)
     assert dense.tokens == 16 * 192 and all(map(np.array_equal, dense.ids, episodes.batch("dense", 3).ids))
     assert (dense.ids[0][:32] == dense.ids[3][:32]).all() and (dense.ids[0][:32] != dense.ids[4][:32]).any()
+
+
+def test_the_readme_says_what_the_results_say():
+    readme = figures.README.read_text(encoding="utf-8")
+    assert figures.placed(readme, figures.table()) == readme, "run python -m benchmarks.figures --write"
