@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +21,10 @@ def final(settings: Config, questions: Sequence[Query], found: Mapping[str, Any]
     """
     right, faulted = found["details"]["exact_match"], set(found["details"]["faulted"])
     asked = [one for one in questions if one.id in right]
-    greedy = replace(settings, seed=0, evaluation=replace(settings.evaluation, temperature=0.0))
     data = settings.data
     corpus = settings_hash(settings_from(data.world)) if data.corpus == "world" else data.corpus
     made = manifest(
-        greedy, questions={data.eval: asked}, corpora={data.eval: corpus}, split=data.split, samples=1, env=env,
+        settings, questions={data.eval: asked}, corpora={data.eval: corpus}, split=data.split, samples=0, env=env,
         model={"name": settings.model.name, "compute": settings.model.compute},
     )  # fmt: skip
     scores = {one.id: None if one.id in faulted else float(right[one.id]) for one in asked}

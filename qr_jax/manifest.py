@@ -52,7 +52,9 @@ def manifest(
                 "prompt_sha256": sha256(getattr(opening, "text", "")),
             },
             "decoding": rollout
-            | {"temperature": settings.evaluation.temperature, "samples": samples, "seed": settings.seed},
+            # a greedy answer depends on neither
+            | {"temperature": settings.evaluation.temperature if samples else 0.0, "samples": samples}
+            | {"seed": settings.seed if samples else None},
             "judge": judge,
             "model": dict(model),
         }

@@ -58,3 +58,9 @@ def test_a_retriever_s_settings_count_but_not_where_its_files_lie():
         "retriever.name: 'bm25' in the first, 'none' in the second",
         "retriever.settings.k1: 1.2 in the first, nothing in the second",
     ]
+
+
+def test_a_seed_counts_where_answers_are_sampled_and_not_where_they_are_greedy():
+    one, other = Config(seed=1), Config(seed=2)
+    assert differences(made(one, samples=0), made(other, samples=0)) == []
+    assert differences(made(one), made(other)) == ["decoding.seed: 1 in the first, 2 in the second"]
