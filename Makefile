@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 
 PEERS := benchmarks/peers/.venv
 
-.PHONY: help .venv quickstart test lint smollm2 minilm bench-peers bench-rollout bench-learner bench-accelerator bench-pool bench-retrieval bench-retrieval-server bench-dense bench-tpu
+.PHONY: help .venv quickstart test test-pods lint smollm2 minilm bench-peers bench-rollout bench-learner bench-accelerator bench-pool bench-retrieval bench-retrieval-server bench-dense bench-tpu
 
 help:  ## what there is to make
 	@sed -n 's/^\([.a-z0-9]*\):.*## /\1: /p' Makefile
@@ -24,6 +24,9 @@ quickstart: $(STAMP)  ## a small model learns to search a synthetic world
 
 test: $(STAMP)  ## the whole quick suite
 	$(BIN)/python -m pytest
+
+test-pods: $(STAMP)  ## runs of 2 and 4 real processes on this machine (under 4 minutes on 2 cores)
+	$(BIN)/python -m pytest -m "slow or not slow" tests/test_pods.py tests/test_watchdog.py
 
 lint: $(STAMP)  ## format, lint and types
 	$(BIN)/ruff format --check .
