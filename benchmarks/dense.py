@@ -11,7 +11,6 @@ printed.
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -28,17 +27,12 @@ def main(words: Sequence[str] | None = None) -> None:
     contenders = [interleave.Contender(name, WORKER) for name in (*OURS, "numpy")]
     contenders += [] if options.no_peers else [interleave.peer("faiss", "benchmarks.peers.faiss_search")]
     workers = [interleave.Worker(contender) for contender in contenders]
-    try:
-        figures = {str(count): measure(options, workers, count) for count in options.passages}
-        figures |= {"k": options.k, "batch": options.batch, "width": options.width}
-        file = interleave.results("dense", figures, workers, folder=options.results)
-    finally:
-        for worker in workers:
-            worker.close()
-    if options.json:
-        print(json.dumps(json.loads(file.read_text()), indent=1))
-    else:
-        show(figures, options.passages)
+
+    def figures() -> dict[str, Any]:
+        of_counts = {str(count): measure(options, workers, count) for count in options.passages}
+        return of_counts | {"k": options.k, "batch": options.batch, "width": options.width}
+
+    interleave.run("dense", options, workers, figures, lambda found: show(found, options.passages))
 
 
 def arguments(words: Sequence[str] | None) -> argparse.Namespace:

@@ -191,6 +191,38 @@ def results(name: str, figures: Mapping[str, Any], workers: Sequence[Worker], *,
     return file
 
 
+def run(
+    name: str,
+    options: argparse.Namespace,
+    workers: Sequence[Worker],
+    measure: Callable[[], Mapping[str, Any]],
+    show: Callable[[Any], None],
+) -> None:
+    """Measure, write the results, end the workers whatever happens, and print the JSON or what `show` makes of it."""
+    try:
+        figures = measure()
+        file = results(name, figures, workers, folder=options.results)
+    finally:
+        for worker in workers:
+            worker.close()
+    if options.json:
+        print(json.dumps(json.loads(file.read_text()), indent=1))
+    else:
+        show(figures)
+
+
+def show_loads(figures: Mapping[str, Any], measure: str, heading: str) -> None:
+    """A row a load and contender: its median under `measure`, and our ratio to it; then the figures that are numbers."""
+    rows = [
+        [name, who, value, one["ratios"].get(who, {}).get("ratio", 1.0)]
+        for name, one in figures["loads"].items() for who, value in one[measure].items()
+    ]  # fmt: skip
+    print(table(["load", "contender", heading, "we are faster by"], rows))
+    for name, value in figures.items():
+        if isinstance(value, float | int):
+            print(f"{name}: {value:.3g}")
+
+
 def commit() -> Answer:
     """The commit, and whether files differed from it (results of benchmarks themselves left out)."""
 

@@ -35,16 +35,8 @@ def main(words: Sequence[str] | None = None) -> None:
     workers = {"ours": interleave.Worker(interleave.Contender("ours", "benchmarks.learner_ours"))}
     if not options.no_peers:
         workers["tunix"] = interleave.Worker(interleave.peer("tunix", "benchmarks.peers.tunix_learner"))
-    try:
-        figures = measure(options, workers)
-        file = interleave.results("learner", figures, list(workers.values()), folder=options.results)
-    finally:
-        for worker in workers.values():
-            worker.close()
-    if options.json:
-        print(json.dumps(json.loads(file.read_text()), indent=1))
-    else:
-        show(figures)
+    everyone = list(workers.values())
+    interleave.run("learner", options, everyone, lambda: measure(options, workers), show)
 
 
 def arguments(words: Sequence[str] | None) -> argparse.Namespace:
@@ -115,14 +107,7 @@ def same_update(workers: dict[str, interleave.Worker], prepared: dict[str, dict[
 
 
 def show(figures: dict[str, Any]) -> None:
-    rows = [
-        [name, who, seconds, one["ratios"].get(who, {}).get("ratio", 1.0)]
-        for name, one in figures["loads"].items() for who, seconds in one["seconds"].items()
-    ]  # fmt: skip
-    print(interleave.table(["load", "contender", "seconds an update", "we are faster by"], rows))
-    for name, value in figures.items():
-        if isinstance(value, float | int):
-            print(f"{name}: {value:.3g}")
+    interleave.show_loads(figures, "seconds", "seconds an update")
 
 
 if __name__ == "__main__":

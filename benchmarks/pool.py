@@ -9,7 +9,6 @@ does with the whole pool: refresh, the figures of its metrics, the digest that p
 """
 
 import argparse
-import json
 import statistics
 import sys
 from collections.abc import Sequence
@@ -26,25 +25,21 @@ def main(words: Sequence[str] | None = None) -> None:
     options = arguments(words)
     contenders = [interleave.Contender(rule, "benchmarks.pool_ours") for rule in options.rules]
     workers = [interleave.Worker(contender) for contender in contenders]
-    try:
-        load = {"size": options.size, "count": options.count, "accept": options.count // 2}
-        for worker in workers:
-            worker.ask("prepare", rule=worker.name, **load)
-        samples = interleave.interleave(workers, options.rounds, {"steps": options.steps})
-        figures = summary(samples, load)
-        file = interleave.results("pool", figures, workers, folder=options.results)
-    finally:
-        for worker in workers:
-            worker.close()
-    if options.json:
-        print(json.dumps(json.loads(file.read_text()), indent=1))
-    else:
-        print(
-            interleave.table(
-                ["rule", *PARTS], [[rule, *medians.values()] for rule, medians in figures["by_rule"].items()]
-            )
-        )
-        print(f"draw_settle_ms_1m: {figures['draw_settle_ms_1m']}")
+    interleave.run("pool", options, workers, lambda: measure(options, workers), show)
+
+
+def measure(options: argparse.Namespace, workers: Sequence[interleave.Worker]) -> dict[str, Any]:
+    """Every rule's medians over the steps of its samples, and the samples."""
+    load = {"size": options.size, "count": options.count, "accept": options.count // 2}
+    for worker in workers:
+        worker.ask("prepare", rule=worker.name, **load)
+    return summary(interleave.interleave(workers, options.rounds, {"steps": options.steps}), load)
+
+
+def show(figures: dict[str, Any]) -> None:
+    rows = [[rule, *medians.values()] for rule, medians in figures["by_rule"].items()]
+    print(interleave.table(["rule", *PARTS], rows))
+    print(f"draw_settle_ms_1m: {figures['draw_settle_ms_1m']}")
 
 
 def arguments(words: Sequence[str] | None) -> argparse.Namespace:

@@ -15,7 +15,6 @@ from disk, bm25s too: results in retrieval_N.json. Needs the real passages (QR_J
 
 import argparse
 import importlib.util
-import json
 import math
 import shutil
 import sys
@@ -38,28 +37,19 @@ def main(words: Sequence[str] | None = None) -> None:
     one_thread = {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1", "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false"}
     contenders = [interleave.Contender(name, "benchmarks.retrieval_worker") for name in names]
     workers = [interleave.Worker(contender, one_thread) for contender in contenders]
-    try:
-        if options.passages:
-            built, index = large(options, one_thread)
-            prepared = {
-                one.name: one.ask("open_index", kind=one.name, index=str(index), k=options.k) for one in workers
-            }
-            figures = measure(options, workers, prepared, (1, 32)) | {"index": built}
-            figures["peak_bytes"] = {one.name: one.ask("memory")["peak_bytes"] for one in workers}
-        else:
-            prepared = {
-                one.name: one.ask("prepare", kind=one.name, corpus=options.corpus, k=options.k) for one in workers
-            }
-            figures = measure(options, workers, prepared)
-        name = f"retrieval_{options.passages}" if options.passages else "retrieval"
-        file = interleave.results(name, figures, workers, folder=options.results)
-    finally:
-        for worker in workers:
-            worker.close()
-    if options.json:
-        print(json.dumps(json.loads(file.read_text()), indent=1))
-    else:
-        show(figures)
+
+    def figures() -> dict[str, Any]:
+        if not options.passages:
+            more = {"corpus": options.corpus, "k": options.k}
+            return measure(options, workers, {one.name: one.ask("prepare", kind=one.name, **more) for one in workers})
+        built, index = large(options, one_thread)
+        more = {"index": str(index), "k": options.k}
+        prepared = {one.name: one.ask("open_index", kind=one.name, **more) for one in workers}
+        found = measure(options, workers, prepared, (1, 32)) | {"index": built}
+        return found | {"peak_bytes": {one.name: one.ask("memory")["peak_bytes"] for one in workers}}
+
+    name = f"retrieval_{options.passages}" if options.passages else "retrieval"
+    interleave.run(name, options, workers, figures, show)
 
 
 def arguments(words: Sequence[str] | None) -> argparse.Namespace:

@@ -10,7 +10,6 @@ after 64 tokens on all sides. Needs HotpotQA's files (QR_JAX_DATA). README.md sa
 """
 
 import argparse
-import json
 import statistics
 import sys
 import tempfile
@@ -49,17 +48,9 @@ def main(words: Sequence[str] | None = None) -> None:
     workers = {"ours": interleave.Worker(interleave.Contender("ours", "benchmarks.rollout_ours"))}
     if not options.no_peers:
         workers |= {name: interleave.Worker(interleave.peer(name, module)) for name, module in MODULES.items()}
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            figures = measure(options, workers, options.index or folder)
-        file = interleave.results("rollout", figures, list(workers.values()), folder=options.results)
-    finally:
-        for worker in workers.values():
-            worker.close()
-    if options.json:
-        print(json.dumps(json.loads(file.read_text()), indent=1))
-    else:
-        show(figures)
+    with tempfile.TemporaryDirectory() as folder:
+        index = options.index or folder
+        interleave.run("rollout", options, list(workers.values()), lambda: measure(options, workers, index), show)
 
 
 def arguments(words: Sequence[str] | None) -> argparse.Namespace:
@@ -146,14 +137,7 @@ def shares(samples: Sequence[dict[str, Any]]) -> dict[str, float]:
 
 
 def show(figures: dict[str, Any]) -> None:
-    rows = [
-        [name, who, rate, one["ratios"].get(who, {}).get("ratio", 1.0)]
-        for name, one in figures["loads"].items() for who, rate in one["tokens_a_s"].items()
-    ]  # fmt: skip
-    print(interleave.table(["load", "contender", "tokens/s", "we are faster by"], rows))
-    for name, value in figures.items():
-        if isinstance(value, float | int):
-            print(f"{name}: {value:.3g}")
+    interleave.show_loads(figures, "tokens_a_s", "tokens/s")
 
 
 if __name__ == "__main__":
