@@ -212,7 +212,7 @@ def run(
 
 
 def show_loads(figures: Mapping[str, Any], measure: str, heading: str) -> None:
-    """A row a load and contender: its median under `measure`, and our ratio to it; then the figures that are numbers."""
+    """A row a load and contender: its median under `measure` and our ratio to it; then the figures that are numbers."""
     rows = [
         [name, who, value, one["ratios"].get(who, {}).get("ratio", 1.0)]
         for name, one in figures["loads"].items() for who, value in one[measure].items()

@@ -1,4 +1,4 @@
-"""How far a difference of mean scores would move had other questions been asked: a paired bootstrap over questions."""
+"""How far a mean or a difference of means would move had other questions been asked: bootstrap over questions."""
 
 import numpy as np
 
@@ -6,6 +6,11 @@ from qr_jax.noise import uniforms
 
 BOOTSTRAP = 95  # the first part of the keys of its resamples
 RESAMPLES = 10_000
+
+
+def picks(count: int, resamples: int, *key: int) -> np.ndarray:
+    """int64 [resamples, count]: which of `count` questions each resample takes, a function of the key."""
+    return (uniforms(resamples * count, *key) * count).astype(np.int64).reshape(resamples, count)
 
 
 def bootstrap(score_RN: np.ndarray, *, resamples: int = RESAMPLES) -> list[dict[str, float]]:
@@ -17,7 +22,7 @@ def bootstrap(score_RN: np.ndarray, *, resamples: int = RESAMPLES) -> list[dict[
     count = gap_RN.shape[1]
     drawn = np.empty((resamples, len(gap_RN)))
     for at in range(resamples):
-        picked_N = (uniforms(count, BOOTSTRAP, at) * count).astype(np.int64)
+        picked_N = picks(count, 1, BOOTSTRAP, at)[0]
         drawn[at] = gap_RN @ np.bincount(picked_N, minlength=count) / count
     low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
     return [{"mean": float(gap_RN[r].mean()), "low": float(low[r]), "high": float(high[r])} for r in range(len(gap_RN))]

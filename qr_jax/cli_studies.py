@@ -65,14 +65,15 @@ def _add_compare(command: Any) -> None:
 def _compare(arguments: argparse.Namespace) -> int:
     """Exit code 1 when some run failed; what has finished is compared all the same."""
     from qr_jax import compare
+    from qr_jax.config import BUDGETS
     from qr_jax.report import comparison
 
     trusted: tuple[str, ...] | None = tuple(arguments.allow_plugins)
     if Path(arguments.what[0]).is_dir():
         folders = [run for given in arguments.what for run in compare.expand(given)]
         failed, unit = [], arguments.budget
-        if unit not in (None, *compare.BUDGETS):
-            raise ValueError(f"--budget is {unit!r}; for given runs wanted {', '.join(compare.BUDGETS)}")
+        if unit not in (None, *BUDGETS):
+            raise ValueError(f"--budget is {unit!r}; for given runs wanted {', '.join(BUDGETS)}")
     else:
         folders, failed, unit, trusted = _study(arguments, trusted)
     if not folders:

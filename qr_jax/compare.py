@@ -15,10 +15,9 @@ import numpy as np
 from qr_jax import config as configs
 from qr_jax import figures, last_evaluation, metrics_writer, null_control, oracle
 from qr_jax.bootstrap import bootstrap
-from qr_jax.config import Config
+from qr_jax.config import BUDGETS, Config
 from qr_jax.settings import plain
 
-BUDGETS = ("rollouts", "tokens", "searches")
 # Settings that do not make two runs two rules: the seed, and how long a run goes on and what is told of it.
 FREE = ("seed", "log", "data.world_path", "evaluation.every", "train.steps", "train.max_", "train.keep_")
 FREE += ("train.checkpoint_every", "pool.rule", "pool.rounds", "pool.by")

@@ -139,6 +139,9 @@ class Evaluation:
     base: bool = False  # also the model as it is before the cold start
 
 
+BUDGETS = ("rollouts", "tokens", "searches")  # what a run spends; train.max_... limits each
+
+
 @dataclass(frozen=True)
 class Train:
     steps: int = 100  # at most; the budgets below end a run after the step that reaches one of them

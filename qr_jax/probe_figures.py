@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from qr_jax.bootstrap import picks
 from qr_jax.noise import uniforms
 
 ARMS = ("hard", "easy", "fresh")
@@ -118,8 +119,7 @@ def interval(value_QV: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray]
     found: dict[str, Any] = {"mean": mean if math.isfinite(mean) else None, "low": None, "high": None}
     if found["mean"] is None or count < 2:
         return found
-    picked_RQ = (uniforms(RESAMPLES * count, RESAMPLE, seed) * count).astype(np.int64).reshape(RESAMPLES, count)
-    made_R = statistic(value_QV[picked_RQ].mean(1))
+    made_R = statistic(value_QV[picks(count, RESAMPLES, RESAMPLE, seed)].mean(1))
     made_R = made_R[np.isfinite(made_R)]
     return found | {name: float(np.quantile(made_R, level)) for name, level in LEVELS.items()}
 

@@ -12,8 +12,7 @@ from typing import Any
 
 from qr_jax import config as configs
 from qr_jax import oracle, runs
-from qr_jax.compare import BUDGETS
-from qr_jax.config import Config
+from qr_jax.config import BUDGETS, Config
 from qr_jax.launch import Job, Launcher
 from qr_jax.overrides import override
 from qr_jax.settings import conform, plain, read

@@ -13,8 +13,8 @@ from typing import Any, Literal
 import numpy as np
 
 from qr_jax import answers
+from qr_jax.bootstrap import picks
 from qr_jax.config import Config, Evaluation, Model, Rollout, use
-from qr_jax.noise import uniforms
 from qr_jax.queries import readers
 from qr_jax.records import Query
 
@@ -154,7 +154,7 @@ def _figures(rows: Sequence[Row], verdict: Verdict | None, *key: int) -> tuple[d
     """A set's figures, and each score's means over the resamples, by which the macro average has its interval."""
     value_N = _values(rows, verdict)
     count = len(rows)
-    picked_RN = (uniforms(RESAMPLES * count, RESAMPLE, *key) * count).astype(np.int64).reshape(RESAMPLES, count)
+    picked_RN = picks(count, RESAMPLES, RESAMPLE, *key)
     drawn = {name: value[picked_RN].mean(1) for name, value in value_N.items()}
     scores = {name: _interval(float(value.mean()), drawn[name], count) for name, value in value_N.items()}
     stops = [row["greedy"]["stop"] for row in rows]

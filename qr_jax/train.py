@@ -34,7 +34,7 @@ from qr_jax import (
     runs,
     telemetry,
 )
-from qr_jax.config import Config, Train
+from qr_jax.config import BUDGETS, Config, Train
 from qr_jax.parallel import host_local, hosts, peaks
 from qr_jax.parallel import mesh as meshes
 from qr_jax.report import charts, page
@@ -44,7 +44,6 @@ from qr_jax.sft import sft
 from qr_jax.step import Progress, Step, from_host
 
 MOST_ROLLBACKS = 3
-BUDGETS = ("rollouts", "tokens", "searches")
 
 
 def update(made: learner.Learner, state: learner.State, batch: pack.Batch, updates: int):

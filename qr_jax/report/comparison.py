@@ -103,8 +103,8 @@ def accuracy(found: Mapping[str, Any]) -> dict[str, Any]:
 
 def write(found: Mapping[str, Any], path: Path, name: str) -> Path:
     """Write the page; where it is."""
-    style = page._asset("page.css") + STYLE
-    script = "\n".join(map(page._asset, SCRIPTS))
+    style = page.asset("page.css") + STYLE
+    script = "\n".join(map(page.asset, SCRIPTS))
     data = {"chart": accuracy(found), "tables": tables(found), "notes": notes(found)}
     slots = {
         "policy": html.escape(page.policy(style, script, connect=False)),
@@ -113,7 +113,7 @@ def write(found: Mapping[str, Any], path: Path, name: str) -> Path:
         "script": script,
         "data": page.as_json(data),
     }
-    path.write_text(page._fill(page._asset("comparison.html"), slots), encoding="utf-8", errors="replace")
+    path.write_text(page.fill(page.asset("comparison.html"), slots), encoding="utf-8", errors="replace")
     return path
 
 

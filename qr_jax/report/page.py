@@ -56,7 +56,7 @@ def build(
     found = history.histories(run.draws)
     data = overview(run, found, null)
     run_json, episodes_json = as_json(data), as_json(choose.choose(run, found, kept))
-    style, script = _asset("page.css"), "\n".join(map(_asset, SCRIPTS))
+    style, script = asset("page.css"), "\n".join(map(asset, SCRIPTS))
     slots = {
         "policy": html.escape(policy(style, script, connect=follow_s is not None)),
         "title": html.escape(data["name"]),
@@ -66,7 +66,7 @@ def build(
         "run": run_json,
         "episodes": episodes_json,
     }
-    return Page(_fill(_asset("page.html"), slots), run_json, episodes_json)
+    return Page(fill(asset("page.html"), slots), run_json, episodes_json)
 
 
 def policy(style: str, script: str, *, connect: bool) -> str:
@@ -207,11 +207,11 @@ def _settings(config: Mapping[str, Any], name: str = "") -> list[list[str]]:
     return found
 
 
-def _asset(name: str) -> str:
+def asset(name: str) -> str:
     return (resources.files("qr_jax.report") / name).read_text(encoding="utf-8")
 
 
-def _fill(template: str, slots: Mapping[str, str]) -> str:
+def fill(template: str, slots: Mapping[str, str]) -> str:
     """The template with each [[name]] replaced; what is put in is not looked at again."""
     return re.sub(r"\[\[(\w+)\]\]", lambda slot: slots[slot[1]], template)
 
