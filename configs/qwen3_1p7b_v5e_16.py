@@ -1,7 +1,7 @@
 """The paper's setting (paper_1p7b.py) on v5e:4x4: 16 chips, 4 hosts of 4.
 
     qr-jax plan configs/qwen3_1p7b_v5e_16.py --topology v5e:4x4 --price 1.2    # memory, time and cost, without a TPU
-    qr-jax train configs/qwen3_1p7b_v5e_16.py    # on every host, --run in a folder that all share
+    tpu_scripts/launch.sh NAME configs/qwen3_1p7b_v5e_16.py    # on a pod; by hand: qr-jax train, on every host, train.bucket=gs://...
 
 `plan` compiles all four programs and says that they fit: at most 13.6 of 15.75 GiB a chip, of which the train step by
 itself 3.14. Its estimate, under the assumptions that it prints: 19 s a step (rollout 15, learner 4.2), 1.7 hours for

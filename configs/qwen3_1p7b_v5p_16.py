@@ -1,7 +1,7 @@
 """The paper's setting (paper_1p7b.py) on v5p:2x2x2: 8 chips, 2 hosts of 4.
 
     qr-jax plan configs/qwen3_1p7b_v5p_16.py --topology v5p:2x2x2 --price 1.2    # memory, time and cost, without a TPU
-    qr-jax train configs/qwen3_1p7b_v5p_16.py    # on every host, --run in a folder that all share
+    tpu_scripts/launch.sh NAME configs/qwen3_1p7b_v5p_16.py    # on a pod; by hand: qr-jax train, on every host, train.bucket=gs://...
 
 `plan` compiles all four programs and says that they fit: at most 27.0 of 95.74 GiB a chip, of which the train step by
 itself 6.01. Its estimate, under the assumptions that it prints: 14 s a step (rollout 10, learner 3.6), 1.2 hours for

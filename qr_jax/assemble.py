@@ -25,6 +25,7 @@ from qr_jax.queries.traces import Trace, in_tool_calls, read_traces, supporting_
 from qr_jax.queries.world import settings_from, vocabulary
 from qr_jax.records import Episode, Passage, Query, SearchFunction
 from qr_jax.rollout.engine import Engine, Interrupted
+from qr_jax.rollout.together import together
 
 Result = TypeVar("Result")
 
@@ -176,19 +177,35 @@ def _loaded(path: Path):
 
 
 class Dealt:
-    """An engine whose queries are dealt over the processes, and whose episodes every process gets."""
+    """An engine whose queries are dealt over the processes, and whose episodes every process gets.
 
-    def __init__(self, engine: Engine):
-        self.engine = engine
+    `pod`: they are process 0's, which rolls them out on the devices of all.
+    """
 
-    def run(self, params, queries: Sequence[Query], samples: int, **how) -> list[list[Episode]]:
+    def __init__(self, engine: Engine, *, pod: bool = False):
+        self.engine, self.pod = engine, pod
+
+    def run(self, params, queries: Sequence[Query], samples: int, *, stop_now, **how) -> list[list[Episode]]:
         """As `Engine.run`, called by all processes; Interrupted on all of them when it is so on one."""
-        mine = hosts.deal(np.ones(len(queries)), hosts.count())[hosts.index()].tolist()
+        mine = dealt(np.ones(len(queries)), self.pod)[hosts.index()].tolist()
         here = [queries[at] for at in mine]
-        own = all_or_none(lambda: self.engine.run(params, here, samples, query_keys=mine, **how))
+
+        def work() -> list[list[Episode]]:
+            return self.engine.run(params, here, samples, query_keys=mine, stop_now=stop_now, **how)
+
+        if self.pod:
+            own = all_or_none(lambda: together(self.engine, params, work, [], stop_now=stop_now))
+        else:
+            own = all_or_none(work)
         places = [at * samples + g for at in mine for g in range(samples)]
         every = hosts.gather_episodes([episode for group in own for episode in group], places)
         return [every[at : at + samples] for at in range(0, len(every), samples)]
+
+
+def dealt(cost_Q: np.ndarray, pod: bool) -> list[np.ndarray]:
+    """Each process's queries, by position; `pod`: all are process 0's."""
+    parts = hosts.deal(cost_Q, 1 if pod else hosts.count())
+    return parts + [np.zeros(0, np.int64)] * (hosts.count() - len(parts))
 
 
 def all_or_none(work: Callable[[], Result]) -> Result:
@@ -204,9 +221,10 @@ def all_or_none(work: Callable[[], Result]) -> Result:
 
 
 def rollout_layout(config: Config, cfg: ModelConfig, mesh: jax.sharding.Mesh) -> host_local.Kind:
-    """How a host's devices share its rollouts."""
-    devices = host_local.of_host(mesh, jax.process_index())
-    return host_local.choose(config.mesh.rollout, cfg, config.rollout, len(devices), devices[0].platform)
+    """How a host's devices share its rollouts, or all devices one."""
+    asked = config.mesh.rollout
+    devices = list(mesh.devices.flat) if asked == "pod" else host_local.of_host(mesh, jax.process_index())
+    return host_local.choose(asked, cfg, config.rollout, len(devices), devices[0].platform)
 
 
 def hand_over(params, cfg: ModelConfig, compute: str, mesh: jax.sharding.Mesh, layout: host_local.Kind = "one") -> Laid:

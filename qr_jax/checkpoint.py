@@ -17,6 +17,7 @@ import io
 import json
 import os
 import re
+import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -39,17 +40,24 @@ class Checkpoints:
     """The checkpoints of one run: `folder` (a path, or gs:// for Orbax and epath), of which the `keep` newest stay.
 
     So do those of every `keep_every`-th step (0: none). All methods are called by all processes, on their main threads;
-    with more than one process the folder is shared. `say` is told of every folder that is passed over.
+    with more than one process the folder is shared. `before_commit` is called by process 0, in the background, when a
+    checkpoint is written and before it counts. `say` is told of every folder that is passed over.
     """
 
     def __init__(
-        self, folder: str | os.PathLike[str], *, keep: int = 2, keep_every: int = 0, say: Callable[[str], None] = print
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        keep: int = 2,
+        keep_every: int = 0,
+        before_commit: Callable[[], None] | None = None,
+        say: Callable[[str], None] = print,
     ):
         if keep < 1:
             raise ValueError(f"train.keep_checkpoints is {keep}; at least 1 must be kept to resume from")
         self.folder = epath.Path(os.path.abspath(folder) if "://" not in str(folder) else folder)
         self.keep, self.keep_every = keep, keep_every
-        self.say = say
+        self.before_commit, self.say = before_commit, say
         self._orbax = ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler())
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._pending: Future[None] | None = None
@@ -117,11 +125,7 @@ class Checkpoints:
         `verify` reads every byte and compares the hashes. ValueError for a checkpoint of another format.
         """
         self.wait()
-        step, trouble = self._latest(verify) if hosts.index() == 0 else (None, None)
-        step, trouble = hosts.from_first([step, trouble])
-        if trouble:
-            raise ValueError(trouble)
-        return step
+        return hosts.by_first(lambda: self._latest(verify))
 
     def restore(self, step: int, abstract_state: Any, *, part: str | None = None) -> tuple[Any, dict[str, Any]]:
         """(state, host) of a committed step, the state laid out as `abstract_state` says (see mesh.abstract).
@@ -170,7 +174,7 @@ class Checkpoints:
         there = [STEP_FOLDER.fullmatch(path.name) for path in self.folder.iterdir()] if self.folder.exists() else []
         return sorted((int(match[1]) for match in there if match), reverse=True)
 
-    def _latest(self, verify: bool) -> tuple[int | None, str | None]:
+    def _latest(self, verify: bool) -> int | None:
         for step in self._steps():
             damage = committed.damage(self.path(step), verify=verify)
             if damage:
@@ -179,9 +183,9 @@ class Checkpoints:
             found = committed.manifest(self.path(step))["format"]
             if found != FORMAT:
                 what = f"checkpoint {self.path(step)} has format {found}, this version reads {FORMAT}"
-                return None, f"{what}; use the qr_jax that wrote it"
-            return step, None
-        return None, None
+                raise ValueError(f"{what}; use the qr_jax that wrote it")
+            return step
+        return None
 
     def _clear(self, place: epath.Path) -> None:
         """Make `place` an empty folder; a committed one of that name (damaged, or of a given-up future) steps aside."""
@@ -199,6 +203,8 @@ class Checkpoints:
             self._orbax.wait_until_finished()
             if hosts.index() != 0:
                 return
+            if self.before_commit:
+                self.before_commit()
             committed.commit(self.path(step), {"format": FORMAT, "step": step, "arrays": described})
         except (OSError, ValueError, jax.errors.JaxRuntimeError) as error:
             raise self._not_saved(step, error) from error
@@ -289,6 +295,9 @@ def next_attempt(folder: str | os.PathLike[str]) -> int:
         while True:
             try:
                 os.mkdir(logs / f"attempt_{number}")
+                (logs / f"attempt_{number}" / "started").write_text(
+                    time.strftime("%Y-%m-%dT%H:%M:%SZ\n", time.gmtime())
+                )
                 break
             except FileExistsError:  # another start of the same run was quicker
                 number += 1

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from qr_jax import plugins
+from qr_jax import bucket, plugins
 from qr_jax.config import Config, from_json
 from qr_jax.queries.readers import resolve
 from qr_jax.queries.world import WorldSettings
@@ -169,6 +169,10 @@ def _files(config: Config) -> Iterator[str]:
             yield f"data.{name}: {error}"
     try:
         conform("data.world", config.data.world, WorldSettings)
+    except ValueError as error:
+        yield str(error)
+    try:
+        bucket.opened(config.train.bucket or ".")
     except ValueError as error:
         yield str(error)
     for name, text in (("model.name", config.model.name), ("train.init", config.train.init)):

@@ -151,6 +151,9 @@ class Train:
     checkpoint_every: int = 10
     keep_checkpoints: int = 2  # the newest so many
     keep_every: int = 0  # besides, those of every so many steps, whole, for `qr-jax probe`; 0: none
+    # gs://BUCKET/PATH, or a folder that all hosts see: checkpoints go there, and copies of what else is in the run's
+    # folder; None: the run's folder has them, which then all hosts must see
+    bucket: str | None = None
     init: str | None = None  # a run folder to start from (its last checkpoint's weights)
     shuffle_rewards: bool = False  # control: rewards shuffled over the step's episodes; accuracy must not rise
 
@@ -164,8 +167,8 @@ class Mesh:
     tensor: int = 1
     devices: int | None = None  # on CPU: how many devices to emulate, over all processes
     # a host's devices share a rollout by key/value heads or by slots, or one decodes; None: heads or slots, whichever
-    # they divide, and one on CPU
-    rollout: Literal["heads", "slots", "one"] | None = None
+    # they divide, and one on CPU; pod: the devices of all hosts share one rollout, of a model too large for a host
+    rollout: Literal["heads", "slots", "one", "pod"] | None = None
     heartbeat_s: float = 60.0  # a process silent for so long ends the run on all the others
 
 

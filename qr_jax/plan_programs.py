@@ -77,10 +77,10 @@ class Programs:
         sizes = config.mesh
         self.mesh = ahead.mesh(on.chips, data=sizes.data, fsdp=sizes.fsdp, tensor=sizes.tensor)
         self.compute = jnp.dtype(config.model.compute)
-        self.kind: host_local.Kind = host_local.choose(
-            sizes.rollout, cfg, config.rollout, len(on.local), on.local[0].platform
-        )
-        self.local = host_local.local_mesh(self.kind, on.local)
+        self.pod = sizes.rollout == "pod"
+        count = len(on.chips if self.pod else on.local)
+        self.kind: host_local.Kind = host_local.choose(sizes.rollout, cfg, config.rollout, count, on.local[0].platform)
+        self.local = host_local.pod_mesh(self.mesh, cfg) if self.pod else host_local.local_mesh(self.kind, on.local)
 
     # ---- the learner
 
@@ -109,7 +109,12 @@ class Programs:
         old = (batch.rollout_logp_MEL,) if self.config.learner.updates > 1 else ()  # of the same shape and layout
         return made.train_step.jitted.lower(made.abstract, batch, *old)
 
-    # ---- rollouts, on the chips of one host
+    # ---- rollouts, on the chips of one host, or of all for mesh.rollout=pod
+
+    @property
+    def rollouts(self) -> int:
+        """How many go on at a time."""
+        return 1 if self.pod else self.on.hosts
 
     @property
     def slot_step(self) -> int:
@@ -134,7 +139,7 @@ class Programs:
             made.append(rows)
             longest = caches.create(self.cfg, slots, rows.views[-1], self.compute)
             new = caches.create(self.cfg, rows.call_sizes[-1], self.config.rollout.tile, self.compute)
-            return rows.caches | {"slots": longest, "new": new}
+            return rows.new_caches() | {"slots": longest, "new": new}
 
         laid, dealt = incremental.shapes(self.cfg, self.compute), NamedSharding(self.local, caches.AT)
         shapes = jax.tree.map(functools.partial(_shape, at=dealt), jax.eval_shape(make))
@@ -163,11 +168,16 @@ class Programs:
     @property
     def reordered(self) -> bool:
         """Whether hosts share rollouts in another order of chips than the learner's: parameters are then sent first."""
-        return list(host_local.by_hosts(self.mesh, self.kind).devices.flat) != list(self.mesh.devices.flat)
+        return not self.pod and list(self.laid_over.devices.flat) != list(self.mesh.devices.flat)
+
+    @property
+    def laid_over(self) -> Mesh:
+        """The slice's chips as rollouts share them."""
+        return self.local if self.pod else host_local.by_hosts(self.mesh, self.kind)
 
     def hand_over(self) -> jax.stages.Lowered:
         """The learner's parameters laid out for rollouts, on every host: one program on the whole slice."""
-        on = host_local.by_hosts(self.mesh, self.kind)
+        on = self.laid_over
         params = self.learner(self.config.learner.rows)[0].abstract.params
         ordered = Mesh(
             on.devices.reshape(self.mesh.devices.shape), self.mesh.axis_names, axis_types=self.mesh.axis_types

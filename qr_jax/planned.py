@@ -203,7 +203,7 @@ def load(programs: Programs) -> estimate.Load:
     settings = programs.config
     batch = programs.learner(settings.learner.rows)[1]
     return estimate.load(
-        config.to_json(settings), hosts=programs.on.hosts, slots=settings.rollout.slots,
+        config.to_json(settings), hosts=programs.rollouts, slots=settings.rollout.slots,
         call_tokens=programs.call_tokens, micro=len(batch.used_M),
     )  # fmt: skip
 
@@ -242,7 +242,7 @@ def largest(
 
     drawn = of.queries * of.oversample * of.samples
     rows_end = -(-programs.episodes // shards) * shards  # a row an episode
-    slots_end = -(-drawn // programs.on.hosts // programs.slot_step) * programs.slot_step  # a slot an episode
+    slots_end = -(-drawn // programs.rollouts // programs.slot_step) * programs.slot_step  # a slot an episode
     return {
         "learner.rows": most(settings.learner.rows, by_phase["train"], rows_need, step=shards, end=rows_end),
         "rollout.slots": most(

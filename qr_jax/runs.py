@@ -15,14 +15,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from etils import epath
 
-from qr_jax import checkpoint, config, metrics_writer
+from qr_jax import bucket, checkpoint, config, metrics_writer
 from qr_jax.config import Config
 from qr_jax.parallel import hosts
 from qr_jax.records import Episode
 from qr_jax.settings import plain
 
 LEDGER = "ledger.jsonl"
+SEEN_S = 30.0  # how long a folder on a network may take to show what another host made
 POLL_S = 0.5  # how often a process asks whether another one was told to stop
 # What may change between two attempts of one run: how long it goes on, what is told about it and where it runs, not
 # what is computed.
@@ -42,11 +44,19 @@ class Run:
     ):
         self.folder, self.settings, self.stage, self.say = Path(folder), settings, stage, say
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._keep_config()
-        self.attempt = checkpoint.next_attempt(self.folder)
         of = settings.train
+        place = bucket.opened(of.bucket) if of.bucket else epath.Path(self.folder)
+        self._copy = bucket.Copy(self.folder, place) if of.bucket and hosts.index() == 0 else None  # of process 0
+        hosts.by_first(self._keep_config)
+        self.attempt = checkpoint.next_attempt(self.folder)
+        if not of.bucket:
+            check_shared(self.folder / "logs" / f"attempt_{self.attempt}")
         self.checkpoints = checkpoint.Checkpoints(
-            self.folder / "checkpoints", keep=of.keep_checkpoints, keep_every=of.keep_every, say=say
+            place / bucket.CHECKPOINTS,
+            keep=of.keep_checkpoints,
+            keep_every=of.keep_every,
+            before_commit=self._copy.push if self._copy else None,
+            say=say,
         )
         self._writer: metrics_writer.Writer | None = None  # of process 0, from `go_on` to `close`
         self._open = False
@@ -73,7 +83,15 @@ class Run:
         return self.stopping
 
     def _keep_config(self) -> None:
-        """Write config.json; where a run has begun, refuse what would make it another one."""
+        """Write config.json; where a run has begun, refuse what would make it another one.
+
+        What a bucket has of the run is brought here first.
+        """
+        if self._copy and (replaced := self._copy.pull()):
+            self.say(
+                f"{self.settings.train.bucket} has this run otherwise than {self.folder}, and counts: {len(replaced)} "
+                "files moved to logs/replaced_*"
+            )
         path = self.folder / "config.json"
         begun = (self.folder / "checkpoints").is_dir() or (self.folder / "metrics.jsonl").is_file()
         if path.is_file() and begun:
@@ -104,11 +122,7 @@ class Run:
         if self._open:
             self._close_writer()
             self.attempt = checkpoint.next_attempt(self.folder)
-        if hosts.index() == 0:
-            lines = metrics_writer.discard_after(self.folder, found[1]["metrics_bytes"] if found else 0, self.attempt)
-            if lines:
-                self.say(f"{lines} lines of metrics after step {step} moved to logs/attempt_{self.attempt}/discarded")
-            discard_draws_after(self.folder, step or 0, self.attempt)
+        hosts.by_first(lambda: self._discard_after(step or 0, found[1]["metrics_bytes"] if found else 0))
         checkpoint.discard_after(self.folder, step or 0, self.attempt)
         log = self.settings.log
         if hosts.index() == 0:
@@ -117,6 +131,12 @@ class Run:
             )
         self._open, self.saved = True, step
         return None if found is None or step is None else (*found, step)
+
+    def _discard_after(self, step: int, metrics_bytes: int) -> None:
+        lines = metrics_writer.discard_after(self.folder, metrics_bytes, self.attempt)
+        if lines:
+            self.say(f"{lines} lines of metrics after step {step} moved to logs/attempt_{self.attempt}/discarded")
+        discard_draws_after(self.folder, step, self.attempt)
 
     def save(self, step: int, state: Any, host: Mapping[str, Any]) -> None:
         """Checkpoint `step` (the number of steps done), metrics synced first; nothing when it is saved already."""
@@ -131,6 +151,8 @@ class Run:
         assert self._open, "metrics are written only after go_on and before close"
         if self._writer:
             self._writer.write(step, row)
+        if self._copy:
+            self._copy.push_now_and_then()
 
     def write_episodes(self, step: int, rows: Mapping[tuple[int, int], Mapping[str, Any]]) -> None:
         """episodes/step_N.jsonl, numbered like the line in metrics.jsonl: a row an episode, whole or not there.
@@ -190,6 +212,8 @@ class Run:
             self.checkpoints.close()
         self._close_writer()
         self._open = False
+        if self._copy:
+            self._copy.close()
 
     def _close_writer(self) -> None:
         if self._writer:
@@ -220,11 +244,30 @@ def load(folder: str | Path) -> Config:
 
 def last_checkpoint(folder: str | Path, step: int | None = None) -> tuple[checkpoint.Checkpoints, int]:
     """A run's checkpoints and the last whole step, or `step` if it is whole."""
-    found = checkpoint.Checkpoints(Path(folder) / "checkpoints")
+    found = checkpoint.Checkpoints(hosts.by_first(lambda: str(_checkpoints(Path(folder)))))
     last = found.latest() if step is None else step
     if last is None or not (found.path(last) / "COMMITTED").exists():
         raise ValueError(f"{folder} has no whole checkpoint{'' if step is None else f' of step {step}'}")
     return found, last
+
+
+def _checkpoints(folder: Path) -> Path | epath.Path:
+    """Where a run's checkpoints are: in its folder, or else in the bucket that its config names."""
+    own = folder / bucket.CHECKPOINTS
+    there = None if own.is_dir() else load(folder).train.bucket
+    return bucket.opened(there) / bucket.CHECKPOINTS if there else own
+
+
+def check_shared(path: Path) -> None:
+    """ValueError unless every process sees what process 0 has just made; a network's folder may take some seconds."""
+    until = time.monotonic() + SEEN_S
+    while not (seen := path.exists()) and time.monotonic() < until:
+        time.sleep(POLL_S)
+    if hosts.any_process(not seen):
+        raise ValueError(
+            f"not all {hosts.count()} processes see {path}, which process 0 made: give --run a folder that all hosts "
+            "share, or train.bucket=gs://BUCKET/PATH"
+        )
 
 
 def discard_draws_after(folder: Path, step: int, attempt: int) -> None:
@@ -275,6 +318,12 @@ def pieces(ids: Sequence[int], piece: Callable[[int], bytes]) -> list[str]:
     """A token's text each; a character of several tokens stands with the last of them. Joined they are the text."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     return [decoder.decode(piece(token), final=at == len(ids)) for at, token in enumerate(ids, 1)]
+
+
+def below(settings: Config, name: str) -> Config:
+    """The config of a run in the folder `name` of this one's."""
+    there = settings.train.bucket
+    return replace(settings, train=replace(settings.train, bucket=f"{there}/{name}")) if there else settings
 
 
 def for_stage(settings: Config, steps: int, every: int) -> Config:

@@ -14,6 +14,7 @@ from qr_jax.noise import uniforms
 from qr_jax.parallel import hosts, plain
 from qr_jax.records import Episode, Grades, Outcome, Query, grades
 from qr_jax.rollout.engine import Statistics
+from qr_jax.rollout.together import together
 from qr_jax.verdict import judge
 
 SHUFFLE = 2  # the first part of a key of `uniforms`: rewards shuffled for the control
@@ -91,6 +92,7 @@ class Step:
 
     def __init__(self, settings: Config, agent: assemble.Agent, queries: Sequence[Query], search, run: runs.Run):
         self.settings, self.agent, self.queries, self.search, self.run = settings, agent, queries, search, run
+        self.pod = settings.mesh.rollout == "pod"
         of = settings.pool
         self.env = assemble.environment(settings)
         self.reward = plugins.bind("reward", settings.reward)
@@ -100,7 +102,7 @@ class Step:
         self.family_P = families(queries)
 
     def rollout(self, params, progress: Progress, step: int) -> tuple[np.ndarray, dict[int, Group], Statistics]:
-        """Draw and roll out, round by round; every process its own queries.
+        """Draw and roll out, round by round; every process its own queries (of a pod's rollout all are process 0's).
 
         Returns drawn_Q and this process's groups and statistics. Interrupted on every process when one was told to
         stop.
@@ -119,7 +121,10 @@ class Step:
             drawn += new.tolist()
             wanted = dict.fromkeys(new.tolist(), self.settings.pool.samples) | dict(ask.more)
             mine = self.deal(progress, wanted, owner)
-            made = assemble.all_or_none(partial(self.run_engine, params, mine, groups, progress, step, total))
+            work = partial(self.run_engine, params, mine, groups, progress, step, total)
+            if self.pod:
+                work = partial(together, self.agent.engine, params, work, {}, stop_now=self.run.stop_now)
+            made = assemble.all_or_none(work)
             for index, group in made.items():
                 groups[index] = groups.get(index, []) + group
             so_far.append(self.judge(drawn, self.grade(drawn, groups, step), step, progress))
@@ -132,7 +137,7 @@ class Step:
         """
         new = [index for index in wanted if index not in owner]
         cost_Q = np.array(self.expected_tokens(progress, new)) * [wanted[index] for index in new]
-        for process, mine_at in enumerate(hosts.deal(cost_Q, hosts.count())):
+        for process, mine_at in enumerate(assemble.dealt(cost_Q, self.pod)):
             owner |= {new[at]: process for at in mine_at}
         return {index: samples for index, samples in wanted.items() if owner[index] == hosts.index()}
 

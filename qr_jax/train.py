@@ -118,7 +118,7 @@ class _Parts:
         )
         self.questions = assemble.questions(settings, "eval")
         asked = {"queries": self.questions, "stop_now": run.stop_now}
-        engine = assemble.Dealt(self.agent.engine)
+        engine = assemble.Dealt(self.agent.engine, pod=self.layout == "pod")
         self.measure = partial(evaluate.measure, settings, engine, search=self.search, **asked)
 
     def check(self, host: dict[str, Any]) -> None:
@@ -295,7 +295,7 @@ def _weights(parts: _Parts, params):
         return params
     if run.stops():
         raise Interrupted
-    sft(settings, run.folder / "sft", agent=agent, search=parts.search, say=run.say)
+    sft(runs.below(settings, "sft"), run.folder / "sft", agent=agent, search=parts.search, say=run.say)
     return evaluate.weights(run.folder / "sft", agent, parts.mesh)
 
 

@@ -1,6 +1,6 @@
 """Train a tiny run in FOLDER; with a POINT, this process kills itself there (as `kill -9` would).
 
-    python tests/killed_run.py FOLDER... [--die POINT]
+    python tests/killed_run.py FOLDER... [--die POINT] [--bucket PLACE]
 
 Points: "rollout" (in step 3's first tick), "metrics" (line 3 is written, its checkpoint is not), "checkpoint" (files of
 step 2 are written, its commit marker is not).
@@ -79,8 +79,10 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("folders", nargs="+", type=Path)
     parser.add_argument("--die", default=None)
+    parser.add_argument("--bucket", default=None)
     arguments = parser.parse_args()
     if arguments.die:
         die_at(arguments.die)
     for folder in arguments.folders:
-        train(tiny(arguments.folders[0].parent), folder)
+        settings = tiny(arguments.folders[0].parent)
+        train(replace(settings, train=replace(settings.train, bucket=arguments.bucket)), folder)

@@ -437,9 +437,9 @@ def test_decoding_stops_on_the_device_where_a_stop_string_may_be_complete():
             return [b"<pad>", b"<eos>", b"?", b"x", b"ab> ", b"b>", b">>", b"a>", b"ab", b"b"][min(token, 9)]
 
     made = Engine(CFG, Pieces(WORDS.words[3:]), replace(SETTINGS, slots=2, store=2))
-    before = np.flatnonzero(np.asarray(made.rows.stop_V)).tolist()
+    before = np.flatnonzero(np.asarray(made.rows.stop_at_V)).tolist()
     made.watch(("ab>",))
-    assert before == [1] and np.flatnonzero(np.asarray(made.rows.stop_V)).tolist() == [1, 4, 5, 6]
+    assert before == [1] and np.flatnonzero(np.asarray(made.rows.stop_at_V)).tolist() == [1, 4, 5, 6]
 
 
 def test_a_rollout_does_not_depend_on_what_the_engine_ran_before():

@@ -25,7 +25,7 @@ def mesh_of(data, fsdp, tensor):
     return meshes.make_mesh(config.Mesh(data, fsdp, tensor, devices=data * fsdp * tensor))
 
 
-@pytest.mark.parametrize(("kind", "mesh"), [("slots", (2, 2, 2)), ("heads", (1, 2, 1)), ("heads", (1, 1, 2))])
+@pytest.mark.parametrize(("kind", "mesh"), [("slots", (2, 2, 2)), ("heads", (1, 2, 1)), ("pod", (2, 2, 1))])
 def test_episodes_on_several_devices_are_those_of_one_but_for_near_ties(kind, mesh):
     one = engine(slots=8, store=8, buckets=(64,))
     expected = flat(roll(one, random_params(), world().train[:8], 3, env=words_env))
@@ -44,7 +44,8 @@ def test_episodes_on_several_devices_are_those_of_one_but_for_near_ties(kind, me
             assert len(leaf.sharding.device_set) == devices
             assert leaf.addressable_shards[0].data.size * devices == leaf.size
     weight = laid.layers[0]["qkv"]
-    assert weight.addressable_shards[0].data.size * (1 if kind == "slots" else devices) == weight.size
+    heads = {"slots": 1, "heads": devices, "pod": 2}[kind]  # 2 key/value heads: a pod's 4 devices are 2 x 2
+    assert weight.addressable_shards[0].data.size * heads == weight.size
 
 
 def test_a_step_of_decoding_by_heads_sends_two_sums_a_layer_and_never_the_cache():
@@ -54,7 +55,7 @@ def test_a_step_of_decoding_by_heads_sends_two_sums_a_layer_and_never_the_cache(
     none_S = np.zeros(8, np.int32)
     text = (
         decode.decode.lower(
-            laid, made.rows.caches["slots"], none_S, none_S, none_S, np.zeros((8, 2), np.uint32), made.rows.stop_V,
+            laid, made.rows.caches["slots"], none_S, none_S, none_S, np.zeros((8, 2), np.uint32), made.rows.stop_at_V,
             np.float32(1), cfg=CFG, chunk=1, sampling=made.rows.sampling, mesh=made.rows.mesh,
         )
         .compile()
@@ -65,6 +66,11 @@ def test_a_step_of_decoding_by_heads_sends_two_sums_a_layer_and_never_the_cache(
     logits = CFG.vocab * 8 * 4  # gathered here, since 2 does not divide the 31 blocks that sampling cuts them into
     assert sums <= sent["all-reduce"] < 2 * sums and sum(sent.values()) < 2 * sums + logits
     assert sum(sent.values()) < made.rows.caches["slots"][0][0].nbytes / 2
+
+
+def test_a_pod_whose_groups_do_not_divide_the_slots_is_refused():
+    with pytest.raises(ValueError, match=r"into 2, and deals slots, store of \(6, 6\) over the 4 groups that 8 devices"):
+        host_local.choose("pod", CFG, replace(SHAPE, slots=6, store=6), 8, "tpu")
 
 
 def test_parameters_come_over_in_any_order_of_devices():

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "qr_jax"
 PLUGINS = ("recycling", "rounds", "envs", "retrievers", "rewards", "advantages", "losses")
 # A file or folder of qr_jax imports from its own row and the rows above it, nothing from below.
 ROOMS = (
-    ("records", "settings", "secrecy", "noise", "committed", "progress"),
+    ("records", "settings", "secrecy", "noise", "committed", "bucket", "progress"),
     ("pool", "queries", "metrics", "metrics_writer", "config", "overrides", "checks", "plugins", "verdict", "figures")
     + ("oracle", "pass_rates", "null_control", "probe_figures", "manifest", "last_evaluation", "bootstrap")
     + ("answers", "dialect", "bm25_index", "bm25_build", "index_corpus", "data_check", "recall", "score")
@@ -66,7 +66,7 @@ HOST += (
     "doctor",
 )
 HOST += ("oracle", "pass_rates", "null_control", "probe_figures", "manifest", "last_evaluation", "bootstrap")
-HOST += ("progress", "bm25_build", "index_corpus", "data_check", "recall", "score", "cli_data")
+HOST += ("bucket", "progress", "bm25_build", "index_corpus", "data_check", "recall", "score", "cli_data")
 HOST += ("suite", "judge", "retrieval_protocols", "http_post", "search_cache", "retrieval_server", "http_server")
 HOST += ("dense_index", "server_metrics", "search_batcher", "retriever_check", "cli_eval", "cli_retrieval")
 HOST += ("recycling", "rounds", "envs", "retrievers", "rewards", "rollout.tools", "cli", "cli_studies")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from killed_run import tiny
+from loopback_bucket import led_there
 
 from qr_jax import checkpoint, metrics_writer, runs
 from qr_jax.config import use
@@ -53,16 +55,25 @@ def lines(folder):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """One run that was never killed, and three that were killed and started again by the same command."""
+    """One run that was never killed, and four that were killed and started again by the same command.
+
+    "machine" lives in a bucket, and its own folder was lost.
+    """
     folder = tmp_path_factory.mktemp("runs")
     cache = folder / "cache"
-    finish(start(folder / "whole", cache=cache), 0)
-    for point in POINTS:
-        finish(start(folder / point, "--die", point, cache=cache), -signal.SIGKILL)
-    return folder, finish(start(*(folder / point for point in POINTS), cache=cache), 0)
+    with led_there() as bucket:
+        finish(start(folder / "whole", cache=cache), 0)
+        for point in POINTS:
+            finish(start(folder / point, "--die", point, cache=cache), -signal.SIGKILL)
+        machine = [folder / "machine", "--bucket", f"{bucket}/night"]
+        finish(start(*machine, "--die", "metrics", cache=cache), -signal.SIGKILL)
+        assert not list(folder.glob("machine/**/checkpoints"))
+        shutil.rmtree(folder / "machine")
+        finish(start(*machine, cache=cache), 0)
+        yield folder, finish(start(*(folder / point for point in POINTS), cache=cache), 0)
 
 
-@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize("point", [*POINTS, "machine"])
 def test_a_run_killed_at_any_point_goes_on_to_the_same_bytes(finished, point):
     folder, _ = finished
     whole, resumed = folder / "whole", folder / point
@@ -72,6 +83,11 @@ def test_a_run_killed_at_any_point_goes_on_to_the_same_bytes(finished, point):
     for path in sorted((whole / "episodes").iterdir()):
         assert (resumed / "episodes" / path.name).read_bytes() == path.read_bytes()
     assert (resumed / "ledger.jsonl").read_bytes() == (whole / "ledger.jsonl").read_bytes()
+    if point == "machine":
+        checkpoints, last = runs.last_checkpoint(resumed)
+        assert str(checkpoints.folder).startswith("gs://") and last == 5
+        assert metrics_writer.read(resumed / "sft") and (resumed / "logs" / "attempt_2").is_dir()
+        return
     for name in ("host.json", "host.npz"):
         one, other = (f / "checkpoints" / "step_00000005" / name for f in (whole, resumed))
         if name == "host.json":

@@ -15,7 +15,6 @@ TEXT
 take_common "$@"
 take_name
 no_more_words
-refuse_several_hosts
 forget_the_end
 create_resource
 "$dry_run" || say "asked for $name ($ACCELERATOR, $CAPACITY, $ZONE); next: tpu_scripts/launch.sh $name CONFIG"

@@ -7,7 +7,7 @@ usage() {
 usage: tpu_scripts/delete.sh NAME [--yes] [--dry-run]
 
 Deletes the queued resource NAME and its hosts, and tells watch.sh not to make it anew. What is in the bucket stays.
-What the run did since the last copy, a minute or so, is lost.
+What the run did since its last checkpoint is lost.
 
   --yes  do not ask for the name again
 TEXT

@@ -9,10 +9,11 @@ usage: tpu_scripts/launch.sh NAME CONFIG [setting=value ...] [--allow-dirty] [--
 Puts the committed tree (git archive) and the command in the bucket. Where NAME is ACTIVE, every host then installs it
 (setup.sh, pinned versions) and runs, in the background and with a log,
 
-    qr-jax train CONFIG setting=value ... --run FOLDER
+    qr-jax train CONFIG setting=value ... train.bucket=BUCKET/NAME/run --run FOLDER
 
-FOLDER is the host's own; that of worker 0 is copied to the bucket every minute and brought back to a new TPU. Where
-NAME is not there yet, its start-up script does all this. While the run goes on, a second launch is refused.
+FOLDER is the host's own. Checkpoints go into the bucket, the other files are copied there before each one counts and
+about every minute, and a new TPU of any size begins with what is there. Where NAME is not there yet, its start-up
+script does all this. While the run goes on, a second launch is refused.
 
   CONFIG         a file of the tree, as in configs/smollm2_multihop.py:full
   --allow-dirty  take changes of tracked files that are not committed; files git does not know are left out
@@ -76,16 +77,14 @@ upload() {
     printf '%s\n' "$described" >"$folder/commit"
   fi
   run git -C "$root" archive --format=tar.gz "--output=$folder/tree.tar.gz" "$tree"
-  # First the run's folder: a host that finds worker.sh must find it too.
-  run gcloud storage cp "$folder/commit" "$url/run/commit"
-  run gcloud storage cp "$folder/tree.tar.gz" "$folder/arguments" "$folder/data" "$folder/secrets" "$url/launch/"
-  run gcloud storage cp "$scripts/worker.sh" "$url/launch/worker.sh"
+  local -a files=(tree.tar.gz arguments data secrets commit)
+  run gcloud storage cp "${files[@]/#/$folder/}" "$url/launch/"
+  run gcloud storage cp "$scripts/worker.sh" "$url/launch/worker.sh" # last: a host that finds it finds the rest
 }
 
 take_common "$@"
 take_name
 take_arguments
-refuse_several_hosts
 choose_tree
 state=ACTIVE
 "$dry_run" || ask_state

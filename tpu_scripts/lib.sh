@@ -119,14 +119,6 @@ check() {
   [[ "${!1}" =~ $2 ]] || die "$settings_file: $1='${!1}' is not usable; wanted something like $3"
 }
 
-# TPUs of more than 8 (chips, or on v5p and before cores) have several hosts. They must write each checkpoint into one
-# folder that all of them see, and `qr-jax train --run` takes none in a bucket: every host's own disk is all there is.
-refuse_several_hosts() {
-  [ "${ACCELERATOR##*-}" -le 8 ] ||
-    die "$ACCELERATOR has several hosts, which would need a shared folder for their checkpoints, and qr-jax train" \
-      "writes none into a bucket so far; wanted at most 8 chips, as in v5litepod-8"
-}
-
 # ssh_to WORKER COMMAND: on one host, or on all at once.
 ssh_to() {
   run gcloud compute tpus tpu-vm ssh "$name" "${where[@]}" "--worker=$1" "--command=$2"

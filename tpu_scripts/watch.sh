@@ -111,7 +111,6 @@ look() {
 take_common "$@"
 take_name
 take_options
-refuse_several_hosts
 pause="$wait_s"
 if "$dry_run"; then
   echo "# every $poll_s s:"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs a launched run on one host of a TPU, as root: fetches it from the bucket, trains, copies the run's folder back.
+# Runs a launched run on one host of a TPU, as root: fetches the program from the bucket, trains, copies the log back.
 set -euo pipefail
 
 usage() {
@@ -59,24 +59,13 @@ start() {
   echo "worker $number started; its log is $log"
 }
 
-# What launch.sh put in the bucket; and, on a new host, the run as far as it got.
+# What launch.sh put in the bucket.
 fetch() {
+  local data
   rm -rf "$home/launch" "$tree"
   mkdir -p "$home/launch" "$tree"
   insist gcloud storage rsync --recursive "$url/launch" "$home/launch"
   tar -xzf "$home/launch/tree.tar.gz" -C "$tree"
-  if [ ! -d "$folder" ]; then # else this host's own is newer than the bucket's
-    rm -rf "$folder.coming"
-    mkdir -p "$folder.coming"
-    # launch.sh wrote a file there: a bucket that gives nothing is an error, and never a run that begins anew.
-    insist gcloud storage rsync --recursive "$url/run" "$folder.coming"
-    if [ ! -f "$folder.coming/commit" ]; then
-      say "$url/run has no file commit, which launch.sh writes; launch it again"
-      return 1
-    fi
-    mv "$folder.coming" "$folder"
-  fi
-  local data
   data="$(cat "$home/launch/data")"
   if [ -n "$data" ]; then
     mkdir -p "$home/data"
@@ -104,51 +93,22 @@ read_secrets() {
   done <"$home/secrets.env"
 }
 
-# The run's folder to the bucket, worker 0's alone: first everything but checkpoints, then the checkpoints that were
-# whole before that. So metrics.jsonl in the bucket is never shorter than a checkpoint there says it was.
-# Returns 1 when something was not copied: the next time brings it.
-copy_run() {
-  local -a whole=()
-  local step marker
-  mapfile -t whole < <(cd "$folder" && find . -path '*checkpoints/step_*[0-9]/COMMITTED' -printf '%P\n' | sort)
-  gcloud storage rsync --recursive --exclude='(.*/)?checkpoints/.*|.*\.(new|tmp)$' "$folder" "$url/run" || return 1
-  for step in "${whole[@]%/COMMITTED}"; do
-    marker="$(cat "$folder/$step/COMMITTED")" || return 1
-    [ "${copied[$step]:-}" != "$marker" ] || continue
-    gcloud storage rsync --recursive "$folder/$step" "$url/run/$step" || return 1
-    copied[$step]="$marker"
-    fresh=yes
-  done
-  [ -z "$fresh" ] || remove_older "${whole[@]%/COMMITTED}" || return 1
-  fresh=""
-}
-
-# remove_older STEP...: delete the checkpoints in the bucket that are none of these; qr-jax has deleted them here.
-remove_older() {
-  local there step
-  there="$(gcloud storage ls "$url/run/**")" || return 1
-  there="$(sed -n "s,^$url/run/\(.*checkpoints/step_[^/]*\)/.*,\1,p" <<<"$there" | sort -u)"
-  for step in $there; do
-    [[ " $* " == *" $step "* ]] || gcloud storage rm --recursive "$url/run/$step" || return 1
-  done
-}
-
-copy_out() {
-  gcloud storage cp "$(readlink "$home/log")" "$url/logs/" || return 1
-  [ "$number" != 0 ] || copy_run
+# This host's log to the bucket; the program brings the run there itself.
+copy_log() {
+  gcloud storage cp "$(readlink "$home/log")" "$url/logs/"
 } >"$home/copy.log" 2>&1
 
-# However this script ends: the log and the run go out, and the end is marked unless the run can go on elsewhere.
+# However this script ends: the log goes out, and the end is marked unless the run can go on elsewhere.
 leave() {
   local code="$1" mark=""
   trap - EXIT
   case "$code" in
-    0) [ "$number" != 0 ] || mark="finished" ;; # worker 0's to say, whose copy of the run counts
+    0) [ "$number" != 0 ] || mark="finished" ;; # worker 0's to say, which writes the run's files
     "$stopped") say "stopped by SIGTERM; the same run goes on when it is started again" ;;
     *) mark="failed on worker $number with exit code $code while $doing" ;;
   esac
   [ -z "$mark" ] || say "the run has $mark"
-  insist copy_out || say "the last copy to the bucket failed: $(tail -n 1 "$home/copy.log")"
+  insist copy_log || say "the last copy to the bucket failed: $(tail -n 1 "$home/copy.log")"
   if [ -n "$mark" ]; then
     echo "$mark" >"$home/mark"
     insist gcloud storage cp "$home/mark" "$url/ended" || true
@@ -160,11 +120,12 @@ leave() {
 train() {
   local next=$SECONDS code=0
   # 9>&-: the lock is the supervisor's.
-  .venv/bin/qr-jax train "${arguments[@]}" --run "$folder" 9>&- &
+  # train.bucket last: the run lives in the bucket, whatever its config says, and is brought to a new host from there.
+  .venv/bin/qr-jax train "${arguments[@]}" "train.bucket=$url/run" --run "$folder" 9>&- &
   child=$!
   while kill -0 "$child" 2>/dev/null; do
     if [ "$SECONDS" -ge "$next" ]; then
-      copy_out || say "not copied to the bucket, again in $sync_s s: $(tail -n 1 "$home/copy.log")"
+      copy_log || say "not copied to the bucket, again in $sync_s s: $(tail -n 1 "$home/copy.log")"
       next=$((SECONDS + sync_s))
     fi
     sleep "$look_s" 9>&-
@@ -176,8 +137,7 @@ train() {
 
 supervise() {
   local restarts=0 code
-  doing="reading the host's number" number="?" child="" fresh=""
-  declare -gA copied=()
+  doing="reading the host's number" number="?" child=""
   # The program makes its checkpoint and ends with 143; the trap runs between two looks.
   trap '[ -z "$child" ] || kill -TERM "$child"; [ -n "$child" ] || exit "$stopped"' TERM
   trap 'leave $?' EXIT
@@ -192,7 +152,7 @@ supervise() {
   mapfile -t arguments <"$home/launch/arguments"
   doing="training"
   while true; do
-    say "worker $number, commit $(cat "$folder/commit"): qr-jax train ${arguments[*]} --run $folder"
+    say "worker $number, commit $(cat "$home/launch/commit"): qr-jax train ${arguments[*]} --run $folder"
     code=0
     train || code=$?
     case "$code" in

@@ -3,7 +3,8 @@
 By key/value heads: each device has its heads' part of the weights and of the cache, and a layer's two sums go over all.
 By slots: each has all weights and its own rows of the cache. Or one device decodes alone. Whatever it is, no collective
 of a rollout leaves its host: parameters come once a step, replicated over hosts, and are then wrapped as arrays of this
-process alone.
+process alone. But for "pod": there all hosts' devices share one rollout by heads and slots (rollout/together.py), for a
+model that one host cannot hold.
 """
 
 import functools
@@ -22,7 +23,7 @@ from qr_jax.models.families import ModelConfig
 from qr_jax.models.incremental import Laid
 
 AXES = ("slots", "heads")
-Kind = Literal["heads", "slots", "one"]
+Kind = Literal["heads", "slots", "one", "pod"]
 # Which dimension of a laid array the heads' axis cuts; what is not here is whole on every device.
 CUT = {"qkv": 0, "qkv_bias": 0, "o": 1, "gate_up": 1, "down": 1}
 
@@ -30,9 +31,18 @@ CUT = {"qkv": 0, "qkv_bias": 0, "o": 1, "gate_up": 1, "down": 1}
 def choose(asked: Kind | None, cfg: ModelConfig, rollout: config.Rollout, devices: int, platform: str) -> Kind:
     """What `mesh.rollout` says; where it says nothing heads, else slots, whichever `devices` divide, else one.
 
-    One too on CPU, whose emulated devices are one machine. ValueError where what was asked for does not divide.
+    `devices`: of one host; for "pod", which only a setting chooses, of all. One device on CPU, whose emulated devices
+    are one machine. ValueError where what was asked for does not divide.
     """
     rows = (rollout.slots, rollout.store or rollout.slots)
+    if asked == "pod":
+        heads = heads_of_pod(cfg, devices)
+        if any(n % (devices // heads) for n in rows):
+            raise ValueError(
+                f"mesh.rollout='pod' cuts {cfg.kv_heads} key/value heads and an MLP of {cfg.mlp} into {heads}, and "
+                f"deals slots, store of {rows} over the {devices // heads} groups that {devices} devices then are, "
+                "which do not divide them; set rollout.slots and store to multiples"
+            )
     fits = {"heads": not (cfg.kv_heads % devices or cfg.mlp % devices), "slots": not any(n % devices for n in rows)}
     if asked in fits and not fits[asked]:
         found = {"heads": f"{cfg.kv_heads} key/value heads and an MLP of {cfg.mlp}", "slots": f"slots, store of {rows}"}
@@ -43,6 +53,17 @@ def choose(asked: Kind | None, cfg: ModelConfig, rollout: config.Rollout, device
     if asked or devices == 1 or platform == "cpu":
         return asked or "one"
     return "heads" if fits["heads"] else "slots" if fits["slots"] else "one"
+
+
+def heads_of_pod(cfg: ModelConfig, devices: int) -> int:
+    """The most parts, of those that divide `devices`, into which heads and MLP can be cut."""
+    return max(n for n in range(1, devices + 1) if not (devices % n or cfg.kv_heads % n or cfg.mlp % n))
+
+
+def pod_mesh(mesh: Mesh, cfg: ModelConfig) -> Mesh:
+    """The learner's devices, in its order, as all of them share one rollout: by heads first, then by slots."""
+    heads = heads_of_pod(cfg, mesh.size)
+    return Mesh(mesh.devices.reshape(mesh.size // heads, heads), AXES, axis_types=(AxisType.Auto,) * 2)
 
 
 def local_mesh(kind: Kind, devices: Sequence[Any]) -> Mesh:
@@ -91,17 +112,19 @@ def layout(mesh: Mesh, shapes: Laid) -> Laid:
 
 @functools.cache
 def program(cfg: ModelConfig, compute: str, on: Mesh) -> Any:
-    """The jitted program that lays the learner's parameters out over `by_hosts(...)`."""
+    """The jitted program that lays the learner's parameters out over `by_hosts(...)` or `pod_mesh(...)`."""
     made = functools.partial(incremental.lay_out, cfg, dtype=jnp.dtype(compute))
     return jax.jit(made, out_shardings=layout(on, incremental.shapes(cfg, jnp.dtype(compute))))
 
 
 def hand_over(params: Any, cfg: ModelConfig, compute: str, mesh: Mesh, kind: Kind) -> Laid:
-    """The learner's parameters as this host's rollouts read them, in the compute dtype, on its own devices.
+    """The learner's parameters as this host's rollouts read them, in the compute dtype, on its devices ("pod": on all).
 
     What comes back looks at the same memory as the global arrays, which nobody else has: it lives until the last
     decode of the step, and is to be dropped before the next hand-over.
     """
+    if kind == "pod":
+        return program(cfg, compute, pod_mesh(mesh, cfg))(params)
     on, me = by_hosts(mesh, kind), jax.process_index()
     if list(on.devices.flat) != list(mesh.devices.flat):  # jit takes arrays of one order of devices only
         ordered = Mesh(on.devices.reshape(mesh.devices.shape), mesh.axis_names, axis_types=mesh.axis_types)
@@ -118,6 +141,9 @@ def hand_over(params: Any, cfg: ModelConfig, compute: str, mesh: Mesh, kind: Kin
 
 def describe(kind: Kind, mesh: Mesh, cfg: ModelConfig) -> str:
     """The layout in words, to be printed at a run's start."""
+    if kind == "pod":
+        heads = heads_of_pod(cfg, mesh.size)
+        return f"all {mesh.size} devices share one rollout: {mesh.size // heads} by slots x {heads} by key/value heads"
     count = len(of_host(mesh, jax.process_index()))
     if kind == "one" or count == 1:
         return "each host decodes on one device" + (f" of its {count}" if count > 1 else "")

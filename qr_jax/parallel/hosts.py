@@ -7,7 +7,7 @@ order, on their main thread.
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -56,6 +56,22 @@ def gather(value: Any) -> list[Any]:
 def from_first(value: Any) -> Any:
     """The value that process 0 gave; what the others gave is dropped."""
     return gather(value if index() == 0 else None)[0]
+
+
+def by_first(function: Callable[[], Any]) -> Any:
+    """What the function gives on process 0, where alone it runs; a ValueError or OSError of it is raised on all."""
+    if count() == 1:
+        return function()
+    value, error = None, None
+    if index() == 0:
+        try:
+            value = function()
+        except (ValueError, OSError) as found:
+            error = found
+    value, said = from_first([value, str(error) if error else None])
+    if said is not None:
+        raise error or ValueError(f"process 0: {said}")
+    return value
 
 
 def say_stop() -> None:

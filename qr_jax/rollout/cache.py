@@ -38,7 +38,7 @@ def put(part, new, row_R, used_R, count_R, mesh: Mesh | None = None):
     """
     if mesh is not None and mesh.shape["heads"] > 1:
         by_heads, same = PartitionSpec(None, "heads"), PartitionSpec()
-        own = jax.shard_map(put, mesh=mesh, in_specs=(by_heads, by_heads, same, same, same), out_specs=by_heads)
+        own = jax.shard_map(_put_own, mesh=mesh, in_specs=(AT, by_heads, same, same, same), out_specs=AT)
         return own(part, new, row_R, used_R, count_R)
     rows, kv_heads, positions, dim = part.shape
     entries = jnp.arange(new.shape[2])[None]
@@ -46,6 +46,14 @@ def put(part, new, row_R, used_R, count_R, mesh: Mesh | None = None):
     head_RK = row_R[:, None] * kv_heads + jnp.arange(kv_heads)[None]
     flat = part.reshape(rows * kv_heads, positions, dim)
     return flat.at[head_RK[:, :, None], at_RJ[:, None]].set(new, mode="drop").reshape(part.shape)
+
+
+def _put_own(part, new, row_R, used_R, count_R):
+    """`put` on a device that has some of the rows: what goes to others is dropped here."""
+    rows = part.shape[0]
+    row_R = row_R - rows * jax.lax.axis_index("slots")
+    mine_R = (row_R >= 0) & (row_R < rows)
+    return put(part, new, jnp.where(mine_R, row_R, 0), used_R, jnp.where(mine_R, count_R, 0))
 
 
 def write(cache: Cache, buffer: Cache, row_R, used_R, count_R, mesh: Mesh | None = None) -> Cache:

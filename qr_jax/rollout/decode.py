@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from qr_jax.models import cached_attention, incremental
 from qr_jax.models.families import ModelConfig
@@ -94,7 +94,10 @@ def decode(
     )
     _, _, _, count_S, buffer, token_SC, logp_SC = jax.lax.while_loop(more, tick, state)
     cache = caches.write(cache, buffer, jnp.arange(slots), used_S, count_S, mesh)
-    return cache, Chunk(token_SC, logp_SC, count_S)
+    found = Chunk(token_SC, logp_SC, count_S)
+    if mesh is not None:  # whole on every device, so that every process can read it
+        found = jax.lax.with_sharding_constraint(found, NamedSharding(mesh, PartitionSpec()))
+    return cache, found
 
 
 @functools.partial(jax.jit, static_argnames=("cfg", "view", "mesh"), donate_argnames=("cache",))

@@ -52,32 +52,38 @@ class Rows:
         self.move_sizes = [self.slot_count]
         while self.move_sizes[0] > MOVE_ROWS:
             self.move_sizes.insert(0, max(self.move_sizes[0] // 4, MOVE_ROWS))
-        self.caches = {
-            "slots": caches.create(cfg, self.slot_count, self.views[0], self.compute),
-            "store": caches.create(cfg, self.store_count, settings.context_tokens, self.compute),
-        }
+        self.caches: dict[str, caches.Cache] = {}  # made where the first parameters lie
         self.eos_ids = tuple(eos_ids)
         self.stop_at_eos()
         self.sampling = Sampling(settings.top_p, settings.top_k)
         self.moved = self.grown = 0
         self.mesh: Mesh | None = None  # over it the caches are dealt, as the parameters are (parallel/host_local.py)
+        self.stop_V: Any = None  # `stop_at_V` on the devices, once a chunk is decoded
 
     def lay_out(self, params: Any) -> Laid:
         """Parameters as the programs read them; a Laid comes back as it is."""
         laid = lay_out(self.cfg, params, self.compute)
         layout = laid.norm.sharding
-        if isinstance(layout, NamedSharding) and layout.mesh.axis_names == AXES and layout.mesh != self.mesh:
+        dealt = isinstance(layout, NamedSharding) and layout.mesh.axis_names == AXES
+        if not self.caches or (dealt and layout.mesh != self.mesh):
             self.settle_on(laid)
         return laid
 
     def settle_on(self, laid: Laid) -> None:
-        """Lay the caches out like the parameters: a program first seen with another layout would compile again."""
+        """Make the caches anew, laid out like the parameters: no device ever holds more than its part of them."""
         layout = laid.norm.sharding
         if isinstance(layout, NamedSharding):
             dealt = layout.mesh.axis_names == AXES
             self.mesh = layout.mesh if dealt else None  # type: ignore[assignment]
             layout = NamedSharding(layout.mesh, caches.AT if dealt else PartitionSpec())
-        self.caches = jax.device_put(self.caches, layout)
+        self.caches, self.stop_V = {}, None  # the old ones go first
+        self.caches = jax.jit(self.new_caches, out_shardings=layout)()
+
+    def new_caches(self) -> dict[str, caches.Cache]:
+        return {
+            "slots": caches.create(self.cfg, self.slot_count, self.views[0], self.compute),
+            "store": caches.create(self.cfg, self.store_count, self.settings.context_tokens, self.compute),
+        }
 
     # ---- compiling
 
@@ -130,8 +136,7 @@ class Rows:
 
     def stop_at_eos(self) -> None:
         """Let slots stop decoding at the ids that always end a turn, and at no others."""
-        self.stop_at_V = np.zeros(self.cfg.vocab, bool)
-        self.stop_V = jnp.asarray(self.stop_at_V)
+        self.stop_at_V, self.stop_V = np.zeros(self.cfg.vocab, bool), None
         self.stop_at(self.eos_ids)
 
     def stop_at(self, ids: Sequence[int]) -> None:
@@ -139,7 +144,7 @@ class Rows:
         if not self.stop_at_V[list(ids)].all():
             self.stop_at_V = self.stop_at_V.copy()  # the device's array may share the old one's memory
             self.stop_at_V[list(ids)] = True
-            self.stop_V = jnp.asarray(self.stop_at_V)
+            self.stop_V = None
 
     def keys(self, seed: int, purpose: int, step: int, query_N: Sequence[int], sample_N: Sequence[int]) -> np.ndarray:
         """Key data [N, 2] of N episodes, computed `slots` at a time."""
@@ -155,6 +160,10 @@ class Rows:
 
     def decode(self, laid: Laid, pending_S, used_S, room_S, key_S2, temperature: float) -> decode.Chunk:
         self.fit(int(used_S.max()) + self.settings.chunk)
+        if self.stop_V is None:
+            self.stop_V = jax.device_put(
+                self.stop_at_V, NamedSharding(self.mesh, PartitionSpec()) if self.mesh else None
+            )
         self.caches["slots"], chunk = decode.decode(
             laid, self.caches["slots"], pending_S, used_S, room_S, key_S2, self.stop_V, np.float32(temperature),
             cfg=self.cfg, chunk=self.settings.chunk, sampling=self.sampling, mesh=self.mesh,

@@ -1,0 +1,125 @@
+"""A run's copy in a bucket: all of its folder but the checkpoints, which are written there at once.
+
+Each copy is made before a checkpoint counts, so the metrics there are never shorter than a checkpoint there says.
+"""
+
+import importlib.util
+import os
+import re
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import fsspec
+from etils import epath
+
+from qr_jax import committed
+
+IN_BUCKET = re.compile(r"gs://[a-z0-9][a-z0-9._-]+(/[^/]+)+")
+CHECKPOINTS = "checkpoints"
+NOT_FINISHED = (".new", ".tmp")  # what write_json, write_episodes and committed.write rename when it is whole
+EVERY_S = 60
+AT_ONCE = 8  # files on their way
+
+
+def opened(place: str) -> epath.Path:
+    """The place that train.bucket names, as a path. ValueError for another kind of place, or where gcsfs is missing."""
+    if "://" not in place:
+        return epath.Path(os.path.abspath(place))
+    if not IN_BUCKET.fullmatch(place):
+        raise ValueError(f"train.bucket={place!r} is no place for a run; wanted gs://BUCKET/PATH, or a folder")
+    if not importlib.util.find_spec("gcsfs"):
+        raise ValueError(f"train.bucket={place} needs the package gcsfs: pip install 'qr_jax[bucket]'")
+    # Orbax writes by another way than epath, so what epath remembers of a folder's files is not to be believed.
+    fsspec.config.conf.setdefault("gcs", {})["use_listings_cache"] = False
+    return epath.Path(place)
+
+
+class Copy:
+    """`folder` is the run's own; `place` the bucket's (gs://BUCKET/PATH), or a folder. Process 0 alone has one."""
+
+    def __init__(self, folder: Path, place: epath.Path):
+        self.folder, self.place = folder, place
+        self._pushed_s = time.monotonic()
+        self._background = ThreadPoolExecutor(1, "bucket")
+        self._soon: Future[None] | None = None
+        self._there: dict[str, tuple[int, int]] = {}  # of each file there: our size and time when it went or came
+        self._lock = threading.Lock()
+
+    def push(self) -> None:
+        """What was written, changed or moved here since the last time is so there too. OSError when it is not."""
+        with self._lock:
+            here = {name: _mark(self.folder / name) for name in _names(self.folder)}
+            changed = [name for name, mark in here.items() if self._there.get(name) != mark]
+            _each(self._send, changed)
+            _each(lambda name: (self.place / name).unlink(missing_ok=True), [*self._there.keys() - here.keys()])
+            self._there, self._pushed_s = here, time.monotonic()
+
+    def push_now_and_then(self) -> None:
+        """Push in the background a minute after the last push. What fails then fails again, and is said, later."""
+        if time.monotonic() - self._pushed_s > EVERY_S and (self._soon is None or self._soon.done()):
+            self._soon = self._background.submit(self.push)
+
+    def close(self) -> None:
+        """The last push."""
+        self._background.shutdown()
+        self.push()
+
+    def pull(self) -> list[str]:
+        """What is there is here too; the names of local files of another content, now in logs/replaced_N.
+
+        A local file that begins as the one there is only newer, and stays.
+        """
+        replaced: list[str] = []
+        aside = self.folder / "logs" / f"replaced_{1 + len(list(self.folder.glob('logs/replaced_*')))}"
+
+        def bring(name: str) -> None:
+            own = self.folder / name
+            if own.is_file() and own.stat().st_size == (self.place / name).stat().length:
+                self._there[name] = _mark(own)
+                return
+            there = self._read(name)
+            if own.is_file() and own.read_bytes().startswith(there):
+                return
+            if own.exists():
+                (aside / name).parent.mkdir(parents=True, exist_ok=True)
+                os.replace(own, aside / name)
+                replaced.append(name)
+            own.parent.mkdir(parents=True, exist_ok=True)
+            committed.write(epath.Path(own), there)
+            self._there[name] = _mark(own)
+
+        _each(bring, list(_names(self.place)))
+        return sorted(replaced)
+
+    def _read(self, name: str) -> bytes:
+        return (self.place / name).read_bytes()
+
+    def _send(self, name: str) -> None:
+        (self.place / name).parent.mkdir(parents=True, exist_ok=True)
+        committed.write(self.place / name, (self.folder / name).read_bytes())
+
+
+def _names(folder: Path | epath.Path, below: str = "") -> Iterator[str]:
+    """Every finished file below, by its path from there; no checkpoint's."""
+    if not folder.exists():
+        return
+    for path in folder.iterdir():
+        name = f"{below}{path.name}"
+        if path.is_dir():
+            if path.name != CHECKPOINTS:
+                yield from _names(path, f"{name}/")
+        elif not path.name.endswith(NOT_FINISHED):
+            yield name
+
+
+def _mark(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns
+
+
+def _each(function, names: list[str]) -> None:
+    with ThreadPoolExecutor(AT_ONCE) as threads:
+        list(threads.map(function, names))
