@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 
 PEERS := benchmarks/peers/.venv
 
-.PHONY: help .venv quickstart test test-pods lint smollm2 minilm bench-peers bench-rollout bench-learner bench-accelerator bench-pool bench-retrieval bench-retrieval-server bench-dense bench-tpu
+.PHONY: help .venv quickstart test test-pods lint smollm2 minilm bench-peers bench-rollout bench-learner bench-accelerator bench-pool bench-retrieval bench-retrieval-server bench-dense bench-tpu bench-hand-over
 
 help:  ## what there is to make
 	@sed -n 's/^\([.a-z0-9]*\):.*## /\1: /p' Makefile
@@ -25,8 +25,8 @@ quickstart: $(STAMP)  ## a small model learns to search a synthetic world
 test: $(STAMP)  ## the whole quick suite
 	$(BIN)/python -m pytest
 
-test-pods: $(STAMP)  ## runs of 2 and 4 real processes on this machine (under 4 minutes on 2 cores)
-	$(BIN)/python -m pytest -m "slow or not slow" tests/test_pods.py tests/test_watchdog.py
+test-pods: $(STAMP)  ## runs of 2 and 4 real processes on this machine (5 minutes on 2 cores)
+	$(BIN)/python -m pytest -m "slow or not slow" tests/test_pods.py tests/test_pod_rollout.py tests/test_watchdog.py
 
 lint: $(STAMP)  ## format, lint and types
 	$(BIN)/ruff format --check .
@@ -66,6 +66,10 @@ bench-retrieval-server: $(STAMP)  ## searches through qr-jax serve-retriever bes
 
 bench-dense: $(STAMP) $(PEERS)/.installed  ## exact search among vectors beside numpy and faiss
 	$(BIN)/python -m benchmarks.dense
+
+bench-hand-over: $(STAMP)  ## weights to rollouts beside a plain all-gather: emulated, and compiled for v5e (5 minutes)
+	$(BIN)/python -m pip install --quiet -c constraints.txt libtpu
+	$(BIN)/python -m benchmarks.hand_over
 
 bench-tpu: $(STAMP)  ## decode and train step compiled for v5e, v5p and v6e, without a TPU
 	$(BIN)/python -m pip install --quiet -c constraints.txt libtpu

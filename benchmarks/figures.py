@@ -89,6 +89,21 @@ def others() -> list[tuple[str, ...]]:
             rates = batch["queries_a_s"]
             rows.append(("queries/s, BM25 over 36k passages, batches of 32", f"{rates['ours']:.0f}",
                          f"{called(who)} {rates[who]:.0f}", f"{batch['ours_over'][who]['ratio']:.2f}", ""))  # fmt: skip
+    return rows + hand_over(result("hand_over"))
+
+
+def hand_over(found: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    kinds = {"heads": "by heads", "slots": "by slots"}
+    rows = []
+    for kind, words in kinds.items():
+        one, compiled = found["emulated"][kind], found["v5e:4x4"][kind]
+        rows += [
+            (f"seconds, weights to rollouts {words}, 8 emulated devices", f"{one['seconds']:.2f}",
+             f"all-gather first {one['plain_seconds']:.2f}", f"{one['ratio']:.1f}", ""),
+            (f"GB a chip meanwhile, compiled for v5e:4x4, Qwen3-1.7B, {words}", f"{compiled['peak_GB']:.1f}",
+             f"all-gather first {compiled['plain_peak_GB']:.1f}",
+             f"{compiled['plain_peak_GB'] / compiled['peak_GB']:.1f}", ""),
+        ]  # fmt: skip
     return rows
 
 

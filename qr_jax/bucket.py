@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-import fsspec
 from etils import epath
+from fsspec.config import conf as fsspec_settings
 
 from qr_jax import committed
 
@@ -33,7 +33,7 @@ def opened(place: str) -> epath.Path:
     if not importlib.util.find_spec("gcsfs"):
         raise ValueError(f"train.bucket={place} needs the package gcsfs: pip install 'qr_jax[bucket]'")
     # Orbax writes by another way than epath, so what epath remembers of a folder's files is not to be believed.
-    fsspec.config.conf.setdefault("gcs", {})["use_listings_cache"] = False
+    fsspec_settings.setdefault("gcs", {})["use_listings_cache"] = False
     return epath.Path(place)
 
 

@@ -93,7 +93,9 @@ def _roll(run, settings: Config, questions: Sequence[Query], used, samples: int,
     for step in sorted({step for policies in used.values() for step in policies.values()}):
         here = sorted(index for index, policies in used.items() if step in policies.values())
         say(f"the policy of step {step}: {len(here)} queries x {samples} samples")
-        params = assemble.hand_over(evaluate.weights(run, agent, mesh, step), agent.cfg, settings.model.compute, mesh)
+        layout = assemble.rollout_layout(settings, agent.cfg, mesh)
+        weights = evaluate.weights(run, agent, mesh, step)
+        params = assemble.hand_over(weights, agent.cfg, settings.model.compute, mesh, layout)
         groups = agent.engine.run(
             params, [questions[at] for at in here], samples, env=env, search=search,
             seed=seed, step=0, purpose="probe", query_keys=here,

@@ -39,7 +39,8 @@ def open_model(
         "compute": settings.model.compute,
         "step": runs.last_checkpoint(run, step)[1] if run else None,
     }
-    return agent, assemble.hand_over(params, agent.cfg, settings.model.compute, mesh), said
+    layout = assemble.rollout_layout(settings, agent.cfg, mesh)
+    return agent, assemble.hand_over(params, agent.cfg, settings.model.compute, mesh, layout), said
 
 
 def weights_sha256(params: Any) -> str:

@@ -4,7 +4,8 @@
     python tests/pod_process.py train PORT COUNT INDEX FOLDER [kill|term STEP]
 
 "maths" settles recorded outcomes for ten steps and works out one gradient; "train" trains by FOLDER/config.json into
-FOLDER/run, and with "kill" or "term" sends this process SIGKILL or SIGTERM in that step's rollout.
+FOLDER/run, and with "kill" or "term" sends this process SIGKILL or SIGTERM in that step's rollout. Where the run lives
+in a bucket, each process and start has a new folder, as new machines would.
 """
 
 import os
@@ -98,34 +99,33 @@ def work_out(folder: Path) -> None:
 
 def strike(kind: str, at_step: int) -> None:
     """Let this process get SIGKILL or SIGTERM in a training rollout of that step, once some tokens are decoded."""
-    from qr_jax.rollout import engine
+    from qr_jax import runs, step
 
-    run = engine.Engine.run
+    rollout, stop_now, now, asked = step.Step.rollout, runs.Run.stop_now, [-1], [0]
 
-    def struck(self, *positional, **named):
-        if named.get("purpose", "train") == "train" and named["step"] == at_step:
-            asked, stop_now = [0], named["stop_now"]
+    def at(self, params, progress, number):
+        now[0] = number
+        return rollout(self, params, progress, number)
 
-            def now():
-                asked[0] += 1
-                if asked[0] == 3:
-                    os.kill(os.getpid(), signal.SIGKILL if kind == "kill" else signal.SIGTERM)
-                return stop_now()
+    def struck(self):
+        asked[0] += now[0] == at_step
+        if asked[0] == 3:
+            os.kill(os.getpid(), signal.SIGKILL if kind == "kill" else signal.SIGTERM)
+        return stop_now(self)
 
-            named["stop_now"] = now
-        return run(self, *positional, **named)
-
-    engine.Engine.run = struck
+    step.Step.rollout, runs.Run.stop_now = at, struck
 
 
 def main(mode: str, port: str, count: str, index: str, folder: str, *more: str) -> int:
     several = ["--coordinator", f"127.0.0.1:{port}", "--processes", count, "--process", index]
     if mode == "train":
-        from qr_jax import cli
+        from qr_jax import cli, config
 
         if more:
             strike(more[0], int(more[1]))
-        places = [f"{folder}/config.json", "--run", f"{folder}/run", "--allow-plugins", "odd_tokens"]
+        lives = config.load(f"{folder}/config.json").train.bucket
+        run = f"{folder}/run_{port}_{index}" if lives else f"{folder}/run"
+        places = [f"{folder}/config.json", "--run", run, "--allow-plugins", "odd_tokens"]
         return cli.main(["train", *places, *several])
     from qr_jax import config
     from qr_jax.parallel import start

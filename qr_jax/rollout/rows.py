@@ -64,8 +64,8 @@ class Rows:
         """Parameters as the programs read them; a Laid comes back as it is."""
         laid = lay_out(self.cfg, params, self.compute)
         layout = laid.norm.sharding
-        dealt = isinstance(layout, NamedSharding) and layout.mesh.axis_names == AXES
-        if not self.caches or (dealt and layout.mesh != self.mesh):
+        over = layout.mesh if isinstance(layout, NamedSharding) and layout.mesh.axis_names == AXES else None
+        if not self.caches or over not in (None, self.mesh):
             self.settle_on(laid)
         return laid
 
