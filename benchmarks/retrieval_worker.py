@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from benchmarks import interleave
-from qr_jax import index_corpus
-from qr_jax.bm25_build import WORD
 from qr_jax.queries import readers
 from qr_jax.records import Passage
+from qr_jax.retrieval import index_corpus
+from qr_jax.retrieval.bm25_build import WORD
 from qr_jax.retrievers import bm25 as ours
 from qr_jax.rollout import tools
 

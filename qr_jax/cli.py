@@ -110,7 +110,7 @@ def make_parser() -> argparse.ArgumentParser:
         made.add_argument("--json", action="store_true", help="print the summary as JSON")
         made.add_argument("--allow-plugins", action="append", default=[], metavar="PACKAGE", help=TRUST)
     _add_run_commands(command)
-    from qr_jax import cli_data, cli_eval, cli_pods, cli_studies  # they read this file's names
+    from qr_jax.commands import cli_data, cli_eval, cli_pods, cli_studies  # they read this file's names
 
     cli_studies.add(command)
     cli_pods.add(command)
@@ -252,7 +252,7 @@ def _say(arguments: argparse.Namespace) -> Callable[[str], None]:
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
-    from qr_jax import doctor
+    from qr_jax.commands import doctor
 
     found = doctor.examine()
     print(json.dumps(found, indent=2) if arguments.json else doctor.format_report(found))

@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 
 from qr_jax import config as configs
-from qr_jax import figures, last_evaluation, metrics_writer, null_control, oracle
-from qr_jax.bootstrap import bootstrap
+from qr_jax import figures, metrics_writer
 from qr_jax.config import BUDGETS, Config
+from qr_jax.evaluation import last_evaluation
+from qr_jax.evaluation.bootstrap import bootstrap
 from qr_jax.settings import plain
+from qr_jax.studies import null_control, oracle
 
 # Settings that do not make two runs two rules: the seed, and how long a run goes on and what is told of it.
 FREE = ("seed", "log", "data.world_path", "evaluation.every", "train.steps", "train.max_", "train.keep_")

@@ -14,13 +14,14 @@ from typing import Any, Literal
 
 import numpy as np
 
-from qr_jax import answers, assemble, manifest, runs, subject
+from qr_jax import answers, assemble, runs
 from qr_jax.config import Config
+from qr_jax.evaluation import manifest, subject
+from qr_jax.evaluation.subject import weights as weights  # train, sft and probe begin from a run's
 from qr_jax.models import hf
 from qr_jax.parallel import mesh as meshes
 from qr_jax.records import Episode, Query
 from qr_jax.rollout.engine import Engine
-from qr_jax.subject import weights as weights  # train, sft and probe begin from a run's
 
 SCORES: Mapping[str, Callable] = {
     "exact_match": answers.exact_match,

@@ -13,8 +13,8 @@ from qr_jax.models import costs
 from qr_jax.models.families import ModelConfig
 from qr_jax.parallel import peaks
 from qr_jax.records import Outcome, SearchFunction
+from qr_jax.retrieval.search_cache import SearchCache
 from qr_jax.rollout.engine import Statistics
-from qr_jax.search_cache import SearchCache
 from qr_jax.step import Group, Progress, Spent, Step
 
 

@@ -20,21 +20,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from qr_jax import (
-    assemble,
-    checkpoint,
-    evaluate,
-    figures,
-    last_evaluation,
-    learner,
-    metrics_writer,
-    null_control,
-    pack,
-    pool,
-    runs,
-    telemetry,
-)
+from qr_jax import assemble, checkpoint, evaluate, figures, learner, metrics_writer, pack, pool, runs, telemetry
 from qr_jax.config import BUDGETS, Config, Train
+from qr_jax.evaluation import last_evaluation
 from qr_jax.parallel import host_local, hosts, peaks
 from qr_jax.parallel import mesh as meshes
 from qr_jax.report import charts, page
@@ -42,6 +30,7 @@ from qr_jax.rollout import compiles
 from qr_jax.rollout.engine import Interrupted
 from qr_jax.sft import sft
 from qr_jax.step import Progress, Step, from_host
+from qr_jax.studies import null_control
 
 MOST_ROLLBACKS = 3
 

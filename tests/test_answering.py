@@ -8,8 +8,9 @@ import pytest
 import small_data
 from judge_server import completion, serving
 
-from qr_jax import answering, cli, suite
+from qr_jax import cli
 from qr_jax.config import Config, Evaluation, Mesh, Model, Rollout, use
+from qr_jax.evaluation import answering, suite
 
 MODEL = Path(__file__).parent / "fixtures" / "qwen3"
 SETTINGS = Config(

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from qr_jax import cli, doctor
+from qr_jax import cli
+from qr_jax.commands import doctor
 from qr_jax.config import Config, to_json
 from qr_jax.queries import world
 from qr_jax.records import Episode, Passage, Query, Turn

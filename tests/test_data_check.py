@@ -7,7 +7,8 @@ from argparse import Namespace
 
 import pytest
 
-from qr_jax import cli_data, data_check
+from qr_jax.commands import cli_data
+from qr_jax.queries import data_check
 
 ROWS = [
     {"id": "a", "question": "Who wrote it?", "answers": ["Ada"], "hops": 2, "supporting": ["p"]},

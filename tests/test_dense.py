@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qr_jax import dense_index
 from qr_jax.models import embedder
 from qr_jax.parallel import nearest
 from qr_jax.records import Passage
+from qr_jax.retrieval import dense_index
 from qr_jax.retrievers.dense import dense
 
 BERT = str(Path(__file__).parent / "fixtures" / "bert")

@@ -12,8 +12,9 @@ import pytest
 import small_data
 from killed_run import tiny
 
-from qr_jax import assemble, cli, config, evaluate, sft, subject
-from qr_jax.manifest import differences
+from qr_jax import assemble, cli, config, evaluate, sft
+from qr_jax.evaluation import subject
+from qr_jax.evaluation.manifest import differences
 from qr_jax.models import decoder, hf
 from qr_jax.models.tokenizer import load_tokenizer
 from qr_jax.parallel import mesh as meshes

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qr_jax import bm25_build, bm25_index, cli_data, index_corpus
+from qr_jax.commands import cli_data
 from qr_jax.queries import parquet, readers, stored
 from qr_jax.records import Passage
+from qr_jax.retrieval import bm25_build, bm25_index, index_corpus
 from qr_jax.retrievers.bm25 import bm25
 
 ROWS = [

@@ -7,7 +7,7 @@ import pytest
 from judge_server import completion, serving
 
 from qr_jax import answers
-from qr_jax.judge import CUT_TOKENS, INJECTED, Asked, Judge, cut, of_rows, verdict
+from qr_jax.evaluation.judge import CUT_TOKENS, INJECTED, Asked, Judge, cut, of_rows, verdict
 
 SAID = Asked("Who wrote Faust?", ("Goethe",), "J. W. Goethe")
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from qr_jax import plugins
 from qr_jax.config import Config, use
-from qr_jax.manifest import differences, ids_sha256, manifest, sha256
+from qr_jax.evaluation.manifest import differences, ids_sha256, manifest, sha256
 from qr_jax.records import Query
 
 QUERIES = [Query("a", "?", ("x",)), Query("b", "?", ("y",))]

@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from qr_jax import config, metrics_writer, null_control, oracle, pass_rates
+from qr_jax import config, metrics_writer
 from qr_jax.noise import uniforms
+from qr_jax.studies import null_control, oracle, pass_rates
 
 SMALL = {"size": 2000, "rollouts": 16_896}  # a fifth of the paper's pool and budget: the same number of passes
 

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from qr_jax import cli, plan, plan_programs, planned
+from qr_jax import cli
 from qr_jax.config import Config, Mesh, Model, check, load
 from qr_jax.parallel import estimate
+from qr_jax.planning import plan, plan_programs, planned
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 HAS_LIBTPU = importlib.util.find_spec("libtpu") is not None

@@ -11,10 +11,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from killed_run import tiny
 
-from qr_jax import checks, cli, probe, runs
+from qr_jax import checks, cli, runs
 from qr_jax.config import Config, Train
-from qr_jax.probe_figures import POLICIES, RESAMPLES, choose, interval, nearest, recycled, signal_chance, summarise
 from qr_jax.report import page
+from qr_jax.studies import probe
+from qr_jax.studies.probe_figures import (
+    POLICIES,
+    RESAMPLES,
+    choose,
+    interval,
+    nearest,
+    recycled,
+    signal_chance,
+    summarise,
+)
 from qr_jax.train import train
 
 K = 4

@@ -5,8 +5,9 @@ from argparse import Namespace
 
 import pytest
 
-from qr_jax import cli_data, progress
-from qr_jax.recall import format_table, recall
+from qr_jax import progress
+from qr_jax.commands import cli_data
+from qr_jax.retrieval.recall import format_table, recall
 from qr_jax.settings import use
 
 CORPUS = [

@@ -21,15 +21,16 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # for benchmarks/
 
 from benchmarks.retrieval_server import ask_all
-from qr_jax import cli, cli_retrieval
-from qr_jax.http_server import Bounds
+from qr_jax import cli
+from qr_jax.commands import cli_retrieval
 from qr_jax.records import Passage
-from qr_jax.retrieval_protocols import PROTOCOLS
-from qr_jax.retrieval_server import App, check_address, run
+from qr_jax.retrieval.http_server import Bounds
+from qr_jax.retrieval.retrieval_protocols import PROTOCOLS
+from qr_jax.retrieval.retrieval_server import App, check_address, run
+from qr_jax.retrieval.search_batcher import Limits
+from qr_jax.retrieval.server_metrics import Histogram
 from qr_jax.retrievers.bm25 import bm25
 from qr_jax.retrievers.http import http as over_http
-from qr_jax.search_batcher import Limits
-from qr_jax.server_metrics import Histogram
 
 CORPUS = [
     Passage("1", "Dune", "A novel by Frank Herbert."),

@@ -8,8 +8,8 @@ import pytest
 from loopback import raw, server
 from test_retrieval_server import serving
 
-from qr_jax import cli_retrieval
-from qr_jax.retriever_check import INJECTION, check, format_report
+from qr_jax.commands import cli_retrieval
+from qr_jax.retrieval.retriever_check import INJECTION, check, format_report
 
 WORDS = ("alpha", "beta", "gamma", "delta")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from qr_jax import answers, cli
-from qr_jax.score import score
+from qr_jax.evaluation.score import score
 
 PAIRS = Path(__file__).parent / "data" / "answer_pairs.jsonl"
 

@@ -9,8 +9,8 @@ import pytest
 
 from qr_jax import metrics, telemetry
 from qr_jax.records import Passage
+from qr_jax.retrieval.search_cache import SearchCache
 from qr_jax.retrievers.cached import cached
-from qr_jax.search_cache import SearchCache
 from qr_jax.settings import use
 
 CORPUS = [Passage("1", "Dune", "A novel by Frank Herbert."), Passage("2", "Oslo", "The capital of Norway.")]
@@ -89,7 +89,7 @@ def test_the_oldest_entries_go_when_the_file_is_full(tmp_path):
 
 def test_threads_and_processes_share_one_file(tmp_path):
     code = (
-        "import sys; from qr_jax.records import Passage; from qr_jax.search_cache import SearchCache\n"
+        "import sys; from qr_jax.records import Passage; from qr_jax.retrieval.search_cache import SearchCache\n"
         "cache = SearchCache(lambda qs, k: [[Passage(q, '', q, 1.0)] for q in qs], sys.argv[1], 'x')\n"
         "for n in range(150): assert cache([f'q{n}'], 1)[0][0].text == f'q{n}'\n"
         "assert not cache._broken"

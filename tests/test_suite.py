@@ -6,8 +6,8 @@ import small_data
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qr_jax import suite
 from qr_jax.config import Config
+from qr_jax.evaluation import suite
 
 
 def row(name, at, answer, *, golds=("oslo",), samples=(), hops=None, **more):

@@ -1,13 +1,14 @@
-"""Retriever: another retriever, its results kept on disk (search_cache.py)."""
+"""Retriever: another retriever, its results kept on disk (retrieval/search_cache.py)."""
 
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from qr_jax import bm25_index, plugins
+from qr_jax import plugins
 from qr_jax.records import Passage
-from qr_jax.search_cache import SearchCache
+from qr_jax.retrieval import bm25_index
+from qr_jax.retrieval.search_cache import SearchCache
 from qr_jax.settings import Use, plain
 
 # Settings of retrievers that change how passages are come by, and not which.

@@ -1,12 +1,12 @@
-"""Retriever: a retrieval server of ours or a peer's, asked over HTTP (retrieval_protocols.py)."""
+"""Retriever: a retrieval server of ours or a peer's, asked over HTTP (retrieval/retrieval_protocols.py)."""
 
 import time
 from typing import Literal
 
-from qr_jax import http_post
 from qr_jax.dialect import encodable
 from qr_jax.records import Passage, SearchFunction
-from qr_jax.retrieval_protocols import PROTOCOLS
+from qr_jax.retrieval import http_post
+from qr_jax.retrieval.retrieval_protocols import PROTOCOLS
 
 
 def http(

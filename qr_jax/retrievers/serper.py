@@ -5,9 +5,9 @@ import urllib.parse
 from collections.abc import Mapping
 from typing import Any
 
-from qr_jax import http_post
 from qr_jax.dialect import encodable
 from qr_jax.records import Passage, SearchFunction
+from qr_jax.retrieval import http_post
 
 
 def serper(

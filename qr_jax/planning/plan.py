@@ -50,7 +50,7 @@ def plan(
 
 def in_a_process(asked: Mapping[str, Any], say: Callable[[str], None]) -> dict[str, Any]:
     """What planned.py answers in a process of its own; ValueError for what it says the user must mend."""
-    command, environment = [sys.executable, "-m", "qr_jax.planned"], {**os.environ, **ahead.ENVIRONMENT}
+    command, environment = [sys.executable, "-m", "qr_jax.planning.planned"], {**os.environ, **ahead.ENVIRONMENT}
     answer = None
     with tempfile.TemporaryFile("w+") as errors:
         pipe = subprocess.PIPE

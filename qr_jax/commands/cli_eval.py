@@ -54,7 +54,7 @@ def _add_suite_options(group: Any) -> None:
 
 
 def _score(arguments: argparse.Namespace) -> int:
-    from qr_jax import score
+    from qr_jax.evaluation import score
 
     found = score.score(arguments.file)
     if arguments.json:
@@ -84,14 +84,14 @@ def _eval(arguments: argparse.Namespace) -> int:
 
 def _suite(arguments: argparse.Namespace) -> int:
     """1 where the judge that was asked for could not be reported."""
-    from qr_jax import suite
+    from qr_jax.evaluation import suite
 
     suite.sets(arguments.suite)
     if (arguments.judge is None) != (arguments.judge_model is None):
         raise ValueError("--judge URL and --judge-model NAME go together; only one was given")
     config, is_run = _config(arguments)
     _start(config)
-    from qr_jax import answering
+    from qr_jax.evaluation import answering
 
     found = answering.answer(
         config,
@@ -117,7 +117,7 @@ def _config(arguments: argparse.Namespace) -> tuple[Any, bool]:
     A run's config may be somebody else's: its plug-ins must be allowed ones.
     """
     from qr_jax import config as configs
-    from qr_jax import suite
+    from qr_jax.evaluation import suite
     from qr_jax.overrides import override
 
     file = arguments.run / "config.json"

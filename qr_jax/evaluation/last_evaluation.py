@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from qr_jax.config import Config
-from qr_jax.manifest import differences, manifest
+from qr_jax.evaluation.manifest import differences, manifest
 from qr_jax.queries.world import settings_from, settings_hash
 from qr_jax.records import Query
 

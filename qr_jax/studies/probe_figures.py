@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from qr_jax.bootstrap import picks
+from qr_jax.evaluation.bootstrap import picks
 from qr_jax.noise import uniforms
 
 ARMS = ("hard", "easy", "fresh")

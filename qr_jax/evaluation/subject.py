@@ -9,11 +9,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from qr_jax import assemble, bm25_index, checkpoint, plugins, runs
+from qr_jax import assemble, checkpoint, plugins, runs
 from qr_jax.config import Config, use
 from qr_jax.models import decoder
 from qr_jax.parallel import mesh as meshes
 from qr_jax.records import Passage, SearchFunction
+from qr_jax.retrieval import bm25_index
 
 
 def weights(run: str | Path, agent: assemble.Agent, mesh, step: int | None = None):

@@ -14,10 +14,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from qr_jax import bm25_build, bm25_index
 from qr_jax.progress import progress
 from qr_jax.queries import parquet, readers
 from qr_jax.records import Passage
+from qr_jax.retrieval import bm25_build, bm25_index
 
 SAMPLE_BYTES, SAMPLE_ROWS = 1 << 20, 2000  # of each file
 # Bytes that building takes beside what grows with the corpus: Python with numpy, and the words that are sorted at once.

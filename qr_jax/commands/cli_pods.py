@@ -45,7 +45,7 @@ def dollars(text: str) -> float:
 def _plan(arguments: argparse.Namespace) -> int:
     """0 when the config fits every topology, 1 when it does not fit one."""
     from qr_jax import config as configs
-    from qr_jax import plan
+    from qr_jax.planning import plan
 
     path, _ = configs.parts(arguments.config)
     config = configs.load(arguments.config, arguments.overrides)

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from qr_jax import config as configs
-from qr_jax import oracle, runs
+from qr_jax import runs
 from qr_jax.config import BUDGETS, Config
-from qr_jax.launch import Job, Launcher
 from qr_jax.overrides import override
 from qr_jax.settings import conform, plain, read
+from qr_jax.studies import oracle
+from qr_jax.studies.launch import Job, Launcher
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from qr_jax import bm25_build
 from qr_jax.queries import stored
 from qr_jax.records import Passage
+from qr_jax.retrieval import bm25_build
 
 MANIFEST, ORDER = "manifest.json", "order.npy"
 SCORES, PLACES, STARTS = "data.csc.index.npy", "indices.csc.index.npy", "indptr.csc.index.npy"

@@ -92,7 +92,7 @@ def _compare(arguments: argparse.Namespace) -> int:
 def _study(arguments: argparse.Namespace, trusted: tuple[str, ...] | None) -> tuple[list[Path], list[Any], str, Any]:
     """Make the runs of a config: the finished folders, the failed jobs, the budget's unit and the packages allowed."""
     from qr_jax import config as configs
-    from qr_jax import study
+    from qr_jax.studies import study
 
     lacks = [name for name in ("rules", "budget", "folder") if not getattr(arguments, name)]
     if lacks:
@@ -111,7 +111,7 @@ def _study(arguments: argparse.Namespace, trusted: tuple[str, ...] | None) -> tu
 
 
 def _oracle(arguments: argparse.Namespace) -> int:
-    from qr_jax import oracle
+    from qr_jax.studies import oracle
 
     names = ("samples", "oversample", "rollouts", "seeds")
     chosen = {name: getattr(arguments, name) for name in names}
@@ -126,7 +126,7 @@ def _oracle(arguments: argparse.Namespace) -> int:
 
 def _probe(arguments: argparse.Namespace) -> int:
     allow_plugins = _open(arguments)
-    from qr_jax import probe
+    from qr_jax.studies import probe
 
     chosen = {name: getattr(arguments, name) for name in ("queries", "samples", "seed")}
     found = probe.probe(arguments.run, **chosen, allow_plugins=allow_plugins, say=_say(arguments))
@@ -150,8 +150,8 @@ def _view(arguments: argparse.Namespace) -> int:
 
 def _null(arguments: argparse.Namespace) -> Any:
     """The null control of a run; None, with a word on stderr, where nothing can be said yet."""
-    from qr_jax.null_control import null_of_run
     from qr_jax.report.charts import RATE_BINS
+    from qr_jax.studies.null_control import null_of_run
 
     try:
         return null_of_run(arguments.run, points=RATE_BINS, allow_plugins=tuple(arguments.allow_plugins))

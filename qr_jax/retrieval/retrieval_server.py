@@ -17,11 +17,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from qr_jax.dialect import encodable
-from qr_jax.http_server import Bounds, Refused, Request, Response, Server, as_json
 from qr_jax.records import Passage, SearchFunction
-from qr_jax.retrieval_protocols import contents
-from qr_jax.search_batcher import Batcher, Limits
-from qr_jax.server_metrics import ServerMetrics
+from qr_jax.retrieval.http_server import Bounds, Refused, Request, Response, Server, as_json
+from qr_jax.retrieval.retrieval_protocols import contents
+from qr_jax.retrieval.search_batcher import Batcher, Limits
+from qr_jax.retrieval.server_metrics import ServerMetrics
 
 log = logging.getLogger(__name__)
 

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from qr_jax import assemble, manifest, subject, suite
+from qr_jax import assemble
 from qr_jax.config import Config
-from qr_jax.judge import Judge, of_rows
+from qr_jax.evaluation import manifest, subject, suite
+from qr_jax.evaluation.judge import Judge, of_rows
 from qr_jax.queries import readers
 from qr_jax.records import Episode, Query, SearchFunction, Turn
 

@@ -47,9 +47,10 @@ def _serve(arguments: argparse.Namespace) -> int:
     chosen = use(arguments.retriever, **{name: guess(text) for name, text in pairs(arguments.settings)})
     if not any(f'"{name}"' in json.dumps(plain(chosen)) for name in ON_DEVICES):
         os.environ["JAX_PLATFORMS"] = "cpu"  # before anything can start jax
-    from qr_jax import http_post, plugins, retrieval_server
+    from qr_jax import plugins
     from qr_jax.queries import readers
-    from qr_jax.search_batcher import Limits
+    from qr_jax.retrieval import http_post, retrieval_server
+    from qr_jax.retrieval.search_batcher import Limits
 
     token = http_post.secret(arguments.token_env) if arguments.token_env else None
     retrieval_server.check_address(arguments.host, token)
@@ -74,7 +75,7 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    from qr_jax import retriever_check
+    from qr_jax.retrieval import retriever_check
 
     found = retriever_check.check(
         arguments.url, arguments.protocol, k=arguments.k, calls=arguments.calls, queries=arguments.query,

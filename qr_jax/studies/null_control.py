@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from qr_jax import figures, metrics_writer, pass_rates
-from qr_jax.oracle import Sampler, play, summary
-from qr_jax.pass_rates import Draws
+from qr_jax import figures, metrics_writer
+from qr_jax.studies import pass_rates
+from qr_jax.studies.oracle import Sampler, play, summary
+from qr_jax.studies.pass_rates import Draws
 
 NAMES = ("zero_variance_rate", "recycled_share", "seen_share", *figures.ORIGINS, "flipped")
 COUNTS = ("accepted", *(f"accepted_{origin}" for origin in figures.ORIGINS))

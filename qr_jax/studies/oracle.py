@@ -12,13 +12,14 @@ from typing import Any, Literal
 
 import numpy as np
 
-from qr_jax import figures, pass_rates, plugins
+from qr_jax import figures, plugins
 from qr_jax import pool as pools
 from qr_jax.noise import unit, words
-from qr_jax.pass_rates import Draws, World
 from qr_jax.pool import LAST_EASY, LAST_HARD, Pool
 from qr_jax.records import Grades, Outcome, grades
 from qr_jax.settings import Use
+from qr_jax.studies import pass_rates
+from qr_jax.studies.pass_rates import Draws, World
 from qr_jax.verdict import judge
 
 OUTCOMES = 91  # the first part of the keys of its outcomes

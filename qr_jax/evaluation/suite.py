@@ -13,8 +13,8 @@ from typing import Any, Literal
 import numpy as np
 
 from qr_jax import answers
-from qr_jax.bootstrap import picks
 from qr_jax.config import Config, Evaluation, Model, Rollout, use
+from qr_jax.evaluation.bootstrap import picks
 from qr_jax.queries import readers
 from qr_jax.records import Query
 

@@ -1,6 +1,6 @@
 """What one slice's compiled programs need, and the largest sizes that fit: the process that plan.py starts.
 
-`python -m qr_jax.planned` reads {"config", "topology", "search"} from its input and writes one answer.
+`python -m qr_jax.planning.planned` reads {"config", "topology", "search"} from its input and writes one answer.
 """
 
 import json
@@ -19,8 +19,8 @@ from qr_jax.config import Config
 from qr_jax.models import flash
 from qr_jax.parallel import ahead, estimate, host_local, peaks
 from qr_jax.parallel import mesh as meshes
-from qr_jax.plan import ANSWER, SAY
-from qr_jax.plan_programs import Programs, model_shape, slice_of
+from qr_jax.planning.plan import ANSWER, SAY
+from qr_jax.planning.plan_programs import Programs, model_shape, slice_of
 
 PER = {"train": "update", "prefill": "call", "decode": "step", "hand_over": "step"}
 UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}

@@ -23,9 +23,9 @@ import numpy as np
 from qr_jax import answers, assemble, checkpoint, committed, evaluate, plugins, pool, runs
 from qr_jax.config import Config
 from qr_jax.parallel import mesh as meshes
-from qr_jax.probe_figures import ARMS, POLICIES, Filed, choose, nearest, recycled, signal_chance, summarise
 from qr_jax.records import Query
 from qr_jax.report import read
+from qr_jax.studies.probe_figures import ARMS, POLICIES, Filed, choose, nearest, recycled, signal_chance, summarise
 
 FILE = "probe.json"
 

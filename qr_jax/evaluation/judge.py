@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from qr_jax.manifest import sha256
+from qr_jax.evaluation.manifest import sha256
 from qr_jax.secrecy import redact
 
 KEYS = ("QR_JAX_JUDGE_KEY", "OPENAI_API_KEY")  # where its key is looked for

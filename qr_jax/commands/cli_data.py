@@ -8,8 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from qr_jax import cli_retrieval
 from qr_jax.cli import whole
+from qr_jax.commands import cli_retrieval
 
 FORMS = ("verl", "skyrl", "flashrag", "trl", "jsonl")
 
@@ -60,7 +60,7 @@ def _add_retrieval(command: Any) -> None:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    from qr_jax import data_check
+    from qr_jax.queries import data_check
 
     checked = data_check.check(arguments.file, arguments.against)
     print(json.dumps(checked.to_json(), indent=2) if arguments.json else data_check.format_report(checked))
@@ -78,7 +78,7 @@ def _convert(arguments: argparse.Namespace) -> int:
 
 def _index(arguments: argparse.Namespace) -> int:
     os.environ["JAX_PLATFORMS"] = "cpu"  # before bm25s, asked for its stop words, starts jax on an accelerator
-    from qr_jax import index_corpus
+    from qr_jax.retrieval import index_corpus
 
     stopwords = None if arguments.stopwords == "none" else arguments.stopwords
     settings = {"method": arguments.method, "k1": arguments.k1, "b": arguments.b, "stopwords": stopwords}
@@ -90,8 +90,8 @@ def _index(arguments: argparse.Namespace) -> int:
 
 
 def _recall(arguments: argparse.Namespace) -> int:
-    from qr_jax import recall
     from qr_jax.overrides import pairs
+    from qr_jax.retrieval import recall
     from qr_jax.settings import guess, use
 
     chosen = use(arguments.retriever, **{name: guess(text) for name, text in pairs(arguments.settings)})

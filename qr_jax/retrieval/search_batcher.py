@@ -9,9 +9,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from qr_jax.http_server import Refused
 from qr_jax.records import Passage, SearchFunction
-from qr_jax.server_metrics import ServerMetrics
+from qr_jax.retrieval.http_server import Refused
+from qr_jax.retrieval.server_metrics import ServerMetrics
 
 log = logging.getLogger(__name__)
 
