@@ -25,7 +25,7 @@ def bm25(
     """A search over title + " " + text of each passage: best first, equal scores by id, score 0 left out.
 
     `index` names a folder: its index is used where it was made of this very corpus with these settings, else it is
-    built there first (retrieval/bm25_index.py; ValueError where the folder holds other files). None: a corpus that `qr-jax index`
+    built there first (ValueError where the folder holds other files). None: a corpus that `qr-jax index`
     stored is searched by the index beside it, if it has these settings; else one is built in memory. The order is
     exact, ties at the k-th place included. An empty query, or one of unknown words only, finds nothing. ValueError: an
     empty corpus, an id twice, no word in any passage, an unknown method. The function may be called from several

@@ -36,7 +36,7 @@ def dense(
 
     `model`: "minilm" (`make minilm`), or a folder or hub id of a BERT-family encoder; E5 wants the prefixes "query: "
     and "passage: ". `index` names a folder where vectors are kept piece by piece, so that a process that was killed
-    goes on (retrieval/dense_index.py); None keeps them in memory. `storage` is how they lie there and on the devices: int8 has a
+    goes on; None keeps them in memory. `storage` is how they lie there and on the devices: int8 has a
     factor a row. Passages are embedded and searched over the first `devices` of this host's (None: all), each embedding
     `batch_tokens` at once (None: 1,024 on a CPU, where more spills its cache, else 32,768); every process of a pod
     searches for itself. `approx`: jax.lax.approx_max_k with `recall_target` instead of the exact k best.
