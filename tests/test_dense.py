@@ -187,7 +187,7 @@ KILLED = """
 import os, sys
 import numpy as np
 from pathlib import Path
-from qr_jax import dense_index
+from qr_jax.retrieval import dense_index
 
 def embed(start, stop):
     if start == 1024:

@@ -3,6 +3,7 @@
 The hosts' own script (worker.sh) runs for real, with a stand-in for what it installs and for the training program.
 """
 
+import functools
 import json
 import os
 import shutil
@@ -84,6 +85,8 @@ class Cloud:
     def start(self, script, *words):
         command = [self.checkout / "tpu_scripts" / f"{script}.sh", *words]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "stdin": subprocess.PIPE}
+        # A shell in the background ignores SIGINT, and so would all that pytest starts from there.
+        pipes["preexec_fn"] = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
         return subprocess.Popen(command, env=self.environment, text=True, start_new_session=True, **pipes)
 
     def run(self, script, *words, says="", code=0):
