@@ -10,9 +10,6 @@ import random
 import re
 import threading
 import time
-import urllib.error
-import urllib.parse
-import urllib.request
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -20,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from qr_jax.evaluation.manifest import sha256
+from qr_jax.retrieval.http_post import Endpoint, Failed, Patience
 from qr_jax.secrecy import redact
 
 KEYS = ("QR_JAX_JUDGE_KEY", "OPENAI_API_KEY")  # where its key is looked for
@@ -27,6 +25,7 @@ CUT_TOKENS = 64
 TOKEN = re.compile(r"\w{1,8}|[^\w\s]")  # of no tokenizer, so that all models are cut alike: eight letters, or a mark
 LARGEST_BYTES = 1_000_000  # of a response
 FIRST_PAUSE_S = 0.5
+NEVER = 1_000_000_000  # failures in a row after which the endpoint is left alone: a run of answers ends long before
 PROMPT_VERSION = 1
 SYSTEM = (
     "You grade answers to questions. The user sends one JSON object: `question`, `correct_answers` (any one of them "
@@ -89,15 +88,14 @@ class Judge:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self):
-        parts = urllib.parse.urlsplit(self.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.password:
-            raise ValueError(
-                f"--judge is {redact(self.url)!r}; wanted http://HOST/v1 or https://HOST/v1, without a key"
-            )
+        key = next((os.environ[name] for name in KEYS if os.environ.get(name)), None)
         whole = self.url.rstrip("/")
         self.url = whole if whole.endswith("/chat/completions") else f"{whole}/chat/completions"
-        local = [urllib.request.ProxyHandler({})] if parts.hostname in ("localhost", "127.0.0.1", "::1") else []
-        self._opener = urllib.request.build_opener(_NoRedirect, *local)
+        once = Patience(self.timeout_s, self.timeout_s, retries=0, pause_after=NEVER, response_bytes=LARGEST_BYTES)
+        try:
+            self._endpoint = Endpoint(self.url, once, {"Authorization": f"Bearer {key}"} if key else None)
+        except ValueError as error:
+            raise ValueError(f"--judge: {error}") from error
         self._known = _read_cache(self.cache)
 
     def describe(self) -> dict[str, Any]:
@@ -144,39 +142,22 @@ class Judge:
             if attempt:
                 self.sleep(FIRST_PAUSE_S * 2 ** (attempt - 1) * random.uniform(0.5, 1))
             try:
-                return verdict(self._post(one))
-            except urllib.error.HTTPError as error:
-                with error:
-                    why = f"it answered {error.code}: {_start(error.read(200))}"
-                if error.code not in (408, 409, 425, 429) and error.code < 500:
+                return verdict(self._endpoint.post(self._request(one)))
+            except Failed as error:
+                why = str(error)
+                if not error.passing:
                     break
-            except (OSError, ValueError) as error:  # no connection, a time-out, or no verdict
-                why = str(error) or type(error).__name__
+            except ValueError as error:  # no verdict
+                why = str(error)
         raise ValueError(redact(f"the judge {self.model} at {self.url} gave no verdict on {one.prediction!r}: {why}"))
 
-    def _post(self, one: Asked) -> bytes:
+    def _request(self, one: Asked) -> dict[str, Any]:
         data = {"question": one.question, "correct_answers": list(one.golds), "answer_to_grade": one.prediction}
         said = [("system", SYSTEM), ("user", json.dumps(data, ensure_ascii=True))]
         messages = [{"role": role, "content": content} for role, content in said]
-        body = {"model": self.model, "messages": messages, "temperature": 0, "max_tokens": 32}
-        headers = {"Content-Type": "application/json"}
-        key = next((os.environ[name] for name in KEYS if os.environ.get(name)), None)
-        headers |= {"Authorization": f"Bearer {key}"} if key else {}
-        request = urllib.request.Request(self.url, json.dumps(body).encode(), headers)
         with self._lock:
             self.calls += 1
-        with self._opener.open(request, timeout=self.timeout_s) as response:
-            found = response.read(LARGEST_BYTES + 1)
-        if len(found) > LARGEST_BYTES:
-            raise ValueError(f"a response of more than {LARGEST_BYTES} bytes")
-        return found
-
-
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A redirect would carry the key to another host: it is an error like any other."""
-
-    def redirect_request(self, *received: Any, **named: Any) -> None:
-        return None
+        return {"model": self.model, "messages": messages, "temperature": 0, "max_tokens": 32}
 
 
 def cut(answer: str) -> str:
@@ -186,12 +167,12 @@ def cut(answer: str) -> str:
     return answer if len(ends) <= CUT_TOKENS else answer[: ends[CUT_TOKENS - 1]]
 
 
-def verdict(response: bytes) -> bool:
+def verdict(response: Any) -> bool:
     """What a chat completion says, which must be {"correct": true} or {"correct": false} and nothing else."""
     try:
-        content = json.loads(response)["choices"][0]["message"]["content"]
-    except (ValueError, LookupError, TypeError, RecursionError) as error:
-        raise ValueError(f"no chat completion, but {_start(response)}") from error
+        content = response["choices"][0]["message"]["content"]
+    except (LookupError, TypeError) as error:
+        raise ValueError(f"no chat completion, but {str(response)[:200]!r}") from error
     try:
         found = json.loads(content)
     except (ValueError, TypeError, RecursionError):
@@ -199,10 +180,6 @@ def verdict(response: bytes) -> bool:
     if not isinstance(found, dict) or list(found) != ["correct"] or not isinstance(found["correct"], bool):
         raise ValueError(f'the verdict is {str(content)[:100]!r}; wanted {{"correct": true}} or {{"correct": false}}')
     return found["correct"]
-
-
-def _start(data: bytes) -> str:
-    return repr(data[:200].decode("utf-8", "replace"))
 
 
 def _read_cache(path: Path) -> dict[str, bool]:

@@ -226,7 +226,7 @@ class Endpoint:
         try:
             return json.loads(body, parse_constant=_no_number)
         except (ValueError, RecursionError) as error:
-            raise Failed(f"{said}; that is no JSON. Is this the retriever's URL?") from error
+            raise Failed(f"{said}; that is no JSON. Is this the right URL?") from error
 
 
 def _parts(url: str) -> urllib.parse.SplitResult:
