@@ -27,7 +27,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from qr_jax import committed
+from qr_jax import bucket, committed
 from qr_jax.parallel import hosts, plain
 
 FORMAT = 1
@@ -83,11 +83,12 @@ class Checkpoints:
         failed = None
         if hosts.index() == 0:
             try:
-                self._clear(place)
-                committed.write(place / HOST_JSON, json.dumps(frame).encode())
-                packed = io.BytesIO()
-                np.savez(packed, allow_pickle=False, **host_arrays)
-                committed.write(place / HOST_ARRAYS, packed.getvalue())
+                with bucket.as_os_error():
+                    self._clear(place)
+                    committed.write(place / HOST_JSON, json.dumps(frame).encode())
+                    packed = io.BytesIO()
+                    np.savez(packed, allow_pickle=False, **host_arrays)
+                    committed.write(place / HOST_ARRAYS, packed.getvalue())
             except OSError as error:
                 failed = error
         if hosts.any_process(failed is not None):
@@ -175,6 +176,10 @@ class Checkpoints:
         return sorted((int(match[1]) for match in there if match), reverse=True)
 
     def _latest(self, verify: bool) -> int | None:
+        with bucket.as_os_error():
+            return self._newest_whole(verify)
+
+    def _newest_whole(self, verify: bool) -> int | None:
         for step in self._steps():
             damage = committed.damage(self.path(step), verify=verify)
             if damage:
@@ -203,12 +208,14 @@ class Checkpoints:
             self._orbax.wait_until_finished()
             if hosts.index() != 0:
                 return
-            if self.before_commit:
-                self.before_commit()
-            committed.commit(self.path(step), {"format": FORMAT, "step": step, "arrays": described})
+            with bucket.as_os_error():
+                if self.before_commit:
+                    self.before_commit()
+                committed.commit(self.path(step), {"format": FORMAT, "step": step, "arrays": described})
         except (OSError, ValueError, jax.errors.JaxRuntimeError) as error:
             raise self._not_saved(step, error) from error
-        self._remove_all_but_newest(step)
+        with bucket.as_os_error():
+            self._remove_all_but_newest(step)
 
     def _remove_all_but_newest(self, last: int) -> None:
         """Keep the `keep` newest up to the step just committed; later folders are of a future that was given up."""

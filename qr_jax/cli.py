@@ -44,10 +44,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:  # a file, a disk, a network: of libraries too, whose messages may have many lines
-        return _fail(" ".join(str(error).split()) or type(error).__name__)
+        return _fail(" ".join(str(error).split()) or type(error).__name__, code=1)
 
 
-def _fail(text: str) -> int:
+def _fail(text: str, code: int = 2) -> int:
+    """Say what is wrong. 2: with what was asked, so that asking again would not help; 1: it might."""
     from qr_jax.secrecy import redact
 
     print(redact(f"error: {text}"), file=sys.stderr)
@@ -55,8 +56,8 @@ def _fail(text: str) -> int:
 
     if hosts.count() > 1:  # at an ordinary exit jax would wait for the others, which this one has left alone
         sys.stderr.flush()
-        os._exit(2)
-    return 2
+        os._exit(code)
+    return code
 
 
 @contextmanager

@@ -20,7 +20,8 @@ Values = Mapping[str, Any]
 class Writer:
     """Writes a step's metrics to `folder`. One process of a run has one; W&B takes its key from the environment.
 
-    `first_step`: where this attempt goes on; TensorBoard forgets what an earlier attempt wrote from there.
+    `first_step`: where this attempt goes on; TensorBoard forgets what an earlier attempt wrote from there. `lives`: the
+    run's bucket, which is the same wherever it goes on.
     """
 
     def __init__(
@@ -31,6 +32,7 @@ class Writer:
         aliases: Sequence[str] = (),
         *,
         first_step: int = 0,
+        lives: str | None = None,
     ) -> None:
         self.folder, self.aliases = Path(folder), tuple(aliases)
         for system in self.aliases:
@@ -39,7 +41,7 @@ class Writer:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._file = (self.folder / FILE).open("ab")
         self._tensorboard = _tensorboard(self.folder / "tensorboard", first_step) if tensorboard else None
-        self._wandb = _wandb(self.folder) if wandb else None
+        self._wandb = _wandb(self.folder, lives) if wandb else None
 
     def write(self, step: int, values: Values) -> None:
         """One line: the step, then the metrics in the order of `metrics.NAMES`. ValueError on a name not listed there.
@@ -85,17 +87,18 @@ def _tensorboard(folder: Path, first_step: int) -> Any:
     return SummaryWriter(str(folder), purge_step=first_step or None)
 
 
-def _wandb(folder: Path) -> Any:
+def _wandb(folder: Path, lives: str | None) -> Any:
     try:
         import wandb
     except ImportError as error:
         raise ValueError("log.wandb=true needs the package wandb: pip install 'qr_jax[wandb]'") from error
-    return wandb.init(project="qr_jax", id=wandb_id(folder), name=folder.name, dir=str(folder), resume="allow")
+    name = "/".join(lives.rstrip("/").split("/")[-2:]) if lives else folder.name
+    return wandb.init(project="qr_jax", id=wandb_id(folder, lives), name=name, dir=str(folder), resume="allow")
 
 
-def wandb_id(folder: Path) -> str:
-    """16 hex digits by the folder's absolute path: each attempt at a run goes on in the same W&B run."""
-    return hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
+def wandb_id(folder: Path, lives: str | None = None) -> str:
+    """16 hex digits by the run's bucket or its folder's path: each attempt at a run goes on in the same W&B run."""
+    return hashlib.sha256((lives or str(folder.resolve())).encode()).hexdigest()[:16]
 
 
 def _row(values: Values, aliases: Sequence[str]) -> dict[str, float | int | None]:

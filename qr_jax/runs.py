@@ -29,6 +29,7 @@ POLL_S = 0.5  # how often a process asks whether another one was told to stop
 # What may change between two attempts of one run: how long it goes on, what is told about it and where it runs, not
 # what is computed.
 MAY_CHANGE = ("train.steps", "train.keep_checkpoints", "train.keep_every", "train.checkpoint_every", "log", "mesh")
+MAY_CHANGE += ("train.bucket",)
 
 
 class Run:
@@ -83,25 +84,33 @@ class Run:
         return self.stopping
 
     def _keep_config(self) -> None:
-        """Write config.json; where a run has begun, refuse what would make it another one.
+        """Write config.json; where a run has begun, here or in its bucket, refuse what would make it another one.
 
-        What a bucket has of the run is brought here first.
+        What a bucket has of the run is then brought here.
         """
-        if self._copy and (replaced := self._copy.pull()):
-            self.say(
-                f"{self.settings.train.bucket} has this run otherwise than {self.folder}, and counts: {len(replaced)} "
-                "files moved to logs/replaced_*"
-            )
-        path = self.folder / "config.json"
-        begun = (self.folder / "checkpoints").is_dir() or (self.folder / "metrics.jsonl").is_file()
+        begun = any((self.folder / name).exists() for name in (bucket.CHECKPOINTS, metrics_writer.FILE))
+        path, lives = self.folder / "config.json", self.settings.train.bucket
         if path.is_file() and begun:
-            there = config.load(path)
-            if differ := [name for name in differences(there, self.settings) if not name.startswith(MAY_CHANGE)]:
+            self._refuse_another(config.load(path), str(self.folder))
+        if self._copy and lives:
+            known = self._copy.config()
+            if known is None and (self.folder / bucket.CHECKPOINTS).is_dir():
                 raise ValueError(
-                    f"{self.folder} holds a run with other settings ({'; '.join(differ)}); start this one in another "
-                    "folder with --run, or repeat the settings of that run to go on with it"
+                    f"{self.folder} has checkpoints, and {lives} has no run: copy the folder there to go on with it "
+                    "(gcloud storage cp -r), or start another one with --run"
                 )
+            if known is not None:
+                self._refuse_another(config.from_json(known), lives)
+            if replaced := self._copy.pull():
+                self.say(f"{lives} counts, and is otherwise here: {len(replaced)} files moved to logs/replaced_*")
         self.write_json("config.json", config.to_json(self.settings))
+
+    def _refuse_another(self, there: Config, where: str) -> None:
+        if differ := [name for name in differences(there, self.settings) if not name.startswith(MAY_CHANGE)]:
+            raise ValueError(
+                f"{where} holds a run with other settings ({'; '.join(differ)}); start this one in another "
+                "folder with --run (and train.bucket), or repeat the settings of that run to go on with it"
+            )
 
     def go_on(self, abstract: Any, check: Callable[[dict[str, Any]], None]) -> tuple[Any, dict[str, Any], int] | None:
         """State, host values and step of the last whole checkpoint, once `check` has passed them; None when new.
@@ -127,8 +136,9 @@ class Run:
         log = self.settings.log
         if hosts.index() == 0:
             self._writer = metrics_writer.Writer(
-                self.folder, tensorboard=log.tensorboard, wandb=log.wandb, aliases=log.aliases, first_step=step or 0
-            )
+                self.folder, tensorboard=log.tensorboard, wandb=log.wandb, aliases=log.aliases, first_step=step or 0,
+                lives=self.settings.train.bucket,
+            )  # fmt: skip
         self._open, self.saved = True, step
         return None if found is None or step is None else (*found, step)
 
@@ -208,12 +218,14 @@ class Run:
         """
         if self._handler_before is not None:
             signal.signal(signal.SIGTERM, self._handler_before)
-        if hosts.count() == 1 or isinstance(sys.exception(), (SystemExit, type(None))):
-            self.checkpoints.close()
-        self._close_writer()
-        self._open = False
-        if self._copy:
-            self._copy.close()
+        try:
+            if hosts.count() == 1 or isinstance(sys.exception(), (SystemExit, type(None))):
+                self.checkpoints.close()
+        finally:
+            self._close_writer()
+            self._open = False
+            if self._copy:
+                self._copy.close()
 
     def _close_writer(self) -> None:
         if self._writer:

@@ -1,11 +1,11 @@
 """One of the processes that tests/test_pods.py starts.
 
     python tests/pod_process.py maths PORT COUNT INDEX FOLDER
-    python tests/pod_process.py train PORT COUNT INDEX FOLDER [kill|term STEP]
+    python tests/pod_process.py train PORT COUNT INDEX FOLDER [kill|term|raise STEP]
 
 "maths" settles recorded outcomes for ten steps and works out one gradient; "train" trains by FOLDER/config.json into
-FOLDER/run, and with "kill" or "term" sends this process SIGKILL or SIGTERM in that step's rollout. Where the run lives
-in a bucket, each process and start has a new folder, as new machines would.
+FOLDER/run, and with "kill", "term" or "raise" sends this process SIGKILL or SIGTERM in that step's rollout, or lets it
+meet an error. Where the run lives in a bucket, each process and start has a new folder, as new machines would.
 """
 
 import os
@@ -98,8 +98,9 @@ def work_out(folder: Path) -> None:
 
 
 def strike(kind: str, at_step: int) -> None:
-    """Let this process get SIGKILL or SIGTERM in a training rollout of that step, once some tokens are decoded."""
+    """Let this process get SIGKILL or SIGTERM, or an error, in that step's rollout, once some tokens are decoded."""
     from qr_jax import runs, step
+    from qr_jax.rollout import rows
 
     rollout, stop_now, now, asked = step.Step.rollout, runs.Run.stop_now, [-1], [0]
 
@@ -113,7 +114,17 @@ def strike(kind: str, at_step: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL if kind == "kill" else signal.SIGTERM)
         return stop_now(self)
 
-    step.Step.rollout, runs.Run.stop_now = at, struck
+    def raising(self, *positional, **named):
+        asked[0] += now[0] == at_step
+        if asked[0] == 3:
+            raise RuntimeError("the leader's own trouble")
+        return decode(self, *positional, **named)
+
+    step.Step.rollout = at
+    if kind == "raise":
+        decode, rows.Rows.decode = rows.Rows.decode, raising
+    else:
+        runs.Run.stop_now = struck
 
 
 def main(mode: str, port: str, count: str, index: str, folder: str, *more: str) -> int:

@@ -1,6 +1,7 @@
 """A run in a bucket: what is copied, what comes back, and its checkpoints. (test_train.py: a machine that is gone.)"""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -45,11 +46,23 @@ def test_what_is_written_changed_and_moved_here_is_so_there(tmp_path, place):
     assert bucket.Copy(fresh, place).pull() == []
     assert files(fresh) == {"metrics": "1\n", "episodes/one": "a"}
     write(here, metrics="1\n2\n", sft__metrics="3\n")
-    (here / "logs").mkdir()
-    (here / "episodes/one").rename(here / "logs/one")
+    discarded = "logs/attempt_1/discarded/episodes/one"
+    (here / discarded).parent.mkdir(parents=True)
+    (here / "episodes/one").rename(here / discarded)
     copy.close()
     bucket.Copy(tmp_path / "other", place).pull()
-    assert files(tmp_path / "other") == {"metrics": "1\n2\n", "logs/one": "a", "sft/metrics": "3\n"}
+    assert files(tmp_path / "other") == {"metrics": "1\n2\n", discarded: "a", "sft/metrics": "3\n"}
+
+
+def test_what_vanishes_here_stays_there_and_what_is_no_file_is_passed_over(tmp_path, place):
+    here = write(tmp_path / "run", metrics="1\n", wandb__log="its own")
+    (here / "link").symlink_to("nowhere")
+    copy = bucket.Copy(here, place)
+    copy.push()
+    shutil.rmtree(here)
+    copy.close()
+    bucket.Copy(tmp_path / "other", place).pull()
+    assert files(tmp_path / "other") == {"metrics": "1\n"}
 
 
 def test_only_what_changed_is_sent_again(tmp_path, place, monkeypatch):
@@ -63,11 +76,12 @@ def test_only_what_changed_is_sent_again(tmp_path, place, monkeypatch):
 
 
 def test_the_bucket_counts_but_for_what_is_only_longer_here(tmp_path, place):
-    write(tmp_path / "first", metrics="1\n2\n", config="a")
+    write(tmp_path / "first", metrics="1\n2\n", config="a", same="11")
     bucket.Copy(tmp_path / "first", place).push()
-    here = write(tmp_path / "second", metrics="1\n2\n3\n", config="bb", own="x")
-    assert bucket.Copy(here, place).pull() == ["config"]
-    assert files(here) == {"metrics": "1\n2\n3\n", "config": "a", "own": "x", "logs/replaced_1/config": "bb"}
+    here = write(tmp_path / "second", metrics="1\n2\n3\n", config="bb", own="x", same="22")
+    assert bucket.Copy(here, place).pull() == ["config", "same"]
+    aside = {"logs/replaced_1/config": "bb", "logs/replaced_1/same": "22"}
+    assert files(here) == {"metrics": "1\n2\n3\n", "config": "a", "own": "x", "same": "11", **aside}
 
 
 def test_a_checkpoint_in_a_bucket_counts_only_after_the_copy_and_is_whole(place):
@@ -92,12 +106,35 @@ def test_a_checkpoint_in_a_bucket_counts_only_after_the_copy_and_is_whole(place)
     made.close()
 
 
+def test_a_bucket_that_does_not_answer_is_an_os_error_and_the_checkpoint_does_not_count(place):
+    from gcsfs.retry import HttpError
+
+    def before_commit():
+        raise HttpError({"code": 503, "message": "try later"})
+
+    made = Checkpoints(place / "checkpoints", before_commit=before_commit)
+    made.save(1, {"embed": jax.numpy.zeros(3)}, {}, metrics_bytes=0)
+    with pytest.raises(OSError, match="step 1 was not written .* the bucket does not answer: HttpError: try later"):
+        made.wait()
+    assert made.steps() == []
+    made.close()
+
+
 def test_another_run_in_the_same_place_is_refused(tmp_path, place):
     settings = replace(config.Config(), train=replace(config.Config().train, bucket=str(place)))
     write(tmp_path / "first", **{"config.json": json.dumps(config.to_json(settings)), "metrics.jsonl": "{}\n"})
     bucket.Copy(tmp_path / "first", place).push()
+    before = write(tmp_path / "second", **{"config.json": json.dumps(config.to_json(replace(settings, seed=1)))})
     with pytest.raises(ValueError, match="holds a run with other settings .seed: 0 there, 1 here"):
-        runs.Run(tmp_path / "second", replace(settings, seed=1), stage="train")
+        runs.Run(before, replace(settings, seed=1), stage="train")
+    assert list(files(before)) == ["config.json"]
+
+
+def test_a_run_begun_without_its_bucket_is_not_begun_anew_there(tmp_path, place):
+    here = write(tmp_path / "run", **{"config.json": json.dumps(config.to_json(config.Config()))}, checkpoints__x="")
+    lives = replace(config.Config(), train=replace(config.Config().train, bucket=str(place)))
+    with pytest.raises(ValueError, match="has checkpoints, and .* has no run: copy the folder there"):
+        runs.Run(here, lives, stage="train")
 
 
 @pytest.mark.parametrize("place", ["gs://", "gs://bucket", "s3://bucket/run", "http://host/x"])

@@ -23,6 +23,7 @@ def runs(tmp_path_factory):
         (folder / name / "config.json").write_text(json.dumps(config.to_json(its)))
     found["one"] = finish(start("train", 1, folder / "one"))
     found["stopped"] = finish(start("train", 2, folder / "pod", struck=1, more=("term", "1")))
+    found["failed"] = finish(start("train", 2, folder / "pod", struck=0, more=("raise", "2")))
     found["pod"] = finish(start("train", 2, folder / "pod"))
     return folder, found
 
@@ -48,4 +49,12 @@ def test_its_first_step_is_that_of_one_process(runs):
 def test_a_sigterm_at_a_process_that_follows_stops_all_and_the_run_goes_on(runs):
     _, found = runs
     assert [code for code, _, _ in found["stopped"]] == [143] * 2, found["stopped"]
-    assert "going on after step 1 (attempt 2)" in found["pod"][0][1]
+    assert "going on after step 1 (attempt 2)" in found["failed"][0][1]
+
+
+@pytest.mark.slow
+def test_an_error_of_the_leader_is_said_and_ends_those_that_follow(runs):
+    _, found = runs
+    (leader, _, said), (follower, _, others) = found["failed"]
+    assert leader not in (0, 75) and "the leader's own trouble" in said, said
+    assert follower == 75 and "process 0 ended with an error, which its own output tells" in others, others

@@ -233,7 +233,9 @@ def test_launch_refuses_what_would_not_run(cloud):
     assert "which config?" in launch()
     assert "on worker 0 alone it waits for the others for ever" in launch("configs/mine.py", "--worker=0")
     assert "the tree has no configs/none.py" in launch("configs/none.py")
-    assert "looks like a secret" in launch("configs/mine.py", "log.wandb_token=x")
+    for word in ("log.wandb_token=x", "WANDB_API_KEY=x", "retriever.apiKey=x", "log.HF_TOKEN=x"):
+        assert "looks like a secret" in launch("configs/mine.py", word)
+    assert "is no setting" in launch("configs/mine.py", "rollout.turn_tokens=9", "x")  # tokens are none
     assert "is no setting=value" in launch("configs/mine.py", "steps")
     (cloud.checkout / "configs/mine.py").write_text("config = 2\n")
     assert "not committed" in launch("configs/mine.py")
@@ -271,7 +273,8 @@ def test_a_run_that_is_preempted_resumes_by_the_same_command_and_ends(cloud):
                       "WAITING_FOR_RESOURCES", "ACTIVE"]  # fmt: skip
     assert said[-1] == "the run has ended: finished"
     first, second = cloud.starts()
-    folder = str(cloud.folder / "host_0/run")
+    folder = first["words"][-1]
+    assert folder.startswith(str(cloud.folder / "host_0/run_"))
     lives = f"train.bucket={URL}/run"
     assert first["words"] == ["train", "configs/mine.py", "steps=10", "hold=6", lives, "--run", folder]
     assert second["words"] == first["words"] and first["from"] == 0 and second["from"] == 6
@@ -340,6 +343,25 @@ def test_a_lost_process_is_started_again_and_a_wrong_config_is_not(cloud):
     cloud.wait_for(cloud.object("ended"))
     assert cloud.object("ended").read_text() == "finished\n"
     assert cloud.starts()[1]["words"] == cloud.starts()[0]["words"]
+
+
+@linux
+def test_what_failed_first_is_the_reason_and_a_full_disk_is_tried_again(cloud):
+    cloud.run("create", "night-run")
+    cloud.run("launch", "night-run", "configs/mine.py", "steps=3", "exit=1")
+    cloud.wait_for(cloud.object("ended"))
+    assert [start["from"] for start in cloud.starts()] == [0, 1]
+    assert cloud.object("ended").read_text() == "finished\n" and not cloud.calls("cp", "--no-clobber")
+    cloud.run("delete", "night-run", "--yes")
+    (cloud.folder / "starts.jsonl").unlink()
+    shutil.rmtree(cloud.object(""))
+    cloud.environment["FAKE_HOSTS"] = "2"
+    cloud.run("create", "night-run")
+    cloud.run("launch", "night-run", "configs/mine.py", "steps=3", "exit=2")
+    cloud.wait_for(cloud.object("ended"))
+    while len(cloud.calls("cp", "--no-clobber")) < 2:  # both hosts say that they failed, and the first word stays
+        time.sleep(0.05)
+    assert "with exit code 2 while training" in cloud.object("ended").read_text()
 
 
 @linux

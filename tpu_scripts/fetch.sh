@@ -7,7 +7,7 @@ usage() {
 usage: tpu_scripts/fetch.sh NAME [FOLDER] [--checkpoints] [--dry-run]
 
 Copies the run's metrics, episodes, report and summary from the bucket to FOLDER (by default runs/NAME), and the hosts'
-logs to FOLDER/worker_logs. The TPU need not be there; while it trains, the bucket is at most about a minute behind.
+logs to FOLDER/worker_logs. The TPU need not be there; while it trains, the bucket is at most a minute and a step behind.
 
   --checkpoints  those too: to evaluate, ask or export the model here
 TEXT

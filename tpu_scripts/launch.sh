@@ -12,8 +12,9 @@ Puts the committed tree (git archive) and the command in the bucket. Where NAME 
     qr-jax train CONFIG setting=value ... train.bucket=BUCKET/NAME/run --run FOLDER
 
 FOLDER is the host's own. Checkpoints go into the bucket, the other files are copied there before each one counts and
-about every minute, and a new TPU of any size begins with what is there. Where NAME is not there yet, its start-up
-script does all this. While the run goes on, a second launch is refused.
+after a step about every minute, and a new TPU of any size begins with what is there. Where NAME is not there yet, its start-up
+script does all this. While the run goes on, a second launch is refused; other settings are another run, which wants
+another folder in BUCKET, or another NAME.
 
   CONFIG         a file of the tree, as in configs/smollm2_multihop.py:full
   --allow-dirty  take changes of tracked files that are not committed; files git does not know are left out
@@ -28,7 +29,7 @@ allow_dirty=false
 
 # CONFIG and the settings to `arguments`.
 take_arguments() {
-  local word
+  local word key
   arguments=()
   for word in "${words[@]}"; do
     case "$word" in
@@ -44,7 +45,8 @@ take_arguments() {
   [ "${#arguments[@]}" -ge 1 ] || { usage >&2; die "which config?"; }
   for word in "${arguments[@]:1}"; do
     [[ "$word" == *=* ]] || die "'$word' is no setting=value"
-    [[ "${word%%=*}" =~ (^|[._-])(key|token|secret|password|passwd|credentials?)$ ]] &&
+    key="${word%%=*}"
+    [[ "${key,,}" =~ (key|token|secret|password|passwd|credentials?)$ ]] &&
       die "'${word%%=*}' looks like a secret, and a command line is no place for one; --help says where they go"
   done
   return 0

@@ -18,7 +18,9 @@ look_s="${QR_JAX_LOOK_S:-1}"        # between two looks whether it still runs
 most_restarts=3
 wrong_use=2   # qr-jax's exit code for a wrong config: starting it again would not help
 stopped=143   # and for a SIGTERM, after its checkpoint
-tree="$home/tree" folder="$home/run"
+lost_s="${QR_JAX_LOST_S:-90}"       # and after a signal: longer than mesh.heartbeat_s, so that the others see it gone
+long_s=1800                         # a start that lasted so long was no failed one
+tree="$home/tree"
 export HOME="$home" PATH="$PATH:/snap/bin" # a start-up script has no HOME, and on some images gcloud is a snap
 
 say() {
@@ -111,7 +113,10 @@ leave() {
   insist copy_log || say "the last copy to the bucket failed: $(tail -n 1 "$home/copy.log")"
   if [ -n "$mark" ]; then
     echo "$mark" >"$home/mark"
-    insist gcloud storage cp "$home/mark" "$url/ended" || true
+    # What failed first is the reason; what others say of it later is not. A run that has finished has finished.
+    local -a keep=(--no-clobber)
+    [ "$code" != 0 ] || keep=()
+    insist gcloud storage cp "${keep[@]}" "$home/mark" "$url/ended" || true
   fi
   exit "$code"
 }
@@ -136,7 +141,7 @@ train() {
 }
 
 supervise() {
-  local restarts=0 code
+  local restarts=0 code began pause
   doing="reading the host's number" number="?" child=""
   # The program makes its checkpoint and ends with 143; the trap runs between two looks.
   trap '[ -z "$child" ] || kill -TERM "$child"; [ -n "$child" ] || exit "$stopped"' TERM
@@ -153,16 +158,19 @@ supervise() {
   doing="training"
   while true; do
     say "worker $number, commit $(cat "$home/launch/commit"): qr-jax train ${arguments[*]} --run $folder"
-    code=0
+    code=0 began=$SECONDS
     train || code=$?
     case "$code" in
       0 | "$wrong_use" | "$stopped") exit "$code" ;;
     esac
+    [ $((SECONDS - began)) -lt "$long_s" ] || restarts=0
     restarts=$((restarts + 1))
     [ "$restarts" -le "$most_restarts" ] || exit "$code"
     # 75 is the watchdog's: another process is gone. That one is started again by its own host.
-    say "qr-jax ended with exit code $code; start $restarts of at most $most_restarts more in $restart_s s"
-    sleep "$restart_s" 9>&-
+    pause="$restart_s"
+    [ "$code" -le 128 ] || pause="$lost_s"
+    say "qr-jax ended with exit code $code; start $restarts of at most $most_restarts more in $pause s"
+    sleep "$pause" 9>&-
   done
 }
 
@@ -171,6 +179,7 @@ main() {
   case "${1:-}" in
     start | supervise)
       url="$2"
+      folder="$home/run_$(md5sum <<<"$url" | cut -c 1-8)" # a host may see one run after another
       "$1"
       ;;
     -h | --help) usage ;;

@@ -68,9 +68,9 @@ def by_first(function: Callable[[], Any]) -> Any:
             value = function()
         except (ValueError, OSError) as found:
             error = found
-    value, said = from_first([value, str(error) if error else None])
+    value, said, passing = from_first([value, str(error) if error else None, isinstance(error, OSError)])
     if said is not None:
-        raise error or ValueError(f"process 0: {said}")
+        raise error or (OSError if passing else ValueError)(f"process 0: {said}")
     return value
 
 

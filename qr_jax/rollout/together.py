@@ -23,15 +23,18 @@ class Leader:
 
     def __init__(self, rows: Rows):
         self._rows = rows
+        self.apart = False  # while a change is under way here, and for ever when it failed: the others wait in it
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._rows, name)
-        return functools.partial(_told, name, found) if name in CHANGES else found
+        return functools.partial(self._told, name, found) if name in CHANGES else found
 
-
-def _told(name: str, change: Callable[..., Result], *words: Any) -> Result:
-    hosts.from_first([name, *(PARAMETERS if isinstance(word, Laid) else word for word in words)])
-    return change(*words)
+    def _told(self, name: str, change: Callable[..., Result], *words: Any) -> Result:
+        hosts.from_first([name, *(PARAMETERS if isinstance(word, Laid) else word for word in words)])
+        self.apart = True
+        found = change(*words)
+        self.apart = False
+        return found
 
 
 def together(
@@ -49,12 +52,13 @@ def together(
     if hosts.index():
         _follow(rows, laid, stop_now)
         return otherwise
-    engine.rows = Leader(rows)  # type: ignore[assignment]
+    leader = engine.rows = Leader(rows)  # type: ignore[assignment]
     try:
         return work()
     finally:
         engine.rows = rows
-        hosts.from_first(None)
+        if not leader.apart:  # else no word reaches the others: this process ends, and their watchdogs end them
+            hosts.from_first(None)
 
 
 def _follow(rows: Rows, laid: Laid, stop_now: Callable[[], bool]) -> None:
