@@ -78,6 +78,15 @@ def test_a_decaying_rate_needs_its_length_said(tmp_path):
         planned(tmp_path, settings=settings)
 
 
+def test_each_run_of_a_study_has_a_place_of_its_own_in_a_bucket(tmp_path):
+    settings = tiny(tmp_path)
+    settings = replace(settings, train=replace(settings.train, bucket="gs://runs/study"))
+    cold, jobs = planned(tmp_path, settings=settings)
+    places = [job.settings.train.bucket for job in (cold, *jobs)]
+    assert places[0] == "gs://runs/study/sft" and len(set(places)) == len(places)
+    assert places[1] == f"gs://runs/study/{jobs[0].folder.relative_to(tmp_path)}"
+
+
 def test_another_study_in_the_folder_is_refused_with_what_differs(tmp_path):
     _, (job,) = planned(tmp_path)
     (job.folder / "checkpoints").mkdir(parents=True)

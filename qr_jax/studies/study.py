@@ -108,7 +108,7 @@ def plan(
     if "=" in str(folder):
         raise ValueError(f"--folder is {str(folder)!r}; wanted no '=' in it, which marks a setting on a command line")
     cold = settings.sft.steps > 0 and settings.train.init is None
-    start = Job("cold start", "sft", folder / "sft", settings) if cold else None
+    start = Job("cold start", "sft", folder / "sft", runs.below(settings, "sft")) if cold else None
     jobs = []
     for seed in range(settings.seed, settings.seed + seeds):
         for rule in named:
@@ -116,7 +116,7 @@ def plan(
             configs.check(made, allow_plugins=allow_plugins)
             if cold:
                 made = replace(made, train=replace(made.train, init=str(folder / "sft")))
-            made = replace(made, sft=replace(made.sft, steps=0))
+            made = runs.below(replace(made, sft=replace(made.sft, steps=0)), f"{rule.folder}/seed_{seed}")
             place = folder / rule.folder / f"seed_{seed}"
             jobs.append(Job(f"{rule.label} seed {seed}", "train", place, conform("", made, Config)))
     for job in (*([start] if start else []), *jobs):
