@@ -92,7 +92,7 @@ class Watchdog:
                 self.answered_s = time.monotonic()
 
     def _watch(self) -> None:
-        while not self.closing.wait(POLL_S):
+        while not self._wait():
             if self._hung_up():
                 self._end("process 0 is gone, and with it the coordinator of this run")
             now = time.monotonic()
@@ -107,6 +107,16 @@ class Watchdog:
                 self._end(
                     f"{_named(late)} has not been heard of for {self.deadline_s:g} s: killed, or its host is gone"
                 )
+
+    def _wait(self) -> bool:
+        """Whether to stop watching, after a while; at once when something comes from the coordinator, or it hangs up.
+
+        jax's own threads hear of that at the same time, and end this process without a word of which one is gone.
+        """
+        if self.line is None:
+            return self.closing.wait(POLL_S)
+        select.select([self.line], [], [], POLL_S)
+        return self.closing.is_set()
 
     def _connect(self) -> socket.socket | None:
         """A connection to the coordinator; None where it does not take one."""
