@@ -193,10 +193,7 @@ class Dealt:
         def work() -> list[list[Episode]]:
             return self.engine.run(params, here, samples, query_keys=mine, stop_now=stop_now, **how)
 
-        if self.pod:
-            own = all_or_none(lambda: together(self.engine, params, work, [], stop_now=stop_now))
-        else:
-            own = all_or_none(work)
+        own = rolled_out(self.engine, params, work, [], pod=self.pod, stop_now=stop_now)
         places = [at * samples + g for at in mine for g in range(samples)]
         every = hosts.gather_episodes([episode for group in own for episode in group], places)
         return [every[at : at + samples] for at in range(0, len(every), samples)]
@@ -206,6 +203,13 @@ def dealt(cost_Q: np.ndarray, pod: bool) -> list[np.ndarray]:
     """Each process's queries, by position; `pod`: all are process 0's."""
     parts = hosts.deal(cost_Q, 1 if pod else hosts.count())
     return parts + [np.zeros(0, np.int64)] * (hosts.count() - len(parts))
+
+
+def rolled_out(engine: Engine, params, work: Callable[[], Result], nothing: Result, *, pod: bool, stop_now) -> Result:
+    """What this process's work with the engine gives, as `all_or_none`; `pod`: process 0's, on the devices of all."""
+    if pod:
+        work = functools.partial(together, engine, params, work, nothing, stop_now=stop_now)
+    return all_or_none(work)
 
 
 def all_or_none(work: Callable[[], Result]) -> Result:

@@ -55,7 +55,7 @@ class Checkpoints:
     ):
         if keep < 1:
             raise ValueError(f"train.keep_checkpoints is {keep}; at least 1 must be kept to resume from")
-        self.folder = epath.Path(os.path.abspath(folder) if "://" not in str(folder) else folder)
+        self.folder = bucket.opened(os.fspath(folder))
         self.keep, self.keep_every = keep, keep_every
         self.before_commit, self.say = before_commit, say
         self._orbax = ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler())
@@ -175,11 +175,8 @@ class Checkpoints:
         there = [STEP_FOLDER.fullmatch(path.name) for path in self.folder.iterdir()] if self.folder.exists() else []
         return sorted((int(match[1]) for match in there if match), reverse=True)
 
+    @bucket.as_os_error()
     def _latest(self, verify: bool) -> int | None:
-        with bucket.as_os_error():
-            return self._newest_whole(verify)
-
-    def _newest_whole(self, verify: bool) -> int | None:
         for step in self._steps():
             damage = committed.damage(self.path(step), verify=verify)
             if damage:
@@ -294,21 +291,22 @@ def check_same_model(host: Mapping[str, Any], fingerprint: Mapping[str, Any]) ->
 
 def next_attempt(folder: str | os.PathLike[str]) -> int:
     """Make `logs/attempt_N` in a (local) run folder and give N, one more than there is; no two starts share it."""
-    number = 0
-    if hosts.index() == 0:
+
+    def made() -> int:
         logs = epath.Path(folder) / "logs"
         logs.mkdir(parents=True, exist_ok=True)
         number = 1 + max((int(found[1]) for found in _numbered(logs.iterdir(), r"attempt_(\d+)")), default=0)
         while True:
             try:
                 os.mkdir(logs / f"attempt_{number}")
-                (logs / f"attempt_{number}" / "started").write_text(
-                    time.strftime("%Y-%m-%dT%H:%M:%SZ\n", time.gmtime())
-                )
-                break
             except FileExistsError:  # another start of the same run was quicker
                 number += 1
-    return hosts.from_first(number)
+                continue
+            now = time.strftime("%Y-%m-%dT%H:%M:%SZ\n", time.gmtime())
+            (logs / f"attempt_{number}" / "started").write_text(now)
+            return number
+
+    return hosts.by_first(made)
 
 
 def discard_after(folder: str | os.PathLike[str], step: int, attempt: int) -> list[str]:
@@ -316,17 +314,20 @@ def discard_after(folder: str | os.PathLike[str], step: int, attempt: int) -> li
 
     A file's step is the first number in its name. Nothing is overwritten: FileExistsError if it was there already.
     """
-    moved: list[str] = []
     episodes = epath.Path(folder) / "episodes"
     discarded = epath.Path(folder) / "logs" / f"attempt_{attempt}" / "discarded" / "episodes"
-    if hosts.index() == 0 and episodes.exists():
-        moved = sorted(found.string for found in _numbered(episodes.iterdir(), r"\D*(\d+).*") if int(found[1]) > step)
-        for name in moved:
+
+    def moved() -> list[str]:
+        numbered = _numbered(episodes.iterdir(), r"\D*(\d+).*") if episodes.exists() else []
+        names = sorted(found.string for found in numbered if int(found[1]) > step)
+        for name in names:
             discarded.mkdir(parents=True, exist_ok=True)
             if (discarded / name).exists():
                 raise FileExistsError(errno.EEXIST, "an episodes file was discarded twice", str(discarded / name))
             (episodes / name).rename(discarded / name)
-    return hosts.from_first(moved)
+        return names
+
+    return hosts.by_first(moved)
 
 
 def _numbered(paths: Iterable[Any], pattern: str) -> list[re.Match[str]]:

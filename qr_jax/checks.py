@@ -171,10 +171,11 @@ def _files(config: Config) -> Iterator[str]:
         conform("data.world", config.data.world, WorldSettings)
     except ValueError as error:
         yield str(error)
-    try:
-        bucket.opened(config.train.bucket or ".")
-    except ValueError as error:
-        yield str(error)
+    if config.train.bucket:
+        try:
+            bucket.opened(config.train.bucket)
+        except ValueError as error:
+            yield str(error)
     for name, text in (("model.name", config.model.name), ("train.init", config.train.init)):
         is_file = text and (name == "train.init" or text.startswith((".", "/")) or text.endswith(".gguf"))
         if text and is_file and not Path(text).exists():

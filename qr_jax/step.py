@@ -14,7 +14,6 @@ from qr_jax.noise import uniforms
 from qr_jax.parallel import hosts, plain
 from qr_jax.records import Episode, Grades, Outcome, Query, grades
 from qr_jax.rollout.engine import Statistics
-from qr_jax.rollout.together import together
 from qr_jax.verdict import judge
 
 SHUFFLE = 2  # the first part of a key of `uniforms`: rewards shuffled for the control
@@ -122,9 +121,7 @@ class Step:
             wanted = dict.fromkeys(new.tolist(), self.settings.pool.samples) | dict(ask.more)
             mine = self.deal(progress, wanted, owner)
             work = partial(self.run_engine, params, mine, groups, progress, step, total)
-            if self.pod:
-                work = partial(together, self.agent.engine, params, work, {}, stop_now=self.run.stop_now)
-            made = assemble.all_or_none(work)
+            made = assemble.rolled_out(self.agent.engine, params, work, {}, pod=self.pod, stop_now=self.run.stop_now)
             for index, group in made.items():
                 groups[index] = groups.get(index, []) + group
             so_far.append(self.judge(drawn, self.grade(drawn, groups, step), step, progress))
