@@ -196,15 +196,16 @@ def _start(config: Any, arguments: argparse.Namespace | None = None) -> Abstract
 
     What comes back watches the other processes while it is open. Without `arguments` this process is alone.
     """
-    from qr_jax.parallel import compile_cache, mesh, start, watchdog
+    from qr_jax.parallel import compile_cache, hosts, mesh, start, watchdog
 
-    compile_cache.enable()
     if arguments is None:
+        compile_cache.enable()
         mesh.emulate(config.mesh.devices)
         return nullcontext()
     start.begin(
         config.mesh, coordinator=arguments.coordinator, processes=arguments.processes, process=arguments.process
     )
+    compile_cache.enable(process=hosts.index())
     return watchdog.watching(config.mesh.heartbeat_s)
 
 

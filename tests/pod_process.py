@@ -50,9 +50,11 @@ def work_out_a_gradient(folder: Path) -> None:
     from qr_jax.parallel import hosts
     from qr_jax.parallel import mesh as meshes
 
+    draw = np.random.default_rng(0)
     mesh = meshes.make_mesh(config.Mesh(data=2, fsdp=2, devices=DEVICES))
     made = learner.make(test_learner.CFG, test_learner.MODEL, test_learner.SETTINGS, mesh, steps=10)
-    weights = jax.jit(lambda: decoder.init(test_learner.CFG, jax.random.key(0)))()
+    shapes = decoder.abstract(test_learner.CFG)
+    weights = jax.tree.map(lambda leaf: draw.normal(0, leaf.shape[-1] ** -0.5, leaf.shape).astype(leaf.dtype), shapes)
     state = made.init(assemble.place(weights, mesh))
     loss, gradient, _ = made.gradient(state, test_learner.batch())
     leaves = jax.tree.leaves(assemble.on_one_device(gradient, mesh))
@@ -61,12 +63,12 @@ def work_out_a_gradient(folder: Path) -> None:
 
 
 def read_decoding(folder: Path) -> None:
-    """Roll out with parameters handed over from the global mesh, and write the HLO of the decode program."""
+    """Hand parameters over from the global mesh to an engine, and write the HLO of its decode program."""
     import jax
     import numpy as np
 
     from qr_jax import assemble, config
-    from qr_jax.models import families
+    from qr_jax.models import decoder, families
     from qr_jax.models.tokenizer import WordTokenizer
     from qr_jax.parallel import hosts
     from qr_jax.parallel import mesh as meshes
@@ -77,7 +79,8 @@ def read_decoding(folder: Path) -> None:
     mesh = meshes.make_mesh(config.Mesh(data=2, fsdp=2, devices=DEVICES))
     tokenizer = WordTokenizer(vocabulary())
     cfg = families.with_vocab(families.PRESETS["two_layer"], tokenizer.size)
-    params = assemble.place(assemble._random(cfg, 0), mesh)
+    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), decoder.abstract(cfg))
+    params = assemble.place(zeros, mesh)
     engine = Engine(cfg, tokenizer, config.Rollout(slots=8, context_tokens=128, turn_tokens=16, buckets=(32,)))
     laid = assemble.hand_over(params, cfg, "float32", mesh, "slots")
     rows = engine.rows

@@ -67,7 +67,7 @@ def reference():
     return gradient(made, state, batch())
 
 
-@pytest.mark.parametrize("mesh", [(1, 8, 1), (2, 2, 2)])
+@pytest.mark.parametrize("mesh", [(8, 1, 1), (2, 2, 2), (1, 8, 1), (1, 2, 4)])
 def test_loss_and_gradient_are_the_same_on_every_mesh(mesh, reference):
     made, state = build(mesh)
     assert_close(gradient(made, state, batch()), reference)

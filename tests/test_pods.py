@@ -17,7 +17,6 @@ import pytest
 from killed_run import tiny
 from loopback_bucket import led_there
 from oracle import beta_rates, roll
-from test_learner import assert_close, batch, build, gradient
 
 from qr_jax import bucket, config, metrics_writer
 from qr_jax.config import use
@@ -58,15 +57,6 @@ def finish(processes, *, seconds=600):
 
 def all_well(found):
     assert [code for code, _, _ in found] == [0] * len(found), "\n".join(err[-3000:] for _, _, err in found)
-
-
-@pytest.mark.parametrize("mesh", [(8, 1, 1), (1, 2, 4)])
-def test_loss_and_gradient_are_those_of_one_device(mesh):
-    """The meshes that test_learner.py does not have."""
-    made, state = build()
-    expected = gradient(made, state, batch())
-    made, state = build(mesh)
-    assert_close(gradient(made, state, batch()), expected)
 
 
 @pytest.fixture(scope="module")
