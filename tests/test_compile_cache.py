@@ -2,8 +2,13 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
+
+import jax
+import pytest
+from jax._src import compiler
 
 from qr_jax.parallel import compile_cache
 
@@ -21,19 +26,62 @@ value = float(jax.jit(lambda x: jnp.sin(x).sum())(jnp.arange(8.0)))
 print(json.dumps([str(folder), value, compiles.count(), len(hits)]))
 """
 
+ONE_OF_TWO = """
+import json, sys
+from qr_jax import config
+from qr_jax.parallel import compile_cache, start
+
+process = int(sys.argv[2])
+start.begin(config.Mesh(devices=4), coordinator=f"127.0.0.1:{sys.argv[1]}", processes=2, process=process)
+folder = compile_cache.enable(process=process)
+
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+from qr_jax.parallel import mesh
+
+hits, misses = [], []
+jax.monitoring.register_event_listener(lambda event, **_: event.endswith("/cache_hits") and hits.append(event))
+jax.monitoring.register_event_listener(lambda event, **_: event.endswith("/cache_misses") and misses.append(event))
+layout = NamedSharding(mesh.make_mesh(config.Mesh(data=4, devices=4)), PartitionSpec("data"))
+both = jax.make_array_from_callback((8,), layout, lambda at: np.arange(8.0)[at])
+values = [float(jax.jit(jnp.sum)(both)), float(jax.jit(lambda x: (x * process).sum())(jnp.arange(8.0)))]
+print(json.dumps([str(folder), values, len(hits), len(misses)]))
+"""
+
+
+def cleared(**environment):
+    kept = {name: value for name, value in os.environ.items() if "COMPIL" not in name and name != "XDG_CACHE_HOME"}
+    return kept | environment
+
 
 def run(**environment):
     """(folder, value, programs compiled, taken from the cache) of a process of its own."""
-    cleared = {name: value for name, value in os.environ.items() if "COMPIL" not in name and name != "XDG_CACHE_HOME"}
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM],
-        env=cleared | environment,
+        env=cleared(**environment),
         capture_output=True,
         text=True,
         check=True,
         timeout=60,
     )
     return json.loads(done.stdout)
+
+
+def run_two(**environment):
+    """(folder, values, programs taken from the cache, programs written to it) of each of two processes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    two = [
+        subprocess.Popen(
+            [sys.executable, "-c", ONE_OF_TWO, port, str(me)],
+            env=cleared(**environment), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for me in range(2)
+    ]  # fmt: skip
+    said = [process.communicate(timeout=120) for process in two]
+    assert [process.returncode for process in two] == [0, 0], said
+    return [json.loads(out.splitlines()[-1]) for out, _ in said]
 
 
 def test_a_second_process_takes_the_programs_of_the_first_and_counts_them_all_the_same(tmp_path):
@@ -56,3 +104,33 @@ def test_the_folder_can_be_named_or_the_cache_be_off(tmp_path):
 def test_a_folder_that_cannot_be_made_is_no_error(tmp_path):
     (tmp_path / "file").write_text("")
     assert run(QR_JAX_COMPILED=str(tmp_path / "file"))[3] == 0
+
+
+def test_each_process_of_a_run_keeps_what_it_compiled(tmp_path):
+    """A program over all devices, and one that each process compiles for its own."""
+    folder = str(tmp_path / compile_cache.machine())
+    first = run_two(QR_JAX_COMPILED=str(tmp_path))
+    assert [found[:3] for found in first] == [[folder, [28, 0], 0], [f"{folder}/process_1", [28, 28], 0]]
+    assert first[0][3] > 1 and first[1][3] > 1
+    second = run_two(QR_JAX_COMPILED=str(tmp_path))
+    assert second == [[*found[:2], found[3], 0] for found in first]
+
+
+def test_a_jax_of_another_rule_keeps_it(monkeypatch, tmp_path):
+    def other(cache_key, something_new): ...
+
+    for theirs in (None, other):
+        monkeypatch.setattr(compiler, "_cache_write", theirs)
+        monkeypatch.setattr(jax.config, "update", lambda *_: None)
+        compile_cache.enable({"QR_JAX_COMPILED": str(tmp_path)}, process=1)
+        assert compiler._cache_write is theirs
+
+
+def test_what_cannot_be_kept_is_a_warning(monkeypatch):
+    def full(*_):
+        raise OSError("no room")
+
+    monkeypatch.setattr(compile_cache.compilation_cache, "put_executable_and_time", full)
+    with pytest.warns(UserWarning, match="jit_f is not kept for the next start: OSError: no room"):
+        compile_cache._write("key", 1.5, "jit_f", None, None, ())
+    compile_cache._write("key", 1.5, "jit_f", None, None, ["a callback"])  # and is not tried
