@@ -10,7 +10,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,9 @@ from qr_jax import committed
 
 IN_BUCKET = re.compile(r"gs://[a-z0-9][a-z0-9._-]+(/[^/]+)+")
 CHECKPOINTS = "checkpoints"
-STAY = (CHECKPOINTS, "wandb")  # folders that are not copied; W&B has its own way out, and files that come and go
+COMPILED = "compiled"  # the processes' programs, which parallel/compile_cache.py copies
+# Folders that are not copied; W&B has its own way out, and files that come and go.
+STAY = (CHECKPOINTS, COMPILED, "wandb")
 NOT_FINISHED = (".new", ".tmp")  # what write_json, write_episodes and committed.write rename when it is whole
 EVERY_S = 60
 AT_ONCE = 8  # files on their way
@@ -58,8 +60,8 @@ class Copy:
             marks = {name: _mark(self.folder / name) for name in _names(self.folder)}
             here = {name: mark for name, mark in marks.items() if mark}
             with as_os_error():
-                _each(self._send, [name for name, mark in here.items() if self._there.get(name) != mark])
-                _each(lambda name: (self.place / name).unlink(missing_ok=True), self._moved(here))
+                each(self._send, [name for name, mark in here.items() if self._there.get(name) != mark])
+                each(lambda name: (self.place / name).unlink(missing_ok=True), self._moved(here))
             self._there, self._pushed_s = here, time.monotonic()
 
     def _moved(self, here: Mapping[str, Any]) -> list[str]:
@@ -100,7 +102,7 @@ class Copy:
             self._there[name] = _mark(own) or (0, 0)
 
         with as_os_error():
-            _each(bring, list(_names(self.place)))
+            each(bring, list(_names(self.place)))
         return sorted(replaced)
 
     def config(self) -> Any | None:
@@ -151,6 +153,7 @@ def _mark(path: Path) -> tuple[int, int] | None:
         return found.st_size, found.st_mtime_ns
 
 
-def _each(function, names: list[str]) -> None:
+def each(function: Callable[[str], None], names: Sequence[str]) -> None:
+    """The function of each name, several at once."""
     with ThreadPoolExecutor(AT_ONCE) as threads:
         list(threads.map(function, names))

@@ -196,6 +196,7 @@ def _start(config: Any, arguments: argparse.Namespace | None = None) -> Abstract
 
     What comes back watches the other processes while it is open. Without `arguments` this process is alone.
     """
+    from qr_jax import bucket
     from qr_jax.parallel import compile_cache, hosts, mesh, start, watchdog
 
     if arguments is None:
@@ -205,7 +206,10 @@ def _start(config: Any, arguments: argparse.Namespace | None = None) -> Abstract
     start.begin(
         config.mesh, coordinator=arguments.coordinator, processes=arguments.processes, process=arguments.process
     )
-    compile_cache.enable(process=hosts.index())
+    me = hosts.index()
+    folder = compile_cache.enable(process=me)
+    if config.train.bucket:
+        compile_cache.mirror(folder, bucket.opened(config.train.bucket) / bucket.COMPILED, process=me)
     return watchdog.watching(config.mesh.heartbeat_s)
 
 

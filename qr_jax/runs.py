@@ -19,7 +19,7 @@ from etils import epath
 
 from qr_jax import bucket, checkpoint, config, metrics_writer
 from qr_jax.config import Config
-from qr_jax.parallel import hosts
+from qr_jax.parallel import compile_cache, hosts
 from qr_jax.records import Episode
 from qr_jax.settings import plain
 
@@ -156,6 +156,7 @@ class Run:
             return
         length = self._writer.sync() if self._writer else 0  # of process 0, which writes the host values
         self.checkpoints.save(step, state, {**host, "stage": self.stage}, metrics_bytes=length)
+        compile_cache.push_new()
         self.saved = step
 
     def write_metrics(self, step: int, row: Mapping[str, Any]) -> None:

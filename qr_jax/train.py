@@ -23,7 +23,7 @@ import numpy as np
 from qr_jax import assemble, checkpoint, evaluate, figures, learner, metrics_writer, pack, pool, runs, telemetry
 from qr_jax.config import BUDGETS, Config, Train
 from qr_jax.evaluation import last_evaluation, subject
-from qr_jax.parallel import host_local, hosts, peaks
+from qr_jax.parallel import compile_cache, host_local, hosts, peaks
 from qr_jax.parallel import mesh as meshes
 from qr_jax.report import charts, page
 from qr_jax.rollout import compiles
@@ -254,6 +254,7 @@ def _warm_up(parts: _Parts, params) -> None:
     seconds = parts.warm_up_s = parts.agent.engine.warm_up(params)
     peaks.of(parts.settings.model.compute)  # measured now where nobody says them, and not in the first step
     parts.run.say(f"{compiles.count()} rollout programs compiled in {seconds:.1f} s")
+    compile_cache.push_new()
 
 
 def _compile_update(parts: _Parts, state: learner.State) -> learner.State:
@@ -265,6 +266,7 @@ def _compile_update(parts: _Parts, state: learner.State) -> learner.State:
     seconds = time.monotonic() - start
     parts.warm_up_s = (parts.warm_up_s or 0.0) + seconds
     parts.run.say(f"{compiles.count()} learner programs compiled in {seconds:.1f} s")
+    compile_cache.push_new()
     return state
 
 

@@ -8,12 +8,15 @@ import sys
 
 import jax
 import pytest
+from etils import epath
 from jax._src import compiler
+from loopback_bucket import led_there
 
+from qr_jax import bucket
 from qr_jax.parallel import compile_cache
 
 PROGRAM = """
-import json
+import json, sys
 import jax, jax.numpy as jnp
 from qr_jax.parallel import compile_cache
 from qr_jax.rollout import compiles
@@ -22,7 +25,11 @@ hits = []
 jax.monitoring.register_event_listener(lambda event, **_: event.endswith("/cache_hits") and hits.append(event))
 compiles.count()
 folder = compile_cache.enable()
+if len(sys.argv) > 1:
+    from qr_jax import bucket
+    compile_cache.mirror(folder, bucket.opened(sys.argv[1]) / bucket.COMPILED, process=int(sys.argv[2]))
 value = float(jax.jit(lambda x: jnp.sin(x).sum())(jnp.arange(8.0)))
+compile_cache.push_new()
 print(json.dumps([str(folder), value, compiles.count(), len(hits)]))
 """
 
@@ -54,10 +61,10 @@ def cleared(**environment):
     return kept | environment
 
 
-def run(**environment):
+def run(*mirrored, **environment):
     """(folder, value, programs compiled, taken from the cache) of a process of its own."""
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM],
+        [sys.executable, "-c", PROGRAM, *mirrored],
         env=cleared(**environment),
         capture_output=True,
         text=True,
@@ -134,3 +141,37 @@ def test_what_cannot_be_kept_is_a_warning(monkeypatch):
     with pytest.warns(UserWarning, match="jit_f is not kept for the next start: OSError: no room"):
         compile_cache._write("key", 1.5, "jit_f", None, None, ())
     compile_cache._write("key", 1.5, "jit_f", None, None, ["a callback"])  # and is not tried
+
+
+def test_a_new_machine_takes_its_programs_from_the_bucket(tmp_path):
+    """What another process of the run has there, or this one's folder held before, is not its own."""
+    with led_there() as url:
+        lives = f"{url}/night"
+        _, value, compiled, hits = run(lives, "1", QR_JAX_COMPILED=str(tmp_path / "first"))
+        assert compiled > 0 and hits == 0
+        assert run(lives, "1", QR_JAX_COMPILED=str(tmp_path / "second"))[1:] == [value, compiled, compiled]
+        assert run(lives, "2", QR_JAX_COMPILED=str(tmp_path / "third"))[3] == 0
+        there = bucket.opened(lives) / bucket.COMPILED / compile_cache.machine()
+        assert names(there / "process_1") == names(there / "process_2") == names(tmp_path / "second")
+        assert sum(name.endswith("-cache") for name in names(there / "process_1")) == compiled
+        assert not list(bucket._names(bucket.opened(lives)))  # a run's copy leaves them alone
+        run(QR_JAX_COMPILED=str(tmp_path / "first"))
+        (tmp_path / "first" / compile_cache.machine() / "jit_old-1-cache").touch()
+        os.utime(tmp_path / "first" / compile_cache.machine() / "jit_old-1-cache", (0, 0))
+        assert run(lives, "3", QR_JAX_COMPILED=str(tmp_path / "first"))[3] == compiled
+        assert names(there / "process_3") == names(there / "process_1")
+
+
+def names(folder):
+    """Of a cache, without jax's lock and the part for a kind of machine."""
+    inner = folder / compile_cache.machine()
+    return {path.name for path in (inner if inner.exists() else folder).iterdir()} - {".lockfile"}
+
+
+def test_a_place_that_cannot_be_used_is_said_and_no_error(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    mirror = compile_cache.Mirror(tmp_path, epath.Path(tmp_path / "file" / "compiled"))
+    (tmp_path / "jit_f-1-cache").write_text("program")
+    assert (mirror.pull(), mirror.push()) == (0, 0)
+    said = capsys.readouterr().err
+    assert "compiled programs did not go to " in said and "Not a directory" in said

@@ -135,7 +135,9 @@ def runs(tmp_path_factory):
             (folder / name).mkdir()
             (folder / name / "config.json").write_text(json.dumps(config.to_json(its)))
         found |= play(folder)
-        bucket.Copy(folder / "four" / "run", bucket.opened(f"{url}/four")).pull()
+        lives = bucket.opened(f"{url}/four")
+        bucket.Copy(folder / "four" / "run", lives).pull()
+        found["compiled"] = [list(path.iterdir()) for path in (lives / bucket.COMPILED).glob("*/process_*")]
     return folder, found
 
 
@@ -184,6 +186,8 @@ def test_new_machines_go_on_with_a_run_in_a_bucket(runs):
     folder, found = runs
     assert "going on after step 5 (attempt 2)" in found["four"][0][1]
     assert len(list(folder.glob("four/run_*_*"))) == 6 and not list(folder.glob("four/run_*/checkpoints"))
+    assert [len(programs) > 100 for programs in found["compiled"]] == [True] * 4
+    assert not list(folder.glob("four/**/compiled"))
 
 
 @pytest.mark.slow

@@ -318,13 +318,16 @@ def test_the_bucket_keeps_what_the_run_keeps_and_fetch_brings_it(cloud, tmp_path
     cloud.wait_for(cloud.object("ended"))
     kept = ["step_00000005", "step_00000006"]
     assert sorted(path.name for path in cloud.object("run/checkpoints").iterdir()) == kept
+    cloud.object("run/compiled/process_0").mkdir(parents=True)
+    cloud.object("run/compiled/process_0/jit_f-cache").touch()
     cloud.run("fetch", "night-run", str(tmp_path / "light"))
     light = {str(path.relative_to(tmp_path / "light")) for path in (tmp_path / "light").rglob("*") if path.is_file()}
     assert {"metrics.jsonl", "summary.json"} < light
-    assert not any("checkpoints" in name for name in light)
+    assert not any("checkpoints" in name or "compiled" in name for name in light)
     assert [name for name in light if name.startswith("worker_logs/worker_0_")]
     cloud.run("fetch", "night-run", str(tmp_path / "all"), "--checkpoints")
     assert sorted(path.name for path in (tmp_path / "all/checkpoints").iterdir()) == kept
+    assert not (tmp_path / "all/compiled").exists()
     followed = cloud.run("logs", "night-run", "--no-follow", "--lines", "100")
     assert "] step 6\n" in followed and "the run has finished" in followed
 

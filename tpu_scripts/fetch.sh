@@ -24,9 +24,9 @@ for word in "${words[@]}"; do
   esac
 done
 folder="${folder:-$root/runs/$name}"
-left_out=()
-"$checkpoints" || left_out=("--exclude=(.*/)?checkpoints/.*")
+stays="compiled" # the hosts' programs, for hosts alone
+"$checkpoints" || stays="(checkpoints|compiled)"
 run mkdir -p "$folder/worker_logs"
-run gcloud storage rsync --recursive "${left_out[@]}" "$url/run" "$folder"
+run gcloud storage rsync --recursive "--exclude=(.*/)?$stays/.*" "$url/run" "$folder"
 run gcloud storage rsync --recursive "$url/logs" "$folder/worker_logs"
 "$dry_run" || say "the run is in $folder"

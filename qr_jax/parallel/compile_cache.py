@@ -6,13 +6,17 @@ import importlib.util
 import inspect
 import os
 import platform
+import sys
+import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import jax
 from etils import epath
 from jax._src import compilation_cache, compiler
+
+from qr_jax import bucket, committed
 
 LARGEST_BYTES = 4 * 2**30  # beyond that the programs that were not used for longest are deleted
 
@@ -46,6 +50,8 @@ def enable(environment: Mapping[str, str] = os.environ, *, process: int = 0) -> 
     # Small programs too: a run has hundreds, each read in a millisecond and compiled in tens.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    # A GPU's own caches would put the folder's path in every program's key, and elsewhere none would be found.
+    jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
     if importlib.util.find_spec("filelock"):  # without it jax can delete nothing
         jax.config.update("jax_compilation_cache_max_size", LARGEST_BYTES)
     return folder
@@ -81,3 +87,74 @@ def machine() -> str:
     except OSError:
         pass
     return f"{platform.machine()}-{hashlib.sha256(repr(known).encode()).hexdigest()[:12]}"
+
+
+class Mirror:
+    """The programs that this process uses, in a bucket too: for the machine that takes this one's place."""
+
+    def __init__(self, folder: Path, place: epath.Path):
+        """`folder` is jax's; `place` is this process's own, in a bucket or another folder."""
+        self.folder, self.place = folder, place
+        self._since_s, self._there = time.time(), set[str]()
+
+    def pull(self) -> int:
+        """How many programs came from there. What does not answer is said, and they are compiled."""
+        with _said(f"compiled programs did not come from {self.place}"):
+            self._there = {path.name for path in self.place.iterdir()} if self.place.exists() else set()
+            new = [name for name in self._there if not (self.folder / name).exists()]
+            # The time of its last use first: where a program has none, jax can make no room for others.
+            for suffix in ("-atime", "-cache"):
+                bucket.each(self._bring, [name for name in new if name.endswith(suffix)])
+            return sum(name.endswith("-cache") for name in new)
+        return 0
+
+    def push(self) -> int:
+        """How many programs went there: those that were compiled or taken since the start. Call it between compiles."""
+        with _said(f"compiled programs did not go to {self.place}"):
+            used = [path for path in self.folder.iterdir() if path.stat().st_mtime >= self._since_s]
+            programs = {path.name.rpartition("-")[0] for path in used if path.name.endswith(("-cache", "-atime"))}
+            names = [f"{name}{suffix}" for name in sorted(programs) for suffix in ("-atime", "-cache")]
+            new = [name for name in names if name not in self._there and (self.folder / name).exists()]
+            if new:
+                self.place.mkdir(parents=True, exist_ok=True)
+                bucket.each(self._send, new)
+                self._there.update(new)
+            return sum(name.endswith("-cache") for name in new)
+        return 0
+
+    def _bring(self, name: str) -> None:
+        committed.write(epath.Path(self.folder / name), (self.place / name).read_bytes())
+
+    def _send(self, name: str) -> None:
+        committed.write(self.place / name, (self.folder / name).read_bytes())
+
+
+_mirror: Mirror | None = None  # of this process, as jax's cache is
+
+
+def mirror(folder: epath.Path | None, place: epath.Path, *, process: int = 0) -> None:
+    """Bring what is kept at `place` for this kind of machine and this process to `folder`, which `enable` gave.
+
+    From now on `push_new` copies there what is new here. Neither is done where `folder` is None or a bucket itself.
+    """
+    global _mirror
+    _mirror = None
+    if folder is not None and "://" not in str(folder):
+        _mirror = Mirror(Path(folder), place / machine() / f"process_{process}")
+        _mirror.pull()
+
+
+def push_new() -> None:
+    """Copy the programs that are new since the last time, where `mirror` was called. Call it between compiles."""
+    if _mirror:
+        _mirror.push()
+
+
+@contextlib.contextmanager
+def _said(what: str) -> Iterator[None]:
+    """What fails is said on stderr and does not end the run."""
+    try:
+        with bucket.as_os_error():
+            yield
+    except OSError as error:
+        print(f"{what}: {error}", file=sys.stderr, flush=True)
