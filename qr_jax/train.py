@@ -251,14 +251,21 @@ def train_one(one: Step, made: learner.Learner, state, progress: Progress, hand_
 
 def _warm_up(parts: _Parts, params) -> None:
     compiles.count()
-    seconds = parts.warm_up_s = parts.agent.engine.warm_up(params)
+    # Over a pod every process runs each program: where one left, the others would wait in it.
+    stop_now = (lambda: False) if parts.layout == "pod" else parts.run.stop_now
+    try:
+        work = partial(parts.agent.engine.warm_up, params, stop_now=stop_now)
+        seconds = parts.warm_up_s = assemble.all_or_none(work)
+    finally:
+        compile_cache.push_new()
     peaks.of(parts.settings.model.compute)  # measured now where nobody says them, and not in the first step
     parts.run.say(f"{compiles.count()} rollout programs compiled in {seconds:.1f} s")
-    compile_cache.push_new()
 
 
 def _compile_update(parts: _Parts, state: learner.State) -> learner.State:
     """The same state, after an update by nothing: the learner's programs are then there before the first step."""
+    if parts.run.stops():
+        raise Interrupted
     compiles.count()
     start, empty = time.monotonic(), parts.one.batch((), (0, 0))
     old = () if parts.settings.learner.updates == 1 else (parts.made.old_logp(state, empty),)

@@ -218,6 +218,20 @@ def test_nothing_compiles_after_warm_up():
     assert compiles.count() == before
 
 
+def test_warming_up_can_be_stopped_between_programs():
+    made, asked = Engine(CFG, WORDS, replace(SETTINGS, slots=3, store=2, context_tokens=290)), []
+
+    def third():
+        asked.append(compiles.count())
+        return len(asked) == 3
+
+    compiles.count()
+    with pytest.raises(Interrupted):
+        made.warm_up(random_params(), stop_now=third)
+    assert len(asked) == 3 and asked[2] > asked[0]
+    assert len(flat(roll(made, random_params(), world().train[:2], 2))) == 4  # the engine can be used
+
+
 def test_the_counter_of_compilations_counts():
     compiles.count()  # the first call begins to count
     before = compiles.count()

@@ -18,9 +18,11 @@ from killed_run import tiny
 from loopback_bucket import led_there
 
 from qr_jax import checkpoint, metrics_writer, runs
+from qr_jax import train as driver
 from qr_jax.config import use
 from qr_jax.queries import world
 from qr_jax.records import grades
+from qr_jax.rollout import rows
 from qr_jax.sft import sft
 from qr_jax.step import shuffled
 from qr_jax.train import train
@@ -159,6 +161,25 @@ def test_a_sigterm_checkpoints_and_exits_with_143_and_the_same_command_goes_on(f
     assert "stopped by SIGTERM" in finish(stopped, 143)
     finish(start(folder / "stopped", cache=folder / "cache"), 0)
     assert lines(folder / "stopped") == lines(folder / "whole")
+
+
+@pytest.mark.parametrize("where", ["rollout", "learner"])
+def test_a_sigterm_between_compiles_is_heard_there(tmp_path, monkeypatch, where):
+    """Of the rollout's programs one is compiled, of the learner's none: a pod's take minutes."""
+    place, name = {"rollout": (rows.Rows, "_append_tiles"), "learner": (driver._Parts, "save")}[where]
+    go_on, said = getattr(place, name), []
+
+    def told(*positional):
+        signal.raise_signal(signal.SIGTERM)
+        return go_on(*positional)
+
+    monkeypatch.setattr(place, name, told)
+    settings = tiny(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        train(replace(settings, sft=replace(settings.sft, steps=0)), tmp_path / "run", say=said.append)
+    assert stopped.value.code == 143 and "stopped by SIGTERM" in said[-1]
+    assert not any(f"{where} programs compiled" in line for line in said)
+    assert len(list(tmp_path.glob("run/checkpoints/step_00000000"))) == (where == "learner")
 
 
 def test_another_config_in_the_same_folder_is_refused_with_what_differs(finished):

@@ -58,9 +58,16 @@ class Engine:
                 self.completing[text] = [at for at, piece in pieces if piece.startswith(ends) or whole in piece]
             self.rows.stop_at(self.completing[text])
 
-    def warm_up(self, params) -> float:
-        """Compile all programs; returns seconds. Without it they compile when first needed."""
-        return self.rows.warm_up(self.rows.lay_out(params))
+    def warm_up(self, params, *, stop_now: Callable[[], bool] = lambda: False) -> float:
+        """Compile all programs; returns seconds. Without it they compile when first needed.
+
+        Raises Interrupted when `stop_now()` turns true between two of them.
+        """
+        start = time.monotonic()
+        for _ in self.rows.warm_up(self.rows.lay_out(params)):
+            if stop_now():
+                raise Interrupted
+        return time.monotonic() - start
 
     def run(
         self,

@@ -5,8 +5,7 @@ compiles. The slots' cache is as long as its longest sequence needs, in steps of
 over all of it, and slicing it would copy it.
 """
 
-import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -87,26 +86,25 @@ class Rows:
 
     # ---- compiling
 
-    def warm_up(self, laid: Laid) -> float:
-        """Compile every program that a rollout can need; returns the seconds it took."""
-        start = time.monotonic()
+    def warm_up(self, laid: Laid) -> Iterator[None]:
+        """Compile every program that a rollout can need; comes back after each call that compiles one or two."""
         self.settle_on(laid)
-        self._try_all(laid)
+        yield from self._try_all(laid)
         jax.block_until_ready(self.caches)
         self.moved = self.grown = 0
-        return time.monotonic() - start
 
-    def _try_all(self, laid: Laid) -> None:
+    def _try_all(self, laid: Laid) -> Iterator[None]:
         none_S = np.zeros(self.slot_count, np.int32)
         self.keys(0, 0, 0, [], [])
         for view in self.views:
             self.begin()
             self.fit(view)
             self.decode(laid, none_S, none_S, none_S, np.zeros((self.slot_count, 2), np.uint32), 1.0)
+            yield
             for tiles in self.call_sizes:
-                nothing = [(0, (), 0)] * tiles
-                self._append_tiles(laid, "slots", nothing, view)
-                self._append_tiles(laid, "store", nothing, view)
+                for cache in ("slots", "store"):
+                    self._append_tiles(laid, cache, [(0, (), 0)] * tiles, view)
+                    yield
             for size in self.move_sizes:
                 self.move("slots", "store", [(0, self.store_count, 0)] * size)  # to no row
                 self.move("store", "slots", [(0, self.slot_count, 0)] * size)
