@@ -25,7 +25,7 @@ from qr_jax.config import BUDGETS, Config, Train
 from qr_jax.evaluation import last_evaluation, subject
 from qr_jax.parallel import compile_cache, host_local, hosts, peaks
 from qr_jax.parallel import mesh as meshes
-from qr_jax.report import charts, page
+from qr_jax.report import charts, page, read
 from qr_jax.rollout import compiles
 from qr_jax.rollout.engine import Interrupted
 from qr_jax.sft import sft
@@ -145,6 +145,7 @@ def _begin(parts: _Parts) -> tuple[learner.State, Progress, int]:
     del params
     say("evaluating before training")
     progress = replace(progress, before=parts.measure(params=parts.hand_over(state.params)))
+    run.write_json(read.BEFORE, evaluate.without_details(progress.before))
     say(f"before training: {evaluate.one_line(progress.before)}")
     parts.save(0, state, progress)
     return _compile_update(parts, state), progress, 0

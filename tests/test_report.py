@@ -205,7 +205,9 @@ def test_a_live_run_is_read_up_to_the_last_whole_line(run):
         file.write(lines([draw(4, "q0", [0.0, 0.0]), draw(5, "q0", [0.0, 0.0])]) + '{"step": 5')
     with (run / "episodes" / "step_000004.jsonl").open("w") as file:
         file.write(lines([episode("q0", 0, 1.0)]) + '{"query": "q0", "tur')
+    (run / "before.json").write_text('{"exact_match": 0.125}')
     found = read.run(run)
+    assert found.before == {"exact_match": 0.125}
     assert ([row["step"] for row in found.metrics], found.unread, found.ended) == ([1, 2, 3, 4], 1, False)
     assert max(row["step"] for row in found.draws) == 4  # step 5 has no metrics yet
     html = page.build(run).html

@@ -288,6 +288,8 @@ def test_the_summary_has_what_the_readme_names(finished):
         and summary["rollouts"] == 5 * 16
         and set(summary["se"]) == {"greedy_before", "greedy_after"}
     )
+    assert json.loads((folder / "whole" / "before.json").read_text()) == summary["before"]
+    assert (folder / "machine" / "before.json").exists()  # its folder was lost after that evaluation
     assert runs.load(folder / "whole").reward == use("odd_tokens.odd_tokens")
 
 

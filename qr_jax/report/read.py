@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+BEFORE = "before.json"  # the evaluation before the first step
+
 Row = dict[str, Any]
 
 
@@ -49,7 +51,7 @@ def run(folder: str | Path) -> Run:
         config=_object(folder / "config.json"),
         metrics=tuple(metrics),
         draws=tuple(draw for draw in draws if draw["step"] <= last),  # its draws are written before its metrics
-        before=summary.get("before") or _before(folder),
+        before=summary.get("before") or _object(folder / BEFORE),  # a run that goes on has no summary
         after=summary.get("after") or {},
         ended=bool(metrics) and summary.get("steps") == len(metrics),
         unread=bad + worse,
@@ -60,7 +62,7 @@ def run(folder: str | Path) -> Run:
 def stamp(folder: str | Path) -> tuple:
     """Changes whenever a file that the report reads does."""
     folder = Path(folder)
-    names = ("config.json", "metrics.jsonl", "ledger.jsonl", "summary.json", "probe.json", "episodes", "checkpoints")
+    names = ("config.json", "metrics.jsonl", "ledger.jsonl", "summary.json", BEFORE, "probe.json", "episodes")
     found = []
     for name in names:
         try:
@@ -106,11 +108,3 @@ def _object(path: Path) -> dict[str, Any]:
     except OSError:
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def _before(folder: Path) -> Mapping[str, Any]:
-    """The evaluation before the first step as the newest checkpoint keeps it: a run that goes on has no summary."""
-    for path in sorted((folder / "checkpoints").glob("step_*/host.json"), reverse=True):
-        if before := _object(path).get("before"):
-            return {name: value for name, value in before.items() if name != "details"}
-    return {}
