@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from qr_jax.columns import aligned
+
 ROOT = Path(__file__).resolve().parent.parent
 PEER_PYTHON = Path(os.environ.get("QR_JAX_PEERS", ROOT / "benchmarks/peers/.venv")) / "bin/python"
 MARK = "answer: "  # what a library prints while it is imported has no such mark, and is passed over
@@ -249,8 +251,7 @@ def machine() -> Answer:
 def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """Columns of one width; floats with three significant digits."""
     text = [[f"{cell:.3g}" if isinstance(cell, float) else str(cell) for cell in row] for row in [head, *rows]]
-    widths = [max(len(row[at]) for row in text) for at in range(len(head))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in text)
+    return "\n".join(aligned(text))
 
 
 def parser(description: str | None, *, rounds: int = 5, peers: bool = True) -> argparse.ArgumentParser:

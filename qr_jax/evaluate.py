@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from qr_jax import answers, assemble, runs
+from qr_jax.columns import aligned
 from qr_jax.config import Config
 from qr_jax.evaluation import manifest, subject
 from qr_jax.evaluation.subject import weights as weights  # train, sft and probe begin from a run's
@@ -171,8 +172,7 @@ def format_table(found: Mapping[str, Any]) -> str:
     if "samples" in found:
         cells = (_with_se(found, f"pass_at_1_{name}") for name in SCORES)
         rows.append((f"Pass@1 of {found['samples']}", str(found["questions"]), *cells))
-    wide = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, wide, strict=True)).rstrip() for row in rows]
+    lines = aligned(rows)
     stops = ", ".join(f"{stop} {count}" for stop, count in found["stops"].items())
     lines.append(
         f"searches a question {found['searches_per_question']:.2f}, tokens {found['tokens_per_question']:.1f}, "

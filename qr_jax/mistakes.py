@@ -4,6 +4,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent
 WRONG, FAILED = 2, 1  # a command's exit codes: asking again would not help, or might
+LOST = 75  # of a process whose others are gone or late (sysexits.h, EX_TEMPFAIL): start the same command again on all
 
 
 def is_of_asking(error: BaseException) -> bool:

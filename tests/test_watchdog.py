@@ -101,7 +101,7 @@ def test_an_error_in_the_last_write_of_process_0_ends_the_others_with_its_words(
 
 def test_a_process_that_fails_is_named_to_the_others_at_once():
     (code, _, said), (_, _, own) = run_two("fails", 1)
-    assert code == watchdog.CODE and "process 0 of 2: process 1 ended with an error" in said
+    assert code == mistakes.LOST and "process 0 of 2: process 1 ended with an error" in said
     assert "JSONDecodeError" in own
 
 
@@ -114,14 +114,14 @@ def test_a_wrong_setting_that_the_coordinator_alone_has_seen_ends_all_with_its_c
 
 def test_a_collective_that_breaks_with_a_lost_process_waits_for_its_name():
     (code, _, said), (killed, _, _) = run_two("dies", 1)
-    assert (code, killed) == (watchdog.CODE, -signal.SIGKILL), said
+    assert (code, killed) == (mistakes.LOST, -signal.SIGKILL), said
     assert f"process 0 of 2: process 1 has not been heard of for {DEADLINE_S:g} s" in said
     assert "this error was held back" in said and "in wait_for_all" in said.split("this error was held back")[1]
 
 
 def test_a_coordinator_that_does_not_answer_is_named():
     _, (code, _, said) = run_two("freezes", 0)
-    assert code == watchdog.CODE
+    assert code == mistakes.LOST
     assert f"process 1 of 2: process 0, the coordinator of this run, has not answered for {DEADLINE_S:g} s" in said
 
 
@@ -157,7 +157,7 @@ def test_a_process_whose_others_do_not_come_says_so_and_is_to_be_started_again(m
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     done = subprocess.run([sys.executable, "-c", MEETS, address, str(me)], capture_output=True, text=True, timeout=60)
-    assert done.returncode == watchdog.CODE, done.stderr
+    assert done.returncode == mistakes.LOST, done.stderr
     assert f"process {me} of 2, coordinator {address}: waiting for the others for 1 s" in done.stderr
     assert "the other processes are not all there after" in done.stderr
 

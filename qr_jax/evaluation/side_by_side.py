@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from qr_jax.columns import aligned
 from qr_jax.evaluation import suite
 from qr_jax.evaluation.bootstrap import picks
 from qr_jax.evaluation.last_evaluation import unlike
@@ -96,10 +97,8 @@ def format_table(found: Mapping[str, Any]) -> str:
             cells = [_cell(score[name], gap and gap.get(name)) if name in score else "-" for score, gap in pairs]
             rows.append([title, name, *cells])
             title = ""
-    widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
-    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in (heads, *rows)]
     named = [f"({at}) {folder}" for at, folder in enumerate(found["folders"], 1)]
-    return "\n".join([*named, "", *lines])
+    return "\n".join([*named, "", *aligned([heads, *rows])])
 
 
 def _cell(score: Mapping[str, Any], gap: Mapping[str, Any] | None) -> str:

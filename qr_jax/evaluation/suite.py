@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from qr_jax import answers
+from qr_jax.columns import aligned
 from qr_jax.config import Config, Evaluation, Model, Rollout, use
 from qr_jax.evaluation.bootstrap import picks
 from qr_jax.queries import readers
@@ -282,8 +283,7 @@ def _rows(found: Mapping[str, Any], names: Sequence[str], more: Sequence[str]) -
         rows.append(line(one, figures))
         rows += [line(f"  {group} {value}", part) for group, table in tables.items() for value, part in table.items()]
     rows.append(line(f"macro average over {macro['sets']} of {macro['of']} sets", macro))
-    wide = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, wide, strict=True)).rstrip() for row in rows]
+    return aligned(rows)
 
 
 def _with_interval(score: Mapping[str, float | None]) -> str:

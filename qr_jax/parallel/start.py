@@ -15,9 +15,8 @@ from typing import Any
 
 import jax
 
-from qr_jax import config
+from qr_jax import config, mistakes
 from qr_jax.parallel import mesh
-from qr_jax.parallel.watchdog import CODE
 
 METADATA = "http://metadata.google.internal/computeMetadata/v1/instance/attributes/worker-network-endpoints"
 METADATA_S = 5  # how long to wait for a TPU VM's metadata server
@@ -41,8 +40,8 @@ def begin(
 
     With all three of `coordinator` (HOST:PORT, of process 0), `processes` and `process` as they say; without them on a
     TPU pod as its environment says; else this process is alone. Call it before anything runs in jax. Where the others
-    are not all there within `meet_s` the process ends with CODE. ValueError when only some of the three are given or
-    they contradict one another; OSError where a TPU VM cannot learn how many hosts there are.
+    are not all there within `meet_s` the process ends with mistakes.LOST. ValueError when only some of the three are
+    given or they contradict one another; OSError where a TPU VM cannot learn how many hosts there are.
     """
     given = {"--coordinator": coordinator, "--processes": processes, "--process": process}
     missing = [name for name, value in given.items() if value is None]
@@ -73,7 +72,7 @@ def begin(
 
 @contextlib.contextmanager
 def waiting(who: str, meet_s: float) -> Iterator[None]:
-    """Within, a process says each minute that it waits for the others, and ends with CODE after `meet_s`."""
+    """Within, a process says each minute that it waits for the others, and ends with mistakes.LOST after `meet_s`."""
     met = threading.Event()
 
     def watch():
@@ -86,7 +85,7 @@ def waiting(who: str, meet_s: float) -> Iterator[None]:
                     "every host, and can they reach process 0? Start it again on all",
                     file=sys.stderr, flush=True,
                 )  # fmt: skip
-                os._exit(CODE)
+                os._exit(mistakes.LOST)
             print(f"{who}: waiting for the others for {waited_s:.0f} s", file=sys.stderr, flush=True)
 
     threading.Thread(target=watch, daemon=True).start()

@@ -22,7 +22,6 @@ import jax
 from qr_jax import mistakes
 from qr_jax.parallel import hosts
 
-CODE = 75  # sysexits.h, EX_TEMPFAIL: start the same command again
 BEATS = "qr_jax/beat"
 ENDED, FAILED, WRONG = "ended", "failed", "wrong"  # last words in a heartbeat's place
 BEATS_A_DEADLINE = 6
@@ -34,7 +33,7 @@ OF_OTHERS = ("gloo", "coordination service", "connection reset", "connection clo
 
 @contextlib.contextmanager
 def watching(deadline_s: float) -> Iterator[None]:
-    """Within, a process that is silent for `deadline_s` ends this one with CODE, its own stacks and the other's number.
+    """Within, a process that is silent for `deadline_s` ends this one with mistakes.LOST, its stacks and who it was.
 
     So does one that ends with an error, or with mistakes.WRONG where a setting was wrong. Nothing happens with one
     process. An error within that a lost process may have caused is held back for as long. At the end all wait for all,
@@ -120,7 +119,7 @@ class Watchdog:
             if failed:
                 wrong = any(word == WRONG for word, _ in others.values())
                 said = f"{_named(failed)} ended with an error, which its own output tells"
-                self._end(said, mistakes.WRONG if wrong else CODE)
+                self._end(said, mistakes.WRONG if wrong else mistakes.LOST)
             if late:
                 self._end(
                     f"{_named(late)} has not been heard of for {self.deadline_s:g} s: killed, or its host is gone"
@@ -157,12 +156,12 @@ class Watchdog:
         self.line = self._connect()
         return self.line is None
 
-    def _end(self, what: str, code: int = CODE) -> None:
+    def _end(self, what: str, code: int = mistakes.LOST) -> None:
         """Say it and end this process, for it may be inside a collective that never comes back."""
         if self.closing.is_set():
             return
         again = "start the same command on all hosts again, and it goes on from the last checkpoint"
-        hint = again if code == CODE else "the same command would end so again"
+        hint = again if code == mistakes.LOST else "the same command would end so again"
         print(
             f"process {self.me} of {self.count}: {what}. This process ends with {code}; {hint}. Its threads were here:",
             file=sys.stderr, flush=True,

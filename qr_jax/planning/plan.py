@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from qr_jax.columns import aligned
 from qr_jax.config import Config, to_json
 from qr_jax.parallel import ahead, estimate
 from qr_jax.parallel.estimate import GIB
@@ -114,9 +115,7 @@ def _table(found: Mapping[str, Any]) -> list[str]:
         work = (f"{one[part] / 1e9:.2f}" for part in ("flops", "bytes_accessed", "bytes_least"))
         memory = _gib(one["peak_bytes"]), _gib(one["argument_bytes"])
         rows.append((f"{name} / {one['per']}", *memory, *work, moved, f"{one['compile_s']:.0f} s"))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    padded = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows]
-    return ["  " + "  ".join(row).rstrip() for row in padded]
+    return [f"  {line}" for line in aligned(rows)]
 
 
 def _times(found: Mapping[str, Any]) -> list[str]:

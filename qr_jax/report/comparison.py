@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from qr_jax.columns import aligned
 from qr_jax.report import page
 
 SCRIPTS = ("elements.js", "plot.js", "chart.js", "comparison.js")
@@ -74,9 +75,7 @@ def format_tables(found: Mapping[str, Any]) -> str:
     """The tables and notes for a terminal."""
     parts = []
     for title, head, rows in tables(found):
-        wide = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
-        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, wide)).rstrip() for row in [head, *rows]]
-        parts.append("\n".join([title, *lines]))
+        parts.append("\n".join([title, *aligned([head, *rows])]))
     return "\n\n".join([*parts, "\n".join(notes(found))])
 
 

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from qr_jax import answers, assemble, checkpoint, committed, evaluate, plugins, pool, runs
+from qr_jax.columns import aligned
 from qr_jax.config import Config
 from qr_jax.parallel import mesh as meshes
 from qr_jax.records import Query
@@ -174,9 +175,7 @@ def format_table(found: Mapping[str, Any]) -> str:
     for policy, label in (("accepting", "signal at acceptance"), ("current", "signal now")):
         for key, what in (("chance_share", "there by chance"), ("movement_share", "by movement")):
             add(f"{label}: {what}", lambda arm, key=key, policy=policy: _interval(arm[f"to_{policy}"].get(key)))
-    wide = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, wide, strict=True)).rstrip() for row in rows]
-    return "\n".join(lines + list(_remarks(found)))
+    return "\n".join(aligned(rows) + list(_remarks(found)))
 
 
 def _remarks(found: Mapping[str, Any]) -> Iterable[str]:
