@@ -468,6 +468,24 @@ def test_a_terminated_host_goes_on_later(cloud):
 
 
 @linux
+def test_a_host_where_all_was_killed_is_started_beside_the_others(cloud):
+    cloud.environment["FAKE_HOSTS"] = "2"
+    cloud.run("create", "night-run")
+    cloud.run("launch", "night-run", "configs/mine.py", "steps=100")
+    while len(cloud.starts()) < 2:
+        time.sleep(0.05)
+    going_on = supervisor(cloud)
+    os.killpg(supervisor(cloud, 1), signal.SIGKILL)
+    assert "the run of night-run is going on" in cloud.run("resume", "night-run", code=2)
+    output = cloud.run("resume", "night-run", "--missing")
+    assert "it runs here" in output and "worker 1 started" in output and "worker 0 started" not in output
+    while len(cloud.starts()) < 3:
+        time.sleep(0.05)
+    assert cloud.starts()[2]["worker"] == "1" and supervisor(cloud) == going_on
+    assert "--all is not understood" in cloud.run("resume", "night-run", "--all", code=2)
+
+
+@linux
 def test_a_host_that_was_told_to_stop_starts_nothing_however_its_program_ends(cloud):
     cloud.run("create", "night-run")
     cloud.run("launch", "night-run", "configs/mine.py", "steps=8", "hold=4", "term=75")
@@ -716,9 +734,9 @@ def test_delete_asks_for_the_name_and_ends_the_watching(cloud):
     assert not (cloud.folder / "resource.json").exists()
 
 
-def supervisor(cloud) -> int:
-    """The process of worker.sh on host 0; 0 when there is none."""
-    mine = str(cloud.folder / "host_0/worker.sh")
+def supervisor(cloud, host=0) -> int:
+    """The process of worker.sh on a host; 0 when there is none."""
+    mine = str(cloud.folder / f"host_{host}/worker.sh")
     for process in Path("/proc").glob("[0-9]*"):
         try:
             words = (process / "cmdline").read_text().split("\0")

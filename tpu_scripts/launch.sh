@@ -100,7 +100,7 @@ state=ACTIVE
 upload
 forget_the_end
 if [ "$state" = ACTIVE ]; then
-  start_on_all
+  start_on_all ""
   "$dry_run" || say "started on all hosts of $name; tpu_scripts/logs.sh $name follows it, watch.sh keeps it going"
 else
   say "$name is $state: the run is in the bucket, and starts when the TPU does (create.sh asks for it, watch.sh waits)"

@@ -202,8 +202,8 @@ refuse_while_running() {
   esac
 }
 
-# The same program on all hosts, each in the background.
+# start_on_all "": the same program on all hosts, each in the background; "COMMAND &&" comes first and may prevent it.
 start_on_all() {
-  local bring="mkdir -p $on_host && gcloud storage cp $url/launch/worker.sh $on_host/worker.sh"
+  local bring="mkdir -p $on_host && ${1}gcloud storage cp $url/launch/worker.sh $on_host/worker.sh"
   ssh_to all "sudo bash -c \"$bring && bash $on_host/worker.sh start $url\""
 }
