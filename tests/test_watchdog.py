@@ -135,10 +135,24 @@ def test_the_processes_are_said_wholly_or_not_at_all():
     for given, said in (
         ({"coordinator": "a:1"}, "--processes, --process missing"),
         ({"coordinator": "nowhere", "processes": 2, "process": 0}, "'nowhere'; wanted HOST:PORT"),
+        ({"coordinator": "a:65536", "processes": 2, "process": 0}, "'a:65536'; wanted HOST:PORT"),
         ({"coordinator": "a:1", "processes": 2, "process": 2}, "--process is 2; with --processes 2 wanted one from 0"),
     ):
         with pytest.raises(ValueError, match=said):
             start.begin(mesh, **given)
+    with pytest.raises(OSError, match="this host knows no address of 'absent.invalid'"):
+        start.begin(mesh, coordinator="absent.invalid:1", processes=2, process=0)
+
+
+def test_a_port_that_is_taken_is_said():
+    program = "import sys; from qr_jax import config; from qr_jax.parallel import start\n"
+    program += "start.begin(config.Mesh(), coordinator=sys.argv[1], processes=2, process=0)"
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        at = f"127.0.0.1:{taken.getsockname()[1]}"
+        done = subprocess.run(
+            [sys.executable, "-c", program, at], capture_output=True, text=True, timeout=60, check=False
+        )
+    assert f"OSError: process 0 cannot listen at --coordinator {at} ([Errno 98] Address already in use" in done.stderr
 
 
 MEETS = """

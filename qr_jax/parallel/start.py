@@ -41,7 +41,8 @@ def begin(
     With all three of `coordinator` (HOST:PORT, of process 0), `processes` and `process` as they say; without them on a
     TPU pod as its environment says; else this process is alone. Call it before anything runs in jax. Where the others
     are not all there within `meet_s` the process ends with mistakes.LOST. ValueError when only some of the three are
-    given or they contradict one another; OSError where a TPU VM cannot learn how many hosts there are.
+    given or they contradict one another; OSError where a TPU VM cannot learn how many hosts there are, process 0 is not
+    to be found or cannot listen.
     """
     given = {"--coordinator": coordinator, "--processes": processes, "--process": process}
     missing = [name for name, value in given.items() if value is None]
@@ -58,13 +59,22 @@ def begin(
                 jax.distributed.initialize(**how)
         return
     host, colon, port = coordinator.rpartition(":")
-    if not (host and colon and port.isdecimal()):
+    if not (host and colon and port.isdecimal() and 0 < int(port) < 2**16):
         raise ValueError(f"--coordinator is {coordinator!r}; wanted HOST:PORT, as in 10.0.0.1:8476")
     if not 0 <= process < processes:
         raise ValueError(f"--process is {process}; with --processes {processes} wanted one from 0 to {processes - 1}")
     mesh.emulate(settings.devices, processes=processes)
     if processes == 1:
         return
+    try:
+        socket.getaddrinfo(host.strip("[]"), port)
+    except OSError as error:
+        raise OSError(f"--coordinator is {coordinator!r}; this host knows no address of {host!r} ({error})") from error
+    if process == 0:  # jax may end in a segmentation fault where it cannot listen
+        try:
+            socket.create_server(("", int(port))).close()
+        except OSError as error:
+            raise OSError(f"process 0 cannot listen at --coordinator {coordinator} ({error})") from error
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     with waiting(f"process {process} of {processes}, coordinator {coordinator}", meet_s):
         jax.distributed.initialize(coordinator, processes, process, cluster_detection_method="deactivate", **how)
