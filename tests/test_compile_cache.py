@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import pytest
@@ -131,6 +132,19 @@ def test_a_jax_of_another_rule_keeps_it(monkeypatch, tmp_path):
         monkeypatch.setattr(jax.config, "update", lambda *_: None)
         compile_cache.enable({"QR_JAX_COMPILED": str(tmp_path)}, process=1)
         assert compiler._cache_write is theirs
+
+
+def test_what_was_not_written_whole_goes_at_the_next_start(tmp_path):
+    """jax writes a program and then the time of its use, which it asks of all when it makes room for another."""
+    folder = Path(run(QR_JAX_COMPILED=str(tmp_path))[0])
+    torn, fresh = folder / "jit_torn-1-cache", folder / "jit_fresh-1-cache"
+    torn.write_bytes(b"half")
+    fresh.write_bytes(b"half")  # another process may be about to write its time
+    os.utime(torn, (0, 0))
+    programs = len(names(folder)) - 2
+    assert run(QR_JAX_COMPILED=str(tmp_path))[3] == programs / 2
+    assert not torn.exists() and fresh.exists()
+    assert len(names(folder)) == programs + 1
 
 
 def test_what_cannot_be_kept_is_a_warning(monkeypatch):

@@ -18,7 +18,8 @@ from jax._src import compilation_cache, compiler
 
 from qr_jax import bucket, committed
 
-LARGEST_BYTES = 4 * 2**30  # beyond that the programs that were not used for longest are deleted
+LARGEST_BYTES = 4 * 2**30  # of one process; beyond that the programs that were not used for longest are deleted
+TORN_S = 60  # so long after it was written a program without the time of its last use is one whose writer was killed
 
 
 def enable(environment: Mapping[str, str] = os.environ, *, process: int = 0) -> epath.Path | None:
@@ -43,18 +44,28 @@ def enable(environment: Mapping[str, str] = os.environ, *, process: int = 0) -> 
     if process:
         folder /= f"process_{process}"
         _write_from_others()
-    if "://" not in str(folder):
+    local = "://" not in str(folder)
+    if local:
         with contextlib.suppress(OSError):  # a home that is read-only: jax warns, and compiles
             Path(folder).mkdir(mode=0o700, parents=True, exist_ok=True)
+            _remove_torn(Path(folder))
     jax.config.update("jax_compilation_cache_dir", str(folder))
     # Small programs too: a run has hundreds, each read in a millisecond and compiled in tens.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     # A GPU's own caches would put the folder's path in every program's key, and elsewhere none would be found.
     jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
-    if importlib.util.find_spec("filelock"):  # without it jax can delete nothing
+    if local and importlib.util.find_spec("filelock"):  # without it, and in a bucket, jax can delete nothing
         jax.config.update("jax_compilation_cache_max_size", LARGEST_BYTES)
     return folder
+
+
+def _remove_torn(folder: Path) -> None:
+    """Delete programs that were not written whole: jax would take them, and could keep no other beside them."""
+    for path in folder.glob("*-cache"):
+        used = path.with_name(path.name.removesuffix("-cache") + "-atime")
+        if not (used.exists() and used.stat().st_size) and path.stat().st_mtime < time.time() - TORN_S:
+            path.unlink()
 
 
 def _write_from_others() -> None:
