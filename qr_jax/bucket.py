@@ -114,10 +114,12 @@ class Copy:
         return (self.place / name).read_bytes()
 
     def _send(self, name: str) -> None:
-        with contextlib.suppress(FileNotFoundError):  # it is gone since it was seen
+        try:
             data = (self.folder / name).read_bytes()
-            (self.place / name).parent.mkdir(parents=True, exist_ok=True)
-            committed.write(self.place / name, data)
+        except FileNotFoundError:  # it is gone since it was seen
+            return
+        (self.place / name).parent.mkdir(parents=True, exist_ok=True)
+        committed.write(self.place / name, data)
 
 
 @contextlib.contextmanager

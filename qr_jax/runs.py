@@ -19,9 +19,9 @@ from etils import epath
 
 from qr_jax import bucket, checkpoint, config, metrics_writer
 from qr_jax.config import Config
-from qr_jax.parallel import compile_cache, hosts
+from qr_jax.parallel import alike, compile_cache, hosts
 from qr_jax.records import Episode
-from qr_jax.settings import plain
+from qr_jax.settings import differences
 
 LEDGER = "ledger.jsonl"
 SEEN_S = 30.0  # how long a folder on a network may take to show what another host made
@@ -49,6 +49,7 @@ class Run:
         of = settings.train
         place = bucket.opened(of.bucket) if of.bucket else epath.Path(self.folder)
         self._copy = bucket.Copy(self.folder, place) if of.bucket and hosts.index() == 0 else None  # of process 0
+        alike.check_program(settings)
         hosts.by_first(self._keep_config)
         self.attempt = checkpoint.next_attempt(self.folder)
         if not of.bucket:
@@ -105,6 +106,20 @@ class Run:
             if replaced := self._copy.pull():
                 self.say(f"{lives} counts, and is otherwise here: {len(replaced)} files moved to logs/replaced_*")
         self.write_json("config.json", config.to_json(self.settings))
+        if self._copy:
+            self._first_push()
+
+    def _first_push(self) -> None:
+        """So that a bucket that is not there or may not be written ends the run now, not at its first checkpoint."""
+        assert self._copy
+        try:
+            self._copy.push()
+        except OSError as error:
+            kind = ValueError if isinstance(error, FileNotFoundError) else OSError
+            raise kind(
+                f"train.bucket={self.settings.train.bucket} cannot be written ({error}): is there such a bucket, and "
+                "may this machine's account write to it (Storage Object User)?"
+            ) from error
 
     def _refuse_another(self, there: Config, where: str) -> None:
         may = MAY_CHANGE + ((PACKING,) if self.settings.learner.updates == 1 else ())
@@ -234,19 +249,6 @@ class Run:
         if self._writer:
             self._writer.close()
             self._writer = None
-
-
-def differences(one: Config, other: Config) -> list[str]:
-    """ "name: there -> here" of every setting in which two configs differ."""
-
-    def walk(a: Any, b: Any, name: str):
-        if isinstance(a, dict) and isinstance(b, dict):
-            for key in sorted({*a, *b}):
-                yield from walk(a.get(key), b.get(key), f"{name}.{key}" if name else key)
-        elif a != b:
-            yield f"{name}: {a!r} there, {b!r} here"
-
-    return list(walk(plain(one), plain(other), ""))
 
 
 def load(folder: str | Path) -> Config:

@@ -203,3 +203,16 @@ class Use:
 
 def use(name: str, /, **settings: Any) -> Use:
     return Use(name, settings)
+
+
+def differences(one: Any, other: Any) -> list[str]:
+    """ "name: 1 there, 2 here" of every setting in which two configs differ."""
+
+    def walk(a: Any, b: Any, name: str):
+        if isinstance(a, dict) and isinstance(b, dict):
+            for key in sorted({*a, *b}):
+                yield from walk(a.get(key), b.get(key), f"{name}.{key}" if name else key)
+        elif a != b:
+            yield f"{name}: {a!r} there, {b!r} here"
+
+    return list(walk(plain(one), plain(other), ""))

@@ -10,6 +10,7 @@ Coelho et al. 2026, arXiv:2606.10709. Steps count from 0; checkpoint t is writte
 needs.
 """
 
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -23,7 +24,8 @@ import numpy as np
 from qr_jax import assemble, checkpoint, evaluate, figures, learner, metrics_writer, pack, pool, runs, telemetry
 from qr_jax.config import BUDGETS, Config, Train
 from qr_jax.evaluation import last_evaluation, subject
-from qr_jax.parallel import compile_cache, host_local, hosts, peaks
+from qr_jax.evaluation.manifest import questions_sha256
+from qr_jax.parallel import alike, compile_cache, host_local, hosts, peaks
 from qr_jax.parallel import mesh as meshes
 from qr_jax.report import charts, page, read
 from qr_jax.rollout import compiles
@@ -109,6 +111,8 @@ class _Parts:
             assemble.hand_over, cfg=self.agent.cfg, compute=settings.model.compute, mesh=self.mesh, layout=self.layout
         )
         self.questions = assemble.questions(settings, "eval")
+        asked_of = questions_sha256([*queries, *self.questions])
+        alike.check(questions=asked_of, passages=self.corpus_sha256, model=self.agent.fingerprint)
         asked = {"queries": self.questions, "stop_now": run.stop_now}
         engine = assemble.Dealt(self.agent.engine, pod=self.layout == "pod")
         self.measure = partial(evaluate.measure, settings, engine, search=self.search, **asked)
@@ -152,7 +156,7 @@ def _begin(parts: _Parts) -> tuple[learner.State, Progress, int]:
 
 
 def _loop(parts: _Parts, state: learner.State, progress: Progress, step: int) -> tuple[learner.State, Progress]:
-    """The steps. A SIGTERM in a rollout saves the step before; one later, the step it came in."""
+    """The steps. A SIGTERM in a rollout saves the step before; a later one, the step it came in, not its evaluation."""
     settings, run, say = parts.settings, parts.run, parts.run.say
     rows: list[dict[str, Any]] = []
     while _goes_on(settings.train, step, progress):
@@ -170,7 +174,8 @@ def _loop(parts: _Parts, state: learner.State, progress: Progress, step: int) ->
             continue
         every = settings.evaluation.every
         if every and step % every == 0 and _goes_on(settings.train, step, progress):
-            row |= evaluate.as_metrics(parts.measure(params=parts.hand_over(state.params)))
+            with contextlib.suppress(Interrupted):  # the step is done, and is saved below without it
+                row |= evaluate.as_metrics(parts.measure(params=parts.hand_over(state.params)))
         run.write_metrics(step, row)
         rows.append(row)
         say(metrics_writer.live_line(step, row, _last_step(settings.train, step, progress)))

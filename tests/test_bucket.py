@@ -137,6 +137,23 @@ def test_a_bucket_that_does_not_answer_is_an_os_error_and_the_checkpoint_does_no
     made.close()
 
 
+@pytest.mark.parametrize("there", ["gs://absent/run", "/proc/absent/run"])
+def test_a_bucket_that_is_not_there_is_said_before_anything_is_computed(tmp_path, on_loopback, there):
+    lives = replace(config.Config(), train=replace(config.Config().train, bucket=there))
+    with pytest.raises(ValueError, match=f"train.bucket={there} cannot be written .*: is there such a bucket"):
+        runs.Run(tmp_path / "run", lives, stage="train")
+
+
+def test_a_bucket_that_refuses_the_first_file_is_an_os_error(tmp_path, place, monkeypatch):
+    def refused(self):
+        raise OSError("the bucket does not answer: HttpError: forbidden")
+
+    monkeypatch.setattr(bucket.Copy, "push", refused)
+    lives = replace(config.Config(), train=replace(config.Config().train, bucket=str(place)))
+    with pytest.raises(OSError, match="cannot be written .*forbidden.*may this machine's account write to it"):
+        runs.Run(tmp_path / "run", lives, stage="train")
+
+
 def test_another_run_in_the_same_place_is_refused(tmp_path, place):
     settings = replace(config.Config(), train=replace(config.Config().train, bucket=str(place)))
     write(tmp_path / "first", **{"config.json": json.dumps(config.to_json(settings)), "metrics.jsonl": "{}\n"})

@@ -182,6 +182,38 @@ def test_a_sigterm_between_compiles_is_heard_there(tmp_path, monkeypatch, where)
     assert len(list(tmp_path.glob("run/checkpoints/step_00000000"))) == (where == "learner")
 
 
+def test_a_sigterm_in_an_evaluation_between_steps_saves_the_step(tmp_path, monkeypatch):
+    measure, calls = driver.evaluate.measure, []
+
+    def second(*positional, **named):
+        calls.append(1)
+        if len(calls) == 2:
+            signal.raise_signal(signal.SIGTERM)
+        return measure(*positional, **named)
+
+    monkeypatch.setattr(driver.evaluate, "measure", second)
+    one = tiny(tmp_path)
+    one = replace(one, sft=replace(one.sft, steps=0), evaluation=replace(one.evaluation, every=1))
+    with pytest.raises(SystemExit) as stopped:
+        train(replace(one, train=replace(one.train, checkpoint_every=100)), tmp_path / "run", say=lambda text: None)
+    assert stopped.value.code == 143 and runs.last_checkpoint(tmp_path / "run")[1] == 1
+    assert [row["step"] for row in metrics_writer.read(tmp_path / "run")] == [1]
+
+
+def test_what_all_processes_must_have_is_compared(tmp_path, monkeypatch):
+    """Questions of either split, passages, model; tests/two_processes.py: what comes of a difference."""
+    told = []
+    monkeypatch.setattr(driver.alike, "check", lambda **has: told.append(has))
+    monkeypatch.setattr(driver, "_begin", lambda parts: 1 / 0)
+    for at in range(2):
+        one = tiny(tmp_path)
+        one = replace(one, data=replace(one.data, world={**one.data.world, "dev": 8 + at}))
+        with pytest.raises(ZeroDivisionError):
+            train(one, tmp_path / f"run_{at}", say=lambda text: None)
+    assert all(set(has) == {"questions", "passages", "model"} and all(has.values()) for has in told)
+    assert told[0]["questions"] != told[1]["questions"] and told[0]["model"] == told[1]["model"]
+
+
 def test_another_config_in_the_same_folder_is_refused_with_what_differs(finished):
     folder, _ = finished
     settings = replace(tiny(folder), seed=7)

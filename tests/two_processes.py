@@ -17,7 +17,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from qr_jax import bucket, config, mistakes, pool, runs
 from qr_jax.checkpoint import Checkpoints, discard_after, next_attempt
-from qr_jax.parallel import hosts, mesh
+from qr_jax.parallel import alike, hosts, mesh
 from qr_jax.records import Episode, Grades, Passage, Query, Turn
 from qr_jax.rollout.engine import Statistics
 from qr_jax.step import Progress, Step
@@ -130,6 +130,23 @@ def step_of(*hops: int) -> Rolled:
     return Rolled(settings, None, queries, None, None)
 
 
+def check_alike(me: int, folder: str) -> None:
+    """Another seed, other code, other passages on one of them: both say so, and end with a wrong setting's code."""
+    here = config.Config()
+    alike.check_program(here)
+    alike.check(passages="a", model={"width": 8})
+    with pytest.raises(
+        ValueError, match=r"process 1 was started with other settings .*\(seed: 0 there, 1 here\)"
+    ) as found:
+        runs.Run(f"{folder}/unlike", replace(here, seed=me), stage="train")
+    assert mistakes.is_of_asking(found.value) and not Path(f"{folder}/unlike/config.json").exists()
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(ValueError, match=r"other code .*a 1.*, process 0 .*a 0"):
+        patch.setattr(alike, "code", lambda: f"a {me}")
+        alike.check_program(here)
+    with pytest.raises(ValueError, match="process 1 has not the passages and the model of process 0"):
+        alike.check(questions="q", passages=f"{me}", model={"width": me})
+
+
 def check_deal(me: int) -> None:
     """A query of three hops took 300 tokens an episode, the others 100."""
     progress = Progress(pool.create(4), cost_F=np.array([300.0, 100.0]))
@@ -155,6 +172,7 @@ def main(port: str, me: int, folder: str) -> None:
     check_errors_of_the_first(me)
     check_checkpoint(me, folder)
     check_stop(me, folder)
+    check_alike(me, folder)
     check_deal(me)
     check_pool(me)
     print("ok", flush=True)

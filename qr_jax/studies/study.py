@@ -14,7 +14,7 @@ from qr_jax import config as configs
 from qr_jax import runs
 from qr_jax.config import BUDGETS, Config
 from qr_jax.overrides import override
-from qr_jax.settings import conform, plain, read
+from qr_jax.settings import conform, differences, plain, read
 from qr_jax.studies import oracle
 from qr_jax.studies.launch import Job, Launcher
 
@@ -128,7 +128,7 @@ def _check_same(job: Job) -> None:
     """ValueError where the job's folder holds a run with other settings."""
     if not job.has_begun:
         return
-    differ = runs.differences(runs.load(job.folder), job.settings)
+    differ = differences(runs.load(job.folder), job.settings)
     if differ := [one for one in differ if not one.startswith(runs.MAY_CHANGE)]:
         raise ValueError(
             f"{job.folder} holds a run with other settings ({'; '.join(differ)}); choose another --folder, or repeat "
