@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 
 PEERS := benchmarks/peers/.venv
 
-.PHONY: help .venv quickstart test test-pods lint smollm2 minilm bench-peers bench-rollout bench-learner bench-accelerator bench-pool bench-retrieval bench-retrieval-server bench-dense bench-recall bench-tpu bench-hand-over bench-plans
+.PHONY: help .venv quickstart test test-pods test-tpu lint smollm2 minilm bench-peers bench-rollout bench-learner bench-accelerator bench-pool bench-retrieval bench-retrieval-server bench-dense bench-recall bench-tpu bench-hand-over bench-plans
 
 help:  ## what there is to make
 	@sed -n 's/^\([.a-z0-9]*\):.*## /\1: /p' Makefile
@@ -25,8 +25,12 @@ quickstart: $(STAMP)  ## a small model learns to search a synthetic world
 test: $(STAMP)  ## the whole quick suite
 	$(BIN)/python -m pytest
 
-test-pods: $(STAMP)  ## runs of 2 and 4 real processes on this machine (5 minutes on 2 cores)
+test-pods: $(STAMP)  ## runs of 2 and 4 real processes on this machine, a pod's rollout, the watchdog (6 minutes on 2 cores)
 	$(BIN)/python -m pytest -m "slow or not slow" tests/test_pods.py tests/test_pod_rollout.py tests/test_watchdog.py
+
+test-tpu: $(STAMP)  ## what is compiled for TPUs, without one: the planner and the programs it plans
+	$(BIN)/python -m pip install --quiet -c constraints.txt libtpu
+	$(BIN)/python -m pytest -m "slow or not slow" tests/test_plan.py tests/test_ahead.py
 
 lint: $(STAMP)  ## format, lint and types
 	$(BIN)/ruff format --check .
