@@ -176,6 +176,14 @@ def test_a_new_machine_takes_its_programs_from_the_bucket(tmp_path):
         assert names(there / "process_3") == names(there / "process_1")
 
 
+def test_the_folder_can_be_in_a_bucket():
+    with led_there() as url:
+        folder, value, compiled, hits = run(QR_JAX_COMPILED=f"{url}/compiled")
+        assert folder.startswith("gs://") and compiled > 0 and hits == 0
+        assert run(QR_JAX_COMPILED=f"{url}/compiled") == [folder, value, compiled, compiled]
+        assert not os.path.exists("gs:")  # where jax would put a lock
+
+
 def names(folder):
     """Of a cache, without jax's lock and the part for a kind of machine."""
     inner = folder / compile_cache.machine()
