@@ -486,6 +486,23 @@ def test_a_host_where_all_was_killed_is_started_beside_the_others(cloud):
 
 
 @linux
+def test_a_host_that_cannot_fetch_its_script_tries_again_and_is_told_of_at_last(cloud):
+    cloud.environment["FAKE_HOSTS"] = "2"
+    cloud.run("create", "night-run")
+    boot(cloud)
+    pauses = ["5", "10", "20", "40", "80"]
+    way_out = "tpu_scripts/resume.sh night-run --missing starts it where nothing runs"
+    cloud.fail("host_1/worker.sh", times=6)
+    output = cloud.run("launch", "night-run", "configs/mine.py", "steps=100", code=2)
+    assert way_out in output and supervisor(cloud) and not supervisor(cloud, 1) and waits(cloud) == pauses
+    cloud.fail("host_1/worker.sh", times=6)
+    assert way_out in cloud.run("resume", "night-run", "--missing", code=2)
+    cloud.fail("host_1/worker.sh", times=5)
+    assert "worker 1 started" in cloud.run("resume", "night-run", "--missing")
+    assert waits(cloud) == pauses * 3 and supervisor(cloud, 1)
+
+
+@linux
 def test_a_host_that_was_told_to_stop_starts_nothing_however_its_program_ends(cloud):
     cloud.run("create", "night-run")
     cloud.run("launch", "night-run", "configs/mine.py", "steps=8", "hold=4", "term=75")

@@ -197,13 +197,24 @@ refuse_while_running() {
   ssh_to all "sudo bash -c \"$ask\"" || code=$?
   case "$code" in
     0) ;;
-    3) die "the run of $name is going on; logs.sh $name follows it, and a second one is not started" ;;
+    3)
+      die "the run of $name is going on, and a second one is not started; logs.sh $name follows it, and" \
+        "resume.sh $name --missing starts it on hosts where nothing runs"
+      ;;
     *) die "the hosts of $name do not answer (ssh: exit code $code); is it $state, and do you reach it by ssh?" ;;
   esac
 }
 
 # start_on_all "": the same program on all hosts, each in the background; "COMMAND &&" comes first and may prevent it.
+# A host tries its copy six times, as worker.sh does: where one starts nothing, the others wait for it.
 start_on_all() {
-  local bring="mkdir -p $on_host && ${1}gcloud storage cp $url/launch/worker.sh $on_host/worker.sh"
-  ssh_to all "sudo bash -c \"$bring && bash $on_host/worker.sh start $url\""
+  local pause code=0 bring="copy"
+  for pause in 5 10 20 40 80; do
+    bring+=" || { sleep $pause; copy; }"
+  done
+  bring="copy() { gcloud storage cp $url/launch/worker.sh $on_host/worker.sh; }; mkdir -p $on_host && $1{ $bring; }"
+  ssh_to all "sudo bash -c \"$bring && bash $on_host/worker.sh start $url\"" || code=$?
+  [ "$code" = 0 ] ||
+    die "not every host of $name started the run (ssh: exit code $code), and those that did wait for the others;" \
+      "tpu_scripts/resume.sh $name --missing starts it where nothing runs"
 }

@@ -10,8 +10,8 @@ Starts the run that launch.sh put in the bucket once more on all hosts of NAME, 
 on from its last checkpoint. Refused while it runs. A preempted TPU needs none of this: watch.sh makes it anew, and the
 new one's start-up script resumes the run.
 
-  --missing  while it runs: starts it on the hosts where nothing runs any more (supervisor killed, say), which the
-             others wait for and end with 75 again and again
+  --missing  while it runs: starts it on the hosts where nothing runs (one that launch.sh could not start, or its
+             supervisor killed, say), which the others wait for and end with 75 again and again
 TEXT
 }
 
