@@ -174,7 +174,7 @@ def test_a_dry_run_prints_commands_and_makes_no_call(cloud, script):
 @pytest.mark.parametrize("capacity, flag", [("spot", " --spot"), ("reserved", " --reserved"), ("on-demand", "")])
 def test_create_asks_for_spot_reserved_or_on_demand(cloud, capacity, flag):
     cloud.settings(CAPACITY=capacity, SERVICE_ACCOUNT="runs@my-project.iam.gserviceaccount.com", SUBNETWORK="mine")
-    removed, created = cloud.run("create", "night-run", "--dry-run").splitlines()
+    created, removed = cloud.run("create", "night-run", "--dry-run").splitlines()
     assert removed == f"gcloud storage rm {URL}/ended"
     assert created == (
         "gcloud compute tpus queued-resources create night-run --node-id=night-run --project=my-project "
@@ -736,6 +736,22 @@ def test_ctrl_c_stops_the_watching_alone(cloud):
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 130 and "stopped watching; night-run is left as it is (PROVISIONING)" in output
     assert (cloud.folder / "resource.json").exists() and not cloud.calls("delete")
+
+
+def test_a_request_that_is_refused_leaves_the_mark_of_the_end(cloud):
+    cloud.run("create", "night-run")
+    end_of_the_run(cloud, "finished")
+    assert "ALREADY_EXISTS" in cloud.run("create", "night-run", code=1)
+    assert cloud.object("ended").read_text() == "finished\n"
+    cloud.run("watch", "night-run", "--delete")
+    assert not (cloud.folder / "resource.json").exists()
+    cloud.fail("storage rm")
+    output = cloud.run("create", "night-run", code=2)
+    assert "asked for night-run" in output and f"after create.sh: gcloud storage rm {URL}/ended" in output
+    assert cloud.object("ended").exists()
+    cloud.run("delete", "night-run", "--yes")
+    cloud.run("create", "night-run")
+    assert not cloud.object("ended").exists()
 
 
 def test_delete_asks_for_the_name_and_ends_the_watching(cloud):

@@ -15,6 +15,7 @@ TEXT
 take_common "$@"
 take_name
 no_more_words
-forget_the_end
+# After the request, which may be refused; its hosts look for the mark when they boot, minutes later.
 create_resource
 "$dry_run" || say "asked for $name ($ACCELERATOR, $CAPACITY, $ZONE); next: tpu_scripts/launch.sh $name CONFIG"
+forget_the_end

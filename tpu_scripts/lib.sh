@@ -166,7 +166,8 @@ forget_the_end() {
   if "$dry_run"; then
     run gcloud storage rm "$url/ended"
   elif ! answer="$(gcloud storage rm "$url/ended" 2>&1)" && [[ "$answer" != *"matched no objects"* ]]; then
-    die "$url/ended cannot be removed: $answer"
+    die "$url/ended cannot be removed, and with it hosts start nothing and watch.sh takes the run for ended: $answer" \
+      $'\n'"when the bucket answers: this script again, or after create.sh: gcloud storage rm $url/ended"
   fi
 }
 
