@@ -767,6 +767,19 @@ def test_delete_asks_for_the_name_and_ends_the_watching(cloud):
     assert not (cloud.folder / "resource.json").exists()
 
 
+@pytest.mark.parametrize("call", [f"cat {URL}/ended", f"cp - {URL}/ended"])
+def test_delete_wants_the_end_marked_or_to_be_told_anyway(cloud, call):
+    cloud.run("create", "night-run")
+    cloud.fail(call)
+    output = cloud.run("delete", "night-run", "--yes", code=2)
+    assert "HTTPError 503" in output and "--anyway deletes night-run all the same" in output
+    assert (cloud.folder / "resource.json").exists() and not cloud.calls("queued-resources", "delete")
+    cloud.fail(call)
+    output = cloud.run("delete", "night-run", "--yes", "--anyway")
+    assert "a watch.sh that runs elsewhere would make night-run anew" in output
+    assert not (cloud.folder / "resource.json").exists() and not cloud.object("ended").exists()
+
+
 def supervisor(cloud, host=0) -> int:
     """The process of worker.sh on a host; 0 when there is none."""
     mine = str(cloud.folder / f"host_{host}/worker.sh")
