@@ -727,6 +727,19 @@ def test_a_tpu_that_is_gone_is_not_deleted_once_more(cloud):
     assert output.endswith("the run has ended: finished\n") and not cloud.calls("queued-resources", "delete")
 
 
+@pytest.mark.parametrize("state", ["SUSPENDED", "FAILED", "ABSENT"])
+def test_nothing_is_made_anew_before_the_bucket_says_that_the_run_goes_on(cloud, state):
+    if state != "ABSENT":
+        cloud.run("create", "night-run")
+    cloud.play(state)
+    end_of_the_run(cloud, "finished")
+    cloud.fail("storage cat", times=3)
+    output = cloud.run("watch", "night-run", "--delete", "--poll-s", "7")
+    assert output.count("the bucket does not say whether the run has ended") == 3 and waits(cloud) == ["7"] * 3
+    assert "the run has ended: finished" in output and not (cloud.folder / "resource.json").exists()
+    assert len(cloud.calls("queued-resources", "create")) == (state != "ABSENT")
+
+
 def test_ctrl_c_stops_the_watching_alone(cloud):
     cloud.play("PROVISIONING")
     cloud.run("create", "night-run")

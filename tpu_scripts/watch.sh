@@ -9,6 +9,7 @@ usage: tpu_scripts/watch.sh NAME [--poll-s 60] [--wait-s 60] [--max-tries 20] [-
 Runs on a laptop or a small VM, since a suspended TPU cannot ask for itself again. It looks at the queued resource and
 at the run's mark in the bucket: SUSPENDED or FAILED is deleted and asked for anew (the new hosts' start-up script
 resumes the run), and the loop ends when the run has, finished or failed by itself; a host that is lost leaves no mark.
+While the bucket does not answer, nothing is deleted or asked for.
 A request that is refused, for quota say, is repeated after --wait-s seconds, each time twice as many, up to an hour.
 Ctrl-C stops the watching alone, at any moment; started again it goes on with what it finds.
 
@@ -53,10 +54,14 @@ delete_or_nap() {
   return 1
 }
 
-# Ends the script when the run has ended; 1 when its TPU has yet to be deleted. A run that failed is the end of a lost
-# TPU too: it failed by itself, for a host that is lost marks no end (worker.sh).
+# Ends the script when the run has ended; 1, after a while, when nobody says whether it has or its TPU has yet to be
+# deleted. A run that failed is the end of a lost TPU too: it failed by itself, for a lost host leaves no mark.
 end_with_the_run() {
-  ask_ended || { say "the bucket does not answer: $reason"; return 0; }
+  if ! ask_ended; then
+    say "the bucket does not say whether the run has ended, and nothing is done before it does: $reason"
+    nap "$poll_s"
+    return 1
+  fi
   case "$ended" in
     "") return 0 ;;
     deleted*) say "$name was deleted by delete.sh: no more watching"; exit 0 ;;
@@ -105,9 +110,9 @@ look() {
     say "$name is $state${reason:+: $reason}"
     seen="$state"
   fi
+  [ "$state" != ACTIVE ] || tries=0 pause="$wait_s"
   end_with_the_run || return 0
   case "$state" in
-    ACTIVE) tries=0 pause="$wait_s"; nap "$poll_s" ;;
     SUSPENDED | FAILED)
       delete_or_nap || return 0
       # A preempted one is asked for at once; one that never came up waits as a refused one does.
