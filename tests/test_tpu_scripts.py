@@ -332,6 +332,18 @@ def test_the_bucket_keeps_what_the_run_keeps_and_fetch_brings_it(cloud, tmp_path
     assert "] step 6\n" in followed and "the run has finished" in followed
 
 
+def test_fetch_says_that_there_are_no_logs_yet(cloud, tmp_path):
+    cloud.object("run").mkdir(parents=True)
+    cloud.object("run/summary.json").touch()
+    output = cloud.run("fetch", "night-run", str(tmp_path / "mine"))
+    assert f"no logs are in {URL}/logs yet" in output and "the run is in" in output
+    assert (tmp_path / "mine/summary.json").exists()
+    cloud.object("logs").mkdir()
+    cloud.fail(f"{URL}/logs")
+    output = cloud.run("fetch", "night-run", str(tmp_path / "mine"), code=2)
+    assert f"{URL}/logs cannot be copied" in output and "HTTPError 503" in output and "no logs" not in output
+
+
 @linux
 def test_the_same_program_starts_once_on_every_host(cloud):
     cloud.environment["FAKE_HOSTS"] = "2"

@@ -28,5 +28,11 @@ stays="compiled" # the hosts' programs, for hosts alone
 "$checkpoints" || stays="(checkpoints|compiled)"
 run mkdir -p "$folder/worker_logs"
 run gcloud storage rsync --recursive "--exclude=(.*/)?$stays/.*" "$url/run" "$folder"
-run gcloud storage rsync --recursive "$url/logs" "$folder/worker_logs"
+logs=(gcloud storage rsync --recursive "$url/logs" "$folder/worker_logs")
+if "$dry_run"; then
+  run "${logs[@]}"
+elif ! ask "${logs[@]}"; then
+  [[ "$complaint" == *"Did not find existing container"* ]] || die "$url/logs cannot be copied: $complaint"
+  say "no logs are in $url/logs yet"
+fi
 "$dry_run" || say "the run is in $folder"
