@@ -592,6 +592,23 @@ def test_a_dirty_tree_goes_as_it_is_when_it_is_allowed(cloud):
     assert (cloud.checkout / "configs/mine.py").read_text() == "config = 2\n"
 
 
+@linux
+def test_a_second_launch_leaves_no_file_of_the_first_tree(cloud):
+    mine, other = (cloud.folder / f"host_0/tree/configs/{name}.py" for name in ("mine", "other"))
+    (cloud.checkout / "configs/other.py").touch()
+    cloud.commit()
+    cloud.run("create", "night-run")
+    cloud.run("launch", "night-run", "configs/mine.py", "steps=1")
+    cloud.wait_for(cloud.object("ended"))
+    until_no_supervisor(cloud)
+    assert mine.exists() and other.exists()
+    (cloud.checkout / "configs/other.py").unlink()
+    cloud.commit()
+    cloud.run("launch", "night-run", "configs/mine.py", "steps=1")
+    cloud.wait_for(cloud.object("ended"))
+    assert mine.exists() and not other.exists()
+
+
 # A bucket that does not answer, for a while
 
 
