@@ -42,6 +42,21 @@ def test_a_prefetch_is_one_read_and_its_use_none():
     assert cost.flops == 2 * 8 * 128 * 256
 
 
+def test_what_a_run_fetches_at_its_end_for_the_next_is_counted_where_that_starts():
+    """As XLA writes it for TPU: `w` is there from the last run, its place is used for others, and `w` comes again."""
+    pair = f"(bf16[128,256]{NEAR}, bf16[128,256]{TILED}, u32[]{{:S(2)}})"
+    text = module(f"""
+      %w = bf16[128,256]{TILED} parameter(0)
+      %x = bf16[8,128]{NEAR} parameter(1)
+      %start = {pair} copy-start(%w), cross_program_prefetch_index=0
+      %done = bf16[128,256]{NEAR} copy-done(%start)
+      %again = {pair} copy-start(%w)
+      %y = bf16[8,256]{NEAR} dot(%x, %done), lhs_contracting_dims={{1}}, rhs_contracting_dims={{0}}
+      %next = bf16[128,256]{NEAR} copy-done(%again)
+      ROOT %out = bf16[8,256]{TILED} copy(%y)""")
+    assert hlo.cost(text).bytes_accessed == 128 * 256 * 2 + 8 * 256 * 2
+
+
 LOOP = """
 %read (p0: bf16[4,128,128], p1: s32[]) -> bf16[128,128] {
   %p0 = STACK parameter(0)

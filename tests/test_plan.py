@@ -207,8 +207,11 @@ def test_a_plan_that_does_not_fit_says_why_whatever_was_compiled():
 
 
 def cut(tmp_path, mlp=6144, **rollout):
-    """The paper's config on a v5e host with two layers of its model."""
-    shape = {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "vocab_size": 16384, "hidden_size": 2048}
+    """The paper's config on a v5e host with two layers of its model.
+
+    Words are so few that an MLP's matrix is the largest array: the one that XLA brings to VMEM whole, ahead of a run.
+    """
+    shape = {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "vocab_size": 8192, "hidden_size": 2048}
     shape |= {"num_hidden_layers": 2, "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128}
     shape |= {"intermediate_size": mlp, "max_position_embeddings": 40960, "rms_norm_eps": 1e-6, "rope_theta": 1e6}
     shape |= {"tie_word_embeddings": True, "hidden_act": "silu", "attention_bias": False}
@@ -226,16 +229,23 @@ def silent(text):
     pass
 
 
+def planned_on(topology, config):
+    return plan.plan(config, [topology], search=False, say=silent)[topology]
+
+
 @needs_libtpu
 def test_a_config_that_is_too_large_is_refused_before_the_rest_is_compiled(tmp_path):
-    found = plan.plan(cut(tmp_path, slots=65536), ["v5e:2x2"], search=False, say=silent)["v5e:2x2"]
+    found = planned_on("v5e:2x2", cut(tmp_path, slots=65536))
     assert not found["fits"] and found["peak_bytes_per_chip"] > 15.75 * GIB and "train" not in found
     assert found["reason"].startswith("decode needs") and "a chip has 15.75 GiB: lower rollout.slots" in found["reason"]
 
 
-def check_what_is_resident_and_sent(found):
-    """By hand, a chip of 4: 2 layers, 16,384 words, width 2,048, 16 heads of 128 with 8 for keys, an MLP of 6,144."""
-    attention, mlp, head = 2048 * 2048 * 2 + 2048 * 1024 * 2, 3 * 2048 * 6144, 16384 * 2048
+@needs_libtpu
+@pytest.mark.slow
+def test_what_is_resident_and_sent_is_the_sum_by_hand(tmp_path):
+    """On a chip of 4: 2 layers, 8,192 words, width 2,048, 16 heads of 128 with 8 for keys, an MLP of 6,144."""
+    found = planned_on("v5e:2x2", cut(tmp_path))
+    attention, mlp, head = 2048 * 2048 * 2 + 2048 * 1024 * 2, 3 * 2048 * 6144, 8192 * 2048
     params = 2 * (attention + mlp + 2 * 2048 + 2 * 128) + head + 2048
     cache = 16 * 4096 * 2 * 2 * 8 * 128 * 2 // 4  # slots, positions, layers, keys and values, heads, two bytes
     held = found["resident"]
@@ -270,23 +280,61 @@ def test_the_largest_sizes_are_those_with_which_the_caches_fit_too(monkeypatch):
     assert found["rollout.slots"]["found"] == 16  # 100 + 16 x 41 = 756; 24 x 41 + 100 = 1,084
 
 
+def short(config, **learner):
+    """With episodes of 128 tokens: activations are then small enough for VMEM, and weights are what HBM is read for."""
+    learner = replace(config.learner, row_tokens=128, **learner)
+    return replace(config, learner=learner, rollout=replace(config.rollout, context_tokens=128))
+
+
+def grown(small, large):
+    counted = ("flops", "bytes_accessed", "bytes_least")
+    return {name: {of: large[name][of] - small[name][of] for of in counted} for name in plan.PROGRAMS}
+
+
 @needs_libtpu
 @pytest.mark.slow
 def test_doubling_the_mlp_adds_its_products_and_its_weights(tmp_path):
     """By hand, on each of 4 chips, for 6,144 more columns of the MLP in 2 layers of width 2,048.
 
-    A forward pass has 3 products of them a token. Training (remat=full) computes gate and up again (the result of down
-    is not needed again), and each product has two gradients: 3 + 2 + 6 = 11. Prefill ends at the last layer's keys and
-    values, before its MLP.
+    FLOPs: a forward pass has 3 products of them a token. Training (remat=full) computes gate and up again (the result
+    of down is not needed again), and each product has two gradients: 3 + 2 + 6 = 11. Prefill ends at the last layer's
+    keys and values, before its MLP. Bytes: decode reads the three matrices once, prefill those of one layer; hand-over
+    reads the learner's share in float32 and writes the rollouts' in bfloat16, what is sent in between lies in VMEM.
     """
-    found = [plan.plan(cut(tmp_path, mlp), ["v5e:2x2"], search=False, say=silent)["v5e:2x2"] for mlp in (6144, 12288)]
-    check_what_is_resident_and_sent(found[0])
-    counted = ("flops", "bytes_accessed", "bytes_least")
-    more = {name: {of: found[1][name][of] - found[0][name][of] for of in counted} for name in plan.PROGRAMS}
-    columns, tokens = 2 * 2048 * 6144, 4096  # one row of the micro-batch a chip
+    more = grown(*(planned_on("v5e:2x2", short(cut(tmp_path, mlp))) for mlp in (6144, 12288)))
+    columns, tokens = 2 * 2048 * 6144, 128  # one row of the micro-batch a chip
     assert more["train"]["flops"] == pytest.approx(2 * 11 * columns * tokens, rel=0.03)
     assert more["decode"]["flops"] == pytest.approx(2 * 3 * columns * 16 / 4, rel=0.03)
     assert more["prefill"]["flops"] == pytest.approx(2 * 3 * columns / 2 * 1024 / 4, rel=0.03)
     assert more["hand_over"]["flops"] == 0
     assert more["decode"]["bytes_accessed"] == pytest.approx(3 * columns * 2 / 4, rel=0.03)
+    assert more["prefill"]["bytes_accessed"] == pytest.approx(3 * columns / 2 * 2 / 4, rel=0.03)
+    assert more["hand_over"]["bytes_accessed"] == pytest.approx(3 * columns * (4 + 2) / 4, rel=0.03)
     assert more["decode"]["bytes_least"] == 2 * more["prefill"]["bytes_least"] == 3 * columns * 2 // 4
+    assert more["hand_over"]["bytes_least"] == 3 * columns * (4 + 2) // 4
+
+
+@needs_libtpu
+@pytest.mark.slow
+def test_doubling_the_mlp_moves_its_weights_gradients_and_moments_through_hbm(tmp_path):
+    """Bytes of an update by hand, on one chip and a row of 128 tokens, for 12,288 more columns in 2 layers of 2,048.
+
+    A matrix of both layers (200 MB in float32, then 400) is larger than VMEM: all of it goes through HBM. On 4 chips
+    XLA keeps some gathered weights and gradients in VMEM, which no sum by hand foresees.
+    """
+
+    def found(mlp):
+        config = short(cut(tmp_path, mlp), rows=1)
+        return planned_on("v5e:1x1", replace(config, mesh=Mesh(fsdp=1), pool=replace(config.pool, samples=1)))
+
+    more, columns = grown(found(12288), found(24576))["train"], 2 * 2048 * 12288
+    cast = 3 * (4 + 2)  # to bfloat16, all layers before the first
+    products = 3 * 2 + 2 * 2 + 3 * 2  # weights read: forward, gate and up again (remat=full), the inputs' gradients
+    gradients = 3 * (4 + 4)  # zeros, over which each layer writes its own
+    norm = 3 * 4  # of the gradients, to clip them
+    moments = 3 * (3 * 4 + 2 * 4)  # gradient and both moments read, these written; the update's norm on the way
+    weights = 3 * (3 * 4 + 4)  # read with both moments, written
+    by_hand = cast + products + gradients + norm + moments + weights
+    assert more["bytes_accessed"] == pytest.approx(columns * by_hand, rel=0.03)
+    assert more["bytes_least"] == columns * 3 * 12 * 2
+    assert more["flops"] == pytest.approx(2 * 11 * columns * 128, rel=0.03)

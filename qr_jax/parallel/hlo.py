@@ -10,6 +10,7 @@ Here, from the text of the module (`compiled.as_text()`):
 - Bytes are those of HBM, each read and write once: operands and results of every instruction that runs by itself, a
   fusion being one. What is sliced or gathered inside it counts as the slice; what is updated in place as the update.
   An array in another memory (`S(1)` in its layout: VMEM on TPU) costs nothing: a prefetch is one read, its use none.
+  A copy that nothing uses is fetched at a run's end for the next one, which counts it where it starts.
 - An array has the bytes that its layout takes: a tile `T(8,128)` pads its last two dimensions.
 - A hand-written kernel (Pallas) costs all its operands and results once, and no FLOPs: its calls are counted instead.
 """
@@ -132,7 +133,8 @@ class _Walk:
         while one.opcode.endswith(("-done", "-update")):
             one = here.instructions[one.operands[0]]
         one = replace(one, opcode=one.opcode.removesuffix("-start"), arrays=done.arrays)
-        if _goes_on(one):
+        for_next_run = done.opcode == "copy-done" and done.name != here.root and not here.users[done.name]
+        if _goes_on(one) or for_next_run:
             return
         if 'custom_call_target="tpu_custom_call"' in one.attributes:
             total.kernels[re.sub(r"[.\d]+$", "", one.name)] += 1
