@@ -39,6 +39,13 @@ def test_slices_have_their_chips():
 
 
 @needs_libtpu
+def test_the_chips_of_a_slice_are_on_as_many_hosts_as_cloud_tpu_vms_have():
+    """v5litepod-8 and v6e-8 are one host of 8 chips; larger slices have 4 a host, and so has v5p."""
+    names = {"v5e:1x1": 1, "v5e:2x2": 1, "v5e:2x4": 1, "v6e:2x4": 1, "v5e:4x4": 4, "v6e:4x4": 4, "v5p:2x2x2": 2}
+    assert {name: len({chip.process_index for chip in ahead.devices(name)}) for name in names} == names
+
+
+@needs_libtpu
 def test_a_chunk_of_many_rows_is_written_into_the_cache_without_a_copy_of_it():
     """256 rows x 8 tokens: a scatter with an axis between its two index axes copied the cache there and back."""
     cfg = PRESETS["qwen3_0p6b"]

@@ -188,6 +188,7 @@ def answer(**changes):
 def test_a_plan_prints_memory_work_time_and_money():
     text = plan.format_plan("v5e:4x4", answer(dollars=19.2, dollars_a_chip_hour=1.2))
     assert "v5e:4x4: 16 chips on 4 hosts, TPU v5 lite" in text
+    assert plan.format_plan("v5e:2x4", answer(chips=8, hosts=1)).startswith("v5e:2x4: 8 chips on 1 host, TPU v5 lite")
     row = next(line.split() for line in text.splitlines() if line.startswith("  train / update"))
     assert row[-9:] == ["3.00", "1.00", "2.00", "4.00", "3.00", "all-gather", "1.50", "41", "s"]
     assert "largest learner.rows that fits, all else as it is: 32 (GiB by size: 16: 4.00, 32: 8.00)" in text

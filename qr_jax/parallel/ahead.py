@@ -1,6 +1,5 @@
 """Compiling for TPUs that are not there: chips by name, shapes laid out on them, and what a program costs there."""
 
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +16,9 @@ from qr_jax.parallel.mesh import AXES
 ENVIRONMENT = {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost"}
 ENVIRONMENT |= {"TPU_ACCELERATOR_TYPE": "v5litepod-1"}  # any: the topology that is asked for decides
 ENVIRONMENT |= {"ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}  # else one process at a time, as if it held a chip
+
+# Slices whose chips are all on one host, as Cloud TPU VMs come (v5litepod-8 and v6e-8 too); a host of others has 2 x 2.
+ONE_HOST = {"1x1": (1, 1, 1), "1x1x1": (1, 1, 1), "2x4": (2, 4, 1), "4x2": (4, 2, 1)}
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,7 @@ def devices(topology: str) -> list[Any]:
         raise ValueError(
             f"topology {topology!r} is not a generation and a layout, such as v5e:4x4, v5p:2x2x2 or v6e:1x1"
         )
-    # a host has 2 x 2 chips, but for a slice of one
-    alone = {"chips_per_host_bounds": (1, 1, 1)} if math.prod(map(int, sizes)) == 1 else {}
+    alone = {"chips_per_host_bounds": ONE_HOST[layout]} if layout in ONE_HOST else {}
     try:
         return list(topologies.get_topology_desc(topology, platform="tpu", **alone).devices)
     except RuntimeError as error:

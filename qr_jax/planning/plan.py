@@ -75,7 +75,8 @@ def in_a_process(asked: Mapping[str, Any], say: Callable[[str], None]) -> dict[s
 
 def format_plan(topology: str, found: Mapping[str, Any]) -> str:
     """One topology's answer as a person reads it."""
-    lines = [f"{topology}: {found['chips']} chips on {found['hosts']} hosts, {found['kind']}"]
+    hosts = "1 host" if found["hosts"] == 1 else f"{found['hosts']} hosts"
+    lines = [f"{topology}: {found['chips']} chips on {hosts}, {found['kind']}"]
     verdict = "fits" if found["fits"] else f"does not fit: {found['reason']}"
     if "train" not in found:
         return "\n".join([*lines, f"  {verdict}"])
