@@ -148,6 +148,19 @@ def test_where_libtpu_is_missing_the_command_says_which_extra_to_install(capsys)
     assert "pip install 'qr_jax[tpu]'" in capsys.readouterr().err
 
 
+def test_a_chip_without_figures_is_refused_by_its_name(monkeypatch):
+    on = plan_programs.Slice((SimpleNamespace(device_kind="TPU v4"),), (), 1)
+    monkeypatch.setattr(planned, "slice_of", lambda topology: on)
+    with pytest.raises(ValueError, match="no figures of a chip 'TPU v4'; known: TPU v5 lite, TPU v5, TPU v6"):
+        planned.examine(load(CONFIGS / "two_layer.py"), "v4:2x2x2", search=False, say=silent)
+
+
+@needs_libtpu
+def test_a_slice_of_such_chips_ends_the_command_with_2(capsys):
+    assert cli.main(["plan", str(CONFIGS / "two_layer.py"), "--topology", "v4:2x2x2"]) == 2
+    assert "no figures of a chip 'TPU v4'" in capsys.readouterr().err
+
+
 def test_a_price_is_more_than_nothing(capsys):
     with pytest.raises(SystemExit):
         cli.main(["plan", str(CONFIGS / "two_layer.py"), "--topology", "v5e:4x4", "--price", "free"])

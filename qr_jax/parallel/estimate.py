@@ -46,7 +46,11 @@ def chip(kind: str, flops_a_s: float, bytes_a_s: float) -> Chip:
     for start, (hbm_bytes, links_a_s) in CHIPS.items():
         if kind.startswith(start):
             return Chip(kind, int(hbm_bytes), flops_a_s, bytes_a_s, links_a_s)
-    raise ValueError(f"no figures of a chip {kind!r}; known: {', '.join(CHIPS)}")
+    raise unknown(kind)
+
+
+def unknown(kind: str) -> ValueError:
+    return ValueError(f"no figures of a chip {kind!r}; known: {', '.join(CHIPS)}")
 
 
 def kernel_flops(kernels: Mapping[str, int], *, rows: int, length: int, heads: int, head_dim: int, block: int) -> int:

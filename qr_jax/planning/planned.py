@@ -74,7 +74,8 @@ def examine(settings: Config, topology: str, *, search: bool, say: Callable[[str
     on = slice_of(topology)
     kind = on.chips[0].device_kind
     peak = peaks.known(kind, settings.model.compute)
-    assert peak, f"{kind} is a known kind"
+    if peak is None:
+        raise estimate.unknown(kind)
     limits = estimate.chip(kind, peak.flops_a_s, peak.bytes_a_s)
     about = {"chips": len(on.chips), "hosts": on.hosts, "kind": kind, "hbm_bytes": limits.hbm_bytes}
     about |= {"steps": settings.train.steps, "fits": False}
