@@ -148,6 +148,14 @@ def test_where_libtpu_is_missing_the_command_says_which_extra_to_install(capsys)
     assert "pip install 'qr_jax[tpu]'" in capsys.readouterr().err
 
 
+def test_what_is_not_compiled_is_null(monkeypatch):
+    on = plan_programs.Slice((SimpleNamespace(device_kind="TPU v5 lite"),) * 16, (), 4)
+    monkeypatch.setattr(planned, "slice_of", lambda topology: on)
+    found = planned.examine(load(CONFIGS / "two_layer.py"), "v5e:4x4", search=False, say=silent)
+    assert not found["fits"] and "and v5e:4x4 has 16" in found["reason"]
+    assert [found[name] for name in ("peak_bytes_per_chip", *plan.PROGRAMS)] == [None] * 5
+
+
 def test_a_chip_without_figures_is_refused_by_its_name(monkeypatch):
     on = plan_programs.Slice((SimpleNamespace(device_kind="TPU v4"),), (), 1)
     monkeypatch.setattr(planned, "slice_of", lambda topology: on)
@@ -214,6 +222,7 @@ def test_a_plan_that_does_not_fit_says_why_whatever_was_compiled():
     refused = plan.format_plan("v5e:4x4", answer(fits=False, reason="train needs 20 GiB"))
     assert "does not fit: train needs 20 GiB" in refused
     short = {"chips": 16, "hosts": 4, "kind": "TPU v5 lite", "fits": False, "reason": "mesh.fsdp is 8"}
+    short |= dict.fromkeys(plan.PROGRAMS)
     assert plan.format_plan("v5e:4x4", short).splitlines()[1] == "  does not fit: mesh.fsdp is 8"
 
 
@@ -250,7 +259,9 @@ def planned_on(topology, config):
 @needs_libtpu
 def test_a_config_that_is_too_large_is_refused_before_the_rest_is_compiled(tmp_path):
     found = planned_on("v5e:2x2", cut(tmp_path, slots=65536))
-    assert not found["fits"] and found["peak_bytes_per_chip"] > 15.75 * GIB and "train" not in found
+    assert not found["fits"] and found["peak_bytes_per_chip"] > 15.75 * GIB
+    assert found["hand_over"]["bytes_accessed"] > 0  # compiled before it
+    assert [found[name] for name in ("decode", "prefill", "train")] == [None] * 3
     assert found["reason"].startswith("decode needs") and "a chip has 15.75 GiB: lower rollout.slots" in found["reason"]
 
 

@@ -9,6 +9,8 @@ from typing import Any
 
 from qr_jax.cli import TRUST
 
+JSON = "print JSON; of several topologies, by name; a program that was refused, or not tried after that, is null"
+
 
 def add(command: Any) -> None:
     """Its parser, as `cli.make_parser` adds those of the other commands."""
@@ -27,7 +29,7 @@ def add(command: Any) -> None:
     )
     plan.add_argument("--price", type=dollars, metavar="DOLLARS", help="of one chip for one hour, to say a run's cost")
     plan.add_argument("--no-search", action="store_true", help="do not look for the largest rows and slots: quicker")
-    plan.add_argument("--json", action="store_true", help="print JSON; of several topologies, by name")
+    plan.add_argument("--json", action="store_true", help=JSON)
     plan.add_argument("--allow-plugins", action="append", default=[], metavar="PACKAGE", help=TRUST)
 
 

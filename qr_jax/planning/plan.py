@@ -78,7 +78,7 @@ def format_plan(topology: str, found: Mapping[str, Any]) -> str:
     hosts = "1 host" if found["hosts"] == 1 else f"{found['hosts']} hosts"
     lines = [f"{topology}: {found['chips']} chips on {hosts}, {found['kind']}"]
     verdict = "fits" if found["fits"] else f"does not fit: {found['reason']}"
-    if "train" not in found:
+    if found["train"] is None:
         return "\n".join([*lines, f"  {verdict}"])
     lines += [f"  {found['layout']}", "", *_table(found)]
     kernels = sum(found[name]["kernel_flops"] for name in PROGRAMS) / 1e9

@@ -19,7 +19,7 @@ from qr_jax.config import Config
 from qr_jax.models import flash
 from qr_jax.parallel import ahead, estimate, host_local, peaks
 from qr_jax.parallel import mesh as meshes
-from qr_jax.planning.plan import ANSWER, SAY
+from qr_jax.planning.plan import ANSWER, PROGRAMS, SAY
 from qr_jax.planning.plan_programs import Programs, model_shape, slice_of
 
 PER = {"train": "update", "prefill": "call", "decode": "step", "hand_over": "step"}
@@ -70,7 +70,11 @@ class Compiler:
 
 
 def examine(settings: Config, topology: str, *, search: bool, say: Callable[[str], None]) -> dict[str, Any]:
-    """All that `qr-jax plan` says of a config on a slice; `fits` False with a `reason` where it does not fit."""
+    """All that `qr-jax plan` says of a config on a slice; `fits` False with a `reason` where it does not fit.
+
+    `peak_bytes_per_chip` and the programs by name are always there: None where nothing was compiled, or a program was
+    refused, or not tried after one that was.
+    """
     on = slice_of(topology)
     kind = on.chips[0].device_kind
     peak = peaks.known(kind, settings.model.compute)
@@ -78,15 +82,17 @@ def examine(settings: Config, topology: str, *, search: bool, say: Callable[[str
         raise estimate.unknown(kind)
     limits = estimate.chip(kind, peak.flops_a_s, peak.bytes_a_s)
     about = {"chips": len(on.chips), "hosts": on.hosts, "kind": kind, "hbm_bytes": limits.hbm_bytes}
-    about |= {"steps": settings.train.steps, "fits": False}
+    about |= {"steps": settings.train.steps, "fits": False, "peak_bytes_per_chip": None, **dict.fromkeys(PROGRAMS)}
     if reason := wrong_mesh(settings.mesh, topology, len(on.chips)):
         return about | {"reason": reason}
     programs, compiler = Programs(settings, model_shape(settings), on), Compiler(say)
+    made: dict[str, ahead.Program] = {}
     try:
-        made = compile_all(programs, compiler)
+        compile_all(programs, compiler, made)
     except TooLarge as error:
         needed = error.needed_bytes
         reason = estimate.too_large(error.name, needed, limits.hbm_bytes)
+        about |= {name: figures(programs, name, program, {}) for name, program in made.items()}
         return about | {"reason": reason, "peak_bytes_per_chip": needed, "compile_s": compiler.compile_s}
     held = resident(programs, made)
     by_phase = estimate.phases(held, own(made, held, programs.reordered))
@@ -115,14 +121,13 @@ def wrong_mesh(mesh: config.Mesh, topology: str, chips: int) -> str | None:
     )
 
 
-def compile_all(programs: Programs, compiler: Compiler) -> dict[str, ahead.Program]:
+def compile_all(programs: Programs, compiler: Compiler, made: dict[str, ahead.Program]) -> None:
+    """Into `made`, which then has what came before a refusal. Train is last: its figures need what all hold."""
     rows, slots = programs.config.learner.rows, programs.config.rollout.slots
-    return {
-        "hand_over": compiler("hand_over", programs.hand_over),
-        "decode": compiler("decode", programs.decode, slots),
-        "prefill": compiler("prefill", programs.prefill, slots),
-        "train": compiler("train", programs.train, rows),
-    }
+    made["hand_over"] = compiler("hand_over", programs.hand_over)
+    made["decode"] = compiler("decode", programs.decode, slots)
+    made["prefill"] = compiler("prefill", programs.prefill, slots)
+    made["train"] = compiler("train", programs.train, rows)
 
 
 def fresh(program: ahead.Program) -> int:
