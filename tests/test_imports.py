@@ -13,7 +13,7 @@ PLUGINS = ("recycling", "rounds", "envs", "retrievers", "rewards", "advantages",
 # A file or folder of qr_jax imports from its own row and the rows above it, nothing from below. A file that is named
 # ("evaluation.subject") has a row of its own, apart from its folder's.
 ROOMS = (
-    ("records", "settings", "secrecy", "mistakes", "noise", "committed", "bucket", "progress"),
+    ("records", "settings", "secrecy", "mistakes", "noise", "committed", "bucket", "progress", "columns"),
     ("pool", "queries", "metrics", "metrics_writer", "config", "overrides", "checks", "plugins", "verdict", "figures")
     + ("answers", "dialect", "variance", "reduce", "kl", "importance", "retrieval", "evaluation", "studies"),
     ("interfaces",),
@@ -33,7 +33,7 @@ APART = (PLUGINS, ("rollout", "learner", "checkpoint", "report"))
 # These run in a process without jax. In a folder all files do, but those excepted.
 HOST = ("records", "settings", "secrecy", "noise", "bucket", "progress", "pool", "queries", "metrics", "metrics_writer")
 HOST += ("config", "overrides", "checks", "plugins", "verdict", "figures", "answers", "dialect", "interfaces", "report")
-HOST += ("retrieval", "evaluation", "studies", "commands", "cli", "mistakes")
+HOST += ("retrieval", "evaluation", "studies", "commands", "cli", "mistakes", "columns")
 HOST += ("recycling", "rounds", "envs", "retrievers", "rewards", "rollout.tools")
 # the builders are TFDS's own, and imported where a world or a set is opened
 EXCEPTED = ("retrievers.dense", "queries.world_builder", "queries.qa_builders")
