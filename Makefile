@@ -82,6 +82,6 @@ bench-tpu: $(STAMP)  ## decode and train step compiled for v5e, v5p and v6e, wit
 	$(BIN)/python -m pip install --quiet -c constraints.txt libtpu
 	$(BIN)/python -m benchmarks.tpu
 
-bench-plans: $(STAMP)  ## qr-jax plan of the configs for pods (20 to 30 minutes on 2 cores)
+bench-plans: $(STAMP)  ## qr-jax plan of the configs for pods (8 minutes on 2 cores that have nothing else to do)
 	$(BIN)/python -m pip install --quiet -c constraints.txt libtpu
 	$(BIN)/python -m benchmarks.plans
