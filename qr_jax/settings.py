@@ -206,7 +206,7 @@ def use(name: str, /, **settings: Any) -> Use:
 
 
 def differences(one: Any, other: Any) -> list[str]:
-    """ "name: 1 there, 2 here" of every setting in which two configs differ."""
+    """ "name: 1 there, 2 here" of every setting in which two configs, or their JSON, differ."""
 
     def walk(a: Any, b: Any, name: str):
         if isinstance(a, dict) and isinstance(b, dict):

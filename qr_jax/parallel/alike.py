@@ -3,7 +3,6 @@
 import functools
 import hashlib
 import importlib.metadata
-import json
 from typing import Any
 
 from qr_jax import config
@@ -18,10 +17,10 @@ def check_program(settings: config.Config) -> None:
     """ValueError on every process, with what differs, unless all have the same settings and code. A collective."""
     if hosts.count() == 1:
         return
-    every = [json.loads(one) for one in hosts.gather(json.dumps([config.to_json(settings), code()]))]
+    every = hosts.gather([config.to_json(settings), code()])
     first, first_code = every[0]
     for at, (theirs, of) in enumerate(every):
-        if differ := differences(config.from_json(first), config.from_json(theirs)):
+        if differ := differences(first, theirs):
             raise ValueError(
                 f"process {at} was started with other settings than process 0, which is 'there' ({'; '.join(differ)}); "
                 "start the same command on all hosts"
