@@ -190,6 +190,15 @@ def names(folder):
     return {path.name for path in (inner if inner.exists() else folder).iterdir()} - {".lockfile"}
 
 
+def test_another_run_of_the_same_process_does_not_push_where_the_first_lives(monkeypatch, tmp_path):
+    monkeypatch.setattr(compile_cache, "_mirror", compile_cache.Mirror(tmp_path, epath.Path(tmp_path / "there")))
+    monkeypatch.setattr(jax.config, "update", lambda *_: None)
+    compile_cache.enable({"QR_JAX_COMPILED": str(tmp_path)})
+    (tmp_path / "jit_f-1-cache").touch()
+    compile_cache.push_new()
+    assert not (tmp_path / "there").exists()
+
+
 def test_a_place_that_cannot_be_used_is_said_and_no_error(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     mirror = compile_cache.Mirror(tmp_path, epath.Path(tmp_path / "file" / "compiled"))

@@ -9,7 +9,7 @@ import platform
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -21,6 +21,8 @@ from qr_jax import bucket, committed
 LARGEST_BYTES = 4 * 2**30  # of one process; beyond that the programs that were not used for longest are deleted
 TORN_S = 60  # so long after it was written a program without the time of its last use is one whose writer was killed
 
+_mirror: "Mirror | None" = None  # of this process, as jax's cache is
+
 
 def enable(environment: Mapping[str, str] = os.environ, *, process: int = 0) -> epath.Path | None:
     """Let jax keep every program it compiles from now on, and take those it has; returns the folder, None when off.
@@ -30,6 +32,8 @@ def enable(environment: Mapping[str, str] = os.environ, *, process: int = 0) -> 
     cannot be written is a warning of jax, not an error. What lies there is run as it is: never point at a folder that
     others can write. Of the processes of a run each but the first has a folder of its own in it, process_N.
     """
+    global _mirror
+    _mirror = None  # that of a run before in this process
     asked = environment.get("QR_JAX_COMPILED")
     if asked == "off":
         jax.config.update("jax_enable_compilation_cache", False)
@@ -115,7 +119,8 @@ class Mirror:
             new = [name for name in self._there if not (self.folder / name).exists()]
             # The time of its last use first: where a program has none, jax can make no room for others.
             for suffix in ("-atime", "-cache"):
-                bucket.each(self._bring, [name for name in new if name.endswith(suffix)])
+                names = [name for name in new if name.endswith(suffix)]
+                _copy(names, self.place, epath.Path(self.folder))
             return sum(name.endswith("-cache") for name in new)
         return 0
 
@@ -128,19 +133,10 @@ class Mirror:
             new = [name for name in names if name not in self._there and (self.folder / name).exists()]
             if new:
                 self.place.mkdir(parents=True, exist_ok=True)
-                bucket.each(self._send, new)
+                _copy(new, epath.Path(self.folder), self.place)
                 self._there.update(new)
             return sum(name.endswith("-cache") for name in new)
         return 0
-
-    def _bring(self, name: str) -> None:
-        committed.write(epath.Path(self.folder / name), (self.place / name).read_bytes())
-
-    def _send(self, name: str) -> None:
-        committed.write(self.place / name, (self.folder / name).read_bytes())
-
-
-_mirror: Mirror | None = None  # of this process, as jax's cache is
 
 
 def mirror(folder: epath.Path | None, place: epath.Path, *, process: int = 0) -> None:
@@ -149,7 +145,6 @@ def mirror(folder: epath.Path | None, place: epath.Path, *, process: int = 0) ->
     From now on `push_new` copies there what is new here. Neither is done where `folder` is None or a bucket itself.
     """
     global _mirror
-    _mirror = None
     if folder is not None and "://" not in str(folder):
         _mirror = Mirror(Path(folder), place / machine() / f"process_{process}")
         _mirror.pull()
@@ -159,6 +154,10 @@ def push_new() -> None:
     """Copy the programs that are new since the last time, where `mirror` was called. Call it between compiles."""
     if _mirror:
         _mirror.push()
+
+
+def _copy(names: Sequence[str], source: epath.Path, to: epath.Path) -> None:
+    bucket.each(lambda name: committed.write(to / name, (source / name).read_bytes()), names)
 
 
 @contextlib.contextmanager
