@@ -15,7 +15,8 @@ import numpy as np
 from benchmarks import interleave
 from benchmarks.peers import episodes, model
 from benchmarks.rollout_ours import CONFIG, product_rate
-from qr_jax import config, learner, pack, pool
+from qr_jax import config, pool
+from qr_jax.learning import learner, pack
 from qr_jax.models import decoder, families, layout
 from qr_jax.parallel import mesh as meshes
 from qr_jax.records import Episode, Query, grades

@@ -16,14 +16,16 @@ from qr_jax import plugins
 from qr_jax.config import Config, use
 from qr_jax.models import decoder, families, hf
 from qr_jax.models.families import ModelConfig
+from qr_jax.models.hf import load_tokenizer
 from qr_jax.models.incremental import Laid, lay_out
-from qr_jax.models.tokenizer import Tokenizer, WordTokenizer, load_tokenizer
-from qr_jax.parallel import host_local, hosts
+from qr_jax.models.tokenizer import Tokenizer, WordTokenizer
+from qr_jax.parallel import host_local
 from qr_jax.parallel import mesh as meshes
+from qr_jax.processes import hosts
 from qr_jax.queries import official, readers, sources
-from qr_jax.queries.traces import Trace, in_tool_calls, read_traces, supporting_traces
-from qr_jax.queries.world import settings_from, vocabulary
-from qr_jax.records import Episode, Passage, Query, SearchFunction
+from qr_jax.queries.traces import in_tool_calls, read_traces, supporting_traces
+from qr_jax.queries.world.generate import settings_from, vocabulary
+from qr_jax.records import Episode, Passage, Query, SearchFunction, Trace
 from qr_jax.rollout.engine import Engine, Interrupted
 from qr_jax.rollout.together import together
 
@@ -51,7 +53,7 @@ class Agent:
 
 def world_sources(config: Config):
     """The splits of the config's synthetic world, read through TFDS; built on first use."""
-    from qr_jax.queries.world_builder import open_world
+    from qr_jax.queries.world.tfds_builder import open_world
 
     return open_world(settings_from(config.data.world), config.data.world_path)
 

@@ -28,7 +28,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from qr_jax import bucket, committed
-from qr_jax.parallel import hosts, plain
+from qr_jax.processes import hosts, plain
 
 FORMAT = 1
 STATE, HOST_JSON, HOST_ARRAYS = "state", "host.json", "host.npz"
@@ -68,7 +68,7 @@ class Checkpoints:
     def save(self, step: int, state: Any, host: Mapping[str, Any], *, metrics_bytes: int) -> None:
         """Copy the state and start writing it; the caller may donate or overwrite its buffers at once.
 
-        `state` is a tree of jax arrays, `host` a nested host value (parallel/plain.py), the same on every process;
+        `state` is a tree of jax arrays, `host` a nested host value (processes/plain.py), the same on every process;
         `metrics_bytes`, the length of metrics.jsonl once synced, joins it under that name. An earlier save is waited
         for first. OSError, of this or of the earlier save, when the disk is full: the checkpoints before are untouched.
         """

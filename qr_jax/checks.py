@@ -10,7 +10,7 @@ from typing import Any
 from qr_jax import bucket, plugins
 from qr_jax.config import Config, from_json
 from qr_jax.queries.readers import resolve
-from qr_jax.queries.world import WorldSettings
+from qr_jax.queries.world.generate import WorldSettings
 from qr_jax.secrecy import looks_secret
 from qr_jax.settings import Use, conform
 
@@ -43,6 +43,17 @@ MORE_THAN_ZERO = {
 }
 LARGEST_SEED = 2**32 - 1 - 3 * 65536  # 32 bits, and each of the 3 rollbacks that a run may make adds 65,536
 SHARES = {"rollout": ("top_p",), "pool": ("reset_below",), "data": ("train_share",)}
+
+
+def check(config: Config, *, devices: int | None = None, allow_plugins: Sequence[str] | None = None) -> None:
+    """ValueError that lists all that is wrong with the config and can be known before a device is touched.
+
+    `devices`: how many there are, once that is known. `allow_plugins`: packages outside qr_jax that plug-ins may come
+    from; None: all of them (a config file is its user's own code).
+    """
+    found = problems(config, devices=devices, allow_plugins=allow_plugins)
+    if found:
+        raise ValueError("\n  ".join([f"{len(found)} problems in this config:", *found]) if found[1:] else found[0])
 
 
 def problems(config: Config, *, devices: int | None = None, allow_plugins: Sequence[str] | None = None) -> list[str]:

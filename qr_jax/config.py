@@ -43,7 +43,7 @@ class Data:
     train_share: float = 0.7  # of the sha256 split
     train_limit: int | None = None  # questions of each file (or of the world), the first by the hash of their ids
     eval_limit: int | None = None
-    world: Mapping[str, Any] = field(default_factory=dict)  # settings of queries/world.py's World
+    world: Mapping[str, Any] = field(default_factory=dict)  # settings of queries/world/generate.py's World
     world_path: str = "runs/worlds"  # where built worlds are kept (ArrayRecord, found by their settings' hash)
 
 
@@ -254,16 +254,3 @@ def fingerprint(config: Config) -> str:
     """16 hex digits that are equal exactly when two configs are."""
     text = json.dumps(to_json(from_json(config)), sort_keys=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def check(config: Config, *, devices: int | None = None, allow_plugins: Sequence[str] | None = None) -> None:
-    """ValueError that lists all that is wrong with the config and can be known before a device is touched.
-
-    `devices`: how many there are, once that is known. `allow_plugins`: packages outside qr_jax that plug-ins may come
-    from; None: all of them (a config file is its user's own code).
-    """
-    from qr_jax.checks import problems  # it reads this file's classes
-
-    found = problems(config, devices=devices, allow_plugins=allow_plugins)
-    if found:
-        raise ValueError("\n  ".join([f"{len(found)} problems in this config:", *found]) if found[1:] else found[0])

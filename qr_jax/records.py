@@ -54,6 +54,14 @@ class Turn:
 
 
 @dataclass(frozen=True)
+class Trace:
+    """What an expert writes, turn by turn: every turn but the last asks for a search, the last answers."""
+
+    query: Query
+    turns: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Say:
     """An environment's move: show `text` to the model and let it write until one of the `stop` strings.
 

@@ -19,7 +19,8 @@ from etils import epath
 
 from qr_jax import bucket, checkpoint, config, metrics_writer
 from qr_jax.config import Config
-from qr_jax.parallel import alike, compile_cache, hosts
+from qr_jax.parallel import compile_cache
+from qr_jax.processes import alike, hosts
 from qr_jax.records import Episode
 from qr_jax.settings import differences
 

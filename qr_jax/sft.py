@@ -13,12 +13,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from qr_jax import assemble, checkpoint, config, learner, pack, runs
+from qr_jax import assemble, checkpoint, config, runs
 from qr_jax.config import Config, use
+from qr_jax.learning import learner, pack
 from qr_jax.parallel import mesh as meshes
 from qr_jax.queries import sources
-from qr_jax.queries.traces import Trace
-from qr_jax.records import Episode, Say, Search, SearchFunction, Stop, Turn, grades
+from qr_jax.records import Episode, Say, Search, SearchFunction, Stop, Trace, Turn, grades
 from qr_jax.rollout import tools
 from qr_jax.rollout.engine import Engine, Live
 

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from qr_jax import answers, assemble, pack, plugins, pool, runs
+from qr_jax import answers, assemble, plugins, pool, runs
 from qr_jax.config import Config
+from qr_jax.learning import pack
 from qr_jax.noise import uniforms
-from qr_jax.parallel import hosts, plain
+from qr_jax.processes import hosts, plain
 from qr_jax.records import Episode, Grades, Outcome, Query, grades
 from qr_jax.rollout.engine import Statistics
 from qr_jax.verdict import judge

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from qr_jax import evaluate, figures, learner, metrics_writer, pack, runs
+from qr_jax import evaluate, figures, metrics_writer, runs
 from qr_jax.config import Config
+from qr_jax.learning import learner, pack
 from qr_jax.metrics import STOPS
 from qr_jax.models import costs
 from qr_jax.models.families import ModelConfig

@@ -21,12 +21,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from qr_jax import assemble, checkpoint, evaluate, figures, learner, metrics_writer, pack, pool, runs, telemetry
+from qr_jax import assemble, checkpoint, evaluate, figures, metrics_writer, pool, runs, telemetry
 from qr_jax.config import BUDGETS, Config, Train
 from qr_jax.evaluation import last_evaluation, subject
 from qr_jax.evaluation.manifest import questions_sha256
-from qr_jax.parallel import alike, compile_cache, host_local, hosts, peaks
+from qr_jax.learning import learner, pack
+from qr_jax.parallel import compile_cache, host_local, peaks
 from qr_jax.parallel import mesh as meshes
+from qr_jax.processes import alike, hosts
 from qr_jax.report import charts, page, read
 from qr_jax.rollout import compiles
 from qr_jax.rollout.engine import Interrupted

@@ -22,7 +22,7 @@ def settle_recorded(folder: Path) -> None:
     import numpy as np
 
     from qr_jax import pool as pools
-    from qr_jax.parallel import hosts
+    from qr_jax.processes import hosts
     from qr_jax.records import grades
 
     with np.load(folder / "outcomes.npz") as recorded:
@@ -45,10 +45,11 @@ def work_out_a_gradient(folder: Path) -> None:
     import numpy as np
     import test_learner
 
-    from qr_jax import assemble, config, learner
+    from qr_jax import assemble, config
+    from qr_jax.learning import learner
     from qr_jax.models import decoder
-    from qr_jax.parallel import hosts
     from qr_jax.parallel import mesh as meshes
+    from qr_jax.processes import hosts
 
     draw = np.random.default_rng(0)
     mesh = meshes.make_mesh(config.Mesh(data=2, fsdp=2, devices=DEVICES))
@@ -70,9 +71,9 @@ def read_decoding(folder: Path) -> None:
     from qr_jax import assemble, config
     from qr_jax.models import decoder, families
     from qr_jax.models.tokenizer import WordTokenizer
-    from qr_jax.parallel import hosts
     from qr_jax.parallel import mesh as meshes
-    from qr_jax.queries.world import vocabulary
+    from qr_jax.processes import hosts
+    from qr_jax.queries.world.generate import vocabulary
     from qr_jax.rollout import decode
     from qr_jax.rollout.engine import Engine
 
@@ -142,7 +143,7 @@ def main(mode: str, port: str, count: str, index: str, folder: str, *more: str) 
         places = [f"{folder}/config.json", "--run", run, "--allow-plugins", "odd_tokens"]
         return cli.main(["train", *places, *several])
     from qr_jax import config
-    from qr_jax.parallel import start
+    from qr_jax.processes import start
 
     start.begin(config.Mesh(devices=DEVICES), coordinator=f"127.0.0.1:{port}", processes=int(count), process=int(index))
     work_out(Path(folder))

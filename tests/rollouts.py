@@ -8,16 +8,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qr_jax import config, learner
+from qr_jax import config
 from qr_jax.envs.search_r1 import search_r1
+from qr_jax.learning import learner
+from qr_jax.learning.pack import pack
 from qr_jax.models import decoder
 from qr_jax.models.families import PRESETS, with_vocab
 from qr_jax.models.tokenizer import WordTokenizer
-from qr_jax.pack import pack
 from qr_jax.parallel import mesh as meshes
-from qr_jax.queries.traces import Trace
-from qr_jax.queries.world import World, WorldSettings, build, vocabulary
-from qr_jax.records import Episode, Query, Say, Search, Stop, Turn, grades
+from qr_jax.queries.world.generate import World, WorldSettings, build, vocabulary
+from qr_jax.records import Episode, Query, Say, Search, Stop, Trace, Turn, grades
 from qr_jax.rollout import sampling
 from qr_jax.rollout.engine import Engine
 

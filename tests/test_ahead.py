@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from qr_jax.models.families import PRESETS
-from qr_jax.parallel import ahead
+from qr_jax.planning import ahead
 from qr_jax.rollout import cache as caches
 
 HAS_LIBTPU = importlib.util.find_spec("libtpu") is not None

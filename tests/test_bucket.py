@@ -174,4 +174,4 @@ def test_a_run_begun_without_its_bucket_is_not_begun_anew_there(tmp_path, place)
 @pytest.mark.parametrize("place", ["gs://", "gs://bucket", "s3://bucket/run", "http://host/x"])
 def test_a_place_that_is_none_is_refused(place):
     with pytest.raises(ValueError, match="train.bucket=.* is no place for a run; wanted gs://BUCKET/PATH, or a folder"):
-        config.check(config.load("configs/quickstart.py", [f"train.bucket={place}"]))
+        checks.check(config.load("configs/quickstart.py", [f"train.bucket={place}"]))

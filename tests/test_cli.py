@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from qr_jax import cli
-from qr_jax.commands import doctor
+from qr_jax.commands import doctor, options
+from qr_jax.commands import runs as run_commands
 from qr_jax.config import Config, to_json
-from qr_jax.queries import world
+from qr_jax.queries.world import generate
 from qr_jax.records import Episode, Passage, Query, Turn
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -113,12 +114,12 @@ def test_a_world_is_written_as_files(tmp_path, capsys):
 
 
 def test_a_world_is_not_written_over_files_that_are_there(tmp_path):
-    made = world.build(world.WorldSettings(documents=200, train=5, dev=0, test=0, traces=0))
+    made = generate.build(generate.WorldSettings(documents=200, train=5, dev=0, test=0, traces=0))
     (tmp_path / "dev.jsonl").write_text("mine")
     with pytest.raises(ValueError, match=r"dev\.jsonl is already there; write this world to another folder"):
-        world.export(made, tmp_path)
+        generate.export(made, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["dev.jsonl"]
-    assert len(world.export(made, tmp_path / "new")) == 5
+    assert len(generate.export(made, tmp_path / "new")) == 5
 
 
 def test_an_os_error_is_one_line_and_exit_1_and_a_closed_pipe_is_quiet(tmp_path, capsys):
@@ -152,7 +153,7 @@ def test_the_cold_start_s_folder_is_where_training_looks_for_it(capsys):
     def folder(words, stage=""):
         arguments = cli.make_parser().parse_args(words)
         arguments.overrides = []
-        return cli._resolve(arguments, stage)[1]
+        return options.resolve(arguments, stage)[1]
 
     assert folder(["train", TINY]) == Path("runs/two_layer")
     assert folder(["sft", TINY], "sft") == Path("runs/two_layer/sft")
@@ -167,7 +168,7 @@ def test_the_folder_of_a_config_json_goes_on_there(tmp_path):
     for command, stage in (("train", ""), ("sft", "sft")):
         arguments = cli.make_parser().parse_args([command, str(tmp_path / "config.json")])
         arguments.overrides = []
-        assert cli._resolve(arguments, stage)[1] == tmp_path
+        assert options.resolve(arguments, stage)[1] == tmp_path
 
 
 def test_a_summary_shows_small_tables_in_a_line_and_leaves_evaluations_out(capsys):
@@ -178,19 +179,19 @@ def test_a_summary_shows_small_tables_in_a_line_and_leaves_evaluations_out(capsy
         "after": {"exact_match": 0.75, "stops": {"answered": 9}},
         "base": {},
     }
-    cli._summary(summary, as_json=False)
+    options.print_summary(summary, as_json=False)
     assert capsys.readouterr().out.splitlines() == [
         "greedy_after: 0.75",
         "se: greedy_before 0.015, greedy_after -",
         "recycled_by_origin: fresh 0.500, ex_hard 2",
     ]
-    cli._summary(summary, as_json=True)
+    options.print_summary(summary, as_json=True)
     assert json.loads(capsys.readouterr().out) == summary
 
 
 def test_with_json_what_a_run_says_goes_to_stderr(capsys):
-    cli._say(argparse.Namespace(json=True))("step 1")
-    cli._say(argparse.Namespace(json=False))("step 2")
+    options.say(argparse.Namespace(json=True))("step 1")
+    options.say(argparse.Namespace(json=False))("step 2")
     out = capsys.readouterr()
     assert (out.out, out.err) == ("step 2\n", "step 1\n")
 
@@ -199,7 +200,7 @@ def test_an_episode_as_json_has_what_was_asked_found_and_answered():
     found = ((Passage("p1", "Linz", "..."), Passage("p2", "Graz", "...")),)
     turns = (Turn("model", "<search>linz</search>"), Turn("env", "Linz ...", ("linz",), found))
     episode = Episode(Query("q", "where ?", ()), 0, 0, *[None] * 4, turns, "Linz", "answered", True)
-    assert json.loads(json.dumps(cli._episode_json(episode))) == {
+    assert json.loads(json.dumps(run_commands._episode_json(episode))) == {
         "question": "where ?",
         "answer": "Linz",
         "stop": "answered",

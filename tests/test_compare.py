@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 from killed_run import tiny
 
-from qr_jax import cli, compare, config, plugins, pool, train
+from qr_jax import cli, config, plugins, pool, train
 from qr_jax.config import use
 from qr_jax.evaluation import last_evaluation
 from qr_jax.evaluation.bootstrap import bootstrap
 from qr_jax.records import Query
 from qr_jax.report import comparison
 from qr_jax.step import Progress
-from qr_jax.studies import launch, oracle, study
+from qr_jax.studies import compare, launch, oracle, study
 
 ROOT = Path(__file__).parents[1]
 SPEND = ("rollouts", 48)

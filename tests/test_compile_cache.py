@@ -37,7 +37,8 @@ print(json.dumps([str(folder), value, compiles.count(), len(hits)]))
 ONE_OF_TWO = """
 import json, sys
 from qr_jax import config
-from qr_jax.parallel import compile_cache, start
+from qr_jax.parallel import compile_cache
+from qr_jax.processes import start
 
 process = int(sys.argv[2])
 start.begin(config.Mesh(devices=4), coordinator=f"127.0.0.1:{sys.argv[1]}", processes=2, process=process)

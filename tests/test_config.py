@@ -265,15 +265,15 @@ def test_wandb_is_refused_where_it_is_not_installed(tmp_path, monkeypatch):
 
 def test_all_problems_are_listed_at_once():
     with pytest.raises(ValueError, match="2 problems") as error:
-        config.check(with_(pool={"samples": 1, "queries": 0}))
+        checks.check(with_(pool={"samples": 1, "queries": 0}))
     assert "pool.samples" in str(error.value)
     assert "pool.queries" in str(error.value)
 
 
 def test_the_mesh_is_held_against_the_devices_once_they_are_known():
-    config.check(with_(mesh={"fsdp": 8}), devices=8)
+    checks.check(with_(mesh={"fsdp": 8}), devices=8)
     with pytest.raises(ValueError, match="is 8 devices, but there are 4"):
-        config.check(with_(mesh={"fsdp": 8}), devices=4)
+        checks.check(with_(mesh={"fsdp": 8}), devices=4)
 
 
 def test_a_run_s_foreign_plug_ins_are_refused_unless_allowed():

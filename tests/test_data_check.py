@@ -7,7 +7,7 @@ from argparse import Namespace
 
 import pytest
 
-from qr_jax.commands import cli_data
+from qr_jax.commands import data
 from qr_jax.queries import data_check, formats
 from qr_jax.queries.stored import ENDS
 
@@ -82,10 +82,10 @@ def test_corpora_are_checked_too_and_a_cut_file_is_an_error(tmp_path):
 
 def test_the_command_exits_with_1_on_errors_and_prints_json(tmp_path, capsys):
     good, bad = written(tmp_path / "good.jsonl", ROWS[:2]), written(tmp_path / "bad.jsonl", ROWS)
-    assert cli_data._check(Namespace(file=str(good), against=None, json=True)) == 0
+    assert data._check(Namespace(file=str(good), against=None, json=True)) == 0
     said = json.loads(capsys.readouterr().out)
     assert said["ok"] and said["errors"] == [] and [one["rows"] for one in said["warnings"]] == [[1, 2], [2]]
-    assert cli_data._check(Namespace(file=str(bad), against=None, json=False)) == 1
+    assert data._check(Namespace(file=str(bad), against=None, json=False)) == 1
     shown = capsys.readouterr().out
     assert "error: rows 1, 3: id 'a' stands in 2 rows" in shown and "2 errors, 3 warnings" in shown
     with pytest.raises(ValueError, match="names 2 files"):
@@ -95,7 +95,7 @@ def test_the_command_exits_with_1_on_errors_and_prints_json(tmp_path, capsys):
 def test_convert_writes_what_check_then_knows(tmp_path, capsys):
     file = written(tmp_path / "q.jsonl", [ROWS[0], ROWS[4]])
     out = tmp_path / "made.parquet"
-    assert cli_data._convert(Namespace(file=str(file), out=out, to="skyrl")) == 0
+    assert data._convert(Namespace(file=str(file), out=out, to="skyrl")) == 0
     checked = data_check.check(out)
     assert (checked.schema, checked.counts["questions"]) == ("skyrl", 2)
     assert "2 questions" in capsys.readouterr().out
@@ -113,7 +113,7 @@ def test_what_is_no_file_is_named_with_what_to_do(tmp_path):
         (tmp_path / "made.csv", "must end in .parquet, .jsonl or .jsonl.gz"),
     ):
         with pytest.raises(ValueError, match=words):  # before the questions, which are not there, are read
-            cli_data._convert(Namespace(file="gone.jsonl", out=out, to="jsonl"))
+            data._convert(Namespace(file="gone.jsonl", out=out, to="jsonl"))
         with pytest.raises(ValueError, match=words):
             formats.write([], out, "jsonl")
 
@@ -135,15 +135,15 @@ def parsed(*words):
         made.set_defaults(run_command=run)
         return made
 
-    cli_data.add(command)
+    data.add(command)
     return parser.parse_args(words)
 
 
 def test_the_command_lines_are_read():
     check = parsed("data", "check", "f.jsonl", "--against", "g.jsonl", "--json")
-    assert (check.run_command, check.file, check.against, check.json) == (cli_data._check, "f.jsonl", "g.jsonl", True)
+    assert (check.run_command, check.file, check.against, check.json) == (data._check, "f.jsonl", "g.jsonl", True)
     convert = parsed("data", "convert", "f.jsonl", "out.parquet", "--to", "verl")
-    assert (convert.run_command, convert.to, str(convert.out)) == (cli_data._convert, "verl", "out.parquet")
+    assert (convert.run_command, convert.to, str(convert.out)) == (data._convert, "verl", "out.parquet")
     index = parsed("index", "a.jsonl", "b.parquet", "out", "--k1", "0.9")
     assert (index.corpus, str(index.out), index.k1) == (["a.jsonl", "b.parquet"], "out", 0.9)
     recall = parsed("recall", "--corpus", "c", "--questions", "q", "--questions", "r", "k1=1", "--k", "3")

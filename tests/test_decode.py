@@ -11,9 +11,9 @@ import rollouts
 from rollouts import CFG, SETTINGS, WORDS, flat, random_params, roll, words_env, world
 
 from qr_jax import checks, config, runs, step, train
+from qr_jax.learning.pack import pack
 from qr_jax.models.tokenizer import WordTokenizer
-from qr_jax.pack import pack
-from qr_jax.queries.world import vocabulary
+from qr_jax.queries.world.generate import vocabulary
 from qr_jax.records import Query, grades
 from qr_jax.rollout import cache, decode
 from qr_jax.rollout.engine import PURPOSES, Engine

@@ -33,7 +33,7 @@ from rollouts import (
 )
 
 from qr_jax import config, pool
-from qr_jax.models.tokenizer import load_tokenizer
+from qr_jax.models.hf import load_tokenizer
 from qr_jax.parallel import mesh as meshes
 from qr_jax.records import Query, Say, Search, Stop, grades
 from qr_jax.rewards.exact_match import exact_match

@@ -16,7 +16,7 @@ from qr_jax import assemble, cli, config, evaluate, sft
 from qr_jax.evaluation import subject
 from qr_jax.evaluation.manifest import differences
 from qr_jax.models import decoder, hf
-from qr_jax.models.tokenizer import load_tokenizer
+from qr_jax.models.hf import load_tokenizer
 from qr_jax.parallel import mesh as meshes
 from qr_jax.records import Episode, Query
 from qr_jax.train import train

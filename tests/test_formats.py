@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from qr_jax.queries import formats, parquet, readers
+from qr_jax.queries import formats, parquet, parsing, readers
 from qr_jax.records import Query
 
 ADA = Query(
@@ -44,17 +44,17 @@ def test_each_form_is_told_by_its_columns():
 def test_search_r1_s_own_row_is_read():
     kept = {"data_source": "nq", "split": "test"}
     answers = ("Wilhelm Conrad Röntgen",)
-    found = readers.query_of({name: value for name, value in SEARCH_R1.items() if value is not None})
+    found = parsing.query_of({name: value for name, value in SEARCH_R1.items() if value is not None})
     assert found == Query("nq/test_0", "who got the first nobel prize in physics", answers, (), kept)
-    assert readers.query_of(BARE) == Query("nq-test-0", "who got the first nobel prize", answers, (), kept)
+    assert parsing.query_of(BARE) == Query("nq-test-0", "who got the first nobel prize", answers, (), kept)
 
 
 @pytest.mark.parametrize("truth", [{"target": ["x", "y"]}, {"target": "x"}, ["x", "y"], "x"])
 def test_ground_truth_may_be_an_object_a_list_or_a_text(truth):
-    answers = readers.query_of(BARE | {"reward_model": {"style": "rule", "ground_truth": truth}}).answers
+    answers = parsing.query_of(BARE | {"reward_model": {"style": "rule", "ground_truth": truth}}).answers
     assert answers in (("x", "y"), ("x",))
     spec = {"env_class": "search", "reward_spec": {"method": "rule", "ground_truth": truth}}
-    assert readers.query_of(BARE | spec).answers == answers
+    assert parsing.query_of(BARE | spec).answers == answers
 
 
 def test_an_id_that_only_counts_is_read_with_its_data_source(tmp_path):
@@ -69,35 +69,35 @@ def test_an_id_that_only_counts_is_read_with_its_data_source(tmp_path):
         "dev_12": "nq/dev_12", "17": "nq/17", 17: "nq/17", "5a8b": "5a8b", "2hop__1_2": "2hop__1_2",
         "nq/train_0": "nq/train_0", "retrain_0": "retrain_0",
     }.items():  # fmt: skip
-        assert readers.query_of(SEARCH_R1 | {"id": name}).id == wanted
-    assert readers.query_of({**SEARCH_R1, "data_source": ""}).id == "test_0"
-    assert readers.query_of({"id": "test_0", "question": "x", "golden_answers": ["y"]}).id == "test_0"
+        assert parsing.query_of(SEARCH_R1 | {"id": name}).id == wanted
+    assert parsing.query_of({**SEARCH_R1, "data_source": ""}).id == "test_0"
+    assert parsing.query_of({"id": "test_0", "question": "x", "golden_answers": ["y"]}).id == "test_0"
 
 
 def test_golden_answers_stand_in_and_none_at_all_is_said():
     row = BARE | {"reward_model": {"style": "rule"}}
-    assert readers.query_of(row | {"golden_answers": ["z"]}).answers == ("z",)
+    assert parsing.query_of(row | {"golden_answers": ["z"]}).answers == ("z",)
     with pytest.raises(ValueError, match="neither reward_model.ground_truth .* nor 'golden_answers'"):
-        readers.query_of(row)
+        parsing.query_of(row)
 
 
 def test_a_row_without_id_or_index_is_named_by_its_question():
     row = BARE | {"extra_info": {}}
-    assert readers.query_of(row).id == readers.query_of(row | {"data_source": "other"}).id != ""
+    assert parsing.query_of(row).id == parsing.query_of(row | {"data_source": "other"}).id != ""
     parts = [{"type": "text", "text": "What "}, {"type": "text", "text": "is it?"}]
     messages = [{"role": "system", "content": "be brief"}, {"role": "user", "content": parts}]
-    found = readers.query_of({"prompt": messages, "answer": "a fork", "level": "easy"})
+    found = parsing.query_of({"prompt": messages, "answer": "a fork", "level": "easy"})
     assert (found.question, found.answers, dict(found.meta)) == ("What is it?", ("a fork",), {"level": "easy"})
     with pytest.raises(ValueError, match="no message of the role 'user'"):
-        readers.query_of({"prompt": messages[:1], "answer": "x"})
+        parsing.query_of({"prompt": messages[:1], "answer": "x"})
 
 
 def test_metadata_as_json_text_are_read_and_never_replace_the_question():
     row = {"id": "1", "question": "x", "golden_answers": ["y"]}
-    assert readers.query_of(row | {"metadata": '{"hops": 3, "question": "evil"}'}).meta == {"hops": 3}
-    assert readers.query_of(row | {"metadata": [1]}).meta == {"metadata": [1]}
+    assert parsing.query_of(row | {"metadata": '{"hops": 3, "question": "evil"}'}).meta == {"hops": 3}
+    assert parsing.query_of(row | {"metadata": [1]}).meta == {"metadata": [1]}
     with pytest.raises(ValueError, match="metadata are a text that is no JSON"):
-        readers.query_of(row | {"metadata": "{hops"})
+        parsing.query_of(row | {"metadata": "{hops"})
 
 
 USER = "the 'content' of the last user message in 'prompt' must be a text or a list of text parts, and is "
@@ -131,7 +131,7 @@ ANYTHING = st.recursive(
 @given(st.dictionaries(st.sampled_from(NAMES), ANYTHING), st.sampled_from([{}, BARE, SEARCH_R1]))
 def test_a_row_of_whatever_kind_is_a_question_or_a_value_error(row, good):
     try:
-        assert isinstance(readers.query_of(good | row), Query)
+        assert isinstance(parsing.query_of(good | row), Query)
     except ValueError as error:
         assert str(error)
 

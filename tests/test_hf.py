@@ -13,7 +13,8 @@ import pytest
 
 from qr_jax.models import decoder, hf, safetensors_file
 from qr_jax.models.families import PRESETS, from_hf
-from qr_jax.models.tokenizer import WordTokenizer, load_tokenizer
+from qr_jax.models.hf import load_tokenizer
+from qr_jax.models.tokenizer import WordTokenizer
 
 FIXTURES = Path(__file__).parent / "fixtures"
 FAMILIES = ("qwen3", "qwen2", "llama")

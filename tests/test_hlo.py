@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from qr_jax.parallel import hlo
+from qr_jax.planning import hlo
 
 TILED = "{1,0:T(8,128)(2,1)}"  # bf16 in HBM
 NEAR = "{1,0:T(8,128)(2,1)S(1)}"  # the same in VMEM

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from qr_jax.checkpoint import Checkpoints
-from qr_jax.parallel import hosts, plain
+from qr_jax.processes import hosts, plain
 from qr_jax.records import Episode, Grades, Passage, Query, Turn
 
 ROOT = Path(__file__).resolve().parents[1]

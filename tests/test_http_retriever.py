@@ -14,7 +14,7 @@ import pytest
 from loopback import Last, raw, server
 
 from qr_jax.records import Passage
-from qr_jax.retrieval.retrieval_protocols import PROTOCOLS, contents, passage_of
+from qr_jax.retrieval.protocols import PROTOCOLS, contents, passage_of
 from qr_jax.retrievers.http import http
 from qr_jax.retrievers.serper import serper
 from qr_jax.rollout.tools import Fault, run_searches

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qr_jax.commands import cli_data
+from qr_jax.commands import data
 from qr_jax.queries import parquet, readers, stored
 from qr_jax.records import Passage
 from qr_jax.retrieval import bm25_build, bm25_index, index_corpus
@@ -316,13 +316,13 @@ def test_the_command_says_what_it_built(tmp_path, capsys):
     constants = {"method": "lucene", "k1": 1.5, "b": 0.75, "stopwords": "none"}
     flags = {"json": True, "no_check": False, "replace": False}
     arguments = Namespace(corpus=[str(corpus_file(tmp_path))], out=tmp_path / "index", **flags, **constants)
-    assert cli_data._index(arguments) == 0
+    assert data._index(arguments) == 0
     said = capsys.readouterr()
     found = json.loads(said.out)
     assert found["counts"]["passages"] == 3 and found["settings"]["stopwords"] is None
     assert "of memory" in said.err and "[" not in said.err  # no bar where stderr is no terminal
     arguments.json = False
-    assert cli_data._index(arguments) == 0
+    assert data._index(arguments) == 0
     assert "there already" in capsys.readouterr().out
 
 

@@ -6,10 +6,11 @@ import jax
 import numpy as np
 import pytest
 
-from qr_jax import config, learner
+from qr_jax import config
+from qr_jax.learning import learner
+from qr_jax.learning.pack import pack
 from qr_jax.models import decoder
 from qr_jax.models.families import ModelConfig
-from qr_jax.pack import pack
 from qr_jax.parallel import mesh as meshes
 from qr_jax.records import Episode, Query, grades
 from qr_jax.train import update

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from qr_jax import importance, kl
+from qr_jax.learning import importance, kl
 from qr_jax.losses.clip import clip
 
 

@@ -11,7 +11,7 @@ from functools import partial
 
 import pytest
 
-from qr_jax.commands import cli_data
+from qr_jax.commands import data
 from qr_jax.queries import fetch, official, qa_builders, readers, sources
 from qr_jax.queries.official import SETS, File, Official
 
@@ -271,10 +271,10 @@ def test_what_another_version_built_is_built_anew(tmp_path, monkeypatch):
 
 def test_another_archive_is_unpacked_anew(tmp_path):
     wanted, packed = File("dev.json", "https://x/set.zip", member="in/dev.json"), tmp_path / "set.zip"
-    for data in (b"[1]", b"[2]"):
+    for content in (b"[1]", b"[2]"):
         with zipfile.ZipFile(packed, "w") as archive:
-            archive.writestr("in/dev.json", data)
-        assert fetch.fetch(wanted, tmp_path / "files", tmp_path).path.read_bytes() == data
+            archive.writestr("in/dev.json", content)
+        assert fetch.fetch(wanted, tmp_path / "files", tmp_path).path.read_bytes() == content
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar.gz"])
@@ -353,7 +353,7 @@ def test_a_setting_names_set_split_and_folder(tmp_path, monkeypatch):
     assert [query.id for query in readers.read_queries(f"tfds:nq@{tmp_path}")] == ["nq-train-0"]
     assert readers.resolve(f"tfds:nq:train@{tmp_path}") == []
     made = tmp_path / "made.jsonl"
-    assert cli_data._convert(Namespace(file=f"tfds:nq@{tmp_path}", out=made, to="jsonl")) == 0
+    assert data._convert(Namespace(file=f"tfds:nq@{tmp_path}", out=made, to="jsonl")) == 0
     assert [query.id for query in readers.read_queries(made)] == ["nq-train-0"]
 
 

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qr_jax import records
-from qr_jax.pack import pack, packing_efficiency
-from qr_jax.reduce import token_weights
+from qr_jax.learning.pack import pack, packing_efficiency
+from qr_jax.learning.reduce import token_weights
 
 
 def episode(tokens, *, prompt=1, first_id=1, sample=0, valid=True, name="q"):

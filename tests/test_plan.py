@@ -10,8 +10,7 @@ import pytest
 
 from qr_jax import cli
 from qr_jax.config import Config, Mesh, Model, check, load
-from qr_jax.parallel import estimate
-from qr_jax.planning import plan, plan_programs, planned
+from qr_jax.planning import estimate, plan, planned, programs
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 HAS_LIBTPU = importlib.util.find_spec("libtpu") is not None
@@ -149,7 +148,7 @@ def test_where_libtpu_is_missing_the_command_says_which_extra_to_install(capsys)
 
 
 def test_what_is_not_compiled_is_null(monkeypatch):
-    on = plan_programs.Slice((SimpleNamespace(device_kind="TPU v5 lite"),) * 16, (), 4)
+    on = programs.Slice((SimpleNamespace(device_kind="TPU v5 lite"),) * 16, (), 4)
     monkeypatch.setattr(planned, "slice_of", lambda topology: on)
     found = planned.examine(load(CONFIGS / "two_layer.py"), "v5e:4x4", search=False, say=silent)
     assert not found["fits"] and "and v5e:4x4 has 16" in found["reason"]
@@ -157,7 +156,7 @@ def test_what_is_not_compiled_is_null(monkeypatch):
 
 
 def test_a_chip_without_figures_is_refused_by_its_name(monkeypatch):
-    on = plan_programs.Slice((SimpleNamespace(device_kind="TPU v4"),), (), 1)
+    on = programs.Slice((SimpleNamespace(device_kind="TPU v4"),), (), 1)
     monkeypatch.setattr(planned, "slice_of", lambda topology: on)
     with pytest.raises(ValueError, match="no figures of a chip 'TPU v4'; known: TPU v5 lite, TPU v5, TPU v6"):
         planned.examine(load(CONFIGS / "two_layer.py"), "v4:2x2x2", search=False, say=silent)
@@ -176,7 +175,7 @@ def test_a_price_is_more_than_nothing(capsys):
 
 
 def test_the_model_of_a_config_is_known_without_its_weights():
-    cfg = plan_programs.model_shape(Config(model=Model("Qwen/Qwen3-1.7B")))
+    cfg = programs.model_shape(Config(model=Model("Qwen/Qwen3-1.7B")))
     assert (cfg.layers, cfg.width, cfg.heads, cfg.kv_heads, cfg.mlp, cfg.vocab) == (28, 2048, 16, 8, 6144, 151936)
 
 

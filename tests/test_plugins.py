@@ -110,7 +110,7 @@ def test_a_plug_in_that_is_made_and_not_written_is_imported_to_be_checked(tmp_pa
 
 def test_checking_a_config_imports_no_jax():
     code = (
-        "import sys; from qr_jax import config; config.check(config.Config()); "
+        "import sys; from qr_jax import checks, config; checks.check(config.Config()); "
         "sys.exit([name for name in ('jax', 'bm25s', 'grain', 'tensorflow_datasets') if name in sys.modules] or 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -20,7 +20,8 @@ from oracle import beta_rates, roll
 
 from qr_jax import bucket, config, metrics_writer
 from qr_jax.config import use
-from qr_jax.parallel import hlo, watchdog
+from qr_jax.planning import hlo
+from qr_jax.processes import watchdog
 
 ROOT = Path(__file__).parents[1]
 COUNTS = (1, 2, 4)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from qr_jax import progress
-from qr_jax.commands import cli_data
+from qr_jax.commands import data
 from qr_jax.records import Passage
 from qr_jax.retrieval.recall import Gold, _ask, format_table, recall
 from qr_jax.settings import use
@@ -95,7 +95,7 @@ def test_the_command_prints_json_alone_and_takes_settings_and_several_files(tmp_
     corpus = [written(tmp_path / "c1.jsonl", CORPUS[:2]), written(tmp_path / "c2.jsonl", CORPUS[2:])]
     questions = [written(tmp_path / "q.jsonl", QUESTIONS)]
     arguments = Namespace(corpus=corpus, questions=questions, retriever="bm25", settings=["k1=0.9"], k=2, json=True)
-    assert cli_data._recall(arguments) == 0
+    assert data._recall(arguments) == 0
     said = capsys.readouterr()
     found = json.loads(said.out)
     assert {"recall", "all_gold", "questions", "queries_per_second"} <= set(found)
@@ -107,7 +107,7 @@ def test_the_parts_of_a_retriever_get_their_settings_as_a_run_s_do(tmp_path, cap
     model, index = str(Path(__file__).parent / "fixtures" / "bert"), str(tmp_path / "vectors")
     words = ["parts=bm25,dense", "parts.dense.index=" + index, "retriever.parts.1.model=" + model, "parts.bm25.k1=0.9"]
     shared = {"corpus": corpus, "questions": questions, "k": 2, "json": True}
-    assert cli_data._recall(Namespace(retriever="hybrid", settings=words, **shared)) == 0
+    assert data._recall(Namespace(retriever="hybrid", settings=words, **shared)) == 0
     parts = json.loads(capsys.readouterr().out)["settings"]["parts"]
     assert parts == [
         {"name": "bm25", "settings": {"k1": 0.9}},
@@ -115,7 +115,7 @@ def test_the_parts_of_a_retriever_get_their_settings_as_a_run_s_do(tmp_path, cap
     ]
     assert (tmp_path / "vectors" / "manifest.json").is_file()
     words = ["of=bm25", "of.k1=0.9", "cache=" + str(tmp_path / "cache, and more")]
-    assert cli_data._recall(Namespace(retriever="cached", settings=words, **shared)) == 0
+    assert data._recall(Namespace(retriever="cached", settings=words, **shared)) == 0
     assert json.loads(capsys.readouterr().out)["settings"]["of"] == {"name": "bm25", "settings": {"k1": 0.9}}
     for wrong, says in (
         (["of.k1=0.9"], "retriever.of is no plug-in and has no setting 'k1'; set retriever.of=... before it"),
@@ -123,9 +123,7 @@ def test_the_parts_of_a_retriever_get_their_settings_as_a_run_s_do(tmp_path, cap
         (["parts=bm25,dense", "parts.dense.indxe=x"], "retriever 'dense' has no setting 'indxe'"),
     ):
         with pytest.raises(ValueError, match=says):
-            cli_data._recall(
-                Namespace(retriever="cached" if "of.k1" in wrong[0] else "hybrid", settings=wrong, **shared)
-            )
+            data._recall(Namespace(retriever="cached" if "of.k1" in wrong[0] else "hybrid", settings=wrong, **shared))
 
 
 def test_a_bar_says_how_far_and_how_long():

@@ -25,14 +25,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # for benchmark
 
 from benchmarks.retrieval_server import ask_all
 from qr_jax import cli
-from qr_jax.commands import cli_retrieval
+from qr_jax.commands import retrieval
 from qr_jax.records import Passage
-from qr_jax.retrieval import pages, retrieval_server
+from qr_jax.retrieval import pages
 from qr_jax.retrieval.http_server import Bounds
 from qr_jax.retrieval.pages import Pages
-from qr_jax.retrieval.retrieval_protocols import PROTOCOLS
-from qr_jax.retrieval.retrieval_server import App, check_address, run
+from qr_jax.retrieval.protocols import PROTOCOLS
 from qr_jax.retrieval.search_batcher import Limits
+from qr_jax.retrieval.server import App, check_address, run
 from qr_jax.retrieval.server_metrics import Histogram
 from qr_jax.retrievers.bm25 import bm25
 from qr_jax.retrievers.http import http as over_http
@@ -130,7 +130,7 @@ def test_our_client_gets_through_it_what_the_search_gives(protocol):
     with serving() as (_, url):
         found = over_http(url=url, protocol=protocol)(queries, 2)
     plain = lambda results: [[(one.id, one.title, one.text) for one in some] for some in results]  # noqa: E731
-    assert plain(found) == plain(SEARCH(queries, 2)) and tuple(PROTOCOLS) == cli_retrieval.PROTOCOLS
+    assert plain(found) == plain(SEARCH(queries, 2)) and tuple(PROTOCOLS) == retrieval.PROTOCOLS
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ import pytest
 from loopback import raw, server
 from test_retrieval_server import serving
 
-from qr_jax.commands import cli_retrieval
-from qr_jax.retrieval.retriever_check import INJECTION, check, format_report
+from qr_jax.commands import retrieval
+from qr_jax.retrieval.check import INJECTION, check, format_report
 
 WORDS = ("alpha", "beta", "gamma", "delta")
 
@@ -115,7 +115,7 @@ def test_tags_in_passages_are_reported_with_what_the_model_is_shown():
 def test_the_command_exits_with_1_where_something_is_wrong(capsys):
     given = {"protocol": "search_r1", "k": 3, "calls": 2, "query": list(WORDS), "token_env": None}
     with server(lambda head, body: raw(well(head, body))) as (url, _):
-        assert cli_retrieval._check(Namespace(url=url, json=True, **given)) == 0
+        assert retrieval._check(Namespace(url=url, json=True, **given)) == 0
     assert json.loads(capsys.readouterr().out)["problems"] == []
-    assert cli_retrieval._check(Namespace(url="http://127.0.0.1:1", json=False, **given)) == 1
+    assert retrieval._check(Namespace(url="http://127.0.0.1:1", json=False, **given)) == 1
     assert "WRONG: one query: http://127.0.0.1:1/retrieve gave no answer" in capsys.readouterr().out

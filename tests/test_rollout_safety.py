@@ -16,7 +16,7 @@ from rollouts import CFG, SETTINGS, WORDS, flat, roll
 from qr_jax.envs.search_r1 import search_r1
 from qr_jax.envs.tool_call import tool_call
 from qr_jax.models import hf
-from qr_jax.models.tokenizer import load_tokenizer
+from qr_jax.models.hf import load_tokenizer
 from qr_jax.records import Passage, Query, Say, Search
 from qr_jax.rewards.exact_match import exact_match
 from qr_jax.rollout.engine import Engine

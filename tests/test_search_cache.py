@@ -11,7 +11,7 @@ import pytest
 
 from qr_jax import metrics, telemetry
 from qr_jax.records import Passage
-from qr_jax.retrieval import retriever_identity
+from qr_jax.retrieval import identity
 from qr_jax.retrieval.search_cache import SearchCache
 from qr_jax.retrievers.cached import cached
 from qr_jax.settings import use
@@ -179,18 +179,15 @@ def test_another_model_in_the_same_folder_is_another_search(tmp_path):
 
 def test_models_are_those_of_a_retriever_and_all_inside_it(tmp_path):
     dense = use("dense", model=str(BERT))
-    (one,) = retriever_identity.models(dense)
-    assert retriever_identity.models(use("bm25")) == [] and len(one) == 64
-    assert (
-        retriever_identity.models(use("cached", of=use("hybrid", parts=(dense, use("bm25"), dense)), cache="c"))
-        == [one] * 2
-    )
+    (one,) = identity.models(dense)
+    assert identity.models(use("bm25")) == [] and len(one) == 64
+    assert identity.models(use("cached", of=use("hybrid", parts=(dense, use("bm25"), dense)), cache="c")) == [one] * 2
     try:
-        minilm = retriever_identity.models(use("dense"))
+        minilm = identity.models(use("dense"))
     except ValueError as error:  # not installed here
         assert "make minilm" in str(error)
     else:
-        assert retriever_identity.models(use("hybrid")) == minilm != [one]  # its default parts have one
+        assert identity.models(use("hybrid")) == minilm != [one]  # its default parts have one
 
 
 def test_how_a_server_is_asked_does_not_decide_what_is_found(tmp_path):

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from qr_jax import metrics, pack, telemetry
+from qr_jax import metrics, telemetry
 from qr_jax.config import Config, Learner
+from qr_jax.learning import pack
 from qr_jax.models import costs, families
 from qr_jax.parallel import peaks
 from qr_jax.records import Episode, Query, grades

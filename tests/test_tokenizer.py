@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qr_jax.models import hf
-from qr_jax.models.tokenizer import FastTokenizer, WordTokenizer, load_tokenizer
+from qr_jax.models.hf import load_tokenizer
+from qr_jax.models.tokenizer import FastTokenizer, WordTokenizer
 
 FIXTURES = Path(__file__).parent / "fixtures"
 QWEN = load_tokenizer(FIXTURES / "qwen3")

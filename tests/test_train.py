@@ -20,7 +20,7 @@ from loopback_bucket import led_there
 from qr_jax import checkpoint, metrics_writer, runs
 from qr_jax import train as driver
 from qr_jax.config import use
-from qr_jax.queries import world
+from qr_jax.queries.world import generate
 from qr_jax.records import grades
 from qr_jax.rollout import rows
 from qr_jax.sft import sft
@@ -256,7 +256,7 @@ def silent(text):
 def from_files(tmp_path_factory):
     """A run on JSONL files whose pool is used up after two steps of plain GRPO."""
     folder = tmp_path_factory.mktemp("files")
-    world.export(world.build(world.WorldSettings(documents=200, train=8, dev=4, test=0, traces=8)), folder)
+    generate.export(generate.build(generate.WorldSettings(documents=200, train=8, dev=4, test=0, traces=8)), folder)
     settings = tiny(folder)
     names = {"train": "train", "eval": "dev", "corpus": "documents", "traces": "traces"}
     data = replace(settings.data, **{name: str(folder / f"{file}.jsonl") for name, file in names.items()})

@@ -15,7 +15,7 @@ from typing import ClassVar
 import pytest
 
 from qr_jax import config, mistakes
-from qr_jax.parallel import start, watchdog
+from qr_jax.processes import start, watchdog
 
 ROOT = Path(__file__).resolve().parents[1]
 DEADLINE_S = 3.0
@@ -23,7 +23,8 @@ DEADLINE_S = 3.0
 CHILD = """
 import json, os, signal, sys, time
 from qr_jax import bucket, cli, config
-from qr_jax.parallel import hosts, start, watchdog
+from qr_jax.commands import train
+from qr_jax.processes import hosts, start, watchdog
 address, me, what, who, deadline_s = sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4]), float(sys.argv[5])
 deeds = {
     "beats": lambda: None,
@@ -51,7 +52,7 @@ def work(arguments):
     print("whole", flush=True)
     return 0
 
-cli._train = work
+train._train = work
 sys.exit(cli.main(["train", "config.py"]))
 """
 
@@ -158,7 +159,7 @@ def test_a_port_that_is_taken_is_said():
 MEETS = """
 import sys
 from qr_jax import config
-from qr_jax.parallel import start
+from qr_jax.processes import start
 
 start.MEET_SAY_S = 1.0
 start.begin(config.Mesh(), coordinator=sys.argv[1], processes=2, process=int(sys.argv[2]), meet_s=2.5)

@@ -13,10 +13,11 @@ from functools import cache
 import pytest
 
 from qr_jax.models.tokenizer import WordTokenizer
-from qr_jax.queries import world_text
 from qr_jax.queries.readers import read_passages, read_queries
 from qr_jax.queries.traces import read_traces
-from qr_jax.queries.world import (
+from qr_jax.queries.world import text
+from qr_jax.queries.world.facts import aliases, make_facts, name_parts
+from qr_jax.queries.world.generate import (
     World,
     WorldSettings,
     build,
@@ -27,9 +28,8 @@ from qr_jax.queries.world import (
     vocabulary,
     wishes,
 )
-from qr_jax.queries.world_facts import aliases, make_facts, name_parts
-from qr_jax.queries.world_questions import chain, comparison, query, turns
-from qr_jax.queries.world_text import RELATIONS
+from qr_jax.queries.world.questions import chain, comparison, query, turns
+from qr_jax.queries.world.text import RELATIONS
 from qr_jax.records import Turn
 
 DEFAULT = WorldSettings()
@@ -53,7 +53,7 @@ def bm25_of(settings: WorldSettings):
 def said(world: World) -> dict[str, str]:
     """Document id -> the object that the document's text states."""
     patterns = [
-        re.escape(way).replace(r"\{relation\}", "[a-z]+").replace(r"\{object\}", "(.+)") for way in world_text.DOCUMENTS
+        re.escape(way).replace(r"\{relation\}", "[a-z]+").replace(r"\{object\}", "(.+)") for way in text.DOCUMENTS
     ]
     return {
         one.id: next(found[1] for pattern in patterns if (found := re.fullmatch(pattern, one.text)))
@@ -79,7 +79,7 @@ def test_the_default_world_has_the_stated_sizes():
 
 def test_the_same_settings_make_the_same_world_in_another_process():
     code = (
-        "import json, hashlib; from dataclasses import asdict; from qr_jax.queries.world import *;"
+        "import json, hashlib; from dataclasses import asdict; from qr_jax.queries.world.generate import *;"
         f"s = settings_from({json.dumps({'documents': 300, 'train': 80, 'dev': 60, 'test': 60, 'traces': 100})});"
         "print(hashlib.sha256(json.dumps(asdict(build(s))).encode()).hexdigest(), settings_hash(s))"
     )
@@ -190,11 +190,11 @@ def test_the_search_environment_writes_no_unknown_word_with_the_worlds_settings(
 
     tokenizer, found = WordTokenizer(vocabulary()), world()
     trace = found.traces[0]
-    start = search_r1(trace.query, (), **world_text.SEARCH_R1)
+    start = search_r1(trace.query, (), **text.SEARCH_R1)
     asked = Turn("model", trace.turns[0])
-    wanted = search_r1(trace.query, (asked,), **world_text.SEARCH_R1)
+    wanted = search_r1(trace.query, (asked,), **text.SEARCH_R1)
     shown = Turn("env", "", wanted.queries, (tuple(found.documents[:3]),))
-    seen = search_r1(trace.query, (asked, shown), **world_text.SEARCH_R1)
+    seen = search_r1(trace.query, (asked, shown), **text.SEARCH_R1)
     assert UNK not in tokenizer.encode(start.text + asked.text + seen.text)
     assert found.documents[0].title in seen.text.split()
 
@@ -202,7 +202,7 @@ def test_the_search_environment_writes_no_unknown_word_with_the_worlds_settings(
 def test_the_vocabulary_is_fixed_and_has_about_434_words():
     words = vocabulary()
     assert 400 <= len(words) <= 450 and len(set(words)) == len(words)
-    names = [word for type in world_text.TYPES for word in world_text.name_words(type)]
+    names = [word for type in text.TYPES for word in text.name_words(type)]
     assert len(set(names)) == 340 == 160 + 60 + 20 + 60 + 40
     common = set(words) - set(names)
     assert len(common) == len(words) - 340  # no name is another word of the world
@@ -274,14 +274,14 @@ def test_a_comparison_by_hand():
 
 def test_a_second_spelling_is_nobodys_name():
     facts = make_facts(0, {"person": 200, "city": 100, "country": 30, "company": 100, "university": 60})
-    names = {name for type in world_text.TYPES for name in facts.names[type]}
-    spelled = [alias for type in world_text.TYPES for at in range(30) for alias in aliases(facts, type, at)]
+    names = {name for type in text.TYPES for name in facts.names[type]}
+    spelled = [alias for type in text.TYPES for at in range(30) for alias in aliases(facts, type, at)]
     assert len(spelled) == 90 and len(set(spelled)) == 90 and not names & set(spelled)
 
 
 def test_names_of_a_large_world_differ_in_their_words_and_not_only_in_their_order():
     facts = make_facts(3, {"person": 400, "city": 100, "country": 30, "company": 100, "university": 60})
-    for type in world_text.TYPES:
+    for type in text.TYPES:
         sets = {frozenset(name.split()) for name in facts.names[type]}
         assert len(sets) == len(facts.names[type]) and {len(one) for one in sets} == {2}
     # 20 words make 20 names of one word, 190 of two (20 * 19 / 2), 1140 of three, 4845 of four

@@ -17,7 +17,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from qr_jax import bucket, config, mistakes, pool, runs
 from qr_jax.checkpoint import Checkpoints, discard_after, next_attempt
-from qr_jax.parallel import alike, hosts, mesh
+from qr_jax.parallel import mesh
+from qr_jax.processes import alike, hosts
 from qr_jax.records import Episode, Grades, Passage, Query, Turn
 from qr_jax.rollout.engine import Statistics
 from qr_jax.step import Progress, Step

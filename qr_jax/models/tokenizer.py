@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import tokenizers
 
-from qr_jax.models.json_file import read_json, write_json
+from qr_jax.models.json_file import write_json
 
 TURN_ENDS = ("<|im_end|>", "<|endoftext|>")  # also end a turn where the vocabulary has them as added tokens
 RESERVED = ("<pad>", "<eos>", "<unk>")
@@ -48,40 +48,6 @@ class Tokenizer(Protocol):
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write what `load_tokenizer` and transformers' AutoTokenizer read back."""
         ...
-
-
-def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
-    """The tokenizer of a Hugging Face folder, a .gguf file, or a words.json (the file, or a folder that holds one)."""
-    path = Path(path)
-    if path.suffix == ".gguf" and path.is_file():
-        from qr_jax.models import gguf  # here, since gguf.py makes a FastTokenizer
-
-        return gguf.tokenizer(path)
-    words = path / "words.json" if path.is_dir() else path
-    if words.name == "words.json" and words.is_file():
-        return WordTokenizer(read_json(words).get("words") or [])
-    if not (path / "tokenizer.json").is_file():
-        raise ValueError(
-            f"{path.name} has neither words.json nor tokenizer.json (a fast tokenizer), and is no .gguf file"
-        )
-    settings = _optional(path / "tokenizer_config.json")
-    jinja = path / "chat_template.jinja"
-    template = jinja.read_text(encoding="utf-8") if jinja.is_file() else _template(settings.get("chat_template"))
-    ends = _optional(path / "generation_config.json").get("eos_token_id")
-    ends = [ends] if isinstance(ends, int) else list(ends or [])
-    described = (path / "tokenizer.json").read_text(encoding="utf-8")
-    return FastTokenizer(described, settings, template=template, eos_ids=ends)
-
-
-def _optional(path: Path) -> dict[str, Any]:
-    return read_json(path) if path.is_file() else {}
-
-
-def _template(found: Any) -> str | None:
-    """The default of several named templates, or the only one."""
-    if isinstance(found, list):
-        return next((entry["template"] for entry in found if entry.get("name") == "default"), None)
-    return found
 
 
 class FastTokenizer:

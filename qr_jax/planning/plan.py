@@ -14,8 +14,8 @@ from typing import Any
 
 from qr_jax.columns import aligned
 from qr_jax.config import Config, to_json
-from qr_jax.parallel import ahead, estimate
-from qr_jax.parallel.estimate import GIB
+from qr_jax.planning import ahead, estimate
+from qr_jax.planning.estimate import GIB
 
 PROGRAMS = ("train", "prefill", "decode", "hand_over")
 SAY, ANSWER = "say: ", "answer: "  # how the lines begin that the process prints for us; others are libraries' own

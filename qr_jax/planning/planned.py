@@ -17,10 +17,11 @@ import jax
 from qr_jax import config
 from qr_jax.config import Config
 from qr_jax.models import flash
-from qr_jax.parallel import ahead, estimate, host_local, peaks
+from qr_jax.parallel import host_local, peaks
 from qr_jax.parallel import mesh as meshes
+from qr_jax.planning import ahead, estimate
 from qr_jax.planning.plan import ANSWER, PROGRAMS, SAY
-from qr_jax.planning.plan_programs import Programs, model_shape, slice_of
+from qr_jax.planning.programs import Programs, model_shape, slice_of
 
 PER = {"train": "update", "prefill": "call", "decode": "step", "hand_over": "step"}
 UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}

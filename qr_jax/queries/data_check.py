@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from qr_jax.answers import normalise
-from qr_jax.queries import formats, readers
+from qr_jax.queries import formats, parsing, readers
 from qr_jax.records import Passage, Query
 
 SHOWN = 10  # row numbers that a line of the table names; the JSON has all
@@ -110,13 +110,13 @@ def _has_no_gold(row: Any) -> bool:
         row = formats.ours(row)
     except ValueError:
         return False
-    golds = next((row[name] for name in readers.ANSWERS if name in row), None)
+    golds = next((row[name] for name in parsing.ANSWERS if name in row), None)
     golds = [golds] if isinstance(golds, str) else golds
     return isinstance(golds, list) and all(isinstance(one, str) and not normalise(one) for one in golds)
 
 
-def _item(row: readers.Row) -> Query | Passage:
-    return readers.passage_of(row) if formats.schema(row).endswith("corpus") else readers.query_of(row)
+def _item(row: parsing.Row) -> Query | Passage:
+    return parsing.passage_of(row) if formats.schema(row).endswith("corpus") else parsing.query_of(row)
 
 
 def _repeated_ids(items: Mapping[int, Query | Passage]) -> Iterator[Finding]:

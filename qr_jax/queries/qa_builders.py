@@ -18,8 +18,8 @@ import tensorflow_datasets as tfds
 from qr_jax.answers import normalise
 from qr_jax.queries import official
 from qr_jax.queries.fetch import fetch, register
-from qr_jax.queries.readers import query_of
-from qr_jax.queries.world_builder import Source, config_name, text, written_once
+from qr_jax.queries.parsing import query_of
+from qr_jax.queries.world.tfds_builder import Source, config_name, text, written_once
 from qr_jax.records import Passage, Query
 
 LISTS = ("answers", "entities", "supporting_titles", "supporting_texts", "context_titles", "context_texts")

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from qr_jax.queries.readers import Row, query_of, read, texts
-from qr_jax.records import Passage, Query, SearchFunction
+from qr_jax.queries.parsing import Row, query_of, texts
+from qr_jax.queries.readers import read
+from qr_jax.records import Passage, Query, SearchFunction, Trace
 
 Dialect = Literal["search_r1", "tool_call"]
 PARALLEL = 3  # searches of one tool call (the paper's agent, arXiv:2606.10709)
@@ -34,14 +35,6 @@ a an and are as at be been between both by did do does first for from had has ha
 it its later many more much name of on or other same she than that the their them they this to was were what
 when where which while who whom whose why will with you
 """
-
-
-@dataclass(frozen=True)
-class Trace:
-    """What an expert writes, turn by turn: every turn but the last asks for a search, the last answers."""
-
-    query: Query
-    turns: tuple[str, ...]
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from qr_jax.progress import progress
-from qr_jax.queries import parquet, readers
+from qr_jax.queries import parquet, parsing, readers
 from qr_jax.records import Passage
 from qr_jax.retrieval import bm25_build, bm25_index, build_aside
 
@@ -77,7 +77,7 @@ def index(
     if check:
         refuse(estimated, available_memory(), free_disk(out), out)
     start = time.monotonic()
-    rows = (passage for _, passage in readers.stream(files, readers.passage_of))
+    rows = (passage for _, passage in readers.stream(files, parsing.passage_of))
     shown = progress(rows, estimated.passages, "passages")
     manifest = bm25_index.write(out, shown, settings, passages=True, facts={"sources": sources})
     return manifest | {"built": True, "built_s": time.monotonic() - start, "estimate": asdict(estimated)}
@@ -141,7 +141,7 @@ def _sample(file: Path) -> tuple[float, list[Passage]]:
     found = []
     for row in rows:
         try:
-            found.append(readers.passage_of(json.loads(row) if isinstance(row, bytes) else row))
+            found.append(parsing.passage_of(json.loads(row) if isinstance(row, bytes) else row))
         except (ValueError, TypeError, RecursionError):
             break
     return count, found

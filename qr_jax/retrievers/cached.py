@@ -7,7 +7,7 @@ from typing import Any
 
 from qr_jax import plugins
 from qr_jax.records import Passage
-from qr_jax.retrieval import bm25_index, retriever_identity
+from qr_jax.retrieval import bm25_index, identity
 from qr_jax.retrieval.search_cache import SearchCache
 from qr_jax.settings import Use, plain
 
@@ -34,18 +34,18 @@ def cached(
     if "." in of.name:
         raise ValueError(f"cached takes a file of qr_jax/retrievers/ as what it keeps results of, and has {of.name}")
     make = plugins.bind("retriever", of)
-    identity: dict[str, Any] = {"retriever": of.name, "settings": _effective(plain(of.settings))}
+    about: dict[str, Any] = {"retriever": of.name, "settings": _effective(plain(of.settings))}
     if not plugins.wants_corpus(of):
         search = make()
     elif corpus is None:
         raise ValueError(f"the retriever {of.name!r} inside 'cached' searches a corpus, and there is none")
     else:
         search = make(corpus=corpus)
-        identity["corpus"] = bm25_index.corpus_hash(corpus)
-    found = retriever_identity.models(of)
-    if found:  # what has none keeps the identity under which its results may have been paid for
-        identity["models"] = found
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+        about["corpus"] = bm25_index.corpus_hash(corpus)
+    models = identity.models(of)
+    if models:  # what has none keeps the identity under which its results may have been paid for
+        about["models"] = models
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
     return SearchCache(search, cache, digest, max_bytes=max_bytes, max_age_s=max_age_s)
 
 

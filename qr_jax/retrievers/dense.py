@@ -90,7 +90,7 @@ def dense(
 
 
 def fingerprint(*, model: str = "minilm", **_: Any) -> str:
-    """SHA-256 of the encoder's files: another one searches otherwise (retrieval/retriever_identity.py)."""
+    """SHA-256 of the encoder's files: another one searches otherwise (retrieval/identity.py)."""
     return embedder.fingerprint(embedder.resolve(model))
 
 

@@ -1,4 +1,4 @@
-"""Retriever: a retrieval server of ours or a peer's, asked over HTTP (retrieval/retrieval_protocols.py)."""
+"""Retriever: a retrieval server of ours or a peer's, asked over HTTP (retrieval/protocols.py)."""
 
 import time
 from typing import Literal
@@ -6,7 +6,7 @@ from typing import Literal
 from qr_jax.dialect import encodable
 from qr_jax.records import Passage, SearchFunction
 from qr_jax.retrieval import http_post
-from qr_jax.retrieval.retrieval_protocols import PROTOCOLS
+from qr_jax.retrieval.protocols import PROTOCOLS
 
 
 def http(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from qr_jax import plugins
 from qr_jax.dialect import encodable
 from qr_jax.records import Passage, SearchFunction
-from qr_jax.retrieval import http_post, retrieval_protocols
+from qr_jax.retrieval import http_post, protocols
 from qr_jax.settings import Use
 
 
@@ -55,9 +55,9 @@ def reranked(
             query, found = pair
             if not found:
                 return []
-            body = retrieval_protocols.rerank_request(encodable(query)[:query_chars], found, k)
+            body = protocols.rerank_request(encodable(query)[:query_chars], found, k)
             try:
-                return retrieval_protocols.rerank_results(endpoint.post(body, ends), found)[:k]
+                return protocols.rerank_results(endpoint.post(body, ends), found)[:k]
             except ValueError as error:
                 raise ValueError(f"{endpoint.url}: {error}") from error
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from qr_jax.models.incremental import Laid
-from qr_jax.parallel import hosts
+from qr_jax.processes import hosts
 from qr_jax.rollout.engine import Engine
 from qr_jax.rollout.rows import Rows
 

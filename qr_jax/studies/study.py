@@ -10,8 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from qr_jax import config as configs
-from qr_jax import runs
+from qr_jax import checks, runs
 from qr_jax.config import BUDGETS, Config
 from qr_jax.overrides import override
 from qr_jax.settings import conform, differences, plain, read
@@ -113,7 +112,7 @@ def plan(
     for seed in range(settings.seed, settings.seed + seeds):
         for rule in named:
             made = with_budget(replace(with_rule(settings, rule), seed=seed), spend)
-            configs.check(made, allow_plugins=allow_plugins)
+            checks.check(made, allow_plugins=allow_plugins)
             if cold:
                 made = replace(made, train=replace(made.train, init=str(folder / "sft")))
             made = runs.below(replace(made, sft=replace(made.sft, steps=0)), f"{rule.folder}/seed_{seed}")

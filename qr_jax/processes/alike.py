@@ -7,7 +7,7 @@ from typing import Any
 
 from qr_jax import config
 from qr_jax.mistakes import PACKAGE
-from qr_jax.parallel import hosts
+from qr_jax.processes import hosts
 from qr_jax.settings import differences
 
 LIBRARIES = ("jax", "jaxlib", "numpy")

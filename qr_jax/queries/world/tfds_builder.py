@@ -17,9 +17,8 @@ from typing import Any, Generic, SupportsIndex, TypeVar
 import numpy as np
 import tensorflow_datasets as tfds
 
-from qr_jax.queries.traces import Trace
-from qr_jax.queries.world import World, WorldSettings, build, row, settings_hash
-from qr_jax.records import Passage, Query
+from qr_jax.queries.world.generate import World, WorldSettings, build, row, settings_hash
+from qr_jax.records import Passage, Query, Trace
 
 T = TypeVar("T")
 SPLITS = {"documents": ("documents",), "questions": ("train", "dev", "test"), "traces": ("traces",)}  # a TFDS config's

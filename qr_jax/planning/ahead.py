@@ -9,8 +9,8 @@ import jax
 from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from qr_jax.parallel import hlo
 from qr_jax.parallel.mesh import AXES
+from qr_jax.planning import hlo
 
 # What a process must have in its environment from its start, so that libtpu does not look for the machine it is on.
 ENVIRONMENT = {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost"}

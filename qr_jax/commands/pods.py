@@ -7,7 +7,7 @@ import sys
 from functools import partial
 from typing import Any
 
-from qr_jax.cli import TRUST
+from qr_jax.commands.options import TRUST
 
 JSON = "print JSON; of several topologies, by name; a program that was refused, or not tried after that, is null"
 
@@ -46,12 +46,13 @@ def dollars(text: str) -> float:
 
 def _plan(arguments: argparse.Namespace) -> int:
     """0 when the config fits every topology, 1 when it does not fit one."""
+    from qr_jax import checks
     from qr_jax import config as configs
     from qr_jax.planning import plan
 
     path, _ = configs.parts(arguments.config)
     config = configs.load(arguments.config, arguments.overrides)
-    configs.check(config, allow_plugins=tuple(arguments.allow_plugins) if path.suffix == ".json" else None)
+    checks.check(config, allow_plugins=tuple(arguments.allow_plugins) if path.suffix == ".json" else None)
     names, say = list(dict.fromkeys(arguments.topology)), partial(print, file=sys.stderr)
     found = plan.plan(config, names, search=not arguments.no_search, dollars_a_chip_hour=arguments.price, say=say)
     if arguments.json:

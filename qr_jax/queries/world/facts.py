@@ -8,7 +8,7 @@ from math import comb
 
 import numpy as np
 
-from qr_jax.queries import world_text as text
+from qr_jax.queries.world import text
 from qr_jax.records import Passage
 
 MOST_PARTS = 4

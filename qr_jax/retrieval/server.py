@@ -20,7 +20,7 @@ from qr_jax.dialect import encodable
 from qr_jax.records import Passage, SearchFunction
 from qr_jax.retrieval.http_server import Bounds, Refused, Request, Response, Server, as_json
 from qr_jax.retrieval.pages import Pages
-from qr_jax.retrieval.retrieval_protocols import contents
+from qr_jax.retrieval.protocols import contents
 from qr_jax.retrieval.search_batcher import Batcher, Limits
 from qr_jax.retrieval.server_metrics import ServerMetrics
 

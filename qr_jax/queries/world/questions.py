@@ -9,9 +9,9 @@ from functools import cache
 
 import numpy as np
 
-from qr_jax.queries import world_text as text
-from qr_jax.queries.world_facts import Facts, aliases, document_id, numbers, permutation
-from qr_jax.queries.world_text import RELATIONS, Relation
+from qr_jax.queries.world import text
+from qr_jax.queries.world.facts import Facts, aliases, document_id, numbers, permutation
+from qr_jax.queries.world.text import RELATIONS, Relation
 from qr_jax.records import Query
 
 DRAWS_AT_ONCE = 4096  # comparisons are drawn, not counted: there are far too many

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from qr_jax.cli import TRUST, _open, _start, whole
+from qr_jax.commands.options import TRUST, open_run, start, whole
 
 # Options of `eval` that only one of its two ways takes: a run over its own questions, or anything over a suite.
 OWN_ONLY = ("questions", "world_seed")
@@ -76,7 +76,7 @@ def _eval(arguments: argparse.Namespace) -> int:
         raise ValueError(f"{options} cannot be given {'with' if arguments.suite else 'without'} --suite")
     if arguments.suite:
         return _suite(arguments)
-    allow_plugins = _open(arguments)
+    allow_plugins = open_run(arguments)
     from qr_jax import evaluate
 
     names = ("retriever", "world_seed", "samples", "questions", "step")
@@ -94,7 +94,7 @@ def _suite(arguments: argparse.Namespace) -> int:
     if (arguments.judge is None) != (arguments.judge_model is None):
         raise ValueError("--judge URL and --judge-model NAME go together; only one was given")
     config, is_run = _config(arguments)
-    _start(config)
+    start(config)
     from qr_jax.evaluation import answering
 
     found = answering.answer(
@@ -120,6 +120,7 @@ def _config(arguments: argparse.Namespace) -> tuple[Any, bool]:
 
     A run's config may be somebody else's: its plug-ins must be allowed ones.
     """
+    from qr_jax import checks
     from qr_jax import config as configs
     from qr_jax.evaluation import suite
     from qr_jax.overrides import override
@@ -141,5 +142,5 @@ def _config(arguments: argparse.Namespace) -> tuple[Any, bool]:
     if arguments.retriever not in (None, config.retriever.name):
         config = replace(config, retriever=configs.use(arguments.retriever))
     config = override(config, arguments.settings or [])
-    configs.check(config, allow_plugins=tuple(arguments.allow_plugins) if is_run else None)
+    checks.check(config, allow_plugins=tuple(arguments.allow_plugins) if is_run else None)
     return config, is_run

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from qr_jax.cli import whole
+from qr_jax.commands.options import whole
 from qr_jax.settings import Use
 
 PROTOCOLS = ("search_r1", "skyrl", "flashrag", "r1_searcher")  # those of retrieval_protocols.py
@@ -84,14 +84,14 @@ def _serve(arguments: argparse.Namespace) -> int:
     if not set(ON_DEVICES).intersection(re.split("[=,]", ",".join([arguments.retriever, *arguments.settings]))):
         os.environ["JAX_PLATFORMS"] = "cpu"  # before anything can start jax
     chosen = chosen_retriever(arguments.retriever, arguments.settings)
-    from qr_jax.retrieval import http_post, retrieval_server
+    from qr_jax.retrieval import http_post, server
     from qr_jax.retrieval.search_batcher import Limits
 
     token = http_post.secret(arguments.token_env) if arguments.token_env else None
-    retrieval_server.check_address(arguments.host, token)
+    server.check_address(arguments.host, token)
     search, about, pages = _open(chosen, arguments.corpus, arguments.access)
     say = lambda url: print(f"{chosen.name}: {url}", file=sys.stderr, flush=True)  # noqa: E731
-    retrieval_server.serve(
+    server.serve(
         search, host=arguments.host, port=arguments.port, token=token, limits=Limits(**limits_of(arguments)),
         about=about, say=say, pages=pages,
     )  # fmt: skip
@@ -120,11 +120,11 @@ def _open(chosen: Use, files: Sequence[str] | None, access: bool) -> tuple[Any, 
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    from qr_jax.retrieval import retriever_check
+    from qr_jax.retrieval import check
 
-    found = retriever_check.check(
+    found = check.check(
         arguments.url, arguments.protocol, k=arguments.k, calls=arguments.calls, queries=arguments.query,
         token_env=arguments.token_env,
     )  # fmt: skip
-    print(json.dumps(found, indent=2, ensure_ascii=False) if arguments.json else retriever_check.format_report(found))
+    print(json.dumps(found, indent=2, ensure_ascii=False) if arguments.json else check.format_report(found))
     return 1 if found["problems"] else 0

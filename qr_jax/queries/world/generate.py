@@ -13,12 +13,11 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from qr_jax.queries import world_text as text
-from qr_jax.queries.traces import Trace
-from qr_jax.queries.world_facts import Facts, make_documents, make_facts, numbers
-from qr_jax.queries.world_questions import Problem, chains, comparisons, intersections, query, turns
-from qr_jax.queries.world_text import vocabulary
-from qr_jax.records import Passage, Query
+from qr_jax.queries.world import text
+from qr_jax.queries.world.facts import Facts, make_documents, make_facts, numbers
+from qr_jax.queries.world.questions import Problem, chains, comparisons, intersections, query, turns
+from qr_jax.queries.world.text import vocabulary
+from qr_jax.records import Passage, Query, Trace
 from qr_jax.settings import conform
 
 __all__ = ["Trace", "World", "WorldSettings", "build", "export", "settings_from", "settings_hash", "vocabulary"]

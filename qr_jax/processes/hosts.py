@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from qr_jax import mistakes
-from qr_jax.parallel import plain
+from qr_jax.processes import plain
 from qr_jax.records import Episode, Grades
 
 SMALLEST_MESSAGE_BYTES = 4096
@@ -40,7 +40,7 @@ def count() -> int:
 
 
 def gather(value: Any) -> list[Any]:
-    """Every process's nested host value (see parallel/plain.py), by process number; the same list on all."""
+    """Every process's nested host value (see processes/plain.py), by process number; the same list on all."""
     if count() == 1:
         return [value]
     from jax.experimental import multihost_utils

@@ -15,10 +15,11 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from qr_jax import config, importance, kl, plugins, reduce
+from qr_jax import config, plugins
+from qr_jax.learning import importance, kl, reduce
+from qr_jax.learning.pack import Batch
 from qr_jax.models import attention, decoder, logprob
 from qr_jax.models.families import ModelConfig
-from qr_jax.pack import Batch
 from qr_jax.parallel import mesh as meshes
 from qr_jax.variance import group_variance_mask
 

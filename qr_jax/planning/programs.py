@@ -12,13 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
-from qr_jax import learner, pack
 from qr_jax.config import Config
+from qr_jax.learning import learner, pack
 from qr_jax.models import families, hf, incremental
 from qr_jax.models.families import ModelConfig
-from qr_jax.models.tokenizer import WordTokenizer, load_tokenizer
-from qr_jax.parallel import ahead, host_local
-from qr_jax.queries.world import vocabulary
+from qr_jax.models.hf import load_tokenizer
+from qr_jax.models.tokenizer import WordTokenizer
+from qr_jax.parallel import host_local
+from qr_jax.planning import ahead
+from qr_jax.queries.world.generate import vocabulary
 from qr_jax.records import grades
 from qr_jax.rollout import cache as caches
 from qr_jax.rollout import decode as jitted

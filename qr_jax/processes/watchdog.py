@@ -20,7 +20,7 @@ from typing import Any
 import jax
 
 from qr_jax import mistakes
-from qr_jax.parallel import hosts
+from qr_jax.processes import hosts
 
 BEATS = "qr_jax/beat"
 ENDED, FAILED, WRONG = "ended", "failed", "wrong"  # last words in a heartbeat's place

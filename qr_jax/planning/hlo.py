@@ -24,8 +24,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from qr_jax.parallel import hlo_text, hlo_trips
-from qr_jax.parallel.hlo_text import VIEWS, Array, Computation, Instruction
+from qr_jax.planning import hlo_text, hlo_trips
+from qr_jax.planning.hlo_text import VIEWS, Array, Computation, Instruction
 
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "ragged-all-to-all", "collective-permute")
 COLLECTIVES += ("collective-broadcast",)

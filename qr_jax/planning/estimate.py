@@ -1,6 +1,6 @@
 """What compiled programs say of a run: whether it fits a chip, how long a step takes at best, and what it would cost.
 
-No jax and no device: sums over counts of bytes and FLOPs (parallel/hlo.py). Nothing here is a measurement.
+No jax and no device: sums over counts of bytes and FLOPs (planning/hlo.py). Nothing here is a measurement.
 """
 
 import math

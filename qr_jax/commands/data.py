@@ -8,8 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from qr_jax.cli import whole
-from qr_jax.commands import cli_retrieval
+from qr_jax.commands import retrieval
+from qr_jax.commands.options import print_summary, whole
 
 FORMS = ("verl", "skyrl", "flashrag", "trl", "jsonl")
 
@@ -34,7 +34,7 @@ def add(command: Any) -> None:
     convert.add_argument("out", type=Path, metavar="OUT", help="a new file: .parquet, .jsonl or .jsonl.gz")
     convert.add_argument("--to", required=True, choices=FORMS, help="whose rows; jsonl: our own")
     _add_retrieval(command)
-    cli_retrieval.add(command)
+    retrieval.add(command)
 
 
 def _add_retrieval(command: Any) -> None:
@@ -55,9 +55,13 @@ def _add_retrieval(command: Any) -> None:
     recall.add_argument("--corpus", action="append", metavar="FILE", help="passages; repeat it for more. Or one index")
     recall.add_argument("--questions", action="append", required=True, metavar="FILE", help="with their gold passages")
     recall.add_argument("--retriever", default="bm25", metavar="NAME", help="a plug-in's name (bm25)")
-    recall.add_argument("settings", nargs="*", metavar="setting=value", help=cli_retrieval.SETTINGS)
+    recall.add_argument("settings", nargs="*", metavar="setting=value", help=retrieval.SETTINGS)
     recall.add_argument("--k", type=whole(1), default=5, metavar="N", help="passages a question (5)")
     recall.add_argument("--json", action="store_true", help="print JSON")
+    world = command("world", _world, "build a synthetic world and write it as JSONL files")
+    world.add_argument("folder", type=Path, metavar="FOLDER", help="where its files go")
+    world.add_argument("settings", nargs="*", metavar="setting=value", help="as in seed=3 documents=5000")
+    world.add_argument("--json", action="store_true", help="print the summary as JSON")
 
 
 def _check(arguments: argparse.Namespace) -> int:
@@ -96,8 +100,23 @@ def _index(arguments: argparse.Namespace) -> int:
 def _recall(arguments: argparse.Namespace) -> int:
     from qr_jax.retrieval import recall
 
-    chosen = cli_retrieval.chosen_retriever(arguments.retriever, arguments.settings)
+    chosen = retrieval.chosen_retriever(arguments.retriever, arguments.settings)
     corpus = ",".join(arguments.corpus) if arguments.corpus else None
     found = recall.recall(corpus, ",".join(arguments.questions), chosen, k=arguments.k)
     print(json.dumps(found, indent=2) if arguments.json else recall.format_table(found))
+    return 0
+
+
+def _world(arguments: argparse.Namespace) -> int:
+    from qr_jax.overrides import pairs
+    from qr_jax.queries.world import generate
+    from qr_jax.settings import conform, guess
+
+    given = {name: guess(text) for name, text in pairs(arguments.settings)}
+    settings = conform("world", given, generate.WorldSettings)
+    made = generate.build(settings)
+    generate.export(made, arguments.folder)
+    print_summary(
+        {name: len(rows) for name, rows in vars(made).items()} | {"folder": str(arguments.folder)}, arguments.json
+    )
     return 0

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from qr_jax.cli import TRUST, _open, _say, whole
+from qr_jax.commands.options import TRUST, open_run, say, whole
 
 
 def add(command: Any) -> None:
@@ -75,10 +75,10 @@ def _add_compare(command: Any) -> None:
 
 def _compare(arguments: argparse.Namespace) -> int:
     """Exit code 1 when some run failed; what has finished is compared all the same."""
-    from qr_jax import compare
     from qr_jax.config import BUDGETS
     from qr_jax.evaluation import side_by_side
     from qr_jax.report import comparison
+    from qr_jax.studies import compare
 
     if any(side_by_side.is_suite(what) for what in arguments.what):
         return _compare_suites(arguments)
@@ -92,13 +92,13 @@ def _compare(arguments: argparse.Namespace) -> int:
         folders, failed, unit, trusted = _study(arguments, trusted)
     if not folders:
         return 1
-    _say(arguments)(f"comparing {len(folders)} runs, and their null controls")
+    say(arguments)(f"comparing {len(folders)} runs, and their null controls")
     found = compare.compare(folders, measure=unit, reach=arguments.reach, allow_plugins=trusted)
     if arguments.folder:
         arguments.folder.mkdir(parents=True, exist_ok=True)
         (arguments.folder / "comparison.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
         page = comparison.write(found, arguments.folder / "compare.html", arguments.folder.resolve().name)
-        _say(arguments)(f"report: {page}\n")
+        say(arguments)(f"report: {page}\n")
     print(json.dumps(found, indent=2) if arguments.json else comparison.format_tables(found))
     return 1 if failed else 0
 
@@ -130,7 +130,7 @@ def _study(arguments: argparse.Namespace, trusted: tuple[str, ...] | None) -> tu
     spend = study.budget(arguments.budget)
     folders, failed = study.study(
         config, arguments.folder, named=study.rules(arguments.rules), seeds=arguments.seeds, spend=spend,
-        at_once=arguments.jobs, allow_plugins=trusted, say=_say(arguments),
+        at_once=arguments.jobs, allow_plugins=trusted, say=say(arguments),
     )  # fmt: skip
     return folders, failed, spend[0], trusted
 
@@ -150,11 +150,11 @@ def _oracle(arguments: argparse.Namespace) -> int:
 
 
 def _probe(arguments: argparse.Namespace) -> int:
-    allow_plugins = _open(arguments)
+    allow_plugins = open_run(arguments)
     from qr_jax.studies import probe
 
     chosen = {name: getattr(arguments, name) for name in ("queries", "samples", "seed")}
-    found = probe.probe(arguments.run, **chosen, allow_plugins=allow_plugins, say=_say(arguments))
+    found = probe.probe(arguments.run, **chosen, allow_plugins=allow_plugins, say=say(arguments))
     print(json.dumps(found, indent=2) if arguments.json else probe.format_table(found))
     return 0
 

@@ -9,7 +9,7 @@ from typing import Any
 from qr_jax import dialect
 from qr_jax.records import Passage
 from qr_jax.retrieval import http_post
-from qr_jax.retrieval.retrieval_protocols import PROTOCOLS, Protocol
+from qr_jax.retrieval.protocols import PROTOCOLS, Protocol
 
 QUERIES = (
     "who wrote the novel Dune", "capital of France", "longest river in South America", "when did the Titanic sink",

@@ -1,0 +1,52 @@
+"""The commands that open a run's folder: ask its agent, export its model."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from qr_jax.commands import options
+
+
+def add(command: Any) -> None:
+    """Their parsers, as `cli.make_parser` adds those of the other commands."""
+    ask = command("ask", _ask, "show a trained agent's searches and answer to one question")
+    export = command("export", _export, "write the model as a Hugging Face folder")
+    for made in (ask, export):
+        made.add_argument("run", type=Path, metavar="RUN", help="the run's folder")
+        made.add_argument("--allow-plugins", action="append", default=[], metavar="PACKAGE", help=options.TRUST)
+    ask.add_argument("question", metavar="QUESTION")
+    ask.add_argument("--json", action="store_true", help="print JSON")
+    export.add_argument("--hf", type=Path, required=True, metavar="FOLDER", help="where the model goes")
+    export.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16", help="of the weights")
+
+
+def _ask(arguments: argparse.Namespace) -> int:
+    allow_plugins = options.open_run(arguments)
+    from qr_jax import evaluate
+
+    episode = evaluate.ask(arguments.run, arguments.question, allow_plugins=allow_plugins)
+    print(json.dumps(_episode_json(episode), indent=2) if arguments.json else evaluate.format_episode(episode))
+    return 0
+
+
+def _episode_json(episode: Any) -> dict[str, Any]:
+    """What `ask --json` prints: question, answer, how it ended, and each turn with the ids of the passages found."""
+    turns = [
+        {
+            "author": turn.author,
+            "text": turn.text,
+            "queries": list(turn.queries),
+            "passages": [passage.id for found in turn.passages for passage in found],
+        }
+        for turn in episode.turns
+    ]
+    return {"question": episode.query.question, "answer": episode.answer, "stop": episode.stop, "turns": turns}
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    options.open_run(arguments)
+    from qr_jax import evaluate
+
+    print(evaluate.export(arguments.run, arguments.hf, dtype=arguments.dtype))
+    return 0

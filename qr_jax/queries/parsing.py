@@ -1,0 +1,97 @@
+"""One row of a file -> a query or a passage; what is wrong with it is said by column."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from qr_jax.answers import check_answers, normalise
+from qr_jax.queries import formats
+from qr_jax.queries.formats import show
+from qr_jax.records import Passage, Query
+
+Row = Mapping[str, Any]
+ANSWERS = ("answers", "golden_answers", "answer")
+OTHER_SCHEMAS = {  # column -> where other systems keep what is missing
+    "id": ("_id", "qid", "query_id", "docid"),
+    "question": ("prompt", "query", "input", "problem", "messages"),
+    "answers": ("reward_model", "ground_truth", "answer_aliases", "golden_answer", "label", "target", "info"),
+    "text": ("passage", "content", "body", "document"),
+}
+
+
+def query_of(row: Row) -> Query:
+    """One row of questions; ValueError says which column is missing or wrong, and which one looks right.
+
+    Rows of verl, SkyRL, FlashRAG and TRL are taken too (formats.py).
+    """
+    row = formats.ours(row)
+    column = next((name for name in ANSWERS if name in row), None)
+    if column is None:
+        raise ValueError(missing("answers", row, f"none of {', '.join(ANSWERS)}"))
+    answers, entities = texts(row, column), texts(row, "entities") if "entities" in row else ()
+    used = {"id", "question", "entities", column}
+    meta = {name: value for name, value in row.items() if name not in used}
+    golds = tuple(answer for answer in answers if normalise(answer))
+    if golds and golds != answers:
+        meta["refused_answers"] = tuple(answer for answer in answers if answer not in golds)
+    query = Query(identity(row), text(row, "question"), golds or answers, entities, meta)
+    check_answers(query)
+    return query
+
+
+def passage_of(row: Row) -> Passage:
+    """One row of a corpus. The first line of `contents` is the title, its quotes taken off, when a text follows it."""
+    if "text" in row:
+        return Passage(identity(row), text(row, "title", empty=True) if "title" in row else "", text(row, "text"))
+    if "contents" not in row:
+        raise ValueError(missing("text", row, "neither 'text' nor 'contents'"))
+    contents = text(row, "contents")
+    title, _, body = contents.partition("\n")
+    if not body.strip():
+        return Passage(identity(row), "", contents)
+    quoted = len(title) > 1 and title[0] == title[-1] == '"'
+    return Passage(identity(row), title[1:-1] if quoted else title, body)
+
+
+def identity(row: Row) -> str:
+    """The row's id as a text; whole numbers are taken too."""
+    if isinstance(row.get("id"), int) and not isinstance(row["id"], bool):
+        return str(row["id"])
+    return text(row, "id")
+
+
+def text(row: Row, column: str, *, empty: bool = False) -> str:
+    """A column that must hold text, not blank unless `empty`."""
+    if column not in row:
+        raise ValueError(missing(column, row, f"no {column!r}"))
+    return one_text(row[column], repr(column), empty)
+
+
+def texts(row: Row, column: str) -> tuple[str, ...]:
+    """A column that must hold a text or a list of one or more texts (none is allowed for entities)."""
+    value = [row[column]] if isinstance(row[column], str) else row[column]
+    if not isinstance(value, list):
+        raise ValueError(f"{column!r} must be a text or a list of texts, and is {show(value)}")
+    if not value and column != "entities":
+        raise ValueError(f"{column!r} is an empty list; a question needs at least one answer")
+    return tuple(one_text(one, f"item {at} of {column!r}") for at, one in enumerate(value, 1))
+
+
+def one_text(value: Any, name: str, empty: bool = False) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{name} must be a text, and is {show(value)}")
+    if not empty and not value.strip():
+        raise ValueError(f"{name} is blank")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{name} holds half of a surrogate pair at character {error.start}; it is not text") from error
+    return value
+
+
+def missing(column: str, row: Row, what: str) -> str:
+    """'row has no ...; fields found: ...', with the column of another system's schema that looks right."""
+    similar = [name for name in OTHER_SCHEMAS.get(column, ()) if name in row]
+    hint = (
+        f"; {similar[0]!r} looks like it: rename it to {column!r} (a plain text or a list of texts)" if similar else ""
+    )
+    return f"has {what}; fields found: {', '.join(map(str, row)) or 'none'}{hint}"
