@@ -115,10 +115,24 @@ class Episode:
 
 
 @dataclass(frozen=True)
+class Scores:
+    """What a reward may return instead of an array: more than one number an episode.
+
+    `score_G` trains; NaN is a fault. `outcome_G` says what is correct (1; by default exact match does). `turn_GT` holds
+    a number for each of the model's turns: a sequence an episode, as long as the episode has turns.
+    """
+
+    score_G: Any
+    outcome_G: Any = None
+    turn_GT: Any = None
+
+
+@dataclass(frozen=True)
 class Grades:
     """Rewards of a step, a row a query.
 
-    `reward_QG` trains; `outcome_QG` (binary, the reward if None) names easy and hard.
+    `reward_QG` trains; `outcome_QG` (binary, the reward if None) names easy and hard. `turn_reward_QGT` holds a reward
+    for each of the model's turns where `turn_valid_QGT` is True; both are None where the reward gives none.
 
     Ragged groups are padded with valid False. `grades` makes one from host numbers and applies the rules on them.
     """
@@ -127,9 +141,10 @@ class Grades:
     valid_QG: Any
     outcome_QG: Any = None
     turn_reward_QGT: Any = None
+    turn_valid_QGT: Any = None
 
 
-def grades(reward_QG, valid_QG, outcome_QG=None, turn_reward_QGT=None) -> Grades:
+def grades(reward_QG, valid_QG, outcome_QG=None, turn_reward_QGT=None, turn_valid_QGT=None) -> Grades:
     """Host grades in float32.
 
     A value below 1.2e-38 in size becomes 0, a non-finite one makes its episode invalid (a fault).
@@ -151,8 +166,11 @@ def grades(reward_QG, valid_QG, outcome_QG=None, turn_reward_QGT=None) -> Grades
     if turn_reward_QGT is not None:
         turn_reward_QGT = clean(turn_reward_QGT)
         valid_QG = valid_QG & np.isfinite(turn_reward_QGT).all(-1)
-        turn_reward_QGT = np.where(valid_QG[..., None], turn_reward_QGT, np.float32(0))
-    return Grades(np.where(valid_QG, reward_QG, np.float32(0)), valid_QG, outcome_QG, turn_reward_QGT)
+        turn_valid_QGT = np.ones(turn_reward_QGT.shape, bool) if turn_valid_QGT is None else turn_valid_QGT
+        turn_valid_QGT = np.asarray(turn_valid_QGT, bool) & valid_QG[..., None]
+        turn_reward_QGT = np.where(turn_valid_QGT, turn_reward_QGT, np.float32(0))
+    reward_QG = np.where(valid_QG, reward_QG, np.float32(0))
+    return Grades(reward_QG, valid_QG, outcome_QG, turn_reward_QGT, turn_valid_QGT)
 
 
 @dataclass(frozen=True)

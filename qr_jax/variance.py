@@ -3,6 +3,8 @@
 Importing this module also makes `records.Grades` a pytree, so that grades can enter jitted functions.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
@@ -10,7 +12,7 @@ from jaxtyping import Array, Bool, Float
 from qr_jax.records import Grades
 
 jax.tree_util.register_dataclass(
-    Grades, data_fields=["reward_QG", "valid_QG", "outcome_QG", "turn_reward_QGT"], meta_fields=[]
+    Grades, data_fields=[field.name for field in dataclasses.fields(Grades)], meta_fields=[]
 )
 
 

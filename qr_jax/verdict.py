@@ -1,5 +1,6 @@
 """What each group of a step showed: signal, easy, hard, or a fault."""
 
+from dataclasses import fields
 from typing import Any, Literal
 
 import numpy as np
@@ -30,7 +31,7 @@ def judge(
         raise ValueError(
             f"drawn_Q has {len(drawn_Q)} queries, {len(values)} distinct: {values[counts > 1][:5]} come twice"
         )
-    grades = checked_grades(grades.reward_QG, grades.valid_QG, grades.outcome_QG, grades.turn_reward_QGT)
+    grades = checked_grades(**{field.name: getattr(grades, field.name) for field in fields(Grades)})
     outcome_QG = grades.reward_QG if grades.outcome_QG is None else grades.outcome_QG
     if len(drawn_Q) != len(grades.valid_QG) or outcome_QG.shape != grades.valid_QG.shape:
         shapes = f"rewards {grades.reward_QG.shape} and outcomes {outcome_QG.shape}"

@@ -1,7 +1,7 @@
 """Episodes into packed rows of fixed shape, and the indices that bring each token's log-probability back out."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import jax
@@ -107,7 +107,7 @@ def _pad_grades(episodes_by_group, grades: Grades, queries: int, samples: int) -
         value = np.asarray(value)
         return np.pad(value, [(0, queries - found[0]), (0, samples - found[1])] + [(0, 0)] * (value.ndim - 2))
 
-    return Grades(*map(padded, (grades.reward_QG, grades.valid_QG, grades.outcome_QG, grades.turn_reward_QGT)))
+    return Grades(**{field.name: padded(getattr(grades, field.name)) for field in fields(Grades)})
 
 
 def _trained(episodes_by_group, grades: Grades, drop_loss, samples: int, row_tokens: int) -> list[_Item]:
