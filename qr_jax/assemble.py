@@ -23,7 +23,7 @@ from qr_jax.parallel import host_local
 from qr_jax.parallel import mesh as meshes
 from qr_jax.processes import hosts
 from qr_jax.queries import official, readers, sources
-from qr_jax.queries.traces import in_tool_calls, read_traces, supporting_traces
+from qr_jax.queries.traces import ExpertTurn, read_traces, rewritten, supporting_traces
 from qr_jax.queries.world.generate import settings_from, vocabulary
 from qr_jax.records import Episode, Passage, Query, SearchFunction, Trace
 from qr_jax.rollout.engine import Engine, Interrupted
@@ -128,21 +128,37 @@ def traces(config: Config, search: SearchFunction) -> list[tuple[Trace, SearchFu
     elif name == "world":
         found = [(trace, search) for trace in read(world_sources(config).traces)]
     elif name == "supporting":
-        made = supporting_traces(
+        supporting = supporting_traces(
             questions(config, "train"),
             search,
-            dialect="tool_call" if config.env.name == "tool_call" else "search_r1",
+            write=expert_turn(config),
+            parallel=plugins.constants("env", config.env.name).get("PARALLEL", 1),
             max_searches=config.env.settings.get("max_turns", 4),
             k=config.rollout.search_k,
         )
-        found = [(trace, search) for trace in made]
+        found = [(trace, search) for trace in supporting]
     else:
         found = [(trace, search) for trace in read_traces(name)]
     if not found:
         raise ValueError(f"data.traces={name!r} gave no traces; a cold start needs some, or sft.steps=0")
-    if name == "world" and config.env.name == "tool_call":
-        return [(in_tool_calls(trace), its_search) for trace, its_search in found]
+    if name == "world":
+        write = expert_turn(config)
+        return [(rewritten(trace, write), its_search) for trace, its_search in found]
     return found
+
+
+def expert_turn(config: Config, *, allow_plugins: Sequence[str] | None = None) -> ExpertTurn:
+    """What writes an expert's turn in the environment's dialect: the function expert_turn beside it.
+
+    ValueError where its file has none.
+    """
+    write = plugins.beside("env", config.env.name, "expert_turn", allow_plugins=allow_plugins)
+    if write is None:
+        raise ValueError(
+            f"env {config.env.name!r} has no function expert_turn(thought, queries, answer) in its file, which writes "
+            "an expert's turn; write it, or give traces in its dialect (data.traces=FILE), or set sft.steps=0"
+        )
+    return write
 
 
 def _other_world(config: Config, at: int) -> list[tuple[Trace, SearchFunction]]:

@@ -103,11 +103,6 @@ def _together(config: Config) -> Iterator[str]:
             f"pool.min_signal={pool.min_signal} waits for groups that bear signal, but with learner.keep_dead=true "
             "dead groups would wait as if they did; set pool.min_signal=1 or learner.keep_dead=false"
         )
-    if learner.keep_dead and pool.rounds.name != "once":
-        yield (
-            f"learner.keep_dead=true trains on every drawn group, and pool.rounds={pool.rounds.name!r} draws no fixed "
-            "number of them; set learner.keep_dead=false or pool.rounds=once"
-        )
     if learner.kl == "k1" and learner.kl_weight > 0:
         yield (
             f"learner.kl='k1' with learner.kl_weight={learner.kl_weight}: as a term of the loss, k1 has a mean "
@@ -247,6 +242,7 @@ def _named(value: Any, before: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _plugins(config: Config, allow_plugins: Sequence[str] | None) -> Iterator[str]:
+    """Each plug-in's settings and constants; then, where all are right, what the constants say of the config."""
     chosen = {
         "env": config.env,
         "retriever": config.retriever,
@@ -256,12 +252,35 @@ def _plugins(config: Config, allow_plugins: Sequence[str] | None) -> Iterator[st
         "advantage": config.learner.advantage,
         "loss": config.learner.loss,
     }
+    wrong = False
     for kind, use in chosen.items():
-        for one in (use, *_inside(use.settings)):
+        for plugin in (use, *_inside(use.settings)):
             try:
-                plugins.check(kind, one, allow_plugins=allow_plugins)
+                plugins.check(kind, plugin, allow_plugins=allow_plugins)
             except ValueError as error:
+                wrong = True
                 yield str(error)
+    if not wrong:
+        said = {kind: plugins.constants(kind, use.name, allow_plugins=allow_plugins) for kind, use in chosen.items()}
+        yield from _constants(config, said)
+
+
+def _constants(config: Config, said: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """What the plug-ins' files declare and the config does not go with."""
+    learner, pool, most = config.learner, config.pool, said["rounds"].get("MOST")
+    if learner.keep_dead and said["rounds"].get("ROUNDS") != 1:
+        yield (
+            f"learner.keep_dead=true trains on every drawn group, and pool.rounds={pool.rounds.name!r} draws no fixed "
+            "number of them (its file declares no ROUNDS = 1); set learner.keep_dead=false or pool.rounds=once"
+        )
+    if most is not None and most < pool.samples:
+        yield f"pool.samples={pool.samples}, but pool.rounds={pool.rounds.name!r} allows a group MOST = {most} samples"
+    for kind, use in (("advantage", learner.advantage), ("loss", learner.loss)):
+        if said[kind].get("ZERO_VARIANCE") == "gradient" and not learner.keep_dead:
+            yield (
+                f"{kind} {use.name!r} learns from groups of equal rewards too, and none reaches it; "
+                "set learner.keep_dead=true"
+            )
 
 
 def _inside(value: Any) -> Iterator[Use]:

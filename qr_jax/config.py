@@ -57,7 +57,7 @@ class Pool:
     rule: Use = Use("recycle")
     rounds: Use = Use("once")
     channel: Literal["reward", "outcome"] = "reward"
-    by: Literal["chance", "largest"] = "chance"
+    by: Literal["chance", "largest"] | None = None  # how weights choose; None: as the rule's file says
     reset_below: float = 0.0  # share of eligible queries under which the pool is reset before a draw; 0: never
     on_exhausted: Literal["reset", "stop"] = "reset"  # when nothing is left to draw
     min_signal: int = 1  # accepted groups an update waits for

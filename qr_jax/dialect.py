@@ -1,12 +1,12 @@
 """The tags of a model and its environment: read strictly in what the model wrote, made inert in all else."""
 
+import functools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 NAMES = ("think", "search", "information", "answer", "tool_call", "tool_response", "tools")
 
-TAG = re.compile(rf"<(/?)({'|'.join(NAMES)})>")
 THINK_TAG = re.compile(r"</?think>")
 
 # Characters that are not seen: soft hyphen, joiners, direction marks, variation selectors, fillers, tag characters.
@@ -23,11 +23,22 @@ def _split_by_unseen(name: str) -> str:
     return f"[{UNSEEN}]*".join(map(re.escape, name))
 
 
-LIKE_A_TAG = re.compile(
-    rf"[{LESS}](?P<inside>[\s{SLASHES}{UNSEEN}]*(?:{'|'.join(map(_split_by_unseen, NAMES))})(?![0-9A-Za-z_])"
-    rf"[^{LESS}{GREATER}]*)(?P<end>[{GREATER}]?)",
-    re.IGNORECASE,
-)
+@functools.cache
+def any_tag(further: tuple[str, ...] = ()) -> re.Pattern[str]:
+    """A tag of NAMES or of the further ones, as a model must write it."""
+    return re.compile(rf"<(/?)({'|'.join(map(re.escape, (*NAMES, *further)))})>")
+
+
+@functools.cache
+def like_a_tag(further: tuple[str, ...] = ()) -> re.Pattern[str]:
+    """Anything like a tag of NAMES or of the further ones, with what is inside it."""
+    return re.compile(
+        rf"[{LESS}](?P<inside>[\s{SLASHES}{UNSEEN}]*(?:{'|'.join(map(_split_by_unseen, (*NAMES, *further)))})"
+        rf"(?![0-9A-Za-z_])[^{LESS}{GREATER}]*)(?P<end>[{GREATER}]?)",
+        re.IGNORECASE,
+    )
+
+
 CONTROL_START = re.compile(rf"[{LESS}](?=[\s{UNSEEN}]*[{BAR}])")
 CONTROL_END = re.compile(rf"(?P<bar>[{BAR}][\s{UNSEEN}]*)[{GREATER}]")
 BLANK = re.compile(r"\{([a-z_]+)\}")
@@ -41,8 +52,10 @@ class Block:
     text: str
 
 
-def read(text: str) -> tuple[tuple[Block, ...], bool]:
+def read(text: str, further: tuple[str, ...] = ()) -> tuple[tuple[Block, ...], bool]:
     """The blocks of a model's turn in order, up to the first tag out of place, and whether there was none such.
+
+    `further` names tags beside NAMES: an environment of another dialect has its own (TAGS in its file).
 
     Strict: lower-case tags without attributes, opened and closed by one name, nothing of the dialect in between.
     Thoughts are opaque and no blocks; when the first think tag closes, the chat template opened it, and all before it
@@ -52,7 +65,7 @@ def read(text: str) -> tuple[tuple[Block, ...], bool]:
     if first_think and first_think[0] == "</think>":
         text = text[first_think.end() :]
     blocks, opened, start = [], None, 0
-    for tag in TAG.finditer(text):
+    for tag in any_tag(further).finditer(text):
         closes, name = tag[1] == "/", tag[2]
         if opened is None and not closes:
             opened, start = name, tag.end()
@@ -65,14 +78,15 @@ def read(text: str) -> tuple[tuple[Block, ...], bool]:
     return tuple(blocks), opened is None
 
 
-def neutralise(text: str) -> str:
+def neutralise(text: str, further: tuple[str, ...] = ()) -> str:
     """The text with the angle brackets of anything like a tag of the dialect, or like `<|control|>`, turned into ‹ ›.
 
     Also in other case, with slashes, blanks, unseen characters or attributes, and unfinished. Other text stays as it
     is. Applied twice it gives the same, and afterwards `read` finds no tag. Two halves of a tag may lie in two texts:
     what is joined is neutralised after the joining, not part by part.
     """
-    text = LIKE_A_TAG.sub(lambda found: f"‹{found['inside']}{'›' if found['end'] else ''}", encodable(text))
+    tags = like_a_tag(further)
+    text = tags.sub(lambda found: f"‹{found['inside']}{'›' if found['end'] else ''}", encodable(text))
     return CONTROL_END.sub(r"\g<bar>›", CONTROL_START.sub("‹", text))
 
 

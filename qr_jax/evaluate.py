@@ -35,7 +35,7 @@ GROUPS = ("dataset", "kind", "hops", "type")  # of a question's meta, by which a
 
 def measure(
     settings: Config,
-    engine: Engine,
+    engine: Engine | assemble.Dealt,
     params,
     *,
     search,

@@ -1,64 +1,228 @@
-"""The contract of each kind of plug-in: the map of the code base.
+"""The contract of each kind of plug-in: the map of the code base, and the table that loader, learner and tests read.
 
 A plug-in is one function in one file of its kind's folder, with the file's name. Parameters before the `*` are the data
 it is given, those after it its settings. Naming it in a config (`use("name", setting=...)`) is all the registration
-there is.
+there is. What it returns is checked where it comes back. Upper-case constants in its file tell the core what it must
+know before anything runs; they are read from the source, as the signature is.
 """
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
 
 import numpy as np
 
-from qr_jax.pool import Pool
-from qr_jax.records import Ask, Episode, Memory, Outcome, Query, Say, Search, SearchFunction, Stop, Turn
+from qr_jax.records import Ask, Say, Scores, Search, Stop, StopReason
+
+LOSS_ARRAYS = ("logp_NL", "old_logp_NL", "rollout_logp_NL", "ref_logp_NL", "entropy_NL", "adv_NL", "mask_NL", "turn_NL")
 
 
-class RecyclingRule(Protocol):
-    """History -> next draw weights, and the arrays the rule wants to remember. Folder: recycling/."""
-
-    def __call__(self, pool: Pool, outcome: Outcome, /, **settings: Any) -> tuple[np.ndarray, Memory]: ...
+class Wrong(ValueError):
+    """What a plug-in returned and should not have: the words after "returned"."""
 
 
-class Rounds(Protocol):
-    """The step's outcomes so far -> what else to roll out this step; None ends the drawing. Folder: rounds/."""
+@dataclass(frozen=True)
+class Contract:
+    """One kind of plug-in. `check(result, *given, **named)` gives the result as the run uses it, or raises Wrong."""
 
-    def __call__(self, pool: Pool, so_far: Sequence[Outcome], /, **settings: Any) -> Ask | None: ...
-
-
-class Environment(Protocol):
-    """The question and everything written so far -> the environment's next move; pure. Folder: envs/."""
-
-    def __call__(self, query: Query, turns: Sequence[Turn], /, **settings: Any) -> Say | Search | Stop: ...
-
-
-class Retriever(Protocol):
-    """Settings -> `search(queries, k)`, which gives each query its passages, best first. Folder: retrievers/.
-
-    A file whose search uses a model has `fingerprint(**settings)` beside it, by which caches and manifests know it.
-    """
-
-    def __call__(self, **settings: Any) -> SearchFunction: ...
+    folder: str
+    given: tuple[str, ...]  # the data before the `*`
+    returns: str
+    check: Callable[..., Any]
+    by_name: bool = False  # True: the function takes those of `given` that it names; False: all of them, by position
+    provided: tuple[str, ...] = ()  # keyword parameters that the run gives where the signature has them
+    constants: Mapping[str, Any] = field(default_factory=dict)  # what the file may declare: name -> type
+    beside: tuple[str, ...] = ()  # functions that may stand in the same file
 
 
-class Reward(Protocol):
-    """A query and its group of episodes -> one score an episode (float32 [G]). Folder: rewards/."""
-
-    def __call__(self, query: Query, episodes: Sequence[Episode], /, **settings: Any) -> np.ndarray: ...
-
-
-class Advantage(Protocol):
-    """Grades -> adv_QG, or a turn, adv_QGT; jitted. May also name entropy_NL or gold_logp_NT. Folder: advantages/."""
-
-    def __call__(self, *arrays: Any, **settings: Any) -> Any: ...
+def shown(value: Any) -> str:
+    """A value in a message: an array by type and shape, all else by its beginning."""
+    shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
+    if shape is not None and dtype is not None:
+        return f"an array of {dtype} of shape {tuple(shape)}"
+    if isinstance(value, (tuple, list)):
+        return f"a {type(value).__name__} of {len(value)}: {repr(value)[:80]}"
+    return "None" if value is None else f"{repr(value)[:80]} ({type(value).__name__})"
 
 
-class Loss(Protocol):
-    """Log-probabilities and advantages -> (loss a token, metrics a token); jitted. Folder: losses/.
+def check_rule(result: Any, pool: Any, outcome: Any = None, **_: Any) -> Any:
+    """(weight_P, memory): weights finite and 0 or more, memory arrays of plain types by name."""
+    if not isinstance(result, tuple) or len(result) != 2:
+        raise Wrong(shown(result))
+    weight_P, memory = _numbers(result[0], (pool.size,), "weights"), result[1]
+    bad = np.flatnonzero(~(np.isfinite(weight_P) & (weight_P >= 0)))
+    if len(bad):
+        raise Wrong(f"{len(bad)} weights that are not finite and 0 or more, the first {weight_P[bad[0]]} of {bad[0]}")
+    if not isinstance(memory, Mapping):
+        raise Wrong(f"the memory {shown(memory)}")
+    for name, value in memory.items():
+        if not isinstance(name, str) or np.asarray(value).dtype.kind not in "biufU":
+            raise Wrong(f"a memory whose {name!r} is {shown(value)}")
+    return result
 
-    It neither masks nor averages. It is given, by parameter name, what it names of: logp_NL, old_logp_NL,
-    rollout_logp_NL, ref_logp_NL, entropy_NL, adv_NL, mask_NL, turn_NL, group_N, reward_N. Metrics are arrays [N, L]
-    that the learner averages over sampled tokens.
-    """
 
-    def __call__(self, *arrays: Any, **settings: Any) -> tuple[Any, dict[str, Any]]: ...
+def check_rounds(result: Any, pool: Any, so_far: Sequence[Any], **_: Any) -> Ask | None:
+    """An Ask for at least one rollout, or None."""
+    if result is None:
+        return None
+    if not isinstance(result, Ask):
+        raise Wrong(shown(result))
+    if not _is_count(result.draw) or not isinstance(result.more, Mapping):
+        raise Wrong(f"Ask(draw={shown(result.draw)}, more={shown(result.more)})")
+    drawn = set(so_far[-1].drawn_Q.tolist()) if so_far else set()
+    for index, count in result.more.items():
+        if index not in drawn or not _is_count(count) or count < 1:
+            raise Wrong(f"an Ask for {count} more samples of query {index}, of the {len(drawn)} drawn in this step")
+    if not result.draw and not result.more:
+        raise Wrong("an Ask for nothing, which would never end the step")
+    return result
+
+
+def check_env(result: Any, query: Any, turns: Sequence[Any], **_: Any) -> Say | Search | Stop:
+    """A Say with text, a Search with queries, or a Stop with a reason."""
+    text = isinstance(result, Say) and isinstance(result.text, str) and result.role in ("user", "tool", "inline")
+    if text and isinstance(result.stop, tuple) and all(isinstance(stop, str) and stop for stop in result.stop):
+        return result
+    queries = result.queries if isinstance(result, Search) else None
+    if isinstance(queries, tuple) and queries and all(isinstance(text, str) for text in queries):
+        return result
+    if isinstance(result, Stop) and result.reason in get_args(StopReason) and isinstance(result.answer, str | None):
+        return result
+    raise Wrong(shown(result))
+
+
+def check_retriever(result: Any, **_: Any) -> Any:
+    """A search function. What a search gives is checked where it is called, and a wrong one is a fault."""
+    if not callable(result):
+        raise Wrong(shown(result))
+    return result
+
+
+def check_reward(result: Any, query: Any, episodes: Sequence[Any], **_: Any) -> Scores:
+    """Scores, of an array or of Scores; numbers that are not finite stay: they are faults, which the run counts."""
+    scores = result if isinstance(result, Scores) else Scores(result)
+    size, outcome_G, turn_GT = len(episodes), scores.outcome_G, scores.turn_GT
+    score_G = _numbers(scores.score_G, (size,), "scores")
+    if outcome_G is not None:
+        outcome_G = _numbers(outcome_G, (size,), "outcomes")
+        if not np.isin(outcome_G[np.isfinite(outcome_G)], (0, 1)).all():
+            raise Wrong(f"outcomes other than 0 and 1: {outcome_G}")
+    if turn_GT is not None:
+        turns_G = [int(np.max(episode.turn_L, initial=-1)) + 1 for episode in episodes]
+        if not isinstance(turn_GT, Sequence | np.ndarray) or len(turn_GT) != size:
+            raise Wrong(f"turn rewards {shown(turn_GT)}")
+        turn_GT = tuple(_numbers(row, (turns,), "turn rewards") for row, turns in zip(turn_GT, turns_G, strict=True))
+    return Scores(score_G, outcome_G, turn_GT)
+
+
+def check_advantage(result: Any, grades: Any, **given: Any) -> Any:
+    """One advantage a sample, a turn or a token; at trace time, by shape and type."""
+    groups, samples = grades.reward_QG.shape
+    shape, tokens = getattr(result, "shape", None), _shape_NL(given)
+    fits = shape == (groups, samples) or (shape is not None and len(shape) == 3 and shape[:2] == (groups, samples))
+    by_token = shape is not None and len(shape) == 2 and shape[0] == groups * samples and tokens in (None, shape)
+    if not (fits or by_token) or not _is_float(result):
+        raise Wrong(f"{shown(result)} for {groups} groups of {samples}")
+    return result
+
+
+def check_loss(result: Any, *positional: Any, **given: Any) -> Any:
+    """(loss a token, metrics a token); at trace time, by shape and type."""
+    shape = _shape_NL(given)
+    if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], Mapping):
+        raise Wrong(shown(result))
+    for name, value in {"loss": result[0], **result[1]}.items():
+        at_fault = "a loss" if name == "loss" else f"the metric {name!r}"
+        if not _is_float(value) or (shape is not None and value.shape != shape):
+            raise Wrong(f"{at_fault} that is {shown(value)} for tokens {shape}")
+    return result
+
+
+def _numbers(value: Any, shape: tuple[int, ...], name: str) -> np.ndarray:
+    """float64 of that shape. Wrong for what is no number (text, objects, None) and for every other shape."""
+    try:
+        array = np.asarray(value)
+    except ValueError as error:  # rows of unlike lengths
+        raise Wrong(f"{name} {shown(value)}") from error
+    if array.shape != shape or array.dtype.kind not in "biuf":
+        given = value if hasattr(value, "shape") else array if array.dtype.kind in "biuf" else value
+        raise Wrong(f"{name} that are {shown(given)}, not of shape {shape}")
+    return array.astype(np.float64)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value >= 0)
+
+
+def _is_float(value: Any) -> bool:
+    return "float" in str(getattr(value, "dtype", ""))
+
+
+def _shape_NL(given: Mapping[str, Any]) -> tuple[int, ...] | None:
+    """The shape of the arrays a token among what was given; None where there is none."""
+    shapes = (value.shape for name, value in given.items() if name.endswith("_NL") and value is not None)
+    return next(shapes, None)
+
+
+CONTRACTS: Mapping[str, Contract] = {
+    "rule": Contract(
+        folder="recycling",
+        given=("pool", "outcome"),
+        returns="(weight_P, memory): a finite draw weight of 0 or more for each query of the pool, and arrays by name",
+        check=check_rule,
+        constants={"DRAWS": Literal["chance", "largest"]},  # how its weights are meant; without it by chance
+    ),
+    "rounds": Contract(
+        folder="rounds",
+        given=("pool", "so_far"),  # so_far: the step's Outcomes up to now, the last of all its groups
+        returns="Ask(draw=..., more={pool index: samples}) for at least one rollout, or None, which ends the drawing",
+        check=check_rounds,
+        provided=("queries", "oversample", "samples"),
+        # The most samples a group may grow to (without it pool.samples), and the most rounds a step may have.
+        constants={"MOST": int, "ROUNDS": int},
+    ),
+    "env": Contract(
+        folder="envs",
+        given=("query", "turns"),
+        returns="Say(text, role, stop), Search((query, ...)) or Stop(reason, answer) (records.py)",
+        check=check_env,
+        # The tags of its dialect, and how many searches an expert may ask in one turn.
+        constants={"TAGS": tuple[str, ...], "PARALLEL": int},
+        beside=("expert_turn",),  # (thought, queries, answer) -> what an expert writes: cold starts need it
+    ),
+    "retriever": Contract(
+        folder="retrievers",
+        given=(),
+        returns="search(queries, k), which gives each query its passages, best first",
+        check=check_retriever,
+        provided=("corpus",),
+        beside=("fingerprint",),  # (**settings) -> SHA-256 of the model it searches with, for caches and manifests
+    ),
+    "reward": Contract(
+        folder="rewards",
+        given=("query", "episodes"),
+        returns="a number for each episode of the group (NaN: a fault), or Scores (records.py)",
+        check=check_reward,
+        constants={
+            "TURNS": int
+        },  # room for rewards of so many turns from the start; without it a program is compiled later
+    ),
+    "advantage": Contract(
+        folder="advantages",
+        given=("grades", "entropy_NL", "gold_logp_NT", "mask_NL", "turn_NL"),
+        returns="a float array [Q, G], one a turn [Q, G, T] or one a token [Q * G, L]",
+        check=check_advantage,
+        by_name=True,
+        # "gradient": groups of equal rewards get one too. They reach the learner with learner.keep_dead alone.
+        constants={"ZERO_VARIANCE": Literal["none", "gradient"]},
+    ),
+    "loss": Contract(
+        folder="losses",
+        given=(*LOSS_ARRAYS, "group_N", "reward_N"),
+        returns="(loss_NL, metrics): a float a token, neither masked nor averaged, and arrays a token by name",
+        check=check_loss,
+        by_name=True,
+        constants={"ZERO_VARIANCE": Literal["none", "gradient"]},
+    ),
+}
+EXAMPLE = "EXAMPLE"  # any kind's file may declare it: settings that the plug-in cannot do without, for tests and help

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, get_origin, get_type_hints
 
 from qr_jax import plugins
+from qr_jax.interfaces import CONTRACTS
 from qr_jax.secrecy import looks_secret
 from qr_jax.settings import Use, conform, guess, nearest, read
 
@@ -17,7 +18,7 @@ ALIASES: Mapping[str, str] = {
     "data.val_files": "data.eval",
 }
 # The kind of plug-in that a setting of this name holds; the names are the kinds themselves.
-KINDS = tuple(plugins.FOLDERS)
+KINDS = tuple(CONTRACTS)
 
 
 def pairs(typed: Sequence[str]) -> list[tuple[str, str]]:

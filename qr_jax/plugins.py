@@ -1,6 +1,7 @@
 """Plug-ins by name: a folder's file is its function; a dotted name is a function's import path.
 
-Signatures are read from the source, so a config is checked without importing what it names (or jax with it).
+Signatures and constants are read from the source, so a config is checked without importing what it names (or jax with
+it). What each kind is given and must return stands in interfaces.py.
 """
 
 import ast
@@ -15,26 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from qr_jax.interfaces import CONTRACTS, EXAMPLE, Wrong
 from qr_jax.settings import Use, conform, nearest
-
-FOLDERS: Mapping[str, str] = {
-    "rule": "recycling",
-    "rounds": "rounds",
-    "env": "envs",
-    "retriever": "retrievers",
-    "reward": "rewards",
-    "advantage": "advantages",
-    "loss": "losses",
-}
-# What the learner can give by name; the other kinds are called by position, with as many arguments as stand here.
-GIVEN: Mapping[str, tuple[str, ...]] = {
-    "advantage": ("grades", "entropy_NL", "gold_logp_NT"),
-    "loss": ("logp_NL", "old_logp_NL", "rollout_logp_NL", "ref_logp_NL", "entropy_NL", "adv_NL", "mask_NL", "turn_NL")
-    + ("group_N", "reward_N"),
-}
-POSITIONAL: Mapping[str, int] = {"rule": 2, "rounds": 2, "env": 2, "retriever": 0, "reward": 2}
-# Keyword parameters that the run gives itself.
-PROVIDED: Mapping[str, tuple[str, ...]] = {"retriever": ("corpus",), "rounds": ("queries", "oversample")}
 
 ROOT = Path(__file__).parent
 SIMPLE: Mapping[str, Any] = {"int": int, "float": float, "bool": bool, "str": str, "None": type(None)}
@@ -59,7 +42,7 @@ class Signature:
 
 def names(kind: str) -> list[str]:
     """The plug-ins of one kind that qr_jax has itself: the files of its folder."""
-    return sorted(path.stem for path in (ROOT / FOLDERS[kind]).glob("*.py") if not path.stem.startswith("_"))
+    return sorted(path.stem for path in (ROOT / CONTRACTS[kind].folder).glob("*.py") if not path.stem.startswith("_"))
 
 
 def refuse_foreign(kind: str, name: str, allow_plugins: Sequence[str] | None) -> None:
@@ -89,75 +72,132 @@ def find(kind: str, name: str, *, allow_plugins: Sequence[str] | None = None) ->
 
 def signature(kind: str, name: str, *, allow_plugins: Sequence[str] | None = None) -> Signature:
     """The plug-in's parameters, read from its source; only a function that is not written there in full is imported."""
+    function = _place(kind, name)[1]
+    for node in _source(kind, name, allow_plugins):
+        if isinstance(node, ast.FunctionDef) and node.name == function:
+            return _from_source(node)
+    return _from_function(find(kind, name))
+
+
+def constants(kind: str, name: str, *, allow_plugins: Sequence[str] | None = None) -> dict[str, Any]:
+    """The constants of its contract that a plug-in's file declares, read from its source. ValueError on a wrong one."""
+    known = {**CONTRACTS[kind].constants, EXAMPLE: Mapping[str, Any]}
+    declared: dict[str, Any] = {}
+    for node in _source(kind, name, allow_plugins):
+        targets = (
+            node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        )
+        for target in targets:
+            if isinstance(target, ast.Name) and target.id in known and isinstance(node, ast.Assign | ast.AnnAssign):
+                try:
+                    value = ast.literal_eval(node.value) if node.value else None
+                except ValueError as error:
+                    raise ValueError(f"{kind} {name!r}: {target.id} is computed; write it as a plain value") from error
+                declared[target.id] = conform(f"{kind} {name!r}: {target.id}", value, known[target.id])
+    return declared
+
+
+def beside(kind: str, name: str, function: str, *, allow_plugins: Sequence[str] | None = None) -> Callable | None:
+    """The function of that name in the plug-in's file, one its contract knows; None where there is none."""
+    assert function in CONTRACTS[kind].beside, f"{kind} knows no function {function!r} beside its plug-in's"
+    plugin = find(kind, name, allow_plugins=allow_plugins)
+    return getattr(importlib.import_module(plugin.__module__), function, None)
+
+
+def draws_by(rule: Use, by: str | None, *, allow_plugins: Sequence[str] | None = None) -> Any:
+    """How queries are drawn by a rule's weights: as `pool.by` says, or where it is None as the rule's file does."""
+    return by or constants("rule", rule.name, allow_plugins=allow_plugins).get("DRAWS", "chance")
+
+
+def wants_corpus(retriever: Use, *, allow_plugins: Sequence[str] | None = None) -> bool:
+    """Whether a retriever is to be given passages. A retriever made of others is given them if any of those is."""
+    corpus = signature("retriever", retriever.name, allow_plugins=allow_plugins).settings.get("corpus")
+    if corpus is None or corpus.required:
+        return corpus is not None
+    values = check("retriever", retriever, allow_plugins=allow_plugins).values()
+    flat = [part for value in values for part in (value if isinstance(value, (tuple, list)) else (value,))]
+    parts = [part for part in flat if isinstance(part, Use)]
+    return not parts or any(wants_corpus(part, allow_plugins=allow_plugins) for part in parts)
+
+
+def check(kind: str, use: Use, *, allow_plugins: Sequence[str] | None = None) -> dict[str, Any]:
+    """The plug-in's settings in the types its signature states. ValueError on what it does not take, lacks or mistypes.
+
+    Its constants are checked with them.
+    """
+    parameters = signature(kind, use.name, allow_plugins=allow_plugins)
+    _check_data(kind, use.name, parameters.data)
+    constants(kind, use.name, allow_plugins=allow_plugins)
+    settings = {key: value for key, value in parameters.settings.items() if key not in CONTRACTS[kind].provided}
+    for key in use.settings:
+        if key not in settings and not parameters.more:
+            listed = f"its settings are: {', '.join(settings)}" if settings else "it has none"
+            raise ValueError(f"{kind} {use.name!r} has no setting {key!r}; {listed}")
+    missing = [key for key, setting in settings.items() if setting.required and key not in use.settings]
+    if missing:
+        raise ValueError(f"{kind} {use.name!r} needs {', '.join(missing)}; set {kind}.{missing[0]}=...")
+    types = {key: settings[key].type if key in settings else Any for key in use.settings}
+    return {key: conform(f"{kind} {use.name!r}: {key}", value, types[key]) for key, value in use.settings.items()}
+
+
+def bind(
+    kind: str,
+    use: Use,
+    *,
+    provided: Mapping[str, Any] | None = None,
+    allow_plugins: Sequence[str] | None = None,
+) -> functools.partial[Any]:
+    """The plug-in's function with its settings checked; the data parameters are left to the caller.
+
+    Of `provided`, what the run gives, it gets what its signature takes. Each result is checked by the kind's contract:
+    ValueError with the plug-in's name, what it returned and what was wanted.
+    """
+    settings = check(kind, use, allow_plugins=allow_plugins)
+    takes = signature(kind, use.name, allow_plugins=allow_plugins)
+    given = {name: value for name, value in (provided or {}).items() if name in takes.settings or takes.more}
+    function = find(kind, use.name, allow_plugins=allow_plugins)
+    return functools.partial(_checked(kind, use.name, function), **settings, **given)
+
+
+def _checked(kind: str, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    contract = CONTRACTS[kind]
+
+    @functools.wraps(function)
+    def call(*data: Any, **named: Any) -> Any:
+        result = function(*data, **named)
+        try:
+            return contract.check(result, *data, **named)
+        except Wrong as error:
+            raise ValueError(f"{kind} {name!r} returned {error}; wanted {contract.returns}") from None
+
+    return call
+
+
+def _source(kind: str, name: str, allow_plugins: Sequence[str] | None) -> list[ast.stmt]:
+    """The statements of the plug-in's file; none where it is no Python source. ValueError where there is no module."""
     refuse_foreign(kind, name, allow_plugins)
-    module, function = _place(kind, name)
+    module = _place(kind, name)[0]
     try:
         spec = importlib.util.find_spec(module)
     except ModuleNotFoundError:
         spec = None
     if spec is None or spec.origin is None:
         raise ValueError(f"{kind} {name!r} is not there: no module {module!r}{_hint(kind, name)}")
-    if spec.origin.endswith(".py"):
-        for node in ast.parse(Path(spec.origin).read_text(encoding="utf-8")).body:
-            if isinstance(node, ast.FunctionDef) and node.name == function:
-                return _from_source(node)
-    return _from_function(find(kind, name))
-
-
-def wants_corpus(of: Use, *, allow_plugins: Sequence[str] | None = None) -> bool:
-    """Whether a retriever is to be given passages. One that merely wraps others wants them where one of those does."""
-    corpus = signature("retriever", of.name, allow_plugins=allow_plugins).settings.get("corpus")
-    if corpus is None or corpus.required:
-        return corpus is not None
-    values = check("retriever", of, allow_plugins=allow_plugins).values()
-    flat = [one for value in values for one in (value if isinstance(value, (tuple, list)) else (value,))]
-    wrapped = [one for one in flat if isinstance(one, Use)]
-    return not wrapped or any(wants_corpus(one, allow_plugins=allow_plugins) for one in wrapped)
-
-
-def check(
-    kind: str, use: Use, *, provided: Sequence[str] | None = None, allow_plugins: Sequence[str] | None = None
-) -> dict[str, Any]:
-    """The plug-in's settings in the types its signature states. ValueError on what it does not take, lacks or mistypes.
-
-    `provided` names the keyword parameters that the run gives itself; None: the kind's in `PROVIDED`.
-    """
-    found = signature(kind, use.name, allow_plugins=allow_plugins)
-    _check_data(kind, use.name, found.data)
-    if provided is None:
-        provided = PROVIDED.get(kind, ())
-    known = [key for key in found.settings if key not in provided]
-    for key in use.settings:
-        if key not in known and not found.more:
-            listed = f"its settings are: {', '.join(known)}" if known else "it has none"
-            raise ValueError(f"{kind} {use.name!r} has no setting {key!r}; {listed}")
-    missing = [key for key in known if found.settings[key].required and key not in use.settings]
-    if missing:
-        raise ValueError(f"{kind} {use.name!r} needs {', '.join(missing)}; set {kind}.{missing[0]}=...")
-    types = {key: found.settings[key].type if key in found.settings else Any for key in use.settings}
-    return {key: conform(f"{kind} {use.name!r}: {key}", value, types[key]) for key, value in use.settings.items()}
-
-
-def bind(
-    kind: str, use: Use, *, provided: Sequence[str] | None = None, allow_plugins: Sequence[str] | None = None
-) -> functools.partial[Any]:
-    """The plug-in's function with its settings, once they are checked; the data parameters are left to the caller."""
-    settings = check(kind, use, provided=provided, allow_plugins=allow_plugins)
-    return functools.partial(find(kind, use.name, allow_plugins=allow_plugins), **settings)
+    return ast.parse(Path(spec.origin).read_text(encoding="utf-8")).body if spec.origin.endswith(".py") else []
 
 
 def _place(kind: str, name: str) -> tuple[str, str]:
     """The module and the function that a plug-in's name means."""
-    if kind not in FOLDERS:
-        raise ValueError(f"unknown kind of plug-in {kind!r}{nearest(kind, FOLDERS)}")
+    if kind not in CONTRACTS:
+        raise ValueError(f"unknown kind of plug-in {kind!r}{nearest(kind, CONTRACTS)}")
     if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", name):
         raise ValueError(
-            f"{kind} {name!r} is no name: wanted a file of qr_jax/{FOLDERS[kind]}/ or package.module.function"
+            f"{kind} {name!r} is no name: wanted a file of qr_jax/{CONTRACTS[kind].folder}/ or package.module.function"
         )
     if "." not in name:
         if name not in names(kind):
             raise ValueError(f"there is no {kind} {name!r}{_hint(kind, name)}")
-        return f"qr_jax.{FOLDERS[kind]}.{name}", name
+        return f"qr_jax.{CONTRACTS[kind].folder}.{name}", name
     module, _, function = name.rpartition(".")
     return module, function
 
@@ -167,15 +207,17 @@ def _hint(kind: str, name: str) -> str:
 
 
 def _check_data(kind: str, name: str, data: tuple[str, ...]) -> None:
-    if kind in GIVEN:
+    """ValueError unless the parameters before the `*` are what the kind is given."""
+    contract = CONTRACTS[kind]
+    if contract.by_name:
         for parameter in data:
-            if parameter not in GIVEN[kind]:
-                given = ", ".join(GIVEN[kind])
+            if parameter not in contract.given:
+                given = ", ".join(contract.given)
                 raise ValueError(f"{kind} {name!r} takes {parameter!r} before its *; a {kind} is given only: {given}")
-    elif len(data) != POSITIONAL[kind]:
+    elif len(data) != len(contract.given):
         raise ValueError(
             f"{kind} {name!r} takes {len(data)} arguments before its * ({', '.join(data) or 'none'}); "
-            f"a {kind} is given {POSITIONAL[kind]} (qr_jax/interfaces.py)"
+            f"a {kind} is given {len(contract.given)} ({', '.join(contract.given) or 'none'}; qr_jax/interfaces.py)"
         )
 
 

@@ -297,12 +297,12 @@ def discard_draws_after(folder: Path, step: int, attempt: int) -> None:
 
 
 def episode_row(
-    episode: Episode, reward: float, verdict: str, accepted: bool, advantage: Any, piece: Callable[[int], bytes]
+    episode: Episode, reward: float | None, verdict: str, accepted: bool, advantage: Any, piece: Callable[[int], bytes]
 ) -> dict[str, Any]:
     """One episode as a line of JSON: who wrote what, what was asked and found, what it was worth.
 
-    A model turn has its sampled tokens as `pieces` of text and their log-probabilities. `advantage` is a number, or one
-    a turn; `piece` gives a token's bytes.
+    A model turn has its sampled tokens as `pieces` of text and their log-probabilities. `reward` is None of a fault;
+    `advantage` is a number, one a turn, or None of a group that waits for its update; `piece` gives a token's bytes.
     """
     turns: list[dict[str, Any]] = [
         {"author": turn.author, "text": turn.text}

@@ -137,7 +137,7 @@ def test_neutral_text_has_no_tag_for_any_reader(text):
     assert "<|" not in inert and "|>" not in inert
     seen = "".join(letter for letter in inert if unicodedata.category(letter) != "Cf")
     squeezed = "".join(unicodedata.normalize("NFKC", seen).lower().split())
-    assert not dialect.TAG.search(squeezed)
+    assert not dialect.any_tag().search(squeezed)
 
 
 @pytest.mark.parametrize("env", [search_r1, tool_call])
@@ -148,7 +148,7 @@ def test_no_hostile_text_ends_an_episode_or_opens_a_tag(env, question, title, te
     clean = [turns[0], Turn("env", "", ("capital of France",), ((Passage("p", "", ""),),))]
     for shown, bare in ((env(query, []), env(QUERY, [])), (env(query, turns), env(query, clean))):
         assert isinstance(shown, Say) and isinstance(bare, Say)
-        assert dialect.TAG.findall(shown.text) == dialect.TAG.findall(bare.text)
+        assert dialect.any_tag().findall(shown.text) == dialect.any_tag().findall(bare.text)
 
 
 def test_neutralising_a_long_hostile_text_is_quick():

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from qr_jax import dialect
 from qr_jax.records import Query, Say, Search, Stop, Turn
 
+TAGS = ("think", "search", "information", "answer")
 STOP = ("</search>", "</answer>")
 THINK = (
     "Reason between <think> and </think> before you act, and again whenever you have been given something new to read. "
@@ -61,6 +62,12 @@ def search_r1(
     if actions.count(None) > max_invalid:
         return Stop("no_action")
     return Say(invalid + (last if len(actions) == max_turns else ""), "inline", STOP)
+
+
+def expert_turn(thought: str, queries: Sequence[str] = (), answer: str | None = None) -> str:
+    """What an expert writes in one turn: a thought, if there is one, and its first query or the answer."""
+    act = f"<search> {queries[0]} </search>" if answer is None else f"<answer> {answer} </answer>"
+    return (f"<think> {thought} </think>\n" if thought else "") + act
 
 
 def _action(text: str) -> dialect.Block | None:

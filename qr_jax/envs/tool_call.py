@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from qr_jax import dialect
 from qr_jax.records import Query, Say, Search, Stop, Turn
 
+TAGS = ("think", "tool_call", "tool_response", "tools", "answer")
+PARALLEL = 3  # searches of one tool call (the paper's agent)
 STOP = ("</answer>",)  # a turn of calls ends where the model ends its message: several calls may follow one another
 CALL_CHARACTERS = 4096  # of one call's JSON; a longer one is not read
 QUERY_CHARACTERS = 1000
@@ -71,6 +73,13 @@ def tool_call(
     if actions.count(None) > max_invalid:
         return Stop("no_action")
     return Say(_lines(invalid, ending), "tool" if "<tool_call>" in turns[-1].text else "user", STOP)
+
+
+def expert_turn(thought: str, queries: Sequence[str] = (), answer: str | None = None) -> str:
+    """What an expert writes in one turn: a thought as Qwen3's template has it, then one call or the answer."""
+    call = json.dumps({"name": "search", "arguments": {"queries": list(queries)}}, ensure_ascii=False)
+    act = f"<tool_call>\n{call}\n</tool_call>" if answer is None else f"<answer> {answer} </answer>"
+    return (f"<think>\n{thought}\n</think>\n\n" if thought else "") + act
 
 
 def _action(text: str) -> tuple[str | None, tuple[str, ...], int] | None:

@@ -14,7 +14,7 @@ import numpy as np
 
 from qr_jax import mistakes
 from qr_jax.processes import plain
-from qr_jax.records import Episode, Grades
+from qr_jax.records import Episode
 
 SMALLEST_MESSAGE_BYTES = 4096
 STOP = "qr_jax/stop"
@@ -130,39 +130,18 @@ def _check_places(at: np.ndarray, what: str, total: int | None = None) -> None:
         raise ValueError(f"{found}; every one of the {total} is needed once")
 
 
-def _stack(parts: Sequence[np.ndarray | None], what: str) -> np.ndarray | None:
-    """Arrays over queries, one below the other, padded with 0 to the widest in every other axis."""
-    given = [part for part in parts if part is not None]
-    if not given:
-        return None
-    if len(given) < len(parts):
-        raise ValueError(f"some processes gave {what} and others none; all must grade alike")
-    shape = np.max([part.shape[1:] for part in given], axis=0)
-    padded = [
-        np.pad(part, [(0, 0), *((0, int(wide - size)) for wide, size in zip(shape, part.shape[1:], strict=True))])
-        for part in given
-    ]
-    return np.concatenate(padded)
+def gather_in_order(values: Sequence[Any], at: Sequence[int], what: str, total: int | None = None) -> list[Any]:
+    """Every process's nested host values, ordered by `at`, the same list on all.
 
-
-def exchange(grades: Grades, mine_at: np.ndarray, total: int) -> Grades:
-    """Every process's grades in one order: row i of the result is query i of the `total` drawn this step.
-
-    `mine_at` [queries here]: which of the drawn queries the rows of `grades` are. Groups of fewer samples are padded
-    with valid False. ValueError when a query was graded twice or not at all.
+    ValueError when two have the same place or, where `total` is known, one of its places has none; `what` names them.
     """
-    mine_at = np.asarray(mine_at, np.int64)
-    if len(mine_at) != len(grades.reward_QG):
-        raise ValueError(f"{len(grades.reward_QG)} rows of grades, but positions for {len(mine_at)}")
-    fields = {name: getattr(grades, name) for name in Grades.__dataclass_fields__}
-    arrays = {name: None if value is None else np.asarray(value) for name, value in fields.items()}
-    every = gather({"at": mine_at, **arrays})
-    at = np.concatenate([one["at"] for one in every])
-    _check_places(at, "drawn query", total)
-    with_rows = [one for one in every if len(one["at"])]  # one without queries knows no shapes
-    order = np.argsort(at)
-    stacked = {name: _stack([one[name] for one in with_rows], name) for name in fields} if with_rows else arrays
-    return Grades(**{name: None if value is None else value[order] for name, value in stacked.items()})
+    if len(values) != len(at):
+        raise ValueError(f"{len(values)} values, but places for {len(at)}")
+    every = gather({"at": np.asarray(at, np.int64), "values": list(values)})
+    places = np.concatenate([part["at"] for part in every])
+    _check_places(places, what, total)
+    together = [value for part in every for value in part["values"]]
+    return [together[at] for at in np.argsort(places)]
 
 
 def gather_episodes(episodes: Sequence[Episode], at: Sequence[int]) -> list[Episode]:
@@ -170,16 +149,10 @@ def gather_episodes(episodes: Sequence[Episode], at: Sequence[int]) -> list[Epis
 
     Arrays keep their own lengths and dtypes; texts and passages come too. ValueError when two have the same place.
     """
-    if len(episodes) != len(at):
-        raise ValueError(f"{len(episodes)} episodes, but places for {len(at)}")
     if count() == 1:
-        _check_places(np.asarray(at, np.int64), "episode")
-        return [episode for _, episode in sorted(zip(at, episodes, strict=True), key=lambda pair: pair[0])]
-    every = gather({"at": np.asarray(at, np.int64), "episodes": [plain.episode_to_plain(one) for one in episodes]})
-    places = np.concatenate([one["at"] for one in every])
-    _check_places(places, "episode")
-    together = [episode for one in every for episode in one["episodes"]]
-    return [plain.episode_from_plain(together[here]) for here in np.argsort(places)]
+        return gather_in_order(episodes, at, "episode")
+    plain_episodes = [plain.episode_to_plain(episode) for episode in episodes]
+    return [plain.episode_from_plain(value) for value in gather_in_order(plain_episodes, at, "episode")]
 
 
 def deal(tokens_Q: np.ndarray, processes: int) -> list[np.ndarray]:

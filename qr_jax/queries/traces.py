@@ -4,21 +4,18 @@ A made trace is honest about the retriever: it is kept only if each of its searc
 since the environment will show the learner what the same retriever returns.
 """
 
-import json
 import logging
-import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
+from qr_jax import dialect
 from qr_jax.queries.parsing import Row, query_of, texts
 from qr_jax.queries.readers import read
 from qr_jax.records import Passage, Query, SearchFunction, Trace
 
-Dialect = Literal["search_r1", "tool_call"]
-PARALLEL = 3  # searches of one tool call (the paper's agent, arXiv:2606.10709)
+ExpertTurn = Callable[..., str]  # an environment's expert_turn(thought, queries, answer)
 log = logging.getLogger(__name__)
 
 # Short, and without the title they lead to: a small model's turn has few tokens, and the search names the title anyway.
@@ -66,7 +63,8 @@ def supporting_traces(
     queries: Sequence[Query],
     search: SearchFunction,
     *,
-    dialect: Dialect = "search_r1",
+    write: ExpertTurn,
+    parallel: int = 1,
     max_searches: int = 4,
     k: int = 3,
 ) -> list[Trace]:
@@ -74,11 +72,10 @@ def supporting_traces(
 
     A question must know its gold passages: `supporting` (ids) and `supporting_titles`, lists of one length in its meta,
     not marked `supporting_is_weak`. Each title is searched for by itself, then, where that misses, with the question's
-    content words. The title that the question names comes first, then the one the passages found so far name. How many
-    were kept, and why the others were not, goes to the log.
+    content words. The title that the question names comes first, then the one the passages found so far name. `write`
+    is the environment's, and `parallel` how many titles of the question itself it asks for in one turn. How many
+    traces were kept, and why the others were not, goes to the log.
     """
-    if dialect not in ("search_r1", "tool_call"):
-        raise ValueError(f"traces are written for 'search_r1' or 'tool_call', not {dialect!r}")
     reasons = [unfit(query, max_searches) for query in queries]
     hops_Q = [[] if reason else hops_of(query) for query, reason in zip(queries, reasons, strict=True)]
     for with_question in (False, True):
@@ -89,7 +86,7 @@ def supporting_traces(
             reason = "a gold passage not found"
         counts[reason or "kept"] += 1
         if reason is None:
-            traces.append(Trace(query, write(query, ordered(query.question, hops), dialect)))
+            traces.append(Trace(query, expert_turns(query, ordered(query.question, hops), write, parallel)))
     log.info("supporting traces: %d of %d questions kept %s", len(traces), len(queries), dict(counts))
     return traces
 
@@ -151,40 +148,31 @@ def named(title: str, text: str) -> float:
     return sum(word in set(text_words) for word in words) / len(words) + whole
 
 
-def write(query: Query, hops: Sequence[Hop], dialect: Dialect) -> tuple[str, ...]:
+def expert_turns(query: Query, hops: Sequence[Hop], write: ExpertTurn, parallel: int) -> tuple[str, ...]:
     """The expert's turns: the searches, then the official answer."""
-    steps = calls(query.question, hops) if dialect == "tool_call" else [[hop] for hop in hops]
     turns, read_so_far = [], query.question
-    for at, step in enumerate(steps):
+    for at, step in enumerate(grouped(query.question, hops, parallel)):
         is_named = all(named(hop.title, read_so_far) >= 1 for hop in step)
         thought = THOUGHTS["first" if at == 0 else "named" if is_named else "other"]
-        turns.append(think(thought, dialect) + ask([str(hop.search) for hop in step], dialect))
+        turns.append(write(thought, [str(hop.search) for hop in step]))
         read_so_far += " " + " ".join(hop.evidence() for hop in step)
-    turns.append(think(THOUGHTS["last"], dialect) + f"<answer> {query.answers[0]} </answer>")
+    turns.append(write(THOUGHTS["last"], (), query.answers[0]))
     return tuple(turns)
 
 
-def calls(question: str, hops: Sequence[Hop]) -> list[list[Hop]]:
-    """Hops grouped into tool calls: what the question itself names is asked for at once, the rest one by one."""
-    at_once = [hop for hop in hops if named(hop.title, question) >= 2][:PARALLEL]
+def grouped(question: str, hops: Sequence[Hop], parallel: int) -> list[list[Hop]]:
+    """Hops by turn: up to `parallel` of those that the question itself names at once, the rest each alone."""
+    at_once = [hop for hop in hops if named(hop.title, question) >= 2][:parallel] if parallel > 1 else []
     return [*([at_once] if at_once else []), *([hop] for hop in hops if hop not in at_once)]
 
 
-def think(thought: str, dialect: Dialect) -> str:
-    """A thought as Search-R1's prompt shows it, or as Qwen3's template writes it."""
-    return f"<think> {thought} </think>\n" if dialect == "search_r1" else f"<think>\n{thought}\n</think>\n\n"
-
-
-def ask(searches: Sequence[str], dialect: Dialect) -> str:
-    if dialect == "search_r1":
-        return f"<search> {searches[0]} </search>"
-    call = {"name": "search", "arguments": {"queries": list(searches)}}
-    return f"<tool_call>\n{json.dumps(call, ensure_ascii=False)}\n</tool_call>"
-
-
-def in_tool_calls(trace: Trace) -> Trace:
-    """A search_r1 trace (the synthetic world's) with each search as a tool call."""
-    turns = [re.sub(r"<search>\s*(.*?)\s*</search>", lambda m: ask([m[1]], "tool_call"), turn) for turn in trace.turns]
+def rewritten(trace: Trace, write: ExpertTurn) -> Trace:
+    """A trace of the synthetic world, whose turns are a search or an answer in tags, as an environment writes it."""
+    turns = []
+    for turn in trace.turns:
+        (block,), _ = dialect.read(turn)
+        text = block.text.strip()
+        turns.append(write("", (), text) if block.name == "answer" else write("", (text,)))
     return Trace(trace.query, tuple(turns))
 
 

@@ -7,6 +7,7 @@ from qr_jax.noise import uniforms
 from qr_jax.pool import Pool
 from qr_jax.records import Memory, Outcome
 
+DRAWS = "largest"
 MOPPS = 3  # the first part of the keys of its random numbers
 
 

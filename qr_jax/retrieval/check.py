@@ -162,7 +162,7 @@ def _injection(of: _Check) -> dict[str, Any]:
     held = [whole for whole in (f"{one.title}\n{one.text}" for one in of.seen) if dialect.neutralise(whole) != whole]
     found: dict[str, Any] = {"passages": len(of.seen), "with_tags": len(held)}
     if held:
-        tag = dialect.LIKE_A_TAG.search(held[0]) or dialect.CONTROL_START.search(held[0])
+        tag = dialect.like_a_tag().search(held[0]) or dialect.CONTROL_START.search(held[0])
         at = tag.start() if tag else 0
         part = held[0][max(0, at - 20) : at + 60]
         found |= {"sent": part, "shown": dialect.neutralise(part)}

@@ -15,6 +15,8 @@ from qr_jax.settings import Use, plain
 WITHOUT_EFFECT = ("index", "token_env", "key_env", "batch", "at_once", "timeout_s", "deadline_s", "retries")
 WITHOUT_EFFECT += ("pause_after", "pause_s", "response_bytes", "batch_tokens", "devices")
 
+EXAMPLE = {"of": "none", "cache": "runs/searches"}
+
 
 def cached(
     *,

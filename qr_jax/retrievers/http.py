@@ -8,6 +8,8 @@ from qr_jax.records import Passage, SearchFunction
 from qr_jax.retrieval import http_post
 from qr_jax.retrieval.protocols import PROTOCOLS
 
+EXAMPLE = {"url": "http://127.0.0.1:8000/retrieve"}
+
 
 def http(
     *,

@@ -9,6 +9,8 @@ from qr_jax.records import Passage, SearchFunction
 from qr_jax.retrieval import http_post, protocols
 from qr_jax.settings import Use
 
+EXAMPLE = {"of": "none", "url": "http://127.0.0.1:8000/rerank"}
+
 
 def reranked(
     *,

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from qr_jax.pool import Pool
 from qr_jax.records import Ask, Outcome
 
+ROUNDS = 1
+
 
 def once(pool: Pool, so_far: Sequence[Outcome], *, queries: int, oversample: int = 1) -> Ask | None:
     """Ask for k * B queries (`oversample` * `queries`) when nothing is drawn yet, then None: the paper's step.

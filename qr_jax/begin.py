@@ -1,0 +1,117 @@
+"""How a run starts, goes on after an end, and goes back to its last checkpoint."""
+
+import time
+from dataclasses import dataclass, replace
+from functools import partial
+
+import jax
+
+from qr_jax import assemble, evaluate, pool, runs
+from qr_jax.learning import learner
+from qr_jax.parallel import compile_cache, host_local, peaks
+from qr_jax.parallel import mesh as meshes
+from qr_jax.report import read
+from qr_jax.rollout import compiles
+from qr_jax.rollout.engine import Interrupted
+from qr_jax.sft import sft
+from qr_jax.step import batch
+from qr_jax.step.parts import Parts
+from qr_jax.step.progress import Progress, from_host
+
+MOST_ROLLBACKS = 3
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where the loop begins: after how many steps, with what, and how long compiling took."""
+
+    state: learner.State
+    progress: Progress
+    step: int
+    warm_up_s: float
+
+
+def begin(parts: Parts) -> Start:
+    """Where the run goes on; or its first policy, evaluated and saved as step 0."""
+    settings, run, say = parts.settings, parts.run, parts.run.say
+    resumed = run.go_on(parts.learner.abstract, parts.check)
+    if resumed:
+        state, host, step = resumed
+        say(f"going on after step {step} (attempt {run.attempt})")
+        warm_up_s = _warm_up(parts, parts.hand_over(state.params))
+        state, seconds = _compile_update(parts, state)
+        return Start(state, from_host(host), step, warm_up_s + seconds)
+    progress = Progress(pool.create(len(parts.queries), parts.family_P))
+    params = assemble.place(parts.agent.weights(), parts.mesh)
+    say(f"{len(parts.queries)} queries; {meshes.describe_layout(parts.mesh, params).splitlines()[0]}")
+    say(f"rollouts: {host_local.describe(parts.layout, parts.mesh, parts.agent.cfg)}")
+    warm_up_s = _warm_up(parts, parts.hand_over(params))
+    if settings.evaluation.base:
+        say("evaluating the model as it is, before its cold start")
+        progress = replace(progress, base=parts.measure(params=parts.hand_over(params)))
+        say(f"before the cold start: {evaluate.one_line(progress.base)}")
+    state = parts.learner.init(_first_policy(parts, params))
+    del params
+    say("evaluating before training")
+    progress = replace(progress, before=parts.measure(params=parts.hand_over(state.params)))
+    run.write_json(read.BEFORE, evaluate.without_details(progress.before))
+    say(f"before training: {evaluate.one_line(progress.before)}")
+    parts.save(0, state, progress)
+    state, seconds = _compile_update(parts, state)
+    return Start(state, progress, 0, warm_up_s + seconds)
+
+
+def roll_back(parts: Parts, progress: Progress) -> tuple[learner.State, Progress, int]:
+    """Back to the last checkpoint, with other sampling keys from there on."""
+    run, count = parts.run, progress.rollbacks + 1
+    if count > MOST_ROLLBACKS:
+        raise ValueError(
+            f"updates were not finite again after {MOST_ROLLBACKS} rollbacks; lower learner.lr, or look at the loss "
+            f"plug-in and the rewards of the last episodes in {run.folder / 'logs'}"
+        )
+    resumed = run.go_on(parts.learner.abstract, parts.check)
+    assert resumed is not None, "step 0 is always saved"
+    state, host, step = resumed
+    run.say(f"updates were not finite; back to step {step} with other sampling keys (rollback {count})")
+    return replace(state, skipped=state.skipped * 0), replace(from_host(host), rollbacks=count), step
+
+
+def _warm_up(parts: Parts, params) -> float:
+    """Compile what rollouts need; seconds."""
+    compiles.count()
+    # Over a pod every process runs each program: where one left, the others would wait in it.
+    stop_now = (lambda: False) if parts.layout == "pod" else parts.run.stop_now
+    try:
+        seconds = assemble.all_or_none(partial(parts.agent.engine.warm_up, params, stop_now=stop_now))
+    finally:
+        compile_cache.push_new()
+    peaks.of(parts.settings.model.compute)  # measured now where nobody says them, and not in the first step
+    parts.run.say(f"{compiles.count()} rollout programs compiled in {seconds:.1f} s")
+    return seconds
+
+
+def _compile_update(parts: Parts, state: learner.State) -> tuple[learner.State, float]:
+    """The same state, after an update by nothing: the learner's programs are then there before the first step."""
+    if parts.run.stops():
+        raise Interrupted
+    compiles.count()
+    start, empty = time.monotonic(), batch.of_groups(parts, (), (0, 0))
+    old = () if parts.settings.learner.updates == 1 else (parts.learner.old_logp(state, empty),)
+    state, _ = jax.block_until_ready(parts.learner.train_step(state, empty, *old))
+    seconds = time.monotonic() - start
+    parts.run.say(f"{compiles.count()} learner programs compiled in {seconds:.1f} s")
+    compile_cache.push_new()
+    return state, seconds
+
+
+def _first_policy(parts: Parts, params):
+    """The first policy's weights: another run's, the cold start's, or the model as it was loaded (`params`)."""
+    settings, run, agent = parts.settings, parts.run, parts.agent
+    if settings.train.init:
+        return evaluate.weights(settings.train.init, agent, parts.mesh)
+    if not settings.sft.steps:
+        return params
+    if run.stops():
+        raise Interrupted
+    sft(runs.below(settings, "sft"), run.folder / "sft", agent=agent, search=parts.search, say=run.say)
+    return evaluate.weights(run.folder / "sft", agent, parts.mesh)

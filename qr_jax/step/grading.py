@@ -1,0 +1,178 @@
+"""Grading: a query's episodes become a Group, once; what it took, and what was a fault.
+
+A Group is made on the process that rolled its episodes out. The others get its grades and counts (dealing.py); pool,
+batch, ledger and telemetry all read the same Groups, so that nothing is graded twice or judged from other numbers.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+
+from qr_jax import answers
+from qr_jax.noise import uniforms
+from qr_jax.processes import plain
+from qr_jax.records import Episode, Grades, Query, Scores, grades
+
+SHUFFLE = 2  # the first part of a key of `uniforms`: rewards shuffled for the control
+LEAST_TURNS = 8  # room for turn rewards, doubled where an episode has more turns: few shapes to compile
+GRADES = tuple(field.name for field in fields(Grades))
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What one query's rollouts took, in counts; every process knows it of all queries, and the episodes of its own."""
+
+    episodes: int
+    invalid: int  # faults, those of grading included
+    ungraded: int  # faults of grading: the reward gave no finite number
+    turns: int  # of the model
+    searches: int
+    tokens: int  # sampled
+    context_tokens: int
+    valid_tokens: int  # sampled, of valid episodes
+    valid_episodes: int  # those with sampled tokens
+    stops: dict[str, int]
+    fault: str | None  # the first one's reason
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """One query's rollouts of a step with their grades.
+
+    `grades` are of this query alone, [1, G]. `episodes` are there on the process that rolled them out, and on all once
+    the group is to be trained on; an episode that could not be graded is a fault in them, too.
+    """
+
+    index: int  # of the query in the pool
+    process: int  # which rolled it out
+    episodes: tuple[Episode, ...]
+    grades: Grades
+    spent: Spent
+
+    def to_plain(self, *, episodes: bool = True) -> dict[str, Any]:
+        """As a nested host value (processes/plain.py), for checkpoints and messages."""
+        listed = [plain.episode_to_plain(episode) for episode in self.episodes] if episodes else []
+        arrays = {name: getattr(self.grades, name) for name in GRADES}
+        return {"index": self.index, "process": self.process, "episodes": listed, "grades": arrays} | {
+            "spent": asdict(self.spent)
+        }
+
+
+def from_plain(value: Mapping[str, Any]) -> Group:
+    episodes = tuple(map(plain.episode_from_plain, value["episodes"]))
+    return Group(value["index"], value["process"], episodes, Grades(**value["grades"]), Spent(**value["spent"]))
+
+
+def grade(
+    reward: Callable[..., Scores], name: str, index: int, process: int, query: Query, episodes: Sequence[Episode]
+) -> Group:
+    """The query's Group. Call it once for a group, and again only when it has grown.
+
+    `reward` is bound and checked (interfaces.py), `name` its name. A score that is no finite number makes its episode a
+    fault. Without outcomes from the reward, exact match says what is correct.
+    """
+    scores = reward(query, episodes)
+    outcome_G = scores.outcome_G
+    if outcome_G is None:
+        outcome_G = [answers.exact_match(episode.answer, query.answers) for episode in episodes]
+    turns = () if scores.turn_GT is None else turn_rewards(scores.turn_GT)
+    valid_G = np.array([episode.valid for episode in episodes], bool)
+    graded = grades(scores.score_G[None], valid_G[None], np.asarray(outcome_G)[None], *turns)
+    lost_G = valid_G & ~graded.valid_QG[0]
+    episodes = tuple(
+        replace(episode, valid=False, fault=_fault(name, scores, query, g)) if lost_G[g] else episode
+        for g, episode in enumerate(episodes)
+    )
+    return Group(index, process, episodes, graded, spent(episodes, ungraded=int(lost_G.sum())))
+
+
+def _fault(name: str, scores: Scores, query: Query, g: int) -> str:
+    values = [scores.score_G[g]] + ([] if scores.outcome_G is None else [scores.outcome_G[g]])
+    values += [] if scores.turn_GT is None else list(scores.turn_GT[g])
+    value = next(value for value in values if not np.isfinite(np.float32(value)))
+    return f"reward {name!r} gave {value} for sample {g} of query {query.id!r}"
+
+
+def turn_rewards(turn_GT: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Ragged rewards of one group's turns as (turn_reward [1, G, T], turn_valid [1, G, T])."""
+    turns = max(map(len, turn_GT))
+    reward, valid = np.zeros((1, len(turn_GT), turns)), np.zeros((1, len(turn_GT), turns), bool)
+    for g, row in enumerate(turn_GT):
+        reward[0, g, : len(row)], valid[0, g, : len(row)] = row, True
+    return reward, valid
+
+
+def spent(episodes: Sequence[Episode], *, ungraded: int = 0) -> Spent:
+    """What a group's episodes took."""
+    sampled = [int(episode.mask_L.sum()) for episode in episodes]
+    valid = [tokens for tokens, episode in zip(sampled, episodes, strict=True) if episode.valid]
+    return Spent(
+        episodes=len(episodes),
+        invalid=len(episodes) - len(valid),
+        ungraded=ungraded,
+        turns=sum(int(episode.turn_L.max(initial=-1)) + 1 for episode in episodes),
+        searches=sum(len(turn.queries) for episode in episodes for turn in episode.turns),
+        tokens=sum(sampled),
+        context_tokens=sum(len(episode.ids_L) for episode in episodes),
+        valid_tokens=sum(valid),
+        valid_episodes=sum(tokens > 0 for tokens in valid),
+        stops=dict(Counter(episode.stop for episode in episodes)),
+        fault=next((episode.fault for episode in episodes if not episode.valid), None),
+    )
+
+
+def joined(groups: Sequence[Group], samples: int, turns: int | None = None) -> Grades:
+    """The groups' grades as one, [Q, G]: as wide as the widest and at least `samples`, padded with valid False.
+
+    `turns`: room for turn rewards even where no group has any; it is doubled until all turns have room.
+    """
+    widest = max([samples, *(group.grades.valid_QG.shape[1] for group in groups)])
+    turn_rewards = [group.grades.turn_reward_QGT for group in groups if group.grades.turn_reward_QGT is not None]
+    room = turns or LEAST_TURNS
+    while any(array.shape[2] > room for array in turn_rewards):
+        room *= 2
+
+    def stack(name: str, *more: int) -> np.ndarray:
+        dtype = bool if "valid" in name else np.float32
+        stacked = np.zeros((len(groups), widest, *more), dtype)
+        for q, group in enumerate(groups):
+            array = getattr(group.grades, name)[0]
+            stacked[(q, *(slice(size) for size in array.shape))] = array
+        return stacked
+
+    return Grades(
+        stack("reward_QG"),
+        stack("valid_QG"),
+        stack("outcome_QG"),
+        stack("turn_reward_QGT", room) if turn_rewards or turns else None,
+        stack("turn_valid_QGT", room) if turn_rewards or turns else None,
+    )
+
+
+def check_graded(groups: Sequence[Group]) -> None:
+    """ValueError where the reward could grade none of the groups' episodes, though there were some to grade."""
+    ungraded = sum(group.spent.ungraded for group in groups)
+    if ungraded and not any(group.grades.valid_QG.any() for group in groups):
+        first = next(group.spent.fault for group in groups if group.spent.ungraded)
+        raise ValueError(
+            f"no episode of the first step has a reward that is a finite number ({ungraded} were graded), the first "
+            f"by: {first}; nothing could ever be learned. Mend the reward, or choose another one"
+        )
+
+
+def shuffled(groups: Sequence[Group], seed: int, step: int) -> list[Group]:
+    """The control: the valid rewards dealt out anew over the groups' valid episodes, so that they say nothing."""
+    valid = [group.grades.valid_QG[0] for group in groups]
+    rewards = np.concatenate([group.grades.reward_QG[0][valid_G] for group, valid_G in zip(groups, valid, strict=True)])
+    rewards = rewards[np.argsort(uniforms(len(rewards), SHUFFLE, seed, step), kind="stable")]
+    parts = np.split(rewards, np.cumsum([valid_G.sum() for valid_G in valid])[:-1])
+    dealt = []
+    for group, valid_G, part in zip(groups, valid, parts, strict=True):
+        reward_G = np.array(group.grades.reward_QG[0])
+        reward_G[valid_G] = part
+        right_G = (reward_G == 1).astype(np.float32)
+        dealt.append(replace(group, grades=Grades(reward_G[None], valid_G[None], right_G[None])))
+    return dealt

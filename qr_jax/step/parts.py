@@ -1,0 +1,101 @@
+"""What all steps of a run share, bound once from its config: plug-ins, engine, questions, learner."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+
+from qr_jax import assemble, checkpoint, evaluate, plugins, pool, runs
+from qr_jax.config import Config
+from qr_jax.evaluation import subject
+from qr_jax.evaluation.manifest import questions_sha256
+from qr_jax.learning.learner import Learner, State, make
+from qr_jax.parallel import host_local
+from qr_jax.parallel import mesh as meshes
+from qr_jax.processes import alike
+from qr_jax.records import Query, SearchFunction
+from qr_jax.step.progress import Progress, families
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A run's parts. The plug-ins have their settings, and what they return is checked (interfaces.py)."""
+
+    settings: Config
+    run: runs.Run
+    mesh: jax.sharding.Mesh
+    layout: host_local.Kind
+    agent: assemble.Agent
+    learner: Learner
+    queries: Sequence[Query]  # by pool index
+    family_P: np.ndarray
+    questions: Sequence[Query]  # held out
+    search: SearchFunction
+    corpus_sha256: str | None
+    env: Callable[..., Any]
+    reward: Callable[..., Any]
+    rule: Callable[..., Any]
+    rounds: Callable[..., Any]
+    draws: Any  # "chance" or "largest": how the rule's weights choose
+    most_samples: int  # of a group; the learner's batches have room for them
+    turns: int | None  # room for turn rewards, where the reward gives them
+    hand_over: Callable[..., Any]  # the learner's parameters -> those that rollouts read
+    measure: Callable[..., Any]  # params -> an evaluation on the held-out questions
+    same: dict[str, Any]  # what a checkpoint must agree with
+
+    def check(self, host: dict[str, Any]) -> None:
+        """ValueError when a checkpoint's host values are of another query list or model."""
+        checkpoint.check_same_queries(host, self.same[checkpoint.QUERIES])
+        checkpoint.check_same_model(host, self.same[checkpoint.MODEL])
+
+    def save(self, step: int, state: State, progress: Progress) -> None:
+        self.run.save(step, state, progress.to_host() | self.same)
+
+
+def bind(settings: Config, run: runs.Run) -> Parts:
+    """The parts of a run, the same on every process (ValueError where they are not)."""
+    mesh, agent = meshes.make_mesh(settings.mesh), assemble.agent(settings)
+    queries, questions = assemble.questions(settings, "train"), assemble.questions(settings, "eval")
+    corpus = subject.corpus(settings, lambda: assemble.passages(settings))
+    search = corpus.search()
+    asked = questions_sha256([*queries, *questions])
+    alike.check(questions=asked, passages=corpus.sha256, model=agent.fingerprint)
+    chosen, layout = settings.pool, assemble.rollout_layout(settings, agent.cfg, mesh)
+    engine = assemble.Dealt(agent.engine, pod=layout == "pod")
+    sizes = {"queries": chosen.queries, "oversample": chosen.oversample, "samples": chosen.samples}
+    return Parts(
+        settings=settings,
+        run=run,
+        mesh=mesh,
+        layout=layout,
+        agent=agent,
+        learner=make(
+            agent.cfg,
+            settings.model,
+            settings.learner,
+            mesh,
+            steps=settings.train.steps * settings.learner.updates,
+            temperature=settings.rollout.temperature,
+        ),
+        queries=queries,
+        family_P=families(queries),
+        questions=questions,
+        search=search,
+        corpus_sha256=corpus.sha256,
+        env=assemble.environment(settings),
+        reward=plugins.bind("reward", settings.reward),
+        rule=plugins.bind("rule", chosen.rule),
+        rounds=plugins.bind("rounds", chosen.rounds, provided=sizes),
+        draws=plugins.draws_by(chosen.rule, chosen.by),
+        most_samples=plugins.constants("rounds", chosen.rounds.name).get("MOST", chosen.samples),
+        turns=plugins.constants("reward", settings.reward.name).get("TURNS"),
+        hand_over=partial(assemble.hand_over, cfg=agent.cfg, compute=settings.model.compute, mesh=mesh, layout=layout),
+        measure=partial(evaluate.measure, settings, engine, search=search, queries=questions, stop_now=run.stop_now),
+        same={
+            checkpoint.QUERIES: pool.query_list_hash(query.id for query in queries),
+            checkpoint.MODEL: agent.fingerprint,
+        },
+    )

@@ -1,0 +1,315 @@
+"""Telling: a step's row of metrics, its warnings, its lines of the ledger and its episodes.
+
+All of it is read from the Groups that the pool settled and the learner trained on.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from qr_jax import evaluate, figures, metrics_writer, pool, runs
+from qr_jax.config import Config
+from qr_jax.learning import learner, pack
+from qr_jax.metrics import STOPS
+from qr_jax.models import costs
+from qr_jax.models.families import ModelConfig
+from qr_jax.parallel import peaks
+from qr_jax.records import Episode, Outcome, SearchFunction
+from qr_jax.retrieval.search_cache import SearchCache
+from qr_jax.rollout.engine import Statistics
+from qr_jax.step.grading import Group
+from qr_jax.step.parts import Parts
+from qr_jax.step.progress import Progress
+
+KNOWN = ("loss", "grad_norm", "update_norm", "kl", "entropy", "clip_low", "clip_high", "dual", "ratio")
+
+
+@dataclass(frozen=True)
+class Updated:
+    """What the learner did in a step: nothing (the defaults), or updates on one batch."""
+
+    batch: pack.Batch | None = None
+    metrics: Sequence[Mapping[str, Any]] = ()  # of each update, on the host
+    groups: Sequence[Group] = ()  # of the batch in its order: those that waited, then the step's own
+
+
+@dataclass(frozen=True)
+class Took:
+    """What a step took: the rollouts of all processes and this one's own, and when its phases ended (monotonic s)."""
+
+    statistics: Statistics
+    own: Statistics
+    clock: Sequence[float]  # start, rolled out, settled, updated
+    compiled: int = 0  # programs
+
+
+@dataclass(frozen=True)
+class Told:
+    """One step, done: the pool it drew from, its groups, what they showed and taught, and where the run stands."""
+
+    step: int
+    before: pool.Pool
+    groups: Sequence[Group]
+    kept: Sequence[Group]  # of them, those to train on, now or later
+    outcome: Outcome
+    updated: Updated
+    after: Progress
+    took: Took
+
+
+def tell(parts: Parts, told: Told, state: learner.State) -> dict[str, Any]:
+    """Write the step's episodes and draws, say its warnings, and give its row of metrics."""
+    settings, took = parts.settings, told.took
+    row = pool_and_rollouts(told, accept=settings.pool.queries)
+    row |= learner_figures(state, told.updated, parts.learner)
+    row |= times(took, sum(group.spent.episodes for group in told.groups), told.updated.metrics)
+    row |= cache_figures(parts.search)
+    context_tokens = sum(group.spent.context_tokens for group in told.groups)
+    row |= speed(settings, parts.agent.cfg, context_tokens, told.updated.batch, took.clock, took.own)
+    write_episodes(parts, told)
+    parts.run.write_draws(draws(parts, told))
+    for warning in (figures.starvation(row), gap_alarm(settings, row), *fault_alarms(told.groups)):
+        if warning:
+            parts.run.say(f"step {told.step + 1}: {warning}")
+    return row
+
+
+def pool_and_rollouts(told: Told, *, accept: int) -> dict[str, Any]:
+    """Rewards, pool, rollout and budget metrics of a step."""
+    grades, after, statistics = told.outcome.grades, told.after, told.took.statistics
+    row: dict[str, Any] = {}
+    if grades.valid_QG.any():
+        row["reward/mean"] = float(grades.reward_QG[grades.valid_QG].mean())
+        row["reward/outcome_mean"] = float((grades.outcome_QG[grades.valid_QG] == 1).mean())
+    every = [group.spent for group in told.groups]
+    rollouts_Q = np.array([spent.episodes for spent in every])
+    row |= figures.step_figures(told.before, told.outcome, after.pool, accept=accept, rollouts_Q=rollouts_Q)
+    row |= {"pool/waiting": len(after.waiting), "pool/size": after.pool.size}
+    count = max(sum(spent.episodes for spent in every), 1)
+    return row | {
+        "rollout/turns": sum(spent.turns for spent in every) / count,
+        "rollout/searches": sum(spent.searches for spent in every) / count,
+        "rollout/tokens": sum(spent.tokens for spent in every) / count,
+        "rollout/context_tokens": sum(spent.context_tokens for spent in every) / count,
+        "rollout/faults": sum(spent.invalid for spent in every),
+        **{f"rollout/stop_{stop}": sum(spent.stops.get(stop, 0) for spent in every) / count for stop in STOPS},
+        "retriever/queries": statistics.searches_sent,
+        "retriever/failed": statistics.searches_failed,
+        "budget/rollouts": after.rollouts,
+        "budget/tokens": after.tokens,
+        "budget/searches": after.searches,
+    }
+
+
+def learner_figures(state: learner.State, updated: Updated, trained_by: learner.Learner) -> dict[str, Any]:
+    """What the update did; the loss is null where nothing was learned from."""
+    row: dict[str, Any] = {"learner/updates": int(state.updates), "learner/skipped": int(state.skipped)}
+    if updated.batch is None or not updated.metrics:
+        return row | {"learner/loss": None, "learner/micro_batches": 0}
+    every = updated.metrics
+    mean = {name: float(np.mean([metrics[name] for metrics in every])) for name in every[0] if name != "advantage"}
+    row["learner/lr"] = float(np.asarray(trained_by.rate(max(int(state.updates) - 1, 0))))
+    row["learner/nonfinite"] = sum(not metrics["finite"] for metrics in every)
+    row |= {f"learner/{name}": mean[name] for name in KNOWN if name in mean}
+    row |= {f"loss/{name}": value for name, value in mean.items() if name not in (*KNOWN, *learner.OWN)}
+    row["learner/tokens"] = int(sum(metrics["tokens"] for metrics in every))
+    row["sampler_gap/mean"] = mean["gap"]
+    row["sampler_gap/max"] = float(max(metrics["gap_max"] for metrics in every))
+    row["learner/packing_efficiency"] = pack.packing_efficiency(updated.batch)
+    return row | {"learner/micro_batches": int(np.sum(updated.batch.used_M))}
+
+
+def gap_alarm(settings: Config, row: dict[str, Any]) -> str | None:
+    """A warning when the learner does not agree with the sampler about what was likely."""
+    gap = row.get("sampler_gap/mean")
+    if gap is None or gap <= settings.learner.gap_alarm:
+        return None
+    return (
+        f"sampler and learner differ by {gap:.3f} nats a token (learner.gap_alarm {settings.learner.gap_alarm}): the "
+        "policy is trained on what it did not sample; compare their dtypes, or set learner.importance=truncate"
+    )
+
+
+def fault_alarms(groups: Sequence[Group]) -> list[str]:
+    """Warnings when no episode of the step is valid, or when the reward could not grade some."""
+    every = [group.spent for group in groups]
+    ungraded, episodes = sum(spent.ungraded for spent in every), sum(spent.episodes for spent in every)
+    if every and all(spent.invalid == spent.episodes for spent in every):
+        return [f"every episode is a fault, the first by: {every[0].fault}; nothing is learned until that is mended"]
+    if not ungraded:
+        return []
+    first = next(spent.fault for spent in every if spent.ungraded)
+    return [f"{ungraded} of {episodes} episodes are faults of grading and are not trained on, the first by: {first}"]
+
+
+def times(took: Took, rollouts: int, metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Seconds by phase, and rates; nothing here is compared between runs."""
+    rollout_s, settle_s, learner_s = np.diff(took.clock).tolist()
+    statistics, step_s = took.statistics, took.clock[-1] - took.clock[0]
+    return {
+        "time/step_s": step_s,
+        "time/rollout_s": rollout_s,
+        "time/decode_s": statistics.decode_s,
+        "time/prefill_s": statistics.append_s,
+        "time/search_s": statistics.search_s,
+        "time/search_wait_s": statistics.search_wait_s,
+        "time/settle_s": settle_s,
+        "time/learner_s": learner_s,
+        "perf/tokens_per_s": statistics.tokens / max(rollout_s, 1e-9),
+        "perf/learner_tokens_per_s": sum(int(one["tokens"]) for one in metrics) / max(learner_s, 1e-9),
+        "perf/rollouts_per_s": rollouts / max(step_s, 1e-9),
+        "perf/compiles": took.compiled,
+    }
+
+
+def cache_figures(search: SearchFunction) -> dict[str, float]:
+    """How many searches were read from disk, where the retriever is `cached`; of this process, evaluations included."""
+    if not isinstance(search, SearchCache) or not search.asked:
+        return {}
+    return {"perf/search_cache_hit_rate": search.hits / search.asked}
+
+
+def speed(
+    settings: Config,
+    cfg: ModelConfig,
+    context_tokens: int,
+    batch: pack.Batch | None,
+    clock: Sequence[float],
+    statistics: Statistics,
+) -> dict[str, Any]:
+    """What the step got of the most that the devices can do (models/costs.py, parallel/peaks.py).
+
+    `context_tokens` are those of the step's episodes, `batch` what was trained on, None where nothing was; what was not
+    done has no figure. `statistics` are this process's own, and so are the figures of decoding and of memory.
+    """
+    step_s, learner_s, devices = clock[-1] - clock[0], clock[-1] - clock[-2], peaks.devices(settings.mesh)
+    row = {
+        "perf/step_tokens_per_s": context_tokens / max(step_s, 1e-9) / devices,
+        "perf/peak_memory_gib": peaks.memory_bytes() / 2**30,
+    }
+    peak = peaks.of(settings.model.compute)
+    if batch is not None:
+        filled_MRC = np.asarray(batch.segment_MRC) > 0
+        flops = costs.training_flops(
+            cfg,
+            tokens=int(filled_MRC.sum()),
+            pairs=int((np.asarray(batch.position_MRC)[filled_MRC] + 1).sum(dtype=np.int64)),
+            predicted=int(np.asarray(batch.mask_MEL).sum()),
+            forwards=(settings.learner.updates > 1) + (settings.learner.kl_weight > 0),
+        )
+        row["perf/mfu"] = flops / max(learner_s, 1e-9) / (peak.flops_a_s * devices)
+    if statistics.decode_s:
+        read_bytes = costs.decoding_bytes(
+            cfg,
+            steps=statistics.decode_steps,
+            positions=statistics.cache_positions,
+            item_bytes=2 if settings.model.compute == "bfloat16" else 4,
+        )
+        row["perf/decode_bandwidth"] = read_bytes / statistics.decode_s / peak.bytes_a_s
+    return row
+
+
+def write_episodes(parts: Parts, told: Told) -> None:
+    """episodes/step_N.jsonl: this process's episodes, with the advantages they were trained with."""
+    advantages, taken = advantages_of(told), set(told.outcome.accepted_at.tolist())
+    piece = parts.agent.engine.pieces.__getitem__
+    rows = {}
+    for at, group in enumerate(told.groups):
+        for g, episode in enumerate(group.episodes):
+            reward = float(group.grades.reward_QG[0, g]) if episode.valid else None
+            advantage = advantages[group.index][g] if group.index in advantages else 0.0
+            verdict = str(told.outcome.verdict_Q[at])
+            rows[at, g] = runs.episode_row(episode, reward, verdict, at in taken, advantage, piece)
+    parts.run.write_episodes(told.step + 1, rows)
+
+
+def advantages_of(told: Told) -> dict[int, list[Any]]:
+    """Pool index -> the advantage of each sample as the learner used it: a number, or one a turn.
+
+    None for groups that wait for a later update. An advantage a token is shown by its mean over each turn.
+    """
+    if told.updated.batch is None or not told.updated.metrics:
+        return {group.index: [None] * group.spent.episodes for group in told.kept}
+    advantage = np.asarray(told.updated.metrics[0]["advantage"])
+    samples = told.updated.batch.grades.valid_QG.shape[1]
+    by_token = advantage.ndim == 2 and advantage.shape[1] != samples
+    trained, earlier = {}, len(told.updated.groups) - len(told.kept)
+    for q, group in enumerate(told.kept, earlier):
+        if by_token:
+            rows = [_by_turn(advantage[q * samples + g], episode) for g, episode in enumerate(group.episodes)]
+        else:
+            rows = [advantage[q, g].round(6).tolist() for g in range(group.spent.episodes)]
+        trained[group.index] = rows
+    return trained
+
+
+def _by_turn(advantage_L: np.ndarray, episode: Episode) -> list[float]:
+    turns = range(int(episode.turn_L.max(initial=-1)) + 1)
+    means = [advantage_L[: len(episode.ids_L)][(episode.turn_L == turn) & episode.mask_L].mean() for turn in turns]
+    return np.round(means, 6).tolist()
+
+
+def draws(parts: Parts, told: Told) -> list[dict[str, Any]]:
+    """The ledger's line of each draw: query, origin, each sample's reward (null: not valid), verdict, tokens, searches.
+
+    `successes` counts the valid outcomes of 1, `valid` the valid episodes. Samples end with the group's own, and with
+    the pool's in a fixed number of them.
+    """
+    origin_of = {last: origin for origin, last in figures.ORIGINS.items()}
+    taken, rows = set(told.outcome.accepted_at.tolist()), []
+    for at, group in enumerate(told.groups):
+        grades = group.grades
+        valid_G = grades.valid_QG[0]
+        rewards = [float(reward) if ok else None for reward, ok in zip(grades.reward_QG[0], valid_G, strict=True)]
+        rows.append(
+            {
+                "step": told.step + 1,
+                "query": parts.queries[group.index].id,
+                "index": group.index,
+                "origin": origin_of[int(told.before.last_P[group.index])],
+                "rewards": rewards,
+                "successes": int(((grades.outcome_QG[0] == 1) & valid_G).sum()),
+                "valid": int(valid_G.sum()),
+                "verdict": str(told.outcome.verdict_Q[at]),
+                "accepted": at in taken,
+                "tokens": group.spent.tokens,
+                "searches": group.spent.searches,
+            }
+        )
+    return rows
+
+
+def summarise(
+    run: runs.Run, progress: Progress, after, wall_s: float, warm_up_s: float | None = None
+) -> dict[str, Any]:
+    """What summary.json holds: accuracy before and after, pool figures over the last tenth of the steps, the budget.
+
+    `wall_s` is this attempt's, and so is `warm_up_s`, the part of it in which programs were compiled.
+    """
+    lines = metrics_writer.read(run.folder)
+    last = figures.over_steps(lines[-max(len(lines) // 10, 1) :]) if lines else {}
+    before = progress.before or {}
+    return {
+        "greedy_before": before.get("exact_match"),
+        "greedy_after": after.get("exact_match") if after else None,
+        "se": {
+            "greedy_before": before.get("exact_match_se"),
+            "greedy_after": after.get("exact_match_se") if after else None,
+        },
+        "questions": after.get("questions") if after else 0,
+        "zero_variance_rate": last.get("pool/zero_variance_rate"),
+        "recycled_share": last.get("pool/recycled_share"),
+        "recycled_by_origin": {name: last.get(f"pool/{name}") for name in figures.ORIGINS},
+        "flipped": last.get("pool/flipped"),
+        "steps": len(lines),
+        "rollouts": progress.rollouts,
+        "tokens": progress.tokens,
+        "searches": progress.searches,
+        "wall_s": wall_s,
+        "warm_up_s": warm_up_s,
+        "base": evaluate.without_details(progress.base or {}),
+        "before": evaluate.without_details(before),
+        "after": evaluate.without_details(after),
+    }
