@@ -172,7 +172,8 @@ def write_episodes(one: Step, step: int, drawn_Q, groups: dict[int, Group], outc
 def write_draws(one: Step, step: int, before, spent_of: Mapping[int, Spent], outcome: Outcome) -> None:
     """A line a draw in ledger.jsonl: query, origin, each sample's reward (null: not valid), verdict, tokens, searches.
 
-    `successes` counts the valid outcomes of 1, `valid` the valid episodes.
+    A group that is smaller than the step's largest has rewards of its own samples alone. `successes` counts the valid
+    outcomes of 1, `valid` the valid episodes.
     """
     graded = outcome.grades
     outcome_QG = graded.reward_QG if graded.outcome_QG is None else graded.outcome_QG
@@ -181,7 +182,8 @@ def write_draws(one: Step, step: int, before, spent_of: Mapping[int, Spent], out
     rows = []
     for at, index in enumerate(outcome.drawn_Q.tolist()):
         valid_G = graded.valid_QG[at]
-        rewards = [float(reward) if ok else None for reward, ok in zip(graded.reward_QG[at], valid_G, strict=True)]
+        graded_G = list(zip(graded.reward_QG[at], valid_G, strict=True))[: spent_of[index].episodes]
+        rewards = [float(reward) if ok else None for reward, ok in graded_G]
         rows.append(
             {
                 "step": step + 1,

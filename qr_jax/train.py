@@ -79,7 +79,7 @@ def train(settings: Config, folder: str | Path, *, say: Callable[[str], None] = 
         summary = telemetry.summarise(run, progress, after, time.monotonic() - started, parts.warm_up_s)
         run.write_json("summary.json", summary)
         if hosts.index() == 0 and progress.rollouts:
-            null = null_control.null_of_run(run.folder, points=charts.RATE_BINS, allow_plugins=None)
+            null = null_control.null_or_reason(run.folder, points=charts.RATE_BINS, allow_plugins=None)
             say(f"report: {page.write(run.folder, null=null)}")
         return hosts.from_first(summary)
     except Interrupted:

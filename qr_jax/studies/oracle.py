@@ -4,7 +4,7 @@
 signal that comes from pass rates that moved since a query was filed as hard or easy, and not from chance.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,8 +15,8 @@ import numpy as np
 from qr_jax import figures, plugins
 from qr_jax import pool as pools
 from qr_jax.noise import unit, words
-from qr_jax.pool import LAST_EASY, LAST_HARD, Pool
-from qr_jax.records import Grades, Outcome, grades
+from qr_jax.pool import LAST_EASY, LAST_HARD, LAST_NONE, Pool
+from qr_jax.records import Ask, Grades, Outcome, grades
 from qr_jax.settings import Use
 from qr_jax.studies import pass_rates
 from qr_jax.studies.pass_rates import Draws, World
@@ -25,6 +25,17 @@ from qr_jax.verdict import judge
 OUTCOMES = 91  # the first part of the keys of its outcomes
 PRESETS = {"dapo": (Use("bounded_dapo"), Use("refill"))}  # a rule and its rounds
 LARGEST = ("mopps",)  # rules that choose the largest weights, not by chance
+ORIGINS = {"ex_hard": LAST_HARD, "ex_easy": LAST_EASY}  # the figures that `moved` has
+INTEGER = (int, np.integer)
+# What a plug-in raises when it looks for something that simulated outcomes do not have.
+LACKS = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, AssertionError, NotImplementedError)
+
+
+class NotPlayable(ValueError):
+    """A rule or rounds that simulated outcomes cannot drive: they are 0 or 1 an episode, and have no turns or text."""
+
+    def __init__(self, kind: str, name: str, why: str):
+        super().__init__(f"{kind} {name!r}: {' '.join(why.split())}")
 
 
 @dataclass(frozen=True)
@@ -47,7 +58,7 @@ class Played:
     """A simulated run: a row of figures a step, what moved in it, its draws, and its pool in the end."""
 
     rows: list[figures.Figures]
-    moved: Mapping[str, np.ndarray]  # "ex_hard", "ex_easy": expected signal groups of each step that movement made
+    moved: Mapping[str, np.ndarray]  # "ex_hard", "ex_easy": signal groups of each step that movement made
     draws: Draws
     pool: Pool
 
@@ -58,10 +69,27 @@ def sampler(rule: str, **settings: Any) -> Sampler:
     return Sampler(plain, rounds, by="largest" if rule in LARGEST else "chance", **settings)
 
 
-def roll(rate_Q: np.ndarray, drawn_Q: np.ndarray, size: int, samples: int, *, seed: int, step: int) -> Grades:
-    """Binary rewards keyed by (91, seed, step, query, sample): neither the draw nor its order changes them."""
-    word_PG = words(size * samples, OUTCOMES, seed, step).reshape(size, samples)
-    return grades(unit(word_PG[drawn_Q]) < rate_Q[:, None], np.ones((len(drawn_Q), samples), bool))
+def roll(
+    rate_Q: np.ndarray,
+    drawn_Q: np.ndarray,
+    size: int,
+    samples: int,
+    *,
+    seed: int,
+    step: int,
+    samples_Q: np.ndarray | None = None,
+) -> Grades:
+    """Binary rewards keyed by (91, seed, step, query, sample): neither the draw nor its order changes them.
+
+    `samples_Q`: how many samples each query has, by default `samples`; shorter groups are padded with valid False.
+    Sample number j >= `samples` of a query depends on (91, seed, step, j, query) alone, whenever it is asked for.
+    """
+    samples_Q = np.full(len(drawn_Q), samples) if samples_Q is None else samples_Q
+    word_QG = words(size * samples, OUTCOMES, seed, step).reshape(size, samples)[drawn_Q]
+    further = range(samples, int(samples_Q.max(initial=samples)))
+    word_QG = np.column_stack([word_QG, *(words(size, OUTCOMES, seed, step, j)[drawn_Q] for j in further)])
+    valid_QG = np.arange(word_QG.shape[1]) < samples_Q[:, None]
+    return grades(unit(word_QG) < rate_Q[:, None], valid_QG)
 
 
 def signal_chance(rate: np.ndarray, samples: int) -> np.ndarray:
@@ -72,29 +100,55 @@ def signal_chance(rate: np.ndarray, samples: int) -> np.ndarray:
 def play(
     of: Sampler, at: World, *, size: int, seed: int, family_P: Any = None, allow_plugins: Sequence[str] | None = None
 ) -> Played:
-    """Steps until the rollouts are spent (the last may go over them) or, if it is to stop then, the pool is used up."""
-    rule, rounds = (plugins.bind(kind, getattr(of, kind), allow_plugins=allow_plugins) for kind in ("rule", "rounds"))
-    ask = partial(rounds, queries=of.queries, oversample=of.oversample)
+    """Steps until the rollouts are spent (the last may go over them) or, if it is to stop then, the pool is used up.
+
+    NotPlayable where the rule or the rounds fail on simulated outcomes.
+    """
+    rule = _playable("rule", of.rule, plugins.bind("rule", of.rule, allow_plugins=allow_plugins))
+    ask = _playable("rounds", of.rounds, _bound_rounds(of, allow_plugins))
     pool, spent, rows = pools.create(size, family_P), 0, []
     filed_P = np.zeros(size)  # the pass rate a query had when it was last graded
-    moved, draws = {"ex_hard": [], "ex_easy": []}, []
+    moved, draws = {name: [] for name in ORIGINS}, []
     while spent < of.rollouts:
         pool, step, done = _refreshed(of, pool), len(rows), spent / of.rollouts
         if not pool.weight_P.any():
             break
         outcome, rate_Q = _step(of, pool, ask, at, done, seed=seed, step=step)
-        drawn_Q = outcome.drawn_Q
-        gain_Q = signal_chance(rate_Q, of.samples) - signal_chance(filed_P[drawn_Q], of.samples)
-        for name, last in (("ex_hard", LAST_HARD), ("ex_easy", LAST_EASY)):
-            moved[name].append(float(gain_Q[pool.last_P[drawn_Q] == last].sum()))
+        drawn_Q, samples_Q = outcome.drawn_Q, outcome.grades.valid_QG.sum(axis=1)
+        if (samples_Q == of.samples).all():
+            gained = _expected_gain(of, pool, drawn_Q, rate_Q, filed_P)
+        else:
+            gained = _counted_gain(of, pool, ask, at, done, outcome, filed_P)
+        for name in ORIGINS:
+            moved[name].append(gained[name])
         filed_P[drawn_Q] = rate_Q
         after = pools.settle(pool, drawn_Q, outcome.grades, step=step, accept=of.queries, rule=rule, seed=seed).pool
-        rows.append(figures.step_figures(pool, outcome, after, accept=of.queries))
-        right_Q, valid_Q = after.last_successes_P[drawn_Q], after.last_valid_P[drawn_Q]
-        draws.append((np.full(len(drawn_Q), done), drawn_Q, right_Q, valid_Q))
-        pool, spent = after, spent + len(drawn_Q) * of.samples
+        rows.append(figures.step_figures(pool, outcome, after, accept=of.queries, rollouts_Q=samples_Q))
+        right_Q = (outcome.grades.reward_QG == 1).sum(axis=1)
+        draws.append((np.full(len(drawn_Q), done), drawn_Q, right_Q, samples_Q))
+        pool, spent = after, spent + int(samples_Q.sum())
     columns = [np.concatenate(column) for column in zip(*draws)]
     return Played(rows, {name: np.array(sums) for name, sums in moved.items()}, Draws(*columns), pool)
+
+
+def _bound_rounds(of: Sampler, allow_plugins: Sequence[str] | None) -> Callable[..., Any]:
+    """The rounds with their settings, and those of the run's own settings that their signature takes."""
+    provided = {"queries": of.queries, "oversample": of.oversample, "samples": of.samples}
+    takes = plugins.signature("rounds", of.rounds.name, allow_plugins=allow_plugins)
+    rounds = plugins.bind("rounds", of.rounds, provided=tuple(provided), allow_plugins=allow_plugins)
+    return partial(rounds, **{name: value for name, value in provided.items() if name in takes.settings or takes.more})
+
+
+def _playable(kind: str, use: Use, function: Callable[..., Any]) -> Callable[..., Any]:
+    """The plug-in's function, whose errors on simulated outcomes are a NotPlayable that names it."""
+
+    def played(*data: Any) -> Any:
+        try:
+            return function(*data)
+        except LACKS as error:
+            raise NotPlayable(kind, use.name, f"{type(error).__name__} on simulated outcomes: {error}") from error
+
+    return played
 
 
 def _refreshed(of: Sampler, pool: Pool) -> Pool:
@@ -104,18 +158,66 @@ def _refreshed(of: Sampler, pool: Pool) -> Pool:
 
 def _step(of: Sampler, pool: Pool, ask: Any, at: World, done: float, *, seed: int, step: int):
     """One step's draws, round by round: its Outcome, and the pass rates of what was drawn."""
-    drawn_Q, rate_Q = np.empty(0, np.int64), np.empty(0)
+    drawn_Q, rate_Q, samples_Q = np.empty(0, np.int64), np.empty(0), np.empty(0, np.int64)
     so_far: list[Outcome] = []
     while (wish := ask(pool, so_far)) is not None:
-        if wish.more:
-            raise ValueError(f"rounds {of.rounds.name!r} ask for further samples of drawn queries; the oracle has none")
+        _check_wish(of.rounds.name, wish, drawn_Q)
         new = pools.draw(pool, wish.draw, seed=seed, step=step, round=len(so_far), exclude=drawn_Q, by=of.by)
-        if not len(new):
+        if not len(new) and not wish.more:
             break
+        more_Q = [wish.more.get(index, 0) for index in drawn_Q.tolist()]
+        samples_Q = np.concatenate([samples_Q + np.array(more_Q, np.int64), np.full(len(new), of.samples)])
         drawn_Q, rate_Q = np.concatenate([drawn_Q, new]), np.concatenate([rate_Q, at(done, new)])
-        graded = roll(rate_Q, drawn_Q, pool.size, of.samples, seed=seed, step=step)
+        graded = roll(rate_Q, drawn_Q, pool.size, of.samples, seed=seed, step=step, samples_Q=samples_Q)
         so_far.append(judge(drawn_Q, graded, step=step, accept=of.queries, seed=seed))
+    if not so_far:
+        raise NotPlayable("rounds", of.rounds.name, "they ended a step before its first draw; wanted Ask(draw=...)")
     return so_far[-1], rate_Q
+
+
+def _check_wish(name: str, wish: Any, drawn_Q: np.ndarray) -> None:
+    """NotPlayable for a wish that no step can fulfil, or that would be made again without end."""
+    if not isinstance(wish, Ask):
+        raise NotPlayable("rounds", name, f"they returned {type(wish).__name__}; wanted an Ask or None")
+    if wish.draw < 0 or (wish.draw == 0 and not wish.more):
+        found = f"they ask for {wish.draw} queries and no further samples"
+        raise NotPlayable("rounds", name, f"{found}; wanted at least 1 of either, or None to end the step")
+    if wrong := {at: count for at, count in wish.more.items() if not (isinstance(count, INTEGER) and count >= 1)}:
+        found = f"they ask for further samples of {len(wrong)} queries by counts like {next(iter(wrong.values()))!r}"
+        raise NotPlayable("rounds", name, f"{found}; wanted whole numbers of 1 or more")
+    if unknown := sorted(set(wish.more) - set(drawn_Q.tolist())):
+        found = f"they ask for further samples of {len(unknown)} queries not drawn this step, the first {unknown[0]}"
+        raise NotPlayable("rounds", name, f"{found}; wanted pool indices among the {len(drawn_Q)} in drawn_Q")
+
+
+def _expected_gain(
+    of: Sampler, pool: Pool, drawn_Q: np.ndarray, rate_Q: np.ndarray, filed_P: np.ndarray
+) -> dict[str, float]:
+    """Signal groups, in expectation, that a step has because pass rates moved since they were filed, by origin."""
+    gain_Q = signal_chance(rate_Q, of.samples) - signal_chance(filed_P[drawn_Q], of.samples)
+    return {name: float(gain_Q[pool.last_P[drawn_Q] == last].sum()) for name, last in ORIGINS.items()}
+
+
+def _counted_gain(
+    of: Sampler, pool: Pool, ask: Any, at: World, done: float, outcome: Outcome, filed_P: np.ndarray
+) -> dict[str, float]:
+    """`_expected_gain` of a step whose rounds asked for further samples, counted.
+
+    A group's size then depends on what the group showed (undecided groups get more), so a chance computed from its size
+    is wrong. Instead the step is played again, with the same random numbers and every query at the pass rate it was
+    filed with; the signal groups of that step are subtracted. Exactly 0 where no rate moved.
+    """
+
+    def filed(done: float, drawn_Q: np.ndarray) -> np.ndarray:
+        return np.where(pool.last_P[drawn_Q] == LAST_NONE, at(done, drawn_Q), filed_P[drawn_Q])
+
+    unmoved, _ = _step(of, pool, ask, filed, done, seed=outcome.seed, step=outcome.step)
+    return {name: float(_signal(outcome, pool, last) - _signal(unmoved, pool, last)) for name, last in ORIGINS.items()}
+
+
+def _signal(outcome: Outcome, pool: Pool, last: int) -> int:
+    """How many signal groups are of queries whose last verdict was `last`."""
+    return int(np.count_nonzero((outcome.verdict_Q == "signal") & (pool.last_P[outcome.drawn_Q] == last)))
 
 
 def summary(played: Played) -> dict[str, float | int | None]:
