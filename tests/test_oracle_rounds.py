@@ -153,8 +153,8 @@ def test_what_moved_is_counted_where_groups_are_of_unequal_size(lab):
 @pytest.mark.parametrize(
     ("first", "then", "words"),
     [
-        ("Ask(draw=0)", "None", "they ask for 0 queries and no further samples; wanted at least 1 of either"),
-        ("Ask(draw=4)", "Ask(draw=0)", "they ask for 0 queries and no further samples"),
+        ("Ask(draw=0)", "None", "they ask for 0 queries and further samples of 0; wanted at least 1 of either"),
+        ("Ask(draw=4)", "Ask(draw=0)", "they ask for 0 queries and further samples of 0"),
         ("Ask(draw=-1)", "None", "they ask for -1 queries"),
         ("Ask(draw=4)", "Ask(draw=0, more={99: 1})", NOBODY),
         ("Ask(draw=4, more={99: 1})", "None", NOBODY),

@@ -180,7 +180,7 @@ def _check_wish(name: str, wish: Any, drawn_Q: np.ndarray) -> None:
     if not isinstance(wish, Ask):
         raise NotPlayable("rounds", name, f"they returned {type(wish).__name__}; wanted an Ask or None")
     if wish.draw < 0 or (wish.draw == 0 and not wish.more):
-        found = f"they ask for {wish.draw} queries and no further samples"
+        found = f"they ask for {wish.draw} queries and further samples of {len(wish.more)}"
         raise NotPlayable("rounds", name, f"{found}; wanted at least 1 of either, or None to end the step")
     if wrong := {at: count for at, count in wish.more.items() if not (isinstance(count, INTEGER) and count >= 1)}:
         found = f"they ask for further samples of {len(wrong)} queries by counts like {next(iter(wrong.values()))!r}"
