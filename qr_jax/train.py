@@ -52,7 +52,9 @@ def train(settings: Config, folder: str | Path, *, say: Callable[[str], None] = 
         summary = telling.summarise(run, standing, after, time.monotonic() - started, start.warm_up_s)
         run.write_json("summary.json", summary)
         if hosts.index() == 0 and standing.rollouts:
-            null = null_control.null_of_run(run.folder, points=charts.RATE_BINS, allow_plugins=None)
+            null = null_control.null_or_reason(run.folder, points=charts.RATE_BINS, allow_plugins=None)
+            if "reason" in null:
+                say(null["reason"])
             say(f"report: {page.write(run.folder, null=null)}")
         return hosts.from_first(summary)
     except Interrupted:

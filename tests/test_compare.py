@@ -316,6 +316,21 @@ def test_other_settings_that_differ_stand_in_a_rule_s_name(tmp_path):
     assert list(found["rules"]) == ["recycle learner.lr=1e-06", "recycle learner.lr=0.5"]
 
 
+def test_a_rule_without_a_null_control_is_compared_and_said(tmp_path, monkeypatch):
+    one, two = played(tmp_path / "one"), played(tmp_path / "two", rule="grpo")
+    (tmp_path / "no_null_lab.py").write_text("def by_turn(pool, so_far):\n    return so_far[-1].turns\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    settings = json.loads((two / "config.json").read_text())
+    settings["pool"]["rounds"] = {"name": "no_null_lab.by_turn", "settings": {}}
+    (two / "config.json").write_text(json.dumps(settings))
+    found = compare.compare([one, two], null_seeds=1, allow_plugins=("no_null_lab",))
+    base, other = found["rules"].values()
+    assert base["no_null"] == [] and base["null"]["trained"]["mean"] > 0 and other["null"]["trained"]["mean"] is None
+    words = "grpo:rounds=no_null_lab.by_turn: no null for rounds 'no_null_lab.by_turn': IndexError on simulated"
+    assert [note for note in comparison.notes(found) if note.startswith(words)]
+    assert words in comparison.format_tables(found)
+
+
 def test_a_page_escapes_what_it_holds(tmp_path):
     found = compare.compare([played(tmp_path / "one")], null_seeds=1)
     found["rules"] = {"</script><b>": found["rules"]["recycle"]}

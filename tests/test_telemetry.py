@@ -1,15 +1,18 @@
 """A step in numbers: what it got of the most that the devices can do, by hand."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
-from qr_jax import metrics, telemetry
+from qr_jax import metrics, pool, telemetry
 from qr_jax.config import Config, Learner
 from qr_jax.learning import pack
 from qr_jax.models import costs, families
 from qr_jax.parallel import peaks
 from qr_jax.records import Episode, Query, grades
 from qr_jax.rollout.live import Statistics
+from qr_jax.verdict import judge
 
 CFG = families.PRESETS["two_layer"]
 CLOCK = (10.0, 14.0, 14.5, 16.5)  # start, rolled out, settled, learned
@@ -88,3 +91,19 @@ def test_decoding_is_held_against_what_it_has_to_read():
 def test_every_name_is_a_listed_metric():
     row = speed(batch_of(episode(7, 3)), Statistics(decode_steps=8, decode_s=0.5))
     assert len(row) == 4 and all(metrics.about(name) for name in row)
+
+
+def test_a_small_group_s_line_of_the_ledger_holds_its_own_samples_alone():
+    """Two samples, one of them a fault, beside a group of four: no padding is told as a fault."""
+    written = []
+    questions = [Query(name, "?", ("a",)) for name in "ab"]
+    step = SimpleNamespace(queries=questions, run=SimpleNamespace(write_draws=written.extend))
+    graded = grades([[1, 0, 0, 0], [1, 0, 1, 0]], [[True, False, False, False], [True] * 4])
+    outcome = judge([1, 0], graded, step=2, accept=2)
+    spent_of = {
+        1: SimpleNamespace(episodes=2, tokens=8, searches=1),
+        0: SimpleNamespace(episodes=4, tokens=16, searches=2),
+    }
+    telemetry.write_draws(step, 2, pool.create(2), spent_of, outcome)
+    assert [draw["rewards"] for draw in written] == [[1.0, None], [1.0, 0.0, 1.0, 0.0]]
+    assert [(draw["query"], draw["successes"], draw["valid"]) for draw in written] == [("b", 1, 1), ("a", 2, 4)]

@@ -174,12 +174,11 @@ def _view(arguments: argparse.Namespace) -> int:
 
 
 def _null(arguments: argparse.Namespace) -> Any:
-    """The null control of a run; None, with a word on stderr, where nothing can be said yet."""
+    """The null control of a run, or why there is none, which is said on stderr too."""
     from qr_jax.report.charts import RATE_BINS
-    from qr_jax.studies.null_control import null_of_run
+    from qr_jax.studies.null_control import null_or_reason
 
-    try:
-        return null_of_run(arguments.run, points=RATE_BINS, allow_plugins=tuple(arguments.allow_plugins))
-    except ValueError as error:
-        print(f"no null control: {error}", file=sys.stderr)
-        return None
+    null = null_or_reason(arguments.run, points=RATE_BINS, allow_plugins=tuple(arguments.allow_plugins))
+    if "reason" in null:
+        print(null["reason"], file=sys.stderr)
+    return null

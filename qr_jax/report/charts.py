@@ -12,7 +12,7 @@ from typing import Any
 from qr_jax.report.series import Row, bins, mean, ratio, said, step_axis, total
 
 Chart = dict[str, Any]
-Null = Mapping[str, Any]  # what `null_control.null_of_run` returns
+Null = Mapping[str, Any]  # what `null_control.null_or_reason` returns
 
 RATE_BINS = 20  # of rates by origin, which few groups stand behind; as many points are wanted of the null control
 FEW = 5  # groups; a rate of fewer is not shown

@@ -67,6 +67,7 @@ def notes(found: Mapping[str, Any]) -> list[str]:
     ]
     if found["faulted_questions"]:
         made.append(f"{found['faulted_questions']} questions are left out: their answer is a fault in some run.")
+    made += [f"{label}: {reason}." for label, one in found["rules"].items() for reason in one["no_null"]]
     counts = {len(one["seeds"]) for one in found["rules"].values()}
     return [*made, "The rules have unequal numbers of seeds."] if len(counts) > 1 else made
 

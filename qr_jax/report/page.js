@@ -42,7 +42,7 @@
       host.replaceChildren();
       for (const id of host.dataset.charts.split(" ")) if (run.charts[id]) chart(host, run.charts[id]);
     }
-    one("#chance").replaceChildren(...(run.null_seeds ? chance(run.null_seeds) : []));
+    one("#chance").replaceChildren(...beside(run));
     const place = one("#heat");
     if (!place.contains(document.activeElement)) {
       place.replaceChildren();
@@ -62,10 +62,12 @@
       : "";
   }
 
-  function chance(seeds) {
-    const text =
-      `The same pool and rule, with pass rates that never move: ${seeds} runs, their mean and the band from 5 to 95 %. ` +
-      "A policy that learns nothing recycles and flips queries too: only what leaves the band says more.";
+  function beside(run) {
+    if (!run.null_seeds && !run.no_null) return [];
+    const text = run.null_seeds
+      ? `The same pool and rule, with pass rates that never move: ${run.null_seeds} runs, their mean and the band from 5 to 95 %. ` +
+        "A policy that learns nothing recycles and flips queries too: only what leaves the band says more."
+      : run.no_null;
     return [make("h3", {}, "Beside chance alone"), make("p", { class: "note wide" }, text)];
   }
 

@@ -49,8 +49,9 @@ def build(
 ) -> Page:
     """The page of a run, which may be going on.
 
-    `null`: the null control's figures (`null_control.null_of_run`), drawn beside the run's. `follow_s`: how often a
-    served page asks for news; None for a file. `kept`: see `choose.choose`.
+    `null`: the null control's figures, drawn beside the run's, or the reason why there are none, which the page says
+    (`null_control.null_or_reason`). `follow_s`: how often a served page asks for news; None for a file. `kept`: see
+    `choose.choose`.
     """
     run = read.run(folder)
     found = history.histories(run.draws)
@@ -88,6 +89,8 @@ def overview(run: read.Run, found: history.Histories, null: charts.Null | None =
     """All the page shows but the episodes."""
     size = next((row["pool/size"] for row in run.metrics if row.get("pool/size")), None)
     steps = len(run.metrics)
+    reason = redact(null["reason"]) if null and "reason" in null else ""
+    null = None if reason else null
     return {
         "name": run.folder.resolve().name,
         "status": _status(run),
@@ -97,6 +100,7 @@ def overview(run: read.Run, found: history.Histories, null: charts.Null | None =
         "settings": _settings(run.config),
         "unread": run.unread,
         "null_seeds": null["seeds"] if null else 0,
+        "no_null": reason if steps else "",
     }
 
 

@@ -7,6 +7,7 @@ questions, seeds averaged for each: it says what other questions would have give
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -105,12 +106,15 @@ def compare(
     found: dict[str, Any] = {}
     for rule, (label, some) in enumerate(by_rule.items()):
         ones = [figures_of(run, kept, measure, reach) for run in some]
-        nulls = [_null(run, null_seeds, allow_plugins) for run in some]
+        control = partial(null_control.null_or_reason, seeds=null_seeds, points=1, allow_plugins=allow_plugins)
+        nulls = [control(run.folder) for run in some]
+        known = [null["summary"] for null in nulls if "summary" in null]
         found[label] = {
             "runs": [str(run.folder) for run in some],
             "seeds": [run.settings.seed for run in some],
             **{name: over_seeds([one[name] for one in ones]) for name in ones[0] if name != "curve"},
-            "null": {name: _over_nulls([null[name] for null in nulls if null]) for name in SHARES},
+            "null": {name: _over_nulls([summary[theirs] for summary in known]) for name, theirs in SHARES.items()},
+            "no_null": sorted({null["reason"] for null in nulls if "reason" in null}),
             "difference": gaps[rule] if rule else None,
             "curves": [one["curve"] for one in ones],
         }
@@ -251,15 +255,6 @@ def _unique(folder: Path) -> tuple[int, int]:
     lines = (folder / "ledger.jsonl").read_bytes().splitlines() if (folder / "ledger.jsonl").exists() else []
     draws = [json.loads(line) for line in lines]
     return len({one["index"] for one in draws}), len({one["index"] for one in draws if one["accepted"]})
-
-
-def _null(run: Run, seeds: int, allow_plugins: Sequence[str] | None) -> dict[str, Any] | None:
-    """The null control's figures under the names of SHARES; None where it can say nothing of the run."""
-    try:
-        made = null_control.null_of_run(run.folder, seeds=seeds, points=1, allow_plugins=allow_plugins)
-    except ValueError:
-        return None
-    return {name: made["summary"][theirs] for name, theirs in SHARES.items()}
 
 
 def over_seeds(values: Sequence[float | None]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from qr_jax import figures, metrics_writer
 from qr_jax.studies import pass_rates
-from qr_jax.studies.oracle import Sampler, play, summary
+from qr_jax.studies.oracle import NotPlayable, Sampler, play, summary
 from qr_jax.studies.pass_rates import Draws
 
 NAMES = ("zero_variance_rate", "recycled_share", "seen_share", *figures.ORIGINS, "flipped")
@@ -59,13 +59,24 @@ def null_of_run(
 ) -> dict[str, Any]:
     """`null` of a run's folder (config.json, metrics.jsonl, ledger.jsonl), with the run's own `curves` as `run`.
 
-    A run under way will do. ValueError where `pass_rates.read_run` can say nothing.
+    A run under way will do. ValueError where `pass_rates.read_run` can say nothing, NotPlayable where the run's rule or
+    rounds cannot be simulated.
     """
     pool, size, rollouts, draws = pass_rates.read_run(folder)
     names = ("rule", "rounds", "queries", "samples", "oversample", "by", "reset_below", "on_exhausted")
     of = Sampler(**{name: getattr(pool, name) for name in names}, rollouts=rollouts)
     made = null(of, draws, size=size, seeds=seeds, points=points, allow_plugins=allow_plugins)
     return made | {"run": curves(metrics_writer.read(folder), points)}
+
+
+def null_or_reason(folder: str | Path, **settings: Any) -> dict[str, Any]:
+    """`null_of_run`, or {"reason": why there is none}: a finished run does not fail because it has no control."""
+    try:
+        return null_of_run(folder, **settings)
+    except NotPlayable as error:
+        return {"reason": f"no null for {error}"}
+    except ValueError as error:
+        return {"reason": f"no null control: {error}"}
 
 
 def curves(rows: Sequence[Mapping[str, Any]], points: int) -> dict[str, list[float | None]]:

@@ -4,7 +4,7 @@
 signal that comes from pass rates that moved since a query was filed as hard or easy, and not from chance.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ import numpy as np
 from qr_jax import figures, plugins
 from qr_jax import pool as pools
 from qr_jax.noise import unit, words
-from qr_jax.pool import LAST_EASY, LAST_HARD, Pool
+from qr_jax.pool import LAST_EASY, LAST_HARD, LAST_NONE, Pool
 from qr_jax.records import Grades, Outcome, grades
 from qr_jax.settings import Use
 from qr_jax.studies import pass_rates
@@ -24,7 +24,16 @@ from qr_jax.verdict import judge
 
 OUTCOMES = 91  # the first part of the keys of its outcomes
 PRESETS = {"dapo": (Use("bounded_dapo"), Use("refill"))}  # a rule and its rounds
-LARGEST = ("mopps",)  # rules that choose the largest weights, not by chance
+ORIGINS = {"ex_hard": LAST_HARD, "ex_easy": LAST_EASY}  # the figures that `moved` has
+# What a plug-in raises when it looks for something that simulated outcomes do not have.
+LACKS = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, AssertionError, NotImplementedError)
+
+
+class NotPlayable(ValueError):
+    """A rule or rounds that simulated outcomes cannot drive: they are 0 or 1 an episode, and have no turns or text."""
+
+    def __init__(self, kind: str, name: str, why: str):
+        super().__init__(f"{kind} {name!r}: {' '.join(why.split())}")
 
 
 @dataclass(frozen=True)
@@ -36,7 +45,7 @@ class Sampler:
     queries: int = 32
     samples: int = 4
     oversample: int = 2
-    by: Literal["chance", "largest"] = "chance"
+    by: Literal["chance", "largest"] | None = None  # None: as the rule's file says
     reset_below: float = 0.0
     on_exhausted: Literal["reset", "stop"] = "reset"
     rollouts: int = 84_480
@@ -47,21 +56,38 @@ class Played:
     """A simulated run: a row of figures a step, what moved in it, its draws, and its pool in the end."""
 
     rows: list[figures.Figures]
-    moved: Mapping[str, np.ndarray]  # "ex_hard", "ex_easy": expected signal groups of each step that movement made
+    moved: Mapping[str, np.ndarray]  # "ex_hard", "ex_easy": signal groups of each step that movement made
     draws: Draws
     pool: Pool
 
 
 def sampler(rule: str, **settings: Any) -> Sampler:
-    """A sampler by its rule's name: "dapo" is `refill` with `bounded_dapo`; `mopps` draws the largest weights."""
+    """A sampler by its rule's name: "dapo" is `refill` with `bounded_dapo`."""
     plain, rounds = PRESETS.get(rule, (Use(rule), Use("once")))
-    return Sampler(plain, rounds, by="largest" if rule in LARGEST else "chance", **settings)
+    return Sampler(plain, rounds, **settings)
 
 
-def roll(rate_Q: np.ndarray, drawn_Q: np.ndarray, size: int, samples: int, *, seed: int, step: int) -> Grades:
-    """Binary rewards keyed by (91, seed, step, query, sample): neither the draw nor its order changes them."""
-    word_PG = words(size * samples, OUTCOMES, seed, step).reshape(size, samples)
-    return grades(unit(word_PG[drawn_Q]) < rate_Q[:, None], np.ones((len(drawn_Q), samples), bool))
+def roll(
+    rate_Q: np.ndarray,
+    drawn_Q: np.ndarray,
+    size: int,
+    samples: int,
+    *,
+    seed: int,
+    step: int,
+    samples_Q: np.ndarray | None = None,
+) -> Grades:
+    """Binary rewards keyed by (91, seed, step, query, sample): neither the draw nor its order changes them.
+
+    `samples_Q`: how many samples each query has, by default `samples`; shorter groups are padded with valid False.
+    Sample number j >= `samples` of a query depends on (91, seed, step, j, query) alone, whenever it is asked for.
+    """
+    samples_Q = np.full(len(drawn_Q), samples) if samples_Q is None else samples_Q
+    word_QG = words(size * samples, OUTCOMES, seed, step).reshape(size, samples)[drawn_Q]
+    further = range(samples, int(samples_Q.max(initial=samples)))
+    word_QG = np.column_stack([word_QG, *(words(size, OUTCOMES, seed, step, j)[drawn_Q] for j in further)])
+    valid_QG = np.arange(word_QG.shape[1]) < samples_Q[:, None]
+    return grades(unit(word_QG) < rate_Q[:, None], valid_QG)
 
 
 def signal_chance(rate: np.ndarray, samples: int) -> np.ndarray:
@@ -72,29 +98,50 @@ def signal_chance(rate: np.ndarray, samples: int) -> np.ndarray:
 def play(
     of: Sampler, at: World, *, size: int, seed: int, family_P: Any = None, allow_plugins: Sequence[str] | None = None
 ) -> Played:
-    """Steps until the rollouts are spent (the last may go over them) or, if it is to stop then, the pool is used up."""
-    rule, rounds = (plugins.bind(kind, getattr(of, kind), allow_plugins=allow_plugins) for kind in ("rule", "rounds"))
-    ask = partial(rounds, queries=of.queries, oversample=of.oversample)
+    """Steps until the rollouts are spent (the last may go over them) or, if it is to stop then, the pool is used up.
+
+    NotPlayable where the rule or the rounds fail on simulated outcomes.
+    """
+    rule = _playable("rule", of.rule, plugins.bind("rule", of.rule, allow_plugins=allow_plugins))
+    sizes = {"queries": of.queries, "oversample": of.oversample, "samples": of.samples}
+    rounds = plugins.bind("rounds", of.rounds, provided=sizes, allow_plugins=allow_plugins)
+    ask = _playable("rounds", of.rounds, rounds)
+    draw = partial(pools.draw, by=plugins.draws_by(of.rule, of.by, allow_plugins=allow_plugins))
     pool, spent, rows = pools.create(size, family_P), 0, []
     filed_P = np.zeros(size)  # the pass rate a query had when it was last graded
-    moved, draws = {"ex_hard": [], "ex_easy": []}, []
+    moved, draws = {name: [] for name in ORIGINS}, []
     while spent < of.rollouts:
         pool, step, done = _refreshed(of, pool), len(rows), spent / of.rollouts
         if not pool.weight_P.any():
             break
-        outcome, rate_Q = _step(of, pool, ask, at, done, seed=seed, step=step)
-        drawn_Q = outcome.drawn_Q
-        gain_Q = signal_chance(rate_Q, of.samples) - signal_chance(filed_P[drawn_Q], of.samples)
-        for name, last in (("ex_hard", LAST_HARD), ("ex_easy", LAST_EASY)):
-            moved[name].append(float(gain_Q[pool.last_P[drawn_Q] == last].sum()))
+        outcome, rate_Q = _step(of, pool, draw, ask, at, done, seed=seed, step=step)
+        drawn_Q, samples_Q = outcome.drawn_Q, outcome.grades.valid_QG.sum(axis=1)
+        if (samples_Q == of.samples).all():
+            gained = _expected_gain(of, pool, drawn_Q, rate_Q, filed_P)
+        else:
+            gained = _counted_gain(of, pool, draw, ask, at, done, outcome, filed_P)
+        for name in ORIGINS:
+            moved[name].append(gained[name])
         filed_P[drawn_Q] = rate_Q
         after = pools.settle(pool, drawn_Q, outcome.grades, step=step, accept=of.queries, rule=rule, seed=seed).pool
-        rows.append(figures.step_figures(pool, outcome, after, accept=of.queries))
-        right_Q, valid_Q = after.last_successes_P[drawn_Q], after.last_valid_P[drawn_Q]
-        draws.append((np.full(len(drawn_Q), done), drawn_Q, right_Q, valid_Q))
-        pool, spent = after, spent + len(drawn_Q) * of.samples
+        rows.append(figures.step_figures(pool, outcome, after, accept=of.queries, rollouts_Q=samples_Q))
+        right_Q = (outcome.grades.reward_QG == 1).sum(axis=1)
+        draws.append((np.full(len(drawn_Q), done), drawn_Q, right_Q, samples_Q))
+        pool, spent = after, spent + int(samples_Q.sum())
     columns = [np.concatenate(column) for column in zip(*draws)]
     return Played(rows, {name: np.array(sums) for name, sums in moved.items()}, Draws(*columns), pool)
+
+
+def _playable(kind: str, use: Use, function: Callable[..., Any]) -> Callable[..., Any]:
+    """The plug-in's function, whose errors on simulated outcomes are a NotPlayable that names it."""
+
+    def played(*data: Any) -> Any:
+        try:
+            return function(*data)
+        except LACKS as error:
+            raise NotPlayable(kind, use.name, f"{type(error).__name__} on simulated outcomes: {error}") from error
+
+    return played
 
 
 def _refreshed(of: Sampler, pool: Pool) -> Pool:
@@ -102,20 +149,52 @@ def _refreshed(of: Sampler, pool: Pool) -> Pool:
     return pool if pool.weight_P.any() or of.on_exhausted == "stop" else pools.refresh(pool, below=1.0)
 
 
-def _step(of: Sampler, pool: Pool, ask: Any, at: World, done: float, *, seed: int, step: int):
+def _step(of: Sampler, pool: Pool, draw: Any, ask: Any, at: World, done: float, *, seed: int, step: int):
     """One step's draws, round by round: its Outcome, and the pass rates of what was drawn."""
-    drawn_Q, rate_Q = np.empty(0, np.int64), np.empty(0)
+    drawn_Q, rate_Q, samples_Q = np.empty(0, np.int64), np.empty(0), np.empty(0, np.int64)
     so_far: list[Outcome] = []
     while (wish := ask(pool, so_far)) is not None:
-        if wish.more:
-            raise ValueError(f"rounds {of.rounds.name!r} ask for further samples of drawn queries; the oracle has none")
-        new = pools.draw(pool, wish.draw, seed=seed, step=step, round=len(so_far), exclude=drawn_Q, by=of.by)
-        if not len(new):
+        new = draw(pool, wish.draw, seed=seed, step=step, round=len(so_far), exclude=drawn_Q)
+        if not len(new) and not wish.more:
             break
+        more_Q = [wish.more.get(index, 0) for index in drawn_Q.tolist()]
+        samples_Q = np.concatenate([samples_Q + np.array(more_Q, np.int64), np.full(len(new), of.samples)])
         drawn_Q, rate_Q = np.concatenate([drawn_Q, new]), np.concatenate([rate_Q, at(done, new)])
-        graded = roll(rate_Q, drawn_Q, pool.size, of.samples, seed=seed, step=step)
+        graded = roll(rate_Q, drawn_Q, pool.size, of.samples, seed=seed, step=step, samples_Q=samples_Q)
         so_far.append(judge(drawn_Q, graded, step=step, accept=of.queries, seed=seed))
+    if not so_far:
+        raise NotPlayable("rounds", of.rounds.name, "they ended a step before its first draw; wanted Ask(draw=...)")
     return so_far[-1], rate_Q
+
+
+def _expected_gain(
+    of: Sampler, pool: Pool, drawn_Q: np.ndarray, rate_Q: np.ndarray, filed_P: np.ndarray
+) -> dict[str, float]:
+    """Signal groups, in expectation, that a step has because pass rates moved since they were filed, by origin."""
+    gain_Q = signal_chance(rate_Q, of.samples) - signal_chance(filed_P[drawn_Q], of.samples)
+    return {name: float(gain_Q[pool.last_P[drawn_Q] == last].sum()) for name, last in ORIGINS.items()}
+
+
+def _counted_gain(
+    of: Sampler, pool: Pool, draw: Any, ask: Any, at: World, done: float, outcome: Outcome, filed_P: np.ndarray
+) -> dict[str, float]:
+    """`_expected_gain` of a step whose rounds asked for further samples, counted.
+
+    A group's size then depends on what the group showed (undecided groups get more), so a chance computed from its size
+    is wrong. Instead the step is played again, with the same random numbers and every query at the pass rate it was
+    filed with; the signal groups of that step are subtracted. Exactly 0 where no rate moved.
+    """
+
+    def filed(done: float, drawn_Q: np.ndarray) -> np.ndarray:
+        return np.where(pool.last_P[drawn_Q] == LAST_NONE, at(done, drawn_Q), filed_P[drawn_Q])
+
+    unmoved, _ = _step(of, pool, draw, ask, filed, done, seed=outcome.seed, step=outcome.step)
+    return {name: float(_signal(outcome, pool, last) - _signal(unmoved, pool, last)) for name, last in ORIGINS.items()}
+
+
+def _signal(outcome: Outcome, pool: Pool, last: int) -> int:
+    """How many signal groups are of queries whose last verdict was `last`."""
+    return int(np.count_nonzero((outcome.verdict_Q == "signal") & (pool.last_P[outcome.drawn_Q] == last)))
 
 
 def summary(played: Played) -> dict[str, float | int | None]:
