@@ -152,7 +152,8 @@ def grades(reward_QG, valid_QG, outcome_QG=None, turn_reward_QGT=None, turn_vali
     valid_QG = np.asarray(valid_QG, bool)
 
     def clean(value):
-        value = np.asarray(value, np.float64).astype(np.float32)
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and so a fault
+            value = np.asarray(value, np.float64).astype(np.float32)
         return np.where(np.abs(value) < SMALLEST_NORMAL, np.float32(0), value)
 
     reward_QG = clean(reward_QG)

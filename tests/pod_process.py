@@ -31,8 +31,8 @@ def settle_recorded(folder: Path) -> None:
     for step, (reward_PG, valid_PG) in enumerate(zip(reward_TPG, valid_TPG, strict=True)):
         drawn_Q = pools.draw(pool, 8, seed=3, step=step)
         mine_at = hosts.deal(1.0 + drawn_Q % 3, hosts.count())[hosts.index()]
-        mine = grades(reward_PG[drawn_Q[mine_at]], valid_PG[drawn_Q[mine_at]])
-        graded = hosts.exchange(mine, mine_at, len(drawn_Q))
+        mine = [[reward_PG[query], valid_PG[query]] for query in drawn_Q[mine_at]]
+        graded = grades(*map(np.array, zip(*hosts.gather_in_order(mine, mine_at, "query", len(drawn_Q)), strict=True)))
         pool = pools.settle(pool, drawn_Q, graded, step=step, accept=4, rule="recycle").pool
         digests.append(pools.digest(pool))
         hosts.assert_same(digests[-1], f"the pool after step {step}")
@@ -103,14 +103,15 @@ def work_out(folder: Path) -> None:
 
 def strike(kind: str, at_step: int) -> None:
     """Let this process get SIGKILL or SIGTERM, or an error, in that step's rollout, once some tokens are decoded."""
-    from qr_jax import runs, step
+    from qr_jax import runs
     from qr_jax.rollout import rows
+    from qr_jax.step import dealing
 
-    rollout, stop_now, now, asked = step.Step.rollout, runs.Run.stop_now, [-1], [0]
+    roll_out, stop_now, now, asked = dealing.roll_out, runs.Run.stop_now, [-1], [0]
 
-    def at(self, params, progress, number):
+    def at(parts, params, progress, wanted, groups, number):
         now[0] = number
-        return rollout(self, params, progress, number)
+        return roll_out(parts, params, progress, wanted, groups, number)
 
     def struck(self):
         asked[0] += now[0] == at_step
@@ -124,7 +125,7 @@ def strike(kind: str, at_step: int) -> None:
             raise RuntimeError("the leader's own trouble")
         return decode(self, *positional, **named)
 
-    step.Step.rollout = at
+    dealing.roll_out = at
     if kind == "raise":
         decode, rows.Rows.decode = rows.Rows.decode, raising
     else:

@@ -19,7 +19,7 @@ from qr_jax.evaluation import last_evaluation
 from qr_jax.evaluation.bootstrap import bootstrap
 from qr_jax.records import Query
 from qr_jax.report import comparison
-from qr_jax.step import Progress
+from qr_jax.step.progress import Progress
 from qr_jax.studies import compare, launch, oracle, study
 
 ROOT = Path(__file__).parents[1]

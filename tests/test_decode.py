@@ -10,7 +10,7 @@ import pytest
 import rollouts
 from rollouts import CFG, SETTINGS, WORDS, flat, random_params, roll, words_env, world
 
-from qr_jax import checks, config, runs, step, train
+from qr_jax import begin, checks, config, runs
 from qr_jax.learning.pack import pack
 from qr_jax.models.tokenizer import WordTokenizer
 from qr_jax.queries.world.generate import vocabulary
@@ -19,6 +19,8 @@ from qr_jax.rollout import cache, decode
 from qr_jax.rollout.engine import PURPOSES, Engine
 from qr_jax.rollout.rows import Rows, views_up_to
 from qr_jax.rollout.sampling import choose
+from qr_jax.step import progress
+from qr_jax.step.parts import bind
 
 
 @pytest.mark.parametrize(
@@ -65,10 +67,10 @@ def test_the_learner_measures_a_gap_below_1e_4_between_its_log_probabilities_and
         learner=config.Learner(),
     )
     run = runs.Run(tmp_path / "run", settings, stage="train", say=lambda text: None)
-    parts = train._Parts(settings, run)
+    parts = bind(settings, run)
     run.close()
     assert parts.agent.cfg == CFG
-    bound, params = parts.made, random_params()
+    bound, params = parts.learner, random_params()
     groups = roll(parts.agent.engine, params, world().train[:4], 4, env=words_env)
     reward_QG = np.tile([0.0, 1.0], (4, 2))
     batch = pack(groups, grades(reward_QG, np.ones((4, 4), bool)), rows=4, row_tokens=160, queries=4, samples=4)
@@ -119,7 +121,7 @@ def test_keys_differ_by_seed_purpose_step_query_and_sample():
 
 
 def test_the_largest_seed_that_a_config_may_have_makes_keys_after_every_rollback():
-    assert checks.LARGEST_SEED == 2**32 - 1 - train.MOST_ROLLBACKS * step.ROLLBACK_SEEDS
+    assert checks.LARGEST_SEED == 2**32 - 1 - begin.MOST_ROLLBACKS * progress.ROLLBACK_SEEDS
     rows = rollouts.engine(slots=4, buckets=(64,)).rows
     assert rows.keys(checks.LARGEST_SEED + 3 * 65536, 0, 0, [1], [2]).shape == (1, 2)
     assert checks.problems(config.Config(seed=checks.LARGEST_SEED)) == []

@@ -12,14 +12,9 @@ import pytest
 
 from qr_jax.checkpoint import Checkpoints
 from qr_jax.processes import hosts, plain
-from qr_jax.records import Episode, Grades, Passage, Query, Turn
+from qr_jax.records import Episode, Passage, Query, Turn
 
 ROOT = Path(__file__).resolve().parents[1]
-
-
-def grades_of(reward_QG):
-    reward_QG = np.asarray(reward_QG, np.float32)
-    return Grades(reward_QG, np.ones(reward_QG.shape, bool), turn_reward_QGT=np.repeat(reward_QG[..., None], 2, 2))
 
 
 def episode(sample):
@@ -31,21 +26,15 @@ def episode(sample):
 
 
 def test_one_process_is_alone_and_gets_back_what_it_gave():
-    given = grades_of([[0, 1], [1, 1], [0, 0]])
-    got = hosts.exchange(given, np.arange(3), 3)
-    for name in ("reward_QG", "valid_QG", "turn_reward_QGT"):
-        np.testing.assert_array_equal(getattr(got, name), getattr(given, name))
-    assert got.outcome_QG is None and got.valid_QG.dtype == bool
+    assert hosts.gather_in_order(["a", "b"], [0, 1], "query", 2) == ["a", "b"]
     assert (hosts.index(), hosts.count(), hosts.any_process(True), hosts.any_process(False)) == (0, 1, True, False)
     assert hosts.from_first("a") == "a"
     hosts.assert_same("a", "the pool")
     hosts.wait_for_all()
 
 
-def test_grades_come_back_in_the_order_of_the_draw():
-    got = hosts.exchange(grades_of([[2, 2], [0, 0], [1, 1]]), np.array([2, 0, 1]), 3)
-    np.testing.assert_array_equal(got.reward_QG, np.array([[0, 0], [1, 1], [2, 2]], np.float32))
-    np.testing.assert_array_equal(got.turn_reward_QGT[:, 0, 1], np.array([0, 1, 2], np.float32))
+def test_values_come_back_in_the_order_of_the_draw():
+    assert hosts.gather_in_order(["c", "a", "b"], [2, 0, 1], "drawn query", 3) == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize(
@@ -54,12 +43,12 @@ def test_grades_come_back_in_the_order_of_the_draw():
         ([0, 0], 2, "drawn query 0 was given by more than one process, or twice"),
         ([0, 1], 3, "drawn query 2 was given by no process; every one of the 3 is needed once"),
         ([0, 2], 2, "drawn query 1 was given by no process"),
-        ([0], 1, "2 rows of grades, but positions for 1"),
+        ([0], 1, "2 values, but places for 1"),
     ],
 )
 def test_a_query_graded_twice_or_not_at_all_is_refused(at, total, said):
     with pytest.raises(ValueError, match=said):
-        hosts.exchange(grades_of([[0, 1], [1, 1]]), np.array(at), total)
+        hosts.gather_in_order(["a", "b"], at, "drawn query", total)
 
 
 def test_episodes_are_ordered_by_their_place():
@@ -89,8 +78,8 @@ def test_queries_are_dealt_by_expected_tokens():
 
 def test_one_process_never_loads_jax():
     script = (
-        "import sys, numpy as np; from qr_jax.parallel import hosts; from qr_jax.records import Grades; "
-        "hosts.exchange(Grades(np.zeros((1, 2)), np.ones((1, 2), bool)), np.arange(1), 1); hosts.any_process(True); "
+        "import sys; from qr_jax.processes import hosts; "
+        "hosts.gather_in_order([1], [0], 'query', 1); hosts.any_process(True); "
         "hosts.gather_episodes([], []); print('jax' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True).stdout == "False\n"

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from qr_jax import metrics, telemetry
+from qr_jax import metrics
 from qr_jax.records import Passage
 from qr_jax.retrieval import identity
 from qr_jax.retrieval.search_cache import SearchCache
 from qr_jax.retrievers.cached import cached
 from qr_jax.settings import use
+from qr_jax.step import telling
 
 BERT = Path(__file__).parent / "fixtures" / "bert"
 CORPUS = [Passage("1", "Dune", "A novel by Frank Herbert."), Passage("2", "Oslo", "The capital of Norway.")]
@@ -140,10 +141,10 @@ def test_a_cache_that_breaks_is_passed_by_and_said_once(tmp_path, caplog):
 
 def test_the_hit_rate_is_a_metric_of_runs_with_a_cache(tmp_path):
     cache = SearchCache(counting()[0], tmp_path / "c", "x")
-    assert telemetry.cache_figures(cache) == telemetry.cache_figures(counting()[0]) == {}
+    assert telling.cache_figures(cache) == telling.cache_figures(counting()[0]) == {}
     for _ in range(4):
         cache(["a"], 1)
-    assert telemetry.cache_figures(cache) == {"perf/search_cache_hit_rate": 0.75}
+    assert telling.cache_figures(cache) == {"perf/search_cache_hit_rate": 0.75}
     assert "perf/search_cache_hit_rate" in metrics.NAMES
 
 

@@ -20,11 +20,13 @@ from loopback_bucket import led_there
 from qr_jax import checkpoint, metrics_writer, runs
 from qr_jax import train as driver
 from qr_jax.config import use
+from qr_jax.processes import alike
 from qr_jax.queries.world import generate
 from qr_jax.records import grades
 from qr_jax.rollout import rows
 from qr_jax.sft import sft
-from qr_jax.step import shuffled
+from qr_jax.step import grading
+from qr_jax.step.parts import Parts
 from qr_jax.train import train
 
 ROOT = Path(__file__).parents[1]
@@ -166,7 +168,7 @@ def test_a_sigterm_checkpoints_and_exits_with_143_and_the_same_command_goes_on(f
 @pytest.mark.parametrize("where", ["rollout", "learner"])
 def test_a_sigterm_between_compiles_is_heard_there(tmp_path, monkeypatch, where):
     """Of the rollout's programs one is compiled, of the learner's none: a pod's take minutes."""
-    place, name = {"rollout": (rows.Rows, "_append_tiles"), "learner": (driver._Parts, "save")}[where]
+    place, name = {"rollout": (rows.Rows, "_append_tiles"), "learner": (Parts, "save")}[where]
     go_on, said = getattr(place, name), []
 
     def told(*positional):
@@ -203,8 +205,8 @@ def test_a_sigterm_in_an_evaluation_between_steps_saves_the_step(tmp_path, monke
 def test_what_all_processes_must_have_is_compared(tmp_path, monkeypatch):
     """Questions of either split, passages, model; tests/two_processes.py: what comes of a difference."""
     told = []
-    monkeypatch.setattr(driver.alike, "check", lambda **has: told.append(has))
-    monkeypatch.setattr(driver, "_begin", lambda parts: 1 / 0)
+    monkeypatch.setattr(alike, "check", lambda **has: told.append(has))
+    monkeypatch.setattr(driver.begin, "begin", lambda parts: 1 / 0)
     for at in range(2):
         one = tiny(tmp_path)
         one = replace(one, data=replace(one.data, world={**one.data.world, "dev": 8 + at}))
@@ -326,8 +328,11 @@ def test_the_summary_has_what_the_readme_names(finished):
 
 
 def test_shuffled_rewards_keep_their_values_and_stay_among_the_valid():
-    reward_QG = np.array([[1, 1, 0], [0, 0, 0]], np.float32)
     valid_QG = np.array([[True, True, True], [True, False, True]])
-    found = [shuffled(grades(reward_QG, valid_QG), seed=0, step=step) for step in range(20)]
-    assert all(one.reward_QG[valid_QG].sum() == 2 and one.reward_QG[1, 1] == 0 for one in found)
-    assert len({one.reward_QG.tobytes() for one in found}) > 3
+    groups = [
+        grading.Group(q, 0, (), grades(reward_G[None], valid_QG[q][None]), grading.spent(()))
+        for q, reward_G in enumerate(np.array([[1, 1, 0], [0, 0, 0]], np.float32))
+    ]
+    dealt = [grading.joined(grading.shuffled(groups, seed=0, step=step), 3) for step in range(20)]
+    assert all(grades.reward_QG[valid_QG].sum() == 2 and grades.reward_QG[1, 1] == 0 for grades in dealt)
+    assert len({grades.reward_QG.tobytes() for grades in dealt}) > 3

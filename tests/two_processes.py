@@ -19,10 +19,12 @@ from qr_jax import bucket, config, mistakes, pool, runs
 from qr_jax.checkpoint import Checkpoints, discard_after, next_attempt
 from qr_jax.parallel import mesh
 from qr_jax.processes import alike, hosts
-from qr_jax.records import Episode, Grades, Passage, Query, Turn
+from qr_jax.records import Ask, Episode, Passage, Query, Scores, Turn
 from qr_jax.rollout.engine import Statistics
-from qr_jax.step import Progress, Step
-from qr_jax.train import train_one
+from qr_jax.step import dealing
+from qr_jax.step.parts import Parts
+from qr_jax.step.progress import Progress, families
+from qr_jax.train import take_step
 
 
 def episode(sample: int) -> Episode:
@@ -35,12 +37,25 @@ def episode(sample: int) -> Episode:
 
 
 def check_exchange(me: int) -> None:
-    reward_QG = np.array([[[0, 1, 1], [1, 0, 0]], [[0.5, 0.25]]][me], np.float32)
-    mine_at = np.array([[0, 2], [1]][me])
-    every = hosts.exchange(Grades(reward_QG, np.ones(reward_QG.shape, bool)), mine_at, 3)
-    np.testing.assert_array_equal(every.reward_QG, np.array([[0, 1, 1], [0.5, 0.25, 0], [1, 0, 0]], np.float32))
-    np.testing.assert_array_equal(every.valid_QG, np.array([[1, 1, 1], [1, 1, 0], [1, 1, 1]], bool))
-    assert every.outcome_QG is None
+    values = [[np.array([0, 1, 1], np.float32), "c"], [np.array([0.5])]][me]
+    first, second, third = hosts.gather_in_order(values, [[0, 2], [1]][me], "drawn query", 3)
+    assert first.tolist() == [0, 1, 1] and second.tolist() == [0.5] and third == "c"
+    with pytest.raises(ValueError, match="drawn query 1 was given by more than one process"):
+        hosts.gather_in_order(["x"], [1], "drawn query", 2)
+
+
+def check_groups(me: int) -> None:
+    """Each grades its own queries; all have all grades in draw order, and the episodes of those that are kept."""
+    parts = parts_of(1, 1, 1)
+    rolled = [{2: [episode(0)], 0: [episode(1), episode(2)]}, {1: [episode(0), episode(1)]}][me]
+    groups = dealing.graded(parts, {2: 1, 0: 2, 1: 2}, rolled, [], step=0)
+    assert [group.index for group in groups] == [2, 0, 1] and [group.process for group in groups] == [0, 0, 1]
+    assert [group.spent.episodes for group in groups] == [1, 2, 2]
+    assert [len(group.episodes) for group in groups] == [[1, 2, 0], [0, 0, 2]][me]
+    kept = dealing.with_episodes(groups[1:])
+    assert [[one.sample for one in group.episodes] for group in kept] == [[1, 2], [0, 1]]
+    more = dealing.graded(parts, {1: 1}, [{}, {1: [episode(2)]}][me], groups, step=0)
+    assert [group.spent.episodes for group in more] == [1, 2, 3] and more[2].grades.reward_QG.shape == (1, 3)
 
 
 def check_episodes(me: int) -> None:
@@ -116,19 +131,34 @@ def check_stop(me: int, folder: str) -> None:
     run.close()
 
 
-class Rolled(Step):
-    """A step whose rollout gives each process two wrong answers to one query."""
+class Engine:
+    """It gives each query as many wrong answers as are asked for."""
 
-    def rollout(self, params, progress, step):
-        return np.arange(2), {hosts.index(): [episode(0), episode(1)]}, Statistics()
+    statistics = Statistics()
+
+    def run(self, params, queries, samples, **how):
+        return [[episode(sample) for sample in range(count)] for count in samples]
 
 
-def step_of(*hops: int) -> Rolled:
-    """One over as many queries, which are of one family where their hops are the same."""
+def parts_of(*hops: int) -> Parts:
+    """A run's parts over as many queries, which are of one family where their hops are the same."""
     settings = config.Config()
     settings = replace(settings, pool=replace(settings.pool, queries=1, oversample=2, samples=2))
-    queries = [Query(f"q{at}", "Where?", ("here",), (), {"hops": one}) for at, one in enumerate(hops)]
-    return Rolled(settings, None, queries, None, None)
+    queries = [Query(f"q{at}", "Where?", ("here",), (), {"hops": count}) for at, count in enumerate(hops)]
+    needed = dict.fromkeys(Parts.__dataclass_fields__) | {
+        "settings": settings,
+        "agent": SimpleNamespace(engine=Engine()),
+        "run": SimpleNamespace(stop_now=lambda: False),
+        "queries": queries,
+        "family_P": families(queries),
+        "reward": lambda query, episodes: Scores(np.zeros(len(episodes))),
+        "rounds": lambda pool, so_far: None if so_far else Ask(2),
+        "rule": lambda pool, outcome: (pool.weight_P, pool.memory),
+        "draws": "chance",
+        "most_samples": 2,
+        "hand_over": lambda params: params,
+    }
+    return Parts(**needed)
 
 
 def check_alike(me: int, folder: str) -> None:
@@ -151,15 +181,15 @@ def check_alike(me: int, folder: str) -> None:
 def check_deal(me: int) -> None:
     """A query of three hops took 300 tokens an episode, the others 100."""
     progress = Progress(pool.create(4), cost_F=np.array([300.0, 100.0]))
-    mine = step_of(3, 1, 1, 1).deal(progress, dict.fromkeys(range(4), 2), {})
-    assert list(mine) == [[0], [1, 2, 3]][me]
+    rolled, _ = dealing.roll_out(parts_of(3, 1, 1, 1), None, progress, dict.fromkeys(range(4), 2), [], 0)
+    assert list(rolled) == [[0], [1, 2, 3]][me] and all(len(episodes) == 2 for episodes in rolled.values())
 
 
 def check_pool(me: int) -> None:
     """A pool that differs on one process, in a query that was not drawn."""
     progress = Progress(replace(pool.create(3), weight_P=np.array([1.0, 1.0, 1.0 - me / 2])))
     with pytest.raises(RuntimeError, match="processes disagree about the pool after step 7 .process 0: [0-9a-f]{64}, "):
-        train_one(step_of(1, 1, 1), None, SimpleNamespace(params=None), progress, lambda params: params, 7)
+        take_step(parts_of(1, 1, 1), SimpleNamespace(params=None), progress, 7)
 
 
 def main(port: str, me: int, folder: str) -> None:
@@ -168,6 +198,7 @@ def main(port: str, me: int, folder: str) -> None:
     jax.distributed.initialize(f"127.0.0.1:{port}", 2, me)
     assert (hosts.index(), hosts.count(), jax.local_device_count()) == (me, 2, 2)
     check_exchange(me)
+    check_groups(me)
     check_episodes(me)
     check_words(me)
     check_errors_of_the_first(me)

@@ -18,6 +18,7 @@ from qr_jax.records import Episode, Grades, Query, Scores, grades
 
 SHUFFLE = 2  # the first part of a key of `uniforms`: rewards shuffled for the control
 LEAST_TURNS = 8  # room for turn rewards, doubled where an episode has more turns: few shapes to compile
+LARGEST = float(np.finfo(np.float32).max)
 GRADES = tuple(field.name for field in fields(Grades))
 
 
@@ -92,7 +93,7 @@ def grade(
 def _fault(name: str, scores: Scores, query: Query, g: int) -> str:
     values = [scores.score_G[g]] + ([] if scores.outcome_G is None else [scores.outcome_G[g]])
     values += [] if scores.turn_GT is None else list(scores.turn_GT[g])
-    value = next(value for value in values if not np.isfinite(np.float32(value)))
+    value = next(value for value in values if not abs(value) <= LARGEST)
     return f"reward {name!r} gave {value} for sample {g} of query {query.id!r}"
 
 

@@ -1,18 +1,17 @@
 """A step in numbers: what it got of the most that the devices can do, by hand."""
 
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from qr_jax import metrics, pool, telemetry
+from qr_jax import metrics
 from qr_jax.config import Config, Learner
 from qr_jax.learning import pack
 from qr_jax.models import costs, families
 from qr_jax.parallel import peaks
 from qr_jax.records import Episode, Query, grades
 from qr_jax.rollout.live import Statistics
-from qr_jax.verdict import judge
+from qr_jax.step import telling
 
 CFG = families.PRESETS["two_layer"]
 CLOCK = (10.0, 14.0, 14.5, 16.5)  # start, rolled out, settled, learned
@@ -33,12 +32,12 @@ def batch_of(*episodes: Episode) -> pack.Batch:
 
 def speed(batch, statistics, learner=None, episodes=()):
     tokens = sum(len(episode.ids_L) for episode in episodes)
-    return telemetry.speed(Config(learner=learner or Learner()), CFG, tokens, batch, CLOCK, statistics)
+    return telling.speed(Config(learner=learner or Learner()), CFG, tokens, batch, CLOCK, statistics)
 
 
 def test_times_and_rates_by_hand():
     statistics = Statistics(tokens=100, decode_s=1.5, append_s=0.25, search_s=0.75, search_wait_s=0.125)
-    assert telemetry.times(CLOCK, statistics, rollouts=13, found=[{"tokens": 30}, {"tokens": 20}]) == {
+    assert telling.times(telling.Took(statistics, statistics, CLOCK, 4), 13, [{"tokens": 30}, {"tokens": 20}]) == {
         "time/step_s": 6.5,
         "time/rollout_s": 4.0,
         "time/decode_s": 1.5,
@@ -50,16 +49,17 @@ def test_times_and_rates_by_hand():
         "perf/tokens_per_s": 25.0,
         "perf/learner_tokens_per_s": 25.0,
         "perf/rollouts_per_s": 2.0,
+        "perf/compiles": 4,
     }
 
 
 def test_shares_by_hand(monkeypatch):
     """The model of tests/test_costs.py on two devices of 1,000 operations and 100 bytes a second."""
     cfg = families.ModelConfig("llama", 10, 8, 2, 2, 1, 4, 16, context_tokens=64)
-    monkeypatch.setattr(telemetry.peaks, "of", lambda compute: peaks.Peak(1000.0, 100.0, measured=False))
-    monkeypatch.setattr(telemetry.peaks, "devices", lambda mesh: 2)
+    monkeypatch.setattr(telling.peaks, "of", lambda compute: peaks.Peak(1000.0, 100.0, measured=False))
+    monkeypatch.setattr(telling.peaks, "devices", lambda mesh: 2)
     statistics = Statistics(decode_steps=3, cache_positions=50, decode_s=4.0)
-    row = telemetry.speed(Config(), cfg, 26, batch_of(episode(3, 2)), CLOCK, statistics)
+    row = telling.speed(Config(), cfg, 26, batch_of(episode(3, 2)), CLOCK, statistics)
     assert row["perf/step_tokens_per_s"] == 2.0  # 26 tokens in 6.5 s on 2
     flops = 3 * (2 * 1152 * 3 + 4 * 2 * 2 * 4 * 6 + 2 * 10 * 8 * 2)  # 3 tokens, 6 pairs, 2 predicted
     assert row["perf/mfu"] == pytest.approx(flops / 2.0 / 2000)
@@ -91,19 +91,3 @@ def test_decoding_is_held_against_what_it_has_to_read():
 def test_every_name_is_a_listed_metric():
     row = speed(batch_of(episode(7, 3)), Statistics(decode_steps=8, decode_s=0.5))
     assert len(row) == 4 and all(metrics.about(name) for name in row)
-
-
-def test_a_small_group_s_line_of_the_ledger_holds_its_own_samples_alone():
-    """Two samples, one of them a fault, beside a group of four: no padding is told as a fault."""
-    written = []
-    questions = [Query(name, "?", ("a",)) for name in "ab"]
-    step = SimpleNamespace(queries=questions, run=SimpleNamespace(write_draws=written.extend))
-    graded = grades([[1, 0, 0, 0], [1, 0, 1, 0]], [[True, False, False, False], [True] * 4])
-    outcome = judge([1, 0], graded, step=2, accept=2)
-    spent_of = {
-        1: SimpleNamespace(episodes=2, tokens=8, searches=1),
-        0: SimpleNamespace(episodes=4, tokens=16, searches=2),
-    }
-    telemetry.write_draws(step, 2, pool.create(2), spent_of, outcome)
-    assert [draw["rewards"] for draw in written] == [[1.0, None], [1.0, 0.0, 1.0, 0.0]]
-    assert [(draw["query"], draw["successes"], draw["valid"]) for draw in written] == [("b", 1, 1), ("a", 2, 4)]
