@@ -34,6 +34,7 @@ class Batch:
     grades: Grades  # [Q, G], padded with valid False
     drawn_tokens: Any  # int32 [], sampled tokens of valid episodes that were drawn and are not in the batch
     drawn_episodes: Any  # int32 [], those episodes
+    gold_logp_NT: Any = None  # float32 nats of the gold answer before each turn (gold.py); None where nobody names it
 
 
 @dataclass(frozen=True)

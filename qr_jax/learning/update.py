@@ -1,0 +1,255 @@
+"""One GRPO update as pure functions: advantages -> loss -> gradient over micro-batches -> clip -> optimizer.
+
+`learner.make` jits them. Losses see plain [N, L] arrays; packed rows exist only inside the forward pass.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from qr_jax import config
+from qr_jax.learning import credit, importance, kl, returned
+from qr_jax.learning.pack import Batch
+from qr_jax.models import decoder, logprob
+from qr_jax.models.families import ModelConfig
+from qr_jax.parallel import mesh as meshes
+from qr_jax.variance import group_variance_mask
+
+# Metrics of the learner itself; a loss plug-in's others are its own.
+OWN = {"gap", "gap_max", "nll", "tokens", "signal_groups", "loss", "grad_norm", "update_norm", "finite", "any"}
+OWN |= {"kl", "entropy", "advantage"}
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class State:
+    """float32 master weights, the optimizer's state, and how many updates were made and skipped in a row."""
+
+    params: Any
+    opt_state: Any
+    updates: jax.Array  # int32 []
+    skipped: jax.Array  # int32 [], updates in a row that were not finite
+    reference: Any = None  # the frozen policy of the KL term; None when kl_weight is 0
+
+
+@dataclass(frozen=True, eq=False)
+class Update:
+    """All that an update is bound to; the methods are its programs before they are jitted."""
+
+    cfg: ModelConfig
+    model: config.Model
+    settings: config.Learner
+    mesh: Mesh
+    temperature: float
+    attend: Callable[..., jax.Array]
+    transform: optax.GradientTransformation
+    loss: Callable[..., Any]
+    loss_names: frozenset[str]  # the parameters of the loss: what it is given, and its settings
+    advantage: Callable[..., Any]
+    advantage_names: frozenset[str]
+
+    @property
+    def with_reference(self) -> bool:
+        return bool(self.settings.kl_weight) or "ref_logp_NL" in self.loss_names
+
+    @property
+    def with_entropy(self) -> bool:
+        """Whether the loss takes the entropy; what the advantage names is a pass of its own."""
+        return bool(self.settings.entropy_weight) or "entropy_NL" in self.loss_names
+
+    def init(self, params) -> State:
+        # a copy: the step donates its state, and the reference must outlive the first one
+        reference = jax.tree.map(jnp.copy, params) if self.with_reference else None
+        return State(params, self.transform.init(params), jnp.int32(0), jnp.int32(0), reference)
+
+    def predict(self, params, micro: Batch, entropy: bool):
+        """logp_EL (and entropy_EL) of every episode slot of one micro-batch."""
+        rows, everywhere = NamedSharding(self.mesh, PartitionSpec(meshes.ROWS)), meshes.replicated(self.mesh)
+        divides = not self.cfg.width % self.mesh.shape["fsdp"]
+        by_width = NamedSharding(self.mesh, PartitionSpec("fsdp" if divides else None))
+        compute = jnp.dtype(self.model.compute)
+        hidden_RCD = decoder.forward(
+            self.cfg, params, micro.ids_MRC, micro.position_MRC, micro.segment_MRC, compute=compute,
+            remat=self.model.remat, attend=self.attend, constrain=lambda x: jax.lax.with_sharding_constraint(x, rows),
+        )  # fmt: skip
+        # on every device: gathered once, and not once a block (logprob.py)
+        head_VD = jax.lax.with_sharding_constraint(decoder.head_weights(params).astype(compute), everywhere)
+        logp_RC, entropy_RC = logprob.token_logprobs(
+            hidden_RCD, head_VD, micro.target_MRC, block=self.model.vocab_block, temperature=self.temperature,
+            entropy=entropy, constrain=lambda x: jax.lax.with_sharding_constraint(x, by_width),
+        )  # fmt: skip
+        entropy_EL = None if entropy_RC is None else _to_episodes(entropy_RC, micro.source_MEL)
+        return _to_episodes(logp_RC, micro.source_MEL), entropy_EL
+
+    def micro_loss(self, params, reference, micro: Batch, weight_EL, adv_EL, reward_E, old_logp_EL):
+        """(loss, (sums of metrics over sampled tokens, largest gap to the sampler)) of one micro-batch."""
+        logp_EL, entropy_EL = self.predict(params, micro, self.with_entropy)
+        mask_EL = micro.mask_MEL
+        logp_EL = jnp.where(mask_EL, logp_EL, 0.0)
+        old_EL = jax.lax.stop_gradient(logp_EL) if old_logp_EL is None else old_logp_EL
+        rollout_EL = micro.rollout_logp_MEL
+        ref_EL = None
+        if self.with_reference:
+            ref_EL = jnp.where(mask_EL, jax.lax.stop_gradient(self.predict(reference, micro, False)[0]), 0.0)
+        given = dict(
+            logp_NL=logp_EL, old_logp_NL=old_EL, rollout_logp_NL=rollout_EL, ref_logp_NL=ref_EL, entropy_NL=entropy_EL,
+            adv_NL=adv_EL, mask_NL=mask_EL, turn_NL=micro.turn_MEL, group_N=micro.episode_ME, reward_N=reward_E,
+        )  # fmt: skip
+        loss_EL, metrics = self.token_loss(given)
+        total = jnp.sum(weight_EL * jnp.where(mask_EL, loss_EL, 0.0))
+        gap_EL = jnp.where(mask_EL, jnp.abs(old_EL - rollout_EL), 0.0)
+        sums = {name: jnp.sum(jnp.where(mask_EL, value, 0.0)) for name, value in metrics.items()}
+        sums |= {"gap": jnp.sum(gap_EL), "nll": -jnp.sum(logp_EL)}
+        return total, (jax.lax.stop_gradient(sums), jnp.max(gap_EL, initial=0.0))
+
+    def token_loss(self, given: dict[str, Any]):
+        """(loss_EL, metrics): what the loss plug-in returned, with importance weights, KL and entropy terms."""
+        settings, name = self.settings, self.settings.loss.name
+        value = self.loss(**{key: array for key, array in given.items() if key in self.loss_names})
+        loss_EL, metrics = returned.loss(name, value, given["mask_NL"].shape)
+        if taken := OWN & set(metrics):
+            raise ValueError(f"loss {name!r} reports {sorted(taken)}, names that the learner has itself")
+        old_EL, rollout_EL = given["old_logp_NL"], given["rollout_logp_NL"]
+        if settings.importance == "truncate":
+            loss_EL *= importance.truncate(old_EL, rollout_EL, high=settings.importance_high)
+        elif settings.importance == "icepop":
+            bounds = dict(low=settings.importance_low, high=settings.importance_high)
+            loss_EL *= importance.icepop(old_EL, rollout_EL, **bounds)
+        if settings.kl_weight:
+            metrics["kl"] = kl.ESTIMATES[settings.kl](given["logp_NL"], given["ref_logp_NL"])
+            loss_EL += settings.kl_weight * metrics["kl"]
+        if self.with_entropy:
+            metrics["entropy"] = given["entropy_NL"]
+            loss_EL -= settings.entropy_weight * given["entropy_NL"]
+        return loss_EL, metrics
+
+    def gradient(self, state: State, batch: Batch, old_logp_MEL=None):
+        """(loss, gradient, metrics) of the whole batch, summed over its micro-batches."""
+        weight_MEL = credit.token_weights(self.settings, batch)
+        advantage = self.advantages(state, batch)
+        adv_MEL, reward_ME = credit.to_slots(advantage, batch)
+        per_micro = (_micro_batches(batch), (weight_MEL, adv_MEL, reward_ME, old_logp_MEL))
+        value, grads, sums, gap = self.summed(state, per_micro)
+        tokens = jnp.sum(batch.mask_MEL)
+        metrics = {name: part / jnp.maximum(tokens, 1) for name, part in sums.items()}
+        signal_Q = group_variance_mask(batch.grades.reward_QG, batch.grades.valid_QG)
+        metrics |= {"gap_max": gap, "tokens": tokens, "signal_groups": jnp.sum(signal_Q), "advantage": advantage}
+        return value, grads, metrics
+
+    def advantages(self, state: State, batch: Batch) -> jax.Array:
+        """What the advantage plug-in gives for the batch: adv_QG, adv_QGT or adv_NL.
+
+        Entropies are those of the weights before this update and of the micro-batches that are in it: with
+        learner.updates > 1 an update has a part of the batch, and mask_NL is False on the others.
+        """
+        name, names = self.settings.advantage.name, self.advantage_names
+        queries, samples = batch.grades.reward_QG.shape
+        gold_logp_NT = batch.gold_logp_NT
+        if "gold_logp_NT" in names and (np.ndim(gold_logp_NT) != 2 or len(gold_logp_NT) != queries * samples):
+            raise ValueError(
+                f"advantage {name!r} names gold_logp_NT, and the batch's is {returned.described(gold_logp_NT)}; "
+                f"wanted [{queries * samples}, turns], as gold_logp of learning/gold.py gives it"
+            )
+        give = {
+            "grades": lambda: batch.grades,
+            "entropy_NL": lambda: self.by_episode(self.entropies(state, batch), batch, 0.0),
+            "gold_logp_NT": lambda: gold_logp_NT,
+            "mask_NL": lambda: self.by_episode(batch.mask_MEL, batch, False),
+            "turn_NL": lambda: self.by_episode(batch.turn_MEL, batch, -1),
+        }
+        value = self.advantage(**{key: array() for key, array in give.items() if key in names})
+        return returned.advantage(name, value, queries=queries, samples=samples, tokens=batch.mask_MEL.shape[-1])
+
+    def by_episode(self, value_MEL, batch: Batch, empty) -> jax.Array:
+        """`credit.by_episode` on every device: a plug-in reduces over groups, whose episodes lie anywhere."""
+        value_NL = credit.by_episode(value_MEL, batch, empty)
+        return jax.lax.with_sharding_constraint(value_NL, meshes.replicated(self.mesh))
+
+    def summed(self, state: State, per_micro):
+        """(loss, gradient, sums, largest gap) over the micro-batches that are used."""
+        grad_of = jax.value_and_grad(self.micro_loss, has_aux=True)
+
+        def body(carry, micro_and):
+            micro, rest = micro_and
+
+            def compute(carry):
+                (value, (sums, gap)), grads = grad_of(state.params, state.reference, micro, *rest)
+                total, all_grads, all_sums, top = carry
+                all_grads, all_sums = jax.tree.map(jnp.add, (all_grads, all_sums), (grads, sums))
+                return total + value, all_grads, all_sums, jnp.maximum(top, gap)
+
+            return jax.lax.cond(micro.used_M, compute, lambda carry: carry, carry), None
+
+        first = jax.tree.map(lambda leaf: leaf[0], per_micro)
+        if len(per_micro[0].used_M) == 1:  # nothing to add up: no second tree of gradients
+            (value, (sums, gap)), grads = grad_of(state.params, state.reference, first[0], *first[1])
+            return value, grads, sums, gap
+        shapes = jax.eval_shape(self.micro_loss, state.params, state.reference, first[0], *first[1])
+        empty = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes[1][0])
+        start = (jnp.float32(0), jax.tree.map(jnp.zeros_like, state.params), empty, jnp.float32(0))
+        return jax.lax.scan(body, start, per_micro)[0]
+
+    def train_step(self, state: State, batch: Batch, old_logp_MEL=None):
+        value, grads, metrics = self.gradient(state, batch, old_logp_MEL)
+        state, more = _update(self.settings, self.transform, state, value, grads, metrics["tokens"] > 0)
+        return state, metrics | more
+
+    def old_logp(self, state: State, batch: Batch) -> jax.Array:
+        """[M, E, L] log-probabilities of the batch under the present weights; 0 where nothing was sampled."""
+        return _by_micro_batch(batch, lambda micro: self.predict(state.params, micro, False)[0])
+
+    def entropies(self, state: State, batch: Batch) -> jax.Array:
+        """[M, E, L] float32 nats: entropies of the distributions that tokens were sampled from, without gradient."""
+        return jax.lax.stop_gradient(_by_micro_batch(batch, lambda micro: self.predict(state.params, micro, True)[1]))
+
+
+def _by_micro_batch(batch: Batch, value_of: Callable[[Batch], jax.Array]) -> jax.Array:
+    """[M, E, L]: `value_of` each used micro-batch at its sampled tokens, 0 elsewhere."""
+
+    def body(_, micro):
+        zeros = jnp.zeros(micro.mask_MEL.shape, jnp.float32)
+
+        def compute():
+            return jnp.where(micro.mask_MEL, value_of(micro), 0.0)
+
+        return None, jax.lax.cond(micro.used_M, compute, lambda: zeros)
+
+    return jax.lax.scan(body, None, _micro_batches(batch))[1]
+
+
+def _micro_batches(batch: Batch) -> Batch:
+    """The batch with what is not per micro-batch left out, so that a scan can run over it."""
+    return replace(batch, grades=None, drawn_tokens=None, drawn_episodes=None, gold_logp_NT=None)
+
+
+def _to_episodes(value_RC, source_EL):
+    """Bring values of packed positions to their episodes: a gather inside each row, so that it stays on its device."""
+    rows, columns = value_RC.shape
+    column_RX = (source_EL % columns).reshape(rows, -1)
+    return jnp.take_along_axis(value_RC, column_RX, axis=1).reshape(source_EL.shape)
+
+
+def _update(settings: config.Learner, transform, state: State, value, grads, any_tokens):
+    """Clip, update, and keep the old state where there was nothing to learn from or something was not finite."""
+    norm = optax.tree.norm(grads)
+    finite = jnp.isfinite(norm) & jnp.isfinite(value)
+    scale = jnp.minimum(1.0, settings.clip_norm / jnp.maximum(norm, 1e-30))
+
+    def go(state: State):
+        clipped = jax.tree.map(lambda g: g * scale, grads)
+        updates, opt_state = transform.update(clipped, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        return replace(state, params=params, opt_state=opt_state, updates=state.updates + 1,
+                       skipped=jnp.int32(0)), optax.tree.norm(updates)  # fmt: skip
+
+    def stay(state: State):
+        return replace(state, skipped=state.skipped + jnp.where(any_tokens, 1, 0)), jnp.float32(0)
+
+    state, update_norm = jax.lax.cond(any_tokens & finite, go, stay, state)
+    return state, {"loss": value, "grad_norm": norm, "update_norm": update_norm, "finite": finite, "any": any_tokens}
