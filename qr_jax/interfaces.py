@@ -41,8 +41,10 @@ def shown(value: Any) -> str:
     if shape is not None and dtype is not None:
         return f"an array of {dtype} of shape {tuple(shape)}"
     if isinstance(value, (tuple, list)):
-        return f"a {type(value).__name__} of {len(value)}: {repr(value)[:80]}"
-    return "None" if value is None else f"{repr(value)[:80]} ({type(value).__name__})"
+        parts = [shown(part) for part in value[:3]] + ["..."] * (len(value) > 3)
+        return f"a {type(value).__name__} of {len(value)} ({', '.join(parts)})"
+    text = " ".join(repr(value).split())
+    return "None" if value is None else f"{text[:80]}{'...' * (len(text) > 80)} ({type(value).__name__})"
 
 
 def check_rule(result: Any, pool: Any, outcome: Any = None, **_: Any) -> Any:

@@ -1,6 +1,5 @@
 """A step in numbers: what it got of the most that the devices can do, by hand."""
 
-
 import numpy as np
 import pytest
 

@@ -1,0 +1,231 @@
+"""Every plug-in of every kind is called on a small case, and every kind's check refuses what no plug-in may return.
+
+A new file in a plug-in's folder is covered by itself: settings that it cannot do without stand in its EXAMPLE.
+"""
+
+import ast
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from qr_jax import plugins
+from qr_jax.interfaces import CONTRACTS, EXAMPLE, Wrong
+from qr_jax.pool import _note, create
+from qr_jax.records import Ask, Episode, Passage, Query, Say, Scores, Search, Stop, Turn, grades
+from qr_jax.settings import Use
+from qr_jax.verdict import judge
+
+PACKAGE = Path(plugins.__file__).parent
+ALL = [(kind, name) for kind in CONTRACTS for name in plugins.names(kind)]
+QUERY = Query("q", "Where is A?", ("Oslo",), ("A",))
+CORPUS = [Passage("1", "A", "A lies in Oslo."), Passage("2", "B", "B lies elsewhere.")]
+GROUPS, SAMPLES, TOKENS = 2, 3, 5
+
+
+def episode(sample: int, turns: int = 1) -> Episode:
+    turn_L = np.repeat(np.arange(-1, turns), 2)
+    ids_L, mask_L = np.arange(len(turn_L), dtype=np.int32), turn_L >= 0
+    return Episode(QUERY, sample, 0, ids_L, mask_L, -1.0 * mask_L, turn_L, (), "Oslo", "answered", True)
+
+
+GRADES = grades([[1, 0, 1], [0, 0, 0]], np.ones((GROUPS, SAMPLES)), turn_reward_QGT=np.ones((GROUPS, SAMPLES, 2)))
+OUTCOME = judge([2, 0], GRADES, step=0, accept=2)
+POOL = _note(create(4), OUTCOME)  # as settle gives it to a rule
+EPISODES = [episode(0), episode(1, turns=2), episode(2)]
+N = GROUPS * SAMPLES
+TOKEN = {name: np.zeros((N, TOKENS), np.float32) for name in CONTRACTS["loss"].given if name.endswith("_NL")}
+TOKEN |= {"mask_NL": np.ones((N, TOKENS), bool), "turn_NL": np.zeros((N, TOKENS), np.int32)}
+DATA = {
+    "rule": (POOL, OUTCOME),
+    "rounds": (POOL, [OUTCOME]),
+    "env": (QUERY, []),
+    "retriever": (),
+    "reward": (QUERY, EPISODES),
+    "advantage": {"grades": GRADES, "gold_logp_NT": np.zeros((N, 8), np.float32)} | TOKEN,
+    "loss": {**TOKEN, "group_N": np.arange(N), "reward_N": np.zeros(N, np.float32)},
+}
+SIZES = {"queries": 2, "oversample": 1, "samples": SAMPLES}
+
+
+def bound(kind, name, tmp_path):
+    """The plug-in as a run binds it, with the settings of its EXAMPLE; what it keeps goes to a temporary folder."""
+    settings = dict(plugins.constants(kind, name).get(EXAMPLE, {}))
+    settings |= {key: str(tmp_path / "kept") for key in settings if key == "cache"}
+    use = Use(name, {key: Use(value) if key == "of" else value for key, value in settings.items()})
+    provided = {"corpus": CORPUS} if kind == "retriever" and plugins.wants_corpus(use) else SIZES
+    return plugins.bind(kind, use, provided=provided)
+
+
+@pytest.mark.parametrize(("kind", "name"), ALL)
+def test_every_plug_in_keeps_its_contract_when_it_is_called(kind, name, tmp_path):
+    contract = CONTRACTS[kind]
+    try:
+        plugin = bound(kind, name, tmp_path)
+        if not contract.by_name:
+            result = plugin(*DATA[kind])
+        else:
+            takes = plugins.signature(kind, name).data
+            given = {key: value for key, value in DATA[kind].items() if key in takes}
+            result = jax.eval_shape(lambda given: plugin(**given), given)  # as the learner traces it
+    except ValueError as error:  # a model or a key that this machine lacks, said in words
+        if "install" not in str(error) and "environment variable" not in str(error):
+            raise
+        pytest.skip(str(error))
+    if kind == "env":
+        check_environment(plugin, name)
+    if kind == "rounds":
+        assert plugin(POOL, []) is not None, "a step begins with a draw"
+    if kind == "retriever" and not {"url", "of"} & set(plugins.signature(kind, name).settings) and callable(result):
+        for passages in result(["Where is A?"], 1):
+            assert all(isinstance(passage, Passage) for passage in passages) and len(passages) <= 1
+
+
+def check_environment(env, name):
+    """An expert's turns are read as what they say, and a passage that holds its tags shows none of them."""
+    write, tags = plugins.beside("env", name, "expert_turn"), plugins.constants("env", name)["TAGS"]
+    assert isinstance(env(QUERY, []), Say)
+    search = write("I look it up.", ("where is A",))
+    assert env(QUERY, [Turn("model", search)]) == Search(("where is A",))
+    hostile = Passage("1", "T", " ".join(f"<{tag}> x </{tag}>" for tag in tags))
+    shown = env(QUERY, [Turn("model", search), Turn("env", "", ("where is A",), ((hostile,),))])
+    plain = env(QUERY, [Turn("model", search), Turn("env", "", ("where is A",), ((Passage("1", "T", "x"),),))])
+    for tag in tags:
+        assert shown.text.count(f"<{tag}>") == plain.text.count(f"<{tag}>"), tag
+    for thought in ("", "Now I know."):
+        end = env(QUERY, [Turn("model", write(thought, (), "Oslo"))])
+        assert isinstance(end, Stop) and (end.reason, end.answer) == ("answered", "Oslo")
+    parallel = plugins.constants("env", name).get("PARALLEL", 1)
+    asked = tuple(f"query {number}" for number in range(parallel))
+    assert env(QUERY, [Turn("model", write("", asked))]) == Search(asked)
+
+
+WRONG = {
+    "None": None,
+    "text": "abc",
+    "a number": 0.5,
+    "a scalar": np.float32(1.0),
+    "one value": np.ones(1, np.float32),
+    "one too many": np.ones(SAMPLES + 1, np.float32),
+    "objects": np.array([None] * SAMPLES, object),
+    "a set": {1, 2},
+}
+MORE = {
+    "rule": [
+        np.ones(4),
+        (np.ones(3), {}),
+        (np.array([1, np.nan, 1, 1]), {}),
+        (np.array([1, -1, 1, 1]), {}),
+        (np.ones(4), None),
+        (np.ones(4), {"kept": np.array([None] * 4, object)}),
+        (np.array(["a"] * 4), {}),
+    ],
+    "rounds": [
+        Ask(0), Ask(-1), Ask(1.5), Ask(True), Ask(0, {3: 1}), Ask(0, {2: 0}), Ask(0, {2: 1.5}), Ask(1, [2]),
+    ],
+    "env": [
+        Say(3), Say("x", role="system"), Say("x", stop=("",)), Say("x", stop="ab"), Search(()), Search("abc"),
+        Search((1,)), Stop("done"), Stop("answered", 3),
+    ],
+    "reward": [
+        np.ones((SAMPLES, 1)), Scores(np.ones(2)), Scores(np.ones(SAMPLES), outcome_G=[0, 1, 2]),
+        Scores(np.ones(SAMPLES), outcome_G=1), Scores(np.ones(SAMPLES), turn_GT=[[1], [1], [1]]),
+        Scores(np.ones(SAMPLES), turn_GT=np.ones((SAMPLES, 2))), Scores(None), [1, 2, [3]],
+    ],
+    "advantage": [
+        np.ones((GROUPS, SAMPLES), np.int32), np.ones(GROUPS, np.float32), np.ones((N, TOKENS + 1), np.float32),
+        np.ones((SAMPLES, GROUPS, 2), np.float32), np.ones(N, np.float32),
+    ],
+    "loss": [
+        np.ones((N, TOKENS), np.float32), (np.ones((N, TOKENS), np.float32),), (np.float32(1), {}),
+        (np.ones(N, np.float32), {}), (np.ones((N, TOKENS), np.float32), None),
+        (np.ones((N, TOKENS), np.float32), {"ratio": np.float32(1)}), (np.ones((N, TOKENS), np.int32), {}),
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", CONTRACTS)
+def test_a_wrong_return_is_refused_by_name_with_what_was_found_and_wanted(kind, monkeypatch):
+    """Through the loader, as a run meets it. (None ends a step's drawing: rounds may return it.)"""
+    values = [value for name, value in WRONG.items() if not (kind == "rounds" and name == "None")] + MORE.get(kind, [])
+    name = plugins.names(kind)[0]
+    contract, data = CONTRACTS[kind], DATA[kind]
+    for value in values:
+        checked = plugins._checked(kind, name, lambda *data, value=value, **named: value)
+        with pytest.raises(ValueError, match=rf"^{kind} '{name}' returned .+; wanted ") as said:
+            checked(**data) if contract.by_name else checked(*data)
+        assert contract.returns in str(said.value) and "\n" not in str(said.value)
+
+
+def test_what_may_be_returned_passes_each_check():
+    passes = {
+        "rule": [(np.ones(4), {}), (np.ones(4, int), {"seen": np.zeros(4, bool)})],
+        "rounds": [None, Ask(1), Ask(0, {2: 3}), Ask(np.int64(2))],
+        "env": [Say("x"), Search(("a", "b")), Stop("answered", ""), Stop("turns")],
+        "retriever": [lambda queries, k: []],
+        "advantage": [jnp.ones((GROUPS, SAMPLES)), jnp.ones((GROUPS, SAMPLES, 7)), jnp.ones((N, TOKENS), jnp.bfloat16)],
+        "loss": [(jnp.ones((N, TOKENS)), {}), (jnp.ones((N, TOKENS)), {"ratio": jnp.ones((N, TOKENS))})],
+    }
+    for kind, values in passes.items():
+        contract, data = CONTRACTS[kind], DATA[kind]
+        for value in values:
+            assert (contract.check(value, **data) if contract.by_name else contract.check(value, *data)) is value
+    check = CONTRACTS["reward"].check
+    for value in ([1, 0, 1], np.array([True, False, True]), np.array([np.nan, 1, 2])):
+        assert check(value, *DATA["reward"]).score_G.dtype == np.float64
+    turns = check(Scores([1, 0, 1], [1, 0, 1], [[1], [0.5, 2], [3]]), *DATA["reward"]).turn_GT
+    assert [row.tolist() for row in turns] == [[1], [0.5, 2], [3]]
+
+
+def test_an_ask_for_nothing_or_for_a_query_that_was_not_drawn_is_said():
+    check = CONTRACTS["rounds"].check
+    with pytest.raises(Wrong, match="an Ask for nothing, which would never end the step"):
+        check(Ask(0), POOL, [OUTCOME])
+    with pytest.raises(Wrong, match="an Ask for 1 more samples of query 3, of the 2 drawn in this step"):
+        check(Ask(0, {3: 1}), POOL, [OUTCOME])
+
+
+def test_constants_are_read_from_the_source_and_checked(tmp_path, monkeypatch):
+    (tmp_path / "my_lab.py").write_text(
+        "raise SystemExit\nMOST = 16\nROUNDS: int = 2\nOTHER = object()\n"
+        "def mine(pool, so_far, *, samples):\n    pass\n"
+        "DRAWS = 'widest'\nZERO_VARIANCE = 'grad' + 'ient'\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert plugins.constants("rounds", "my_lab.mine") == {"MOST": 16, "ROUNDS": 2}
+    with pytest.raises(ValueError, match="rule 'my_lab.mine': DRAWS is 'widest' .*wanted one of 'chance', 'largest'"):
+        plugins.constants("rule", "my_lab.mine")
+    with pytest.raises(ValueError, match="loss 'my_lab.mine': ZERO_VARIANCE is computed; write it as a plain value"):
+        plugins.constants("loss", "my_lab.mine")
+
+
+def test_a_run_gives_what_the_signature_takes(tmp_path, monkeypatch):
+    (tmp_path / "my_rounds.py").write_text(
+        "from qr_jax.records import Ask\n"
+        "def none(pool, so_far):\n    return None if so_far else Ask(3)\n"
+        "def some(pool, so_far, *, samples, least: int = 2):\n    return None if so_far else Ask(samples * least)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert plugins.bind("rounds", Use("my_rounds.none"), provided=SIZES)(POOL, []) == Ask(3)
+    assert plugins.bind("rounds", Use("my_rounds.some", {"least": 5}), provided=SIZES)(POOL, []) == Ask(15)
+
+
+def test_no_code_compares_a_plug_in_by_its_name():
+    """What the core must know of a plug-in, its file declares. Environments compare names too: those of their tags."""
+    names = {name for _, name in ALL}
+    guilty = []
+    for path in sorted(set(PACKAGE.rglob("*.py")) - set(PACKAGE.glob("envs/*.py"))):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Compare):
+                continue
+            sides = [node.left, *node.comparators]
+            listed = [
+                part for side in sides for part in (side.elts if isinstance(side, ast.Tuple | ast.List) else [side])
+            ]
+            told = {part.value for part in listed if isinstance(part, ast.Constant) and isinstance(part.value, str)}
+            of_plugin = any(isinstance(side, ast.Attribute) and side.attr == "name" for side in sides)
+            if of_plugin and told & names:
+                guilty.append(f"{path.relative_to(PACKAGE)}:{node.lineno}: {ast.unparse(node)}")
+    assert not guilty, "\n".join(guilty)
