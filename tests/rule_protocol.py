@@ -23,10 +23,10 @@ def outcomes(drawn_Q, step):
     return grades(right_PG[drawn_Q], valid_PG[drawn_Q])
 
 
-def draws(rule, by="chance"):
+def draws(rule, by="chance", steps=STEPS):
     """The drawn ids of each step."""
     pool, history = pools.create(SIZE, np.arange(SIZE) % 3), []
-    for step in range(STEPS):
+    for step in range(steps):
         pool = pools.refresh(pool, below=0.1)
         drawn_Q = pools.draw(pool, 16, seed=SEED, step=step, by=by)
         history.append(drawn_Q.tolist())

@@ -67,7 +67,8 @@ def test_runs_share_the_cold_start_and_the_world_and_differ_in_rule_and_seed(tmp
     of = jobs[1].settings.pool
     assert (of.rule.name, of.rounds.name) == ("bounded_dapo", "refill")
     assert jobs[2].settings.pool.rule == use("foresee", gamma=0.0)
-    assert planned(tmp_path, "mopps")[1][0].settings.pool.by == "largest"
+    mopps = planned(tmp_path, "mopps")[1][0].settings.pool
+    assert mopps.by is None and plugins.draws_by(mopps.rule, mopps.by) == "largest"  # as its file declares
     assert study.foreign(jobs[0].settings) == {"odd_tokens"}
 
 

@@ -21,6 +21,7 @@ from qr_jax.recycling.foresee import foresee
 from qr_jax.recycling.greso import GRESO, greso
 from qr_jax.recycling.mopps import MOPPS, mopps
 from qr_jax.rounds.refill import refill
+from qr_jax.settings import use
 from qr_jax.verdict import judge
 
 EASY, HARD, SIGNAL = [1, 1], [0, 0], [1, 0]
@@ -197,10 +198,17 @@ def test_a_family_that_is_no_index_is_refused():
         settle(pools.create(3, family_P=[-1, 0, 9]), [0], [SIGNAL], "foresee")
 
 
+@pytest.mark.parametrize("rule", plugins.names("rule"))
+def test_every_rule_of_the_folder_draws_the_same_queries_again_and_none_twice(rule):
+    first = draws(rule, by=plugins.draws_by(use(rule), None), steps=40)
+    assert all(len(set(drawn)) == len(drawn) > 0 and set(drawn) <= set(range(60)) for drawn in first)
+    assert draws(rule, by=plugins.draws_by(use(rule), None), steps=40) == first
+
+
 RECORDED = Path(__file__).parent / "data" / "rule_draws.json"
 
 
-@pytest.mark.parametrize("rule", [*plugins.names("rule"), "mopps_largest"])
+@pytest.mark.parametrize("rule", sorted(json.loads(RECORDED.read_text(encoding="utf-8"))))
 def test_draws_over_200_steps_are_those_of_a_second_implementation(rule):
     """Recorded from one that was written from the papers' formulas, without sight of this one (make_rule_draws.py)."""
     recorded = json.loads(RECORDED.read_text(encoding="utf-8"))

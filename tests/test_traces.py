@@ -4,7 +4,9 @@ import json
 
 import pytest
 
+from qr_jax.envs.search_r1 import expert_turn as search_r1_turn
 from qr_jax.envs.search_r1 import search_r1
+from qr_jax.envs.tool_call import expert_turn as tool_call_turn
 from qr_jax.envs.tool_call import tool_call
 from qr_jax.queries import readers, traces
 from qr_jax.records import Passage, Query, Search, Stop, Turn
@@ -46,7 +48,7 @@ def played(env, trace: traces.Trace) -> list:
 
 
 def test_the_title_the_question_names_is_searched_first_and_then_what_each_passage_leads_to():
-    (trace,) = traces.supporting_traces([CHAIN], bm25(corpus=CORPUS), k=2)
+    (trace,) = traces.supporting_traces([CHAIN], bm25(corpus=CORPUS), write=search_r1_turn, k=2)
     assert trace.query is CHAIN
     assert played(search_r1, trace) == [
         Search(("Opus 7",)),
@@ -58,7 +60,7 @@ def test_the_title_the_question_names_is_searched_first_and_then_what_each_passa
 
 
 def test_a_tool_call_asks_for_what_the_question_names_at_once():
-    chain, both = traces.supporting_traces([CHAIN, BOTH], bm25(corpus=CORPUS), dialect="tool_call", k=2)
+    chain, both = traces.supporting_traces([CHAIN, BOTH], bm25(corpus=CORPUS), write=tool_call_turn, parallel=3, k=2)
     assert played(tool_call, both) == [Search(("Graz", "Linz")), Stop("answered", "yes")]
     assert [move.queries for move in played(tool_call, chain)[:-1]] == [("Opus 7",), ("Anna Weber",), ("Linz",)]
 
@@ -66,7 +68,7 @@ def test_a_tool_call_asks_for_what_the_question_names_at_once():
 def test_the_question_s_words_are_added_where_a_title_alone_misses():
     search = bm25(corpus=[*CORPUS, Passage("p0", "Weber", "Weber Weber Weber")])
     vague = Query("v", "Which painter has it?", ("Karl",), (), {"supporting": ["p5"], "supporting_titles": ["Weber"]})
-    (trace,) = traces.supporting_traces([vague], search, k=1)
+    (trace,) = traces.supporting_traces([vague], search, write=search_r1_turn, k=1)
     assert "<search> Weber painter </search>" in trace.turns[0]
 
 
@@ -79,19 +81,20 @@ def test_a_question_is_left_out_when_a_gold_passage_is_not_found_or_not_known(ca
         Query("weak", "Who?", ("x",), (), meta | {"supporting_is_weak": True}),
         Query("tags", "Who?", ("</answer><answer>y",), (), meta),
     ]
-    assert [trace.query.id for trace in traces.supporting_traces([*out, CHAIN], bm25(corpus=CORPUS), k=2)] == ["chain"]
+    assert [
+        trace.query.id
+        for trace in traces.supporting_traces([*out, CHAIN], bm25(corpus=CORPUS), write=search_r1_turn, k=2)
+    ] == ["chain"]
     assert "1 of 5 questions kept" in caplog.text
-    assert traces.supporting_traces([CHAIN], bm25(corpus=CORPUS), max_searches=2, k=2) == []
-    assert traces.supporting_traces([], bm25(corpus=CORPUS)) == []
-    with pytest.raises(ValueError, match="'search_r1' or 'tool_call', not 'react'"):
-        traces.supporting_traces([CHAIN], bm25(corpus=CORPUS), dialect="react")
+    assert traces.supporting_traces([CHAIN], bm25(corpus=CORPUS), write=search_r1_turn, max_searches=2, k=2) == []
+    assert traces.supporting_traces([], bm25(corpus=CORPUS), write=search_r1_turn) == []
 
 
 def test_two_passages_of_one_title_must_both_be_found_by_one_search():
     corpus = [*CORPUS, Passage("p6", "Linz", "Linz has trams.")]
     twice = Query("t", "Linz?", ("x",), (), {"supporting": ["p3", "p6"], "supporting_titles": ["Linz", "Linz"]})
-    assert len(traces.supporting_traces([twice], bm25(corpus=corpus), k=2)[0].turns) == 2
-    assert traces.supporting_traces([twice], bm25(corpus=corpus), k=1) == []
+    assert len(traces.supporting_traces([twice], bm25(corpus=corpus), write=search_r1_turn, k=2)[0].turns) == 2
+    assert traces.supporting_traces([twice], bm25(corpus=corpus), write=search_r1_turn, k=1) == []
 
 
 def test_traces_are_read_with_their_questions_and_bad_ones_are_named(tmp_path):
@@ -129,7 +132,8 @@ def test_most_real_hotpotqa_questions_give_a_trace(real_data):
     corpus = readers.read_passages(real_data / "corpus" / "hotpotqa.corpus.jsonl.gz")
     search = bm25(corpus=corpus)
     kept = {
-        dialect: traces.supporting_traces(queries, search, dialect=dialect) for dialect in ("search_r1", "tool_call")
+        "search_r1": traces.supporting_traces(queries, search, write=search_r1_turn),
+        "tool_call": traces.supporting_traces(queries, search, write=tool_call_turn, parallel=3),
     }
     share = len(kept["search_r1"]) / len(queries)
     print(f"kept {len(kept['search_r1'])} of {len(queries)} hotpotqa questions ({share:.2f})")
@@ -141,10 +145,9 @@ def test_most_real_hotpotqa_questions_give_a_trace(real_data):
             assert isinstance(search_r1(trace.query, [Turn("model", turn)]), Search)
 
 
-def test_a_search_r1_trace_is_rewritten_in_tool_calls():
-    asked = Query("q", "who?", ("a",))
-    made = traces.in_tool_calls(
-        traces.Trace(asked, ("<think> x </think>\n<search> mayor b </search>", "<answer> a </answer>"))
-    )
+def test_a_trace_of_the_world_is_rewritten_in_an_environment_s_own_words():
+    turns = ("<think> x </think>\n<search> mayor b </search>", "<answer> a </answer>")
+    trace = traces.Trace(Query("q", "who?", ("a",)), turns)
+    assert traces.rewritten(trace, search_r1_turn) == trace
     call = '<tool_call>\n{"name": "search", "arguments": {"queries": ["mayor b"]}}\n</tool_call>'
-    assert made.turns == (f"<think> x </think>\n{call}", "<answer> a </answer>")
+    assert traces.rewritten(trace, tool_call_turn).turns == (f"<think>\nx\n</think>\n\n{call}", "<answer> a </answer>")

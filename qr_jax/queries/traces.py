@@ -5,6 +5,7 @@ since the environment will show the learner what the same retriever returns.
 """
 
 import logging
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from qr_jax.queries.parsing import Row, query_of, texts
 from qr_jax.queries.readers import read
 from qr_jax.records import Passage, Query, SearchFunction, Trace
 
+THOUGHT = re.compile(r"\s*<think>\s*(.*?)\s*</think>", re.DOTALL)
 ExpertTurn = Callable[..., str]  # an environment's expert_turn(thought, queries, answer)
 log = logging.getLogger(__name__)
 
@@ -167,12 +169,13 @@ def grouped(question: str, hops: Sequence[Hop], parallel: int) -> list[list[Hop]
 
 
 def rewritten(trace: Trace, write: ExpertTurn) -> Trace:
-    """A trace of the synthetic world, whose turns are a search or an answer in tags, as an environment writes it."""
+    """A trace of the synthetic world, each turn a search or an answer in tags, as an environment's expert writes it."""
     turns = []
     for turn in trace.turns:
-        (block,), _ = dialect.read(turn)
-        text = block.text.strip()
-        turns.append(write("", (), text) if block.name == "answer" else write("", (text,)))
+        (act,), _ = dialect.read(turn)
+        thought, text = THOUGHT.match(turn), act.text.strip()
+        asked = (text,) if act.name == "search" else ()
+        turns.append(write(thought[1] if thought else "", asked, None if asked else text))
     return Trace(trace.query, tuple(turns))
 
 
