@@ -47,8 +47,8 @@ def play(trace: Trace, engine: Engine, env: Callable, search: SearchFunction) ->
         if isinstance(move, Stop):
             return _episode(live, trace, move) if number == len(trace.turns) - 1 else "an early answer"
         if isinstance(move, Search):
-            found = tuple(tuple(search([one], settings.search_k)[0]) for one in move.queries)
-            live.turns.append(Turn("env", "", move.queries, found))
+            passages = tuple(tuple(search([words], settings.search_k)[0]) for words in move.queries)
+            live.turns.append(Turn("env", "", move.queries, passages))
             move, turns = tools.fit_observation(env, query, live.turns, length, settings.observation_tokens)
             if not isinstance(move, Say):
                 return "nothing said after a search"
@@ -79,7 +79,7 @@ def demonstrations(settings: Config, agent: assemble.Agent, search: SearchFuncti
     """Every trace that fits, as an episode; how many were left out, and why, is said."""
     env = assemble.environment(settings)
     kept: list[Episode] = []
-    left: dict[str, int] = {}
+    left_out: dict[str, int] = {}
     longest = min(settings.sft.max_tokens, settings.rollout.context_tokens)
     for trace, its_search in assemble.traces(settings, search):
         if settings.sft.limit is not None and len(kept) >= settings.sft.limit:
@@ -88,10 +88,10 @@ def demonstrations(settings: Config, agent: assemble.Agent, search: SearchFuncti
         if isinstance(episode, Episode) and len(episode.ids_L) > longest:
             episode = f"more than {longest} tokens"
         if isinstance(episode, str):
-            left[episode] = left.get(episode, 0) + 1
+            left_out[episode] = left_out.get(episode, 0) + 1
         else:
             kept.append(episode)
-    reasons = "".join(f"; {count} left out: {reason}" for reason, count in left.items())
+    reasons = "".join(f"; {count} left out: {reason}" for reason, count in left_out.items())
     say(f"cold start: {len(kept)} expert traces{reasons}")
     if not kept:
         raise ValueError(f"no expert trace can be trained on{reasons}; raise sft.max_tokens or rollout.turn_tokens")
@@ -99,13 +99,16 @@ def demonstrations(settings: Config, agent: assemble.Agent, search: SearchFuncti
 
 
 def _learner_settings(settings: Config) -> config.Learner:
-    """The RL learner's batch shapes and optimizer constants with the cold start's loss and schedule."""
-    sft = settings.sft
-    return replace(
-        settings.learner, loss=use("nll"), advantage=use("dr_grpo"), reduce="token_mean", over="accepted",
-        kl_weight=0.0, entropy_weight=0.0, importance="off", lr=sft.lr, schedule=sft.schedule,
-        warmup_updates=sft.warmup_steps, decay_updates=sft.steps, clip_norm=sft.clip_norm,
-        weight_decay=sft.weight_decay,
+    """The cold start's learner, every setting that it takes by name; all else is the class's default.
+
+    From `learner` come the shapes of batches and the constants of Adam, from `sft` the schedule and the bounds.
+    """
+    batches, schedule = settings.learner, settings.sft
+    return config.Learner(
+        rows=batches.rows, row_tokens=batches.row_tokens, betas=batches.betas, eps=batches.eps,
+        lr=schedule.lr, schedule=schedule.schedule, warmup_updates=schedule.warmup_steps, decay_updates=schedule.steps,
+        clip_norm=schedule.clip_norm, weight_decay=schedule.weight_decay,
+        loss=use("nll"), advantage=use("dr_grpo"), reduce="token_mean",
     )  # fmt: skip
 
 
@@ -126,19 +129,19 @@ def sft(
     try:
         agent = agent or assemble.agent(settings)
         mesh = meshes.make_mesh(settings.mesh)
-        rate, fingerprint = _learner_settings(settings), agent.fingerprint
-        made = learner.make(agent.cfg, settings.model, rate, mesh, steps=settings.sft.steps)
-        resumed = run.go_on(made.abstract, lambda host: checkpoint.check_same_model(host, fingerprint))
+        learner_settings, fingerprint = _learner_settings(settings), agent.fingerprint
+        trainer = learner.make(agent.cfg, settings.model, learner_settings, mesh, steps=settings.sft.steps)
+        resumed = run.go_on(trainer.abstract, lambda host: checkpoint.check_same_model(host, fingerprint))
         state, done = (resumed[0], resumed[2]) if resumed else (None, 0)
         if resumed and done >= settings.sft.steps:
             return {"steps": done, "loss": None, "wall_s": time.monotonic() - start}
         episodes = demonstrations(settings, agent, search or assemble.searcher(settings), say)
         batches = sources.batches(episodes, settings.sft.traces, seed=settings.seed)
-        state = state or made.init(assemble.place(agent.weights(), mesh))
+        state = state or trainer.init(assemble.place(agent.weights(), mesh))
         host = {checkpoint.MODEL: fingerprint}
         loss = None
         for step in range(done, settings.sft.steps):
-            state, row = _step(made, state, batches(step), rate, settings)
+            state, row = _step(trainer, state, batches(step), learner_settings, settings)
             loss = row["sft/loss"]
             run.write_metrics(step + 1, row)
             stops = run.stops()
@@ -159,21 +162,24 @@ def sft(
         run.close()
 
 
-def _step(made: learner.Learner, state, some: Sequence[Episode], rate: config.Learner, settings: Config):
+def _step(
+    trainer: learner.Learner, state, episodes: Sequence[Episode], learner_settings: config.Learner, settings: Config
+):
+    """One update on these episodes: (state, metrics)."""
     start = time.monotonic()
-    ones = np.ones((len(some), 1))
+    ones = np.ones((len(episodes), 1))
     batch = pack.pack(
-        [[one] for one in some], grades(ones, ones > 0), rows=rate.rows, row_tokens=rate.row_tokens,
-        queries=settings.sft.traces, samples=1,
+        [[episode] for episode in episodes], grades(ones, ones > 0), rows=learner_settings.rows,
+        row_tokens=learner_settings.row_tokens, queries=settings.sft.traces, samples=1,
     )  # fmt: skip
-    state, found = made.train_step(state, batch)
-    found = jax.device_get(found)
-    if not found["finite"]:
+    state, metrics = trainer.train_step(state, batch)
+    metrics = jax.device_get(metrics)
+    if not metrics["finite"]:
         raise ValueError("the cold start's gradient is not finite; lower sft.lr or check the model's weights")
     return state, {
-        "sft/loss": float(found["loss"]),
-        "sft/grad_norm": float(found["grad_norm"]),
-        "sft/tokens": int(found["tokens"]),
+        "sft/loss": float(metrics["loss"]),
+        "sft/grad_norm": float(metrics["grad_norm"]),
+        "sft/tokens": int(metrics["tokens"]),
         "sft/packing_efficiency": pack.packing_efficiency(batch),
         "time/step_s": time.monotonic() - start,
     }

@@ -13,6 +13,7 @@ from qr_jax.models import decoder
 from qr_jax.models.families import ModelConfig
 from qr_jax.parallel import mesh as meshes
 from qr_jax.records import Episode, Query, grades
+from qr_jax.rollout import compiles
 from qr_jax.train import update
 
 CFG = ModelConfig(
@@ -47,12 +48,12 @@ def batch(rows=8, per_row=8, micro=None, **changes):
 
 def build(mesh=(1, 1, 1), **settings):
     shape = config.Mesh(*mesh, devices=int(np.prod(mesh)))
-    made = learner.make(CFG, MODEL, replace(SETTINGS, **settings), meshes.make_mesh(shape), steps=10)
-    return made, made.init(decoder.init(CFG, jax.random.key(0)))
+    bound = learner.make(CFG, MODEL, replace(SETTINGS, **settings), meshes.make_mesh(shape), steps=10)
+    return bound, bound.init(decoder.init(CFG, jax.random.key(0)))
 
 
-def gradient(made, state, some):
-    loss, grads, _ = made.gradient(state, some)
+def gradient(bound, state, whole):
+    loss, grads, _ = bound.gradient(state, whole)
     return float(loss), jax.tree.map(np.asarray, grads)
 
 
@@ -64,35 +65,35 @@ def assert_close(one, other):
 
 @pytest.fixture(scope="module")
 def reference():
-    made, state = build()
-    return gradient(made, state, batch())
+    bound, state = build()
+    return gradient(bound, state, batch())
 
 
 @pytest.mark.parametrize("mesh", [(8, 1, 1), (2, 2, 2), (1, 8, 1), (1, 2, 4)])
 def test_loss_and_gradient_are_the_same_on_every_mesh(mesh, reference):
-    made, state = build(mesh)
-    assert_close(gradient(made, state, batch()), reference)
+    bound, state = build(mesh)
+    assert_close(gradient(bound, state, batch()), reference)
 
 
 def test_loss_and_gradient_do_not_depend_on_micro_batches_or_packing(reference):
-    made, state = build()
+    bound, state = build()
     assert int(batch(rows=4).used_M.sum()) >= 4 and int(batch(rows=16).used_M.sum()) == 1
     for other in (batch(rows=4), batch(rows=16), batch(rows=8, per_row=1)):
-        assert_close(gradient(made, state, other), reference)
+        assert_close(gradient(bound, state, other), reference)
 
 
 def test_observation_tokens_give_no_gradient_and_their_targets_do_not_matter(reference):
     """Scores at positions that predict an observation token may be anything: the loss does not read them."""
-    some = batch()
-    made, state = build()
-    target = some.target_MRC.copy()
+    whole = batch()
+    bound, state = build()
+    target = whole.target_MRC.copy()
     sampled = np.zeros(target.shape, bool)
-    for m, e in zip(*np.nonzero(some.mask_MEL.any(-1)), strict=True):
-        flat = some.source_MEL[m, e][some.mask_MEL[m, e]]
+    for m, e in zip(*np.nonzero(whole.mask_MEL.any(-1)), strict=True):
+        flat = whole.source_MEL[m, e][whole.mask_MEL[m, e]]
         sampled[m].reshape(-1)[flat] = True
     assert (~sampled & (target > 0)).any()
     target[~sampled] = 1
-    changed = gradient(made, state, replace(some, target_MRC=target))
+    changed = gradient(bound, state, replace(whole, target_MRC=target))
     assert changed[0] == reference[0]
     assert all(
         np.array_equal(a, b) for a, b in zip(jax.tree.leaves(changed[1]), jax.tree.leaves(reference[1]), strict=True)
@@ -100,47 +101,47 @@ def test_observation_tokens_give_no_gradient_and_their_targets_do_not_matter(ref
 
 
 def test_a_zero_variance_group_adds_nothing_and_a_step_without_signal_leaves_the_state_bitwise():
-    made, state = build()
+    bound, state = build()
     episodes, graded = groups()
     before = jax.tree.map(np.asarray, state)
     none = pack([], grades(np.zeros((0, 4)), np.zeros((0, 4), bool)), rows=8, row_tokens=48, queries=8, samples=4)
-    after, metrics = made.train_step(state, none)
+    after, metrics = bound.train_step(state, none)
     assert not bool(metrics["any"]) and int(after.updates) == 0 and int(after.skipped) == 0
     for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
         assert np.array_equal(a, np.asarray(b))
     dead = grades(np.full((6, 4), 0.1), np.ones((6, 4), bool))
-    _, grads = gradient(made, after, pack(episodes, dead, rows=8, row_tokens=48, queries=8, samples=4))
+    _, grads = gradient(bound, after, pack(episodes, dead, rows=8, row_tokens=48, queries=8, samples=4))
     assert all(not leaf.any() for leaf in jax.tree.leaves(grads))
 
 
 def test_an_update_moves_the_weights_and_one_that_is_not_finite_is_skipped_and_counted():
-    made, state = build()
-    state, metrics = made.train_step(state, batch())
+    bound, state = build()
+    state, metrics = bound.train_step(state, batch())
     assert int(state.updates) == 1 and float(metrics["grad_norm"]) > 0 and float(metrics["update_norm"]) > 0
     before = jax.tree.map(np.asarray, state.params)
     broken = batch()
     broken.grades.reward_QG[0, 0] = np.inf
-    state, metrics = made.train_step(state, broken)
+    state, metrics = bound.train_step(state, broken)
     assert not bool(metrics["finite"]) and int(state.skipped) == 1 and int(state.updates) == 1
     for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(state.params), strict=True):
         assert np.array_equal(a, np.asarray(b))
 
 
 def test_the_ratio_is_one_on_the_first_update_and_old_log_probabilities_are_the_learners_own():
-    made, state = build()
-    some = batch()
-    old = made.old_logp(state, some)
-    _, _, metrics = made.gradient(state, some)
-    _, _, again = made.gradient(state, some, old)
+    bound, state = build()
+    whole = batch()
+    old = bound.old_logp(state, whole)
+    _, _, metrics = bound.gradient(state, whole)
+    _, _, again = bound.gradient(state, whole, old)
     assert float(metrics["ratio"]) == pytest.approx(1, abs=1e-6)
     assert float(again["ratio"]) == pytest.approx(1, abs=1e-6)
 
 
 def test_a_kl_term_keeps_a_reference_that_later_updates_do_not_move():
-    made, state = build(kl_weight=0.1, kl="k3")
+    bound, state = build(kl_weight=0.1, kl="k3")
     start = jax.tree.map(np.asarray, state.params)
-    state, first = made.train_step(state, batch())
-    state, second = made.train_step(state, batch())
+    state, first = bound.train_step(state, batch())
+    state, second = bound.train_step(state, batch())
     assert float(first["kl"]) == pytest.approx(0, abs=1e-6) and float(second["kl"]) > 0
     assert all(
         np.array_equal(a, np.asarray(b))
@@ -149,22 +150,22 @@ def test_a_kl_term_keeps_a_reference_that_later_updates_do_not_move():
 
 
 def test_a_denominator_over_drawn_counts_what_was_left_out():
-    made, state = build(over="drawn")
-    some = batch()
-    tokens = int(some.mask_MEL.sum())
-    whole, _ = gradient(made, state, some)
-    half, _ = gradient(made, state, replace(some, drawn_tokens=np.int32(tokens)))
+    bound, state = build(over="drawn")
+    accepted = batch()
+    tokens = int(accepted.mask_MEL.sum())
+    whole, _ = gradient(bound, state, accepted)
+    half, _ = gradient(bound, state, replace(accepted, drawn_tokens=np.int32(tokens)))
     assert half == pytest.approx(whole / 2, rel=1e-6)
 
 
 def test_bfloat16_compute_keeps_float32_masters_and_stays_near_the_float32_step(reference):
     shape = config.Mesh(1, 1, 1, devices=1)
     model = replace(MODEL, compute="bfloat16", remat="full")
-    made = learner.make(CFG, model, SETTINGS, meshes.make_mesh(shape), steps=10)
-    state = made.init(decoder.init(CFG, jax.random.key(0)))
-    loss, grads = gradient(made, state, batch())
+    bound = learner.make(CFG, model, SETTINGS, meshes.make_mesh(shape), steps=10)
+    state = bound.init(decoder.init(CFG, jax.random.key(0)))
+    loss, grads = gradient(bound, state, batch())
     assert loss == pytest.approx(reference[0], abs=2e-2)
-    state, metrics = made.train_step(state, batch())
+    state, metrics = bound.train_step(state, batch())
     assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(state.params)) and bool(metrics["finite"])
     norm = sum(float(np.sum(leaf**2)) for leaf in jax.tree.leaves(reference[1])) ** 0.5
     gap = [np.sum((a - b) ** 2) for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(reference[1]), strict=True)]
@@ -173,20 +174,54 @@ def test_bfloat16_compute_keeps_float32_masters_and_stays_near_the_float32_step(
 
 def test_remat_changes_no_gradient(reference):
     for remat in ("full", "attention", "dots"):
-        made = learner.make(
+        bound = learner.make(
             CFG, replace(MODEL, remat=remat), SETTINGS, meshes.make_mesh(config.Mesh(devices=1)), steps=10
         )
-        assert_close(gradient(made, made.init(decoder.init(CFG, jax.random.key(0))), batch()), reference)
+        assert_close(gradient(bound, bound.init(decoder.init(CFG, jax.random.key(0))), batch()), reference)
 
 
 def test_several_updates_a_batch_split_it_and_hold_the_old_policy_still():
-    made, state = build(lr=1e-3)
-    some = batch(rows=4)
-    state, found = update(made, state, some, 3)
-    assert len(found) == 3 and int(state.updates) == 3
-    assert sum(int(one["tokens"]) for one in found) == int(some.mask_MEL.sum())
-    ratios = [abs(float(one["ratio"]) - 1) for one in found]
+    bound, state = build(lr=1e-3)
+    whole = batch(rows=4)
+    state, metrics = update(bound, state, whole, 3)
+    assert len(metrics) == 3 and int(state.updates) == 3
+    assert sum(int(part["tokens"]) for part in metrics) == int(whole.mask_MEL.sum())
+    ratios = [abs(float(part["ratio"]) - 1) for part in metrics]
     assert ratios[0] < 1e-6 < ratios[1]  # the first part is on-policy, the next are not
+
+
+def test_one_program_trains_groups_of_all_widths_up_to_the_stated_most():
+    """Four samples at most: groups of 4, of 2 and of 2, 3 and 4 episodes, in batches of one shape."""
+    bound, state = build()
+    episodes, graded = groups()
+
+    def narrowed(widths):
+        """The first episodes of each group, graded in a table as wide as the widest."""
+        widest, queries = max(widths), len(widths)
+        valid_QG = np.arange(widest)[None] < np.array(widths)[:, None]
+        narrow = [group[:width] for group, width in zip(episodes, widths, strict=False)]
+        return pack(narrow, grades(graded.reward_QG[:queries, :widest], valid_QG), rows=8, row_tokens=48, queries=8,
+                    samples=4)  # fmt: skip
+
+    compiles.count()
+    before = None
+    for widths in ((4,) * 6, (2,) * 6, (2, 3, 4, 3), (2,)):
+        state, metrics = bound.train_step(state, narrowed(widths))
+        assert int(metrics["signal_groups"]) == len(widths) and bool(metrics["finite"])
+        assert metrics["advantage"].shape == (8, 4) and bound.train_step.jitted._cache_size() == 1
+        assert before in (None, compiles.count())
+        before = compiles.count()
+
+
+def test_the_advantage_that_was_trained_is_among_the_metrics():
+    """Of 1, 0 and nothing else the group's mean is .5: Dr. GRPO gives +-.5, and 0 where there is no episode."""
+    bound, state = build(advantage=config.use("dr_grpo"))
+    episodes, _ = groups()
+    pair = pack([episodes[0][:2]], grades([[1, 0]], [[1, 1]]), rows=8, row_tokens=48, queries=8, samples=4)
+    _, _, metrics = bound.gradient(state, pair)
+    wanted_QG = np.zeros((8, 4))
+    wanted_QG[0, :2] = 0.5, -0.5
+    np.testing.assert_array_equal(metrics["advantage"], wanted_QG)
 
 
 def test_the_learning_rate_counts_updates_warms_up_and_decays():

@@ -71,16 +71,42 @@ def pack(
     """
     grades = _pad_grades(episodes_by_group, grades, queries, samples)
     items = _trained(episodes_by_group, grades, drop_loss, samples, row_tokens)
-    per_row = max(8, row_tokens // 256) if per_row is None else per_row
-    opened = _first_fit(items, row_tokens, per_row)
+    per_row = slots_of_row(row_tokens) if per_row is None else per_row
+    lengths = [len(item.episode.ids_L) for item in items]
+    opened = [[items[at] for at in row] for row in first_fit(lengths, row_tokens=row_tokens, per_row=per_row)]
     micro = -(-queries * samples // rows) if micro is None else micro
     if len(opened) > micro * rows:
-        tokens = sum(len(item.episode.ids_L) for item in items)
         raise ValueError(
-            f"{len(items)} episodes ({tokens} tokens) need {len(opened)} rows of {row_tokens} tokens and {per_row}"
-            f" episodes; there are {micro * rows} ({micro} micro-batches of {rows}): raise micro or rows"
+            f"{len(items)} episodes ({sum(lengths)} tokens) need {len(opened)} rows of {row_tokens} tokens and"
+            f" {per_row} episodes; there are {micro * rows} ({micro} micro-batches of {rows}): raise micro or rows"
         )
     return _lay_out(opened, grades, micro, rows, row_tokens, per_row, drawn_tokens, drawn_episodes)
+
+
+def slots_of_row(row_tokens: int) -> int:
+    """Episodes that a row may hold unless a caller says otherwise: 8, or one for each 256 tokens of a longer row."""
+    return max(8, row_tokens // 256)
+
+
+def first_fit(lengths: Sequence[int], *, row_tokens: int, per_row: int) -> list[list[int]]:
+    """The rows that episodes of these lengths (tokens) are laid in, as positions in `lengths`.
+
+    Longest first, each into the first row with room for it; equal lengths in the order given. The episodes of
+    consecutive rows, given alone and in their order, are laid in the same rows again.
+    """
+    opened: list[list[int]] = []
+    free: list[int] = []
+    for at in sorted(range(len(lengths)), key=lambda at: -lengths[at]):
+        for row, room in enumerate(free):
+            if room >= lengths[at] and len(opened[row]) < per_row:
+                break
+        else:
+            row = len(opened)
+            opened.append([])
+            free.append(row_tokens)
+        opened[row].append(at)
+        free[row] -= lengths[at]
+    return opened
 
 
 def packing_efficiency(batch: Batch) -> float:
@@ -91,13 +117,11 @@ def packing_efficiency(batch: Batch) -> float:
 
 
 def _pad_grades(episodes_by_group, grades: Grades, queries: int, samples: int) -> Grades:
-    found = np.shape(grades.reward_QG)
-    if found[0] != len(episodes_by_group):
-        raise ValueError(f"grades have {found[0]} groups and there are episodes of {len(episodes_by_group)}")
-    if found[0] > queries or found[1] > samples:
-        raise ValueError(
-            f"grades are [{found[0]}, {found[1]}]; the batch has room for queries={queries}, samples={samples}"
-        )
+    groups, wide = np.shape(grades.reward_QG)
+    if groups != len(episodes_by_group):
+        raise ValueError(f"grades have {groups} groups and there are episodes of {len(episodes_by_group)}")
+    if groups > queries or wide > samples:
+        raise ValueError(f"grades are [{groups}, {wide}]; the batch has room for queries={queries}, samples={samples}")
     for q, group in enumerate(episodes_by_group):
         if np.asarray(grades.valid_QG)[q, len(group) :].any():
             raise ValueError(f"group {q} has {len(group)} episodes and valid grades beyond them: {grades.valid_QG[q]}")
@@ -106,7 +130,7 @@ def _pad_grades(episodes_by_group, grades: Grades, queries: int, samples: int) -
         if value is None:
             return None
         value = np.asarray(value)
-        return np.pad(value, [(0, queries - found[0]), (0, samples - found[1])] + [(0, 0)] * (value.ndim - 2))
+        return np.pad(value, [(0, queries - groups), (0, samples - wide)] + [(0, 0)] * (value.ndim - 2))
 
     return Grades(**{field.name: padded(getattr(grades, field.name)) for field in fields(Grades)})
 
@@ -142,24 +166,6 @@ def _check(episode: Episode, row_tokens: int) -> None:
         raise ValueError(f"{name}: ids_L, mask_L, logp_L and turn_L must be of one length; found {sorted(lengths)}")
 
 
-def _first_fit(items: list[_Item], row_tokens: int, per_row: int) -> list[list[_Item]]:
-    """Longest first, each into the first row with room for it; equal lengths in the order given."""
-    opened: list[list[_Item]] = []
-    free: list[int] = []
-    for item in sorted(items, key=lambda item: -len(item.episode.ids_L)):
-        tokens = len(item.episode.ids_L)
-        for row, room in enumerate(free):
-            if room >= tokens and len(opened[row]) < per_row:
-                break
-        else:
-            row = len(opened)
-            opened.append([])
-            free.append(row_tokens)
-        opened[row].append(item)
-        free[row] -= tokens
-    return opened
-
-
 def _lay_out(opened, grades, micro, rows, row_tokens, per_row, drawn_tokens, drawn_episodes) -> Batch:
     in_rows, in_slots = (micro, rows, row_tokens), (micro, rows * per_row, row_tokens)
     ids, position, segment, target = (np.zeros(in_rows, np.int32) for _ in range(4))
@@ -171,10 +177,10 @@ def _lay_out(opened, grades, micro, rows, row_tokens, per_row, drawn_tokens, dra
         column = 0
         for k, item in enumerate(row_items):
             episode, e, tokens = item.episode, r * per_row + k, len(item.episode.ids_L)
-            here = slice(column, column + tokens)
-            ids[m, r, here] = episode.ids_L
-            position[m, r, here] = np.arange(tokens)
-            segment[m, r, here] = k + 1
+            place = slice(column, column + tokens)
+            ids[m, r, place] = episode.ids_L
+            position[m, r, place] = np.arange(tokens)
+            segment[m, r, place] = k + 1
             target[m, r, column : column + tokens - 1] = episode.ids_L[1:]
             source[m, e, 1:tokens] = r * row_tokens + column + np.arange(tokens - 1)
             mask[m, e, :tokens] = episode.mask_L

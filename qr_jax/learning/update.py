@@ -206,7 +206,13 @@ class Update:
 
     def entropies(self, state: State, batch: Batch) -> jax.Array:
         """[M, E, L] float32 nats: entropies of the distributions that tokens were sampled from, without gradient."""
-        return jax.lax.stop_gradient(_by_micro_batch(batch, lambda micro: self.predict(state.params, micro, True)[1]))
+
+        def entropy_of(micro: Batch) -> jax.Array:
+            entropy_EL = self.predict(state.params, micro, True)[1]
+            assert entropy_EL is not None, "predict gives the entropy where it is asked for"
+            return entropy_EL
+
+        return jax.lax.stop_gradient(_by_micro_batch(batch, entropy_of))
 
 
 def _by_micro_batch(batch: Batch, value_of: Callable[[Batch], jax.Array]) -> jax.Array:

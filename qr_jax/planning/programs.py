@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from qr_jax.config import Config
-from qr_jax.learning import learner, pack
+from qr_jax.learning import gold, learner, pack
 from qr_jax.models import families, hf, incremental
 from qr_jax.models.families import ModelConfig
 from qr_jax.models.hf import load_tokenizer
@@ -103,6 +103,8 @@ class Programs:
         none = grades(np.zeros((0, samples)), np.zeros((0, samples), bool))
         queries, row_tokens = self.episodes // samples, settings.row_tokens
         host = pack.pack([], none, rows=rows, row_tokens=row_tokens, queries=queries, samples=samples)
+        if "gold_logp_NT" in made.needs:
+            host = replace(host, gold_logp_NT=np.zeros((queries * samples, gold.turns_axis(0)), np.float32))
         return made, jax.tree.map(_shape, host, made.train_step.batch_at(host))
 
     def train(self, rows: int) -> jax.stages.Lowered:
