@@ -95,7 +95,7 @@ def _compile_update(parts: Parts, state: learner.State) -> tuple[learner.State, 
     if parts.run.stops():
         raise Interrupted
     compiles.count()
-    start, empty = time.monotonic(), batch.of_groups(parts, (), (0, 0))
+    start, empty = time.monotonic(), batch.of_groups(parts, state, (), (0, 0))
     old = () if parts.settings.learner.updates == 1 else (parts.learner.old_logp(state, empty),)
     state, _ = jax.block_until_ready(parts.learner.train_step(state, empty, *old))
     seconds = time.monotonic() - start

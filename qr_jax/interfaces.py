@@ -133,10 +133,10 @@ def check_loss(result: Any, *positional: Any, **given: Any) -> Any:
     shape = _shape_NL(given)
     if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], Mapping):
         raise Wrong(shown(result))
-    for name, value in {"loss": result[0], **result[1]}.items():
-        at_fault = "a loss" if name == "loss" else f"the metric {name!r}"
-        if not _is_float(value) or (shape is not None and value.shape != shape):
-            raise Wrong(f"{at_fault} that is {shown(value)} for tokens {shape}")
+    for name, value in {"the loss": result[0], **result[1]}.items():
+        numbers = _is_float(value) or (value is not result[0] and hasattr(value, "dtype"))
+        if not numbers or (shape is not None and value.shape != shape):
+            raise Wrong(f"{name} as {shown(value)} for tokens {shape}")
     return result
 
 

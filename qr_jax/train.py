@@ -143,7 +143,7 @@ def _update(parts: Parts, state: learner.State, standing: Progress) -> tuple[lea
     waiting = standing.waiting
     if len(waiting) < max(parts.settings.pool.min_signal, 1):
         return state, standing, Updated()
-    packed = batch.of_groups(parts, waiting, standing.left_out)
+    packed = batch.of_groups(parts, state, waiting, standing.left_out)
     state, metrics = update(parts.learner, state, packed, parts.settings.learner.updates)
     return state, replace(standing, waiting=(), left_out=(0, 0)), Updated(packed, metrics, waiting)
 

@@ -14,7 +14,8 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from qr_jax import config
-from qr_jax.learning import credit, importance, kl, returned
+from qr_jax.interfaces import shown
+from qr_jax.learning import credit, importance, kl
 from qr_jax.learning.pack import Batch
 from qr_jax.models import decoder, logprob
 from qr_jax.models.families import ModelConfig
@@ -110,11 +111,11 @@ class Update:
 
     def token_loss(self, given: dict[str, Any]):
         """(loss_EL, metrics): what the loss plug-in returned, with importance weights, KL and entropy terms."""
-        settings, name = self.settings, self.settings.loss.name
-        value = self.loss(**{key: array for key, array in given.items() if key in self.loss_names})
-        loss_EL, metrics = returned.loss(name, value, given["mask_NL"].shape)
+        settings = self.settings
+        loss_EL, metrics = self.loss(**{key: array for key, array in given.items() if key in self.loss_names})
+        metrics = dict(metrics)
         if taken := OWN & set(metrics):
-            raise ValueError(f"loss {name!r} reports {sorted(taken)}, names that the learner has itself")
+            raise ValueError(f"loss {settings.loss.name!r} reports {sorted(taken)}, names that the learner has itself")
         old_EL, rollout_EL = given["old_logp_NL"], given["rollout_logp_NL"]
         if settings.importance == "truncate":
             loss_EL *= importance.truncate(old_EL, rollout_EL, high=settings.importance_high)
@@ -153,7 +154,7 @@ class Update:
         gold_logp_NT = batch.gold_logp_NT
         if "gold_logp_NT" in names and (np.ndim(gold_logp_NT) != 2 or len(gold_logp_NT) != queries * samples):
             raise ValueError(
-                f"advantage {name!r} names gold_logp_NT, and the batch's is {returned.described(gold_logp_NT)}; "
+                f"advantage {name!r} names gold_logp_NT, and the batch's is {shown(gold_logp_NT)}; "
                 f"wanted [{queries * samples}, turns], as gold_logp of learning/gold.py gives it"
             )
         give = {
@@ -164,7 +165,10 @@ class Update:
             "turn_NL": lambda: self.by_episode(batch.turn_MEL, batch, -1),
         }
         value = self.advantage(**{key: array() for key, array in give.items() if key in names})
-        return returned.advantage(name, value, queries=queries, samples=samples, tokens=batch.mask_MEL.shape[-1])
+        by_token = (queries * samples, batch.mask_MEL.shape[-1])
+        if value.ndim == 2 and value.shape not in ((queries, samples), by_token):
+            raise ValueError(f"advantage {name!r} returned {shown(value)}; wanted one a token, {by_token}")
+        return value
 
     def by_episode(self, value_MEL, batch: Batch, empty) -> jax.Array:
         """`credit.by_episode` on every device: a plug-in reduces over groups, whose episodes lie anywhere."""

@@ -1,23 +1,30 @@
 """The accepted groups as the learner's batch, always of one shape."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from qr_jax.learning import pack
+from qr_jax.learning.update import State
 from qr_jax.step.grading import Group, joined
 from qr_jax.step.parts import Parts
 
 
-def of_groups(parts: Parts, groups: Sequence[Group], left_out: tuple[int, int]) -> pack.Batch:
+def of_groups(parts: Parts, state: State, groups: Sequence[Group], left_out: tuple[int, int]) -> pack.Batch:
     """Groups with their episodes, packed; `left_out`: sampled tokens and episodes that were drawn beside them.
 
-    There is room for the most samples that a group may have, so that groups of any size run one program.
+    There is room for the most samples that a group may have, so that groups of any size run one program. The gold
+    answers' log-probabilities under `state` come with them where the advantage names them.
     """
     settings, learn = parts.settings.pool, parts.settings.learner
     capacity = settings.queries * settings.oversample if learn.keep_dead else settings.queries + settings.min_signal - 1
     overlong = parts.settings.rollout.overlong == "mask"
     cut = [[overlong and episode.stop in ("length", "context") for episode in group.episodes] for group in groups]
-    return pack.pack(
-        [group.episodes for group in groups], joined(groups, settings.samples, parts.turns), rows=learn.rows,
-        row_tokens=learn.row_tokens, queries=capacity, samples=parts.most_samples, drop_loss=cut,
-        drawn_tokens=left_out[0], drawn_episodes=left_out[1],
+    sizes = dict(rows=learn.rows, row_tokens=learn.row_tokens, queries=capacity, samples=parts.most_samples)
+    episodes = [group.episodes for group in groups]
+    packed = pack.pack(
+        episodes, joined(groups, settings.samples, parts.turns), drop_loss=cut, drawn_tokens=left_out[0],
+        drawn_episodes=left_out[1], **sizes,
     )  # fmt: skip
+    if parts.gold_logp is None:
+        return packed
+    return replace(packed, gold_logp_NT=parts.gold_logp(parts.learner, state, episodes, **sizes))

@@ -12,6 +12,7 @@ from qr_jax import assemble, checkpoint, evaluate, plugins, pool, runs
 from qr_jax.config import Config
 from qr_jax.evaluation import subject
 from qr_jax.evaluation.manifest import questions_sha256
+from qr_jax.learning import gold
 from qr_jax.learning.learner import Learner, State, make
 from qr_jax.parallel import host_local
 from qr_jax.parallel import mesh as meshes
@@ -42,6 +43,7 @@ class Parts:
     draws: Any  # "chance" or "largest": how the rule's weights choose
     most_samples: int  # of a group; the learner's batches have room for them
     turns: int | None  # room for turn rewards, where the reward gives them
+    gold_logp: Callable[..., np.ndarray] | None  # where the advantage names gold_logp_NT
     hand_over: Callable[..., Any]  # the learner's parameters -> those that rollouts read
     measure: Callable[..., Any]  # params -> an evaluation on the held-out questions
     same: dict[str, Any]  # what a checkpoint must agree with
@@ -66,20 +68,21 @@ def bind(settings: Config, run: runs.Run) -> Parts:
     chosen, layout = settings.pool, assemble.rollout_layout(settings, agent.cfg, mesh)
     engine = assemble.Dealt(agent.engine, pod=layout == "pod")
     sizes = {"queries": chosen.queries, "oversample": chosen.oversample, "samples": chosen.samples}
+    trainer = make(
+        agent.cfg,
+        settings.model,
+        settings.learner,
+        mesh,
+        steps=settings.train.steps * settings.learner.updates,
+        temperature=settings.rollout.temperature,
+    )
     return Parts(
         settings=settings,
         run=run,
         mesh=mesh,
         layout=layout,
         agent=agent,
-        learner=make(
-            agent.cfg,
-            settings.model,
-            settings.learner,
-            mesh,
-            steps=settings.train.steps * settings.learner.updates,
-            temperature=settings.rollout.temperature,
-        ),
+        learner=trainer,
         queries=queries,
         family_P=families(queries),
         questions=questions,
@@ -92,6 +95,7 @@ def bind(settings: Config, run: runs.Run) -> Parts:
         draws=plugins.draws_by(chosen.rule, chosen.by),
         most_samples=plugins.constants("rounds", chosen.rounds.name).get("MOST", chosen.samples),
         turns=plugins.constants("reward", settings.reward.name).get("TURNS"),
+        gold_logp=_gold_logp(settings, agent) if "gold_logp_NT" in trainer.needs else None,
         hand_over=partial(assemble.hand_over, cfg=agent.cfg, compute=settings.model.compute, mesh=mesh, layout=layout),
         measure=partial(evaluate.measure, settings, engine, search=search, queries=questions, stop_now=run.stop_now),
         same={
@@ -99,3 +103,15 @@ def bind(settings: Config, run: runs.Run) -> Parts:
             checkpoint.MODEL: agent.fingerprint,
         },
     )
+
+
+def _gold_logp(settings: Config, agent: assemble.Agent) -> Callable[..., np.ndarray]:
+    """`gold.gold_logp` with this environment's words before an answer, and the tokenizer's ids of a query's golds."""
+    mark = "GOLD"
+    prefix = assemble.expert_turn(settings)("", (), mark).partition(mark)[0]
+    tokenizer = agent.tokenizer
+
+    def golds(query: Query) -> list[list[int]]:
+        return [tokenizer.encode_data(answer) for answer in query.answers]
+
+    return partial(gold.gold_logp, prefix_ids=tokenizer.encode(prefix), golds=golds)
