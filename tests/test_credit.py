@@ -10,7 +10,7 @@ import optax
 import pytest
 from test_learner import CFG, MODEL, SETTINGS, batch, groups
 
-from qr_jax import config, plugins
+from qr_jax import config
 from qr_jax.config import use
 from qr_jax.learning import credit, gold, learner
 from qr_jax.learning.pack import pack
@@ -122,12 +122,6 @@ def dense_gradient(params, ids_NL, mask_NL, adv_NL):
 # ---- the learner
 
 
-@pytest.fixture
-def given(monkeypatch):
-    everything = ("grades", "entropy_NL", "gold_logp_NT", "mask_NL", "turn_NL")
-    monkeypatch.setitem(plugins.GIVEN, "advantage", everything)
-
-
 def build(mesh, advantage, **settings):
     settings = replace(SETTINGS, clip_norm=1e9, advantage=use(f"test_credit.{advantage}"), **settings)
     on = meshes.make_mesh(config.Mesh(*mesh, devices=int(np.prod(mesh))))
@@ -152,7 +146,7 @@ def assert_trained(gradient, adv_NL):
 
 
 @pytest.mark.parametrize("mesh", MESHES)
-def test_entropies_are_given_a_token_and_an_advantage_a_token_is_trained(mesh, given):
+def test_entropies_are_given_a_token_and_an_advantage_a_token_is_trained(mesh):
     bound, state = build(mesh, "by_entropy")
     assert bound.needs == {"entropy_NL"}
     ids_NL, mask_NL, turn_NL = episodes_as_tables()

@@ -9,7 +9,8 @@ from types import SimpleNamespace
 import pytest
 
 from qr_jax import cli
-from qr_jax.config import Config, Mesh, Model, check, load
+from qr_jax.checks import check
+from qr_jax.config import Config, Mesh, Model, load
 from qr_jax.planning import estimate, plan, planned, programs
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"

@@ -38,7 +38,7 @@ def gold_logp(
 
     After IGPO (Wang et al. 2025, arXiv:2510.14967), whose reward of turn t is exp(value of t + 1) - exp(value of t):
     what the turn and the observation after it told the model. Deviations: it is left to the advantage to take exp and
-    differences; of several golds its code keeps the first and this the largest; prefix and gold are tokenised apart, and
+    differences; of several golds its code keeps the first, this the largest; prefix and gold are tokenised apart, and
     nothing stands behind the gold. Log-probabilities are those of the learner, so of logits / rollout.temperature; no
     gradient flows. Of a sequence longer than `row_tokens` the left of its history is lost.
 
