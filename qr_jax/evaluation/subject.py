@@ -71,8 +71,7 @@ def corpus(
 ) -> Corpus:
     """The passages behind the config's retriever; read only if it wants some, indexed when first searched.
 
-    If the retriever's setting `index` names a folder, "-" and our `index` are added to that name: the folder that the
-    config names holds the index of a run's passages.
+    A folder in the retriever's setting `index` becomes FOLDER-`index`: FOLDER itself is for a run's passages.
     """
     retriever = settings.retriever
     if index and retriever.settings.get("index"):

@@ -113,8 +113,7 @@ def questions(
 
 def too_few(asked: Mapping[str, Sequence[Query]], limit: int | None) -> list[str]:
     """A line for each set that has fewer questions than the limit asks for."""
-    counts = {set_name: len(queries) for set_name, queries in asked.items()}
-    short = {set_name: count for set_name, count in counts.items() if limit is not None and count < limit}
+    short = {name: len(queries) for name, queries in asked.items() if limit is not None and len(queries) < limit}
     return [f"{name} has only {count} of the {limit} questions that were asked for" for name, count in short.items()]
 
 
@@ -143,14 +142,12 @@ def score(
             by_set[set_name] = {"asked": len(asked[set_name]), "unanswered": len(asked[set_name]) - len(answered)}
             if answered:
                 figures, drawn[set_name] = _figures(answered, verdict, number)
-                tables = {f"by_{group}": _table(answered, verdict, number, group) for group in GROUPS}
-                by_set[set_name] |= figures | tables
-    macro = _macro([by_set[set_name] for set_name in drawn], [*drawn.values()])
+                by_set[set_name] |= figures | {f"by_{g}": _table(answered, verdict, number, g) for g in GROUPS}
     return {
         "suite": name,
         "sets": by_set,
         "missing": dict(missing),
-        "macro": {"sets": len(drawn), "of": len(sets(name))} | macro,
+        "macro": {"sets": len(drawn), "of": len(sets(name))} | _macro([by_set[s] for s in drawn], [*drawn.values()]),
     }
 
 
@@ -187,12 +184,11 @@ def values(rows: Sequence[Row], verdict: Verdict | None = None) -> dict[str, np.
     if not rows[0]["samples"]:
         return value
     for name, rule in rules.items():
-        right_NS = [[rule(row, sample["answer"]) for sample in row["samples"]] for row in rows]
-        value[f"pass_at_1_{name}"] = np.array([np.mean(right_S) for right_S in right_NS])
+        right = [[rule(row, sample["answer"]) for sample in row["samples"]] for row in rows]
+        value[f"pass_at_1_{name}"] = np.array([np.mean(each) for each in right])
         if name in ("exact_match", "judge"):
-            for k in powers(len(right_NS[0])):
-                chances = [pass_at_k(len(right_S), int(sum(right_S)), k) for right_S in right_NS]
-                value[f"pass_at_{k}_{name}"] = np.array(chances)
+            for k in powers(len(right[0])):
+                value[f"pass_at_{k}_{name}"] = np.array([pass_at_k(len(each), int(sum(each)), k) for each in right])
     return value
 
 

@@ -74,8 +74,7 @@ def local_mesh(kind: Kind, devices: Sequence[Any]) -> Mesh:
 
 def of_host(mesh: Mesh, process: int) -> list[Any]:
     """The learner's devices on one host, by number."""
-    own = [device for device in mesh.devices.flat if device.process_index == process]
-    return sorted(own, key=lambda device: device.id)
+    return sorted((d for d in mesh.devices.flat if d.process_index == process), key=lambda device: device.id)
 
 
 def by_hosts(mesh: Mesh, kind: Kind) -> Mesh:

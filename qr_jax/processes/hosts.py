@@ -180,7 +180,7 @@ def gather_episodes(episodes: Sequence[Episode], at: Sequence[int]) -> list[Epis
     places = np.concatenate([part["at"] for part in every])
     _check_places(places, "episode")
     together = [episode for part in every for episode in part["episodes"]]
-    return [plain.episode_from_plain(together[index]) for index in np.argsort(places)]
+    return [plain.episode_from_plain(together[number]) for number in np.argsort(places)]
 
 
 def deal(tokens_Q: np.ndarray, processes: int) -> list[np.ndarray]:

@@ -128,9 +128,7 @@ def _same_again(server: _Check, asked: Sequence[str]) -> None:
     for query in asked[:3]:
         first, *others = ([passage.id for passage in server.ask([query])[0]] for _ in range(4))
         if any(other != first for other in others):
-            server.problems.append(
-                f"determinism: {query!r} got {first} and then {others}; runs will not repeat exactly"
-            )
+            server.problems.append(f"determinism: {query!r} got {first}, then {others}; runs will not repeat exactly")
 
 
 def _empty(server: _Check) -> None:
@@ -173,8 +171,7 @@ def _injection(server: _Check) -> dict[str, Any]:
         figures |= {"sent": part, "shown": dialect.neutralise(part)}
         server.notes.append(
             f"{len(held)} of {len(server.seen)} passages hold tags of the dialect, as in {part!r}: the model is shown "
-            f"{figures['shown']!r}, and answers are read from its own tokens alone. Other trainers may take them for "
-            "the model's own"
+            f"{figures['shown']!r}, and answers come from its tokens alone. Other trainers may read these as its own"
         )
     return figures
 

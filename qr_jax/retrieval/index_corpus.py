@@ -228,9 +228,7 @@ def format_summary(manifest: Mapping[str, Any], out: Path) -> str:
     counts = manifest["counts"]
     size = sum(file.stat().st_size for file in out.iterdir())
     done = (
-        f"built in {manifest['built_s']:.1f} s"
-        if manifest["built"]
-        else "already there, made of these files and settings"
+        f"built in {manifest['built_s']:.1f} s" if manifest["built"] else "already there, of these files and settings"
     )
     return (
         f"{out}: {counts['passages']:,} passages, {counts['different_words']:,} words, {gb(size)}, {done}\n"

@@ -219,7 +219,7 @@ class _Rollout:
         self.statistics.observation_tokens += len(ids)
 
     def _prompt(self, query_at: int) -> tuple[list[int], Say]:
-        """The ids of a query's prompt, and the environment's Say they are of."""
+        """The ids of a query's prompt, and the Say that it comes from."""
         query = self.queries[query_at]
         say = self.env(query, [])
         if not isinstance(say, Say):
