@@ -184,7 +184,7 @@ class Rows:
         jax.block_until_ready(self.caches[where])  # so that its time is not counted as decoding's
 
     def _call_size(self, tiles: int) -> int:
-        """The smallest call that holds all tiles; where it would be more than half padding, the largest they fill."""
+        """The smallest call that holds all tiles, or, if that were more than half padding, the largest they fill."""
         smaller = [size for size in self.call_sizes if size <= tiles]
         whole = [size for size in self.call_sizes if size >= tiles]
         return whole[0] if whole and (not smaller or 2 * tiles >= whole[0]) else smaller[-1]
