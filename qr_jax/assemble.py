@@ -69,15 +69,15 @@ def questions(config: Config, part: Literal["train", "eval"]) -> list[Query]:
     name, limit = (data.train, data.train_limit) if part == "train" else (data.eval, data.eval_limit)
     if name == "world":
         world = world_sources(config)
-        found = readers.first(read(world.train if part == "train" else world.dev), limit)
+        queries = readers.first(read(world.train if part == "train" else world.dev), limit)
     elif name.startswith(official.PREFIX):
-        found = _of_file(config, official.for_part(name, part), part, limit)
+        queries = _of_file(config, official.for_part(name, part), part, limit)
     else:
-        found = [query for file in readers.resolve(name) for query in _of_file(config, file, part, limit)]
-        _check_distinct(found, name)
-    if not found:
+        queries = [query for file in readers.resolve(name) for query in _of_file(config, file, part, limit)]
+        _check_distinct(queries, name)
+    if not queries:
         raise ValueError(f"data.{part}={name!r} has no questions; check the files and data.split={data.split!r}")
-    return found
+    return queries
 
 
 def _of_file(config: Config, file: Path | str, part: Literal["train", "eval"], limit: int | None) -> list[Query]:
@@ -89,7 +89,7 @@ def _of_file(config: Config, file: Path | str, part: Literal["train", "eval"], l
 
 
 def _check_distinct(queries: Sequence[Query], name: str) -> None:
-    """An id names one question: two files that share one would give the pool the same query twice."""
+    """ValueError where two files share an id: the pool would have the same query twice."""
     counts = Counter(query.id for query in queries)
     twice = [query_id for query_id, count in counts.items() if count > 1]
     if twice:
@@ -118,15 +118,14 @@ def environment(config: Config, *, allow_plugins: Sequence[str] | None = None):
 def traces(config: Config, search: SearchFunction) -> list[tuple[Trace, SearchFunction]]:
     """Expert traces for the cold start, each with the search function its passages come from.
 
-    Those from gold titles are made of training questions only. With `data.trace_worlds` the synthetic world's traces
-    come from worlds of other facts, each with its own corpus: then no answer can be remembered, and copying is what is
-    learned.
+    "supporting" makes them of training questions only. With `data.trace_worlds` the synthetic world's traces come from
+    worlds of other facts, each with its own corpus: then no answer can be remembered, and copying is what is learned.
     """
     name = config.data.traces
     if name == "world" and config.data.trace_worlds:
-        found = [pair for at in range(config.data.trace_worlds) for pair in _other_world(config, at)]
+        pairs = [pair for at in range(config.data.trace_worlds) for pair in _other_world(config, at)]
     elif name == "world":
-        found = [(trace, search) for trace in read(world_sources(config).traces)]
+        pairs = [(trace, search) for trace in read(world_sources(config).traces)]
     elif name == "supporting":
         supporting = supporting_traces(
             questions(config, "train"),
@@ -136,15 +135,15 @@ def traces(config: Config, search: SearchFunction) -> list[tuple[Trace, SearchFu
             max_searches=config.env.settings.get("max_turns", 4),
             k=config.rollout.search_k,
         )
-        found = [(trace, search) for trace in supporting]
+        pairs = [(trace, search) for trace in supporting]
     else:
-        found = [(trace, search) for trace in read_traces(name)]
-    if not found:
+        pairs = [(trace, search) for trace in read_traces(name)]
+    if not pairs:
         raise ValueError(f"data.traces={name!r} gave no traces; a cold start needs some, or sft.steps=0")
     if name == "world":
         write = expert_turn(config)
-        return [(rewritten(trace, write), its_search) for trace, its_search in found]
-    return found
+        return [(rewritten(trace, write), its_search) for trace, its_search in pairs]
+    return pairs
 
 
 def expert_turn(config: Config, *, allow_plugins: Sequence[str] | None = None) -> ExpertTurn:
@@ -162,7 +161,7 @@ def expert_turn(config: Config, *, allow_plugins: Sequence[str] | None = None) -
 
 
 def _other_world(config: Config, at: int) -> list[tuple[Trace, SearchFunction]]:
-    """An equal part of the traces, from world number `at` of those that differ from the run's own in their facts."""
+    """An equal part of the traces, from the `at`-th world of other facts than the run's."""
     whole = settings_from(config.data.world)
     part = {"train": 0, "dev": 0, "test": 0, "traces": -(-whole.traces // config.data.trace_worlds)}
     seed = OTHER_WORLDS * (whole.seed + 1) + at
@@ -197,23 +196,23 @@ def _loaded(path: Path):
 class Dealt:
     """An engine whose queries are dealt over the processes, and whose episodes every process gets.
 
-    `pod`: they are process 0's, which rolls them out on the devices of all.
+    `pod`: process 0 has all queries, and rolls them out on the devices of all processes.
     """
 
     def __init__(self, engine: Engine, *, pod: bool = False):
         self.engine, self.pod = engine, pod
 
     def run(self, params, queries: Sequence[Query], samples: int, *, stop_now, **how) -> list[list[Episode]]:
-        """As `Engine.run`, called by all processes; Interrupted on all of them when it is so on one."""
+        """As `Engine.run`, called by all processes; Interrupted on all when one is interrupted."""
         mine = dealt(np.ones(len(queries)), self.pod)[hosts.index()].tolist()
-        here = [queries[at] for at in mine]
+        my_queries = [queries[at] for at in mine]
 
         def work() -> list[list[Episode]]:
-            return self.engine.run(params, here, samples, query_keys=mine, stop_now=stop_now, **how)
+            return self.engine.run(params, my_queries, samples, query_keys=mine, stop_now=stop_now, **how)
 
-        own = rolled_out(self.engine, params, work, [], pod=self.pod, stop_now=stop_now)
+        groups = rolled_out(self.engine, params, work, [], pod=self.pod, stop_now=stop_now)
         places = [at * samples + g for at in mine for g in range(samples)]
-        every = hosts.gather_episodes([episode for group in own for episode in group], places)
+        every = hosts.gather_episodes([episode for group in groups for episode in group], places)
         return [every[at : at + samples] for at in range(0, len(every), samples)]
 
 
@@ -224,26 +223,26 @@ def dealt(cost_Q: np.ndarray, pod: bool) -> list[np.ndarray]:
 
 
 def rolled_out(engine: Engine, params, work: Callable[[], Result], nothing: Result, *, pod: bool, stop_now) -> Result:
-    """What this process's work with the engine gives, as `all_or_none`; `pod`: process 0's, on the devices of all."""
+    """`all_or_none` of this process's work with the engine; `pod`: process 0 works, on the devices of all."""
     if pod:
         work = functools.partial(together, engine, params, work, nothing, stop_now=stop_now)
     return all_or_none(work)
 
 
 def all_or_none(work: Callable[[], Result]) -> Result:
-    """What the work gives, once all processes have done theirs; Interrupted on every process when it is so on one."""
-    interrupted, found = False, None
+    """The work's result, once all processes have done theirs; Interrupted on all when one is interrupted."""
+    interrupted, result = False, None
     try:
-        found = work()
+        result = work()
     except Interrupted:
         interrupted = True
     if hosts.any_process(interrupted):
         raise Interrupted
-    return cast(Result, found)
+    return cast(Result, result)
 
 
 def rollout_layout(config: Config, cfg: ModelConfig, mesh: jax.sharding.Mesh) -> host_local.Kind:
-    """How a host's devices share its rollouts, or all devices one."""
+    """How a host's devices share its rollouts; for "pod", how all devices share one."""
     asked = config.mesh.rollout
     devices = list(mesh.devices.flat) if asked == "pod" else host_local.of_host(mesh, jax.process_index())
     return host_local.choose(asked, cfg, config.rollout, len(devices), devices[0].platform)
@@ -252,7 +251,7 @@ def rollout_layout(config: Config, cfg: ModelConfig, mesh: jax.sharding.Mesh) ->
 def hand_over(params, cfg: ModelConfig, compute: str, mesh: jax.sharding.Mesh, layout: host_local.Kind = "one") -> Laid:
     """The parameters as this host's rollouts read them: laid out, in the compute dtype, on its own devices alone.
 
-    With one process and one device decoding, the learner's own arrays where they can be.
+    With one process and one device decoding they are the learner's own arrays where possible, not copies.
     """
     if layout == "one" and hosts.count() == 1:
         return lay_out(cfg, on_one_device(params, mesh), jnp.dtype(compute))
@@ -266,8 +265,8 @@ def on_one_device(params, mesh: jax.sharding.Mesh):
     if hosts.count() == 1:
         return jax.device_put(params, jax.local_devices()[0])
     whole = meshes.whole_everywhere(mesh)(params)
-    here = jax.local_devices()[0]
-    return jax.tree.map(lambda leaf: next(s.data for s in leaf.addressable_shards if s.device == here), whole)
+    first = jax.local_devices()[0]
+    return jax.tree.map(lambda leaf: next(s.data for s in leaf.addressable_shards if s.device == first), whole)
 
 
 def place(params, mesh: jax.sharding.Mesh):

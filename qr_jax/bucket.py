@@ -1,6 +1,6 @@
-"""A run's copy in a bucket: all of its folder but the checkpoints, which are written there at once.
+"""A run's copy in a bucket: all of its folder but the checkpoints, which are written straight to the bucket.
 
-Each copy is made before a checkpoint counts, so the metrics there are never shorter than a checkpoint there says.
+The copy is brought up to date before a checkpoint counts, so its metrics are never shorter than its checkpoint says.
 """
 
 import contextlib
@@ -23,11 +23,11 @@ from qr_jax import committed
 IN_BUCKET = re.compile(r"gs://[a-z0-9][a-z0-9._-]+(/[^/]+)+")
 CHECKPOINTS = "checkpoints"
 COMPILED = "compiled"  # the processes' programs, which parallel/compile_cache.py copies
-# Folders that are not copied; W&B has its own way out, and files that come and go.
+# Folders that are not copied; W&B sends its files itself, and they come and go.
 STAY = (CHECKPOINTS, COMPILED, "wandb")
-NOT_FINISHED = (".new", ".tmp")  # what write_json, write_episodes and committed.write rename when it is whole
+NOT_FINISHED = (".new", ".tmp")  # write_json, write_episodes and committed.write rename these when they are whole
 EVERY_S = 60
-AT_ONCE = 8  # files on their way
+AT_ONCE = 8  # files copied at the same time
 
 
 def opened(place: str) -> epath.Path:
@@ -44,69 +44,68 @@ def opened(place: str) -> epath.Path:
 
 
 class Copy:
-    """`folder` is the run's own; `place` the bucket's (gs://BUCKET/PATH), or a folder. Process 0 alone has one."""
+    """The copy of a run's `folder` at `place` (gs://BUCKET/PATH, or another folder). Only process 0 has a Copy."""
 
     def __init__(self, folder: Path, place: epath.Path):
         self.folder, self.place = folder, place
         self._pushed_s = time.monotonic()
         self._background = ThreadPoolExecutor(1, "bucket")
         self._soon: Future[None] | None = None
-        self._there: dict[str, tuple[int, int]] = {}  # of each file there: our size and time when it went or came
+        self._copied: dict[str, tuple[int, int]] = {}  # of each file at `place`: our file's mark when it was copied
         self._lock = threading.Lock()
 
     def push(self) -> None:
-        """What was written, changed or moved here since the last time is so there too. OSError when it is not."""
+        """Copy what was written, changed or moved in the folder since the last push. OSError when that fails."""
         with self._lock:
-            marks = {name: _mark(self.folder / name) for name in _names(self.folder)}
-            here = {name: mark for name, mark in marks.items() if mark}
+            marks = {name: mark for name in _names(self.folder) if (mark := _mark(self.folder / name))}
             with as_os_error():
-                each(self._send, [name for name, mark in here.items() if self._there.get(name) != mark])
-                each(lambda name: (self.place / name).unlink(missing_ok=True), self._moved(here))
-            self._there, self._pushed_s = here, time.monotonic()
+                each(self._send, [name for name, mark in marks.items() if self._copied.get(name) != mark])
+                each(lambda name: (self.place / name).unlink(missing_ok=True), self._moved(marks))
+            self._copied, self._pushed_s = marks, time.monotonic()
 
-    def _moved(self, here: Mapping[str, Any]) -> list[str]:
-        """What stands there under its old name and was moved here to what an attempt discarded; nothing else goes."""
-        moved = {re.sub(r"logs/attempt_\d+/discarded/", "", name) for name in here if "/discarded/" in name}
-        return sorted(moved & self._there.keys() - here.keys())
+    def _moved(self, own: Mapping[str, Any]) -> list[str]:
+        """Files of the copy that were moved here to an attempt's `discarded`: a push deletes these and no others."""
+        moved = {re.sub(r"logs/attempt_\d+/discarded/", "", name) for name in own if "/discarded/" in name}
+        return sorted(moved & self._copied.keys() - own.keys())
 
     def push_now_and_then(self) -> None:
-        """Push in the background a minute after the last push. What fails then fails again, and is said, later."""
+        """Push in the background a minute after the last push. A failure is not raised: the next `push` will say it."""
         if time.monotonic() - self._pushed_s > EVERY_S and (self._soon is None or self._soon.done()):
             self._soon = self._background.submit(self.push)
 
     def close(self) -> None:
-        """The last push."""
+        """Push for the last time."""
         self._background.shutdown()
         self.push()
 
     def pull(self) -> list[str]:
-        """What is there is here too; the names of local files of another content, now in logs/replaced_N.
+        """Copy the place's files here; returns the names of local files that differed, now in logs/replaced_N.
 
-        A local file that begins as the one there is only newer, and stays. OSError when the place does not answer.
+        A local file that begins with the place's content is only newer, and stays. OSError when it does not answer.
         """
         replaced: list[str] = []
         aside = self.folder / "logs" / f"replaced_{1 + len(list(self.folder.glob('logs/replaced_*')))}"
 
         def bring(name: str) -> None:
-            own, there = self.folder / name, self.read(name)
-            if own.is_file() and (known := own.read_bytes()).startswith(there):
-                if len(known) == len(there):
-                    self._there[name] = _mark(own) or (0, 0)
+            own, content = self.folder / name, self.read(name)
+            if own.is_file() and (known := own.read_bytes()).startswith(content):
+                if len(known) == len(content):
+                    self._copied[name] = _mark(own) or (0, 0)
                 return
             if own.exists():
                 (aside / name).parent.mkdir(parents=True, exist_ok=True)
                 os.replace(own, aside / name)
                 replaced.append(name)
             own.parent.mkdir(parents=True, exist_ok=True)
-            committed.write(epath.Path(own), there)
-            self._there[name] = _mark(own) or (0, 0)
+            committed.write(epath.Path(own), content)
+            self._copied[name] = _mark(own) or (0, 0)
 
         with as_os_error():
             each(bring, list(_names(self.place)))
         return sorted(replaced)
 
     def config(self) -> Any | None:
-        """What the run there has as config.json; None where there is no run."""
+        """The copy's config.json; None where it has none."""
         with as_os_error():
             return json.loads(self.read("config.json")) if (self.place / "config.json").exists() else None
 
@@ -116,7 +115,7 @@ class Copy:
     def _send(self, name: str) -> None:
         try:
             data = (self.folder / name).read_bytes()
-        except FileNotFoundError:  # it is gone since it was seen
+        except FileNotFoundError:  # deleted since it was listed
             return
         (self.place / name).parent.mkdir(parents=True, exist_ok=True)
         committed.write(self.place / name, data)
@@ -124,7 +123,7 @@ class Copy:
 
 @contextlib.contextmanager
 def as_os_error() -> Iterator[None]:
-    """What gcsfs raises when a bucket does not answer, after its own retries, as the OSError that it is."""
+    """Raise OSError for what gcsfs raises when a bucket does not answer, after its own retries."""
     try:
         yield
     except Exception as error:
@@ -134,7 +133,7 @@ def as_os_error() -> Iterator[None]:
 
 
 def _names(folder: Path | epath.Path, below: str = "") -> Iterator[str]:
-    """Every finished file below, by its path from there; no checkpoint's."""
+    """The paths in `folder` of all finished files but those of the folders in STAY."""
     if not folder.exists():
         return
     for path in folder.iterdir():
@@ -149,13 +148,13 @@ def _names(folder: Path | epath.Path, below: str = "") -> Iterator[str]:
 
 
 def _mark(path: Path) -> tuple[int, int] | None:
-    """By which a change is seen; None for a file that is gone by now."""
+    """Size and time of change, which show whether a file changed; None for a file that is gone by now."""
     with contextlib.suppress(FileNotFoundError):
-        found = path.stat()
-        return found.st_size, found.st_mtime_ns
+        status = path.stat()
+        return status.st_size, status.st_mtime_ns
 
 
 def each(function: Callable[[str], None], names: Sequence[str]) -> None:
-    """The function of each name, several at once."""
+    """Call the function with each name, several at once."""
     with ThreadPoolExecutor(AT_ONCE) as threads:
         list(threads.map(function, names))

@@ -37,11 +37,11 @@ STEP_FOLDER = re.compile(r"step_(\d{8,})")
 
 
 class Checkpoints:
-    """The checkpoints of one run: `folder` (a path, or gs:// for Orbax and epath), of which the `keep` newest stay.
+    """The checkpoints of one run, in `folder` (a path or gs://); the `keep` newest stay.
 
-    So do those of every `keep_every`-th step (0: none). All methods are called by all processes, on their main threads;
-    with more than one process the folder is shared. `before_commit` is called by process 0, in the background, when a
-    checkpoint is written and before it counts. `say` is told of every folder that is passed over.
+    The checkpoint of every `keep_every`-th step stays too (0: none). All processes call all methods, on their main
+    threads, and share the folder. Process 0 calls `before_commit`, in the background, when a checkpoint is written and
+    before it counts. `say` is told of every folder that is passed over.
     """
 
     def __init__(
@@ -76,8 +76,8 @@ class Checkpoints:
         arrays = _flat(state)
         for name, leaf in arrays.items():
             if not isinstance(leaf, jax.Array) or jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.extended):
-                found = leaf.dtype if isinstance(leaf, jax.Array) else type(leaf).__name__
-                raise ValueError(f"state.{name} is {found}; give a jax array of numbers, or make it a host value")
+                kind = leaf.dtype if isinstance(leaf, jax.Array) else type(leaf).__name__
+                raise ValueError(f"state.{name} is {kind}; give a jax array of numbers, or make it a host value")
         place = self.path(step)
         frame, host_arrays = plain.split({**host, "metrics_bytes": metrics_bytes})
         failed = None
@@ -101,7 +101,7 @@ class Checkpoints:
         self._pending = self._thread.submit(self._finish, step, described)
 
     def wait(self) -> None:
-        """Comes back when the last `save` is committed on every process; raises what went wrong with it (OSError)."""
+        """Return when the last `save` is committed on every process; raise what went wrong with it (OSError)."""
         pending, self._pending = self._pending, None
         if pending is None:
             return
@@ -121,7 +121,7 @@ class Checkpoints:
             self._orbax.close()
 
     def latest(self, *, verify: bool = True) -> int | None:
-        """The newest step whose checkpoint is whole, None when there is none; those passed over are named by `say`.
+        """The newest step whose checkpoint is whole, None without one; `say` names the checkpoints passed over.
 
         `verify` reads every byte and compares the hashes. ValueError for a checkpoint of another format.
         """
@@ -132,20 +132,20 @@ class Checkpoints:
         """(state, host) of a committed step, the state laid out as `abstract_state` says (see mesh.abstract).
 
         `abstract_state` is a tree of jax.ShapeDtypeStruct, whose shardings may be of another mesh or number of
-        processes than at saving; without one an array goes to this process's first device. With `part`, a name in the
-        saved state ("params"), only that part of it is read, into a tree of its own. ValueError, with the first array
+        processes than at saving; an array without a sharding goes to this process's first device. With `part`, a name
+        in the saved state ("params"), only that part is read, into a tree of its own. ValueError, with the first array
         that differs, when the checkpoint is of another model.
         """
         wanted = {f"{part}.{name}" if part else name: leaf for name, leaf in _flat(abstract_state).items()}
         saved = self.arrays(step)
         _check_same_arrays(
-            {name: one for name, one in saved.items() if not part or name.startswith(f"{part}.")},
+            {name: array for name, array in saved.items() if not part or name.startswith(f"{part}.")},
             {name: _describe(leaf) for name, leaf in wanted.items()},
             self.path(step),
         )
-        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         layout = {
-            name: ocp.ArrayRestoreArgs(sharding=leaf.sharding or here, global_shape=leaf.shape, dtype=leaf.dtype)
+            name: ocp.ArrayRestoreArgs(sharding=leaf.sharding or first, global_shape=leaf.shape, dtype=leaf.dtype)
             for name, leaf in wanted.items()
         }
         arrays = self._orbax.restore(
@@ -167,13 +167,13 @@ class Checkpoints:
             return plain.join(frame, dict(arrays))
 
     def steps(self) -> list[int]:
-        """The committed steps, newest first; `committed.damage` says whether one is still whole."""
+        """The committed steps, newest first; `committed.damage` says whether a folder is still whole."""
         return [step for step in self._steps() if committed.stands(self.path(step))]
 
     def _steps(self) -> list[int]:
         """The steps that have a folder, whole or not, newest first."""
-        there = [STEP_FOLDER.fullmatch(path.name) for path in self.folder.iterdir()] if self.folder.exists() else []
-        return sorted((int(match[1]) for match in there if match), reverse=True)
+        names = [path.name for path in self.folder.iterdir()] if self.folder.exists() else []
+        return sorted((int(match[1]) for name in names if (match := STEP_FOLDER.fullmatch(name))), reverse=True)
 
     @bucket.as_os_error()
     def _latest(self, verify: bool) -> int | None:
@@ -182,15 +182,15 @@ class Checkpoints:
             if damage:
                 self.say(f"checkpoint {self.path(step)} is passed over: {damage}")
                 continue
-            found = committed.manifest(self.path(step))["format"]
-            if found != FORMAT:
-                what = f"checkpoint {self.path(step)} has format {found}, this version reads {FORMAT}"
+            saved_format = committed.manifest(self.path(step))["format"]
+            if saved_format != FORMAT:
+                what = f"checkpoint {self.path(step)} has format {saved_format}, this version reads {FORMAT}"
                 raise ValueError(f"{what}; use the qr_jax that wrote it")
             return step
         return None
 
     def _clear(self, place: epath.Path) -> None:
-        """Make `place` an empty folder; a committed one of that name (damaged, or of a given-up future) steps aside."""
+        """Make `place` an empty folder; a committed folder there (damaged, or of a given-up future) is renamed."""
         aside = place.parent / f"{place.name}.replaced"
         if place.exists():
             if committed.stands(place) and not aside.exists():
@@ -200,7 +200,7 @@ class Checkpoints:
         place.mkdir(parents=True)
 
     def _finish(self, step: int, described: Mapping[str, Any]) -> None:
-        """In the background: after Orbax the hashes, then the marker, and only then the removal of older ones."""
+        """In the background: wait for Orbax, hash and commit, and only then remove older checkpoints."""
         try:
             self._orbax.wait_until_finished()
             if hosts.index() != 0:
@@ -224,7 +224,7 @@ class Checkpoints:
                 committed.remove(path)
 
     def _not_saved(self, step: int, error: BaseException | None) -> OSError:
-        """Remove the unfinished folder and put in words what happened."""
+        """Remove the unfinished folder; the error to raise, which says what happened."""
         if error is None:
             return OSError(f"the checkpoint of step {step} was not written: process 0 could not make its folder")
         place, aside = self.path(step), self.folder / f"{self.path(step).name}.replaced"
@@ -242,7 +242,7 @@ class Checkpoints:
 
 
 def _flat(tree: Any) -> dict[str, Any]:
-    """Each leaf by its name: the keys on its way, joined by dots."""
+    """Each leaf by its name: the keys on the path to it, joined by dots."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     named = {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
     if len(named) != len(leaves):
@@ -254,16 +254,16 @@ def _describe(leaf: Any) -> tuple[str, tuple[int, ...]]:
     return str(np.dtype(leaf.dtype)), tuple(leaf.shape)
 
 
-def _check_same_arrays(found: Mapping[str, Any], wanted: Mapping[str, Any], place: epath.Path) -> None:
-    """ValueError with the first array, in the order of their names, that is not on both sides alike."""
+def _check_same_arrays(saved: Mapping[str, Any], wanted: Mapping[str, Any], place: epath.Path) -> None:
+    """ValueError with the first array, in the order of their names, whose dtype or shape differs."""
 
-    def say(one: tuple[str, tuple[int, ...]] | None) -> str:
-        return "absent" if one is None else f"{one[0]} {list(one[1])}"
+    def say(array: tuple[str, tuple[int, ...]] | None) -> str:
+        return "absent" if array is None else f"{array[0]} {list(array[1])}"
 
-    for name in sorted({*found, *wanted}):
-        if found.get(name) != wanted.get(name):
+    for name in sorted({*saved, *wanted}):
+        if saved.get(name) != wanted.get(name):
             raise ValueError(
-                f"{place} is a checkpoint of another model or optimizer: {name} is {say(found.get(name))} there and "
+                f"{place} is a checkpoint of another model or optimizer: {name} is {say(saved.get(name))} there and "
                 f"{say(wanted.get(name))} here; use the config of that run, or another run folder"
             )
 
@@ -279,23 +279,23 @@ def check_same_queries(host: Mapping[str, Any], digest: str) -> None:
 
 def check_same_model(host: Mapping[str, Any], fingerprint: Mapping[str, Any]) -> None:
     """ValueError with the first name of the model's fingerprint (names -> plain values) whose value differs."""
-    found = host.get(MODEL) or {}
+    saved = host.get(MODEL) or {}
     wanted = plain.split(dict(fingerprint))[0]  # tuples as lists, as they come back from JSON
-    for name in sorted({*found, *wanted}):
-        if found.get(name) != wanted.get(name):
+    for name in sorted({*saved, *wanted}):
+        if saved.get(name) != wanted.get(name):
             raise ValueError(
-                f"the checkpoint is of another model: its {name} is {found.get(name)!r}, this config's is "
+                f"the checkpoint is of another model: its {name} is {saved.get(name)!r}, this config's is "
                 f"{wanted.get(name)!r}; use that run's model settings, or another run folder"
             )
 
 
 def next_attempt(folder: str | os.PathLike[str]) -> int:
-    """Make `logs/attempt_N` in a (local) run folder and give N, one more than there is; no two starts share it."""
+    """Make `logs/attempt_N` in a (local) run folder and return N, the next number; no two starts share it."""
 
-    def made() -> int:
+    def make() -> int:
         logs = epath.Path(folder) / "logs"
         logs.mkdir(parents=True, exist_ok=True)
-        number = 1 + max((int(found[1]) for found in _numbered(logs.iterdir(), r"attempt_(\d+)")), default=0)
+        number = 1 + max((int(match[1]) for match in _numbered(logs.iterdir(), r"attempt_(\d+)")), default=0)
         while True:
             try:
                 os.mkdir(logs / f"attempt_{number}")
@@ -306,7 +306,7 @@ def next_attempt(folder: str | os.PathLike[str]) -> int:
             (logs / f"attempt_{number}" / "started").write_text(now)
             return number
 
-    return hosts.by_first(made)
+    return hosts.by_first(make)
 
 
 def discard_after(folder: str | os.PathLike[str], step: int, attempt: int) -> list[str]:
@@ -317,9 +317,9 @@ def discard_after(folder: str | os.PathLike[str], step: int, attempt: int) -> li
     episodes = epath.Path(folder) / "episodes"
     discarded = epath.Path(folder) / "logs" / f"attempt_{attempt}" / "discarded" / "episodes"
 
-    def moved() -> list[str]:
+    def move() -> list[str]:
         numbered = _numbered(episodes.iterdir(), r"\D*(\d+).*") if episodes.exists() else []
-        names = sorted(found.string for found in numbered if int(found[1]) > step)
+        names = sorted(match.string for match in numbered if int(match[1]) > step)
         for name in names:
             discarded.mkdir(parents=True, exist_ok=True)
             if (discarded / name).exists():
@@ -327,8 +327,8 @@ def discard_after(folder: str | os.PathLike[str], step: int, attempt: int) -> li
             (episodes / name).rename(discarded / name)
         return names
 
-    return hosts.by_first(moved)
+    return hosts.by_first(move)
 
 
 def _numbered(paths: Iterable[Any], pattern: str) -> list[re.Match[str]]:
-    return [found for path in paths if (found := re.fullmatch(pattern, path.name))]
+    return [match for path in paths if (match := re.fullmatch(pattern, path.name))]

@@ -36,12 +36,12 @@ def stands(place: epath.Path) -> bool:
 
 
 def manifest(place: epath.Path) -> dict[str, Any]:
-    """The facts it was committed with, and its files."""
+    """The facts that the folder was committed with, and its files."""
     return json.loads((place / MANIFEST).read_text())
 
 
 def damage(place: epath.Path, *, verify: bool) -> str | None:
-    """What is wrong with the folder; None when it is whole. Only `verify` reads all its bytes for that."""
+    """What is wrong with the folder; None when it is whole. All its bytes are read only if `verify`."""
     if not stands(place):
         return f"it has no {MARKER} file, so it was not finished"
     if not (place / MANIFEST).exists():
@@ -66,7 +66,7 @@ def remove(place: epath.Path) -> None:
 
 
 def write(path: epath.Path, data: bytes) -> None:
-    """All of the file or nothing: written beside, synced and renamed; in a bucket one object is written at once."""
+    """Write all of the file or nothing: beside it, synced and renamed; in a bucket an object is written at once."""
     if "://" in str(path):
         path.write_bytes(data)
         return

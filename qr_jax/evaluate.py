@@ -1,7 +1,7 @@
 """How good is a policy? Greedy and sampled answers to held-out questions: EM, F1 and cover match, with standard errors.
 
 Pass@1 is the mean correctness over n sampled answers; greedy is a figure of its own. No EM here is comparable with a
-judge's verdict (the paper's 66.0 is almost certainly one).
+judge's verdict (the paper's 66.0 is almost certainly a judge's).
 """
 
 import json
@@ -18,7 +18,7 @@ from qr_jax import answers, assemble, runs
 from qr_jax.columns import aligned
 from qr_jax.config import Config
 from qr_jax.evaluation import manifest, subject
-from qr_jax.evaluation.subject import weights as weights  # train, sft and probe begin from a run's
+from qr_jax.evaluation.subject import weights as weights  # for train, sft and probe
 from qr_jax.models import hf
 from qr_jax.parallel import mesh as meshes
 from qr_jax.records import Episode, Query
@@ -30,7 +30,7 @@ SCORES: Mapping[str, Callable] = {
     "cover_match": answers.cover_match,
 }
 SHOWN = 100  # questions whose searches an evaluation keeps in words
-GROUPS = ("dataset", "kind", "hops", "type")  # of a question's meta, by which a table is broken down
+GROUPS = ("dataset", "kind", "hops", "type")  # keys of a question's meta: a table each
 
 
 def measure(
@@ -62,29 +62,29 @@ def measure(
         return engine.run(params, queries, count, env=env, search=search, **seeds, **how)
 
     greedy = run(1, purpose="greedy", temperature=0.0)
-    found: dict[str, Any] = {"questions": len(queries), **_scores(queries, greedy)}
+    figures: dict[str, Any] = {"questions": len(queries), **_scores(queries, greedy)}
     for name in GROUPS:
         values = [query.meta.get(name) for query in queries]
         if len(set(values)) > 1:
-            found[f"by_{name}"] = _by(queries, greedy, values)
-    found |= _behaviour(greedy)
+            figures[f"by_{name}"] = _by(queries, greedy, values)
+    figures |= _behaviour(greedy)
     exact = {query.id: answers.exact_match(group[0].answer, query.answers) for query, group in _paired(queries, greedy)}
     shown = {query.id: format_episode(group[0]) for query, group in _paired(queries[:SHOWN], greedy[:SHOWN])}
     faulted = [query.id for query, group in _paired(queries, greedy) if not group[0].valid]
-    found["details"] = {"exact_match": exact, "faulted": faulted, "transcripts": shown}
+    figures["details"] = {"exact_match": exact, "faulted": faulted, "transcripts": shown}
     if samples:
         sampled = run(samples, purpose="pass", temperature=settings.evaluation.temperature)
-        found["samples"] = samples
-        found |= {f"pass_at_1_{name}": value for name, value in _scores(queries, sampled).items()}
-    return found | {"seconds": time.monotonic() - start}
+        figures["samples"] = samples
+        figures |= {f"pass_at_1_{name}": value for name, value in _scores(queries, sampled).items()}
+    return figures | {"seconds": time.monotonic() - start}
 
 
 def _paired(queries: Sequence[Query], groups: Sequence[Sequence[Episode]]):
     return zip(queries, groups, strict=True)
 
 
-def without_details(found: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in found.items() if name != "details"}
+def without_details(figures: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in figures.items() if name != "details"}
 
 
 def changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[str, str] | None:
@@ -119,9 +119,9 @@ def _scores(queries: Sequence[Query], groups: Sequence[Sequence[Episode]]) -> di
 def _by(queries, groups, values) -> dict[str, dict[str, Any]]:
     table = {}
     for value in sorted(set(map(str, values))):
-        here = [at for at, one in enumerate(values) if str(one) == value]
-        scores = _scores([queries[at] for at in here], [groups[at] for at in here])
-        table[value] = {"questions": len(here), **scores}
+        places = [at for at, theirs in enumerate(values) if str(theirs) == value]
+        scores = _scores([queries[at] for at in places], [groups[at] for at in places])
+        table[value] = {"questions": len(places), **scores}
     return table
 
 
@@ -144,39 +144,40 @@ def _behaviour(groups: Sequence[Sequence[Episode]]) -> dict[str, Any]:
     }
 
 
-def as_metrics(found: Mapping[str, Any]) -> dict[str, Any]:
+def as_metrics(figures: Mapping[str, Any]) -> dict[str, Any]:
     """The numbers of an evaluation under their names in metrics.jsonl."""
-    names = [name for name in found if name.removeprefix("pass_at_1_") in SCORES] + ["searches_per_question"]
-    return {f"eval/{name}": found[name] for name in names}
+    names = [name for name in figures if name.removeprefix("pass_at_1_") in SCORES] + ["searches_per_question"]
+    return {f"eval/{name}": figures[name] for name in names}
 
 
-def one_line(found: Mapping[str, Any]) -> str:
+def one_line(figures: Mapping[str, Any]) -> str:
     """An evaluation in one line."""
-    parts = [f"{name} {_with_se(found, name)}" for name in SCORES]
-    parts += [f"Pass@1 of {found['samples']}: {_with_se(found, 'pass_at_1_exact_match')}"] if "samples" in found else []
-    return f"greedy over {found['questions']} questions: " + ", ".join(parts)
+    parts = [f"{name} {_with_se(figures, name)}" for name in SCORES]
+    if "samples" in figures:
+        parts.append(f"Pass@1 of {figures['samples']}: {_with_se(figures, 'pass_at_1_exact_match')}")
+    return f"greedy over {figures['questions']} questions: " + ", ".join(parts)
 
 
-def _with_se(found: Mapping[str, Any], name: str) -> str:
-    value, error = found.get(name), found.get(f"{name}_se")
+def _with_se(figures: Mapping[str, Any], name: str) -> str:
+    value, error = figures.get(name), figures.get(f"{name}_se")
     return "-" if value is None else f"{value:.3f}" + (f" +- {error:.3f}" if error is not None else "")
 
 
-def format_table(found: Mapping[str, Any]) -> str:
-    """An evaluation as a table: all questions, then by what they are."""
+def format_table(figures: Mapping[str, Any]) -> str:
+    """An evaluation as a table: all questions, then each group of them."""
     rows = [("", "questions", *SCORES)]
-    rows.append(("all", str(found["questions"]), *(_with_se(found, name) for name in SCORES)))
+    rows.append(("all", str(figures["questions"]), *(_with_se(figures, name) for name in SCORES)))
     for group in GROUPS:
-        for value, row in found.get(f"by_{group}", {}).items():
+        for value, row in figures.get(f"by_{group}", {}).items():
             rows.append((f"{group} {value}", str(row["questions"]), *(_with_se(row, name) for name in SCORES)))
-    if "samples" in found:
-        cells = (_with_se(found, f"pass_at_1_{name}") for name in SCORES)
-        rows.append((f"Pass@1 of {found['samples']}", str(found["questions"]), *cells))
+    if "samples" in figures:
+        cells = (_with_se(figures, f"pass_at_1_{name}") for name in SCORES)
+        rows.append((f"Pass@1 of {figures['samples']}", str(figures["questions"]), *cells))
     lines = aligned(rows)
-    stops = ", ".join(f"{stop} {count}" for stop, count in found["stops"].items())
+    stops = ", ".join(f"{stop} {count}" for stop, count in figures["stops"].items())
     lines.append(
-        f"searches a question {found['searches_per_question']:.2f}, tokens {found['tokens_per_question']:.1f}, "
-        f"well-formed turns {found['well_formed_turn_share']:.3f}, endings: {stops}"
+        f"searches a question {figures['searches_per_question']:.2f}, tokens {figures['tokens_per_question']:.1f}, "
+        f"well-formed turns {figures['well_formed_turn_share']:.3f}, endings: {stops}"
     )
     return "\n".join(lines)
 
@@ -201,7 +202,7 @@ def evaluate(
     over = subject.corpus(settings, lambda: assemble.passages(settings), allow_plugins=allow_plugins)
     agent, params, model = subject.open_model(settings, run, step)
     env = assemble.environment(settings, allow_plugins=allow_plugins)
-    found = measure(
+    figures = measure(
         settings,
         agent.engine,
         params,
@@ -211,7 +212,7 @@ def evaluate(
         samples=samples,
         limit=len(queries),
     )
-    found["manifest"] = manifest.manifest(
+    figures["manifest"] = manifest.manifest(
         settings,
         questions={"eval": queries},
         corpora={"eval": over.sha256},
@@ -220,12 +221,12 @@ def evaluate(
         env=env,
         model=model,
     )
-    digest = manifest.sha256(json.dumps(found["manifest"], sort_keys=True))[:8]
+    digest = manifest.sha256(json.dumps(figures["manifest"], sort_keys=True))[:8]
     name = f"step_{model['step']:06d}_{settings.retriever.name.rpartition('.')[2]}_{digest}"
     path = Path(run) / "eval" / f"{name}.json"
     path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(found, indent=2) + "\n")
-    return found
+    path.write_text(json.dumps(figures, indent=2) + "\n")
+    return figures
 
 
 def ask(run: str | Path, question: str, *, allow_plugins: Sequence[str] | None = None) -> Episode:
@@ -250,9 +251,9 @@ def format_episode(episode: Episode) -> str:
         if turn.author == "model":
             lines.append(f"  model: {turn.text.strip()}")
         elif turn.queries:
-            for query, found in zip(turn.queries, turn.passages, strict=False):
+            for query, passages in zip(turn.queries, turn.passages, strict=False):
                 lines.append(f"  search: {query}")
-                lines += [f"    {one.score:7.3f}  {one.title}: {_short(one.text)}" for one in found] or ["    nothing"]
+                lines += [f"    {p.score:7.3f}  {p.title}: {_short(p.text)}" for p in passages] or ["    nothing"]
         else:
             lines.append(f"  environment: {turn.text.strip()}")
     lines.append(f"answer: {episode.answer if episode.answer is not None else f'none ({episode.stop})'}")

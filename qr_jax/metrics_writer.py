@@ -18,10 +18,10 @@ Values = Mapping[str, Any]
 
 
 class Writer:
-    """Writes a step's metrics to `folder`. One process of a run has one; W&B takes its key from the environment.
+    """Writes a step's metrics to `folder`. Only process 0 has a Writer; W&B takes its key from the environment.
 
-    `first_step`: where this attempt goes on; TensorBoard forgets what an earlier attempt wrote from there. `lives`: the
-    run's bucket, which is the same wherever it goes on.
+    `first_step` is the step at which this attempt goes on: TensorBoard forgets what an earlier one wrote from it on.
+    `lives` is the run's bucket, which stays the same on whatever machine the run goes on.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Writer:
             self._wandb.log(numbers, step=step)
 
     def sync(self) -> int:
-        """Everything written is on the disk when this returns: the length of the file in bytes, for the checkpoint."""
+        """Bring everything written to the disk; returns the length of the file in bytes, for the checkpoint."""
         self._file.flush()
         os.fsync(self._file.fileno())
         if self._tensorboard is not None:
@@ -117,7 +117,7 @@ def _row(values: Values, aliases: Sequence[str]) -> dict[str, float | int | None
 
 
 def _number(name: str, value: Any) -> float | int | None:
-    """A Python number from a Python, numpy or jax scalar; None where there is none, or no finite one."""
+    """A Python number from a Python, numpy or jax scalar; None for None and for a number that is not finite."""
     if value is None:
         return None
     value = value.item() if hasattr(value, "item") else value
@@ -136,7 +136,7 @@ def read(folder: str | Path) -> list[dict[str, float | int | None]]:
 
 
 def discard_after(folder: str | Path, length: int, attempt: int, *, name: str = FILE) -> int:
-    """Move what the file holds beyond `length` bytes to logs/attempt_N/discarded; the number of lines moved.
+    """Move what the file holds beyond `length` bytes to logs/attempt_N/discarded; returns the number of lines moved.
 
     ValueError when the file is shorter than a checkpoint says it was: somebody cut or replaced it.
     """
@@ -207,7 +207,7 @@ def _unit(name: str) -> str:
 
 
 def _short(value: Any) -> str:
-    """A number in few characters: 12, .415, 3.21, 45.1k; - where there is none."""
+    """A number in few characters: 12, .415, 3.21, 45.1k; - for None."""
     if value is None:
         return "-"
     value = float(value)
@@ -224,7 +224,7 @@ def _short(value: Any) -> str:
 
 
 def _clock(step_s: Any, steps: int) -> str:
-    """Hours, minutes and seconds that `steps` take; - where it is not known."""
+    """Hours, minutes and seconds that `steps` take; - where `step_s` is not known."""
     if step_s is None or not math.isfinite(float(step_s)):
         return "-"
     left = round(float(step_s) * max(steps, 0))

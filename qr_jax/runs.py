@@ -31,7 +31,7 @@ POLL_S = 0.5  # how often a process asks whether another one was told to stop
 # what is computed.
 MAY_CHANGE = ("train.steps", "train.keep_checkpoints", "train.keep_every", "train.checkpoint_every", "log", "mesh")
 MAY_CHANGE += ("train.bucket",)
-PACKING = "learner.rows"  # of one update it says how the batch is cut; of several, what is in each of them
+PACKING = "learner.rows"  # with one update a step it only cuts the batch; with several it says what is in each update
 
 
 class Run:
@@ -47,18 +47,18 @@ class Run:
     ):
         self.folder, self.settings, self.stage, self.say = Path(folder), settings, stage, say
         self.folder.mkdir(parents=True, exist_ok=True)
-        of = settings.train
-        place = bucket.opened(of.bucket) if of.bucket else epath.Path(self.folder)
-        self._copy = bucket.Copy(self.folder, place) if of.bucket and hosts.index() == 0 else None  # of process 0
+        train = settings.train
+        place = bucket.opened(train.bucket) if train.bucket else epath.Path(self.folder)
+        self._copy = bucket.Copy(self.folder, place) if train.bucket and hosts.index() == 0 else None  # of process 0
         alike.check_program(settings)
         hosts.by_first(self._keep_config)
         self.attempt = checkpoint.next_attempt(self.folder)
-        if not of.bucket:
+        if not train.bucket:
             check_shared(self.folder / "logs" / f"attempt_{self.attempt}")
         self.checkpoints = checkpoint.Checkpoints(
             place / bucket.CHECKPOINTS,
-            keep=of.keep_checkpoints,
-            keep_every=of.keep_every,
+            keep=train.keep_checkpoints,
+            keep_every=train.keep_every,
             before_commit=self._copy.push if self._copy else None,
             say=say,
         )
@@ -82,14 +82,14 @@ class Run:
         return self.stopping
 
     def stops(self) -> bool:
-        """Whether one of the processes was told to stop; the same on all, which call it at the same place."""
+        """Whether any process was told to stop; a collective, so all call it at the same place."""
         self.stopping = hosts.any_process(self.stopping)
         return self.stopping
 
     def _keep_config(self) -> None:
-        """Write config.json; where a run has begun, here or in its bucket, refuse what would make it another one.
+        """Write config.json; ValueError where the folder or its bucket holds a run with other settings.
 
-        What a bucket has of the run is then brought here.
+        The bucket's files of the run are copied here first.
         """
         begun = any((self.folder / name).exists() for name in (bucket.CHECKPOINTS, metrics_writer.FILE))
         path, lives = self.folder / "config.json", self.settings.train.bucket
@@ -100,18 +100,18 @@ class Run:
             if known is None and (self.folder / bucket.CHECKPOINTS).is_dir():
                 raise ValueError(
                     f"{self.folder} has checkpoints, and {lives} has no run: copy the folder there to go on with it "
-                    "(gcloud storage cp -r), or start another one with --run"
+                    "(gcloud storage cp -r), or start another run with --run"
                 )
             if known is not None:
                 self._refuse_another(config.from_json(known), lives)
             if replaced := self._copy.pull():
-                self.say(f"{lives} counts, and is otherwise here: {len(replaced)} files moved to logs/replaced_*")
+                self.say(f"{len(replaced)} files here differ from {lives}, which counts: moved to logs/replaced_*")
         self.write_json("config.json", config.to_json(self.settings))
         if self._copy:
             self._first_push()
 
     def _first_push(self) -> None:
-        """So that a bucket that is not there or may not be written ends the run now, not at its first checkpoint."""
+        """A bucket that is missing, or that we may not write to, ends the run now, not at its first checkpoint."""
         assert self._copy
         try:
             self._copy.push()
@@ -122,21 +122,21 @@ class Run:
                 "may this machine's account write to it (Storage Object User)?"
             ) from error
 
-    def _refuse_another(self, there: Config, where: str) -> None:
+    def _refuse_another(self, begun: Config, where: str) -> None:
         may = MAY_CHANGE + ((PACKING,) if self.settings.learner.updates == 1 else ())
-        if differ := [name for name in differences(there, self.settings) if not name.startswith(may)]:
+        if differ := [name for name in differences(begun, self.settings) if not name.startswith(may)]:
             raise ValueError(
-                f"{where} holds a run with other settings ({'; '.join(differ)}); start this one in another "
+                f"{where} holds a run with other settings ({'; '.join(differ)}); start this run in another "
                 "folder with --run (and train.bucket), or repeat the settings of that run to go on with it"
             )
 
     def go_on(self, abstract: Any, check: Callable[[dict[str, Any]], None]) -> tuple[Any, dict[str, Any], int] | None:
-        """State, host values and step of the last whole checkpoint, once `check` has passed them; None when new.
+        """State, host values and step of the last whole checkpoint, once `check` has passed its host values; or None.
 
-        Later lines and files are then moved aside. Called again, it goes back to there: a new attempt begins.
+        Lines and files of later steps are moved aside. A second call goes back to that checkpoint in a new attempt.
         """
         step = self.checkpoints.latest()
-        found = None
+        restored = None
         if step is not None:
             host = self.checkpoints.host(step)
             if host.get("stage") != self.stage:
@@ -145,11 +145,11 @@ class Run:
                     "of its own with --run"
                 )
             check(host)
-            found = self.checkpoints.restore(step, abstract)
+            restored = self.checkpoints.restore(step, abstract)
         if self._open:
             self._close_writer()
             self.attempt = checkpoint.next_attempt(self.folder)
-        hosts.by_first(lambda: self._discard_after(step or 0, found[1]["metrics_bytes"] if found else 0))
+        hosts.by_first(lambda: self._discard_after(step or 0, restored[1]["metrics_bytes"] if restored else 0))
         checkpoint.discard_after(self.folder, step or 0, self.attempt)
         log = self.settings.log
         if hosts.index() == 0:
@@ -158,7 +158,7 @@ class Run:
                 lives=self.settings.train.bucket,
             )  # fmt: skip
         self._open, self.saved = True, step
-        return None if found is None or step is None else (*found, step)
+        return None if restored is None or step is None else (*restored, step)
 
     def _discard_after(self, step: int, metrics_bytes: int) -> None:
         lines = metrics_writer.discard_after(self.folder, metrics_bytes, self.attempt)
@@ -176,7 +176,7 @@ class Run:
         self.saved = step
 
     def write_metrics(self, step: int, row: Mapping[str, Any]) -> None:
-        """A line of metrics.jsonl; from `go_on` on."""
+        """Append a line to metrics.jsonl; only after `go_on`."""
         assert self._open, "metrics are written only after go_on and before close"
         if self._writer:
             self._writer.write(step, row)
@@ -184,7 +184,7 @@ class Run:
             self._copy.push_now_and_then()
 
     def write_episodes(self, step: int, rows: Mapping[tuple[int, int], Mapping[str, Any]]) -> None:
-        """episodes/step_N.jsonl, numbered like the line in metrics.jsonl: a row an episode, whole or not there.
+        """Write episodes/step_N.jsonl, a row an episode, all or none; N is the step of the line in metrics.jsonl.
 
         Each process gives its own rows, by position in the draw and sample; process 0 writes all in that order.
         """
@@ -226,14 +226,14 @@ class Run:
 
         try:
             signal.signal(signal.SIGTERM, note)
-        except ValueError:  # not the main thread: whoever runs us there handles signals
+        except ValueError:  # this is not the main thread, and that one handles signals
             return None
         return before
 
     def close(self) -> None:
-        """Wait for what is being written, and give SIGTERM back to whom it belonged.
+        """Wait for what is being written, and restore the handler of SIGTERM.
 
-        After an error of one of several processes nothing is waited for: the others are elsewhere.
+        After an error in a run of several processes nothing is waited for: the others may be anywhere.
         """
         if self._handler_before is not None:
             signal.signal(signal.SIGTERM, self._handler_before)
@@ -262,22 +262,22 @@ def load(folder: str | Path) -> Config:
 
 def last_checkpoint(folder: str | Path, step: int | None = None) -> tuple[checkpoint.Checkpoints, int]:
     """A run's checkpoints and the last whole step, or `step` if it is whole."""
-    found = checkpoint.Checkpoints(hosts.by_first(lambda: str(_checkpoints(Path(folder)))))
-    last = found.latest() if step is None else step
-    if last is None or not (found.path(last) / "COMMITTED").exists():
+    checkpoints = checkpoint.Checkpoints(hosts.by_first(lambda: str(_checkpoints(Path(folder)))))
+    last = checkpoints.latest() if step is None else step
+    if last is None or not (checkpoints.path(last) / "COMMITTED").exists():
         raise ValueError(f"{folder} has no whole checkpoint{'' if step is None else f' of step {step}'}")
-    return found, last
+    return checkpoints, last
 
 
 def _checkpoints(folder: Path) -> Path | epath.Path:
     """Where a run's checkpoints are: in its folder, or else in the bucket that its config names."""
     own = folder / bucket.CHECKPOINTS
-    there = None if own.is_dir() else load(folder).train.bucket
-    return bucket.opened(there) / bucket.CHECKPOINTS if there else own
+    lives = None if own.is_dir() else load(folder).train.bucket
+    return bucket.opened(lives) / bucket.CHECKPOINTS if lives else own
 
 
 def check_shared(path: Path) -> None:
-    """ValueError unless every process sees what process 0 has just made; a network's folder may take some seconds."""
+    """ValueError unless every process sees the path that process 0 made; a network's folder may take some seconds."""
     until = time.monotonic() + SEEN_S
     while not (seen := path.exists()) and time.monotonic() < until:
         time.sleep(POLL_S)
@@ -307,7 +307,7 @@ def episode_row(
     turns: list[dict[str, Any]] = [
         {"author": turn.author, "text": turn.text}
         | ({"queries": list(turn.queries)} if turn.queries else {})
-        | ({"passages": [[passage.id for passage in found] for found in turn.passages]} if turn.passages else {})
+        | ({"passages": [[passage.id for passage in ranked] for ranked in turn.passages]} if turn.passages else {})
         for turn in episode.turns
     ]
     for number, turn in enumerate(turn for turn in turns if turn["author"] == "model"):
@@ -333,15 +333,15 @@ def episode_row(
 
 
 def pieces(ids: Sequence[int], piece: Callable[[int], bytes]) -> list[str]:
-    """A token's text each; a character of several tokens stands with the last of them. Joined they are the text."""
+    """The text of each token; a character of several tokens stands with the last. Joined they are the whole text."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     return [decoder.decode(piece(token), final=at == len(ids)) for at, token in enumerate(ids, 1)]
 
 
 def below(settings: Config, name: str) -> Config:
-    """The config of a run in the folder `name` of this one's."""
-    there = settings.train.bucket
-    return replace(settings, train=replace(settings.train, bucket=f"{there}/{name}")) if there else settings
+    """The config of a run in the subfolder `name` of this run's folder, or bucket."""
+    lives = settings.train.bucket
+    return replace(settings, train=replace(settings.train, bucket=f"{lives}/{name}")) if lives else settings
 
 
 def for_stage(settings: Config, steps: int, every: int) -> Config:

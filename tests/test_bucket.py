@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from loopback_bucket import led_there
 
-from qr_jax import bucket, committed, config, metrics_writer, runs
+from qr_jax import bucket, checks, committed, config, metrics_writer, runs
 from qr_jax.checkpoint import Checkpoints
 
 

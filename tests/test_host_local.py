@@ -71,7 +71,7 @@ def test_a_step_of_decoding_by_heads_sends_two_sums_a_layer_and_never_the_cache(
 
 def test_a_pod_whose_groups_do_not_divide_the_slots_is_refused():
     with pytest.raises(
-        ValueError, match=r"into 2, and deals slots, store of \(6, 6\) over the 4 groups that 8 devices"
+        ValueError, match=r"into 2, so that 8 devices are 4 groups, which do not divide slots, store of \(6, 6\)"
     ):
         host_local.choose("pod", CFG, replace(SHAPE, slots=6, store=6), 8, "tpu")
 

@@ -147,7 +147,7 @@ def test_what_is_no_right_answer_is_an_error_and_a_fault(reply, settings, says):
         with pytest.raises((OSError, ValueError), match=says):
             quick(url, **settings)(["a"], 1)
         done = run_searches(quick(url, **settings), ["a"], 1, deadline_s=5.0, retries=0)
-    assert isinstance(done.found["a"], Fault) and url in done.found["a"].reason
+    assert isinstance(done.by_query["a"], Fault) and url in done.by_query["a"].reason
 
 
 def test_bytes_that_drip_do_not_outlast_the_deadline():
@@ -220,8 +220,8 @@ def test_one_bad_query_does_not_fault_the_rest_of_a_rollout():
 
     with server(reply) as (url, _):
         done = run_searches(quick(url), ["a", "bad", "b"], 1, deadline_s=10.0, retries=1)
-    assert isinstance(done.found["bad"], Fault) and done.failed == 1
-    assert [one.id for one in done.found["a"]] == ["a1"]  # type: ignore[union-attr]
+    assert isinstance(done.by_query["bad"], Fault) and done.failed == 1
+    assert [one.id for one in done.by_query["a"]] == ["a1"]  # type: ignore[union-attr]
 
 
 def test_a_token_comes_from_the_environment_and_is_in_no_message(monkeypatch):

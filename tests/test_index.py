@@ -323,7 +323,7 @@ def test_the_command_says_what_it_built(tmp_path, capsys):
     assert "of memory" in said.err and "[" not in said.err  # no bar where stderr is no terminal
     arguments.json = False
     assert data._index(arguments) == 0
-    assert "there already" in capsys.readouterr().out
+    assert "already there" in capsys.readouterr().out
 
 
 def test_a_config_takes_an_index_as_its_corpus(tmp_path, monkeypatch):

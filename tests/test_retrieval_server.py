@@ -27,7 +27,7 @@ from benchmarks.retrieval_server import ask_all
 from qr_jax import cli
 from qr_jax.commands import retrieval
 from qr_jax.records import Passage
-from qr_jax.retrieval import pages
+from qr_jax.retrieval import pages, server
 from qr_jax.retrieval.http_server import Bounds
 from qr_jax.retrieval.pages import Pages
 from qr_jax.retrieval.protocols import PROTOCOLS
@@ -439,7 +439,7 @@ def test_the_command_serves_a_file_without_jax_and_ends_in_order(tmp_path):
 def test_the_command_s_limits_are_the_server_s(tmp_path, monkeypatch):
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     served = {}
-    monkeypatch.setattr(retrieval_server, "serve", lambda search, **given: served.update(given))
+    monkeypatch.setattr(server, "serve", lambda search, **given: served.update(given))
     corpus = tmp_path / "corpus.jsonl"
     corpus.write_text(json.dumps({"id": "1", "text": "dune"}) + "\n")
     words = [

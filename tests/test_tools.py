@@ -31,9 +31,9 @@ def test_one_call_for_all_and_duplicates_once():
     asked = []
     done = run(lambda queries, k: asked.append(list(queries)) or answer(queries, k), ["b", "a", "b"])
     assert asked == [["b", "a"]]
-    assert done.found == {"b": (passage("b"),) * 2, "a": (passage("a"),) * 2}  # at most k each
+    assert done.by_query == {"b": (passage("b"),) * 2, "a": (passage("a"),) * 2}  # at most k each
     assert (done.asked, done.unique, done.failed, done.calls) == (3, 2, 0, 1)
-    assert run(answer, []).found == {}
+    assert run(answer, []).by_query == {}
 
 
 def test_one_bad_query_does_not_fault_the_rest():
@@ -43,8 +43,8 @@ def test_one_bad_query_does_not_fault_the_rest():
         return answer(queries, k)
 
     done = run(search, ["a", "bad", "b"])
-    assert done.found["a"] == (passage("a"),) * 2 and done.found["b"] == (passage("b"),) * 2
-    assert done.found["bad"] == Fault("ConnectionError: no route")
+    assert done.by_query["a"] == (passage("a"),) * 2 and done.by_query["b"] == (passage("b"),) * 2
+    assert done.by_query["bad"] == Fault("ConnectionError: no route")
     assert (done.failed, done.calls) == (1, 1 + 3 + 1)
 
 
@@ -81,16 +81,16 @@ def test_a_passing_failure_is_retried_after_growing_pauses_with_jitter():
 )
 def test_garbage_is_a_fault(results):
     done = run(lambda queries, k: results, ["a"], retries=0)
-    assert isinstance(done.found["a"], Fault) and done.failed == 1
+    assert isinstance(done.by_query["a"], Fault) and done.failed == 1
 
 
 def test_nothing_found_is_no_fault():
-    assert run(lambda queries, k: [[]], ["a"]).found == {"a": ()}
+    assert run(lambda queries, k: [[]], ["a"]).by_query == {"a": ()}
 
 
 def test_lone_surrogates_of_a_passage_are_replaced():
     done = run(lambda queries, k: [[Passage("a", "\ud800", "x", 1)]], ["a"])
-    assert done.found["a"] == (Passage("a", "?", "x", 1),)
+    assert done.by_query["a"] == (Passage("a", "?", "x", 1),)
 
 
 def test_a_hanging_retriever_is_a_fault_at_the_deadline():
@@ -98,7 +98,7 @@ def test_a_hanging_retriever_is_a_fault_at_the_deadline():
     done = run(lambda queries, k: release.wait(20), ["a", "b"], deadline_s=0.05)
     release.set()
     assert done.wall_s < 5 and done.calls == 1
-    assert all("no result" in value.reason for value in done.found.values() if isinstance(value, Fault))
+    assert all("no result" in value.reason for value in done.by_query.values() if isinstance(value, Fault))
     assert done.failed == 2
 
 
@@ -106,7 +106,7 @@ def test_a_retriever_that_exits_is_a_fault():
     def search(queries, k):
         raise SystemExit
 
-    assert run(search, ["a"], retries=0).found["a"] == Fault("SystemExit: ")
+    assert run(search, ["a"], retries=0).by_query["a"] == Fault("SystemExit: ")
 
 
 def searched(*found: tuple[Passage, ...]) -> list[Turn]:

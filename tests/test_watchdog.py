@@ -137,7 +137,7 @@ def test_the_processes_are_said_wholly_or_not_at_all():
         ({"coordinator": "a:1"}, "--processes, --process missing"),
         ({"coordinator": "nowhere", "processes": 2, "process": 0}, "'nowhere'; wanted HOST:PORT"),
         ({"coordinator": "a:65536", "processes": 2, "process": 0}, "'a:65536'; wanted HOST:PORT"),
-        ({"coordinator": "a:1", "processes": 2, "process": 2}, "--process is 2; with --processes 2 wanted one from 0"),
+        ({"coordinator": "a:1", "processes": 2, "process": 2}, "--process is 2; with --processes 2 wanted 0 to 1"),
     ):
         with pytest.raises(ValueError, match=said):
             start.begin(mesh, **given)
@@ -146,7 +146,7 @@ def test_the_processes_are_said_wholly_or_not_at_all():
 
 
 def test_a_port_that_is_taken_is_said():
-    program = "import sys; from qr_jax import config; from qr_jax.parallel import start\n"
+    program = "import sys; from qr_jax import config; from qr_jax.processes import start\n"
     program += "start.begin(config.Mesh(), coordinator=sys.argv[1], processes=2, process=0)"
     with socket.create_server(("127.0.0.1", 0)) as taken:
         at = f"127.0.0.1:{taken.getsockname()[1]}"

@@ -8,6 +8,7 @@ from dataclasses import replace
 import grain
 import pytest
 
+from qr_jax.queries.world import tfds_builder
 from qr_jax.queries.world.generate import WorldSettings, build, settings_hash
 from qr_jax.queries.world.tfds_builder import open_world
 
@@ -45,7 +46,7 @@ def test_a_source_counts_from_either_end_and_no_further(folder):
 
 
 def test_a_world_is_built_once(folder, monkeypatch):
-    monkeypatch.setattr(world_builder, "build", None)  # would raise if it were called
+    monkeypatch.setattr(tfds_builder, "build", None)  # would raise if it were called
     assert len(open_world(TINY, folder).documents) > 190
     assert [one.name for one in folder.iterdir()] == [settings_hash(TINY)]
 
@@ -57,7 +58,7 @@ def test_an_unfinished_folder_is_not_read(tmp_path, monkeypatch):
         real(world, config, folder)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(world_builder, "prepare", killed)
+    monkeypatch.setattr(tfds_builder, "prepare", killed)
     monkeypatch.setattr(tfds_builder.shutil, "rmtree", lambda *_, **__: None)  # what is killed does not clean up
     with pytest.raises(KeyboardInterrupt):
         open_world(TINY, tmp_path)

@@ -171,10 +171,13 @@ def check_alike(me: int, folder: str) -> None:
     ) as found:
         runs.Run(f"{folder}/unlike", replace(here, seed=me), stage="train")
     assert mistakes.is_of_asking(found.value) and not Path(f"{folder}/unlike/config.json").exists()
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(ValueError, match=r"other code .*a 1.*, process 0 .*a 0"):
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        pytest.raises(ValueError, match=r"other code \(a 1\) than process 0 \(a 0\)"),
+    ):
         patch.setattr(alike, "code", lambda: f"a {me}")
         alike.check_program(here)
-    with pytest.raises(ValueError, match="process 1 has not the passages and the model of process 0"):
+    with pytest.raises(ValueError, match="process 1 differs from process 0 in its passages and model; give"):
         alike.check(questions="q", passages=f"{me}", model={"width": me})
 
 

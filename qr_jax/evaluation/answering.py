@@ -1,6 +1,6 @@
-"""An agent answers a suite's questions: a row a question in a file that the same command goes on with, then its score.
+"""An agent answers a suite's questions: a row a question in a file that the same command goes on with, then the score.
 
-The folder holds answers.jsonl, manifest.json (what they were measured on, so that answers of another kind never join
+The folder holds answers.jsonl, manifest.json (how they were asked, so that answers to another evaluation never join
 them) and score.json (every figure, with the manifest).
 """
 
@@ -47,32 +47,33 @@ def answer(
     samples = settings.evaluation.samples if samples is None else samples
     searched = subject.wants_corpus(settings, allow_plugins)
     asked, missing = suite.questions(settings, name, part=part, limit=limit, searched=searched)
-    for line in [f"{one} is missing: {why}" for one, why in missing.items()] + suite.too_few(asked, limit):
+    for line in [f"{set_name} is missing: {why}" for set_name, why in missing.items()] + suite.too_few(asked, limit):
         say(line)
     agent, params, model = subject.open_model(settings, run, step)
     env = assemble.environment(settings, allow_plugins=allow_plugins)
-    used = sorted({suite.sets(name)[one] for one in asked})
-    corpora = {one: _corpus(settings, one, allow_plugins) for one in used}
-    made = manifest.manifest(
+    corpus_of = suite.sets(name)
+    used = sorted({corpus_of[set_name] for set_name in asked})
+    corpora = {corpus: _corpus(settings, corpus, allow_plugins) for corpus in used}
+    about = manifest.manifest(
         settings,
         questions=asked,
-        corpora={one: corpora[suite.sets(name)[one]].sha256 for one in asked},
+        corpora={set_name: corpora[corpus_of[set_name]].sha256 for set_name in asked},
         split=suite.split_in_words(settings, part, limit),
         samples=samples,
         env=env,
         model=model,
     )
-    folder = out or place / f"{name}_{manifest.sha256(json.dumps(made, sort_keys=True))[:8]}"
-    _go_on(folder, made)
+    folder = out or place / f"{name}_{manifest.sha256(json.dumps(about, sort_keys=True))[:8]}"
+    _go_on(folder, about)
     rows = read_rows(folder)
     have = {(row["set"], row["id"]) for row in rows}
-    waiting = {one: [query for query in queries if (one, query.id) not in have] for one, queries in asked.items()}
+    waiting = {each: [query for query in queries if (each, query.id) not in have] for each, queries in asked.items()}
     if any(waiting.values()):
         say(f"{folder}: {len(have)} questions are answered, {sum(map(len, waiting.values()))} are not")
         ask = _Asking(settings, agent.engine, params, env, samples)
-        searches = {one: corpora[suite.sets(name)[one]].search for one in asked}
-        rows += list(_answers(ask, folder, waiting, searches, suite.sets(name), say))
-    return _write_score(folder, name, asked, rows, missing, made, judge)
+        searches = {set_name: corpora[corpus_of[set_name]].search for set_name in asked}
+        rows += list(_answers(ask, folder, waiting, searches, corpus_of, say))
+    return _write_score(folder, name, asked, rows, missing, about, judge)
 
 
 def _corpus(settings: Config, name: str, allow_plugins: Sequence[str] | None) -> subject.Corpus:
@@ -80,21 +81,21 @@ def _corpus(settings: Config, name: str, allow_plugins: Sequence[str] | None) ->
     return subject.corpus(settings, lambda: readers.read_passages(file), index=name, allow_plugins=allow_plugins)
 
 
-def _go_on(folder: Path, made: Mapping[str, Any]) -> None:
-    """Write the manifest, or check it against the one that is there."""
+def _go_on(folder: Path, about: Mapping[str, Any]) -> None:
+    """Write the manifest `about`, or check it against the folder's."""
     file = folder / "manifest.json"
     if file.is_file():
-        differ = manifest.differences(json.loads(file.read_text(encoding="utf-8")), made, skip=())
+        differ = manifest.differences(json.loads(file.read_text(encoding="utf-8")), about, skip=())
         if differ:
             raise ValueError(
-                f"{folder} holds answers of another evaluation (the first is there, the second asked for: "
+                f"{folder} holds answers of another evaluation (the first is the folder's, the second asked for: "
                 f"{'; '.join(differ)}); name another folder with --out, or repeat that evaluation's settings"
             )
         return
     if (folder / "answers.jsonl").exists():
         raise ValueError(f"{folder} holds answers without a manifest; name another folder with --out")
     folder.mkdir(parents=True, exist_ok=True)
-    _write_json(file, made)
+    _write_json(file, about)
 
 
 def _write_json(file: Path, value: Mapping[str, Any]) -> None:
@@ -104,7 +105,7 @@ def _write_json(file: Path, value: Mapping[str, Any]) -> None:
 
 
 def read_rows(folder: Path) -> list[dict[str, Any]]:
-    """The answers that are there; a last line that a crash cut off is taken away."""
+    """The folder's answers; a last line that a crash cut off is deleted."""
     file = folder / "answers.jsonl"
     data = file.read_bytes() if file.is_file() else b""
     whole = data[: data.rfind(b"\n") + 1]
@@ -134,7 +135,7 @@ class _Asking:
     env: Callable
     samples: int
 
-    def batch(self, one: str, queries: Sequence[Query], search: SearchFunction) -> list[dict[str, Any]]:
+    def batch(self, set_name: str, queries: Sequence[Query], search: SearchFunction) -> list[dict[str, Any]]:
         """A row for each question that has no fault. A sample depends on its question, not on the batch."""
         clock = _Clock(self.env)
         numbers = [int(readers.digest(query)[:8], 16) for query in queries]
@@ -153,10 +154,10 @@ class _Asking:
             if first.valid and all(episode.valid for episode in more):
                 told = first.stop in TOLD and query.id in clock.moved
                 latency_s = clock.moved[query.id] - clock.opened[query.id] if told else None
-                about = {"set": one, "id": query.id, "question": query.question, "golds": list(query.answers)}
+                about = {"set": set_name, "id": query.id, "question": query.question, "golds": list(query.answers)}
                 about |= {group: query.meta.get(group) for group in suite.GROUPS}
-                found = {"greedy": _told(first) | {"latency_s": latency_s}, "samples": [_told(each) for each in more]}
-                rows.append(about | found | {"seconds": seconds})
+                said = {"greedy": _told(first) | {"latency_s": latency_s}, "samples": [_told(each) for each in more]}
+                rows.append(about | said | {"seconds": seconds})
         return rows
 
 
@@ -172,38 +173,38 @@ def _told(episode: Episode) -> dict[str, Any]:
 def _answers(
     ask: _Asking, folder: Path, waiting: Mapping[str, Sequence[Query]], searches: Mapping[str, Callable], corpus_of, say
 ) -> Iterator[dict[str, Any]]:
-    """The missing answers; each batch's rows are on the disk when they come."""
+    """The missing answers; a batch's rows are on the disk before they are yielded."""
     ask.engine.warm_up(ask.params)
     size = 2 * ask.settings.rollout.slots
     opened: dict[str, SearchFunction] = {}
-    for one in sorted(waiting, key=lambda one: corpus_of[one]):  # one index at a time
-        for at in range(0, len(waiting[one]), size):
-            if corpus_of[one] not in opened:
-                opened = {corpus_of[one]: searches[one]()}
-            queries = waiting[one][at : at + size]
+    for set_name in sorted(waiting, key=corpus_of.__getitem__):  # one index at a time
+        for at in range(0, len(waiting[set_name]), size):
+            if corpus_of[set_name] not in opened:
+                opened = {corpus_of[set_name]: searches[set_name]()}
+            queries = waiting[set_name][at : at + size]
             start = time.monotonic()
-            rows = ask.batch(one, queries, opened[corpus_of[one]])
+            rows = ask.batch(set_name, queries, opened[corpus_of[set_name]])
             with (folder / "answers.jsonl").open("ab") as file:
                 file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
                 file.flush()
                 os.fsync(file.fileno())
             faults = f", {len(queries) - len(rows)} with a fault" if len(rows) < len(queries) else ""
-            done = f"{at + len(queries)} of {len(waiting[one])}{faults}"
-            say(f"{one}: {done}, {(time.monotonic() - start) / len(queries):.2f} s a question")
+            done = f"{at + len(queries)} of {len(waiting[set_name])}{faults}"
+            say(f"{set_name}: {done}, {(time.monotonic() - start) / len(queries):.2f} s a question")
             yield from rows
 
 
 def _write_score(
-    folder: Path, name: str, asked, rows, missing, made: Mapping[str, Any], judge: tuple[str, str] | None
+    folder: Path, name: str, asked, rows, missing, about: Mapping[str, Any], judge: tuple[str, str] | None
 ) -> dict[str, Any]:
     """Score and write; without the judge first, so that its failure costs nothing."""
-    found = suite.score(name, asked, rows, missing) | {"manifest": dict(made), "folder": str(folder)}
-    _write_json(folder / "score.json", found)
+    figures = suite.score(name, asked, rows, missing) | {"manifest": dict(about), "folder": str(folder)}
+    _write_json(folder / "score.json", figures)
     if judge is None:
-        return found
+        return figures
     endpoint = Judge(*judge, folder.parent / "verdicts.jsonl")
     said, verdict = of_rows(endpoint, rows, suite.RULES["exact_match"])
-    found |= suite.score(name, asked, rows, missing, verdict)
-    found |= {"judge": said, "manifest": {**made, "judge": endpoint.describe() if verdict else None}}
-    _write_json(folder / "score.json", found)
-    return found
+    figures |= suite.score(name, asked, rows, missing, verdict)
+    figures |= {"judge": said, "manifest": {**about, "judge": endpoint.describe() if verdict else None}}
+    _write_json(folder / "score.json", figures)
+    return figures

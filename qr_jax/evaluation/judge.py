@@ -23,7 +23,7 @@ from qr_jax.secrecy import redact
 
 KEY, OPENAI_KEY, OPENAI_HOST = "QR_JAX_JUDGE_KEY", "OPENAI_API_KEY", "api.openai.com"
 CUT_TOKENS = 64
-TOKEN = re.compile(r"\w{1,8}|[^\w\s]")  # of no tokenizer, so that all models are cut alike: eight letters, or a mark
+TOKEN = re.compile(r"\w{1,8}|[^\w\s]")  # up to eight letters, or a mark: of no tokenizer, so all models are cut alike
 LARGEST_BYTES = 1_000_000  # of a response
 FIRST_PAUSE_S = 0.5
 NEVER = 1_000_000_000  # failures in a row after which the endpoint is left alone: a run of answers ends long before
@@ -62,7 +62,7 @@ INJECTED: Sequence[tuple[str, str, str]] = (
 
 @dataclass(frozen=True)
 class Asked:
-    """One answer to judge, cut already."""
+    """An answer to judge, already cut."""
 
     question: str
     golds: tuple[str, ...]
@@ -73,8 +73,8 @@ class Asked:
 class Judge:
     """An endpoint (its base URL, as in http://127.0.0.1:8000/v1) and its model; `cache` keeps its verdicts.
 
-    The key, if it wants one, is the environment's QR_JAX_JUDGE_KEY; at api.openai.com OPENAI_API_KEY will do too, which
-    goes to no other host.
+    If the endpoint wants a key, it is the environment's QR_JAX_JUDGE_KEY; for api.openai.com OPENAI_API_KEY will do
+    too, which is sent to no other host.
     """
 
     url: str
@@ -101,60 +101,62 @@ class Judge:
         self._known = _read_cache(self.cache)
 
     def describe(self) -> dict[str, Any]:
-        """Its part of a manifest."""
+        """The judge's part of a manifest."""
         return {"model": self.model, "prompt_sha256": sha256(f"{PROMPT_VERSION} {SYSTEM}"), "cut_tokens": CUT_TOKENS}
 
     def judge(self, asked: Iterable[Asked]) -> dict[Asked, bool]:
-        """A verdict on each, from the cache where it is there. ValueError where the endpoint gives none."""
+        """A verdict on each answer, from the cache if it is there. ValueError where the endpoint gives none."""
         wanted = list(dict.fromkeys(asked))
-        new = [one for one in wanted if self._key(one) not in self._known]
+        new = [answer for answer in wanted if self._key(answer) not in self._known]
         self.cached += len(wanted) - len(new)
         with ThreadPoolExecutor(self.at_once) as threads:
-            for future in [threads.submit(self._judge, one) for one in new]:
+            for future in [threads.submit(self._judge, answer) for answer in new]:
                 try:
                     future.result()
                 except ValueError:
                     threads.shutdown(cancel_futures=True)
                     raise
-        return {one: self._known[self._key(one)] for one in wanted}
+        return {answer: self._known[self._key(answer)] for answer in wanted}
 
     def fooled(self) -> list[str]:
-        """The injected wrong answers that it calls right; the cache is not asked."""
+        """The injected wrong answers that the model calls right; the cache is not asked."""
         probes = [Asked(question, (gold,), cut(answer)) for question, gold, answer in INJECTED]
         with ThreadPoolExecutor(self.at_once) as threads:
             verdicts = list(threads.map(self._ask, probes))
-        return [one.prediction for one, right in zip(probes, verdicts, strict=True) if right]
+        return [answer.prediction for answer, right in zip(probes, verdicts, strict=True) if right]
 
-    def _key(self, one: Asked) -> str:
-        parts = [one.question, list(one.golds), one.prediction, self.model, PROMPT_VERSION, sha256(SYSTEM)]
+    def _key(self, answer: Asked) -> str:
+        parts = [answer.question, list(answer.golds), answer.prediction, self.model, PROMPT_VERSION, sha256(SYSTEM)]
         return sha256(json.dumps(parts, ensure_ascii=False))
 
-    def _judge(self, one: Asked) -> None:
-        right, key = self._ask(one), self._key(one)
+    def _judge(self, answer: Asked) -> None:
+        right, key = self._ask(answer), self._key(answer)
         with self._lock:
             self._known[key] = right
             self.cache.parent.mkdir(parents=True, exist_ok=True)
             with self.cache.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"key": key, "model": self.model, "correct": right}) + "\n")
 
-    def _ask(self, one: Asked) -> bool:
+    def _ask(self, answer: Asked) -> bool:
         """The endpoint's verdict, after retries with growing pauses; ValueError says why there is none."""
         why = ""
         for attempt in range(self.retries + 1):
             if attempt:
                 self.sleep(FIRST_PAUSE_S * 2 ** (attempt - 1) * random.uniform(0.5, 1))
             try:
-                return verdict(self._endpoint.post(self._request(one)))
+                return verdict(self._endpoint.post(self._request(answer)))
             except Failed as error:
                 why = str(error)
                 if not error.passing:
                     break
             except ValueError as error:  # no verdict
                 why = str(error)
-        raise ValueError(redact(f"the judge {self.model} at {self.url} gave no verdict on {one.prediction!r}: {why}"))
+        judge = f"the judge {self.model} at {self.url}"
+        raise ValueError(redact(f"{judge} gave no verdict on {answer.prediction!r}: {why}"))
 
-    def _request(self, one: Asked) -> dict[str, Any]:
-        data = {"question": one.question, "correct_answers": list(one.golds), "answer_to_grade": one.prediction}
+    def _request(self, answer: Asked) -> dict[str, Any]:
+        golds = list(answer.golds)
+        data = {"question": answer.question, "correct_answers": golds, "answer_to_grade": answer.prediction}
         said = [("system", SYSTEM), ("user", json.dumps(data, ensure_ascii=True))]
         messages = [{"role": role, "content": content} for role, content in said]
         with self._lock:
@@ -165,7 +167,7 @@ class Judge:
 def cut(answer: str) -> str:
     """The answer's first 64 tokens, with single blanks."""
     answer = " ".join(answer.split())
-    ends = [found.end() for found in TOKEN.finditer(answer)]
+    ends = [match.end() for match in TOKEN.finditer(answer)]
     return answer if len(ends) <= CUT_TOKENS else answer[: ends[CUT_TOKENS - 1]]
 
 
@@ -176,12 +178,12 @@ def verdict(response: Any) -> bool:
     except (LookupError, TypeError) as error:
         raise ValueError(f"no chat completion, but {str(response)[:200]!r}") from error
     try:
-        found = json.loads(content)
+        said = json.loads(content)
     except (ValueError, TypeError, RecursionError):
-        found = None
-    if not isinstance(found, dict) or list(found) != ["correct"] or not isinstance(found["correct"], bool):
+        said = None
+    if not isinstance(said, dict) or list(said) != ["correct"] or not isinstance(said["correct"], bool):
         raise ValueError(f'the verdict is {str(content)[:100]!r}; wanted {{"correct": true}} or {{"correct": false}}')
-    return found["correct"]
+    return said["correct"]
 
 
 def _read_cache(path: Path) -> dict[str, bool]:
@@ -202,14 +204,14 @@ def _read_cache(path: Path) -> dict[str, bool]:
 def of_rows(judge: Judge, rows: Sequence[Mapping[str, Any]], exact: Callable) -> tuple[dict[str, Any], Callable | None]:
     """(what is said of the judge, its verdict on an answer) over all answers in a suite's rows.
 
-    Without a verdict, `refused` says why: it was fooled, or gave none. An answer of nothing is wrong, unasked. `exact`
-    is the exact match that its agreement is counted with.
+    Without a verdict, `refused` says why: the judge was fooled, or gave none. An empty answer is wrong, unasked. The
+    judge's agreement is counted with `exact`, the exact match.
     """
     given = [
-        (row, one["answer"])
+        (row, said["answer"])
         for row in rows
-        for one in (row["greedy"], *row["samples"])
-        if one["answer"] and one["answer"].strip()
+        for said in (row["greedy"], *row["samples"])
+        if said["answer"] and said["answer"].strip()
     ]
     said: dict[str, Any] = {"model": judge.model, "injected": len(INJECTED)}
     try:
@@ -218,12 +220,12 @@ def of_rows(judge: Judge, rows: Sequence[Mapping[str, Any]], exact: Callable) ->
             return said | {
                 "refused": f"{len(fooled)} of {len(INJECTED)} injected wrong answers were judged right: {fooled}"
             }, None
-        found = judge.judge(Asked(row["question"], tuple(row["golds"]), cut(answer)) for row, answer in given)
+        verdicts = judge.judge(Asked(row["question"], tuple(row["golds"]), cut(answer)) for row, answer in given)
     except ValueError as error:
         return said | {"refused": str(error)}, None
 
     def right(question: str, golds: Sequence[str], answer: str | None) -> bool:
-        return answer is not None and answer.strip() != "" and found[Asked(question, tuple(golds), cut(answer))]
+        return answer is not None and answer.strip() != "" and verdicts[Asked(question, tuple(golds), cut(answer))]
 
     pairs = [(right(row["question"], row["golds"], answer), bool(exact(answer, row["golds"]))) for row, answer in given]
     counts = {f"exact_{e}_judge_{j}": pairs.count((j, e)) for e in (True, False) for j in (True, False)}

@@ -1,4 +1,4 @@
-"""What a run keeps of its last evaluation: each question's greedy exact match, with the manifest of how it was got."""
+"""What a run keeps of its last evaluation: each question's greedy exact match, and the manifest of its measurement."""
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,25 +15,25 @@ FILE = "evaluation.json"
 def final(
     settings: Config,
     questions: Sequence[Query],
-    found: Mapping[str, Any],
+    figures: Mapping[str, Any],
     *,
     env: Callable,
     corpus_sha256: str | None,
 ) -> dict[str, Any]:
     """What evaluation.json holds: the manifest, and each question's exact match, null where the answer is a fault.
 
-    `found` is what `evaluate.measure` returns of `questions`, `corpus_sha256` of the passages (None: the retriever has
-    its own). A greedy answer depends on no seed, so the manifest names none.
+    `figures` is what `evaluate.measure` returns of `questions`, `corpus_sha256` of the passages (None: the retriever
+    has its own). A greedy answer depends on no seed, so the manifest names none.
     """
-    right, faulted = found["details"]["exact_match"], set(found["details"]["faulted"])
-    asked = [one for one in questions if one.id in right]
+    right, faulted = figures["details"]["exact_match"], set(figures["details"]["faulted"])
+    asked = [query for query in questions if query.id in right]
     data = settings.data
-    made = manifest(
+    asked_how = manifest(
         settings, questions={"eval": asked}, corpora={"eval": corpus_sha256}, split=data.split, samples=0, env=env,
         model={"name": settings.model.name, "compute": settings.model.compute},
     )  # fmt: skip
-    scores = {one.id: None if one.id in faulted else float(right[one.id]) for one in asked}
-    return {"manifest": made, "exact_match": scores}
+    scores = {query.id: None if query.id in faulted else float(right[query.id]) for query in asked}
+    return {"manifest": asked_how, "exact_match": scores}
 
 
 def read(folder: str | Path) -> dict[str, Any]:
@@ -50,9 +50,9 @@ def read(folder: str | Path) -> dict[str, Any]:
 def unlike(manifests: Iterable[tuple[str, Mapping[str, Any]]]) -> list[str]:
     """A line for each (name, manifest) that differs from the first, with what differs."""
     (first, wanted), *others = manifests
-    for name, one in others:
-        if wanted.get("format") != one.get("format"):
-            both = f"{first} has a manifest of format {wanted.get('format')}, {name} of {one.get('format')}"
-            return [f"{both}: what one of them says was hashed otherwise; evaluate the older one again"]
-    found = [(name, differences(wanted, one)) for name, one in others]
-    return [f"{first} against {name}: {'; '.join(differ)}" for name, differ in found if differ]
+    for name, other in others:
+        if wanted.get("format") != other.get("format"):
+            both = f"{first} has a manifest of format {wanted.get('format')}, {name} of {other.get('format')}"
+            return [f"{both}: their hashes cannot be compared; evaluate the older run again"]
+    by_name = [(name, differences(wanted, other)) for name, other in others]
+    return [f"{first} against {name}: {'; '.join(differ)}" for name, differ in by_name if differ]

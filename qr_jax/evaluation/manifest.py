@@ -10,8 +10,8 @@ from qr_jax.records import Query
 from qr_jax.retrieval import identity
 from qr_jax.settings import plain
 
-SUBJECT = ("model",)  # the parts that say what was measured, not how: two scores are compared to see them differ
-PLACES = ("index", "cache", "corpus")  # a retriever's settings that name files; what is in them has a hash of its own
+SUBJECT = ("model",)  # the parts that say what was measured, not how: scores are compared because these differ
+PLACES = ("index", "cache", "corpus")  # a retriever's settings that name files; the contents have a hash of their own
 PROBE = Query("manifest", "What is asked here?", ("this",))
 ROLLOUT = ("context_tokens", "turn_tokens", "observation_tokens", "top_p", "top_k", "search_k")
 
@@ -32,8 +32,8 @@ def manifest(
 
     `questions` are those of each set and `corpora` the SHA-256 of each set's passages (None: the retriever has its
     own); `split` says in words how the questions were chosen. `env` is the bound environment, whose opening text of a
-    fixed question stands for its prompt. `retriever` is given where it is another than the config's; `model` says what
-    was measured (its weights' hash, most of all) and `judge` who judged.
+    fixed question stands for its prompt. `retriever` is given if it is not the config's; `model` says what was measured
+    (its weights' hash, most of all) and `judge` who judged.
     """
     chosen = settings.retriever if retriever in (None, settings.retriever.name) else use(str(retriever))
     kept = _without_places(plain(chosen.settings))
@@ -68,8 +68,8 @@ def manifest(
 def _without_places(value: Any) -> Any:
     """A retriever's settings, and those of the retrievers inside it, but for where their files lie."""
     if isinstance(value, Mapping):
-        return {name: _without_places(one) for name, one in value.items() if name not in PLACES}
-    return [_without_places(one) for one in value] if isinstance(value, list | tuple) else value
+        return {name: _without_places(part) for name, part in value.items() if name not in PLACES}
+    return [_without_places(part) for part in value] if isinstance(value, list | tuple) else value
 
 
 def questions_sha256(queries: Sequence[Query]) -> str:
@@ -81,10 +81,10 @@ def sha256(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def differences(one: Mapping[str, Any], other: Mapping[str, Any], *, skip: Sequence[str] = SUBJECT) -> list[str]:
+def differences(first: Mapping[str, Any], second: Mapping[str, Any], *, skip: Sequence[str] = SUBJECT) -> list[str]:
     """ "name: this in the first, that in the second" of every part in which two manifests differ; [] where alike.
 
-    The parts named in `skip` may differ: by default what was measured. A part that only one has differs.
+    The parts named in `skip` may differ: by default what was measured. A part that only one manifest has differs.
     """
 
     def walk(a: Any, b: Any, name: str):
@@ -95,7 +95,7 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any], *, skip: Seque
         elif a != b:
             yield f"{name}: {_short(a)} in the first, {_short(b)} in the second"
 
-    return list(walk(plain(one), plain(other), ""))
+    return list(walk(plain(first), plain(second), ""))
 
 
 def _short(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""Predictions in a file -> EM, F1 and cover match, each row's and their means."""
+"""Predictions in a file -> EM, F1 and cover match of each row, and their means."""
 
 import logging
 from collections.abc import Mapping
@@ -69,8 +69,8 @@ def _read(row: Mapping[str, Any] | ValueError) -> tuple[str, str | None, tuple[s
     return parsing.identity(row), prediction, tuple(golds)
 
 
-def format_table(found: Mapping[str, Any], *, rows: bool = False) -> str:
-    """The means as a table, before them each row's scores where they are wanted."""
-    lines = [f"{row['em']:5.3f}  {row['f1']:5.3f}  {row['cover_match']:11.3f}  {row['id']}" for row in found["rows"]]
-    mean = f"{found['em']:5.3f}  {found['f1']:5.3f}  {found['cover_match']:11.3f}  mean of {found['questions']}"
+def format_table(scored: Mapping[str, Any], *, rows: bool = False) -> str:
+    """The means as a table; with `rows` each row's scores before them."""
+    lines = [f"{row['em']:5.3f}  {row['f1']:5.3f}  {row['cover_match']:11.3f}  {row['id']}" for row in scored["rows"]]
+    mean = f"{scored['em']:5.3f}  {scored['f1']:5.3f}  {scored['cover_match']:11.3f}  mean of {scored['questions']}"
     return "\n".join(["   em     f1  cover_match", *(lines if rows else []), mean])

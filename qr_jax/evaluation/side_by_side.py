@@ -1,4 +1,4 @@
-"""Suites' scores side by side: of manifests that differ in the model alone, with paired differences from the first."""
+"""Scores of a suite side by side: their manifests differ in the model alone; with paired differences from the first."""
 
 import json
 import os
@@ -18,46 +18,46 @@ FILE = "score.json"
 
 def is_suite(folder: str | Path) -> bool:
     """Whether `qr-jax eval --suite` has written a score there."""
-    return os.path.isfile(os.path.join(folder, FILE))  # False too of a setting that is longer than a file's name
+    return os.path.isfile(os.path.join(folder, FILE))  # False too for a setting longer than a file's name may be
 
 
 def compare(folders: Sequence[Path]) -> dict[str, Any]:
-    """The scores of each folder and what they differ by from the first's, of each set and of their macro average.
+    """Each folder's scores and their differences from the first folder's, for each set and for the macro average.
 
-    `scores` are the folders' own; `differences` (None of the first) are paired: over the questions that all have
+    `scores` are the folders' own; `differences` (None for the first) are paired: over the questions that all have
     answered, with 95 % bootstrap intervals over questions, each set by itself. A judge's scores have no difference.
-    ValueError where a folder has no score, is given twice, or was asked otherwise than the first: other questions,
-    passages, retriever, prompt, decoding or judge.
+    ValueError where a folder has no score, is given twice, or differs from the first in its questions, passages,
+    retriever, prompt, decoding or judge.
     """
     if len({folder.resolve() for folder in folders}) < len(folders) or len(folders) < 2:
         raise ValueError(f"{len(folders)} folders were given; wanted two or more scores of a suite, each once")
     lacks = [str(folder) for folder in folders if not is_suite(folder)]
     if lacks:
         raise ValueError(f"{', '.join(lacks)} have no {FILE}: scores of a suite stand beside scores of a suite only")
-    found = [json.loads((folder / FILE).read_text(encoding="utf-8")) for folder in folders]
+    scored = [json.loads((folder / FILE).read_text(encoding="utf-8")) for folder in folders]
     names = [str(folder) for folder in folders]
-    made = [(name, {"suite": one["suite"], **one["manifest"]}) for name, one in zip(names, found, strict=True)]
-    if differ := unlike(made):
+    asked_how = [{"suite": score["suite"], **score["manifest"]} for score in scored]
+    if differ := unlike(zip(names, asked_how, strict=True)):
         raise ValueError(f"these were not asked alike and are not compared: {' | '.join(differ)}")
     rows = [_rows(folder) for folder in folders]
     sets, gaps, drawn = {}, [], []
-    for number, one in enumerate(suite.sets(found[0]["suite"])):
-        if one not in found[0]["sets"]:
+    for number, name in enumerate(suite.sets(scored[0]["suite"])):
+        if name not in scored[0]["sets"]:
             continue
-        common = [key for key in rows[0] if key[0] == one and all(key in each for each in rows)]
-        sets[one] = {"questions": len(common), "scores": [each["sets"][one].get("scores", {}) for each in found]}
-        sets[one]["differences"] = [None] * len(folders)
+        common = [key for key in rows[0] if key[0] == name and all(key in each for each in rows)]
+        sets[name] = {"questions": len(common), "scores": [each["sets"][name].get("scores", {}) for each in scored]}
+        sets[name]["differences"] = [None] * len(folders)
         if common:
             values = [suite.values([each[key] for key in common]) for each in rows]
-            gaps.append({name: np.array([value[name] - values[0][name] for value in values]) for name in values[0]})
+            gaps.append({rule: np.array([value[rule] - values[0][rule] for value in values]) for rule in values[0]})
             picked_RN = picks(len(common), suite.RESAMPLES, suite.RESAMPLE, number)
-            drawn.append({name: gap[:, picked_RN].mean(2) for name, gap in gaps[-1].items()})
-            sets[one]["differences"] = _differences(gaps[-1:], drawn[-1:])
-    macro = {"scores": [one["macro"]["scores"] for one in found], "differences": [None] * len(folders)}
+            drawn.append({rule: gap[:, picked_RN].mean(2) for rule, gap in gaps[-1].items()})
+            sets[name]["differences"] = _differences(gaps[-1:], drawn[-1:])
+    macro = {"scores": [score["macro"]["scores"] for score in scored], "differences": [None] * len(folders)}
     if gaps:
         macro["differences"] = _differences(gaps, drawn)
-    models = [one["manifest"]["model"] for one in found]
-    return {"suite": found[0]["suite"], "folders": names, "models": models, "sets": sets, "macro": macro}
+    models = [score["manifest"]["model"] for score in scored]
+    return {"suite": scored[0]["suite"], "folders": names, "models": models, "sets": sets, "macro": macro}
 
 
 def _rows(folder: Path) -> dict[tuple[str, str], dict[str, Any]]:
@@ -70,34 +70,30 @@ def _rows(folder: Path) -> dict[tuple[str, str], dict[str, Any]]:
 def _differences(
     gaps: Sequence[Mapping[str, np.ndarray]], drawn: Sequence[Mapping[str, np.ndarray]]
 ) -> list[dict[str, Any] | None]:
-    """Each folder's mean difference over the sets, by score, with its interval; None of the first folder.
+    """Each folder's mean difference over the sets, by score, with its interval; None for the first folder.
 
     A set's `gaps` are [folders, questions], its `drawn` means [folders, resamples].
     """
-    few = min(gap.shape[1] for of in gaps for gap in of.values())
-    found: list[dict[str, Any] | None] = [None]
+    few = min(gap.shape[1] for by_score in gaps for gap in by_score.values())
+    differences: list[dict[str, Any] | None] = [None]
     for at in range(1, len(next(iter(gaps[0].values())))):
-        means = {name: float(np.mean([of[name][at].mean() for of in gaps])) for name in gaps[0]}
-        found.append(
-            {
-                name: suite.interval(mean, np.mean([of[name][at] for of in drawn], axis=0), few)
-                for name, mean in means.items()
-            }
-        )
-    return found
+        means = {name: float(np.mean([by_score[name][at].mean() for by_score in gaps])) for name in gaps[0]}
+        resampled = {name: np.mean([by_score[name][at] for by_score in drawn], axis=0) for name in means}
+        differences.append({name: suite.interval(mean, resampled[name], few) for name, mean in means.items()})
+    return differences
 
 
-def format_table(found: Mapping[str, Any]) -> str:
+def format_table(compared: Mapping[str, Any]) -> str:
     """A line a set and score: each folder's, and behind it the difference from the first with its interval."""
-    heads = ["", "score", *(f"({at})" for at in range(1, len(found["folders"]) + 1))]
+    heads = ["", "score", *(f"({at})" for at in range(1, len(compared["folders"]) + 1))]
     rows = []
-    for title, one in (*found["sets"].items(), ("macro average", found["macro"])):
-        for name in one["scores"][0]:
-            pairs = zip(one["scores"], one["differences"], strict=True)
+    for title, figures in (*compared["sets"].items(), ("macro average", compared["macro"])):
+        for name in figures["scores"][0]:
+            pairs = zip(figures["scores"], figures["differences"], strict=True)
             cells = [_cell(score[name], gap and gap.get(name)) if name in score else "-" for score, gap in pairs]
             rows.append([title, name, *cells])
             title = ""
-    named = [f"({at}) {folder}" for at, folder in enumerate(found["folders"], 1)]
+    named = [f"({at}) {folder}" for at, folder in enumerate(compared["folders"], 1)]
     return "\n".join([*named, "", *aligned([heads, *rows])])
 
 

@@ -1,4 +1,4 @@
-"""What an evaluation measures and over what: a model with its weights' hash, a search with its corpus's."""
+"""What an evaluation measures and over what: a model with its weights' hash, a search with its corpus's hash."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -19,10 +19,10 @@ from qr_jax.retrieval import bm25_index
 
 def weights(run: str | Path, agent: assemble.Agent, mesh, step: int | None = None):
     """The parameters of a run's last whole checkpoint, or that of `step`, laid over the mesh."""
-    found, last = runs.last_checkpoint(run, step)
-    checkpoint.check_same_model(found.host(last), agent.fingerprint)
+    checkpoints, last = runs.last_checkpoint(run, step)
+    checkpoint.check_same_model(checkpoints.host(last), agent.fingerprint)
     abstract = meshes.abstract(mesh, decoder.abstract(agent.cfg))
-    return found.restore(last, abstract, part="params")[0]
+    return checkpoints.restore(last, abstract, part="params")[0]
 
 
 def open_model(
@@ -56,7 +56,7 @@ def weights_sha256(params: Any) -> str:
 
 @dataclass(frozen=True)
 class Corpus:
-    """What searches go to; `sha256` is None where the retriever has passages of its own."""
+    """The passages to search; `sha256` is None where the retriever has passages of its own."""
 
     search: Callable[[], SearchFunction]
     sha256: str | None
@@ -69,14 +69,15 @@ def corpus(
     index: str = "",
     allow_plugins: Sequence[str] | None = None,
 ) -> Corpus:
-    """The passages behind the config's retriever; they are read only where it wants some, and indexed when searched.
+    """The passages behind the config's retriever; read only if it wants some, indexed when first searched.
 
-    A retriever's `index` folder gets the word `index` behind its name: a run's own index is of other passages.
+    A folder in the retriever's setting `index` becomes FOLDER-`index`: FOLDER itself is for a run's passages.
     """
-    of = settings.retriever
-    if index and of.settings.get("index"):
-        of = use(of.name, **{**of.settings, "index": f"{of.settings['index']}-{index}"})
-    make = plugins.bind("retriever", of, allow_plugins=allow_plugins)
+    retriever = settings.retriever
+    if index and retriever.settings.get("index"):
+        folder = f"{retriever.settings['index']}-{index}"
+        retriever = use(retriever.name, **{**retriever.settings, "index": folder})
+    make = plugins.bind("retriever", retriever, allow_plugins=allow_plugins)
     if not wants_corpus(settings, allow_plugins):
         return Corpus(make, None)
     passages = read()
@@ -84,10 +85,10 @@ def corpus(
 
 
 def wants_corpus(settings: Config, allow_plugins: Sequence[str] | None = None) -> bool:
-    """Whether the config's retriever is given passages, and has none of its own."""
+    """Whether the config's retriever must be given passages, because it has none of its own."""
     return plugins.wants_corpus(settings.retriever, allow_plugins=allow_plugins)
 
 
 def with_retriever(settings: Config, name: str | None) -> Config:
-    """The config with the retriever of that name and its defaults, where it is another than the config's."""
+    """The config with the retriever of that name and its defaults, unless it is the config's already."""
     return settings if name in (None, settings.retriever.name) else replace(settings, retriever=use(str(name)))

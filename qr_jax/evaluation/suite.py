@@ -87,34 +87,34 @@ def questions(
 ) -> tuple[dict[str, list[Query]], dict[str, str]]:
     """(set -> its questions, set -> why it is missing). ValueError where all sets are missing.
 
-    Those whose ids' hashes do not deal them to training (all of them for `part` "all"), the first `limit` by SHA-256
-    of the id. A set whose corpus is not there is missing too, if its corpus is to be `searched`.
+    A set's questions are those that the hash of their id does not deal to training (all for `part` "all"), the first
+    `limit` by SHA-256 of the id. A set without its corpus is missing too, if its corpus is to be `searched`.
     """
-    found: dict[str, list[Query]] = {}
+    by_set: dict[str, list[Query]] = {}
     missing: dict[str, str] = {}
-    for one, corpus in sets(name).items():
+    for set_name, corpus in sets(name).items():
         try:
             if searched:
                 readers.resolve(corpus_file(corpus))
-            file = readers.resolve(QUESTIONS % one)[0]
+            file = readers.resolve(QUESTIONS % set_name)[0]
         except ValueError as error:
-            missing[one] = str(error)
+            missing[set_name] = str(error)
             continue
         whole = readers.read_queries(file)
         dealt = readers.split(whole, settings.data.train_share, "eval") if part == "eval" else whole
         if dealt:
-            found[one] = readers.first(dealt, limit)
+            by_set[set_name] = readers.first(dealt, limit)
         else:
-            missing[one] = f"none of its {len(whole)} questions is dealt to evaluation"
-    if not found:
+            missing[set_name] = f"none of its {len(whole)} questions is dealt to evaluation"
+    if not by_set:
         raise ValueError(f"no set of the suite {name} has questions here: {missing}")
-    return found, missing
+    return by_set, missing
 
 
 def too_few(asked: Mapping[str, Sequence[Query]], limit: int | None) -> list[str]:
     """A line for each set that has fewer questions than the limit asks for."""
-    short = {one: len(queries) for one, queries in asked.items() if limit is not None and len(queries) < limit}
-    return [f"{one} has only {count} of the {limit} questions that were asked for" for one, count in short.items()]
+    short = {name: len(queries) for name, queries in asked.items() if limit is not None and len(queries) < limit}
+    return [f"{name} has only {count} of the {limit} questions that were asked for" for name, count in short.items()]
 
 
 def split_in_words(settings: Config, part: str, limit: int | None) -> str:
@@ -131,28 +131,28 @@ def score(
     """Every figure of a suite: `sets`, and the `macro` average over those that have answers.
 
     `rows` are answers as answering.py writes them; a question without one is counted in `unanswered`. `verdict` is the
-    judge's, None without one. A set's `scores` each have `mean`, `low` and `high`; the last two are None of a single
-    question.
+    judge's, None without a judge. A set's `scores` each have `mean`, `low` and `high`; the last two are None for a
+    single question.
     """
     by_id = {(row["set"], row["id"]): row for row in rows}
-    made, drawn = {}, {}
-    for number, one in enumerate(sets(name)):
-        if one in asked:
-            answered = [by_id[one, query.id] for query in asked[one] if (one, query.id) in by_id]
-            made[one] = {"asked": len(asked[one]), "unanswered": len(asked[one]) - len(answered)}
+    by_set, drawn = {}, {}
+    for number, set_name in enumerate(sets(name)):
+        if set_name in asked:
+            answered = [by_id[set_name, query.id] for query in asked[set_name] if (set_name, query.id) in by_id]
+            by_set[set_name] = {"asked": len(asked[set_name]), "unanswered": len(asked[set_name]) - len(answered)}
             if answered:
-                figures, drawn[one] = _figures(answered, verdict, number)
-                made[one] |= figures | {f"by_{group}": _table(answered, verdict, number, group) for group in GROUPS}
+                figures, drawn[set_name] = _figures(answered, verdict, number)
+                by_set[set_name] |= figures | {f"by_{g}": _table(answered, verdict, number, g) for g in GROUPS}
     return {
         "suite": name,
-        "sets": made,
+        "sets": by_set,
         "missing": dict(missing),
-        "macro": {"sets": len(drawn), "of": len(sets(name))} | _macro([made[one] for one in drawn], [*drawn.values()]),
+        "macro": {"sets": len(drawn), "of": len(sets(name))} | _macro([by_set[s] for s in drawn], [*drawn.values()]),
     }
 
 
 def _figures(rows: Sequence[Row], verdict: Verdict | None, *key: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """A set's figures, and each score's means over the resamples, by which the macro average has its interval."""
+    """A set's figures, and each score's means over the resamples, from which the macro average gets its interval."""
     value_N = values(rows, verdict)
     count = len(rows)
     picked_RN = picks(count, RESAMPLES, RESAMPLE, *key)
@@ -174,7 +174,7 @@ def _figures(rows: Sequence[Row], verdict: Verdict | None, *key: int) -> tuple[d
 
 
 def values(rows: Sequence[Row], verdict: Verdict | None = None) -> dict[str, np.ndarray]:
-    """Each score of each question: of the greedy answer, the mean over samples, and pass@k over samples."""
+    """Each score of each question: for the greedy answer, the mean over samples, and pass@k over samples."""
     rules: dict[str, Callable[[Row, str | None], float]] = {
         name: lambda row, answer, rule=rule: rule(answer, row["golds"]) for name, rule in RULES.items()
     }
@@ -185,10 +185,10 @@ def values(rows: Sequence[Row], verdict: Verdict | None = None) -> dict[str, np.
         return value
     for name, rule in rules.items():
         right = [[rule(row, sample["answer"]) for sample in row["samples"]] for row in rows]
-        value[f"pass_at_1_{name}"] = np.array([np.mean(one) for one in right])
+        value[f"pass_at_1_{name}"] = np.array([np.mean(each) for each in right])
         if name in ("exact_match", "judge"):
             for k in powers(len(right[0])):
-                value[f"pass_at_{k}_{name}"] = np.array([pass_at_k(len(one), int(sum(one)), k) for one in right])
+                value[f"pass_at_{k}_{name}"] = np.array([pass_at_k(len(each), int(sum(each)), k) for each in right])
     return value
 
 
@@ -206,56 +206,57 @@ def pass_at_k(samples: int, right: int, k: int) -> float:
 
 
 def interval(mean: float, drawn_R: np.ndarray, count: int) -> dict[str, float | None]:
-    """A mean over `count` questions with its 95 % bounds by resamples, None of a single question."""
+    """A mean over `count` questions with its 95 % bounds by resamples, None for a single question."""
     low, high = np.quantile(drawn_R, (0.025, 0.975)).tolist() if count > 1 else (None, None)
     return {"mean": mean, "low": low, "high": high}
 
 
 def _table(rows: Sequence[Row], verdict: Verdict | None, number: int, group: str) -> dict[str, Any]:
-    """The scores by what the questions are; empty where that is not known or the same of all."""
+    """The scores for each value of the questions' `group`; empty where all have the same."""
     kinds = sorted({str(row[group]) for row in rows})
     if len(kinds) < 2:
         return {}
     table = {}
     for at, value in enumerate(kinds, 1):
-        here = [row for row in rows if str(row[group]) == value]
-        figures, _ = _figures(here, verdict, number, GROUPS.index(group), at)
+        same = [row for row in rows if str(row[group]) == value]
+        figures, _ = _figures(same, verdict, number, GROUPS.index(group), at)
         table[value] = {name: figures[name] for name in ("questions", "scores", "searches", "tokens")}
     return table
 
 
-def _macro(made: Sequence[Mapping[str, Any]], drawn: Sequence[Mapping[str, np.ndarray]]) -> dict[str, Any]:
-    """The mean of the sets' figures; a resample of it takes one of each set."""
-    if not made:
+def _macro(sets_figures: Sequence[Mapping[str, Any]], drawn: Sequence[Mapping[str, np.ndarray]]) -> dict[str, Any]:
+    """The mean of the sets' figures; a resample of it takes one resample of each set."""
+    if not sets_figures:
         return {"scores": {}}
-    few = min(one["questions"] for one in made)
+    few = min(figures["questions"] for figures in sets_figures)
     scores = {
         name: interval(
-            float(np.mean([one["scores"][name]["mean"] for one in made])),
-            np.mean([one[name] for one in drawn], axis=0),
+            float(np.mean([figures["scores"][name]["mean"] for figures in sets_figures])),
+            np.mean([means[name] for means in drawn], axis=0),
             few,
         )
-        for name in made[0]["scores"]
+        for name in sets_figures[0]["scores"]
     }
-    return {"scores": scores} | {name: float(np.mean([one[name] for one in made])) for name in ("searches", "tokens")}
+    counts = {name: float(np.mean([figures[name] for figures in sets_figures])) for name in ("searches", "tokens")}
+    return {"scores": scores} | counts
 
 
-def format_table(found: Mapping[str, Any]) -> str:
+def format_table(scored: Mapping[str, Any]) -> str:
     """A suite's score as text: greedy and sampled answers by set, hops and type, the macro average, what is missing."""
-    names = list(found["macro"]["scores"])
+    names = list(scored["macro"]["scores"])
     greedy = [name for name in names if not name.startswith("pass_at_")]
     sampled = [name for name in names if name.startswith("pass_at_")]
-    lines = _rows(found, greedy, ("searches", "tokens", "latency_s"))
+    lines = _rows(scored, greedy, ("searches", "tokens", "latency_s"))
     if sampled:
-        lines += ["", *_rows(found, sampled, ())]
-    for one, figures in found["sets"].items():
+        lines += ["", *_rows(scored, sampled, ())]
+    for set_name, figures in scored["sets"].items():
         if figures["unanswered"]:
             lines.append(
-                f"{one}: {figures['unanswered']} of {figures['asked']} questions have no answer (faults of the search "
-                "or the engine) and are in no figure; the same command asks them again"
+                f"{set_name}: {figures['unanswered']} of {figures['asked']} questions have no answer (faults of the "
+                "search or the engine) and are in no figure; the same command asks them again"
             )
-    lines += [f"{one} is missing: {why}" for one, why in found["missing"].items()]
-    judge = found.get("judge")
+    lines += [f"{set_name} is missing: {why}" for set_name, why in scored["missing"].items()]
+    judge = scored.get("judge")
     if judge and "refused" in judge:
         lines.append(f"the judge is not reported: {judge['refused']}")
     elif judge:
@@ -266,21 +267,21 @@ def format_table(found: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _rows(found: Mapping[str, Any], names: Sequence[str], more: Sequence[str]) -> list[str]:
+def _rows(scored: Mapping[str, Any], names: Sequence[str], more: Sequence[str]) -> list[str]:
     """A table of scores with their intervals, and of further means."""
 
     def line(title: str, figures: Mapping[str, Any]) -> tuple[str, ...]:
         scores = figures.get("scores", {})
         cells = [_with_interval(scores[name]) if name in scores else "-" for name in names]
         rest = [f"{figures[name]:.2f}" if figures.get(name) is not None else "-" for name in more]
-        of = f" of {figures['asked']}" if figures.get("unanswered") else ""
-        return (title, f"{figures.get('questions', '')}{of}", *cells, *rest)
+        asked = f" of {figures['asked']}" if figures.get("unanswered") else ""
+        return (title, f"{figures.get('questions', '')}{asked}", *cells, *rest)
 
-    macro = found["macro"]
+    macro = scored["macro"]
     rows: list[tuple[str, ...]] = [("", "questions", *names, *more)]
-    for one, figures in found["sets"].items():
+    for set_name, figures in scored["sets"].items():
         tables = {group: figures.get(f"by_{group}", {}) for group in GROUPS}
-        rows.append(line(one, figures))
+        rows.append(line(set_name, figures))
         rows += [line(f"  {group} {value}", part) for group, table in tables.items() for value, part in table.items()]
     rows.append(line(f"macro average over {macro['sets']} of {macro['of']} sets", macro))
     return aligned(rows)

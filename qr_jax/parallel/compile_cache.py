@@ -18,22 +18,22 @@ from jax._src import compilation_cache, compiler
 
 from qr_jax import bucket, committed
 
-LARGEST_BYTES = 4 * 2**30  # of one process; beyond that the programs that were not used for longest are deleted
-TORN_S = 60  # so long after it was written a program without the time of its last use is one whose writer was killed
+LARGEST_BYTES = 4 * 2**30  # of one process; beyond that the least recently used programs are deleted
+TORN_S = 60  # a program older than this that has no time of last use is torn: its writer was killed
 
 _mirror: "Mirror | None" = None  # of this process, as jax's cache is
 
 
 def enable(environment: Mapping[str, str] = os.environ, *, process: int = 0) -> epath.Path | None:
-    """Let jax keep every program it compiles from now on, and take those it has; returns the folder, None when off.
+    """Let jax keep on disk every program it compiles from now on, and read those kept; returns the folder, or None.
 
-    The folder is QR_JAX_COMPILED ("off": none), else what JAX_COMPILATION_CACHE_DIR says, else qr_jax/compiled in
-    XDG_CACHE_HOME (by default ~/.cache); ours get a part for this kind of machine. gs:// will do too. A folder that
-    cannot be written is a warning of jax, not an error. What lies there is run as it is: never point at a folder that
-    others can write. Of the processes of a run each but the first has a folder of its own in it, process_N.
+    The folder is QR_JAX_COMPILED ("off": none), else JAX_COMPILATION_CACHE_DIR, else qr_jax/compiled in XDG_CACHE_HOME
+    (by default ~/.cache); the first and last get a subfolder for this kind of machine. gs:// will do too. If the folder
+    cannot be written jax warns, and the run goes on. Kept programs are run unchecked: never name a folder that others
+    can write. Every process of a run but the first has a folder of its own in it, process_N.
     """
     global _mirror
-    _mirror = None  # that of a run before in this process
+    _mirror = None  # an earlier run in this process may have left its mirror
     asked = environment.get("QR_JAX_COMPILED")
     if asked == "off":
         jax.config.update("jax_enable_compilation_cache", False)
@@ -65,7 +65,7 @@ def enable(environment: Mapping[str, str] = os.environ, *, process: int = 0) -> 
 
 
 def _remove_torn(folder: Path) -> None:
-    """Delete programs that were not written whole: jax would take them, and could keep no other beside them."""
+    """Delete programs that were not written whole: jax would use them, and could keep no new one beside them."""
     for path in folder.glob("*-cache"):
         used = path.with_name(path.name.removesuffix("-cache") + "-atime")
         if not (used.exists() and used.stat().st_size) and path.stat().st_mtime < time.time() - TORN_S:
@@ -73,17 +73,17 @@ def _remove_torn(folder: Path) -> None:
 
 
 def _write_from_others() -> None:
-    """jax writes in process 0 alone, lest hosts write one file at once; but a program of one host's devices is another
-    on each host. What writes instead stands in for a function of jax that is not public: where a version of jax has it
-    no more, or with other parameters, that version's own rule holds."""
+    """Let processes other than 0 keep programs too. jax writes in process 0 alone, so that no two hosts write one file;
+    but a program for one host's devices differs from host to host. `_write` replaces a private function of jax: where
+    a version of jax lacks it, or gives it other parameters, that version's own rule holds."""
     expected = ["cache_key", "compile_time_secs", "module_name", "backend", "executable", "host_callbacks"]
-    found = getattr(compiler, "_cache_write", None)
-    if found is not None and list(inspect.signature(found).parameters) == expected:
+    theirs = getattr(compiler, "_cache_write", None)
+    if theirs is not None and list(inspect.signature(theirs).parameters) == expected:
         compiler._cache_write = _write
 
 
 def _write(cache_key: str, compile_time_secs: float, module_name: str, backend, executable, host_callbacks) -> None:
-    if host_callbacks:  # addresses of this process are in it
+    if host_callbacks:  # the program holds addresses of this process
         return
     try:
         compilation_cache.put_executable_and_time(cache_key, module_name, executable, backend, int(compile_time_secs))
@@ -92,8 +92,8 @@ def _write(cache_key: str, compile_time_secs: float, module_name: str, backend, 
 
 
 def machine() -> str:
-    """A name for this kind of machine. jax's own key does not hold what a CPU can do, and a program may end in SIGILL
-    on one that can do less."""
+    """A name for this kind of machine. jax's own key leaves out what a CPU can do, and a program may end in SIGILL on a
+    CPU that can do less."""
     known = [platform.machine(), platform.processor()]
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -105,7 +105,7 @@ def machine() -> str:
 
 
 class Mirror:
-    """The programs that this process uses, in a bucket too: for the machine that takes this one's place."""
+    """A bucket's copy of the programs that this process uses, for the machine that takes this machine's place."""
 
     def __init__(self, folder: Path, place: epath.Path):
         """`folder` is jax's; `place` is this process's own, in a bucket or another folder."""
@@ -113,7 +113,7 @@ class Mirror:
         self._since_s, self._there = time.time(), set[str]()
 
     def pull(self) -> int:
-        """How many programs came from there. What does not answer is said, and they are compiled."""
+        """Copy the programs from there; returns how many. A place that does not answer is said, and costs compiling."""
         with _said(f"compiled programs did not come from {self.place}"):
             self._there = {path.name for path in self.place.iterdir()} if self.place.exists() else set()
             new = [name for name in self._there if not (self.folder / name).exists()]
@@ -125,7 +125,7 @@ class Mirror:
         return 0
 
     def push(self) -> int:
-        """How many programs went there: those that were compiled or taken since the start. Call it between compiles."""
+        """Copy there the programs compiled or read since the start; returns how many. Call it between compiles."""
         with _said(f"compiled programs did not go to {self.place}"):
             used = [path for path in self.folder.iterdir() if path.stat().st_mtime >= self._since_s]
             programs = {path.name.rpartition("-")[0] for path in used if path.name.endswith(("-cache", "-atime"))}
@@ -140,9 +140,9 @@ class Mirror:
 
 
 def mirror(folder: epath.Path | None, place: epath.Path, *, process: int = 0) -> None:
-    """Bring what is kept at `place` for this kind of machine and this process to `folder`, which `enable` gave.
+    """Copy the programs that `place` keeps for this kind of machine and this process to `folder`, which `enable` gave.
 
-    From now on `push_new` copies there what is new here. Neither is done where `folder` is None or a bucket itself.
+    From now on `push_new` copies new programs to `place`. Neither is done where `folder` is None or in a bucket.
     """
     global _mirror
     if folder is not None and "://" not in str(folder):
@@ -162,7 +162,7 @@ def _copy(names: Sequence[str], source: epath.Path, to: epath.Path) -> None:
 
 @contextlib.contextmanager
 def _said(what: str) -> Iterator[None]:
-    """What fails is said on stderr and does not end the run."""
+    """A failure is said on stderr and does not end the run."""
     try:
         with bucket.as_os_error():
             yield

@@ -1,10 +1,10 @@
 """How a host's own devices share its rollouts, and how the learner's parameters come to them.
 
-By key/value heads: each device has its heads' part of the weights and of the cache, and a layer's two sums go over all.
-By slots: each has all weights and its own rows of the cache. Or one device decodes alone. Whatever it is, no collective
-of a rollout leaves its host: parameters come once a step, replicated over hosts, and are then wrapped as arrays of this
-process alone. But for "pod": there all hosts' devices share one rollout by heads and slots (rollout/together.py), for a
-model that one host cannot hold.
+"heads": each device has its heads' part of the weights and of the cache, and a layer's two sums go over all devices.
+"slots": each has all weights and its own rows of the cache. "one": one device decodes alone. In these three no
+collective of a rollout leaves its host: parameters come once a step, replicated over hosts, and are then wrapped as
+arrays of this process alone. "pod": all hosts' devices share one rollout by heads and slots (rollout/together.py), for
+a model that one host cannot hold.
 """
 
 import functools
@@ -29,25 +29,25 @@ CUT = {"qkv": 0, "qkv_bias": 0, "o": 1, "gate_up": 1, "down": 1}
 
 
 def choose(asked: Kind | None, cfg: ModelConfig, rollout: config.Rollout, devices: int, platform: str) -> Kind:
-    """What `mesh.rollout` says; where it says nothing heads, else slots, whichever `devices` divide, else one.
+    """What `mesh.rollout` says. If it is None: "heads" where `devices` divide them, else "slots" likewise, else "one".
 
-    `devices`: of one host; for "pod", which only a setting chooses, of all. One device on CPU, whose emulated devices
-    are one machine. ValueError where what was asked for does not divide.
+    `devices` counts those of one host, for "pod" (never chosen by None) those of all. On CPU None means "one", for its
+    emulated devices are one machine. ValueError where the devices do not divide what was asked for.
     """
     rows = (rollout.slots, rollout.store or rollout.slots)
     if asked == "pod":
         heads = heads_of_pod(cfg, devices)
         if any(n % (devices // heads) for n in rows):
             raise ValueError(
-                f"mesh.rollout='pod' cuts {cfg.kv_heads} key/value heads and an MLP of {cfg.mlp} into {heads}, and "
-                f"deals slots, store of {rows} over the {devices // heads} groups that {devices} devices then are, "
-                "which do not divide them; set rollout.slots and store to multiples"
+                f"mesh.rollout='pod' cuts {cfg.kv_heads} key/value heads and an MLP of {cfg.mlp} into {heads}, so that "
+                f"{devices} devices are {devices // heads} groups, which do not divide slots, store of {rows}; set "
+                f"rollout.slots and store to multiples of {devices // heads}"
             )
     fits = {"heads": not (cfg.kv_heads % devices or cfg.mlp % devices), "slots": not any(n % devices for n in rows)}
     if asked in fits and not fits[asked]:
-        found = {"heads": f"{cfg.kv_heads} key/value heads and an MLP of {cfg.mlp}", "slots": f"slots, store of {rows}"}
+        dealt = {"heads": f"{cfg.kv_heads} key/value heads and an MLP of {cfg.mlp}", "slots": f"slots, store of {rows}"}
         raise ValueError(
-            f"mesh.rollout={asked!r} deals {found[asked]} over a host's {devices} devices, which do not divide them; "
+            f"mesh.rollout={asked!r} deals {dealt[asked]} over a host's {devices} devices, which do not divide them; "
             "set mesh.rollout=one" + (" or slots" if asked == "heads" else ", or rollout.slots and store to multiples")
         )
     if asked or devices == 1 or platform == "cpu":
@@ -74,15 +74,15 @@ def local_mesh(kind: Kind, devices: Sequence[Any]) -> Mesh:
 
 def of_host(mesh: Mesh, process: int) -> list[Any]:
     """The learner's devices on one host, by number."""
-    return sorted((one for one in mesh.devices.flat if one.process_index == process), key=lambda one: one.id)
+    return sorted((d for d in mesh.devices.flat if d.process_index == process), key=lambda device: device.id)
 
 
 def by_hosts(mesh: Mesh, kind: Kind) -> Mesh:
     """All of the learner's devices as hosts share rollouts: axes `host`, `slots`, `heads`.
 
-    Of a host that uses one device, the others are on the axis of slots: they get copies that nobody looks at.
+    For "one" a host's other devices lie on the axis of slots too, and get copies that nobody reads.
     """
-    processes = sorted({one.process_index for one in mesh.devices.flat})
+    processes = sorted({device.process_index for device in mesh.devices.flat})
     hosts = [of_host(mesh, process) for process in processes]
     if len({len(host) for host in hosts}) > 1:
         raise ValueError(f"the hosts have {[len(host) for host in hosts]} devices of the mesh; all must have as many")
@@ -113,15 +113,15 @@ def layout(mesh: Mesh, shapes: Laid) -> Laid:
 @functools.cache
 def program(cfg: ModelConfig, compute: str, on: Mesh) -> Any:
     """The jitted program that lays the learner's parameters out over `by_hosts(...)` or `pod_mesh(...)`."""
-    made = functools.partial(incremental.lay_out, cfg, dtype=jnp.dtype(compute))
-    return jax.jit(made, out_shardings=layout(on, incremental.shapes(cfg, jnp.dtype(compute))))
+    lay_out = functools.partial(incremental.lay_out, cfg, dtype=jnp.dtype(compute))
+    return jax.jit(lay_out, out_shardings=layout(on, incremental.shapes(cfg, jnp.dtype(compute))))
 
 
 def hand_over(params: Any, cfg: ModelConfig, compute: str, mesh: Mesh, kind: Kind) -> Laid:
     """The learner's parameters as this host's rollouts read them, in the compute dtype, on its devices ("pod": on all).
 
-    What comes back looks at the same memory as the global arrays, which nobody else has: it lives until the last
-    decode of the step, and is to be dropped before the next hand-over.
+    The result shares its memory with global arrays that nothing else refers to. Keep it until the last decode of the
+    step, and drop it before the next hand-over.
     """
     if kind == "pod":
         return program(cfg, compute, pod_mesh(mesh, cfg))(params)
@@ -129,12 +129,13 @@ def hand_over(params: Any, cfg: ModelConfig, compute: str, mesh: Mesh, kind: Kin
     if list(on.devices.flat) != list(mesh.devices.flat):  # jit takes arrays of one order of devices only
         ordered = Mesh(on.devices.reshape(mesh.devices.shape), mesh.axis_names, axis_types=mesh.axis_types)
         params = jax.device_put(params, jax.tree.map(lambda leaf: NamedSharding(ordered, leaf.sharding.spec), params))
-    here = local_mesh(kind, of_host(mesh, me))
+    local = local_mesh(kind, of_host(mesh, me))
 
     def own(leaf: jax.Array) -> jax.Array:
         parts = {shard.device: shard.data for shard in leaf.addressable_shards}
-        at = NamedSharding(here, leaf.sharding.spec)  # type: ignore[attr-defined]
-        return jax.make_array_from_single_device_arrays(leaf.shape, at, [parts[device] for device in here.devices.flat])
+        sharding = NamedSharding(local, leaf.sharding.spec)  # type: ignore[attr-defined]
+        pieces = [parts[device] for device in local.devices.flat]
+        return jax.make_array_from_single_device_arrays(leaf.shape, sharding, pieces)
 
     return jax.tree.map(own, program(cfg, compute, on)(params))
 

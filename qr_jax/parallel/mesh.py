@@ -1,7 +1,7 @@
 """The learner's mesh, and which axis of it each dimension of each array is laid over.
 
 A parameter's dimensions have logical names (`DIMENSIONS`), and a name has one mesh axis (`RULES`): to lay a new array
-out, give its dimensions names. A mesh axis that does not divide a dimension is left out there: it is replicated.
+out, give its dimensions names. A dimension that its mesh axis does not divide is replicated.
 """
 
 import functools
@@ -52,22 +52,22 @@ DIMENSIONS: Mapping[str, tuple[str, ...]] = {
 def emulate(devices: int | None, *, processes: int = 1) -> None:
     """Let the CPU backend show `devices` devices, over all `processes`; call it before anything runs in jax.
 
-    None leaves it as it is; other backends are not touched. A backend that has started with fewer is a ValueError; of
-    more, `make_mesh` takes the first ones.
+    None changes nothing; other backends are not touched. ValueError if the backend has started with fewer; if it has
+    started with more, `make_mesh` takes the first ones.
     """
     if devices is None:
         return
     if devices < 1 or devices % processes:
         raise ValueError(f"mesh.devices={devices} must be a positive multiple of the {processes} processes")
-    here = devices // processes
-    if jax.config.values["jax_num_cpu_devices"] >= here:
+    own = devices // processes
+    if jax.config.values["jax_num_cpu_devices"] >= own:
         return
     try:
-        jax.config.update("jax_num_cpu_devices", here)
-    except RuntimeError as error:  # jax's backend has started: what it has is all there will be
-        if jax.local_device_count() < here:
+        jax.config.update("jax_num_cpu_devices", own)
+    except RuntimeError as error:  # jax's backend has started: it gets no more devices
+        if jax.local_device_count() < own:
             raise ValueError(
-                f"mesh.devices={devices} wants {here} devices in this process, but jax started with "
+                f"mesh.devices={devices} wants {own} devices in this process, but jax started with "
                 f"{jax.local_device_count()}; call emulate before the first jax operation"
             ) from error
 
@@ -79,13 +79,13 @@ def make_mesh(settings: config.Mesh) -> Mesh:
     the axes' product is not the number of devices, or there are too few.
     """
     sizes = (settings.data, settings.fsdp, settings.tensor)
-    there = jax.devices()
-    wanted = len(there) if settings.devices is None else settings.devices
+    devices = jax.devices()
+    wanted = len(devices) if settings.devices is None else settings.devices
     if min(sizes) < 1:
         raise ValueError(f"mesh axes data, fsdp, tensor are {sizes}; each must be at least 1")
-    if wanted > len(there):
+    if wanted > len(devices):
         raise ValueError(
-            f"mesh.devices={wanted}, but this run has {len(there)} ({there[0].platform}); "
+            f"mesh.devices={wanted}, but this run has {len(devices)} ({devices[0].platform}); "
             "set mesh.devices to that number or less and mesh.data, mesh.fsdp, mesh.tensor to match"
         )
     product = int(np.prod(sizes))
@@ -94,7 +94,7 @@ def make_mesh(settings: config.Mesh) -> Mesh:
             f"mesh.data={sizes[0]} x mesh.fsdp={sizes[1]} x mesh.tensor={sizes[2]} is {product} devices, but "
             f"{wanted} are to be used; set mesh.devices={product}, or axes whose product is {wanted}"
         )
-    return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=there[:wanted])
+    return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices[:wanted])
 
 
 def _dimensions(path: tuple[Any, ...], leaf: Any) -> tuple[str, ...] | None:
@@ -119,7 +119,7 @@ def _spec(mesh: Mesh, path: tuple[Any, ...], leaf: Any) -> PartitionSpec:
 def parameter_specs(mesh: Mesh, tree: Any) -> Any:
     """A PartitionSpec for each array of a tree that holds parameters, copies of them (optimizer states) or counters.
 
-    Arrays or jax.ShapeDtypeStructs. What has no rule, and each dimension its mesh axis does not divide, is replicated.
+    Arrays or jax.ShapeDtypeStructs. An array without a rule, or a dimension its axis does not divide, is replicated.
     """
     return jax.tree_util.tree_map_with_path(lambda path, leaf: _spec(mesh, path, leaf), tree)
 
@@ -139,20 +139,20 @@ def abstract(mesh: Mesh, tree: Any) -> Any:
 
 
 def spread(tree: Any, layout: Any) -> Any:
-    """Host values or local arrays, the same on every process, as arrays laid out so; nothing is sent between hosts.
+    """Host values or local arrays, the same on every process, laid out by `layout`; nothing is sent between hosts.
 
     (`jax.device_put` would first compare every byte over all processes.)
     """
     if jax.process_count() == 1:
         return jax.device_put(tree, layout)
 
-    def one(leaf: Any, sharding: NamedSharding) -> jax.Array:
+    def laid(leaf: Any, sharding: NamedSharding) -> jax.Array:
         if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
             return jax.device_put(leaf, sharding)
         whole = np.asarray(leaf)
         return jax.make_array_from_callback(whole.shape, sharding, lambda at: whole[at])
 
-    return jax.tree.map(one, tree, layout)
+    return jax.tree.map(laid, tree, layout)
 
 
 @functools.cache

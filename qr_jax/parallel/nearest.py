@@ -1,8 +1,8 @@
 """The k rows of a large matrix with the largest products with a vector: exact, over any number of devices.
 
 Each device has a run of rows; it finds its own k best, and these are merged. Equal scores go by row. Inside a device
-rows stand in groups: the k best rows lie in the k groups with the largest maxima (a row of any other group has k better
-ones), so that only those are sorted.
+rows stand in groups: the k best rows lie in the k groups with the largest maxima (k rows are better than any row of
+another group), so that only those groups are sorted.
 """
 
 import functools
@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 GROUP = 256  # rows
-CHUNK = 8192  # rows of int8 that are made floats at once
+CHUNK = 8192  # rows of int8 that become floats at once
 SHARD = PartitionSpec("shard")
 
 Read = Callable[[int, int], tuple[np.ndarray, np.ndarray | None]]
@@ -28,8 +28,8 @@ class Rows:
 
     vector_PD: jax.Array
     scale_P: jax.Array | None
-    count: int  # rows of the matrix; those after it are padding
-    count_there: jax.Array  # the same on every device
+    count: int  # rows of the matrix; rows after it are padding
+    count_on_devices: jax.Array  # `count`, whole on every device
     mesh: Mesh
 
 
@@ -46,8 +46,8 @@ def lay_out(read: Read, count: int, devices: Sequence[Any]) -> Rows:
         return jax.make_array_from_single_device_arrays(shape, NamedSharding(mesh, SHARD), pieces)
 
     scales = None if parts[0][1] is None else whole([scale for _, scale in parts])
-    count_there = jax.device_put(np.int32(count), NamedSharding(mesh, PartitionSpec()))
-    return Rows(whole([vectors for vectors, _ in parts]), scales, count, count_there, mesh)
+    count_on_devices = jax.device_put(np.int32(count), NamedSharding(mesh, PartitionSpec()))
+    return Rows(whole([vectors for vectors, _ in parts]), scales, count, count_on_devices, mesh)
 
 
 def _part(read: Read, count: int, share: int, at: int, device: Any) -> tuple[jax.Array, jax.Array | None]:
@@ -65,13 +65,14 @@ def _part(read: Read, count: int, share: int, at: int, device: Any) -> tuple[jax
 def nearest(rows: Rows, query_BD: Any, k: int, *, recall_target: float | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Scores float32 [B, K] and rows int32 [B, K], best first; K is the lesser of k and the rows.
 
-    `recall_target` None: exact. Otherwise by `jax.lax.approx_max_k` (Chern et al. 2022, arXiv:2206.14286), which a TPU
-    has its own way for; elsewhere that is exact too. It compiles for each B and each power of two of k, from 8.
+    `recall_target` None: exact. Otherwise by `jax.lax.approx_max_k` (Chern et al. 2022, arXiv:2206.14286), which is
+    approximate on TPU only. A program is compiled for each B and each power of two of k, from 8.
     """
     enough = max(8, 1 << (k - 1).bit_length())
     query_BD = jax.device_put(query_BD, NamedSharding(rows.mesh, PartitionSpec()))
-    found = _nearest(rows.mesh, enough, recall_target, rows.vector_PD, rows.scale_P, rows.count_there, query_BD)
-    score_BK, row_BK = jax.device_get(found)
+    count = rows.count_on_devices
+    best = _nearest(rows.mesh, enough, recall_target, rows.vector_PD, rows.scale_P, count, query_BD)
+    score_BK, row_BK = jax.device_get(best)
     return score_BK[:, : min(k, rows.count)], row_BK[:, : min(k, rows.count)]
 
 
@@ -119,6 +120,6 @@ def largest(score_BP, k: int):
     score_BXG = score_BP.reshape(len(score_BP), -1, GROUP)
     _, group_BK = jax.lax.top_k(score_BXG.max(-1), k)
     group_BK = jnp.sort(group_BK, axis=1)  # in the order of their rows, for ties
-    some_BKG = jnp.take_along_axis(score_BXG, group_BK[:, :, None], axis=1)
-    top_BK, at_BK = jax.lax.top_k(some_BKG.reshape(len(score_BP), -1), k)
+    score_BKG = jnp.take_along_axis(score_BXG, group_BK[:, :, None], axis=1)
+    top_BK, at_BK = jax.lax.top_k(score_BKG.reshape(len(score_BP), -1), k)
     return top_BK, jnp.take_along_axis(group_BK, at_BK // GROUP, axis=1) * GROUP + at_BK % GROUP

@@ -14,7 +14,7 @@ from qr_jax import config
 
 SIDE = 2048  # of the matrices of a measured product
 READ_MIB = 512  # of the array that is read: more than any cache holds
-GOES = 3  # of which the best counts
+GOES = 3  # measurements, of which the best counts
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def devices(mesh: config.Mesh) -> int:
 
 
 def memory_bytes() -> int:
-    """The most memory that was in use at once so far: of the fullest of this process's devices, or of the process."""
+    """Peak memory so far: of this process's fullest device, or of the process where its devices do not tell."""
     used = [(device.memory_stats() or {}).get("peak_bytes_in_use", 0) for device in jax.local_devices()]
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return max(used) or resident

@@ -19,26 +19,26 @@ def check_program(settings: config.Config) -> None:
         return
     every = hosts.gather([config.to_json(settings), code()])
     first, first_code = every[0]
-    for at, (theirs, of) in enumerate(every):
+    for process, (theirs, their_code) in enumerate(every):
         if differ := differences(first, theirs):
             raise ValueError(
-                f"process {at} was started with other settings than process 0, which is 'there' ({'; '.join(differ)}); "
+                f"process {process} was started with other settings ({'; '.join(differ)}) than process 0 ('there'); "
                 "start the same command on all hosts"
             )
-        if of != first_code:
+        if their_code != first_code:
             raise ValueError(
-                f"process {at} runs other code than process 0 ({of}, process 0 {first_code}); install the same qr_jax "
-                "and the same versions on all hosts"
+                f"process {process} runs other code ({their_code}) than process 0 ({first_code}); install the same "
+                "qr_jax and the same versions on all hosts"
             )
 
 
-def check(**has: Any) -> None:
+def check(**values: Any) -> None:
     """ValueError on every process, by name, unless all gave the same values (digests, names). A collective."""
-    every = hosts.gather(has)
-    for at, theirs in enumerate(every):
-        if differ := [name for name in has if theirs[name] != every[0][name]]:
+    every = hosts.gather(values)
+    for process, theirs in enumerate(every):
+        if differ := [name for name in values if theirs[name] != every[0][name]]:
             raise ValueError(
-                f"process {at} has not the {' and the '.join(differ)} of process 0; give all hosts the same files"
+                f"process {process} differs from process 0 in its {' and '.join(differ)}; give all hosts the same files"
             )
 
 

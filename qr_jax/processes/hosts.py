@@ -18,11 +18,11 @@ from qr_jax.records import Episode
 
 SMALLEST_MESSAGE_BYTES = 4096
 STOP = "qr_jax/stop"
-RAISED = {"os": OSError, "asking": ValueError, "library": RuntimeError}  # on the others, by what process 0 met
+RAISED = {"os": OSError, "asking": ValueError, "library": RuntimeError}  # by the others, for process 0's kind of error
 
 
 def _distributed() -> Any:
-    """jax, when it is imported and `jax.distributed` runs; asking it for a count otherwise would start its backend."""
+    """jax, if it is imported and `jax.distributed` runs; otherwise asking it for a count would start its backend."""
     jax = sys.modules.get("jax")
     return jax if jax is not None and jax.distributed.is_initialized() else None
 
@@ -61,9 +61,9 @@ def from_first(value: Any) -> Any:
 
 
 def by_first(function: Callable[[], Any]) -> Any:
-    """What the function gives on process 0, where alone it runs; a ValueError or OSError of it is raised on all.
+    """The function runs on process 0 alone; all processes return its value, or raise its ValueError or OSError.
 
-    A library's ValueError is a RuntimeError on the others, so that all end with one exit code (see mistakes.py).
+    For a library's ValueError the others raise RuntimeError, so that all end with one exit code (see mistakes.py).
     """
     if count() == 1:
         return function()
@@ -71,9 +71,9 @@ def by_first(function: Callable[[], Any]) -> Any:
     if index() == 0:
         try:
             value = function()
-        except (ValueError, OSError) as found:
-            error = found
-            kind = "os" if isinstance(found, OSError) else "asking" if mistakes.is_of_asking(found) else "library"
+        except (ValueError, OSError) as caught:
+            error = caught
+            kind = "os" if isinstance(caught, OSError) else "asking" if mistakes.is_of_asking(caught) else "library"
     value, kind, said = from_first([value, kind, str(error)])
     if kind:
         raise error or RAISED[kind](f"process 0: {said}")
@@ -87,7 +87,7 @@ def say_stop() -> None:
 
 
 def stop_said() -> bool:
-    """Whether a process has said stop; no collective, so that it can be asked while the others decode."""
+    """Whether a process has said stop; no collective, so that one process can call it while the others decode."""
     jax = _distributed()
     return bool(jax and count() > 1 and _store(jax).key_value_dir_get(STOP))
 
@@ -98,20 +98,20 @@ def _store(jax: Any) -> Any:
 
 
 def wait_for_all() -> None:
-    """Comes back when every process has called it."""
+    """Returns when every process has called it."""
     gather(None)
 
 
 def any_process(flag: bool) -> bool:
-    """True on every process when it is true on one: how all of them stop at the same step after a SIGTERM."""
+    """True on every process when `flag` is true on any: so all of them stop at the same step after a SIGTERM."""
     return any(gather(bool(flag)))
 
 
 def assert_same(digest: str, what: str) -> None:
-    """RuntimeError on every process, with each one's digest, unless all gave the same."""
+    """RuntimeError on every process, with the digests of all, unless all digests are the same."""
     digests = gather(digest)
     if len(set(digests)) > 1:
-        each = ", ".join(f"process {at}: {one}" for at, one in enumerate(digests))
+        each = ", ".join(f"process {process}: {theirs}" for process, theirs in enumerate(digests))
         raise RuntimeError(
             f"processes disagree about {what} ({each}); they must run the same code, config and data: "
             "stop the run and resume from its last checkpoint"
@@ -126,8 +126,8 @@ def _check_places(at: np.ndarray, what: str, total: int | None = None) -> None:
         raise ValueError(f"{what} {twice[0]} was given by more than one process, or twice")
     if total is not None and not np.array_equal(at, np.arange(total)):
         missing = np.setdiff1d(np.arange(total), at)
-        found = f"{what} {missing[0]} was given by no process" if len(missing) else f"{what} {at[-1]} is out of range"
-        raise ValueError(f"{found}; every one of the {total} is needed once")
+        problem = f"{what} {missing[0]} was given by no process" if len(missing) else f"{what} {at[-1]} is out of range"
+        raise ValueError(f"{problem}; every one of the {total} is needed once")
 
 
 def gather_in_order(values: Sequence[Any], at: Sequence[int], what: str, total: int | None = None) -> list[Any]:
@@ -145,7 +145,7 @@ def gather_in_order(values: Sequence[Any], at: Sequence[int], what: str, total: 
 
 
 def gather_episodes(episodes: Sequence[Episode], at: Sequence[int]) -> list[Episode]:
-    """Every process's episodes, ordered by `at` (position of the query among the drawn x samples + sample).
+    """Every process's episodes, ordered by their places `at` (query's position among the drawn x samples + sample).
 
     Arrays keep their own lengths and dtypes; texts and passages come too. ValueError when two have the same place.
     """
@@ -159,8 +159,8 @@ def deal(tokens_Q: np.ndarray, processes: int) -> list[np.ndarray]:
     """Which queries each process rolls out: positions in `tokens_Q`, ascending, one array a process.
 
     `tokens_Q` is what each query is expected to cost. The costliest go first, each to the process with least so far
-    (Graham 1969, "Bounds on Multiprocessing Timing Anomalies": at most 4/3 of the best possible); ties go to the one
-    with fewer queries, then to the lower number: the same on every process without a word between them.
+    (Graham 1969, "Bounds on Multiprocessing Timing Anomalies": at most 4/3 of the best possible). A tie goes to fewer
+    queries, then to the lower number, so that every process finds the same without a message.
     """
     tokens_Q = np.asarray(tokens_Q, np.float64)
     load = np.zeros(processes)

@@ -20,7 +20,7 @@ ARRAY = "__array__"
 def split(value: Any) -> tuple[Any, dict[str, np.ndarray]]:
     """What JSON can hold, with a reference in each array's place, and the arrays by reference.
 
-    Tuples become lists and numpy scalars Python numbers. ValueError, with the way to it, for anything else.
+    Tuples become lists and numpy scalars Python numbers. ValueError for any other type, with its path in the value.
     """
     arrays: dict[str, np.ndarray] = {}
 
@@ -70,7 +70,7 @@ def to_bytes(value: Any) -> bytes:
 
 
 def from_bytes(message: bytes) -> Any:
-    """The value of a message of `to_bytes`."""
+    """The value of which `to_bytes` made this message."""
     end = 8 + struct.unpack("<Q", message[:8])[0]
     frame = json.loads(message[8:end])
     if end == len(message):

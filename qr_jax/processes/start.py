@@ -22,9 +22,9 @@ METADATA = "http://metadata.google.internal/computeMetadata/v1/instance/attribut
 METADATA_S = 5  # how long to wait for a TPU VM's metadata server
 METADATA_PAUSES_S = (1, 2, 4, 8)  # before it is asked again
 MEET_S = 1800.0  # how long to wait for the other processes: another host may still be installing, or starting again
-PART_S = 60  # how much longer than the deadline a process that an error ends waits for the others, which read of it
+PART_S = 60  # a process that fails waits for the others so much longer than the deadline: they must read that it failed
 MEET_SAY_S = 60.0  # how often a process says that it waits
-TIMES_OURS = 4  # jax's own deadline for a silent process, in ours: the watchdog, which says more, must come first
+TIMES_OURS = 4  # jax's deadline for a silent process is 4 of ours: the watchdog, which says more, must come first
 
 
 def begin(
@@ -38,11 +38,11 @@ def begin(
 ) -> None:
     """Let the CPU show its devices and, where there are several processes, start jax's multi-controller runtime.
 
-    With all three of `coordinator` (HOST:PORT, of process 0), `processes` and `process` as they say; without them on a
-    TPU pod as its environment says; else this process is alone. Call it before anything runs in jax. Where the others
-    are not all there within `meet_s` the process ends with mistakes.LOST. ValueError when only some of the three are
-    given or they contradict one another; OSError where a TPU VM cannot learn how many hosts there are, process 0 is not
-    to be found or cannot listen.
+    `coordinator` (HOST:PORT, of process 0), `processes` and `process` say which processes there are; without the three
+    a TPU pod's environment says it; else this process is alone. Call it before anything runs in jax. If the others do
+    not all come within `meet_s` the process ends with mistakes.LOST. ValueError when only some of the three are given
+    or they contradict one another; OSError where a TPU VM cannot learn how many hosts there are, or process 0 has no
+    address or cannot listen.
     """
     given = {"--coordinator": coordinator, "--processes": processes, "--process": process}
     missing = [name for name, value in given.items() if value is None]
@@ -62,7 +62,7 @@ def begin(
     if not (host and colon and port.isdecimal() and 0 < int(port) < 2**16):
         raise ValueError(f"--coordinator is {coordinator!r}; wanted HOST:PORT, as in 10.0.0.1:8476")
     if not 0 <= process < processes:
-        raise ValueError(f"--process is {process}; with --processes {processes} wanted one from 0 to {processes - 1}")
+        raise ValueError(f"--process is {process}; with --processes {processes} wanted 0 to {processes - 1}")
     mesh.emulate(settings.devices, processes=processes)
     if processes == 1:
         return
@@ -82,7 +82,7 @@ def begin(
 
 @contextlib.contextmanager
 def waiting(who: str, meet_s: float) -> Iterator[None]:
-    """Within, a process says each minute that it waits for the others, and ends with mistakes.LOST after `meet_s`."""
+    """In this context the process says each minute that it waits for the others; after `meet_s` it ends (LOST)."""
     met = threading.Event()
 
     def watch():
@@ -106,10 +106,10 @@ def waiting(who: str, meet_s: float) -> Iterator[None]:
 
 
 def workers(environment: Mapping[str, str]) -> int:
-    """How many hosts the TPU slices of this one have; 1 where there is no TPU, or JAX_PLATFORMS leaves it out.
+    """How many hosts this host's TPU slices have; 1 where there is no TPU, or JAX_PLATFORMS leaves it out.
 
-    GKE says it in the environment. On a Cloud TPU VM the metadata server does; it is asked only where libtpu and a
-    chip's device file are. OSError where it is there and does not answer: a host that took itself to be alone would
+    On GKE the environment says it. On a Cloud TPU VM the metadata server does; it is asked only where libtpu and a
+    chip's device file exist. OSError where that server does not answer: a host that took itself to be alone would
     write to the run of the others.
     """
     platforms = environment.get("JAX_PLATFORMS", "")

@@ -2,7 +2,7 @@
 
 Each process writes heartbeats to the key-value store of jax's coordination service, which is no collective, and reads
 those of the others. It also holds a connection to process 0, which has the store: jax ends a process within two seconds
-of losing the store, with a message that does not say what happened, so ours must come at once.
+of losing the store, with a message that does not say what happened, so our message must come first.
 """
 
 import contextlib
@@ -27,17 +27,17 @@ ENDED, FAILED, WRONG = "ended", "failed", "wrong"  # last words in a heartbeat's
 BEATS_A_DEADLINE = 6
 POLL_S = 0.2
 FAREWELL_S = 2.0  # how much longer than a beat process 0 keeps its store, so that the others say what happened too
-# What an error says that comes from a collective whose other end is gone; then the heartbeats tell whose.
+# Words in the error of a collective that lost a process; the heartbeats then tell which process.
 OF_OTHERS = ("gloo", "coordination service", "connection reset", "connection closed", "unavailable:", "heartbeat")
 
 
 @contextlib.contextmanager
 def watching(deadline_s: float) -> Iterator[None]:
-    """Within, a process that is silent for `deadline_s` ends this one with mistakes.LOST, its stacks and who it was.
+    """In this context, when another process is silent for `deadline_s`, this one names it and ends (mistakes.LOST).
 
-    So does one that ends with an error, or with mistakes.WRONG where a setting was wrong. Nothing happens with one
-    process. An error within that a lost process may have caused is held back for as long. At the end all wait for all,
-    process 0 writing last; a SystemExit is one that all raise together.
+    The same when another process fails (mistakes.WRONG where a setting was wrong). A run of one process is not watched.
+    An error that a lost process may have caused is held back for `deadline_s`. At the end all wait for all, process 0
+    writing last; a SystemExit must be raised by all processes together.
     """
     if not jax.distributed.is_initialized() or jax.process_count() == 1:
         yield
@@ -46,8 +46,8 @@ def watching(deadline_s: float) -> Iterator[None]:
     try:
         try:
             yield
-        except SystemExit as found:
-            stopped = found
+        except SystemExit as raised:
+            stopped = raised
         hosts.wait_for_all()  # jax's own wait at an exit ends in an abort of all
     except BaseException as error:
         if any(words in str(error).lower() for words in OF_OTHERS):
@@ -95,9 +95,9 @@ class Watchdog:
     def _beat(self) -> None:
         number = 0
         while not self.closing.wait(self.deadline_s / BEATS_A_DEADLINE):
-            with contextlib.suppress(jax.errors.JaxRuntimeError, ValueError):  # the clock says when it was too often
+            with contextlib.suppress(jax.errors.JaxRuntimeError, ValueError):  # `_watch` ends the process if this lasts
                 with self.writing:
-                    if self.closing.is_set():  # after the last word there is none
+                    if self.closing.is_set():  # the last word stays
                         return
                     self._write(str(number := number + 1))
                 for name, word in self.store.key_value_dir_get(BEATS):
@@ -126,9 +126,9 @@ class Watchdog:
                 )
 
     def _wait(self) -> bool:
-        """Whether to stop watching, after a while; at once when something comes from the coordinator, or it hangs up.
+        """Wait POLL_S, or until the coordinator sends something or hangs up; returns whether to stop watching.
 
-        jax's own threads hear of that at the same time, and end this process without a word of which one is gone.
+        jax's own threads see it hang up at the same time, and end this process without saying which process is gone.
         """
         if self.line is None:
             return self.closing.wait(POLL_S)
@@ -157,18 +157,18 @@ class Watchdog:
         return self.line is None
 
     def _end(self, what: str, code: int = mistakes.LOST) -> None:
-        """Say it and end this process, for it may be inside a collective that never comes back."""
+        """Print `what` and end this process, which may be inside a collective that never returns."""
         if self.closing.is_set():
             return
         again = "start the same command on all hosts again, and it goes on from the last checkpoint"
-        hint = again if code == mistakes.LOST else "the same command would end so again"
+        hint = again if code == mistakes.LOST else "the same command would fail again"
         print(
             f"process {self.me} of {self.count}: {what}. This process ends with {code}; {hint}. Its threads were here:",
             file=sys.stderr, flush=True,
         )  # fmt: skip
         faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
         if self.held is not None:
-            print("and this error was held back, for a lost process may have caused it:", file=sys.stderr)
+            print("this error was held back, because a lost process may have caused it:", file=sys.stderr)
             traceback.print_exception(self.held, file=sys.stderr)
         sys.stdout.flush()
         self.farewell()

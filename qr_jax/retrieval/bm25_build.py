@@ -15,7 +15,7 @@ import numpy as np
 
 Method = Literal["lucene", "robertson", "atire"]
 METHODS = ("lucene", "robertson", "atire")
-# Words of two characters and more, as in bm25s, and single ones ("Vitamin C", "World War 2") but after an apostrophe.
+# Words of two characters and more, as in bm25s, and single ones ("Vitamin C", "World War 2"), but none after a '.
 WORD = r"(?u)\w\w+|(?<!['’])\w"
 # Lucene's, which bm25s has as "en".
 ENGLISH = """
@@ -23,7 +23,7 @@ a an and are as at be but by for if in into is it no not of on or such that the 
 will with
 """
 BLOCK_WORDS = 4_000_000  # words whose counts are sorted at once
-RANGE = 4_000_000  # scores that are made at once
+RANGE = 4_000_000  # scores that are computed at once
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class _Numbers(dict[str, int]):
 
 
 def words(text: str) -> list[str]:
-    """The words of a text as passages and queries have them: NFKC, lower case; stop words are still there."""
+    """The words of a text as passages and queries have them: NFKC, lower case, stop words included."""
     return _FIND(unicodedata.normalize("NFKC", text).lower())
 
 
@@ -56,7 +56,7 @@ _FIND = re.compile(WORD).findall
 
 
 def stop_words(name: str | None) -> Sequence[str]:
-    """The words a language's name stands for; ValueError for one that bm25s does not know either."""
+    """The stop words of a language; ValueError for a name that bm25s does not know either."""
     if name is None:
         return []
     if name == "en":
@@ -70,7 +70,7 @@ def stop_words(name: str | None) -> Sequence[str]:
 
 
 def count(texts: Iterable[str], stopwords: Iterable[str], keep: Callable[[np.ndarray], np.ndarray]) -> Counted:
-    """How often each word stands in each passage. `keep` is given each block and says where it stays from then on."""
+    """How often each word stands in each passage. `keep` takes each block and returns it from where it is to stay."""
     numbers, lengths, blocks = _Numbers(stopwords), [], []
     word_T: list[int] = []  # of the block that is being read
     size_P: list[int] = []
@@ -82,9 +82,9 @@ def count(texts: Iterable[str], stopwords: Iterable[str], keep: Callable[[np.nda
         lengths.append(length_P)
 
     for text in texts:
-        found = words(text)
-        word_T.extend(map(numbers.__getitem__, found))
-        size_P.append(len(found))
+        in_text = words(text)
+        word_T.extend(map(numbers.__getitem__, in_text))
+        size_P.append(len(in_text))
         if len(word_T) >= BLOCK_WORDS:
             close()
             word_T, size_P = [], []

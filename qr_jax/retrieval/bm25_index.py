@@ -1,4 +1,4 @@
-"""A BM25 index, in memory or in a folder: never half-written, and used only for the corpus and settings it is of.
+"""A BM25 index, in memory or in a folder: never half-written, and used only with the corpus and settings it is made of.
 
 A folder holds what bm25s 0.3 writes (`bm25s.BM25.load(folder)` reads it), the order of the ids, a manifest, and, where
 `qr-jax index` made it, the passages.
@@ -53,9 +53,9 @@ def build(corpus: Iterable[Passage], settings: Mapping[str, Any]) -> Index:
 def load_or_build(folder: str | Path, corpus: Sequence[Passage], settings: Mapping[str, Any]) -> Index:
     """The folder's index, memory-mapped; built and put there first where it is absent, of other input, or damaged.
 
-    A rebuild is said by a warning with its reason. The index is written beside the folder and renamed, so what
-    stands there is whole, also where several processes build at once. ValueError where the folder holds anything else,
-    stored passages too.
+    A warning says why an index is built again. The index is written beside the folder and renamed, so the folder is
+    always whole, even if several processes build at once. ValueError where the folder holds anything else, stored
+    passages too.
     """
     path, wanted = Path(folder), {"corpus": corpus_hash(corpus), "settings": dict(settings)}
     reason = why_not(path, wanted)
@@ -91,22 +91,23 @@ def load(path: Path) -> Index:
 
 
 def passages(folder: str | Path) -> stored.Stored:
-    """The passages that `qr-jax index` stored in a folder. ValueError where they are not the ones its manifest is of.
+    """The passages that `qr-jax index` stored in a folder. ValueError where its manifest has other hashes of them.
 
-    Their files are read whole for it, once: one to two seconds a gigabyte, from a disk that keeps up.
+    For this check their files are read whole, once: one to two seconds a gigabyte, from a disk that keeps up.
     """
     path = Path(folder)
     try:
         listed = read_manifest(path)["files"]
         wrong = [name for name in (stored.TEXTS, stored.ENDS) if file_hash(path / name) != listed[name]]
-        found = f"{' and '.join(wrong)} changed since it was built" if wrong else None
+        problem = f"{' and '.join(wrong)} changed since it was built" if wrong else None
     except FileNotFoundError as error:
-        found = f"{Path(error.filename).name} is not there"
+        problem = f"{Path(error.filename).name} is not there"
     except (OSError, ValueError, KeyError, TypeError) as error:
-        found = f"its {MANIFEST} or passages cannot be read ({error!r})"
-    if found:
+        problem = f"its {MANIFEST} or passages cannot be read ({error!r})"
+    if problem:
         raise ValueError(
-            f"the index {path} is damaged: {found}; build it again from its corpus files: qr-jax index FILE ... {path}"
+            f"the index {path} is damaged: {problem}; build it again from its corpus files: "
+            f"qr-jax index FILE ... {path}"
         )
     return stored.Stored(path)
 
@@ -117,14 +118,14 @@ def why_not(path: Path, wanted: Mapping[str, Any], *, files: Collection[str] | N
     `files`: those that must be undamaged; None: all.
     """
     known = {MANIFEST, *FILES, stored.TEXTS, stored.ENDS}
-    if path.exists() and (not path.is_dir() or {one.name for one in path.iterdir()} - known):
+    if path.exists() and (not path.is_dir() or {file.name for file in path.iterdir()} - known):
         raise ValueError(f"{path} is no folder of a BM25 index, and is left as it is; name a new or empty folder")
     try:
         manifest = read_manifest(path)
         for name, value in {"format": FORMAT, **wanted}.items():
             if manifest[name] != value:
                 return f"its {name} is another"
-        listed = {name: one for name, one in manifest["files"].items() if files is None or name in files}
+        listed = {name: digest for name, digest in manifest["files"].items() if files is None or name in files}
         damaged = [name for name, digest in listed.items() if file_hash(path / name) != digest]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"it is absent or incomplete ({error})"
@@ -136,7 +137,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
 
 
 def corpus_hash(corpus: Sequence[Passage]) -> str:
-    """SHA-256 of the passages: the manifest's where they are stored beside an index, which `passages` held them to."""
+    """SHA-256 of the passages; for stored ones that of their index's manifest, which `passages` has checked."""
     if isinstance(corpus, stored.Stored):
         return read_manifest(corpus.folder)["corpus"]
     total = stored.CorpusHash()
@@ -153,10 +154,10 @@ def write(
     passages: bool = False,
     facts: Mapping[str, Any] = {},
 ) -> dict[str, Any]:
-    """Index the corpus, which is read once, into the folder, with its `passages` if so asked; the manifest comes back.
+    """Index the corpus, which is read once, into the folder, with its `passages` if so asked; returns the manifest.
 
-    Memory holds the ids and the words but neither the texts nor the lists. It is written beside the folder and renamed:
-    what stands under the folder's name is always whole.
+    Memory holds the ids and the words but neither the texts nor the lists. The index is written beside the folder and
+    renamed, so the folder is always whole.
     """
     with build_aside(path) as aside:
         new = aside / "new"
@@ -165,7 +166,7 @@ def write(
         counts = _fill(new, aside, total.over(stored.store(corpus, new) if passages else corpus), settings)
         wanted = {"corpus": total.hexdigest(), "settings": dict(settings)}
         versions = {name: metadata.version(name) for name in ("qr_jax", "numpy")}
-        files = {one.name: file_hash(one) for one in sorted(new.iterdir())}
+        files = {file.name: file_hash(file) for file in sorted(new.iterdir())}
         manifest = {"format": FORMAT, **wanted, "counts": counts, **facts, "versions": versions, "files": files}
         (new / MANIFEST).write_text(json.dumps(manifest, indent=1), "utf-8")
         _put(new, path, aside / "old", wanted)
@@ -178,7 +179,7 @@ def file_hash(path: Path) -> str:
 
 
 def _fill(new: Path, aside: Path, corpus: Iterable[Passage], settings: Mapping[str, Any]) -> dict[str, int]:
-    """Write the index's files; what was counted comes back."""
+    """Write the index's files; returns the counts."""
     ids: list[str] = []
     stopwords = bm25_build.stop_words(settings["stopwords"])
     counted = bm25_build.count(_texts(corpus, ids), stopwords, _on_disk(aside))
@@ -203,7 +204,7 @@ def _fill(new: Path, aside: Path, corpus: Iterable[Passage], settings: Mapping[s
 
 
 def _texts(corpus: Iterable[Passage], ids: list[str]) -> Iterator[str]:
-    """What is indexed of each passage; its id is put aside."""
+    """The text of each passage that is indexed; its id is added to `ids`."""
     for passage in corpus:
         ids.append(passage.id)
         yield f"{passage.title} {passage.text}"
@@ -214,8 +215,8 @@ def _check(ids: list[str], counted: bm25_build.Counted, settings: Mapping[str, A
     place_P = sorted(range(len(ids)), key=ids.__getitem__)
     twice = next((ids[a] for a, z in zip(place_P, place_P[1:]) if ids[a] == ids[z]), None)
     if not ids or twice is not None:
-        found = "no passage" if twice is None else f"the id {twice!r} more than once"
-        raise ValueError(f"bm25 needs a corpus of passages with an id each; found {found}")
+        problem = "no passage" if twice is None else f"the id {twice!r} more than once"
+        raise ValueError(f"bm25 needs a corpus of passages with an id each; found {problem}")
     if not counted.word_at:
         stopwords = settings["stopwords"]
         raise ValueError(f"none of the {len(ids)} passages holds a word to search for (stopwords={stopwords!r})")
@@ -229,7 +230,7 @@ def _constants(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _on_disk(folder: Path) -> Callable[[np.ndarray], np.ndarray]:
-    """What puts each block into a file and gives it back as a memory map."""
+    """A `keep` for `bm25_build.count` that writes each block to a file and returns it as a memory map."""
     numbers = itertools.count()
 
     def keep(block: np.ndarray) -> np.ndarray:
@@ -249,5 +250,5 @@ def _put(new: Path, path: Path, old: Path, wanted: Mapping[str, Any]) -> None:
     try:
         os.replace(new, path)
     except OSError:
-        if not path.is_dir():  # otherwise another process put its own there just now: the caller checks that one
+        if not path.is_dir():  # otherwise another process has just put its index there, which the caller checks
             raise

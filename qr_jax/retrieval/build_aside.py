@@ -1,6 +1,6 @@
-"""A folder in which another one is made before it gets its name; what a killed process left of it is cleared.
+"""A temporary folder in which another folder is built before it gets its name; those of killed processes are deleted.
 
-While it is written it is locked, so that nobody takes it for left over. On a file system without locks nothing is.
+While it is in use it is locked, so that nobody deletes it. On a file system without locks nothing is deleted.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ def build_aside(path: Path) -> Iterator[Path]:
 
 
 def clear_left(path: Path) -> None:
-    """Delete what was being made for `path` by processes that were killed, with a warning; what still is stays."""
+    """Delete the temporary folders for `path` that killed processes left, with a warning; those in use stay."""
     for left in path.parent.glob(f".{glob.escape(path.name)}.build-*"):
         with contextlib.suppress(OSError):
             held = _lock(left)
@@ -39,7 +39,7 @@ def clear_left(path: Path) -> None:
 
 
 def _make(path: Path) -> tuple[Path, int | None]:
-    """The folder and what holds its lock."""
+    """The new folder and the open file that holds its lock, None without locks."""
     while True:
         aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.build-", dir=path.parent))
         try:
@@ -54,7 +54,7 @@ def _make(path: Path) -> tuple[Path, int | None]:
 
 
 def _lock(folder: Path) -> int:
-    """What holds the folder's lock until it is closed or the process ends. OSError where another process has it."""
+    """The open file that holds the folder's lock until it is closed. OSError where another process has the lock."""
     import fcntl
 
     opened = os.open(folder, os.O_RDONLY)

@@ -28,7 +28,7 @@ SLOW_S = 1.0
 
 @dataclass
 class _Check:
-    """One server's check: what was found, what is wrong, and what should be known."""
+    """A server under check: its passages so far, what is wrong with it, and what should be known of it."""
 
     endpoint: http_post.Endpoint
     way: Protocol
@@ -40,9 +40,9 @@ class _Check:
     def ask(self, queries: Sequence[str], k: int | None = None) -> list[list[Passage]]:
         """OSError or ValueError where the server gives no answer of the protocol."""
         answer = self.endpoint.post(self.way.request(queries, self.k if k is None else k))
-        found = self.way.results(answer, len(queries))
-        self.seen += [passage for some in found for passage in some]
-        return found
+        results = self.way.results(answer, len(queries))
+        self.seen += [passage for passages in results for passage in passages]
+        return results
 
     def attempt(self, what: str, step: Callable[[], None]) -> bool:
         """Whether the step could be done; a server's failure is a problem by this name."""
@@ -63,138 +63,141 @@ def check(
     queries: Sequence[str] | None = None,
     token_env: str | None = None,
 ) -> dict[str, Any]:
-    """What was found: `problems` (a run would suffer by them), `notes`, and `latency_ms` with median and p95.
+    """The findings: `problems` (a run would suffer by them), `notes`, and `latency_ms` with median and p95.
 
     Asked: the protocol's shape for one to three queries at once, k of 1 to 2 * k, the same thing twice, odd texts, and
     queries that hold tags. ValueError: a URL, protocol or token that cannot be used.
     """
     way = PROTOCOLS[protocol]
     headers = {"Authorization": f"Bearer {http_post.secret(token_env)}"} if token_env else None
-    of = _Check(http_post.Endpoint(url, PATIENCE, headers, path=way.path), way, k)
+    server = _Check(http_post.Endpoint(url, PATIENCE, headers, path=way.path), way, k)
     asked = list(queries or QUERIES)
-    found: dict[str, Any] = {"url": of.endpoint.url, "protocol": protocol, "k": k}
-    if of.attempt("one query", lambda: _schema(of, asked[0])):
-        of.attempt("several queries at once", lambda: _together(of, asked))
-        of.attempt("k", lambda: _respects_k(of, asked))
-        of.attempt("determinism", lambda: _same_again(of, asked))
-        of.attempt("a query in other scripts", lambda: _none(of.ask([UNICODE])))
-        _empty(of)
+    findings: dict[str, Any] = {"url": server.endpoint.url, "protocol": protocol, "k": k}
+    if server.attempt("one query", lambda: _schema(server, asked[0])):
+        server.attempt("several queries at once", lambda: _together(server, asked))
+        server.attempt("k", lambda: _respects_k(server, asked))
+        server.attempt("determinism", lambda: _same_again(server, asked))
+        server.attempt("a query in other scripts", lambda: _none(server.ask([UNICODE])))
+        _empty(server)
         if protocol == "search_r1":
-            _without_scores(of, asked)
-        of.attempt("a query with tags", lambda: found.update(injection=_injection(of)))
-        of.attempt("latency", lambda: found.update(latency_ms=_latency(of, asked, calls)))
-    if not any(of.seen) and not of.problems:
-        of.problems.append("no query found anything; try --query with words of the corpus")
-    return found | {"problems": of.problems, "notes": of.notes}
+            _without_scores(server, asked)
+        server.attempt("a query with tags", lambda: findings.update(injection=_injection(server)))
+        server.attempt("latency", lambda: findings.update(latency_ms=_latency(server, asked, calls)))
+    if not any(server.seen) and not server.problems:
+        server.problems.append("no query found anything; try --query with words of the corpus")
+    return findings | {"problems": server.problems, "notes": server.notes}
 
 
-def _none(found: Any) -> None:
-    """For steps that only have to be answered."""
+def _none(results: Any) -> None:
+    """Drops the answer of a step that only has to be answered."""
 
 
-def _schema(of: _Check, query: str) -> None:
-    (found,) = of.ask([query])
-    ids = [passage.id for passage in found]
+def _schema(server: _Check, query: str) -> None:
+    (passages,) = server.ask([query])
+    ids = [passage.id for passage in passages]
     if len(set(ids)) < len(ids):
-        of.problems.append(f"one query: an id comes more than once among {ids}")
-    scores = [passage.score for passage in found]
+        server.problems.append(f"one query: an id comes more than once among {ids}")
+    scores = [passage.score for passage in passages]
     if scores != sorted(scores, reverse=True):
-        of.notes.append(f"passages are not ordered by score: {scores}; qr_jax keeps the server's order")
-    blank = [passage.id for passage in found if not passage.text.strip()]
+        server.notes.append(f"passages are not ordered by score: {scores}; qr_jax keeps the server's order")
+    blank = [passage.id for passage in passages if not passage.text.strip()]
     if blank:
-        of.problems.append(f"one query: passages without a text: {blank}")
+        server.problems.append(f"one query: passages without a text: {blank}")
 
 
-def _together(of: _Check, asked: Sequence[str]) -> None:
-    """Each query of a request must get what it gets alone: a server of the peers loses those of the second of two."""
-    if not of.way.batch:
+def _together(server: _Check, asked: Sequence[str]) -> None:
+    """Each query of a request must get what it gets alone: one peer's server loses the passages of a second query."""
+    if not server.way.batch:
         return
-    some = (list(asked) * 3)[:3]
-    alone = [[passage.id for passage in of.ask([query])[0]] for query in some]
+    queries = (list(asked) * 3)[:3]
+    alone = [[passage.id for passage in server.ask([query])[0]] for query in queries]
     for size in (2, 3):
-        found = [[passage.id for passage in row] for row in of.ask(some[:size])]
-        if found != alone[:size]:
-            of.problems.append(f"{size} queries at once got {found}, alone they get {alone[:size]}")
+        together = [[passage.id for passage in row] for row in server.ask(queries[:size])]
+        if together != alone[:size]:
+            server.problems.append(f"{size} queries at once got {together}, alone they get {alone[:size]}")
 
 
-def _respects_k(of: _Check, asked: Sequence[str]) -> None:
-    for k in sorted({1, of.k, 2 * of.k}):
-        most = max(len(of.ask([query], k)[0]) for query in asked[:3])
+def _respects_k(server: _Check, asked: Sequence[str]) -> None:
+    for k in sorted({1, server.k, 2 * server.k}):
+        most = max(len(server.ask([query], k)[0]) for query in asked[:3])
         if most > k:
-            of.problems.append(f"k: {most} passages came where {k} were asked for")
+            server.problems.append(f"k: {most} passages came where {k} were asked for")
 
 
-def _same_again(of: _Check, asked: Sequence[str]) -> None:
+def _same_again(server: _Check, asked: Sequence[str]) -> None:
     for query in asked[:3]:
-        first, *others = ([passage.id for passage in of.ask([query])[0]] for _ in range(4))
+        first, *others = ([passage.id for passage in server.ask([query])[0]] for _ in range(4))
         if any(other != first for other in others):
-            of.problems.append(f"determinism: {query!r} got {first} and then {others}; runs will not repeat exactly")
+            server.problems.append(f"determinism: {query!r} got {first}, then {others}; runs will not repeat exactly")
 
 
-def _empty(of: _Check) -> None:
+def _empty(server: _Check) -> None:
     """How the server takes a blank query, and whether it still answers then. qr_jax itself sends none."""
     try:
-        (found,) = of.ask([""])
-        of.notes.append(f"an empty query gets {len(found)} passages; qr_jax sends none, and finds nothing for it")
+        (passages,) = server.ask([""])
+        server.notes.append(
+            f"an empty query gets {len(passages)} passages; qr_jax sends none, and finds nothing for it"
+        )
     except (OSError, ValueError) as error:
-        of.notes.append(f"an empty query is refused ({error}); qr_jax sends none, and finds nothing for it")
-    of.attempt("after an empty query", lambda: _none(of.ask(["capital"])))
+        server.notes.append(f"an empty query is refused ({error}); qr_jax sends none, and finds nothing for it")
+    server.attempt("after an empty query", lambda: _none(server.ask(["capital"])))
 
 
-def _without_scores(of: _Check, asked: Sequence[str]) -> None:
+def _without_scores(server: _Check, asked: Sequence[str]) -> None:
     """Search-R1's own server fails with return_scores false, which qr_jax never sends and other clients do."""
     for size in (1, 2, 3):
-        some = (list(asked) * 3)[:size]
+        body = {"queries": (list(asked) * 3)[:size], "topk": server.k, "return_scores": False}
         try:
-            of.way.results(of.endpoint.post({"queries": some, "topk": of.k, "return_scores": False}), size)
+            server.way.results(server.endpoint.post(body), size)
         except (OSError, ValueError) as error:
-            of.notes.append(
+            server.notes.append(
                 f"return_scores=false fails with {size} queries ({error}); qr_jax asks for scores and is not affected, "
                 "other clients are"
             )
             return
 
 
-def _injection(of: _Check) -> dict[str, Any]:
-    """How many passages seen so far, and for queries that look for them, hold tags; one of them, and what we show."""
+def _injection(server: _Check) -> dict[str, Any]:
+    """How many passages hold tags, after queries that look for such passages; an example, and what we show of it."""
     for query in INJECTION:
-        of.ask([query])
-    held = [whole for whole in (f"{one.title}\n{one.text}" for one in of.seen) if dialect.neutralise(whole) != whole]
-    found: dict[str, Any] = {"passages": len(of.seen), "with_tags": len(held)}
+        server.ask([query])
+    texts = [f"{passage.title}\n{passage.text}" for passage in server.seen]
+    held = [text for text in texts if dialect.neutralise(text) != text]
+    figures: dict[str, Any] = {"passages": len(texts), "with_tags": len(held)}
     if held:
         tag = dialect.like_a_tag().search(held[0]) or dialect.CONTROL_START.search(held[0])
         at = tag.start() if tag else 0
         part = held[0][max(0, at - 20) : at + 60]
-        found |= {"sent": part, "shown": dialect.neutralise(part)}
-        of.notes.append(
-            f"{len(held)} of {len(of.seen)} passages hold tags of the dialect, as in {part!r}: the model is shown "
-            f"{found['shown']!r}, and answers are read from its own tokens alone. Other trainers may take them for its"
+        figures |= {"sent": part, "shown": dialect.neutralise(part)}
+        server.notes.append(
+            f"{len(held)} of {len(server.seen)} passages hold tags of the dialect, as in {part!r}: the model is shown "
+            f"{figures['shown']!r}, and answers come from its tokens alone. Other trainers may read these as its own"
         )
-    return found
+    return figures
 
 
-def _latency(of: _Check, asked: Sequence[str], calls: int) -> dict[str, float]:
+def _latency(server: _Check, asked: Sequence[str], calls: int) -> dict[str, float]:
     """Milliseconds of calls with one query, one after another."""
     times = []
     for at in range(calls):
         begun = time.perf_counter()
-        of.ask([asked[at % len(asked)]])
+        server.ask([asked[at % len(asked)]])
         times.append(1000 * (time.perf_counter() - begun))
     p95 = sorted(times)[min(len(times) - 1, int(0.95 * len(times)))]
     if p95 > 1000 * SLOW_S:
-        of.notes.append(f"p95 is {p95:.0f} ms: rollouts will wait for searches; more replicas or `cached` help")
+        server.notes.append(f"p95 is {p95:.0f} ms: rollouts will wait for searches; more replicas or `cached` help")
     return {"calls": calls, "median": round(statistics.median(times), 2), "p95": round(p95, 2)}
 
 
-def format_report(found: Mapping[str, Any]) -> str:
+def format_report(findings: Mapping[str, Any]) -> str:
     """The findings in lines, what is wrong last."""
-    lines = [f"{found['url']} ({found['protocol']}, k = {found['k']})"]
-    if "latency_ms" in found:
-        times = found["latency_ms"]
+    lines = [f"{findings['url']} ({findings['protocol']}, k = {findings['k']})"]
+    if "latency_ms" in findings:
+        times = findings["latency_ms"]
         lines.append(f"latency: median {times['median']:.1f} ms, p95 {times['p95']:.1f} ms over {times['calls']} calls")
-    if "injection" in found:
-        seen = found["injection"]
+    if "injection" in findings:
+        seen = findings["injection"]
         lines.append(f"tags in passages: {seen['with_tags']} of {seen['passages']}")
-    lines += [f"note: {one}" for one in found["notes"]]
-    lines += [f"WRONG: {one}" for one in found["problems"]]
-    return "\n".join([*lines, *([] if found["problems"] else ["nothing is wrong"])])
+    lines += [f"note: {note}" for note in findings["notes"]]
+    lines += [f"WRONG: {problem}" for problem in findings["problems"]]
+    return "\n".join([*lines, *([] if findings["problems"] else ["nothing is wrong"])])

@@ -1,4 +1,4 @@
-"""A dense index: a corpus's vectors in pieces, in memory or in a folder; what was interrupted goes on where it ended.
+"""A dense index: a corpus's vectors in pieces, in memory or in a folder; an interrupted build goes on where it ended.
 
 A folder holds a manifest (corpus, model, settings), a numpy file a piece, and a list of the pieces that are done with
 the SHA-256 of each.
@@ -57,18 +57,18 @@ def quantise(vector_ND: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def in_memory(count: int, storage: Storage, embed: Embed) -> Vectors:
-    """The vectors of `count` rows, made now."""
+    """The vectors of `count` rows, computed now."""
     return Vectors([_stored(embed(*span), storage) for span in _shown(_spans(count))], storage)
 
 
 def in_folder(
     folder: Path, count: int, storage: Storage, embed: Embed, *, corpus: str, model: str, settings: Mapping[str, Any]
 ) -> Vectors:
-    """The folder's vectors, memory-mapped, after those that are not there yet have been made.
+    """The folder's vectors, memory-mapped; missing ones are computed first.
 
-    Each piece is kept as soon as it is done, so a process that was killed loses one. A damaged piece is made again,
-    which a warning says. A second process waits until the first is done. ValueError: an index of another corpus, model
-    or settings, or a folder of other files; they are left as they are.
+    Each piece is kept as soon as it is done, so a killed process loses only one. A damaged piece is made again, with a
+    warning. A second process waits until the first is done. ValueError: an index of another corpus, model or settings,
+    or a folder of other files; they are left as they are.
     """
     wanted = {"format": FORMAT, "corpus": corpus, "rows": count, "model": model}
     wanted |= {"settings": {**settings, "storage": storage}, "piece_rows": PIECE}
@@ -103,7 +103,7 @@ def _stored(vector_ND: np.ndarray, storage: Storage) -> np.ndarray:
 
 
 def _put(path: Path, piece: np.ndarray) -> str:
-    """Write the piece under its name, whole or not at all; its SHA-256 comes back."""
+    """Write the piece under its name, whole or not at all; returns its SHA-256."""
     temporary = path.with_name(path.name + ".new")
     with temporary.open("wb") as file:
         np.save(file, piece)
@@ -113,25 +113,25 @@ def _put(path: Path, piece: np.ndarray) -> str:
 
 
 def _done(folder: Path, wanted: Mapping[str, Any], names: Sequence[str]) -> set[str]:
-    """The pieces that are there and whole; the manifest is written where there is none."""
+    """The names of the pieces that are whole; a missing manifest is written."""
     known = {LOCK, MANIFEST + ".new", PIECES, *names, *(f"{name}.new" for name in names)}
     if not (folder / MANIFEST).exists():
-        if {one.name for one in folder.iterdir()} - known:
+        if {file.name for file in folder.iterdir()} - known:
             raise ValueError(f"{folder} is no folder of a dense index, and is left as it is; name a new or empty one")
         (folder / (MANIFEST + ".new")).write_text(json.dumps(wanted, indent=1), "utf-8")
         os.replace(folder / (MANIFEST + ".new"), folder / MANIFEST)
     _refuse_other(folder, wanted)
     lines = (folder / PIECES).read_text("utf-8").splitlines() if (folder / PIECES).exists() else []
     listed = dict(line.split(" ") for line in lines if line.count(" ") == 1)  # the last line may have been cut
-    found = {name: digest for name, digest in listed.items() if name in names}
-    whole = {name for name, digest in found.items() if _is(folder / name, digest)}
-    if len(whole) < len(found):
-        warnings.warn(f"damaged pieces of the index {folder} are made again: {len(found) - len(whole)}", stacklevel=4)
+    written = {name: digest for name, digest in listed.items() if name in names}
+    whole = {name for name, digest in written.items() if _has_digest(folder / name, digest)}
+    if damaged := len(written) - len(whole):
+        warnings.warn(f"damaged pieces of the index {folder} are made again: {damaged}", stacklevel=4)
     return whole
 
 
 def _refuse_other(folder: Path, wanted: Mapping[str, Any]) -> None:
-    """ValueError when the folder's manifest is of something else; it says of what."""
+    """ValueError, with what differs, when the folder's manifest is of another index."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
         before = dict(manifest["settings"])
@@ -146,13 +146,13 @@ def _refuse_other(folder: Path, wanted: Mapping[str, Any]) -> None:
         )
 
 
-def _is(path: Path, digest: str) -> bool:
+def _has_digest(path: Path, digest: str) -> bool:
     return path.is_file() and file_hash(path) == digest
 
 
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """One process at a time; the lock falls with the process that holds it."""
+    """One process at a time; the lock ends with the process that holds it."""
     import fcntl
 
     with (folder / LOCK).open("w") as lock:

@@ -1,6 +1,6 @@
 """JSON posted to one URL, and what comes back: retried inside a deadline, bounded in size, never redirected.
 
-A server that keeps failing is left alone for a while, and whoever asks then waits. No message holds a secret.
+A server that keeps failing is left alone for a while, and callers wait meanwhile. No message holds a secret.
 """
 
 import base64
@@ -31,14 +31,14 @@ Result = TypeVar("Result")
 
 log = logging.getLogger(__name__)
 
-FIRST_PAUSE_S = 0.1  # before the first retry; it doubles, and each is drawn between its half and its whole
-PASSING = (408, 425, 429)  # and all from 500: another try may do better
+FIRST_PAUSE_S = 0.1  # before the first retry; it doubles with each, and half of it or more is waited, at random
+PASSING = (408, 425, 429)  # and 500 and above: another try may do better
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 STALE = (ConnectionResetError, BrokenPipeError, http.client.RemoteDisconnected)
 
 
 class Failed(OSError):
-    """No answer that can be used. `passing`: another try may get one, `pause_s` from now at the earliest."""
+    """No usable answer came. `passing`: another try may get an answer, `pause_s` from now at the earliest."""
 
     def __init__(self, text: str, *, passing: bool = True, pause_s: float = 0.0):
         super().__init__(redact(text))
@@ -49,8 +49,8 @@ class Failed(OSError):
 class Patience:
     """How long and how often a call is tried, and when its server is left alone.
 
-    `timeout_s` is for one try, `deadline_s` for all of a call. After `pause_after` failures in a row, nobody asks for
-    `pause_s`.
+    `timeout_s` is for one try, `deadline_s` for all of a call. After `pause_after` failures in a row no request is sent
+    for `pause_s`.
     """
 
     timeout_s: float = 10.0
@@ -67,26 +67,26 @@ class Patience:
 
 
 def secret(name: str) -> str:
-    """The secret in an environment variable. ValueError, without its value: absent, too short, or not to be redacted.
+    """The secret in an environment variable. ValueError, which does not show it: absent, too short, or a wrong name.
 
-    What is not named like a secret would not be redacted (secrecy.py), so such names are refused.
+    A variable whose name is not like a secret's would not be redacted (secrecy.py), so it is refused.
     """
     if not looks_secret(name):
         raise ValueError(f"{name} does not look like a secret's name; call the variable ..._KEY or ..._TOKEN")
     value = os.environ.get(name, "").strip()
     if len(value) < SHORTEST or not re.fullmatch(r"[!#-\[\]-~]+", value):
-        found = f"has {len(value)} characters" if value else "is not set"
+        problem = f"has {len(value)} characters" if value else "is not set"
         raise ValueError(
-            f"the environment variable {name} {found}; wanted a secret of {SHORTEST} or more plain characters, "
+            f"the environment variable {name} {problem}; wanted a secret of {SHORTEST} or more plain characters, "
             "without blanks or quotes"
         )
     return value
 
 
 class Endpoint:
-    """One URL that takes JSON; connections are kept and used again. Calls may come from several threads.
+    """A URL that takes JSON; connections are kept and used again. Calls may come from several threads.
 
-    `path` is taken where the URL has none.
+    `path` is added to a URL without one.
     """
 
     def __init__(self, url: str, patience: Patience, headers: Mapping[str, str] | None = None, *, path: str = "/"):
@@ -110,10 +110,10 @@ class Endpoint:
             connection.close()
 
     def post(self, body: Any, ends: float | None = None) -> Any:
-        """The JSON that the URL answers with. Failed where there is none by `ends` (of time.monotonic).
+        """The JSON that the URL answers with; raises Failed if none has come by `ends` (of time.monotonic).
 
-        What may pass (no connection, a time-out, half a body, 408, 425, 429, 5xx, no JSON) is tried again after growing
-        pauses with jitter, or the server's own Retry-After.
+        After a failure that may pass (no connection, a time-out, half a body, 408, 425, 429, 5xx, no JSON) it tries
+        again after growing pauses with jitter, or the server's own Retry-After.
         """
         data = json.dumps(body).encode()
         ends = time.monotonic() + self.patience.deadline_s if ends is None else ends
@@ -121,7 +121,7 @@ class Endpoint:
         while True:
             self._wait(ends)
             try:
-                found = self._once(data, min(ends, time.monotonic() + self.patience.timeout_s))
+                answer = self._once(data, min(ends, time.monotonic() + self.patience.timeout_s))
             except Failed as error:
                 self._count(error)
                 pause_s = max(FIRST_PAUSE_S * 2**attempt * random.uniform(0.5, 1.0), error.pause_s)
@@ -131,12 +131,12 @@ class Endpoint:
                 time.sleep(pause_s)
             else:
                 self._count(None)
-                return found
+                return answer
 
     # ---- a server that keeps failing
 
     def _wait(self, ends: float) -> None:
-        """Wait while the server is left alone; Failed at once where that lasts beyond `ends`."""
+        """Wait while the server is left alone; raise Failed at once where that lasts beyond `ends`."""
         with self._lock:
             failures, until, last = self._failures, self._paused_until, self._last
         if until >= ends:
@@ -149,7 +149,7 @@ class Endpoint:
         with self._lock:
             if error is None:
                 self._failures = 0
-            elif error.passing:  # what is refused says nothing about the server's health
+            elif error.passing:  # a refused request says nothing about the server's health
                 self._failures, self._last = self._failures + 1, str(error)
                 if self._failures >= self.patience.pause_after:
                     self._paused_until = time.monotonic() + self.patience.pause_s
@@ -162,7 +162,7 @@ class Endpoint:
             kept = self._idle.pop() if self._idle else None
         try:
             if kept is not None:
-                with contextlib.suppress(*STALE):  # it was closed while it lay here: that is no failure
+                with contextlib.suppress(*STALE):  # the server closed it while it was idle: no failure
                     return self._exchange(kept, data, ends)
             return self._exchange(self._open(ends), data, ends)
         except Failed:
@@ -230,7 +230,7 @@ class Endpoint:
 
 
 def _parts(url: str) -> urllib.parse.SplitResult:
-    """The URL's parts; ValueError where it is none of HTTP, or holds a secret."""
+    """The URL's parts; ValueError where it is no HTTP URL, or holds a secret."""
     try:
         parts = urllib.parse.urlsplit(url)
         known = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
@@ -243,7 +243,7 @@ def _parts(url: str) -> urllib.parse.SplitResult:
 
 
 class _Response(http.client.HTTPResponse):
-    """A response that is read until a moment and no longer, however slowly its bytes come."""
+    """A response that is not read beyond the time `ends`, however slowly its bytes come."""
 
     def __init__(self, sock: socket.socket, *arguments: Any, ends: float, **named: Any):
         super().__init__(sock, *arguments, **named)
@@ -276,7 +276,7 @@ def _no_number(name: str) -> Any:
 
 
 def each(work: Callable[[Item], Result], items: Sequence[Item], at_once: int) -> list[Result]:
-    """The work's result for each item, so many of them done at once; the first error where there is one."""
+    """The work's result for each item, `at_once` items at a time; the first error is raised."""
     if len(items) < 2:
         return [work(item) for item in items]
     with ThreadPoolExecutor(min(at_once, len(items)), "post") as threads:

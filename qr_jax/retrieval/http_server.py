@@ -1,6 +1,6 @@
 """A small, strict HTTP/1.1 server for JSON: bounded heads and bodies, kept connections, an orderly end.
 
-Bodies come with Content-Length, never in chunks; what is not understood is refused and its connection closed.
+Bodies come with Content-Length, never in chunks; any other request is refused and its connection closed.
 """
 
 import asyncio
@@ -19,12 +19,12 @@ log = logging.getLogger(__name__)
 FIRST_LINE = re.compile(r"([A-Z]{1,16}) ([!-~]{1,2048}) HTTP/1\.([01])")
 HEADER = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\x00-\x08\x0a-\x1f\x7f]*)")
 ONCE = ("host", "content-length", "content-type", "authorization", "transfer-encoding")
-LINGER_S = 1.0  # so long a refused body is read on, so that its sender sees the refusal and no reset
+LINGER_S = 1.0  # how long a refused body is still read, so that its sender sees the refusal and no reset
 
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked; the names of headers are in lower case, `path` is without its query."""
+    """A client's request; the names of headers are in lower case, `path` is without its query."""
 
     method: str
     path: str
@@ -48,7 +48,7 @@ class Bounds:
     body_bytes: int = 1_000_000
     connections: int = 1024
     idle_s: float = 60.0
-    grace_s: float = 20.0  # what is being answered at the end has so long
+    grace_s: float = 20.0  # how long the last answers may take when the server ends
 
 
 class Refused(Exception):
@@ -64,7 +64,7 @@ def as_json(value: Any, status: int = 200, headers: tuple[tuple[str, str], ...] 
 
 
 class Server:
-    """Answers every request by `handle`; what that raises beside Refused is a 500.
+    """Answers every request by `handle`; any exception of it but Refused is a 500.
 
     `admit` sees a request before its body is read, and may raise Refused.
     """
@@ -83,14 +83,14 @@ class Server:
         return len(self._busy)
 
     async def start(self, host: str, port: int) -> int:
-        """Listen; the port comes back (a free one for 0)."""
+        """Listen; returns the port (a free one for 0)."""
         self._server = await asyncio.start_server(
             self._connection, host, port, limit=self._bounds.head_bytes, backlog=1024
         )
         return self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
-        """Listen no more, finish what is being answered, within `grace_s`, and close."""
+        """Listen no more, finish the answers under way within `grace_s`, and close."""
         self._server.close()
         for task, busy in list(self._busy.items()):
             if not busy:
@@ -113,7 +113,7 @@ class Server:
             while self._server.is_serving() and await self._exchange(task, reader, writer):
                 self._busy[task] = False
         except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            pass  # it went away, was too slow, or the server ends
+            pass  # the client went away or was too slow, or the server ends
         finally:
             del self._busy[task]
             writer.close()
@@ -132,7 +132,7 @@ class Server:
                 writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             async with asyncio.timeout(self._bounds.idle_s):
                 body = await reader.readexactly(length)
-        except Refused as refused:  # where the next request would begin is not known
+        except Refused as refused:  # it is not known where the next request begins
             await self._send(writer, refused.response, False)
             await _linger(reader, writer)
             return False
@@ -179,17 +179,17 @@ async def _linger(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
 
 
 def parse_head(head: bytes, body_bytes: int) -> tuple[Request, int, bool]:
-    """The request without its body, the body's length, and whether the connection is to be kept. Refused, else."""
+    """The request without its body, the body's length, and whether the connection is to be kept; raises Refused."""
     first, *rest = head.decode("latin-1").removesuffix("\r\n\r\n").split("\r\n")
     asked = FIRST_LINE.fullmatch(first)
     if not asked:
         raise Refused(400, "the first line is no HTTP/1.1 request")
     headers: dict[str, str] = {}
     for line in rest:
-        found = HEADER.fullmatch(line)
-        if not found or (found[1].lower() in ONCE and found[1].lower() in headers):
+        header = HEADER.fullmatch(line)
+        if not header or (header[1].lower() in ONCE and header[1].lower() in headers):
             raise Refused(400, "a header is malformed, or is there twice")
-        headers[found[1].lower()] = found[2].rstrip(" \t")
+        headers[header[1].lower()] = header[2].rstrip(" \t")
     if asked[3] == "1" and "host" not in headers:
         raise Refused(400, "there is no Host header")
     if asked[1] == "HEAD":  # its answer would have no body

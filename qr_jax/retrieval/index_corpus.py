@@ -1,4 +1,4 @@
-"""`qr-jax index`: corpus files -> one folder with their passages and a BM25 index, after a look at what it will take.
+"""`qr-jax index`: corpus files -> a folder with their passages and a BM25 index, if memory and disk will suffice.
 
 Searching it then reads the disk: `data.corpus=FOLDER` neither builds anything nor holds the texts in memory.
 """
@@ -20,14 +20,14 @@ from qr_jax.records import Passage
 from qr_jax.retrieval import bm25_build, bm25_index, build_aside
 
 SAMPLE_BYTES, SAMPLE_ROWS = 1 << 20, 2000  # of each file
-# Bytes that building takes beside what grows with the corpus: Python with numpy, and the words that are sorted at once.
+# Bytes that building takes for a corpus of any size: Python with numpy, and for each word that is sorted at once.
 BASE_BYTES, WORD_BYTES = 100_000_000, 150
 GROWTH = 0.65  # different words grow with this power of the words read (Heaps' law, on its high side)
-CONTAINER = (  # files of the limit and of what is used of it
+CONTAINER = (  # files of the limit and of the use
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
     ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
 )
-SPARE = 1.1  # of the estimate, for what a sample cannot know
+SPARE = 1.1  # factor on the estimate, for what a sample cannot know
 
 
 @dataclass(frozen=True)
@@ -52,17 +52,17 @@ def index(
     replace: bool = False,
     say: Any = lambda text: None,
 ) -> dict[str, Any]:
-    """Build the index of the corpus in `out`; its manifest comes back, with `built` false where it was there already.
+    """Build the index of the corpus in `out`; returns its manifest, with `built` false if it was built before.
 
-    ValueError where memory or disk would not do (`check`), where `out` holds other things, or an index that was not
-    made of these files (unless `replace`), on a bad row or an id twice.
+    ValueError where memory or disk would not suffice (`check`), where `out` holds other things, or an index that was
+    not made of these files (unless `replace`), on a bad row or an id twice.
     """
     bm25_build.check(settings["method"], settings["k1"], settings["b"])
     stopwords = bm25_build.stop_words(settings["stopwords"])
     files = readers.resolve(corpus)
     if any(file.is_dir() for file in files):
         raise ValueError(f"{corpus} is an index already; name the files it was made of, or search it as it is")
-    sources = [{"file": one.name, "bytes": one.stat().st_size, "sha256": bm25_index.file_hash(one)} for one in files]
+    sources = [{"file": f.name, "bytes": f.stat().st_size, "sha256": bm25_index.file_hash(f)} for f in files]
     settings = dict(settings) | {"words": bm25_build.WORD}
     if bm25_index.why_not(out, {"settings": settings, "sources": sources}) is None:
         return bm25_index.read_manifest(out) | {"built": False}
@@ -89,14 +89,15 @@ def refuse_other(out: Path, sources: Sequence[Mapping[str, Any]]) -> None:
         return
     try:
         before = bm25_index.read_manifest(out).get("sources", [])
-        if [one["sha256"] for one in before] == [one["sha256"] for one in sources]:
+        if [source["sha256"] for source in before] == [source["sha256"] for source in sources]:
             return
-        found = f"was made of {', '.join(one['file'] for one in before) or 'passages in memory'}"
+        origin = f"was made of {', '.join(source['file'] for source in before) or 'passages in memory'}"
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        found = "does not say what it was made of"
+        origin = "does not say what it was made of"
+    named = ", ".join(source["file"] for source in sources)
     raise ValueError(
-        f"the index {out} {found}, not of these {', '.join(one['file'] for one in sources)}, and is left as it is; "
-        "name another folder, or put the new one in its place with --replace"
+        f"the index {out} {origin}, not of these {named}, and is left as it is; "
+        "name another folder, or put the new index in its place with --replace"
     )
 
 
@@ -107,13 +108,13 @@ def estimate(files: Sequence[Path], stopwords: Sequence[str]) -> Estimate:
     for file in files:
         count, sample = _sample(file)
         share = count / max(len(sample), 1)
-        found = [bm25_build.words(f"{one.title} {one.text}") for one in sample]
+        words_of = [bm25_build.words(f"{passage.title} {passage.text}") for passage in sample]
         passages += count
-        text_bytes += share * sum(len(f"{one.id}{one.title}{one.text}".encode()) for one in sample)
-        id_bytes += share * sum(len(one.id) for one in sample)
-        pairs += share * sum(len(set(one).difference(stopwords)) for one in found)
-        words += share * sum(map(len, found))
-        seen.update(itertools.chain.from_iterable(found))
+        text_bytes += share * sum(len(f"{p.id}{p.title}{p.text}".encode()) for p in sample)
+        id_bytes += share * sum(len(passage.id) for passage in sample)
+        pairs += share * sum(len(set(in_passage).difference(stopwords)) for in_passage in words_of)
+        words += share * sum(map(len, words_of))
+        seen.update(itertools.chain.from_iterable(words_of))
     different = len(seen) * (max(words, 1) / max(seen.total(), 1)) ** GROWTH
     # A Python text has 57 bytes beside its characters; a dict's entry with its key about 150; ids are sorted once.
     memory = (
@@ -132,23 +133,23 @@ def estimate(files: Sequence[Path], stopwords: Sequence[str]) -> Estimate:
 
 
 def _sample(file: Path) -> tuple[float, list[Passage]]:
-    """About how many rows the file has, and the passages of its first rows; what cannot be read is said later."""
+    """About how many rows the file has, and the passages of its first rows; a bad row ends them, and is said later."""
     if file.suffix == ".parquet":
         count, rows = float(parquet.count(file)), [row for _, row in itertools.islice(parquet.rows(file), SAMPLE_ROWS)]
     else:
         lines, share = _head(file)
         count, rows = len(lines) / share, lines[:SAMPLE_ROWS]
-    found = []
+    passages = []
     for row in rows:
         try:
-            found.append(parsing.passage_of(json.loads(row) if isinstance(row, bytes) else row))
+            passages.append(parsing.passage_of(json.loads(row) if isinstance(row, bytes) else row))
         except (ValueError, TypeError, RecursionError):
             break
-    return count, found
+    return count, passages
 
 
 def _head(file: Path) -> tuple[list[bytes], float]:
-    """The whole lines in the first bytes of a file, and the share of the file that they are."""
+    """The whole lines in the first bytes of a file, and the share of the file that these bytes are."""
     with file.open("rb") as opened:
         raw = opened.read(SAMPLE_BYTES)
     data = _unzipped(raw) if file.suffix == ".gz" else raw
@@ -160,7 +161,7 @@ def _head(file: Path) -> tuple[list[bytes], float]:
 
 
 def _unzipped(data: bytes) -> bytes:
-    """What the beginning of a gzip file holds, in all of its members."""
+    """The text of a gzip file's beginning, from all members in it."""
     parts = []
     try:
         while data:
@@ -198,8 +199,7 @@ def free_disk(out: Path) -> int:
 
 def available_memory() -> int | None:
     """Bytes that can be had without swapping, by the machine and by the container; None where neither says."""
-    found = [value for value in (_machine_memory(), *_container_memory()) if value is not None]
-    return min(found, default=None)
+    return min((value for value in (_machine_memory(), *_container_memory()) if value is not None), default=None)
 
 
 def _machine_memory() -> int | None:
@@ -224,11 +224,13 @@ def gb(count: int) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
 
 
-def format_summary(found: Mapping[str, Any], out: Path) -> str:
-    counts = found["counts"]
-    size = sum(one.stat().st_size for one in out.iterdir())
-    done = f"built in {found['built_s']:.1f} s" if found["built"] else "there already, of these files and settings"
+def format_summary(manifest: Mapping[str, Any], out: Path) -> str:
+    counts = manifest["counts"]
+    size = sum(file.stat().st_size for file in out.iterdir())
+    done = (
+        f"built in {manifest['built_s']:.1f} s" if manifest["built"] else "already there, of these files and settings"
+    )
     return (
         f"{out}: {counts['passages']:,} passages, {counts['different_words']:,} words, {gb(size)}, {done}\n"
-        f"corpus SHA-256 {found['corpus']}\nsearch it with data.corpus={out}"
+        f"corpus SHA-256 {manifest['corpus']}\nsearch it with data.corpus={out}"
     )

@@ -8,7 +8,7 @@ from qr_jax.records import Passage
 
 
 class Pages:
-    """All ids are read once, when it is made."""
+    """Finds a passage by its id; the constructor reads all ids once."""
 
     def __init__(self, corpus: Sequence[Passage]):
         hash_P = np.fromiter((hash(passage.id) for passage in corpus), np.int64, len(corpus))

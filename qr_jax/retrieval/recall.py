@@ -1,4 +1,4 @@
-"""How much of the gold a retriever finds: the share of each question's gold passages among its first k."""
+"""How much of the gold a retriever finds: the share of each question's gold passages among the first k it returns."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,11 +16,11 @@ BATCH = 32  # questions of one call
 
 @dataclass(frozen=True)
 class Gold:
-    """What a question's answer stands in: ids of passages, or, where the questions have none, titles."""
+    """The passages that hold the answers, by their ids or, where the questions give none, by their titles."""
 
     by: str
-    wanted: Sequence[frozenset[str]]  # of each question
-    name: Callable[[Passage], str]
+    wanted: Sequence[frozenset[str]]  # ids or titles for each question
+    name: Callable[[Passage], str]  # a passage's id or title
 
 
 def recall(
@@ -31,9 +31,9 @@ def recall(
     `recall` is the mean share of a question's gold passages among the first k, `all_gold` the share of questions with
     all of them there; `queries_per_second` counts searching alone, in calls of `batch` questions. `by_hops` has both
     for each number of hops, where the questions say it. Questions without gold are counted in
-    `questions_without_gold` and are in no mean. `gold_not_in_corpus` counts the passages, of `gold_passages`, that
-    nothing could find (None where the retriever has passages of its own). ValueError where no question has gold, or
-    the retriever wants a corpus, or has one of its own beside the one that is named.
+    `questions_without_gold` and are in no mean. `gold_not_in_corpus` counts those of the `gold_passages` that nothing
+    could find (None where the retriever has passages of its own). ValueError where no question has gold, the retriever
+    wants a corpus and none is named, or a corpus is named and the retriever has its own.
     """
     if k < 1:
         raise ValueError(f"recall at k needs k of at least 1, and has {k}")
@@ -69,11 +69,11 @@ def recall(
 
 def gold_of(queries: Sequence[Query], name: str) -> Gold:
     """Gold by the ids in `supporting`, or else by the titles in `supporting_titles` or `supporting_facts`."""
-    for by, of, key in (
+    for by, names, key in (
         ("supporting", lambda meta: meta.get("supporting"), lambda passage: passage.id),
         ("supporting_titles", _titles, lambda passage: passage.title),
     ):
-        wanted = [frozenset(map(str, of(query.meta) or ())) for query in queries]
+        wanted = [frozenset(map(str, names(query.meta) or ())) for query in queries]
         if any(wanted):
             return Gold(by, wanted, key)
     raise ValueError(
@@ -83,7 +83,7 @@ def gold_of(queries: Sequence[Query], name: str) -> Gold:
 
 
 def _titles(meta: Mapping[str, Any]) -> Any:
-    """Titles as ours, or as HotpotQA's supporting_facts in FlashRAG: {"title": [...], "sent_id": [...]}."""
+    """Gold titles as we write them, or as FlashRAG writes HotpotQA's: {"title": [...], "sent_id": [...]}."""
     facts = meta.get("supporting_facts")
     return meta.get("supporting_titles") or (facts.get("title") if isinstance(facts, Mapping) else None)
 
@@ -94,17 +94,17 @@ def _ask(
     """The share found for each question, and the seconds that searching took."""
     shares, seconds = [], 0.0
     for start in progress(range(0, len(texts), BATCH), -(-len(texts) // BATCH), f"calls of {BATCH} questions"):
-        some = list(texts[start : start + BATCH])
+        batch = list(texts[start : start + BATCH])
         begun = time.perf_counter()
-        results = search(some, k)
+        results = search(batch, k)
         seconds += time.perf_counter() - begun
-        for want, found in zip(wanted[start : start + BATCH], results, strict=True):
-            shares.append(len(want & {gold.name(passage) for passage in found[:k]}) / len(want))
+        for want, passages in zip(wanted[start : start + BATCH], results, strict=True):
+            shares.append(len(want & {gold.name(passage) for passage in passages[:k]}) / len(want))
     return shares, max(seconds, 1e-9)
 
 
 def _absent(names: frozenset[str], passages: Sequence[Passage], gold: Gold) -> set[str]:
-    """Those that no passage has."""
+    """The gold names that no passage has."""
     left = set(names)
     for passage in passages:
         left.discard(gold.name(passage))
@@ -125,19 +125,19 @@ def _by_hops(queries: Sequence[Query], shares: Sequence[float]) -> dict[str, dic
     return {hops: _mean(group) | {"questions": len(group)} for hops, group in sorted(groups.items())}
 
 
-def format_table(found: Mapping[str, Any]) -> str:
+def format_table(figures: Mapping[str, Any]) -> str:
     """The figures in lines, all questions first."""
-    head = f"{found['retriever']}, k = {found['k']}, {found['passages']:,} passages, gold by {found['gold']}"
-    rows = [("all", found), *found["by_hops"].items()]
+    head = f"{figures['retriever']}, k = {figures['k']}, {figures['passages']:,} passages, gold by {figures['gold']}"
+    rows = [("all", figures), *figures["by_hops"].items()]
     lines = [f"{'hops':>5} {'questions':>10} {'recall':>7} {'all gold':>9}"]
     lines += [f"{n:>5} {row['questions']:>10} {row['recall']:>7.3f} {row['all_gold']:>9.3f}" for n, row in rows]
-    left, absent = found["questions_without_gold"], found["gold_not_in_corpus"]
+    left, absent = figures["questions_without_gold"], figures["gold_not_in_corpus"]
     if left:
         lines.append(f"{left} questions have no gold and are not counted")
     if absent:
         lines.append(
-            f"{absent:,} of {found['gold_passages']:,} gold passages are not in the corpus: is it the right one?"
+            f"{absent:,} of {figures['gold_passages']:,} gold passages are not in the corpus: is it the right one?"
         )
     return "\n".join(
-        [head, *lines] + [f"{found['queries_per_second']:.0f} queries/s, built in {found['built_s']:.1f} s"]
+        [head, *lines] + [f"{figures['queries_per_second']:.0f} queries/s, built in {figures['built_s']:.1f} s"]
     )

@@ -1,4 +1,4 @@
-"""Search requests of many clients put together: one call of the search function answers all that wait."""
+"""Search requests of many clients put together: one call of the search function answers all waiting requests."""
 
 import asyncio
 import contextlib
@@ -23,15 +23,15 @@ class Limits:
     Search-R1 sends all queries of a rollout's turn in one request.
     """
 
-    body_bytes: int = 32_000_000  # so many queries of so many characters, most of which take one or two bytes
+    body_bytes: int = 32_000_000  # room for `queries` of `query_chars`, most characters taking one or two bytes
     queries: int = 4096
     k: int = 100
     default_k: int = 3
-    query_chars: int = 4096  # a longer one is cut: it is searched for, and fails no other
+    query_chars: int = 4096  # a longer query is cut: it is searched for, and fails no other query
     waiting: int = 16_384  # queries that wait for their search; further ones are refused with 503
-    batch: int = 64  # queries of one search call, or as many as one request has
-    wait_s: float = 0.003  # so long a request waits for others, when others are connected
-    search_s: float = 30.0  # then it gets 504
+    batch: int = 64  # queries of one search call; a single request may have more
+    wait_s: float = 0.003  # how long a request waits for others, when other clients are connected
+    search_s: float = 30.0  # after this time a request gets 504
 
 
 @dataclass
@@ -40,7 +40,7 @@ class _Asked:
 
     queries: list[str]
     k: int
-    found: asyncio.Future[list[list[Passage]]]
+    results: asyncio.Future[list[list[Passage]]]
 
 
 class Batcher:
@@ -55,10 +55,10 @@ class Batcher:
 
     @property
     def queue(self) -> int:
-        return sum(len(one.queries) for one in self._waiting)
+        return sum(len(request.queries) for request in self._waiting)
 
     async def ask(self, queries: list[str], k: int) -> list[list[Passage]]:
-        """The passages of each query. Refused: 503 where too many wait, 504 when it takes too long."""
+        """The passages of each query. Refused: 503 where too many queries wait, 504 when the search takes too long."""
         if self.queue + len(queries) > self._limits.waiting:
             raise Refused(503, f"{self.queue} queries wait already; try again", (("Retry-After", "1"),))
         asked = _Asked(queries, k, asyncio.get_running_loop().create_future())
@@ -66,7 +66,7 @@ class Batcher:
         self._came.set()
         try:
             async with asyncio.timeout(self._limits.search_s):
-                return await asked.found
+                return await asked.results
         except TimeoutError as error:
             raise Refused(504, f"no result within {self._limits.search_s:g} s") from error
 
@@ -74,9 +74,9 @@ class Batcher:
         """Search whatever comes, until cancelled."""
         while True:
             await self._gather()
-            some = self._take()
-            if some:
-                await self._answer(some)
+            requests = self._take()
+            if requests:
+                await self._answer(requests)
 
     async def _gather(self) -> None:
         """Wait for a request, and then a moment for more, while somebody is connected who has not asked."""
@@ -94,45 +94,45 @@ class Batcher:
         taken: list[_Asked] = []
         kept: deque[_Asked] = deque()
         count = 0
-        for one in self._waiting:
-            if one.found.done():
+        for request in self._waiting:
+            if request.results.done():
                 continue
-            if not taken or (one.k == taken[0].k and count + len(one.queries) <= self._limits.batch):
-                taken.append(one)
-                count += len(one.queries)
+            if not taken or (request.k == taken[0].k and count + len(request.queries) <= self._limits.batch):
+                taken.append(request)
+                count += len(request.queries)
             else:
-                kept.append(one)
+                kept.append(request)
         self._waiting = kept
         return taken
 
-    async def _answer(self, some: list[_Asked]) -> None:
-        """One call for all of them; where it fails, one for each, so that one bad query does not fail the rest."""
-        distinct = list(dict.fromkeys(query for one in some for query in one.queries))
+    async def _answer(self, requests: list[_Asked]) -> None:
+        """One call for all requests; if it fails, one for each, so that one bad query does not fail the rest."""
+        distinct = list(dict.fromkeys(query for request in requests for query in request.queries))
         self.since = begun = time.monotonic()
         try:
             loop = asyncio.get_running_loop()
-            results = await loop.run_in_executor(self._thread, self._call, distinct, some[0].k)
+            results = await loop.run_in_executor(self._thread, self._call, distinct, requests[0].k)
         except Exception as error:  # whatever a retriever raises is this request's failure, not the server's end
             self._metrics.search_errors += 1
-            if len(some) > 1:
-                for one in some:
-                    await self._answer([one])
+            if len(requests) > 1:
+                for request in requests:
+                    await self._answer([request])
                 return
             log.warning("a search failed: %s: %s", type(error).__name__, error)
-            if not some[0].found.done():
-                some[0].found.set_exception(Refused(500, f"the search failed: {type(error).__name__}"))
+            if not requests[0].results.done():
+                requests[0].results.set_exception(Refused(500, f"the search failed: {type(error).__name__}"))
             return
         finally:
             self.since = None
         self._metrics.search_seconds.add(time.monotonic() - begun)
         self._metrics.batch_queries.add(len(distinct))
         passages = dict(zip(distinct, results, strict=True))
-        for one in some:
-            if not one.found.done():
-                one.found.set_result([passages[query] for query in one.queries])
+        for request in requests:
+            if not request.results.done():
+                request.results.set_result([passages[query] for query in request.queries])
 
     def _call(self, queries: list[str], k: int) -> list[list[Passage]]:
-        results = [list(found)[:k] for found in self._search(queries, k)]
+        results = [list(passages)[:k] for passages in self._search(queries, k)]
         if len(results) != len(queries):
             raise ValueError(f"{len(queries)} queries got {len(results)} lists")
         return results

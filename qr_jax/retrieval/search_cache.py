@@ -1,4 +1,4 @@
-"""Searches kept on disk: what was asked before, of the same retriever, is read and not searched again."""
+"""Searches kept on disk: a query that the same retriever has answered before is read and not searched again."""
 
 import hashlib
 import json
@@ -14,25 +14,25 @@ from qr_jax.records import Passage, SearchFunction
 log = logging.getLogger(__name__)
 
 APPLICATION = 0x71724A58  # in the file's header: it is a cache of searches, and may be emptied
-BUSY_S = 5.0  # so long one process waits for another's write
+BUSY_S = 5.0  # how long one process waits for another's write
 SHARE_KEPT = 0.9  # of the entries, when the file has grown too large
 
 TABLE = "CREATE TABLE IF NOT EXISTS searches (key BLOB PRIMARY KEY, made REAL NOT NULL, found TEXT NOT NULL)"
 
 
 class SearchCache:
-    """A search function before another one, `of`. `asked` and `hits` count queries since it was made.
+    """A search function that keeps the results of another, `search`; `asked` and `hits` count its queries.
 
-    Kept by `identity` (whatever decides the results beside query and k). Empty results are not kept: a server in
-    trouble may have sent them. When the file passes `max_bytes`, the oldest entries go; those older than `max_age_s`
-    are not used. Several threads and processes of one machine may share the file (SQLite with a write-ahead log: not on
-    a network's file system). A cache that cannot be read or written is passed by, with a warning, and never a fault.
+    The key of a result is `identity` (whatever decides it beside query and k), query and k. Empty results are not kept:
+    a server in trouble may have sent them. When the file passes `max_bytes`, the oldest entries go; those older than
+    `max_age_s` are not used. Several threads and processes of one machine may share the file (SQLite with a write-ahead
+    log: not on a network's file system). If the cache cannot be read or written, it warns and searches without it.
     ValueError: a file that is something else.
     """
 
     def __init__(
         self,
-        of: SearchFunction,
+        search: SearchFunction,
         path: str | Path,
         identity: str,
         *,
@@ -41,7 +41,7 @@ class SearchCache:
     ):
         if max_bytes < 100_000:
             raise ValueError(f"a cache of {max_bytes} bytes is too small; wanted 100000 or more")
-        self._of, self._path, self._identity = of, Path(path), identity
+        self._search, self._path, self._identity = search, Path(path), identity
         self._max_bytes, self._max_age_s = max_bytes, max_age_s
         self.asked = self.hits = 0
         self._lock = threading.Lock()
@@ -53,11 +53,11 @@ class SearchCache:
         known = self._read(keys)
         new = [at for at, key in enumerate(keys) if key not in known]
         if new:
-            results = self._of([queries[at] for at in new], k)
+            results = self._search([queries[at] for at in new], k)
             if len(results) != len(new):
                 raise ValueError(f"{len(new)} queries got {len(results)} lists of passages")
             fresh = {keys[at]: results[place] for place, at in enumerate(new)}
-            self._write({key: found for key, found in fresh.items() if found})
+            self._write({key: passages for key, passages in fresh.items() if passages})
             known |= fresh
         with self._lock:
             self.asked += len(queries)
@@ -70,7 +70,7 @@ class SearchCache:
 
     def _read(self, keys: Sequence[bytes]) -> dict[bytes, Sequence[Passage]]:
         since = 0.0 if self._max_age_s is None else time.time() - self._max_age_s
-        found: dict[bytes, Sequence[Passage]] = {}
+        results: dict[bytes, Sequence[Passage]] = {}
         try:
             with self._lock:
                 for key in dict.fromkeys(keys):
@@ -78,16 +78,16 @@ class SearchCache:
                         "SELECT found FROM searches WHERE key = ? AND made >= ?", (key, since)
                     ).fetchone()
                     if row:
-                        found[key] = [Passage(*one) for one in json.loads(row[0])]
+                        results[key] = [Passage(*fields) for fields in json.loads(row[0])]
         except (sqlite3.Error, ValueError, TypeError) as error:
             self._pass_by(error)
-        return found
+        return results
 
     def _write(self, results: dict[bytes, Sequence[Passage]]) -> None:
         now = time.time()
         rows = [
-            (key, now, json.dumps([[one.id, one.title, one.text, float(one.score)] for one in found]))
-            for key, found in results.items()
+            (key, now, json.dumps([[p.id, p.title, p.text, float(p.score)] for p in passages]))
+            for key, passages in results.items()
         ]
         try:
             with self._lock, self._file:
@@ -136,7 +136,7 @@ def _open(path: Path) -> sqlite3.Connection:
 
 
 def _prepare(file: sqlite3.Connection, path: Path) -> None:
-    """Make the table where it is not there yet. The file's mark stands before its table, so that is read after it."""
+    """Make the table if it is missing. The application id is written before the table, so it is read after it."""
     (tables,) = file.execute("SELECT count(*) FROM sqlite_master").fetchone()
     (application,) = file.execute("PRAGMA application_id").fetchone()
     if tables and application != APPLICATION:

@@ -33,7 +33,7 @@ OPEN = ("/health", "/metrics")
 
 @dataclass
 class App:
-    """Requests in, responses out: who may ask, what, and how the passages are written."""
+    """Requests in, responses out: who may ask, what they may ask, and how the passages are written."""
 
     search: SearchFunction
     limits: Limits = field(default_factory=Limits)
@@ -41,7 +41,7 @@ class App:
     loopback: bool = True  # only then a request's Host must be this machine
     about: Mapping[str, Any] = field(default_factory=dict)
     bounds: Bounds | None = None
-    pages: Pages | None = None  # what /access gives; then documents have their id as `url` too
+    pages: Pages | None = None  # what /access gives; with it documents have their id as `url` too
 
     def __post_init__(self):
         self.metrics = ServerMetrics()
@@ -52,7 +52,7 @@ class App:
         self._began = time.monotonic()
 
     def admit(self, request: Request) -> None:
-        """Refused where it may not ask: its body, which may be large, is not read then."""
+        """Raise Refused for a request that is not allowed, before its body, which may be large, is read."""
         try:
             self._allow(request)
         except Refused as refused:
@@ -72,8 +72,8 @@ class App:
 
     async def _route(self, request: Request) -> Response:
         if request.path not in PATHS + OPEN or (request.path == ACCESS and self.pages is None):
-            there = [path for path in PATHS + OPEN if path != ACCESS or self.pages is not None]
-            raise Refused(404, f"there are {', '.join(there)}" + (" (and /access with --access)" * (not self.pages)))
+            paths = [path for path in PATHS + OPEN if path != ACCESS or self.pages is not None]
+            raise Refused(404, f"there are {', '.join(paths)}" + (" (and /access with --access)" * (not self.pages)))
         wanted = "POST" if request.path in PATHS else "GET"
         if request.method != wanted:
             raise Refused(405, f"{request.path} wants {wanted}", (("Allow", wanted),))
@@ -88,16 +88,16 @@ class App:
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
             raise Refused(415, "wanted Content-Type: application/json")
         if request.path == ACCESS and self.pages is not None:
-            found = map(self.pages.get, read_urls(request.body, self.limits))
-            return as_json({"result": [None if one is None else document(one, url=True) for one in found]})
+            passages = map(self.pages.get, read_urls(request.body, self.limits))
+            return as_json({"result": [passage and document(passage, url=True) for passage in passages]})
         queries, k, scores, single = read_asked(request.body, self.limits)
         self.metrics.queries += len(queries)
-        found = await self.batcher.ask(queries, k)
+        results = await self.batcher.ask(queries, k)
         url = self.pages is not None
-        return as_json(answer(request.path, queries, found, scores=scores, single=single, url=url))
+        return as_json(answer(request.path, queries, results, scores=scores, single=single, url=url))
 
     def _allow(self, request: Request) -> None:
-        """Refused: another host's name on loopback (a web page that has its own name point here), or no token."""
+        """Raise Refused: another host's name on loopback (a web page's own name may point here), or no token."""
         if self.loopback:
             name = request.headers.get("host", "localhost").lower()
             if not is_loopback(name[1:].partition("]")[0] if name.startswith("[") else name.partition(":")[0]):
@@ -116,21 +116,21 @@ class App:
 
 
 def known(path: str) -> str:
-    """A path as metrics have it."""
+    """The path's name in the metrics."""
     return path if path in PATHS + OPEN else "other"
 
 
 def read_asked(body: bytes, limits: Limits) -> tuple[list[str], int, bool, bool]:
-    """(queries, k, whether scores are wanted, whether it is one query by itself) of any peer's request; Refused, else.
+    """(queries, k, whether scores are wanted, whether it is one query by itself) of any peer's request, or Refused.
 
-    Taken: `queries` or `query`, a text or a list of texts; `topk`, `k` or `top_n`; `return_scores` or `return_score`.
-    A query of too many characters is cut, as our own client cuts it.
+    It may have `queries` or `query`, a text or a list of texts; `topk`, `k` or `top_n`; `return_scores` or
+    `return_score`. A query of too many characters is cut, as our own client cuts it.
     """
     asked = _object(body)
     queries = asked.get("queries", asked.get("query"))
     single = isinstance(queries, str)
     queries = [queries] if single else queries
-    if not isinstance(queries, list) or not all(isinstance(one, str) for one in queries):
+    if not isinstance(queries, list) or not all(isinstance(query, str) for query in queries):
         raise Refused(400, "wanted 'queries', a list of texts, or 'query', a text")
     k = next((asked[name] for name in ("topk", "k", "top_n") if asked.get(name) is not None), limits.default_k)
     if type(k) is not int or not 1 <= k <= limits.k:
@@ -140,13 +140,13 @@ def read_asked(body: bytes, limits: Limits) -> tuple[list[str], int, bool, bool]
     scores = asked.get("return_scores", asked.get("return_score", False))
     if type(scores) is not bool:
         raise Refused(400, "return_scores is true or false")
-    return [encodable(one[: limits.query_chars]) for one in queries], k, scores, single
+    return [encodable(query[: limits.query_chars]) for query in queries], k, scores, single
 
 
 def read_urls(body: bytes, limits: Limits) -> list[str]:
-    """The ids of the pages that are wanted; Refused, else."""
+    """The ids of the wanted pages, or Refused."""
     urls = _object(body).get("urls")
-    if not isinstance(urls, list) or not all(isinstance(one, str) for one in urls) or len(urls) > limits.queries:
+    if not isinstance(urls, list) or not all(isinstance(url, str) for url in urls) or len(urls) > limits.queries:
         raise Refused(400, f"wanted 'urls', a list of at most {limits.queries} texts")
     return urls
 
@@ -168,22 +168,22 @@ def document(passage: Passage, *, url: bool) -> dict[str, str]:
 def answer(
     path: str,
     queries: Sequence[str],
-    found: Sequence[Sequence[Passage]],
+    results: Sequence[Sequence[Passage]],
     *,
     scores: bool,
     single: bool,
     url: bool = False,
 ) -> Any:
-    """The passages as the path's protocol has them (retrieval_protocols.py)."""
-    documents = [[document(one, url=url) for one in some] for some in found]
+    """The passages of each query as the path's protocol has them (protocols.py)."""
+    documents = [[document(passage, url=url) for passage in passages] for passages in results]
     if path == "/queries":
         return {"queries": list(queries), "answers": documents}
-    values = [[float(one.score) for one in some] for some in found]
+    values = [[float(passage.score) for passage in passages] for passages in results]
     if path == "/retrieve":
         if not scores:
             return {"result": documents}
         pairs = [zip(*row, strict=True) for row in zip(documents, values, strict=True)]
-        return {"result": [[{"document": one, "score": score} for one, score in some] for some in pairs]}
+        return {"result": [[{"document": text, "score": score} for text, score in row] for row in pairs]}
     plain = (documents[0], values[0]) if single else (documents, values)
     return list(plain) if scores else plain[0]
 
@@ -204,7 +204,7 @@ def check_address(host: str, token: str | None) -> None:
 
 
 async def run(app: App, host: str, port: int, say: Callable[[str], None], stop: asyncio.Event) -> bool:
-    """Serve until `stop` is set; what is being answered then is finished. Whether a search still runs after that."""
+    """Serve until `stop` is set, then finish the answers under way; returns whether a search still runs after that."""
     searching = asyncio.create_task(app.batcher.run())
     try:
         bound = await app.server.start(host, port)
@@ -229,7 +229,7 @@ def serve(
 ) -> None:
     """Serve until SIGTERM or SIGINT. ValueError: an address that others can reach, without a token.
 
-    The first thing said is the URL. The server has no TLS: beyond loopback, put a proxy that has it in front.
+    The first thing said is the URL. The server has no TLS: beyond loopback, put a proxy with TLS in front.
     """
     check_address(host, token)
 

@@ -24,16 +24,16 @@ class Histogram:
 
     def lines(self, name: str) -> list[str]:
         """Each bucket counts the values up to its bound, those of smaller bounds included."""
-        found, so_far = [], 0
+        buckets, so_far = [], 0
         for bound, count in zip((*self.bounds, "+Inf"), self.counts, strict=True):
             so_far += count
-            found.append(f'{name}_bucket{{le="{bound}"}} {so_far}')
-        return [*found, f"{name}_sum {self.total:.9g}", f"{name}_count {so_far}"]
+            buckets.append(f'{name}_bucket{{le="{bound}"}} {so_far}')
+        return [*buckets, f"{name}_sum {self.total:.9g}", f"{name}_count {so_far}"]
 
 
 @dataclass
 class ServerMetrics:
-    """What one server did since it began."""
+    """What a server did since it began."""
 
     requests: Counter[tuple[str, int]] = field(default_factory=Counter)  # (path, status)
     queries: int = 0
@@ -43,7 +43,7 @@ class ServerMetrics:
     batch_queries: Histogram = field(default_factory=lambda: Histogram(SIZES))
 
     def text(self, gauges: Mapping[str, tuple[str, float]]) -> str:
-        """All of it, and the gauges (name -> help, value)."""
+        """All metrics, and the gauges (name -> help, value)."""
         statuses = [
             f'qr_jax_requests_total{{path="{path}",status="{status}"}} {count}'
             for (path, status), count in sorted(self.requests.items())

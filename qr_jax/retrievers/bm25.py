@@ -24,41 +24,33 @@ def bm25(
 ) -> SearchFunction:
     """A search over title + " " + text of each passage: best first, equal scores by id, score 0 left out.
 
-    `index` names a folder: its index is used where it was made of this very corpus with these settings, else it is
-    built there first (ValueError where the folder holds other files). None: a corpus that `qr-jax index`
-    stored is searched by the index beside it, if it has these settings; else one is built in memory. The order is
-    exact, ties at the k-th place included. An empty query, or one of unknown words only, finds nothing. ValueError: an
-    empty corpus, an id twice, no word in any passage, an unknown method. The function may be called from several
-    threads.
+    `index` names a folder: its index is used if it was made of this very corpus with these settings, and is built there
+    first if not (ValueError where the folder holds other files). None: if `qr-jax index` stored the corpus, the index
+    beside it is used if it has these settings; otherwise an index is built in memory. The order is exact, ties at the
+    k-th place included. An empty query, or one of unknown words only, finds nothing. ValueError: an empty corpus, an id
+    twice, no word in any passage, an unknown method. The function may be called from several threads.
     """
     bm25_build.check(method, k1, b)
-    found = _index(
-        corpus, index, {"method": method, "k1": k1, "b": b, "stopwords": stopwords, "words": bm25_build.WORD}
-    )
-    score_I, place_I, start_W, order_P, word_at = (
-        found.score_I,
-        found.place_I,
-        found.start_W,
-        found.order_P,
-        found.word_at,
-    )
+    settings = {"method": method, "k1": k1, "b": b, "stopwords": stopwords, "words": bm25_build.WORD}
+    lists = _index(corpus, index, settings)
+    score_I, place_I, start_W, order_P = lists.score_I, lists.place_I, lists.start_W, lists.order_P
 
-    def one(query: str, k: int) -> list[Passage]:
-        known = [word_at[word] for word in bm25_build.words(query) if word in word_at]  # stop words have no list
-        lists = [slice(int(start_W[at]), int(start_W[at + 1])) for at in known]
+    def passages(query: str, k: int) -> list[Passage]:
+        words = [lists.word_at[word] for word in bm25_build.words(query) if word in lists.word_at]  # no stop words
+        spans = [slice(int(start_W[word]), int(start_W[word + 1])) for word in words]
         scores_P = np.zeros(len(order_P), np.float32)
-        for where in lists:
-            np.add.at(scores_P, place_I[where], score_I[where])
+        for span in spans:
+            np.add.at(scores_P, place_I[span], score_I[span])
         # The k-th best of a few passages bounds the k-th best of all from below: those of the rarest word that has k.
-        some = min((place_I[where] for where in lists if where.stop - where.start >= k), key=len, default=None)
-        least = 0.0 if some is None or k < 1 else np.partition(scores_P[some], -k)[-k]
+        few = min((place_I[span] for span in spans if span.stop - span.start >= k), key=len, default=None)
+        least = 0.0 if few is None or k < 1 else np.partition(scores_P[few], -k)[-k]
         return [_scored(corpus[place], scores_P[place]) for place in best(scores_P, order_P, k, least)]
 
-    return lambda queries, k: [one(query, k) for query in queries]
+    return lambda queries, k: [passages(query, k) for query in queries]
 
 
 def _index(corpus: Sequence[Passage], folder: str | None, settings: dict[str, Any]) -> bm25_index.Index:
-    """The index of the corpus with these settings: the folder's, the one beside its passages, or one made now."""
+    """The index of the corpus with these settings: the folder's, that beside its passages, or a new one in memory."""
     if folder is not None:
         return bm25_index.load_or_build(folder, corpus, settings)
     if isinstance(corpus, Stored):
@@ -72,7 +64,7 @@ def _index(corpus: Sequence[Passage], folder: str | None, settings: dict[str, An
 def best(scores_P: np.ndarray, order_P: np.ndarray, k: int, least: float = 0.0) -> np.ndarray:
     """Places of the k best scores above 0, best first, equal scores by `order_P`; fewer where fewer are above 0.
 
-    `least`: a score that at least k reach, if one is known.
+    `least`: a score that at least k passages are known to reach.
     """
     places = np.flatnonzero(scores_P >= least if least > 0 else scores_P > 0)
     if 0 < k < len(places):

@@ -11,7 +11,7 @@ from qr_jax.retrieval import bm25_index, identity
 from qr_jax.retrieval.search_cache import SearchCache
 from qr_jax.settings import Use, plain
 
-# Settings of retrievers that change how passages are come by, and not which.
+# Settings that change how a retriever gets its passages, but not which passages.
 WITHOUT_EFFECT = ("index", "token_env", "key_env", "batch", "at_once", "timeout_s", "deadline_s", "retries")
 WITHOUT_EFFECT += ("pause_after", "pause_s", "response_bytes", "batch_tokens", "devices")
 
@@ -28,13 +28,13 @@ def cached(
 ) -> SearchCache:
     """The search of `of` behind a cache in the file `cache`, as in use("cached", of=use("http", url=...), cache=...).
 
-    A result is found again by the retriever's name and settings (its URL and protocol, say), the contents of a model it
-    searches with, the corpus where it searches one, query and k. Nobody sees from here when a server's corpus changes:
-    then name another file, or set `max_age_s`. ValueError: no corpus where `of` wants one, an `of` that is no file of
-    this folder (a run's config could else bring code that nobody allowed), and what `of` and the file refuse.
+    A result's key is the retriever's name and settings (its URL and protocol, say), the contents of a model it searches
+    with, its corpus if it is given one, query and k. The cache cannot see that a server's corpus changed: then name
+    another file, or set `max_age_s`. ValueError: no corpus where `of` wants one, an `of` that is no file of this folder
+    (or a run's config could bring code that nobody allowed), and what `of` and the file refuse.
     """
     if "." in of.name:
-        raise ValueError(f"cached takes a file of qr_jax/retrievers/ as what it keeps results of, and has {of.name}")
+        raise ValueError(f"cached takes a file of qr_jax/retrievers/ as its `of`, and has {of.name}")
     make = plugins.bind("retriever", of)
     about: dict[str, Any] = {"retriever": of.name, "settings": _effective(plain(of.settings))}
     if not plugins.wants_corpus(of):
@@ -45,7 +45,7 @@ def cached(
         search = make(corpus=corpus)
         about["corpus"] = bm25_index.corpus_hash(corpus)
     models = identity.models(of)
-    if models:  # what has none keeps the identity under which its results may have been paid for
+    if models:  # without models the identity stays what it was: results kept under it may have been paid for
         about["models"] = models
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
     return SearchCache(search, cache, digest, max_bytes=max_bytes, max_age_s=max_age_s)
@@ -54,5 +54,5 @@ def cached(
 def _effective(value: Any) -> Any:
     """The settings that decide the passages, at every depth."""
     if isinstance(value, Mapping):
-        return {name: _effective(one) for name, one in value.items() if name not in WITHOUT_EFFECT}
-    return [_effective(one) for one in value] if isinstance(value, list) else value
+        return {name: _effective(part) for name, part in value.items() if name not in WITHOUT_EFFECT}
+    return [_effective(part) for part in value] if isinstance(value, list) else value

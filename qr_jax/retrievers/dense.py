@@ -36,14 +36,14 @@ def dense(
 
     `model`: "minilm" (`make minilm`), or a folder or hub id of a BERT-family encoder; E5 wants the prefixes "query: "
     and "passage: ". `index` names a folder where vectors are kept piece by piece, so that a process that was killed
-    goes on; None keeps them in memory. `storage` is how they lie there and on the devices: int8 has a
-    factor a row. Passages are embedded and searched over the first `devices` of this host's (None: all), each embedding
+    goes on; None keeps them in memory. `storage` is their type there and on the devices; an int8 row has a factor.
+    Passages are embedded and searched over the first `devices` of this host's (None: all), each embedding
     `batch_tokens` at once (None: 1,024 on a CPU, where more spills its cache, else 32,768); every process of a pod
     searches for itself. `approx`: jax.lax.approx_max_k with `recall_target` instead of the exact k best.
 
-    A blank query finds nothing. All programs are compiled before the function comes back (k up to 8; a larger k
+    A blank query finds nothing. All programs are compiled before the search function is returned (k up to 8; a larger k
     compiles one for each power of two); it may be called from several threads. ValueError: an empty corpus, an id
-    twice, an index of another corpus, model or setting, an encoder that is not read here.
+    twice, an index of another corpus, model or setting, an encoder that models/embedder.py cannot read.
     """
     if not 0 < recall_target <= 1 or (batch_tokens is not None and batch_tokens < 1):
         raise ValueError(f"dense needs 0 < recall_target <= 1, batch_tokens > 0; has {recall_target}, {batch_tokens}")
@@ -54,8 +54,8 @@ def dense(
     )  # fmt: skip
 
     def embed(start: int, stop: int) -> np.ndarray:
-        some = [corpus[int(place)] for place in place_P[start:stop]]
-        return encode.passages([f"{passage_prefix}{one.title} {one.text}".strip() for one in some])
+        passages = [corpus[int(place)] for place in place_P[start:stop]]
+        return encode.passages([f"{passage_prefix}{p.title} {p.text}".strip() for p in passages])
 
     if index is None:
         vectors = dense_index.in_memory(len(place_P), storage, embed)
@@ -70,7 +70,7 @@ def dense(
     for query_BD in encode.warm_up():
         nearest.nearest(rows, query_BD, FIRST_K, recall_target=target)
 
-    def some(queries: list[str], k: int) -> list[list[Passage]]:
+    def search_batch(queries: list[str], k: int) -> list[list[Passage]]:
         """The passages of at most QUERY_SIZES[-1] queries."""
         query_BD = encode.queries([query_prefix + query for query in queries])
         score_BK, row_BK = nearest.nearest(rows, query_BD, k, recall_target=target)
@@ -78,38 +78,38 @@ def dense(
         return [[_scored(corpus[at], score) for score, at in zip(*pair, strict=True)] for pair in pairs]
 
     def search(queries: list[str], k: int) -> list[list[Passage]]:
-        found: list[list[Passage]] = [[] for _ in queries]
+        results: list[list[Passage]] = [[] for _ in queries]
         asked = [at for at, query in enumerate(queries) if query.strip() and k > 0]
         for start in range(0, len(asked), QUERY_SIZES[-1]):
             at_once = asked[start : start + QUERY_SIZES[-1]]
-            for at, passages in zip(at_once, some([queries[at] for at in at_once], k), strict=True):
-                found[at] = passages
-        return found
+            for at, passages in zip(at_once, search_batch([queries[at] for at in at_once], k), strict=True):
+                results[at] = passages
+        return results
 
     return search
 
 
 def fingerprint(*, model: str = "minilm", **_: Any) -> str:
-    """SHA-256 of the encoder's files: another one searches otherwise (retrieval/identity.py)."""
+    """SHA-256 of the encoder's files: another encoder finds other passages (retrieval/identity.py)."""
     return embedder.fingerprint(embedder.resolve(model))
 
 
 def _by_id(corpus: Sequence[Passage]) -> np.ndarray:
-    """Places of the passages in the order of their ids: rows lie so, and equal scores go by row."""
+    """Places of the passages in the order of their ids: rows lie in this order, and equal scores go by row."""
     ids = [passage.id for passage in corpus]
     places = sorted(range(len(ids)), key=ids.__getitem__)
     twice = next((ids[a] for a, z in zip(places, places[1:]) if ids[a] == ids[z]), None)
     if not ids or twice is not None:
-        found = "no passage" if twice is None else f"the id {twice!r} more than once"
-        raise ValueError(f"dense needs a corpus of passages with an id each; found {found}")
+        problem = "no passage" if twice is None else f"the id {twice!r} more than once"
+        raise ValueError(f"dense needs a corpus of passages with an id each; found {problem}")
     return np.array(places)
 
 
 def _devices(count: int | None) -> list[Any]:
-    there = jax.local_devices()
-    if count is not None and not 1 <= count <= len(there):
-        raise ValueError(f"dense has devices={count}; this process has {len(there)} ({there[0].platform})")
-    return there[:count]
+    own = jax.local_devices()
+    if count is not None and not 1 <= count <= len(own):
+        raise ValueError(f"dense has devices={count}; this process has {len(own)} ({own[0].platform})")
+    return own[:count]
 
 
 def _scored(passage: Passage, score: float) -> Passage:

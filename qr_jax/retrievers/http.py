@@ -26,16 +26,16 @@ def http(
     pause_s: float = 10.0,
     response_bytes: int = 16_000_000,
 ) -> SearchFunction:
-    """A search that asks the server at `url`; where that has no path, the protocol's own is added.
+    """A search that asks the server at `url`; the protocol's path is added to a URL without one.
 
-    `batch` queries go in one request (one, where the protocol knows no more), `at_once` requests at a time. A blank
-    query finds nothing and is not sent; one of more than `query_chars` characters is cut. `token_env` names the
+    `batch` queries go in one request (one query, if the protocol takes no more), `at_once` requests at a time. A blank
+    query finds nothing and is not sent; a query of more than `query_chars` characters is cut. `token_env` names the
     environment variable with a bearer token. The server's order stays; more than k passages are cut.
 
-    A call raises OSError or ValueError, and never gives an empty list, where the server does not answer rightly: after
+    If the server gives no right answer, a call raises OSError or ValueError and never returns an empty list: after
     `retries` further tries with growing pauses, within `deadline_s` for all of it (keep it below
-    rollout.search_deadline_s). After `pause_after` failures in a row nobody asks for `pause_s`. Redirects are not
-    followed. The function may be called from several threads.
+    rollout.search_deadline_s). After `pause_after` failures in a row no request is sent for `pause_s`. Redirects are
+    not followed. The function may be called from several threads.
     """
     if min(batch, at_once, query_chars) < 1:
         raise ValueError(f"http needs batch, at_once, query_chars above 0; has {batch}, {at_once}, {query_chars}")
@@ -47,7 +47,7 @@ def http(
 
     def search(queries: list[str], k: int) -> list[list[Passage]]:
         ends = time.monotonic() + deadline_s
-        found: list[list[Passage]] = [[] for _ in queries]
+        results: list[list[Passage]] = [[] for _ in queries]
         asked = [at for at, query in enumerate(queries) if query.strip() and k > 0]
         parts = [asked[start : start + size] for start in range(0, len(asked), size)]
 
@@ -59,9 +59,9 @@ def http(
             except ValueError as error:
                 raise ValueError(f"{endpoint.url} (protocol {protocol}): {error}") from error
 
-        for part, results in zip(parts, http_post.each(ask, parts, at_once), strict=True):
-            for at, passages in zip(part, results, strict=True):
-                found[at] = passages[:k]
-        return found
+        for part, answers in zip(parts, http_post.each(ask, parts, at_once), strict=True):
+            for at, passages in zip(part, answers, strict=True):
+                results[at] = passages[:k]
+        return results
 
     return search

@@ -1,4 +1,4 @@
-"""Retriever: several retrievers' lists made one by reciprocal rank fusion (Cormack et al. 2009, SIGIR)."""
+"""Retriever: several retrievers' lists merged by reciprocal rank fusion (Cormack et al. 2009, SIGIR)."""
 
 from collections.abc import Sequence
 
@@ -17,8 +17,8 @@ def hybrid(
     """A search whose score is the sum of 1 / (constant + rank) over the parts' lists, the first rank being 1.
 
     `parts` are retrievers with their settings, all over this corpus; each is asked for `depth` passages, or k if that
-    is more. Best first, equal scores by id. ValueError: fewer than two parts, one that is no file of this folder (a
-    run's config could else bring code that nobody allowed), and what a part refuses.
+    is more. Best first, equal scores by id. ValueError: fewer than two parts, a part that is no file of this folder (or
+    a run's config could bring code that nobody allowed), and what a part refuses.
     """
     if len(parts) < 2 or depth < 1 or constant < 0:
         raise ValueError(
@@ -28,14 +28,14 @@ def hybrid(
     outside = [part.name for part in parts if "." in part.name]
     if outside:
         raise ValueError(f"hybrid takes files of qr_jax/retrievers/ as its parts, and has {', '.join(outside)}")
-    makes = [plugins.bind("retriever", part) for part in parts]  # all are checked before one builds an index
+    makes = [plugins.bind("retriever", part) for part in parts]  # checks all before any builds an index
     searches = [make(**_wanted(part, corpus)) for make, part in zip(makes, parts, strict=True)]
 
     def search(queries: list[str], k: int) -> list[list[Passage]]:
         if k < 1:
             return [[] for _ in queries]
-        lists = [one(queries, max(depth, k)) for one in searches]
-        return [fuse(found, k, constant) for found in zip(*lists, strict=True)]
+        by_part = [search_part(queries, max(depth, k)) for search_part in searches]
+        return [fuse(lists, k, constant) for lists in zip(*by_part, strict=True)]
 
     return search
 
@@ -45,11 +45,11 @@ def _wanted(part: Use, corpus: Sequence[Passage]) -> dict[str, Sequence[Passage]
 
 
 def fuse(lists: Sequence[Sequence[Passage]], k: int, constant: float = 60.0) -> list[Passage]:
-    """The k best of the lists' passages, known by their ids."""
+    """The k best of the lists' passages; those of one id are the same passage."""
     scores: dict[str, float] = {}
     passages: dict[str, Passage] = {}
-    for found in lists:
-        for rank, passage in enumerate(found, 1):
+    for ranked in lists:
+        for rank, passage in enumerate(ranked, 1):
             scores[passage.id] = scores.get(passage.id, 0.0) + 1 / (constant + rank)
             passages.setdefault(passage.id, passage)
     order = sorted(scores, key=lambda name: (-scores[name], name))[:k]

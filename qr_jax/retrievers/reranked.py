@@ -28,15 +28,15 @@ def reranked(
     pause_s: float = 10.0,
     response_bytes: int = 16_000_000,
 ) -> SearchFunction:
-    """A search for the k best, by the server at `url`, of the first `depth` passages (k, if that is more) of `of`.
+    """A search for the k passages that the server at `url` ranks best among the first `depth` (k, if more) of `of`.
 
-    One query goes in a request, `at_once` at a time: Search-R1's own server ranks the documents of all queries of a
-    request for each of them. The server's scores and order stay. Failures, and the settings that are not said here,
-    are as those of `http`; `deadline_s` is for the reranking alone. ValueError: no corpus where `of` wants one, an `of`
-    that is no file of this folder (a run's config could else bring code that nobody allowed), and what `of` refuses.
+    One query goes in a request, `at_once` requests at a time: Search-R1's own server ranks the documents of all queries
+    of a request for each query. The server's scores and order stay. Failures and all other settings are as for `http`;
+    `deadline_s` is for the reranking alone. ValueError: no corpus where `of` wants one, an `of` that is no file of this
+    folder (or a run's config could bring code that nobody allowed), and what `of` refuses.
     """
     if "." in of.name:
-        raise ValueError(f"reranked takes a file of qr_jax/retrievers/ as what it reranks, and has {of.name}")
+        raise ValueError(f"reranked takes a file of qr_jax/retrievers/ as its `of`, and has {of.name}")
     if min(depth, at_once, query_chars) < 1:
         raise ValueError(f"reranked needs depth, at_once, query_chars above 0; has {depth}, {at_once}, {query_chars}")
     headers = {"Authorization": f"Bearer {http_post.secret(token_env)}"} if token_env else None
@@ -53,16 +53,16 @@ def reranked(
         pairs = list(zip(queries, first(queries, max(depth, k)), strict=True))
         ends = time.monotonic() + deadline_s
 
-        def one(pair: tuple[str, Sequence[Passage]]) -> list[Passage]:
-            query, found = pair
-            if not found:
+        def rerank(pair: tuple[str, Sequence[Passage]]) -> list[Passage]:
+            query, passages = pair
+            if not passages:
                 return []
-            body = protocols.rerank_request(encodable(query)[:query_chars], found, k)
+            body = protocols.rerank_request(encodable(query)[:query_chars], passages, k)
             try:
-                return protocols.rerank_results(endpoint.post(body, ends), found)[:k]
+                return protocols.rerank_results(endpoint.post(body, ends), passages)[:k]
             except ValueError as error:
                 raise ValueError(f"{endpoint.url}: {error}") from error
 
-        return http_post.each(one, pairs, at_once)
+        return http_post.each(rerank, pairs, at_once)
 
     return search

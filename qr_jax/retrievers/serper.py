@@ -29,7 +29,7 @@ def serper(
 
     The key comes from the environment variable `key_env`. `country` and `language` are Serper's gl and hl ("us", "en").
     A request has one query, cut to `query_chars` characters; `at_once` run at a time. Blank queries find nothing and
-    are not sent. Failures are as those of `http`. Each search is paid for: `cached` in front of it pays once.
+    are not sent. Failures are as for `http`. Each search costs money: `cached` in front of it pays once a query.
     """
     if min(at_once, query_chars) < 1:
         raise ValueError(f"serper needs at_once and query_chars above 0; has {at_once}, {query_chars}")
@@ -42,13 +42,13 @@ def serper(
     def search(queries: list[str], k: int) -> list[list[Passage]]:
         ends = time.monotonic() + deadline_s
 
-        def one(query: str) -> list[Passage]:
+        def passages(query: str) -> list[Passage]:
             if not query.strip() or k < 1:
                 return []
             answer = endpoint.post({"q": encodable(query)[:query_chars], "num": k, **fixed}, ends)
             return pages(answer)[:k]
 
-        return http_post.each(one, queries, at_once)
+        return http_post.each(passages, queries, at_once)
 
     return search
 
@@ -59,10 +59,10 @@ def pages(answer: Any) -> list[Passage]:
     if not isinstance(organic, list) or not all(isinstance(page, Mapping) for page in organic):
         fields = ", ".join(map(str, answer)) if isinstance(answer, Mapping) else type(answer).__name__
         raise ValueError(f"Serper's answer has no list 'organic' (found: {fields or 'nothing'})")
-    found = []
+    passages = []
     for place, page in enumerate(organic, 1):
         link, title, snippet = (page.get(name, "") for name in ("link", "title", "snippet"))
         if not all(isinstance(text, str) for text in (link, title, snippet)) or not link:
             raise ValueError(f"page {place} of Serper's answer has no link, title and snippet as texts")
-        found.append(Passage(encodable(link), encodable(title), encodable(snippet), 1 / place))
-    return found
+        passages.append(Passage(encodable(link), encodable(title), encodable(snippet), 1 / place))
+    return passages

@@ -30,11 +30,11 @@ def size(cache: Cache) -> tuple[int, int]:
 
 
 def put(part, new, row_R, used_R, count_R, mesh: Mesh | None = None):
-    """One array with the first `count_R` of `new` [R, K, J, d] after the first `used_R` positions of rows `row_R`.
+    """`part` with the first `count_R` of `new` [R, K, J, d] after the first `used_R` positions of rows `row_R`.
 
-    Rows and heads are one axis here: with an axis between the two that are indexed, XLA turns the whole cache around
-    and back on TPU, about four of its sizes a call. `mesh`: where the heads are dealt over devices (`AT`), each of
-    which does it for its own: XLA alone would first bring the cache together for that one axis.
+    Rows and heads are merged into one axis: with an axis between two that are indexed, XLA transposes the whole cache
+    and back on TPU, which moves about four times its size a call. `mesh`: where heads lie on several devices (`AT`),
+    each writes its own; XLA alone would first gather the whole cache for the merged axis.
     """
     if mesh is not None and mesh.shape["heads"] > 1:
         by_heads, same = PartitionSpec(None, "heads"), PartitionSpec()
@@ -49,7 +49,7 @@ def put(part, new, row_R, used_R, count_R, mesh: Mesh | None = None):
 
 
 def _put_own(part, new, row_R, used_R, count_R):
-    """`put` on a device that has some of the rows: what goes to others is dropped here."""
+    """`put` on a device that has some of the rows: what is for other devices' rows is dropped."""
     rows = part.shape[0]
     row_R = row_R - rows * jax.lax.axis_index("slots")
     mine_R = (row_R >= 0) & (row_R < rows)
@@ -70,23 +70,23 @@ def rows_of(part, row_R, positions: int):
 def move(into: Cache, out_of: Cache, from_R, to_R, used_R) -> Cache:
     """Copy the positions in use of rows `from_R` over rows `to_R` of another cache; a `to` past the end is dropped.
 
-    The rest of those rows becomes 0: what once stood there may not be finite, and 0 * nan is nan. The caches may have
-    different numbers of positions; no row may have more in use than either.
+    The rest of rows `to_R` becomes 0: old values may not be finite, and 0 * nan is nan. The caches may have different
+    numbers of positions; no row may have more in use than either.
     """
 
-    def one(whole, part):
+    def copied(whole, part):
         shared = min(whole.shape[2], part.shape[2])
         kept_RB = jnp.arange(shared)[None] < used_R[:, None]
         rows = jnp.where(kept_RB[:, None, :, None], rows_of(part, from_R, shared), jnp.zeros((), part.dtype))
         rows = jnp.pad(rows, ((0, 0), (0, 0), (0, whole.shape[2] - shared), (0, 0)))
         return whole.at[to_R].set(rows, mode="drop")
 
-    return jax.tree.map(one, into, out_of)
+    return jax.tree.map(copied, into, out_of)
 
 
 @functools.partial(jax.jit, static_argnames="positions")
 def resize(part, positions: int):
-    """One array with more positions, the new ones 0, or with only the first `positions`."""
+    """The array with more positions, the new ones 0, or with only the first `positions`."""
     if positions < part.shape[2]:
         return part[:, :, :positions]
     return jnp.pad(part, ((0, 0), (0, 0), (0, positions - part.shape[2]), (0, 0)))

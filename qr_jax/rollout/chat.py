@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 SYSTEM, PROMPT, REPLY, OBSERVATION = (
     f"[[{name} \"'\n<&>\\ {name}]]" for name in ("qr-system", "qr-prompt", "qr-reply", "qr-observation")
 )
-# Templates that print the date (Llama 3, SmolLM3) get this one: a run resumed on another day must see the same prompt.
+# Templates that print the date (Llama 3, SmolLM3) print this date: a run resumed on another day sees the same prompt.
 DATE = datetime.datetime(2026, 1, 1)
 
 Message = dict[str, str]
@@ -29,7 +29,7 @@ Tools = Sequence[Mapping[str, Any]]
 class Chat:
     """Token ids for what an environment says, under one tokenizer and one optional system text.
 
-    `end_id` is the id that ends a model's message: what an expert's message is trained to end with. `bos` is the text
+    `end_id` is the id that ends a model's message; the cold start ends an expert's messages with it. `bos` is the text
     of the tokenizer's beginning token, which only some templates print (Llama 3's, not Qwen's nor SmolLM2's).
     """
 
@@ -55,9 +55,9 @@ class Chat:
     def open(self, say: Say) -> list[int]:
         """The prompt's ids, up to where the model begins to write.
 
-        Tools are given to the template; one that does not mention them gets a description of ours in the system text
-        (or, where the template has no system messages, before the prompt). Without a template the ids are those of the
-        texts alone. Raises ValueError where the template cannot hold a user's message.
+        Tools are given to the template. If its output does not name them, our description of them stands in the system
+        text (or before the prompt, where the template has no system messages). Without a template the ids are those of
+        the texts alone. Raises ValueError where the template cannot hold a user's message.
         """
         if say.role != "user":
             raise ValueError(f"an episode opens with a message of role 'user', and the environment said {say.role!r}")
@@ -73,10 +73,10 @@ class Chat:
     def observe(self, say: Say, ended_by_eos: bool) -> list[int]:
         """The ids to append after a turn of the model, up to where it writes on.
 
-        `inline` adds the text's ids alone: the model's message stays open. "user" and "tool" close it (without the end
-        token the model has sampled itself, if `ended_by_eos`), hold the text in a message of that role, and open the
-        model's next one. Inline text after a message the model has ended becomes a user's message: nothing else would
-        make sense of it. Without a template the ids are those of the text, whatever the role.
+        `inline` adds the text's ids alone: the model's message stays open. "user" and "tool" close it (without its end
+        token where the model sampled that, `ended_by_eos`), hold the text in a message of their role, and open the
+        model's next message. Inline text after a message that the model has ended becomes a user's message. Without a
+        template the ids are those of the text, whatever the role.
         """
         data = self.tokenizer.encode_data(say.text)
         if self._template is None or (say.role == "inline" and not ended_by_eos):
@@ -112,9 +112,10 @@ class Chat:
     def _glue_between(self, role: str) -> tuple[list[int], list[int]]:
         """Ids from the end of a model's turn to an observation of `role`, and from there to the model's next turn."""
         roles = ("user", "assistant", role)
-        messages = [{"role": of, "content": text} for of, text in zip(roles, (PROMPT, REPLY, OBSERVATION), strict=True)]
+        texts = (PROMPT, REPLY, OBSERVATION)
+        messages = [{"role": author, "content": text} for author, text in zip(roles, texts, strict=True)]
         try:
-            glue = cut(self._render(messages, None), [PROMPT, REPLY, OBSERVATION])
+            glue = cut(self._render(messages, None), texts)
         except Exception as error:  # as above
             raise ValueError(
                 f"the chat template cannot hold a message of role {role!r} after a model's: {error}"
@@ -136,7 +137,7 @@ def _conversations(system: list[str], about: list[str], tools: Tools):
 
 
 def describe_tools(tools: Tools) -> list[str]:
-    """What a template without tools is told of them: no or one text. Ours, so its tags may become added tokens."""
+    """No text, or one that describes the tools. It is ours, not data: its tags may become added tokens."""
     if not tools:
         return []
     schemas = "\n".join(json.dumps(tool, ensure_ascii=False) for tool in tools)
@@ -145,12 +146,12 @@ def describe_tools(tools: Tools) -> list[str]:
 
 
 def cut(text: str, sentinels: Sequence[str]) -> list[str]:
-    """The pieces of a text before, between and after its sentinels; each must be there once, in this order."""
+    """The pieces of a text before, between and after its sentinels; each sentinel must occur once, in this order."""
     pieces = []
     for sentinel in sentinels:
         if text.count(sentinel) != 1:
-            found = "twice or more" if sentinel in text else "not at all, or changed"
-            raise ValueError(f"the template renders a message's text {found}")
+            how = "twice or more" if sentinel in text else "not at all, or changed"
+            raise ValueError(f"the template renders a message's text {how}")
         piece, text = text.split(sentinel)
         pieces.append(piece)
     return [*pieces, text]

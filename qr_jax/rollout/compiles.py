@@ -4,18 +4,18 @@ import functools
 
 import jax
 
-EVENT = "/jax/core/compile/backend_compile_duration"  # one a program, also where the compilation cache on disk has it
+EVENT = "/jax/core/compile/backend_compile_duration"  # once a program, even one from jax's cache on disk
 
 
 @functools.cache
 def _counter() -> list[int]:
-    found = [0]
+    programs = [0]
 
     def listen(event: str, duration_secs: float, **_) -> None:
-        found[0] += event == EVENT
+        programs[0] += event == EVENT
 
     jax.monitoring.register_event_duration_secs_listener(listen)
-    return found
+    return programs
 
 
 def count() -> int:

@@ -1,7 +1,7 @@
 """The jitted programs of a rollout: append known tokens to rows, decode a chunk of new ones, copy rows.
 
-Every program takes tokens that are not yet in the cache. A sequence's last token is always such a one (its *pending*
-token), so a prompt and an observation are appended up to their last token and need no logits.
+Every program takes tokens that are not yet in the cache. A sequence's last token never is (it is *pending*), so a
+prompt and an observation are appended up to their last token and need no logits.
 """
 
 import functools
@@ -32,10 +32,10 @@ def episode_keys(seed, purpose, step, query_N, sample_N):
     for number in (purpose, step):
         key = jax.random.fold_in(key, number)
 
-    def one(query, sample):
+    def episode_key(query, sample):
         return jax.random.key_data(jax.random.fold_in(jax.random.fold_in(key, query), sample))
 
-    return jax.vmap(one)(query_N, sample_N)
+    return jax.vmap(episode_key)(query_N, sample_N)
 
 
 @functools.partial(jax.jit, static_argnames=("cfg", "chunk", "sampling", "mesh"), donate_argnames=("cache",))
@@ -94,10 +94,10 @@ def decode(
     )
     _, _, _, count_S, buffer, token_SC, logp_SC = jax.lax.while_loop(more, tick, state)
     cache = caches.write(cache, buffer, jnp.arange(slots), used_S, count_S, mesh)
-    found = Chunk(token_SC, logp_SC, count_S)
+    sampled = Chunk(token_SC, logp_SC, count_S)
     if mesh is not None:  # whole on every device, so that every process can read it
-        found = jax.lax.with_sharding_constraint(found, NamedSharding(mesh, PartitionSpec()))
-    return cache, found
+        sampled = jax.lax.with_sharding_constraint(sampled, NamedSharding(mesh, PartitionSpec()))
+    return cache, sampled
 
 
 @functools.partial(jax.jit, static_argnames=("cfg", "view", "mesh"), donate_argnames=("cache",))
@@ -115,7 +115,7 @@ def append(
 ):
     """Put keys and values of the first `count_T` ids of each tile behind the first `used_T` positions of its row.
 
-    Tiles of one row may come in one call, the earlier first: a layer's keys and values are written before any tile
+    One call may hold several tiles of a row, the earlier first: a layer's keys and values are written before any tile
     attends. No row may then have more than `view` positions in use. `mesh`: see `Rows.mesh`.
     """
     tiles, size = ids_TI.shape

@@ -1,7 +1,7 @@
 """Rollouts: many episodes of search share a few slots that decode together.
 
-A sequence that asks to search leaves its slot while its call runs, when another could use it; all waiting searches go
-to the retriever in one batch; a query's samples share one prefill; an observation is appended to what is cached.
+An episode that searches leaves its slot if another episode wants it; all waiting searches go to the retriever in one
+batch; a query's samples share one prefill; an observation is appended to what is cached.
 """
 
 import time
@@ -24,11 +24,11 @@ from qr_jax.rollout.seats import Seats
 
 PURPOSES = {"train": 0, "greedy": 1, "pass": 2, "ask": 3, "probe": 4}
 ORDERED_TICKS = 2  # an ordered search is answered this many ticks after it was asked, however fast it was
-POLL_S = 0.1  # how often `stop_now` is asked while all wait for a search
+POLL_S = 0.1  # between two calls of `stop_now` while every episode waits for a search
 
 
 class Interrupted(Exception):
-    """The caller's `stop_now` said so between two ticks or while all waited; nothing of the rollout is kept."""
+    """`stop_now` turned true between two ticks or while all episodes waited; nothing of the rollout is kept."""
 
 
 class Engine:
@@ -47,21 +47,21 @@ class Engine:
         self.completing: dict[str, list[int]] = {}  # stop string -> the ids that may complete it
 
     def watch(self, stop: Sequence[str]) -> None:
-        """Let decoding stop on the device, for the rest of this run, where a token may complete one of these strings.
+        """Let decoding stop on the device, for the rest of this run, at every token that may complete a stop string.
 
-        It may where it holds the string, or begins with an end of it whose beginning stood in the tokens before.
+        Such a token holds the whole string, or begins with its last bytes; earlier tokens may hold the bytes before.
         """
         for text in stop:
             if text not in self.completing:
                 whole, pieces = text.encode(), enumerate(self.pieces)
                 ends = tuple(whole[at:] for at in range(1, len(whole)))
-                self.completing[text] = [at for at, piece in pieces if piece.startswith(ends) or whole in piece]
+                self.completing[text] = [token for token, piece in pieces if piece.startswith(ends) or whole in piece]
             self.rows.stop_at(self.completing[text])
 
     def warm_up(self, params, *, stop_now: Callable[[], bool] = lambda: False) -> float:
         """Compile all programs; returns seconds. Without it they compile when first needed.
 
-        Raises Interrupted when `stop_now()` turns true between two of them.
+        Raises Interrupted when `stop_now()` turns true between two programs.
         """
         start = time.monotonic()
         for _ in self.rows.warm_up(self.rows.lay_out(params)):
@@ -88,24 +88,23 @@ class Engine:
     ) -> list[list[Episode]]:
         """Episodes of each query, `samples` of them, in the order asked for.
 
-        `query_keys` number the queries for the sampling keys (the pool index; the position by default), so a sample is
-        the same wherever its query stands. A temperature of 0 is greedy. Where it is known how many tokens an episode
-        of each query takes (`expected_tokens`), the longest begin first, so that few are left to decode alone at the
-        end. `params` are the learner's, or what `rows.lay_out` made of them once for many calls. `statistics` then
-        says what the call cost.
+        `query_keys` holds the number of each query in the sampling keys (its pool index; by default its position), so
+        that its samples do not depend on where it stands. A temperature of 0 is greedy. With `expected_tokens` (of an
+        episode of each query) the longest begin first, so that few are left to decode alone at the end. `params` are
+        the learner's, or the Laid that `rows.lay_out` gave. Afterwards `statistics` says what the call cost.
         Raises Interrupted when `stop_now()` turns true, and ValueError for a prompt that does not fit or an
         environment that breaks its contract; the engine can be used again.
         """
         counts = [samples] * len(queries) if isinstance(samples, int) else list(samples)
-        first = range(len(queries))
+        query_order = range(len(queries))
         if expected_tokens is not None:
-            first = np.argsort(-np.asarray(expected_tokens), kind="stable").tolist()
-        order = [(q, first_sample + g) for q in first for g in range(counts[q])]
+            query_order = np.argsort(-np.asarray(expected_tokens), kind="stable").tolist()
+        order = [(q, first_sample + g) for q in query_order for g in range(counts[q])]
         numbers = range(len(queries)) if query_keys is None else query_keys
         keys_N2 = self.rows.keys(
             seed, PURPOSES[purpose], step, [int(numbers[q]) for q, _ in order], [g for _, g in order]
         )
-        self.rows.stop_at_eos()  # what was watched for in other runs must not decide when this one's chunks end
+        self.rows.stop_at_eos()  # the stop strings of earlier runs must not end this run's chunks
         rollout = _Rollout(self, params, queries, order, keys_N2, env, search, step, stop_now)
         rollout.temperature = self.settings.temperature if temperature is None else temperature
         episodes = rollout.run()
@@ -114,7 +113,7 @@ class Engine:
 
 
 def _piece(tokenizer: Tokenizer, token: int) -> bytes:
-    """A token's bytes; none where a vocabulary padded to a round size has an id that no text has (Qwen's have)."""
+    """A token's bytes; none for an id that stands for no text (Qwen's vocabularies are padded with such ids)."""
     try:
         return tokenizer.piece(token)
     except ValueError:
@@ -190,14 +189,14 @@ class _Rollout:
             self.statistics.searches_sent += results.unique
             self.statistics.searches_failed += results.failed
             for live in lives:
-                self._observe(live, results.found)
+                self._observe(live, results.by_query)
 
-    def _observe(self, live: Live, results: Mapping) -> None:
-        found = [results[query] for query in live.turns[-1].queries]
-        faults = [passages for passages in found if isinstance(passages, tools.Fault)]
+    def _observe(self, live: Live, by_query: Mapping) -> None:
+        results = [by_query[query] for query in live.turns[-1].queries]
+        faults = [result for result in results if isinstance(result, tools.Fault)]
         if faults:
             return self._finish(live, "fault", fault=faults[0].reason)
-        live.turns[-1] = replace(live.turns[-1], passages=tuple(tuple(passages) for passages in found))
+        live.turns[-1] = replace(live.turns[-1], passages=tuple(tuple(passages) for passages in results))
         query = self.queries[live.query_at]
         encode, budget = self.tokenizer.encode_data, self.settings.observation_tokens
         say, turns = tools.fit_observation(self.env, query, live.turns, lambda text: len(encode(text)), budget)
@@ -220,7 +219,7 @@ class _Rollout:
         self.statistics.observation_tokens += len(ids)
 
     def _prompt(self, query_at: int) -> tuple[list[int], Say]:
-        """A query's prompt, its ids and what the environment said."""
+        """The ids of a query's prompt, and the Say that it comes from."""
         query = self.queries[query_at]
         say = self.env(query, [])
         if not isinstance(say, Say):
@@ -237,7 +236,7 @@ class _Rollout:
     # ---- decoding
 
     def _tick(self) -> list[tuple[Live, tuple[str, ...]]]:
-        """Decode one chunk and let the environment answer every turn that ended; returns who wants to search what.
+        """Decode one chunk and let the environment answer every turn that ended; returns episodes and their searches.
 
         While the device decodes, the host takes the search results that are due at the next tick.
         """

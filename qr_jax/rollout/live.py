@@ -54,7 +54,7 @@ class Live:
         return taken
 
     def _cut(self, tokens: Sequence[int], pieces: Sequence[bytes]) -> int:
-        """Tokens up to the one that completes a stop string, all where none does (an end of turn is always last)."""
+        """How many tokens are the turn's: up to one that completes a stop string, else all (an eos id is the last)."""
         kept = max((len(text) for text in self.stop), default=1) - 1
         text = self.tail + b"".join([pieces[token] for token in tokens])
         if not any(stop in text for stop in self.stop):  # most chunks; below, token by token
@@ -99,8 +99,8 @@ class Statistics:
     prompt_tokens: int = 0
     observation_tokens: int = 0
     ticks: int = 0
-    decode_steps: int = 0  # tokens in a row: each reads all weights once
-    cache_positions: int = 0  # summed over those steps: positions in use of the slots that were decoding
+    decode_steps: int = 0  # a step gives every slot a token and reads all weights once
+    cache_positions: int = 0  # summed over the decode steps: positions in use in the slots that decoded
     searches: int = 0
     searches_sent: int = 0
     searches_failed: int = 0
@@ -109,5 +109,5 @@ class Statistics:
     decode_s: float = 0.0
     append_s: float = 0.0
     search_s: float = 0.0  # in the retriever
-    search_wait_s: float = 0.0  # of that, with decoding at a halt
+    search_wait_s: float = 0.0  # decoding stood still for it
     total_s: float = 0.0

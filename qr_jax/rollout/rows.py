@@ -22,7 +22,7 @@ from qr_jax.rollout import decode
 from qr_jax.rollout.sampling import Sampling
 
 SMALLEST_VIEW = 128  # cache positions that a program looks at, at least
-MOVE_ROWS = 8  # rows of the smallest move; others are about 4 times the one before, up to all slots
+MOVE_ROWS = 8  # rows of the smallest move program; the next has about 4 times as many, and so on up to all slots
 
 Work = tuple[int, Sequence[int], int]  # a row, the ids to put there, the positions it has in use
 Move = tuple[int, int, int]  # a row, the row of the other cache to copy it to, the positions it has in use
@@ -31,12 +31,12 @@ Tile = tuple[int, Sequence[int], int]  # a row, at most `tile` ids, the position
 
 def views_up_to(positions: int) -> list[int]:
     """128, 192, 256, 384, 512, then four an octave (640, 768, 896, 1024, 1280, ...), and `positions` at the end."""
-    found, step = [], SMALLEST_VIEW
+    views, step = [], SMALLEST_VIEW
     while step < positions:
         parts = (4, 6) if step < 512 else (4, 5, 6, 7)
-        found += [step * part // 4 for part in parts]
+        views += [step * part // 4 for part in parts]
         step *= 2
-    return [view for view in found if view < positions] + [positions]
+    return [view for view in views if view < positions] + [positions]
 
 
 class Rows:
@@ -51,20 +51,20 @@ class Rows:
         self.move_sizes = [self.slot_count]
         while self.move_sizes[0] > MOVE_ROWS:
             self.move_sizes.insert(0, max(self.move_sizes[0] // 4, MOVE_ROWS))
-        self.caches: dict[str, caches.Cache] = {}  # made where the first parameters lie
+        self.caches: dict[str, caches.Cache] = {}  # created where the first parameters lie
         self.eos_ids = tuple(eos_ids)
         self.stop_at_eos()
         self.sampling = Sampling(settings.top_p, settings.top_k)
         self.moved = self.grown = 0
-        self.mesh: Mesh | None = None  # over it the caches are dealt, as the parameters are (parallel/host_local.py)
-        self.stop_V: Any = None  # `stop_at_V` on the devices, once a chunk is decoded
+        self.mesh: Mesh | None = None  # the devices that share caches and parameters (parallel/host_local.py)
+        self.stop_V: Any = None  # `stop_at_V` on the devices; None until `decode` copies it there
 
     def lay_out(self, params: Any) -> Laid:
         """Parameters as the programs read them; a Laid comes back as it is."""
         laid = lay_out(self.cfg, params, self.compute)
         layout = laid.norm.sharding
-        over = layout.mesh if isinstance(layout, NamedSharding) and layout.mesh.axis_names == AXES else None
-        if not self.caches or over not in (None, self.mesh):
+        mesh = layout.mesh if isinstance(layout, NamedSharding) and layout.mesh.axis_names == AXES else None
+        if not self.caches or mesh not in (None, self.mesh):
             self.settle_on(laid)
         return laid
 
@@ -75,7 +75,7 @@ class Rows:
             dealt = layout.mesh.axis_names == AXES
             self.mesh = layout.mesh if dealt else None  # type: ignore[assignment]
             layout = NamedSharding(layout.mesh, caches.AT if dealt else PartitionSpec())
-        self.caches, self.stop_V = {}, None  # the old ones go first
+        self.caches, self.stop_V = {}, None  # the old caches are freed first
         self.caches = jax.jit(self.new_caches, out_shardings=layout)()
 
     def new_caches(self) -> dict[str, caches.Cache]:
@@ -87,7 +87,7 @@ class Rows:
     # ---- compiling
 
     def warm_up(self, laid: Laid) -> Iterator[None]:
-        """Compile every program that a rollout can need; comes back after each call that compiles one or two."""
+        """Compile every program that a rollout can need; yields after each call that compiles one or two."""
         self.settle_on(laid)
         yield from self._try_all(laid)
         jax.block_until_ready(self.caches)
@@ -106,7 +106,7 @@ class Rows:
                     self._append_tiles(laid, cache, [(0, (), 0)] * tiles, view)
                     yield
             for size in self.move_sizes:
-                self.move("slots", "store", [(0, self.store_count, 0)] * size)  # to no row
+                self.move("slots", "store", [(0, self.store_count, 0)] * size)  # past the last row: nothing is copied
                 self.move("store", "slots", [(0, self.slot_count, 0)] * size)
         for size in self.move_sizes:
             self.move("store", "store", [(0, self.store_count, 0)] * size)
@@ -115,13 +115,13 @@ class Rows:
     # ---- how long the slots' cache is
 
     def begin(self) -> None:
-        """No slot is in use: the cache may be as short as it gets."""
+        """Make the slots' cache as short as it gets; no slot may be in use."""
         self._resize(self.views[0])
 
     def fit(self, positions: int) -> None:
-        """Let every slot hold `positions`: one view after the other, so that few programs do it."""
-        while (here := caches.size(self.caches["slots"])[1]) < min(positions, self.views[-1]):
-            self._resize(self.views[self.views.index(here) + 1])
+        """Make the slots' cache hold `positions`, growing view by view, so that few programs do it."""
+        while (view := caches.size(self.caches["slots"])[1]) < min(positions, self.views[-1]):
+            self._resize(self.views[self.views.index(view) + 1])
             self.grown += 1
 
     def _resize(self, view: int) -> None:
@@ -138,7 +138,7 @@ class Rows:
         self.stop_at(self.eos_ids)
 
     def stop_at(self, ids: Sequence[int]) -> None:
-        """Let them stop at these ids too: they may end a turn, which the host then looks at."""
+        """Let slots stop decoding at these ids too: each may end a turn, and the host looks whether it does."""
         if not self.stop_at_V[list(ids)].all():
             self.stop_at_V = self.stop_at_V.copy()  # the device's array may share the old one's memory
             self.stop_at_V[list(ids)] = True
@@ -177,14 +177,14 @@ class Rows:
         while tiles:
             taken = tiles[: self._call_size(len(tiles))]
             longest = max(used + len(ids) for _, ids, used in taken)
-            here = caches.size(self.caches[where])[1]
-            view = here if where == "slots" else next(view for view in self.views if view >= longest)
+            all_positions = caches.size(self.caches[where])[1]
+            view = all_positions if where == "slots" else next(view for view in self.views if view >= longest)
             self._append_tiles(laid, where, taken, view)
             tiles = tiles[len(taken) :]
-        jax.block_until_ready(self.caches[where])  # so that its time is known apart from decoding's
+        jax.block_until_ready(self.caches[where])  # so that its time is not counted as decoding's
 
     def _call_size(self, tiles: int) -> int:
-        """The smallest call that holds them all, unless more than half of it were padding and a smaller one there."""
+        """The smallest call that holds all tiles, or, if that were more than half padding, the largest they fill."""
         smaller = [size for size in self.call_sizes if size <= tiles]
         whole = [size for size in self.call_sizes if size >= tiles]
         return whole[0] if whole and (not smaller or 2 * tiles >= whole[0]) else smaller[-1]
@@ -201,15 +201,15 @@ class Rows:
         )
 
     def move(self, out_of: str, into: str, moves: Sequence[Move]) -> None:
-        """Copy rows from one cache to the other, in one batched copy (the fewest rows a program has that hold them)."""
+        """Copy rows from one cache to the other, a batch at a time by the smallest program that holds it."""
         dropped = caches.size(self.caches[into])[0]
         if into == "slots":
             self.fit(max((used for _, _, used in moves), default=0))
         for at in range(0, len(moves), self.slot_count):
-            some = moves[at : at + self.slot_count]
-            size = next(size for size in self.move_sizes if size >= len(some))
+            batch = moves[at : at + self.slot_count]
+            size = next(size for size in self.move_sizes if size >= len(batch))
             from_R, to_R, used_R = np.zeros(size, np.int32), np.full(size, dropped, np.int32), np.zeros(size, np.int32)
-            from_R[: len(some)], to_R[: len(some)], used_R[: len(some)] = zip(*some, strict=True)
+            from_R[: len(batch)], to_R[: len(batch)], used_R[: len(batch)] = zip(*batch, strict=True)
             if out_of == into:
                 self.caches[into] = decode.copy(self.caches[into], from_R, to_R, used_R)
             else:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 
 class Sampling(NamedTuple):
-    """What of sampling is compiled in. The temperature is an argument: 0 is greedy, in the same program."""
+    """The sampling settings that are compiled in. The temperature is an argument: 0 is greedy, in the same program."""
 
     top_p: float = 1.0
     top_k: int = 0

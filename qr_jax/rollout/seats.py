@@ -1,7 +1,7 @@
 """Who sits where: the slots that decode, the store of rows that do not, and the episodes that have yet to begin.
 
-A query's prompt enters the cache once, in the store, behind what all prompts share (the system prompt), which enters it
-once a rollout. A searching episode gives up its slot only when another wants it.
+A query's prompt is computed once, in the store. What all prompts begin with (the system prompt) is computed once a
+rollout and copied. A searching episode gives up its slot only when another episode wants it.
 """
 
 import time
@@ -13,16 +13,16 @@ from qr_jax.records import Say
 from qr_jax.rollout.live import Live, Statistics
 from qr_jax.rollout.rows import Move, Rows
 
-SHARED_LEAST = 16  # tokens of a common beginning worth a row and a copy
-PREFIX_STORE = 3  # rows of the store from which one is spared for it
+SHARED_LEAST = 16  # tokens; a shorter common beginning is not worth a row and a copy
+PREFIX_STORE = 3  # rows; a smaller store spares none for the common beginning
 
 Prompt = Callable[[int], tuple[list[int], Say]]
 
 
-def common(one: Sequence[int], other: Sequence[int]) -> int:
-    """How many of the first ids are the same."""
-    pairs = enumerate(zip(one, other, strict=False))
-    return next((at for at, (a, b) in pairs if a != b), min(len(one), len(other)))
+def common(left: Sequence[int], right: Sequence[int]) -> int:
+    """How many ids both begin with."""
+    pairs = enumerate(zip(left, right, strict=False))
+    return next((at for at, (a, b) in pairs if a != b), min(len(left), len(right)))
 
 
 class Seats:
@@ -36,17 +36,17 @@ class Seats:
         self.slots: list[Live | None] = [None] * rows.slot_count
         self.store_free = list(range(rows.store_count))
         self.parked: list[tuple[Live, int]] = []  # in the order in which they left their slots
-        self.prompts: dict[int, tuple[int, list[int], Say]] = {}  # query -> store row, ids, what was said
+        self.prompts: dict[int, tuple[int, list[int], Say]] = {}  # query -> store row, ids, the Say
         self.users = Counter(query for query, _ in order)
         self.prefix, self.prefix_row = self._prefix(order), -1
         rows.begin()
 
     def active(self) -> list[tuple[int, Live]]:
-        """Slots that can decode, and who sits there."""
+        """The slots that can decode, each with its episode."""
         return [(slot, live) for slot, live in enumerate(self.slots) if live and not live.searching]
 
     def leave(self, live: Live) -> None:
-        """An episode is over: its slot or its row of the store is free."""
+        """Free the slot, or the row of the store, of an episode that is over."""
         if live in self.slots:
             self.slots[self.slots.index(live)] = None
         for at, (other, row) in enumerate(self.parked):
@@ -61,7 +61,7 @@ class Seats:
     def fill(self) -> None:
         """Seat parked episodes that can go on, then new ones; park searching ones where others want their slots.
 
-        Then whatever those in slots were shown enters the cache.
+        Then append to the cache whatever the seated episodes were shown.
         """
         ready = [(live, row) for live, row in self.parked if not live.searching]
         free = [slot for slot, live in enumerate(self.slots) if live is None]
@@ -74,7 +74,7 @@ class Seats:
             self.parked.remove((live, row))
         new, used_up = self._admit(free[len(resumed) :])
         self.rows.move("store", "slots", [(row, slot, live.cached) for (live, row), slot in resumed] + new)
-        self.store_free += [row for (_, row), _ in resumed] + used_up  # only now may they be written again
+        self.store_free += [row for (_, row), _ in resumed] + used_up  # only after the copy may they be written
         active = self.active()
         self._append("slots", [(slot, live.ids[live.cached : -1], live.cached) for slot, live in active])
         for _, live in active:
@@ -87,7 +87,7 @@ class Seats:
         self.statistics.append_s += time.monotonic() - start
 
     def _park(self, wanted: int) -> list[int]:
-        """Bring up to `wanted` searching episodes to the store, one row of which is kept for the next prompt."""
+        """Move up to `wanted` searching episodes to the store, which keeps a row for the next prompt; their slots."""
         searching = [(slot, live) for slot, live in enumerate(self.slots) if live and live.searching]
         leaving = searching[: min(wanted, max(len(self.store_free) - 1, 0))]
         moves: list[Move] = []
@@ -130,16 +130,16 @@ class Seats:
     # ---- prompts
 
     def _prefix(self, order: Sequence[tuple[int, int]]) -> list[int]:
-        """The ids with which the first two prompts begin; [] where they are few or the store is too small."""
+        """The ids that the first two prompts both begin with; [] where these are few or the store is too small."""
         first_two = list(dict.fromkeys(query for query, _ in order))[:2]
         if len(first_two) < 2 or self.rows.store_count < PREFIX_STORE:
             return []
-        one, other = (self.prompt(query)[0] for query in first_two)
-        shared = one[: common(one[:-1], other[:-1])]
+        first, second = (self.prompt(query)[0] for query in first_two)
+        shared = first[: common(first[:-1], second[:-1])]
         return shared if len(shared) >= SHARED_LEAST else []
 
     def _prefill(self, new: Sequence[tuple[int, list[int]]]) -> None:
-        """Prompts into their rows of the store, up to their last token; what is shared is copied."""
+        """Fill new prompts' rows of the store, up to their last token; the common beginning is copied."""
         if new and self.prefix and self.prefix_row < 0 and self.store_free:
             self.prefix_row = self.store_free.pop()
             self._append("store", [(self.prefix_row, self.prefix, 0)])

@@ -1,7 +1,7 @@
 """Rollouts on the devices of all hosts, for a model that one host cannot hold: process 0 leads and the others follow.
 
-All episodes, environments and searches are process 0's. What it has its cache rows do it tells the others first, and
-every process runs the same programs in the same order.
+All episodes, environments and searches are process 0's. It sends each change of its cache rows to the others before it
+makes it, so that every process runs the same programs in the same order.
 """
 
 import functools
@@ -19,31 +19,31 @@ PARAMETERS = "the parameters, which every process has"
 
 
 class Leader:
-    """The rows of process 0, which tell the others of every change."""
+    """The rows of process 0; the other processes are told of a change before it is made."""
 
     def __init__(self, rows: Rows):
         self._rows = rows
-        self.apart = False  # while a change is under way here, and for ever when it failed: the others wait in it
+        self.apart = False  # True during a change; stays True when the change fails, for the others then hang in it
 
     def __getattr__(self, name: str) -> Any:
-        found = getattr(self._rows, name)
-        return functools.partial(self._told, name, found) if name in CHANGES else found
+        attribute = getattr(self._rows, name)
+        return functools.partial(self._tell_and_change, name, attribute) if name in CHANGES else attribute
 
-    def _told(self, name: str, change: Callable[..., Result], *words: Any) -> Result:
-        hosts.from_first([name, *(PARAMETERS if isinstance(word, Laid) else word for word in words)])
+    def _tell_and_change(self, name: str, change: Callable[..., Result], *arguments: Any) -> Result:
+        hosts.from_first([name, *(PARAMETERS if isinstance(value, Laid) else value for value in arguments)])
         self.apart = True
-        found = change(*words)
+        result = change(*arguments)
         self.apart = False
-        return found
+        return result
 
 
 def together(
     engine: Engine, params: Any, work: Callable[[], Result], otherwise: Result, *, stop_now: Callable[[], bool]
 ) -> Result:
-    """What `work`, which runs the engine, gives on process 0; `otherwise` on the others, which lend their devices.
+    """On process 0 what `work` returns, which runs the engine; on the others `otherwise`: they lend their devices.
 
-    `params`: as `host_local.hand_over` lays them out for a pod. `stop_now` is asked on all of them, so that each can
-    tell the others that it was told to stop; process 0 decides.
+    `params`: as `host_local.hand_over` lays them out for a pod. Every process calls `stop_now`, so that each can tell
+    the others of a SIGTERM; process 0 decides.
     """
     if hosts.count() == 1:
         return work()
@@ -57,12 +57,12 @@ def together(
         return work()
     finally:
         engine.rows = rows
-        if not leader.apart:  # else no word reaches the others: this process ends, and their watchdogs end them
+        if not leader.apart:  # else the others hang in the failed change until their watchdogs end them
             hosts.from_first(None)
 
 
 def _follow(rows: Rows, laid: Laid, stop_now: Callable[[], bool]) -> None:
-    while told := hosts.from_first(None):
-        name, *words = told
-        getattr(rows, name)(*(laid if isinstance(word, str) and word == PARAMETERS else word for word in words))
+    while change := hosts.from_first(None):
+        name, *arguments = change
+        getattr(rows, name)(*(laid if isinstance(value, str) and value == PARAMETERS else value for value in arguments))
         stop_now()

@@ -12,12 +12,12 @@ from typing import Any
 from qr_jax.dialect import encodable
 from qr_jax.records import Passage, Query, Say, Search, SearchFunction, Stop, Turn
 
-FIRST_PAUSE_S = 0.1  # before the first retry; it doubles, and each is drawn between its half and its whole
+FIRST_PAUSE_S = 0.1  # before the first retry; it doubles with each, and half of it or more is waited, at random
 
 
 @dataclass(frozen=True)
 class Fault:
-    """A query that got no passages for reasons that are not its own."""
+    """Why a query got no passages, where the query itself is not to blame."""
 
     reason: str
 
@@ -26,11 +26,10 @@ class Fault:
 class Searched:
     """What a batch of searches gave: passages or a Fault for each different query, and what it took.
 
-    `asked` counts queries, `unique` different ones, `failed` those that are faults, `calls` calls of the search
-    function.
+    `asked` counts queries, `unique` different ones, `failed` those with a Fault, `calls` calls of the search function.
     """
 
-    found: Mapping[str, tuple[Passage, ...] | Fault]
+    by_query: Mapping[str, tuple[Passage, ...] | Fault]
     asked: int
     unique: int
     failed: int
@@ -48,16 +47,16 @@ def run_searches(
     sleep: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
 ) -> Searched:
-    """The passages of each different query, at most k, or a Fault; nothing the search function does is raised.
+    """The passages of each different query, at most k, or a Fault; an error of the search function is never raised.
 
     All queries go in one call. If it raises or gives anything but a list of passages for each query, every query still
     without passages is tried alone, `retries` times, after pauses with jitter, so that one bad query does not fault the
-    rest. What is not there after `deadline_s`, retries included, is a fault; a call that hangs is left behind in its
-    daemon thread (nothing can end it), so a search function must bear being called while an older call still runs.
+    rest. A query without passages after `deadline_s`, retries included, gets a Fault. A call that hangs is left behind
+    in its daemon thread (nothing can end it), so a search function must bear a new call while an older one still runs.
     """
     started, calls = clock(), 0
     pending = list(dict.fromkeys(queries))
-    found: dict[str, tuple[Passage, ...] | Fault] = {}
+    by_query: dict[str, tuple[Passage, ...] | Fault] = {}
     for attempt in range(retries + 1):
         if attempt and pending:
             pause_s = FIRST_PAUSE_S * 2 ** (attempt - 1) * random.uniform(0.5, 1.0)
@@ -67,13 +66,13 @@ def run_searches(
             left_s = started + deadline_s - clock()
             if left_s <= 0:
                 late = Fault(f"no result within {deadline_s:g} s")
-                found.update({query: found.get(query, late) for query in batch})
+                by_query.update({query: by_query.get(query, late) for query in batch})
                 continue
             calls += 1
-            found.update(zip(batch, _call(search, batch, k, left_s)))
-        pending = [query for query in pending if isinstance(found[query], Fault)]
-    failed = sum(isinstance(value, Fault) for value in found.values())
-    return Searched(found, len(queries), len(found), failed, calls, clock() - started)
+            by_query.update(zip(batch, _call(search, batch, k, left_s)))
+        pending = [query for query in pending if isinstance(by_query[query], Fault)]
+    failed = sum(isinstance(result, Fault) for result in by_query.values())
+    return Searched(by_query, len(queries), len(by_query), failed, calls, clock() - started)
 
 
 def _call(search: SearchFunction, batch: list[str], k: int, limit_s: float) -> list[tuple[Passage, ...] | Fault]:
@@ -99,21 +98,21 @@ def _checked(results: Any, count: int, k: int) -> list[tuple[Passage, ...]]:
     if not isinstance(results, Sequence) or isinstance(results, str) or len(results) != count:
         size = f" of {len(results)}" if isinstance(results, Sequence) else ""
         raise ValueError(f"{count} queries got a {type(results).__name__}{size}, not a list of {count}")
-    return [tuple(map(_passage, _listed(found)[:k])) for found in results]
+    return [tuple(map(_passage, _listed(result)[:k])) for result in results]
 
 
-def _listed(found: Any) -> Sequence[Any]:
-    if not isinstance(found, Sequence) or isinstance(found, str):
-        raise TypeError(f"a query got a {type(found).__name__}, not a list of passages")
-    return found
+def _listed(result: Any) -> Sequence[Any]:
+    if not isinstance(result, Sequence) or isinstance(result, str):
+        raise TypeError(f"a query got a {type(result).__name__}, not a list of passages")
+    return result
 
 
-def _passage(found: Any) -> Passage:
-    if not isinstance(found, Passage) or not all(isinstance(text, str) for text in (found.id, found.title, found.text)):
-        raise TypeError(f"a query got a {type(found).__name__} that is no Passage with a text, title and id")
-    if not math.isfinite(found.score):
-        raise ValueError(f"passage {found.id!r} has the score {found.score}")
-    return replace(found, id=encodable(found.id), title=encodable(found.title), text=encodable(found.text))
+def _passage(item: Any) -> Passage:
+    if not isinstance(item, Passage) or not all(isinstance(text, str) for text in (item.id, item.title, item.text)):
+        raise TypeError(f"a query got a {type(item).__name__} that is no Passage with a text, title and id")
+    if not math.isfinite(item.score):
+        raise ValueError(f"passage {item.id!r} has the score {item.score}; wanted a finite number")
+    return replace(item, id=encodable(item.id), title=encodable(item.title), text=encodable(item.text))
 
 
 def fit_observation(
@@ -126,15 +125,15 @@ def fit_observation(
     """The environment's move, the last turn's passages cut until its text has at most `budget_tokens`; and the turns.
 
     `env` has its settings bound. The lowest-ranked passages are cut first (of one rank, the last query's), each from
-    the end of its text by words, and dropped with the last word. As many words stay as fit, so tags and titles stay
-    whole. Where even no passages do not fit, the move without passages comes back, over the budget. A move that says
-    nothing (Stop, Search) comes back with the turns as they were.
+    the end of its text by words, and dropped with the last word. As many words stay as fit; tags and titles stay
+    whole. A move that is over the budget even without passages comes back without them. A move that says nothing
+    (Stop, Search) comes back with the turns as they were.
     """
     turns = tuple(turns)
     move = env(query, turns)
     if not isinstance(move, Say) or not turns or encode_length(move.text) <= budget_tokens:
         return move, turns
-    ranked = [(rank, at) for at, found in enumerate(turns[-1].passages) for rank in range(len(found))]
+    ranked = [(rank, at) for at, passages in enumerate(turns[-1].passages) for rank in range(len(passages))]
     order = sorted(ranked, key=lambda place: (-place[0], -place[1]))
     sizes = [max(1, len(turns[-1].passages[at][rank].text.split())) for rank, at in order]
 
@@ -166,7 +165,7 @@ def _without(
         if stay:
             kept[rank, at] = _first_words(passages[at][rank], stay) if stay < size else passages[at][rank]
     return tuple(
-        tuple(kept[rank, at] for rank in range(len(found)) if (rank, at) in kept) for at, found in enumerate(passages)
+        tuple(kept[rank, at] for rank in range(len(ranked)) if (rank, at) in kept) for at, ranked in enumerate(passages)
     )
 
 
