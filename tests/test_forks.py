@@ -1,0 +1,88 @@
+"""Plug-ins as a fork writes them, through whole runs: adaptive rounds, turn rewards, entropies, golds; bad ones."""
+
+import json
+from dataclasses import replace
+
+import fork_plugins
+import numpy as np
+import pytest
+from killed_run import tiny
+
+from qr_jax import metrics_writer
+from qr_jax.config import use
+from qr_jax.train import train
+
+
+def config_of(folder, **changes):
+    """Two steps without a cold start, of plug-ins in fork_plugins.py."""
+    settings = tiny(folder)
+    rounds, reward, advantage = (
+        use(f"fork_plugins.{changes[kind]}") if kind in changes else None for kind in ("rounds", "reward", "advantage")
+    )
+    pool = replace(settings.pool, min_signal=1, rounds=rounds or settings.pool.rounds)
+    learner = replace(settings.learner, advantage=advantage or settings.learner.advantage)
+    return replace(
+        settings,
+        sft=replace(settings.sft, steps=0),
+        pool=replace(pool, samples=2),
+        reward=reward or settings.reward,
+        learner=learner,
+        evaluation=replace(settings.evaluation, questions=2),
+        train=replace(settings.train, steps=2),
+    )
+
+
+def test_adaptive_rounds_turn_rewards_entropies_and_golds_train_and_are_told(tmp_path):
+    said: list[str] = []
+    fork_plugins.GRADED.clear()
+    settings = config_of(tmp_path, rounds="undecided", reward="by_turn", advantage="everything")
+    train(settings, tmp_path / "run", say=said.append)
+    draws = [json.loads(line) for line in (tmp_path / "run" / "ledger.jsonl").read_text().splitlines()]
+    grown = [draw for draw in draws if len(draw["rewards"]) == 4]
+    assert grown and {len(draw["rewards"]) for draw in draws} == {2, 4}
+    assert len(fork_plugins.GRADED) == len(draws) + len(grown)  # each group once, and again only where it grew
+    assert any("report.html" in line for line in said) and not any("no null" in line for line in said)
+    rows = metrics_writer.read(tmp_path / "run")
+    assert [row["budget/rollouts"] for row in rows][-1] == sum(len(draw["rewards"]) for draw in draws)
+    updated = [row for row in rows if row["learner/loss"] is not None]
+    assert updated and all(np.isfinite(row["learner/grad_norm"]) and row["learner/grad_norm"] > 0 for row in updated)
+    first = rows.index(updated[0])
+    assert not any(row["perf/compiles"] for row in rows[first + 1 :])  # groups of both sizes run one program
+    episodes = [
+        json.loads(line)
+        for path in sorted((tmp_path / "run" / "episodes").iterdir())
+        for line in path.read_text().splitlines()
+    ]
+    trained = [episode["advantage"] for episode in episodes if episode["accepted"]]
+    assert trained and all(len(values) == len([t for t in e["turns"] if t["author"] == "model"])
+                           for values, e in zip(trained, [e for e in episodes if e["accepted"]]))  # fmt: skip
+
+
+def test_a_reward_without_a_number_is_a_fault_by_name_and_not_a_zero(tmp_path):
+    said: list[str] = []
+    train(config_of(tmp_path, reward="sometimes_lost"), tmp_path / "run", say=said.append)
+    draws = [json.loads(line) for line in (tmp_path / "run" / "ledger.jsonl").read_text().splitlines()]
+    assert all(draw["rewards"][0] is None and draw["valid"] == 1 and draw["verdict"] == "fault" for draw in draws)
+    told = [line for line in said if "faults of grading" in line]
+    assert "reward 'fork_plugins.sometimes_lost' gave nan for sample 0 of query" in told[0]
+    rows = metrics_writer.read(tmp_path / "run")
+    assert all(row["rollout/faults"] == row["pool/drawn"] and row["learner/loss"] is None for row in rows)
+    (first, *_) = (tmp_path / "run" / "episodes").iterdir()
+    lost = [episode for episode in map(json.loads, first.read_text().splitlines()) if episode["sample"] == 0]
+    assert all(episode["reward"] is None and "gave nan" in episode["fault"] for episode in lost)
+
+
+@pytest.mark.parametrize(
+    ("reward", "words"),
+    [
+        (
+            "always_lost",
+            r"no episode of the first step has a reward .* 'fork_plugins.always_lost' gave nan for sample 0",
+        ),
+        ("of_one", r"reward 'fork_plugins.of_one' returned scores that are an array of float64 of shape \(1,\), not"),
+    ],
+)
+def test_a_reward_that_is_never_right_ends_the_run_at_its_first_step(tmp_path, reward, words):
+    with pytest.raises(ValueError, match=words):
+        train(config_of(tmp_path, reward=reward), tmp_path / "run", say=lambda text: None)
+    assert not (tmp_path / "run" / "metrics.jsonl").read_text()
