@@ -174,7 +174,7 @@ def agent(config: Config) -> Agent:
     """Model, tokenizer and engine; nothing large is allocated but the engine's cache."""
     model = config.model
     if model.name in families.PRESETS:
-        tokenizer = WordTokenizer(vocabulary()) if model.tokenizer is None else load_tokenizer(model.tokenizer)
+        tokenizer = world_tokenizer(config) if model.tokenizer is None else load_tokenizer(model.tokenizer)
         cfg = families.with_vocab(families.PRESETS[model.name], tokenizer.size)
         weights = functools.partial(_random, cfg, config.seed)
     else:
@@ -183,6 +183,12 @@ def agent(config: Config) -> Agent:
         tokenizer = load_tokenizer(model.tokenizer or path)
         weights = functools.partial(_loaded, path)
     return Agent(cfg, tokenizer, Engine(cfg, tokenizer, config.rollout, compute=model.compute), weights)
+
+
+def world_tokenizer(config: Config) -> WordTokenizer:
+    """The words of the synthetic world, and the tags of an environment that has others."""
+    tags = plugins.constants("env", config.env.name).get("TAGS", ())
+    return WordTokenizer([*vocabulary(), *(f"<{slash}{tag}>" for tag in tags for slash in ("", "/"))])
 
 
 def _random(cfg: ModelConfig, seed: int):

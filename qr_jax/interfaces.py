@@ -188,7 +188,7 @@ CONTRACTS: Mapping[str, Contract] = {
         given=("query", "turns"),
         returns="Say(text, role, stop), Search((query, ...)) or Stop(reason, answer) (records.py)",
         check=check_env,
-        # The tags of its dialect, and how many searches an expert may ask in one turn.
+        # Its tags beside dialect.NAMES (the world's vocabulary gets them), and how often an expert searches in a turn.
         constants={"TAGS": tuple[str, ...], "PARALLEL": int},
         beside=("expert_turn",),  # (thought, queries, answer) -> what an expert writes: cold starts need it
     ),

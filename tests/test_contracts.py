@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from qr_jax import plugins
+from qr_jax import dialect, plugins
 from qr_jax.interfaces import CONTRACTS, EXAMPLE, Wrong
 from qr_jax.pool import _note, create
 from qr_jax.records import Ask, Episode, Passage, Query, Say, Scores, Search, Stop, Turn, grades
@@ -85,7 +85,8 @@ def test_every_plug_in_keeps_its_contract_when_it_is_called(kind, name, tmp_path
 
 def check_environment(env, name):
     """An expert's turns are read as what they say, and a passage that holds its tags shows none of them."""
-    write, tags = plugins.beside("env", name, "expert_turn"), plugins.constants("env", name)["TAGS"]
+    write = plugins.beside("env", name, "expert_turn")
+    tags = (*dialect.NAMES, *plugins.constants("env", name).get("TAGS", ()))
     assert isinstance(env(QUERY, []), Say)
     search = write("I look it up.", ("where is A",))
     assert env(QUERY, [Turn("model", search)]) == Search(("where is A",))

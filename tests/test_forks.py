@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import fork_plugins
 import numpy as np
@@ -86,3 +87,18 @@ def test_a_reward_that_is_never_right_ends_the_run_at_its_first_step(tmp_path, r
     with pytest.raises(ValueError, match=words):
         train(config_of(tmp_path, reward=reward), tmp_path / "run", say=lambda text: None)
     assert not (tmp_path / "run" / "metrics.jsonl").read_text()
+
+
+def test_the_readme_s_environment_of_another_dialect_trains_from_a_cold_start(tmp_path, monkeypatch):
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    (tmp_path / "my_env.py").write_text(
+        readme.split('```python\n"""Environment')[1].join(['"""Environment', ""]).split("```")[0]
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    settings = tiny(tmp_path)
+    said: list[str] = []
+    settings = replace(settings, env=use("my_env.my_env", max_turns=4), train=replace(settings.train, steps=1))
+    train(settings, tmp_path / "run", say=said.append)
+    assert "cold start: 20 expert traces" in said
+    episodes = (tmp_path / "run" / "episodes" / "step_000001.jsonl").read_text()
+    assert json.loads(episodes.splitlines()[0])["turns"][0]["author"] == "model"

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from qr_jax import dialect
 from qr_jax.records import Query, Say, Search, Stop, Turn
 
-TAGS = ("think", "search", "information", "answer")
 STOP = ("</search>", "</answer>")
 THINK = (
     "Reason between <think> and </think> before you act, and again whenever you have been given something new to read. "

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from qr_jax import dialect
 from qr_jax.records import Query, Say, Search, Stop, Turn
 
-TAGS = ("think", "tool_call", "tool_response", "tools", "answer")
 PARALLEL = 3  # searches of one tool call (the paper's agent)
 STOP = ("</answer>",)  # a turn of calls ends where the model ends its message: several calls may follow one another
 CALL_CHARACTERS = 4096  # of one call's JSON; a longer one is not read

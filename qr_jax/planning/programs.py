@@ -12,15 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
+from qr_jax.assemble import world_tokenizer
 from qr_jax.config import Config
 from qr_jax.learning import gold, learner, pack
 from qr_jax.models import families, hf, incremental
 from qr_jax.models.families import ModelConfig
 from qr_jax.models.hf import load_tokenizer
-from qr_jax.models.tokenizer import WordTokenizer
 from qr_jax.parallel import host_local
 from qr_jax.planning import ahead
-from qr_jax.queries.world.generate import vocabulary
 from qr_jax.records import grades
 from qr_jax.rollout import cache as caches
 from qr_jax.rollout import decode as jitted
@@ -64,7 +63,7 @@ def model_shape(config: Config) -> ModelConfig:
     """
     model = config.model
     if model.name in families.PRESETS:
-        tokenizer = WordTokenizer(vocabulary()) if model.tokenizer is None else load_tokenizer(model.tokenizer)
+        tokenizer = world_tokenizer(config) if model.tokenizer is None else load_tokenizer(model.tokenizer)
         return families.with_vocab(families.PRESETS[model.name], tokenizer.size)
     if model.name in HUB:
         return families.PRESETS[HUB[model.name]]
