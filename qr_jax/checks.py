@@ -51,9 +51,9 @@ def check(config: Config, *, devices: int | None = None, allow_plugins: Sequence
     `devices`: how many there are, once that is known. `allow_plugins`: packages outside qr_jax that plug-ins may come
     from; None: all of them (a config file is its user's own code).
     """
-    found = problems(config, devices=devices, allow_plugins=allow_plugins)
-    if found:
-        raise ValueError("\n  ".join([f"{len(found)} problems in this config:", *found]) if found[1:] else found[0])
+    lines = problems(config, devices=devices, allow_plugins=allow_plugins)
+    if lines:
+        raise ValueError("\n  ".join([f"{len(lines)} problems in this config:", *lines]) if lines[1:] else lines[0])
 
 
 def problems(config: Config, *, devices: int | None = None, allow_plugins: Sequence[str] | None = None) -> list[str]:
@@ -63,8 +63,8 @@ def problems(config: Config, *, devices: int | None = None, allow_plugins: Seque
     except ValueError as error:
         return [str(error)]
     parts = (_sizes, _together, _batches, _lengths, _files, _sources, _secrets)
-    found = [line for part in parts for line in part(config)]
-    return found + list(_mesh(config, devices)) + list(_plugins(config, allow_plugins))
+    lines = [line for part in parts for line in part(config)]
+    return lines + list(_mesh(config, devices)) + list(_plugins(config, allow_plugins))
 
 
 def _bounded(config: Config, sections: Mapping[str, tuple[str, ...]]) -> Iterator[tuple[str, float]]:

@@ -66,6 +66,8 @@ def check_rule(result: Any, pool: Any, outcome: Any = None, **_: Any) -> Any:
 def check_rounds(result: Any, pool: Any, so_far: Sequence[Any], **_: Any) -> Ask | None:
     """An Ask for at least one rollout, or None."""
     if result is None:
+        if not so_far:
+            raise Wrong("None before the first draw of the step")
         return None
     if not isinstance(result, Ask):
         raise Wrong(shown(result))

@@ -60,14 +60,14 @@ def find(kind: str, name: str, *, allow_plugins: Sequence[str] | None = None) ->
     refuse_foreign(kind, name, allow_plugins)
     module, function = _place(kind, name)
     try:
-        found = getattr(importlib.import_module(module), function, None)
+        plugin = getattr(importlib.import_module(module), function, None)
     except ModuleNotFoundError as error:
         if error.name and (module == error.name or module.startswith(error.name + ".")):
             raise ValueError(f"{kind} {name!r} is not there: no module {error.name!r}{_hint(kind, name)}") from error
         raise  # the plug-in's file is there and misses something itself: that says what to install
-    if not callable(found):
+    if not callable(plugin):
         raise ValueError(f"{kind} {name!r}: {module} has no function {function!r}")
-    return found
+    return plugin
 
 
 def signature(kind: str, name: str, *, allow_plugins: Sequence[str] | None = None) -> Signature:

@@ -150,7 +150,7 @@ MORE = {
 @pytest.mark.parametrize("kind", CONTRACTS)
 def test_a_wrong_return_is_refused_by_name_with_what_was_found_and_wanted(kind, monkeypatch):
     """Through the loader, as a run meets it. (None ends a step's drawing: rounds may return it.)"""
-    values = [value for name, value in WRONG.items() if not (kind == "rounds" and name == "None")] + MORE.get(kind, [])
+    values = [value for name, value in WRONG.items() if kind != "rounds" or name != "None"] + MORE.get(kind, [])
     name = plugins.names(kind)[0]
     contract, data = CONTRACTS[kind], DATA[kind]
     for value in values:
@@ -184,6 +184,8 @@ def test_an_ask_for_nothing_or_for_a_query_that_was_not_drawn_is_said():
     check = CONTRACTS["rounds"].check
     with pytest.raises(Wrong, match="an Ask for nothing, which would never end the step"):
         check(Ask(0), POOL, [OUTCOME])
+    with pytest.raises(Wrong, match="None before the first draw of the step"):
+        check(None, POOL, [])
     with pytest.raises(Wrong, match="an Ask for 1 more samples of query 3, of the 2 drawn in this step"):
         check(Ask(0, {3: 1}), POOL, [OUTCOME])
 

@@ -48,7 +48,7 @@ def rule_by_turn(pool, outcome):
 def asks(pool, so_far, *, first: str, then: str = "None"):
     return eval(then if so_far else first)
 """
-NOBODY = "they ask for further samples of 1 queries not drawn this step, the first 99"
+NOBODY = "an Ask for 1 more samples of query 99, of the "
 
 
 @pytest.fixture
@@ -153,15 +153,15 @@ def test_what_moved_is_counted_where_groups_are_of_unequal_size(lab):
 @pytest.mark.parametrize(
     ("first", "then", "words"),
     [
-        ("Ask(draw=0)", "None", "they ask for 0 queries and further samples of 0; wanted at least 1 of either"),
-        ("Ask(draw=4)", "Ask(draw=0)", "they ask for 0 queries and further samples of 0"),
-        ("Ask(draw=-1)", "None", "they ask for -1 queries"),
+        ("Ask(draw=0)", "None", "an Ask for nothing, which would never end the step"),
+        ("Ask(draw=4)", "Ask(draw=0)", "an Ask for nothing, which would never end the step"),
+        ("Ask(draw=-1)", "None", "Ask(draw=-1 (int), more="),
         ("Ask(draw=4)", "Ask(draw=0, more={99: 1})", NOBODY),
         ("Ask(draw=4, more={99: 1})", "None", NOBODY),
-        ("Ask(draw=100)", "Ask(draw=0, more={0: 0})", "counts like 0; wanted whole numbers of 1 or more"),
-        ("Ask(draw=100)", "Ask(draw=0, more={0: 1.5})", "counts like 1.5"),
-        ("None", "None", "they ended a step before its first draw"),
-        ("7", "None", "they returned int; wanted an Ask or None"),
+        ("Ask(draw=100)", "Ask(draw=0, more={0: 0})", "an Ask for 0 more samples of query 0, of the 20 drawn"),
+        ("Ask(draw=100)", "Ask(draw=0, more={0: 1.5})", "an Ask for 1.5 more samples of query 0"),
+        ("None", "None", "None before the first draw of the step"),
+        ("7", "None", "returned 7 (int); wanted Ask(draw=..."),
         ("so_far[-1]", "None", "IndexError on simulated outcomes"),
         ("Ask(draw=4)", "so_far[-1].grades.turn_reward_QGT[0]", "TypeError on simulated outcomes"),
     ],

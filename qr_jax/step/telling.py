@@ -158,7 +158,7 @@ def times(took: Took, rollouts: int, metrics: Sequence[Mapping[str, Any]]) -> di
         "time/settle_s": settle_s,
         "time/learner_s": learner_s,
         "perf/tokens_per_s": statistics.tokens / max(rollout_s, 1e-9),
-        "perf/learner_tokens_per_s": sum(int(one["tokens"]) for one in metrics) / max(learner_s, 1e-9),
+        "perf/learner_tokens_per_s": sum(int(update["tokens"]) for update in metrics) / max(learner_s, 1e-9),
         "perf/rollouts_per_s": rollouts / max(step_s, 1e-9),
         "perf/compiles": took.compiled,
     }

@@ -21,7 +21,7 @@ LEVELS = {"low": 0.05, "high": 0.95}
 
 
 def null(
-    of: Sampler,
+    plan: Sampler,
     draws: Draws,
     *,
     size: int,
@@ -41,16 +41,16 @@ def null(
     stretches = pass_rates.first_pass(draws)
     runs = []
     for seed in range(seeds):
-        at = pass_rates.following(stretches, size, seed=seed, frozen=True)
-        runs.append(play(of, at, size=size, seed=seed, allow_plugins=allow_plugins))
-    found = [curves(run.rows, points) for run in runs]
-    least = min(len(one["rollouts"]) for one in found)
+        world = pass_rates.following(stretches, size, seed=seed, frozen=True)
+        runs.append(play(plan, world, size=size, seed=seed, allow_plugins=allow_plugins))
+    every = [curves(run.rows, points) for run in runs]
+    least = min(len(values["rollouts"]) for values in every)
     scalars = [summary(run) for run in runs]
     return {
         "seeds": seeds,
-        "rollouts": np.mean(np.array([one["rollouts"][:least] for one in found], float), axis=0).tolist(),
-        "bands": {name: _band([one[name][:least] for one in found]) for name in (*NAMES, *COUNTS)},
-        "summary": {name: _band([one[name] for one in scalars]) for name in scalars[0]},
+        "rollouts": np.mean(np.array([values["rollouts"][:least] for values in every], float), axis=0).tolist(),
+        "bands": {name: _band([values[name][:least] for values in every]) for name in (*NAMES, *COUNTS)},
+        "summary": {name: _band([scalar[name] for scalar in scalars]) for name in scalars[0]},
     }
 
 
@@ -64,9 +64,9 @@ def null_of_run(
     """
     pool, size, rollouts, draws = pass_rates.read_run(folder)
     names = ("rule", "rounds", "queries", "samples", "oversample", "by", "reset_below", "on_exhausted")
-    of = Sampler(**{name: getattr(pool, name) for name in names}, rollouts=rollouts)
-    made = null(of, draws, size=size, seeds=seeds, points=points, allow_plugins=allow_plugins)
-    return made | {"run": curves(metrics_writer.read(folder), points)}
+    plan = Sampler(**{name: getattr(pool, name) for name in names}, rollouts=rollouts)
+    control = null(plan, draws, size=size, seeds=seeds, points=points, allow_plugins=allow_plugins)
+    return control | {"run": curves(metrics_writer.read(folder), points)}
 
 
 def null_or_reason(folder: str | Path, **settings: Any) -> dict[str, Any]:
@@ -85,17 +85,19 @@ def curves(rows: Sequence[Mapping[str, Any]], points: int) -> dict[str, list[flo
     `rollouts` is where each stretch ends.
     """
     parts = [[rows[i] for i in part] for part in np.array_split(np.arange(len(rows)), min(points, len(rows)))]
-    made: list[Mapping[str, Any]] = [figures.over_steps(part) for part in parts]
-    shares = {name: [one[f"pool/{name}"] for one in made] for name in NAMES}
-    counts = {name: [(one[f"pool/{name}"] or 0) / len(part) for one, part in zip(made, parts)] for name in COUNTS}
-    return {"rollouts": np.cumsum([one["pool/rollouts"] for one in made]).tolist(), **shares, **counts}
+    stretches: list[Mapping[str, Any]] = [figures.over_steps(part) for part in parts]
+    shares = {name: [stretch[f"pool/{name}"] for stretch in stretches] for name in NAMES}
+    counts = {
+        name: [(stretch[f"pool/{name}"] or 0) / len(part) for stretch, part in zip(stretches, parts)] for name in COUNTS
+    }
+    return {"rollouts": np.cumsum([stretch["pool/rollouts"] for stretch in stretches]).tolist(), **shares, **counts}
 
 
 def _band(values: Sequence[Any]) -> dict[str, Any]:
     """Mean, low and high over the seeds (the first axis) that have a value; None where none has."""
     array = np.array(values, float)  # None becomes NaN
-    some = ~np.isnan(array).all(axis=0)
-    array = np.where(some, array, 0.0)
-    made = {"mean": np.nanmean(array, axis=0)}
-    made |= {name: np.nanquantile(array, level, axis=0) for name, level in LEVELS.items()}
-    return {name: np.asarray(np.where(some, value, None)).tolist() for name, value in made.items()}
+    known = ~np.isnan(array).all(axis=0)
+    array = np.where(known, array, 0.0)
+    band = {"mean": np.nanmean(array, axis=0)}
+    band |= {name: np.nanquantile(array, level, axis=0) for name, level in LEVELS.items()}
+    return {name: np.asarray(np.where(known, value, None)).tolist() for name, value in band.items()}

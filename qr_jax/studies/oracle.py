@@ -96,35 +96,41 @@ def signal_chance(rate: np.ndarray, samples: int) -> np.ndarray:
 
 
 def play(
-    of: Sampler, at: World, *, size: int, seed: int, family_P: Any = None, allow_plugins: Sequence[str] | None = None
+    plan: Sampler,
+    world: World,
+    *,
+    size: int,
+    seed: int,
+    family_P: Any = None,
+    allow_plugins: Sequence[str] | None = None,
 ) -> Played:
     """Steps until the rollouts are spent (the last may go over them) or, if it is to stop then, the pool is used up.
 
     NotPlayable where the rule or the rounds fail on simulated outcomes.
     """
-    rule = _playable("rule", of.rule, plugins.bind("rule", of.rule, allow_plugins=allow_plugins))
-    sizes = {"queries": of.queries, "oversample": of.oversample, "samples": of.samples}
-    rounds = plugins.bind("rounds", of.rounds, provided=sizes, allow_plugins=allow_plugins)
-    ask = _playable("rounds", of.rounds, rounds)
-    draw = partial(pools.draw, by=plugins.draws_by(of.rule, of.by, allow_plugins=allow_plugins))
+    rule = _playable("rule", plan.rule, plugins.bind("rule", plan.rule, allow_plugins=allow_plugins))
+    sizes = {"queries": plan.queries, "oversample": plan.oversample, "samples": plan.samples}
+    rounds = plugins.bind("rounds", plan.rounds, provided=sizes, allow_plugins=allow_plugins)
+    ask = _playable("rounds", plan.rounds, rounds)
+    draw = partial(pools.draw, by=plugins.draws_by(plan.rule, plan.by, allow_plugins=allow_plugins))
     pool, spent, rows = pools.create(size, family_P), 0, []
     filed_P = np.zeros(size)  # the pass rate a query had when it was last graded
     moved, draws = {name: [] for name in ORIGINS}, []
-    while spent < of.rollouts:
-        pool, step, done = _refreshed(of, pool), len(rows), spent / of.rollouts
+    while spent < plan.rollouts:
+        pool, step, done = _refreshed(plan, pool), len(rows), spent / plan.rollouts
         if not pool.weight_P.any():
             break
-        outcome, rate_Q = _step(of, pool, draw, ask, at, done, seed=seed, step=step)
+        outcome, rate_Q = _step(plan, pool, draw, ask, world, done, seed=seed, step=step)
         drawn_Q, samples_Q = outcome.drawn_Q, outcome.grades.valid_QG.sum(axis=1)
-        if (samples_Q == of.samples).all():
-            gained = _expected_gain(of, pool, drawn_Q, rate_Q, filed_P)
+        if (samples_Q == plan.samples).all():
+            gained = _expected_gain(plan, pool, drawn_Q, rate_Q, filed_P)
         else:
-            gained = _counted_gain(of, pool, draw, ask, at, done, outcome, filed_P)
+            gained = _counted_gain(plan, pool, draw, ask, world, done, outcome, filed_P)
         for name in ORIGINS:
             moved[name].append(gained[name])
         filed_P[drawn_Q] = rate_Q
-        after = pools.settle(pool, drawn_Q, outcome.grades, step=step, accept=of.queries, rule=rule, seed=seed).pool
-        rows.append(figures.step_figures(pool, outcome, after, accept=of.queries, rollouts_Q=samples_Q))
+        after = pools.settle(pool, drawn_Q, outcome.grades, step=step, accept=plan.queries, rule=rule, seed=seed).pool
+        rows.append(figures.step_figures(pool, outcome, after, accept=plan.queries, rollouts_Q=samples_Q))
         right_Q = (outcome.grades.reward_QG == 1).sum(axis=1)
         draws.append((np.full(len(drawn_Q), done), drawn_Q, right_Q, samples_Q))
         pool, spent = after, spent + int(samples_Q.sum())
@@ -144,12 +150,12 @@ def _playable(kind: str, use: Use, function: Callable[..., Any]) -> Callable[...
     return played
 
 
-def _refreshed(of: Sampler, pool: Pool) -> Pool:
-    pool = pools.refresh(pool, below=of.reset_below)
-    return pool if pool.weight_P.any() or of.on_exhausted == "stop" else pools.refresh(pool, below=1.0)
+def _refreshed(plan: Sampler, pool: Pool) -> Pool:
+    pool = pools.refresh(pool, below=plan.reset_below)
+    return pool if pool.weight_P.any() or plan.on_exhausted == "stop" else pools.refresh(pool, below=1.0)
 
 
-def _step(of: Sampler, pool: Pool, draw: Any, ask: Any, at: World, done: float, *, seed: int, step: int):
+def _step(plan: Sampler, pool: Pool, draw: Any, ask: Any, world: World, done: float, *, seed: int, step: int):
     """One step's draws, round by round: its Outcome, and the pass rates of what was drawn."""
     drawn_Q, rate_Q, samples_Q = np.empty(0, np.int64), np.empty(0), np.empty(0, np.int64)
     so_far: list[Outcome] = []
@@ -158,25 +164,23 @@ def _step(of: Sampler, pool: Pool, draw: Any, ask: Any, at: World, done: float, 
         if not len(new) and not wish.more:
             break
         more_Q = [wish.more.get(index, 0) for index in drawn_Q.tolist()]
-        samples_Q = np.concatenate([samples_Q + np.array(more_Q, np.int64), np.full(len(new), of.samples)])
-        drawn_Q, rate_Q = np.concatenate([drawn_Q, new]), np.concatenate([rate_Q, at(done, new)])
-        graded = roll(rate_Q, drawn_Q, pool.size, of.samples, seed=seed, step=step, samples_Q=samples_Q)
-        so_far.append(judge(drawn_Q, graded, step=step, accept=of.queries, seed=seed))
-    if not so_far:
-        raise NotPlayable("rounds", of.rounds.name, "they ended a step before its first draw; wanted Ask(draw=...)")
+        samples_Q = np.concatenate([samples_Q + np.array(more_Q, np.int64), np.full(len(new), plan.samples)])
+        drawn_Q, rate_Q = np.concatenate([drawn_Q, new]), np.concatenate([rate_Q, world(done, new)])
+        graded = roll(rate_Q, drawn_Q, pool.size, plan.samples, seed=seed, step=step, samples_Q=samples_Q)
+        so_far.append(judge(drawn_Q, graded, step=step, accept=plan.queries, seed=seed))
     return so_far[-1], rate_Q
 
 
 def _expected_gain(
-    of: Sampler, pool: Pool, drawn_Q: np.ndarray, rate_Q: np.ndarray, filed_P: np.ndarray
+    plan: Sampler, pool: Pool, drawn_Q: np.ndarray, rate_Q: np.ndarray, filed_P: np.ndarray
 ) -> dict[str, float]:
     """Signal groups, in expectation, that a step has because pass rates moved since they were filed, by origin."""
-    gain_Q = signal_chance(rate_Q, of.samples) - signal_chance(filed_P[drawn_Q], of.samples)
+    gain_Q = signal_chance(rate_Q, plan.samples) - signal_chance(filed_P[drawn_Q], plan.samples)
     return {name: float(gain_Q[pool.last_P[drawn_Q] == last].sum()) for name, last in ORIGINS.items()}
 
 
 def _counted_gain(
-    of: Sampler, pool: Pool, draw: Any, ask: Any, at: World, done: float, outcome: Outcome, filed_P: np.ndarray
+    plan: Sampler, pool: Pool, draw: Any, ask: Any, world: World, done: float, outcome: Outcome, filed_P: np.ndarray
 ) -> dict[str, float]:
     """`_expected_gain` of a step whose rounds asked for further samples, counted.
 
@@ -186,9 +190,9 @@ def _counted_gain(
     """
 
     def filed(done: float, drawn_Q: np.ndarray) -> np.ndarray:
-        return np.where(pool.last_P[drawn_Q] == LAST_NONE, at(done, drawn_Q), filed_P[drawn_Q])
+        return np.where(pool.last_P[drawn_Q] == LAST_NONE, world(done, drawn_Q), filed_P[drawn_Q])
 
-    unmoved, _ = _step(of, pool, draw, ask, filed, done, seed=outcome.seed, step=outcome.step)
+    unmoved, _ = _step(plan, pool, draw, ask, filed, done, seed=outcome.seed, step=outcome.step)
     return {name: float(_signal(outcome, pool, last) - _signal(unmoved, pool, last)) for name, last in ORIGINS.items()}
 
 
@@ -236,17 +240,17 @@ def study(
         _, there, _, draws = pass_rates.read_run(rates)
         stretches = pass_rates.first_pass(draws)
     size = size or there
-    found: dict[str, Any] = {}
+    studied: dict[str, Any] = {}
     for rule in rules:
-        of, many = sampler(rule, **settings), []
+        chosen, summaries = sampler(rule, **settings), []
         for seed in range(seeds):
             if stretches:
-                at = pass_rates.following(stretches, size, seed=seed)
+                world = pass_rates.following(stretches, size, seed=seed)
             else:
-                at = pass_rates.world(rates, size, seed=seed)
-            many.append(summary(play(of, at, size=size, seed=seed)))
-        found[rule] = {"rule": rule, "rates": rates, "queries": size, "seeds": seeds} | _over_seeds(many)
-    return found
+                world = pass_rates.world(rates, size, seed=seed)
+            summaries.append(summary(play(chosen, world, size=size, seed=seed)))
+        studied[rule] = {"rule": rule, "rates": rates, "queries": size, "seeds": seeds} | _over_seeds(summaries)
+    return studied
 
 
 def rules(text: str) -> list[str]:
@@ -254,11 +258,13 @@ def rules(text: str) -> list[str]:
     return [*plugins.names("rule"), *PRESETS] if text == "all" else [name for name in text.split(",") if name]
 
 
-def _over_seeds(many: Sequence[Mapping[str, float | int | None]]) -> dict[str, Any]:
+def _over_seeds(summaries: Sequence[Mapping[str, float | int | None]]) -> dict[str, Any]:
     """Means, and under `sd` standard deviations (None with one seed), over the seeds that have a value."""
-    values = {name: [float(value) for one in many if (value := one[name]) is not None] for name in many[0]}
-    means = {name: float(np.mean(some)) if some else None for name, some in values.items()}
-    return means | {"sd": {n: float(np.std(some, ddof=1)) if len(some) > 1 else None for n, some in values.items()}}
+    values = {
+        name: [float(value) for summary in summaries if (value := summary[name]) is not None] for name in summaries[0]
+    }
+    means = {name: float(np.mean(known)) if known else None for name, known in values.items()}
+    return means | {"sd": {n: float(np.std(known, ddof=1)) if len(known) > 1 else None for n, known in values.items()}}
 
 
 COLUMNS = {
@@ -276,12 +282,12 @@ COLUMNS = {
 }
 
 
-def format_table(found: Mapping[str, Mapping[str, Any]]) -> str:
+def format_table(studied: Mapping[str, Mapping[str, Any]]) -> str:
     """`study`'s means as lines of text, a rule a line."""
     lines = ["  ".join(["rule".ljust(16), *COLUMNS.values()])]
-    for rule, one in found.items():
+    for rule, means in studied.items():
         cells = [
-            ("-" if one[name] is None else f"{one[name]:.{0 if name == 'signal_groups' else 3}f}").rjust(len(title))
+            ("-" if means[name] is None else f"{means[name]:.{0 if name == 'signal_groups' else 3}f}").rjust(len(title))
             for name, title in COLUMNS.items()
         ]
         lines.append("  ".join([rule.ljust(16), *cells]))
