@@ -280,3 +280,22 @@ def test_a_run_s_foreign_plug_ins_are_refused_unless_allowed():
     mine = dataclasses.replace(Config(), reward=use("json.dumps"))
     assert any("--allow-plugins json" in line for line in checks.problems(mine, allow_plugins=()))
     assert not any("--allow-plugins" in line for line in checks.problems(mine, allow_plugins=("json",)))
+
+
+def test_what_a_plug_in_s_file_declares_must_go_with_the_config(tmp_path, monkeypatch):
+    (tmp_path / "declared.py").write_text(
+        "MOST = 3\nZERO_VARIANCE = 'gradient'\n"
+        "def rounds(pool, so_far):\n    pass\n"
+        "def advantage(grades):\n    pass\n"
+        "def loss(logp_NL):\n    pass\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (line,) = checks.problems(with_(pool={"rounds": use("declared.rounds")}))
+    assert line == "pool.samples=4, but pool.rounds='declared.rounds' allows a group MOST = 3 samples"
+    for kind in ("advantage", "loss"):
+        (line,) = checks.problems(with_(learner={kind: use(f"declared.{kind}")}))
+        assert line.startswith(f"{kind} 'declared.{kind}' learns from groups of equal rewards too, and none reaches it")
+        assert checks.problems(with_(learner={kind: use(f"declared.{kind}"), "keep_dead": True})) == []
+    (line,) = checks.problems(with_(learner={"keep_dead": True}, pool={"rounds": use("refill")}))
+    assert "pool.rounds='refill' draws no fixed number of them (its file declares no ROUNDS = 1)" in line
+    assert checks.problems(with_(learner={"keep_dead": True})) == []

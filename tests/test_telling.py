@@ -1,5 +1,8 @@
 """A step in numbers: what it got of the most that the devices can do, by hand."""
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -10,7 +13,7 @@ from qr_jax.models import costs, families
 from qr_jax.parallel import peaks
 from qr_jax.records import Episode, Query, grades
 from qr_jax.rollout.live import Statistics
-from qr_jax.step import telling
+from qr_jax.step import grading, telling
 
 CFG = families.PRESETS["two_layer"]
 CLOCK = (10.0, 14.0, 14.5, 16.5)  # start, rolled out, settled, learned
@@ -90,3 +93,39 @@ def test_decoding_is_held_against_what_it_has_to_read():
 def test_every_name_is_a_listed_metric():
     row = speed(batch_of(episode(7, 3)), Statistics(decode_steps=8, decode_s=0.5))
     assert len(row) == 4 and all(metrics.about(name) for name in row)
+
+
+def group_of(index: int, samples: int) -> grading.Group:
+    episodes = tuple(episode(3, 2) for _ in range(samples))
+    ones = np.ones((1, samples))
+    return grading.Group(index, 0, episodes, grades(ones, ones > 0, ones), grading.spent(episodes))
+
+
+def told_of(kept, trained, advantage):
+    """A step whose `kept` groups and, before them, earlier ones were trained with these advantages; None: they wait."""
+    batch = SimpleNamespace(grades=SimpleNamespace(valid_QG=np.zeros((4, 2))))
+    metrics = [{"advantage": advantage}] if advantage is not None else []
+    updated = telling.Updated(batch if metrics else None, metrics, trained)
+    return SimpleNamespace(kept=kept, updated=updated)
+
+
+def test_episodes_are_told_with_the_advantage_they_were_trained_with():
+    earlier, new = group_of(7, 2), group_of(3, 2)
+    adv_QG = np.array([[9.0, -9.0], [0.25, -0.25], [0, 0], [0, 0]], np.float32)
+    assert telling.advantages_of(told_of([new], [earlier, new], adv_QG)) == {3: [0.25, -0.25]}
+    adv_QGT = np.stack([adv_QG, 2 * adv_QG, 0 * adv_QG], axis=2)
+    assert telling.advantages_of(told_of([new], [earlier, new], adv_QGT)) == {3: [[0.25, 0.5, 0.0], [-0.25, -0.5, 0.0]]}
+    adv_NL = np.zeros((8, 16), np.float32)
+    adv_NL[2, 1:3] = 1.0, 2.0  # of query 1 sample 0: its two sampled tokens, of one turn
+    assert telling.advantages_of(told_of([new], [earlier, new], adv_NL)) == {3: [[1.5], [0.0]]}
+    assert telling.advantages_of(told_of([new], [], None)) == {3: [None, None]}
+
+
+def test_what_could_not_be_graded_is_told_by_the_first_of_it():
+    whole, lost = group_of(1, 2), group_of(2, 2)
+    fault = replace(lost.spent, invalid=1, ungraded=1, fault="reward 'mine' gave nan")
+    (line,) = telling.fault_alarms([whole, replace(lost, spent=fault)])
+    assert line.startswith("1 of 4 episodes are faults of grading") and line.endswith("reward 'mine' gave nan")
+    assert telling.fault_alarms([whole]) == [] and telling.fault_alarms([]) == []
+    (line,) = telling.fault_alarms([replace(lost, spent=replace(fault, invalid=2, ungraded=0, fault="it is down"))])
+    assert line == "every episode is a fault, the first by: it is down; nothing is learned until that is mended"

@@ -1,0 +1,52 @@
+"""Which queries a round rolls out: new ones, none drawn before, and further samples as far as a group may grow."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from qr_jax import pool
+from qr_jax.config import Config
+from qr_jax.records import Ask, grades
+from qr_jax.step import drawing, grading
+from qr_jax.step.progress import Progress
+
+PARTS = SimpleNamespace(settings=Config(), draws="chance", most_samples=6)
+
+
+def group(index, samples=4):
+    spent = replace(grading.spent(()), episodes=samples)
+    ones = np.ones((1, samples))
+    return grading.Group(index, 0, (), grades(ones, ones > 0, ones), spent)
+
+
+def test_a_round_draws_new_queries_and_adds_samples_to_those_it_asks_for():
+    progress = Progress(pool.create(5))
+    groups = [group(1), group(3)]
+    drawn = drawing.draw(PARTS, progress, Ask(9, {3: 2}), groups, step=0, number=1)
+    assert sorted(drawn) == [0, 2, 3, 4] and drawn[3] == 2  # 1 and 3 are not drawn again
+    assert all(drawn[index] == PARTS.settings.pool.samples for index in (0, 2, 4))
+    assert list(drawn)[-1] == 3 and drawing.draw(PARTS, progress, Ask(0, {1: 1}), groups, step=0, number=1) == {1: 1}
+
+
+def test_a_group_that_would_outgrow_its_rounds_constant_is_refused():
+    with pytest.raises(
+        ValueError, match=r"'once' asked for 3 more samples of query 3, which has 4; .* Write MOST = 7 in"
+    ):
+        drawing.draw(PARTS, Progress(pool.create(5)), Ask(0, {3: 3}), [group(3)], step=0, number=1)
+
+
+def test_a_pool_that_is_used_up_is_reset_or_ends_the_run():
+    used_up = replace(pool.create(3), weight_P=np.zeros(3))
+    assert drawing.refreshed(used_up, replace(Config().pool, on_exhausted="stop")) is None
+    assert drawing.refreshed(used_up, Config().pool).weight_P.tolist() == [1, 1, 1]
+    half = replace(pool.create(4), weight_P=np.array([1.0, 0, 0, 0]))
+    assert drawing.refreshed(half, replace(Config().pool, reset_below=0.5)).epoch == 1
+
+
+def test_the_groups_as_the_pool_sees_them():
+    groups = [group(4), group(1, samples=2)]
+    outcome = drawing.judged(PARTS, Progress(pool.create(5)), groups, step=3)
+    assert outcome.drawn_Q.tolist() == [4, 1] and outcome.verdict_Q.tolist() == ["easy", "easy"] and outcome.step == 3
+    assert outcome.grades.valid_QG.sum(axis=1).tolist() == [4, 2]
