@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 from killed_run import tiny
@@ -35,7 +36,9 @@ def start(*arguments, cache, **more):
     """The driver in a process of its own, with compiled programs kept for the next one."""
     environment = os.environ | {
         "JAX_COMPILATION_CACHE_DIR": str(cache),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
+        "JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES": "none",
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_NUM_CPU_DEVICES": str(jax.device_count()),  # as here, or no program of this process would be theirs
     }
     command = [sys.executable, str(ROOT / "tests" / "killed_run.py"), *map(str, arguments)]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **more)
@@ -58,23 +61,25 @@ def lines(folder):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(tmp_path_factory, compiled):
     """One run that was never killed, and four that were killed and started again by the same command.
 
     "machine" lives in a bucket, and its own folder was lost.
     """
     folder = tmp_path_factory.mktemp("runs")
     cache = folder / "cache"
+    shutil.copytree(compiled, cache, copy_function=os.link)
     with led_there() as bucket:
         finish(start(folder / "whole", cache=cache), 0)
-        for point in POINTS:
-            finish(start(folder / point, "--die", point, cache=cache), -signal.SIGKILL)
         machine = [folder / "machine", "--bucket", f"{bucket}/night"]
-        finish(start(*machine, "--die", "metrics", cache=cache), -signal.SIGKILL)
+        killed = [start(folder / point, "--die", point, cache=cache) for point in POINTS]
+        killed.append(start(*machine, "--die", "metrics", cache=cache))
+        for process in killed:
+            finish(process, -signal.SIGKILL)
         assert not list(folder.glob("machine/**/checkpoints"))
         shutil.rmtree(folder / "machine")
-        finish(start(*machine, cache=cache), 0)
-        yield folder, finish(start(*(folder / point for point in POINTS), cache=cache), 0)
+        resumed = [start(*machine, cache=cache), start(*(folder / point for point in POINTS), cache=cache)]
+        yield folder, [finish(process, 0) for process in resumed][1]
 
 
 @pytest.mark.parametrize("point", [*POINTS, "machine"])
@@ -107,8 +112,6 @@ def test_a_run_killed_at_any_point_goes_on_to_the_same_bytes(finished, point):
 def weights(folder):
     """The bytes of every array of the last checkpoint's state."""
     found = checkpoint.Checkpoints(folder / "checkpoints")
-    import jax
-
     shapes = {name: jax.ShapeDtypeStruct(shape, dtype) for name, (dtype, shape) in found.arrays(5).items()}
     nested: dict = {}
     for name, leaf in shapes.items():
