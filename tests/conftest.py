@@ -54,3 +54,11 @@ def compiled() -> Path:
     folder = COMPILED / "of_tests"
     folder.mkdir(exist_ok=True)
     return folder
+
+
+@pytest.fixture(scope="module")
+def quick_to_compile():
+    """For files whose programs run once or twice and are held to tolerances or to themselves: LLVM optimises none."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
