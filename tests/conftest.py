@@ -1,6 +1,13 @@
-"""How every test runs: on the CPU, on eight emulated devices, with checked array annotations."""
+"""How every test runs: on the CPU, on eight emulated devices, with checked array annotations.
 
+A program is compiled once a session: what has the same code, shapes and options is taken from a folder that the session
+begins empty and ends by deleting. jax counts it as compiled all the same (`qr_jax.rollout.compiles`).
+"""
+
+import atexit
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 # Before jax is imported anywhere: the platform is read once, when its backend starts.
@@ -13,6 +20,17 @@ from jaxtyping import install_import_hook
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+COMPILED = Path(tempfile.mkdtemp(prefix="qr_jax_tests_"))
+atexit.register(shutil.rmtree, COMPILED, ignore_errors=True)
+# With the settings of qr_jax.parallel.compile_cache: where one differed, a program would have another name.
+jax.config.update("jax_compilation_cache_dir", str(COMPILED / "of_tests"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
+# For the commands that tests start, lest they use the user's own folder. It is another, since commands delete what has
+# no time of its last use, and the programs of this process have none.
+os.environ["QR_JAX_COMPILED"] = str(COMPILED / "of_commands")
 
 # The maths alone: shapes and types of these files' functions are checked while they are traced.
 CHECKED = ("variance", "reduce", "kl", "importance", "advantages", "losses", "pool", "recycling")
@@ -28,3 +46,19 @@ def real_data() -> Path:
     if not (folder / "dev").is_dir():
         pytest.skip(f"no real questions in {folder}; set QR_JAX_DATA to the folder that has dev/ and corpus/")
     return folder
+
+
+@pytest.fixture(scope="session")
+def compiled() -> Path:
+    """Where this process keeps its compiled programs; others that might be killed while they write need a copy."""
+    folder = COMPILED / "of_tests"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def quick_to_compile():
+    """For files whose programs run once or twice and are held to tolerances or to themselves: LLVM optimises none."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)

@@ -1,6 +1,7 @@
 """Imports point one way, host code knows no jax, and heavy packages load only when a config names them."""
 
 import ast
+import functools
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -71,7 +72,8 @@ def statements(node: ast.AST, *, at_import: bool) -> Iterator[ast.stmt]:
             yield from statements(child, at_import=at_import)
 
 
-def imported(module: str, *, at_import: bool = False) -> set[str]:
+@functools.cache
+def imported(module: str, *, at_import: bool = False) -> frozenset[str]:
     """What a module of qr_jax imports: full names, those of qr_jax as "qr_jax.<module>"."""
     names = set()
     for node in statements(ast.parse(MODULES[module].read_text(encoding="utf-8")), at_import=at_import):
@@ -82,10 +84,10 @@ def imported(module: str, *, at_import: bool = False) -> set[str]:
             full = [f"{node.module}.{alias.name}" for alias in node.names]
             ours = [name.removeprefix("qr_jax.") in MODULES for name in full]
             names |= {name if own else str(node.module) for name, own in zip(full, ours, strict=True)}
-    return names
+    return frozenset(names)
 
 
-def ours(names: set[str]) -> set[str]:
+def ours(names: frozenset[str]) -> set[str]:
     return {name.removeprefix("qr_jax.") for name in names if name.startswith("qr_jax.")}
 
 

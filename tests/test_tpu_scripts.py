@@ -3,7 +3,6 @@
 The hosts' own script (worker.sh) runs for real, with a stand-in for what it installs and for the training program.
 """
 
-import functools
 import json
 import os
 import shutil
@@ -37,7 +36,8 @@ linux = pytest.mark.skipif(
 class Cloud:
     """A fake cloud's folder, and the checkout (a git repository of its own) whose scripts run against it."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, checkout: Path | None = None):
+        """`checkout` is one to copy; without it one is made."""
         self.folder, self.checkout = folder / "cloud", folder / "checkout"
         self.environment = {"PATH": f"{folder / 'bin'}:{os.environ['PATH']}", "FAKE_CLOUD": str(self.folder)}
         self.environment |= {"HOME": str(folder), "WANDB_API_KEY": SECRET, "CLOUDSDK_CONFIG": str(folder / "none")}
@@ -46,11 +46,14 @@ class Cloud:
         program(folder / "bin/sudo", 'exec "$@"')
         # The metadata server, for the two values the hosts ask for; and a clock that does not wait.
         program(folder / "bin/curl", f'case "${{@: -1}}" in */qr-jax-run) echo {URL} ;; *) echo "$FAKE_WORKER" ;; esac')
-        program(folder / "bin/sleep", 'echo "$1" >>"$FAKE_CLOUD/sleeps"; exec "$(command -v -p sleep)" 0.05')
+        program(folder / "bin/sleep", 'echo "$1" >>"$FAKE_CLOUD/sleeps"; exec "$(command -v -p sleep)" 0.02')
         for name, file in (("gcloud", "fake_gcloud"), ("qr-jax", "fake_qr_jax")):
-            program(folder / "bin" / name, f'exec {sys.executable} -I -S {ROOT / "tests" / file} "$@"')
+            program(folder / "bin" / name, f'exec {sys.executable} -I -S {ROOT / "tests" / file} "$@"', shell="sh")
         assert shutil.which("gcloud", path=self.environment["PATH"]) == str(folder / "bin/gcloud")
-        self._make_checkout()
+        if checkout:
+            shutil.copytree(checkout, self.checkout)
+        else:
+            self._make_checkout()
         self.play("ACTIVE")
 
     def _make_checkout(self):
@@ -60,7 +63,7 @@ class Cloud:
         (self.checkout / "configs/mine.py").write_text("config = 1\n")
         program(
             self.checkout / "tpu_scripts/setup.sh",
-            f'mkdir -p .venv/bin && cp "{self.folder.parent}/bin/qr-jax" .venv/bin',
+            'mkdir -p .venv/bin && cp "$FAKE_CLOUD/../bin/qr-jax" .venv/bin',
         )
         self.git("init", "--quiet")
         self.commit()
@@ -95,9 +98,13 @@ class Cloud:
     def start(self, script, *words):
         command = [self.checkout / "tpu_scripts" / f"{script}.sh", *words]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "stdin": subprocess.PIPE}
-        # A shell in the background ignores SIGINT, and so would all that pytest starts from there.
-        pipes["preexec_fn"] = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-        return subprocess.Popen(command, env=self.environment, text=True, start_new_session=True, **pipes)
+        # A shell in the background ignores SIGINT, and so would all that pytest starts from there. A preexec_fn could
+        # change that too, but for one all of pytest's memory is copied.
+        before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+        try:
+            return subprocess.Popen(command, env=self.environment, text=True, start_new_session=True, **pipes)
+        finally:
+            signal.signal(signal.SIGINT, before)
 
     def run(self, script, *words, says="", code=0):
         """Output of a script that must end with `code`."""
@@ -128,14 +135,20 @@ class Cloud:
         return "".join(path.read_text() for path in self.folder.glob("host_*/worker_*.log"))
 
 
-def program(path: Path, text: str):
-    path.write_text(f"#!/usr/bin/env bash\n{text}\n")
+def program(path: Path, text: str, *, shell: str = "bash"):
+    path.write_text(f"#!/usr/bin/env {shell}\n{text}\n")
     path.chmod(0o755)
 
 
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory) -> Path:
+    """A committed checkout, of which each test has a copy."""
+    return Cloud(tmp_path_factory.mktemp("checkout")).checkout
+
+
 @pytest.fixture
-def cloud(tmp_path):
-    made = Cloud(tmp_path)
+def cloud(tmp_path, checkout):
+    made = Cloud(tmp_path, checkout)
     yield made
     shutil.rmtree(made.folder / "faults", ignore_errors=True)
     if (made.folder / "resource.json").exists():  # ends the hosts' processes
@@ -348,9 +361,9 @@ def test_fetch_says_that_there_are_no_logs_yet(cloud, tmp_path):
 def test_the_same_program_starts_once_on_every_host(cloud):
     cloud.environment["FAKE_HOSTS"] = "2"
     cloud.run("create", "night-run")
-    cloud.run("launch", "night-run", "configs/mine.py", "steps=100")
+    cloud.run("launch", "night-run", "configs/mine.py", "steps=1000")
     cloud.wait_for(cloud.object("run/metrics.jsonl"))
-    for script, words in (("launch", ["configs/mine.py", "steps=100"]), ("resume", [])):
+    for script, words in (("launch", ["configs/mine.py", "steps=1000"]), ("resume", [])):
         output = cloud.run(script, "night-run", *words, code=2)
         assert "the run of night-run is going on" in output
     while len(cloud.starts()) < 2:
@@ -483,7 +496,7 @@ def test_a_terminated_host_goes_on_later(cloud):
 def test_a_host_where_all_was_killed_is_started_beside_the_others(cloud):
     cloud.environment["FAKE_HOSTS"] = "2"
     cloud.run("create", "night-run")
-    cloud.run("launch", "night-run", "configs/mine.py", "steps=100")
+    cloud.run("launch", "night-run", "configs/mine.py", "steps=1000")
     while len(cloud.starts()) < 2:
         time.sleep(0.05)
     going_on = supervisor(cloud)
@@ -505,7 +518,7 @@ def test_a_host_that_cannot_fetch_its_script_tries_again_and_is_told_of_at_last(
     pauses = ["5", "10", "20", "40", "80"]
     way_out = "tpu_scripts/resume.sh night-run --missing starts it where nothing runs"
     cloud.fail("host_1/worker.sh", times=6)
-    output = cloud.run("launch", "night-run", "configs/mine.py", "steps=100", code=2)
+    output = cloud.run("launch", "night-run", "configs/mine.py", "steps=1000", code=2)
     assert way_out in output and supervisor(cloud) and not supervisor(cloud, 1) and waits(cloud) == pauses
     cloud.fail("host_1/worker.sh", times=6)
     assert way_out in cloud.run("resume", "night-run", "--missing", code=2)

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 from killed_run import tiny
@@ -23,7 +24,7 @@ from qr_jax.config import use
 from qr_jax.processes import alike
 from qr_jax.queries.world import generate
 from qr_jax.records import grades
-from qr_jax.rollout import rows
+from qr_jax.rollout import engine, rows
 from qr_jax.sft import sft
 from qr_jax.step import grading
 from qr_jax.step.parts import Parts
@@ -37,7 +38,9 @@ def start(*arguments, cache, **more):
     """The driver in a process of its own, with compiled programs kept for the next one."""
     environment = os.environ | {
         "JAX_COMPILATION_CACHE_DIR": str(cache),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
+        "JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES": "none",
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_NUM_CPU_DEVICES": str(jax.device_count()),  # as here, or no program of this process would be theirs
     }
     command = [sys.executable, str(ROOT / "tests" / "killed_run.py"), *map(str, arguments)]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **more)
@@ -60,23 +63,25 @@ def lines(folder):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(tmp_path_factory, compiled):
     """One run that was never killed, and four that were killed and started again by the same command.
 
     "machine" lives in a bucket, and its own folder was lost.
     """
     folder = tmp_path_factory.mktemp("runs")
     cache = folder / "cache"
+    shutil.copytree(compiled, cache, copy_function=os.link)
     with led_there() as bucket:
         finish(start(folder / "whole", cache=cache), 0)
-        for point in POINTS:
-            finish(start(folder / point, "--die", point, cache=cache), -signal.SIGKILL)
         machine = [folder / "machine", "--bucket", f"{bucket}/night"]
-        finish(start(*machine, "--die", "metrics", cache=cache), -signal.SIGKILL)
+        killed = [start(folder / point, "--die", point, cache=cache) for point in POINTS]
+        killed.append(start(*machine, "--die", "metrics", cache=cache))
+        for process in killed:
+            finish(process, -signal.SIGKILL)
         assert not list(folder.glob("machine/**/checkpoints"))
         shutil.rmtree(folder / "machine")
-        finish(start(*machine, cache=cache), 0)
-        yield folder, finish(start(*(folder / point for point in POINTS), cache=cache), 0)
+        resumed = [start(*machine, cache=cache), start(*(folder / point for point in POINTS), cache=cache)]
+        yield folder, [finish(process, 0) for process in resumed][1]
 
 
 @pytest.mark.parametrize("point", [*POINTS, "machine"])
@@ -109,8 +114,6 @@ def test_a_run_killed_at_any_point_goes_on_to_the_same_bytes(finished, point):
 def weights(folder):
     """The bytes of every array of the last checkpoint's state."""
     found = checkpoint.Checkpoints(folder / "checkpoints")
-    import jax
-
     shapes = {name: jax.ShapeDtypeStruct(shape, dtype) for name, (dtype, shape) in found.arrays(5).items()}
     nested: dict = {}
     for name, leaf in shapes.items():
@@ -238,13 +241,14 @@ def test_nothing_compiles_after_the_first_update(finished):
     assert updated and not any(row["perf/compiles"] for row in rows[updated[0] + 1 :])
 
 
-def test_a_cold_start_in_the_folder_of_a_run_is_refused_and_another_model_too(finished, tmp_path):
+def test_a_cold_start_in_the_folder_of_a_run_is_refused_and_another_model_too(finished, tmp_path, monkeypatch):
     folder, _ = finished
     with pytest.raises(ValueError, match="holds a run of `qr-jax train`"):
         sft(tiny(folder), folder / "whole")
     assert (folder / "whole" / "checkpoints" / "step_00000005").is_dir()
     other = replace(tiny(folder), model=replace(tiny(folder).model, name="quickstart"))
     other = replace(other, train=replace(other.train, init=str(folder / "whole")))
+    monkeypatch.setattr(engine.Engine, "warm_up", lambda *_, **__: 0)  # the weights are read behind it
     with pytest.raises(ValueError, match="another model"):
         train(other, tmp_path / "other", say=silent)
     assert not list((tmp_path / "other" / "checkpoints").glob("step_*"))

@@ -57,45 +57,70 @@ sys.exit(cli.main(["train", "config.py"]))
 """
 
 
-def run_two(what, who):
-    """Exit code, output and complaints of both; one that freezes is killed once the other has ended."""
+def start_two(what, who):
+    """Both processes."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    started = [
+    return [
         subprocess.Popen(
             [sys.executable, "-c", CHILD, address, str(me), what, str(who), str(DEADLINE_S)],
             env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )
         for me in range(2)
     ]  # fmt: skip
+
+
+def end_two(started, what, who):
+    """Exit code, output and complaints of both; one that freezes is killed once the other has ended."""
     try:
         other = started[1 - who].communicate(timeout=120)
         if what == "freezes":
             started[who].kill()
         own = started[who].communicate(timeout=120)
     finally:
-        for one in started:
-            one.kill()
-            one.wait()
+        kill(started)
     said = (own, other) if who == 0 else (other, own)
-    return [(one.returncode, *words) for one, words in zip(started, said, strict=True)]
+    return [(process.returncode, *words) for process, words in zip(started, said, strict=True)]
 
 
-def test_two_processes_that_beat_are_left_alone():
-    for code, out, err in run_two("beats", 0):
+def kill(processes):
+    """End those that still run, and leave none unread."""
+    for process in processes:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+        process.stderr.close()
+
+
+def run_two(what, who):
+    return end_two(start_two(what, who), what, who)
+
+
+@pytest.fixture(scope="module")
+def long_runs():
+    """The runs that outlast the deadline by themselves, all at once: they sleep most of the time."""
+    runs = [("beats", 0), ("is late", 0), ("is late", 1), ("writes no more", 0)]
+    started = {run: start_two(*run) for run in runs}
+    yield lambda what, who: end_two(started[what, who], what, who)
+    for processes in started.values():
+        kill(processes)
+
+
+def test_two_processes_that_beat_are_left_alone(long_runs):
+    for code, out, err in long_runs("beats", 0):
         assert code == 0 and out.endswith("whole\n"), err
 
 
 @pytest.mark.parametrize("who", [0, 1])
-def test_the_others_wait_for_the_one_that_ends_last(who):
-    for code, out, err in run_two("is late", who):
+def test_the_others_wait_for_the_one_that_ends_last(long_runs, who):
+    for code, out, err in long_runs("is late", who):
         assert code == 0 and out.endswith("whole\n"), err
 
 
-def test_an_error_in_the_last_write_of_process_0_ends_the_others_with_its_words():
-    found = run_two("writes no more", 0)
+def test_an_error_in_the_last_write_of_process_0_ends_the_others_with_its_words(long_runs):
+    found = long_runs("writes no more", 0)
     assert [code for code, _, _ in found] == [mistakes.WRONG] * 2, found
     assert "process 1 of 2: process 0 ended with an error" in found[1][2]
 
