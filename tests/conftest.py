@@ -5,6 +5,7 @@ begins empty and ends by deleting. jax counts it as compiled all the same (`qr_j
 """
 
 import atexit
+import importlib.util
 import os
 import shutil
 import tempfile
@@ -33,7 +34,9 @@ jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
 os.environ["QR_JAX_COMPILED"] = str(COMPILED / "of_commands")
 
 # The maths alone: shapes and types of these files' functions are checked while they are traced.
-CHECKED = ("variance", "reduce", "kl", "importance", "advantages", "losses", "pool", "recycling")
+CHECKED = ("variance", "learning.reduce", "learning.kl", "learning.importance", "learning.credit")
+CHECKED += ("advantages", "losses", "pool", "recycling")
+assert all(importlib.util.find_spec(f"qr_jax.{name}") for name in CHECKED)
 install_import_hook([f"qr_jax.{name}" for name in CHECKED], "beartype.beartype")
 
 ROOT = Path(__file__).resolve().parents[1]
