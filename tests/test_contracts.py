@@ -232,3 +232,10 @@ def test_no_code_compares_a_plug_in_by_its_name():
             if of_plugin and told & names:
                 guilty.append(f"{path.relative_to(PACKAGE)}:{node.lineno}: {ast.unparse(node)}")
     assert not guilty, "\n".join(guilty)
+
+
+def test_how_weights_choose_is_the_config_s_word_or_else_the_file_s():
+    assert plugins.draws_by(Use("mopps"), None) == "largest" and plugins.draws_by(Use("mopps"), "chance") == "chance"
+    assert (
+        plugins.draws_by(Use("recycle"), None) == "chance" and plugins.draws_by(Use("recycle"), "largest") == "largest"
+    )

@@ -62,6 +62,8 @@ def test_ragged_turn_rewards_are_padded_and_masked():
     assert grading.joined([], 2, turns=4).turn_reward_QGT.shape == (0, 2, 4)
     assert grading.joined([graded(np.zeros(1), [episode(0)])], 2).turn_reward_QGT is None
     assert not graded(Scores([1], turn_GT=[[np.nan]]), [episode(0)]).grades.valid_QG.any()
+    lost = graded(Scores([np.nan, 1], turn_GT=[[0.5], [0.7]]), [episode(0), episode(1)]).grades
+    assert lost.turn_valid_QGT.tolist() == [[[False], [True]]] and lost.turn_reward_QGT[0, 0, 0] == 0
 
 
 def test_groups_of_different_sizes_are_joined_as_wide_as_the_widest():

@@ -151,3 +151,9 @@ def test_a_trace_of_the_world_is_rewritten_in_an_environment_s_own_words():
     assert traces.rewritten(trace, search_r1_turn) == trace
     call = '<tool_call>\n{"name": "search", "arguments": {"queries": ["mayor b"]}}\n</tool_call>'
     assert traces.rewritten(trace, tool_call_turn).turns == (f"<think>\nx\n</think>\n\n{call}", "<answer> a </answer>")
+
+
+def test_one_search_a_turn_keeps_the_order_in_which_titles_are_found():
+    hops = [traces.Hop("Graz", frozenset("1")), traces.Hop("Linz", frozenset("2"))]
+    assert traces.grouped("is Linz large?", hops, 1) == [[hops[0]], [hops[1]]]
+    assert traces.grouped("is Linz large?", hops, 3) == [[hops[1]], [hops[0]]]
