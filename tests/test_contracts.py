@@ -119,6 +119,7 @@ MORE = {
         (np.ones(3), {}),
         (np.array([1, np.nan, 1, 1]), {}),
         (np.array([1, -1, 1, 1]), {}),
+        (np.array([1, np.inf, 1, 1]), {}),
         (np.ones(4), None),
         (np.ones(4), {"kept": np.array([None] * 4, object)}),
         (np.array(["a"] * 4), {}),

@@ -42,6 +42,8 @@ def test_adaptive_rounds_turn_rewards_entropies_and_golds_train_and_are_told(tmp
     grown = [draw for draw in draws if len(draw["rewards"]) == 4]
     assert grown and {len(draw["rewards"]) for draw in draws} == {2, 4}
     assert len(fork_plugins.GRADED) == len(draws) + len(grown)  # each group once, and again only where it grew
+    sizes = {samples for _, samples in fork_plugins.GRADED}
+    assert sizes == {(0, 1), (0, 1, 2, 3)}  # further samples are new ones, and stand behind the first
     assert any("report.html" in line for line in said) and not any("no null" in line for line in said)
     rows = metrics_writer.read(tmp_path / "run")
     assert [row["budget/rollouts"] for row in rows][-1] == sum(len(draw["rewards"]) for draw in draws)

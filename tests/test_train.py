@@ -18,7 +18,7 @@ import pytest
 from killed_run import tiny
 from loopback_bucket import led_there
 
-from qr_jax import checkpoint, metrics_writer, runs
+from qr_jax import checkpoint, metrics_writer, pool, runs
 from qr_jax import train as driver
 from qr_jax.config import use
 from qr_jax.processes import alike
@@ -28,6 +28,7 @@ from qr_jax.rollout import engine, rows
 from qr_jax.sft import sft
 from qr_jax.step import grading
 from qr_jax.step.parts import Parts
+from qr_jax.step.progress import Progress
 from qr_jax.train import train
 
 ROOT = Path(__file__).parents[1]
@@ -329,6 +330,20 @@ def test_the_summary_has_what_the_readme_names(finished):
     assert json.loads((folder / "whole" / "before.json").read_text()) == summary["before"]
     assert (folder / "machine" / "before.json").exists()  # its folder was lost after that evaluation
     assert runs.load(folder / "whole").reward == use("odd_tokens.odd_tokens")
+
+
+def test_an_update_uses_what_waited_and_what_was_left_out_beside_it_once(monkeypatch):
+    packed = []
+    monkeypatch.setattr(
+        driver.batch, "of_groups", lambda parts, state, groups, left_out: packed.append(left_out) or "all"
+    )
+    monkeypatch.setattr(driver, "update", lambda learner, state, batch, updates: (state + 1, [{"loss": 0.0}]))
+    parts = SimpleNamespace(settings=tiny(Path()), learner=None)  # min_signal=3
+    standing = Progress(pool.create(3), waiting=("a", "b"), left_out=(40, 4))
+    assert driver._update(parts, 0, standing)[:2] == (0, standing) and not packed
+    state, after, updated = driver._update(parts, 0, replace(standing, waiting=("a", "b", "c")))
+    assert (state, after.waiting, after.left_out, packed) == (1, (), (0, 0), [(40, 4)])
+    assert updated.groups == ("a", "b", "c") and updated.batch == "all"
 
 
 def test_shuffled_rewards_keep_their_values_and_stay_among_the_valid():

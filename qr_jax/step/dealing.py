@@ -96,12 +96,7 @@ def with_episodes(groups: Sequence[Group]) -> list[Group]:
     if hosts.count() == 1:
         return list(groups)
     widest = max((group.spent.episodes for group in groups), default=1)
-    mine = [
-        (at * widest + g, episode)
-        for at, group in enumerate(groups)
-        if group.process == hosts.index()
-        for g, episode in enumerate(group.episodes)
-    ]
+    mine = [(at * widest + g, episode) for at, group in enumerate(groups) for g, episode in enumerate(group.episodes)]
     every = iter(hosts.gather_episodes([episode for _, episode in mine], [at for at, _ in mine]))
     return [replace(group, episodes=tuple(next(every) for _ in range(group.spent.episodes))) for group in groups]
 
