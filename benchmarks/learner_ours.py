@@ -17,7 +17,7 @@ from benchmarks.peers import episodes, model
 from benchmarks.rollout_ours import CONFIG, product_rate
 from qr_jax import config, pool
 from qr_jax.learning import learner, pack
-from qr_jax.models import decoder, families, layout
+from qr_jax.models import costs, decoder, layout
 from qr_jax.parallel import mesh as meshes
 from qr_jax.records import Episode, Query, grades
 from qr_jax.rollout import compiles
@@ -70,7 +70,7 @@ def sample(load_name: str, round: int) -> dict[str, Any]:
     state["learner"], metrics = state["made"].train_step(state["learner"], packed)
     jax.block_until_ready((state["learner"], metrics))
     seconds = time.monotonic() - start
-    parameters = families.parameter_count(CONFIG)
+    parameters = costs.parameter_count(CONFIG)
     return {
         "seconds": seconds, "updates_a_s": 1 / seconds, "tokens": drawn.tokens,
         "padded_tokens": int(packed.used_M.sum()) * ROWS * ROW_TOKENS, "loss": float(metrics["loss"]),

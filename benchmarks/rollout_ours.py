@@ -16,14 +16,14 @@ import numpy as np
 from benchmarks import interleave
 from benchmarks.peers import load, model
 from qr_jax.config import Rollout
-from qr_jax.models import decoder, families, layout, logprob
+from qr_jax.models import costs, decoder, families, layout, logprob
 from qr_jax.records import Query, Say, Search, Stop
 from qr_jax.rollout import compiles, live
 from qr_jax.rollout.engine import Engine
 
 CONFIG = families.ModelConfig(
-    "qwen3", model.VOCAB, model.WIDTH, model.LAYERS, model.HEADS, model.KV_HEADS, model.HEAD_DIM, model.MLP,
-    context_tokens=8192, rope_theta=float(model.ROPE_THETA), norm_eps=model.NORM_EPS,
+    model.VOCAB, model.WIDTH, model.LAYERS, model.HEADS, model.KV_HEADS, model.HEAD_DIM, model.MLP,
+    context_tokens=8192, rope_theta=float(model.ROPE_THETA), norm_eps=model.NORM_EPS, qk_norm=True,
 )  # fmt: skip
 EPISODE_TOKENS = (load.SEARCHES + 1) * load.TURN_TOKENS + load.SEARCHES * load.OBSERVATION_TOKENS + load.PROMPT_TOKENS
 SETTINGS = {
@@ -141,7 +141,7 @@ def bounds(batch: int, mean_length: float) -> dict[str, Any]:
 
     Bandwidth and rate are what this machine gives now, the best of several goes (`read_bandwidth`, `product_rate`).
     """
-    parameters = families.parameter_count(CONFIG)
+    parameters = costs.parameter_count(CONFIG)
     weight_bytes = 4 * parameters
     cache_bytes = batch * mean_length * 2 * CONFIG.layers * CONFIG.kv_heads * CONFIG.head_dim * 4
     ways, rate = read_bandwidth(), product_rate()

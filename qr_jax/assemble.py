@@ -175,7 +175,7 @@ def agent(config: Config) -> Agent:
     model = config.model
     if model.name in families.PRESETS:
         tokenizer = world_tokenizer(config) if model.tokenizer is None else load_tokenizer(model.tokenizer)
-        cfg = families.with_vocab(families.PRESETS[model.name], tokenizer.size)
+        cfg = replace(families.PRESETS[model.name], vocab=tokenizer.size)
         weights = functools.partial(_random, cfg, config.seed)
     else:
         path = hf.resolve(model.name)

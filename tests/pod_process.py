@@ -11,6 +11,7 @@ meet an error. Where the run lives in a bucket, each process and start has a new
 import os
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -79,7 +80,7 @@ def read_decoding(folder: Path) -> None:
 
     mesh = meshes.make_mesh(config.Mesh(data=2, fsdp=2, devices=DEVICES))
     tokenizer = WordTokenizer(vocabulary())
-    cfg = families.with_vocab(families.PRESETS["two_layer"], tokenizer.size)
+    cfg = replace(families.PRESETS["two_layer"], vocab=tokenizer.size)
     zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), decoder.abstract(cfg))
     params = assemble.place(zeros, mesh)
     engine = Engine(cfg, tokenizer, config.Rollout(slots=8, context_tokens=128, turn_tokens=16, buckets=(32,)))

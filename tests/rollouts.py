@@ -13,7 +13,7 @@ from qr_jax.envs.search_r1 import search_r1
 from qr_jax.learning import learner
 from qr_jax.learning.pack import pack
 from qr_jax.models import decoder
-from qr_jax.models.families import PRESETS, with_vocab
+from qr_jax.models.families import PRESETS
 from qr_jax.models.tokenizer import WordTokenizer
 from qr_jax.parallel import mesh as meshes
 from qr_jax.queries.world.generate import World, WorldSettings, build, vocabulary
@@ -22,7 +22,7 @@ from qr_jax.rollout import sampling
 from qr_jax.rollout.engine import Engine
 
 WORDS = WordTokenizer(vocabulary())
-CFG = with_vocab(PRESETS["two_layer"], WORDS.size)
+CFG = replace(PRESETS["two_layer"], vocab=WORDS.size)
 SETTINGS = config.Rollout(
     slots=4, context_tokens=160, turn_tokens=20, search_k=2, observation_tokens=40, tile=16, buckets=(16, 64), chunk=4
 )
@@ -92,7 +92,7 @@ def expert(trace: Trace) -> Episode:
 
 
 @functools.cache
-def random_params(family: str = "qwen3"):
+def random_params(cfg=CFG):
     """A fresh model but for its norms and biases: at 1 and 0, as they begin, nobody would see that one is left out."""
     number = itertools.count(1)
 
@@ -101,7 +101,7 @@ def random_params(family: str = "qwen3"):
             return array
         return array + 0.3 * jax.random.normal(jax.random.key(next(number)), array.shape)
 
-    return jax.tree_util.tree_map_with_path(moved, decoder.init(replace(CFG, family=family), jax.random.key(0)))
+    return jax.tree_util.tree_map_with_path(moved, decoder.init(cfg, jax.random.key(0)))
 
 
 @functools.cache

@@ -24,11 +24,13 @@ from qr_jax.step.parts import bind
 
 
 @pytest.mark.parametrize(
-    ("family", "chunk", "temperature"), [("qwen3", 8, 1.0), ("qwen2", 3, 0.7), ("llama", 1, 1.0), ("qwen3", 3, 0.7)]
+    ("qk_norm", "qkv_bias", "chunk", "temperature"),
+    [(True, False, 8, 1.0), (False, True, 3, 0.7), (False, False, 1, 1.0), (True, False, 3, 0.7), (True, True, 8, 1.0)],
 )
-def test_log_probabilities_are_those_of_a_forward_pass_without_a_cache(family, chunk, temperature):
+def test_log_probabilities_are_those_of_a_forward_pass_without_a_cache(qk_norm, qkv_bias, chunk, temperature):
     """Over several turns, with observations between and with tokens dropped that were decoded past a turn's end."""
-    cfg, params = replace(CFG, family=family), random_params(family)
+    cfg = replace(CFG, qk_norm=qk_norm, qkv_bias=qkv_bias)
+    params = random_params(cfg)
     made = Engine(cfg, WORDS, replace(SETTINGS, chunk=chunk, buckets=(64,)))
     episodes = flat(roll(made, params, world().train[:6], 2, env=words_env, temperature=temperature))
     assert max(episode.turn_L.max() for episode in episodes) == 3

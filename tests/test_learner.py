@@ -19,7 +19,7 @@ from qr_jax.train import update
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
 
 CFG = ModelConfig(
-    family="qwen3", vocab=64, width=32, layers=2, heads=4, kv_heads=2, head_dim=8, mlp=64, context_tokens=64
+    vocab=64, width=32, layers=2, heads=4, kv_heads=2, head_dim=8, mlp=64, context_tokens=64, qk_norm=True
 )
 MODEL = config.Model(vocab_block=24)
 SETTINGS = config.Learner(lr=1e-2, kl_weight=0.0, rows=8, row_tokens=48)

@@ -57,7 +57,7 @@ def test_times_and_rates_by_hand():
 
 def test_shares_by_hand(monkeypatch):
     """The model of tests/test_costs.py on two devices of 1,000 operations and 100 bytes a second."""
-    cfg = families.ModelConfig("llama", 10, 8, 2, 2, 1, 4, 16, context_tokens=64)
+    cfg = families.ModelConfig(10, 8, 2, 2, 1, 4, 16, context_tokens=64)
     monkeypatch.setattr(telling.peaks, "of", lambda compute: peaks.Peak(1000.0, 100.0, measured=False))
     monkeypatch.setattr(telling.peaks, "devices", lambda mesh: 2)
     statistics = Statistics(decode_steps=3, cache_positions=50, decode_s=4.0)

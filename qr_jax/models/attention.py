@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from qr_jax.models import flash
 
-MASKED = -1e30  # finite: what is all masked gives a number that is scaled to 0 later, not a NaN
+MASKED = -1e30  # finite: a row that is all masked gives a mean, or a number that is scaled to 0 later, not a NaN
 BLOCK = 128  # the longest block, in tokens
 
 
@@ -76,11 +76,16 @@ def _dot(x, y, over_x: int, over_y: int):
     return jax.lax.dot_general(x, y, (((over_x,), (over_y,)), ((0, 1), (0, 1))), preferred_element_type=jnp.float32)
 
 
+def not_after(key_XB, query_XI):
+    """[..., queries, keys]: whether a key's position is the query's, or before it."""
+    return key_XB[..., None, :] <= query_XI[..., :, None]
+
+
 def _scores(block, q_NKXd, k_NKjd, segments, i, j):
     """Masked scores [N, K, G * block, block] of query block i and key block j."""
     score = _dot(q_NKXd, k_NKjd, 3, 3) * q_NKXd.shape[-1] ** -0.5
-    not_after = i * block + jnp.arange(block)[:, None] >= j * block + jnp.arange(block)[None]
-    seen = (segments[i][:, :, None] == segments[j][:, None, :]) & not_after[None]
+    at = jnp.arange(block)
+    seen = (segments[i][:, :, None] == segments[j][:, None, :]) & not_after(j * block + at, i * block + at)[None]
     n, kv_heads, rows, _ = score.shape
     score = score.reshape(n, kv_heads, rows // block, block, block)
     return jnp.where(seen[:, None, None], score, MASKED).reshape(n, kv_heads, rows, block)

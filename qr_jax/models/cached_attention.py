@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-MASKED = -1e30  # finite: a row with nothing to attend to gives a mean, not a NaN
+from qr_jax.models.attention import MASKED, not_after
 
 
 def _scores_by_sums(q_SKGd, k_SKBd):
@@ -48,7 +48,7 @@ def tiles(q_TIHd, k_TKBd, v_TKBd, position_TI, length_T):
     kv_heads, positions = k_TKBd.shape[1:3]
     q = q_TIHd.reshape(count, size, kv_heads, heads // kv_heads, dim)
     score = jnp.einsum("tikgd,tkbd->tkgib", q, k_TKBd, preferred_element_type=jnp.float32) * dim**-0.5
-    seen_TIB = jnp.arange(positions)[None, None] <= position_TI[:, :, None]
+    seen_TIB = not_after(jnp.arange(positions)[None], position_TI)
     # what stands past them need not be finite, and 0 * nan is nan
     held_TB = jnp.arange(positions)[None] < length_T[:, None]
     v_TKBd = jnp.where(held_TB[:, None, :, None], v_TKBd, jnp.zeros((), v_TKBd.dtype))

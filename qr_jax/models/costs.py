@@ -1,6 +1,14 @@
 """What a model costs by its shape: operations of training, bytes of decoding. Only what has to be done is counted."""
 
-from qr_jax.models.families import ModelConfig, parameter_count
+import math
+
+from qr_jax.models import layout
+from qr_jax.models.families import ModelConfig
+
+
+def parameter_count(cfg: ModelConfig) -> int:
+    """Number of parameters; tied embeddings count once."""
+    return sum(math.prod(shape) for shape in layout.expected(cfg).values())
 
 
 def matrix_parameters(cfg: ModelConfig) -> int:

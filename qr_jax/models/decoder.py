@@ -12,9 +12,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from qr_jax.models import attention, rope
+from qr_jax.models import attention
 from qr_jax.models.families import ModelConfig
 from qr_jax.models.flash import SAVED as ATTENTION
+from qr_jax.models.layer import rms_norm, rotate, swiglu, turns
 from qr_jax.models.linear import NAME as LINEAR
 from qr_jax.models.linear import linear
 
@@ -26,20 +27,8 @@ def _normal(key, shape, inputs):
     return nnx.Param(jax.random.normal(key, shape, jnp.float32) * inputs**-0.5)
 
 
-def _rms_norm(x, weight, eps):
-    x32 = x.astype(jnp.float32)
-    x32 = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + eps)
-    return weight.reshape((1,) * (x.ndim - 1) + (-1,)).astype(x.dtype) * x32.astype(x.dtype)
-
-
-def _rotate(x_NLHd, cos_NLd, sin_NLd):
-    left, right = jnp.split(x_NLHd.astype(jnp.float32), 2, axis=-1)
-    cos, sin = cos_NLd[:, :, None], sin_NLd[:, :, None]
-    return jnp.concatenate([left * cos - right * sin, right * cos + left * sin], axis=-1).astype(x_NLHd.dtype)
-
-
 class Layer(nnx.Module):
-    """Pre-norm attention and a SwiGLU MLP. How keys and values are attended to is the caller's."""
+    """Pre-norm attention and a SwiGLU MLP, of layer.py's parts. How keys and values are attended to is the caller's."""
 
     def __init__(self, cfg: ModelConfig, key):
         self.cfg = cfg
@@ -52,39 +41,36 @@ class Layer(nnx.Module):
         self.o = _normal(keys[3], (heads, dim, width), heads * dim)
         if cfg.qkv_bias:
             self.q_bias = nnx.Param(jnp.zeros((heads, dim)))
-            self.k_bias = nnx.Param(jnp.zeros((kv_heads, dim)))
-            self.v_bias = nnx.Param(jnp.zeros((kv_heads, dim)))
+            self.k_bias, self.v_bias = (nnx.Param(jnp.zeros((kv_heads, dim))) for _ in range(2))
         if cfg.qk_norm:
-            self.q_norm = nnx.Param(jnp.ones(dim))
-            self.k_norm = nnx.Param(jnp.ones(dim))
+            self.q_norm, self.k_norm = (nnx.Param(jnp.ones(dim)) for _ in range(2))
         self.mlp_norm = nnx.Param(jnp.ones(width))
         self.gate = _normal(keys[4], (width, mlp), width)
         self.up = _normal(keys[5], (width, mlp), width)
         self.down = _normal(keys[6], (mlp, width), mlp)
 
-    def __call__(self, x_NLD, cos_NLd, sin_NLd, attend: Callable):
-        """`attend(q, k, v) -> (out_NLHd, extra)`; returns the new stream and that extra."""
+    def __call__(self, x_NLD, turns_NL1d, attend: Callable):
+        """`attend(q, k, v) -> out_NLHd`; returns the new stream."""
         cfg, kind = self.cfg, x_NLD.dtype
-        h = _rms_norm(x_NLD, self.attn_norm[...], cfg.norm_eps)
+        h = rms_norm(x_NLD, self.attn_norm[...], cfg.norm_eps, axis=-1)
         q, k, v = (linear(h, w[...].astype(kind)) for w in (self.q, self.k, self.v))
         if cfg.qkv_bias:
             biases = (self.q_bias, self.k_bias, self.v_bias)
             q, k, v = (y + b[...].astype(kind)[None, None] for y, b in zip((q, k, v), biases, strict=True))
         if cfg.qk_norm:
-            q = _rms_norm(q, self.q_norm[...], cfg.norm_eps)
-            k = _rms_norm(k, self.k_norm[...], cfg.norm_eps)
-        out, extra = attend(_rotate(q, cos_NLd, sin_NLd), _rotate(k, cos_NLd, sin_NLd), v)
-        x_NLD = x_NLD + linear(out, self.o[...].astype(kind), over=2)
-        h = _rms_norm(x_NLD, self.mlp_norm[...], cfg.norm_eps)
-        h = jax.nn.silu(linear(h, self.gate[...].astype(kind))) * linear(h, self.up[...].astype(kind))
-        return x_NLD + linear(h, self.down[...].astype(kind)), extra
+            q, k = (rms_norm(y, w[...], cfg.norm_eps, axis=-1) for y, w in ((q, self.q_norm), (k, self.k_norm)))
+        out_NLHd = attend(rotate(q, turns_NL1d, axis=-1), rotate(k, turns_NL1d, axis=-1), v)
+        x_NLD = x_NLD + linear(out_NLHd, self.o[...].astype(kind), over=2)
+        h = rms_norm(x_NLD, self.mlp_norm[...], cfg.norm_eps, axis=-1)
+        h = swiglu(*(linear(h, w[...].astype(kind)) for w in (self.gate, self.up)))
+        return x_NLD + linear(h, self.down[...].astype(kind))
 
 
 class Decoder(nnx.Module):
     def __init__(self, cfg: ModelConfig, key):
-        embed_key, head_key, layer_key = jax.random.split(key, 3)
+        embed_key, head_key, layers_key = jax.random.split(key, 3)
         self.embed = _normal(embed_key, (cfg.vocab, cfg.width), cfg.width)
-        self.layers = nnx.vmap(lambda one: Layer(cfg, one))(jax.random.split(layer_key, cfg.layers))
+        self.layers = nnx.vmap(lambda layer_key: Layer(cfg, layer_key))(jax.random.split(layers_key, cfg.layers))
         self.norm = nnx.Param(jnp.ones(cfg.width))
         if not cfg.tied:
             self.head = _normal(head_key, (cfg.vocab, cfg.width), cfg.width)
@@ -108,12 +94,6 @@ def _layer_graph(cfg: ModelConfig):
 def head_weights(params: Params):
     """The output matrix [V, D]: `head`, or the embedding when tied."""
     return params.get("head", params["embed"])
-
-
-def _angles(cfg: ModelConfig, position_NL):
-    inverse_d, scale = rope.frequencies(cfg)
-    angle_NLd = position_NL[..., None].astype(jnp.float32) * jnp.asarray(inverse_d)[None, None]
-    return jnp.cos(angle_NLd) * scale, jnp.sin(angle_NLd) * scale
 
 
 def _remat(body, remat: str):
@@ -140,21 +120,16 @@ def forward(
     """Packed rows -> hidden_NLD after the last norm, in `compute` dtype. Attention is causal inside each segment.
 
     `attend(q, k, v, segment_NL)` is that attention (attention.packed with what the caller has bound).
-
     `constrain` is applied to the stream between layers: the caller's sharding constraint.
     """
-    cos_NLd, sin_NLd = _angles(cfg, position_NL)
-    graph = _layer_graph(cfg)
+    turns_NL1d, graph = turns(cfg, position_NL[:, :, None, None], axis=-1), _layer_graph(cfg)
 
     def body(x_NLD, layer):
-        def within(q, k, v):
-            return attend(q, k, v, segment_NL), None
-
-        return nnx.merge(graph, layer)(constrain(x_NLD), cos_NLd, sin_NLd, within)
+        return nnx.merge(graph, layer)(constrain(x_NLD), turns_NL1d, lambda *qkv: attend(*qkv, segment_NL)), None
 
     x_NLD = constrain(params["embed"][ids_NL].astype(compute))
     x_NLD, _ = jax.lax.scan(_remat(body, remat), x_NLD, params["layers"])
-    return _rms_norm(x_NLD, params["norm"], cfg.norm_eps)
+    return rms_norm(x_NLD, params["norm"], cfg.norm_eps, axis=-1)
 
 
 def logits(cfg: ModelConfig, params: Params, hidden_NLD):

@@ -1,20 +1,35 @@
 """What a decoder looks like: sizes and switches of Qwen3, Qwen2.5 and Llama models, and named presets."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 ROPE_KINDS = ("default", "linear", "llama3", "yarn")
-ARCHITECTURES = {"qwen3": "Qwen3ForCausalLM", "qwen2": "Qwen2ForCausalLM", "llama": "LlamaForCausalLM"}
 LARGEST = {"num_hidden_layers": 1024, "head_dim": 4096, "num_attention_heads": 4096, "num_key_value_heads": 4096}
 LARGEST |= {"vocab_size": 2**24, "hidden_size": 2**20, "intermediate_size": 2**22, "max_position_embeddings": 2**31}
+
+
+class Family(NamedTuple):
+    """What a name in files stands for: `model_type` of Hugging Face, `general.architecture` of GGUF."""
+
+    architecture: str
+    qk_norm: bool = False
+    qkv_bias: bool = False
+    head_dim: int | None = None  # where config.json has none; None: width / heads
+    interleaved: bool = False  # whether llama.cpp interleaves the halves of each q and k head in GGUF, for its own rope
+
+
+FAMILIES = {
+    "qwen3": Family("Qwen3ForCausalLM", qk_norm=True, head_dim=128),
+    "qwen2": Family("Qwen2ForCausalLM", qkv_bias=True),
+    "llama": Family("LlamaForCausalLM", interleaved=True),
+}
 
 
 @dataclass(frozen=True)
 class ModelConfig:
     """Shape of one decoder. `rope_scaling`: sorted items of the Hugging Face config's dict, hashable; () for none."""
 
-    family: Literal["qwen3", "qwen2", "llama"]
     vocab: int
     width: int
     layers: int
@@ -27,39 +42,20 @@ class ModelConfig:
     rope_scaling: tuple[tuple[str, object], ...] = ()
     norm_eps: float = 1e-6
     tied: bool = True
-
-    @property
-    def qk_norm(self) -> bool:
-        return self.family == "qwen3"
-
-    @property
-    def qkv_bias(self) -> bool:
-        return self.family == "qwen2"
+    qk_norm: bool = False  # of each query's and key's head, before its rotation
+    qkv_bias: bool = False
 
 
 # Sizes as published in each model's config.json; `quickstart` has 0.37M parameters with its world's 434 words.
 PRESETS: dict[str, ModelConfig] = {
-    "two_layer": ModelConfig("qwen3", 512, 32, 2, 4, 2, 8, 64, context_tokens=512),
-    "quickstart": ModelConfig("qwen3", 434, 96, 3, 4, 4, 24, 256, context_tokens=512, norm_eps=1e-5),
-    "smollm2_135m": ModelConfig("llama", 49152, 576, 30, 9, 3, 64, 1536, 8192, rope_theta=1e5, norm_eps=1e-5),
-    "qwen3_0p6b": ModelConfig("qwen3", 151936, 1024, 28, 16, 8, 128, 3072, 40960, rope_theta=1e6),
-    "qwen3_1p7b": ModelConfig("qwen3", 151936, 2048, 28, 16, 8, 128, 6144, 40960, rope_theta=1e6),
-    "qwen3_4b": ModelConfig("qwen3", 151936, 2560, 36, 32, 8, 128, 9728, 40960, rope_theta=1e6),
-    "qwen2p5_1p5b": ModelConfig("qwen2", 151936, 1536, 28, 12, 2, 128, 8960, 32768, rope_theta=1e6),
+    "two_layer": ModelConfig(512, 32, 2, 4, 2, 8, 64, context_tokens=512, qk_norm=True),
+    "quickstart": ModelConfig(434, 96, 3, 4, 4, 24, 256, context_tokens=512, norm_eps=1e-5, qk_norm=True),
+    "smollm2_135m": ModelConfig(49152, 576, 30, 9, 3, 64, 1536, 8192, rope_theta=1e5, norm_eps=1e-5),
+    "qwen3_0p6b": ModelConfig(151936, 1024, 28, 16, 8, 128, 3072, 40960, rope_theta=1e6, qk_norm=True),
+    "qwen3_1p7b": ModelConfig(151936, 2048, 28, 16, 8, 128, 6144, 40960, rope_theta=1e6, qk_norm=True),
+    "qwen3_4b": ModelConfig(151936, 2560, 36, 32, 8, 128, 9728, 40960, rope_theta=1e6, qk_norm=True),
+    "qwen2p5_1p5b": ModelConfig(151936, 1536, 28, 12, 2, 128, 8960, 32768, rope_theta=1e6, qkv_bias=True),
 }
-
-
-def with_vocab(cfg: ModelConfig, vocab: int) -> ModelConfig:
-    """The same model over another vocabulary."""
-    return replace(cfg, vocab=vocab)
-
-
-def parameter_count(cfg: ModelConfig) -> int:
-    """Number of parameters; tied embeddings count once."""
-    query, keys = cfg.heads * cfg.head_dim, cfg.kv_heads * cfg.head_dim
-    layer = 2 * cfg.width + cfg.width * (2 * query + 2 * keys) + 3 * cfg.width * cfg.mlp
-    layer += (query + 2 * keys) * cfg.qkv_bias + 2 * cfg.head_dim * cfg.qk_norm
-    return cfg.vocab * cfg.width * (1 if cfg.tied else 2) + cfg.layers * layer + cfg.width
 
 
 def from_hf(config: Mapping[str, Any]) -> ModelConfig:
@@ -68,19 +64,19 @@ def from_hf(config: Mapping[str, Any]) -> ModelConfig:
     A ValueError names the architecture or feature that this decoder does not have (sliding windows, biases that the
     family lacks, other activations, quantised weights), and any size that is missing or out of bounds.
     """
-    family = config.get("model_type")
-    if family not in ARCHITECTURES:
-        raise ValueError(f"model_type {family!r} is not supported; supported: {', '.join(ARCHITECTURES)}")
-    named = list(config.get("architectures") or [ARCHITECTURES[family]])
-    if named != [ARCHITECTURES[family]]:
-        raise ValueError(f"architectures {named} is not supported for {family}; wanted {[ARCHITECTURES[family]]}")
-    _refuse_features(config, family)
+    name = config.get("model_type")
+    if name not in FAMILIES:
+        raise ValueError(f"model_type {name!r} is not supported; supported: {', '.join(FAMILIES)}")
+    family = FAMILIES[name]
+    named = list(config.get("architectures") or [family.architecture])
+    if named != [family.architecture]:
+        raise ValueError(f"architectures {named} is not supported for {name}; wanted {[family.architecture]}")
+    _refuse_features(config, name)
     width, heads = _size(config, "hidden_size"), _size(config, "num_attention_heads")
-    head_dim = config.get("head_dim") or (128 if family == "qwen3" else width // heads)  # Qwen3's own default is 128
+    head_dim = config.get("head_dim") or family.head_dim or width // heads
     context = _size(config, "max_position_embeddings")
     theta, scaling = _rope(config, context)
     cfg = ModelConfig(
-        family=family,
         vocab=_size(config, "vocab_size"),
         width=width,
         layers=_size(config, "num_hidden_layers"),
@@ -93,6 +89,8 @@ def from_hf(config: Mapping[str, Any]) -> ModelConfig:
         rope_scaling=scaling,
         norm_eps=float(config.get("rms_norm_eps", 1e-6)),
         tied=bool(config.get("tie_word_embeddings", False)),  # absent means untied in all three families
+        qk_norm=family.qk_norm,
+        qkv_bias=family.qkv_bias,
     )
     check(cfg)
     return cfg
@@ -113,11 +111,11 @@ def _size(config: Mapping[str, Any], key: str, default: int | None = None) -> in
     return found
 
 
-def _refuse_features(config: Mapping[str, Any], family: str) -> None:
+def _refuse_features(config: Mapping[str, Any], name: str) -> None:
     refused = {
         "sliding windows": bool(config.get("use_sliding_window"))
         or any(kind != "full_attention" for kind in config.get("layer_types") or ()),
-        "attention_bias": bool(config.get("attention_bias")) and family != "qwen2",
+        "attention_bias": bool(config.get("attention_bias")) and not FAMILIES[name].qkv_bias,
         "mlp_bias": bool(config.get("mlp_bias")),
         f"hidden_act {config.get('hidden_act')!r} (wanted 'silu')": config.get("hidden_act", "silu") != "silu",
         "quantization_config (load the unquantised weights)": bool(config.get("quantization_config")),
@@ -125,7 +123,7 @@ def _refuse_features(config: Mapping[str, Any], family: str) -> None:
     }
     found = [feature for feature, present in refused.items() if present]
     if found:
-        raise ValueError(f"this {family} model uses what the decoder does not have: {'; '.join(found)}")
+        raise ValueError(f"this {name} model uses what the decoder does not have: {'; '.join(found)}")
 
 
 def _rope(config: Mapping[str, Any], context: int) -> tuple[float, tuple[tuple[str, object], ...]]:
@@ -149,10 +147,17 @@ def _rope(config: Mapping[str, Any], context: int) -> tuple[float, tuple[tuple[s
 
 
 def to_hf(cfg: ModelConfig, *, eos_ids: Sequence[int], pad_id: int, dtype: str = "float32") -> dict[str, Any]:
-    """The config.json of this model. Rope settings are written transformers 4's way, which 5 and vLLM read too."""
+    """The config.json of this model; ValueError when no family has its features.
+
+    Rope settings are written transformers 4's way, which 5 and vLLM read too.
+    """
+    features = (cfg.qk_norm, cfg.qkv_bias)
+    name = next((name for name, family in FAMILIES.items() if (family.qk_norm, family.qkv_bias) == features), None)
+    if name is None:
+        raise ValueError(f"none of {', '.join(FAMILIES)} has qk_norm={cfg.qk_norm} and qkv_bias={cfg.qkv_bias}")
     config: dict[str, Any] = {
-        "architectures": [ARCHITECTURES[cfg.family]],
-        "model_type": cfg.family,
+        "architectures": [FAMILIES[name].architecture],
+        "model_type": name,
         "vocab_size": cfg.vocab,
         "hidden_size": cfg.width,
         "num_hidden_layers": cfg.layers,
@@ -173,6 +178,6 @@ def to_hf(cfg: ModelConfig, *, eos_ids: Sequence[int], pad_id: int, dtype: str =
         "dtype": dtype,
         "torch_dtype": dtype,  # the older name, for transformers before 4.56
     }
-    if cfg.family != "qwen2":  # Qwen2's attention has its biases without a switch
+    if not cfg.qkv_bias:  # Qwen2's attention has its biases without a switch
         config["attention_bias"] = False
     return config

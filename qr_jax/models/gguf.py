@@ -57,23 +57,14 @@ def load(path: str | os.PathLike[str], dtype: Any = np.float32) -> tuple[ModelCo
     file = read_header(path)
     cfg = _config(file)
     rope.frequencies(cfg)
+    interleaved = families.FAMILIES[file.need("general.architecture")].interleaved
     theirs = {_translate(name): name for name in file.tensors}
-    wanted = layout.expected(cfg)
-    missing, extra = sorted(wanted.keys() - theirs.keys()), sorted(theirs[n] for n in theirs.keys() - wanted.keys())
-    wrong = [
-        f"{theirs[n]} {file.tensors[theirs[n]].shape}"
-        for n in wanted
-        if n in theirs and file.tensors[theirs[n]].shape != wanted[n]
-    ]
-    if missing or extra or wrong:
-        raise ValueError(
-            f"{file.name} is not the model its metadata describes: missing {missing[:5]}, not known {extra[:5]}, "
-            f"of another shape {wrong[:5]}"
-        )
+    wanted = {theirs.get(name, name): shape for name, shape in layout.expected(cfg).items()}
+    layout.compare(file.name, wanted, {name: tensor.shape for name, tensor in file.tensors.items()})
 
     def give(name: str) -> np.ndarray:
         array = dequantise(file, theirs[name])
-        return _unpermute(cfg, name, array) if cfg.family == "llama" else array
+        return _unpermute(cfg, name, array) if interleaved else array
 
     return cfg, layout.assemble(cfg, give, dtype)
 
@@ -87,7 +78,7 @@ def _translate(name: str) -> str:
 
 
 def _unpermute(cfg: ModelConfig, name: str, array: np.ndarray) -> np.ndarray:
-    """llama.cpp interleaves the halves of each llama q and k head for its own rope; put the halves back in order."""
+    """Put the halves of each q and k head back in order, which llama.cpp interleaves for its own rope."""
     heads = {"q_proj.weight": cfg.heads, "k_proj.weight": cfg.kv_heads}.get(".".join(name.split(".")[-2:]))
     if heads is None:
         return array
@@ -146,16 +137,9 @@ def tokenizer(path: str | os.PathLike[str]) -> FastTokenizer:
 def _describe(file: File, tokens: list[str], cut: str) -> dict[str, Any]:
     """The tokenizer.json of the file's tokens and merges."""
     kinds = np.asarray(file.metadata.get("tokenizer.ggml.token_type", np.ones(len(tokens)))).tolist()
+    plain = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
     added = [  # 3: control, 4: user-defined
-        {
-            "id": at,
-            "content": token,
-            "single_word": False,
-            "lstrip": False,
-            "rstrip": False,
-            "normalized": False,
-            "special": kind == 3,
-        }
+        plain | {"id": at, "content": token, "special": kind == 3}
         for at, (token, kind) in enumerate(zip(tokens, kinds, strict=True))
         if kind in (3, 4)
     ]
@@ -170,13 +154,8 @@ def _describe(file: File, tokens: list[str], cut: str) -> dict[str, Any]:
         "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
         "model": {
             "type": "BPE",
-            "dropout": None,
-            "unk_token": None,
-            "continuing_subword_prefix": None,
-            "end_of_word_suffix": None,
-            "fuse_unk": False,
-            "byte_fallback": False,
-            "ignore_merges": False,
+            **dict.fromkeys(("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix")),
+            **dict.fromkeys(("fuse_unk", "byte_fallback", "ignore_merges"), False),
             "vocab": {token: at for at, token in enumerate(tokens)},
             "merges": [merge.split(" ") for merge in file.need("tokenizer.ggml.merges")],
         },

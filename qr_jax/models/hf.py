@@ -107,7 +107,7 @@ def load(path: str | os.PathLike[str], dtype: Any = np.float32) -> tuple[ModelCo
     wanted = layout.expected(cfg)
     ignored = {name for name in entries if name.endswith("rotary_emb.inv_freq")}
     ignored |= {"lm_head.weight"} if cfg.tied else set()
-    _compare(path.name, wanted, {name: entry.shape for name, entry in entries.items() if name not in ignored})
+    layout.compare(path.name, wanted, {name: entry.shape for name, entry in entries.items() if name not in ignored})
     return cfg, layout.assemble(cfg, lambda name: safetensors_file.read(entries[name]), dtype)
 
 
@@ -134,18 +134,6 @@ def _entries(folder: Path) -> dict[str, safetensors_file.Entry]:
     return entries
 
 
-def _compare(source: str, wanted: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]]) -> None:
-    missing, extra = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
-    wrong = [f"{n} {found[n]} (wanted {s})" for n, s in wanted.items() if n in found and found[n] != s]
-    problems = [
-        f"{len(names)} tensors {what}: {', '.join(names[:5])}{' ...' if len(names) > 5 else ''}"
-        for what, names in (("missing", missing), ("not known", extra), ("of another shape", wrong))
-        if names
-    ]
-    if problems:
-        raise ValueError(f"{source} does not hold the model that its config describes; {'; '.join(problems)}")
-
-
 def save(
     folder: str | os.PathLike[str],
     cfg: ModelConfig,
@@ -157,8 +145,8 @@ def save(
 ) -> None:
     """Write config, weights (in shards of at most `shard_bytes`, but for a larger tensor) and tokenizer into a folder.
 
-    ValueError when the folder already holds weights (a loader could mix the two), or the tokenizer has ids beyond the
-    embedding.
+    ValueError when the folder already holds weights (a loader could mix the two), the tokenizer has ids beyond the
+    embedding, or no Hugging Face family has the model's features.
     """
     folder = Path(folder)
     if tokenizer.size > cfg.vocab:
@@ -166,6 +154,7 @@ def save(
     if folder.is_dir() and list(folder.glob("*.safetensors*")):
         raise ValueError(f"{folder.name} already holds weights; export to a new folder")
     parts, shapes = layout.take_apart(cfg, params), layout.expected(cfg)
+    config = families.to_hf(cfg, eos_ids=tokenizer.eos_ids, pad_id=tokenizer.pad_id, dtype=dtype)
     folder.mkdir(parents=True, exist_ok=True)
     shards = _shards(shapes, 2 if dtype == "bfloat16" else 4, shard_bytes)
     for file, names in shards.items():
@@ -176,7 +165,6 @@ def save(
         placed = {name: file for file, names in shards.items() for name in names}
         write_json(folder / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": placed})
     tokenizer.save(folder)
-    config = families.to_hf(cfg, eos_ids=tokenizer.eos_ids, pad_id=tokenizer.pad_id, dtype=dtype)
     write_json(folder / "config.json", config)
 
 

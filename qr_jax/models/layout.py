@@ -66,6 +66,19 @@ def expected(cfg: ModelConfig) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
+def compare(source: str, wanted: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]]) -> None:
+    """ValueError that names tensors which are missing, left over or of another shape."""
+    missing, extra = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
+    wrong = [f"{n} {found[n]} (wanted {s})" for n, s in wanted.items() if n in found and found[n] != s]
+    problems = [
+        f"{len(names)} tensors {what}: {', '.join(names[:5])}{' ...' if len(names) > 5 else ''}"
+        for what, names in (("missing", missing), ("not known", extra), ("of another shape", wrong))
+        if names
+    ]
+    if problems:
+        raise ValueError(f"{source} does not hold the model that its config describes; {'; '.join(problems)}")
+
+
 def assemble(cfg: ModelConfig, give: Callable[[str], np.ndarray], dtype: Any = np.float32) -> Params:
     """Our parameter tree from tensors by their Hugging Face names; each is asked for once and may be a memory map."""
     params: Params = {name: np.array(give(place.suffix), dtype=dtype) for name, place in top_places(cfg).items()}

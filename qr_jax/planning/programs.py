@@ -64,7 +64,7 @@ def model_shape(config: Config) -> ModelConfig:
     model = config.model
     if model.name in families.PRESETS:
         tokenizer = world_tokenizer(config) if model.tokenizer is None else load_tokenizer(model.tokenizer)
-        return families.with_vocab(families.PRESETS[model.name], tokenizer.size)
+        return replace(families.PRESETS[model.name], vocab=tokenizer.size)
     if model.name in HUB:
         return families.PRESETS[HUB[model.name]]
     return hf.shape(hf.resolve(model.name))
