@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from killed_run import tiny
 
-from qr_jax import metrics_writer
+from qr_jax import assemble, metrics_writer
 from qr_jax.config import use
 from qr_jax.train import train
 
@@ -102,5 +102,7 @@ def test_the_readme_s_environment_of_another_dialect_trains_from_a_cold_start(tm
     settings = replace(settings, env=use("my_env.my_env", max_turns=4), train=replace(settings.train, steps=1))
     train(settings, tmp_path / "run", say=said.append)
     assert "cold start: 20 expert traces" in said
+    words = assemble.agent(settings).tokenizer
+    assert len({*words.encode("<look> </look> <say> </say>"), 2}) == 5  # words of their own, none of them unknown (2)
     episodes = (tmp_path / "run" / "episodes" / "step_000001.jsonl").read_text()
     assert json.loads(episodes.splitlines()[0])["turns"][0]["author"] == "model"
