@@ -155,7 +155,7 @@ def expert_turn(config: Config, *, allow_plugins: Sequence[str] | None = None) -
     if write is None:
         raise ValueError(
             f"env {config.env.name!r} has no function expert_turn(thought, queries, answer) in its file, which writes "
-            "an expert's turn; write it, or give traces in its dialect (data.traces=FILE), or set sft.steps=0"
+            "an expert's turn; write it"
         )
     return write
 

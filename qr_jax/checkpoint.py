@@ -30,7 +30,7 @@ from etils import epath
 from qr_jax import bucket, committed
 from qr_jax.processes import hosts, plain
 
-FORMAT = 1
+FORMAT = 2  # 1: groups that waited were episodes and rewards
 STATE, HOST_JSON, HOST_ARRAYS = "state", "host.json", "host.npz"
 QUERIES, MODEL = "query_list_sha256", "model"  # the host values that `check_same_queries` and `check_same_model` read
 STEP_FOLDER = re.compile(r"step_(\d{8,})")

@@ -254,15 +254,28 @@ def _plugins(config: Config, allow_plugins: Sequence[str] | None) -> Iterator[st
     }
     wrong = False
     for kind, use in chosen.items():
-        for plugin in (use, *_inside(use.settings)):
+        for plugin in (use, *inside(use.settings)):
             try:
                 plugins.check(kind, plugin, allow_plugins=allow_plugins)
             except ValueError as error:
                 wrong = True
                 yield str(error)
     if not wrong:
+        yield from _expert(config, allow_plugins)
         said = {kind: plugins.constants(kind, use.name, allow_plugins=allow_plugins) for kind, use in chosen.items()}
         yield from _constants(config, said)
+
+
+def _expert(config: Config, allow_plugins: Sequence[str] | None) -> Iterator[str]:
+    """What needs an expert's words of an environment that has none."""
+    if plugins.has_beside("env", config.env.name, "expert_turn", allow_plugins=allow_plugins):
+        return
+    lacks = f"env {config.env.name!r} has no function expert_turn(thought, queries, answer) in its file; write it"
+    if config.sft.steps and config.data.traces in ("world", "supporting"):
+        yield f"{lacks}, or give traces in its dialect (data.traces=FILE), or set sft.steps=0"
+    advantage = config.learner.advantage.name
+    if "gold_logp_NT" in plugins.signature("advantage", advantage, allow_plugins=allow_plugins).data:
+        yield f"{lacks}: advantage {advantage!r} asks for gold_logp_NT, which begins as an expert's answer does"
 
 
 def _constants(config: Config, said: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
@@ -283,10 +296,10 @@ def _constants(config: Config, said: Mapping[str, Mapping[str, Any]]) -> Iterato
             )
 
 
-def _inside(value: Any) -> Iterator[Use]:
+def inside(value: Any) -> Iterator[Use]:
     """Plug-ins among a plug-in's settings (a retriever made of retrievers): they are of its own kind."""
     items = value.values() if isinstance(value, Mapping) else value if isinstance(value, tuple) else ()
     for item in items:
         if isinstance(item, Use):
             yield item
-        yield from _inside(item.settings if isinstance(item, Use) else item)
+        yield from inside(item.settings if isinstance(item, Use) else item)

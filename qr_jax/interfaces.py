@@ -47,7 +47,7 @@ def shown(value: Any) -> str:
     return "None" if value is None else f"{text[:80]}{'...' * (len(text) > 80)} ({type(value).__name__})"
 
 
-def check_rule(result: Any, pool: Any, outcome: Any = None, **_: Any) -> Any:
+def check_rule(result: Any, pool: Any, outcome: Any = None, /, **_: Any) -> Any:
     """(weight_P, memory): weights finite and 0 or more, memory arrays of plain types by name."""
     if not isinstance(result, tuple) or len(result) != 2:
         raise Wrong(shown(result))
@@ -58,12 +58,16 @@ def check_rule(result: Any, pool: Any, outcome: Any = None, **_: Any) -> Any:
     if not isinstance(memory, Mapping):
         raise Wrong(f"the memory {shown(memory)}")
     for name, value in memory.items():
-        if not isinstance(name, str) or np.asarray(value).dtype.kind not in "biufU":
+        try:
+            kind = np.asarray(value).dtype.kind
+        except ValueError:  # rows of unlike lengths
+            kind = "O"
+        if not isinstance(name, str) or kind not in "biufU":
             raise Wrong(f"a memory whose {name!r} is {shown(value)}")
     return result
 
 
-def check_rounds(result: Any, pool: Any, so_far: Sequence[Any], **_: Any) -> Ask | None:
+def check_rounds(result: Any, pool: Any, so_far: Sequence[Any], /, **_: Any) -> Ask | None:
     """An Ask for at least one rollout, or None."""
     if result is None:
         if not so_far:
@@ -82,7 +86,7 @@ def check_rounds(result: Any, pool: Any, so_far: Sequence[Any], **_: Any) -> Ask
     return result
 
 
-def check_env(result: Any, query: Any, turns: Sequence[Any], **_: Any) -> Say | Search | Stop:
+def check_env(result: Any, query: Any, turns: Sequence[Any], /, **_: Any) -> Say | Search | Stop:
     """A Say with text, a Search with queries, or a Stop with a reason."""
     text = isinstance(result, Say) and isinstance(result.text, str) and result.role in ("user", "tool", "inline")
     if text and isinstance(result.stop, tuple) and all(isinstance(stop, str) and stop for stop in result.stop):
@@ -95,14 +99,14 @@ def check_env(result: Any, query: Any, turns: Sequence[Any], **_: Any) -> Say | 
     raise Wrong(shown(result))
 
 
-def check_retriever(result: Any, **_: Any) -> Any:
+def check_retriever(result: Any, /, **_: Any) -> Any:
     """A search function. What a search gives is checked where it is called, and a wrong one is a fault."""
     if not callable(result):
         raise Wrong(shown(result))
     return result
 
 
-def check_reward(result: Any, query: Any, episodes: Sequence[Any], **_: Any) -> Scores:
+def check_reward(result: Any, query: Any, episodes: Sequence[Any], /, **_: Any) -> Scores:
     """Scores, of an array or of Scores; numbers that are not finite stay: they are faults, which the run counts."""
     scores = result if isinstance(result, Scores) else Scores(result)
     size, outcome_G, turn_GT = len(episodes), scores.outcome_G, scores.turn_GT
@@ -113,30 +117,35 @@ def check_reward(result: Any, query: Any, episodes: Sequence[Any], **_: Any) -> 
             raise Wrong(f"outcomes other than 0 and 1: {outcome_G}")
     if turn_GT is not None:
         turns_G = [int(np.max(episode.turn_L, initial=-1)) + 1 for episode in episodes]
-        if not isinstance(turn_GT, Sequence | np.ndarray) or len(turn_GT) != size:
+        listed = isinstance(turn_GT, Sequence) or (isinstance(turn_GT, np.ndarray) and turn_GT.ndim)
+        if not listed or len(turn_GT) != size:
             raise Wrong(f"turn rewards {shown(turn_GT)}")
         turn_GT = tuple(_numbers(row, (turns,), "turn rewards") for row, turns in zip(turn_GT, turns_G, strict=True))
     return Scores(score_G, outcome_G, turn_GT)
 
 
-def check_advantage(result: Any, grades: Any, **given: Any) -> Any:
+def check_advantage(result: Any, /, grades: Any = None, **given: Any) -> Any:
     """One advantage a sample, a turn or a token; at trace time, by shape and type."""
-    groups, samples = grades.reward_QG.shape
     shape, tokens = getattr(result, "shape", None), _shape_NL(given)
-    fits = shape == (groups, samples) or (shape is not None and len(shape) == 3 and shape[:2] == (groups, samples))
-    by_token = shape is not None and len(shape) == 2 and shape[0] == groups * samples and tokens in (None, shape)
-    if not (fits or by_token) or not _is_float(result):
+    if not _is_float(result) or shape is None or len(shape) not in (2, 3):
+        raise Wrong(shown(result))
+    if grades is None:  # the learner, which knows them, holds the shape to it
+        return result
+    groups, samples = grades.reward_QG.shape
+    by_token = len(shape) == 2 and shape[0] == groups * samples and tokens in (None, shape)
+    if shape[:2] != (groups, samples) and not by_token:
         raise Wrong(f"{shown(result)} for {groups} groups of {samples}")
     return result
 
 
-def check_loss(result: Any, *positional: Any, **given: Any) -> Any:
+def check_loss(result: Any, /, **given: Any) -> Any:
     """(loss a token, metrics a token); at trace time, by shape and type."""
     shape = _shape_NL(given)
     if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], Mapping):
         raise Wrong(shown(result))
     for name, value in {"the loss": result[0], **result[1]}.items():
-        numbers = _is_float(value) or (value is not result[0] and hasattr(value, "dtype"))
+        kind = str(getattr(value, "dtype", ""))
+        numbers = _is_float(value) or (value is not result[0] and ("int" in kind or "bool" in kind))
         if not numbers or (shape is not None and value.shape != shape):
             raise Wrong(f"{name} as {shown(value)} for tokens {shape}")
     return result
@@ -150,7 +159,7 @@ def _numbers(value: Any, shape: tuple[int, ...], name: str) -> np.ndarray:
         raise Wrong(f"{name} {shown(value)}") from error
     if array.shape != shape or array.dtype.kind not in "biuf":
         given = value if hasattr(value, "shape") else array if array.dtype.kind in "biuf" else value
-        raise Wrong(f"{name} that are {shown(given)}, not of shape {shape}")
+        raise Wrong(f"{name} that are {shown(given)}, not numbers of shape {shape}")
     return array.astype(np.float64)
 
 
@@ -200,6 +209,7 @@ CONTRACTS: Mapping[str, Contract] = {
         returns="search(queries, k), which gives each query its passages, best first",
         check=check_retriever,
         provided=("corpus",),
+        constants={"DEVICES": bool},  # whether it computes on devices; a server leaves them alone for all others
         beside=("fingerprint",),  # (**settings) -> SHA-256 of the model it searches with, for caches and manifests
     ),
     "reward": Contract(
@@ -207,9 +217,7 @@ CONTRACTS: Mapping[str, Contract] = {
         given=("query", "episodes"),
         returns="a number for each episode of the group (NaN: a fault), or Scores (records.py)",
         check=check_reward,
-        constants={
-            "TURNS": int
-        },  # room for rewards of so many turns from the start; without it a program is compiled later
+        constants={"TURNS": int},  # it rewards turns: room for so many, doubled where an episode has more
     ),
     "advantage": Contract(
         folder="advantages",

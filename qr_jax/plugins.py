@@ -104,6 +104,13 @@ def beside(kind: str, name: str, function: str, *, allow_plugins: Sequence[str] 
     return getattr(importlib.import_module(plugin.__module__), function, None)
 
 
+def has_beside(kind: str, name: str, function: str, *, allow_plugins: Sequence[str] | None = None) -> bool:
+    """Whether the plug-in's file defines or imports that function, read from its source; True where it has none."""
+    nodes = _source(kind, name, allow_plugins)
+    listed = {alias.asname or alias.name for node in nodes if isinstance(node, ast.ImportFrom) for alias in node.names}
+    return not nodes or function in listed | {node.name for node in nodes if isinstance(node, ast.FunctionDef)}
+
+
 def draws_by(rule: Use, by: str | None, *, allow_plugins: Sequence[str] | None = None) -> Any:
     """How queries are drawn by a rule's weights: as `pool.by` says, or where it is None as the rule's file does."""
     return by or constants("rule", rule.name, allow_plugins=allow_plugins).get("DRAWS", "chance")

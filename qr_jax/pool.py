@@ -63,8 +63,8 @@ class Pool:
         for name, dtype in ARRAYS.items():
             object.__setattr__(self, name, _array(name, getattr(self, name), dtype, len(self.weight_P)))
         for name, names in (("state_P", STATES), ("last_P", LAST)):
-            found = getattr(self, name)
-            if found.min(initial=0) < 0 or found.max(initial=0) >= len(names):
+            index_P = getattr(self, name)
+            if index_P.min(initial=0) < 0 or index_P.max(initial=0) >= len(names):
                 raise ValueError(f"{name} holds values outside 0..{len(names) - 1} ({', '.join(names)})")
         if self.family_P is not None:
             object.__setattr__(self, "family_P", _array("family_P", self.family_P, np.int64, len(self.weight_P)))
@@ -271,8 +271,9 @@ def _array(name: str, value: Any, dtype: Any, size: int) -> np.ndarray:
         raise ValueError(f"{name} must hold one value a query, shape ({size},), found shape {array.shape}")
     if np.issubdtype(dtype, np.floating) and not (array.min(initial=0) >= 0 and array.max(initial=0) < np.inf):
         bad = np.flatnonzero(~(np.isfinite(array) & (array >= 0)))
-        found = f"{len(bad)} are not, the first {array[bad[0]]} at query {bad[0]}"
-        raise ValueError(f"{name} must be finite and 0 or more; {found}")
+        raise ValueError(
+            f"{name} must be finite and 0 or more; {len(bad)} are not, the first {array[bad[0]]} at query {bad[0]}"
+        )
     return _frozen(array.astype(dtype, copy=False))
 
 

@@ -47,7 +47,9 @@ def play(trace: Trace, engine: Engine, env: Callable, search: SearchFunction) ->
         if isinstance(move, Stop):
             return _episode(live, trace, move) if number == len(trace.turns) - 1 else "an early answer"
         if isinstance(move, Search):
-            passages = tuple(tuple(search([words], settings.search_k)[0]) for words in move.queries)
+            passages = tuple(
+                tools.checked(search([words], settings.search_k), 1, settings.search_k)[0] for words in move.queries
+            )
             live.turns.append(Turn("env", "", move.queries, passages))
             move, turns = tools.fit_observation(env, query, live.turns, length, settings.observation_tokens)
             if not isinstance(move, Say):

@@ -7,9 +7,12 @@ at every fifth step query 7 is a fault.
 
 import numpy as np
 
+from qr_jax import plugins
 from qr_jax import pool as pools
+from qr_jax.interfaces import EXAMPLE
 from qr_jax.noise import uniforms
 from qr_jax.records import grades
+from qr_jax.settings import Use
 
 SIZE, STEPS, SEED, SAMPLES = 60, 200, 3, 4
 
@@ -25,6 +28,8 @@ def outcomes(drawn_Q, step):
 
 def draws(rule, by="chance", steps=STEPS):
     """The drawn ids of each step."""
+    if isinstance(rule, str):
+        rule = plugins.bind("rule", Use(rule, plugins.constants("rule", rule).get(EXAMPLE, {})))
     pool, history = pools.create(SIZE, np.arange(SIZE) % 3), []
     for step in range(steps):
         pool = pools.refresh(pool, below=0.1)

@@ -296,6 +296,11 @@ def test_what_a_plug_in_s_file_declares_must_go_with_the_config(tmp_path, monkey
         (line,) = checks.problems(with_(learner={kind: use(f"declared.{kind}")}))
         assert line.startswith(f"{kind} 'declared.{kind}' learns from groups of equal rewards too, and none reaches it")
         assert checks.problems(with_(learner={kind: use(f"declared.{kind}"), "keep_dead": True})) == []
+    (tmp_path / "mute.py").write_text("def env(query, turns):\n    pass\ndef gold(grades, gold_logp_NT):\n    pass\n")
+    mute = dataclasses.replace(with_(sft={"steps": 3}, learner={"advantage": use("mute.gold")}), env=use("mute.env"))
+    start, gold = checks.problems(mute)
+    assert "has no function expert_turn" in start and "sft.steps=0" in start and "asks for gold_logp_NT" in gold
+    assert checks.problems(dataclasses.replace(with_(), env=use("mute.env"))) == []
     (line,) = checks.problems(with_(learner={"keep_dead": True}, pool={"rounds": use("refill")}))
     assert "pool.rounds='refill' draws no fixed number of them (its file declares no ROUNDS = 1)" in line
     assert checks.problems(with_(learner={"keep_dead": True})) == []

@@ -12,7 +12,7 @@ from qr_jax.records import Ask, grades
 from qr_jax.step import drawing, grading
 from qr_jax.step.progress import Progress
 
-PARTS = SimpleNamespace(settings=Config(), draws="chance", most_samples=6)
+PARTS = SimpleNamespace(settings=Config(), draws="chance", most_samples=6, most_rounds=None)
 
 
 def group(index, samples=4):

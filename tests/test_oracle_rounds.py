@@ -19,6 +19,8 @@ from qr_jax.studies import null_control, oracle, pass_rates
 LAB = """
 from qr_jax.records import Ask
 
+MOST = 9
+
 
 def deepen(pool, so_far, *, queries, samples, most: int = 5, at_once: int = 100, every: bool = False):
     '''Draws `queries`; then `most` samples in all for groups without signal (or every group), `at_once` a round.'''

@@ -114,7 +114,7 @@ def test_episodes_are_told_with_the_advantage_they_were_trained_with():
     adv_QG = np.array([[9.0, -9.0], [0.25, -0.25], [0, 0], [0, 0]], np.float32)
     assert telling.advantages_of(told_of([new], [earlier, new], adv_QG)) == {3: [0.25, -0.25]}
     adv_QGT = np.stack([adv_QG, 2 * adv_QG, 0 * adv_QG], axis=2)
-    assert telling.advantages_of(told_of([new], [earlier, new], adv_QGT)) == {3: [[0.25, 0.5, 0.0], [-0.25, -0.5, 0.0]]}
+    assert telling.advantages_of(told_of([new], [earlier, new], adv_QGT)) == {3: [[0.25], [-0.25]]}  # each has one turn
     adv_NL = np.zeros((8, 16), np.float32)
     adv_NL[2, 1:3] = 1.0, 2.0  # of query 1 sample 0: its two sampled tokens, of one turn
     assert telling.advantages_of(told_of([new], [earlier, new], adv_NL)) == {3: [[1.5], [0.0]]}

@@ -3,17 +3,17 @@
 import argparse
 import json
 import os
-import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from qr_jax import plugins
+from qr_jax.checks import inside
 from qr_jax.commands.options import whole
 from qr_jax.settings import Use
 
-PROTOCOLS = ("search_r1", "skyrl", "flashrag", "r1_searcher")  # those of retrieval_protocols.py
-ON_DEVICES = ("dense", "hybrid")  # retrievers that use jax; all others leave the accelerator to whoever trains
+PROTOCOLS = ("search_r1", "skyrl", "flashrag", "r1_searcher")  # those of retrieval/protocols.py
 SETTINGS = "of the retriever, as in k1=0.9, of=http of.url=URL, or parts=bm25,dense parts.dense.index=FOLDER"
 
 
@@ -81,9 +81,9 @@ def chosen_retriever(name: str, typed: Sequence[str]) -> Use:
 
 
 def _serve(arguments: argparse.Namespace) -> int:
-    if not set(ON_DEVICES).intersection(re.split("[=,]", ",".join([arguments.retriever, *arguments.settings]))):
-        os.environ["JAX_PLATFORMS"] = "cpu"  # before anything can start jax
     chosen = chosen_retriever(arguments.retriever, arguments.settings)
+    if not any(plugins.constants("retriever", part.name).get("DEVICES") for part in (chosen, *inside(chosen.settings))):
+        os.environ["JAX_PLATFORMS"] = "cpu"  # before anything can start jax: the devices are left to whoever trains
     from qr_jax.retrieval import http_post, server
     from qr_jax.retrieval.search_batcher import Limits
 

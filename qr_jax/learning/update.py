@@ -164,10 +164,21 @@ class Update:
             "mask_NL": lambda: self.by_episode(batch.mask_MEL, batch, False),
             "turn_NL": lambda: self.by_episode(batch.turn_MEL, batch, -1),
         }
-        value = self.advantage(**{key: array() for key, array in give.items() if key in names})
+        try:
+            value = self.advantage(**{key: array() for key, array in give.items() if key in names})
+        except (TypeError, AttributeError) as error:
+            if batch.grades.turn_reward_QGT is not None:
+                raise
+            raise ValueError(
+                f"advantage {name!r} failed on grades without turn rewards ({error}); where it needs them, choose a "
+                "reward that gives some (its file declares TURNS)"
+            ) from error
         by_token = (queries * samples, batch.mask_MEL.shape[-1])
-        if value.ndim == 2 and value.shape not in ((queries, samples), by_token):
-            raise ValueError(f"advantage {name!r} returned {shown(value)}; wanted one a token, {by_token}")
+        if value.shape[:2] != (queries, samples) and value.shape != by_token:
+            raise ValueError(
+                f"advantage {name!r} returned {shown(value)}; wanted {(queries, samples)}, one a turn, or one a token "
+                f"{by_token}"
+            )
         return value
 
     def by_episode(self, value_MEL, batch: Batch, empty) -> jax.Array:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
+from qr_jax import plugins
 from qr_jax.assemble import world_tokenizer
 from qr_jax.config import Config
 from qr_jax.learning import gold, learner, pack
@@ -20,10 +21,10 @@ from qr_jax.models.families import ModelConfig
 from qr_jax.models.hf import load_tokenizer
 from qr_jax.parallel import host_local
 from qr_jax.planning import ahead
-from qr_jax.records import grades
 from qr_jax.rollout import cache as caches
 from qr_jax.rollout import decode as jitted
 from qr_jax.rollout.rows import Rows
+from qr_jax.step import grading
 
 # Models of the hub whose sizes families.py holds.
 HUB = {"Qwen/Qwen3-0.6B": "qwen3_0p6b", "Qwen/Qwen3-1.7B": "qwen3_1p7b", "Qwen/Qwen3-4B": "qwen3_4b"}
@@ -88,18 +89,24 @@ class Programs:
     @property
     def episodes(self) -> int:
         """Of one update, at most."""
-        of, keeps_dead = self.config.pool, self.config.learner.keep_dead
-        return of.samples * (of.queries * of.oversample if keeps_dead else of.queries + of.min_signal - 1)
+        pool, keeps_dead = self.config.pool, self.config.learner.keep_dead
+        return self.samples * (pool.queries * pool.oversample if keeps_dead else pool.queries + pool.min_signal - 1)
+
+    @property
+    def samples(self) -> int:
+        """Of a group, at most."""
+        rounds = self.config.pool.rounds
+        return plugins.constants("rounds", rounds.name).get("MOST", self.config.pool.samples)
 
     @functools.cache  # noqa: B019
     def learner(self, rows: int) -> tuple[learner.Learner, pack.Batch]:
-        """What learner.make gives on the slice's mesh, and the shapes of an update's batch as `Step.batch` packs it."""
-        config, samples = self.config, self.config.pool.samples
+        """What learner.make gives on the slice's mesh, and the shapes of a batch as step/batch.py packs it."""
+        config, samples = self.config, self.samples
         settings, updates = replace(config.learner, rows=rows), config.train.steps * config.learner.updates
         made = learner.make(
             self.cfg, config.model, settings, self.mesh, steps=updates, temperature=config.rollout.temperature
         )
-        none = grades(np.zeros((0, samples)), np.zeros((0, samples), bool))
+        none = grading.joined((), samples, plugins.constants("reward", config.reward.name).get("TURNS"))
         queries, row_tokens = self.episodes // samples, settings.row_tokens
         host = pack.pack([], none, rows=rows, row_tokens=row_tokens, queries=queries, samples=samples)
         if "gold_logp_NT" in made.needs:

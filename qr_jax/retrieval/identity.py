@@ -1,6 +1,5 @@
 """What a retriever's results depend on beside its settings: the contents of the models that its settings only name."""
 
-import importlib
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -12,15 +11,12 @@ from qr_jax.settings import Use
 def models(use: Use, *, allow_plugins: Sequence[str] | None = None) -> list[str]:
     """The SHA-256 of each model that a retriever, or a retriever inside it, searches with; [] without models.
 
-    A file of qr_jax/retrievers/ that searches with a model has a function `fingerprint(**settings)` beside its plug-in.
+    A retriever's file that searches with a model has a function `fingerprint(**settings)` beside its plug-in.
     Retrievers inside it by default count too. The models' files are read; ValueError where they are missing.
     """
     digests = []
     for part in _with_parts(use, allow_plugins):
-        if "." in part.name:
-            continue
-        function = plugins.find("retriever", part.name, allow_plugins=allow_plugins)
-        fingerprint = getattr(importlib.import_module(function.__module__), "fingerprint", None)
+        fingerprint = plugins.beside("retriever", part.name, "fingerprint", allow_plugins=allow_plugins)
         if fingerprint is not None:
             digests.append(fingerprint(**plugins.check("retriever", part, allow_plugins=allow_plugins)))
     return digests

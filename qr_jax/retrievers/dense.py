@@ -15,6 +15,8 @@ from qr_jax.retrieval import bm25_index, dense_index
 
 FIRST_K = 8  # searches of so many passages or fewer compile nothing
 
+DEVICES = True
+
 
 def dense(
     *,

@@ -6,6 +6,8 @@ from qr_jax import plugins
 from qr_jax.records import Passage, SearchFunction
 from qr_jax.settings import Use
 
+DEVICES = True
+
 
 def hybrid(
     *,

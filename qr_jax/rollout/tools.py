@@ -81,7 +81,7 @@ def _call(search: SearchFunction, batch: list[str], k: int, limit_s: float) -> l
 
     def work() -> None:
         try:
-            outcome.append(_checked(search(list(batch), k), len(batch), k))
+            outcome.append(checked(search(list(batch), k), len(batch), k))
         except (Exception, SystemExit) as error:  # whatever a retriever raises is a fault, not the run's end
             outcome.append(Fault(f"{type(error).__name__}: {error}"[:300]))
 
@@ -93,8 +93,8 @@ def _call(search: SearchFunction, batch: list[str], k: int, limit_s: float) -> l
     return [outcome[0]] * len(batch) if isinstance(outcome[0], Fault) else outcome[0]
 
 
-def _checked(results: Any, count: int, k: int) -> list[tuple[Passage, ...]]:
-    """The results as tuples of at most k passages; TypeError or ValueError when they are anything else."""
+def checked(results: Any, count: int, k: int) -> list[tuple[Passage, ...]]:
+    """The results as tuples of at most k passages; ValueError when they are anything else."""
     if not isinstance(results, Sequence) or isinstance(results, str) or len(results) != count:
         size = f" of {len(results)}" if isinstance(results, Sequence) else ""
         raise ValueError(f"{count} queries got a {type(results).__name__}{size}, not a list of {count}")
@@ -103,13 +103,13 @@ def _checked(results: Any, count: int, k: int) -> list[tuple[Passage, ...]]:
 
 def _listed(result: Any) -> Sequence[Any]:
     if not isinstance(result, Sequence) or isinstance(result, str):
-        raise TypeError(f"a query got a {type(result).__name__}, not a list of passages")
+        raise ValueError(f"a query got a {type(result).__name__}, not a list of passages")
     return result
 
 
 def _passage(item: Any) -> Passage:
     if not isinstance(item, Passage) or not all(isinstance(text, str) for text in (item.id, item.title, item.text)):
-        raise TypeError(f"a query got a {type(item).__name__} that is no Passage with a text, title and id")
+        raise ValueError(f"a query got a {type(item).__name__} that is no Passage with a text, title and id")
     if not math.isfinite(item.score):
         raise ValueError(f"passage {item.id!r} has the score {item.score}; wanted a finite number")
     return replace(item, id=encodable(item.id), title=encodable(item.title), text=encodable(item.text))

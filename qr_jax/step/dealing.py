@@ -82,6 +82,11 @@ def graded(parts: Parts, wanted: Mapping[int, int], rolled: Rolled, groups: Sequ
         episodes = [*(before[index].episodes if index in before else ()), *new]
         query = parts.queries[index]
         mine[index] = grading.grade(parts.reward, parts.settings.reward.name, index, hosts.index(), query, episodes)
+        if mine[index].grades.turn_reward_QGT is not None and parts.turns is None:
+            raise ValueError(
+                f"reward {parts.settings.reward.name!r} gave rewards of turns, and its file does not declare how many; "
+                "write TURNS = 8 (the most turns of most episodes) in it"
+            )
     place = {index: at for at, index in enumerate(wanted)}
     values = [group.to_plain(episodes=False) for group in mine.values()]
     every = hosts.gather_in_order(values, [place[index] for index in mine], "drawn query", len(wanted))

@@ -26,6 +26,16 @@ def draw(parts: Parts, progress: Progress, ask: Ask, groups: Sequence[Group], st
 
     Nothing when no query is left to draw. ValueError where a group would outgrow what its rounds' file allows.
     """
+    name, settings = parts.settings.pool.rounds.name, parts.settings.pool
+    if parts.most_rounds is not None and number >= parts.most_rounds:
+        raise ValueError(
+            f"rounds {name!r} asked for round {number + 1}, and its file declares ROUNDS = {parts.most_rounds}"
+        )
+    capacity = settings.queries * settings.oversample
+    if parts.settings.learner.keep_dead and ask.draw > capacity:
+        raise ValueError(
+            f"rounds {name!r} asked for {ask.draw} queries; with learner.keep_dead a step has room for {capacity}"
+        )
     new_Q = pool.draw(
         progress.pool, ask.draw, seed=progress.seed(parts.settings.seed), step=step, round=number,
         exclude=[group.index for group in groups], by=parts.draws,
@@ -34,11 +44,11 @@ def draw(parts: Parts, progress: Progress, ask: Ask, groups: Sequence[Group], st
     for index, count in ask.more.items():
         if samples[index] + count > parts.most_samples:
             raise ValueError(
-                f"rounds {parts.settings.pool.rounds.name!r} asked for {count} more samples of query {index}, which "
+                f"rounds {name!r} asked for {count} more samples of query {index}, which "
                 f"has {samples[index]}; a group has room for {parts.most_samples}. Write MOST = "
                 f"{samples[index] + count} in the plug-in's file, or ask for fewer"
             )
-    return dict.fromkeys(new_Q.tolist(), parts.settings.pool.samples) | {int(i): int(n) for i, n in ask.more.items()}
+    return dict.fromkeys(new_Q.tolist(), settings.samples) | {int(i): int(n) for i, n in ask.more.items()}
 
 
 def judged(parts: Parts, progress: Progress, groups: Sequence[Group], step: int) -> Outcome:

@@ -140,8 +140,9 @@ def joined(groups: Sequence[Group], samples: int, turns: int | None = None) -> G
         dtype = bool if "valid" in name else np.float32
         stacked = np.zeros((len(groups), widest, *more), dtype)
         for q, group in enumerate(groups):
-            array = getattr(group.grades, name)[0]
-            stacked[(q, *(slice(size) for size in array.shape))] = array
+            array = getattr(group.grades, name)
+            if array is not None:  # a group without turn rewards beside others that have some
+                stacked[(q, *(slice(size) for size in array.shape[1:]))] = array[0]
         return stacked
 
     return Grades(

@@ -41,6 +41,7 @@ class Parts:
     rule: Callable[..., Any]
     rounds: Callable[..., Any]
     draws: Any  # "chance" or "largest": how the rule's weights choose
+    most_rounds: int | None  # of a step
     most_samples: int  # of a group; the learner's batches have room for them
     turns: int | None  # room for turn rewards, where the reward gives them
     gold_logp: Callable[..., np.ndarray] | None  # where the advantage names gold_logp_NT
@@ -67,6 +68,7 @@ def bind(settings: Config, run: runs.Run) -> Parts:
     alike.check(questions=asked, passages=corpus.sha256, model=agent.fingerprint)
     chosen, layout = settings.pool, assemble.rollout_layout(settings, agent.cfg, mesh)
     engine = assemble.Dealt(agent.engine, pod=layout == "pod")
+    declared = plugins.constants("rounds", chosen.rounds.name)
     sizes = {"queries": chosen.queries, "oversample": chosen.oversample, "samples": chosen.samples}
     trainer = make(
         agent.cfg,
@@ -93,7 +95,8 @@ def bind(settings: Config, run: runs.Run) -> Parts:
         rule=plugins.bind("rule", chosen.rule),
         rounds=plugins.bind("rounds", chosen.rounds, provided=sizes),
         draws=plugins.draws_by(chosen.rule, chosen.by),
-        most_samples=plugins.constants("rounds", chosen.rounds.name).get("MOST", chosen.samples),
+        most_rounds=declared.get("ROUNDS"),
+        most_samples=declared.get("MOST", chosen.samples),
         turns=plugins.constants("reward", settings.reward.name).get("TURNS"),
         gold_logp=_gold_logp(settings, agent) if "gold_logp_NT" in trainer.needs else None,
         hand_over=partial(assemble.hand_over, cfg=agent.cfg, compute=settings.model.compute, mesh=mesh, layout=layout),

@@ -238,10 +238,13 @@ def advantages_of(told: Told) -> dict[int, list[Any]]:
     by_token = advantage.ndim == 2 and advantage.shape[1] != samples
     trained, earlier = {}, len(told.updated.groups) - len(told.kept)
     for q, group in enumerate(told.kept, earlier):
+        turns_G = [int(episode.turn_L.max(initial=-1)) + 1 for episode in group.episodes]
         if by_token:
             rows = [_by_turn(advantage[q * samples + g], episode) for g, episode in enumerate(group.episodes)]
+        elif advantage.ndim == 3:
+            rows = [advantage[q, g, :turns].round(6).tolist() for g, turns in enumerate(turns_G)]
         else:
-            rows = [advantage[q, g].round(6).tolist() for g in range(group.spent.episodes)]
+            rows = [advantage[q, g].round(6).item() for g in range(group.spent.episodes)]
         trained[group.index] = rows
     return trained
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from qr_jax import figures, plugins
 from qr_jax import pool as pools
+from qr_jax.interfaces import EXAMPLE
 from qr_jax.noise import unit, words
 from qr_jax.pool import LAST_EASY, LAST_HARD, LAST_NONE, Pool
 from qr_jax.records import Grades, Outcome, grades
@@ -26,7 +27,7 @@ OUTCOMES = 91  # the first part of the keys of its outcomes
 PRESETS = {"dapo": (Use("bounded_dapo"), Use("refill"))}  # a rule and its rounds
 ORIGINS = {"ex_hard": LAST_HARD, "ex_easy": LAST_EASY}  # the figures that `moved` has
 # What a plug-in raises when it looks for something that simulated outcomes do not have.
-LACKS = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, AssertionError, NotImplementedError)
+LACKS = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, AssertionError, RuntimeError, OSError)
 
 
 class NotPlayable(ValueError):
@@ -62,9 +63,9 @@ class Played:
 
 
 def sampler(rule: str, **settings: Any) -> Sampler:
-    """A sampler by its rule's name: "dapo" is `refill` with `bounded_dapo`."""
+    """A sampler by its rule's name ("dapo": `refill` with `bounded_dapo`); required settings are its EXAMPLE's."""
     plain, rounds = PRESETS.get(rule, (Use(rule), Use("once")))
-    return Sampler(plain, rounds, **settings)
+    return Sampler(Use(plain.name, plugins.constants("rule", plain.name).get(EXAMPLE, {})), rounds, **settings)
 
 
 def roll(
@@ -111,7 +112,8 @@ def play(
     rule = _playable("rule", plan.rule, plugins.bind("rule", plan.rule, allow_plugins=allow_plugins))
     sizes = {"queries": plan.queries, "oversample": plan.oversample, "samples": plan.samples}
     rounds = plugins.bind("rounds", plan.rounds, provided=sizes, allow_plugins=allow_plugins)
-    ask = _playable("rounds", plan.rounds, rounds)
+    most = plugins.constants("rounds", plan.rounds.name, allow_plugins=allow_plugins).get("MOST", plan.samples)
+    ask = _bounded(_playable("rounds", plan.rounds, rounds), plan, most)
     draw = partial(pools.draw, by=plugins.draws_by(plan.rule, plan.by, allow_plugins=allow_plugins))
     pool, spent, rows = pools.create(size, family_P), 0, []
     filed_P = np.zeros(size)  # the pass rate a query had when it was last graded
@@ -148,6 +150,20 @@ def _playable(kind: str, use: Use, function: Callable[..., Any]) -> Callable[...
             raise NotPlayable(kind, use.name, f"{type(error).__name__} on simulated outcomes: {error}") from error
 
     return played
+
+
+def _bounded(ask: Callable[..., Any], plan: Sampler, most: int) -> Callable[..., Any]:
+    """The rounds, which may let a group grow to `most` samples, as in training: a step must end."""
+
+    def bounded(pool: Pool, so_far: Sequence[Outcome]) -> Any:
+        wish = ask(pool, so_far)
+        if wish is not None and wish.more:
+            size_of = dict(zip(so_far[-1].drawn_Q.tolist(), so_far[-1].grades.valid_QG.sum(axis=1).tolist()))
+            if any(size_of[index] + count > most for index, count in wish.more.items()):
+                raise NotPlayable("rounds", plan.rounds.name, f"a group would have more than MOST = {most} samples")
+        return wish
+
+    return bounded
 
 
 def _refreshed(plan: Sampler, pool: Pool) -> Pool:

@@ -18,14 +18,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from qr_jax import answers, assemble, checkpoint, committed, evaluate, plugins, pool, runs
+from qr_jax import assemble, checkpoint, committed, evaluate, plugins, pool, runs
 from qr_jax.columns import aligned
 from qr_jax.config import Config
 from qr_jax.parallel import mesh as meshes
 from qr_jax.records import Query
 from qr_jax.report import read
+from qr_jax.step import grading
 from qr_jax.studies.probe_figures import ARMS, POLICIES, Filed, choose, nearest, recycled, signal_chance, summarise
 
 FILE = "probe.json"
@@ -126,17 +125,16 @@ def _policies(one: Filed, steps: Sequence[int], last: int) -> dict[str, int]:
 
 def _grader(settings: Config, allow_plugins) -> Callable[..., Score | None]:
     """What scores a query's group as training did; None with fewer valid episodes than a group has."""
-    reward, of = plugins.bind("reward", settings.reward, allow_plugins=allow_plugins), settings.pool
+    reward, pool_settings = plugins.bind("reward", settings.reward, allow_plugins=allow_plugins), settings.pool
 
-    def grade(query: Query, group) -> Score | None:
-        valid = [episode.valid for episode in group]
-        right = [answers.exact_match(episode.answer, query.answers) for episode in group]
-        channel = right if of.channel == "outcome" else np.asarray(reward(query, group), np.float32).tolist()
-        kept = [(one, value) for one, value, ok in zip(right, channel, valid, strict=True) if ok]
-        if len(kept) < of.samples:
+    def grade(query: Query, episodes) -> Score | None:
+        grades = grading.grade(reward, settings.reward.name, 0, 0, query, episodes).grades
+        valid_G, outcome_G = grades.valid_QG[0], grades.outcome_QG[0]
+        if valid_G.sum() < pool_settings.samples:
             return None
-        passed = float(np.mean([one for one, _ in kept]))
-        return Score(len(kept), passed, signal_chance([value for _, value in kept], of.samples))
+        channel_G = outcome_G if pool_settings.channel == "outcome" else grades.reward_QG[0]
+        signal = signal_chance(channel_G[valid_G].tolist(), pool_settings.samples)
+        return Score(int(valid_G.sum()), float((outcome_G[valid_G] == 1).mean()), signal)
 
     return grade
 

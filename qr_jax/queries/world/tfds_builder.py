@@ -1,6 +1,6 @@
 """The world as a TFDS data set: built once into ArrayRecord files, read at random places, without TensorFlow.
 
-Importing this file imports tensorflow_datasets (and so jax); what only plans to read a world imports `world.py`.
+Importing this file imports tensorflow_datasets (and so jax); what only plans to read a world imports `generate.py`.
 """
 
 import contextlib
