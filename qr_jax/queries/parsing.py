@@ -91,7 +91,5 @@ def one_text(value: Any, name: str, empty: bool = False) -> str:
 def missing(column: str, row: Row, what: str) -> str:
     """'row has no ...; fields found: ...', with the column of another system's schema that looks right."""
     similar = [name for name in OTHER_SCHEMAS.get(column, ()) if name in row]
-    hint = (
-        f"; {similar[0]!r} looks like it: rename it to {column!r} (a plain text or a list of texts)" if similar else ""
-    )
+    hint = f"; {similar[0]!r} looks like it: rename it to {column!r} (a text or a list of texts)" if similar else ""
     return f"has {what}; fields found: {', '.join(map(str, row)) or 'none'}{hint}"

@@ -145,11 +145,8 @@ def intersections(facts: Facts, most: int) -> Iterator[Problem]:
     pairs = [(RELATIONS[one], RELATIONS[other]) for at, one in enumerate(names) for other in names[at + 1 :]]
     counts = {name: np.bincount(facts.targets[name]) for name in names}
     people = len(facts.names[text.PERSON])
-    both = [
-        dict(zip(*np.unique(combined(facts, pair), return_counts=True), strict=True))  # combined object -> persons
-        for pair in pairs
-    ]
     codes = [combined(facts, pair) for pair in pairs]
+    both = [dict(zip(*np.unique(code, return_counts=True), strict=True)) for code in codes]  # code -> persons
     for rank in permutation(facts.seed, "intersections", len(pairs) * people):
         at, person = divmod(int(rank), people)
         objects = [facts.object(relation, person) for relation in pairs[at]]
@@ -214,13 +211,8 @@ def query(facts: Facts, problem: Problem, phrasings: tuple[int, ...], garbled: t
     """The problem as a query. Its id says what it asks and how: a question keeps it whatever else is asked."""
     said = "+".join(name.replace(" ", "_") for name in problem.names)
     ways = "".join(map(str, phrasings))
-    meta = {
-        "hops": problem.hops,
-        "kind": problem.kind,
-        "supporting": list(problem.supporting),
-        "relations": list(problem.relations),
-        "phrasings": list(phrasings),
-    }
+    meta = {"hops": problem.hops, "kind": problem.kind, "supporting": list(problem.supporting)}
+    meta |= {"relations": list(problem.relations), "phrasings": list(phrasings)}
     type, index = problem.answer
     answers = (facts.name(type, index), *aliases(facts, type, index))
     identity = f"w{facts.seed}.{problem.kind}.{'-'.join(problem.relations)}.{said}.{ways}"
