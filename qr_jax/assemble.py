@@ -90,12 +90,10 @@ def _of_file(config: Config, file: Path | str, part: Literal["train", "eval"], l
 
 def _check_distinct(queries: Sequence[Query], name: str) -> None:
     """ValueError where two files share an id: the pool would have the same query twice."""
-    counts = Counter(query.id for query in queries)
-    twice = [query_id for query_id, count in counts.items() if count > 1]
+    twice = [query_id for query_id, count in Counter(query.id for query in queries).items() if count > 1]
     if twice:
-        raise ValueError(
-            f"{len(twice)} ids stand in more than one file of {name!r}, the first {twice[0]!r}; {readers.UNIQUE}"
-        )
+        of = f"{len(twice)} ids stand in more than one file of {name!r}, the first {twice[0]!r}"
+        raise ValueError(f"{of}; {readers.UNIQUE}")
 
 
 def passages(config: Config) -> Sequence[Passage]:
@@ -127,15 +125,10 @@ def traces(config: Config, search: SearchFunction) -> list[tuple[Trace, SearchFu
     elif name == "world":
         pairs = [(trace, search) for trace in read(world_sources(config).traces)]
     elif name == "supporting":
-        supporting = supporting_traces(
-            questions(config, "train"),
-            search,
-            write=expert_turn(config),
-            parallel=plugins.constants("env", config.env.name).get("PARALLEL", 1),
-            max_searches=config.env.settings.get("max_turns", 4),
-            k=config.rollout.search_k,
-        )
-        pairs = [(trace, search) for trace in supporting]
+        bounds = {"max_searches": config.env.settings.get("max_turns", 4), "k": config.rollout.search_k}
+        bounds["parallel"] = plugins.constants("env", config.env.name).get("PARALLEL", 1)
+        made = supporting_traces(questions(config, "train"), search, write=expert_turn(config), **bounds)
+        pairs = [(trace, search) for trace in made]
     else:
         pairs = [(trace, search) for trace in read_traces(name)]
     if not pairs:
@@ -153,10 +146,9 @@ def expert_turn(config: Config, *, allow_plugins: Sequence[str] | None = None) -
     """
     write = plugins.beside("env", config.env.name, "expert_turn", allow_plugins=allow_plugins)
     if write is None:
-        raise ValueError(
-            f"env {config.env.name!r} has no function expert_turn(thought, queries, answer) in its file, which writes "
-            "an expert's turn; write it, or give traces in its dialect (data.traces=FILE), or set sft.steps=0"
-        )
+        lacks = "no function expert_turn(thought, queries, answer) in its file, which writes an expert's turn"
+        todo = "write it, or give traces in its dialect (data.traces=FILE), or set sft.steps=0"
+        raise ValueError(f"env {config.env.name!r} has {lacks}; {todo}")
     return write
 
 
@@ -277,7 +269,6 @@ def place(params, mesh: jax.sharding.Mesh):
 def with_world_seed(config: Config, seed: int) -> Config:
     """The same config over a world of other facts."""
     if {config.data.eval, config.data.corpus} != {"world"}:
-        raise ValueError(
-            f"--world-seed needs a synthetic world; this run asks {config.data.eval!r} over {config.data.corpus!r}"
-        )
+        asks = f"{config.data.eval!r} over {config.data.corpus!r}"
+        raise ValueError(f"--world-seed needs a synthetic world; this run asks {asks}")
     return replace(config, data=replace(config.data, world={**config.data.world, "seed": seed}))

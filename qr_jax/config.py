@@ -33,9 +33,7 @@ class Data:
 
     train: str = "world"
     eval: str = "world"
-    corpus: str = (
-        "world"  # "world", files of passages (JSONL, also gz, or Parquet; comma-separated), or an index folder
-    )
+    corpus: str = "world"  # "world", an index folder, or files of passages (JSONL, also gz; Parquet; comma-separated)
     # expert traces for the cold start: "world", "supporting" (made from gold titles), or a JSONL file
     traces: str = "world"
     trace_worlds: int = 0  # worlds of other facts that "world" traces come from; 0: from the run's own world
@@ -233,10 +231,9 @@ def _made_by(path: Path, name: str) -> Config:
         raise ValueError(f"{path}: {error}") from error
     if not isinstance(made, Config):
         others = [key for key, value in there.items() if isinstance(value, Config)]
-        raise ValueError(
-            f"{path} makes no config {name!r}: it must set `{name} = Config(...)` or define `{name}()`, found {made!r}"
-            + (f"; it has: {', '.join(others)}" if others else "")
-        )
+        has = f"; it has: {', '.join(others)}" if others else ""
+        wanted = f"it must set `{name} = Config(...)` or define `{name}()`"
+        raise ValueError(f"{path} makes no config {name!r}: {wanted}, found {made!r}{has}")
     return made
 
 
