@@ -162,10 +162,8 @@ def format_table(figures: Mapping[str, Any]) -> str:
         rows.append((f"Pass@1 of {figures['samples']}", str(figures["questions"]), *cells))
     lines = aligned(rows)
     stops = ", ".join(f"{stop} {count}" for stop, count in figures["stops"].items())
-    lines.append(
-        f"searches a question {figures['searches_per_question']:.2f}, tokens {figures['tokens_per_question']:.1f}, "
-        f"well-formed turns {figures['well_formed_turn_share']:.3f}, endings: {stops}"
-    )
+    means = f"searches a question {figures['searches_per_question']:.2f}, tokens {figures['tokens_per_question']:.1f}"
+    lines.append(f"{means}, well-formed turns {figures['well_formed_turn_share']:.3f}, endings: {stops}")
     return "\n".join(lines)
 
 

@@ -228,14 +228,11 @@ def _note(pool: Pool, outcome: Outcome) -> Pool:
     new = {
         "state_P": np.select(kinds, [HARD, EASY, CONSUMED], default=SURPLUS),
         "last_P": np.select(kinds, [LAST_HARD, LAST_EASY, LAST_ACCEPTED], default=LAST_SURPLUS),
-        "last_successes_P": ((outcome_QG[graded_Q] == 1) & valid_QG).sum(axis=1),
-        "last_valid_P": valid_QG.sum(axis=1),
-        "last_step_P": outcome.step,
-        "attempts_P": pool.attempts_P[drawn] + 1,
-        "accepted_P": pool.accepted_P[drawn] + accepted,
+        "last_successes_P": ((outcome_QG[graded_Q] == 1) & valid_QG).sum(axis=1), "last_valid_P": valid_QG.sum(axis=1),
+        "last_step_P": outcome.step, "attempts_P": pool.attempts_P[drawn] + 1,
+        "accepted_P": pool.accepted_P[drawn] + accepted, "zero_variance_P": dead_before + (verdict != "signal"),
         "flipped_P": pool.flipped_P[drawn] | (accepted & (dead_before > 0)),
-        "zero_variance_P": dead_before + (verdict != "signal"),
-    }
+    }  # fmt: skip
     return replace(pool, **{name: _with(getattr(pool, name), drawn, value) for name, value in new.items()})
 
 

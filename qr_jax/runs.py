@@ -81,10 +81,7 @@ class Run:
         return self.stopping
 
     def _keep_config(self) -> None:
-        """Write config.json; ValueError where the folder or its bucket holds a run with other settings.
-
-        The bucket's files of the run are copied here first.
-        """
+        """Write config.json, the bucket's files copied here first. ValueError where either has other settings."""
         begun = any((self.folder / name).exists() for name in (bucket.CHECKPOINTS, metrics_writer.FILE))
         path, lives = self.folder / "config.json", self.settings.train.bucket
         if path.is_file() and begun:

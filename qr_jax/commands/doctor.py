@@ -36,21 +36,19 @@ NEEDED_DISK_BYTES = 5 * 2**30
 
 def examine() -> dict[str, Any]:
     """Everything the report says, as JSON can hold it; `problems` lists what stands in the way of a run."""
+    from qr_jax.queries.readers import data_folder
+
     extras = {}
     for name, (modules, how) in EXTRAS.items():
         extras[name] = {"present": any(map(importlib.util.find_spec, modules)), "install": how}
     disk = shutil.disk_usage(Path.cwd())
     found: dict[str, Any] = {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "versions": {name: _version(name) for name in PACKAGES},
-        "devices": _devices(),
-        "cores": os.cpu_count(),
-        "memory_bytes": _memory(),
-        "disk_bytes": {"free": disk.free, "total": disk.total},
-        "extras": extras,
-        "data": _data(),
-    }
+        "python": platform.python_version(), "platform": platform.platform(),
+        "versions": {name: _version(name) for name in PACKAGES}, "devices": _devices(),
+        "cores": os.cpu_count(), "memory_bytes": _memory(),
+        "disk_bytes": {"free": disk.free, "total": disk.total}, "extras": extras,
+        "data": {"folder": str(data_folder()), "present": (data_folder() / "dev").is_dir()},
+    }  # fmt: skip
     return found | {"problems": _problems(found)}
 
 
@@ -102,13 +100,6 @@ def _memory() -> int | None:
     """Bytes of memory in the machine, where the system says so."""
     with contextlib.suppress(ValueError, OSError, AttributeError):
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def _data() -> dict[str, Any]:
-    from qr_jax.queries.readers import data_folder
-
-    folder = data_folder()
-    return {"folder": str(folder), "present": (folder / "dev").is_dir()}
 
 
 def _problems(found: dict[str, Any]) -> list[str]:

@@ -73,8 +73,7 @@ class Asked:
 class Judge:
     """An endpoint (its base URL, as in http://127.0.0.1:8000/v1) and its model; `cache` keeps its verdicts.
 
-    If the endpoint wants a key, it is the environment's QR_JAX_JUDGE_KEY; for api.openai.com OPENAI_API_KEY will do
-    too, which is sent to no other host.
+    A key that the endpoint wants is QR_JAX_JUDGE_KEY; for api.openai.com, and no other host, OPENAI_API_KEY does too.
     """
 
     url: str

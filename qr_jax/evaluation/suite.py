@@ -42,11 +42,8 @@ def corpus_file(name: str) -> str:
 
 
 def default_config(model: str, context_tokens: int) -> Config:
-    """How a model without a run is asked: search_r1's dialect over BM25, up to 4 searches of 3 passages, 4 samples.
-
-    Its context is the model's, at most 2048 tokens.
-    """
-    context = min(2048, context_tokens)
+    """How a model without a run is asked: search_r1's dialect over BM25, up to 4 searches of 3 passages, 4 samples."""
+    context = min(2048, context_tokens)  # the model's own, if that is less
     rollout = Rollout(
         slots=16, context_tokens=context, turn_tokens=min(128, context // 8),
         observation_tokens=min(400, context // 4), buckets=(128, 512), chunk=16,
@@ -229,10 +226,9 @@ def format_table(scored: Mapping[str, Any]) -> str:
     if judge and "refused" in judge:
         lines.append(f"the judge is not reported: {judge['refused']}")
     elif judge:
-        lines.append(
-            f"the judge {judge['model']} agrees with exact match on {judge['agreement_with_exact_match']:.3f} of "
-            f"{judge['judged']} answers; {judge['calls']} calls, {judge['cached']} verdicts from its cache"
-        )
+        agrees = f"agrees with exact match on {judge['agreement_with_exact_match']:.3f} of {judge['judged']} answers"
+        asked = f"{judge['calls']} calls, {judge['cached']} verdicts from its cache"
+        lines.append(f"the judge {judge['model']} {agrees}; {asked}")
     return "\n".join(lines)
 
 

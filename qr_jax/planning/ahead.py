@@ -12,7 +12,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from qr_jax.parallel.mesh import AXES
 from qr_jax.planning import hlo
 
-NO_LIBTPU = "planning for a TPU needs libtpu, which runs without one: pip install 'qr_jax[tpu]', or libtpu alone"
+NO_LIBTPU = "planning for a TPU needs libtpu, which runs without one: pip install libtpu, or pip install 'qr_jax[tpu]'"
 # What a process must have in its environment from its start, so that libtpu does not look for the machine it is on.
 ENVIRONMENT = {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost"}
 ENVIRONMENT |= {"TPU_ACCELERATOR_TYPE": "v5litepod-1"}  # any: the topology that is asked for decides

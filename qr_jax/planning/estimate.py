@@ -166,8 +166,7 @@ def load(settings: Mapping[str, Any], *, hosts: int, slots: int, call_tokens: in
 def step(programs: Mapping[str, Mapping[str, Any]], on: Chip, what: Load) -> dict[str, float]:
     """Seconds of a step's parts, `rollout` (decode and prefill), `learner` and `hand_over`, and of the whole.
 
-    Each part is bound by what takes longest, matrix unit, HBM or links. Searches, rewards, checkpoints, evaluation and
-    the host's own work are not in it.
+    Each part is bound by the slowest of matrix unit, HBM and links. `assumptions` says what is not in it.
     """
     bound = {name: max(seconds(program, on).values()) for name, program in programs.items()}
     here = math.ceil(what.episodes / what.hosts)

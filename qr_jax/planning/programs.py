@@ -42,10 +42,7 @@ class Slice:
 
 
 def slice_of(topology: str) -> Slice:
-    """A slice's chips by its name, as in "v5e:4x4".
-
-    Those of a host are asked for as a slice of their own: libtpu compiles for whole slices only.
-    """
+    """A slice's chips ("v5e:4x4"); those of a host are a slice of their own: libtpu compiles for whole slices only."""
     chips = ahead.devices(topology)
     hosts = {chip.process_index for chip in chips}
     if len(hosts) == 1:
@@ -66,9 +63,7 @@ def model_shape(config: Config) -> ModelConfig:
     if model.name in families.PRESETS:
         tokenizer = WordTokenizer(vocabulary()) if model.tokenizer is None else load_tokenizer(model.tokenizer)
         return families.with_vocab(families.PRESETS[model.name], tokenizer.size)
-    if model.name in HUB:
-        return families.PRESETS[HUB[model.name]]
-    return hf.shape(hf.resolve(model.name))
+    return families.PRESETS[HUB[model.name]] if model.name in HUB else hf.shape(hf.resolve(model.name))
 
 
 class Programs:

@@ -73,10 +73,8 @@ def check(file: str | Path, against: str | Path | None = None) -> Checked:
 def one_file(file: str | Path) -> list[Path]:
     found = readers.resolve(file)
     if not found:
-        raise ValueError(
-            f"{str(file)!r} is a question set, whose rows are checked when it is built; wanted one file, JSON lines or "
-            f"Parquet (`qr-jax data convert {file} OUT --to jsonl` writes the set to one)"
-        )
+        wanted = f"one file, JSON lines or Parquet (`qr-jax data convert {file} OUT --to jsonl` writes the set to one)"
+        raise ValueError(f"{str(file)!r} is a question set, whose rows are checked when it is built; wanted {wanted}")
     if found[0].is_dir():
         raise ValueError(f"{str(file)!r} is an index; check the files it was made of, one at a time")
     if len(found) > 1:
@@ -87,10 +85,9 @@ def one_file(file: str | Path) -> list[Path]:
 def _read(path: Path) -> tuple[dict[int, Query | Passage], list[Finding], Counter[str]]:
     """The rows that can be read, an error for each other, and how many rows have which schema."""
     items, findings, schemas = {}, [], Counter()
-    last = 0
+    number = 0
     try:
         for number, row in readers.attempts(path):
-            last = number
             try:
                 if isinstance(row, ValueError):
                     raise row
@@ -101,7 +98,7 @@ def _read(path: Path) -> tuple[dict[int, Query | Passage], list[Finding], Counte
                 kind = "empty golds" if _has_no_gold(row) else "unreadable row"
                 findings.append(Finding("error", kind, str(error), (number,)))
     except ValueError as error:
-        findings.append(Finding("error", "damaged file", str(error), (last,)))
+        findings.append(Finding("error", "damaged file", str(error), (number,)))
     return items, findings, schemas
 
 

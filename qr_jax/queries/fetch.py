@@ -1,7 +1,6 @@
 """Official files, from the web or a user's folder: never half a file, never another one than before.
 
-A folder's `checksums.json` holds the SHA-256 of every file that was read to its end and has no published checksum, so
-that the second time it is checked.
+`checksums.json` holds the SHA-256 of each file read to its end that has none published, to check it the second time.
 """
 
 import json
@@ -78,19 +77,17 @@ def check(path: Path, sha256: str | None, file: File, folder: Path) -> Found:
     found = file_hash(path)
     if sha256 is not None:
         if found != sha256:
-            raise ValueError(
-                f"{path.name} is not the official file: its SHA-256 is {found}, and {sha256} is wanted (published by "
-                f"{file.attested}); it is cut short or altered: remove {path} and get it again"
-            )
+            other = f"its SHA-256 is {found}, and {sha256} is wanted (published by {file.attested})"
+            todo = f"it is cut short or altered: remove {path} and get it again"
+            raise ValueError(f"{path.name} is not the official file: {other}; {todo}")
         return Found(path, found, None)
     entry = f"{file.url or 'manual'} {path.name}"
     known = registered(folder).get(entry, found)
     if found != known:
-        raise ValueError(
-            f"{path} is not the file that was read before: its SHA-256 is {found}, and {known} is wanted (registered "
-            f"in {folder / REGISTRY}); if it is cut short or altered, get it again; if it is the one that is meant, "
-            f"remove the entry {entry!r} from {folder / REGISTRY}"
-        )
+        other = f"its SHA-256 is {found}, and {known} is wanted (registered in {folder / REGISTRY})"
+        todo = "if it is cut short or altered, get it again; if it is the one that is meant, remove"
+        todo += f" the entry {entry!r} from {folder / REGISTRY}"
+        raise ValueError(f"{path} is not the file that was read before: {other}; {todo}")
     return Found(path, found, entry)
 
 
@@ -123,10 +120,8 @@ def _download(file: File, place: Path) -> Path:
         with urllib.request.urlopen(file.url, timeout=TIMEOUT_S) as answer, _beside(place) as opened:
             shutil.copyfileobj(answer, opened)
     except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
-        raise ValueError(
-            f"{file.name} cannot be downloaded from {file.url} ({error}); get it on another machine, put it into a "
-            "folder and name that folder"
-        ) from error
+        todo = "get it on another machine, put it into a folder and name that folder"
+        raise ValueError(f"{file.name} cannot be downloaded from {file.url} ({error}); {todo}") from error
     return place
 
 

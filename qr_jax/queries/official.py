@@ -1,8 +1,7 @@
 """The official files of the seven question sets: where they are, what their rows look like, what they become.
 
-Each parser takes one row as its set's own page describes it (the page stands in SETS) and gives our columns; a field
-that is not there is named. Gold passages are `supporting_titles` and, where the file holds their text, as long a list
-`supporting_texts`.
+Each parser takes a row as its set's own page (in SETS) describes it and gives our columns; a missing field is named.
+Gold passages are `supporting_titles` and, where the file holds their text, as long a list `supporting_texts`.
 """
 
 import csv
@@ -185,12 +184,16 @@ def _hotpotqa(name: str, sha256: str) -> File:
     return File(f"hotpot_{name}.json", f"{_HOTPOTQA}hotpot_{name}.json", sha256, _HF)
 
 
+def _hotpotqa_set(dev: str, dev_sha256: str) -> Official:
+    train = _hotpotqa("train_v1.1", "26650cf50234ef5fb2e664ed70bbecdfd87815e6bffc257e068efea5cf7cd316")
+    splits = {"train": train, "dev": _hotpotqa(f"dev_{dev}_v1", dev_sha256)}
+    return Official("https://github.com/hotpotqa/hotpot#json-format", hotpotqa, splits)
+
+
 def _triviaqa(split: str) -> File:
     name = f"unfiltered-web-{split}.json"
     return File(name, _TRIVIAQA, _TRIVIAQA_SHA256, _TFDS, f"triviaqa-unfiltered/{name}")
 
-
-_HOTPOTQA_TRAIN = _hotpotqa("train_v1.1", "26650cf50234ef5fb2e664ed70bbecdfd87815e6bffc257e068efea5cf7cd316")
 
 SETS: Mapping[str, Official] = {
     "nq": Official(
@@ -211,37 +214,19 @@ SETS: Mapping[str, Official] = {
         popqa,
         {"test": File("popQA.tsv", _POPQA)},
     ),
-    "hotpotqa/distractor": Official(
-        "https://github.com/hotpotqa/hotpot#json-format",
-        hotpotqa,
-        {
-            "train": _HOTPOTQA_TRAIN,
-            "dev": _hotpotqa("dev_distractor_v1", "4e9ecb5c8d3b719f624d66b60f8d56bf227f03914f5f0753d6fa1b359d7104ea"),
-        },
+    "hotpotqa/distractor": _hotpotqa_set(
+        "distractor", "4e9ecb5c8d3b719f624d66b60f8d56bf227f03914f5f0753d6fa1b359d7104ea"
     ),
-    "hotpotqa/fullwiki": Official(
-        "https://github.com/hotpotqa/hotpot#json-format",
-        hotpotqa,
-        {
-            "train": _HOTPOTQA_TRAIN,
-            "dev": _hotpotqa("dev_fullwiki_v1", "2f1f3e594a3066a3084cc57950ca2713c24712adaad03af6ccce18d1846d5618"),
-        },
-    ),
+    "hotpotqa/fullwiki": _hotpotqa_set("fullwiki", "2f1f3e594a3066a3084cc57950ca2713c24712adaad03af6ccce18d1846d5618"),
     "2wiki": Official(
         "https://github.com/Alab-NII/2wikimultihop#dataset-contents",
         two_wiki,
-        {
-            "train": File("train.json", _TWO_WIKI, member="data_ids_april7/train.json"),
-            "dev": File("dev.json", _TWO_WIKI, member="data_ids_april7/dev.json"),
-        },
+        {name: File(f"{name}.json", _TWO_WIKI, member=f"data_ids_april7/{name}.json") for name in ("train", "dev")},
     ),
     "musique": Official(
         "https://github.com/StonyBrookNLP/musique/blob/main/raw_data_to_official_format.py",
         musique,
-        {
-            "train": File("musique_ans_v1.0_train.jsonl", None, how=_MUSIQUE),
-            "dev": File("musique_ans_v1.0_dev.jsonl", None, how=_MUSIQUE),
-        },
+        {split: File(f"musique_ans_v1.0_{split}.jsonl", None, how=_MUSIQUE) for split in ("train", "dev")},
     ),
     "bamboogle": Official(
         "https://github.com/ofirpress/self-ask/blob/main/datasets/README.md",

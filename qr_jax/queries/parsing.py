@@ -19,10 +19,7 @@ OTHER_SCHEMAS = {  # column -> where other systems keep what is missing
 
 
 def query_of(row: Row) -> Query:
-    """One row of questions; ValueError says which column is missing or wrong, and which one looks right.
-
-    Rows of verl, SkyRL, FlashRAG and TRL are taken too (formats.py).
-    """
+    """A row of questions, a peer's too (formats.py); ValueError: what column is missing or wrong, what looks right."""
     row = formats.ours(row)
     column = next((name for name in ANSWERS if name in row), None)
     if column is None:

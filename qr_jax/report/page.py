@@ -50,8 +50,7 @@ def build(
     """The page of a run, which may be going on.
 
     `null`: the null control's figures, drawn beside the run's, or the reason why there are none, which the page says
-    (`null_control.null_or_reason`). `follow_s`: how often a served page asks for news; None for a file. `kept`: see
-    `choose.choose`.
+    (`null_control.null_or_reason`). `follow_s`: how often a page asks for news; a file: None. `kept`: for `choose`.
     """
     run = read.run(folder)
     found = history.histories(run.draws)

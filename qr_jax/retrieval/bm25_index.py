@@ -98,10 +98,7 @@ def passages(folder: str | Path) -> stored.Stored:
 
 
 def why_not(path: Path, wanted: Mapping[str, Any], *, files: Collection[str] | None = None) -> str | None:
-    """Why the index in a folder cannot serve; None when it can. ValueError where the folder holds other things.
-
-    `files`: those that must be undamaged; None: all.
-    """
+    """Why a folder's index cannot serve, or None; `files` must be undamaged (None: all). ValueError: other files."""
     known = {MANIFEST, *FILES, stored.TEXTS, stored.ENDS}
     if path.exists() and (not path.is_dir() or {file.name for file in path.iterdir()} - known):
         raise ValueError(f"{path} is no folder of a BM25 index, and is left as it is; name a new or empty folder")
@@ -141,8 +138,7 @@ def write(
 ) -> dict[str, Any]:
     """Index the corpus, which is read once, into the folder, with its `passages` if so asked; returns the manifest.
 
-    Memory holds the ids and the words but neither the texts nor the lists. The index is written beside the folder and
-    renamed, so the folder is always whole.
+    Memory holds ids and words but neither texts nor lists. The folder is renamed when it is written: always whole.
     """
     with build_aside(path) as aside:
         new = aside / "new"

@@ -64,10 +64,7 @@ def as_json(value: Any, status: int = 200, headers: tuple[tuple[str, str], ...] 
 
 
 class Server:
-    """Answers every request by `handle`; any exception of it but Refused is a 500.
-
-    `admit` sees a request before its body is read, and may raise Refused.
-    """
+    """Answers requests by `handle`, whose exceptions but Refused are a 500; `admit` may refuse one before its body."""
 
     def __init__(
         self, handle: Callable[[Request], Awaitable[Response]], bounds: Bounds, admit: Callable[[Request], None]

@@ -71,10 +71,8 @@ def index(
         refuse_other(out, sources)
     build_aside.clear_left(out)
     estimated = estimate(files, stopwords)
-    say(
-        f"about {estimated.passages:,} passages: {gb(estimated.memory_bytes)} of memory, {gb(estimated.disk_bytes)} of "
-        f"disk while it is built, {gb(estimated.index_bytes)} when it is done"
-    )
+    disk = f"{gb(estimated.disk_bytes)} of disk while it is built, {gb(estimated.index_bytes)} when it is done"
+    say(f"about {estimated.passages:,} passages: {gb(estimated.memory_bytes)} of memory, {disk}")
     if check:
         refuse(estimated, available_memory(), free_disk(out), out)
     start = time.monotonic()
@@ -165,18 +163,16 @@ def _unzipped(data: bytes) -> bytes:
 
 def refuse(estimated: Estimate, memory: int | None, disk: int, out: Path) -> None:
     """ValueError where there is less memory or disk than the estimate, with both and what to do."""
+    takes = f"indexing about {estimated.passages:,} passages takes about"
+    anyway = "or try it all the same with --no-check"
     if memory is not None and memory < estimated.memory_bytes:
-        raise ValueError(
-            f"indexing about {estimated.passages:,} passages takes about {gb(estimated.memory_bytes)} of memory, and "
-            f"{gb(memory)} are available; close other programs, use a larger machine, index a part of the corpus, or "
-            "try it all the same with --no-check"
-        )
+        lacks = f"{gb(estimated.memory_bytes)} of memory, and {gb(memory)} are available"
+        todo = "close other programs, use a larger machine, index a part of the corpus"
+        raise ValueError(f"{takes} {lacks}; {todo}, {anyway}")
     if disk < estimated.disk_bytes:
-        raise ValueError(
-            f"indexing about {estimated.passages:,} passages takes about {gb(estimated.disk_bytes)} of disk while it "
-            f"is built ({gb(estimated.index_bytes)} when it is done), and {gb(disk)} are free where {out} would be; "
-            "free some, name a folder on another disk, or try it all the same with --no-check"
-        )
+        built = f"{gb(estimated.disk_bytes)} of disk while it is built ({gb(estimated.index_bytes)} when it is done)"
+        lacks = f"{built}, and {gb(disk)} are free where {out} would be"
+        raise ValueError(f"{takes} {lacks}; free some, name a folder on another disk, {anyway}")
 
 
 def free_disk(out: Path) -> int:

@@ -122,8 +122,7 @@ def rerank_request(query: str, passages: Sequence[Passage], k: int) -> dict[str,
 def rerank_results(body: Any, passages: Sequence[Passage]) -> list[Passage]:
     """The passages in the server's order with its scores; ValueError for a document that it was not sent.
 
-    A document is known by its id or, as Search-R1's server sends it back, by "(Title: FIRST LINE) REST" alone; of equal
-    texts the first comes first.
+    A document is known by its id or, as Search-R1's server sends it, by "(Title: FIRST LINE) REST"; equals in order.
     """
     if not isinstance(body, Mapping) or "result" not in body:
         raise ValueError("the answer has no 'result'; is this a reranking server?")

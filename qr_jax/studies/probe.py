@@ -128,7 +128,7 @@ def _grader(settings: Config, allow_plugins) -> Callable[..., Score | None]:
     def grade(query: Query, group) -> Score | None:
         valid = [episode.valid for episode in group]
         right = [answers.exact_match(episode.answer, query.answers) for episode in group]
-        channel = right if of.channel == "outcome" else np.asarray(reward(query, group), np.float32).tolist()
+        channel = right if of.channel == "outcome" else np.asarray(reward(query, group).score_G, np.float32).tolist()
         kept = [(one, value) for one, value, ok in zip(right, channel, valid, strict=True) if ok]
         if len(kept) < of.samples:
             return None

@@ -58,8 +58,7 @@ class WorldSettings:
     trace_comparison: float = 0.06
     trace_intersection: float = 0.04
     trace_phrasings: int = 2  # of each relation's four, how many the traces show
-    # of the phrases in traces, nonsense: what a phrase does not tell, the policy must stay open about
-    trace_garbled: float = 0.2
+    trace_garbled: float = 0.2  # of the phrases in traces, nonsense: the policy must stay open about what these mean
     listed: int = 3  # passages of one search, and so the most persons that an object of an intersection may have
 
     def __post_init__(self):
@@ -241,10 +240,7 @@ def numbered(traces: list[Trace]) -> list[Trace]:
 
 
 def export(world: World, folder: str | Path) -> list[Path]:
-    """Write documents.jsonl, train.jsonl, dev.jsonl, test.jsonl and traces.jsonl into `folder`; their paths.
-
-    ValueError when one of them is already there; then nothing is written.
-    """
+    """Write documents, train, dev, test and traces.jsonl; their paths. ValueError, nothing written, where one is."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tables: dict[str, Iterable[dict]] = {

@@ -78,9 +78,7 @@ def encode(item: Passage | Query | Trace) -> dict[str, Any]:
     """An item of the world as a TFDS example."""
     if isinstance(item, Passage):
         return {"id": item.id, "title": item.title, "text": item.text}
-    if isinstance(item, Trace):
-        return row(item.query) | {"turns": list(item.turns)}
-    return row(item)
+    return row(item.query) | {"turns": list(item.turns)} if isinstance(item, Trace) else row(item)
 
 
 def text(value: Any) -> str:
