@@ -1,8 +1,7 @@
 """Is this answer right? Normalisation, exact match, F1 and cover match of one answer against its golds.
 
 An answer of None, or one that normalises to nothing, never scores; nor does a gold that normalises to nothing match
-anything (in five public systems it matches every answer), and `check_answers` refuses such a gold when queries are
-loaded.
+anything (in five public systems it matches every answer): `check_answers` refuses it when queries are loaded.
 """
 
 import re
@@ -31,8 +30,7 @@ def exact_match(answer: str | None, golds: Iterable[str]) -> float:
 def f1(answer: str | None, golds: Iterable[str]) -> float:
     """The best word-overlap F1 over the golds, in [0, 1].
 
-    As HotpotQA scores it (Yang et al. 2018, 1809.09600): where answer or gold is yes, no or noanswer, only equality
-    counts.
+    As in HotpotQA (Yang et al. 2018, 1809.09600): where answer or gold is yes, no or noanswer, only equality counts.
     """
     given = normalise(answer or "")
     return max((_f1_of_one(given, normalise(gold)) for gold in golds), default=0.0)
@@ -64,7 +62,5 @@ def check_answers(query: Query) -> None:
         raise ValueError(f"query {query.id!r} has no answers; give it at least one, or leave the query out")
     for gold in query.answers:
         if not normalise(gold):
-            raise ValueError(
-                f"query {query.id!r} has the answer {gold!r}, of which nothing is left without case, punctuation and "
-                "articles, so no answer could ever match it; remove this answer, or the query"
-            )
+            why = "of which nothing is left without case, punctuation and articles, so no answer could ever match it"
+            raise ValueError(f"query {query.id!r} has the answer {gold!r}, {why}; remove this answer, or the query")

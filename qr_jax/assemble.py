@@ -74,7 +74,10 @@ def questions(config: Config, part: Literal["train", "eval"]) -> list[Query]:
         queries = _of_file(config, official.for_part(name, part), part, limit)
     else:
         queries = [query for file in readers.resolve(name) for query in _of_file(config, file, part, limit)]
-        _check_distinct(queries, name)
+        twice = [query_id for query_id, count in Counter(query.id for query in queries).items() if count > 1]
+        if twice:  # the pool would have the same query twice
+            of = f"{len(twice)} ids stand in more than one file of {name!r}, the first {twice[0]!r}"
+            raise ValueError(f"{of}; {readers.UNIQUE}")
     if not queries:
         raise ValueError(f"data.{part}={name!r} has no questions; check the files and data.split={data.split!r}")
     return queries
@@ -86,16 +89,6 @@ def _of_file(config: Config, file: Path | str, part: Literal["train", "eval"], l
     if config.data.split == "sha256":
         whole = readers.split(whole, config.data.train_share, part)
     return readers.first(whole, limit)
-
-
-def _check_distinct(queries: Sequence[Query], name: str) -> None:
-    """ValueError where two files share an id: the pool would have the same query twice."""
-    counts = Counter(query.id for query in queries)
-    twice = [query_id for query_id, count in counts.items() if count > 1]
-    if twice:
-        raise ValueError(
-            f"{len(twice)} ids stand in more than one file of {name!r}, the first {twice[0]!r}; {readers.UNIQUE}"
-        )
 
 
 def passages(config: Config) -> Sequence[Passage]:
@@ -127,15 +120,10 @@ def traces(config: Config, search: SearchFunction) -> list[tuple[Trace, SearchFu
     elif name == "world":
         pairs = [(trace, search) for trace in read(world_sources(config).traces)]
     elif name == "supporting":
-        supporting = supporting_traces(
-            questions(config, "train"),
-            search,
-            write=expert_turn(config),
-            parallel=plugins.constants("env", config.env.name).get("PARALLEL", 1),
-            max_searches=config.env.settings.get("max_turns", 4),
-            k=config.rollout.search_k,
-        )
-        pairs = [(trace, search) for trace in supporting]
+        bounds = {"max_searches": config.env.settings.get("max_turns", 4), "k": config.rollout.search_k}
+        bounds["parallel"] = plugins.constants("env", config.env.name).get("PARALLEL", 1)
+        made = supporting_traces(questions(config, "train"), search, write=expert_turn(config), **bounds)
+        pairs = [(trace, search) for trace in made]
     else:
         pairs = [(trace, search) for trace in read_traces(name)]
     if not pairs:
@@ -147,16 +135,11 @@ def traces(config: Config, search: SearchFunction) -> list[tuple[Trace, SearchFu
 
 
 def expert_turn(config: Config, *, allow_plugins: Sequence[str] | None = None) -> ExpertTurn:
-    """What writes an expert's turn in the environment's dialect: the function expert_turn beside it.
-
-    ValueError where its file has none.
-    """
+    """What writes an expert's turn in the environment's dialect, expert_turn beside it; ValueError where none is."""
     write = plugins.beside("env", config.env.name, "expert_turn", allow_plugins=allow_plugins)
     if write is None:
-        raise ValueError(
-            f"env {config.env.name!r} has no function expert_turn(thought, queries, answer) in its file, which writes "
-            "an expert's turn; write it"
-        )
+        lacks = "no function expert_turn(thought, queries, answer) in its file, which writes an expert's turn"
+        raise ValueError(f"env {config.env.name!r} has {lacks}; write it")
     return write
 
 
@@ -176,12 +159,15 @@ def agent(config: Config) -> Agent:
     if model.name in families.PRESETS:
         tokenizer = world_tokenizer(config) if model.tokenizer is None else load_tokenizer(model.tokenizer)
         cfg = replace(families.PRESETS[model.name], vocab=tokenizer.size)
-        weights = functools.partial(_random, cfg, config.seed)
     else:
         path = hf.resolve(model.name)
-        cfg = hf.shape(path)
-        tokenizer = load_tokenizer(model.tokenizer or path)
-        weights = functools.partial(_loaded, path)
+        cfg, tokenizer = hf.shape(path), load_tokenizer(model.tokenizer or path)
+
+    def weights() -> Any:
+        if model.name in families.PRESETS:
+            return decoder.init(cfg, jax.random.fold_in(jax.random.key(config.seed), 1))
+        return hf.load(path)[1]
+
     return Agent(cfg, tokenizer, Engine(cfg, tokenizer, config.rollout, compute=model.compute), weights)
 
 
@@ -189,14 +175,6 @@ def world_tokenizer(config: Config) -> WordTokenizer:
     """The words of the synthetic world, and the tags of an environment that has others."""
     tags = plugins.constants("env", config.env.name).get("TAGS", ())
     return WordTokenizer([*vocabulary(), *(f"<{slash}{tag}>" for tag in tags for slash in ("", "/"))])
-
-
-def _random(cfg: ModelConfig, seed: int):
-    return decoder.init(cfg, jax.random.fold_in(jax.random.key(seed), 1))
-
-
-def _loaded(path: Path):
-    return hf.load(path)[1]
 
 
 class Dealt:
@@ -212,10 +190,8 @@ class Dealt:
         """As `Engine.run`, called by all processes; Interrupted on all when one is interrupted."""
         mine = dealt(np.ones(len(queries)), self.pod)[hosts.index()].tolist()
         my_queries = [queries[at] for at in mine]
-
-        def work() -> list[list[Episode]]:
-            return self.engine.run(params, my_queries, samples, query_keys=mine, stop_now=stop_now, **how)
-
+        how |= {"query_keys": mine, "stop_now": stop_now}
+        work = functools.partial(self.engine.run, params, my_queries, samples, **how)
         groups = rolled_out(self.engine, params, work, [], pod=self.pod, stop_now=stop_now)
         places = [at * samples + g for at in mine for g in range(samples)]
         every = hosts.gather_episodes([episode for group in groups for episode in group], places)
@@ -283,7 +259,6 @@ def place(params, mesh: jax.sharding.Mesh):
 def with_world_seed(config: Config, seed: int) -> Config:
     """The same config over a world of other facts."""
     if {config.data.eval, config.data.corpus} != {"world"}:
-        raise ValueError(
-            f"--world-seed needs a synthetic world; this run asks {config.data.eval!r} over {config.data.corpus!r}"
-        )
+        asks = f"{config.data.eval!r} over {config.data.corpus!r}"
+        raise ValueError(f"--world-seed needs a synthetic world; this run asks {asks}")
     return replace(config, data=replace(config.data, world={**config.data.world, "seed": seed}))

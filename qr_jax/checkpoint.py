@@ -136,22 +136,17 @@ class Checkpoints:
         in the saved state ("params"), only that part is read, into a tree of its own. ValueError, with the first array
         that differs, when the checkpoint is of another model.
         """
-        wanted = {f"{part}.{name}" if part else name: leaf for name, leaf in _flat(abstract_state).items()}
-        saved = self.arrays(step)
-        _check_same_arrays(
-            {name: array for name, array in saved.items() if not part or name.startswith(f"{part}.")},
-            {name: _describe(leaf) for name, leaf in wanted.items()},
-            self.path(step),
-        )
+        before = f"{part}." if part else ""
+        wanted = {before + name: leaf for name, leaf in _flat(abstract_state).items()}
+        saved = {name: array for name, array in self.arrays(step).items() if name.startswith(before)}
+        _check_same_arrays(saved, {name: _describe(leaf) for name, leaf in wanted.items()}, self.path(step))
         first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         layout = {
             name: ocp.ArrayRestoreArgs(sharding=leaf.sharding or first, global_shape=leaf.shape, dtype=leaf.dtype)
             for name, leaf in wanted.items()
         }
-        arrays = self._orbax.restore(
-            self.path(step) / STATE,
-            args=ocp.args.PyTreeRestore(item=wanted, restore_args=layout, partial_restore=part is not None),
-        )
+        how = ocp.args.PyTreeRestore(item=wanted, restore_args=layout, partial_restore=part is not None)
+        arrays = self._orbax.restore(self.path(step) / STATE, args=how)
         state = jax.tree.unflatten(jax.tree.structure(abstract_state), [arrays[name] for name in wanted])
         return state, self.host(step)
 
@@ -262,19 +257,17 @@ def _check_same_arrays(saved: Mapping[str, Any], wanted: Mapping[str, Any], plac
 
     for name in sorted({*saved, *wanted}):
         if saved.get(name) != wanted.get(name):
-            raise ValueError(
-                f"{place} is a checkpoint of another model or optimizer: {name} is {say(saved.get(name))} there and "
-                f"{say(wanted.get(name))} here; use the config of that run, or another run folder"
-            )
+            both = f"{name} is {say(saved.get(name))} there and {say(wanted.get(name))} here"
+            todo = "use the config of that run, or another run folder"
+            raise ValueError(f"{place} is a checkpoint of another model or optimizer: {both}; {todo}")
 
 
 def check_same_queries(host: Mapping[str, Any], digest: str) -> None:
     """ValueError unless the checkpoint's pool is over this very query list; `digest` is `pool.query_list_hash(ids)`."""
     if host.get(QUERIES) != digest:
-        raise ValueError(
-            f"the checkpoint's query list is {str(host.get(QUERIES))[:16]}, this config's is {digest[:16]}: ids or "
-            "their order differ, so its pool is of other queries; use that run's data settings, or another run folder"
-        )
+        both = f"the checkpoint's query list is {str(host.get(QUERIES))[:16]}, this config's is {digest[:16]}"
+        why = "ids or their order differ, so its pool is of other queries"
+        raise ValueError(f"{both}: {why}; use that run's data settings, or another run folder")
 
 
 def check_same_model(host: Mapping[str, Any], fingerprint: Mapping[str, Any]) -> None:
@@ -283,10 +276,9 @@ def check_same_model(host: Mapping[str, Any], fingerprint: Mapping[str, Any]) ->
     wanted = plain.split(dict(fingerprint))[0]  # tuples as lists, as they come back from JSON
     for name in sorted({*saved, *wanted}):
         if saved.get(name) != wanted.get(name):
-            raise ValueError(
-                f"the checkpoint is of another model: its {name} is {saved.get(name)!r}, this config's is "
-                f"{wanted.get(name)!r}; use that run's model settings, or another run folder"
-            )
+            both = f"its {name} is {saved.get(name)!r}, this config's is {wanted.get(name)!r}"
+            todo = "use that run's model settings, or another run folder"
+            raise ValueError(f"the checkpoint is of another model: {both}; {todo}")
 
 
 def next_attempt(folder: str | os.PathLike[str]) -> int:

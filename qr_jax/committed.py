@@ -21,10 +21,8 @@ def commit(place: epath.Path, facts: Mapping[str, Any]) -> None:
     files = sorted(str(path.relative_to(place)) for path in _files(place))
     with ThreadPoolExecutor(4) as readers:
         hashes = list(readers.map(lambda name: _sha256(place / name), files))
-    listed = {
-        name: {"bytes": (place / name).stat().length, "sha256": digest}
-        for name, digest in zip(files, hashes, strict=True)
-    }
+    pairs = zip(files, hashes, strict=True)
+    listed = {name: {"bytes": (place / name).stat().length, "sha256": digest} for name, digest in pairs}
     text = json.dumps({**facts, "files": listed}, indent=1).encode()
     write(place / MANIFEST, text)
     write(place / MARKER, hashlib.sha256(text).hexdigest().encode())

@@ -33,11 +33,8 @@ class Data:
 
     train: str = "world"
     eval: str = "world"
-    corpus: str = (
-        "world"  # "world", files of passages (JSONL, also gz, or Parquet; comma-separated), or an index folder
-    )
-    # expert traces for the cold start: "world", "supporting" (made from gold titles), or a JSONL file
-    traces: str = "world"
+    corpus: str = "world"  # "world", an index folder, or files of passages (JSONL, also gz; Parquet; comma-separated)
+    traces: str = "world"  # the cold start's, of an expert: "world", "supporting" (by gold titles), or a JSONL file
     trace_worlds: int = 0  # worlds of other facts that "world" traces come from; 0: from the run's own world
     split: Literal["given", "sha256"] = "given"  # sha256: questions are dealt to train and eval by the hash of their id
     train_share: float = 0.7  # of the sha256 split
@@ -82,8 +79,7 @@ class Rollout:
     schedule: Literal["ordered", "arrival"] = "ordered"
     search_deadline_s: float = 30.0  # of one batch of searches, retries included
     search_retries: int = 3
-    # mask: episodes that ended by length or context leave the loss, not the group
-    overlong: Literal["keep", "mask"] = "keep"
+    overlong: Literal["keep", "mask"] = "keep"  # mask: what ended by length or context leaves the loss, not its group
 
 
 @dataclass(frozen=True)
@@ -233,10 +229,9 @@ def _made_by(path: Path, name: str) -> Config:
         raise ValueError(f"{path}: {error}") from error
     if not isinstance(made, Config):
         others = [key for key, value in there.items() if isinstance(value, Config)]
-        raise ValueError(
-            f"{path} makes no config {name!r}: it must set `{name} = Config(...)` or define `{name}()`, found {made!r}"
-            + (f"; it has: {', '.join(others)}" if others else "")
-        )
+        has = f"; it has: {', '.join(others)}" if others else ""
+        wanted = f"it must set `{name} = Config(...)` or define `{name}()`"
+        raise ValueError(f"{path} makes no config {name!r}: {wanted}, found {made!r}{has}")
     return made
 
 

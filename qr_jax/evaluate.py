@@ -24,11 +24,7 @@ from qr_jax.parallel import mesh as meshes
 from qr_jax.records import Episode, Query
 from qr_jax.rollout.engine import Engine
 
-SCORES: Mapping[str, Callable] = {
-    "exact_match": answers.exact_match,
-    "f1": answers.f1,
-    "cover_match": answers.cover_match,
-}
+SCORES = {"exact_match": answers.exact_match, "f1": answers.f1, "cover_match": answers.cover_match}
 SHOWN = 100  # questions whose searches an evaluation keeps in words
 GROUPS = ("dataset", "kind", "hops", "type")  # keys of a question's meta: a table each
 
@@ -51,15 +47,14 @@ def measure(
     `details` holds each question's exact match and the first questions' searches in words.
     """
     queries = assemble.questions(settings, "eval") if queries is None else queries
-    limit = settings.evaluation.questions if limit is None else limit
-    queries = queries[:limit]
+    queries = queries[: settings.evaluation.questions if limit is None else limit]
     samples = settings.evaluation.samples if samples is None else samples
     env = env or assemble.environment(settings)
     start = time.monotonic()
 
     def run(count: int, **how):
-        seeds: dict[str, Any] = {"seed": settings.seed, "step": 0, "stop_now": stop_now}
-        return engine.run(params, queries, count, env=env, search=search, **seeds, **how)
+        how |= {"seed": settings.seed, "step": 0, "stop_now": stop_now}
+        return engine.run(params, queries, count, env=env, search=search, **how)
 
     greedy = run(1, purpose="greedy", temperature=0.0)
     figures: dict[str, Any] = {"questions": len(queries), **_scores(queries, greedy)}
@@ -68,19 +63,16 @@ def measure(
         if len(set(values)) > 1:
             figures[f"by_{name}"] = _by(queries, greedy, values)
     figures |= _behaviour(greedy)
-    exact = {query.id: answers.exact_match(group[0].answer, query.answers) for query, group in _paired(queries, greedy)}
-    shown = {query.id: format_episode(group[0]) for query, group in _paired(queries[:SHOWN], greedy[:SHOWN])}
-    faulted = [query.id for query, group in _paired(queries, greedy) if not group[0].valid]
+    answered = [(query, group[0]) for query, group in zip(queries, greedy, strict=True)]
+    exact = {query.id: answers.exact_match(episode.answer, query.answers) for query, episode in answered}
+    shown = {query.id: format_episode(episode) for query, episode in answered[:SHOWN]}
+    faulted = [query.id for query, episode in answered if not episode.valid]
     figures["details"] = {"exact_match": exact, "faulted": faulted, "transcripts": shown}
     if samples:
         sampled = run(samples, purpose="pass", temperature=settings.evaluation.temperature)
         figures["samples"] = samples
         figures |= {f"pass_at_1_{name}": value for name, value in _scores(queries, sampled).items()}
     return figures | {"seconds": time.monotonic() - start}
-
-
-def _paired(queries: Sequence[Query], groups: Sequence[Sequence[Episode]]):
-    return zip(queries, groups, strict=True)
 
 
 def without_details(figures: Mapping[str, Any]) -> dict[str, Any]:
@@ -90,11 +82,8 @@ def without_details(figures: Mapping[str, Any]) -> dict[str, Any]:
 def changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[str, str] | None:
     """The longest searches of one question, wrong before and right after, in words; None where there is none."""
     was, now = before["details"], after["details"]
-    gained = [
-        name
-        for name in now["transcripts"]
-        if name in was["transcripts"] and now["exact_match"][name] > was["exact_match"][name]
-    ]
+    both = [name for name in now["transcripts"] if name in was["transcripts"]]
+    gained = [name for name in both if now["exact_match"][name] > was["exact_match"][name]]
     if not gained:
         return None
     name = max(gained, key=lambda name: now["transcripts"][name].count("\n"))
@@ -136,12 +125,10 @@ def _behaviour(groups: Sequence[Sequence[Episode]]) -> dict[str, Any]:
     return {
         "searches_per_question": sum(len(t.queries) for episode in episodes for t in episode.turns) / count,
         "tokens_per_question": sum(int(episode.mask_L.sum()) for episode in episodes) / count,
-        "turns": turns,
-        "search_turn_share": searches / max(turns, 1),
+        "turns": turns, "search_turn_share": searches / max(turns, 1),
         "well_formed_turn_share": (searches + answered) / max(turns, 1),
-        "searching_question_share": sum(any(t.queries for t in e.turns) for e in episodes) / count,
-        "stops": stops,
-    }
+        "searching_question_share": sum(any(t.queries for t in e.turns) for e in episodes) / count, "stops": stops,
+    }  # fmt: skip
 
 
 def as_metrics(figures: Mapping[str, Any]) -> dict[str, Any]:
@@ -175,10 +162,8 @@ def format_table(figures: Mapping[str, Any]) -> str:
         rows.append((f"Pass@1 of {figures['samples']}", str(figures["questions"]), *cells))
     lines = aligned(rows)
     stops = ", ".join(f"{stop} {count}" for stop, count in figures["stops"].items())
-    lines.append(
-        f"searches a question {figures['searches_per_question']:.2f}, tokens {figures['tokens_per_question']:.1f}, "
-        f"well-formed turns {figures['well_formed_turn_share']:.3f}, endings: {stops}"
-    )
+    means = f"searches a question {figures['searches_per_question']:.2f}, tokens {figures['tokens_per_question']:.1f}"
+    lines.append(f"{means}, well-formed turns {figures['well_formed_turn_share']:.3f}, endings: {stops}")
     return "\n".join(lines)
 
 
@@ -202,24 +187,11 @@ def evaluate(
     over = subject.corpus(settings, lambda: assemble.passages(settings), allow_plugins=allow_plugins)
     agent, params, model = subject.open_model(settings, run, step)
     env = assemble.environment(settings, allow_plugins=allow_plugins)
-    figures = measure(
-        settings,
-        agent.engine,
-        params,
-        search=over.search(),
-        queries=queries,
-        env=env,
-        samples=samples,
-        limit=len(queries),
-    )
+    how: dict[str, Any] = {"samples": samples, "env": env}
+    figures = measure(settings, agent.engine, params, search=over.search(), queries=queries, limit=len(queries), **how)
+    split, of = f"{settings.data.split} of {settings.data.eval}", {"eval": queries}
     figures["manifest"] = manifest.manifest(
-        settings,
-        questions={"eval": queries},
-        corpora={"eval": over.sha256},
-        split=f"{settings.data.split} of {settings.data.eval}",
-        samples=samples,
-        env=env,
-        model=model,
+        settings, questions=of, corpora={"eval": over.sha256}, split=split, model=model, **how
     )
     digest = manifest.sha256(json.dumps(figures["manifest"], sort_keys=True))[:8]
     name = f"step_{model['step']:06d}_{settings.retriever.name.rpartition('.')[2]}_{digest}"
@@ -238,10 +210,8 @@ def ask(run: str | Path, question: str, *, allow_plugins: Sequence[str] | None =
     search = assemble.searcher(settings, allow_plugins=allow_plugins)
     agent, params, _ = subject.open_model(settings, run, hashed=False)
     env = assemble.environment(settings, allow_plugins=allow_plugins)
-    query = Query("ask", question, ())
-    return agent.engine.run(
-        params, [query], 1, env=env, search=search, seed=settings.seed, step=0, purpose="ask", temperature=0.0
-    )[0][0]
+    how: dict[str, Any] = {"seed": settings.seed, "step": 0, "purpose": "ask", "temperature": 0.0}
+    return agent.engine.run(params, [Query("ask", question, ())], 1, env=env, search=search, **how)[0][0]
 
 
 def format_episode(episode: Episode) -> str:

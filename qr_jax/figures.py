@@ -16,13 +16,8 @@ from qr_jax.records import Outcome
 
 Figures = dict[str, float | int | None]
 
-ORIGINS = {
-    "fresh": LAST_NONE,
-    "ex_hard": LAST_HARD,
-    "ex_easy": LAST_EASY,
-    "ex_surplus": LAST_SURPLUS,
-    "ex_consumed": LAST_ACCEPTED,
-}
+ORIGINS = {"fresh": LAST_NONE, "ex_hard": LAST_HARD, "ex_easy": LAST_EASY}
+ORIGINS |= {"ex_surplus": LAST_SURPLUS, "ex_consumed": LAST_ACCEPTED}
 
 # The figure -> the count above the line and the count below it.
 RATIOS = {
@@ -33,10 +28,8 @@ RATIOS = {
     "fault_rate": ("fault", "drawn"),
     **{f"zero_variance_rate_{origin}": (f"zero_variance_{origin}", f"drawn_{origin}") for origin in ORIGINS},
     **{origin: (f"accepted_{origin}", "accepted") for origin in ORIGINS},  # shares of E; they sum to 1
-    "recycled_share": (
-        "accepted_recycled",
-        "accepted",
-    ),  # strict: the last verdict was zero-variance; ex_hard + ex_easy
+    # strict: the last verdict was zero-variance; ex_hard + ex_easy
+    "recycled_share": ("accepted_recycled", "accepted"),
     "seen_share": ("accepted_seen", "accepted"),  # attempted at least once before
     "fill": ("accepted", "wanted"),  # |E| / B
     "wasted_rollout_share": ("wasted_rollouts", "rollouts"),
@@ -66,9 +59,8 @@ def step_figures(
         rollouts_Q = np.concatenate([np.empty(0, np.int64), *widths])
     if len(np.unique(drawn_Q)) != len(drawn_Q) or len(rollouts_Q) != len(drawn_Q):
         found = f"{len(drawn_Q)} queries ({len(np.unique(drawn_Q))} distinct) and rollouts for {len(rollouts_Q)}"
-        raise ValueError(
-            f"a step's queries must be distinct, with rollouts for each; found {found}. Judge rounds together"
-        )
+        wanted = "a step's queries must be distinct, with rollouts for each"
+        raise ValueError(f"{wanted}; found {found}. Judge rounds together")
     counts = _counts(before, drawn_Q, verdict_Q, accepted, rollouts_Q) | {"wanted": accept}
     return _named({name: int(value) for name, value in counts.items()}) | pool_figures(after)
 
@@ -80,12 +72,9 @@ def _counts(
     dead_Q = (verdict_Q == "hard") | (verdict_Q == "easy")
     last_Q, last_E = before.last_P[drawn_Q], before.last_P[accepted]
     counts = {
+        **{verdict: np.count_nonzero(verdict_Q == verdict) for verdict in ("hard", "easy", "signal", "fault")},
         "drawn": len(drawn_Q),
-        "hard": np.count_nonzero(verdict_Q == "hard"),
-        "easy": np.count_nonzero(verdict_Q == "easy"),
         "zero_variance": np.count_nonzero(dead_Q),
-        "signal": np.count_nonzero(verdict_Q == "signal"),
-        "fault": np.count_nonzero(verdict_Q == "fault"),
         "accepted": len(accepted),
         "accepted_recycled": np.count_nonzero((last_E == LAST_HARD) | (last_E == LAST_EASY)),
         "accepted_seen": np.count_nonzero(before.attempts_P[accepted] > 0),
@@ -109,16 +98,12 @@ def pool_figures(pool: Pool) -> Figures:
     flipped = int(np.count_nonzero(pool.flipped_P))
     eligible = int(np.count_nonzero(pool.weight_P))
     figures: Figures = {
-        "pool/eligible": eligible,
-        "pool/eligible_share": eligible / pool.size,
-        "pool/epoch": pool.epoch,
-        "pool/attempted_queries": attempted,
-        "pool/attempts_mean": float(pool.attempts_P.mean()),
-        "pool/attempts_max": int(pool.attempts_P.max()),
-        "pool/flipped_queries": flipped,
+        "pool/eligible": eligible, "pool/eligible_share": eligible / pool.size, "pool/epoch": pool.epoch,
+        "pool/attempted_queries": attempted, "pool/attempts_mean": float(pool.attempts_P.mean()),
+        "pool/attempts_max": int(pool.attempts_P.max()), "pool/flipped_queries": flipped,
         "pool/never_flipped": int(np.count_nonzero((pool.zero_variance_P > 0) & ~pool.flipped_P)),
         "pool/flipped": flipped / attempted if attempted else None,
-    }
+    }  # fmt: skip
     states = np.bincount(pool.state_P, minlength=len(STATES)).tolist()
     return figures | {f"pool/state_{name}": count for name, count in zip(STATES, states, strict=True)}
 
@@ -140,11 +125,9 @@ def starvation(figures: Mapping[str, float | int | None]) -> str | None:
     drawn, signal = int(figures["pool/drawn"] or 0), int(figures["pool/signal"] or 0)
     if 4 * signal >= drawn:
         return None
-    return (
-        f"{signal} of {drawn} drawn groups bear signal (hard {figures['pool/hard']}, easy {figures['pool/easy']}, "
-        f"fault {figures['pool/fault']}); {figures['pool/eligible']} queries are eligible. Consider pool.reset_below, "
-        "pool.min_signal or a consumed_weight above 0"
-    )
+    others = ", ".join(f"{verdict} {figures[f'pool/{verdict}']}" for verdict in ("hard", "easy", "fault"))
+    bear = f"{signal} of {drawn} drawn groups bear signal ({others}); {figures['pool/eligible']} queries are eligible"
+    return f"{bear}. Consider pool.reset_below, pool.min_signal or a consumed_weight above 0"
 
 
 def _named(counts: Mapping[str, int]) -> Figures:

@@ -1,5 +1,6 @@
 """Where metrics go: a JSONL file always, TensorBoard and W&B on request, and a terminal's lines."""
 
+import contextlib
 import hashlib
 import json
 import math
@@ -102,10 +103,8 @@ def wandb_id(folder: Path, lives: str | None = None) -> str:
 
 
 def _row(values: Values, aliases: Sequence[str]) -> dict[str, float | int | None]:
-    row = {
-        name: _number(name, values[name])
-        for name in sorted(values, key=lambda name: (ORDER.get(name, len(ORDER)), name))
-    }
+    names = sorted(values, key=lambda name: (ORDER.get(name, len(ORDER)), name))
+    row = {name: _number(name, values[name]) for name in names}
     for name in row:
         about(name)
     for system in aliases:
@@ -143,9 +142,8 @@ def discard_after(folder: str | Path, length: int, attempt: int, *, name: str = 
     path = Path(folder) / name
     size = path.stat().st_size if path.exists() else 0
     if size < length:
-        raise ValueError(
-            f"{path} has {size} bytes, but the checkpoint was written when it had {length}; was it changed?"
-        )
+        before = f"the checkpoint was written when it had {length}"
+        raise ValueError(f"{path} has {size} bytes, but {before}; was it changed?")
     if size == length:
         return 0
     aside = Path(folder) / "logs" / f"attempt_{attempt}" / "discarded" / name
@@ -163,13 +161,9 @@ def discard_after(folder: str | Path, length: int, attempt: int, *, name: str = 
 
 def live_line(step: int, metrics: Values, total: int) -> str:
     """A step in at most 120 columns: pass rate, zero-variance rate, effective batch by origin, tokens/s, time left."""
-    origins = [("fresh", "fresh"), ("ex_hard", "hard"), ("ex_easy", "easy"), ("ex_surplus", "surplus")]
-    origins.append(("ex_consumed", "again"))
-    batch = " ".join(
-        f"{word} {metrics[f'pool/accepted_{origin}']}"
-        for origin, word in origins
-        if metrics.get(f"pool/accepted_{origin}")
-    )
+    words = {"fresh": "fresh", "ex_hard": "hard", "ex_easy": "easy", "ex_surplus": "surplus", "ex_consumed": "again"}
+    accepted = [(word, metrics.get(f"pool/accepted_{origin}")) for origin, word in words.items()]
+    batch = " ".join(f"{word} {count}" for word, count in accepted if count)
     parts = [
         f"step {step}/{total}",
         f"pass {_short(metrics.get('reward/outcome_mean', metrics.get('reward/mean')))}",
@@ -195,15 +189,11 @@ def table(rows: Sequence[Values]) -> str:
         area = name.split("/")[0]
         known = [float(row[name]) for row in rows if row.get(name) is not None]
         mean = sum(known) / len(known) if known else None
-        lines.append(f"{name:{wide}}  {_short(rows[-1][name]):>9}  {_short(mean):>11}  {_unit(name)}".rstrip())
+        unit = ""
+        with contextlib.suppress(ValueError):  # another system's name for one of ours
+            unit = about(name).unit
+        lines.append(f"{name:{wide}}  {_short(rows[-1][name]):>9}  {_short(mean):>11}  {unit}".rstrip())
     return "\n".join(lines)
-
-
-def _unit(name: str) -> str:
-    try:
-        return about(name).unit
-    except ValueError:  # another system's name for one of ours
-        return ""
 
 
 def _short(value: Any) -> str:

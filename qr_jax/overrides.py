@@ -34,9 +34,8 @@ def pairs(typed: Sequence[str]) -> list[tuple[str, str]]:
         elif not equals:
             raise ValueError(f"{word!r} is no override; wanted setting=value, as in loss.high=0.3")
         if looks_secret(name):
-            raise ValueError(
-                f"{name} looks like a secret; take it off the command line and set an environment variable"
-            )
+            todo = "take it off the command line and set an environment variable"
+            raise ValueError(f"{name} looks like a secret; {todo}")
         found.append((ALIASES.get(name, name), text))
     return found
 
@@ -119,9 +118,8 @@ def _whole(here: str, text: str, wanted: Any) -> Any:
     if dataclasses.is_dataclass(wanted):
         fields = [field.name for field in dataclasses.fields(wanted)]
         if fields[0] != "name":
-            raise ValueError(
-                f"{here} is a section, not one setting; set one of {', '.join(f'{here}.{f}' for f in fields)}"
-            )
+            settings = ", ".join(f"{here}.{name}" for name in fields)
+            raise ValueError(f"{here} is a section, not one setting; set one of {settings}")
         return conform(here, text, wanted)
     if get_origin(wanted) is not None and get_origin(wanted) in (Mapping, dict):
         raise ValueError(f"{here} holds named settings; set them one by one, as in {here}.name=value")

@@ -21,17 +21,10 @@ LAST_NONE, LAST_HARD, LAST_EASY, LAST_SURPLUS, LAST_ACCEPTED = range(len(LAST))
 DRAW = 1  # the first part of a draw's key, so that no other user of `words` shares its numbers
 
 ARRAYS = {
-    "weight_P": np.float64,
-    "state_P": np.int8,
-    "attempts_P": np.int32,
-    "last_P": np.int8,
-    "last_successes_P": np.int32,
-    "last_valid_P": np.int32,
-    "last_step_P": np.int64,
-    "accepted_P": np.int32,
-    "zero_variance_P": np.int32,
-    "flipped_P": np.bool_,
-}
+    "weight_P": np.float64, "state_P": np.int8, "attempts_P": np.int32, "last_P": np.int8,
+    "last_successes_P": np.int32, "last_valid_P": np.int32, "last_step_P": np.int64, "accepted_P": np.int32,
+    "zero_variance_P": np.int32, "flipped_P": np.bool_,
+}  # fmt: skip
 
 Rule = Callable[["Pool", Outcome], tuple[np.ndarray, Memory]]
 
@@ -146,13 +139,12 @@ def settle(
 
     `rule` is a function, or the name of a file in qr_jax/recycling (bind settings with functools.partial). It is given
     the pool with this step's states and attempts and the weights as they were, and returns (weight_P, memory). A faulty
-    group's query stays as it was and counts no attempt. Rounds of one step are settled together, all their queries at
-    once.
+    group's query stays as it was and counts no attempt. All rounds of a step are settled together, at once.
     """
     outcome = judge(drawn_Q, grades, step=step, accept=accept, channel=channel, seed=seed)
     indices("drawn_Q", outcome.drawn_Q, pool.size)
     noted = _note(pool, outcome)
-    weight_P, memory = (_rule(rule) if isinstance(rule, str) else rule)(noted, outcome)
+    weight_P, memory = (plugins.find("rule", rule) if isinstance(rule, str) else rule)(noted, outcome)
     settled = replace(noted, weight_P=_array("the rule's weights", weight_P, np.float64, pool.size), memory=memory)
     return Settled(settled, outcome.accepted, outcome.accepted_at, outcome.verdict_Q)
 
@@ -176,15 +168,11 @@ def describe(pool: Pool) -> dict[str, Any]:
     states = np.bincount(pool.state_P, minlength=len(STATES)).tolist()
     attempts = np.bincount(np.minimum(pool.attempts_P, 4), minlength=5).tolist()
     return {
-        "size": pool.size,
-        "eligible": eligible,
-        "eligible_share": eligible / pool.size,
-        "epoch": pool.epoch,
+        "size": pool.size, "eligible": eligible, "eligible_share": eligible / pool.size, "epoch": pool.epoch,
         "states": dict(zip(STATES, states, strict=True)),
         "attempts": dict(zip(("0", "1", "2", "3", "4+"), attempts, strict=True)),
-        "attempts_mean": float(pool.attempts_P.mean()),
-        "attempts_max": int(pool.attempts_P.max()),
-    }
+        "attempts_mean": float(pool.attempts_P.mean()), "attempts_max": int(pool.attempts_P.max()),
+    }  # fmt: skip
 
 
 def to_arrays(pool: Pool) -> dict[str, np.ndarray]:
@@ -240,20 +228,12 @@ def _note(pool: Pool, outcome: Outcome) -> Pool:
     new = {
         "state_P": np.select(kinds, [HARD, EASY, CONSUMED], default=SURPLUS),
         "last_P": np.select(kinds, [LAST_HARD, LAST_EASY, LAST_ACCEPTED], default=LAST_SURPLUS),
-        "last_successes_P": ((outcome_QG[graded_Q] == 1) & valid_QG).sum(axis=1),
-        "last_valid_P": valid_QG.sum(axis=1),
-        "last_step_P": outcome.step,
-        "attempts_P": pool.attempts_P[drawn] + 1,
-        "accepted_P": pool.accepted_P[drawn] + accepted,
+        "last_successes_P": ((outcome_QG[graded_Q] == 1) & valid_QG).sum(axis=1), "last_valid_P": valid_QG.sum(axis=1),
+        "last_step_P": outcome.step, "attempts_P": pool.attempts_P[drawn] + 1,
+        "accepted_P": pool.accepted_P[drawn] + accepted, "zero_variance_P": dead_before + (verdict != "signal"),
         "flipped_P": pool.flipped_P[drawn] | (accepted & (dead_before > 0)),
-        "zero_variance_P": dead_before + (verdict != "signal"),
-    }
+    }  # fmt: skip
     return replace(pool, **{name: _with(getattr(pool, name), drawn, value) for name, value in new.items()})
-
-
-def _rule(name: str) -> Rule:
-    """The function of the file of that name in qr_jax/recycling."""
-    return plugins.find("rule", name)
 
 
 def _with(array: np.ndarray, at: np.ndarray, value: Any) -> np.ndarray:

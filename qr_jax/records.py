@@ -21,10 +21,7 @@ Verdict = Literal["signal", "easy", "hard", "fault"]
 
 @dataclass(frozen=True)
 class Query:
-    """One question. `entities` are the names an expert passes through.
-
-    `meta` holds what a reader knows (hops, kind, ...).
-    """
+    """One question. `entities` are the names an expert passes through, `meta` what a reader knows (hops, kind, ...)."""
 
     id: str
     question: str
@@ -96,8 +93,7 @@ class Episode:
     """One rollout. `ids_L` are the very ids the model saw and sampled; `mask_L` is true on those it sampled.
 
     `logp_L` is float32 nats under the sampling distribution (0 where not sampled); `turn_L` numbers the model's turns
-    from 0 (-1 on the environment's tokens). Only a fault makes an episode invalid; every other ending is the policy's
-    own doing.
+    from 0 (-1 on the environment's tokens). Only a fault makes an episode invalid: other endings are the policy's own.
     """
 
     query: Query
@@ -145,10 +141,7 @@ class Grades:
 
 
 def grades(reward_QG, valid_QG, outcome_QG=None, turn_reward_QGT=None, turn_valid_QGT=None) -> Grades:
-    """Host grades in float32.
-
-    A value below 1.2e-38 in size becomes 0, a non-finite one makes its episode invalid (a fault).
-    """
+    """Host grades in float32: a value below 1.2e-38 in size becomes 0, a non-finite one makes its episode a fault."""
     valid_QG = np.asarray(valid_QG, bool)
 
     def clean(value):
@@ -176,10 +169,7 @@ def grades(reward_QG, valid_QG, outcome_QG=None, turn_reward_QGT=None, turn_vali
 
 @dataclass(frozen=True)
 class Ask:
-    """A round's wish: `draw` further queries this step, and `more` samples of queries already drawn.
-
-    `more` maps pool index -> count.
-    """
+    """A round's wish: `draw` further queries this step, `more` (pool index -> count) samples of queries drawn."""
 
     draw: int
     more: Mapping[int, int] = field(default_factory=dict)

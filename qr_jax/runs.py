@@ -1,7 +1,4 @@
-"""A run's folder: config, metrics, episodes, checkpoints, one log folder an attempt.
-
-How a run is opened and goes on.
-"""
+"""A run's folder (config, metrics, episodes, checkpoints, a log folder an attempt): how it is opened and goes on."""
 
 import codecs
 import json
@@ -56,12 +53,9 @@ class Run:
         if not train.bucket:
             check_shared(self.folder / "logs" / f"attempt_{self.attempt}")
         self.checkpoints = checkpoint.Checkpoints(
-            place / bucket.CHECKPOINTS,
-            keep=train.keep_checkpoints,
-            keep_every=train.keep_every,
-            before_commit=self._copy.push if self._copy else None,
-            say=say,
-        )
+            place / bucket.CHECKPOINTS, keep=train.keep_checkpoints, keep_every=train.keep_every,
+            before_commit=self._copy.push if self._copy else None, say=say,
+        )  # fmt: skip
         self._writer: metrics_writer.Writer | None = None  # of process 0, from `go_on` to `close`
         self._open = False
         self.saved: int | None = None
@@ -87,10 +81,7 @@ class Run:
         return self.stopping
 
     def _keep_config(self) -> None:
-        """Write config.json; ValueError where the folder or its bucket holds a run with other settings.
-
-        The bucket's files of the run are copied here first.
-        """
+        """Write config.json, the bucket's files copied here first. ValueError where either has other settings."""
         begun = any((self.folder / name).exists() for name in (bucket.CHECKPOINTS, metrics_writer.FILE))
         path, lives = self.folder / "config.json", self.settings.train.bucket
         if path.is_file() and begun:
@@ -98,10 +89,8 @@ class Run:
         if self._copy and lives:
             known = self._copy.config()
             if known is None and (self.folder / bucket.CHECKPOINTS).is_dir():
-                raise ValueError(
-                    f"{self.folder} has checkpoints, and {lives} has no run: copy the folder there to go on with it "
-                    "(gcloud storage cp -r), or start another run with --run"
-                )
+                todo = "copy the folder there to go on with it (gcloud storage cp -r), or start another run with --run"
+                raise ValueError(f"{self.folder} has checkpoints, and {lives} has no run: {todo}")
             if known is not None:
                 self._refuse_another(config.from_json(known), lives)
             if replaced := self._copy.pull():
@@ -117,18 +106,15 @@ class Run:
             self._copy.push()
         except OSError as error:
             kind = ValueError if isinstance(error, FileNotFoundError) else OSError
-            raise kind(
-                f"train.bucket={self.settings.train.bucket} cannot be written ({error}): is there such a bucket, and "
-                "may this machine's account write to it (Storage Object User)?"
-            ) from error
+            asked = "is there such a bucket, and may this machine's account write to it (Storage Object User)?"
+            raise kind(f"train.bucket={self.settings.train.bucket} cannot be written ({error}): {asked}") from error
 
     def _refuse_another(self, begun: Config, where: str) -> None:
         may = MAY_CHANGE + ((PACKING,) if self.settings.learner.updates == 1 else ())
         if differ := [name for name in differences(begun, self.settings) if not name.startswith(may)]:
-            raise ValueError(
-                f"{where} holds a run with other settings ({'; '.join(differ)}); start this run in another "
-                "folder with --run (and train.bucket), or repeat the settings of that run to go on with it"
-            )
+            todo = "start this run in another folder with --run (and train.bucket)"
+            todo += ", or repeat the settings of that run to go on with it"
+            raise ValueError(f"{where} holds a run with other settings ({'; '.join(differ)}); {todo}")
 
     def go_on(self, abstract: Any, check: Callable[[dict[str, Any]], None]) -> tuple[Any, dict[str, Any], int] | None:
         """State, host values and step of the last whole checkpoint, once `check` has passed its host values; or None.
@@ -140,10 +126,8 @@ class Run:
         if step is not None:
             host = self.checkpoints.host(step)
             if host.get("stage") != self.stage:
-                raise ValueError(
-                    f"{self.folder} holds a run of `qr-jax {host.get('stage')}`; give `qr-jax {self.stage}` a folder "
-                    "of its own with --run"
-                )
+                todo = f"give `qr-jax {self.stage}` a folder of its own with --run"
+                raise ValueError(f"{self.folder} holds a run of `qr-jax {host.get('stage')}`; {todo}")
             check(host)
             restored = self.checkpoints.restore(step, abstract)
         if self._open:
@@ -196,9 +180,7 @@ class Run:
             return
         path = self.folder / "episodes" / f"step_{step:06d}.jsonl"
         path.parent.mkdir(exist_ok=True)
-        aside = path.with_suffix(".new")
-        aside.write_text("".join(f"{line}\n" for _, _, line in every), encoding="utf-8")
-        os.replace(aside, path)
+        _write(path, "".join(f"{line}\n" for _, _, line in every))
 
     def write_draws(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Append a step's draws to ledger.jsonl; they are on the disk when this returns."""
@@ -211,9 +193,7 @@ class Run:
 
     def write_json(self, name: str, value: Mapping[str, Any]) -> None:
         if hosts.index() == 0:
-            aside = self.folder / f"{name}.new"
-            aside.write_text(json.dumps(value, indent=2) + "\n")
-            os.replace(aside, self.folder / name)
+            _write(self.folder / name, json.dumps(value, indent=2) + "\n")
 
     def _on_sigterm(self) -> Any:
         """From now on a SIGTERM sets `stopping`, here and in a run around this one; returns the handler before."""
@@ -252,6 +232,13 @@ class Run:
             self._writer = None
 
 
+def _write(path: Path, text: str) -> None:
+    """All of the file or nothing."""
+    aside = path.with_name(f"{path.name}.new")
+    aside.write_text(text, encoding="utf-8")
+    os.replace(aside, path)
+
+
 def load(folder: str | Path) -> Config:
     """The config of a run's folder."""
     path = Path(folder) / "config.json"
@@ -282,10 +269,8 @@ def check_shared(path: Path) -> None:
     while not (seen := path.exists()) and time.monotonic() < until:
         time.sleep(POLL_S)
     if hosts.any_process(not seen):
-        raise ValueError(
-            f"not all {hosts.count()} processes see {path}, which process 0 made: give --run a folder that all hosts "
-            "share, or train.bucket=gs://BUCKET/PATH"
-        )
+        todo = "give --run a folder that all hosts share, or train.bucket=gs://BUCKET/PATH"
+        raise ValueError(f"not all {hosts.count()} processes see {path}, which process 0 made: {todo}")
 
 
 def discard_draws_after(folder: Path, step: int, attempt: int) -> None:
@@ -315,21 +300,11 @@ def episode_row(
         turn["pieces"] = pieces(episode.ids_L[at_L].tolist(), piece)
         turn["logp"] = [round(float(logp), 4) for logp in episode.logp_L[at_L]]
     return {
-        "query": episode.query.id,
-        "sample": episode.sample,
-        "question": episode.query.question,
-        "golds": list(episode.query.answers),
-        "answer": episode.answer,
-        "reward": reward,
-        "advantage": advantage,
-        "verdict": verdict,
-        "accepted": accepted,
-        "stop": episode.stop,
-        "fault": episode.fault,
-        "tokens": int(episode.mask_L.sum()),
-        "context_tokens": len(episode.ids_L),
-        "turns": turns,
-    }
+        "query": episode.query.id, "sample": episode.sample, "question": episode.query.question,
+        "golds": list(episode.query.answers), "answer": episode.answer, "reward": reward, "advantage": advantage,
+        "verdict": verdict, "accepted": accepted, "stop": episode.stop, "fault": episode.fault,
+        "tokens": int(episode.mask_L.sum()), "context_tokens": len(episode.ids_L), "turns": turns,
+    }  # fmt: skip
 
 
 def pieces(ids: Sequence[int], piece: Callable[[int], bytes]) -> list[str]:

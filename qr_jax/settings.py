@@ -1,10 +1,11 @@
 """Typed settings: what people type and what JSON holds, as the types that dataclass fields are annotated with."""
 
+import contextlib
 import dataclasses
 import difflib
 import math
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
@@ -49,18 +50,15 @@ def conform(name: str, value: Any, wanted: Any) -> Any:
         return _plain_value(name, value)
     origin, parts = get_origin(wanted), get_args(wanted)
     if origin in (Union, types.UnionType):
-        for part in parts:
-            try:
-                return conform(name, value, part)
-            except ValueError:
-                continue
-        raise wrong(name, value, wanted)
+        return _first(conform, name, value, wanted)
     if origin is Literal:
         if not any(value == part and type(value) is type(part) for part in parts):
             raise wrong(name, value, wanted)
         return value
     if origin is tuple:
-        return _tuple(name, value, wanted)
+        if not isinstance(value, (tuple, list)):
+            raise wrong(name, value, wanted)
+        return _each(conform, name, value, value, wanted)
     if dataclasses.is_dataclass(wanted):
         return _dataclass(name, value, wanted)
     if origin is not None and issubclass(origin, Mapping):
@@ -74,15 +72,21 @@ def conform(name: str, value: Any, wanted: Any) -> Any:
     return value
 
 
-def _tuple(name: str, value: Any, wanted: Any) -> tuple[Any, ...]:
+def _first(by: Callable[[str, Any, Any], Any], name: str, found: Any, wanted: Any) -> Any:
+    """What `by` makes of what was found, for the first of a union's types that takes it."""
+    for part in get_args(wanted):
+        with contextlib.suppress(ValueError):
+            return by(name, found, part)
+    raise wrong(name, found, wanted)
+
+
+def _each(by: Callable[[str, Any, Any], Any], name: str, items: Sequence, found: Any, wanted: Any) -> tuple[Any, ...]:
+    """What `by` makes of each item of a tuple, which was `found` so."""
     parts = get_args(wanted)
-    if not isinstance(value, (tuple, list)):
-        raise wrong(name, value, wanted)
-    if len(parts) == 2 and parts[1] is ...:
-        parts = (parts[0],) * len(value)
-    if len(parts) != len(value):
-        raise wrong(name, value, wanted)
-    return tuple(conform(f"{name}[{at}]", item, part) for at, (item, part) in enumerate(zip(value, parts, strict=True)))
+    parts = (parts[0],) * len(items) if len(parts) == 2 and parts[1] is ... else parts
+    if len(parts) != len(items):
+        raise wrong(name, found, wanted)
+    return tuple(by(f"{name}[{at}]", item, part) for at, (item, part) in enumerate(zip(items, parts, strict=True)))
 
 
 def _dataclass(name: str, value: Any, wanted: Any) -> Any:
@@ -127,12 +131,7 @@ def read(name: str, text: str, wanted: Any) -> Any:
     if origin in (Union, types.UnionType):
         if type(None) in parts and text.lower() in NOTHING:
             return None
-        for part in parts:
-            try:
-                return read(name, text, part)
-            except ValueError:
-                continue
-        raise wrong(name, text, wanted)
+        return _first(read, name, text, wanted)
     if origin is Literal:
         for part in parts:
             if text == str(part) or (isinstance(part, bool) and WORDS.get(text.lower()) is part):
@@ -140,10 +139,7 @@ def read(name: str, text: str, wanted: Any) -> Any:
         raise wrong(name, text, wanted)
     if origin is tuple:
         items = [item.strip() for item in text.strip("()[] ").split(",") if item.strip()]
-        each = (parts[0],) * len(items) if len(parts) == 2 and parts[1] is ... else parts
-        if len(each) != len(items):
-            raise wrong(name, text, wanted)
-        return tuple(read(f"{name}[{at}]", item, part) for at, (item, part) in enumerate(zip(items, each, strict=True)))
+        return _each(read, name, items, text, wanted)
     return conform(name, _scalar(text, wanted), wanted)
 
 
@@ -188,9 +184,7 @@ def plain(value: Any) -> Any:
         return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
         return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, (tuple, list)):
-        return [plain(item) for item in value]
-    return value
+    return [plain(item) for item in value] if isinstance(value, (tuple, list)) else value
 
 
 @dataclasses.dataclass(frozen=True)

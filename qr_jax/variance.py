@@ -11,9 +11,8 @@ from jaxtyping import Array, Bool, Float
 
 from qr_jax.records import Grades
 
-jax.tree_util.register_dataclass(
-    Grades, data_fields=[field.name for field in dataclasses.fields(Grades)], meta_fields=[]
-)
+NAMES = [field.name for field in dataclasses.fields(Grades)]
+jax.tree_util.register_dataclass(Grades, data_fields=NAMES, meta_fields=[])
 
 
 @jax.jit

@@ -28,16 +28,13 @@ def judge(
         raise ValueError(f"accept={accept} groups; it must be 0 or more")
     if len(np.unique(drawn_Q)) != len(drawn_Q):
         values, counts = np.unique(drawn_Q, return_counts=True)
-        raise ValueError(
-            f"drawn_Q has {len(drawn_Q)} queries, {len(values)} distinct: {values[counts > 1][:5]} come twice"
-        )
+        twice = values[counts > 1][:5]
+        raise ValueError(f"drawn_Q has {len(drawn_Q)} queries, {len(values)} distinct: {twice} come twice")
     grades = checked_grades(**{field.name: getattr(grades, field.name) for field in fields(Grades)})
     outcome_QG = grades.reward_QG if grades.outcome_QG is None else grades.outcome_QG
     if len(drawn_Q) != len(grades.valid_QG) or outcome_QG.shape != grades.valid_QG.shape:
-        shapes = f"rewards {grades.reward_QG.shape} and outcomes {outcome_QG.shape}"
-        raise ValueError(
-            f"{len(drawn_Q)} queries were drawn, but the grades hold {shapes}; a row a drawn query is wanted"
-        )
+        shapes = f"rewards {grades.reward_QG.shape} and outcomes {outcome_QG.shape}; a row a drawn query is wanted"
+        raise ValueError(f"{len(drawn_Q)} queries were drawn, but the grades hold {shapes}")
     verdict_Q = verdicts(grades, channel)
     accepted_at = np.flatnonzero(verdict_Q == "signal")[:accept]
     return Outcome(drawn_Q, drawn_Q[accepted_at], accepted_at, verdict_Q, grades, int(step), int(seed))
@@ -68,7 +65,6 @@ def indices(name: str, value: Any, size: int | None) -> np.ndarray:
     if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
         raise ValueError(f"{name} must be a list of integers, found shape {array.shape} of {array.dtype}")
     if size is not None and array.size and (array.min() < 0 or array.max() >= size):
-        raise ValueError(
-            f"{name} holds indices from {array.min()} to {array.max()}; the pool's go from 0 to {size - 1}"
-        )
+        found = f"{name} holds indices from {array.min()} to {array.max()}"
+        raise ValueError(f"{found}; the pool's go from 0 to {size - 1}")
     return array.astype(np.int64)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from qr_jax.commands import retrieval
-from qr_jax.commands.options import print_summary, whole
+from qr_jax.commands.options import add_json, print_summary, show, whole
 
 FORMS = ("verl", "skyrl", "flashrag", "trl", "jsonl")
 
@@ -23,25 +23,23 @@ def add(command: Any) -> None:
         made.set_defaults(run_command=run)
         return made
 
-    check = part(
-        "check", _check, "say what a file of questions or passages holds and what is wrong; errors exit with 1"
-    )
+    text = "say what a file of questions or passages holds and what is wrong; errors exit with 1"
+    check = part("check", _check, text)
     check.add_argument("file", metavar="FILE", help="JSON lines (also .gz) or Parquet, of ours, verl, SkyRL, ...")
     check.add_argument("--against", metavar="FILE", help="questions that must not be the same, a test set's say")
-    check.add_argument("--json", action="store_true", help="print JSON")
     convert = part("convert", _convert, "write a file of questions in another system's form")
     convert.add_argument("file", metavar="FILE", help="questions in any form that `data check` knows, or tfds:NAME")
     convert.add_argument("out", type=Path, metavar="OUT", help="a new file: .parquet, .jsonl or .jsonl.gz")
     convert.add_argument("--to", required=True, choices=FORMS, help="whose rows; jsonl: our own")
+    add_json(check)
     _add_retrieval(command)
     retrieval.add(command)
 
 
 def _add_retrieval(command: Any) -> None:
     """The commands for corpora."""
-    index = command(
-        "index", _index, "build the BM25 index of a corpus; searching it then takes no building and no memory"
-    )
+    text = "build the BM25 index of a corpus; searching it then takes no building and no memory"
+    index = command("index", _index, text)
     index.add_argument("corpus", nargs="+", metavar="CORPUS", help="files of passages: .jsonl, .jsonl.gz or .parquet")
     index.add_argument("out", type=Path, metavar="OUT", help="the index's folder")
     index.add_argument("--method", choices=("lucene", "robertson", "atire"), default="lucene")
@@ -57,7 +55,7 @@ def _add_retrieval(command: Any) -> None:
     recall.add_argument("--retriever", default="bm25", metavar="NAME", help="a plug-in's name (bm25)")
     recall.add_argument("settings", nargs="*", metavar="setting=value", help=retrieval.SETTINGS)
     recall.add_argument("--k", type=whole(1), default=5, metavar="N", help="passages a question (5)")
-    recall.add_argument("--json", action="store_true", help="print JSON")
+    add_json(recall)
     world = command("world", _world, "build a synthetic world and write it as JSONL files")
     world.add_argument("folder", type=Path, metavar="FOLDER", help="where its files go")
     world.add_argument("settings", nargs="*", metavar="setting=value", help="as in seed=3 documents=5000")
@@ -88,13 +86,9 @@ def _index(arguments: argparse.Namespace) -> int:
 
     stopwords = None if arguments.stopwords == "none" else arguments.stopwords
     settings = {"method": arguments.method, "k1": arguments.k1, "b": arguments.b, "stopwords": stopwords}
-    corpus = ",".join(arguments.corpus)
-    found = index_corpus.index(
-        corpus, arguments.out, settings, check=not arguments.no_check, replace=arguments.replace,
-        say=partial(print, file=sys.stderr),
-    )  # fmt: skip
-    print(json.dumps(found, indent=2) if arguments.json else index_corpus.format_summary(found, arguments.out))
-    return 0
+    how = {"check": not arguments.no_check, "replace": arguments.replace, "say": partial(print, file=sys.stderr)}
+    found = index_corpus.index(",".join(arguments.corpus), arguments.out, settings, **how)
+    return show(found, arguments.json, partial(index_corpus.format_summary, out=arguments.out))
 
 
 def _recall(arguments: argparse.Namespace) -> int:
@@ -103,8 +97,7 @@ def _recall(arguments: argparse.Namespace) -> int:
     chosen = retrieval.chosen_retriever(arguments.retriever, arguments.settings)
     corpus = ",".join(arguments.corpus) if arguments.corpus else None
     found = recall.recall(corpus, ",".join(arguments.questions), chosen, k=arguments.k)
-    print(json.dumps(found, indent=2) if arguments.json else recall.format_table(found))
-    return 0
+    return show(found, arguments.json, recall.format_table)
 
 
 def _world(arguments: argparse.Namespace) -> int:
@@ -113,10 +106,8 @@ def _world(arguments: argparse.Namespace) -> int:
     from qr_jax.settings import conform, guess
 
     given = {name: guess(text) for name, text in pairs(arguments.settings)}
-    settings = conform("world", given, generate.WorldSettings)
-    made = generate.build(settings)
+    made = generate.build(conform("world", given, generate.WorldSettings))
     generate.export(made, arguments.folder)
-    print_summary(
-        {name: len(rows) for name, rows in vars(made).items()} | {"folder": str(arguments.folder)}, arguments.json
-    )
+    counts = {name: len(rows) for name, rows in vars(made).items()}
+    print_summary(counts | {"folder": str(arguments.folder)}, arguments.json)
     return 0

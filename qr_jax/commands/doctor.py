@@ -1,6 +1,7 @@
 """What this machine has and what is missing: versions, devices, memory, disk, extras, real questions."""
 
 import argparse
+import contextlib
 import importlib.metadata
 import importlib.util
 import json
@@ -11,6 +12,8 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+from qr_jax.commands.options import add_json, show
 
 PACKAGES = ("qr_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "tokenizers", "safetensors")
 PACKAGES += ("tensorflow-datasets", "grain", "bm25s", "numpy", "tensorboardX")
@@ -33,19 +36,19 @@ NEEDED_DISK_BYTES = 5 * 2**30
 
 def examine() -> dict[str, Any]:
     """Everything the report says, as JSON can hold it; `problems` lists what stands in the way of a run."""
-    extras = {name: {"present": _has(modules), "install": how} for name, (modules, how) in EXTRAS.items()}
+    from qr_jax.queries.readers import data_folder
+
+    extras = {}
+    for name, (modules, how) in EXTRAS.items():
+        extras[name] = {"present": any(map(importlib.util.find_spec, modules)), "install": how}
     disk = shutil.disk_usage(Path.cwd())
     found: dict[str, Any] = {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "versions": {name: _version(name) for name in PACKAGES},
-        "devices": _devices(),
-        "cores": os.cpu_count(),
-        "memory_bytes": _memory(),
-        "disk_bytes": {"free": disk.free, "total": disk.total},
-        "extras": extras,
-        "data": _data(),
-    }
+        "python": platform.python_version(), "platform": platform.platform(),
+        "versions": {name: _version(name) for name in PACKAGES}, "devices": _devices(),
+        "cores": os.cpu_count(), "memory_bytes": _memory(),
+        "disk_bytes": {"free": disk.free, "total": disk.total}, "extras": extras,
+        "data": {"folder": str(data_folder()), "present": (data_folder() / "dev").is_dir()},
+    }  # fmt: skip
     return found | {"problems": _problems(found)}
 
 
@@ -67,28 +70,19 @@ def format_report(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _has(modules: tuple[str, ...]) -> bool:
-    return any(importlib.util.find_spec(module) is not None for module in modules)
-
-
 def _version(name: str) -> str | None:
-    try:
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _devices() -> dict[str, Any]:
     """The devices that jax sees, or why it sees none."""
     try:
-        done = subprocess.run(
-            [sys.executable, "-c", LOOK], capture_output=True, text=True, timeout=DEVICES_DEADLINE_S, check=False
-        )
+        look = [sys.executable, "-c", LOOK]
+        done = subprocess.run(look, capture_output=True, text=True, timeout=DEVICES_DEADLINE_S, check=False)
     except subprocess.TimeoutExpired:
-        return {
-            "found": [],
-            "error": f"jax did not answer in {DEVICES_DEADLINE_S} s; does another process hold the chips?",
-        }
+        silent = f"jax did not answer in {DEVICES_DEADLINE_S} s; does another process hold the chips?"
+        return {"found": [], "error": silent}
     if done.returncode:
         return {"found": [], "error": (done.stderr.strip().splitlines() or ["jax ended without a word"])[-1]}
     return {"found": json.loads(done.stdout.strip().splitlines()[-1]), "error": None}
@@ -104,23 +98,13 @@ def _device_line(devices: dict[str, Any]) -> str:
 
 def _memory() -> int | None:
     """Bytes of memory in the machine, where the system says so."""
-    try:
+    with contextlib.suppress(ValueError, OSError, AttributeError):
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (ValueError, OSError, AttributeError):
-        return None
-
-
-def _data() -> dict[str, Any]:
-    from qr_jax.queries.readers import data_folder
-
-    folder = data_folder()
-    return {"folder": str(folder), "present": (folder / "dev").is_dir()}
 
 
 def _problems(found: dict[str, Any]) -> list[str]:
-    problems = [
-        f"{name} is not installed: pip install -e ." for name, version in found["versions"].items() if not version
-    ]
+    missing = [name for name, version in found["versions"].items() if not version]
+    problems = [f"{name} is not installed: pip install -e ." for name in missing]
     if found["devices"]["error"]:
         problems.append(f"no devices: {found['devices']['error']}")
     if found["disk_bytes"]["free"] < NEEDED_DISK_BYTES:
@@ -134,11 +118,8 @@ def _gib(count: int | None) -> str:
 
 def add(command: Any) -> None:
     """Its parser, as `cli.make_parser` adds those of the other commands."""
-    made = command("doctor", _doctor, "what this machine has, and what is missing")
-    made.add_argument("--json", action="store_true", help="print JSON")
+    add_json(command("doctor", _doctor, "what this machine has, and what is missing"))
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
-    found = examine()
-    print(json.dumps(found, indent=2) if arguments.json else format_report(found))
-    return 0
+    return show(examine(), arguments.json, format_report)

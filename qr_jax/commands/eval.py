@@ -4,10 +4,11 @@ import argparse
 import json
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from qr_jax.commands.options import TRUST, open_run, start, whole
+from qr_jax.commands.options import add_json, add_trust, open_run, show, start, whole
 
 # Options of `eval` that only one of its two ways takes: a run over its own questions, or anything over a suite.
 OWN_ONLY = ("questions", "world_seed")
@@ -19,54 +20,35 @@ def add(command: Any) -> None:
     score = command("score", _score, "EM, F1 and cover match of predictions in a file")
     score.add_argument("file", metavar="FILE", help="JSONL (or .gz) rows of id, prediction and answers")
     score.add_argument("--rows", action="store_true", help="each row's scores too")
-    score.add_argument("--json", action="store_true", help="print JSON")
     made = command("eval", _eval, "answer evaluation questions, the run's own or a suite's, and score the answers")
-    made.add_argument(
-        "run", type=Path, metavar="RUN", help="the run's folder; with --suite also a model's: a Hugging Face folder"
-    )
-    made.add_argument(
-        "--suite", metavar="NAME", help="qa7: the seven sets in QR_JAX_DATA; without: the run's questions"
-    )
+    add_json(score, made)
+    text = "the run's folder; with --suite also a model's: a Hugging Face folder"
+    made.add_argument("run", type=Path, metavar="RUN", help=text)
+    text = "qa7: the seven sets in QR_JAX_DATA; without: the run's questions"
+    made.add_argument("--suite", metavar="NAME", help=text)
     made.add_argument("--retriever", metavar="NAME", help="another retriever than the run's; none: no passages")
     made.add_argument("--samples", type=whole(1), metavar="N", help="sampled answers a question, for Pass@1 and pass@k")
     made.add_argument("--step", type=whole(0), metavar="N", help="the checkpoint; by default the last")
     made.add_argument("--questions", type=whole(1), metavar="N", help="how many of the run's questions")
     made.add_argument("--world-seed", type=int, metavar="N", help="a synthetic world of other facts")
-    _add_suite_options(made.add_argument_group("with --suite"))
-    made.add_argument("--json", action="store_true", help="print JSON")
-    made.add_argument("--allow-plugins", action="append", default=[], metavar="PACKAGE", help=TRUST)
-
-
-def _add_suite_options(group: Any) -> None:
-    group.add_argument(
-        "--limit", type=whole(1), metavar="N", help="the first N questions of each set by their id's hash"
-    )
-    group.add_argument("--split", choices=("eval", "all"), help="eval (default): without those that training may use")
-    group.add_argument(
-        "--out", type=Path, metavar="FOLDER", help="for answers and score; else in the run, or runs/eval"
-    )
-    group.add_argument("--config", metavar="FILE", help="how a model without a run is asked; else search_r1 over bm25")
-    group.add_argument(
-        "--set", action="append", dest="settings", metavar="setting=value", help="over the config; repeat"
-    )
-    group.add_argument(
-        "--judge",
-        metavar="URL",
-        help="an OpenAI-compatible endpoint; its key: QR_JAX_JUDGE_KEY (OpenAI's own: OPENAI_API_KEY too)",
-    )
-    group.add_argument("--judge-model", metavar="NAME", help="the model that judges there")
+    add = made.add_argument_group("with --suite").add_argument
+    add("--limit", type=whole(1), metavar="N", help="the first N questions of each set by their id's hash")
+    add("--split", choices=("eval", "all"), help="eval (default): without those that training may use")
+    add("--out", type=Path, metavar="FOLDER", help="for answers and score; else in the run, or runs/eval")
+    add("--config", metavar="FILE", help="how a model without a run is asked; else search_r1 over bm25")
+    add("--set", action="append", dest="settings", metavar="setting=value", help="over the config; repeat")
+    text = "an OpenAI-compatible endpoint; its key: QR_JAX_JUDGE_KEY (OpenAI's own: OPENAI_API_KEY too)"
+    add("--judge", metavar="URL", help=text)
+    add("--judge-model", metavar="NAME", help="the model that judges there")
+    add_trust(made)
 
 
 def _score(arguments: argparse.Namespace) -> int:
     from qr_jax.evaluation import score
 
     found = score.score(arguments.file)
-    if arguments.json:
-        shown = found if arguments.rows else {name: found[name] for name in found if name != "rows"}
-        print(json.dumps(shown, indent=2))
-    else:
-        print(score.format_table(found, rows=arguments.rows))
-    return 0
+    shown = {name: value for name, value in found.items() if name != "rows" or arguments.rows}
+    return show(shown, arguments.json, lambda _: score.format_table(found, rows=arguments.rows))
 
 
 def _eval(arguments: argparse.Namespace) -> int:
@@ -82,8 +64,7 @@ def _eval(arguments: argparse.Namespace) -> int:
     names = ("retriever", "world_seed", "samples", "questions", "step")
     chosen = {name: getattr(arguments, name) for name in names}
     found = evaluate.evaluate(arguments.run, **chosen, allow_plugins=allow_plugins)
-    print(json.dumps(evaluate.without_details(found), indent=2) if arguments.json else evaluate.format_table(found))
-    return 0
+    return show(evaluate.without_details(found), arguments.json, evaluate.format_table)
 
 
 def _suite(arguments: argparse.Namespace) -> int:
@@ -98,20 +79,14 @@ def _suite(arguments: argparse.Namespace) -> int:
     from qr_jax.evaluation import answering
 
     found = answering.answer(
-        config,
-        name=arguments.suite,
-        out=arguments.out,
+        config, name=arguments.suite, part=arguments.split or "eval",
         place=arguments.run / "eval" if is_run else Path("runs") / "eval" / arguments.run.name,
         run=arguments.run if is_run else None,
-        step=arguments.step,
-        part=arguments.split or "eval",
-        limit=arguments.limit,
-        samples=arguments.samples,
         judge=(arguments.judge, arguments.judge_model) if arguments.judge else None,
-        allow_plugins=tuple(arguments.allow_plugins) if is_run else None,
-        say=lambda text: print(text, file=sys.stderr),
-    )
-    print(json.dumps(found, indent=2) if arguments.json else suite.format_table(found))
+        allow_plugins=tuple(arguments.allow_plugins) if is_run else None, say=partial(print, file=sys.stderr),
+        **{name: getattr(arguments, name) for name in ("out", "step", "limit", "samples")},
+    )  # fmt: skip
+    show(found, arguments.json, suite.format_table)
     return 1 if "refused" in (found.get("judge") or {}) else 0
 
 

@@ -8,7 +8,27 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
-TRUST = "a package outside qr_jax whose plug-ins the run may use; repeat it for more"
+
+def add_trust(command: argparse.ArgumentParser) -> None:
+    text = "a package outside qr_jax whose plug-ins the run may use; repeat it for more"
+    command.add_argument("--allow-plugins", action="append", default=[], metavar="PACKAGE", help=text)
+
+
+def add_run(command: argparse.ArgumentParser) -> None:
+    """A run's folder, and the packages that its plug-ins may come from."""
+    command.add_argument("run", type=Path, metavar="RUN", help="the run's folder")
+    add_trust(command)
+
+
+def add_json(*commands: argparse.ArgumentParser) -> None:
+    for command in commands:
+        command.add_argument("--json", action="store_true", help="print JSON")
+
+
+def show(value: Any, as_json: bool, text: Callable[[Any], str]) -> int:
+    """Print the value as JSON or in words; 0, the exit code of a command that did what was asked."""
+    print(json.dumps(value, indent=2) if as_json else text(value))
+    return 0
 
 
 def whole(least: int) -> Callable[[str], int]:
@@ -72,9 +92,8 @@ def start(config: Any, arguments: argparse.Namespace | None = None) -> AbstractC
         compile_cache.enable()
         mesh.emulate(config.mesh.devices)
         return nullcontext()
-    start.begin(
-        config.mesh, coordinator=arguments.coordinator, processes=arguments.processes, process=arguments.process
-    )
+    which = {name: getattr(arguments, name) for name in ("coordinator", "processes", "process")}
+    start.begin(config.mesh, **which)
     me = hosts.index()
     folder = compile_cache.enable(process=me)
     if config.train.bucket:

@@ -7,30 +7,24 @@ import sys
 from functools import partial
 from typing import Any
 
-from qr_jax.commands.options import TRUST
+from qr_jax.commands.options import add_trust
 
 JSON = "print JSON; of several topologies, by name; a program that was refused, or not tried after that, is null"
 
 
 def add(command: Any) -> None:
     """Its parser, as `cli.make_parser` adds those of the other commands."""
-    text = (
-        "compile a config's programs for TPU slices that are not there: memory, collectives, time, cost; does it fit?"
-    )
+    text = "compile a config's programs for TPU slices that are not there: memory, collectives, time, cost; "
+    text += "does it fit?"
     usage = "qr-jax plan CONFIG [setting=value ...] --topology NAME [--topology NAME ...] [options]"
     plan = command("plan", _plan, text, usage=usage)
     plan.add_argument("config", metavar="CONFIG", help="a Python config (file.py, or file.py:name), or a config.json")
-    plan.add_argument(
-        "--topology",
-        action="append",
-        required=True,
-        metavar="NAME",
-        help="as in v5e:4x4, v5p:2x2x2, v6e:4x4; repeatable",
-    )
+    text = "as in v5e:4x4, v5p:2x2x2, v6e:4x4; repeatable"
+    plan.add_argument("--topology", action="append", required=True, metavar="NAME", help=text)
     plan.add_argument("--price", type=dollars, metavar="DOLLARS", help="of one chip for one hour, to say a run's cost")
     plan.add_argument("--no-search", action="store_true", help="do not look for the largest rows and slots: quicker")
     plan.add_argument("--json", action="store_true", help=JSON)
-    plan.add_argument("--allow-plugins", action="append", default=[], metavar="PACKAGE", help=TRUST)
+    add_trust(plan)
 
 
 def dollars(text: str) -> float:

@@ -10,7 +10,7 @@ from typing import Any
 
 from qr_jax import plugins
 from qr_jax.checks import inside
-from qr_jax.commands.options import whole
+from qr_jax.commands.options import add_json, whole
 from qr_jax.settings import Use
 
 PROTOCOLS = ("search_r1", "skyrl", "flashrag", "r1_searcher")  # those of retrieval/protocols.py
@@ -32,36 +32,30 @@ def add(command: Any) -> None:
     serve.add_argument("--max-k", type=whole(1), metavar="N", help="passages a query (100)")
     serve.add_argument("--max-queries", type=whole(1), metavar="N", help="queries a request (4096)")
     serve.add_argument("--max-chars", type=whole(1), metavar="N", help="of a query; a longer one is cut (4096)")
-    serve.add_argument(
-        "--max-body", type=whole(1), metavar="N", help="bytes a request, of each client at once (32000000)"
-    )
+    text = "bytes a request, of each client at once (32000000)"
+    serve.add_argument("--max-body", type=whole(1), metavar="N", help=text)
     serve.add_argument("--search-s", type=whole(1), metavar="N", help="seconds until a request gets 504 (30)")
     parts = command("retriever", None, "check a retrieval server").add_subparsers(required=True, metavar="WHAT")
     text = "ask a retrieval server what can go wrong; what is wrong exits with 1"
     check = parts.add_parser("check", help=text, description=text, allow_abbrev=False)
     check.set_defaults(run_command=_check)
-    check.add_argument(
-        "url", metavar="URL", help="as in http://127.0.0.1:8000; without a path, the protocol's is taken"
-    )
+    text = "as in http://127.0.0.1:8000; without a path, the protocol's is taken"
+    check.add_argument("url", metavar="URL", help=text)
     check.add_argument("--protocol", choices=PROTOCOLS, default="search_r1", help="how it is asked (search_r1)")
     check.add_argument("--k", type=whole(1), default=3, metavar="N", help="passages a query (3)")
     check.add_argument("--calls", type=whole(1), default=50, metavar="N", help="whose times are taken (50)")
     check.add_argument("--query", action="append", metavar="TEXT", help="to ask; repeat it (some general questions)")
     check.add_argument("--token-env", metavar="NAME", help="the environment variable with the server's token")
-    check.add_argument("--json", action="store_true", help="print JSON")
+    add_json(check)
 
 
 def limits_of(arguments: argparse.Namespace) -> dict[str, Any]:
     """Those of search_batcher.Limits that were given."""
     given = {
-        "queries": arguments.max_queries,
-        "query_chars": arguments.max_chars,
-        "body_bytes": arguments.max_body,
-        "k": arguments.max_k,
-        "batch": arguments.batch,
+        "queries": arguments.max_queries, "query_chars": arguments.max_chars, "body_bytes": arguments.max_body,
+        "k": arguments.max_k, "batch": arguments.batch, "search_s": arguments.search_s,
         "wait_s": None if arguments.wait_ms is None else arguments.wait_ms / 1000,
-        "search_s": arguments.search_s,
-    }
+    }  # fmt: skip
     return {name: value for name, value in given.items() if value is not None}
 
 
@@ -91,10 +85,8 @@ def _serve(arguments: argparse.Namespace) -> int:
     server.check_address(arguments.host, token)
     search, about, pages = _open(chosen, arguments.corpus, arguments.access)
     say = lambda url: print(f"{chosen.name}: {url}", file=sys.stderr, flush=True)  # noqa: E731
-    server.serve(
-        search, host=arguments.host, port=arguments.port, token=token, limits=Limits(**limits_of(arguments)),
-        about=about, say=say, pages=pages,
-    )  # fmt: skip
+    where = {"host": arguments.host, "port": arguments.port, "token": token}
+    server.serve(search, **where, limits=Limits(**limits_of(arguments)), about=about, say=say, pages=pages)
     return 0
 
 
@@ -122,9 +114,7 @@ def _open(chosen: Use, files: Sequence[str] | None, access: bool) -> tuple[Any, 
 def _check(arguments: argparse.Namespace) -> int:
     from qr_jax.retrieval import check
 
-    found = check.check(
-        arguments.url, arguments.protocol, k=arguments.k, calls=arguments.calls, queries=arguments.query,
-        token_env=arguments.token_env,
-    )  # fmt: skip
+    how = {"k": arguments.k, "calls": arguments.calls, "queries": arguments.query, "token_env": arguments.token_env}
+    found = check.check(arguments.url, arguments.protocol, **how)
     print(json.dumps(found, indent=2, ensure_ascii=False) if arguments.json else check.format_report(found))
     return 1 if found["problems"] else 0

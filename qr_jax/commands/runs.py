@@ -13,10 +13,9 @@ def add(command: Any) -> None:
     ask = command("ask", _ask, "show a trained agent's searches and answer to one question")
     export = command("export", _export, "write the model as a Hugging Face folder")
     for made in (ask, export):
-        made.add_argument("run", type=Path, metavar="RUN", help="the run's folder")
-        made.add_argument("--allow-plugins", action="append", default=[], metavar="PACKAGE", help=options.TRUST)
+        options.add_run(made)
     ask.add_argument("question", metavar="QUESTION")
-    ask.add_argument("--json", action="store_true", help="print JSON")
+    options.add_json(ask)
     export.add_argument("--hf", type=Path, required=True, metavar="FOLDER", help="where the model goes")
     export.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16", help="of the weights")
 
@@ -32,15 +31,11 @@ def _ask(arguments: argparse.Namespace) -> int:
 
 def _episode_json(episode: Any) -> dict[str, Any]:
     """What `ask --json` prints: question, answer, how it ended, and each turn with the ids of the passages found."""
-    turns = [
-        {
-            "author": turn.author,
-            "text": turn.text,
-            "queries": list(turn.queries),
-            "passages": [passage.id for found in turn.passages for passage in found],
-        }
-        for turn in episode.turns
-    ]
+    turns = []
+    for turn in episode.turns:
+        passages = [passage.id for found in turn.passages for passage in found]
+        wrote = {"author": turn.author, "text": turn.text}
+        turns.append(wrote | {"queries": list(turn.queries), "passages": passages})
     return {"question": episode.query.question, "answer": episode.answer, "stop": episode.stop, "turns": turns}
 
 

@@ -6,16 +6,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from qr_jax.commands.options import TRUST, open_run, say, whole
+from qr_jax.commands.options import add_json, add_run, add_trust, open_run, say, show, whole
 
 
 def add(command: Any) -> None:
     """Their parsers, as `cli.make_parser` adds those of the other commands."""
     oracle = command("oracle", _oracle, "run recycling rules on queries of known pass rates, without a model")
-    oracle.add_argument(
-        "--rates", default="beta:0.35,0.35", metavar="RATES",
-        help="beta:A,B; uniform; improving:, drifting: or flipping:A,B[,SHIFT of the log-odds]; or a run's folder",
-    )  # fmt: skip
+    text = "beta:A,B; uniform; improving:, drifting: or flipping:A,B[,SHIFT of the log-odds]; or a run's folder"
+    oracle.add_argument("--rates", default="beta:0.35,0.35", metavar="RATES", help=text)
     oracle.add_argument("--rule", default="recycle", metavar="NAMES", help="one, several at commas, or all; dapo too")
     oracle.add_argument("--queries", type=whole(1), metavar="N", help="of the pool; 10000, or as many as the run's has")
     oracle.add_argument("--accept", type=whole(1), default=32, metavar="N", help="groups a step trains on at most")
@@ -23,24 +21,20 @@ def add(command: Any) -> None:
     oracle.add_argument("--oversample", type=whole(1), default=2, metavar="N", help="queries drawn / --accept")
     oracle.add_argument("--rollouts", type=whole(1), default=84_480, metavar="N", help="the budget")
     oracle.add_argument("--seeds", type=whole(1), default=5, metavar="N")
-    oracle.add_argument("--json", action="store_true", help="print JSON")
-    probe = command(
-        "probe", _probe, "re-roll recycled queries with the policies that filed, accepted and ended the run"
-    )
-    probe.add_argument(
-        "--queries", type=whole(1), default=64, metavar="N", help="of each kind: hard, easy, never drawn"
-    )
+    text = "re-roll recycled queries with the policies that filed, accepted and ended the run"
+    probe = command("probe", _probe, text)
+    text = "of each kind: hard, easy, never drawn"
+    probe.add_argument("--queries", type=whole(1), default=64, metavar="N", help=text)
     probe.add_argument("--samples", type=whole(2), default=16, metavar="N", help="episodes a query and policy")
     probe.add_argument("--seed", type=whole(0), default=0, metavar="N", help="of the choice and of the sampling")
-    probe.add_argument("--json", action="store_true", help="print JSON")
+    add_json(oracle, probe)
     _add_compare(command)
     report = command("report", _report, "write a run's report: one HTML file that needs nothing else")
     report.add_argument("--out", type=Path, metavar="FILE", help="where it goes; by default report.html in the run")
     view = command("view", _view, "serve a run's report on this machine, made anew as the run goes on")
     view.add_argument("--port", type=whole(0), default=8770, metavar="N", help="the port; 0: any free one")
     for made in (probe, report, view):
-        made.add_argument("run", type=Path, metavar="RUN", help="the run's folder")
-        made.add_argument("--allow-plugins", action="append", default=[], metavar="PACKAGE", help=TRUST)
+        add_run(made)
 
 
 def _add_compare(command: Any) -> None:
@@ -49,18 +43,10 @@ def _add_compare(command: Any) -> None:
         "       qr-jax compare RUN RUN ... [options]\n"
         "       qr-jax compare SUITE SUITE ... [--json]"
     )
-    made = command(
-        "compare",
-        _compare,
-        "rules x seeds at one budget, made or gone on with, and compared; or a suite's scores",
-        usage,
-    )
-    made.add_argument(
-        "what",
-        nargs="+",
-        metavar="CONFIG|RUN|SUITE",
-        help="a config with its settings, runs' folders, or those that eval --suite wrote",
-    )
+    text = "rules x seeds at one budget, made or gone on with, and compared; or a suite's scores"
+    made = command("compare", _compare, text, usage)
+    text = "a config with its settings, runs' folders, or those that eval --suite wrote"
+    made.add_argument("what", nargs="+", metavar="CONFIG|RUN|SUITE", help=text)
     made.add_argument("--rules", metavar="NAMES", help="at commas; the first is what the others are held against")
     made.add_argument("--seeds", type=whole(1), default=3, metavar="N", help="runs a rule (default 3)")
     made.add_argument("--budget", metavar="UNIT=N", help="rollouts=N, tokens=N or searches=N; of given runs: the unit")
@@ -69,8 +55,8 @@ def _add_compare(command: Any) -> None:
     made.add_argument("--every", type=whole(0), metavar="N", help="evaluate every N steps too (evaluation.every)")
     made.add_argument("--questions", type=whole(1), metavar="N", help="of each evaluation (evaluation.questions)")
     made.add_argument("--reach", type=float, default=0.7, metavar="SHARE", help="accuracy to be reached (default .7)")
-    made.add_argument("--json", action="store_true", help="print JSON")
-    made.add_argument("--allow-plugins", action="append", default=[], metavar="PACKAGE", help=TRUST)
+    add_json(made)
+    add_trust(made)
 
 
 def _compare(arguments: argparse.Namespace) -> int:
@@ -99,7 +85,7 @@ def _compare(arguments: argparse.Namespace) -> int:
         (arguments.folder / "comparison.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
         page = comparison.write(found, arguments.folder / "compare.html", arguments.folder.resolve().name)
         say(arguments)(f"report: {page}\n")
-    print(json.dumps(found, indent=2) if arguments.json else comparison.format_tables(found))
+    show(found, arguments.json, comparison.format_tables)
     return 1 if failed else 0
 
 
@@ -110,8 +96,7 @@ def _compare_suites(arguments: argparse.Namespace) -> int:
     if of_runs:
         raise ValueError(f"--{', --'.join(of_runs)} cannot be given with scores of a suite, which are made already")
     found = side_by_side.compare([Path(what) for what in arguments.what])
-    print(json.dumps(found, indent=2) if arguments.json else side_by_side.format_table(found))
-    return 0
+    return show(found, arguments.json, side_by_side.format_table)
 
 
 def _study(arguments: argparse.Namespace, trusted: tuple[str, ...] | None) -> tuple[list[Path], list[Any], str, Any]:
@@ -128,25 +113,20 @@ def _study(arguments: argparse.Namespace, trusted: tuple[str, ...] | None) -> tu
     if configs.parts(path)[0].suffix != ".json":  # a Python config is its user's own code
         trusted = None
     spend = study.budget(arguments.budget)
-    folders, failed = study.study(
-        config, arguments.folder, named=study.rules(arguments.rules), seeds=arguments.seeds, spend=spend,
-        at_once=arguments.jobs, allow_plugins=trusted, say=say(arguments),
-    )  # fmt: skip
+    what = {"named": study.rules(arguments.rules), "seeds": arguments.seeds, "spend": spend}
+    how = {"at_once": arguments.jobs, "allow_plugins": trusted, "say": say(arguments)}
+    folders, failed = study.study(config, arguments.folder, **what, **how)
     return folders, failed, spend[0], trusted
 
 
 def _oracle(arguments: argparse.Namespace) -> int:
     from qr_jax.studies import oracle
 
-    names = ("samples", "oversample", "rollouts", "seeds")
-    chosen = {name: getattr(arguments, name) for name in names}
+    chosen = {name: getattr(arguments, name) for name in ("samples", "oversample", "rollouts", "seeds")}
     rules = oracle.rules(arguments.rule)
     found = oracle.study(arguments.rates, rules, size=arguments.queries, queries=arguments.accept, **chosen)
-    if arguments.json:
-        print(json.dumps(found[rules[0]] if len(rules) == 1 else found, indent=2))
-    else:
-        print(oracle.format_table(found))
-    return 0
+    shown = found[rules[0]] if len(rules) == 1 else found
+    return show(shown, arguments.json, lambda _: oracle.format_table(found))
 
 
 def _probe(arguments: argparse.Namespace) -> int:
@@ -155,8 +135,7 @@ def _probe(arguments: argparse.Namespace) -> int:
 
     chosen = {name: getattr(arguments, name) for name in ("queries", "samples", "seed")}
     found = probe.probe(arguments.run, **chosen, allow_plugins=allow_plugins, say=say(arguments))
-    print(json.dumps(found, indent=2) if arguments.json else probe.format_table(found))
-    return 0
+    return show(found, arguments.json, probe.format_table)
 
 
 def _report(arguments: argparse.Namespace) -> int:

@@ -6,51 +6,46 @@ from typing import Any
 
 from qr_jax.commands import options
 
-RUN_HELP = (
-    "the run's folder; by default runs/ and the config's name, or the folder of a config.json (which goes on there)"
-)
-SFT_RUN_HELP = (
-    "the run's folder; by default runs/, the config's name and /sft, where `train` of the same config looks for its "
-    "cold start; or the folder of a config.json (which goes on there)"
-)
+GOES_ON = "or the folder of a config.json (which goes on there)"
+RUN_HELP = f"the run's folder; by default runs/ and the config's name, {GOES_ON}"
+COLD_START = "runs/, the config's name and /sft, where `train` of the same config looks for its cold start"
+SFT_RUN_HELP = f"the run's folder; by default {COLD_START}; {GOES_ON}"
 
 
 def add(command: Any) -> None:
     """Their parsers, as `cli.make_parser` adds those of the other commands."""
-    for name, run, text, folder in (
+    for name, run, about, folder in (
         ("train", _train, "train by a config: cold start, then GRPO with a recycling pool", RUN_HELP),
         ("sft", _sft, "the cold start alone: cross-entropy on expert traces", SFT_RUN_HELP),
     ):
-        made = command(name, run, text, usage=f"qr-jax {name} CONFIG [setting=value ...] [options]")
-        made.add_argument(
-            "config", metavar="CONFIG", help="a Python config (file.py, or file.py:name), or a run's config.json"
-        )
+        made = command(name, run, about, usage=f"qr-jax {name} CONFIG [setting=value ...] [options]")
+        text = "a Python config (file.py, or file.py:name), or a run's config.json"
+        made.add_argument("config", metavar="CONFIG", help=text)
         made.add_argument("--run", type=Path, metavar="FOLDER", help=folder)
         made.add_argument("--dry-run", action="store_true", help="print the resolved config as JSON and stop")
         options.add_process_options(made)
         made.add_argument("--json", action="store_true", help="print the summary as JSON")
-        made.add_argument("--allow-plugins", action="append", default=[], metavar="PACKAGE", help=options.TRUST)
+        options.add_trust(made)
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    config, folder = options.resolve(arguments)
-    if not arguments.dry_run:
-        with options.start(config, arguments):
-            from qr_jax.train import train
-
-            summary = train(config, folder, say=options.say(arguments))
-        if options.is_first():
-            options.print_summary(summary, arguments.json)
-    return 0
+    return _run(arguments, "")
 
 
 def _sft(arguments: argparse.Namespace) -> int:
-    config, folder = options.resolve(arguments, "sft")
+    return _run(arguments, "sft")
+
+
+def _run(arguments: argparse.Namespace, stage: str) -> int:
+    config, folder = options.resolve(arguments, stage)
     if not arguments.dry_run:
         with options.start(config, arguments):
-            from qr_jax.sft import sft
+            if stage:
+                from qr_jax.sft import sft as run
+            else:
+                from qr_jax.train import train as run
 
-            summary = sft(config, folder, say=options.say(arguments))
+            summary = run(config, folder, say=options.say(arguments))
         if options.is_first():
             options.print_summary(summary, arguments.json)
     return 0

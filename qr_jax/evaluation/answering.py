@@ -54,14 +54,10 @@ def answer(
     corpus_of = suite.sets(name)
     used = sorted({corpus_of[set_name] for set_name in asked})
     corpora = {corpus: _corpus(settings, corpus, allow_plugins) for corpus in used}
+    of_set = {set_name: corpora[corpus_of[set_name]] for set_name in asked}
+    hashes, split = {name: each.sha256 for name, each in of_set.items()}, suite.split_in_words(settings, part, limit)
     about = manifest.manifest(
-        settings,
-        questions=asked,
-        corpora={set_name: corpora[corpus_of[set_name]].sha256 for set_name in asked},
-        split=suite.split_in_words(settings, part, limit),
-        samples=samples,
-        env=env,
-        model=model,
+        settings, questions=asked, corpora=hashes, split=split, samples=samples, env=env, model=model
     )
     folder = out or place / f"{name}_{manifest.sha256(json.dumps(about, sort_keys=True))[:8]}"
     _go_on(folder, about)
@@ -71,7 +67,7 @@ def answer(
     if any(waiting.values()):
         say(f"{folder}: {len(have)} questions are answered, {sum(map(len, waiting.values()))} are not")
         ask = _Asking(settings, agent.engine, params, env, samples)
-        searches = {set_name: corpora[corpus_of[set_name]].search for set_name in asked}
+        searches = {set_name: each.search for set_name, each in of_set.items()}
         rows += list(_answers(ask, folder, waiting, searches, corpus_of, say))
     return _write_score(folder, name, asked, rows, missing, about, judge)
 
@@ -87,10 +83,9 @@ def _go_on(folder: Path, about: Mapping[str, Any]) -> None:
     if file.is_file():
         differ = manifest.differences(json.loads(file.read_text(encoding="utf-8")), about, skip=())
         if differ:
-            raise ValueError(
-                f"{folder} holds answers of another evaluation (the first is the folder's, the second asked for: "
-                f"{'; '.join(differ)}); name another folder with --out, or repeat that evaluation's settings"
-            )
+            other = f"another evaluation (the first is the folder's, the second asked for: {'; '.join(differ)})"
+            todo = "name another folder with --out, or repeat that evaluation's settings"
+            raise ValueError(f"{folder} holds answers of {other}; {todo}")
         return
     if (folder / "answers.jsonl").exists():
         raise ValueError(f"{folder} holds answers without a manifest; name another folder with --out")
@@ -146,9 +141,8 @@ class _Asking:
         sampled: list[list[Episode]] = [[] for _ in queries]
         if self.samples:
             heat = self.settings.evaluation.temperature
-            sampled = self.engine.run(
-                self.params, queries, self.samples, env=self.env, purpose="pass", temperature=heat, **how
-            )
+            how |= {"env": self.env, "purpose": "pass", "temperature": heat}
+            sampled = self.engine.run(self.params, queries, self.samples, **how)
         rows = []
         for query, (first,), more in zip(queries, greedy, sampled, strict=True):
             if first.valid and all(episode.valid for episode in more):
@@ -162,12 +156,9 @@ class _Asking:
 
 
 def _told(episode: Episode) -> dict[str, Any]:
-    return {
-        "answer": episode.answer,
-        "stop": episode.stop,
-        "searched": [text for turn in episode.turns for text in turn.queries],
-        "tokens": int(episode.mask_L.sum()),
-    }
+    searched = [text for turn in episode.turns for text in turn.queries]
+    said = {"answer": episode.answer, "stop": episode.stop}
+    return said | {"searched": searched, "tokens": int(episode.mask_L.sum())}
 
 
 def _answers(

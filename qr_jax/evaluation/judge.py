@@ -73,8 +73,7 @@ class Asked:
 class Judge:
     """An endpoint (its base URL, as in http://127.0.0.1:8000/v1) and its model; `cache` keeps its verdicts.
 
-    If the endpoint wants a key, it is the environment's QR_JAX_JUDGE_KEY; for api.openai.com OPENAI_API_KEY will do
-    too, which is sent to no other host.
+    A key that the endpoint wants is QR_JAX_JUDGE_KEY; for api.openai.com, and no other host, OPENAI_API_KEY does too.
     """
 
     url: str
@@ -155,10 +154,9 @@ class Judge:
         raise ValueError(redact(f"{judge} gave no verdict on {answer.prediction!r}: {why}"))
 
     def _request(self, answer: Asked) -> dict[str, Any]:
-        golds = list(answer.golds)
-        data = {"question": answer.question, "correct_answers": golds, "answer_to_grade": answer.prediction}
-        said = [("system", SYSTEM), ("user", json.dumps(data, ensure_ascii=True))]
-        messages = [{"role": role, "content": content} for role, content in said]
+        asked = {"question": answer.question, "correct_answers": list(answer.golds)}
+        text = json.dumps(asked | {"answer_to_grade": answer.prediction}, ensure_ascii=True)
+        messages = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": text}]
         with self._lock:
             self.calls += 1
         return {"model": self.model, "messages": messages, "temperature": 0, "max_tokens": 32}
@@ -207,19 +205,14 @@ def of_rows(judge: Judge, rows: Sequence[Mapping[str, Any]], exact: Callable) ->
     Without a verdict, `refused` says why: the judge was fooled, or gave none. An empty answer is wrong, unasked. The
     judge's agreement is counted with `exact`, the exact match.
     """
-    given = [
-        (row, said["answer"])
-        for row in rows
-        for said in (row["greedy"], *row["samples"])
-        if said["answer"] and said["answer"].strip()
-    ]
+    given = [(row, said["answer"]) for row in rows for said in (row["greedy"], *row["samples"])]
+    given = [(row, answer) for row, answer in given if answer and answer.strip()]
     said: dict[str, Any] = {"model": judge.model, "injected": len(INJECTED)}
     try:
         fooled = judge.fooled()
         if fooled:
-            return said | {
-                "refused": f"{len(fooled)} of {len(INJECTED)} injected wrong answers were judged right: {fooled}"
-            }, None
+            how = f"{len(fooled)} of {len(INJECTED)} injected wrong answers were judged right: {fooled}"
+            return said | {"refused": how}, None
         verdicts = judge.judge(Asked(row["question"], tuple(row["golds"]), cut(answer)) for row, answer in given)
     except ValueError as error:
         return said | {"refused": str(error)}, None

@@ -27,11 +27,9 @@ def final(
     """
     right, faulted = figures["details"]["exact_match"], set(figures["details"]["faulted"])
     asked = [query for query in questions if query.id in right]
-    data = settings.data
-    asked_how = manifest(
-        settings, questions={"eval": asked}, corpora={"eval": corpus_sha256}, split=data.split, samples=0, env=env,
-        model={"name": settings.model.name, "compute": settings.model.compute},
-    )  # fmt: skip
+    model = {"name": settings.model.name, "compute": settings.model.compute}
+    how: dict[str, Any] = {"split": settings.data.split, "samples": 0, "env": env, "model": model}
+    asked_how = manifest(settings, questions={"eval": asked}, corpora={"eval": corpus_sha256}, **how)
     scores = {query.id: None if query.id in faulted else float(right[query.id]) for query in asked}
     return {"manifest": asked_how, "exact_match": scores}
 
@@ -40,10 +38,8 @@ def read(folder: str | Path) -> dict[str, Any]:
     """A run's evaluation.json. ValueError where the run has none."""
     path = Path(folder) / FILE
     if not path.is_file():
-        raise ValueError(
-            f"{folder} has no {FILE}, in which a finished run keeps each question's result; let "
-            f"`qr-jax train {Path(folder) / 'config.json'}` go on with it, which evaluates at its end"
-        )
+        todo = f"let `qr-jax train {Path(folder) / 'config.json'}` go on with it, which evaluates at its end"
+        raise ValueError(f"{folder} has no {FILE}, in which a finished run keeps each question's result; {todo}")
     return json.loads(path.read_text(encoding="utf-8"))
 
 

@@ -36,33 +36,19 @@ def manifest(
     (its weights' hash, most of all) and `judge` who judged.
     """
     chosen = settings.retriever if retriever in (None, settings.retriever.name) else use(str(retriever))
-    kept = _without_places(plain(chosen.settings))
-    models = identity.models(chosen)
-    rollout = {name: getattr(settings.rollout, name) for name in ROLLOUT}
-    opening = env(PROBE, [])
-    return plain(
-        {
-            "format": 2,
-            "questions": {
-                name: {"count": len(queries), "sha256": questions_sha256(queries)}
-                for name, queries in questions.items()
-            },
-            "split": split,
-            "corpus_sha256": dict(corpora),
-            "retriever": {"name": chosen.name, "settings": kept} | ({"models": models} if models else {}),
-            "env": {
-                "name": settings.env.name,
-                "settings": settings.env.settings,
-                "prompt_sha256": sha256(getattr(opening, "text", "")),
-            },
-            "decoding": rollout
-            # a greedy answer depends on neither
-            | {"temperature": settings.evaluation.temperature if samples else 0.0, "samples": samples}
-            | {"seed": settings.seed if samples else None},
-            "judge": judge,
-            "model": dict(model),
-        }
-    )
+    searched = {"name": chosen.name, "settings": _without_places(plain(chosen.settings))}
+    if models := identity.models(chosen):
+        searched["models"] = models
+    prompt_sha256 = sha256(getattr(env(PROBE, []), "text", ""))
+    # A greedy answer depends on neither temperature nor seed.
+    decoding = {name: getattr(settings.rollout, name) for name in ROLLOUT}
+    decoding |= {"temperature": settings.evaluation.temperature if samples else 0.0, "samples": samples}
+    asked = {name: {"count": len(part), "sha256": questions_sha256(part)} for name, part in questions.items()}
+    return plain({
+        "format": 2, "questions": asked, "split": split, "corpus_sha256": dict(corpora), "retriever": searched,
+        "env": {"name": settings.env.name, "settings": settings.env.settings, "prompt_sha256": prompt_sha256},
+        "decoding": decoding | {"seed": settings.seed if samples else None}, "judge": judge, "model": dict(model),
+    })  # fmt: skip
 
 
 def _without_places(value: Any) -> Any:

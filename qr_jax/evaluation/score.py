@@ -18,8 +18,7 @@ def score(path: str | Path) -> dict[str, Any]:
 
     Gives `questions`, the means `em`, `f1` and `cover_match`, and `rows`: each row's id and scores. A prediction of
     null is no answer and scores 0; `answers` is a text or a list of texts. A row whose golds all normalise to nothing
-    counts, scores 0 and is named in the log: no prediction could match it. ValueError names the lines of rows that
-    cannot be read.
+    counts, scores 0 and is named in the log: no prediction could match it. ValueError names the lines of bad rows.
     """
     files = readers.resolve(path)
     if len(files) != 1 or not files[0].is_file():
@@ -63,9 +62,8 @@ def _read(row: Mapping[str, Any] | ValueError) -> tuple[str, str | None, tuple[s
         raise ValueError(f"'prediction' must be a text or null, and is {formats.show(prediction)}")
     golds = [row[column]] if isinstance(row[column], str) else row[column]
     if not isinstance(golds, list) or not golds or not all(isinstance(gold, str) for gold in golds):
-        raise ValueError(
-            f"{column!r} must be a text or a list of one or more texts, and is {formats.show(row[column])}"
-        )
+        shown = formats.show(row[column])
+        raise ValueError(f"{column!r} must be a text or a list of one or more texts, and is {shown}")
     return parsing.identity(row), prediction, tuple(golds)
 
 

@@ -34,12 +34,9 @@ def open_model(
     """
     mesh, agent = meshes.make_mesh(settings.mesh), assemble.agent(settings)
     params = assemble.place(agent.weights(), mesh) if run is None else weights(run, agent, mesh, step)
-    said = {
-        "weights_sha256": weights_sha256(params) if hashed else None,
-        "tokenizer_sha256": agent.fingerprint["tokenizer_sha256"],
-        "compute": settings.model.compute,
-        "step": runs.last_checkpoint(run, step)[1] if run else None,
-    }
+    said: dict[str, Any] = {"weights_sha256": weights_sha256(params) if hashed else None}
+    said |= {"tokenizer_sha256": agent.fingerprint["tokenizer_sha256"], "compute": settings.model.compute}
+    said |= {"step": runs.last_checkpoint(run, step)[1] if run else None}
     layout = assemble.rollout_layout(settings, agent.cfg, mesh)
     return agent, assemble.hand_over(params, agent.cfg, settings.model.compute, mesh, layout), said
 

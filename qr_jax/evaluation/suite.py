@@ -20,17 +20,8 @@ from qr_jax.queries import readers
 from qr_jax.records import Query
 
 # Suite -> set -> the corpus it is asked over, as their files are named in QR_JAX_DATA.
-SUITES: Mapping[str, Mapping[str, str]] = {
-    "qa7": {
-        "nq": "wiki18",
-        "triviaqa": "wiki18",
-        "popqa": "wiki18",
-        "hotpotqa": "hotpotqa",
-        "2wiki": "2wiki",
-        "musique": "musique",
-        "bamboogle": "wiki18",
-    }
-}
+QA7 = {"nq": "wiki18", "triviaqa": "wiki18", "popqa": "wiki18", "hotpotqa": "hotpotqa", "2wiki": "2wiki"}
+SUITES: Mapping[str, Mapping[str, str]] = {"qa7": QA7 | {"musique": "musique", "bamboogle": "wiki18"}}
 QUESTIONS, CORPUS = "{data}/dev/%s.questions.jsonl", "{data}/corpus/%s.corpus.jsonl.gz"
 RULES = {"exact_match": answers.exact_match, "f1": answers.f1, "cover_match": answers.cover_match}
 GROUPS = ("hops", "type")  # of a question's meta: a table each
@@ -51,25 +42,14 @@ def corpus_file(name: str) -> str:
 
 
 def default_config(model: str, context_tokens: int) -> Config:
-    """How a model without a run is asked: search_r1's dialect over BM25, up to 4 searches of 3 passages, 4 samples.
-
-    Its context is the model's, at most 2048 tokens.
-    """
-    context = min(2048, context_tokens)
-    return Config(
-        model=Model(name=model),
-        env=use("search_r1", max_turns=4),
-        retriever=use("bm25"),
-        rollout=Rollout(
-            slots=16,
-            context_tokens=context,
-            turn_tokens=min(128, context // 8),
-            observation_tokens=min(400, context // 4),
-            buckets=(128, 512),
-            chunk=16,
-        ),
-        evaluation=Evaluation(samples=4),
-    )
+    """How a model without a run is asked: search_r1's dialect over BM25, up to 4 searches of 3 passages, 4 samples."""
+    context = min(2048, context_tokens)  # the model's own, if that is less
+    rollout = Rollout(
+        slots=16, context_tokens=context, turn_tokens=min(128, context // 8),
+        observation_tokens=min(400, context // 4), buckets=(128, 512), chunk=16,
+    )  # fmt: skip
+    env, evaluation = use("search_r1", max_turns=4), Evaluation(samples=4)
+    return Config(model=Model(name=model), env=env, retriever=use("bm25"), rollout=rollout, evaluation=evaluation)
 
 
 def with_model(settings: Config, model: str) -> Config:
@@ -119,10 +99,9 @@ def too_few(asked: Mapping[str, Sequence[Query]], limit: int | None) -> list[str
 
 def split_in_words(settings: Config, part: str, limit: int | None) -> str:
     share = settings.data.train_share
-    whole = (
-        "all" if part == "all" else f"SHA-256 of the id from the share {share:g} on (what lies below is for training)"
-    )
-    return whole + ("" if limit is None else f"; of each set the first {limit} by that hash")
+    dealt = f"SHA-256 of the id from the share {share:g} on (what lies below is for training)"
+    first = "" if limit is None else f"; of each set the first {limit} by that hash"
+    return ("all" if part == "all" else dealt) + first
 
 
 def score(
@@ -131,8 +110,7 @@ def score(
     """Every figure of a suite: `sets`, and the `macro` average over those that have answers.
 
     `rows` are answers as answering.py writes them; a question without one is counted in `unanswered`. `verdict` is the
-    judge's, None without a judge. A set's `scores` each have `mean`, `low` and `high`; the last two are None for a
-    single question.
+    judge's, None without one. A set's `scores` each have `mean`, `low` and `high`, these two None for one question.
     """
     by_id = {(row["set"], row["id"]): row for row in rows}
     by_set, drawn = {}, {}
@@ -143,12 +121,8 @@ def score(
             if answered:
                 figures, drawn[set_name] = _figures(answered, verdict, number)
                 by_set[set_name] |= figures | {f"by_{g}": _table(answered, verdict, number, g) for g in GROUPS}
-    return {
-        "suite": name,
-        "sets": by_set,
-        "missing": dict(missing),
-        "macro": {"sets": len(drawn), "of": len(sets(name))} | _macro([by_set[s] for s in drawn], [*drawn.values()]),
-    }
+    macro = {"sets": len(drawn), "of": len(sets(name))} | _macro([by_set[s] for s in drawn], [*drawn.values()])
+    return {"suite": name, "sets": by_set, "missing": dict(missing), "macro": macro}
 
 
 def _figures(rows: Sequence[Row], verdict: Verdict | None, *key: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -161,16 +135,13 @@ def _figures(rows: Sequence[Row], verdict: Verdict | None, *key: int) -> tuple[d
     stops = [row["greedy"]["stop"] for row in rows]
     latencies = [row["greedy"]["latency_s"] for row in rows if row["greedy"]["latency_s"] is not None]
     return {
-        "questions": count,
-        "samples": len(rows[0]["samples"]),
-        "scores": scores,
+        "questions": count, "samples": len(rows[0]["samples"]), "scores": scores,
         "searches": float(np.mean([len(row["greedy"]["searched"]) for row in rows])),
         "tokens": float(np.mean([row["greedy"]["tokens"] for row in rows])),
-        "latency_s": float(np.mean(latencies)) if latencies else None,
-        "latency_questions": len(latencies),
+        "latency_s": float(np.mean(latencies)) if latencies else None, "latency_questions": len(latencies),
         "seconds": float(np.mean([row["seconds"] for row in rows])),
         "stops": {stop: stops.count(stop) for stop in sorted(set(stops))},
-    }, drawn
+    }, drawn  # fmt: skip
 
 
 def values(rows: Sequence[Row], verdict: Verdict | None = None) -> dict[str, np.ndarray]:
@@ -229,14 +200,10 @@ def _macro(sets_figures: Sequence[Mapping[str, Any]], drawn: Sequence[Mapping[st
     if not sets_figures:
         return {"scores": {}}
     few = min(figures["questions"] for figures in sets_figures)
-    scores = {
-        name: interval(
-            float(np.mean([figures["scores"][name]["mean"] for figures in sets_figures])),
-            np.mean([means[name] for means in drawn], axis=0),
-            few,
-        )
-        for name in sets_figures[0]["scores"]
-    }
+    scores = {}
+    for name in sets_figures[0]["scores"]:
+        mean = float(np.mean([figures["scores"][name]["mean"] for figures in sets_figures]))
+        scores[name] = interval(mean, np.mean([means[name] for means in drawn], axis=0), few)
     counts = {name: float(np.mean([figures[name] for figures in sets_figures])) for name in ("searches", "tokens")}
     return {"scores": scores} | counts
 
@@ -251,19 +218,17 @@ def format_table(scored: Mapping[str, Any]) -> str:
         lines += ["", *_rows(scored, sampled, ())]
     for set_name, figures in scored["sets"].items():
         if figures["unanswered"]:
-            lines.append(
-                f"{set_name}: {figures['unanswered']} of {figures['asked']} questions have no answer (faults of the "
-                "search or the engine) and are in no figure; the same command asks them again"
-            )
+            none = f"{figures['unanswered']} of {figures['asked']} questions have no answer"
+            why = "faults of the search or the engine"
+            lines.append(f"{set_name}: {none} ({why}) and are in no figure; the same command asks them again")
     lines += [f"{set_name} is missing: {why}" for set_name, why in scored["missing"].items()]
     judge = scored.get("judge")
     if judge and "refused" in judge:
         lines.append(f"the judge is not reported: {judge['refused']}")
     elif judge:
-        lines.append(
-            f"the judge {judge['model']} agrees with exact match on {judge['agreement_with_exact_match']:.3f} of "
-            f"{judge['judged']} answers; {judge['calls']} calls, {judge['cached']} verdicts from its cache"
-        )
+        agrees = f"agrees with exact match on {judge['agreement_with_exact_match']:.3f} of {judge['judged']} answers"
+        asked = f"{judge['calls']} calls, {judge['cached']} verdicts from its cache"
+        lines.append(f"the judge {judge['model']} {agrees}; {asked}")
     return "\n".join(lines)
 
 

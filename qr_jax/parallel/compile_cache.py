@@ -95,12 +95,10 @@ def machine() -> str:
     """A name for this kind of machine. jax's own key leaves out what a CPU can do, and a program may end in SIGILL on a
     CPU that can do less."""
     known = [platform.machine(), platform.processor()]
-    try:
+    with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         first = {line.split(":")[0].strip(): line for line in reversed(lines) if ":" in line}
         known += [first[name] for name in ("model name", "flags", "Features") if name in first]
-    except OSError:
-        pass
     return f"{platform.machine()}-{hashlib.sha256(repr(known).encode()).hexdigest()[:12]}"
 
 
@@ -119,8 +117,7 @@ class Mirror:
             new = [name for name in self._there if not (self.folder / name).exists()]
             # The time of its last use first: where a program has none, jax can make no room for others.
             for suffix in ("-atime", "-cache"):
-                names = [name for name in new if name.endswith(suffix)]
-                _copy(names, self.place, epath.Path(self.folder))
+                _copy([name for name in new if name.endswith(suffix)], self.place, epath.Path(self.folder))
             return sum(name.endswith("-cache") for name in new)
         return 0
 

@@ -38,18 +38,16 @@ def choose(asked: Kind | None, cfg: ModelConfig, rollout: config.Rollout, device
     if asked == "pod":
         heads = heads_of_pod(cfg, devices)
         if any(n % (devices // heads) for n in rows):
-            raise ValueError(
-                f"mesh.rollout='pod' cuts {cfg.kv_heads} key/value heads and an MLP of {cfg.mlp} into {heads}, so that "
-                f"{devices} devices are {devices // heads} groups, which do not divide slots, store of {rows}; set "
-                f"rollout.slots and store to multiples of {devices // heads}"
-            )
+            cut = f"mesh.rollout='pod' cuts {cfg.kv_heads} key/value heads and an MLP of {cfg.mlp} into {heads}"
+            groups = f"{devices} devices are {devices // heads} groups, which do not divide slots, store of {rows}"
+            todo = f"set rollout.slots and store to multiples of {devices // heads}"
+            raise ValueError(f"{cut}, so that {groups}; {todo}")
     fits = {"heads": not (cfg.kv_heads % devices or cfg.mlp % devices), "slots": not any(n % devices for n in rows)}
     if asked in fits and not fits[asked]:
         dealt = {"heads": f"{cfg.kv_heads} key/value heads and an MLP of {cfg.mlp}", "slots": f"slots, store of {rows}"}
-        raise ValueError(
-            f"mesh.rollout={asked!r} deals {dealt[asked]} over a host's {devices} devices, which do not divide them; "
-            "set mesh.rollout=one" + (" or slots" if asked == "heads" else ", or rollout.slots and store to multiples")
-        )
+        todo = " or slots" if asked == "heads" else ", or rollout.slots and store to multiples"
+        deals = f"mesh.rollout={asked!r} deals {dealt[asked]} over a host's {devices} devices"
+        raise ValueError(f"{deals}, which do not divide them; set mesh.rollout=one{todo}")
     if asked or devices == 1 or platform == "cpu":
         return asked or "one"
     return "heads" if fits["heads"] else "slots" if fits["slots"] else "one"
@@ -90,6 +88,11 @@ def by_hosts(mesh: Mesh, kind: Kind) -> Mesh:
     return Mesh(np.array(hosts).reshape(shape), ("host", *AXES), axis_types=(AxisType.Auto,) * 3)
 
 
+def in_the_order_of(on: Mesh, mesh: Mesh) -> Mesh:
+    """The mesh with its devices in the order of `on`."""
+    return Mesh(on.devices.reshape(mesh.devices.shape), mesh.axis_names, axis_types=mesh.axis_types)
+
+
 def layout(mesh: Mesh, shapes: Laid) -> Laid:
     """Where each laid array goes: a NamedSharding in its place. `mesh` has an axis `heads`."""
     whole = NamedSharding(mesh, PartitionSpec())
@@ -98,16 +101,12 @@ def layout(mesh: Mesh, shapes: Laid) -> Laid:
         even = leaf.shape[dimension] % mesh.shape["heads"] == 0
         return NamedSharding(mesh, PartitionSpec(*(None,) * dimension, "heads")) if even else whole
 
-    return replace(
-        shapes,
-        embed=cut(0, shapes.embed),
-        head=None if shapes.head is None else cut(0, shapes.head),
-        norm=whole,
-        layers=tuple(
-            {name: cut(CUT[name], leaf) if name in CUT else whole for name, leaf in layer.items()}
-            for layer in shapes.layers
-        ),
-    )
+    def of_layer(layer: Any) -> dict[str, NamedSharding]:
+        return {name: cut(CUT[name], leaf) if name in CUT else whole for name, leaf in layer.items()}
+
+    head = None if shapes.head is None else cut(0, shapes.head)
+    layers = tuple(map(of_layer, shapes.layers))
+    return replace(shapes, embed=cut(0, shapes.embed), head=head, norm=whole, layers=layers)
 
 
 @functools.cache
@@ -127,7 +126,7 @@ def hand_over(params: Any, cfg: ModelConfig, compute: str, mesh: Mesh, kind: Kin
         return program(cfg, compute, pod_mesh(mesh, cfg))(params)
     on, me = by_hosts(mesh, kind), jax.process_index()
     if list(on.devices.flat) != list(mesh.devices.flat):  # jit takes arrays of one order of devices only
-        ordered = Mesh(on.devices.reshape(mesh.devices.shape), mesh.axis_names, axis_types=mesh.axis_types)
+        ordered = in_the_order_of(on, mesh)
         params = jax.device_put(params, jax.tree.map(lambda leaf: NamedSharding(ordered, leaf.sharding.spec), params))
     local = local_mesh(kind, of_host(mesh, me))
 

@@ -18,33 +18,21 @@ AXES = ("data", "fsdp", "tensor")
 ROWS = ("data", "fsdp")  # the rows of a batch are dealt over both
 
 RULES: Mapping[str, str | None] = {
-    "vocabulary": "tensor",
+    **dict.fromkeys(("vocabulary", "heads", "key/value heads", "mlp"), "tensor"),
     "width": "fsdp",
-    "heads": "tensor",
-    "key/value heads": "tensor",
-    "mlp": "tensor",
-    "layers": None,
-    "head size": None,
-    "norm": None,
+    **dict.fromkeys(("layers", "head size", "norm"), None),
 }
 
 DIMENSIONS: Mapping[str, tuple[str, ...]] = {
-    "embed": ("vocabulary", "width"),
-    "head": ("vocabulary", "width"),
+    **dict.fromkeys(("embed", "head"), ("vocabulary", "width")),
     "norm": ("norm",),
-    "attn_norm": ("layers", "norm"),
-    "mlp_norm": ("layers", "norm"),
-    "q_norm": ("layers", "norm"),
-    "k_norm": ("layers", "norm"),
+    **dict.fromkeys(("attn_norm", "mlp_norm", "q_norm", "k_norm"), ("layers", "norm")),
     "q": ("layers", "width", "heads", "head size"),
-    "k": ("layers", "width", "key/value heads", "head size"),
-    "v": ("layers", "width", "key/value heads", "head size"),
+    **dict.fromkeys(("k", "v"), ("layers", "width", "key/value heads", "head size")),
     "o": ("layers", "heads", "head size", "width"),
     "q_bias": ("layers", "heads", "head size"),
-    "k_bias": ("layers", "key/value heads", "head size"),
-    "v_bias": ("layers", "key/value heads", "head size"),
-    "gate": ("layers", "width", "mlp"),
-    "up": ("layers", "width", "mlp"),
+    **dict.fromkeys(("k_bias", "v_bias"), ("layers", "key/value heads", "head size")),
+    **dict.fromkeys(("gate", "up"), ("layers", "width", "mlp")),
     "down": ("layers", "mlp", "width"),
 }
 
@@ -65,11 +53,9 @@ def emulate(devices: int | None, *, processes: int = 1) -> None:
     try:
         jax.config.update("jax_num_cpu_devices", own)
     except RuntimeError as error:  # jax's backend has started: it gets no more devices
-        if jax.local_device_count() < own:
-            raise ValueError(
-                f"mesh.devices={devices} wants {own} devices in this process, but jax started with "
-                f"{jax.local_device_count()}; call emulate before the first jax operation"
-            ) from error
+        if (has := jax.local_device_count()) < own:
+            wants = f"mesh.devices={devices} wants {own} devices in this process, but jax started with {has}"
+            raise ValueError(f"{wants}; call emulate before the first jax operation") from error
 
 
 def make_mesh(settings: config.Mesh) -> Mesh:
@@ -84,16 +70,13 @@ def make_mesh(settings: config.Mesh) -> Mesh:
     if min(sizes) < 1:
         raise ValueError(f"mesh axes data, fsdp, tensor are {sizes}; each must be at least 1")
     if wanted > len(devices):
-        raise ValueError(
-            f"mesh.devices={wanted}, but this run has {len(devices)} ({devices[0].platform}); "
-            "set mesh.devices to that number or less and mesh.data, mesh.fsdp, mesh.tensor to match"
-        )
+        todo = "set mesh.devices to that number or less and mesh.data, mesh.fsdp, mesh.tensor to match"
+        raise ValueError(f"mesh.devices={wanted}, but this run has {len(devices)} ({devices[0].platform}); {todo}")
     product = int(np.prod(sizes))
     if product != wanted:
-        raise ValueError(
-            f"mesh.data={sizes[0]} x mesh.fsdp={sizes[1]} x mesh.tensor={sizes[2]} is {product} devices, but "
-            f"{wanted} are to be used; set mesh.devices={product}, or axes whose product is {wanted}"
-        )
+        axes = f"mesh.data={sizes[0]} x mesh.fsdp={sizes[1]} x mesh.tensor={sizes[2]} is {product} devices"
+        todo = f"set mesh.devices={product}, or axes whose product is {wanted}"
+        raise ValueError(f"{axes}, but {wanted} are to be used; {todo}")
     return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices[:wanted])
 
 
@@ -131,11 +114,11 @@ def shardings(mesh: Mesh, tree: Any) -> Any:
 
 def abstract(mesh: Mesh, tree: Any) -> Any:
     """The tree (arrays or shapes) as jax.ShapeDtypeStructs laid over this mesh: what `Checkpoints.restore` takes."""
-    return jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        tree,
-        shardings(mesh, tree),
-    )
+
+    def laid(leaf: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    return jax.tree.map(laid, tree, shardings(mesh, tree))
 
 
 def spread(tree: Any, layout: Any) -> Any:

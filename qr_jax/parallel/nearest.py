@@ -51,15 +51,10 @@ def lay_out(read: Read, count: int, devices: Sequence[Any]) -> Rows:
 
 
 def _part(read: Read, count: int, share: int, at: int, device: Any) -> tuple[jax.Array, jax.Array | None]:
-    start, stop = min(at * share, count), min((at + 1) * share, count)
-    vectors, scale = read(start, stop)
-    padded = np.zeros((share, vectors.shape[1]), vectors.dtype)
-    padded[: stop - start] = vectors
-    if scale is None:
-        return jax.device_put(padded, device), None
-    factors = np.zeros(share, np.float32)
-    factors[: stop - start] = scale
-    return jax.device_put(padded, device), jax.device_put(factors, device)
+    vectors, scale = read(min(at * share, count), min((at + 1) * share, count))
+    rest = share - len(vectors)
+    padded = jax.device_put(np.pad(vectors, ((0, rest), (0, 0))), device)
+    return padded, None if scale is None else jax.device_put(np.pad(scale, (0, rest)), device)
 
 
 def nearest(rows: Rows, query_BD: Any, k: int, *, recall_target: float | None = None) -> tuple[np.ndarray, np.ndarray]:

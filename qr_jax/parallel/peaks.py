@@ -3,7 +3,7 @@
 import functools
 import resource
 import sys
-import time
+import timeit
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -83,9 +83,4 @@ def _measure(compute: str) -> Peak:
 
 def _best_s(work: Callable[[], object]) -> float:
     work()  # compiles
-    times = []
-    for _ in range(GOES):
-        start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
-    return min(times)
+    return min(timeit.repeat(work, number=1, repeat=GOES))

@@ -12,6 +12,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from qr_jax.parallel.mesh import AXES
 from qr_jax.planning import hlo
 
+NO_LIBTPU = "planning for a TPU needs libtpu, which runs without one: pip install libtpu, or pip install 'qr_jax[tpu]'"
 # What a process must have in its environment from its start, so that libtpu does not look for the machine it is on.
 ENVIRONMENT = {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost"}
 ENVIRONMENT |= {"TPU_ACCELERATOR_TYPE": "v5litepod-1"}  # any: the topology that is asked for decides
@@ -44,20 +45,16 @@ def devices(topology: str) -> list[Any]:
 
     Raises ValueError for a name that libtpu does not know, and where libtpu is not installed.
     """
-    _, _, layout = topology.partition(":")
-    sizes = layout.split("x")
-    if not all(size.isdigit() for size in sizes):
-        raise ValueError(
-            f"topology {topology!r} is not a generation and a layout, such as v5e:4x4, v5p:2x2x2 or v6e:1x1"
-        )
+    layout = topology.partition(":")[2]
+    if not all(size.isdigit() for size in layout.split("x")):
+        wanted = "a generation and a layout, such as v5e:4x4, v5p:2x2x2 or v6e:1x1"
+        raise ValueError(f"topology {topology!r} is not {wanted}")
     alone = {"chips_per_host_bounds": ONE_HOST[layout]} if layout in ONE_HOST else {}
     try:
         return list(topologies.get_topology_desc(topology, platform="tpu", **alone).devices)
     except RuntimeError as error:
         if "not installed" in str(error):
-            raise ValueError(
-                "compiling for a TPU needs libtpu, which runs without one: pip install libtpu, or 'qr_jax[tpu]'"
-            ) from error
+            raise ValueError(NO_LIBTPU) from error
         raise ValueError(f"libtpu gives no topology {topology!r}: {str(error).splitlines()[0]}") from error
 
 
@@ -79,13 +76,8 @@ def compiled(lowered: jax.stages.Lowered) -> Program:
     compile_s = time.perf_counter() - start
     text, memory = program.as_text(), program.memory_analysis()
     assert text is not None and memory is not None, "XLA says both of a program that it has compiled"
-    results = memory.output_size_in_bytes - memory.alias_size_in_bytes
+    given, results = memory.argument_size_in_bytes, memory.output_size_in_bytes - memory.alias_size_in_bytes
     return Program(
-        text=text,
-        cost=hlo.cost(text),
-        argument_bytes=memory.argument_size_in_bytes,
-        temporary_bytes=memory.temp_size_in_bytes,
-        result_bytes=results,
-        peak_bytes=max(memory.peak_memory_in_bytes, memory.argument_size_in_bytes + results),
-        compile_s=compile_s,
-    )
+        text, hlo.cost(text), argument_bytes=given, temporary_bytes=memory.temp_size_in_bytes, result_bytes=results,
+        peak_bytes=max(memory.peak_memory_in_bytes, given + results), compile_s=compile_s,
+    )  # fmt: skip

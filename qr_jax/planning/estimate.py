@@ -86,16 +86,12 @@ def phases(held: Mapping[str, int], own: Mapping[str, int]) -> dict[str, int]:
 def refusal(by_phase: Mapping[str, int], hbm_bytes: int) -> str | None:
     """Why a config does not fit: the program that needs most, its bytes, the limit, what to change. None: it fits."""
     name = max(by_phase, key=lambda phase: by_phase[phase])
-    if by_phase[name] <= hbm_bytes:
-        return None
-    return too_large(name, by_phase[name], hbm_bytes)
+    return too_large(name, by_phase[name], hbm_bytes) if by_phase[name] > hbm_bytes else None
 
 
 def too_large(name: str, found_bytes: int, hbm_bytes: int) -> str:
-    return (
-        f"{name} needs {found_bytes / GIB:.2f} GiB a chip (with what is resident then), and a chip has "
-        f"{hbm_bytes / GIB:.2f} GiB: {CAUSES[name]}"
-    )
+    needs = f"{name} needs {found_bytes / GIB:.2f} GiB a chip (with what is resident then)"
+    return f"{needs}, and a chip has {hbm_bytes / GIB:.2f} GiB: {CAUSES[name]}"
 
 
 def most_that_fits(
@@ -104,8 +100,7 @@ def most_that_fits(
     """The largest size, a multiple of `step` up to `end`, whose bytes stay within `limit`; {"found", "tried"}.
 
     Memory is nearly a line in the size: `need(size)` (a compile) is asked at twice or half the first size, then where
-    the line meets the limit, at most `tries` times. What is found was compiled; 0 where nothing that was tried fits.
-    `tried`: size -> bytes.
+    the line meets the limit, at most `tries` times. What is found was compiled, or is 0; `tried`: size -> bytes.
     """
     points = {size: found_bytes}
     for _ in range(tries):
@@ -160,37 +155,26 @@ def load(settings: Mapping[str, Any], *, hosts: int, slots: int, call_tokens: in
     pool, learner = settings["pool"], settings["learner"]
     drawn = pool["queries"] * pool["oversample"]
     tokens = EPISODE_SHARE * settings["rollout"]["context_tokens"]
+    trained = (drawn if learner["keep_dead"] else pool["queries"]) * pool["samples"]
     return Load(
-        episodes=drawn * pool["samples"],
-        trained=(drawn if learner["keep_dead"] else pool["queries"]) * pool["samples"],
-        episode_tokens=tokens,
-        sampled_tokens=SAMPLED_SHARE * tokens,
-        hosts=hosts,
-        slots=slots,
-        call_tokens=call_tokens,
-        row_tokens=learner["rows"] * learner["row_tokens"],
-        micro=micro,
-        updates=learner["updates"],
-    )
+        episodes=drawn * pool["samples"], trained=trained, episode_tokens=tokens, sampled_tokens=SAMPLED_SHARE * tokens,
+        hosts=hosts, slots=slots, call_tokens=call_tokens, row_tokens=learner["rows"] * learner["row_tokens"],
+        micro=micro, updates=learner["updates"],
+    )  # fmt: skip
 
 
 def step(programs: Mapping[str, Mapping[str, Any]], on: Chip, what: Load) -> dict[str, float]:
     """Seconds of a step's parts, `rollout` (decode and prefill), `learner` and `hand_over`, and of the whole.
 
-    Each part is bound by what takes longest, matrix unit, HBM or links. Searches, rewards, checkpoints, evaluation and
-    the host's own work are not in it.
+    Each part is bound by the slowest of matrix unit, HBM and links. `assumptions` says what is not in it.
     """
     bound = {name: max(seconds(program, on).values()) for name, program in programs.items()}
     here = math.ceil(what.episodes / what.hosts)
     decode_steps = math.ceil(here * what.sampled_tokens / (what.slots * BUSY_SHARE))
     calls = math.ceil(here * (what.episode_tokens - what.sampled_tokens) / what.call_tokens)
     used = math.ceil(what.trained * what.episode_tokens / (what.row_tokens * PACKED_SHARE))
-    parts = {
-        "decode": decode_steps * bound["decode"],
-        "prefill": calls * bound["prefill"],
-        "learner": bound["train"] * min(used, what.micro) / what.micro,
-        "hand_over": bound["hand_over"],
-    }
+    parts = {"decode": decode_steps * bound["decode"], "prefill": calls * bound["prefill"]}
+    parts |= {"learner": bound["train"] * min(used, what.micro) / what.micro, "hand_over": bound["hand_over"]}
     rollout = parts["decode"] + parts["prefill"]
     return {"rollout": rollout, **parts, "step": rollout + parts["learner"] + parts["hand_over"]}
 

@@ -60,13 +60,9 @@ def cost(text: str) -> Cost:
     computations, entry = hlo_text.parse(text)
     tally = _Walk(computations).run(entry)
     return Cost(
-        flops=tally.flops,
-        bytes_accessed=sum(tally.moved.values()),
-        collectives=dict(tally.collectives),
-        kernels=dict(tally.kernels),
-        bytes_by=dict(tally.moved.most_common()),
-        unbounded=tuple(sorted(tally.unbounded)),
-    )
+        tally.flops, sum(tally.moved.values()), dict(tally.collectives), dict(tally.kernels),
+        bytes_by=dict(tally.moved.most_common()), unbounded=tuple(sorted(tally.unbounded)),
+    )  # fmt: skip
 
 
 def largest_arrays(text: str) -> list[tuple[Array, str]]:

@@ -10,10 +10,7 @@ STATE = ((("state", None, 0),),)  # what is known of a condition's or a body's o
 
 
 def trips(computations: dict[str, Computation], here: Computation, loop: Instruction) -> int | None:
-    """Trips of a loop, at most; None when neither the compiler nor the condition says.
-
-    With `i < n and more(state)` that is the count that `i < n` allows.
-    """
+    """Trips of a loop, at most (`i < n and more(state)` is `i < n`); None where neither compiler nor condition says."""
     if known := loop.attribute(r'"known_trip_count":\{"n":"(\d+)"'):
         return int(known)
     condition, body = (computations[loop.attribute(rf"{part}=%([\w.\-]+)") or ""] for part in ("condition", "body"))

@@ -36,9 +36,7 @@ def plan(
     missing, or a topology or the model's shape is not known.
     """
     if importlib.util.find_spec("libtpu") is None:
-        raise ValueError(
-            "planning for a TPU needs libtpu, which runs without one: pip install 'qr_jax[tpu]', or libtpu alone"
-        )
+        raise ValueError(ahead.NO_LIBTPU)
     asked = {"config": to_json(config), "search": search}
     found = {topology: in_a_process({**asked, "topology": topology}, say) for topology in topologies}
     for one in found.values():
@@ -83,22 +81,17 @@ def format_plan(topology: str, found: Mapping[str, Any]) -> str:
     lines += [f"  {found['layout']}", "", *_table(found)]
     kernels = sum(found[name]["kernel_flops"] for name in PROGRAMS) / 1e9
     lines += [f"  one run on one chip; GFLOP with {kernels:.2f} of attention kernels, which HLO does not count", ""]
-    for title, sizes in (
-        (f"GiB a chip while each runs, of {_gib(found['hbm_bytes'])}", found["memory_by_phase"]),
-        ("resident of that", found["resident"]),
-    ):
+    whole = f"GiB a chip while each runs, of {_gib(found['hbm_bytes'])}"
+    for title, sizes in ((whole, found["memory_by_phase"]), ("resident of that", found["resident"])):
         lines.append(f"  {title}: " + ", ".join(f"{name} {_gib(size)}" for name, size in sizes.items()))
     lines += [f"  {verdict}", ""]
     for name, most in found["largest"].items():
         tried = ", ".join(f"{size}: {_gib(needed)}" for size, needed in most["tried"].items())
         lines.append(f"  largest {name} that fits, all else as it is: {most['found']} (GiB by size: {tried})")
     lines += _times(found)
-    started = found["rollout_programs"]
-    lines.append(
-        f"  {found['compiles']} programs compiled in {found['compile_s']:.0f} s; a run compiles {started['decode']} of "
-        f"decode and {started['prefill']} of prefill before its first rollout, the longest like these"
-    )
-    return "\n".join(lines)
+    started = "{decode} of decode and {prefill} of prefill".format(**found["rollout_programs"])
+    done = f"{found['compiles']} programs compiled in {found['compile_s']:.0f} s"
+    return "\n".join([*lines, f"  {done}; a run compiles {started} before its first rollout, the longest like these"])
 
 
 def _gib(size: float) -> str:
@@ -107,9 +100,8 @@ def _gib(size: float) -> str:
 
 def _table(found: Mapping[str, Any]) -> list[str]:
     """The programs: memory of each by itself, work and collectives of one run of it on one chip."""
-    rows: list[tuple[str, ...]] = [
-        ("program", "peak GiB", "arguments", "GFLOP", "GB of HBM", "least", "collectives, GB", "compiled in")
-    ]
+    heads = ("program", "peak GiB", "arguments", "GFLOP", "GB of HBM", "least", "collectives, GB", "compiled in")
+    rows: list[tuple[str, ...]] = [heads]
     for name in PROGRAMS:
         one = found[name]
         moved = ", ".join(f"{kind} {size / 1e9:.2f}" for kind, size in sorted(one["collectives"].items())) or "none"

@@ -41,10 +41,7 @@ def refused_bytes(text: str) -> int | None:
     "... (17.22G) exceeds available HBM (15.75G)" or "Used 17.22G of 15.75G hbm".
     """
     found = re.search(r"\(([\d.]+)([KMG])\) exceeds available HBM|Used ([\d.]+)([KMG]) of [\d.]+[KMG] hbm", text)
-    if not found:
-        return None
-    number, unit = found.groups()[:2] if found[1] else found.groups()[2:]
-    return int(float(number) * UNITS[unit])
+    return int(float(found[1] or found[3]) * UNITS[found[2] or found[4]]) if found else None
 
 
 class Compiler:
@@ -91,10 +88,9 @@ def examine(settings: Config, topology: str, *, search: bool, say: Callable[[str
     try:
         compile_all(programs, compiler, made)
     except TooLarge as error:
-        needed = error.needed_bytes
-        reason = estimate.too_large(error.name, needed, limits.hbm_bytes)
         about |= {name: figures(programs, name, program, {}) for name, program in made.items()}
-        return about | {"reason": reason, "peak_bytes_per_chip": needed, "compile_s": compiler.compile_s}
+        about |= {"reason": estimate.too_large(error.name, error.needed_bytes, limits.hbm_bytes)}
+        return about | {"peak_bytes_per_chip": error.needed_bytes, "compile_s": compiler.compile_s}
     held = resident(programs, made)
     by_phase = estimate.phases(held, own(made, held, programs.reordered))
     found = {name: figures(programs, name, program, held) for name, program in made.items()}
@@ -115,11 +111,10 @@ def wrong_mesh(mesh: config.Mesh, topology: str, chips: int) -> str | None:
     product = mesh.data * mesh.fsdp * mesh.tensor
     if product == chips and mesh.devices in (None, chips):
         return None
-    return (
-        f"mesh.data={mesh.data} x mesh.fsdp={mesh.fsdp} x mesh.tensor={mesh.tensor} is {product} chips"
-        f"{f' (mesh.devices={mesh.devices})' if mesh.devices else ''}, and {topology} has {chips}: set mesh.fsdp="
-        f"{max(chips // (mesh.data * mesh.tensor), 1)}, or name another topology"
-    )
+    sizes = f"mesh.data={mesh.data} x mesh.fsdp={mesh.fsdp} x mesh.tensor={mesh.tensor} is {product} chips"
+    sizes += f" (mesh.devices={mesh.devices})" if mesh.devices else ""
+    todo = f"set mesh.fsdp={max(chips // (mesh.data * mesh.tensor), 1)}, or name another topology"
+    return f"{sizes}, and {topology} has {chips}: {todo}"
 
 
 def compile_all(programs: Programs, compiler: Compiler, made: dict[str, ahead.Program]) -> None:
@@ -170,18 +165,13 @@ def figures(programs: Programs, name: str, program: ahead.Program, held: Mapping
     times = programs.config.rollout.chunk if name == "decode" else 1
     kernels = kernel_flops(programs, program)
     return {
-        "per": PER[name],
-        "peak_bytes": program.peak_bytes,
-        "argument_bytes": program.argument_bytes,
-        "temporary_bytes": program.temporary_bytes,
-        "flops": (program.cost.flops + kernels) // times,
-        "kernel_flops": kernels // times,
-        "bytes_accessed": program.cost.bytes_accessed // times,
+        "per": PER[name], "peak_bytes": program.peak_bytes, "argument_bytes": program.argument_bytes,
+        "temporary_bytes": program.temporary_bytes, "flops": (program.cost.flops + kernels) // times,
+        "kernel_flops": kernels // times, "bytes_accessed": program.cost.bytes_accessed // times,
         "bytes_least": least(programs, name, held),
         "collectives": {kind: size // times for kind, size in program.cost.collectives.items()},
-        "compile_s": program.compile_s,
-        "loops_without_bound": list(program.cost.unbounded),
-    }
+        "compile_s": program.compile_s, "loops_without_bound": list(program.cost.unbounded),
+    }  # fmt: skip
 
 
 def least(programs: Programs, name: str, held: Mapping[str, int]) -> int:
@@ -234,11 +224,8 @@ def largest(
 ) -> dict[str, dict[str, Any]]:
     """The largest learner.rows and rollout.slots that fit, all else as the config has it."""
     settings, shards = programs.config, meshes.row_shards(programs.mesh)
-    of, by_phase, others = (
-        settings.pool,
-        estimate.phases(held, own(made, held, programs.reordered)),
-        own(made, held, programs.reordered),
-    )
+    of, others = settings.pool, own(made, held, programs.reordered)
+    by_phase = estimate.phases(held, others)
 
     def rows_need(rows: int) -> int:
         program = compiler("train", programs.train, rows)
@@ -264,12 +251,10 @@ def largest(
     drawn = of.queries * of.oversample * of.samples
     rows_end = -(-programs.episodes // shards) * shards  # a row an episode
     slots_end = -(-drawn // programs.rollouts // programs.slot_step) * programs.slot_step  # a slot an episode
-    return {
-        "learner.rows": most(settings.learner.rows, by_phase["train"], rows_need, step=shards, end=rows_end),
-        "rollout.slots": most(
-            settings.rollout.slots, max(by_phase.values()), slots_need, step=programs.slot_step, end=slots_end
-        ),
-    }
+    rows = most(settings.learner.rows, by_phase["train"], rows_need, step=shards, end=rows_end)
+    step, fullest = programs.slot_step, max(by_phase.values())
+    slots = most(settings.rollout.slots, fullest, slots_need, step=step, end=slots_end)
+    return {"learner.rows": rows, "rollout.slots": slots}
 
 
 def main() -> None:

@@ -42,10 +42,7 @@ class Slice:
 
 
 def slice_of(topology: str) -> Slice:
-    """A slice's chips by its name, as in "v5e:4x4".
-
-    Those of a host are asked for as a slice of their own: libtpu compiles for whole slices only.
-    """
+    """A slice's chips ("v5e:4x4"); those of a host are a slice of their own: libtpu compiles for whole slices only."""
     chips = ahead.devices(topology)
     hosts = {chip.process_index for chip in chips}
     if len(hosts) == 1:
@@ -103,9 +100,8 @@ class Programs:
         """What learner.make gives on the slice's mesh, and the shapes of a batch as step/batch.py packs it."""
         config, samples = self.config, self.samples
         settings, updates = replace(config.learner, rows=rows), config.train.steps * config.learner.updates
-        made = learner.make(
-            self.cfg, config.model, settings, self.mesh, steps=updates, temperature=config.rollout.temperature
-        )
+        temperature = config.rollout.temperature
+        made = learner.make(self.cfg, config.model, settings, self.mesh, steps=updates, temperature=temperature)
         none = grading.joined((), samples, plugins.constants("reward", config.reward.name).get("TURNS"))
         queries, row_tokens = self.episodes // samples, settings.row_tokens
         host = pack.pack([], none, rows=rows, row_tokens=row_tokens, queries=queries, samples=samples)
@@ -161,19 +157,16 @@ class Programs:
         numbers = [((slots,), jnp.int32)] * 3  # pending, used, room
         rest = [((slots, 2), jnp.uint32), ((self.cfg.vocab,), jnp.bool_), ((), jnp.float32)]  # keys, stops, temperature
         given = [jax.ShapeDtypeStruct(*shape) for shape in (*numbers, *rest)]
-        return jitted.decode.lower(
-            shapes["laid"], shapes["slots"], *given, cfg=self.cfg, chunk=self.config.rollout.chunk,
-            sampling=rows.sampling, mesh=self.local,
-        )  # fmt: skip
+        how = {"cfg": self.cfg, "chunk": self.config.rollout.chunk, "sampling": rows.sampling, "mesh": self.local}
+        return jitted.decode.lower(shapes["laid"], shapes["slots"], *given, **how)
 
     def prefill(self, slots: int) -> jax.stages.Lowered:
         """The largest call that puts known tokens into the cache, looking at rows of full length."""
         rows, shapes = self.rows(slots)
         tiles, tile = rows.call_sizes[-1], self.config.rollout.tile
         given = [jax.ShapeDtypeStruct((tiles, *more), jnp.int32) for more in ((), (tile,), (), ())]
-        return jitted.append.lower(
-            shapes["laid"], shapes["store"], *given, cfg=self.cfg, view=rows.views[-1], mesh=self.local
-        )
+        how = {"cfg": self.cfg, "view": rows.views[-1], "mesh": self.local}
+        return jitted.append.lower(shapes["laid"], shapes["store"], *given, **how)
 
     @property
     def reordered(self) -> bool:
@@ -189,9 +182,7 @@ class Programs:
         """The learner's parameters laid out for rollouts, on every host: one program on the whole slice."""
         on = self.laid_over
         params = self.learner(self.config.learner.rows)[0].abstract.params
-        ordered = Mesh(
-            on.devices.reshape(self.mesh.devices.shape), self.mesh.axis_names, axis_types=self.mesh.axis_types
-        )
+        ordered = host_local.in_the_order_of(on, self.mesh)
         params = jax.tree.map(lambda leaf: _shape(leaf, NamedSharding(ordered, leaf.sharding.spec)), params)
         return host_local.program(self.cfg, self.config.model.compute, on).lower(params)
 

@@ -21,15 +21,11 @@ def check_program(settings: config.Config) -> None:
     first, first_code = every[0]
     for process, (theirs, their_code) in enumerate(every):
         if differ := differences(first, theirs):
-            raise ValueError(
-                f"process {process} was started with other settings ({'; '.join(differ)}) than process 0 ('there'); "
-                "start the same command on all hosts"
-            )
+            other = f"other settings ({'; '.join(differ)}) than process 0 ('there')"
+            raise ValueError(f"process {process} was started with {other}; start the same command on all hosts")
         if their_code != first_code:
-            raise ValueError(
-                f"process {process} runs other code ({their_code}) than process 0 ({first_code}); install the same "
-                "qr_jax and the same versions on all hosts"
-            )
+            todo = "install the same qr_jax and the same versions on all hosts"
+            raise ValueError(f"process {process} runs other code ({their_code}) than process 0 ({first_code}); {todo}")
 
 
 def check(**values: Any) -> None:
@@ -37,9 +33,8 @@ def check(**values: Any) -> None:
     every = hosts.gather(values)
     for process, theirs in enumerate(every):
         if differ := [name for name in values if theirs[name] != every[0][name]]:
-            raise ValueError(
-                f"process {process} differs from process 0 in its {' and '.join(differ)}; give all hosts the same files"
-            )
+            what = " and ".join(differ)
+            raise ValueError(f"process {process} differs from process 0 in its {what}; give all hosts the same files")
 
 
 @functools.cache

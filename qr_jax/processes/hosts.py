@@ -112,10 +112,8 @@ def assert_same(digest: str, what: str) -> None:
     digests = gather(digest)
     if len(set(digests)) > 1:
         each = ", ".join(f"process {process}: {theirs}" for process, theirs in enumerate(digests))
-        raise RuntimeError(
-            f"processes disagree about {what} ({each}); they must run the same code, config and data: "
-            "stop the run and resume from its last checkpoint"
-        )
+        todo = "they must run the same code, config and data: stop the run and resume from its last checkpoint"
+        raise RuntimeError(f"processes disagree about {what} ({each}); {todo}")
 
 
 def _check_places(at: np.ndarray, what: str, total: int | None = None) -> None:

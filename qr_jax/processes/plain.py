@@ -41,9 +41,8 @@ def split(value: Any) -> tuple[Any, dict[str, np.ndarray]]:
             if strange:
                 raise ValueError(f"{way or 'the value'} has the key {strange[0]!r}; give strings other than {ARRAY!r}")
             return {key: walk(item, f"{way}.{key}" if way else key) for key, item in part.items()}
-        raise ValueError(
-            f"{way or 'the value'} is a {type(part).__name__}; give a dict, list, string, number, bool, None or array"
-        )
+        found = f"{way or 'the value'} is a {type(part).__name__}"
+        raise ValueError(f"{found}; give a dict, list, string, number, bool, None or array")
 
     return walk(value, ""), arrays
 
@@ -89,13 +88,8 @@ def episode_from_plain(plain: Mapping[str, Any]) -> Episode:
     """The episode of `episode_to_plain`; tuples inside a query's `meta` have become lists."""
     query = plain["query"]
     query = {**query, "answers": tuple(query["answers"]), "entities": tuple(query["entities"])}
-    turns = tuple(
-        Turn(
-            turn["author"],
-            turn["text"],
-            tuple(turn["queries"]),
-            tuple(tuple(Passage(**passage) for passage in passages) for passages in turn["passages"]),
-        )
-        for turn in plain["turns"]
-    )
-    return Episode(**{**plain, "query": Query(**query), "turns": turns})
+    turns = []
+    for turn in plain["turns"]:
+        passages = tuple(tuple(Passage(**passage) for passage in ranked) for ranked in turn["passages"])
+        turns.append(Turn(turn["author"], turn["text"], tuple(turn["queries"]), passages))
+    return Episode(**{**plain, "query": Query(**query), "turns": tuple(turns)})

@@ -90,11 +90,9 @@ def waiting(who: str, meet_s: float) -> Iterator[None]:
         while not met.wait(min(MEET_SAY_S, max(start + meet_s - time.monotonic(), 0.0))):
             waited_s = time.monotonic() - start
             if waited_s >= meet_s:
-                print(
-                    f"{who}: the other processes are not all there after {waited_s:.0f} s; is the command started on "
-                    "every host, and can they reach process 0? Start it again on all",
-                    file=sys.stderr, flush=True,
-                )  # fmt: skip
+                said = f"{who}: the other processes are not all there after {waited_s:.0f} s"
+                todo = "is the command started on every host, and can they reach process 0? Start it again on all"
+                print(f"{said}; {todo}", file=sys.stderr, flush=True)
                 os._exit(mistakes.LOST)
             print(f"{who}: waiting for the others for {waited_s:.0f} s", file=sys.stderr, flush=True)
 
@@ -141,7 +139,5 @@ def metadata(pauses_s: tuple[float, ...] = METADATA_PAUSES_S) -> str | None:
             time.sleep(pause_s)
     if isinstance(getattr(why, "reason", None), socket.gaierror):  # no Cloud TPU VM after all
         return None
-    raise OSError(
-        f"this machine has TPU chips, and {METADATA} does not say how many hosts the slice has ({why}); try again, "
-        "or set TPU_SKIP_MDS_QUERY=1 where this is no Cloud TPU VM"
-    )
+    silent = f"this machine has TPU chips, and {METADATA} does not say how many hosts the slice has ({why})"
+    raise OSError(f"{silent}; try again, or set TPU_SKIP_MDS_QUERY=1 where this is no Cloud TPU VM")

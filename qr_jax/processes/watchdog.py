@@ -121,9 +121,8 @@ class Watchdog:
                 said = f"{_named(failed)} ended with an error, which its own output tells"
                 self._end(said, mistakes.WRONG if wrong else mistakes.LOST)
             if late:
-                self._end(
-                    f"{_named(late)} has not been heard of for {self.deadline_s:g} s: killed, or its host is gone"
-                )
+                silent = f"{_named(late)} has not been heard of for {self.deadline_s:g} s"
+                self._end(f"{silent}: killed, or its host is gone")
 
     def _wait(self) -> bool:
         """Wait POLL_S, or until the coordinator sends something or hangs up; returns whether to stop watching.
@@ -138,20 +137,16 @@ class Watchdog:
     def _connect(self) -> socket.socket | None:
         """A connection to the coordinator; None where it does not take one."""
         host, _, port = self.coordinator.rpartition(":")
-        try:
+        with contextlib.suppress(OSError):
             return socket.create_connection((host.strip("[]"), int(port)), timeout=self.deadline_s)
-        except OSError:
-            return None
 
     def _hung_up(self) -> bool:
         """Whether the coordinator has closed the connection and takes no other."""
         if self.line is None or not select.select([self.line], [], [], 0)[0]:
             return False
-        try:
+        with contextlib.suppress(OSError):
             if self.line.recv(4096):  # its greeting; we only listen
                 return False
-        except OSError:
-            pass
         self.line.close()
         self.line = self._connect()
         return self.line is None
@@ -162,10 +157,8 @@ class Watchdog:
             return
         again = "start the same command on all hosts again, and it goes on from the last checkpoint"
         hint = again if code == mistakes.LOST else "the same command would fail again"
-        print(
-            f"process {self.me} of {self.count}: {what}. This process ends with {code}; {hint}. Its threads were here:",
-            file=sys.stderr, flush=True,
-        )  # fmt: skip
+        told = f"process {self.me} of {self.count}: {what}. This process ends with {code}; {hint}"
+        print(f"{told}. Its threads were here:", file=sys.stderr, flush=True)
         faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
         if self.held is not None:
             print("this error was held back, because a lost process may have caused it:", file=sys.stderr)

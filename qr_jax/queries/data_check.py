@@ -1,11 +1,10 @@
 """What is in a file of questions or passages, and what is wrong with it: counts, errors and warnings by row number.
 
-An error is what training or searching would refuse the file for; a warning is what it would take, and its user should
-know.
+An error is what training or searching would refuse the file for; a warning what it takes, and its user should know.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -55,14 +54,17 @@ def check(file: str | Path, against: str | Path | None = None) -> Checked:
     (path,) = one_file(file)
     items, findings, schemas = _read(path)
     is_corpus = any(isinstance(item, Passage) for item in items.values())
-    findings += list(_repeated_ids(items)) + list(_passages(items) if is_corpus else _questions(items))
+    for name, rows in _grouped({number: item.id for number, item in items.items()}):
+        text = f"id {name!r} stands in {len(rows)} rows; {readers.UNIQUE}"
+        findings.append(Finding("error", "repeated id", text, rows))
+    findings += _passages(items) if is_corpus else _questions(items)
     if len(schemas) > 1:
         listed = ", ".join(f"{name} ({count})" for name, count in schemas.most_common())
         findings.append(Finding("warning", "mixed schemas", f"the rows have more than one schema: {listed}", ()))
     if not sum(schemas.values()) and not findings:
         findings.append(Finding("error", "no rows", "the file has no rows", ()))
     if against is not None:
-        findings += list(_overlap(items, one_file(against)[0]))
+        findings += _overlap(items, one_file(against)[0])
     name = schemas.most_common(1)[0][0] if schemas else "unknown"
     findings.sort(key=lambda one: (one.level, one.rows))
     return Checked(str(file), name, items, tuple(findings), _counts(items, schemas))
@@ -71,10 +73,8 @@ def check(file: str | Path, against: str | Path | None = None) -> Checked:
 def one_file(file: str | Path) -> list[Path]:
     found = readers.resolve(file)
     if not found:
-        raise ValueError(
-            f"{str(file)!r} is a question set, whose rows are checked when it is built; wanted one file, JSON lines or "
-            f"Parquet (`qr-jax data convert {file} OUT --to jsonl` writes the set to one)"
-        )
+        wanted = f"one file, JSON lines or Parquet (`qr-jax data convert {file} OUT --to jsonl` writes the set to one)"
+        raise ValueError(f"{str(file)!r} is a question set, whose rows are checked when it is built; wanted {wanted}")
     if found[0].is_dir():
         raise ValueError(f"{str(file)!r} is an index; check the files it was made of, one at a time")
     if len(found) > 1:
@@ -85,20 +85,20 @@ def one_file(file: str | Path) -> list[Path]:
 def _read(path: Path) -> tuple[dict[int, Query | Passage], list[Finding], Counter[str]]:
     """The rows that can be read, an error for each other, and how many rows have which schema."""
     items, findings, schemas = {}, [], Counter()
-    last = 0
+    number = 0
     try:
         for number, row in readers.attempts(path):
-            last = number
             try:
                 if isinstance(row, ValueError):
                     raise row
                 schemas[formats.schema(row)] += 1
-                items[number] = _item(row)
+                is_passage = formats.schema(row).endswith("corpus")
+                items[number] = parsing.passage_of(row) if is_passage else parsing.query_of(row)
             except ValueError as error:
                 kind = "empty golds" if _has_no_gold(row) else "unreadable row"
                 findings.append(Finding("error", kind, str(error), (number,)))
     except ValueError as error:
-        findings.append(Finding("error", "damaged file", str(error), (last,)))
+        findings.append(Finding("error", "damaged file", str(error), (number,)))
     return items, findings, schemas
 
 
@@ -115,15 +115,6 @@ def _has_no_gold(row: Any) -> bool:
     return isinstance(golds, list) and all(isinstance(one, str) and not normalise(one) for one in golds)
 
 
-def _item(row: parsing.Row) -> Query | Passage:
-    return parsing.passage_of(row) if formats.schema(row).endswith("corpus") else parsing.query_of(row)
-
-
-def _repeated_ids(items: Mapping[int, Query | Passage]) -> Iterator[Finding]:
-    for name, rows in _grouped({number: item.id for number, item in items.items()}):
-        yield Finding("error", "repeated id", f"id {name!r} stands in {len(rows)} rows; {readers.UNIQUE}", rows)
-
-
 def _questions(items: Mapping[int, Any]) -> Iterator[Finding]:
     for number, query in items.items():
         if refused := query.meta.get("refused_answers"):
@@ -133,8 +124,7 @@ def _questions(items: Mapping[int, Any]) -> Iterator[Finding]:
         same = len({frozenset(map(normalise, items[number].answers)) for number in rows}) == 1
         answers = "the same answers" if same else "different answers"
         yield Finding("warning", "repeated question", f"{len(rows)} rows ask {text!r}, with {answers}", rows)
-    whole = (("answer in question", _gives_away), ("long answers", _is_long))
-    for kind, wrong in whole:
+    for kind, wrong in (("answer in question", _gives_away), ("long answers", _is_long)):
         rows = tuple(number for number, query in items.items() if wrong(query))
         if rows:
             yield Finding("warning", kind, f"{len(rows)} of {len(items)} questions: {wrong.__doc__}", rows)
@@ -156,8 +146,7 @@ def _passages(items: Mapping[int, Any]) -> Iterator[Finding]:
         yield Finding("warning", "repeated passage", f"{len(rows)} rows have one text, {text[:60]!r}...", rows)
     untitled = tuple(number for number, passage in items.items() if not passage.title)
     if untitled:
-        text = f"{len(untitled)} of {len(items)} passages have no title"
-        yield Finding("warning", "no title", text, untitled)
+        yield Finding("warning", "no title", f"{len(untitled)} of {len(items)} passages have no title", untitled)
 
 
 def _overlap(items: Mapping[int, Any], other: Path) -> Iterator[Finding]:
@@ -211,13 +200,9 @@ def format_report(checked: Checked) -> str:
     for name, value in checked.counts.items():
         shown = ", ".join(f"{key} {count}" for key, count in value.items()) if isinstance(value, Mapping) else value
         lines.append(f"  {name}: {shown}")
-    lines += [f"{one.level}: {_at(one.rows)}{one.text}" for one in checked.findings]
+    for one in checked.findings:
+        more = f" and {len(one.rows) - SHOWN} more" if len(one.rows) > SHOWN else ""
+        at = f"row{'s' * (len(one.rows) > 1)} {', '.join(map(str, one.rows[:SHOWN]))}{more}: " if one.rows else ""
+        lines.append(f"{one.level}: {at}{one.text}")
     errors = len(checked.errors)
     return "\n".join([*lines, f"{errors} errors, {len(checked.findings) - errors} warnings"])
-
-
-def _at(rows: Sequence[int]) -> str:
-    if not rows:
-        return ""
-    more = f" and {len(rows) - SHOWN} more" if len(rows) > SHOWN else ""
-    return f"row{'s' * (len(rows) > 1)} {', '.join(map(str, rows[:SHOWN]))}{more}: "

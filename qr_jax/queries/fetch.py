@@ -1,10 +1,8 @@
 """Official files, from the web or a user's folder: never half a file, never another one than before.
 
-A folder's `checksums.json` holds the SHA-256 of every file that was read to its end and has no published checksum, so
-that the second time it is checked.
+`checksums.json` holds the SHA-256 of each file read to its end that has none published, to check it the second time.
 """
 
-import hashlib
 import json
 import logging
 import os
@@ -20,6 +18,7 @@ from pathlib import Path
 from typing import IO
 
 from qr_jax.queries.official import File
+from qr_jax.retrieval.bm25_index import file_hash
 
 REGISTRY = "checksums.json"
 TIMEOUT_S = 60.0
@@ -75,23 +74,20 @@ def _own(manual_dir: Path, file: File) -> Path | None:
 
 def check(path: Path, sha256: str | None, file: File, folder: Path) -> Found:
     """The file, refused where it is not the published one, or not the one that was read before under this name."""
-    with path.open("rb") as opened:
-        found = hashlib.file_digest(opened, "sha256").hexdigest()
+    found = file_hash(path)
     if sha256 is not None:
         if found != sha256:
-            raise ValueError(
-                f"{path.name} is not the official file: its SHA-256 is {found}, and {sha256} is wanted (published by "
-                f"{file.attested}); it is cut short or altered: remove {path} and get it again"
-            )
+            other = f"its SHA-256 is {found}, and {sha256} is wanted (published by {file.attested})"
+            todo = f"it is cut short or altered: remove {path} and get it again"
+            raise ValueError(f"{path.name} is not the official file: {other}; {todo}")
         return Found(path, found, None)
     entry = f"{file.url or 'manual'} {path.name}"
     known = registered(folder).get(entry, found)
     if found != known:
-        raise ValueError(
-            f"{path} is not the file that was read before: its SHA-256 is {found}, and {known} is wanted (registered "
-            f"in {folder / REGISTRY}); if it is cut short or altered, get it again; if it is the one that is meant, "
-            f"remove the entry {entry!r} from {folder / REGISTRY}"
-        )
+        other = f"its SHA-256 is {found}, and {known} is wanted (registered in {folder / REGISTRY})"
+        todo = "if it is cut short or altered, get it again; if it is the one that is meant, remove"
+        todo += f" the entry {entry!r} from {folder / REGISTRY}"
+        raise ValueError(f"{path} is not the file that was read before: {other}; {todo}")
     return Found(path, found, entry)
 
 
@@ -107,9 +103,9 @@ def register(found: Found, folder: Path) -> None:
     if found.entry is None or found.entry in known:
         return
     registry = folder / REGISTRY
-    beside = registry.with_name(f".{registry.name}.{os.getpid()}.tmp")
-    beside.write_text(json.dumps(known | {found.entry: found.sha256}, indent=1, sort_keys=True), "utf-8")
-    os.replace(beside, registry)
+    text = json.dumps(known | {found.entry: found.sha256}, indent=1, sort_keys=True)
+    with _beside(registry) as opened:
+        opened.write(text.encode())
     log.info("%s: SHA-256 %s, registered in %s (none is published)", found.path.name, found.sha256, registry)
 
 
@@ -119,19 +115,13 @@ def _download(file: File, place: Path) -> Path:
     if place.exists():
         return place
     place.parent.mkdir(parents=True, exist_ok=True)
-    beside = place.with_name(f".{place.name}.{os.getpid()}.part")
     log.info("downloading %s", file.url)
     try:
-        with urllib.request.urlopen(file.url, timeout=TIMEOUT_S) as answer, beside.open("wb") as opened:
+        with urllib.request.urlopen(file.url, timeout=TIMEOUT_S) as answer, _beside(place) as opened:
             shutil.copyfileobj(answer, opened)
-        os.replace(beside, place)
     except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
-        raise ValueError(
-            f"{file.name} cannot be downloaded from {file.url} ({error}); get it on another machine, put it into a "
-            "folder and name that folder"
-        ) from error
-    finally:
-        beside.unlink(missing_ok=True)
+        todo = "get it on another machine, put it into a folder and name that folder"
+        raise ValueError(f"{file.name} cannot be downloaded from {file.url} ({error}); {todo}") from error
     return place
 
 
@@ -140,14 +130,21 @@ def _unpack(packed: Found, file: File, folder: Path) -> Found:
     place = folder / f"{packed.path.name}.{packed.sha256[:16]}.{file.name}"
     if not place.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        beside = place.with_name(f".{place.name}.{os.getpid()}.part")
-        try:
-            with _member(packed.path, file) as source, beside.open("wb") as opened:
-                shutil.copyfileobj(source, opened)
-            os.replace(beside, place)
-        finally:
-            beside.unlink(missing_ok=True)
+        with _member(packed.path, file) as source, _beside(place) as opened:
+            shutil.copyfileobj(source, opened)
     return replace(packed, path=place)
+
+
+@contextmanager
+def _beside(place: Path) -> Iterator[IO[bytes]]:
+    """A file beside `place` that gets its name at the end, and is deleted where that is not reached."""
+    beside = place.with_name(f".{place.name}.{os.getpid()}.part")
+    try:
+        with beside.open("wb") as opened:
+            yield opened
+        os.replace(beside, place)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 @contextmanager

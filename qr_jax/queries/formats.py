@@ -107,12 +107,9 @@ def last_user_text(prompt: Any) -> str:
         raise ValueError("its prompt has no message of the role 'user'")
     parts = said[-1] if isinstance(said[-1], list) else [{"text": said[-1]}]
     texts = [part.get("text", "") for part in parts if isinstance(part, Mapping)]
-    wrong = [text for text in texts if not isinstance(text, str)]
-    if wrong:
-        raise ValueError(
-            f"the 'content' of the last user message in 'prompt' must be a text or a list of text parts, and is "
-            f"{show(said[-1])}"
-        )
+    if not all(isinstance(text, str) for text in texts):
+        wanted = "the 'content' of the last user message in 'prompt' must be a text or a list of text parts"
+        raise ValueError(f"{wanted}, and is {show(said[-1])}")
     return "".join(texts)
 
 

@@ -1,8 +1,7 @@
 """The official files of the seven question sets: where they are, what their rows look like, what they become.
 
-Each parser takes one row as its set's own page describes it (the page stands in SETS) and gives our columns; a field
-that is not there is named. Gold passages are `supporting_titles` and, where the file holds their text, as long a list
-`supporting_texts`.
+Each parser takes a row as its set's own page (in SETS) describes it and gives our columns; a missing field is named.
+Gold passages are `supporting_titles` and, where the file holds their text, as long a list `supporting_texts`.
 """
 
 import csv
@@ -173,12 +172,22 @@ _TRIVIAQA = "http://nlp.cs.washington.edu/triviaqa/data/triviaqa-unfiltered.tar.
 _TRIVIAQA_SHA256 = "7f0c94207fd0a1eb7bba3d52cdfe0735c98de850b9e5aa4e75f2776ef9a531d0"
 _TWO_WIKI = "https://www.dropbox.com/s/ms2m13252h6xubs/data_ids_april7.zip?dl=1"
 _MUSIQUE = "download musique_v1.0.zip by the link on the page (Google Drive asks a person) and unpack it there"
-_HOTPOTQA_TRAIN = File(
-    "hotpot_train_v1.1.json",
-    _HOTPOTQA + "hotpot_train_v1.1.json",
-    "26650cf50234ef5fb2e664ed70bbecdfd87815e6bffc257e068efea5cf7cd316",
-    _HF,
-)
+_POPQA = "https://raw.githubusercontent.com/AlexTMallen/adaptive-retrieval/main/data/popQA.tsv"
+_BAMBOOGLE = "https://docs.google.com/spreadsheets/d/1jwcsA5kE4TObr9YHn9Gc-wQHYjTbLhDGx6tmIzMhl_U/export?format=csv"
+
+
+def _nq(split: str, sha256: str) -> File:
+    return File(f"NQ-open.{split}.jsonl", f"{_NQ}NQ-open.{split}.jsonl", sha256, _TFDS)
+
+
+def _hotpotqa(name: str, sha256: str) -> File:
+    return File(f"hotpot_{name}.json", f"{_HOTPOTQA}hotpot_{name}.json", sha256, _HF)
+
+
+def _hotpotqa_set(dev: str, dev_sha256: str) -> Official:
+    train = _hotpotqa("train_v1.1", "26650cf50234ef5fb2e664ed70bbecdfd87815e6bffc257e068efea5cf7cd316")
+    splits = {"train": train, "dev": _hotpotqa(f"dev_{dev}_v1", dev_sha256)}
+    return Official("https://github.com/hotpotqa/hotpot#json-format", hotpotqa, splits)
 
 
 def _triviaqa(split: str) -> File:
@@ -191,18 +200,8 @@ SETS: Mapping[str, Official] = {
         "https://github.com/google-research-datasets/natural-questions/tree/master/nq_open",
         nq_open,
         {
-            "train": File(
-                "NQ-open.train.jsonl",
-                _NQ + "NQ-open.train.jsonl",
-                "0c93aaf13b12f855628489665e4ef85ffb8573ad444646f11f4fabdc57a0aabf",
-                _TFDS,
-            ),
-            "dev": File(
-                "NQ-open.dev.jsonl",
-                _NQ + "NQ-open.dev.jsonl",
-                "f15567f38099f3615f5b8a685c0aef449c11ad90d3da3735e8d1b98115b40616",
-                _TFDS,
-            ),
+            "train": _nq("train", "0c93aaf13b12f855628489665e4ef85ffb8573ad444646f11f4fabdc57a0aabf"),
+            "dev": _nq("dev", "f15567f38099f3615f5b8a685c0aef449c11ad90d3da3735e8d1b98115b40616"),
         },
     ),
     "triviaqa": Official(
@@ -213,64 +212,26 @@ SETS: Mapping[str, Official] = {
     "popqa": Official(
         "https://github.com/AlexTMallen/adaptive-retrieval/tree/main/data",
         popqa,
-        {
-            "test": File(
-                "popQA.tsv",
-                "https://raw.githubusercontent.com/AlexTMallen/adaptive-retrieval/main/data/popQA.tsv",
-            )
-        },
+        {"test": File("popQA.tsv", _POPQA)},
     ),
-    "hotpotqa/distractor": Official(
-        "https://github.com/hotpotqa/hotpot#json-format",
-        hotpotqa,
-        {
-            "train": _HOTPOTQA_TRAIN,
-            "dev": File(
-                "hotpot_dev_distractor_v1.json",
-                _HOTPOTQA + "hotpot_dev_distractor_v1.json",
-                "4e9ecb5c8d3b719f624d66b60f8d56bf227f03914f5f0753d6fa1b359d7104ea",
-                _HF,
-            ),
-        },
+    "hotpotqa/distractor": _hotpotqa_set(
+        "distractor", "4e9ecb5c8d3b719f624d66b60f8d56bf227f03914f5f0753d6fa1b359d7104ea"
     ),
-    "hotpotqa/fullwiki": Official(
-        "https://github.com/hotpotqa/hotpot#json-format",
-        hotpotqa,
-        {
-            "train": _HOTPOTQA_TRAIN,
-            "dev": File(
-                "hotpot_dev_fullwiki_v1.json",
-                _HOTPOTQA + "hotpot_dev_fullwiki_v1.json",
-                "2f1f3e594a3066a3084cc57950ca2713c24712adaad03af6ccce18d1846d5618",
-                _HF,
-            ),
-        },
-    ),
+    "hotpotqa/fullwiki": _hotpotqa_set("fullwiki", "2f1f3e594a3066a3084cc57950ca2713c24712adaad03af6ccce18d1846d5618"),
     "2wiki": Official(
         "https://github.com/Alab-NII/2wikimultihop#dataset-contents",
         two_wiki,
-        {
-            "train": File("train.json", _TWO_WIKI, member="data_ids_april7/train.json"),
-            "dev": File("dev.json", _TWO_WIKI, member="data_ids_april7/dev.json"),
-        },
+        {name: File(f"{name}.json", _TWO_WIKI, member=f"data_ids_april7/{name}.json") for name in ("train", "dev")},
     ),
     "musique": Official(
         "https://github.com/StonyBrookNLP/musique/blob/main/raw_data_to_official_format.py",
         musique,
-        {
-            "train": File("musique_ans_v1.0_train.jsonl", None, how=_MUSIQUE),
-            "dev": File("musique_ans_v1.0_dev.jsonl", None, how=_MUSIQUE),
-        },
+        {split: File(f"musique_ans_v1.0_{split}.jsonl", None, how=_MUSIQUE) for split in ("train", "dev")},
     ),
     "bamboogle": Official(
         "https://github.com/ofirpress/self-ask/blob/main/datasets/README.md",
         bamboogle,
-        {
-            "test": File(
-                "bamboogle.csv",
-                "https://docs.google.com/spreadsheets/d/1jwcsA5kE4TObr9YHn9Gc-wQHYjTbLhDGx6tmIzMhl_U/export?format=csv",
-            )
-        },
+        {"test": File("bamboogle.csv", _BAMBOOGLE)},
     ),
 }
 

@@ -19,10 +19,7 @@ OTHER_SCHEMAS = {  # column -> where other systems keep what is missing
 
 
 def query_of(row: Row) -> Query:
-    """One row of questions; ValueError says which column is missing or wrong, and which one looks right.
-
-    Rows of verl, SkyRL, FlashRAG and TRL are taken too (formats.py).
-    """
+    """A row of questions, a peer's too (formats.py); ValueError: what column is missing or wrong, what looks right."""
     row = formats.ours(row)
     column = next((name for name in ANSWERS if name in row), None)
     if column is None:
@@ -91,7 +88,5 @@ def one_text(value: Any, name: str, empty: bool = False) -> str:
 def missing(column: str, row: Row, what: str) -> str:
     """'row has no ...; fields found: ...', with the column of another system's schema that looks right."""
     similar = [name for name in OTHER_SCHEMAS.get(column, ()) if name in row]
-    hint = (
-        f"; {similar[0]!r} looks like it: rename it to {column!r} (a plain text or a list of texts)" if similar else ""
-    )
+    hint = f"; {similar[0]!r} looks like it: rename it to {column!r} (a text or a list of texts)" if similar else ""
     return f"has {what}; fields found: {', '.join(map(str, row)) or 'none'}{hint}"

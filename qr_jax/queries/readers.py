@@ -130,10 +130,7 @@ def rows(file: Path) -> Iterator[tuple[int, Row]]:
 
 
 def attempts(file: Path) -> Iterator[tuple[int, Row | ValueError]]:
-    """(row number from 1, object or what is wrong with it) of every line that is not empty.
-
-    ValueError where nothing can be read any more: the gzip or Parquet file is damaged.
-    """
+    """(row number from 1, object or what is wrong with it) of every line not empty. ValueError: a file is damaged."""
     if file.suffix == ".parquet":
         yield from parquet.rows(file)
         return

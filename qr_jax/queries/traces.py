@@ -57,8 +57,7 @@ def read_traces(path: str | Path) -> list[Trace]:
 def trace_of(row: Row) -> Trace:
     if "turns" not in row:
         raise ValueError(f"has no 'turns', the expert's texts in order; fields found: {', '.join(map(str, row))}")
-    turns = texts(row, "turns")
-    return Trace(query_of({name: value for name, value in row.items() if name != "turns"}), turns)
+    return Trace(query_of({name: value for name, value in row.items() if name != "turns"}), texts(row, "turns"))
 
 
 def supporting_traces(

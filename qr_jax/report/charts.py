@@ -16,21 +16,10 @@ Null = Mapping[str, Any]  # what `null_control.null_or_reason` returns
 
 RATE_BINS = 20  # of rates by origin, which few groups stand behind; as many points are wanted of the null control
 FEW = 5  # groups; a rate of fewer is not shown
-ORIGINS = {
-    "fresh": "fresh",
-    "ex_hard": "were all wrong",
-    "ex_easy": "were all right",
-    "ex_surplus": "were surplus",
-    "ex_consumed": "were accepted",
-}
-PHASES = {
-    "decode": "decoding",
-    "prefill": "prefill",
-    "search_wait": "waiting for searches",
-    "rollout_rest": "rest of the rollout",
-    "settle": "settling",
-    "learner": "learner",
-}
+ORIGINS = {"fresh": "fresh", "ex_hard": "were all wrong", "ex_easy": "were all right"}
+ORIGINS |= {"ex_surplus": "were surplus", "ex_consumed": "were accepted"}
+PHASES = {"decode": "decoding", "prefill": "prefill", "search_wait": "waiting for searches"}
+PHASES |= {"rollout_rest": "rest of the rollout", "settle": "settling", "learner": "learner"}
 WITHIN = 1.96  # standard errors on either side of a 95 % interval
 
 
@@ -47,31 +36,21 @@ def accuracy(rows: Sequence[Row], before: Row, after: Row, ended: bool) -> Chart
         held.append((rows[-1], after["exact_match"], after.get("exact_match_se")))
     budgets = {"rollouts": "rollouts", "tokens": "sampled tokens", "searches": "searches"}
     lots = bins(rows)
+    words = step_axis(lots)[0]["words"]
     axes = [
-        {
-            "label": label,
-            "values": [lot[-1].get(f"budget/{name}") for lot in lots],
-            "words": step_axis(lots)[0]["words"],
-        }
+        {"label": label, "values": [lot[-1].get(f"budget/{name}") for lot in lots], "words": words}
         for name, label in budgets.items()
     ]
     margin = [WITHIN * error if error else 0.0 for _, _, error in held]
     series: list[dict[str, Any]] = [
+        {"name": "training pass rate", "tone": "quiet", "values": [mean(lot, "reward/outcome_mean") for lot in lots]},
         {
-            "name": "training pass rate",
-            "tone": "quiet",
-            "values": [mean(lot, "reward/outcome_mean") for lot in lots],
-        },
-        {
-            "name": "held-out, greedy",
-            "tone": "ink",
-            "style": "points",
-            "values": [value for _, value, _ in held],
+            "name": "held-out, greedy", "tone": "ink", "style": "points", "values": [value for _, value, _ in held],
             "low": [value - one for (_, value, _), one in zip(held, margin, strict=True)],
             "high": [value + one for (_, value, _), one in zip(held, margin, strict=True)],
             "x": [[row.get(f"budget/{name}") or 0 for row, _, _ in held] for name in budgets],
         },
-    ]
+    ]  # fmt: skip
     note = "Held-out exact match with 95 % intervals"
     note += f", {questions:,} questions. " if questions else ". "
     note += "The pass rate in training is over the queries that were drawn, which a recycling pool makes harder."
@@ -109,17 +88,8 @@ def null_panels(null: Null) -> list[Chart]:
         band = {"name": "chance alone", "tone": "quiet", "style": "band", **_band(null, origin)}
         share = {"name": "the run", "tone": origin, "values": null["run"][origin][: len(band["values"])]}
         axis = {"label": "rollouts", "values": _middles(null)[: len(share["values"])]}
-        panels.append(
-            {
-                "id": f"null-{origin}",
-                "title": f"{ORIGINS[origin].capitalize()}: share of the batch",
-                "note": "",
-                "kind": "lines",
-                "x": [axis],
-                "unit": "share",
-                "series": [band, share],
-            }  # fmt: skip
-        )
+        head = {"id": f"null-{origin}", "title": f"{ORIGINS[origin].capitalize()}: share of the batch", "note": ""}
+        panels.append(head | {"kind": "lines", "x": [axis], "unit": "share", "series": [band, share]})
     return panels
 
 
@@ -150,13 +120,8 @@ def _step_of(rows: Sequence[Row], rollouts: float) -> float:
 def zero_variance(rows: Sequence[Row]) -> Chart:
     """The zero-variance rate of the drawn groups, by origin."""
     lots = bins(rows, RATE_BINS)
-    series = [
-        {
-            "name": "all",
-            "tone": "ink",
-            "values": [ratio(lot, "pool/zero_variance", "pool/drawn") for lot in lots],
-        }
-    ]
+    of_all = [ratio(lot, "pool/zero_variance", "pool/drawn") for lot in lots]
+    series: list[dict[str, Any]] = [{"name": "all", "tone": "ink", "values": of_all}]
     for origin, words in _origins(rows, "drawn").items():
         names = f"pool/zero_variance_{origin}", f"pool/drawn_{origin}"
         series.append({"name": words, "tone": origin, "values": [ratio(lot, *names, least=FEW) for lot in lots]})
@@ -233,10 +198,8 @@ def latency(rows: Sequence[Row]) -> Chart:
 
 
 def _milliseconds(row: Row) -> dict[str, float]:
-    return {
-        "search_ms": 1000 * (row.get("time/search_s") or 0.0),
-        "wait_ms": 1000 * (row.get("time/search_wait_s") or 0.0),
-    }
+    phases = {"search_ms": "time/search_s", "wait_ms": "time/search_wait_s"}
+    return {name: 1000 * (row.get(metric) or 0.0) for name, metric in phases.items()}
 
 
 def gap(rows: Sequence[Row], alarm: float | None) -> Chart:

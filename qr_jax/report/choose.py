@@ -70,13 +70,9 @@ def choose(run: read.Run, found: Histories, kept: MutableMapping[Key, Row] | Non
             break
         shown.append(key)
     groups = [_shown(there[key], key, found[key[1]], run) for key in sorted(shown, key=lambda key: -key[0])]
-    return {
-        "groups": groups,
-        "kinds": KINDS,
-        "counts": counts,
-        "shown": {kind: sum(kind in group["kinds"] for group in groups) for kind in KINDS},
-        "rule": _rule(last, len(groups), len(there), len(keys), len(run.draws)),
-    }
+    of_kind = {kind: sum(kind in group["kinds"] for group in groups) for kind in KINDS}
+    rule = _rule(last, len(groups), len(there), len(keys), len(run.draws))
+    return {"groups": groups, "kinds": KINDS, "counts": counts, "shown": of_kind, "rule": rule}
 
 
 def _groups(folder: Path, step: int, queries: set[str]) -> list[tuple[Key, Row]]:
@@ -91,12 +87,10 @@ def _groups(folder: Path, step: int, queries: set[str]) -> list[tuple[Key, Row]]
 
 def _sample(row: Row) -> Row:
     """An episode without what the group says, and its text only where the tokens do not say it."""
-    turns = []
-    for turn in row["turns"]:
-        turn = dict(turn)
+    turns = [dict(turn) for turn in row["turns"]]
+    for turn in turns:
         if turn.get("pieces") and "".join(turn["pieces"]) == turn.get("text"):
             del turn["text"]
-        turns.append(turn)
     names = ("sample", "answer", "reward", "advantage", "stop", "fault", "tokens", "context_tokens")
     return {name: row.get(name) for name in names} | {"turns": turns}
 
@@ -118,10 +112,8 @@ def _rule(last: int, shown: int, read_: int, wanted: int, all_: int) -> str:
     """What is said above the episodes: by which rule these were chosen, and what was left out."""
     if not all_:
         return "The run has no ledger.jsonl yet, so there are no groups to show."
-    text = (
-        f"{shown:,} of the run's {all_:,} groups: all of step {last}, the last one, and of the steps before it up to "
-        f"{PER_KIND} all wrong, all right, mixed, flipped and faulted ones each, chosen at random."
-    )
+    text = f"{shown:,} of the run's {all_:,} groups: all of step {last}, the last one, and of the steps before it up "
+    text += f"to {PER_KIND} all wrong, all right, mixed, flipped and faulted ones each, chosen at random."
     if wanted > read_:
         text += f" Of {wanted - read_:,} more that this rule chose no episodes are kept (log.episodes)."
     if read_ > shown:

@@ -1,6 +1,5 @@
 """Rules held against each other as tables for a terminal, and as one HTML page that needs nothing else."""
 
-import html
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,14 +12,8 @@ from qr_jax.report import page
 SCRIPTS = ("elements.js", "plot.js", "chart.js", "comparison.js")
 TONES = ("ink", "fresh", "ex_hard", "ex_easy", "ex_surplus", "ex_consumed", "phase5", "quiet")
 STYLE = ".line.band { stroke-dasharray: none; stroke-width: 2; }\n.scroll { max-height: none; }\n"
-SHARES = {
-    "zero_variance": "zero-variance",
-    "recycled": "recycled",
-    "ex_hard": "ex_hard",
-    "ex_easy": "ex_easy",
-    "flipped": "flipped",
-    "trained": "pool trained",
-}
+SHARES = {"zero_variance": "zero-variance", "recycled": "recycled", "ex_hard": "ex_hard", "ex_easy": "ex_easy"}
+SHARES |= {"flipped": "flipped", "trained": "pool trained"}
 Table = tuple[str, list[str], list[list[str]]]  # title, head, rows
 
 
@@ -31,16 +24,13 @@ def tables(found: Mapping[str, Any]) -> list[Table]:
     for label, one in found["rules"].items():
         gap, wins, passed = one["difference"], one.get("wins"), one["reached"]["values"]
         some = [value for value in passed if value is not None]
-        outcome.append(
-            [
-                label,
-                str(len(one["seeds"])),
-                _spread(one["accuracy"]),
-                f"{gap['mean']:+.3f} [{gap['low']:+.3f}, {gap['high']:+.3f}]" if gap else "",
-                f"{wins['won']} of {wins['of']}" if wins and wins["of"] else "",
-                f"{sum(some) / len(some):,.0f} ({len(some)} of {len(passed)})" if some else "-",
-            ]
-        )
+        spread = f" +- {one['accuracy']['sd']:.3f}" if one["accuracy"]["sd"] is not None else ""
+        outcome.append([
+            label, str(len(one["seeds"])), f"{one['accuracy']['mean']:.3f}{spread}",
+            f"{gap['mean']:+.3f} [{gap['low']:+.3f}, {gap['high']:+.3f}]" if gap else "",
+            f"{wins['won']} of {wins['of']}" if wins and wins["of"] else "",
+            f"{sum(some) / len(some):,.0f} ({len(some)} of {len(passed)})" if some else "-",
+        ])  # fmt: skip
         shares = [f"{_share(one[name]['mean'])} ({_share(one['null'][name]['mean'])})" for name in SHARES]
         pool.append([label, _number(one["signal_per_1000"]["mean"]), _share(one["drawn"]["mean"]), *shares])
         counts = [_number(one[name]["mean"]) for name in ("rollouts", "tokens", "searches", "steps", "step_seconds")]
@@ -48,10 +38,9 @@ def tables(found: Mapping[str, Any]) -> list[Table]:
     heads = ["rule", "seeds", "accuracy +- sd", f"less {first} [95 %]", "seeds won", f"rollouts to {reach:g}"]
     return [
         ("Outcome", heads, outcome),
-        ("Pool (by chance alone)", ["rule", "signal / 1,000", "pool drawn", *SHARES.values()],
-         pool),
+        ("Pool (by chance alone)", ["rule", "signal / 1,000", "pool drawn", *SHARES.values()], pool),
         ("Cost, mean over seeds", ["rule", "rollouts", "tokens", "searches", "steps", "seconds in steps"], cost),
-    ]  # fmt: skip
+    ]
 
 
 def notes(found: Mapping[str, Any]) -> list[str]:
@@ -74,9 +63,7 @@ def notes(found: Mapping[str, Any]) -> list[str]:
 
 def format_tables(found: Mapping[str, Any]) -> str:
     """The tables and notes for a terminal."""
-    parts = []
-    for title, head, rows in tables(found):
-        parts.append("\n".join([title, *aligned([head, *rows])]))
+    parts = ["\n".join([title, *aligned([head, *rows])]) for title, head, rows in tables(found)]
     return "\n\n".join([*parts, "\n".join(notes(found))])
 
 
@@ -85,9 +72,8 @@ def accuracy(found: Mapping[str, Any]) -> dict[str, Any]:
     grid = sorted({x for one in found["rules"].values() for curve in one["curves"] for x, _ in curve})
     series = []
     for at, (label, one) in enumerate(found["rules"].items()):
-        y_SX = np.array(
-            [np.interp(grid, *np.array(curve, float).T, left=np.nan, right=np.nan) for curve in one["curves"]]
-        )
+        curves = [np.array(curve, float).T for curve in one["curves"]]
+        y_SX = np.array([np.interp(grid, *curve, left=np.nan, right=np.nan) for curve in curves])
         known = np.isfinite(y_SX.sum(axis=0)).tolist()
         values = {
             name: [float(value) if ok else None for value, ok in zip(made(y_SX, axis=0), known)]
@@ -103,22 +89,10 @@ def accuracy(found: Mapping[str, Any]) -> dict[str, Any]:
 
 def write(found: Mapping[str, Any], path: Path, name: str) -> Path:
     """Write the page; where it is."""
-    style = page.asset("page.css") + STYLE
-    script = "\n".join(map(page.asset, SCRIPTS))
     data = {"chart": accuracy(found), "tables": tables(found), "notes": notes(found)}
-    slots = {
-        "policy": html.escape(page.policy(style, script, connect=False)),
-        "title": html.escape(name),
-        "style": style,
-        "script": script,
-        "data": page.as_json(data),
-    }
+    slots = page.frame(name, page.asset("page.css") + STYLE, SCRIPTS, connect=False) | {"data": page.as_json(data)}
     path.write_text(page.fill(page.asset("comparison.html"), slots), encoding="utf-8", errors="replace")
     return path
-
-
-def _spread(one: Mapping[str, Any]) -> str:
-    return f"{one['mean']:.3f}" + (f" +- {one['sd']:.3f}" if one["sd"] is not None else "")
 
 
 def _share(value: float | None) -> str:

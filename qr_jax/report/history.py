@@ -9,13 +9,8 @@ Histories = Mapping[str, Sequence[Row]]
 
 MOST_ROWS = 240
 # What became of a query: the name, and what is said of it.
-FATES = {
-    "from_hard": "all wrong, later accepted",
-    "from_easy": "all right, later accepted",
-    "hard": "all wrong when last drawn",
-    "easy": "all right when last drawn",
-    "other": "anything else",
-}
+FATES = {"from_hard": "all wrong, later accepted", "from_easy": "all right, later accepted"}
+FATES |= {"hard": "all wrong when last drawn", "easy": "all right when last drawn", "other": "anything else"}
 
 
 def histories(draws: Iterable[Row]) -> dict[str, list[Row]]:
@@ -63,22 +58,14 @@ def heat(found: Histories, steps: int, pool_size: int | None) -> dict[str, Any]:
         if rows:
             sections.append({"name": name, "text": FATES[name], "count": len(queries), "rows": rows})
     shown = sum(len(section["rows"]) for section in sections)
-    return {
-        "steps": steps,
-        "sections": sections,
-        "shown": shown,
-        "again": len(again),
-        "drawn": len(found),
-        "pool": pool_size,
-    }
+    counts = {"shown": shown, "again": len(again), "drawn": len(found), "pool": pool_size}
+    return {"steps": steps, "sections": sections} | counts
 
 
 def cells(history: Sequence[Row]) -> list[list[Any]]:
     """[step, verdict, right, valid, accepted] of each draw; `right` counts valid outcomes of 1."""
-    return [
-        [draw["step"], draw["verdict"], draw.get("successes"), draw.get("valid"), bool(draw.get("accepted"))]
-        for draw in history
-    ]
+    names = ("step", "verdict", "successes", "valid")
+    return [[*(draw.get(name) for name in names), bool(draw.get("accepted"))] for draw in history]
 
 
 def mark(name: str) -> bytes:

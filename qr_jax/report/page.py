@@ -10,7 +10,7 @@ import hashlib
 import html
 import json
 import re
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -50,24 +50,22 @@ def build(
     """The page of a run, which may be going on.
 
     `null`: the null control's figures, drawn beside the run's, or the reason why there are none, which the page says
-    (`null_control.null_or_reason`). `follow_s`: how often a served page asks for news; None for a file. `kept`: see
-    `choose.choose`.
+    (`null_control.null_or_reason`). `follow_s`: how often a page asks for news; a file: None. `kept`: for `choose`.
     """
     run = read.run(folder)
     found = history.histories(run.draws)
     data = overview(run, found, null)
     run_json, episodes_json = as_json(data), as_json(choose.choose(run, found, kept))
-    style, script = asset("page.css"), "\n".join(map(asset, SCRIPTS))
-    slots = {
-        "policy": html.escape(policy(style, script, connect=follow_s is not None)),
-        "title": html.escape(data["name"]),
-        "follow": "" if follow_s is None else f"{follow_s:g}",
-        "style": style,
-        "script": script,
-        "run": run_json,
-        "episodes": episodes_json,
-    }
+    slots = frame(data["name"], asset("page.css"), SCRIPTS, connect=follow_s is not None)
+    slots |= {"follow": "" if follow_s is None else f"{follow_s:g}", "run": run_json, "episodes": episodes_json}
     return Page(fill(asset("page.html"), slots), run_json, episodes_json)
+
+
+def frame(title: str, style: str, scripts: Sequence[str], *, connect: bool) -> dict[str, str]:
+    """What every page is filled with: its title, style and script, and the policy that allows these alone."""
+    script = "\n".join(map(asset, scripts))
+    allowed = html.escape(policy(style, script, connect=connect))
+    return {"policy": allowed, "title": html.escape(title), "style": style, "script": script}
 
 
 def policy(style: str, script: str, *, connect: bool) -> str:
@@ -92,29 +90,23 @@ def overview(run: read.Run, found: history.Histories, null: charts.Null | None =
     reason = redact(null["reason"]) if null and "reason" in null else ""
     null = None if reason else null
     return {
-        "name": run.folder.resolve().name,
-        "status": _status(run),
-        "facts": _facts(run, null),
+        "name": run.folder.resolve().name, "status": _status(run), "facts": _facts(run, null),
         "charts": charts.make(run.metrics, run.before, run.after, run.config, ended=run.ended, null=null),
         "heat": history.heat(found, run.metrics[-1]["step"], size) if steps and found else None,
-        "settings": _settings(run.config),
-        "unread": run.unread,
-        "null_seeds": null["seeds"] if null else 0,
-        "no_null": reason if steps else "",
-    }
+        "settings": _settings(run.config), "unread": run.unread,
+        "null_seeds": null["seeds"] if null else 0, "no_null": reason if steps else "",
+    }  # fmt: skip
 
 
 def _status(run: read.Run) -> str:
     """Where the run stands, and with what, in a sentence."""
-    rule = run.config.get("pool", {}).get("rule", {}).get("name", "?")
-    of = run.config.get("pool", {})
-    shape = f"rule {rule}, {of.get('queries', '?')} queries of {of.get('samples', '?')} samples"
-    model = run.config.get("model", {}).get("name", "?")
-    if not run.metrics:
-        return f"No step is done yet. Model {model}, {shape}, seed {run.config.get('seed', '?')}."
-    last = run.metrics[-1]["step"]
-    done = f"{last:,} steps, ended" if run.ended else f"Step {last:,} of {run.planned:,}"
-    return f"{done}. Model {model}, {shape}, seed {run.config.get('seed', '?')}."
+    of, model = run.config.get("pool", {}), run.config.get("model", {}).get("name", "?")
+    shape = f"rule {of.get('rule', {}).get('name', '?')}, {of.get('queries', '?')} queries of {of.get('samples', '?')}"
+    done = "No step is done yet"
+    if run.metrics:
+        last = run.metrics[-1]["step"]
+        done = f"{last:,} steps, ended" if run.ended else f"Step {last:,} of {run.planned:,}"
+    return f"{done}. Model {model}, {shape} samples, seed {run.config.get('seed', '?')}."
 
 
 def _facts(run: read.Run, null: charts.Null | None) -> list[dict[str, str]]:
@@ -122,30 +114,25 @@ def _facts(run: read.Run, null: charts.Null | None) -> list[dict[str, str]]:
     rows = run.metrics
     if not rows:
         return []
-    tenth = max(len(rows) // 10, 1)
-    last = figures.over_steps(rows[-tenth:])
-    facts = [_held_out(run)]
-    zero = last.get("pool/zero_variance_rate")
+    last = figures.over_steps(rows[-max(len(rows) // 10, 1) :])
     chance = {} if null is None else null["summary"]
     drawn = "of the drawn groups, last tenth of the steps" + _chance(chance.get("zero_variance_last"))
-    facts.append(_fact("Zero-variance rate", share(zero), drawn))
     against = "of the batch, last tenth of the steps" + _chance(chance.get("recycled_share_last"))
-    facts.append(_fact("Recycled share", share(last.get("pool/recycled_share")), against))
     flipped, tried = last.get("pool/flipped_queries"), last.get("pool/attempted_queries")
-    facts.append(
-        _fact(
-            "Flipped",
-            share(last.get("pool/flipped")),
-            f"{flipped or 0:,} of {tried or 0:,} queries" + _chance(chance.get("flipped")),
-        )
-    )
-    facts += _probed(run.probe)
+    queries = f"{flipped or 0:,} of {tried or 0:,} queries" + _chance(chance.get("flipped"))
     wasted = series.ratio(rows, "pool/wasted_rollouts", "pool/rollouts")
-    facts.append(_fact("Rollouts", _count(rows[-1], "rollouts"), f"{share(wasted)} in groups not accepted"))
-    facts.append(_fact("Sampled tokens", _count(rows[-1], "tokens"), f"{_count(rows[-1], 'searches')} searches"))
+    spent = {name: f"{rows[-1].get(f'budget/{name}') or 0:,}" for name in ("rollouts", "tokens", "searches")}
     seconds = series.total(rows, "time/step_s")
-    facts.append(_fact("Time in steps", _clock(seconds), f"{seconds / len(rows):.1f} s a step"))
-    return facts
+    return [
+        _held_out(run),
+        _fact("Zero-variance rate", share(last.get("pool/zero_variance_rate")), drawn),
+        _fact("Recycled share", share(last.get("pool/recycled_share")), against),
+        _fact("Flipped", share(last.get("pool/flipped")), queries),
+        *_probed(run.probe),
+        _fact("Rollouts", spent["rollouts"], f"{share(wasted)} in groups not accepted"),
+        _fact("Sampled tokens", spent["tokens"], f"{spent['searches']} searches"),
+        _fact("Time in steps", _clock(seconds), f"{seconds / len(rows):.1f} s a step"),
+    ]
 
 
 def _held_out(run: read.Run) -> dict[str, str]:
@@ -157,9 +144,8 @@ def _held_out(run: read.Run) -> dict[str, str]:
         return _fact("Held-out accuracy", share(scored[-1]), f"exact match; {share(first)} before training")
     if first is not None:
         return _fact("Held-out accuracy", share(first), "exact match before training; not evaluated since")
-    return _fact(
-        "Pass rate", share(series.mean(run.metrics[-1:], "reward/outcome_mean")), "of the last step's rollouts"
-    )
+    passed = series.mean(run.metrics[-1:], "reward/outcome_mean")
+    return _fact("Pass rate", share(passed), "of the last step's rollouts")
 
 
 def _probed(probe: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -187,10 +173,6 @@ def _fact(label: str, value: str, beside: str) -> dict[str, str]:
 def share(value: float | None) -> str:
     """A rate in three digits: .442; a dash where there is none."""
     return "\u2013" if value is None else f"{value:.3f}".removeprefix("0") if value < 1 else f"{value:.2f}"
-
-
-def _count(row: Mapping[str, Any], name: str) -> str:
-    return f"{row.get(f'budget/{name}') or 0:,}"
 
 
 def _clock(seconds: float) -> str:

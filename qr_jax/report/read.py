@@ -1,5 +1,6 @@
 """A run folder's files as plain values, read while the run may still be writing them."""
 
+import contextlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -47,16 +48,12 @@ def run(folder: str | Path) -> Run:
     summary = _object(folder / "summary.json")
     last = metrics[-1]["step"] if metrics else 0
     return Run(
-        folder=folder,
-        config=_object(folder / "config.json"),
-        metrics=tuple(metrics),
+        folder, _object(folder / "config.json"), tuple(metrics),
         draws=tuple(draw for draw in draws if draw["step"] <= last),  # its draws are written before its metrics
         before=summary.get("before") or _object(folder / BEFORE),  # a run that goes on has no summary
-        after=summary.get("after") or {},
-        ended=bool(metrics) and summary.get("steps") == len(metrics),
-        unread=bad + worse,
-        probe=_object(folder / "probe.json"),
-    )
+        after=summary.get("after") or {}, ended=bool(metrics) and summary.get("steps") == len(metrics),
+        unread=bad + worse, probe=_object(folder / "probe.json"),
+    )  # fmt: skip
 
 
 def stamp(folder: str | Path) -> tuple:
@@ -65,11 +62,9 @@ def stamp(folder: str | Path) -> tuple:
     names = ("config.json", "metrics.jsonl", "ledger.jsonl", "summary.json", BEFORE, "probe.json", "episodes")
     found = []
     for name in names:
-        try:
+        with contextlib.suppress(OSError):
             now = (folder / name).stat()
-        except OSError:
-            continue
-        found.append((name, now.st_mtime_ns, now.st_size))
+            found.append((name, now.st_mtime_ns, now.st_size))
     return tuple(found)
 
 

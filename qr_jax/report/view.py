@@ -12,13 +12,9 @@ from qr_jax.report import charts, page, read
 ADDRESS = "127.0.0.1"
 FOLLOW_S = 5.0  # how often the page asks for news
 NULL_REST = 30  # the null control is made anew after so many times the seconds it took
-HEADERS = {
-    "Cache-Control": "no-store",
-    "Content-Security-Policy": "frame-ancestors 'none'",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-}
+HEADERS = {"Cache-Control": "no-store", "Content-Security-Policy": "frame-ancestors 'none'"}
+HEADERS |= {"Cross-Origin-Resource-Policy": "same-origin", "Referrer-Policy": "no-referrer"}
+HEADERS |= {"X-Content-Type-Options": "nosniff"}
 KINDS = {"/": "text/html", "/run.json": "application/json", "/episodes.json": "application/json"}
 
 

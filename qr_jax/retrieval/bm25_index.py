@@ -42,9 +42,7 @@ class Index:
 
 def build(corpus: Iterable[Passage], settings: Mapping[str, Any]) -> Index:
     """The index of a corpus in memory. ValueError: no passage, an id twice, no word in any passage."""
-    ids: list[str] = []
-    counted = bm25_build.count(_texts(corpus, ids), bm25_build.stop_words(settings["stopwords"]), lambda block: block)
-    order_P, start_W = _check(ids, counted, settings), bm25_build.starts(counted)
+    counted, order_P, start_W = _counted(corpus, settings, lambda block: block)
     pieces = list(bm25_build.scores(counted, start_W, **_constants(settings)))
     score_I, place_I = (np.concatenate(parts) for parts in zip(*pieces, strict=True))
     return Index(score_I, place_I, start_W, counted.word_at, order_P)
@@ -53,18 +51,15 @@ def build(corpus: Iterable[Passage], settings: Mapping[str, Any]) -> Index:
 def load_or_build(folder: str | Path, corpus: Sequence[Passage], settings: Mapping[str, Any]) -> Index:
     """The folder's index, memory-mapped; built and put there first where it is absent, of other input, or damaged.
 
-    A warning says why an index is built again. The index is written beside the folder and renamed, so the folder is
-    always whole, even if several processes build at once. ValueError where the folder holds anything else, stored
-    passages too.
+    A warning says why an index is built again. It is written beside the folder and renamed, so the folder is always
+    whole, even if several processes build at once. ValueError where it holds anything else, stored passages too.
     """
     path, wanted = Path(folder), {"corpus": corpus_hash(corpus), "settings": dict(settings)}
     reason = why_not(path, wanted)
     if reason:
         if any((path / name).exists() for name in (stored.TEXTS, stored.ENDS)):
-            raise ValueError(
-                f"{path} holds the passages of a corpus, made by `qr-jax index`, and is left as it is: it is not "
-                f"the index asked for ({reason}); name another folder"
-            )
+            holds = f"{path} holds the passages of a corpus, made by `qr-jax index`, and is left as it is"
+            raise ValueError(f"{holds}: it is not the index asked for ({reason}); name another folder")
         if path.exists() and any(path.iterdir()):
             warnings.warn(f"the index {path} is built again: {reason}", stacklevel=3)
         clear_left(path)
@@ -77,17 +72,9 @@ def load_or_build(folder: str | Path, corpus: Sequence[Passage], settings: Mappi
 
 def load(path: Path) -> Index:
     """The index of a folder, its scores and places memory-mapped."""
-    score_I, place_I, start_W, order_P = (
-        np.load(path / name, mmap_mode="r") for name in (SCORES, PLACES, STARTS, ORDER)
-    )
     # Trap: a slice of a memory map costs more than what is done with it; a plain view of the same bytes does not.
-    return Index(
-        np.asarray(score_I),
-        np.asarray(place_I),
-        np.array(start_W),
-        json.loads((path / WORDS).read_text("utf-8")),
-        np.asarray(order_P),
-    )
+    score_I, place_I, order_P = (np.asarray(np.load(path / name, mmap_mode="r")) for name in (SCORES, PLACES, ORDER))
+    return Index(score_I, place_I, np.load(path / STARTS), json.loads((path / WORDS).read_text("utf-8")), order_P)
 
 
 def passages(folder: str | Path) -> stored.Stored:
@@ -105,18 +92,13 @@ def passages(folder: str | Path) -> stored.Stored:
     except (OSError, ValueError, KeyError, TypeError) as error:
         problem = f"its {MANIFEST} or passages cannot be read ({error!r})"
     if problem:
-        raise ValueError(
-            f"the index {path} is damaged: {problem}; build it again from its corpus files: "
-            f"qr-jax index FILE ... {path}"
-        )
+        again = f"build it again from its corpus files: qr-jax index FILE ... {path}"
+        raise ValueError(f"the index {path} is damaged: {problem}; {again}")
     return stored.Stored(path)
 
 
 def why_not(path: Path, wanted: Mapping[str, Any], *, files: Collection[str] | None = None) -> str | None:
-    """Why the index in a folder cannot serve; None when it can. ValueError where the folder holds other things.
-
-    `files`: those that must be undamaged; None: all.
-    """
+    """Why a folder's index cannot serve, or None; `files` must be undamaged (None: all). ValueError: other files."""
     known = {MANIFEST, *FILES, stored.TEXTS, stored.ENDS}
     if path.exists() and (not path.is_dir() or {file.name for file in path.iterdir()} - known):
         raise ValueError(f"{path} is no folder of a BM25 index, and is left as it is; name a new or empty folder")
@@ -156,8 +138,7 @@ def write(
 ) -> dict[str, Any]:
     """Index the corpus, which is read once, into the folder, with its `passages` if so asked; returns the manifest.
 
-    Memory holds the ids and the words but neither the texts nor the lists. The index is written beside the folder and
-    renamed, so the folder is always whole.
+    Memory holds ids and words but neither texts nor lists. The folder is renamed when it is written: always whole.
     """
     with build_aside(path) as aside:
         new = aside / "new"
@@ -180,11 +161,7 @@ def file_hash(path: Path) -> str:
 
 def _fill(new: Path, aside: Path, corpus: Iterable[Passage], settings: Mapping[str, Any]) -> dict[str, int]:
     """Write the index's files; returns the counts."""
-    ids: list[str] = []
-    stopwords = bm25_build.stop_words(settings["stopwords"])
-    counted = bm25_build.count(_texts(corpus, ids), stopwords, _on_disk(aside))
-    order_P, start_W = _check(ids, counted, settings), bm25_build.starts(counted)
-    del ids
+    counted, order_P, start_W = _counted(corpus, settings, _on_disk(aside))
     np.save(new / ORDER, order_P)
     np.save(new / STARTS, start_W)
     (new / WORDS).write_text(json.dumps(counted.word_at, ensure_ascii=False), "utf-8")
@@ -203,26 +180,35 @@ def _fill(new: Path, aside: Path, corpus: Iterable[Passage], settings: Mapping[s
     return {"passages": size, "words": words, "different_words": len(counted.word_at), "scores": total}
 
 
-def _texts(corpus: Iterable[Passage], ids: list[str]) -> Iterator[str]:
-    """The text of each passage that is indexed; its id is added to `ids`."""
-    for passage in corpus:
-        ids.append(passage.id)
-        yield f"{passage.title} {passage.text}"
+def _counted(
+    corpus: Iterable[Passage], settings: Mapping[str, Any], keep: Callable[[np.ndarray], np.ndarray]
+) -> tuple[bm25_build.Counted, np.ndarray, np.ndarray]:
+    """The words counted, the place of each passage when ids are sorted, int32 [passages], and where lists start."""
+    ids: list[str] = []
 
+    def texts() -> Iterator[str]:
+        for passage in corpus:
+            ids.append(passage.id)
+            yield f"{passage.title} {passage.text}"
 
-def _check(ids: list[str], counted: bm25_build.Counted, settings: Mapping[str, Any]) -> np.ndarray:
-    """The place of each passage when ids are sorted, int32 [passages]."""
-    place_P = sorted(range(len(ids)), key=ids.__getitem__)
-    twice = next((ids[a] for a, z in zip(place_P, place_P[1:]) if ids[a] == ids[z]), None)
-    if not ids or twice is not None:
-        problem = "no passage" if twice is None else f"the id {twice!r} more than once"
-        raise ValueError(f"bm25 needs a corpus of passages with an id each; found {problem}")
+    stopwords = settings["stopwords"]
+    counted = bm25_build.count(texts(), bm25_build.stop_words(stopwords), keep)
+    place_P = by_id(ids, "bm25")
     if not counted.word_at:
-        stopwords = settings["stopwords"]
         raise ValueError(f"none of the {len(ids)} passages holds a word to search for (stopwords={stopwords!r})")
     order_P = np.empty(len(ids), np.int32)
     order_P[place_P] = np.arange(len(ids), dtype=np.int32)
-    return order_P
+    return counted, order_P, bm25_build.starts(counted)
+
+
+def by_id(ids: Sequence[str], name: str) -> list[int]:
+    """Places in the order of the ids. ValueError, with the retriever's name, for no id or one that comes twice."""
+    places = sorted(range(len(ids)), key=ids.__getitem__)
+    twice = next((ids[a] for a, z in zip(places, places[1:]) if ids[a] == ids[z]), None)
+    if not ids or twice is not None:
+        problem = "no passage" if twice is None else f"the id {twice!r} more than once"
+        raise ValueError(f"{name} needs a corpus of passages with an id each; found {problem}")
+    return places
 
 
 def _constants(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """A dense index: a corpus's vectors in pieces, in memory or in a folder; an interrupted build goes on where it ended.
 
-A folder holds a manifest (corpus, model, settings), a numpy file a piece, and a list of the pieces that are done with
-the SHA-256 of each.
+A folder holds a manifest (corpus, model, settings), a numpy file a piece, and the SHA-256 of each piece that is done.
 """
 
 import contextlib
@@ -124,7 +123,8 @@ def _done(folder: Path, wanted: Mapping[str, Any], names: Sequence[str]) -> set[
     lines = (folder / PIECES).read_text("utf-8").splitlines() if (folder / PIECES).exists() else []
     listed = dict(line.split(" ") for line in lines if line.count(" ") == 1)  # the last line may have been cut
     written = {name: digest for name, digest in listed.items() if name in names}
-    whole = {name for name, digest in written.items() if _has_digest(folder / name, digest)}
+    there = {name for name in written if (folder / name).is_file()}
+    whole = {name for name in there if file_hash(folder / name) == written[name]}
     if damaged := len(written) - len(whole):
         warnings.warn(f"damaged pieces of the index {folder} are made again: {damaged}", stacklevel=4)
     return whole
@@ -141,13 +141,8 @@ def _refuse_other(folder: Path, wanted: Mapping[str, Any]) -> None:
     now = wanted["settings"]
     other += [f"{name} ({before.get(name)!r}, now {now[name]!r})" for name in now if before.get(name) != now[name]]
     if other:
-        raise ValueError(
-            f"the index {folder} was made with another {', '.join(other)}, and is left as it is; name another folder"
-        )
-
-
-def _has_digest(path: Path, digest: str) -> bool:
-    return path.is_file() and file_hash(path) == digest
+        made = f"the index {folder} was made with another {', '.join(other)}"
+        raise ValueError(f"{made}, and is left as it is; name another folder")
 
 
 @contextlib.contextmanager

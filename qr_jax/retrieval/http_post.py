@@ -47,10 +47,9 @@ class Failed(OSError):
 
 @dataclass(frozen=True)
 class Patience:
-    """How long and how often a call is tried, and when its server is left alone.
+    """How long and how often a call is tried: `timeout_s` is for one try, `deadline_s` for all of a call.
 
-    `timeout_s` is for one try, `deadline_s` for all of a call. After `pause_after` failures in a row no request is sent
-    for `pause_s`.
+    After `pause_after` failures in a row no request is sent for `pause_s`.
     """
 
     timeout_s: float = 10.0
@@ -76,18 +75,13 @@ def secret(name: str) -> str:
     value = os.environ.get(name, "").strip()
     if len(value) < SHORTEST or not re.fullmatch(r"[!#-\[\]-~]+", value):
         problem = f"has {len(value)} characters" if value else "is not set"
-        raise ValueError(
-            f"the environment variable {name} {problem}; wanted a secret of {SHORTEST} or more plain characters, "
-            "without blanks or quotes"
-        )
+        wanted = f"a secret of {SHORTEST} or more plain characters, without blanks or quotes"
+        raise ValueError(f"the environment variable {name} {problem}; wanted {wanted}")
     return value
 
 
 class Endpoint:
-    """A URL that takes JSON; connections are kept and used again. Calls may come from several threads.
-
-    `path` is added to a URL without one.
-    """
+    """A URL that takes JSON, with `path` where it has none; connections are kept, and several threads may call."""
 
     def __init__(self, url: str, patience: Patience, headers: Mapping[str, str] | None = None, *, path: str = "/"):
         self._idle: list[http.client.HTTPConnection] = []
@@ -179,9 +173,8 @@ class Endpoint:
         if not proxy or self._host in LOOPBACK or urllib.request.proxy_bypass(self._host):
             return http.client.HTTPSConnection(self._host, self._port, timeout=left_s, context=self._tls)
         through = urllib.parse.urlsplit(proxy if "//" in proxy else f"//{proxy}")
-        connection = http.client.HTTPSConnection(
-            through.hostname or "", through.port or 80, timeout=left_s, context=self._tls
-        )
+        address = through.hostname or "", through.port or 80
+        connection = http.client.HTTPSConnection(*address, timeout=left_s, context=self._tls)
         known = f"{urllib.parse.unquote(through.username or '')}:{urllib.parse.unquote(through.password or '')}"
         basic = {"Proxy-Authorization": "Basic " + base64.b64encode(known.encode()).decode()}
         connection.set_tunnel(self._host, self._port, basic if through.username else {})

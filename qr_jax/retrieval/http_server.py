@@ -64,16 +64,10 @@ def as_json(value: Any, status: int = 200, headers: tuple[tuple[str, str], ...] 
 
 
 class Server:
-    """Answers every request by `handle`; any exception of it but Refused is a 500.
-
-    `admit` sees a request before its body is read, and may raise Refused.
-    """
+    """Answers requests by `handle`, whose exceptions but Refused are a 500; `admit` may refuse one before its body."""
 
     def __init__(
-        self,
-        handle: Callable[[Request], Awaitable[Response]],
-        bounds: Bounds,
-        admit: Callable[[Request], None] = lambda request: None,
+        self, handle: Callable[[Request], Awaitable[Response]], bounds: Bounds, admit: Callable[[Request], None]
     ):
         self._handle, self._bounds, self._admit = handle, bounds, admit
         self._busy: dict[asyncio.Task[Any], bool] = {}  # of each connection: whether it is being answered
@@ -84,9 +78,8 @@ class Server:
 
     async def start(self, host: str, port: int) -> int:
         """Listen; returns the port (a free one for 0)."""
-        self._server = await asyncio.start_server(
-            self._connection, host, port, limit=self._bounds.head_bytes, backlog=1024
-        )
+        most = self._bounds.head_bytes
+        self._server = await asyncio.start_server(self._connection, host, port, limit=most, backlog=1024)
         return self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
@@ -118,9 +111,7 @@ class Server:
             del self._busy[task]
             writer.close()
 
-    async def _exchange(
-        self, task: asyncio.Task[Any], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> bool:
+    async def _exchange(self, task: asyncio.Task, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         """One request and its answer; whether the connection is kept."""
         try:
             async with asyncio.timeout(self._bounds.idle_s):

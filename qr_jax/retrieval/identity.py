@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from qr_jax import plugins
+from qr_jax.records import Passage, SearchFunction
 from qr_jax.settings import Use
 
 
@@ -20,6 +21,20 @@ def models(use: Use, *, allow_plugins: Sequence[str] | None = None) -> list[str]
         if fingerprint is not None:
             digests.append(fingerprint(**plugins.check("retriever", part, allow_plugins=allow_plugins)))
     return digests
+
+
+def inside(name: str, of: Use, corpus: Sequence[Passage] | None) -> SearchFunction:
+    """The search of `of`, a retriever inside the retriever `name`.
+
+    ValueError: a corpus that it wants is missing, or it is no file of qr_jax/retrievers/ (a run's config could bring
+    code that nobody allowed).
+    """
+    if "." in of.name:
+        raise ValueError(f"{name} takes a file of qr_jax/retrievers/ as its `of`, and has {of.name}")
+    make, wants = plugins.bind("retriever", of), plugins.wants_corpus(of)
+    if wants and corpus is None:
+        raise ValueError(f"the retriever {of.name!r} inside {name!r} searches a corpus, and there is none")
+    return make(corpus=corpus) if wants else make()
 
 
 def _with_parts(use: Use, allow_plugins: Sequence[str] | None) -> Iterator[Use]:

@@ -3,6 +3,7 @@
 Searching it then reads the disk: `data.corpus=FOLDER` neither builds anything nor holds the texts in memory.
 """
 
+import contextlib
 import itertools
 import json
 import shutil
@@ -70,10 +71,8 @@ def index(
         refuse_other(out, sources)
     build_aside.clear_left(out)
     estimated = estimate(files, stopwords)
-    say(
-        f"about {estimated.passages:,} passages: {gb(estimated.memory_bytes)} of memory, {gb(estimated.disk_bytes)} of "
-        f"disk while it is built, {gb(estimated.index_bytes)} when it is done"
-    )
+    disk = f"{gb(estimated.disk_bytes)} of disk while it is built, {gb(estimated.index_bytes)} when it is done"
+    say(f"about {estimated.passages:,} passages: {gb(estimated.memory_bytes)} of memory, {disk}")
     if check:
         refuse(estimated, available_memory(), free_disk(out), out)
     start = time.monotonic()
@@ -95,10 +94,8 @@ def refuse_other(out: Path, sources: Sequence[Mapping[str, Any]]) -> None:
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         origin = "does not say what it was made of"
     named = ", ".join(source["file"] for source in sources)
-    raise ValueError(
-        f"the index {out} {origin}, not of these {named}, and is left as it is; "
-        "name another folder, or put the new index in its place with --replace"
-    )
+    todo = "name another folder, or put the new index in its place with --replace"
+    raise ValueError(f"the index {out} {origin}, not of these {named}, and is left as it is; {todo}")
 
 
 def estimate(files: Sequence[Path], stopwords: Sequence[str]) -> Estimate:
@@ -117,13 +114,8 @@ def estimate(files: Sequence[Path], stopwords: Sequence[str]) -> Estimate:
         seen.update(itertools.chain.from_iterable(words_of))
     different = len(seen) * (max(words, 1) / max(seen.total(), 1)) ** GROWTH
     # A Python text has 57 bytes beside its characters; a dict's entry with its key about 150; ids are sorted once.
-    memory = (
-        BASE_BYTES
-        + WORD_BYTES * min(words, bm25_build.BLOCK_WORDS)
-        + id_bytes
-        + passages * (57 + 8 + 48 + 12)
-        + different * 160
-    )
+    memory = BASE_BYTES + WORD_BYTES * min(words, bm25_build.BLOCK_WORDS)
+    memory += id_bytes + passages * (57 + 8 + 48 + 12) + different * 160
     index_bytes = text_bytes + passages * (24 + 4) + pairs * 8 + different * 24
     disk = index_bytes + pairs * 12
     return Estimate(
@@ -152,41 +144,35 @@ def _head(file: Path) -> tuple[list[bytes], float]:
     """The whole lines in the first bytes of a file, and the share of the file that these bytes are."""
     with file.open("rb") as opened:
         raw = opened.read(SAMPLE_BYTES)
-    data = _unzipped(raw) if file.suffix == ".gz" else raw
-    lines = data.split(b"\n")
+    lines = (_unzipped(raw) if file.suffix == ".gz" else raw).split(b"\n")
     is_all = len(raw) == file.stat().st_size
     kept = [line for line in (lines if is_all else lines[:-1]) if line.strip()]
-    share = 1.0 if is_all else len(raw) / file.stat().st_size
-    return kept, share
+    return kept, 1.0 if is_all else len(raw) / file.stat().st_size
 
 
 def _unzipped(data: bytes) -> bytes:
     """The text of a gzip file's beginning, from all members in it."""
     parts = []
-    try:
+    with contextlib.suppress(zlib.error):  # damaged: said when the whole file is read
         while data:
             member = zlib.decompressobj(31)
             parts.append(member.decompress(data))
             data = member.unused_data
-    except zlib.error:  # damaged: said when the whole file is read
-        pass
     return b"".join(parts)
 
 
 def refuse(estimated: Estimate, memory: int | None, disk: int, out: Path) -> None:
     """ValueError where there is less memory or disk than the estimate, with both and what to do."""
+    takes = f"indexing about {estimated.passages:,} passages takes about"
+    anyway = "or try it all the same with --no-check"
     if memory is not None and memory < estimated.memory_bytes:
-        raise ValueError(
-            f"indexing about {estimated.passages:,} passages takes about {gb(estimated.memory_bytes)} of memory, and "
-            f"{gb(memory)} are available; close other programs, use a larger machine, index a part of the corpus, or "
-            "try it all the same with --no-check"
-        )
+        lacks = f"{gb(estimated.memory_bytes)} of memory, and {gb(memory)} are available"
+        todo = "close other programs, use a larger machine, index a part of the corpus"
+        raise ValueError(f"{takes} {lacks}; {todo}, {anyway}")
     if disk < estimated.disk_bytes:
-        raise ValueError(
-            f"indexing about {estimated.passages:,} passages takes about {gb(estimated.disk_bytes)} of disk while it "
-            f"is built ({gb(estimated.index_bytes)} when it is done), and {gb(disk)} are free where {out} would be; "
-            "free some, name a folder on another disk, or try it all the same with --no-check"
-        )
+        built = f"{gb(estimated.disk_bytes)} of disk while it is built ({gb(estimated.index_bytes)} when it is done)"
+        lacks = f"{built}, and {gb(disk)} are free where {out} would be"
+        raise ValueError(f"{takes} {lacks}; free some, name a folder on another disk, {anyway}")
 
 
 def free_disk(out: Path) -> int:
@@ -203,12 +189,9 @@ def available_memory() -> int | None:
 
 
 def _machine_memory() -> int | None:
-    try:
+    with contextlib.suppress(OSError):
         lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return None
-    said = next((line.split()[1] for line in lines if line.startswith("MemAvailable:")), None)
-    return None if said is None else int(said) * 1024
+        return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
 
 
 def _container_memory() -> Iterator[int]:
@@ -227,10 +210,7 @@ def gb(count: int) -> str:
 def format_summary(manifest: Mapping[str, Any], out: Path) -> str:
     counts = manifest["counts"]
     size = sum(file.stat().st_size for file in out.iterdir())
-    done = (
-        f"built in {manifest['built_s']:.1f} s" if manifest["built"] else "already there, of these files and settings"
-    )
-    return (
-        f"{out}: {counts['passages']:,} passages, {counts['different_words']:,} words, {gb(size)}, {done}\n"
-        f"corpus SHA-256 {manifest['corpus']}\nsearch it with data.corpus={out}"
-    )
+    done = "already there, of these files and settings"
+    done = f"built in {manifest['built_s']:.1f} s" if manifest["built"] else done
+    held = f"{out}: {counts['passages']:,} passages, {counts['different_words']:,} words, {gb(size)}, {done}"
+    return f"{held}\ncorpus SHA-256 {manifest['corpus']}\nsearch it with data.corpus={out}"

@@ -43,7 +43,7 @@ def passage_of(item: Any) -> Passage:
     title, text = document.get("title", ""), document.get("text", document.get("contents"))
     if "text" not in document and isinstance(text, str):
         title, text = _split(text, title)
-    name = document.get("id", _hash(f"{title}\n{text}"))
+    name = document.get("id", hashlib.sha256(f"{title}\n{text}".encode("utf-8", "surrogatepass")).hexdigest()[:16])
     name = str(name) if isinstance(name, int) and not isinstance(name, bool) else name
     if not (isinstance(name, str) and isinstance(title, str) and isinstance(text, str)):
         raise ValueError(f"a passage has {', '.join(map(str, document)) or 'nothing'}; wanted id and contents as texts")
@@ -64,10 +64,6 @@ def _score(score: Any) -> float:
     if isinstance(score, bool) or not isinstance(score, (int, float)) or not math.isfinite(score):
         raise ValueError(f"a passage has the score {score!r}; wanted a finite number")
     return float(score)
-
-
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def _lists(value: Any, count: int, name: str) -> list[list[Any]]:
@@ -104,23 +100,17 @@ def _flashrag_results(body: Any, count: int) -> Lists:
 
 # return_scores is always true: Search-R1's own server fails, or loses documents, where it is false.
 PROTOCOLS: Mapping[str, Protocol] = {
-    "search_r1": Protocol(
-        "/retrieve",
-        True,
-        lambda queries, k: {"queries": list(queries), "topk": k, "return_scores": True},
-        _under("result"),
-    ),
-    "skyrl": Protocol(
-        "/retrieve", False, lambda queries, k: {"query": queries[0], "topk": k, "return_scores": True}, _under("result")
-    ),
-    "flashrag": Protocol(
-        "/batch_search",
-        True,
-        lambda queries, k: {"query": list(queries), "top_n": k, "return_score": True},
-        _flashrag_results,
-    ),
-    "r1_searcher": Protocol("/queries", True, lambda queries, k: {"queries": list(queries), "k": k}, _under("answers")),
-}
+    name: Protocol(path, batch, request, results)
+    for name, path, batch, results, request in (
+        ("search_r1", "/retrieve", True, _under("result"),
+         lambda queries, k: {"queries": list(queries), "topk": k, "return_scores": True}),
+        ("skyrl", "/retrieve", False, _under("result"),
+         lambda queries, k: {"query": queries[0], "topk": k, "return_scores": True}),
+        ("flashrag", "/batch_search", True, _flashrag_results,
+         lambda queries, k: {"query": list(queries), "top_n": k, "return_score": True}),
+        ("r1_searcher", "/queries", True, _under("answers"), lambda queries, k: {"queries": list(queries), "k": k}),
+    )
+}  # fmt: skip
 
 
 def rerank_request(query: str, passages: Sequence[Passage], k: int) -> dict[str, Any]:
@@ -132,8 +122,7 @@ def rerank_request(query: str, passages: Sequence[Passage], k: int) -> dict[str,
 def rerank_results(body: Any, passages: Sequence[Passage]) -> list[Passage]:
     """The passages in the server's order with its scores; ValueError for a document that it was not sent.
 
-    A document is known by its id or, as Search-R1's server sends it back, by "(Title: FIRST LINE) REST" alone; of equal
-    texts the first comes first.
+    A document is known by its id or, as Search-R1's server sends it, by "(Title: FIRST LINE) REST"; equals in order.
     """
     if not isinstance(body, Mapping) or "result" not in body:
         raise ValueError("the answer has no 'result'; is this a reranking server?")

@@ -53,11 +53,10 @@ def recall(
         search = make()
     built_s = time.perf_counter() - start
     asked = [at for at, wanted in enumerate(gold.wanted) if wanted]
-    shares, searched_s = _ask(
-        search, [queries[at].question for at in asked], [gold.wanted[at] for at in asked], gold, k
-    )
+    texts, wanted = [queries[at].question for at in asked], [gold.wanted[at] for at in asked]
+    shares, searched_s = _ask(search, texts, wanted, gold, k)
     names = frozenset().union(*gold.wanted)
-    absent = None if corpus is None else len(_absent(names, passages, gold))
+    absent = None if corpus is None else len(names.difference(map(gold.name, passages)))
     return _mean(shares) | {
         "k": k, "retriever": use.name, "settings": plain(use.settings), "questions": len(asked),
         "questions_without_gold": len(queries) - len(asked), "gold": gold.by, "gold_passages": len(names),
@@ -76,10 +75,8 @@ def gold_of(queries: Sequence[Query], name: str) -> Gold:
         wanted = [frozenset(map(str, names(query.meta) or ())) for query in queries]
         if any(wanted):
             return Gold(by, wanted, key)
-    raise ValueError(
-        f"no question of {name} says which passages are gold; wanted a column 'supporting' (passage ids) or "
-        "'supporting_titles'"
-    )
+    wanted = "a column 'supporting' (passage ids) or 'supporting_titles'"
+    raise ValueError(f"no question of {name} says which passages are gold; wanted {wanted}")
 
 
 def _titles(meta: Mapping[str, Any]) -> Any:
@@ -101,16 +98,6 @@ def _ask(
         for want, passages in zip(wanted[start : start + BATCH], results, strict=True):
             shares.append(len(want & {gold.name(passage) for passage in passages[:k]}) / len(want))
     return shares, max(seconds, 1e-9)
-
-
-def _absent(names: frozenset[str], passages: Sequence[Passage], gold: Gold) -> set[str]:
-    """The gold names that no passage has."""
-    left = set(names)
-    for passage in passages:
-        left.discard(gold.name(passage))
-        if not left:
-            break
-    return left
 
 
 def _mean(shares: Sequence[float]) -> dict[str, float]:
@@ -135,9 +122,7 @@ def format_table(figures: Mapping[str, Any]) -> str:
     if left:
         lines.append(f"{left} questions have no gold and are not counted")
     if absent:
-        lines.append(
-            f"{absent:,} of {figures['gold_passages']:,} gold passages are not in the corpus: is it the right one?"
-        )
-    return "\n".join(
-        [head, *lines] + [f"{figures['queries_per_second']:.0f} queries/s, built in {figures['built_s']:.1f} s"]
-    )
+        gone = f"{absent:,} of {figures['gold_passages']:,} gold passages are not in the corpus"
+        lines.append(f"{gone}: is it the right one?")
+    lines.append(f"{figures['queries_per_second']:.0f} queries/s, built in {figures['built_s']:.1f} s")
+    return "\n".join([head, *lines])

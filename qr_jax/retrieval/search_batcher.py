@@ -18,10 +18,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Limits:
-    """What one request may ask, and how requests are put together.
-
-    Search-R1 sends all queries of a rollout's turn in one request.
-    """
+    """What a request may ask (Search-R1's has all queries of a rollout's turn), and how requests are put together."""
 
     body_bytes: int = 32_000_000  # room for `queries` of `query_chars`, most characters taking one or two bytes
     queries: int = 4096

@@ -18,6 +18,8 @@ BUSY_S = 5.0  # how long one process waits for another's write
 SHARE_KEPT = 0.9  # of the entries, when the file has grown too large
 
 TABLE = "CREATE TABLE IF NOT EXISTS searches (key BLOB PRIMARY KEY, made REAL NOT NULL, found TEXT NOT NULL)"
+FIND = "SELECT found FROM searches WHERE key = ? AND made >= ?"
+SHRINK = "DELETE FROM searches WHERE key IN (SELECT key FROM searches ORDER BY rowid LIMIT ?)"
 
 
 class SearchCache:
@@ -65,8 +67,7 @@ class SearchCache:
         return [known[key] for key in keys]
 
     def _key(self, query: str, k: int) -> bytes:
-        text = json.dumps([self._identity, k, query])
-        return hashlib.sha256(text.encode()).digest()
+        return hashlib.sha256(json.dumps([self._identity, k, query]).encode()).digest()
 
     def _read(self, keys: Sequence[bytes]) -> dict[bytes, Sequence[Passage]]:
         since = 0.0 if self._max_age_s is None else time.time() - self._max_age_s
@@ -74,9 +75,7 @@ class SearchCache:
         try:
             with self._lock:
                 for key in dict.fromkeys(keys):
-                    row = self._file.execute(
-                        "SELECT found FROM searches WHERE key = ? AND made >= ?", (key, since)
-                    ).fetchone()
+                    row = self._file.execute(FIND, (key, since)).fetchone()
                     if row:
                         results[key] = [Passage(*fields) for fields in json.loads(row[0])]
         except (sqlite3.Error, ValueError, TypeError) as error:
@@ -85,10 +84,8 @@ class SearchCache:
 
     def _write(self, results: dict[bytes, Sequence[Passage]]) -> None:
         now = time.time()
-        rows = [
-            (key, now, json.dumps([[p.id, p.title, p.text, float(p.score)] for p in passages]))
-            for key, passages in results.items()
-        ]
+        found = {key: [[p.id, p.title, p.text, float(p.score)] for p in results[key]] for key in results}
+        rows = [(key, now, json.dumps(passages)) for key, passages in found.items()]
         try:
             with self._lock, self._file:
                 self._file.executemany("INSERT OR REPLACE INTO searches VALUES (?, ?, ?)", rows)
@@ -98,15 +95,12 @@ class SearchCache:
 
     def _shrink(self) -> None:
         """Delete the oldest entries where the file has grown too large; the space is used again."""
-        pages, free, size = (
-            self._file.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count", "page_size")
-        )
+        names = ("page_count", "freelist_count", "page_size")
+        pages, free, size = (self._file.execute(f"PRAGMA {name}").fetchone()[0] for name in names)
         if (pages - free) * size > self._max_bytes:
             (count,) = self._file.execute("SELECT count(*) FROM searches").fetchone()
             gone = count - int(count * SHARE_KEPT)
-            self._file.execute(
-                "DELETE FROM searches WHERE key IN (SELECT key FROM searches ORDER BY rowid LIMIT ?)", (gone,)
-            )
+            self._file.execute(SHRINK, (gone,))
 
     def _pass_by(self, error: Exception) -> None:
         if not self._broken:

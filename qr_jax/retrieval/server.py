@@ -13,7 +13,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from qr_jax.dialect import encodable
@@ -45,8 +45,7 @@ class App:
 
     def __post_init__(self):
         self.metrics = ServerMetrics()
-        bounds = self.bounds or Bounds()
-        bounds = Bounds(**{**vars(bounds), "body_bytes": self.limits.body_bytes})
+        bounds = replace(self.bounds or Bounds(), body_bytes=self.limits.body_bytes)
         self.server = Server(self.handle, bounds, self.admit)
         self.batcher = Batcher(self.search, self.limits, self.metrics, lambda: self.server.connections)
         self._began = time.monotonic()
@@ -80,10 +79,8 @@ class App:
         if request.path == "/health":
             return self._health()
         if request.path == "/metrics":
-            gauges = {
-                "queue_queries": ("queries that wait for their search", float(self.batcher.queue)),
-                "connections": ("open connections", float(self.server.connections)),
-            }
+            gauges = {"queue_queries": ("queries that wait for their search", float(self.batcher.queue))}
+            gauges |= {"connections": ("open connections", float(self.server.connections))}
             return Response(200, self.metrics.text(gauges).encode(), "text/plain; version=0.0.4")
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
             raise Refused(415, "wanted Content-Type: application/json")
@@ -166,13 +163,7 @@ def document(passage: Passage, *, url: bool) -> dict[str, str]:
 
 
 def answer(
-    path: str,
-    queries: Sequence[str],
-    results: Sequence[Sequence[Passage]],
-    *,
-    scores: bool,
-    single: bool,
-    url: bool = False,
+    path: str, queries: Sequence[str], results: Sequence[Sequence[Passage]], *, scores: bool, single: bool, url=False
 ) -> Any:
     """The passages of each query as the path's protocol has them (protocols.py)."""
     documents = [[document(passage, url=url) for passage in passages] for passages in results]

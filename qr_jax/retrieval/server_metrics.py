@@ -51,13 +51,9 @@ class ServerMetrics:
         parts = [
             _part("requests_total", "counter", "requests by path and status", statuses),
             _part("queries_total", "counter", "queries asked", [f"qr_jax_queries_total {self.queries}"]),
-            _part(
-                "search_errors_total",
-                "counter",
-                "search calls that failed",
-                [f"qr_jax_search_errors_total {self.search_errors}"],
-            ),
         ]
+        failed = [f"qr_jax_search_errors_total {self.search_errors}"]
+        parts.append(_part("search_errors_total", "counter", "search calls that failed", failed))
         for name, help_text in (
             ("request_seconds", "from a search request's arrival to its answer"),
             ("search_seconds", "of one search call"),

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -44,7 +45,8 @@ def bm25(
         # The k-th best of a few passages bounds the k-th best of all from below: those of the rarest word that has k.
         few = min((place_I[span] for span in spans if span.stop - span.start >= k), key=len, default=None)
         least = 0.0 if few is None or k < 1 else np.partition(scores_P[few], -k)[-k]
-        return [_scored(corpus[place], scores_P[place]) for place in best(scores_P, order_P, k, least)]
+        places = best(scores_P, order_P, k, least)
+        return [replace(corpus[place], score=float(scores_P[place])) for place in places]
 
     return lambda queries, k: [passages(query, k) for query in queries]
 
@@ -71,7 +73,3 @@ def best(scores_P: np.ndarray, order_P: np.ndarray, k: int, least: float = 0.0) 
         bound = np.partition(scores_P[places], -k)[-k]
         places = places[scores_P[places] >= bound]
     return places[np.lexsort((order_P[places], -scores_P[places]))][: max(k, 0)]
-
-
-def _scored(passage: Passage, score: Any) -> Passage:
-    return Passage(passage.id, passage.title, passage.text, float(score))

@@ -33,16 +33,9 @@ def cached(
     another file, or set `max_age_s`. ValueError: no corpus where `of` wants one, an `of` that is no file of this folder
     (or a run's config could bring code that nobody allowed), and what `of` and the file refuse.
     """
-    if "." in of.name:
-        raise ValueError(f"cached takes a file of qr_jax/retrievers/ as its `of`, and has {of.name}")
-    make = plugins.bind("retriever", of)
+    search = identity.inside("cached", of, corpus)
     about: dict[str, Any] = {"retriever": of.name, "settings": _effective(plain(of.settings))}
-    if not plugins.wants_corpus(of):
-        search = make()
-    elif corpus is None:
-        raise ValueError(f"the retriever {of.name!r} inside 'cached' searches a corpus, and there is none")
-    else:
-        search = make(corpus=corpus)
+    if corpus is not None and plugins.wants_corpus(of):
         about["corpus"] = bm25_index.corpus_hash(corpus)
     models = identity.models(of)
     if models:  # without models the identity stays what it was: results kept under it may have been paid for

@@ -1,6 +1,7 @@
 """Retriever: passages by their meaning, as an encoder has it: exact search by inner products on this host's devices."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -49,7 +50,12 @@ def dense(
     """
     if not 0 < recall_target <= 1 or (batch_tokens is not None and batch_tokens < 1):
         raise ValueError(f"dense needs 0 < recall_target <= 1, batch_tokens > 0; has {recall_target}, {batch_tokens}")
-    place_P, chosen = _by_id(corpus), _devices(devices)
+    # Rows lie in the order of ids, and equal scores go by row.
+    place_P = np.array(bm25_index.by_id([passage.id for passage in corpus], "dense"))
+    own = jax.local_devices()
+    if devices is not None and not 1 <= devices <= len(own):
+        raise ValueError(f"dense has devices={devices}; this process has {len(own)} ({own[0].platform})")
+    chosen = own[:devices]
     encode = Embedder(
         embedder.resolve(model), chosen, pooling=pooling, max_tokens=max_tokens, compute=compute,
         batch_tokens=batch_tokens,
@@ -62,11 +68,9 @@ def dense(
     if index is None:
         vectors = dense_index.in_memory(len(place_P), storage, embed)
     else:
+        made_of = {"corpus": bm25_index.corpus_hash(corpus), "model": encode.fingerprint}
         settings = encode.settings | {"passage_prefix": passage_prefix}
-        vectors = dense_index.in_folder(
-            Path(index), len(place_P), storage, embed, corpus=bm25_index.corpus_hash(corpus), model=encode.fingerprint,
-            settings=settings,
-        )  # fmt: skip
+        vectors = dense_index.in_folder(Path(index), len(place_P), storage, embed, **made_of, settings=settings)
     rows = nearest.lay_out(vectors.read, len(place_P), chosen)
     target = recall_target if approx else None
     for query_BD in encode.warm_up():
@@ -77,7 +81,7 @@ def dense(
         query_BD = encode.queries([query_prefix + query for query in queries])
         score_BK, row_BK = nearest.nearest(rows, query_BD, k, recall_target=target)
         pairs = zip(score_BK[: len(queries)].tolist(), place_P[row_BK[: len(queries)]].tolist(), strict=True)
-        return [[_scored(corpus[at], score) for score, at in zip(*pair, strict=True)] for pair in pairs]
+        return [[replace(corpus[at], score=score) for score, at in zip(*pair, strict=True)] for pair in pairs]
 
     def search(queries: list[str], k: int) -> list[list[Passage]]:
         results: list[list[Passage]] = [[] for _ in queries]
@@ -94,25 +98,3 @@ def dense(
 def fingerprint(*, model: str = "minilm", **_: Any) -> str:
     """SHA-256 of the encoder's files: another encoder finds other passages (retrieval/identity.py)."""
     return embedder.fingerprint(embedder.resolve(model))
-
-
-def _by_id(corpus: Sequence[Passage]) -> np.ndarray:
-    """Places of the passages in the order of their ids: rows lie in this order, and equal scores go by row."""
-    ids = [passage.id for passage in corpus]
-    places = sorted(range(len(ids)), key=ids.__getitem__)
-    twice = next((ids[a] for a, z in zip(places, places[1:]) if ids[a] == ids[z]), None)
-    if not ids or twice is not None:
-        problem = "no passage" if twice is None else f"the id {twice!r} more than once"
-        raise ValueError(f"dense needs a corpus of passages with an id each; found {problem}")
-    return np.array(places)
-
-
-def _devices(count: int | None) -> list[Any]:
-    own = jax.local_devices()
-    if count is not None and not 1 <= count <= len(own):
-        raise ValueError(f"dense has devices={count}; this process has {len(own)} ({own[0].platform})")
-    return own[:count]
-
-
-def _scored(passage: Passage, score: float) -> Passage:
-    return Passage(passage.id, passage.title, passage.text, score)

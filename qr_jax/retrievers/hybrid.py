@@ -1,6 +1,7 @@
 """Retriever: several retrievers' lists merged by reciprocal rank fusion (Cormack et al. 2009, SIGIR)."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from qr_jax import plugins
 from qr_jax.records import Passage, SearchFunction
@@ -23,15 +24,14 @@ def hybrid(
     a run's config could bring code that nobody allowed), and what a part refuses.
     """
     if len(parts) < 2 or depth < 1 or constant < 0:
-        raise ValueError(
-            f"hybrid needs two parts or more, depth above 0 and constant of at least 0; it has {len(parts)} "
-            f"({', '.join(part.name for part in parts)}), depth={depth}, constant={constant}"
-        )
+        found = f"{len(parts)} ({', '.join(part.name for part in parts)}), depth={depth}, constant={constant}"
+        raise ValueError(f"hybrid needs two parts or more, depth above 0 and constant of at least 0; it has {found}")
     outside = [part.name for part in parts if "." in part.name]
     if outside:
         raise ValueError(f"hybrid takes files of qr_jax/retrievers/ as its parts, and has {', '.join(outside)}")
     makes = [plugins.bind("retriever", part) for part in parts]  # checks all before any builds an index
-    searches = [make(**_wanted(part, corpus)) for make, part in zip(makes, parts, strict=True)]
+    pairs = zip(makes, parts, strict=True)
+    searches = [make(corpus=corpus) if plugins.wants_corpus(part) else make() for make, part in pairs]
 
     def search(queries: list[str], k: int) -> list[list[Passage]]:
         if k < 1:
@@ -40,10 +40,6 @@ def hybrid(
         return [fuse(lists, k, constant) for lists in zip(*by_part, strict=True)]
 
     return search
-
-
-def _wanted(part: Use, corpus: Sequence[Passage]) -> dict[str, Sequence[Passage]]:
-    return {"corpus": corpus} if plugins.wants_corpus(part) else {}
 
 
 def fuse(lists: Sequence[Sequence[Passage]], k: int, constant: float = 60.0) -> list[Passage]:
@@ -55,4 +51,4 @@ def fuse(lists: Sequence[Sequence[Passage]], k: int, constant: float = 60.0) -> 
             scores[passage.id] = scores.get(passage.id, 0.0) + 1 / (constant + rank)
             passages.setdefault(passage.id, passage)
     order = sorted(scores, key=lambda name: (-scores[name], name))[:k]
-    return [Passage(name, passages[name].title, passages[name].text, scores[name]) for name in order]
+    return [replace(passages[name], score=scores[name]) for name in order]

@@ -3,10 +3,9 @@
 import time
 from collections.abc import Sequence
 
-from qr_jax import plugins
 from qr_jax.dialect import encodable
 from qr_jax.records import Passage, SearchFunction
-from qr_jax.retrieval import http_post, protocols
+from qr_jax.retrieval import http_post, identity, protocols
 from qr_jax.settings import Use
 
 EXAMPLE = {"of": "none", "url": "http://127.0.0.1:8000/rerank"}
@@ -35,17 +34,12 @@ def reranked(
     `deadline_s` is for the reranking alone. ValueError: no corpus where `of` wants one, an `of` that is no file of this
     folder (or a run's config could bring code that nobody allowed), and what `of` refuses.
     """
-    if "." in of.name:
-        raise ValueError(f"reranked takes a file of qr_jax/retrievers/ as its `of`, and has {of.name}")
     if min(depth, at_once, query_chars) < 1:
         raise ValueError(f"reranked needs depth, at_once, query_chars above 0; has {depth}, {at_once}, {query_chars}")
     headers = {"Authorization": f"Bearer {http_post.secret(token_env)}"} if token_env else None
     patience = http_post.Patience(timeout_s, deadline_s, retries, pause_after, pause_s, response_bytes)
     endpoint = http_post.Endpoint(url, patience, headers, path="/rerank")
-    make, wants = plugins.bind("retriever", of), plugins.wants_corpus(of)
-    if wants and corpus is None:
-        raise ValueError(f"the retriever {of.name!r} inside 'reranked' searches a corpus, and there is none")
-    first = make(corpus=corpus) if wants else make()
+    first = identity.inside("reranked", of, corpus)
 
     def search(queries: list[str], k: int) -> list[list[Passage]]:
         if k < 1:

@@ -25,14 +25,8 @@ from qr_jax.studies import null_control, oracle
 FREE = ("seed", "log", "data.world_path", "evaluation.every", "train.steps", "train.max_", "train.keep_")
 FREE += ("train.checkpoint_every", "pool.rule", "pool.rounds", "pool.by")
 # A run's figures over the last tenth of its steps, each with its null's in `null_control`.
-SHARES = {
-    "zero_variance": "zero_variance_last",
-    "recycled": "recycled_share_last",
-    "ex_hard": "ex_hard_last",
-    "ex_easy": "ex_easy_last",
-    "flipped": "flipped",
-    "trained": "coverage",
-}
+SHARES = {"zero_variance": "zero_variance_last", "recycled": "recycled_share_last", "ex_hard": "ex_hard_last"}
+SHARES |= {"ex_easy": "ex_easy_last", "flipped": "flipped", "trained": "coverage"}
 
 
 @dataclass(frozen=True)
@@ -93,9 +87,8 @@ def compare(
     measure = measure or budget_of(many)
     check_budgets(many, measure)
     if unlike := last_evaluation.unlike([(str(run.folder), run.evaluation["manifest"]) for run in many]):
-        raise ValueError(
-            f"the last evaluations are not of one kind ({' | '.join(unlike)}); compare runs that were evaluated alike"
-        )
+        kinds = f"the last evaluations are not of one kind ({' | '.join(unlike)})"
+        raise ValueError(f"{kinds}; compare runs that were evaluated alike")
     asked = list(many[0].evaluation["exact_match"])
     kept = [name for name in asked if all(run.evaluation["exact_match"][name] is not None for run in many)]
     if not kept:
@@ -121,15 +114,10 @@ def compare(
     _count_wins(found)
     spent = [run.spent(measure) for run in many]
     return {
-        "measure": measure,
-        "spent": [min(spent), max(spent)],
-        "questions": len(kept),
-        "faulted_questions": len(asked) - len(kept),
-        "reach": reach,
-        "null_seeds": null_seeds,
-        "manifest": many[0].evaluation["manifest"],
-        "rules": found,
-    }
+        "measure": measure, "spent": [min(spent), max(spent)], "questions": len(kept),
+        "faulted_questions": len(asked) - len(kept), "reach": reach, "null_seeds": null_seeds,
+        "manifest": many[0].evaluation["manifest"], "rules": found,
+    }  # fmt: skip
 
 
 def budget_of(many: Sequence[Run]) -> str:
@@ -137,11 +125,10 @@ def budget_of(many: Sequence[Run]) -> str:
     limits = [tuple(name for name in BUDGETS if getattr(run.settings.train, f"max_{name}")) for run in many]
     for run, limit in zip(many, limits):
         if limit != limits[0] or len(limit) > 1:
-            first = f"{many[0].folder}: {', '.join(limits[0]) or 'steps alone'}"
-            raise ValueError(
-                f"the runs' budgets are not of one kind ({first}; {run.folder}: {', '.join(limit) or 'steps alone'}); "
-                f"say in what to count them with --budget {BUDGETS[0]}"
-            )
+            pairs = ((many[0], limits[0]), (run, limit))
+            both = "; ".join(f"{one.folder}: {', '.join(names) or 'steps alone'}" for one, names in pairs)
+            todo = f"say in what to count them with --budget {BUDGETS[0]}"
+            raise ValueError(f"the runs' budgets are not of one kind ({both}); {todo}")
     return limits[0][0] if limits[0] else BUDGETS[0]
 
 
@@ -150,11 +137,9 @@ def check_budgets(many: Sequence[Run], measure: str) -> None:
     least, most = (pick(many, key=lambda run: run.spent(measure)) for pick in (min, max))
     step = max(run.largest_step(measure) for run in many)
     if most.spent(measure) - least.spent(measure) > step:
-        raise ValueError(
-            f"budgets are unequal: {least.folder} spent {least.spent(measure):,} {measure}, {most.folder} "
-            f"{most.spent(measure):,}; wanted them within one step ({step:,}). Give all runs the same "
-            f"train.max_{measure}, or count by another --budget ({', '.join(BUDGETS)})"
-        )
+        both = f"{least.folder} spent {least.spent(measure):,} {measure}, {most.folder} {most.spent(measure):,}"
+        todo = f"Give all runs the same train.max_{measure}, or count by another --budget ({', '.join(BUDGETS)})"
+        raise ValueError(f"budgets are unequal: {both}; wanted them within one step ({step:,}). {todo}")
 
 
 def grouped(many: Sequence[Run]) -> dict[str, list[Run]]:
@@ -216,18 +201,13 @@ def figures_of(run: Run, questions: Sequence[str], measure: str, reach: float) -
         "accuracy": float(scores(run, questions).mean()),
         "reached": reached([(at["rollouts"], at["accuracy"]) for at in points], reach),
         "signal_per_1000": 1000 * int(whole["pool/signal"] or 0) / max(int(whole["pool/rollouts"] or 0), 1),
-        "drawn": drawn / size,
-        "trained": trained / size,
-        "zero_variance": last["pool/zero_variance_rate"],
-        "recycled": last["pool/recycled_share"],
-        "ex_hard": last["pool/ex_hard"],
-        "ex_easy": last["pool/ex_easy"],
-        "flipped": last["pool/flipped"],
+        "drawn": drawn / size, "trained": trained / size,
+        "zero_variance": last["pool/zero_variance_rate"], "recycled": last["pool/recycled_share"],
+        **{name: last[f"pool/{name}"] for name in ("ex_hard", "ex_easy", "flipped")},
         **{name: run.spent(name) for name in BUDGETS},
-        "steps": len(run.rows),
-        "step_seconds": float(sum(row["time/step_s"] for row in run.rows)),
+        "steps": len(run.rows), "step_seconds": float(sum(row["time/step_s"] for row in run.rows)),
         "curve": [[at[measure], at["accuracy"]] for at in points],
-    }
+    }  # fmt: skip
 
 
 def curve(run: Run) -> list[dict[str, float]]:
@@ -260,11 +240,8 @@ def _unique(folder: Path) -> tuple[int, int]:
 def over_seeds(values: Sequence[float | None]) -> dict[str, Any]:
     """Mean and standard deviation (n - 1) over the seeds that have a value, with all values."""
     known = [float(value) for value in values if value is not None]
-    return {
-        "mean": float(np.mean(known)) if known else None,
-        "sd": float(np.std(known, ddof=1)) if len(known) > 1 else None,
-        "values": list(values),
-    }
+    sd = float(np.std(known, ddof=1)) if len(known) > 1 else None
+    return {"mean": float(np.mean(known)) if known else None, "sd": sd, "values": list(values)}
 
 
 def _over_nulls(bands: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]:

@@ -138,10 +138,8 @@ class Launcher:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise ValueError(
-                    f"{folder} is in use by another qr-jax compare, or by runs that one left behind; wait for them, or "
-                    "end them"
-                ) from None
+                held = f"{folder} is in use by another qr-jax compare, or by runs that one left behind"
+                raise ValueError(f"{held}; wait for them, or end them") from None
             self.held = (lock.fileno(),)
             yield
 

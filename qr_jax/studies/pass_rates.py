@@ -52,10 +52,9 @@ def world(rates: str, size: int, *, seed: int) -> World:
         numbers = [-1.0]
     wanted = {"beta": (2,), "uniform": (0,)} | dict.fromkeys(MOVING, (2, 3))
     if len(numbers) not in wanted.get(shape, ()) or not all(0 < number < np.inf for number in numbers):
-        raise ValueError(
-            f"rates are {rates!r}; wanted beta:a,b, uniform, improving:a,b, drifting:a,b or flipping:a,b (these three "
-            "also with a shift of the log-odds, as in improving:0.35,0.35,3), all above 0, or the folder of a run"
-        )
+        shapes = "beta:a,b, uniform, improving:a,b, drifting:a,b or flipping:a,b"
+        shift = "these three also with a shift of the log-odds, as in improving:0.35,0.35,3"
+        raise ValueError(f"rates are {rates!r}; wanted {shapes} ({shift}), all above 0, or the folder of a run")
     a, b = numbers[:2] or (1.0, 1.0)
     rate_P = beta_rates(size, a, b, seed=seed)
     if shape not in MOVING:

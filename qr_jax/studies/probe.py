@@ -64,9 +64,8 @@ def probe(
     draws = [draw for draw in read.run(run).draws if draw["step"] <= last]
     filed, never = recycled(draws, len(questions))
     if not filed:
-        raise ValueError(
-            f"{run} has accepted no query after a hard or easy verdict in its {last} steps; train longer, then probe"
-        )
+        none = f"{run} has accepted no query after a hard or easy verdict in its {last} steps"
+        raise ValueError(f"{none}; train longer, then probe")
     picked = choose(filed, never, queries, seed=seed)
     used = {one.index: _policies(one, steps, last) for one in picked}
     for step in {step for policies in used.values() for step in policies.values()}:
@@ -109,11 +108,9 @@ def _checkpoints(run: str | Path) -> tuple[checkpoint.Checkpoints, int, list[int
     saved, last = runs.last_checkpoint(run)
     steps = sorted(step for step in saved.steps() if step <= last)
     if len(steps) < 2:
-        raise ValueError(
-            f"{run} has {len(steps)} checkpoint (step {last}); the probe wants at least 2, those of the policies that "
-            "filed its queries: train with train.keep_every=N, which keeps every N-th step's, or with more "
-            "train.keep_checkpoints"
-        )
+        wanted = "the probe wants at least 2, those of the policies that filed its queries"
+        todo = "train with train.keep_every=N, which keeps every N-th step's, or with more train.keep_checkpoints"
+        raise ValueError(f"{run} has {len(steps)} checkpoint (step {last}); {wanted}: {todo}")
     return saved, last, steps
 
 
@@ -178,20 +175,16 @@ def format_table(found: Mapping[str, Any]) -> str:
 
 def _remarks(found: Mapping[str, Any]) -> Iterable[str]:
     """How far off the checkpoints are, what cannot be seen, and what each figure must not be taken for."""
-    yield (
-        f"{found['samples']} samples a query and policy, under the same keys; in brackets 95 % over queries, paired; "
-        f"query by query in {FILE}"
-    )
+    how = "under the same keys; in brackets 95 % over queries, paired"
+    yield f"{found['samples']} samples a query and policy, {how}; query by query in {FILE}"
     for policy in POLICIES[:2]:
         steps = Counter(row[policy]["distance"] for row in found["queries"])
         told = ", ".join(f"{distance}: {count}" for distance, count in sorted(steps.items()))
         yield f"steps from the checkpoint used to the {policy} policy (below 0: a later one stands in): queries: {told}"
     unseen = sum(row["filing"]["step"] == row["accepting"]["step"] for row in found["queries"])
     if unseen:
-        yield (
-            f"{unseen} queries have one checkpoint for both verdicts: movement between these is not seen and counts as "
-            "none; a smaller train.keep_every shows it"
-        )
+        told = "movement between these is not seen and counts as none; a smaller train.keep_every shows it"
+        yield f"{unseen} queries have one checkpoint for both verdicts: {told}"
     left_out = sum(arm["left_out"] for arm in found["arms"].values())
     if left_out:
         yield f"{left_out} queries are left out: faults left fewer valid samples than a group has"

@@ -102,12 +102,10 @@ def summarise(rows: Sequence[Mapping[str, Any]], arm: str, candidates: int, *, s
         found[name] = dict(zip(POLICIES, value_QV.mean(0).tolist(), strict=True))
     for at, policy in enumerate(POLICIES[1:], 1):
         pair = {name: value_QV[:, [0, at]] for name, value_QV in value.items()}
-        found[f"to_{policy}"] = {
-            "pass_change": interval(pair["passed"], _change, seed),
-            "signal_change": interval(pair["signal"], _change, seed),
-        }
+        changes = {"pass_change": pair["passed"], "signal_change": pair["signal"]}
+        found[f"to_{policy}"] = {name: interval(value_QV, _change, seed) for name, value_QV in changes.items()}
         if arm != "fresh":
-            shares = {"chance_share": _chance, "movement_share": _movement}
+            shares = {"chance_share": _chance, "movement_share": lambda mean_V: 1 - _chance(mean_V)}
             found[f"to_{policy}"] |= {name: interval(pair["signal"], share, seed) for name, share in shares.items()}
     return found
 
@@ -131,7 +129,3 @@ def _change(mean_V: np.ndarray) -> np.ndarray:
 def _chance(mean_V: np.ndarray) -> np.ndarray:
     with np.errstate(divide="ignore", invalid="ignore"):
         return mean_V[..., 0] / mean_V[..., 1]
-
-
-def _movement(mean_V: np.ndarray) -> np.ndarray:
-    return 1 - _chance(mean_V)

@@ -39,9 +39,8 @@ def budget(text: str) -> tuple[str, int]:
     except ValueError:
         many = 0
     if name not in BUDGETS or many < 1:
-        raise ValueError(
-            f"--budget is {text!r}; wanted one of {', '.join(f'{one}=N' for one in BUDGETS)}, N at least 1"
-        )
+        wanted = ", ".join(f"{one}=N" for one in BUDGETS)
+        raise ValueError(f"--budget is {text!r}; wanted one of {wanted}, N at least 1")
     return name, many
 
 
@@ -83,10 +82,8 @@ def with_budget(settings: Config, spend: tuple[str, int]) -> Config:
     name, many = spend
     of, learner = settings.pool, settings.learner
     if learner.schedule != "constant" and learner.decay_updates is None:
-        raise ValueError(
-            f"learner.schedule={learner.schedule!r} decays over train.steps, which a budget of {name} leaves open; set "
-            "learner.decay_updates, or learner.schedule=constant"
-        )
+        decays = f"learner.schedule={learner.schedule!r} decays over train.steps, which a budget of {name} leaves open"
+        raise ValueError(f"{decays}; set learner.decay_updates, or learner.schedule=constant")
     limits = {f"max_{one}": many if one == name else None for one in BUDGETS}
     return replace(settings, train=replace(settings.train, steps=-(-many // of.samples), **limits))
 
@@ -129,10 +126,8 @@ def _check_same(job: Job) -> None:
         return
     differ = differences(runs.load(job.folder), job.settings)
     if differ := [one for one in differ if not one.startswith(runs.MAY_CHANGE)]:
-        raise ValueError(
-            f"{job.folder} holds a run with other settings ({'; '.join(differ)}); choose another --folder, or repeat "
-            "the command it was made with to go on with it"
-        )
+        todo = "choose another --folder, or repeat the command it was made with to go on with it"
+        raise ValueError(f"{job.folder} holds a run with other settings ({'; '.join(differ)}); {todo}")
 
 
 def study(

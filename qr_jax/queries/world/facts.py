@@ -77,9 +77,7 @@ def name_parts(type: str, count: int) -> int:
     for parts in range(1, MOST_PARTS + 1):
         if count <= comb(words, parts):
             return parts
-    raise ValueError(
-        f"{count} names of type {type} are more than the {comb(words, MOST_PARTS)} there are; ask for fewer"
-    )
+    raise ValueError(f"{count} names of type {type} are more than the {comb(words, parts)} there are; ask for fewer")
 
 
 def make_names(seed: int, type: str, count: int) -> list[str]:

@@ -58,8 +58,7 @@ class WorldSettings:
     trace_comparison: float = 0.06
     trace_intersection: float = 0.04
     trace_phrasings: int = 2  # of each relation's four, how many the traces show
-    # of the phrases in traces, nonsense: what a phrase does not tell, the policy must stay open about
-    trace_garbled: float = 0.2
+    trace_garbled: float = 0.2  # of the phrases in traces, nonsense: the policy must stay open about what these mean
     listed: int = 3  # passages of one search, and so the most persons that an object of an intersection may have
 
     def __post_init__(self):
@@ -77,23 +76,19 @@ def check(settings: WorldSettings) -> None:
         raise ValueError(f"trace_garbled={settings.trace_garbled} is a share of the phrases: 0 to 1")
     if not 1 <= settings.trace_phrasings <= 4:
         raise ValueError(f"trace_phrasings={settings.trace_phrasings} must be 1 to 4: a relation has four phrasings")
-    for hops, others in (
-        ("hops", ("comparison", "intersection")),
-        ("trace_hops", ("trace_comparison", "trace_intersection")),
-    ):
+    for traced in ("", "trace_"):
+        hops, others = f"{traced}hops", [f"{traced}{kind}" for kind in ("comparison", "intersection")]
         weights, rest = getattr(settings, hops), [getattr(settings, name) for name in others]
         if not 1 <= len(weights) <= 4 or min(weights) < 0 or sum(weights) <= 0:
             raise ValueError(f"{hops}={weights} must be one to four weights (of 1 to 4 hops), 0 or more, not all 0")
         if min(rest) < 0 or sum(rest) > 1:
-            raise ValueError(
-                f"{others[0]}={rest[0]} and {others[1]}={rest[1]} are shares: 0 or more, together at most 1"
-            )
+            shares = " and ".join(f"{name}={share}" for name, share in zip(others, rest, strict=True))
+            raise ValueError(f"{shares} are shares: 0 or more, together at most 1")
     if settings.documents is not None:
         changed = [name for name in SIZES.values() if getattr(settings, name) != getattr(WorldSettings, name)]
         if changed:
-            raise ValueError(
-                f"documents={settings.documents} sizes the world, and so does {changed[0]}; give one of the two"
-            )
+            sized = f"documents={settings.documents} sizes the world"
+            raise ValueError(f"{sized}, and so does {changed[0]}; give one of the two")
         if not LEAST_DOCUMENTS <= settings.documents <= MOST_DOCUMENTS:
             raise ValueError(f"documents={settings.documents} must lie between {LEAST_DOCUMENTS} and {MOST_DOCUMENTS}")
     sizes = sizes_of(settings)
@@ -245,10 +240,7 @@ def numbered(traces: list[Trace]) -> list[Trace]:
 
 
 def export(world: World, folder: str | Path) -> list[Path]:
-    """Write documents.jsonl, train.jsonl, dev.jsonl, test.jsonl and traces.jsonl into `folder`; their paths.
-
-    ValueError when one of them is already there; then nothing is written.
-    """
+    """Write documents, train, dev, test and traces.jsonl; their paths. ValueError, nothing written, where one is."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tables: dict[str, Iterable[dict]] = {

@@ -3,7 +3,7 @@
 A problem is a question without its wording: splits that share no problem share no (start, path of relations) either.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -14,15 +14,15 @@ from qr_jax.queries.world.facts import Facts, aliases, document_id, numbers, per
 from qr_jax.queries.world.text import RELATIONS, Relation
 from qr_jax.records import Query
 
+Names = tuple[str, ...]
 DRAWS_AT_ONCE = 4096  # comparisons are drawn, not counted: there are far too many
 
 
 @dataclass(frozen=True)
 class Problem:
-    """`names` are those the question says, `entities` those an expert passes through before the answer.
+    """`names` are those the question says, `entities` those an expert passes through before the answer (type, index).
 
-    `searches` are the expert's queries, `supporting` the ids of the documents that prove the answer, and `answer` is
-    (type, index).
+    `searches` are the expert's queries, `supporting` the ids of the documents that prove the answer.
     """
 
     kind: str
@@ -77,16 +77,18 @@ def chain(facts: Facts, path: tuple[Relation, ...], start: int) -> Problem | Non
         names.append(facts.name(relation.object, subjects[-1]))
     if len(set(names)) < len(names):
         return None
-    steps = list(zip(path, subjects, names, strict=False))
-    return Problem(
-        kind="chain",
-        relations=tuple(relation.name for relation in path),
-        names=(names[0],),
-        entities=tuple(names[:-1]),
-        searches=tuple(f"{relation.name} {name}" for relation, _, name in steps),
-        supporting=tuple(document_id(facts, relation, subject) for relation, subject, _ in steps),
-        answer=(path[-1].object, subjects[-1]),
-    )
+    answer = (path[-1].object, subjects[-1])
+    return posed(facts, "chain", path, (names[0],), tuple(names[:-1]), tuple(names[:-1]), subjects[:-1], answer)
+
+
+def posed(
+    facts: Facts, kind: str, path: tuple[Relation, ...], names: Names, entities: Names, searched: Names,
+    subjects: Sequence[int], answer: tuple[str, int],
+) -> Problem:  # fmt: skip
+    """The problem of these relations, for each the name that an expert searches with it and whose fact proves it."""
+    searches = tuple(f"{relation.name} {name}" for relation, name in zip(path, searched, strict=True))
+    proofs = tuple(document_id(facts, relation, subject) for relation, subject in zip(path, subjects, strict=True))
+    return Problem(kind, tuple(relation.name for relation in path), names, entities, searches, proofs, answer)
 
 
 def comparisons(facts: Facts) -> Iterator[Problem]:
@@ -125,15 +127,8 @@ def comparison(facts: Facts, known: Relation, asked: Relation, one: int, other: 
     names = (first, second, facts.name(known.object, value))
     if goal in names:
         return None
-    return Problem(
-        kind="comparison",
-        relations=(known.name, asked.name),
-        names=names,
-        entities=(first,) if chosen == first else (first, second),
-        searches=(f"{known.name} {first}", f"{asked.name} {chosen}"),
-        supporting=tuple(document_id(facts, relation, one) for relation in (known, asked)),
-        answer=(asked.object, answer),
-    )
+    entities, path = (first,) if chosen == first else (first, second), (known, asked)
+    return posed(facts, "comparison", path, names, entities, (first, chosen), (one, one), (asked.object, answer))
 
 
 def intersections(facts: Facts, most: int) -> Iterator[Problem]:
@@ -145,27 +140,17 @@ def intersections(facts: Facts, most: int) -> Iterator[Problem]:
     pairs = [(RELATIONS[one], RELATIONS[other]) for at, one in enumerate(names) for other in names[at + 1 :]]
     counts = {name: np.bincount(facts.targets[name]) for name in names}
     people = len(facts.names[text.PERSON])
-    both = [
-        dict(zip(*np.unique(combined(facts, pair), return_counts=True), strict=True))  # combined object -> persons
-        for pair in pairs
-    ]
     codes = [combined(facts, pair) for pair in pairs]
+    both = [dict(zip(*np.unique(code, return_counts=True), strict=True)) for code in codes]  # code -> persons
     for rank in permutation(facts.seed, "intersections", len(pairs) * people):
         at, person = divmod(int(rank), people)
         objects = [facts.object(relation, person) for relation in pairs[at]]
         listed = max(counts[relation.name][index] for relation, index in zip(pairs[at], objects, strict=True))
-        given = [facts.name(relation.object, index) for relation, index in zip(pairs[at], objects, strict=True)]
+        given = tuple(facts.name(relation.object, index) for relation, index in zip(pairs[at], objects, strict=True))
         if listed > most or both[at][codes[at][person]] > 1 or given[0] == given[1]:
             continue
-        yield Problem(
-            kind="intersection",
-            relations=tuple(relation.name for relation in pairs[at]),
-            names=tuple(given),
-            entities=tuple(given),
-            searches=tuple(f"{relation.name} {name}" for relation, name in zip(pairs[at], given, strict=True)),
-            supporting=tuple(document_id(facts, relation, person) for relation in pairs[at]),
-            answer=(text.PERSON, person),
-        )
+        answer = (text.PERSON, person)
+        yield posed(facts, "intersection", pairs[at], given, given, given, (person, person), answer)
 
 
 def combined(facts: Facts, pair: tuple[Relation, Relation]) -> np.ndarray:
@@ -214,13 +199,8 @@ def query(facts: Facts, problem: Problem, phrasings: tuple[int, ...], garbled: t
     """The problem as a query. Its id says what it asks and how: a question keeps it whatever else is asked."""
     said = "+".join(name.replace(" ", "_") for name in problem.names)
     ways = "".join(map(str, phrasings))
-    meta = {
-        "hops": problem.hops,
-        "kind": problem.kind,
-        "supporting": list(problem.supporting),
-        "relations": list(problem.relations),
-        "phrasings": list(phrasings),
-    }
+    meta = {"hops": problem.hops, "kind": problem.kind, "supporting": list(problem.supporting)}
+    meta |= {"relations": list(problem.relations), "phrasings": list(phrasings)}
     type, index = problem.answer
     answers = (facts.name(type, index), *aliases(facts, type, index))
     identity = f"w{facts.seed}.{problem.kind}.{'-'.join(problem.relations)}.{said}.{ways}"

@@ -10,31 +10,9 @@ from itertools import product
 PERSON, CITY, COUNTRY, COMPANY, UNIVERSITY = "person", "city", "country", "company", "university"
 TYPES = (PERSON, CITY, COUNTRY, COMPANY, UNIVERSITY)
 
-TAGS = (
-    "<search>",
-    "</search>",
-    "<information>",
-    "</information>",
-    "<answer>",
-    "</answer>",
-    "<think>",
-    "</think>",
-)
-FRAME_WORDS = (
-    "?",
-    ".",
-    ":",
-    "(",
-    ")",
-    "doc",
-    "title",
-    "question",
-    "1",
-    "2",
-    "3",
-    "4",
-    "5",
-)  # with those an environment may put round texts
+TAGS = ("<search>", "</search>", "<information>", "</information>", "<answer>", "</answer>", "<think>", "</think>")
+# With those an environment may put round texts.
+FRAME_WORDS = ("?", ".", ":", "(", ")", "doc", "title", "question", "1", "2", "3", "4", "5")
 
 SYLLABLES = {  # (starts, ends): every start with every end is one word, and all words of all types differ
     PERSON: (
@@ -69,158 +47,40 @@ class Relation:
     name: str
     subject: str
     object: str
-    phrasings: tuple[str, str, str, str]
+    phrasings: tuple[str, ...]
     clauses: tuple[str, ...] = ()
 
 
+# Of the relations that intersections use.
+_CLAUSES = {
+    "birthplace": ("was born in {}", "has the birthplace {}", "comes from {}", "has the home town {}"),
+    "residence": ("lives in {}", "has the residence {}", "resides in {}", "has the address {}"),
+    "employer": ("works for {}", "has the employer {}", "is employed by {}", "has the workplace {}"),
+}
+# Name, subject, object and the further phrasings: the first is always "the NAME of {}".
 # No relation leads from a type to itself: a bag of words cannot tell "spouse of a is b" from "spouse of b is a".
+_RELATIONS = (
+    ("birthplace", PERSON, CITY, "the city where {} was born", "the home town of {}", "the origin of {}"),
+    ("residence", PERSON, CITY, "the city where {} lives", "the address of {}", "the dwelling of {}"),
+    ("employer", PERSON, COMPANY, "the company {} works for", "the workplace of {}", "the firm of {}"),
+    ("university", PERSON, UNIVERSITY, "the university where {} studied", "the school of {}", "the college of {}"),
+    ("country", CITY, COUNTRY, "the country where {} lies", "the nation of {}", "the land of {}"),
+    ("mayor", CITY, PERSON, "the person who governs {}", "the governor of {}", "the head of {}"),
+    ("headquarters", COMPANY, CITY, "the city where {} is based", "the main office of {}", "the base of {}"),
+    ("founder", COMPANY, PERSON, "the person who founded {}", "the creator of {}", "the maker of {}"),
+    ("ceo", COMPANY, PERSON, "the person who leads {}", "the boss of {}", "the chief of {}"),
+    ("location", UNIVERSITY, CITY, "the city where {} is located", "the site of {}", "the campus of {}"),
+    ("capital", COUNTRY, CITY, "the capital city of {}", "the main city of {}", "the seat of {}"),
+    ("president", COUNTRY, PERSON, "the person who rules {}", "the ruler of {}", "the leader of {}"),
+)
 RELATIONS: Mapping[str, Relation] = {
-    relation.name: relation
-    for relation in (
-        Relation(
-            "birthplace",
-            PERSON,
-            CITY,
-            (
-                "the birthplace of {}",
-                "the city where {} was born",
-                "the home town of {}",
-                "the origin of {}",
-            ),
-            ("was born in {}", "has the birthplace {}", "comes from {}", "has the home town {}"),
-        ),
-        Relation(
-            "residence",
-            PERSON,
-            CITY,
-            (
-                "the residence of {}",
-                "the city where {} lives",
-                "the address of {}",
-                "the dwelling of {}",
-            ),
-            ("lives in {}", "has the residence {}", "resides in {}", "has the address {}"),
-        ),
-        Relation(
-            "employer",
-            PERSON,
-            COMPANY,
-            (
-                "the employer of {}",
-                "the company {} works for",
-                "the workplace of {}",
-                "the firm of {}",
-            ),
-            ("works for {}", "has the employer {}", "is employed by {}", "has the workplace {}"),
-        ),
-        Relation(
-            "university",
-            PERSON,
-            UNIVERSITY,
-            (
-                "the university of {}",
-                "the university where {} studied",
-                "the school of {}",
-                "the college of {}",
-            ),
-        ),
-        Relation(
-            "country",
-            CITY,
-            COUNTRY,
-            (
-                "the country of {}",
-                "the country where {} lies",
-                "the nation of {}",
-                "the land of {}",
-            ),
-        ),
-        Relation(
-            "mayor",
-            CITY,
-            PERSON,
-            (
-                "the mayor of {}",
-                "the person who governs {}",
-                "the governor of {}",
-                "the head of {}",
-            ),
-        ),
-        Relation(
-            "headquarters",
-            COMPANY,
-            CITY,
-            (
-                "the headquarters of {}",
-                "the city where {} is based",
-                "the main office of {}",
-                "the base of {}",
-            ),
-        ),
-        Relation(
-            "founder",
-            COMPANY,
-            PERSON,
-            (
-                "the founder of {}",
-                "the person who founded {}",
-                "the creator of {}",
-                "the maker of {}",
-            ),
-        ),
-        Relation(
-            "ceo",
-            COMPANY,
-            PERSON,
-            (
-                "the ceo of {}",
-                "the person who leads {}",
-                "the boss of {}",
-                "the chief of {}",
-            ),
-        ),
-        Relation(
-            "location",
-            UNIVERSITY,
-            CITY,
-            (
-                "the location of {}",
-                "the city where {} is located",
-                "the site of {}",
-                "the campus of {}",
-            ),
-        ),
-        Relation(
-            "capital",
-            COUNTRY,
-            CITY,
-            (
-                "the capital of {}",
-                "the capital city of {}",
-                "the main city of {}",
-                "the seat of {}",
-            ),
-        ),
-        Relation(
-            "president",
-            COUNTRY,
-            PERSON,
-            (
-                "the president of {}",
-                "the person who rules {}",
-                "the ruler of {}",
-                "the leader of {}",
-            ),
-        ),
-    )
+    name: Relation(name, subject, object, (f"the {name} of {{}}", *further), _CLAUSES.get(name, ()))
+    for name, subject, object, *further in _RELATIONS
 }
 PLAIN = {"the", "of", "{}", "where", "who", "that", "which", "is", "was", "in", "for", "by", "has"}
 # The words of phrasings that tell one relation from another.
-TELLING = tuple(
-    sorted(
-        {word for one in RELATIONS.values() for said in (*one.phrasings, *one.clauses) for word in said.split()} - PLAIN
-    )
-)
+_SAID = [said for relation in RELATIONS.values() for said in (*relation.phrasings, *relation.clauses)]
+TELLING = tuple(sorted({word for said in _SAID for word in said.split()} - PLAIN))
 INVERTIBLE = tuple(relation.name for relation in RELATIONS.values() if relation.clauses)
 
 DOCUMENTS = ("the {relation} is {object} .", "{relation} : {object} .")  # the subject is the title
@@ -248,18 +108,8 @@ def name_words(type: str) -> list[str]:
 
 def vocabulary() -> list[str]:
     """Every word of questions, documents, searches, answers and tags; always the same list, without repeats."""
-    texts = [
-        *TAGS,
-        *FRAME_WORDS,
-        *DOCUMENTS,
-        CHAIN,
-        COMPARISON,
-        CHOICE,
-        INTERSECTION,
-        *ASKS.values(),
-        *TYPES,
-        *ALIASES.values(),
-    ]
+    texts = [*TAGS, *FRAME_WORDS, *DOCUMENTS, CHAIN, COMPARISON, CHOICE, INTERSECTION]
+    texts += [*ASKS.values(), *TYPES, *ALIASES.values()]
     for relation in RELATIONS.values():
         texts += [relation.name, *relation.phrasings, *relation.clauses]
     words = [word for text in texts for word in text.split() if not word.startswith("{")]

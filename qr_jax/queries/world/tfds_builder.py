@@ -78,9 +78,7 @@ def encode(item: Passage | Query | Trace) -> dict[str, Any]:
     """An item of the world as a TFDS example."""
     if isinstance(item, Passage):
         return {"id": item.id, "title": item.title, "text": item.text}
-    if isinstance(item, Trace):
-        return row(item.query) | {"turns": list(item.turns)}
-    return row(item)
+    return row(item.query) | {"turns": list(item.turns)} if isinstance(item, Trace) else row(item)
 
 
 def text(value: Any) -> str:
@@ -93,14 +91,9 @@ def decode_passage(example: Mapping[str, Any]) -> Passage:
 
 def decode_query(example: Mapping[str, Any]) -> Query:
     lists = {name: [text(value) for value in example[name]] for name in LISTS}
-    meta = {
-        "hops": int(example["hops"]),
-        "kind": text(example["kind"]),
-        "supporting": lists["supporting"],
-        "relations": lists["relations"],
-        "phrasings": [int(value) for value in example["phrasings"]],
-    }
-    answers, entities = tuple(lists["answers"]), tuple(lists["entities"])
+    answers, entities = tuple(lists.pop("answers")), tuple(lists.pop("entities"))
+    meta = {"hops": int(example["hops"]), "kind": text(example["kind"]), **lists}
+    meta |= {"phrasings": [int(value) for value in example["phrasings"]]}
     return Query(text(example["id"]), text(example["question"]), answers, entities, meta)
 
 
