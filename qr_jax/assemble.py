@@ -14,6 +14,7 @@ import numpy as np
 
 from qr_jax import plugins
 from qr_jax.config import Config, use
+from qr_jax.interfaces import shown
 from qr_jax.models import decoder, families, hf
 from qr_jax.models.families import ModelConfig
 from qr_jax.models.hf import load_tokenizer
@@ -140,7 +141,16 @@ def expert_turn(config: Config, *, allow_plugins: Sequence[str] | None = None) -
     if write is None:
         lacks = "no function expert_turn(thought, queries, answer) in its file, which writes an expert's turn"
         raise ValueError(f"env {config.env.name!r} has {lacks}; write it")
-    return write
+
+    def written(*words: Any, **named: Any) -> str:
+        text = write(*words, **named)
+        if not isinstance(text, str) or not text.strip():
+            raise ValueError(
+                f"expert_turn of env {config.env.name!r} returned {shown(text)}; wanted what an expert writes"
+            )
+        return text
+
+    return written
 
 
 def _other_world(config: Config, at: int) -> list[tuple[Trace, SearchFunction]]:

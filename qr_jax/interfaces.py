@@ -94,8 +94,11 @@ def check_env(result: Any, query: Any, turns: Sequence[Any], /, **_: Any) -> Say
     queries = result.queries if isinstance(result, Search) else None
     if isinstance(queries, tuple) and queries and all(isinstance(text, str) for text in queries):
         return result
-    if isinstance(result, Stop) and result.reason in get_args(StopReason) and isinstance(result.answer, str | None):
+    reasons = [reason for reason in get_args(StopReason) if reason != "fault"]
+    if isinstance(result, Stop) and result.reason in reasons and isinstance(result.answer, str | None):
         return result
+    if isinstance(result, Stop):
+        raise Wrong(f"{shown(result)}, whose reason is none of {', '.join(reasons)}, or whose answer is no text")
     raise Wrong(shown(result))
 
 
@@ -127,7 +130,7 @@ def check_reward(result: Any, query: Any, episodes: Sequence[Any], /, **_: Any) 
 def check_advantage(result: Any, /, grades: Any = None, **given: Any) -> Any:
     """One advantage a sample, a turn or a token; at trace time, by shape and type."""
     shape, tokens = getattr(result, "shape", None), _shape_NL(given)
-    if not _is_float(result) or shape is None or len(shape) not in (2, 3):
+    if not _is_float(result) or shape is None or len(shape) not in (2, 3) or 0 in shape[2:]:
         raise Wrong(shown(result))
     if grades is None:  # the learner, which knows them, holds the shape to it
         return result
@@ -146,8 +149,8 @@ def check_loss(result: Any, /, **given: Any) -> Any:
     for name, value in {"the loss": result[0], **result[1]}.items():
         kind = str(getattr(value, "dtype", ""))
         numbers = _is_float(value) or (value is not result[0] and ("int" in kind or "bool" in kind))
-        if not numbers or (shape is not None and value.shape != shape):
-            raise Wrong(f"{name} as {shown(value)} for tokens {shape}")
+        if not isinstance(name, str) or not numbers or (shape is not None and value.shape != shape):
+            raise Wrong(f"{name if value is result[0] else repr(name)} as {shown(value)} for tokens {shape}")
     return result
 
 
@@ -197,7 +200,7 @@ CONTRACTS: Mapping[str, Contract] = {
     "env": Contract(
         folder="envs",
         given=("query", "turns"),
-        returns="Say(text, role, stop), Search((query, ...)) or Stop(reason, answer) (records.py)",
+        returns="Say(text, role, (stop, ...)), Search((query, ...)) or Stop(reason, answer) (records.py)",
         check=check_env,
         # Its tags beside dialect.NAMES (the world's vocabulary gets them), and how often an expert searches in a turn.
         constants={"TAGS": tuple[str, ...], "PARALLEL": int},

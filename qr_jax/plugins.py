@@ -94,6 +94,8 @@ def constants(kind: str, name: str, *, allow_plugins: Sequence[str] | None = Non
                 except ValueError as error:
                     raise ValueError(f"{kind} {name!r}: {target.id} is computed; write it as a plain value") from error
                 declared[target.id] = conform(f"{kind} {name!r}: {target.id}", value, known[target.id])
+                if known[target.id] is int and declared[target.id] < 1:
+                    raise ValueError(f"{kind} {name!r}: {target.id} is {value}; wanted at least 1")
     return declared
 
 
@@ -220,7 +222,7 @@ def _check_data(kind: str, name: str, data: tuple[str, ...]) -> None:
         for parameter in data:
             if parameter not in contract.given:
                 given = ", ".join(contract.given)
-                raise ValueError(f"{kind} {name!r} takes {parameter!r} before its *; a {kind} is given only: {given}")
+                raise ValueError(f"{kind} {name!r} takes {parameter!r} before its *; it is given only: {given}")
     elif len(data) != len(contract.given):
         raise ValueError(
             f"{kind} {name!r} takes {len(data)} arguments before its * ({', '.join(data) or 'none'}); "

@@ -45,7 +45,11 @@ def play(trace: Trace, engine: Engine, env: Callable, search: SearchFunction) ->
         live.model_turns += 1
         move = env(query, live.turns)
         if isinstance(move, Stop):
-            return _episode(live, trace, move) if number == len(trace.turns) - 1 else "an early answer"
+            return (
+                _episode(live, trace, move)
+                if number == len(trace.turns) - 1
+                else f"the environment stopped early ({move.reason})"
+            )
         if isinstance(move, Search):
             passages = tuple(
                 tools.checked(search([words], settings.search_k), 1, settings.search_k)[0] for words in move.queries

@@ -145,6 +145,7 @@ def _update(parts: Parts, state: learner.State, standing: Progress) -> tuple[lea
         return state, standing, Updated()
     packed = batch.of_groups(parts, state, waiting, standing.left_out)
     state, metrics = update(parts.learner, state, packed, parts.settings.learner.updates)
+    telling.check_advantage(parts, packed, waiting, metrics)
     return state, replace(standing, waiting=(), left_out=(0, 0)), Updated(packed, metrics, waiting)
 
 

@@ -133,7 +133,7 @@ MORE = {
     ],
     "env": [
         Say(3), Say("x", role="system"), Say("x", stop=("",)), Say("x", stop="ab"), Search(()), Search("abc"),
-        Search((1,)), Stop("done"), Stop("answered", 3),
+        Search((1,)), Stop("fault"), Stop("answered", 3),
     ],
     "reward": [
         np.ones((SAMPLES, 1)), Scores(np.ones(2)), Scores(np.ones(SAMPLES), outcome_G=[0, 1, 2]),
@@ -142,7 +142,8 @@ MORE = {
     ],
     "advantage": [
         np.ones((GROUPS, SAMPLES), np.int32), np.ones(GROUPS, np.float32), np.ones((N, TOKENS + 1), np.float32),
-        np.ones((SAMPLES, GROUPS, 2), np.float32), np.ones(N, np.float32),
+        np.ones((SAMPLES, GROUPS, 2), np.float32),
+        np.ones((GROUPS, SAMPLES, 0), np.float32), np.ones(N, np.float32),
     ],
     "loss": [
         np.ones((N, TOKENS), np.float32), (np.ones((N, TOKENS), np.float32),), (np.float32(1), {}),
@@ -223,7 +224,8 @@ def test_a_run_gives_what_the_signature_takes(tmp_path, monkeypatch):
 # Words that are also plug-ins' names and stand for something else where they are compared.
 OTHER_WORDS = {
     "commands/data.py": {"none"},  # no stop words
-    "evaluation/suite.py": {"exact_match"},  # a metric
+    "evaluate.py": {"exact_match", "f1", "cover_match"},  # metrics
+    "evaluation/suite.py": {"exact_match"},
     "models/decoder.py": {"none"},  # model.remat
     "models/gguf.py": {"none"},  # a rope's kind
     "retrieval/check.py": {"search_r1"},  # a protocol

@@ -269,7 +269,7 @@ def test_an_advantage_of_another_shape_is_refused_with_its_name_and_what_was_wan
         ("averaged", r"the loss as an array of float32 of shape \(\) for tokens \(64, 48\)"),
         ("triple", r"a tuple of 3 \(.*; wanted \(loss_NL, metrics\)"),
         ("lost", r"None; wanted \(loss_NL, metrics\)"),
-        ("averaged_metric", r"mine as an array of float32 of shape \(\) for tokens \(64, 48\)"),
+        ("averaged_metric", r"'mine' as an array of float32 of shape \(\) for tokens \(64, 48\)"),
     ],
 )
 def test_a_loss_of_another_shape_is_refused_with_its_name_and_what_was_wanted(loss, what):

@@ -80,7 +80,7 @@ def test_a_reward_without_a_number_is_a_fault_by_name_and_not_a_zero(tmp_path):
     [
         (
             "always_lost",
-            r"no episode of the first step has a reward .* 'fork_plugins.always_lost' gave nan for sample 0",
+            r"no episode of the first step could be graded .* 'fork_plugins.always_lost' gave nan for sample 0",
         ),
         ("of_one", r"reward 'fork_plugins.of_one' returned scores that are an array of float64 of shape \(1,\), not"),
     ],

@@ -62,6 +62,8 @@ def test_ragged_turn_rewards_are_padded_and_masked():
     assert grading.joined([], 2, turns=4).turn_reward_QGT.shape == (0, 2, 4)
     assert grading.joined([graded(np.zeros(1), [episode(0)])], 2).turn_reward_QGT is None
     assert not graded(Scores([1], turn_GT=[[np.nan]]), [episode(0)]).grades.valid_QG.any()
+    assert "gave a turn reward of nan for" in str(graded(Scores([1], turn_GT=[[np.nan]]), [episode(0)]).spent.fault)
+    assert "gave an outcome of nan for" in str(graded(Scores([1], [np.nan]), [episode(0)]).spent.fault)
     lost = graded(Scores([np.nan, 1], turn_GT=[[0.5], [0.7]]), [episode(0), episode(1)]).grades
     assert lost.turn_valid_QGT.tolist() == [[[False], [True]]] and lost.turn_reward_QGT[0, 0, 0] == 0
 
@@ -97,7 +99,7 @@ def test_what_is_drawn_and_not_kept_is_left_out_of_the_next_batch():
 def test_a_reward_that_can_grade_nothing_is_said_after_the_first_step():
     lost = graded(np.array([np.nan, np.inf]), [episode(0), episode(1)])
     with pytest.raises(
-        ValueError, match=r"no episode of the first step .*\(2 were graded\).* 'mine' gave nan for sample 0"
+        ValueError, match=r"no episode of the first step .*\(2 were tried\).* 'mine' gave nan for sample 0"
     ):
         grading.check_graded([lost])
     grading.check_graded([lost, graded(np.array([np.nan, 0]), [episode(0), episode(1)])])

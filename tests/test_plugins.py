@@ -64,7 +64,7 @@ def test_foreign_packages_are_refused_before_they_are_imported(tmp_path, monkeyp
 
 def test_a_loss_may_take_only_what_the_learner_gives(tmp_path, monkeypatch):
     foreign(tmp_path, monkeypatch, "def mine(logp_NL, text, *, low=0.5):\n    return low\n")
-    with pytest.raises(ValueError, match="takes 'text' before its .*; a loss is given only: logp_NL"):
+    with pytest.raises(ValueError, match="takes 'text' before its .*; it is given only: logp_NL"):
         plugins.check("loss", use("my_lab.ideas.mine"))
     with pytest.raises(ValueError, match="takes 2 arguments .*; a retriever is given 0"):
         plugins.check("retriever", use("my_lab.ideas.mine"))

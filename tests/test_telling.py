@@ -121,6 +121,21 @@ def test_episodes_are_told_with_the_advantage_they_were_trained_with():
     assert telling.advantages_of(told_of([new], [], None)) == {3: [None, None]}
 
 
+def test_an_advantage_that_is_not_finite_is_refused_by_name_but_in_padding():
+    batch = SimpleNamespace(grades=SimpleNamespace(valid_QG=np.zeros((4, 2))))
+    parts = SimpleNamespace(settings=Config())
+    adv_QG = np.array([[1.0, -1.0], [0.0, np.nan], [np.nan, 0], [0, 0]], np.float32)
+    telling.check_advantage(parts, batch, [group_of(7, 2)], [{"advantage": adv_QG}])
+    with pytest.raises(ValueError, match="advantage 'grpo' gave nan for sample 1 of query 'q'; wanted a finite number"):
+        telling.check_advantage(parts, batch, [group_of(7, 2), group_of(3, 2)], [{"advantage": adv_QG}])
+    adv_NL = np.zeros((8, 16), np.float32)
+    adv_NL[0, 0] = adv_NL[0, 9] = np.inf  # a prompt's token, and behind the end
+    telling.check_advantage(parts, batch, [group_of(7, 2)], [{"advantage": adv_NL}])
+    adv_NL[1, 1] = np.inf
+    with pytest.raises(ValueError, match="gave inf for sample 1"):
+        telling.check_advantage(parts, batch, [group_of(7, 2)], [{"advantage": adv_NL}])
+
+
 def test_what_could_not_be_graded_is_told_by_the_first_of_it():
     whole, lost = group_of(1, 2), group_of(2, 2)
     fault = replace(lost.spent, invalid=1, ungraded=1, fault="reward 'mine' gave nan")

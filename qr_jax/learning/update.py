@@ -173,6 +173,7 @@ class Update:
                 f"advantage {name!r} failed on grades without turn rewards ({error}); where it needs them, choose a "
                 "reward that gives some (its file declares TURNS)"
             ) from error
+        value = jnp.asarray(value)
         by_token = (queries * samples, batch.mask_MEL.shape[-1])
         if value.shape[:2] != (queries, samples) and value.shape != by_token:
             raise ValueError(

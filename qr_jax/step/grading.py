@@ -91,10 +91,10 @@ def grade(
 
 
 def _fault(name: str, scores: Scores, query: Query, g: int) -> str:
-    values = [scores.score_G[g]] + ([] if scores.outcome_G is None else [scores.outcome_G[g]])
-    values += [] if scores.turn_GT is None else list(scores.turn_GT[g])
-    value = next(value for value in values if not abs(value) <= LARGEST)
-    return f"reward {name!r} gave {value} for sample {g} of query {query.id!r}"
+    values = [("", scores.score_G[g])] + ([] if scores.outcome_G is None else [("an outcome of ", scores.outcome_G[g])])
+    values += [] if scores.turn_GT is None else [("a turn reward of ", value) for value in scores.turn_GT[g]]
+    what, value = next((what, value) for what, value in values if not abs(value) <= LARGEST)
+    return f"reward {name!r} gave {what}{value} for sample {g} of query {query.id!r}"
 
 
 def turn_rewards(turn_GT: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -160,8 +160,8 @@ def check_graded(groups: Sequence[Group]) -> None:
     if ungraded and not any(group.grades.valid_QG.any() for group in groups):
         first = next(group.spent.fault for group in groups if group.spent.ungraded)
         raise ValueError(
-            f"no episode of the first step has a reward that is a finite number ({ungraded} were graded), the first "
-            f"by: {first}; nothing could ever be learned. Mend the reward, or choose another one"
+            f"no episode of the first step could be graded ({ungraded} were tried), the first by: {first}; nothing "
+            "could ever be learned. Mend the reward, or choose another one"
         )
 
 

@@ -70,7 +70,8 @@ def tell(parts: Parts, told: Told, state: learner.State) -> dict[str, Any]:
     row |= speed(settings, parts.agent.cfg, context_tokens, told.updated.batch, took.clock, took.own)
     write_episodes(parts, told)
     parts.run.write_draws(draws(parts, told))
-    for warning in (figures.starvation(row), gap_alarm(settings, row), *fault_alarms(told.groups)):
+    alarms = (figures.starvation(row), gap_alarm(settings, row), update_alarm(settings, row))
+    for warning in (*alarms, *fault_alarms(told.groups)):
         if warning:
             parts.run.say(f"step {told.step + 1}: {warning}")
     return row
@@ -119,6 +120,37 @@ def learner_figures(state: learner.State, updated: Updated, trained_by: learner.
     row["sampler_gap/max"] = float(max(metrics["gap_max"] for metrics in every))
     row["learner/packing_efficiency"] = pack.packing_efficiency(updated.batch)
     return row | {"learner/micro_batches": int(np.sum(updated.batch.used_M))}
+
+
+def check_advantage(
+    parts: Parts, batch: pack.Batch, groups: Sequence[Group], metrics: Sequence[Mapping[str, Any]]
+) -> None:
+    """ValueError, with the advantage's name, where it gave a valid episode a number that is not finite."""
+    if not metrics:
+        return
+    advantage, samples = np.asarray(metrics[0]["advantage"]), batch.grades.valid_QG.shape[1]
+    by_token = advantage.ndim == 2 and advantage.shape[1] != samples
+    for q, group in enumerate(groups):
+        for g, episode in enumerate(group.episodes):
+            tokens = advantage[q * samples + g, : len(episode.ids_L)][episode.mask_L] if by_token else None
+            values = np.atleast_1d(advantage[q, g] if tokens is None else tokens)
+            if episode.valid and not np.isfinite(values).all():
+                name, bad = parts.settings.learner.advantage.name, values[~np.isfinite(values)].flat[0]
+                raise ValueError(
+                    f"advantage {name!r} gave {bad} for sample {g} of query {episode.query.id!r}; wanted a finite "
+                    "number, 0 where there is nothing to learn from"
+                )
+
+
+def update_alarm(settings: Config, row: Mapping[str, Any]) -> str | None:
+    """A warning when an update was skipped because its gradient was not finite."""
+    if not row.get("learner/nonfinite"):
+        return None
+    return (
+        f"the update was skipped: its loss or gradient is not finite ({row['learner/skipped']} in a row; after "
+        f"{settings.learner.max_nonfinite} the run goes back to its last checkpoint). Look at loss "
+        f"{settings.learner.loss.name!r}, or lower learner.lr"
+    )
 
 
 def gap_alarm(settings: Config, row: dict[str, Any]) -> str | None:
