@@ -251,7 +251,7 @@ def lowered(advantage="grpo", loss="clip", changes=None):
     ("advantage", "what"),
     [
         ("nothing", "None"),
-        ("number", r"an array of float32 of shape \(\) for 8 groups of 4"),
+        ("number", r"an array of float32 of shape \(\)"),
         ("whole_numbers", r"an array of int32 of shape \(8, 4\)"),
         ("one_too_many", r"an array of float32 of shape \(32, 49\)"),
     ],

@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from qr_jax import plugins
-from qr_jax.checks import inside
 from qr_jax.commands.options import add_json, whole
 from qr_jax.settings import Use
 
@@ -75,6 +73,9 @@ def chosen_retriever(name: str, typed: Sequence[str]) -> Use:
 
 
 def _serve(arguments: argparse.Namespace) -> int:
+    from qr_jax import plugins
+    from qr_jax.checks import inside
+
     chosen = chosen_retriever(arguments.retriever, arguments.settings)
     if not any(plugins.constants("retriever", part.name).get("DEVICES") for part in (chosen, *inside(chosen.settings))):
         os.environ["JAX_PLATFORMS"] = "cpu"  # before anything can start jax: the devices are left to whoever trains
