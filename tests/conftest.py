@@ -1,12 +1,14 @@
 """How every test runs: on the CPU, on eight emulated devices, with checked array annotations.
 
-Compiled programs are kept in pytest's own cache folder, which `pytest --cache-clear` empties: a program of the same
-code, shapes and options is compiled once. jax counts it as compiled all the same (`qr_jax.rollout.compiles`).
+Programs that commands compile are kept in a folder of the session. None is kept for another session: a program of eight
+emulated devices with collectives, read back from the disk, waited for ever (jax 0.10.2, tests/test_credit.py).
 """
 
+import atexit
 import importlib.util
 import os
 import shutil
+import tempfile
 from pathlib import Path
 
 # Before jax is imported anywhere: the platform is read once, when its backend starts.
@@ -27,28 +29,9 @@ assert all(importlib.util.find_spec(f"qr_jax.{name}") for name in CHECKED)
 install_import_hook([f"qr_jax.{name}" for name in CHECKED], "beartype.beartype")
 
 ROOT = Path(__file__).resolve().parents[1]
-LARGEST_BYTES = 500 * 2**20  # of the compiled programs: some ten sessions' whose code had nothing in common
-
-
-def programs(config: pytest.Config) -> Path:
-    """The folder of this kind of machine's programs; jax's names for them do not say what a CPU can do."""
-    from qr_jax.parallel.compile_cache import machine
-
-    return config.cache.mkdir("compiled") / machine()
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    folder = programs(config)
-    if folder.exists() and sum(path.stat().st_size for path in folder.rglob("*")) > LARGEST_BYTES:
-        shutil.rmtree(folder)
-    # With the settings of qr_jax.parallel.compile_cache: where one differed, a program would have another name.
-    jax.config.update("jax_compilation_cache_dir", str(folder / "of_tests"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-    jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
-    # For the commands that tests start. It is another folder, since commands delete what has no time of its last use,
-    # and the programs of this process have none.
-    os.environ["QR_JAX_COMPILED"] = str(folder / "of_commands")
+COMPILED = Path(tempfile.mkdtemp(prefix="qr_jax_tests_"))
+atexit.register(shutil.rmtree, COMPILED, ignore_errors=True)
+os.environ["QR_JAX_COMPILED"] = str(COMPILED / "of_commands")  # commands that tests start must not use the user's own
 
 
 @pytest.fixture(scope="session")
@@ -61,10 +44,10 @@ def real_data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def compiled(pytestconfig) -> Path:
-    """Where this process keeps its compiled programs; others that might be killed while they write need a copy."""
-    folder = programs(pytestconfig) / "of_tests"
-    folder.mkdir(parents=True, exist_ok=True)
+def compiled() -> Path:
+    """Where processes that tests start may keep compiled programs; those that might be killed meanwhile need a copy."""
+    folder = COMPILED / "of_tests"
+    folder.mkdir(exist_ok=True)
     return folder
 
 
