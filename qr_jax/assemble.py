@@ -135,9 +135,9 @@ def traces(config: Config, search: SearchFunction) -> list[tuple[Trace, SearchFu
     return pairs
 
 
-def expert_turn(config: Config, *, allow_plugins: Sequence[str] | None = None) -> ExpertTurn:
+def expert_turn(config: Config) -> ExpertTurn:
     """What writes an expert's turn in the environment's dialect, expert_turn beside it; ValueError where none is."""
-    write = plugins.beside("env", config.env.name, "expert_turn", allow_plugins=allow_plugins)
+    write = plugins.beside("env", config.env.name, "expert_turn")
     if write is None:
         lacks = "no function expert_turn(thought, queries, answer) in its file, which writes an expert's turn"
         raise ValueError(f"env {config.env.name!r} has {lacks}; write it")

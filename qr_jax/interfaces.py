@@ -86,6 +86,16 @@ def check_rounds(result: Any, pool: Any, so_far: Sequence[Any], /, **_: Any) -> 
     return result
 
 
+def check_growth(name: str, ask: Ask, samples: Mapping[int, int], most: int) -> None:
+    """ValueError where further samples would make a group, of `samples` now, larger than its rounds' file allows."""
+    for index, count in ask.more.items():
+        if samples[index] + count > most:
+            raise ValueError(
+                f"rounds {name!r} asked for {count} more samples of query {index}, which has {samples[index]}; a group "
+                f"has room for {most}. Write MOST = {samples[index] + count} in the plug-in's file, or ask for fewer"
+            )
+
+
 def check_env(result: Any, query: Any, turns: Sequence[Any], /, **_: Any) -> Say | Search | Stop:
     """A Say with text, a Search with queries, or a Stop with a reason."""
     text = isinstance(result, Say) and isinstance(result.text, str) and result.role in ("user", "tool", "inline")
@@ -119,7 +129,7 @@ def check_reward(result: Any, query: Any, episodes: Sequence[Any], /, **_: Any) 
         if not np.isin(outcome_G[np.isfinite(outcome_G)], (0, 1)).all():
             raise Wrong(f"outcomes other than 0 and 1: {outcome_G}")
     if turn_GT is not None:
-        turns_G = [int(np.max(episode.turn_L, initial=-1)) + 1 for episode in episodes]
+        turns_G = [episode.model_turns for episode in episodes]
         listed = isinstance(turn_GT, Sequence) or (isinstance(turn_GT, np.ndarray) and turn_GT.ndim)
         if not listed or len(turn_GT) != size:
             raise Wrong(f"turn rewards {shown(turn_GT)}")

@@ -253,11 +253,6 @@ def _from_function(function: Callable[..., Any]) -> Signature:
     return Signature(data, settings, any(p.kind is p.VAR_KEYWORD for p in parameters))
 
 
-def _tree(annotation: Any) -> ast.expr:
-    text = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
-    return ast.parse(text, mode="eval").body
-
-
 def _type(node: ast.expr | None) -> Any:
     """The type that an annotation's syntax tree states, of those a config can hold; Any for every other."""
     if isinstance(node, ast.Constant):

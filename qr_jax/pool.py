@@ -162,6 +162,17 @@ def refresh(pool: Pool, *, below: float | int) -> Pool:
     return replace(pool, weight_P=np.ones(pool.size), state_P=np.full(pool.size, RESET), epoch=pool.epoch + 1)
 
 
+def drawable(pool: Pool, *, reset_below: float, on_exhausted: Literal["reset", "stop"]) -> Pool | None:
+    """The pool that a step draws from: reset where its eligible share is too small, or nothing is left to draw.
+
+    None where nothing is left and the run is to stop then.
+    """
+    pool = refresh(pool, below=reset_below)
+    if np.count_nonzero(pool.weight_P):
+        return pool
+    return None if on_exhausted == "stop" else refresh(pool, below=1.0)
+
+
 def describe(pool: Pool) -> dict[str, Any]:
     """Counts for people and logs: size, eligible, epoch, queries by state and by attempts ("4+": four or more)."""
     eligible = int(np.count_nonzero(pool.weight_P))

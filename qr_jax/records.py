@@ -109,6 +109,10 @@ class Episode:
     valid: bool
     fault: str | None = None
 
+    @property
+    def model_turns(self) -> int:
+        return int(self.turn_L.max(initial=-1)) + 1
+
 
 @dataclass(frozen=True)
 class Scores:

@@ -107,7 +107,8 @@ def take_step(
     Interrupted, before anything changed, when the run was told to stop.
     """
     settings, clock, compiled = parts.settings, [time.monotonic()], compiles.count()
-    before = drawing.refreshed(standing.pool, settings.pool)
+    limits = {"reset_below": settings.pool.reset_below, "on_exhausted": settings.pool.on_exhausted}
+    before = pool.drawable(standing.pool, **limits)
     if before is None:
         return state, standing, None
     standing = replace(standing, pool=before)

@@ -1,6 +1,5 @@
 """What each group of a step showed: signal, easy, hard, or a fault."""
 
-from dataclasses import fields
 from typing import Any, Literal
 
 import numpy as np
@@ -30,7 +29,7 @@ def judge(
         values, counts = np.unique(drawn_Q, return_counts=True)
         twice = values[counts > 1][:5]
         raise ValueError(f"drawn_Q has {len(drawn_Q)} queries, {len(values)} distinct: {twice} come twice")
-    grades = checked_grades(**{field.name: getattr(grades, field.name) for field in fields(Grades)})
+    grades = checked_grades(**vars(grades))
     outcome_QG = grades.reward_QG if grades.outcome_QG is None else grades.outcome_QG
     if len(drawn_Q) != len(grades.valid_QG) or outcome_QG.shape != grades.valid_QG.shape:
         shapes = f"rewards {grades.reward_QG.shape} and outcomes {outcome_QG.shape}; a row a drawn query is wanted"

@@ -12,7 +12,7 @@ from qr_jax.records import Ask, grades
 from qr_jax.step import drawing, grading
 from qr_jax.step.progress import Progress
 
-PARTS = SimpleNamespace(settings=Config(), draws="chance", most_samples=6, most_rounds=None)
+PARTS = SimpleNamespace(settings=Config(), draws="chance", most_groups=32, most_samples=6, most_rounds=None)
 
 
 def group(index, samples=4):
@@ -39,10 +39,10 @@ def test_a_group_that_would_outgrow_its_rounds_constant_is_refused():
 
 def test_a_pool_that_is_used_up_is_reset_or_ends_the_run():
     used_up = replace(pool.create(3), weight_P=np.zeros(3))
-    assert drawing.refreshed(used_up, replace(Config().pool, on_exhausted="stop")) is None
-    assert drawing.refreshed(used_up, Config().pool).weight_P.tolist() == [1, 1, 1]
+    assert pool.drawable(used_up, reset_below=0.0, on_exhausted="stop") is None
+    assert pool.drawable(used_up, reset_below=0.0, on_exhausted="reset").weight_P.tolist() == [1, 1, 1]
     half = replace(pool.create(4), weight_P=np.array([1.0, 0, 0, 0]))
-    assert drawing.refreshed(half, replace(Config().pool, reset_below=0.5)).epoch == 1
+    assert pool.drawable(half, reset_below=0.5, on_exhausted="stop").epoch == 1
 
 
 def test_the_groups_as_the_pool_sees_them():

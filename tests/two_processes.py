@@ -155,6 +155,7 @@ def parts_of(*hops: int) -> Parts:
         "rounds": lambda pool, so_far: None if so_far else Ask(2),
         "rule": lambda pool, outcome: (pool.weight_P, pool.memory),
         "draws": "chance",
+        "most_groups": 2,
         "most_samples": 2,
         "hand_over": lambda params: params,
     }

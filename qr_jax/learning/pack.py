@@ -1,7 +1,7 @@
 """Episodes into packed rows of fixed shape, and the indices that bring each token's log-probability back out."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -132,7 +132,7 @@ def _pad_grades(episodes_by_group, grades: Grades, queries: int, samples: int) -
         value = np.asarray(value)
         return np.pad(value, [(0, queries - groups), (0, samples - wide)] + [(0, 0)] * (value.ndim - 2))
 
-    return Grades(**{field.name: padded(getattr(grades, field.name)) for field in fields(Grades)})
+    return Grades(**{name: padded(value) for name, value in vars(grades).items()})
 
 
 def _trained(episodes_by_group, grades: Grades, drop_loss, samples: int, row_tokens: int) -> list[_Item]:

@@ -24,7 +24,7 @@ from qr_jax.planning import ahead
 from qr_jax.rollout import cache as caches
 from qr_jax.rollout import decode as jitted
 from qr_jax.rollout.rows import Rows
-from qr_jax.step import grading
+from qr_jax.step import grading, parts
 
 # Models of the hub whose sizes families.py holds.
 HUB = {"Qwen/Qwen3-0.6B": "qwen3_0p6b", "Qwen/Qwen3-1.7B": "qwen3_1p7b", "Qwen/Qwen3-4B": "qwen3_4b"}
@@ -86,25 +86,18 @@ class Programs:
     @property
     def episodes(self) -> int:
         """Of one update, at most."""
-        pool, keeps_dead = self.config.pool, self.config.learner.keep_dead
-        return self.samples * (pool.queries * pool.oversample if keeps_dead else pool.queries + pool.min_signal - 1)
-
-    @property
-    def samples(self) -> int:
-        """Of a group, at most."""
-        rounds = self.config.pool.rounds
-        return plugins.constants("rounds", rounds.name).get("MOST", self.config.pool.samples)
+        groups, samples = parts.room(self.config)
+        return groups * samples
 
     @functools.cache  # noqa: B019
     def learner(self, rows: int) -> tuple[learner.Learner, pack.Batch]:
         """What learner.make gives on the slice's mesh, and the shapes of a batch as step/batch.py packs it."""
-        config, samples = self.config, self.samples
+        config, (queries, samples) = self.config, parts.room(self.config)
         settings, updates = replace(config.learner, rows=rows), config.train.steps * config.learner.updates
         temperature = config.rollout.temperature
         made = learner.make(self.cfg, config.model, settings, self.mesh, steps=updates, temperature=temperature)
         none = grading.joined((), samples, plugins.constants("reward", config.reward.name).get("TURNS"))
-        queries, row_tokens = self.episodes // samples, settings.row_tokens
-        host = pack.pack([], none, rows=rows, row_tokens=row_tokens, queries=queries, samples=samples)
+        host = pack.pack([], none, rows=rows, row_tokens=settings.row_tokens, queries=queries, samples=samples)
         if "gold_logp_NT" in made.needs:
             host = replace(host, gold_logp_NT=np.zeros((queries * samples, gold.turns_axis(0)), np.float32))
         return made, jax.tree.map(_shape, host, made.train_step.batch_at(host))

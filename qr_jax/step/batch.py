@@ -16,10 +16,9 @@ def of_groups(parts: Parts, state: State, groups: Sequence[Group], left_out: tup
     answers' log-probabilities under `state` come with them where the advantage names them.
     """
     settings, learn = parts.settings.pool, parts.settings.learner
-    capacity = settings.queries * settings.oversample if learn.keep_dead else settings.queries + settings.min_signal - 1
     overlong = parts.settings.rollout.overlong == "mask"
     cut = [[overlong and episode.stop in ("length", "context") for episode in group.episodes] for group in groups]
-    sizes = dict(rows=learn.rows, row_tokens=learn.row_tokens, queries=capacity, samples=parts.most_samples)
+    sizes = dict(rows=learn.rows, row_tokens=learn.row_tokens, queries=parts.most_groups, samples=parts.most_samples)
     episodes = [group.episodes for group in groups]
     packed = pack.pack(
         episodes, joined(groups, settings.samples, parts.turns), drop_loss=cut, drawn_tokens=left_out[0],

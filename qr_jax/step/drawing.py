@@ -5,20 +5,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from qr_jax import pool
-from qr_jax.config import Pool as PoolSettings
+from qr_jax.interfaces import check_growth
 from qr_jax.records import Ask, Outcome
 from qr_jax.step.grading import Group, joined
 from qr_jax.step.parts import Parts
 from qr_jax.step.progress import Progress
 from qr_jax.verdict import judge
-
-
-def refreshed(of_run: pool.Pool, settings: PoolSettings) -> pool.Pool | None:
-    """The pool to draw from, reset where its settings say so; None when it is used up and the run is to stop."""
-    refreshed = pool.refresh(of_run, below=settings.reset_below)
-    if np.count_nonzero(refreshed.weight_P):
-        return refreshed
-    return None if settings.on_exhausted == "stop" else pool.refresh(refreshed, below=1.0)
 
 
 def draw(parts: Parts, progress: Progress, ask: Ask, groups: Sequence[Group], step: int, number: int) -> dict[int, int]:
@@ -31,23 +23,14 @@ def draw(parts: Parts, progress: Progress, ask: Ask, groups: Sequence[Group], st
         raise ValueError(
             f"rounds {name!r} asked for round {number + 1}, and its file declares ROUNDS = {parts.most_rounds}"
         )
-    capacity = settings.queries * settings.oversample
-    if parts.settings.learner.keep_dead and ask.draw > capacity:
-        raise ValueError(
-            f"rounds {name!r} asked for {ask.draw} queries; with learner.keep_dead a step has room for {capacity}"
-        )
+    if parts.settings.learner.keep_dead and ask.draw > parts.most_groups:
+        room = f"with learner.keep_dead a step has room for {parts.most_groups}"
+        raise ValueError(f"rounds {name!r} asked for {ask.draw} queries; {room}")
     new_Q = pool.draw(
         progress.pool, ask.draw, seed=progress.seed(parts.settings.seed), step=step, round=number,
         exclude=[group.index for group in groups], by=parts.draws,
     )  # fmt: skip
-    samples = {group.index: group.spent.episodes for group in groups}
-    for index, count in ask.more.items():
-        if samples[index] + count > parts.most_samples:
-            raise ValueError(
-                f"rounds {name!r} asked for {count} more samples of query {index}, which "
-                f"has {samples[index]}; a group has room for {parts.most_samples}. Write MOST = "
-                f"{samples[index] + count} in the plug-in's file, or ask for fewer"
-            )
+    check_growth(name, ask, {group.index: group.spent.episodes for group in groups}, parts.most_samples)
     return dict.fromkeys(new_Q.tolist(), settings.samples) | {int(i): int(n) for i, n in ask.more.items()}
 
 

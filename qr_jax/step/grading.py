@@ -6,7 +6,7 @@ batch, ledger and telemetry all read the same Groups, so that nothing is graded 
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,6 @@ from qr_jax.records import Episode, Grades, Query, Scores, grades
 SHUFFLE = 2  # the first part of a key of `uniforms`: rewards shuffled for the control
 LEAST_TURNS = 8  # room for turn rewards, doubled where an episode has more turns: few shapes to compile
 LARGEST = float(np.finfo(np.float32).max)
-GRADES = tuple(field.name for field in fields(Grades))
 
 
 @dataclass(frozen=True)
@@ -56,10 +55,8 @@ class Group:
     def to_plain(self, *, episodes: bool = True) -> dict[str, Any]:
         """As a nested host value (processes/plain.py), for checkpoints and messages."""
         listed = [plain.episode_to_plain(episode) for episode in self.episodes] if episodes else []
-        arrays = {name: getattr(self.grades, name) for name in GRADES}
-        return {"index": self.index, "process": self.process, "episodes": listed, "grades": arrays} | {
-            "spent": asdict(self.spent)
-        }
+        more = {"grades": dict(vars(self.grades)), "spent": asdict(self.spent)}
+        return {"index": self.index, "process": self.process, "episodes": listed, **more}
 
 
 def from_plain(value: Mapping[str, Any]) -> Group:
@@ -114,7 +111,7 @@ def spent(episodes: Sequence[Episode], *, ungraded: int = 0) -> Spent:
         episodes=len(episodes),
         invalid=len(episodes) - len(valid),
         ungraded=ungraded,
-        turns=sum(int(episode.turn_L.max(initial=-1)) + 1 for episode in episodes),
+        turns=sum(episode.model_turns for episode in episodes),
         searches=sum(len(turn.queries) for episode in episodes for turn in episode.turns),
         tokens=sum(sampled),
         context_tokens=sum(len(episode.ids_L) for episode in episodes),
@@ -131,9 +128,9 @@ def joined(groups: Sequence[Group], samples: int, turns: int | None = None) -> G
     `turns`: room for turn rewards even where no group has any; it is doubled until all turns have room.
     """
     widest = max([samples, *(group.grades.valid_QG.shape[1] for group in groups)])
-    turn_rewards = [group.grades.turn_reward_QGT for group in groups if group.grades.turn_reward_QGT is not None]
+    rewarded = [group.grades.turn_reward_QGT for group in groups if group.grades.turn_reward_QGT is not None]
     room = turns or LEAST_TURNS
-    while any(array.shape[2] > room for array in turn_rewards):
+    while any(array.shape[2] > room for array in rewarded):
         room *= 2
 
     def stack(name: str, *more: int) -> np.ndarray:
@@ -149,8 +146,8 @@ def joined(groups: Sequence[Group], samples: int, turns: int | None = None) -> G
         stack("reward_QG"),
         stack("valid_QG"),
         stack("outcome_QG"),
-        stack("turn_reward_QGT", room) if turn_rewards or turns else None,
-        stack("turn_valid_QGT", room) if turn_rewards or turns else None,
+        stack("turn_reward_QGT", room) if rewarded or turns else None,
+        stack("turn_valid_QGT", room) if rewarded or turns else None,
     )
 
 

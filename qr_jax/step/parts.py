@@ -42,7 +42,8 @@ class Parts:
     rounds: Callable[..., Any]
     draws: Any  # "chance" or "largest": how the rule's weights choose
     most_rounds: int | None  # of a step
-    most_samples: int  # of a group; the learner's batches have room for them
+    most_groups: int  # of a batch
+    most_samples: int  # of a group
     turns: int | None  # room for turn rewards, where the reward gives them
     gold_logp: Callable[..., np.ndarray] | None  # where the advantage names gold_logp_NT
     hand_over: Callable[..., Any]  # the learner's parameters -> those that rollouts read
@@ -58,6 +59,13 @@ class Parts:
         self.run.save(step, state, progress.to_host() | self.same)
 
 
+def room(settings: Config) -> tuple[int, int]:
+    """How many groups a batch has room for, and how many samples of each; `planning` compiles for as many."""
+    chosen = settings.pool
+    kept = chosen.queries * chosen.oversample if settings.learner.keep_dead else chosen.queries + chosen.min_signal - 1
+    return kept, plugins.constants("rounds", chosen.rounds.name).get("MOST", chosen.samples)
+
+
 def bind(settings: Config, run: runs.Run) -> Parts:
     """The parts of a run, the same on every process (ValueError where they are not)."""
     mesh, agent = meshes.make_mesh(settings.mesh), assemble.agent(settings)
@@ -68,7 +76,7 @@ def bind(settings: Config, run: runs.Run) -> Parts:
     alike.check(questions=asked, passages=corpus.sha256, model=agent.fingerprint)
     chosen, layout = settings.pool, assemble.rollout_layout(settings, agent.cfg, mesh)
     engine = assemble.Dealt(agent.engine, pod=layout == "pod")
-    declared = plugins.constants("rounds", chosen.rounds.name)
+    most_groups, most_samples = room(settings)
     sizes = {"queries": chosen.queries, "oversample": chosen.oversample, "samples": chosen.samples}
     trainer = make(
         agent.cfg,
@@ -95,8 +103,9 @@ def bind(settings: Config, run: runs.Run) -> Parts:
         rule=plugins.bind("rule", chosen.rule),
         rounds=plugins.bind("rounds", chosen.rounds, provided=sizes),
         draws=plugins.draws_by(chosen.rule, chosen.by),
-        most_rounds=declared.get("ROUNDS"),
-        most_samples=declared.get("MOST", chosen.samples),
+        most_rounds=plugins.constants("rounds", chosen.rounds.name).get("ROUNDS"),
+        most_groups=most_groups,
+        most_samples=most_samples,
         turns=plugins.constants("reward", settings.reward.name).get("TURNS"),
         gold_logp=_gold_logp(settings, agent) if "gold_logp_NT" in trainer.needs else None,
         hand_over=partial(assemble.hand_over, cfg=agent.cfg, compute=settings.model.compute, mesh=mesh, layout=layout),

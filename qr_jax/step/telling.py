@@ -128,12 +128,10 @@ def check_advantage(
     """ValueError, with the advantage's name, where it gave a valid episode a number that is not finite."""
     if not metrics:
         return
-    advantage, samples = np.asarray(metrics[0]["advantage"]), batch.grades.valid_QG.shape[1]
-    by_token = advantage.ndim == 2 and advantage.shape[1] != samples
+    advantage = np.asarray(metrics[0]["advantage"])
     for q, group in enumerate(groups):
         for g, episode in enumerate(group.episodes):
-            tokens = advantage[q * samples + g, : len(episode.ids_L)][episode.mask_L] if by_token else None
-            values = np.atleast_1d(advantage[q, g] if tokens is None else tokens)
+            values = np.atleast_1d(_trained_with(advantage, batch, q, g, episode))
             if episode.valid and not np.isfinite(values).all():
                 name, bad = parts.settings.learner.advantage.name, values[~np.isfinite(values)].flat[0]
                 raise ValueError(
@@ -265,26 +263,32 @@ def advantages_of(told: Told) -> dict[int, list[Any]]:
     """
     if told.updated.batch is None or not told.updated.metrics:
         return {group.index: [None] * group.spent.episodes for group in told.kept}
-    advantage = np.asarray(told.updated.metrics[0]["advantage"])
-    samples = told.updated.batch.grades.valid_QG.shape[1]
-    by_token = advantage.ndim == 2 and advantage.shape[1] != samples
-    trained, earlier = {}, len(told.updated.groups) - len(told.kept)
-    for q, group in enumerate(told.kept, earlier):
-        turns_G = [int(episode.turn_L.max(initial=-1)) + 1 for episode in group.episodes]
-        if by_token:
-            rows = [_by_turn(advantage[q * samples + g], episode) for g, episode in enumerate(group.episodes)]
-        elif advantage.ndim == 3:
-            rows = [advantage[q, g, :turns].round(6).tolist() for g, turns in enumerate(turns_G)]
-        else:
-            rows = [advantage[q, g].round(6).item() for g in range(group.spent.episodes)]
-        trained[group.index] = rows
-    return trained
+    advantage, batch = np.asarray(told.updated.metrics[0]["advantage"]), told.updated.batch
+    show = _by_turn if _is_by_token(advantage, batch) else lambda values, episode: values
+    return {
+        group.index: [
+            np.round(show(_trained_with(advantage, batch, q, g, episode), episode), 6).tolist()
+            for g, episode in enumerate(group.episodes)
+        ]
+        for q, group in enumerate(told.kept, len(told.updated.groups) - len(told.kept))
+    }
 
 
-def _by_turn(advantage_L: np.ndarray, episode: Episode) -> list[float]:
-    turns = range(int(episode.turn_L.max(initial=-1)) + 1)
-    means = [advantage_L[: len(episode.ids_L)][(episode.turn_L == turn) & episode.mask_L].mean() for turn in turns]
-    return np.round(means, 6).tolist()
+def _is_by_token(advantage: np.ndarray, batch: pack.Batch) -> bool:
+    return advantage.shape[:2] != batch.grades.valid_QG.shape
+
+
+def _trained_with(advantage: np.ndarray, batch: pack.Batch, q: int, g: int, episode: Episode) -> np.ndarray:
+    """An episode's part of the advantage of its batch: a number, one a turn it has, or one a token (0: not sampled)."""
+    if _is_by_token(advantage, batch):
+        row = advantage[q * batch.grades.valid_QG.shape[1] + g]
+        return np.where(episode.mask_L, row[: len(episode.ids_L)], 0)
+    return advantage[q, g, : episode.model_turns] if advantage.ndim == 3 else advantage[q, g]
+
+
+def _by_turn(advantage_L: np.ndarray, episode: Episode) -> np.ndarray:
+    turns = range(episode.model_turns)
+    return np.array([advantage_L[(episode.turn_L == turn) & episode.mask_L].mean() for turn in turns])
 
 
 def draws(parts: Parts, told: Told) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from qr_jax import figures, plugins
 from qr_jax import pool as pools
-from qr_jax.interfaces import EXAMPLE
+from qr_jax.interfaces import EXAMPLE, check_growth
 from qr_jax.noise import unit, words
 from qr_jax.pool import LAST_EASY, LAST_HARD, LAST_NONE, Pool
 from qr_jax.records import Grades, Outcome, grades
@@ -113,15 +113,25 @@ def play(
     sizes = {"queries": plan.queries, "oversample": plan.oversample, "samples": plan.samples}
     rounds = plugins.bind("rounds", plan.rounds, provided=sizes, allow_plugins=allow_plugins)
     most = plugins.constants("rounds", plan.rounds.name, allow_plugins=allow_plugins).get("MOST", plan.samples)
-    ask = _bounded(_playable("rounds", plan.rounds, rounds), plan, most)
+
+    def bounded(pool: Pool, so_far: Sequence[Outcome]) -> Any:
+        wish = rounds(pool, so_far)
+        if wish is not None and wish.more:
+            samples_Q = so_far[-1].grades.valid_QG.sum(axis=1)
+            check_growth(plan.rounds.name, wish, dict(zip(so_far[-1].drawn_Q.tolist(), samples_Q.tolist())), most)
+        return wish
+
+    ask = _playable("rounds", plan.rounds, bounded)
     draw = partial(pools.draw, by=plugins.draws_by(plan.rule, plan.by, allow_plugins=allow_plugins))
     pool, spent, rows = pools.create(size, family_P), 0, []
     filed_P = np.zeros(size)  # the pass rate a query had when it was last graded
     moved, draws = {name: [] for name in ORIGINS}, []
     while spent < plan.rollouts:
-        pool, step, done = _refreshed(plan, pool), len(rows), spent / plan.rollouts
-        if not pool.weight_P.any():
+        step, done = len(rows), spent / plan.rollouts
+        refreshed = pools.drawable(pool, reset_below=plan.reset_below, on_exhausted=plan.on_exhausted)
+        if refreshed is None:
             break
+        pool = refreshed
         outcome, rate_Q = _step(plan, pool, draw, ask, world, done, seed=seed, step=step)
         drawn_Q, samples_Q = outcome.drawn_Q, outcome.grades.valid_QG.sum(axis=1)
         if (samples_Q == plan.samples).all():
@@ -150,25 +160,6 @@ def _playable(kind: str, use: Use, function: Callable[..., Any]) -> Callable[...
             raise NotPlayable(kind, use.name, f"{type(error).__name__} on simulated outcomes: {error}") from error
 
     return played
-
-
-def _bounded(ask: Callable[..., Any], plan: Sampler, most: int) -> Callable[..., Any]:
-    """The rounds, which may let a group grow to `most` samples, as in training: a step must end."""
-
-    def bounded(pool: Pool, so_far: Sequence[Outcome]) -> Any:
-        wish = ask(pool, so_far)
-        if wish is not None and wish.more:
-            size_of = dict(zip(so_far[-1].drawn_Q.tolist(), so_far[-1].grades.valid_QG.sum(axis=1).tolist()))
-            if any(size_of[index] + count > most for index, count in wish.more.items()):
-                raise NotPlayable("rounds", plan.rounds.name, f"a group would have more than MOST = {most} samples")
-        return wish
-
-    return bounded
-
-
-def _refreshed(plan: Sampler, pool: Pool) -> Pool:
-    pool = pools.refresh(pool, below=plan.reset_below)
-    return pool if pool.weight_P.any() or plan.on_exhausted == "stop" else pools.refresh(pool, below=1.0)
 
 
 def _step(plan: Sampler, pool: Pool, draw: Any, ask: Any, world: World, done: float, *, seed: int, step: int):
