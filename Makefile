@@ -3,6 +3,10 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DEV := $(VENV)/.installed-dev
+
+# Bytecode is left to the first import: most modules of what is installed are never imported.
+PIP := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt
 
 PEERS := benchmarks/peers/.venv
 
@@ -11,28 +15,32 @@ PEERS := benchmarks/peers/.venv
 help:  ## what there is to make
 	@sed -n 's/^\([.a-z0-9]*\):.*## /\1: /p' Makefile
 
-.venv: $(STAMP)  ## the environment alone, with the versions of constraints.txt
+.venv: $(DEV)  ## the environment alone, development tools included, with the versions of constraints.txt
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "qr_jax needs Python 3.11 or later, found " + sys.version.split()[0] + "; name another with make PYTHON=...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	$(PIP) -e .
+	@touch $@
+
+$(DEV): $(STAMP)
+	$(PIP) -e '.[dev]'
 	@touch $@
 
 quickstart: $(STAMP)  ## a small model learns to search a synthetic world
 	$(BIN)/qr-jax train configs/quickstart.py --run runs/quickstart
 
-test: $(STAMP)  ## the whole quick suite
+test: $(DEV)  ## the whole quick suite
 	$(BIN)/python -m pytest
 
-test-pods: $(STAMP)  ## runs of 2 and 4 real processes on this machine, a pod's rollout, the watchdog (6 minutes on 2 cores)
+test-pods: $(DEV)  ## runs of 2 and 4 real processes on this machine, a pod's rollout, the watchdog (6 minutes on 2 cores)
 	$(BIN)/python -m pytest -m "slow or not slow" tests/test_pods.py tests/test_pod_rollout.py tests/test_watchdog.py
 
-test-tpu: $(STAMP)  ## what is compiled for TPUs, without one: the planner and the programs it plans
-	$(BIN)/python -m pip install --quiet -c constraints.txt libtpu
+test-tpu: $(DEV)  ## what is compiled for TPUs, without one: the planner and the programs it plans
+	$(PIP) libtpu
 	$(BIN)/python -m pytest -m "slow or not slow" tests/test_plan.py tests/test_ahead.py
 
-lint: $(STAMP)  ## format, lint and types
+lint: $(DEV)  ## format, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
@@ -75,13 +83,13 @@ bench-recall: $(STAMP) minilm  ## recall of bm25, dense and hybrid over the seve
 	$(BIN)/python -m benchmarks.recall
 
 bench-hand-over: $(STAMP)  ## weights to rollouts beside a plain all-gather: emulated, and compiled for v5e (5 minutes)
-	$(BIN)/python -m pip install --quiet -c constraints.txt libtpu
+	$(PIP) libtpu
 	$(BIN)/python -m benchmarks.hand_over
 
 bench-tpu: $(STAMP)  ## decode and train step compiled for v5e, v5p and v6e, without a TPU
-	$(BIN)/python -m pip install --quiet -c constraints.txt libtpu
+	$(PIP) libtpu
 	$(BIN)/python -m benchmarks.tpu
 
 bench-plans: $(STAMP)  ## qr-jax plan of the configs for pods (8 minutes on 2 cores that have nothing else to do)
-	$(BIN)/python -m pip install --quiet -c constraints.txt libtpu
+	$(PIP) libtpu
 	$(BIN)/python -m benchmarks.plans
