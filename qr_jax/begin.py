@@ -19,6 +19,7 @@ from qr_jax.step.parts import Parts
 from qr_jax.step.progress import Progress, from_host
 
 MOST_ROLLBACKS = 3
+PROMPTS = 64  # whose lengths say for how many tokens the first programs are compiled
 
 
 @dataclass(frozen=True)
@@ -77,16 +78,18 @@ def roll_back(parts: Parts, progress: Progress) -> tuple[learner.State, Progress
 
 
 def _warm_up(parts: Parts, params) -> float:
-    """Compile what rollouts need; seconds."""
-    compiles.count()
+    """Compile what the first rollout needs to begin; seconds."""
+    before, engine = compiles.count(), parts.agent.engine
+    prompt_tokens = engine.prompt_tokens(parts.queries[:PROMPTS], parts.env)
     # Over a pod every process runs each program: where one left, the others would wait in it.
     stop_now = (lambda: False) if parts.layout == "pod" else parts.run.stop_now
     try:
-        seconds = assemble.all_or_none(partial(parts.agent.engine.warm_up, params, stop_now=stop_now))
+        how = {"prompt_tokens": prompt_tokens, "stop_now": stop_now, "say": parts.run.say}
+        seconds = assemble.all_or_none(partial(engine.warm_up, params, **how))
     finally:
         compile_cache.push_new()
     peaks.of(parts.settings.model.compute)  # measured now where nobody says them, and not in the first step
-    parts.run.say(f"{compiles.count()} rollout programs compiled in {seconds:.1f} s")
+    parts.run.say(f"{compiles.count() - before} programs for the first rollout compiled in {seconds:.1f} s")
     return seconds
 
 
@@ -94,12 +97,12 @@ def _compile_update(parts: Parts, state: learner.State) -> tuple[learner.State, 
     """The same state, after an update by nothing: the learner's programs are then there before the first step."""
     if parts.run.stops():
         raise Interrupted
-    compiles.count()
+    before = compiles.count()
     start, empty = time.monotonic(), batch.of_groups(parts, state, (), (0, 0))
     old = () if parts.settings.learner.updates == 1 else (parts.learner.old_logp(state, empty),)
     state, _ = jax.block_until_ready(parts.learner.train_step(state, empty, *old))
     seconds = time.monotonic() - start
-    parts.run.say(f"{compiles.count()} learner programs compiled in {seconds:.1f} s")
+    parts.run.say(f"the learner's programs compiled: {compiles.told(before)}")
     compile_cache.push_new()
     return state, seconds
 

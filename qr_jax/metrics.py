@@ -104,7 +104,7 @@ NAMES: dict[str, Metric] = {
     "time/learner_s": Metric("s", "the train step"),
     "perf/tokens_per_s": Metric("tokens/s", "sampled tokens a second of rolling out"),
     "perf/learner_tokens_per_s": Metric("tokens/s", "trained tokens a second of the train step"),
-    "perf/compiles": Metric("", "programs compiled in this step; 0 after the first"),
+    "perf/compiles": Metric("", "programs compiled in this step, each when it was first needed"),
     "perf/search_cache_hit_rate": Metric("share", "searches since the start that `cached` had on disk"),
     "perf/rollouts_per_s": Metric("1/s", "episodes a second of the step"),
     "perf/step_tokens_per_s": Metric(

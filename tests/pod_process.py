@@ -90,7 +90,7 @@ def read_decoding(folder: Path) -> None:
     assert all(leaf.sharding.device_set <= set(jax.local_devices()) for leaf in jax.tree.leaves((laid, rows.caches)))
     none = np.zeros(8, np.int32)
     lowered = decode.decode.lower(
-        laid, rows.caches["slots"], none, none, none, np.zeros((8, 2), np.uint32), rows.stop_at_V, np.float32(1),
+        laid, rows.caches["slots"], None, none, none, none, np.zeros((8, 2), np.uint32), rows.stop_at_V, np.float32(1),
         cfg=cfg, chunk=4, sampling=rows.sampling, mesh=rows.mesh,
     )  # fmt: skip
     (folder / f"decode_{hosts.count()}_{hosts.index()}.hlo").write_text(lowered.compile().as_text())

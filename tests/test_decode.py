@@ -8,7 +8,7 @@ import killed_run
 import numpy as np
 import pytest
 import rollouts
-from rollouts import CFG, SETTINGS, WORDS, flat, random_params, roll, words_env, world
+from rollouts import CFG, SETTINGS, WORDS, flat, random_params, roll, trained_params, words_env, world
 
 from qr_jax import begin, checks, config, runs
 from qr_jax.learning.pack import pack
@@ -136,13 +136,49 @@ def test_a_chunk_ends_when_every_slot_has_stopped(monkeypatch):
     """What was not decoded is still 0; tokens and log-probabilities of steps that were are not."""
     made = rollouts.engine(slots=4, buckets=(64,))
     laid, none_S, key_S2 = made.rows.lay_out(random_params()), np.zeros(4, np.int32), np.zeros((4, 2), np.uint32)
+    slots, room_S = np.arange(4), np.int32([2, 1, 0, 2])
     made.rows.begin()
     for stop, counts, steps in [(False, [2, 1, 0, 2], 2), (True, [1, 1, 0, 1], 1)]:
         monkeypatch.setattr(made.rows, "stop_V", jnp.full(CFG.vocab, stop))
-        chunk = made.rows.decode(laid, none_S + 5, none_S, np.int32([2, 1, 0, 2]), key_S2, 1.0)
+        chunk, at_S = made.rows.decode(laid, slots, none_S + 5, none_S, room_S, key_S2, 1.0)
+        assert at_S.tolist() == [0, 1, 2, 3]
         assert chunk.count_S.tolist() == counts and chunk.token_SC.shape == (4, 4)
         assert np.asarray(chunk.logp_SC)[:, :steps].all()
         assert not np.asarray(chunk.logp_SC)[:, steps:].any() and not np.asarray(chunk.token_SC)[:, steps:].any()
+
+
+def test_a_chunk_ends_when_few_of_its_slots_are_left_and_what_was_decoded_stays():
+    """Of nine slots one has room for more: it is not waited for, and goes on in the next chunk."""
+    made = rollouts.engine(slots=9, chunk=6, buckets=(64,))
+    laid, zeros_S, key_S2 = made.rows.lay_out(random_params()), np.zeros(9, np.int32), np.zeros((9, 2), np.uint32)
+    made.rows.begin()
+    for last, counts in ((1, [2] * 8 + [2]), (2, [2] * 7 + [4, 4])):  # an eighth of nine is one: two are waited for
+        room_S = np.int32([2] * (9 - last) + [4] * last)
+        chunk, _ = made.rows.decode(laid, np.arange(9), zeros_S + 5, zeros_S, room_S, key_S2, 1.0)
+        assert chunk.count_S.tolist() == counts
+
+
+def test_some_slots_decode_alone_as_they_do_among_all():
+    """64 slots, 3 of which decode: a program of 8 slots gives the same tokens, and writes what all of them would."""
+    made = rollouts.engine(slots=64, store=4, buckets=(64,))
+    laid, sizes = made.rows.lay_out(trained_params()), list(made.rows.decode_sizes)
+    assert sizes == [8, 32, 64]
+    slot_N, key_N2 = np.array([50, 3, 21]), np.arange(6, dtype=np.uint32).reshape(3, 2)
+    found = []
+    for made.rows.decode_sizes in (sizes, [64]):
+        made.rows.begin()
+        prompts = [(slot, [5 + slot % 7] * 9, 0) for slot in range(64)]
+        made.rows.append(laid, "slots", prompts)
+        numbers = (np.int32([6, 7, 8]), np.int32([9, 9, 9]), np.int32([4, 1, 3]))
+        chunk, at_N = made.rows.decode(laid, slot_N, *numbers, key_N2, 1.0)
+        assert len(chunk.count_S) == made.rows.decode_sizes[0]
+        cache = [np.asarray(part)[:, :, :13] for part in jax.tree.leaves(made.rows.caches["slots"])]
+        found.append(([np.asarray(part)[at_N] for part in chunk], cache))
+    (part, part_cache), (whole, whole_cache) = found
+    assert part[0].tolist() == whole[0].tolist() and part[2].tolist() == whole[2].tolist() == [4, 1, 3]
+    np.testing.assert_allclose(part[1], whole[1], atol=1e-5, rtol=0)
+    for a, b in zip(part_cache, whole_cache, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5, rtol=0)
 
 
 def numbered(rows, positions, first=0):
@@ -170,8 +206,8 @@ def test_a_cache_grows_and_shrinks_by_hand():
     part = numbered(2, 3)[0][0]
     assert np.array_equal(cache.resize(part, 5)[:, 0, :, 0], [[0, 1, 2, 0, 0], [3, 4, 5, 0, 0]])
     assert np.array_equal(cache.resize(part, 2)[:, 0, :, 0], [[0, 1], [3, 4]])
-    assert views_up_to(160) == [128, 160] and views_up_to(100) == [100]
-    assert views_up_to(1280) == [128, 192, 256, 384, 512, 640, 768, 896, 1024, 1280]
+    assert views_up_to(160) == [64, 128, 160] and views_up_to(30) == [30]
+    assert views_up_to(1280) == [64, 128, 192, 256, 384, 512, 640, 768, 896, 1024, 1280]
 
 
 @pytest.mark.parametrize(("tiles", "sizes"), [(1, [2]), (2, [2]), (3, [2, 2]), (4, [8]), (8, [8]), (21, [8, 8, 8])])

@@ -130,7 +130,8 @@ def test_results_are_taken_while_the_device_decodes(monkeypatch):
 
     def decode(*arguments):
         notes.append("decode")
-        return [Noted(part, notes) for part in dispatch(*arguments)]
+        chunk, at_N = dispatch(*arguments)
+        return [Noted(part, notes) for part in chunk], at_N
 
     def env(query, turns):
         if turns and turns[-1].author == "env":
@@ -191,31 +192,54 @@ def test_a_sample_does_not_depend_on_its_place_or_its_company(few):
     assert roll(made, random_params(), [], 3) == [] and roll(made, random_params(), queries[:1], [0]) == [[]]
 
 
-def test_nothing_compiles_after_warm_up():
+def test_what_a_rollout_needs_is_compiled_once():
     """Parameters laid out as a learner's, prompts of 1 to 280 tokens, with a common beginning or without, one query or
-    many, sampled and greedy."""
+    many, sampled and greedy: done again in any order, they compile nothing."""
     made = Engine(CFG, WORDS, replace(SETTINGS, slots=6, store=5, context_tokens=300, chunk=5))
     mesh = meshes.make_mesh(config.Mesh(devices=1))
     params = jax.device_put(random_params(), NamedSharding(mesh, PartitionSpec()))
     compiles.count()  # the first call begins to count
     rollouts.logits(params, [1], longest=300)  # the test's own program
-    assert made.warm_up(params) > 0
+
+    def every_kind(order):
+        for at in order:
+            count, samples = [(1, 1), (3, 5), (17, 1), (2, 9)][at]
+            queries = list(world().train[:count])
+            queries[0] = Query("long", " ".join(["who"] * (1, 17, 150, 280)[at]), ("x",))
+            for temperature in (1.0, 0.0):
+                groups = roll(
+                    made, params, queries, samples, env=words_env, temperature=temperature, step=at, first_sample=at
+                )
+                for episode in flat(groups):
+                    assert_whole(episode, made, words_env)
+                    expected_L = rollouts.logp(params, episode, longest=300)
+                    np.testing.assert_allclose(episode.logp_L, expected_L, atol=1e-4, rtol=0)
+        roll(made, params, world().train[:20], [1, 2] * 10, env=words_env)
+        roll(made, params, world().train[:3], 7, env=words_env, search=slow(0))
+        roll(made, params, world().train[:3], 2, env=with_system)
+
+    every_kind(range(4))
     before = compiles.count()
-    for at, (count, samples) in enumerate([(1, 1), (3, 5), (17, 1), (2, 9)]):
-        queries = list(world().train[:count])
-        queries[0] = Query("long", " ".join(["who"] * (1, 17, 150, 280)[at]), ("x",))
-        for temperature in (1.0, 0.0):
-            groups = roll(
-                made, params, queries, samples, env=words_env, temperature=temperature, step=at, first_sample=at
-            )
-            for episode in flat(groups):
-                assert_whole(episode, made, words_env)
-                expected_L = rollouts.logp(params, episode, longest=300)
-                np.testing.assert_allclose(episode.logp_L, expected_L, atol=1e-4, rtol=0)
-    roll(made, params, world().train[:20], [1, 2] * 10, env=words_env)
-    roll(made, params, world().train[:3], 7, env=words_env, search=slow(0))
-    roll(made, params, world().train[:3], 2, env=with_system)
+    every_kind(reversed(range(4)))
     assert compiles.count() == before
+
+
+def test_warming_up_compiles_what_the_first_tokens_need_and_says_what_comes():
+    made, said = Engine(CFG, WORDS, replace(SETTINGS, slots=6, store=5, context_tokens=300, chunk=5)), []
+    params, queries = random_params(), [Query("long", " ".join(["who"] * 100), ("x",))]
+    before, prompt_tokens = compiles.count(), made.prompt_tokens(queries, words_env)
+    assert 100 <= prompt_tokens < 120 and made.warm_up(params, prompt_tokens=prompt_tokens, say=said.append) > 0
+    assert [line.split(" (")[0] for line in said[-2:]] == [
+        "compiling copies of prompts",
+        "compiling decoding, 6 slots of 128 positions",
+    ]
+    needed = compiles.count()
+    assert needed > before
+    made.settings = replace(made.settings, turn_tokens=5)
+    roll(
+        made, params, queries, 6, env=lambda query, turns: Stop("turns") if turns else Say(query.question, stop=(" ",))
+    )
+    assert compiles.count() == needed, compiles.told(needed)
 
 
 def test_warming_up_can_be_stopped_between_programs():

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -73,7 +74,7 @@ def finished(tmp_path_factory, compiled):
     cache = folder / "cache"
     shutil.copytree(compiled, cache)
     with led_there() as bucket:
-        finish(start(folder / "whole", cache=cache), 0)
+        (folder / "said").write_text(finish(start(folder / "whole", cache=cache), 0))
         shutil.copytree(cache, compiled, dirs_exist_ok=True)  # before any process is killed
         machine = [folder / "machine", "--bucket", f"{bucket}/night"]
         killed = [start(folder / point, "--die", point, cache=cache) for point in POINTS]
@@ -237,10 +238,14 @@ def test_rows_may_change_with_the_mesh_where_a_batch_is_one_update(tmp_path):
             runs.Run._refuse_another(SimpleNamespace(settings=more), one, "there")
 
 
-def test_nothing_compiles_after_the_first_update(finished):
-    rows = metrics_writer.read(finished[0] / "whole")
-    updated = [at for at, row in enumerate(rows) if row["learner/updates"]]
-    assert updated and not any(row["perf/compiles"] for row in rows[updated[0] + 1 :])
+def test_what_is_compiled_in_a_step_is_counted_and_said(finished):
+    folder = finished[0]
+    rows = metrics_writer.read(folder / "whole")
+    said = dict(re.findall(r"step (\d+): compiled (.*) in [\d.]+ s", (folder / "said").read_text()))
+    assert said and [int(step) for step in said] == [at for at, row in enumerate(rows) if row["perf/compiles"]]
+    for step, programs in said.items():
+        assert sum(map(int, re.findall(r" (\d+)", programs))) == rows[int(step)]["perf/compiles"]
+        assert "train_step" not in programs
 
 
 def test_a_cold_start_in_the_folder_of_a_run_is_refused_and_another_model_too(finished, tmp_path, monkeypatch):
@@ -250,7 +255,7 @@ def test_a_cold_start_in_the_folder_of_a_run_is_refused_and_another_model_too(fi
     assert (folder / "whole" / "checkpoints" / "step_00000005").is_dir()
     other = replace(tiny(folder), model=replace(tiny(folder).model, name="quickstart"))
     other = replace(other, train=replace(other.train, init=str(folder / "whole")))
-    monkeypatch.setattr(engine.Engine, "warm_up", lambda *_, **__: 0)  # the weights are read behind it
+    monkeypatch.setattr(engine.Engine, "warm_up", lambda *_, **__: 0.0)  # the weights are read behind it
     with pytest.raises(ValueError, match="another model"):
         train(other, tmp_path / "other", say=silent)
     assert not list((tmp_path / "other" / "checkpoints").glob("step_*"))

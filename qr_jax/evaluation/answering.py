@@ -165,7 +165,6 @@ def _answers(
     ask: _Asking, folder: Path, waiting: Mapping[str, Sequence[Query]], searches: Mapping[str, Callable], corpus_of, say
 ) -> Iterator[dict[str, Any]]:
     """The missing answers; a batch's rows are on the disk before they are yielded."""
-    ask.engine.warm_up(ask.params)
     size = 2 * ask.settings.rollout.slots
     opened: dict[str, SearchFunction] = {}
     for set_name in sorted(waiting, key=corpus_of.__getitem__):  # one index at a time

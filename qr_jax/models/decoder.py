@@ -20,6 +20,7 @@ from qr_jax.models.linear import NAME as LINEAR
 from qr_jax.models.linear import linear
 
 Params = dict[str, Any]
+FEW_LAYERS = 4  # so many are not scanned: nothing is stacked for the backward pass (a quickstart update: .91)
 
 
 def _normal(key, shape, inputs):
@@ -128,7 +129,8 @@ def forward(
         return nnx.merge(graph, layer)(constrain(x_NLD), turns_NL1d, lambda *qkv: attend(*qkv, segment_NL)), None
 
     x_NLD = constrain(params["embed"][ids_NL].astype(compute))
-    x_NLD, _ = jax.lax.scan(_remat(body, remat), x_NLD, params["layers"])
+    unroll = cfg.layers if cfg.layers <= FEW_LAYERS else 1
+    x_NLD, _ = jax.lax.scan(_remat(body, remat), x_NLD, params["layers"], unroll=unroll)
     return rms_norm(x_NLD, params["norm"], cfg.norm_eps, axis=-1)
 
 

@@ -205,9 +205,8 @@ def kernel_flops(programs: Programs, program: ahead.Program) -> int:
 
 
 def at_a_start(programs: Programs) -> dict[str, int]:
-    """How many programs like these a run compiles before its first rollout: each length of the cache, each call."""
-    rows = programs.rows(programs.config.rollout.slots)[0]
-    return {"decode": len(rows.views), "prefill": 2 * len(rows.views) * len(rows.call_sizes)}  # into slots, into store
+    """How many programs like these a run compiles before its first rollout; the others when they are first needed."""
+    return {"decode": 1, "prefill": len(programs.rows(programs.config.rollout.slots)[0].call_sizes)}
 
 
 def load(programs: Programs) -> estimate.Load:

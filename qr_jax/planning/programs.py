@@ -151,7 +151,7 @@ class Programs:
         rest = [((slots, 2), jnp.uint32), ((self.cfg.vocab,), jnp.bool_), ((), jnp.float32)]  # keys, stops, temperature
         given = [jax.ShapeDtypeStruct(*shape) for shape in (*numbers, *rest)]
         how = {"cfg": self.cfg, "chunk": self.config.rollout.chunk, "sampling": rows.sampling, "mesh": self.local}
-        return jitted.decode.lower(shapes["laid"], shapes["slots"], *given, **how)
+        return jitted.decode.lower(shapes["laid"], shapes["slots"], None, *given, **how)
 
     def prefill(self, slots: int) -> jax.stages.Lowered:
         """The largest call that puts known tokens into the cache, looking at rows of full length."""

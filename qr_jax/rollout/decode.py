@@ -16,6 +16,8 @@ from qr_jax.models.families import ModelConfig
 from qr_jax.rollout import cache as caches
 from qr_jax.rollout.sampling import Sampling, choose
 
+LEFT = 8  # a chunk ends once at most 1 / LEFT of the slots that began it still decode
+
 
 class Chunk(NamedTuple):
     """Sampled tokens, their log-probabilities (nats, before top-p and top-k) and how many of each row are real."""
@@ -42,6 +44,7 @@ def episode_keys(seed, purpose, step, query_N, sample_N):
 def decode(
     laid: incremental.Laid,
     cache: caches.Cache,
+    row_S,
     pending_S,
     used_S,
     room_S,
@@ -56,13 +59,18 @@ def decode(
 ):
     """Sample up to `chunk` tokens in every slot; a slot ends when `room_S` is used up or at an id marked in `stop_V`.
 
+    `row_S`: the cache rows of some slots, copied out for the chunk (past the end: none); None: slot n has row n.
     The cache is only read until the chunk is over: new keys and values gather in a buffer of `chunk` positions, which
     is then written in one go. Returns (cache, Chunk). `mesh`: see `Rows.mesh`.
     """
-    slots = pending_S.shape[0]
+    slots, read = pending_S.shape[0], cache
+    if row_S is not None:
+        read = jax.tree.map(lambda part: caches.rows_of(part, row_S, part.shape[2]), cache)
+
+    started = jnp.sum(room_S > 0)
 
     def more(state):
-        return (state[0] < chunk) & state[2].any()
+        return (state[0] < chunk) & (jnp.sum(state[2]) * LEFT > started)
 
     def tick(state):
         at, token_S, live_S, count_S, buffer, token_SC, logp_SC = state
@@ -71,7 +79,7 @@ def decode(
         def attend(layer, q_SHd, k_SKd, v_SKd):
             new = zip(buffer[layer], (k_SKd, v_SKd), strict=True)
             fresh[layer] = tuple(jax.lax.dynamic_update_slice_in_dim(b, x[:, :, None], at, axis=2) for b, x in new)
-            (k_SKBd, v_SKBd), (new_k_SKJd, new_v_SKJd) = cache[layer], fresh[layer]
+            (k_SKBd, v_SKBd), (new_k_SKJd, new_v_SKJd) = read[layer], fresh[layer]
             seen_J = jnp.arange(chunk) <= at
             return cached_attention.one_token(q_SHd, k_SKBd, v_SKBd, used_S, new_k_SKJd, new_v_SKJd, seen_J)
 
@@ -93,7 +101,8 @@ def decode(
         jnp.zeros((slots, chunk), jnp.float32),
     )
     _, _, _, count_S, buffer, token_SC, logp_SC = jax.lax.while_loop(more, tick, state)
-    cache = caches.write(cache, buffer, jnp.arange(slots), used_S, count_S, mesh)
+    rows = jnp.arange(slots) if row_S is None else row_S
+    cache = caches.write(cache, buffer, rows, used_S, count_S, mesh)
     sampled = Chunk(token_SC, logp_SC, count_S)
     if mesh is not None:  # whole on every device, so that every process can read it
         sampled = jax.lax.with_sharding_constraint(sampled, NamedSharding(mesh, PartitionSpec()))

@@ -58,15 +58,28 @@ class Engine:
                 self.completing[text] = [token for token, piece in pieces if piece.startswith(ends) or whole in piece]
             self.rows.stop_at(self.completing[text])
 
-    def warm_up(self, params, *, stop_now: Callable[[], bool] = lambda: False) -> float:
-        """Compile all programs; returns seconds. Without it they compile when first needed.
+    def prompt_tokens(self, queries: Sequence[Query], env: Callable) -> int:
+        """Tokens of the longest prompt of these queries."""
+        return max((len(self.chat.open(say)) for q in queries if isinstance(say := env(q, []), Say)), default=1)
 
-        Raises Interrupted when `stop_now()` turns true between two programs.
+    def warm_up(
+        self,
+        params,
+        *,
+        prompt_tokens: int = 1,
+        stop_now: Callable[[], bool] = lambda: False,
+        say: Callable[[str], None] = lambda text: None,
+    ) -> float:
+        """Compile what a rollout's first tokens need, after prompts of `prompt_tokens`; returns seconds.
+
+        All other programs are compiled when first needed. `say` is told what is compiled next. Raises Interrupted when
+        `stop_now()` turns true between two programs.
         """
         start = time.monotonic()
-        for _ in self.rows.warm_up(self.rows.lay_out(params)):
+        for number, what in enumerate(self.rows.warm_up(self.rows.lay_out(params), prompt_tokens)):
             if stop_now():
                 raise Interrupted
+            say(f"compiling {what} ({number} programs ready after {time.monotonic() - start:.1f} s)")
         return time.monotonic() - start
 
     def run(
@@ -245,28 +258,26 @@ class _Rollout:
         if not active:
             self._answer_searches(idle=True)
             return []
-        count = self.rows.slot_count
-        pending_S, used_S, room_S = (np.zeros(count, np.int32) for _ in range(3))
-        key_S2 = np.zeros((count, 2), np.uint32)
-        for slot, live in active:
-            pending_S[slot], used_S[slot] = live.ids[-1], live.cached
-            room_S[slot] = live.room(self.settings)
-            key_S2[slot] = self.key[live.query_at, live.sample]
+        slot_N = np.array([slot for slot, _ in active])
+        pending_N, used_N, room_N = np.array(
+            [(live.ids[-1], live.cached, live.room(self.settings)) for _, live in active], np.int32
+        ).T
+        key_N2 = np.array([self.key[live.query_at, live.sample] for _, live in active])
         start = time.monotonic()
-        chunk = self.rows.decode(self.laid, pending_S, used_S, room_S, key_S2, self.temperature)
+        chunk, at_N = self.rows.decode(self.laid, slot_N, pending_N, used_N, room_N, key_N2, self.temperature)
         waited = self.statistics.search_wait_s
         self._answer_searches(idle=False)
-        token_SC, logp_SC, count_S = (np.asarray(part) for part in chunk)
+        token_NC, logp_NC, count_N = (np.asarray(part)[at_N] for part in chunk)
         self.statistics.decode_s += time.monotonic() - start - (self.statistics.search_wait_s - waited)
-        self.statistics.decode_steps += int(count_S.max())
-        self.statistics.cache_positions += int(np.sum(count_S * used_S + count_S * (count_S - 1) // 2))
+        self.statistics.decode_steps += int(count_N.max())
+        self.statistics.cache_positions += int(np.sum(count_N * used_N + count_N * (count_N - 1) // 2))
         wishes, eos_ids = [], self.tokenizer.eos_ids
-        for slot, live in active:
-            n = int(count_S[slot])
-            if not np.isfinite(logp_SC[slot, :n]).all():
+        for at, (_, live) in enumerate(active):
+            n = int(count_N[at])
+            if not np.isfinite(logp_NC[at, :n]).all():
                 self._finish(live, "fault", fault="the model gave a log-probability that is not finite")
                 continue
-            taken = live.take(token_SC[slot, :n].tolist(), logp_SC[slot, :n].tolist(), self.engine.pieces, eos_ids)
+            taken = live.take(token_NC[at, :n].tolist(), logp_NC[at, :n].tolist(), self.engine.pieces, eos_ids)
             self.statistics.tokens += taken
             if live.complete or live.out_of_room(self.settings):
                 wish = self._move_on(live)

@@ -1,8 +1,8 @@
 """The device side of a rollout: cache rows of slots and store, and the few programs that change them.
 
-Every array shape comes from a small fixed set (tiles of tokens, views of cache positions), so after `warm_up` nothing
-compiles. The slots' cache is as long as its longest sequence needs, in steps of `views`: a step of decoding attends
-over all of it, and slicing it would copy it.
+Every array shape comes from a small fixed set (tiles of tokens, views of cache positions, parts of the slots), and each
+program is compiled when it is first needed. The slots' cache is as long as its longest sequence needs, in steps of
+`views`: a step of decoding attends over all of it, and slicing it would copy it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,7 +21,9 @@ from qr_jax.rollout import cache as caches
 from qr_jax.rollout import decode
 from qr_jax.rollout.sampling import Sampling
 
-SMALLEST_VIEW = 128  # cache positions that a program looks at, at least
+SMALLEST_VIEW = 64  # cache positions that a program looks at, at least
+DECODE_PARTS = (2, 8, 32)  # of the slots: where no more can decode, the others are left out of a step
+SMALLEST_DECODE = 8
 MOVE_ROWS = 8  # rows of the smallest move program; the next has about 4 times as many, and so on up to all slots
 
 Work = tuple[int, Sequence[int], int]  # a row, the ids to put there, the positions it has in use
@@ -30,13 +32,21 @@ Tile = tuple[int, Sequence[int], int]  # a row, at most `tile` ids, the position
 
 
 def views_up_to(positions: int) -> list[int]:
-    """128, 192, 256, 384, 512, then four an octave (640, 768, 896, 1024, 1280, ...), and `positions` at the end."""
+    """64, 128, 192, 256, 384, 512, then four an octave (640, 768, 896, 1024, 1280, ...), and `positions` at the end."""
     views, step = [], SMALLEST_VIEW
     while step < positions:
-        parts = (4, 6) if step < 512 else (4, 5, 6, 7)
+        parts = (4,) if step < 128 else (4, 6) if step < 512 else (4, 5, 6, 7)
         views += [step * part // 4 for part in parts]
         step *= 2
     return [view for view in views if view < positions] + [positions]
+
+
+def _sums_count(laid: Laid, mesh: Mesh | None) -> bool:
+    """Whether a step of decoding costs what its slots compute, so that fewer cost less: on CPU, on one device.
+
+    Elsewhere it costs reading the weights, and a program more costs half a minute of compiling.
+    """
+    return mesh is None and next(iter(laid.norm.sharding.device_set)).platform == "cpu"
 
 
 class Rows:
@@ -49,6 +59,7 @@ class Rows:
         self.views = views_up_to(settings.context_tokens)
         self.call_sizes = sorted({-(-tokens // settings.tile) for tokens in settings.buckets})  # in tiles
         self.move_sizes = [self.slot_count]
+        self.decode_sizes = [self.slot_count]  # how many slots a program of decoding has
         while self.move_sizes[0] > MOVE_ROWS:
             self.move_sizes.insert(0, max(self.move_sizes[0] // 4, MOVE_ROWS))
         self.caches: dict[str, caches.Cache] = {}  # created where the first parameters lie
@@ -75,6 +86,8 @@ class Rows:
             dealt = layout.mesh.axis_names == AXES
             self.mesh = layout.mesh if dealt else None  # type: ignore[assignment]
             layout = NamedSharding(layout.mesh, caches.AT if dealt else PartitionSpec())
+        parts = {self.slot_count // part for part in DECODE_PARTS} if _sums_count(laid, self.mesh) else set()
+        self.decode_sizes = sorted({self.slot_count} | {part for part in parts if part >= SMALLEST_DECODE})
         self.caches, self.stop_V = {}, None  # the old caches are freed first
         self.caches = jax.jit(self.new_caches, out_shardings=layout)()
 
@@ -86,31 +99,24 @@ class Rows:
 
     # ---- compiling
 
-    def warm_up(self, laid: Laid) -> Iterator[None]:
-        """Compile every program that a rollout can need; yields after each call that compiles one or two."""
+    def warm_up(self, laid: Laid, prompt_tokens: int) -> Iterator[str]:
+        """Compile what the first tokens of a rollout need, after prompts that long; yields what comes next."""
         self.settle_on(laid)
-        yield from self._try_all(laid)
+        slots, some = np.arange(self.slot_count), np.zeros(self.slot_count, np.int32)
+        self.keys(0, 0, 0, [], [])
+        self.begin()
+        for tiles in self.call_sizes:
+            yield f"prompts, {tiles} tiles of {self.settings.tile} tokens"
+            view = next(view for view in self.views if view >= prompt_tokens)
+            self._append_tiles(laid, "store", [(0, (), 0)] * tiles, view)
+        self.fit(prompt_tokens + self.settings.chunk)
+        yield "copies of prompts"
+        self.move("store", "slots", [(0, self.slot_count, 0)] * self.slot_count)  # past the last row: nothing is copied
+        yield f"decoding, {self.slot_count} slots of {caches.size(self.caches['slots'])[1]} positions"
+        self.decode(laid, slots, some, some, some, np.zeros((self.slot_count, 2), np.uint32), 1.0)
+        self.begin()
         jax.block_until_ready(self.caches)
         self.moved = self.grown = 0
-
-    def _try_all(self, laid: Laid) -> Iterator[None]:
-        none_S = np.zeros(self.slot_count, np.int32)
-        self.keys(0, 0, 0, [], [])
-        for view in self.views:
-            self.begin()
-            self.fit(view)
-            self.decode(laid, none_S, none_S, none_S, np.zeros((self.slot_count, 2), np.uint32), 1.0)
-            yield
-            for tiles in self.call_sizes:
-                for cache in ("slots", "store"):
-                    self._append_tiles(laid, cache, [(0, (), 0)] * tiles, view)
-                    yield
-            for size in self.move_sizes:
-                self.move("slots", "store", [(0, self.store_count, 0)] * size)  # past the last row: nothing is copied
-                self.move("store", "slots", [(0, self.slot_count, 0)] * size)
-        for size in self.move_sizes:
-            self.move("store", "store", [(0, self.store_count, 0)] * size)
-        self.begin()
 
     # ---- how long the slots' cache is
 
@@ -156,29 +162,43 @@ class Rows:
             blocks.append(np.asarray(decode.episode_keys(*numbers, query, sample)))
         return np.concatenate(blocks)[: len(query_N)]
 
-    def decode(self, laid: Laid, pending_S, used_S, room_S, key_S2, temperature: float) -> decode.Chunk:
-        self.fit(int(used_S.max()) + self.settings.chunk)
+    def decode(self, laid: Laid, slot_N, pending_N, used_N, room_N, key_N2, temperature: float):
+        """A chunk of tokens in N slots: the Chunk, and which row of it is each slot's.
+
+        Where few slots decode the others are left out of its steps (`DECODE_PARTS`).
+        """
+        self.fit(int(used_N.max(initial=0)) + self.settings.chunk)
         if self.stop_V is None:
-            self.stop_V = jax.device_put(
-                self.stop_at_V, NamedSharding(self.mesh, PartitionSpec()) if self.mesh else None
-            )
+            at = NamedSharding(self.mesh, PartitionSpec()) if self.mesh else None
+            self.stop_V = jax.device_put(self.stop_at_V, at)
+        count = next(count for count in self.decode_sizes if count >= len(slot_N))
+        whole = count == self.slot_count
+        at_N = slot_N if whole else np.arange(len(slot_N))
+
+        def padded(value_N, empty: int = 0):
+            array = np.full((count, *value_N.shape[1:]), empty, value_N.dtype)
+            array[at_N] = value_N
+            return array
+
+        rows = None if whole else padded(slot_N, self.slot_count)
         self.caches["slots"], chunk = decode.decode(
-            laid, self.caches["slots"], pending_S, used_S, room_S, key_S2, self.stop_V, np.float32(temperature),
-            cfg=self.cfg, chunk=self.settings.chunk, sampling=self.sampling, mesh=self.mesh,
+            laid, self.caches["slots"], rows, *map(padded, (pending_N, used_N, room_N, key_N2)), self.stop_V,
+            np.float32(temperature), cfg=self.cfg, chunk=self.settings.chunk, sampling=self.sampling, mesh=self.mesh,
         )  # fmt: skip
-        return chunk
+        return chunk, at_N
 
     def append(self, laid: Laid, where: str, work: Sequence[Work]) -> None:
         """Put known tokens behind what rows hold: cut into tiles, as many of them a call as the call sizes allow."""
         size = self.settings.tile
         tiles = [(row, ids[at : at + size], used + at) for row, ids, used in work for at in range(0, len(ids), size)]
+        longest = max((used + len(ids) for _, ids, used in tiles), default=0)
         if where == "slots":
-            self.fit(max((used + len(ids) for _, ids, used in tiles), default=0))
+            self.fit(longest)
+            view = caches.size(self.caches[where])[1]
+        else:
+            view = next(view for view in self.views if view >= longest)
         while tiles:
             taken = tiles[: self._call_size(len(tiles))]
-            longest = max(used + len(ids) for _, ids, used in taken)
-            all_positions = caches.size(self.caches[where])[1]
-            view = all_positions if where == "slots" else next(view for view in self.views if view >= longest)
             self._append_tiles(laid, where, taken, view)
             tiles = tiles[len(taken) :]
         jax.block_until_ready(self.caches[where])  # so that its time is not counted as decoding's
