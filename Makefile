@@ -10,10 +10,10 @@ PIP := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-c
 
 PEERS := benchmarks/peers/.venv
 
-.PHONY: help .venv quickstart test test-pods test-tpu lint smollm2 minilm bench-peers bench-rollout bench-learner bench-accelerator bench-pool bench-retrieval bench-retrieval-server bench-dense bench-recall bench-tpu bench-hand-over bench-plans
+.PHONY: help .venv quickstart test test-pods test-tpu lint smollm2 minilm bench-peers bench-rollout bench-quickstart bench-start bench-learner bench-accelerator bench-pool bench-retrieval bench-retrieval-server bench-dense bench-recall bench-tpu bench-hand-over bench-plans
 
 help:  ## what there is to make
-	@sed -n 's/^\([.a-z0-9]*\):.*## /\1: /p' Makefile
+	@sed -n 's/^\([.a-z0-9-]*\):.*## /\1: /p' Makefile
 
 .venv: $(DEV)  ## the environment alone, development tools included, with the versions of constraints.txt
 
@@ -60,6 +60,12 @@ $(PEERS)/.installed: benchmarks/peers/requirements.txt
 
 bench-rollout: $(STAMP) $(PEERS)/.installed  ## rollouts beside Tunix's and torch's (about 15 minutes)
 	$(BIN)/python -m benchmarks.rollout
+
+bench-quickstart: $(STAMP)  ## the quickstart beside an earlier checkout's: make bench-quickstart BEFORE=folder (25 minutes)
+	$(BIN)/python -m benchmarks.quickstart --before $(BEFORE)
+
+bench-start: $(STAMP) smollm2  ## seconds to the first token beside an earlier checkout's: BEFORE=folder (10 minutes)
+	$(BIN)/python -m benchmarks.start --before $(BEFORE)
 
 bench-learner: $(STAMP) $(PEERS)/.installed  ## one GRPO update beside Tunix's
 	$(BIN)/python -m benchmarks.learner

@@ -82,11 +82,12 @@ def versions(_: Any = None) -> Answer:
 
 @dataclass(frozen=True)
 class Contender:
-    """`python -m module` at the repository's root."""
+    """`python -m module` at the repository's root; `tree`: another checkout, whose qr_jax the module measures."""
 
     name: str
     module: str
     python: Path = Path(sys.executable)
+    tree: Path = ROOT
 
 
 def peer(name: str, module: str) -> Contender:
@@ -96,16 +97,26 @@ def peer(name: str, module: str) -> Contender:
     return Contender(name, module, PEER_PYTHON)
 
 
+def checkout(name: str, module: str, tree: Path) -> Contender:
+    """A contender of another checkout, in its own .venv; stops the program with what to do where that is missing."""
+    python = tree / ".venv/bin/python"
+    if not python.exists():
+        raise SystemExit(f"no Python at {python}: make it by `make .venv` there")
+    return Contender(name, module, python, tree.resolve())
+
+
 class Worker:
     """A running contender."""
 
     def __init__(self, contender: Contender, environment: Mapping[str, str] | None = None):
         self.name = contender.name
-        paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+        paths = [str(contender.tree), *filter(None, [os.environ.get("PYTHONPATH")])]
         env = {"JAX_PLATFORMS": "cpu", **os.environ, "PYTHONPATH": os.pathsep.join(paths), **(environment or {})}
+        file = ROOT / f"{contender.module.replace('.', '/')}.py"  # an older checkout may not have it
+        words = ["-m", contender.module] if contender.tree == ROOT else [str(file)]
         self.process = subprocess.Popen(
-            [str(contender.python), "-m", contender.module],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=env,
+            [str(contender.python), *words],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=contender.tree, env=env,
         )  # fmt: skip
 
     def ask(self, do: str, **arguments: Any) -> Answer:

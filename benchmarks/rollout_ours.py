@@ -78,7 +78,13 @@ def prepare(load_name: str, folder: str) -> dict[str, Any]:
         state.update(params=jax.device_put(params), search=load.search(folder))
     state[load_name] = Engine(CONFIG, load.tokenizer(), SETTINGS[load_name])
     built_s, before = time.monotonic() - start, compiles.count()
-    warm_up_s = state[load_name].warm_up(state["params"])
+    start = time.monotonic()  # programs are compiled when first needed: by a rollout of each kind that is measured
+    if load_name == "multi_turn":
+        sample(load_name, -1, episodes=load.MULTI_QUERIES * load.MULTI_SAMPLES, group=load.MULTI_SAMPLES)
+    else:
+        for group in (4, 1):
+            sample(load_name, -1, episodes=load.SINGLE_BATCH, group=group)
+    warm_up_s = time.monotonic() - start
     return {"built_s": built_s, "warm_up_s": warm_up_s, "compiles": compiles.count() - before,
             "settings": asdict(SETTINGS[load_name])}  # fmt: skip
 

@@ -13,9 +13,10 @@ def _programs() -> list[tuple[str, float]]:
     """Name and seconds of each, in order, since the first call."""
     programs: list[tuple[str, float]] = []
 
-    def listen(event: str, duration_secs: float, *, fun_name: str = "program", **_) -> None:
+    def listen(event: str, duration_secs: float, **more: str | int) -> None:
         if event == EVENT:
-            programs.append((fun_name.removeprefix("jit(").removesuffix(")"), duration_secs))
+            name = str(more.get("fun_name", "program"))
+            programs.append((name.removeprefix("jit(").removesuffix(")"), duration_secs))
 
     jax.monitoring.register_event_duration_secs_listener(listen)
     return programs

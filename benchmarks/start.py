@@ -1,0 +1,87 @@
+"""From Enter to the first sampled token, beside an earlier checkout, compiled programs kept or not; in turn.
+
+    python -m benchmarks.start --before /tmp/before        (a checkout as in quickstart.py; 10 minutes)
+
+Cold starts are left out (sft.steps=0). "cold": the folder of compiled programs is empty; "warm": a start of the same
+contender filled it. Built worlds are there. SmolLM2 needs `make smollm2` in both checkouts.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks import interleave
+
+CONFIGS = {
+    "quickstart": ("configs/quickstart.py", "sft.steps=0"),
+    "smollm2": ("configs/smollm2_multihop.py", "sft.steps=0", "evaluation.base=false"),
+}
+DATA = os.environ.get("QR_JAX_DATA", str(interleave.ROOT.parent / "shared" / "data"))
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    options = arguments(words)
+    module = "benchmarks.start_ours"
+    contenders = [interleave.checkout("before", module, options.before), interleave.Contender("ours", module)]
+    interleave.run("start", options, [], lambda: measure(options, contenders), show)
+
+
+def arguments(words: Sequence[str] | None) -> argparse.Namespace:
+    parser = interleave.parser(__doc__, rounds=3, peers=False)
+    parser.add_argument("--before", type=Path, required=True, help="a checkout to compare with, its .venv made")
+    parser.add_argument("--configs", nargs="+", choices=CONFIGS, default=list(CONFIGS), help="which configs (all)")
+    return parser.parse_args(words)
+
+
+def measure(options: argparse.Namespace, contenders) -> dict[str, Any]:
+    starts: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name in options.configs:
+            samples: dict[str, list[dict[str, Any]]] = {}
+            for at in range(options.rounds):
+                for contender in contenders:
+                    programs = Path(folder) / f"{name}_{contender.name}_{at}"
+                    for kind in ("cold", "warm"):
+                        run = Path(folder) / f"run_{name}_{contender.name}_{at}_{kind}"
+                        samples.setdefault(f"{contender.name} {kind}", []).append(
+                            start(contender, CONFIGS[name], run, programs)
+                        )
+            starts[name] = samples
+    medians = {
+        name: {kind: interleave.median(answers, "seconds") for kind, answers in samples.items()}
+        for name, samples in starts.items()
+    }
+    return {"seconds": medians, "starts": starts}
+
+
+def start(contender: interleave.Contender, config: Sequence[str], run: Path, programs: Path) -> dict[str, Any]:
+    environment = os.environ | {"QR_JAX_COMPILED": str(programs), "QR_JAX_DATA": DATA, "JAX_PLATFORMS": "cpu"}
+    file = interleave.ROOT / "benchmarks/start_ours.py"
+    done = subprocess.run(
+        [contender.python, file, str(time.time()), *config, "--run", run],
+        cwd=contender.tree, env=environment | {"PYTHONPATH": str(contender.tree)}, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    for line in done.stdout.splitlines():
+        if line.startswith(interleave.MARK):
+            return json.loads(line.removeprefix(interleave.MARK))
+    raise SystemExit(f"{contender.name} ended ({done.returncode}) before its first token:\n{done.stderr[-2000:]}")
+
+
+def show(figures: dict[str, Any]) -> None:
+    for name, samples in figures["starts"].items():
+        rows = [
+            [kind, figures["seconds"][name][kind], answers[0]["programs"], max(answer["gib"] for answer in answers)]
+            for kind, answers in samples.items()
+        ]
+        print(f"{name}\n{interleave.table(['', 'seconds', 'programs', 'GiB'], rows)}")
+
+
+if __name__ == "__main__":
+    main()
