@@ -89,6 +89,16 @@ class Contender:
     python: Path = Path(sys.executable)
     tree: Path = ROOT
 
+    @property
+    def file(self) -> Path:
+        """The module's file here: another checkout may not have it."""
+        return ROOT / f"{self.module.replace('.', '/')}.py"
+
+    def environment(self, **more: str) -> dict[str, str]:
+        """Of a process that measures its tree, on CPU unless said otherwise."""
+        paths = [str(self.tree), *filter(None, [os.environ.get("PYTHONPATH")])]
+        return {"JAX_PLATFORMS": "cpu", **os.environ, "PYTHONPATH": os.pathsep.join(paths), **more}
+
 
 def peer(name: str, module: str) -> Contender:
     """A contender in the peers' Python; stops the program with what to do where that is missing."""
@@ -110,13 +120,11 @@ class Worker:
 
     def __init__(self, contender: Contender, environment: Mapping[str, str] | None = None):
         self.name = contender.name
-        paths = [str(contender.tree), *filter(None, [os.environ.get("PYTHONPATH")])]
-        env = {"JAX_PLATFORMS": "cpu", **os.environ, "PYTHONPATH": os.pathsep.join(paths), **(environment or {})}
-        file = ROOT / f"{contender.module.replace('.', '/')}.py"  # an older checkout may not have it
-        words = ["-m", contender.module] if contender.tree == ROOT else [str(file)]
+        words = ["-m", contender.module] if contender.tree == ROOT else [str(contender.file)]
         self.process = subprocess.Popen(
             [str(contender.python), *words],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=contender.tree, env=env,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=contender.tree,
+            env=contender.environment(**(environment or {})),
         )  # fmt: skip
 
     def ask(self, do: str, **arguments: Any) -> Answer:

@@ -1,7 +1,7 @@
 """The quickstart beside an earlier checkout's: a decode step, and whole runs by seed, in turn.
 
-    git clone . /tmp/before && git -C /tmp/before checkout 3f55909 && make -C /tmp/before .venv
-    python -m benchmarks.quickstart --before /tmp/before --seeds 5      (25 minutes on 2 idle cores)
+    git clone . ../before && git -C ../before checkout 3f55909 && make -C ../before .venv
+    python -m benchmarks.quickstart --before ../before --seeds 5      (25 minutes on 2 idle cores)
 
 A decode step is that of 256 slots and a cache of 128 positions, and beside it SmolLM2-135M's. A run is
 `qr-jax train configs/quickstart.py seed=N`, cold start and evaluations included; each contender keeps compiled programs
@@ -10,7 +10,6 @@ in a folder of its own, empty before the first seed.
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -62,12 +61,11 @@ def measure(options: argparse.Namespace, contenders, workers) -> dict[str, Any]:
 def whole_run(contender: interleave.Contender, seed: int, folder: Path) -> dict[str, Any]:
     """What one run took and reached; seconds of its steps with what was compiled in them."""
     run = folder / f"{contender.name}_{seed}"
-    environment = os.environ | {"QR_JAX_COMPILED": str(folder / f"{contender.name}_programs"), "JAX_PLATFORMS": "cpu"}
+    environment = contender.environment(QR_JAX_COMPILED=str(folder / f"{contender.name}_programs"))
     start = time.monotonic()
     subprocess.run(
         [contender.python, "-m", "qr_jax.cli", "train", "configs/quickstart.py", f"seed={seed}", "--run", run],
-        cwd=contender.tree, env=environment | {"PYTHONPATH": str(contender.tree)}, check=True,
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        cwd=contender.tree, env=environment, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     wall_s = time.monotonic() - start
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]

@@ -15,6 +15,7 @@ import numpy as np
 
 from benchmarks import interleave
 from benchmarks.peers import load, model
+from benchmarks.rollout import LOADS
 from qr_jax.config import Rollout
 from qr_jax.models import costs, decoder, families, layout, logprob
 from qr_jax.records import Query, Say, Search, Stop
@@ -79,11 +80,9 @@ def prepare(load_name: str, folder: str) -> dict[str, Any]:
     state[load_name] = Engine(CONFIG, load.tokenizer(), SETTINGS[load_name])
     built_s, before = time.monotonic() - start, compiles.count()
     start = time.monotonic()  # programs are compiled when first needed: by a rollout of each kind that is measured
-    if load_name == "multi_turn":
-        sample(load_name, -1, episodes=load.MULTI_QUERIES * load.MULTI_SAMPLES, group=load.MULTI_SAMPLES)
-    else:
-        for group in (4, 1):
-            sample(load_name, -1, episodes=load.SINGLE_BATCH, group=group)
+    for measured in LOADS.values():
+        if measured.kind == load_name:
+            sample(load_name, -1, episodes=measured.episodes, group=measured.group)
     warm_up_s = time.monotonic() - start
     return {"built_s": built_s, "warm_up_s": warm_up_s, "compiles": compiles.count() - before,
             "settings": asdict(SETTINGS[load_name])}  # fmt: skip

@@ -1,6 +1,6 @@
 """From Enter to the first sampled token, beside an earlier checkout, compiled programs kept or not; in turn.
 
-    python -m benchmarks.start --before /tmp/before        (a checkout as in quickstart.py; 10 minutes)
+    python -m benchmarks.start --before ../before          (a checkout as in quickstart.py; 10 minutes)
 
 Cold starts are left out (sft.steps=0). "cold": the folder of compiled programs is empty; "warm": a start of the same
 contender filled it. Built worlds are there. SmolLM2 needs `make smollm2` in both checkouts.
@@ -61,12 +61,10 @@ def measure(options: argparse.Namespace, contenders) -> dict[str, Any]:
 
 
 def start(contender: interleave.Contender, config: Sequence[str], run: Path, programs: Path) -> dict[str, Any]:
-    environment = os.environ | {"QR_JAX_COMPILED": str(programs), "QR_JAX_DATA": DATA, "JAX_PLATFORMS": "cpu"}
-    file = interleave.ROOT / "benchmarks/start_ours.py"
+    environment = contender.environment(QR_JAX_COMPILED=str(programs), QR_JAX_DATA=DATA)
     done = subprocess.run(
-        [contender.python, file, str(time.time()), *config, "--run", run],
-        cwd=contender.tree, env=environment | {"PYTHONPATH": str(contender.tree)}, capture_output=True, text=True,
-        check=False,
+        [contender.python, contender.file, str(time.time()), *config, "--run", run],
+        cwd=contender.tree, env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     for line in done.stdout.splitlines():
         if line.startswith(interleave.MARK):

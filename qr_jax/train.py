@@ -135,7 +135,7 @@ def take_step(
     state, standing, updated = _update(parts, state, standing)
     clock.append(time.monotonic())
     if compiles.count() > compiled:
-        parts.run.say(f"step {step}: compiled {compiles.told(compiled)}")
+        parts.run.say(f"step {step + 1}: compiled {compiles.told(compiled)}")
     took = Took(whole, own, clock, compiles.count() - compiled)
     told = Told(step, before, groups, kept, outcome, updated, standing, took)
     return state, standing, telling.tell(parts, told, state)

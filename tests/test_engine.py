@@ -242,6 +242,14 @@ def test_warming_up_compiles_what_the_first_tokens_need_and_says_what_comes():
     assert compiles.count() == needed, compiles.told(needed)
 
 
+def test_a_prompt_that_does_not_fit_is_not_the_warm_up_s_to_refuse():
+    made = Engine(CFG, WORDS, replace(SETTINGS, slots=3, store=2, context_tokens=40))
+    query = Query("long", " ".join(["who"] * 100), ("x",))
+    made.warm_up(random_params(), prompt_tokens=made.prompt_tokens([query], words_env))
+    with pytest.raises(ValueError, match="the prompt of query 'long' has .* tokens; wanted .* less than"):
+        roll(made, random_params(), [query], 1)
+
+
 def test_warming_up_can_be_stopped_between_programs():
     made, asked = Engine(CFG, WORDS, replace(SETTINGS, slots=3, store=2, context_tokens=290)), []
 

@@ -242,9 +242,9 @@ def test_what_is_compiled_in_a_step_is_counted_and_said(finished):
     folder = finished[0]
     rows = metrics_writer.read(folder / "whole")
     said = dict(re.findall(r"step (\d+): compiled (.*) in [\d.]+ s", (folder / "said").read_text()))
-    assert said and [int(step) for step in said] == [at for at, row in enumerate(rows) if row["perf/compiles"]]
+    assert said and [int(step) for step in said] == [at for at, row in enumerate(rows, 1) if row["perf/compiles"]]
     for step, programs in said.items():
-        assert sum(map(int, re.findall(r" (\d+)", programs))) == rows[int(step)]["perf/compiles"]
+        assert sum(map(int, re.findall(r" (\d+)", programs))) == rows[int(step) - 1]["perf/compiles"]
         assert "train_step" not in programs
 
 

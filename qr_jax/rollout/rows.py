@@ -59,7 +59,6 @@ class Rows:
         self.views = views_up_to(settings.context_tokens)
         self.call_sizes = sorted({-(-tokens // settings.tile) for tokens in settings.buckets})  # in tiles
         self.move_sizes = [self.slot_count]
-        self.decode_sizes = [self.slot_count]  # how many slots a program of decoding has
         while self.move_sizes[0] > MOVE_ROWS:
             self.move_sizes.insert(0, max(self.move_sizes[0] // 4, MOVE_ROWS))
         self.caches: dict[str, caches.Cache] = {}  # created where the first parameters lie
@@ -68,6 +67,7 @@ class Rows:
         self.sampling = Sampling(settings.top_p, settings.top_k)
         self.moved = self.grown = 0
         self.mesh: Mesh | None = None  # the devices that share caches and parameters (parallel/host_local.py)
+        self.decode_sizes: list[int] = []  # how many slots a program of decoding has; `settle_on` knows
         self.stop_V: Any = None  # `stop_at_V` on the devices; None until `decode` copies it there
 
     def lay_out(self, params: Any) -> Laid:
@@ -107,8 +107,7 @@ class Rows:
         self.begin()
         for tiles in self.call_sizes:
             yield f"prompts, {tiles} tiles of {self.settings.tile} tokens"
-            view = next(view for view in self.views if view >= prompt_tokens)
-            self._append_tiles(laid, "store", [(0, (), 0)] * tiles, view)
+            self._append_tiles(laid, "store", [(0, (), 0)] * tiles, self._view(prompt_tokens))
         self.fit(prompt_tokens + self.settings.chunk)
         yield "copies of prompts"
         self.move("store", "slots", [(0, self.slot_count, 0)] * self.slot_count)  # past the last row: nothing is copied
@@ -129,6 +128,10 @@ class Rows:
         while (view := caches.size(self.caches["slots"])[1]) < min(positions, self.views[-1]):
             self._resize(self.views[self.views.index(view) + 1])
             self.grown += 1
+
+    def _view(self, positions: int) -> int:
+        """The smallest view with room for so many; the longest where none has."""
+        return next((view for view in self.views if view >= positions), self.views[-1])
 
     def _resize(self, view: int) -> None:
         layers: list = list(self.caches.pop("slots"))
@@ -167,7 +170,7 @@ class Rows:
 
         Where few slots decode the others are left out of its steps (`DECODE_PARTS`).
         """
-        self.fit(int(used_N.max(initial=0)) + self.settings.chunk)
+        self.fit(int(used_N.max()) + self.settings.chunk)
         if self.stop_V is None:
             at = NamedSharding(self.mesh, PartitionSpec()) if self.mesh else None
             self.stop_V = jax.device_put(self.stop_at_V, at)
@@ -196,7 +199,7 @@ class Rows:
             self.fit(longest)
             view = caches.size(self.caches[where])[1]
         else:
-            view = next(view for view in self.views if view >= longest)
+            view = self._view(longest)
         while tiles:
             taken = tiles[: self._call_size(len(tiles))]
             self._append_tiles(laid, where, taken, view)
