@@ -1,6 +1,7 @@
 """Advantages: numbers by hand, and the laws all three share."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,9 +10,11 @@ from hypothesis import strategies as st
 from qr_jax import records
 from qr_jax.advantages.dr_grpo import dr_grpo
 from qr_jax.advantages.grpo import grpo
+from qr_jax.advantages.max_rl import max_rl
+from qr_jax.advantages.rl_zvp import rl_zvp
 from qr_jax.advantages.rloo import rloo
 
-ALL = [grpo, dr_grpo, rloo]
+ALL = [grpo, dr_grpo, rloo, max_rl]
 JITTED = {function: jax.jit(function) for function in ALL}
 QUERIES, SAMPLES = 32, 9
 
@@ -42,6 +45,28 @@ def test_dr_grpo_by_hand():
 def test_rloo_is_the_reward_less_the_siblings_mean():
     np.testing.assert_allclose(rloo(grades_of([1, 0, 0, 0])), [[1, -1 / 3, -1 / 3, -1 / 3]], atol=1e-6)
     np.testing.assert_allclose(rloo(grades_of([3, 1, 0.5])), [[2.25, -0.75, -1.5]], atol=1e-6)
+
+
+def test_max_rl_divides_by_the_pass_rate():
+    np.testing.assert_allclose(max_rl(grades_of([1, 0, 0, 0])), [[3, -1, -1, -1]], atol=2e-5)
+    np.testing.assert_allclose(max_rl(grades_of([1, 1, 1, 0])), [[1 / 3, 1 / 3, 1 / 3, -1]], atol=2e-5)
+    right = np.array([1, 0, 0, 0, 0, 0, 0, 0])
+    np.testing.assert_allclose(max_rl(grades_of(right, 1 - right))[:, 0], [7, -1], atol=1e-4)
+
+
+def test_rl_zvp_gives_groups_of_equal_rewards_what_entropy_says():
+    """Two samples each of a group with signal, one all right and one all wrong; the last token is not sampled."""
+    entropy_NL = jnp.tile(jnp.array([0.5, 2.0, 4.0]), (6, 1))
+    mask_NL = jnp.tile(jnp.array([True, True, False]), (6, 1))
+    graded = grades_of([1, 0], [1, 1], [0, 0])
+    adv_NL = np.asarray(rl_zvp(graded, entropy_NL, mask_NL, alpha=0.1))
+    wanted = [[0.70711] * 2, [-0.70711] * 2, *[[0.05, 0.2]] * 2, *[[-0.15, 0.0]] * 2]
+    np.testing.assert_allclose(adv_NL[:, :2], wanted, atol=2e-5)
+    np.testing.assert_array_equal(adv_NL[:, 2], 0)
+    bounded = np.asarray(rl_zvp(graded, entropy_NL, mask_NL, alpha=0.1, most=0.1))
+    np.testing.assert_allclose(bounded[2:, :2], [*[[0.05, 0.1]] * 2, *[[-0.1, 0.0]] * 2], atol=1e-6)
+    half = records.grades([[1, 1]], np.array([[True, False]]))
+    assert not np.asarray(rl_zvp(half, entropy_NL[:2], mask_NL[:2]))[1].any()
 
 
 def test_invalid_samples_count_for_nothing():

@@ -1,0 +1,19 @@
+"""Maximum-likelihood advantage: a group's gradient is that of log pass rate, so that hard queries count for more."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from qr_jax.advantages.dr_grpo import dr_grpo
+from qr_jax.records import Grades
+
+
+def max_rl(grades: Grades, *, eps: float = 1e-6) -> Float[Array, "Q G"]:
+    """adv_QG = (r - mean) / (mean + eps) over the group's valid rewards, for rewards of 0 or more.
+
+    exact: MaxRL (Tajwar et al. 2026, arXiv:2602.02710) maximises log p where REINFORCE maximises p; d log p = d p / p,
+    with the group's own mean for p. One right answer of K = 8 counts K - 1 = 7 (GRPO: 2.5), seven of eight .14 (.35).
+    Exactly 0 for invalid samples and for groups of equal rewards.
+    """
+    count_Q1 = jnp.sum(grades.valid_QG, axis=1, keepdims=True)
+    sum_Q1 = jnp.sum(jnp.where(grades.valid_QG, grades.reward_QG, 0.0), axis=1, keepdims=True)
+    return dr_grpo(grades) / (jnp.maximum(sum_Q1, 0.0) / jnp.maximum(count_Q1, 1) + eps)
