@@ -354,3 +354,14 @@ def test_wrong_settings_are_refused(given, error):
 def test_settings_come_from_what_json_holds():
     assert settings_from({"seed": 3, "hops": [1, 2]}) == WorldSettings(seed=3, hops=(1.0, 2.0))
     assert settings_hash(settings_from({"hops": [1, 2]})) == settings_hash(WorldSettings(hops=(1, 2)))
+
+
+def test_a_share_of_the_training_questions_can_be_made_impossible():
+    plain, spoiled = build(SMALL), build(replace(SMALL, impossible=0.333))
+    assert spoiled.dev == plain.dev and spoiled.documents == plain.documents and spoiled.traces == plain.traces
+    lost = [after for before, after in zip(plain.train, spoiled.train, strict=True) if before != after]
+    assert 0.2 < len(lost) / len(plain.train) < 0.45
+    known = set(vocabulary())
+    assert all(query.answers == ("zzyzx",) for query in lost) and "zzyzx" not in known
+    assert [query.id for query in spoiled.train] == [query.id for query in plain.train]
+    assert not any("zzyzx" in passage.text for passage in spoiled.documents)

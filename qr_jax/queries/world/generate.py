@@ -59,6 +59,7 @@ class WorldSettings:
     trace_intersection: float = 0.04
     trace_phrasings: int = 2  # of each relation's four, how many the traces show
     trace_garbled: float = 0.2  # of the phrases in traces, nonsense: the policy must stay open about what these mean
+    impossible: float = 0.0  # share of the training questions whose gold answer no passage holds and no word spells
     listed: int = 3  # passages of one search, and so the most persons that an object of an intersection may have
 
     def __post_init__(self):
@@ -72,6 +73,8 @@ def check(settings: WorldSettings) -> None:
     for name, least in {"seed": 0, "train": 0, "dev": 0, "test": 0, "traces": 0, "listed": 1}.items():
         if getattr(settings, name) < least:
             raise ValueError(f"{name}={getattr(settings, name)} must be {least} or more")
+    if not 0 <= settings.impossible <= 1:
+        raise ValueError(f"impossible={settings.impossible} is a share of the training questions: 0 to 1")
     if not 0 <= settings.trace_garbled <= 1:
         raise ValueError(f"trace_garbled={settings.trace_garbled} is a share of the phrases: 0 to 1")
     if not 1 <= settings.trace_phrasings <= 4:
@@ -121,6 +124,9 @@ def settings_hash(settings: WorldSettings) -> str:
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
+IMPOSSIBLE = "zzyzx"  # a word of no world's vocabulary
+
+
 @dataclass(frozen=True)
 class World:
     """Documents and questions in their fixed order; no two of train, dev, test and traces share a question."""
@@ -145,7 +151,15 @@ def build(settings: WorldSettings) -> World:
             asked = query(facts, problem, tuple(asked.meta["phrasings"]))
         traces.append(Trace(asked, turns(facts, problem)))
     questions = {split: [asked for asked, _ in pairs] for split, pairs in splits.items()}
+    questions["train"] = spoiled(settings, questions["train"])
     return World(make_documents(facts), traces=numbered(traces), **questions)
+
+
+def spoiled(settings: WorldSettings, queries: list[Query]) -> list[Query]:
+    """The queries, the share `impossible` of them with a gold answer that nobody can give, their ids unchanged."""
+    raws = numbers(settings.seed, "impossible", len(queries)).tolist()
+    bad = [raw % 1024 < settings.impossible * 1024 for raw in raws]
+    return [replace(one, answers=(IMPOSSIBLE,)) if lost else one for one, lost in zip(queries, bad, strict=True)]
 
 
 def deal(settings: WorldSettings, facts: Facts) -> dict[str, list[Problem]]:
