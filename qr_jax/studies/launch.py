@@ -46,8 +46,13 @@ class Launcher:
         self.allow_plugins = [word for package in allow_plugins for word in ("--allow-plugins", package)]
         self.held: tuple[int, ...] = ()
 
-    def run(self, jobs: Sequence[Job], at_once: int | None = None) -> list[Job]:
-        """Run what is not done; returns the jobs that failed. SystemExit when it was told to stop."""
+    def run(
+        self, jobs: Sequence[Job], at_once: int | None = None, *, then: Callable[[Job], None] = lambda job: None
+    ) -> list[Job]:
+        """Run what is not done; returns the jobs that failed. SystemExit when it was told to stop.
+
+        `then` is called with each job once it is done.
+        """
         at_once = at_once or self.at_once
         shares = core_shares(at_once)
         waiting = [job for job in jobs if not job.done]
@@ -68,6 +73,8 @@ class Launcher:
                         if process.poll() is not None:
                             del running[share]
                             failed += self._ended(job, process.returncode, time.monotonic() - since)
+                            if job.done:
+                                then(job)
                     if self.stopping:
                         self._stop([process for _, process, _ in running.values()])
                         running.clear()

@@ -1,0 +1,146 @@
+"""The study: recipes x settings x seeds, each run a process; what each run left is a small file that is kept.
+
+    make study                                                        # all that is missing of the plan
+    python -m benchmarks.study --settings s3 --recipes grpo --seeds 0-4 --half a --jobs 2
+
+A run's figures go to benchmarks/results/study/HALF/SETTING/RECIPE/seed_N.json as soon as it has finished, and a run
+whose file is there is not made again. The runs themselves stand in runs/study, and go on where they were stopped. Runs
+of one seed whose worlds are the same share a cold start. Half a of the held-out questions is for choosing, half b for
+reporting; a guard reads half a in both.
+"""
+
+import argparse
+import json
+import runpy
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qr_jax import config as configs
+from qr_jax import metrics_writer
+from qr_jax.checks import check
+from qr_jax.config import Config, Evaluation, Learner, Pool, Train
+from qr_jax.overrides import override
+from qr_jax.settings import conform, plain
+from qr_jax.studies.launch import Job, Launcher
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS, RUNS = ROOT / "benchmarks/results/study", ROOT / "runs/study"
+EVALUATIONS = 10  # of a run: every tenth of its budget; the last one is after training
+LAST = 4  # of them are a run's accuracy
+SERIES = {  # what a guard reads, a value a step
+    "entropy": "rollout/entropy", "answered": "rollout/stop_answered", "grad_norm": "learner/grad_norm",
+    "reward": "reward/mean", "searches": "rollout/searches", "signal": "pool/signal",
+}  # fmt: skip
+
+
+def main(words: Sequence[str]) -> int:
+    options = arguments(words)
+    known = runpy.run_path(str(ROOT / "configs/study/recipes.py"))
+    recipes = {name: words for group in ("TUNING", "RECIPES") for name, words in known.get(group, {}).items()}
+    if unknown := sorted({*options.recipes} - {*recipes}):
+        raise SystemExit(f"there is no recipe {', '.join(unknown)}; there are {', '.join(recipes)}")
+    launcher = Launcher(options.jobs, [], lambda line: print(line, flush=True))
+    jobs, cold = [], {}
+    for seed in options.seeds:
+        for name in options.settings:
+            for recipe in options.recipes:
+                if not result_path(options.half, name, recipe, seed).is_file():
+                    start, job = planned(name, recipe, recipes[recipe], seed, options.half)
+                    cold[start.folder] = start
+                    jobs.append(job)
+    print(f"{len(jobs)} runs to make, from {len(cold)} cold starts", flush=True)
+    with launcher.alone(RUNS):
+        failed = launcher.run(list(cold.values()))
+        failed += launcher.run([job for job in jobs if not job.done], then=keep)
+        for job in jobs:
+            if job.done:
+                keep(job)
+    return 1 if failed else 0
+
+
+def arguments(words: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--settings", nargs="+", required=True, metavar="NAME", help="of configs/study/settings.py")
+    parser.add_argument("--recipes", nargs="+", required=True, metavar="NAME", help="of configs/study/recipes.py")
+    parser.add_argument("--seeds", type=span, default=span("0-4"), metavar="FROM-TO", help="(0-4)")
+    parser.add_argument("--half", choices=("a", "b"), default="a", help="of the held-out questions (a)")
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, each on its own cores (2)")
+    return parser.parse_args(words)
+
+
+def span(text: str) -> list[int]:
+    """ "3-5" as [3, 4, 5], "3" as [3]."""
+    first, _, last = text.partition("-")
+    return list(range(int(first), int(last or first) + 1))
+
+
+def result_path(half: str, setting: str, recipe: str, seed: int) -> Path:
+    return RESULTS / half / setting / recipe / f"seed_{seed}.json"
+
+
+def planned(setting: str, recipe: str, words: Sequence[str], seed: int, half: str) -> tuple[Job, Job]:
+    """The cold start and the run."""
+    base = configs.load(f"{ROOT}/configs/study/settings.py:{setting}", [f"seed={seed}", *words])
+    steps = -(-(base.train.max_rollouts or 0) // (base.pool.queries * base.pool.oversample * base.pool.samples))
+    every = [f"evaluation.every={-(-steps // EVALUATIONS)}", f"evaluation.half={half}", "train.checkpoint_every=40"]
+    made = override(base, every)
+    cold = cold_start(base)
+    start = Job(f"cold start {cold.name}", "sft", cold, conform("", plain(alone(base)), Config))
+    made = replace(made, train=replace(made.train, init=str(cold)), sft=replace(made.sft, steps=0))
+    check(replace(made, train=replace(made.train, init=None)))
+    folder = RUNS / half / setting / recipe / f"seed_{seed}"
+    return start, Job(f"{setting} {recipe} seed {seed}", "train", folder, conform("", plain(made), Config))
+
+
+def alone(settings: Config) -> Config:
+    """The config with what the cold start does not read set back, so that equal cold starts have equal configs."""
+    learner = Learner(rows=settings.learner.rows, row_tokens=settings.learner.row_tokens)
+    data = replace(settings.data, train_limit=None)
+    return replace(settings, pool=Pool(), learner=learner, data=data, train=Train(), evaluation=Evaluation())
+
+
+def cold_start(settings: Config) -> Path:
+    return RUNS / "cold" / f"{configs.fingerprint(alone(settings))}_seed_{settings.seed}"
+
+
+def keep(job: Job) -> None:
+    """Write the run's figures beside those of the others."""
+    half, setting, recipe, _ = job.folder.relative_to(RUNS).parts
+    path = result_path(half, setting, recipe, job.settings.seed)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = json.dumps(figures(job)).replace(', "', ',\n"')
+    path.write_text(lines + "\n", encoding="utf-8")
+
+
+def figures(job: Job) -> dict[str, Any]:
+    """What a finished run left: evaluations, what it spent, its pool's figures, and what a guard would have read."""
+    rows, summary = metrics_writer.read(job.folder), json.loads((job.folder / "summary.json").read_text())
+    every = [[row["budget/rollouts"], round(row["eval/exact_match"], 4)] for row in rows if "eval/exact_match" in row]
+    every.append([summary["rollouts"], round(summary["greedy_after"], 4)])
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    return {
+        "config": configs.fingerprint(job.settings), "commit": commit.stdout.strip(), "seed": job.settings.seed,
+        "before": summary["greedy_before"], "accuracy": round(float(np.mean([a for _, a in every[-LAST:]])), 4),
+        "best": max(accuracy for _, accuracy in every), "final": every[-1][1], "evaluations": every,
+        "rollouts": summary["rollouts"], "tokens_sampled": summary["tokens"],
+        "tokens_trained": sum(row.get("learner/tokens") or 0 for row in rows), "steps": len(rows),
+        "seconds": round(sum(row["time/step_s"] for row in rows), 1),
+        "signal_groups": sum(row["pool/signal"] for row in rows), "unique_queries": rows[-1]["pool/attempted_queries"],
+        "recycled": sum(row["pool/accepted_recycled"] for row in rows),
+        "accepted": sum(row["pool/accepted"] for row in rows), "epochs": rows[-1]["pool/epoch"],
+        "series": {name: [rounded(row.get(metric)) for row in rows] for name, metric in SERIES.items()},
+    }  # fmt: skip
+
+
+def rounded(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.3g}")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,20 @@
+"""What is compared in every setting of the study (settings.py): each recipe is a list of settings.
+
+`TUNING` are the candidates that were tried first, on seeds 0 to 4 and half a of the held-out questions.
+"""
+
+TUNING = {
+    # plain GRPO: which step is the best?
+    "grpo_shipped": [],
+    "full16": ["learner.full_groups=16"],
+    "full8": ["learner.full_groups=8"],
+    "full24": ["learner.full_groups=24"],
+    "linear": ["learner.schedule=linear"],
+    "cosine": ["learner.schedule=cosine"],
+    "linear_full16": ["learner.schedule=linear", "learner.full_groups=16"],
+    "linear_15": ["learner.schedule=linear", "learner.lr=1.5e-3"],
+    "linear_15_full16": ["learner.schedule=linear", "learner.lr=1.5e-3", "learner.full_groups=16"],
+    "linear_20_full16": ["learner.schedule=linear", "learner.lr=2e-3", "learner.full_groups=16"],
+    "linear_30_full16": ["learner.schedule=linear", "learner.lr=3e-3", "learner.full_groups=16"],
+    "linear_20_full24": ["learner.schedule=linear", "learner.lr=2e-3", "learner.full_groups=24"],
+}

@@ -1,0 +1,30 @@
+"""The study's settings: the quickstart's world and model in seven sizes of pool, group and budget.
+
+    qr-jax train configs/study/settings.py:s3        # one run
+    make study                                       # all runs that are missing, their figures and tables
+
+A recipe (recipes.py) says which rule draws, and how the learner steps; everything else stands here.
+"""
+
+from pathlib import Path
+
+from qr_jax.config import load
+
+QUICKSTART = Path(__file__).parents[1] / "quickstart.py"
+BUDGET = "train.max_rollouts=30000"
+PAPER = ("train.max_rollouts=84480", "data.world.train=10000", "pool.samples=4")
+
+
+def _setting(*words):
+    """The quickstart with no step limit of its own, plain GRPO, and the learner as the paper's peers have it."""
+    fixed = ["rule=grpo", "train.steps=100000", "train.keep_checkpoints=1", "log.episodes=false"]
+    return load(QUICKSTART, [*fixed, *words])
+
+
+s1 = _setting(*PAPER, "pool.oversample=2")  # the paper's proportions: 10,000 queries, K 4, B 32, k 2
+s2 = _setting(*PAPER)  # the same with k 1
+s3 = _setting(BUDGET)  # 2,000 queries, K 8
+s4 = _setting(BUDGET, "data.train_limit=500")
+s5 = _setting(BUDGET, "sft.steps=150")  # a cold start that leaves most groups all wrong
+s6 = _setting(BUDGET, "pool.samples=4")
+s7 = _setting(BUDGET, "data.world.impossible=0.333")  # a third of the training questions cannot be answered
