@@ -221,7 +221,7 @@ def update(rows: int, remat: Remat, rounds: int, ceilings: dict[str, float]) -> 
     """Model operations/s of updates over two micro-batches (costs.training_flops), and their share of the ceiling."""
     settings = config.Learner(rows=rows, row_tokens=ROW_TOKENS)
     shape = config.Model(compute="bfloat16", remat=remat, vocab_block=16384)
-    made = learner.make(QWEN, shape, settings, meshes.make_mesh(config.Mesh(devices=1)), steps=100)
+    made = learner.make(QWEN, shape, settings, meshes.make_mesh(config.Mesh(devices=1)))
     state = made.init(jax.jit(lambda key: decoder.init(QWEN, key))(jax.random.key(0)))
     lengths = np.random.Generator(np.random.Philox(5)).integers(ROW_TOKENS // 4, ROW_TOKENS // 2 + 1, 4 * rows)
     lengths[2::4], lengths[3::4] = ROW_TOKENS - lengths[0::4], ROW_TOKENS - lengths[1::4]  # pairs that fill a row

@@ -96,7 +96,7 @@ def for_tpu() -> dict[str, Any]:
 
     cfg, chips = PRESETS["qwen3_1p7b"], ahead.devices(TOPOLOGY)
     mesh = ahead.mesh(chips, fsdp=len(chips))
-    shapes = make(cfg, Model(compute="bfloat16"), Learner(), mesh, steps=1).abstract.params
+    shapes = make(cfg, Model(compute="bfloat16"), Learner(), mesh).abstract.params
     found = {}
     for kind in KINDS:
         params = ordered(shapes, mesh, kind)

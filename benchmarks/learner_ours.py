@@ -33,7 +33,7 @@ def prepare(lr: float = 1e-6) -> dict[str, Any]:
     compiles.count()
     start = time.monotonic()
     settings = config.Learner(lr=lr, rows=ROWS, row_tokens=ROW_TOKENS)
-    made = learner.make(CONFIG, MODEL, settings, meshes.make_mesh(config.Mesh(devices=1)), steps=1000)
+    made = learner.make(CONFIG, MODEL, settings, meshes.make_mesh(config.Mesh(devices=1)))
     params = layout.assemble(CONFIG, dict(model.tensors()).__getitem__)
     state.update(made=made, learner=made.init(jax.device_put(params)))
     built_s, start = time.monotonic() - start, time.monotonic()

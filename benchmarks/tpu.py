@@ -139,7 +139,7 @@ def train(chip: str, options: argparse.Namespace) -> dict[str, Any]:
     mesh = ahead.mesh(chips, fsdp=len(chips))
     settings = Learner(rows=rows, row_tokens=ROW_TOKENS)
     model = Model(compute="bfloat16", remat=options.remat)
-    made = learner.make(cfg, model, settings, mesh, steps=100)
+    made = learner.make(cfg, model, settings, mesh)
     none = Grades(np.zeros((0, 4), np.float32), np.zeros((0, 4), bool))
     batch = pack.pack([], none, rows=rows, row_tokens=ROW_TOKENS, queries=32, samples=4, micro=1)
     at = made.train_step.batch_at(batch)

@@ -66,7 +66,25 @@ def read(rows: Any) -> list:
 
 
 def questions(config: Config, part: Literal["train", "eval"]) -> list[Query]:
-    """The "train" or "eval" questions, in their fixed order. The world's eval questions are its dev split."""
+    """The "train" or "eval" questions, in their fixed order. The world's eval questions are its dev split.
+
+    Those of "eval" are the half that evaluation.half names.
+    """
+    every = _whole(config, part)
+    queries = readers.half(every, config.evaluation.half) if part == "eval" else every
+    if not queries:
+        half = f"half {config.evaluation.half!r} of the {len(every)} eval questions is empty" if every else ""
+        todo = half or f"data.{part}={getattr(config.data, part)!r} has no questions"
+        raise ValueError(f"{todo}; check the files and data.split={config.data.split!r}")
+    return queries
+
+
+def probed(config: Config) -> list[Query]:
+    """The held-out questions that the guards' probe asks: the first of half a, whatever evaluation.half is."""
+    return readers.first(readers.half(_whole(config, "eval"), "a"), config.guards.probe_questions)
+
+
+def _whole(config: Config, part: Literal["train", "eval"]) -> list[Query]:
     data = config.data
     name, limit = (data.train, data.train_limit) if part == "train" else (data.eval, data.eval_limit)
     if name == "world":
@@ -80,8 +98,6 @@ def questions(config: Config, part: Literal["train", "eval"]) -> list[Query]:
         if twice:  # the pool would have the same query twice
             of = f"{len(twice)} ids stand in more than one file of {name!r}, the first {twice[0]!r}"
             raise ValueError(f"{of}; {readers.UNIQUE}")
-    if not queries:
-        raise ValueError(f"data.{part}={name!r} has no questions; check the files and data.split={data.split!r}")
     return queries
 
 

@@ -62,19 +62,28 @@ def begin(parts: Parts) -> Start:
     return Start(state, progress, 0, warm_up_s + seconds)
 
 
-def roll_back(parts: Parts, progress: Progress) -> tuple[learner.State, Progress, int]:
-    """Back to the last checkpoint, with other sampling keys from there on."""
+def roll_back(
+    parts: Parts, progress: Progress, why: str, *, to: int | None = None, slower: float = 1.0
+) -> tuple[learner.State, Progress, int]:
+    """Back to the last checkpoint, or to step `to`, with other sampling keys and `slower` times the rate from there on.
+
+    It is saved at once: whoever goes on after an end goes on from here.
+    """
     run, count = parts.run, progress.rollbacks + 1
     if count > MOST_ROLLBACKS:
         raise ValueError(
-            f"updates were not finite again after {MOST_ROLLBACKS} rollbacks; lower learner.lr, or look at the loss "
-            f"plug-in and the rewards of the last episodes in {run.folder / 'logs'}"
+            f"{why} again after {MOST_ROLLBACKS} rollbacks; lower learner.lr, or look at the loss plug-in and the "
+            f"rewards of the last episodes in {run.folder / 'logs'}"
         )
-    resumed = run.go_on(parts.learner.abstract, parts.check)
+    resumed = run.go_on(parts.learner.abstract, parts.check, step=to)
     assert resumed is not None, "step 0 is always saved"
     state, host, step = resumed
-    run.say(f"updates were not finite; back to step {step} with other sampling keys (rollback {count})")
-    return replace(state, skipped=state.skipped * 0), replace(from_host(host), rollbacks=count), step
+    slow = "" if slower == 1 else f" and {progress.rate * slower:.3g} times the learning rate"
+    run.say(f"{why}; back to step {step} with other sampling keys{slow} (rollback {count})")
+    state = replace(state, skipped=state.skipped * 0)
+    progress = replace(from_host(host), rollbacks=count, rate=progress.rate * slower)
+    parts.save(step, state, progress, again=True)
+    return state, progress, step
 
 
 def _warm_up(parts: Parts, params) -> float:

@@ -30,7 +30,7 @@ from etils import epath
 from qr_jax import bucket, committed
 from qr_jax.processes import hosts, plain
 
-FORMAT = 2  # 1: groups that waited were episodes and rewards
+FORMAT = 3  # 1: groups that waited were episodes and rewards; 2: the rate was the optimizer's
 STATE, HOST_JSON, HOST_ARRAYS = "state", "host.json", "host.npz"
 QUERIES, MODEL = "query_list_sha256", "model"  # the host values that `check_same_queries` and `check_same_model` read
 STEP_FOLDER = re.compile(r"step_(\d{8,})")
@@ -57,6 +57,7 @@ class Checkpoints:
             raise ValueError(f"train.keep_checkpoints is {keep}; at least 1 must be kept to resume from")
         self.folder = bucket.opened(os.fspath(folder))
         self.keep, self.keep_every = keep, keep_every
+        self.best: int | None = None  # a step whose checkpoint is kept, too
         self.before_commit, self.say = before_commit, say
         self._orbax = ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler())
         self._thread = ThreadPoolExecutor(1, "checkpoint")
@@ -212,7 +213,7 @@ class Checkpoints:
     def _remove_all_but_newest(self, last: int) -> None:
         """Keep the `keep` newest up to the step just committed; later folders are of a future that was given up."""
         whole = [step for step in self.steps() if step <= last]
-        every = [step for step in whole if self.keep_every and step % self.keep_every == 0]
+        every = [step for step in whole if step == self.best or (self.keep_every and step % self.keep_every == 0)]
         kept = {self.path(step).name for step in (*whole[: self.keep], *every)}
         for path in list(self.folder.iterdir()):
             if path.name not in kept and STEP_FOLDER.fullmatch(path.name.removesuffix(".replaced")):

@@ -20,18 +20,20 @@ AT_LEAST_ONE = {
     "data": ("train_limit", "eval_limit"),
     "pool": ("queries", "oversample", "min_signal"),
     "rollout": ("slots", "store", "context_tokens", "turn_tokens", "search_k", "observation_tokens", "chunk", "tile"),
-    "learner": ("horizon_tokens", "updates", "rows", "row_tokens", "max_nonfinite", "decay_updates"),
+    "learner": ("horizon_tokens", "updates", "rows", "row_tokens", "max_nonfinite"),
     "sft": ("traces", "limit", "max_tokens"),
-    "evaluation": ("questions",),
+    "evaluation": ("questions", "during"),
+    "guards": ("probe_questions",),
     "train": ("checkpoint_every", "keep_checkpoints", "max_rollouts", "max_tokens", "max_searches"),
     "mesh": ("data", "fsdp", "tensor", "devices"),
 }
 AT_LEAST_ZERO = {
     "data": ("trace_worlds",),
     "rollout": ("top_k", "search_retries"),
-    "learner": ("kl_weight", "entropy_weight", "warmup_updates", "weight_decay", "importance_low"),
+    "learner": ("kl_weight", "entropy_weight", "warmup_updates", "full_groups", "weight_decay", "importance_low"),
     "sft": ("steps", "warmup_steps", "weight_decay"),
     "evaluation": ("every", "samples"),
+    "guards": ("probe_every",),
     "train": ("steps", "keep_every"),
 }
 MORE_THAN_ZERO = {
@@ -39,6 +41,7 @@ MORE_THAN_ZERO = {
     "learner": ("lr", "eps", "clip_norm", "importance_high", "gap_alarm"),
     "sft": ("lr", "clip_norm"),
     "evaluation": ("temperature",),
+    "guards": ("fall", "grad_norm", "entropy", "answered", "searches"),
     "mesh": ("heartbeat_s",),
 }
 LARGEST_SEED = 2**32 - 1 - 3 * 65536  # 32 bits, and each of the 3 rollbacks that a run may make adds 65,536
@@ -107,6 +110,11 @@ def _together(config: Config) -> Iterator[str]:
         yield (
             f"learner.kl='k1' with learner.kl_weight={learner.kl_weight}: as a term of the loss, k1 has a mean "
             "gradient of 0 and does nothing; use k2 or k3"
+        )
+    if config.guards.act == "rollback" and not config.guards.probe_every:
+        yield (
+            "guards.act='rollback' goes back to the step with the best probe, and guards.probe_every=0 makes none; "
+            "set guards.probe_every=5, or guards.act=stop"
         )
     train = config.train
     if train.checkpoint_every > 0 and train.keep_every % train.checkpoint_every:

@@ -101,9 +101,9 @@ class Learner:
     rows: int = 8  # packed rows of one micro-batch (all devices together)
     row_tokens: int = 1024
     lr: float = 1e-6
-    schedule: Literal["constant", "cosine", "linear"] = "constant"
+    schedule: Literal["constant", "cosine", "linear"] = "constant"  # to 0 at the end: of steps, or of a budget
     warmup_updates: int = 0
-    decay_updates: int | None = None  # length of cosine or linear; None: the run's steps
+    full_groups: int = 0  # signal groups of a whole update; fewer scale it by groups / this, after Adam. 0: off
     weight_decay: float = 0.0
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = 1e-8
@@ -128,11 +128,29 @@ class Sft:
 
 @dataclass(frozen=True)
 class Evaluation:
-    every: int = 0  # steps; 0: only at the end
+    every: int = 0  # steps; 0: only before and after training
     questions: int | None = None  # None: all of data.eval
+    during: int | None = None  # questions of the evaluations between the first and the last; None: as many as those
+    # halves of the questions, by the hash of their ids: what is tuned or guarded reads a, what is reported reads b
+    half: Literal["both", "a", "b"] = "both"
     samples: int = 0  # sampled answers a question for Pass@1; 0: greedy only
     temperature: float = 1.0
     base: bool = False  # also the model as it is before the cold start
+
+
+@dataclass(frozen=True)
+class Guards:
+    """Alarms over a run's own figures (step/guards.py), and what is done about one."""
+
+    # stop: save and end with exit code 4; rollback: back to the best probe's checkpoint, at half the learning rate
+    act: Literal["warn", "stop", "rollback"] = "warn"
+    probe_every: int = 0  # steps between probes: greedy accuracy on held-out questions of half a; 0: none
+    probe_questions: int = 100
+    fall: float = 0.1  # under the best probe, twice in a row
+    grad_norm: float = 4.0  # times its median
+    entropy: float = 2.0  # times its median
+    answered: float = 0.15  # under the median share of episodes that end with an answer
+    searches: float = 0.5  # times its median, where the reward has not fallen
 
 
 BUDGETS = ("rollouts", "tokens", "searches")  # what a run spends; train.max_... limits each
@@ -189,6 +207,7 @@ class Config:
     learner: Learner = Learner()
     sft: Sft = Sft()
     evaluation: Evaluation = Evaluation()
+    guards: Guards = Guards()
     train: Train = Train()
     mesh: Mesh = Mesh()
     log: Log = Log()

@@ -116,12 +116,15 @@ class Run:
             todo += ", or repeat the settings of that run to go on with it"
             raise ValueError(f"{where} holds a run with other settings ({'; '.join(differ)}); {todo}")
 
-    def go_on(self, abstract: Any, check: Callable[[dict[str, Any]], None]) -> tuple[Any, dict[str, Any], int] | None:
+    def go_on(
+        self, abstract: Any, check: Callable[[dict[str, Any]], None], *, step: int | None = None
+    ) -> tuple[Any, dict[str, Any], int] | None:
         """State, host values and step of the last whole checkpoint, once `check` has passed its host values; or None.
 
-        Lines and files of later steps are moved aside. A second call goes back to that checkpoint in a new attempt.
+        With `step`, of that one. Lines and files of later steps are moved aside. A second call goes back to the
+        checkpoint in a new attempt.
         """
-        step = self.checkpoints.latest()
+        step = self.checkpoints.latest() if step is None else step
         restored = None
         if step is not None:
             host = self.checkpoints.host(step)
@@ -150,9 +153,12 @@ class Run:
             self.say(f"{lines} lines of metrics after step {step} moved to logs/attempt_{self.attempt}/discarded")
         discard_draws_after(self.folder, step, self.attempt)
 
-    def save(self, step: int, state: Any, host: Mapping[str, Any]) -> None:
-        """Checkpoint `step` (the number of steps done), metrics synced first; nothing when it is saved already."""
-        if self.saved == step or not self._open:
+    def save(self, step: int, state: Any, host: Mapping[str, Any], *, again: bool = False) -> None:
+        """Checkpoint `step` (the number of steps done), metrics synced first; nothing when it is saved already.
+
+        `again`: in the place of the one that is there.
+        """
+        if (self.saved == step and not again) or not self._open:
             return
         length = self._writer.sync() if self._writer else 0  # of process 0, which writes the host values
         self.checkpoints.save(step, state, {**host, "stage": self.stage}, metrics_bytes=length)

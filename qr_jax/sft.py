@@ -112,7 +112,7 @@ def _learner_settings(settings: Config) -> config.Learner:
     batches, schedule = settings.learner, settings.sft
     return config.Learner(
         rows=batches.rows, row_tokens=batches.row_tokens, betas=batches.betas, eps=batches.eps,
-        lr=schedule.lr, schedule=schedule.schedule, warmup_updates=schedule.warmup_steps, decay_updates=schedule.steps,
+        lr=schedule.lr, schedule=schedule.schedule, warmup_updates=schedule.warmup_steps,
         clip_norm=schedule.clip_norm, weight_decay=schedule.weight_decay,
         loss=use("nll"), advantage=use("dr_grpo"), reduce="token_mean",
     )  # fmt: skip
@@ -136,7 +136,7 @@ def sft(
         agent = agent or assemble.agent(settings)
         mesh = meshes.make_mesh(settings.mesh)
         learner_settings, fingerprint = _learner_settings(settings), agent.fingerprint
-        trainer = learner.make(agent.cfg, settings.model, learner_settings, mesh, steps=settings.sft.steps)
+        trainer = learner.make(agent.cfg, settings.model, learner_settings, mesh)
         resumed = run.go_on(trainer.abstract, lambda host: checkpoint.check_same_model(host, fingerprint))
         state, done = (resumed[0], resumed[2]) if resumed else (None, 0)
         if resumed and done >= settings.sft.steps:
@@ -147,6 +147,7 @@ def sft(
         host = {checkpoint.MODEL: fingerprint}
         loss = None
         for step in range(done, settings.sft.steps):
+            state = replace(state, rate=np.float32(trainer.rate(step, step / settings.sft.steps)))
             state, row = _step(trainer, state, batches(step), learner_settings, settings)
             loss = row["sft/loss"]
             run.write_metrics(step + 1, row)

@@ -11,6 +11,7 @@ A rounds plug-in may repeat the first three lines within a step. Coelho et al. 2
 """
 
 import contextlib
+import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -28,12 +29,18 @@ from qr_jax.processes import hosts
 from qr_jax.report import charts, page
 from qr_jax.rollout import compiles
 from qr_jax.rollout.engine import Interrupted, Statistics
-from qr_jax.step import batch, dealing, drawing, grading, progress, telling
+from qr_jax.step import batch, dealing, drawing, grading, guards, progress, telling
 from qr_jax.step import parts as run_parts
 from qr_jax.step.parts import Parts
 from qr_jax.step.progress import Progress
 from qr_jax.step.telling import Told, Took, Updated
 from qr_jax.studies import null_control
+
+FALLEN = 4  # exit code of a run that a guard stopped; a supervisor does not start it again
+
+
+class Fallen(Exception):
+    """A guard stops the run (guards.act=stop)."""
 
 
 def train(settings: Config, folder: str | Path, *, say: Callable[[str], None] = print) -> dict[str, Any]:
@@ -60,6 +67,9 @@ def train(settings: Config, folder: str | Path, *, say: Callable[[str], None] = 
     except Interrupted:
         say("stopped by SIGTERM; the same command goes on from the last checkpoint")
         raise SystemExit(143) from None
+    except Fallen as alarm:
+        say(f"stopped by a guard: {alarm}. The same command goes on all the same; or lower learner.lr in another run")
+        raise SystemExit(FALLEN) from None
     finally:
         run.close()
 
@@ -79,24 +89,55 @@ def _loop(parts: Parts, state: learner.State, standing: Progress, step: int) -> 
             break
         step += 1
         if int(state.skipped) >= settings.learner.max_nonfinite:
-            state, standing, step = begin.roll_back(parts, standing)
+            state, standing, step = begin.roll_back(parts, standing, "updates were not finite")
             continue
+        standing, raised = watched(parts, state, standing, step, row)
         every = settings.evaluation.every
         if every and step % every == 0 and _goes_on(settings.train, step, standing):
             with contextlib.suppress(Interrupted):  # the step is done, and is saved below without it
-                row |= evaluate.as_metrics(parts.measure(params=parts.hand_over(state.params)))
+                during = {"params": parts.hand_over(state.params), "limit": settings.evaluation.during}
+                row |= evaluate.as_metrics(parts.measure(**during))
         run.write_metrics(step, row)
         rows.append(row)
         say(metrics_writer.live_line(step, row, _last_step(settings.train, step, standing)))
         if step % 10 == 0:
             say(metrics_writer.table(rows[-10:]))
+        if raised and settings.guards.act == "rollback":
+            best = standing.watch.best_step
+            state, standing, step = begin.roll_back(parts, standing, raised, to=best, slower=0.5)
+            continue
         stops = run.stops()
-        if step % settings.train.checkpoint_every == 0 or stops:
+        best_yet = settings.guards.act == "rollback" and standing.watch.best_step == step
+        if step % settings.train.checkpoint_every == 0 or stops or best_yet:
             parts.save(step, state, standing)
         if stops:
             raise Interrupted
+        if raised and settings.guards.act == "stop":
+            parts.save(step, state, standing)
+            raise Fallen(raised)
     parts.save(step, state, standing)
     return state, standing
+
+
+def watched(
+    parts: Parts, state: learner.State, standing: Progress, step: int, row: dict[str, Any]
+) -> tuple[Progress, str]:
+    """The progress after the guards saw the step's row (to which a probe is added), and what alarms they raise now.
+
+    An alarm that was raised by the step before is not raised again.
+    """
+    limits = parts.settings.guards
+    if limits.probe_every and step % limits.probe_every == 0:
+        with contextlib.suppress(Interrupted):
+            row[guards.PROBE] = parts.probe(params=parts.hand_over(state.params))["exact_match"]
+    before, watch = standing.watch, standing.watch.after(step, row)
+    raised = guards.alarms(watch, limits)
+    old = guards.alarms(before, limits) if step > 1 else {}
+    row["guards/alarms"] = len(raised)
+    new = "; ".join(text for name, text in raised.items() if name not in old)
+    if new and limits.act == "warn":
+        parts.run.say(f"step {step}: {new}. See report.html; guards.act=rollback would go back to the best probe")
+    return replace(standing, watch=watch), new
 
 
 def take_step(
@@ -132,7 +173,7 @@ def take_step(
     kept = groups if settings.learner.keep_dead else [groups[at] for at in outcome.accepted_at]
     kept, whole = dealing.with_episodes(kept), dealing.over_processes(own)
     standing = replace(progress.advanced(standing, groups, kept, whole, parts.family_P), pool=settled)
-    state, standing, updated = _update(parts, state, standing)
+    state, standing, updated = _update(parts, state, standing, step)
     clock.append(time.monotonic())
     if compiles.count() > compiled:
         parts.run.say(f"step {step + 1}: compiled {compiles.told(compiled)}")
@@ -141,15 +182,25 @@ def take_step(
     return state, standing, telling.tell(parts, told, state)
 
 
-def _update(parts: Parts, state: learner.State, standing: Progress) -> tuple[learner.State, Progress, Updated]:
+def _update(
+    parts: Parts, state: learner.State, standing: Progress, step: int
+) -> tuple[learner.State, Progress, Updated]:
     """Train on the groups that wait, once there are enough; until then nothing changes."""
     waiting = standing.waiting
     if len(waiting) < max(parts.settings.pool.min_signal, 1):
         return state, standing, Updated()
     packed = batch.of_groups(parts, state, waiting, standing.left_out)
-    state, metrics = update(parts.learner, state, packed, parts.settings.learner.updates)
+    state, metrics = update(
+        parts.learner, _at_rate(parts, state, standing, step), packed, parts.settings.learner.updates
+    )
     telling.check_advantage(parts, packed, waiting, metrics)
     return state, replace(standing, waiting=(), left_out=(0, 0)), Updated(packed, metrics, waiting)
+
+
+def _at_rate(parts: Parts, state: learner.State, standing: Progress, step: int) -> learner.State:
+    """The state with the learning rate of this step's update."""
+    done = _share_done(parts.settings.train, step, standing)
+    return replace(state, rate=np.float32(standing.rate * parts.learner.rate(int(state.updates), done)))
 
 
 def update(
@@ -185,13 +236,17 @@ def _goes_on(limits: Train, step: int, standing: Progress) -> bool:
     return step < limits.steps and within
 
 
+def _share_done(limits: Train, step: int, standing: Progress) -> float:
+    """The share of the run that is over (0 to 1), by the steps or the budget of which most is used."""
+    limit_of = {name: getattr(limits, f"max_{name}") for name in BUDGETS}
+    shares = [getattr(standing, name) / limit for name, limit in limit_of.items() if limit]
+    return min(max(step / max(limits.steps, 1), *shares), 1.0) if shares else min(step / max(limits.steps, 1), 1.0)
+
+
 def _last_step(limits: Train, step: int, standing: Progress) -> int:
     """The step that will be the last one if those to come spend what those before did."""
-    left = [limits.steps]
-    for name in BUDGETS:
-        limit, spent = getattr(limits, f"max_{name}"), getattr(standing, name)
-        left += [-(-limit * step // spent)] if limit and spent else []
-    return max(min(left), step)
+    done = _share_done(limits, step, standing)
+    return max(min(math.ceil(step / done - 1e-9) if done else limits.steps, limits.steps), step)
 
 
 def _say_what_changed(say: Callable[[str], None], standing: Progress, after) -> None:

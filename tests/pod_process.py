@@ -54,7 +54,7 @@ def work_out_a_gradient(folder: Path) -> None:
 
     draw = np.random.default_rng(0)
     mesh = meshes.make_mesh(config.Mesh(data=2, fsdp=2, devices=DEVICES))
-    made = learner.make(test_learner.CFG, test_learner.MODEL, test_learner.SETTINGS, mesh, steps=10)
+    made = learner.make(test_learner.CFG, test_learner.MODEL, test_learner.SETTINGS, mesh)
     shapes = decoder.abstract(test_learner.CFG)
     weights = jax.tree.map(lambda leaf: draw.normal(0, leaf.shape[-1] ** -0.5, leaf.shape).astype(leaf.dtype), shapes)
     state = made.init(assemble.place(weights, mesh))

@@ -233,8 +233,8 @@ def test_a_checkpoint_of_another_model_is_refused_with_the_first_difference(run)
 def test_another_format_is_refused_not_passed_over(run, tmp_path, monkeypatch):
     checkpoints = run()
     save(checkpoints, 1)
-    monkeypatch.setattr("qr_jax.checkpoint.FORMAT", 3)
-    with pytest.raises(ValueError, match="has format 2, this version reads 3"):
+    monkeypatch.setattr("qr_jax.checkpoint.FORMAT", 4)
+    with pytest.raises(ValueError, match="has format 3, this version reads 4"):
         checkpoints.latest()
 
 
@@ -251,7 +251,7 @@ def test_a_host_value_in_the_state_and_an_object_among_the_host_values_are_refus
 def test_nothing_in_a_checkpoint_is_pickled(run, tmp_path):
     save(run(), 1)
     folder = tmp_path / "checkpoints" / "step_00000001"
-    assert json.loads((folder / "manifest.json").read_text())["format"] == 2
+    assert json.loads((folder / "manifest.json").read_text())["format"] == 3
     for path in folder.rglob("*"):
         assert not path.is_file() or not path.read_bytes().startswith(b"\x80\x04"), path
 

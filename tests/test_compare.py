@@ -72,13 +72,6 @@ def test_runs_share_the_cold_start_and_the_world_and_differ_in_rule_and_seed(tmp
     assert study.foreign(jobs[0].settings) == {"odd_tokens"}
 
 
-def test_a_decaying_rate_needs_its_length_said(tmp_path):
-    settings = tiny(tmp_path)
-    settings = replace(settings, learner=replace(settings.learner, schedule="cosine"))
-    with pytest.raises(ValueError, match=r"set learner.decay_updates"):
-        planned(tmp_path, settings=settings)
-
-
 def test_each_run_of_a_study_has_a_place_of_its_own_in_a_bucket(tmp_path):
     settings = tiny(tmp_path)
     settings = replace(settings, train=replace(settings.train, bucket="gs://runs/study"))

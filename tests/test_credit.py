@@ -125,7 +125,7 @@ def dense_gradient(params, ids_NL, mask_NL, adv_NL):
 def build(mesh, advantage, **settings):
     settings = replace(SETTINGS, clip_norm=1e9, advantage=use(f"test_credit.{advantage}"), **settings)
     on = meshes.make_mesh(config.Mesh(*mesh, devices=int(np.prod(mesh))))
-    bound = learner.make(CFG, MODEL, settings, on, steps=10)
+    bound = learner.make(CFG, MODEL, settings, on)
     return bound, bound.init(params())
 
 
@@ -243,7 +243,7 @@ def test_slots_come_back_as_the_episodes_that_were_packed():
 def lowered(advantage="grpo", loss="clip", changes=None):
     """Traced and not compiled: what is wrong with a plug-in is said before XLA is asked."""
     settings = replace(SETTINGS, advantage=use(advantage), loss=use(loss))
-    bound = learner.make(CFG, MODEL, settings, meshes.make_mesh(config.Mesh(devices=1)), steps=10)
+    bound = learner.make(CFG, MODEL, settings, meshes.make_mesh(config.Mesh(devices=1)))
     return bound.train_step.jitted.lower(bound.abstract, replace(batch(), **changes or {}))
 
 

@@ -22,7 +22,7 @@ TEMPERATURE = 0.5
 @pytest.fixture(scope="module")
 def bound():
     on = meshes.make_mesh(config.Mesh(devices=1))
-    bound = learner.make(CFG, MODEL, SETTINGS, on, steps=10, temperature=TEMPERATURE)
+    bound = learner.make(CFG, MODEL, SETTINGS, on, temperature=TEMPERATURE)
     return bound, bound.init(decoder.init(CFG, jax.random.key(0)))
 
 

@@ -50,7 +50,7 @@ def batch(rows=8, per_row=8, micro=None, **changes):
 
 def build(mesh=(1, 1, 1), **settings):
     shape = config.Mesh(*mesh, devices=int(np.prod(mesh)))
-    bound = learner.make(CFG, MODEL, replace(SETTINGS, **settings), meshes.make_mesh(shape), steps=10)
+    bound = learner.make(CFG, MODEL, replace(SETTINGS, **settings), meshes.make_mesh(shape))
     return bound, bound.init(decoder.init(CFG, jax.random.key(0)))
 
 
@@ -163,7 +163,7 @@ def test_a_denominator_over_drawn_counts_what_was_left_out():
 def test_bfloat16_compute_keeps_float32_masters_and_stays_near_the_float32_step(reference):
     shape = config.Mesh(1, 1, 1, devices=1)
     model = replace(MODEL, compute="bfloat16", remat="full")
-    bound = learner.make(CFG, model, SETTINGS, meshes.make_mesh(shape), steps=10)
+    bound = learner.make(CFG, model, SETTINGS, meshes.make_mesh(shape))
     state = bound.init(decoder.init(CFG, jax.random.key(0)))
     loss, grads = gradient(bound, state, batch())
     assert loss == pytest.approx(reference[0], abs=2e-2)
@@ -176,9 +176,7 @@ def test_bfloat16_compute_keeps_float32_masters_and_stays_near_the_float32_step(
 
 def test_remat_changes_no_gradient(reference):
     for remat in ("full", "attention", "dots"):
-        bound = learner.make(
-            CFG, replace(MODEL, remat=remat), SETTINGS, meshes.make_mesh(config.Mesh(devices=1)), steps=10
-        )
+        bound = learner.make(CFG, replace(MODEL, remat=remat), SETTINGS, meshes.make_mesh(config.Mesh(devices=1)))
         assert_close(gradient(bound, bound.init(decoder.init(CFG, jax.random.key(0))), batch()), reference)
 
 
@@ -226,6 +224,33 @@ def test_the_advantage_that_was_trained_is_among_the_metrics():
     np.testing.assert_array_equal(metrics["advantage"], wanted_QG)
 
 
-def test_the_learning_rate_counts_updates_warms_up_and_decays():
-    rate = learner.schedule(replace(SETTINGS, lr=1.0, schedule="linear", warmup_updates=2, decay_updates=6), 100)
-    assert [round(float(rate(step)), 4) for step in range(7)] == [0.5, 0.75, 1.0, 0.75, 0.5, 0.25, 0.0]
+def test_the_learning_rate_warms_up_with_updates_and_falls_with_the_run():
+    bound, _ = build(lr=1.0, schedule="linear", warmup_updates=2)
+    assert [bound.rate(updates, updates / 8) for updates in (0, 1, 2, 6, 8)] == [0.5, 0.875, 0.75, 0.25, 0.0]
+    constant, _ = build(lr=0.5)
+    assert [constant.rate(updates, updates / 8) for updates in (0, 4, 8)] == [0.5, 0.5, 0.5]
+    cosine, _ = build(lr=2.0, schedule="cosine")
+    np.testing.assert_allclose([cosine.rate(0, done) for done in (0.0, 0.5, 1.0)], [2.0, 1.0, 0.0])
+
+
+@pytest.mark.parametrize(("full", "share"), [(0, 1.0), (1, 1.0), (16, None)])
+def test_few_signal_groups_make_a_part_of_an_update(full, share):
+    bound, state = build(full_groups=full)
+    whole, _ = build()
+    before = jax.tree.map(np.asarray, state.params)
+    after, metrics = bound.train_step(state, batch())
+    reference, _ = whole.train_step(build()[1], batch())
+    share = share or float(metrics["signal_groups"]) / 16
+    assert 0 < share < 1 or full < 2
+    assert float(metrics["update_scale"]) == pytest.approx(share)
+    moved, fully = (jax.tree.map(lambda a, b: np.asarray(a) - b, one.params, before) for one in (after, reference))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b * share, rtol=1e-2, atol=1e-7), moved, fully)
+    np.testing.assert_array_equal(*(jax.tree.leaves(one.opt_state)[1] for one in (after, reference)))
+
+
+def test_the_rate_of_an_update_is_the_states():
+    bound, state = build()
+    before = jax.tree.map(np.asarray, state.params)
+    after, metrics = bound.train_step(replace(state, rate=np.float32(0.0)), batch())
+    assert float(metrics["grad_norm"]) > 0 and float(metrics["update_norm"]) == 0 and int(after.updates) == 1
+    jax.tree.map(np.testing.assert_array_equal, after.params, before)

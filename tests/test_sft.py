@@ -11,7 +11,7 @@ OTHER = {  # every further setting of the learner, changed
     "advantage": use("rloo"), "loss": use("clip", low=0.1), "reduce": "sequence_mean", "over": "drawn",
     "horizon_tokens": 7, "keep_dead": True, "kl": "k2", "kl_weight": 0.5, "entropy_weight": 0.5,
     "importance": "icepop", "importance_low": 0.1, "importance_high": 9.0, "updates": 3, "gap_alarm": 7.0, "lr": 7.0,
-    "schedule": "linear", "warmup_updates": 7, "decay_updates": 7, "weight_decay": 7.0, "clip_norm": 7.0,
+    "schedule": "linear", "warmup_updates": 7, "full_groups": 7, "weight_decay": 7.0, "clip_norm": 7.0,
     "max_nonfinite": 7,
 }  # fmt: skip
 
@@ -28,5 +28,5 @@ def test_a_term_of_the_learner_does_not_reach_the_cold_start():
     assert settings == sft._learner_settings(plain)
     assert settings == config.Learner(
         **TAKEN, advantage=use("dr_grpo"), loss=use("nll"), lr=0.5, schedule="linear", warmup_updates=3,
-        decay_updates=50, clip_norm=0.25, weight_decay=0.125,
+        clip_norm=0.25, weight_decay=0.125,
     )  # fmt: skip

@@ -19,7 +19,7 @@ import pytest
 from killed_run import tiny
 from loopback_bucket import led_there
 
-from qr_jax import checkpoint, metrics_writer, pool, runs
+from qr_jax import checkpoint, config, metrics_writer, pool, runs
 from qr_jax import train as driver
 from qr_jax.config import use
 from qr_jax.processes import alike
@@ -345,10 +345,11 @@ def test_an_update_uses_what_waited_and_what_was_left_out_beside_it_once(monkeyp
     )
     monkeypatch.setattr(driver, "update", lambda learner, state, batch, updates: (state + 1, []))
     monkeypatch.setattr(driver.telling, "check_advantage", lambda *_: None)
+    monkeypatch.setattr(driver, "_at_rate", lambda parts, state, standing, step: state)
     parts = SimpleNamespace(settings=tiny(Path()), learner=None)  # min_signal=3
     standing = Progress(pool.create(3), waiting=("a", "b"), left_out=(40, 4))
-    assert driver._update(parts, 0, standing)[:2] == (0, standing) and not packed
-    state, after, updated = driver._update(parts, 0, replace(standing, waiting=("a", "b", "c")))
+    assert driver._update(parts, 0, standing, 0)[:2] == (0, standing) and not packed
+    state, after, updated = driver._update(parts, 0, replace(standing, waiting=("a", "b", "c")), 0)
     assert (state, after.waiting, after.left_out, packed) == (1, (), (0, 0), [(40, 4)])
     assert updated.groups == ("a", "b", "c") and updated.batch == "all"
 
@@ -362,3 +363,15 @@ def test_shuffled_rewards_keep_their_values_and_stay_among_the_valid():
     dealt = [grading.joined(grading.shuffled(groups, seed=0, step=step), 3) for step in range(20)]
     assert all(grades.reward_QG[valid_QG].sum() == 2 and grades.reward_QG[1, 1] == 0 for grades in dealt)
     assert len({grades.reward_QG.tobytes() for grades in dealt}) > 3
+
+
+@pytest.mark.parametrize(
+    ("limits", "step", "spent", "share", "last"),
+    [({}, 25, 0, 0.25, 100), ({"max_rollouts": 1000}, 25, 500, 0.5, 50), ({"max_rollouts": 1000}, 25, 1010, 1.0, 25),
+     ({"max_tokens": 1000}, 90, 100, 0.9, 100), ({}, 0, 0, 0.0, 100)],
+)  # fmt: skip
+def test_how_much_of_a_run_is_done_is_said_by_its_steps_or_by_the_budget_that_ends_it(limits, step, spent, share, last):
+    standing = Progress(pool.create(3), rollouts=spent, tokens=spent)
+    limits = config.Train(steps=100, **limits)
+    assert driver._share_done(limits, step, standing) == share
+    assert driver._last_step(limits, step, standing) == last

@@ -5,6 +5,7 @@
 
 import functools
 import inspect
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -38,26 +39,22 @@ class Learner:
     old_logp: Callable[[State, Batch], jax.Array]
     init: Callable[[Any], State]
     abstract: State
-    rate: optax.Schedule  # learning rate by updates made
+    rate: Callable[[int, float], float]  # `learning_rate` of these settings, for State.rate
     needs: frozenset[str]  # which of entropy_NL and gold_logp_NT the advantage names; the caller computes the latter
 
 
-def schedule(settings: config.Learner, steps: int) -> optax.Schedule:
-    """Learning rate by optimizer update: linear warm-up, then constant, cosine or linear to 0 over `decay_updates`."""
-    decay = max((settings.decay_updates or steps) - settings.warmup_updates, 1)
-    after = {
-        "constant": lambda: optax.constant_schedule(settings.lr),
-        "cosine": lambda: optax.cosine_decay_schedule(settings.lr, decay),
-        "linear": lambda: optax.linear_schedule(settings.lr, 0.0, decay),
-    }[settings.schedule]()
-    if not settings.warmup_updates:
-        return after
-    warm_up = optax.linear_schedule(settings.lr / settings.warmup_updates, settings.lr, settings.warmup_updates)
-    return optax.join_schedules([warm_up, after], [settings.warmup_updates])
+def learning_rate(settings: config.Learner, updates: int, done: float) -> float:
+    """The rate of the next update, after so many and with so large a share of the run done (0 to 1).
+
+    It rises over `warmup_updates`, and falls with the share that is done: by steps, or by the budget that ends the run.
+    """
+    warm = min(1.0, (updates + 1) / settings.warmup_updates) if settings.warmup_updates else 1.0
+    left = {"constant": 1.0, "cosine": (1 + math.cos(math.pi * done)) / 2, "linear": 1 - done}[settings.schedule]
+    return settings.lr * warm * left
 
 
-def optimizer(settings: config.Learner, steps: int) -> optax.GradientTransformation:
-    """AdamW without decay on norms and biases; clipping happens before it, in the step, where the norm is measured."""
+def optimizer(settings: config.Learner) -> optax.GradientTransformation:
+    """AdamW of rate 1 without decay on norms and biases; the step clips before it, and multiplies by the rate after."""
 
     def decays(params):
         return jax.tree_util.tree_map_with_path(
@@ -65,13 +62,11 @@ def optimizer(settings: config.Learner, steps: int) -> optax.GradientTransformat
         )
 
     low, high = settings.betas
-    return optax.adamw(
-        schedule(settings, steps), b1=low, b2=high, eps=settings.eps, weight_decay=settings.weight_decay, mask=decays
-    )
+    return optax.adamw(1.0, b1=low, b2=high, eps=settings.eps, weight_decay=settings.weight_decay, mask=decays)
 
 
 def make(
-    cfg: ModelConfig, model: config.Model, settings: config.Learner, mesh: Mesh, *, steps: int, temperature: float = 1.0
+    cfg: ModelConfig, model: config.Model, settings: config.Learner, mesh: Mesh, *, temperature: float = 1.0
 ) -> Learner:
     """Bind everything static and jit it over the mesh; log-probabilities are those of logits / `temperature`."""
     loss = plugins.bind("loss", settings.loss)
@@ -79,7 +74,7 @@ def make(
     kind = attention.choose(model.attention, mesh.devices.flat[0].platform, model.compute, settings.row_tokens)
     update = Update(
         cfg=cfg, model=model, settings=settings, mesh=mesh, temperature=temperature,
-        attend=functools.partial(attention.packed, kind=kind, mesh=mesh), transform=optimizer(settings, steps),
+        attend=functools.partial(attention.packed, kind=kind, mesh=mesh), transform=optimizer(settings),
         loss=loss, loss_names=frozenset(inspect.signature(loss).parameters),
         advantage=advantage, advantage_names=frozenset(inspect.signature(advantage).parameters),
     )  # fmt: skip
@@ -93,7 +88,7 @@ def make(
         old_logp=_jit_on(update.old_logp, state_at, spec, slots_at, donate=False),
         init=jax.jit(update.init, out_shardings=state_at),
         abstract=meshes.abstract(mesh, shapes),
-        rate=schedule(settings, steps),
+        rate=functools.partial(learning_rate, settings),
         needs=frozenset(COSTLY & update.advantage_names),
     )
 

@@ -23,17 +23,18 @@ from qr_jax.parallel import mesh as meshes
 from qr_jax.variance import group_variance_mask
 
 # Metrics of the learner itself; a loss plug-in's others are its own.
-OWN = {"gap", "gap_max", "nll", "tokens", "signal_groups", "loss", "grad_norm", "update_norm", "finite", "any"}
-OWN |= {"kl", "entropy", "advantage"}
+OWN = {"gap", "gap_max", "nll", "tokens", "signal_groups", "loss", "grad_norm", "update_norm", "update_scale"}
+OWN |= {"finite", "any", "kl", "entropy", "advantage"}
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class State:
-    """float32 master weights, the optimizer's state, and how many updates were made and skipped in a row."""
+    """float32 master weights, the optimizer's state, the rate, and how many updates were made and skipped in a row."""
 
     params: Any
     opt_state: Any
+    rate: jax.Array  # float32 [], the learning rate of the next update; its caller's to set
     updates: jax.Array  # int32 []
     skipped: jax.Array  # int32 [], updates in a row that were not finite
     reference: Any = None  # the frozen policy of the KL term; None when kl_weight is 0
@@ -67,7 +68,8 @@ class Update:
     def init(self, params) -> State:
         # a copy: the step donates its state, and the reference must outlive the first one
         reference = jax.tree.map(jnp.copy, params) if self.with_reference else None
-        return State(params, self.transform.init(params), jnp.int32(0), jnp.int32(0), reference)
+        rate = jnp.float32(self.settings.lr)
+        return State(params, self.transform.init(params), rate, jnp.int32(0), jnp.int32(0), reference)
 
     def predict(self, params, micro: Batch, entropy: bool):
         """logp_EL (and entropy_EL) of every episode slot of one micro-batch."""
@@ -213,7 +215,8 @@ class Update:
 
     def train_step(self, state: State, batch: Batch, old_logp_MEL=None):
         value, grads, metrics = self.gradient(state, batch, old_logp_MEL)
-        state, more = _update(self.settings, self.transform, state, value, grads, metrics["tokens"] > 0)
+        scale = update_scale(self.settings, metrics["signal_groups"])
+        state, more = _update(self.settings, self.transform, state, value, grads, metrics["tokens"] > 0, scale)
         return state, metrics | more
 
     def old_logp(self, state: State, batch: Batch) -> jax.Array:
@@ -257,15 +260,24 @@ def _to_episodes(value_RC, source_EL):
     return jnp.take_along_axis(value_RC, column_RX, axis=1).reshape(source_EL.shape)
 
 
-def _update(settings: config.Learner, transform, state: State, value, grads, any_tokens):
+def update_scale(settings: config.Learner, signal_groups):
+    """[] share of a whole update that a batch of so many signal groups makes: min(1, groups / learner.full_groups).
+
+    Adam's step has one size whatever the batch, so that few groups would move the weights as far as many, by noise.
+    """
+    return jnp.minimum(1.0, signal_groups / settings.full_groups) if settings.full_groups else jnp.float32(1.0)
+
+
+def _update(settings: config.Learner, transform, state: State, value, grads, any_tokens, scale):
     """Clip, update, and keep the old state where there was nothing to learn from or something was not finite."""
     norm = optax.tree.norm(grads)
     finite = jnp.isfinite(norm) & jnp.isfinite(value)
-    scale = jnp.minimum(1.0, settings.clip_norm / jnp.maximum(norm, 1e-30))
+    clip = jnp.minimum(1.0, settings.clip_norm / jnp.maximum(norm, 1e-30))
 
     def go(state: State):
-        clipped = jax.tree.map(lambda g: g * scale, grads)
-        updates, opt_state = transform.update(clipped, state.opt_state, state.params)
+        clipped = jax.tree.map(lambda g: g * clip, grads)
+        whole, opt_state = transform.update(clipped, state.opt_state, state.params)
+        updates = jax.tree.map(lambda u: u * (state.rate * scale), whole)
         params = optax.apply_updates(state.params, updates)
         return replace(state, params=params, opt_state=opt_state, updates=state.updates + 1,
                        skipped=jnp.int32(0)), optax.tree.norm(updates)  # fmt: skip
@@ -274,4 +286,5 @@ def _update(settings: config.Learner, transform, state: State, value, grads, any
         return replace(state, skipped=state.skipped + jnp.where(any_tokens, 1, 0)), jnp.float32(0)
 
     state, update_norm = jax.lax.cond(any_tokens & finite, go, stay, state)
-    return state, {"loss": value, "grad_norm": norm, "update_norm": update_norm, "finite": finite, "any": any_tokens}
+    figures = {"loss": value, "grad_norm": norm, "update_norm": update_norm, "update_scale": scale}
+    return state, figures | {"finite": finite, "any": any_tokens}

@@ -93,9 +93,8 @@ class Programs:
     def learner(self, rows: int) -> tuple[learner.Learner, pack.Batch]:
         """What learner.make gives on the slice's mesh, and the shapes of a batch as step/batch.py packs it."""
         config, (queries, samples) = self.config, parts.room(self.config)
-        settings, updates = replace(config.learner, rows=rows), config.train.steps * config.learner.updates
-        temperature = config.rollout.temperature
-        made = learner.make(self.cfg, config.model, settings, self.mesh, steps=updates, temperature=temperature)
+        settings, temperature = replace(config.learner, rows=rows), config.rollout.temperature
+        made = learner.make(self.cfg, config.model, settings, self.mesh, temperature=temperature)
         none = grading.joined((), samples, plugins.constants("reward", config.reward.name).get("TURNS"))
         host = pack.pack([], none, rows=rows, row_tokens=settings.row_tokens, queries=queries, samples=samples)
         if "gold_logp_NT" in made.needs:

@@ -164,6 +164,11 @@ def split(queries: Sequence[Query], share: float, part: Literal["train", "eval"]
     return [query for query in queries if (int(digest(query)[:8], 16) / 2**32 < share) == (part == "train")]
 
 
+def half(queries: Sequence[Query], which: Literal["both", "a", "b"]) -> list[Query]:
+    """The queries whose id's SHA-256 ends in an even digit (a), or in an odd one (b), in their own order."""
+    return [query for query in queries if which == "both" or (int(digest(query)[-1], 16) % 2 == 0) == (which == "a")]
+
+
 def first(queries: Sequence[Query], n: int | None) -> list[Query]:
     """The `n` queries whose ids have the smallest SHA-256, in that order; all, in their own order, for None."""
     return list(queries) if n is None else sorted(queries, key=digest)[:n]

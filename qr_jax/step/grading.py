@@ -34,6 +34,7 @@ class Spent:
     context_tokens: int
     valid_tokens: int  # sampled, of valid episodes
     valid_episodes: int  # those with sampled tokens
+    surprise: float  # nats: -log p of the sampled tokens, added up
     stops: dict[str, int]
     fault: str | None  # the first one's reason
 
@@ -117,6 +118,7 @@ def spent(episodes: Sequence[Episode], *, ungraded: int = 0) -> Spent:
         context_tokens=sum(len(episode.ids_L) for episode in episodes),
         valid_tokens=sum(valid),
         valid_episodes=sum(tokens > 0 for tokens in valid),
+        surprise=-float(sum(episode.logp_L[episode.mask_L].sum(dtype=np.float64) for episode in episodes)),
         stops=dict(Counter(episode.stop for episode in episodes)),
         fault=next((episode.fault for episode in episodes if not episode.valid), None),
     )

@@ -48,6 +48,7 @@ class Parts:
     gold_logp: Callable[..., np.ndarray] | None  # where the advantage names gold_logp_NT
     hand_over: Callable[..., Any]  # the learner's parameters -> those that rollouts read
     measure: Callable[..., Any]  # params -> an evaluation on the held-out questions
+    probe: Callable[..., Any]  # params -> an evaluation on those that the guards read
     same: dict[str, Any]  # what a checkpoint must agree with
 
     def check(self, host: dict[str, Any]) -> None:
@@ -55,8 +56,11 @@ class Parts:
         checkpoint.check_same_queries(host, self.same[checkpoint.QUERIES])
         checkpoint.check_same_model(host, self.same[checkpoint.MODEL])
 
-    def save(self, step: int, state: State, progress: Progress) -> None:
-        self.run.save(step, state, progress.to_host() | self.same)
+    def save(self, step: int, state: State, progress: Progress, *, again: bool = False) -> None:
+        """Checkpoint `step`; where a guard may roll back, the best probe's stays as long as it is the best."""
+        if self.settings.guards.act == "rollback":
+            self.run.checkpoints.best = progress.watch.best_step
+        self.run.save(step, state, progress.to_host() | self.same, again=again)
 
 
 def room(settings: Config) -> tuple[int, int]:
@@ -83,9 +87,9 @@ def bind(settings: Config, run: runs.Run) -> Parts:
         settings.model,
         settings.learner,
         mesh,
-        steps=settings.train.steps * settings.learner.updates,
         temperature=settings.rollout.temperature,
     )
+    measure = partial(evaluate.measure, settings, engine, search=search, stop_now=run.stop_now)
     return Parts(
         settings=settings,
         run=run,
@@ -109,7 +113,8 @@ def bind(settings: Config, run: runs.Run) -> Parts:
         turns=plugins.constants("reward", settings.reward.name).get("TURNS"),
         gold_logp=_gold_logp(settings, agent) if "gold_logp_NT" in trainer.needs else None,
         hand_over=partial(assemble.hand_over, cfg=agent.cfg, compute=settings.model.compute, mesh=mesh, layout=layout),
-        measure=partial(evaluate.measure, settings, engine, search=search, queries=questions, stop_now=run.stop_now),
+        measure=partial(measure, queries=questions),
+        probe=partial(measure, queries=assemble.probed(settings), samples=0, limit=settings.guards.probe_questions),
         same={
             checkpoint.QUERIES: pool.query_list_hash(query.id for query in queries),
             checkpoint.MODEL: agent.fingerprint,

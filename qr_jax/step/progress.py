@@ -11,9 +11,10 @@ from qr_jax.records import Query
 from qr_jax.rollout.engine import Statistics
 from qr_jax.step import grading
 from qr_jax.step.grading import Group
+from qr_jax.step.guards import Watch
 
 ROLLBACK_SEEDS = 65536  # a rollback moves the seed by this, so that it does not replay the same step for ever
-COUNTS = ("rollouts", "tokens", "searches", "rollbacks", "base", "before")
+COUNTS = ("rollouts", "tokens", "searches", "rollbacks", "rate", "base", "before")
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class Progress:
     tokens: int = 0
     searches: int = 0
     rollbacks: int = 0
+    rate: float = 1.0  # times the learning rate: a guard's rollback halves it
+    watch: Watch = field(default_factory=Watch)  # what the guards remember
     cost_F: np.ndarray = field(default_factory=lambda: np.zeros(0))  # tokens of an episode by family; 0: none seen yet
     base: Any = None  # the evaluation before the cold start, when asked for
     before: Any = None  # the evaluation before the first step
@@ -38,7 +41,7 @@ class Progress:
     def to_host(self) -> dict[str, Any]:
         counts = {name: getattr(self, name) for name in COUNTS}
         waiting = [group.to_plain() for group in self.waiting]
-        more = {"left_out": list(self.left_out), "cost_F": self.cost_F}
+        more = {"left_out": list(self.left_out), "cost_F": self.cost_F, "watch": self.watch.to_host()}
         return {"pool": pool.to_arrays(self.pool), "waiting": waiting, **more, **counts}
 
 
@@ -49,6 +52,7 @@ def from_host(host: Mapping[str, Any]) -> Progress:
         tuple(map(grading.from_plain, host["waiting"])),
         (tokens, episodes),
         cost_F=host["cost_F"],
+        watch=Watch(**host["watch"]),
         **{name: host[name] for name in COUNTS},
     )
 

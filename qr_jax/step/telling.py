@@ -23,7 +23,7 @@ from qr_jax.step.grading import Group
 from qr_jax.step.parts import Parts
 from qr_jax.step.progress import Progress
 
-KNOWN = ("loss", "grad_norm", "update_norm", "kl", "entropy", "clip_low", "clip_high", "dual", "ratio")
+KNOWN = ("loss", "grad_norm", "update_norm", "update_scale", "kl", "entropy", "clip_low", "clip_high", "dual", "ratio")
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def tell(parts: Parts, told: Told, state: learner.State) -> dict[str, Any]:
     """Write the step's episodes and draws, say its warnings, and give its row of metrics."""
     settings, took = parts.settings, told.took
     row = pool_and_rollouts(told, accept=settings.pool.queries)
-    row |= learner_figures(state, told.updated, parts.learner)
+    row |= learner_figures(state, told.updated)
     row |= times(took, sum(group.spent.episodes for group in told.groups), told.updated.metrics)
     row |= cache_figures(parts.search)
     context_tokens = sum(group.spent.context_tokens for group in told.groups)
@@ -94,6 +94,7 @@ def pool_and_rollouts(told: Told, *, accept: int) -> dict[str, Any]:
         "rollout/searches": sum(spent.searches for spent in every) / count,
         "rollout/tokens": sum(spent.tokens for spent in every) / count,
         "rollout/context_tokens": sum(spent.context_tokens for spent in every) / count,
+        "rollout/entropy": sum(spent.surprise for spent in every) / max(sum(spent.tokens for spent in every), 1),
         "rollout/faults": sum(spent.invalid for spent in every),
         **{f"rollout/stop_{stop}": sum(spent.stops.get(stop, 0) for spent in every) / count for stop in STOPS},
         "retriever/queries": statistics.searches_sent,
@@ -104,14 +105,14 @@ def pool_and_rollouts(told: Told, *, accept: int) -> dict[str, Any]:
     }
 
 
-def learner_figures(state: learner.State, updated: Updated, trained_by: learner.Learner) -> dict[str, Any]:
+def learner_figures(state: learner.State, updated: Updated) -> dict[str, Any]:
     """What the update did; the loss is null where nothing was learned from."""
     row: dict[str, Any] = {"learner/updates": int(state.updates), "learner/skipped": int(state.skipped)}
     if updated.batch is None or not updated.metrics:
         return row | {"learner/loss": None, "learner/micro_batches": 0}
     every = updated.metrics
     mean = {name: float(np.mean([metrics[name] for metrics in every])) for name in every[0] if name != "advantage"}
-    row["learner/lr"] = float(np.asarray(trained_by.rate(max(int(state.updates) - 1, 0))))
+    row["learner/lr"] = float(state.rate)
     row["learner/nonfinite"] = sum(not metrics["finite"] for metrics in every)
     row |= {f"learner/{name}": mean[name] for name in KNOWN if name in mean}
     row |= {f"loss/{name}": value for name, value in mean.items() if name not in (*KNOWN, *learner.OWN)}

@@ -77,13 +77,9 @@ def with_budget(settings: Config, spend: tuple[str, int]) -> Config:
     """The config of a run that ends after the step in which the budget is spent, and by nothing else.
 
     Where steps are short (a pool nearly used up) they may draw a single query: train.steps leaves room for so many.
-    ValueError when the learning rate decays over a number of steps that this leaves open.
     """
     name, many = spend
-    of, learner = settings.pool, settings.learner
-    if learner.schedule != "constant" and learner.decay_updates is None:
-        decays = f"learner.schedule={learner.schedule!r} decays over train.steps, which a budget of {name} leaves open"
-        raise ValueError(f"{decays}; set learner.decay_updates, or learner.schedule=constant")
+    of = settings.pool
     limits = {f"max_{one}": many if one == name else None for one in BUDGETS}
     return replace(settings, train=replace(settings.train, steps=-(-many // of.samples), **limits))
 
