@@ -13,6 +13,7 @@ from qr_jax.advantages.grpo import grpo
 from qr_jax.advantages.max_rl import max_rl
 from qr_jax.advantages.rl_zvp import rl_zvp
 from qr_jax.advantages.rloo import rloo
+from qr_jax.advantages.turn_returns import turn_returns
 
 ALL = [grpo, dr_grpo, rloo, max_rl]
 JITTED = {function: jax.jit(function) for function in ALL}
@@ -119,3 +120,24 @@ def test_a_group_does_not_depend_on_its_neighbours(function, seed):
     grades = random_grades(seed)
     alone = records.Grades(grades.reward_QG[::-1], grades.valid_QG[::-1])
     np.testing.assert_array_equal(np.asarray(JITTED[function](alone))[::-1], np.asarray(JITTED[function](grades)))
+
+
+def test_turn_returns_by_hand():
+    """Three samples of 2, 2 and 1 turns: returns [1, 1], [.5, 0], [0]; means .5 and .5; the second turn has two."""
+    turn_QGT = np.array([[[0.0, 1.0], [0.5, 0.0], [0.0, 9.0]]])
+    there_QGT = np.array([[[True, True], [True, True], [True, False]]])
+    graded = records.grades([[1, 0.5, 0]], np.ones((1, 3), bool), None, turn_QGT, there_QGT)
+    std = np.sqrt((0.5**2 + 0 + 0.5**2 + 0.5**2 + 0.5**2) / 4)
+    wanted = np.array([[[0.5, 0.5], [0, -0.5], [-0.5, 0]]]) / std
+    np.testing.assert_allclose(turn_returns(graded), wanted, atol=1e-5)
+    now = np.asarray(turn_returns(graded, gamma=0.0))  # returns [0, 1], [.5, 0], [0]
+    np.testing.assert_allclose(now[0, :, 0] * 6, (np.array([0, 0.5, 0]) * 6 - 1) / np.sqrt(2 / 12), atol=1e-4)
+    equal = records.grades([[1, 1, 1]], np.ones((1, 3), bool), None, turn_QGT, there_QGT)
+    assert not np.asarray(turn_returns(equal)).any()
+
+
+def test_turn_returns_of_episodes_of_one_turn_are_grpos():
+    reward_QG = np.array([[1, 0, 0, 1], [0.5, 0, 0, 0]])
+    ones = np.ones((2, 4, 1), bool)
+    graded = records.grades(reward_QG, np.ones((2, 4), bool), None, reward_QG[..., None], ones)
+    np.testing.assert_allclose(np.asarray(turn_returns(graded))[..., 0], grpo(graded), atol=1e-5)

@@ -1,6 +1,7 @@
 """Answers are scored as SQuAD, HotpotQA and Search-R1 score them, and nothing scores that is no answer."""
 
 import string
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qr_jax import answers
-from qr_jax.records import Episode, Query
+from qr_jax.records import Episode, Query, Turn
 from qr_jax.rewards.cover_match import cover_match
+from qr_jax.rewards.e_grpo import e_grpo
 from qr_jax.rewards.exact_match import exact_match
 from qr_jax.rewards.f1 import f1
 
@@ -95,3 +97,26 @@ def test_a_gold_of_nothing_is_refused_with_the_query_named(golds):
 
 def test_a_good_query_passes_the_check():
     answers.check_answers(Query("q", "?", ("東京", "Tokyo", "4")))
+
+
+def searched(query: Query, answer: str | None, *turns: str) -> Episode:
+    said = tuple(Turn("model", text) for text in turns)
+    turn_L = np.arange(len(turns))
+    return replace(episode(query, answer), turns=said, turn_L=turn_L)
+
+
+def test_e_grpo_pays_a_wrong_answer_for_the_entities_it_named_beside_the_groups_best():
+    query = Query("q", "?", ("Lyon",), ("Ann Bell", "Bo Corp"))
+    group = [
+        searched(query, "Lyon", "search ann bell", "answer"),
+        searched(query, "Nice", "search Ann Bell", "who runs bo corp", "answer Ann Bell"),
+        searched(query, "Nice", "ann bell and Ann Bell"),
+        searched(query, None, "search annbell bo corporation"),
+    ]
+    scores = e_grpo(query, group)
+    np.testing.assert_allclose(scores.score_G, [1, 0.3, 0.15, 0])
+    assert scores.outcome_G.tolist() == [1, 0, 0, 0]
+    assert [np.round(row, 3).tolist() for row in scores.turn_GT] == [[0.15, 0.85], [0.15, 0.15, 0], [0.15], [0]]
+    np.testing.assert_array_equal(e_grpo(query, group, alpha=0.0).score_G, exact_match(query, group))
+    none = Query("q", "?", ("Lyon",))
+    assert e_grpo(none, [searched(none, "Nice", "Ann Bell")]).score_G.tolist() == [0]

@@ -1,0 +1,46 @@
+"""Reward of entities on the way: a wrong answer is worth something when its searches named what an expert passes."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from qr_jax import answers
+from qr_jax.records import Episode, Query, Scores
+
+TURNS = 8
+
+
+def e_grpo(query: Query, episodes: Sequence[Episode], *, alpha: float = 0.3) -> Scores:
+    """1 where the answer is right, alpha g_i / max_j g_j where it is wrong, g_i the share of `query.entities` that
+    episode i's own turns name.
+
+    exact: E-GRPO (arXiv:2510.24694, eq. 1 to 5; alpha .3 was best of 0, .1, .3, .5), normalised words for its verbatim
+    phrases. A wrong answer without a format is no error here but simply wrong, so it keeps what it named. The outcome
+    is exact match. Turn rewards, for advantages that take them: alpha / entities for each entity in the turn that names
+    it first, and in the last turn of a right episode what is left to 1.
+    """
+    named_G = [_first_named(query, episode) for episode in episodes]
+    right_G = np.array([answers.exact_match(episode.answer, query.answers) for episode in episodes])
+    wanted = max(len(query.entities), 1)
+    share_G = np.array([sum(turns) / wanted for turns in named_G])
+    best = share_G.max(initial=0.0)
+    score_G = np.where(right_G == 1, 1.0, alpha * share_G / best if best else 0.0)
+    turn_GT = []
+    for turns, right in zip(named_G, right_G, strict=True):
+        rewards = alpha * np.array(turns, float) / wanted
+        if right and len(rewards):
+            rewards[-1] += 1 - rewards.sum()
+        turn_GT.append(rewards)
+    return Scores(score_G, right_G, turn_GT)
+
+
+def _first_named(query: Query, episode: Episode) -> list[int]:
+    """How many entities each of the model's turns is the first to name."""
+    left = {normal for entity in query.entities if (normal := answers.normalise(entity))}
+    counts = []
+    for turn in (turn for turn in episode.turns if turn.author == "model"):
+        words = f" {answers.normalise(turn.text)} "
+        found = {entity for entity in left if f" {entity} " in words}
+        left -= found
+        counts.append(len(found))
+    return counts + [0] * (episode.model_turns - len(counts))
