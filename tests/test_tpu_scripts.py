@@ -397,6 +397,14 @@ def test_a_lost_process_is_started_again_and_a_wrong_config_is_not(cloud):
 
 
 @linux
+def test_a_run_that_a_guard_stopped_is_not_started_again(cloud):
+    cloud.run("create", "night-run")
+    cloud.run("launch", "night-run", "configs/mine.py", "steps=3", "exit=4")
+    cloud.wait_for(cloud.object("ended"))
+    assert "with exit code 4 while training" in cloud.object("ended").read_text() and len(cloud.starts()) == 1
+
+
+@linux
 @pytest.mark.parametrize(
     "code, pauses",
     [

@@ -17,4 +17,21 @@ TUNING = {
     "linear_20_full16": ["learner.schedule=linear", "learner.lr=2e-3", "learner.full_groups=16"],
     "linear_30_full16": ["learner.schedule=linear", "learner.lr=3e-3", "learner.full_groups=16"],
     "linear_20_full24": ["learner.schedule=linear", "learner.lr=2e-3", "learner.full_groups=24"],
+    "linear_drawn": ["learner.schedule=linear", "learner.over=drawn"],
+    "linear_betas": ["learner.schedule=linear", "learner.betas=0.95,0.99"],
+    "linear_betas_20": ["learner.schedule=linear", "learner.betas=0.95,0.99", "learner.lr=2e-3"],
+    # what may teach more, one change each
+    "linear_e_grpo": ["learner.schedule=linear", "reward=e_grpo"],
+    "linear_turns": ["learner.schedule=linear", "reward=e_grpo", "learner.advantage=turn_returns"],
+    "linear_max_rl": ["learner.schedule=linear", "learner.advantage=max_rl"],
+    "linear_zvp": ["learner.schedule=linear", "learner.advantage=rl_zvp", "learner.keep_dead=true"],
+    # recycling
+    "recycle_published": ["rule=recycle", "guards.probe_every=4", "guards.probe_questions=200"],
+    "recycle_guarded": [
+        "rule=recycle",
+        "pool.reset_below=0.7",
+        "pool.min_signal=8",
+        "learner.schedule=linear",
+        "learner.full_groups=16",
+    ],
 }
