@@ -61,6 +61,24 @@ def test_q4_blocks_by_hand(tmp_path):
     np.testing.assert_array_equal(one(tmp_path, (32,), 2, struct.pack("<e", 0.25) + nibbles), (upward - 8) * 0.25)
 
 
+def test_q6_k_by_hand(tmp_path):
+    """A block of 256: the low 4 bits, then the high 2 bits, 16 scales of 16 weights, one scale of all."""
+    low, high, scales = bytes([0x21] * 128), bytes([0b11100100] * 64), bytes([2] * 16)
+    q = np.repeat([1 | 0 << 4, 1 | 1 << 4, 2 | 2 << 4, 2 | 3 << 4] * 2, 32) - 32
+    raw = low + high + scales + struct.pack("<e", 0.5)
+    np.testing.assert_array_equal(one(tmp_path, (256,), 14, raw), q * 2 * 0.5)
+
+
+def test_every_quantisation_that_gguf_writes_is_read_back_near_what_was_written(tmp_path):
+    from gguf.quants import GGMLQuantizationType as Kind
+    from gguf.quants import quantize
+
+    wanted = np.random.default_rng(0).standard_normal((4, 256)).astype(np.float32)
+    for kind, far in ((Kind.Q4_0, 0.5), (Kind.Q4_1, 0.3), (Kind.Q5_0, 0.25), (Kind.Q5_1, 0.15), (Kind.Q8_0, 0.02)):
+        found = one(tmp_path, wanted.shape, kind, quantize(wanted, kind).tobytes())
+        assert found.dtype == np.float32 and np.abs(found - wanted).max() < far, kind
+
+
 def test_plain_floats_are_read_in_their_shape(tmp_path):
     wanted = np.arange(6, dtype=np.float32).reshape(2, 3)
     for kind, dtype in ((0, np.float32), (1, np.float16), (30, ml_dtypes.bfloat16)):
@@ -156,7 +174,7 @@ START = struct.pack("<4sI", b"GGUF", 3)
         (START + struct.pack("<QQ", 1, 0) + string("t") + struct.pack("<I", 2**31), "2147483648 dimensions"),
         (START + struct.pack("<QQ", 1, 0) + string("t") + struct.pack("<IQQIQ", 2, 2**60, 2**60, 0, 0), "ends at byte"),
         (START + struct.pack("<QQ", 1, 0) + string("t") + struct.pack("<IQIQ", 1, 4, 0, 2**60), "ends at byte"),
-        (START + struct.pack("<QQ", 1, 0) + string("t") + struct.pack("<IQIQ", 1, 32, 12, 0), "ggml type 12"),
+        (START + struct.pack("<QQ", 1, 0) + string("t") + struct.pack("<IQIQ", 1, 32, 24, 0), "ggml type 24"),
         (START + struct.pack("<QQ", 1, 0) + string("t") + struct.pack("<IQIQ", 1, 31, 8, 0), "no whole blocks"),
         (START + struct.pack("<QQ", 1, 0) + string("t") + struct.pack("<IQIQ", 1, 4, 0, 7), "not aligned"),
     ],

@@ -1,5 +1,6 @@
 """A GGUF file (llama.cpp's format): its header checked before anything is allocated, its tensors dequantised."""
 
+import functools
 import math
 import mmap
 import os
@@ -7,13 +8,13 @@ import struct
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import ml_dtypes
 import numpy as np
 
 MOST_ENTRIES = 100_000  # tensors, or metadata keys
 LONGEST_NAME_BYTES = 65_535
 LONGEST_STRING_BYTES = 16_000_000
 # GGUF's value types by number; 8 is a string, 9 an array.
+READ = range(64)  # ggml types that are asked for
 SCALARS = {
     0: "<u1",
     1: "<i1",
@@ -26,15 +27,6 @@ SCALARS = {
     10: "<u8",
     11: "<i8",
     12: "<f8",
-}
-# Tensor types by number: name, weights a block, bytes a block (ggml's block_q4_0, block_q4_1, block_q8_0).
-BLOCKS = {
-    0: ("F32", 1, 4),
-    1: ("F16", 1, 2),
-    2: ("Q4_0", 32, 18),
-    3: ("Q4_1", 32, 20),
-    8: ("Q8_0", 32, 34),
-    30: ("BF16", 1, 2),
 }
 
 
@@ -159,30 +151,47 @@ def _describe(cursor: _Cursor) -> tuple[str, tuple[int, ...], int, int]:
 
 
 def _size_bytes(file: str, name: str, shape: tuple[int, ...], kind: int) -> int:
-    if kind not in BLOCKS:
-        known = ", ".join(block[0] for block in BLOCKS.values())
+    blocks = _blocks(kind)
+    if blocks is None:
+        known = ", ".join(sorted(quants().GGMLQuantizationType(one).name for one in READ if _blocks(one)))
         raise ValueError(f"tensor {name!r} of {file} has ggml type {kind}; read are {known}: requantise the model")
-    _, weights, block_bytes = BLOCKS[kind]
+    weights, block_bytes = blocks
     if not shape or shape[-1] % weights:
         raise ValueError(f"tensor {name!r} of {file} has shape {shape}; its rows are no whole blocks of {weights}")
     return math.prod(shape) // weights * block_bytes
 
 
+@functools.cache
+def _blocks(kind: int) -> tuple[int, int] | None:
+    """Weights and bytes of a block of this ggml type; None where `gguf` cannot read it (tried on a block of zeros)."""
+    try:
+        weights, block_bytes = quants().GGML_QUANT_SIZES[quants().GGMLQuantizationType(kind)]
+        values = _values(np.zeros((1, block_bytes), np.uint8), kind)
+    except (ValueError, KeyError, NotImplementedError):
+        return None
+    return (weights, block_bytes) if values.dtype == np.float32 else None
+
+
+def _values(raw: np.ndarray, kind: int) -> np.ndarray:
+    """float32 of rows of bytes; what is stored as floats of 2 or 4 bytes is viewed first."""
+    of = quants()
+    stored = {of.GGMLQuantizationType.F32: "<f4", of.GGMLQuantizationType.F16: "<f2"}.get(kind)
+    return of.dequantize(raw if stored is None else raw.view(stored), of.GGMLQuantizationType(kind))
+
+
 def dequantise(file: File, name: str) -> np.ndarray:
-    """The tensor in float32 (a view of the file where it is stored so). Source: ggml's dequantize_row_*."""
+    """The tensor in float32, by the `gguf` package (a view of the file where it is stored so)."""
     shape, kind, start = file.tensors[name]
-    kind_name, weights, block_bytes = BLOCKS[kind]
+    blocks = _blocks(kind)
+    assert blocks is not None, "read_header refuses what cannot be read"
+    weights, block_bytes = blocks
     count = math.prod(shape)
     raw = np.frombuffer(file.data, np.uint8, count // weights * block_bytes, start).reshape(-1, block_bytes)
-    if kind_name == "F32":
-        return raw.view("<f4").reshape(shape)
-    if kind_name in ("F16", "BF16"):
-        return raw.view("<f2" if kind_name == "F16" else ml_dtypes.bfloat16).astype(np.float32).reshape(shape)
-    scale = raw[:, :2].view("<f2").astype(np.float32)
-    if kind_name == "Q8_0":
-        return (raw[:, 2:].view(np.int8) * scale).reshape(shape)
-    packed = raw[:, -16:]
-    low_then_high = np.concatenate([packed & 15, packed >> 4], axis=1).astype(np.float32)
-    if kind_name == "Q4_0":
-        return ((low_then_high - 8) * scale).reshape(shape)
-    return (low_then_high * scale + raw[:, 2:4].view("<f2").astype(np.float32)).reshape(shape)
+    return _values(raw, kind).reshape(shape)
+
+
+def quants() -> Any:
+    """The module of llama.cpp's `gguf` package that knows the quantisations; its import takes half a second."""
+    import gguf.quants
+
+    return gguf.quants
