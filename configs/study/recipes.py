@@ -20,6 +20,8 @@ TUNING = {
     "linear_drawn": ["learner.schedule=linear", "learner.over=drawn"],
     "linear_betas": ["learner.schedule=linear", "learner.betas=0.95,0.99"],
     "linear_betas_20": ["learner.schedule=linear", "learner.betas=0.95,0.99", "learner.lr=2e-3"],
+    "linear_warm20": ["learner.schedule=linear", "learner.warmup_updates=20"],
+    "linear_05": ["learner.schedule=linear", "learner.lr=5e-4"],
     # what may teach more, one change each
     "linear_e_grpo": ["learner.schedule=linear", "reward=e_grpo"],
     "linear_turns": ["learner.schedule=linear", "reward=e_grpo", "learner.advantage=turn_returns"],
