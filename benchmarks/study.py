@@ -25,7 +25,7 @@ import numpy as np
 from qr_jax import config as configs
 from qr_jax import metrics_writer
 from qr_jax.checks import check
-from qr_jax.config import Config, Evaluation, Learner, Pool, Train
+from qr_jax.config import Config, Learner, use
 from qr_jax.overrides import override
 from qr_jax.settings import conform, plain
 from qr_jax.studies.launch import Job, Launcher
@@ -109,7 +109,8 @@ def alone(settings: Config) -> Config:
     """The config with what the cold start does not read set back, so that equal cold starts have equal configs."""
     learner = Learner(rows=settings.learner.rows, row_tokens=settings.learner.row_tokens)
     data = replace(settings.data, train_limit=None)
-    return replace(settings, pool=Pool(), learner=learner, data=data, train=Train(), evaluation=Evaluation())
+    kept = {name: getattr(settings, name) for name in ("seed", "model", "env", "retriever", "rollout", "sft", "mesh")}
+    return Config(data=data, learner=learner, reward=use("exact_match"), log=settings.log, **kept)
 
 
 def cold_start(settings: Config) -> Path:
