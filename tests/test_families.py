@@ -48,7 +48,7 @@ def test_written_configs_read_back_the_same(name):
 
 def test_features_that_no_family_has_are_not_written():
     cfg = replace(PRESETS["two_layer"], qk_norm=True, qkv_bias=True)
-    with pytest.raises(ValueError, match="none of qwen3, qwen2, llama has qk_norm=True and qkv_bias=True"):
+    with pytest.raises(ValueError, match="none of qwen3, qwen2, llama, mistral has qk_norm=True and qkv_bias=True"):
         to_hf(cfg, eos_ids=[1], pad_id=0)
 
 
@@ -61,7 +61,7 @@ def test_the_older_name_of_the_rope_type_and_the_default_context_are_read():
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"model_type": "mistral"}, "model_type 'mistral'"),
+        ({"model_type": "gemma3"}, "model_type 'gemma3'"),
         ({"architectures": ["Qwen3ForSequenceClassification"]}, "Qwen3ForSequenceClassification"),
         ({"use_sliding_window": True}, "sliding windows"),
         ({"layer_types": ["full_attention", "sliding_attention"]}, "sliding windows"),
@@ -72,12 +72,30 @@ def test_the_older_name_of_the_rope_type_and_the_default_context_are_read():
         ({"num_key_value_heads": 3}, "16 heads do not share 3"),
         ({"num_hidden_layers": 10**9}, "num_hidden_layers = 1000000000"),
         ({"hidden_size": None}, "hidden_size = None"),
-        ({"head_dim": 63}, "odd"),
+        ({"head_dim": 63}, "even rotary dimension"),
     ],
 )
 def test_what_the_decoder_lacks_is_refused_by_name(change, says):
     with pytest.raises(ValueError, match=says):
         from_hf(QWEN3 | change)
+
+
+MISTRAL = {  # Mistral-7B-v0.3's published config.json
+    "architectures": ["MistralForCausalLM"], "attention_dropout": 0.0, "bos_token_id": 1, "eos_token_id": 2,
+    "hidden_act": "silu", "hidden_size": 4096, "initializer_range": 0.02, "intermediate_size": 14336,
+    "max_position_embeddings": 32768, "model_type": "mistral", "num_attention_heads": 32, "num_hidden_layers": 32,
+    "num_key_value_heads": 8, "rms_norm_eps": 1e-05, "rope_theta": 1000000.0, "sliding_window": None,
+    "tie_word_embeddings": False, "torch_dtype": "bfloat16", "use_cache": True, "vocab_size": 32768,
+}  # fmt: skip
+
+
+def test_mistral_is_read_without_its_sliding_window_and_refused_with_it():
+    cfg = from_hf(MISTRAL)
+    assert (cfg.head_dim, cfg.kv_heads, cfg.rope_theta, cfg.tied, cfg.qk_norm) == (128, 8, 1e6, False, False)
+    assert round(parameter_count(cfg) / 1e9, 3) == 7.248
+    for written in (MISTRAL | {"sliding_window": 4096}, {k: v for k, v in MISTRAL.items() if k != "sliding_window"}):
+        with pytest.raises(ValueError, match="sliding windows"):
+            from_hf(written)
 
 
 def test_frequencies_by_hand():

@@ -1,8 +1,10 @@
-"""What a decoder looks like: sizes and switches of Qwen3, Qwen2.5 and Llama models, and named presets."""
+"""What a decoder looks like: sizes and switches of Qwen3, Qwen2.5, Llama and Mistral models, and named presets."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
+
+from qr_jax.models import hub
 
 ROPE_KINDS = ("default", "linear", "llama3", "yarn")
 LARGEST = {"num_hidden_layers": 1024, "head_dim": 4096, "num_attention_heads": 4096, "num_key_value_heads": 4096}
@@ -15,15 +17,18 @@ class Family(NamedTuple):
     architecture: str
     qk_norm: bool = False
     qkv_bias: bool = False
-    head_dim: int | None = None  # where config.json has none; None: width / heads
     interleaved: bool = False  # whether llama.cpp interleaves the halves of each q and k head in GGUF, for its own rope
 
 
 FAMILIES = {
-    "qwen3": Family("Qwen3ForCausalLM", qk_norm=True, head_dim=128),
+    "qwen3": Family("Qwen3ForCausalLM", qk_norm=True),
     "qwen2": Family("Qwen2ForCausalLM", qkv_bias=True),
     "llama": Family("LlamaForCausalLM", interleaved=True),
+    "mistral": Family("MistralForCausalLM", interleaved=True),
 }
+# What config.json must say itself: a class's own default would be another model's size.
+SAID = ("hidden_size", "num_attention_heads", "num_hidden_layers", "vocab_size", "intermediate_size")
+SAID += ("max_position_embeddings",)
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,7 @@ PRESETS: dict[str, ModelConfig] = {
 
 
 def from_hf(config: Mapping[str, Any]) -> ModelConfig:
-    """The shape a Hugging Face config.json describes, as transformers 4 or 5 writes it.
+    """The shape that a Hugging Face config.json describes, as transformers 4 or 5 writes it.
 
     A ValueError names the architecture or feature that this decoder does not have (sliding windows, biases that the
     family lacks, other activations, quantised weights), and any size that is missing or out of bounds.
@@ -71,24 +76,26 @@ def from_hf(config: Mapping[str, Any]) -> ModelConfig:
     named = list(config.get("architectures") or [family.architecture])
     if named != [family.architecture]:
         raise ValueError(f"architectures {named} is not supported for {name}; wanted {[family.architecture]}")
+    for key in SAID:
+        _size(config, key)
     _refuse_features(config, name)
-    width, heads = _size(config, "hidden_size"), _size(config, "num_attention_heads")
-    head_dim = config.get("head_dim") or family.head_dim or width // heads
-    context = _size(config, "max_position_embeddings")
-    theta, scaling = _rope(config, context)
+    whole = hub.described(config)
+    _refuse_features(whole, name)
+    theta, scaling = _rope(whole)
+    heads = _size(whole, "num_attention_heads")
     cfg = ModelConfig(
-        vocab=_size(config, "vocab_size"),
-        width=width,
-        layers=_size(config, "num_hidden_layers"),
+        vocab=_size(whole, "vocab_size"),
+        width=_size(whole, "hidden_size"),
+        layers=_size(whole, "num_hidden_layers"),
         heads=heads,
-        kv_heads=_size(config, "num_key_value_heads", heads),
-        head_dim=_size({"head_dim": head_dim}, "head_dim"),
-        mlp=_size(config, "intermediate_size"),
-        context_tokens=context,
+        kv_heads=_size(whole, "num_key_value_heads", heads),
+        head_dim=_size(whole, "head_dim", _size(whole, "hidden_size") // heads),
+        mlp=_size(whole, "intermediate_size"),
+        context_tokens=_size(whole, "max_position_embeddings"),
         rope_theta=theta,
         rope_scaling=scaling,
-        norm_eps=float(config.get("rms_norm_eps", 1e-6)),
-        tied=bool(config.get("tie_word_embeddings", False)),  # absent means untied in all three families
+        norm_eps=float(whole["rms_norm_eps"]),
+        tied=bool(whole["tie_word_embeddings"]),
         qk_norm=family.qk_norm,
         qkv_bias=family.qkv_bias,
     )
@@ -113,7 +120,7 @@ def _size(config: Mapping[str, Any], key: str, default: int | None = None) -> in
 
 def _refuse_features(config: Mapping[str, Any], name: str) -> None:
     refused = {
-        "sliding windows": bool(config.get("use_sliding_window"))
+        "sliding windows": bool(config.get("use_sliding_window", name == "mistral" and config.get("sliding_window")))
         or any(kind != "full_attention" for kind in config.get("layer_types") or ()),
         "attention_bias": bool(config.get("attention_bias")) and not FAMILIES[name].qkv_bias,
         "mlp_bias": bool(config.get("mlp_bias")),
@@ -126,19 +133,18 @@ def _refuse_features(config: Mapping[str, Any], name: str) -> None:
         raise ValueError(f"this {name} model uses what the decoder does not have: {'; '.join(found)}")
 
 
-def _rope(config: Mapping[str, Any], context: int) -> tuple[float, tuple[tuple[str, object], ...]]:
-    """Theta and scaling from `rope_parameters` (transformers 5) or `rope_theta` and `rope_scaling` (transformers 4)."""
-    settings = dict(config.get("rope_scaling") or config.get("rope_parameters") or {})
-    theta = settings.pop("rope_theta", None) or config.get("rope_theta") or 10_000.0
-    old_name = settings.pop("type", None)
-    kind = settings.pop("rope_type", None) or old_name or "default"
+def _rope(whole: Mapping[str, Any]) -> tuple[float, tuple[tuple[str, object], ...]]:
+    """Theta and scaling from `rope_parameters`."""
+    settings = dict(whole["rope_parameters"])
+    theta, kind = settings.pop("rope_theta"), settings.pop("rope_type", "default")
+    settings.pop("type", None)  # the older name
     if kind not in ROPE_KINDS or settings.pop("partial_rotary_factor", 1.0) not in (None, 1, 1.0):
         raise ValueError(f"rope settings {settings | {'rope_type': kind}} are not supported; kinds: {ROPE_KINDS}")
     if kind == "default":
         return float(theta), ()
     if kind in ("llama3", "yarn"):
-        original = config.get("original_max_position_embeddings")
-        settings.setdefault("original_max_position_embeddings", context)
+        original = whole.get("original_max_position_embeddings")
+        settings.setdefault("original_max_position_embeddings", whole["max_position_embeddings"])
         settings |= {"original_max_position_embeddings": original} if original else {}
     odd = {key: value for key, value in settings.items() if not isinstance(value, int | float | str | None)}
     if odd:

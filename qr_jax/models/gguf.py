@@ -97,22 +97,21 @@ def _config(file: File) -> ModelConfig:
         raise ValueError(
             f"{file.name} has no token_embd.weight, or its width {width!r} or heads {heads!r} are no numbers"
         )
-    return families.from_hf(
-        {
-            "model_type": family,
-            "vocab_size": embedding.shape[0],
-            "hidden_size": width,
-            "num_hidden_layers": file.need(f"{family}.block_count"),
-            "num_attention_heads": heads,
-            "num_key_value_heads": file.metadata.get(f"{family}.attention.head_count_kv"),
-            "head_dim": file.metadata.get(f"{family}.attention.key_length", width // heads),
-            "intermediate_size": file.need(f"{family}.feed_forward_length"),
-            "max_position_embeddings": file.need(f"{family}.context_length"),
-            "rope_theta": file.metadata.get(f"{family}.rope.freq_base"),
-            "rms_norm_eps": eps,
-            "tie_word_embeddings": "output.weight" not in file.tensors,
-        }
-    )
+    described = {
+        "model_type": family,
+        "vocab_size": embedding.shape[0],
+        "hidden_size": width,
+        "num_hidden_layers": file.need(f"{family}.block_count"),
+        "num_attention_heads": heads,
+        "num_key_value_heads": file.metadata.get(f"{family}.attention.head_count_kv"),
+        "head_dim": file.metadata.get(f"{family}.attention.key_length", width // heads),
+        "intermediate_size": file.need(f"{family}.feed_forward_length"),
+        "max_position_embeddings": file.need(f"{family}.context_length"),
+        "rope_theta": file.metadata.get(f"{family}.rope.freq_base"),
+        "rms_norm_eps": eps,
+        "tie_word_embeddings": "output.weight" not in file.tensors,
+    }
+    return families.from_hf({key: value for key, value in described.items() if value is not None})
 
 
 def tokenizer(path: str | os.PathLike[str]) -> FastTokenizer:

@@ -1,0 +1,71 @@
+"""transformers, the way in for real models: it reads their configs and tokenizers. Loaded where one is named, only.
+
+Its import takes a second, which a run of a preset does not pay.
+"""
+
+import functools
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+
+@functools.cache
+def library() -> ModuleType:
+    """The package, without its word that PyTorch is not there: nothing here needs it."""
+    name = "TRANSFORMERS_VERBOSITY"
+    before = os.environ.get(name)
+    os.environ[name] = before or "error"
+    try:
+        import transformers
+
+        transformers.AutoConfig, transformers.AutoTokenizer, transformers.GenerationConfig  # noqa: B018  loaded lazily
+    finally:
+        if before is None:
+            del os.environ[name]
+    return transformers
+
+
+def described(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config.json with what its family leaves unsaid filled in, and its rope settings as `rope_parameters`.
+
+    No code of the model's is run. ValueError where transformers refuses it.
+    """
+    try:
+        return library().AutoConfig.for_model(**config).to_dict()
+    except Exception as error:  # each class validates in its own way
+        raise ValueError(f"transformers does not read this config.json: {_line(error)}") from error
+
+
+def tokenizer(folder: str | os.PathLike[str]) -> Any:
+    """The folder's fast tokenizer (transformers' wrapper). ValueError where there is none, with the cure."""
+    try:
+        found = library().AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(
+            f"transformers does not read the tokenizer of {Path(folder).name}: {reason}; {CURE}"
+        ) from error
+    if not found.is_fast:
+        raise ValueError(f"the tokenizer of {Path(folder).name} has no tokenizer.json form; {CURE}")
+    return found
+
+
+CURE = "save it as a fast tokenizer (AutoTokenizer.from_pretrained(model).save_pretrained(folder), with sentencepiece)"
+
+
+def turn_ends(folder: str | os.PathLike[str]) -> list[int]:
+    """The ids of generation_config.json that end a model's turn; none without the file."""
+    if not (Path(folder) / "generation_config.json").is_file():
+        return []
+    try:
+        found = library().GenerationConfig.from_pretrained(str(folder), local_files_only=True).eos_token_id
+    except Exception as error:
+        raise ValueError(f"generation_config.json of {Path(folder).name} is not readable: {error}") from error
+    return [found] if isinstance(found, int) else list(found or [])
+
+
+def _line(error: Exception) -> str:
+    """What an exception says, in one line of at most 300 characters."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
