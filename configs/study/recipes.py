@@ -21,6 +21,16 @@ TUNING = {
     "linear_betas": ["learner.schedule=linear", "learner.betas=0.95,0.99"],
     "linear_betas_20": ["learner.schedule=linear", "learner.betas=0.95,0.99", "learner.lr=2e-3"],
     "linear_warm20": ["learner.schedule=linear", "learner.warmup_updates=20"],
+    "linear_20_warm20": ["learner.schedule=linear", "learner.lr=2e-3", "learner.warmup_updates=20"],
+    "linear_20_warm40": ["learner.schedule=linear", "learner.lr=2e-3", "learner.warmup_updates=40"],
+    "linear_30_warm40": ["learner.schedule=linear", "learner.lr=3e-3", "learner.warmup_updates=40"],
+    "warm20": ["learner.warmup_updates=20"],
+    "warm20_turns": [
+        "learner.schedule=linear",
+        "learner.warmup_updates=20",
+        "reward=e_grpo",
+        "learner.advantage=turn_returns",
+    ],
     "linear_05": ["learner.schedule=linear", "learner.lr=5e-4"],
     # what may teach more, one change each
     "linear_e_grpo": ["learner.schedule=linear", "reward=e_grpo"],
