@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -109,9 +110,64 @@ def test_truncation_and_padding_of_the_file_are_not_taken_over():
     assert tokenizer.decode(tokenizer.encode("a longer text")) == "a longer text"
 
 
-def test_tokenizers_that_are_not_byte_level_are_refused():
-    with pytest.raises(ValueError, match="'Unigram' that are not byte-level"):
-        FastTokenizer(json.dumps({"model": {"type": "Unigram"}, "decoder": {"type": "Metaspace"}}), {})
+def test_a_tokenizer_whose_tokens_have_no_bytes_is_refused():
+    with pytest.raises(ValueError, match="WordPiece tokenizer that is neither"):
+        model = {"type": "WordPiece", "unk_token": "u", "continuing_subword_prefix": "##", "vocab": {"u": 0, "##b": 1}}
+        FastTokenizer(json.dumps({"model": model | {"max_input_chars_per_word": 9}}), {"eos_token": "u"})
+
+
+TEXTS = ["search the answer, 1984: café", " two  blanks\n\nand lines ", "東京 é", "<s> </s> <unk> <0x41> [INST]"]
+
+
+def sentencepiece(kind: str, prefix: str) -> tokenizers.Tokenizer:
+    """Llama 2's way (a BPE with bytes to fall back on) or T5's (Unigram), made small."""
+    control = ["<unk>", "<s>", "</s>"]
+    bytes_ = [f"<0x{byte:02X}>" for byte in range(256)]
+    words = ["▁", *"abcdefghijklmnopqrstuvwxyz,:", "er", "an", "▁the"]
+    if kind == "BPE":
+        vocabulary = {token: at for at, token in enumerate([*control, *bytes_, *words, "▁t", "▁th"])}
+        merges = [("e", "r"), ("a", "n"), ("▁", "t"), ("▁t", "h"), ("▁th", "e")]
+        made = tokenizers.Tokenizer(
+            tokenizers.models.BPE(vocabulary, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True)
+        )
+    else:
+        rows = [(token, 0.0) for token in [*control, *bytes_]] + [
+            (word, -len(words) + at) for at, word in enumerate(words)
+        ]
+        made = tokenizers.Tokenizer(tokenizers.models.Unigram(rows, unk_id=0, byte_fallback=True))
+    normalizers, decoders = tokenizers.normalizers, tokenizers.decoders
+    if prefix == "Prepend":
+        made.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    else:
+        made.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace(prepend_scheme=prefix, split=False)
+    made.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    made.add_special_tokens(control)
+    made.add_tokens(["[INST]"])
+    return made
+
+
+@pytest.mark.parametrize(("kind", "prefix"), [("BPE", "Prepend"), ("BPE", "first"), ("Unigram", "always")])
+def test_sentencepiece_like_tokenizers_join_to_the_text_and_keep_added_tokens_out_of_data(kind, prefix, tmp_path):
+    made = sentencepiece(kind, prefix)
+    made.save(str(tmp_path / "tokenizer.json"))
+    named = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    described = {"tokenizer_class": "PreTrainedTokenizerFast", **named}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(described))
+    ours = load_tokenizer(tmp_path)
+    assert ours.eos_ids == (2,) and ours.bos == "<s>" and 0 not in ours.added_ids and {1, 2} <= ours.added_ids
+    for text in TEXTS:
+        text = text.replace("<0x41>", "") if kind == "Unigram" else text  # whose words byte tokens are, too
+        ids = ours.encode_data(text)
+        assert ours.decode(ids) == text and ours.added_ids.isdisjoint(ids)
+    instruction = made.token_to_id("[INST]")
+    assert ours.encode("<s>[INST]") == [1, instruction] and instruction not in ours.encode_data("[INST]")
+    assert ours.piece(made.token_to_id("▁the")) == b" the" and ours.piece(3 + 0x41) == b"A"
+    inner = made.encode(
+        "x the answer", add_special_tokens=False
+    ).ids  # what follows the first word is transformers' own
+    assert inner[-len(ours.encode(" the answer")) :] == ours.encode(" the answer")
+    ours.save(tmp_path / "again")
+    assert load_tokenizer(tmp_path / "again").encode(TEXTS[0]) == ours.encode(TEXTS[0])
 
 
 def test_a_folder_with_no_end_of_turn_is_refused():

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from qr_jax.models import families, gguf, layout, rope, safetensors_file
+from qr_jax.models import families, gguf, hub, layout, rope, safetensors_file
 from qr_jax.models.families import ModelConfig
 from qr_jax.models.json_file import read_json, write_json
 from qr_jax.models.layout import Params
@@ -60,28 +60,15 @@ def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
     words = path / "words.json" if path.is_dir() else path
     if words.name == "words.json" and words.is_file():
         return WordTokenizer(read_json(words).get("words") or [])
-    if not (path / "tokenizer.json").is_file():
-        raise ValueError(
-            f"{path.name} has neither words.json nor tokenizer.json (a fast tokenizer), and is no .gguf file"
-        )
-    settings = _optional(path / "tokenizer_config.json")
-    jinja = path / "chat_template.jinja"
-    template = jinja.read_text(encoding="utf-8") if jinja.is_file() else _template(settings.get("chat_template"))
-    ends = _optional(path / "generation_config.json").get("eos_token_id")
-    ends = [ends] if isinstance(ends, int) else list(ends or [])
-    described = (path / "tokenizer.json").read_text(encoding="utf-8")
-    return FastTokenizer(described, settings, template=template, eos_ids=ends)
-
-
-def _optional(path: Path) -> dict[str, Any]:
-    return read_json(path) if path.is_file() else {}
-
-
-def _template(found: Any) -> str | None:
-    """The default of several named templates, or the only one."""
-    if isinstance(found, list):
-        return next((entry["template"] for entry in found if entry.get("name") == "default"), None)
-    return found
+    found = hub.tokenizer(path)
+    named = {f"{role}_token": getattr(found, f"{role}_token") for role in ("bos", "eos", "pad", "unk")}
+    settings: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
+    settings |= {name: str(token) for name, token in named.items() if token is not None}
+    template = (
+        found.chat_template if isinstance(found.chat_template, str | None) else found.chat_template.get("default")
+    )
+    described = found.backend_tokenizer.to_str()
+    return FastTokenizer(described, settings, template=template, eos_ids=hub.turn_ends(path))
 
 
 def shape(path: str | os.PathLike[str]) -> ModelConfig:

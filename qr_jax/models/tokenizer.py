@@ -11,6 +11,7 @@ import tokenizers
 from qr_jax.models.json_file import write_json
 
 TURN_ENDS = ("<|im_end|>", "<|endoftext|>")  # also end a turn where the vocabulary has them as added tokens
+BLANK = "▁"  # SentencePiece's
 RESERVED = ("<pad>", "<eos>", "<unk>")
 
 
@@ -51,9 +52,11 @@ class Tokenizer(Protocol):
 
 
 class FastTokenizer:
-    """A byte-level BPE tokenizer from the text of a tokenizer.json (GPT-2's scheme: Qwen, SmolLM2, Llama 3).
+    """A tokenizer from the text of a tokenizer.json: byte-level (GPT-2's scheme: Qwen, SmolLM2, Llama 3), or with "▁"
+    for a blank (SentencePiece's: Llama 2, Mistral, Gemma).
 
-    `settings` is the tokenizer_config.json, read for eos_token and pad_token; `eos_ids` are further ends of a turn.
+    `settings` has eos_token, pad_token and bos_token; `eos_ids` are further ends of a turn. No blank is put before a
+    text, as SentencePiece's would be: texts are joined here, and their pieces must be what was said.
     """
 
     def __init__(
@@ -64,23 +67,19 @@ class FastTokenizer:
         template: str | None = None,
         eos_ids: Sequence[int] = (),
     ):
-        parsed = json.loads(described)
-        if "ByteLevel" not in json.dumps([parsed.get("decoder"), parsed.get("pre_tokenizer")]):
-            kind = parsed.get("model", {}).get("type")
-            raise ValueError(
-                f"tokenizers of kind {kind!r} that are not byte-level (Qwen, SmolLM2, Llama 3) are not read"
-            )
+        parsed = _without_prefix(json.loads(described))
         self._described, self._settings, self.template = described, dict(settings), template
         self.bos = _content(settings.get("bos_token")) or None
         self._trusted = _backend(parsed)
         added = {entry["content"]: int(entry["id"]) for entry in parsed.get("added_tokens") or []}
         vocabulary = self._trusted.get_vocab(with_added_tokens=True)
         self.size = max(vocabulary.values()) + 1
-        self._pieces = _pieces(vocabulary, added)
+        self._pieces = _pieces(parsed, vocabulary, added)
         self.eos_ids = self._ends(vocabulary, added, eos_ids)
         pad = vocabulary.get(_content(settings.get("pad_token")), added.get("<|endoftext|>"))
         self.pad_id = self.eos_ids[0] if pad is None else pad
-        self.added_ids = frozenset({*added.values(), *self.eos_ids, self.pad_id})
+        unknown = vocabulary.get(parsed["model"].get("unk_token"), parsed["model"].get("unk_id"))
+        self.added_ids = frozenset({*added.values()} - {unknown} | {*self.eos_ids, self.pad_id})
         self._data = _backend(_without(parsed, {token for token, at in vocabulary.items() if at in self.added_ids}))
 
     def _ends(self, vocabulary: dict[str, int], added: dict[str, int], further: Sequence[int]) -> tuple[int, ...]:
@@ -145,6 +144,8 @@ def _without(parsed: dict[str, Any], contents: set[str]) -> dict[str, Any]:
     that is a single byte would be dropped from data).
     """
     model = dict(parsed["model"])
+    if isinstance(model.get("vocab"), list):  # Unigram's: an id is a place in it
+        model["vocab"] = [[f"\0{at}", -1e9] if row[0] in contents else row for at, row in enumerate(model["vocab"])]
     if isinstance(model.get("vocab"), dict):
         pairs = [merge.split(" ") if isinstance(merge, str) else merge for merge in model.get("merges") or []]
         used = {part for pair in pairs for part in (*pair, "".join(pair))}
@@ -159,15 +160,37 @@ def _byte_of() -> dict[str, int]:
     return {chr(byte): byte for byte in shown} | {chr(256 + at): byte for at, byte in enumerate(hidden)}
 
 
-def _pieces(vocabulary: dict[str, int], added: dict[str, int]) -> dict[int, bytes]:
-    byte_of = _byte_of()
-    pieces = {}
-    for token, at in vocabulary.items():
-        if token in added or not all(character in byte_of for character in token):
-            pieces[at] = token.encode()
-        else:
-            pieces[at] = bytes(byte_of[character] for character in token)
-    return pieces
+def _pieces(parsed: dict[str, Any], vocabulary: dict[str, int], added: dict[str, int]) -> dict[int, bytes]:
+    """Each token's bytes. ValueError for a scheme in which a token has none (WordPiece)."""
+    scheme = json.dumps([parsed.get(part) for part in ("decoder", "pre_tokenizer", "normalizer")], ensure_ascii=False)
+    if "ByteLevel" in scheme:
+        byte_of = _byte_of()
+        known = {token: bytes(map(byte_of.get, token)) for token in vocabulary if all(c in byte_of for c in token)}
+    elif BLANK in scheme:
+        bytes_of = {f"<0x{byte:02X}>": bytes([byte]) for byte in range(256)}
+        known = {token: bytes_of.get(token, token.replace(BLANK, " ").encode()) for token in vocabulary}
+    else:
+        kind = parsed["model"].get("type")
+        raise ValueError(f"a {kind} tokenizer that is neither byte-level nor has {BLANK!r} for a blank is not read")
+    return {
+        at: token.encode() if token in added else known.get(token, token.encode()) for token, at in vocabulary.items()
+    }
+
+
+def _without_prefix(parsed: dict[str, Any]) -> dict[str, Any]:
+    """The tokenizer with nothing that puts a blank before each text it is given."""
+
+    def plain(part: Any) -> Any:
+        if isinstance(part, list):
+            return [plain(one) for one in part if not (isinstance(one, dict) and one.get("type") == "Prepend")]
+        if not isinstance(part, dict):
+            return part
+        if part.get("type") == "Prepend":
+            return None
+        changed = {"prepend_scheme": "never"} if part.get("type") == "Metaspace" else {}
+        return {name: plain(value) for name, value in part.items()} | changed
+
+    return parsed | {name: plain(parsed.get(name)) for name in ("normalizer", "pre_tokenizer")}
 
 
 class WordTokenizer:
