@@ -3,6 +3,8 @@
 `TUNING` are the candidates that were tried first, on seeds 0 to 4 and half a of the held-out questions.
 """
 
+STEP = ["learner.schedule=cosine", "learner.lr=2e-3", "learner.warmup_updates=40"]
+
 TUNING = {
     # plain GRPO: which step is the best?
     "grpo_shipped": [],
@@ -24,6 +26,7 @@ TUNING = {
     "linear_20_warm20": ["learner.schedule=linear", "learner.lr=2e-3", "learner.warmup_updates=20"],
     "linear_20_warm40": ["learner.schedule=linear", "learner.lr=2e-3", "learner.warmup_updates=40"],
     "linear_30_warm40": ["learner.schedule=linear", "learner.lr=3e-3", "learner.warmup_updates=40"],
+    "cosine_20_warm40": ["learner.schedule=cosine", "learner.lr=2e-3", "learner.warmup_updates=40"],
     "warm20": ["learner.warmup_updates=20"],
     "warm20_turns": [
         "learner.schedule=linear",
@@ -37,13 +40,15 @@ TUNING = {
     "linear_turns": ["learner.schedule=linear", "reward=e_grpo", "learner.advantage=turn_returns"],
     "linear_max_rl": ["learner.schedule=linear", "learner.advantage=max_rl"],
     "linear_zvp": ["learner.schedule=linear", "learner.advantage=rl_zvp", "learner.keep_dead=true"],
-    # recycling
+    # recycling, with the step of cosine_20_warm40
     "recycle_published": ["rule=recycle", "guards.probe_every=4", "guards.probe_questions=200"],
-    "recycle_guarded": [
+    "recycle_guarded": [*STEP, "rule=recycle", "pool.reset_below=0.7", "pool.min_signal=8"],
+    "recycle_full16": [
+        *STEP,
         "rule=recycle",
         "pool.reset_below=0.7",
         "pool.min_signal=8",
-        "learner.schedule=linear",
         "learner.full_groups=16",
     ],
+    "foresee": [*STEP, "rule=foresee"],
 }
