@@ -12,8 +12,8 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors
 
+from qr_jax.models import safetensors_file
 from qr_jax.models.json_file import read_json
 
 Params = dict[str, Any]
@@ -103,21 +103,15 @@ def load(folder: Path) -> tuple[EncoderConfig, Params]:
     path = folder / "model.safetensors"
     if not path.is_file():
         raise ValueError(f"{folder.name} has no model.safetensors (pickled weights are not read: convert them)")
-    try:
-        # The library holds the header against the file's size before it maps it. It is not safetensors_file.py that
-        # reads here, because encoders bring whole numbers along (position_ids), which that refuses.
-        with safetensors.safe_open(path, "np") as file:
-            return cfg, _assemble(cfg, file, path.name)
-    except (safetensors.SafetensorError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path.name} is not readable: {error}; wanted tensors of F32 or F16") from error
+    return cfg, _assemble(cfg, safetensors_file.read_header(path), path.name)
 
 
-def _assemble(cfg: EncoderConfig, file: Any, name: str) -> Params:
-    bare = {key.removeprefix("bert."): key for key in file.keys()}  # noqa: SIM118 - the file is no dict
+def _assemble(cfg: EncoderConfig, entries: Mapping[str, safetensors_file.Entry], name: str) -> Params:
+    bare = {key.removeprefix("bert."): entry for key, entry in entries.items()}
     wanted = {TOP[key]: shape for key, shape in _top_shapes(cfg).items()}
     for layer in range(cfg.layers):
         wanted |= {f"encoder.layer.{layer}.{part}": shape for part, shape in _layer_shapes(cfg).items()}
-    found = {key: tuple(file.get_slice(at).get_shape()) for key, at in bare.items() if not key.startswith(LEFT_OUT)}
+    found = {key: entry.shape for key, entry in bare.items() if not key.startswith(LEFT_OUT)}
     if found != wanted:
         wrong = sorted(key for key in wanted.keys() | found.keys() if wanted.get(key) != found.get(key))
         raise ValueError(
@@ -126,7 +120,7 @@ def _assemble(cfg: EncoderConfig, file: Any, name: str) -> Params:
         )
 
     def give(key: str) -> np.ndarray:
-        return np.asarray(file.get_tensor(bare[key]), np.float32)
+        return np.asarray(safetensors_file.read(bare[key]), np.float32)
 
     params: Params = {key: give(TOP[key]) for key in TOP}
     layers = {}
