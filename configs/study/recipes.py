@@ -3,7 +3,7 @@
 `TUNING` are the candidates that were tried first, on seeds 0 to 4 and half a of the held-out questions.
 """
 
-STEP = ["learner.schedule=cosine", "learner.lr=2e-3", "learner.warmup_updates=40"]
+STEP = ["learner.lr=7e-4", "learner.warmup_updates=20"]
 
 TUNING = {
     # plain GRPO: which step is the best?
@@ -27,6 +27,8 @@ TUNING = {
     "linear_20_warm40": ["learner.schedule=linear", "learner.lr=2e-3", "learner.warmup_updates=40"],
     "linear_30_warm40": ["learner.schedule=linear", "learner.lr=3e-3", "learner.warmup_updates=40"],
     "cosine_20_warm40": ["learner.schedule=cosine", "learner.lr=2e-3", "learner.warmup_updates=40"],
+    "warm20_07": STEP,
+    "warm20_05": ["learner.lr=5e-4", "learner.warmup_updates=20"],
     "warm20": ["learner.warmup_updates=20"],
     "warm20_turns": [
         "learner.schedule=linear",
@@ -40,7 +42,7 @@ TUNING = {
     "linear_turns": ["learner.schedule=linear", "reward=e_grpo", "learner.advantage=turn_returns"],
     "linear_max_rl": ["learner.schedule=linear", "learner.advantage=max_rl"],
     "linear_zvp": ["learner.schedule=linear", "learner.advantage=rl_zvp", "learner.keep_dead=true"],
-    # recycling, with the step of cosine_20_warm40
+    # recycling, and with the step of warm20_07
     "recycle_published": ["rule=recycle", "guards.probe_every=4", "guards.probe_questions=200"],
     "recycle_guarded": [*STEP, "rule=recycle", "pool.reset_below=0.7", "pool.min_signal=8"],
     "recycle_full16": [
