@@ -7,6 +7,7 @@ import pytest
 
 from qr_jax.learning import importance, kl
 from qr_jax.losses.clip import clip
+from qr_jax.losses.llds import llds
 
 
 def row(*values):
@@ -112,3 +113,18 @@ def test_importance_weights_by_hand():
 def test_importance_weights_carry_no_gradient(weights):
     slope_NL = jax.grad(lambda old_logp_NL: weights(old_logp_NL, row(-1.2, -0.7)).sum())(row(-1.0, -1.0))
     assert slope_NL.tolist() == [[0, 0]]
+
+
+def test_llds_prices_the_fall_of_right_episodes_alone():
+    """Three episodes of two tokens: right and fallen in all, right and risen in all, wrong and fallen."""
+    logp_NL = jnp.array([[-1.5, -0.9], [-1.2, -0.5], [-2.0, -2.0]], jnp.float32)
+    old_logp_NL, adv_NL = jnp.full((3, 2), -1.0), jnp.array([[1.0, 1.0], [1.0, 1.0], [-1.0, -1.0]])
+    mask_NL = jnp.ones((3, 2), bool)
+    plain_NL, _ = clip(logp_NL, old_logp_NL, adv_NL, mask_NL)
+    loss_NL, metrics = llds(logp_NL, old_logp_NL, adv_NL, mask_NL, weight=0.2)
+    np.testing.assert_allclose(loss_NL - plain_NL, [[0.1, 0], [0, 0], [0, 0]], atol=1e-6)
+    assert metrics["fallen"].tolist() == [[1, 0], [0, 0], [0, 0]]
+    same_NL, _ = llds(old_logp_NL, old_logp_NL, adv_NL, mask_NL)
+    np.testing.assert_array_equal(same_NL, clip(old_logp_NL, old_logp_NL, adv_NL, mask_NL)[0])
+    masked_NL = mask_NL.at[0, 0].set(False)  # what is not sampled neither pays nor decides
+    assert not llds(logp_NL, old_logp_NL, adv_NL, masked_NL)[1]["fallen"].any()
