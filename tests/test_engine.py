@@ -229,9 +229,11 @@ def test_warming_up_compiles_what_the_first_tokens_need_and_says_what_comes():
     params, queries = random_params(), [Query("long", " ".join(["who"] * 100), ("x",))]
     before, prompt_tokens = compiles.count(), made.prompt_tokens(queries, words_env)
     assert 100 <= prompt_tokens < 120 and made.warm_up(params, prompt_tokens=prompt_tokens, say=said.append) > 0
-    assert [line.split(" (")[0] for line in said[-2:]] == [
-        "compiling copies of prompts",
-        "compiling decoding, 6 slots of 128 positions",
+    parts, count = [line.split(";")[0] for line in said], len(said)
+    assert parts[0].startswith(f"compiling 1 of {count}: prompts") and "left" not in said[0] and " s left" in said[1]
+    assert parts[-2:] == [
+        f"compiling {count - 1} of {count}: copies of prompts",
+        f"compiling {count} of {count}: decoding, 6 slots of 128 positions",
     ]
     needed = compiles.count()
     assert needed > before

@@ -76,10 +76,12 @@ class Engine:
         `stop_now()` turns true between two programs.
         """
         start = time.monotonic()
-        for number, what in enumerate(self.rows.warm_up(self.rows.lay_out(params), prompt_tokens)):
+        for done, (left, what) in enumerate(self.rows.warm_up(self.rows.lay_out(params), prompt_tokens)):
             if stop_now():
                 raise Interrupted
-            say(f"compiling {what} ({number} programs ready after {time.monotonic() - start:.1f} s)")
+            took = time.monotonic() - start
+            about = f"; {took:.0f} s so far, about {took / done * left:.0f} s left" if done else ""
+            say(f"compiling {done + 1} of {done + left}: {what}{about}")
         return time.monotonic() - start
 
     def run(

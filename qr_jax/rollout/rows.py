@@ -99,19 +99,22 @@ class Rows:
 
     # ---- compiling
 
-    def warm_up(self, laid: Laid, prompt_tokens: int) -> Iterator[str]:
-        """Compile what the first tokens of a rollout need, after prompts that long; yields what comes next."""
+    def warm_up(self, laid: Laid, prompt_tokens: int) -> Iterator[tuple[int, str]]:
+        """Compile what the first tokens of a rollout need, after prompts that long.
+
+        Yields how many parts are left, and what the next of them is.
+        """
         self.settle_on(laid)
         slots, some = np.arange(self.slot_count), np.zeros(self.slot_count, np.int32)
         self.keys(0, 0, 0, [], [])
         self.begin()
-        for tiles in self.call_sizes:
-            yield f"prompts, {tiles} tiles of {self.settings.tile} tokens"
+        for left, tiles in zip(range(len(self.call_sizes) + 2, 2, -1), self.call_sizes, strict=True):
+            yield left, f"prompts, {tiles} tiles of {self.settings.tile} tokens"
             self._append_tiles(laid, "store", [(0, (), 0)] * tiles, self._view(prompt_tokens))
         self.fit(prompt_tokens + self.settings.chunk)
-        yield "copies of prompts"
+        yield 2, "copies of prompts"
         self.move("store", "slots", [(0, self.slot_count, 0)] * self.slot_count)  # past the last row: nothing is copied
-        yield f"decoding, {self.slot_count} slots of {caches.size(self.caches['slots'])[1]} positions"
+        yield 1, f"decoding, {self.slot_count} slots of {caches.size(self.caches['slots'])[1]} positions"
         self.decode(laid, slots, some, some, some, np.zeros((self.slot_count, 2), np.uint32), 1.0)
         self.begin()
         jax.block_until_ready(self.caches)
