@@ -38,7 +38,7 @@ BASELINE = {"a": "grpo_shipped", "b": "grpo"}  # what the others of a half are h
 T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # Student's t, 97.5 %, of 1 to 9 degrees
 SERIES = {  # what a guard reads, a value a step
     "entropy": "rollout/entropy", "answered": "rollout/stop_answered", "grad_norm": "learner/grad_norm",
-    "reward": "reward/mean", "searches": "rollout/searches", "signal": "pool/signal",
+    "reward": "reward/mean", "searches": "rollout/searches", "signal": "pool/signal", "probe": "probe/exact_match",
 }  # fmt: skip
 
 

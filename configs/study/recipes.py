@@ -43,7 +43,7 @@ TUNING = {
     "linear_max_rl": ["learner.schedule=linear", "learner.advantage=max_rl"],
     "linear_zvp": ["learner.schedule=linear", "learner.advantage=rl_zvp", "learner.keep_dead=true"],
     # recycling, and with the step of warm20_07
-    "recycle_published": ["rule=recycle", "guards.probe_every=4", "guards.probe_questions=200"],
+    "recycle_published": ["rule=recycle"],
     "recycle_guarded": [*STEP, "rule=recycle", "pool.reset_below=0.7", "pool.min_signal=8"],
     "recycle_full16": [
         *STEP,
