@@ -138,10 +138,9 @@ def traces(config: Config, search: SearchFunction) -> list[tuple[Trace, SearchFu
     elif name == "world":
         pairs = [(trace, search) for trace in read(world_sources(config).traces)]
     elif name == "supporting":
-        bounds = {"max_searches": config.env.settings.get("max_turns", 4), "k": config.rollout.search_k}
-        bounds["parallel"] = plugins.constants("env", config.env.name).get("PARALLEL", 1)
-        made = supporting_traces(questions(config, "train"), search, write=expert_turn(config), **bounds)
-        pairs = [(trace, search) for trace in made]
+        parallel = plugins.constants("env", config.env.name).get("PARALLEL", 1)
+        how: dict[str, Any] = {"write": expert_turn(config), "parallel": parallel, "k": config.rollout.search_k}
+        pairs = [(trace, search) for trace in supporting_traces(questions(config, "train"), search, **how)]
     else:
         pairs = [(trace, search) for trace in read_traces(name)]
     if not pairs:

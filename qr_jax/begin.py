@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import jax
+import numpy as np
 
 from qr_jax import assemble, evaluate, pool, runs
 from qr_jax.learning import learner
@@ -108,6 +109,7 @@ def _compile_update(parts: Parts, state: learner.State) -> tuple[learner.State, 
         raise Interrupted
     before = compiles.count()
     start, empty = time.monotonic(), batch.of_groups(parts, state, (), (0, 0))
+    state = replace(state, rate=np.float32(0))  # a host's number, as every step's is: another kind is another program
     old = () if parts.settings.learner.updates == 1 else (parts.learner.old_logp(state, empty),)
     state, _ = jax.block_until_ready(parts.learner.train_step(state, empty, *old))
     seconds = time.monotonic() - start

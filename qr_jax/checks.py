@@ -296,6 +296,16 @@ def _constants(config: Config, said: Mapping[str, Mapping[str, Any]]) -> Iterato
         )
     if most is not None and most < pool.samples:
         yield f"pool.samples={pool.samples}, but pool.rounds={pool.rounds.name!r} allows a group MOST = {most} samples"
+    if said["advantage"].get("WANTS_TURNS") and not said["reward"].get("TURNS"):
+        yield (
+            f"advantage {learner.advantage.name!r} wants turn rewards, and reward {config.reward.name!r} gives none "
+            "(its file declares no TURNS); choose one that does, as reward=e_grpo"
+        )
+    if config.train.shuffle_rewards and said["reward"].get("TURNS"):
+        yield (
+            f"train.shuffle_rewards=true deals rewards over episodes, and reward {config.reward.name!r} gives some to "
+            "turns; run the control with a reward that gives none, as reward=exact_match"
+        )
     for kind, use in (("advantage", learner.advantage), ("loss", learner.loss)):
         if said[kind].get("ZERO_VARIANCE") == "gradient" and not learner.keep_dead:
             yield (

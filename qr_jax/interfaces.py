@@ -100,6 +100,10 @@ def check_env(result: Any, query: Any, turns: Sequence[Any], /, **_: Any) -> Say
     """A Say with text, a Search with queries, or a Stop with a reason."""
     text = isinstance(result, Say) and isinstance(result.text, str) and result.role in ("user", "tool", "inline")
     if text and isinstance(result.stop, tuple) and all(isinstance(stop, str) and stop for stop in result.stop):
+        if not isinstance(result.tools, tuple) or not all(isinstance(tool, Mapping) for tool in result.tools):
+            raise Wrong(f"a Say whose tools are {shown(result.tools)}, not a tuple of JSON schemas")
+        if not turns and result.role != "user":
+            raise Wrong(f"a first Say of role {result.role!r}, where an episode opens with a message of role 'user'")
         return result
     queries = result.queries if isinstance(result, Search) else None
     if isinstance(queries, tuple) and queries and all(isinstance(text, str) for text in queries):
@@ -166,6 +170,8 @@ def check_loss(result: Any, /, **given: Any) -> Any:
 
 def _numbers(value: Any, shape: tuple[int, ...], name: str) -> np.ndarray:
     """float64 of that shape. Wrong for what is no number (text, objects, None) and for every other shape."""
+    if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
+        raise Wrong(f"{name} of which some are masked; say NaN where there is no number")
     try:
         array = np.asarray(value)
     except ValueError as error:  # rows of unlike lengths
@@ -239,7 +245,7 @@ CONTRACTS: Mapping[str, Contract] = {
         check=check_advantage,
         by_name=True,
         # "gradient": groups of equal rewards get one too. They reach the learner with learner.keep_dead alone.
-        constants={"ZERO_VARIANCE": Literal["none", "gradient"]},
+        constants={"ZERO_VARIANCE": Literal["none", "gradient"], "WANTS_TURNS": bool},  # of turn rewards
     ),
     "loss": Contract(
         folder="losses",
@@ -250,4 +256,4 @@ CONTRACTS: Mapping[str, Contract] = {
         constants={"ZERO_VARIANCE": Literal["none", "gradient"]},
     ),
 }
-EXAMPLE = "EXAMPLE"  # any kind's file may declare it: settings that the plug-in cannot do without, for tests and help
+EXAMPLE = "EXAMPLE"  # any kind's file may declare it: settings that the plug-in cannot do without, for tests

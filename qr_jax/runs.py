@@ -124,6 +124,7 @@ class Run:
         With `step`, of that one. Lines and files of later steps are moved aside. A second call goes back to the
         checkpoint in a new attempt.
         """
+        self.checkpoints.wait()
         step = self.checkpoints.latest() if step is None else step
         restored = None
         if step is not None:

@@ -1,5 +1,19 @@
-"""A loss from outside the package that is never a number."""
+"""Plug-ins from outside the package that a run refuses: a loss and an advantage without numbers, undeclared turns."""
+
+import jax.numpy as jnp
+import numpy as np
+
+from qr_jax.records import Scores
 
 
 def nan_loss(logp_NL):
     return logp_NL * float("nan"), {}
+
+
+def lost(grades):
+    return jnp.full(grades.reward_QG.shape, jnp.nan)
+
+
+def by_turn_undeclared(query, episodes):
+    odd_G = np.array([len(episode.ids_L) % 2 for episode in episodes], float)
+    return Scores(odd_G, odd_G, [np.zeros(episode.model_turns) for episode in episodes])

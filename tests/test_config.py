@@ -207,11 +207,20 @@ def test_rows_that_do_not_divide_name_the_nearest_number_that_does():
         ({"data": {"corpus": "supporting"}}, "data.corpus is 'supporting', which only data.traces may be"),
         ({"learner": {"keep_dead": True}, "pool": {"min_signal": 2}}, "set pool.min_signal=1 or"),
         ({"learner": {"kl": "k1", "kl_weight": 0.1}}, "use k2 or k3"),
+        ({"learner": {"advantage": use("turn_returns")}}, "wants turn rewards, and reward 'exact_match' gives none"),
+        ({"guards": {"act": "rollback"}}, "set guards.probe_every=5, or guards.act=stop"),
     ],
 )
 def test_a_wrong_setting_is_a_problem(sections, said):
     found = checks.problems(with_(**sections))
     assert any(said in line for line in found), found
+
+
+def test_turn_rewards_and_shuffled_rewards_do_not_go_together():
+    settings = dataclasses.replace(with_(train={"shuffle_rewards": True}), reward=use("e_grpo"))
+    assert any(
+        "deals rewards over episodes, and reward 'e_grpo' gives some" in line for line in checks.problems(settings)
+    )
 
 
 def test_settings_that_can_stand_together_are_no_problem():

@@ -133,12 +133,14 @@ MORE = {
     ],
     "env": [
         Say(3), Say("x", role="system"), Say("x", stop=("",)), Say("x", stop="ab"), Search(()), Search("abc"),
-        Search((1,)), Stop("fault"), Stop("answered", 3),
+        Search((1,)), Stop("fault"), Stop("answered", 3), Say("x", tools="abc"), Say("x", tools=("abc",)),  # pyright: ignore
+        Say("x", "inline"),
     ],
     "reward": [
         np.ones((SAMPLES, 1)), Scores(np.ones(2)), Scores(np.ones(SAMPLES), outcome_G=[0, 1, 2]),
         Scores(np.ones(SAMPLES), outcome_G=1), Scores(np.ones(SAMPLES), turn_GT=[[1], [1], [1]]),
         Scores(np.ones(SAMPLES), turn_GT=np.ones((SAMPLES, 2))), Scores(None), [1, 2, [3]],
+        np.ma.array(np.ones(SAMPLES), mask=np.arange(SAMPLES) == 1),
     ],
     "advantage": [
         np.ones((GROUPS, SAMPLES), np.int32), np.ones(GROUPS, np.float32), np.ones((N, TOKENS + 1), np.float32),

@@ -37,6 +37,19 @@ def test_a_group_that_would_outgrow_its_rounds_constant_is_refused():
         drawing.draw(PARTS, Progress(pool.create(5)), Ask(0, {3: 3}), [group(3)], step=0, number=1)
 
 
+def test_more_rounds_than_the_file_declares_are_refused():
+    once = SimpleNamespace(**{**vars(PARTS), "most_rounds": 1})
+    with pytest.raises(ValueError, match=r"'once' asked for round 2, and its file declares ROUNDS = 1"):
+        drawing.draw(once, Progress(pool.create(5)), Ask(2), [group(1)], step=0, number=1)
+
+
+def test_more_groups_than_a_step_has_room_for_are_refused_where_all_are_kept():
+    settings = replace(Config(), learner=replace(Config().learner, keep_dead=True))
+    kept = SimpleNamespace(**{**vars(PARTS), "settings": settings, "most_groups": 2})
+    with pytest.raises(ValueError, match=r"asked for 3 queries; with learner.keep_dead a step has room for 2"):
+        drawing.draw(kept, Progress(pool.create(5)), Ask(3), [], step=0, number=0)
+
+
 def test_a_pool_that_is_used_up_is_reset_or_ends_the_run():
     used_up = replace(pool.create(3), weight_P=np.zeros(3))
     assert pool.drawable(used_up, reset_below=0.0, on_exhausted="stop") is None

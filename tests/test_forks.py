@@ -91,6 +91,25 @@ def test_a_reward_that_is_never_right_ends_the_run_at_its_first_step(tmp_path, r
     assert not (tmp_path / "run" / "metrics.jsonl").read_text()
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"reward": "by_turn_undeclared"}, r"'nan_loss.by_turn_undeclared' gave rewards of turns, .* write TURNS = 8"),
+        ({"advantage": "lost"}, r"advantage 'nan_loss.lost' gave nan for sample \d of query"),
+    ],
+)
+def test_what_the_run_itself_refuses_of_a_plug_in(tmp_path, changes, words):
+    settings = config_of(tmp_path)
+    named = {kind: use(f"nan_loss.{name}") for kind, name in changes.items()}
+    learner = replace(settings.learner, advantage=named.get("advantage", settings.learner.advantage))
+    with pytest.raises(ValueError, match=words):
+        train(
+            replace(settings, reward=named.get("reward", settings.reward), learner=learner),
+            tmp_path / "run",
+            say=lambda text: None,
+        )
+
+
 def test_the_readme_s_environment_of_another_dialect_trains_from_a_cold_start(tmp_path, monkeypatch):
     readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
     (tmp_path / "my_env.py").write_text(

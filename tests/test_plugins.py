@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from qr_jax import plugins
 from qr_jax.config import Use, use
+from qr_jax.interfaces import CONTRACTS
 
 
 def foreign(tmp_path, monkeypatch, text):
@@ -116,3 +118,13 @@ def test_a_retriever_that_wraps_another_wants_passages_where_that_one_does():
     assert plugins.wants_corpus(use("cached", of=use("bm25"), cache="x"))
     assert not plugins.wants_corpus(use("http", url="http://127.0.0.1:1"))
     assert not plugins.wants_corpus(use("cached", of=use("http", url="http://127.0.0.1:1"), cache="x"))
+
+
+def test_the_readme_s_table_names_every_plug_in_there_is():
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    listed = {}
+    for line in readme.splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split(" | ")]
+        if len(cells) == 5 and cells[2].endswith("/`"):
+            listed[cells[2].strip("`/")] = set(cells[4].split(", "))
+    assert listed == {contract.folder: set(plugins.names(kind)) for kind, contract in CONTRACTS.items()}

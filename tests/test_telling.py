@@ -136,6 +136,16 @@ def test_an_advantage_that_is_not_finite_is_refused_by_name_but_in_padding():
         telling.check_advantage(parts, batch, [group_of(7, 2)], [{"advantage": adv_NL}])
 
 
+def test_an_advantage_with_fewer_turns_than_an_episode_has_is_refused():
+    batch, group = SimpleNamespace(grades=SimpleNamespace(valid_QG=np.zeros((4, 2)))), group_of(7, 2)
+    longer = replace(group.episodes[0], turn_L=np.where(group.episodes[0].turn_L < 0, -1, 2))
+    group = replace(group, episodes=(longer, *group.episodes[1:]))
+    parts, adv_QGT = SimpleNamespace(settings=Config()), np.zeros((4, 2, 3), np.float32)
+    telling.check_advantage(parts, batch, [group], [{"advantage": adv_QGT}])
+    with pytest.raises(ValueError, match="'grpo' gave 2 turns, and sample 0 of query 'q' has 3; wanted one for each"):
+        telling.check_advantage(parts, batch, [group], [{"advantage": adv_QGT[..., :2]}])
+
+
 def test_what_could_not_be_graded_is_told_by_the_first_of_it():
     whole, lost = group_of(1, 2), group_of(2, 2)
     fault = replace(lost.spent, invalid=1, ungraded=1, fault="reward 'mine' gave nan")

@@ -109,7 +109,7 @@ def test_a_run_killed_at_any_point_goes_on_to_the_same_bytes(finished, point):
             assert {**a, "metrics_bytes": 0} | {"before": 0} == {**b, "metrics_bytes": 0} | {"before": 0}
         else:
             with np.load(one) as a, np.load(other) as b:
-                assert sorted(a) == sorted(b) and all(np.array_equal(a[key], b[key]) for key in a)
+                assert sorted(a) == sorted(b) and all(a[key].tobytes() == b[key].tobytes() for key in a)
     assert weights(resumed) == weights(whole)
     assert (resumed / "logs" / "attempt_2").is_dir()
 
@@ -363,6 +363,12 @@ def test_shuffled_rewards_keep_their_values_and_stay_among_the_valid():
     dealt = [grading.joined(grading.shuffled(groups, seed=0, step=step), 3) for step in range(20)]
     assert all(grades.reward_QG[valid_QG].sum() == 2 and grades.reward_QG[1, 1] == 0 for grades in dealt)
     assert len({grades.reward_QG.tobytes() for grades in dealt}) > 3
+
+
+def test_turn_rewards_are_not_shuffled_in_silence():
+    graded = grades([[1, 0]], np.ones((1, 2), bool), None, np.ones((1, 2, 3)))
+    with pytest.raises(ValueError, match="deals rewards over episodes, and this reward gives some to turns"):
+        grading.shuffled([grading.Group(0, 0, (), graded, grading.spent(()))], seed=0, step=0)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,14 @@ PAPER = ("train.max_rollouts=84480", "data.world.train=10000", "pool.samples=4")
 
 def _setting(*words):
     """The quickstart with no step limit of its own, plain GRPO, and the learner as the paper's peers have it."""
-    fixed = ["rule=grpo", "train.steps=100000", "train.keep_checkpoints=1", "log.episodes=false"]
+    fixed = [
+        "rule=grpo",
+        "learner.lr=1e-3",
+        "learner.warmup_updates=0",
+        "train.steps=100000",
+        "train.keep_checkpoints=1",
+        "log.episodes=false",
+    ]
     fixed += ["guards.probe_every=5", "guards.probe_questions=200"]  # warnings alone: what a guard would have seen
     return load(QUICKSTART, [*fixed, *words])
 

@@ -6,6 +6,8 @@ from jaxtyping import Array, Float
 from qr_jax.records import Grades
 from qr_jax.variance import group_variance_mask
 
+WANTS_TURNS = True
+
 
 def turn_returns(grades: Grades, *, gamma: float = 1.0, eps: float = 1e-6) -> Float[Array, "Q G T"]:
     """adv_QGT = (R_t - mean_t) / (std + eps), R_t the sum over later turns k >= t of gamma^(k - t) r_k.

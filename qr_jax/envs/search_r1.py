@@ -86,9 +86,9 @@ def _question(query: Query, prompt: str | None, think: bool) -> str:
 
 
 def _observation(turn: Turn, passage: str, information: str) -> str:
-    found = turn.passages[0] if turn.passages else ()
+    ranked = turn.passages[0] if turn.passages else ()
     listed = "".join(
-        dialect.fill(passage, {"i": i, "title": " ".join(one.title.split()), "text": one.text.strip()})
-        for i, one in enumerate(found, 1)
+        dialect.fill(passage, {"i": i, "title": " ".join(document.title.split()), "text": document.text.strip()})
+        for i, document in enumerate(ranked, 1)
     )
     return dialect.fill(information, {"passages": dialect.neutralise(listed.strip())})

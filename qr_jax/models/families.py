@@ -17,6 +17,7 @@ class Family(NamedTuple):
     architecture: str
     qk_norm: bool = False
     qkv_bias: bool = False
+    windowed: bool = False  # whether a sliding_window in config.json is in use without a switch that says so
     interleaved: bool = False  # whether llama.cpp interleaves the halves of each q and k head in GGUF, for its own rope
 
 
@@ -24,7 +25,7 @@ FAMILIES = {
     "qwen3": Family("Qwen3ForCausalLM", qk_norm=True),
     "qwen2": Family("Qwen2ForCausalLM", qkv_bias=True),
     "llama": Family("LlamaForCausalLM", interleaved=True),
-    "mistral": Family("MistralForCausalLM", interleaved=True),
+    "mistral": Family("MistralForCausalLM", windowed=True, interleaved=True),
 }
 # What config.json must say itself: a class's own default would be another model's size.
 SAID = ("hidden_size", "num_attention_heads", "num_hidden_layers", "vocab_size", "intermediate_size")
@@ -120,7 +121,9 @@ def _size(config: Mapping[str, Any], key: str, default: int | None = None) -> in
 
 def _refuse_features(config: Mapping[str, Any], name: str) -> None:
     refused = {
-        "sliding windows": bool(config.get("use_sliding_window", name == "mistral" and config.get("sliding_window")))
+        "sliding windows": bool(
+            config.get("use_sliding_window", FAMILIES[name].windowed and config.get("sliding_window"))
+        )
         or any(kind != "full_attention" for kind in config.get("layer_types") or ()),
         "attention_bias": bool(config.get("attention_bias")) and not FAMILIES[name].qkv_bias,
         "mlp_bias": bool(config.get("mlp_bias")),

@@ -66,7 +66,7 @@ def supporting_traces(
     *,
     write: ExpertTurn,
     parallel: int = 1,
-    max_searches: int = 4,
+    max_searches: int | None = None,
     k: int = 3,
 ) -> list[Trace]:
     """Traces of those questions whose gold passages `search` returns among its first `k`, in the queries' order.
@@ -92,12 +92,12 @@ def supporting_traces(
     return traces
 
 
-def unfit(query: Query, max_searches: int) -> str | None:
+def unfit(query: Query, max_searches: int | None) -> str | None:
     """Why no trace can be made of a question, before anything is searched for; None when one may."""
     ids, titles = query.meta.get("supporting") or (), query.meta.get("supporting_titles") or ()
     if not titles or len(ids) != len(titles) or query.meta.get("supporting_is_weak"):
         return "no gold passages"
-    if len(set(titles)) > max_searches:
+    if max_searches is not None and len(set(titles)) > max_searches:
         return "more gold titles than searches"
     if any(sign in text for text in (*titles, query.question, query.answers[0]) for sign in "<>"):
         return "signs of a tag"  # an expert's turns are trusted text: no data in them may look like one of their tags

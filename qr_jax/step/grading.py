@@ -165,7 +165,16 @@ def check_graded(groups: Sequence[Group]) -> None:
 
 
 def shuffled(groups: Sequence[Group], seed: int, step: int) -> list[Group]:
-    """The control: the valid rewards dealt out anew over the groups' valid episodes, so that they say nothing."""
+    """The control: the valid rewards dealt out anew over the groups' valid episodes, so that they say nothing.
+
+    An episode gets the reward of another, and what right was said to be is then a reward of 1. Turn rewards cannot be
+    dealt among episodes of unlike lengths: ValueError.
+    """
+    if any(group.grades.turn_reward_QGT is not None for group in groups):
+        raise ValueError(
+            "train.shuffle_rewards=true deals rewards over episodes, and this reward gives some to turns; run the "
+            "control with a reward that gives none (reward=exact_match)"
+        )
     valid = [group.grades.valid_QG[0] for group in groups]
     rewards = np.concatenate([group.grades.reward_QG[0][valid_G] for group, valid_G in zip(groups, valid, strict=True)])
     rewards = rewards[np.argsort(uniforms(len(rewards), SHUFFLE, seed, step), kind="stable")]

@@ -36,10 +36,10 @@ class Watch:
         """With the row of metrics of the step that ended as number `step`."""
         values = {name: row.get(metric) for name, metric in FIGURES.items()}
         past = {n: np.append(self.past[n], np.nan if value is None else value) for n, value in values.items()}
-        found = values["probe"]
-        if found is None or found <= self.best:
+        accuracy = values["probe"]
+        if accuracy is None or accuracy <= self.best:
             return replace(self, past=past)
-        return Watch(past, found, step)
+        return Watch(past, accuracy, step)
 
 
 def alarms(watch: Watch, limits: Guards) -> dict[str, str]:

@@ -126,15 +126,20 @@ def learner_figures(state: learner.State, updated: Updated) -> dict[str, Any]:
 def check_advantage(
     parts: Parts, batch: pack.Batch, groups: Sequence[Group], metrics: Sequence[Mapping[str, Any]]
 ) -> None:
-    """ValueError, with the advantage's name, where it gave a valid episode a number that is not finite."""
+    """ValueError, with the advantage's name, where it gave a valid episode too few numbers, or one not finite."""
     if not metrics:
         return
-    advantage = np.asarray(metrics[0]["advantage"])
+    advantage, name = np.asarray(metrics[0]["advantage"]), parts.settings.learner.advantage.name
     for q, group in enumerate(groups):
         for g, episode in enumerate(group.episodes):
             values = np.atleast_1d(_trained_with(advantage, batch, q, g, episode))
+            if episode.valid and advantage.ndim == 3 and len(values) < episode.model_turns:
+                raise ValueError(
+                    f"advantage {name!r} gave {len(values)} turns, and sample {g} of query {episode.query.id!r} has "
+                    f"{episode.model_turns}; wanted one for each of the model's turns (turn_NL numbers them)"
+                )
             if episode.valid and not np.isfinite(values).all():
-                name, bad = parts.settings.learner.advantage.name, values[~np.isfinite(values)].flat[0]
+                bad = values[~np.isfinite(values)].flat[0]
                 raise ValueError(
                     f"advantage {name!r} gave {bad} for sample {g} of query {episode.query.id!r}; wanted a finite "
                     "number, 0 where there is nothing to learn from"
@@ -250,7 +255,7 @@ def write_episodes(parts: Parts, told: Told) -> None:
     for at, group in enumerate(told.groups):
         for g, episode in enumerate(group.episodes):
             reward = float(group.grades.reward_QG[0, g]) if episode.valid else None
-            advantage = advantages[group.index][g] if group.index in advantages else 0.0
+            advantage = advantages[group.index][g] if group.index in advantages and episode.valid else 0.0
             verdict = str(told.outcome.verdict_Q[at])
             rows[at, g] = runs.episode_row(episode, reward, verdict, at in taken, advantage, piece)
     parts.run.write_episodes(told.step + 1, rows)
