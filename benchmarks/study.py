@@ -183,10 +183,10 @@ def mean(runs: dict[int, dict[str, Any]], name: str) -> float:
 
 
 def shown(values: Sequence[float], sign: str = "") -> str:
-    """The mean, and of several values the half width of its 95 % interval (Student's t over seeds)."""
+    """The mean, and of three values or more the half width of its 95 % interval (Student's t over seeds)."""
     if not len(values):
         return ""
-    wide = f" +- {T95[len(values) - 2] * np.std(values, ddof=1) / len(values) ** 0.5:.3f}" if len(values) > 1 else ""
+    wide = f" +- {T95[len(values) - 2] * np.std(values, ddof=1) / len(values) ** 0.5:.3f}" if len(values) > 2 else ""
     return f"{np.mean(values):{sign}.3f}{wide}"
 
 

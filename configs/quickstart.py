@@ -7,8 +7,8 @@
 
 0.37M parameters, 2,000 training questions, a cold start of 400 steps on expert traces from ten worlds of other facts,
 which show one of the four ways in which each relation is asked for, then 100 GRPO steps of 32 queries x 8 samples. The
-rule is foresee, which was best on this world; `rule=recycle` is the paper's, `rule=grpo` draws uniformly. The rate rises
-over 20 updates: Adam's first updates at full size lose half of what the cold start taught.
+rule is foresee, which was best on this world; `rule=recycle` is the paper's, and `rule=grpo` draws uniformly. The rate
+rises over 20 updates: Adam's first updates at full size lose half of what the cold start taught.
 """
 
 from qr_jax.config import Config, Data, Evaluation, Learner, Model, Pool, Rollout, Sft, Train, use

@@ -146,7 +146,7 @@ class Guards:
     act: Literal["warn", "stop", "rollback"] = "warn"
     probe_every: int = 0  # steps between probes: greedy accuracy on held-out questions of half a; 0: none
     probe_questions: int = 100
-    fall: float = 0.1  # under the best probe, twice in a row
+    fall: float = 0.08  # under the best probe, twice in a row
     grad_norm: float = 4.0  # times its median
     entropy: float = 2.0  # times its median
     answered: float = 0.15  # under the median share of episodes that end with an answer
