@@ -1,6 +1,6 @@
 """The study: recipes x settings x seeds, each run a process; what each run left is a small file that is kept.
 
-    make study                                                        # all that is missing of the plan
+    make study                                                        # all that is missing of recipes.py's PLAN, half b
     python -m benchmarks.study --settings s3 --recipes grpo --seeds 0-4 --half a --jobs 2
     python -m benchmarks.study --tables                               # of what is there, in Markdown
 
@@ -11,6 +11,7 @@ reporting; a guard reads half a in both.
 """
 
 import argparse
+import itertools
 import json
 import runpy
 import subprocess
@@ -52,14 +53,16 @@ def main(words: Sequence[str]) -> int:
     if unknown := sorted({*options.recipes} - {*recipes}):
         raise SystemExit(f"there is no recipe {', '.join(unknown)}; there are {', '.join(recipes)}")
     launcher = Launcher(options.jobs, [], lambda line: print(line, flush=True))
+    plan, half = [(options.settings, options.recipes, options.seeds)], options.half
+    if not options.settings and not options.recipes:
+        plan, half = known["PLAN"], "b"
     jobs, cold = [], {}
-    for seed in options.seeds:
-        for name in options.settings:
-            for recipe in options.recipes:
-                if not result_path(options.half, name, recipe, seed).is_file():
-                    start, job = planned(name, recipe, recipes[recipe], seed, options.half)
-                    cold[start.folder] = start
-                    jobs.append(job)
+    for settings, named, seeds in plan:
+        for seed, name, recipe in itertools.product(seeds, settings, named):
+            if not result_path(half, name, recipe, seed).is_file():
+                start, job = planned(name, recipe, recipes[recipe], seed, half)
+                cold[start.folder] = start
+                jobs.append(job)
     print(f"{len(jobs)} runs to make, from {len(cold)} cold starts", flush=True)
     with launcher.alone(RUNS):
         failed = launcher.run(list(cold.values()))

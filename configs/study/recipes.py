@@ -1,6 +1,7 @@
 """What is compared in every setting of the study (settings.py): each recipe is a list of settings.
 
-`TUNING` are the candidates that were tried first, on seeds 0 to 4 and half a of the held-out questions.
+`TUNING` are the candidates that are tried first, on seeds 0 to 4 and half a of the held-out questions; `RECIPES` are
+reported, on seeds 5 to 9 and half b, as `PLAN` says.
 """
 
 STEP = ["learner.lr=7e-4", "learner.warmup_updates=20"]
@@ -54,3 +55,22 @@ TUNING = {
     ],
     "foresee": [*STEP, "rule=foresee"],
 }
+
+RECYCLE = ["rule=recycle", "pool.reset_below=0.7", "pool.min_signal=8", "learner.full_groups=16"]
+RECIPES = {
+    "grpo": STEP,
+    "paper": [*STEP, "rule=recycle"],  # recycling as published
+    "recycle": [*STEP, *RECYCLE],
+    "foresee": [*STEP, "rule=foresee"],
+    "soft_recycle": [*STEP, "rule=soft_recycle"],
+    "greso": [*STEP, "rule=greso"],
+    "mopps": [*STEP, "rule=mopps"],
+    "bounded_dapo": [*STEP, "rule=bounded_dapo"],
+    "dapo": [*STEP, "rule=bounded_dapo", "rounds=refill"],
+}
+FIRST, OTHERS = ("grpo", "paper", "recycle", "foresee"), ("soft_recycle", "greso", "mopps", "bounded_dapo", "dapo")
+PLAN = [  # settings, recipes, seeds
+    (("s3", "s4", "s1", "s5", "s6"), FIRST, range(5, 10)),
+    (("s2", "s7"), FIRST, range(5, 8)),
+    (("s1", "s3"), OTHERS, range(5, 8)),
+]

@@ -20,7 +20,8 @@ def library() -> ModuleType:
     try:
         import transformers
 
-        transformers.AutoConfig, transformers.AutoTokenizer, transformers.GenerationConfig  # noqa: B018  loaded lazily
+        for part in ("AutoConfig", "AutoTokenizer", "GenerationConfig"):  # which are loaded when first named
+            getattr(transformers, part)
     finally:
         if before is None:
             del os.environ[name]

@@ -143,7 +143,7 @@ def _without(parsed: dict[str, Any], contents: set[str]) -> dict[str, Any]:
     builds them, so that no shortcut (ignore_merges) reaches them either (an end of turn
     that is a single byte would be dropped from data).
     """
-    model = dict(parsed["model"])
+    model: dict[str, Any] = dict(parsed["model"])
     if isinstance(model.get("vocab"), list):  # Unigram's: an id is a place in it
         model["vocab"] = [[f"\0{at}", -1e9] if row[0] in contents else row for at, row in enumerate(model["vocab"])]
     if isinstance(model.get("vocab"), dict):
@@ -165,7 +165,7 @@ def _pieces(parsed: dict[str, Any], vocabulary: dict[str, int], added: dict[str,
     scheme = json.dumps([parsed.get(part) for part in ("decoder", "pre_tokenizer", "normalizer")], ensure_ascii=False)
     if "ByteLevel" in scheme:
         byte_of = _byte_of()
-        known = {token: bytes(map(byte_of.get, token)) for token in vocabulary if all(c in byte_of for c in token)}
+        known = {token: bytes(byte_of[c] for c in token) for token in vocabulary if all(c in byte_of for c in token)}
     elif BLANK in scheme:
         bytes_of = {f"<0x{byte:02X}>": bytes([byte]) for byte in range(256)}
         known = {token: bytes_of.get(token, token.replace(BLANK, " ").encode()) for token in vocabulary}
