@@ -110,9 +110,7 @@ def trained_params(steps: int = 60):
     settings = config.Learner(
         loss=config.use("nll"), advantage=config.use("dr_grpo"), lr=1e-2, rows=16, row_tokens=160, betas=(0.9, 0.95)
     )
-    made = learner.make(
-        CFG, config.Model(vocab_block=512), settings, meshes.make_mesh(config.Mesh(devices=1)), steps=steps
-    )
+    made = learner.make(CFG, config.Model(vocab_block=512), settings, meshes.make_mesh(config.Mesh(devices=1)))
     state = made.init(random_params())
     episodes = [expert(trace) for trace in world().traces]
     episodes = [episode for episode in episodes if len(episode.ids_L) <= 160]

@@ -132,11 +132,21 @@ def test_traces_of_other_worlds_come_with_their_own_passages(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["quickstart.py", "two_layer.py", "paper_1p7b.py", "smollm2_multihop.py", "smollm2_multihop.py:full"]
-)
-def test_every_config_resolves_without_touching_a_device(name, capsys, real_data):
+    ("name", "rule"),
+    [("quickstart.py", "foresee"), ("two_layer.py", "recycle"), ("paper_1p7b.py", "recycle"),
+     ("smollm2_multihop.py", "recycle"), ("smollm2_multihop.py:full", "recycle"),
+     *((f"study/settings.py:s{number}", "grpo") for number in range(1, 8))],
+)  # fmt: skip
+def test_every_config_resolves_without_touching_a_device(name, rule, capsys, real_data):
     assert cli.main(["train", str(ROOT / "configs" / name), "--dry-run"]) == 0
-    assert json.loads(capsys.readouterr().out)["pool"]["rule"]["name"] == "recycle"
+    assert json.loads(capsys.readouterr().out)["pool"]["rule"]["name"] == rule
+
+
+def test_the_papers_rule_is_the_published_one():
+    """Coelho et al. 2026: what was trained on never returns, nothing is waited for, every update is whole."""
+    settings = config.load(ROOT / "configs" / "paper_1p7b.py")
+    pool, learner = settings.pool, settings.learner
+    assert (pool.rule.name, pool.reset_below, pool.min_signal, learner.full_groups) == ("recycle", 0.0, 1, 0)
 
 
 def test_the_papers_recipe_runs_for_two_steps_with_two_layers(tmp_path):
