@@ -143,13 +143,13 @@ def _without(parsed: dict[str, Any], contents: set[str]) -> dict[str, Any]:
     builds them, so that no shortcut (ignore_merges) reaches them either (an end of turn
     that is a single byte would be dropped from data).
     """
-    model: dict[str, Any] = dict(parsed["model"])
-    if isinstance(model.get("vocab"), list):  # Unigram's: an id is a place in it
-        model["vocab"] = [[f"\0{at}", -1e9] if row[0] in contents else row for at, row in enumerate(model["vocab"])]
-    if isinstance(model.get("vocab"), dict):
+    model, vocabulary = dict(parsed["model"]), parsed["model"].get("vocab")
+    if isinstance(vocabulary, list):  # Unigram's: an id is a place in it
+        model["vocab"] = [[f"\0{at}", -1e9] if row[0] in contents else row for at, row in enumerate(vocabulary)]
+    if isinstance(vocabulary, dict):
         pairs = [merge.split(" ") if isinstance(merge, str) else merge for merge in model.get("merges") or []]
         used = {part for pair in pairs for part in (*pair, "".join(pair))}
-        model["vocab"] = {token: at for token, at in model["vocab"].items() if token not in contents - used}
+        model["vocab"] = {token: at for token, at in vocabulary.items() if token not in contents - used}
     return parsed | {"added_tokens": [], "post_processor": None, "model": model}
 
 
