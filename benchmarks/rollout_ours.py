@@ -98,7 +98,7 @@ def sample(load_name: str, round: int, *, episodes: int, group: int, with_bounds
     start = time.monotonic()
     groups = engine.run(
         state["params"], load.chosen(round, episodes // group), group, env=env, search=state["search"], seed=1,
-        step=round,
+        step=round + 1,  # the warm-up is round -1
     )  # fmt: skip
     seconds = time.monotonic() - start
     made = state["episodes"] = [episode for group in groups for episode in group]
