@@ -225,12 +225,12 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         raise ValueError(f"there is no config {path}" + (f"; did you mean {path.parent / close[0]}?" if close else ""))
     if path.suffix == ".json":
         try:
-            made = json.loads(path.read_text(encoding="utf-8"))
+            read = json.loads(path.read_text(encoding="utf-8"))
         except json.JSONDecodeError as error:
             raise ValueError(f"{path} is no JSON: {error}") from error
     else:
-        made = _made_by(path, name)
-    return from_json(plain(override(from_json(made), overrides)))
+        read = _made_by(path, name)
+    return from_json(plain(override(from_json(read), overrides)))
 
 
 def parts(path: str | Path) -> tuple[Path, str]:
@@ -242,16 +242,16 @@ def parts(path: str | Path) -> tuple[Path, str]:
 def _made_by(path: Path, name: str) -> Config:
     try:
         there = runpy.run_path(str(path), run_name="qr_jax_config")
-        made = there.get(name)
-        made = made() if callable(made) else made
+        named = there.get(name)
+        config = named() if callable(named) else named
     except TypeError as error:  # an unknown field of a section, most of all
         raise ValueError(f"{path}: {error}") from error
-    if not isinstance(made, Config):
+    if not isinstance(config, Config):
         others = [key for key, value in there.items() if isinstance(value, Config)]
         has = f"; it has: {', '.join(others)}" if others else ""
         wanted = f"it must set `{name} = Config(...)` or define `{name}()`"
-        raise ValueError(f"{path} makes no config {name!r}: {wanted}, found {made!r}{has}")
-    return made
+        raise ValueError(f"{path} makes no config {name!r}: {wanted}, found {config!r}{has}")
+    return config
 
 
 def to_json(config: Config) -> dict[str, Any]:
@@ -259,9 +259,9 @@ def to_json(config: Config) -> dict[str, Any]:
     return plain(config)
 
 
-def from_json(made: Mapping[str, Any] | Config) -> Config:
+def from_json(written: Mapping[str, Any] | Config) -> Config:
     """The config of a config.json, types checked; an absent setting has its default. ValueError names the setting."""
-    return conform("", made, Config)
+    return conform("", written, Config)
 
 
 def fingerprint(config: Config) -> str:

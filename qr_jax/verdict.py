@@ -64,6 +64,6 @@ def indices(name: str, value: Any, size: int | None) -> np.ndarray:
     if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
         raise ValueError(f"{name} must be a list of integers, found shape {array.shape} of {array.dtype}")
     if size is not None and array.size and (array.min() < 0 or array.max() >= size):
-        found = f"{name} holds indices from {array.min()} to {array.max()}"
-        raise ValueError(f"{found}; the pool's go from 0 to {size - 1}")
+        held = f"{name} holds indices from {array.min()} to {array.max()}"
+        raise ValueError(f"{held}; the pool's go from 0 to {size - 1}")
     return array.astype(np.int64)

@@ -35,9 +35,9 @@ def foresee(
     if not (
         nu > 0 and min(gamma, head, floor) >= 0 and all(0 <= one <= 1 for one in (rho, fade, fade_family, fade_drawn))
     ):
-        found = f"gamma={gamma}, head={head}, nu={nu}, floor={floor}, rho={rho}, {fade}, {fade_family}, {fade_drawn}"
+        given = f"gamma={gamma}, head={head}, nu={nu}, floor={floor}, rho={rho}, {fade}, {fade_family}, {fade_drawn}"
         raise ValueError(
-            f"foresee: found {found}; wanted nu above 0, rho and the fades in [0, 1], the others 0 or more"
+            f"foresee: found {given}; wanted nu above 0, rho and the fades in [0, 1], the others 0 or more"
         )
     family_P = np.zeros(pool.size, np.int64) if pool.family_P is None else pool.family_P
     if family_P.min() < 0 or family_P.max() >= pool.size:

@@ -33,8 +33,8 @@ def greso(
     skipped comes back when p rises. The adaptive batch size is not here: the rounds decide how many are drawn.
     """
     if not (0 <= bounds[0] <= bounds[1] <= 1 and 0 < floor <= 1 and bounds[0] <= start <= bounds[1] and change >= 0):
-        found = f"bounds={bounds}, start={start}, floor={floor}, change={change}"
-        raise ValueError(f"{found}: wanted bounds that grow within [0, 1], start between them, floor in (0, 1]")
+        given = f"bounds={bounds}, start={start}, floor={floor}, change={change}"
+        raise ValueError(f"{given}: wanted bounds that grow within [0, 1], start between them, floor in (0, 1]")
     memory = _begun(pool, start)
     verdict_Q, drawn_Q = outcome.verdict_Q, outcome.drawn_Q
     for kind, share in (("easy", 1 / 3), ("hard", 2 / 3)):

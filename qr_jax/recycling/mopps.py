@@ -33,8 +33,8 @@ def mopps(
     from scipy.special import betaincinv
 
     if min(prior) <= 0 or temperature <= 0 or not 0 <= decay <= 1:
-        found = f"prior={prior}, temperature={temperature}, decay={decay}"
-        raise ValueError(f"{found}: wanted a prior and a temperature above 0 and a decay in [0, 1]")
+        given = f"prior={prior}, temperature={temperature}, decay={decay}"
+        raise ValueError(f"{given}: wanted a prior and a temperature above 0 and a decay in [0, 1]")
     a_P, b_P = (_remembered(pool, name, start) for name, start in zip("ab", prior, strict=True))
     drawn = outcome.drawn_Q[outcome.verdict_Q != "fault"]
     right, valid = pool.last_successes_P[drawn], pool.last_valid_P[drawn]

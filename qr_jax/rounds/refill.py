@@ -17,8 +17,8 @@ def refill(
     `so_far` holds all the step's groups. A round costs k * B * samples rollouts: compare runs by rollouts, not steps.
     """
     if queries < 1 or oversample < 1 or max_rounds < 1:
-        found = f"queries={queries}, oversample={oversample} and max_rounds={max_rounds}"
-        raise ValueError(f"{found} must all be 1 or more")
+        given = f"queries={queries}, oversample={oversample} and max_rounds={max_rounds}"
+        raise ValueError(f"{given} must all be 1 or more")
     if so_far and (len(so_far[-1].accepted) >= queries or len(so_far) >= max_rounds):
         return None
     return Ask(draw=queries * oversample)
