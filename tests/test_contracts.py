@@ -199,17 +199,17 @@ def test_an_ask_for_nothing_or_for_a_query_that_was_not_drawn_is_said():
 
 
 def test_constants_are_read_from_the_source_and_checked(tmp_path, monkeypatch):
-    (tmp_path / "lab_of_constants.py").write_text(
+    (tmp_path / "my_words.py").write_text(
         "raise SystemExit\nMOST = 16\nROUNDS: int = 2\nOTHER = object()\n"
         "def mine(pool, so_far, *, samples):\n    pass\n"
         "DRAWS = 'widest'\nZERO_VARIANCE = 'grad' + 'ient'\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    assert plugins.constants("rounds", "lab_of_constants.mine") == {"MOST": 16, "ROUNDS": 2}
-    with pytest.raises(ValueError, match="rule 'lab_of_constants.mine': DRAWS is 'widest' .*wanted one of 'chance', 'largest'"):
-        plugins.constants("rule", "lab_of_constants.mine")
-    with pytest.raises(ValueError, match="loss 'lab_of_constants.mine': ZERO_VARIANCE is computed; write it as a plain value"):
-        plugins.constants("loss", "lab_of_constants.mine")
+    assert plugins.constants("rounds", "my_words.mine") == {"MOST": 16, "ROUNDS": 2}
+    with pytest.raises(ValueError, match="rule 'my_words.mine': DRAWS is 'widest' .*wanted one of 'chance', 'largest'"):
+        plugins.constants("rule", "my_words.mine")
+    with pytest.raises(ValueError, match="loss 'my_words.mine': ZERO_VARIANCE is computed; write it as a plain value"):
+        plugins.constants("loss", "my_words.mine")
 
 
 def test_a_run_gives_what_the_signature_takes(tmp_path, monkeypatch):
