@@ -81,6 +81,8 @@ def questions(config: Config, part: Literal["train", "eval"]) -> list[Query]:
 
 def probed(config: Config) -> list[Query]:
     """The held-out questions that the guards' probe asks: the first of half a, whatever evaluation.half is."""
+    if not config.guards.probe_every:
+        return []
     return readers.first(readers.half(_whole(config, "eval"), "a"), config.guards.probe_questions)
 
 

@@ -86,7 +86,6 @@ def test_a_question_is_left_out_when_a_gold_passage_is_not_found_or_not_known(ca
         for trace in traces.supporting_traces([*out, CHAIN], bm25(corpus=CORPUS), write=search_r1_turn, k=2)
     ] == ["chain"]
     assert "1 of 5 questions kept" in caplog.text
-    assert traces.supporting_traces([CHAIN], bm25(corpus=CORPUS), write=search_r1_turn, max_searches=2, k=2) == []
     assert traces.supporting_traces([], bm25(corpus=CORPUS), write=search_r1_turn) == []
 
 

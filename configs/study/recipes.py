@@ -5,6 +5,8 @@ reported, on seeds 5 to 9 and half b, as `PLAN` says.
 """
 
 STEP = ["learner.lr=7e-4", "learner.warmup_updates=20"]
+RECYCLE = [*STEP, "rule=recycle", "pool.reset_below=0.7", "pool.min_signal=8"]
+FORESEE = [*STEP, "rule=foresee"]
 
 TUNING = {
     # plain GRPO: which step is the best?
@@ -45,23 +47,16 @@ TUNING = {
     "linear_zvp": ["learner.schedule=linear", "learner.advantage=rl_zvp", "learner.keep_dead=true"],
     # recycling, and with the step of warm20_07
     "recycle_published": ["rule=recycle"],
-    "recycle_guarded": [*STEP, "rule=recycle", "pool.reset_below=0.7", "pool.min_signal=8"],
-    "recycle_full16": [
-        *STEP,
-        "rule=recycle",
-        "pool.reset_below=0.7",
-        "pool.min_signal=8",
-        "learner.full_groups=16",
-    ],
-    "foresee": [*STEP, "rule=foresee"],
+    "recycle_guarded": RECYCLE,
+    "recycle_full16": [*RECYCLE, "learner.full_groups=16"],
+    "foresee": FORESEE,
 }
 
-RECYCLE = ["rule=recycle", "pool.reset_below=0.7", "pool.min_signal=8", "learner.full_groups=16"]
 RECIPES = {
     "grpo": STEP,
     "paper": [*STEP, "rule=recycle"],  # recycling as published
-    "recycle": [*STEP, *RECYCLE],
-    "foresee": [*STEP, "rule=foresee"],
+    "recycle": [*RECYCLE, "learner.full_groups=16"],
+    "foresee": FORESEE,
     "soft_recycle": [*STEP, "rule=soft_recycle"],
     "greso": [*STEP, "rule=greso"],
     "mopps": [*STEP, "rule=mopps"],

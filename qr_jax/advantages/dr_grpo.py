@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from qr_jax.records import Grades
-from qr_jax.variance import group_variance_mask
+from qr_jax.variance import group_mean, group_variance_mask
 
 
 def dr_grpo(grades: Grades) -> Float[Array, "Q G"]:
@@ -14,8 +14,6 @@ def dr_grpo(grades: Grades) -> Float[Array, "Q G"]:
     noise. The paper's other half, a constant length in the denominator, is `reduce="fixed_length"`.
     """
     valid_QG = grades.valid_QG
-    count_Q1 = jnp.sum(valid_QG, axis=1, keepdims=True)
-    sum_Q1 = jnp.sum(jnp.where(valid_QG, grades.reward_QG, 0.0), axis=1, keepdims=True)
-    centred_QG = grades.reward_QG - sum_Q1 / jnp.maximum(count_Q1, 1)
+    centred_QG = grades.reward_QG - group_mean(grades.reward_QG, valid_QG)
     signal_Q = group_variance_mask(grades.reward_QG, valid_QG)
     return jnp.where(valid_QG & signal_Q[:, None], centred_QG, 0.0)

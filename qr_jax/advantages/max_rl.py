@@ -5,6 +5,7 @@ from jaxtyping import Array, Float
 
 from qr_jax.advantages.dr_grpo import dr_grpo
 from qr_jax.records import Grades
+from qr_jax.variance import group_mean
 
 
 def max_rl(grades: Grades, *, eps: float = 1e-6) -> Float[Array, "Q G"]:
@@ -14,6 +15,4 @@ def max_rl(grades: Grades, *, eps: float = 1e-6) -> Float[Array, "Q G"]:
     with the group's own mean for p. One right answer of K = 8 counts K - 1 = 7 (GRPO: 2.5), seven of eight .14 (.35).
     Exactly 0 for invalid samples and for groups of equal rewards.
     """
-    count_Q1 = jnp.sum(grades.valid_QG, axis=1, keepdims=True)
-    sum_Q1 = jnp.sum(jnp.where(grades.valid_QG, grades.reward_QG, 0.0), axis=1, keepdims=True)
-    return dr_grpo(grades) / (jnp.maximum(sum_Q1, 0.0) / jnp.maximum(count_Q1, 1) + eps)
+    return dr_grpo(grades) / (jnp.maximum(group_mean(grades.reward_QG, grades.valid_QG), 0.0) + eps)

@@ -10,6 +10,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+CURE = "save it as a fast tokenizer (AutoTokenizer.from_pretrained(model).save_pretrained(folder), with sentencepiece)"
+
 
 @functools.cache
 def library() -> ModuleType:
@@ -44,16 +46,11 @@ def tokenizer(folder: str | os.PathLike[str]) -> Any:
     try:
         found = library().AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
     except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(
-            f"transformers does not read the tokenizer of {Path(folder).name}: {reason}; {CURE}"
-        ) from error
+        reason = f"transformers does not read the tokenizer of {Path(folder).name}: {_line(error)}"
+        raise ValueError(f"{reason}; {CURE}") from error
     if not found.is_fast:
         raise ValueError(f"the tokenizer of {Path(folder).name} has no tokenizer.json form; {CURE}")
     return found
-
-
-CURE = "save it as a fast tokenizer (AutoTokenizer.from_pretrained(model).save_pretrained(folder), with sentencepiece)"
 
 
 def turn_ends(folder: str | os.PathLike[str]) -> list[int]:
@@ -63,7 +60,7 @@ def turn_ends(folder: str | os.PathLike[str]) -> list[int]:
     try:
         found = library().GenerationConfig.from_pretrained(str(folder), local_files_only=True).eos_token_id
     except Exception as error:
-        raise ValueError(f"generation_config.json of {Path(folder).name} is not readable: {error}") from error
+        raise ValueError(f"generation_config.json of {Path(folder).name} is not readable: {_line(error)}") from error
     return [found] if isinstance(found, int) else list(found or [])
 
 

@@ -66,7 +66,6 @@ def supporting_traces(
     *,
     write: ExpertTurn,
     parallel: int = 1,
-    max_searches: int | None = None,
     k: int = 3,
 ) -> list[Trace]:
     """Traces of those questions whose gold passages `search` returns among its first `k`, in the queries' order.
@@ -77,7 +76,7 @@ def supporting_traces(
     is the environment's, and `parallel` how many titles of the question itself it asks for in one turn. How many
     traces were kept, and why the others were not, goes to the log.
     """
-    reasons = [unfit(query, max_searches) for query in queries]
+    reasons = [unfit(query) for query in queries]
     hops_Q = [[] if reason else hops_of(query) for query, reason in zip(queries, reasons, strict=True)]
     for with_question in (False, True):
         hops_Q = searched(queries, hops_Q, search, k, with_question)
@@ -92,13 +91,11 @@ def supporting_traces(
     return traces
 
 
-def unfit(query: Query, max_searches: int | None) -> str | None:
+def unfit(query: Query) -> str | None:
     """Why no trace can be made of a question, before anything is searched for; None when one may."""
     ids, titles = query.meta.get("supporting") or (), query.meta.get("supporting_titles") or ()
     if not titles or len(ids) != len(titles) or query.meta.get("supporting_is_weak"):
         return "no gold passages"
-    if max_searches is not None and len(set(titles)) > max_searches:
-        return "more gold titles than searches"
     if any(sign in text for text in (*titles, query.question, query.answers[0]) for sign in "<>"):
         return "signs of a tag"  # an expert's turns are trusted text: no data in them may look like one of their tags
     return None

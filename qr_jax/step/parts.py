@@ -114,7 +114,7 @@ def bind(settings: Config, run: runs.Run) -> Parts:
         gold_logp=_gold_logp(settings, agent) if "gold_logp_NT" in trainer.needs else None,
         hand_over=partial(assemble.hand_over, cfg=agent.cfg, compute=settings.model.compute, mesh=mesh, layout=layout),
         measure=partial(measure, queries=questions),
-        probe=partial(measure, queries=assemble.probed(settings), samples=0, limit=settings.guards.probe_questions),
+        probe=partial(measure, queries=assemble.probed(settings), samples=0),
         same={
             checkpoint.QUERIES: pool.query_list_hash(query.id for query in queries),
             checkpoint.MODEL: agent.fingerprint,
