@@ -31,6 +31,9 @@ def search_r1(head: str, body: dict) -> bytes:
     return raw({"result": [found_for(query, body["topk"]) for query in body["queries"]]})
 
 
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
 def slowly(head: str, body: dict) -> bytes:
     time.sleep(3)
     raise EOFError
@@ -129,6 +132,8 @@ def test_a_passage_comes_back_from_what_is_sent_of_it():
         (raw({}, "500 Internal Server Error"), {}, "answered 500"),
         (raw(b"", "302 Found", "Location: http://127.0.0.1:1/x"), {}, "redirect to 'http://127.0.0.1:1/x' is not"),
         (raw(b"x" * 2000), {"response_bytes": 1000}, "more than 1,000 bytes"),
+        (CHUNKED + b"7d0\r\n" + b"x" * 2000, {"response_bytes": 1000}, "more than 1,000 bytes"),
+        (CHUNKED + b"-1\r\n" + b"x" * 2000, {"response_bytes": 1000}, "gave no answer"),
         (half, {}, "gave no answer|half a body"),
         (b"", {"deadline_s": 0.3}, "gave no answer: (timed out|it was too slow)"),
         (b"nonsense\r\n\r\n", {}, "gave no answer"),
@@ -139,6 +144,7 @@ def test_a_passage_comes_back_from_what_is_sent_of_it():
         (raw({"result": [[3]]}), {}, "a passage is a int"),
         (raw({"result": [[{"id": "1"}]]}), {}, "wanted id and contents"),
         (raw({"result": [[{"document": {"id": "1", "contents": "x"}, "score": "high"}]]}), {}, "the score 'high'"),
+        (raw(b'{"result": [[{"id": "1", "contents": "x", "score": %d}]]}' % 10**400), {}, "beyond float64"),
         (raw({"result": [[]]}, "200 OK", "Content-Encoding: gzip"), {}, "compressed"),
     ],
 )

@@ -3,26 +3,24 @@
 A server that keeps failing is left alone for a while, and callers wait meanwhile. No message holds a secret.
 """
 
-import base64
-import contextlib
-import functools
-import http.client
-import io
 import json
 import logging
+import math
 import os
 import random
 import re
-import socket
 import ssl
 import threading
 import time
 import urllib.parse
 import urllib.request
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
+
+import httpcore2
 
 from qr_jax.secrecy import SHORTEST, looks_secret, redact
 
@@ -34,7 +32,7 @@ log = logging.getLogger(__name__)
 FIRST_PAUSE_S = 0.1  # before the first retry; it doubles with each, and half of it or more is waited, at random
 PASSING = (408, 425, 429)  # and 500 and above: another try may do better
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
-STALE = (ConnectionResetError, BrokenPipeError, http.client.RemoteDisconnected)
+FAILURES = (httpcore2.NetworkError, httpcore2.TimeoutException, httpcore2.ProtocolError, httpcore2.ProxyError, OSError)
 
 
 class Failed(OSError):
@@ -84,24 +82,19 @@ class Endpoint:
     """A URL that takes JSON, with `path` where it has none; connections are kept, and several threads may call."""
 
     def __init__(self, url: str, patience: Patience, headers: Mapping[str, str] | None = None, *, path: str = "/"):
-        self._idle: list[http.client.HTTPConnection] = []
         parts = _parts(url)
         parts = parts if parts.path.strip("/") else parts._replace(path=path)
         self.url, self.patience = parts.geturl(), patience
-        self._host, self._port, self._tls = parts.hostname or "", parts.port, None
-        quoted = urllib.parse.quote(parts.path, safe="/%:@!$&'()*+,;=~")
-        self._target = f"{quoted}?{parts.query}" if parts.query else quoted
-        self._headers = {"Content-Type": "application/json", "Accept-Encoding": "identity", **(headers or {})}
-        if parts.scheme == "https":
-            self._tls = ssl.create_default_context()
-        elif headers and self._host not in LOOPBACK:
+        self._clock = _Clock()
+        self._pool = _pool(parts, _Network(self._clock))
+        weakref.finalize(self, self._pool.close)
+        self._address = parts._replace(path=urllib.parse.quote(parts.path, safe="/%:@!$&'()*+,;=~")).geturl()
+        fixed = {"Host": parts.netloc, "Content-Type": "application/json", "Accept-Encoding": "identity"}
+        self._headers = [*fixed.items(), *(headers or {}).items()]
+        if parts.scheme == "http" and headers and parts.hostname not in LOOPBACK:
             log.warning("%s: the token goes over the network in clear text; https:// would hide it", redact(url))
         self._lock = threading.Lock()
         self._failures, self._paused_until, self._last = 0, 0.0, ""
-
-    def __del__(self):
-        for connection in self._idle:
-            connection.close()
 
     def post(self, body: Any, ends: float | None = None) -> Any:
         """The JSON that the URL answers with; raises Failed if none has come by `ends` (of time.monotonic).
@@ -152,74 +145,96 @@ class Endpoint:
     # ---- one try
 
     def _once(self, data: bytes, ends: float) -> Any:
-        with self._lock:
-            kept = self._idle.pop() if self._idle else None
+        self._clock.ends = ends
         try:
-            if kept is not None:
-                with contextlib.suppress(*STALE):  # the server closed it while it was idle: no failure
-                    return self._exchange(kept, data, ends)
-            return self._exchange(self._open(ends), data, ends)
-        except Failed:
-            raise
-        except (OSError, http.client.HTTPException) as error:
+            with self._pool.stream("POST", self._address, headers=self._headers, content=data) as response:
+                body = b""
+                for part in response.iter_stream():
+                    body += part
+                    if len(body) > self.patience.response_bytes:
+                        break
+        except FAILURES as error:
             why = str(error) or type(error).__name__
             raise Failed(f"{self.url} gave no answer: {why}; is the server running, and is this its URL?") from error
+        return self._read(response, body)
 
-    def _open(self, ends: float) -> http.client.HTTPConnection:
-        left_s = max(ends - time.monotonic(), 1e-3)
-        if self._tls is None:
-            return http.client.HTTPConnection(self._host, self._port, timeout=left_s)
-        proxy = urllib.request.getproxies().get("https")
-        if not proxy or self._host in LOOPBACK or urllib.request.proxy_bypass(self._host):
-            return http.client.HTTPSConnection(self._host, self._port, timeout=left_s, context=self._tls)
-        through = urllib.parse.urlsplit(proxy if "//" in proxy else f"//{proxy}")
-        address = through.hostname or "", through.port or 80
-        connection = http.client.HTTPSConnection(*address, timeout=left_s, context=self._tls)
-        known = f"{urllib.parse.unquote(through.username or '')}:{urllib.parse.unquote(through.password or '')}"
-        basic = {"Proxy-Authorization": "Basic " + base64.b64encode(known.encode()).decode()}
-        connection.set_tunnel(self._host, self._port, basic if through.username else {})
-        return connection
-
-    def _exchange(self, connection: http.client.HTTPConnection, data: bytes, ends: float) -> Any:
-        kept, response = False, None
-        try:
-            if connection.sock is not None:
-                connection.sock.settimeout(max(ends - time.monotonic(), 1e-3))
-            connection.response_class = functools.partial(_Response, ends=ends)  # type: ignore[assignment]
-            connection.request("POST", self._target, data, self._headers)
-            response = connection.getresponse()
-            body = response.read(self.patience.response_bytes + 1)
-            kept = response.isclosed() and not response.will_close
-            return self._read(response, body)
-        finally:
-            if kept:
-                with self._lock:
-                    self._idle.append(connection)
-            else:
-                connection.close()
-                if response is not None:
-                    response.close()
-
-    def _read(self, response: http.client.HTTPResponse, body: bytes) -> Any:
+    def _read(self, response: httpcore2.Response, body: bytes) -> Any:
         if len(body) > self.patience.response_bytes:
             raise Failed(f"{self.url} sent more than {self.patience.response_bytes:,} bytes", passing=False)
-        if response.length:
-            raise Failed(f"{self.url} sent half a body: {response.length:,} bytes are missing")
+        headers = {name.lower().decode("latin-1"): value.decode("latin-1") for name, value in response.headers}
         said = f"{self.url} answered {response.status}: {body[:200].decode('utf-8', 'replace')!r}"
         if 300 <= response.status < 400:
-            where = response.getheader("Location", "")[:200]
+            where = headers.get("location", "")[:200]
             raise Failed(f"{said}; a redirect to {where!r} is not followed: name the URL that answers", passing=False)
         if response.status != 200:
             passing = response.status in PASSING or response.status >= 500
-            after = response.getheader("Retry-After", "")
+            after = headers.get("retry-after", "")
             pause_s = float(after) if after.isdecimal() and len(after) < 6 else 0.0
             raise Failed(f"{said}; wanted 200 and JSON", passing=passing, pause_s=pause_s)
-        if response.getheader("Content-Encoding", "identity") != "identity":
+        if headers.get("content-encoding", "identity") != "identity":
             raise Failed(f"{self.url} sent a compressed body, which was not asked for", passing=False)
         try:
             return json.loads(body, parse_constant=_no_number)
         except (ValueError, RecursionError) as error:
             raise Failed(f"{said}; that is no JSON. Is this the right URL?") from error
+
+
+class _Clock(threading.local):
+    """When the call that this thread makes must have ended."""
+
+    ends = math.inf
+
+    def left(self, seconds: float | None) -> float:
+        left_s = self.ends - time.monotonic()
+        if left_s <= 0:
+            raise httpcore2.TimeoutException("it was too slow")
+        return left_s if seconds is None else min(left_s, seconds)
+
+
+class _Network(httpcore2.NetworkBackend):
+    """Connections whose every wait ends with the call, however slowly bytes come."""
+
+    def __init__(self, clock: _Clock):
+        self._clock, self._sockets = clock, httpcore2.SyncBackend()
+
+    def connect_tcp(self, host, port, timeout=None, local_address=None, socket_options=None):
+        stream = self._sockets.connect_tcp(host, port, self._clock.left(timeout), local_address, socket_options)
+        return _Stream(self._clock, stream)
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(self._clock.left(seconds))
+
+
+class _Stream(httpcore2.NetworkStream):
+    def __init__(self, clock: _Clock, stream: httpcore2.NetworkStream):
+        self._clock, self._stream = clock, stream
+        self.close, self.get_extra_info = stream.close, stream.get_extra_info
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        return self._stream.read(max_bytes, self._clock.left(timeout))
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        self._stream.write(buffer, self._clock.left(timeout))
+
+    def start_tls(self, ssl_context, server_hostname=None, timeout=None):
+        stream = self._stream.start_tls(ssl_context, server_hostname, self._clock.left(timeout))
+        return _Stream(self._clock, stream)
+
+
+def _pool(parts: urllib.parse.SplitResult, network: _Network) -> httpcore2.ConnectionPool:
+    """Connections to the URL's host, kept; over https through the proxy that the environment names, if any."""
+    kept: dict[str, Any] = {"network_backend": network, "max_connections": None}
+    host = parts.hostname or ""
+    if parts.scheme == "http":
+        return httpcore2.ConnectionPool(**kept)
+    kept["ssl_context"] = ssl.create_default_context()
+    proxy = urllib.request.getproxies().get("https")
+    if not proxy or host in LOOPBACK or urllib.request.proxy_bypass(host):
+        return httpcore2.ConnectionPool(**kept)
+    through = urllib.parse.urlsplit(proxy if "//" in proxy else f"//{proxy}")
+    known = (urllib.parse.unquote(through.username or ""), urllib.parse.unquote(through.password or ""))
+    address = httpcore2.URL(scheme="http", host=through.hostname or "", port=through.port or 80, target="/")
+    return httpcore2.HTTPProxy(proxy_url=address, proxy_auth=known if through.username else None, **kept)
 
 
 def _parts(url: str) -> urllib.parse.SplitResult:
@@ -233,35 +248,6 @@ def _parts(url: str) -> urllib.parse.SplitResult:
     if not parts or not known or "@" in parts.netloc or any(looks_secret(name) for name, _ in in_query):
         raise ValueError(f"the URL is {redact(url)!r}; wanted http://HOST[:PORT][/PATH] or https://, without a key")
     return parts
-
-
-class _Response(http.client.HTTPResponse):
-    """A response that is not read beyond the time `ends`, however slowly its bytes come."""
-
-    def __init__(self, sock: socket.socket, *arguments: Any, ends: float, **named: Any):
-        super().__init__(sock, *arguments, **named)
-        self.fp.close()
-        self.fp = io.BufferedReader(_Timed(sock, ends))
-
-
-class _Timed(io.RawIOBase):
-    def __init__(self, sock: socket.socket, ends: float):
-        self._sock, self._ends = sock, ends
-        self._raw = sock.makefile("rb", buffering=0)
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int | None:
-        left_s = self._ends - time.monotonic()
-        if left_s <= 0:
-            raise TimeoutError("it was too slow")
-        self._sock.settimeout(left_s)
-        return self._raw.readinto(buffer)
-
-    def close(self) -> None:
-        self._raw.close()
-        super().close()
 
 
 def _no_number(name: str) -> Any:

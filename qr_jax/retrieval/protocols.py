@@ -1,7 +1,7 @@
 """How peers' retrieval servers are asked over HTTP, and how they write passages in their answers."""
 
 import hashlib
-import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -61,8 +61,10 @@ def _split(whole: str, title: Any) -> tuple[Any, str]:
 def _score(score: Any) -> float:
     if score is None:
         return 0.0
-    if isinstance(score, bool) or not isinstance(score, (int, float)) or not math.isfinite(score):
-        raise ValueError(f"a passage has the score {score!r}; wanted a finite number")
+    number = not isinstance(score, bool) and isinstance(score, (int, float)) and abs(score) <= sys.float_info.max
+    if not number:
+        said = "a number beyond float64" if isinstance(score, int) else repr(score)[:80]
+        raise ValueError(f"a passage has the score {said}; wanted a finite number")
     return float(score)
 
 
