@@ -64,6 +64,13 @@ def test_words_begin_and_end_where_words_do(text):
     assert bm25_build.words(text) == plain
 
 
+@pytest.mark.parametrize("language", ["en", "en_plus", "de", "fr", "zh", "ko"])
+def test_stop_words_are_those_of_bm25s(language):
+    from bm25s.tokenization import Tokenizer
+
+    assert bm25_build.stop_words(language) == list(Tokenizer(stopwords=language).stopwords)
+
+
 def test_bm25s_reads_the_folder(tmp_path):
     import bm25s
 

@@ -1,5 +1,6 @@
 """What is committed: nothing of one machine, no address where pip's index serves, no large file, few things on top."""
 
+import ast
 import re
 import subprocess
 import tomllib
@@ -88,6 +89,25 @@ def test_every_dependency_is_pinned():
     pinned = {line.split("==")[0] for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line}
     plain = {re.sub(r"[-_.]+", "-", name).lower() for name in pinned}
     assert {re.sub(r"[-_.]+", "-", name).lower() for name in names} - plain == set()
+
+
+def test_every_dependency_is_imported_by_the_program_and_has_its_line_in_the_docs():
+    listed = (
+        (ROOT / "pyproject.toml").read_text().partition("\ndependencies = [")[2].partition("\n]")[0].split("\n")[1:]
+    )
+    wanted = {re.findall(r'"([\w-]+)', line)[0]: "#" in line for line in listed}
+    imported = set()
+    for path in (ROOT / "qr_jax").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                imported.add((node.module or "").partition(".")[0])
+    module = {"orbax-checkpoint": "orbax", "tensorflow-datasets": "tensorflow_datasets"}
+    idle = [name for name, reason in wanted.items() if module.get(name, name) not in imported and not reason]
+    assert idle == [], "neither imported nor with its reason in a comment"
+    rows = re.findall(r"^\| ([\w-]+) \|", (ROOT / "docs/dependencies.md").read_text(), re.MULTILINE)
+    assert set(rows) - {"package"} == set(wanted)
 
 
 def test_ci_runs_what_the_readme_tells_a_reader_to_run():

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -81,7 +80,6 @@ def _convert(arguments: argparse.Namespace) -> int:
 
 
 def _index(arguments: argparse.Namespace) -> int:
-    os.environ["JAX_PLATFORMS"] = "cpu"  # before bm25s, asked for its stop words, starts jax on an accelerator
     from qr_jax.retrieval import index_corpus
 
     stopwords = None if arguments.stopwords == "none" else arguments.stopwords

@@ -16,7 +16,7 @@ from typing import Any
 from qr_jax.commands.options import add_json, show
 
 PACKAGES = ("qr_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "tokenizers", "safetensors")
-PACKAGES += ("tensorflow-datasets", "grain", "bm25s", "numpy", "tensorboardX")
+PACKAGES += ("tensorflow-datasets", "grain", "numpy", "tensorboardX")
 # An extra is there when one of its modules is.
 EXTRAS = {
     "tpu": (("libtpu",), "pip install -e '.[tpu]'"),

@@ -4,11 +4,13 @@ Lu 2024 (arXiv:2407.03618): a word's share of a passage's score is known before 
 only adds. The shares are those of bm25s, and so is the form in which bm25_index.py keeps them.
 """
 
+import json
 import math
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -17,11 +19,7 @@ Method = Literal["lucene", "robertson", "atire"]
 METHODS = ("lucene", "robertson", "atire")
 # Words of two characters and more, as in bm25s, and single ones ("Vitamin C", "World War 2"), but none after a '.
 WORD = r"(?u)\w\w+|(?<!['’])\w"
-# Lucene's, which bm25s has as "en".
-ENGLISH = """
-a an and are as at be but by for if in into is it no not of on or such that the their then there these they this to was
-will with
-"""
+STOP_WORDS = Path(__file__).with_name("stop_words.json")  # language -> words
 BLOCK_WORDS = 4_000_000  # words whose counts are sorted at once
 RANGE = 4_000_000  # scores that are computed at once
 
@@ -55,18 +53,15 @@ def words(text: str) -> list[str]:
 _FIND = re.compile(WORD).findall
 
 
-def stop_words(name: str | None) -> Sequence[str]:
-    """The stop words of a language; ValueError for a name that bm25s does not know either."""
-    if name is None:
+def stop_words(language: str | None) -> Sequence[str]:
+    """The stop words of a language; none of None. ValueError for a language that stop_words.json does not have."""
+    if language is None:
         return []
-    if name == "en":
-        return ENGLISH.split()
-    from bm25s.tokenization import Tokenizer  # inside: importing bm25s starts the JAX backend
-
-    try:
-        return list(Tokenizer(stopwords=name).stopwords)
-    except ValueError as error:
-        raise ValueError(f"bm25 has no stop words {name!r}; wanted 'en', 'en_plus', 'de', ... or null") from error
+    known = json.loads(STOP_WORDS.read_text(encoding="utf-8"))
+    del known["source"]
+    if language not in known:
+        raise ValueError(f"bm25 has no stop words {language!r}; wanted one of {', '.join(known)}, or null")
+    return known[language].split()
 
 
 def count(texts: Iterable[str], stopwords: Iterable[str], keep: Callable[[np.ndarray], np.ndarray]) -> Counted:
