@@ -100,7 +100,7 @@ def by_us(kind: str, passages: Sequence[Passage]) -> tuple[Callable, Callable]:
     def ask(queries: list[str]) -> list[Any]:
         if kind == "ours":
             return list(search(queries, state["k"]))
-        searched = tools.run_searches(search, queries, state["k"], deadline_s=30.0, retries=0)
+        searched = tools.run_searches(search, queries, state["k"], deadline_s=30.0, retries=0, passage_chars=20_000)
         return [searched.by_query[query] for query in queries]
 
     return ask, lambda found: [[passage.score for passage in one] for one in found]

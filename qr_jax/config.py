@@ -73,6 +73,7 @@ class Rollout:
     top_k: int = 0  # 0: off
     search_k: int = 3  # passages a query
     observation_tokens: int = 500  # of one env turn
+    passage_chars: int = 20_000  # of a passage, title included; the rest is cut before anything is tokenised
     tile: int = 32  # tokens of a piece in which prompts and observations enter the cache
     buckets: tuple[int, ...] = (64, 256)  # tokens, in tiles, that one such call may hold: the shapes that are compiled
     chunk: int = 8  # tokens a dispatch

@@ -51,9 +51,10 @@ def play(trace: Trace, engine: Engine, env: Callable, search: SearchFunction) ->
                 else f"the environment stopped early ({move.reason})"
             )
         if isinstance(move, Search):
-            passages = tuple(
+            found = [
                 tools.checked(search([words], settings.search_k), 1, settings.search_k)[0] for words in move.queries
-            )
+            ]
+            passages = tuple(tuple(tools.shortened(p, settings.passage_chars) for p in ranked) for ranked in found)
             live.turns.append(Turn("env", "", move.queries, passages))
             move, turns = tools.fit_observation(env, query, live.turns, length, settings.observation_tokens)
             if not isinstance(move, Say):

@@ -17,7 +17,7 @@ from qr_jax.models.hf import load_tokenizer
 from qr_jax.models.tokenizer import WordTokenizer
 
 FIXTURES = Path(__file__).parent / "fixtures"
-FAMILIES = ("qwen3", "qwen2", "llama")
+FAMILIES = ("qwen3", "qwen2", "llama", "mistral")
 
 
 def logits(cfg, params, ids_NL):

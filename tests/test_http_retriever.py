@@ -152,7 +152,7 @@ def test_what_is_no_right_answer_is_an_error_and_a_fault(reply, settings, says):
     with server(reply) as (url, _):
         with pytest.raises((OSError, ValueError), match=says):
             quick(url, **settings)(["a"], 1)
-        done = run_searches(quick(url, **settings), ["a"], 1, deadline_s=5.0, retries=0)
+        done = run_searches(quick(url, **settings), ["a"], 1, deadline_s=5.0, retries=0, passage_chars=1000)
     assert isinstance(done.by_query["a"], Fault) and url in done.by_query["a"].reason
 
 
@@ -225,7 +225,7 @@ def test_one_bad_query_does_not_fault_the_rest_of_a_rollout():
         return raw({}, "400 Bad Request") if "bad" in body["queries"] else search_r1(head, body)
 
     with server(reply) as (url, _):
-        done = run_searches(quick(url), ["a", "bad", "b"], 1, deadline_s=10.0, retries=1)
+        done = run_searches(quick(url), ["a", "bad", "b"], 1, deadline_s=10.0, retries=1, passage_chars=1000)
     assert isinstance(done.by_query["bad"], Fault) and done.failed == 1
     assert [one.id for one in done.by_query["a"]] == ["a1"]  # type: ignore[union-attr]
 

@@ -24,7 +24,12 @@ def answer(queries, k):
 
 
 def run(search, queries, **settings):
-    return run_searches(search, queries, 2, **{"deadline_s": 5.0, "retries": 2, "sleep": lambda s: None} | settings)
+    return run_searches(
+        search,
+        queries,
+        2,
+        **{"deadline_s": 5.0, "retries": 2, "passage_chars": 1000, "sleep": lambda s: None} | settings,
+    )
 
 
 def test_one_call_for_all_and_duplicates_once():
@@ -159,6 +164,24 @@ def test_the_lowest_ranks_of_all_queries_go_before_any_first_one():
 def test_a_move_that_says_nothing_comes_back_as_it_is():
     turns = searched((passage("a"),))
     assert fit_observation(lambda query, turns: Stop("turns"), QUERY, turns, words, 0) == (Stop("turns"), tuple(turns))
+
+
+@pytest.mark.parametrize("text", ["word " * 1_000_000, "w" * 5_000_000, "<search>" * 600_000, "é" * 5_000_000])
+def test_a_passage_of_megabytes_costs_what_is_kept_of_it(text):
+    done = run(lambda queries, k: [[Passage("1", "T", text)]], ["a"], passage_chars=20_000)
+    (kept,) = done.by_query["a"]
+    assert done.cut == 1 and len(kept.title) + len(kept.text) == 20_000 and text.startswith(kept.text)
+    encoded = []
+    env = partial(search_r1, information="<information> {passages} </information>", passage="{title} {text} ")
+    move, _ = fit_observation(env, QUERY, searched((kept,)), lambda said: encoded.append(said) or words(said), 500)
+    assert isinstance(move, Say) and words(move.text) <= 500
+    assert sum(map(len, encoded)) <= 20 * 20_000
+
+
+def test_a_passage_that_is_short_enough_is_the_retriever_s_own():
+    done = run(answer, ["a"], passage_chars=9)  # A a0 a1 a2: one character and eight
+    assert done.cut == 0 and done.by_query["a"] == (passage("a"),) * 2
+    assert run(answer, ["a"], passage_chars=8).by_query["a"][0].text == "a0 a1 a"
 
 
 @given(st.lists(st.lists(st.integers(0, 6), max_size=3), min_size=1, max_size=3), st.integers(0, 60))

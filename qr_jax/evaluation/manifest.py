@@ -13,7 +13,7 @@ from qr_jax.settings import plain
 SUBJECT = ("model",)  # the parts that say what was measured, not how: scores are compared because these differ
 PLACES = ("index", "cache", "corpus")  # a retriever's settings that name files; the contents have a hash of their own
 PROBE = Query("manifest", "What is asked here?", ("this",))
-ROLLOUT = ("context_tokens", "turn_tokens", "observation_tokens", "top_p", "top_k", "search_k")
+ROLLOUT = ("context_tokens", "turn_tokens", "observation_tokens", "passage_chars", "top_p", "top_k", "search_k")
 
 
 def manifest(

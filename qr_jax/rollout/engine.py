@@ -178,7 +178,7 @@ class _Rollout:
             live.turns.append(Turn("env", "", wish))
         call = pool.submit(
             tools.run_searches, self.search, queries, self.settings.search_k,
-            deadline_s=self.settings.search_deadline_s, retries=self.settings.search_retries,
+            deadline_s=self.settings.search_deadline_s, retries=self.settings.search_retries, passage_chars=self.settings.passage_chars,
         )  # fmt: skip
         self.calls.append((self.statistics.ticks, call, [live for live, _ in wishes]))
 
@@ -203,6 +203,7 @@ class _Rollout:
             self.statistics.searches += results.asked
             self.statistics.searches_sent += results.unique
             self.statistics.searches_failed += results.failed
+            self.statistics.passages_cut += results.cut
             for live in lives:
                 self._observe(live, results.by_query)
 

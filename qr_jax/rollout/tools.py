@@ -12,6 +12,7 @@ from typing import Any
 from qr_jax.dialect import encodable
 from qr_jax.records import Passage, Query, Say, Search, SearchFunction, Stop, Turn
 
+WORDS_A_TOKEN = 4  # no tokenizer joins more words in a token: what lies beyond cannot fit and is not tokenised
 FIRST_PAUSE_S = 0.1  # before the first retry; it doubles with each, and half of it or more is waited, at random
 
 
@@ -26,7 +27,8 @@ class Fault:
 class Searched:
     """What a batch of searches gave: passages or a Fault for each different query, and what it took.
 
-    `asked` counts queries, `unique` different ones, `failed` those with a Fault, `calls` calls of the search function.
+    `asked` counts queries, `unique` different ones, `failed` those with a Fault, `calls` calls of the search function,
+    `cut` passages that were too long.
     """
 
     by_query: Mapping[str, tuple[Passage, ...] | Fault]
@@ -34,6 +36,7 @@ class Searched:
     unique: int
     failed: int
     calls: int
+    cut: int
     wall_s: float
 
 
@@ -44,6 +47,7 @@ def run_searches(
     *,
     deadline_s: float,
     retries: int,
+    passage_chars: int,
     sleep: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
 ) -> Searched:
@@ -53,6 +57,7 @@ def run_searches(
     without passages is tried alone, `retries` times, after pauses with jitter, so that one bad query does not fault the
     rest. A query without passages after `deadline_s`, retries included, gets a Fault. A call that hangs is left behind
     in its daemon thread (nothing can end it), so a search function must bear a new call while an older one still runs.
+    Of a passage's title and text together `passage_chars` characters are kept.
     """
     started, calls = clock(), 0
     pending = list(dict.fromkeys(queries))
@@ -71,8 +76,20 @@ def run_searches(
             calls += 1
             by_query.update(zip(batch, _call(search, batch, k, left_s)))
         pending = [query for query in pending if isinstance(by_query[query], Fault)]
-    failed = sum(isinstance(result, Fault) for result in by_query.values())
-    return Searched(by_query, len(queries), len(by_query), failed, calls, clock() - started)
+    failed, cut = sum(isinstance(result, Fault) for result in by_query.values()), 0
+    for query, result in by_query.items():
+        if not isinstance(result, Fault):
+            by_query[query] = kept = tuple(shortened(passage, passage_chars) for passage in result)
+            cut += sum(short is not whole for short, whole in zip(kept, result, strict=True))
+    return Searched(by_query, len(queries), len(by_query), failed, calls, cut, clock() - started)
+
+
+def shortened(passage: Passage, chars: int) -> Passage:
+    """The passage, or its first characters where title and text together have more."""
+    if len(passage.title) + len(passage.text) <= chars:
+        return passage
+    title = passage.title[:chars]
+    return replace(passage, title=title, text=passage.text[: chars - len(title)])
 
 
 def _call(search: SearchFunction, batch: list[str], k: int, limit_s: float) -> list[tuple[Passage, ...] | Fault]:
@@ -130,9 +147,8 @@ def fit_observation(
     (Stop, Search) comes back with the turns as they were.
     """
     turns = tuple(turns)
-    move = env(query, turns)
-    if not isinstance(move, Say) or not turns or encode_length(move.text) <= budget_tokens:
-        return move, turns
+    if not turns:
+        return env(query, turns), turns
     ranked = [(rank, at) for at, passages in enumerate(turns[-1].passages) for rank in range(len(passages))]
     order = sorted(ranked, key=lambda place: (-place[0], -place[1]))
     sizes = [max(1, len(turns[-1].passages[at][rank].text.split())) for rank, at in order]
@@ -142,7 +158,12 @@ def fit_observation(
         move = env(query, cut)
         return move, cut, isinstance(move, Say) and encode_length(move.text) <= budget_tokens
 
-    low, high = 0, sum(sizes)  # words cut: too few, and as many as there are
+    high = sum(sizes)
+    low = max(0, high - WORDS_A_TOKEN * budget_tokens)  # words that must go in any case
+    move, cut, fits = shorter(low)
+    if fits or not isinstance(move, Say):
+        return move, cut if fits and low else turns
+    # cut: too few words, and as many as there are
     best = shorter(high)
     while high - low > 1:
         middle = (low + high) // 2

@@ -99,6 +99,7 @@ def pool_and_rollouts(told: Told, *, accept: int) -> dict[str, Any]:
         **{f"rollout/stop_{stop}": sum(spent.stops.get(stop, 0) for spent in every) / count for stop in STOPS},
         "retriever/queries": statistics.searches_sent,
         "retriever/failed": statistics.searches_failed,
+        "retriever/passages_cut": statistics.passages_cut,
         "budget/rollouts": after.rollouts,
         "budget/tokens": after.tokens,
         "budget/searches": after.searches,
