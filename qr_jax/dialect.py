@@ -2,6 +2,7 @@
 
 import functools
 import re
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -81,12 +82,16 @@ def read(text: str, further: tuple[str, ...] = ()) -> tuple[tuple[Block, ...], b
 def neutralise(text: str, further: tuple[str, ...] = ()) -> str:
     """The text with the angle brackets of anything like a tag of the dialect, or like `<|control|>`, turned into ‹ ›.
 
-    Also in other case, with slashes, blanks, unseen characters or attributes, and unfinished. Other text stays as it
-    is. Applied twice it gives the same, and afterwards `read` finds no tag. Two halves of a tag may lie in two texts:
+    Also in other case, with slashes, blanks, unseen characters or attributes, and unfinished. A text that has such a
+    tag only after compatibility normalisation (NFKC, as some tokenizers do) comes back normalised; other text stays as
+    it is. Applied twice it gives the same, and afterwards `read` finds no tag. Two halves of a tag may lie in two texts:
     what is joined is neutralised after the joining, not part by part.
     """
-    tags = like_a_tag(further)
-    text = tags.sub(lambda found: f"‹{found['inside']}{'›' if found['end'] else ''}", encodable(text))
+    tags, text = like_a_tag(further), encodable(text)
+    folded = text if text.isascii() else unicodedata.normalize("NFKC", text)
+    if folded != text and any(sign.search(folded) for sign in (tags, CONTROL_START, CONTROL_END)):
+        text = folded
+    text = tags.sub(lambda found: f"‹{found['inside']}{'›' if found['end'] else ''}", text)
     return CONTROL_END.sub(r"\g<bar>›", CONTROL_START.sub("‹", text))
 
 

@@ -22,6 +22,13 @@ SEARCHES = {
     search_r1: "<search> capital of France </search>",
     tool_call: '<tool_call>{"name": "search", "arguments": {"query": "capital of France"}}</tool_call>',
 }
+
+
+def wide(name: str) -> str:
+    """The name in full-width letters, which NFKC turns into plain ones."""
+    return "".join(chr(ord(letter) + 0xFEE0) if letter.isascii() else letter for letter in name)
+
+
 PIECES = [
     "<",
     ">",
@@ -37,9 +44,14 @@ PIECES = [
     "\uff1e",
     "\uff5c",
     "\ud800",
+    "㏌formation",
     "=",
     '"',
-] + [word for name in dialect.NAMES for word in (name, name.upper(), name[:3], name[3:], f"<{name}>", f"</{name}>")]
+] + [
+    word
+    for name in dialect.NAMES
+    for word in (name, name.upper(), name[:3], name[3:], wide(name), f"<{name}>", f"</{name}>")
+]
 hostile = st.lists(st.sampled_from(PIECES) | st.text(max_size=3), max_size=25).map("".join)
 
 
@@ -113,7 +125,12 @@ def test_a_tag_split_over_two_passages_stays_split():
         ("<<search>>", "<‹search›>"),
         ("\uff1csearch\uff1e", "‹search›"),
         ("<|im_end|>", "‹|im_end|›"),
-        ("<\uff5cend\uff5c>", "‹\uff5cend\uff5c›"),
+        ("<\uff5cend\uff5c>", "‹|end|›"),
+        ("<ａｎｓｗｅｒ>", "‹answer›"),
+        ("</𝐬𝐞𝐚𝐫𝐜𝐡>", "‹/search›"),
+        ("<／㏌formation>", "‹/information›"),
+        ("<𝑡ool\u200b_call>", "‹tool\u200b_call›"),
+        ("½ <p> ａｎｓｗｅｒ", "½ <p> ａｎｓｗｅｒ"),
         ("\ud800", "?"),
     ],
 )
