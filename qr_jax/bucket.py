@@ -25,6 +25,7 @@ CHECKPOINTS = "checkpoints"
 COMPILED = "compiled"  # the processes' programs, which parallel/compile_cache.py copies
 # Folders that are not copied; W&B sends its files itself, and they come and go.
 STAY = (CHECKPOINTS, COMPILED, "wandb")
+OWN = "run.lock"  # of this machine's folder (run_lock.py)
 NOT_FINISHED = (".new", ".tmp")  # write_json, write_episodes and committed.write rename these when they are whole
 EVERY_S = 60
 AT_ONCE = 8  # files copied at the same time
@@ -133,7 +134,7 @@ def as_os_error() -> Iterator[None]:
 
 
 def _names(folder: Path | epath.Path, below: str = "") -> Iterator[str]:
-    """The paths in `folder` of all finished files but those of the folders in STAY."""
+    """The paths in `folder` of all finished files but OWN and those of the folders in STAY."""
     if not folder.exists():
         return
     for path in folder.iterdir():
@@ -143,7 +144,7 @@ def _names(folder: Path | epath.Path, below: str = "") -> Iterator[str]:
         if path.is_dir():
             if path.name not in STAY:
                 yield from _names(path, f"{name}/")
-        elif not path.name.endswith(NOT_FINISHED):
+        elif name != OWN and not path.name.endswith(NOT_FINISHED):
             yield name
 
 

@@ -84,8 +84,8 @@ def neutralise(text: str, further: tuple[str, ...] = ()) -> str:
 
     Also in other case, with slashes, blanks, unseen characters or attributes, and unfinished. A text that has such a
     tag only after compatibility normalisation (NFKC, as some tokenizers do) comes back normalised; other text stays as
-    it is. Applied twice it gives the same, and afterwards `read` finds no tag. Two halves of a tag may lie in two texts:
-    what is joined is neutralised after the joining, not part by part.
+    it is. Applied twice it gives the same, and afterwards `read` finds no tag. Two halves of a tag may lie in two
+    texts: what is joined is neutralised after the joining, not part by part.
     """
     tags, text = like_a_tag(further), encodable(text)
     folded = text if text.isascii() else unicodedata.normalize("NFKC", text)

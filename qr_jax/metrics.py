@@ -92,6 +92,7 @@ NAMES: dict[str, Metric] = {
     "rollout/faults": Metric("", "episodes that ended by a fault"),
     **{f"rollout/stop_{stop}": Metric("share", f"episodes that ended by: {stop}") for stop in STOPS},
     "retriever/failed": Metric("", "searches that stayed without a result"),
+    "retriever/passages_cut": Metric("", "passages of more than rollout.passage_chars characters, which were cut"),
     "retriever/queries": Metric("", "searches sent, duplicates dropped"),
     "sampler_gap/mean": Metric("nats", "mean |log-probability of the learner - of the sampler|, a sampled token"),
     "sampler_gap/max": Metric("nats", "largest |log-probability of the learner - of the sampler|"),

@@ -19,6 +19,7 @@ from qr_jax.config import Config
 from qr_jax.parallel import compile_cache
 from qr_jax.processes import alike, hosts
 from qr_jax.records import Episode
+from qr_jax.run_lock import RunLock
 from qr_jax.settings import differences
 
 LEDGER = "ledger.jsonl"
@@ -44,6 +45,23 @@ class Run:
     ):
         self.folder, self.settings, self.stage, self.say = Path(folder), settings, stage, say
         self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock: RunLock | None = None  # of process 0
+        hosts.by_first(self._take)
+        try:
+            self._start(settings)
+        except BaseException:
+            self._give_back()
+            raise
+
+    def _take(self) -> None:
+        self._lock = RunLock(self.folder)
+
+    def _give_back(self) -> None:
+        if self._lock:
+            self._lock.release()
+            self._lock = None
+
+    def _start(self, settings: Config) -> None:
         train = settings.train
         place = bucket.opened(train.bucket) if train.bucket else epath.Path(self.folder)
         self._copy = bucket.Copy(self.folder, place) if train.bucket and hosts.index() == 0 else None  # of process 0
@@ -54,7 +72,7 @@ class Run:
             check_shared(self.folder / "logs" / f"attempt_{self.attempt}")
         self.checkpoints = checkpoint.Checkpoints(
             place / bucket.CHECKPOINTS, keep=train.keep_checkpoints, keep_every=train.keep_every,
-            before_commit=self._copy.push if self._copy else None, say=say,
+            before_commit=self._copy.push if self._copy else None, say=self.say,
         )  # fmt: skip
         self._writer: metrics_writer.Writer | None = None  # of process 0, from `go_on` to `close`
         self._open = False
@@ -232,6 +250,7 @@ class Run:
             self._open = False
             if self._copy:
                 self._copy.close()
+            self._give_back()
 
     def _close_writer(self) -> None:
         if self._writer:

@@ -161,7 +161,7 @@ def test_another_run_in_the_same_place_is_refused(tmp_path, place):
     before = write(tmp_path / "second", **{"config.json": json.dumps(config.to_json(replace(settings, seed=1)))})
     with pytest.raises(ValueError, match="holds a run with other settings .seed: 0 there, 1 here"):
         runs.Run(before, replace(settings, seed=1), stage="train")
-    assert list(files(before)) == ["config.json"]
+    assert sorted(files(before)) == ["config.json", "run.lock"]
 
 
 def test_a_run_begun_without_its_bucket_is_not_begun_anew_there(tmp_path, place):
