@@ -96,7 +96,10 @@ def result_path(half: str, setting: str, recipe: str, seed: int) -> Path:
 
 def planned(setting: str, recipe: str, words: Sequence[str], seed: int, half: str) -> tuple[Job, Job]:
     """The cold start and the run."""
-    base = configs.load(f"{ROOT}/configs/study/settings.py:{setting}", [f"seed={seed}", *words])
+    file = f"{ROOT}/configs/study/settings.py:{setting}"
+    pool = configs.load(file).pool
+    words = [word.format(pairs=pool.queries * pool.samples // 2) for word in words]
+    base = configs.load(file, [f"seed={seed}", *words])
     steps = -(-(base.train.max_rollouts or 0) // (base.pool.queries * base.pool.oversample * base.pool.samples))
     every = [f"evaluation.every={-(-steps // EVALUATIONS)}", f"evaluation.half={half}", "train.checkpoint_every=40"]
     made = override(base, every)

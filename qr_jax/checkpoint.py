@@ -30,7 +30,7 @@ from etils import epath
 from qr_jax import bucket, committed
 from qr_jax.processes import hosts, plain
 
-FORMAT = 3  # 1: groups that waited were episodes and rewards; 2: the rate was the optimizer's
+FORMAT = 4  # 1: groups that waited were episodes and rewards; 2: the rate was the optimizer's; 3: no ledger_bytes
 STATE, HOST_JSON, HOST_ARRAYS = "state", "host.json", "host.npz"
 QUERIES, MODEL = "query_list_sha256", "model"  # the host values that `check_same_queries` and `check_same_model` read
 STEP_FOLDER = re.compile(r"step_(\d{8,})")
@@ -122,9 +122,10 @@ class Checkpoints:
             self._orbax.close()
 
     def latest(self, *, verify: bool = True) -> int | None:
-        """The newest step whose checkpoint is whole, None without one; `say` names the checkpoints passed over.
+        """The newest step whose checkpoint is whole, None where none was finished; `say` names those passed over.
 
-        `verify` reads every byte and compares the hashes. ValueError for a checkpoint of another format.
+        `verify` reads every byte and compares the hashes. ValueError for a checkpoint of another format, and where all
+        that were finished are damaged.
         """
         self.wait()
         return hosts.by_first(lambda: self._latest(verify))
@@ -173,16 +174,21 @@ class Checkpoints:
 
     @bucket.as_os_error()
     def _latest(self, verify: bool) -> int | None:
+        damaged = []
         for step in self._steps():
             damage = committed.damage(self.path(step), verify=verify)
             if damage:
                 self.say(f"checkpoint {self.path(step)} is passed over: {damage}")
+                damaged += [step] * committed.stands(self.path(step))
                 continue
             saved_format = committed.manifest(self.path(step))["format"]
             if saved_format != FORMAT:
                 what = f"checkpoint {self.path(step)} has format {saved_format}, this version reads {FORMAT}"
                 raise ValueError(f"{what}; use the qr_jax that wrote it")
             return step
+        if damaged:
+            todo = "put one back from a copy, or begin anew with --restart, which sets this folder aside"
+            raise ValueError(f"none of the {len(damaged)} checkpoints in {self.folder} is whole: {todo}")
         return None
 
     def _clear(self, place: epath.Path) -> None:

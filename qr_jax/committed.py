@@ -42,9 +42,18 @@ def damage(place: epath.Path, *, verify: bool) -> str | None:
     """What is wrong with the folder; None when it is whole. All its bytes are read only if `verify`."""
     if not stands(place):
         return f"it has no {MARKER} file, so it was not finished"
+    try:
+        return _damage(place, verify)
+    except (IsADirectoryError, NotADirectoryError) as error:
+        return f"a folder stands where a file was, or a file where a folder was: {error.filename}"
+    except (ValueError, KeyError, TypeError, AttributeError):  # it has its hash, and is not what `commit` writes
+        return f"{MANIFEST} is not one that this program writes"
+
+
+def _damage(place: epath.Path, verify: bool) -> str | None:
     if not (place / MANIFEST).exists():
         return f"{MANIFEST} is missing"
-    if _sha256(place / MANIFEST) != (place / MARKER).read_text().strip():
+    if _sha256(place / MANIFEST).encode() != (place / MARKER).read_bytes().strip():
         return f"{MANIFEST} is not the one that was committed"
     for name, listed in manifest(place)["files"].items():
         if not (place / name).exists():

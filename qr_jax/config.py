@@ -227,7 +227,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     if path.suffix == ".json":
         try:
             read = json.loads(path.read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:  # bytes that are no UTF-8, among others
             raise ValueError(f"{path} is no JSON: {error}") from error
     else:
         read = _made_by(path, name)

@@ -1,6 +1,7 @@
 """A run's folder (config, metrics, episodes, checkpoints, a log folder an attempt): how it is opened and goes on."""
 
 import codecs
+import itertools
 import json
 import os
 import signal
@@ -155,7 +156,7 @@ class Run:
         if self._open:
             self._close_writer()
             self.attempt = checkpoint.next_attempt(self.folder)
-        hosts.by_first(lambda: self._discard_after(step or 0, restored[1]["metrics_bytes"] if restored else 0))
+        hosts.by_first(lambda: self._discard_after(step or 0, restored[1] if restored else {}))
         checkpoint.discard_after(self.folder, step or 0, self.attempt)
         log = self.settings.log
         if hosts.index() == 0:
@@ -166,11 +167,11 @@ class Run:
         self._open, self.saved = True, step
         return None if restored is None or step is None else (*restored, step)
 
-    def _discard_after(self, step: int, metrics_bytes: int) -> None:
-        lines = metrics_writer.discard_after(self.folder, metrics_bytes, self.attempt)
+    def _discard_after(self, step: int, host: Mapping[str, Any]) -> None:
+        lines = metrics_writer.discard_after(self.folder, host.get("metrics_bytes", 0), self.attempt)
         if lines:
             self.say(f"{lines} lines of metrics after step {step} moved to logs/attempt_{self.attempt}/discarded")
-        discard_draws_after(self.folder, step, self.attempt)
+        metrics_writer.discard_after(self.folder, host.get("ledger_bytes", 0), self.attempt, name=LEDGER)
 
     def save(self, step: int, state: Any, host: Mapping[str, Any], *, again: bool = False) -> None:
         """Checkpoint `step` (the number of steps done), metrics synced first; nothing when it is saved already.
@@ -180,7 +181,9 @@ class Run:
         if (self.saved == step and not again) or not self._open:
             return
         length = self._writer.sync() if self._writer else 0  # of process 0, which writes the host values
-        self.checkpoints.save(step, state, {**host, "stage": self.stage}, metrics_bytes=length)
+        ledger = self.folder / LEDGER
+        about = {"stage": self.stage, "ledger_bytes": ledger.stat().st_size if ledger.exists() else 0}
+        self.checkpoints.save(step, state, {**host, **about}, metrics_bytes=length)
         compile_cache.push_new()
         self.saved = step
 
@@ -299,12 +302,18 @@ def check_shared(path: Path) -> None:
         raise ValueError(f"not all {hosts.count()} processes see {path}, which process 0 made: {todo}")
 
 
-def discard_draws_after(folder: Path, step: int, attempt: int) -> None:
-    """Move the draws of later steps, and a line cut off by a crash, to logs/attempt_N/discarded/ledger.jsonl."""
-    path = folder / LEDGER
-    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
-    kept = [line for line in lines if line.endswith(b"\n") and json.loads(line)["step"] <= step]
-    metrics_writer.discard_after(folder, sum(map(len, kept)), attempt, name=LEDGER)
+def set_aside(folder: Path, settings: Config) -> str | None:
+    """Rename a run's folder so that the run begins anew, and nothing is lost; the new name, None without a folder."""
+    if settings.train.bucket:
+        raise ValueError(f"--restart does not set {settings.train.bucket} aside; give train.bucket another place")
+    if not folder.exists():
+        return None
+    RunLock(folder).release()  # ValueError where a process writes it
+    aside = next(
+        name for n in itertools.count(1) if not (name := folder.with_name(f"{folder.name}.set_aside_{n}")).exists()
+    )
+    folder.rename(aside)
+    return str(aside)
 
 
 def episode_row(

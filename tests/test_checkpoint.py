@@ -1,5 +1,6 @@
 """Checkpoints: what was saved comes back, and what is not whole is never taken for a checkpoint."""
 
+import hashlib
 import json
 import resource
 import shutil
@@ -230,11 +231,50 @@ def test_a_checkpoint_of_another_model_is_refused_with_the_first_difference(run)
         checkpoints.restore(1, halves, part="params")
 
 
+def spoil(path, how: str) -> None:
+    if how == "folder":
+        path.unlink()
+        path.mkdir()
+    else:
+        path.write_bytes({"no UTF-8": b"\xff\xfe", "empty": b""}[how])
+
+
+@pytest.mark.parametrize("how", ["no UTF-8", "empty", "folder"])
+@pytest.mark.parametrize("name", ["COMMITTED", "manifest.json", "host.json", "host.npz"])
+def test_a_checkpoint_is_passed_over_whatever_stands_in_a_file_s_place(run, tmp_path, name, how):
+    said = []
+    checkpoints = run(say=said.append)
+    save(checkpoints, 1, 2)
+    spoil(tmp_path / "checkpoints/step_00000002" / name, how)
+    assert checkpoints.latest() == 1 and "step_00000002 is passed over" in said[0]
+
+
+def test_a_manifest_with_its_hash_that_is_none_is_passed_over(run, tmp_path):
+    checkpoints = run()
+    save(checkpoints, 1, 2)
+    for text in (b"\xff", b"[]", b"{}", b'{"files": 3}'):
+        place = tmp_path / "checkpoints/step_00000002"
+        (place / "manifest.json").write_bytes(text)
+        (place / "COMMITTED").write_text(hashlib.sha256(text).hexdigest())
+        assert checkpoints.latest() == 1
+
+
+def test_where_all_checkpoints_are_damaged_the_run_does_not_begin_at_0_unasked(run, tmp_path):
+    checkpoints = run()
+    (tmp_path / "checkpoints/step_00000009").mkdir(parents=True)  # never finished
+    assert checkpoints.latest() is None
+    save(checkpoints, 1, 2)
+    for step in (1, 2):
+        spoil(tmp_path / f"checkpoints/step_0000000{step}/host.json", "empty")
+    with pytest.raises(ValueError, match="none of the 2 checkpoints in .* is whole: put one back .* --restart"):
+        checkpoints.latest()
+
+
 def test_another_format_is_refused_not_passed_over(run, tmp_path, monkeypatch):
     checkpoints = run()
     save(checkpoints, 1)
-    monkeypatch.setattr("qr_jax.checkpoint.FORMAT", 4)
-    with pytest.raises(ValueError, match="has format 3, this version reads 4"):
+    monkeypatch.setattr("qr_jax.checkpoint.FORMAT", 5)
+    with pytest.raises(ValueError, match="has format 4, this version reads 5"):
         checkpoints.latest()
 
 
@@ -251,7 +291,7 @@ def test_a_host_value_in_the_state_and_an_object_among_the_host_values_are_refus
 def test_nothing_in_a_checkpoint_is_pickled(run, tmp_path):
     save(run(), 1)
     folder = tmp_path / "checkpoints" / "step_00000001"
-    assert json.loads((folder / "manifest.json").read_text())["format"] == 3
+    assert json.loads((folder / "manifest.json").read_text())["format"] == 4
     for path in folder.rglob("*"):
         assert not path.is_file() or not path.read_bytes().startswith(b"\x80\x04"), path
 

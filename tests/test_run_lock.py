@@ -6,6 +6,8 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from qr_jax import config, runs
@@ -34,6 +36,43 @@ def test_a_lock_file_that_says_nothing_is_still_a_lock(tmp_path):
         RunLock(tmp_path)
     lock.release()
     assert os.path.getsize(tmp_path / NAME) == 0
+
+
+def test_a_run_set_aside_keeps_its_files_under_another_name(tmp_path):
+    settings = config.load("configs/two_layer.py", [])
+    assert runs.set_aside(tmp_path / "run", settings) is None
+    for number in (1, 2):
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run/metrics.jsonl").write_text(str(number))
+        assert runs.set_aside(tmp_path / "run", settings) == str(tmp_path / f"run.set_aside_{number}")
+        assert (tmp_path / f"run.set_aside_{number}/metrics.jsonl").read_text() == str(number)
+    (tmp_path / "run").mkdir()
+    lock = RunLock(tmp_path / "run")
+    with pytest.raises(ValueError, match="is being written by"):
+        runs.set_aside(tmp_path / "run", settings)
+    lock.release()
+    in_bucket = replace(settings, train=replace(settings.train, bucket="gs://a/b"))
+    with pytest.raises(ValueError, match="does not set gs://a/b aside"):
+        runs.set_aside(tmp_path / "run", in_bucket)
+
+
+def test_a_ledger_that_is_shorter_than_its_checkpoint_says_is_named(tmp_path):
+    run = runs.Run(tmp_path, config.load("configs/two_layer.py", []), stage="train", say=lambda line: None)
+    state = {"embed": jnp.zeros(3)}
+    abstract = jax.eval_shape(lambda: state)
+    try:
+        run.go_on(abstract, lambda host: None)
+        run.write_draws([{"step": 1}, {"step": 1}])
+        run.save(1, state, {})
+        run.write_draws([{"step": 2}])
+        assert run.go_on(abstract, lambda host: None) is not None  # the later line is moved aside
+        assert (tmp_path / "ledger.jsonl").read_text() == '{"step": 1}\n' * 2
+        assert (tmp_path / "logs/attempt_2/discarded/ledger.jsonl").read_text() == '{"step": 2}\n'
+        (tmp_path / "ledger.jsonl").write_text('{"step": 1}\n')
+        with pytest.raises(ValueError, match="ledger.jsonl has 12 bytes, but the checkpoint was .* had 24"):
+            run.go_on(abstract, lambda host: None)
+    finally:
+        run.close()
 
 
 def test_a_run_refuses_a_folder_in_use_before_it_writes_and_gives_it_back_when_it_ends(tmp_path):

@@ -7,6 +7,7 @@ reported, on seeds 5 to 9 and half b, as `PLAN` says.
 STEP = ["learner.lr=7e-4", "learner.warmup_updates=20"]
 RECYCLE = [*STEP, "rule=recycle", "pool.reset_below=0.7", "pool.min_signal=8"]
 FORESEE = [*STEP, "rule=foresee"]
+PAIRS = ["pool.samples=2", "pool.queries={pairs}"]  # as many rollouts a step, in pairs: study.py fills the number in
 
 TUNING = {
     # plain GRPO: which step is the best?
@@ -50,6 +51,13 @@ TUNING = {
     "recycle_guarded": RECYCLE,
     "recycle_full16": [*RECYCLE, "learner.full_groups=16"],
     "foresee": FORESEE,
+    # as many rollouts a step, of more queries
+    "k4b64": [*STEP, "pool.samples=4", "pool.queries=64"],
+    "k2b128": [*STEP, "pool.samples=2", "pool.queries=128"],
+    "k4b64_foresee": [*FORESEE, "pool.samples=4", "pool.queries=64"],
+    "k4b64_foresee_10": [*FORESEE, "pool.samples=4", "pool.queries=64", "learner.lr=1e-3"],
+    "k2b128_foresee": [*FORESEE, "pool.samples=2", "pool.queries=128"],
+    "k2b128_foresee_10": [*FORESEE, "pool.samples=2", "pool.queries=128", "learner.lr=1e-3"],
 }
 
 RECIPES = {
@@ -57,15 +65,19 @@ RECIPES = {
     "paper": [*STEP, "rule=recycle"],  # recycling as published
     "recycle": [*RECYCLE, "learner.full_groups=16"],
     "foresee": FORESEE,
+    "pairs": [*FORESEE, *PAIRS],  # the best of TUNING
+    "grpo_pairs": [*STEP, *PAIRS],  # what of it is the groups' size
     "soft_recycle": [*STEP, "rule=soft_recycle"],
     "greso": [*STEP, "rule=greso"],
     "mopps": [*STEP, "rule=mopps"],
     "bounded_dapo": [*STEP, "rule=bounded_dapo"],
     "dapo": [*STEP, "rule=bounded_dapo", "rounds=refill"],
 }
-FIRST, OTHERS = ("grpo", "paper", "recycle", "foresee"), ("soft_recycle", "greso", "mopps", "bounded_dapo", "dapo")
+FIRST = ("grpo", "pairs", "recycle", "foresee", "paper")
+OTHERS = ("grpo_pairs", "soft_recycle", "greso", "mopps", "bounded_dapo", "dapo")
 PLAN = [  # settings, recipes, seeds
-    (("s3", "s4", "s1", "s5", "s6"), FIRST, range(5, 10)),
+    (("s3", "s4", "s1", "s6", "s5"), FIRST, range(5, 8)),
     (("s2", "s7"), FIRST, range(5, 8)),
     (("s1", "s3"), OTHERS, range(5, 8)),
+    (("s3", "s4", "s1", "s6", "s5"), FIRST, range(8, 10)),
 ]

@@ -12,6 +12,7 @@ from qr_jax.config import load
 
 QUICKSTART = Path(__file__).parents[1] / "quickstart.py"
 BUDGET = "train.max_rollouts=30000"
+PROBED = ("guards.probe_every=5", "guards.probe_questions=200")  # warnings alone: what a guard would have seen
 PAPER = ("train.max_rollouts=84480", "data.world.train=10000", "pool.samples=4")
 
 
@@ -25,14 +26,13 @@ def _setting(*words):
         "train.keep_checkpoints=1",
         "log.episodes=false",
     ]
-    fixed += ["guards.probe_every=5", "guards.probe_questions=200"]  # warnings alone: what a guard would have seen
     return load(QUICKSTART, [*fixed, *words])
 
 
 s1 = _setting(*PAPER, "pool.oversample=2")  # the paper's proportions: 10,000 queries, K 4, B 32, k 2
 s2 = _setting(*PAPER)  # the same with k 1
-s3 = _setting(BUDGET)  # 2,000 queries, K 8
-s4 = _setting(BUDGET, "data.train_limit=500")
+s3 = _setting(BUDGET, *PROBED)  # 2,000 queries, K 8
+s4 = _setting(BUDGET, *PROBED, "data.train_limit=500")
 s5 = _setting(BUDGET, "sft.steps=150")  # a cold start that leaves most groups all wrong
 s6 = _setting(BUDGET, "pool.samples=4")
 s7 = _setting(BUDGET, "data.world.impossible=0.333")  # a third of the training questions cannot be answered

@@ -23,6 +23,8 @@ def add(command: Any) -> None:
         made.add_argument("config", metavar="CONFIG", help=text)
         made.add_argument("--run", type=Path, metavar="FOLDER", help=folder)
         made.add_argument("--dry-run", action="store_true", help="print the resolved config as JSON and stop")
+        again = "begin anew; the folder that is there is renamed, and nothing of it is lost"
+        made.add_argument("--restart", action="store_true", help=again)
         options.add_process_options(made)
         made.add_argument("--json", action="store_true", help="print the summary as JSON")
         options.add_trust(made)
@@ -36,10 +38,20 @@ def _sft(arguments: argparse.Namespace) -> int:
     return _run(arguments, "sft")
 
 
+def _set_aside(config: Any, folder: Path, say: Any) -> None:
+    from qr_jax import runs
+    from qr_jax.processes import hosts
+
+    if aside := hosts.by_first(lambda: runs.set_aside(folder, config)):
+        say(f"begins anew; the folder that was there is {aside} now")
+
+
 def _run(arguments: argparse.Namespace, stage: str) -> int:
     config, folder = options.resolve(arguments, stage)
     if not arguments.dry_run:
         with options.start(config, arguments):
+            if arguments.restart:
+                _set_aside(config, folder, options.say(arguments))
             if stage:
                 from qr_jax.sft import sft as run
             else:
