@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from qr_jax import bucket, plugins
-from qr_jax.config import Config, from_json
+from qr_jax.config import Config, chosen_plugins, from_json
 from qr_jax.queries.readers import resolve
 from qr_jax.queries.world.generate import WorldSettings
 from qr_jax.secrecy import looks_secret
@@ -261,15 +261,7 @@ def _named(value: Any, before: str = "") -> Iterator[tuple[str, Any]]:
 
 def _plugins(config: Config, allow_plugins: Sequence[str] | None) -> Iterator[str]:
     """Each plug-in's settings and constants; then, where all are right, what the constants say of the config."""
-    chosen = {
-        "env": config.env,
-        "retriever": config.retriever,
-        "reward": config.reward,
-        "rule": config.pool.rule,
-        "rounds": config.pool.rounds,
-        "advantage": config.learner.advantage,
-        "loss": config.learner.loss,
-    }
+    chosen = chosen_plugins(config)
     wrong = False
     for kind, use in chosen.items():
         for plugin in (use, *inside(use.settings)):

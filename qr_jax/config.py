@@ -214,6 +214,19 @@ class Config:
     log: Log = Log()
 
 
+def chosen_plugins(config: Config) -> dict[str, Use]:
+    """The plug-in of each kind."""
+    return {
+        "env": config.env,
+        "retriever": config.retriever,
+        "reward": config.reward,
+        "rule": config.pool.rule,
+        "rounds": config.pool.rounds,
+        "advantage": config.learner.advantage,
+        "loss": config.learner.loss,
+    }
+
+
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """The config that a Python file makes (`config = Config(...)`, or a function `config()`) or a config.json holds.
 

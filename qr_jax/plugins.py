@@ -25,10 +25,11 @@ SIMPLE: Mapping[str, Any] = {"int": int, "float": float, "bool": bool, "str": st
 
 @dataclass(frozen=True)
 class Setting:
-    """One keyword-only parameter: its type (Any where no config can hold it) and whether it has no default."""
+    """One keyword-only parameter: its type (Any where no config can hold it) and its default (None: not plain)."""
 
     type: Any
     required: bool
+    default: Any = None
 
 
 @dataclass(frozen=True)
@@ -234,10 +235,17 @@ def _from_source(node: ast.FunctionDef) -> Signature:
     arguments = node.args
     data = tuple(argument.arg for argument in arguments.posonlyargs + arguments.args)
     settings = {
-        argument.arg: Setting(_type(argument.annotation), default is None)
+        argument.arg: Setting(_type(argument.annotation), default is None, _plain(default))
         for argument, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
     }
     return Signature(data, settings, arguments.kwarg is not None)
+
+
+def _plain(node: ast.expr | None) -> Any:
+    try:
+        return ast.literal_eval(node) if node else None
+    except ValueError:
+        return None
 
 
 def _from_function(function: Callable[..., Any]) -> Signature:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from etils import epath
 
-from qr_jax import bucket, checkpoint, config, metrics_writer
+from qr_jax import bucket, checkpoint, config, metrics_writer, trust
 from qr_jax.config import Config
 from qr_jax.parallel import compile_cache
 from qr_jax.processes import alike, hosts
@@ -115,6 +115,7 @@ class Run:
             if replaced := self._copy.pull():
                 self.say(f"{len(replaced)} files here differ from {lives}, which counts: moved to logs/replaced_*")
         self.write_json("config.json", config.to_json(self.settings))
+        trust.remember(self.settings)
         if self._copy:
             self._first_push()
 

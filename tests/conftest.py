@@ -31,6 +31,7 @@ install_import_hook([f"qr_jax.{name}" for name in CHECKED], "beartype.beartype")
 ROOT = Path(__file__).resolve().parents[1]
 COMPILED = Path(tempfile.mkdtemp(prefix="qr_jax_tests_"))
 atexit.register(shutil.rmtree, COMPILED, ignore_errors=True)
+os.environ["XDG_CONFIG_HOME"] = str(COMPILED / "config")  # what a user has allowed
 os.environ["QR_JAX_COMPILED"] = str(COMPILED / "of_commands")  # commands that tests start must not use the user's own
 
 

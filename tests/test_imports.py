@@ -14,9 +14,10 @@ PLUGINS = ("recycling", "rounds", "envs", "retrievers", "rewards", "advantages",
 # A file or folder of qr_jax imports from its own row and the rows above it, nothing from below. A file that is named
 # ("evaluation.subject") has a row of its own, apart from its folder's.
 ROOMS = (
-    ("records", "settings", "secrecy", "mistakes", "noise", "committed", "bucket", "progress", "columns", "run_lock"),
+    ("records", "settings", "secrecy", "mistakes", "noise", "committed", "bucket", "progress", "columns")
+    + ("run_lock",),
     ("pool", "queries", "metrics", "metrics_writer", "config", "overrides", "checks", "plugins", "verdict", "figures")
-    + ("answers", "dialect", "variance", "retrieval", "evaluation", "studies", "interfaces")
+    + ("answers", "dialect", "variance", "retrieval", "evaluation", "studies", "interfaces", "trust")
     + tuple(f"learning.{name}" for name in ("reduce", "kl", "importance")),
     PLUGINS,
     ("models", "processes", "parallel", "learning.pack"),

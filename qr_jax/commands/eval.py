@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from qr_jax.commands.options import add_json, add_trust, open_run, show, start, whole
+from qr_jax.commands.options import add_json, add_trust, admit, open_run, show, start, whole
 
 # Options of `eval` that only one of its two ways takes: a run over its own questions, or anything over a suite.
 OWN_ONLY = ("questions", "world_seed")
@@ -58,7 +58,7 @@ def _eval(arguments: argparse.Namespace) -> int:
         raise ValueError(f"{options} cannot be given {'with' if arguments.suite else 'without'} --suite")
     if arguments.suite:
         return _suite(arguments)
-    allow_plugins = open_run(arguments)
+    allow_plugins = open_run(arguments, retriever=arguments.retriever)
     from qr_jax import evaluate
 
     names = ("retriever", "world_seed", "samples", "questions", "step")
@@ -74,7 +74,7 @@ def _suite(arguments: argparse.Namespace) -> int:
     suite.sets(arguments.suite)
     if (arguments.judge is None) != (arguments.judge_model is None):
         raise ValueError("--judge URL and --judge-model NAME go together; only one was given")
-    config, is_run = _config(arguments)
+    config, is_run, allow_plugins = _config(arguments)
     start(config)
     from qr_jax.evaluation import answering
 
@@ -83,18 +83,16 @@ def _suite(arguments: argparse.Namespace) -> int:
         place=arguments.run / "eval" if is_run else Path("runs") / "eval" / arguments.run.name,
         run=arguments.run if is_run else None,
         judge=(arguments.judge, arguments.judge_model) if arguments.judge else None,
-        allow_plugins=tuple(arguments.allow_plugins) if is_run else None, say=partial(print, file=sys.stderr),
+        allow_plugins=allow_plugins, say=partial(print, file=sys.stderr),
         **{name: getattr(arguments, name) for name in ("out", "step", "limit", "samples")},
     )  # fmt: skip
     show(found, arguments.json, suite.format_table)
     return 1 if "refused" in (found.get("judge") or {}) else 0
 
 
-def _config(arguments: argparse.Namespace) -> tuple[Any, bool]:
-    """The checked config by which the suite is asked, and whether it is a run's own; else the model is what was named.
-
-    A run's config may be somebody else's: its plug-ins must be allowed ones.
-    """
+def _config(arguments: argparse.Namespace) -> tuple[Any, bool, tuple[str, ...] | None]:
+    """The checked config by which the suite is asked, whether it is a run's own (else the model is what was named), and
+    the packages whose plug-ins it may use."""
     from qr_jax import checks
     from qr_jax import config as configs
     from qr_jax.evaluation import suite
@@ -104,8 +102,10 @@ def _config(arguments: argparse.Namespace) -> tuple[Any, bool]:
     is_run = file.is_file() and "rollout" in json.loads(file.read_text(encoding="utf-8"))
     if is_run and arguments.config:
         raise ValueError(f"{arguments.run} is a run and is asked by its own config; change it with --set setting=value")
+    allow_plugins = None
     if is_run:
         config = configs.load(file)
+        allow_plugins = admit(arguments, config, arguments.run, arguments.retriever)
     elif arguments.config:
         config = suite.with_model(configs.load(arguments.config), str(arguments.run))
     else:
@@ -117,5 +117,5 @@ def _config(arguments: argparse.Namespace) -> tuple[Any, bool]:
     if arguments.retriever not in (None, config.retriever.name):
         config = replace(config, retriever=configs.use(arguments.retriever))
     config = override(config, arguments.settings or [])
-    checks.check(config, allow_plugins=tuple(arguments.allow_plugins) if is_run else None)
-    return config, is_run
+    checks.check(config, allow_plugins=allow_plugins)
+    return config, is_run, allow_plugins

@@ -3,15 +3,44 @@
 import argparse
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 
 def add_trust(command: argparse.ArgumentParser) -> None:
-    text = "a package outside qr_jax whose plug-ins the run may use; repeat it for more"
-    command.add_argument("--allow-plugins", action="append", default=[], metavar="PACKAGE", help=text)
+    """What a run's folder may do that this user neither made nor allowed (trust.py)."""
+    add = command.add_argument_group("of a run that is not your own").add_argument
+    text = "a package outside qr_jax whose plug-ins it may use; repeat it for more"
+    add("--allow-plugins", action="append", default=[], metavar="PACKAGE", help=text)
+    text = "a host that it may send to, with what secret it names for that; repeat it for more"
+    add("--allow-host", action="append", default=[], metavar="HOST", help=text)
+    add("--trust", action="store_true", help="all that it asks for, from now on")
+
+
+def admit(
+    arguments: argparse.Namespace, config: Any, where: Any, retriever: str | None = None
+) -> tuple[str, ...] | None:
+    """The packages whose plug-ins a config.json may use, None for all; ValueError for what it asks and may not have."""
+    from qr_jax import trust
+
+    allowed = trust.Allowed(tuple(arguments.allow_plugins), tuple(arguments.allow_host), arguments.trust)
+    return trust.admit(config, where, allowed, retriever=retriever)
+
+
+def load(arguments: argparse.Namespace, path: str, typed: Sequence[str]) -> tuple[Any, tuple[str, ...] | None]:
+    """The config that a file and the overrides give, and the packages whose plug-ins it may use (None: all).
+
+    A Python config is its user's own code. Of a config.json nothing is imported, not even to read an override's type,
+    before it is admitted.
+    """
+    from qr_jax import config as configs
+
+    packages = None
+    if configs.parts(path)[0].suffix == ".json":
+        packages = admit(arguments, configs.load(path), path)
+    return configs.load(path, typed), packages
 
 
 def add_run(command: argparse.ArgumentParser) -> None:
@@ -51,32 +80,51 @@ def add_process_options(command: argparse.ArgumentParser) -> None:
 
 
 def resolve(arguments: argparse.Namespace, stage: str = "") -> tuple[Any, Path]:
-    """The checked config, and the folder of the run or its `stage`; a config.json's plug-ins must be allowed ones."""
+    """The checked config, and the folder of the run or its `stage`; what a config.json asks for must be allowed."""
     from qr_jax import checks
     from qr_jax import config as configs
 
     path, name = configs.parts(arguments.config)
-    config = configs.load(arguments.config, arguments.overrides)
+    config, packages = load(arguments, arguments.config, arguments.overrides)
     if arguments.dry_run:
         print(json.dumps(configs.to_json(config), indent=2))
-    # A Python config is its user's own code; a config.json may be somebody else's.
-    checks.check(config, allow_plugins=tuple(arguments.allow_plugins) if path.suffix == ".json" else None)
+    checks.check(config, allow_plugins=packages)
     stem = path.stem if name == "config" else f"{path.stem}_{name}"
     return config, arguments.run or (path.parent if path.name == "config.json" else Path("runs") / stem / stage)
 
 
-def open_run(arguments: argparse.Namespace) -> tuple[str, ...]:
-    """Check a run's config before a device is touched, and let the CPU show its devices; the allowed packages."""
-    from qr_jax import checks
-    from qr_jax import config as configs
+def open_run(arguments: argparse.Namespace, *, retriever: str | None = None) -> tuple[str, ...] | None:
+    """Check a run's config before a device is touched, and let the CPU show its devices; the allowed packages.
 
-    if not (arguments.run / "config.json").is_file():
-        raise ValueError(f"{arguments.run} is no run: it has no config.json")
-    allow_plugins = tuple(arguments.allow_plugins)
-    config = configs.load(arguments.run / "config.json")
-    checks.check(config, allow_plugins=allow_plugins)
+    With `retriever` that one is asked, and the run's own needs no leave.
+    """
+    from qr_jax import checks, runs
+
+    config = runs.load(arguments.run)
+    packages = admit(arguments, config, arguments.run, retriever)
+    checks.check(config, allow_plugins=packages)
     start(config)
-    return allow_plugins
+    return packages
+
+
+def open_weights(arguments: argparse.Namespace) -> None:
+    """Let the CPU show a run's devices. Its weights alone are to be read: only a bucket that has them needs leave."""
+    from dataclasses import replace
+
+    from qr_jax import bucket, runs
+    from qr_jax.config import Config, Train
+
+    config = runs.load(arguments.run)
+    if not (arguments.run / bucket.CHECKPOINTS).is_dir():
+        admit(arguments, replace(Config(), train=replace(Train(), bucket=config.train.bucket)), arguments.run)
+    start(config)
+
+
+def packages(arguments: argparse.Namespace) -> tuple[str, ...] | None:
+    """The packages whose plug-ins may be used for what a report plays again of a run; None for all."""
+    from qr_jax import runs, trust
+
+    return None if arguments.trust or trust.known(runs.load(arguments.run)) else tuple(arguments.allow_plugins)
 
 
 def start(config: Any, arguments: argparse.Namespace | None = None) -> AbstractContextManager:
@@ -95,7 +143,7 @@ def start(config: Any, arguments: argparse.Namespace | None = None) -> AbstractC
     which = {name: getattr(arguments, name) for name in ("coordinator", "processes", "process")}
     start.begin(config.mesh, **which)
     me = hosts.index()
-    folder = compile_cache.enable(process=me)
+    folder = compile_cache.enable(process=me, lives=config.train.bucket)
     if config.train.bucket:
         compile_cache.mirror(folder, bucket.opened(config.train.bucket) / bucket.COMPILED, process=me)
     return watchdog.watching(config.mesh.heartbeat_s)

@@ -7,7 +7,7 @@ import sys
 from functools import partial
 from typing import Any
 
-from qr_jax.commands.options import add_trust
+from qr_jax.commands import options
 
 JSON = "print JSON; of several topologies, by name; a program that was refused, or not tried after that, is null"
 
@@ -24,7 +24,7 @@ def add(command: Any) -> None:
     plan.add_argument("--price", type=dollars, metavar="DOLLARS", help="of one chip for one hour, to say a run's cost")
     plan.add_argument("--no-search", action="store_true", help="do not look for the largest rows and slots: quicker")
     plan.add_argument("--json", action="store_true", help=JSON)
-    add_trust(plan)
+    options.add_trust(plan)
 
 
 def dollars(text: str) -> float:
@@ -41,12 +41,10 @@ def dollars(text: str) -> float:
 def _plan(arguments: argparse.Namespace) -> int:
     """0 when the config fits every topology, 1 when it does not fit one."""
     from qr_jax import checks
-    from qr_jax import config as configs
     from qr_jax.planning import plan
 
-    path, _ = configs.parts(arguments.config)
-    config = configs.load(arguments.config, arguments.overrides)
-    checks.check(config, allow_plugins=tuple(arguments.allow_plugins) if path.suffix == ".json" else None)
+    config, packages = options.load(arguments, arguments.config, arguments.overrides)
+    checks.check(config, allow_plugins=packages)
     names, say = list(dict.fromkeys(arguments.topology)), partial(print, file=sys.stderr)
     found = plan.plan(config, names, search=not arguments.no_search, dollars_a_chip_hour=arguments.price, say=say)
     if arguments.json:

@@ -40,7 +40,7 @@ def _episode_json(episode: Any) -> dict[str, Any]:
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    options.open_run(arguments)
+    options.open_weights(arguments)
     from qr_jax import evaluate
 
     print(evaluate.export(arguments.run, arguments.hf, dtype=arguments.dtype))

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from qr_jax.commands.options import add_json, add_run, add_trust, open_run, say, show, whole
+from qr_jax.commands.options import add_json, add_run, add_trust, load, open_run, packages, say, show, whole
 
 
 def add(command: Any) -> None:
@@ -68,14 +68,14 @@ def _compare(arguments: argparse.Namespace) -> int:
 
     if any(side_by_side.is_suite(what) for what in arguments.what):
         return _compare_suites(arguments)
-    trusted: tuple[str, ...] | None = tuple(arguments.allow_plugins)
+    trusted: tuple[str, ...] | None = None if arguments.trust else tuple(arguments.allow_plugins)
     if Path(arguments.what[0]).is_dir():
         folders = [run for given in arguments.what for run in compare.expand(given)]
         failed, unit = [], arguments.budget
         if unit not in (None, *BUDGETS):
             raise ValueError(f"--budget is {unit!r}; for given runs wanted {', '.join(BUDGETS)}")
     else:
-        folders, failed, unit, trusted = _study(arguments, trusted)
+        folders, failed, unit, trusted = _study(arguments)
     if not folders:
         return 1
     say(arguments)(f"comparing {len(folders)} runs, and their null controls")
@@ -99,9 +99,8 @@ def _compare_suites(arguments: argparse.Namespace) -> int:
     return show(found, arguments.json, side_by_side.format_table)
 
 
-def _study(arguments: argparse.Namespace, trusted: tuple[str, ...] | None) -> tuple[list[Path], list[Any], str, Any]:
+def _study(arguments: argparse.Namespace) -> tuple[list[Path], list[Any], str, Any]:
     """Make the runs of a config: the finished folders, the failed jobs, the budget's unit and the packages allowed."""
-    from qr_jax import config as configs
     from qr_jax.studies import study
 
     lacks = [name for name in ("rules", "budget", "folder") if not getattr(arguments, name)]
@@ -109,9 +108,7 @@ def _study(arguments: argparse.Namespace, trusted: tuple[str, ...] | None) -> tu
         raise ValueError(f"a config is compared with --{' and --'.join(lacks)} too, or give the folders of runs")
     path, *typed = arguments.what
     typed += [f"evaluation.{name}={value}" for name in ("every", "questions") if (value := getattr(arguments, name))]
-    config = configs.load(path, typed)
-    if configs.parts(path)[0].suffix != ".json":  # a Python config is its user's own code
-        trusted = None
+    config, trusted = load(arguments, path, typed)
     spend = study.budget(arguments.budget)
     what = {"named": study.rules(arguments.rules), "seeds": arguments.seeds, "spend": spend}
     how = {"at_once": arguments.jobs, "allow_plugins": trusted, "say": say(arguments)}
@@ -157,7 +154,7 @@ def _null(arguments: argparse.Namespace) -> Any:
     from qr_jax.report.charts import RATE_BINS
     from qr_jax.studies.null_control import null_or_reason
 
-    null = null_or_reason(arguments.run, points=RATE_BINS, allow_plugins=tuple(arguments.allow_plugins))
+    null = null_or_reason(arguments.run, points=RATE_BINS, allow_plugins=packages(arguments))
     if "reason" in null:
         print(null["reason"], file=sys.stderr)
     return null

@@ -24,13 +24,16 @@ TORN_S = 60  # a program older than this that has no time of last use is torn: i
 _mirror: "Mirror | None" = None  # of this process, as jax's cache is
 
 
-def enable(environment: Mapping[str, str] = os.environ, *, process: int = 0) -> epath.Path | None:
+def enable(
+    environment: Mapping[str, str] = os.environ, *, process: int = 0, lives: str | None = None
+) -> epath.Path | None:
     """Let jax keep on disk every program it compiles from now on, and read those kept; returns the folder, or None.
 
     The folder is QR_JAX_COMPILED ("off": none), else JAX_COMPILATION_CACHE_DIR, else qr_jax/compiled in XDG_CACHE_HOME
     (by default ~/.cache); the first and last get a subfolder for this kind of machine. gs:// will do too. If the folder
     cannot be written jax warns, and the run goes on. Kept programs are run unchecked: never name a folder that others
-    can write. Every process of a run but the first has a folder of its own in it, process_N.
+    can write. Every process of a run but the first has a folder of its own in it, process_N; and so has a run that
+    `lives` in a bucket, whose programs come from there and are run by no other.
     """
     global _mirror
     _mirror = None  # an earlier run in this process may have left its mirror
@@ -45,6 +48,8 @@ def enable(environment: Mapping[str, str] = os.environ, *, process: int = 0) -> 
         home = epath.Path(environment.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         folder = epath.Path(asked).expanduser() if asked else home / "qr_jax" / "compiled"
         folder /= machine()
+    if lives:
+        folder /= f"run_{hashlib.sha256(lives.encode()).hexdigest()[:16]}"
     if process:
         folder /= f"process_{process}"
         _write_from_others()

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from qr_jax import config as configs
+from qr_jax import trust
 from qr_jax.config import Config
 
 LOG = "compare.log"
@@ -91,6 +92,7 @@ class Launcher:
         if not job.has_begun:
             text = json.dumps(configs.to_json(job.settings), indent=2) + "\n"
             (job.folder / "config.json").write_text(text, encoding="utf-8")
+        trust.remember(job.settings)
         words = [sys.executable, "-m", "qr_jax.cli", job.command, str(job.folder / "config.json"), *self.allow_plugins]
         threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(len(cores)))
         environment = os.environ | threads | {"PYTHONUNBUFFERED": "1"}

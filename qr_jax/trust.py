@@ -1,0 +1,140 @@
+"""Whose run is it? A config.json that this user neither made nor allowed gets no code, no host, no bucket unasked.
+
+A Python config is its user's own code. A run's config.json may be somebody else's: until it is allowed nothing that it
+names is imported, called or written to. What was allowed for good is remembered by the config's hash, as direnv does.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import urllib.parse
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from qr_jax import plugins
+from qr_jax.config import Config, chosen_plugins
+from qr_jax.settings import Use, plain
+
+log = logging.getLogger(__name__)
+
+# Settings of our plug-ins: where one sends, the end of a name that names a secret, and what it writes.
+URL, SECRET, WRITTEN = "url", "_env", ("cache", "index")
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """What the user allows a run's config: packages of plug-ins, hosts, or all that it asks for, from now on."""
+
+    packages: tuple[str, ...] = ()
+    hosts: tuple[str, ...] = ()
+    all: bool = False
+
+
+@dataclass(frozen=True)
+class Wish:
+    """One thing that a config asks for, in words, and the option that allows it alone (None: only --trust does)."""
+
+    text: str
+    option: str | None
+
+
+def admit(
+    config: Config, where: str | Path, allowed: Allowed, *, retriever: str | None = None
+) -> tuple[str, ...] | None:
+    """The packages whose plug-ins the run may use, None for all. ValueError lists what is asked for and not allowed.
+
+    With `allowed.all` the config is remembered, and asked about no more. `retriever` is asked in the config's place.
+    """
+    if allowed.all:
+        remember(config)
+    if allowed.all or known(config):
+        return None
+    given = {f"--allow-plugins {package}" for package in allowed.packages}
+    given |= {f"--allow-host {host.lower()}" for host in allowed.hosts}
+    asked = replace(config, retriever=Use(retriever)) if retriever else config
+    missing = [wish for wish in wishes(asked) if wish.option not in given]
+    if missing:
+        listed = "".join(f"\n  {wish.text}" + (f": {wish.option}" if wish.option else "") for wish in missing)
+        raise ValueError(
+            f"{where} was not made here, and asks for what may do harm:{listed}\n"
+            "allow what you trust, each by its option, or all of it, from now on, with --trust"
+        )
+    return allowed.packages
+
+
+def wishes(config: Config) -> list[Wish]:
+    """What a config asks for that may do harm: code, hosts (and secrets that go there), a bucket, W&B."""
+    found: list[Wish] = []
+    for kind, chosen in chosen_plugins(config).items():
+        found += _of_plugin(kind, chosen)
+    if config.train.bucket:
+        used = "to read, to write, and to run compiled programs from"
+        found.append(Wish(f"the bucket {config.train.bucket}, {used}", None))
+    if config.log.wandb:
+        found.append(Wish("W&B, with your key", "--allow-host api.wandb.ai"))
+    return list(dict.fromkeys(found))
+
+
+def _of_plugin(kind: str, chosen: Use) -> list[Wish]:
+    package = chosen.name.split(".")[0]
+    if "." in chosen.name and package != "qr_jax":  # what its settings mean only its code knows
+        return [Wish(f"code outside qr_jax: {kind} {chosen.name!r}", f"--allow-plugins {package}")]
+    settings = plugins.signature(kind, chosen.name).settings
+    values = {name: setting.default for name, setting in settings.items()} | plugins.check(kind, chosen)
+    found: list[Wish] = []
+    for value in values.values():
+        for part in value if isinstance(value, (tuple, list)) else (value,):
+            if isinstance(part, Use):
+                found += _of_plugin(kind, part)
+    found += [
+        Wish(f"{kind} {chosen.name!r}: to write into {values[name]}", None) for name in WRITTEN if values.get(name)
+    ]
+    secrets = [value for name, value in values.items() if name.endswith(SECRET) and isinstance(value, str)]
+    if URL in values or secrets:
+        host = _host(values.get(URL))
+        text = f"{kind} {chosen.name!r}: what is asked goes to {host}"
+        text += f", with the secret in {' and '.join(secrets)}" if secrets else ""
+        found.append(Wish(text, f"--allow-host {host}"))
+    return found
+
+
+def _host(url: Any) -> str:
+    try:
+        return urllib.parse.urlsplit(str(url)).hostname or str(url)
+    except ValueError:
+        return str(url)
+
+
+# ---- what the user made or allowed
+
+
+def known(config: Config) -> bool:
+    """Whether this user made or allowed the config."""
+    try:
+        return _hash(config) in _file().read_text(encoding="utf-8").split()
+    except (OSError, ValueError):
+        return False
+
+
+def remember(config: Config) -> None:
+    """Note the config as this user's own. A home that cannot be written is warned of, and the run goes on."""
+    if known(config):
+        return
+    path = _file()
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            file.write(f"{_hash(config)}\n")
+    except OSError as error:
+        log.warning("%s cannot be written (%s): this run will have to be allowed again", path, error)
+
+
+def _hash(config: Config) -> str:
+    return hashlib.sha256(json.dumps(plain(config), sort_keys=True).encode()).hexdigest()
+
+
+def _file(environment: Mapping[str, str] = os.environ) -> Path:
+    return Path(environment.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "qr_jax" / "trusted"
