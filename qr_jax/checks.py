@@ -20,14 +20,7 @@ AT_LEAST_ONE = {
     "data": ("train_limit", "eval_limit"),
     "pool": ("queries", "oversample", "min_signal"),
     "rollout": (
-        "slots",
-        "store",
-        "context_tokens",
-        "turn_tokens",
-        "search_k",
-        "observation_tokens",
-        "passage_chars",
-        "chunk",
+        "slots", "store", "context_tokens", "turn_tokens", "search_k", "observation_tokens", "passage_chars", "chunk",
         "tile",
     ),
     "learner": ("horizon_tokens", "updates", "rows", "row_tokens", "max_nonfinite"),
@@ -36,7 +29,7 @@ AT_LEAST_ONE = {
     "guards": ("probe_questions",),
     "train": ("checkpoint_every", "keep_checkpoints", "max_rollouts", "max_tokens", "max_searches"),
     "mesh": ("data", "fsdp", "tensor", "devices"),
-}
+}  # fmt: skip
 AT_LEAST_ZERO = {
     "data": ("trace_worlds",),
     "rollout": ("top_k", "search_retries"),
@@ -47,7 +40,7 @@ AT_LEAST_ZERO = {
     "train": ("steps", "keep_every"),
 }
 MORE_THAN_ZERO = {
-    "rollout": ("temperature", "search_deadline_s", "top_p"),
+    "rollout": ("temperature", "search_deadline_s", "outage_s", "top_p"),
     "learner": ("lr", "eps", "clip_norm", "importance_high", "gap_alarm"),
     "sft": ("lr", "clip_norm"),
     "evaluation": ("temperature",),

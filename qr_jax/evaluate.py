@@ -26,6 +26,7 @@ from qr_jax.rollout.engine import Engine
 
 SCORES = {"exact_match": answers.exact_match, "f1": answers.f1, "cover_match": answers.cover_match}
 SHOWN = 100  # questions whose searches an evaluation keeps in words
+COMPLETE = 0.95  # of the questions must have been answered without a fault, or a score is marked incomplete
 GROUPS = ("dataset", "kind", "hops", "type")  # keys of a question's meta: a table each
 
 
@@ -102,6 +103,7 @@ def _scores(queries: Sequence[Query], groups: Sequence[Sequence[Episode]]) -> di
         row[name] = float(np.mean(means)) if means else None
         row[f"{name}_se"] = float(np.std(means, ddof=1) / math.sqrt(len(means))) if len(means) > 1 else None
     row["faults"] = sum(not episode.valid for group in groups for episode in group)
+    row["incomplete"] = sum(any(episode.valid for episode in group) for group in groups) < COMPLETE * len(groups)
     return row
 
 
@@ -133,7 +135,8 @@ def _behaviour(groups: Sequence[Sequence[Episode]]) -> dict[str, Any]:
 
 def as_metrics(figures: Mapping[str, Any]) -> dict[str, Any]:
     """The numbers of an evaluation under their names in metrics.jsonl."""
-    names = [name for name in figures if name.removeprefix("pass_at_1_") in SCORES] + ["searches_per_question"]
+    names = [name for name in figures if name.removeprefix("pass_at_1_") in SCORES]
+    names += ["faults", "searches_per_question"]
     return {f"eval/{name}": figures[name] for name in names}
 
 
@@ -142,7 +145,15 @@ def one_line(figures: Mapping[str, Any]) -> str:
     parts = [f"{name} {_with_se(figures, name)}" for name in SCORES]
     if "samples" in figures:
         parts.append(f"Pass@1 of {figures['samples']}: {_with_se(figures, 'pass_at_1_exact_match')}")
-    return f"greedy over {figures['questions']} questions: " + ", ".join(parts)
+    return f"greedy over {figures['questions']} questions: " + ", ".join(parts) + _faults(figures)
+
+
+def _faults(figures: Mapping[str, Any]) -> str:
+    """What is to be said of the faults; nothing where there is none."""
+    if not figures["faults"]:
+        return ""
+    said = f"; {figures['faults']} of {figures['questions']} ended in a fault and are left out"
+    return said + (": INCOMPLETE, is the retriever up?" if figures["incomplete"] else "")
 
 
 def _with_se(figures: Mapping[str, Any], name: str) -> str:
@@ -152,18 +163,24 @@ def _with_se(figures: Mapping[str, Any], name: str) -> str:
 
 def format_table(figures: Mapping[str, Any]) -> str:
     """An evaluation as a table: all questions, then each group of them."""
-    rows = [("", "questions", *SCORES)]
-    rows.append(("all", str(figures["questions"]), *(_with_se(figures, name) for name in SCORES)))
+    faulty = ("faults",) if figures["faults"] else ()
+
+    def cells(name: str, row: Mapping[str, Any]) -> tuple[str, ...]:
+        counts = (str(row["questions"]), *(str(row[column]) for column in faulty))
+        return (name, *counts, *(_with_se(row, score) for score in SCORES))
+
+    rows = [("", "questions", *faulty, *SCORES), cells("all", figures)]
     for group in GROUPS:
-        for value, row in figures.get(f"by_{group}", {}).items():
-            rows.append((f"{group} {value}", str(row["questions"]), *(_with_se(row, name) for name in SCORES)))
+        rows += [cells(f"{group} {value}", row) for value, row in figures.get(f"by_{group}", {}).items()]
     if "samples" in figures:
-        cells = (_with_se(figures, f"pass_at_1_{name}") for name in SCORES)
-        rows.append((f"Pass@1 of {figures['samples']}", str(figures["questions"]), *cells))
+        of = {"questions": figures["questions"], "faults": figures["pass_at_1_faults"]}
+        of |= {key: figures[f"pass_at_1_{key}"] for score in SCORES for key in (score, f"{score}_se")}
+        rows.append(cells(f"Pass@1 of {figures['samples']}", of))
     lines = aligned(rows)
     stops = ", ".join(f"{stop} {count}" for stop, count in figures["stops"].items())
     means = f"searches a question {figures['searches_per_question']:.2f}, tokens {figures['tokens_per_question']:.1f}"
     lines.append(f"{means}, well-formed turns {figures['well_formed_turn_share']:.3f}, endings: {stops}")
+    lines += [said.removeprefix("; ")] if (said := _faults(figures)) else []
     return "\n".join(lines)
 
 

@@ -29,8 +29,9 @@ from qr_jax.processes import hosts
 from qr_jax.report import charts, page
 from qr_jax.rollout import compiles
 from qr_jax.rollout.engine import Interrupted, Statistics
-from qr_jax.step import batch, dealing, drawing, grading, guards, progress, telling
+from qr_jax.step import batch, dealing, drawing, grading, guards, outage, progress, telling
 from qr_jax.step import parts as run_parts
+from qr_jax.step.outage import Outage, RetrieverDown
 from qr_jax.step.parts import Parts
 from qr_jax.step.progress import Progress
 from qr_jax.step.telling import Told, Took, Updated
@@ -67,6 +68,10 @@ def train(settings: Config, folder: str | Path, *, say: Callable[[str], None] = 
     except Interrupted:
         say("stopped by SIGTERM; the same command goes on from the last checkpoint")
         raise SystemExit(143) from None
+    except Outage as error:
+        todo = "start the same command again when the retriever is back"
+        say(f"ended by an outage: {error}. Saved after its last whole step; {todo}")
+        raise SystemExit(outage.CODE) from None
     except Fallen as alarm:
         say(f"stopped by a guard: {alarm}. The same command goes on all the same; or lower learner.lr in another run")
         raise SystemExit(FALLEN) from None
@@ -78,12 +83,19 @@ def _loop(parts: Parts, state: learner.State, standing: Progress, step: int) -> 
     """The steps. A SIGTERM in a rollout saves the step before; a later one, the step it came in, not its evaluation."""
     settings, run, say = parts.settings, parts.run, parts.run.say
     rows: list[dict[str, Any]] = []
+    tries = 0  # of the step
     while _goes_on(settings.train, step, standing):
+        tries += 1
         try:
-            state, standing, row = take_step(parts, state, standing, step)
-        except Interrupted:
+            try:
+                state, standing, row = take_step(parts, state, standing, step, bear_outage=tries > outage.TRIES)
+            except RetrieverDown as down:
+                outage.wait(parts, down, step)
+                continue
+        except (Interrupted, Outage):
             parts.save(step, state, standing)
             raise
+        tries = 0
         if row is None:
             say(f"step {step}: every query is used up, and pool.on_exhausted is 'stop'")
             break
@@ -141,11 +153,11 @@ def watched(
 
 
 def take_step(
-    parts: Parts, state: learner.State, standing: Progress, step: int
+    parts: Parts, state: learner.State, standing: Progress, step: int, *, bear_outage: bool = False
 ) -> tuple[learner.State, Progress, dict[str, Any] | None]:
     """One step: the learner's state and the run's progress after it, and its metrics (None: the pool is used up).
 
-    Interrupted, before anything changed, when the run was told to stop.
+    Interrupted, before anything changed, when the run was told to stop; RetrieverDown, too, where most searches failed.
     """
     settings, clock, compiled = parts.settings, [time.monotonic()], compiles.count()
     limits = {"reset_below": settings.pool.reset_below, "on_exhausted": settings.pool.on_exhausted}
@@ -163,6 +175,9 @@ def take_step(
         so_far.append(drawing.judged(parts, standing, groups, step))
         dealing.add(own, statistics)
     clock.append(time.monotonic())
+    whole = dealing.over_processes(own)
+    if not bear_outage:
+        outage.check(whole, groups)
     outcome = so_far[-1]
     if step == 0:
         grading.check_graded(groups)
@@ -171,7 +186,7 @@ def take_step(
         hosts.assert_same(pool.digest(settled), f"the pool after step {step}")
     clock.append(time.monotonic())
     kept = groups if settings.learner.keep_dead else [groups[at] for at in outcome.accepted_at]
-    kept, whole = dealing.with_episodes(kept), dealing.over_processes(own)
+    kept = dealing.with_episodes(kept)
     standing = replace(progress.advanced(standing, groups, kept, whole, parts.family_P), pool=settled)
     state, standing, updated = _update(parts, state, standing, step)
     clock.append(time.monotonic())

@@ -49,7 +49,20 @@ def test_scores_are_means_over_questions_with_standard_errors_and_faults_left_ou
     assert found["exact_match"] == pytest.approx((0.5 + 0) / 2)  # means 1/2 and 0; the third has no valid episode
     assert found["exact_match_se"] == pytest.approx(0.25)  # sd of (.5, 0) is .3536, over the root of 2
     assert found["f1"] == pytest.approx((0.5 + 2 / 3) / 2)
-    assert found["faults"] == 2
+    assert found["faults"] == 2 and found["incomplete"]
+
+
+@pytest.mark.parametrize(("faults", "incomplete"), [(0, False), (1, False), (2, True), (20, True)])
+def test_a_score_over_fewer_than_95_in_100_questions_is_marked_wherever_it_is_shown(faults, incomplete):
+    queries = [Query(str(i), "?", ("red sea",)) for i in range(20)]
+    groups = [[episode("red sea", at >= faults)] for at in range(20)]
+    found = {"questions": 20, **evaluate._scores(queries, groups), **evaluate._behaviour(groups)}
+    assert found["incomplete"] == incomplete
+    for text in (evaluate.one_line(found), evaluate.format_table(found)):
+        assert (f"{faults} of 20 ended in a fault and are left out" in text) == (faults > 0)
+        assert ("INCOMPLETE" in text) == incomplete
+    assert evaluate.as_metrics(found)["eval/faults"] == faults
+    assert found["exact_match"] == (None if faults == 20 else 1.0)  # never 0
 
 
 def test_eval_writes_a_manifest_and_other_facts_or_no_retriever_are_one_flag_each(run, capsys):

@@ -397,11 +397,12 @@ def test_a_lost_process_is_started_again_and_a_wrong_config_is_not(cloud):
 
 
 @linux
-def test_a_run_that_a_guard_stopped_is_not_started_again(cloud):
+@pytest.mark.parametrize("code", [4, 5])
+def test_a_run_that_a_guard_stopped_or_whose_retriever_stayed_away_is_not_started_again(cloud, code):
     cloud.run("create", "night-run")
-    cloud.run("launch", "night-run", "configs/mine.py", "steps=3", "exit=4")
+    cloud.run("launch", "night-run", "configs/mine.py", "steps=3", f"exit={code}")
     cloud.wait_for(cloud.object("ended"))
-    assert "with exit code 4 while training" in cloud.object("ended").read_text() and len(cloud.starts()) == 1
+    assert f"with exit code {code} while training" in cloud.object("ended").read_text() and len(cloud.starts()) == 1
 
 
 @linux

@@ -64,7 +64,8 @@ def _eval(arguments: argparse.Namespace) -> int:
     names = ("retriever", "world_seed", "samples", "questions", "step")
     chosen = {name: getattr(arguments, name) for name in names}
     found = evaluate.evaluate(arguments.run, **chosen, allow_plugins=allow_plugins)
-    return show(evaluate.without_details(found), arguments.json, evaluate.format_table)
+    show(evaluate.without_details(found), arguments.json, evaluate.format_table)
+    return 1 if found["incomplete"] else 0
 
 
 def _suite(arguments: argparse.Namespace) -> int:
