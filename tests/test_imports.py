@@ -26,7 +26,7 @@ ROOMS = (
     ("assemble", "runs"),
     ("step", "begin", "train", "sft", "evaluate", "evaluation.subject", "evaluation.answering", "planning")
     + tuple(f"studies.{name}" for name in ("compare", "probe", "launch", "study")),
-    ("cli", "commands"),
+    ("cli", "commands", "bug_report"),
 )
 RANK = {name: rank for rank, row in enumerate(ROOMS) for name in row}
 # Rows whose members do not import one another.

@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 TOP = {"pyproject.toml", "qr_jax", "configs", "tpu_scripts", "tests", "README.md"}
 TOP |= {"LICENSE", "LOG.md", "Makefile", "constraints.txt", ".ci", ".gitignore", ".pre-commit-config.yaml"}
-TOP |= {".github", ".gitattributes", "benchmarks", "docs"}
+TOP |= {".github", ".gitattributes", "benchmarks", "docs", "SECURITY.md"}
 LARGEST_BYTES = 2 * 2**20
 # Folders that only one machine has: homes, mounts, scratch. Written so that this line is not one itself.
 MACHINE = re.compile(r"(?<![\w.])/(?:work|home|root|Users|mnt|scratch|workspace|data)/[\w.]", re.ASCII)

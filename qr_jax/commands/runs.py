@@ -1,4 +1,4 @@
-"""The commands that open a run's folder: ask its agent, export its model."""
+"""The commands that open a run's folder: ask its agent, export its model, pack what a bug report needs."""
 
 import argparse
 import json
@@ -14,6 +14,12 @@ def add(command: Any) -> None:
     export = command("export", _export, "write the model as a Hugging Face folder")
     for made in (ask, export):
         options.add_run(made)
+    text = "what a stranger needs to find a fault, in one zip file: no secret, no question, no answer"
+    bundle = command("bug-report", _bug_report, text)
+    bundle.add_argument("run", type=Path, metavar="RUN", help="the run's folder")
+    bundle.add_argument(
+        "--out", type=Path, metavar="FILE", help="the zip file (RUN.bug_report.zip)"
+    )
     ask.add_argument("question", metavar="QUESTION")
     options.add_json(ask)
     export.add_argument("--hf", type=Path, required=True, metavar="FOLDER", help="where the model goes")
@@ -44,4 +50,12 @@ def _export(arguments: argparse.Namespace) -> int:
     from qr_jax import evaluate
 
     print(evaluate.export(arguments.run, arguments.hf, dtype=arguments.dtype))
+    return 0
+
+
+def _bug_report(arguments: argparse.Namespace) -> int:
+    from qr_jax import bug_report
+
+    path, names = bug_report.write(arguments.run, arguments.out)
+    print(f"{path} holds {', '.join(names)}; look into it before you send it")
     return 0
