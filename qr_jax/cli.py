@@ -33,6 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not mistakes.is_of_asking(error):  # a bug of ours: its traceback is what helps
             raise
         return _fail(str(error))
+    except KeyboardInterrupt:  # before a run listens, or in a command that has nothing to save
+        return _fail("stopped by Ctrl-C", mistakes.INTERRUPTED)
     except BrokenPipeError:  # whoever read our output is gone (`| head`): nothing to tell, and no noise at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return mistakes.FAILED

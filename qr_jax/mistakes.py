@@ -4,6 +4,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent
 WRONG, FAILED = 2, 1  # a command's exit codes: asking again would not help, or might
+INTERRUPTED = 130  # Ctrl-C, as shells have it
 LOST = 75  # of a process whose others are gone or late (sysexits.h, EX_TEMPFAIL): start the same command again on all
 
 

@@ -17,6 +17,7 @@ from etils import epath
 
 from qr_jax import bucket, checkpoint, config, metrics_writer, trust
 from qr_jax.config import Config
+from qr_jax.mistakes import INTERRUPTED
 from qr_jax.parallel import compile_cache
 from qr_jax.processes import alike, hosts
 from qr_jax.records import Episode
@@ -80,7 +81,8 @@ class Run:
         self.saved: int | None = None
         self.stopping = False
         self._told, self._polled_s = False, 0.0
-        self._handler_before = self._on_sigterm()
+        self.stopped_by: int | None = None
+        self._handlers_before = self._listen()
 
     def stop_now(self) -> bool:
         """Whether to leave a rollout: this process was told to stop, or one of the others (asked now and then)."""
@@ -224,28 +226,43 @@ class Run:
         if hosts.index() == 0:
             _write(self.folder / name, json.dumps(value, indent=2) + "\n")
 
-    def _on_sigterm(self) -> Any:
-        """From now on a SIGTERM sets `stopping`, here and in a run around this one; returns the handler before."""
-        before = signal.getsignal(signal.SIGTERM)
+    def _listen(self) -> dict[int, Any]:
+        """From now on SIGTERM and Ctrl-C set `stopping`, here and in a run around this one; the handlers before.
 
-        def note(*received):
-            self.stopping = True
-            if callable(before):
-                before(*received)
+        A second Ctrl-C ends the process at once.
+        """
+        before: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+        def note(number: int, frame: Any) -> None:
+            if number == signal.SIGINT and self.stopped_by == number:
+                os._exit(INTERRUPTED)
+            self.stopping, self.stopped_by = True, number
+            outer = before[number]
+            if callable(outer) and outer is not signal.default_int_handler:
+                outer(number, frame)
+            elif number == signal.SIGINT:
+                self.say("Ctrl-C: saving and ending; once more ends at once, and what is not saved is made again")
 
         try:
-            signal.signal(signal.SIGTERM, note)
+            for number in before:
+                signal.signal(number, note)
         except ValueError:  # this is not the main thread, and that one handles signals
-            return None
+            return {}
         return before
 
+    def end(self) -> SystemExit:
+        """What a run that was told to stop raises once it has said so: the exit code of the signal."""
+        by, code = ("Ctrl-C", INTERRUPTED) if self.stopped_by == signal.SIGINT else ("SIGTERM", 128 + signal.SIGTERM)
+        self.say(f"stopped by {by}; the same command goes on from the last checkpoint")
+        return SystemExit(code)
+
     def close(self) -> None:
-        """Wait for what is being written, and restore the handler of SIGTERM.
+        """Wait for what is being written, and restore the handlers of signals.
 
         After an error in a run of several processes nothing is waited for: the others may be anywhere.
         """
-        if self._handler_before is not None:
-            signal.signal(signal.SIGTERM, self._handler_before)
+        for number, handler in self._handlers_before.items():
+            signal.signal(number, handler)
         try:
             if hosts.count() == 1 or isinstance(sys.exception(), (SystemExit, type(None))):
                 self.checkpoints.close()

@@ -157,7 +157,7 @@ def sft(
                 run.save(step + 1, state, host)
                 say(f"cold start {step + 1}/{settings.sft.steps}  loss {loss:.4f}")
             if stops:
-                raise SystemExit(143)
+                raise run.end()
         summary = {
             "steps": settings.sft.steps,
             "traces": len(episodes),

@@ -11,11 +11,13 @@ A rounds plug-in may repeat the first three lines within a step. Coelho et al. 2
 """
 
 import contextlib
+import json
 import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -49,6 +51,8 @@ def train(settings: Config, folder: str | Path, *, say: Callable[[str], None] = 
     started = time.monotonic()
     run = runs.Run(folder, settings, stage="train", say=say)
     try:
+        if finished := hosts.by_first(lambda: _finished(run)):
+            return finished
         parts = run_parts.bind(settings, run)
         start = begin.begin(parts)
         state, standing = _loop(parts, start.state, start.progress, start.step)
@@ -66,8 +70,7 @@ def train(settings: Config, folder: str | Path, *, say: Callable[[str], None] = 
             say(f"report: {page.write(run.folder, null=null)}")
         return hosts.from_first(summary)
     except Interrupted:
-        say("stopped by SIGTERM; the same command goes on from the last checkpoint")
-        raise SystemExit(143) from None
+        raise run.end() from None
     except Outage as error:
         todo = "start the same command again when the retriever is back"
         say(f"ended by an outage: {error}. Saved after its last whole step; {todo}")
@@ -244,7 +247,22 @@ def update(
     return state, every
 
 
-def _goes_on(limits: Train, step: int, standing: Progress) -> bool:
+def _finished(run: runs.Run) -> dict[str, Any] | None:
+    """The summary of a run that has nothing left to do, which is said; None of any other."""
+    path, limits = run.folder / "summary.json", run.settings.train
+    if not path.is_file() or not run.checkpoints.steps():
+        return None
+    summary = json.loads(path.read_text(encoding="utf-8"))
+    if _goes_on(limits, summary["steps"], SimpleNamespace(**{name: summary[name] for name in BUDGETS})):
+        return None
+    spent = next((f"train.max_{name}={limit}" for name in BUDGETS if (limit := getattr(limits, f"max_{name}"))), None)
+    longer = f"a larger {spent.partition('=')[0]}" if spent else f"train.steps={2 * limits.steps}"
+    run.say(f"{run.folder} is finished: {summary['steps']} steps, {summary['rollouts']} rollouts. Nothing was done")
+    run.say(f"the same command with {longer} goes on with it; with --restart it begins anew")
+    return summary
+
+
+def _goes_on(limits: Train, step: int, standing: Any) -> bool:
     """Whether neither the steps nor a budget, over all processes, are spent; the same on every process."""
     most = {name: getattr(limits, f"max_{name}") for name in BUDGETS}
     within = all(limit is None or getattr(standing, name) < limit for name, limit in most.items())

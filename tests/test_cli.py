@@ -254,3 +254,12 @@ def test_the_doctor_says_what_is_there_and_how_to_get_what_is_missing():
     assert found["memory_bytes"] > 0
     for name, extra in found["extras"].items():
         assert extra["present"] or extra["install"] in text, name
+
+
+def test_ctrl_c_in_a_command_that_saves_nothing_is_one_line_and_130(monkeypatch, capsys):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(doctor, "examine", interrupted)
+    assert cli.main(["doctor"]) == 130
+    assert capsys.readouterr().err == "error: stopped by Ctrl-C\n"

@@ -171,6 +171,41 @@ def test_a_sigterm_checkpoints_and_exits_with_143_and_the_same_command_goes_on(f
     assert lines(folder / "stopped") == lines(folder / "whole")
 
 
+def test_a_finished_run_says_so_and_what_would_extend_it_before_anything_compiles(finished, monkeypatch):
+    folder, _ = finished
+    settings = config.load(folder / "whole" / "config.json")
+    monkeypatch.setattr(driver.run_parts, "bind", None)
+    said = []
+    summary = train(settings, folder / "whole", say=said.append)
+    assert summary == json.loads((folder / "whole/summary.json").read_text())
+    assert f"is finished: {summary['steps']} steps" in said[0] and "train.steps=10 goes on" in said[1]
+    with pytest.raises(TypeError):  # it would go on
+        train(replace(settings, train=replace(settings.train, steps=6)), folder / "whole", say=said.append)
+
+
+@pytest.mark.parametrize("by", ["SIGTERM", "Ctrl-C"])
+def test_a_signal_is_told_to_the_run_around_and_a_second_ctrl_c_ends_at_once(tmp_path, monkeypatch, by):
+    number, code = {"SIGTERM": (signal.SIGTERM, 143), "Ctrl-C": (signal.SIGINT, 130)}[by]
+    before, said = signal.getsignal(number), []
+    settings = tiny(tmp_path)
+    outer = runs.Run(tmp_path / "outer", settings, stage="train", say=said.append)
+    inner = runs.Run(tmp_path / "inner", settings, stage="sft", say=said.append)
+    left = []
+    monkeypatch.setattr(runs.os, "_exit", left.append)
+    try:
+        signal.raise_signal(number)
+        assert inner.stopping and outer.stopping and left == []
+        assert sum("Ctrl-C: saving and ending" in line for line in said) == (by == "Ctrl-C")
+        ends = inner.end()
+        assert ends.code == code and f"stopped by {by}; the same command goes on" in said[-1]
+        signal.raise_signal(number)
+        assert (130 in left) == (by == "Ctrl-C")
+    finally:
+        inner.close()
+        outer.close()
+    assert signal.getsignal(number) == before
+
+
 @pytest.mark.parametrize("where", ["rollout", "learner"])
 def test_a_sigterm_between_compiles_is_heard_there(tmp_path, monkeypatch, where):
     """Of the rollout's programs one is compiled, of the learner's none: a pod's take minutes."""

@@ -17,9 +17,7 @@ def add(command: Any) -> None:
     text = "what a stranger needs to find a fault, in one zip file: no secret, no question, no answer"
     bundle = command("bug-report", _bug_report, text)
     bundle.add_argument("run", type=Path, metavar="RUN", help="the run's folder")
-    bundle.add_argument(
-        "--out", type=Path, metavar="FILE", help="the zip file (RUN.bug_report.zip)"
-    )
+    bundle.add_argument("--out", type=Path, metavar="FILE", help="the zip file (RUN.bug_report.zip)")
     ask.add_argument("question", metavar="QUESTION")
     options.add_json(ask)
     export.add_argument("--hf", type=Path, required=True, metavar="FOLDER", help="where the model goes")
