@@ -1,17 +1,18 @@
 """qr-jax <command>: reads and checks the command line before a device is touched, and calls the file that does it."""
 
 import argparse
+import difflib
+import importlib.metadata
 import logging
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from qr_jax import mistakes
 from qr_jax.commands import data, doctor, eval, pods, runs, studies, train
-
-PROCESS_OPTIONS = ("--coordinator", "--processes", "--process")
+from qr_jax.settings import nearest
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -19,12 +20,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     (and 2 or 1: mistakes.py)."""
     words = list(sys.argv[1:] if argv is None else argv)
     parser = make_parser()
+    commands: Mapping[str, argparse.ArgumentParser] = parser.get_default("commands")
+    if words and not words[0].startswith("-") and words[0] not in commands:
+        return _fail(f"there is no command {words[0]!r}{nearest(words[0], commands)}")
     overrides: list[str] = []
-    if words[:1] and words[0] in ("train", "sft", "plan"):
-        words, overrides = take_overrides(words)
-    arguments = parser.parse_args(words)
-    arguments.overrides = overrides
     try:
+        if words and words[0] in ("train", "sft", "plan"):
+            words, overrides = take_overrides(words, commands[words[0]])
+        arguments = parser.parse_args(words)
+        arguments.overrides = overrides
         with _shown_log():
             code = arguments.run_command(arguments)
             sys.stdout.flush()  # here, where a closed pipe is caught
@@ -75,7 +79,9 @@ def _shown_log() -> Iterator[None]:
 def make_parser() -> argparse.ArgumentParser:
     """The parser of all commands. Building it imports nothing that takes time."""
     parser = argparse.ArgumentParser(prog="qr-jax", description="Trains language models to search.", allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"qr_jax {importlib.metadata.version('qr_jax')}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    parser.set_defaults(commands=commands.choices)
 
     def command(name: str, run: Any, text: str, usage: str | None = None) -> argparse.ArgumentParser:
         made = commands.add_parser(name, help=text, description=text, usage=usage, allow_abbrev=False)
@@ -87,22 +93,24 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def take_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The command's own words, and the overrides among them (`a.b=c`, `--a.b c`), which may stand anywhere after it."""
-    with_value = ("--run", "--allow-plugins", *PROCESS_OPTIONS, "--topology", "--price")
-    alone = ("--dry-run", "--json", "--no-search", "--help", "-h")
+def take_overrides(words: Sequence[str], command: argparse.ArgumentParser) -> tuple[list[str], list[str]]:
+    """The command's own words, and the overrides among them (`a.b=c`, `--a.b c`), which may stand anywhere after it.
+
+    ValueError for what is nearly one of the command's options.
+    """
+    takes_value = {name: action.nargs != 0 for action in command._actions for name in action.option_strings}
     own, overrides, waiting = [], [], list(words)
     while waiting:
         word = waiting.pop(0)
-        name = word.partition("=")[0]
-        if name in with_value:
-            own += [word] + ([waiting.pop(0)] if "=" not in word and waiting else [])
-        elif name in alone:
-            own.append(word)
+        name, equals, _ = word.partition("=")
+        if name in takes_value:
+            own += [word] + ([waiting.pop(0)] if takes_value[name] and not equals and waiting else [])
         elif word.startswith("--"):
-            is_flag = "=" in word or not waiting or waiting[0].startswith("--")
+            if close := difflib.get_close_matches(name, takes_value, n=1, cutoff=0.8):
+                raise ValueError(f"there is no option {name}; did you mean {close[0]}?")
+            is_flag = equals or not waiting or waiting[0].startswith("--")
             overrides += [word] if is_flag else [f"{word}={waiting.pop(0)}"]
-        elif "=" in word:
+        elif equals:
             overrides.append(word)
         else:
             own.append(word)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from qr_jax import cli
+from qr_jax import cli, config, overrides
 from qr_jax.commands import doctor, options
 from qr_jax.commands import runs as run_commands
 from qr_jax.config import Config, to_json
@@ -54,9 +54,47 @@ def test_a_dry_run_prints_the_resolved_config_and_touches_no_device():
 
 def test_overrides_stand_anywhere_and_values_of_options_are_no_overrides():
     words = ["train", "a=1", "c.py", "--run", "runs/x=1", "--learner.lr", "-1", "b=2", "--dry-run", "--log.wandb"]
-    own, overrides = cli.take_overrides(words)
+    own, overrides = cli.take_overrides(words, cli.make_parser().get_default("commands")["train"])
     assert own == ["train", "c.py", "--run", "runs/x=1", "--dry-run"]
     assert overrides == ["a=1", "--learner.lr=-1", "b=2", "--log.wandb"]
+
+
+@pytest.mark.parametrize("name", ["--restart", "--trust", "--json"])
+def test_every_flag_of_a_command_is_known_to_it_before_or_after_its_settings(name):
+    parser = cli.make_parser()
+    own, overrides = cli.take_overrides(["train", "c.py", name, "a=1"], parser.get_default("commands")["train"])
+    assert own == ["train", "c.py", name] and overrides == ["a=1"]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["trian", TINY], "there is no command 'trian'; did you mean train?"),
+        (["train", TINY, "--runn", "x"], "there is no option --runn; did you mean --run?"),
+        (["train", TINY, "learning_rate=1e-6"], "unknown setting learning_rate: it is learner.lr here"),
+        (["train", TINY, "actor_rollout_ref.rollout.n=4"], "it is pool.samples here"),
+        (["train", TINY, "--sampels", "4"], "unknown setting sampels; did you mean pool.samples"),
+        (["train", TINY, "learner.lrr=1"], "did you mean learner.lr?"),
+    ],
+)
+def test_what_is_nearly_right_or_another_system_s_is_said_by_its_name_here(words, says, capsys):
+    assert cli.main(words) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_every_name_that_other_systems_use_leads_to_a_setting_of_ours():
+    settings = config.load("configs/quickstart.py")
+    known = overrides.known_names(settings)
+    for name, ours in overrides.ELSEWHERE.items():
+        assert ours in known or ours in ("loss.low", "loss.high", "env.max_turns"), name
+        with pytest.raises(ValueError, match=f"it is {ours} here"):
+            overrides.override(settings, [f"trainer.{name}=1"])
+
+
+def test_the_version_is_the_package_s(capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["--version"])
+    assert ended.value.code == 0 and capsys.readouterr().out.startswith("qr_jax 0.")
 
 
 def test_a_user_s_mistake_is_one_line_and_exit_2(capsys):
