@@ -11,6 +11,7 @@ reporting; a guard reads half a in both.
 """
 
 import argparse
+import hashlib
 import itertools
 import json
 import runpy
@@ -28,12 +29,13 @@ from qr_jax import metrics_writer
 from qr_jax.checks import check
 from qr_jax.config import Config, Learner, use
 from qr_jax.overrides import override
-from qr_jax.settings import conform, plain
+from qr_jax.settings import conform, differences, plain
 from qr_jax.studies.launch import Job, Launcher
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS, RUNS = ROOT / "benchmarks/results/study", ROOT / "runs/study"
 EVALUATIONS = 10  # of a run: every tenth of its budget; the last one is after training
+ROLLOUTS = 128  # a step, of the reported recipes
 LAST = 4  # of them are a run's accuracy
 BASELINE = {"a": "grpo_shipped", "b": "grpo"}  # what the others of a half are held against
 T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # Student's t, 97.5 %, of 1 to 9 degrees
@@ -98,7 +100,8 @@ def planned(setting: str, recipe: str, words: Sequence[str], seed: int, half: st
     """The cold start and the run."""
     file = f"{ROOT}/configs/study/settings.py:{setting}"
     pool = configs.load(file).pool
-    words = [word.format(pairs=pool.queries * pool.samples // 2) for word in words]
+    drawn = ROLLOUTS // pool.oversample
+    words = [word.format(groups=drawn // pool.samples, pairs=drawn // 2) for word in words]
     base = configs.load(file, [f"seed={seed}", *words])
     steps = -(-(base.train.max_rollouts or 0) // (base.pool.queries * base.pool.oversample * base.pool.samples))
     every = [f"evaluation.every={-(-steps // EVALUATIONS)}", f"evaluation.half={half}", "train.checkpoint_every=40"]
@@ -120,7 +123,9 @@ def alone(settings: Config) -> Config:
 
 
 def cold_start(settings: Config) -> Path:
-    return RUNS / "cold" / f"{configs.fingerprint(alone(settings))}_seed_{settings.seed}"
+    """Named by what is set: a setting that a later version adds, at its default, leaves it as it is."""
+    told = "\n".join(sorted(differences(Config(), alone(settings))))
+    return RUNS / "cold" / f"{hashlib.sha256(told.encode()).hexdigest()[:16]}_seed_{settings.seed}"
 
 
 def keep(job: Job) -> None:

@@ -4,10 +4,12 @@
 reported, on seeds 5 to 9 and half b, as `PLAN` says.
 """
 
-STEP = ["learner.lr=7e-4", "learner.warmup_updates=20"]
-RECYCLE = [*STEP, "rule=recycle", "pool.reset_below=0.7", "pool.min_signal=8"]
-FORESEE = [*STEP, "rule=foresee"]
-PAIRS = ["pool.samples=2", "pool.queries={pairs}"]  # as many rollouts a step, in pairs: study.py fills the number in
+STEP_256 = ["learner.lr=7e-4", "learner.warmup_updates=20"]  # with 32 queries of 8 samples
+RECYCLE_256 = [*STEP_256, "rule=recycle", "pool.reset_below=0.7", "pool.min_signal=8"]
+FORESEE_256 = [*STEP_256, "rule=foresee"]
+# What is reported has 128 rollouts a step, in groups of the setting's size or of two; study.py fills the numbers in.
+STEP = [*STEP_256, "pool.queries={groups}"]
+PAIRS = [*STEP_256, "pool.samples=2", "pool.queries={pairs}", "rule=foresee"]
 
 TUNING = {
     # plain GRPO: which step is the best?
@@ -31,7 +33,7 @@ TUNING = {
     "linear_20_warm40": ["learner.schedule=linear", "learner.lr=2e-3", "learner.warmup_updates=40"],
     "linear_30_warm40": ["learner.schedule=linear", "learner.lr=3e-3", "learner.warmup_updates=40"],
     "cosine_20_warm40": ["learner.schedule=cosine", "learner.lr=2e-3", "learner.warmup_updates=40"],
-    "warm20_07": STEP,
+    "warm20_07": STEP_256,
     "warm20_05": ["learner.lr=5e-4", "learner.warmup_updates=20"],
     "warm20": ["learner.warmup_updates=20"],
     "warm20_turns": [
@@ -48,25 +50,30 @@ TUNING = {
     "linear_zvp": ["learner.schedule=linear", "learner.advantage=rl_zvp", "learner.keep_dead=true"],
     # recycling, and with the step of warm20_07
     "recycle_published": ["rule=recycle"],
-    "recycle_guarded": RECYCLE,
-    "recycle_full16": [*RECYCLE, "learner.full_groups=16"],
-    "foresee": FORESEE,
-    # as many rollouts a step, of more queries
-    "k4b64": [*STEP, "pool.samples=4", "pool.queries=64"],
-    "k2b128": [*STEP, "pool.samples=2", "pool.queries=128"],
-    "k4b64_foresee": [*FORESEE, "pool.samples=4", "pool.queries=64"],
-    "k4b64_foresee_10": [*FORESEE, "pool.samples=4", "pool.queries=64", "learner.lr=1e-3"],
-    "k2b128_foresee": [*FORESEE, "pool.samples=2", "pool.queries=128"],
-    "k2b128_foresee_10": [*FORESEE, "pool.samples=2", "pool.queries=128", "learner.lr=1e-3"],
+    "recycle_guarded": RECYCLE_256,
+    "recycle_full16": [*RECYCLE_256, "learner.full_groups=16"],
+    "foresee": FORESEE_256,
+    # as many rollouts a step, of more queries; then half as many
+    "k4b64": [*STEP_256, "pool.samples=4", "pool.queries=64"],
+    "k2b128": [*STEP_256, "pool.samples=2", "pool.queries=128"],
+    "k4b64_foresee": [*FORESEE_256, "pool.samples=4", "pool.queries=64"],
+    "k4b64_foresee_10": [*FORESEE_256, "pool.samples=4", "pool.queries=64", "learner.lr=1e-3"],
+    "k2b128_foresee": [*FORESEE_256, "pool.samples=2", "pool.queries=128"],
+    "k2b128_foresee_10": [*FORESEE_256, "pool.samples=2", "pool.queries=128", "learner.lr=1e-3"],
+    "b16": [*STEP_256, "pool.queries=16"],
+    "b8": [*STEP_256, "pool.queries=8"],
+    "k4b32": [*STEP_256, "pool.samples=4"],
+    "k2b64_foresee": [*FORESEE_256, "pool.samples=2", "pool.queries=64"],
+    "k2b32_foresee": [*FORESEE_256, "pool.samples=2", "pool.queries=32"],
 }
 
 RECIPES = {
     "grpo": STEP,
     "paper": [*STEP, "rule=recycle"],  # recycling as published
-    "recycle": [*RECYCLE, "learner.full_groups=16"],
-    "foresee": FORESEE,
-    "pairs": [*FORESEE, *PAIRS],  # the best of TUNING
-    "grpo_pairs": [*STEP, *PAIRS],  # what of it is the groups' size
+    "recycle": [*STEP, "rule=recycle", "pool.reset_below=0.7", "pool.min_signal=4", "learner.full_groups=8"],
+    "foresee": [*STEP, "rule=foresee"],
+    "pairs": PAIRS,  # the best of TUNING
+    "grpo_pairs": [*PAIRS, "rule=grpo"],  # what of it is the groups' size
     "soft_recycle": [*STEP, "rule=soft_recycle"],
     "greso": [*STEP, "rule=greso"],
     "mopps": [*STEP, "rule=mopps"],
