@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-c
 
 PEERS := benchmarks/peers/.venv
 
-.PHONY: help .venv quickstart study test test-pods test-tpu lint smollm2 minilm bench-peers bench-rollout bench-quickstart bench-start bench-learner bench-accelerator bench-pool bench-retrieval bench-retrieval-server bench-dense bench-recall bench-tpu bench-hand-over bench-plans
+.PHONY: help .venv quickstart study test test-pods test-tpu lint smollm2 minilm bench-peers bench-rollout bench-quickstart bench-start bench-learner bench-accelerator bench-pool bench-retrieval bench-retrieval-server bench-hostile-server bench-dense bench-recall bench-tpu bench-hand-over bench-plans
 
 help:  ## what there is to make
 	@sed -n 's/^\([.a-z0-9-]*\):.*## /\1: /p' Makefile
@@ -85,6 +85,9 @@ bench-retrieval: $(STAMP)  ## BM25 searches beside bm25s alone
 
 bench-retrieval-server: $(STAMP)  ## searches through qr-jax serve-retriever beside direct ones
 	$(BIN)/python -m benchmarks.retrieval_server
+
+bench-hostile-server: $(STAMP)  ## what 200 good clients notice of 10,000 hostile requests
+	$(BIN)/python -m benchmarks.hostile_server
 
 bench-dense: $(STAMP) $(PEERS)/.installed  ## exact search among vectors beside numpy and faiss
 	$(BIN)/python -m benchmarks.dense

@@ -41,7 +41,7 @@ def main(words: Sequence[str] | None = None) -> None:
     search = bm25(corpus=readers.read_passages(corpus))
     right = {text: [one.id for one in found] for text, found in zip(texts, search(texts, K), strict=True)}
     samples: dict[str, list[dict[str, Any]]] = {}
-    with serving(corpus) as url:
+    with serving(corpus) as (url, _):
         for _ in range(options.rounds):
             for size in (1, 64):
                 samples.setdefault(f"direct, {size} a call", []).append(direct(search, texts, size))
@@ -66,8 +66,8 @@ def arguments(words: Sequence[str] | None) -> argparse.Namespace:
 
 
 @contextlib.contextmanager
-def serving(corpus: str) -> Iterator[str]:
-    """A server of that corpus in a process of its own; its URL."""
+def serving(corpus: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """A server of that corpus in a process of its own; its URL, and the process."""
     words = [sys.executable, "-m", "qr_jax.cli", "serve-retriever", "--corpus", corpus, "--port", "0"]
     with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, cwd=interleave.ROOT) as process:
         assert process.stderr
@@ -75,7 +75,7 @@ def serving(corpus: str) -> Iterator[str]:
         if "http://" not in line:
             raise SystemExit(line + process.stderr.read())
         try:
-            yield line.split()[-1]
+            yield line.split()[-1], process
         finally:
             process.terminate()
 

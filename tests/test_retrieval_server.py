@@ -1,6 +1,7 @@
 """The retrieval server on loopback: the peers' requests get their answers, and everything else a clear refusal."""
 
 import asyncio
+import contextlib
 import http.client
 import json
 import os
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 import urllib.parse
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -27,11 +29,11 @@ from benchmarks.retrieval_server import ask_all
 from qr_jax import cli
 from qr_jax.commands import retrieval
 from qr_jax.records import Passage
-from qr_jax.retrieval import pages, server
+from qr_jax.retrieval import bounded_json, pages, server
 from qr_jax.retrieval.http_server import Bounds
 from qr_jax.retrieval.pages import Pages
 from qr_jax.retrieval.protocols import PROTOCOLS
-from qr_jax.retrieval.search_batcher import Limits
+from qr_jax.retrieval.search_batcher import Limits, cut
 from qr_jax.retrieval.server import App, check_address, run
 from qr_jax.retrieval.server_metrics import Histogram
 from qr_jax.retrievers.bm25 import bm25
@@ -137,7 +139,9 @@ def test_our_client_gets_through_it_what_the_search_gives(protocol):
     ("body", "status", "says"),
     [
         (b"{", 400, "no JSON"),
-        (b"[" * 50_000, 400, "no JSON"),
+        (b"[" * 50_000, 400, "50,000 commas, lists and objects; at most 68 are taken, which is room for 4 queries"),
+        (b"[" + b"[]," * 33_000, 400, "66,001 commas, lists and objects; at most 68"),
+        (b'{"queries": [' + b'"",' * 20_000, 400, "20,001 texts; at most 138 are taken"),
         ([], 400, "no JSON object"),
         ({}, 400, "wanted 'queries'"),
         ({"queries": [1]}, 400, "wanted 'queries'"),
@@ -345,15 +349,280 @@ def test_a_search_that_breaks_its_contract_is_500():
         assert call(url, "/retrieve", {"queries": ["a"]})[0] == 500
 
 
-def test_slow_senders_and_too_many_connections_are_cut_off():
-    with serving(bounds=Bounds(idle_s=0.2, connections=2)) as (_, url):
-        assert raw(url, b"GET /health HTT") == b""
-        place = urllib.parse.urlsplit(url)
-        held = [socket.create_connection((place.hostname, place.port)) for _ in range(2)]
+# ---- hostile clients
+
+HEALTH = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+HEAD = "POST /retrieve HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n"
+
+
+def connect(url: str, data: bytes = b"", address: str = "127.0.0.1") -> socket.socket:
+    """A connection from that address, on which these bytes are sent."""
+    parts = urllib.parse.urlsplit(url)
+    connection = socket.create_connection((parts.hostname, parts.port), timeout=10, source_address=(address, 0))
+    connection.sendall(data)
+    return connection
+
+
+def all_of(connection: socket.socket) -> bytes:
+    """What comes until the server closes or resets the connection, which is closed here too."""
+    found = b""
+    with connection, contextlib.suppress(ConnectionError):
+        while some := connection.recv(65536):
+            found += some
+    return found
+
+
+def wait_for(condition) -> None:
+    ends = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < ends, "it did not come about within 10 s"
+        time.sleep(0.01)
+
+
+def memory_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_the_bodies_of_all_connections_together_are_bounded():
+    size = 8_000_000
+    half = HEAD.format(size).encode() + b" " * (size // 2)
+    bounds, limits = Bounds(held_bytes=2 * size), Limits(body_bytes=size)
+    with serving(bounds=bounds, limits=limits) as (app, url), ThreadPoolExecutor(1) as thread:
+        before = memory_bytes()
+        held = [connect(url, half) for _ in range(2)]
+        wait_for(lambda: app.server.held_bytes == 2 * size)
+        refused = [all_of(connect(url, half)) for _ in range(38)]
+        assert all(found.startswith(b"HTTP/1.1 503 ") and b"Retry-After: 1" in found for found in refused)
+        assert b"other bodies hold 16,000,000 of 16,000,000 bytes, and this one has 8,000,000" in refused[0]
+        assert app.server.held_bytes == 2 * size and memory_bytes() - before < 4 * size
+        assert call(url, "/retrieve", {"queries": ["oslo"]})[0] == 200  # a small one is taken all the same
+        assert 'qr_jax_refused_total{reason="bodies"} 38' in call(url, "/metrics")[1]
+        held.pop().close()
+        wait_for(lambda: app.server.held_bytes == size)
+        large = thread.submit(call, url, "/retrieve", b'{"queries": ["oslo"]}' + b" " * (size - 21))
+        assert large.result()[0] == 200
+        held.pop().close()
+        wait_for(lambda: app.server.held_bytes == 0)
+
+
+@pytest.mark.parametrize("body", [b"[" * 1_000_000, b"[],", b'"",', b'{"":0},', b"0,", b'"\\"",'])
+def test_json_of_many_small_items_costs_neither_memory_nor_time(body):
+    body = body * (1_000_000 // len(body))
+    tracemalloc.start()
+    begun = time.process_time()
+    try:
+        with pytest.raises(bounded_json.TooMany, match="the body has"):
+            bounded_json.read(body, 4160)
+        seconds, most_bytes = time.process_time() - begun, tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert seconds < 0.2 and most_bytes < 4 * len(body)
+
+
+@pytest.mark.parametrize("text", [",[{" * 1000, '"' * 1000, "\\", '\\"', '\\\\", [', '["a", "b"]', "東京, \U0001f600"])
+def test_what_stands_in_a_query_does_not_count_as_an_item(text):
+    asked = {"queries": [text, "x", text]}
+    for ascii_only in (True, False):
+        assert bounded_json.read(json.dumps(asked, ensure_ascii=ascii_only).encode(), 4) == asked
+    with pytest.raises(bounded_json.TooMany, match="has 4 commas, lists and objects; at most 3 are taken"):
+        bounded_json.read(json.dumps(asked).encode(), 3)
+
+
+def test_a_long_list_is_written_as_json_while_others_have_their_turns():
+    rows = [{"n": n, "text": "x" * 1000} for n in range(2000)]
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async def whole() -> bytes:
+        task = asyncio.create_task(others())
+        text = await bounded_json.write_list(rows)
+        task.cancel()
+        return bytes(text) + await bounded_json.write_list([], before=b"<", after=b">")
+
+    assert asyncio.run(whole()) == json.dumps(rows).encode() + b"<[]>" and turns >= 7  # 2 MB, in turns of 262,144 bytes
+
+
+def test_a_request_is_cut_into_calls_of_bounded_size():
+    limits = Limits(batch=3, call_passages=20, call_chars=10)
+    assert cut(list("abcde"), 1, limits) == [["a", "b", "c"], ["d", "e"]]
+    assert cut(list("abcde"), 10, limits) == [["a", "b"], ["c", "d"], ["e"]]
+    assert cut(list("ab"), 100, limits) == [["a"], ["b"]]
+    assert cut(["a" * 11, "b" * 6, "c" * 4, "d"], 1, limits) == [["a" * 11], ["b" * 6, "c" * 4], ["d"]]
+    assert cut([], 1, limits) == []
+
+
+def test_a_small_request_is_answered_while_a_large_one_is_searched_for():
+    calls: list[list[str]] = []
+    all_wait = threading.Event()
+
+    def slow(queries, k):
+        calls.append(list(queries))
+        assert all_wait.wait(10)
+        time.sleep(0.02)
+        return [[Passage(query, "", query, 1.0)] for query in queries]
+
+    texts = [f"large {n}" for n in range(160)]
+    texts += texts[:5]
+    ids = lambda answer: [some[0]["id"] for some in answer[1]["result"]]  # noqa: E731
+    with serving(slow, limits=Limits(batch=8)) as (app, url), ThreadPoolExecutor(3) as threads:
+        asked = []
+        for queries, waiting in ((texts, 152), (texts, 312), (["small"], 313)):  # the first 8 are searched for
+            asked.append(threads.submit(call, url, "/retrieve", {"queries": queries, "topk": 1}))
+            wait_for(lambda waiting=waiting: app.batcher.queue == waiting)
+        all_wait.set()
+        assert ids(asked[2].result()) == ["small"] and not asked[0].done() and not asked[1].done()
+        assert [ids(one.result()) for one in asked[:2]] == [texts, texts]  # in order
+    firsts = ["large 0", "large 8", "large 0", "small", "large 16", "large 8", "large 24", "large 16"]
+    assert [queries[0] for queries in calls[:8]] == firsts
+    assert len(calls) == 41 and max(map(len, calls)) == 8
+
+
+def test_a_large_request_that_was_given_up_is_not_searched_for_further():
+    calls: list[int] = []
+
+    def slow(queries, k):
+        calls.append(len(queries))
         time.sleep(0.05)
-        assert raw(url, b"").startswith(b"HTTP/1.1 503")
+        return [[] for _ in queries]
+
+    with serving(slow, limits=Limits(batch=1, search_s=0.2)) as (app, url):
+        assert call(url, "/retrieve", {"queries": [str(n) for n in range(50)]})[0] == 504
+        assert call(url, "/retrieve", {"queries": ["a"]})[0] == 200 and app.batcher.queue == 0
+        before = len(calls)
+        time.sleep(0.2)
+        assert len(calls) == before < 10
+
+
+def test_large_requests_leave_room_for_small_ones_to_wait():
+    release = threading.Event()
+
+    def hang(queries, k):
+        release.wait(10)
+        return [[] for _ in queries]
+
+    ask = lambda url, count: call(url, "/retrieve", {"queries": [str(n) for n in range(count)]})[0]  # noqa: E731
+    with serving(hang, limits=Limits(batch=2, waiting=20)) as (app, url), ThreadPoolExecutor(2) as threads:
+        try:
+            large = threads.submit(ask, url, 10)
+            wait_for(lambda: app.batcher.queue == 8)  # two are searched for
+            assert ask(url, 3) == 503
+            small = threads.submit(ask, url, 2)
+            wait_for(lambda: app.batcher.queue == 10)
+        finally:
+            release.set()
+        assert (large.result(), small.result()) == (200, 200)
+
+
+def test_idle_connections_give_way_to_new_ones_and_the_oldest_first():
+    with serving(bounds=Bounds(connections=4)) as (app, url):
+        kept = connect(url, HEALTH)
+        assert kept.recv(65536).startswith(b"HTTP/1.1 200 ")
+        wait_for(lambda: app.server.connections == 1)
+        slow = [connect(url, b"GET /hea"[:n]) for n in range(3)]
+        wait_for(lambda: app.server.connections == 4)
+        for _ in range(2):
+            assert call(url, "/retrieve", {"queries": ["oslo"]})[0] == 200
+            slow.append(connect(url))
+            wait_for(lambda: app.server.connections == 4)
+        assert app.server.refused["dropped"] == 2
+        assert [all_of(one) for one in slow[:2]] == [b"", b""]
+        kept.sendall(HEALTH)  # one that has asked before stays longest
+        assert kept.recv(65536).startswith(b"HTTP/1.1 200 ")
+        for one in (kept, *slow[2:]):
+            one.close()
+
+
+def test_one_address_cannot_take_all_places():
+    release = threading.Event()
+
+    def hang(queries, k):
+        release.wait(10)
+        return [[] for _ in queries]
+
+    body = b'{"queries": ["a"]}'
+    with serving(hang, bounds=Bounds(connections=6, address_connections=3)) as (app, url):
+        try:
+            idle = [connect(url, address="127.0.0.2") for _ in range(9)]
+            wait_for(lambda: app.server.refused["dropped"] == 6)
+            busy = [connect(url, HEAD.format(len(body)).encode() + body) for _ in range(3)]
+            wait_for(lambda: app.server.connections == 6 and app.server.refused["dropped"] == 6)
+            wait_for(lambda: app.metrics.queries == 3)
+            found = all_of(connect(url))
+            assert found.startswith(b"HTTP/1.1 503 ") and b"all 3 connections of one address wait" in found
+            good = connect(url, HEALTH, address="127.0.0.3")
+            assert good.recv(65536).startswith(b"HTTP/1.1 200 ")
+            assert dict(app.server.refused) | {"dropped": 7, "connections": 1} == dict(app.server.refused)
+        finally:
+            release.set()
+        for one in (good, *busy, *idle):
+            one.close()
+
+
+def test_places_of_connections_that_ended_are_free_again():
+    with serving(bounds=Bounds(connections=4, address_connections=2)) as (app, url):
+        for _ in range(5):
+            assert raw(url, HEALTH.replace(b"HTTP/1.1", b"HTTP/1.0")).startswith(b"HTTP/1.1 200 ")
+            wait_for(lambda: app.server.connections == 0)
+        held = [connect(url) for _ in range(2)]
+        wait_for(lambda: app.server.connections == 2)
+        assert app.server.refused["dropped"] == app.server.refused["connections"] == 0
         for one in held:
             one.close()
+
+
+def test_slow_heads_and_slow_bodies_are_cut_off_and_kept_connections_are_not():
+    bounds = Bounds(head_s=0.2, body_s=0.2, body_bytes_per_s=1000, idle_s=20)
+    with serving(bounds=bounds) as (app, url), ThreadPoolExecutor(2) as threads:
+        kept = connect(url, HEALTH)
+        assert raw(url, b"GET /health HTT") == b"" and raw(url, b"") == b""
+        drip = connect(url, HEAD.format(60_000).encode())  # 3,000 bytes a second bring it within idle_s
+        come = threads.submit(all_of, drip)
+        with contextlib.suppress(OSError):
+            while not come.done():
+                drip.sendall(b"x")
+                time.sleep(0.02)
+        found = come.result()
+        assert found.startswith(b"HTTP/1.1 408 ") and b"wanted 3,000 bytes a second, over each 0.2 s" in found
+        assert dict(app.server.refused) | {"slow heads": 2, "slow bodies": 1} == dict(app.server.refused)
+        steady = connect(url, HEAD.format(1200).encode() + b'{"queries": ["oslo"]}')
+        for _ in range(9):
+            time.sleep(0.06)
+            steady.sendall(b" " * 131)
+        assert steady.recv(65536).startswith(b"HTTP/1.1 200 ")
+        assert kept.recv(65536).startswith(b"HTTP/1.1 200 ")
+        kept.sendall(HEALTH[:9])
+        assert all_of(kept) == b"" and app.server.refused["slow heads"] == 3
+        steady.close()
+
+
+def test_an_answer_that_nobody_reads_is_given_up():
+    large = [[Passage("1", "", "x" * 30_000_000, 1.0)]]
+    body = b'{"queries": ["a"]}'
+    with serving(lambda queries, k: large, bounds=Bounds(idle_s=0.3)) as (app, url):
+        files = len(os.listdir("/proc/self/fd"))
+        asked = connect(url, HEAD.format(len(body)).encode() + body)
+        wait_for(lambda: app.metrics.requests["/retrieve", 200] == 1)
+        wait_for(lambda: app.server.connections == 0)
+        wait_for(lambda: len(os.listdir("/proc/self/fd")) == files + 1)  # the client's
+        assert len(all_of(asked)) < 20_000_000
+
+
+def test_as_many_files_may_be_open_as_there_are_connections(monkeypatch, caplog):
+    limits, given = {"now": (256, 1024)}, []
+    monkeypatch.setattr(server.resource, "getrlimit", lambda kind: limits["now"])
+    monkeypatch.setattr(server.resource, "setrlimit", lambda kind, value: given.append(value))
+    server.allow_files(100)
+    assert given == [(356, 1024)] and not caplog.records
+    server.allow_files(1024)
+    assert given[-1] == (1024, 1024) and "1024 files may be open; wanted 1280 for 1024 connections" in caplog.text
+    limits["now"] = (-1, -1)
+    server.allow_files(100_000)
+    assert len(given) == 2
 
 
 def test_the_end_waits_for_what_is_being_answered():
@@ -450,11 +719,13 @@ def test_the_command_s_limits_are_the_server_s(tmp_path, monkeypatch):
         "--max-chars=8",
         "--max-body=1000",
         "--search-s=4",
+        "--max-connections=30",
     ]
     assert cli.main(["serve-retriever", "--corpus", str(corpus), *words]) == 0
     assert served["limits"] == Limits(batch=7, wait_s=0.009, k=5, queries=6, query_chars=8, body_bytes=1000, search_s=4)
+    assert served["bounds"] == Bounds(connections=30, address_connections=15)
     assert cli.main(["serve-retriever", "--corpus", str(corpus)]) == 0
-    assert served["limits"] == Limits() and served["pages"] is None
+    assert served["limits"] == Limits() and served["bounds"] == Bounds() and served["pages"] is None
     assert cli.main(["serve-retriever", "--corpus", str(corpus), "--access"]) == 0 and served["pages"].get("1")
 
 

@@ -30,9 +30,11 @@ def add(command: Any) -> None:
     serve.add_argument("--max-k", type=whole(1), metavar="N", help="passages a query (100)")
     serve.add_argument("--max-queries", type=whole(1), metavar="N", help="queries a request (4096)")
     serve.add_argument("--max-chars", type=whole(1), metavar="N", help="of a query; a longer one is cut (4096)")
-    text = "bytes a request, of each client at once (32000000)"
+    text = "bytes a request (32000000)"
     serve.add_argument("--max-body", type=whole(1), metavar="N", help=text)
     serve.add_argument("--search-s", type=whole(1), metavar="N", help="seconds until a request gets 504 (30)")
+    text = "open at once; half of them may come from one address (1024)"
+    serve.add_argument("--max-connections", type=whole(2), metavar="N", help=text)
     parts = command("retriever", None, "check a retrieval server").add_subparsers(required=True, metavar="WHAT")
     text = "ask a retrieval server what can go wrong; what is wrong exits with 1"
     check = parts.add_parser("check", help=text, description=text, allow_abbrev=False)
@@ -80,6 +82,7 @@ def _serve(arguments: argparse.Namespace) -> int:
     if not any(plugins.constants("retriever", part.name).get("DEVICES") for part in (chosen, *inside(chosen.settings))):
         os.environ["JAX_PLATFORMS"] = "cpu"  # before anything can start jax: the devices are left to whoever trains
     from qr_jax.retrieval import http_post, server
+    from qr_jax.retrieval.http_server import Bounds
     from qr_jax.retrieval.search_batcher import Limits
 
     token = http_post.secret(arguments.token_env) if arguments.token_env else None
@@ -87,7 +90,10 @@ def _serve(arguments: argparse.Namespace) -> int:
     search, about, pages = _open(chosen, arguments.corpus, arguments.access)
     say = lambda url: print(f"{chosen.name}: {url}", file=sys.stderr, flush=True)  # noqa: E731
     where = {"host": arguments.host, "port": arguments.port, "token": token}
-    server.serve(search, **where, limits=Limits(**limits_of(arguments)), about=about, say=say, pages=pages)
+    most = arguments.max_connections
+    bounds = Bounds(connections=most, address_connections=most // 2) if most else Bounds()
+    limits = Limits(**limits_of(arguments))
+    server.serve(search, **where, limits=limits, bounds=bounds, about=about, say=say, pages=pages)
     return 0
 
 

@@ -1,6 +1,7 @@
 """A small, strict HTTP/1.1 server for JSON: bounded heads and bodies, kept connections, an orderly end.
 
-Bodies come with Content-Length, never in chunks; any other request is refused and its connection closed.
+Bodies come with Content-Length, never in chunks; any other request is refused and its connection closed. Slow senders
+are cut off, and idle connections give way to new ones (connections.py).
 """
 
 import asyncio
@@ -10,9 +11,12 @@ import json
 import logging
 import re
 import socket
-from collections.abc import Awaitable, Callable, Mapping
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from qr_jax.retrieval.connections import Connection, Connections, Stage
 
 log = logging.getLogger(__name__)
 
@@ -20,6 +24,8 @@ FIRST_LINE = re.compile(r"([A-Z]{1,16}) ([!-~]{1,2048}) HTTP/1\.([01])")
 HEADER = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\x00-\x08\x0a-\x1f\x7f]*)")
 ONCE = ("host", "content-length", "content-type", "authorization", "transfer-encoding")
 LINGER_S = 1.0  # how long a refused body is still read, so that its sender sees the refusal and no reset
+PIECE_BYTES = 65_536  # of a body that is read or an answer that is sent, at a time
+RETRY = (("Retry-After", "1"),)
 
 
 @dataclass(frozen=True)
@@ -29,24 +35,34 @@ class Request:
     method: str
     path: str
     headers: Mapping[str, str]
-    body: bytes = b""
+    body: bytes | bytearray = b""
 
 
 @dataclass(frozen=True)
 class Response:
     status: int
-    body: bytes
+    body: bytes | bytearray
     kind: str = "application/json"
     headers: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """`idle_s` is how long a connection may take to send a request's head, or its body, or to read an answer."""
+    """What one client, and all of them together, may take of the server.
+
+    All bodies together are at most `held_bytes` and `small_bytes` of each connection. `idle_s` is how long a kept
+    connection may send nothing, and how long an answer may take to be read.
+    """
 
     head_bytes: int = 16_384
     body_bytes: int = 1_000_000
+    held_bytes: int = 128_000_000  # of large bodies that come or are being answered, by their Content-Length
+    small_bytes: int = 65_536  # a body up to this size is taken whatever the large ones hold
     connections: int = 1024
+    address_connections: int = 512  # from one address
+    head_s: float = 10.0  # from the connection, or from a head's first byte, to its end
+    body_s: float = 5.0  # each such time brings `body_s` of the least rate, or the body's end
+    body_bytes_per_s: float = 10_000.0  # the least rate; of a large body it is what brings all of it within `idle_s`
     idle_s: float = 60.0
     grace_s: float = 20.0  # how long the last answers may take when the server ends
 
@@ -64,17 +80,23 @@ def as_json(value: Any, status: int = 200, headers: tuple[tuple[str, str], ...] 
 
 
 class Server:
-    """Answers requests by `handle`, whose exceptions but Refused are a 500; `admit` may refuse one before its body."""
+    """Answers requests by `handle`, whose exceptions but Refused are a 500; `admit` may refuse one before its body.
+
+    `refused` counts what was refused for the sake of others, by its reason.
+    """
 
     def __init__(
         self, handle: Callable[[Request], Awaitable[Response]], bounds: Bounds, admit: Callable[[Request], None]
     ):
         self._handle, self._bounds, self._admit = handle, bounds, admit
-        self._busy: dict[asyncio.Task[Any], bool] = {}  # of each connection: whether it is being answered
+        self._connections = Connections(bounds.connections, bounds.address_connections)
+        self.held_bytes = 0  # of large bodies that come or are being answered
+        reasons = ("connections", "dropped", "slow heads", "slow bodies", "bodies")
+        self.refused: Counter[str] = Counter(dict.fromkeys(reasons, 0))
 
     @property
     def connections(self) -> int:
-        return len(self._busy)
+        return len(self._connections)
 
     async def start(self, host: str, port: int) -> int:
         """Listen; returns the port (a free one for 0)."""
@@ -85,58 +107,131 @@ class Server:
     async def stop(self) -> None:
         """Listen no more, finish the answers under way within `grace_s`, and close."""
         self._server.close()
-        for task, busy in list(self._busy.items()):
-            if not busy:
-                task.cancel()
-        if self._busy:
-            await asyncio.wait(list(self._busy), timeout=self._bounds.grace_s)
-        for task in list(self._busy):
+        for connection in self._connections.all(Stage.HEAD, Stage.KEPT):
+            connection.task.cancel()
+        tasks = [connection.task for connection in self._connections.all(*Stage)]
+        if tasks:
+            await asyncio.wait(tasks, timeout=self._bounds.grace_s)
+        for task in tasks:
             task.cancel()
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
-        self._busy[task] = False
         writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        writer.transport.set_write_buffer_limits(0)  # a send ends when nothing is left to be sent
+        connection = Connection(str((writer.get_extra_info("peername") or [""])[0]), task)
         try:
-            if len(self._busy) > self._bounds.connections:
-                full = Refused(503, f"all {self._bounds.connections} connections are taken", (("Retry-After", "1"),))
+            full = self._enter(connection)
+            if full is not None:
                 await self._send(writer, full.response, False)
                 return
-            while self._server.is_serving() and await self._exchange(task, reader, writer):
-                self._busy[task] = False
+            while self._server.is_serving() and await self._exchange(connection, reader, writer):
+                self._connections.move(connection, Stage.KEPT)
         except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            pass  # the client went away or was too slow, or the server ends
+            writer.transport.abort()  # the client went away or was too slow, or another took its place
         finally:
-            del self._busy[task]
+            self._connections.leave(connection)
             writer.close()
 
-    async def _exchange(self, task: asyncio.Task, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+    async def _exchange(
+        self, connection: Connection, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> bool:
         """One request and its answer; whether the connection is kept."""
+        with contextlib.ExitStack() as held:
+            try:
+                head = await self._head(connection, reader)
+                self._connections.move(connection, Stage.BODY)
+                request, length, kept = parse_head(head, self._bounds.body_bytes)
+                self._admit(request)
+                held.enter_context(self._hold(length))
+                if request.headers.get("expect", "").lower() == "100-continue":
+                    writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+                body = await self._body(reader, length)
+            except Refused as refused:  # it is not known where the next request begins
+                await self._send(writer, refused.response, False)
+                await _linger(reader, writer)
+                return False
+            self._connections.move(connection, Stage.ANSWER)
+            response = await self._answer(Request(request.method, request.path, request.headers, body))
+            kept = kept and self._server.is_serving()
+            await self._send(writer, response, kept)
+            return kept
+
+    async def _answer(self, request: Request) -> Response:
         try:
-            async with asyncio.timeout(self._bounds.idle_s):
-                head = await _head(reader)
-            self._busy[task] = True
-            request, length, kept = parse_head(head, self._bounds.body_bytes)
-            self._admit(request)
-            if request.headers.get("expect", "").lower() == "100-continue":
-                writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-            async with asyncio.timeout(self._bounds.idle_s):
-                body = await reader.readexactly(length)
-        except Refused as refused:  # it is not known where the next request begins
-            await self._send(writer, refused.response, False)
-            await _linger(reader, writer)
-            return False
-        try:
-            response = await self._handle(Request(request.method, request.path, request.headers, body))
+            return await self._handle(request)
         except Refused as refused:
-            response = refused.response
+            return refused.response
         except Exception:  # a bug of ours: this request's failure, not the server's end
             log.exception("%s %s failed", request.method, request.path)
-            response = Refused(500, "this server failed").response
-        kept = kept and self._server.is_serving()
-        await self._send(writer, response, kept)
-        return kept
+            return Refused(500, "this server failed").response
+
+    # ---- the bounds
+
+    def _enter(self, connection: Connection) -> Refused | None:
+        """Give it a place, if need be that of a connection that is idle; returns the refusal where none is."""
+        try:
+            idle = self._connections.make_room(connection.address)
+        except ValueError as error:
+            self.refused["connections"] += 1
+            return Refused(503, str(error), RETRY)
+        if idle is not None:
+            self.refused["dropped"] += 1
+            idle.task.cancel()
+        self._connections.enter(connection)
+        return None
+
+    @contextlib.contextmanager
+    def _hold(self, length: int) -> Iterator[None]:
+        """Count a body among those held until it is answered. Refused: they would be too many bytes together."""
+        counted = length if length > self._bounds.small_bytes else 0
+        if self.held_bytes + counted > self._bounds.held_bytes:
+            self.refused["bodies"] += 1
+            held = f"other bodies hold {self.held_bytes:,} of {self._bounds.held_bytes:,} bytes"
+            raise Refused(503, f"{held}, and this one has {length:,}; try again, or send fewer queries at once", RETRY)
+        self.held_bytes += counted
+        try:
+            yield
+        finally:
+            self.held_bytes -= counted
+
+    async def _head(self, connection: Connection, reader: asyncio.StreamReader) -> bytes:
+        """A request's head. TimeoutError: it did not come in time."""
+        first = b""
+        if connection.stage == Stage.KEPT:
+            async with asyncio.timeout(self._bounds.idle_s):
+                first = await reader.readexactly(1)
+            self._connections.move(connection, Stage.HEAD)
+        try:
+            async with asyncio.timeout(self._bounds.head_s):
+                return first + await reader.readuntil(b"\r\n\r\n")
+        except TimeoutError:
+            self.refused["slow heads"] += 1
+            raise
+        except asyncio.LimitOverrunError as error:
+            raise Refused(431, "the request's head is too long") from error
+
+    async def _body(self, reader: asyncio.StreamReader, length: int) -> bytearray:
+        """A request's body. Refused: it came more slowly than the least rate."""
+        body, read, due, now = bytearray(length), 0, 0.0, asyncio.get_running_loop().time
+        rate = max(self._bounds.body_bytes_per_s, length / self._bounds.idle_s)
+        try:
+            async with asyncio.timeout(None) as limit:
+                while read < length:
+                    if read >= due:
+                        limit.reschedule(now() + self._bounds.body_s)
+                        due = read + rate * self._bounds.body_s
+                    piece = await reader.read(min(PIECE_BYTES, length - read))
+                    if not piece:
+                        raise asyncio.IncompleteReadError(b"", length)
+                    body[read : read + len(piece)] = piece
+                    read += len(piece)
+        except TimeoutError as error:
+            self.refused["slow bodies"] += 1
+            wanted = f"wanted {rate:,.0f} bytes a second, over each {self._bounds.body_s:g} s"
+            raise Refused(408, f"{read:,} of the body's {length:,} bytes came, too slowly; {wanted}") from error
+        return body
 
     async def _send(self, writer: asyncio.StreamWriter, response: Response, kept: bool) -> None:
         lines = [
@@ -148,16 +243,12 @@ class Server:
             "X-Content-Type-Options: nosniff",
             *(f"{name}: {value}" for name, value in response.headers),
         ]
-        writer.write("\r\n".join([*lines, "", ""]).encode("latin-1") + response.body)
         async with asyncio.timeout(self._bounds.idle_s):
+            writer.write("\r\n".join([*lines, "", ""]).encode("latin-1") + response.body[:PIECE_BYTES])
             await writer.drain()
-
-
-async def _head(reader: asyncio.StreamReader) -> bytes:
-    try:
-        return await reader.readuntil(b"\r\n\r\n")
-    except asyncio.LimitOverrunError as error:
-        raise Refused(431, "the request's head is too long") from error
+            for start in range(PIECE_BYTES, len(response.body), PIECE_BYTES):
+                writer.write(response.body[start : start + PIECE_BYTES])
+                await writer.drain()
 
 
 async def _linger(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

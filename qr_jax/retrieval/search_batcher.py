@@ -1,16 +1,19 @@
-"""Search requests of many clients put together: one call of the search function answers all waiting requests."""
+"""Search requests of many clients put together: one call of the search function answers parts of several requests.
+
+A large request is cut into parts, and the requests take turns: it holds nobody for longer than a call takes.
+"""
 
 import asyncio
 import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from qr_jax.records import Passage, SearchFunction
-from qr_jax.retrieval.http_server import Refused
+from qr_jax.retrieval.http_server import RETRY, Refused
 from qr_jax.retrieval.server_metrics import ServerMetrics
 
 log = logging.getLogger(__name__)
@@ -25,23 +28,63 @@ class Limits:
     k: int = 100
     default_k: int = 3
     query_chars: int = 4096  # a longer query is cut: it is searched for, and fails no other query
-    waiting: int = 16_384  # queries that wait for their search; further ones are refused with 503
-    batch: int = 64  # queries of one search call; a single request may have more
+    waiting: int = 32_768  # queries that wait; further ones are refused with 503. Half is for requests up to a batch
+    batch: int = 64  # queries of one search call
+    call_passages: int = 2048  # of one search call: queries times k; each call has one query at least
+    call_chars: int = 65_536  # of the queries of one search call
     wait_s: float = 0.003  # how long a request waits for others, when other clients are connected
     search_s: float = 30.0  # after this time a request gets 504
 
+    def most_queries(self, k: int) -> int:
+        """Of one search call."""
+        return min(self.batch, max(1, self.call_passages // k))
 
-@dataclass
+
 class _Asked:
-    """A request that waits for its passages."""
+    """A request that waits for its passages: `parts` are its different queries, cut, that were not taken yet."""
 
+    def __init__(self, queries: list[str], k: int, limits: Limits):
+        self.queries, self.k = queries, k
+        distinct = list(dict.fromkeys(queries))
+        self.parts, self.left = deque(cut(distinct, k, limits)), len(distinct)
+        self.found: dict[str, list[Passage]] = {}
+        self.results: asyncio.Future[list[list[Passage]]] = asyncio.get_running_loop().create_future()
+
+    def take_part(self) -> list[str]:
+        part = self.parts.popleft()
+        self.left -= len(part)
+        return part
+
+    def add(self, found: Mapping[str, list[Passage]]) -> None:
+        """Add the passages of a part; with the last part the request is answered."""
+        self.found.update(found)
+        if not self.results.done() and not self.left:
+            self.results.set_result([self.found[query] for query in self.queries])
+
+
+def cut(queries: Sequence[str], k: int, limits: Limits) -> list[list[str]]:
+    """The queries in parts, each of which one search call may have."""
+    parts: list[list[str]] = []
+    most, chars = limits.most_queries(k), 0
+    for query in queries:
+        chars += len(query)
+        if not parts or len(parts[-1]) == most or chars > limits.call_chars:
+            parts.append([])
+            chars = len(query)
+        parts[-1].append(query)
+    return parts
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The queries of a request that are searched for in one call."""
+
+    asked: _Asked
     queries: list[str]
-    k: int
-    results: asyncio.Future[list[list[Passage]]]
 
 
 class Batcher:
-    """Gives waiting requests of one k to the search function in one call, one call at a time, in a thread."""
+    """Gives parts of waiting requests of one k to the search function, one call at a time, in a thread."""
 
     def __init__(self, search: SearchFunction, limits: Limits, metrics: ServerMetrics, connections: Callable[[], int]):
         self._search, self._limits, self._metrics, self._connections = search, limits, metrics, connections
@@ -52,13 +95,16 @@ class Batcher:
 
     @property
     def queue(self) -> int:
-        return sum(len(request.queries) for request in self._waiting)
+        return sum(request.left for request in self._waiting if not request.results.done())
 
     async def ask(self, queries: list[str], k: int) -> list[list[Passage]]:
         """The passages of each query. Refused: 503 where too many queries wait, 504 when the search takes too long."""
-        if self.queue + len(queries) > self._limits.waiting:
-            raise Refused(503, f"{self.queue} queries wait already; try again", (("Retry-After", "1"),))
-        asked = _Asked(queries, k, asyncio.get_running_loop().create_future())
+        most = self._limits.waiting if len(queries) <= self._limits.batch else self._limits.waiting // 2
+        if self.queue + len(queries) > most:
+            raise Refused(503, f"{self.queue} queries wait already; try again", RETRY)
+        if not queries:
+            return []
+        asked = _Asked(queries, k, self._limits)
         self._waiting.append(asked)
         self._came.set()
         try:
@@ -71,9 +117,9 @@ class Batcher:
         """Search whatever comes, until cancelled."""
         while True:
             await self._gather()
-            requests = self._take()
-            if requests:
-                await self._answer(requests)
+            parts = self._take()
+            if parts:
+                await self._answer(parts)
 
     async def _gather(self) -> None:
         """Wait for a request, and then a moment for more, while somebody is connected who has not asked."""
@@ -86,47 +132,52 @@ class Batcher:
                     self._came.clear()
                     await self._came.wait()
 
-    def _take(self) -> list[_Asked]:
-        """The oldest request and those after it with its k, up to a batch; those given up are dropped."""
-        taken: list[_Asked] = []
-        kept: deque[_Asked] = deque()
-        count = 0
+    def _take(self) -> list[_Part]:
+        """The first request's next part, and the next parts of others with its k, as many as fit into a call.
+
+        A request with more parts then goes to the end. One that must wait keeps its place, and so comes to the front.
+        """
+        taken: list[_Part] = []
+        passed: list[_Asked] = []
+        queries = chars = most = 0
         for request in self._waiting:
-            if request.results.done():
+            if request.results.done():  # it was given up
                 continue
-            if not taken or (request.k == taken[0].k and count + len(request.queries) <= self._limits.batch):
-                taken.append(request)
-                count += len(request.queries)
-            else:
-                kept.append(request)
-        self._waiting = kept
+            part, k = request.parts[0], request.k
+            size = sum(map(len, part))
+            fits = queries + len(part) <= most and chars + size <= self._limits.call_chars
+            if taken and not (fits and k == taken[0].asked.k):
+                passed.append(request)
+                continue
+            taken.append(_Part(request, request.take_part()))
+            queries, chars, most = queries + len(part), chars + size, self._limits.most_queries(k)
+        self._waiting = deque([*passed, *(part.asked for part in taken if part.asked.parts)])
         return taken
 
-    async def _answer(self, requests: list[_Asked]) -> None:
-        """One call for all requests; if it fails, one for each, so that one bad query does not fail the rest."""
-        distinct = list(dict.fromkeys(query for request in requests for query in request.queries))
+    async def _answer(self, parts: list[_Part]) -> None:
+        """One call for all parts; if it fails, one for each, so that one bad query does not fail the rest."""
+        distinct = list(dict.fromkeys(query for part in parts for query in part.queries))
         self.since = begun = time.monotonic()
         try:
             loop = asyncio.get_running_loop()
-            results = await loop.run_in_executor(self._thread, self._call, distinct, requests[0].k)
+            results = await loop.run_in_executor(self._thread, self._call, distinct, parts[0].asked.k)
         except Exception as error:  # whatever a retriever raises is this request's failure, not the server's end
             self._metrics.search_errors += 1
-            if len(requests) > 1:
-                for request in requests:
-                    await self._answer([request])
+            if len(parts) > 1:
+                for part in parts:
+                    await self._answer([part])
                 return
             log.warning("a search failed: %s: %s", type(error).__name__, error)
-            if not requests[0].results.done():
-                requests[0].results.set_exception(Refused(500, f"the search failed: {type(error).__name__}"))
+            if not parts[0].asked.results.done():
+                parts[0].asked.results.set_exception(Refused(500, f"the search failed: {type(error).__name__}"))
             return
         finally:
             self.since = None
         self._metrics.search_seconds.add(time.monotonic() - begun)
         self._metrics.batch_queries.add(len(distinct))
         passages = dict(zip(distinct, results, strict=True))
-        for request in requests:
-            if not request.results.done():
-                request.results.set_result([passages[query] for query in request.queries])
+        for part in parts:
+            part.asked.add({query: passages[query] for query in part.queries})
 
     def _call(self, queries: list[str], k: int) -> list[list[Passage]]:
         results = [list(passages)[:k] for passages in self._search(queries, k)]

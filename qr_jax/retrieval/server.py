@@ -10,14 +10,16 @@ import ipaddress
 import json
 import logging
 import os
+import resource
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from qr_jax.dialect import encodable
 from qr_jax.records import Passage, SearchFunction
+from qr_jax.retrieval import bounded_json
 from qr_jax.retrieval.http_server import Bounds, Refused, Request, Response, Server, as_json
 from qr_jax.retrieval.pages import Pages
 from qr_jax.retrieval.protocols import contents
@@ -29,6 +31,8 @@ log = logging.getLogger(__name__)
 ACCESS = "/access"
 PATHS = ("/retrieve", "/search", "/batch_search", "/queries", ACCESS)
 OPEN = ("/health", "/metrics")
+FIELDS = 64  # room for what a request's JSON has beside its queries
+FILES = 256  # that a server may have open beside its connections
 
 
 @dataclass
@@ -45,7 +49,8 @@ class App:
 
     def __post_init__(self):
         self.metrics = ServerMetrics()
-        bounds = replace(self.bounds or Bounds(), body_bytes=self.limits.body_bytes)
+        bounds, most = self.bounds or Bounds(), self.limits.body_bytes
+        bounds = replace(bounds, body_bytes=most, held_bytes=max(bounds.held_bytes, most))
         self.server = Server(self.handle, bounds, self.admit)
         self.batcher = Batcher(self.search, self.limits, self.metrics, lambda: self.server.connections)
         self._began = time.monotonic()
@@ -81,17 +86,19 @@ class App:
         if request.path == "/metrics":
             gauges = {"queue_queries": ("queries that wait for their search", float(self.batcher.queue))}
             gauges |= {"connections": ("open connections", float(self.server.connections))}
-            return Response(200, self.metrics.text(gauges).encode(), "text/plain; version=0.0.4")
+            gauges |= {"held_bytes": ("of large bodies that come or are answered", float(self.server.held_bytes))}
+            return Response(200, self.metrics.text(gauges, self.server.refused).encode(), "text/plain; version=0.0.4")
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
             raise Refused(415, "wanted Content-Type: application/json")
         if request.path == ACCESS and self.pages is not None:
             passages = map(self.pages.get, read_urls(request.body, self.limits))
-            return as_json({"result": [passage and document(passage, url=True) for passage in passages]})
+            rows = (passage and document(passage, url=True) for passage in passages)
+            return Response(200, await bounded_json.write_list(rows, before=b'{"result": ', after=b"}"))
         queries, k, scores, single = read_asked(request.body, self.limits)
         self.metrics.queries += len(queries)
         results = await self.batcher.ask(queries, k)
         url = self.pages is not None
-        return as_json(answer(request.path, queries, results, scores=scores, single=single, url=url))
+        return Response(200, await answer(request.path, queries, results, scores=scores, single=single, url=url))
 
     def _allow(self, request: Request) -> None:
         """Raise Refused: another host's name on loopback (a web page's own name may point here), or no token."""
@@ -117,13 +124,13 @@ def known(path: str) -> str:
     return path if path in PATHS + OPEN else "other"
 
 
-def read_asked(body: bytes, limits: Limits) -> tuple[list[str], int, bool, bool]:
+def read_asked(body: bytes | bytearray, limits: Limits) -> tuple[list[str], int, bool, bool]:
     """(queries, k, whether scores are wanted, whether it is one query by itself) of any peer's request, or Refused.
 
     It may have `queries` or `query`, a text or a list of texts; `topk`, `k` or `top_n`; `return_scores` or
     `return_score`. A query of too many characters is cut, as our own client cuts it.
     """
-    asked = _object(body)
+    asked = _object(body, limits)
     queries = asked.get("queries", asked.get("query"))
     single = isinstance(queries, str)
     queries = [queries] if single else queries
@@ -140,19 +147,21 @@ def read_asked(body: bytes, limits: Limits) -> tuple[list[str], int, bool, bool]
     return [encodable(query[: limits.query_chars]) for query in queries], k, scores, single
 
 
-def read_urls(body: bytes, limits: Limits) -> list[str]:
+def read_urls(body: bytes | bytearray, limits: Limits) -> list[str]:
     """The ids of the wanted pages, or Refused."""
-    urls = _object(body).get("urls")
+    urls = _object(body, limits).get("urls")
     if not isinstance(urls, list) or not all(isinstance(url, str) for url in urls) or len(urls) > limits.queries:
         raise Refused(400, f"wanted 'urls', a list of at most {limits.queries} texts")
     return urls
 
 
-def _object(body: bytes) -> dict[str, Any]:
+def _object(body: bytes | bytearray, limits: Limits) -> dict[str, Any]:
     try:
-        asked = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise Refused(400, "the body is no JSON") from error
+        asked = bounded_json.read(body, limits.queries + FIELDS)
+    except bounded_json.TooMany as error:
+        raise Refused(400, f"{error}, which is room for {limits.queries:,} queries (--max-queries)") from error
+    except ValueError as error:
+        raise Refused(400, str(error)) from error
     if not isinstance(asked, dict):
         raise Refused(400, "the body is no JSON object")
     return asked
@@ -162,21 +171,30 @@ def document(passage: Passage, *, url: bool) -> dict[str, str]:
     return {"id": passage.id, "contents": contents(passage)} | ({"url": passage.id} if url else {})
 
 
-def answer(
+async def answer(
     path: str, queries: Sequence[str], results: Sequence[Sequence[Passage]], *, scores: bool, single: bool, url=False
-) -> Any:
-    """The passages of each query as the path's protocol has them (protocols.py)."""
-    documents = [[document(passage, url=url) for passage in passages] for passages in results]
+) -> bytes | bytearray:
+    """The response's JSON: the passages of each query as the path's protocol has them (protocols.py)."""
+    write = bounded_json.write_list
+    documents = ([document(passage, url=url) for passage in passages] for passages in results)
+    values = ([float(passage.score) for passage in passages] for passages in results)
     if path == "/queries":
-        return {"queries": list(queries), "answers": documents}
-    values = [[float(passage.score) for passage in passages] for passages in results]
+        asked = await write(queries, before=b'{"queries": ', after=b', "answers": ')
+        return asked + await write(documents, after=b"}")
     if path == "/retrieve":
-        if not scores:
-            return {"result": documents}
-        pairs = [zip(*row, strict=True) for row in zip(documents, values, strict=True)]
-        return {"result": [[{"document": text, "score": score} for text, score in row] for row in pairs]}
-    plain = (documents[0], values[0]) if single else (documents, values)
-    return list(plain) if scores else plain[0]
+        rows = _scored(documents, values) if scores else documents
+        return await write(rows, before=b'{"result": ', after=b"}")
+    if single:
+        return json.dumps([next(documents), next(values)] if scores else next(documents)).encode()
+    if not scores:
+        return await write(documents)
+    return await write(documents, before=b"[", after=b", ") + await write(values, after=b"]")
+
+
+def _scored(documents: Iterator[list[dict[str, str]]], values: Iterator[list[float]]) -> Iterator[list[dict[str, Any]]]:
+    """/retrieve's rows with scores."""
+    for texts, scores in zip(documents, values, strict=True):
+        yield [{"document": text, "score": score} for text, score in zip(texts, scores, strict=True)]
 
 
 def is_loopback(host: str) -> bool:
@@ -192,6 +210,17 @@ def check_address(host: str, token: str | None) -> None:
     if token is None:
         raise ValueError(f"--host {host} can be reached by others: set a token (--token-env NAME), or keep 127.0.0.1")
     log.warning("queries, passages and the token go in clear text; put a proxy with TLS in front of %s", host)
+
+
+def allow_files(connections: int) -> None:
+    """Let this process open as many files as its connections need, where it may; else say what is missing."""
+    allowed, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + FILES
+    if 0 <= allowed < wanted:
+        allowed = wanted if most < 0 else min(wanted, most)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, most))
+    if 0 <= allowed < wanted:
+        log.warning("%d files may be open; wanted %d for %d connections (ulimit -n)", allowed, wanted, connections)
 
 
 async def run(app: App, host: str, port: int, say: Callable[[str], None], stop: asyncio.Event) -> bool:
@@ -214,6 +243,7 @@ def serve(
     port: int = 8000,
     token: str | None = None,
     limits: Limits | None = None,
+    bounds: Bounds | None = None,
     about: Mapping[str, Any] | None = None,
     say: Callable[[str], None] = print,
     pages: Pages | None = None,
@@ -223,9 +253,11 @@ def serve(
     The first thing said is the URL. The server has no TLS: beyond loopback, put a proxy with TLS in front.
     """
     check_address(host, token)
+    bounds = bounds or Bounds()
+    allow_files(bounds.connections)
 
     async def main() -> bool:
-        app = App(search, limits or Limits(), token, is_loopback(host), about or {}, pages=pages)
+        app = App(search, limits or Limits(), token, is_loopback(host), about or {}, bounds, pages)
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)

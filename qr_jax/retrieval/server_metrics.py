@@ -42,8 +42,8 @@ class ServerMetrics:
     search_seconds: Histogram = field(default_factory=lambda: Histogram(SECONDS))
     batch_queries: Histogram = field(default_factory=lambda: Histogram(SIZES))
 
-    def text(self, gauges: Mapping[str, tuple[str, float]]) -> str:
-        """All metrics, and the gauges (name -> help, value)."""
+    def text(self, gauges: Mapping[str, tuple[str, float]], refused: Mapping[str, int]) -> str:
+        """All metrics, the gauges (name -> help, value), and what was refused for the sake of others, by reason."""
         statuses = [
             f'qr_jax_requests_total{{path="{path}",status="{status}"}} {count}'
             for (path, status), count in sorted(self.requests.items())
@@ -54,6 +54,8 @@ class ServerMetrics:
         ]
         failed = [f"qr_jax_search_errors_total {self.search_errors}"]
         parts.append(_part("search_errors_total", "counter", "search calls that failed", failed))
+        reasons = [f'qr_jax_refused_total{{reason="{reason}"}} {count}' for reason, count in refused.items()]
+        parts.append(_part("refused_total", "counter", "refused or cut off for the sake of others, by reason", reasons))
         for name, help_text in (
             ("request_seconds", "from a search request's arrival to its answer"),
             ("search_seconds", "of one search call"),

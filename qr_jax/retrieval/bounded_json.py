@@ -1,0 +1,54 @@
+"""JSON read and written at a bounded cost: too many small items are refused, a long list leaves turns to others."""
+
+import asyncio
+import json
+from collections.abc import Iterable
+from typing import Any
+
+TURN_BYTES = 262_144  # of a list that is written, before others have their turn
+
+
+class TooMany(ValueError):
+    """More items than are taken."""
+
+
+def read(body: bytes | bytearray, most_items: int) -> Any:
+    """The value. ValueError: no JSON. TooMany: more than `most_items` commas, lists and objects outside of texts.
+
+    Each item costs Python an object of 50 bytes and more: 32 MB of `[],` would become 840 MiB. They are counted first.
+    """
+    outside = _outside_strings(body, 4 * (most_items + 1))  # an item is at most a key and a text, of two quotes each
+    items = sum(map(outside.count, (b",", b"[", b"{")))
+    if items > most_items:
+        raise TooMany(f"the body has {items:,} commas, lists and objects; at most {most_items:,} are taken")
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise ValueError("the body is no JSON") from error
+
+
+def _outside_strings(body: bytes | bytearray, most_quotes: int) -> bytes:
+    """What stands outside of strings. TooMany: more quotes than that."""
+    if b"\\" in body:
+        body = body.replace(b"\\\\", b"").replace(b'\\"', b"")
+    quotes = body.count(b'"')
+    if quotes > most_quotes:
+        raise TooMany(f"the body has {quotes // 2:,} texts; at most {most_quotes // 2:,} are taken")
+    return b"".join(body.split(b'"')[::2])
+
+
+async def write_list(items: Iterable[Any], *, before: bytes = b"", after: bytes = b"") -> bytearray:
+    """The list of these as `json.dumps` writes it; other tasks have a turn after each `TURN_BYTES`.
+
+    It may have 100 MB, so what stands `before` and `after` it is written in place, not joined to it.
+    """
+    text, separator, turn = bytearray(before + b"["), b"", TURN_BYTES
+    for item in items:
+        text += separator
+        text += json.dumps(item).encode()
+        separator = b", "
+        if len(text) > turn:
+            turn = len(text) + TURN_BYTES
+            await asyncio.sleep(0)
+    text += b"]" + after
+    return text

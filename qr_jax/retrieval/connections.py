@@ -1,0 +1,74 @@
+"""The connections of a server: from which address each came, what it does, and which one gives way to a new one."""
+
+import asyncio
+import itertools
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+
+class Stage(IntEnum):
+    """What a connection does. Where places are short, a lower stage gives way before a higher one, ANSWER never."""
+
+    HEAD = 0  # it has sent nothing yet, or part of a head
+    KEPT = 1  # its last request was answered, and nothing of the next one has come
+    BODY = 2
+    ANSWER = 3
+
+
+@dataclass(eq=False)
+class Connection:
+    address: str
+    task: asyncio.Task[Any]
+    stage: Stage = Stage.HEAD
+
+
+class Connections:
+    """At most `most` connections, and `most_of_address` from one address."""
+
+    def __init__(self, most: int, most_of_address: int):
+        self._most, self._most_of_address = most, most_of_address
+        self._at: dict[Stage, dict[Connection, None]] = {stage: {} for stage in Stage}  # the oldest first
+        self._of_address: Counter[str] = Counter()
+
+    def __len__(self) -> int:
+        return sum(map(len, self._at.values()))
+
+    def all(self, *stages: Stage) -> Iterator[Connection]:
+        """Those at these stages, the oldest of the first stage first; nobody may move before the last has come."""
+        return itertools.chain.from_iterable(self._at[stage] for stage in stages)
+
+    def make_room(self, address: str) -> Connection | None:
+        """Take the place of a connection, where a new one from this address would be too many; its task goes on.
+
+        It is of the lowest stage that there is, and has been there longest; of the same address, where that has all of
+        its places. ValueError: every place is a request's that is being answered.
+        """
+        crowded = self._of_address[address] >= self._most_of_address
+        if not crowded and len(self) < self._most:
+            return None
+        for connection in self.all(Stage.HEAD, Stage.KEPT, Stage.BODY):
+            if not crowded or connection.address == address:
+                self.leave(connection)
+                return connection
+        whose = f"{self._most_of_address} connections of one address" if crowded else f"{self._most} connections"
+        raise ValueError(f"all {whose} wait for answers; try again")
+
+    def enter(self, connection: Connection) -> None:
+        self._at[connection.stage][connection] = None
+        self._of_address[connection.address] += 1
+
+    def move(self, connection: Connection, stage: Stage) -> None:
+        """To a stage; nothing happens to one that has left."""
+        if self._at[connection.stage].pop(connection, 0) is None:
+            connection.stage = stage
+            self._at[stage][connection] = None
+
+    def leave(self, connection: Connection) -> None:
+        """Give the place up; nothing happens to one that has left."""
+        if self._at[connection.stage].pop(connection, 0) is None:
+            self._of_address[connection.address] -= 1
+            if not self._of_address[connection.address]:
+                del self._of_address[connection.address]
