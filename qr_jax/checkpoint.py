@@ -17,8 +17,11 @@ import io
 import json
 import os
 import re
+import struct
 import time
-from collections.abc import Callable, Iterable, Mapping
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -33,6 +36,10 @@ from qr_jax.processes import hosts, plain
 FORMAT = 4  # 1: groups that waited were episodes and rewards; 2: the rate was the optimizer's; 3: no ledger_bytes
 STATE, HOST_JSON, HOST_ARRAYS = "state", "host.json", "host.npz"
 QUERIES, MODEL = "query_list_sha256", "model"  # the host values that `check_same_queries` and `check_same_model` read
+# What json, zipfile and numpy raise for files that are none of ours.
+NOT_AS_WRITTEN = (ValueError, TypeError, AttributeError, LookupError, RuntimeError, EOFError, MemoryError)
+NOT_AS_WRITTEN += (zipfile.BadZipFile, zlib.error, struct.error)
+NOT_AS_WRITTEN += (FileNotFoundError, IsADirectoryError, NotADirectoryError)  # files that the manifest does not name
 STEP_FOLDER = re.compile(r"step_(\d{8,})")
 
 
@@ -154,14 +161,16 @@ class Checkpoints:
 
     def arrays(self, step: int) -> dict[str, tuple[str, tuple[int, ...]]]:
         """Each array of a committed step's state, by its name in the tree: dtype and shape."""
-        arrays = committed.manifest(self.path(step))["arrays"]
-        return {name: (dtype, tuple(shape)) for name, (dtype, shape) in arrays.items()}
+        with _as_written(self.path(step), committed.MANIFEST):
+            arrays = committed.manifest(self.path(step))["arrays"]
+            return {name: (dtype, tuple(shape)) for name, (dtype, shape) in arrays.items()}
 
     def host(self, step: int) -> dict[str, Any]:
         """The host values of a committed step alone, `metrics_bytes` among them."""
-        frame = json.loads((self.path(step) / HOST_JSON).read_text())
-        with np.load(io.BytesIO((self.path(step) / HOST_ARRAYS).read_bytes()), allow_pickle=False) as arrays:
-            return plain.join(frame, dict(arrays))
+        with _as_written(self.path(step), f"{HOST_JSON} or {HOST_ARRAYS}"):
+            frame = json.loads((self.path(step) / HOST_JSON).read_text())
+            with np.load(io.BytesIO((self.path(step) / HOST_ARRAYS).read_bytes()), allow_pickle=False) as arrays:
+                return plain.join(frame, dict(arrays))
 
     def steps(self) -> list[int]:
         """The committed steps, newest first; `committed.damage` says whether a folder is still whole."""
@@ -181,7 +190,7 @@ class Checkpoints:
                 self.say(f"checkpoint {self.path(step)} is passed over: {damage}")
                 damaged += [step] * committed.stands(self.path(step))
                 continue
-            saved_format = committed.manifest(self.path(step))["format"]
+            saved_format = committed.manifest(self.path(step)).get("format")
             if saved_format != FORMAT:
                 what = f"checkpoint {self.path(step)} has format {saved_format}, this version reads {FORMAT}"
                 raise ValueError(f"{what}; use the qr_jax that wrote it")
@@ -241,6 +250,16 @@ class Checkpoints:
         code = (error.errno if isinstance(error, OSError) else number and int(number[1])) or errno.EIO
         what = f"the checkpoint of step {step} was not written ({os.strerror(code)}); {last}"
         return OSError(code, f"{what}; make room in {self.folder} and start the same command again. {str(error)[:300]}")
+
+
+@contextlib.contextmanager
+def _as_written(place: epath.Path, names: str) -> Iterator[None]:
+    """ValueError for files that have their hashes and are not what this program writes."""
+    try:
+        yield
+    except NOT_AS_WRITTEN as error:
+        reason = f"{type(error).__name__}: {error}"[:200]
+        raise ValueError(f"{names} of {place} is not one that this program writes ({reason})") from error
 
 
 def _flat(tree: Any) -> dict[str, Any]:

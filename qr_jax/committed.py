@@ -10,6 +10,8 @@ from typing import Any
 from etils import epath
 
 MANIFEST, MARKER = "manifest.json", "COMMITTED"
+NOT_AS_WRITTEN = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
+LONGEST_NAME_BYTES = 255
 
 
 def commit(place: epath.Path, facts: Mapping[str, Any]) -> None:
@@ -46,7 +48,7 @@ def damage(place: epath.Path, *, verify: bool) -> str | None:
         return _damage(place, verify)
     except (IsADirectoryError, NotADirectoryError) as error:
         return f"a folder stands where a file was, or a file where a folder was: {error.filename}"
-    except (ValueError, KeyError, TypeError, AttributeError):  # it has its hash, and is not what `commit` writes
+    except NOT_AS_WRITTEN:  # it has its hash, and is not what `commit` writes
         return f"{MANIFEST} is not one that this program writes"
 
 
@@ -56,6 +58,8 @@ def _damage(place: epath.Path, verify: bool) -> str | None:
     if _sha256(place / MANIFEST).encode() != (place / MARKER).read_bytes().strip():
         return f"{MANIFEST} is not the one that was committed"
     for name, listed in manifest(place)["files"].items():
+        if name.startswith("/") or ".." in name.split("/") or len(name.encode()) > LONGEST_NAME_BYTES:
+            return f"{MANIFEST} names a file that is none of this folder's: {name[:LONGEST_NAME_BYTES]!r}"
         if not (place / name).exists():
             return f"{name} is missing"
         size = (place / name).stat().length

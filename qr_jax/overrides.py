@@ -8,7 +8,7 @@ from typing import Any, get_origin, get_type_hints
 from qr_jax import plugins
 from qr_jax.interfaces import CONTRACTS
 from qr_jax.secrecy import looks_secret
-from qr_jax.settings import Use, conform, guess, nearest, read
+from qr_jax.settings import DEEPEST, Use, conform, guess, nearest, read
 
 # Names known by muscle memory from verl and SkyRL.
 ALIASES: Mapping[str, str] = {
@@ -59,6 +59,8 @@ def pairs(typed: Sequence[str]) -> list[tuple[str, str]]:
         if looks_secret(name):
             todo = "take it off the command line and set an environment variable"
             raise ValueError(f"{name} looks like a secret; {todo}")
+        if name.count(".") > DEEPEST:
+            raise ValueError(f"{name[:60]}... has {name.count('.'):,} dots; no setting has more than {DEEPEST}")
         found.append((ALIASES.get(name, name), text))
     return found
 

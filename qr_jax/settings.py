@@ -8,6 +8,8 @@ import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+BEYOND = 2**63  # whole numbers are below it
+DEEPEST = 32  # levels of a value of no stated type
 WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 NOTHING = ("none", "null")
 
@@ -37,8 +39,17 @@ def describe(wanted: Any) -> str:
     return getattr(wanted, "__name__", None) or str(wanted)
 
 
+def show(value: Any) -> str:
+    """The value as an error shows it: its beginning alone where it is long."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # a number of more than 4,300 digits, or lists in lists without end
+        return f"a {type(value).__name__} too large to show"
+    return text if len(text) <= 200 else f"{text[:190]}... ({len(text):,} characters)"
+
+
 def wrong(name: str, found: Any, wanted: Any) -> ValueError:
-    return ValueError(f"{name} is {found!r} ({type(found).__name__}); wanted {describe(wanted)}")
+    return ValueError(f"{name} is {show(found)} ({type(found).__name__}); wanted {describe(wanted)}")
 
 
 def conform(name: str, value: Any, wanted: Any) -> Any:
@@ -65,11 +76,17 @@ def conform(name: str, value: Any, wanted: Any) -> Any:
         if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
             raise wrong(name, value, wanted)
         return {key: conform(f"{name}.{key}", item, parts[1]) for key, item in value.items()}
-    if wanted is float and type(value) is int:
-        value = float(value)
+    if type(value) is int and wanted in (int, float):
+        value = wanted(_bounded(name, value))
     if type(value) is not wanted or (wanted is float and not math.isfinite(value)):
         raise wrong(name, value, wanted)
     return value
+
+
+def _bounded(name: str, number: int) -> int:
+    if abs(number) >= BEYOND:
+        raise ValueError(f"{name} is {show(number)}; wanted a whole number between -2**63 and 2**63")
+    return number
 
 
 def _first(by: Callable[[str, Any, Any], Any], name: str, found: Any, wanted: Any) -> Any:
@@ -102,12 +119,20 @@ def _dataclass(name: str, value: Any, wanted: Any) -> Any:
     for key in value:
         if key not in hints:
             raise ValueError(f"unknown setting {before}{key}{nearest(str(key), hints)}")
+    for field in dataclasses.fields(wanted):
+        if field.default is field.default_factory is dataclasses.MISSING and field.name not in value:
+            what = f"{name or 'config'} is {show(value)}, without {field.name!r}"
+            raise ValueError(f"{what}; wanted {before}{field.name}, {describe(hints[field.name])}")
     return wanted(**{key: conform(before + key, item, hints[key]) for key, item in value.items()})
 
 
 def _plain_value(name: str, value: Any) -> Any:
     """A plug-in's setting of no stated type: a scalar, or a list, mapping or plug-in of them."""
-    if value is None or type(value) in (bool, int, str):
+    if name.count(".") + name.count("[") > DEEPEST:  # each level adds to the name
+        raise ValueError(f"{name[:60]}... is nested more than {DEEPEST} deep; no setting is")
+    if type(value) is int:
+        return _bounded(name, value)
+    if value is None or type(value) in (bool, str):
         return value
     if type(value) is float and math.isfinite(value):
         return value
@@ -119,7 +144,7 @@ def _plain_value(name: str, value: Any) -> Any:
         if set(value) == {"name", "settings"}:  # a plug-in among another's settings, as `plain` writes it
             return _dataclass(name, value, Use)
         return {key: _plain_value(f"{name}.{key}", item) for key, item in value.items()}
-    found = f"{name} is {value!r} ({type(value).__name__})"
+    found = f"{name} is {show(value)} ({type(value).__name__})"
     raise ValueError(f"{found}; wanted none, true, false, a finite number, text, or a list of them")
 
 
@@ -173,6 +198,8 @@ def guess(text: str) -> Any:
             number = kind(text)
         except ValueError:
             continue
+        if kind is int and abs(number) >= BEYOND:  # a name that is all digits, and keeps them
+            return text
         if math.isfinite(number):
             return number
     return text

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 
-from qr_jax import config
+from qr_jax import committed, config
 from qr_jax.checkpoint import Checkpoints, check_same_model, check_same_queries, discard_after, next_attempt
 from qr_jax.parallel import mesh as meshes
 
@@ -252,11 +252,53 @@ def test_a_checkpoint_is_passed_over_whatever_stands_in_a_file_s_place(run, tmp_
 def test_a_manifest_with_its_hash_that_is_none_is_passed_over(run, tmp_path):
     checkpoints = run()
     save(checkpoints, 1, 2)
-    for text in (b"\xff", b"[]", b"{}", b'{"files": 3}'):
+    for text in (b"\xff", b"[]", b"{}", b'{"files": 3}', b"[" * 5000, b'{"files": {"../../x": {}}}'):
         place = tmp_path / "checkpoints/step_00000002"
         (place / "manifest.json").write_bytes(text)
         (place / "COMMITTED").write_text(hashlib.sha256(text).hexdigest())
         assert checkpoints.latest() == 1
+
+
+@pytest.mark.parametrize("name", ["/dev/zero", "state/../../x", "x" * 5000, "a/" * 3000 + "x"])
+def test_a_manifest_that_names_files_outside_its_folder_is_passed_over(run, name):
+    said = []
+    checkpoints = run(say=said.append)
+    save(checkpoints, 1, 2)
+    place = checkpoints.path(2)
+    listed = {name: {"bytes": 0, "sha256": ""}}
+    text = json.dumps(committed.manifest(place) | {"files": listed}).encode()
+    (place / committed.MANIFEST).write_bytes(text)
+    (place / committed.MARKER).write_text(hashlib.sha256(text).hexdigest())
+    assert checkpoints.latest() == 1 and "names a file that is none of this folder's" in said[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("host.json", b'{"pool": {"__array__": "a99"}}'),
+        ("host.json", b'{"pool": {"__array__": []}}'),
+        ("host.json", b"[" * 5000),
+        ("host.npz", b"PK\x05\x06"),
+        ("host.npz", b""),
+        ("host.npz", None),
+    ],
+)
+def test_host_values_with_their_hash_that_are_none_are_refused_by_name(run, tmp_path, name, text):
+    checkpoints = run()
+    save(checkpoints, 1)
+    place = checkpoints.path(1)
+    (place / name).unlink()
+    if text is not None:
+        (place / name).write_bytes(text)
+    facts = committed.manifest(place)
+    for file in (committed.MANIFEST, committed.MARKER):
+        (place / file).unlink()
+    committed.commit(place, {name: value for name, value in facts.items() if name != "files"})
+    assert checkpoints.latest() == 1
+    with pytest.raises(
+        ValueError, match="host.json or host.npz of .*step_00000001 is not one that this program writes"
+    ):
+        checkpoints.host(1)
 
 
 def test_where_all_checkpoints_are_damaged_the_run_does_not_begin_at_0_unasked(run, tmp_path):

@@ -122,6 +122,10 @@ def test_settings_of_the_world_are_set_by_name():
         ("seed.x=3", "is one value"),
         ("steps", "no override"),
         ("learner.lr=nan", "wanted a number"),
+        ("learner.lr=1e400", "learner.lr is inf .*wanted a number"),
+        ("train.steps=1e30", "train.steps is 1000000000000000019884624838656; wanted a whole number between"),
+        ("train.steps=" + "9" * 5000, r"train.steps is '9+\.\.\. \(5,002 characters\) .*wanted a whole number"),
+        ("data.world" + "." * 2000 + "=1", "has 2,001 dots; no setting has more than 32"),
     ],
 )
 def test_what_cannot_be_overridden_says_what_was_found_and_what_is_wanted(typed, said):
@@ -144,7 +148,11 @@ def test_secrets_are_refused_without_repeating_them_and_redacted(monkeypatch):
 
 
 SETTINGS = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63) + 1, 2**63 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
     lambda inner: st.lists(inner, max_size=3).map(tuple) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=8,
 ).filter(lambda value: not isinstance(value, dict) or set(value) != {"name", "settings"})
@@ -173,6 +181,36 @@ def test_a_run_s_config_json_can_be_loaded_and_overridden(tmp_path):
     path.write_text('{"pool": {"quries": 5}}')
     with pytest.raises(ValueError, match=r"unknown setting pool\.quries; did you mean queries"):
         config.load(path)
+
+
+def test_digits_too_many_for_a_number_stay_a_text():
+    assert config.load("configs/quickstart.py", ["env.prompt=" + "9" * 400]).env.settings["prompt"] == "9" * 400
+    assert overrides.override(Config(), ["data.world.seed=" + "9" * 400]).data.world["seed"] == "9" * 400
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ({"env": {}}, "env is {}, without 'name'; wanted env.name, text"),
+        ({"env": {"settings": {}}}, "env is {'settings': {}}, without 'name'"),
+        ({"seed": 10**400}, r"seed is 10+\.\.\. \(401 characters\); wanted a whole number between"),
+        ({"seed": 10**5000}, "seed is a int too large to show; wanted a whole number between"),
+        ({"learner": {"lr": 10**400}}, "learner.lr is 10+.*; wanted a whole number between"),
+        ({"data": {"world": {"people": 10**400}}}, "data.world.people is 10+.*; wanted a whole number between"),
+        ({"seed": "x" * 9000}, r"seed is 'x+\.\.\. \(9,002 characters\) \(str\); wanted a whole number"),
+    ],
+)
+def test_a_value_that_no_setting_holds_is_refused_by_name(written, said):
+    with pytest.raises(ValueError, match=said):
+        config.from_json(written)
+
+
+def test_settings_nested_beyond_reason_are_refused():
+    deep: list = []
+    for _ in range(300):
+        deep = [deep]
+    with pytest.raises(ValueError, match=r"env\.settings\.x\[0\].* is nested more than 32 deep"):
+        config.from_json({"env": {"name": "search_r1", "settings": {"x": deep}}})
 
 
 def test_fingerprints_differ_when_a_setting_does():

@@ -74,6 +74,13 @@ def test_the_older_name_of_the_rope_type_and_the_default_context_are_read():
         ({"num_hidden_layers": 10**9}, "num_hidden_layers = 1000000000"),
         ({"hidden_size": None}, "hidden_size = None"),
         ({"head_dim": 63}, "even rotary dimension"),
+        ({"model_type": {"a": 1}}, r"model_type {'a': 1} is not supported"),
+        ({"architectures": 5}, "architectures 5 is not supported"),
+        ({"layer_types": 5}, "layer_types = 5; wanted a list"),
+        ({"rope_theta": 10**400}, "rope_theta = 10+.*; wanted a number above 1, at most 1e.12"),
+        ({"rms_norm_eps": [1]}, "'rms_norm_eps' expected float, got list"),
+        ({"rms_norm_eps": 0.0}, "rms_norm_eps = 0.0; wanted a number above 0, at most 1"),
+        ({"hidden_size": 10**4000}, r"hidden_size = 10+\.\.\. \(4,001 characters\); wanted"),
     ],
 )
 def test_what_the_decoder_lacks_is_refused_by_name(change, says):
@@ -133,6 +140,24 @@ def test_an_unknown_rope_type_or_a_missing_entry_is_named():
         frequencies(replace(cfg, rope_scaling=(("rope_type", "dynamic"),)))
     with pytest.raises(ValueError, match="'linear' needs 'factor'"):
         frequencies(replace(cfg, rope_scaling=(("rope_type", "linear"),)))
+
+
+@pytest.mark.parametrize(
+    ("scaling", "says"),
+    [
+        ({"rope_type": "linear", "factor": "2"}, "factor = '2'; wanted a number"),
+        ({"rope_type": "linear", "factor": -1.0}, "factor = -1.0; wanted a number"),
+        ({"rope_type": "yarn", "original_max_position_embeddings": 64, "beta_fast": 5e-324}, "beta_fast = 5e-324"),
+        (
+            {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 4.0, "high_freq_factor": 4.0}
+            | {"original_max_position_embeddings": 128},
+            "low_freq_factor 4.0 and high_freq_factor 4.0; wanted low < high",
+        ),
+    ],
+)
+def test_rope_settings_that_are_no_sound_numbers_are_refused(scaling, says):
+    with pytest.raises(ValueError, match=says):
+        frequencies(replace(PRESETS["two_layer"], rope_scaling=tuple(sorted(scaling.items()))))
 
 
 @pytest.mark.parametrize("kind", ["default", "linear", "llama3", "yarn"])

@@ -144,7 +144,10 @@ def test_missing_and_unknown_tensors_are_named(tiny_params, tmp_path):
         ({"llama.rope.scaling.type": "yarn"}, "scales its rope"),
         ({"llama.block_count": 2**31}, "num_hidden_layers = 2147483648"),
         ({"llama.attention.head_count": 0}, "heads 0"),
-        ({"llama.embedding_length": "wide"}, "width 'wide'"),
+        ({"llama.embedding_length": "wide"}, "has a str for .*llama.embedding_length'; wanted a whole number"),
+        ({"llama.attention.layer_norm_rms_epsilon": 1}, "has a int for .*; wanted a number with a point"),
+        ({"llama.attention.head_count_kv": ["2"]}, "has a list for .*; wanted a whole number"),
+        ({"general.architecture": ["llama"]}, "has a list for .*; wanted a text"),
     ],
 )
 def test_metadata_that_describes_no_model_here_is_refused(change, says, tiny_params, tmp_path):
@@ -209,6 +212,23 @@ def test_a_qwen_tokenizer_cuts_digits_and_contractions(tmp_path):
     tokenizer = gguf.tokenizer(write(tmp_path / "x.gguf", metadata, {}))
     assert tokenizer.encode("a12's") == [letters.index(piece) for piece in ("a", "1", "2", "'s")]
     assert tokenizer.eos_ids == (95,)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"merges": 1.5}, "has a float for the metadata 'tokenizer.ggml.merges'; wanted a list of texts"),
+        ({"tokens": "abc"}, "has a str for the metadata 'tokenizer.ggml.tokens'; wanted a list of texts"),
+        ({"tokens": ["a", "a"]}, "has 2 tokens, 1 of them different, and 2 types"),
+        ({"token_type": 3}, "has 2 tokens, 2 of them different, and 1 types"),
+        ({"pre": ["qwen2"]}, "has a list for the metadata 'tokenizer.ggml.pre'; wanted a text"),
+    ],
+)
+def test_a_tokenizer_of_other_types_is_refused(change, says, tmp_path):
+    described = {"model": "gpt2", "pre": "qwen2", "tokens": ["a", "<|im_end|>"], "merges": ["a a"]} | change
+    path = write(tmp_path / "x.gguf", {f"tokenizer.ggml.{name}": value for name, value in described.items()}, {})
+    with pytest.raises(ValueError, match=says):
+        gguf.tokenizer(path)
 
 
 def test_an_unknown_pre_tokenizer_is_refused(tmp_path):

@@ -158,6 +158,7 @@ def entry(shape, start, stop, dtype="F32"):
         ({"a": entry([True, 2], 0, 8)}, 8, "boolean"),
         ({"a": entry([1.5], 0, 8)}, 8, "floating point"),
         ({"a": {"dtype": "F32"}}, 8, "missing field `shape`"),
+        ({"a": entry([2], 0, 8, ["F32"])}, 8, "invalid type: sequence"),
         ([], 8, "invalid type: sequence"),
     ],
 )

@@ -1,5 +1,6 @@
 """JSONL questions and corpora: what is read, what is refused and with which words; shares, limits and batches."""
 
+import contextlib
 import gzip
 import hashlib
 import json
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qr_jax.queries import readers, sources
+from qr_jax.queries import parquet, readers, sources
 from qr_jax.records import Passage, Query
 
 
@@ -113,6 +114,23 @@ def test_a_file_that_is_not_utf_8_or_cut_short_or_empty_is_refused(tmp_path):
         readers.read_passages(tmp_path / "cut.jsonl.gz")
     with pytest.raises(ValueError, match="has no rows"):
         readers.read_passages(jsonl(tmp_path / "none.jsonl", [""]))
+
+
+def test_a_damaged_parquet_file_is_named(tmp_path):
+    parquet.write(tmp_path / "whole.parquet", [GOOD])
+    whole = (tmp_path / "whole.parquet").read_bytes()
+    place = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")  # of the footer, in Thrift's encoding
+    for damaged in (
+        whole[:place] + b"\xff" * 9 + whole[place + 9 :],
+        whole[:-1],
+        b"",
+        whole.replace(b"Who?", b"\xff\xff\xff\xff"),
+    ):
+        (tmp_path / "q.parquet").write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"q\.parquet after row 0: not a whole Parquet file"):
+            readers.read_queries(tmp_path / "q.parquet")
+        with contextlib.suppress(ValueError):
+            parquet.count(tmp_path / "q.parquet")
 
 
 def test_several_files_are_read_in_order_and_an_id_in_two_of_them_is_refused(tmp_path, monkeypatch):

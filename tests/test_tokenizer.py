@@ -177,6 +177,35 @@ def test_a_folder_with_no_end_of_turn_is_refused():
         FastTokenizer(json.dumps(described), {})
 
 
+def test_text_that_a_tokenizer_has_no_token_for_is_a_value_error():
+    described = json.loads((FIXTURES / "qwen3" / "tokenizer.json").read_text())
+    described["model"] |= {"unk_token": "<none>", "vocab": {"a": 0}, "merges": []}
+    described["added_tokens"] = [entry | {"id": 1 + at} for at, entry in enumerate(described["added_tokens"])]
+    tokenizer = FastTokenizer(json.dumps(described), {"eos_token": "<|im_end|>"})
+    assert tokenizer.encode_data("aa") == [0, 0]
+    with pytest.raises(ValueError, match="tokenizer.json cannot encode 'ab': Unk token `<none>` not found"):
+        tokenizer.encode_data("ab")
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "says"),
+    [
+        ("generation_config.json", {"eos_token_id": [300, {"a": 1}]}, "eos_token_id = .*; wanted a whole number"),
+        ("generation_config.json", {"eos_token_id": 10**9}, "ids that end a turn are"),
+        ("tokenizer_config.json", {"chat_template": 3}, "the chat template of in is 3; wanted a text"),
+        ("words.json", {"words": 5}, "words.json has words = 5; wanted a list of texts"),
+        ("words.json", {"words": "abc"}, "words.json has words = 'abc'; wanted a list of texts"),
+    ],
+)
+def test_a_tokenizer_s_files_of_other_types_are_refused(file, change, says, tmp_path):
+    shutil.copytree(FIXTURES / "qwen3", tmp_path / "in")
+    (tmp_path / "in" / "chat_template.jinja").unlink()
+    place = tmp_path / "in" / file
+    place.write_text(json.dumps((json.loads(place.read_text()) if place.is_file() else {}) | change))
+    with pytest.raises(ValueError, match=says):
+        load_tokenizer(tmp_path / "in")
+
+
 def test_a_saved_tokenizer_comes_back_the_same(tmp_path):
     shutil.copytree(FIXTURES / "qwen3", tmp_path / "in")
     (tmp_path / "in" / "generation_config.json").write_text(json.dumps({"eos_token_id": [302, 305]}))
@@ -197,7 +226,7 @@ def test_words_by_hand():
     assert words.piece(4) == b"paris " and words.decode([3, 4, 1]) == "<search> paris <eos> "
 
 
-@pytest.mark.parametrize("words", [["a", "a"], ["a b"], [""], ["<eos>"]])
+@pytest.mark.parametrize("words", [["a", "a"], ["a b"], [""], ["<eos>"], [5], [["a"]], ["\ud800"]])
 def test_words_that_could_not_be_told_apart_are_refused(words):
     with pytest.raises(ValueError, match="distinct"):
         WordTokenizer(words)

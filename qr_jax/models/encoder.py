@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from qr_jax.models import safetensors_file
-from qr_jax.models.json_file import read_json
+from qr_jax.models.json_file import number, read_json
 
 Params = dict[str, Any]
 Pooling = Literal["mean", "cls"]
@@ -83,7 +83,7 @@ def from_hf(config: Mapping[str, Any]) -> EncoderConfig:
         mlp=size["intermediate_size"],
         positions=size["max_position_embeddings"],
         types=size["type_vocab_size"],
-        norm_eps=float(config.get("layer_norm_eps", 1e-12)),
+        norm_eps=number(config.get("layer_norm_eps", 1e-12), "layer_norm_eps", above=0, most=1),
     )
 
 

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from qr_jax.models import hub
+from qr_jax.models.json_file import number
+from qr_jax.settings import show
 
 ROPE_KINDS = ("default", "linear", "llama3", "yarn")
 LARGEST = {"num_hidden_layers": 1024, "head_dim": 4096, "num_attention_heads": 4096, "num_key_value_heads": 4096}
@@ -74,12 +76,12 @@ def from_hf(config: Mapping[str, Any]) -> ModelConfig:
     family lacks, other activations, quantised weights), and any size that is missing or out of bounds.
     """
     name = config.get("model_type")
-    if name not in FAMILIES:
-        raise ValueError(f"model_type {name!r} is not supported; supported: {', '.join(FAMILIES)}")
+    if not isinstance(name, str) or name not in FAMILIES:
+        raise ValueError(f"model_type {show(name)} is not supported; supported: {', '.join(FAMILIES)}")
     family = FAMILIES[name]
-    named = list(config.get("architectures") or [family.architecture])
-    if named != [family.architecture]:
-        raise ValueError(f"architectures {named} is not supported for {name}; wanted {[family.architecture]}")
+    named = config.get("architectures") or [family.architecture]
+    if named not in ([family.architecture], (family.architecture,)):
+        raise ValueError(f"architectures {show(named)} is not supported for {name}; wanted {[family.architecture]}")
     for key in SAID:
         _size(config, key)
     _refuse_features(config, name)
@@ -98,7 +100,7 @@ def from_hf(config: Mapping[str, Any]) -> ModelConfig:
         context_tokens=_size(whole, "max_position_embeddings"),
         rope_theta=theta,
         rope_scaling=scaling,
-        norm_eps=float(whole["rms_norm_eps"]),
+        norm_eps=number(whole["rms_norm_eps"], "rms_norm_eps", above=0, most=1),
         tied=bool(whole["tie_word_embeddings"]),
         qk_norm=family.qk_norm,
         qkv_bias=family.qkv_bias,
@@ -118,19 +120,22 @@ def check(cfg: ModelConfig) -> None:
 def _size(config: Mapping[str, Any], key: str, default: int | None = None) -> int:
     found = default if config.get(key) is None else config[key]
     if isinstance(found, bool) or not isinstance(found, int) or not 1 <= found <= LARGEST[key]:
-        raise ValueError(f"config.json has {key} = {found!r}; wanted a whole number from 1 to {LARGEST[key]}")
+        raise ValueError(f"config.json has {key} = {show(found)}; wanted a whole number from 1 to {LARGEST[key]}")
     return found
 
 
 def _refuse_features(config: Mapping[str, Any], name: str) -> None:
+    kinds = config.get("layer_types") or []
+    if not isinstance(kinds, (list, tuple)):
+        raise ValueError(f"config.json has layer_types = {show(kinds)}; wanted a list of texts")
     refused = {
         "sliding windows": bool(
             config.get("use_sliding_window", FAMILIES[name].windowed and config.get("sliding_window"))
         )
-        or any(kind != "full_attention" for kind in config.get("layer_types") or ()),
+        or any(kind != "full_attention" for kind in kinds),
         "attention_bias": bool(config.get("attention_bias")) and not FAMILIES[name].qkv_bias,
         "mlp_bias": bool(config.get("mlp_bias")),
-        f"hidden_act {config.get('hidden_act')!r} (wanted 'silu')": config.get("hidden_act", "silu") != "silu",
+        f"hidden_act {show(config.get('hidden_act'))} (wanted 'silu')": config.get("hidden_act", "silu") != "silu",
         "quantization_config (load the unquantised weights)": bool(config.get("quantization_config")),
         "partial_rotary_factor": config.get("partial_rotary_factor") not in (None, 1, 1.0),
     }
@@ -141,21 +146,25 @@ def _refuse_features(config: Mapping[str, Any], name: str) -> None:
 
 def _rope(whole: Mapping[str, Any]) -> tuple[float, tuple[tuple[str, object], ...]]:
     """Theta and scaling from `rope_parameters`."""
-    settings = dict(whole["rope_parameters"])
-    theta, kind = settings.pop("rope_theta"), settings.pop("rope_type", "default")
+    found = whole["rope_parameters"]
+    if not isinstance(found, Mapping) or not all(isinstance(key, str) for key in found):
+        raise ValueError(f"config.json has rope_parameters = {show(found)}; wanted an object")
+    settings = dict(found)
+    theta = number(settings.pop("rope_theta", None), "rope_theta", above=1, most=1e12)
+    kind = settings.pop("rope_type", "default")
     settings.pop("type", None)  # the older name
     if kind not in ROPE_KINDS or settings.pop("partial_rotary_factor", 1.0) not in (None, 1, 1.0):
-        raise ValueError(f"rope settings {settings | {'rope_type': kind}} are not supported; kinds: {ROPE_KINDS}")
+        raise ValueError(f"rope settings {show(settings | {'rope_type': kind})} are not supported; kinds: {ROPE_KINDS}")
     if kind == "default":
-        return float(theta), ()
+        return theta, ()
     if kind in ("llama3", "yarn"):
         original = whole.get("original_max_position_embeddings")
         settings.setdefault("original_max_position_embeddings", whole["max_position_embeddings"])
         settings |= {"original_max_position_embeddings": original} if original else {}
     odd = {key: value for key, value in settings.items() if not isinstance(value, int | float | str | None)}
     if odd:
-        raise ValueError(f"rope settings {odd} of kind {kind!r} are not plain numbers")
-    return float(theta), tuple(sorted((settings | {"rope_type": kind}).items()))
+        raise ValueError(f"rope settings {show(odd)} of kind {kind!r} are not plain numbers")
+    return theta, tuple(sorted((settings | {"rope_type": kind}).items()))
 
 
 def to_hf(cfg: ModelConfig, *, eos_ids: Sequence[int], pad_id: int, dtype: str = "float32") -> dict[str, Any]:

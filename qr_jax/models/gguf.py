@@ -57,7 +57,7 @@ def load(path: str | os.PathLike[str], dtype: Any = np.float32) -> tuple[ModelCo
     file = read_header(path)
     cfg = _config(file)
     rope.frequencies(cfg)
-    interleaved = families.FAMILIES[file.need("general.architecture")].interleaved
+    interleaved = families.FAMILIES[file.need("general.architecture", str)].interleaved
     theirs = {_translate(name): name for name in file.tensors}
     wanted = {theirs.get(name, name): shape for name, shape in layout.expected(cfg).items()}
     layout.compare(file.name, wanted, {name: tensor.shape for name, tensor in file.tensors.items()})
@@ -86,29 +86,27 @@ def _unpermute(cfg: ModelConfig, name: str, array: np.ndarray) -> np.ndarray:
 
 
 def _config(file: File) -> ModelConfig:
-    family = file.need("general.architecture")
-    scaling = file.metadata.get(f"{family}.rope.scaling.type", "none")
+    family = file.need("general.architecture", str)
+    scaling = file.get(f"{family}.rope.scaling.type", str) or "none"
     if scaling != "none":
         raise ValueError(f"{file.name} scales its rope ({scaling!r}), which is not read from GGUF; use the safetensors")
-    heads, width = file.need(f"{family}.attention.head_count"), file.need(f"{family}.embedding_length")
-    eps = float(f"{file.need(f'{family}.attention.layer_norm_rms_epsilon'):.6g}")  # float32 there: 9.99999975e-06
+    heads, width = (file.need(f"{family}.{name}", int) for name in ("attention.head_count", "embedding_length"))
+    eps = file.need(f"{family}.attention.layer_norm_rms_epsilon", float)
     embedding = file.tensors.get("token_embd.weight")
-    if embedding is None or not isinstance(width, int) or not isinstance(heads, int) or not heads:
-        raise ValueError(
-            f"{file.name} has no token_embd.weight, or its width {width!r} or heads {heads!r} are no numbers"
-        )
+    if embedding is None or not heads:
+        raise ValueError(f"{file.name} has no token_embd.weight, or its heads {heads} are none")
     described = {
         "model_type": family,
         "vocab_size": embedding.shape[0],
         "hidden_size": width,
-        "num_hidden_layers": file.need(f"{family}.block_count"),
+        "num_hidden_layers": file.need(f"{family}.block_count", int),
         "num_attention_heads": heads,
-        "num_key_value_heads": file.metadata.get(f"{family}.attention.head_count_kv"),
-        "head_dim": file.metadata.get(f"{family}.attention.key_length", width // heads),
-        "intermediate_size": file.need(f"{family}.feed_forward_length"),
-        "max_position_embeddings": file.need(f"{family}.context_length"),
-        "rope_theta": file.metadata.get(f"{family}.rope.freq_base"),
-        "rms_norm_eps": eps,
+        "num_key_value_heads": file.get(f"{family}.attention.head_count_kv", int),
+        "head_dim": file.get(f"{family}.attention.key_length", int) or width // heads,
+        "intermediate_size": file.need(f"{family}.feed_forward_length", int),
+        "max_position_embeddings": file.need(f"{family}.context_length", int),
+        "rope_theta": file.get(f"{family}.rope.freq_base", float),
+        "rms_norm_eps": float(f"{eps:.6g}"),  # float32 there: 9.99999975e-06
         "tie_word_embeddings": "output.weight" not in file.tensors,
     }
     return families.from_hf({key: value for key, value in described.items() if value is not None})
@@ -117,25 +115,27 @@ def _config(file: File) -> ModelConfig:
 def tokenizer(path: str | os.PathLike[str]) -> FastTokenizer:
     """The byte-level BPE tokenizer that the file carries, with its chat template."""
     file = read_header(path)
-    model, cut = file.need("tokenizer.ggml.model"), file.need("tokenizer.ggml.pre")
+    model, cut = file.need("tokenizer.ggml.model", str), file.need("tokenizer.ggml.pre", str)
     if model != "gpt2" or cut not in CUTS:
         raise ValueError(
             f"{file.name} has tokenizer {model!r} with pre-tokenizer {cut!r}; read are gpt2 with {list(CUTS)}"
         )
-    tokens = file.need("tokenizer.ggml.tokens")
+    tokens = file.need("tokenizer.ggml.tokens", list)
     settings: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
     for role, key in (("bos_token", "bos"), ("eos_token", "eos"), ("pad_token", "padding"), ("unk_token", "unknown")):
         at = file.metadata.get(f"tokenizer.ggml.{key}_token_id")
         if type(at) is int and 0 <= at < len(tokens):
             settings[role] = tokens[at]
-    return FastTokenizer(
-        json.dumps(_describe(file, tokens, cut)), settings, template=file.metadata.get("tokenizer.chat_template")
-    )
+    template = file.get("tokenizer.chat_template", str)
+    return FastTokenizer(json.dumps(_describe(file, tokens, cut)), settings, template=template)
 
 
 def _describe(file: File, tokens: list[str], cut: str) -> dict[str, Any]:
     """The tokenizer.json of the file's tokens and merges."""
-    kinds = np.asarray(file.metadata.get("tokenizer.ggml.token_type", np.ones(len(tokens)))).tolist()
+    kinds = np.asarray(file.metadata.get("tokenizer.ggml.token_type", np.ones(len(tokens)))).ravel().tolist()
+    if len(kinds) != len(tokens) or len(set(tokens)) != len(tokens):
+        counts = f"{len(tokens)} tokens, {len(set(tokens))} of them different, and {len(kinds)} types of tokens"
+        raise ValueError(f"{file.name} has {counts}; wanted different tokens with a type each: fetch it again")
     plain = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
     added = [  # 3: control, 4: user-defined
         plain | {"id": at, "content": token, "special": kind == 3}
@@ -156,6 +156,6 @@ def _describe(file: File, tokens: list[str], cut: str) -> dict[str, Any]:
             **dict.fromkeys(("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix")),
             **dict.fromkeys(("fuse_unk", "byte_fallback", "ignore_merges"), False),
             "vocab": {token: at for at, token in enumerate(tokens)},
-            "merges": [merge.split(" ") for merge in file.need("tokenizer.ggml.merges")],
+            "merges": [merge.split(" ") for merge in file.need("tokenizer.ggml.merges", list)],
         },
     }

@@ -6,10 +6,12 @@ import mmap
 import os
 import struct
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
+T = TypeVar("T")
+KINDS = {str: "a text", int: "a whole number", float: "a number with a point", list: "a list of texts"}
 MOST_ENTRIES = 100_000  # tensors, or metadata keys
 LONGEST_NAME_BYTES = 65_535
 LONGEST_STRING_BYTES = 16_000_000
@@ -100,10 +102,18 @@ class File(NamedTuple):
     tensors: dict[str, Tensor]
     data: mmap.mmap
 
-    def need(self, key: str) -> Any:
+    def need(self, key: str, kind: type[T]) -> T:
+        """The metadata of that key. ValueError where there are none, or they are of another type."""
         if key not in self.metadata:
             raise ValueError(f"{self.name} lacks the metadata {key!r}")
-        return self.metadata[key]
+        found = self.metadata[key]
+        if type(found) is not kind:
+            raise ValueError(f"{self.name} has a {type(found).__name__} for the metadata {key!r}; wanted {KINDS[kind]}")
+        return found
+
+    def get(self, key: str, kind: type[T]) -> T | None:
+        """The metadata of that key, None where there are none. ValueError where they are of another type."""
+        return self.need(key, kind) if key in self.metadata else None
 
 
 def read_header(path: str | os.PathLike[str]) -> File:

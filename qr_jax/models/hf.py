@@ -3,6 +3,7 @@
 import importlib.util
 import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ from qr_jax.models.families import ModelConfig
 from qr_jax.models.json_file import read_json, write_json
 from qr_jax.models.layout import Params
 from qr_jax.models.tokenizer import FastTokenizer, Tokenizer, WordTokenizer
+from qr_jax.settings import show
 
 SHARD_BYTES = 4_000_000_000
 HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.txt"]
@@ -59,14 +61,18 @@ def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
         return gguf.tokenizer(path)
     words = path / "words.json" if path.is_dir() else path
     if words.name == "words.json" and words.is_file():
-        return WordTokenizer(read_json(words).get("words") or [])
+        listed = read_json(words).get("words", [])
+        if not isinstance(listed, list):
+            raise ValueError(f"{words.name} has words = {show(listed)}; wanted a list of texts")
+        return WordTokenizer(listed)
     found = hub.tokenizer(path)
     named = {f"{role}_token": getattr(found, f"{role}_token") for role in ("bos", "eos", "pad", "unk")}
     settings: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
     settings |= {name: str(token) for name, token in named.items() if token is not None}
-    template = (
-        found.chat_template if isinstance(found.chat_template, str | None) else found.chat_template.get("default")
-    )
+    template = found.chat_template
+    template = template.get("default") if isinstance(template, Mapping) else template
+    if not isinstance(template, str | None):
+        raise ValueError(f"the chat template of {path.name} is {show(template)}; wanted a text")
     described = found.backend_tokenizer.to_str()
     return FastTokenizer(described, settings, template=template, eos_ids=hub.turn_ends(path))
 

@@ -10,6 +10,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from qr_jax.settings import show
+
 CURE = "save it as a fast tokenizer (AutoTokenizer.from_pretrained(model).save_pretrained(folder), with sentencepiece)"
 
 
@@ -61,7 +63,11 @@ def turn_ends(folder: str | os.PathLike[str]) -> list[int]:
         found = library().GenerationConfig.from_pretrained(str(folder), local_files_only=True).eos_token_id
     except Exception as error:
         raise ValueError(f"generation_config.json of {Path(folder).name} is not readable: {_line(error)}") from error
-    return [found] if isinstance(found, int) else list(found or [])
+    ends = found if isinstance(found, list) else [] if found is None else [found]
+    if not all(type(end) is int for end in ends):
+        wanted = "wanted a whole number, or a list of them"
+        raise ValueError(f"generation_config.json of {Path(folder).name} has eos_token_id = {show(found)}; {wanted}")
+    return ends
 
 
 def _line(error: Exception) -> str:

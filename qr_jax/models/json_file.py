@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from qr_jax.settings import show
+
 LARGEST_BYTES = 64_000_000
 
 
@@ -20,6 +22,13 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ValueError(f"{path.name} holds a JSON {type(found).__name__}; wanted an object")
     return found
+
+
+def number(value: Any, name: str, *, above: float, most: float) -> float:
+    """The value of a setting as a float. ValueError unless it is a number above the one bound, at most the other."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not above < value <= most:
+        raise ValueError(f"config.json has {name} = {show(value)}; wanted a number above {above:g}, at most {most:g}")
+    return float(value)
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:

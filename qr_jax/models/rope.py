@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from qr_jax.models.families import ROPE_KINDS, ModelConfig
+from qr_jax.models.json_file import number
 
 
 def frequencies(cfg: ModelConfig) -> tuple[np.ndarray, float]:
@@ -30,9 +31,15 @@ def frequencies(cfg: ModelConfig) -> tuple[np.ndarray, float]:
 
 
 def _need(settings: dict[str, Any], key: str, kind: str) -> float:
-    if settings.get(key) is None:
+    found = _given(settings, key)
+    if found is None:
         raise ValueError(f"rope_type {kind!r} needs {key!r}; the config has only {', '.join(sorted(settings))}")
-    return float(settings[key])
+    return found
+
+
+def _given(settings: dict[str, Any], key: str) -> float | None:
+    """The number of that name; None where it is absent, none or 0."""
+    return number(settings[key], key, above=1e-9, most=1e12) if settings.get(key) else None
 
 
 def _llama3(inverse: np.ndarray, settings: dict[str, Any]) -> np.ndarray:
@@ -41,6 +48,8 @@ def _llama3(inverse: np.ndarray, settings: dict[str, Any]) -> np.ndarray:
         _need(settings, key, "llama3")
         for key in ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
     )
+    if low >= high:
+        raise ValueError(f"rope_type 'llama3' has low_freq_factor {low} and high_freq_factor {high}; wanted low < high")
     wave = np.float32(2 * math.pi) / inverse
     smooth = (np.float32(context) / wave - np.float32(low)) / np.float32(high - low)
     blended = (1 - smooth) * inverse / np.float32(factor) + smooth * inverse
@@ -55,21 +64,21 @@ def _magnitude(scale: float, weight: float = 1.0) -> float:
 def _yarn(cfg: ModelConfig, inverse: np.ndarray, settings: dict[str, Any]) -> tuple[np.ndarray, float]:
     """Channels that turn often are kept, slow ones interpolated, with a linear ramp between (arXiv:2309.00071, 3.2)."""
     context = _need(settings, "original_max_position_embeddings", "yarn")
-    factor = float(settings.get("factor") or cfg.context_tokens / context)
-    scale = settings.get("attention_factor")
+    factor = _given(settings, "factor") or cfg.context_tokens / context
+    scale = _given(settings, "attention_factor")
     if scale is None:
-        one, all_dim = settings.get("mscale"), settings.get("mscale_all_dim")
+        one, all_dim = _given(settings, "mscale"), _given(settings, "mscale_all_dim")
         scale = _magnitude(factor, one) / _magnitude(factor, all_dim) if one and all_dim else _magnitude(factor)
 
     def channel(turns: float) -> float:
         """The channel that makes this many turns over the original context."""
         return cfg.head_dim * math.log(context / (turns * 2 * math.pi)) / (2 * math.log(cfg.rope_theta))
 
-    low, high = channel(settings.get("beta_fast") or 32), channel(settings.get("beta_slow") or 1)
+    low, high = channel(_given(settings, "beta_fast") or 32), channel(_given(settings, "beta_slow") or 1)
     if settings.get("truncate", True):
         low, high = math.floor(low), math.ceil(high)
     low, high = max(low, 0), min(high, cfg.head_dim - 1)
     if low == high:
         high += 0.001
     ramp = np.clip((np.arange(cfg.head_dim // 2, dtype=np.float32) - np.float32(low)) / np.float32(high - low), 0, 1)
-    return (inverse / np.float32(factor) * ramp + inverse * (1 - ramp)).astype(np.float32), float(scale)
+    return (inverse / np.float32(factor) * ramp + inverse * (1 - ramp)).astype(np.float32), scale

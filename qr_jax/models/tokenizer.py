@@ -8,7 +8,9 @@ from typing import Any, Protocol
 
 import tokenizers
 
+from qr_jax.dialect import encodable
 from qr_jax.models.json_file import write_json
+from qr_jax.settings import show
 
 TURN_ENDS = ("<|im_end|>", "<|endoftext|>")  # also end a turn where the vocabulary has them as added tokens
 BLANK = "▁"  # SentencePiece's
@@ -73,6 +75,8 @@ class FastTokenizer:
         self._trusted = _backend(parsed)
         added = {entry["content"]: int(entry["id"]) for entry in parsed.get("added_tokens") or []}
         vocabulary = self._trusted.get_vocab(with_added_tokens=True)
+        if not vocabulary:
+            raise ValueError("tokenizer.json has no tokens; fetch it again")
         self.size = max(vocabulary.values()) + 1
         self._pieces = _pieces(parsed, vocabulary, added)
         self.eos_ids = self._ends(vocabulary, added, eos_ids)
@@ -92,11 +96,11 @@ class FastTokenizer:
         return tuple(ends)
 
     def encode(self, text: str) -> list[int]:
-        return self._trusted.encode(text, add_special_tokens=False).ids
+        return _ids(self._trusted, text)
 
     def encode_data(self, text: str) -> list[int]:
         proper = text.encode("utf-8", errors="replace").decode()  # JSON may bring lone surrogates, which are no text
-        ids = self._data.encode(proper, add_special_tokens=False).ids
+        ids = _ids(self._data, proper)
         if not self.added_ids.isdisjoint(ids):
             found = next(token for token in ids if token in self.added_ids)
             raise ValueError(f"untrusted text was encoded to the added token {self.piece(found)!r} (id {found})")
@@ -133,6 +137,15 @@ def _backend(parsed: dict[str, Any]) -> tokenizers.Tokenizer:
         return tokenizers.Tokenizer.from_str(plain)
     except Exception as error:  # the library raises bare Exception
         raise ValueError(f"tokenizer.json is not readable: {error}") from None
+
+
+def _ids(backend: tokenizers.Tokenizer, text: str) -> list[int]:
+    try:
+        return backend.encode(text, add_special_tokens=False).ids
+    except Exception as error:  # the library raises bare Exception: an unknown token that is not in the vocabulary
+        if type(error) is not Exception:
+            raise
+        raise ValueError(f"tokenizer.json cannot encode {show(text)}: {str(error)[:200]}") from error
 
 
 def _without(parsed: dict[str, Any], contents: set[str]) -> dict[str, Any]:
@@ -193,6 +206,10 @@ def _without_prefix(parsed: dict[str, Any]) -> dict[str, Any]:
     return parsed | {name: plain(parsed.get(name)) for name in ("normalizer", "pre_tokenizer")}
 
 
+def _is_word(word: Any) -> bool:
+    return isinstance(word, str) and word.split() == [word] and word not in RESERVED and encodable(word) == word
+
+
 class WordTokenizer:
     """One token a word, for synthetic worlds: ids 0 <pad>, 1 <eos>, 2 <unk>, then the words in order.
 
@@ -206,9 +223,10 @@ class WordTokenizer:
     added_ids: frozenset[int] = frozenset({0, 1})
 
     def __init__(self, words: Sequence[str]):
-        odd = [word for word in words if not isinstance(word, str) or word.split() != [word] or word in RESERVED]
+        odd = [word for word in words if not _is_word(word)]
         if odd or len(set(words)) != len(words):
-            raise ValueError(f"words must be distinct, without whitespace and none of {RESERVED}; found {odd[:5]}")
+            wanted = f"words must be distinct texts, without whitespace and none of {RESERVED}"
+            raise ValueError(f"{wanted}; found {show(odd[:5] or 'a word twice')}")
         self.words = (*RESERVED, *words)
         self.size = len(self.words)
         self._ids = {word: at for at, word in enumerate(self.words)}

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 PIECE_ROWS = 1024
+DAMAGED = (OSError, ValueError, OverflowError)  # what pyarrow raises beside its own, of a damaged file
 
 
 def rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -19,7 +20,7 @@ def rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             for row in piece.to_pylist():
                 number += 1
                 yield number, _without_nulls(row)
-    except pa.ArrowException as error:
+    except (pa.ArrowException, *DAMAGED) as error:
         raise ValueError(f"{file.name} after row {number}: not a whole Parquet file ({error})") from error
 
 
@@ -30,7 +31,7 @@ def count(file: Path) -> int:
 
     try:
         return pq.ParquetFile(file).metadata.num_rows
-    except pa.ArrowException as error:
+    except (pa.ArrowException, *DAMAGED) as error:
         raise ValueError(f"{file.name}: not a whole Parquet file ({error})") from error
 
 
