@@ -30,7 +30,7 @@ def spoil(rng: Random, data: bytes, name: str) -> bytes:
 
 
 def spoil_bytes(rng: Random, data: bytes) -> bytes:
-    """One byte flipped, a piece cut, doubled, swapped or put in, or a number written over what was there."""
+    """One byte flipped, a piece cut, repeated, swapped or put in, or a number written over what was there."""
     start, stop = sorted(rng.randrange(len(data) + 1) for _ in range(2))
     way = rng.randrange(8)
     if way == 0:
@@ -39,7 +39,7 @@ def spoil_bytes(rng: Random, data: bytes) -> bytes:
     if way == 1:
         return data[:start]
     if way == 2:
-        return data[:stop] + data[start : min(stop, start + 1000)] + data[stop:]
+        return data[:stop] + data[start : min(stop, start + 50)] * rng.choice((1, 1, 1, 1000)) + data[stop:]
     if way == 3:
         middle = (start + stop) // 2
         return data[:start] + data[middle:stop] + data[start:middle] + data[stop:]
