@@ -117,7 +117,7 @@ def test_openai_s_key_goes_to_openai_alone(tmp_path, monkeypatch):
     with serving() as (url, seen):
         judge(url, tmp_path).judge([SAID])
     assert seen[0]["key"] is None
-    sent = Judge("https://api.openai.com/v1", "m", tmp_path / "c")._endpoint._headers
+    sent = dict(Judge("https://api.openai.com/v1", "m", tmp_path / "c")._endpoint._headers)
     assert sent["Authorization"] == "Bearer sk-mine"
 
 
