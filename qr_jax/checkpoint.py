@@ -37,7 +37,7 @@ FORMAT = 4  # 1: groups that waited were episodes and rewards; 2: the rate was t
 STATE, HOST_JSON, HOST_ARRAYS = "state", "host.json", "host.npz"
 QUERIES, MODEL = "query_list_sha256", "model"  # the host values that `check_same_queries` and `check_same_model` read
 # What json, zipfile and numpy raise for files that are none of ours.
-NOT_AS_WRITTEN = (ValueError, TypeError, AttributeError, LookupError, RuntimeError, EOFError, MemoryError)
+NOT_AS_WRITTEN = (*committed.NOT_AS_WRITTEN, LookupError, RuntimeError, EOFError, MemoryError)
 NOT_AS_WRITTEN += (zipfile.BadZipFile, zlib.error, struct.error)
 NOT_AS_WRITTEN += (FileNotFoundError, IsADirectoryError, NotADirectoryError)  # files that the manifest does not name
 STEP_FOLDER = re.compile(r"step_(\d{8,})")

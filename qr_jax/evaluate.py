@@ -145,15 +145,15 @@ def one_line(figures: Mapping[str, Any]) -> str:
     parts = [f"{name} {_with_se(figures, name)}" for name in SCORES]
     if "samples" in figures:
         parts.append(f"Pass@1 of {figures['samples']}: {_with_se(figures, 'pass_at_1_exact_match')}")
-    return f"greedy over {figures['questions']} questions: " + ", ".join(parts) + _faults(figures)
+    return f"greedy over {figures['questions']} questions: " + "; ".join([", ".join(parts), *_faults(figures)])
 
 
-def _faults(figures: Mapping[str, Any]) -> str:
+def _faults(figures: Mapping[str, Any]) -> list[str]:
     """What is to be said of the faults; nothing where there is none."""
     if not figures["faults"]:
-        return ""
-    said = f"; {figures['faults']} of {figures['questions']} ended in a fault and are left out"
-    return said + (": INCOMPLETE, is the retriever up?" if figures["incomplete"] else "")
+        return []
+    said = f"{figures['faults']} of {figures['questions']} ended in a fault and are left out"
+    return [said + (": INCOMPLETE, is the retriever up?" if figures["incomplete"] else "")]
 
 
 def _with_se(figures: Mapping[str, Any], name: str) -> str:
@@ -180,8 +180,7 @@ def format_table(figures: Mapping[str, Any]) -> str:
     stops = ", ".join(f"{stop} {count}" for stop, count in figures["stops"].items())
     means = f"searches a question {figures['searches_per_question']:.2f}, tokens {figures['tokens_per_question']:.1f}"
     lines.append(f"{means}, well-formed turns {figures['well_formed_turn_share']:.3f}, endings: {stops}")
-    lines += [said.removeprefix("; ")] if (said := _faults(figures)) else []
-    return "\n".join(lines)
+    return "\n".join([*lines, *_faults(figures)])
 
 
 def evaluate(

@@ -255,8 +255,8 @@ def _finished(run: runs.Run) -> dict[str, Any] | None:
     summary = json.loads(path.read_text(encoding="utf-8"))
     if _goes_on(limits, summary["steps"], SimpleNamespace(**{name: summary[name] for name in BUDGETS})):
         return None
-    spent = next((f"train.max_{name}={limit}" for name in BUDGETS if (limit := getattr(limits, f"max_{name}"))), None)
-    longer = f"a larger {spent.partition('=')[0]}" if spent else f"train.steps={2 * limits.steps}"
+    budget = next((f"max_{name}" for name in BUDGETS if getattr(limits, f"max_{name}")), None)
+    longer = f"a larger train.{budget}" if budget else f"train.steps={2 * limits.steps}"
     run.say(f"{run.folder} is finished: {summary['steps']} steps, {summary['rollouts']} rollouts. Nothing was done")
     run.say(f"the same command with {longer} goes on with it; with --restart it begins anew")
     return summary

@@ -120,7 +120,7 @@ def open_weights(arguments: argparse.Namespace) -> None:
     start(config)
 
 
-def packages(arguments: argparse.Namespace) -> tuple[str, ...] | None:
+def replayed_packages(arguments: argparse.Namespace) -> tuple[str, ...] | None:
     """The packages whose plug-ins may be used for what a report plays again of a run; None for all."""
     from qr_jax import runs, trust
 

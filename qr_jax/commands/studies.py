@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from qr_jax.commands.options import add_json, add_run, add_trust, load, open_run, packages, say, show, whole
+from qr_jax.commands.options import add_json, add_run, add_trust, load, open_run, replayed_packages, say, show, whole
 
 
 def add(command: Any) -> None:
@@ -154,7 +154,7 @@ def _null(arguments: argparse.Namespace) -> Any:
     from qr_jax.report.charts import RATE_BINS
     from qr_jax.studies.null_control import null_or_reason
 
-    null = null_or_reason(arguments.run, points=RATE_BINS, allow_plugins=packages(arguments))
+    null = null_or_reason(arguments.run, points=RATE_BINS, allow_plugins=replayed_packages(arguments))
     if "reason" in null:
         print(null["reason"], file=sys.stderr)
     return null
