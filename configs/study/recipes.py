@@ -83,8 +83,8 @@ RECIPES = {
 FIRST = ("grpo", "pairs", "recycle", "foresee", "paper")
 OTHERS = ("grpo_pairs", "soft_recycle", "greso", "mopps", "bounded_dapo", "dapo")
 PLAN = [  # settings, recipes, seeds
-    (("s3", "s4", "s1", "s6", "s5"), FIRST, range(5, 8)),
-    (("s2", "s7"), FIRST, range(5, 8)),
+    (("s3", "s4", "s6", "s5"), FIRST, range(5, 8)),
+    (("s1", "s7", "s2"), FIRST, range(5, 8)),
     (("s1", "s3"), OTHERS, range(5, 8)),
     (("s3", "s4", "s1", "s6", "s5"), FIRST, range(8, 10)),
 ]
