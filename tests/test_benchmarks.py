@@ -11,9 +11,10 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import figures, interleave, pool, retrieval, rollout, tpu  # noqa: E402
+from benchmarks import figures, interleave, pool, recycling_map, retrieval, rollout, tpu  # noqa: E402
 from benchmarks.peers import episodes, load  # noqa: E402
 from qr_jax.records import Passage, Query  # noqa: E402
+from qr_jax.studies import oracle, pass_rates  # noqa: E402
 
 WORKER = """
 import sys
@@ -136,3 +137,20 @@ def test_the_plan_that_is_too_large_was_refused_for_its_slots():
     found = figures.result("plans")["v5e_16_too_large"]
     assert found["exit_status"] == 1 and not found["answer"]["fits"]
     assert "lower rollout.slots" in found["answer"]["reason"]
+
+
+@pytest.mark.parametrize(("shift", "jump"), [(2, 0), (1, 2)])
+def test_a_runs_shift_and_jump_are_found_again_from_its_draws(shift, jump):
+    sampler = oracle.sampler("grpo", queries=8, samples=8, oversample=1, rollouts=6_000)
+    world = pass_rates.world(f"memorising:1,1,{shift},{jump}", 100, seed=0)
+    fit = recycling_map.shift_and_jump(100, oracle.play(sampler, world, size=100, seed=0).draws)
+    assert fit["shift"] == pytest.approx(shift, abs=3 * fit["shift_se"])
+    assert fit["jump"] == pytest.approx(jump, abs=max(3 * fit["jump_se"], 0.15 * jump))
+    assert fit["passes"] == 7.5
+
+
+def test_draws_that_never_return_to_a_trained_query_have_no_jump():
+    sampler = oracle.sampler("recycle", queries=8, samples=4, oversample=1, rollouts=600)
+    played = oracle.play(sampler, pass_rates.world("uniform", 100, seed=0), size=100, seed=0)
+    with pytest.raises(ValueError, match="nothing to tell a jump from"):
+        recycling_map.shift_and_jump(100, played.draws)

@@ -71,7 +71,9 @@ def test_dapo_fills_its_batch_at_the_price_of_rollouts_and_never_raises():
     run = played("beta:0.35,0.35", 0, small("dapo", oversample=1))
     assert all(row["pool/accepted"] == 32 for row in run.rows[:10])
     assert len(run.rows) < len(played("beta:0.35,0.35", 0, small("bounded_dapo", oversample=1)).rows)
-    dead = oracle.play(small("dapo", rollouts=3000), lambda done, drawn_Q: np.zeros(len(drawn_Q)), size=300, seed=0)
+    dead = oracle.play(
+        small("dapo", rollouts=3000), lambda done, drawn_Q, trained_Q: np.zeros(len(drawn_Q)), size=300, seed=0
+    )
     assert sum(row["pool/accepted"] for row in dead.rows) == 0 and dead.rows[-1]["pool/epoch"] > 0
 
 
@@ -90,14 +92,14 @@ def test_outcomes_belong_to_the_query_whatever_else_is_drawn():
 
 def test_worlds_by_hand():
     """A shift of 3 over the budget multiplies the odds by e^3 in the end, and by e^1.5 half-way."""
-    every = np.arange(50)
+    every, never = np.arange(50), np.zeros(50)
     still = pass_rates.world("beta:0.5,2", 50, seed=3)
-    assert (still(0.0, every) == still(1.0, every)).all()
+    assert (still(0.0, every, never) == still(1.0, every, never + 9)).all()
     odds = {}
     for shape in pass_rates.MOVING:
         at = pass_rates.world(f"{shape}:0.5,2", 50, seed=3)
-        assert at(0.0, every) == pytest.approx(still(0.0, every))
-        odds[shape] = [at(done, every) / (1 - at(done, every)) for done in (0.0, 0.5, 1.0)]
+        assert at(0.0, every, never) == pytest.approx(still(0.0, every, never))
+        odds[shape] = [rate / (1 - rate) for rate in (at(done, every, never + 9) for done in (0.0, 0.5, 1.0))]
     assert odds["improving"][2] / odds["improving"][0] == pytest.approx(np.full(50, np.exp(3)))
     assert odds["improving"][1] / odds["improving"][0] == pytest.approx(np.full(50, np.exp(1.5)))
     assert odds["drifting"][2] / odds["drifting"][0] == pytest.approx(np.full(50, np.exp(-3)))
@@ -105,8 +107,29 @@ def test_worlds_by_hand():
     assert oracle.signal_chance(np.array([0.5, 0.0, 1.0]), 4).tolist() == [1 - 2 / 16, 0, 0]
 
 
+def test_a_memorised_query_has_jumped_once_for_each_time_it_was_trained_on():
+    every, trained = np.arange(4), np.array([0, 1, 2, 0])
+    still = pass_rates.world("beta:0.5,2", 4, seed=3)(0.0, every, trained)
+    rate = pass_rates.world("memorising:0.5,2,3,1.5", 4, seed=3)(0.5, every, trained)
+    assert rate / (1 - rate) * (1 - still) / still == pytest.approx(np.exp(1.5 + 1.5 * trained))
+    at = pass_rates.world("memorising:0.5,2,0,0", 4, seed=3)
+    assert at(1.0, every, trained) == pytest.approx(still)
+
+
+def test_recycling_finds_more_signal_than_grpo_only_where_training_on_a_query_settles_it():
+    """Four passes over a pool: what was trained on is then all right for good, or as undecided as before."""
+
+    def signal(rule, jump):
+        sampler = oracle.sampler(rule, queries=16, samples=4, oversample=1, rollouts=4 * 4 * 256)
+        world = pass_rates.world(f"memorising:0.35,0.35,2,{jump}", 256, seed=1)
+        return oracle.summary(oracle.play(sampler, world, size=256, seed=1))["signal_groups"]
+
+    assert signal("recycle", 0) < 0.8 * signal("grpo", 0)
+    assert signal("recycle", 8) > 1.02 * signal("grpo", 8)
+
+
 @pytest.mark.parametrize(
-    "words", ["beta:0.35", "beta:0.35,-1", "beta:a,b", "uniform:1", "rising:1,1", "drifting:1,1,0"]
+    "words", ["beta:0.35", "beta:0.35,-1", "beta:a,b", "uniform:1", "rising:1,1", "drifting:1,1,0", "memorising:1,1,0"]
 )
 def test_rates_that_mean_nothing_are_refused(words):
     with pytest.raises(ValueError, match="wanted beta:a,b, uniform, improving:a,b"):
@@ -125,11 +148,12 @@ def test_a_frozen_query_keeps_the_pass_rate_of_its_first_draw():
     stretches = [(0.0, 1.0, 1.0), (0.5, 4.0, 1.0)]
     now = pass_rates.following(stretches, 100, seed=0)
     then = pass_rates.following(stretches, 100, seed=0, frozen=True)
-    some, every = np.arange(40), np.arange(100)
-    early = now(0.2, every)
-    assert (then(0.2, some) == early[:40]).all()
-    assert (then(0.9, every)[:40] == early[:40]).all() and (then(0.9, every)[40:] > early[40:]).all()
-    assert (np.argsort(now(0.9, every)) == np.argsort(early)).all()
+    some, every, never = np.arange(40), np.arange(100), np.zeros(100)
+    early = now(0.2, every, never)
+    assert (then(0.2, some, never[:40]) == early[:40]).all()
+    late = then(0.9, every, never)
+    assert (late[:40] == early[:40]).all() and (late[40:] > early[40:]).all()
+    assert (np.argsort(now(0.9, every, never)) == np.argsort(early)).all()
 
 
 def excess(rates, seeds=3, null_seeds=6):

@@ -12,7 +12,10 @@ from qr_jax.commands.options import add_json, add_run, add_trust, load, open_run
 def add(command: Any) -> None:
     """Their parsers, as `cli.make_parser` adds those of the other commands."""
     oracle = command("oracle", _oracle, "run recycling rules on queries of known pass rates, without a model")
-    text = "beta:A,B; uniform; improving:, drifting: or flipping:A,B[,SHIFT of the log-odds]; or a run's folder"
+    text = (
+        "beta:A,B; uniform; improving:, drifting: or flipping:A,B[,SHIFT of the log-odds]; "
+        "memorising:A,B,SHIFT,JUMP when a query is trained on; or a run's folder"
+    )
     oracle.add_argument("--rates", default="beta:0.35,0.35", metavar="RATES", help=text)
     oracle.add_argument("--rule", default="recycle", metavar="NAMES", help="one, several at commas, or all; dapo too")
     oracle.add_argument("--queries", type=whole(1), metavar="N", help="of the pool; 10000, or as many as the run's has")

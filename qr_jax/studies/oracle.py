@@ -172,7 +172,10 @@ def _step(plan: Sampler, pool: Pool, draw: Any, ask: Any, world: World, done: fl
             break
         more_Q = [wish.more.get(index, 0) for index in drawn_Q.tolist()]
         samples_Q = np.concatenate([samples_Q + np.array(more_Q, np.int64), np.full(len(new), plan.samples)])
-        drawn_Q, rate_Q = np.concatenate([drawn_Q, new]), np.concatenate([rate_Q, world(done, new)])
+        drawn_Q, rate_Q = (
+            np.concatenate([drawn_Q, new]),
+            np.concatenate([rate_Q, world(done, new, pool.accepted_P[new])]),
+        )
         graded = roll(rate_Q, drawn_Q, pool.size, plan.samples, seed=seed, step=step, samples_Q=samples_Q)
         so_far.append(judge(drawn_Q, graded, step=step, accept=plan.queries, seed=seed))
     return so_far[-1], rate_Q
@@ -196,8 +199,8 @@ def _counted_gain(
     filed with; the signal groups of that step are subtracted. Exactly 0 where no rate moved.
     """
 
-    def filed(done: float, drawn_Q: np.ndarray) -> np.ndarray:
-        return np.where(pool.last_P[drawn_Q] == LAST_NONE, world(done, drawn_Q), filed_P[drawn_Q])
+    def filed(done: float, drawn_Q: np.ndarray, trained_Q: np.ndarray) -> np.ndarray:
+        return np.where(pool.last_P[drawn_Q] == LAST_NONE, world(done, drawn_Q, trained_Q), filed_P[drawn_Q])
 
     unmoved, _ = _step(plan, pool, draw, ask, filed, done, seed=outcome.seed, step=outcome.step)
     return {name: float(_signal(outcome, pool, last) - _signal(unmoved, pool, last)) for name, last in ORIGINS.items()}

@@ -1,4 +1,4 @@
-"""Pass rates of a pool's queries over a run: made up (static, improving, drifting, flipping), or as a run has them."""
+"""Pass rates of a pool's queries over a run: made up (static, moving, or learned by training), or as a run has them."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -17,8 +17,8 @@ SHIFT = 3.0
 FEW = 200  # first draws that one estimate is made of, where there are that many
 BOUNDS = (0.02, 50.0)
 
-# (share of the budget spent, queries) -> their pass rates then
-World = Callable[[float, np.ndarray], np.ndarray]
+# (share of the budget spent, queries, how often each was trained on) -> their pass rates then
+World = Callable[[float, np.ndarray, np.ndarray], np.ndarray]
 Stretch = tuple[float, float, float]  # the share of the budget it begins at, and a, b of its Beta
 
 
@@ -43,27 +43,31 @@ def world(rates: str, size: int, *, seed: int) -> World:
     """A world from words: "beta:a,b" or "uniform" stay as they are; the others begin at Beta(a, b) and move.
 
     "improving:a,b,shift": every query's log-odds grow by `shift` (3 if not given) over the budget; "drifting": they
-    fall by it; "flipping": they grow for odd queries and fall for even ones.
+    fall by it; "flipping": they grow for odd queries and fall for even ones. "memorising:a,b,shift,jump": they grow by
+    `shift` over the budget, and by `jump` each time that the query itself is trained on.
     """
     shape, _, rest = rates.partition(":")
     try:
         numbers = [float(part) for part in rest.split(",")] if rest else []
     except ValueError:
         numbers = [-1.0]
-    wanted = {"beta": (2,), "uniform": (0,)} | dict.fromkeys(MOVING, (2, 3))
-    if len(numbers) not in wanted.get(shape, ()) or not all(0 < number < np.inf for number in numbers):
-        shapes = "beta:a,b, uniform, improving:a,b, drifting:a,b or flipping:a,b"
-        shift = "these three also with a shift of the log-odds, as in improving:0.35,0.35,3"
-        raise ValueError(f"rates are {rates!r}; wanted {shapes} ({shift}), all above 0, or the folder of a run")
+    wanted = {"beta": (2,), "uniform": (0,), "memorising": (4,)} | dict.fromkeys(MOVING, (2, 3))
+    moves = [number or 1.0 for number in numbers[2:]] if shape == "memorising" else numbers[2:]  # 0: it does not move
+    if len(numbers) not in wanted.get(shape, ()) or not all(0 < number < np.inf for number in numbers[:2] + moves):
+        shapes = "beta:a,b, uniform, improving:a,b, drifting:a,b, flipping:a,b or memorising:a,b,shift,jump"
+        shift = "the three before the last also with a shift of the log-odds, as in improving:0.35,0.35,3"
+        zero = "all above 0, but that shift and jump of memorising may be 0"
+        raise ValueError(f"rates are {rates!r}; wanted {shapes} ({shift}; {zero}), or the folder of a run")
     a, b = numbers[:2] or (1.0, 1.0)
     rate_P = beta_rates(size, a, b, seed=seed)
-    if shape not in MOVING:
-        return lambda done, drawn_Q: rate_P[drawn_Q]
-    sign_P = {"improving": np.ones(size), "drifting": -np.ones(size), "flipping": np.arange(size) % 2 * 2.0 - 1}[shape]
-    shift_P = sign_P * (numbers[2] if len(numbers) == 3 else SHIFT)
+    if shape in ("beta", "uniform"):
+        return lambda done, drawn_Q, trained_Q: rate_P[drawn_Q]
+    shift, jump = (*numbers[2:], *(SHIFT, 0.0)[len(numbers[2:]) :])
+    signs = {"drifting": -np.ones(size), "flipping": np.arange(size) % 2 * 2.0 - 1}
+    shift_P = signs.get(shape, np.ones(size)) * shift
 
-    def moved(done: float, drawn_Q: np.ndarray) -> np.ndarray:
-        odds_Q, rate_Q = np.exp(shift_P[drawn_Q] * done), rate_P[drawn_Q]
+    def moved(done: float, drawn_Q: np.ndarray, trained_Q: np.ndarray) -> np.ndarray:
+        odds_Q, rate_Q = np.exp(shift_P[drawn_Q] * done + jump * trained_Q), rate_P[drawn_Q]
         return rate_Q * odds_Q / (1 - rate_Q + rate_Q * odds_Q)
 
     return moved
@@ -108,12 +112,12 @@ def following(stretches: Sequence[Stretch], size: int, *, seed: int, frozen: boo
     rate_WP = np.stack([beta_rates(size, a, b, seed=seed) for _, a, b in stretches])
     kept_P = np.full(size, np.nan)
 
-    def now(done: float, drawn_Q: np.ndarray) -> np.ndarray:
+    def now(done: float, drawn_Q: np.ndarray, trained_Q: np.ndarray) -> np.ndarray:
         return rate_WP[max(int(np.searchsorted(begins, done, side="right")) - 1, 0), drawn_Q]
 
-    def first(done: float, drawn_Q: np.ndarray) -> np.ndarray:
-        new = drawn_Q[np.isnan(kept_P[drawn_Q])]
-        kept_P[new] = now(done, new)
+    def first(done: float, drawn_Q: np.ndarray, trained_Q: np.ndarray) -> np.ndarray:
+        new_Q = np.isnan(kept_P[drawn_Q])
+        kept_P[drawn_Q[new_Q]] = now(done, drawn_Q[new_Q], trained_Q[new_Q])
         return kept_P[drawn_Q]
 
     return first if frozen else now
