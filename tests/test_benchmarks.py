@@ -146,7 +146,7 @@ def test_a_runs_shift_and_jump_are_found_again_from_its_draws(shift, jump):
     fit = recycling_map.shift_and_jump(100, oracle.play(sampler, world, size=100, seed=0).draws)
     assert fit["shift"] == pytest.approx(shift, abs=3 * fit["shift_se"])
     assert fit["jump"] == pytest.approx(jump, abs=max(3 * fit["jump_se"], 0.15 * jump))
-    assert fit["passes"] == 7.5
+    assert fit["passes"] == 7.56  # the step that reaches the budget is finished
 
 
 def test_draws_that_never_return_to_a_trained_query_have_no_jump():
