@@ -25,7 +25,7 @@ CHECKPOINTS = "checkpoints"
 COMPILED = "compiled"  # the processes' programs, which parallel/compile_cache.py copies
 # Folders that are not copied; W&B sends its files itself, and they come and go.
 STAY = (CHECKPOINTS, COMPILED, "wandb")
-OWN = "run.lock"  # of this machine's folder (run_lock.py)
+OWN = "run.lock"  # the folder's lock (run_lock.py), or the bucket's (lease.py)
 NOT_FINISHED = (".new", ".tmp")  # write_json, write_episodes and committed.write rename these when they are whole
 EVERY_S = 60
 AT_ONCE = 8  # files copied at the same time
@@ -47,8 +47,9 @@ def opened(place: str) -> epath.Path:
 class Copy:
     """The copy of a run's `folder` at `place` (gs://BUCKET/PATH, or another folder). Only process 0 has a Copy."""
 
-    def __init__(self, folder: Path, place: epath.Path):
-        self.folder, self.place = folder, place
+    def __init__(self, folder: Path, place: epath.Path, *, hold: Callable[[], None] = lambda: None):
+        """`hold` raises where the place is another run's by now; nothing is written then."""
+        self.folder, self.place, self._hold = folder, place, hold
         self._pushed_s = time.monotonic()
         self._background = ThreadPoolExecutor(1, "bucket")
         self._soon: Future[None] | None = None
@@ -58,6 +59,7 @@ class Copy:
     def push(self) -> None:
         """Copy what was written, changed or moved in the folder since the last push. OSError when that fails."""
         with self._lock:
+            self._hold()
             marks = {name: mark for name in _names(self.folder) if (mark := _mark(self.folder / name))}
             with as_os_error():
                 each(self._send, [name for name, mark in marks.items() if self._copied.get(name) != mark])

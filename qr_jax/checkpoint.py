@@ -30,7 +30,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from qr_jax import bucket, committed
+from qr_jax import bucket, committed, mistakes
 from qr_jax.processes import hosts, plain
 
 FORMAT = 4  # 1: groups that waited were episodes and rewards; 2: the rate was the optimizer's; 3: no ledger_bytes
@@ -220,6 +220,8 @@ class Checkpoints:
                 if self.before_commit:
                     self.before_commit()
                 committed.commit(self.path(step), {"format": FORMAT, "step": step, "arrays": described})
+        except mistakes.Busy:  # another run's checkpoint may be there by now
+            raise
         except (OSError, ValueError, jax.errors.JaxRuntimeError) as error:
             raise self._not_saved(step, error) from error
         with bucket.as_os_error():

@@ -43,7 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return mistakes.FAILED
     except OSError as error:  # a file, a disk, a network: of libraries too, whose messages may have many lines
-        return _fail(" ".join(str(error).split()) or type(error).__name__, mistakes.FAILED)
+        code = mistakes.LOST if isinstance(error, mistakes.Busy) else mistakes.FAILED
+        return _fail(" ".join(str(error).split()) or type(error).__name__, code)
 
 
 def _fail(text: str, code: int = mistakes.WRONG) -> int:

@@ -8,6 +8,10 @@ INTERRUPTED = 130  # Ctrl-C, as shells have it
 LOST = 75  # of a process whose others are gone or late (sysexits.h, EX_TEMPFAIL): start the same command again on all
 
 
+class Busy(OSError):
+    """Another machine has the run: this process ends with LOST, and the same command may go on with it later."""
+
+
 def is_of_asking(error: BaseException) -> bool:
     """Whether it is a ValueError raised by a file of qr_jax, which speaks to the user; a library's is a bug of ours."""
     trace = error.__traceback__

@@ -6,7 +6,9 @@ import json
 import os
 import socket
 import time
+import uuid
 from pathlib import Path
+from typing import Any
 
 NAME = "run.lock"
 
@@ -14,8 +16,9 @@ NAME = "run.lock"
 class RunLock:
     """Holds FOLDER/run.lock from `__init__` to `release`; the file says who. ValueError where another process does.
 
-    It is flock's: a lock that a killed process left behind is free again. A folder of several machines is guarded
-    where its file system carries locks between them (NFS 4 does; a bucket does not).
+    It is flock's: a lock that a killed process left behind is free again, and `left` is what that process wrote of
+    itself, as `about` is what this one writes. A folder of several machines is guarded where its file system carries
+    locks between them (NFS 4 does; a bucket has a lease, lease.py).
     """
 
     def __init__(self, folder: Path):
@@ -23,16 +26,18 @@ class RunLock:
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            other = holder(folder)
+            other = named(read(folder))
             self._file.close()
             todo = "wait for it or end it; or give this run another folder with --run"
             raise ValueError(f"{folder} is being written by {other}: {todo}") from None
         except OSError as error:  # a file system without locks
             self._file.close()
             raise ValueError(f"{folder} cannot be locked ({error}); keep runs on another disk (--run)") from error
+        self.left = read(folder)
         self._file.truncate(0)
-        about = {"pid": os.getpid(), "machine": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
-        self._file.write(json.dumps(about).encode())
+        self.about = {"pid": os.getpid(), "machine": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+        self.about["id"] = uuid.uuid4().hex
+        self._file.write(json.dumps(self.about).encode())
         self._file.flush()
 
     def release(self) -> None:
@@ -41,10 +46,17 @@ class RunLock:
         self._file.close()
 
 
-def holder(folder: Path) -> str:
-    """Who holds a folder's lock, in words, as its file says."""
+def read(folder: Path) -> Any:
+    """What a folder's lock says of its holder; None where it says nothing."""
     try:
-        about = json.loads((folder / NAME).read_text(encoding="utf-8"))
+        return json.loads((folder / NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def named(about: Any) -> str:
+    """The holder of a lock in words, from what the lock says of it."""
+    try:
         return f"process {about['pid']} on {about['machine']}, since {about['since']}"
-    except (OSError, ValueError, KeyError, TypeError):
+    except (LookupError, TypeError):
         return "another process"

@@ -1,13 +1,14 @@
 """A run's folder (config, metrics, episodes, checkpoints, a log folder an attempt): how it is opened and goes on."""
 
 import codecs
+import contextlib
 import itertools
 import json
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +18,8 @@ from etils import epath
 
 from qr_jax import bucket, checkpoint, config, metrics_writer, trust
 from qr_jax.config import Config
-from qr_jax.mistakes import INTERRUPTED
+from qr_jax.lease import Lease
+from qr_jax.mistakes import INTERRUPTED, Busy
 from qr_jax.parallel import compile_cache
 from qr_jax.processes import alike, hosts
 from qr_jax.records import Episode
@@ -47,26 +49,36 @@ class Run:
     ):
         self.folder, self.settings, self.stage, self.say = Path(folder), settings, stage, say
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock: RunLock | None = None  # of process 0
-        hosts.by_first(self._take)
+        self._held = contextlib.ExitStack()  # of process 0: the locks of the folder and of its bucket
+        self._hold: Callable[[], None] = lambda: None  # raises Busy where the bucket is another run's by now
         try:
+            hosts.by_first(self._take)
             self._start(settings)
         except BaseException:
-            self._give_back()
+            self._held.close()
             raise
 
     def _take(self) -> None:
-        self._lock = RunLock(self.folder)
-
-    def _give_back(self) -> None:
-        if self._lock:
-            self._lock.release()
-            self._lock = None
+        lock = RunLock(self.folder)
+        self._held.callback(lock.release)
+        if not (lives := self.settings.train.bucket):
+            return
+        place = bucket.opened(lives)
+        with self._writable():
+            if "://" in lives:
+                lease = Lease(place, lock, say=self.say)
+                self._held.callback(lease.release)
+                self._hold = lease.hold
+            else:
+                place.mkdir(parents=True, exist_ok=True)
+                self._held.callback(RunLock(Path(place)).release)
 
     def _start(self, settings: Config) -> None:
         train = settings.train
         place = bucket.opened(train.bucket) if train.bucket else epath.Path(self.folder)
-        self._copy = bucket.Copy(self.folder, place) if train.bucket and hosts.index() == 0 else None  # of process 0
+        self._copy: bucket.Copy | None = None  # of process 0
+        if train.bucket and hosts.index() == 0:
+            self._copy = bucket.Copy(self.folder, place, hold=self._hold)
         alike.check_program(settings)
         hosts.by_first(self._keep_config)
         self.attempt = checkpoint.next_attempt(self.folder)
@@ -119,13 +131,16 @@ class Run:
         self.write_json("config.json", config.to_json(self.settings))
         trust.remember(self.settings)
         if self._copy:
-            self._first_push()
+            with self._writable():
+                self._copy.push()
 
-    def _first_push(self) -> None:
+    @contextlib.contextmanager
+    def _writable(self) -> Iterator[None]:
         """A bucket that is missing, or that we may not write to, ends the run now, not at its first checkpoint."""
-        assert self._copy
         try:
-            self._copy.push()
+            yield
+        except Busy:
+            raise
         except OSError as error:
             kind = ValueError if isinstance(error, FileNotFoundError) else OSError
             asked = "is there such a bucket, and may this machine's account write to it (Storage Object User)?"
@@ -183,6 +198,8 @@ class Run:
         """
         if (self.saved == step and not again) or not self._open:
             return
+        if self.settings.train.bucket:
+            hosts.by_first(self._hold)
         length = self._writer.sync() if self._writer else 0  # of process 0, which writes the host values
         ledger = self.folder / LEDGER
         about = {"stage": self.stage, "ledger_bytes": ledger.stat().st_size if ledger.exists() else 0}
@@ -267,11 +284,11 @@ class Run:
             if hosts.count() == 1 or isinstance(sys.exception(), (SystemExit, type(None))):
                 self.checkpoints.close()
         finally:
-            self._close_writer()
-            self._open = False
-            if self._copy:
-                self._copy.close()
-            self._give_back()
+            with self._held:
+                self._close_writer()
+                self._open = False
+                if self._copy:
+                    self._copy.close()
 
     def _close_writer(self) -> None:
         if self._writer:

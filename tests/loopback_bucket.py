@@ -2,8 +2,8 @@
 
     python tests/loopback_bucket.py PORT
 
-The emulator knows nothing of an object's generation, by which tensorstore writes only over what it has read; that is
-added here.
+The emulator holds nobody to the generation that a request names, by which tensorstore and a run's lease write only over
+what they have read; that is added here. It answers one request at a time, so no two of them are told the same.
 """
 
 import os
@@ -14,6 +14,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http import HTTPStatus
 
 NAME = "runs"
 
@@ -80,18 +81,25 @@ def serve(port: int) -> None:
             response[f"x-goog-{name}"] = one[name]
         plain_download(request, response, storage, *more, **named)
 
-    def insert(request, response, storage, *more, **named):
+    def refused(request, response, storage, name):
         wanted = request.query.get("ifGenerationMatch")
-        if wanted and "name" in request.query:
-            one = found(storage, request.params["bucket_name"], request.query["name"][0])
-            if one["generation"] != wanted[0]:
-                response.status = 412
-                return
-        plain_insert(request, response, storage, *more, **named)
+        if wanted and found(storage, request.params["bucket_name"], name)["generation"] != wanted[0]:
+            assert request.data is not None  # read, so that the answer is heard
+            response.status = HTTPStatus.PRECONDITION_FAILED
+            return True
+        return False
 
-    plain_download, plain_insert = objects.download, objects.insert
-    ours = {plain_download: download, plain_insert: insert}
-    objects.download, objects.insert = download, insert
+    def insert(request, response, storage, *more, **named):
+        if "name" not in request.query or not refused(request, response, storage, request.query["name"][0]):
+            plain_insert(request, response, storage, *more, **named)
+
+    def delete(request, response, storage, *more, **named):
+        if not refused(request, response, storage, request.params["object_id"]):
+            plain_delete(request, response, storage, *more, **named)
+
+    plain_download, plain_insert, plain_delete = objects.download, objects.insert, objects.delete
+    ours = {plain_download: download, plain_insert: insert, plain_delete: delete}
+    objects.download, objects.insert, objects.delete = download, insert, delete
     for _, handlers in server.HANDLERS:
         handlers.update({method: ours[one] for method, one in handlers.items() if one in ours})
     server.create_server("127.0.0.1", port, in_memory=True, default_bucket=NAME).run()

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import pytest
 
 from qr_jax import config, runs
-from qr_jax.run_lock import NAME, RunLock, holder
+from qr_jax.run_lock import NAME, RunLock, named, read
 
 HOLD = "import sys, time, pathlib; from qr_jax.run_lock import RunLock; lock = RunLock(pathlib.Path(sys.argv[1]))"
 
@@ -24,7 +24,7 @@ def test_a_second_process_is_refused_by_the_first_one_s_name_and_a_killed_one_s_
             ValueError, match=rf"is being written by process {process.pid} on .*: wait for it or end it"
         ):
             RunLock(tmp_path)
-        assert holder(tmp_path).startswith(f"process {process.pid} on")  # the refused one wrote nothing
+        assert named(read(tmp_path)).startswith(f"process {process.pid} on")  # the refused one wrote nothing
         process.send_signal(signal.SIGKILL)
     RunLock(tmp_path).release()
 

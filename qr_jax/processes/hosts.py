@@ -18,7 +18,12 @@ from qr_jax.records import Episode
 
 SMALLEST_MESSAGE_BYTES = 4096
 STOP = "qr_jax/stop"
-RAISED = {"os": OSError, "asking": ValueError, "library": RuntimeError}  # by the others, for process 0's kind of error
+RAISED = {
+    "busy": mistakes.Busy,
+    "os": OSError,
+    "asking": ValueError,
+    "library": RuntimeError,
+}  # by the others, for process 0's kind of error
 
 
 def _distributed() -> Any:
@@ -71,6 +76,8 @@ def by_first(function: Callable[[], Any]) -> Any:
     if index() == 0:
         try:
             value = function()
+        except mistakes.Busy as caught:
+            error, kind = caught, "busy"
         except (ValueError, OSError) as caught:
             error = caught
             kind = "os" if isinstance(caught, OSError) else "asking" if mistakes.is_of_asking(caught) else "library"
