@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-c
 
 PEERS := benchmarks/peers/.venv
 
-.PHONY: help .venv quickstart study test fuzz test-pods test-tpu lint smollm2 minilm bench-peers bench-rollout bench-quickstart bench-start bench-learner bench-accelerator bench-pool bench-retrieval bench-retrieval-server bench-hostile-server bench-dense bench-recall bench-tpu bench-hand-over bench-plans
+.PHONY: help .venv quickstart study test fuzz audit licences test-pods test-tpu lint smollm2 minilm bench-peers bench-rollout bench-quickstart bench-start bench-learner bench-accelerator bench-pool bench-retrieval bench-retrieval-server bench-hostile-server bench-dense bench-recall bench-tpu bench-hand-over bench-plans
 
 help:  ## what there is to make
 	@sed -n 's/^\([.a-z0-9-]*\):.*## /\1: /p' Makefile
@@ -35,6 +35,14 @@ test: $(DEV)  ## the whole quick suite
 
 fuzz: $(DEV)  ## spoilt inputs for all that reads what others wrote (5 minutes on 2 cores); RUNS= inputs a target, SEED= others
 	$(BIN)/python tests/fuzz.py $(if $(RUNS),--runs $(RUNS)) --seed $(or $(SEED),0)
+
+audit: $(DEV)  ## known holes in the packages of constraints.txt, by pip-audit, which asks the network
+	test -x $(VENV)/audit/bin/pip-audit || $(PYTHON) -m venv $(VENV)/audit
+	$(VENV)/audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit
+	$(VENV)/audit/bin/pip-audit --no-deps --disable-pip --requirement constraints.txt
+
+licences: $(DEV)  ## docs/licences.md: the licence of every package that is installed with the program
+	$(BIN)/python docs/licences.py
 
 test-pods: $(DEV)  ## runs of 2 and 4 real processes on this machine, a pod's rollout, the watchdog (6 minutes on 2 cores)
 	$(BIN)/python -m pytest -m "slow or not slow" tests/test_pods.py tests/test_pod_rollout.py tests/test_watchdog.py

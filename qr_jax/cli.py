@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from qr_jax import mistakes
+from qr_jax import mistakes, run_files
 from qr_jax.commands import data, doctor, eval, pods, runs, studies, train
 from qr_jax.settings import nearest
 
@@ -30,6 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments = parser.parse_args(words)
         arguments.overrides = overrides
         with _shown_log():
+            run_files.check(arguments)
             code = arguments.run_command(arguments)
             sys.stdout.flush()  # here, where a closed pipe is caught
             return code
@@ -51,7 +52,8 @@ def _fail(text: str, code: int = mistakes.WRONG) -> int:
     """Say what is wrong; the code is one of mistakes.py."""
     from qr_jax.secrecy import redact
 
-    print(redact(f"error: {text}"), file=sys.stderr)
+    shown = "".join(letter if letter.isprintable() or letter == "\n" else repr(letter)[1:-1] for letter in text)
+    print(redact(f"error: {shown}"), file=sys.stderr)
     from qr_jax.processes import hosts
 
     if hosts.count() > 1:  # at an ordinary exit jax would wait for the others, which this one has left alone

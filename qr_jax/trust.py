@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from qr_jax import plugins
-from qr_jax.config import Config, chosen_plugins
+from qr_jax.config import Config, Data, chosen_plugins, load
 from qr_jax.settings import Use, plain
 
 log = logging.getLogger(__name__)
@@ -73,9 +73,21 @@ def wishes(config: Config) -> list[Wish]:
     if config.train.bucket:
         used = "to read, to write, and to run compiled programs from"
         found.append(Wish(f"the bucket {config.train.bucket}, {used}", None))
+    data = config.data
+    if "world" in (data.train, data.eval, data.corpus, data.traces) and data.world_path != Data().world_path:
+        found.append(Wish(f"to write worlds into {data.world_path}", None))
+    if config.train.init and (bucket := _bucket_of(Path(config.train.init))):
+        found.append(Wish(f"the bucket {bucket}, for the weights of {config.train.init}", None))
     if config.log.wandb:
         found.append(Wish("W&B, with your key", "--allow-host api.wandb.ai"))
     return list(dict.fromkeys(found))
+
+
+def _bucket_of(run: Path) -> str | None:
+    """The bucket from which the weights of a run would come; None where its folder has them, or is no run."""
+    if (run / "checkpoints").is_dir() or not (run / "config.json").is_file():
+        return None
+    return load(run / "config.json").train.bucket
 
 
 def _of_plugin(kind: str, chosen: Use) -> list[Wish]:
@@ -113,27 +125,41 @@ def _host(url: Any) -> str:
 
 def known(config: Config) -> bool:
     """Whether this user made or allowed the config."""
+    return noted(_text(config))
+
+
+def remember(config: Config) -> None:
+    """Note the config as this user's own."""
+    note(_text(config))
+
+
+def noted(text: str) -> bool:
+    """Whether the user has allowed what the text says."""
     try:
-        return _hash(config) in _file().read_text(encoding="utf-8").split()
+        return _hash(text) in _file().read_text(encoding="utf-8").split()
     except (OSError, ValueError):
         return False
 
 
-def remember(config: Config) -> None:
-    """Note the config as this user's own. A home that cannot be written is warned of, and the run goes on."""
-    if known(config):
+def note(text: str) -> None:
+    """Note that the user allows what the text says. A home that cannot be written is warned of, and the run goes on."""
+    if noted(text):
         return
     path = _file()
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8") as file:
-            file.write(f"{_hash(config)}\n")
+            file.write(f"{_hash(text)}\n")
     except OSError as error:
         log.warning("%s cannot be written (%s): this run will have to be allowed again", path, error)
 
 
-def _hash(config: Config) -> str:
-    return hashlib.sha256(json.dumps(plain(config), sort_keys=True).encode()).hexdigest()
+def _text(config: Config) -> str:
+    return json.dumps(plain(config), sort_keys=True)
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _file(environment: Mapping[str, str] = os.environ) -> Path:

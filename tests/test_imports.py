@@ -17,7 +17,7 @@ ROOMS = (
     ("records", "settings", "secrecy", "mistakes", "noise", "committed", "bucket", "progress", "columns")
     + ("run_lock", "lease"),
     ("pool", "queries", "metrics", "metrics_writer", "config", "overrides", "checks", "plugins", "verdict", "figures")
-    + ("answers", "dialect", "variance", "retrieval", "evaluation", "studies", "interfaces", "trust")
+    + ("answers", "dialect", "variance", "retrieval", "evaluation", "studies", "interfaces", "trust", "run_files")
     + tuple(f"learning.{name}" for name in ("reduce", "kl", "importance")),
     PLUGINS,
     ("models", "processes", "parallel", "learning.pack"),

@@ -110,6 +110,33 @@ def test_every_dependency_is_imported_by_the_program_and_has_its_line_in_the_doc
     assert set(rows) - {"package"} == set(wanted)
 
 
+def test_every_package_that_is_asked_for_or_pinned_has_its_licence_in_the_docs():
+    def names(words):
+        return {re.sub(r"[-_.]+", "-", word).lower() for word in words}
+
+    rows = re.findall(
+        r"^\| ([\w-]+) \| (?:program|extra) \| (.+) \|$", (ROOT / "docs/licences.md").read_text(), re.MULTILINE
+    )
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    asked = project["dependencies"] + project["optional-dependencies"]["dev"]
+    pinned = re.findall(r"^([\w.-]+)==", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    wanted = names(re.findall(r"^[\w.-]+", line)[0] for line in asked) | names(pinned) - {"libtpu"}  # of TPUs alone
+    assert sorted(wanted - names(name for name, _ in rows)) == [], "make licences"
+    assert [name for name, licence in rows if licence == "not said"] == []
+
+
+def test_every_row_of_what_goes_wrong_names_tests_that_exist():
+    section = (ROOT / "docs/measurements.md").read_text().partition("## What goes wrong, and what is lost")[2]
+    rows = [line.split(" | ") for line in section.partition("\n## ")[0].splitlines() if line.startswith("| ")][1:]
+    assert len(rows) > 15
+    for fault, *_, named in rows:
+        tests = re.findall(r"`(\w+\.py)::(\w+)`", named)
+        assert tests and named.count("`") == 2 * len(tests), fault
+        for file, name in tests:
+            defined = ast.walk(ast.parse((ROOT / "tests" / file).read_text(encoding="utf-8")))
+            assert name in {node.name for node in defined if isinstance(node, ast.FunctionDef)}, f"{fault}: {name}"
+
+
 def test_ci_runs_what_the_readme_tells_a_reader_to_run():
     script = (ROOT / ".ci" / "run").read_text()
     assert "set -euo pipefail" in script

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from qr_jax.commands.options import add_json, add_trust, admit, open_run, show, start, whole
+from qr_jax.commands.options import add_json, add_trust, admit, load, open_run, show, start, whole
 
 # Options of `eval` that only one of its two ways takes: a run over its own questions, or anything over a suite.
 OWN_ONLY = ("questions", "world_seed")
@@ -108,7 +108,8 @@ def _config(arguments: argparse.Namespace) -> tuple[Any, bool, tuple[str, ...] |
         config = configs.load(file)
         allow_plugins = admit(arguments, config, arguments.run, arguments.retriever)
     elif arguments.config:
-        config = suite.with_model(configs.load(arguments.config), str(arguments.run))
+        config, allow_plugins = load(arguments, arguments.config, ())
+        config = suite.with_model(config, str(arguments.run))
     else:
         from qr_jax.models import hf
 

@@ -3,10 +3,14 @@
 import argparse
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
+
+# What Python raises for a JSON value of another kind than was written.
+NOT_AS_WRITTEN = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, AssertionError, RecursionError)
 
 
 def add_trust(command: argparse.ArgumentParser) -> None:
@@ -41,6 +45,23 @@ def load(arguments: argparse.Namespace, path: str, typed: Sequence[str]) -> tupl
     if configs.parts(path)[0].suffix == ".json":
         packages = admit(arguments, configs.load(path), path)
     return configs.load(path, typed), packages
+
+
+@contextmanager
+def reading(where: Any) -> Iterator[None]:
+    """Within, what a run's files hold and this program does not write is a ValueError that says where it was met."""
+    from qr_jax import mistakes
+
+    try:
+        yield
+    except NOT_AS_WRITTEN as error:
+        if mistakes.is_of_asking(error):
+            raise
+        frames = traceback.extract_tb(error.__traceback__)
+        ours = [frame for frame in frames if mistakes.PACKAGE in Path(frame.filename).resolve().parents]
+        place = f"{Path(ours[-1].filename).name}:{ours[-1].lineno}"
+        told = f"{type(error).__name__}: {error}"[:200]
+        raise ValueError(f"{where} holds what qr-jax does not write ({told}, in {place})") from error
 
 
 def add_run(command: argparse.ArgumentParser) -> None:

@@ -6,7 +6,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from qr_jax.commands.options import add_json, add_run, add_trust, load, open_run, replayed_packages, say, show, whole
+from qr_jax.commands.options import (
+    add_json,
+    add_run,
+    add_trust,
+    load,
+    open_run,
+    reading,
+    replayed_packages,
+    say,
+    show,
+    whole,
+)
 
 
 def add(command: Any) -> None:
@@ -82,7 +93,8 @@ def _compare(arguments: argparse.Namespace) -> int:
     if not folders:
         return 1
     say(arguments)(f"comparing {len(folders)} runs, and their null controls")
-    found = compare.compare(folders, measure=unit, reach=arguments.reach, allow_plugins=trusted)
+    with reading("one of these runs"):
+        found = compare.compare(folders, measure=unit, reach=arguments.reach, allow_plugins=trusted)
     if arguments.folder:
         arguments.folder.mkdir(parents=True, exist_ok=True)
         (arguments.folder / "comparison.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
@@ -98,7 +110,8 @@ def _compare_suites(arguments: argparse.Namespace) -> int:
     of_runs = [name for name in ("rules", "budget", "folder", "every", "questions") if getattr(arguments, name)]
     if of_runs:
         raise ValueError(f"--{', --'.join(of_runs)} cannot be given with scores of a suite, which are made already")
-    found = side_by_side.compare([Path(what) for what in arguments.what])
+    with reading("one of these folders"):
+        found = side_by_side.compare([Path(what) for what in arguments.what])
     return show(found, arguments.json, side_by_side.format_table)
 
 
@@ -124,7 +137,8 @@ def _oracle(arguments: argparse.Namespace) -> int:
 
     chosen = {name: getattr(arguments, name) for name in ("samples", "oversample", "rollouts", "seeds")}
     rules = oracle.rules(arguments.rule)
-    found = oracle.study(arguments.rates, rules, size=arguments.queries, queries=arguments.accept, **chosen)
+    with reading(arguments.rates):
+        found = oracle.study(arguments.rates, rules, size=arguments.queries, queries=arguments.accept, **chosen)
     shown = found[rules[0]] if len(rules) == 1 else found
     return show(shown, arguments.json, lambda _: oracle.format_table(found))
 
@@ -141,14 +155,16 @@ def _probe(arguments: argparse.Namespace) -> int:
 def _report(arguments: argparse.Namespace) -> int:
     from qr_jax.report import page
 
-    print(page.write(arguments.run, arguments.out, null=_null(arguments)))
+    with reading(arguments.run):
+        print(page.write(arguments.run, arguments.out, null=_null(arguments)))
     return 0
 
 
 def _view(arguments: argparse.Namespace) -> int:
     from qr_jax.report import view
 
-    view.view(arguments.run, port=arguments.port, null=lambda: _null(arguments))
+    with reading(arguments.run):
+        view.view(arguments.run, port=arguments.port, null=lambda: _null(arguments))
     return 0
 
 
