@@ -8,7 +8,8 @@
 0.37M parameters, 2,000 training questions, a cold start of 400 steps on expert traces from ten worlds of other facts,
 which show one of the four ways in which each relation is asked for, then 100 GRPO steps of 32 queries x 8 samples. The
 rule is foresee, which was best on this world; `rule=recycle` is the paper's, and `rule=grpo` draws uniformly. The rate
-rises over 20 updates: Adam's first updates at full size lose half of what the cold start taught.
+rises over 20 updates: Adam's first updates at full size lose half of what the cold start taught. Every 20 steps it is
+evaluated on 200 questions, before and after on 1,000.
 """
 
 from qr_jax.config import Config, Data, Evaluation, Learner, Model, Pool, Rollout, Sft, Train, use
@@ -42,6 +43,6 @@ config = Config(
     ),
     learner=Learner(lr=7e-4, warmup_updates=20, rows=8, row_tokens=192, clip_norm=1.0),
     sft=Sft(steps=400, traces=64, max_tokens=192, lr=3e-3, warmup_steps=10),
-    evaluation=Evaluation(questions=1000),
+    evaluation=Evaluation(questions=1000, every=20, during=200),
     train=Train(steps=100, checkpoint_every=20),
 )

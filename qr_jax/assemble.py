@@ -225,6 +225,10 @@ class Dealt:
         every = hosts.gather_episodes([episode for group in groups for episode in group], places)
         return [every[at : at + samples] for at in range(0, len(every), samples)]
 
+    def progress(self) -> tuple[int, int]:
+        """Of this process's part, as `Engine.progress`."""
+        return self.engine.progress()
+
 
 def dealt(cost_Q: np.ndarray, pod: bool) -> list[np.ndarray]:
     """Each process's queries, by position; `pod`: all are process 0's."""

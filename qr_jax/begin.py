@@ -7,7 +7,7 @@ from functools import partial
 import jax
 import numpy as np
 
-from qr_jax import assemble, evaluate, pool, runs
+from qr_jax import assemble, evaluate, pool, runs, terminal
 from qr_jax.learning import learner
 from qr_jax.parallel import compile_cache, host_local, peaks
 from qr_jax.parallel import mesh as meshes
@@ -44,17 +44,17 @@ def begin(parts: Parts) -> Start:
         state, seconds = _compile_update(parts, state)
         return Start(state, from_host(host), step, warm_up_s + seconds)
     progress = Progress(pool.create(len(parts.queries), parts.family_P))
-    params = assemble.place(parts.agent.weights(), parts.mesh)
-    say(f"{len(parts.queries)} queries; {meshes.describe_layout(parts.mesh, params).splitlines()[0]}")
-    say(f"rollouts: {host_local.describe(parts.layout, parts.mesh, parts.agent.cfg)}")
+    with terminal.phase("loading the model"):
+        params = assemble.place(parts.agent.weights(), parts.mesh)
+    tell = say if parts.mesh.size > 1 else run.detail
+    tell(meshes.describe_layout(parts.mesh, params).splitlines()[0])
+    tell(f"rollouts: {host_local.describe(parts.layout, parts.mesh, parts.agent.cfg)}")
     warm_up_s = _warm_up(parts, parts.hand_over(params))
     if settings.evaluation.base:
-        say("evaluating the model as it is, before its cold start")
         progress = replace(progress, base=parts.measure(params=parts.hand_over(params)))
         say(f"before the cold start: {evaluate.one_line(progress.base)}")
     state = parts.learner.init(_first_policy(parts, params))
     del params
-    say("evaluating before training")
     progress = replace(progress, before=parts.measure(params=parts.hand_over(state.params)))
     run.write_json(read.BEFORE, evaluate.without_details(progress.before))
     say(f"before training: {evaluate.one_line(progress.before)}")
@@ -94,12 +94,12 @@ def _warm_up(parts: Parts, params) -> float:
     # Over a pod every process runs each program: where one left, the others would wait in it.
     stop_now = (lambda: False) if parts.layout == "pod" else parts.run.stop_now
     try:
-        how = {"prompt_tokens": prompt_tokens, "stop_now": stop_now, "say": parts.run.say}
-        seconds = assemble.all_or_none(partial(engine.warm_up, params, **how))
+        work = partial(engine.warm_up, params, prompt_tokens=prompt_tokens, stop_now=stop_now)
+        seconds = assemble.all_or_none(work)
     finally:
         compile_cache.push_new()
     peaks.of(parts.settings.model.compute)  # measured now where nobody says them, and not in the first step
-    parts.run.say(f"{compiles.count() - before} programs for the first rollout compiled in {seconds:.1f} s")
+    parts.run.detail(f"{compiles.count() - before} programs for the first rollout compiled in {seconds:.1f} s")
     return seconds
 
 
@@ -111,9 +111,10 @@ def _compile_update(parts: Parts, state: learner.State) -> tuple[learner.State, 
     start, empty = time.monotonic(), batch.of_groups(parts, state, (), (0, 0))
     state = replace(state, rate=np.float32(0))  # a host's number, as every step's is: another kind is another program
     old = () if parts.settings.learner.updates == 1 else (parts.learner.old_logp(state, empty),)
-    state, _ = jax.block_until_ready(parts.learner.train_step(state, empty, *old))
+    with terminal.phase("compiling the learner"):
+        state, _ = jax.block_until_ready(parts.learner.train_step(state, empty, *old))
     seconds = time.monotonic() - start
-    parts.run.say(f"the learner's programs compiled: {compiles.told(before)}")
+    parts.run.detail(f"the learner's programs compiled: {compiles.told(before)}")
     compile_cache.push_new()
     return state, seconds
 

@@ -30,7 +30,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from qr_jax import bucket, committed, mistakes
+from qr_jax import bucket, committed, mistakes, terminal
 from qr_jax.processes import hosts, plain
 
 FORMAT = 4  # 1: groups that waited were episodes and rewards; 2: the rate was the optimizer's; 3: no ledger_bytes
@@ -58,7 +58,7 @@ class Checkpoints:
         keep: int = 2,
         keep_every: int = 0,
         before_commit: Callable[[], None] | None = None,
-        say: Callable[[str], None] = print,
+        say: Callable[[str], None] = terminal.say,
     ):
         if keep < 1:
             raise ValueError(f"train.keep_checkpoints is {keep}; at least 1 must be kept to resume from")

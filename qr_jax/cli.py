@@ -7,18 +7,22 @@ import logging
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
-from qr_jax import mistakes, run_files
+from qr_jax import mistakes, run_files, terminal
 from qr_jax.commands import data, doctor, eval, pods, runs, studies, train
 from qr_jax.settings import nearest
+
+# They say by themselves what goes on, or wait for others: a line that counts their seconds says nothing.
+OWN_WORDS = ("train", "sft", "view", "serve-retriever", "chat")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; what it returns is the exit code. A ValueError of ours or an OSError is one line
     (and 2 or 1: mistakes.py)."""
     words = list(sys.argv[1:] if argv is None else argv)
+    terminal.speak("stderr")
     parser = make_parser()
     commands: Mapping[str, argparse.ArgumentParser] = parser.get_default("commands")
     if words and not words[0].startswith("-") and words[0] not in commands:
@@ -29,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             words, overrides = take_overrides(words, commands[words[0]])
         arguments = parser.parse_args(words)
         arguments.overrides = overrides
-        with _shown_log():
+        with _shown_log(), nullcontext() if words[0] in OWN_WORDS else terminal.phase(f"qr-jax {words[0]}"):
             run_files.check(arguments)
             code = arguments.run_command(arguments)
             sys.stdout.flush()  # here, where a closed pipe is caught
@@ -46,6 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:  # a file, a disk, a network: of libraries too, whose messages may have many lines
         code = mistakes.LOST if isinstance(error, mistakes.Busy) else mistakes.FAILED
         return _fail(" ".join(str(error).split()) or type(error).__name__, code)
+    finally:
+        terminal.speak("stdout")
 
 
 def _fail(text: str, code: int = mistakes.WRONG) -> int:
@@ -53,7 +59,8 @@ def _fail(text: str, code: int = mistakes.WRONG) -> int:
     from qr_jax.secrecy import redact
 
     shown = "".join(letter if letter.isprintable() or letter == "\n" else repr(letter)[1:-1] for letter in text)
-    print(redact(f"error: {shown}"), file=sys.stderr)
+    terminal.speak("stderr")
+    terminal.say(redact(f"error: {shown}"))
     from qr_jax.processes import hosts
 
     if hosts.count() > 1:  # at an ordinary exit jax would wait for the others, which this one has left alone
@@ -62,11 +69,17 @@ def _fail(text: str, code: int = mistakes.WRONG) -> int:
     return code
 
 
+class _Log(logging.Handler):
+    """Its lines go to stderr, above a live line."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(record.getMessage(), file=sys.stderr, flush=True)
+
+
 @contextmanager
 def _shown_log() -> Iterator[None]:
     """Within, what qr_jax logs (what was kept, what was refused) is on stderr; no other logger is touched."""
-    log, shown = logging.getLogger("qr_jax"), logging.StreamHandler(sys.stderr)
-    shown.setFormatter(logging.Formatter("%(message)s"))
+    log, shown = logging.getLogger("qr_jax"), _Log()
     before = log.level, log.propagate
     log.addHandler(shown)
     log.setLevel(logging.INFO)

@@ -4,11 +4,13 @@ import difflib
 import hashlib
 import json
 import runpy
+import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from qr_jax.mistakes import is_of_asking
 from qr_jax.overrides import override
 from qr_jax.settings import Use, conform, plain
 from qr_jax.settings import use as use  # a config file imports all it needs from here
@@ -259,14 +261,25 @@ def _made_by(path: Path, name: str) -> Config:
         there = runpy.run_path(str(path), run_name="qr_jax_config")
         named = there.get(name)
         config = named() if callable(named) else named
-    except TypeError as error:  # an unknown field of a section, most of all
-        raise ValueError(f"{path}: {error}") from error
+    except Exception as error:  # the file is its user's program: whatever is wrong there, the user mends it there
+        if is_of_asking(error):  # what it asked of us, which says by itself what to do
+            raise
+        text = error.msg if isinstance(error, SyntaxError) else error  # whose text would name the line again
+        raise ValueError(f"{_line_of(error, path)}: {type(error).__name__}: {text}") from error
     if not isinstance(config, Config):
         others = [key for key, value in there.items() if isinstance(value, Config)]
         has = f"; it has: {', '.join(others)}" if others else ""
         wanted = f"it must set `{name} = Config(...)` or define `{name}()`"
         raise ValueError(f"{path} makes no config {name!r}: {wanted}, found {config!r}{has}")
     return config
+
+
+def _line_of(error: BaseException, path: Path) -> str:
+    """The file and the line of it in which the error arose."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    if isinstance(error, SyntaxError) and error.filename == str(path):
+        lines.append(error.lineno)
+    return f"{path}, line {lines[-1]}" if lines else str(path)
 
 
 def to_json(config: Config) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from qr_jax import answers, assemble, runs
+from qr_jax import answers, assemble, runs, terminal
 from qr_jax.columns import aligned
 from qr_jax.config import Config
 from qr_jax.evaluation import manifest, subject
@@ -26,6 +26,7 @@ from qr_jax.rollout.engine import Engine
 
 SCORES = {"exact_match": answers.exact_match, "f1": answers.f1, "cover_match": answers.cover_match}
 SHOWN = 100  # questions whose searches an evaluation keeps in words
+WITHIN = 1.96  # standard errors on either side of a 95 % interval
 COMPLETE = 0.95  # of the questions must have been answered without a fault, or a score is marked incomplete
 GROUPS = ("dataset", "kind", "hops", "type")  # keys of a question's meta: a table each
 
@@ -55,7 +56,8 @@ def measure(
 
     def run(count: int, **how):
         how |= {"seed": settings.seed, "step": 0, "stop_now": stop_now}
-        return engine.run(params, queries, count, env=env, search=search, **how)
+        with terminal.phase("evaluating", asked=engine.progress):
+            return engine.run(params, queries, count, env=env, search=search, **how)
 
     greedy = run(1, purpose="greedy", temperature=0.0)
     figures: dict[str, Any] = {"questions": len(queries), **_scores(queries, greedy)}
@@ -78,17 +80,6 @@ def measure(
 
 def without_details(figures: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in figures.items() if name != "details"}
-
-
-def changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[str, str] | None:
-    """The longest searches of one question, wrong before and right after, in words; None where there is none."""
-    was, now = before["details"], after["details"]
-    both = [name for name in now["transcripts"] if name in was["transcripts"]]
-    gained = [name for name in both if now["exact_match"][name] > was["exact_match"][name]]
-    if not gained:
-        return None
-    name = max(gained, key=lambda name: now["transcripts"][name].count("\n"))
-    return was["transcripts"][name], now["transcripts"][name]
 
 
 def _scores(queries: Sequence[Query], groups: Sequence[Sequence[Episode]]) -> dict[str, Any]:
@@ -136,19 +127,31 @@ def _behaviour(groups: Sequence[Sequence[Episode]]) -> dict[str, Any]:
 def as_metrics(figures: Mapping[str, Any]) -> dict[str, Any]:
     """The numbers of an evaluation under their names in metrics.jsonl."""
     names = [name for name in figures if name.removeprefix("pass_at_1_") in SCORES]
-    names += ["faults", "searches_per_question"]
+    names += ["questions", "faults", "searches_per_question"]
     return {f"eval/{name}": figures[name] for name in names}
 
 
 def one_line(figures: Mapping[str, Any]) -> str:
-    """An evaluation in one line."""
-    parts = [f"{name} {_with_se(figures, name)}" for name in SCORES]
+    """An evaluation in one line: exact match with its 95 % interval, and Pass@1 where it was asked for."""
+    parts = [f"exact match {interval(figures, 'exact_match')} (greedy, {figures['questions']:,} questions, 95 %)"]
     if "samples" in figures:
-        parts.append(f"Pass@1 of {figures['samples']}: {_with_se(figures, 'pass_at_1_exact_match')}")
-    return f"greedy over {figures['questions']} questions: " + "; ".join([", ".join(parts), *_faults(figures)])
+        parts.append(f"Pass@1 of {figures['samples']} samples {interval(figures, 'pass_at_1_exact_match')}")
+    return "; ".join([*parts, *faults(figures)])
 
 
-def _faults(figures: Mapping[str, Any]) -> list[str]:
+def interval(figures: Mapping[str, Any], name: str) -> str:
+    """A score and the half width of its 95 % interval over questions, as in .460 +- .031."""
+    value, error = figures.get(name), figures.get(f"{name}_se")
+    if value is None:
+        return "-"
+    return share(value) + (f" +- {share(WITHIN * error)}" if error is not None else "")
+
+
+def share(value: float) -> str:
+    return f"{value:.3f}".removeprefix("0") if abs(value) < 1 else f"{value:.2f}"
+
+
+def faults(figures: Mapping[str, Any]) -> list[str]:
     """What is to be said of the faults; nothing where there is none."""
     if not figures["faults"]:
         return []
@@ -180,7 +183,7 @@ def format_table(figures: Mapping[str, Any]) -> str:
     stops = ", ".join(f"{stop} {count}" for stop, count in figures["stops"].items())
     means = f"searches a question {figures['searches_per_question']:.2f}, tokens {figures['tokens_per_question']:.1f}"
     lines.append(f"{means}, well-formed turns {figures['well_formed_turn_share']:.3f}, endings: {stops}")
-    return "\n".join([*lines, *_faults(figures)])
+    return "\n".join([*lines, *faults(figures)])
 
 
 def evaluate(
@@ -198,10 +201,12 @@ def evaluate(
     if world_seed is not None:
         settings = assemble.with_world_seed(settings, world_seed)
     settings = subject.with_retriever(settings, retriever)
-    queries = assemble.questions(settings, "eval")[: questions or settings.evaluation.questions]
+    with terminal.phase("loading the questions"):
+        queries = assemble.questions(settings, "eval")[: questions or settings.evaluation.questions]
     samples = settings.evaluation.samples if samples is None else samples
     over = subject.corpus(settings, lambda: assemble.passages(settings), allow_plugins=allow_plugins)
-    agent, params, model = subject.open_model(settings, run, step)
+    with terminal.phase("loading the model"):
+        agent, params, model = subject.open_model(settings, run, step)
     env = assemble.environment(settings, allow_plugins=allow_plugins)
     how: dict[str, Any] = {"samples": samples, "env": env}
     figures = measure(settings, agent.engine, params, search=over.search(), queries=queries, limit=len(queries), **how)
@@ -223,11 +228,14 @@ def ask(run: str | Path, question: str, *, allow_plugins: Sequence[str] | None =
         raise ValueError("the question is empty; give one in quotes")
     settings = runs.load(run)
     settings = replace(settings, rollout=replace(settings.rollout, slots=1, store=1))
-    search = assemble.searcher(settings, allow_plugins=allow_plugins)
-    agent, params, _ = subject.open_model(settings, run, hashed=False)
+    with terminal.phase("loading the passages"):
+        search = assemble.searcher(settings, allow_plugins=allow_plugins)
+    with terminal.phase("loading the model"):
+        agent, params, _ = subject.open_model(settings, run, hashed=False)
     env = assemble.environment(settings, allow_plugins=allow_plugins)
     how: dict[str, Any] = {"seed": settings.seed, "step": 0, "purpose": "ask", "temperature": 0.0}
-    return agent.engine.run(params, [Query("ask", question, ())], 1, env=env, search=search, **how)[0][0]
+    with terminal.phase("answering"):
+        return agent.engine.run(params, [Query("ask", question, ())], 1, env=env, search=search, **how)[0][0]
 
 
 def format_episode(episode: Episode) -> str:

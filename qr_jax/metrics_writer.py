@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any
 
 from qr_jax.metrics import ALIASES, NAMES, about
+from qr_jax.terminal import clock
 
 FILE = "metrics.jsonl"
 WIDTH = 120
@@ -159,8 +160,9 @@ def discard_after(folder: str | Path, length: int, attempt: int, *, name: str = 
     return len(later.splitlines())
 
 
-def live_line(step: int, metrics: Values, total: int) -> str:
-    """A step in at most 120 columns: pass rate, zero-variance rate, effective batch by origin, tokens/s, time left."""
+def live_line(step: int, metrics: Values, total: int, *, width: int = WIDTH) -> str:
+    """A step in at most `width` columns: pass rate, zero-variance rate, effective batch, time left; what fits of the
+    batch by origin. Where the step was evaluated, its greedy exact match."""
     words = {"fresh": "fresh", "ex_hard": "hard", "ex_easy": "easy", "ex_surplus": "surplus", "ex_consumed": "again"}
     accepted = [(word, metrics.get(f"pool/accepted_{origin}")) for origin, word in words.items()]
     batch = " ".join(f"{word} {count}" for word, count in accepted if count)
@@ -168,11 +170,14 @@ def live_line(step: int, metrics: Values, total: int) -> str:
         f"step {step}/{total}",
         f"pass {_short(metrics.get('reward/outcome_mean', metrics.get('reward/mean')))}",
         f"zero-var {_short(metrics.get('pool/zero_variance_rate'))}",
-        f"batch {_short(metrics.get('pool/accepted'))}" + (f" ({batch})" if batch else ""),
-        f"{_short(metrics.get('perf/tokens_per_s'))} tok/s",
-        f"left {_clock(metrics.get('time/step_s'), total - step)}",
+        f"batch {_short(metrics.get('pool/accepted'))}",
+        f"left {_left(metrics.get('time/step_s'), total - step)}",
     ]
-    return "  ".join(parts)[:WIDTH]
+    if metrics.get("eval/exact_match") is not None:
+        parts.insert(1, f"greedy {_short(metrics['eval/exact_match'])}")
+    line = "  ".join(parts)
+    with_origins = line.replace(f"  {parts[-1]}", f" ({batch})  {parts[-1]}") if batch else line
+    return with_origins if len(with_origins) <= width else line
 
 
 def table(rows: Sequence[Values]) -> str:
@@ -213,10 +218,8 @@ def _short(value: Any) -> str:
     return f"{value:.3f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:.4g}"
 
 
-def _clock(step_s: Any, steps: int) -> str:
-    """Hours, minutes and seconds that `steps` take; - where `step_s` is not known."""
+def _left(step_s: Any, steps: int) -> str:
+    """How long `steps` take; - where `step_s` is not known."""
     if step_s is None or not math.isfinite(float(step_s)):
         return "-"
-    left = round(float(step_s) * max(steps, 0))
-    hours, minutes, seconds = left // 3600, left // 60 % 60, left % 60
-    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{seconds:02d}s"
+    return clock(float(step_s) * max(steps, 0))

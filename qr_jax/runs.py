@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from etils import epath
 
-from qr_jax import bucket, checkpoint, config, metrics_writer, trust
+from qr_jax import bucket, checkpoint, config, metrics_writer, terminal, trust
 from qr_jax.config import Config
 from qr_jax.lease import Lease
 from qr_jax.mistakes import INTERRUPTED, Busy
@@ -45,9 +45,11 @@ class Run:
         settings: Config,
         *,
         stage: Literal["train", "sft"],
-        say: Callable[[str], None] = print,
+        say: Callable[[str], None] = terminal.say,
     ):
         self.folder, self.settings, self.stage, self.say = Path(folder), settings, stage, say
+        if self.folder.is_file():
+            raise ValueError(f"{self.folder} is a file; give --run the name of a folder, which may be new")
         self.folder.mkdir(parents=True, exist_ok=True)
         self._held = contextlib.ExitStack()  # of process 0: the locks of the folder and of its bucket
         self._hold: Callable[[], None] = lambda: None  # raises Busy where the bucket is another run's by now
@@ -95,6 +97,11 @@ class Run:
         self._told, self._polled_s = False, 0.0
         self.stopped_by: int | None = None
         self._handlers_before = self._listen()
+
+    def detail(self, text: str) -> None:
+        """Say what only --verbose is to say."""
+        if terminal.is_verbose():
+            self.say(text)
 
     def stop_now(self) -> bool:
         """Whether to leave a rollout: this process was told to stop, or one of the others (asked now and then)."""
@@ -170,7 +177,8 @@ class Run:
                 todo = f"give `qr-jax {self.stage}` a folder of its own with --run"
                 raise ValueError(f"{self.folder} holds a run of `qr-jax {host.get('stage')}`; {todo}")
             check(host)
-            restored = self.checkpoints.restore(step, abstract)
+            with terminal.phase("reading the checkpoint"):
+                restored = self.checkpoints.restore(step, abstract)
         if self._open:
             self._close_writer()
             self.attempt = checkpoint.next_attempt(self.folder)
@@ -203,8 +211,9 @@ class Run:
         length = self._writer.sync() if self._writer else 0  # of process 0, which writes the host values
         ledger = self.folder / LEDGER
         about = {"stage": self.stage, "ledger_bytes": ledger.stat().st_size if ledger.exists() else 0}
-        self.checkpoints.save(step, state, {**host, **about}, metrics_bytes=length)
-        compile_cache.push_new()
+        with terminal.phase("saving"):
+            self.checkpoints.save(step, state, {**host, **about}, metrics_bytes=length)
+            compile_cache.push_new()
         self.saved = step
 
     def write_metrics(self, step: int, row: Mapping[str, Any]) -> None:
@@ -282,7 +291,8 @@ class Run:
             signal.signal(number, handler)
         try:
             if hosts.count() == 1 or isinstance(sys.exception(), (SystemExit, type(None))):
-                self.checkpoints.close()
+                with terminal.phase("saving"):
+                    self.checkpoints.close()
         finally:
             with self._held:
                 self._close_writer()

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from qr_jax import assemble, checkpoint, config, runs
+from qr_jax import assemble, checkpoint, config, runs, terminal
 from qr_jax.config import Config, use
 from qr_jax.learning import learner, pack
 from qr_jax.parallel import mesh as meshes
@@ -82,13 +82,15 @@ def _episode(live: Live, trace: Trace, move: Stop) -> Episode:
     )  # fmt: skip
 
 
-def demonstrations(settings: Config, agent: assemble.Agent, search: SearchFunction, say=print) -> list[Episode]:
+def demonstrations(settings: Config, agent: assemble.Agent, search: SearchFunction, say=terminal.say) -> list[Episode]:
     """Every trace that fits, as an episode; how many were left out, and why, is said."""
     env = assemble.environment(settings)
     kept: list[Episode] = []
     left_out: dict[str, int] = {}
     longest = min(settings.sft.max_tokens, settings.rollout.context_tokens)
-    for trace, its_search in assemble.traces(settings, search):
+    with terminal.phase("reading expert traces"):
+        traces = assemble.traces(settings, search)
+    for trace, its_search in terminal.progress(traces, len(traces), "playing expert traces"):
         if settings.sft.limit is not None and len(kept) >= settings.sft.limit:
             break
         episode = play(trace, agent.engine, env, its_search)
@@ -125,7 +127,7 @@ def sft(
     *,
     agent: assemble.Agent | None = None,
     search: Any = None,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = terminal.say,
 ) -> dict[str, Any]:
     """Train on the traces; a run folder with checkpoints and metrics like any other. Returns the summary."""
     if settings.sft.steps < 1:
@@ -147,22 +149,25 @@ def sft(
         state = state or trainer.init(assemble.place(agent.weights(), mesh))
         host = {checkpoint.MODEL: fingerprint}
         loss = None
-        for step in range(done, settings.sft.steps):
-            state = replace(state, rate=np.float32(trainer.rate(step, step / settings.sft.steps)))
-            state, row = _step(trainer, state, batches(step), learner_settings, settings)
-            loss = row["sft/loss"]
-            run.write_metrics(step + 1, row)
-            stops = run.stops()
-            if (step + 1) % every == 0 or step + 1 == settings.sft.steps or stops:
-                run.save(step + 1, state, host)
-                say(f"cold start {step + 1}/{settings.sft.steps}  loss {loss:.4f}")
-            if stops:
-                raise run.end()
+        with terminal.phase("cold start", settings.sft.steps) as shown:
+            for step in range(done, settings.sft.steps):
+                state = replace(state, rate=np.float32(trainer.rate(step, step / settings.sft.steps)))
+                state, row = _step(trainer, state, batches(step), learner_settings, settings)
+                loss = row["sft/loss"]
+                shown.done, shown.note = step + 1, f"loss {loss:.3f}"
+                run.write_metrics(step + 1, row)
+                stops = run.stops()
+                if (step + 1) % every == 0 or step + 1 == settings.sft.steps or stops:
+                    run.save(step + 1, state, host)
+                if stops:
+                    raise run.end()
+        wall_s = time.monotonic() - start
+        say(f"cold start: {settings.sft.steps} steps in {terminal.clock(wall_s)}, loss {loss:.3f}")
         summary = {
             "steps": settings.sft.steps,
             "traces": len(episodes),
             "loss": loss,
-            "wall_s": time.monotonic() - start,
+            "wall_s": wall_s,
         }
         run.write_json("summary.json", summary)
         return summary

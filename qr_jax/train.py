@@ -23,12 +23,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from qr_jax import begin, evaluate, metrics_writer, pool, runs
+from qr_jax import begin, ending, evaluate, figures, metrics_writer, pool, runs, terminal
 from qr_jax.config import BUDGETS, Config, Train
 from qr_jax.evaluation import last_evaluation
 from qr_jax.learning import learner, pack
 from qr_jax.processes import hosts
-from qr_jax.report import charts, page
 from qr_jax.rollout import compiles
 from qr_jax.rollout.engine import Interrupted, Statistics
 from qr_jax.step import batch, dealing, drawing, grading, guards, outage, progress, telling
@@ -37,8 +36,8 @@ from qr_jax.step.outage import Outage, RetrieverDown
 from qr_jax.step.parts import Parts
 from qr_jax.step.progress import Progress
 from qr_jax.step.telling import Told, Took, Updated
-from qr_jax.studies import null_control
 
+STARVED = 5  # steps over which a pool is seen to starve
 FALLEN = 4  # exit code of a run that a guard stopped; a supervisor does not start it again
 
 
@@ -46,7 +45,7 @@ class Fallen(Exception):
     """A guard stops the run (guards.act=stop)."""
 
 
-def train(settings: Config, folder: str | Path, *, say: Callable[[str], None] = print) -> dict[str, Any]:
+def train(settings: Config, folder: str | Path, *, say: Callable[[str], None] = terminal.say) -> dict[str, Any]:
     """Train by a config in a run folder, or go on with the run that is there. Returns the summary (summary.json)."""
     started = time.monotonic()
     run = runs.Run(folder, settings, stage="train", say=say)
@@ -56,18 +55,13 @@ def train(settings: Config, folder: str | Path, *, say: Callable[[str], None] = 
         parts = run_parts.bind(settings, run)
         start = begin.begin(parts)
         state, standing = _loop(parts, start.state, start.progress, start.step)
-        say("evaluating after training")
         after = parts.measure(params=parts.hand_over(state.params))
-        _say_what_changed(say, standing, after)
         about = {"env": parts.env, "corpus_sha256": parts.corpus_sha256}
         run.write_json(last_evaluation.FILE, last_evaluation.final(settings, parts.questions, after, **about))
         summary = telling.summarise(run, standing, after, time.monotonic() - started, start.warm_up_s)
         run.write_json("summary.json", summary)
-        if hosts.index() == 0 and standing.rollouts:
-            null = null_control.null_or_reason(run.folder, points=charts.RATE_BINS, allow_plugins=None)
-            if "reason" in null:
-                say(null["reason"])
-            say(f"report: {page.write(run.folder, null=null)}")
+        if hosts.index() == 0:
+            ending.tell(parts, standing, after)
         return hosts.from_first(summary)
     except Interrupted:
         raise run.end() from None
@@ -87,11 +81,13 @@ def _loop(parts: Parts, state: learner.State, standing: Progress, step: int) -> 
     settings, run, say = parts.settings, parts.run, parts.run.say
     rows: list[dict[str, Any]] = []
     tries = 0  # of the step
+    starved = False
     while _goes_on(settings.train, step, standing):
         tries += 1
         try:
             try:
-                state, standing, row = take_step(parts, state, standing, step, bear_outage=tries > outage.TRIES)
+                with terminal.phase(f"step {step + 1}: episodes", asked=parts.agent.engine.progress):
+                    state, standing, row = take_step(parts, state, standing, step, bear_outage=tries > outage.TRIES)
             except RetrieverDown as down:
                 outage.wait(parts, down, step)
                 continue
@@ -114,9 +110,14 @@ def _loop(parts: Parts, state: learner.State, standing: Progress, step: int) -> 
                 row |= evaluate.as_metrics(parts.measure(**during))
         run.write_metrics(step, row)
         rows.append(row)
-        say(metrics_writer.live_line(step, row, _last_step(settings.train, step, standing)))
+        say(metrics_writer.live_line(step, row, _last_step(settings.train, step, standing), width=terminal.width()))
+        lately = rows[-STARVED:]  # one thin step is noise
+        warning = figures.starvation(figures.over_steps(lately)) if len(lately) == STARVED else None
+        if warning and not starved:
+            say(f"step {step}: over the last {STARVED} steps {warning}")
+        starved = warning is not None
         if step % 10 == 0:
-            say(metrics_writer.table(rows[-10:]))
+            run.detail(metrics_writer.table(rows[-10:]))
         if raised and settings.guards.act == "rollback":
             best = standing.watch.best_step
             state, standing, step = begin.roll_back(parts, standing, raised, to=best, slower=0.5)
@@ -194,7 +195,7 @@ def take_step(
     state, standing, updated = _update(parts, state, standing, step)
     clock.append(time.monotonic())
     if compiles.count() > compiled:
-        parts.run.say(f"step {step + 1}: compiled {compiles.told(compiled)}")
+        parts.run.detail(f"step {step + 1}: compiled {compiles.told(compiled)}")
     took = Took(whole, own, clock, compiles.count() - compiled)
     told = Told(step, before, groups, kept, outcome, updated, standing, took)
     return state, standing, telling.tell(parts, told, state)
@@ -255,10 +256,8 @@ def _finished(run: runs.Run) -> dict[str, Any] | None:
     summary = json.loads(path.read_text(encoding="utf-8"))
     if _goes_on(limits, summary["steps"], SimpleNamespace(**{name: summary[name] for name in BUDGETS})):
         return None
-    budget = next((f"max_{name}" for name in BUDGETS if getattr(limits, f"max_{name}")), None)
-    longer = f"a larger train.{budget}" if budget else f"train.steps={2 * limits.steps}"
     run.say(f"{run.folder} is finished: {summary['steps']} steps, {summary['rollouts']} rollouts. Nothing was done")
-    run.say(f"the same command with {longer} goes on with it; with --restart it begins anew")
+    run.say(f"the same command with {ending.longer(limits)} goes on with it; with --restart it begins anew")
     return summary
 
 
@@ -280,13 +279,3 @@ def _last_step(limits: Train, step: int, standing: Progress) -> int:
     """The step that will be the last one if those to come spend what those before did."""
     done = _share_done(limits, step, standing)
     return max(min(math.ceil(step / done - 1e-9) if done else limits.steps, limits.steps), step)
-
-
-def _say_what_changed(say: Callable[[str], None], standing: Progress, after) -> None:
-    """Tables before and after, and the searches of one question that was wrong before and is right after."""
-    for when, evaluation in (("the cold start", standing.base), ("training", standing.before)):
-        if evaluation:
-            say(f"\nbefore {when}\n{evaluate.format_table(evaluation)}")
-    say(f"\nafter training\n{evaluate.format_table(after)}")
-    if standing.before and (pair := evaluate.changed(standing.before, after)):
-        say(f"\none question before training\n{pair[0]}\n\nand after\n{pair[1]}\n")

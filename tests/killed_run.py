@@ -15,7 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from qr_jax import committed, config, lease, metrics_writer
+from qr_jax import committed, config, lease, metrics_writer, terminal
 from qr_jax.config import use
 from qr_jax.rollout import engine
 from qr_jax.train import train
@@ -84,6 +84,7 @@ if __name__ == "__main__":
     lease.RENEW_S, lease.STALE_S, lease.ASK_S = 1.0, 6.0, 0.5  # a new machine takes a lost one's place at once
     if arguments.die:
         die_at(arguments.die)
+    terminal.speak("stdout", verbose=True)
     for folder in arguments.folders:
         settings = tiny(arguments.folders[0].parent)
         train(replace(settings, train=replace(settings.train, bucket=arguments.bucket)), folder)

@@ -1,15 +1,15 @@
 """The command line: what is read, what is refused before a device is touched, and how errors look."""
 
-import argparse
 import json
 import logging
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
-from qr_jax import cli, config, overrides
+from qr_jax import cli, config, overrides, runs, terminal
 from qr_jax.commands import doctor, options
 from qr_jax.commands import runs as run_commands
 from qr_jax.config import Config, to_json
@@ -209,29 +209,55 @@ def test_the_folder_of_a_config_json_goes_on_there(tmp_path):
         assert options.resolve(arguments, stage)[1] == tmp_path
 
 
-def test_a_summary_shows_small_tables_in_a_line_and_leaves_evaluations_out(capsys):
-    summary = {
-        "greedy_after": 0.75,
-        "se": {"greedy_before": 0.015499, "greedy_after": None},
-        "recycled_by_origin": {"fresh": 0.5, "ex_hard": 2},
-        "after": {"exact_match": 0.75, "stops": {"answered": 9}},
-        "base": {},
-    }
-    options.print_summary(summary, as_json=False)
-    assert capsys.readouterr().out.splitlines() == [
-        "greedy_after: 0.75",
-        "se: greedy_before 0.015, greedy_after -",
-        "recycled_by_origin: fresh 0.500, ex_hard 2",
-    ]
-    options.print_summary(summary, as_json=True)
-    assert json.loads(capsys.readouterr().out) == summary
+@pytest.mark.parametrize("as_json", [False, True])
+def test_with_json_stdout_has_the_summary_alone_and_what_a_run_says_goes_to_stderr(as_json, monkeypatch, capsys):
+    def run(settings, folder):
+        terminal.say("step 1")
+        return {"steps": 1, "after": {"exact_match": 0.5}}
 
-
-def test_with_json_what_a_run_says_goes_to_stderr(capsys):
-    options.say(argparse.Namespace(json=True))("step 1")
-    options.say(argparse.Namespace(json=False))("step 2")
+    monkeypatch.setattr("qr_jax.train.train", run)
+    monkeypatch.setattr(options, "start", lambda config, arguments: nullcontext())
+    assert cli.main(["train", TINY, "--run", "x", *(["--json"] if as_json else [])]) == 0
     out = capsys.readouterr()
-    assert (out.out, out.err) == ("step 2\n", "step 1\n")
+    said = f"training by {TINY} in x\nstep 1\n"
+    assert out.err.endswith(said if as_json else "") and (as_json or out.out == said)
+    assert not as_json or json.loads(out.out) == {"steps": 1, "after": {"exact_match": 0.5}}
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("config = Config(", "line 2: SyntaxError: '(' was never closed"),
+        ("import nowhere", "line 2: ModuleNotFoundError: No module named 'nowhere'"),
+        ("config = Config(seed=1 / 0)", "line 2: ZeroDivisionError: division by zero"),
+        ("open('nowhere.txt')", "line 2: FileNotFoundError"),
+        ("config = Config(sead=1)", "line 2: TypeError: Config.__init__() got an unexpected keyword argument 'sead'"),
+    ],
+)
+def test_an_error_in_a_config_is_one_line_that_names_its_own(text, says, tmp_path, capsys):
+    (tmp_path / "mine.py").write_text(f"from qr_jax.config import Config\n{text}\n")
+    assert cli.main(["train", str(tmp_path / "mine.py")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {tmp_path / 'mine.py'}, {says}") and len(error.splitlines()) == 1
+
+
+def test_what_a_config_asks_of_us_and_may_not_is_said_as_ever(tmp_path, capsys):
+    (tmp_path / "mine.py").write_text(f"from qr_jax.config import load\nconfig = load({TINY!r}, ['learner.lrr=1'])\n")
+    assert cli.main(["train", str(tmp_path / "mine.py")]) == 2
+    assert capsys.readouterr().err == "error: unknown setting learner.lrr; did you mean learner.lr?\n"
+
+
+def test_a_port_out_of_range_and_a_folder_that_is_none_are_refused_by_name(tmp_path, capsys):
+    for words in (["view", "runs/x"], ["serve-retriever"]):
+        with pytest.raises(SystemExit):
+            cli.main([*words, "--port", "65536"])
+        assert "found '65536'; wanted a port" in capsys.readouterr().err
+    for command in ("report", "bug-report"):
+        assert cli.main([command, "runs/x", "--out", str(tmp_path / "none" / "file")]) == 2
+        assert f"there is no folder {tmp_path / 'none'} to write file into" in capsys.readouterr().err
+    (tmp_path / "plain").write_text("")
+    with pytest.raises(ValueError, match="plain is a file; give --run the name of a folder"):
+        runs.Run(tmp_path / "plain", Config(), stage="train")
 
 
 def test_an_episode_as_json_has_what_was_asked_found_and_answered():

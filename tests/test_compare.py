@@ -225,12 +225,14 @@ def test_rules_are_compared_over_seeds_and_questions_by_hand(tmp_path):
     assert other["difference"]["mean"] == pytest.approx(0.25) and base["difference"] is None
     assert (other["difference"]["low"], other["difference"]["high"]) == (0.0, 0.5)
     assert other["wins"] == {"won": 2, "of": 2}
-    assert base["reached"]["mean"] == pytest.approx(1280)  # from .25 at 0 to .75 at 2,560
+    assert base["reached"]["mean"] is None  # .25 at 0 and .75 at 2,560: nobody looked between
     assert base["rollouts"]["mean"] == 2560 and base["step_seconds"]["mean"] == 20
     assert 0 < base["trained"]["mean"] < base["drawn"]["mean"] <= 1 and other["drawn"]["mean"] == 1.0
     assert base["null"]["trained"]["mean"] is not None and base["null"]["zero_variance"]["mean"] > 0.3
     text = comparison.format_tables(found)
-    assert "+0.250 [+0.000, +0.500]" in text and "2 of 2" in text and "1,280 (2 of 2)" in text
+    assert "+0.250 [+0.000, +0.500]" in text and "2 of 2" in text and "rollouts to" not in text
+    base["curves"][0].insert(1, [1000, 0.5])
+    assert "rollouts to 0.5" in comparison.format_tables(found)
     chart = comparison.accuracy(found)
     assert chart["x"][0]["values"] == [0, 2560] and chart["series"][0]["values"] == [0.25, 0.75]
 
@@ -251,6 +253,7 @@ def test_where_a_curve_reaches_an_accuracy():
     points = [(0, 0.4), (100, 0.6), (200, 0.5), (300, 0.8)]
     assert compare.reached(points, 0.5) == pytest.approx(50)
     assert compare.reached(points, 0.7) == pytest.approx(200 + 100 * 2 / 3)
+    assert compare.reached(points[:2], 0.5) is None
     assert compare.reached(points, 0.4) == 0 and compare.reached(points, 0.9) is None
 
 

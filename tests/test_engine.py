@@ -32,7 +32,7 @@ from rollouts import (
     world,
 )
 
-from qr_jax import config, pool
+from qr_jax import config, pool, terminal
 from qr_jax.models.hf import load_tokenizer
 from qr_jax.parallel import mesh as meshes
 from qr_jax.records import Query, Say, Search, Stop, grades
@@ -224,17 +224,29 @@ def test_what_a_rollout_needs_is_compiled_once():
     assert compiles.count() == before
 
 
-def test_warming_up_compiles_what_the_first_tokens_need_and_says_what_comes():
-    made, said = Engine(CFG, WORDS, replace(SETTINGS, slots=6, store=5, context_tokens=300, chunk=5)), []
+def recorded(monkeypatch) -> list[tuple[int, int | None, str]]:
+    """What the live line says from now on: how much is done, of how much, and what comes next."""
+    said, phase = [], terminal.Phase
+
+    def noted(shown, name, value):
+        object.__setattr__(shown, name, value)
+        if name == "note" and value:
+            said.append((shown.done, shown.total, value))
+
+    monkeypatch.setattr(phase, "__setattr__", noted)
+    return said
+
+
+def test_warming_up_compiles_what_the_first_tokens_need_and_says_what_comes(monkeypatch):
+    made = Engine(CFG, WORDS, replace(SETTINGS, slots=6, store=5, context_tokens=300, chunk=5))
+    said = recorded(monkeypatch)
     params, queries = random_params(), [Query("long", " ".join(["who"] * 100), ("x",))]
     before, prompt_tokens = compiles.count(), made.prompt_tokens(queries, words_env)
-    assert 100 <= prompt_tokens < 120 and made.warm_up(params, prompt_tokens=prompt_tokens, say=said.append) > 0
-    parts, count = [line.split(";")[0] for line in said], len(said)
-    assert parts[0].startswith(f"compiling 1 of {count}: prompts") and "left" not in said[0] and " s left" in said[1]
-    assert parts[-2:] == [
-        f"compiling {count - 1} of {count}: copies of prompts",
-        f"compiling {count} of {count}: decoding, 6 slots of 128 positions",
-    ]
+    assert 100 <= prompt_tokens < 120 and made.warm_up(params, prompt_tokens=prompt_tokens) > 0
+    count = len(said)
+    assert [(done, total) for done, total, _ in said] == [(done, count) for done in range(count)]
+    assert said[0][2].startswith("prompts")
+    assert [what for _, _, what in said[-2:]] == ["copies of prompts", "decoding, 6 slots of 128 positions"]
     needed = compiles.count()
     assert needed > before
     made.settings = replace(made.settings, turn_tokens=5)

@@ -14,7 +14,7 @@ PLUGINS = ("recycling", "rounds", "envs", "retrievers", "rewards", "advantages",
 # A file or folder of qr_jax imports from its own row and the rows above it, nothing from below. A file that is named
 # ("evaluation.subject") has a row of its own, apart from its folder's.
 ROOMS = (
-    ("records", "settings", "secrecy", "mistakes", "noise", "committed", "bucket", "progress", "columns")
+    ("records", "settings", "secrecy", "mistakes", "noise", "committed", "bucket", "terminal", "columns")
     + ("run_lock", "lease"),
     ("pool", "queries", "metrics", "metrics_writer", "config", "overrides", "checks", "plugins", "verdict", "figures")
     + ("answers", "dialect", "variance", "retrieval", "evaluation", "studies", "interfaces", "trust", "run_files")
@@ -24,7 +24,7 @@ ROOMS = (
     ("rollout", "learning", "checkpoint", "report")
     + tuple(f"retrieval.{name}" for name in ("server", "http_server", "server_metrics", "search_batcher", "check")),
     ("assemble", "runs"),
-    ("step", "begin", "train", "sft", "evaluate", "evaluation.subject", "evaluation.answering", "planning")
+    ("step", "begin", "ending", "train", "sft", "evaluate", "evaluation.subject", "evaluation.answering", "planning")
     + tuple(f"studies.{name}" for name in ("compare", "probe", "launch", "study")),
     ("cli", "commands", "bug_report"),
 )
@@ -32,7 +32,7 @@ RANK = {name: rank for rank, row in enumerate(ROOMS) for name in row}
 # Rows whose members do not import one another.
 APART = (PLUGINS, ("rollout", "learning", "checkpoint", "report"))
 # These run in a process without jax. In a folder all files do, but those excepted.
-HOST = ("records", "settings", "secrecy", "noise", "bucket", "progress", "pool", "queries", "metrics", "metrics_writer")
+HOST = ("records", "settings", "secrecy", "noise", "bucket", "terminal", "pool", "queries", "metrics", "metrics_writer")
 HOST += ("config", "overrides", "checks", "plugins", "verdict", "figures", "answers", "dialect", "interfaces", "report")
 HOST += ("retrieval", "evaluation", "studies", "commands", "cli", "mistakes", "columns")
 HOST += ("recycling", "rounds", "envs", "retrievers", "rewards", "rollout.tools")
@@ -42,7 +42,7 @@ EXCEPTED = ("retrievers.dense", "queries.world.tfds_builder", "queries.qa_builde
 LOOPS = ("evaluation.subject", "evaluation.answering", "commands.pods")
 LOOPS += ("studies.probe", "studies.launch", "studies.study", "studies.compare")
 DEVICE = ("jax", "jaxlib", "flax", "optax", "orbax", "chex")
-HEAVY = ("bm25s", "grain", "tensorflow_datasets", "tensorflow", "wandb", "tensorboardX")
+HEAVY = ("bm25s", "grain", "tensorflow_datasets", "tensorflow", "wandb", "tensorboardX", "rich")
 
 MODULES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix("__init__").rstrip("."): path

@@ -157,10 +157,13 @@ def test_tensorboard_gets_the_same_numbers(tmp_path):
 def test_the_live_line_by_hand():
     line = live_line(12, STEP, 100)
     batch = "batch 24 (fresh 12 hard 6 easy 3 surplus 2 again 1)"
-    assert line == f"step 12/100  pass .415  zero-var .523  {batch}  45.1k tok/s  left 4m24s"
+    assert line == f"step 12/100  pass .415  zero-var .523  {batch}  left 4m24s"
     large = live_line(99_999, STEP | {name: 99_999 for name in STEP if "accepted" in name}, 100_000)
     assert len(large) <= metrics_writer.WIDTH
-    assert live_line(1, {}, 2) == "step 1/2  pass -  zero-var -  batch -  - tok/s  left -"
+    assert live_line(12, STEP, 100, width=60) == "step 12/100  pass .415  zero-var .523  batch 24  left 4m24s"
+    told = live_line(12, STEP | {"eval/exact_match": 0.5125}, 100)
+    assert told.startswith("step 12/100  greedy .512  pass .415")
+    assert live_line(1, {}, 2) == "step 1/2  pass -  zero-var -  batch -  left -"
 
 
 def test_the_table_has_the_last_value_and_the_mean():

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from qr_jax import progress
 from qr_jax.commands import data
 from qr_jax.records import Passage
 from qr_jax.retrieval.recall import Gold, _ask, format_table, recall
@@ -124,12 +123,6 @@ def test_the_parts_of_a_retriever_get_their_settings_as_a_run_s_do(tmp_path, cap
     ):
         with pytest.raises(ValueError, match=says):
             data._recall(Namespace(retriever="cached" if "of.k1" in wrong[0] else "hybrid", settings=wrong, **shared))
-
-
-def test_a_bar_says_how_far_and_how_long():
-    shown = progress.bar(50, 200, "passages", 10.0)
-    assert " ".join(shown.split()) == "passages [######## ] 25% 50 at 5/s, 30 s left"
-    assert list(progress.progress([1, 2], 2, "x")) == [1, 2]
 
 
 @pytest.mark.parametrize(("name", "expected"), [("2wiki", 0.648), ("musique", 0.495)])

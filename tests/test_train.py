@@ -19,7 +19,7 @@ import pytest
 from killed_run import tiny
 from loopback_bucket import led_there
 
-from qr_jax import checkpoint, config, metrics_writer, pool, runs
+from qr_jax import checkpoint, config, metrics_writer, pool, runs, terminal
 from qr_jax import train as driver
 from qr_jax.config import use
 from qr_jax.processes import alike
@@ -217,6 +217,7 @@ def test_a_sigterm_between_compiles_is_heard_there(tmp_path, monkeypatch, where)
         return go_on(*positional)
 
     monkeypatch.setattr(place, name, told)
+    monkeypatch.setattr(terminal, "is_verbose", lambda: True)
     settings = tiny(tmp_path)
     with pytest.raises(SystemExit) as stopped:
         train(replace(settings, sft=replace(settings.sft, steps=0)), tmp_path / "run", say=said.append)

@@ -22,6 +22,8 @@ def _setting(*words):
         "rule=grpo",
         "learner.lr=1e-3",
         "learner.warmup_updates=0",
+        "evaluation.every=0",  # study.py says when, and all questions are asked each time
+        "evaluation.during=none",
         "train.steps=100000",
         "train.keep_checkpoints=1",
         "log.episodes=false",

@@ -1,14 +1,13 @@
 """The commands for questions and corpora: check and convert files, index a corpus, measure a retriever's recall."""
 
 import argparse
-import json
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from qr_jax import terminal
 from qr_jax.commands import retrieval
-from qr_jax.commands.options import add_json, print_summary, show, whole
+from qr_jax.commands.options import add_json, show, whole
 
 FORMS = ("verl", "skyrl", "flashrag", "trl", "jsonl")
 
@@ -65,7 +64,7 @@ def _check(arguments: argparse.Namespace) -> int:
     from qr_jax.queries import data_check
 
     checked = data_check.check(arguments.file, arguments.against)
-    print(json.dumps(checked.to_json(), indent=2) if arguments.json else data_check.format_report(checked))
+    show(checked.to_json(), arguments.json, lambda _: data_check.format_report(checked))
     return 1 if checked.errors else 0
 
 
@@ -75,7 +74,7 @@ def _convert(arguments: argparse.Namespace) -> int:
     formats.check_new(arguments.out)  # before much is read, or a set is built
     queries = readers.read_queries(arguments.file)
     formats.write(queries, arguments.out, arguments.to)
-    print(f"{len(queries)} questions: {arguments.out}")
+    terminal.result(f"{len(queries)} questions: {arguments.out}")
     return 0
 
 
@@ -84,7 +83,7 @@ def _index(arguments: argparse.Namespace) -> int:
 
     stopwords = None if arguments.stopwords == "none" else arguments.stopwords
     settings = {"method": arguments.method, "k1": arguments.k1, "b": arguments.b, "stopwords": stopwords}
-    how = {"check": not arguments.no_check, "replace": arguments.replace, "say": partial(print, file=sys.stderr)}
+    how = {"check": not arguments.no_check, "replace": arguments.replace, "say": terminal.say}
     found = index_corpus.index(",".join(arguments.corpus), arguments.out, settings, **how)
     return show(found, arguments.json, partial(index_corpus.format_summary, out=arguments.out))
 
@@ -106,6 +105,6 @@ def _world(arguments: argparse.Namespace) -> int:
     given = {name: guess(text) for name, text in pairs(arguments.settings)}
     made = generate.build(conform("world", given, generate.WorldSettings))
     generate.export(made, arguments.folder)
-    counts = {name: len(rows) for name, rows in vars(made).items()}
-    print_summary(counts | {"folder": str(arguments.folder)}, arguments.json)
-    return 0
+    counts: dict[str, Any] = {name: len(rows) for name, rows in vars(made).items()}
+    counts["folder"] = str(arguments.folder)
+    return show(counts, arguments.json, lambda _: "\n".join(f"{name}: {value}" for name, value in counts.items()))

@@ -2,12 +2,11 @@
 
 import argparse
 import json
-import sys
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
+from qr_jax import terminal
 from qr_jax.commands.options import add_json, add_trust, admit, load, open_run, show, start, whole
 
 # Options of `eval` that only one of its two ways takes: a run over its own questions, or anything over a suite.
@@ -84,7 +83,7 @@ def _suite(arguments: argparse.Namespace) -> int:
         place=arguments.run / "eval" if is_run else Path("runs") / "eval" / arguments.run.name,
         run=arguments.run if is_run else None,
         judge=(arguments.judge, arguments.judge_model) if arguments.judge else None,
-        allow_plugins=allow_plugins, say=partial(print, file=sys.stderr),
+        allow_plugins=allow_plugins, say=terminal.say,
         **{name: getattr(arguments, name) for name in ("out", "step", "limit", "samples")},
     )  # fmt: skip
     show(found, arguments.json, suite.format_table)

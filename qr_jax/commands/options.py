@@ -2,12 +2,13 @@
 
 import argparse
 import json
-import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
+
+from qr_jax import terminal
 
 # What Python raises for a JSON value of another kind than was written.
 NOT_AS_WRITTEN = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, AssertionError, RecursionError)
@@ -77,7 +78,7 @@ def add_json(*commands: argparse.ArgumentParser) -> None:
 
 def show(value: Any, as_json: bool, text: Callable[[Any], str]) -> int:
     """Print the value as JSON or in words; 0, the exit code of a command that did what was asked."""
-    print(json.dumps(value, indent=2) if as_json else text(value))
+    terminal.result(json.dumps(value, indent=2) if as_json else text(value))
     return 0
 
 
@@ -92,6 +93,19 @@ def whole(least: int) -> Callable[[str], int]:
     return read
 
 
+def port(text: str) -> int:
+    """What reads a port; 0 is any free one."""
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"found {text!r}; wanted a port, from 0 (any free one) to 65535")
+    return int(text)
+
+
+def check_out(file: Path | None) -> None:
+    """ValueError where the file's folder is not there: said before what is to be written is made."""
+    if file and not file.parent.is_dir():
+        raise ValueError(f"there is no folder {file.parent} to write {file.name} into; make it first")
+
+
 def add_process_options(command: argparse.ArgumentParser) -> None:
     """Where a run goes over several processes and no TPU pod's environment says so."""
     text = "process 0's address, for a run of several processes; a TPU pod's environment says all three by itself"
@@ -102,16 +116,20 @@ def add_process_options(command: argparse.ArgumentParser) -> None:
 
 def resolve(arguments: argparse.Namespace, stage: str = "") -> tuple[Any, Path]:
     """The checked config, and the folder of the run or its `stage`; what a config.json asks for must be allowed."""
-    from qr_jax import checks
     from qr_jax import config as configs
 
     path, name = configs.parts(arguments.config)
     config, packages = load(arguments, arguments.config, arguments.overrides)
-    if arguments.dry_run:
-        print(json.dumps(configs.to_json(config), indent=2))
-    checks.check(config, allow_plugins=packages)
     stem = path.stem if name == "config" else f"{path.stem}_{name}"
-    return config, arguments.run or (path.parent if path.name == "config.json" else Path("runs") / stem / stage)
+    folder = arguments.run or (path.parent if path.name == "config.json" else Path("runs") / stem / stage)
+    if arguments.dry_run:
+        terminal.result(json.dumps(configs.to_json(config), indent=2))
+    elif not arguments.process:
+        terminal.say(f"{'cold start' if stage else 'training'} by {arguments.config} in {folder}")
+    from qr_jax import checks  # here: it takes longer than the first line may
+
+    checks.check(config, allow_plugins=packages)
+    return config, folder
 
 
 def open_run(arguments: argparse.Namespace, *, retriever: str | None = None) -> tuple[str, ...] | None:
@@ -175,26 +193,3 @@ def is_first() -> bool:
     from qr_jax.processes import hosts
 
     return hosts.index() == 0
-
-
-def say(arguments: argparse.Namespace) -> Callable[[str], None]:
-    """Where a run tells how it goes: stdout, but stderr when stdout is for the JSON alone; only process 0 speaks."""
-    if not is_first():
-        return lambda text: None
-    return (lambda text: print(text, file=sys.stderr)) if arguments.json else print
-
-
-def print_summary(summary: Any, as_json: bool) -> None:
-    """The summary on stdout: all of it as JSON, or in lines without what is nested deeper than one level."""
-    if as_json:
-        print(json.dumps(summary, indent=2, default=str))
-        return
-    for name, value in (summary or {}).items():
-        if not isinstance(value, Mapping):
-            print(f"{name}: {value}")
-        elif value and all(one is None or isinstance(one, (str, int, float)) for one in value.values()):
-            print(f"{name}: {', '.join(f'{key} {_short(one)}' for key, one in value.items())}")
-
-
-def _short(value: Any) -> str:
-    return "-" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)

@@ -1,12 +1,11 @@
 """The command that looks at a pod before there is one: `qr-jax plan`."""
 
 import argparse
-import json
 import math
-import sys
-from functools import partial
+from itertools import starmap
 from typing import Any
 
+from qr_jax import terminal
 from qr_jax.commands import options
 
 JSON = "print JSON; of several topologies, by name; a program that was refused, or not tried after that, is null"
@@ -45,10 +44,10 @@ def _plan(arguments: argparse.Namespace) -> int:
 
     config, packages = options.load(arguments, arguments.config, arguments.overrides)
     checks.check(config, allow_plugins=packages)
-    names, say = list(dict.fromkeys(arguments.topology)), partial(print, file=sys.stderr)
-    found = plan.plan(config, names, search=not arguments.no_search, dollars_a_chip_hour=arguments.price, say=say)
-    if arguments.json:
-        print(json.dumps(found[names[0]] if len(names) == 1 else found, indent=2))
-    else:
-        print("\n\n".join(plan.format_plan(name, one) for name, one in found.items()))
+    names = list(dict.fromkeys(arguments.topology))
+    found = plan.plan(
+        config, names, search=not arguments.no_search, dollars_a_chip_hour=arguments.price, say=terminal.say
+    )
+    shown = found[names[0]] if len(names) == 1 else found
+    options.show(shown, arguments.json, lambda _: "\n\n".join(starmap(plan.format_plan, found.items())))
     return 0 if all(one["fits"] for one in found.values()) else 1

@@ -1,14 +1,13 @@
 """The commands for retrieval over HTTP: serve a retriever, and check a server."""
 
 import argparse
-import json
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from qr_jax.commands.options import add_json, whole
+from qr_jax import terminal
+from qr_jax.commands.options import add_json, port, show, whole
 from qr_jax.settings import Use
 
 PROTOCOLS = ("search_r1", "skyrl", "flashrag", "r1_searcher")  # those of retrieval/protocols.py
@@ -23,7 +22,7 @@ def add(command: Any) -> None:
     serve.add_argument("--corpus", action="append", metavar="FILE", help="passages; repeat it for more. Or one index")
     serve.add_argument("--access", action="store_true", help="answer POST /access (ASearcher's): passages by their ids")
     serve.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="where to listen; others need a token")
-    serve.add_argument("--port", type=whole(0), default=8000, metavar="N", help="0: a free one, which is said (8000)")
+    serve.add_argument("--port", type=port, default=8000, metavar="N", help="0: a free one, which is said (8000)")
     serve.add_argument("--token-env", metavar="NAME", help="the environment variable with the token clients must send")
     serve.add_argument("--batch", type=whole(1), metavar="N", help="queries of one search call (64)")
     serve.add_argument("--wait-ms", type=whole(0), metavar="N", help="for others to search with (3)")
@@ -87,13 +86,21 @@ def _serve(arguments: argparse.Namespace) -> int:
 
     token = http_post.secret(arguments.token_env) if arguments.token_env else None
     server.check_address(arguments.host, token)
-    search, about, pages = _open(chosen, arguments.corpus, arguments.access)
-    say = lambda url: print(f"{chosen.name}: {url}", file=sys.stderr, flush=True)  # noqa: E731
+    with terminal.phase("opening the retriever"):
+        search, about, pages = _open(chosen, arguments.corpus, arguments.access)
     where = {"host": arguments.host, "port": arguments.port, "token": token}
     most = arguments.max_connections
     bounds = Bounds(connections=most, address_connections=most // 2) if most else Bounds()
     limits = Limits(**limits_of(arguments))
-    server.serve(search, **where, limits=limits, bounds=bounds, about=about, say=say, pages=pages)
+    server.serve(
+        search,
+        **where,
+        limits=limits,
+        bounds=bounds,
+        about=about,
+        say=lambda url: terminal.say(f"{chosen.name}: {url}"),
+        pages=pages,
+    )
     return 0
 
 
@@ -123,5 +130,5 @@ def _check(arguments: argparse.Namespace) -> int:
 
     how = {"k": arguments.k, "calls": arguments.calls, "queries": arguments.query, "token_env": arguments.token_env}
     found = check.check(arguments.url, arguments.protocol, **how)
-    print(json.dumps(found, indent=2, ensure_ascii=False) if arguments.json else check.format_report(found))
+    show(found, arguments.json, check.format_report)
     return 1 if found["problems"] else 0

@@ -1,10 +1,10 @@
 """The commands that open a run's folder: ask its agent, export its model, pack what a bug report needs."""
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
+from qr_jax import terminal
 from qr_jax.commands import options
 
 
@@ -29,8 +29,7 @@ def _ask(arguments: argparse.Namespace) -> int:
     from qr_jax import evaluate
 
     episode = evaluate.ask(arguments.run, arguments.question, allow_plugins=allow_plugins)
-    print(json.dumps(_episode_json(episode), indent=2) if arguments.json else evaluate.format_episode(episode))
-    return 0
+    return options.show(_episode_json(episode), arguments.json, lambda _: evaluate.format_episode(episode))
 
 
 def _episode_json(episode: Any) -> dict[str, Any]:
@@ -47,13 +46,14 @@ def _export(arguments: argparse.Namespace) -> int:
     options.open_weights(arguments)
     from qr_jax import evaluate
 
-    print(evaluate.export(arguments.run, arguments.hf, dtype=arguments.dtype))
+    terminal.result(str(evaluate.export(arguments.run, arguments.hf, dtype=arguments.dtype)))
     return 0
 
 
 def _bug_report(arguments: argparse.Namespace) -> int:
+    options.check_out(arguments.out)
     from qr_jax import bug_report
 
     path, names = bug_report.write(arguments.run, arguments.out)
-    print(f"{path} holds {', '.join(names)}; look into it before you send it")
+    terminal.result(f"{path} holds {', '.join(names)}; look into it before you send it")
     return 0

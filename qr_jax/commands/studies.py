@@ -2,19 +2,20 @@
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
+from qr_jax import terminal
 from qr_jax.commands.options import (
     add_json,
     add_run,
     add_trust,
+    check_out,
     load,
     open_run,
+    port,
     reading,
     replayed_packages,
-    say,
     show,
     whole,
 )
@@ -46,7 +47,7 @@ def add(command: Any) -> None:
     report = command("report", _report, "write a run's report: one HTML file that needs nothing else")
     report.add_argument("--out", type=Path, metavar="FILE", help="where it goes; by default report.html in the run")
     view = command("view", _view, "serve a run's report on this machine, made anew as the run goes on")
-    view.add_argument("--port", type=whole(0), default=8770, metavar="N", help="the port; 0: any free one")
+    view.add_argument("--port", type=port, default=8770, metavar="N", help="the port; 0: any free one")
     for made in (probe, report, view):
         add_run(made)
 
@@ -80,6 +81,7 @@ def _compare(arguments: argparse.Namespace) -> int:
     from qr_jax.report import comparison
     from qr_jax.studies import compare
 
+    _speak(arguments)
     if any(side_by_side.is_suite(what) for what in arguments.what):
         return _compare_suites(arguments)
     trusted: tuple[str, ...] | None = None if arguments.trust else tuple(arguments.allow_plugins)
@@ -92,16 +94,20 @@ def _compare(arguments: argparse.Namespace) -> int:
         folders, failed, unit, trusted = _study(arguments)
     if not folders:
         return 1
-    say(arguments)(f"comparing {len(folders)} runs, and their null controls")
-    with reading("one of these runs"):
+    with terminal.phase(f"comparing {len(folders)} runs, and their null controls"), reading("one of these runs"):
         found = compare.compare(folders, measure=unit, reach=arguments.reach, allow_plugins=trusted)
     if arguments.folder:
         arguments.folder.mkdir(parents=True, exist_ok=True)
         (arguments.folder / "comparison.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
         page = comparison.write(found, arguments.folder / "compare.html", arguments.folder.resolve().name)
-        say(arguments)(f"report: {page}\n")
+        terminal.say(f"report: {page}\n")
     show(found, arguments.json, comparison.format_tables)
     return 1 if failed else 0
+
+
+def _speak(arguments: argparse.Namespace) -> None:
+    """What goes on is on stdout too, where that is not for JSON alone."""
+    terminal.speak("stderr" if arguments.json else "stdout")
 
 
 def _compare_suites(arguments: argparse.Namespace) -> int:
@@ -127,7 +133,7 @@ def _study(arguments: argparse.Namespace) -> tuple[list[Path], list[Any], str, A
     config, trusted = load(arguments, path, typed)
     spend = study.budget(arguments.budget)
     what = {"named": study.rules(arguments.rules), "seeds": arguments.seeds, "spend": spend}
-    how = {"at_once": arguments.jobs, "allow_plugins": trusted, "say": say(arguments)}
+    how = {"at_once": arguments.jobs, "allow_plugins": trusted, "say": terminal.say}
     folders, failed = study.study(config, arguments.folder, **what, **how)
     return folders, failed, spend[0], trusted
 
@@ -144,19 +150,21 @@ def _oracle(arguments: argparse.Namespace) -> int:
 
 
 def _probe(arguments: argparse.Namespace) -> int:
+    _speak(arguments)
     allow_plugins = open_run(arguments)
     from qr_jax.studies import probe
 
     chosen = {name: getattr(arguments, name) for name in ("queries", "samples", "seed")}
-    found = probe.probe(arguments.run, **chosen, allow_plugins=allow_plugins, say=say(arguments))
+    found = probe.probe(arguments.run, **chosen, allow_plugins=allow_plugins, say=terminal.say)
     return show(found, arguments.json, probe.format_table)
 
 
 def _report(arguments: argparse.Namespace) -> int:
+    check_out(arguments.out)
     from qr_jax.report import page
 
     with reading(arguments.run):
-        print(page.write(arguments.run, arguments.out, null=_null(arguments)))
+        terminal.result(str(page.write(arguments.run, arguments.out, null=_null(arguments))))
     return 0
 
 
@@ -175,5 +183,5 @@ def _null(arguments: argparse.Namespace) -> Any:
 
     null = null_or_reason(arguments.run, points=RATE_BINS, allow_plugins=replayed_packages(arguments))
     if "reason" in null:
-        print(null["reason"], file=sys.stderr)
+        terminal.say(null["reason"])
     return null

@@ -1,9 +1,12 @@
 """The commands that train: `train`, and its cold start alone."""
 
 import argparse
+import contextlib
+import json
 from pathlib import Path
 from typing import Any
 
+from qr_jax import terminal
 from qr_jax.commands import options
 
 GOES_ON = "or the folder of a config.json (which goes on there)"
@@ -26,7 +29,8 @@ def add(command: Any) -> None:
         again = "begin anew; the folder that is there is renamed, and nothing of it is lost"
         made.add_argument("--restart", action="store_true", help=again)
         options.add_process_options(made)
-        made.add_argument("--json", action="store_true", help="print the summary as JSON")
+        made.add_argument("--verbose", action="store_true", help="tables, layouts and what is compiled, too")
+        made.add_argument("--json", action="store_true", help="print the summary as JSON; all else goes to stderr")
         options.add_trust(made)
 
 
@@ -38,26 +42,32 @@ def _sft(arguments: argparse.Namespace) -> int:
     return _run(arguments, "sft")
 
 
-def _set_aside(config: Any, folder: Path, say: Any) -> None:
+def _set_aside(config: Any, folder: Path) -> None:
     from qr_jax import runs
     from qr_jax.processes import hosts
 
     if aside := hosts.by_first(lambda: runs.set_aside(folder, config)):
-        say(f"begins anew; the folder that was there is {aside} now")
+        terminal.say(f"begins anew; the folder that was there is {aside} now")
 
 
 def _run(arguments: argparse.Namespace, stage: str) -> int:
+    terminal.speak("stderr" if arguments.json else "stdout", verbose=arguments.verbose)
     config, folder = options.resolve(arguments, stage)
-    if not arguments.dry_run:
-        with options.start(config, arguments):
+    if arguments.dry_run:
+        return 0
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(terminal.phase("cold start" if stage else "training"))
+        with terminal.phase("starting"):
+            stack.enter_context(options.start(config, arguments))
+            if not options.is_first():
+                terminal.speak(None)
             if arguments.restart:
-                _set_aside(config, folder, options.say(arguments))
+                _set_aside(config, folder)
             if stage:
                 from qr_jax.sft import sft as run
             else:
                 from qr_jax.train import train as run
-
-            summary = run(config, folder, say=options.say(arguments))
-        if options.is_first():
-            options.print_summary(summary, arguments.json)
+        summary = run(config, folder)
+    if options.is_first() and arguments.json:
+        terminal.result(json.dumps(summary, indent=2, default=str))
     return 0

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from qr_jax import assemble
+from qr_jax import assemble, terminal
 from qr_jax.config import Config
 from qr_jax.evaluation import manifest, subject, suite
 from qr_jax.evaluation.judge import Judge, of_rows
@@ -36,7 +36,7 @@ def answer(
     samples: int | None = None,
     judge: tuple[str, str] | None = None,
     allow_plugins: Sequence[str] | None = None,
-    say: Say = print,
+    say: Say = terminal.say,
 ) -> dict[str, Any]:
     """The suite's score, with its manifest and the folder it was written to.
 
@@ -173,7 +173,8 @@ def _answers(
                 opened = {corpus_of[set_name]: searches[set_name]()}
             queries = waiting[set_name][at : at + size]
             start = time.monotonic()
-            rows = ask.batch(set_name, queries, opened[corpus_of[set_name]])
+            with terminal.phase(f"{set_name}: episodes", asked=ask.engine.progress):
+                rows = ask.batch(set_name, queries, opened[corpus_of[set_name]])
             with (folder / "answers.jsonl").open("ab") as file:
                 file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
                 file.flush()

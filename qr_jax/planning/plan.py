@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from qr_jax import terminal
 from qr_jax.columns import aligned
 from qr_jax.config import Config, to_json
 from qr_jax.planning import ahead, estimate
@@ -28,7 +29,7 @@ def plan(
     *,
     search: bool = True,
     dollars_a_chip_hour: float | None = None,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = terminal.say,
 ) -> dict[str, dict[str, Any]]:
     """Topology -> what the programs need there and whether they fit, as `planned.examine` says it, and the price.
 

@@ -31,7 +31,8 @@ def accuracy(rows: Sequence[Row], before: Row, after: Row, ended: bool) -> Chart
         held.append(({}, before["exact_match"], before.get("exact_match_se")))
     for row in rows:
         if (value := row.get("eval/exact_match")) is not None:
-            held.append((row, value, math.sqrt(value * (1 - value) / questions) if questions else None))
+            asked = row.get("eval/questions") or questions
+            held.append((row, value, math.sqrt(value * (1 - value) / asked) if asked else None))
     if ended and after.get("exact_match") is not None:
         held.append((rows[-1], after["exact_match"], after.get("exact_match_se")))
     budgets = {"rollouts": "rollouts", "tokens": "sampled tokens", "searches": "searches"}
@@ -52,7 +53,9 @@ def accuracy(rows: Sequence[Row], before: Row, after: Row, ended: bool) -> Chart
         },
     ]  # fmt: skip
     note = "Held-out exact match with 95 % intervals"
-    note += f", {questions:,} questions. " if questions else ". "
+    during = {row["eval/questions"] for row in rows if row.get("eval/questions")} - {questions}
+    between = f" ({min(during):,} between the first and the last)" if during else ""
+    note += f", {questions:,} questions{between}. " if questions else ". "
     note += "The pass rate in training is over the queries that were drawn, which a recycling pool makes harder."
     return {
         "id": "accuracy", "title": "Accuracy against the budget", "note": note + said(lots), "kind": "lines",

@@ -36,6 +36,8 @@ def tables(found: Mapping[str, Any]) -> list[Table]:
         counts = [_number(one[name]["mean"]) for name in ("rollouts", "tokens", "searches", "steps", "step_seconds")]
         cost.append([label, *counts])
     heads = ["rule", "seeds", "accuracy +- sd", f"less {first} [95 %]", "seeds won", f"rollouts to {reach:g}"]
+    if all(len(curve) < 3 for one in found["rules"].values() for curve in one["curves"]):
+        heads, outcome = heads[:-1], [row[:-1] for row in outcome]  # nobody looked between the ends
     return [
         ("Outcome", heads, outcome),
         ("Pool (by chance alone)", ["rule", "signal / 1,000", "pool drawn", *SHARES.values()], pool),

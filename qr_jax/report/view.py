@@ -7,6 +7,7 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+from qr_jax import terminal
 from qr_jax.report import charts, page, read
 
 ADDRESS = "127.0.0.1"
@@ -99,7 +100,7 @@ def view(
     *,
     port: int = 8770,
     null: Callable[[], charts.Null | None] = lambda: None,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = terminal.say,
 ) -> None:
     """Serve the run's page until Ctrl-C. ValueError when the folder is no run or the port is taken."""
     with Server(folder, port, null=null) as server:

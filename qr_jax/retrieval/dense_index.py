@@ -15,8 +15,8 @@ from typing import Any, Literal
 import ml_dtypes
 import numpy as np
 
-from qr_jax.progress import progress
 from qr_jax.retrieval.bm25_index import file_hash
+from qr_jax.terminal import progress
 
 Storage = Literal["float32", "bfloat16", "int8"]
 Embed = Callable[[int, int], np.ndarray]  # rows start to stop -> float32 [rows, D]

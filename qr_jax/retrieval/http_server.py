@@ -9,6 +9,7 @@ import contextlib
 import http
 import json
 import logging
+import os
 import re
 import socket
 from collections import Counter
@@ -101,7 +102,11 @@ class Server:
     async def start(self, host: str, port: int) -> int:
         """Listen; returns the port (a free one for 0)."""
         most = self._bounds.head_bytes
-        self._server = await asyncio.start_server(self._connection, host, port, limit=most, backlog=1024)
+        try:
+            self._server = await asyncio.start_server(self._connection, host, port, limit=most, backlog=1024)
+        except OSError as error:
+            why = os.strerror(error.errno) if error.errno else error
+            raise ValueError(f"port {port} of {host} cannot be had ({why}); give another with --port") from error
         return self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:

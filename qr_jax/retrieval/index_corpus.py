@@ -15,10 +15,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from qr_jax.progress import progress
 from qr_jax.queries import parquet, parsing, readers
 from qr_jax.records import Passage
 from qr_jax.retrieval import bm25_build, bm25_index, build_aside
+from qr_jax.terminal import progress
 
 SAMPLE_BYTES, SAMPLE_ROWS = 1 << 20, 2000  # of each file
 # Bytes that building takes for a corpus of any size: Python with numpy, and for each word that is sorted at once.

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from qr_jax import plugins
-from qr_jax.progress import progress
 from qr_jax.queries import readers
 from qr_jax.records import Passage, Query, SearchFunction
 from qr_jax.settings import Use, plain
+from qr_jax.terminal import progress
 
 BATCH = 32  # questions of one call
 

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from qr_jax import terminal
 from qr_jax.dialect import encodable
 from qr_jax.records import Passage, SearchFunction
 from qr_jax.retrieval import bounded_json
@@ -245,7 +246,7 @@ def serve(
     limits: Limits | None = None,
     bounds: Bounds | None = None,
     about: Mapping[str, Any] | None = None,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = terminal.say,
     pages: Pages | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT. ValueError: an address that others can reach, without a token.

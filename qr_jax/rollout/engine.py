@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from qr_jax import config
+from qr_jax import config, terminal
 from qr_jax.models.families import ModelConfig
 from qr_jax.models.tokenizer import Tokenizer
 from qr_jax.records import Episode, Query, Say, Search, SearchFunction, Stop, StopReason, Turn
@@ -44,6 +44,7 @@ class Engine:
         self.rows = Rows(cfg, settings, tokenizer.eos_ids, compute=compute)
         self.pieces = [_piece(tokenizer, token) for token in range(cfg.vocab)]
         self.statistics = Statistics()
+        self.finished, self.wanted = 0, 0  # episodes of the rollout under way, or of the last one
         self.completing: dict[str, list[int]] = {}  # stop string -> the ids that may complete it
 
     def watch(self, stop: Sequence[str]) -> None:
@@ -68,21 +69,23 @@ class Engine:
         *,
         prompt_tokens: int = 1,
         stop_now: Callable[[], bool] = lambda: False,
-        say: Callable[[str], None] = lambda text: None,
     ) -> float:
         """Compile what a rollout's first tokens need, after prompts of `prompt_tokens`; returns seconds.
 
-        All other programs are compiled when first needed. `say` is told what is compiled next. Raises Interrupted when
-        `stop_now()` turns true between two programs.
+        All other programs are compiled when first needed. Raises Interrupted when `stop_now()` turns true between two
+        programs.
         """
         start = time.monotonic()
-        for done, (left, what) in enumerate(self.rows.warm_up(self.rows.lay_out(params), prompt_tokens)):
-            if stop_now():
-                raise Interrupted
-            took = time.monotonic() - start
-            about = f"; {took:.0f} s so far, about {took / done * left:.0f} s left" if done else ""
-            say(f"compiling {done + 1} of {done + left}: {what}{about}")
+        with terminal.phase("compiling") as shown:
+            for done, (left, what) in enumerate(self.rows.warm_up(self.rows.lay_out(params), prompt_tokens)):
+                if stop_now():
+                    raise Interrupted
+                shown.done, shown.total, shown.note = done, done + left, what
         return time.monotonic() - start
+
+    def progress(self) -> tuple[int, int]:
+        """Episodes that are finished and wanted, of the rollout under way or of the last one."""
+        return self.finished, self.wanted
 
     def run(
         self,
@@ -145,6 +148,7 @@ class _Rollout:
         self.settings, self.rows, self.tokenizer = engine.settings, engine.rows, engine.tokenizer
         self.step, self.stop_now = step, stop_now
         self.total = len(order)
+        engine.finished, engine.wanted = 0, self.total
         self.key = {pair: keys_N2[n] for n, pair in enumerate(order)}
         self.calls: deque[tuple[int, Future, list[Live]]] = deque()
         self.done: dict[tuple[int, int], Episode] = {}
@@ -308,4 +312,5 @@ class _Rollout:
     def _finish(self, live: Live, stop: StopReason, answer: str | None = None, fault: str | None = None) -> None:
         query = self.queries[live.query_at]
         self.done[live.query_at, live.sample] = live.episode(query, self.step, stop, answer, fault)
+        self.engine.finished = len(self.done)
         self.seats.leave(live)

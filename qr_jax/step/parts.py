@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from qr_jax import assemble, checkpoint, evaluate, plugins, pool, runs
+from qr_jax import assemble, checkpoint, evaluate, plugins, pool, runs, terminal
 from qr_jax.config import Config
 from qr_jax.evaluation import subject
 from qr_jax.evaluation.manifest import questions_sha256
@@ -72,10 +72,17 @@ def room(settings: Config) -> tuple[int, int]:
 
 def bind(settings: Config, run: runs.Run) -> Parts:
     """The parts of a run, the same on every process (ValueError where they are not)."""
-    mesh, agent = meshes.make_mesh(settings.mesh), assemble.agent(settings)
-    queries, questions = assemble.questions(settings, "train"), assemble.questions(settings, "eval")
-    corpus = subject.corpus(settings, lambda: assemble.passages(settings))
-    search = corpus.search()
+    with terminal.phase("starting the devices"):
+        mesh = meshes.make_mesh(settings.mesh)
+    with terminal.phase("loading the tokenizer"):
+        agent = assemble.agent(settings)
+    with terminal.phase("loading the questions"):
+        queries, questions = assemble.questions(settings, "train"), assemble.questions(settings, "eval")
+    with terminal.phase("loading the passages"):
+        corpus = subject.corpus(settings, lambda: assemble.passages(settings))
+        search = corpus.search()
+    asks = len(questions[: settings.evaluation.questions])
+    run.say(f"{len(queries):,} questions to train on, {asks:,} held out")
     asked = questions_sha256([*queries, *questions])
     alike.check(questions=asked, passages=corpus.sha256, model=agent.fingerprint)
     chosen, layout = settings.pool, assemble.rollout_layout(settings, agent.cfg, mesh)

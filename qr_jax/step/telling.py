@@ -70,7 +70,7 @@ def tell(parts: Parts, told: Told, state: learner.State) -> dict[str, Any]:
     row |= speed(settings, parts.agent.cfg, context_tokens, told.updated.batch, took.clock, took.own)
     write_episodes(parts, told)
     parts.run.write_draws(draws(parts, told))
-    alarms = (figures.starvation(row), gap_alarm(settings, row), update_alarm(settings, row))
+    alarms = (gap_alarm(settings, row), update_alarm(settings, row))
     for warning in (*alarms, *fault_alarms(told.groups)):
         if warning:
             parts.run.say(f"step {told.step + 1}: {warning}")

@@ -23,7 +23,7 @@ from qr_jax.studies import null_control, oracle
 
 # Settings that do not make two runs two rules: the seed, and how long a run goes on and what is told of it.
 FREE = ("seed", "log", "data.world_path", "evaluation.every", "train.steps", "train.max_", "train.keep_")
-FREE += ("train.checkpoint_every", "pool.rule", "pool.rounds", "pool.by")
+FREE += ("train.checkpoint_every", "evaluation.during", "pool.rule", "pool.rounds", "pool.by")
 # A run's figures over the last tenth of its steps, each with its null's in `null_control`.
 SHARES = {"zero_variance": "zero_variance_last", "recycled": "recycled_share_last", "ex_hard": "ex_hard_last"}
 SHARES |= {"ex_easy": "ex_easy_last", "flipped": "flipped", "trained": "coverage"}
@@ -220,7 +220,12 @@ def curve(run: Run) -> list[dict[str, float]]:
 
 
 def reached(points: Sequence[tuple[float, float]], reach: float) -> float | None:
-    """Where a curve first comes to `reach`, on a straight line between two evaluations; None when it never does."""
+    """Where a curve first comes to `reach`, on a straight line between two evaluations; None when it never does.
+
+    None for two points: where between its ends a run came there, nobody looked.
+    """
+    if len(points) < 3:
+        return None
     for at, (x, y) in enumerate(points):
         if y >= reach:
             if at == 0:

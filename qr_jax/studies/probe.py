@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from qr_jax import assemble, checkpoint, committed, evaluate, plugins, pool, runs
+from qr_jax import assemble, checkpoint, committed, evaluate, plugins, pool, runs, terminal
 from qr_jax.columns import aligned
 from qr_jax.config import Config
 from qr_jax.parallel import mesh as meshes
@@ -46,7 +46,7 @@ def probe(
     samples: int = 16,
     seed: int = 0,
     allow_plugins: Sequence[str] | None = None,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = terminal.say,
 ) -> dict[str, Any]:
     """Probe a run: up to `queries` of each arm, `samples` episodes by each policy; also written to RUN/probe.json.
 
@@ -95,10 +95,11 @@ def _roll(run, settings: Config, questions: Sequence[Query], used, samples: int,
         layout = assemble.rollout_layout(settings, agent.cfg, mesh)
         weights = evaluate.weights(run, agent, mesh, step)
         params = assemble.hand_over(weights, agent.cfg, settings.model.compute, mesh, layout)
-        groups = agent.engine.run(
-            params, [questions[at] for at in here], samples, env=env, search=search,
-            seed=seed, step=0, purpose="probe", query_keys=here,
-        )  # fmt: skip
+        with terminal.phase("re-rolling", asked=agent.engine.progress):
+            groups = agent.engine.run(
+                params, [questions[at] for at in here], samples, env=env, search=search,
+                seed=seed, step=0, purpose="probe", query_keys=here,
+            )  # fmt: skip
         scores |= {(at, step): grade(questions[at], group) for at, group in zip(here, groups, strict=True)}
     return scores
 

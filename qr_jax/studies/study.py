@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from qr_jax import checks, runs
+from qr_jax import checks, runs, terminal
 from qr_jax.config import BUDGETS, Config
 from qr_jax.overrides import override
 from qr_jax.settings import conform, differences, plain, read
@@ -135,7 +135,7 @@ def study(
     spend: tuple[str, int],
     at_once: int = 1,
     allow_plugins: Sequence[str] | None = None,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = terminal.say,
 ) -> tuple[list[Path], list[Job]]:
     """Make or finish all runs; the folders of the finished ones, and the jobs that failed.
 

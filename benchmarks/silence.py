@@ -1,0 +1,147 @@
+"""How soon each command speaks, and how long it is silent: transcripts with times, on a terminal and off it.
+
+    python -m benchmarks.silence                 # all commands but the quickstart, of a run of two steps (10 minutes)
+    python -m benchmarks.silence --quickstart    # the quickstart too, on a terminal of 80 columns
+
+A command runs in a process of its own, stdout and stderr together: on a pseudo-terminal, or in a pipe. A word is output
+that can be seen; a silence lies between two of them, from Enter to the end. Figures: benchmarks/results/silence.json.
+"""
+
+import argparse
+import fcntl
+import json
+import os
+import pty
+import re
+import struct
+import sys
+import tempfile
+import termios
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks/results/silence.json"
+CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\s")
+WANTED = {"first_word_s": 2.0, "longest_silence_s": 10.0}
+Transcript = list[tuple[float, str]]  # seconds since Enter, and what came then
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    options = arguments(words)
+    with tempfile.TemporaryDirectory() as folder:
+        found = {name: figures(said) for name, said in transcripts(Path(folder), options.quickstart, options.keep)}
+    show(found)
+    report = {"cores": os.cpu_count(), "load": round(os.getloadavg()[0], 1), "wanted": WANTED, "commands": found}
+    RESULTS.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+def arguments(words: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quickstart", action="store_true", help="that run too")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="where the transcripts go, a JSON line an output")
+    return parser.parse_args(words)
+
+
+def transcripts(folder: Path, quickstart: bool, keep: Path | None):
+    """(name, transcript) of each command on a terminal and off it; what they make goes to `folder`."""
+    for name, words in commands(folder, quickstart).items():
+        for kind, columns in (("terminal", 80), ("pipe", None)):
+            asked = [str(word).format(kind=kind) for word in words]
+            code, said = transcript([sys.executable, "-m", "qr_jax.cli", *asked], columns)
+            print(f"{name}, {kind}: exit code {code}", file=sys.stderr, flush=True)
+            if keep:
+                keep.mkdir(parents=True, exist_ok=True)
+                lines = "".join(json.dumps(part) + "\n" for part in said)
+                (keep / f"{name}_{kind}.jsonl".replace(" ", "_")).write_text(lines, encoding="utf-8")
+            yield f"{name}, {kind}", said
+
+
+def commands(folder: Path, quickstart: bool) -> dict[str, list[Any]]:
+    """The words of each command, by its name; the runs come first, and the others look at the first of them."""
+    train = ["train", "configs/two_layer.py", "train.keep_every=1", f"data.world_path={folder}/{{kind}}", "--run"]
+    run, other, world = f"{folder}/run_{{kind}}", f"{folder}/other_{{kind}}", f"{folder}/world_{{kind}}"
+    found: dict[str, list[Any]] = {
+        "train quickstart": ["train", "configs/quickstart.py", "--run", f"{folder}/q_{{kind}}"]
+    }
+    found = found if quickstart else {}
+    return found | {
+        "train": [*train, run],
+        "train, another": [*train, other, "seed=1"],
+        "train, finished": [*train, run],
+        "train --dry-run": ["train", "configs/quickstart.py", "--dry-run"],
+        "sft": ["sft", "configs/two_layer.py", "--run", f"{folder}/sft_{{kind}}"],
+        "eval": ["eval", run],
+        "ask": ["ask", run, "who ?"],
+        "export": ["export", run, "--hf", f"{folder}/hf_{{kind}}"],
+        "probe": ["probe", run, "--queries", "4", "--samples", "2"],
+        "report": ["report", run],
+        "bug-report": ["bug-report", run],
+        "compare": ["compare", run, other],
+        "oracle": ["oracle", "--queries", "2000", "--rollouts", "20000", "--seeds", "2"],
+        "doctor": ["doctor"],
+        "world": ["world", world, "documents=20000", "train=2000"],
+        "data check": ["data", "check", f"{world}/train.jsonl"],
+        "index": ["index", f"{world}/documents.jsonl", f"{folder}/index_{{kind}}"],
+        "recall": ["recall", "--corpus", f"{world}/documents.jsonl", "--questions", f"{world}/dev.jsonl"],
+        "--help": ["--help"],
+        "--version": ["--version"],
+    }
+
+
+def transcript(command: Sequence[str], columns: int | None) -> tuple[int, Transcript]:
+    """The exit code of a command, and what it said when; on a pseudo-terminal of so many columns, None: in a pipe."""
+    start = time.monotonic()
+    if columns:
+        child, source = pty.fork()
+    else:
+        source, sink = os.pipe()
+        child = os.fork()
+    if child == 0:
+        if not columns:
+            os.dup2(sink, 1)
+            os.dup2(sink, 2)
+        os.environ["TERM"] = "xterm-256color"
+        os.environ["PYTHONPATH"] = str(ROOT)
+        os.chdir(ROOT)
+        os.execvp(command[0], list(command))
+    if columns:
+        fcntl.ioctl(source, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+    else:
+        os.close(sink)
+    said: Transcript = []
+    while True:
+        try:
+            part = os.read(source, 65536)
+        except OSError:  # a pseudo-terminal's end
+            part = b""
+        if not part:
+            break
+        said.append((round(time.monotonic() - start, 3), part.decode(errors="replace")))
+    os.close(source)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return code, [*said, (round(time.monotonic() - start, 3), "")]
+
+
+def figures(said: Transcript) -> dict[str, float]:
+    """When the first word came, the longest silence, and the end, in seconds."""
+    words = [at for at, text in said if CONTROL.sub("", text)]
+    times = [0.0, *words, said[-1][0]]
+    silences = [later - earlier for earlier, later in zip(times, times[1:])]
+    first = words[0] if words else said[-1][0]
+    return {"first_word_s": first, "longest_silence_s": round(max(silences), 3), "seconds": said[-1][0]}
+
+
+def show(found: dict[str, dict[str, float]]) -> None:
+    print(f"{'':28}{'first word':>12}{'longest silence':>17}{'in all':>9}")
+    for name, row in found.items():
+        late = any(row[figure] > limit for figure, limit in WANTED.items())
+        values = f"{row['first_word_s']:12.2f}{row['longest_silence_s']:17.2f}{row['seconds']:9.1f}"
+        print(f"{name:28}{values}{'  LATE' if late else ''}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

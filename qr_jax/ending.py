@@ -1,0 +1,96 @@
+"""How a run ends: what it changed, its report, and what to do next, in six lines; tables only with --verbose."""
+
+import shlex
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from qr_jax import evaluate, runs, terminal
+from qr_jax.config import BUDGETS, Train
+from qr_jax.report import charts, page
+from qr_jax.step.parts import Parts
+from qr_jax.step.progress import Progress
+from qr_jax.studies import null_control
+
+Evaluation = Mapping[str, Any]  # what `evaluate.measure` returns
+
+
+def tell(parts: Parts, progress: Progress, after: Evaluation) -> None:
+    """Write the report and say the end; of process 0."""
+    run, before = parts.run, progress.before or {}
+    _tables(run, {"the cold start": progress.base, "training": before}, after)
+    scores = [f"{evaluate.interval(before, 'exact_match')} before"] if before else []
+    scores.append(f"{evaluate.interval(after, 'exact_match')} after")
+    about = f"({after['questions']:,} questions, 95 %)"
+    run.say("; ".join([f"exact match {', '.join(scores)} {about}", *evaluate.faults(after)]))
+    if before:
+        run.say(where_it_rose(before, after))
+    if progress.rollouts:
+        run.say(f"report: {_report(run)}")
+    name = gained(before, after) if before else None
+    questions = {query.id: query.question for query in parts.questions}
+    for line in next_commands(run, questions[name] if name else parts.questions[0].question):
+        run.say(line)
+
+
+def next_commands(run: runs.Run, question: str) -> list[str]:
+    """Three commands to go on with, each with what it is for."""
+    folder = str(run.folder)
+    asks, config, exported = shlex.quote(folder), shlex.quote(f"{folder}/config.json"), shlex.quote(f"{folder}/hf")
+    return [
+        f"ask it:   qr-jax ask {asks} {shlex.quote(question)}",
+        f"go on:    qr-jax train {config} {longer(run.settings.train)}",
+        f"take it:  qr-jax export {asks} --hf {exported}",
+    ]
+
+
+def longer(limits: Train) -> str:
+    """The setting with which a finished run goes on for as long again: of its steps, or of the budget that ended it."""
+    name = next((f"max_{budget}" for budget in BUDGETS if getattr(limits, f"max_{budget}")), "steps")
+    return f"train.{name}={2 * getattr(limits, name)}"
+
+
+def where_it_rose(before: Evaluation, after: Evaluation) -> str:
+    """On how many questions exact match rose and fell, and the two groups in which it rose most."""
+    was, now = before["details"]["exact_match"], after["details"]["exact_match"]
+    gaps = [now[name] - was[name] for name in now if name in was]
+    line = f"rose on {sum(gap > 0 for gap in gaps):,}, fell on {sum(gap < 0 for gap in gaps):,}"
+    most = [text for _, text in sorted(_rises(before, after), reverse=True)[:2]]
+    return line + (f"; most on {' and '.join(most)}" if most else "")
+
+
+def _rises(before: Evaluation, after: Evaluation) -> Iterator[tuple[float, str]]:
+    """By how much each group of questions rose, and how that is said."""
+    for group in evaluate.GROUPS:
+        for value, row in after.get(f"by_{group}", {}).items():
+            old = before.get(f"by_{group}", {}).get(value, {}).get("exact_match")
+            if None not in (old, row["exact_match"]) and row["exact_match"] > old:
+                yield row["exact_match"] - old, f"{group} {value} ({old:.2f} to {row['exact_match']:.2f})"
+
+
+def gained(before: Evaluation, after: Evaluation) -> str | None:
+    """The id of a question, wrong before and right after, with the longest searches; None where there is none."""
+    was, now = before["details"], after["details"]
+    both = [name for name in now["transcripts"] if name in was["transcripts"]]
+    names = [name for name in both if now["exact_match"][name] > was["exact_match"][name]]
+    return max(names, key=lambda name: now["transcripts"][name].count("\n")) if names else None
+
+
+def _tables(run: runs.Run, before: Mapping[str, Evaluation | None], after: Evaluation) -> None:
+    """With --verbose: the evaluations as tables, and the searches of one question before and after."""
+    for when, evaluation in before.items():
+        if evaluation:
+            run.detail(f"\nbefore {when}\n{evaluate.format_table(evaluation)}")
+    run.detail(f"\nafter training\n{evaluate.format_table(after)}")
+    first = before["training"]
+    if first and (name := gained(first, after)):
+        pair = [evaluation["details"]["transcripts"][name] for evaluation in (first, after)]
+        run.detail(f"\none question before training\n{pair[0]}\n\nand after\n{pair[1]}\n")
+
+
+def _report(run: runs.Run) -> Path:
+    with terminal.phase("writing the report"):
+        null = null_control.null_or_reason(run.folder, points=charts.RATE_BINS, allow_plugins=None)
+        if "reason" in null:
+            run.detail(null["reason"])
+        return page.write(run.folder, null=null)

@@ -1,0 +1,195 @@
+"""What a command says: lines that stay and, under them, one live line of what goes on now. Nothing else prints.
+
+A process has one terminal, so its state stands here. On a terminal that rich can draw on, the innermost phase is a live
+line: how far it is, and how much longer it takes. Anywhere else a phase says a line when nothing was said for QUIET_S.
+"""
+
+import contextlib
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+T = TypeVar("T")
+QUIET_S = 8.0  # off a terminal
+DRAW_S = 0.25  # between two drawings of the live line
+LATE_S = 0.3  # a command that is done by then draws nothing
+WIDTH = 120  # columns where there is no terminal
+
+
+@dataclass(eq=False)
+class Phase:
+    """Something that takes time: its owner says how far it is, or `asked` does whenever it is shown."""
+
+    what: str
+    total: int | None = None
+    asked: Callable[[], tuple[int, int]] | None = None  # done and total
+    done: int = 0
+    note: str = ""
+    begun_s: float = field(default_factory=time.monotonic)
+    first: tuple[int, float] | None = None  # how much was done when some was first seen to be, and when that was
+
+    def line(self) -> str:
+        """As in "cold start 120/400  loss .845  45 s  about 1m44s left"."""
+        done, total = self.asked() if self.asked else (self.done, self.total)
+        now = time.monotonic()
+        parts = [f"{self.what} {done:,}/{total:,}" if total else self.what, self.note, clock(now - self.begun_s)]
+        if total and done:
+            self.first = self.first or (done, now)
+            before, since = self.first if done > self.first[0] else (0, self.begun_s)  # what compiled is left out
+            parts.append(f"about {clock((now - since) / (done - before) * max(total - done, 0))} left")
+        return "  ".join(filter(None, parts))
+
+
+class _State:
+    """What is said where, and what goes on; `lock` is held while anything of it is used."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()  # a signal's handler may speak while its own thread does
+        self.stream: Literal["stdout", "stderr"] | None = "stdout"
+        self.verbose = False
+        self.phases: list[Phase] = []
+        self.said_s = time.monotonic()
+        self.live: Any = None  # rich's, while a line is drawn
+        self.watcher: threading.Thread | None = None
+        self.ended = threading.Event()  # the last phase
+
+
+_STATE = _State()
+
+
+def speak(stream: Literal["stdout", "stderr"] | None, *, verbose: bool = False) -> None:
+    """Where this process says what it does from now on; None: nowhere. `verbose`: details too."""
+    with _STATE.lock:
+        _take_down()
+        _STATE.stream, _STATE.verbose, _STATE.said_s = stream, verbose, time.monotonic()
+
+
+def is_verbose() -> bool:
+    return _STATE.verbose
+
+
+def say(text: str) -> None:
+    """A line that stays (or some), seen at once."""
+    with _STATE.lock:
+        _STATE.said_s = time.monotonic()
+        if _STATE.live is not None:
+            _STATE.live.console.print(text, markup=False, highlight=False, emoji=False, soft_wrap=True)
+        elif _STATE.stream:
+            print(text, file=getattr(sys, _STATE.stream), flush=True)
+
+
+def result(text: str) -> None:
+    """What was asked for, on stdout, whole and as it is; the live line is gone before."""
+    with _STATE.lock:
+        _take_down()
+        print(text, flush=True)
+
+
+@contextlib.contextmanager
+def phase(
+    what: str, total: int | None = None, *, asked: Callable[[], tuple[int, int]] | None = None
+) -> Iterator[Phase]:
+    """Within, this is what goes on."""
+    begun = Phase(what, total, asked)
+    with _STATE.lock:
+        _STATE.phases.append(begun)
+        if _STATE.live is None and _is_terminal():
+            _rich()  # imported by the thread that imports everything else
+        if _STATE.watcher is None:
+            _STATE.ended.clear()
+            _STATE.watcher = threading.Thread(target=_watch, name="terminal", daemon=True)
+            _STATE.watcher.start()
+    try:
+        yield begun
+    finally:
+        with _STATE.lock:
+            _STATE.phases.remove(begun)
+            if not _STATE.phases:
+                _take_down()
+                _STATE.watcher = None
+                _STATE.ended.set()
+
+
+def progress(items: Iterable[T], total: int, what: str) -> Iterator[T]:
+    """The same items as a phase, counted against `total`, which may be an estimate."""
+    with phase(what, total) as shown:
+        for shown.done, item in enumerate(items):
+            yield item
+
+
+def clock(seconds: float) -> str:
+    """As in 4 s, 1m04s, 2h05m."""
+    whole = round(seconds)
+    hours, minutes = whole // 3600, whole // 60 % 60
+    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{whole % 60:02d}s" if minutes else f"{whole} s"
+
+
+def width() -> int:
+    """Columns of the terminal that is spoken to; WIDTH where it is none."""
+    with contextlib.suppress(OSError, ValueError):
+        if _is_terminal():
+            return os.get_terminal_size(getattr(sys, str(_STATE.stream)).fileno()).columns or WIDTH
+    return WIDTH
+
+
+def _is_terminal() -> bool:
+    stream = getattr(sys, _STATE.stream) if _STATE.stream else None
+    return stream is not None and stream.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+
+
+def _rich() -> tuple[Any, Any, Any] | None:
+    """rich's Console, Live and Text; None where it is not installed."""
+    with contextlib.suppress(ImportError):
+        from rich.console import Console
+        from rich.live import Live
+        from rich.text import Text
+
+        return Console, Live, Text
+    return None
+
+
+def _watch() -> None:
+    me = threading.current_thread()
+    while True:
+        with _STATE.lock:
+            if _STATE.watcher is not me:
+                return
+            pause_s, ended = _show(_STATE.phases[-1]), _STATE.ended
+        ended.wait(pause_s)
+
+
+def _show(current: Phase) -> float:
+    """Draw the phase, or say it where that is due; seconds until it should be shown again."""
+    now = time.monotonic()
+    if _STATE.stream is None:
+        return QUIET_S
+    if _is_terminal() and (parts := _rich()):
+        if _STATE.live is None and now - _STATE.phases[0].begun_s < LATE_S:
+            return LATE_S
+        _draw(current.line(), *parts)
+        return DRAW_S
+    if now - _STATE.said_s >= QUIET_S:
+        say(current.line())
+        now = time.monotonic()
+    return max(_STATE.said_s + QUIET_S - now, 0.05)
+
+
+def _draw(line: str, console: Any, live: Any, text: Any) -> None:
+    if _STATE.live is None:
+        both = {"redirect_stdout": sys.stdout.isatty(), "redirect_stderr": sys.stderr.isatty()}
+        where = console(file=getattr(sys, str(_STATE.stream)))
+        _STATE.live = live(console=where, auto_refresh=False, transient=True, **both)
+        _STATE.live.start()
+        where.show_cursor(True)  # a process that is killed would leave none
+    shown = text(line, style="dim", no_wrap=True, overflow="ellipsis")
+    _STATE.live.update(shown, refresh=True)
+
+
+def _take_down() -> None:
+    if _STATE.live is not None:
+        _STATE.live.stop()
+        _STATE.live = None

@@ -1,0 +1,125 @@
+"""What is said: lines that stay, a live line on a terminal, and a word now and then anywhere else."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from benchmarks import silence
+from qr_jax import terminal
+
+TALK = """
+import sys, time
+from qr_jax import terminal
+terminal.say("first")
+with terminal.phase("cold start", 4) as shown:
+    for shown.done in range(4):
+        time.sleep(0.2)
+    terminal.say("between [bold]and[/bold] " + "long " * 30)
+    print("another's", file=sys.stderr)
+    time.sleep(0.3)
+    terminal.result('{"a": [1]}')
+print("rich" in sys.modules)
+"""
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Off a terminal a phase is told after .1 s."""
+    monkeypatch.setattr(terminal, "QUIET_S", 0.1)
+    yield
+    terminal.speak("stdout")
+
+
+def test_how_far_a_phase_is_and_how_long_it_takes_by_hand(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: now[0])
+    shown = terminal.Phase("cold start", 400, begun_s=100.0)
+    now[0] = 130.0
+    assert shown.line() == "cold start 0/400  30 s"
+    shown.done, shown.note = 100, "loss .845"
+    assert shown.line() == "cold start 100/400  loss .845  30 s  about 1m30s left"
+    now[0], shown.done = 140.0, 200  # the first ones compiled: from now on only those that came after them count
+    assert shown.line() == "cold start 200/400  loss .845  40 s  about 20 s left"
+    assert terminal.Phase("evaluating", asked=lambda: (3, 1000), begun_s=139.0).line().startswith("evaluating 3/1,000")
+    assert [terminal.clock(seconds) for seconds in (0.4, 59.6, 3599, 7500)] == ["0 s", "1m00s", "59m59s", "2h05m"]
+
+
+def test_off_a_terminal_a_phase_is_silent_until_nothing_was_said_for_a_while(quick, capsys):
+    terminal.speak("stdout")
+    with terminal.phase("outer"):
+        assert capsys.readouterr().out == ""
+        with terminal.phase("inner", 3):
+            time.sleep(0.25)
+        for _ in range(6):
+            terminal.say("a step")
+            time.sleep(0.03)
+    said = capsys.readouterr().out.splitlines()
+    assert [line for line in said if line != "a step"] == ["inner 0/3  0 s"] * said.index("a step") and "a step" in said
+    time.sleep(0.2)
+    assert capsys.readouterr().out == ""  # nothing goes on
+
+
+def test_a_process_that_is_to_be_silent_says_nothing_but_its_result(quick, capsys):
+    terminal.speak(None)
+    with terminal.phase("outer"):
+        terminal.say("a step")
+        time.sleep(0.2)
+    terminal.result("{}")
+    assert capsys.readouterr().out == "{}\n"
+
+
+def test_items_are_the_same_and_a_loop_that_is_left_ends_its_phase():
+    assert list(terminal.progress(iter("abc"), 3, "letters")) == list("abc")
+    for _ in terminal.progress("abc", 3, "letters"):
+        break
+    assert terminal._STATE.phases == []
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_on_a_terminal_one_line_lives_under_what_stays_and_the_result_stands_alone(columns, tmp_path):
+    (tmp_path / "talk.py").write_text(TALK)
+    code, said = silence.transcript([sys.executable, str(tmp_path / "talk.py")], columns)
+    text = "".join(part for _, part in said)
+    assert code == 0 and "cold start 3/4" in text and "left" in text
+    assert screen(text) == ["first", "between [bold]and[/bold] " + "long " * 30, "another's", '{"a": [1]}', "True"]
+    assert text.count("\x1b[?25h") >= text.count("\x1b[?25l")  # whoever is killed leaves a cursor
+
+
+def screen(text: str) -> list[str]:
+    """What is left to read: of each line what came after its last clearing."""
+    lines = []
+    for line in text.split("\r\n"):
+        if line.startswith("\x1b[?25h\r\x1b[1A"):  # up, to clear what stood there
+            lines.pop()
+        kept = silence.CONTROL.sub(lambda found: found[0] if found[0].isspace() else "", line.rpartition("\x1b[2K")[2])
+        lines.append(kept.replace("\r", ""))
+    return [line for line in lines if line]
+
+
+@pytest.mark.parametrize("missing", [False, True], ids=["in a pipe", "without rich"])
+def test_where_no_terminal_or_no_rich_is_lines_are_all_there_is(missing, tmp_path):
+    block = "import sys; sys.modules['rich'] = sys.modules['rich.console'] = None\n" if missing else ""
+    (tmp_path / "talk.py").write_text(block + TALK.replace('"rich" in', '"rich.live" in'))
+    code, said = silence.transcript([sys.executable, str(tmp_path / "talk.py")], 80 if missing else None)
+    text = "".join(part for _, part in said).replace("\r\n", "\n")
+    long = "between [bold]and[/bold] " + "long " * 30
+    assert code == 0 and text == f'first\n{long}\nanother\'s\n{{"a": [1]}}\nFalse\n'
+
+
+def test_a_silence_is_measured_from_enter_to_the_end_and_control_codes_are_no_word():
+    said = [(0.5, "\x1b[?25l\r\n"), (1.5, "a"), (2.0, "\x1b[2K"), (4.5, "b\n"), (5.0, "")]
+    assert silence.figures(said) == {"first_word_s": 1.5, "longest_silence_s": 3.0, "seconds": 5.0}
+
+
+def test_nothing_but_the_terminal_prints():
+    """Standard error alone, in threads that end the process and where hosts wait for one another, may be printed to."""
+    found = subprocess.run(
+        ["grep", "-rnE", r"(^|[^.\w])print\(", "qr_jax", "--include=*.py"],
+        cwd=Path(terminal.__file__).parents[1], capture_output=True, text=True,
+    )  # fmt: skip
+    others = [line for line in found.stdout.splitlines() if "file=sys.stderr" not in line]
+    files = {line.partition(":")[0] for line in others}
+    assert files == {"qr_jax/terminal.py", "qr_jax/planning/planned.py", "qr_jax/commands/doctor.py"}
