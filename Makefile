@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-c
 
 PEERS := benchmarks/peers/.venv
 
-.PHONY: help .venv quickstart study test fuzz audit licences test-pods test-tpu lint smollm2 minilm bench-peers bench-rollout bench-quickstart bench-start bench-learner bench-accelerator bench-pool bench-retrieval bench-retrieval-server bench-hostile-server bench-dense bench-recall bench-tpu bench-hand-over bench-plans
+.PHONY: $(shell sed -n 's/^\([.a-z0-9-]*\):.*\#\# .*/\1/p' Makefile)
 
 help:  ## what there is to make
 	@sed -n 's/^\([.a-z0-9-]*\):.*## /\1: /p' Makefile
@@ -78,6 +78,9 @@ bench-rollout: $(STAMP) $(PEERS)/.installed  ## rollouts beside Tunix's and torc
 
 bench-quickstart: $(STAMP)  ## the quickstart beside an earlier checkout's: make bench-quickstart BEFORE=folder (25 minutes)
 	$(BIN)/python -m benchmarks.quickstart --before $(BEFORE)
+
+bench-silence: $(STAMP)  ## how soon each command speaks, and its longest silence, on a terminal and off it (20 minutes)
+	$(BIN)/python -m benchmarks.silence --quickstart
 
 bench-start: $(STAMP) smollm2  ## seconds to the first token beside an earlier checkout's: BEFORE=folder (10 minutes)
 	$(BIN)/python -m benchmarks.start --before $(BEFORE)
