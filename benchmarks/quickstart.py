@@ -4,8 +4,8 @@
     python -m benchmarks.quickstart --before ../before --seeds 5      (25 minutes on 2 idle cores)
 
 A decode step is that of 256 slots and a cache of 128 positions, and beside it SmolLM2-135M's. A run is
-`qr-jax train configs/quickstart.py seed=N`, cold start and evaluations included; each contender keeps compiled programs
-in a folder of its own, empty before the first seed.
+`qr-jax train configs/quickstart.py evaluation.every=0 seed=N`, cold start and two evaluations included; each contender
+keeps compiled programs in a folder of its own, empty before the first seed.
 """
 
 import argparse
@@ -23,6 +23,7 @@ from benchmarks import interleave
 from benchmarks.quickstart_ours import SHAPES
 
 MODULE = "benchmarks.quickstart_ours"
+CONFIG = ["configs/quickstart.py", "evaluation.every=0"]  # an earlier one was evaluated before and after alone
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -64,7 +65,7 @@ def whole_run(contender: interleave.Contender, seed: int, folder: Path) -> dict[
     environment = contender.environment(QR_JAX_COMPILED=str(folder / f"{contender.name}_programs"))
     start = time.monotonic()
     subprocess.run(
-        [contender.python, "-m", "qr_jax.cli", "train", "configs/quickstart.py", f"seed={seed}", "--run", run],
+        [contender.python, "-m", "qr_jax.cli", "train", *CONFIG, f"seed={seed}", "--run", run],
         cwd=contender.tree, env=environment, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     wall_s = time.monotonic() - start

@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks/results/silence.json"
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\s")
 WANTED = {"first_word_s": 2.0, "longest_silence_s": 10.0}
+KINDS = {"terminal": 80, "pipe": None}  # columns
 Transcript = list[tuple[float, str]]  # seconds since Enter, and what came then
 
 
@@ -49,7 +50,9 @@ def arguments(words: Sequence[str] | None) -> argparse.Namespace:
 def transcripts(folder: Path, quickstart: bool, keep: Path | None):
     """(name, transcript) of each command on a terminal and off it; what they make goes to `folder`."""
     for name, words in commands(folder, quickstart).items():
-        for kind, columns in (("terminal", 80), ("pipe", None)):
+        for kind, columns in KINDS.items():
+            if name == "train quickstart" and kind != "terminal":
+                continue  # it takes minutes, and a pipe is told the same
             asked = [str(word).format(kind=kind) for word in words]
             code, said = transcript([sys.executable, "-m", "qr_jax.cli", *asked], columns)
             print(f"{name}, {kind}: exit code {code}", file=sys.stderr, flush=True)

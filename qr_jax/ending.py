@@ -65,7 +65,12 @@ def _rises(before: Evaluation, after: Evaluation) -> Iterator[tuple[float, str]]
         for value, row in after.get(f"by_{group}", {}).items():
             old = before.get(f"by_{group}", {}).get(value, {}).get("exact_match")
             if None not in (old, row["exact_match"]) and row["exact_match"] > old:
-                yield row["exact_match"] - old, f"{group} {value} ({old:.2f} to {row['exact_match']:.2f})"
+                yield row["exact_match"] - old, f"{group} {value} ({_rate(old)} to {_rate(row['exact_match'])})"
+
+
+def _rate(value: float) -> str:
+    """As in .21: the line has to fit a terminal."""
+    return f"{value:.2f}".removeprefix("0")
 
 
 def gained(before: Evaluation, after: Evaluation) -> str | None:

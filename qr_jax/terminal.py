@@ -153,13 +153,14 @@ def _rich() -> tuple[Any, Any, Any] | None:
 
 
 def _watch() -> None:
-    me = threading.current_thread()
+    me, pause_s = threading.current_thread(), QUIET_S
     while True:
         with _STATE.lock:
             if _STATE.watcher is not me:
                 return
-            pause_s, ended = _show(_STATE.phases[-1]), _STATE.ended
-        ended.wait(pause_s)
+            with contextlib.suppress(OSError, ValueError):  # whoever read it is gone: its writer will hear of that
+                pause_s = _show(_STATE.phases[-1])
+        _STATE.ended.wait(pause_s)
 
 
 def _show(current: Phase) -> float:

@@ -351,3 +351,12 @@ def test_what_a_plug_in_s_file_declares_must_go_with_the_config(tmp_path, monkey
     (line,) = checks.problems(with_(learner={"keep_dead": True}, pool={"rounds": use("refill")}))
     assert "pool.rounds='refill' draws no fixed number of them (its file declares no ROUNDS = 1)" in line
     assert checks.problems(with_(learner={"keep_dead": True})) == []
+
+
+def test_the_quickstart_is_watched_with_fewer_questions_and_a_study_of_it_with_all():
+    """200 questions while it goes on; what a study reports are means of its last evaluations, each of all questions."""
+    whole = config.load("configs/quickstart.py").evaluation
+    assert (whole.every, whole.during, whole.questions) == (20, 200, 1000)
+    for name in ("s1", "s2", "s3", "s4", "s5", "s6", "s7"):
+        one = config.load(f"configs/study/settings.py:{name}").evaluation
+        assert (one.every, one.during, one.questions) == (0, None, 1000)

@@ -110,6 +110,10 @@ def test_held_out_accuracy_stands_at_the_budget_it_was_measured_at():
     assert held["values"] == [0.5, 0.6, 0.7]
     assert held["x"] == [[0, 16, 24], [0, 160, 240], [0, 20, 30]]
     assert held["high"][:2] == pytest.approx([0.5 + 1.96 * 0.1, 0.6 + 1.96 * 0.1])  # (.6 * .4 / 24) ** .5 = .1
+    rows[1]["eval/questions"] = 6  # fewer than before and after: twice as wide
+    found = charts.accuracy(rows, {"exact_match": 0.5, "questions": 24}, {"exact_match": 0.7}, True)
+    assert found["series"][1]["high"][1] == pytest.approx(0.6 + 1.96 * 0.2)
+    assert "24 questions (6 between the first and the last)." in found["note"]
 
 
 def test_the_phases_of_a_step_add_up_to_it_and_steps_that_compile_are_left_out():

@@ -171,6 +171,7 @@ def _report(arguments: argparse.Namespace) -> int:
 def _view(arguments: argparse.Namespace) -> int:
     from qr_jax.report import view
 
+    terminal.speak("stdout")
     with reading(arguments.run):
         view.view(arguments.run, port=arguments.port, null=lambda: _null(arguments))
     return 0

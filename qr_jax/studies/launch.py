@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from qr_jax import config as configs
-from qr_jax import trust
+from qr_jax import terminal, trust
 from qr_jax.config import Config
 
 LOG = "compare.log"
@@ -61,9 +61,10 @@ class Launcher:
             self.say(f"{len(jobs) - len(waiting)} of {len(jobs)} are done already")
         running: dict[int, tuple[Job, subprocess.Popen, float]] = {}  # by share
         failed: list[Job] = []
-        with self._signals():
+        with self._signals(), terminal.phase("runs", len(jobs)) as shown:
             try:
                 while (waiting and not self.stopping) or running:
+                    shown.done = len(jobs) - len(waiting) - len(running)
                     for share in range(at_once):
                         if waiting and not self.stopping and share not in running:
                             job = waiting.pop(0)

@@ -1,0 +1,35 @@
+"""How a run ends: what changed by hand, and commands that can be typed."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+from qr_jax import ending
+from qr_jax.config import Config, Train
+
+HOPS = {"one": (0.5, 0.75), "two": (0.2, 0.6), "three": (0.4, 0.3)}  # hops: before and after
+
+
+def evaluation(at: int, right: list[int]) -> dict:
+    rows = {name: {"questions": 2, "exact_match": shares[at]} for name, shares in HOPS.items()}
+    texts = {"a": "question: a", "b": "question: b\n  search: b", "c": "question: c"}
+    return {"by_hops": rows, "details": {"exact_match": dict(zip("abcd", right)), "transcripts": texts}}
+
+
+def test_where_accuracy_rose_is_said_by_questions_and_by_the_two_best_groups():
+    before, after = evaluation(0, [0, 0, 1, 0]), evaluation(1, [1, 1, 0, 1])
+    assert ending.where_it_rose(before, after) == (
+        "rose on 3, fell on 1; most on hops two (.20 to .60) and hops one (.50 to .75)"
+    )
+    assert ending.where_it_rose(before, before) == "rose on 0, fell on 0"
+    assert ending.gained(before, after) == "b"  # of a and b, whose words are kept, the one with a search
+    assert ending.gained(after, after) is None
+
+
+def test_the_next_commands_can_be_typed_as_they_stand():
+    settings = Config(train=Train(steps=100, max_rollouts=3000))
+    run = SimpleNamespace(folder=Path("my runs/one"), settings=settings)
+    ask, longer, export = ending.next_commands(run, "who's there ?")
+    assert ask == """ask it:   qr-jax ask 'my runs/one' 'who'"'"'s there ?'"""
+    assert longer == "go on:    qr-jax train 'my runs/one/config.json' train.max_rollouts=6000"
+    assert export == "take it:  qr-jax export 'my runs/one' --hf 'my runs/one/hf'"
+    assert ending.longer(Train(steps=100)) == "train.steps=200"
