@@ -96,6 +96,8 @@ def phase(
     """Within, this is what goes on."""
     begun = Phase(what, total, asked)
     with _STATE.lock:
+        if not _STATE.phases:  # what was silent before is no silence of it
+            _STATE.said_s = max(_STATE.said_s, begun.begun_s)
         _STATE.phases.append(begun)
         if _STATE.live is None and _is_terminal():
             _rich()  # imported by the thread that imports everything else

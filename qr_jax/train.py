@@ -110,7 +110,8 @@ def _loop(parts: Parts, state: learner.State, standing: Progress, step: int) -> 
                 row |= evaluate.as_metrics(parts.measure(**during))
         run.write_metrics(step, row)
         rows.append(row)
-        say(metrics_writer.live_line(step, row, _last_step(settings.train, step, standing), width=terminal.width()))
+        usual = row | {"time/step_s": float(np.median([past["time/step_s"] for past in rows[-10:]]))}
+        say(metrics_writer.live_line(step, usual, _last_step(settings.train, step, standing), width=terminal.width()))
         lately = rows[-STARVED:]  # one thin step is noise
         warning = figures.starvation(figures.over_steps(lately)) if len(lately) == STARVED else None
         if warning and not starved:

@@ -58,3 +58,11 @@ def quick_to_compile():
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_word_of_what_takes_long():
+    """However slow the machine is, no phase of this process says that it goes on: tests read what is said."""
+    from qr_jax import terminal  # behind the hook above
+
+    terminal.QUIET_S = 3600.0

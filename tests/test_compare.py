@@ -231,10 +231,10 @@ def test_rules_are_compared_over_seeds_and_questions_by_hand(tmp_path):
     assert base["null"]["trained"]["mean"] is not None and base["null"]["zero_variance"]["mean"] > 0.3
     text = comparison.format_tables(found)
     assert "+0.250 [+0.000, +0.500]" in text and "2 of 2" in text and "rollouts to" not in text
-    base["curves"][0].insert(1, [1000, 0.5])
-    assert "rollouts to 0.5" in comparison.format_tables(found)
     chart = comparison.accuracy(found)
     assert chart["x"][0]["values"] == [0, 2560] and chart["series"][0]["values"] == [0.25, 0.75]
+    base["curves"][0].insert(1, [1000, 0.5])
+    assert "rollouts to 0.5" in comparison.format_tables(found)
 
 
 def test_the_interval_is_that_of_the_mean_over_questions():
