@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
 T = TypeVar("T")
-QUIET_S = 8.0  # off a terminal
+QUIET_S = 6.0  # off a terminal; a library may hold all threads for seconds, and nobody waits 10 s for a word
 DRAW_S = 0.25  # between two drawings of the live line
 LATE_S = 0.3  # a command that is done by then draws nothing
 WIDTH = 120  # columns where there is no terminal
@@ -53,7 +53,8 @@ class _State:
         self.verbose = False
         self.phases: list[Phase] = []
         self.said_s = time.monotonic()
-        self.live: Any = None  # rich's, while a line is drawn
+        self.rich: tuple[Any, Any, Any] | None = None  # its Console, Live and Text
+        self.live: Any = None  # while a line is drawn
         self.watcher: threading.Thread | None = None
         self.ended = threading.Event()  # the last phase
 
@@ -99,8 +100,8 @@ def phase(
         if not _STATE.phases:  # what was silent before is no silence of it
             _STATE.said_s = max(_STATE.said_s, begun.begun_s)
         _STATE.phases.append(begun)
-        if _STATE.live is None and _is_terminal():
-            _rich()  # imported by the thread that imports everything else
+        if _STATE.rich is None and _is_terminal():
+            _STATE.rich = _rich()  # here: while a data set's library is imported, no other thread may import
         if _STATE.watcher is None:
             _STATE.ended.clear()
             _STATE.watcher = threading.Thread(target=_watch, name="terminal", daemon=True)
@@ -170,10 +171,10 @@ def _show(current: Phase) -> float:
     now = time.monotonic()
     if _STATE.stream is None:
         return QUIET_S
-    if _is_terminal() and (parts := _rich()):
+    if _is_terminal() and _STATE.rich:
         if _STATE.live is None and now - _STATE.phases[0].begun_s < LATE_S:
             return LATE_S
-        _draw(current.line(), *parts)
+        _draw(current.line(), *_STATE.rich)
         return DRAW_S
     if now - _STATE.said_s >= QUIET_S:
         say(current.line())
