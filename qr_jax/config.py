@@ -18,11 +18,12 @@ from qr_jax.settings import use as use  # a config file imports all it needs fro
 
 @dataclass(frozen=True)
 class Model:
-    """`name`: a preset of models/families.py (random weights), a Hugging Face folder or id, a .gguf file, "smollm2"."""
+    """The model that is trained, and how it computes."""
 
+    # a preset (two_layer, quickstart: random weights), a Hugging Face folder or id, a .gguf file, or smollm2
     name: str = "two_layer"
     tokenizer: str | None = None  # its folder or file; None: the model's own, or the world's words for a preset
-    compute: Literal["float32", "bfloat16"] = "float32"
+    compute: Literal["float32", "bfloat16"] = "float32"  # in which the model computes; weights are float32
     remat: Literal["none", "full", "attention", "dots"] = "none"  # what a layer's backward pass finds saved
     attention: Literal["auto", "xla", "splash", "cudnn"] = "auto"  # of packed rows: splash on TPU, cudnn on GPU in bf16
     vocab_block: int = 8192  # vocabulary entries whose logits exist at once in the learner
@@ -33,15 +34,15 @@ class Data:
     """Where questions come from: "world", files (JSONL or Parquet, ours or a peer's rows; comma-separated), or
     tfds:NAME[:SPLIT][@FOLDER] (queries/qa_builders.py)."""
 
-    train: str = "world"
-    eval: str = "world"
+    train: str = "world"  # the questions to train on: "world", files, or a set (tfds:NAME)
+    eval: str = "world"  # the held-out questions, as data.train
     corpus: str = "world"  # "world", an index folder, or files of passages (JSONL, also gz; Parquet; comma-separated)
     traces: str = "world"  # the cold start's, of an expert: "world", "supporting" (by gold titles), or a JSONL file
     trace_worlds: int = 0  # worlds of other facts that "world" traces come from; 0: from the run's own world
     split: Literal["given", "sha256"] = "given"  # sha256: questions are dealt to train and eval by the hash of their id
     train_share: float = 0.7  # of the sha256 split
     train_limit: int | None = None  # questions of each file (or of the world), the first by the hash of their ids
-    eval_limit: int | None = None
+    eval_limit: int | None = None  # as data.train_limit
     world: Mapping[str, Any] = field(default_factory=dict)  # settings of queries/world/generate.py's World
     world_path: str = "runs/worlds"  # where built worlds are kept (ArrayRecord, found by their settings' hash)
 
@@ -53,9 +54,9 @@ class Pool:
     queries: int = 32  # B: signal groups a step accepts
     samples: int = 4  # K: episodes of one query
     oversample: int = 1  # k: k * B queries are drawn
-    rule: Use = Use("recycle")
-    rounds: Use = Use("once")
-    channel: Literal["reward", "outcome"] = "reward"
+    rule: Use = Use("recycle")  # which queries return, and how likely they are drawn
+    rounds: Use = Use("once")  # how often a step draws
+    channel: Literal["reward", "outcome"] = "reward"  # which of the two must differ for a group to bear signal
     by: Literal["chance", "largest"] | None = None  # how weights choose; None: as the rule's file says
     reset_below: float = 0.0  # share of eligible queries under which the pool is reset before a draw; 0: never
     on_exhausted: Literal["reset", "stop"] = "reset"  # when nothing is left to draw
@@ -70,48 +71,52 @@ class Rollout:
     store: int | None = None  # cache rows for prompts and for episodes whose search runs; None: as many as slots
     context_tokens: int = 1024  # prompt, observations and samples of one episode together
     turn_tokens: int = 64  # sampled tokens a turn
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0  # 0: off
+    temperature: float = 1.0  # of sampling
+    top_p: float = 1.0  # probability that the likeliest tokens share, the only ones sampled; 1: off
+    top_k: int = 0  # likeliest tokens, the only ones sampled; 0: off
     search_k: int = 3  # passages a query
     observation_tokens: int = 500  # of one env turn
     passage_chars: int = 20_000  # of a passage, title included; the rest is cut before anything is tokenised
     tile: int = 32  # tokens of a piece in which prompts and observations enter the cache
     buckets: tuple[int, ...] = (64, 256)  # tokens, in tiles, that one such call may hold: the shapes that are compiled
     chunk: int = 8  # tokens a dispatch
+    # searches go on in one fixed order (repeatable), or as they come
     schedule: Literal["ordered", "arrival"] = "ordered"
     search_deadline_s: float = 30.0  # of one batch of searches, retries included
-    search_retries: int = 3
+    search_retries: int = 3  # further tries of a search that failed
     outage_s: float = 3600.0  # how long a run waits for a retriever that fails most searches; then it ends (code 5)
     overlong: Literal["keep", "mask"] = "keep"  # mask: what ended by length or context leaves the loss, not its group
 
 
 @dataclass(frozen=True)
 class Learner:
-    advantage: Use = Use("grpo")
-    loss: Use = Use("clip")
+    """What is made of a step's groups: advantages, the loss, and the update by AdamW."""
+
+    advantage: Use = Use("grpo")  # how much better than its group an episode was
+    loss: Use = Use("clip")  # of a token
+    # a token's weight: one over all tokens, over its episode's tokens, or over horizon_tokens
     reduce: Literal["token_mean", "sequence_mean", "fixed_length"] = "token_mean"
     over: Literal["accepted", "drawn"] = "accepted"  # whose tokens the denominator counts
     horizon_tokens: int = 1024  # the denominator's length for fixed_length
     keep_dead: bool = False  # zero-variance groups reach the learner too (plain GRPO with a KL term)
-    kl: Literal["k1", "k2", "k3"] = "k3"
-    kl_weight: float = 0.0  # 0: no reference model is kept
-    entropy_weight: float = 0.0
+    kl: Literal["k1", "k2", "k3"] = "k3"  # the estimate of the divergence from the first policy
+    kl_weight: float = 0.0  # of that divergence in the loss; 0: no reference model is kept
+    entropy_weight: float = 0.0  # of the entropy that the loss rewards
     importance: Literal["off", "truncate", "icepop"] = "off"  # rollout-learner weights (importance.py)
-    importance_low: float = 0.5
-    importance_high: float = 2.0
+    importance_low: float = 0.5  # the least such weight
+    importance_high: float = 2.0  # the largest
     updates: int = 1  # optimizer updates a batch, over disjoint parts of it; old log-probabilities come once before
     gap_alarm: float = 0.1  # mean nats between sampler and learner above which a step says so
     rows: int = 8  # packed rows of one micro-batch (all devices together)
-    row_tokens: int = 1024
-    lr: float = 1e-6
+    row_tokens: int = 1024  # of one packed row; an episode must fit one
+    lr: float = 1e-6  # the learning rate
     schedule: Literal["constant", "cosine", "linear"] = "constant"  # to 0 at the end: of steps, or of a budget
-    warmup_updates: int = 0
+    warmup_updates: int = 0  # over which the rate rises from 0
     full_groups: int = 0  # signal groups of a whole update; fewer scale it by groups / this, after Adam. 0: off
-    weight_decay: float = 0.0
-    betas: tuple[float, float] = (0.9, 0.95)
-    eps: float = 1e-8
-    clip_norm: float = 1.0
+    weight_decay: float = 0.0  # AdamW's
+    betas: tuple[float, float] = (0.9, 0.95)  # Adam's
+    eps: float = 1e-8  # Adam's
+    clip_norm: float = 1.0  # the largest norm of a gradient; a larger one is scaled to it
     max_nonfinite: int = 5  # skipped updates in a row before the run goes back to its last checkpoint
 
 
@@ -123,22 +128,24 @@ class Sft:
     traces: int = 64  # traces a step
     limit: int | None = None  # traces used in all
     max_tokens: int = 1024  # longer traces are left out, counted
-    lr: float = 1e-5
-    schedule: Literal["constant", "cosine", "linear"] = "cosine"
-    warmup_steps: int = 0
-    clip_norm: float = 1.0
-    weight_decay: float = 0.0
+    lr: float = 1e-5  # the cold start's learning rate
+    schedule: Literal["constant", "cosine", "linear"] = "cosine"  # to 0 at its end
+    warmup_steps: int = 0  # over which the rate rises from 0
+    clip_norm: float = 1.0  # the largest norm of a gradient
+    weight_decay: float = 0.0  # AdamW's
 
 
 @dataclass(frozen=True)
 class Evaluation:
+    """How good the policy is on held-out questions, greedily and by samples."""
+
     every: int = 0  # steps; 0: only before and after training
     questions: int | None = None  # None: all of data.eval
     during: int | None = None  # questions of the evaluations between the first and the last; None: as many as those
     # halves of the questions, by the hash of their ids: what is tuned or guarded reads a, what is reported reads b
     half: Literal["both", "a", "b"] = "both"
     samples: int = 0  # sampled answers a question for Pass@1; 0: greedy only
-    temperature: float = 1.0
+    temperature: float = 1.0  # of the sampled answers
     base: bool = False  # also the model as it is before the cold start
 
 
@@ -149,7 +156,7 @@ class Guards:
     # stop: save and end with exit code 4; rollback: back to the best probe's checkpoint, at half the learning rate
     act: Literal["warn", "stop", "rollback"] = "warn"
     probe_every: int = 0  # steps between probes: greedy accuracy on held-out questions of half a; 0: none
-    probe_questions: int = 100
+    probe_questions: int = 100  # of one probe
     fall: float = 0.08  # under the best probe, twice in a row
     grad_norm: float = 4.0  # times its median
     entropy: float = 2.0  # times its median
@@ -162,11 +169,13 @@ BUDGETS = ("rollouts", "tokens", "searches")  # what a run spends; train.max_...
 
 @dataclass(frozen=True)
 class Train:
+    """How long a run goes on, and what it keeps."""
+
     steps: int = 100  # at most; the budgets below end a run after the step that reaches one of them
-    max_rollouts: int | None = None
-    max_tokens: int | None = None  # sampled
-    max_searches: int | None = None
-    checkpoint_every: int = 10
+    max_rollouts: int | None = None  # a budget of episodes
+    max_tokens: int | None = None  # a budget of sampled tokens
+    max_searches: int | None = None  # a budget of searches
+    checkpoint_every: int = 10  # steps
     keep_checkpoints: int = 2  # the newest so many
     keep_every: int = 0  # besides, those of every so many steps, whole, for `qr-jax probe`; 0: none
     # gs://BUCKET/PATH, or a folder that all hosts see: checkpoints go there, and copies of what else is in the run's
@@ -180,9 +189,9 @@ class Train:
 class Mesh:
     """Device counts of the learner's axes; their product is `devices` (None: all there are)."""
 
-    data: int = 1
-    fsdp: int = 1
-    tensor: int = 1
+    data: int = 1  # devices with a whole copy of the model each, over parts of the batch
+    fsdp: int = 1  # devices that share a copy and split the batch
+    tensor: int = 1  # devices that share each layer
     devices: int | None = None  # on CPU: how many devices to emulate, over all processes
     # a host's devices share a rollout by key/value heads or by slots, or one decodes; None: heads or slots, whichever
     # they divide, and one on CPU; pod: the devices of all hosts share one rollout, of a model too large for a host
@@ -192,20 +201,24 @@ class Mesh:
 
 @dataclass(frozen=True)
 class Log:
-    tensorboard: bool = True
-    wandb: bool = False
-    aliases: tuple[Literal["verl", "trl"], ...] = ()
+    """Where a run's metrics go beside metrics.jsonl."""
+
+    tensorboard: bool = True  # to RUN/tensorboard
+    wandb: bool = False  # to Weights & Biases, too
+    aliases: tuple[Literal["verl", "trl"], ...] = ()  # metrics under these systems' names, too
     episodes: bool = True  # write episodes/step.jsonl
 
 
 @dataclass(frozen=True)
 class Config:
-    seed: int = 0
+    """A run."""
+
+    seed: int = 0  # of weights, draws and sampling
     model: Model = Model()
     data: Data = Data()
-    env: Use = Use("search_r1")
-    retriever: Use = Use("bm25")
-    reward: Use = Use("exact_match")
+    env: Use = Use("search_r1")  # the dialect of searches and answers
+    retriever: Use = Use("bm25")  # what searches ask
+    reward: Use = Use("exact_match")  # what an answer is worth
     pool: Pool = Pool()
     rollout: Rollout = Rollout()
     learner: Learner = Learner()

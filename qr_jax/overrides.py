@@ -5,7 +5,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any, get_origin, get_type_hints
 
-from qr_jax import plugins
+from qr_jax import elsewhere, plugins
 from qr_jax.interfaces import CONTRACTS
 from qr_jax.secrecy import looks_secret
 from qr_jax.settings import DEEPEST, Use, conform, guess, nearest, read
@@ -18,28 +18,6 @@ ALIASES: Mapping[str, str] = {
     "data.train_files": "data.train",
     "data.val_files": "data.eval",
 }
-# What verl (and Search-R1, which is built on it), TRL and Tunix call a setting, by the last parts of its name.
-ELSEWHERE: Mapping[str, str] = {
-    "rollout.n": "pool.samples", "num_generations": "pool.samples", "group_size": "pool.samples",
-    "train_batch_size": "pool.queries", "batch_size": "pool.queries", "ppo_mini_batch_size": "learner.updates",
-    "num_iterations": "learner.updates", "ppo_epochs": "learner.updates",
-    "per_device_train_batch_size": "learner.rows", "ppo_micro_batch_size_per_gpu": "learner.rows",
-    "learning_rate": "learner.lr", "optim.lr": "learner.lr",
-    "lr_scheduler_type": "learner.schedule", "warmup_steps": "learner.warmup_updates",
-    "weight_decay": "learner.weight_decay", "max_grad_norm": "learner.clip_norm", "grad_clip": "learner.clip_norm",
-    "beta": "learner.kl_weight", "kl_coef": "learner.kl_weight", "kl_loss_coef": "learner.kl_weight",
-    "kl_loss_type": "learner.kl", "entropy_coeff": "learner.entropy_weight",
-    "epsilon": "loss.low", "clip_ratio": "loss.low", "clip_ratio_low": "loss.low", "clip_ratio_high": "loss.high",
-    "epsilon_high": "loss.high", "loss_agg_mode": "learner.reduce", "loss_type": "learner.reduce",
-    "adv_estimator": "learner.advantage", "scale_rewards": "learner.advantage",
-    "max_steps": "train.steps", "total_epochs": "train.steps", "num_train_epochs": "train.steps",
-    "save_steps": "train.checkpoint_every", "eval_steps": "evaluation.every",
-    "max_completion_length": "rollout.turn_tokens", "max_response_length": "rollout.turn_tokens",
-    "max_prompt_length": "rollout.context_tokens", "max_model_len": "rollout.context_tokens",
-    "max_obs_length": "rollout.observation_tokens", "topk": "rollout.search_k", "max_turns": "env.max_turns",
-    "max_num_seqs": "rollout.slots", "model.path": "model.name", "model_name_or_path": "model.name",
-    "report_to": "log.wandb",
-}  # fmt: skip
 # The kind of plug-in that a setting of this name holds; the names are the kinds themselves.
 KINDS = tuple(CONTRACTS)
 
@@ -101,13 +79,16 @@ def _path(config: Any, name: str) -> list[str]:
 
 
 def _unknown(config: Any, name: str) -> ValueError:
-    ends = (name, ".".join(name.split(".")[-2:]), name.split(".")[-1])
-    if ours := next((ELSEWHERE[end] for end in ends if end in ELSEWHERE), None):
-        return ValueError(f"unknown setting {name}: it is {ours} here")
-    known = known_names(config)
+    if said := elsewhere.said_of(name):
+        return ValueError(f"unknown setting {name}: {said}")
+    known, parts = known_names(config), name.split(".")
     last = {full: full.split(".")[-1] for full in known}
-    like = difflib.get_close_matches(ends[-1], last.values(), n=1, cutoff=0.75)
-    same = [full for full, end in last.items() if [end] == like] if "." not in name or ends[-1] in last.values() else []
+    if ".".join(parts[-2:]) in known:
+        return ValueError(f"unknown setting {name}: it is {'.'.join(parts[-2:])} here")
+    like = difflib.get_close_matches(parts[-1], last.values(), n=1, cutoff=0.75)
+    same = (
+        [full for full, end in last.items() if [end] == like] if "." not in name or parts[-1] in last.values() else []
+    )
     if same:
         return ValueError(f"unknown setting {name}; did you mean {' or '.join(same)}?")
     return ValueError(f"unknown setting {name}{nearest(name, [*known, *KINDS, *ALIASES])}")
@@ -181,8 +162,13 @@ def _set_plugin(kind: str, plugin: Use, path: Sequence[str], text: str, here: st
     if kind in KINDS:
         found = plugins.signature(kind, plugin.name)
         if key not in found.settings and not found.more:
-            listed = f"its settings are: {', '.join(found.settings)}" if found.settings else "it has none"
-            raise ValueError(f"{kind} {plugin.name!r} has no setting {key!r}; {listed}")
+            own = [name for name in found.settings if name not in CONTRACTS[kind].provided]
+            listed = f"its settings are: {', '.join(own)}" if own else "it has none"
+            others = [name for name in plugins.names(kind) if key in plugins.signature(kind, name).settings]
+            more = f"; those that have it: {kind}={f', {kind}='.join(others)}" if others else ""
+            said = elsewhere.said_of(f"{kind}.{key}")
+            more = f"; {said}" if said else more
+            raise ValueError(f"{kind} {plugin.name!r} has no setting {key!r}; {listed}{more}")
         wanted = found.settings[key].type if key in found.settings else Any
     return Use(plugin.name, {**plugin.settings, key: read(f"{here}.{key}", text, wanted)})
 

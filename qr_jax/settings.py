@@ -25,6 +25,7 @@ def nearest(name: str, known: Iterable[str], *, shown: int = 12) -> str:
 def describe(wanted: Any) -> str:
     """A type in a user's words: "a whole number", "one of 'a', 'b'", "a number or none"."""
     simple = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "none"}
+    simple[Use] = "a plug-in"
     if wanted in simple:
         return simple[wanted]
     if get_origin(wanted) is Literal:

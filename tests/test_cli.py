@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import subprocess
 import sys
 from contextlib import nullcontext
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from qr_jax import cli, config, overrides, runs, terminal
+from qr_jax import cli, config, elsewhere, overrides, runs, terminal
 from qr_jax.commands import doctor, options
 from qr_jax.commands import runs as run_commands
 from qr_jax.config import Config, to_json
@@ -74,6 +75,9 @@ def test_every_flag_of_a_command_is_known_to_it_before_or_after_its_settings(nam
         (["train", TINY, "learning_rate=1e-6"], "unknown setting learning_rate: it is learner.lr here"),
         (["train", TINY, "actor_rollout_ref.rollout.n=4"], "it is pool.samples here"),
         (["train", TINY, "--sampels", "4"], "unknown setting sampels; did you mean pool.samples"),
+        (["train", TINY, "actor_rollout_ref.rollout.temperature=1"], "it is rollout.temperature here"),
+        (["train", TINY, "retriever.topk=3"], "it is rollout.search_k here"),
+        (["train", TINY, "retriever.url=http://x"], "those that have it: retriever=http"),
         (["train", TINY, "learner.lrr=1"], "did you mean learner.lr?"),
     ],
 )
@@ -85,10 +89,15 @@ def test_what_is_nearly_right_or_another_system_s_is_said_by_its_name_here(words
 def test_every_name_that_other_systems_use_leads_to_a_setting_of_ours():
     settings = config.load("configs/quickstart.py")
     known = overrides.known_names(settings)
-    for name, ours in overrides.ELSEWHERE.items():
-        assert ours in known or ours in ("loss.low", "loss.high", "env.max_turns"), name
-        with pytest.raises(ValueError, match=f"it is {ours} here"):
-            overrides.override(settings, [f"trainer.{name}=1"])
+    plugins = ("loss.low", "loss.high", "loss.dual", "env.max_turns", "pool.rounds.max_rounds", "retriever.url")
+    for name, ours in elsewhere.SETTINGS.items():
+        assert ours in known or ours in plugins, name
+        if f"trainer.{name}" not in overrides.ALIASES:
+            with pytest.raises(ValueError, match=f"it is {ours} here"):
+                overrides.override(settings, [f"trainer.{name}=1"])
+    for name, sentence in elsewhere.SENTENCES.items():
+        with pytest.raises(ValueError, match=re.escape(sentence)):
+            overrides.override(settings, [f"+trainer.{name}=1"])
 
 
 def test_the_version_is_the_package_s(capsys):

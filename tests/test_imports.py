@@ -18,6 +18,7 @@ ROOMS = (
     + ("run_lock", "lease"),
     ("pool", "queries", "metrics", "metrics_writer", "config", "overrides", "checks", "plugins", "verdict", "figures")
     + ("answers", "dialect", "variance", "retrieval", "evaluation", "studies", "interfaces", "trust", "run_files")
+    + ("elsewhere", "meanings")
     + tuple(f"learning.{name}" for name in ("reduce", "kl", "importance")),
     PLUGINS,
     ("models", "processes", "parallel", "learning.pack"),
@@ -34,7 +35,7 @@ APART = (PLUGINS, ("rollout", "learning", "checkpoint", "report"))
 # These run in a process without jax. In a folder all files do, but those excepted.
 HOST = ("records", "settings", "secrecy", "noise", "bucket", "terminal", "pool", "queries", "metrics", "metrics_writer")
 HOST += ("config", "overrides", "checks", "plugins", "verdict", "figures", "answers", "dialect", "interfaces", "report")
-HOST += ("retrieval", "evaluation", "studies", "commands", "cli", "mistakes", "columns")
+HOST += ("retrieval", "evaluation", "studies", "commands", "cli", "mistakes", "columns", "elsewhere", "meanings")
 HOST += ("recycling", "rounds", "envs", "retrievers", "rewards", "rollout.tools")
 # the builders are TFDS's own, and imported where a world or a set is opened
 EXCEPTED = ("retrievers.dense", "queries.world.tfds_builder", "queries.qa_builders")

@@ -7,7 +7,11 @@ from qr_jax.advantages.dr_grpo import dr_grpo
 from qr_jax.records import Grades
 
 
-def grpo(grades: Grades, *, eps: float = 1e-6) -> Float[Array, "Q G"]:
+def grpo(
+    grades: Grades,
+    *,
+    eps: float = 1e-6,  # added to what is divided by, so that it is never 0
+) -> Float[Array, "Q G"]:
     """adv_QG = (r - mean) / (std + eps) over the group's valid rewards (Shao et al. 2024, arXiv:2402.03300, sec. 4.1).
 
     std has n - 1 in its denominator, as in verl; with K = 4 the other choice differs by a factor 1.155. A group whose

@@ -8,7 +8,11 @@ from qr_jax.records import Grades
 from qr_jax.variance import group_mean
 
 
-def max_rl(grades: Grades, *, eps: float = 1e-6) -> Float[Array, "Q G"]:
+def max_rl(
+    grades: Grades,
+    *,
+    eps: float = 1e-6,  # added to what is divided by, so that it is never 0
+) -> Float[Array, "Q G"]:
     """adv_QG = (r - mean) / (mean + eps) over the group's valid rewards, for rewards of 0 or more.
 
     exact: MaxRL (Tajwar et al. 2026, arXiv:2602.02710) maximises log p where REINFORCE maximises p; d log p = d p / p,

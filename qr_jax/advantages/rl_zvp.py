@@ -15,8 +15,8 @@ def rl_zvp(
     entropy_NL: Float[Array, "N L"],
     mask_NL: Bool[Array, "N L"],
     *,
-    alpha: float = 0.1,
-    most: float = 1.0,
+    alpha: float = 0.1,  # weight of entropy in groups of equal rewards
+    most: float = 1.0,  # largest size of the advantage of a token there
 ) -> Float[Array, "N L"]:
     """GRPO's advantage in groups that bear signal; in the others +alpha H_t where all are right, and where all are
     wrong -alpha (max_u H_u - H_t), the largest entropy H being that of the episode's sampled tokens.

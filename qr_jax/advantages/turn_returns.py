@@ -9,7 +9,12 @@ from qr_jax.variance import group_variance_mask
 WANTS_TURNS = True
 
 
-def turn_returns(grades: Grades, *, gamma: float = 1.0, eps: float = 1e-6) -> Float[Array, "Q G T"]:
+def turn_returns(
+    grades: Grades,
+    *,
+    gamma: float = 1.0,  # what a later turn's reward is worth, a turn
+    eps: float = 1e-6,  # added to what is divided by, so that it is never 0
+) -> Float[Array, "Q G T"]:
     """adv_QGT = (R_t - mean_t) / (std + eps), R_t the sum over later turns k >= t of gamma^(k - t) r_k.
 
     After IGPO (arXiv:2510.14967), whose returns these are: mean_t is over the group's valid episodes that have a turn

@@ -26,14 +26,14 @@ def search_r1(
     query: Query,
     turns: Sequence[Turn],
     *,
-    max_turns: int = 4,
-    max_invalid: int = 2,
-    think: bool = True,
-    prompt: str | None = None,
-    passage: str = "Doc {i}(Title: {title}) {text}\n",
-    information: str = "\n\n<information>{passages}</information>\n\n",
-    invalid: str = INVALID,
-    last: str = LAST,
+    max_turns: int = 4,  # searches of an episode; one more turn may answer
+    max_invalid: int = 2,  # turns without a search or an answer that are let pass
+    think: bool = True,  # whether the prompt asks for thoughts
+    prompt: str | None = None,  # the whole prompt, with {question}; none: our own wording
+    passage: str = "Doc {i}(Title: {title}) {text}\n",  # how one passage is shown
+    information: str = "\n\n<information>{passages}</information>\n\n",  # what stands around the passages
+    invalid: str = INVALID,  # what a turn without a search or an answer is told; empty: nothing
+    last: str = LAST,  # what is said when no searches are left; empty: nothing
 ) -> Say | Search | Stop:
     """The environment's next move: the first `<search>` or `<answer>` block of a turn decides, so one query a turn.
 

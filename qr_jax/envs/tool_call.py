@@ -27,17 +27,18 @@ def tool_call(
     query: Query,
     turns: Sequence[Turn],
     *,
-    max_turns: int = 4,
-    max_queries: int = 3,
-    max_invalid: int = 2,
-    prompt: str = PROMPT,
-    results: str = 'Found for "{query}":\n{passages}\n',
-    passage: str = "Doc {i}(Title: {title}) {text}\n",
-    nothing: str = "Nothing.\n",
+    max_turns: int = 4,  # turns that may search; one more may answer
+    max_queries: int = 3,  # searches of one turn
+    max_invalid: int = 2,  # turns without a call or an answer that are let pass
+    prompt: str = PROMPT,  # the whole prompt, with {question}
+    results: str = 'Found for "{query}":\n{passages}\n',  # what stands around a query's passages
+    passage: str = "Doc {i}(Title: {title}) {text}\n",  # how one passage is shown
+    nothing: str = "Nothing.\n",  # shown where nothing was found
+    # what is said of queries that did not run
     rest: str = "{count} more of your queries did not run: a turn runs {max_queries}.\n",
-    unread: str = "{count} of your calls could not be read.\n",
-    invalid: str = INVALID,
-    last: str = LAST,
+    unread: str = "{count} of your calls could not be read.\n",  # what is said of calls that could not be read
+    invalid: str = INVALID,  # what a turn without a call or an answer is told
+    last: str = LAST,  # what is said when no searches are left
 ) -> Say | Search | Stop:
     """The environment's next move: the first block of the model's turn, a `<tool_call>` or an `<answer>`, decides.
 

@@ -13,9 +13,9 @@ def clip(
     adv_NL: Float[Array, "N L"],
     mask_NL: Bool[Array, "N L"],
     *,
-    low: float = 0.2,
-    high: float = 0.28,
-    dual: float | None = 3.0,
+    low: float = 0.2,  # how far under 1 the ratio may fall before its gradient is cut
+    high: float = 0.28,  # how far above 1 it may rise
+    dual: float | None = 3.0,  # bound on the ratio where the advantage is negative; none: no such bound
 ) -> tuple[Float[Array, "N L"], dict[str, Float[Array, "N L"]]]:
     """max(-A ratio, -A clip(ratio, 1 - low, 1 + high)); where A < 0 at most -A dual (None: no such bound).
 

@@ -12,10 +12,10 @@ def llds(
     adv_NL: Float[Array, "N L"],
     mask_NL: Bool[Array, "N L"],
     *,
-    weight: float = 0.2,
-    low: float = 0.2,
-    high: float = 0.28,
-    dual: float | None = 3.0,
+    weight: float = 0.2,  # price of a nat that the likelihood of a right answer has fallen
+    low: float = 0.2,  # as clip's
+    high: float = 0.28,  # as clip's
+    dual: float | None = 3.0,  # as clip's
 ) -> tuple[Float[Array, "N L"], dict[str, Float[Array, "N L"]]]:
     """clip(...) + weight max(0, old_logp - logp) on the sampled tokens of an episode with A >= 0 whose summed
     log-probability has fallen.

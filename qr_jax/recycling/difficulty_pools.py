@@ -11,8 +11,8 @@ def difficulty_pools(
     pool: Pool,
     outcome: Outcome,
     *,
-    thresholds: tuple[float, ...] = (0.0, 0.99, 1.0),
-    weights: tuple[float, ...] = (0.5, 1.0, 0.0),
+    thresholds: tuple[float, ...] = (0.0, 0.99, 1.0),  # mean reward up to which a query falls in each pool; they grow
+    weights: tuple[float, ...] = (0.5, 1.0, 0.0),  # draw weight of each of these pools
 ) -> tuple[Float64[np.ndarray, "P"], Memory]:
     """Next weight_P: a drawn query's is that of the first pool whose threshold its mean valid reward does not exceed.
 

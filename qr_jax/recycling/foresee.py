@@ -13,14 +13,14 @@ def foresee(
     pool: Pool,
     outcome: Outcome,
     *,
-    gamma: float = 1.0,
-    head: float = 1.0,
-    rho: float = 0.6,
-    nu: float = 2.0,
-    floor: float = 0.02,
-    fade: float = 0.97,
-    fade_family: float = 0.98,
-    fade_drawn: float = 0.3,
+    gamma: float = 1.0,  # power of the chance of signal; 0: it does not count
+    head: float = 1.0,  # power of the room to improve: a harder query is drawn more often
+    rho: float = 0.6,  # factor for each time a query was trained on since the last reset
+    nu: float = 2.0,  # episodes that a family's mean is worth in each of its queries
+    floor: float = 0.02,  # smallest chance of signal that is counted
+    fade: float = 0.97,  # factor of a query's evidence after each step
+    fade_family: float = 0.98,  # factor of a family's evidence after each step
+    fade_drawn: float = 0.3,  # factor of a query's evidence when it is drawn again
 ) -> tuple[Float64[np.ndarray, "P"], Memory]:
     """Next weight_P = max(P, floor)^gamma (B / (A + B))^head rho^n, P the chance of a signal group of K samples.
 

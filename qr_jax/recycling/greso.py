@@ -14,11 +14,11 @@ def greso(
     pool: Pool,
     outcome: Outcome,
     *,
-    target_zero_variance: float = 0.25,
-    start: float = 0.5,
-    change: float = 0.01,
-    bounds: tuple[float, float] = (0.05, 0.95),
-    floor: float = 0.01,
+    target_zero_variance: float = 0.25,  # share of zero-variance groups that is aimed at
+    start: float = 0.5,  # first chance of keeping an easy, or a hard, query
+    change: float = 0.01,  # how far that chance moves in a step
+    bounds: tuple[float, float] = (0.05, 0.95),  # the least and the largest that it may be
+    floor: float = 0.01,  # least chance of keeping any query
 ) -> tuple[Float64[np.ndarray, "P"], Memory]:
     """Next weight_P: 1 for queries that this pass has still to visit and does not skip, 0 for all others.
 

@@ -15,11 +15,11 @@ def mopps(
     pool: Pool,
     outcome: Outcome,
     *,
-    target: float = 0.5,
-    band: float = 0.0,
-    decay: float = 0.5,
-    prior: tuple[float, float] = (1.0, 1.0),
-    temperature: float = 1e-3,
+    target: float = 0.5,  # the pass rate that is wanted
+    band: float = 0.0,  # distance from the target that costs nothing
+    decay: float = 0.5,  # share of the evidence that stays at each draw
+    prior: tuple[float, float] = (1.0, 1.0),  # right and wrong episodes that every query begins with
+    temperature: float = 1e-3,  # how fast the weight falls with the distance
 ) -> tuple[Float64[np.ndarray, "P"], Memory]:
     """Next weight_P = exp(-max(|r - target| - band, 0) / temperature), r ~ Beta(a, b) anew each step for every query.
 

@@ -8,7 +8,10 @@ from qr_jax.records import Memory, Outcome
 
 
 def recycle(
-    pool: Pool, outcome: Outcome, *, consumed_weight: float | int = 0.0
+    pool: Pool,
+    outcome: Outcome,
+    *,
+    consumed_weight: float | int = 0.0,  # draw weight of a query that was trained on; 0: not drawn again before a reset
 ) -> tuple[Float64[np.ndarray, "P"], Memory]:
     """Next weight_P: accepted queries get `consumed_weight`, all others keep theirs.
 

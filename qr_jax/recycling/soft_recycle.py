@@ -8,7 +8,10 @@ from qr_jax.records import Memory, Outcome
 
 
 def soft_recycle(
-    pool: Pool, outcome: Outcome, *, consumed_weight: float | int = 0.1
+    pool: Pool,
+    outcome: Outcome,
+    *,
+    consumed_weight: float | int = 0.1,  # draw weight of a query that was trained on; all others keep theirs
 ) -> tuple[Float64[np.ndarray, "P"], Memory]:
     """Next weight_P: accepted queries get `consumed_weight`, all others keep theirs.
 

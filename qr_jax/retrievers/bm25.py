@@ -17,11 +17,12 @@ log = logging.getLogger(__name__)
 def bm25(
     *,
     corpus: Sequence[Passage],
+    # the index's folder, built there first where it is not; none: in memory, or beside the corpus
     index: str | None = None,
-    method: Literal["lucene", "robertson", "atire"] = "lucene",
-    k1: float = 1.5,
-    b: float = 0.75,
-    stopwords: str | None = "en",
+    method: Literal["lucene", "robertson", "atire"] = "lucene",  # the formula
+    k1: float = 1.5,  # how slowly a repeated word saturates
+    b: float = 0.75,  # how much long passages are damped
+    stopwords: str | None = "en",  # language of the words that are left out; none: all are kept
 ) -> SearchFunction:
     """A search over title + " " + text of each passage: best first, equal scores by id, score 0 left out.
 

@@ -20,11 +20,11 @@ EXAMPLE = {"of": "none", "cache": "runs/searches"}
 
 def cached(
     *,
-    of: Use,
-    cache: str,
+    of: Use,  # the retriever whose results are kept
+    cache: str,  # the file they are kept in
     corpus: Sequence[Passage] | None = None,
-    max_bytes: int = 1_000_000_000,
-    max_age_s: float | None = None,
+    max_bytes: int = 1_000_000_000,  # of the file; the oldest results go first
+    max_age_s: float | None = None,  # how long a result counts; none: for ever
 ) -> SearchCache:
     """The search of `of` behind a cache in the file `cache`, as in use("cached", of=use("http", url=...), cache=...).
 

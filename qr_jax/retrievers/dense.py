@@ -22,18 +22,18 @@ DEVICES = True
 def dense(
     *,
     corpus: Sequence[Passage],
-    model: str = "minilm",
-    index: str | None = None,
-    query_prefix: str = "",
-    passage_prefix: str = "",
-    pooling: Literal["mean", "cls"] | None = None,
-    max_tokens: int | None = None,
-    storage: Literal["float32", "bfloat16", "int8"] = "float32",
-    compute: Literal["float32", "bfloat16"] = "float32",
-    batch_tokens: int | None = None,
-    devices: int | None = None,
-    approx: bool = False,
-    recall_target: float = 0.95,
+    model: str = "minilm",  # "minilm", or a folder or hub id of a BERT-family encoder
+    index: str | None = None,  # the folder where vectors are kept; none: in memory
+    query_prefix: str = "",  # put before each query (E5: "query: ")
+    passage_prefix: str = "",  # put before each passage (E5: "passage: ")
+    pooling: Literal["mean", "cls"] | None = None,  # how a text's vectors become one; none: as the model's files say
+    max_tokens: int | None = None,  # of a passage or query; none: the model's own limit
+    storage: Literal["float32", "bfloat16", "int8"] = "float32",  # type of the vectors, on disk and on devices
+    compute: Literal["float32", "bfloat16"] = "float32",  # type in which the encoder computes
+    batch_tokens: int | None = None,  # embedded at once on a device; none: 1,024 on a CPU, else 32,768
+    devices: int | None = None,  # how many of this host's share the search; none: all
+    approx: bool = False,  # approximate search (jax.lax.approx_max_k)
+    recall_target: float = 0.95,  # share of the exact results that the approximate search is to find
 ) -> SearchFunction:
     """A search by the products of a query's vector with those of title + " " + text: best first, equal scores by id.
 

@@ -13,18 +13,18 @@ EXAMPLE = {"url": "http://127.0.0.1:8000/retrieve"}
 
 def http(
     *,
-    url: str,
-    protocol: Literal["search_r1", "skyrl", "flashrag", "r1_searcher"] = "search_r1",
-    token_env: str | None = None,
-    batch: int = 64,
-    at_once: int = 8,
-    query_chars: int = 2000,
-    timeout_s: float = 10.0,
-    deadline_s: float = 25.0,
-    retries: int = 2,
-    pause_after: int = 5,
-    pause_s: float = 10.0,
-    response_bytes: int = 16_000_000,
+    url: str,  # the server's address; without a path the protocol's is taken
+    protocol: Literal["search_r1", "skyrl", "flashrag", "r1_searcher"] = "search_r1",  # how the server is asked
+    token_env: str | None = None,  # the environment variable with a bearer token; none: no token is sent
+    batch: int = 64,  # queries of one request
+    at_once: int = 8,  # requests that run at one time
+    query_chars: int = 2000,  # characters of a query; what is longer is cut
+    timeout_s: float = 10.0,  # of one try
+    deadline_s: float = 25.0,  # of all tries together; keep it below rollout.search_deadline_s
+    retries: int = 2,  # further tries, with growing pauses
+    pause_after: int = 5,  # failures in a row after which nothing is sent for pause_s
+    pause_s: float = 10.0,  # how long nothing is sent then
+    response_bytes: int = 16_000_000,  # of an answer; a larger one is refused
 ) -> SearchFunction:
     """A search that asks the server at `url`; the protocol's path is added to a URL without one.
 

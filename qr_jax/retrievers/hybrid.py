@@ -13,9 +13,9 @@ DEVICES = True
 def hybrid(
     *,
     corpus: Sequence[Passage],
-    parts: tuple[Use, ...] = (Use("bm25"), Use("dense")),
-    constant: float = 60.0,
-    depth: int = 100,
+    parts: tuple[Use, ...] = (Use("bm25"), Use("dense")),  # the retrievers, two or more
+    constant: float = 60.0,  # k of 1 / (k + rank): how little the first places count more
+    depth: int = 100,  # passages each part is asked for
 ) -> SearchFunction:
     """A search whose score is the sum of 1 / (constant + rank) over the parts' lists, the first rank being 1.
 

@@ -13,19 +13,19 @@ EXAMPLE = {"of": "none", "url": "http://127.0.0.1:8000/rerank"}
 
 def reranked(
     *,
-    of: Use,
-    url: str,
+    of: Use,  # the retriever whose passages are put in order
+    url: str,  # the rerank server's address
     corpus: Sequence[Passage] | None = None,
-    depth: int = 20,
-    token_env: str | None = None,
-    at_once: int = 8,
-    query_chars: int = 2000,
-    timeout_s: float = 10.0,
-    deadline_s: float = 25.0,
-    retries: int = 2,
-    pause_after: int = 5,
-    pause_s: float = 10.0,
-    response_bytes: int = 16_000_000,
+    depth: int = 20,  # passages that are put in order
+    token_env: str | None = None,  # the environment variable with a bearer token; none: no token is sent
+    at_once: int = 8,  # requests that run at one time
+    query_chars: int = 2000,  # characters of a query; what is longer is cut
+    timeout_s: float = 10.0,  # of one try
+    deadline_s: float = 25.0,  # of all tries together; keep it below rollout.search_deadline_s
+    retries: int = 2,  # further tries, with growing pauses
+    pause_after: int = 5,  # failures in a row after which nothing is sent for pause_s
+    pause_s: float = 10.0,  # how long nothing is sent then
+    response_bytes: int = 16_000_000,  # of an answer; a larger one is refused
 ) -> SearchFunction:
     """A search for the k passages that the server at `url` ranks best among the first `depth` (k, if more) of `of`.
 

@@ -12,18 +12,18 @@ from qr_jax.retrieval import http_post
 
 def serper(
     *,
-    key_env: str = "SERPER_API_KEY",
-    url: str = "https://google.serper.dev/search",
-    country: str | None = None,
-    language: str | None = None,
-    at_once: int = 4,
-    query_chars: int = 400,
-    timeout_s: float = 10.0,
-    deadline_s: float = 25.0,
-    retries: int = 2,
-    pause_after: int = 5,
-    pause_s: float = 10.0,
-    response_bytes: int = 2_000_000,
+    key_env: str = "SERPER_API_KEY",  # the environment variable with the key
+    url: str = "https://google.serper.dev/search",  # Serper's address
+    country: str | None = None,  # as in us (gl)
+    language: str | None = None,  # as in en (hl)
+    at_once: int = 4,  # requests that run at one time
+    query_chars: int = 400,  # characters of a query; what is longer is cut
+    timeout_s: float = 10.0,  # of one try
+    deadline_s: float = 25.0,  # of all tries together; keep it below rollout.search_deadline_s
+    retries: int = 2,  # further tries, with growing pauses
+    pause_after: int = 5,  # failures in a row after which nothing is sent for pause_s
+    pause_s: float = 10.0,  # how long nothing is sent then
+    response_bytes: int = 2_000_000,  # of an answer; a larger one is refused
 ) -> SearchFunction:
     """A search of the web: a page's address is its passage's id, and 1 / place in the list its score.
 

@@ -10,7 +10,12 @@ from qr_jax.records import Episode, Query, Scores
 TURNS = 8
 
 
-def e_grpo(query: Query, episodes: Sequence[Episode], *, alpha: float = 0.3) -> Scores:
+def e_grpo(
+    query: Query,
+    episodes: Sequence[Episode],
+    *,
+    alpha: float = 0.3,  # what a wrong answer is worth whose searches named most entities
+) -> Scores:
     """1 where the answer is right, alpha g_i / max_j g_j where it is wrong, g_i the share of `query.entities` that
     episode i's own turns name.
 

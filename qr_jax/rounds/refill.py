@@ -7,7 +7,12 @@ from qr_jax.records import Ask, Outcome
 
 
 def refill(
-    pool: Pool, so_far: Sequence[Outcome], *, queries: int, oversample: int = 1, max_rounds: int = 10
+    pool: Pool,
+    so_far: Sequence[Outcome],
+    *,
+    queries: int,
+    oversample: int = 1,
+    max_rounds: int = 10,  # draws of a step at most
 ) -> Ask | None:
     """Ask for k * B further queries until B groups bear signal, `max_rounds` rounds were drawn or nobody is left.
 

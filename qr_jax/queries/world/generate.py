@@ -40,23 +40,23 @@ class WorldSettings:
     place, and where these end too there are fewer questions.
     """
 
-    seed: int = 0
-    people: int = 160
-    cities: int = 60
-    countries: int = 20
-    companies: int = 60
-    universities: int = 40
-    documents: int | None = None
-    train: int = 2000
-    dev: int = 1000
-    test: int = 1000
-    traces: int = 3000
+    seed: int = 0  # another one, other facts
+    people: int = 160  # in the world
+    cities: int = 60  # in the world
+    countries: int = 20  # in the world
+    companies: int = 60  # in the world
+    universities: int = 40  # in the world
+    documents: int | None = None  # about so many, instead of the five counts above; none: by these
+    train: int = 2000  # training questions
+    dev: int = 1000  # held-out questions, which evaluations ask
+    test: int = 1000  # further held-out questions
+    traces: int = 3000  # of an expert
     hops: tuple[float, ...] = (0.2, 0.35, 0.25, 0.2)  # weights of chains of 1, 2, 3, 4 hops in the questions
     comparison: float = 0.06  # share of questions; chains are what comparisons and intersections leave
-    intersection: float = 0.04
-    trace_hops: tuple[float, ...] = (0.45, 0.35, 0.15, 0.05)
-    trace_comparison: float = 0.06
-    trace_intersection: float = 0.04
+    intersection: float = 0.04  # share of questions
+    trace_hops: tuple[float, ...] = (0.45, 0.35, 0.15, 0.05)  # as hops, of the traces
+    trace_comparison: float = 0.06  # share of the traces
+    trace_intersection: float = 0.04  # share of the traces
     trace_phrasings: int = 2  # of each relation's four, how many the traces show
     trace_garbled: float = 0.2  # of the phrases in traces, nonsense: the policy must stay open about what these mean
     impossible: float = 0.0  # share of the training questions whose gold answer no passage holds and no word spells

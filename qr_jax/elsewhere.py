@@ -1,0 +1,97 @@
+"""What verl (and Search-R1 and SkyRL, which have its names), TRL and Tunix call a setting, and what it is here."""
+
+from collections.abc import Mapping
+
+# By the last part of the name there, or its last two where one would say too little.
+SETTINGS: Mapping[str, str] = {
+    # how much is drawn and sampled
+    "rollout.n": "pool.samples", "n_agent": "pool.samples", "num_generations": "pool.samples",
+    "group_size": "pool.samples", "n_samples_per_prompt": "pool.samples",
+    "train_batch_size": "pool.queries", "batch_size": "pool.queries", "generation_batch_size": "pool.queries",
+    "gen_batch_size": "pool.oversample", "filter_groups.enable": "pool.rounds",
+    "filter_groups.metric": "pool.channel", "max_num_gen_batches": "pool.rounds.max_rounds",
+    # rollouts
+    "max_completion_length": "rollout.turn_tokens", "max_response_length": "rollout.turn_tokens",
+    "response_length": "rollout.turn_tokens", "max_generate_length": "rollout.turn_tokens",
+    "max_tokens_to_generate": "rollout.turn_tokens", "max_prompt_length": "rollout.context_tokens",
+    "prompt_length": "rollout.context_tokens", "max_start_length": "rollout.context_tokens",
+    "max_model_len": "rollout.context_tokens", "vllm_max_model_length": "rollout.context_tokens",
+    "kv_cache_size": "rollout.context_tokens", "max_obs_length": "rollout.observation_tokens",
+    "max_tool_response_length": "rollout.observation_tokens", "topk": "rollout.search_k",
+    "max_num_seqs": "rollout.slots", "gpu_memory_utilization": "rollout.slots",
+    "vllm_gpu_memory_utilization": "rollout.slots", "mask_truncated_completions": "rollout.overlong",
+    "max_turns": "env.max_turns", "max_assistant_turns": "env.max_turns",
+    "max_tool_calling_iterations": "env.max_turns",
+    "tool_config_path": "retriever", "tools": "retriever", "search_url": "retriever.url",
+    # the learner
+    "ppo_mini_batch_size": "learner.updates", "mini_batch_size": "learner.updates", "num_iterations": "learner.updates",
+    "ppo_epochs": "learner.updates", "steps_per_generation": "learner.updates",
+    "per_device_train_batch_size": "learner.rows", "ppo_micro_batch_size_per_gpu": "learner.rows",
+    "ppo_micro_batch_size": "learner.rows", "train_micro_batch_size": "learner.rows",
+    "gradient_accumulation_steps": "learner.rows", "ppo_max_token_len_per_gpu": "learner.row_tokens",
+    "learning_rate": "learner.lr", "optim.lr": "learner.lr", "lr_scheduler_type": "learner.schedule",
+    "warmup_steps": "learner.warmup_updates", "lr_warmup_steps": "learner.warmup_updates",
+    "warmup_ratio": "learner.warmup_updates", "lr_warmup_steps_ratio": "learner.warmup_updates",
+    "weight_decay": "learner.weight_decay", "max_grad_norm": "learner.clip_norm", "grad_clip": "learner.clip_norm",
+    "adam_beta1": "learner.betas", "adam_beta2": "learner.betas", "adam_epsilon": "learner.eps",
+    "beta": "learner.kl_weight", "kl_coef": "learner.kl_weight", "kl_loss_coef": "learner.kl_weight",
+    "use_kl_loss": "learner.kl_weight", "use_kl_in_reward": "learner.kl_weight",
+    "kl_loss_type": "learner.kl", "kl_penalty": "learner.kl", "entropy_coeff": "learner.entropy_weight",
+    "epsilon": "loss.low", "clip_ratio": "loss.low", "clip_ratio_low": "loss.low", "clip_ratio_high": "loss.high",
+    "epsilon_high": "loss.high", "delta": "loss.dual", "clip_ratio_c": "loss.dual",
+    "loss_agg_mode": "learner.reduce", "loss_type": "learner.reduce", "loss_algo": "learner.loss",
+    "policy_loss.loss_mode": "learner.loss", "adv_estimator": "learner.advantage",
+    "advantage_estimator": "learner.advantage", "scale_rewards": "learner.advantage",
+    "norm_adv_by_std_in_grpo": "learner.advantage", "rollout_is": "learner.importance",
+    "rollout_is_threshold": "learner.importance_high",
+    "vllm_importance_sampling_correction": "learner.importance",
+    "vllm_importance_sampling_cap": "learner.importance_high",
+    # how long, and what is kept and said
+    "max_steps": "train.steps", "total_epochs": "train.steps", "num_train_epochs": "train.steps",
+    "num_epochs": "train.steps", "total_training_steps": "train.steps",
+    "save_steps": "train.checkpoint_every", "save_interval_steps": "train.checkpoint_every",
+    "save_freq": "train.checkpoint_every", "save_total_limit": "train.keep_checkpoints",
+    "max_to_keep": "train.keep_checkpoints", "max_actor_ckpt_to_keep": "train.keep_checkpoints",
+    "eval_steps": "evaluation.every", "eval_every_n_steps": "evaluation.every", "eval_strategy": "evaluation.every",
+    "test_freq": "evaluation.every", "val_kwargs.n": "evaluation.samples",
+    "val_kwargs.temperature": "evaluation.temperature", "num_generations_eval": "evaluation.samples",
+    "report_to": "log.wandb", "logger": "log.wandb",
+    # the model, the questions and the devices
+    "model.path": "model.name", "model_name_or_path": "model.name", "model_id": "model.name",
+    "dtype": "model.compute", "bf16": "model.compute", "torch_dtype": "model.compute",
+    "gradient_checkpointing": "model.remat", "enable_gradient_checkpointing": "model.remat",
+    "train_files": "data.train", "dataset_name": "data.train", "train_dataset": "data.train",
+    "val_files": "data.eval", "eval_dataset": "data.eval", "train_data_num": "data.train_limit",
+    "max_train_samples": "data.train_limit", "val_data_num": "data.eval_limit",
+    "reward_funcs": "reward", "custom_reward_function.path": "reward", "reward_manager": "reward",
+    "fsdp_size": "mesh.fsdp", "n_gpus_per_node": "mesh.fsdp", "nnodes": "mesh.fsdp",
+    "tensor_model_parallel_size": "mesh.tensor", "vllm_tensor_parallel_size": "mesh.tensor", "tp": "mesh.tensor",
+}  # fmt: skip
+# What they set and nothing here does.
+SENTENCES: Mapping[str, str] = {
+    "output_dir": "the run's folder is --run FOLDER here",
+    "default_local_dir": "the run's folder is --run FOLDER here",
+    "checkpoint_root_directory": "the run's folder is --run FOLDER here",
+    "experiment_name": "the run's folder is --run FOLDER here",
+    "project_name": "the run's folder is --run FOLDER here",
+    "resume_mode": "the same command goes on with a run by itself here; --restart begins anew",
+    "resume_from_checkpoint": "the same command goes on with a run by itself here; --restart begins anew",
+    "val_before_train": "a run always evaluates before training here",
+    "val_only": "`qr-jax eval RUN` evaluates and trains nothing here",
+    "state_masking": "only tokens that the model sampled are ever trained on here",
+    "use_remove_padding": "rows are always packed here",
+    "use_vllm": "the engine that samples is our own here, and needs no setting",
+    "shuffle": "the order of queries follows the seed and pool.rule here",
+    "logging_steps": "every step is written to metrics.jsonl here",
+}
+
+
+def said_of(name: str) -> str | None:
+    """What another system's setting is here, as an error ends with it; None for a name that none is known to have."""
+    parts = name.lstrip("+").split(".")  # Hydra's sign of a key that the config lacks
+    for end in (".".join(parts[-2:]), parts[-1]):
+        if end in SETTINGS:
+            return f"it is {SETTINGS[end]} here"
+        if end in SENTENCES:
+            return SENTENCES[end]
+    return None

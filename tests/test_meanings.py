@@ -1,0 +1,72 @@
+"""What `qr-jax settings` lists: every setting, with its type, its default and what it means."""
+
+import json
+
+import pytest
+
+from qr_jax import cli, meanings, overrides, plugins
+from qr_jax.config import Config
+from qr_jax.interfaces import CONTRACTS
+
+
+def test_every_setting_has_a_meaning():
+    every = [setting for section in meanings.sections() for setting in section.settings]
+    assert not [setting.name for setting in every if len(setting.meaning) < 5], "write a comment beside it"
+    assert not [setting.name for setting in every if not setting.type]
+
+
+def test_all_settings_of_the_config_and_of_every_plug_in_are_listed():
+    sections = meanings.sections()
+    listed = {setting.name for section in sections for setting in section.settings}
+    assert set(overrides.known_names(Config())) <= listed
+    assert {section.plugin for section in sections if section.plugin} == {
+        name for kind in CONTRACTS for name in plugins.names(kind)
+    }
+
+
+def test_what_is_listed_can_be_typed_as_it_stands():
+    for section in meanings.sections():
+        chosen = [section.name] if section.plugin else []
+        plain = [setting for setting in section.settings if setting.default and "(" not in setting.default]
+        typed = [f"{setting.name}={setting.default}" for setting in plain if setting.name != "data.world"]
+        overrides.override(Config(), chosen + typed)
+
+
+def test_a_type_a_default_and_a_meaning_by_hand():
+    (samples,) = meanings.chosen("pool.samples")[0].settings
+    assert (samples.name, samples.type, samples.default) == ("pool.samples", "a whole number", "4")
+    assert samples.meaning == "K: episodes of one query"
+    (high,) = meanings.chosen("clip")[0].settings[1:2]
+    assert (high.name, high.type, high.default) == ("learner.loss.high", "a number", "0.28")
+    act = next(setting for setting in meanings.chosen("guards")[0].settings if setting.name == "guards.act")
+    assert act.meaning.startswith("stop: save and end")  # the comment above it
+    assert meanings.typed((64, 256)) == "64,256" and meanings.typed(True) == "true" and meanings.typed(1.0) == "1.0"
+
+
+@pytest.mark.parametrize(
+    ("what", "names"),
+    [
+        ("pool", ["pool"]),
+        ("rounds", ["pool.rounds=once", "pool.rounds=refill"]),
+        ("foresee", ["pool.rule=foresee"]),
+        ("loss.high", ["learner.loss=clip", "learner.loss=llds"]),
+        ("samples", ["pool", "evaluation"]),
+    ],
+)
+def test_a_section_a_kind_a_plug_in_or_a_setting_is_found(what, names):
+    assert [section.name for section in meanings.chosen(what)] == names
+
+
+def test_the_command_says_what_is_near_and_what_another_system_s_name_is(capsys):
+    assert cli.main(["settings", "sampels"]) == 2
+    assert "did you mean pool.samples?" in capsys.readouterr().err
+    assert cli.main(["settings", "rollout.n"]) == 2
+    assert "it is pool.samples here" in capsys.readouterr().err
+    assert cli.main(["settings", "pool", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["settings"][0]["name"] == "pool.queries"
+
+
+def test_help_of_train_points_to_the_settings(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["train", "--help"])
+    assert "qr-jax settings" in capsys.readouterr().out
