@@ -1,4 +1,4 @@
-"""The commands that open a run's folder: ask its agent, export its model, pack what a bug report needs."""
+"""The commands that open runs' folders: list them, ask an agent, export its model, pack what a bug report needs."""
 
 import argparse
 from pathlib import Path
@@ -10,6 +10,9 @@ from qr_jax.commands import options
 
 def add(command: Any) -> None:
     """Their parsers, as `cli.make_parser` adds those of the other commands."""
+    listing = command("runs", _runs, "the runs in a folder: how far each is, and its last accuracy")
+    listing.add_argument("folder", nargs="?", type=Path, default=Path("runs"), metavar="FOLDER", help="(runs)")
+    options.add_json(listing)
     ask = command("ask", _ask, "show a trained agent's searches and answer to one question")
     export = command("export", _export, "write the model as a Hugging Face folder")
     for made in (ask, export):
@@ -22,6 +25,17 @@ def add(command: Any) -> None:
     options.add_json(ask)
     export.add_argument("--hf", type=Path, required=True, metavar="FOLDER", help="where the model goes")
     export.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16", help="of the weights")
+
+
+def _runs(arguments: argparse.Namespace) -> int:
+    from qr_jax.report import run_list
+
+    found = run_list.runs_in(arguments.folder)
+    if not found and not arguments.json:
+        print(f"{arguments.folder} has no runs; `qr-jax train configs/quickstart.py` makes one")
+        return 0
+    rows = [vars(run) | {"folder": str(run.folder)} for run in found]
+    return options.show(rows, arguments.json, lambda _: run_list.format_table(found))
 
 
 def _ask(arguments: argparse.Namespace) -> int:

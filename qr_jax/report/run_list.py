@@ -1,0 +1,140 @@
+"""Which runs a folder holds, and how far each of them is: `qr-jax runs`."""
+
+import fcntl
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from qr_jax import run_lock
+from qr_jax.report.read import BEFORE
+
+State = Literal["training", "finished", "stopped", "untouched"]
+SKIPPED = ("checkpoints", "logs", "episodes", "worlds", "questions", "eval")  # folders that hold no run
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One run. `steps` is what its config asks for; `accuracy` the last greedy exact match, over `questions`.
+
+    training: a process writes it; finished: its summary tells of its last step; stopped: it was killed or told to stop,
+    and the same command goes on with it; untouched: nothing was saved yet.
+    """
+
+    folder: Path
+    state: State
+    step: int
+    steps: int
+    stage: Literal["train", "cold start"]
+    accuracy: float | None = None
+    questions: int | None = None
+    after: int | None = None  # the step that the accuracy is of
+
+
+def runs_in(folder: Path) -> list[Listed]:
+    """The runs in a folder and below, by name; a run's own cold start is part of it. ValueError: there is no folder."""
+    if not folder.is_dir():
+        raise ValueError(f"there is no folder {folder}; name the one that runs were made in (without a name: runs/)")
+    return [listed(run) for run in sorted(_folders(folder))]
+
+
+def _folders(folder: Path) -> Iterator[Path]:
+    if (folder / "config.json").is_file():
+        yield folder
+        return
+    for below in folder.iterdir():
+        if below.is_dir() and not below.is_symlink() and below.name not in SKIPPED:
+            yield from _folders(below)
+
+
+def listed(folder: Path) -> Listed:
+    """What a run's files say of it, while it may be writing them."""
+    config, summary = _object(folder / "config.json"), _object(folder / "summary.json")
+    step, rows = _metrics(folder / "metrics.jsonl")
+    steps = _whole(config.get("train"), "steps")
+    stage: Literal["train", "cold start"] = "train"
+    before, after = _object(folder / BEFORE), summary.get("after")
+    evaluated = [(row["step"], row["eval/exact_match"], _during(config, before)) for row in rows]
+    if isinstance(after, Mapping) and "exact_match" in after:
+        evaluated.append((summary.get("steps"), after["exact_match"], after.get("questions")))
+    elif not evaluated and "exact_match" in before:
+        evaluated = [(0, before["exact_match"], before.get("questions"))]
+    ended = bool(step) and summary.get("steps") == step
+    if not step and (folder / "sft" / "metrics.jsonl").is_file():
+        step, _ = _metrics(folder / "sft" / "metrics.jsonl")
+        stage, steps = "cold start", _whole(config.get("sft"), "steps")
+    state: State = "finished" if ended else "stopped" if step or before else "untouched"
+    if is_held(folder):
+        state = "training"
+    at, accuracy, questions = evaluated[-1] if evaluated else (None, None, None)
+    return Listed(folder, state, step, steps, stage, accuracy, questions, at)
+
+
+def is_held(folder: Path) -> bool:
+    """Whether a process writes the run now."""
+    try:
+        with (folder / run_lock.NAME).open("rb") as file:
+            if not file.read(1):  # given back; asking for the lock could keep a run that starts now from having it
+                return False
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def format_table(found: list[Listed]) -> str:
+    """A line a run: its folder, state, step and last accuracy."""
+    rows = [("run", "state", "step", "exact match")]
+    for run in found:
+        of = f"{'cold start ' if run.stage == 'cold start' else ''}{run.step}/{run.steps}"
+        rows.append((str(run.folder), run.state, of, _accuracy(run)))
+    width = [max(len(row[column]) for row in rows) for column in range(3)]
+    return "\n".join("  ".join([*map(str.ljust, row[:3], width), row[3]]).rstrip() for row in rows)
+
+
+def _accuracy(run: Listed) -> str:
+    if run.accuracy is None:
+        return "-"
+    when = f"after step {run.after}" if run.after else "before training"
+    return f"{run.accuracy:.3f} over {run.questions} questions, {when}"
+
+
+def _during(config: Mapping[str, Any], before: Mapping[str, Any]) -> int | None:
+    """How many questions an evaluation between the first and the last asks."""
+    every, during = before.get("questions"), (config.get("evaluation") or {}).get("during")
+    return min(every, during) if every and during else every
+
+
+def _metrics(path: Path) -> tuple[int, list[dict[str, Any]]]:
+    """The last step, and the rows that have an evaluation."""
+    try:
+        lines = path.read_bytes().split(b"\n")[:-1]
+    except OSError:
+        return 0, []
+    rows = [_parsed(line) for line in lines if b'"eval/exact_match"' in line]
+    last = _parsed(lines[-1]) if lines else {}
+    return _whole(last, "step"), [row for row in rows if row.get("eval/exact_match") is not None and "step" in row]
+
+
+def _object(path: Path) -> dict[str, Any]:
+    try:
+        return _parsed(path.read_bytes())
+    except OSError:
+        return {}
+
+
+def _parsed(text: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _whole(value: Any, name: str) -> int:
+    """A whole number of a mapping that may not be one; 0 without."""
+    number = value.get(name) if isinstance(value, Mapping) else None
+    return number if isinstance(number, int) else 0

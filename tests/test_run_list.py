@@ -1,0 +1,81 @@
+"""`qr-jax runs`: which runs there are, how far each is, and how good it was when it was last asked."""
+
+import json
+
+from qr_jax import cli
+from qr_jax.report import run_list
+from qr_jax.run_lock import RunLock
+
+
+def a_run(folder, *, metrics=(), summary=None, before=None, steps=4):
+    folder.mkdir(parents=True)
+    config = {"train": {"steps": steps}, "sft": {"steps": 9}, "evaluation": {"during": 200}}
+    (folder / "config.json").write_text(json.dumps(config))
+    if metrics:
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in metrics))
+    if summary:
+        (folder / "summary.json").write_text(json.dumps(summary))
+    if before:
+        (folder / "before.json").write_text(json.dumps(before))
+    return folder
+
+
+BEFORE = {"exact_match": 0.25, "questions": 1000}
+STEPS = [{"step": 1}, {"step": 2, "eval/exact_match": 0.5}, {"step": 3}]
+
+
+def test_each_state_by_its_files(tmp_path):
+    a_run(tmp_path / "a_new")
+    a_run(tmp_path / "b_begun", before=BEFORE)
+    a_run(tmp_path / "c_killed", metrics=STEPS, before=BEFORE)
+    done = {"steps": 3, "after": {"exact_match": 0.75, "questions": 1000}}
+    a_run(tmp_path / "study" / "d_done", metrics=STEPS, before=BEFORE, summary=done, steps=3)
+    longer = a_run(tmp_path / "e_longer", metrics=[*STEPS, {"step": 4}], summary=done, before=BEFORE, steps=8)
+    lock = RunLock(longer)  # it was finished, and goes on now
+    told = [(run.folder.name, run.state, run.step, run.accuracy, run.questions) for run in run_list.runs_in(tmp_path)]
+    lock.release()
+    assert told == [
+        ("a_new", "untouched", 0, None, None),
+        ("b_begun", "stopped", 0, 0.25, 1000),
+        ("c_killed", "stopped", 3, 0.5, 200),
+        ("e_longer", "training", 4, 0.75, 1000),
+        ("d_done", "finished", 3, 0.75, 1000),
+    ]
+    assert not run_list.is_held(longer)
+
+
+def test_a_lock_that_a_killed_process_left_is_not_training(tmp_path):
+    run = a_run(tmp_path / "run", metrics=STEPS)
+    (run / "run.lock").write_text('{"pid": 1}')
+    assert run_list.listed(run).state == "stopped"
+
+
+def test_a_run_in_its_cold_start_says_so_and_its_folder_is_no_second_run(tmp_path, capsys):
+    a_run(tmp_path / "run")
+    a_run(tmp_path / "run" / "sft", metrics=[{"step": 5}])
+    assert cli.main(["runs", str(tmp_path)]) == 0
+    head, line = capsys.readouterr().out.splitlines()
+    assert head.split() == ["run", "state", "step", "exact", "match"]
+    assert line.split()[1:] == ["stopped", "cold", "start", "5/9", "-"]
+
+
+def test_the_command_prints_a_line_a_run_and_json(tmp_path, capsys):
+    a_run(tmp_path / "run", metrics=STEPS, before=BEFORE)
+    assert cli.main(["runs", str(tmp_path)]) == 0
+    assert "3/4   0.500 over 200 questions, after step 2" in capsys.readouterr().out
+    assert cli.main(["runs", str(tmp_path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["state"] == "stopped"
+
+
+def test_damaged_files_hide_no_run(tmp_path):
+    run = a_run(tmp_path / "run", metrics=STEPS)
+    (run / "config.json").write_bytes(b"\xff")
+    (run / "before.json").write_text("[")
+    assert run_list.runs_in(tmp_path)[0].step == 3
+
+
+def test_no_folder_and_no_runs_are_said(tmp_path, capsys):
+    assert cli.main(["runs", str(tmp_path / "none")]) == 2
+    assert "there is no folder" in capsys.readouterr().err
+    assert cli.main(["runs", str(tmp_path)]) == 0
+    assert "has no runs" in capsys.readouterr().out
