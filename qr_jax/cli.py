@@ -5,6 +5,7 @@ import difflib
 import importlib.metadata
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -29,8 +30,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(f"there is no command {words[0]!r}{nearest(words[0], commands)}")
     overrides: list[str] = []
     try:
-        if words and words[0] in ("train", "sft", "plan"):
+        if words and words[0] in commands and commands[words[0]].get_default("takes_settings"):
             words, overrides = take_overrides(words, commands[words[0]])
+        refuse_nearly(words, parser)
         arguments = parser.parse_args(words)
         arguments.overrides = overrides
         with _shown_log(), nullcontext() if words[0] in OWN_WORDS else terminal.phase(f"qr-jax {words[0]}"):
@@ -109,6 +111,28 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def refuse_nearly(words: Sequence[str], parser: argparse.ArgumentParser) -> None:
+    """ValueError for what is nearly a part of a command (`data chek`) or nearly one of its options (`--outt`)."""
+    waiting = list(words)
+    while waiting and waiting[0] in (parts := _parts(parser)):
+        parser = parts[waiting.pop(0)]
+    if waiting and not waiting[0].startswith("-") and _parts(parser):
+        raise ValueError(f"there is no {parser.prog} {waiting[0]!r}{nearest(waiting[0], _parts(parser))}")
+    options = [name for action in parser._actions for name in action.option_strings]
+    for name in (word.partition("=")[0] for word in waiting if word.startswith("--") and word != "--"):
+        if name not in options and (close := difflib.get_close_matches(name, options, n=1, cutoff=0.7)):
+            raise ValueError(f"there is no option {name}; did you mean {close[0]}?")
+
+
+def _parts(parser: argparse.ArgumentParser) -> Mapping[str, argparse.ArgumentParser]:
+    """The parsers of a command's parts."""
+    return {
+        name: part
+        for action in parser._actions if isinstance(action, argparse._SubParsersAction)
+        for name, part in action.choices.items()
+    }  # fmt: skip
+
+
 def take_overrides(words: Sequence[str], command: argparse.ArgumentParser) -> tuple[list[str], list[str]]:
     """The command's own words, and the overrides among them (`a.b=c`, `--a.b c`), which may stand anywhere after it.
 
@@ -126,7 +150,7 @@ def take_overrides(words: Sequence[str], command: argparse.ArgumentParser) -> tu
                 raise ValueError(f"there is no option {name}; did you mean {close[0]}?")
             is_flag = equals or not waiting or waiting[0].startswith("--")
             overrides += [word] if is_flag else [f"{word}={waiting.pop(0)}"]
-        elif equals:
+        elif equals and re.fullmatch(r"\+?[\w.-]+", name):  # a question may hold "=" too
             overrides.append(word)
         else:
             own.append(word)

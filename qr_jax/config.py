@@ -250,6 +250,10 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     last. ValueError says what is wrong with the file or with an override.
     """
     path, name = parts(path)
+    if (path / "config.json").is_file():
+        raise ValueError(f"{path} is a run's folder; to go on with it, type its config: {path / 'config.json'}")
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; wanted a config: a Python file (configs/quickstart.py) or a config.json")
     if not path.is_file():
         close = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.py")], n=1)
         raise ValueError(f"there is no config {path}" + (f"; did you mean {path.parent / close[0]}?" if close else ""))
@@ -258,6 +262,9 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
             read = json.loads(path.read_text(encoding="utf-8"))
         except (ValueError, RecursionError) as error:  # bytes that are no UTF-8, among others
             raise ValueError(f"{path} is no JSON: {error}") from error
+        if isinstance(read, Mapping) and "architectures" in read:
+            takes = "`qr-jax ask`, `chat` and `eval` take such a folder; all else wants the run it comes from"
+            raise ValueError(f"{path} is a model's (Hugging Face), not a run's: {takes}")
     else:
         read = _made_by(path, name)
     return from_json(plain(override(from_json(read), overrides)))
@@ -267,6 +274,15 @@ def parts(path: str | Path) -> tuple[Path, str]:
     """The file and the name in it that `file.py:name` means; the name is "config" where none is given."""
     file, colon, name = str(path).rpartition(":")
     return (Path(file), name) if colon and file.endswith(".py") and name.isidentifier() else (Path(path), "config")
+
+
+def is_run(folder: str | Path) -> bool:
+    """Whether the folder is a run's, by its config.json: a Hugging Face folder has one too."""
+    file = Path(folder) / "config.json"
+    try:
+        return file.is_file() and "rollout" in json.loads(file.read_bytes())
+    except (ValueError, RecursionError, TypeError):
+        return False
 
 
 def _made_by(path: Path, name: str) -> Config:

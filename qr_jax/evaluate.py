@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from qr_jax import answers, assemble, runs, terminal
+from qr_jax import answers, assemble, config, runs, terminal
 from qr_jax.columns import aligned
 from qr_jax.config import Config
 from qr_jax.evaluation import manifest, subject
@@ -188,6 +188,7 @@ def format_table(figures: Mapping[str, Any]) -> str:
 
 def evaluate(
     run: str | Path,
+    settings: Config | None = None,
     *,
     retriever: str | None = None,
     world_seed: int | None = None,
@@ -196,8 +197,13 @@ def evaluate(
     step: int | None = None,
     allow_plugins: Sequence[str] | None = None,
 ) -> dict[str, Any]:
-    """Evaluate a run's checkpoint; the result is also written to RUN/eval, with its manifest in it."""
-    settings = runs.load(run)
+    """Evaluate a run's checkpoint; the result is also written to RUN/eval, with its manifest in it.
+
+    `settings` are another config to ask it by. A `run` that is a model's folder is asked by them alone, and its result
+    goes to runs/eval/ and the folder's name.
+    """
+    is_run = config.is_run(run)
+    settings = runs.load(run) if settings is None else settings
     if world_seed is not None:
         settings = assemble.with_world_seed(settings, world_seed)
     settings = subject.with_retriever(settings, retriever)
@@ -206,7 +212,7 @@ def evaluate(
     samples = settings.evaluation.samples if samples is None else samples
     over = subject.corpus(settings, lambda: assemble.passages(settings), allow_plugins=allow_plugins)
     with terminal.phase("loading the model"):
-        agent, params, model = subject.open_model(settings, run, step)
+        agent, params, model = subject.open_model(settings, run if is_run else None, step)
     env = assemble.environment(settings, allow_plugins=allow_plugins)
     how: dict[str, Any] = {"samples": samples, "env": env}
     figures = measure(settings, agent.engine, params, search=over.search(), queries=queries, limit=len(queries), **how)
@@ -215,27 +221,12 @@ def evaluate(
         settings, questions=of, corpora={"eval": over.sha256}, split=split, model=model, **how
     )
     digest = manifest.sha256(json.dumps(figures["manifest"], sort_keys=True))[:8]
-    name = f"step_{model['step']:06d}_{settings.retriever.name.rpartition('.')[2]}_{digest}"
-    path = Path(run) / "eval" / f"{name}.json"
-    path.parent.mkdir(exist_ok=True)
+    stem = f"step_{model['step']:06d}" if is_run else "model"
+    place = Path(run) / "eval" if is_run else Path("runs") / "eval" / Path(run).name
+    place.mkdir(parents=True, exist_ok=True)
+    path = place / f"{stem}_{settings.retriever.name.rpartition('.')[2]}_{digest}.json"
     path.write_text(json.dumps(figures, indent=2) + "\n")
     return figures
-
-
-def ask(run: str | Path, question: str, *, allow_plugins: Sequence[str] | None = None) -> Episode:
-    """A trained agent's greedy episode for one question."""
-    if not question.strip():
-        raise ValueError("the question is empty; give one in quotes")
-    settings = runs.load(run)
-    settings = replace(settings, rollout=replace(settings.rollout, slots=1, store=1))
-    with terminal.phase("loading the passages"):
-        search = assemble.searcher(settings, allow_plugins=allow_plugins)
-    with terminal.phase("loading the model"):
-        agent, params, _ = subject.open_model(settings, run, hashed=False)
-    env = assemble.environment(settings, allow_plugins=allow_plugins)
-    how: dict[str, Any] = {"seed": settings.seed, "step": 0, "purpose": "ask", "temperature": 0.0}
-    with terminal.phase("answering"):
-        return agent.engine.run(params, [Query("ask", question, ())], 1, env=env, search=search, **how)[0][0]
 
 
 def format_episode(episode: Episode) -> str:

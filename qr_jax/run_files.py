@@ -5,13 +5,12 @@ read into one.
 """
 
 import argparse
-import json
 import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from qr_jax import trust
+from qr_jax import config, trust
 
 # Bytes of a file that is read whole. Arrays, which are not, have other names.
 LARGEST = {".json": 2**28, ".jsonl": 2**32, "COMMITTED": 2**12}
@@ -46,13 +45,12 @@ def _named(arguments: argparse.Namespace) -> Iterator[Path]:
 
 
 def _is_model(arguments: argparse.Namespace, folder: Path) -> bool:
-    """Whether `eval --suite` was given a Hugging Face folder, which it only reads; the hub's cache is full of links."""
-    if not getattr(arguments, "suite", None) or not (folder / "config.json").is_file():
-        return False
-    try:
-        return "rollout" not in json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (ValueError, RecursionError):
-        return False
+    """Whether a command that asks an agent (commands/asked.py) was given a Hugging Face folder, which it only reads.
+
+    The hub's cache is full of links.
+    """
+    asks = {"run", "config"} <= {*vars(arguments)}
+    return asks and (folder / "config.json").is_file() and not config.is_run(folder)
 
 
 def _strange(folder: Path) -> Iterator[tuple[str, str]]:

@@ -317,7 +317,7 @@ def load(folder: str | Path) -> Config:
     """The config of a run's folder."""
     path = Path(folder) / "config.json"
     if not path.is_file():
-        raise ValueError(f"{folder} is no run: it has no config.json")
+        raise ValueError(f"{folder} is no run: it has no config.json; `qr-jax runs` lists those that there are")
     return config.load(path)
 
 
@@ -326,7 +326,9 @@ def last_checkpoint(folder: str | Path, step: int | None = None) -> tuple[checkp
     checkpoints = checkpoint.Checkpoints(hosts.by_first(lambda: str(_checkpoints(Path(folder)))))
     last = checkpoints.latest() if step is None else step
     if last is None or not (checkpoints.path(last) / "COMMITTED").exists():
-        raise ValueError(f"{folder} has no whole checkpoint{'' if step is None else f' of step {step}'}")
+        there = ", ".join(map(str, checkpoints.steps()))
+        has = f"; it has those of steps {there}" if there else " at all: was it killed before its first?"
+        raise ValueError(f"{folder} has no whole checkpoint{'' if step is None else f' of step {step}'}{has}")
     return checkpoints, last
 
 

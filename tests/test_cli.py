@@ -79,6 +79,15 @@ def test_every_flag_of_a_command_is_known_to_it_before_or_after_its_settings(nam
         (["train", TINY, "retriever.topk=3"], "it is rollout.search_k here"),
         (["train", TINY, "retriever.url=http://x"], "those that have it: retriever=http"),
         (["train", TINY, "learner.lrr=1"], "did you mean learner.lr?"),
+        (["train", "configs"], "configs is a folder; wanted a config"),
+        (["data", "chek", "x"], "there is no qr-jax data 'chek'; did you mean check?"),
+        (["report", "x", "--outt", "y"], "there is no option --outt; did you mean --out?"),
+        (["retriever", "check", "http://x", "--cals", "3"], "there is no option --cals; did you mean --calls?"),
+        (["compare", TINY, "configs/dapo.py", "--rules", "grpo"], "one config is compared by its rules"),
+        (["compare", "configs", "pool.samples=2"], "a config takes settings"),
+        (["index", "a.jsonl", "out", "index=x"], "the index's folder is the last word, out"),
+        (["index", "a.jsonl", "out", "kk=1"], "retriever 'bm25' has no setting 'kk'; its settings are: index, method"),
+        (["world", "out", "sede=1"], "unknown setting world.sede; did you mean seed?"),
     ],
 )
 def test_what_is_nearly_right_or_another_system_s_is_said_by_its_name_here(words, says, capsys):
@@ -336,3 +345,30 @@ def test_ctrl_c_in_a_command_that_saves_nothing_is_one_line_and_130(monkeypatch,
     monkeypatch.setattr(doctor, "examine", interrupted)
     assert cli.main(["doctor"]) == 130
     assert capsys.readouterr().err == "error: stopped by Ctrl-C\n"
+
+
+def test_a_run_s_folder_in_a_config_s_place_says_what_to_type(tmp_path, capsys):
+    (tmp_path / "config.json").write_text("{}")
+    assert cli.main(["train", str(tmp_path)]) == 2
+    assert f"to go on with it, type its config: {tmp_path / 'config.json'}" in capsys.readouterr().err
+
+
+def test_settings_stand_anywhere_in_every_command_that_takes_them():
+    parser = cli.make_parser()
+    takes = {name for name, part in parser.get_default("commands").items() if part.get_default("takes_settings")}
+    assert takes == {"train", "sft", "plan", "ask", "chat", "eval", "compare", "index", "recall", "serve-retriever"} | {
+        "world"
+    }
+    commands = parser.get_default("commands")
+    own, typed = cli.take_overrides(["eval", "env.max_turns=2", "run", "--samples", "2", "a=b"], commands["eval"])
+    assert own == ["eval", "run", "--samples", "2"] and typed == ["env.max_turns=2", "a=b"]
+    question = "who wrote that E = mc2 ?"
+    assert cli.take_overrides(["ask", "run", question], commands["ask"]) == (["ask", "run", question], [])
+
+
+def test_make_help_lists_every_target_that_says_what_it_is():
+    shown = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    listed = {line.partition(":")[0] for line in shown.splitlines()}
+    lines = (ROOT / "Makefile").read_text().splitlines()
+    assert listed == {line.partition(":")[0] for line in lines if ": " in line and "  ## " in line}
+    assert {"test-pods", "bench-retrieval-server"} <= listed

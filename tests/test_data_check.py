@@ -7,6 +7,7 @@ from argparse import Namespace
 
 import pytest
 
+from qr_jax import cli
 from qr_jax.commands import data
 from qr_jax.queries import data_check, formats
 from qr_jax.queries.stored import ENDS
@@ -144,9 +145,39 @@ def test_the_command_lines_are_read():
     assert (check.run_command, check.file, check.against, check.json) == (data._check, "f.jsonl", "g.jsonl", True)
     convert = parsed("data", "convert", "f.jsonl", "out.parquet", "--to", "verl")
     assert (convert.run_command, convert.to, str(convert.out)) == (data._convert, "verl", "out.parquet")
-    index = parsed("index", "a.jsonl", "b.parquet", "out", "--k1", "0.9")
-    assert (index.corpus, str(index.out), index.k1) == (["a.jsonl", "b.parquet"], "out", 0.9)
-    recall = parsed("recall", "--corpus", "c", "--questions", "q", "--questions", "r", "k1=1", "--k", "3")
-    assert (recall.questions, recall.settings, recall.k, recall.retriever) == (["q", "r"], ["k1=1"], 3, "bm25")
+    index = parsed("index", "a.jsonl", "b.parquet", "out")
+    assert (index.corpus, str(index.out)) == (["a.jsonl", "b.parquet"], "out")
+    recall = parsed("recall", "--corpus", "c", "--questions", "q", "--questions", "r", "--k", "3")
+    assert (recall.questions, recall.k, recall.retriever) == (["q", "r"], 3, "bm25")
     with pytest.raises(SystemExit):
         parsed("data")
+
+
+def told_of(capsys, *words) -> str:
+    assert cli.main(["data", "check", *map(str, words)]) == 1
+    return capsys.readouterr().out
+
+
+def test_a_file_that_is_no_json_lines_gets_one_line_that_says_what_it_is(tmp_path, capsys):
+    table, array, latin = tmp_path / "q.csv", tmp_path / "q.json", tmp_path / "latin.jsonl"
+    table.write_text("id,question,answers\n1,who?,me\n")
+    array.write_text('[\n{"id": "1", "question": "a?", "answers": ["b"]},\n{"id": "2"}\n]\n')
+    latin.write_bytes('{"id": "1", "question": "Où?", "answers": ["là"]}\n'.encode("latin1") * 3)
+    told = told_of(capsys, table)
+    assert "error: q.csv is a table; wanted JSON lines" in told and "1 errors" in told
+    told = told_of(capsys, array)
+    assert "q.json is one JSON array; wanted JSON lines" in told and "1 errors" in told
+    told = told_of(capsys, latin)
+    assert "error: rows 1, 2, 3: not UTF-8 (byte 0xf9 at place 27 of the line)" in told and "iconv -f latin1" in told
+
+
+def test_errors_of_one_kind_are_one_line_and_many_kinds_are_cut(tmp_path, capsys):
+    file = tmp_path / "many.jsonl"
+    rows = [{"id": str(at), "question": "q?"} for at in range(280)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    told = told_of(capsys, file)
+    assert told.count("error:") == 1 and "rows 1, 2, 3, 4, 5, 6, 7, 8, 9, 10 and 270 more: has none of answers" in told
+    assert "280 errors, 0 warnings" in told
+    file.write_text("".join(json.dumps({"id": str(at), f"column_{at}": 1}) + "\n" for at in range(30)))
+    told = told_of(capsys, file)
+    assert told.count("error:") == 11 and "20 more kinds of them (--json lists all)" in told and "30 errors" in told

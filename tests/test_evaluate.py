@@ -1,5 +1,6 @@
 """Evaluation, ask and export on a finished run; the cold start; the configs that are shipped."""
 
+import io
 import json
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 import small_data
 from killed_run import tiny
 
-from qr_jax import assemble, cli, config, evaluate, sft
+from qr_jax import asking, assemble, cli, config, evaluate, sft
 from qr_jax.evaluation import subject
 from qr_jax.evaluation.manifest import differences
 from qr_jax.models import decoder, hf
@@ -84,11 +85,46 @@ def test_eval_writes_a_manifest_and_other_facts_or_no_retriever_are_one_flag_eac
 
 
 def test_ask_shows_searches_and_answer(run):
-    found = evaluate.ask(run, "who is the mayor of eskburg ?")
+    answerer = asking.opened(config.load(run / "config.json"), run)
+    found = answerer.answer("who is the mayor of eskburg ?")
     text = evaluate.format_episode(found)
     assert text.startswith("question: who is the mayor of eskburg ?") and "answer:" in text
     with pytest.raises(ValueError, match="empty"):
-        evaluate.ask(run, " ")
+        answerer.answer(" ")
+
+
+def test_chat_answers_each_line_of_a_pipe_and_says_which_words_it_cannot_read(run, monkeypatch, capsys):
+    lines = "who is the mayor of eskburg ?\n\nwho is the king of Narnia?\n"
+    monkeypatch.setattr("sys.stdin", io.StringIO(lines))
+    assert cli.main(["chat", str(run), "env.max_turns=1"]) == 0
+    told = capsys.readouterr()
+    assert told.out.count("question: ") == told.out.count("answer: ") == 2
+    assert "lacks, and it reads as unknown: king Narnia?" in told.err
+
+
+def test_ask_and_eval_take_an_exported_folder_with_what_it_does_not_say(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    model = evaluate.export(run, tmp_path / "exported", dtype="float32")
+    question = "who is the mayor of eskburg ?"
+    for words, missing in (
+        (["ask", str(model), question], "give data.corpus=FILE (or retriever=NAME"),
+        (["eval", str(model)], "give data.eval=FILE and data.corpus=FILE"),
+        (["report", str(model)], "holds no run"),
+        (["probe", str(model)], "is a model's (Hugging Face), not a run's"),
+    ):
+        assert cli.main(words) == 2
+        assert missing in capsys.readouterr().err, words
+    settings = config.load(run / "config.json")
+    (tmp_path / "asked.py").write_text(
+        f"from qr_jax.config import from_json\nconfig = from_json({config.to_json(settings)!r})\n"
+    )
+    assert cli.main(["ask", str(run), question]) == 0
+    own = capsys.readouterr().out
+    assert cli.main(["ask", str(model), question, "--config", "asked.py"]) == 0
+    assert capsys.readouterr().out == own
+    assert cli.main(["eval", str(model), "--config", "asked.py", "--questions", "2", "--json"]) == 0
+    made = json.loads(capsys.readouterr().out)["manifest"]
+    assert made["model"]["step"] is None and len(list((tmp_path / "runs/eval/exported").glob("model_bm25_*.json"))) == 1
 
 
 def test_an_export_loads_with_the_same_logits_and_tokenizer(run, tmp_path):

@@ -25,7 +25,8 @@ ROOMS = (
     ("rollout", "learning", "checkpoint", "report")
     + tuple(f"retrieval.{name}" for name in ("server", "http_server", "server_metrics", "search_batcher", "check")),
     ("assemble", "runs"),
-    ("step", "begin", "ending", "train", "sft", "evaluate", "evaluation.subject", "evaluation.answering", "planning")
+    ("step", "begin", "ending", "train", "sft", "evaluate", "asking", "evaluation.subject", "evaluation.answering")
+    + ("planning",)
     + tuple(f"studies.{name}" for name in ("compare", "probe", "launch", "study")),
     ("cli", "commands", "bug_report"),
 )

@@ -203,6 +203,11 @@ def test_the_command_prints_json_and_refuses_what_it_cannot_say(run, tmp_path, c
     assert found["samples"] == 2 and {row["arm"] for row in found["queries"]} >= {"hard"}
     with pytest.raises(ValueError, match="samples=1 hold no group of pool.samples=2"):
         probe.probe(run, samples=1)
+    shutil.copytree(run, tmp_path / "few")
+    for step in (0, 2):
+        shutil.rmtree(tmp_path / "few" / "checkpoints" / f"step_{step:08d}")
+    with pytest.raises(ValueError, match=r"one checkpoint stands for.*of steps 4, 5.*train.keep_every"):
+        probe.probe(tmp_path / "few")  # as the quickstart keeps them: the last two
     shutil.copytree(run, tmp_path / "run")
     for step in (0, 2, 4):
         shutil.rmtree(tmp_path / "run" / "checkpoints" / f"step_{step:08d}")

@@ -81,7 +81,7 @@ def test_the_peers_own_server_is_seen_to_lose_documents_without_scores():
             lambda head, body: {"result": [documents(body["queries"][0], 1) for _ in body["queries"]]},
             "2 queries at once",
         ),
-        (lambda head, body: {"result": [[] for _ in body["queries"]]}, "no query found anything"),
+        (lambda head, body: {"result": [[] for _ in body["queries"]]}, "is its corpus empty, or about something else?"),
         (
             lambda head, body: raw({}, "400 No") if any(not q.isascii() for q in body["queries"]) else well(head, body),
             "a query in other scripts: .*400",

@@ -126,7 +126,7 @@ COMMANDS = [
     ["train", "{}/config.json", "--dry-run"],
     ["plan", "{}/config.json", "env.max_turns=3", "--topology", "v5e:4x4"],
     ["eval", "{}"],
-    ["eval", "{}", "--suite", "qa7", "--set", "env.max_turns=3"],
+    ["eval", "{}", "--suite", "qa7", "env.max_turns=3"],
     ["ask", "{}", "who?"],
     ["probe", "{}"],
     ["compare", "{}/config.json", "--rules", "grpo", "--budget", "rollouts=10", "--folder", "{}/study"],

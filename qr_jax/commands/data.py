@@ -37,26 +37,31 @@ def add(command: Any) -> None:
 def _add_retrieval(command: Any) -> None:
     """The commands for corpora."""
     text = "build the BM25 index of a corpus; searching it then takes no building and no memory"
-    index = command("index", _index, text)
+    index = command("index", _index, text, usage="qr-jax index CORPUS [CORPUS ...] OUT [setting=value ...] [options]")
+    index.set_defaults(takes_settings=True)
+    index.epilog = "Its settings are bm25's, as in k1=0.9 b=0.4 stopwords=none; `qr-jax settings bm25` lists them."
     index.add_argument("corpus", nargs="+", metavar="CORPUS", help="files of passages: .jsonl, .jsonl.gz or .parquet")
     index.add_argument("out", type=Path, metavar="OUT", help="the index's folder")
-    index.add_argument("--method", choices=("lucene", "robertson", "atire"), default="lucene")
-    index.add_argument("--k1", type=float, default=1.5, metavar="X", help="how slowly a repeated word saturates (1.5)")
-    index.add_argument("--b", type=float, default=0.75, metavar="X", help="how much long passages are damped (0.75)")
-    index.add_argument("--stopwords", default="en", metavar="LANGUAGE", help="words left out; none: all are kept (en)")
     index.add_argument("--replace", action="store_true", help="put it in the place of another corpus's index")
     index.add_argument("--no-check", action="store_true", help="build whatever memory and disk there are")
     index.add_argument("--json", action="store_true", help="print the manifest as JSON")
-    recall = command("recall", _recall, "how many of the gold passages a retriever finds")
+    text = "how many of the gold passages a retriever finds"
+    usage = "qr-jax recall --questions FILE [setting=value ...] [options]"
+    recall = command("recall", _recall, text, usage=usage)
     recall.add_argument("--corpus", action="append", metavar="FILE", help="passages; repeat it for more. Or one index")
     recall.add_argument("--questions", action="append", required=True, metavar="FILE", help="with their gold passages")
     recall.add_argument("--retriever", default="bm25", metavar="NAME", help="a plug-in's name (bm25)")
-    recall.add_argument("settings", nargs="*", metavar="setting=value", help=retrieval.SETTINGS)
+    recall.set_defaults(takes_settings=True)
+    recall.epilog = f"setting=value: {retrieval.SETTINGS}."
     recall.add_argument("--k", type=whole(1), default=5, metavar="N", help="passages a question (5)")
     add_json(recall)
-    world = command("world", _world, "build a synthetic world and write it as JSONL files")
+    text = "build a synthetic world and write it as JSONL files"
+    world = command("world", _world, text, usage="qr-jax world FOLDER [setting=value ...] [options]")
+    world.set_defaults(takes_settings=True)
+    world.epilog = (
+        "Its settings are data.world's, as in seed=3 documents=5000; `qr-jax settings data.world` lists them."
+    )
     world.add_argument("folder", type=Path, metavar="FOLDER", help="where its files go")
-    world.add_argument("settings", nargs="*", metavar="setting=value", help="as in seed=3 documents=5000")
     world.add_argument("--json", action="store_true", help="print the summary as JSON")
 
 
@@ -79,10 +84,14 @@ def _convert(arguments: argparse.Namespace) -> int:
 
 
 def _index(arguments: argparse.Namespace) -> int:
+    from qr_jax import plugins
     from qr_jax.retrieval import index_corpus
 
-    stopwords = None if arguments.stopwords == "none" else arguments.stopwords
-    settings = {"method": arguments.method, "k1": arguments.k1, "b": arguments.b, "stopwords": stopwords}
+    given = retrieval.chosen_retriever("bm25", arguments.overrides).settings
+    if "index" in given:
+        raise ValueError(f"the index's folder is the last word, {arguments.out}; leave index=... out")
+    known = plugins.signature("retriever", "bm25").settings
+    settings = {name: given.get(name, known[name].default) for name in ("method", "k1", "b", "stopwords")}
     how = {"check": not arguments.no_check, "replace": arguments.replace, "say": terminal.say}
     found = index_corpus.index(",".join(arguments.corpus), arguments.out, settings, **how)
     return show(found, arguments.json, partial(index_corpus.format_summary, out=arguments.out))
@@ -91,7 +100,7 @@ def _index(arguments: argparse.Namespace) -> int:
 def _recall(arguments: argparse.Namespace) -> int:
     from qr_jax.retrieval import recall
 
-    chosen = retrieval.chosen_retriever(arguments.retriever, arguments.settings)
+    chosen = retrieval.chosen_retriever(arguments.retriever, arguments.overrides)
     corpus = ",".join(arguments.corpus) if arguments.corpus else None
     found = recall.recall(corpus, ",".join(arguments.questions), chosen, k=arguments.k)
     return show(found, arguments.json, recall.format_table)
@@ -102,7 +111,7 @@ def _world(arguments: argparse.Namespace) -> int:
     from qr_jax.queries.world import generate
     from qr_jax.settings import conform, guess
 
-    given = {name: guess(text) for name, text in pairs(arguments.settings)}
+    given = {name: guess(text) for name, text in pairs(arguments.overrides)}
     made = generate.build(conform("world", given, generate.WorldSettings))
     generate.export(made, arguments.folder)
     counts: dict[str, Any] = {name: len(rows) for name, rows in vars(made).items()}

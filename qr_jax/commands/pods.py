@@ -17,6 +17,7 @@ def add(command: Any) -> None:
     text += "does it fit?"
     usage = "qr-jax plan CONFIG [setting=value ...] --topology NAME [--topology NAME ...] [options]"
     plan = command("plan", _plan, text, usage=usage)
+    plan.set_defaults(takes_settings=True)
     plan.add_argument("config", metavar="CONFIG", help="a Python config (file.py, or file.py:name), or a config.json")
     text = "as in v5e:4x4, v5p:2x2x2, v6e:4x4; repeatable"
     plan.add_argument("--topology", action="append", required=True, metavar="NAME", help=text)

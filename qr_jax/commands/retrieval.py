@@ -16,9 +16,11 @@ SETTINGS = "of the retriever, as in k1=0.9, of=http of.url=URL, or parts=bm25,de
 
 def add(command: Any) -> None:
     """Their parsers, as `cli.make_parser` adds those of the other commands."""
-    serve = command("serve-retriever", _serve, "answer searches over HTTP (Search-R1's POST /retrieve, and others')")
+    text = "answer searches over HTTP (Search-R1's POST /retrieve, and others')"
+    serve = command("serve-retriever", _serve, text, usage="qr-jax serve-retriever [setting=value ...] [options]")
+    serve.set_defaults(takes_settings=True)
+    serve.epilog = f"setting=value: {SETTINGS}; `qr-jax settings retriever` lists them."
     serve.add_argument("--retriever", default="bm25", metavar="NAME", help="a plug-in's name (bm25)")
-    serve.add_argument("settings", nargs="*", metavar="setting=value", help=SETTINGS)
     serve.add_argument("--corpus", action="append", metavar="FILE", help="passages; repeat it for more. Or one index")
     serve.add_argument("--access", action="store_true", help="answer POST /access (ASearcher's): passages by their ids")
     serve.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="where to listen; others need a token")
@@ -77,7 +79,7 @@ def _serve(arguments: argparse.Namespace) -> int:
     from qr_jax import plugins
     from qr_jax.checks import inside
 
-    chosen = chosen_retriever(arguments.retriever, arguments.settings)
+    chosen = chosen_retriever(arguments.retriever, arguments.overrides)
     if not any(plugins.constants("retriever", part.name).get("DEVICES") for part in (chosen, *inside(chosen.settings))):
         os.environ["JAX_PLATFORMS"] = "cpu"  # before anything can start jax: the devices are left to whoever trains
     from qr_jax.retrieval import http_post, server

@@ -1,11 +1,16 @@
 """The commands that open runs' folders: list them, ask an agent, export its model, pack what a bug report needs."""
 
 import argparse
+import contextlib
+import json
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from qr_jax import terminal
+from qr_jax import mistakes, terminal
 from qr_jax.commands import options
+from qr_jax.commands.asked import add_asked, asked
 
 
 def add(command: Any) -> None:
@@ -13,16 +18,22 @@ def add(command: Any) -> None:
     listing = command("runs", _runs, "the runs in a folder: how far each is, and its last accuracy")
     listing.add_argument("folder", nargs="?", type=Path, default=Path("runs"), metavar="FOLDER", help="(runs)")
     options.add_json(listing)
-    ask = command("ask", _ask, "show a trained agent's searches and answer to one question")
+    text = "show a trained agent's searches and answer to one question"
+    ask = command("ask", _ask, text, usage="qr-jax ask RUN QUESTION [setting=value ...] [options]")
+    text = "answer questions one after another, a line each, from the terminal or a pipe"
+    chat = command("chat", _chat, text, usage="qr-jax chat RUN [setting=value ...] [options]")
+    for made in (ask, chat):
+        add_asked(made)
+        options.add_trust(made)
+        made.set_defaults(takes_settings=True)
     export = command("export", _export, "write the model as a Hugging Face folder")
-    for made in (ask, export):
-        options.add_run(made)
+    options.add_run(export)
     text = "what a stranger needs to find a fault, in one zip file: no secret, no question, no answer"
     bundle = command("bug-report", _bug_report, text)
     bundle.add_argument("run", type=Path, metavar="RUN", help="the run's folder")
     bundle.add_argument("--out", type=Path, metavar="FILE", help="the zip file (RUN.bug_report.zip)")
     ask.add_argument("question", metavar="QUESTION")
-    options.add_json(ask)
+    options.add_json(ask, chat)
     export.add_argument("--hf", type=Path, required=True, metavar="FOLDER", help="where the model goes")
     export.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16", help="of the weights")
 
@@ -32,18 +43,61 @@ def _runs(arguments: argparse.Namespace) -> int:
 
     found = run_list.runs_in(arguments.folder)
     if not found and not arguments.json:
-        print(f"{arguments.folder} has no runs; `qr-jax train configs/quickstart.py` makes one")
+        terminal.result(f"{arguments.folder} has no runs; `qr-jax train configs/quickstart.py` makes one")
         return 0
     rows = [vars(run) | {"folder": str(run.folder)} for run in found]
     return options.show(rows, arguments.json, lambda _: run_list.format_table(found))
 
 
 def _ask(arguments: argparse.Namespace) -> int:
-    allow_plugins = options.open_run(arguments)
+    if not arguments.question.strip():
+        raise ValueError("the question is empty; give one in quotes")
+    answerer = _opened(arguments)
+    _answer(answerer, arguments.question, arguments.json)
+    return 0
+
+
+def _chat(arguments: argparse.Namespace) -> int:
+    answerer = _opened(arguments)
+    for question in filter(str.strip, _typed_lines()):
+        try:
+            _answer(answerer, question.strip(), arguments.json)
+        except ValueError as error:  # of this question alone, one that is too long for the context, say
+            if not mistakes.is_of_asking(error):
+                raise
+            terminal.say(f"error: {error}")
+    return 0
+
+
+def _opened(arguments: argparse.Namespace) -> Any:
+    subject = asked(arguments, needs=("corpus",))
+    options.start(subject.config)
+    from qr_jax import asking
+
+    return asking.opened(subject.config, subject.run, allow_plugins=subject.packages)
+
+
+def _answer(answerer: Any, question: str, as_json: bool) -> None:
+    """Print the agent's searches and answer; first, what it cannot read of the question."""
     from qr_jax import evaluate
 
-    episode = evaluate.ask(arguments.run, arguments.question, allow_plugins=allow_plugins)
-    return options.show(_episode_json(episode), arguments.json, lambda _: evaluate.format_episode(episode))
+    if unknown := answerer.unknown_words(question):
+        terminal.say(f"the model's vocabulary lacks, and it reads as unknown: {' '.join(unknown)}")
+    with terminal.phase("answering"):
+        episode = answerer.answer(question)
+    terminal.result(json.dumps(_episode_json(episode)) if as_json else evaluate.format_episode(episode))
+
+
+def _typed_lines() -> Iterator[str]:
+    """The lines of a pipe, or what is typed at a prompt, until the end (Ctrl-D)."""
+    if not sys.stdin.isatty():
+        yield from sys.stdin
+        return
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401 - input() then edits its line and knows the ones before
+    with contextlib.suppress(EOFError):
+        while True:
+            yield input("question (Ctrl-D ends): ")
 
 
 def _episode_json(episode: Any) -> dict[str, Any]:

@@ -60,6 +60,7 @@ def _add_compare(command: Any) -> None:
     )
     text = "rules x seeds at one budget, made or gone on with, and compared; or a suite's scores"
     made = command("compare", _compare, text, usage)
+    made.set_defaults(takes_settings=True)
     text = "a config with its settings, runs' folders, or those that eval --suite wrote"
     made.add_argument("what", nargs="+", metavar="CONFIG|RUN|SUITE", help=text)
     made.add_argument("--rules", metavar="NAMES", help="at commas; the first is what the others are held against")
@@ -82,6 +83,10 @@ def _compare(arguments: argparse.Namespace) -> int:
     from qr_jax.studies import compare
 
     _speak(arguments)
+    if arguments.overrides and any(Path(what).is_dir() for what in arguments.what):
+        raise ValueError(
+            f"{arguments.overrides[0]}: runs that are there are compared as they are; a config takes settings"
+        )
     if any(side_by_side.is_suite(what) for what in arguments.what):
         return _compare_suites(arguments)
     trusted: tuple[str, ...] | None = None if arguments.trust else tuple(arguments.allow_plugins)
@@ -128,7 +133,11 @@ def _study(arguments: argparse.Namespace) -> tuple[list[Path], list[Any], str, A
     lacks = [name for name in ("rules", "budget", "folder") if not getattr(arguments, name)]
     if lacks:
         raise ValueError(f"a config is compared with --{' and --'.join(lacks)} too, or give the folders of runs")
-    path, *typed = arguments.what
+    if len(arguments.what) > 1:
+        raise ValueError(
+            f"one config is compared by its rules, or several runs: {arguments.what[0]} is no run's folder"
+        )
+    (path,), typed = arguments.what, list(arguments.overrides)
     typed += [f"evaluation.{name}={value}" for name in ("every", "questions") if (value := getattr(arguments, name))]
     config, trusted = load(arguments, path, typed)
     spend = study.budget(arguments.budget)

@@ -23,6 +23,7 @@ def add(command: Any) -> None:
     ):
         made = command(name, run, about, usage=f"qr-jax {name} CONFIG [setting=value ...] [options]")
         made.epilog = "`qr-jax settings` lists every setting with its type, its default and what it means."
+        made.set_defaults(takes_settings=True)
         text = "a Python config (file.py, or file.py:name), or a run's config.json"
         made.add_argument("config", metavar="CONFIG", help=text)
         made.add_argument("--run", type=Path, metavar="FOLDER", help=folder)

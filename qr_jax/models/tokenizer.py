@@ -22,7 +22,7 @@ class Tokenizer(Protocol):
 
     `size` is above every id; `eos_ids` end a model's turn; `added_ids` is the whole added vocabulary, special or not,
     and the ends of a turn: no token of a passage or question may be one of them; `template` is the Jinja chat template,
-    if any.
+    if any; `unknown_id` stands for what the vocabulary lacks (None: it lacks nothing).
     """
 
     size: int
@@ -31,6 +31,7 @@ class Tokenizer(Protocol):
     added_ids: frozenset[int]
     template: str | None
     bos: str | None
+    unknown_id: int | None
 
     def encode(self, text: str) -> list[int]:
         """Ids of trusted text (template glue, the dialect's tags): added tokens are recognised."""
@@ -82,8 +83,8 @@ class FastTokenizer:
         self.eos_ids = self._ends(vocabulary, added, eos_ids)
         pad = vocabulary.get(_content(settings.get("pad_token")), added.get("<|endoftext|>"))
         self.pad_id = self.eos_ids[0] if pad is None else pad
-        unknown = vocabulary.get(parsed["model"].get("unk_token"), parsed["model"].get("unk_id"))
-        self.added_ids = frozenset({*added.values()} - {unknown} | {*self.eos_ids, self.pad_id})
+        self.unknown_id = vocabulary.get(parsed["model"].get("unk_token"), parsed["model"].get("unk_id"))
+        self.added_ids = frozenset({*added.values()} - {self.unknown_id} | {*self.eos_ids, self.pad_id})
         self._data = _backend(_without(parsed, {token for token, at in vocabulary.items() if at in self.added_ids}))
 
     def _ends(self, vocabulary: dict[str, int], added: dict[str, int], further: Sequence[int]) -> tuple[int, ...]:
@@ -219,6 +220,7 @@ class WordTokenizer:
     template: str | None = None
     bos: str | None = None
     pad_id: int = 0
+    unknown_id: int | None = 2
     eos_ids: tuple[int, ...] = (1,)
     added_ids: frozenset[int] = frozenset({0, 1})
 

@@ -84,7 +84,8 @@ def one_file(file: str | Path) -> list[Path]:
 
 def _read(path: Path) -> tuple[dict[int, Query | Passage], list[Finding], Counter[str]]:
     """The rows that can be read, an error for each other, and how many rows have which schema."""
-    items, findings, schemas = {}, [], Counter()
+    items, schemas = {}, Counter()
+    wrong: dict[tuple[str, str], list[int]] = defaultdict(list)  # (kind, text) -> rows
     number = 0
     try:
         for number, row in readers.attempts(path):
@@ -96,10 +97,10 @@ def _read(path: Path) -> tuple[dict[int, Query | Passage], list[Finding], Counte
                 items[number] = parsing.passage_of(row) if is_passage else parsing.query_of(row)
             except ValueError as error:
                 kind = "empty golds" if _has_no_gold(row) else "unreadable row"
-                findings.append(Finding("error", kind, str(error), (number,)))
+                wrong[kind, str(error)].append(number)
     except ValueError as error:
-        findings.append(Finding("error", "damaged file", str(error), (number,)))
-    return items, findings, schemas
+        wrong["damaged file", str(error)] += [number] * (number > 0)
+    return items, [Finding("error", *about, tuple(rows)) for about, rows in wrong.items()], schemas
 
 
 def _has_no_gold(row: Any) -> bool:
@@ -200,9 +201,18 @@ def format_report(checked: Checked) -> str:
     for name, value in checked.counts.items():
         shown = ", ".join(f"{key} {count}" for key, count in value.items()) if isinstance(value, Mapping) else value
         lines.append(f"  {name}: {shown}")
-    for one in checked.findings:
+    for level in ("error", "warning"):
+        lines += _lines([one for one in checked.findings if one.level == level])
+    errors = sum(max(len(one.rows), 1) for one in checked.errors)
+    warnings = len(checked.findings) - len(checked.errors)
+    return "\n".join([*lines, f"{errors} errors, {warnings} warnings"])
+
+
+def _lines(findings: list[Finding]) -> Iterator[str]:
+    """A line for each of the first findings of a level, and how many more there are."""
+    for one in findings[:SHOWN]:
         more = f" and {len(one.rows) - SHOWN} more" if len(one.rows) > SHOWN else ""
         at = f"row{'s' * (len(one.rows) > 1)} {', '.join(map(str, one.rows[:SHOWN]))}{more}: " if one.rows else ""
-        lines.append(f"{one.level}: {at}{one.text}")
-    errors = len(checked.errors)
-    return "\n".join([*lines, f"{errors} errors, {len(checked.findings) - errors} warnings"])
+        yield f"{one.level}: {at}{one.text}"
+    if len(findings) > SHOWN:
+        yield f"{findings[0].level}: {len(findings) - SHOWN} more kinds of them (--json lists all)"

@@ -23,6 +23,7 @@ from qr_jax.retrieval import bm25_index
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
+WANTED_LINES = 'wanted JSON lines: an object a line, as {"id": "1", "question": "...", "answers": ["..."]}'
 UNIQUE = "ids must be unique: write where each is from before it, as in 'nq/train_0'"
 
 
@@ -134,10 +135,14 @@ def attempts(file: Path) -> Iterator[tuple[int, Row | ValueError]]:
     if file.suffix == ".parquet":
         yield from parquet.rows(file)
         return
+    if file.suffix in (".csv", ".tsv"):
+        raise ValueError(f"{file.name} is a table; {WANTED_LINES}")
     number = 0
     try:
         with gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb") as lines:
             for number, line in enumerate(lines, 1):
+                if number == 1 and line.lstrip().startswith(b"["):
+                    raise ValueError(f"{file.name} is one JSON array; {WANTED_LINES}")
                 if line.strip():
                     yield number, _object(line)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
@@ -147,6 +152,10 @@ def attempts(file: Path) -> Iterator[tuple[int, Row | ValueError]]:
 def _object(line: bytes) -> Row | ValueError:
     try:
         row = json.loads(line)
+    except UnicodeDecodeError as error:
+        byte = f"byte {line[error.start]:#04x} at place {error.start + 1} of the line"
+        todo = "if it is in Latin-1, write it anew: iconv -f latin1 -t utf-8 FILE > NEW"
+        return ValueError(f"not UTF-8 ({byte}); {todo}")
     except (ValueError, RecursionError) as error:
         return ValueError(f"not a line of JSON ({error})")
     return row if isinstance(row, dict) else ValueError(f"a JSON object is wanted, and this is {show(row)}")

@@ -34,6 +34,8 @@ class Page:
 
 def write(folder: str | Path, out: str | Path | None = None, *, null: charts.Null | None = None) -> Path:
     """Write the page of the run in `folder`, by default as its report.html; where it is. ValueError: no run."""
+    if out is not None and not Path(out).parent.is_dir():
+        raise ValueError(f"there is no folder {Path(out).parent} to write {Path(out).name} into; make it first")
     made = build(folder, null=null)
     path = Path(folder) / "report.html" if out is None else Path(out)
     path.write_bytes(made.html.encode("utf-8", errors="replace"))  # a lone surrogate is no text

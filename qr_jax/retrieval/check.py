@@ -80,7 +80,12 @@ def check(
         server.attempt("a query with tags", lambda: findings.update(injection=_injection(server)))
         server.attempt("latency", lambda: findings.update(latency_ms=_latency(server, asked, calls)))
     if not any(server.seen) and not server.problems:
-        server.problems.append("no query found anything; try --query with words of the corpus")
+        found = (
+            f"it answers as it should, and none of {len(asked)} {'' if queries else 'general '}questions found anything"
+        )
+        server.problems.append(
+            f"{found}: is its corpus empty, or about something else? Ask in its own words with --query"
+        )
     return findings | {"problems": server.problems, "notes": server.notes}
 
 
@@ -183,7 +188,7 @@ def format_report(findings: Mapping[str, Any]) -> str:
     if "latency_ms" in findings:
         times = findings["latency_ms"]
         lines.append(f"latency: median {times['median']:.1f} ms, p95 {times['p95']:.1f} ms over {times['calls']} calls")
-    if "injection" in findings:
+    if "injection" in findings and findings["injection"]["passages"]:
         seen = findings["injection"]
         lines.append(f"tags in passages: {seen['with_tags']} of {seen['passages']}")
     lines += [f"note: {note}" for note in findings["notes"]]

@@ -1,0 +1,79 @@
+"""Whose agent a command asks: a run's, or a model's folder (`qr-jax export`, Hugging Face) with the settings typed."""
+
+import argparse
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from qr_jax.commands.options import admit, load
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The checked config by which an agent is asked, the run whose checkpoint it is (None: the config's own model), and
+    the packages whose plug-ins may be used (None: all)."""
+
+    config: Any
+    run: Path | None
+    packages: tuple[str, ...] | None
+
+
+def add_asked(command: argparse.ArgumentParser) -> None:
+    """The run or model that is asked; its settings stand anywhere behind it."""
+    text = "a run's folder; or a model's (as `qr-jax export` writes it), with the settings that it is asked by"
+    command.add_argument("run", type=Path, metavar="RUN", help=text)
+    text = "a config that says how a model without a run is asked; else search_r1 over bm25"
+    command.add_argument("--config", metavar="FILE", help=text)
+    command.epilog = "setting=value changes how it is asked, as in env.max_turns=3; `qr-jax settings` lists them."
+
+
+def asked(arguments: argparse.Namespace, *, retriever: str | None = None, needs: tuple[str, ...] = ()) -> Asked:
+    """The agent that `run`, `--config` and the settings name; `needs` are data settings that a model without a config
+    must be given ("eval", "corpus"). ValueError says what is missing."""
+    from qr_jax import checks
+    from qr_jax import config as configs
+    from qr_jax.evaluation import suite
+    from qr_jax.overrides import override
+
+    packages, run = None, arguments.run if configs.is_run(arguments.run) else None
+    if run and arguments.config:
+        raise ValueError(f"{run} is a run and is asked by its own config; change it with setting=value")
+    if run:
+        config = configs.load(run / "config.json")
+        packages = admit(arguments, config, run, retriever)
+    elif arguments.config:
+        config, packages = load(arguments, arguments.config, ())
+        config = suite.with_model(config, str(arguments.run))
+    else:
+        config = _of_model(arguments.run)
+    if retriever not in (None, config.retriever.name):
+        config = replace(config, retriever=configs.use(str(retriever)))
+    config = override(config, arguments.overrides)
+    if not run and not arguments.config:
+        _check_given(config, arguments, needs)
+    checks.check(config, allow_plugins=packages)
+    return Asked(config, run, packages)
+
+
+def _of_model(folder: Path) -> Any:
+    from qr_jax.evaluation import suite
+    from qr_jax.models import hf
+
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        raise ValueError(f"{folder} is neither a run nor a model: it has no config.json; `qr-jax runs` lists the runs")
+    return suite.default_config(str(folder), hf.shape(hf.resolve(str(folder))).context_tokens)
+
+
+def _check_given(config: Any, arguments: argparse.Namespace, needs: tuple[str, ...]) -> None:
+    """A model knows neither its questions nor its passages; "world" counts only where it was typed."""
+    from qr_jax import plugins
+
+    typed = {word.partition("=")[0].removeprefix("--") for word in arguments.overrides}
+    wanted = [name for name in needs if name != "corpus" or plugins.wants_corpus(config.retriever)]
+    missing = [f"data.{name}=FILE" for name in wanted if f"data.{name}" not in typed]
+    if missing:
+        raise ValueError(
+            f"{arguments.run} is a model without a run, and says neither what it was asked nor what it searched: give "
+            f"{' and '.join(missing)} (or retriever=NAME with its settings; env=... where it was not trained in "
+            "search_r1), or --config FILE, the config it was trained by"
+        )
