@@ -24,7 +24,7 @@ from qr_jax.parallel import host_local
 from qr_jax.parallel import mesh as meshes
 from qr_jax.processes import hosts
 from qr_jax.queries import official, readers, sources
-from qr_jax.queries.traces import ExpertTurn, read_traces, rewritten, supporting_traces
+from qr_jax.queries.traces import ExpertTurn, check_supporting, read_traces, rewritten, supporting_traces, with_titles
 from qr_jax.queries.world.generate import settings_from, vocabulary
 from qr_jax.records import Episode, Passage, Query, SearchFunction, Trace
 from qr_jax.rollout.engine import Engine, Interrupted
@@ -32,6 +32,7 @@ from qr_jax.rollout.together import together
 
 Result = TypeVar("Result")
 
+UNREADABLE = 0.05  # share of the questions' words that the model's vocabulary may lack
 OTHER_WORLDS = 1_000_000  # seeds of worlds for traces lie above those a user would give
 
 
@@ -140,9 +141,8 @@ def traces(config: Config, search: SearchFunction) -> list[tuple[Trace, SearchFu
     elif name == "world":
         pairs = [(trace, search) for trace in read(world_sources(config).traces)]
     elif name == "supporting":
-        parallel = plugins.constants("env", config.env.name).get("PARALLEL", 1)
-        how: dict[str, Any] = {"write": expert_turn(config), "parallel": parallel, "k": config.rollout.search_k}
-        pairs = [(trace, search) for trace in supporting_traces(questions(config, "train"), search, **how)]
+        queries = _titled(config, questions(config, "train"))
+        pairs = [(trace, search) for trace in _supporting(config, queries, search)]
     else:
         pairs = [(trace, search) for trace in read_traces(name)]
     if not pairs:
@@ -151,6 +151,40 @@ def traces(config: Config, search: SearchFunction) -> list[tuple[Trace, SearchFu
         write = expert_turn(config)
         return [(rewritten(trace, write), its_search) for trace, its_search in pairs]
     return pairs
+
+
+def _titled(config: Config, queries: Sequence[Query]) -> list[Query]:
+    """The queries with the titles of their gold passages, where these are known by ids and the corpus is at hand."""
+    return with_titles(queries, passages(config) if plugins.wants_corpus(config.retriever) else ())
+
+
+def _supporting(config: Config, queries: Sequence[Query], search: SearchFunction) -> list[Trace]:
+    parallel = plugins.constants("env", config.env.name).get("PARALLEL", 1)
+    how: dict[str, Any] = {"write": expert_turn(config), "parallel": parallel, "k": config.rollout.search_k}
+    return supporting_traces(queries, search, **how)
+
+
+def check_learnable(config: Config, tokenizer: Tokenizer, queries: Sequence[Query], search: SearchFunction) -> None:
+    """ValueError, before anything is compiled, for questions the model cannot read or no trace can be made of."""
+    check_readable(tokenizer, queries)
+    if config.sft.steps and config.data.traces == "supporting" and not config.train.init:
+        check_supporting(_titled(config, queries), lambda some: _supporting(config, some, search))
+
+
+def check_readable(tokenizer: Tokenizer, queries: Sequence[Query]) -> None:
+    """ValueError where the model's vocabulary lacks more than UNREADABLE of the questions' words, with the cure."""
+    if tokenizer.unknown_id is None:
+        return
+    counts = Counter(word for query in queries for word in query.question.split())
+    lacking = [word for word in counts if tokenizer.unknown_id in tokenizer.encode_data(word)]
+    share = sum(counts[word] for word in lacking) / max(counts.total(), 1)
+    if share > UNREADABLE:
+        first = ", ".join(repr(word) for word in lacking[:5])
+        cure = "take a model that reads any text (model=smollm2, or a Hugging Face folder or id); a preset knows the"
+        cure += " synthetic world's words alone, each between blanks"
+        raise ValueError(
+            f"the model's vocabulary lacks {share:.0%} of the words of the questions ({first}, ...): {cure}"
+        )
 
 
 def expert_turn(config: Config) -> ExpertTurn:

@@ -120,14 +120,31 @@ def over_steps(steps: Sequence[Mapping[str, float | int | None]]) -> Figures:
 def starvation(figures: Mapping[str, float | int | None]) -> str | None:
     """A warning with the numbers when fewer than a quarter of the drawn groups bear signal, otherwise None.
 
-    A few noisy groups then take a full optimizer step: runs on a small pool have lost there what they had learned.
+    It says what fits the case: episodes that are cut, that never search, all wrong or all right, or a pool that
+    starves. A few noisy groups then take a full optimizer step: runs on a small pool have lost there what they had
+    learned.
     """
     drawn, signal = int(figures["pool/drawn"] or 0), int(figures["pool/signal"] or 0)
     if 4 * signal >= drawn:
         return None
     others = ", ".join(f"{verdict} {figures[f'pool/{verdict}']}" for verdict in ("hard", "easy", "fault"))
     bear = f"{signal} of {drawn} drawn groups bear signal ({others}); {figures['pool/eligible']} queries are eligible"
-    return f"{bear}. Consider pool.reset_below, pool.min_signal or a consumed_weight above 0"
+    return f"{bear}. {_cure(figures, drawn)}"
+
+
+def _cure(figures: Mapping[str, float | int | None], drawn: int) -> str:
+    """What may help a step few of whose groups bear signal."""
+    hard, easy = int(figures["pool/hard"] or 0), int(figures["pool/easy"] or 0)
+    cut = sum(figures.get(f"rollout/stop_{stop}") or 0.0 for stop in ("length", "context"))
+    if 2 * hard > drawn and cut > 0.5:
+        return f"{cut:.0%} of the episodes are cut by length: raise rollout.turn_tokens or rollout.context_tokens"
+    if 2 * hard > drawn and figures.get("rollout/searches") == 0:
+        return "No episode searched: see what the model writes (`qr-jax view`); it may need a cold start (sft.steps)"
+    if hard == drawn:
+        return "Every answer was wrong: train a cold start (sft.steps), begin with easier questions, or reward=f1"
+    if easy == drawn:
+        return "Every answer was right: the questions are too easy for this model; give harder ones, or end the run"
+    return "Consider pool.reset_below, pool.min_signal or a consumed_weight above 0"
 
 
 def _named(counts: Mapping[str, int]) -> Figures:

@@ -372,3 +372,12 @@ def test_make_help_lists_every_target_that_says_what_it_is():
     lines = (ROOT / "Makefile").read_text().splitlines()
     assert listed == {line.partition(":")[0] for line in lines if ": " in line and "  ## " in line}
     assert {"test-pods", "bench-retrieval-server"} <= listed
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_a_shell_s_completion_knows_every_command_and_its_options(shell, capsys):
+    assert cli.main(["completion", shell]) == 0
+    script = capsys.readouterr().out
+    for name in cli.make_parser().get_default("commands"):
+        assert name in script
+    assert "--restart" in script and "compgen" in script if shell == "bash" else "_files" in script

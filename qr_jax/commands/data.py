@@ -1,4 +1,4 @@
-"""The commands for questions and corpora: check and convert files, index a corpus, measure a retriever's recall."""
+"""The commands for questions and corpora: get, check and convert them, index a corpus, measure a retriever's recall."""
 
 import argparse
 from functools import partial
@@ -14,13 +14,24 @@ FORMS = ("verl", "skyrl", "flashrag", "trl", "jsonl")
 
 def add(command: Any) -> None:
     """Their parsers, as `cli.make_parser` adds those of the other commands."""
-    data = command("data", None, "check or convert a file of questions").add_subparsers(required=True, metavar="WHAT")
+    data = command("data", None, "get a question set, check or convert a file of questions").add_subparsers(
+        required=True, metavar="WHAT"
+    )
 
     def part(name: str, run: Any, text: str) -> argparse.ArgumentParser:
         made = data.add_parser(name, help=text, description=text, allow_abbrev=False)
         made.set_defaults(run_command=run)
         return made
 
+    text = "download a question set or corpus, write and index it, and print the settings that use it"
+    got = part("get", _get, text)
+    text = "hotpotqa, 2wiki, musique (with passages); nq, triviaqa, popqa, bamboogle (questions); wiki18 (passages)"
+    got.add_argument("name", metavar="NAME", help=text)
+    got.add_argument("--out", type=Path, metavar="FOLDER", help="where its files go (runs/data/NAME)")
+    text = "a folder with the official files, or their archives; nothing is downloaded then"
+    got.add_argument("--files", type=Path, metavar="FOLDER", help=text)
+    got.add_argument("--no-check", action="store_true", help="index whatever memory and disk there are")
+    got.epilog = "An interrupted download goes on where it ended. The official addresses were read, and never reached."
     text = "say what a file of questions or passages holds and what is wrong; errors exit with 1"
     check = part("check", _check, text)
     check.add_argument("file", metavar="FILE", help="JSON lines (also .gz) or Parquet, of ours, verl, SkyRL, ...")
@@ -63,6 +74,15 @@ def _add_retrieval(command: Any) -> None:
     )
     world.add_argument("folder", type=Path, metavar="FOLDER", help="where its files go")
     world.add_argument("--json", action="store_true", help="print the summary as JSON")
+
+
+def _get(arguments: argparse.Namespace) -> int:
+    from qr_jax.queries import get
+
+    say = partial(print, file=sys.stderr, flush=True)
+    got = get.get(arguments.name, arguments.out, given=arguments.files, check=not arguments.no_check, say=say)
+    print("\n".join(got.lines()))
+    return 0
 
 
 def _check(arguments: argparse.Namespace) -> int:

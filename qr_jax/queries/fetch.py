@@ -3,25 +3,24 @@
 `checksums.json` holds the SHA-256 of each file read to its end that has none published, to check it the second time.
 """
 
+import http.client
 import json
 import logging
 import os
 import shutil
 import tarfile
-import urllib.error
-import urllib.request
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
+from qr_jax.queries.download import download
 from qr_jax.queries.official import File
 from qr_jax.retrieval.bm25_index import file_hash
 
 REGISTRY = "checksums.json"
-TIMEOUT_S = 60.0
 log = logging.getLogger(__name__)
 
 
@@ -37,7 +36,7 @@ class Found:
     entry: str | None
 
 
-def fetch(file: File, folder: Path, manual_dir: Path | None = None) -> Found:
+def fetch(file: File, folder: Path, manual_dir: Path | None = None, *, say: Callable[[str], None] = log.info) -> Found:
     """The official file on this machine: the user's in `manual_dir` (itself or its archive), or downloaded once.
 
     ValueError, with the file's name, where it cannot be had or its SHA-256 is not the published or registered one. A
@@ -58,7 +57,7 @@ def fetch(file: File, folder: Path, manual_dir: Path | None = None) -> Found:
     elif file.url is None:
         raise ValueError(f"{file.name} has no address to download it from: name the folder it is in; {file.how}")
     else:
-        packed = _download(file, folder / "downloads" / (archive or file.name))
+        packed = _download(file, folder / "downloads" / (archive or file.name), say)
     found = check(packed, file.sha256, file, folder)
     return found if archive is None else _unpack(found, file, folder / "unpacked")
 
@@ -109,20 +108,14 @@ def register(found: Found, folder: Path) -> None:
     log.info("%s: SHA-256 %s, registered in %s (none is published)", found.path.name, found.sha256, registry)
 
 
-def _download(file: File, place: Path) -> Path:
+def _download(file: File, place: Path, say: Callable[[str], None]) -> Path:
     """The file at its URL, downloaded where it is not there yet."""
     assert file.url is not None
-    if place.exists():
-        return place
-    place.parent.mkdir(parents=True, exist_ok=True)
-    log.info("downloading %s", file.url)
     try:
-        with urllib.request.urlopen(file.url, timeout=TIMEOUT_S) as answer, _beside(place) as opened:
-            shutil.copyfileobj(answer, opened)
-    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+        return download(file.url, place, say=say)
+    except (OSError, http.client.HTTPException) as error:
         todo = "get it on another machine, put it into a folder and name that folder"
         raise ValueError(f"{file.name} cannot be downloaded from {file.url} ({error}); {todo}") from error
-    return place
 
 
 def _unpack(packed: Found, file: File, folder: Path) -> Found:

@@ -7,8 +7,8 @@ since the environment will show the learner what the same retriever returns.
 import logging
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from qr_jax import dialect
@@ -18,6 +18,7 @@ from qr_jax.records import Passage, Query, SearchFunction, Trace
 
 THOUGHT = re.compile(r"\s*<think>\s*(.*?)\s*</think>", re.DOTALL)
 ExpertTurn = Callable[..., str]  # an environment's expert_turn(thought, queries, answer)
+TRIED = 100  # questions of which one trace must come before anything is compiled
 log = logging.getLogger(__name__)
 
 # Short, and without the title they lead to: a small model's turn has few tokens, and the search names the title anyway.
@@ -38,15 +39,25 @@ when where which while who whom whose why will with you
 
 @dataclass(frozen=True)
 class Hop:
-    """One gold title, the passages it stands for, the search that found them (None: none did) and all that it found."""
+    """One gold title, the passages it stands for, the search that found them (None: none did) and all that it found.
+
+    Without the passages' ids (`gold` empty) any passage of the title counts.
+    """
 
     title: str
     gold: frozenset[str]
     search: str | None = None
     found: tuple[Passage, ...] = field(default=(), repr=False)
 
+    def is_gold(self, passage: Passage) -> bool:
+        return passage.id in self.gold if self.gold else tokens(passage.title) == tokens(self.title)
+
+    def is_found(self, passages: Sequence[Passage]) -> bool:
+        """Whether these are all the gold passages of the title, or, without their ids, one of the title."""
+        return self.gold <= {passage.id for passage in passages} and any(map(self.is_gold, passages))
+
     def evidence(self) -> str:
-        return " ".join(f"{passage.title} {passage.text}" for passage in self.found if passage.id in self.gold)
+        return " ".join(f"{passage.title} {passage.text}" for passage in self.found if self.is_gold(passage))
 
 
 def read_traces(path: str | Path) -> list[Trace]:
@@ -70,11 +81,12 @@ def supporting_traces(
 ) -> list[Trace]:
     """Traces of those questions whose gold passages `search` returns among its first `k`, in the queries' order.
 
-    A question must know its gold passages: `supporting` (ids) and `supporting_titles`, lists of one length in its meta,
-    not marked `supporting_is_weak`. Each title is searched for by itself, then, where that misses, with the question's
-    content words. The title that the question names comes first, then the one the passages found so far name. `write`
-    is the environment's, and `parallel` how many titles of the question itself it asks for in one turn. How many
-    traces were kept, and why the others were not, goes to the log.
+    A question must know its gold passages by their titles: `supporting_titles`, or `supporting` (ids) and then
+    `with_titles`; with both, lists of one length, the ids count. It must not be marked `supporting_is_weak`. Each title
+    is searched for by itself, then, where that misses, with the question's content words. The title that the question
+    names comes first, then the one the passages found so far name. `write` is the environment's, and `parallel` how
+    many titles of the question itself it asks for in one turn. How many traces were kept, and why the others were not,
+    goes to the log.
     """
     reasons = [unfit(query) for query in queries]
     hops_Q = [[] if reason else hops_of(query) for query, reason in zip(queries, reasons, strict=True)]
@@ -91,11 +103,51 @@ def supporting_traces(
     return traces
 
 
+def with_titles(queries: Sequence[Query], passages: Iterable[Passage]) -> list[Query]:
+    """The queries, those that know their gold passages by ids alone with the titles of these passages."""
+    wanted = {
+        name for query in queries if not query.meta.get("supporting_titles")
+        for name in query.meta.get("supporting") or ()
+    }  # fmt: skip
+    if not wanted:
+        return list(queries)
+    title_of = {passage.id: passage.title for passage in passages if passage.id in wanted}
+
+    def titled(query: Query) -> Query:
+        ids = query.meta.get("supporting") or ()
+        if query.meta.get("supporting_titles") or not ids or not all(title_of.get(name) for name in ids):
+            return query
+        return replace(query, meta={**query.meta, "supporting_titles": [title_of[name] for name in ids]})
+
+    return [titled(query) for query in queries]
+
+
+def check_supporting(queries: Sequence[Query], kept: Callable[[Sequence[Query]], Sequence[Trace]]) -> None:
+    """ValueError, before anything is compiled, where no trace can be made: what the questions lack, or the retriever.
+
+    `kept` makes the traces of some of the questions; it is asked for those of the first TRIED alone.
+    """
+    reasons = Counter(reason for query in queries if (reason := unfit(query)))
+    fit = [query for query in queries if unfit(query) is None]
+    told = "data.traces=supporting makes traces of questions' gold passages"
+    if not fit:
+        listed = ", ".join(f"{count} with {reason}" for reason, count in reasons.items())
+        wanted = "wanted columns supporting (a list of passages' ids) or supporting_titles (of their titles)"
+        raise ValueError(f"{told}, and of {len(queries)} none is fit: {listed}; {wanted}; or set sft.steps=0")
+    if not kept(fit[:TRIED]):
+        todo = "raise rollout.search_k, look with `qr-jax recall` at what the retriever finds, or set sft.steps=0"
+        raise ValueError(f"{told}, and of the first {len(fit[:TRIED])} the retriever finds none; {todo}")
+
+
 def unfit(query: Query) -> str | None:
     """Why no trace can be made of a question, before anything is searched for; None when one may."""
     ids, titles = query.meta.get("supporting") or (), query.meta.get("supporting_titles") or ()
-    if not titles or len(ids) != len(titles) or query.meta.get("supporting_is_weak"):
-        return "no gold passages"
+    if not titles:
+        return "titles of no gold passages" if ids else "no gold passages"
+    if ids and len(ids) != len(titles):
+        return "not as many ids as titles of gold passages"
+    if query.meta.get("supporting_is_weak"):
+        return "gold passages marked as weak"
     if any(sign in text for text in (*titles, query.question, query.answers[0]) for sign in "<>"):
         return "signs of a tag"  # an expert's turns are trusted text: no data in them may look like one of their tags
     return None
@@ -103,8 +155,10 @@ def unfit(query: Query) -> str | None:
 
 def hops_of(query: Query) -> list[Hop]:
     """A hop for each different gold title, in the question's own order."""
+    titles = dict.fromkeys(query.meta["supporting_titles"])
+    if not query.meta.get("supporting"):
+        return [Hop(title, frozenset()) for title in titles]
     pairs = list(zip(query.meta["supporting_titles"], query.meta["supporting"], strict=True))
-    titles = dict.fromkeys(title for title, _ in pairs)
     return [Hop(title, frozenset(id for of, id in pairs if of == title)) for title in titles]
 
 
@@ -121,7 +175,7 @@ def searched(
     result = [list(hops) for hops in hops_Q]
     for (q, at, text), passages in zip(wanted, search([text for *_, text in wanted], k) if wanted else (), strict=True):
         hop, found = result[q][at], tuple(passages)[:k]
-        if hop.gold <= {passage.id for passage in found}:
+        if hop.is_found(found):
             result[q][at] = Hop(hop.title, hop.gold, text, found)
     return result
 

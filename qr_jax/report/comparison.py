@@ -48,7 +48,7 @@ def tables(found: Mapping[str, Any]) -> list[Table]:
 def notes(found: Mapping[str, Any]) -> list[str]:
     """What a reader of the tables must know of them."""
     low, high = found["spent"]
-    made = [
+    made = [f"WARNING: {warning}." for warning in found.get("warnings", ())] + [
         f"Budget: {low:,} to {high:,} {found['measure']} a run. Accuracy: greedy exact match over "
         f"{found['questions']:,} questions after training. The interval is a paired bootstrap over questions, seeds "
         "averaged; it does not say how other seeds would differ: the standard deviation does.",

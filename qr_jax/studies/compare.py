@@ -78,18 +78,24 @@ def compare(
 ) -> dict[str, Any]:
     """All figures of the runs by rule, the first rule being the one that the others are held against.
 
-    `measure` is what their budgets are counted in; None: what their configs limit, or else rollouts. ValueError for
-    unequal budgets, unlike evaluations, or a run given twice.
+    `measure` is what their budgets are counted in; None: what their configs limit, or else rollouts. `warnings` say
+    where budgets or evaluations differ, and so what the figures do not say. Differences are over the questions that all
+    were asked. ValueError for a run given twice, or no such question.
     """
     if len({folder.resolve() for folder in folders}) < len(folders) or not folders:
         raise ValueError(f"{len(folders)} folders were given; wanted one or more, each once")
     many = [read(folder) for folder in folders]
-    measure = measure or budget_of(many)
-    check_budgets(many, measure)
+    warnings = [] if measure else kinds_of_budget(many)
+    measure = measure or next(iter(_limits(many[0])), BUDGETS[0]) if not warnings else BUDGETS[0]
+    warnings += unequal_budgets(many, measure)
     if unlike := last_evaluation.unlike([(str(run.folder), run.evaluation["manifest"]) for run in many]):
-        kinds = f"the last evaluations are not of one kind ({' | '.join(unlike)})"
-        raise ValueError(f"{kinds}; compare runs that were evaluated alike")
-    asked = list(many[0].evaluation["exact_match"])
+        warnings.append(f"the last evaluations are not of one kind ({' | '.join(unlike)})")
+    whole = [list(run.evaluation["exact_match"]) for run in many]
+    asked = [name for name in whole[0] if all(name in run.evaluation["exact_match"] for run in many)]
+    if not asked:
+        raise ValueError("the runs share no question: their last evaluations asked others; evaluate them on the same")
+    if len(asked) < max(map(len, whole)):
+        warnings.append(f"compared over the {len(asked)} questions that all runs were asked, of {max(map(len, whole))}")
     kept = [name for name in asked if all(run.evaluation["exact_match"][name] is not None for run in many)]
     if not kept:
         raise ValueError(f"of {len(asked)} questions none was answered without a fault in all {len(many)} runs")
@@ -116,30 +122,33 @@ def compare(
     return {
         "measure": measure, "spent": [min(spent), max(spent)], "questions": len(kept),
         "faulted_questions": len(asked) - len(kept), "reach": reach, "null_seeds": null_seeds,
-        "manifest": many[0].evaluation["manifest"], "rules": found,
+        "manifest": many[0].evaluation["manifest"], "rules": found, "warnings": warnings,
     }  # fmt: skip
 
 
-def budget_of(many: Sequence[Run]) -> str:
-    """What the runs' configs limit, or rollouts where none limits anything. ValueError where they differ in that."""
-    limits = [tuple(name for name in BUDGETS if getattr(run.settings.train, f"max_{name}")) for run in many]
-    for run, limit in zip(many, limits):
-        if limit != limits[0] or len(limit) > 1:
-            pairs = ((many[0], limits[0]), (run, limit))
-            both = "; ".join(f"{one.folder}: {', '.join(names) or 'steps alone'}" for one, names in pairs)
-            todo = f"say in what to count them with --budget {BUDGETS[0]}"
-            raise ValueError(f"the runs' budgets are not of one kind ({both}); {todo}")
-    return limits[0][0] if limits[0] else BUDGETS[0]
+def kinds_of_budget(many: Sequence[Run]) -> list[str]:
+    """A warning where the runs' configs do not limit one and the same thing, or nothing at all."""
+    for run in many:
+        if _limits(run) != _limits(many[0]) or len(_limits(run)) > 1:
+            both = "; ".join(f"{one.folder}: {', '.join(_limits(one)) or 'steps alone'}" for one in (many[0], run))
+            return [f"the runs' budgets are not of one kind ({both}); counted in {BUDGETS[0]} (--budget says in what)"]
+    return []
 
 
-def check_budgets(many: Sequence[Run], measure: str) -> None:
-    """ValueError where what was spent differs by more than the largest step of any run."""
+def _limits(run: Run) -> list[str]:
+    """What a run's config limits beside its steps."""
+    return [name for name in BUDGETS if getattr(run.settings.train, f"max_{name}")]
+
+
+def unequal_budgets(many: Sequence[Run], measure: str) -> list[str]:
+    """A warning where what was spent differs by more than the largest step of any run."""
     least, most = (pick(many, key=lambda run: run.spent(measure)) for pick in (min, max))
     step = max(run.largest_step(measure) for run in many)
-    if most.spent(measure) - least.spent(measure) > step:
-        both = f"{least.folder} spent {least.spent(measure):,} {measure}, {most.folder} {most.spent(measure):,}"
-        todo = f"Give all runs the same train.max_{measure}, or count by another --budget ({', '.join(BUDGETS)})"
-        raise ValueError(f"budgets are unequal: {both}; wanted them within one step ({step:,}). {todo}")
+    if most.spent(measure) - least.spent(measure) <= step:
+        return []
+    both = f"{least.folder} spent {least.spent(measure):,} {measure}, {most.folder} {most.spent(measure):,}"
+    told = f"budgets are unequal: {both}, more than one step ({step:,}) apart; what they differ in may be that alone"
+    return [f"{told}. The same train.max_{measure} for all makes a fair comparison"]
 
 
 def grouped(many: Sequence[Run]) -> dict[str, list[Run]]:
@@ -151,12 +160,15 @@ def grouped(many: Sequence[Run]) -> dict[str, list[Run]]:
     for run, flat in zip(many, flats):
         more = [f"{name}={flat.get(name)}" for name in differ]
         found.setdefault(" ".join([rule_label(run.settings), *more]), []).append(run)
-    for label, some in found.items():
-        seeds = [run.settings.seed for run in some]
-        if len(set(seeds)) < len(seeds):
-            twice = [str(run.folder) for run in some if seeds.count(run.settings.seed) > 1]
-            raise ValueError(f"{' and '.join(twice)} are one rule ({label}) with one seed; give one of them")
-    return found
+    return {name: runs for label, alike in found.items() for name, runs in _apart(label, alike)}
+
+
+def _apart(label: str, alike: list[Run]) -> list[tuple[str, list[Run]]]:
+    """Runs of one rule: together, but each by its folder's name where two have one seed and so are no repetitions."""
+    seeds = {run.settings.seed for run in alike}
+    if len(seeds) == len(alike):
+        return [(label, alike)]
+    return [(f"{label} ({run.folder})", [run]) for run in alike]
 
 
 def rule_label(settings: Config) -> str:

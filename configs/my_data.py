@@ -1,0 +1,38 @@
+"""Your own questions and passages, with a real model: copy this file, and change what is yours.
+
+    qr-jax data check train.jsonl --against dev.jsonl           # what is in the files, and what is wrong
+    qr-jax train configs/my_data.py data.train=train.jsonl data.eval=dev.jsonl data.corpus=corpus.jsonl --dry-run
+    qr-jax train configs/my_data.py data.train=train.jsonl data.eval=dev.jsonl data.corpus=corpus.jsonl
+
+Files are JSON lines (also .gz) or Parquet:
+
+    train, dev   {"id": "1", "question": "...", "answers": ["..."], "supporting_titles": ["...", "..."]}
+    corpus       {"id": "a", "title": "...", "text": "..."}
+
+`supporting_titles` (or `supporting`, ids of passages) name the passages that hold the answer. The cold start is made of
+them: 150 traces of an expert that searches for each title and then answers. Without them: sft.steps=0, and a model that
+can already search in this dialect. `qr-jax data get hotpotqa` writes such files. A corpus of more than some 100,000
+passages is indexed once: `qr-jax index corpus.jsonl corpus.index`, then data.corpus=corpus.index.
+
+SmolLM2-135M-Instruct (`make smollm2`) on 2 cores takes some minutes a step: it shows that all fits together. To learn
+something, give it a larger model and a GPU or TPU (model=Qwen/Qwen3-1.7B model.compute=bfloat16 rollout.slots=64),
+and look at `qr-jax plan` first. No accuracy is to be expected of data that nobody has seen here.
+"""
+
+from qr_jax.config import Config, Data, Evaluation, Learner, Model, Pool, Rollout, Sft, Train, use
+
+config = Config(
+    model=Model(name="smollm2"),
+    data=Data(train="train.jsonl", eval="dev.jsonl", corpus="corpus.jsonl", traces="supporting"),
+    env=use("search_r1", max_turns=4),
+    retriever=use("bm25"),
+    reward=use("f1"),
+    pool=Pool(queries=8, samples=4, rule=use("foresee")),
+    rollout=Rollout(
+        slots=16, context_tokens=1024, turn_tokens=64, search_k=2, observation_tokens=320, buckets=(128, 512), chunk=16
+    ),
+    learner=Learner(lr=2e-6, rows=2, row_tokens=1024, warmup_updates=5),
+    sft=Sft(steps=25, traces=6, limit=150, max_tokens=1024, lr=2e-4, warmup_steps=3),
+    evaluation=Evaluation(questions=200, during=50, every=20),
+    train=Train(steps=100, checkpoint_every=10),
+)

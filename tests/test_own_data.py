@@ -1,0 +1,128 @@
+"""One's own questions: configs/my_data.py trains on them, and what they lack is said before anything is compiled."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from qr_jax import assemble, cli, figures
+from qr_jax.envs.search_r1 import expert_turn
+from qr_jax.models.hf import load_tokenizer
+from qr_jax.models.tokenizer import WordTokenizer
+from qr_jax.queries import traces
+from qr_jax.records import Passage, Query
+from qr_jax.retrievers.bm25 import bm25
+
+ROOT = Path(__file__).resolve().parents[1]
+MODEL = ROOT / "tests" / "fixtures" / "qwen3"
+PLACES = ("Oslo", "Bergen", "Lima", "Quito", "Accra", "Turin", "Porto", "Malmo")
+
+
+@pytest.fixture
+def mine(tmp_path, monkeypatch):
+    """Questions about places with the titles of their passages, and these passages, as my_data.py names them."""
+    rows = [
+        {
+            "id": str(at),
+            "question": f"In which country is {place}?",
+            "answers": ["Norway"],
+            "supporting_titles": [place],
+        }
+        for at, place in enumerate(PLACES)
+    ]
+    passages = [{"id": place, "title": place, "text": f"{place} is in a country."} for place in PLACES]
+    for name, lines in (("train", rows[:6]), ("dev", rows[6:]), ("corpus", passages)):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+SMALL = [f"model={MODEL}", "env.prompt={question} ", "env.think=false", "env.max_turns=1", "pool.queries=2"]
+SMALL += ["pool.samples=2", "rollout.slots=4", "rollout.context_tokens=128", "rollout.turn_tokens=8"]
+SMALL += ["rollout.observation_tokens=32", "rollout.buckets=64", "rollout.chunk=4", "learner.row_tokens=128"]
+SMALL += [
+    "sft.steps=1",
+    "sft.traces=2",
+    "sft.max_tokens=128",
+    "train.steps=2",
+    "mesh.devices=1",
+    "log.tensorboard=false",
+]
+
+
+def test_the_template_trains_two_steps_on_files_beside_it(mine, quick_to_compile, capsys):
+    assert cli.main(["train", str(ROOT / "configs" / "my_data.py"), *SMALL, "--run", "run"]) == 0
+    assert "6 expert traces" in capsys.readouterr().out
+    assert len((mine / "run" / "metrics.jsonl").read_text().splitlines()) == 2
+
+
+def refused(capsys, *words) -> str:
+    assert cli.main(["train", str(ROOT / "configs" / "my_data.py"), *SMALL, *words, "--run", "run"]) == 2
+    return capsys.readouterr().err
+
+
+def test_questions_without_gold_passages_are_refused_before_anything_is_compiled(mine, capsys):
+    rows = [json.loads(line) for line in (mine / "train.jsonl").read_text().splitlines()]
+    for row in rows:
+        del row["supporting_titles"]
+    (mine / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    said = refused(capsys)
+    assert "of 6 none is fit: 6 with no gold passages; wanted columns supporting" in said and "sft.steps=0" in said
+    (mine / "train.jsonl").write_text("".join(json.dumps(row | {"supporting_titles": ["Rome"]}) + "\n" for row in rows))
+    assert "of the first 6 the retriever finds none; raise rollout.search_k" in refused(capsys)
+
+
+def test_a_model_that_cannot_read_the_questions_is_refused_with_share_and_cure(mine, capsys):
+    said = refused(capsys, "model=two_layer")
+    assert (
+        "the model's vocabulary lacks" in said
+        and "of the words of the questions ('" in said
+        and "model=smollm2" in said
+    )
+
+
+def test_a_twentieth_of_unknown_words_is_let_pass():
+    tokenizer = WordTokenizer(["who", "is"])
+    known, unknown = Query("k", "who is " * 19 + "who", ()), Query("u", "ada", ())
+    assemble.check_readable(tokenizer, [known] + [Query("k2", "who", ()), unknown])  # 1 of 41
+    with pytest.raises(ValueError, match=r"lacks 50% of the words of the questions \('ada', ...\)"):
+        assemble.check_readable(tokenizer, [Query("q", "who ada", ())])
+    assemble.check_readable(load_tokenizer(MODEL), [unknown])  # its tokens are bytes
+
+
+CORPUS = [Passage("1", "Ada Lovelace", "Ada Lovelace wrote."), Passage("2", "Ada Lovelace", "She was born in London.")]
+CORPUS += [Passage("3", "London", "London lies on the Thames.")]
+
+
+def test_traces_are_made_of_titles_alone_or_of_ids_alone():
+    by_title = Query("t", "Where was Ada Lovelace born?", ("London",), (), {"supporting_titles": ["Ada Lovelace"]})
+    by_id = Query("i", "Where was Ada Lovelace born?", ("London",), (), {"supporting": ["3", "2"]})
+    search = bm25(corpus=CORPUS)
+    assert traces.unfit(by_id) == "titles of no gold passages"
+    queries = traces.with_titles([by_title, by_id], CORPUS)
+    assert queries[0] is by_title and queries[1].meta["supporting_titles"] == ["London", "Ada Lovelace"]
+    found = traces.supporting_traces(queries, search, write=expert_turn, k=3)
+    assert [len(trace.turns) for trace in found] == [2, 3]  # a search for each title, then the answer
+    (short,) = traces.supporting_traces(queries, search, write=expert_turn, k=1)
+    assert short.query is by_title  # one passage of its title is enough; all of the ids are wanted
+    assert traces.with_titles([by_id], ()) == [by_id]
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        ({"hard": 8, "easy": 0, "searches": 1.0}, "Every answer was wrong: train a cold start"),
+        ({"hard": 8, "easy": 0, "searches": 0.0}, "No episode searched"),
+        (
+            {"hard": 7, "easy": 0, "searches": 0.0, "length": 0.6},
+            "60% of the episodes are cut by length: raise rollout",
+        ),
+        ({"hard": 0, "easy": 8, "searches": 1.0}, "Every answer was right"),
+        ({"hard": 4, "easy": 3, "searches": 1.0}, "Consider pool.reset_below"),
+    ],
+)
+def test_a_step_that_teaches_little_is_warned_of_by_what_is_the_matter(row, says):
+    counts = {"pool/drawn": 8, "pool/hard": row["hard"], "pool/easy": row["easy"], "pool/fault": 0, "pool/eligible": 9}
+    counts |= {"pool/signal": 8 - row["hard"] - row["easy"], "rollout/searches": row["searches"]}
+    warning = figures.starvation(counts | {"rollout/stop_length": row.get("length", 0.0)})
+    assert warning and says in warning
