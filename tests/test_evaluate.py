@@ -93,6 +93,11 @@ def test_ask_shows_searches_and_answer(run):
         answerer.answer(" ")
 
 
+def test_a_step_that_was_not_kept_is_refused_with_those_that_were(run, capsys):
+    assert cli.main(["eval", str(run), "--step", "55"]) == 2
+    assert "has no whole checkpoint of step 55; it has those of steps 0, 1" in capsys.readouterr().err
+
+
 def test_chat_answers_each_line_of_a_pipe_and_says_which_words_it_cannot_read(run, monkeypatch, capsys):
     lines = "who is the mayor of eskburg ?\n\nwho is the king of Narnia?\n"
     monkeypatch.setattr("sys.stdin", io.StringIO(lines))
@@ -109,7 +114,7 @@ def test_ask_and_eval_take_an_exported_folder_with_what_it_does_not_say(run, tmp
     for words, missing in (
         (["ask", str(model), question], "give data.corpus=FILE (or retriever=NAME"),
         (["eval", str(model)], "give data.eval=FILE and data.corpus=FILE"),
-        (["report", str(model)], "holds no run"),
+        (["report", str(model)], "is a model's (Hugging Face), not a run's"),
         (["probe", str(model)], "is a model's (Hugging Face), not a run's"),
     ):
         assert cli.main(words) == 2

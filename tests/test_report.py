@@ -225,6 +225,8 @@ def test_a_run_before_its_first_step_has_a_page_and_a_folder_that_is_no_run_has_
     assert data_of(page.build(tmp_path).html, "run-data")["charts"] == {}
     with pytest.raises(ValueError, match="is no run: it has no config.json"):
         page.write(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="there is no folder .*none to write page.html into; make it first"):
+        page.write(tmp_path, tmp_path / "none" / "page.html")
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "sft/loss": 0.5}\n')
     with pytest.raises(ValueError, match="holds no run of `qr-jax train`"):
         page.write(tmp_path)

@@ -67,6 +67,14 @@ def test_the_command_prints_a_line_a_run_and_json(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)[0]["state"] == "stopped"
 
 
+def test_a_run_that_a_budget_ends_shows_what_is_spent_of_it(tmp_path):
+    run = a_run(tmp_path / "run", metrics=[{"step": 40, "budget/rollouts": 2560}])
+    config = {"train": {"steps": 100_000, "max_rollouts": 30_000, "max_tokens": None}}
+    (run / "config.json").write_text(json.dumps(config))
+    assert run_list.listed(run).budget == "2,560/30,000 rollouts"
+    assert "40, 2,560/30,000 rollouts" in run_list.format_table([run_list.listed(run)])
+
+
 def test_damaged_files_hide_no_run(tmp_path):
     run = a_run(tmp_path / "run", metrics=STEPS)
     (run / "config.json").write_bytes(b"\xff")

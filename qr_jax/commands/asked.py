@@ -60,7 +60,7 @@ def _of_model(folder: Path) -> Any:
     from qr_jax.models import hf
 
     if folder.is_dir() and not (folder / "config.json").is_file():
-        raise ValueError(f"{folder} is neither a run nor a model: it has no config.json; `qr-jax runs` lists the runs")
+        raise ValueError(f"{folder} is no run and no model: it has no config.json; `qr-jax runs` lists the runs")
     return suite.default_config(str(folder), hf.shape(hf.resolve(str(folder))).context_tokens)
 
 

@@ -132,15 +132,12 @@ def resolve(arguments: argparse.Namespace, stage: str = "") -> tuple[Any, Path]:
     return config, folder
 
 
-def open_run(arguments: argparse.Namespace, *, retriever: str | None = None) -> tuple[str, ...] | None:
-    """Check a run's config before a device is touched, and let the CPU show its devices; the allowed packages.
-
-    With `retriever` that one is asked, and the run's own needs no leave.
-    """
+def open_run(arguments: argparse.Namespace) -> tuple[str, ...] | None:
+    """Check a run's config before a device is touched, and let the CPU show its devices; the allowed packages."""
     from qr_jax import checks, runs
 
     config = runs.load(arguments.run)
-    packages = admit(arguments, config, arguments.run, retriever)
+    packages = admit(arguments, config, arguments.run)
     checks.check(config, allow_plugins=packages)
     start(config)
     return packages

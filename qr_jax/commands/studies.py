@@ -130,13 +130,13 @@ def _study(arguments: argparse.Namespace) -> tuple[list[Path], list[Any], str, A
     """Make the runs of a config: the finished folders, the failed jobs, the budget's unit and the packages allowed."""
     from qr_jax.studies import study
 
-    lacks = [name for name in ("rules", "budget", "folder") if not getattr(arguments, name)]
-    if lacks:
-        raise ValueError(f"a config is compared with --{' and --'.join(lacks)} too, or give the folders of runs")
     if len(arguments.what) > 1:
         raise ValueError(
             f"one config is compared by its rules, or several runs: {arguments.what[0]} is no run's folder"
         )
+    lacks = [name for name in ("rules", "budget", "folder") if not getattr(arguments, name)]
+    if lacks:
+        raise ValueError(f"a config is compared with --{' and --'.join(lacks)} too, or give the folders of runs")
     (path,), typed = arguments.what, list(arguments.overrides)
     typed += [f"evaluation.{name}={value}" for name in ("every", "questions") if (value := getattr(arguments, name))]
     config, trusted = load(arguments, path, typed)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from qr_jax import run_lock
+from qr_jax.config import BUDGETS
 from qr_jax.report.read import BEFORE
 
 State = Literal["training", "finished", "stopped", "untouched"]
@@ -30,6 +31,7 @@ class Listed:
     accuracy: float | None = None
     questions: int | None = None
     after: int | None = None  # the step that the accuracy is of
+    budget: str = ""  # what is spent of a budget that ends the run, as in "2,560/30,000 rollouts"
 
 
 def runs_in(folder: Path) -> list[Listed]:
@@ -51,8 +53,8 @@ def _folders(folder: Path) -> Iterator[Path]:
 def listed(folder: Path) -> Listed:
     """What a run's files say of it, while it may be writing them."""
     config, summary = _object(folder / "config.json"), _object(folder / "summary.json")
-    step, rows = _metrics(folder / "metrics.jsonl")
-    steps = _whole(config.get("train"), "steps")
+    last, rows = _metrics(folder / "metrics.jsonl")
+    step, steps = _whole(last, "step"), _whole(config.get("train"), "steps")
     stage: Literal["train", "cold start"] = "train"
     before, after = _object(folder / BEFORE), summary.get("after")
     evaluated = [(row["step"], row["eval/exact_match"], _during(config, before)) for row in rows]
@@ -62,13 +64,13 @@ def listed(folder: Path) -> Listed:
         evaluated = [(0, before["exact_match"], before.get("questions"))]
     ended = bool(step) and summary.get("steps") == step
     if not step and (folder / "sft" / "metrics.jsonl").is_file():
-        step, _ = _metrics(folder / "sft" / "metrics.jsonl")
+        step = _whole(_metrics(folder / "sft" / "metrics.jsonl")[0], "step")
         stage, steps = "cold start", _whole(config.get("sft"), "steps")
     state: State = "finished" if ended else "stopped" if step or before else "untouched"
     if is_held(folder):
         state = "training"
     at, accuracy, questions = evaluated[-1] if evaluated else (None, None, None)
-    return Listed(folder, state, step, steps, stage, accuracy, questions, at)
+    return Listed(folder, state, step, steps, stage, accuracy, questions, at, _budget(config, last))
 
 
 def is_held(folder: Path) -> bool:
@@ -90,6 +92,7 @@ def format_table(found: list[Listed]) -> str:
     rows = [("run", "state", "step", "exact match")]
     for run in found:
         of = f"{'cold start ' if run.stage == 'cold start' else ''}{run.step}/{run.steps}"
+        of = f"{run.step}, {run.budget}" if run.budget else of
         rows.append((str(run.folder), run.state, of, _accuracy(run)))
     width = [max(len(row[column]) for row in rows) for column in range(3)]
     return "\n".join("  ".join([*map(str.ljust, row[:3], width), row[3]]).rstrip() for row in rows)
@@ -102,21 +105,27 @@ def _accuracy(run: Listed) -> str:
     return f"{run.accuracy:.3f} over {run.questions} questions, {when}"
 
 
+def _budget(config: Mapping[str, Any], last: Mapping[str, Any]) -> str:
+    """What the last step had spent of the budgets that the config sets."""
+    limits = {name: _whole(config.get("train"), f"max_{name}") for name in BUDGETS}
+    return ", ".join(f"{_whole(last, f'budget/{name}'):,}/{most:,} {name}" for name, most in limits.items() if most)
+
+
 def _during(config: Mapping[str, Any], before: Mapping[str, Any]) -> int | None:
     """How many questions an evaluation between the first and the last asks."""
     every, during = before.get("questions"), (config.get("evaluation") or {}).get("during")
     return min(every, during) if every and during else every
 
 
-def _metrics(path: Path) -> tuple[int, list[dict[str, Any]]]:
-    """The last step, and the rows that have an evaluation."""
+def _metrics(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The last step's row, and the rows that have an evaluation."""
     try:
         lines = path.read_bytes().split(b"\n")[:-1]
     except OSError:
-        return 0, []
+        return {}, []
     rows = [_parsed(line) for line in lines if b'"eval/exact_match"' in line]
     last = _parsed(lines[-1]) if lines else {}
-    return _whole(last, "step"), [row for row in rows if row.get("eval/exact_match") is not None and "step" in row]
+    return last, [row for row in rows if row.get("eval/exact_match") is not None and "step" in row]
 
 
 def _object(path: Path) -> dict[str, Any]:
