@@ -108,7 +108,7 @@ def _compile_update(parts: Parts, state: learner.State) -> tuple[learner.State, 
     if parts.run.stops():
         raise Interrupted
     before = compiles.count()
-    start, empty = time.monotonic(), batch.of_groups(parts, state, (), (0, 0))
+    start, empty = time.monotonic(), batch.of_groups(parts, state, (), (0, 0), (0, 0))
     state = replace(state, rate=np.float32(0))  # a host's number, as every step's is: another kind is another program
     old = () if parts.settings.learner.updates == 1 else (parts.learner.old_logp(state, empty),)
     with terminal.phase("compiling the learner"):

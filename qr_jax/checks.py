@@ -96,6 +96,8 @@ def _sizes(config: Config) -> Iterator[str]:
         yield f"pool.samples is {config.pool.samples}; wanted at least 2, to compare"
     if not all(0 <= beta < 1 for beta in config.learner.betas):
         yield f"learner.betas is {config.learner.betas}; wanted two numbers from 0 to below 1"
+    if not 0 <= config.learner.prune < 1:
+        yield f"learner.prune is {config.learner.prune}; wanted a chance from 0 to below 1"
     if config.learner.importance_low >= config.learner.importance_high:
         low, high = config.learner.importance_low, config.learner.importance_high
         yield f"learner.importance_low={low} is not below learner.importance_high={high}"

@@ -209,7 +209,8 @@ def _update(
     waiting = standing.waiting
     if len(waiting) < max(parts.settings.pool.min_signal, 1):
         return state, standing, Updated()
-    packed = batch.of_groups(parts, state, waiting, standing.left_out)
+    key = (standing.seed(parts.settings.seed), step)
+    packed = batch.of_groups(parts, state, waiting, standing.left_out, key)
     state, metrics = update(
         parts.learner, _at_rate(parts, state, standing, step), packed, parts.settings.learner.updates
     )
@@ -241,8 +242,7 @@ def update(
                 whole,
                 used_M=used_M,
                 mask_MEL=whole.mask_MEL & used_M[:, None, None],
-                drawn_tokens=whole.drawn_tokens // updates,
-                drawn_episodes=whole.drawn_episodes // updates,
+                **{name: getattr(whole, name) // updates for name in pack.COUNTS},
             )
             state, metrics = trainer.train_step(state, part, old_MEL)
             every.append(jax.device_get(metrics))

@@ -240,6 +240,32 @@ def test_slots_come_back_as_the_episodes_that_were_packed():
             assert not mask_NL[n].any() and (turn_NL[n] == -1).all()
 
 
+def test_disco_s_exponent_runs_over_groups_that_lie_in_several_micro_batches():
+    """The gradient beside that of the objective itself, by a dense pass over all 24 episodes, 4 of each group."""
+    ids_NL, mask_NL, _ = episodes_as_tables()
+    right_QG, tau = groups()[1].reward_QG > 0, 0.5
+
+    @jax.jit
+    @jax.grad
+    def dense_gradient(params):
+        logp_NL = jnp.where(mask_NL, dense(params, ids_NL)[0], 0)
+        score_QG = (logp_NL.sum(axis=1) / mask_NL.sum(axis=1)).reshape(6, 4)
+        up_Q = jnp.where(right_QG, score_QG, 0).sum(axis=1) / right_QG.sum(axis=1)
+        down_Q = jnp.where(right_QG, 0, jnp.exp(score_QG / tau)).sum(axis=1) / (~right_QG).sum(axis=1)
+        return -(up_Q - tau * jnp.log(down_Q)).mean()
+
+    settings = replace(SETTINGS, advantage=use("disco", tau=tau), loss=use("cispo", low=0, high=0))
+    settings = replace(settings, reduce="sequence_mean")
+    bound = learner.make(CFG, MODEL, settings, meshes.make_mesh(config.Mesh(devices=1)))
+    assert bound.needs == {"logp_NL", "old_logp_NL"}
+    whole = batch(rows=4)
+    in_micro_batches = [set(at_E[at_E >= 0] // 4) for at_E in whole.episode_ME[whole.used_M]]
+    assert any(one & other for one, other in zip(in_micro_batches, in_micro_batches[1:], strict=False))
+    _, gradient, _ = bound.gradient(bound.init(params()), whole)
+    for leaf, wanted in zip(jax.tree.leaves(gradient), jax.tree.leaves(dense_gradient(params())), strict=True):
+        assert np.linalg.norm(leaf - wanted) <= 1e-4 * max(np.linalg.norm(wanted), 1e-6)
+
+
 def lowered(advantage="grpo", loss="clip", changes=None):
     """Traced and not compiled: what is wrong with a plug-in is said before XLA is asked."""
     settings = replace(SETTINGS, advantage=use(advantage), loss=use(loss))

@@ -5,9 +5,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from qr_jax import plugins
+from qr_jax.config import use
+from qr_jax.interfaces import LOSS_ARRAYS
 from qr_jax.learning import importance, kl
+from qr_jax.losses.cispo import cispo
 from qr_jax.losses.clip import clip
+from qr_jax.losses.gspo import gspo
+from qr_jax.losses.gspo_token import gspo_token
 from qr_jax.losses.llds import llds
+from qr_jax.losses.sapo import sapo
 
 
 def row(*values):
@@ -102,16 +109,29 @@ def test_expected_values_and_gradients_of_the_kl_estimates_are_what_the_docstrin
 
 def test_importance_weights_by_hand():
     rollout_logp_NL = row(-1.0, -1.0, -1.0, -1.0)
-    old_logp_NL = rollout_logp_NL + jnp.log(row(1.0, 0.25, 1.5, 8.0))
-    np.testing.assert_allclose(importance.ratio(old_logp_NL, rollout_logp_NL), [[1, 0.25, 1.5, 8]], rtol=1e-6)
-    np.testing.assert_allclose(importance.truncate(old_logp_NL, rollout_logp_NL), [[1, 0.25, 1.5, 2]], rtol=1e-6)
-    np.testing.assert_allclose(importance.icepop(old_logp_NL, rollout_logp_NL), [[1, 0, 1.5, 0]], rtol=1e-6)
-    np.testing.assert_allclose(importance.icepop(old_logp_NL, rollout_logp_NL, low=0.2, high=9.0)[0, 3], 8, rtol=1e-6)
+    pair = rollout_logp_NL + jnp.log(row(1.0, 0.25, 1.5, 8.0)), rollout_logp_NL, row(1, 1, 1, 1) > 0
+    np.testing.assert_allclose(importance.ratio(*pair), [[1, 0.25, 1.5, 8]], rtol=1e-6)
+    np.testing.assert_allclose(importance.truncate(*pair), [[1, 0.25, 1.5, 2]], rtol=1e-6)
+    np.testing.assert_allclose(importance.icepop(*pair), [[1, 0, 1.5, 0]], rtol=1e-6)
+    np.testing.assert_allclose(importance.icepop(*pair, low=0.2, high=9.0)[0, 3], 8, rtol=1e-6)
+
+
+def test_importance_weights_of_an_episode_by_hand():
+    """Sampled tokens of ratios 2 and 8 (the third is an observation): product 16, geometric mean 4."""
+    pair = jnp.log(row(2.0, 8.0, 5.0)), row(0.0, 0.0, 0.0), row(1, 1, 0) > 0
+    np.testing.assert_allclose(importance.ratio(*pair, by="sequence"), [[16, 16, 16]], rtol=1e-6)
+    np.testing.assert_allclose(importance.ratio(*pair, by="geometric"), [[4, 4, 4]], rtol=1e-6)
+    np.testing.assert_allclose(importance.truncate(*pair, by="sequence", high=10.0), [[10, 10, 10]], rtol=1e-6)
+    np.testing.assert_allclose(importance.icepop(*pair, by="geometric", high=5.0), [[4, 4, 4]], rtol=1e-6)
+    assert importance.icepop(*pair, by="geometric", high=3.0).tolist() == [[0, 0, 0]]
+    nothing = importance.ratio(row(-1.0), row(-2.0), row(0.0) > 0, by="geometric")
+    assert nothing.tolist() == [[1]]
 
 
 @pytest.mark.parametrize("weights", [importance.truncate, importance.icepop])
 def test_importance_weights_carry_no_gradient(weights):
-    slope_NL = jax.grad(lambda old_logp_NL: weights(old_logp_NL, row(-1.2, -0.7)).sum())(row(-1.0, -1.0))
+    mask_NL = row(1, 1) > 0
+    slope_NL = jax.grad(lambda old_logp_NL: weights(old_logp_NL, row(-1.2, -0.7), mask_NL).sum())(row(-1.0, -1.0))
     assert slope_NL.tolist() == [[0, 0]]
 
 
@@ -128,3 +148,95 @@ def test_llds_prices_the_fall_of_right_episodes_alone():
     np.testing.assert_array_equal(same_NL, clip(old_logp_NL, old_logp_NL, adv_NL, mask_NL)[0])
     masked_NL = mask_NL.at[0, 0].set(False)  # what is not sampled neither pays nor decides
     assert not llds(logp_NL, old_logp_NL, adv_NL, masked_NL)[1]["fallen"].any()
+
+
+def slope(loss, ratios, advantages, mask=None, **settings):
+    """d loss / d logp, summed over the tokens; old log-probabilities are 0."""
+    old_logp_NL, mask_NL = jnp.zeros((1, len(ratios))), row(*(mask or [1] * len(ratios))) > 0
+    given = old_logp_NL, row(*advantages), mask_NL
+    return jax.grad(lambda logp_NL: loss(logp_NL, *given, **settings)[0].sum())(jnp.log(row(*ratios)))
+
+
+def value(loss, ratios, advantages, mask=None, **settings):
+    old_logp_NL, mask_NL = jnp.zeros((1, len(ratios))), row(*(mask or [1] * len(ratios))) > 0
+    return loss(jnp.log(row(*ratios)), old_logp_NL, row(*advantages), mask_NL, **settings)
+
+
+def test_gspo_by_hand():
+    """Ratios 2 and 8 and an observation: s = 4. A = 1 is cut at 1 + high, A = -1 is not."""
+    three, seen = (2.0, 8.0, 99.0), (1, 1, 0)
+    np.testing.assert_allclose(value(gspo, three, (1, 1, 1), seen, high=0.5)[0], [[-1.5] * 3], rtol=1e-6)
+    loss_NL, metrics = value(gspo, three, (-1, -1, -1), seen, high=0.5)
+    np.testing.assert_allclose(loss_NL, [[4] * 3], rtol=1e-6)
+    assert not metrics["clip_high"].any() and not metrics["clip_low"].any()
+    # of the two sampled tokens each has half of s in its gradient, from each of two losses
+    for loss in (gspo, gspo_token):
+        np.testing.assert_allclose(slope(loss, (2.0, 8.0), (-1, -1), high=0.5), [[4, 4]], rtol=1e-6)
+        assert not slope(loss, (2.0, 8.0), (1, 1), high=0.5).any()
+
+
+def test_gspo_token_gives_each_token_its_own_advantage():
+    np.testing.assert_allclose(value(gspo_token, (2.0, 8.0), (-1, -3))[0], [[4, 12]], rtol=1e-6)
+    np.testing.assert_allclose(slope(gspo_token, (2.0, 8.0), (-1, -3)), [[4, 12]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("loss", [gspo, gspo_token])
+@pytest.mark.parametrize("advantage", [2.0, -2.0])
+@pytest.mark.parametrize("ratio", [0.5, 0.9, 1.0, 1.1, 4.0])
+def test_gspo_of_an_episode_of_one_token_is_the_clipped_token_ratio(loss, advantage, ratio):
+    bounds = {"low": 0.2, "high": 0.28}
+    plain = value(clip, (ratio,), (advantage,), dual=None, **bounds)[0]
+    np.testing.assert_allclose(value(loss, (ratio,), (advantage,), **bounds)[0], plain, rtol=1e-6)
+    wanted = slope(clip, (ratio,), (advantage,), dual=None, **bounds)
+    np.testing.assert_allclose(slope(loss, (ratio,), (advantage,), **bounds), wanted, rtol=1e-6)
+
+
+def test_cispo_by_hand():
+    """logp = log ratio; the ratio weighs it and has no gradient, so that a cut token still learns."""
+    loss_NL, metrics = value(cispo, (2.0, 8.0, 0.5), (1, 1, -1))
+    np.testing.assert_allclose(loss_NL, [[-2 * np.log(2), -5 * np.log(8), 0.5 * np.log(0.5)]], rtol=1e-6)
+    assert metrics["clip_high"].tolist() == [[0, 1, 0]] and not metrics["clip_low"].any()
+    np.testing.assert_allclose(slope(cispo, (2.0, 8.0, 0.5), (1, 1, -1)), [[-2, -5, 0.5]], rtol=1e-6)
+    np.testing.assert_allclose(slope(cispo, (2.0, 8.0, 0.5), (1, 1, -1), low=0.0, high=0.0), [[-1, -1, 1]], rtol=1e-6)
+
+
+def test_sapo_by_hand():
+    """The gate is 2 / tau at ratio 1; at 1 + log(3) its sigmoid is 3/4 and its slope 4 * 3/4 * 1/4 of the ratio's."""
+    at = 1 + np.log(3)
+    loss_NL, metrics = value(sapo, (1.0, at), (1, 1))
+    np.testing.assert_allclose(loss_NL, [[-2, -3]], rtol=1e-6)
+    np.testing.assert_allclose(metrics["gate"], [[1, 0.75]], rtol=1e-6)
+    np.testing.assert_allclose(slope(sapo, (1.0, at), (1, 1)), [[-1, -0.75 * at]], rtol=1e-6)
+    np.testing.assert_allclose(value(sapo, (1.0,), (-3,))[0], [[3 * 2 / 1.05]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("tau", [0.5, 1.0, 1.05, 3.0])
+@pytest.mark.parametrize("advantage", [2.0, -2.0])
+def test_the_slope_of_sapo_at_ratio_1_is_that_of_the_ratio(tau, advantage):
+    taus = {"tau_positive": tau, "tau_negative": tau}
+    np.testing.assert_allclose(slope(sapo, (1.0,), (advantage,), **taus), [[-advantage]], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("loss", "settings"),
+    [(gspo, {"low": 2.0}), (gspo_token, {"high": -1.0}), (cispo, {"low": -1.0}), (sapo, {"tau_negative": 0.0})],
+)
+def test_new_losses_refuse_bounds_that_make_no_sense(loss, settings):
+    with pytest.raises(ValueError, match=str(*settings.values())):
+        value(loss, (1.0,), (1.0,), **settings)
+
+
+def test_a_loss_that_learns_from_an_advantage_of_0_says_so():
+    """Two tokens at half their old probability: what has a gradient where A is 0 declares ZERO_VARIANCE."""
+    given = {name: row(-1.0, -2.0) for name in LOSS_ARRAYS} | {"adv_NL": row(0.0, 0.0), "mask_NL": row(1, 1) > 0}
+    given |= {"old_logp_NL": row(-0.5, -1.5), "turn_NL": jnp.zeros((1, 2), jnp.int32)}
+    given |= {"group_N": jnp.zeros(1, jnp.int32), "reward_N": jnp.ones(1)}
+    for name in plugins.names("loss"):
+        loss, takes = plugins.bind("loss", use(name)), plugins.signature("loss", name).data
+        slope_NL = jax.grad(
+            lambda logp_NL, loss=loss, takes=takes: loss(
+                **{key: array for key, array in (given | {"logp_NL": logp_NL}).items() if key in takes}
+            )[0].sum()
+        )(given["logp_NL"])
+        declared = plugins.constants("loss", name).get("ZERO_VARIANCE", "none")
+        assert declared == ("gradient" if slope_NL.any() else "none"), name

@@ -24,7 +24,7 @@ def foreign(tmp_path, monkeypatch, text):
 
 
 def test_an_unknown_name_lists_the_nearest_and_all():
-    with pytest.raises(ValueError, match=r"there is no loss 'clop'; did you mean clip\? \(there are: clip"):
+    with pytest.raises(ValueError, match=r"there is no loss 'clop'; did you mean clip\? \(there are: cispo, clip"):
         plugins.find("loss", "clop")
     with pytest.raises(ValueError, match="unknown kind of plug-in 'los'"):
         plugins.find("los", "clip")

@@ -15,7 +15,7 @@ import optax
 from jax.sharding import Mesh
 
 from qr_jax import config, plugins
-from qr_jax.learning.pack import Batch
+from qr_jax.learning.pack import COUNTS, Batch
 from qr_jax.learning.update import OWN as OWN
 from qr_jax.learning.update import State, Update
 from qr_jax.models import attention, decoder
@@ -23,7 +23,7 @@ from qr_jax.models.families import ModelConfig
 from qr_jax.parallel import mesh as meshes
 
 # What an advantage may name that takes forward passes of its own.
-COSTLY = {"entropy_NL", "gold_logp_NT"}
+COSTLY = {"entropy_NL", "logp_NL", "old_logp_NL", "gold_logp_NT"}
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Learner:
     init: Callable[[Any], State]
     abstract: State
     rate: Callable[[int, float], float]  # `learning_rate` of these settings, for State.rate
-    needs: frozenset[str]  # which of entropy_NL and gold_logp_NT the advantage names; the caller computes the latter
+    needs: frozenset[str]  # which of COSTLY the advantage names; the caller computes gold_logp_NT
 
 
 def learning_rate(settings: config.Learner, updates: int, done: float) -> float:
@@ -108,7 +108,7 @@ def _jit_on(function, state_at, spec, out, *, donate: bool):
 def _batch_shardings(mesh: Mesh, batch: Batch) -> Batch:
     """Rows and episode slots over data and fsdp; what has no such axis is on every device."""
     rows, everywhere = meshes.batch_sharding(mesh, row_axis=1), meshes.replicated(mesh)
-    whole = {"used_M", "grades", "drawn_tokens", "drawn_episodes", "gold_logp_NT"}
+    whole = {"used_M", "grades", "weight_QG", "gold_logp_NT", *COUNTS}
     return Batch(
         **{
             name: jax.tree.map(lambda _, name=name: everywhere if name in whole else rows, getattr(batch, name))

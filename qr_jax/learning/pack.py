@@ -34,7 +34,13 @@ class Batch:
     grades: Grades  # [Q, G], padded with valid False
     drawn_tokens: Any  # int32 [], sampled tokens of valid episodes that were drawn and are not in the batch
     drawn_episodes: Any  # int32 [], those episodes
+    weight_QG: Any  # float32, what an episode counts for: 1, 0 where it was pruned, more where it makes up for others
+    pruned_tokens: Any  # int32 [], sampled tokens of pruned episodes: in the denominators they stay
+    pruned_episodes: Any  # int32 [], those episodes
     gold_logp_NT: Any = None  # float32 nats of the gold answer before each turn (gold.py); None where nobody names it
+
+
+COUNTS = ("drawn_tokens", "drawn_episodes", "pruned_tokens", "pruned_episodes")
 
 
 @dataclass(frozen=True)
@@ -56,21 +62,28 @@ def pack(
     drawn_tokens: int = 0,
     drawn_episodes: int = 0,
     drop_loss: Sequence[Sequence[bool]] | None = None,
+    weight_QG: np.ndarray | None = None,
 ) -> Batch:
     """Episodes [group][sample] and the grades of the same groups as a host Batch of numpy arrays; first-fit decreasing.
 
     All shapes follow from (micro, rows, row_tokens, per_row, queries, samples), so that nothing compiles anew; micro
     None is ceil(queries * samples / rows), which always suffices. A turn reward's last axis is the caller's. Left out
     of the rows, as they train nothing, are episodes invalid in the grades (faults), those with
-    `drop_loss[group][sample]` True (over-long ones, say, whose rewards stay in their group) and those without a
-    sampled token. per_row None is 8, or one for each 256 tokens of a longer row, so that not the number of episodes but
-    their tokens fill it; per_row=1 gives one padded row an episode.
+    `drop_loss[group][sample]` True (over-long ones, say, whose rewards stay in their group), those without a sampled
+    token, and those of weight 0 (prune.py), which alone are counted as pruned. per_row None is 8, or one for each 256
+    tokens of a longer row, so that not the number of episodes but their tokens fill it; per_row=1 gives one padded row
+    an episode.
 
     Raises ValueError when an episode is longer than a row, begins with a sampled token or is graded valid after a
     fault, when groups, samples or rows are more than there is room for, or when grades and episodes do not match.
     """
     grades = _pad_grades(episodes_by_group, grades, queries, samples)
+    weighed_QG = np.ones((queries, samples), np.float32)
+    if weight_QG is not None:
+        weighed_QG[: weight_QG.shape[0], : weight_QG.shape[1]] = weight_QG
     items = _trained(episodes_by_group, grades, drop_loss, samples, row_tokens)
+    pruned = [int(item.episode.mask_L.sum()) for item in items if not weighed_QG.flat[item.at]]
+    items = [item for item in items if weighed_QG.flat[item.at]]
     per_row = slots_of_row(row_tokens) if per_row is None else per_row
     lengths = [len(item.episode.ids_L) for item in items]
     opened = [[items[at] for at in row] for row in first_fit(lengths, row_tokens=row_tokens, per_row=per_row)]
@@ -80,7 +93,11 @@ def pack(
             f"{len(items)} episodes ({sum(lengths)} tokens) need {len(opened)} rows of {row_tokens} tokens and"
             f" {per_row} episodes; there are {micro * rows} ({micro} micro-batches of {rows}): raise micro or rows"
         )
-    return _lay_out(opened, grades, micro, rows, row_tokens, per_row, drawn_tokens, drawn_episodes)
+    counts = drawn_tokens, drawn_episodes, sum(pruned), len(pruned)
+    return _lay_out(
+        opened, grades, micro, rows, row_tokens, per_row, weight_QG=weighed_QG,
+        **{name: np.asarray(count, np.int32) for name, count in zip(COUNTS, counts, strict=True)},
+    )  # fmt: skip
 
 
 def slots_of_row(row_tokens: int) -> int:
@@ -166,7 +183,7 @@ def _check(episode: Episode, row_tokens: int) -> None:
         raise ValueError(f"{name}: ids_L, mask_L, logp_L and turn_L must be of one length; found {sorted(lengths)}")
 
 
-def _lay_out(opened, grades, micro, rows, row_tokens, per_row, drawn_tokens, drawn_episodes) -> Batch:
+def _lay_out(opened, grades, micro, rows, row_tokens, per_row, **whole) -> Batch:
     in_rows, in_slots = (micro, rows, row_tokens), (micro, rows * per_row, row_tokens)
     ids, position, segment, target = (np.zeros(in_rows, np.int32) for _ in range(4))
     source, mask = np.zeros(in_slots, np.int32), np.zeros(in_slots, bool)
@@ -189,5 +206,4 @@ def _lay_out(opened, grades, micro, rows, row_tokens, per_row, drawn_tokens, dra
             slot_of[m, e] = item.at
             column += tokens
     used = np.arange(micro) * rows < len(opened)
-    drawn = np.asarray(drawn_tokens, np.int32), np.asarray(drawn_episodes, np.int32)
-    return Batch(ids, position, segment, target, source, mask, rollout_logp, turn, slot_of, used, grades, *drawn)
+    return Batch(ids, position, segment, target, source, mask, rollout_logp, turn, slot_of, used, grades, **whole)

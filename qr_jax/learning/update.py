@@ -3,6 +3,7 @@
 `learner.make` jits them. Losses see plain [N, L] arrays; packed rows exist only inside the forward pass.
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,7 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from qr_jax import config
 from qr_jax.interfaces import shown
-from qr_jax.learning import credit, importance, kl
+from qr_jax.learning import credit, importance, kl, pack
 from qr_jax.learning.pack import Batch
 from qr_jax.models import decoder, logprob
 from qr_jax.models.families import ModelConfig
@@ -119,11 +120,11 @@ class Update:
         if taken := OWN & set(metrics):
             raise ValueError(f"loss {settings.loss.name!r} reports {sorted(taken)}, names that the learner has itself")
         old_EL, rollout_EL = given["old_logp_NL"], given["rollout_logp_NL"]
+        pair, high = (old_EL, rollout_EL, given["mask_NL"]), settings.importance_high
         if settings.importance == "truncate":
-            loss_EL *= importance.truncate(old_EL, rollout_EL, high=settings.importance_high)
+            loss_EL *= importance.truncate(*pair, by=settings.importance_by, high=high)
         elif settings.importance == "icepop":
-            bounds = dict(low=settings.importance_low, high=settings.importance_high)
-            loss_EL *= importance.icepop(old_EL, rollout_EL, **bounds)
+            loss_EL *= importance.icepop(*pair, by=settings.importance_by, low=settings.importance_low, high=high)
         if settings.kl_weight:
             metrics["kl"] = kl.ESTIMATES[settings.kl](given["logp_NL"], given["ref_logp_NL"])
             loss_EL += settings.kl_weight * metrics["kl"]
@@ -135,7 +136,7 @@ class Update:
     def gradient(self, state: State, batch: Batch, old_logp_MEL=None):
         """(loss, gradient, metrics) of the whole batch, summed over its micro-batches."""
         weight_MEL = credit.token_weights(self.settings, batch)
-        advantage = self.advantages(state, batch)
+        advantage = self.advantages(state, batch, old_logp_MEL)
         adv_MEL, reward_ME = credit.to_slots(advantage, batch)
         per_micro = (_micro_batches(batch), (weight_MEL, adv_MEL, reward_ME, old_logp_MEL))
         value, grads, sums, gap = self.summed(state, per_micro)
@@ -145,12 +146,13 @@ class Update:
         metrics |= {"gap_max": gap, "tokens": tokens, "signal_groups": jnp.sum(signal_Q), "advantage": advantage}
         return value, grads, metrics
 
-    def advantages(self, state: State, batch: Batch) -> jax.Array:
+    def advantages(self, state: State, batch: Batch, old_logp_MEL=None) -> jax.Array:
         """What the advantage plug-in gives for the batch: adv_QG, adv_QGT or adv_NL.
 
-        Entropies are those of the weights before this update and of the micro-batches that are in it: with
+        Entropies and logp_NL are those of the weights before this update and of the micro-batches that are in it: with
         learner.updates > 1 an update has a part of the batch, and mask_NL is False on the others.
         """
+        logp = functools.cache(lambda: self.old_logp(state, batch))
         name, names = self.settings.advantage.name, self.advantage_names
         queries, samples = batch.grades.reward_QG.shape
         gold_logp_NT = batch.gold_logp_NT
@@ -162,6 +164,8 @@ class Update:
         give = {
             "grades": lambda: batch.grades,
             "entropy_NL": lambda: self.by_episode(self.entropies(state, batch), batch, 0.0),
+            "logp_NL": lambda: self.by_episode(logp(), batch, 0.0),
+            "old_logp_NL": lambda: self.by_episode(logp() if old_logp_MEL is None else old_logp_MEL, batch, 0.0),
             "gold_logp_NT": lambda: gold_logp_NT,
             "mask_NL": lambda: self.by_episode(batch.mask_MEL, batch, False),
             "turn_NL": lambda: self.by_episode(batch.turn_MEL, batch, -1),
@@ -250,7 +254,7 @@ def _by_micro_batch(batch: Batch, value_of: Callable[[Batch], jax.Array]) -> jax
 
 def _micro_batches(batch: Batch) -> Batch:
     """The batch with what is not per micro-batch left out, so that a scan can run over it."""
-    return replace(batch, grades=None, drawn_tokens=None, drawn_episodes=None, gold_logp_NT=None)
+    return replace(batch, grades=None, gold_logp_NT=None, weight_QG=None, **dict.fromkeys(pack.COUNTS))
 
 
 def _to_episodes(value_RC, source_EL):

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-LOG_RATIO_BOUND = 20.0  # exp(20) is still far from float32's end
+from qr_jax.learning import importance
 
 
 def clip(
@@ -20,18 +20,16 @@ def clip(
     """max(-A ratio, -A clip(ratio, 1 - low, 1 + high)); where A < 0 at most -A dual (None: no such bound).
 
     PPO: Schulman et al. 2017, arXiv:1707.06347, eq. 7. high > low: DAPO, Yu et al. 2025, arXiv:2503.14476. Dual clip:
-    Ye et al. 2020, arXiv:1912.09729. The loss is neither masked nor averaged: `reduce.py` owns the denominator. Where
-    mask_NL is False the log-ratio is taken as 0 before exp, so that a non-finite log-probability there gives neither
-    a NaN nor a gradient; elsewhere a non-finite one shows. Metrics, float32 [N, L] without gradient: `ratio`, and
-    indicators of tokens whose gradient was cut: `clip_low` (A < 0, ratio < 1 - low), `clip_high` (A > 0, ratio > 1 +
-    high), `dual` (A < 0, ratio > dual).
+    Ye et al. 2020, arXiv:1912.09729. The loss is neither masked nor averaged: `reduce.py` owns the denominator. The
+    ratio (importance.py) is 1 where mask_NL is False. Metrics, float32 [N, L] without gradient: `ratio`, and indicators
+    of tokens whose gradient was cut: `clip_low` (A < 0, ratio < 1 - low), `clip_high` (A > 0, ratio > 1 + high), `dual`
+    (A < 0, ratio > dual).
     """
     if not (0 <= low <= 1 and high >= 0):
         raise ValueError(f"loss 'clip' wants 0 <= low <= 1 and high >= 0; found low={low}, high={high}")
     if dual is not None and dual <= 1:
         raise ValueError(f"loss 'clip' wants dual > 1, or None; found dual={dual}")
-    log_ratio_NL = jnp.where(mask_NL, logp_NL - old_logp_NL, 0.0)
-    ratio_NL = jnp.exp(jnp.clip(log_ratio_NL, -LOG_RATIO_BOUND, LOG_RATIO_BOUND))
+    ratio_NL = importance.ratio(logp_NL, old_logp_NL, mask_NL)
     loss_NL = jnp.maximum(-adv_NL * ratio_NL, -adv_NL * jnp.clip(ratio_NL, 1 - low, 1 + high))
     above_NL = jnp.zeros_like(mask_NL)
     if dual is not None:

@@ -5,6 +5,8 @@ from jaxtyping import Array, Bool, Float
 
 from qr_jax.losses.clip import clip
 
+ZERO_VARIANCE = "gradient"  # an advantage of 0 is among those whose likelihood must not fall
+
 
 def llds(
     logp_NL: Float[Array, "N L"],

@@ -2,6 +2,8 @@
 
 from jaxtyping import Array, Float
 
+ZERO_VARIANCE = "gradient"  # it reads no advantage at all
+
 
 def nll(logp_NL: Float[Array, "N L"]) -> tuple[Float[Array, "N L"], dict]:
     """-log p a token; the mask (expert's tokens only) and the mean are `reduce.py`'s."""

@@ -3,14 +3,17 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from qr_jax.learning import pack
+from qr_jax.learning import pack, prune
 from qr_jax.learning.update import State
 from qr_jax.step.grading import Group, joined
 from qr_jax.step.parts import Parts
 
 
-def of_groups(parts: Parts, state: State, groups: Sequence[Group], left_out: tuple[int, int]) -> pack.Batch:
-    """Groups with their episodes, packed; `left_out`: sampled tokens and episodes that were drawn beside them.
+def of_groups(
+    parts: Parts, state: State, groups: Sequence[Group], left_out: tuple[int, int], key: tuple[int, int]
+) -> pack.Batch:
+    """Groups with their episodes, packed; `left_out`: sampled tokens and episodes that were drawn beside them, `key`:
+    (seed, step), by which episodes are pruned.
 
     There is room for the most samples that a group may have, so that groups of any size run one program. The gold
     answers' log-probabilities under `state` come with them where the advantage names them.
@@ -19,10 +22,10 @@ def of_groups(parts: Parts, state: State, groups: Sequence[Group], left_out: tup
     overlong = parts.settings.rollout.overlong == "mask"
     cut = [[overlong and episode.stop in ("length", "context") for episode in group.episodes] for group in groups]
     sizes = dict(rows=learn.rows, row_tokens=learn.row_tokens, queries=parts.most_groups, samples=parts.most_samples)
-    episodes = [group.episodes for group in groups]
+    episodes, grades = [group.episodes for group in groups], joined(groups, settings.samples, parts.turns)
     packed = pack.pack(
-        episodes, joined(groups, settings.samples, parts.turns), drop_loss=cut, drawn_tokens=left_out[0],
-        drawn_episodes=left_out[1], **sizes,
+        episodes, grades, drop_loss=cut, drawn_tokens=left_out[0], drawn_episodes=left_out[1],
+        weight_QG=prune.weights(grades, learn.prune, *key) if learn.prune else None, **sizes,
     )  # fmt: skip
     if parts.gold_logp is None:
         return packed
