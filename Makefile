@@ -109,6 +109,9 @@ bench-dense: $(STAMP) $(PEERS)/.installed  ## exact search among vectors beside 
 bench-recall: $(STAMP) minilm  ## recall of bm25, dense and hybrid over the seven sets (20 to 45 minutes on 2 cores)
 	$(BIN)/python -m benchmarks.recall
 
+bench-methods: $(STAMP)  ## the neighbouring methods screened: runs that are missing (hours; resumable), then the table
+	$(BIN)/python -m benchmarks.methods
+
 bench-hand-over: $(STAMP)  ## weights to rollouts beside a plain all-gather: emulated, and compiled for v5e (5 minutes)
 	$(PIP) libtpu
 	$(BIN)/python -m benchmarks.hand_over

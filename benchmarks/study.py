@@ -17,7 +17,7 @@ import json
 import runpy
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ ROLLOUTS = 128  # a step, of the reported recipes
 LAST = 4  # of them are a run's accuracy
 BASELINE = {"a": "grpo_shipped", "b": "grpo"}  # what the others of a half are held against
 T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # Student's t, 97.5 %, of 1 to 9 degrees
+Recipes = Mapping[str, Sequence[str]]
 SERIES = {  # what a guard reads, a value a step
     "entropy": "rollout/entropy", "answered": "rollout/stop_answered", "grad_norm": "learner/grad_norm",
     "reward": "reward/mean", "searches": "rollout/searches", "signal": "pool/signal", "probe": "probe/exact_match",
@@ -54,10 +55,17 @@ def main(words: Sequence[str]) -> int:
     recipes = {name: words for group in ("TUNING", "RECIPES") for name, words in known.get(group, {}).items()}
     if unknown := sorted({*options.recipes} - {*recipes}):
         raise SystemExit(f"there is no recipe {', '.join(unknown)}; there are {', '.join(recipes)}")
-    launcher = Launcher(options.jobs, [], lambda line: print(line, flush=True))
     plan, half = [(options.settings, options.recipes, options.seeds)], options.half
     if not options.settings and not options.recipes:
         plan, half = known["PLAN"], "b"
+    return make(plan, recipes, half, options.jobs)
+
+
+def make(
+    plan: Sequence[tuple[Sequence[str], Sequence[str], Sequence[int]]], recipes: Recipes, half: str, at_once: int
+) -> int:
+    """Make the runs of the plan (settings, recipes, seeds) that are missing; the exit code."""
+    launcher = Launcher(at_once, [], lambda line: print(line, flush=True))
     jobs, cold = [], {}
     for settings, named, seeds in plan:
         for seed, name, recipe in itertools.product(seeds, settings, named):
@@ -150,6 +158,8 @@ def figures(job: Job) -> dict[str, Any]:
         "rollouts": summary["rollouts"], "tokens_sampled": summary["tokens"],
         "tokens_trained": sum(row.get("learner/tokens") or 0 for row in rows), "steps": len(rows),
         "seconds": round(sum(row["time/step_s"] for row in rows), 1),
+        "drawn_groups": sum(row["pool/drawn"] for row in rows),
+        "zero_variance_groups": sum(row["pool/zero_variance"] for row in rows),
         "signal_groups": sum(row["pool/signal"] for row in rows), "unique_queries": rows[-1]["pool/attempted_queries"],
         "recycled": sum(row["pool/accepted_recycled"] for row in rows),
         "accepted": sum(row["pool/accepted"] for row in rows), "epochs": rows[-1]["pool/epoch"],

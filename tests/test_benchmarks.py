@@ -2,6 +2,7 @@
 
 import json
 import platform
+import runpy
 import sys
 from pathlib import Path
 
@@ -11,8 +12,9 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import figures, interleave, pool, recycling_map, retrieval, rollout, tpu  # noqa: E402
+from benchmarks import figures, interleave, methods, pool, recycling_map, retrieval, rollout, study, tpu  # noqa: E402
 from benchmarks.peers import episodes, load  # noqa: E402
+from qr_jax import config  # noqa: E402
 from qr_jax.records import Passage, Query  # noqa: E402
 from qr_jax.studies import oracle, pass_rates  # noqa: E402
 
@@ -154,3 +156,34 @@ def test_draws_that_never_return_to_a_trained_query_have_no_jump():
     played = oracle.play(sampler, pass_rates.world("uniform", 100, seed=0), size=100, seed=0)
     with pytest.raises(ValueError, match="nothing to tell a jump from"):
         recycling_map.shift_and_jump(100, played.draws)
+
+
+def test_the_screen_of_the_methods_is_read_by_hand(tmp_path, monkeypatch):
+    """Two seeds of GRPO (.5 and .7), one of GSPO (.8): best first, the difference of the seed in common, .25 dead."""
+    monkeypatch.setattr(study, "RESULTS", tmp_path)
+    with pytest.raises(SystemExit, match="there is none yet"):
+        methods.best()
+    for method, seed, accuracy in (("grpo", 0, 0.5), ("grpo", 1, 0.7), ("gspo", 0, 0.8)):
+        file = tmp_path / "a" / "screen" / method / f"seed_{seed}.json"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        run = {"seed": seed, "accuracy": accuracy, "before": 0.4, "final": accuracy + 0.1, "steps": 10, "seconds": 5.0}
+        run |= {"zero_variance_groups": 40, "drawn_groups": 160, "tokens_sampled": 2000, "tokens_trained": 1500}
+        file.write_text(json.dumps(run))
+    lines = methods.table("a", "screen").splitlines()
+    assert lines[4] == "| gspo | 1 | 0.400 | 0.900 | 0.800 | +0.300 | 0.250 | 2,000 | 1,500 | 0.50 |"
+    assert lines[5] == "| grpo | 2 | 0.400 | 0.700 | 0.600 |  | 0.250 | 2,000 | 1,500 | 0.50 |"
+    assert methods.best() == ["gspo"]
+
+
+def test_the_screen_runs_what_the_example_configs_are():
+    for name in ("grpo", "igpo"):
+        settings, example = (
+            config.load(f"{ROOT}/configs/study/settings.py:screen", methods_of()[name]),
+            config.load(f"{ROOT}/configs/methods.py:{name}"),
+        )
+        assert settings.train.max_rollouts == 15000 and settings.pool.queries * settings.pool.samples == study.ROLLOUTS
+        assert (settings.learner, settings.pool, settings.reward) == (example.learner, example.pool, example.reward)
+
+
+def methods_of():
+    return runpy.run_path(str(ROOT / "configs" / "methods.py"))["METHODS"]

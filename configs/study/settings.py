@@ -11,7 +11,10 @@ from pathlib import Path
 from qr_jax.config import load
 
 QUICKSTART = Path(__file__).parents[1] / "quickstart.py"
+METHODS = QUICKSTART.with_name("methods.py")
 BUDGET = "train.max_rollouts=30000"
+NO_LIMIT = ("train.steps=100000", "train.keep_checkpoints=1", "log.episodes=false")
+NO_LIMIT += ("evaluation.every=0", "evaluation.during=none")  # study.py says when; all questions are asked each time
 PROBED = ("guards.probe_every=5", "guards.probe_questions=200")  # warnings alone: what a guard would have seen
 PAPER = ("train.max_rollouts=84480", "data.world.train=10000", "pool.samples=4")
 
@@ -22,11 +25,7 @@ def _setting(*words):
         "rule=grpo",
         "learner.lr=1e-3",
         "learner.warmup_updates=0",
-        "evaluation.every=0",  # study.py says when, and all questions are asked each time
-        "evaluation.during=none",
-        "train.steps=100000",
-        "train.keep_checkpoints=1",
-        "log.episodes=false",
+        *NO_LIMIT,
     ]
     return load(QUICKSTART, [*fixed, *words])
 
@@ -38,3 +37,5 @@ s4 = _setting(BUDGET, *PROBED, "data.train_limit=500")
 s5 = _setting(BUDGET, "sft.steps=185")  # a cold start near .15: most groups are all wrong
 s6 = _setting(BUDGET, "pool.samples=4")
 s7 = _setting(BUDGET, "data.world.impossible=0.333")  # a third of the training questions cannot be answered
+screen = load(f"{METHODS}:grpo", [*NO_LIMIT, "train.max_rollouts=15000"])  # of configs/methods.py: which train at all
+finals = load(f"{METHODS}:grpo", [*NO_LIMIT, BUDGET])  # its best, again

@@ -8,10 +8,11 @@ from qr_jax.variance import group_mean, group_variance_mask
 
 
 def dr_grpo(grades: Grades) -> Float[Array, "Q G"]:
-    """adv_QG = r - mean over the group's valid rewards (Liu et al. 2025, arXiv:2503.20783, sec. 3.2).
+    """adv_QG = r - mean over the group's valid rewards.
 
-    Exactly 0 for invalid samples and for a group whose valid rewards are all equal: there r - mean is often rounding
-    noise. The paper's other half, a constant length in the denominator, is `reduce="fixed_length"`.
+    exact: Liu et al. 2025 (arXiv:2503.20783, sec. 3.2). Exactly 0 for invalid samples and for a group whose valid
+    rewards are all equal: there r - mean is often rounding noise. The paper's other half, a constant length in the
+    denominator, is `reduce="fixed_length"`.
     """
     valid_QG = grades.valid_QG
     centred_QG = grades.reward_QG - group_mean(grades.reward_QG, valid_QG)

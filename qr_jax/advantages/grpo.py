@@ -12,11 +12,12 @@ def grpo(
     *,
     eps: float = 1e-6,  # added to what is divided by, so that it is never 0
 ) -> Float[Array, "Q G"]:
-    """adv_QG = (r - mean) / (std + eps) over the group's valid rewards (Shao et al. 2024, arXiv:2402.03300, sec. 4.1).
+    """adv_QG = (r - mean) / (std + eps) over the group's valid rewards.
 
-    std has n - 1 in its denominator, as in verl; with K = 4 the other choice differs by a factor 1.155. A group whose
-    rewards are all equal, or with fewer than two valid ones, teaches nothing and gets exactly 0, not rounding noise;
-    so do invalid samples. (verl gives a group of one its raw reward.)
+    exact: Shao et al. 2024 (arXiv:2402.03300, sec. 4.1). std has n - 1 in its denominator, as in verl; with K = 4 the
+    other choice differs by a factor 1.155. A group whose rewards are all equal, or with fewer than two valid ones,
+    teaches nothing and gets exactly 0, not rounding noise; so do invalid samples. (verl gives a group of one its raw
+    reward.)
     """
     centred_QG = dr_grpo(grades)
     count_Q1 = jnp.sum(grades.valid_QG, axis=1, keepdims=True)

@@ -8,11 +8,10 @@ from qr_jax.records import Grades
 
 
 def rloo(grades: Grades) -> Float[Array, "Q G"]:
-    """adv_QG = r_i - mean of the other valid rewards = n / (n - 1) * (r_i - mean) (Ahmadian et al. 2024,
-    arXiv:2402.14740).
+    """adv_QG = r_i - mean of the other valid rewards = n / (n - 1) * (r_i - mean).
 
-    Exactly 0 for invalid samples, for groups of equal rewards and for a group with one valid sample, which has no
-    sibling.
+    exact: Ahmadian et al. 2024 (arXiv:2402.14740). Exactly 0 for invalid samples, for groups of equal rewards and for a
+    group with one valid sample, which has no sibling.
     """
     count_Q1 = jnp.sum(grades.valid_QG, axis=1, keepdims=True)
     return dr_grpo(grades) * (count_Q1 / jnp.maximum(count_Q1 - 1, 1))

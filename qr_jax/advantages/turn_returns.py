@@ -17,9 +17,10 @@ def turn_returns(
 ) -> Float[Array, "Q G T"]:
     """adv_QGT = (R_t - mean_t) / (std + eps), R_t the sum over later turns k >= t of gamma^(k - t) r_k.
 
-    After IGPO (arXiv:2510.14967), whose returns these are: mean_t is over the group's valid episodes that have a turn
-    t, and std over all their centred returns together (n - 1), where IGPO has one a turn: a turn that few episodes
-    reach is not blown up. 0 for a turn that one episode alone has, and for a group whose rewards are all equal.
+    exact: the returns of IGPO (arXiv:2510.14967) by its authors' code. Deviation: mean_t is over the group's valid
+    episodes that have a turn t, and std over all their centred returns together (n - 1), where IGPO has one a turn: a
+    turn that few episodes reach is not blown up. 0 for a turn that one episode alone has, and for a group whose rewards
+    are all equal.
     """
     turn_QGT, there_QGT = grades.turn_reward_QGT, grades.turn_valid_QGT & grades.valid_QG[..., None]
     reward_QGT = jnp.where(there_QGT, turn_QGT, 0.0)

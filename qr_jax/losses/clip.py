@@ -19,11 +19,11 @@ def clip(
 ) -> tuple[Float[Array, "N L"], dict[str, Float[Array, "N L"]]]:
     """max(-A ratio, -A clip(ratio, 1 - low, 1 + high)); where A < 0 at most -A dual (None: no such bound).
 
-    PPO: Schulman et al. 2017, arXiv:1707.06347, eq. 7. high > low: DAPO, Yu et al. 2025, arXiv:2503.14476. Dual clip:
-    Ye et al. 2020, arXiv:1912.09729. The loss is neither masked nor averaged: `reduce.py` owns the denominator. The
-    ratio (importance.py) is 1 where mask_NL is False. Metrics, float32 [N, L] without gradient: `ratio`, and indicators
-    of tokens whose gradient was cut: `clip_low` (A < 0, ratio < 1 - low), `clip_high` (A > 0, ratio > 1 + high), `dual`
-    (A < 0, ratio > dual).
+    exact: PPO, Schulman et al. 2017, arXiv:1707.06347, eq. 7; high > low is DAPO, Yu et al. 2025, arXiv:2503.14476;
+    dual clip Ye et al. 2020, arXiv:1912.09729. The loss is neither masked nor averaged: `reduce.py` owns the
+    denominator. The ratio (importance.py) is 1 where mask_NL is False. Metrics, float32 [N, L] without gradient:
+    `ratio`, and indicators of tokens whose gradient was cut: `clip_low` (A < 0, ratio < 1 - low), `clip_high` (A > 0,
+    ratio > 1 + high), `dual` (A < 0, ratio > dual).
     """
     if not (0 <= low <= 1 and high >= 0):
         raise ValueError(f"loss 'clip' wants 0 <= low <= 1 and high >= 0; found low={low}, high={high}")

@@ -1,0 +1,91 @@
+"""The neighbouring methods (configs/methods.py) screened: does it train, does it break?
+
+    make bench-methods                                          # all that is missing: 15,000 rollouts, seeds 0 and 1
+    python -m benchmarks.methods --methods gspo sapo --seeds 0-1 --jobs 2
+    python -m benchmarks.methods --finals                       # the five best, 30,000 rollouts, seeds 5 to 9, half b
+    python -m benchmarks.methods --tables                       # of what is there, in Markdown
+
+The study's machinery (benchmarks/study.py): each run a process that goes on where it was stopped, one cold start a seed
+and world, a small file a run in benchmarks/results/study/HALF/SETTING/METHOD. The screen reads half a of the held-out
+questions, the finals half b.
+"""
+
+import argparse
+import runpy
+import sys
+from collections.abc import Sequence
+
+from benchmarks import study
+
+BASELINE = "grpo"
+SCREEN, FINALS = ("a", "screen"), ("b", "finals")  # half, setting
+BEST = 5
+
+
+def main(words: Sequence[str]) -> int:
+    options = arguments(words)
+    methods = runpy.run_path(str(study.ROOT / "configs/methods.py"))["METHODS"]
+    if unknown := sorted({*options.methods} - {*methods}):
+        raise SystemExit(f"there is no method {', '.join(unknown)}; there are {', '.join(methods)}")
+    half, setting = FINALS if options.finals else SCREEN
+    named, seeds = options.methods or [*methods], options.seeds or range(2)
+    if options.finals:
+        named, seeds = options.methods or [BASELINE, *best()], options.seeds or range(5, 10)
+    code = 0 if options.tables else study.make([((setting,), named, seeds)], methods, half, options.jobs)
+    print("\n\n".join(table(*place) for place in (SCREEN, FINALS) if kept(*place)))
+    return code
+
+
+def arguments(words: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--methods", nargs="+", default=[], metavar="NAME", help="of configs/methods.py (all)")
+    parser.add_argument("--seeds", type=study.span, metavar="FROM-TO", help="(0-1; of the finals 5-9)")
+    parser.add_argument("--finals", action="store_true", help="the best of the screen beside GRPO, at 30,000 rollouts")
+    parser.add_argument("--tables", action="store_true", help="print what the kept files say, and make no run")
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, each on its own cores (2)")
+    return parser.parse_args(words)
+
+
+def kept(half: str, setting: str) -> dict[str, dict]:
+    """The kept runs by method, best mean accuracy first."""
+    folder = study.RESULTS / half / setting
+    runs = {path.name: study.read(path) for path in sorted(folder.iterdir())} if folder.is_dir() else {}
+    return dict(sorted(runs.items(), key=lambda item: -study.mean(item[1], "accuracy")))
+
+
+def best() -> list[str]:
+    """The methods that go to the finals. SystemExit before there is a screen."""
+    names = [name for name in kept(*SCREEN) if name != BASELINE][:BEST]
+    if not names:
+        raise SystemExit("the finals take the best of the screen, and there is none yet; run make bench-methods first")
+    return names
+
+
+def table(half: str, setting: str) -> str:
+    """What a setting's methods did, best first."""
+    runs, lines = (
+        kept(half, setting),
+        [f"**{setting}, half {half}** (differences from {BASELINE}, seeds in common)", ""],
+    )
+    names = ["method", "seeds", "before", "after", "mean of the last four", "difference", "zero-variance rate"]
+    names += ["tokens sampled", "tokens trained", "seconds a step"]
+    lines += [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
+    for method, of_seed in runs.items():
+        shared = sorted({*of_seed} & {*runs.get(BASELINE, {})}) if method != BASELINE else []
+        gaps = [of_seed[seed]["accuracy"] - runs[BASELINE][seed]["accuracy"] for seed in shared]
+        mean = {name: study.mean(of_seed, name) for name in COLUMNS}
+        cells = [
+            method, str(len(of_seed)), f"{mean['before']:.3f}", f"{mean['final']:.3f}",
+            study.shown([run["accuracy"] for run in of_seed.values()]), study.shown(gaps, sign="+"),
+            f"{mean['zero_variance_groups'] / mean['drawn_groups']:.3f}", f"{mean['tokens_sampled']:,.0f}",
+            f"{mean['tokens_trained']:,.0f}", f"{mean['seconds'] / mean['steps']:.2f}",
+        ]  # fmt: skip
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+COLUMNS = ("before", "final", "zero_variance_groups", "drawn_groups", "tokens_sampled", "tokens_trained")
+COLUMNS += ("seconds", "steps")
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

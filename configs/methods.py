@@ -1,0 +1,56 @@
+"""The neighbouring methods, each as what it changes of plain GRPO on the quickstart's task, 128 rollouts a step.
+
+    qr-jax train configs/methods.py:gspo             # any name below; `grpo` changes nothing
+    make bench-methods                               # all of them, 15,000 rollouts, two seeds (hours; resumable)
+
+What each is stands in its file's docstring, and how it trains in docs/measurements.md; nothing here is tuned. Losses
+that differ only where the ratio has left 1 make two updates a batch, and are held against `grpo_two_updates`.
+`keep_dead` is for what learns from groups of equal rewards too.
+"""
+
+from pathlib import Path
+
+from qr_jax.config import load
+
+QUICKSTART = Path(__file__).with_name("quickstart.py")
+BASE = ["rule=grpo", "pool.queries=16"]
+
+TWO = ["learner.updates=2"]
+EPISODES = ["learner.reduce=sequence_mean"]
+DEAD = ["learner.keep_dead=true"]
+ENTITIES = ["reward=e_grpo", "reward.alpha=0.001", "pool.channel=outcome"]  # rewards of turns; the score is exact match
+
+METHODS = {
+    "grpo": [],
+    "grpo_two_updates": TWO,
+    # losses
+    "gspo": [*TWO, *EPISODES, "loss=gspo"],
+    "gspo_token": [*TWO, *EPISODES, *ENTITIES, "loss=gspo_token", "learner.advantage=cw_grpo"],
+    "cispo": [*TWO, "loss=cispo"],
+    "sapo": [*TWO, *EPISODES, "loss=sapo"],
+    "llds": [*TWO, *DEAD, "loss=llds"],
+    "disco": [*TWO, *EPISODES, "loss=cispo", "loss.low=0", "loss.high=0", "learner.advantage=disco"],
+    "forward_kl": ["learner.kl=k3", "learner.kl_weight=0.01"],
+    "importance_sequence": ["learner.importance=truncate", "learner.importance_by=sequence"],
+    "importance_geometric": ["learner.importance=icepop", "learner.importance_by=geometric"],
+    "overlong": ["reward=overlong", "reward.of=exact_match", "reward.most_tokens=96", "reward.buffer_tokens=48"],
+    # advantages
+    "dr_grpo": ["learner.advantage=dr_grpo", "learner.reduce=fixed_length", "learner.horizon_tokens=48"],
+    "rloo": ["learner.advantage=rloo"],
+    "max_rl": ["learner.advantage=max_rl"],
+    "reinforce_rej": ["learner.advantage=reinforce_rej"],
+    "raft_pp": [*TWO, *DEAD, "learner.advantage=raft_pp"],
+    "reinforce_pp": [*DEAD, "learner.advantage=reinforce_pp"],
+    "reinforce_pp_baseline": [*DEAD, "learner.advantage=reinforce_pp", "learner.advantage.baseline=group"],
+    "opo": ["learner.advantage=opo"],
+    "stratified": ["learner.advantage=stratified"],
+    "cw_grpo": [*ENTITIES, "learner.advantage=cw_grpo"],
+    "igpo": [*DEAD, "reward=f1", "learner.advantage=igpo"],
+    "rl_zvp": [*DEAD, "learner.advantage=rl_zvp"],
+    "dagrpo": ["reward=f1", "learner.advantage=dagrpo"],
+    "turn_returns": ["reward=e_grpo", "learner.advantage=turn_returns"],
+    # what is trained on
+    "prune": ["learner.prune=0.5"],
+}
+
+globals().update({name: load(QUICKSTART, [*BASE, *words]) for name, words in METHODS.items()})

@@ -1,0 +1,78 @@
+"""The methods' example configs: each is right and traces, each takes two steps, and no loss or advantage lacks one."""
+
+import runpy
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from killed_run import tiny
+from test_learner import CFG, MODEL, groups
+
+from qr_jax import checks, config, metrics_writer, plugins
+from qr_jax.config import use
+from qr_jax.learning import learner
+from qr_jax.learning.pack import pack
+from qr_jax.parallel import mesh as meshes
+from qr_jax.records import grades
+from qr_jax.train import train
+
+FILE = runpy.run_path(str(Path(__file__).parents[1] / "configs" / "methods.py"))
+METHODS = {name: FILE[name] for name in FILE["METHODS"]}
+# The two-layer model answers nothing: rewards of what it writes stand in for those of answers.
+STAND_INS = {"exact_match": "odd_tokens.odd_tokens", "f1": "odd_tokens.odd_tokens", "e_grpo": "fork_plugins.by_turn"}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_s_config_is_right(name):
+    assert checks.problems(METHODS[name]) == []
+
+
+def test_every_loss_and_advantage_has_an_example_and_no_two_are_alike():
+    used = {kind: {getattr(each.learner, kind).name for each in METHODS.values()} for kind in ("loss", "advantage")}
+    assert used["loss"] == set(plugins.names("loss")) - {"nll"}  # the cold start's
+    assert used["advantage"] == set(plugins.names("advantage"))
+    assert len({config.fingerprint(each) for each in METHODS.values()}) == len(METHODS)
+
+
+@pytest.mark.parametrize(("kind", "name"), [(k, n) for k in ("loss", "advantage") for n in plugins.names(k)])
+def test_each_says_where_its_formula_is_from(kind, name):
+    said = plugins.find(kind, name).__doc__ or ""
+    assert "exact: " in said or "after the abstract: " in said or name == "nll"  # the plain log-likelihood
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_s_update_can_be_traced(name):
+    """By shapes alone: all that the learner would compile is built, and nothing is."""
+    settings = replace(METHODS[name].learner, rows=8, row_tokens=48)
+    episodes, graded = groups()
+    turn_QGT = np.zeros((*graded.reward_QG.shape, 2))
+    graded = grades(graded.reward_QG, graded.valid_QG, None, turn_QGT, np.ones(turn_QGT.shape, bool))
+    batch = pack(episodes, graded, rows=8, row_tokens=48, queries=8, samples=4)
+    batch = replace(batch, gold_logp_NT=np.zeros((32, 8), np.float32))
+    bound = learner.make(CFG, MODEL, settings, meshes.make_mesh(config.Mesh(devices=1)))
+    old = (batch.rollout_logp_MEL,) if settings.updates > 1 else ()
+    state, metrics = bound.train_step.jitted.eval_shape(bound.abstract, batch, *old)
+    assert metrics["loss"].shape == () and state.updates.shape == ()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_takes_two_steps(name, tmp_path):
+    method, base = METHODS[name], tiny(tmp_path)
+    learn = replace(method.learner, rows=base.learner.rows, row_tokens=base.learner.row_tokens, warmup_updates=0)
+    settings = replace(
+        base,
+        pool=replace(method.pool, queries=4, samples=4),
+        reward=use(STAND_INS[method.reward.name]) if method.reward.name in STAND_INS else method.reward,
+        learner=learn,
+        sft=replace(base.sft, steps=0),
+        evaluation=replace(base.evaluation, questions=2),
+        train=replace(base.train, steps=2),
+    )
+    train(settings, tmp_path / "run", say=lambda line: None)
+    rows = metrics_writer.read(tmp_path / "run")
+    losses = [row["learner/loss"] for row in rows if row["learner/loss"] is not None]
+    assert len(rows) == 2 and np.isfinite(losses).all()
+    assert losses or method.reward.name not in STAND_INS  # `overlong` of answers that never come varies too little
+    assert all(row["learner/skipped"] == 0 for row in rows)
