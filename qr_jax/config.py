@@ -99,9 +99,7 @@ class Learner:
     over: Literal["accepted", "drawn"] = "accepted"  # whose tokens the denominator counts
     horizon_tokens: int = 1024  # the denominator's length for fixed_length
     keep_dead: bool = False  # zero-variance groups reach the learner too (plain GRPO with a KL term)
-    prune: float = (
-        0.0  # chance to be left out, of episodes whose advantage is small; the rest make up for it (prune.py)
-    )
+    prune: float = 0.0  # chance that an episode of small advantage is left out; the others make up for it
     kl: Literal["k1", "k2", "k3"] = "k3"  # the estimate of the divergence from the first policy (kl.py)
     kl_weight: float = 0.0  # of that divergence in the loss; 0: no reference model is kept
     entropy_weight: float = 0.0  # of the entropy that the loss rewards
