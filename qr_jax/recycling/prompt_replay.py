@@ -1,0 +1,42 @@
+"""Prompt Replay: queries answered right about half the time come again, after a pause and not too often."""
+
+import numpy as np
+from jaxtyping import Float64
+
+from qr_jax.pool import Pool
+from qr_jax.records import Memory, Outcome
+from qr_jax.recycling import _passes
+
+DRAWS = "largest"
+
+
+def prompt_replay(
+    pool: Pool,
+    outcome: Outcome,
+    *,
+    low: float = 0.25,
+    high: float = 0.75,
+    share: float = 0.75,
+    pause: int = 10,
+    most: int = 15,
+) -> tuple[Float64[np.ndarray, "P"], Memory]:
+    """Next weight_P: 2 - |p - 1/2| for the queries to be replayed, 1 for those that this pass has still to visit, 0 for
+    all others.
+
+    after the abstract: Prompt Replay (arXiv:2603.21177): a query whose last pass rate p lies in [low, high] is in the
+    buffer; those nearest to 1/2 come first; they fill at most `share` of the batch, `pause` steps after their last
+    visit at the earliest, `most` times at most. Filled in: the batch is as large as the last one, ties go to the lower
+    index, and the count of replays is never forgotten. It is recycling's opposite: what bore signal returns.
+    """
+    if not (0 <= low <= high <= 1 and 0 <= share <= 1 and min(pause, most) >= 0):
+        given = f"low={low}, high={high}, share={share}, pause={pause}, most={most}"
+        raise ValueError(f"{given}: wanted 0 <= low <= high <= 1, a share in [0, 1], the others 0 or more")
+    memory = _passes.begun(pool)
+    rate_P = pool.last_successes_P / np.maximum(pool.last_valid_P, 1)
+    far_P = np.abs(rate_P - 0.5)
+    buffered_P = (pool.attempts_P > 0) & (rate_P >= low) & (rate_P <= high) & (pool.attempts_P <= most)
+    rested = np.flatnonzero(buffered_P & (outcome.step + 1 - pool.last_step_P > pause))
+    replayed = rested[np.argsort(far_P[rested], kind="stable")][: int(share * len(outcome.drawn_Q))]
+    weight_P = _passes.unvisited(memory, outcome, np.ones(pool.size, np.bool_)).astype(np.float64)
+    weight_P[replayed] = 2 - far_P[replayed]
+    return weight_P, memory
