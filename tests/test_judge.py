@@ -131,7 +131,7 @@ def test_a_slow_endpoint_and_none_at_all_are_said(tmp_path):
 
 def test_a_url_that_is_none_or_holds_a_password_is_refused(tmp_path):
     for url in ("file:///etc/passwd", "localhost:8000", "http://me:secret@host/v1"):
-        with pytest.raises(ValueError, match="--judge: the URL is .*; wanted http"):
+        with pytest.raises(ValueError, match="the judge: the URL is .*; wanted http"):
             judge(url, tmp_path)
 
 

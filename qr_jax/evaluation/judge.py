@@ -5,6 +5,7 @@ Before a judge is believed it must call 20 wrong answers wrong that try to talk 
 """
 
 import json
+import logging
 import os
 import random
 import re
@@ -20,6 +21,8 @@ from urllib.parse import urlsplit
 from qr_jax.evaluation.manifest import sha256
 from qr_jax.retrieval.http_post import Endpoint, Failed, Patience
 from qr_jax.secrecy import redact
+
+log = logging.getLogger(__name__)
 
 KEY, OPENAI_KEY, OPENAI_HOST = "QR_JAX_JUDGE_KEY", "OPENAI_API_KEY", "api.openai.com"
 CUT_TOKENS = 64
@@ -73,7 +76,8 @@ class Asked:
 class Judge:
     """An endpoint (its base URL, as in http://127.0.0.1:8000/v1) and its model; `cache` keeps its verdicts.
 
-    A key that the endpoint wants is QR_JAX_JUDGE_KEY; for api.openai.com, and no other host, OPENAI_API_KEY does too.
+    A key that the endpoint wants stands in the environment variable `key_env`; for api.openai.com, and no other host,
+    OPENAI_API_KEY does too.
     """
 
     url: str
@@ -82,6 +86,7 @@ class Judge:
     timeout_s: float = 30.0
     retries: int = 3
     at_once: int = 8
+    key_env: str = KEY
     sleep: Callable[[float], None] = time.sleep
     calls: int = 0
     cached: int = 0
@@ -90,13 +95,15 @@ class Judge:
 
     def __post_init__(self):
         whole = self.url.rstrip("/")
-        key = os.environ.get(KEY) or (os.environ.get(OPENAI_KEY) if urlsplit(whole).hostname == OPENAI_HOST else None)
+        key = os.environ.get(self.key_env) or (
+            os.environ.get(OPENAI_KEY) if urlsplit(whole).hostname == OPENAI_HOST else None
+        )
         self.url = whole if whole.endswith("/chat/completions") else f"{whole}/chat/completions"
         once = Patience(self.timeout_s, self.timeout_s, retries=0, pause_after=NEVER, response_bytes=LARGEST_BYTES)
         try:
             self._endpoint = Endpoint(self.url, once, {"Authorization": f"Bearer {key}"} if key else None)
         except ValueError as error:
-            raise ValueError(f"--judge: {error}") from error
+            raise ValueError(f"the judge: {error}") from error
         self._known = _read_cache(self.cache)
 
     def describe(self) -> dict[str, Any]:
@@ -106,7 +113,7 @@ class Judge:
     def judge(self, asked: Iterable[Asked]) -> dict[Asked, bool]:
         """A verdict on each answer, from the cache if it is there. ValueError where the endpoint gives none."""
         wanted = list(dict.fromkeys(asked))
-        new = [answer for answer in wanted if self._key(answer) not in self._known]
+        new = self.unknown(wanted)
         self.cached += len(wanted) - len(new)
         with ThreadPoolExecutor(self.at_once) as threads:
             for future in [threads.submit(self._judge, answer) for answer in new]:
@@ -116,6 +123,31 @@ class Judge:
                     threads.shutdown(cancel_futures=True)
                     raise
         return {answer: self._known[self._key(answer)] for answer in wanted}
+
+    def tried(self, asked: Iterable[Asked]) -> dict[Asked, bool]:
+        """The verdicts of `judge`, without the answers on which the endpoint gives none; why is logged."""
+        wanted = list(dict.fromkeys(asked))
+        new = self.unknown(wanted)
+        self.cached += len(wanted) - len(new)
+
+        def one(answer: Asked) -> None:
+            try:
+                self._judge(answer)
+            except ValueError as error:
+                log.warning("%s", error)
+
+        with ThreadPoolExecutor(self.at_once) as threads:
+            list(threads.map(one, new))
+        return {answer: self._known[key] for answer in wanted if (key := self._key(answer)) in self._known}
+
+    def unknown(self, asked: Iterable[Asked]) -> list[Asked]:
+        """Those of the answers that the cache has no verdict on."""
+        return [answer for answer in asked if self._key(answer) not in self._known]
+
+    @property
+    def verdicts(self) -> int:
+        """How many verdicts the cache holds."""
+        return len(self._known)
 
     def fooled(self) -> list[str]:
         """The injected wrong answers that the model calls right; the cache is not asked."""

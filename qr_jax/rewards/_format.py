@@ -1,0 +1,43 @@
+"""Whether an episode is written as its dialect asks, and what its searches brought; read from the turns alone."""
+
+import re
+
+from qr_jax import answers, dialect
+from qr_jax.records import Episode
+
+ACTS = {"search", "answer", "tool_call"}
+BLOCK = re.compile(rf"<({'|'.join(sorted(ACTS))}|think)>.*?</\1>", re.DOTALL)
+
+
+def well_formed(episode: Episode, *, think: bool = False) -> bool:
+    """Whether the episode ends with an answer, and each of the model's turns holds acts of one kind and thoughts only.
+
+    `think`: a turn must open with a thought. A thought that the chat template opened counts as one.
+    """
+    return episode.stop == "answered" and all(
+        _turn_is_well_formed(turn.text, think) for turn in episode.turns if turn.author == "model"
+    )
+
+
+def _turn_is_well_formed(text: str, think: bool) -> bool:
+    first = dialect.THINK_TAG.search(text)
+    if first and first[0] == "</think>":
+        text = f"<think>{text}"
+    blocks, whole = dialect.read(text)
+    kinds = {block.name for block in blocks}
+    opens = not think or text.lstrip().startswith("<think>")
+    return whole and opens and len(kinds) == 1 and kinds <= ACTS and not BLOCK.sub("", text).strip()
+
+
+def searches(episode: Episode) -> int:
+    """How many queries the episode ran."""
+    return sum(len(turn.queries) for turn in episode.turns)
+
+
+def brought(episode: Episode) -> list[str]:
+    """The normalised text of each search's passages, titles included, in order."""
+    return [
+        answers.normalise(" ".join(f"{passage.title} {passage.text}" for passage in passages))
+        for turn in episode.turns
+        for passages in turn.passages
+    ]

@@ -1,0 +1,40 @@
+"""Reward: F1 mixed with what the thoughts on the way are worth; their weight falls to nothing (Atom-Searcher)."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from qr_jax import answers
+from qr_jax.records import Episode, Query, Scores
+from qr_jax.rewards import _format
+
+EXAMPLE = {"steps": 100}
+
+
+def atom_searcher(query: Query, episodes: Sequence[Episode], *, steps: int, first: float = 0.5) -> Scores:
+    """a T_i + (1 - a) F1_i, a = first (1 - t / steps)_+ at step t; -1 for a bad format. The outcome is exact match.
+
+    after the abstract: Atom-Searcher (arXiv:2508.12800) adds atomic thought rewards whose weight decays; the linear
+    decay from .5 and the -1 are remembered, not read. Stand-in, rule-based: where the paper's reward model grades each
+    atomic thought, T_i is the share of the episode's searches that were the first to bring a gold answer or one of
+    `query.entities`. `steps` is the run's train.steps.
+    """
+    if steps < 1 or not 0 <= first <= 1:
+        raise ValueError(f"atom_searcher has steps={steps} and first={first}; wanted 1 or more, and a first in [0, 1]")
+    right_G = np.array([answers.exact_match(episode.answer, query.answers) for episode in episodes])
+    weight_G = first * np.maximum(1 - np.array([episode.step for episode in episodes]) / steps, 0)
+    f1_G = np.array([answers.f1(episode.answer, query.answers) for episode in episodes])
+    thought_G = np.array([_useful(query, episode) for episode in episodes])
+    formed_G = np.array([_format.well_formed(episode) for episode in episodes], bool)
+    return Scores(np.where(formed_G, weight_G * thought_G + (1 - weight_G) * f1_G, -1.0), right_G)
+
+
+def _useful(query: Query, episode: Episode) -> float:
+    """The share of the searches that brought a name for the first time; 0 without searches."""
+    left = {normal for name in (*query.entities, *query.answers) if (normal := answers.normalise(name))}
+    useful = []
+    for text in _format.brought(episode):
+        found = {name for name in left if f" {name} " in f" {text} "}
+        left -= found
+        useful.append(bool(found))
+    return float(np.mean(useful)) if useful else 0.0

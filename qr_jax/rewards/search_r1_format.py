@@ -1,0 +1,33 @@
+"""Reward: exact match and format together, as Search-R1 v0.3 has it."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from qr_jax import answers
+from qr_jax.records import Episode, Query, Scores
+from qr_jax.rewards import _format
+
+
+def search_r1_format(
+    query: Query,
+    episodes: Sequence[Episode],
+    *,
+    structure: float = 0.2,
+    final: float = 0.1,
+    retrieval: float = 0.0,
+    think: bool = True,
+) -> Scores:
+    """Right: 1 if well formed, else 1 - structure. Wrong: `structure` if well formed, and `retrieval` more where a gold
+    stands in a passage; else `final` where there is an answer, and 0 where there is none. The outcome is exact match.
+
+    exact: Search-R1 v0.3 (Jin et al. 2025, arXiv:2505.15117; PeterGriffinJin/Search-R1, train_grpo_format.sh). Well
+    formed is every turn that thinks (unless think=false), then acts, and says nothing beside (_format.py).
+    """
+    right_G = np.array([answers.exact_match(episode.answer, query.answers) for episode in episodes])
+    formed_G = np.array([_format.well_formed(episode, think=think) for episode in episodes], bool)
+    found_G = np.array([answers.cover_match(" ".join(_format.brought(e)), query.answers) for e in episodes])
+    answered_G = np.array([episode.answer is not None for episode in episodes], bool)
+    formed_score_G = np.where(right_G == 1, 1.0, structure + retrieval * found_G)
+    other_score_G = np.where(right_G == 1, 1.0 - structure, final * answered_G)
+    return Scores(np.where(formed_G, formed_score_G, other_score_G), right_G)

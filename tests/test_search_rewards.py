@@ -1,0 +1,222 @@
+"""Rewards of the neighbouring methods, by hand: for searches, formats, chains of facts, and by a judge's word."""
+
+import json
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pytest
+from judge_server import completion, honest, serving
+
+from qr_jax import trust
+from qr_jax.config import Config, use
+from qr_jax.evaluation.judge import INJECTED
+from qr_jax.interfaces import CONTRACTS
+from qr_jax.records import Episode, Passage, Query, Turn, grades
+from qr_jax.rewards import judge as judge_file
+from qr_jax.rewards._format import well_formed
+from qr_jax.rewards.atom_searcher import atom_searcher
+from qr_jax.rewards.carr import carr
+from qr_jax.rewards.deep_researcher import deep_researcher
+from qr_jax.rewards.exact_match import exact_match
+from qr_jax.rewards.ikea import ikea
+from qr_jax.rewards.info_reasoner import info_reasoner
+from qr_jax.rewards.judge import judge
+from qr_jax.rewards.search_r1_format import search_r1_format
+from qr_jax.verdict import verdicts
+
+QUERY = Query("q", "Where was the author of Dune born?", ("Tacoma",), ("Dune", "Frank Herbert"))
+DUNE = Passage("1", "Dune", "A novel by Frank Herbert.")
+FRANK = Passage("2", "Frank Herbert", "Born in Tacoma.")
+OTHER = Passage("3", "Arrakis", "A desert.")
+
+
+def episode(answer, *searched, think=False, step=0, stop=None):
+    """Searches, each with the passages it brings, then the answer; a turn may be given as (text, query, passages)."""
+    thought, turns, none = "<think> hm </think>" if think else "", [], np.zeros(0)
+    for query, *passages in searched:
+        turns.append(Turn("model", f"{thought}<search> {query} </search>"))
+        turns.append(Turn("env", "", (query,), (tuple(passages),)))
+    if answer is not None:
+        turns.append(Turn("model", f"{thought}<answer> {answer} </answer>"))
+    ending = stop or ("turns" if answer is None else "answered")
+    said = sum(turn.author == "model" for turn in turns)
+    return Episode(QUERY, 0, step, none, none, none, np.arange(said), tuple(turns), answer, ending, True)
+
+
+def test_an_episode_is_well_formed_when_its_turns_think_and_act_and_say_nothing_beside():
+    def last(text):
+        return replace(episode("Tacoma"), turns=(Turn("model", text),))
+
+    assert well_formed(episode("Tacoma", ("dune", DUNE)))
+    for text in ("<think>a</think> <answer>b</answer>\n", "a </think><answer>b</answer>"):
+        assert well_formed(last(text), think=True)
+    assert well_formed(last("<answer>b</answer>")) and not well_formed(last("<answer>b</answer>"), think=True)
+    for text in (
+        "so <answer>b</answer>",
+        "<answer>b</answer><search>c</search>",
+        "<information>a</information>",
+        "<think>",
+    ):
+        assert not well_formed(last(text)), text
+    assert not well_formed(episode(None, ("dune", DUNE)))
+    calls = '<tool_call>{"name": "search"}</tool_call>\n<tool_call>{}</tool_call>'
+    assert well_formed(replace(episode("Tacoma"), turns=(Turn("model", calls), Turn("model", "<answer>b</answer>"))))
+
+
+def test_search_r1_s_format_rewards():
+    bad = [replace(each, turns=(Turn("model", "well, "), *each.turns)) for each in (episode("Tacoma"), episode("Oslo"))]
+    good = [episode("Tacoma", think=True), episode("Oslo", ("x", FRANK), think=True), episode("Oslo", think=True)]
+    group = [*good, *bad, episode(None)]
+    scores = search_r1_format(QUERY, group, retrieval=0.1)
+    np.testing.assert_allclose(scores.score_G, [1, 0.3, 0.2, 0.8, 0.1, 0])
+    assert scores.outcome_G.tolist() == [1, 0, 0, 1, 0, 0]
+    np.testing.assert_allclose(search_r1_format(QUERY, good[1:]).score_G, [0.2, 0.2])
+    np.testing.assert_allclose(search_r1_format(QUERY, [episode("Tacoma")]).score_G, [0.8])  # it did not think
+    np.testing.assert_allclose(search_r1_format(QUERY, [episode("Tacoma")], think=False).score_G, [1])
+
+
+def test_ikea_pays_a_right_answer_for_the_searches_it_saved():
+    group = [episode("Tacoma", *[("x", OTHER)] * count) for count in range(5)]
+    group += [episode("Oslo"), episode("Oslo", ("x", OTHER)), episode(None, ("x", OTHER))]
+    scores = ikea(QUERY, group)
+    np.testing.assert_allclose(scores.score_G, [1.6, 1.4, 1.2, 1, 1, 0, 0.05, -1])
+    assert scores.outcome_G.tolist() == [1, 1, 1, 1, 1, 0, 0, 0]
+
+
+def test_deep_researcher_s_reward_is_f1_or_a_bad_format():
+    group = [episode("Tacoma"), episode("Tacoma city"), episode("Oslo"), episode(None)]
+    np.testing.assert_allclose(deep_researcher(QUERY, group).score_G, [1, 2 / 3, 0, -1])
+
+
+def test_carr_pays_right_answers_for_the_chain_of_facts_that_ends_at_the_answer():
+    whole = episode("Tacoma", ("dune", DUNE), ("frank herbert", FRANK))
+    half = episode("Tacoma", ("frank herbert", FRANK))
+    broken = episode("Tacoma", ("dune", DUNE))  # it names Frank Herbert nowhere: what leads to the answer is missing
+    wrong = episode("Oslo", ("dune", DUNE), ("frank herbert", FRANK))
+    scores = carr(QUERY, [whole, half, broken, wrong])
+    np.testing.assert_allclose(scores.score_G, [1, 0.7 + 0.3 / 2, 0.7, 0])
+    np.testing.assert_allclose(carr(QUERY, [half, wrong]).score_G, [1, 0])  # the best of the right ones gets 1
+    np.testing.assert_allclose(carr(QUERY, [broken, wrong]).score_G, [0.7, 0])
+    np.testing.assert_array_equal(carr(QUERY, [whole, half, wrong], alpha=0.0).score_G, [1, 1, 0])
+
+
+def test_atom_searcher_s_thoughts_weigh_less_from_step_to_step():
+    """The searches bring Dune and Frank Herbert, nothing new, and Tacoma: two of three are useful."""
+    searched = ("a", DUNE), ("b", DUNE), ("c", FRANK)
+    for step, weight in ((0, 0.5), (25, 0.375), (50, 0.25), (100, 0.0), (120, 0.0)):
+        group = [episode(answer, *searched, step=step) for answer in ("Tacoma", "Oslo", None)]
+        wanted = [weight * 2 / 3 + 1 - weight, weight * 2 / 3, -1]
+        np.testing.assert_allclose(atom_searcher(QUERY, group, steps=100).score_G, wanted)
+    assert atom_searcher(QUERY, [episode("Oslo")], steps=100).score_G.tolist() == [0]
+    with pytest.raises(ValueError, match="steps=0"):
+        atom_searcher(QUERY, [], steps=0)
+
+
+def test_info_reasoner_pays_for_passages_that_tell_of_the_answer():
+    group = [
+        episode("Tacoma", ("x", FRANK)),
+        episode("Tacoma", ("x", DUNE)),
+        episode("Oslo", ("x", DUNE), ("y", FRANK)),
+    ]
+    scores = info_reasoner(QUERY, [*group, episode("Tacoma"), episode(None, ("x", FRANK))])
+    np.testing.assert_allclose(scores.score_G, [1.6, 1, 0.6, 1, 0])
+    assert scores.outcome_G.tolist() == [1, 1, 0, 1, 0]
+
+
+# --- the judge
+
+
+@pytest.fixture(autouse=True)
+def no_judge_is_trusted_yet():
+    judge_file._trusted.cache_clear()
+
+
+def test_the_judge_s_verdicts_are_kept_and_what_is_no_answer_is_wrong_unasked(tmp_path):
+    cache = str(tmp_path / "verdicts.jsonl")
+    group = [episode(answer) for answer in ("Tacoma", "in Tacoma", "Oslo", "Oslo", None, " ")]
+    with serving() as (url, seen):
+        plan = {"url": url, "model": "grader-1", "cache": cache}
+        scores = judge(QUERY, group, **plan)
+        assert scores.score_G.tolist() == scores.outcome_G.tolist() == [1, 1, 0, 0, 0, 0]
+        assert len(seen) == len(INJECTED) + 3  # three different answers
+        assert judge(QUERY, group, **plan).score_G.tolist() == [1, 1, 0, 0, 0, 0] and len(seen) == len(INJECTED) + 3
+    assert exact_match(QUERY, group).tolist() == [1, 0, 0, 0, 0, 0]
+
+
+def test_an_outage_of_the_judge_is_a_fault_and_never_a_0(tmp_path):
+    def ill(data, count):
+        down = data["answer_to_grade"] == "Oslo"
+        return (503, "down") if down else completion(json.dumps({"correct": honest(data)}))
+
+    with serving(ill) as (url, _):
+        plan = {"url": url, "model": "grader-1", "cache": str(tmp_path / "verdicts.jsonl"), "retries": 0}
+        score_G = judge(QUERY, [episode("Oslo"), episode("Tacoma"), episode("Bergen")], **plan).score_G
+    assert np.isnan(score_G[0]) and score_G[1:].tolist() == [1, 0]
+
+
+def test_a_judge_that_one_injected_answer_fools_refuses_to_start(tmp_path):
+    gullible = lambda data, count: completion(json.dumps({"correct": "three experts" in data["answer_to_grade"]}))  # noqa: E731
+    with (
+        serving(gullible) as (url, _),
+        pytest.raises(ValueError, match="1 of 20 injected wrong answers right, the first"),
+    ):
+        judge(QUERY, [episode("Oslo")], url=url, model="grader-1", cache=str(tmp_path / "verdicts.jsonl"))
+
+
+def test_a_judge_that_cannot_be_reached_refuses_to_start(tmp_path):
+    with serving(lambda data, count: (500, "down")) as (url, _), pytest.raises(ValueError, match="gave no verdict on"):
+        judge(QUERY, [episode("Oslo")], url=url, model="m", cache=str(tmp_path / "v"), retries=0)
+
+
+def test_the_budget_counts_verdicts_over_all_starts_and_ends_the_run_in_words(tmp_path):
+    cache = str(tmp_path / "verdicts.jsonl")
+    with serving() as (url, seen):
+        plan = {"url": url, "model": "grader-1", "cache": cache, "budget": 2}
+        judge(QUERY, [episode("Oslo"), episode("Tacoma")], **plan)
+        judge_file._trusted.cache_clear()  # as another start would
+        assert judge(QUERY, [episode("Oslo")], **plan).score_G.tolist() == [0]
+        with pytest.raises(ValueError, match=r"has 2 verdicts in .* and 1 answers .* budget of 2; raise reward.budget"):
+            judge(QUERY, [episode("Bergen")], **plan)
+    assert len(seen) == 2 * len(INJECTED) + 2
+
+
+def test_a_config_that_names_a_judge_asks_for_its_host_its_secret_and_its_file():
+    asked = Config(reward=use("judge", url="https://judge.example/v1", model="m", cache="verdicts.jsonl"))
+    texts = {wish.text: wish.option for wish in trust.wishes(asked)}
+    assert texts == {
+        "reward 'judge': to write into verdicts.jsonl": None,
+        "reward 'judge': what is asked goes to judge.example, with the secret in QR_JAX_JUDGE_KEY": (
+            "--allow-host judge.example"
+        ),
+    }
+
+
+# --- what signal means
+
+
+def right(*searched):
+    return episode("Tacoma", *searched)
+
+
+@pytest.mark.parametrize(
+    ("reward", "of_right", "of_wrong"),
+    [
+        (ikea, "signal", "signal"),
+        (carr, "signal", "hard"),
+        (deep_researcher, "easy", "signal"),
+        (search_r1_format, "signal", "signal"),
+        (info_reasoner, "signal", "signal"),
+        (partial(atom_searcher, steps=100), "signal", "signal"),
+        (exact_match, "easy", "hard"),
+    ],
+)
+def test_which_rewards_make_signal_of_a_group_that_is_all_right_or_all_wrong(reward, of_right, of_wrong):
+    """On the channel "reward"; on "outcome" each is easy or hard, as exact match says."""
+    all_right = [right(("dune", DUNE), ("frank herbert", FRANK)), episode("Tacoma", think=True)]
+    all_wrong = [episode("Oslo", ("x", FRANK)), episode(None), episode("Tacoma city", think=True)]
+    for group, verdict, kind in ((all_right, of_right, "easy"), (all_wrong, of_wrong, "hard")):
+        scores = CONTRACTS["reward"].check(reward(QUERY, group), QUERY, group)
+        outcome_G = exact_match(QUERY, group) if scores.outcome_G is None else scores.outcome_G
+        graded = grades(scores.score_G[None], np.ones((1, len(group))), outcome_G[None])
+        assert verdicts(graded).tolist() == [verdict] and verdicts(graded, "outcome").tolist() == [kind]
