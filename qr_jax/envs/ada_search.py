@@ -1,0 +1,66 @@
+"""Environment: search_r1's, where each turn first says whether it will search or answer (AdaSearch)."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from qr_jax import dialect
+from qr_jax.envs import search_r1 as plain
+from qr_jax.records import Query, Say, Search, Stop, Turn
+
+TAGS = ("decision",)
+PROMPT = (
+    "Answer the question at the end. Before you act decide whether you know the answer: write <decision> answer "
+    "</decision> and the answer between <answer> and </answer>, as short as it can be, for example <answer> Oslo "
+    "</answer>; or write <decision> search </decision> and <search> your query </search>, and what was found is shown "
+    "to you between <information> and </information>. You may search several times.\nQuestion: {question}\n"
+)
+INVALID = (
+    "\n\nThat was no decision with its act. Write <decision> search </decision> <search> query </search>, or "
+    "<decision> answer </decision> <answer> answer </answer>.\n\n"
+)
+
+
+def ada_search(
+    query: Query,
+    turns: Sequence[Turn],
+    *,
+    max_turns: int = 4,
+    max_invalid: int = 2,
+    prompt: str = PROMPT,
+    passage: str = "Doc {i}(Title: {title}) {text}\n",
+    information: str = "\n\n<information>{passages}</information>\n\n",
+    invalid: str = INVALID,
+    last: str = plain.LAST,
+) -> Say | Search | Stop:
+    """search_r1's next move, where a turn acts only if it opens (thoughts aside) with a decision that its act keeps to.
+
+    after the abstract: AdaSearch (Lin et al. 2025, arXiv:2512.16883) makes the decision whether to search explicit, so
+    that it can be read and scored: the first turn's decision against whether the policy answers right without searches.
+    Filled in: decision and act are of one turn and one prompt, and later turns decide too, where theirs decides once
+    and then has a prompt for each way. Its stages of training are two runs; the reward of both is the outcome.
+    """
+    told = [_without_decision(turn) if turn.author == "model" else _inert(turn) for turn in turns]
+    settings = {"prompt": prompt, "passage": passage, "information": information, "invalid": invalid, "last": last}
+    return plain.search_r1(query, told, max_turns=max_turns, max_invalid=max_invalid, **settings)
+
+
+def expert_turn(thought: str, queries: Sequence[str] = (), answer: str | None = None) -> str:
+    """What an expert writes in one turn: a thought, if there is one, a decision, and its first query or the answer."""
+    decision = f"<decision> {'search' if answer is None else 'answer'} </decision> "
+    return (f"<think> {thought} </think>\n" if thought else "") + decision + plain.expert_turn("", queries, answer)
+
+
+def _without_decision(turn: Turn) -> Turn:
+    """The turn's act alone; no act where the turn does not decide for it first."""
+    blocks, _ = dialect.read(turn.text, TAGS)
+    keeps = len(blocks) > 1 and blocks[0].name == "decision" and blocks[0].text.strip() == blocks[1].name
+    return replace(turn, text=f"<{blocks[1].name}>{blocks[1].text}</{blocks[1].name}>" if keeps else "")
+
+
+def _inert(turn: Turn) -> Turn:
+    """The turn's passages without anything like the decision's tags; search_r1 sees to the others."""
+    ranked = tuple(
+        tuple(replace(p, title=dialect.neutralise(p.title, TAGS), text=dialect.neutralise(p.text, TAGS)) for p in found)
+        for found in turn.passages
+    )
+    return replace(turn, passages=ranked)
