@@ -20,6 +20,7 @@ from qr_jax.rewards.exact_match import exact_match
 from qr_jax.settings import use
 
 REWARDS = (
+    use("f1"), use("cover_match"),
     use("search_r1_format", think=False), use("ikea"), use("deep_researcher"), use("e_grpo"), use("carr"),
     use("info_reasoner"), use("atom_searcher", steps=100),
 )  # fmt: skip

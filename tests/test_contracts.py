@@ -235,6 +235,7 @@ OTHER_WORDS = {
     "models/gguf.py": {"none"},  # a rope's kind
     "retrieval/check.py": {"search_r1"},  # a protocol
     "retrieval/http_post.py": {"http"},  # a scheme
+    "rewards/_format.py": {"tool_call"},  # a tag
     "settings.py": {"none"},  # what people type for None
 }
 

@@ -181,6 +181,23 @@ def test_the_budget_counts_verdicts_over_all_starts_and_ends_the_run_in_words(tm
     assert len(seen) == 2 * len(INJECTED) + 2
 
 
+def test_five_hundred_answers_cost_one_call_for_each_that_is_new(tmp_path):
+    """100 questions, 5 answers each, of which 4 differ: 400 calls; by the scripted judge 3 of the 5 are right."""
+    cache, given = str(tmp_path / "verdicts.jsonl"), ("Tacoma", "in Tacoma", "in Tacoma", "Oslo", "Tacoma or Oslo")
+    queries = [replace(QUERY, question=f"{QUERY.question} ({at})") for at in range(100)]
+    group = [episode(answer) for answer in given]
+    with serving() as (url, seen):
+        plan = {"url": url, "model": "grader-1", "cache": cache}
+        score_G = np.concatenate([judge(query, group, **plan).score_G for query in queries])
+        assert score_G.reshape(100, 5).tolist() == [[1, 1, 1, 0, 0]] * 100 and len(seen) == len(INJECTED) + 400
+        judge_file._trusted.cache_clear()
+        again_G = np.concatenate([judge(query, group, **plan).score_G for query in queries])
+        assert again_G.tolist() == score_G.tolist() and len(seen) == 2 * len(INJECTED) + 400
+        judge_file._trusted.cache_clear()
+        with pytest.raises(ValueError, match="400 verdicts in .* and 1 answers .* budget of 400"):
+            judge(QUERY, [episode("Bergen")], **plan, budget=400)
+
+
 def test_a_config_that_names_a_judge_asks_for_its_host_its_secret_and_its_file():
     asked = Config(reward=use("judge", url="https://judge.example/v1", model="m", cache="verdicts.jsonl"))
     texts = {wish.text: wish.option for wish in trust.wishes(asked)}

@@ -130,14 +130,14 @@ class Judge:
         new = self.unknown(wanted)
         self.cached += len(wanted) - len(new)
 
-        def one(answer: Asked) -> None:
+        def ask(answer: Asked) -> None:
             try:
                 self._judge(answer)
             except ValueError as error:
                 log.warning("%s", error)
 
         with ThreadPoolExecutor(self.at_once) as threads:
-            list(threads.map(one, new))
+            list(threads.map(ask, new))
         return {answer: self._known[key] for answer in wanted if (key := self._key(answer)) in self._known}
 
     def unknown(self, asked: Iterable[Asked]) -> list[Asked]:
