@@ -12,7 +12,7 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from qr_jax import mistakes, run_files, terminal
-from qr_jax.commands import completion, data, doctor, eval, pods, runs, settings, studies, train
+from qr_jax.commands import completion, data, doctor, eval, pods, runs, settings, studies, synth, train
 from qr_jax.settings import nearest
 
 # They say by themselves what goes on, or wait for others: a line that counts their seconds says nothing.
@@ -106,7 +106,7 @@ def make_parser() -> argparse.ArgumentParser:
         made.set_defaults(run_command=run)
         return made
 
-    for commands_of in (doctor, train, settings, studies, pods, runs, eval, data, completion):
+    for commands_of in (doctor, train, settings, studies, pods, runs, eval, data, synth, completion):
         commands_of.add(command)
     return parser
 

@@ -1,0 +1,90 @@
+"""The command that makes questions and trajectories from a corpus."""
+
+import argparse
+import sys
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from qr_jax.commands.options import show, whole
+from qr_jax.settings import Use
+
+KEY_HELP = "its key: QR_JAX_TEACHER_KEY (OpenAI's own: OPENAI_API_KEY too)"
+
+
+def add(command: Any) -> None:
+    """Its parser, as `cli.make_parser` adds those of the other commands."""
+    text = "make questions and search trajectories from a corpus, with a language model or with templates"
+    synth = command("synth", _synth, text)
+    synth.add_argument(
+        "corpus", metavar="CORPUS", help="as data.corpus: files of passages (comma-separated) or an index"
+    )
+    synth.add_argument("out", type=Path, metavar="OUT", help="the folder; the same command goes on in it")
+    text = "of the retriever and the environment, as in retriever.k1=0.9 env.max_turns=3"
+    synth.add_argument("settings", nargs="*", metavar="setting=value", help=text)
+    add = synth.add_argument
+    text = f"templates (no model), or the URL of an OpenAI-compatible endpoint; {KEY_HELP}"
+    add("--teacher", default="templates", metavar="URL", help=text)
+    add("--model", metavar="NAME", help="the model that is asked there")
+    add("--questions", type=whole(1), default=200, metavar="N", help="how many are wanted (200)")
+    add("--traces", type=whole(0), metavar="N", help="how many trajectories (as many as questions)")
+    add("--seed", type=whole(0), default=0, metavar="N", help="another one makes other questions (0)")
+    add("--env", default="search_r1", metavar="NAME", help="whose dialect the trajectories are in (search_r1)")
+    add("--retriever", default="bm25", metavar="NAME", help="a plug-in's name (bm25)")
+    add("--k", type=whole(1), default=3, metavar="N", help="passages of a search (3)")
+    add("--licence", metavar="TEXT", help="the corpus's, for the card")
+    text = "questions that must not be made again, beside the seven sets in QR_JAX_DATA; repeat it for more"
+    add("--against", action="append", default=[], metavar="FILE", help=text)
+    add("--json", action="store_true", help="print the counts as JSON")
+    add = synth.add_argument_group("with --teacher URL").add_argument
+    add("--at-once", type=whole(1), default=8, metavar="N", help="calls at a time (8)")
+    add("--max-calls", type=whole(1), metavar="N", help="the budget in calls, of all sessions")
+    add("--max-tokens", type=whole(1), metavar="N", help="the budget in tokens; calls under way may pass it a little")
+    add(
+        "--reply-tokens",
+        type=whole(1),
+        default=1024,
+        metavar="N",
+        help="of one reply; thinking models want more (1024)",
+    )
+    add("--timeout-s", type=whole(1), default=120, metavar="N", help="seconds of one try (120)")
+    add("--patience-s", type=whole(1), default=900, metavar="N", help="seconds of all tries of a call (900)")
+    add("--price", type=_price, metavar="IN,OUT", help="of a million tokens, for the cost")
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """Where a run's config would have them."""
+
+    retriever: Use
+    env: Use
+
+
+def _synth(arguments: argparse.Namespace) -> int:
+    """1 where less was made than asked for."""
+    from qr_jax.overrides import override
+    from qr_jax.synth import card, run
+    from qr_jax.synth.teacher import Bounds
+
+    chosen = override(_Chosen(Use(arguments.retriever), Use(arguments.env)), arguments.settings)
+    bounds = Bounds(
+        arguments.max_calls, arguments.max_tokens, arguments.reply_tokens, arguments.timeout_s, arguments.patience_s
+    )
+    names = ("corpus", "out", "teacher", "model", "questions", "traces", "seed", "k", "at_once", "price", "licence")
+    given = {name: getattr(arguments, name) for name in (*names, "against")}
+    asked = run.Asked(**given, env=chosen.env, retriever=chosen.retriever, bounds=bounds)
+    found = run.run(asked, partial(print, file=sys.stderr, flush=True))
+    show(found, arguments.json, card.told)
+    traces = asked.questions if asked.traces is None else asked.traces
+    return 0 if found["questions"] >= asked.questions and found["trajectories"] >= traces else 1
+
+
+def _price(text: str) -> tuple[float, float]:
+    try:
+        first, second = (float(part) for part in text.split(","))
+    except ValueError:
+        first = second = -1.0
+    if not (0 <= first < 1e6 and 0 <= second < 1e6):
+        raise argparse.ArgumentTypeError(f"found {text!r}; wanted two numbers, as in 0.15,0.60")
+    return first, second

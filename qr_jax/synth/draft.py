@@ -1,0 +1,83 @@
+"""A question as a generator wrote it, before it is verified, and why one is refused."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from qr_jax.answers import normalise
+from qr_jax.noise import uniforms
+from qr_jax.queries.traces import plain
+from qr_jax.records import Passage, Query
+
+PURPOSE = 118  # the first part of the key of a candidate's random numbers
+DRAWS = 256  # random numbers that one candidate may use
+
+
+class Refused(Exception):
+    """A candidate or a trajectory that is not kept: the reason, by which rejects are counted, and what it was here."""
+
+    def __init__(self, reason: str, detail: str = ""):
+        super().__init__(reason)
+        self.reason, self.detail = reason, detail
+
+
+@dataclass(frozen=True)
+class Draft:
+    """`passages` are the cited ones, a hop each, in the order an expert reads them.
+
+    The question may name none of `hidden`. `searches` are an expert's, by turn, where the generator knows them; `type`
+    says what kind of question it is.
+    """
+
+    question: str
+    answers: tuple[str, ...]
+    passages: tuple[Passage, ...]
+    type: str
+    hidden: tuple[str, ...] = ()
+    searches: tuple[tuple[str, ...], ...] = ()
+
+    def query(self, name: str, generator: str) -> Query:
+        """The draft as a question of our schema; the titles of its passages are its entities."""
+        titles = [passage.title for passage in self.passages]
+        meta: dict[str, Any] = {"generator": generator, "type": self.type, "hops": len(self.passages)}
+        meta |= {"supporting": [passage.id for passage in self.passages], "supporting_titles": titles}
+        if self.searches:
+            meta["searches"] = [list(turn) for turn in self.searches]
+        entities = tuple(dict.fromkeys(plain(title) for title in titles if title.strip()))
+        return Query(name, self.question, self.answers, entities, meta)
+
+
+class Chance:
+    """Random numbers of one candidate, a function of the integers `key` alone."""
+
+    def __init__(self, *key: int):
+        self._numbers = iter(uniforms(DRAWS, PURPOSE, *key).tolist())
+
+    def below(self, size: int) -> int:
+        return int(next(self._numbers) * size)
+
+    def pick(self, items: Sequence[Any]) -> Any:
+        return items[self.below(len(items))]
+
+
+def check_words(draft: Draft) -> None:
+    """Refuse what the words alone show: a tag, an answer that stands in the question, a name that it must not say."""
+    texts = (draft.question, *draft.answers, *(search for turn in draft.searches for search in turn))
+    if any(sign in text for text in texts for sign in "<>"):
+        raise Refused("signs of a tag")  # what an expert writes is trusted text: no data in it may look like a tag
+    answers = [normalise(answer) for answer in draft.answers]
+    if not draft.question.strip() or not all(answers):
+        raise Refused("an empty question or answer")
+    if len(answers[0].split()) > 12:
+        raise Refused("a long answer", draft.answers[0])
+    asked = normalise(draft.question)
+    if any(says(asked, answer) for answer in answers):
+        raise Refused("the answer is in the question", draft.answers[0])
+    named = [name for name in draft.hidden if says(asked, normalise(plain(name)))]
+    if named:
+        raise Refused("names what must be found", ", ".join(named))
+
+
+def says(text: str, words: str) -> bool:
+    """Whether a normalised text has these normalised words in a row."""
+    return words != "" and f" {words} " in f" {text} "

@@ -1,0 +1,93 @@
+"""OUT: what the folder was begun with, and the files that are written into it, each whole or not at all."""
+
+import json
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from qr_jax.evaluation.manifest import differences
+from qr_jax.queries import formats
+from qr_jax.records import Query
+from qr_jax.synth.synthesise import Made
+
+SETTINGS, CALLS = Path("journal") / "settings.json", Path("journal") / "calls.jsonl"
+
+
+def begin(folder: Path, about: Mapping[str, Any]) -> None:
+    """Note what decides the questions; ValueError where the folder was begun with something else."""
+    file = folder / SETTINGS
+    if file.is_file():
+        try:
+            before = json.loads(file.read_text(encoding="utf-8"))
+            changed = differences(before, about, skip=())
+        except (ValueError, TypeError, AttributeError) as error:
+            raise ValueError(f"{file} is not as qr-jax synth writes it ({error}); name another folder") from error
+        if changed:
+            listed = "".join(f"\n  {change}" for change in changed)
+            raise ValueError(f"{folder} was begun otherwise, and its calls are paid for; name another folder:{listed}")
+        return
+    if folder.is_dir() and any(path.name not in ("run.lock", "journal") for path in folder.iterdir()):
+        raise ValueError(f"{folder} holds other files, and none of qr-jax synth; name a new folder")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    _replace(file, lambda path: path.write_text(json.dumps(about, indent=1), encoding="utf-8"))
+
+
+def write(folder: Path, made: Made, card: str) -> None:
+    """questions.jsonl, questions.parquet (verl's rows), traces.jsonl, rejects.jsonl and card.md, in place of older."""
+    rows = [formats.row_of(query, "jsonl", at) for at, query in enumerate(made.queries)]
+    traces = [formats.row_of(trace.query, "jsonl", 0) | {"turns": list(trace.turns)} for trace in made.traces]
+    for name, listed in (("questions", rows), ("traces", traces), ("rejects", made.rejects)):
+        _replace(folder / f"{name}.jsonl", lambda path, listed=listed: _lines(path, listed))
+    if made.queries:
+        _replace(folder / "questions.parquet", lambda path: _verl(path, made.queries))
+    _replace(folder / "card.md", lambda path: path.write_text(card, encoding="utf-8"))
+
+
+def _verl(path: Path, queries: Sequence[Query]) -> None:
+    formats.write(queries, path, "verl")
+
+
+def _lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def _replace(file: Path, write: Callable[[Path], Any]) -> None:
+    """Write the file beside its place, then move it there."""
+    with tempfile.TemporaryDirectory(dir=file.parent, prefix=".new_") as beside:
+        path = Path(beside) / file.name
+        write(path)
+        os.replace(path, file)
+
+
+def counted(made: Made) -> dict[str, Any]:
+    """What the card and the command say: candidates, questions, trajectories, and rejects by reason."""
+    by_generator = {}
+    for generator, tried in sorted(made.tried.items()):
+        kept = [query for query in made.queries if query.meta["generator"] == generator]
+        hops = Counter(query.meta["hops"] for query in kept)
+        by_generator[generator] = {
+            "candidates": tried,
+            "questions": len(kept),
+            "refused": round(1 - len(kept) / tried, 4),
+            "hops": {str(count): hops[count] for count in sorted(hops)},
+            "trajectories": sum(trace.query.meta["generator"] == generator for trace in made.traces),
+        }
+    rejects = Counter((row["stage"], row["reason"], row["generator"]) for row in made.rejects)
+    reasons: dict[str, dict[str, dict[str, int]]] = {"question": {}, "trajectory": {}}
+    for (stage, reason, generator), count in rejects.most_common():
+        reasons[stage].setdefault(reason, {})[generator] = count
+    tried = sum(made.tried.values())
+    return {
+        "questions": len(made.queries),
+        "trajectories": len(made.traces),
+        "candidates": tried,
+        "refused": round(1 - len(made.queries) / tried, 4) if tried else None,
+        "trajectories_tried": made.attempts,
+        "generators": by_generator,
+        "rejects": reasons,
+        "ended": made.ended or None,
+    }

@@ -1,0 +1,46 @@
+"""Generator: a question, a search, then a harder question whose answer needs what was found; so for some rounds."""
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+from qr_jax.synth.draft import Chance, Draft, Refused
+from qr_jax.synth.library import Library
+from qr_jax.synth.prompts import BEGIN, HARDER
+from qr_jax.synth.teacher import Teacher, numbers_of, text_of, texts_of
+
+ROUNDS = (1, 2)  # searches: hops less one
+FOUND = 5  # passages of a search
+
+
+def iterative_search(library: Library, teacher: Teacher, chance: Chance) -> Draft:
+    """A question over 2 or 3 passages, each but the first found by a search for what was known."""
+    known = [library.passages[chance.below(len(library.passages))]]
+    rounds, hidden, searches = chance.pick(ROUNDS), [], []
+    question, answer, query = teacher.ask(
+        BEGIN,
+        {"passage": {"title": known[0].title, "text": known[0].text}},
+        lambda reply: (text_of(reply, "question"), text_of(reply, "answer", 200), text_of(reply, "query")),
+    )
+    for _ in range(rounds):
+        found = [
+            passage for passage in library.search([query], FOUND)[0] if passage.id not in {one.id for one in known}
+        ]
+        if not found:
+            raise Refused("a search found nothing new", query)
+        searches.append((query,))
+        shown = [{"title": passage.title, "text": passage.text} for passage in known]
+        listed = [{"number": at, "title": one.title, "text": one.text} for at, one in enumerate(found, 1)]
+        given = {"question": question, "answer": answer, "known": shown, "found": listed}
+        question, answer, place, left_out, query = teacher.ask(
+            HARDER, given, functools.partial(_harder, size=len(found))
+        )
+        known.append(found[place])
+        hidden += [name for name in left_out if name != answer]
+    return Draft(question, (answer,), tuple(known), f"{rounds} rounds", tuple(hidden), tuple(searches))
+
+
+def _harder(reply: Mapping[str, Any], size: int) -> tuple[str, str, int, tuple[str, ...], str]:
+    (place,) = numbers_of({"passage": [reply.get("passage")]}, "passage", size, 1, 1)
+    names = texts_of(reply, "hidden", 0, 4)
+    return text_of(reply, "question"), text_of(reply, "answer", 200), place, names, text_of(reply, "query")

@@ -1,0 +1,69 @@
+"""The journal of an endpoint's calls: a line before each call and one after it, so that none is made twice.
+
+A process may be killed at any moment. A call whose answer is written is never made again; one that was under way is
+lost, and is not made again either (its candidate is refused); one that failed is made again. Lines are handed to the
+system at once: only a loss of power can take the last of them.
+"""
+
+import json
+import os
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+ASKED, FAILED, ANSWERED = "asked", "failed", "answered"
+
+
+class Journal:
+    """The calls of one file, by key; several threads may write.
+
+    `answers` are the rows of those that were answered, `lost` the keys of those that were under way at a kill.
+    """
+
+    def __init__(self, file: Path):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        self.answers: dict[str, dict[str, Any]] = {}
+        self.failed = 0
+        under_way: set[str] = set()
+        whole = file.read_bytes() if file.is_file() else b""
+        for line in whole.splitlines():
+            try:
+                row = json.loads(line)
+                key, event = row["call"], row["event"]
+            except (ValueError, LookupError, TypeError):  # what a kill cut off
+                continue
+            under_way.add(key) if event == ASKED else under_way.discard(key)
+            self.failed += event == FAILED
+            if event == ANSWERED:
+                self.answers[key] = row
+        self.lost = frozenset(under_way)
+        self._lock = threading.Lock()
+        self._file = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        if whole and not whole.endswith(b"\n"):
+            os.write(self._file, b"\n")
+
+    def asked(self, key: str) -> None:
+        """The call is about to be sent."""
+        self._write({"call": key, "event": ASKED})
+
+    def no_answer(self, key: str, why: str) -> None:
+        """The call failed, and may be made again."""
+        with self._lock:
+            self.failed += 1
+        self._write({"call": key, "event": FAILED, "why": why})
+
+    def answer(self, key: str, row: dict[str, Any]) -> None:
+        row = {"call": key, "event": ANSWERED} | row
+        self._write(row)
+        self.answers[key] = row
+
+    def close(self) -> None:
+        os.close(self._file)
+
+    def _write(self, row: dict[str, Any]) -> None:
+        line = json.dumps(row | {"at": round(time.time(), 3)}, ensure_ascii=False) + "\n"
+        data = line.encode("utf-8", "replace")
+        with self._lock:
+            while data:  # a full disk raises, and the run ends before a call that could not be written down
+                data = data[os.write(self._file, data) :]

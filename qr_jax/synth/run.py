@@ -1,0 +1,165 @@
+"""One run of `qr-jax synth`: opens corpus, retriever and teacher, makes the questions, and writes the folder."""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from qr_jax import plugins
+from qr_jax.evaluation import suite
+from qr_jax.retrieval import bm25_index, identity
+from qr_jax.run_lock import RunLock
+from qr_jax.settings import Use, plain
+from qr_jax.synth import author as authors
+from qr_jax.synth import card, folder, library, prompts, repeats
+from qr_jax.synth.journal import Journal
+from qr_jax.synth.play import Dialect
+from qr_jax.synth.synthesise import Made, Work, synthesise
+from qr_jax.synth.teacher import Bounds, Teacher
+
+TEMPLATES = "templates"
+CHANGES_NOTHING = ("index", "cache", "batch", "at_once", "token_env", "key_env", "timeout_s", "deadline_s", "retries")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the command asks for. `price` is of a million tokens [in, out]; `traces` None: as many as questions."""
+
+    corpus: str
+    out: Path
+    teacher: str = TEMPLATES  # or an endpoint's URL
+    model: str | None = None
+    questions: int = 200
+    traces: int | None = None
+    seed: int = 0
+    env: Use = Use("search_r1")
+    retriever: Use = Use("bm25")
+    k: int = 3
+    at_once: int = 8
+    bounds: Bounds = field(default_factory=Bounds)
+    price: tuple[float, float] | None = None
+    licence: str | None = None
+    against: Sequence[str] = ()
+
+
+def run(asked: Asked, say: Callable[[str], None]) -> dict[str, Any]:
+    """Make what is asked for and write the folder; what comes back is counted (folder.py), and with what it cost.
+
+    ValueError for what cannot be asked, before any call. On an interruption the folder is written before it goes on.
+    """
+    if (asked.teacher == TEMPLATES) != (asked.model is None):
+        raise ValueError(
+            "--model NAME says which model the endpoint of --teacher URL is asked for; templates have none"
+        )
+    dialect = _dialect(asked)
+    sets = {name: suite.QUESTIONS % name for name in suite.sets("qa7")}
+    tests, counts, missing = repeats.of_sets(sets | {file: file for file in asked.against})
+    if wrong := [missing[file] for file in asked.against if file in missing]:
+        raise ValueError(f"--against: {wrong[0]}")
+    passages, named = library.read(asked.corpus)
+    make = plugins.bind("retriever", asked.retriever)
+    find = make(corpus=passages) if plugins.wants_corpus(asked.retriever) else make()
+    books = library.Library(passages, named, find)
+    about = _about(asked, passages)
+    asked.out.mkdir(parents=True, exist_ok=True)
+    lock = RunLock(asked.out)
+    try:
+        folder.begin(asked.out, about)
+        teacher = None
+        halt = threading.Event()
+        if asked.teacher == TEMPLATES:
+            author = authors.of_templates(books, dialect, asked.seed)
+        else:
+            journal = Journal(asked.out / folder.CALLS)
+            teacher = Teacher(asked.teacher, str(asked.model), journal, asked.bounds, halt)
+            author = authors.of_teacher(teacher, books, dialect, asked.questions, asked.seed)
+        if missing:
+            say(
+                f"not compared with {', '.join(missing)}: their questions are not here (QR_JAX_DATA, or --against FILE)"
+            )
+        made, traces = Made(), asked.questions if asked.traces is None else asked.traces
+        work = Work(asked.questions, traces, asked.at_once, halt)
+        links = "of the data" if named is not None else "titles that passages mention"
+        given = {"corpus": _names(asked.corpus), "passages": len(passages), "licence": asked.licence, "links": links}
+        given |= {"sets": counts, "missing": list(missing)}
+        try:
+            synthesise(made, author, books, dialect, tests, work, _teller(work, teacher, asked.price, say))
+        except KeyboardInterrupt:
+            made.ended = "stopped by Ctrl-C"
+            raise
+        finally:
+            spent = _spent(teacher, asked.price)
+            found = folder.counted(made)
+            folder.write(asked.out, made, card.write(found, about, given | spent))
+        if not made.ended and len(made.queries) < asked.questions:
+            say(f"all {found['candidates']} candidates were tried; more passages have more, or another --seed")
+        return found | spent
+    finally:
+        lock.release()
+
+
+def _dialect(asked: Asked) -> Dialect:
+    write = plugins.beside("env", asked.env.name, "expert_turn")
+    if write is None:
+        raise ValueError(f"env {asked.env.name!r} has no expert_turn(thought, queries, answer) in its file; write it")
+    parallel = plugins.constants("env", asked.env.name).get("PARALLEL", 1)
+    return Dialect(plugins.bind("env", asked.env), write, parallel, asked.k)
+
+
+def _about(asked: Asked, passages: Sequence[Any]) -> dict[str, Any]:
+    """What decides the questions: another of these is another set, and wants another folder."""
+    searched = {name: value for name, value in plain(asked.retriever.settings).items() if name not in CHANGES_NOTHING}
+    models = identity.models(asked.retriever)
+    return {
+        "teacher": asked.model or TEMPLATES,
+        "prompts_sha256": prompts.digest() if asked.model else None,
+        "corpus_sha256": bm25_index.corpus_hash(passages),
+        "retriever": {"name": asked.retriever.name, **searched} | ({"models": models} if models else {}),
+        "env": {"name": asked.env.name, **plain(asked.env.settings)},
+        "k": asked.k,
+        "seed": asked.seed,
+    }
+
+
+def _names(corpus: str) -> str:
+    """The files' names without their folders, which are one machine's."""
+    return ", ".join(Path(part.strip()).name for part in corpus.split(","))
+
+
+def _spent(teacher: Teacher | None, price: tuple[float, float] | None) -> dict[str, Any]:
+    if teacher is None:
+        return {}
+    cost = (teacher.tokens_in * price[0] + teacher.tokens_out * price[1]) / 1e6 if price else None
+    return {
+        "calls": teacher.calls, "lost": len(teacher.journal.lost), "failed": teacher.journal.failed,
+        "tokens_in": teacher.tokens_in, "tokens_out": teacher.tokens_out, "cost": cost,
+    }  # fmt: skip
+
+
+def _teller(
+    work: Work, teacher: Teacher | None, price: tuple[float, float] | None, say: Callable[[str], None]
+) -> Callable[[Made], None]:
+    """What says how far the work is, what it has cost, and how long the present stage still takes."""
+    paid = teacher.calls if teacher else 0
+    begun: dict[bool, tuple[int, float]] = {}  # by stage: how much was done when its first new call was seen, and when
+
+    def tell(made: Made) -> None:
+        playing = made.attempts > 0
+        done, wanted = (len(made.traces), work.traces) if playing else (len(made.queries), work.questions)
+        text = f"questions {len(made.queries)}/{work.questions}  trajectories {len(made.traces)}/{work.traces}"
+        if teacher is not None:
+            spent = _spent(teacher, price)
+            text += f"  {spent['calls']:,} calls, {spent['tokens_in'] + spent['tokens_out']:,} tokens"
+            text += f", cost {spent['cost']:.2f}" if price else ""
+        if teacher is None or teacher.calls > paid:  # what the journal answers takes no time, and is no measure
+            before, since = begun.setdefault(playing, (done, time.monotonic()))
+            if done > before:
+                left_s = (time.monotonic() - since) * (wanted - done) / (done - before)
+                text += (
+                    f"  {left_s / 60:.0f}m{left_s % 60:02.0f}s left of the {'trajectories' if playing else 'questions'}"
+                )
+        say(text)
+
+    return tell

@@ -1,0 +1,252 @@
+"""A language model behind an OpenAI-compatible endpoint: calls are journaled, retried, and paid from a budget.
+
+What the model is given is data: one JSON object. Its reply must be one JSON object too; it is asked once more, with
+what was wrong, where it is not.
+"""
+
+import hashlib
+import json
+import os
+import random
+import re
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from qr_jax.evaluation.judge import NEVER, OPENAI_HOST, OPENAI_KEY
+from qr_jax.retrieval.http_post import Endpoint, Failed, Patience
+from qr_jax.secrecy import redact
+from qr_jax.synth.draft import Refused
+from qr_jax.synth.journal import Journal
+from qr_jax.synth.prompts import Prompt
+
+T = TypeVar("T")
+KEY = "QR_JAX_TEACHER_KEY"
+TEMPERATURE = 1.0
+LARGEST_BYTES = 4_000_000  # of a response
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0  # before a retry; the endpoint's own Retry-After may be longer
+REFUSALS = 8  # prompts refused in a row, and none answered: then the endpoint is not what was meant
+CHARS_A_TOKEN = 4  # where the endpoint does not count
+FENCE = re.compile(r"\A```(?:json)?\s*\n(.*?)\n?```\Z", re.DOTALL)
+
+
+class Ended(Exception):
+    """No further call may be made: the budget is spent, the endpoint is gone, or the work was told to stop."""
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """`calls` and `tokens` are of all sessions together (None: no bound); the rest is of one call."""
+
+    calls: int | None = None
+    tokens: int | None = None
+    reply_tokens: int = 1024
+    timeout_s: float = 120.0  # of one try
+    patience_s: float = 900.0  # of all tries
+
+
+@dataclass
+class Teacher:
+    """An endpoint (its base URL, as in http://127.0.0.1:8000/v1) and its model.
+
+    A key that the endpoint wants is QR_JAX_TEACHER_KEY; for api.openai.com, and no other host, OPENAI_API_KEY does too.
+    """
+
+    url: str
+    model: str
+    journal: Journal
+    bounds: Bounds = Bounds()
+    halt: threading.Event = field(default_factory=threading.Event)
+    _under_way: dict[str, Future] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _refusals: int = 0
+    _gone: str = ""  # why no further call has a chance
+    _silent_until: float = 0.0  # of time.monotonic: the endpoint asked for a pause
+
+    def __post_init__(self):
+        whole = self.url.rstrip("/")
+        self.url = whole if whole.endswith("/chat/completions") else f"{whole}/chat/completions"
+        known = KEY if os.environ.get(KEY) else OPENAI_KEY if urlsplit(whole).hostname == OPENAI_HOST else ""
+        key, wait_s = os.environ.get(known), self.bounds.timeout_s
+        once = Patience(wait_s, wait_s, retries=0, pause_after=NEVER, response_bytes=LARGEST_BYTES)
+        try:
+            self._endpoint = Endpoint(self.url, once, {"Authorization": f"Bearer {key}"} if key else None)
+        except ValueError as error:
+            raise ValueError(f"--teacher: {error}") from error
+        spent = [row["tokens"] for row in self.journal.answers.values()]
+        self.calls = len(spent) + len(self.journal.lost)
+        self.tokens_in, self.tokens_out = sum(pair[0] for pair in spent), sum(pair[1] for pair in spent)
+
+    def ask(self, prompt: Prompt, data: Mapping[str, Any], read: Callable[[Mapping[str, Any]], T], *, sample=0) -> T:
+        """What `read` makes of the reply's JSON; another `sample` is another call.
+
+        Refused where `read` (ValueError) takes neither the first reply nor the second, or the endpoint refuses the
+        prompt; Ended where no call may be made any more.
+        """
+        given = json.dumps(data, ensure_ascii=False)
+        messages = [{"role": "system", "content": prompt.text}, {"role": "user", "content": given}]
+        for again in (False, True):
+            reply = self._reply(prompt.name, messages, sample)
+            try:
+                return read(as_object(reply))
+            except ValueError as error:
+                if again:
+                    raise Refused("no JSON as asked", f"{prompt.name}: {error}") from error
+                complaint = f"That cannot be read: {error}. Reply with the JSON object alone."
+                messages = [*messages, {"role": "assistant", "content": reply}, {"role": "user", "content": complaint}]
+        raise AssertionError
+
+    def _reply(self, name: str, messages: list[dict[str, str]], sample: int) -> str:
+        """The model's reply: the journal's, that of another thread which asks the same just now, or a new call's."""
+        body = {"model": self.model, "messages": messages, "temperature": TEMPERATURE, "seed": sample}
+        body["max_tokens"] = self.bounds.reply_tokens
+        parts = json.dumps([self.model, messages, sample]).encode()
+        key = hashlib.sha256(parts).hexdigest()
+        with self._lock:
+            if key in self.journal.answers:
+                return self.journal.answers[key]["reply"]
+            if key in self.journal.lost:
+                raise Refused("a call was lost in a kill", name)
+            future = self._under_way.get(key)
+            if mine := future is None:
+                future = self._under_way[key] = Future()
+        if not mine:
+            return future.result()
+        try:
+            future.set_result(self._call(name, key, body))
+        except BaseException as error:
+            future.set_exception(error)
+        finally:
+            with self._lock:
+                del self._under_way[key]
+        return future.result()
+
+    def _call(self, name: str, key: str, body: Mapping[str, Any]) -> str:
+        """One call, tried until it is answered or refused, or patience ends."""
+        self._pay()
+        ends, attempt, begun = time.monotonic() + self.bounds.patience_s, 0, time.monotonic()
+        try:
+            while True:
+                self._wait(self._silent_until - time.monotonic())
+                self.journal.asked(key)
+                try:
+                    response = self._endpoint.post(body)
+                    reply, tokens = completion(response, body)
+                    break
+                except (Failed, ValueError) as error:
+                    why = redact(str(error))
+                    self.journal.no_answer(key, why)
+                    if isinstance(error, Failed) and not error.passing:
+                        raise self._refused(why) from error
+                    asked_s = error.pause_s if isinstance(error, Failed) else 0.0
+                    if asked_s:
+                        self._silent_until = max(self._silent_until, time.monotonic() + asked_s)
+                    pause_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2**attempt) * random.uniform(0.5, 1)
+                    attempt += 1
+                    if time.monotonic() + max(pause_s, asked_s) >= ends:
+                        self._gone = f"the teacher gives no answer: {why}"
+                        raise Ended(self._gone) from error
+                    self._wait(max(pause_s, asked_s))
+        except BaseException:
+            with self._lock:
+                self.calls -= 1
+            raise
+        row = {"prompt": name, "messages": body["messages"], "sample": body["seed"], "reply": reply, "tokens": tokens}
+        self.journal.answer(key, row | {"seconds": round(time.monotonic() - begun, 3), "tries": attempt + 1})
+        with self._lock:
+            self._refusals = 0
+            self.tokens_in += tokens[0]
+            self.tokens_out += tokens[1]
+        return reply
+
+    def _pay(self) -> None:
+        """Count one call; Ended where the budget has none left."""
+        with self._lock:
+            tokens = self.tokens_in + self.tokens_out
+            if self._gone:
+                raise Ended(self._gone)
+            if self.bounds.calls is not None and self.calls >= self.bounds.calls:
+                raise Ended(f"the budget of {self.bounds.calls:,} calls is spent")
+            if self.bounds.tokens is not None and tokens >= self.bounds.tokens:
+                raise Ended(f"the budget of {self.bounds.tokens:,} tokens is spent ({tokens:,})")
+            self.calls += 1
+
+    def _refused(self, why: str) -> Exception:
+        """What a refusal of the endpoint is: the prompt's fault, unless nothing but refusals come."""
+        with self._lock:
+            self._refusals += 1
+            if self._refusals < REFUSALS:
+                return Refused("the endpoint refused", why)
+            self._gone = f"the teacher refuses every prompt: {why}"
+            return Ended(self._gone)
+
+    def _wait(self, seconds: float) -> None:
+        if self.halt.wait(max(0.0, seconds)):
+            raise Ended("stopped")
+
+
+def completion(response: Any, body: Mapping[str, Any]) -> tuple[str, list[int]]:
+    """A chat completion's text, and its tokens [in, out], estimated where it does not count. ValueError: it is none."""
+    try:
+        content = response["choices"][0]["message"]["content"]
+        if not isinstance(content, str):
+            raise TypeError
+    except (LookupError, TypeError) as error:
+        raise ValueError(f"no chat completion, but {str(response)[:200]!r}") from error
+    usage = response.get("usage")
+    counts = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")] if isinstance(usage, Mapping) else []
+    counted = [count for count in counts if type(count) is int and count >= 0]
+    if len(counted) != 2:
+        chars = sum(len(message["content"]) for message in body["messages"]), len(content)
+        counted = [-(-count // CHARS_A_TOKEN) for count in chars]
+    return content, counted
+
+
+def as_object(reply: str) -> Mapping[str, Any]:
+    """The JSON object that a reply is, without a model's thoughts and fence around it; else ValueError."""
+    text = reply.rpartition("</think>")[2].strip()
+    fenced = FENCE.match(text)
+    try:
+        value = json.loads(fenced[1] if fenced else text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"it is not one JSON object ({error})") from error
+    if not isinstance(value, dict):
+        raise ValueError("it is not one JSON object")
+    return value
+
+
+def text_of(reply: Mapping[str, Any], name: str, most: int = 500) -> str:
+    """A text of the reply with single blanks; ValueError where it is none, blank, or longer than `most` characters."""
+    value = reply.get(name)
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f'"{name}" must be a text that is not blank')
+    value = " ".join(value.encode("utf-8", "replace").decode().split())
+    if len(value) > most:
+        raise ValueError(f'"{name}" has {len(value)} characters; wanted at most {most}')
+    return value
+
+
+def texts_of(reply: Mapping[str, Any], name: str, least: int, most: int) -> tuple[str, ...]:
+    """From `least` to `most` different texts of the reply; else ValueError."""
+    listed = reply.get(name)
+    if not isinstance(listed, list):
+        raise ValueError(f'"{name}" must be a list of texts')
+    texts = tuple(dict.fromkeys(text_of({name: item}, name) for item in listed))
+    if not least <= len(texts) <= most:
+        raise ValueError(f'"{name}" has {len(texts)} different texts; wanted {least} to {most}')
+    return texts
+
+
+def numbers_of(reply: Mapping[str, Any], name: str, size: int, least: int, most: int) -> tuple[int, ...]:
+    """From `least` to `most` different places of passages that were numbered from 1 to `size`; else ValueError."""
+    listed = reply.get(name)
+    if not isinstance(listed, list) or not all(type(item) is int and 1 <= item <= size for item in listed):
+        raise ValueError(f'"{name}" must be a list of numbers of passages, from 1 to {size}')
+    places = tuple(dict.fromkeys(item - 1 for item in listed))
+    if not least <= len(places) <= most:
+        raise ValueError(f'"{name}" names {len(places)} passages; wanted {least} to {most}')
+    return places
