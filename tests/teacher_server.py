@@ -1,8 +1,8 @@
 """An OpenAI-compatible endpoint on this machine that writes, answers and plays as a teacher would, by a script.
 
 Its questions make no sense to a reader, but they hang together: it answers one right if it is shown the passages that
-the question was made of. It is slow, sends 429 with Retry-After, fails, is sometimes wrong and sometimes writes no JSON;
-what it does depends on the request's hash alone. It counts its answers by request.
+the question was made of. It is slow, sends 429 with Retry-After, fails, is sometimes wrong and sometimes writes no
+JSON; what it does depends on the request's hash alone. It counts its answers by request.
 
     python tests/teacher_server.py CORPUS OUT [--questions 200] [--kills 3]     # qr-jax synth against it, killed
 """
@@ -173,7 +173,7 @@ def serving(teacher):
             pass
 
     server = Server(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
+    server.daemon_threads, server.handle_error = True, lambda *_: None  # of clients that were killed
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
     try:
         yield f"http://127.0.0.1:{server.server_port}/v1"

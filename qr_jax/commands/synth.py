@@ -62,7 +62,7 @@ class _Chosen:
 
 
 def _synth(arguments: argparse.Namespace) -> int:
-    """1 where less was made than asked for."""
+    """1 where less was made than asked for, or the work ended early."""
     from qr_jax.overrides import override
     from qr_jax.synth import card, run
     from qr_jax.synth.teacher import Bounds
@@ -76,8 +76,11 @@ def _synth(arguments: argparse.Namespace) -> int:
     asked = run.Asked(**given, env=chosen.env, retriever=chosen.retriever, bounds=bounds)
     found = run.run(asked, partial(print, file=sys.stderr, flush=True))
     show(found, arguments.json, card.told)
-    traces = asked.questions if asked.traces is None else asked.traces
-    return 0 if found["questions"] >= asked.questions and found["trajectories"] >= traces else 1
+    return (
+        0
+        if not found["ended"] and found["questions"] >= asked.questions and found["trajectories"] >= (asked.traces or 0)
+        else 1
+    )
 
 
 def _price(text: str) -> tuple[float, float]:

@@ -77,8 +77,8 @@ def of_templates(library: Library, dialect: Dialect, seed: int) -> Author:
         {"chain": len(ordered), "comparison": len(places)},
         draft,
         functools.partial(checks.verify, library=library),
-        lambda draft, attempt: planned(draft, dialect.parallel),
-        1,
+        lambda draft, attempt: planned(draft, dialect.parallel, attempt),
+        2,
     )
 
 

@@ -25,7 +25,7 @@ def write(counts: Mapping[str, Any], about: Mapping[str, Any], given: Mapping[st
         f"- Corpus: {given['corpus']}, {given['passages']:,} passages, SHA-256 `{about['corpus_sha256']}`; "
         f"licence: {given['licence'] or 'not stated (--licence)'}. The questions quote it, and stand under it too.",
         f"- Links: {given['links']}.",
-        f"- Retriever: {about['retriever']}, {about['k']} passages a search. Dialect: {about['env']}. "
+        f"- Retriever: {_named(about['retriever'])}, {about['k']} passages a search. Dialect: {_named(about['env'])}. "
         f"Seed {about['seed']}.",
         f"- Evaluation sets whose questions were refused: {_listed(given['sets']) or 'none'}."
         + (f" **Not compared with**: {', '.join(given['missing'])}." if given["missing"] else ""),
@@ -89,6 +89,12 @@ def _table(generators: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 def _share(value: float | None) -> str:
     return "-" if value is None else f"{value:.1%}"
+
+
+def _named(plugin: Mapping[str, Any]) -> str:
+    """A plug-in's name with its settings."""
+    settings = ", ".join(f"{name}={value}" for name, value in plugin.items() if name != "name")
+    return f"{plugin['name']}({settings})" if settings else plugin["name"]
 
 
 def _listed(counts: Mapping[str, int]) -> str:

@@ -18,7 +18,7 @@ ASKED, FAILED, ANSWERED = "asked", "failed", "answered"
 class Journal:
     """The calls of one file, by key; several threads may write.
 
-    `answers` are the rows of those that were answered, `lost` the keys of those that were under way at a kill.
+    `answers` are the reply and the tokens of those that were answered, `lost` the keys of those that were under way at a kill.
     """
 
     def __init__(self, file: Path):
@@ -26,21 +26,23 @@ class Journal:
         self.answers: dict[str, dict[str, Any]] = {}
         self.failed = 0
         under_way: set[str] = set()
-        whole = file.read_bytes() if file.is_file() else b""
-        for line in whole.splitlines():
-            try:
-                row = json.loads(line)
-                key, event = row["call"], row["event"]
-            except (ValueError, LookupError, TypeError):  # what a kill cut off
-                continue
-            under_way.add(key) if event == ASKED else under_way.discard(key)
-            self.failed += event == FAILED
-            if event == ANSWERED:
-                self.answers[key] = row
+        file.touch()
+        line = b"\n"
+        with file.open("rb") as lines:
+            for line in lines:
+                try:
+                    row = json.loads(line)
+                    key, event = row["call"], row["event"]
+                    if event == ANSWERED:
+                        self.answers[key] = _kept(row)
+                except (ValueError, LookupError, TypeError):  # what a kill cut off
+                    continue
+                under_way.add(key) if event == ASKED else under_way.discard(key)
+                self.failed += event == FAILED
         self.lost = frozenset(under_way)
         self._lock = threading.Lock()
         self._file = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        if whole and not whole.endswith(b"\n"):
+        if not line.endswith(b"\n"):
             os.write(self._file, b"\n")
 
     def asked(self, key: str) -> None:
@@ -54,9 +56,8 @@ class Journal:
         self._write({"call": key, "event": FAILED, "why": why})
 
     def answer(self, key: str, row: dict[str, Any]) -> None:
-        row = {"call": key, "event": ANSWERED} | row
-        self._write(row)
-        self.answers[key] = row
+        self._write({"call": key, "event": ANSWERED} | row)
+        self.answers[key] = _kept(row)
 
     def close(self) -> None:
         os.close(self._file)
@@ -67,3 +68,8 @@ class Journal:
         with self._lock:
             while data:  # a full disk raises, and the run ends before a call that could not be written down
                 data = data[os.write(self._file, data) :]
+
+
+def _kept(row: dict[str, Any]) -> dict[str, Any]:
+    """What is needed of a row: its messages stay in the file, which may be larger than the memory."""
+    return {name: row[name] for name in ("reply", "tokens")}

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from qr_jax import answers
-from qr_jax.queries.traces import THOUGHTS, ExpertTurn
+from qr_jax.queries.traces import THOUGHTS, ExpertTurn, content_words
 from qr_jax.records import Query, Say, Search, Stop, Turn
 from qr_jax.synth.draft import Draft, Refused
 from qr_jax.synth.library import Library
@@ -91,9 +91,14 @@ def taught(teacher: Teacher, dialect: Dialect, attempt: int) -> Policy:
     return policy
 
 
-def planned(draft: Draft, parallel: int) -> Policy:
-    """The policy that makes the draft's own searches, and answers if they found what it cites."""
+def planned(draft: Draft, parallel: int, attempt: int) -> Policy:
+    """The policy that makes the draft's own searches, and answers if they found what it cites.
+
+    From the second attempt on, each search has words of the question added.
+    """
     steps = [turn[at : at + parallel] for turn in draft.searches for at in range(0, len(turn), parallel)]
+    if attempt:
+        steps = [tuple(f"{text} {content_words(draft.question, text)}".strip() for text in step) for step in steps]
     cited = {passage.id for passage in draft.passages}
 
     def policy(query: Query, turns: Sequence[Turn]) -> Move:

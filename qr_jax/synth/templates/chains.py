@@ -45,7 +45,8 @@ def chains(pages: Mapping[int, Page]) -> Iterator[Chain]:
         path, phrases = waiting.pop()
         last = pages[path[-1]]
         if phrases:
-            yield from (Chain(path, phrases, fact) for fact in last.said)
+            alternative = ("born", "born on")[path[-1] % 2]  # a year or a date: both of one person are one question
+            yield from (Chain(path, phrases, fact) for fact in last.said if fact != alternative)
         if len(phrases) > 1 and phrases[-1].startswith(MAKERS):
             yield Chain(path, phrases, None)
         if len(phrases) < MOST_LEADS:

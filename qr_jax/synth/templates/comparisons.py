@@ -10,7 +10,7 @@ from qr_jax.synth.templates.facts import NATIONS, Page
 
 WORDS = (6, 20)  # of a description: shorter ones fit many, longer ones nobody asks
 KIND_WORDS = 3  # a description's first words, by which things of its kind are searched
-CLEARLY = 1.15  # how much better than the next passage a description must find its own, in the retriever's score
+CLEARLY = 1.35  # how much better than the next passage a description must find its own, in the retriever's score
 FOUND = 20  # passages of that search
 FACTS = {
     "born": "Who was born {}",
@@ -29,7 +29,7 @@ def describable(pages: Mapping[int, Page]) -> dict[int, tuple[str, str]]:
         short = WORDS[0] <= len(text.split()) <= WORDS[1]
         clean = not re.search(r"\d|[():;]|\bcurrent", text) and text.count('"') % 2 == 0
         own = says(normalise(text), normalise(page.title))
-        if fact and page.kind and short and clean and names and not own:
+        if fact and page.kind and short and clean and len(set(names)) > 1 and not own:
             found[at] = (text, fact)
     return found
 

@@ -1,0 +1,531 @@
+"""Questions and trajectories from a corpus: by a scripted teacher over loopback, killed and resumed; by templates."""
+
+import itertools
+import json
+import sys
+import threading
+from dataclasses import replace
+
+import pytest
+import teacher_server
+from judge_server import completion
+from judge_server import serving as serving_replies
+
+from qr_jax import cli
+from qr_jax.answers import exact_match
+from qr_jax.dialect import read
+from qr_jax.queries import data_check, readers
+from qr_jax.queries.traces import read_traces
+from qr_jax.records import Passage, Query
+from qr_jax.retrievers.bm25 import bm25
+from qr_jax.settings import Use
+from qr_jax.synth import links, run
+from qr_jax.synth.author import generators, interleaved
+from qr_jax.synth.draft import Chance, Draft, Refused, check_words
+from qr_jax.synth.generators.link_walk import walked
+from qr_jax.synth.journal import Journal
+from qr_jax.synth.library import Library
+from qr_jax.synth.prompts import ANSWER
+from qr_jax.synth.repeats import Repeats
+from qr_jax.synth.synthesise import in_order
+from qr_jax.synth.teacher import Bounds, Ended, Teacher, text_of
+from qr_jax.synth.templates import chains, checks, comparisons, facts
+
+FIRST = ("Bar", "Tor", "Vel", "Mon", "Kar", "Lis", "Hol", "Gran")
+PLACES = [first + last for first in FIRST for last in ("ton", "ford", "berg", "dale", "wick", "mere", "stad")]
+
+
+def made_corpus(file):
+    """56 passages of made words; each mentions two of the next places."""
+    word = lambda at, number: f"w{at:02}x{number}"  # noqa: E731
+    with file.open("w") as lines:
+        for at, place in enumerate(PLACES):
+            near, far = PLACES[(at + 1) % len(PLACES)], PLACES[(at + 9) % len(PLACES)]
+            words = [word(at, number) for number in range(12)]
+            text = f"{place} lies beside {near} and sells {' '.join(words[:6])} to {far} for {' '.join(words[6:])}."
+            lines.write(json.dumps({"id": f"p{at}", "title": place, "text": text}) + "\n")
+    return file
+
+
+ENCYCLOPAEDIA = (
+    ("Grey Harbour (film)", "Grey Harbour is a 1971 British drama film directed by Nora Quill about a lost ship."),
+    ("Nora Quill", "Nora Quill (born 4 May 1931 in Leeds, Yorkshire) was a Welsh film director known for the cinema of "
+     "the Pennine and Cheviot hills."),
+    ("Blue Ledger", "Blue Ledger is a 1988 Canadian comedy film directed by Ivo Marsh and starring Petra Holm."),
+    ("Ivo Marsh", "Ivo Marsh (12 June 1940 – 3 March 2001) was a Canadian film director best known for comedies about "
+     "Toronto and Ottawa bankers."),
+    ("Cold Ferry", "Cold Ferry is a 1990 film directed by Ann Lee and Bob Ray."),
+    ("Ann Lee", "Ann Lee (born 1 April 1950) is an Irish film director who works in Galway and Sligo with amateur sailors."),
+    ("Leeds", "Leeds is a city in Yorkshire."),
+)  # fmt: skip
+
+
+def encyclopaedia(folder):
+    file = folder / "encyclopaedia.jsonl"
+    rows = [{"id": f"e{at}", "title": title, "text": text} for at, (title, text) in enumerate(ENCYCLOPAEDIA)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+def library(texts):
+    passages = [Passage(f"e{at}", title, text) for at, (title, text) in enumerate(texts)]
+    return Library(passages, None, bm25(corpus=passages))
+
+
+@pytest.fixture(autouse=True)
+def _no_real_questions(tmp_path, monkeypatch):
+    monkeypatch.setenv("QR_JAX_DATA", str(tmp_path / "none"))
+
+
+@pytest.fixture
+def teacher():
+    return teacher_server.Teacher(wait_s=0.001, limited=0)
+
+
+def asked(folder, url, **more):
+    corpus = folder / "corpus.jsonl"
+    if not corpus.is_file():
+        made_corpus(corpus)
+    return run.Asked(str(corpus), folder / "out", url, "scripted", **{"questions": 6, **more})
+
+
+def rows(file):
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+# ---- the whole of it
+
+
+def test_killed_twice_and_started_again_no_call_is_made_twice(tmp_path, teacher):
+    corpus, out = made_corpus(tmp_path / "corpus.jsonl"), tmp_path / "out"
+    slow = teacher_server.Teacher(wait_s=0.004)
+    with teacher_server.serving(slow) as url:
+        words = [sys.executable, "-m", "qr_jax.cli", "synth", str(corpus), str(out), "--teacher", url]
+        words += ["--model", "scripted", "--questions", "8", "--json"]
+        code, printed, error = teacher_server.killed(words, out / "journal" / "calls.jsonl", (60, 200))
+        assert code == 0, error
+        assert slow.sent[200] == len(slow.answered) and max(slow.answered.values()) == 1
+        assert slow.sent[503] + slow.sent[429] > 0  # those were made again
+        found = json.loads(printed)
+        assert found["questions"] == 8 and found["trajectories"] == 8 and found["lost"] > 0
+        assert found["rejects"]["question"]["a call was lost in a kill"]
+        assert found["calls"] >= len(slow.answered) and found["tokens_in"] > 0
+        again = teacher_server.killed(words, out / "journal" / "calls.jsonl", ())
+        assert again[0] == 0 and slow.sent[200] == len(slow.answered)
+    questions, traces = readers.read_queries(out / "questions.jsonl"), read_traces(out / "traces.jsonl")
+    assert not data_check.check(out / "questions.jsonl").errors
+    verl = readers.read_queries(out / "questions.parquet")
+    assert [(query.id, query.question, query.answers) for query in verl] == [
+        (query.id, query.question, query.answers) for query in questions
+    ]
+    ids = {passage.id for passage in readers.read_passages(corpus)}
+    assert all(set(query.meta["supporting"]) <= ids and len(query.entities) > 1 for query in questions)
+    for trace in traces:
+        acts = [read(turn)[0][0] for turn in trace.turns]
+        assert [act.name for act in acts[:-1]] == ["search"] * (len(acts) - 1) and len(acts) > 1
+        assert exact_match(acts[-1].text, trace.query.answers)
+    card = (out / "card.md").read_text()
+    assert "| link_walk |" in card and "`scripted`" in card and "Not compared with**: nq" in card
+    assert str(tmp_path) not in card
+
+
+def test_neither_threads_nor_a_second_run_change_what_is_made(tmp_path, teacher):
+    with teacher_server.serving(teacher) as url:
+        first = run.run(asked(tmp_path, url), say=print)
+        files = {path.name: path.read_bytes() for path in (tmp_path / "out").glob("*.jsonl")}
+        sent = teacher.sent.total()
+        run.run(asked(tmp_path, url), say=print)
+        assert teacher.sent.total() == sent
+        run.run(replace(asked(tmp_path, url), out=tmp_path / "alone", at_once=1), say=print)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").glob("*.jsonl")} == files
+    assert {path.name: path.read_bytes() for path in (tmp_path / "alone").glob("*.jsonl")} == files
+    assert first["questions"] == 6 and set(first["generators"]) == set(generators())
+
+
+def test_a_spent_budget_ends_in_order_and_a_larger_one_goes_on(tmp_path, teacher):
+    with teacher_server.serving(teacher) as url:
+        short = run.run(asked(tmp_path, url, bounds=Bounds(calls=30)), say=print)
+        assert short["ended"] == "the budget of 30 calls is spent" and short["calls"] == 30
+        assert "**Not finished**: the budget of 30 calls" in (tmp_path / "out" / "card.md").read_text()
+        tokens = run.run(asked(tmp_path, url, bounds=Bounds(tokens=short["tokens_in"])), say=print)
+        assert "tokens is spent" in tokens["ended"] and tokens["calls"] == 30
+        whole = run.run(asked(tmp_path, url, price=(1.0, 2.0)), say=print)
+        assert whole["ended"] is None and whole["questions"] == 6 and max(teacher.answered.values()) == 1
+        assert whole["cost"] == pytest.approx((whole["tokens_in"] + 2 * whole["tokens_out"]) / 1e6)
+
+
+def test_tool_call_s_trajectories_search_in_parallel(tmp_path, teacher):
+    with teacher_server.serving(teacher) as url:
+        run.run(asked(tmp_path, url, env=Use("tool_call"), traces=9), say=print)
+    traces = read_traces(tmp_path / "out" / "traces.jsonl")
+    calls = [json.loads(read(turn)[0][0].text) for trace in traces for turn in trace.turns[:-1]]
+    assert max(len(call["arguments"]["queries"]) for call in calls) > 1
+    assert len(traces) > len({trace.query.question for trace in traces})  # several of a question, all different
+    assert len({(trace.query.question, trace.turns) for trace in traces}) == len(traces)
+
+
+def test_what_stands_in_an_evaluation_set_or_was_asked_before_is_refused(tmp_path, teacher):
+    with teacher_server.serving(teacher) as url:
+        run.run(asked(tmp_path, url), say=print)
+        first = rows(tmp_path / "out" / "questions.jsonl")[0]
+        held_out = tmp_path / "held_out.jsonl"
+        held_out.write_text(json.dumps({"id": "t1", "question": first["question"].upper(), "answers": ["x"]}) + "\n")
+        again = run.run(replace(asked(tmp_path, url), out=tmp_path / "new", against=(str(held_out),)), say=print)
+    assert sum(again["rejects"]["question"]["stands in an evaluation set"].values()) == 1
+    assert first["id"] not in {row["id"] for row in rows(tmp_path / "new" / "questions.jsonl")}
+    (reject,) = [row for row in rows(tmp_path / "new" / "rejects.jsonl") if "evaluation" in row["reason"]]
+    assert reject["question"] == first["question"] and reject["detail"] == "t1"
+
+
+def test_a_folder_begun_otherwise_or_with_other_files_is_left_alone(tmp_path, capsys):
+    corpus = encyclopaedia(tmp_path)
+    words = ["synth", str(corpus), str(tmp_path / "out"), "--questions", "1"]
+    assert cli.main(words) == 0
+    assert cli.main([*words, "--seed", "2"]) == 2
+    assert "was begun otherwise" in (said := capsys.readouterr().err) and "seed: 0 in the first, 2" in said
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    assert cli.main(["synth", str(corpus), str(tmp_path / "mine")]) == 2
+    assert "holds other files" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "mine").iterdir() if path.name != "run.lock"] == ["notes.txt"]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--model", "m"], "--model NAME says which model"),
+        (["--teacher", "http://127.0.0.1:9/v1"], "--model NAME says which model"),
+        (["--teacher", "http://me:secret@host/v1", "--model", "m"], "--teacher: the URL is"),
+        (["--against", "nowhere.jsonl"], "--against: no file nowhere.jsonl"),
+        (["retriever.k3=1"], "did you mean retriever.k1"),
+    ],
+)
+def test_what_cannot_be_asked_is_one_line(tmp_path, capsys, words, says):
+    assert cli.main(["synth", str(encyclopaedia(tmp_path)), str(tmp_path / "out"), *words]) == 2
+    assert says in (error := capsys.readouterr().err) and error.count("\n") == 1
+
+
+def test_a_corpus_of_which_templates_read_nothing_is_said(tmp_path, capsys):
+    assert cli.main(["synth", str(made_corpus(tmp_path / "c.jsonl")), str(tmp_path / "out")]) == 2
+    assert "name a teacher with --teacher URL" in capsys.readouterr().err
+
+
+# ---- the teacher
+
+
+def opened(folder, url, **bounds):
+    journal = Journal(folder / "calls.jsonl")
+    return Teacher(url, "m", journal, Bounds(**{"timeout_s": 5.0, "patience_s": 5.0, **bounds}))
+
+
+def ask(teacher, question="q", sample=0):
+    return teacher.ask(ANSWER, {"question": question}, lambda reply: text_of(reply, "answer"), sample=sample)
+
+
+def replies(*texts):
+    """A reply for each request, as they come; a tuple is a whole response."""
+    return lambda data, count: texts[count - 1] if isinstance(texts[count - 1], tuple) else completion(texts[count - 1])
+
+
+def test_a_reply_that_is_no_json_is_asked_for_once_more_with_what_was_wrong(tmp_path):
+    with serving_replies(replies("Sure!", '<think>{}</think>```json\n{"answer": " a  b "}\n```')) as (url, seen):
+        teacher = opened(tmp_path, url)
+        assert ask(teacher) == "a b" and ask(teacher) == "a b" and len(seen) == 2
+        assert seen[1]["messages"][2:3] == [{"role": "assistant", "content": "Sure!"}]
+        assert "not one JSON object" in seen[1]["messages"][3]["content"]
+    with serving_replies(replies('{"answer": 1}', "[]")) as (url, _):
+        with pytest.raises(Refused) as refused:
+            ask(opened(tmp_path / "new", url))
+        assert refused.value.reason == "no JSON as asked"
+
+
+def test_failures_are_made_again_a_pause_that_is_asked_for_is_kept_and_answers_are_not_asked_again(tmp_path):
+    said = replies(
+        (500, "oops"), (429, "slow", ("Retry-After", "1")), (200, "{}"), '{"answer": "x"}', '{"answer": "y"}'
+    )
+    with serving_replies(said) as (url, seen):
+        teacher = opened(tmp_path, url, patience_s=30.0)
+        assert ask(teacher) == "x" and len(seen) == 4
+        assert ask(teacher, sample=1) == "y" and [one["seed"] for one in seen] == [0, 0, 0, 0, 1]
+        assert (teacher.calls, teacher.journal.failed) == (2, 3)
+        again = opened(tmp_path, url)
+        assert ask(again) == "x" and ask(again, sample=1) == "y" and again.calls == 2 and len(seen) == 5
+    (answered,) = [row for row in rows(tmp_path / "calls.jsonl") if row["event"] == "answered" and row["sample"] == 0]
+    assert answered["tries"] == 4 and answered["seconds"] >= 1
+
+
+def test_an_endpoint_that_refuses_everything_or_is_gone_ends_the_work_without_its_key(tmp_path, monkeypatch):
+    monkeypatch.setenv("QR_JAX_TEACHER_KEY", "sesame-7")
+    with serving_replies(lambda data, count: (401, "no such key sesame-7")) as (url, seen):
+        teacher = opened(tmp_path, url)
+        for at in range(7):
+            with pytest.raises(Refused):
+                ask(teacher, str(at))
+        with pytest.raises(Ended, match=r"refuses every prompt.*\[redacted\]"):
+            ask(teacher, "8")
+        with pytest.raises(Ended):
+            ask(teacher, "9")
+        assert len(seen) == 8 and {one["key"] for one in seen} == {"Bearer sesame-7"}
+    assert "sesame-7" not in (tmp_path / "calls.jsonl").read_text()
+    with pytest.raises(Ended, match="gives no answer"):
+        ask(opened(tmp_path / "new", "http://127.0.0.1:9/v1", patience_s=0.5))
+
+
+def test_openai_s_key_goes_to_openai_alone(tmp_path, monkeypatch):
+    monkeypatch.delenv("QR_JAX_TEACHER_KEY", raising=False)
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-mine")
+    with serving_replies(replies('{"answer": "x"}')) as (url, seen):
+        ask(opened(tmp_path, url))
+    assert seen[0]["key"] is None
+    headers = dict(opened(tmp_path / "new", "https://api.openai.com/v1")._endpoint._headers)
+    assert headers["Authorization"] == "Bearer sk-mine"
+
+
+def test_threads_that_ask_the_same_make_one_call(tmp_path, teacher):
+    release = threading.Event()
+
+    def reply(data, count):
+        release.wait(5)
+        return completion('{"answer": "x"}')
+
+    with serving_replies(reply) as (url, seen):
+        asking, said = opened(tmp_path, url), []
+        threads = [threading.Thread(target=lambda: said.append(ask(asking))) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        release.set()
+        for thread in threads:
+            thread.join()
+    assert said == ["x"] * 4 and len(seen) == 1
+
+
+def test_a_journal_reads_on_after_a_line_that_a_kill_cut_off(tmp_path):
+    file = tmp_path / "calls.jsonl"
+    journal = Journal(file)
+    journal.asked("a")
+    journal.answer("a", {"reply": "x", "tokens": [3, 1]})
+    journal.asked("b")
+    journal.no_answer("b", "500")
+    journal.asked("c")
+    journal.close()
+    with file.open("a") as end:
+        end.write('{"call": "d", "eve')
+    again = Journal(file)
+    assert (set(again.answers), set(again.lost), again.failed) == ({"a"}, {"c"}, 1)
+    again.asked("e")
+    assert set(Journal(file).lost) == {"c", "e"}
+
+
+# ---- links, walks, repeats
+
+
+def test_titles_that_other_passages_mention_are_links():
+    texts = [
+        ("Oslo", "Oslo lies near New York City and York, not in newyork."),
+        ("York", "York is old."),
+        ("New York City", "It has no Refugee."),
+        ("Refugee (film)", "A film shot in York."),
+        ("it", "No name."),
+        ("Twin (a)", "One."),
+        ("Twin (b)", "Twin of Oslo."),
+    ]
+    passages = [Passage(str(at), title, text) for at, (title, text) in enumerate(texts)]
+    titles = links.unique_titles(passages)
+    assert titles == {"Oslo": 0, "York": 1, "New York City": 2, "Refugee": 3}
+    assert links.mentioned(passages, titles) == [(2, 1), (), (3,), (1,), (), (), (0,)]
+    assert links.given(passages, [("1", "New York City", "nowhere")] + [()] * 6)[0] == (1, 2)
+
+
+def test_a_title_that_very_many_mention_links_nothing():
+    passages = [Passage("hub", "Oslo", "")] + [Passage(str(at), "", "near Oslo") for at in range(51)]
+    assert not any(links.mentioned(passages, {"Oslo": 0})) and any(links.mentioned(passages[:51], {"Oslo": 0}))
+
+
+def test_a_walk_comes_to_no_passage_twice_and_follows_links():
+    corpus = [Passage(str(at), str(at), "") for at in range(5)]
+    linked = [("1", "2"), ("0", "2"), ("3",), (), ("0",)]
+    books = Library(corpus, linked, lambda queries, k: [])
+    walks = [walk for at in range(50) if (walk := walked(books, Chance(0, at), 3))]
+    assert walks and all(len(set(walk)) == 3 for walk in walks)
+    assert all(str(after) in linked[before] for walk in walks for before, after in itertools.pairwise(walk))
+
+
+def test_links_in_the_data_are_read_and_wrong_ones_named(tmp_path):
+    file = tmp_path / "c.jsonl"
+    file.write_text('{"id": "a", "text": "x", "links": ["b"]}\n{"id": "b", "text": "y"}\n')
+    from qr_jax.synth import library as libraries
+
+    passages, named = libraries.read(str(file))
+    assert Library(passages, named, lambda queries, k: []).links == [(1,), ()]
+    file.write_text('{"id": "a", "text": "x", "links": "b"}\n')
+    with pytest.raises(ValueError, match=r"c\.jsonl row 1: 'links' must be a list"):
+        libraries.read(str(file))
+
+
+def test_a_question_repeats_another_by_words_or_by_answer_and_evidence():
+    def query(name, question, answer, *cited):
+        return Query(name, question, (answer,), meta={"supporting": list(cited)})
+
+    repeats = Repeats()
+    repeats.add(query("a", "Which city is the capital of Norway?", "Oslo", "p1", "p2"))
+    same = [
+        query("b", "which city is the capital of norway", "Bergen"),
+        query("b", "Where does the Storting sit?", "the Oslo", "p2", "p1"),
+        query("b", "Norway has which city as capital?", "Oslo"),
+    ]
+    assert [repeats.find(one) for one in same] == ["a", "a", "a"]
+    other = [
+        query("b", "Which city is the capital of Sweden?", "Stockholm"),
+        query("b", "Where was Edvard Munch buried?", "Oslo", "p1"),
+    ]
+    assert [repeats.find(one) for one in other] == [None, None]
+
+
+def test_candidates_take_turns_and_work_is_settled_in_its_order():
+    assert interleaved({"x": 3, "y": 1}) == [("x", 0), ("y", 0), ("x", 1), ("x", 2)]
+    halt = threading.Event()
+    late = lambda item: (threading.Event().wait(0.02 * (item % 3 == 0)), item)[1]  # noqa: E731
+    assert [result for _, result in in_order(late, range(20), 4, halt)] == list(range(20))
+    assert not halt.is_set()
+
+
+# ---- templates
+
+
+def draft(question, *answers, hidden=(), texts=(("A", "x"), ("B", "y"))):
+    return Draft(question, answers, tuple(Passage(title, title, text) for title, text in texts), "chain of 2", hidden)
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "reason"),
+    [
+        ("Where was the director of Grey Harbour born, in Leeds?", "Leeds", "the answer is in the question"),
+        ("Where was Nora Quill, the director, born?", "Leeds", "names what must be found"),
+        ("Who is <b>?", "Leeds", "signs of a tag"),
+        ("Who?", "the", "an empty question or answer"),
+        ("Where was the director of Grey Harbour born?", "Leeds", None),
+    ],
+)
+def test_what_the_words_alone_show_is_refused(question, answer, reason):
+    made = draft(question, answer, hidden=("Nora Quill (director)",))
+    if reason is None:
+        check_words(made)
+        return
+    with pytest.raises(Refused) as refused:
+        check_words(made)
+    assert refused.value.reason == reason
+
+
+def test_facts_are_read_from_first_sentences_and_what_is_ambiguous_is_none():
+    books = library(ENCYCLOPAEDIA)
+    pages = facts.pages(books.passages, books.titles)
+    film, person = pages[0], pages[1]
+    assert film.phrase() == 'the film "Grey Harbour"' and film.said == {"released": ("1971",)}
+    assert film.leads == {"the director of {}": 1} and pages[2].leads["the director of {}"] == 3
+    assert person.kind == "person" and person.said["born on"] == ("4 May 1931",)
+    assert person.said["birthplace"] == ("Leeds, Yorkshire", "Leeds") and pages[3].said["died"] == ("2001",)
+    assert pages[4].leads == {}  # two directors
+
+
+def test_chains_and_comparisons_by_hand():
+    books = library(ENCYCLOPAEDIA)
+    pages = facts.pages(books.passages, books.titles)
+    every = {chain.form: chain for chain in chains.chains(pages) if chain.path[0] == 0}
+    made = chains.draft(every["the director of {}", "born"], pages, books)
+    assert made.question == 'In what year was the director of the film "Grey Harbour" born?'
+    assert made.answers == ("1931",) and made.searches == (("film Grey Harbour",), ("Nora Quill",))
+    checks.verify(made, books)
+    described = comparisons.describable(pages)
+    assert set(described) == {0, 1, 2, 3, 5}
+    compared = comparisons.draft(1, pages, described, books, Chance(0, 1))
+    assert compared.answers[0] in ("Nora Quill", "Ivo Marsh", "Ann Lee")
+    assert compared.question.startswith("Who was born ") and " or the " in compared.question
+    assert not any(passage.title in compared.question for passage in compared.passages)
+    checks.verify(compared, books)
+
+
+@pytest.mark.parametrize(
+    ("texts", "reason"),
+    [
+        ((("A town", "A town is led by Ms B, born in 1931."), ("Ms B", "Born in 1931.")), "answered from one passage"),
+        (
+            (("A town", "Led by Ms B."), ("Ms B", "Born in 1931."), ("News", "A town's leader was born in 1931.")),
+            "answered without its passages",
+        ),
+        ((("A town", "Led by Ms B."), ("Ms B", "In what year was the leader born? 1931.")), "found by one search"),
+        ((("A town", "A town is led by Ms B."), ("Ms B", "Ms B, 1931.")), None),
+    ],
+)
+def test_a_template_s_question_is_checked_by_words_and_search(texts, reason):
+    books = library(texts)
+    made = draft("In what year was the leader of A town born?", "1931", hidden=("Ms B",))
+    made = replace(made, passages=tuple(books.passages[:2]))
+    if reason is None:
+        checks.verify(made, books)
+        return
+    with pytest.raises(Refused) as refused:
+        checks.verify(made, books)
+    assert refused.value.reason == reason
+
+
+def test_templates_write_a_set_that_data_check_takes_and_each_trace_finds_what_it_cites(tmp_path, capsys):
+    corpus, out = encyclopaedia(tmp_path), tmp_path / "out"
+    assert cli.main(["synth", str(corpus), str(out), "--questions", "6", "--licence", "CC0", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["questions"] == 6 and found["refused"] == 1 - 6 / found["candidates"] and "calls" not in found
+    assert cli.main(["data", "check", str(out / "questions.jsonl"), "--json"]) == 0
+    assert "licence: CC0" in (card := (out / "card.md").read_text()) and "Templates, without a model" in card
+    traces = read_traces(out / "traces.jsonl")
+    assert len(traces) == found["trajectories"] == 6
+    assert {len(trace.turns) for trace in traces} <= {3, 4}
+
+
+@pytest.mark.slow
+def test_200_template_questions_of_real_passages(real_data, tmp_path, monkeypatch):
+    monkeypatch.setenv("QR_JAX_DATA", str(real_data))
+    found = run.run(run.Asked("{data}/corpus/hotpotqa.corpus.jsonl.gz", tmp_path / "out"), say=print)
+    assert found["questions"] == 200 and found["trajectories"] >= 190
+    tests = {query.question for query in readers.read_queries("{data}/dev/hotpotqa.questions.jsonl")}
+    assert not tests & {row["question"] for row in rows(tmp_path / "out" / "questions.jsonl")}
+    assert min(part["questions"] for part in found["generators"].values()) > 50
+
+
+def test_the_files_go_straight_into_a_training_run(tmp_path, quick_to_compile):
+    import jax
+    from killed_run import tiny
+    from test_real_models import SHORT
+    from test_tokenizer import sentencepiece
+
+    from qr_jax import metrics_writer
+    from qr_jax.config import Data, Model, use
+    from qr_jax.models import decoder, hf
+    from qr_jax.models.families import ModelConfig
+    from qr_jax.train import train
+
+    corpus, out = encyclopaedia(tmp_path), tmp_path / "out"
+    env = Use("search_r1", {"max_turns": 2, **SHORT})
+    run.run(run.Asked(str(corpus), out, questions=6, env=env, k=1), say=print)
+    sentencepiece("BPE", "Prepend").save(str(tmp_path / "tokenizer.json"))
+    described = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "eos_token": "</s>"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(described))
+    cfg = ModelConfig(512, 32, 2, 4, 2, 8, 64, context_tokens=2048, tied=False)
+    params = decoder.init(cfg, jax.random.key(0))
+    hf.save(tmp_path / "model", cfg, params, hf.load_tokenizer(tmp_path), "float32")
+    settings = tiny(tmp_path)
+    questions = str(out / "questions.jsonl")
+    settings = replace(
+        settings,
+        model=Model(name=str(tmp_path / "model"), vocab_block=512),
+        data=Data(train=questions, eval=questions, corpus=str(corpus), traces=str(out / "traces.jsonl")),
+        env=use("search_r1", max_turns=2, **SHORT),
+        pool=replace(settings.pool, min_signal=1),
+        rollout=replace(settings.rollout, context_tokens=1024, turn_tokens=256, observation_tokens=192, search_k=1),
+        learner=replace(settings.learner, row_tokens=1024, keep_dead=True),
+        sft=replace(settings.sft, steps=1, traces=2, max_tokens=1024),
+        evaluation=replace(settings.evaluation, questions=2),
+        train=replace(settings.train, steps=2),
+    )
+    said: list[str] = []
+    train(settings, tmp_path / "run", say=said.append)
+    assert len(metrics_writer.read(tmp_path / "run")) == 2
+    assert any("expert traces" in line and " 0 expert" not in line for line in said)
