@@ -111,7 +111,7 @@ class Script:
         asked = " ".join(turn.get("you", "") for turn in data["seen"])
         lacking = [title for title, text in cited if text[:40] not in seen and title not in asked]
         if lacking and "No searches are left" not in seen:
-            return {"thought": "I look this up.", "queries": lacking[: data["parallel"]]}
+            return {"thought": f"I look this up, for the {sample}th time.", "queries": lacking[: data["parallel"]]}
         luck = chance("play", data["question"], sample)
         return {"thought": "I have read enough.", "answer": answer if luck > 0.2 else f"not {luck:.6f}"}
 

@@ -55,7 +55,7 @@ ENCYCLOPAEDIA = (
     ("Ivo Marsh", "Ivo Marsh (12 June 1940 – 3 March 2001) was a Canadian film director best known for comedies about "
      "Toronto and Ottawa bankers."),
     ("Cold Ferry", "Cold Ferry is a 1990 film directed by Ann Lee and Bob Ray."),
-    ("Ann Lee", "Ann Lee (born 1 April 1950) is an Irish film director who works in Galway and Sligo with amateur sailors."),
+    ("Ann Lee", "Ann Lee (born 1 April 1950) is an Irish film director who works in Galway and Sligo with sailors."),
     ("Leeds", "Leeds is a city in Yorkshire."),
 )  # fmt: skip
 
@@ -436,7 +436,7 @@ def test_chains_and_comparisons_by_hand():
     assert made.answers == ("1931",) and made.searches == (("film Grey Harbour",), ("Nora Quill",))
     checks.verify(made, books)
     described = comparisons.describable(pages)
-    assert set(described) == {0, 1, 2, 3, 5}
+    assert set(described) == {0, 1, 2, 3, 4, 5}
     compared = comparisons.draft(1, pages, described, books, Chance(0, 1))
     assert compared.answers[0] in ("Nora Quill", "Ivo Marsh", "Ann Lee")
     assert compared.question.startswith("Who was born ") and " or the " in compared.question

@@ -18,7 +18,8 @@ ASKED, FAILED, ANSWERED = "asked", "failed", "answered"
 class Journal:
     """The calls of one file, by key; several threads may write.
 
-    `answers` are the reply and the tokens of those that were answered, `lost` the keys of those that were under way at a kill.
+    `answers` are the reply and the tokens of those that were answered, `lost` the keys of those that were under way
+    at a kill.
     """
 
     def __init__(self, file: Path):

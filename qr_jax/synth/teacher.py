@@ -61,6 +61,7 @@ class Teacher:
     journal: Journal
     bounds: Bounds = Bounds()
     halt: threading.Event = field(default_factory=threading.Event)
+    replaying: bool = False  # no new call is made
     _under_way: dict[str, Future] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _refusals: int = 0
@@ -111,6 +112,8 @@ class Teacher:
                 return self.journal.answers[key]["reply"]
             if key in self.journal.lost:
                 raise Refused("a call was lost in a kill", name)
+            if self.replaying:
+                raise Ended("not in the journal")
             future = self._under_way.get(key)
             if mine := future is None:
                 future = self._under_way[key] = Future()

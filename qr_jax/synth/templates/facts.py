@@ -182,7 +182,10 @@ def named_at(text: str, start: int, titles: Mapping[str, int]) -> int | None:
         target = titles.get(" ".join(word[0] for word in rest[:count]))
         if target is not None:
             after = text[rest[count - 1].end() :]
-            alone = re.match(r"\"?(?:[ -][A-Z]|'s|,? and |,? & | ?/|, [A-Z\"]|,? or )", after) is None
+            alone = (
+                re.match(r"\"?(?:[ -][A-Z]|'s|,? and (?!\w+(?:ing|ed)\b|written\b)|,? & | ?/|, [A-Z\"]|,? or )", after)
+                is None
+            )
             return target if alone else None
     return None
 
