@@ -30,6 +30,7 @@ from qr_jax.synth.repeats import Repeats
 from qr_jax.synth.synthesise import in_order
 from qr_jax.synth.teacher import Bounds, Ended, Teacher, text_of
 from qr_jax.synth.templates import chains, checks, comparisons, facts
+from qr_jax.synth.verify import verify
 
 FIRST = ("Bar", "Tor", "Vel", "Mon", "Kar", "Lis", "Hol", "Gran")
 PLACES = [first + last for first in FIRST for last in ("ton", "ford", "berg", "dale", "wick", "mere", "stad")]
@@ -314,6 +315,41 @@ def test_a_journal_reads_on_after_a_line_that_a_kill_cut_off(tmp_path):
     assert (set(again.answers), set(again.lost), again.failed) == ({"a"}, {"c"}, 1)
     again.asked("e")
     assert set(Journal(file).lost) == {"c", "e"}
+
+
+GOLD = "red green blue white black"
+
+
+@pytest.mark.parametrize(
+    ("reason", "read", "supported"),
+    [
+        (None, lambda shown, count: GOLD if shown == 2 else None, [GOLD]),
+        ("not answered from its passages", lambda shown, count: "yellow", [GOLD]),
+        ("two samplings disagree", lambda shown, count: GOLD[4:] if count == 1 else GOLD[:-6], [GOLD]),
+        ("answered without its passages", lambda shown, count: GOLD if shown != 1 else None, [GOLD]),
+        ("answered from one passage", lambda shown, count: GOLD if shown else None, [GOLD]),
+        ("not the only answer", lambda shown, count: GOLD if shown == 2 else None, [GOLD, "yellow"]),
+        ("no answer supported", lambda shown, count: GOLD if shown == 2 else None, []),
+    ],
+)
+def test_a_question_is_verified_in_separate_calls(tmp_path, reason, read, supported):
+    books = library((("A", "red of B"), ("B", "green"), ("C", "which colours of B")))
+    made = replace(draft("Which colours?", GOLD), passages=tuple(books.passages[:2]))
+
+    def reply(data, count):
+        if "List every" in seen[-1]["messages"][0]["content"]:
+            assert [passage["title"] for passage in data["passages"]] == ["A", "B", "C"]  # C is another that is found
+            return completion(json.dumps({"answers": supported}))
+        return completion(json.dumps({"answer": read(len(data["passages"]), count)}))
+
+    with serving_replies(reply) as (url, seen):
+        if reason is None:
+            verify(made, books, opened(tmp_path, url))
+            assert len(seen) == 6 and all(len(one["messages"]) == 2 for one in seen)
+        else:
+            with pytest.raises(Refused) as refused:
+                verify(made, books, opened(tmp_path, url))
+            assert refused.value.reason == reason
 
 
 # ---- links, walks, repeats

@@ -1,5 +1,6 @@
 """A question as a generator wrote it, before it is verified, and why one is refused."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ from qr_jax.queries.traces import plain
 from qr_jax.records import Passage, Query
 
 PURPOSE = 118  # the first part of the key of a candidate's random numbers
+POSSESSIVE = re.compile(r"['’]s\b")
 DRAWS = 256  # random numbers that one candidate may use
 
 
@@ -70,14 +72,14 @@ def check_words(draft: Draft) -> None:
         raise Refused("an empty question or answer")
     if len(answers[0].split()) > 12:
         raise Refused("a long answer", draft.answers[0])
-    asked = normalise(draft.question)
-    if any(says(asked, answer) for answer in answers):
+    if any(says(draft.question, answer) for answer in draft.answers):
         raise Refused("the answer is in the question", draft.answers[0])
-    named = [name for name in draft.hidden if says(asked, normalise(plain(name)))]
+    named = [name for name in draft.hidden if says(draft.question, plain(name))]
     if named:
         raise Refused("names what must be found", ", ".join(named))
 
 
 def says(text: str, words: str) -> bool:
-    """Whether a normalised text has these normalised words in a row."""
+    """Whether a text has these words in a row, both normalised and without the 's of possession."""
+    text, words = (normalise(POSSESSIVE.sub("", one)) for one in (text, words))
     return words != "" and f" {words} " in f" {text} "

@@ -1,6 +1,5 @@
 """Is a template's question good? By word matching and the retriever alone: no model reads it."""
 
-from qr_jax.answers import normalise
 from qr_jax.queries.traces import plain
 from qr_jax.synth.draft import Draft, Refused, check_words, says
 from qr_jax.synth.library import Library
@@ -21,10 +20,8 @@ def verify(draft: Draft, library: Library) -> None:
     found = library.search([draft.question], FOUND)[0]
     cited = {passage.id for passage in draft.passages}
     for passage in (*draft.passages, *found):
-        text = normalise(f"{passage.title} {passage.text}")
-        if any(says(text, normalise(answer)) for answer in draft.answers) and all(
-            says(text, normalise(start)) for start in starts
-        ):
+        text = f"{passage.title} {passage.text}"
+        if any(says(text, answer) for answer in draft.answers) and all(says(text, start) for start in starts):
             where = "answered from one passage" if passage.id in cited else "answered without its passages"
             raise Refused(where, passage.title)
     if starts != titles and len(titles) > 1 and found and found[0].id == draft.passages[-1].id:

@@ -28,7 +28,7 @@ def describable(pages: Mapping[int, Page]) -> dict[int, tuple[str, str]]:
         names = [word for word in re.findall(r"(?<!^)\b[A-Z]\w+", text) if word not in NATIONS]
         short = WORDS[0] <= len(text.split()) <= WORDS[1]
         clean = not re.search(r"\d|[():;]|\bcurrent", text) and text.count('"') % 2 == 0
-        own = says(normalise(text), normalise(page.title))
+        own = says(text, page.title)
         if fact and page.kind and short and clean and len(set(names)) > 1 and not own:
             found[at] = (text, fact)
     return found
