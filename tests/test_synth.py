@@ -19,7 +19,7 @@ from qr_jax.queries.traces import read_traces
 from qr_jax.records import Passage, Query
 from qr_jax.retrievers.bm25 import bm25
 from qr_jax.settings import Use
-from qr_jax.synth import links, run
+from qr_jax.synth import links, run, synthesise
 from qr_jax.synth.author import generators, interleaved
 from qr_jax.synth.draft import Chance, Draft, Refused, check_words
 from qr_jax.synth.generators.link_walk import walked
@@ -153,6 +153,26 @@ def test_a_spent_budget_ends_in_order_and_a_larger_one_goes_on(tmp_path, teacher
         whole = run.run(asked(tmp_path, url, price=(1.0, 2.0)), say=print)
         assert whole["ended"] is None and whole["questions"] == 6 and max(teacher.answered.values()) == 1
         assert whole["cost"] == pytest.approx((whole["tokens_in"] + 2 * whole["tokens_out"]) / 1e6)
+
+
+def test_ctrl_c_writes_what_was_settled_and_the_way_is_told_with_cost_and_time_left(tmp_path, teacher, monkeypatch):
+    monkeypatch.setattr(synthesise, "EVERY_S", 0.0)
+    told: list[str] = []
+
+    def say(text: str) -> None:
+        told.append(text)
+        if text.startswith("questions 3/6"):
+            raise KeyboardInterrupt
+
+    with teacher_server.serving(teacher) as url:
+        with pytest.raises(KeyboardInterrupt):
+            run.run(asked(tmp_path, url, price=(1.0, 1.0)), say=say)
+        assert len(rows(tmp_path / "out" / "questions.jsonl")) == 3
+        assert "**Not finished**: stopped by Ctrl-C" in (tmp_path / "out" / "card.md").read_text()
+        assert "tokens, cost 0." in told[-1] and told[-1].endswith("left of the questions")
+        whole = run.run(asked(tmp_path, url), say=told.append)
+    assert whole["questions"] == whole["trajectories"] == 6 and max(teacher.answered.values()) == 1
+    assert any(text.endswith("left of the trajectories") for text in told)
 
 
 def test_tool_call_s_trajectories_search_in_parallel(tmp_path, teacher):

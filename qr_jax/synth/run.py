@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -50,60 +50,79 @@ def run(asked: Asked, say: Callable[[str], None]) -> dict[str, Any]:
     ValueError for what cannot be asked, before any call. On an interruption the folder is written before it goes on.
     """
     if (asked.teacher == TEMPLATES) != (asked.model is None):
-        raise ValueError(
-            "--model NAME says which model the endpoint of --teacher URL is asked for; templates have none"
-        )
-    dialect = _dialect(asked)
-    sets = {name: suite.QUESTIONS % name for name in suite.sets("qa7")}
-    tests, counts, missing = repeats.of_sets(sets | {file: file for file in asked.against})
-    if wrong := [missing[file] for file in asked.against if file in missing]:
-        raise ValueError(f"--against: {wrong[0]}")
-    passages, named = library.read(asked.corpus)
-    make = plugins.bind("retriever", asked.retriever)
-    find = make(corpus=passages) if plugins.wants_corpus(asked.retriever) else make()
-    books = library.Library(passages, named, find)
-    about = _about(asked, passages)
+        wanted = "--model NAME says which model the endpoint of --teacher URL is asked for; templates have none"
+        raise ValueError(wanted)
+    dialect, (tests, counts, missing) = _dialect(asked), _evaluation_sets(asked)
+    books = _library(asked)
+    about = _about(asked, books.passages)
     asked.out.mkdir(parents=True, exist_ok=True)
     lock = RunLock(asked.out)
     try:
         folder.begin(asked.out, about)
-        teacher = None
-        halt = threading.Event()
-        if asked.teacher == TEMPLATES:
-            author = authors.of_templates(books, dialect, asked.seed)
-        else:
-            journal = Journal(asked.out / folder.CALLS)
-            teacher = Teacher(asked.teacher, str(asked.model), journal, asked.bounds, halt)
-            author = authors.of_teacher(teacher, books, dialect, asked.questions, asked.seed)
         if missing:
-            say(
-                f"not compared with {', '.join(missing)}: their questions are not here (QR_JAX_DATA, or --against FILE)"
-            )
-        made, traces = Made(), asked.questions if asked.traces is None else asked.traces
-        work = Work(asked.questions, traces, asked.at_once, halt)
-        links = "of the data" if named is not None else "titles that passages mention"
-        given = {"corpus": _names(asked.corpus), "passages": len(passages), "licence": asked.licence, "links": links}
-        given |= {"sets": counts, "missing": list(missing)}
-        try:
-            if teacher is not None and teacher.journal.answers:  # what is finished makes no call, not even one ahead
-                teacher.replaying = True
-                synthesise(made, author, books, dialect, tests, work, lambda _: None)
-                teacher.replaying = False
-            if teacher is None or made.ended or not made.queries:
-                made = Made()
-                synthesise(made, author, books, dialect, tests, work, _teller(work, teacher, asked.price, say))
-        except KeyboardInterrupt:
-            made.ended = "stopped by Ctrl-C"
-            raise
-        finally:
-            spent = _spent(teacher, asked.price)
-            found = folder.counted(made)
-            folder.write(asked.out, made, card.write(found, about, given | spent))
-        if not made.ended and len(made.queries) < asked.questions:
-            say(f"all {found['candidates']} candidates were tried; more passages have more, or another --seed")
-        return found | spent
+            where = "their questions are not here (QR_JAX_DATA, or --against FILE)"
+            say(f"not compared with {', '.join(missing)}: {where}")
+        links = "titles that passages mention" if books.named is None else "of the data"
+        given = {"corpus": _names(asked.corpus), "passages": len(books.passages), "licence": asked.licence}
+        given |= {"links": links, "sets": counts, "missing": list(missing)}
+        return _made(asked, books, dialect, tests, say, lambda found: given | found, about)
     finally:
         lock.release()
+
+
+def _made(
+    asked: Asked,
+    books: library.Library,
+    dialect: Dialect,
+    tests: repeats.Repeats,
+    say: Callable[[str], None],
+    told: Callable[[dict[str, Any]], dict[str, Any]],
+    about: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Make it and write it, whatever ends the work; `told` adds what the card says of the corpus."""
+    made, teacher, halt = Made(), None, threading.Event()
+    traces = asked.questions if asked.traces is None else asked.traces
+    work = Work(asked.questions, traces, asked.at_once, halt)
+    if asked.teacher == TEMPLATES:
+        author = authors.of_templates(books, dialect, asked.seed)
+    else:
+        teacher = Teacher(asked.teacher, str(asked.model), Journal(asked.out / folder.CALLS), asked.bounds, halt)
+        author = authors.of_teacher(teacher, books, dialect, asked.questions, asked.seed)
+    try:
+        if teacher is not None and teacher.journal.answers:  # what is finished makes no call, not even one ahead
+            teacher.replaying = True
+            synthesise(made, author, books, dialect, tests, work, lambda _: None)
+            teacher.replaying = False
+        if made.ended or not made.queries:
+            made = Made()
+            synthesise(made, author, books, dialect, tests, work, _teller(work, teacher, asked.price, say))
+    except KeyboardInterrupt:
+        made.ended = "stopped by Ctrl-C"
+        raise
+    finally:
+        if teacher is not None:
+            teacher.journal.close()
+        spent = _spent(teacher, asked.price)
+        found = folder.counted(made)
+        folder.write(asked.out, made, card.write(found, about, told(spent)))
+    if not made.ended and len(made.queries) < asked.questions:
+        say(f"all {found['candidates']} candidates were tried; more passages have more, or another --seed")
+    return found | spent
+
+
+def _evaluation_sets(asked: Asked) -> tuple[repeats.Repeats, dict[str, int], dict[str, str]]:
+    """What may not be asked again: the seven sets, as far as they are here, and the files named by the user."""
+    sets = {name: suite.QUESTIONS % name for name in suite.sets("qa7")}
+    tests, counts, missing = repeats.of_sets(sets | {file: file for file in asked.against})
+    if wrong := [missing[file] for file in asked.against if file in missing]:
+        raise ValueError(f"--against: {wrong[0]}")
+    return tests, counts, missing
+
+
+def _library(asked: Asked) -> library.Library:
+    passages, named = library.read(asked.corpus)
+    make = plugins.bind("retriever", asked.retriever)
+    return library.Library(passages, named, make(corpus=passages) if plugins.wants_corpus(asked.retriever) else make())
 
 
 def _dialect(asked: Asked) -> Dialect:
