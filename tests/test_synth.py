@@ -218,7 +218,7 @@ def test_a_folder_begun_otherwise_or_with_other_files_is_left_alone(tmp_path, ca
         (["--teacher", "http://127.0.0.1:9/v1"], "--model NAME says which model"),
         (["--teacher", "http://me:secret@host/v1", "--model", "m"], "--teacher: the URL is"),
         (["--against", "nowhere.jsonl"], "--against: no file nowhere.jsonl"),
-        (["retriever.k3=1"], "did you mean retriever.k1"),
+        (["retriever.k3=1"], "retriever 'bm25' has no setting 'k3'"),
     ],
 )
 def test_what_cannot_be_asked_is_one_line(tmp_path, capsys, words, says):
@@ -546,6 +546,7 @@ def test_200_template_questions_of_real_passages(real_data, tmp_path, monkeypatc
     assert min(part["questions"] for part in found["generators"].values()) > 50
 
 
+@pytest.mark.slow
 def test_the_files_go_straight_into_a_training_run(tmp_path, quick_to_compile):
     import jax
     from killed_run import tiny
