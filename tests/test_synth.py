@@ -28,7 +28,7 @@ from qr_jax.synth.library import Library
 from qr_jax.synth.prompts import ANSWER
 from qr_jax.synth.repeats import Repeats
 from qr_jax.synth.synthesise import in_order
-from qr_jax.synth.teacher import Bounds, Ended, Teacher, text_of
+from qr_jax.synth.teacher import Bounds, Ended, Teacher, connect, text_of
 from qr_jax.synth.templates import chains, checks, comparisons, facts
 from qr_jax.synth.verify import verify
 
@@ -236,7 +236,8 @@ def test_a_corpus_of_which_templates_read_nothing_is_said(tmp_path, capsys):
 
 def opened(folder, url, **bounds):
     journal = Journal(folder / "calls.jsonl")
-    return Teacher(url, "m", journal, Bounds(**{"timeout_s": 5.0, "patience_s": 5.0, **bounds}))
+    bound = Bounds(**{"timeout_s": 5.0, "patience_s": 5.0, **bounds})
+    return Teacher(connect(url, bound), "m", journal, bound)
 
 
 def ask(teacher, question="q", sample=0):
@@ -298,7 +299,7 @@ def test_openai_s_key_goes_to_openai_alone(tmp_path, monkeypatch):
     with serving_replies(replies('{"answer": "x"}')) as (url, seen):
         ask(opened(tmp_path, url))
     assert seen[0]["key"] is None
-    headers = dict(opened(tmp_path / "new", "https://api.openai.com/v1")._endpoint._headers)
+    headers = dict(connect("https://api.openai.com/v1", Bounds())._headers)
     assert headers["Authorization"] == "Bearer sk-mine"
 
 

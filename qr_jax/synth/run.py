@@ -10,6 +10,7 @@ from typing import Any
 from qr_jax import plugins
 from qr_jax.evaluation import suite
 from qr_jax.retrieval import bm25_index, identity
+from qr_jax.retrieval.http_post import Endpoint
 from qr_jax.run_lock import RunLock
 from qr_jax.settings import Use, plain
 from qr_jax.synth import author as authors
@@ -17,7 +18,7 @@ from qr_jax.synth import card, folder, library, prompts, repeats
 from qr_jax.synth.journal import Journal
 from qr_jax.synth.play import Dialect
 from qr_jax.synth.synthesise import Made, Work, synthesise
-from qr_jax.synth.teacher import Bounds, Teacher
+from qr_jax.synth.teacher import Bounds, Teacher, connect
 
 TEMPLATES = "templates"
 CHANGES_NOTHING = ("index", "cache", "batch", "at_once", "token_env", "key_env", "timeout_s", "deadline_s", "retries")
@@ -52,6 +53,7 @@ def run(asked: Asked, say: Callable[[str], None]) -> dict[str, Any]:
     if (asked.teacher == TEMPLATES) != (asked.model is None):
         wanted = "--model NAME says which model the endpoint of --teacher URL is asked for; templates have none"
         raise ValueError(wanted)
+    endpoint = None if asked.teacher == TEMPLATES else connect(asked.teacher, asked.bounds)
     dialect, (tests, counts, missing) = _dialect(asked), _evaluation_sets(asked)
     books = _library(asked)
     about = _about(asked, books.passages)
@@ -65,13 +67,14 @@ def run(asked: Asked, say: Callable[[str], None]) -> dict[str, Any]:
         links = "titles that passages mention" if books.named is None else "of the data"
         given = {"corpus": _names(asked.corpus), "passages": len(books.passages), "licence": asked.licence}
         given |= {"links": links, "sets": counts, "missing": list(missing)}
-        return _made(asked, books, dialect, tests, say, lambda found: given | found, about)
+        return _made(asked, endpoint, books, dialect, tests, say, lambda found: given | found, about)
     finally:
         lock.release()
 
 
 def _made(
     asked: Asked,
+    endpoint: Endpoint | None,
     books: library.Library,
     dialect: Dialect,
     tests: repeats.Repeats,
@@ -83,10 +86,10 @@ def _made(
     made, teacher, halt = Made(), None, threading.Event()
     traces = asked.questions if asked.traces is None else asked.traces
     work = Work(asked.questions, traces, asked.at_once, halt)
-    if asked.teacher == TEMPLATES:
+    if endpoint is None:
         author = authors.of_templates(books, dialect, asked.seed)
     else:
-        teacher = Teacher(asked.teacher, str(asked.model), Journal(asked.out / folder.CALLS), asked.bounds, halt)
+        teacher = Teacher(endpoint, str(asked.model), Journal(asked.out / folder.CALLS), asked.bounds, halt)
         author = authors.of_teacher(teacher, books, dialect, asked.questions, asked.seed)
     try:
         if teacher is not None and teacher.journal.answers:  # what is finished makes no call, not even one ahead

@@ -49,14 +49,27 @@ class Bounds:
     patience_s: float = 900.0  # of all tries
 
 
+def connect(url: str, bounds: Bounds) -> Endpoint:
+    """The endpoint with this base URL, as in http://127.0.0.1:8000/v1; ValueError where it is none, or holds a secret.
+
+    A key that it wants is QR_JAX_TEACHER_KEY; for api.openai.com, and no other host, OPENAI_API_KEY does too.
+    """
+    whole = url.rstrip("/")
+    url = whole if whole.endswith("/chat/completions") else f"{whole}/chat/completions"
+    once = Patience(bounds.timeout_s, bounds.timeout_s, retries=0, pause_after=NEVER, response_bytes=LARGEST_BYTES)
+    try:
+        known = KEY if os.environ.get(KEY) else OPENAI_KEY if urlsplit(url).hostname == OPENAI_HOST else ""
+        key = os.environ.get(known)
+        return Endpoint(url, once, {"Authorization": f"Bearer {key}"} if key else None)
+    except ValueError as error:
+        raise ValueError(f"--teacher: {error}") from error
+
+
 @dataclass
 class Teacher:
-    """An endpoint (its base URL, as in http://127.0.0.1:8000/v1) and its model.
+    """A model behind an endpoint, with the journal of its calls."""
 
-    A key that the endpoint wants is QR_JAX_TEACHER_KEY; for api.openai.com, and no other host, OPENAI_API_KEY does too.
-    """
-
-    url: str
+    endpoint: Endpoint
     model: str
     journal: Journal
     bounds: Bounds = Bounds()
@@ -69,15 +82,6 @@ class Teacher:
     _silent_until: float = 0.0  # of time.monotonic: the endpoint asked for a pause
 
     def __post_init__(self):
-        whole = self.url.rstrip("/")
-        self.url = whole if whole.endswith("/chat/completions") else f"{whole}/chat/completions"
-        known = KEY if os.environ.get(KEY) else OPENAI_KEY if urlsplit(whole).hostname == OPENAI_HOST else ""
-        key, wait_s = os.environ.get(known), self.bounds.timeout_s
-        once = Patience(wait_s, wait_s, retries=0, pause_after=NEVER, response_bytes=LARGEST_BYTES)
-        try:
-            self._endpoint = Endpoint(self.url, once, {"Authorization": f"Bearer {key}"} if key else None)
-        except ValueError as error:
-            raise ValueError(f"--teacher: {error}") from error
         spent = [row["tokens"] for row in self.journal.answers.values()]
         self.calls = len(spent) + len(self.journal.lost)
         self.tokens_in, self.tokens_out = sum(pair[0] for pair in spent), sum(pair[1] for pair in spent)
@@ -137,7 +141,7 @@ class Teacher:
                 self._wait(self._silent_until - time.monotonic())
                 self.journal.asked(key)
                 try:
-                    response = self._endpoint.post(body)
+                    response = self.endpoint.post(body)
                     reply, tokens = completion(response, body)
                     break
                 except (Failed, ValueError) as error:
