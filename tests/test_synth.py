@@ -482,6 +482,11 @@ def test_facts_are_read_from_first_sentences_and_what_is_ambiguous_is_none():
     assert person.kind == "person" and person.said["born on"] == ("4 May 1931",)
     assert person.said["birthplace"] == ("Leeds, Yorkshire", "Leeds") and pages[3].said["died"] == ("2001",)
     assert pages[4].leads == {}  # two directors
+    based = "Bloodstar is a fantasy comic book. It was based on a short story by Nora Quill."
+    played = "Carol Stone (born 1 May 1915) was an actress who played the wife of Ivo Marsh."
+    for title, text in (("Bloodstar", based), ("Carol Stone", played)):  # said of something else
+        page = facts.page_of(Passage("x", title, text), 9, books.titles)
+        assert page is not None and page.kind and page.leads == {}
 
 
 def test_chains_and_comparisons_by_hand():

@@ -38,6 +38,7 @@ WRITER = "writer|author|novelist|journalist|poet|playwright|historian|screenwrit
 PERFORMER = (
     "singer|band|rapper|musician|songwriter|group|duo|artist|DJ|trio|guitarist|vocalist|rock|boy band|entertainer"
 )
+IS_A = r"\b(?:is|was) (?:an?|the) (?:(?!based|inspired|cover)[^.])*?"  # what is said of the thing itself
 OF_WORKS = ("the album", "the book")  # phrases of what is a work itself
 MAKER = "company|studio|developer|publisher|subsidiary|corporation|manufacturer|conglomerate|division|house"
 CREATOR = "creator|writer|producer|comedian|cartoonist|animator|actor"
@@ -68,9 +69,9 @@ RELATIONS = (
              r"(?:\"[^\"]+\" )?by ", "the author of the book on which {} is based", WRITER, SCREEN),
     Relation(r"\bbased on (?:the|a|an)(?: \d{4})?(?: \w+)? (?:novel|book|memoir|short story),? \"?",
              "the book on which {} is based", "novel|book|memoir|story", SCREEN),
-    Relation(r"\b(?:novel|novella|book|memoir|short story|play|manga)s? (?:written )?by ", "the author of {}", WRITER,
+    Relation(IS_A + r"\b(?:novel|novella|book|memoir|short story|play|manga)s? (?:written )?by ", "the author of {}", WRITER,
              _of("novel", "novella", "book", "memoir", "short story", "manga")),
-    Relation(r"\b(?:album|mixtape|song|single) (?:recorded |performed |released )?by ", "the performer of {}",
+    Relation(IS_A + r"\b(?:album|mixtape|song|single) (?:recorded |performed |released )?by ", "the performer of {}",
              PERFORMER, _of("album", "mixtape", "song")),
     Relation(r"\bfrom (?:the|their|his|her|its|\w+'s)(?: [\w-]+){0,5} album,? \"?", "the album on which {} appears",
              "album", _of("song")),
@@ -81,14 +82,14 @@ RELATIONS = (
     Relation(r"\bfounded by ", "the founder of {}", "",
              _of("company", "record label", "airline", "magazine", "newspaper", "band", "university", "college")),
     Relation(r"\bpainting by ", "the painter of {}", "painter|artist", _of("painting")),
-    Relation(r"\b(?:composed|music) by ", "the composer of {}", "composer|musician|songwriter|singer",
+    Relation(r"(?<!set to )\b(?:composed|music) by ", "the composer of {}", "composer|musician|songwriter|singer",
              _of("opera", "musical", "film", "song")),
     Relation(r"\b(?:attended|graduated from|was educated at|studied at|is an alumnus of) (?:the )?",
              "the school or university that {} attended", "university|college|school|academy|institute"),
     Relation(r"\b(?:singer|vocalist|guitarist|drummer|bassist|frontman|keyboardist|founding member|member) "
              r"(?:of|for|in) (?:the )?(?:[\w-]+ ){0,5}?(?:band|group) ", "the band in which {} plays or played",
              "band|group|duo"),
-    Relation(r"\b(?:married to|(?:wife|husband) of) ", "the spouse of {}", ""),
+    Relation(r"\b(?:is|was|has been) (?:\w+ )?(?:married to|the (?:wife|husband) of) ", "the spouse of {}", ""),
     Relation(r"\bplays (?:\w+ ){0,4}for ", "the team that {} plays for", "club|team"),
 )  # fmt: skip
 
