@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEV := $(VENV)/.installed-dev
+DOCS := $(VENV)/.installed-docs
 
 # Bytecode is left to the first import: most modules of what is installed are never imported.
 PIP := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt
@@ -29,6 +30,14 @@ $(DEV): $(STAMP)
 
 quickstart: $(STAMP)  ## a small model learns to search a synthetic world
 	$(BIN)/qr-jax train configs/quickstart.py --run runs/quickstart
+
+$(DOCS): $(STAMP)
+	$(PIP) -e '.[docs]'
+	@touch $@
+
+docs: $(DOCS)  ## the pages of docs/ as HTML, into docs/_build/html (half a minute on 2 cores)
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+	@echo docs/_build/html/index.html
 
 test: $(DEV)  ## the whole quick suite
 	$(BIN)/python -m pytest

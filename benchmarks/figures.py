@@ -1,7 +1,7 @@
-"""The README's tables of speeds, plans and recall, made from benchmarks/results: no figure there is typed in by hand.
+"""The pages' tables of speeds, plans and recall, made from benchmarks/results: no figure there is typed in by hand.
 
 python -m benchmarks.figures            # prints them
-python -m benchmarks.figures --write    # puts each between its marks in README.md
+python -m benchmarks.figures --write    # puts each between its marks in its page of docs/
 """
 
 import argparse
@@ -14,26 +14,29 @@ from typing import Any
 from benchmarks import interleave
 
 MARKS = "<!-- {}: python -m benchmarks.figures --write -->\n", "<!-- end of {} -->"
-README = interleave.ROOT / "README.md"
+PAGES = {"figures": "speed.md", "plans": "planning.md", "recall": "retrieval.md"}
 GIB = 2**30
 
 
 def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true", help="put them into README.md")
+    parser.add_argument("--write", action="store_true", help="put them into the pages")
     if parser.parse_args(words).write:
-        README.write_text(written(README.read_text(encoding="utf-8")), encoding="utf-8")
+        for name in TABLES:
+            page(name).write_text(written(name), encoding="utf-8")
     else:
         print(*(table() for table in TABLES.values()), sep="\n", end="")
 
 
-def written(text: str) -> str:
-    """The text with every table between its marks."""
-    for name, table in TABLES.items():
-        start, end = (mark.format(name) for mark in MARKS)
-        before, rest = text.split(start)
-        text = before + start + table() + end + rest.split(end)[1]
-    return text
+def page(name: str) -> Path:
+    return interleave.ROOT / "docs" / PAGES[name]
+
+
+def written(name: str) -> str:
+    """The table's page with the table between its marks."""
+    start, end = (mark.format(name) for mark in MARKS)
+    before, rest = page(name).read_text(encoding="utf-8").split(start)
+    return before + start + TABLES[name]() + end + rest.split(end)[1]
 
 
 def result(name: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`qr-jax plan` of the README's table: the configs for pods, one model over a whole pod, and one that does not fit.
+"""`qr-jax plan` for docs/planning.md: the configs for pods, one model over a whole pod, and one that does not fit.
 
     python -m benchmarks.plans                       # all of them, and benchmarks/results/plans.json
     python -m benchmarks.plans --only v5e_16 v5e_64  # these anew, the others as they are in that file

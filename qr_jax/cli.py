@@ -16,7 +16,7 @@ from qr_jax.commands import completion, data, doctor, eval, pods, runs, settings
 from qr_jax.settings import nearest
 
 # They say by themselves what goes on, or wait for others: a line that counts their seconds says nothing.
-OWN_WORDS = ("train", "sft", "view", "serve-retriever", "chat")
+OWN_WORDS = ("quickstart", "train", "sft", "view", "serve-retriever", "chat")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

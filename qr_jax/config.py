@@ -166,6 +166,7 @@ class Guards:
     searches: float = 0.5  # times its median, where the reward has not fallen
 
 
+PACKAGE = Path(__file__).parent  # its folder configs has the repository's configs, in a wheel too
 BUDGETS = ("rollouts", "tokens", "searches")  # what a run spends; train.max_... limits each
 
 
@@ -248,14 +249,17 @@ def chosen_plugins(config: Config) -> dict[str, Use]:
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """The config that a Python file makes (`config = Config(...)`, or a function `config()`) or a config.json holds.
 
-    `file.py:name` takes the file's variable or function of that name instead. Overrides (`qr_jax/overrides.py`) come
-    last. ValueError says what is wrong with the file or with an override.
+    `file.py:name` takes the file's variable or function of that name instead. `configs/NAME.py` is the package's own
+    where no such file stands here. Overrides (`qr_jax/overrides.py`) come last. ValueError says what is wrong with the
+    file or with an override.
     """
     path, name = parts(path)
     if (path / "config.json").is_file():
         raise ValueError(f"{path} is a run's folder; to go on with it, type its config: {path / 'config.json'}")
     if path.is_dir():
         raise ValueError(f"{path} is a folder; wanted a config: a Python file (configs/quickstart.py) or a config.json")
+    if path.parts[:1] == ("configs",) and not path.is_file() and (PACKAGE / path).is_file():
+        path = PACKAGE / path
     if not path.is_file():
         close = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.py")], n=1)
         raise ValueError(f"there is no config {path}" + (f"; did you mean {path.parent / close[0]}?" if close else ""))

@@ -118,9 +118,10 @@ def test_mixed_batches_are_uniform_in_length_and_the_same_for_the_same_seed():
     assert (dense.ids[0][:32] == dense.ids[3][:32]).all() and (dense.ids[0][:32] != dense.ids[4][:32]).any()
 
 
-def test_the_readme_says_what_the_results_say():
-    readme = figures.README.read_text(encoding="utf-8")
-    assert figures.written(readme) == readme, "run python -m benchmarks.figures --write"
+@pytest.mark.parametrize("name", figures.TABLES)
+def test_the_pages_say_what_the_results_say(name):
+    page = figures.page(name).read_text(encoding="utf-8")
+    assert figures.written(name) == page, "run python -m benchmarks.figures --write"
 
 
 @pytest.mark.parametrize("name", ["v5e_16", "v5e_64", "v5p_16", "v6e_16"])

@@ -110,11 +110,9 @@ def test_what_the_run_itself_refuses_of_a_plug_in(tmp_path, changes, words):
         )
 
 
-def test_the_readme_s_environment_of_another_dialect_trains_from_a_cold_start(tmp_path, monkeypatch):
-    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-    (tmp_path / "my_env.py").write_text(
-        readme.split('```python\n"""Environment')[1].join(['"""Environment', ""]).split("```")[0]
-    )
+def test_the_docs_environment_of_another_dialect_trains_from_a_cold_start(tmp_path, monkeypatch):
+    page = (Path(__file__).parents[1] / "docs/extending/environment.md").read_text(encoding="utf-8")
+    (tmp_path / "my_env.py").write_text(page.split("`my_env.py`:\n\n```python\n")[1].split("```")[0])
     monkeypatch.syspath_prepend(str(tmp_path))
     settings = tiny(tmp_path)
     said: list[str] = []

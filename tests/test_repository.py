@@ -10,6 +10,7 @@ ROOT = Path(__file__).resolve().parents[1]
 TOP = {"pyproject.toml", "qr_jax", "configs", "tpu_scripts", "tests", "README.md"}
 TOP |= {"LICENSE", "LOG.md", "Makefile", "constraints.txt", ".ci", ".gitignore", ".pre-commit-config.yaml"}
 TOP |= {".github", ".gitattributes", "benchmarks", "docs", "SECURITY.md"}
+TOP |= {"CONTRIBUTING.md", "CHANGELOG.md", "CITATION.cff"}
 LARGEST_BYTES = 2 * 2**20
 # Folders that only one machine has: homes, mounts, scratch. Written so that this line is not one itself.
 MACHINE = re.compile(r"(?<![\w.])/(?:work|home|root|Users|mnt|scratch|workspace|data)/[\w.]", re.ASCII)
@@ -84,7 +85,8 @@ def test_what_sets_up_and_tests_reaches_for_no_address():
 
 def test_every_dependency_is_pinned():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = project["dependencies"] + project["optional-dependencies"]["dev"]
+    extras = project["optional-dependencies"]
+    wanted = project["dependencies"] + extras["dev"] + extras["docs"]
     names = {re.split(r"[\[<>=!~ ]", line)[0] for line in wanted}
     pinned = {line.split("==")[0] for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line}
     plain = {re.sub(r"[-_.]+", "-", name).lower() for name in pinned}
@@ -107,7 +109,8 @@ def test_every_dependency_is_imported_by_the_program_and_has_its_line_in_the_doc
     idle = [name for name, reason in wanted.items() if module.get(name, name) not in imported and not reason]
     assert idle == [], "neither imported nor with its reason in a comment"
     rows = re.findall(r"^\| ([\w-]+) \|", (ROOT / "docs/dependencies.md").read_text(), re.MULTILINE)
-    assert set(rows) - {"package"} == set(wanted)
+    docs = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["docs"]
+    assert set(rows) - {"package"} == set(wanted) | {re.split(r"[<>=]", line)[0] for line in docs}
 
 
 def test_every_package_that_is_asked_for_or_pinned_has_its_licence_in_the_docs():
@@ -141,7 +144,7 @@ def test_ci_runs_what_the_readme_tells_a_reader_to_run():
     script = (ROOT / ".ci" / "run").read_text()
     assert "set -euo pipefail" in script
     fence = (ROOT / "README.md").read_text(encoding="utf-8").split("```")[1]
-    told = set(re.findall(r"^make \S+", fence, re.MULTILINE))
+    told = set(re.findall(r"^make \S+", fence, re.MULTILINE)) | {"make test", "make docs"}
     lines = script.splitlines()
     assert told and {"make lint", "make smollm2", *told} <= set(lines)
     assert lines[-1] == "make test"  # so that the last line printed is pytest's

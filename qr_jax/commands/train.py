@@ -1,4 +1,4 @@
-"""The commands that train: `train`, and its cold start alone."""
+"""The commands that train: `train`, the quickstart, and a cold start alone."""
 
 import argparse
 import contextlib
@@ -9,6 +9,7 @@ from typing import Any
 from qr_jax import terminal
 from qr_jax.commands import options
 
+QUICKSTART = "configs/quickstart.py"  # of the package where there is no checkout
 GOES_ON = "or the folder of a config.json (which goes on there)"
 RUN_HELP = f"the run's folder; by default runs/ and the config's name, {GOES_ON}"
 COLD_START = "runs/, the config's name and /sft, where `train` of the same config looks for its cold start"
@@ -18,14 +19,19 @@ SFT_RUN_HELP = f"the run's folder; by default {COLD_START}; {GOES_ON}"
 def add(command: Any) -> None:
     """Their parsers, as `cli.make_parser` adds those of the other commands."""
     for name, run, about, folder in (
+        ("quickstart", _train, f"train by {QUICKSTART}: a small model learns to search, in minutes", RUN_HELP),
         ("train", _train, "train by a config: cold start, then GRPO with a recycling pool", RUN_HELP),
         ("sft", _sft, "the cold start alone: cross-entropy on expert traces", SFT_RUN_HELP),
     ):
-        made = command(name, run, about, usage=f"qr-jax {name} CONFIG [setting=value ...] [options]")
+        what = "" if name == "quickstart" else "CONFIG "
+        made = command(name, run, about, usage=f"qr-jax {name} {what}[setting=value ...] [options]")
         made.epilog = "`qr-jax settings` lists every setting with its type, its default and what it means."
         made.set_defaults(takes_settings=True)
         text = "a Python config (file.py, or file.py:name), or a run's config.json"
-        made.add_argument("config", metavar="CONFIG", help=text)
+        if what:
+            made.add_argument("config", metavar="CONFIG", help=text)
+        else:
+            made.set_defaults(config=QUICKSTART)
         made.add_argument("--run", type=Path, metavar="FOLDER", help=folder)
         made.add_argument("--dry-run", action="store_true", help="print the resolved config as JSON and stop")
         again = "begin anew; the folder that is there is renamed, and nothing of it is lost"

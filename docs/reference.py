@@ -1,0 +1,215 @@
+"""The reference pages, written from the code: settings, plug-ins, commands, metrics, and the API by rooms."""
+
+import argparse
+import ast
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from qr_jax import cli, config, metrics, overrides, plugins
+from qr_jax.interfaces import CONTRACTS
+
+PACKAGE = Path(config.__file__).parent
+COLUMNS = "100"  # of the commands' help
+
+
+def write(folder: Path) -> None:
+    """Every page into the folder; a page that is there already and says the same is left, so that Sphinx skips it."""
+    pages = {"settings": settings(), "plugins": plugin_settings(), "commands": commands(), "metrics": metric_names()}
+    pages["elsewhere"] = elsewhere()
+    pages |= {f"api/{name}": page for name, page in api().items()}
+    for name, text in pages.items():
+        path = folder / f"{name}.md"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+            path.write_text(text, encoding="utf-8")
+
+
+# ---- settings
+
+
+def settings() -> str:
+    """Every setting of config.py: its name, type and default, and what its comment says."""
+    parts = ["# Settings\n\nMade from `qr_jax/config.py`. Any of them can be typed after a config: `learner.lr=1e-3`.\n"
+             "A plug-in's own settings stand in [plug-ins](plugins.md).\n"]  # fmt: skip
+    classes = {name: (about, rows) for name, about, rows in _classes(PACKAGE / "config.py")}
+    sections = {type(getattr(config.Config(), name)).__name__: name for name, *_ in classes["Config"][1]}
+    own = [row for row in classes["Config"][1] if row[1] not in classes]
+    parts.append("## The run as a whole\n\n" + table(("setting", "type", "default", "meaning"), own))
+    for name, (about, rows) in classes.items():
+        if name in sections and name != "Use":
+            full = [(f"{sections[name]}.{row[0]}", *row[1:]) for row in rows]
+            parts.append(f"## {sections[name]}\n\n{about}\n\n" + table(("setting", "type", "default", "meaning"), full))
+    return "\n".join(parts)
+
+
+def _classes(path: Path) -> Iterator[tuple[str, str, list[tuple[str, ...]]]]:
+    """Name, docstring and fields (name, type, default, comment) of each dataclass in a file."""
+    source = path.read_text(encoding="utf-8")
+    lines = source.splitlines()
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.ClassDef):
+            fields = [part for part in node.body if isinstance(part, ast.AnnAssign)]
+            rows = [_field(part, lines) for part in fields]
+            yield node.name, " ".join((ast.get_docstring(node) or "").split()), rows
+
+
+def _field(node: ast.AnnAssign, lines: Sequence[str]) -> tuple[str, ...]:
+    default = ast.unparse(node.value) if node.value else ""
+    default = re.sub(r"Use\('(\w+)'\)", r"\1", "" if "field(" in default else default)
+    above = []
+    for line in reversed(lines[: node.lineno - 1]):
+        if not line.strip().startswith("#"):
+            break
+        above.insert(0, line.strip().lstrip("# "))
+    beside = lines[(node.end_lineno or node.lineno) - 1][node.end_col_offset :].strip().lstrip("# ")
+    return ast.unparse(node.target), ast.unparse(node.annotation), default, " ".join([*above, beside]).strip()
+
+
+def plugin_settings() -> str:
+    """Every plug-in there is, with what its docstring says and its settings."""
+    parts = ["# Plug-ins\n\nMade from the files of each kind's folder. How to write your own: "
+             "[extending](../extending/index.md).\n"]  # fmt: skip
+    for kind, contract in CONTRACTS.items():
+        parts.append(f"## {kind}: qr_jax/{contract.folder}/\n\nReturns {plain(contract.returns)}.\n")
+        for name in plugins.names(kind):
+            tree = ast.parse((PACKAGE / contract.folder / f"{name}.py").read_text(encoding="utf-8"))
+            function = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name)
+            parts.append(f"### {name} ({kind})\n\n{plain(ast.get_docstring(tree) or '')}\n")
+            parts.append(plain(ast.get_docstring(function) or "") + "\n")
+            rows = [
+                (argument.arg, ast.unparse(argument.annotation) if argument.annotation else "",
+                 ast.unparse(default) if default else "(needed)")
+                for argument, default in zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True)
+                if argument.arg not in contract.provided
+            ]  # fmt: skip
+            if rows:
+                parts.append(table(("setting", "type", "default"), rows))
+    return "\n".join(parts)
+
+
+# ---- commands and metrics
+
+
+def commands() -> str:
+    """The help of every command, as `qr-jax COMMAND --help` prints it."""
+    parts = ["# Commands\n\nMade from the program's own parser: `qr-jax COMMAND --help` prints the same.\n"]
+    with mock.patch.dict(os.environ, {"COLUMNS": COLUMNS}):
+        for name, parser in sorted(leaves(cli.make_parser(), "")):
+            parts.append(f"## {name}\n\n```text\n{parser.format_help()}```\n")
+    return "\n".join(parts)
+
+
+def leaves(parser: argparse.ArgumentParser, before: str) -> Iterator[tuple[str, argparse.ArgumentParser]]:
+    """The commands that run, with their words: `data check`, not `data`."""
+    inner = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    if not inner:
+        yield before.strip(), parser
+    for action in inner:
+        for name, part in action.choices.items():
+            yield from leaves(part, f"{before} {name}")
+
+
+def metric_names() -> str:
+    """Every metric of metrics.jsonl, by its area."""
+    parts = ["# Metrics\n\nMade from `qr_jax/metrics.py`: what `metrics.jsonl`, TensorBoard and W&B get.\n"]
+    areas: dict[str, list[tuple[str, ...]]] = {}
+    for name, metric in metrics.NAMES.items():
+        areas.setdefault(name.split("/")[0], []).append((name, metric.unit, metric.meaning))
+    for area, rows in areas.items():
+        parts.append(f"## {area}\n\n" + table(("metric", "unit", "meaning"), rows))
+    return "\n".join(parts)
+
+
+def elsewhere() -> str:
+    """What other systems call a setting, and its name here; part of a page."""
+    both = {**overrides.ALIASES, **overrides.ELSEWHERE}
+    return table(("elsewhere", "here"), sorted(both.items()))
+
+
+# ---- the API
+
+
+def api() -> Mapping[str, str]:
+    """A page a room: the modules of each folder of the package, by autodoc; private modules are left out."""
+    rooms: dict[str, list[str]] = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        place = path.relative_to(PACKAGE)
+        if place.parts[0] not in ("configs", "__init__.py") and not path.stem.startswith("_"):
+            room = "core" if len(place.parts) == 1 else place.parts[0]
+            rooms.setdefault(room, []).append(".".join(("qr_jax", *place.with_suffix("").parts)))
+    pages = {}
+    for room, modules in rooms.items():
+        title = "# qr_jax: the core\n" if room == "core" else f"# qr_jax.{room}\n"
+        each = (f"## {module}\n\n```{{eval-rst}}\n.. automodule:: {module}\n   :members:\n```\n" for module in modules)
+        pages[room] = "\n".join([title, *each])
+    listed = "\n".join(sorted(pages))
+    about = "Public functions and classes with their docstrings, a page a folder of the package."
+    pages["index"] = f"# API\n\n{about}\n\n```{{toctree}}\n:maxdepth: 1\n\n{listed}\n```\n"
+    return pages
+
+
+def as_restructured(lines: Sequence[str]) -> list[str]:
+    """A docstring's lines of plain text so that reStructuredText shows them as they are: `code` becomes ``code``.
+
+    Indented blocks, which are commands and examples, become literal ones.
+    """
+    found: list[str] = []
+    literal = False
+    for line in lines:
+        if line.startswith("    ") and not literal and (not found or not found[-1].strip()):
+            literal = True
+            found += ["::", ""]
+        elif line.strip() and not line.startswith("    "):
+            literal = False
+        found.append(line if literal else re.sub(r"^([-+])(?= )", r"\\\1", _escaped(line.strip())))
+    return found
+
+
+def _escaped(line: str) -> str:
+    parts = line.split("`")
+    if len(parts) % 2 == 0:  # a code that goes on in the next line
+        return re.sub(r"([\\*_|`])", r"\\\1", line)
+    for at, part in enumerate(parts):
+        outside = re.sub(r"([\\*_|])", r"\\\1", part)
+        parts[at] = outside if at % 2 == 0 else f"``{part}``" if part.strip() == part and part else outside
+    return "".join(_apart(parts))
+
+
+def _apart(parts: Sequence[str]) -> Iterator[str]:
+    """Code that a letter touches is kept apart from it, as reStructuredText wants."""
+    for at, part in enumerate(parts):
+        if part.startswith("``") and at and parts[at - 1] and re.search(r"[\w\\]$", parts[at - 1]):
+            yield "\\ "
+        yield part
+        if part.startswith("``") and at + 1 < len(parts) and re.match(r"\w", parts[at + 1]):
+            yield "\\ "
+
+
+# ---- Markdown
+
+
+def plain(text: str) -> str:
+    """Plain text as Markdown that shows it as it is."""
+    parts = text.split("`")
+    return "`".join(re.sub(r"([*_<>\[\]|])", r"\\\1", part) if at % 2 == 0 else part for at, part in enumerate(parts))
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """A table whose first three columns are code and whose last, where there is a fourth or third of words, is text."""
+    words = {"meaning", "unit"}
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for row in rows:
+        cells = [
+            _cell(plain(str(value)) if name in words else f"`{value}`" if value else "")
+            for name, value in zip(head, row, strict=True)
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(text: str) -> str:
+    return re.sub(r"(?<!\\)\|", r"\\|", text).replace("\n", " ")

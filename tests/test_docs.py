@@ -1,0 +1,272 @@
+"""Every command and snippet of the README and of docs/ is run or checked, or a comment before it says why not.
+
+Commands on files are run, on a desk that has some; `train` and `sft` with --dry-run; what wants a run's folder,
+minutes, a network or a TPU is read by the program's own parser, and its settings and rules are checked.
+"""
+
+import ast
+import gzip
+import json
+import re
+import runpy
+import shlex
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+from qr_jax import checks, cli, config, metrics_writer, overrides, plugins
+from qr_jax.config import use
+from qr_jax.queries import formats, readers
+from qr_jax.studies import oracle, study
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS.glob("*.md"), *DOCS.glob("extending/*.md")])
+LANGUAGES = {"bash", "python", "text", "{toctree}", "{include} generated/elsewhere.md"}
+RUN = ("data check", "data convert", "index", "recall", "score")  # commands that are run, on the desk
+MOST_WORDS = 1000  # of the README
+
+
+@dataclass(frozen=True)
+class Fence:
+    """A fenced block: its language, its text, the line before it, and why it is not run (None: it is)."""
+
+    language: str
+    text: str
+    before: str
+    why_not: str | None
+
+
+def fences(page: Path) -> list[Fence]:
+    found, lines, at = [], page.read_text(encoding="utf-8").splitlines(), 0
+    while at < len(lines):
+        if lines[at].startswith("```"):
+            end = lines.index("```", at + 1)
+            before = next((line for line in reversed(lines[:at]) if line.strip()), "")
+            marked = re.fullmatch(r"<!-- not run: (.+) -->", before)
+            why_not = marked[1] if marked else None
+            found.append(Fence(lines[at][3:], "\n".join(lines[at + 1 : end]) + "\n", before, why_not))
+            at = end
+        at += 1
+    return found
+
+
+def words_of(line: str) -> list[str]:
+    """A command's words, without the variables before it and the comment behind it."""
+    words = shlex.split(line, comments=True)
+    while words and re.match(r"[A-Z_]+=", words[0]):
+        words.pop(0)
+    return words
+
+
+def id_of(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+@pytest.fixture
+def desk(tmp_path, monkeypatch):
+    """A folder with questions, passages and traces, named as on the pages; Python imports what stands there."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name in [name for name in sys.modules if name.startswith("my_")]:
+        monkeypatch.delitem(sys.modules, name)
+    gold = {"supporting": ["p1"], "supporting_titles": ["Oslo"]}
+    rows = [
+        {"id": f"q{n}", "question": f"Which country has Oslo, take {n}?", "answers": ["Norway"], **gold}
+        for n in range(4)
+    ]
+    write_rows(tmp_path / "train.jsonl", rows[:2])
+    write_rows(tmp_path / "dev.jsonl", rows[2:])
+    formats.write(readers.read_queries("train.jsonl"), Path("train.parquet"), "verl")
+    turns = ["<think> Look. </think>\n<search> Oslo </search>", "<think> Good. </think>\n<answer> Norway </answer>"]
+    write_rows(tmp_path / "traces.jsonl", [{**row, "turns": turns} for row in rows[:2]])
+    write_rows(tmp_path / "answers.jsonl", [{"id": "q0", "prediction": "Norway", "answers": ["Norway"]}])
+    passages = [
+        {"id": "p1", "title": "Oslo", "text": "The capital of Norway."},
+        {"id": "p2", "title": "Bergen", "text": "A town."},
+    ]
+    with gzip.open(tmp_path / "corpus.jsonl.gz", "wt", encoding="utf-8") as file:
+        file.writelines(json.dumps(passage) + "\n" for passage in passages)
+    return tmp_path
+
+
+def write_rows(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def put_files(page: Path, folder: Path) -> None:
+    """The page's Python files, those whose name stands in the line before, into the folder."""
+    for fence in fences(page):
+        named = re.search(r"`(\w+\.py)`:$", fence.before)
+        if fence.language == "python" and named:
+            (folder / named[1]).write_text(fence.text, encoding="utf-8")
+
+
+def check_command(words: list[str], *, run: bool) -> None:
+    """Run or check one command of a page; AssertionError where it cannot be right."""
+    program, rest = words[0], words[1:]
+    if program == "make":
+        targets = re.findall(r"^([.a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        assert set(rest) <= set(targets), words
+    elif program == "pip":
+        extras = config_of_project()["optional-dependencies"]
+        assert all(name in extras for word in rest for name in re.findall(r"^\.\[(\w+)\]$", word)), words
+    elif program in ("cp", "python") or program.startswith("tpu_scripts/"):
+        path = program if "/" in program else next(word for word in rest if "/" in word)
+        assert (ROOT / path).is_file(), path
+    elif words != ["source", ".venv/bin/activate"]:
+        assert program == "qr-jax", f"{words}: what is this, and how is it checked?"
+        check_ours(rest, run=run)
+
+
+def check_ours(words: list[str], *, run: bool) -> None:
+    """A command line of qr-jax."""
+    if run and words[0] in ("quickstart", "train", "sft"):
+        assert cli.main([*words, "--dry-run"]) == 0
+        return
+    if run and " ".join(words[:2]).startswith(RUN):
+        assert cli.main(words) == 0
+        return
+    commands, own, typed = cli.make_parser(), words, []
+    if words[0] in ("quickstart", "train", "sft", "plan"):
+        own, typed = cli.take_overrides(words, commands.get_default("commands")[words[0]])
+    arguments = commands.parse_args(own)
+    if words[0] == "compare" and arguments.what[0].endswith(".py"):
+        checks.check(config.load(arguments.what[0], arguments.what[1:]))
+        assert study.rules(arguments.rules) and study.budget(arguments.budget)
+    elif words[0] == "oracle":
+        assert oracle.rules(arguments.rule)
+    elif typed or words[0] == "plan":
+        config.load(arguments.config, typed)
+
+
+def config_of_project():
+    import tomllib
+
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").split()) <= MOST_WORDS
+
+
+@pytest.mark.parametrize("page", PAGES, ids=id_of)
+def test_every_block_says_what_it_is_and_why_it_is_not_run(page):
+    assert {fence.language for fence in fences(page)} <= LANGUAGES
+    assert all(fence.why_not is None or len(fence.why_not.split()) >= 3 for fence in fences(page))
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if any(fence.language == "bash" for fence in fences(page))], ids=id_of
+)
+def test_commands_of_a_page_are_the_program_s(page, desk, capsys):
+    put_files(page, desk)
+    for fence in fences(page):
+        for line in fence.text.replace("\\\n", " ").splitlines() if fence.language == "bash" else ():
+            try:
+                check_command(words_of(line), run=fence.why_not is None)
+            except SystemExit:  # the parser's: what it said stands in capsys
+                pytest.fail(f"{line}\n{capsys.readouterr().err}")
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if any(f.language == "python" for f in fences(p))], ids=id_of)
+def test_snippets_of_a_page_run(page, desk):
+    put_files(page, desk)
+    for number, fence in enumerate(fences(page)):
+        if fence.language == "python" and fence.why_not is None:
+            file = desk / f"snippet_{number}.py"
+            file.write_text(fence.text, encoding="utf-8")
+            runpy.run_path(str(file))
+
+
+def test_the_smallest_plug_ins_train_together(desk):
+    from killed_run import tiny  # inside: both start jax, and the other tests need none
+
+    from qr_jax.train import train
+
+    for page in sorted(DOCS.glob("extending/*.md")):
+        put_files(page, desk)
+    assert {f"my_{kind}.py" for kind in ("rule", "rounds", "env", "retriever", "reward", "advantage", "loss")} == {
+        path.name for path in desk.glob("my_*.py")
+    }
+    base = tiny(desk)
+    mine = {
+        kind: use(f"my_{kind}.my_{kind}") for kind in ("rule", "rounds", "retriever", "reward", "advantage", "loss")
+    }
+    settings = replace(
+        base,
+        retriever=mine["retriever"],
+        reward=mine["reward"],
+        pool=replace(base.pool, rule=mine["rule"], rounds=mine["rounds"], samples=2, min_signal=1),
+        learner=replace(base.learner, advantage=mine["advantage"], loss=mine["loss"]),
+        sft=replace(base.sft, steps=0),
+        evaluation=replace(base.evaluation, questions=2),
+        train=replace(base.train, steps=1),
+    )
+    train(settings, desk / "run", say=lambda text: None)
+    (row,) = metrics_writer.read(desk / "run")
+    assert row["pool/drawn"] == 8  # two rounds of four: an untrained model is right nowhere
+
+
+def test_links_go_to_files_that_are_there():
+    lost = []
+    for page in [*PAGES, ROOT / "SECURITY.md", ROOT / "CHANGELOG.md"]:
+        text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+        for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text):
+            if "://" not in target and "generated/" not in target and not (page.parent / target).exists():
+                lost.append(f"{page.name}: {target}")
+    assert lost == []
+
+
+def words_in(tree: ast.AST) -> str:
+    """All text of a file's strings in its order, what is filled in left out."""
+    return "\n".join(
+        node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    )
+
+
+def test_messages_in_troubleshooting_are_the_program_s():
+    files = [words_in(ast.parse(path.read_text(encoding="utf-8"))) for path in (ROOT / "qr_jax").rglob("*.py")]
+    headings = re.findall(r"^### `(.+)`$", (DOCS / "troubleshooting.md").read_text(encoding="utf-8"), re.MULTILINE)
+    lost = []
+    for heading in headings:
+        parts = [part.strip() for part in heading.split("...") if len(part.strip()) > 3]
+        assert parts, heading
+        if not any(all(part in text.replace("`", "") for part in parts) for text in files):
+            lost.append(heading)
+    assert lost == [] and len(headings) > 40
+
+
+def test_names_of_other_systems_lead_where_the_page_says():
+    rows = re.findall(r"^\| `([\w.]+)` \| `([\w.]+)` \|$", (DOCS / "coming_from.md").read_text(), re.MULTILINE)
+    assert len(rows) > 35
+    for theirs, ours in rows:
+        if theirs in overrides.ALIASES:
+            assert overrides.ALIASES[theirs] == ours
+        else:
+            with pytest.raises(ValueError, match=rf"it is {re.escape(ours)} here"):
+                overrides.override(config.Config(), [f"{theirs}=1"])
+
+
+def test_reference_pages_name_every_setting_plug_in_and_command(monkeypatch):
+    monkeypatch.syspath_prepend(str(DOCS))
+    import reference
+
+    settings = reference.settings()
+    assert [name for name in overrides.known_names(config.Config()) if f"`{name}`" not in settings] == []
+    assert "| `pool.samples` | `int` | `4` | K: episodes of one query |" in settings
+    listed = reference.plugin_settings()
+    assert all(f"### {name} ({kind})" in listed for kind in plugins.CONTRACTS for name in plugins.names(kind))
+    commands = dict(reference.leaves(cli.make_parser(), ""))
+    assert {"quickstart", "data check", "retriever check"} <= set(commands)
+    assert all(f"## {name}\n" in reference.commands() for name in commands)
+    assert reference.as_restructured(["A `code` of x_P * y_", "", "    qr-jax train"]) == [
+        "A ``code`` of x\\_P \\* y\\_", "", "::", "", "    qr-jax train",
+    ]  # fmt: skip
+
+
+def test_the_readme_s_figure_is_drawn_from_the_results():
+    drawn = runpy.run_path(str(DOCS / "accuracy_figure.py"))["drawn"]()
+    assert drawn == (DOCS / "_static/accuracy.svg").read_text(encoding="utf-8"), "run python docs/accuracy_figure.py"
+    assert (DOCS / "_static/report.png").stat().st_size < 200_000
