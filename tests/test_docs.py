@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+
 from qr_jax import checks, cli, config, metrics_writer, overrides, plugins
 from qr_jax.config import use
 from qr_jax.queries import formats, readers
