@@ -39,6 +39,9 @@ docs: $(DOCS)  ## the pages of docs/ as HTML, into docs/_build/html (half a minu
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
 	@echo docs/_build/html/index.html
 
+wheel: $(STAMP)  ## dist/qr_jax-VERSION-py3-none-any.whl, which has the configs and runs outside a checkout
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+
 test: $(DEV)  ## the whole quick suite
 	$(BIN)/python -m pytest
 
