@@ -66,7 +66,8 @@ def _field(node: ast.AnnAssign, lines: Sequence[str]) -> tuple[str, ...]:
             break
         above.insert(0, line.strip().lstrip("# "))
     beside = lines[(node.end_lineno or node.lineno) - 1][node.end_col_offset :].strip().lstrip("# ")
-    return ast.unparse(node.target), ast.unparse(node.annotation), default, " ".join([*above, beside]).strip()
+    wanted = ast.unparse(node.annotation).replace("Use", "a plug-in")
+    return ast.unparse(node.target), wanted, default, " ".join([*above, beside]).strip()
 
 
 def plugin_settings() -> str:

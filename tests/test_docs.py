@@ -171,6 +171,23 @@ def test_commands_of_a_page_are_the_program_s(page, desk, capsys):
                 pytest.fail(f"{line}\n{capsys.readouterr().err}")
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "make quickstrat",
+        "qr-jax trian configs/quickstart.py",
+        "qr-jax train configs/quickstart.py learner.lrr=1",
+        "qr-jax eval runs/quickstart --smaples 4",
+        "qr-jax recall --corpus corpus.index --questions elsewhere.jsonl",
+        "tpu_scripts/destroy.sh night-run",
+        "rm -rf runs",
+    ],
+)
+def test_a_wrong_command_is_caught(line, desk):
+    with pytest.raises((AssertionError, SystemExit)):
+        check_command(words_of(line), run=True)
+
+
 @pytest.mark.parametrize("page", [p for p in PAGES if any(f.language == "python" for f in fences(p))], ids=id_of)
 def test_snippets_of_a_page_run(page, desk):
     put_files(page, desk)
