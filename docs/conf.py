@@ -27,7 +27,13 @@ html_show_sourcelink = False
 
 def setup(app: Any) -> None:
     reference.write(FOLDER / "generated")
+    app.connect("source-read", _links_within)
     app.connect("autodoc-process-docstring", _plain_docstring)
+
+
+def _links_within(app: Any, name: str, source: list[str]) -> None:
+    """Links to the repository's other pages of Markdown lead to their copies among the HTML."""
+    source[0] = reference.links_within(source[0])
 
 
 def _plain_docstring(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:

@@ -14,18 +14,34 @@ from qr_jax.interfaces import CONTRACTS
 
 PACKAGE = Path(config.__file__).parent
 COLUMNS = "100"  # of the commands' help
+# Pages of the repository outside docs/, of which the HTML has copies.
+OUTSIDE = {"SECURITY.md": "security", "LOG.md": "log", "benchmarks/README.md": "benchmarks"}
+OUTSIDE |= {"CONTRIBUTING.md": "contributing", "CHANGELOG.md": "changelog"}
 
 
 def write(folder: Path) -> None:
     """Every page into the folder; a page that is there already and says the same is left, so that Sphinx skips it."""
     pages = {"settings": settings(), "plugins": plugin_settings(), "commands": commands(), "metrics": metric_names()}
     pages["elsewhere"] = elsewhere()
+    root = Path(__file__).resolve().parent.parent
+    for path, name in OUTSIDE.items():
+        text = (root / path).read_text(encoding="utf-8")
+        pages[name] = re.sub(
+            r"\]\(([A-Z]+)\.md\)", lambda link: f"]({link[1].lower()}.md)", text.replace("](docs/", "](../")
+        )
     pages |= {f"api/{name}": page for name, page in api().items()}
     for name, text in pages.items():
         path = folder / f"{name}.md"
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.is_file() or path.read_text(encoding="utf-8") != text:
             path.write_text(text, encoding="utf-8")
+
+
+def links_within(text: str) -> str:
+    """A page of docs/ whose links to OUTSIDE lead to the copies."""
+    for path, name in OUTSIDE.items():
+        text = text.replace(f"](../{path})", f"](generated/{name}.md)")
+    return text
 
 
 # ---- settings
