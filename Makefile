@@ -36,7 +36,7 @@ $(DOCS): $(STAMP)
 	@touch $@
 
 docs: $(DOCS)  ## the pages of docs/ as HTML, into docs/_build/html (half a minute on 2 cores)
-	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+	$(BIN)/python -m sphinx -E -W --keep-going -q -b html docs docs/_build/html
 	@echo docs/_build/html/index.html
 
 wheel: $(STAMP)  ## dist/qr_jax-VERSION-py3-none-any.whl, which has the configs and runs outside a checkout
