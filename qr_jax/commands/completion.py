@@ -4,6 +4,8 @@ import argparse
 from collections.abc import Iterator
 from typing import Any
 
+from qr_jax import terminal
+
 FILES = ("CONFIG", "CONFIG|RUN|SUITE", "RUN", "FILE", "FOLDER", "CORPUS", "OUT")  # what stands for a file or a folder
 
 
@@ -23,7 +25,7 @@ def _completion(arguments: argparse.Namespace) -> int:
     for action in actions(parser):
         if action.metavar in FILES:
             action.complete = shtab.FILE  # type: ignore[attr-defined] - by which shtab knows a file
-    print(shtab.complete(parser, arguments.shell))
+    terminal.result(shtab.complete(parser, arguments.shell))
     return 0
 
 

@@ -79,9 +79,9 @@ def _add_retrieval(command: Any) -> None:
 def _get(arguments: argparse.Namespace) -> int:
     from qr_jax.queries import get
 
-    say = partial(print, file=sys.stderr, flush=True)
-    got = get.get(arguments.name, arguments.out, given=arguments.files, check=not arguments.no_check, say=say)
-    print("\n".join(got.lines()))
+    how = {"given": arguments.files, "check": not arguments.no_check, "say": terminal.say}
+    got = get.get(arguments.name, arguments.out, **how)
+    terminal.result("\n".join(got.lines()))
     return 0
 
 

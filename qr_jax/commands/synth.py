@@ -1,12 +1,11 @@
 """The command that makes questions and trajectories from a corpus."""
 
 import argparse
-import sys
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
+from qr_jax import terminal
 from qr_jax.commands.options import show, whole
 from qr_jax.settings import Use
 
@@ -22,7 +21,8 @@ def add(command: Any) -> None:
     )
     synth.add_argument("out", type=Path, metavar="OUT", help="the folder; the same command goes on in it")
     text = "of the retriever and the environment, as in retriever.k1=0.9 env.max_turns=3"
-    synth.add_argument("settings", nargs="*", metavar="setting=value", help=text)
+    synth.epilog = f"setting=value: {text}"
+    synth.set_defaults(takes_settings=True)
     add = synth.add_argument
     text = f"templates (no model), or the URL of an OpenAI-compatible endpoint; {KEY_HELP}"
     add("--teacher", default="templates", metavar="URL", help=text)
@@ -67,14 +67,14 @@ def _synth(arguments: argparse.Namespace) -> int:
     from qr_jax.synth import card, run
     from qr_jax.synth.teacher import Bounds
 
-    chosen = override(_Chosen(Use(arguments.retriever), Use(arguments.env)), arguments.settings)
+    chosen = override(_Chosen(Use(arguments.retriever), Use(arguments.env)), arguments.overrides)
     bounds = Bounds(
         arguments.max_calls, arguments.max_tokens, arguments.reply_tokens, arguments.timeout_s, arguments.patience_s
     )
     names = ("corpus", "out", "teacher", "model", "questions", "traces", "seed", "k", "at_once", "price", "licence")
     given = {name: getattr(arguments, name) for name in (*names, "against")}
     asked = run.Asked(**given, env=chosen.env, retriever=chosen.retriever, bounds=bounds)
-    found = run.run(asked, partial(print, file=sys.stderr, flush=True))
+    found = run.run(asked, terminal.say)
     show(found, arguments.json, card.told)
     return (
         0

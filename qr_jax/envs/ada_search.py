@@ -40,8 +40,10 @@ def ada_search(
     and then has a prompt for each way. Its stages of training are two runs; the reward of both is the outcome.
     """
     told = [_without_decision(turn) if turn.author == "model" else _inert(turn) for turn in turns]
-    settings = {"prompt": prompt, "passage": passage, "information": information, "invalid": invalid, "last": last}
-    return plain.search_r1(query, told, max_turns=max_turns, max_invalid=max_invalid, **settings)
+    return plain.search_r1(
+        query, told, max_turns=max_turns, max_invalid=max_invalid, prompt=prompt, passage=passage,
+        information=information, invalid=invalid, last=last,
+    )  # fmt: skip
 
 
 def expert_turn(thought: str, queries: Sequence[str] = (), answer: str | None = None) -> str:
@@ -53,8 +55,9 @@ def expert_turn(thought: str, queries: Sequence[str] = (), answer: str | None = 
 def _without_decision(turn: Turn) -> Turn:
     """The turn's act alone; no act where the turn does not decide for it first."""
     blocks, _ = dialect.read(turn.text, TAGS)
-    keeps = len(blocks) > 1 and blocks[0].name == "decision" and blocks[0].text.strip() == blocks[1].name
-    return replace(turn, text=f"<{blocks[1].name}>{blocks[1].text}</{blocks[1].name}>" if keeps else "")
+    decision, act = (*blocks, None, None)[:2]
+    keeps = decision and act and decision.name == "decision" and decision.text.strip() == act.name
+    return replace(turn, text=f"<{act.name}>{act.text}</{act.name}>" if keeps and act else "")
 
 
 def _inert(turn: Turn) -> Turn:
