@@ -1,7 +1,7 @@
 """What `make docs` builds: pages of Markdown, and reference pages that reference.py writes from the code each time."""
 
-import importlib.metadata
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import reference  # noqa: E402
 
 project = "qr_jax"
 copyright = "the authors of qr_jax, Apache-2.0"
-release = importlib.metadata.version("qr_jax")
+release = tomllib.loads((FOLDER.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
 extensions = ["myst_parser", "sphinx.ext.autodoc"]
 exclude_patterns = ["_build", "generated/elsewhere.md"]  # the latter is a part of coming_from.md
 myst_heading_anchors = 3

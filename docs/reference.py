@@ -211,7 +211,7 @@ def _apart(parts: Sequence[str]) -> Iterator[str]:
 
 def plain(text: str) -> str:
     """Plain text as Markdown that shows it as it is."""
-    parts = text.split("`")
+    parts = re.sub(r"^([-+#])(?= )", r"\\\1", text, flags=re.MULTILINE).split("`")
     return "`".join(re.sub(r"([*_<>\[\]|])", r"\\\1", part) if at % 2 == 0 else part for at, part in enumerate(parts))
 
 

@@ -279,6 +279,7 @@ def test_reference_pages_name_every_setting_plug_in_and_command(monkeypatch):
     commands = dict(reference.leaves(cli.make_parser(), ""))
     assert {"quickstart", "data check", "retriever check"} <= set(commands)
     assert all(f"## {name}\n" in reference.commands() for name in commands)
+    assert reference.plain("m = fa / (fa\n+ fb) of P_Q, `a_b`") == "m = fa / (fa\n\\+ fb) of P\\_Q, `a_b`"
     assert reference.links_within("[log](../LOG.md)") == "[log](generated/log.md)"
     assert reference.as_restructured(["A `code` of x_P * y_", "", "    qr-jax train"]) == [
         "A ``code`` of x\\_P \\* y\\_", "", "::", "", "    qr-jax train",
