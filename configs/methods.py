@@ -53,4 +53,5 @@ METHODS = {
     "prune": ["learner.prune=0.5"],
 }
 
+config = load(QUICKSTART, BASE)
 globals().update({name: load(QUICKSTART, [*BASE, *words]) for name, words in METHODS.items()})

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
-from qr_jax import mistakes, run_files, terminal
+from qr_jax import mistakes, terminal
 from qr_jax.commands import completion, data, doctor, eval, pods, runs, settings, studies, synth, train
 from qr_jax.settings import nearest
 
@@ -36,6 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments = parser.parse_args(words)
         arguments.overrides = overrides
         with _shown_log(), nullcontext() if words[0] in OWN_WORDS else terminal.phase(f"qr-jax {words[0]}"):
+            from qr_jax import run_files
+
             run_files.check(arguments)
             code = arguments.run_command(arguments)
             sys.stdout.flush()  # here, where a closed pipe is caught
@@ -99,7 +101,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="qr-jax", description="Trains language models to search.", allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"qr_jax {importlib.metadata.version('qr_jax')}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    parser.set_defaults(commands=commands.choices)
+    parser.set_defaults(commands=commands.choices, parser=parser)
 
     def command(name: str, run: Any, text: str, usage: str | None = None) -> argparse.ArgumentParser:
         made = commands.add_parser(name, help=text, description=text, usage=usage, allow_abbrev=False)

@@ -356,9 +356,10 @@ def test_a_run_s_folder_in_a_config_s_place_says_what_to_type(tmp_path, capsys):
 def test_settings_stand_anywhere_in_every_command_that_takes_them():
     parser = cli.make_parser()
     takes = {name for name, part in parser.get_default("commands").items() if part.get_default("takes_settings")}
-    assert takes == {"train", "sft", "plan", "ask", "chat", "eval", "compare", "index", "recall", "serve-retriever"} | {
-        "world"
-    }
+    assert takes == {
+        "quickstart", "train", "sft", "plan", "ask", "chat", "eval", "compare", "index", "recall", "serve-retriever",
+        "world", "synth",
+    }  # fmt: skip
     commands = parser.get_default("commands")
     own, typed = cli.take_overrides(["eval", "env.max_turns=2", "run", "--samples", "2", "a=b"], commands["eval"])
     assert own == ["eval", "run", "--samples", "2"] and typed == ["env.max_turns=2", "a=b"]

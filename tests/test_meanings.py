@@ -47,9 +47,9 @@ def test_a_type_a_default_and_a_meaning_by_hand():
     ("what", "names"),
     [
         ("pool", ["pool"]),
-        ("rounds", ["pool.rounds=once", "pool.rounds=refill"]),
+        ("rounds", [f"pool.rounds={name}" for name in plugins.names("rounds")]),
         ("foresee", ["pool.rule=foresee"]),
-        ("loss.high", ["learner.loss=clip", "learner.loss=llds"]),
+        ("loss.neg_cap", ["learner.loss=clip"]),
         ("samples", ["pool", "evaluation"]),
     ],
 )

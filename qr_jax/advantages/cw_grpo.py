@@ -11,7 +11,12 @@ WANTS_TURNS = True
 HARD = 10.0  # from here on gamma counts as infinite, as in the authors' code
 
 
-def cw_grpo(grades: Grades, *, gamma: float = 100.0, eps: float = 1e-6) -> Float[Array, "Q G T"]:
+def cw_grpo(
+    grades: Grades,
+    *,
+    gamma: float = 100.0,  # the softmax's sharpness; 10 or more: those that contributed share equally
+    eps: float = 1e-6,  # added to what is divided by, so that it is never 0
+) -> Float[Array, "Q G T"]:
     """adv_QGT = A T c_t in the T rounds before the last where A >= 0, c = softmax(gamma p); A where A < 0 and in the
     last round. A is GRPO's, p_t says whether round t contributed. With gamma >= 10: c_t = p_t / sum(p).
 

@@ -7,7 +7,12 @@ from qr_jax.records import Grades
 from qr_jax.variance import group_variance_mask
 
 
-def dagrpo(grades: Grades, *, tau: float = 0.1, eps: float = 1e-6) -> Float[Array, "Q G"]:
+def dagrpo(
+    grades: Grades,
+    *,
+    tau: float = 0.1,  # the least difference of two rewards that counts
+    eps: float = 1e-6,  # added to what is divided by, so that it is never 0
+) -> Float[Array, "Q G"]:
     """adv_QG = sum over siblings j with |r_i - r_j| >= tau of (r_i - r_j) / n, over (std + eps) of the group.
 
     after the abstract: Xie et al. 2025 (arXiv:2512.06337) mask pairs of little distinctiveness, by a fine-grained

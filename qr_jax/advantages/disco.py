@@ -17,10 +17,10 @@ def disco(
     old_logp_NL: Float[Array, "N L"],
     mask_NL: Bool[Array, "N L"],
     *,
-    score: Literal["logp", "ratio"] = "logp",
-    tau: float = 10.0,
-    beta: float = 1e3,
-    delta: float = 1e-4,
+    score: Literal["logp", "ratio"] = "logp",  # what scores an episode: its mean log-probability or its mean ratio
+    tau: float = 10.0,  # the temperature over the wrong answers
+    beta: float = 1e3,  # the price of a divergence above delta
+    delta: float = 1e-4,  # the divergence that costs nothing, in nats
 ) -> Float[Array, "N L"]:
     """The weights whose REINFORCE gradient is that of mean(s of right) - tau log mean(exp(s / tau) of wrong), and of
     -beta sg[max(KL - delta, 0)] KL: n / right for a right episode of n, -n softmax(s / tau) over the wrong ones.

@@ -13,9 +13,9 @@ def gfpo(
     grades: Grades,
     mask_NL: Bool[Array, "N L"],
     *,
-    keep: int = 4,
-    by: Literal["length", "efficiency"] = "length",
-    eps: float = 1e-6,
+    keep: int = 4,  # samples of a group that are kept
+    by: Literal["length", "efficiency"] = "length",  # what is kept: the shortest, or most reward a token
+    eps: float = 1e-6,  # added to what is divided by, so that it is never 0
 ) -> Float[Array, "Q G"]:
     """adv_QG = (r - mean) / (std + eps) over the `keep` shortest valid samples of a group ("efficiency": of largest
     reward a token); exactly 0 for the others, which also leave mean and std.

@@ -13,8 +13,8 @@ def igpo(
     gold_logp_NT: Float[Array, "N T"],
     turn_NL: Int[Array, "N L"],
     *,
-    gamma: float = 1.0,
-    eps: float = 1e-6,
+    gamma: float = 1.0,  # the discount of later turns
+    eps: float = 1e-6,  # added to what is divided by, so that it is never 0
 ) -> Float[Array, "Q G T"]:
     """adv_QGT = sum over k >= t of gamma^(k - t) x_k; x = (r - mean) / (std + eps) over all turns of the group, r_t =
     exp(gold_logp before turn t + 1) - exp(that before turn t), and of the last turn the episode's reward (F1 there).

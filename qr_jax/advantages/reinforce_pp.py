@@ -12,7 +12,11 @@ ZERO_VARIANCE = "gradient"  # the batch's mean is no group's: groups of equal re
 
 
 def reinforce_pp(
-    grades: Grades, mask_NL: Bool[Array, "N L"], *, baseline: Literal["none", "group"] = "none", eps: float = 1e-8
+    grades: Grades,
+    mask_NL: Bool[Array, "N L"],
+    *,
+    baseline: Literal["none", "group"] = "none",  # what is subtracted before the batch's scale
+    eps: float = 1e-8,  # added to what is divided by, so that it is never 0
 ) -> Float[Array, "N L"]:
     """adv_NL = (x - mean) / sqrt(var + eps) over all sampled tokens of the batch, x the episode's reward; with
     baseline=group less its group's mean (REINFORCE++-baseline).

@@ -8,7 +8,11 @@ from qr_jax.records import Grades
 
 
 def stratified(
-    grades: Grades, turn_NL: Int[Array, "N L"], *, alpha: float = 0.5, eps: float = 1e-6
+    grades: Grades,
+    turn_NL: Int[Array, "N L"],
+    *,
+    alpha: float = 0.5,  # the weight of the comparison within a stratum; the rest is GRPO's
+    eps: float = 1e-6,  # added to what is divided by, so that it is never 0
 ) -> Float[Array, "Q G"]:
     """adv_QG = alpha SAN + (1 - alpha) GRPO, SAN = (r - mean) / (std + eps) over the group's valid episodes of as many
     turns.

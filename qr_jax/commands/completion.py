@@ -19,13 +19,10 @@ def add(command: Any) -> None:
 def _completion(arguments: argparse.Namespace) -> int:
     import shtab
 
-    from qr_jax import cli
-
-    parser = cli.make_parser()
-    for action in actions(parser):
+    for action in actions(arguments.parser):
         if action.metavar in FILES:
             action.complete = shtab.FILE  # type: ignore[attr-defined] - by which shtab knows a file
-    terminal.result(shtab.complete(parser, arguments.shell))
+    terminal.result(shtab.complete(arguments.parser, arguments.shell))
     return 0
 
 

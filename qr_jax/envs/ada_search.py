@@ -24,13 +24,13 @@ def ada_search(
     query: Query,
     turns: Sequence[Turn],
     *,
-    max_turns: int = 4,
-    max_invalid: int = 2,
-    prompt: str = PROMPT,
-    passage: str = "Doc {i}(Title: {title}) {text}\n",
-    information: str = "\n\n<information>{passages}</information>\n\n",
-    invalid: str = INVALID,
-    last: str = plain.LAST,
+    max_turns: int = 4,  # searches until the last answer is asked for
+    max_invalid: int = 2,  # turns without a decision and its act until the episode ends
+    prompt: str = PROMPT,  # the first prompt, with {question}
+    passage: str = "Doc {i}(Title: {title}) {text}\n",  # how a passage is shown, with {i}, {title} and {text}
+    information: str = "\n\n<information>{passages}</information>\n\n",  # what stands around the passages
+    invalid: str = INVALID,  # what is said after a turn that cannot be read
+    last: str = plain.LAST,  # what is said before the last answer
 ) -> Say | Search | Stop:
     """search_r1's next move, where a turn acts only if it opens (thoughts aside) with a decision that its act keeps to.
 

@@ -14,7 +14,12 @@ PROMPT = (
 )
 
 
-def ssrl(query: Query, turns: Sequence[Turn], *, prompt: str = PROMPT) -> Say | Stop:
+def ssrl(
+    query: Query,
+    turns: Sequence[Turn],
+    *,
+    prompt: str = PROMPT,  # the first prompt, with {question}
+) -> Say | Stop:
     """The question; then the last `<answer>` block of the model's only turn ends the episode, no_action without one.
 
     after the abstract: SSRL, self-search reinforcement learning (arXiv:2508.10874). Deviation: what the model writes

@@ -13,8 +13,8 @@ def cispo(
     adv_NL: Float[Array, "N L"],
     mask_NL: Bool[Array, "N L"],
     *,
-    low: float = 1.0,
-    high: float = 4.0,
+    low: float = 1.0,  # how far below 1 the ratio counts
+    high: float = 4.0,  # how far above 1
 ) -> tuple[Float[Array, "N L"], dict[str, Float[Array, "N L"]]]:
     """-A clip(ratio, 1 - low, 1 + high) logp, without gradient through the ratio.
 

@@ -13,8 +13,8 @@ def gspo(
     adv_NL: Float[Array, "N L"],
     mask_NL: Bool[Array, "N L"],
     *,
-    low: float = 3e-4,
-    high: float = 4e-4,
+    low: float = 3e-4,  # how far below 1 an episode's ratio counts
+    high: float = 4e-4,  # how far above 1
 ) -> tuple[Float[Array, "N L"], dict[str, Float[Array, "N L"]]]:
     """max(-A s, -A clip(s, 1 - low, 1 + high)) on every token, log s the mean of logp - old_logp over the sampled ones.
 

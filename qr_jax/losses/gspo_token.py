@@ -13,8 +13,8 @@ def gspo_token(
     adv_NL: Float[Array, "N L"],
     mask_NL: Bool[Array, "N L"],
     *,
-    low: float = 3e-4,
-    high: float = 4e-4,
+    low: float = 3e-4,  # how far below 1 an episode's ratio counts
+    high: float = 4e-4,  # how far above 1
 ) -> tuple[Float[Array, "N L"], dict[str, Float[Array, "N L"]]]:
     """max(-A s, -A clip(s, 1 - low, 1 + high)), where s has GSPO's value and the gradient s * d logp of its token.
 

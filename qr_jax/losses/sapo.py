@@ -13,8 +13,8 @@ def sapo(
     adv_NL: Float[Array, "N L"],
     mask_NL: Bool[Array, "N L"],
     *,
-    tau_positive: float = 1.0,
-    tau_negative: float = 1.05,
+    tau_positive: float = 1.0,  # the gate's sharpness where the advantage is positive
+    tau_negative: float = 1.05,  # where it is negative or 0
 ) -> tuple[Float[Array, "N L"], dict[str, Float[Array, "N L"]]]:
     """-A (4 / tau) sigmoid(tau (ratio - 1)), tau by the sign of A; at ratio 1 its slope is that of -A ratio.
 

@@ -14,11 +14,11 @@ def prompt_replay(
     pool: Pool,
     outcome: Outcome,
     *,
-    low: float = 0.25,
-    high: float = 0.75,
-    share: float = 0.75,
-    pause: int = 10,
-    most: int = 15,
+    low: float = 0.25,  # the lowest last pass rate of a query that is replayed
+    high: float = 0.75,  # the highest
+    share: float = 0.75,  # of a batch, at most so much is replayed
+    pause: int = 10,  # steps until a query may be replayed again
+    most: int = 15,  # times that a query is replayed
 ) -> tuple[Float64[np.ndarray, "P"], Memory]:
     """Next weight_P: 2 - |p - 1/2| for the queries to be replayed, 1 for those that this pass has still to visit, 0 for
     all others.

@@ -13,7 +13,12 @@ REMIND = 12  # the first part of the keys of its random numbers
 
 
 def remind(
-    pool: Pool, outcome: Outcome, *, chance: float = 0.25, every: int = 5, share: float = 0.1
+    pool: Pool,
+    outcome: Outcome,
+    *,
+    chance: float = 0.25,  # that a query all right enters the queue
+    every: int = 5,  # so many steps reviews are drawn
+    share: float = 0.1,  # of the batch that reviews take then
 ) -> tuple[Float64[np.ndarray, "P"], Memory]:
     """Next weight_P: 2 for the queries to be reviewed, 1 for those that this pass has still to visit, 0 for all others.
 

@@ -12,7 +12,11 @@ RETIRE = 11  # the first part of the keys of its random numbers
 
 
 def retire(
-    pool: Pool, outcome: Outcome, *, at: float = 0.9, review: float = 0.0
+    pool: Pool,
+    outcome: Outcome,
+    *,
+    at: float = 0.9,  # the pass rate over all its episodes at which a query retires
+    review: float = 0.0,  # the chance that a pass visits a retired query
 ) -> tuple[Float64[np.ndarray, "P"], Memory]:
     """Next weight_P: 1 for queries that this pass has still to visit, 0 for all others and for the retired.
 

@@ -11,7 +11,13 @@ DRAWS = "largest"
 
 
 def vcrl(
-    pool: Pool, outcome: Outcome, *, kappa: float = 0.3, late: float = 0.8, late_from: int = 20, momentum: float = 0.9
+    pool: Pool,
+    outcome: Outcome,
+    *,
+    kappa: float = 0.3,  # the least share of the largest variance, below which a query leaves the bank
+    late: float = 0.8,  # the same from step late_from on
+    late_from: int = 20,  # the first step for which `late` counts
+    momentum: float = 0.9,  # of a query's priority in the bank
 ) -> tuple[Float64[np.ndarray, "P"], Memory]:
     """Next weight_P: 1 + priority for queries to be replayed, 1 for those that this pass has still to visit, 0 for all
     others.

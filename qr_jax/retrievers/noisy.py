@@ -11,7 +11,13 @@ EXAMPLE = {"of": "bm25"}
 
 
 def noisy(
-    *, of: Use, corpus: Sequence[Passage], start: float = 0.0, end: float = 0.5, done: float = 1.0, seed: int = 0
+    *,
+    of: Use,  # the retriever whose passages are replaced
+    corpus: Sequence[Passage],
+    start: float = 0.0,  # the chance of useless passages at the beginning
+    end: float = 0.5,  # that chance at the end
+    done: float = 1.0,  # the share of the run that this run stands for; 1: the end's chance
+    seed: int = 0,  # of the coins
 ) -> SearchFunction:
     """A search that gives a query k other passages of the corpus, drawn anew, in place of what `of` finds, with
     probability start + (4^done - 1) / 3 (end - start).

@@ -19,23 +19,23 @@ DOCUMENT = re.compile(r"^\s*Doc \d+\s*:\s*(.+?)\s*$", re.MULTILINE)
 
 def zero_search(
     *,
-    url: str,
-    model: str,
-    start: float = 0.0,
-    end: float = 0.5,
-    done: float = 1.0,
-    seed: int = 0,
-    token_env: str | None = None,
-    temperature: float = 0.0,
-    max_tokens: int = 512,
-    at_once: int = 8,
-    query_chars: int = 1000,
-    timeout_s: float = 20.0,
-    deadline_s: float = 25.0,
-    retries: int = 2,
-    pause_after: int = 5,
-    pause_s: float = 10.0,
-    response_bytes: int = 1_000_000,
+    url: str,  # the endpoint that plays the search engine (OpenAI-compatible)
+    model: str,  # its name there
+    start: float = 0.0,  # the chance of useless passages at the beginning
+    end: float = 0.5,  # that chance at the end
+    done: float = 1.0,  # the share of the run that this run stands for; 1: the end's chance
+    seed: int = 0,  # of the coins
+    token_env: str | None = None,  # the environment variable with the server's key; none: no key is sent
+    temperature: float = 0.0,  # of its sampling
+    max_tokens: int = 512,  # of one of its replies
+    at_once: int = 8,  # calls that run at one time
+    query_chars: int = 1000,  # characters of a query; what is longer is cut
+    timeout_s: float = 20.0,  # of one try
+    deadline_s: float = 25.0,  # of all tries together; keep it below rollout.search_deadline_s
+    retries: int = 2,  # further tries, with growing pauses
+    pause_after: int = 5,  # failures in a row after which nothing is sent for pause_s
+    pause_s: float = 10.0,  # how long nothing is sent then
+    response_bytes: int = 1_000_000,  # of an answer; a larger one is refused
 ) -> SearchFunction:
     """A search whose passages the `model` at the OpenAI-compatible `url` writes: useless ones with probability start +
     (4^done - 1) / 3 (end - start), else useful ones.

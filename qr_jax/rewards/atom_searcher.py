@@ -11,7 +11,13 @@ from qr_jax.rewards import _format
 EXAMPLE = {"steps": 100}
 
 
-def atom_searcher(query: Query, episodes: Sequence[Episode], *, steps: int, first: float = 0.5) -> Scores:
+def atom_searcher(
+    query: Query,
+    episodes: Sequence[Episode],
+    *,
+    steps: int,  # of the run (train.steps), over which the weight falls to 0
+    first: float = 0.5,  # the weight of the thoughts at the first step
+) -> Scores:
     """a T_i + (1 - a) F1_i, a = first (1 - t / steps)_+ at step t; -1 for a bad format. The outcome is exact match.
 
     after the abstract: Atom-Searcher (arXiv:2508.12800) adds atomic thought rewards whose weight decays; the linear

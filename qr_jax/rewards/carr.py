@@ -9,7 +9,12 @@ from qr_jax.records import Episode, Query, Scores
 from qr_jax.rewards import _format
 
 
-def carr(query: Query, episodes: Sequence[Episode], *, alpha: float = 0.3) -> Scores:
+def carr(
+    query: Query,
+    episodes: Sequence[Episode],
+    *,
+    alpha: float = 0.3,  # the weight of the rubrics
+) -> Scores:
     """Right: 1 - alpha + alpha R_i / max_j R_j, R the share of the rubrics that lead to the answer. Wrong: 0.
 
     exact: the mixing rule of C-GRPO (CaRR: arXiv:2601.06021; THUDM/CaRR, alpha .3). Stand-in, rule-based: where the

@@ -10,7 +10,12 @@ from qr_jax.rewards import _format
 
 
 def ikea(
-    query: Query, episodes: Sequence[Episode], *, bonus: float = 0.6, most: int = 3, searched: float = 0.05
+    query: Query,
+    episodes: Sequence[Episode],
+    *,
+    bonus: float = 0.6,  # for a right answer without a search
+    most: int = 3,  # searches from which on there is no bonus
+    searched: float = 0.05,  # for a wrong answer after a search
 ) -> Scores:
     """Right: 1 + bonus (1 - n / most)_+ of n searches. Wrong: `searched` if n > 0, else 0. Badly formed: -1.
 

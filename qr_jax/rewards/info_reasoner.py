@@ -9,7 +9,12 @@ from qr_jax.records import Episode, Query, Scores
 from qr_jax.rewards import _format
 
 
-def info_reasoner(query: Query, episodes: Sequence[Episode], *, weight: float = 0.6) -> Scores:
+def info_reasoner(
+    query: Query,
+    episodes: Sequence[Episode],
+    *,
+    weight: float = 0.6,  # of the information gain
+) -> Scores:
     """Exact match + weight * information gain; 0 without an answer, and no gain without a search.
 
     exact: the mixing rule of InfoReasoner (Hu et al. 2026, arXiv:2602.00845; dl-m9/InfoReasoner, .6). Stand-in,

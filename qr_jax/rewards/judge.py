@@ -16,14 +16,14 @@ def judge(
     query: Query,
     episodes: Sequence[Episode],
     *,
-    url: str,
-    model: str,
-    cache: str = "runs/verdicts.jsonl",
-    budget: int = 100_000,
-    key_env: str = "QR_JAX_JUDGE_KEY",
-    timeout_s: float = 30.0,
-    retries: int = 3,
-    at_once: int = 8,
+    url: str,  # of the OpenAI-compatible endpoint
+    model: str,  # its name there
+    cache: str = "runs/verdicts.jsonl",  # the file of verdicts, shared by runs
+    budget: int = 100_000,  # calls of a run, at most
+    key_env: str = "QR_JAX_JUDGE_KEY",  # the environment variable with its key
+    timeout_s: float = 30.0,  # of one try
+    retries: int = 3,  # further tries, with growing pauses
+    at_once: int = 8,  # calls that run at one time
 ) -> Scores:
     """The judge's verdicts, 0 or 1, on the first 64 tokens of each answer (evaluation/judge.py); they are the outcome.
 

@@ -15,10 +15,10 @@ def overlong(
     query: Query,
     episodes: Sequence[Episode],
     *,
-    of: Use,
-    most_tokens: int = 20480,
-    buffer_tokens: int = 4096,
-    factor: float = 1.0,
+    of: Use,  # the reward that is shaped
+    most_tokens: int = 20480,  # sampled tokens at which the price is full
+    buffer_tokens: int = 4096,  # the last tokens before, over which the price grows
+    factor: float = 1.0,  # the full price
 ) -> Scores:
     """`of` less factor times how far an episode's sampled tokens have come through the last `buffer_tokens` before
     `most_tokens`: 0 before them, factor at their end and beyond.

@@ -13,10 +13,10 @@ def search_r1_format(
     query: Query,
     episodes: Sequence[Episode],
     *,
-    structure: float = 0.2,
-    final: float = 0.1,
-    retrieval: float = 0.0,
-    think: bool = True,
+    structure: float = 0.2,  # what good form is worth
+    final: float = 0.1,  # for an answer in bad form
+    retrieval: float = 0.0,  # more where a gold answer stands in a passage
+    think: bool = True,  # whether good form wants thoughts in each turn
 ) -> Scores:
     """Right: 1 if well formed, else 1 - structure. Wrong: `structure` if well formed, and `retrieval` more where a gold
     stands in a passage; else `final` where there is an answer, and 0 where there is none. The outcome is exact match.

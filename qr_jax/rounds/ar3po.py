@@ -9,7 +9,13 @@ MOST = 32
 
 
 def ar3po(
-    pool: Pool, so_far: Sequence[Outcome], *, queries: int, samples: int, oversample: int = 1, stages: int = 2
+    pool: Pool,
+    so_far: Sequence[Outcome],
+    *,
+    queries: int,
+    samples: int,
+    oversample: int = 1,
+    stages: int = 2,  # rounds of samples that a query without a right answer gets
 ) -> Ask | None:
     """Draw k * B queries; each of those that have no right answer yet gets `samples` more, in up to `stages` stages.
 

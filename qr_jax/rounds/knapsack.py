@@ -18,8 +18,8 @@ def knapsack(
     queries: int,
     samples: int,
     oversample: int = 1,
-    budget: int = 8,
-    most: int = 128,
+    budget: int = 8,  # episodes a query, on average
+    most: int = 128,  # episodes that one query may get
 ) -> Ask | None:
     """Draw k * B queries with `samples` episodes each; deal the rest of `budget` episodes a query, at most `most` to
     one, so that the sum of p (1 - p)^2 (1 - p^N - (1 - p)^N) is largest.

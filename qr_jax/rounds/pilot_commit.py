@@ -17,10 +17,10 @@ def pilot_commit(
     queries: int,
     samples: int,
     oversample: int = 1,
-    further: int = 48,
-    low: float = 0.125,
-    high: float = 0.75,
-    max_rounds: int = 10,
+    further: int = 48,  # episodes for each query that is committed to
+    low: float = 0.125,  # the lowest mean reward that is committed to
+    high: float = 0.75,  # the highest
+    max_rounds: int = 10,  # rounds of a step, at most
 ) -> Ask | None:
     """Pilot k * B queries a round by `samples` episodes each until B bear signal; then ask for `further` of those whose
     mean reward lies in [low, high].

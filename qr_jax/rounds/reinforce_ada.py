@@ -16,10 +16,11 @@ def reinforce_ada(
     queries: int,
     samples: int,
     oversample: int = 1,
+    # what ends a query: right and wrong answers, or one right answer
     enough: Literal["balanced", "positive"] = "balanced",
-    keep: int = 4,
-    right: float = 0.7,
-    max_rounds: int = 4,
+    keep: int = 4,  # episodes that `balanced` wants, half of them right
+    right: float = 0.7,  # an answer is right above this reward
+    max_rounds: int = 4,  # rounds that a query gets, at most
 ) -> Ask | None:
     """Draw k * B queries; ask for `samples` more of each until it has keep // 2 rewards above `right` and keep -
     keep // 2 others ("positive": one above), or had `max_rounds` rounds.

@@ -17,8 +17,8 @@ def speed(
     queries: int,
     samples: int,
     oversample: int = 1,
-    further: int = 20,
-    max_rounds: int = 50,
+    further: int = 20,  # episodes for each query that passed the screen
+    max_rounds: int = 50,  # rounds of a step, at most
 ) -> Ask | None:
     """Screen k * B queries a round by `samples` episodes each until B bear signal; then ask for `further` of those B.
 
