@@ -53,7 +53,7 @@ audit: $(DEV)  ## known holes in the packages of constraints.txt, by pip-audit, 
 	$(VENV)/audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit
 	$(VENV)/audit/bin/pip-audit --no-deps --disable-pip --requirement constraints.txt
 
-licences: $(DEV)  ## docs/licences.md: the licence of every package that is installed with the program
+licences: $(DEV) $(DOCS)  ## docs/licences.md: the licence of every package that is installed with the program
 	$(BIN)/python docs/licences.py
 
 test-pods: $(DEV)  ## runs of 2 and 4 real processes on this machine, a pod's rollout, the watchdog (6 minutes on 2 cores)
