@@ -13,6 +13,7 @@ from qr_jax.answers import normalise
 from qr_jax.queries import formats, parsing, readers
 from qr_jax.records import Passage, Query
 
+BY_ROW = ("unreadable row", "empty golds")  # kinds of errors of which each row is one
 SHOWN = 10  # row numbers that a line of the table names; the JSON has all
 
 
@@ -203,7 +204,7 @@ def format_report(checked: Checked) -> str:
         lines.append(f"  {name}: {shown}")
     for level in ("error", "warning"):
         lines += _lines([one for one in checked.findings if one.level == level])
-    errors = sum(max(len(one.rows), 1) for one in checked.errors)
+    errors = sum(len(one.rows) if one.kind in BY_ROW else 1 for one in checked.errors)
     warnings = len(checked.findings) - len(checked.errors)
     return "\n".join([*lines, f"{errors} errors, {warnings} warnings"])
 
