@@ -96,11 +96,11 @@ CORPUS += [Passage("3", "London", "London lies on the Thames.")]
 
 def test_traces_are_made_of_titles_alone_or_of_ids_alone():
     by_title = Query("t", "Where was Ada Lovelace born?", ("London",), (), {"supporting_titles": ["Ada Lovelace"]})
-    by_id = Query("i", "Where was Ada Lovelace born?", ("London",), (), {"supporting": ["3", "2"]})
+    by_id = Query("i", "Where was Ada Lovelace born?", ("London",), (), {"supporting": ["3", "1", "2"]})
     search = bm25(corpus=CORPUS)
     assert traces.unfit(by_id) == "titles of no gold passages"
     queries = traces.with_titles([by_title, by_id], CORPUS)
-    assert queries[0] is by_title and queries[1].meta["supporting_titles"] == ["London", "Ada Lovelace"]
+    assert queries[0] is by_title and queries[1].meta["supporting_titles"] == ["London", "Ada Lovelace", "Ada Lovelace"]
     found = traces.supporting_traces(queries, search, write=expert_turn, k=3)
     assert [len(trace.turns) for trace in found] == [2, 3]  # a search for each title, then the answer
     (short,) = traces.supporting_traces(queries, search, write=expert_turn, k=1)
