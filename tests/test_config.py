@@ -329,6 +329,12 @@ def test_a_run_s_foreign_plug_ins_are_refused_unless_allowed():
     assert not any("--allow-plugins" in line for line in checks.problems(mine, allow_plugins=("json",)))
 
 
+def test_a_chance_to_prune_leaves_some_chance_to_stay():
+    assert checks.problems(with_(learner={"prune": 0.9})) == []
+    (line,) = checks.problems(with_(learner={"prune": 1.0}))
+    assert line == "learner.prune is 1.0; wanted a chance from 0 to below 1"
+
+
 def test_what_a_plug_in_s_file_declares_must_go_with_the_config(tmp_path, monkeypatch):
     (tmp_path / "declared.py").write_text(
         "MOST = 3\nZERO_VARIANCE = 'gradient'\n"

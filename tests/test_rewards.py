@@ -14,6 +14,8 @@ from qr_jax.rewards.cover_match import cover_match
 from qr_jax.rewards.e_grpo import e_grpo
 from qr_jax.rewards.exact_match import exact_match
 from qr_jax.rewards.f1 import f1
+from qr_jax.rewards.overlong import overlong
+from qr_jax.settings import Use
 
 REWARDS = (exact_match, f1, cover_match)
 SCORES = (answers.exact_match, answers.f1, answers.cover_match)
@@ -120,3 +122,21 @@ def test_e_grpo_pays_a_wrong_answer_for_the_entities_it_named_beside_the_groups_
     np.testing.assert_array_equal(e_grpo(query, group, alpha=0.0).score_G, exact_match(query, group))
     none = Query("q", "?", ("Lyon",))
     assert e_grpo(none, [searched(none, "Nice", "Ann Bell")]).score_G.tolist() == [0]
+
+
+def test_overlong_prices_the_last_tokens_before_the_limit_by_hand():
+    """Of at most 8 sampled tokens the last 4 cost: 4, 6, 8 and 9 tokens pay 0, a half, all and all of the factor."""
+    query = Query("q", "Where?", ("Oslo",))
+    episodes = [
+        replace(episode(query, answer), mask_L=np.ones(tokens, bool))
+        for answer, tokens in (("Oslo", 4), ("Oslo", 6), ("Bergen", 8), ("Oslo", 9))
+    ]
+    limits = {"most_tokens": 8, "buffer_tokens": 4}
+    scores = overlong(query, episodes, of=Use("exact_match"), **limits)
+    assert scores.score_G.tolist() == [1, 0.5, -1, 0] and scores.outcome_G is None  # exact match says what is right
+    halved = overlong(query, episodes, of=Use("e_grpo"), **limits, factor=0.5)
+    assert halved.score_G.tolist() == [1, 0.75, -0.5, 0.5] and halved.outcome_G.tolist() == [1, 1, 0, 1]
+    with pytest.raises(ValueError, match="0 < buffer_tokens <= most_tokens; found 9 and 8"):
+        overlong(query, episodes, of=Use("exact_match"), most_tokens=8, buffer_tokens=9)
+    with pytest.raises(ValueError, match="code outside qr_jax"):
+        overlong(query, episodes, of=Use("odd_tokens.odd_tokens"))
