@@ -2,6 +2,7 @@
 
 import re
 import time
+from typing import Any
 
 from qr_jax.dialect import encodable
 from qr_jax.records import Passage, SearchFunction
@@ -69,10 +70,10 @@ def zero_search(
     return search
 
 
-def _content(answer: object) -> str:
+def _content(answer: Any) -> str:
     """The text of a chat completion; ValueError where it has none."""
     try:
-        content = answer["choices"][0]["message"]["content"]  # type: ignore[index]
+        content = answer["choices"][0]["message"]["content"]
     except (LookupError, TypeError) as error:
         raise ValueError(f"no chat completion, but {str(answer)[:200]!r}") from error
     return encodable(str(content))
