@@ -12,9 +12,9 @@ PACKAGE = "qr_jax"
 WRITTEN = Path(__file__).with_name("licences.md")
 HEAD = """# Licences
 
-Every package that `pip install -e '.[dev,docs,bucket]'` brings, with the licence that its metadata names. "program": the
-program needs it; "extra": an extra alone does. `make licences` writes this; [dependencies.md](dependencies.md) says
-what the packages that we ask for do here.
+Every package that `pip install -e '.[dev,docs,bucket]'` brings, with the licence that its metadata names. "program":
+the program needs it; "extra": an extra alone does. `make licences` writes this; [dependencies.md](dependencies.md)
+says what the packages that we ask for do here.
 
 | package | for | licence |
 |---|---|---|

@@ -231,6 +231,7 @@ OTHER_WORDS = {
     "commands/eval.py": {"judge"},  # an option
     "evaluate.py": {"exact_match", "f1", "cover_match"},  # metrics
     "evaluation/suite.py": {"exact_match", "judge"},
+    "report/run_list.py": {"exact_match"},  # a metric
     "models/decoder.py": {"none"},  # model.remat
     "models/gguf.py": {"none"},  # a rope's kind
     "retrieval/check.py": {"search_r1"},  # a protocol

@@ -89,7 +89,9 @@ def desk(tmp_path, monkeypatch):
     ]
     with gzip.open(tmp_path / "corpus.jsonl.gz", "wt", encoding="utf-8") as file:
         file.writelines(json.dumps(passage) + "\n" for passage in passages)
-    return tmp_path
+    yield tmp_path
+    for name in [name for name in sys.modules if name.startswith("my_")]:
+        del sys.modules[name]
 
 
 def write_rows(path, rows):
@@ -130,15 +132,17 @@ def check_ours(words: list[str], *, run: bool) -> None:
         assert cli.main(words) == 0
         return
     commands, own, typed = cli.make_parser(), words, []
-    if words[0] in ("quickstart", "train", "sft", "plan"):
-        own, typed = cli.take_overrides(words, commands.get_default("commands")[words[0]])
+    known = commands.get_default("commands").get(words[0])
+    if known is not None and known.get_default("takes_settings"):
+        own, typed = cli.take_overrides(words, known)
+    cli.refuse_nearly(own, commands)
     arguments = commands.parse_args(own)
     if words[0] == "compare" and arguments.what[0].endswith(".py"):
-        checks.check(config.load(arguments.what[0], arguments.what[1:]))
+        checks.check(config.load(arguments.what[0], typed))
         assert study.rules(arguments.rules) and study.budget(arguments.budget)
     elif words[0] == "oracle":
         assert oracle.rules(arguments.rule)
-    elif typed or words[0] == "plan":
+    elif words[0] in ("quickstart", "train", "sft", "plan"):
         config.load(arguments.config, typed)
 
 
@@ -184,7 +188,7 @@ def test_commands_of_a_page_are_the_program_s(page, desk, capsys):
     ],
 )
 def test_a_wrong_command_is_caught(line, desk):
-    with pytest.raises((AssertionError, SystemExit)):
+    with pytest.raises((AssertionError, SystemExit, ValueError)):
         check_command(words_of(line), run=True)
 
 

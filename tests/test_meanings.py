@@ -49,7 +49,7 @@ def test_a_type_a_default_and_a_meaning_by_hand():
         ("pool", ["pool"]),
         ("rounds", [f"pool.rounds={name}" for name in plugins.names("rounds")]),
         ("foresee", ["pool.rule=foresee"]),
-        ("loss.neg_cap", ["learner.loss=clip"]),
+        ("loss.tau_positive", ["learner.loss=sapo"]),
         ("samples", ["pool", "evaluation"]),
     ],
 )
