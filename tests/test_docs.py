@@ -142,7 +142,7 @@ def check_ours(words: list[str], *, run: bool) -> None:
         assert study.rules(arguments.rules) and study.budget(arguments.budget)
     elif words[0] == "oracle":
         assert oracle.rules(arguments.rule)
-    elif words[0] in ("quickstart", "train", "sft", "plan"):
+    elif words[0] == "plan" or (typed and words[0] in ("quickstart", "train", "sft")):
         config.load(arguments.config, typed)
 
 
