@@ -81,7 +81,7 @@ def commands(folder: Path, quickstart: bool) -> dict[str, list[Any]]:
         "eval": ["eval", run],
         "ask": ["ask", run, "who ?"],
         "export": ["export", run, "--hf", f"{folder}/hf_{{kind}}"],
-        "probe": ["probe", run, "--queries", "4", "--samples", "2"],
+        "probe": ["probe", run, "--queries", "4", "--samples", "4"],
         "report": ["report", run],
         "bug-report": ["bug-report", run],
         "compare": ["compare", run, other],

@@ -5,6 +5,7 @@ line: how far it is, and how much longer it takes. Anywhere else a phase says a 
 """
 
 import contextlib
+import io
 import os
 import sys
 import threading
@@ -50,6 +51,7 @@ class _State:
     def __init__(self) -> None:
         self.lock = threading.RLock()  # a signal's handler may speak while its own thread does
         self.stream: Literal["stdout", "stderr"] | None = "stdout"
+        self.stdout: Any = None  # the one before others were hushed
         self.verbose = False
         self.phases: list[Phase] = []
         self.said_s = time.monotonic()
@@ -80,7 +82,7 @@ def say(text: str) -> None:
         if _STATE.live is not None:
             _STATE.live.console.print(text, markup=False, highlight=False, emoji=False, soft_wrap=True)
         elif _STATE.stream:
-            print(text, file=getattr(sys, _STATE.stream), flush=True)
+            print(text, file=_stream(), flush=True)
 
 
 def result(text: str) -> None:
@@ -88,6 +90,17 @@ def result(text: str) -> None:
     with _STATE.lock:
         _take_down()
         print(text, flush=True)
+
+
+@contextlib.contextmanager
+def hushed() -> Iterator[None]:
+    """Within, what others print on stdout is dropped; what is said here is not."""
+    _STATE.stdout = sys.stdout
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        _STATE.stdout = None
 
 
 @contextlib.contextmanager
@@ -135,13 +148,16 @@ def width() -> int:
     """Columns of the terminal that is spoken to; WIDTH where it is none."""
     with contextlib.suppress(OSError, ValueError):
         if _is_terminal():
-            return os.get_terminal_size(getattr(sys, str(_STATE.stream)).fileno()).columns or WIDTH
+            return os.get_terminal_size(_stream().fileno()).columns or WIDTH
     return WIDTH
 
 
 def _is_terminal() -> bool:
-    stream = getattr(sys, _STATE.stream) if _STATE.stream else None
-    return stream is not None and stream.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+    return bool(_STATE.stream) and _stream().isatty() and os.environ.get("TERM", "dumb") != "dumb"
+
+
+def _stream() -> Any:
+    return sys.stderr if _STATE.stream == "stderr" else _STATE.stdout or sys.stdout
 
 
 def _rich() -> tuple[Any, Any, Any] | None:
@@ -185,7 +201,7 @@ def _show(current: Phase) -> float:
 def _draw(line: str, console: Any, live: Any, text: Any) -> None:
     if _STATE.live is None:
         both = {"redirect_stdout": sys.stdout.isatty(), "redirect_stderr": sys.stderr.isatty()}
-        where = console(file=getattr(sys, str(_STATE.stream)))
+        where = console(file=_stream())
         _STATE.live = live(console=where, auto_refresh=False, transient=True, **both)
         _STATE.live.start()
         where.show_cursor(True)  # a process that is killed would leave none

@@ -86,8 +86,7 @@ def _loop(parts: Parts, state: learner.State, standing: Progress, step: int) -> 
         tries += 1
         try:
             try:
-                with terminal.phase(f"step {step + 1}: episodes", asked=parts.agent.engine.progress):
-                    state, standing, row = take_step(parts, state, standing, step, bear_outage=tries > outage.TRIES)
+                state, standing, row = take_step(parts, state, standing, step, bear_outage=tries > outage.TRIES)
             except RetrieverDown as down:
                 outage.wait(parts, down, step)
                 continue
@@ -171,14 +170,15 @@ def take_step(
         return state, standing, None
     standing = replace(standing, pool=before)
     params, own, groups, so_far = parts.hand_over(state.params), Statistics(), [], []
-    while (ask := parts.rounds(before, so_far)) is not None:
-        drawn = drawing.draw(parts, standing, ask, groups, step, len(so_far))
-        if not drawn:
-            break
-        rolled, statistics = dealing.roll_out(parts, params, standing, drawn, groups, step)
-        groups = dealing.graded(parts, drawn, rolled, groups, step)
-        so_far.append(drawing.judged(parts, standing, groups, step))
-        dealing.add(own, statistics)
+    with terminal.phase(f"step {step + 1}: episodes", asked=parts.agent.engine.progress):
+        while (ask := parts.rounds(before, so_far)) is not None:
+            drawn = drawing.draw(parts, standing, ask, groups, step, len(so_far))
+            if not drawn:
+                break
+            rolled, statistics = dealing.roll_out(parts, params, standing, drawn, groups, step)
+            groups = dealing.graded(parts, drawn, rolled, groups, step)
+            so_far.append(drawing.judged(parts, standing, groups, step))
+            dealing.add(own, statistics)
     clock.append(time.monotonic())
     whole = dealing.over_processes(own)
     if not bear_outage:
@@ -193,7 +193,8 @@ def take_step(
     kept = groups if settings.learner.keep_dead else [groups[at] for at in outcome.accepted_at]
     kept = dealing.with_episodes(kept)
     standing = replace(progress.advanced(standing, groups, kept, whole, parts.family_P), pool=settled)
-    state, standing, updated = _update(parts, state, standing, step)
+    with terminal.phase(f"step {step + 1}: learning"):
+        state, standing, updated = _update(parts, state, standing, step)
     clock.append(time.monotonic())
     if compiles.count() > compiled:
         parts.run.detail(f"step {step + 1}: compiled {compiles.told(compiled)}")

@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qr_jax.commands import data
 from qr_jax.queries import parquet, readers, stored
 from qr_jax.records import Passage
 from qr_jax.retrieval import bm25_build, bm25_index, index_corpus
@@ -320,16 +318,13 @@ def test_a_container_s_limit_is_the_memory_there_is(tmp_path, monkeypatch):
 
 
 def test_the_command_says_what_it_built(tmp_path, capsys):
-    constants = {"method": "lucene", "k1": 1.5, "b": 0.75, "stopwords": "none"}
-    flags = {"json": True, "no_check": False, "replace": False}
-    arguments = Namespace(corpus=[str(corpus_file(tmp_path))], out=tmp_path / "index", **flags, **constants)
-    assert data._index(arguments) == 0
+    words = ["index", str(corpus_file(tmp_path)), str(tmp_path / "index"), "--stopwords", "none"]
+    assert cli.main([*words, "--json"]) == 0
     said = capsys.readouterr()
     found = json.loads(said.out)
     assert found["counts"]["passages"] == 3 and found["settings"]["stopwords"] is None
-    assert "of memory" in said.err and "[" not in said.err  # no bar where stderr is no terminal
-    arguments.json = False
-    assert data._index(arguments) == 0
+    assert "of memory" in said.err and "passages 0" not in said.err  # no live line where stderr is no terminal
+    assert cli.main(words) == 0
     assert "already there" in capsys.readouterr().out
 
 

@@ -3,8 +3,6 @@
 Importing this file imports tensorflow_datasets (and so jax); what only names a set imports `official.py`.
 """
 
-import contextlib
-import io
 import json
 import logging
 import os
@@ -15,6 +13,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
+from qr_jax import terminal
 from qr_jax.answers import normalise
 from qr_jax.queries import official
 from qr_jax.queries.fetch import fetch, register
@@ -150,7 +149,7 @@ def _prepare(name: str, split: str, file: Path, folder: Path) -> None:
     config, data_dir = name.replace("/", "_"), os.fspath(folder)
     builder = QABuilder(files={split: file}, config=config, data_dir=data_dir, file_format="array_record")
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # TFDS prints, and stdout may be somebody's table
+        with terminal.hushed():  # TFDS prints, and stdout may be somebody's table
             builder.download_and_prepare()
     except ValueError as error:
         raise ValueError(f"{error}; it was read from {file}: if that is damaged, remove it and get it again") from error

@@ -4,7 +4,6 @@ Importing this file imports tensorflow_datasets (and so jax); what only plans to
 """
 
 import contextlib
-import io
 import json
 import os
 import shutil
@@ -17,6 +16,7 @@ from typing import Any, Generic, SupportsIndex, TypeVar
 import numpy as np
 import tensorflow_datasets as tfds
 
+from qr_jax import terminal
 from qr_jax.queries.world.generate import World, WorldSettings, build, row, settings_hash
 from qr_jax.records import Passage, Query, Trace
 
@@ -161,7 +161,7 @@ def write_world(settings: WorldSettings, place: Path) -> None:
     world = build(settings)
 
     def fill(unfinished: Path) -> None:
-        with contextlib.redirect_stdout(io.StringIO()):  # TFDS prints, and stdout may be somebody's table
+        with terminal.hushed():  # TFDS prints, and stdout may be somebody's table
             for config in SPLITS:
                 if filled(world, config):
                     prepare(world, config, unfinished)
