@@ -142,7 +142,7 @@ def traces(config: Config, search: SearchFunction) -> list[tuple[Trace, SearchFu
         pairs = [(trace, search) for trace in read(world_sources(config).traces)]
     elif name == "supporting":
         queries = _titled(config, questions(config, "train"))
-        pairs = [(trace, search) for trace in _supporting(config, queries, search)]
+        pairs = [(trace, search) for trace in supporting_traces(queries, search, **_supporting(config))]
     else:
         pairs = [(trace, search) for trace in read_traces(name)]
     if not pairs:
@@ -158,17 +158,17 @@ def _titled(config: Config, queries: Sequence[Query]) -> list[Query]:
     return with_titles(queries, passages(config) if plugins.wants_corpus(config.retriever) else ())
 
 
-def _supporting(config: Config, queries: Sequence[Query], search: SearchFunction) -> list[Trace]:
+def _supporting(config: Config) -> dict[str, Any]:
+    """How the environment's expert makes traces of gold passages."""
     parallel = plugins.constants("env", config.env.name).get("PARALLEL", 1)
-    how: dict[str, Any] = {"write": expert_turn(config), "parallel": parallel, "k": config.rollout.search_k}
-    return supporting_traces(queries, search, **how)
+    return {"write": expert_turn(config), "parallel": parallel, "k": config.rollout.search_k}
 
 
 def check_learnable(config: Config, tokenizer: Tokenizer, queries: Sequence[Query], search: SearchFunction) -> None:
     """ValueError, before anything is compiled, for questions the model cannot read or no trace can be made of."""
     check_readable(tokenizer, queries)
     if config.sft.steps and config.data.traces == "supporting" and not config.train.init:
-        check_supporting(_titled(config, queries), lambda some: _supporting(config, some, search))
+        check_supporting(_titled(config, queries), search, **_supporting(config))
 
 
 def check_readable(tokenizer: Tokenizer, queries: Sequence[Query]) -> None:

@@ -326,7 +326,7 @@ def last_checkpoint(folder: str | Path, step: int | None = None) -> tuple[checkp
     checkpoints = checkpoint.Checkpoints(hosts.by_first(lambda: str(_checkpoints(Path(folder)))))
     last = checkpoints.latest() if step is None else step
     if last is None or not (checkpoints.path(last) / "COMMITTED").exists():
-        there = ", ".join(map(str, checkpoints.steps()))
+        there = ", ".join(map(str, sorted(checkpoints.steps())))
         has = f"; it has those of steps {there}" if there else " at all: was it killed before its first?"
         raise ValueError(f"{folder} has no whole checkpoint{'' if step is None else f' of step {step}'}{has}")
     return checkpoints, last

@@ -319,7 +319,7 @@ def test_a_container_s_limit_is_the_memory_there_is(tmp_path, monkeypatch):
 
 
 def test_the_command_says_what_it_built(tmp_path, capsys):
-    words = ["index", str(corpus_file(tmp_path)), str(tmp_path / "index"), "--stopwords", "none"]
+    words = ["index", str(corpus_file(tmp_path)), str(tmp_path / "index"), "stopwords=none"]
     assert cli.main([*words, "--json"]) == 0
     said = capsys.readouterr()
     found = json.loads(said.out)

@@ -38,12 +38,12 @@ def mine(tmp_path, monkeypatch):
 
 
 SMALL = [f"model={MODEL}", "env.prompt={question} ", "env.think=false", "env.max_turns=1", "pool.queries=2"]
-SMALL += ["pool.samples=2", "rollout.slots=4", "rollout.context_tokens=128", "rollout.turn_tokens=8"]
-SMALL += ["rollout.observation_tokens=32", "rollout.buckets=64", "rollout.chunk=4", "learner.row_tokens=128"]
+SMALL += ["pool.samples=2", "rollout.slots=4", "rollout.context_tokens=512", "rollout.turn_tokens=128"]
+SMALL += ["rollout.observation_tokens=96", "rollout.buckets=64", "rollout.chunk=4", "learner.row_tokens=512"]
 SMALL += [
     "sft.steps=1",
     "sft.traces=2",
-    "sft.max_tokens=128",
+    "sft.max_tokens=512",
     "train.steps=2",
     "mesh.devices=1",
     "log.tensorboard=false",

@@ -106,7 +106,9 @@ def test_a_bad_passage_is_named_with_its_file_row_and_reason(tmp_path, row, word
 
 def test_a_file_that_is_not_utf_8_or_cut_short_or_empty_is_refused(tmp_path):
     (tmp_path / "latin.jsonl").write_bytes(b'{"id": "1", "text": "x"}\n{"id": "\xe9"}\n')
-    with pytest.raises(ValueError, match=r"latin.jsonl row 2: not a line of JSON"):
+    with pytest.raises(
+        ValueError, match=r"latin.jsonl row 2: not UTF-8 \(byte 0xe9 at place 9 of the line\); if it is in Latin-1"
+    ):
         readers.read_passages(tmp_path / "latin.jsonl")
     whole = gzip.compress(b"".join(json.dumps({"id": str(i), "text": hex(i**9)}).encode() + b"\n" for i in range(999)))
     (tmp_path / "cut.jsonl.gz").write_bytes(whole[: len(whole) // 2])

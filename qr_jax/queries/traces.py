@@ -88,6 +88,15 @@ def supporting_traces(
     many titles of the question itself it asks for in one turn. How many traces were kept, and why the others were not,
     goes to the log.
     """
+    traces, counts = made(queries, search, write=write, parallel=parallel, k=k)
+    log.info("supporting traces: %d of %d questions kept %s", len(traces), len(queries), dict(counts))
+    return traces
+
+
+def made(
+    queries: Sequence[Query], search: SearchFunction, *, write: ExpertTurn, parallel: int, k: int
+) -> tuple[list[Trace], Counter[str]]:
+    """The traces of `supporting_traces`, and how many questions were kept, or left out for which reason."""
     reasons = [unfit(query) for query in queries]
     hops_Q = [[] if reason else hops_of(query) for query, reason in zip(queries, reasons, strict=True)]
     for with_question in (False, True):
@@ -99,8 +108,7 @@ def supporting_traces(
         counts[reason or "kept"] += 1
         if reason is None:
             traces.append(Trace(query, expert_turns(query, ordered(query.question, hops), write, parallel)))
-    log.info("supporting traces: %d of %d questions kept %s", len(traces), len(queries), dict(counts))
-    return traces
+    return traces, counts
 
 
 def with_titles(queries: Sequence[Query], passages: Iterable[Passage]) -> list[Query]:
@@ -122,10 +130,12 @@ def with_titles(queries: Sequence[Query], passages: Iterable[Passage]) -> list[Q
     return [titled(query) for query in queries]
 
 
-def check_supporting(queries: Sequence[Query], kept: Callable[[Sequence[Query]], Sequence[Trace]]) -> None:
+def check_supporting(
+    queries: Sequence[Query], search: SearchFunction, *, write: ExpertTurn, parallel: int, k: int
+) -> None:
     """ValueError, before anything is compiled, where no trace can be made: what the questions lack, or the retriever.
 
-    `kept` makes the traces of some of the questions; it is asked for those of the first TRIED alone.
+    Of the fit questions the first TRIED are searched for.
     """
     reasons = Counter(reason for query in queries if (reason := unfit(query)))
     fit = [query for query in queries if unfit(query) is None]
@@ -134,7 +144,7 @@ def check_supporting(queries: Sequence[Query], kept: Callable[[Sequence[Query]],
         listed = ", ".join(f"{count} with {reason}" for reason, count in reasons.items())
         wanted = "wanted columns supporting (a list of passages' ids) or supporting_titles (of their titles)"
         raise ValueError(f"{told}, and of {len(queries)} none is fit: {listed}; {wanted}; or set sft.steps=0")
-    if not kept(fit[:TRIED]):
+    if not made(fit[:TRIED], search, write=write, parallel=parallel, k=k)[0]:
         todo = "raise rollout.search_k, look with `qr-jax recall` at what the retriever finds, or set sft.steps=0"
         raise ValueError(f"{told}, and of the first {len(fit[:TRIED])} the retriever finds none; {todo}")
 
