@@ -51,8 +51,8 @@ def probe(
     """Probe a run: up to `queries` of each arm, `samples` episodes by each policy; also written to RUN/probe.json.
 
     Returns `arms` (see `summarise`), `queries` (a row each, with the checkpoints used and their distance in steps) and
-    what it was measured with. ValueError where the run has no recycled queries, not two checkpoints, or for nearly
-    all queries the same one before and after.
+    what it was measured with. ValueError where the run has no recycled queries, not two checkpoints, or
+    kept none from before most of its verdicts.
     """
     settings = runs.load(run)
     of, questions = settings.pool, assemble.questions(settings, "train")
@@ -69,12 +69,10 @@ def probe(
         raise ValueError(f"{none}; train longer, then probe")
     picked = choose(filed, never, queries, seed=seed)
     used = {one.index: _policies(one, steps, last) for one in picked}
-    alike = sum(used[one.index]["filing"] == used[one.index]["accepting"] for one in picked)
-    if 10 * alike > 9 * len(picked):
-        told = (
-            f"for {alike} of {len(picked)} queries one checkpoint stands for the policy that filed them and for the one"
-        )
-        told += f" that accepted them (there are those of steps {', '.join(map(str, steps))}): they would look alike"
+    late = sum(used[one.index]["filing"] > one.filed - 1 for one in picked)
+    if 2 * late > len(picked):
+        told = f"for {late} of {len(picked)} queries the policy that filed them was not kept: there are checkpoints of"
+        told += f" steps {', '.join(map(str, steps))} alone, and one of them would stand for both policies"
         raise ValueError(f"{told}; train with train.keep_every=N, a few steps, which keeps every N-th step's")
     for step in {step for policies in used.values() for step in policies.values()}:
         if damage := committed.damage(saved.path(step), verify=True):
