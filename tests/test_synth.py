@@ -530,6 +530,14 @@ def test_a_template_s_question_is_checked_by_words_and_search(texts, reason):
     assert refused.value.reason == reason
 
 
+def test_a_chain_whose_first_passage_names_the_last_is_refused():
+    books = library((("Song", "Song is of Album, by Ms C."), ("Album", "Album, by Ms C."), ("Ms C", "Born in 1931.")))
+    made = draft("In what year was the performer of the album of Song born?", "1931", hidden=("Album", "Ms C"))
+    with pytest.raises(Refused) as refused:
+        checks.verify(replace(made, passages=tuple(books.passages)), books)
+    assert refused.value.reason == "a hop can be skipped" and refused.value.detail == "Song"
+
+
 def test_templates_write_a_set_that_data_check_takes_and_each_trace_finds_what_it_cites(tmp_path, capsys):
     corpus, out = encyclopaedia(tmp_path), tmp_path / "out"
     assert cli.main(["synth", str(corpus), str(out), "--questions", "6", "--licence", "CC0", "--json"]) == 0

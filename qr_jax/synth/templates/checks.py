@@ -12,11 +12,14 @@ def verify(draft: Draft, library: Library) -> None:
 
     A passage answers alone if it says the answer and all that the question starts from: the titles that it may name,
     or, where it may name none, all titles. A chain whose last passage is what a search for the question finds first
-    needs no chain.
+    needs no chain, and a passage that names what lies two steps on makes the step between needless.
     """
     check_words(draft)
     titles = [plain(passage.title) for passage in draft.passages]
     starts = [title for title in titles if title not in draft.hidden] or titles
+    for at, passage in enumerate(draft.passages):
+        if starts != titles and any(says(f"{passage.title} {passage.text}", title) for title in titles[at + 2 :]):
+            raise Refused("a hop can be skipped", passage.title)
     found = library.search([draft.question], FOUND)[0]
     cited = {passage.id for passage in draft.passages}
     for passage in (*draft.passages, *found):
