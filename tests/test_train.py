@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from killed_run import tiny
 from loopback_bucket import led_there
+from same_runs import differences, lines
 
 from qr_jax import checkpoint, config, metrics_writer, pool, runs, terminal
 from qr_jax import train as driver
@@ -55,15 +56,6 @@ def finish(process, code):
     return said
 
 
-def lines(folder):
-    """metrics.jsonl without what depends on the clock, as the bytes that were written."""
-    kept = []
-    for line in (folder / "metrics.jsonl").read_bytes().splitlines():
-        row = json.loads(line)
-        kept.append(json.dumps({name: value for name, value in row.items() if not name.startswith(("time/", "perf/"))}))
-    return kept
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, compiled):
     """One run that was never killed, and four that were killed and started again by the same command.
@@ -93,43 +85,17 @@ def test_a_run_killed_at_any_point_goes_on_to_the_same_bytes(finished, point):
     whole, resumed = folder / "whole", folder / point
     assert len(lines(whole)) == 5
     assert any(json.loads(line)["learner/grad_norm"] for line in lines(whole) if "learner/grad_norm" in line)
-    assert lines(resumed) == lines(whole)
-    for path in sorted((whole / "episodes").iterdir()):
-        assert (resumed / "episodes" / path.name).read_bytes() == path.read_bytes()
-    assert (resumed / "ledger.jsonl").read_bytes() == (whole / "ledger.jsonl").read_bytes()
     if point == "machine":
+        assert lines(resumed) == lines(whole)
+        assert (resumed / "ledger.jsonl").read_bytes() == (whole / "ledger.jsonl").read_bytes()
+        for path in sorted((whole / "episodes").iterdir()):
+            assert (resumed / "episodes" / path.name).read_bytes() == path.read_bytes()
         checkpoints, last = runs.last_checkpoint(resumed)
         assert str(checkpoints.folder).startswith("gs://") and last == 5
         assert metrics_writer.read(resumed / "sft") and (resumed / "logs" / "attempt_2").is_dir()
         return
-    for name in ("host.json", "host.npz"):
-        one, other = (f / "checkpoints" / "step_00000005" / name for f in (whole, resumed))
-        if name == "host.json":
-            a, b = (json.loads(path.read_text()) for path in (one, other))
-            assert {**a, "metrics_bytes": 0} | {"before": 0} == {**b, "metrics_bytes": 0} | {"before": 0}
-        else:
-            with np.load(one) as a, np.load(other) as b:
-                assert sorted(a) == sorted(b) and all(a[key].tobytes() == b[key].tobytes() for key in a)
-    assert weights(resumed) == weights(whole)
+    assert differences(resumed, whole, 5) == []
     assert (resumed / "logs" / "attempt_2").is_dir()
-
-
-def weights(folder):
-    """The bytes of every array of the last checkpoint's state."""
-    found = checkpoint.Checkpoints(folder / "checkpoints")
-    shapes = {name: jax.ShapeDtypeStruct(shape, dtype) for name, (dtype, shape) in found.arrays(5).items()}
-    nested: dict = {}
-    for name, leaf in shapes.items():
-        at = nested
-        *way, last = name.split(".")
-        for key in way:
-            at = at.setdefault(key, {})
-        at[last] = leaf
-    state, _ = found.restore(5, nested)
-    return {
-        jax.tree_util.keystr(path): np.asarray(leaf).tobytes()
-        for path, leaf in jax.tree_util.tree_leaves_with_path(state)
-    }
 
 
 def test_what_came_after_the_last_checkpoint_is_moved_aside_not_lost(finished):
