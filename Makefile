@@ -45,8 +45,14 @@ wheel: $(STAMP)  ## dist/qr_jax-VERSION-py3-none-any.whl, which has the configs 
 test: $(DEV)  ## the whole quick suite
 	$(BIN)/python -m pytest
 
-fuzz: $(DEV)  ## spoilt inputs for all that reads what others wrote (5 minutes on 2 cores); RUNS= inputs a target, SEED= others
-	$(BIN)/python tests/fuzz.py $(if $(RUNS),--runs $(RUNS)) --seed $(or $(SEED),0)
+fuzz: $(DEV)  ## spoilt inputs for all that reads what others wrote (5 minutes on 2 cores); RUNS= a target, SEED= others, FULL=1
+	$(BIN)/python tests/fuzz.py $(if $(FULL),--full,$(if $(RUNS),--runs $(RUNS))) --seed $(or $(SEED),0)
+
+soak: $(DEV)  ## 2,000 steps, a fault every 20, a SIGKILL every 200; and 2,000 for memory (30 minutes on 2 cores); STEPS=, SEED=
+	$(BIN)/python tests/soak.py $(if $(STEPS),--steps $(STEPS) --memory-steps $(STEPS)) --seed $(or $(SEED),0)
+
+kills: $(DEV)  ## 100 random kills of one process and 100 of two, each run compared with one that was never killed; RUNS=, SEED=
+	$(BIN)/python tests/kills.py $(if $(RUNS),--one $(RUNS) --two $(RUNS)) --seed $(or $(SEED),0)
 
 audit: $(DEV)  ## known holes in the packages of constraints.txt, by pip-audit, which asks the network
 	test -x $(VENV)/audit/bin/pip-audit || $(PYTHON) -m venv $(VENV)/audit

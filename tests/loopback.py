@@ -22,9 +22,9 @@ def raw(body: object, status: str = "200 OK", *headers: str) -> bytes:
 
 
 @contextmanager
-def server(*replies: Reply | bytes, tls: ssl.SSLContext | None = None):
+def server(*replies: Reply | bytes, tls: ssl.SSLContext | None = None, port: int = 0):
     """A server that gives these answers in turn, the last one for ever; yields its URL and what it was asked."""
-    listening = socket.create_server(("127.0.0.1", 0))
+    listening = socket.create_server(("127.0.0.1", port))
     asked: list[tuple[str, dict]] = []
 
     def converse(connection: socket.socket) -> None:
