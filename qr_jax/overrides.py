@@ -3,12 +3,12 @@
 import dataclasses
 import difflib
 from collections.abc import Mapping, Sequence
-from typing import Any, get_origin, get_type_hints
+from typing import Any, get_origin
 
 from qr_jax import elsewhere, plugins
 from qr_jax.interfaces import CONTRACTS
 from qr_jax.secrecy import looks_secret
-from qr_jax.settings import DEEPEST, Use, conform, guess, nearest, read
+from qr_jax.settings import DEEPEST, Use, conform, guess, nearest, read, type_hints
 
 # Names known by muscle memory from verl and SkyRL.
 ALIASES: Mapping[str, str] = {
@@ -108,7 +108,7 @@ def _set(node: Any, path: Sequence[str], text: str, before: str = "", top: Any =
     here, top = before + name, node if top is None else top
     if isinstance(node, Mapping):
         return {**node, name: _set(node.get(name, {}), rest, text, here + ".", top) if rest else guess(text)}
-    hints = get_type_hints(type(node))
+    hints = type_hints(type(node))
     if name not in hints:
         raise _unknown(top, before + ".".join(path))
     current = getattr(node, name)

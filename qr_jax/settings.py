@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import difflib
+import functools
 import math
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -51,6 +52,12 @@ def show(value: Any) -> str:
 
 def wrong(name: str, found: Any, wanted: Any) -> ValueError:
     return ValueError(f"{name} is {show(found)} ({type(found).__name__}); wanted {describe(wanted)}")
+
+
+@functools.cache
+def type_hints(of: type) -> Mapping[str, Any]:
+    """The types of a dataclass's fields."""
+    return get_type_hints(of)
 
 
 def conform(name: str, value: Any, wanted: Any) -> Any:
@@ -110,7 +117,7 @@ def _each(by: Callable[[str, Any, Any], Any], name: str, items: Sequence, found:
 def _dataclass(name: str, value: Any, wanted: Any) -> Any:
     if isinstance(value, wanted):
         value = {field.name: getattr(value, field.name) for field in dataclasses.fields(wanted)}
-    hints = get_type_hints(wanted)
+    hints = type_hints(wanted)
     first = next(iter(hints))
     if isinstance(value, str) and first == "name":
         value = {first: value}

@@ -4,6 +4,7 @@ Their standard output and error come here line by line; lines that begin with MA
 """
 
 import atexit
+import ctypes
 import os
 import selectors
 import signal
@@ -20,6 +21,7 @@ from typing import Any
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).resolve().parents[1])]  # plug-ins; benchmarks
 
 MARK = "\0"
+PR_SET_PDEATHSIG = 1  # of Linux
 PHASES = ("cold start", "rollout", "update", "evaluation", "checkpoint")
 
 
@@ -77,12 +79,24 @@ class Forked:
             if self.code is None:
                 os.kill(self.pid, number)
 
-    def open_phases(self) -> list[str]:
-        """The phases that it had begun and not ended; a checkpoint is written beside another phase."""
+    def phase(self) -> str:
+        """What it was about: a checkpoint of the run where one was being written, whatever was done beside it."""
         opened: Counter[str] = Counter()
         for _, phase, begins in self.marks:
             opened[phase] += 1 if begins else -1
-        return [phase for phase in PHASES if opened[phase] > 0]
+        within = [phase for phase in PHASES if opened[phase] > 0]
+        if not within or "cold start" in within:
+            return within[0] if within else "between"
+        return within[-1]
+
+    def began(self, phase: str) -> list[float]:
+        """When each time of a phase began; the cold start's own checkpoints are left out."""
+        times, is_cold = [], False
+        for at_s, name, begins in self.marks:
+            is_cold = begins if name == "cold start" else is_cold
+            if begins and name == phase and not (is_cold and name == "checkpoint"):
+                times.append(at_s)
+        return times
 
     def seconds(self, phase: str) -> list[float]:
         """How long each time of a phase took."""
@@ -97,6 +111,8 @@ class Forked:
 
 def _become(function: Callable[[], int | None], write: int) -> None:
     """In the new process: run the function and end, with what should be done at an ordinary exit."""
+    with suppress(OSError, AttributeError):  # where the system has it: no process outlives the one that forked it
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     os.dup2(write, 1)
     os.dup2(write, 2)
     code: Any = 1

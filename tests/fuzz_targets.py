@@ -1,14 +1,21 @@
 """What fuzz.py tries: for each reader of foreign input, valid inputs in parts, how parts become files, and the call."""
 
+import asyncio
 import contextlib
+import functools
 import gzip
 import hashlib
 import io
 import json
+import queue
+import socket
 import struct
+import threading
+import urllib.parse
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,13 +23,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import tokenizers
 
-from qr_jax import checks, committed, config, dialect, overrides
+from qr_jax import checkpoint, checks, committed, config, dialect, overrides, settings
 from qr_jax.checkpoint import FORMAT, Checkpoints
+from qr_jax.envs import tool_call as tool_calls
 from qr_jax.envs.tool_call import tool_call
 from qr_jax.models import encoder, families, gguf, gguf_file, hf, json_file, rope, safetensors_file
-from qr_jax.queries import data_check, formats, readers
+from qr_jax.processes import plain
+from qr_jax.queries import data_check, formats, parquet, readers
 from qr_jax.records import Passage, Query, Turn
-from qr_jax.retrieval import http_server, protocols, server
+from qr_jax.retrieval import bounded_json, http_server, protocols, server
+from qr_jax.retrievers.bm25 import bm25
 
 Parts = Mapping[str, bytes | None]
 QUERY = Query("q", "Who?", ("Ada",))
@@ -30,6 +40,8 @@ CALL = {"name": "search", "arguments": {"queries": ["a", "b"]}}
 QWEN = families.to_hf(families.PRESETS["qwen3_0p6b"], eos_ids=[2], pad_id=0)
 BERT = {name: 64 for name in encoder.LARGEST} | {"model_type": "bert", "type_vocab_size": 2}
 QUESTION = {"id": "q1", "question": "Who wrote it?", "answers": ["Ada", "The"], "entities": ["it"], "hops": 2}
+SHORT = http_server.Bounds(head_s=1.0, body_s=1.0, idle_s=2.0)
+PATIENCE_S = 5.0  # for the server; its own seconds of waiting are shorter
 PASSAGE = {"id": "7", "contents": '"Ada"\nAda wrote it.'}
 
 
@@ -46,6 +58,12 @@ class Target(NamedTuple):
     refuses: tuple[type[BaseException], ...] = (ValueError,)
     is_read_from_disk: bool = True
     is_folder: bool = False  # a folder may stand where a file was, or a file be missing
+    modules: tuple[ModuleType, ...] = ()  # whose lines are counted
+
+    @property
+    def floor(self) -> int:
+        """How many inputs a full run has at least: a million of what is parsed in memory, else ten thousand."""
+        return 10_000 if self.is_read_from_disk or self.name == "server" else 1_000_000
 
 
 def as_json(value: Any) -> bytes:
@@ -142,6 +160,53 @@ def answers() -> list[Parts]:
     scored = [[{"document": document, "score": 0.5}], []]
     bodies = ({"result": scored}, {"answers": bare}, bare, [bare, [[1.0], [2, 3.5]]], {"reranked": scored[:1]})
     return [{"answer.json": as_json(body)} for body in bodies]
+
+
+@functools.cache
+def _serving() -> tuple[str, int]:
+    """A retrieval server in a thread of its own, for as long as this process lives; where it listens."""
+    told: queue.Queue[str] = queue.Queue()
+    search = bm25(corpus=[Passage("1", "Dune", "A novel by Frank Herbert."), Passage("2", "Oslo", "A capital.")])
+
+    async def serve() -> None:
+        await server.run(server.App(search, bounds=SHORT), "127.0.0.1", 0, told.put, asyncio.Event())
+
+    threading.Thread(target=lambda: asyncio.run(serve()), daemon=True).start()
+    place = urllib.parse.urlsplit(told.get(timeout=30))
+    return str(place.hostname), int(place.port or 0)
+
+
+def _status(data: bytes) -> int:
+    """The status of the first answer to these bytes on a connection of their own; 0: it was closed without a word."""
+    with socket.create_connection(_serving(), timeout=PATIENCE_S) as connection:
+        with contextlib.suppress(ConnectionError):
+            connection.sendall(data)
+            connection.shutdown(socket.SHUT_WR)
+        with contextlib.suppress(ConnectionError), connection.makefile("rb") as answered:
+            line = answered.readline(200)
+            assert not line or line.startswith(b"HTTP/1.1 "), line
+            return int(line.split()[1]) if line else 0
+    return 0
+
+
+def read_sent(_: Path, files: Any) -> None:
+    """No bytes make the server fail, hang, or refuse the good request after them."""
+    status = _status(files["head"] + b"\r\n\r\n" + files["body.json"])
+    assert status < 500, status
+    assert _status(b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n") == 200
+    if status != 200:
+        raise http_server.Refused(status, "")
+
+
+def sent() -> list[Parts]:
+    dune = ["dune", "b"]
+    bodies = {"POST /retrieve": {"queries": dune, "topk": 3, "return_scores": True}, "POST /search": {"query": "dune"}}
+    bodies |= {"POST /batch_search": {"query": dune, "top_n": 2}, "POST /queries": {"queries": dune, "k": 2}}
+    found = [{"head": f"GET {path} HTTP/1.1\r\nHost: localhost".encode(), "body.json": b""} for path in server.OPEN]
+    for line, body in zip(bodies, map(as_json, bodies.values()), strict=True):
+        head = f"{line} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nConnection: close"
+        found.append({"head": f"{head}\r\nContent-Length: {len(body)}".encode(), "body.json": body})
+    return found
 
 
 # Questions and passages
@@ -351,18 +416,28 @@ def pack_checkpoint(parts: Parts) -> Parts:
 
 
 LISTED = (
-    Target("turns", 100_000, texts, read_text, refuses=(), is_read_from_disk=False),
-    Target("calls", 100_000, calls, read_call, refuses=(), is_read_from_disk=False),
-    Target("overrides", 8_000, override_words, read_overrides, is_read_from_disk=False),
-    Target("config", 2_000, configs, read_config),
-    Target("requests", 100_000, requests, read_request, refuses=(http_server.Refused,), is_read_from_disk=False),
-    Target("answers", 100_000, answers, read_answer, is_read_from_disk=False),
-    Target("jsonl", 5_000, row_lines, read_rows, pack_lines),
-    Target("parquet", 2_000, row_tables, read_rows, pack_parquet),
-    Target("safetensors", 6_000, safetensors_parts, read_safetensors, pack_safetensors),
-    Target("gguf", 2_000, gguf_parts, read_gguf, pack_gguf),
-    Target("families", 3_000, family_configs, read_family),
-    Target("tokenizer", 2_000, tokenizer_folders, read_tokenizer, is_folder=True),
-    Target("checkpoints", 2_000, checkpoint_parts, read_checkpoints, pack_checkpoint, is_folder=True),
-)
+    Target("turns", 100_000, texts, read_text, refuses=(), is_read_from_disk=False, modules=(dialect,)),
+    Target("calls", 100_000, calls, read_call, refuses=(), is_read_from_disk=False, modules=(tool_calls, dialect)),
+    Target("overrides", 20_000, override_words, read_overrides, is_read_from_disk=False, modules=(overrides, settings)),
+    Target("config", 2_000, configs, read_config, modules=(config, settings, checks)),
+    Target(
+        "requests", 100_000, requests, read_request, refuses=(http_server.Refused,), is_read_from_disk=False,
+        modules=(server, http_server, bounded_json),
+    ),
+    Target("answers", 100_000, answers, read_answer, is_read_from_disk=False, modules=(protocols,)),
+    Target(
+        "server", 2_000, sent, read_sent, refuses=(http_server.Refused,), is_read_from_disk=False,
+        modules=(server, http_server),
+    ),
+    Target("jsonl", 5_000, row_lines, read_rows, pack_lines, modules=(readers, formats, data_check)),
+    Target("parquet", 2_000, row_tables, read_rows, pack_parquet, modules=(readers, formats, data_check, parquet)),
+    Target("safetensors", 6_000, safetensors_parts, read_safetensors, pack_safetensors, modules=(safetensors_file,)),
+    Target("gguf", 2_000, gguf_parts, read_gguf, pack_gguf, modules=(gguf_file, gguf)),
+    Target("families", 3_000, family_configs, read_family, modules=(families, encoder, rope)),
+    Target("tokenizer", 2_000, tokenizer_folders, read_tokenizer, is_folder=True, modules=(hf,)),
+    Target(
+        "checkpoints", 2_000, checkpoint_parts, read_checkpoints, pack_checkpoint, is_folder=True,
+        modules=(checkpoint, committed, plain),
+    ),
+)  # fmt: skip
 TARGETS: Mapping[str, Target] = {target.name: target for target in LISTED}

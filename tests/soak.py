@@ -71,10 +71,8 @@ def serve(port: int, folder: Path) -> None:
         wrong = {"wrong JSON": raw(b'{"result": [[{"id": '), "status 500": raw({}, "500 Internal Server Error")}
         return wrong.get(fault, raw(right))
 
-    director = os.getppid()
     with server(reply, port=port):
-        while os.getppid() == director:
-            time.sleep(1.0)
+        signal.pause()
 
 
 # ---- the run
