@@ -33,6 +33,7 @@ from typing import Any
 
 import forked
 from forked import Forked
+from soak_books import growth, lost, rows
 
 QUERIES, SAMPLES = 4, 4
 CHECKPOINT_EVERY = 20
@@ -316,7 +317,7 @@ class Soak:
             self.serve()
         if fault["outcome"] is not None:
             return
-        row = next(row for row in _rows(self.run / "metrics.jsonl") if row["step"] == fault["step"] + 1)
+        row = next(row for row in rows(self.run / "metrics.jsonl") if row["step"] == fault["step"] + 1)
         told = [
             ("step not counted, waited, made again", fault.pop("waited", False)),
             ("episodes left out of the loss", row["rollout/faults"]),
@@ -339,38 +340,6 @@ def _shuffled(rng: random.Random, kinds: Sequence[str]) -> Iterator[str]:
 
 def _resident_bytes(pid: int) -> int:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * resource.getpagesize()
-
-
-def _rows(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def lost(run: Path, steps: int) -> list[str]:
-    """What is missing from the run's books, or stands there twice."""
-    rows, draws = _rows(run / "metrics.jsonl"), _rows(run / "ledger.jsonl")
-    counted, drawn = Counter(row["step"] for row in rows), Counter((draw["step"], draw["query"]) for draw in draws)
-    wrong = [f"step {step} stands {counted[step]} times" for step in range(1, steps + 1) if counted[step] != 1]
-    wrong += [f"steps {sorted(set(counted) - set(range(1, steps + 1)))[:5]} are none of the run"] * (
-        not set(counted) <= set(range(1, steps + 1))
-    )
-    wrong += [f"draw {draw} stands {times} times" for draw, times in drawn.items() if times != 1]
-    by_step = Counter(draw["step"] for draw in draws)
-    wrong += [f"step {step} has {by_step[step]} draws" for step in counted if by_step[step] != QUERIES]
-    wrong += [
-        f"step {row['step']}: {row['budget/rollouts']} rollouts so far"
-        for row in rows
-        if row["budget/rollouts"] != QUERIES * SAMPLES * row["step"]
-    ]
-    tokens = Counter()
-    for draw in draws:
-        tokens[draw["step"]] += draw["tokens"]
-    told = {row["step"]: round(row["rollout/tokens"] * QUERIES * SAMPLES) for row in rows}
-    wrong += [
-        f"step {step}: {tokens[step]} tokens drawn, {told[step]} told" for step in told if tokens[step] != told[step]
-    ]
-    episodes = {path.name for path in (run / "episodes").iterdir()}
-    wrong += [f"{len(episodes)} files of episodes"] * (episodes != {f"step_{step:06d}.jsonl" for step in counted})
-    return wrong
 
 
 def soak(folder: Path, steps: int, *, every: int, kill_every: int, seed: int) -> dict[str, Any]:
@@ -396,12 +365,6 @@ def table(found: dict[str, Any]) -> str:
 
     rows = [[kind, count, what] for kind, counted in found["outcomes"].items() for what, count in counted.items()]
     return interleave.table(["fault", "times", "outcome"], rows)
-
-
-def growth(resident_mb: dict[int, float], first: int) -> float | None:
-    """Resident memory at the end against that after `first` steps; None in a shorter run."""
-    later = [step for step in resident_mb if step >= first]
-    return resident_mb[later[-1]] / resident_mb[later[0]] - 1 if len(later) > 1 else None
 
 
 def main(words: Sequence[str] | None = None) -> int:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import soak
+import soak_books
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -38,25 +39,31 @@ def test_a_run_with_faults_and_kills_loses_nothing(tmp_path):
 
 
 def books(folder: Path, steps: list[int], draws: list[tuple[int, str]]) -> None:
+    """Each draw has two rollouts of three tokens."""
     (folder / "episodes").mkdir(parents=True)
+    made = {step: 2 * sum(of == step for of, _ in set(draws)) for step in steps}
+    so_far = {step: sum(made[before] for before in made if before <= step) for step in made}
+    lines = []
     for step in steps:
         (folder / "episodes" / f"step_{step:06d}.jsonl").touch()
-    rows = [{"step": step, "budget/rollouts": 16 * step, "rollout/tokens": 0.5} for step in steps]
-    (folder / "metrics.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-    lines = [json.dumps({"step": step, "query": query, "tokens": 2}) for step, query in draws]
-    (folder / "ledger.jsonl").write_text("".join(f"{line}\n" for line in lines))
+        counts = {"pool/drawn": made[step] // 2, "pool/rollouts": made[step], "budget/rollouts": so_far[step]}
+        lines.append({"step": step, **counts, "rollout/tokens": 3.0})
+    told = [{"step": step, "query": query, "rewards": [0.0, 1.0], "tokens": 6} for step, query in draws]
+    for name, values in (("metrics.jsonl", lines), ("ledger.jsonl", told)):
+        (folder / name).write_text("".join(f"{json.dumps(value)}\n" for value in values))
 
 
 def test_a_step_or_a_draw_that_is_missing_or_stands_twice_is_told(tmp_path):
     whole = [(step, query) for step in (1, 2) for query in "abcd"]
     books(tmp_path / "whole", [1, 2], whole)
-    assert soak.lost(tmp_path / "whole", 2) == []
+    assert soak_books.lost(tmp_path / "whole", 2) == []
     books(tmp_path / "missing", [1], whole[:4])
-    assert "step 2 stands 0 times" in soak.lost(tmp_path / "missing", 2)
+    assert "step 2 stands 0 times" in soak_books.lost(tmp_path / "missing", 2)
     books(tmp_path / "twice", [1, 2, 2], [*whole, whole[-1]])
-    assert {"step 2 stands 2 times", "draw (2, 'd') stands 2 times"} <= set(soak.lost(tmp_path / "twice", 2))
+    assert {"step 2 stands 2 times", "draw (2, 'd') stands 2 times"} <= set(soak_books.lost(tmp_path / "twice", 2))
+    assert "step 2 has 4 draws in metrics.jsonl and 5 in its draws" in soak_books.lost(tmp_path / "twice", 2)
 
 
 def test_growth_is_the_end_against_the_first_steps():
-    assert soak.growth({0: 50.0, 200: 100.0, 400: 103.0}, 200) == pytest.approx(0.03)
-    assert soak.growth({0: 50.0, 100: 60.0}, 200) is None
+    assert soak_books.growth({0: 50.0, 200: 100.0, 400: 103.0}, 200) == pytest.approx(0.03)
+    assert soak_books.growth({0: 50.0, 100: 60.0}, 200) is None
