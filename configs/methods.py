@@ -49,8 +49,11 @@ METHODS = {
     "rl_zvp": [*DEAD, "learner.advantage=rl_zvp"],
     "dagrpo": ["reward=f1", "learner.advantage=dagrpo"],
     "turn_returns": ["reward=e_grpo", "learner.advantage=turn_returns"],
-    # what is trained on
+    # what is trained on, and what is drawn
+    "pods": ["learner.advantage=pods"],
+    "gfpo": ["learner.advantage=gfpo"],
     "prune": ["learner.prune=0.5"],
+    **{name: [f"rule={name}"] for name in ("kimi", "vcrl", "remind", "retire", "prompt_replay")},
 }
 
 config = load(QUICKSTART, BASE)

@@ -17,6 +17,7 @@ from loopback_bucket import led_there
 
 from qr_jax import bucket, cli, config, lease, mistakes, runs
 from qr_jax.lease import Lease
+from qr_jax.parallel import compile_cache
 from qr_jax.run_lock import RunLock
 
 HOLD = """
@@ -28,6 +29,12 @@ held = lease.Lease(bucket.opened(sys.argv[2]), lock, say=print)
 print("held", flush=True)
 time.sleep(60)
 """
+
+
+@pytest.fixture(autouse=True)
+def no_programs_left_to_copy(monkeypatch):
+    """The last run of this process leaves where its programs go, a bucket that is gone after these tests."""
+    monkeypatch.setattr(compile_cache, "_mirror", None)
 
 
 @pytest.fixture(scope="module")
