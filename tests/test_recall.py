@@ -93,7 +93,7 @@ def test_what_cannot_be_measured_is_said(tmp_path):
 def test_the_command_prints_json_alone_and_takes_settings_and_several_files(tmp_path, capsys):
     corpus = [written(tmp_path / "c1.jsonl", CORPUS[:2]), written(tmp_path / "c2.jsonl", CORPUS[2:])]
     questions = [written(tmp_path / "q.jsonl", QUESTIONS)]
-    arguments = Namespace(corpus=corpus, questions=questions, retriever="bm25", settings=["k1=0.9"], k=2, json=True)
+    arguments = Namespace(corpus=corpus, questions=questions, retriever="bm25", overrides=["k1=0.9"], k=2, json=True)
     assert data._recall(arguments) == 0
     said = capsys.readouterr()
     found = json.loads(said.out)
@@ -106,7 +106,7 @@ def test_the_parts_of_a_retriever_get_their_settings_as_a_run_s_do(tmp_path, cap
     model, index = str(Path(__file__).parent / "fixtures" / "bert"), str(tmp_path / "vectors")
     words = ["parts=bm25,dense", "parts.dense.index=" + index, "retriever.parts.1.model=" + model, "parts.bm25.k1=0.9"]
     shared = {"corpus": corpus, "questions": questions, "k": 2, "json": True}
-    assert data._recall(Namespace(retriever="hybrid", settings=words, **shared)) == 0
+    assert data._recall(Namespace(retriever="hybrid", overrides=words, **shared)) == 0
     parts = json.loads(capsys.readouterr().out)["settings"]["parts"]
     assert parts == [
         {"name": "bm25", "settings": {"k1": 0.9}},
@@ -114,7 +114,7 @@ def test_the_parts_of_a_retriever_get_their_settings_as_a_run_s_do(tmp_path, cap
     ]
     assert (tmp_path / "vectors" / "manifest.json").is_file()
     words = ["of=bm25", "of.k1=0.9", "cache=" + str(tmp_path / "cache, and more")]
-    assert data._recall(Namespace(retriever="cached", settings=words, **shared)) == 0
+    assert data._recall(Namespace(retriever="cached", overrides=words, **shared)) == 0
     assert json.loads(capsys.readouterr().out)["settings"]["of"] == {"name": "bm25", "settings": {"k1": 0.9}}
     for wrong, says in (
         (["of.k1=0.9"], "retriever.of is no plug-in and has no setting 'k1'; set retriever.of=... before it"),
@@ -122,7 +122,7 @@ def test_the_parts_of_a_retriever_get_their_settings_as_a_run_s_do(tmp_path, cap
         (["parts=bm25,dense", "parts.dense.indxe=x"], "retriever 'dense' has no setting 'indxe'"),
     ):
         with pytest.raises(ValueError, match=says):
-            data._recall(Namespace(retriever="cached" if "of.k1" in wrong[0] else "hybrid", settings=wrong, **shared))
+            data._recall(Namespace(retriever="cached" if "of.k1" in wrong[0] else "hybrid", overrides=wrong, **shared))
 
 
 @pytest.mark.parametrize(("name", "expected"), [("2wiki", 0.648), ("musique", 0.495)])

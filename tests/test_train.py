@@ -343,7 +343,7 @@ def test_the_summary_has_what_the_readme_names(finished):
 def test_an_update_uses_what_waited_and_what_was_left_out_beside_it_once(monkeypatch):
     packed = []
     monkeypatch.setattr(
-        driver.batch, "of_groups", lambda parts, state, groups, left_out: packed.append(left_out) or "all"
+        driver.batch, "of_groups", lambda parts, state, groups, left_out, key: packed.append(left_out) or "all"
     )
     monkeypatch.setattr(driver, "update", lambda learner, state, batch, updates: (state + 1, []))
     monkeypatch.setattr(driver.telling, "check_advantage", lambda *_: None)
