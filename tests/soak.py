@@ -8,7 +8,7 @@ outside: the server is killed, is slow or answers wrongly; the reward gives NaN;
 on what it may write; files are damaged while it is down; another process wants its folder. A process that ended is
 started again by the same command. At the end every step must stand in metrics.jsonl once and every draw in
 ledger.jsonl once, with what was sampled added up. Memory is compared in the run that no fault ends. The figures go to
-benchmarks/results/soak.json.
+benchmarks/results/soak.json, where a run that was not asked for (`--steps 0`) keeps those that it had.
 """
 
 import argparse
@@ -87,7 +87,7 @@ def settings(folder: Path, port: int, steps: int) -> Any:
     base = tiny(folder)
     return replace(
         base,
-        env=use("searching.searching"),
+        env=use("searching.searching", short=True),
         reward=use("soak_reward.soak_reward", file=str(folder / "fault")),
         retriever=use("http", url=f"http://127.0.0.1:{port}", timeout_s=0.5, deadline_s=1.0, retries=0, pause_s=0.5),
         pool=replace(base.pool, queries=QUERIES, samples=SAMPLES, min_signal=1, reset_below=0.2),
@@ -323,7 +323,8 @@ class Soak:
             ("episodes left out of the loss", row["rollout/faults"]),
             ("passages cut", row["retriever/passages_cut"]),
         ]
-        fault["outcome"] = next((what for what, happened in told if happened), "nothing lost: asked again, or inert")
+        otherwise = "nothing lost: asked again, or inert" if row["retriever/queries"] else "no search met it"
+        fault["outcome"] = next((what for what, happened in told if happened), otherwise)
 
 
 def _second(folder: Path) -> int:
@@ -381,22 +382,27 @@ def main(words: Sequence[str] | None = None) -> int:
     from benchmarks import interleave
     from qr_jax import train as train  # all that a process imports is imported here, once
 
-    how = {"every": asked.every, "seed": asked.seed}
-    content: dict[str, Any] = {"command": " ".join(["python tests/soak.py", *(words or sys.argv[1:])])}
+    file = (asked.results or interleave.ROOT / "benchmarks/results") / "soak.json"
+    parts = json.loads(file.read_text()) if file.exists() else {}
+    content: dict[str, Any] = {name: parts[name] for name in ("killed", "in one life") if name in parts}
     failed = False
     for name, steps, kill_every in (("killed", asked.steps, asked.kill_every), ("in one life", asked.memory_steps, 0)):
         if not steps:
             continue
-        content[name] = found = soak(asked.out / name.replace(" ", "_"), steps, kill_every=kill_every, **how)
+        folder = asked.out / name.replace(" ", "_")
+        found = soak(folder, steps, every=asked.every, kill_every=kill_every, seed=asked.seed)
         found["memory_growth"] = None if kill_every else growth(found["resident_mb"], min(200, steps // 2))
+        words = sys.argv[1:] if words is None else words
+        content[name] = found | interleave.commit() | {"command": " ".join(["python tests/soak.py", *words])}
         print(f"{name}: {steps} steps, {found['faults']} faults, {found['starts']} starts, {found['seconds']:.0f} s")
         print(table(found))
         print(f"lost: {'; '.join(found['lost']) or 'nothing'}")
         if found["memory_growth"] is not None:
             print(f"resident memory grew by {found['memory_growth']:.1%}")
         failed |= bool(found["lost"] or found["wrong"])
-    content["versions"] = interleave.versions()
-    print(f"written to {interleave.results('soak', content, (), folder=asked.results)}")
+        content["versions"] = interleave.versions()
+        file = interleave.results("soak", content, (), folder=asked.results)
+    print(f"written to {file}")
     return int(failed)
 
 

@@ -1,6 +1,9 @@
 """What devices can do: makers' figures by kind, and a measurement where there are none."""
 
+import ctypes
+import resource
 import time
+from pathlib import Path
 
 import pytest
 
@@ -45,3 +48,16 @@ def test_emulated_devices_are_one_machine():
 
 def test_memory_in_use_is_that_of_the_process_where_the_device_says_nothing():
     assert 2**26 < peaks.memory_bytes() < 2**40
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="the C library gives nothing back")
+def test_what_was_freed_goes_back_to_the_system():
+    def resident_bytes():
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+    pieces = [bytes(2000) for _ in range(100_000)]
+    last = pieces.pop()  # holds the heap's end where it is
+    held = resident_bytes()
+    del pieces
+    peaks.give_back()
+    assert held - resident_bytes() > 100_000_000 and last
