@@ -15,6 +15,7 @@ import os
 import pty
 import re
 import struct
+import subprocess
 import sys
 import tempfile
 import termios
@@ -36,7 +37,9 @@ def main(words: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         found = {name: figures(said) for name, said in transcripts(Path(folder), options.quickstart, options.keep)}
     show(found)
-    report = {"cores": os.cpu_count(), "load": round(os.getloadavg()[0], 1), "wanted": WANTED, "commands": found}
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    report = {"commit": commit.stdout.strip(), "cores": os.cpu_count(), "load": round(os.getloadavg()[0], 1)}
+    report |= {"wanted": WANTED, "commands": found}
     RESULTS.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return 0
 
