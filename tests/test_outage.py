@@ -28,7 +28,7 @@ def looping(tmp_path, monkeypatch, *, down, answers, **rollout):
     def step(parts, state, standing, step, *, bear_outage):
         if next(attempts) in down and not bear_outage:
             raise outage.RetrieverDown("3 of 4 searches failed")
-        return state, standing, {"step": step}
+        return state, standing, {"step": step, "time/step_s": 1.0}
 
     run = SimpleNamespace(
         say=said.append, stop_now=lambda: False, stops=lambda: False, write_metrics=lambda step, row: None
