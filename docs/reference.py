@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from qr_jax import cli, config, metrics, overrides, plugins
+from qr_jax import cli, config, elsewhere, metrics, overrides, plugins
 from qr_jax.interfaces import CONTRACTS
 
 PACKAGE = Path(config.__file__).parent
@@ -22,7 +22,7 @@ OUTSIDE |= {"CONTRIBUTING.md": "contributing", "CHANGELOG.md": "changelog"}
 def write(folder: Path) -> None:
     """Every page into the folder; a page that is there already and says the same is left, so that Sphinx skips it."""
     pages = {"settings": settings(), "plugins": plugin_settings(), "commands": commands(), "metrics": metric_names()}
-    pages["elsewhere"] = elsewhere()
+    pages["elsewhere"] = foreign_names()
     root = Path(__file__).resolve().parent.parent
     for path, name in OUTSIDE.items():
         text = (root / path).read_text(encoding="utf-8")
@@ -141,9 +141,9 @@ def metric_names() -> str:
     return "\n".join(parts)
 
 
-def elsewhere() -> str:
+def foreign_names() -> str:
     """What other systems call a setting, and its name here; part of a page."""
-    both = {**overrides.ALIASES, **overrides.ELSEWHERE}
+    both = {**overrides.ALIASES, **elsewhere.SETTINGS}
     return table(("elsewhere", "here"), sorted(both.items()))
 
 
