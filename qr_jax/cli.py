@@ -62,9 +62,8 @@ def _fail(text: str, code: int = mistakes.WRONG) -> int:
     """Say what is wrong; the code is one of mistakes.py."""
     from qr_jax.secrecy import redact
 
-    shown = "".join(letter if letter.isprintable() or letter == "\n" else repr(letter)[1:-1] for letter in text)
     terminal.speak("stderr")
-    terminal.say(redact(f"error: {shown}"))
+    terminal.say(redact(f"error: {text}"))
     from qr_jax.processes import hosts
 
     if hosts.count() > 1:  # at an ordinary exit jax would wait for the others, which this one has left alone

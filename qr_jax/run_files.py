@@ -49,8 +49,9 @@ def _is_model(arguments: argparse.Namespace, folder: Path) -> bool:
 
     The hub's cache is full of links.
     """
+    file = folder / "config.json"
     asks = {"run", "config"} <= {*vars(arguments)}
-    return asks and (folder / "config.json").is_file() and not config.is_run(folder)
+    return asks and file.is_file() and file.stat().st_size <= LARGEST[".json"] and not config.is_run(folder)
 
 
 def _strange(folder: Path) -> Iterator[tuple[str, str]]:

@@ -42,7 +42,7 @@ class Phase:
             self.first = self.first or (done, now)
             before, since = self.first if done > self.first[0] else (0, self.begun_s)  # what compiled is left out
             parts.append(f"about {clock((now - since) / (done - before) * max(total - done, 0))} left")
-        return "  ".join(filter(None, parts))
+        return readable("  ".join(filter(None, parts)))
 
 
 class _State:
@@ -77,6 +77,7 @@ def is_verbose() -> bool:
 
 def say(text: str) -> None:
     """A line that stays (or some), seen at once."""
+    text = readable(text)
     with _STATE.lock:
         _STATE.said_s = time.monotonic()
         if _STATE.live is not None:
@@ -86,10 +87,15 @@ def say(text: str) -> None:
 
 
 def result(text: str) -> None:
-    """What was asked for, on stdout, whole and as it is; the live line is gone before."""
+    """What was asked for, on stdout, whole; the live line is gone before."""
     with _STATE.lock:
         _take_down()
-        print(text, flush=True)
+        print(readable(text), flush=True)
+
+
+def readable(text: str) -> str:
+    """With what would steer a terminal, such as an escape in a model's answer, written out as in "\\x1b"."""
+    return "".join(letter if letter.isprintable() or letter in "\n\t" else repr(letter)[1:-1] for letter in text)
 
 
 @contextlib.contextmanager

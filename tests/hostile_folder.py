@@ -1,8 +1,9 @@
 """A stranger's run folder, as hostile as can be made, opened by every command that takes one.
 
-    python tests/hostile_folder.py HOME URL [TRAP]
+    python tests/hostile_folder.py HOME URL [EVERY [TRAP ...]]
 
 HOME is a user's, with secrets and a folder `work`, where the commands run; URL is a server that notes what it is asked.
+With EVERY 4, a trap meets every fourth command, the next trap the ones after those.
 Prints a line of JSON for each command and trap: exit code, what it said, connections, what crashed, files outside the
 run's folder that changed.
 """
@@ -223,6 +224,7 @@ GIVEN = {"RUN": "{run}", "CONFIG": "{run}/config.json", "CONFIG|RUN|SUITE": "{ru
 GIVEN |= {"--hf": "{out}/hf", "--topology": "v5e:2x2"}
 TAKES = re.compile(r"\bRUN\b|\bCONFIG\b|\brun's folder\b")
 MORE = [
+    ["quickstart", "--run", "{run}", "--dry-run"],
     ["train", "{run}/config.json", "env.max_turns=3"],
     ["train", "{run}/config.json", "--dry-run"],
     ["eval", "{run}", "--suite", "qa7", "--set", "env.max_turns=3"],
@@ -269,7 +271,7 @@ def commands() -> list[list[str]]:
                 words.append(GIVEN.get(str(action.metavar), "{out}/x"))
             elif action.required:
                 words += [action.option_strings[0], GIVEN.get(action.option_strings[0], "{out}/x")]
-        if takes and words[0] not in ("view", "oracle"):
+        if takes and words[0] not in ("quickstart", "view", "oracle"):
             found.append(words)
     return found + MORE
 
@@ -340,7 +342,13 @@ def attempt(words: list[str]) -> dict:
     return {"code": code, "said": said.getvalue()[-3000:], "crashed": crashed}
 
 
-def main(home: Path, url: str, *only: str) -> None:
+def pairs(every: int = 1) -> list[tuple[str, list[str]]]:
+    """Each trap's name with each command; with `every` 4 a quarter of them, in which each trap and each command is."""
+    met = commands()
+    return [(name, words) for at, name in enumerate(TRAPS) for words in met[at % every :: every]]
+
+
+def main(home: Path, url: str, every: str = "1", *only: str) -> None:
     doctor.examine = lambda: {}
     view.Server.serve_forever = lambda self, *more: self.current()
     launch.subprocess = SimpleNamespace(**vars(subprocess) | {"Popen": NoProcess})
@@ -351,34 +359,34 @@ def main(home: Path, url: str, *only: str) -> None:
     run, out = work / "run", work / "out"
     own = home / ".config"  # what the user has allowed, and programs compiled here
     bundle = work / "run.bug_report.zip"  # which the command says that it writes there
+    whole = work / "whole"
+    base(whole, home)
     before = snapshot(home, (run, out, own))
-    for name, put in TRAPS.items():
+    for name, words in pairs(int(every)):
         if only and name not in only:
             continue
-        for words in commands():
-            shutil.rmtree(run, ignore_errors=True)
-            shutil.rmtree(out, ignore_errors=True)
-            (out / "hf").parent.mkdir()
-            base(run, home)
-            base(out / "other", home)
-            put(run, home, url)
-            noted.clear()
-            began = time.monotonic()
-            filled = [word.format(run=run, out=out) for word in words]
-            result = attempt(filled)
-            written = [path for path in (*out.rglob("*"), run / "report.html", bundle) if path.is_file()]
-            leaked = [str(path) for path in written if not path.is_symlink() and leaks(path)]
-            bundle.unlink(missing_ok=True)
-            after = snapshot(home, (run, out, own))
-            changed = sorted({path for path in before | after if before.get(path) != after.get(path)})
-            about = {
-                "trap": name,
-                "command": " ".join(words),
-                "seconds": round(time.monotonic() - began, 2),
-                "connected": noted[:],
-                "changed": changed,
-            }
-            print(json.dumps(about | result | {"leaked": leaked}), flush=True)
+        shutil.rmtree(run, ignore_errors=True)
+        shutil.rmtree(out, ignore_errors=True)
+        shutil.copytree(whole, run)
+        shutil.copytree(whole, out / "other")
+        TRAPS[name](run, home, url)
+        noted.clear()
+        began = time.monotonic()
+        filled = [word.format(run=run, out=out) for word in words]
+        result = attempt(filled)
+        written = [path for path in (*out.rglob("*"), run / "report.html", bundle) if path.is_file()]
+        leaked = [str(path) for path in written if not path.is_symlink() and leaks(path)]
+        bundle.unlink(missing_ok=True)
+        after = snapshot(home, (run, out, own))
+        changed = sorted({path for path in before | after if before.get(path) != after.get(path)})
+        about = {
+            "trap": name,
+            "command": " ".join(words),
+            "seconds": round(time.monotonic() - began, 2),
+            "connected": noted[:],
+            "changed": changed,
+        }
+        print(json.dumps(about | result | {"leaked": leaked}), flush=True)
 
 
 def leaks(path: Path) -> bool:

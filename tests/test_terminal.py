@@ -74,6 +74,15 @@ def test_a_process_that_is_to_be_silent_says_nothing_but_its_result(quick, capsy
     assert capsys.readouterr().out == "{}\n"
 
 
+def test_nothing_that_is_said_steers_a_terminal(capsys):
+    hostile = "a\x1b]0;owned\x07\x1b[2J\r\x9b2Jb\tc\nd ü 好"
+    terminal.say(hostile)
+    terminal.result(hostile)
+    shown = "a\\x1b]0;owned\\x07\\x1b[2J\\r\\x9b2Jb\tc\nd ü 好\n"
+    assert capsys.readouterr().out == shown * 2
+    assert terminal.Phase("a\x1b[2J").line().startswith("a\\x1b[2J")
+
+
 def test_others_are_hushed_and_what_is_said_meanwhile_is_not(quick, capsys):
     """While TFDS writes a world, what it prints is dropped, and a phase goes on to say so."""
     with terminal.phase("writing"), terminal.hushed():
