@@ -64,7 +64,7 @@ def plans() -> str:
 def planned(found: Mapping[str, Any]) -> tuple[str, ...]:
     """A row of one plan."""
     answer, (*_, path), rest = found["answer"], found["command"][:3], found["command"][3:]
-    name = " ".join([Path(path).stem, *rest[: rest.index("--topology")]])
+    name = " ".join([path.removeprefix("configs/"), *rest[: rest.index("--topology")]])
     peak = f"{answer['peak_bytes_per_chip'] / GIB:.1f} of {answer['hbm_bytes'] / GIB:.2f} GiB"
     start, took = (f"`{name}`", rest[rest.index("--topology") + 1]), f"{found['wall_s']:.0f} s"
     if not answer["fits"]:

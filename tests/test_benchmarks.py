@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from test_compare import played
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import figures, interleave, methods, pool, recycling_map, retrieval, rollout, study, tpu  # noqa: E402
+from benchmarks import figures, interleave, methods, paper_table, pool, recycling_map, retrieval, rollout, study, tpu  # noqa: E402
 from benchmarks.peers import episodes, load  # noqa: E402
 from qr_jax import config  # noqa: E402
 from qr_jax.records import Passage, Query  # noqa: E402
@@ -124,16 +125,37 @@ def test_the_pages_say_what_the_results_say(name):
     assert figures.written(name) == page, "run python -m benchmarks.figures --write"
 
 
-@pytest.mark.parametrize("name", ["v5e_16", "v5e_64", "v5p_16", "v6e_16"])
-def test_a_pod_s_config_says_what_its_plan_says(name):
-    found = figures.result("plans")[name]
-    answer, config = found["answer"], (ROOT / found["command"][2]).read_text(encoding="utf-8")
-    text, gib, took = " ".join(config.split('"""')[1].split()), 2**30, answer["seconds"]
-    assert answer["fits"] and found["exit_status"] == 0
-    assert f"at most {answer['peak_bytes_per_chip'] / gib:.1f} of {answer['hbm_bytes'] / gib:.2f} GiB a chip" in text
-    assert f"by itself {answer['train']['peak_bytes'] / gib:.2f}." in text
-    assert f"{took['step']:.0f} s a step (rollout {took['rollout']:.0f}, learner {took['learner']:.1f})" in text
-    assert f"{took['step'] * answer['steps'] / 3600:.1f} hours for {answer['steps']} steps" in text
+@pytest.mark.parametrize("pod", ["v5e_16", "v5e_64", "v5p_16", "v6e_16"])
+def test_the_paper_s_pods_were_planned_and_fit(pod):
+    found = figures.result("plans")[pod]
+    assert found["answer"]["fits"] and found["exit_status"] == 0
+
+
+def test_the_paper_s_table_by_hand(tmp_path):
+    right = {"grpo": ([1, 1, 0, 0], [1, 0, 0, 0]), "recycle": ([1, 1, 1, 0], [1, 1, 0, 0])}
+    runs = [played(tmp_path / f"{rule}{s}", rule=rule, seed=s, right=right[rule][s]) for rule in right for s in (0, 1)]
+    text = paper_table.tables(reversed(runs), null_seeds=2)  # grpo comes first however they are given
+    lines = text.splitlines()
+    assert lines[0].startswith("**") and "K 4, k 1** (2,560 rollouts a run)" in lines[0]
+    grpo, recycle = ([cell.strip() for cell in line.split("|")[1:-1]] for line in lines[-2:])
+    # .5 and .25: sd .1768, 12.706 x .1768 / sqrt(2) = 1.588
+    assert grpo[:4] == ["grpo", "2", "0.375 +- 1.588", ""]
+    assert recycle[:4] == ["recycle", "2", "0.625 +- 1.588", "+0.250 [+0.000, +0.500]"]
+    assert all("(" in cell for cell in recycle[4:])
+    with pytest.raises(ValueError, match="has 0 scores of a suite; wanted one: make one with qr-jax eval"):
+        paper_table.tables(runs, suite=True)
+    for run, f1 in zip(runs, (0.2, 0.4, 0.5, 0.9), strict=True):
+        (run / "eval/qa7").mkdir(parents=True)
+        macro = {"scores": {"em": {"mean": f1 / 2}, "f1": {"mean": f1}}}
+        (run / "eval/qa7/score.json").write_text(json.dumps({"manifest": {"split": "eval"}, "macro": macro}))
+    lines = paper_table.tables(runs, suite=True, null_seeds=2).splitlines()
+    recycle = [cell.strip() for cell in lines[-1].split("|")[1:-1]]
+    assert recycle[:4] == ["recycle", "2", "0.350 +- 1.271", "0.700 +- 2.541"]
+    assert recycle[4] == "+0.200 +- 0.635"  # .15 and .25: sd .0707, 12.706 x .0707 / sqrt(2)
+    (runs[0] / "eval/other").mkdir()
+    (runs[0] / "eval/other/score.json").write_text("{}")
+    with pytest.raises(ValueError, match="has 2 scores of a suite: "):
+        paper_table.tables(runs, suite=True)
 
 
 def test_the_plan_that_is_too_large_was_refused_for_its_slots():

@@ -187,7 +187,7 @@ def test_traces_of_other_worlds_come_with_their_own_passages(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "rule"),
-    [("quickstart.py", "foresee"), ("two_layer.py", "recycle"), ("paper_1p7b.py", "recycle"),
+    [("quickstart.py", "foresee"), ("two_layer.py", "recycle"), ("paper/qwen3_1p7b.py", "recycle"),
      ("smollm2_multihop.py", "recycle"), ("smollm2_multihop.py:full", "recycle"),
      *((f"study/settings.py:s{number}", "grpo") for number in range(1, 8))],
 )  # fmt: skip
@@ -198,7 +198,7 @@ def test_every_config_resolves_without_touching_a_device(name, rule, capsys, rea
 
 def test_the_papers_rule_is_the_published_one():
     """Coelho et al. 2026: what was trained on never returns, nothing is waited for, every update is whole."""
-    settings = config.load(ROOT / "configs" / "paper_1p7b.py")
+    settings = config.load(ROOT / "configs" / "paper" / "qwen3_1p7b.py")
     pool, learner = settings.pool, settings.learner
     assert (pool.rule.name, pool.reset_below, pool.min_signal, learner.full_groups) == ("recycle", 0.0, 1, 0)
 
@@ -213,7 +213,7 @@ def test_the_papers_recipe_runs_for_two_steps_with_two_layers(tmp_path):
         "rollout.observation_tokens=64", "learner.row_tokens=512", "learner.rows=2", "evaluation.questions=4",
         "rollout.buckets=64,256", "mesh.devices=1",
     ]  # fmt: skip
-    command = [sys.executable, "-m", "qr_jax.cli", "train", str(ROOT / "configs" / "paper_1p7b.py"), *small]
+    command = [sys.executable, "-m", "qr_jax.cli", "train", str(ROOT / "configs" / "paper" / "qwen3_1p7b.py"), *small]
     done = subprocess.run([*command, "--run", str(tmp_path / "run"), "--json"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import runpy
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -180,14 +181,30 @@ def test_the_model_of_a_config_is_known_without_its_weights():
     assert (cfg.layers, cfg.width, cfg.heads, cfg.kv_heads, cfg.mlp, cfg.vocab) == (28, 2048, 16, 8, 6144, 151936)
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("qwen3_1p7b_*.py")), ids=lambda path: path.stem)
-def test_a_slice_s_config_is_the_paper_s_on_a_mesh_of_its_chips(path):
-    chips = {"v5e_16": 16, "v5e_64": 64, "v5p_16": 8, "v6e_16": 16}[path.stem.removeprefix("qwen3_1p7b_")]
-    found, paper = load(path), load(CONFIGS / "paper_1p7b.py")
-    check(found, devices=chips)
-    for name in ("data", "env", "retriever", "reward", "pool", "sft", "evaluation", "train"):
-        assert getattr(found, name) == getattr(paper, name)
-    assert found.learner == replace(paper.learner, rows=found.learner.rows)
+PAPER = CONFIGS / "paper" / "qwen3_1p7b.py"
+CHIPS = {"v5e_16": 16, "v5e_64": 64, "v5p_16": 8, "v6e_16": 16}
+
+
+@pytest.mark.parametrize("name", ["qwen3_1p7b", "qwen3_4b"])
+def test_every_row_of_the_paper_s_table_stands_on_every_pod_and_spends_the_same(name):
+    there = {key: one for key, one in runpy.run_path(str(PAPER.with_stem(name))).items() if isinstance(one, Config)}
+    rows = {key: one for key, one in there.items() if "_x" in key}
+    assert len(rows) == 4 * 2 * 2 * (1 + len(CHIPS))
+    for key, one in rows.items():
+        row, _, pod = key.partition("_on_")
+        method, samples, times = row.rsplit("_", 2)
+        pool = one.pool
+        assert (pool.rule.name, f"k{pool.samples}", f"x{pool.oversample}") == (method, samples, times)
+        assert one.train.steps * pool.queries * pool.samples * pool.oversample == 84_480
+        assert one.model.name == there["config"].model.name
+        check(one, devices=CHIPS[pod]) if pod else check(one)
+    for pod, chips in CHIPS.items():
+        found, paper = there[pod], there["config"]
+        check(found, devices=chips)
+        for part in ("model", "data", "env", "retriever", "reward", "pool", "sft", "evaluation", "train"):
+            assert getattr(found, part) == getattr(paper, part)
+        assert found.learner == replace(paper.learner, rows=found.learner.rows)
+    assert there["recycle_k4_x2"] == there["config"]
 
 
 # ---- what is printed
@@ -240,7 +257,7 @@ def cut(tmp_path, mlp=6144, **rollout):
     shape |= {"tie_word_embeddings": True, "hidden_act": "silu", "attention_bias": False}
     (tmp_path / f"mlp{mlp}").mkdir()
     (tmp_path / f"mlp{mlp}/config.json").write_text(json.dumps(shape))
-    paper = load(CONFIGS / "paper_1p7b.py")
+    paper = load(PAPER)
     return replace(
         paper, model=replace(paper.model, name=str(tmp_path / f"mlp{mlp}")), mesh=Mesh(fsdp=4),
         pool=replace(paper.pool, queries=1), learner=replace(paper.learner, rows=4),
@@ -288,7 +305,7 @@ def test_what_is_resident_and_sent_is_the_sum_by_hand(tmp_path):
 def test_the_largest_sizes_are_those_with_which_the_caches_fit_too(monkeypatch):
     """Of a limit of 1,000: rows of 10 bytes beside caches of 300; slots of 20 in the cache, as many in the store, 1 in
     temporaries, beside 100 of other things."""
-    paper = load(CONFIGS / "paper_1p7b.py")
+    paper = load(PAPER)
     config = replace(paper, learner=replace(paper.learner, rows=8), rollout=replace(paper.rollout, slots=8, store=None))
     monkeypatch.setattr(planned.meshes, "row_shards", lambda mesh: 8)
     programs = SimpleNamespace(config=config, mesh=None, episodes=1000, rollouts=1, slot_step=8, reordered=False,

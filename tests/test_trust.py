@@ -27,7 +27,7 @@ def _nothing_allowed_yet(tmp_path, monkeypatch):
 
 
 def test_our_own_configs_ask_for_nothing():
-    for file in ("quickstart", "two_layer", "smollm2_multihop", "paper_1p7b"):
+    for file in ("quickstart", "two_layer", "smollm2_multihop", "paper/qwen3_1p7b"):
         assert trust.wishes(config.load(f"configs/{file}.py")) == []
 
 

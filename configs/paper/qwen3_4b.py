@@ -1,0 +1,15 @@
+"""The paper's larger model: Qwen3-4B, all else, rows and pods as in qwen3_1p7b.py.
+
+    qr-jax plan configs/paper/qwen3_4b.py:v5e_16 --topology v5e:4x4 --price 1.2
+    tpu_scripts/launch.sh NAME configs/paper/qwen3_4b.py:recycle_k4_x2_on_v5e_64
+
+Compiled and not run, as there.
+"""
+
+import runpy
+from dataclasses import replace
+from pathlib import Path
+
+small = runpy.run_path(str(Path(__file__).with_name("qwen3_1p7b.py")))
+config = replace(small["config"], model=replace(small["config"].model, name="Qwen/Qwen3-4B"))
+globals().update(small["table"](config, small["PODS"]))
