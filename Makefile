@@ -43,7 +43,7 @@ wheel: $(STAMP)  ## dist/qr_jax-VERSION-py3-none-any.whl, which has the configs 
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 
 test: $(DEV)  ## the whole quick suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 fuzz: $(DEV)  ## spoilt inputs for all that reads what others wrote (5 minutes on 2 cores); RUNS= a target, SEED= others, FULL=1
 	$(BIN)/python tests/fuzz.py $(if $(FULL),--full,$(if $(RUNS),--runs $(RUNS))) --seed $(or $(SEED),0)

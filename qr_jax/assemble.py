@@ -24,7 +24,15 @@ from qr_jax.parallel import host_local
 from qr_jax.parallel import mesh as meshes
 from qr_jax.processes import hosts
 from qr_jax.queries import official, readers, sources
-from qr_jax.queries.traces import ExpertTurn, check_supporting, read_traces, rewritten, supporting_traces, with_titles
+from qr_jax.queries.traces import (
+    ExpertTurn,
+    check_supporting,
+    read_traces,
+    rewritten,
+    spaced,
+    supporting_traces,
+    with_titles,
+)
 from qr_jax.queries.world.generate import settings_from, vocabulary
 from qr_jax.records import Episode, Passage, Query, SearchFunction, Trace
 from qr_jax.rollout.engine import Engine, Interrupted
@@ -148,8 +156,7 @@ def traces(config: Config, search: SearchFunction) -> list[tuple[Trace, SearchFu
     if not pairs:
         raise ValueError(f"data.traces={name!r} gave no traces; a cold start needs some, or sft.steps=0")
     if name == "world":
-        write = expert_turn(config)
-        return [(rewritten(trace, write), its_search) for trace, its_search in pairs]
+        return [(rewritten(trace, **_expert(config)), its_search) for trace, its_search in pairs]
     return pairs
 
 
@@ -160,8 +167,15 @@ def _titled(config: Config, queries: Sequence[Query]) -> list[Query]:
 
 def _supporting(config: Config) -> dict[str, Any]:
     """How the environment's expert makes traces of gold passages."""
+    return {**_expert(config), "k": config.rollout.search_k}
+
+
+def _expert(config: Config) -> dict[str, Any]:
+    """What writes an expert's turns in the environment's dialect, and how many searches one turn may have."""
+    write = expert_turn(config)
+    words = config.model.name in families.PRESETS and config.model.tokenizer is None  # the world's
     parallel = plugins.constants("env", config.env.name).get("PARALLEL", 1)
-    return {"write": expert_turn(config), "parallel": parallel, "k": config.rollout.search_k}
+    return {"write": (lambda *turn: spaced(write(*turn))) if words else write, "parallel": parallel}
 
 
 def check_learnable(config: Config, tokenizer: Tokenizer, queries: Sequence[Query], search: SearchFunction) -> None:
@@ -234,9 +248,10 @@ def agent(config: Config) -> Agent:
 
 
 def world_tokenizer(config: Config) -> WordTokenizer:
-    """The words of the synthetic world, and the tags of an environment that has others."""
-    tags = plugins.constants("env", config.env.name).get("TAGS", ())
-    return WordTokenizer([*vocabulary(), *(f"<{slash}{tag}>" for tag in tags for slash in ("", "/"))])
+    """The words of the synthetic world, and the tags and words of an environment that has others."""
+    named = plugins.constants("env", config.env.name)
+    tags = [f"<{slash}{tag}>" for tag in named.get("TAGS", ()) for slash in ("", "/")]
+    return WordTokenizer([*vocabulary(), *tags, *named.get("WORDS", ())])
 
 
 class Dealt:

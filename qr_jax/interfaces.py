@@ -218,8 +218,8 @@ CONTRACTS: Mapping[str, Contract] = {
         given=("query", "turns"),
         returns="Say(text, role, (stop, ...)), Search((query, ...)) or Stop(reason, answer) (records.py)",
         check=check_env,
-        # Its tags beside dialect.NAMES (the world's vocabulary gets them), and how often an expert searches in a turn.
-        constants={"TAGS": tuple[str, ...], "PARALLEL": int},
+        # Its tags beside dialect.NAMES and words, which the world's vocabulary gets, and an expert's searches a turn.
+        constants={"TAGS": tuple[str, ...], "WORDS": tuple[str, ...], "PARALLEL": int},
         beside=("expert_turn",),  # (thought, queries, answer) -> what an expert writes: cold starts need it
     ),
     "retriever": Contract(

@@ -8,6 +8,7 @@ import atexit
 import importlib.util
 import os
 import shutil
+import signal
 import tempfile
 from pathlib import Path
 
@@ -33,6 +34,15 @@ COMPILED = Path(tempfile.mkdtemp(prefix="qr_jax_tests_"))
 atexit.register(shutil.rmtree, COMPILED, ignore_errors=True)
 os.environ["XDG_CONFIG_HOME"] = str(COMPILED / "config")  # what a user has allowed
 os.environ["QR_JAX_COMPILED"] = str(COMPILED / "of_commands")  # commands that tests start must not use the user's own
+
+
+@pytest.fixture(autouse=True)
+def _signals_are_heard_as_before():
+    """Two runs that a test closes in another order than nested would leave the handler of the first."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

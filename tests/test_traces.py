@@ -6,8 +6,8 @@ import pytest
 
 from qr_jax.envs.search_r1 import expert_turn as search_r1_turn
 from qr_jax.envs.search_r1 import search_r1
+from qr_jax.envs.tool_call import WORDS, tool_call
 from qr_jax.envs.tool_call import expert_turn as tool_call_turn
-from qr_jax.envs.tool_call import tool_call
 from qr_jax.queries import readers, traces
 from qr_jax.records import Passage, Query, Search, Stop, Turn
 from qr_jax.retrievers.bm25 import bm25
@@ -150,6 +150,22 @@ def test_a_trace_of_the_world_is_rewritten_in_an_environment_s_own_words():
     assert traces.rewritten(trace, search_r1_turn) == trace
     call = '<tool_call>\n{"name": "search", "arguments": {"queries": ["mayor b"]}}\n</tool_call>'
     assert traces.rewritten(trace, tool_call_turn).turns == (f"<think>\nx\n</think>\n\n{call}", "<answer> a </answer>")
+
+
+def test_an_expert_of_the_world_searches_at_once_what_needs_nothing_of_each_other():
+    meta = {"kind": "intersection"}
+    turns = ("<search> mayor x </search>", "<search> home y z </search>", "<answer> a </answer>")
+    both = traces.rewritten(traces.Trace(Query("1", "?", ("a",), (), meta), turns), tool_call_turn, 3)
+    call = '<tool_call>\n{"name": "search", "arguments": {"queries": ["mayor x", "home y z"]}}\n</tool_call>'
+    assert both.turns == (call, "<answer> a </answer>")
+    words = traces.spaced(call)
+    assert words == call.replace('["mayor x", "home y z"]', '[" mayor x ", " home y z "]')
+    assert set(words.split()) == {*WORDS, "mayor", "x", "home", "y", "z"}
+    for said in (call, words):
+        assert tool_call(both.query, [Turn("model", said)]) == Search(("mayor x", "home y z"))
+    chain = traces.Trace(Query("1", "?", ("a",), (), {"kind": "chain"}), turns)
+    assert len(traces.rewritten(chain, tool_call_turn, 3).turns) == 3
+    assert traces.rewritten(traces.Trace(both.query, turns), search_r1_turn).turns == turns  # one a turn
 
 
 def test_one_search_a_turn_keeps_the_order_in_which_titles_are_found():

@@ -136,6 +136,9 @@ class Engine:
 
     statistics = Statistics()
 
+    def progress(self):
+        return 0, 0
+
     def run(self, params, queries, samples, **how):
         return [[episode(sample) for sample in range(count)] for count in samples]
 

@@ -7,6 +7,7 @@ from qr_jax import dialect
 from qr_jax.records import Query, Say, Search, Stop, Turn
 
 PARALLEL = 3  # searches of one tool call (the paper's agent)
+WORDS = ("<tool_call>", "</tool_call>", '{"name":', '"search",', '"arguments":', '{"queries":', '["', '",', '"', '"]}}')
 STOP = ("</answer>",)  # a turn of calls ends where the model ends its message: several calls may follow one another
 CALL_CHARACTERS = 4096  # of one call's JSON; a longer one is not read
 QUERY_CHARACTERS = 1000
@@ -30,6 +31,7 @@ def tool_call(
     max_turns: int = 4,  # turns that may search; one more may answer
     max_queries: int = 3,  # searches of one turn
     max_invalid: int = 2,  # turns without a call or an answer that are let pass
+    schema: bool = True,  # whether the opening carries the tool's JSON schema for the chat template
     prompt: str = PROMPT,  # the whole prompt, with {question}
     results: str = 'Found for "{query}":\n{passages}\n',  # what stands around a query's passages
     passage: str = "Doc {i}(Title: {title}) {text}\n",  # how one passage is shown
@@ -51,12 +53,14 @@ def tool_call(
     rest can.
 
     The first move carries the tool's JSON schema for the chat template; where a template shows no tools, `prompt`
-    must say how to call (as INVALID does).
+    must say how to call (as INVALID does). A synthetic world's model knows whole words alone (WORDS are those of a
+    call): its traces have a blank on each side of a query, which JSON allows.
     """
     actions = [_action(turn.text) for turn in turns if turn.author == "model"]
     ending = last if len(actions) == max_turns else ""
     if not turns:
-        return Say(_lines(_question(query, prompt, max_queries), ending), "user", STOP, (_schema(max_queries),))
+        tools = (_schema(max_queries),) if schema else ()
+        return Say(_lines(_question(query, prompt, max_queries), ending), "user", STOP, tools)
     if turns[-1].author == "env":
         assert actions and actions[-1], "an env turn with passages follows a model turn that asked for them"
         _, asked, bad = actions[-1]

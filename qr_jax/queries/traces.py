@@ -17,6 +17,7 @@ from qr_jax.queries.readers import read
 from qr_jax.records import Passage, Query, SearchFunction, Trace
 
 THOUGHT = re.compile(r"\s*<think>\s*(.*?)\s*</think>", re.DOTALL)
+TEXT_IN_LIST = re.compile(r'(\[|, )"([^"]+)"(?!:)')  # of JSON
 ExpertTurn = Callable[..., str]  # an environment's expert_turn(thought, queries, answer)
 TRIED = 100  # questions of which one trace must come before anything is compiled
 log = logging.getLogger(__name__)
@@ -228,15 +229,24 @@ def grouped(question: str, hops: Sequence[Hop], parallel: int) -> list[list[Hop]
     return [*([at_once] if at_once else []), *([hop] for hop in hops if hop not in at_once)]
 
 
-def rewritten(trace: Trace, write: ExpertTurn) -> Trace:
-    """A trace of the synthetic world, each turn a search or an answer in tags, as an environment's expert writes it."""
+def rewritten(trace: Trace, write: ExpertTurn, parallel: int = 1) -> Trace:
+    """A trace of the synthetic world, each turn a search or an answer in tags, as an environment's expert writes it.
+
+    Up to `parallel` searches of an intersection, which need nothing of each other, are one turn.
+    """
+    acts = [(THOUGHT.match(turn), dialect.read(turn)[0][0]) for turn in trace.turns]
+    asked = [" ".join(act.text.split()) for _, act in acts if act.name == "search"]
+    at_once = parallel if trace.query.meta.get("kind") == "intersection" else 1
     turns = []
-    for turn in trace.turns:
-        (act,), _ = dialect.read(turn)
-        thought, text = THOUGHT.match(turn), act.text.strip()
-        asked = (text,) if act.name == "search" else ()
-        turns.append(write(thought[1] if thought else "", asked, None if asked else text))
-    return Trace(trace.query, tuple(turns))
+    for at in range(0, len(asked), at_once):
+        turns.append(((acts[at][0] or ("", ""))[1], tuple(asked[at : at + at_once]), None))
+    turns += [((thought or ("", ""))[1], (), act.text.strip()) for thought, act in acts if act.name != "search"]
+    return Trace(trace.query, tuple(write(*turn) for turn in turns))
+
+
+def spaced(turn: str) -> str:
+    """An expert's turn with a blank on each side of a text in a list of JSON, for a vocabulary of whole words."""
+    return TEXT_IN_LIST.sub(r'\1" \2 "', turn)
 
 
 def plain(title: str) -> str:

@@ -1,0 +1,41 @@
+"""The paper's agent on the quickstart's world: searches called in JSON, up to three at once.
+
+    qr-jax train configs/tool_call.py                # parallel searches
+    qr-jax train configs/tool_call.py:one_by_one     # the same questions with search_r1, a search a turn
+
+A world twice as large has 375 comparisons and 375 intersections among 3,000 held-out questions; an intersection's two
+searches need nothing of each other. Otherwise it is the quickstart. Figures: docs/measurements.md.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+from qr_jax.config import load, use
+
+quickstart = load(Path(__file__).with_name("quickstart.py"))
+SHARES = {"comparison": 0.125, "intersection": 0.125, "trace_comparison": 0.125, "trace_intersection": 0.125}
+WORLD = {**quickstart.data.world, **SHARES, "dev": 3000, "documents": 2000}
+WORD_LEVEL = {  # the world's words are separated by blanks
+    "prompt": "{question} ",
+    "results": "{passages} ",
+    "passage": "{title} {text} ",
+    "nothing": ". ",
+    "rest": "",
+    "unread": "",
+    "invalid": "",
+    "last": "",
+    "schema": False,
+}
+
+one_by_one = replace(
+    quickstart,
+    data=replace(quickstart.data, world=WORLD),
+    evaluation=replace(quickstart.evaluation, questions=3000),
+)
+config = replace(
+    one_by_one,
+    env=use("tool_call", max_turns=5, max_queries=3, **WORD_LEVEL),
+    rollout=replace(quickstart.rollout, turn_tokens=40, observation_tokens=40, context_tokens=256),
+    learner=replace(quickstart.learner, row_tokens=256),
+    sft=replace(quickstart.sft, max_tokens=256),
+)
