@@ -19,9 +19,11 @@ def igpo(
     """adv_QGT = sum over k >= t of gamma^(k - t) x_k; x = (r - mean) / (std + eps) over all turns of the group, r_t =
     exp(gold_logp before turn t + 1) - exp(that before turn t), and of the last turn the episode's reward (F1 there).
 
-    exact: Wang et al. 2025 (arXiv:2510.14967), rewards and gamma by the authors' code, scaled over the whole group as
-    the paper says (the code scales by position), n - 1 under the variance. What gold_logp is: learning/gold.py. 0 for
-    invalid samples and for a group with fewer than two valid ones.
+    exact: the code for Wang et al. 2025 (arXiv:2510.14967), debajoycs98/IGPO with info_gain_norm_mode=joint and n - 1
+    under the variance for its n. Its train.sh scales gains and last rewards apart; the older GuoqingWang1/IGPO takes
+    from each return its mean by token position, and does not scale. The paper's own scaling was not read. Deviation: a
+    turn that gains exactly 0 counts, which it does not there. What gold_logp is: learning/gold.py. 0 for invalid
+    samples and for a group with fewer than two valid ones.
     """
     shape_QGT = (*grades.reward_QG.shape, gold_logp_NT.shape[1])
     gold_QGT = jnp.exp(gold_logp_NT).reshape(shape_QGT)

@@ -18,10 +18,10 @@ def gspo(
 ) -> tuple[Float[Array, "N L"], dict[str, Float[Array, "N L"]]]:
     """max(-A s, -A clip(s, 1 - low, 1 + high)) on every token, log s the mean of logp - old_logp over the sampled ones.
 
-    exact: Zheng et al. 2025 (arXiv:2507.18071, eq. 5 to 7), whose mean over tokens, then episodes, is
-    learner.reduce=sequence_mean. Observations count in neither sum nor length. One advantage an episode is meant: of
-    one a token each token's share would reach all the others, and `gspo_token` is the loss for that. Metrics as
-    `clip`'s.
+    exact: Zheng et al. 2025 (arXiv:2507.18071, eq. 5 and 7; low and high of its sec. 5.1), whose mean over tokens, then
+    episodes, is learner.reduce=sequence_mean. Observations count in neither sum nor length. One advantage an episode is
+    meant: of one a token each token's share would reach all the others, and `gspo_token` is the loss for that. Metrics
+    as `clip`'s.
     """
     if not (0 <= low <= 1 and high >= 0):
         raise ValueError(f"loss 'gspo' wants 0 <= low <= 1 and high >= 0; found low={low}, high={high}")

@@ -17,22 +17,25 @@ def e_grpo(
     alpha: float = 0.3,  # what a wrong answer is worth whose searches named most entities
 ) -> Scores:
     """1 where the answer is right, alpha g_i / max_j g_j where it is wrong, g_i the share of `query.entities` that
-    episode i's own turns name.
+    episode i's own turns name; 0 where it ended by length or context.
 
     exact: E-GRPO (arXiv:2510.24694, eq. 1 to 5; alpha .3 was best of 0, .1, .3, .5), normalised words for its verbatim
     phrases. A wrong answer without a format is no error here but simply wrong, so it keeps what it named. The outcome
     is exact match. Turn rewards, for advantages that take them: alpha / entities for each entity in the turn that names
-    it first, and in the last turn of a right episode what is left to 1.
+    it first, and in the last turn of a right episode what is left to 1; none in an episode that was cut. From the loss
+    it leaves by rollout.overlong=mask, as in the paper.
     """
     named_G = [_first_named(query, episode) for episode in episodes]
     right_G = np.array([answers.exact_match(episode.answer, query.answers) for episode in episodes])
     wanted = max(len(query.entities), 1)
     share_G = np.array([sum(turns) / wanted for turns in named_G])
+    cut_G = np.array([episode.stop in ("length", "context") for episode in episodes], bool)
     best = share_G.max(initial=0.0)
-    score_G = np.where(right_G == 1, 1.0, alpha * share_G / best if best else 0.0)
+    wrong_G = np.where(cut_G, 0.0, alpha * share_G / best) if best else 0.0
+    score_G = np.where(right_G == 1, 1.0, wrong_G)
     turn_GT = []
-    for turns, right in zip(named_G, right_G, strict=True):
-        rewards = alpha * np.array(turns, float) / wanted
+    for turns, right, cut in zip(named_G, right_G, cut_G, strict=True):
+        rewards = (0.0 if cut else alpha) * np.array(turns, float) / wanted
         if right and len(rewards):
             rewards[-1] += 1 - rewards.sum()
         turn_GT.append(rewards)
