@@ -206,9 +206,8 @@ def _sources(config: Config) -> Iterator[str]:
     data = config.data
     if data.train in ("world", "supporting"):
         return
-    for name, what in (("eval", "questions"), ("corpus", "passages")):
-        if getattr(data, name) == "world":
-            yield f"data.train is files, but data.{name} is still 'world'; set data.{name} to the files of their {what}"
+    if data.eval == "world":
+        yield "data.train is files, but data.eval is still 'world'; set data.eval to the files of their questions"
     if data.traces == "world" and config.sft.steps > 0:
         yield (
             f"data.train is files, but data.traces is still 'world' and sft.steps={config.sft.steps}; set data.traces "
@@ -266,9 +265,17 @@ def _plugins(config: Config, allow_plugins: Sequence[str] | None) -> Iterator[st
                 wrong = True
                 yield str(error)
     if not wrong:
+        yield from _passages(config, allow_plugins)
         yield from _expert(config, allow_plugins)
         said = {kind: plugins.constants(kind, use.name, allow_plugins=allow_plugins) for kind, use in chosen.items()}
         yield from _constants(config, said)
+
+
+def _passages(config: Config, allow_plugins: Sequence[str] | None) -> Iterator[str]:
+    """Of its own files' passages, where the retriever is given them at all: a server has its own."""
+    of_files = config.data.train not in ("world", "supporting") and config.data.corpus == "world"
+    if of_files and plugins.wants_corpus(config.retriever, allow_plugins=allow_plugins):
+        yield "data.train is files, but data.corpus is still 'world'; set data.corpus to the files of their passages"
 
 
 def _expert(config: Config, allow_plugins: Sequence[str] | None) -> Iterator[str]:

@@ -278,9 +278,12 @@ def test_questions_from_files_want_their_own_evaluation_passages_and_traces(tmp_
     lines = found(train=names["train"])
     assert [line.partition(";")[0] for line in lines] == [
         "data.train is files, but data.eval is still 'world'",
-        "data.train is files, but data.corpus is still 'world'",
         "data.train is files, but data.traces is still 'world' and sft.steps=1",
+        "data.train is files, but data.corpus is still 'world'",
     ]
+    served = with_(data={"train": names["train"], "eval": names["eval"]}, sft={"steps": 0})
+    assert len(checks.problems(served)) == 1
+    assert checks.problems(replace(served, retriever=use("http", url="http://127.0.0.1:1"))) == []
     assert "set data.corpus to" in lines[1]
     assert len(found(0, train=names["train"])) == 2
     assert found(**names) == found(**names | {"traces": "supporting"}) == []

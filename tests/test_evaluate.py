@@ -188,12 +188,29 @@ def test_traces_of_other_worlds_come_with_their_own_passages(tmp_path):
 @pytest.mark.parametrize(
     ("name", "rule"),
     [("quickstart.py", "foresee"), ("two_layer.py", "recycle"), ("paper/qwen3_1p7b.py", "recycle"),
-     ("smollm2_multihop.py", "recycle"), ("smollm2_multihop.py:full", "recycle"),
+     ("smollm2_multihop.py", "recycle"), ("smollm2_multihop.py:full", "recycle"), ("tool_call.py", "foresee"),
+     ("tool_call.py:one_by_one", "foresee"),
      *((f"study/settings.py:s{number}", "grpo") for number in range(1, 8))],
 )  # fmt: skip
 def test_every_config_resolves_without_touching_a_device(name, rule, capsys, real_data):
     assert cli.main(["train", str(ROOT / "configs" / name), "--dry-run"]) == 0
     assert json.loads(capsys.readouterr().out)["pool"]["rule"]["name"] == rule
+
+
+def test_search_r1_s_config_wants_its_files_and_no_passages(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = ["train", str(ROOT / "configs/search_r1.py"), "--dry-run", "--allow-host", "127.0.0.1"]
+    assert cli.main(words) == 2
+    said = capsys.readouterr().err
+    assert said.count("no file runs/data/nq/") == 2 and "2 problems in this config" in said
+    for name in ("nq", "hotpotqa"):
+        (tmp_path / "runs/data" / name).mkdir(parents=True)
+        for split in ("train", "dev"):
+            row = {"id": f"{name}{split}", "question": "who?", "answers": ["x"]}
+            (tmp_path / f"runs/data/{name}/{split}.jsonl").write_text(json.dumps(row))
+    assert cli.main(words) == 0
+    made = json.loads(capsys.readouterr().out)
+    assert (made["pool"]["queries"], made["pool"]["samples"], made["learner"]["kl_weight"]) == (512, 5, 0.001)
 
 
 def test_the_papers_rule_is_the_published_one():

@@ -1,0 +1,51 @@
+"""Search-R1 with GRPO on NQ and HotpotQA (Jin et al. 2025, arXiv:2503.09516), as its repository's v0.2 script has it.
+
+    qr-jax data get nq && qr-jax data get hotpotqa
+    qr-jax serve-retriever ...          # or Search-R1's own server: E5 over the Wikipedia of 2018, on port 8000
+    qr-jax train configs/search_r1.py --allow-host 127.0.0.1
+    qr-jax plan configs/search_r1.py --topology v5e:8x8
+
+512 queries of 5 samples a step, two updates of half the batch each, 1,005 steps, rate 1e-6 rising over .285 of them, k3
+with .001 in the loss, temperature 1; 4 searches of 3 passages, 500 tokens a turn and an observation, 4,096 together;
+reward exact match, and no cold start. Qwen2.5-3B is its model. Deviations: the prompt is our own wording; a search
+inside a thought does not run; a failed search is a fault, and neither a crash nor a 0; its prompt and its episode have
+windows of their own, here one of 4,096 holds both. Not run: neither a TPU nor that corpus was at hand.
+"""
+
+from qr_jax.config import Config, Data, Evaluation, Learner, Model, Pool, Rollout, Sft, Train, use
+
+STEPS = 1005
+config = Config(
+    model=Model(name="Qwen/Qwen2.5-3B", compute="bfloat16", remat="full", vocab_block=16384),
+    data=Data(
+        train="runs/data/nq/train.jsonl,runs/data/hotpotqa/train.jsonl",
+        eval="runs/data/nq/dev.jsonl,runs/data/hotpotqa/dev.jsonl",
+    ),
+    env=use("search_r1", max_turns=4),
+    retriever=use("http", url="http://127.0.0.1:8000/retrieve"),
+    reward=use("exact_match"),
+    pool=Pool(queries=512, samples=5, rule=use("grpo")),
+    rollout=Rollout(
+        slots=256,
+        context_tokens=4096,
+        turn_tokens=500,
+        search_k=3,
+        observation_tokens=500,
+        tile=64,
+        buckets=(128, 1024),
+        chunk=16,
+    ),
+    learner=Learner(
+        kl="k3",
+        kl_weight=0.001,
+        updates=2,
+        keep_dead=True,  # the KL term is of every group
+        lr=1e-6,
+        warmup_updates=round(0.285 * 2 * STEPS),
+        rows=64,
+        row_tokens=4096,
+    ),
+    sft=Sft(steps=0),
+    evaluation=Evaluation(questions=1000, every=50),
+    train=Train(steps=STEPS, checkpoint_every=100),
+)
