@@ -283,8 +283,8 @@ def test_questions_from_files_want_their_own_evaluation_passages_and_traces(tmp_
     ]
     served = with_(data={"train": names["train"], "eval": names["eval"]}, sft={"steps": 0})
     assert len(checks.problems(served)) == 1
-    assert checks.problems(replace(served, retriever=use("http", url="http://127.0.0.1:1"))) == []
-    assert "set data.corpus to" in lines[1]
+    assert checks.problems(dataclasses.replace(served, retriever=use("http", url="http://127.0.0.1:1"))) == []
+    assert "set data.corpus to" in lines[2]
     assert len(found(0, train=names["train"])) == 2
     assert found(**names) == found(**names | {"traces": "supporting"}) == []
     assert found(0, **names | {"traces": "world"}) == []
