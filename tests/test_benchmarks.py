@@ -13,9 +13,22 @@ from test_compare import played
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import figures, interleave, methods, paper_table, pool, recycling_map, retrieval, rollout, study, tpu  # noqa: E402
+from benchmarks import (  # noqa: E402
+    figures,
+    guards,
+    interleave,
+    methods,
+    paper_table,
+    pool,
+    recycling_map,
+    retrieval,
+    rollout,
+    study,
+    tpu,
+)
 from benchmarks.peers import episodes, load  # noqa: E402
 from qr_jax import config  # noqa: E402
+from qr_jax.config import Guards  # noqa: E402
 from qr_jax.records import Passage, Query  # noqa: E402
 from qr_jax.studies import oracle, pass_rates  # noqa: E402
 
@@ -129,6 +142,23 @@ def test_the_pages_say_what_the_results_say(name):
 def test_the_paper_s_pods_were_planned_and_fit(pod):
     found = figures.result("plans")[pod]
     assert found["answer"]["fits"] and found["exit_status"] == 0
+
+
+def test_falls_and_alarms_are_counted_by_hand():
+    quiet = {name: [1.0] * 30 for name in ("entropy", "grad_norm", "reward", "searches", "answered")}
+    falls = [0.5, 0.8, 0.7, 0.78, 0.74, 0.2, 0.1]  # .7 is made up for; .74, then .2 are not
+    sparse = [value for one in falls for value in (None, one)]
+    assert guards.fell(sparse) == 12 and guards.fell([0.5, 0.6, 0.58]) == 3
+    runs = {
+        "fell": {"best": 0.8, "final": 0.1, "series": quiet | {"probe": sparse}},
+        "late": {"best": 0.8, "final": 0.1, "series": quiet | {"probe": [0.8] * 5 + [0.74] * 14 + [0.1] * 2}},
+        "well": {"best": 0.8, "final": 0.75, "series": quiet | {"probe": [0.8, 0.7, 0.7, 0.8]}},
+    }
+    assert guards.first_alarms(runs["fell"]["series"], Guards()) == {"probe": 14}
+    assert guards.first_alarms(runs["late"]["series"], Guards()) == {"probe": 21}
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in guards.table(runs, Guards()).splitlines()]
+    assert ["probe", "1", "1", "1: well"] in rows and ["entropy", "0", "0", "0"] in rows
+    assert ["guard", "of 2 falls: in time", "late", "of 1 others: false"] in rows
 
 
 def test_the_paper_s_table_by_hand(tmp_path):
