@@ -108,6 +108,27 @@ ROWS = {
         {"Question": "Who was president when Citibank was founded?", "Answer": "james madison"},
         {"id": "bamboogle-test-0", "answers": ("james madison",), "hops": 2},
     ),
+    "frames": (
+        {
+            "": "0",
+            "Prompt": "Whose mother was it?",
+            "Answer": "Ada",
+            "reasoning_types": "Tabular reasoning | Temporal reasoning",
+            "wiki_links": "['https://en.wikipedia.org/wiki/Ada_%28queen%29#Life', 'https://en.wikipedia.org/wiki/B']",
+        },
+        {"id": "frames-test-0", "answers": ("Ada",), "supporting_titles": ["Ada (queen)", "B"]}
+        | {"type": "Tabular reasoning | Temporal reasoning"},
+    ),
+    "strategyqa": (
+        {"qid": "b8677", "term": "Ada", "question": "Could Ada swim?", "answer": False}
+        | {"facts": ["Ada sank."], "decomposition": ["Who was Ada?", "Did #1 swim?"]},
+        {"id": "b8677", "answers": ("no",), "hops": 2},
+    ),
+    "webwalkerqa": (
+        {"Question": "When is it due?", "Answer": "March 21", "Root_Url": "https://x/"}
+        | {"Info": {"Hop": "multi-source", "Difficulty_Level": "Medium"}},
+        {"id": "webwalkerqa-test-0", "answers": ("March 21",), "type": "multi-source", "level": "Medium"},
+    ),
 }
 
 
@@ -137,11 +158,11 @@ def unpublished(monkeypatch, name):
 def test_every_set_is_built_from_a_user_s_folder(tmp_path, monkeypatch, name):
     unpublished(monkeypatch, name)
     row, wanted = ROWS[name]
-    split = "dev" if "dev" in SETS[name].splits else "test"
+    split = next(one for one in ("dev", "test", "train") if one in SETS[name].splits)
     write_official(tmp_path, name, [row], split)
     source = qa_builders.open_set(name, tmp_path / "built", manual_dir=tmp_path, splits=(split,))[split]
     (query,) = list(source)
-    assert query.question == row.get("question", row.get("Question"))
+    assert query.question == next(row[key] for key in ("question", "Question", "Prompt") if key in row)
     found = {"id": query.id, "answers": query.answers, "entities": query.entities, **query.meta}
     assert wanted.items() <= found.items() and (found["dataset"], found["split"]) == (name, split)
     built = sorted(one.name for one in (tmp_path / "built").iterdir())
@@ -153,6 +174,16 @@ def test_every_set_is_built_from_a_user_s_folder(tmp_path, monkeypatch, name):
 def test_sentences_are_parted_by_one_blank_whether_they_begin_with_it_or_not():
     assert official.joined(["He died.", "He was.", " She.\n", "They."]) == "He died. He was. She.\nThey."
     assert official.joined(["", "A.", ""]) == "A." and official.joined([]) == ""
+
+
+def test_webwalkerqa_s_two_forms_are_one_and_frames_links_are_addresses():
+    row, _ = ROWS["webwalkerqa"]
+    small = {key.lower(): value for key, value in row.items()}
+    small["info"] = {"type": "multi-source", "difficulty_level": "Medium"}
+    assert official.webwalkerqa(small, "n") == official.webwalkerqa(row, "n")
+    for links in ("nothing", "['a", "[1]", "{'a': 1}"):
+        with pytest.raises(ValueError, match="'wiki_links' must be a list of addresses"):
+            official.frames(ROWS["frames"][0] | {"wiki_links": links}, "n")
 
 
 def test_a_comparison_over_bridges_has_four_hops():
@@ -171,7 +202,8 @@ def test_a_comparison_over_bridges_has_four_hops():
         ("popqa", "possible_answers"),
         ("hotpotqa/fullwiki", "supporting_facts"),
     ]
-    + [("2wiki", "evidences"), ("musique", "question_decomposition"), ("bamboogle", "Answer")],
+    + [("2wiki", "evidences"), ("musique", "question_decomposition"), ("bamboogle", "Answer"), ("frames", "Prompt")]
+    + [("strategyqa", "answer")],
 )
 def test_a_renamed_field_fails_with_its_name(tmp_path, name, gone):
     row = {f"{key}_v2" if key == gone else key: value for key, value in ROWS[name][0].items()}

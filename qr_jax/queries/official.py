@@ -1,15 +1,17 @@
-"""The official files of the seven question sets: where they are, what their rows look like, what they become.
+"""The official files of the suite's seven question sets and three more: where they are, and what their rows become.
 
 Each parser takes a row as its set's own page (in SETS) describes it and gives our columns; a missing field is named.
 Gold passages are `supporting_titles` and, where the file holds their text, as long a list `supporting_texts`.
 """
 
+import ast
 import csv
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 Row = Mapping[str, Any]
 PREFIX = "tfds:"  # of a setting that names a set
@@ -132,6 +134,38 @@ def bamboogle(row: Row, name: str) -> dict[str, Any]:
     return {"id": name, "question": field(row, "Question"), "answers": [field(row, "Answer")], "hops": 2}
 
 
+def frames(row: Row, name: str) -> dict[str, Any]:
+    """A line of the table: Prompt, Answer, reasoning_types, wiki_links (a Python list of addresses of Wikipedia)."""
+    try:
+        links = ast.literal_eval(field(row, "wiki_links"))
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        links = None
+    if not isinstance(links, list) or not all(isinstance(link, str) for link in links):
+        raise ValueError(f"field 'wiki_links' must be a list of addresses, and is {field(row, 'wiki_links')[:80]!r}")
+    titles = [unquote(link.partition("#")[0].rpartition("/")[2]).replace("_", " ").strip() for link in links]
+    return {
+        "id": name, "question": field(row, "Prompt"), "answers": [field(row, "Answer")],
+        "type": field(row, "reasoning_types"), "supporting_titles": list(dict.fromkeys(filter(None, titles))),
+    }  # fmt: skip
+
+
+def strategyqa(row: Row, name: str) -> dict[str, Any]:
+    """{"qid", "question", "answer": true or false, "decomposition": [text], ...}: the answer is yes or no."""
+    steps = field(row, "decomposition", list)
+    answers = ["yes" if field(row, "answer", bool) else "no"]
+    return {"id": field(row, "qid"), "question": field(row, "question"), "answers": answers, "hops": len(steps)}
+
+
+def webwalkerqa(row: Row, name: str) -> dict[str, Any]:
+    """{"question", "answer", "root_url", "info": {"type" or "hop", "difficulty_level", ...}}, or with capitals."""
+    plain = {key.lower(): value for key, value in row.items()}
+    info = {key.lower(): value for key, value in field(plain, "info", dict).items()}
+    return {
+        "id": name, "question": field(plain, "question"), "answers": [field(plain, "answer")],
+        "type": info.get("hop") or field(info, "type"), "level": field(info, "difficulty_level"),
+    }  # fmt: skip
+
+
 def rows(file: Path, name: str) -> Iterator[tuple[int, Row]]:
     """(row number from 1, row) of an official file: a JSON list, {"Data": [...]}, JSON lines or a table with a head."""
     if name.endswith((".tsv", ".csv")):
@@ -172,6 +206,9 @@ _TRIVIAQA = "http://nlp.cs.washington.edu/triviaqa/data/triviaqa-unfiltered.tar.
 _TRIVIAQA_SHA256 = "7f0c94207fd0a1eb7bba3d52cdfe0735c98de850b9e5aa4e75f2776ef9a531d0"
 _TWO_WIKI = "https://www.dropbox.com/s/ms2m13252h6xubs/data_ids_april7.zip?dl=1"
 _MUSIQUE = "download musique_v1.0.zip by the link on the page (Google Drive asks a person) and unpack it there"
+_STRATEGYQA = "download strategyqa_dataset.zip by the link on the page and unpack it there"
+_WEBWALKERQA = "download the split `main` from the page as JSON lines of that name"
+_FRAMES = "https://huggingface.co/datasets/google/frames-benchmark/resolve/main/test.tsv"
 _POPQA = "https://raw.githubusercontent.com/AlexTMallen/adaptive-retrieval/main/data/popQA.tsv"
 _BAMBOOGLE = "https://docs.google.com/spreadsheets/d/1jwcsA5kE4TObr9YHn9Gc-wQHYjTbLhDGx6tmIzMhl_U/export?format=csv"
 
@@ -232,6 +269,19 @@ SETS: Mapping[str, Official] = {
         "https://github.com/ofirpress/self-ask/blob/main/datasets/README.md",
         bamboogle,
         {"test": File("bamboogle.csv", _BAMBOOGLE)},
+    ),
+    "frames": Official(
+        "https://huggingface.co/datasets/google/frames-benchmark", frames, {"test": File("test.tsv", _FRAMES)}
+    ),
+    "strategyqa": Official(
+        "https://allenai.org/data/strategyqa",
+        strategyqa,
+        {"train": File("strategyqa_train.json", None, how=_STRATEGYQA)},
+    ),
+    "webwalkerqa": Official(
+        "https://huggingface.co/datasets/callanwu/WebWalkerQA",
+        webwalkerqa,
+        {"test": File("webwalkerqa_main.jsonl", None, how=_WEBWALKERQA)},
     ),
 }
 

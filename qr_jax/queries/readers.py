@@ -65,7 +65,7 @@ def read_queries(path: str | Path) -> list[Query]:
     `answers` (or `golden_answers`, `answer`) is a text or a list of texts; every other column goes into `meta`. A gold
     that normalises to nothing ("the", "$") is refused: it could never score. It goes to `meta["refused_answers"]`, with
     a line in the log, where the question has other golds; a question without another is an error, as is a repeated id.
-    `tfds:NAME[:SPLIT][@FOLDER]` names one of the seven sets (official.py).
+    `tfds:NAME[:SPLIT][@FOLDER]` names a set (official.py).
     """
     if str(path).startswith(official.PREFIX):
         from qr_jax.queries import qa_builders  # inside: it imports tensorflow_datasets, and so jax
