@@ -358,3 +358,9 @@ def test_loopback_needs_no_proxy(monkeypatch):
     monkeypatch.setitem(os.environ, "http_proxy", "http://127.0.0.1:1")
     with server(search_r1) as (url, _):
         assert quick(url)(["a"], 1)[0][0].id == "a1"
+
+
+def test_a_password_in_a_url_is_refused_and_not_repeated():
+    with pytest.raises(ValueError, match=r"'https://\[redacted\]@host/retrieve'; wanted .* without a key") as refused:
+        http(url="https://ada:hunter2@host/retrieve")
+    assert "hunter2" not in str(refused.value)

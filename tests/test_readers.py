@@ -159,6 +159,8 @@ def test_a_file_that_is_not_there_is_named_with_what_to_set(tmp_path, monkeypatc
         readers.resolve("")
     monkeypatch.delenv("QR_JAX_DATA")
     assert readers.data_folder().parts[-2:] == ("shared", "data")
+    monkeypatch.setattr(readers, "__file__", str(tmp_path / "site-packages/qr_jax/queries/readers.py"))  # of a wheel
+    assert readers.data_folder() == Path("data")
 
 
 QUERIES = [Query(f"q{i}", "x", ("y",)) for i in range(400)]

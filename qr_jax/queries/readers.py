@@ -28,9 +28,13 @@ UNIQUE = "ids must be unique: write where each is from before it, as in 'nq/trai
 
 
 def data_folder() -> Path:
-    """What `{data}` in a path stands for: QR_JAX_DATA, or the folder shared/data beside the repository."""
-    chosen = os.environ.get("QR_JAX_DATA")
-    return Path(chosen).expanduser() if chosen else Path(__file__).resolve().parents[3] / "shared" / "data"
+    """What `{data}` in a path stands for: QR_JAX_DATA, or the folder shared/data beside the repository.
+
+    Where the package was installed there is no repository, and it is data/ where the command runs.
+    """
+    repository = Path(__file__).resolve().parents[2]
+    beside = repository.parent / "shared" / "data" if (repository / "pyproject.toml").is_file() else Path("data")
+    return Path(os.environ.get("QR_JAX_DATA") or beside).expanduser()
 
 
 def resolve(path: str | Path) -> list[Path]:

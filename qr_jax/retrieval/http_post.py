@@ -246,7 +246,8 @@ def _parts(url: str) -> urllib.parse.SplitResult:
         parts = known = None
     in_query = urllib.parse.parse_qsl(parts.query) if parts else []
     if not parts or not known or "@" in parts.netloc or any(looks_secret(name) for name, _ in in_query):
-        raise ValueError(f"the URL is {redact(url)!r}; wanted http://HOST[:PORT][/PATH] or https://, without a key")
+        shown = redact(re.sub(r"//[^/?#]*@", "//[redacted]@", url))
+        raise ValueError(f"the URL is {shown!r}; wanted http://HOST[:PORT][/PATH] or https://, without a key")
     return parts
 
 
