@@ -1,4 +1,4 @@
-"""A run folder has one writer at a time: a lock that the system gives back when its process ends, however it ends."""
+"""A folder has one writer at a time: a lock that the system gives back when its process ends, however it ends."""
 
 import contextlib
 import fcntl
@@ -21,18 +21,18 @@ class RunLock:
     locks between them (NFS 4 does; a bucket has a lease, lease.py).
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, *, elsewhere: str = "another folder with --run"):
         self._file = (folder / NAME).open("a+b")
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             other = named(read(folder))
             self._file.close()
-            todo = "wait for it or end it; or give this run another folder with --run"
+            todo = f"wait for it or end it; or take {elsewhere}"
             raise ValueError(f"{folder} is being written by {other}: {todo}") from None
         except OSError as error:  # a file system without locks
             self._file.close()
-            raise ValueError(f"{folder} cannot be locked ({error}); keep runs on another disk (--run)") from error
+            raise ValueError(f"{folder} cannot be locked ({error}); take {elsewhere}, on another disk") from error
         self.left = read(folder)
         self._file.truncate(0)
         self.about = {"pid": os.getpid(), "machine": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}

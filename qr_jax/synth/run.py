@@ -58,7 +58,7 @@ def run(asked: Asked, say: Callable[[str], None]) -> dict[str, Any]:
     books = _library(asked)
     about = _about(asked, books.passages)
     asked.out.mkdir(parents=True, exist_ok=True)
-    lock = RunLock(asked.out)
+    lock = RunLock(asked.out, elsewhere="another OUT")
     try:
         folder.begin(asked.out, about)
         if missing:
