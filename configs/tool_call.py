@@ -3,8 +3,9 @@
     qr-jax train configs/tool_call.py                # parallel searches
     qr-jax train configs/tool_call.py:one_by_one     # the same questions with search_r1, a search a turn
 
-A world twice as large has 375 comparisons and 375 intersections among 3,000 held-out questions; an intersection's two
-searches need nothing of each other. Otherwise it is the quickstart. Figures: docs/measurements.md.
+A world twice as large has 378 comparisons and 372 intersections among 3,000 held-out questions. An intersection's two
+searches need nothing of each other, and list up to three persons each, so a search shows three passages. Otherwise it
+is the quickstart, for 200 steps. Figures: docs/measurements.md.
 """
 
 from dataclasses import replace
@@ -30,12 +31,14 @@ WORD_LEVEL = {  # the world's words are separated by blanks
 one_by_one = replace(
     quickstart,
     data=replace(quickstart.data, world=WORLD),
+    rollout=replace(quickstart.rollout, search_k=3, observation_tokens=40, context_tokens=256),
+    learner=replace(quickstart.learner, row_tokens=256),
+    sft=replace(quickstart.sft, max_tokens=256),
     evaluation=replace(quickstart.evaluation, questions=3000),
+    train=replace(quickstart.train, steps=200),
 )
 config = replace(
     one_by_one,
     env=use("tool_call", max_turns=5, max_queries=3, **WORD_LEVEL),
-    rollout=replace(quickstart.rollout, turn_tokens=40, observation_tokens=40, context_tokens=256),
-    learner=replace(quickstart.learner, row_tokens=256),
-    sft=replace(quickstart.sft, max_tokens=256),
+    rollout=replace(one_by_one.rollout, turn_tokens=40, observation_tokens=96),
 )
