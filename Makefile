@@ -69,6 +69,9 @@ test-tpu: $(DEV)  ## what is compiled for TPUs, without one: the planner and the
 	$(PIP) libtpu
 	$(BIN)/python -m pytest -m "slow or not slow" tests/test_plan.py tests/test_ahead.py
 
+test-peers: $(DEV) $(PEERS)/.installed smollm2  ## an export's episode by transformers and torch, beside our own (minutes)
+	$(BIN)/python -m pytest -m peers
+
 lint: $(DEV)  ## format, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .

@@ -79,6 +79,26 @@ def read(text: str, further: tuple[str, ...] = ()) -> tuple[tuple[Block, ...], b
     return tuple(blocks), opened is None
 
 
+def tag_pattern(further: tuple[str, ...] = ()) -> str:
+    """A tag as `any_tag` has it, as a regular expression for others (agent.json); group 1 is what is inside."""
+    return f"<(/?(?:{'|'.join(map(re.escape, (*NAMES, *further)))}))>"
+
+
+def act_pattern(acts: Mapping[str, bool], further: tuple[str, ...] = ()) -> str:
+    """The first of the acts that `read` finds, as a regular expression to match from a turn's beginning.
+
+    `acts` says of each act whether it may be empty. Groups 1 and 2 are the act and its text. There is no match where
+    `read` finds no act, or the first one is empty and may not be.
+    """
+    tag = f"</?(?:{'|'.join(map(re.escape, (*NAMES, *further)))})>"
+    inside = f"(?:(?!{tag}).)*"
+    opened = "(?:(?!</?think>).)*</think>"  # a thought that the chat template began
+    passed = ["<think>(?:(?!</think>).)*</think>", f"(?!{tag})."]
+    passed += [f"<{name}>{inside}</{name}>" for name in (*NAMES, *further) if name != "think" and name not in acts]
+    names = [name if may_be_empty else rf"{name}(?!>\s*</{name}>)" for name, may_be_empty in acts.items()]
+    return rf"(?s)(?:{opened}|(?!{opened}))(?:{'|'.join(passed)})*?<({'|'.join(names)})>({inside})</\1>"
+
+
 def neutralise(text: str, further: tuple[str, ...] = ()) -> str:
     """The text with the angle brackets of anything like a tag of the dialect, or like `<|control|>`, turned into ‹ ›.
 

@@ -8,9 +8,8 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -19,8 +18,6 @@ from qr_jax.columns import aligned
 from qr_jax.config import Config
 from qr_jax.evaluation import manifest, subject
 from qr_jax.evaluation.subject import weights as weights  # for train, sft and probe
-from qr_jax.models import hf
-from qr_jax.parallel import mesh as meshes
 from qr_jax.records import Episode, Query
 from qr_jax.rollout.engine import Engine
 
@@ -250,13 +247,3 @@ def format_episode(episode: Episode) -> str:
 def _short(text: str, most: int = 100) -> str:
     text = " ".join(text.split())
     return text if len(text) <= most else text[: most - 3] + "..."
-
-
-def export(run: str | Path, folder: str | Path, *, dtype: Literal["bfloat16", "float32"] = "bfloat16") -> Path:
-    """Write a run's last checkpoint as a folder that transformers and vLLM load."""
-    settings = runs.load(run)
-    mesh = meshes.make_mesh(settings.mesh)
-    agent = assemble.agent(replace(settings, rollout=replace(settings.rollout, slots=1, store=1)))
-    params = subject.weights(run, agent, mesh)
-    hf.save(folder, agent.cfg, assemble.on_one_device(params, mesh), agent.tokenizer, dtype=dtype)
-    return Path(folder)

@@ -13,7 +13,8 @@ import pytest
 import small_data
 from killed_run import tiny
 
-from qr_jax import asking, assemble, cli, config, evaluate, sft
+from qr_jax import asking, assemble, cli, config, evaluate, exporting, model_card, sft
+from qr_jax.envs.search_r1 import search_r1
 from qr_jax.evaluation import subject
 from qr_jax.evaluation.manifest import differences
 from qr_jax.models import decoder, hf
@@ -109,7 +110,7 @@ def test_chat_answers_each_line_of_a_pipe_and_says_which_words_it_cannot_read(ru
 
 def test_ask_and_eval_take_an_exported_folder_with_what_it_does_not_say(run, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    model = evaluate.export(run, tmp_path / "exported", dtype="float32")
+    model = exporting.export(run, tmp_path / "exported", dtype="float32")
     question = "who is the mayor of eskburg ?"
     for words, missing in (
         (["ask", str(model), question], "give data.corpus=FILE (or retriever=NAME"),
@@ -133,7 +134,7 @@ def test_ask_and_eval_take_an_exported_folder_with_what_it_does_not_say(run, tmp
 
 
 def test_an_export_loads_with_the_same_logits_and_tokenizer(run, tmp_path):
-    evaluate.export(run, tmp_path / "hf", dtype="float32")
+    exporting.export(run, tmp_path / "hf", dtype="float32")
     cfg, params = hf.load(tmp_path / "hf")
     settings = config.load(run / "config.json")
     agent = assemble.agent(settings)
@@ -150,6 +151,46 @@ def test_an_export_loads_with_the_same_logits_and_tokenizer(run, tmp_path):
     assert load_tokenizer(tmp_path / "hf").encode(text) == agent.tokenizer.encode(text)
 
 
+def test_an_export_says_how_its_episodes_are_played_and_what_it_was_trained_on(run, tmp_path, capsys):
+    assert cli.main(["export", str(run), "--hf", str(tmp_path / "hf")]) == 0
+    said = json.loads((tmp_path / "hf/agent.json").read_text())
+    assert said["environment"]["name"] == "search_r1" and said["environment"]["settings"]["max_turns"] == 4
+    assert said["environment"]["settings"]["last"].startswith("No searches are left.")  # a default, by its name there
+    assert said["prompt"] == search_r1(Query("q", "{question}", ()), []).text
+    assert said["stop"] == ["</search>", "</answer>"] and said["tools"] == [] and not said["chat"]["template"]
+    limits = {"turn_tokens": 16, "context_tokens": 256, "observation_tokens": 64, "search_k": 3, "passage_chars": 20000}
+    assert said["limits"] == limits
+    assert said["sampling"]["training"] == {"temperature": 1.0, "top_p": 1.0, "top_k": 0}
+    assert said["retriever"] == {
+        "name": "bm25", "settings": {"method": "lucene", "k1": 1.5, "b": 0.75, "stopwords": "en"},
+    }  # fmt: skip
+    card = (tmp_path / "hf/README.md").read_text()
+    after = json.loads((run / "summary.json").read_text())["greedy_after"]
+    fingerprint = config.fingerprint(config.load(run / "config.json"))
+    assert f"Exact match {after:.3f}, greedy, over 8 held-out questions, after step 1." in card
+    for row in ("steps | 1", "rollouts | 16", "cold start | 2 steps", "rule | recycle", "seed | 0", "reward | f1"):
+        assert f"| {row} |\n" in card
+    assert f"| config's fingerprint | {fingerprint} |" in card and said["prompt"] in card
+    assert "base_model" not in card and "license" not in card and "No licence is given here" in card
+    for text in (card, json.dumps(said)):
+        assert str(run.parent) not in text
+
+
+def test_a_run_without_an_evaluation_has_a_card_that_says_so(run, tmp_path):
+    folder = tmp_path / "killed"
+    folder.mkdir()
+    for name in ("config.json", "metrics.jsonl", "checkpoints"):
+        (folder / name).symlink_to(run / name)
+    card = (exporting.export(folder, tmp_path / "hf") / "README.md").read_text()
+    assert "## Evaluation\n\nNone was made.\n" in card and "| rollouts | 16 |" in card and "Exact match" not in card
+
+
+def test_an_evaluation_of_a_later_step_than_the_weights_is_not_theirs(run):
+    settings = config.load(run / "config.json")
+    assert model_card.trained(settings, run, 1) == model_card.Trained(1, 16, 0.0, 8, 1)
+    assert model_card.trained(settings, run, 0) == model_card.Trained(0, None)
+
+
 def test_a_suite_is_asked_of_a_run_and_its_export_has_the_same_weights(run, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("QR_JAX_DATA", str(small_data.write(tmp_path / "data", count=1)))
     words = ["eval", str(run), "--suite", "qa7", "--split", "all", "--retriever", "none", "--json"]
@@ -158,7 +199,7 @@ def test_a_suite_is_asked_of_a_run_and_its_export_has_the_same_weights(run, tmp_
     made = found["manifest"]
     assert made["model"]["step"] == 1 and made["retriever"]["name"] == "none" and found["macro"]["sets"] == 7
     assert Path(found["folder"]).parent == run / "eval"
-    evaluate.export(run, tmp_path / "hf", dtype="float32")
+    exporting.export(run, tmp_path / "hf", dtype="float32")
     settings = config.load(run / "config.json")
     exported = replace(settings, model=replace(settings.model, name=str(tmp_path / "hf")))
     assert subject.open_model(exported, None)[2]["weights_sha256"] == made["model"]["weights_sha256"]

@@ -26,7 +26,7 @@ ROOMS = (
     + tuple(f"retrieval.{name}" for name in ("server", "http_server", "server_metrics", "search_batcher", "check")),
     ("assemble", "runs", "synth"),
     ("step", "begin", "ending", "train", "sft", "evaluate", "asking", "evaluation.subject", "evaluation.answering")
-    + ("planning",)
+    + ("planning", "model_card", "exporting")
     + tuple(f"studies.{name}" for name in ("compare", "probe", "launch", "study")),
     ("cli", "commands", "bug_report"),
 )
@@ -37,7 +37,7 @@ APART = (PLUGINS, ("rollout", "learning", "checkpoint", "report"))
 HOST = ("records", "settings", "secrecy", "noise", "bucket", "terminal", "pool", "queries", "metrics", "metrics_writer")
 HOST += ("config", "overrides", "checks", "plugins", "verdict", "figures", "answers", "dialect", "interfaces", "report")
 HOST += ("retrieval", "evaluation", "studies", "commands", "cli", "mistakes", "columns", "elsewhere", "meanings")
-HOST += ("synth",)
+HOST += ("synth", "model_card")
 HOST += ("recycling", "rounds", "envs", "retrievers", "rewards", "rollout.tools")
 # the builders are TFDS's own, and imported where a world or a set is opened
 EXCEPTED = ("retrievers.dense", "queries.world.tfds_builder", "queries.qa_builders")

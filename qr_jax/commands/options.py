@@ -157,7 +157,7 @@ def open_weights(arguments: argparse.Namespace) -> None:
 
 
 def replayed_packages(arguments: argparse.Namespace) -> tuple[str, ...] | None:
-    """The packages whose plug-ins may be used for what a report plays again of a run; None for all."""
+    """The packages whose plug-ins may be used for what a report or an export plays of a run; None for all."""
     from qr_jax import runs, trust
 
     return None if arguments.trust or trust.known(runs.load(arguments.run)) else tuple(arguments.allow_plugins)

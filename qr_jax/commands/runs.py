@@ -26,7 +26,7 @@ def add(command: Any) -> None:
         add_asked(made)
         options.add_trust(made)
         made.set_defaults(takes_settings=True)
-    export = command("export", _export, "write the model as a Hugging Face folder")
+    export = command("export", _export, "write the model as a Hugging Face folder, with its card")
     options.add_run(export)
     text = "what a stranger needs to find a fault, in one zip file: no secret, no question, no answer"
     bundle = command("bug-report", _bug_report, text)
@@ -112,9 +112,10 @@ def _episode_json(episode: Any) -> dict[str, Any]:
 
 def _export(arguments: argparse.Namespace) -> int:
     options.open_weights(arguments)
-    from qr_jax import evaluate
+    from qr_jax import exporting
 
-    terminal.result(str(evaluate.export(arguments.run, arguments.hf, dtype=arguments.dtype)))
+    packages = options.replayed_packages(arguments)
+    terminal.result(str(exporting.export(arguments.run, arguments.hf, dtype=arguments.dtype, allow_plugins=packages)))
     return 0
 
 

@@ -87,6 +87,20 @@ class Chat:
             before = before[ends[0] + 1 :] if ends else before
         return before + data + after
 
+    def glue(self, tools: Tools = ()) -> dict[str, tuple[str, ...]]:
+        """The template's texts around what is said; all are empty without a template.
+
+        `prompt`: before it and after it. `user` and `tool`, messages after a turn of the model: what closes the turn
+        where the model has not done so, what stands before the message, and what after it.
+        """
+        *before, after = self._glue_prompt(tools)
+        around: dict[str, tuple[str, ...]] = {"prompt": ((self.system or "").join(before), after)}
+        for role in ("user", "tool"):
+            ids, opens = self._between.get(role, ([], []))
+            end = next((at for at, token in enumerate(ids, 1) if token in self.tokenizer.eos_ids), 0)
+            around[role] = tuple(map(self.tokenizer.decode, (ids[:end], ids[end:], opens)))
+        return around
+
     def _render(self, messages: Sequence[Message], tools: Tools | None) -> str:
         if self._template is None:
             return "\n\n".join(message["content"] for message in messages)

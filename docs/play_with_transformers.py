@@ -1,0 +1,45 @@
+"""One greedy episode of an exported search_r1 agent: python play_with_transformers.py FOLDER QUESTION RETRIEVE_URL"""
+
+import json
+import re
+import sys
+from pathlib import Path
+from urllib.request import Request, urlopen
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+folder, question, url = sys.argv[1:]
+agent = json.loads(Path(folder, "agent.json").read_text(encoding="utf-8"))
+env, chat, limits, reading = agent["environment"]["settings"], agent["chat"], agent["limits"], agent["reading"]
+tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder).float()
+plain = json.loads(tokenizer.backend_tokenizer.to_str()) | {"added_tokens": [], "post_processor": None}
+data = type(tokenizer.backend_tokenizer).from_str(json.dumps(plain))  # makes no control token of what it is given
+
+
+def shown(hits):  # with tags in the passages made harmless
+    rows = [env["passage"].format(i=i, title=hit[0][1:-1], text=hit[1].strip()) for i, hit in enumerate(hits, 1)]
+    return env["information"].format(passages=re.sub(reading["tag"], r"‹\1›", "".join(rows).strip()))
+
+
+text, glue, ids, acts = agent["prompt"].replace("{question}", question.strip()), chat["prompt"], [], []
+stops = [lambda every, _: torch.tensor([any(end in tokenizer.decode(every[0, start:]) for end in agent["stop"])])]
+while glue:
+    before, after = (tokenizer.encode(words, add_special_tokens=False) for words in glue)
+    ids += before + data.encode(text).ids + after
+    start, room = len(ids), min(limits["turn_tokens"], limits["context_tokens"] - len(ids))
+    ids = model.generate(torch.tensor([ids]), max_new_tokens=room, stopping_criteria=stops)[0].tolist()
+    turn = tokenizer.decode(ids[start : len(ids) - (ended := ids[-1] in chat["end_ids"])])
+    acts.append(re.match(reading["act"], turn))
+    name, words = (acts[-1][1], " ".join(acts[-1][2].split())) if acts[-1] else (None, "")
+    print(json.dumps({"env": text, "model": turn, "act": name, "words": words}, ensure_ascii=False))
+    text = env["invalid"] + (last := env["last"] * (len(acts) == env["max_turns"]))
+    if name == "search" and len(acts) <= env["max_turns"]:
+        asked = json.dumps({"queries": [words], "topk": limits["search_k"], "return_scores": True}).encode()
+        answered = json.load(urlopen(Request(url, asked, {"Content-Type": "application/json"})))
+        hits = [hit["document"]["contents"].split("\n", 1) for hit in answered["result"][0]]
+        while len(data.encode(text := shown(hits) + last).ids) > limits["observation_tokens"] and hits:
+            hits[-1:] = [[hits[-1][0], kept] for kept in hits[-1][1].strip().rsplit(None, 1)[:-1]]  # a word less
+    over = name == "answer" or len(acts) > env["max_turns"] or acts.count(None) > env["max_invalid"]
+    whole = ended or any(end in turn for end in agent["stop"])
+    glue = None if over or not whole else chat["user"][1:] if ended else ("", "")

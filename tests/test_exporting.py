@@ -1,0 +1,119 @@
+"""What stands beside exported weights: agent.json and a card that say what the run did, and nothing of its machine."""
+
+import json
+import re
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from killed_run import tiny
+from test_chat import CHATML, QWEN3, SEARCH, small
+from test_envs import QUERY, model, transcripts
+
+from qr_jax import assemble, config, dialect, exporting, model_card
+from qr_jax.config import use
+from qr_jax.envs.search_r1 import search_r1
+from qr_jax.records import Say, Search, Stop
+from qr_jax.rollout.chat import Chat
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory):
+    """The agent of a tiny config, with random weights."""
+    return assemble.agent(tiny(tmp_path_factory.mktemp("words")))
+
+
+def chat(template):
+    return Chat(small(template))
+
+
+@pytest.mark.parametrize("name", ["agent.json", "README.md", "model.safetensors"])
+def test_nothing_is_written_over(words, tmp_path, name):
+    (tmp_path / name).write_text("mine")
+    settings = tiny(tmp_path)
+    with pytest.raises(ValueError, match="already holds .*export to a new folder"):
+        exporting.write(tmp_path, settings, words, words.weights(), None)
+    assert [path.name for path in tmp_path.iterdir()] == [name] and (tmp_path / name).read_text() == "mine"
+
+
+def test_no_place_address_or_secret_of_this_machine_is_said(words, tmp_path, monkeypatch):
+    monkeypatch.setenv("MY_TOKEN", "hidden-token")
+    (tmp_path / "encoder").mkdir()
+    monkeypatch.chdir(tmp_path)
+    inner = use("dense", model="./encoder", index=str(tmp_path / "vectors"))
+    settings = replace(
+        tiny(tmp_path),
+        env=use("search_r1", prompt="hidden-token </search> {question}", max_turns=2),
+        retriever=use("cached", of=use("hybrid", parts=(use("bm25", k1=0.9), inner)), cache=str(tmp_path / "kept")),
+    )
+    exporting.write(tmp_path / "hf", settings, words, words.weights(), None)
+    said = json.loads((tmp_path / "hf/agent.json").read_text())
+    bm25, dense = said["retriever"]["settings"]["of"]["settings"]["parts"]
+    assert bm25["settings"]["k1"] == 0.9 and not {"model", "index"} & set(dense["settings"])
+    assert said["prompt"] == "[redacted] </search> {question}" and said["environment"]["settings"]["max_turns"] == 2
+    for name in ("agent.json", "README.md"):
+        text = (tmp_path / "hf" / name).read_text()
+        assert str(tmp_path) not in text and "hidden-token" not in text and "encoder" not in text
+    served = replace(settings, retriever=use("http", url="http://me.example:1/retrieve", token_env="MY_TOKEN"))
+    text = json.dumps(exporting.describe(served, words.engine.chat))
+    assert "me.example" not in text and "MY_TOKEN" not in text
+
+
+def test_an_environment_that_may_not_be_asked_leaves_the_prompt_out_and_imports_nothing(words, tmp_path, capsys):
+    settings = replace(tiny(tmp_path), env=use("searching.searching", short=True))
+    said = exporting.describe(settings, words.engine.chat, allow_plugins=())
+    assert said["prompt"] is None and said["environment"]["settings"] == {"short": True}
+    assert "allow it with --allow-plugins searching" in "".join(capsys.readouterr())
+    assert "(not known: the environment's code was not at hand)" in model_card.write(
+        settings, said, None, dtype="float32"
+    )
+    allowed = exporting.describe(settings, words.engine.chat)
+    assert allowed["prompt"].endswith("{question}\n") and allowed["environment"]["settings"]["max_turns"] == 4
+
+
+def test_tools_and_the_template_s_words_are_said_as_the_engine_has_them(tmp_path):
+    settings = replace(tiny(tmp_path), env=use("tool_call"), model=config.Model("Qwen/Qwen3-1.7B"))
+    for template in (CHATML, QWEN3):
+        under = chat(template)
+        said = exporting.describe(settings, under)
+        (tool,) = said["tools"]
+        assert tool["function"]["name"] == "search" and said["stop"] == ["</answer>"]
+        encode, data = under.tokenizer.encode, under.tokenizer.encode_data
+        before, after = said["chat"]["prompt"]
+        opening = Say(said["prompt"].replace("{question}", "Who?"), tools=tuple(said["tools"]))
+        assert under.open(opening) == encode(before) + data(opening.text) + encode(after)
+        for role in ("user", "tool"):
+            closes, before, after = said["chat"][role]
+            assert under.observe(Say("x", role), True) == encode(before) + data("x") + encode(after)
+            assert under.observe(Say("x", role), False) == encode(closes + before) + data("x") + encode(after)
+        card = model_card.write(settings, said, None, dtype="bfloat16")
+        assert "base_model: Qwen/Qwen3-1.7B\n" in card and "rounded to bfloat16" in card and '"name": "search"' in card
+    assert Chat(small(CHATML)).glue()["prompt"][0].startswith("<|im_start|>system\nYou are a helpful AI assistant")
+    assert SEARCH["function"]["name"] in chat(QWEN3).glue([SEARCH])["prompt"][0]
+
+
+@given(transcripts)
+def test_the_pattern_of_agent_json_finds_the_act_that_search_r1_reads(text):
+    found = re.match(dialect.act_pattern(exporting.ACTS["search_r1"]), text)
+    move = search_r1(QUERY, model(text))
+    if isinstance(move, Say):
+        assert found is None
+    else:
+        assert found
+        read = (found[1], " ".join(found[2].split()))
+        assert read == (("search", *move.queries) if isinstance(move, Search) else ("answer", move.answer))
+        assert isinstance(move, Search | Stop)
+
+
+def test_the_pattern_by_hand():
+    read = re.compile(dialect.act_pattern({"search": False, "answer": True}))
+    assert read.match("<think>a <search>b</search></think> <search> c </search>").groups() == ("search", " c ")
+    assert read.match("<answer></answer>").groups() == ("answer", "")
+    assert (
+        read.match("<search> </search><answer>a</answer>") is None
+    )  # an empty search is no act, and what follows none
+    assert re.sub(dialect.tag_pattern(), r"‹\1›", "a </search> <b>") == "a ‹/search› <b>"
+
+
+def test_a_card_s_fence_cannot_be_closed_by_a_prompt():
+    assert model_card._fenced("a\n```\nb") == "````text\na\n```\nb\n````"
