@@ -22,7 +22,6 @@ AGENT, CARD = "agent.json", "README.md"
 LIMITS = ("turn_tokens", "context_tokens", "observation_tokens", "search_k", "passage_chars")  # of config.Rollout
 SAMPLING = ("temperature", "top_p", "top_k")  # of config.Rollout
 QUESTION = "{question}"
-ACTS = {"search_r1": {"search": False, "answer": True}}  # of an environment whose first act decides: may it be empty?
 
 
 def export(
@@ -75,8 +74,9 @@ def describe(settings: Config, chat: Chat, *, allow_plugins: Sequence[str] | Non
     opening = _opening(settings, allow_plugins)
     tools = opening.tools if opening else ()
     template = chat.tokenizer.template is not None
-    further = tuple(plugins.constants("env", settings.env.name).get("TAGS", ())) if opening else ()
-    acts = ACTS.get(settings.env.name)
+    declared = plugins.constants("env", settings.env.name, allow_plugins=allow_plugins) if opening else {}
+    further = tuple(declared.get("TAGS", ()))
+    acts = {act: act == "answer" for act in declared.get("ACTS", ())}  # an answer may be empty
     reading = {"tag": dialect.tag_pattern(further), "act": dialect.act_pattern(acts, further) if acts else None}
     return plain({
         "format": 1, "made_by": f"qr_jax {importlib.metadata.version('qr_jax')}",

@@ -218,8 +218,14 @@ CONTRACTS: Mapping[str, Contract] = {
         given=("query", "turns"),
         returns="Say(text, role, (stop, ...)), Search((query, ...)) or Stop(reason, answer) (records.py)",
         check=check_env,
-        # Its tags beside dialect.NAMES and words, which the world's vocabulary gets, and an expert's searches a turn.
-        constants={"TAGS": tuple[str, ...], "WORDS": tuple[str, ...], "PARALLEL": int},
+        # Its tags beside dialect.NAMES and words, which the world's vocabulary gets; an expert's searches a turn; the
+        # tags of which the first in a turn decides, for those who play an exported agent.
+        constants={
+            "TAGS": tuple[str, ...],
+            "WORDS": tuple[str, ...],
+            "PARALLEL": int,
+            "ACTS": tuple[str, ...],
+        },
         beside=("expert_turn",),  # (thought, queries, answer) -> what an expert writes: cold starts need it
     ),
     "retriever": Contract(

@@ -123,7 +123,7 @@ def _episode(agent: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _playing(agent: Mapping[str, Any]) -> Iterator[str]:
-    if agent["environment"]["name"] == "search_r1":
+    if agent["reading"]["act"]:
         yield f"A whole episode with transformers, by `docs/{SCRIPT}` of qr_jax, which needs nothing else of it:"
         yield _fenced(f'python {SCRIPT} . "a question" http://127.0.0.1:8000/retrieve', "bash")
         yield "The address is that of a retrieval server as Search-R1 has it (`qr-jax serve-retriever --corpus FILE`)."

@@ -6,6 +6,7 @@ from qr_jax import dialect
 from qr_jax.records import Query, Say, Search, Stop, Turn
 
 STOP = ("</search>", "</answer>")
+ACTS = ("search", "answer")  # the first of a turn decides, and an answer ends the episode
 THINK = (
     "Reason between <think> and </think> before you act, and again whenever you have been given something new to read. "
 )
