@@ -264,7 +264,7 @@ def test_the_policy_allows_this_style_and_this_script_and_no_address(run):
 
 @pytest.fixture
 def served(run):
-    with view.Server(run, 0) as server:
+    with view.Server([run], 0) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         yield server
@@ -309,7 +309,7 @@ def test_view_makes_the_page_anew_as_the_run_goes_on(served, run):
 
 def test_a_port_that_is_taken_is_said(served):
     with pytest.raises(ValueError, match=f"port {served.server_port} cannot be had"):
-        view.Server(served.folder, served.server_port)
+        view.Server(served.folders, served.server_port)
 
 
 def dom(path: Path, folder: Path) -> str:
