@@ -20,17 +20,17 @@ def names(chart: charts.Chart) -> list[str]:
 def test_a_metric_that_no_step_has_is_not_drawn_nor_is_a_chart_without_one():
     assert curves.make([{"step": 1}]) == {}
     found = curves.make([metrics(1, **LEARNED), metrics(2, **LEARNED | {"learner/grad_norm": None})])
-    assert [*found] == ["reward", "entropy", "grad-norm", "clip", "length", "searches", "endings"]  # and no KL
+    assert [*found] == ["reward", "entropy", "grad-norm", "clip-share", "length", "searches", "endings"]  # and no KL
     assert found["grad-norm"]["series"][0]["values"] == [2.0, None]
-    assert names(found["clip"]) == ["from below", "from above"]  # the dual clip never cut
+    assert names(found["clip-share"]) == ["from below", "from above"]  # the dual clip never cut
     assert names(found["endings"]) == ["answered", "length"]
     assert names(found["reward"]) == ["reward"]  # the pass rate is the same line
     assert names(curves.make([metrics(1, **{"reward/mean": 0.75})])["reward"]) == ["reward", "pass rate"]
 
 
 def test_a_clip_that_never_cut_says_so():
-    assert curves.make([metrics(1, **LEARNED)])["clip"]["note"].endswith("those whose ratio was cut.")
-    found = curves.make([metrics(1, **{"learner/clip_low": 0.0, "learner/clip_high": 0.0})])["clip"]
+    assert curves.make([metrics(1, **LEARNED)])["clip-share"]["note"].endswith("those whose ratio was cut.")
+    found = curves.make([metrics(1, **{"learner/clip_low": 0.0, "learner/clip_high": 0.0})])["clip-share"]
     assert (names(found), found["note"][-22:]) == (["from below"], " None was in any step.")
 
 

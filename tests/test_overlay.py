@@ -18,7 +18,7 @@ def two(tmp_path):
     other = {"pool": {"rule": {"name": "recycle"}}, "log": {"api_key": "k"}}
     (first / "config.json").write_text(json.dumps(settings | other))
     (second / "config.json").write_text(json.dumps(settings))
-    rows = [metrics(1), metrics(2, **{"eval/exact_match": 0.75, "eval/questions": 4, "learner/kl": 0.5})]
+    rows = [metrics(1, **{"learner/clip_low": 0.25, "learner/clip_high": 0.5}), metrics(2, **{"eval/exact_match": 0.75, "eval/questions": 4, "learner/kl": 0.5})]
     (second / "metrics.jsonl").write_text(lines(rows))
     table = {"1": {"questions": 2, "exact_match": 0.5}, "2": {"questions": 2, "exact_match": 1.0}}
     (first / "before.json").write_text(json.dumps({"exact_match": 0.5, "questions": 4, "by_hops": table}))
@@ -46,6 +46,7 @@ def test_each_chart_has_a_line_a_run_with_its_own_places(two):
     assert held == [[0.5], [0.25, 0.75]] and len(found["accuracy"]["x"]) == 3
     assert len({line["tone"] for line in batch["series"]}) == 2
     assert [line["name"] for line in found["kl"]["series"]] == ["second"]  # the first has none
+    assert found["clip-share"]["series"][0]["values"] == [0.75, 0.0]  # from below and from above
     hops = found["by-hops"]
     assert hops["x"][0]["words"] == ["1 hop, 2 questions", "2 hops, 2 questions"]
     assert [(line["name"], line["values"]) for line in hops["series"]] == [

@@ -4,7 +4,7 @@ const NARROW = 460; // below this the names stand above the chart, not beside it
 const DRAG = 8; // pixels; a pointer that moves less has clicked
 
 const DRAWN = { lines, stack: stacked, groups };
-const chosen = {}; // a chart's axis and the places of it that are shown, which last when a run that goes on is drawn anew
+const chosen = {}; // a chart's axis and its places that are shown, which last when a run that goes on is drawn anew
 
 function chart(host, spec) {
   const view = (chosen[spec.id] = chosen[spec.id] || { axis: 0, range: null });
@@ -83,28 +83,6 @@ function chart(host, spec) {
   figure.redraw = redraw;
   watch(plot, redraw);
   return figure;
-}
-
-// What the chart says at one place on its x axis: the place, then a value a series.
-function reading(spec, axis, at) {
-  const x = spec.x[axis];
-  const place = x.words ? x.words[at] : placed(x, x.values[at]);
-  const here = x.words && spec.x.length > 1 ? `${place}, ${written(x.values[at], "count")} ${x.label}` : place;
-  const parts = spec.series.map((series) => {
-    const own = indexAt(spec, series, axis, at);
-    if (own < 0) return spec.overlaid ? swatch(series.tone, `${series.name} –`) : null;
-    const value = series.values[own];
-    const means = spec.smooth && !series.style ? smoothed(spec, series.values) : null;
-    let more = means && value !== null ? ` (smoothed ${written(means[own], spec.unit)})` : "";
-    if (series.low && series.low[own] !== null)
-      more = ` (${written(series.low[own], spec.unit)}–${written(series.high[own], spec.unit)})`;
-    return swatch(series.tone, `${series.name} `, make("b", {}, written(value, spec.unit)), more);
-  });
-  return [make("span", { class: "place" }, here), ...parts.filter(Boolean)];
-}
-
-function placed(x, value) {
-  return x.label === "step" ? `step ${Math.round(value)}` : `${written(value, "count")} ${x.label}`;
 }
 
 function swatch(tone, ...text) {

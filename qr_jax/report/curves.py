@@ -33,7 +33,7 @@ CURVES = {
     ),
     "kl": Curve("KL to the reference", "Nats a token: how far the policy has moved.", "number", {"learner/kl": "KL"}),
     "grad-norm": Curve("Gradient norm", "Before it is clipped.", "number", {"learner/grad_norm": "gradient norm"}),
-    "clip": Curve(
+    "clip-share": Curve(
         "Clip share", "Of the trained tokens, those whose ratio was cut.", "share",
         {"learner/clip_low": "from below", "learner/clip_high": "from above", "learner/dual": "by the dual clip"},
     ),
@@ -71,7 +71,7 @@ def _chart(name: str, curve: Curve, rows: Sequence[Row]) -> Chart | None:
         drawn = drawn[:1]  # a reward that is 1 for right and 0 for wrong
     if not drawn:
         return None
-    cut = name != "clip" or any(row.get(metric) for metric in drawn for row in rows)
+    cut = name != "clip-share" or any(row.get(metric) for metric in drawn for row in rows)
     note = curve.note + ("" if cut else " None was in any step.") + said(lots)
     series = [
         {

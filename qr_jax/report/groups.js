@@ -10,7 +10,8 @@ function groups(spec, axis, width) {
   const bottom = row * words.length + 4,
     height = bottom + 40;
   const toX = (value) => left + value * (right - left);
-  const svg = draw("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": spoken(spec) });
+  const viewBox = `0 0 ${width} ${height}`;
+  const svg = draw("svg", { width, height, viewBox, role: "img", "aria-label": spoken(spec) });
   const here = draw("rect", { class: "here", x: 0, width, height: row, visibility: "hidden" });
   svg.append(here);
   for (const value of ticks(0, 1, 4)) {

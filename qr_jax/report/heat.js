@@ -4,8 +4,8 @@ const ROW = 2.5,
   SECTION = 22;
 
 const PLAIN =
-  "In plain words: each row follows one question. Where its colour ends in a mixed draw, the model has begun to get that " +
-  "question right on some tries and wrong on others, and can learn from it.";
+  "In plain words: each row follows one question. Where its colour ends in a mixed draw, the model has begun to get " +
+  "that question right on some tries and wrong on others, and can learn from it.";
 
 function heat(host, spec, open) {
   const number = (value) => value.toLocaleString("en");

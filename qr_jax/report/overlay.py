@@ -18,9 +18,10 @@ TITLES = {
     "tokens": ("Tokens", "Tokens a step, read and sampled."),
     "latency": ("Search latency", "Milliseconds a search in the retriever."),
     "gap": ("Largest sampler\u2013learner gap", "Difference of a token's log-probabilities, in nats."),
-    "clip": ("Clipped from below", "Share of the trained tokens."),
+    "clip-share": ("Clip share", "Of the trained tokens, those whose ratio was cut."),
     "endings": ("Ended with an answer", "Share of a step's episodes."),
 }
+SUMMED = ("batch", "time", "tokens", "clip-share")
 ASKED = ("data.", "evaluation.", "env.", "retriever.", "rollout.")  # settings that change what accuracy is of
 
 
@@ -90,53 +91,47 @@ def _said(differ: Sequence[str]) -> str:
 def laid_over(runs: Mapping[str, Mapping[str, Chart]]) -> dict[str, Chart]:
     """Each chart that some run has, with a line a run."""
     tones = dict(zip(runs, TONES, strict=False))
-    ids = list(dict.fromkeys(name for charts in runs.values() for name in charts))
-    found = {}
-    for name in ids:
+    merged = {}
+    for name in dict.fromkeys(name for charts in runs.values() for name in charts):
         having = {run: charts[name] for run, charts in runs.items() if name in charts}
         first = next(iter(having.values()))
         title, note = TITLES.get(name, (first["title"], first["note"].partition(" Each point is ")[0]))
         chart = {key: first[key] for key in ("id", "unit", "fit", "small", "smooth", "log") if key in first}
         chart |= {"title": title, "note": note, "plain": PLAIN.get(name, ""), "overlaid": True}
-        found[name] = chart | (_groups if first["kind"] == "groups" else _lines)(having, tones)
-    return found
+        merged[name] = chart | (_groups if first["kind"] == "groups" else _lines)(having, tones)
+    return merged
 
 
 def _lines(having: Mapping[str, Chart], tones: Mapping[str, str]) -> Chart:
+    """A line a run with its own places: of several lines the sum, the held-out points or the first one."""
     series = []
     for run, chart in having.items():
-        shown = next((one for one in chart["series"] if one.get("style") == "points"), chart["series"][0])
-        kept = {key: shown[key] for key in ("style", "low", "high", "x") if key in shown}
-        values = shown["values"]
-        if chart["kind"] == "stack":
-            values = [
-                sum(value or 0 for value in column) for column in zip(*(one["values"] for one in chart["series"]))
+        lines = chart["series"]
+        shown = next((line for line in lines if line.get("style") == "points"), lines[0])
+        kept = {key: shown[key] for key in ("values", "style", "low", "high", "x") if key in shown}
+        if chart["id"] in SUMMED:
+            kept["values"] = [
+                sum(value or 0 for value in column) for column in zip(*(line["values"] for line in lines), strict=True)
             ]
-            values = shown["values"] if chart["id"] == "endings" else values
-        kept.setdefault("x", [axis["values"] for axis in chart["x"]])
-        series.append({"name": run, "tone": tones[run], "values": values} | kept)
-    labels = [axis["label"] for axis in next(iter(having.values()))["x"]]
-    places = [sorted({x for one in series for x in one["x"][at] if x is not None}) for at in range(len(labels))]
-    return {
-        "kind": "lines",
-        "x": [{"label": label, "values": xs} for label, xs in zip(labels, places)],
-        "series": series,
-    }
+        series.append({"name": run, "tone": tones[run], "x": [axis["values"] for axis in chart["x"]]} | kept)
+    axes = [
+        {"label": axis["label"], "values": sorted({x for line in series for x in line["x"][at] if x is not None})}
+        for at, axis in enumerate(next(iter(having.values()))["x"])
+    ]
+    return {"kind": "lines", "x": axes, "series": series}
 
 
 def _groups(having: Mapping[str, Chart], tones: Mapping[str, str]) -> Chart:
-    """The last evaluation of each run; a group is one of the others' where its words, questions counted, are equal."""
+    """The last evaluation of each run; groups are the same where their words are, the questions' number among them."""
     words = list(dict.fromkeys(word for chart in having.values() for word in chart["x"][0]["words"]))
     series = []
     for run, chart in having.items():
         last, own = chart["series"][-1], chart["x"][0]["words"]
-        ends = {
-            key: [last[key][own.index(word)] if word in own else None for word in words]
-            for key in ("values", "low", "high")
-        }
-        series.append(
-            {"name": run if last["name"].startswith("after") else f"{run}, before training", "tone": tones[run]} | ends
-        )
+        name = run if last["name"].startswith("after") else f"{run}, before training"
+        line = {"name": name, "tone": tones[run]}
+        for key in ("values", "low", "high"):
+            line[key] = [last[key][own.index(word)] if word in own else None for word in words]
+        series.append(line)
     label = next(iter(having.values()))["x"][0]["label"]
     return {
         "kind": "groups",

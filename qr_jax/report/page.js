@@ -73,8 +73,8 @@
     if (!run.runs) return [];
     const { head, rows } = run.differences;
     const list = run.runs.map((one) => make("li", {}, swatch(one.tone, make("b", {}, one.name)), ` ${one.status}`));
-    return [make("ul", { class: "runs" }, list), rows.length ? grid("Settings in which they differ", head, rows) : null]
-      .filter(Boolean);
+    const table = rows.length ? [grid("Settings in which they differ", head, rows)] : [];
+    return [make("ul", { class: "runs" }, list), ...table];
   }
 
   function tools() {

@@ -20,7 +20,7 @@ from qr_jax import figures
 from qr_jax.report import charts, choose, history, read, run_list, series
 from qr_jax.secrecy import looks_secret, redact
 
-DRAWING = ("elements.js", "plot.js", "groups.js", "chart.js")
+DRAWING = ("elements.js", "shown.js", "plot.js", "groups.js", "chart.js")
 SCRIPTS = (*DRAWING, "heat.js", "episode.js", "episodes.js", "page.js")
 
 

@@ -8,22 +8,6 @@ function above(spec, width) {
   return width < NARROW || Math.max(...spec.series.map((series) => wide(series.name))) > width / 2.5;
 }
 
-// The places of the x axis that are shown: all, or those from range[0] to range[1].
-function ends(spec, axis, range) {
-  if (range) return range;
-  const own = spec.series.flatMap((series) => (series.x ? series.x[axis] : []));
-  return [own.length ? 0 : Math.min(...spec.x[axis].values), Math.max(...spec.x[axis].values, ...own)];
-}
-
-// A series' values with their x, of the places that are shown.
-function shownOf(spec, series, axis, range) {
-  const xs = series.x ? series.x[axis] : spec.x[axis].values;
-  const inside = (at) => !range || (xs[at] >= range[0] && xs[at] <= range[1]);
-  return [series.values, series.low || [], series.high || []].flatMap((values) =>
-    values.filter((value, at) => value !== null && inside(at)),
-  );
-}
-
 // The room of a chart, its scales, grid and axes; what lines and stacks share. What is drawn `inside` is cut off at the
 // axes.
 function frame(spec, axis, width, low, high, range) {
@@ -75,28 +59,6 @@ function frame(spec, axis, width, low, high, range) {
   const seen = xs.map((_, at) => at).filter((at) => xs[at] >= first && xs[at] <= last);
   const nearest = (x) => seen[closest(seen.map((at) => toX(xs[at])), x + left)];
   return { svg, inside, left, right, top, bottom, toX, fromX, toY, narrow, xs, seen, nearest };
-}
-
-// Where a series stands when the cursor is on a place of the x axis: the last of its own places up to there; -1: nowhere.
-function indexAt(spec, series, axis, at) {
-  if (!series.x) return at;
-  const xs = series.x[axis],
-    x = spec.x[axis].values[at];
-  const found = xs.filter((own) => own <= x + 1e-9).length - 1;
-  return series.style !== "points" && found === xs.length - 1 && x > xs[found] + 1e-9 ? -1 : found;
-}
-
-// How far lines are smoothed, for all charts of the page: each point is the mean of so many around it.
-const smoothing = { level: 1, shares: [0, 1 / 40, 1 / 10] };
-
-function smoothed(spec, values) {
-  const most = Math.max(...spec.series.map((series) => series.values.length));
-  const half = Math.floor((most * smoothing.shares[smoothing.level]) / 2 + 0.5);
-  if (!half) return null;
-  return values.map((value, at) => {
-    const near = values.slice(Math.max(0, at - half), at + half + 1).filter((one) => one !== null);
-    return value === null ? null : near.reduce((sum, one) => sum + one, 0) / near.length;
-  });
 }
 
 function closest(places, x) {

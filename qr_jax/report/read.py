@@ -73,15 +73,15 @@ def stamp(folder: str | Path) -> tuple:
     return tuple(found)
 
 
-def phase(of: Run) -> str:
+def phase(begun: Run) -> str:
     """What a run without a step is doing, by the files that it has written so far."""
-    cold, steps = of.folder / COLD, of.config.get("sft", {}).get("steps") or 0
-    if of.before:
+    cold, steps = begun.folder / COLD, begun.config.get("sft", {}).get("steps") or 0
+    if begun.before:
         return "compiling the learner and rolling out step 1"
     if (cold / "summary.json").is_file():
         return "the cold start is done; evaluating before training"
-    if of.cold:
-        return f"cold start, step {of.cold[-1]['step']:,} of {steps:,}"
+    if begun.cold:
+        return f"cold start, step {begun.cold[-1]['step']:,} of {steps:,}"
     if (cold / "config.json").is_file():
         return "cold start, reading the expert's traces"
     then = "the cold start" if steps else "the evaluation before training"
