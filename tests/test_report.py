@@ -332,3 +332,5 @@ def test_chromium_draws_the_page_without_a_word_and_hostile_text_stays_text(tmp_
     drawn = ("accuracy", "batch", "zero-variance", "time", "tokens", "latency", "gap", "heat")
     assert all(re.search(rf'id="chart-{name}".*?<svg', shown, re.DOTALL) for name in drawn)
     assert shown.count('class="token"') == 2 and 'role="tablist"' in shown
+    assert shown.count('<p class="note plain">In plain words: ') == 3  # under the batch, the rates and the verdicts
+    assert re.search(r'aria-label="The chosen group"><p class="meta">step 2 ', shown)  # not the newest, of step 3
