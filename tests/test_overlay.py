@@ -18,7 +18,8 @@ def two(tmp_path):
     other = {"pool": {"rule": {"name": "recycle"}}, "log": {"api_key": "k"}}
     (first / "config.json").write_text(json.dumps(settings | other))
     (second / "config.json").write_text(json.dumps(settings))
-    rows = [metrics(1, **{"learner/clip_low": 0.25, "learner/clip_high": 0.5}), metrics(2, **{"eval/exact_match": 0.75, "eval/questions": 4, "learner/kl": 0.5})]
+    cut = {"learner/clip_low": 0.25, "learner/clip_high": 0.5}
+    rows = [metrics(1, **cut), metrics(2, **{"eval/exact_match": 0.75, "eval/questions": 4, "learner/kl": 0.5})]
     (second / "metrics.jsonl").write_text(lines(rows))
     table = {"1": {"questions": 2, "exact_match": 0.5}, "2": {"questions": 2, "exact_match": 1.0}}
     (first / "before.json").write_text(json.dumps({"exact_match": 0.5, "questions": 4, "by_hops": table}))

@@ -39,7 +39,7 @@ def overview(folders: Sequence[Path]) -> dict[str, Any]:
     """All the page shows, in the form of `page.overview`; `runs` and `differences` are its own."""
     labels = names(folders)
     runs = dict(zip(labels, map(read.run, folders), strict=True))
-    settings = {name: dict(map(tuple, page.settings(run.config))) for name, run in runs.items()}
+    settings = {name: {key: value for key, value in page.settings(run.config)} for name, run in runs.items()}
     every = list(dict.fromkeys(key for known in settings.values() for key in known))
     differ = [
         [key, *values]
@@ -71,9 +71,9 @@ def names(folders: Sequence[Path]) -> list[str]:
 
 
 def _apart(path: Path, others: Sequence[Path]) -> str:
-    for count in range(1, len(path.parts)):
-        if all(other.parts[-count:] != path.parts[-count:] for other in others):
-            break
+    count = 1
+    while any(other.parts[-count:] == path.parts[-count:] for other in others):
+        count += 1
     return "/".join(path.parts[-count:])
 
 
@@ -128,7 +128,7 @@ def _groups(having: Mapping[str, Chart], tones: Mapping[str, str]) -> Chart:
     for run, chart in having.items():
         last, own = chart["series"][-1], chart["x"][0]["words"]
         name = run if last["name"].startswith("after") else f"{run}, before training"
-        line = {"name": name, "tone": tones[run]}
+        line: dict[str, Any] = {"name": name, "tone": tones[run]}
         for key in ("values", "low", "high"):
             line[key] = [last[key][own.index(word)] if word in own else None for word in words]
         series.append(line)
