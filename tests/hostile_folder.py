@@ -75,6 +75,7 @@ def base(run: Path, home: Path) -> None:
     turn = {"author": "model", "text": SCRIPT, "pieces": [SCRIPT], "logp": [-1.0], "queries": [SCRIPT]}
     episode = {"query": SCRIPT, "sample": 0, "question": SCRIPT, "golds": [SCRIPT], "answer": SCRIPT, "reward": 0}
     episode |= {"verdict": "hard", "accepted": False, "stop": SCRIPT, "fault": None, "advantage": 0, "tokens": 1}
+    write(run, "sft/metrics.jsonl", json.dumps({"step": 1, "sft/loss": 0.5, "text": SCRIPT}) + "\n")
     write(run, "episodes/step_000001.jsonl", json.dumps(episode | {"turns": [turn], "context_tokens": 1}) + "\n")
     write(run, "checkpoints/step_00000001/host.json", "{}")
 
@@ -162,13 +163,14 @@ def link(path: Path, to: Path) -> None:
 # ---- bytes that this program does not write
 
 FILES = ("config.json", "metrics.jsonl", "ledger.jsonl", "summary.json", "evaluation.json", "before.json", "probe.json")
-FILES += ("episodes/step_000001.jsonl", "score.json", "run.lock")
+FILES += ("episodes/step_000001.jsonl", "sft/metrics.jsonl", "score.json", "run.lock")
 SPOILT = {
     "no_text": b"\xff\xfe\x00\n",
     "deep": b"[" * 100_000 + b"\n",
     "list": b'[["a", {}]]\n',
     "text": b'"a"\n',
-    "odd": b'{"step": "a", "pool/drawn": [], "query": {}, "verdict": 7, "accepted": {}, "rewards": "x", "turns": 3}\n',
+    "odd": b'{"step": "a", "pool/drawn": [], "query": {}, "verdict": 7, "accepted": {}, "rewards": "x", "turns": 3, '
+    b'"sft/loss": "x", "by_hops": "x"}\n',
     "numbers": b'{"step": 1e999, "pool/drawn": NaN, "pool/size": -1, "query": 1, "verdict": "hard", "accepted": 1, '
     b'"rewards": [1e999], "turns": [], "steps": 99999999999999999999, "exact_match": {"a": 1e400}}\n',
     "empty": b"",
@@ -243,9 +245,11 @@ MORE = [
         "{out}/c",
     ],
     ["report", "{run}", "--out", "{out}/report.html"],
+    ["report", "{out}/other", "{run}", "--out", "{out}/both.html"],
     ["bug-report", "{run}", "--out", "{out}/bug.zip"],
     ["oracle", "--rates", "{run}", "--rollouts", "64", "--seeds", "1", "--accept", "2"],
     ["view", "{run}", "--port", "0"],
+    ["view", "{out}/other", "{run}", "--port", "0"],
 ]
 
 

@@ -134,7 +134,7 @@ def test_the_null_control_is_drawn_beside_the_run_over_the_stretches_both_have()
     assert panel["x"][0]["values"] == [4.0, 12.0]
     assert [one["values"] for one in panel["series"]] == [[1.0, 0.75], [0.9, 0.8]]
     assert charts.batch(rows, null)["band"] == {
-        "x": [0.5, 1.5],
+        "x": [1.0, 2.0],
         "values": [1.0, 0.75],
         "low": [1.0, 0.5],
         "high": [1.0, 1.0],
@@ -264,7 +264,7 @@ def test_the_policy_allows_this_style_and_this_script_and_no_address(run):
 
 @pytest.fixture
 def served(run):
-    with view.Server(run, 0) as server:
+    with view.Server([run], 0) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         yield server
@@ -309,21 +309,28 @@ def test_view_makes_the_page_anew_as_the_run_goes_on(served, run):
 
 def test_a_port_that_is_taken_is_said(served):
     with pytest.raises(ValueError, match=f"port {served.server_port} cannot be had"):
-        view.Server(served.folder, served.server_port)
+        view.Server(served.folders, served.server_port)
 
 
-@pytest.mark.skipif(BROWSER is None, reason="no chromium on PATH; apt-get install chromium")
-def test_chromium_draws_the_page_without_a_word_and_hostile_text_stays_text(tmp_path):
-    path = page.write(made(tmp_path / "run", HOSTILE))
+def dom(path: Path, folder: Path) -> str:
+    """The page as Chromium has drawn it, without a word on its console."""
     options = ["--headless=new", "--disable-gpu", "--enable-logging=stderr", "--virtual-time-budget=3000", "--dump-dom"]
-    options += [f"--user-data-dir={tmp_path / 'profile'}"] + (["--no-sandbox"] if os.geteuid() == 0 else [])
+    options += ["--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+    options += [f"--user-data-dir={folder / 'profile'}"] + (["--no-sandbox"] if os.geteuid() == 0 else [])
     done = subprocess.run(
         [str(BROWSER), *options, path.as_uri()], capture_output=True, text=True, timeout=60, check=True
     )
     assert ":CONSOLE" not in done.stderr, done.stderr
-    shown = done.stdout
+    return done.stdout
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no chromium on PATH; apt-get install chromium")
+def test_chromium_draws_the_page_without_a_word_and_hostile_text_stays_text(tmp_path):
+    shown = dom(page.write(made(tmp_path / "run", HOSTILE)), tmp_path)
     assert "<title>run · qr-jax report</title>" in shown and "<img" not in shown
     assert shown.count("<script") == 3
     drawn = ("accuracy", "batch", "zero-variance", "time", "tokens", "latency", "gap", "heat")
     assert all(re.search(rf'id="chart-{name}".*?<svg', shown, re.DOTALL) for name in drawn)
     assert shown.count('class="token"') == 2 and 'role="tablist"' in shown
+    assert shown.count('<p class="note plain">In plain words: ') == 3  # under the batch, the rates and the verdicts
+    assert re.search(r'aria-label="The chosen group"><p class="meta">step 2 ', shown)  # not the newest, of step 3

@@ -65,9 +65,10 @@ def reading(where: Any) -> Iterator[None]:
         raise ValueError(f"{where} holds what qr-jax does not write ({told}, in {place})") from error
 
 
-def add_run(command: argparse.ArgumentParser) -> None:
-    """A run's folder, and the packages that its plug-ins may come from."""
-    command.add_argument("run", type=Path, metavar="RUN", help="the run's folder")
+def add_run(command: argparse.ArgumentParser, *, several: bool = False) -> None:
+    """A run's folder, or those of several, and the packages that its plug-ins may come from."""
+    help = "the run's folder; several are laid over each other" if several else "the run's folder"
+    command.add_argument("run", type=Path, metavar="RUN", nargs="+" if several else None, help=help)
     add_trust(command)
 
 
@@ -156,11 +157,11 @@ def open_weights(arguments: argparse.Namespace) -> None:
     start(config)
 
 
-def replayed_packages(arguments: argparse.Namespace) -> tuple[str, ...] | None:
+def replayed_packages(arguments: argparse.Namespace, run: Path) -> tuple[str, ...] | None:
     """The packages whose plug-ins may be used for what a report or an export plays of a run; None for all."""
     from qr_jax import runs, trust
 
-    return None if arguments.trust or trust.known(runs.load(arguments.run)) else tuple(arguments.allow_plugins)
+    return None if arguments.trust or trust.known(runs.load(run)) else tuple(arguments.allow_plugins)
 
 
 def start(config: Any, arguments: argparse.Namespace | None = None) -> AbstractContextManager:

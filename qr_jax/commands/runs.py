@@ -114,7 +114,7 @@ def _export(arguments: argparse.Namespace) -> int:
     options.open_weights(arguments)
     from qr_jax import exporting
 
-    packages = options.replayed_packages(arguments)
+    packages = options.replayed_packages(arguments, arguments.run)
     terminal.result(str(exporting.export(arguments.run, arguments.hf, dtype=arguments.dtype, allow_plugins=packages)))
     return 0
 

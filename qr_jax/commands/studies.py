@@ -44,12 +44,16 @@ def add(command: Any) -> None:
     probe.add_argument("--seed", type=whole(0), default=0, metavar="N", help="of the choice and of the sampling")
     add_json(oracle, probe)
     _add_compare(command)
-    report = command("report", _report, "write a run's report: one HTML file that needs nothing else")
-    report.add_argument("--out", type=Path, metavar="FILE", help="where it goes; by default report.html in the run")
-    view = command("view", _view, "serve a run's report on this machine, made anew as the run goes on")
+    text = "write the report of a run, or of several laid over each other: one HTML file that needs nothing else"
+    report = command("report", _report, text)
+    text = "where it goes; by default report.html in the run; of several, overlay.html in the first"
+    report.add_argument("--out", type=Path, metavar="FILE", help=text)
+    text = "serve the report of a run, or of several, on this machine, made anew as they go on"
+    view = command("view", _view, text)
     view.add_argument("--port", type=port, default=8770, metavar="N", help="the port; 0: any free one")
-    for made in (probe, report, view):
-        add_run(made)
+    add_run(probe)
+    for made in (report, view):
+        add_run(made, several=True)
 
 
 def _add_compare(command: Any) -> None:
@@ -170,10 +174,14 @@ def _probe(arguments: argparse.Namespace) -> int:
 
 def _report(arguments: argparse.Namespace) -> int:
     check_out(arguments.out)
-    from qr_jax.report import page
+    from qr_jax.report import overlay, page
 
-    with reading(arguments.run):
-        terminal.result(str(page.write(arguments.run, arguments.out, null=_null(arguments))))
+    with reading(_named(arguments)):
+        if len(arguments.run) > 1:
+            path = overlay.write(arguments.run, arguments.out)
+        else:
+            path = page.write(arguments.run[0], arguments.out, null=_null(arguments))
+    terminal.result(str(path))
     return 0
 
 
@@ -181,9 +189,13 @@ def _view(arguments: argparse.Namespace) -> int:
     from qr_jax.report import view
 
     terminal.speak("stdout")
-    with reading(arguments.run):
+    with reading(_named(arguments)):
         view.view(arguments.run, port=arguments.port, null=lambda: _null(arguments))
     return 0
+
+
+def _named(arguments: argparse.Namespace) -> str:
+    return " or ".join(map(str, arguments.run))
 
 
 def _null(arguments: argparse.Namespace) -> Any:
@@ -191,7 +203,8 @@ def _null(arguments: argparse.Namespace) -> Any:
     from qr_jax.report.charts import RATE_BINS
     from qr_jax.studies.null_control import null_or_reason
 
-    null = null_or_reason(arguments.run, points=RATE_BINS, allow_plugins=replayed_packages(arguments))
+    packages = replayed_packages(arguments, arguments.run[0])
+    null = null_or_reason(arguments.run[0], points=RATE_BINS, allow_plugins=packages)
     if "reason" in null:
         terminal.say(null["reason"])
     return null

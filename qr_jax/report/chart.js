@@ -1,23 +1,30 @@
 // A chart of lines or a stack of areas: drawn for the width there is, read by pointer, by arrow keys and as a table.
 
 const NARROW = 460; // below this the names stand above the chart, not beside it
+const DRAG = 8; // pixels; a pointer that moves less has clicked
+
+const DRAWN = { lines, stack: stacked, groups };
+const chosen = {}; // a chart's axis and its places that are shown, which last when a run that goes on is drawn anew
 
 function chart(host, spec) {
-  const axis = { at: 0 };
+  const view = (chosen[spec.id] = chosen[spec.id] || { axis: 0, range: null });
   const title = make("h3", {}, spec.title);
   const note = spec.note ? make("p", { class: "note" }, spec.note) : null;
   const plot = make("div", { class: "plot" });
   const readout = make("p", { class: "readout" });
   const names = make("p", { class: "names", "aria-hidden": "true" });
   const cursor = slider(spec.title);
+  const whole = make("button", { type: "button", class: "whole", onclick: () => look(null) }, "Whole run");
   const figure = make(
     "figure",
     { class: "chart", id: `chart-${spec.id}`, "aria-label": spec.title },
     make("figcaption", {}, title, note),
-    spec.x.length > 1 ? axes(spec, axis, redraw) : null,
+    spec.x.length > 1 ? axes(spec, view, redraw) : null,
     names,
     plot,
     readout,
+    whole,
+    spec.plain ? make("p", { class: "note plain" }, spec.plain) : null,
     table(spec),
   );
   host.append(figure);
@@ -26,53 +33,56 @@ function chart(host, spec) {
   function redraw() {
     const width = Math.floor(plot.clientWidth);
     if (!width) return;
-    drawn = spec.kind === "stack" ? stacked(spec, axis.at, width) : lines(spec, axis.at, width);
-    names.replaceChildren(...(width < NARROW ? spec.series.map((series) => swatch(series.tone, series.name)) : []));
+    drawn = DRAWN[spec.kind](spec, view.axis, width, view.range);
+    const named = (spec.series.length > 1 || spec.overlaid) && (spec.kind === "groups" || above(spec, width));
+    names.replaceChildren(...(named ? spec.series.map((series) => swatch(series.tone, series.name)) : []));
     plot.replaceChildren(drawn.svg, cursor.element);
     cursor.element.style.left = `${drawn.left}px`;
     cursor.element.style.width = `${drawn.right - drawn.left}px`;
-    cursor.reset(spec.x[axis.at].values.length);
+    cursor.reset(drawn.seen);
+    whole.hidden = !view.range;
     show(null);
   }
 
   function show(at) {
     drawn.point(at);
     const known = at !== null;
-    const last = spec.x[axis.at].values.length - 1;
-    readout.replaceChildren(...reading(spec, axis.at, known ? at : last));
+    const parts = reading(spec, view.axis, known ? at : drawn.seen[drawn.seen.length - 1]);
+    readout.replaceChildren(...parts);
     readout.classList.toggle("still", !known);
-    cursor.element.setAttribute(
-      "aria-valuetext",
-      reading(spec, axis.at, known ? at : last)
-        .map((part) => part.textContent)
-        .join(", "),
-    );
+    cursor.element.setAttribute("aria-valuetext", parts.map((part) => part.textContent).join(", "));
   }
 
-  cursor.listen({ show, nearest: (x) => drawn.nearest(x) });
+  // Look at the part of the x axis from range[0] to range[1], where two points or more are in it; null: at all of it.
+  function look(range) {
+    const inside = range && spec.x[view.axis].values.filter((x) => x >= range[0] && x <= range[1]);
+    if (spec.kind === "groups" || (range && inside.length < 2)) return;
+    view.range = range;
+    redraw();
+  }
+
+  // Twice as close around a place, or half.
+  function closer(at, times) {
+    const [first, last] = ends(spec, view.axis, null);
+    const [from, to] = ends(spec, view.axis, view.range);
+    const middle = at === null ? (from + to) / 2 : spec.x[view.axis].values[at];
+    const half = (to - from) / 2 / times;
+    const range = [Math.max(first, middle - half), Math.min(last, middle + half)];
+    look(range[0] <= first && range[1] >= last ? null : range);
+  }
+
+  cursor.listen({
+    show,
+    closer,
+    whole: () => look(null),
+    down: () => drawn.down,
+    nearest: (x, y) => drawn.nearest(x, y),
+    mark: (from, to) => drawn.mark && drawn.mark(from, to),
+    select: (from, to) => drawn.fromX && look([from, to].sort((a, b) => a - b).map((x) => drawn.fromX(x + drawn.left))),
+  });
+  figure.redraw = redraw;
   watch(plot, redraw);
   return figure;
-}
-
-// What the chart says at one place on its x axis: the place, then a value a series.
-function reading(spec, axis, at) {
-  const x = spec.x[axis];
-  const place = x.words ? x.words[at] : `${written(x.values[at], "count")} ${x.label}`;
-  const here = x.words && spec.x.length > 1 ? `${place}, ${written(x.values[at], "count")} ${x.label}` : place;
-  const parts = spec.series.map((series) => {
-    let value = series.values[at],
-      more = "";
-    if (series.x) {
-      const before = series.x[axis].filter((one) => one <= x.values[at] + 1e-9).length - 1;
-      if (before < 0) return null;
-      value = series.values[before];
-      more = ` (${written(series.low[before], spec.unit)}–${written(series.high[before], spec.unit)})`;
-    } else if (series.style === "band" && series.low[at] !== null) {
-      more = ` (${written(series.low[at], spec.unit)}–${written(series.high[at], spec.unit)})`;
-    }
-    return swatch(series.tone, `${series.name} `, make("b", {}, written(value, spec.unit)), more);
-  });
-  return [make("span", { class: "place" }, here), ...parts.filter(Boolean)];
 }
 
 function swatch(tone, ...text) {
@@ -80,13 +90,14 @@ function swatch(tone, ...text) {
 }
 
 // The reader's choice of an x axis.
-function axes(spec, axis, redraw) {
+function axes(spec, view, redraw) {
   return choice(
     `x axis of ${spec.title}`,
     spec.x.map((one) => one.label),
-    0,
+    view.axis,
     (at) => {
-      axis.at = at;
+      view.axis = at;
+      view.range = null;
       redraw();
     },
   );
@@ -108,7 +119,8 @@ function choice(label, words, chosen, changed) {
   );
 }
 
-// An invisible slider over the plot: pointer and arrow keys move the same cursor, and a screen reader says its value.
+// An invisible slider over the plot: pointer and arrow keys move the same cursor, and a screen reader says its value. A
+// pointer that is drawn across it, a double click, + and - look closer.
 function slider(label) {
   const element = make("div", {
     class: "cursor",
@@ -118,13 +130,14 @@ function slider(label) {
     "aria-valuemin": "1",
     "aria-orientation": "horizontal",
   });
-  let count = 0,
-    at = null,
+  let seen = [],
+    at = null, // counts in `seen`
+    from = null,
     on = null;
   function go(to) {
-    at = to === null ? null : Math.max(0, Math.min(count - 1, to));
-    element.setAttribute("aria-valuenow", String((at === null ? count - 1 : at) + 1));
-    on.show(at);
+    at = to === null ? null : Math.max(0, Math.min(seen.length - 1, to));
+    element.setAttribute("aria-valuenow", String((at === null ? seen.length - 1 : at) + 1));
+    on.show(at === null ? null : seen[at]);
   }
   const keys = {
     ArrowLeft: -1,
@@ -136,14 +149,37 @@ function slider(label) {
     Home: -1e9,
     End: 1e9,
   };
+  const place = (event) => {
+    const box = element.getBoundingClientRect();
+    return [event.clientX - box.left, event.clientY - box.top];
+  };
+  const inAxes = (x) => Math.max(0, Math.min(element.clientWidth, x));
   element.addEventListener("keydown", (event) => {
-    if (!(event.key in keys)) return;
+    const times = { "+": 2, "=": 2, "-": 0.5 }[event.key];
+    if (times) on.closer(at === null ? null : seen[at], times);
+    else if (event.key === "Escape") on.whole();
+    else if (event.key in keys) {
+      const upright = on.down() && /Up|Down/.test(event.key) ? -1 : 1;
+      go((at === null ? seen.length - 1 : at) + upright * keys[event.key]);
+    } else return;
     event.preventDefault();
-    go((at === null ? count - 1 : at) + keys[event.key]);
   });
-  element.addEventListener("pointermove", (event) =>
-    go(on.nearest(event.clientX - element.getBoundingClientRect().left)),
-  );
+  element.addEventListener("pointerdown", (event) => {
+    if (event.pointerType !== "mouse" || event.button) return;
+    from = place(event)[0];
+    element.setPointerCapture(event.pointerId);
+  });
+  element.addEventListener("pointermove", (event) => {
+    go(seen.indexOf(on.nearest(...place(event))));
+    if (from !== null) on.mark(from, inAxes(place(event)[0]));
+  });
+  element.addEventListener("pointerup", (event) => {
+    const [start, to] = [from, inAxes(place(event)[0])];
+    from = null;
+    on.mark(null, 0);
+    if (start !== null && Math.abs(to - start) > DRAG) on.select(start, to);
+  });
+  element.addEventListener("dblclick", (event) => on.closer(on.nearest(...place(event)), 2));
   element.addEventListener("pointerleave", () => {
     if (document.activeElement !== element) go(null);
   });
@@ -153,11 +189,11 @@ function slider(label) {
     listen(handlers) {
       on = handlers;
     },
-    reset(points) {
-      count = points;
+    reset(places) {
+      seen = places;
       at = null;
-      element.setAttribute("aria-valuemax", String(points));
-      element.setAttribute("aria-valuenow", String(points));
+      element.setAttribute("aria-valuemax", String(seen.length));
+      element.setAttribute("aria-valuenow", String(seen.length));
     },
   };
 }
@@ -189,7 +225,7 @@ function table(spec) {
       ...shared.map((series) => series.name),
     ];
     const rows = spec.x[0].values.map((value, at) => [
-      spec.x[0].words ? spec.x[0].words[at] : `${written(value, "count")} ${spec.x[0].label}`,
+      spec.x[0].words ? spec.x[0].words[at] : placed(spec.x[0], value),
       ...(spec.x.length > 1 ? spec.x.map((one) => written(one.values[at], "count")) : []),
       ...shared.map(
         (series) =>
@@ -197,17 +233,15 @@ function table(spec) {
           (series.low ? ` (${written(series.low[at], spec.unit)}–${written(series.high[at], spec.unit)})` : ""),
       ),
     ]);
-    details.append(grid(spec.title, head, rows));
+    if (shared.length) details.append(grid(spec.title, head, rows));
     for (const series of spec.series.filter((one) => one.x)) {
+      const between = series.low ? [series.low, series.high] : [];
       const own = series.values.map((value, at) => [
         ...series.x.map((xs) => written(xs[at], "count")),
-        written(value, spec.unit),
-        written(series.low[at], spec.unit),
-        written(series.high[at], spec.unit),
+        ...[series.values, ...between].map((values) => written(values[at], spec.unit)),
       ]);
-      details.append(
-        grid(`${spec.title}: ${series.name}`, [...spec.x.map((one) => one.label), series.name, "from", "to"], own),
-      );
+      const names = [...spec.x.map((one) => one.label), series.name, ...(between.length ? ["from", "to"] : [])];
+      details.append(grid(`${spec.title}: ${series.name}`, names, own));
     }
   });
   return details;

@@ -2,14 +2,16 @@
 
 A chart is {"id", "title", "note", "kind", "x", "unit", "series", ...}. `x` is a list of axes, {"label", "values"}, of
 which the reader picks one. A series is {"name", "tone", "values"}, one value an x (None: nothing to say), and may have
-its own `x`, or `low` and `high`. Tones are the page's colours; an origin has one tone everywhere.
+its own `x`, or `low` and `high`. Tones are the page's colours; an origin has one tone everywhere. `plain` is a sentence
+for who has not read the paper; `smooth`: the page may smooth the lines; `fit`: the axis of shares need not reach 1.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from qr_jax.report.series import Row, bins, mean, ratio, said, step_axis, total
+from qr_jax.report import curves
+from qr_jax.report.series import MOST_POINTS, Row, bins, interval, mean, ratio, said, step_axis, total
 
 Chart = dict[str, Any]
 Null = Mapping[str, Any]  # what `null_control.null_or_reason` returns
@@ -20,7 +22,20 @@ ORIGINS = {"fresh": "fresh", "ex_hard": "were all wrong", "ex_easy": "were all r
 ORIGINS |= {"ex_surplus": "were surplus", "ex_consumed": "were accepted"}
 PHASES = {"decode": "decoding", "prefill": "prefill", "search_wait": "waiting for searches"}
 PHASES |= {"rollout_rest": "rest of the rollout", "settle": "settling", "learner": "learner"}
-WITHIN = 1.96  # standard errors on either side of a 95 % interval
+
+
+# What the pool's charts mean, for who has not read the paper.
+PLAIN = {
+    "batch": "In plain words: the model learns from a question only when some of its tries are right and some wrong; "
+    "this counts such questions.",
+    "zero-variance": "In plain words: where all tries at a question are right, or all are wrong, there is nothing to "
+    "compare, and the work is lost for this step. Lower is better.",
+    "null-fresh": "In plain words: how much of what the model learns from are questions it had never tried.",
+    "null-ex_hard": "In plain words: questions that it failed at every try, and now sometimes answers. Above the grey "
+    "band is more than luck.",
+    "null-ex_easy": "In plain words: questions that it answered at every try, and now sometimes fails. Above the grey "
+    "band is more than bad luck.",
+}
 
 
 def accuracy(rows: Sequence[Row], before: Row, after: Row, ended: bool) -> Chart:
@@ -36,19 +51,18 @@ def accuracy(rows: Sequence[Row], before: Row, after: Row, ended: bool) -> Chart
     if ended and after.get("exact_match") is not None:
         held.append((rows[-1], after["exact_match"], after.get("exact_match_se")))
     budgets = {"rollouts": "rollouts", "tokens": "sampled tokens", "searches": "searches"}
-    lots = bins(rows)
+    lots = bins(rows, MOST_POINTS)
     words = step_axis(lots)[0]["words"]
     axes = [
         {"label": label, "values": [lot[-1].get(f"budget/{name}") for lot in lots], "words": words}
         for name, label in budgets.items()
     ]
-    margin = [WITHIN * error if error else 0.0 for _, _, error in held]
+    low, high = interval([value for _, value, _ in held], [error for _, _, error in held])
     series: list[dict[str, Any]] = [
         {"name": "training pass rate", "tone": "quiet", "values": [mean(lot, "reward/outcome_mean") for lot in lots]},
         {
             "name": "held-out, greedy", "tone": "ink", "style": "points", "values": [value for _, value, _ in held],
-            "low": [value - one for (_, value, _), one in zip(held, margin, strict=True)],
-            "high": [value + one for (_, value, _), one in zip(held, margin, strict=True)],
+            "low": low, "high": high,
             "x": [[row.get(f"budget/{name}") or 0 for row, _, _ in held] for name in budgets],
         },
     ]  # fmt: skip
@@ -59,7 +73,7 @@ def accuracy(rows: Sequence[Row], before: Row, after: Row, ended: bool) -> Chart
     note += "The pass rate in training is over the queries that were drawn, which a recycling pool makes harder."
     return {
         "id": "accuracy", "title": "Accuracy against the budget", "note": note + said(lots), "kind": "lines",
-        "x": axes, "unit": "share", "series": series if held else series[:1],
+        "x": axes, "unit": "share", "smooth": True, "series": series if held else series[:1],
     }  # fmt: skip
 
 
@@ -75,12 +89,13 @@ def batch(rows: Sequence[Row], null: Null | None = None) -> Chart:
         "id": "batch", "title": "The effective batch, by origin",
         "note": "Groups with signal that reached the learner, a step, by what their query showed when it was last "
         "drawn." + said(lots),
-        "kind": "stack", "x": step_axis(lots), "unit": "count", "series": series,
+        "plain": PLAIN["batch"], "kind": "stack", "x": step_axis(lots), "unit": "count", "series": series,
         "marks": [{"y": wanted, "text": f"{wanted:g} are wanted"}] if wanted else [],
     }  # fmt: skip
     if null:
         chart["note"] += " Dashed: where the whole batch lies by chance alone."
-        chart["band"] = {"x": [_step_of(rows, at) for at in _middles(null)], **_band(null, "accepted")}
+        # A step's own point stands at its number, and the middle of its rollouts half a step before it.
+        chart["band"] = {"x": [_step_of(rows, at) + 0.5 for at in _middles(null)], **_band(null, "accepted")}
     return chart
 
 
@@ -92,6 +107,7 @@ def null_panels(null: Null) -> list[Chart]:
         share = {"name": "the run", "tone": origin, "values": null["run"][origin][: len(band["values"])]}
         axis = {"label": "rollouts", "values": _middles(null)[: len(share["values"])]}
         head = {"id": f"null-{origin}", "title": f"{ORIGINS[origin].capitalize()}: share of the batch", "note": ""}
+        head |= {"plain": PLAIN[f"null-{origin}"], "small": True}
         panels.append(head | {"kind": "lines", "x": [axis], "unit": "share", "series": [band, share]})
     return panels
 
@@ -132,7 +148,7 @@ def zero_variance(rows: Sequence[Row]) -> Chart:
         "id": "zero-variance", "title": "Zero-variance rate, by origin",
         "note": "Drawn groups whose rewards were all equal: they teach nothing, and their queries go back to the pool."
         + said(lots) + f" A rate of fewer than {FEW} groups is left out.",
-        "kind": "lines", "x": step_axis(lots), "unit": "share", "series": series,
+        "plain": PLAIN["zero-variance"], "kind": "lines", "x": step_axis(lots), "unit": "share", "series": series,
     }  # fmt: skip
 
 
@@ -222,15 +238,26 @@ def gap(rows: Sequence[Row], alarm: float | None) -> Chart:
 
 
 def make(
-    rows: Sequence[Row], before: Row, after: Row, config: Mapping[str, Any], *, ended: bool, null: Null | None = None
+    rows: Sequence[Row],
+    before: Row,
+    after: Row,
+    config: Mapping[str, Any],
+    *,
+    ended: bool,
+    null: Null | None = None,
+    cold: Sequence[Row] = (),
 ) -> dict[str, Chart]:
-    """All charts by id; none for a run without a step."""
+    """All charts by id; of a run without a step those of its cold start and of the evaluation after it.
+
+    `cold` are the rows of the cold start's metrics.
+    """
+    first = curves.by_group(before, after if ended else {}) | curves.cold_start(cold)
     if not rows:
-        return {}
+        return first
     alarm = config.get("learner", {}).get("gap_alarm")
     charts = [accuracy(rows, before, after, ended), batch(rows, null), zero_variance(rows), phases(rows), tokens(rows)]
     charts += [latency(rows), gap(rows, alarm)] + (null_panels(null) if null else [])
-    return {chart["id"]: chart for chart in charts}
+    return {chart["id"]: chart for chart in charts} | curves.make(rows) | first
 
 
 def _origins(rows: Sequence[Row], what: str) -> dict[str, str]:

@@ -12,6 +12,7 @@ Row = dict[str, Any]
 Key = tuple[int, str]  # step, query
 
 PER_KIND = 40
+FIRST = 5  # pairs that show learning, of which the page opens on the first whose episodes are kept
 MOST_BYTES = 5_000_000
 KINDS = {"hard": "all wrong", "easy": "all right", "signal": "mixed", "flipped": "flipped", "fault": "faulted"}
 
@@ -23,14 +24,28 @@ def kinds(draw: Row, history: Sequence[Row]) -> list[str]:
     return found + (["fault"] if draw["verdict"] == "fault" or None in draw.get("rewards", ()) else [])
 
 
+def learned(found: Histories) -> list[tuple[Key, Key]]:
+    """Pairs of groups of one query that show learning, the best first: all wrong, and later the most tries right."""
+    pairs = []
+    for query, history in found.items():
+        wrong = None
+        for draw in history:
+            right = draw.get("successes") or 0
+            if draw["verdict"] == "hard":
+                wrong = draw["step"]
+            elif wrong is not None and right and draw["step"] > wrong:
+                pairs.append((right / draw["valid"], draw["step"], mark(query), (wrong, query), (draw["step"], query)))
+    return [pair[3:] for pair in sorted(pairs, reverse=True)[:FIRST]]
+
+
 def order(found: Histories, last: int) -> tuple[list[Key], dict[str, int]]:
     """Groups to show, the most wanted first, and how many there are of each kind in the whole run.
 
-    First all of the last step. Then of each kind, in turn, up to PER_KIND further ones, chosen by the hash of step and
-    query: at random over the run, and hardly another choice a step later.
+    First those that show learning, and all of the last step. Then of each kind, in turn, up to PER_KIND further ones,
+    chosen by the hash of step and query: at random over the run, and hardly another choice a step later.
     """
     by_kind: dict[str, list[Key]] = {kind: [] for kind in KINDS}
-    wanted: dict[Key, None] = {}
+    wanted: dict[Key, None] = {key: None for pair in learned(found) for key in pair}
     for query, history in found.items():
         for draw in history:
             for kind in kinds(draw, history):
@@ -72,7 +87,15 @@ def choose(run: read.Run, found: Histories, kept: MutableMapping[Key, Row] | Non
     groups = [_shown(there[key], key, found[key[1]], run) for key in sorted(shown, key=lambda key: -key[0])]
     of_kind = {kind: sum(kind in group["kinds"] for group in groups) for kind in KINDS}
     rule = _rule(last, len(groups), len(there), len(keys), len(run.draws))
-    return {"groups": groups, "kinds": KINDS, "counts": counts, "shown": of_kind, "rule": rule}
+    at = {(group["step"], group["query"]): number for number, group in enumerate(groups)}
+    opens, why = next(((at[later], _why(was, later)) for was, later in learned(found) if later in at), (0, ""))
+    return {
+        "groups": groups, "kinds": KINDS, "counts": counts, "shown": of_kind, "rule": rule + why, "opens": opens,
+    }  # fmt: skip
+
+
+def _why(was: Key, later: Key) -> str:
+    return f" Opened first: a question of step {later[0]} that was all wrong in step {was[0]}."
 
 
 def _groups(folder: Path, step: int, queries: set[str]) -> list[tuple[Key, Row]]:

@@ -9,7 +9,7 @@ import numpy as np
 from qr_jax.columns import aligned
 from qr_jax.report import page
 
-SCRIPTS = ("elements.js", "plot.js", "chart.js", "comparison.js")
+SCRIPTS = (*page.DRAWING, "comparison.js")
 TONES = ("ink", "fresh", "ex_hard", "ex_easy", "ex_surplus", "ex_consumed", "phase5", "quiet")
 STYLE = ".line.band { stroke-dasharray: none; stroke-width: 2; }\n.scroll { max-height: none; }\n"
 SHARES = {"zero_variance": "zero-variance", "recycled": "recycled", "ex_hard": "ex_hard", "ex_easy": "ex_easy"}

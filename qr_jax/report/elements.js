@@ -28,6 +28,7 @@ function written(value, unit) {
   if (value === null || value === undefined) return "–";
   if (unit === "share")
     return value >= 0.9995 ? value.toFixed(2) : value.toFixed(3).replace(/^0/, "").replace(/^-0/, "−");
+  if (unit === "number") return trimmed(Number(value.toPrecision(3)));
   if (unit === "nats") return value === 0 ? "0" : Math.abs(value) < 0.01 ? power(value) : value.toFixed(3);
   if (unit === "seconds") return value < 0.095 ? `${(1000 * value).toFixed(0)} ms` : `${value.toFixed(2)} s`;
   if (unit === "milliseconds")
@@ -42,6 +43,7 @@ function written(value, unit) {
 function tick(value, unit) {
   if (unit === "share")
     return value === 0 ? "0" : value === 1 ? "1" : value.toFixed(2).replace(/^0/, "").replace(/0$/, "");
+  if (unit === "number") return trimmed(value);
   if (unit === "nats") return power(value);
   if (unit === "seconds") return `${trimmed(value)} s`;
   if (unit === "milliseconds") return `${trimmed(value)} ms`;

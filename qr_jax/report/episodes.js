@@ -1,6 +1,10 @@
 // The episodes: a list of groups to choose from, and the chosen group's samples, turn by turn and token by token.
 
 function reader(host, data) {
+  if (!data.groups.length) {
+    host.replaceChildren(make("p", { class: "note wide" }, data.rule));
+    return { open: () => false };
+  }
   const state = { kind: "all", words: "", group: null, sample: 0, shade: 0 };
   const list = make("ul", { class: "groups" });
   const count = make("p", { class: "note", "aria-live": "polite" });
@@ -38,9 +42,7 @@ function reader(host, data) {
     );
     count.textContent = found.length
       ? plural(found.length, "group")
-      : data.groups.length
-        ? "No group is like that; choose another filter."
-        : "There are no episodes yet.";
+      : "No group is like that; choose another filter.";
     list.replaceChildren(...found.map((group) => make("li", {}, entry(group))));
     if (!found.includes(state.group)) pick(found[0] || null);
   }
@@ -165,7 +167,9 @@ function reader(host, data) {
     return make("ol", { class: "past", "aria-label": "Every draw of this query" }, steps);
   }
 
+  pick(data.groups[data.opens]);
   refill();
+  if (state.group) list.scrollTop = state.group.button.offsetTop - list.offsetTop;
   return {
     open(query) {
       const found = data.groups.filter((group) => group.query === query);

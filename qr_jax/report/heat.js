@@ -3,6 +3,10 @@
 const ROW = 2.5,
   SECTION = 22;
 
+const PLAIN =
+  "In plain words: each row follows one question. Where its colour ends in a mixed draw, the model has begun to get " +
+  "that question right on some tries and wrong on others, and can learn from it.";
+
 function heat(host, spec, open) {
   const number = (value) => value.toLocaleString("en");
   const all = `${number(spec.again)} drawn more than once`;
@@ -11,6 +15,12 @@ function heat(host, spec, open) {
   const about =
     `One row a query, ${which} (${number(spec.drawn)} were drawn${pool}). ` +
     "A block is a draw; its tint lasts until the next one.";
+  const head = [make("h3", {}, "Verdicts over time"), make("p", { class: "note" }, about)];
+  if (!spec.sections.length) {
+    head[1].textContent = "No query has been drawn twice yet: there is nothing to show over time.";
+    host.append(make("figure", { class: "chart", id: "chart-heat" }, make("figcaption", {}, head)));
+    return;
+  }
   const plot = make("div", { class: "plot heat" });
   const readout = make("p", { class: "readout" });
   const rows = spec.sections.flatMap((section) => section.rows);
@@ -28,7 +38,7 @@ function heat(host, spec, open) {
     make(
       "figure",
       { class: "chart", id: "chart-heat", "aria-label": "Verdicts over time" },
-      make("figcaption", {}, make("h3", {}, "Verdicts over time"), make("p", { class: "note" }, about)),
+      make("figcaption", {}, head),
       make(
         "p",
         { class: "names always" },
@@ -38,6 +48,7 @@ function heat(host, spec, open) {
       ),
       plot,
       readout,
+      make("p", { class: "note plain" }, PLAIN),
       rowsTable(spec),
     ),
   );

@@ -42,13 +42,14 @@
       host.replaceChildren();
       for (const id of host.dataset.charts.split(" ")) if (run.charts[id]) chart(host, run.charts[id]);
     }
+    one("#runs").replaceChildren(...several(run));
     one("#chance").replaceChildren(...beside(run));
     const place = one("#heat");
     if (!place.contains(document.activeElement)) {
       place.replaceChildren();
       if (run.heat) heat(place, run.heat, (query) => shown && shown.open(query));
     }
-    if (!one("#config").children.length)
+    if (!one("#config").children.length && run.settings.length)
       one("#config").append(
         make(
           "details",
@@ -57,9 +58,32 @@
           grid("Settings", ["setting", "value"], run.settings),
         ),
       );
+    one("#tools").hidden = !document.querySelector(".plot");
+    for (const section of document.querySelectorAll("main > section")) {
+      const empty = !section.querySelector(".chart, #config > *") && (section.id !== "episodes" || run.runs);
+      section.hidden = one(`nav a[href="#${section.id}"]`).hidden = Boolean(empty);
+    }
     one("#foot").textContent = run.unread
       ? `${plural(run.unread, "line")} of the run’s files could not be read and ${run.unread === 1 ? "is" : "are"} left out.`
       : "";
+  }
+
+  // Of several runs: which line is whose, and the settings in which they differ.
+  function several(run) {
+    if (!run.runs) return [];
+    const { head, rows } = run.differences;
+    const list = run.runs.map((one) => make("li", {}, swatch(one.tone, make("b", {}, one.name)), ` ${one.status}`));
+    const table = rows.length ? [grid("Settings in which they differ", head, rows)] : [];
+    return [make("ul", { class: "runs" }, list), ...table];
+  }
+
+  function tools() {
+    const smooth = choice("Smoothing of the lines", ["not smoothed", "smoothed", "more"], smoothing.level, (at) => {
+      smoothing.level = at;
+      for (const figure of document.querySelectorAll("figure.chart")) if (figure.redraw) figure.redraw();
+    });
+    const how = "Draw the mouse across a chart, or double-click it, to look closer.";
+    one("#tools").append(smooth, make("p", { class: "note" }, how));
   }
 
   function beside(run) {
@@ -71,11 +95,13 @@
     return [make("h3", {}, "Beside chance alone"), make("p", { class: "note wide" }, text)];
   }
 
+  tools();
   overview(JSON.parse(one("#run-data").textContent));
   // The episodes are most of the page: they are parsed once the charts are painted.
   requestAnimationFrame(() =>
     setTimeout(() => {
-      shown = reader(one("#reader"), JSON.parse(one("#episodes-data").textContent));
+      const episodes = JSON.parse(one("#episodes-data").textContent);
+      if (episodes) shown = reader(one("#reader"), episodes);
     }, 0),
   );
 
@@ -89,8 +115,8 @@
         tag = answer.headers.get("ETag");
         if (!first) {
           overview(await answer.json());
-          if (!one("#reader").contains(document.activeElement))
-            shown = reader(one("#reader"), await (await fetch("episodes.json")).json());
+          const episodes = shown && (await (await fetch("episodes.json")).json());
+          if (episodes && !one("#reader").contains(document.activeElement)) shown = reader(one("#reader"), episodes);
         }
       }
       document.body.classList.remove("lost");

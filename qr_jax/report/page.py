@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from qr_jax import figures
-from qr_jax.report import charts, choose, history, read, series
+from qr_jax.report import charts, choose, history, read, run_list, series
 from qr_jax.secrecy import looks_secret, redact
 
-SCRIPTS = ("elements.js", "plot.js", "chart.js", "heat.js", "episode.js", "episodes.js", "page.js")
+DRAWING = ("elements.js", "shown.js", "plot.js", "groups.js", "chart.js")
+SCRIPTS = (*DRAWING, "heat.js", "episode.js", "episodes.js", "page.js")
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,10 @@ def write(folder: str | Path, out: str | Path | None = None, *, null: charts.Nul
     """Write the page of the run in `folder`, by default as its report.html; where it is. ValueError: no run."""
     if out is not None and not Path(out).parent.is_dir():
         raise ValueError(f"there is no folder {Path(out).parent} to write {Path(out).name} into; make it first")
-    made = build(folder, null=null)
-    path = Path(folder) / "report.html" if out is None else Path(out)
+    return save(build(folder, null=null), Path(folder) / "report.html" if out is None else Path(out))
+
+
+def save(made: Page, path: Path) -> Path:
     path.write_bytes(made.html.encode("utf-8", errors="replace"))  # a lone surrogate is no text
     return path
 
@@ -56,8 +59,12 @@ def build(
     """
     run = read.run(folder)
     found = history.histories(run.draws)
-    data = overview(run, found, null)
-    run_json, episodes_json = as_json(data), as_json(choose.choose(run, found, kept))
+    return of_data(overview(run, found, null), choose.choose(run, found, kept), follow_s)
+
+
+def of_data(data: Mapping[str, Any], episodes: Mapping[str, Any] | None, follow_s: float | None) -> Page:
+    """The page of what it shows; `data` as `overview` gives it, `episodes` as `choose`."""
+    run_json, episodes_json = as_json(data), as_json(episodes)
     slots = frame(data["name"], asset("page.css"), SCRIPTS, connect=follow_s is not None)
     slots |= {"follow": "" if follow_s is None else f"{follow_s:g}", "run": run_json, "episodes": episodes_json}
     return Page(fill(asset("page.html"), slots), run_json, episodes_json)
@@ -92,19 +99,25 @@ def overview(run: read.Run, found: history.Histories, null: charts.Null | None =
     reason = redact(null["reason"]) if null and "reason" in null else ""
     null = None if reason else null
     return {
-        "name": run.folder.resolve().name, "status": _status(run), "facts": _facts(run, null),
-        "charts": charts.make(run.metrics, run.before, run.after, run.config, ended=run.ended, null=null),
+        "name": run.folder.resolve().name, "status": status(run), "facts": _facts(run, null),
+        "charts": drawn(run, null),
         "heat": history.heat(found, run.metrics[-1]["step"], size) if steps and found else None,
-        "settings": _settings(run.config), "unread": run.unread,
+        "settings": settings(run.config), "unread": run.unread,
         "null_seeds": null["seeds"] if null else 0, "no_null": reason if steps else "",
     }  # fmt: skip
 
 
-def _status(run: read.Run) -> str:
+def drawn(run: read.Run, null: charts.Null | None = None) -> dict[str, charts.Chart]:
+    """The charts of a run, by id."""
+    given = run.metrics, run.before, run.after, run.config
+    return charts.make(*given, ended=run.ended, null=null, cold=run.cold)
+
+
+def status(run: read.Run) -> str:
     """Where the run stands, and with what, in a sentence."""
     of, model = run.config.get("pool", {}), run.config.get("model", {}).get("name", "?")
     shape = f"rule {of.get('rule', {}).get('name', '?')}, {of.get('queries', '?')} queries of {of.get('samples', '?')}"
-    done = "No step is done yet"
+    done = f"Before step 1: {read.phase(run)}" + ("" if run_list.is_held(run.folder) else " (no process writes it now)")
     if run.metrics:
         last = run.metrics[-1]["step"]
         done = f"{last:,} steps, ended" if run.ended else f"Step {last:,} of {run.planned:,}"
@@ -126,7 +139,7 @@ def _facts(run: read.Run, null: charts.Null | None) -> list[dict[str, str]]:
     spent = {name: f"{rows[-1].get(f'budget/{name}') or 0:,}" for name in ("rollouts", "tokens", "searches")}
     seconds = series.total(rows, "time/step_s")
     return [
-        _held_out(run),
+        held_out(run),
         _fact("Zero-variance rate", share(last.get("pool/zero_variance_rate")), drawn),
         _fact("Recycled share", share(last.get("pool/recycled_share")), against),
         _fact("Flipped", share(last.get("pool/flipped")), queries),
@@ -137,7 +150,7 @@ def _facts(run: read.Run, null: charts.Null | None) -> list[dict[str, str]]:
     ]
 
 
-def _held_out(run: read.Run) -> dict[str, str]:
+def held_out(run: read.Run) -> dict[str, str]:
     """The newest held-out accuracy against the one before training; the pass rate where nothing was evaluated."""
     scored = [row["eval/exact_match"] for row in run.metrics if row.get("eval/exact_match") is not None]
     scored += [run.after["exact_match"]] if run.ended and run.after.get("exact_match") is not None else []
@@ -183,13 +196,13 @@ def _clock(seconds: float) -> str:
     return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{rest:02d}s" if minutes else f"{rest}s"
 
 
-def _settings(config: Mapping[str, Any], name: str = "") -> list[list[str]]:
+def settings(config: Mapping[str, Any], name: str = "") -> list[list[str]]:
     """[name, value] of every setting; what looks like a secret is not told."""
     found: list[list[str]] = []
     for key, value in config.items():
         full = f"{name}.{key}" if name else str(key)
         if isinstance(value, Mapping) and value:
-            found += _settings(value, full)
+            found += settings(value, full)
         else:
             found.append([full, "[redacted]" if looks_secret(full) else redact(json.dumps(value, ensure_ascii=False))])
     return found

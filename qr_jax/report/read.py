@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 BEFORE = "before.json"  # the evaluation before the first step
+COLD = "sft"  # the folder of the cold start
 
 Row = dict[str, Any]
 
@@ -16,8 +17,9 @@ Row = dict[str, Any]
 class Run:
     """What a run folder holds. `before` and `after` are evaluations, `probe` is a causal one: {} where there is none.
 
-    `metrics` is a row a step, `draws` a row of ledger.jsonl a drawn query; `unread` counts lines that are no JSON, a
-    last line still being written not among them. `ended`: summary.json tells of the last step that there is.
+    `metrics` is a row a step, `cold` a row a step of the cold start, `draws` a row of ledger.jsonl a drawn query;
+    `unread` counts lines that are no JSON, a last line still being written not among them. `ended`: summary.json tells
+    of the last step that there is.
     """
 
     folder: Path
@@ -29,6 +31,7 @@ class Run:
     ended: bool
     unread: int = 0
     probe: Mapping[str, Any] = field(default_factory=dict)
+    cold: tuple[Row, ...] = ()
 
     @property
     def planned(self) -> int:
@@ -45,6 +48,7 @@ def run(folder: str | Path) -> Run:
     if metrics and "pool/drawn" not in metrics[-1]:
         raise ValueError(f"{folder} holds no run of `qr-jax train` (its steps drew nothing from a pool)")
     draws, worse = _rows(folder / "ledger.jsonl", "step", "query", "verdict", "accepted", "rewards")
+    cold, worst = _rows(folder / COLD / "metrics.jsonl", "step", "sft/loss")
     summary = _object(folder / "summary.json")
     last = metrics[-1]["step"] if metrics else 0
     return Run(
@@ -52,7 +56,7 @@ def run(folder: str | Path) -> Run:
         draws=tuple(draw for draw in draws if draw["step"] <= last),  # its draws are written before its metrics
         before=summary.get("before") or _object(folder / BEFORE),  # a run that goes on has no summary
         after=summary.get("after") or {}, ended=bool(metrics) and summary.get("steps") == len(metrics),
-        unread=bad + worse, probe=_object(folder / "probe.json"),
+        unread=bad + worse + worst, probe=_object(folder / "probe.json"), cold=tuple(cold),
     )  # fmt: skip
 
 
@@ -60,12 +64,28 @@ def stamp(folder: str | Path) -> tuple:
     """Changes whenever a file that the report reads does."""
     folder = Path(folder)
     names = ("config.json", "metrics.jsonl", "ledger.jsonl", "summary.json", BEFORE, "probe.json", "episodes")
+    names += ("run.lock", f"{COLD}/config.json", f"{COLD}/metrics.jsonl", f"{COLD}/summary.json")
     found = []
     for name in names:
         with contextlib.suppress(OSError):
             now = (folder / name).stat()
             found.append((name, now.st_mtime_ns, now.st_size))
     return tuple(found)
+
+
+def phase(begun: Run) -> str:
+    """What a run without a step is doing, by the files that it has written so far."""
+    cold, steps = begun.folder / COLD, begun.config.get("sft", {}).get("steps") or 0
+    if begun.before:
+        return "compiling the learner and rolling out step 1"
+    if (cold / "summary.json").is_file():
+        return "the cold start is done; evaluating before training"
+    if begun.cold:
+        return f"cold start, step {begun.cold[-1]['step']:,} of {steps:,}"
+    if (cold / "config.json").is_file():
+        return "cold start, reading the expert's traces"
+    then = "the cold start" if steps else "the evaluation before training"
+    return f"loading the model and compiling; {then} is next"
 
 
 def episodes(folder: Path, step: int) -> Iterator[Row]:

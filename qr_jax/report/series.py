@@ -5,6 +5,8 @@ from typing import Any
 
 Row = Mapping[str, Any]
 MOST_BINS = 40
+MOST_POINTS = 400  # of a line, which the page smooths and whose reader may look closer
+WITHIN = 1.96  # standard errors on either side of a 95 % interval
 
 
 def bins(rows: Sequence[Row], most: int = MOST_BINS) -> list[list[Row]]:
@@ -41,3 +43,12 @@ def said(lots: Sequence[Sequence[Row]]) -> str:
     """How many steps a point stands for, where it is more than one."""
     least, most = min(map(len, lots)), max(map(len, lots))
     return "" if most == 1 else f" Each point is {most if least == most else f'{least} or {most}'} steps."
+
+
+def interval(
+    shares: Sequence[float | None], errors: Sequence[float | None]
+) -> tuple[list[float | None], list[float | None]]:
+    """Where the 95 % interval of each share begins and ends; a share is never less than 0 nor more than 1."""
+    ends = [(share, WITHIN * (error or 0)) for share, error in zip(shares, errors, strict=True)]
+    low = [None if share is None else max(share - margin, 0.0) for share, margin in ends]
+    return low, [None if share is None else min(share + margin, 1.0) for share, margin in ends]

@@ -1,14 +1,14 @@
-"""`qr-jax view`: a run's page on loopback, made anew as the run goes on."""
+"""`qr-jax view`: the page of a run, or of several, on loopback, made anew as they go on."""
 
 import contextlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from qr_jax import terminal
-from qr_jax.report import charts, page, read
+from qr_jax.report import charts, overlay, page, read
 
 ADDRESS = "127.0.0.1"
 FOLLOW_S = 5.0  # how often the page asks for news
@@ -20,12 +20,12 @@ KINDS = {"/": "text/html", "/run.json": "application/json", "/episodes.json": "a
 
 
 class Server(ThreadingHTTPServer):
-    """Serves the run in `folder` at `url`. `null` gives the null control's figures of the steps so far, or None."""
+    """Serves the runs in `folders` at `url`. `null` gives the null control's figures of the steps so far, or None."""
 
     daemon_threads = True
 
-    def __init__(self, folder: str | Path, port: int, *, null: Callable[[], charts.Null | None] = lambda: None):
-        self.folder, self.null = Path(folder), null
+    def __init__(self, folders: Sequence[Path], port: int, *, null: Callable[[], charts.Null | None] = lambda: None):
+        self.folders, self.null = folders, null
         self._kept, self._lock = {}, threading.Lock()
         self._null, self._null_from = None, 0.0
         self._stamp, self._page, self._page_from = self._made()
@@ -43,17 +43,22 @@ class Server(ThreadingHTTPServer):
     def current(self) -> tuple[page.Page, str]:
         """The page as the run stands, made anew at most every second, and the tag of its state."""
         with self._lock:
-            if read.stamp(self.folder) != self._stamp and time.monotonic() > self._page_from:
+            if self._now() != self._stamp and time.monotonic() > self._page_from:
                 self._stamp, self._page, self._page_from = self._made()
             return self._page, f'"{hash(self._stamp) & (2**64 - 1):016x}"'
 
+    def _now(self) -> tuple:
+        return tuple(map(read.stamp, self.folders))
+
     def _made(self) -> tuple[tuple, page.Page, float]:
-        """The folder's stamp, its page, and the time before which it is not made again."""
-        stamp, now = read.stamp(self.folder), time.monotonic()
+        """The folders' stamp, their page, and the time before which it is not made again."""
+        stamp, now = self._now(), time.monotonic()
+        if len(self.folders) > 1:
+            return stamp, overlay.build(self.folders, follow_s=FOLLOW_S), time.monotonic() + 1
         if now >= self._null_from:
             self._null = self.null()
             self._null_from = time.monotonic() + NULL_REST * (time.monotonic() - now)
-        made = page.build(self.folder, null=self._null, follow_s=FOLLOW_S, kept=self._kept)
+        made = page.build(self.folders[0], null=self._null, follow_s=FOLLOW_S, kept=self._kept)
         return stamp, made, time.monotonic() + 1
 
 
@@ -96,14 +101,14 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def view(
-    folder: str | Path,
+    folders: Sequence[Path],
     *,
     port: int = 8770,
     null: Callable[[], charts.Null | None] = lambda: None,
     say: Callable[[str], None] = terminal.say,
 ) -> None:
-    """Serve the run's page until Ctrl-C. ValueError when the folder is no run or the port is taken."""
-    with Server(folder, port, null=null) as server:
+    """Serve the page of the runs until Ctrl-C. ValueError when a folder is no run or the port is taken."""
+    with Server(folders, port, null=null) as server:
         say(f"{server.url}  (Ctrl-C ends it)")
         try:
             server.serve_forever()
