@@ -124,7 +124,8 @@ def tiny_params():
 
 
 def test_a_llama_file_gives_the_model_that_was_written(tiny_params, tmp_path):
-    cfg, found = hf.load(write(tmp_path / "tiny.gguf", tiny_metadata(), tiny_tensors(tiny_params)))
+    off = {"llama.expert_count": 0, "llama.rope.scaling.factor": 1.0, "llama.rope.dimension_count": 8}
+    cfg, found = hf.load(write(tmp_path / "tiny.gguf", tiny_metadata() | off, tiny_tensors(tiny_params)))
     assert cfg == TINY
     jax.tree.map(np.testing.assert_array_equal, found, tiny_params)
 
@@ -148,6 +149,12 @@ def test_missing_and_unknown_tensors_are_named(tiny_params, tmp_path):
         ({"llama.attention.layer_norm_rms_epsilon": 1}, "has a int for .*; wanted a number with a point"),
         ({"llama.attention.head_count_kv": ["2"]}, "has a list for .*; wanted a whole number"),
         ({"general.architecture": ["llama"]}, "has a list for .*; wanted a text"),
+        ({"llama.attention.sliding_window": 4096}, "sliding_window = 4096, which is not read from GGUF; use the safet"),
+        ({"llama.expert_count": 8}, "llama.expert_count = 8, which is not read"),
+        ({"llama.rope.dimension_count": 4}, "dimension_count = 4; wanted 8, a head's whole width"),
+        ({"llama.attention.value_length": 16}, "value_length = 16; wanted 8"),
+        ({"llama.rope.scaling.factor": 8.0}, "scaling.factor = 8.0, which is not read"),
+        ({"llama.attn_logit_softcapping": 30.0}, "softcapping = 30.0, which is not read"),
     ],
 )
 def test_metadata_that_describes_no_model_here_is_refused(change, says, tiny_params, tmp_path):

@@ -170,6 +170,36 @@ def test_sentencepiece_like_tokenizers_join_to_the_text_and_keep_added_tokens_ou
     assert load_tokenizer(tmp_path / "again").encode(TEXTS[0]) == ours.encode(TEXTS[0])
 
 
+def test_runs_of_blanks_and_breaks_that_are_added_tokens_too_are_data_as_in_gemma(tmp_path):
+    """Gemma's tokenizer.json adds "\\n", "\\n\\n", "▁▁" to its vocabulary, and merges build them."""
+    described = json.loads(sentencepiece("BPE", "Prepend").to_str())
+    vocabulary = described["model"]["vocab"]
+    for token in ("\n", "\n\n", "▁▁", "<start_of_turn>"):
+        vocabulary[token] = len(vocabulary) + 1
+        entry = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized", "special"), False)
+        described["added_tokens"].append(entry | {"id": vocabulary[token], "content": token})
+    described["model"]["merges"] += [["\n", "\n"], ["▁", "▁"]]
+    ours = FastTokenizer(json.dumps(described), {"eos_token": "</s>"})
+    text = "a\n\nb  c\n<start_of_turn>"
+    ids = ours.encode_data(text)
+    assert ours.decode(ids) == text and vocabulary["<start_of_turn>"] not in ids
+    assert {vocabulary["\n\n"], vocabulary["▁▁"], vocabulary["\n"]} <= {*ids}
+    assert vocabulary["<start_of_turn>"] in ours.encode(text)
+
+
+def test_a_tokenizer_at_which_the_library_panics_is_a_value_error(tmp_path):
+    described = json.loads(sentencepiece("BPE", "Prepend").to_str())
+    described["normalizer"] = {"type": "Precompiled", "precompiled_charsmap": ""}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(described))
+    (tmp_path / "tokenizer_config.json").write_text(
+        '{"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "</s>"}'
+    )
+    with pytest.raises(ValueError, match="does not read the tokenizer of"):
+        load_tokenizer(tmp_path)
+    with pytest.raises(ValueError, match="tokenizer.json is not readable"):
+        FastTokenizer(json.dumps(described), {"eos_token": "</s>"})
+
+
 def test_a_folder_with_no_end_of_turn_is_refused():
     described = json.loads((FIXTURES / "qwen3" / "tokenizer.json").read_text())
     described["added_tokens"] = []

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from qr_jax.models.families import ModelConfig
 from qr_jax.models.gguf_file import File, dequantise, read_header
 from qr_jax.models.layout import Params
 from qr_jax.models.tokenizer import FastTokenizer
+from qr_jax.settings import show
 
 NAMES = {
     "token_embd.weight": "model.embed_tokens.weight",
@@ -31,6 +33,9 @@ LAYER_NAMES = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
+SIZES = ("block_count", "context_length", "embedding_length", "feed_forward_length", "vocab_size")
+READ = (*SIZES, "rope.freq_base", "rope.scaling.type")  # of a family's metadata; all else is a feature
+READ += tuple(f"attention.{name}" for name in ("head_count", "head_count_kv", "key_length", "layer_norm_rms_epsilon"))
 # How text is cut before byte-level BPE, by tokenizer.ggml.pre. Qwen's pattern is that of its published tokenizer.json.
 QWEN2_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -95,6 +100,8 @@ def _config(file: File) -> ModelConfig:
     embedding = file.tensors.get("token_embd.weight")
     if embedding is None or not heads:
         raise ValueError(f"{file.name} has no token_embd.weight, or its heads {heads} are none")
+    head = file.get(f"{family}.attention.key_length", int) or width // heads
+    _refuse_unread(file, family, {f"{family}.rope.dimension_count": head, f"{family}.attention.value_length": head})
     described = {
         "model_type": family,
         "vocab_size": embedding.shape[0],
@@ -102,7 +109,7 @@ def _config(file: File) -> ModelConfig:
         "num_hidden_layers": file.need(f"{family}.block_count", int),
         "num_attention_heads": heads,
         "num_key_value_heads": file.get(f"{family}.attention.head_count_kv", int),
-        "head_dim": file.get(f"{family}.attention.key_length", int) or width // heads,
+        "head_dim": head,
         "intermediate_size": file.need(f"{family}.feed_forward_length", int),
         "max_position_embeddings": file.need(f"{family}.context_length", int),
         "rope_theta": file.get(f"{family}.rope.freq_base", float),
@@ -110,6 +117,17 @@ def _config(file: File) -> ModelConfig:
         "tie_word_embeddings": "output.weight" not in file.tensors,
     }
     return families.from_hf({key: value for key, value in described.items() if value is not None})
+
+
+def _refuse_unread(file: File, family: str, wanted: Mapping[str, int]) -> None:
+    """ValueError for a feature of the model that is not read here (windows, experts, caps), and is not off."""
+    for key, found in file.metadata.items():
+        if key in wanted and found != wanted[key]:
+            raise ValueError(f"{file.name} has {key} = {show(found)}; wanted {wanted[key]}, a head's whole width")
+        off = isinstance(found, (int, float)) and (not found or (key.endswith("factor") and found == 1))
+        unread = key.startswith(f"{family}.") and key.removeprefix(f"{family}.") not in READ and key not in wanted
+        if unread and not off:
+            raise ValueError(f"{file.name} has {key} = {show(found)}, which is not read from GGUF; use the safetensors")
 
 
 def tokenizer(path: str | os.PathLike[str]) -> FastTokenizer:

@@ -12,6 +12,7 @@ from typing import Any
 
 from qr_jax.settings import show
 
+LABELS = ("num_labels", "id2label", "label2id")
 CURE = "save it as a fast tokenizer (AutoTokenizer.from_pretrained(model).save_pretrained(folder), with sentencepiece)"
 
 
@@ -35,10 +36,12 @@ def library() -> ModuleType:
 def described(config: Mapping[str, Any]) -> dict[str, Any]:
     """A config.json with what its family leaves unsaid filled in, and its rope settings as `rope_parameters`.
 
-    No code of the model's is run. ValueError where transformers refuses it.
+    No code of the model's is run, and a classifier's labels, which it would name one by one, are left out. ValueError
+    where transformers refuses it.
     """
+    shape = {name: value for name, value in config.items() if name not in LABELS}
     try:
-        return library().AutoConfig.for_model(**config).to_dict()
+        return library().AutoConfig.for_model(**shape).to_dict()
     except Exception as error:  # each class validates in its own way
         raise ValueError(f"transformers does not read this config.json: {_line(error)}") from error
 
@@ -47,7 +50,9 @@ def tokenizer(folder: str | os.PathLike[str]) -> Any:
     """The folder's fast tokenizer (transformers' wrapper). ValueError where there is none, with the cure."""
     try:
         found = library().AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
-    except Exception as error:
+    except BaseException as error:
+        if not of_library(error):
+            raise
         reason = f"transformers does not read the tokenizer of {Path(folder).name}: {_line(error)}"
         raise ValueError(f"{reason}; {CURE}") from error
     if not found.is_fast:
@@ -70,6 +75,11 @@ def turn_ends(folder: str | os.PathLike[str]) -> list[int]:
     return ends
 
 
-def _line(error: Exception) -> str:
+def of_library(error: BaseException) -> bool:
+    """Whether a library raised it; tokenizers, which is Rust, panics with what is no Exception."""
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
+
+
+def _line(error: BaseException) -> str:
     """What an exception says, in one line of at most 300 characters."""
     return " ".join(str(error).split())[:300] or type(error).__name__

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import tokenizers
 
 from qr_jax.dialect import encodable
+from qr_jax.models import hub
 from qr_jax.models.json_file import write_json
 from qr_jax.settings import show
 
@@ -84,7 +85,10 @@ class FastTokenizer:
         pad = vocabulary.get(_content(settings.get("pad_token")), added.get("<|endoftext|>"))
         self.pad_id = self.eos_ids[0] if pad is None else pad
         self.unknown_id = vocabulary.get(parsed["model"].get("unk_token"), parsed["model"].get("unk_id"))
-        self.added_ids = frozenset({*added.values()} - {self.unknown_id} | {*self.eos_ids, self.pad_id})
+        control = {
+            at for token, at in added.items() if token.strip().strip(BLANK)
+        }  # Gemma adds runs of blanks and breaks
+        self.added_ids = frozenset(control - {self.unknown_id} | {*self.eos_ids, self.pad_id})
         self._data = _backend(_without(parsed, {token for token, at in vocabulary.items() if at in self.added_ids}))
 
     def _ends(self, vocabulary: dict[str, int], added: dict[str, int], further: Sequence[int]) -> tuple[int, ...]:
@@ -136,15 +140,17 @@ def _backend(parsed: dict[str, Any]) -> tokenizers.Tokenizer:
     plain = json.dumps(parsed | {"truncation": None, "padding": None})
     try:
         return tokenizers.Tokenizer.from_str(plain)
-    except Exception as error:  # the library raises bare Exception
+    except BaseException as error:  # the library raises bare Exception, or panics
+        if not hub.of_library(error):
+            raise
         raise ValueError(f"tokenizer.json is not readable: {error}") from None
 
 
 def _ids(backend: tokenizers.Tokenizer, text: str) -> list[int]:
     try:
         return backend.encode(text, add_special_tokens=False).ids
-    except Exception as error:  # the library raises bare Exception: an unknown token that is not in the vocabulary
-        if type(error) is not Exception:
+    except BaseException as error:  # the library raises bare Exception: an unknown token that is not in the vocabulary
+        if type(error) is not Exception and type(error).__name__ != "PanicException":
             raise
         raise ValueError(f"tokenizer.json cannot encode {show(text)}: {str(error)[:200]}") from error
 
@@ -187,7 +193,8 @@ def _pieces(parsed: dict[str, Any], vocabulary: dict[str, int], added: dict[str,
         kind = parsed["model"].get("type")
         raise ValueError(f"a {kind} tokenizer that is neither byte-level nor has {BLANK!r} for a blank is not read")
     return {
-        at: token.encode() if token in added else known.get(token, token.encode()) for token, at in vocabulary.items()
+        at: token.encode() if token in added and token.strip(BLANK) else known.get(token, token.encode())
+        for token, at in vocabulary.items()
     }
 
 
