@@ -11,6 +11,7 @@ import importlib.util
 import inspect
 import os
 import re
+import sys
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -85,7 +86,7 @@ def constants(kind: str, name: str, *, allow_plugins: Sequence[str] | None = Non
     """The constants of its contract that a plug-in's file declares, read from its source. ValueError on a wrong one."""
     known = {**CONTRACTS[kind].constants, EXAMPLE: Mapping[str, Any]}
     declared: dict[str, Any] = {}
-    for node in _source(kind, name, allow_plugins):
+    for node in _written(kind, name, allow_plugins):
         targets = (
             node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
         )
@@ -184,6 +185,15 @@ def _checked(kind: str, name: str, function: Callable[..., Any]) -> Callable[...
     return call
 
 
+def _written(kind: str, name: str, allow_plugins: Sequence[str] | None) -> list[ast.stmt]:
+    """The statements of the file that the plug-in's function is written in, where its name leads to another first."""
+    nodes, function = _source(kind, name, allow_plugins), _place(kind, name)[1]
+    if any(isinstance(node, ast.FunctionDef) and node.name == function for node in nodes):
+        return nodes
+    file = getattr(sys.modules.get(find(kind, name, allow_plugins=allow_plugins).__module__), "__file__", None)
+    return _parsed(file, os.stat(file).st_mtime_ns) if file and file.endswith(".py") else nodes
+
+
 def _source(kind: str, name: str, allow_plugins: Sequence[str] | None) -> list[ast.stmt]:
     """The statements of the plug-in's file; none where it is no Python source. ValueError where there is no module."""
     refuse_foreign(kind, name, allow_plugins)
@@ -200,7 +210,10 @@ def _source(kind: str, name: str, allow_plugins: Sequence[str] | None) -> list[a
 @functools.lru_cache(maxsize=64)
 def _parsed(path: str, changed_ns: int) -> list[ast.stmt]:
     """The statements of a file as it was last changed; a config asks for those of its plug-ins some twenty times."""
-    return ast.parse(Path(path).read_text(encoding="utf-8")).body
+    try:
+        return ast.parse(Path(path).read_text(encoding="utf-8")).body
+    except SyntaxError as error:
+        raise ValueError(f"{path}, line {error.lineno}: {error.msg}") from error
 
 
 def _place(kind: str, name: str) -> tuple[str, str]:

@@ -24,6 +24,7 @@ from qr_jax.advantages.rloo import rloo
 from qr_jax.advantages.stratified import stratified
 from qr_jax.advantages.turn_returns import turn_returns
 from qr_jax.config import use
+from qr_jax.interfaces import EXAMPLE
 
 ALL = [grpo, dr_grpo, rloo, max_rl]
 JITTED = {function: jax.jit(function) for function in ALL}
@@ -337,7 +338,8 @@ def test_what_gives_a_group_of_equal_rewards_a_gradient_says_so(name):
     graded = records.grades(reward_QG, reward_QG >= 0, None, turn_QGT, turn_QGT >= 0)
     takes = plugins.signature("advantage", name).data
     given = {key: value for key, value in of_every_kind(graded).items() if key in takes}
-    adv = np.asarray(plugins.bind("advantage", use(name))(**given))
+    needed = plugins.constants("advantage", name).get(EXAMPLE, {})
+    adv = np.asarray(plugins.bind("advantage", use(name, **needed))(**given))
     adv_Q = adv.reshape(3, -1)
     declared = plugins.constants("advantage", name).get("ZERO_VARIANCE", "none")
     assert np.isfinite(adv).all() and adv_Q[0].any()

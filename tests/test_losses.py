@@ -7,7 +7,7 @@ import pytest
 
 from qr_jax import plugins
 from qr_jax.config import use
-from qr_jax.interfaces import LOSS_ARRAYS
+from qr_jax.interfaces import EXAMPLE, LOSS_ARRAYS
 from qr_jax.learning import importance, kl
 from qr_jax.losses.cispo import cispo
 from qr_jax.losses.clip import clip
@@ -232,7 +232,10 @@ def test_a_loss_that_learns_from_an_advantage_of_0_says_so():
     given |= {"old_logp_NL": row(-0.5, -1.5), "turn_NL": jnp.zeros((1, 2), jnp.int32)}
     given |= {"group_N": jnp.zeros(1, jnp.int32), "reward_N": jnp.ones(1)}
     for name in plugins.names("loss"):
-        loss, takes = plugins.bind("loss", use(name)), plugins.signature("loss", name).data
+        loss, takes = (
+            plugins.bind("loss", use(name, **plugins.constants("loss", name).get(EXAMPLE, {}))),
+            plugins.signature("loss", name).data,
+        )
         slope_NL = jax.grad(
             lambda logp_NL, loss=loss, takes=takes: loss(
                 **{key: array for key, array in (given | {"logp_NL": logp_NL}).items() if key in takes}

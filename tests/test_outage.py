@@ -64,6 +64,16 @@ def test_the_retriever_answers_when_a_search_does_be_it_with_nothing(tmp_path):
     assert not outage.answers(parts)
 
 
+@pytest.mark.parametrize(
+    "result", [None, 3, "text", [], ["text"], [None], [["no passage"]], [[Passage("1", "", "x", float("nan"))]]]
+)
+def test_a_search_function_that_gives_no_passages_is_not_waited_for(tmp_path, result):
+    parts = SimpleNamespace(settings=tiny(tmp_path), search=lambda queries, k: result)
+    parts.run = SimpleNamespace(say=lambda line: None, stop_now=lambda: False, stops=lambda: False)
+    with pytest.raises(ValueError, match="retriever 'bm25': .*(not a list|no Passage|finite number)"):
+        outage.wait(parts, outage.RetrieverDown("4 of 4 searches failed"), 0)
+
+
 def test_a_lost_step_is_made_again_once_the_retriever_answers(tmp_path, monkeypatch):
     go, said, saved, _ = looping(tmp_path, monkeypatch, down={1, 2}, answers=[False, False, True, True])
     go()

@@ -18,9 +18,17 @@ FIRST_PAUSE_S = 0.1  # before the first retry; it doubles with each, and half of
 
 @dataclass(frozen=True)
 class Fault:
-    """Why a query got no passages, where the query itself is not to blame."""
+    """Why a query got no passages, where the query itself is not to blame.
+
+    `wrong`: the search function is to blame, which gave what is no list of passages, and waiting will not help.
+    """
 
     reason: str
+    wrong: bool = False
+
+
+class WrongResult(ValueError):
+    """What a search function gave is no list of passages."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +108,8 @@ def _call(search: SearchFunction, batch: list[str], k: int, limit_s: float) -> l
         try:
             outcome.append(checked(search(list(batch), k), len(batch), k))
         except (Exception, SystemExit) as error:  # whatever a retriever raises is a fault, not the run's end
-            outcome.append(Fault(f"{type(error).__name__}: {error}"[:300]))
+            named = f"{type(error).__name__}: {error}"[:300]
+            outcome.append(Fault(str(error)[:300], wrong=True) if isinstance(error, WrongResult) else Fault(named))
 
     thread = threading.Thread(target=work, name="search", daemon=True)
     thread.start()
@@ -111,24 +120,24 @@ def _call(search: SearchFunction, batch: list[str], k: int, limit_s: float) -> l
 
 
 def checked(results: Any, count: int, k: int) -> list[tuple[Passage, ...]]:
-    """The results as tuples of at most k passages; ValueError when they are anything else."""
+    """The results as tuples of at most k passages; WrongResult when they are anything else."""
     if not isinstance(results, Sequence) or isinstance(results, str) or len(results) != count:
         size = f" of {len(results)}" if isinstance(results, Sequence) else ""
-        raise ValueError(f"{count} queries got a {type(results).__name__}{size}, not a list of {count}")
+        raise WrongResult(f"{count} queries got a {type(results).__name__}{size}, not a list of {count}")
     return [tuple(map(_passage, _listed(result)[:k])) for result in results]
 
 
 def _listed(result: Any) -> Sequence[Any]:
     if not isinstance(result, Sequence) or isinstance(result, str):
-        raise ValueError(f"a query got a {type(result).__name__}, not a list of passages")
+        raise WrongResult(f"a query got a {type(result).__name__}, not a list of passages")
     return result
 
 
 def _passage(item: Any) -> Passage:
     if not isinstance(item, Passage) or not all(isinstance(text, str) for text in (item.id, item.title, item.text)):
-        raise ValueError(f"a query got a {type(item).__name__} that is no Passage with a text, title and id")
+        raise WrongResult(f"a query got a {type(item).__name__} that is no Passage with a text, title and id")
     if not math.isfinite(item.score):
-        raise ValueError(f"passage {item.id!r} has the score {item.score}; wanted a finite number")
+        raise WrongResult(f"passage {item.id!r} has the score {item.score}; wanted a finite number")
     return replace(item, id=encodable(item.id), title=encodable(item.title), text=encodable(item.text))
 
 

@@ -32,7 +32,10 @@ def check(whole: Statistics, groups: Sequence[Group]) -> None:
 
 
 def wait(parts: Parts, down: RetrieverDown, step: int) -> None:
-    """Return once the retriever answers a question. Interrupted when told to stop; Outage after rollout.outage_s."""
+    """Return once the retriever answers a question. Interrupted when told to stop; Outage after rollout.outage_s.
+
+    ValueError where its search function gives what is no list of passages: that will not pass.
+    """
     say, limit_s = parts.run.say, parts.settings.rollout.outage_s
     began, pause_s = time.monotonic(), FIRST_PAUSE_S
     since = time.strftime("%H:%M:%S")
@@ -54,7 +57,11 @@ def wait(parts: Parts, down: RetrieverDown, step: int) -> None:
 
 
 def answers(parts: Parts) -> bool:
-    """Whether one search gets an answer, be it nothing found."""
+    """Whether one search gets an answer, be it nothing found. ValueError where it gets what is no answer at all."""
     limits = parts.settings.rollout
     how = {"deadline_s": limits.search_deadline_s, "retries": 0, "passage_chars": limits.passage_chars}
-    return not tools.run_searches(parts.search, [QUESTION], 1, **how).failed
+    found = tools.run_searches(parts.search, [QUESTION], 1, **how)
+    for result in found.by_query.values():
+        if isinstance(result, tools.Fault) and result.wrong:
+            raise ValueError(f"retriever {parts.settings.retriever.name!r}: {result.reason} (qr_jax/interfaces.py)")
+    return not found.failed
