@@ -251,7 +251,7 @@ def world_tokenizer(config: Config) -> WordTokenizer:
     """The words of the synthetic world, and the tags and words of an environment that has others."""
     named = plugins.constants("env", config.env.name)
     tags = [f"<{slash}{tag}>" for tag in named.get("TAGS", ()) for slash in ("", "/")]
-    return WordTokenizer([*vocabulary(), *tags, *named.get("WORDS", ())])
+    return WordTokenizer([*vocabulary(), *tags, *named.get("VOCABULARY", ())])
 
 
 class Dealt:

@@ -222,7 +222,7 @@ CONTRACTS: Mapping[str, Contract] = {
         # tags of which the first in a turn decides, for those who play an exported agent.
         constants={
             "TAGS": tuple[str, ...],
-            "WORDS": tuple[str, ...],
+            "VOCABULARY": tuple[str, ...],
             "PARALLEL": int,
             "ACTS": tuple[str, ...],
         },

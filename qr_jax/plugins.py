@@ -11,7 +11,6 @@ import importlib.util
 import inspect
 import os
 import re
-import sys
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -186,12 +185,19 @@ def _checked(kind: str, name: str, function: Callable[..., Any]) -> Callable[...
 
 
 def _written(kind: str, name: str, allow_plugins: Sequence[str] | None) -> list[ast.stmt]:
-    """The statements of the file that the plug-in's function is written in, where its name leads to another first."""
-    nodes, function = _source(kind, name, allow_plugins), _place(kind, name)[1]
-    if any(isinstance(node, ast.FunctionDef) and node.name == function for node in nodes):
-        return nodes
-    file = getattr(sys.modules.get(find(kind, name, allow_plugins=allow_plugins).__module__), "__file__", None)
-    return _parsed(file, os.stat(file).st_mtime_ns) if file and file.endswith(".py") else nodes
+    """The statements of the file that the plug-in's function is written in, where its module takes it from another.
+
+    Nothing is imported: only files of the same package are followed.
+    """
+    nodes, (module, function) = _source(kind, name, allow_plugins), _place(kind, name)
+    origin = getattr(importlib.util.find_spec(module), "origin", None)
+    for node in nodes:
+        taken = isinstance(node, ast.ImportFrom) and any((one.asname or one.name) == function for one in node.names)
+        if taken and origin and node.module and not node.level and node.module.split(".")[0] == module.split(".")[0]:
+            above = module.count(".") + (Path(origin).name == "__init__.py")
+            file = Path(origin).parents[above].joinpath(*node.module.split(".")).with_suffix(".py")
+            return _parsed(str(file), file.stat().st_mtime_ns) if file.is_file() else nodes
+    return nodes
 
 
 def _source(kind: str, name: str, allow_plugins: Sequence[str] | None) -> list[ast.stmt]:

@@ -368,7 +368,8 @@ def test_settings_stand_anywhere_in_every_command_that_takes_them():
 
 
 def test_make_help_lists_every_target_that_says_what_it_is():
-    shown = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    command = ["make", "--no-print-directory", "help"]  # which a make inside `make test` would print
+    shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     listed = {line.partition(":")[0] for line in shown.splitlines()}
     lines = (ROOT / "Makefile").read_text().splitlines()
     assert listed == {line.partition(":")[0] for line in lines if ": " in line and "  ## " in line}

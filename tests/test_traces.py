@@ -6,7 +6,7 @@ import pytest
 
 from qr_jax.envs.search_r1 import expert_turn as search_r1_turn
 from qr_jax.envs.search_r1 import search_r1
-from qr_jax.envs.tool_call import WORDS, tool_call
+from qr_jax.envs.tool_call import VOCABULARY, tool_call
 from qr_jax.envs.tool_call import expert_turn as tool_call_turn
 from qr_jax.queries import readers, traces
 from qr_jax.records import Passage, Query, Search, Stop, Turn
@@ -160,7 +160,7 @@ def test_an_expert_of_the_world_searches_at_once_what_needs_nothing_of_each_othe
     assert both.turns == (call, "<answer> a </answer>")
     words = traces.spaced(call)
     assert words == call.replace('["mayor x", "home y z"]', '[" mayor x ", " home y z "]')
-    assert set(words.split()) == {*WORDS, "mayor", "x", "home", "y", "z"}
+    assert set(words.split()) == {*VOCABULARY, "mayor", "x", "home", "y", "z"}
     for said in (call, words):
         assert tool_call(both.query, [Turn("model", said)]) == Search(("mayor x", "home y z"))
     chain = traces.Trace(Query("1", "?", ("a",), (), {"kind": "chain"}), turns)

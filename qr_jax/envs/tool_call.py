@@ -7,7 +7,18 @@ from qr_jax import dialect
 from qr_jax.records import Query, Say, Search, Stop, Turn
 
 PARALLEL = 3  # searches of one tool call (the paper's agent)
-WORDS = ("<tool_call>", "</tool_call>", '{"name":', '"search",', '"arguments":', '{"queries":', '["', '",', '"', '"]}}')
+VOCABULARY = (
+    "<tool_call>",
+    "</tool_call>",
+    '{"name":',
+    '"search",',
+    '"arguments":',
+    '{"queries":',
+    '["',
+    '",',
+    '"',
+    '"]}}',
+)
 STOP = ("</answer>",)  # a turn of calls ends where the model ends its message: several calls may follow one another
 CALL_CHARACTERS = 4096  # of one call's JSON; a longer one is not read
 QUERY_CHARACTERS = 1000
@@ -53,7 +64,7 @@ def tool_call(
     rest can.
 
     The first move carries the tool's JSON schema for the chat template; where a template shows no tools, `prompt`
-    must say how to call (as INVALID does). A synthetic world's model knows whole words alone (WORDS are those of a
+    must say how to call (as INVALID does). A synthetic world's model knows whole words alone (VOCABULARY are those of a
     call): its traces have a blank on each side of a query, which JSON allows.
     """
     actions = [_action(turn.text) for turn in turns if turn.author == "model"]
