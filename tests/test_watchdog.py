@@ -1,6 +1,7 @@
 """The watchdog's own words and clock, alone and in two processes; whole runs that lose one are in test_pods.py."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -148,7 +149,9 @@ def test_a_collective_that_breaks_with_a_lost_process_waits_for_its_name():
 def test_a_coordinator_that_does_not_answer_is_named():
     _, (code, _, said) = run_two("freezes", 0)
     assert code == mistakes.LOST
-    assert f"process 1 of 2: process 0, the coordinator of this run, has not answered for {DEADLINE_S:g} s" in said
+    # Its last word may have been read a moment before it froze: then that is what is missed, on a busy machine.
+    silent = rf"(, the coordinator of this run, has not answered| has not been heard of) for {DEADLINE_S:g} s"
+    assert re.search(f"process 1 of 2: process 0{silent}", said)
 
 
 def test_alone_nothing_is_watched():
