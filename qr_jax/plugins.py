@@ -192,8 +192,10 @@ def _written(kind: str, name: str, allow_plugins: Sequence[str] | None) -> list[
     nodes, (module, function) = _source(kind, name, allow_plugins), _place(kind, name)
     origin = getattr(importlib.util.find_spec(module), "origin", None)
     for node in nodes:
-        taken = isinstance(node, ast.ImportFrom) and any((one.asname or one.name) == function for one in node.names)
-        if taken and origin and node.module and not node.level and node.module.split(".")[0] == module.split(".")[0]:
+        if not isinstance(node, ast.ImportFrom) or not node.module or node.level or not origin:
+            continue
+        taken = any((alias.asname or alias.name) == function for alias in node.names)
+        if taken and node.module.split(".")[0] == module.split(".")[0]:
             above = module.count(".") + (Path(origin).name == "__init__.py")
             file = Path(origin).parents[above].joinpath(*node.module.split(".")).with_suffix(".py")
             return _parsed(str(file), file.stat().st_mtime_ns) if file.is_file() else nodes
