@@ -172,8 +172,7 @@ def _supporting(config: Config) -> dict[str, Any]:
 
 def _expert(config: Config) -> dict[str, Any]:
     """What writes an expert's turns in the environment's dialect, and how many searches one turn may have."""
-    write = expert_turn(config)
-    words = config.model.name in families.PRESETS and config.model.tokenizer is None  # the world's
+    write, words = expert_turn(config), families.reads_words(config.model.name, config.model.tokenizer)
     parallel = plugins.constants("env", config.env.name).get("PARALLEL", 1)
     return {"write": (lambda *turn: spaced(write(*turn))) if words else write, "parallel": parallel}
 

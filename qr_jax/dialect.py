@@ -24,10 +24,15 @@ def _split_by_unseen(name: str) -> str:
     return f"[{UNSEEN}]*".join(map(re.escape, name))
 
 
+def _either(further: tuple[str, ...]) -> str:
+    """A regular expression of the names of NAMES and the further ones."""
+    return "|".join(map(re.escape, (*NAMES, *further)))
+
+
 @functools.cache
 def any_tag(further: tuple[str, ...] = ()) -> re.Pattern[str]:
     """A tag of NAMES or of the further ones, as a model must write it."""
-    return re.compile(rf"<(/?)({'|'.join(map(re.escape, (*NAMES, *further)))})>")
+    return re.compile(rf"<(/?)({_either(further)})>")
 
 
 @functools.cache
@@ -81,7 +86,7 @@ def read(text: str, further: tuple[str, ...] = ()) -> tuple[tuple[Block, ...], b
 
 def tag_pattern(further: tuple[str, ...] = ()) -> str:
     """A tag as `any_tag` has it, as a regular expression for others (agent.json); group 1 is what is inside."""
-    return f"<(/?(?:{'|'.join(map(re.escape, (*NAMES, *further)))}))>"
+    return f"<(/?(?:{_either(further)}))>"
 
 
 def act_pattern(acts: Mapping[str, bool], further: tuple[str, ...] = ()) -> str:
@@ -90,7 +95,7 @@ def act_pattern(acts: Mapping[str, bool], further: tuple[str, ...] = ()) -> str:
     `acts` says of each act whether it may be empty. Groups 1 and 2 are the act and its text. There is no match where
     `read` finds no act, or the first one is empty and may not be.
     """
-    tag = f"</?(?:{'|'.join(map(re.escape, (*NAMES, *further)))})>"
+    tag = f"</?(?:{_either(further)})>"
     inside = f"(?:(?!{tag}).)*"
     opened = "(?:(?!</?think>).)*</think>"  # a thought that the chat template began
     passed = ["<think>(?:(?!</think>).)*</think>", f"(?!{tag})."]

@@ -145,7 +145,7 @@ def _limits(settings: Config, agent: Mapping[str, Any], dtype: str) -> Iterator[
     ]
     if dtype == "bfloat16":
         lines.append("The weights are rounded to bfloat16; the run's are float32. A close choice can fall otherwise.")
-    if settings.model.name in families.PRESETS and settings.model.tokenizer is None:
+    if families.reads_words(settings.model.name, settings.model.tokenizer):
         lines.append("It knows the words of a synthetic world alone, and reads all others as unknown.")
     yield "\n".join(f"- {line}" for line in lines)
 

@@ -190,21 +190,27 @@ def _written(kind: str, name: str, allow_plugins: Sequence[str] | None) -> list[
     Nothing is imported: only files of the same package are followed.
     """
     nodes, (module, function) = _source(kind, name, allow_plugins), _place(kind, name)
-    origin = getattr(importlib.util.find_spec(module), "origin", None)
     for node in nodes:
-        if not isinstance(node, ast.ImportFrom) or not node.module or node.level or not origin:
+        if not isinstance(node, ast.ImportFrom) or not node.module or node.level:
             continue
         taken = any((alias.asname or alias.name) == function for alias in node.names)
         if taken and node.module.split(".")[0] == module.split(".")[0]:
-            above = module.count(".") + (Path(origin).name == "__init__.py")
-            file = Path(origin).parents[above].joinpath(*node.module.split(".")).with_suffix(".py")
-            return _parsed(str(file), file.stat().st_mtime_ns) if file.is_file() else nodes
+            origin = Path(_origin(kind, name))
+            above = module.count(".") + (origin.name == "__init__.py")
+            file = origin.parents[above].joinpath(*node.module.split(".")).with_suffix(".py")
+            return _statements(str(file)) if file.is_file() else nodes
     return nodes
 
 
 def _source(kind: str, name: str, allow_plugins: Sequence[str] | None) -> list[ast.stmt]:
     """The statements of the plug-in's file; none where it is no Python source. ValueError where there is no module."""
     refuse_foreign(kind, name, allow_plugins)
+    origin = _origin(kind, name)
+    return _statements(origin) if origin.endswith(".py") else []
+
+
+def _origin(kind: str, name: str) -> str:
+    """The file of the module that a plug-in's name means; ValueError where there is none."""
     module = _place(kind, name)[0]
     try:
         spec = importlib.util.find_spec(module)
@@ -212,7 +218,11 @@ def _source(kind: str, name: str, allow_plugins: Sequence[str] | None) -> list[a
         spec = None
     if spec is None or spec.origin is None:
         raise ValueError(f"{kind} {name!r} is not there: no module {module!r}{_hint(kind, name)}")
-    return _parsed(spec.origin, os.stat(spec.origin).st_mtime_ns) if spec.origin.endswith(".py") else []
+    return spec.origin
+
+
+def _statements(path: str) -> list[ast.stmt]:
+    return _parsed(path, os.stat(path).st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=64)

@@ -69,6 +69,11 @@ PRESETS: dict[str, ModelConfig] = {
 }
 
 
+def reads_words(name: str, tokenizer: str | None) -> bool:
+    """Whether the tokens of a model with these settings are the synthetic world's words."""
+    return name in PRESETS and tokenizer is None
+
+
 def from_hf(config: Mapping[str, Any]) -> ModelConfig:
     """The shape that a Hugging Face config.json describes, as transformers 4 or 5 writes it.
 

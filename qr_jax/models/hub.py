@@ -77,7 +77,11 @@ def turn_ends(folder: str | os.PathLike[str]) -> list[int]:
 
 def of_library(error: BaseException) -> bool:
     """Whether a library raised it; tokenizers, which is Rust, panics with what is no Exception."""
-    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
+    return isinstance(error, Exception) or is_panic(error)
+
+
+def is_panic(error: BaseException) -> bool:
+    return type(error).__name__ == "PanicException"
 
 
 def _line(error: BaseException) -> str:

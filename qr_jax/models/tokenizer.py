@@ -150,7 +150,7 @@ def _ids(backend: tokenizers.Tokenizer, text: str) -> list[int]:
     try:
         return backend.encode(text, add_special_tokens=False).ids
     except BaseException as error:  # the library raises bare Exception: an unknown token that is not in the vocabulary
-        if type(error) is not Exception and type(error).__name__ != "PanicException":
+        if type(error) is not Exception and not hub.is_panic(error):
             raise
         raise ValueError(f"tokenizer.json cannot encode {show(text)}: {str(error)[:200]}") from error
 
