@@ -112,8 +112,9 @@ def planned(setting: str, recipe: str, words: Sequence[str], seed: int, half: st
     words = [word.format(groups=drawn // pool.samples, pairs=drawn // 2) for word in words]
     base = configs.load(file, [f"seed={seed}", *words])
     steps = -(-(base.train.max_rollouts or 0) // (base.pool.queries * base.pool.oversample * base.pool.samples))
-    every = [f"evaluation.every={-(-steps // EVALUATIONS)}", f"evaluation.half={half}", "train.checkpoint_every=40"]
-    made = override(base, every)
+    often = [word for word in words if word.startswith("evaluation.every=")]  # of rounds, whose steps cost unlike much
+    often = often or [f"evaluation.every={-(-steps // EVALUATIONS)}"]
+    made = override(base, [*often, f"evaluation.half={half}", "train.checkpoint_every=40"])
     cold = cold_start(base)
     start = Job(f"cold start {cold.name}", "sft", cold, conform("", plain(alone(base)), Config))
     made = replace(made, train=replace(made.train, init=str(cold)), sft=replace(made.sft, steps=0))
