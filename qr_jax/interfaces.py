@@ -97,7 +97,7 @@ def check_growth(name: str, ask: Ask, samples: Mapping[int, int], most: int) -> 
 
 
 def check_env(result: Any, query: Any, turns: Sequence[Any], /, **_: Any) -> Say | Search | Stop:
-    """A Say with text, a Search with queries, or a Stop with a reason."""
+    """A Say with text, a Search with queries, or a Stop with a reason; what the episode's state allows of these."""
     text = isinstance(result, Say) and isinstance(result.text, str) and result.role in ("user", "tool", "inline")
     if text and isinstance(result.stop, tuple) and all(isinstance(stop, str) and stop for stop in result.stop):
         if not isinstance(result.tools, tuple) or not all(isinstance(tool, Mapping) for tool in result.tools):
@@ -106,14 +106,18 @@ def check_env(result: Any, query: Any, turns: Sequence[Any], /, **_: Any) -> Say
             raise Wrong(f"a first Say of role {result.role!r}, where an episode opens with a message of role 'user'")
         return result
     queries = result.queries if isinstance(result, Search) else None
-    if isinstance(queries, tuple) and queries and all(isinstance(text, str) for text in queries):
-        return result
+    searches = isinstance(queries, tuple) and queries and all(isinstance(text, str) for text in queries)
     reasons = [reason for reason in get_args(StopReason) if reason != "fault"]
-    if isinstance(result, Stop) and result.reason in reasons and isinstance(result.answer, str | None):
-        return result
-    if isinstance(result, Stop):
+    stops = isinstance(result, Stop) and result.reason in reasons and isinstance(result.answer, str | None)
+    if isinstance(result, Stop) and not stops:
         raise Wrong(f"{shown(result)}, whose reason is none of {', '.join(reasons)}, or whose answer is no text")
-    raise Wrong(shown(result))
+    if not searches and not stops:
+        raise Wrong(shown(result))
+    if not turns:
+        raise Wrong(f"{shown(result)} to open an episode, which begins with a Say")
+    if searches and turns[-1].author == "env":
+        raise Wrong(f"{shown(result)} when it was shown passages, which a Say or a Stop answers")
+    return result
 
 
 def check_retriever(result: Any, /, **_: Any) -> Any:

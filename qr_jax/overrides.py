@@ -161,7 +161,7 @@ def _set_plugin(kind: str, plugin: Use, path: Sequence[str], text: str, here: st
     wanted = Any
     if kind in KINDS:
         found = plugins.signature(kind, plugin.name)
-        if key not in found.settings and not found.more:
+        if key not in found.settings:
             own = [name for name in found.settings if name not in CONTRACTS[kind].provided]
             listed = f"its settings are: {', '.join(own)}" if own else "it has none"
             others = [name for name in plugins.names(kind) if key in plugins.signature(kind, name).settings]
@@ -169,7 +169,7 @@ def _set_plugin(kind: str, plugin: Use, path: Sequence[str], text: str, here: st
             said = elsewhere.said_of(f"{kind}.{key}")
             more = f"; {said}" if said else more
             raise ValueError(f"{kind} {plugin.name!r} has no setting {key!r}; {listed}{more}")
-        wanted = found.settings[key].type if key in found.settings else Any
+        wanted = found.settings[key].type
     return Use(plugin.name, {**plugin.settings, key: read(f"{here}.{key}", text, wanted)})
 
 

@@ -12,7 +12,7 @@ import inspect
 import os
 import re
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -35,11 +35,10 @@ class Setting:
 
 @dataclass(frozen=True)
 class Signature:
-    """A plug-in's parameters: the data before its `*`, the settings after; `more` when it takes **settings."""
+    """A plug-in's parameters: the data before its `*`, and the settings after."""
 
     data: tuple[str, ...]
     settings: Mapping[str, Setting]
-    more: bool = False
 
 
 def names(kind: str) -> list[str]:
@@ -73,32 +72,51 @@ def find(kind: str, name: str, *, allow_plugins: Sequence[str] | None = None) ->
 
 
 def signature(kind: str, name: str, *, allow_plugins: Sequence[str] | None = None) -> Signature:
-    """The plug-in's parameters, read from its source; only a function that is not written there in full is imported."""
+    """The plug-in's parameters, read from its source; only a function that is not written there in full is imported.
+
+    ValueError for one that is async, or whose parameters are not all named (*args, **kwargs).
+    """
     function = _place(kind, name)[1]
-    for node in _source(kind, name, allow_plugins):
-        if isinstance(node, ast.FunctionDef) and node.name == function:
-            return _from_source(node)
-    return _from_function(find(kind, name))
+    try:
+        for node in _source(kind, name, allow_plugins):
+            if isinstance(node, ast.AsyncFunctionDef | ast.FunctionDef) and node.name == function:
+                return _from_source(node)
+        return _from_function(find(kind, name))
+    except Wrong as error:
+        raise ValueError(f"{kind} {name!r} {error}") from None
 
 
 def constants(kind: str, name: str, *, allow_plugins: Sequence[str] | None = None) -> dict[str, Any]:
     """The constants of its contract that a plug-in's file declares, read from its source. ValueError on a wrong one."""
     known = {**CONTRACTS[kind].constants, EXAMPLE: Mapping[str, Any]}
     declared: dict[str, Any] = {}
-    for node in _written(kind, name, allow_plugins):
-        targets = (
-            node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
-        )
-        for target in targets:
-            if isinstance(target, ast.Name) and target.id in known and isinstance(node, ast.Assign | ast.AnnAssign):
-                try:
-                    value = ast.literal_eval(node.value) if node.value else None
-                except ValueError as error:
-                    raise ValueError(f"{kind} {name!r}: {target.id} is computed; write it as a plain value") from error
-                declared[target.id] = conform(f"{kind} {name!r}: {target.id}", value, known[target.id])
-                if known[target.id] is int and declared[target.id] < 1:
-                    raise ValueError(f"{kind} {name!r}: {target.id} is {value}; wanted at least 1")
+    for constant, node in _assigned(_written(kind, name, allow_plugins)):
+        if constant not in known:
+            continue
+        here = f"{kind} {name!r}: {constant}"
+        try:
+            value = ast.literal_eval(node) if node else None
+        except ValueError as error:
+            raise ValueError(f"{here} is computed; write it as a plain value") from error
+        if node is None:
+            raise ValueError(f"{here} is imported, or stands inside of a statement; write it as a plain value, alone")
+        declared[constant] = conform(here, value, known[constant])
+        if known[constant] is int and declared[constant] < 1:
+            raise ValueError(f"{here} is {value}; wanted at least 1")
     return declared
+
+
+def _assigned(nodes: Sequence[ast.stmt]) -> Iterator[tuple[str, ast.expr | None]]:
+    """The names that a file's statements give values, with the value; None for one that no reader of them sees."""
+    for node in nodes:
+        if isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            yield from ((target.id, node.value) for target in targets if isinstance(target, ast.Name))
+        elif isinstance(node, ast.ImportFrom):
+            yield from ((alias.asname or alias.name, None) for alias in node.names)
+        elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            inside = (part for part in ast.walk(node) if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store))
+            yield from ((part.id, None) for part in inside)
 
 
 def beside(kind: str, name: str, function: str, *, allow_plugins: Sequence[str] | None = None) -> Callable | None:
@@ -141,14 +159,15 @@ def check(kind: str, use: Use, *, allow_plugins: Sequence[str] | None = None) ->
     constants(kind, use.name, allow_plugins=allow_plugins)
     settings = {key: value for key, value in parameters.settings.items() if key not in CONTRACTS[kind].provided}
     for key in use.settings:
-        if key not in settings and not parameters.more:
+        if key not in settings:
             listed = f"its settings are: {', '.join(settings)}" if settings else "it has none"
             raise ValueError(f"{kind} {use.name!r} has no setting {key!r}; {listed}")
     missing = [key for key, setting in settings.items() if setting.required and key not in use.settings]
     if missing:
         raise ValueError(f"{kind} {use.name!r} needs {', '.join(missing)}; set {kind}.{missing[0]}=...")
-    types = {key: settings[key].type if key in settings else Any for key in use.settings}
-    return {key: conform(f"{kind} {use.name!r}: {key}", value, types[key]) for key, value in use.settings.items()}
+    return {
+        key: conform(f"{kind} {use.name!r}: {key}", value, settings[key].type) for key, value in use.settings.items()
+    }
 
 
 def bind(
@@ -165,7 +184,7 @@ def bind(
     """
     settings = check(kind, use, allow_plugins=allow_plugins)
     takes = signature(kind, use.name, allow_plugins=allow_plugins)
-    given = {name: value for name, value in (provided or {}).items() if name in takes.settings or takes.more}
+    given = {name: value for name, value in (provided or {}).items() if name in takes.settings}
     function = find(kind, use.name, allow_plugins=allow_plugins)
     return functools.partial(_checked(kind, use.name, function), **settings, **given)
 
@@ -267,16 +286,27 @@ def _check_data(kind: str, name: str, data: tuple[str, ...]) -> None:
             f"{kind} {name!r} takes {len(data)} arguments before its * ({', '.join(data) or 'none'}); "
             f"a {kind} is given {len(contract.given)} ({', '.join(contract.given) or 'none'}; qr_jax/interfaces.py)"
         )
+    elif {*data} == {*contract.given} and data != contract.given:
+        raise ValueError(f"{kind} {name!r} takes ({', '.join(data)}); it is given ({', '.join(contract.given)})")
 
 
-def _from_source(node: ast.FunctionDef) -> Signature:
+def _from_source(node: ast.FunctionDef | ast.AsyncFunctionDef) -> Signature:
     arguments = node.args
+    _refuse(isinstance(node, ast.AsyncFunctionDef), arguments.vararg or arguments.kwarg)
     data = tuple(argument.arg for argument in arguments.posonlyargs + arguments.args)
     settings = {
         argument.arg: Setting(_type(argument.annotation), default is None, _plain(default))
         for argument, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
     }
-    return Signature(data, settings, arguments.kwarg is not None)
+    return Signature(data, settings)
+
+
+def _refuse(is_async: bool, unnamed: object) -> None:
+    """Wrong for a function that cannot be called for its result, or whose settings no config could be checked by."""
+    if is_async:
+        raise Wrong("is async, and a run does not await it; write it with def")
+    if unnamed:
+        raise Wrong("takes *args or **kwargs; name each parameter, so that a config can be checked by it")
 
 
 def _plain(node: ast.expr | None) -> Any:
@@ -288,6 +318,8 @@ def _plain(node: ast.expr | None) -> Any:
 
 def _from_function(function: Callable[..., Any]) -> Signature:
     parameters = inspect.signature(function).parameters.values()
+    unnamed = any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters)
+    _refuse(inspect.iscoroutinefunction(function), unnamed)
     data = tuple(p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD))
     settings = {
         p.name: Setting(
@@ -296,7 +328,7 @@ def _from_function(function: Callable[..., Any]) -> Signature:
         for p in parameters
         if p.kind is p.KEYWORD_ONLY
     }
-    return Signature(data, settings, any(p.kind is p.VAR_KEYWORD for p in parameters))
+    return Signature(data, settings)
 
 
 def _type(node: ast.expr | None) -> Any:

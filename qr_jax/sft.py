@@ -27,8 +27,7 @@ def play(trace: Trace, engine: Engine, env: Callable, search: SearchFunction) ->
     """The trace as an episode whose sampled tokens are the expert's, or why it cannot be one."""
     tokenizer, settings, query = engine.tokenizer, engine.settings, trace.query
     live, say = Live(0, 0), env(query, [])
-    if not isinstance(say, Say):
-        raise ValueError(f"the environment opened query {query.id!r} with {say!r}; wanted Say(prompt)")
+    assert isinstance(say, Say), "interfaces.py lets no other open an episode"
     live.show(engine.chat.open(say), say)
 
     def length(text: str) -> int:

@@ -180,7 +180,7 @@ def test_what_may_be_returned_passes_each_check():
         "loss": [(jnp.ones((N, TOKENS)), {}), (jnp.ones((N, TOKENS)), {"ratio": jnp.ones((N, TOKENS))})],
     }
     for kind, values in passes.items():
-        contract, data = CONTRACTS[kind], DATA[kind]
+        contract, data = CONTRACTS[kind], (QUERY, [Turn("model", "x")]) if kind == "env" else DATA[kind]
         for value in values:
             assert (contract.check(value, **data) if contract.by_name else contract.check(value, *data)) is value
     check = CONTRACTS["reward"].check
@@ -188,6 +188,18 @@ def test_what_may_be_returned_passes_each_check():
         assert check(value, *DATA["reward"]).score_G.dtype == np.float64
     turns = check(Scores([1, 0, 1], [1, 0, 1], [[1], [0.5, 2], [3]]), *DATA["reward"]).turn_GT
     assert [row.tolist() for row in turns] == [[1], [0.5, 2], [3]]
+
+
+def test_an_environment_opens_with_a_say_and_answers_passages_without_a_search():
+    check = CONTRACTS["env"].check
+    with pytest.raises(Wrong, match="^Search.* to open an episode, which begins with a Say"):
+        check(Search(("a",)), QUERY, [])
+    with pytest.raises(Wrong, match="^Stop.* to open an episode"):
+        check(Stop("turns"), QUERY, [])
+    shown = [Turn("model", "x"), Turn("env", "", ("a",), ((CORPUS[0],),))]
+    with pytest.raises(Wrong, match="^Search.* when it was shown passages"):
+        check(Search(("a",)), QUERY, shown)
+    assert check(Stop("turns"), QUERY, shown) == Stop("turns")
 
 
 def test_an_ask_for_nothing_or_for_a_query_that_was_not_drawn_is_said():
@@ -212,6 +224,14 @@ def test_constants_are_read_from_the_source_and_checked(tmp_path, monkeypatch):
         plugins.constants("rule", "my_words.mine")
     with pytest.raises(ValueError, match="loss 'my_words.mine': ZERO_VARIANCE is computed; write it as a plain value"):
         plugins.constants("loss", "my_words.mine")
+
+
+@pytest.mark.parametrize("text", ["from my_other import MOST", "if True:\n    MOST = 3", "with x as MOST:\n    pass"])
+def test_a_constant_that_a_reader_of_the_file_s_statements_would_miss_is_refused(text, tmp_path, monkeypatch):
+    (tmp_path / "my_hidden.py").write_text(f"{text}\ndef mine(pool, so_far):\n    MOST = 5\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(ValueError, match="^rounds .my_hidden.mine.: MOST is imported, or stands inside"):
+        plugins.constants("rounds", "my_hidden.mine")
 
 
 def test_a_run_gives_what_the_signature_takes(tmp_path, monkeypatch):

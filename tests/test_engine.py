@@ -32,7 +32,7 @@ from rollouts import (
     world,
 )
 
-from qr_jax import config, pool, terminal
+from qr_jax import config, plugins, pool, terminal
 from qr_jax.models.hf import load_tokenizer
 from qr_jax.parallel import mesh as meshes
 from qr_jax.records import Query, Say, Search, Stop, grades
@@ -445,14 +445,15 @@ def test_what_an_environment_raises_or_does_wrong_is_said_and_leaves_the_engine_
     queries = [replace(world().train[0], id="the query")]
     for answers, message in [
         ([ValueError("the template has no question")], "no question"),
-        ([Stop("turns")], "opened query 'the query' with Stop"),
+        ([Stop("turns")], "^env 'mine' returned Stop.* to open an episode, which begins with a Say"),
         ([Say("")], "'the query' has 0 tokens"),
         ([Say("who " * 160)], "has 160 tokens.*less than rollout.context_tokens=160"),
-        ([say, None], "answered a turn of the model with None"),
-        ([say, Search(("who",)), Search(("who",))], "was shown the passages"),
+        ([say, None], "^env 'mine' returned None; wanted Say"),
+        ([say, Search(("who",)), Search(("who",))], "^env 'mine' returned Search.* when it was shown passages"),
     ]:
         with pytest.raises(ValueError, match=message):
-            roll(made, random_params(), queries, 4, env=functools.partial(env, answers=answers))
+            checked = plugins._checked("env", "mine", functools.partial(env, answers=answers))
+            roll(made, random_params(), queries, 4, env=checked)
     stopped = roll(
         made, random_params(), queries, 4, env=functools.partial(env, answers=[say, Search(("who",)), Stop("turns")])
     )

@@ -87,6 +87,22 @@ def test_a_loss_may_take_only_what_the_learner_gives(tmp_path, monkeypatch):
         plugins.check("retriever", use("my_lab.ideas.mine"))
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("def mine(so_far, pool, *, queries): ...", r"takes \(so_far, pool\); it is given \(pool, so_far\)"),
+        ("async def mine(pool, so_far): ...", "is async, .*; write it with def"),
+        ("def mine(pool, so_far, **more): ...", r"takes \*args or \*\*kwargs; name each parameter"),
+        ("def mine(*given): ...", r"takes \*args or \*\*kwargs"),
+        ("def _make(f):\n    return lambda *given: f(*given)\nmine = _make(max)", r"takes \*args or \*\*kwargs"),
+    ],
+)
+def test_a_function_that_could_not_be_called_as_the_run_calls_it_is_refused(tmp_path, monkeypatch, text, words):
+    foreign(tmp_path, monkeypatch, f"{text}\n")
+    with pytest.raises(ValueError, match=rf"^rounds 'my_lab.ideas.mine' {words}"):
+        plugins.check("rounds", use("my_lab.ideas.mine"))
+
+
 def test_a_setting_without_default_must_be_given(tmp_path, monkeypatch):
     foreign(tmp_path, monkeypatch, "def mine(*, corpus, url: str, k: int = 1):\n    return lambda queries, k: []\n")
     with pytest.raises(ValueError, match=r"needs url; set retriever\.url="):
@@ -100,7 +116,7 @@ def test_types_are_read_from_the_source(tmp_path, monkeypatch):
     text = (
         "from typing import Literal\n"
         "def mine(q, e, *, a: int, b: float | None = None, c: Literal['x', 'y'] = 'x', d: tuple[int, ...] = (),\n"
-        "         e2: list = [], f=3, **more):\n    pass\n"
+        "         e2: list = [], f=3):\n    pass\n"
     )
     foreign(tmp_path, monkeypatch, text)
     found = plugins.signature("reward", "my_lab.ideas.mine")
@@ -109,7 +125,6 @@ def test_types_are_read_from_the_source(tmp_path, monkeypatch):
     assert types["b"] == float | None
     assert types["d"] == tuple[int, ...]
     assert types["e2"] is Any
-    assert found.more
     assert [name for name, setting in found.settings.items() if setting.required] == ["a"]
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from qr_jax import config, terminal
 from qr_jax.models.families import ModelConfig
 from qr_jax.models.tokenizer import Tokenizer
-from qr_jax.records import Episode, Query, Say, Search, SearchFunction, Stop, StopReason, Turn
+from qr_jax.records import Episode, Query, Say, SearchFunction, Stop, StopReason, Turn
 from qr_jax.rollout import tools
 from qr_jax.rollout.chat import Chat
 from qr_jax.rollout.live import Live, Statistics
@@ -61,7 +61,7 @@ class Engine:
 
     def prompt_tokens(self, queries: Sequence[Query], env: Callable) -> int:
         """Tokens of the longest prompt of these queries."""
-        return max((len(self.chat.open(say)) for q in queries if isinstance(say := env(q, []), Say)), default=1)
+        return max((len(self.chat.open(env(query, []))) for query in queries), default=1)
 
     def warm_up(
         self,
@@ -224,10 +224,7 @@ class _Rollout:
         live.turns = list(turns)
         if isinstance(say, Stop):
             return self._finish(live, say.reason, say.answer)
-        if not isinstance(say, Say):
-            raise ValueError(
-                f"the environment was shown the passages it asked for and gave {say!r}; wanted Say or Stop"
-            )
+        assert isinstance(say, Say), "interfaces.py lets no other through"
         live.turns[-1] = replace(live.turns[-1], text=say.text)
         self._say(live, say)
 
@@ -243,8 +240,7 @@ class _Rollout:
         """The ids of a query's prompt, and the Say that it comes from."""
         query = self.queries[query_at]
         say = self.env(query, [])
-        if not isinstance(say, Say):
-            raise ValueError(f"the environment opened query {query.id!r} with {say!r}; wanted Say(prompt)")
+        assert isinstance(say, Say), "interfaces.py lets no other open an episode"
         ids = self.engine.chat.open(say)
         if not 0 < len(ids) < self.settings.context_tokens:
             raise ValueError(
@@ -305,9 +301,7 @@ class _Rollout:
         if isinstance(move, Say):
             live.turns.append(Turn("env", move.text))
             return self._say(live, move)
-        if isinstance(move, Search):
-            return tuple(move.queries)
-        raise ValueError(f"the environment answered a turn of the model with {move!r}; wanted Say, Search or Stop")
+        return tuple(move.queries)
 
     def _finish(self, live: Live, stop: StopReason, answer: str | None = None, fault: str | None = None) -> None:
         query = self.queries[live.query_at]
