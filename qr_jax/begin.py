@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from qr_jax import assemble, evaluate, pool, runs, terminal
-from qr_jax.learning import learner
+from qr_jax.learning import gold, learner
 from qr_jax.parallel import compile_cache, host_local, peaks
 from qr_jax.parallel import mesh as meshes
 from qr_jax.report import read
@@ -43,6 +43,7 @@ def begin(parts: Parts) -> Start:
         warm_up_s = _warm_up(parts, parts.hand_over(state.params))
         state, seconds = _compile_update(parts, state)
         return Start(state, from_host(host), step, warm_up_s + seconds)
+    _trace_update(parts)
     progress = Progress(pool.create(len(parts.queries), parts.family_P))
     with terminal.phase("loading the model"):
         params = assemble.place(parts.agent.weights(), parts.mesh)
@@ -101,6 +102,16 @@ def _warm_up(parts: Parts, params) -> float:
     peaks.of(parts.settings.model.compute)  # measured now where nobody says them, and not in the first step
     parts.run.detail(f"{compiles.count() - before} programs for the first rollout compiled in {seconds:.1f} s")
     return seconds
+
+
+def _trace_update(parts: Parts) -> None:
+    """ValueError for a loss or an advantage that returns what none may, by shapes alone: before the cold start."""
+    learn = parts.learner
+    empty = batch.of_groups(replace(parts, gold_logp=None), learn.abstract, (), (0, 0), (0, 0))
+    if parts.gold_logp is not None:
+        empty = replace(empty, gold_logp_NT=np.zeros((empty.grades.valid_QG.size, gold.FEWEST_TURNS), np.float32))
+    old = () if parts.settings.learner.updates == 1 else (learn.old_logp.jitted.eval_shape(learn.abstract, empty),)
+    learn.train_step.jitted.eval_shape(learn.abstract, empty, *old)
 
 
 def _compile_update(parts: Parts, state: learner.State) -> tuple[learner.State, float]:

@@ -17,3 +17,11 @@ def lost(grades):
 def by_turn_undeclared(query, episodes):
     odd_G = np.array([len(episode.ids_L) % 2 for episode in episodes], float)
     return Scores(odd_G, odd_G, [np.zeros(episode.model_turns) for episode in episodes])
+
+
+def scalar_loss(logp_NL):
+    return logp_NL.mean(), {}
+
+
+def of_queries(grades):
+    return grades.reward_QG.mean(axis=1)

@@ -123,3 +123,20 @@ def test_the_docs_environment_of_another_dialect_trains_from_a_cold_start(tmp_pa
     assert len({*words.encode("<look> </look> <say> </say>"), 2}) == 5  # words of their own, none of them unknown (2)
     episodes = (tmp_path / "run" / "episodes" / "step_000001.jsonl").read_text()
     assert json.loads(episodes.splitlines()[0])["turns"][0]["author"] == "model"
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "words"),
+    [
+        ("loss", "scalar_loss", r"loss 'nan_loss.scalar_loss' returned the loss as an array of float32 of shape \(\)"),
+        ("advantage", "of_queries", r"advantage 'nan_loss.of_queries' returned an array of float32 of shape \(4,\)"),
+    ],
+)
+def test_a_loss_or_an_advantage_of_a_wrong_form_is_found_before_the_cold_start(tmp_path, kind, name, words):
+    settings = config_of(tmp_path)
+    learner = replace(settings.learner, **{kind: use(f"nan_loss.{name}")})
+    with pytest.raises(ValueError, match=words):
+        train(
+            replace(settings, learner=learner, sft=replace(settings.sft, steps=5)), tmp_path / "run", say=lambda _: None
+        )
+    assert not (tmp_path / "run" / "sft").exists()
