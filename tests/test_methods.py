@@ -34,6 +34,7 @@ def test_a_method_s_config_is_right(name):
     assert checks.problems(METHODS[name]) == []
 
 
+@pytest.mark.house
 def test_every_loss_and_advantage_has_an_example_and_no_two_are_alike():
     used = {kind: {getattr(each.learner, kind).name for each in METHODS.values()} for kind in ("loss", "advantage")}
     assert used["loss"] == set(plugins.names("loss")) - {"nll"}  # the cold start's
@@ -41,6 +42,7 @@ def test_every_loss_and_advantage_has_an_example_and_no_two_are_alike():
     assert len({config.fingerprint(each) for each in METHODS.values()}) == len(METHODS)
 
 
+@pytest.mark.house
 @pytest.mark.parametrize(("kind", "name"), [(k, n) for k in ("loss", "advantage") for n in plugins.names(k)])
 def test_each_says_where_its_formula_is_from(kind, name):
     said = plugins.find(kind, name).__doc__ or ""

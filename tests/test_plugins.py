@@ -150,6 +150,7 @@ def test_a_retriever_that_wraps_another_wants_passages_where_that_one_does():
     assert not plugins.wants_corpus(use("cached", of=use("http", url="http://127.0.0.1:1"), cache="x"))
 
 
+@pytest.mark.house
 def test_the_docs_table_names_every_plug_in_there_is():
     page = (Path(__file__).parents[1] / "docs/extending/index.md").read_text(encoding="utf-8")
     listed = {}
