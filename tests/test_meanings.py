@@ -14,7 +14,7 @@ def test_every_setting_has_a_meaning():
     every = [(section.name, setting) for section in meanings.sections() for setting in section.settings]
     bare = [f"{section}: {setting.name}" for section, setting in every if len(setting.meaning) < 5]
     assert not bare, "write a comment beside it"
-    assert not [setting.name for setting in every if not setting.type]
+    assert all(setting.type for _, setting in every)
 
 
 def test_all_settings_of_the_config_and_of_every_plug_in_are_listed():
