@@ -1,0 +1,116 @@
+"""The package's shape at some commits, counted from the syntax trees: circles, functions, names, lines by room.
+
+python -m benchmarks.rooms 3f55909 84e980b HEAD     # a table in Markdown
+"""
+
+import argparse
+import ast
+import statistics
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import PurePosixPath
+
+PACKAGE = "qr_jax"
+VAGUE = {"one", "made", "found", "of", "here", "some"}  # names for things that have a name
+Trees = Mapping[str, ast.Module]  # path in the repository -> its syntax tree
+
+
+def main(words: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("commits", nargs="+", metavar="COMMIT")
+    commits = parser.parse_args(words).commits
+    columns = [figures(commit) for commit in commits]
+    names = [git("rev-parse", "--short", commit).strip() for commit in commits]
+    print(f"| | {' | '.join(names)} |\n{'|---' * (len(names) + 1)}|")
+    for row in dict.fromkeys(name for column in columns for name in column):
+        print(f"| {row} | {' | '.join(column.get(row, '') for column in columns)} |")
+    return 0
+
+
+def git(*words: str) -> str:
+    return subprocess.run(["git", *words], capture_output=True, text=True, check=True).stdout
+
+
+def figures(commit: str) -> dict[str, str]:
+    """What the table says of one commit."""
+    paths = [path for path in git("ls-tree", "-r", "--name-only", commit, PACKAGE).split() if path.endswith(".py")]
+    texts = {path: git("show", f"{commit}:{path}") for path in paths if not path.startswith(f"{PACKAGE}/configs")}
+    trees = {path: ast.parse(text) for path, text in texts.items()}
+    lengths = sorted(functions(trees), reverse=True)
+    size, where = lengths[0]
+    median = statistics.median(size for size, _ in lengths)
+    circles = in_circles(imports(trees))
+    rooms: Counter[str] = Counter()
+    for path, text in texts.items():
+        rooms[room(path)] += text.count("\n")
+    return {
+        "import circles (files in them)": f"{len(circles)} ({sum(map(len, circles))})",
+        "modules at the top of the package": str(sum(len(PurePosixPath(path).parts) == 2 for path in texts)),
+        "functions: median and longest, in lines": f"{median:.0f} and {size} ({where})",
+        f"local names {', '.join(sorted(VAGUE))}": str(vague(trees)),
+        "lines in all": f"{sum(rooms.values()):,}",
+        **{f"lines of {name}": f"{count:,}" for name, count in sorted(rooms.items())},
+    }
+
+
+def room(path: str) -> str:
+    parts = PurePosixPath(path).parts
+    return f"{parts[1]}/" if len(parts) > 2 else "the top"
+
+
+def functions(trees: Trees) -> Iterator[tuple[int, str]]:
+    for path, tree in trees.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                yield (node.end_lineno or node.lineno) - node.lineno + 1, f"`{PurePosixPath(path).stem}.{node.name}`"
+
+
+def vague(trees: Trees) -> int:
+    """How often a name of VAGUE is given a value."""
+    nodes = [node for tree in trees.values() for node in ast.walk(tree)]
+    stored = sum(isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store) and n.id in VAGUE for n in nodes)
+    return stored + sum(isinstance(node, ast.arg) and node.arg in VAGUE for node in nodes)
+
+
+def imports(trees: Trees) -> dict[str, set[str]]:
+    """The package's modules that each module imports, inside functions too."""
+    known = {module(path) for path in trees}
+    every: dict[str, set[str]] = {}
+    for path, tree in trees.items():
+        named = set()
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                named |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                inside = {f"{node.module}.{alias.name}" for alias in node.names}
+                named |= {name if name in known else node.module for name in inside}
+        every[module(path)] = named & known - {module(path)}
+    return every
+
+
+def module(path: str) -> str:
+    return path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+
+
+def in_circles(graph: Mapping[str, set[str]]) -> list[set[str]]:
+    """The sets of modules that import each other."""
+
+    def reached(start: str) -> set[str]:
+        seen, left = set(), [start]
+        while left:
+            new = graph[left.pop()] - seen
+            seen |= new
+            left += new
+        return seen
+
+    reach = {name: reached(name) for name in graph}
+    circles = {
+        frozenset(other for other in reach[name] if name in reach[other]) for name in graph if name in reach[name]
+    }
+    return [set(circle) for circle in circles]
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
