@@ -16,6 +16,7 @@ import sys
 from collections.abc import Sequence
 
 from benchmarks import study
+from benchmarks.figures import over_seeds
 
 BASELINE = "grpo"
 SCREEN, FINALS = ("a", "screen"), ("b", "finals")  # half, setting
@@ -76,7 +77,7 @@ def table(half: str, setting: str) -> str:
         mean = {name: study.mean(of_seed, name) for name in COLUMNS}
         cells = [
             method, str(len(of_seed)), f"{mean['before']:.3f}", f"{mean['final']:.3f}",
-            study.shown([run["accuracy"] for run in of_seed.values()]), study.shown(gaps, sign="+"),
+            over_seeds([run["accuracy"] for run in of_seed.values()]), over_seeds(gaps, sign="+"),
             f"{mean['zero_variance_groups'] / mean['drawn_groups']:.3f}", f"{mean['tokens_sampled']:,.0f}",
             f"{mean['tokens_trained']:,.0f}", f"{mean['seconds'] / mean['steps']:.2f}",
         ]  # fmt: skip

@@ -18,10 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from scipy.stats import t
-
-from benchmarks.figures import markdown
+from benchmarks.figures import markdown, over_seeds
 from qr_jax.evaluation import last_evaluation
 from qr_jax.evaluation.side_by_side import FILE
 from qr_jax.studies import compare
@@ -70,7 +67,7 @@ def own_rows(compared: Mapping[str, Any]) -> list[tuple[str, ...]]:
     for rule, one in compared["rules"].items():
         gap = one["difference"]
         less = f"{gap['mean']:+.3f} [{gap['low']:+.3f}, {gap['high']:+.3f}]" if gap else ""
-        rows.append((rule, str(len(one["seeds"])), mean(one["accuracy"]["values"]), less, *shares(one)))
+        rows.append((rule, str(len(one["seeds"])), over_seeds(one["accuracy"]["values"]), less, *shares(one)))
     return rows
 
 
@@ -87,8 +84,8 @@ def suite_rows(
         own = {seed: score[named[0]]["mean"] for seed, score in by_seed.items()}
         gaps = [own[seed] - first[seed] for seed in own if seed in first]
         first = first or own
-        cells = [mean([score[name]["mean"] for score in by_seed.values()]) for name in named]
-        rows.append((rule, str(len(own)), *cells, mean(gaps, "+.3f") if gaps else "", *shares(one)))
+        cells = [over_seeds([score[name]["mean"] for score in by_seed.values()]) for name in named]
+        rows.append((rule, str(len(own)), *cells, over_seeds(gaps, "+"), *shares(one)))
     return rows
 
 
@@ -96,14 +93,6 @@ def shares(one: Mapping[str, Any]) -> list[str]:
     """Each share and, in brackets, that of the null control."""
     null = one["null"]
     return [_figure(one[name]["mean"]) + f" ({_figure(null[name]['mean'])})" for name in SHARES]
-
-
-def mean(values: Sequence[float], form: str = ".3f") -> str:
-    """As in ".412 +- .020", the 95 % interval over seeds; of one seed, which has none, the value alone."""
-    of = format(np.mean(values), form)
-    if len(values) < 2:
-        return of
-    return f"{of} +- {t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values)):.3f}"
 
 
 def _figure(value: float | None) -> str:

@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.figures import over_seeds
 from qr_jax import config as configs
 from qr_jax import metrics_writer
 from qr_jax.checks import check
@@ -38,7 +39,6 @@ EVALUATIONS = 10  # of a run: every tenth of its budget; the last one is after t
 ROLLOUTS = 128  # a step, of the reported recipes
 LAST = 4  # of them are a run's accuracy
 BASELINE = {"a": "grpo_shipped", "b": "grpo"}  # what the others of a half are held against
-T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # Student's t, 97.5 %, of 1 to 9 degrees
 Recipes = Mapping[str, Sequence[str]]
 SERIES = {  # what a guard reads, a value a step
     "entropy": "rollout/entropy", "answered": "rollout/stop_answered", "grad_norm": "learner/grad_norm",
@@ -186,7 +186,7 @@ def table(half: str, setting: str) -> str:
         gaps = [runs[seed]["accuracy"] - base[seed]["accuracy"] for seed in shared]
         fallen = max(run["best"] - run["final"] for run in runs.values())
         cells = [
-            recipe, str(len(runs)), shown([run["accuracy"] for run in runs.values()]), shown(gaps, sign="+"),
+            recipe, str(len(runs)), over_seeds([run["accuracy"] for run in runs.values()]), over_seeds(gaps, sign="+"),
             f"{min(run['accuracy'] for run in runs.values()):.3f}", f"{fallen:.3f}",
             f"{mean(runs, 'signal_groups'):.0f}", f"{mean(runs, 'seconds'):.0f}",
         ]  # fmt: skip
@@ -202,14 +202,6 @@ def read(folder: Path) -> dict[int, dict[str, Any]]:
 
 def mean(runs: dict[int, dict[str, Any]], name: str) -> float:
     return float(np.mean([run[name] for run in runs.values()]))
-
-
-def shown(values: Sequence[float], sign: str = "") -> str:
-    """The mean, and of three values or more the half width of its 95 % interval (Student's t over seeds)."""
-    if not len(values):
-        return ""
-    wide = f" +- {T95[len(values) - 2] * np.std(values, ddof=1) / len(values) ** 0.5:.3f}" if len(values) > 2 else ""
-    return f"{np.mean(values):{sign}.3f}{wide}"
 
 
 if __name__ == "__main__":

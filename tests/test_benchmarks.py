@@ -224,7 +224,7 @@ def test_the_screen_of_the_methods_is_read_by_hand(tmp_path, monkeypatch):
         file.write_text(json.dumps(run))
     lines = methods.table("a", "screen").splitlines()
     assert lines[4] == "| gspo | 1 | 0.400 | 0.900 | 0.800 | +0.300 | 0.250 | 2,000 | 1,500 | 0.50 |"
-    assert lines[5] == "| grpo | 2 | 0.400 | 0.700 | 0.600 |  | 0.250 | 2,000 | 1,500 | 0.50 |"
+    assert lines[5] == "| grpo | 2 | 0.400 | 0.700 | 0.600 +- 1.271 |  | 0.250 | 2,000 | 1,500 | 0.50 |"
     assert methods.best() == ["gspo"]
 
 
