@@ -8,7 +8,8 @@
         COMMITTED        the SHA-256 of manifest.json: written last
 
 Orbax writes in the background and renames `state` when every process has written its part; then process 0 hashes all
-files and commits. What was killed on the way has no marker; what was damaged later has another hash.
+files and commits. What was killed on the way has no marker; what was damaged later has another hash. Which are kept is
+decided here, over committed folders: Orbax's preservation policies see neither hashes nor commits.
 """
 
 import contextlib

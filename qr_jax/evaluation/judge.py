@@ -1,7 +1,8 @@
 """A language model as a judge of answers, behind an OpenAI-compatible endpoint, and whether it can be believed.
 
 An answer is data: it is cut to 64 tokens and quoted as JSON, and the verdict must be a JSON object and nothing else.
-Before a judge is believed it must call 20 wrong answers wrong that try to talk it into the contrary.
+Before a judge is believed it must call 20 wrong answers wrong that try to talk it into the contrary. It is asked by
+http_post.py, for the openai package bounds neither a whole call nor the bytes of a reply.
 """
 
 import json

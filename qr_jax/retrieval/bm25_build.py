@@ -1,7 +1,8 @@
 """Passages -> for each word the passages that hold it, scored by BM25: in pieces, so that a large corpus fits.
 
 Lu 2024 (arXiv:2407.03618): a word's share of a passage's score is known before any query, so it is stored, and a search
-only adds. The shares are those of bm25s, and so is the form in which bm25_index.py keeps them.
+only adds. The shares are those of bm25s, and so is the form in which bm25_index.py keeps them. Ours, for bm25s indexes
+a corpus that is whole in memory.
 """
 
 import json

@@ -2,7 +2,8 @@
 
 Tokens in, tokens out: the template is rendered with sentinels in place of the data and cut at them, once for the prompt
 and once for what stands between two turns of the model; after that only ids are appended. History is never rendered
-again, so what a template does to old turns (Qwen3's drops their thoughts) does not matter here. Imports no jax.
+again, so what a template does to old turns (Qwen3's drops their thoughts) does not matter here. Ours, for transformers'
+`apply_chat_template` renders today's date and tokenises data together with the glue. Imports no jax.
 """
 
 import datetime
