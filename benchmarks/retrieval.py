@@ -24,28 +24,27 @@ from typing import Any
 
 from benchmarks import interleave
 
-BATCHES = (1, 8, 32, 128)
+BATCHES = (1, 8, 32, 64, 128)
+LARGE_BATCHES = (1, 8, 32, 64)  # of a corpus on disk
 OURS, ALONE = ("ours", "engine"), ("bm25s", "bm25s_jax")
 
 
 def main(words: Sequence[str] | None = None) -> None:
     options = arguments(words)
-    if options.passages:
-        names = ("ours", "bm25s")
-    else:
-        names = (*OURS, *ALONE, *(["bm25s_numba"] if importlib.util.find_spec("numba") else []))
+    numba = ("bm25s_numba",) if importlib.util.find_spec("numba") else ()
+    names = ("ours", *ALONE, *numba) if options.passages else (*OURS, *ALONE, *numba)
     one_thread = {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1", "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false"}
     contenders = [interleave.Contender(name, "benchmarks.retrieval_worker") for name in names]
     workers = [interleave.Worker(contender, one_thread) for contender in contenders]
 
     def figures() -> dict[str, Any]:
-        if not options.passages:
-            more = {"corpus": options.corpus, "k": options.k}
-            return measure(options, workers, {one.name: one.ask("prepare", kind=one.name, **more) for one in workers})
-        built, index = large(options, one_thread)
-        more = {"index": str(index), "k": options.k}
-        prepared = {one.name: one.ask("open_index", kind=one.name, **more) for one in workers}
-        found = measure(options, workers, prepared, (1, 32)) | {"index": built}
+        if options.passages:
+            built, index = large(options, one_thread)
+            do, more, sizes = "open_index", {"index": str(index), "k": options.k}, LARGE_BATCHES
+        else:
+            built, do, more, sizes = None, "prepare", {"corpus": options.corpus, "k": options.k}, BATCHES
+        prepared = {one.name: one.ask(do, kind=one.name, **more) for one in workers}
+        found = measure(options, workers, prepared, sizes) | ({"index": built} if built else {})
         return found | {"peak_bytes": {one.name: one.ask("memory")["peak_bytes"] for one in workers}}
 
     name = f"retrieval_{options.passages}" if options.passages else "retrieval"
@@ -87,7 +86,7 @@ def measure(
     options: argparse.Namespace,
     workers: Sequence[interleave.Worker],
     prepared: dict[str, dict[str, Any]],
-    sizes: Sequence[int] = BATCHES,
+    sizes: Sequence[int],
 ) -> dict[str, Any]:
     """Queries/s by batch size; stops the program where two contenders do not find the same scores."""
     same_scores({worker.name: worker.ask("check") for worker in workers})
@@ -122,6 +121,12 @@ def show(figures: dict[str, Any]) -> None:
     rows = [[batch, *(round(one["queries_a_s"][name]) for name in names)] for batch, one in figures["batches"].items()]
     print(f"queries/s over {figures['passages']} passages, k = {figures['k']}")
     print(interleave.table(["batch", *names], rows))
+    costs = [
+        [what, *(f"{figures['prepared'][name][key]:.2f}" for name in names)]
+        for what, key in (("read and indexed, or opened, s", "built_s"), ("first 8 queries, s", "first_s"))
+    ]
+    costs.append(["peak memory, GB", *(f"{figures['peak_bytes'][name] / 1e9:.2f}" for name in names)])
+    print(interleave.table(["", *names], costs))
     print(f"ratio_bm25s: {figures['ratio_bm25s']:.3g}")
     if "index" in figures:
         built, gb = figures["index"], 1e9

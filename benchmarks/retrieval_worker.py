@@ -52,8 +52,9 @@ def open_index(kind: str, index: str, k: int) -> dict[str, Any]:
 def first_ask(k: int, start: float) -> dict[str, Any]:
     lines = [line for name in QUESTIONS for line in (DATA / f"dev/{name}.questions.jsonl").open(encoding="utf-8")]
     state.update(queries=[json.loads(line)["question"] for line in lines], k=k)
+    built = time.monotonic()
     state["ask"](state["queries"][:8])
-    return {"built_s": time.monotonic() - start}
+    return {"built_s": built - start, "first_s": time.monotonic() - built}
 
 
 def make(corpus: list[str], passages: int, out: str) -> dict[str, Any]:
@@ -120,6 +121,9 @@ def by_bm25s(kind: str, passages: list[Passage], index: str | None = None) -> tu
         model.index(texts, create_empty_token=False, show_progress=False)
     else:  # our index is in bm25s's own form
         model = bm25s.BM25.load(index, mmap=True, show_progress=False)
+        if backend == "numba":
+            model.backend = backend
+            model.activate_numba_scorer()
     more = {
         "bm25s": {"backend_selection": "numpy"},
         "bm25s_jax": {"backend_selection": "jax"},
