@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from qr_jax import cli, config, elsewhere, metrics, overrides, plugins
+from qr_jax import cli, config, elsewhere, meanings, metrics, overrides, plugins
 from qr_jax.interfaces import CONTRACTS
 
 PACKAGE = Path(config.__file__).parent
@@ -48,48 +48,20 @@ def links_within(text: str) -> str:
 
 
 def settings() -> str:
-    """Every setting of config.py: its name, type and default, and what its comment says."""
+    """Every setting of the config: its name, type and default, and what its comment says."""
     parts = ["# Settings\n\nMade from `qr_jax/config.py`. Any of them can be typed after a config: `learner.lr=1e-3`.\n"
              "A plug-in's own settings stand in [plug-ins](plugins.md).\n"]  # fmt: skip
-    classes = {name: (about, rows) for name, about, rows in _classes(PACKAGE / "config.py")}
-    sections = {type(getattr(config.Config(), name)).__name__: name for name, *_ in classes["Config"][1]}
-    own = [row for row in classes["Config"][1] if row[1] not in classes]
-    parts.append("## The run as a whole\n\n" + table(("setting", "type", "default", "meaning"), own))
-    for name, (about, rows) in classes.items():
-        if name in sections and name != "Use":
-            full = [(f"{sections[name]}.{row[0]}", *row[1:]) for row in rows]
-            parts.append(f"## {sections[name]}\n\n{about}\n\n" + table(("setting", "type", "default", "meaning"), full))
+    for section in meanings.sections():
+        if not section.plugin:
+            parts.append(f"## {section.name or 'The run'}\n\n{plain(section.about)}\n\n" + _rows(section))
     return "\n".join(parts)
 
 
-def _classes(path: Path) -> Iterator[tuple[str, str, list[tuple[str, ...]]]]:
-    """Name, docstring and fields (name, type, default, comment) of each dataclass in a file."""
-    source = path.read_text(encoding="utf-8")
-    lines = source.splitlines()
-    for node in ast.parse(source).body:
-        if isinstance(node, ast.ClassDef):
-            fields = [part for part in node.body if isinstance(part, ast.AnnAssign)]
-            rows = [_field(part, lines) for part in fields]
-            yield node.name, " ".join((ast.get_docstring(node) or "").split()), rows
-
-
-def _field(node: ast.AnnAssign, lines: Sequence[str]) -> tuple[str, ...]:
-    default = ast.unparse(node.value) if node.value else ""
-    default = re.sub(r"Use\('(\w+)'\)", r"\1", "" if "field(" in default else default)
-    above = []
-    for line in reversed(lines[: node.lineno - 1]):
-        if not line.strip().startswith("#"):
-            break
-        above.insert(0, line.strip().lstrip("# "))
-    beside = lines[(node.end_lineno or node.lineno) - 1][node.end_col_offset :].strip().lstrip("# ")
-    wanted = ast.unparse(node.annotation).replace("Use", "a plug-in")
-    return ast.unparse(node.target), wanted, default, " ".join([*above, beside]).strip()
-
-
 def plugin_settings() -> str:
-    """Every plug-in there is, with what its docstring says and its settings."""
+    """Every plug-in there is, with what its docstrings say and its settings."""
     parts = ["# Plug-ins\n\nMade from the files of each kind's folder. How to write your own: "
              "[extending](../extending/index.md).\n"]  # fmt: skip
+    sections = {section.name: section for section in meanings.sections() if section.plugin}
     for kind, contract in CONTRACTS.items():
         parts.append(f"## {kind}: qr_jax/{contract.folder}/\n\nReturns {plain(contract.returns)}.\n")
         for name in plugins.names(kind):
@@ -97,15 +69,13 @@ def plugin_settings() -> str:
             function = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name)
             parts.append(f"### {name} ({kind})\n\n{plain(ast.get_docstring(tree) or '')}\n")
             parts.append(plain(ast.get_docstring(function) or "") + "\n")
-            rows = [
-                (argument.arg, ast.unparse(argument.annotation) if argument.annotation else "",
-                 ast.unparse(default) if default else "(needed)")
-                for argument, default in zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True)
-                if argument.arg not in contract.provided
-            ]  # fmt: skip
-            if rows:
-                parts.append(table(("setting", "type", "default"), rows))
+            parts.append(_rows(sections[f"{meanings.PLACES.get(kind, kind)}={name}"]))
     return "\n".join(parts)
+
+
+def _rows(section: meanings.Section) -> str:
+    rows = [(one.name, one.type, one.default, one.meaning) for one in section.settings]
+    return table(("setting", "type", "default", "meaning"), rows) if rows else ""
 
 
 # ---- commands and metrics
@@ -216,8 +186,8 @@ def plain(text: str) -> str:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """A table whose first three columns are code and whose last, where there is a fourth or third of words, is text."""
-    words = {"meaning", "unit"}
+    """A table whose columns are code, but for those of words."""
+    words = {"type", "meaning", "unit"}
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for row in rows:
         cells = [
