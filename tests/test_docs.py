@@ -277,7 +277,7 @@ def test_reference_pages_name_every_setting_plug_in_and_command(monkeypatch):
 
     settings = reference.settings()
     assert [name for name in overrides.known_names(config.Config()) if f"`{name}`" not in settings] == []
-    assert "| `pool.samples` | `int` | `4` | K: episodes of one query |" in settings
+    assert "| `pool.samples` | a whole number | `4` | K: episodes of one query |" in settings
     listed = reference.plugin_settings()
     assert all(f"### {name} ({kind})" in listed for kind in plugins.CONTRACTS for name in plugins.names(kind))
     commands = dict(reference.leaves(cli.make_parser(), ""))
