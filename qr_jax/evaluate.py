@@ -137,11 +137,14 @@ def one_line(figures: Mapping[str, Any]) -> str:
 
 
 def interval(figures: Mapping[str, Any], name: str) -> str:
-    """A score and the half width of its 95 % interval over questions, as in .460 +- .031."""
+    """A score and the half width of its 95 % interval over questions, as in .460 +- .031.
+
+    Where all questions score alike the error says 0; how far the interval then reaches to one side is Wilson's.
+    """
     value, error = figures.get(name), figures.get(f"{name}_se")
-    if value is None:
-        return "-"
-    return share(value) + (f" +- {share(WITHIN * error)}" if error is not None else "")
+    if value is None or error is None:
+        return "-" if value is None else share(value)
+    return f"{share(value)} +- {share(WITHIN * error if error else WITHIN**2 / (figures['questions'] + WITHIN**2))}"
 
 
 def share(value: float) -> str:

@@ -278,3 +278,11 @@ def test_the_papers_recipe_runs_for_two_steps_with_two_layers(tmp_path):
     assert [row["pool/drawn"] for row in rows] == [4, 4] and rows[-1]["budget/rollouts"] == 2 * 4 * 4
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["questions"] == 4 and summary["after"]["samples"] == 4
+
+
+def test_an_interval_of_which_all_are_wrong_is_not_of_width_0():
+    """40 questions, none right: Wilson's upper end is 1.96^2 / (40 + 1.96^2) = .0876."""
+    figures = {"exact_match": 0.0, "exact_match_se": 0.0, "questions": 40}
+    assert evaluate.interval(figures, "exact_match") == ".000 +- .088"
+    assert evaluate.interval({**figures, "exact_match": 0.5, "exact_match_se": 0.1}, "exact_match") == ".500 +- .196"
+    assert evaluate.interval({"exact_match": None}, "exact_match") == "-"
