@@ -36,7 +36,7 @@ METHODS = {
     "forward_kl": ["learner.kl=k3", "learner.kl_weight=0.01"],
     "importance_sequence": ["learner.importance=truncate", "learner.importance_by=sequence"],
     "importance_geometric": ["learner.importance=icepop", "learner.importance_by=geometric"],
-    "overlong": ["reward=overlong", "reward.of=exact_match", "reward.most_tokens=96", "reward.buffer_tokens=48"],
+    "overlong": ["reward=overlong", "reward.of=exact_match", "reward.most_tokens=32", "reward.buffer_tokens=16"],
     # advantages
     "dr_grpo": ["learner.advantage=dr_grpo", "learner.reduce=fixed_length", "learner.horizon_tokens=48"],
     "rloo": ["learner.advantage=rloo"],
