@@ -148,7 +148,7 @@ def assert_trained(gradient, adv_NL):
 @pytest.mark.parametrize("mesh", MESHES)
 def test_entropies_are_given_a_token_and_an_advantage_a_token_is_trained(mesh):
     bound, state = build(mesh, "by_entropy")
-    assert bound.needs == {"entropy_NL"}
+    assert not bound.needs_gold
     ids_NL, mask_NL, turn_NL = episodes_as_tables()
     entropy_NL = np.asarray(jax.jit(dense)(params(), ids_NL)[1])
     reward_N1 = groups()[1].reward_QG.reshape(-1, 1)
@@ -186,7 +186,7 @@ jitted_dense = jax.jit(dense)
 @pytest.mark.parametrize("mesh", MESHES)
 def test_the_gold_s_log_probability_is_given_a_turn_and_trained(mesh):
     bound, state = build(mesh, "by_information")
-    assert bound.needs == {"gold_logp_NT"}
+    assert bound.needs_gold
     episodes, graded = groups()
     gold_NT = gold.gold_logp(
         bound, state, episodes, prefix_ids=PREFIX, golds=lambda query: GOLDS, samples=4, queries=8, rows=8,
@@ -212,7 +212,7 @@ def test_rewards_of_turns_reach_the_tokens_of_their_turns(mesh):
     valid_QGT[:, 3, 1] = False
     graded = grades(graded.reward_QG, graded.valid_QG, None, reward_QGT, valid_QGT)
     bound, state = build(mesh, "by_turn")
-    assert bound.needs == set()
+    assert not bound.needs_gold
     gradient, advantage_QGT = trained(bound, state, pack(episodes, graded, **SHAPE))
     np.testing.assert_allclose(
         advantage_QGT[5, :, :], [[30 / 7, -5 / 7]] + [[-5 / 7] * 2] * 2 + [[-5 / 7, 0]], rtol=1e-5
@@ -257,7 +257,7 @@ def test_disco_s_exponent_runs_over_groups_that_lie_in_several_micro_batches():
     settings = replace(SETTINGS, advantage=use("disco", tau=tau), loss=use("cispo", low=0, high=0))
     settings = replace(settings, reduce="sequence_mean")
     bound = learner.make(CFG, MODEL, settings, meshes.make_mesh(config.Mesh(devices=1)))
-    assert bound.needs == {"logp_NL", "old_logp_NL"}
+    assert not bound.needs_gold
     whole = batch(rows=4)
     in_micro_batches = [set(at_E[at_E >= 0] // 4) for at_E in whole.episode_ME[whole.used_M]]
     assert any(one & other for one, other in zip(in_micro_batches, in_micro_batches[1:], strict=False))

@@ -22,9 +22,6 @@ from qr_jax.models import attention, decoder
 from qr_jax.models.families import ModelConfig
 from qr_jax.parallel import mesh as meshes
 
-# What an advantage may name that takes forward passes of its own.
-COSTLY = {"entropy_NL", "logp_NL", "old_logp_NL", "gold_logp_NT"}
-
 
 @dataclass(frozen=True)
 class Learner:
@@ -40,7 +37,7 @@ class Learner:
     init: Callable[[Any], State]
     abstract: State
     rate: Callable[[int, float], float]  # `learning_rate` of these settings, for State.rate
-    needs: frozenset[str]  # which of COSTLY the advantage names; the caller computes gold_logp_NT
+    needs_gold: bool  # whether the advantage names gold_logp_NT, which the caller computes
 
 
 def learning_rate(settings: config.Learner, updates: int, done: float) -> float:
@@ -89,7 +86,7 @@ def make(
         init=jax.jit(update.init, out_shardings=state_at),
         abstract=meshes.abstract(mesh, shapes),
         rate=functools.partial(learning_rate, settings),
-        needs=frozenset(COSTLY & update.advantage_names),
+        needs_gold="gold_logp_NT" in update.advantage_names,
     )
 
 

@@ -97,7 +97,7 @@ class Programs:
         made = learner.make(self.cfg, config.model, settings, self.mesh, temperature=temperature)
         none = grading.joined((), samples, plugins.constants("reward", config.reward.name).get("TURNS"))
         host = pack.pack([], none, rows=rows, row_tokens=settings.row_tokens, queries=queries, samples=samples)
-        if "gold_logp_NT" in made.needs:
+        if made.needs_gold:
             host = replace(host, gold_logp_NT=np.zeros((queries * samples, gold.turns_axis(0)), np.float32))
         return made, jax.tree.map(_shape, host, made.train_step.batch_at(host))
 

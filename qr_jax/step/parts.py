@@ -121,7 +121,7 @@ def bind(settings: Config, run: runs.Run) -> Parts:
         most_groups=most_groups,
         most_samples=most_samples,
         turns=plugins.constants("reward", settings.reward.name).get("TURNS"),
-        gold_logp=_gold_logp(settings, agent) if "gold_logp_NT" in trainer.needs else None,
+        gold_logp=_gold_logp(settings, agent) if trainer.needs_gold else None,
         hand_over=partial(assemble.hand_over, cfg=agent.cfg, compute=settings.model.compute, mesh=mesh, layout=layout),
         measure=partial(measure, queries=questions),
         probe=partial(measure, queries=assemble.probed(settings), samples=0),
