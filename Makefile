@@ -54,6 +54,9 @@ soak: $(DEV)  ## 2,000 steps, a fault every 20, a SIGKILL every 200; and 2,000 f
 kills: $(DEV)  ## 100 random kills of one process and 100 of two, each run compared with one that was never killed; RUNS=, SEED=
 	$(BIN)/python tests/kills.py $(if $(RUNS),--one $(RUNS) --two $(RUNS)) --seed $(or $(SEED),0)
 
+mutations: $(DEV)  ## small faults planted one at a time in a copy, each of which a named test must notice; ONLY= a word
+	$(BIN)/python -m tests.mutations $(if $(ONLY),--only $(ONLY))
+
 audit: $(DEV)  ## known holes in the packages of constraints.txt, by pip-audit, which asks the network
 	test -x $(VENV)/audit/bin/pip-audit || $(PYTHON) -m venv $(VENV)/audit
 	$(VENV)/audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit

@@ -194,6 +194,8 @@ def test_opo_by_hand():
     """Lengths 3 and 1: the baseline of rewards 1 and 0 is 3/4."""
     graded = grades_of([1, 0], [1, 1])
     assert opo(graded, tokens(3, 1, 3, 1)).tolist() == [[0.25, -0.75], [0, 0]]
+    with_fault = grades_of([1, 0, 0], valid=np.array([[True, True, False]]))
+    assert opo(with_fault, tokens(3, 1, 4)).tolist() == [[0.25, -0.75, 0]]  # the length of a fault does not count
     np.testing.assert_array_equal(opo(graded, tokens(2, 2, 2, 2)), dr_grpo(graded))
 
 

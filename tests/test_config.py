@@ -232,6 +232,7 @@ def test_rows_that_do_not_divide_name_the_nearest_number_that_does():
         ({"pool": {"reset_below": 1.5}}, "pool.reset_below is 1.5"),
         ({"rollout": {"temperature": 0.0}}, "rollout.temperature is 0.0; wanted more than 0"),
         ({"rollout": {"context_tokens": 2048}}, "does not fit a row of learner.row_tokens=1024"),
+        ({"rollout": {"turn_tokens": 512, "context_tokens": 512}}, "rollout.turn_tokens=512 leaves nothing for the"),
         ({"rollout": {"buckets": (128, 32)}}, "wanted growing numbers of tokens"),
         ({"mesh": {"data": 2, "devices": 8}}, "is 2 devices, but mesh.devices is 8"),
         ({"learner": {"lr": "1e-3"}}, "learner.lr is '1e-3' (str); wanted a number"),
@@ -348,6 +349,7 @@ def test_what_a_plug_in_s_file_declares_must_go_with_the_config(tmp_path, monkey
     monkeypatch.syspath_prepend(str(tmp_path))
     (line,) = checks.problems(with_(pool={"rounds": use("declared.rounds")}))
     assert line == "pool.samples=4, but pool.rounds='declared.rounds' allows a group MOST = 3 samples"
+    assert checks.problems(with_(pool={"rounds": use("declared.rounds"), "samples": 3})) == []
     for kind in ("advantage", "loss"):
         (line,) = checks.problems(with_(learner={kind: use(f"declared.{kind}")}))
         assert line.startswith(f"{kind} 'declared.{kind}' learns from groups of equal rewards too, and none reaches it")

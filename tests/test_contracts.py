@@ -216,12 +216,14 @@ def test_constants_are_read_from_the_source_and_checked(tmp_path, monkeypatch):
     (tmp_path / "my_words.py").write_text(
         "raise SystemExit\nMOST = 16\nROUNDS: int = 2\nOTHER = object()\n"
         "def mine(pool, so_far, *, samples):\n    pass\n"
-        "DRAWS = 'widest'\nZERO_VARIANCE = 'grad' + 'ient'\n"
+        "TURNS = 0\nDRAWS = 'widest'\nZERO_VARIANCE = 'grad' + 'ient'\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     assert plugins.constants("rounds", "my_words.mine") == {"MOST": 16, "ROUNDS": 2}
     with pytest.raises(ValueError, match="rule 'my_words.mine': DRAWS is 'widest' .*wanted one of 'chance', 'largest'"):
         plugins.constants("rule", "my_words.mine")
+    with pytest.raises(ValueError, match="reward 'my_words.mine': TURNS is 0; wanted at least 1"):
+        plugins.constants("reward", "my_words.mine")
     with pytest.raises(ValueError, match="loss 'my_words.mine': ZERO_VARIANCE is computed; write it as a plain value"):
         plugins.constants("loss", "my_words.mine")
 

@@ -238,6 +238,9 @@ def test_slots_come_back_as_the_episodes_that_were_packed():
             np.testing.assert_array_equal(turn_NL[n], padded([episode.turn_L], -1)[0])
         else:
             assert not mask_NL[n].any() and (turn_NL[n] == -1).all()
+    adv_MEL, reward_ME = credit.to_slots(jnp.ones((3, 4)), packed)
+    np.testing.assert_array_equal(adv_MEL, packed.mask_MEL)  # 0 on prompts, observations and padding
+    assert not np.asarray(reward_ME).any()
 
 
 def test_disco_s_exponent_runs_over_groups_that_lie_in_several_micro_batches():

@@ -96,6 +96,14 @@ def test_prompt_replay_fills_three_quarters_with_those_nearest_to_one_half_after
     assert pool.weight_P[[1, 3]].tolist() == [1.75, 1.75] and pool.weight_P[[2, 5, 6]].tolist() == [0, 0, 0]
 
 
+def test_prompt_replay_lets_so_many_whole_steps_go_by():
+    rule, pool, replayed = functools.partial(prompt_replay, pause=3, share=1.0), pools.create(4), []
+    for step in range(4):
+        pool = settle(pool, [step], [EASY if step else HALF], rule, step=step)
+        replayed.append(pool.weight_P[0] > 1)
+    assert replayed == [False, False, False, True]  # visited at step 0, again at step 4 at the earliest
+
+
 def test_prompt_replay_replays_a_query_only_so_often():
     rule, pool = functools.partial(prompt_replay, pause=0, most=2, share=1.0), pools.create(2)
     weights = []

@@ -70,6 +70,9 @@ def test_a_reward_without_a_number_is_a_fault_by_name_and_not_a_zero(tmp_path):
     assert "reward 'fork_plugins.sometimes_lost' gave nan for sample 0 of query" in told[0]
     rows = metrics_writer.read(tmp_path / "run")
     assert all(row["rollout/faults"] == row["pool/drawn"] and row["learner/loss"] is None for row in rows)
+    for row in rows:
+        known = [draw["rewards"][1] for draw in draws if draw["step"] == row["step"]]
+        assert row["reward/mean"] == pytest.approx(np.mean(known)) and any(known)
     (first, *_) = (tmp_path / "run" / "episodes").iterdir()
     lost = [episode for episode in map(json.loads, first.read_text().splitlines()) if episode["sample"] == 0]
     assert all(episode["reward"] is None and "gave nan" in episode["fault"] for episode in lost)

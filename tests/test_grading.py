@@ -1,16 +1,18 @@
 """A query's episodes are graded once; what comes of it, and of what could not be graded, by hand."""
 
 from dataclasses import fields, replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from qr_jax import plugins, pool
+from qr_jax.config import Config
 from qr_jax.interfaces import check_reward
 from qr_jax.records import Episode, Grades, Query, Scores
 from qr_jax.rollout.engine import Statistics
 from qr_jax.settings import use
-from qr_jax.step import grading
+from qr_jax.step import batch, grading
 from qr_jax.step.progress import Progress, advanced, costs, from_host
 
 QUERY = Query("q", "Where?", ("here",))
@@ -94,6 +96,17 @@ def test_what_is_drawn_and_not_kept_is_left_out_of_the_next_batch():
     assert after.waiting == (kept,) and after.left_out == (10 + 4, 5 + 2)  # two valid episodes of two tokens
     assert (after.rollouts, after.tokens, after.searches, after.cost_F.tolist()) == (9, 30, 2, [3.0])
     assert costs(np.array([5.0]), [kept], np.zeros(3, int)).tolist() == [4.0]
+
+
+def test_a_batch_counts_what_was_left_out_and_does_not_train_on_what_was_cut():
+    settings = replace(Config(), rollout=replace(Config().rollout, overlong="mask"))
+    parts = SimpleNamespace(settings=settings, most_groups=2, most_samples=4, turns=None, gold_logp=None)
+    for stop, trained in (("answered", [0, 1]), ("turns", [0, 1]), ("length", [1]), ("context", [1])):
+        group = graded(np.array([1, 0]), [replace(episode(0), stop=stop), episode(1)])
+        packed = batch.of_groups(parts, None, [group], (40, 4), (0, 0))
+        assert packed.episode_ME[packed.episode_ME >= 0].tolist() == trained
+        assert packed.grades.valid_QG[0].tolist() == [True, True, False, False]
+        assert (packed.drawn_tokens, packed.drawn_episodes) == (40, 4)
 
 
 def test_a_reward_that_can_grade_nothing_is_said_after_the_first_step():

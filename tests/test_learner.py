@@ -151,6 +151,26 @@ def test_a_kl_term_keeps_a_reference_that_later_updates_do_not_move():
     )
 
 
+@pytest.mark.parametrize(("weight", "metric", "sign"), [("entropy_weight", "entropy", -1), ("kl_weight", "kl", 1)])
+def test_the_entropy_is_taken_off_the_loss_and_the_divergence_added(weight, metric, sign, reference):
+    """The loss is a mean over tokens, as the metrics are; the reference is another policy than the one trained."""
+    bound, state = build(**{weight: 0.5})
+    if state.reference is not None:
+        state = replace(state, reference=decoder.init(CFG, jax.random.key(1)))
+    loss, _, metrics = bound.gradient(state, batch())
+    assert float(metrics[metric]) > 0.01
+    assert float(loss) - reference[0] == pytest.approx(sign * 0.5 * float(metrics[metric]), rel=1e-4)
+
+
+def test_weights_decay_and_norms_and_biases_do_not():
+    params = {"layer": {"up": np.ones(2), "mlp_norm": np.ones(2), "q_bias": np.ones(2)}, "final_norm": np.ones(2)}
+    adam = learner.optimizer(replace(SETTINGS, weight_decay=0.1))
+    updates, _ = adam.update(jax.tree.map(np.zeros_like, params), adam.init(params), params)
+    layer = updates["layer"]
+    np.testing.assert_allclose(layer["up"], -0.1)
+    assert not any(leaf.any() for leaf in (layer["mlp_norm"], layer["q_bias"], updates["final_norm"]))
+
+
 def test_a_denominator_over_drawn_counts_what_was_left_out():
     bound, state = build(over="drawn")
     accepted = batch()

@@ -77,6 +77,16 @@ def test_dapo_fills_its_batch_at_the_price_of_rollouts_and_never_raises():
     assert sum(row["pool/accepted"] for row in dead.rows) == 0 and dead.rows[-1]["pool/epoch"] > 0
 
 
+def test_a_budget_spent_to_the_last_rollout_ends_the_run():
+    run = played("uniform", 0, small(rollouts=2 * 256, queries=32))
+    assert [row["pool/rollouts"] for row in run.rows] == [256, 256]  # 2 x 32 queries of 4 samples
+
+
+def test_means_over_seeds_by_hand():
+    over = oracle._over_seeds([{"a": 1.0, "b": None}, {"a": 3.0, "b": 2.0}])
+    assert over == {"a": 2.0, "b": 2.0, "sd": {"a": pytest.approx(2**0.5), "b": None}}  # n - 1
+
+
 def test_a_pool_that_stops_when_used_up_is_passed_over_once():
     of = small("grpo", on_exhausted="stop", oversample=1)
     run = oracle.play(of, pass_rates.world("uniform", 100, seed=0), size=100, seed=0)

@@ -1,10 +1,13 @@
 """What is committed: nothing of one machine, no address where pip's index serves, no large file, few things on top."""
 
 import ast
+import functools
 import re
 import subprocess
 import tomllib
 from pathlib import Path
+
+from mutations import MUTATIONS
 
 ROOT = Path(__file__).resolve().parents[1]
 TOP = {"pyproject.toml", "qr_jax", "configs", "tpu_scripts", "tests", "README.md"}
@@ -138,6 +141,23 @@ def test_every_row_of_what_goes_wrong_names_tests_that_exist():
         for file, name in tests:
             defined = ast.walk(ast.parse((ROOT / "tests" / file).read_text(encoding="utf-8")))
             assert name in {node.name for node in defined if isinstance(node, ast.FunctionDef)}, f"{fault}: {name}"
+
+
+@functools.cache
+def functions_of(file: str) -> set[str]:
+    """The names of a file's functions."""
+    defined = ast.parse((ROOT / file).read_text(encoding="utf-8")).body
+    return {node.name for node in defined if isinstance(node, ast.FunctionDef)}
+
+
+def test_every_mutation_fits_its_file_and_names_a_test_that_exists():
+    assert len(MUTATIONS) >= 40 and len(set(MUTATIONS)) == len(MUTATIONS)
+    for mutation in MUTATIONS:
+        text = (ROOT / mutation.file).read_text(encoding="utf-8")
+        assert text.count(mutation.found) == 1 and mutation.found != mutation.planted, mutation
+        ast.parse(text.replace(mutation.found, mutation.planted))
+        file, _, name = mutation.killed_by.partition("::")
+        assert name.partition("[")[0] in {"", *functions_of(file)}, mutation
 
 
 def test_ci_runs_what_the_readme_tells_a_reader_to_run():

@@ -172,3 +172,5 @@ def test_one_search_a_turn_keeps_the_order_in_which_titles_are_found():
     hops = [traces.Hop("Graz", frozenset("1")), traces.Hop("Linz", frozenset("2"))]
     assert traces.grouped("is Linz large?", hops, 1) == [[hops[0]], [hops[1]]]
     assert traces.grouped("is Linz large?", hops, 3) == [[hops[1]], [hops[0]]]
+    apart = traces.Hop("Anna Weber", frozenset("3"))  # its words stand in the question, and not in a row
+    assert traces.grouped("is Linz where Weber met Anna?", [apart, hops[1]], 3) == [[hops[1]], [apart]]
