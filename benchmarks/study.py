@@ -109,7 +109,8 @@ def planned(setting: str, recipe: str, words: Sequence[str], seed: int, half: st
     file = f"{ROOT}/configs/study/settings.py:{setting}"
     pool = configs.load(file).pool
     drawn = ROLLOUTS // pool.oversample
-    words = [word.format(groups=drawn // pool.samples, pairs=drawn // 2) for word in words]
+    sizes = ("{groups}", str(drawn // pool.samples)), ("{pairs}", str(drawn // 2))  # other braces are an environment's
+    words = [word.replace(*sizes[0]).replace(*sizes[1]) for word in words]
     base = configs.load(file, [f"seed={seed}", *words])
     steps = -(-(base.train.max_rollouts or 0) // (base.pool.queries * base.pool.oversample * base.pool.samples))
     often = [word for word in words if word.startswith("evaluation.every=")]  # of rounds, whose steps cost unlike much

@@ -229,6 +229,8 @@ def test_the_screen_of_the_methods_is_read_by_hand(tmp_path, monkeypatch):
 
 
 def test_the_screen_runs_what_the_example_configs_are():
+    for name, words in methods_of().items():
+        assert study.planned("screen", name, words, 0, "a")[1].settings.train.max_rollouts == 15000
     for name in ("grpo", "igpo"):
         settings, example = (
             config.load(f"{ROOT}/configs/study/settings.py:screen", methods_of()[name]),
