@@ -53,7 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return mistakes.FAILED
     except OSError as error:  # a file, a disk, a network: of libraries too, whose messages may have many lines
         code = mistakes.LOST if isinstance(error, mistakes.Busy) else mistakes.FAILED
-        return _fail(" ".join(str(error).split()) or type(error).__name__, code)
+        notes = "".join(f"; {note}" for note in getattr(error, "__notes__", ()))
+        return _fail((" ".join(str(error).split()) or type(error).__name__) + notes, code)
     finally:
         terminal.speak("stdout")
 

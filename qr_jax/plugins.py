@@ -112,6 +112,8 @@ def _assigned(nodes: Sequence[ast.stmt]) -> Iterator[tuple[str, ast.expr | None]
         if isinstance(node, ast.Assign | ast.AnnAssign):
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
             yield from ((target.id, node.value) for target in targets if isinstance(target, ast.Name))
+            packed = (part for target in targets if isinstance(target, ast.Tuple | ast.List) for part in target.elts)
+            yield from ((part.id, None) for part in packed if isinstance(part, ast.Name))
         elif isinstance(node, ast.ImportFrom):
             yield from ((alias.asname or alias.name, None) for alias in node.names)
         elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
@@ -129,8 +131,8 @@ def beside(kind: str, name: str, function: str, *, allow_plugins: Sequence[str] 
 def has_beside(kind: str, name: str, function: str, *, allow_plugins: Sequence[str] | None = None) -> bool:
     """Whether the plug-in's file defines or imports that function, read from its source; True where it has none."""
     nodes = _source(kind, name, allow_plugins)
-    listed = {alias.asname or alias.name for node in nodes if isinstance(node, ast.ImportFrom) for alias in node.names}
-    return not nodes or function in listed | {node.name for node in nodes if isinstance(node, ast.FunctionDef)}
+    written = {node.name for node in nodes if isinstance(node, ast.FunctionDef)}
+    return not nodes or function in written | {given for given, _ in _assigned(nodes)}
 
 
 def draws_by(rule: Use, by: str | None, *, allow_plugins: Sequence[str] | None = None) -> Any:
@@ -156,6 +158,9 @@ def check(kind: str, use: Use, *, allow_plugins: Sequence[str] | None = None) ->
     """
     parameters = signature(kind, use.name, allow_plugins=allow_plugins)
     _check_data(kind, use.name, parameters.data)
+    if shadowed := {*parameters.settings} & {*CONTRACTS[kind].given}:
+        named = ", ".join(sorted(shadowed))
+        raise ValueError(f"{kind} {use.name!r} has {named} after its *, which is data and no setting; put it before")
     constants(kind, use.name, allow_plugins=allow_plugins)
     settings = {key: value for key, value in parameters.settings.items() if key not in CONTRACTS[kind].provided}
     for key in use.settings:
@@ -194,7 +199,11 @@ def _checked(kind: str, name: str, function: Callable[..., Any]) -> Callable[...
 
     @functools.wraps(function)
     def call(*data: Any, **named: Any) -> Any:
-        result = function(*data, **named)
+        try:
+            result = function(*data, **named)
+        except OSError as error:  # a file, a network: what is said of it must say whose it was
+            error.add_note(f"raised by {kind} {name!r}")
+            raise
         try:
             return contract.check(result, *data, **named)
         except Wrong as error:
@@ -206,17 +215,18 @@ def _checked(kind: str, name: str, function: Callable[..., Any]) -> Callable[...
 def _written(kind: str, name: str, allow_plugins: Sequence[str] | None) -> list[ast.stmt]:
     """The statements of the file that the plug-in's function is written in, where its module takes it from another.
 
-    Nothing is imported: only files of the same package are followed.
+    Nothing is imported: only files of the same package, and qr_jax's own, are followed.
     """
     nodes, (module, function) = _source(kind, name, allow_plugins), _place(kind, name)
     for node in nodes:
         if not isinstance(node, ast.ImportFrom) or not node.module or node.level:
             continue
         taken = any((alias.asname or alias.name) == function for alias in node.names)
-        if taken and node.module.split(".")[0] == module.split(".")[0]:
-            origin = Path(_origin(kind, name))
+        origin, package = Path(_origin(kind, name)), node.module.split(".")[0]
+        if taken and package in (module.split(".")[0], ROOT.name):
             above = module.count(".") + (origin.name == "__init__.py")
-            file = origin.parents[above].joinpath(*node.module.split(".")).with_suffix(".py")
+            top = ROOT.parent if package == ROOT.name else origin.parents[above]
+            file = top.joinpath(*node.module.split(".")).with_suffix(".py")
             return _statements(str(file)) if file.is_file() else nodes
     return nodes
 

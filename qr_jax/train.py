@@ -230,7 +230,8 @@ def update(
 ) -> tuple[learner.State, list[dict[str, Any]]]:
     """One optimizer update, or `updates` of them over disjoint parts of the batch against one old policy.
 
-    A part is every `updates`-th micro-batch; with fewer micro-batches than that there are fewer updates.
+    A part is every `updates`-th micro-batch; with fewer micro-batches than that there are fewer updates. The first
+    one's "advantage" then holds what each episode was trained with, in whichever update it was.
     """
     if updates == 1:
         state, metrics = trainer.train_step(state, whole)
@@ -247,6 +248,12 @@ def update(
             )
             state, metrics = trainer.train_step(state, part, old_MEL)
             every.append(jax.device_get(metrics))
+            own_X = whole.episode_ME[used_M].ravel()
+            own_X = own_X[own_X >= 0]
+            of_samples = (whole.grades.valid_QG.size, -1)  # [Q, G], [Q, G, T] and [Q * G, L] alike
+            first, last = (np.array(every[at]["advantage"]) for at in (0, -1))
+            first.reshape(of_samples)[own_X] = last.reshape(of_samples)[own_X]
+            every[0]["advantage"] = first
     return state, every
 
 

@@ -228,7 +228,9 @@ def test_constants_are_read_from_the_source_and_checked(tmp_path, monkeypatch):
         plugins.constants("loss", "my_words.mine")
 
 
-@pytest.mark.parametrize("text", ["from my_other import MOST", "if True:\n    MOST = 3", "with x as MOST:\n    pass"])
+@pytest.mark.parametrize(
+    "text", ["MOST, ROUNDS = 3, 1", "from my_other import MOST", "if True:\n    MOST = 3", "with x as MOST:\n    pass"]
+)
 def test_a_constant_that_a_reader_of_the_file_s_statements_would_miss_is_refused(text, tmp_path, monkeypatch):
     (tmp_path / "my_hidden.py").write_text(f"{text}\ndef mine(pool, so_far):\n    MOST = 5\n")
     monkeypatch.syspath_prepend(str(tmp_path))

@@ -210,6 +210,25 @@ def test_several_updates_a_batch_split_it_and_hold_the_old_policy_still():
     assert ratios[0] < 1e-6 < ratios[1]  # the first part is on-policy, the next are not
 
 
+@pytest.mark.parametrize("shape", [(8, 4), (8, 4, 3), (32, 48)])
+def test_of_several_updates_each_episode_is_told_the_advantage_of_its_own(shape):
+    """A learner whose nth update has the advantage n everywhere: an episode is told the number of its update."""
+    whole, calls = batch(rows=4), iter(range(3))
+
+    class Numbered:
+        old_logp = staticmethod(lambda state, batch: None)
+
+        @staticmethod
+        def train_step(state, batch, old):
+            return state, {"advantage": np.full(shape, next(calls), np.float32)}
+
+    _, every = update(Numbered, None, whole, 3)  # pyright: ignore
+    told_N = every[0]["advantage"].reshape(32, -1)[:, 0]
+    for m in np.flatnonzero(whole.used_M):
+        ids = whole.episode_ME[m][whole.episode_ME[m] >= 0]
+        assert len(ids) and (told_N[ids] == m % 3).all()
+
+
 def test_one_program_trains_groups_of_all_widths_up_to_the_stated_most():
     """Four samples at most: groups of 4, of 2 and of 2, 3 and 4 episodes, in batches of one shape."""
     bound, state = build()

@@ -103,6 +103,27 @@ def test_a_function_that_could_not_be_called_as_the_run_calls_it_is_refused(tmp_
         plugins.check("rounds", use("my_lab.ideas.mine"))
 
 
+def test_a_setting_may_not_be_named_as_data_is(tmp_path, monkeypatch):
+    """The learner would put the entropies in the setting's place."""
+    foreign(tmp_path, monkeypatch, "def mine(grades, *, entropy_NL: float = 0.5): ...\n")
+    with pytest.raises(ValueError, match=r"advantage 'my_lab.ideas.mine' has entropy_NL after its \*, which is data"):
+        plugins.check("advantage", use("my_lab.ideas.mine"))
+
+
+def test_an_expert_s_turn_and_constants_are_found_where_they_are_taken_over(tmp_path, monkeypatch):
+    foreign(tmp_path, monkeypatch, "from qr_jax.envs import search_r1 as base\nexpert_turn = base.expert_turn\n"
+            "from qr_jax.recycling.mopps import mopps\ndef mine(query, turns): ...\n")  # fmt: skip
+    assert plugins.has_beside("env", "my_lab.ideas.mine", "expert_turn")
+    assert plugins.constants("rule", "my_lab.ideas.mopps") == {"DRAWS": "largest"}
+
+
+def test_a_file_that_a_plug_in_misses_is_said_with_its_name(tmp_path, monkeypatch):
+    foreign(tmp_path, monkeypatch, "def mine(query, episodes):\n    open('/nope/words.txt')\n")
+    with pytest.raises(FileNotFoundError) as said:
+        plugins.bind("reward", use("my_lab.ideas.mine"))(None, ())
+    assert said.value.__notes__ == ["raised by reward 'my_lab.ideas.mine'"]
+
+
 def test_a_setting_without_default_must_be_given(tmp_path, monkeypatch):
     foreign(tmp_path, monkeypatch, "def mine(*, corpus, url: str, k: int = 1):\n    return lambda queries, k: []\n")
     with pytest.raises(ValueError, match=r"needs url; set retriever\.url="):

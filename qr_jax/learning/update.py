@@ -173,7 +173,7 @@ class Update:
         try:
             value = self.advantage(**{key: array() for key, array in give.items() if key in names})
         except (TypeError, AttributeError) as error:
-            if batch.grades.turn_reward_QGT is not None:
+            if batch.grades.turn_reward_QGT is not None or "None" not in str(error):
                 raise
             raise ValueError(
                 f"advantage {name!r} failed on grades without turn rewards ({error}); where it needs them, choose a "

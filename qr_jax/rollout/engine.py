@@ -295,7 +295,7 @@ class _Rollout:
         live.model_turns += 1
         if not live.complete:
             return self._finish(live, live.out_of_room(self.settings) or "length")
-        move = self.env(self.queries[live.query_at], live.turns)
+        move = self.env(self.queries[live.query_at], tuple(live.turns))
         if isinstance(move, Stop):
             return self._finish(live, move.reason, move.answer)
         if isinstance(move, Say):

@@ -265,8 +265,7 @@ def write_episodes(parts: Parts, told: Told) -> None:
 def advantages_of(told: Told) -> dict[int, list[Any]]:
     """Pool index -> the advantage of each sample as the learner used it: a number, or one a turn.
 
-    None for groups that wait for a later update. An advantage a token is shown by its mean over each turn; of several
-    updates on a batch the first one's is told.
+    None for groups that wait for a later update. An advantage a token is shown by its mean over each turn.
     """
     if told.updated.batch is None or not told.updated.metrics:
         return {group.index: [None] * group.spent.episodes for group in told.kept}
