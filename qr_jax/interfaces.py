@@ -62,7 +62,7 @@ def check_rule(result: Any, pool: Any, outcome: Any = None, /, **_: Any) -> Any:
             kind = np.asarray(value).dtype.kind
         except ValueError:  # rows of unlike lengths
             kind = "O"
-        if not isinstance(name, str) or kind not in "biufU":
+        if not isinstance(name, str) or kind not in "biufU" or np.ma.is_masked(value):
             raise Wrong(f"a memory whose {name!r} is {shown(value)}")
     return result
 
@@ -156,6 +156,8 @@ def check_advantage(result: Any, /, grades: Any = None, **given: Any) -> Any:
     by_token = len(shape) == 2 and shape[0] == groups * samples and tokens in (None, shape)
     if shape[:2] != (groups, samples) and not by_token:
         raise Wrong(f"{shown(result)} for {groups} groups of {samples}")
+    if len(shape) == 3 and tokens and shape[2] == tokens[1]:
+        raise Wrong(f"{shown(result)}, one a token by group and sample")
     return result
 
 

@@ -5,6 +5,7 @@ it). What each kind is given and must return stands in interfaces.py.
 """
 
 import ast
+import difflib
 import functools
 import importlib
 import importlib.util
@@ -13,9 +14,11 @@ import os
 import re
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+import numpy as np
 
 from qr_jax.interfaces import CONTRACTS, EXAMPLE, Wrong
 from qr_jax.settings import Use, conform, nearest
@@ -78,10 +81,11 @@ def signature(kind: str, name: str, *, allow_plugins: Sequence[str] | None = Non
     """
     function = _place(kind, name)[1]
     try:
-        for node in _source(kind, name, allow_plugins):
-            if isinstance(node, ast.AsyncFunctionDef | ast.FunctionDef) and node.name == function:
-                return _from_source(node)
-        return _from_function(find(kind, name))
+        nodes = _source(kind, name, allow_plugins)
+        written = [n for n in nodes if isinstance(n, ast.AsyncFunctionDef | ast.FunctionDef) and n.name == function]
+        if len(written) > 1:
+            raise Wrong(f"is written twice, in lines {written[0].lineno} and {written[1].lineno} of its file")
+        return _from_source(written[0]) if written else _from_function(find(kind, name))
     except Wrong as error:
         raise ValueError(f"{kind} {name!r} {error}") from None
 
@@ -92,6 +96,8 @@ def constants(kind: str, name: str, *, allow_plugins: Sequence[str] | None = Non
     declared: dict[str, Any] = {}
     for constant, node in _assigned(_written(kind, name, allow_plugins)):
         if constant not in known:
+            if meant := difflib.get_close_matches(constant, known, 1, cutoff=0.85):
+                raise ValueError(f"{kind} {name!r}: {constant} is no constant of a {kind}; did you mean {meant[0]}?")
             continue
         here = f"{kind} {name!r}: {constant}"
         try:
@@ -199,9 +205,10 @@ def _checked(kind: str, name: str, function: Callable[..., Any]) -> Callable[...
 
     @functools.wraps(function)
     def call(*data: Any, **named: Any) -> Any:
+        freeze(data)
         try:
             result = function(*data, **named)
-        except OSError as error:  # a file, a network: what is said of it must say whose it was
+        except (OSError, ValueError) as error:  # a file, a network, a write: what is said of it must say whose it was
             error.add_note(f"raised by {kind} {name!r}")
             raise
         try:
@@ -210,6 +217,17 @@ def _checked(kind: str, name: str, function: Callable[..., Any]) -> Callable[...
             raise ValueError(f"{kind} {name!r} returned {error}; wanted {contract.returns}") from None
 
     return call
+
+
+def freeze(data: Sequence[Any]) -> None:
+    """Make the arrays of a plug-in's data read-only: those of records, of records in these, and of lists of records."""
+    for value in data:
+        if isinstance(value, np.ndarray):
+            value.setflags(write=False)
+        elif is_dataclass(value):
+            freeze([part for part in vars(value).values() if isinstance(part, np.ndarray) or is_dataclass(part)])
+        elif isinstance(value, tuple | list):
+            freeze([part for part in value if is_dataclass(part)])
 
 
 def _written(kind: str, name: str, allow_plugins: Sequence[str] | None) -> list[ast.stmt]:
@@ -327,6 +345,8 @@ def _plain(node: ast.expr | None) -> Any:
 
 
 def _from_function(function: Callable[..., Any]) -> Signature:
+    if isinstance(function, functools.partial):
+        raise Wrong("is a functools.partial, which hides its file's constants; write a def that calls the other")
     parameters = inspect.signature(function).parameters.values()
     unnamed = any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters)
     _refuse(inspect.iscoroutinefunction(function), unnamed)

@@ -99,6 +99,9 @@ def _loop(parts: Parts, state: learner.State, standing: Progress, step: int) -> 
             break
         step += 1
         if int(state.skipped) >= settings.learner.max_nonfinite:
+            if not int(state.updates):
+                first, loss = f"none of the first {int(state.skipped)} updates was finite", settings.learner.loss.name
+                raise ValueError(f"{first}; look at loss {loss!r}, or lower learner.lr")
             state, standing, step = begin.roll_back(parts, standing, "updates were not finite")
             continue
         standing, raised = watched(parts, state, standing, step, row)
@@ -171,7 +174,7 @@ def take_step(
     standing = replace(standing, pool=before)
     params, own, groups, so_far = parts.hand_over(state.params), Statistics(), [], []
     with terminal.phase(f"step {step + 1}: episodes", asked=parts.agent.engine.progress):
-        while (ask := parts.rounds(before, so_far)) is not None:
+        while (ask := parts.rounds(before, tuple(so_far))) is not None:
             drawn = drawing.draw(parts, standing, ask, groups, step, len(so_far))
             if not drawn:
                 break

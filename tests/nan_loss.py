@@ -1,5 +1,6 @@
 """Plug-ins from outside the package that a run refuses: a loss and an advantage without numbers, undeclared turns."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -8,6 +9,11 @@ from qr_jax.records import Scores
 
 def nan_loss(logp_NL):
     return logp_NL * float("nan"), {}
+
+
+def nan_once_it_moved(logp_NL, ref_logp_NL, adv_NL):
+    moved_NL = jnp.abs(jax.lax.stop_gradient(logp_NL) - ref_logp_NL) > 1e-3
+    return -adv_NL * logp_NL * jnp.where(moved_NL, jnp.nan, 1.0), {}
 
 
 def lost(grades):

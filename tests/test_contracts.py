@@ -129,6 +129,7 @@ MORE = {
         (np.ones(4), {"kept": np.array([None] * 4, object)}),
         (np.array(["a"] * 4), {}),
         (np.ones(4), {"kept": [[1], [1, 2]]}),
+        (np.ones(4), {"kept": np.ma.array(np.ones(4), mask=np.arange(4) == 1)}),
     ],
     "rounds": [
         Ask(0), Ask(-1), Ask(1.5), Ask(True), Ask(0, {3: 1}), Ask(0, {2: 0}), Ask(0, {2: 1.5}), Ask(1, [2]),
@@ -148,6 +149,7 @@ MORE = {
         np.ones((GROUPS, SAMPLES), np.int32), np.ones(GROUPS, np.float32), np.ones((N, TOKENS + 1), np.float32),
         np.ones((SAMPLES, GROUPS, 2), np.float32),
         np.ones((GROUPS, SAMPLES, 0), np.float32), np.ones(N, np.float32),
+        np.ones((GROUPS, SAMPLES, TOKENS), np.float32),
     ],
     "loss": [
         np.ones((N, TOKENS), np.float32), (np.ones((N, TOKENS), np.float32),), (np.float32(1), {}),

@@ -11,6 +11,7 @@ import pytest
 from qr_jax import plugins
 from qr_jax.config import Use, use
 from qr_jax.interfaces import CONTRACTS
+from qr_jax.records import Episode, Grades, Outcome
 
 
 def foreign(tmp_path, monkeypatch, text):
@@ -94,12 +95,15 @@ def test_a_loss_may_take_only_what_the_learner_gives(tmp_path, monkeypatch):
         ("async def mine(pool, so_far): ...", "is async, .*; write it with def"),
         ("def mine(pool, so_far, **more): ...", r"takes \*args or \*\*kwargs; name each parameter"),
         ("def mine(*given): ...", r"takes \*args or \*\*kwargs"),
+        ("def mine(pool, so_far): ...\ndef mine(pool, so_far): ...", "is written twice, in lines 1 and 2 of its file"),
+        ("import functools\nmine = functools.partial(max)", "is a functools.partial, which hides its file's constants"),
+        ("MOSTS = 3\ndef mine(pool, so_far): ...", "MOSTS is no constant of a rounds; did you mean MOST?"),
         ("def _make(f):\n    return lambda *given: f(*given)\nmine = _make(max)", r"takes \*args or \*\*kwargs"),
     ],
 )
 def test_a_function_that_could_not_be_called_as_the_run_calls_it_is_refused(tmp_path, monkeypatch, text, words):
     foreign(tmp_path, monkeypatch, f"{text}\n")
-    with pytest.raises(ValueError, match=rf"^rounds 'my_lab.ideas.mine' {words}"):
+    with pytest.raises(ValueError, match=rf"^rounds 'my_lab.ideas.mine':? {words}"):
         plugins.check("rounds", use("my_lab.ideas.mine"))
 
 
@@ -122,6 +126,20 @@ def test_a_file_that_a_plug_in_misses_is_said_with_its_name(tmp_path, monkeypatc
     with pytest.raises(FileNotFoundError) as said:
         plugins.bind("reward", use("my_lab.ideas.mine"))(None, ())
     assert said.value.__notes__ == ["raised by reward 'my_lab.ideas.mine'"]
+
+
+def test_what_a_plug_in_is_given_it_cannot_change(tmp_path, monkeypatch):
+    """A reward that writes into a mask would change what is trained on, and a rule what the pool remembers."""
+    foreign(tmp_path, monkeypatch, "def mine(query, episodes):\n    episodes[0].mask_L[:] = True\n"
+            "def rule(pool, outcome):\n    outcome.grades.reward_QG[:] = 0\n")  # fmt: skip
+    arrays = [np.zeros(2) for _ in range(4)]
+    episode = Episode(None, 0, 0, *arrays, (), None, "answered", True)
+    with pytest.raises(ValueError, match="read-only") as said:
+        plugins.bind("reward", use("my_lab.ideas.mine"))(None, [episode])
+    assert said.value.__notes__ == ["raised by reward 'my_lab.ideas.mine'"]
+    outcome = Outcome(*arrays, Grades(np.ones((2, 2)), np.ones((2, 2), bool)), 0, 0)
+    with pytest.raises(ValueError, match="read-only"):
+        plugins.bind("rule", use("my_lab.ideas.rule"))(None, outcome)
 
 
 def test_a_setting_without_default_must_be_given(tmp_path, monkeypatch):

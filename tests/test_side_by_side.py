@@ -27,7 +27,7 @@ def scored(folder, answers, **manifest):
 def test_differences_are_paired_and_the_average_is_over_sets(tmp_path):
     one = scored(tmp_path / "one", {"nq": ["oslo", "x", "x", "oslo"], "popqa": ["x", "x"]})
     other = scored(tmp_path / "other", {"nq": ["oslo", "oslo", "x", "x"], "popqa": ["oslo", "x"]})
-    found = side_by_side.compare([one, other])
+    found = side_by_side.paired_scores([one, other])
     nq, popqa = (found["sets"][name] for name in ("nq", "popqa"))
     assert [score["exact_match"]["mean"] for score in nq["scores"]] == [0.5, 0.5] and nq["questions"] == 4
     assert nq["differences"][0] is None and nq["differences"][1]["exact_match"]["mean"] == 0
@@ -45,9 +45,9 @@ def test_equal_answers_differ_by_nothing_and_a_question_that_one_lacks_is_in_no_
     some = {"nq": ["oslo", "x", "x", "oslo"], "popqa": ["x", "oslo"]}
     one, same = (scored(tmp_path / name, some) for name in ("one", "same"))
     zero = {"mean": 0.0, "low": 0.0, "high": 0.0}
-    assert side_by_side.compare([one, same])["macro"]["differences"][1]["f1"] == zero
+    assert side_by_side.paired_scores([one, same])["macro"]["differences"][1]["f1"] == zero
     less = scored(tmp_path / "less", {"nq": ["-", "oslo", "x", "oslo"], "popqa": ["x", "-"]})
-    found = side_by_side.compare([one, less])
+    found = side_by_side.paired_scores([one, less])
     assert found["sets"]["nq"]["questions"] == 3 and found["sets"]["popqa"]["questions"] == 1
     assert found["sets"]["nq"]["differences"][1]["exact_match"]["mean"] == pytest.approx(1 / 3)
     assert found["sets"]["popqa"]["differences"][1]["exact_match"] == {"mean": 0.0, "low": None, "high": None}
@@ -58,12 +58,12 @@ def test_what_was_asked_otherwise_is_refused_with_what_differs(tmp_path, capsys)
     other = scored(tmp_path / "other", {"nq": ["oslo"]}, corpus_sha256={"nq": "tea"})
     said = "corpus_sha256.nq: 'c0ffee' in the first, 'tea' in the second"
     with pytest.raises(ValueError, match=said):
-        side_by_side.compare([one, other])
+        side_by_side.paired_scores([one, other])
     assert cli.main(["compare", str(one), str(other)]) == 2 and said in capsys.readouterr().err
     with pytest.raises(ValueError, match="have no score.json"):
-        side_by_side.compare([one, tmp_path])
+        side_by_side.paired_scores([one, tmp_path])
     with pytest.raises(ValueError, match="each once"):
-        side_by_side.compare([one, one])
+        side_by_side.paired_scores([one, one])
     same = scored(tmp_path / "same", {"nq": ["oslo"]})
     assert cli.main(["compare", str(one), str(same), "--budget", "rollouts"]) == 2
     assert "--budget cannot be given with scores of a suite" in capsys.readouterr().err

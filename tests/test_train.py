@@ -301,15 +301,25 @@ def test_a_changed_question_file_is_refused_and_nothing_is_moved(from_files):
     assert (folder / "run" / "metrics.jsonl").read_bytes() == metrics
 
 
-def test_updates_that_are_not_finite_roll_back_with_other_keys_and_end_with_a_reason(tmp_path):
-    settings = tiny(tmp_path)
-    settings = replace(
+def with_loss(folder, name, **learner):
+    settings = tiny(folder)
+    return replace(
         settings,
         sft=replace(settings.sft, steps=0),
         pool=replace(settings.pool, min_signal=1),
-        learner=replace(settings.learner, loss=use("nan_loss.nan_loss"), max_nonfinite=1),
+        learner=replace(settings.learner, loss=use(name), **learner),
+        train=replace(settings.train, steps=40),  # few of whose groups bear signal
         evaluation=replace(settings.evaluation, questions=2),
     )
+
+
+def test_a_loss_that_is_never_finite_ends_the_run_with_its_name(tmp_path):
+    with pytest.raises(ValueError, match="none of the first 2 updates was finite; look at loss 'nan_loss.nan_loss'"):
+        train(with_loss(tmp_path, "nan_loss.nan_loss", max_nonfinite=2), tmp_path / "run", say=silent)
+
+
+def test_updates_that_are_not_finite_roll_back_with_other_keys_and_end_with_a_reason(tmp_path):
+    settings = with_loss(tmp_path, "nan_loss.nan_once_it_moved", max_nonfinite=1, lr=1e-3)
     said: list[str] = []
     with pytest.raises(ValueError, match="not finite again after 3 rollbacks"):
         train(settings, tmp_path / "run", say=said.append)

@@ -126,7 +126,7 @@ def _compare_suites(arguments: argparse.Namespace) -> int:
     if of_runs:
         raise ValueError(f"--{', --'.join(of_runs)} cannot be given with scores of a suite, which are made already")
     with reading("one of these folders"):
-        found = side_by_side.compare([Path(what) for what in arguments.what])
+        found = side_by_side.paired_scores([Path(what) for what in arguments.what])
     return show(found, arguments.json, side_by_side.format_table)
 
 

@@ -21,7 +21,7 @@ def is_suite(folder: str | Path) -> bool:
     return os.path.isfile(os.path.join(folder, FILE))  # False too for a setting longer than a file's name may be
 
 
-def compare(folders: Sequence[Path]) -> dict[str, Any]:
+def paired_scores(folders: Sequence[Path]) -> dict[str, Any]:
     """Each folder's scores and their differences from the first folder's, for each set and for the macro average.
 
     `scores` are the folders' own; `differences` (None for the first) are paired: over the questions that all have

@@ -65,7 +65,7 @@ def load(path: str | os.PathLike[str], dtype: Any = np.float32) -> tuple[ModelCo
     interleaved = families.FAMILIES[file.need("general.architecture", str)].interleaved
     theirs = {_translate(name): name for name in file.tensors}
     wanted = {theirs.get(name, name): shape for name, shape in layout.expected(cfg).items()}
-    layout.compare(file.name, wanted, {name: tensor.shape for name, tensor in file.tensors.items()})
+    layout.check_tensors(file.name, wanted, {name: tensor.shape for name, tensor in file.tensors.items()})
 
     def give(name: str) -> np.ndarray:
         array = dequantise(file, theirs[name])

@@ -100,7 +100,9 @@ def load(path: str | os.PathLike[str], dtype: Any = np.float32) -> tuple[ModelCo
     wanted = layout.expected(cfg)
     ignored = {name for name in entries if name.endswith("rotary_emb.inv_freq")}
     ignored |= {"lm_head.weight"} if cfg.tied else set()
-    layout.compare(path.name, wanted, {name: entry.shape for name, entry in entries.items() if name not in ignored})
+    layout.check_tensors(
+        path.name, wanted, {name: entry.shape for name, entry in entries.items() if name not in ignored}
+    )
     return cfg, layout.assemble(cfg, lambda name: safetensors_file.read(entries[name]), dtype)
 
 

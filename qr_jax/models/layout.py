@@ -66,7 +66,7 @@ def expected(cfg: ModelConfig) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def compare(source: str, wanted: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]]) -> None:
+def check_tensors(source: str, wanted: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]]) -> None:
     """ValueError that names tensors which are missing, left over or of another shape."""
     missing, extra = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
     wrong = [f"{n} {found[n]} (wanted {s})" for n, s in wanted.items() if n in found and found[n] != s]
