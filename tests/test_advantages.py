@@ -323,13 +323,13 @@ def test_the_weights_of_disco_give_the_gradient_of_its_objective(score):
     np.testing.assert_allclose(adv_NL / 16, jax.grad(objective)(logp_NL), rtol=1e-4, atol=1e-7)
 
 
-def of_every_kind(graded, width=4):
+def of_every_kind(graded, width=6):
     """All that an advantage may be given for these grades: unlike lengths, turns, entropies and gold probabilities."""
     episodes = graded.reward_QG.size
     turn_NL = jnp.stack([turns(1 + n % 3, width=width)[0] for n in range(episodes)])
     spread_NL = jnp.abs(jnp.sin(jnp.arange(episodes * width, dtype=jnp.float32))).reshape(episodes, width)
     given = {"grades": graded, "turn_NL": turn_NL, "mask_NL": turn_NL >= 0, "entropy_NL": spread_NL}
-    return given | {"logp_NL": -spread_NL, "old_logp_NL": 0.1 - spread_NL, "gold_logp_NT": -spread_NL}
+    return given | {"logp_NL": -spread_NL, "old_logp_NL": 0.1 - spread_NL, "gold_logp_NT": -spread_NL[:, :4]}
 
 
 @pytest.mark.parametrize("name", plugins.names("advantage"))
