@@ -7,7 +7,7 @@
 
 The study's machinery (benchmarks/study.py): each run a process that goes on where it was stopped, one cold start a seed
 and world, a small file a run in benchmarks/results/study/HALF/SETTING/METHOD. The screen reads half a of the held-out
-questions, the finals half b.
+questions, the finals half b. What depends on earlier passes over the pool is screened on 500 queries, too.
 """
 
 import argparse
@@ -19,21 +19,24 @@ from benchmarks import study
 from benchmarks.figures import over_seeds
 
 BASELINE = "grpo"
-SCREEN, FINALS = ("a", "screen"), ("b", "finals")  # half, setting
+SCREEN, FEW, FINALS = ("a", "screen"), ("a", "screen_500"), ("b", "finals")  # half, setting
 BEST = 5
 
 
 def main(words: Sequence[str]) -> int:
     options = arguments(words)
-    methods = runpy.run_path(str(study.ROOT / "configs/methods.py"))["METHODS"]
+    known = runpy.run_path(str(study.ROOT / "configs/methods.py"))
+    methods, later = known["METHODS"], known["LATER_PASSES"]
     if unknown := sorted({*options.methods} - {*methods}):
         raise SystemExit(f"there is no method {', '.join(unknown)}; there are {', '.join(methods)}")
-    half, setting = FINALS if options.finals else SCREEN
     named, seeds = options.methods or [*methods], options.seeds or range(2)
+    (half, setting), few = SCREEN, [name for name in named if name in (BASELINE, *later)]
+    plan = [((setting,), named, seeds), ((FEW[1],), few, seeds)]
     if options.finals:
-        named, seeds = options.methods or [BASELINE, *best()], options.seeds or range(5, 10)
-    code = 0 if options.tables else study.make([((setting,), named, seeds)], methods, half, options.jobs)
-    print("\n\n".join(table(*place) for place in (SCREEN, FINALS) if kept(*place)))
+        (half, setting), named = FINALS, options.methods or [BASELINE, *best()]
+        plan = [((setting,), named, options.seeds or range(5, 10))]
+    code = 0 if options.tables else study.make(plan, methods, half, options.jobs)
+    print("\n\n".join(table(*place) for place in (SCREEN, FEW, FINALS) if kept(*place)))
     return code
 
 

@@ -21,7 +21,7 @@ EPISODES = ["learner.reduce=sequence_mean"]
 DEAD = ["learner.keep_dead=true"]
 WORD_LEVEL = [f"env.{name}={words}" for name, words in QUICKSTART.env.settings.items() if name != "think"]
 ENTITIES = ["reward=e_grpo", "reward.alpha=0.001", "pool.channel=outcome"]  # rewards of turns; the score is exact match
-PILOT = ["pool.samples=4", "pool.queries=8", "rounds.further=12", "rounds.max_rounds=4", "evaluation.every=8"]
+STEP = ["pool.queries=8", "evaluation.every=8"]
 
 METHODS = {
     "grpo": [],
@@ -62,12 +62,12 @@ METHODS = {
     "search_r1_format": ["reward=search_r1_format", "reward.think=false"],  # the world's experts write no thoughts
     # environments and retrievers
     "ada_search": ["env=ada_search", *WORD_LEVEL],
-    "noisy": ["retriever=noisy", "retriever.of=bm25"],
+    "noisy": ["retriever=noisy", "retriever.of=bm25", "retriever.done=0.5"],  # one search of six finds nothing of use
     # how many samples a query gets; a step costs unlike much, so evaluations are set for about ten in 15,000 rollouts
     "ar3po": ["rounds=ar3po", "pool.samples=4", "evaluation.every=16"],
     "reinforce_ada": ["rounds=reinforce_ada", "pool.samples=4", "evaluation.every=10"],
-    "speed": ["rounds=speed", *PILOT],
-    "pilot_commit": ["rounds=pilot_commit", *PILOT],
+    "speed": ["rounds=speed", *STEP, "pool.samples=4", "rounds.further=12", "rounds.max_rounds=4"],
+    "pilot_commit": ["rounds=pilot_commit", *STEP, "rounds.further=8", "rounds.max_rounds=2"],  # of 8, 1 to 6 right
     "knapsack": ["rounds=knapsack", "rounds.most=32", "pool.samples=2", "evaluation.every=12"],
     # what is trained on, and what is drawn
     "pods": ["learner.advantage=pods"],
@@ -75,6 +75,9 @@ METHODS = {
     "prune": ["learner.prune=0.5"],
     **{name: [f"rule={name}"] for name in ("kimi", "vcrl", "remind", "retire", "prompt_replay")},
 }
+
+# What these do depends on earlier passes over the pool, and 15,000 rollouts pass the 2,000 queries once.
+LATER_PASSES = ("kimi", "vcrl", "remind", "retire", "prompt_replay", "knapsack")
 
 config = override(QUICKSTART, BASE)
 globals().update({name: override(QUICKSTART, [*BASE, *words]) for name, words in METHODS.items()})

@@ -38,7 +38,10 @@ def play(trace: Trace, engine: Engine, env: Callable, search: SearchFunction) ->
         if not any(stop in text for stop in say.stop):
             ids = [*ids, engine.chat.end_id]
         if len(ids) > settings.turn_tokens:
-            return f"a turn of more than {settings.turn_tokens} tokens"
+            return f"a turn of more than {settings.turn_tokens} tokens (rollout.turn_tokens)"
+        if tokenizer.unknown_id in ids:
+            lacking = next((word for word in text.split() if tokenizer.unknown_id in tokenizer.encode(word)), text)
+            return f"the model's vocabulary lacks the expert's {lacking!r}, for which an environment has VOCABULARY"
         _take(live, ids)
         live.turns.append(Turn("model", text))
         live.model_turns += 1
@@ -94,7 +97,7 @@ def demonstrations(settings: Config, agent: assemble.Agent, search: SearchFuncti
             break
         episode = play(trace, agent.engine, env, its_search)
         if isinstance(episode, Episode) and len(episode.ids_L) > longest:
-            episode = f"more than {longest} tokens"
+            episode = f"more than {longest} tokens (sft.max_tokens, rollout.context_tokens)"
         if isinstance(episode, str):
             left_out[episode] = left_out.get(episode, 0) + 1
         else:
@@ -102,7 +105,7 @@ def demonstrations(settings: Config, agent: assemble.Agent, search: SearchFuncti
     reasons = "".join(f"; {count} left out: {reason}" for reason, count in left_out.items())
     say(f"cold start: {len(kept)} expert traces{reasons}")
     if not kept:
-        raise ValueError(f"no expert trace can be trained on{reasons}; raise sft.max_tokens or rollout.turn_tokens")
+        raise ValueError(f"no expert trace can be trained on{reasons}")
     return kept
 
 

@@ -3,8 +3,12 @@
 import dataclasses
 from dataclasses import replace
 
-from qr_jax import config, sft
+import pytest
+
+from qr_jax import assemble, config, plugins, sft
 from qr_jax.config import use
+from qr_jax.queries import traces
+from qr_jax.records import Query, Trace
 
 TAKEN = {"rows": 16, "row_tokens": 2048, "betas": (0.8, 0.9), "eps": 1e-6}
 OTHER = {  # every further setting of the learner, changed
@@ -31,3 +35,26 @@ def test_a_term_of_the_learner_does_not_reach_the_cold_start():
         **TAKEN, advantage=use("dr_grpo"), loss=use("nll"), lr=0.5, schedule="linear", warmup_updates=3,
         clip_norm=0.25, weight_decay=0.125,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in plugins.names("env") if plugins.has_beside("env", name, "expert_turn")]
+)
+def test_the_world_s_vocabulary_has_every_word_of_every_environment_s_expert(name):
+    settings = config.Config(model=config.Model(name="quickstart"), env=use(name))
+    tokenizer, write = assemble.world_tokenizer(settings), assemble.expert_turn(settings)
+    for text in (write("", ["who"], None), write("", (), "who")):
+        ids = tokenizer.encode(traces.spaced(text))
+        assert tokenizer.unknown_id not in ids, f"{name} writes {text!r}; its file's VOCABULARY lacks a word of it"
+
+
+def test_a_trace_with_a_word_that_the_model_lacks_is_left_out_with_the_word():
+    settings = config.Config(
+        model=config.Model(name="two_layer"),
+        env=use("search_r1", prompt="{question} "),
+        rollout=config.Rollout(slots=1),
+    )
+    agent, query = assemble.agent(settings), Query("1", "who is who ?", ("who",))
+    trace = Trace(query, ("<answer> nebuchadnezzar </answer>",))
+    told = sft.play(trace, agent.engine, assemble.environment(settings), lambda queries, k: [])
+    assert isinstance(told, str) and "lacks the expert's 'nebuchadnezzar'" in told and "VOCABULARY" in told

@@ -38,4 +38,5 @@ s5 = _setting(BUDGET, "sft.steps=185")  # a cold start near .15: most groups are
 s6 = _setting(BUDGET, "pool.samples=4")
 s7 = _setting(BUDGET, "data.world.impossible=0.333")  # a third of the training questions cannot be answered
 screen = load(f"{METHODS}:grpo", [*NO_LIMIT, "train.max_rollouts=15000"])  # of configs/methods.py: which train at all
+screen_500 = load(f"{METHODS}:grpo", [*NO_LIMIT, "train.max_rollouts=15000", "data.train_limit=500"])
 finals = load(f"{METHODS}:grpo", [*NO_LIMIT, BUDGET])  # its best, again

@@ -8,6 +8,7 @@ from qr_jax.envs import search_r1 as plain
 from qr_jax.records import Query, Say, Search, Stop, Turn
 
 TAGS = ("decision",)
+VOCABULARY = ("search", "answer")  # what is decided
 PROMPT = (
     "Answer the question at the end. Before you act decide whether you know the answer: write <decision> answer "
     "</decision> and the answer between <answer> and </answer>, as short as it can be, for example <answer> Oslo "
