@@ -1,4 +1,4 @@
-"""The pages' tables of speeds, plans and recall, made from benchmarks/results: no figure there is typed in by hand.
+"""The pages' tables of speeds, plans, recall and methods, made from benchmarks/results: no figure is typed in by hand.
 
 python -m benchmarks.figures            # prints them
 python -m benchmarks.figures --write    # puts each between its marks in its page of docs/
@@ -11,13 +11,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from scipy.stats import t
-
-from benchmarks import interleave
+from benchmarks import interleave, methods
+from benchmarks.tables import markdown
 
 MARKS = "<!-- {}: python -m benchmarks.figures --write -->\n", "<!-- end of {} -->"
-PAGES = {"figures": "speed.md", "plans": "planning.md", "recall": "retrieval.md"}
+PAGES = {"figures": "speed.md", "plans": "planning.md", "recall": "retrieval.md", "methods": "measurements.md"}
 GIB = 2**30
 
 
@@ -44,20 +42,6 @@ def written(name: str) -> str:
 
 def result(name: str) -> dict[str, Any]:
     return json.loads((interleave.ROOT / f"benchmarks/results/{name}.json").read_text(encoding="utf-8"))
-
-
-def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """A table, its head first."""
-    head, *others = rows
-    return "".join("| " + " | ".join(row) + " |\n" for row in (head, ["---"] * len(head), *others))
-
-
-def over_seeds(values: Sequence[float], sign: str = "") -> str:
-    """As in ".412 +- .020": the mean and its 95 % interval by Student's t; of one seed the value, of none ""."""
-    if len(values) < 2:
-        return "".join(format(value, f"{sign}.3f") for value in values)
-    wide = t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5
-    return f"{np.mean(values):{sign}.3f} +- {wide:.3f}"
 
 
 def speeds() -> str:
@@ -203,7 +187,7 @@ def share(value: float) -> str:
     return f"{value:.3f}".lstrip("0")
 
 
-TABLES = {"figures": speeds, "plans": plans, "recall": recalls}
+TABLES = {"figures": speeds, "plans": plans, "recall": recalls, "methods": methods.tables}
 
 if __name__ == "__main__":
     main(sys.argv[1:])

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 
 from benchmarks import study
-from benchmarks.figures import over_seeds
+from benchmarks.tables import markdown, over_seeds
 
 BASELINE = "grpo"
 SCREEN, FEW, FINALS = ("a", "screen"), ("a", "screen_500"), ("b", "finals")  # half, setting
@@ -36,7 +36,7 @@ def main(words: Sequence[str]) -> int:
         (half, setting), named = FINALS, options.methods or [BASELINE, *best()]
         plan = [((setting,), named, options.seeds or range(5, 10))]
     code = 0 if options.tables else study.make(plan, methods, half, options.jobs)
-    print("\n\n".join(table(*place) for place in (SCREEN, FEW, FINALS) if kept(*place)))
+    print(tables(), end="")
     return code
 
 
@@ -65,27 +65,28 @@ def best() -> list[str]:
     return names
 
 
+def tables() -> str:
+    """What every setting's methods did, best first, each setting under its name."""
+    places = [place for place in (SCREEN, FEW, FINALS) if kept(*place)]
+    return "\n".join(f"**{setting}**, half {half}:\n\n{table(half, setting)}" for half, setting in places)
+
+
 def table(half: str, setting: str) -> str:
-    """What a setting's methods did, best first."""
-    runs, lines = (
-        kept(half, setting),
-        [f"**{setting}, half {half}** (differences from {BASELINE}, seeds in common)", ""],
-    )
-    names = ["method", "seeds", "before", "after", "mean of the last four", "difference", "zero-variance rate"]
-    names += ["tokens sampled", "tokens trained", "seconds a step"]
-    lines += [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
+    """A row a method, best mean first. Differences are from GRPO, over the seeds in common."""
+    runs = kept(half, setting)
+    head = ("method", "seeds", "before", "after", "mean of the last four", f"less {BASELINE}", "zero-variance rate")
+    rows = [(*head, "tokens sampled", "tokens trained", "seconds a step")]
     for method, of_seed in runs.items():
         shared = sorted({*of_seed} & {*runs.get(BASELINE, {})}) if method != BASELINE else []
         gaps = [of_seed[seed]["accuracy"] - runs[BASELINE][seed]["accuracy"] for seed in shared]
         mean = {name: study.mean(of_seed, name) for name in COLUMNS}
-        cells = [
+        rows.append((
             method, str(len(of_seed)), f"{mean['before']:.3f}", f"{mean['final']:.3f}",
             over_seeds([run["accuracy"] for run in of_seed.values()]), over_seeds(gaps, sign="+"),
             f"{mean['zero_variance_groups'] / mean['drawn_groups']:.3f}", f"{mean['tokens_sampled']:,.0f}",
             f"{mean['tokens_trained']:,.0f}", f"{mean['seconds'] / mean['steps']:.2f}",
-        ]  # fmt: skip
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        ))  # fmt: skip
+    return markdown(rows)
 
 
 COLUMNS = ("before", "final", "zero_variance_groups", "drawn_groups", "tokens_sampled", "tokens_trained")

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.figures import markdown, over_seeds
+from benchmarks.tables import markdown, over_seeds
 from qr_jax.evaluation import last_evaluation
 from qr_jax.evaluation.side_by_side import FILE
 from qr_jax.studies import compare

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.figures import over_seeds
+from benchmarks.tables import over_seeds
 from qr_jax import config as configs
 from qr_jax import metrics_writer
 from qr_jax.checks import check

@@ -223,8 +223,8 @@ def test_the_screen_of_the_methods_is_read_by_hand(tmp_path, monkeypatch):
         run |= {"zero_variance_groups": 40, "drawn_groups": 160, "tokens_sampled": 2000, "tokens_trained": 1500}
         file.write_text(json.dumps(run))
     lines = methods.table("a", "screen").splitlines()
-    assert lines[4] == "| gspo | 1 | 0.400 | 0.900 | 0.800 | +0.300 | 0.250 | 2,000 | 1,500 | 0.50 |"
-    assert lines[5] == "| grpo | 2 | 0.400 | 0.700 | 0.600 +- 1.271 |  | 0.250 | 2,000 | 1,500 | 0.50 |"
+    assert lines[2] == "| gspo | 1 | 0.400 | 0.900 | 0.800 | +0.300 | 0.250 | 2,000 | 1,500 | 0.50 |"
+    assert lines[3] == "| grpo | 2 | 0.400 | 0.700 | 0.600 +- 1.271 |  | 0.250 | 2,000 | 1,500 | 0.50 |"
     assert methods.best() == ["gspo"]
 
 

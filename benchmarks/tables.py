@@ -1,0 +1,20 @@
+"""Tables in Markdown, and a figure of several seeds with its interval."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.stats import t
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """A table, its head first."""
+    head, *others = rows
+    return "".join("| " + " | ".join(row) + " |\n" for row in (head, ["---"] * len(head), *others))
+
+
+def over_seeds(values: Sequence[float], sign: str = "") -> str:
+    """As in ".412 +- .020": the mean and its 95 % interval by Student's t; of one seed the value, of none ""."""
+    if len(values) < 2:
+        return "".join(format(value, f"{sign}.3f") for value in values)
+    wide = t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5
+    return f"{np.mean(values):{sign}.3f} +- {wide:.3f}"
