@@ -170,10 +170,10 @@ def _fenced(text: str, language: str = "text") -> str:
 TRANSFORMERS = """\
 import json
 
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 agent = json.load(open("agent.json", encoding="utf-8"))
-tokenizer = AutoTokenizer.from_pretrained(".")
+tokenizer = PreTrainedTokenizerFast.from_pretrained(".")
 model = AutoModelForCausalLM.from_pretrained(".")
 before, after = agent["chat"]["prompt"]
 text = before + agent["prompt"].replace("{question}", "a question") + after

@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from qr_jax.models import hf
 from qr_jax.models.hf import load_tokenizer
 from qr_jax.models.tokenizer import FastTokenizer, WordTokenizer
+from qr_jax.records import Say
+from qr_jax.rollout.chat import Chat
 
 FIXTURES = Path(__file__).parent / "fixtures"
 QWEN = load_tokenizer(FIXTURES / "qwen3")
@@ -298,3 +300,70 @@ def test_smollm2_saved_as_a_folder_is_the_same_tokenizer(smollm2, tmp_path):
     text = "<|im_start|>user\nIn 1984?<|im_end|>"
     assert again.encode(text) == smollm2.encode(text)
     assert (again.size, again.eos_ids, again.pad_id, again.template) == (49152, (2, 0), 2, smollm2.template)
+
+
+MISTRAL = (  # the form of Mistral's published templates, as of v0.3 ("first") and v0.1 ("Prepend")
+    "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}{{ '[INST] ' + m['content'] + '[/INST]' }}"
+    "{% else %}{{ ' ' + m['content'] + eos_token }}{% endif %}{% endfor %}"
+)
+
+
+def instructed(prefix: str, folder: Path, *, added: bool) -> FastTokenizer:
+    """A tokenizer in SentencePiece's way with Mistral's template; [INST] is an added token, or plain text."""
+    described = json.loads(sentencepiece("BPE", prefix).to_str())
+    if not added:
+        described["added_tokens"] = [entry for entry in described["added_tokens"] if entry["content"] != "[INST]"]
+    (folder / "tokenizer.json").write_text(json.dumps(described))
+    named = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "chat_template": MISTRAL}
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "LlamaTokenizer", **named}))
+    return load_tokenizer(folder)
+
+
+@pytest.mark.parametrize(("prefix", "added"), [("first", True), ("Prepend", False)])
+def test_mistral_s_prompts_are_those_of_apply_chat_template(prefix, added, tmp_path):
+    """The blank behind [INST] joins the question's first word, and where the file says so one stands before [INST]."""
+    from transformers import PreTrainedTokenizerFast
+
+    ours, theirs = instructed(prefix, tmp_path, added=added), PreTrainedTokenizerFast.from_pretrained(tmp_path)
+    chat, user = Chat(ours, bos=ours.bos), {"role": "user", "content": "the answer, the an er"}
+
+    def applied(*messages):
+        return theirs.apply_chat_template([*messages], tokenize=True, return_dict=False)
+
+    opened = chat.open(Say(user["content"]))
+    assert opened == applied(user)
+    said = [user, {"role": "assistant", "content": "the an"}, {"role": "user", "content": "the er"}]
+    observed = chat.observe(Say("the er"), ended_by_eos=True)
+    whole = applied(*said)
+    assert whole[: len(opened)] == opened and whole[-len(observed) :] == observed
+    assert whole[-len(observed) - 1] == ours.eos_ids[0]
+    assert ours.decode(chat.open(Say("</s> the"))[len(ours.encode_glue("<s>[INST]")) :]).startswith(" </s> the")
+
+
+CLASSES = ("GPT2Tokenizer", "LlamaTokenizer", "LlamaTokenizerFast", "Qwen2Tokenizer", "GemmaTokenizer")
+
+
+@pytest.mark.parametrize("kind", ("llama", "qwen2", "mistral"))
+@pytest.mark.parametrize("name", CLASSES)
+def test_a_file_s_own_cuts_are_kept_under_every_published_class_s_name(name, kind, tmp_path):
+    """SmolLM2 cuts numbers into digits and says it is a GPT2Tokenizer, which in transformers 5 does not."""
+    cuts, decoder = tokenizers.pre_tokenizers, tokenizers.decoders.ByteLevel()
+    made = tokenizers.Tokenizer(tokenizers.models.BPE())
+    alphabet = cuts.ByteLevel.alphabet()
+    trainer = tokenizers.trainers.BpeTrainer(vocab_size=300, special_tokens=["<|im_end|>"], initial_alphabet=alphabet)
+    made.pre_tokenizer, made.decoder = cuts.ByteLevel(add_prefix_space=False), decoder
+    made.train_from_iterator(["the year 1234 and 1234"] * 20, trainer)
+    made.pre_tokenizer = cuts.Sequence([cuts.Digits(individual_digits=True), cuts.ByteLevel(add_prefix_space=False)])
+    made.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": name, "eos_token": "<|im_end|>"}))
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
+    ours = load_tokenizer(tmp_path)
+    ids = ours.encode("the year 1234")
+    assert ids == made.encode("the year 1234", add_special_tokens=False).ids
+    assert [ours.piece(token) for token in ids[-4:]] == [b"1", b"2", b"3", b"4"]
+
+
+def test_a_folder_without_a_tokenizer_json_is_refused_with_the_cure(tmp_path):
+    (tmp_path / "tokenizer.model").write_bytes(b"\x00junk")
+    with pytest.raises(ValueError, match="has no tokenizer.json; fetch it again, or convert the tokenizer"):
+        load_tokenizer(tmp_path)

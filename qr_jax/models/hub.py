@@ -13,7 +13,8 @@ from typing import Any
 from qr_jax.settings import show
 
 LABELS = ("num_labels", "id2label", "label2id")
-CURE = "save it as a fast tokenizer (AutoTokenizer.from_pretrained(model).save_pretrained(folder), with sentencepiece)"
+CURE = "fetch it again, or convert the tokenizer (python -m pip install sentencepiece; then in Python: "
+CURE += "transformers.AutoTokenizer.from_pretrained(model).save_pretrained(folder))"
 
 
 @functools.cache
@@ -25,7 +26,7 @@ def library() -> ModuleType:
     try:
         import transformers
 
-        for part in ("AutoConfig", "AutoTokenizer", "GenerationConfig"):  # which are loaded when first named
+        for part in ("AutoConfig", "GenerationConfig", "PreTrainedTokenizerFast"):  # which are loaded when first named
             getattr(transformers, part)
     finally:
         if before is None:
@@ -47,16 +48,20 @@ def described(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def tokenizer(folder: str | os.PathLike[str]) -> Any:
-    """The folder's fast tokenizer (transformers' wrapper). ValueError where there is none, with the cure."""
+    """The folder's tokenizer.json (in transformers' wrapper). ValueError where there is none, with the cure.
+
+    Not by AutoTokenizer: since transformers 5 the classes that it picks by name (GPT2Tokenizer, LlamaTokenizer, ...)
+    cut texts in their family's way, whatever the file says. SmolLM2 is a GPT2Tokenizer, and cuts numbers into digits.
+    """
+    if not (Path(folder) / "tokenizer.json").is_file():
+        raise ValueError(f"{Path(folder).name} has no tokenizer.json; {CURE}")
     try:
-        found = library().AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
+        found = library().PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True)
     except BaseException as error:
         if not of_library(error):
             raise
         reason = f"transformers does not read the tokenizer of {Path(folder).name}: {_line(error)}"
         raise ValueError(f"{reason}; {CURE}") from error
-    if not found.is_fast:
-        raise ValueError(f"the tokenizer of {Path(folder).name} has no tokenizer.json form; {CURE}")
     return found
 
 

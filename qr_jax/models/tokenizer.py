@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -35,7 +36,11 @@ class Tokenizer(Protocol):
     unknown_id: int | None
 
     def encode(self, text: str) -> list[int]:
-        """Ids of trusted text (template glue, the dialect's tags): added tokens are recognised."""
+        """Ids of trusted text (the dialect's tags, an expert's turn): added tokens are recognised."""
+        ...
+
+    def encode_glue(self, text: str) -> list[int]:
+        """Ids of a chat template's own text, as transformers has them."""
         ...
 
     def encode_data(self, text: str) -> list[int]:
@@ -51,7 +56,7 @@ class Tokenizer(Protocol):
         ...
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write what `load_tokenizer` and transformers' AutoTokenizer read back."""
+        """Write what `load_tokenizer` and transformers' PreTrainedTokenizerFast read back."""
         ...
 
 
@@ -60,7 +65,8 @@ class FastTokenizer:
     for a blank (SentencePiece's: Llama 2, Mistral, Gemma).
 
     `settings` has eos_token, pad_token and bos_token; `eos_ids` are further ends of a turn. No blank is put before a
-    text, as SentencePiece's would be: texts are joined here, and their pieces must be what was said.
+    text, as SentencePiece's would be: texts are joined here, and their pieces must be what was said. A template's own
+    text has the blanks that its author saw: one before what follows an added token, where the file says so.
     """
 
     def __init__(
@@ -71,11 +77,14 @@ class FastTokenizer:
         template: str | None = None,
         eos_ids: Sequence[int] = (),
     ):
-        parsed = _without_prefix(json.loads(described))
+        whole = json.loads(described)
+        parsed = _without_prefix(whole)
         self._described, self._settings, self.template = described, dict(settings), template
         self.bos = _content(settings.get("bos_token")) or None
         self._trusted = _backend(parsed)
+        self._whole = self._trusted if parsed == whole else _backend(whole)
         added = {entry["content"]: int(entry["id"]) for entry in parsed.get("added_tokens") or []}
+        self._added = re.compile("|".join(map(re.escape, sorted(added, key=len, reverse=True))) or r"(?!)")
         vocabulary = self._trusted.get_vocab(with_added_tokens=True)
         if not vocabulary:
             raise ValueError("tokenizer.json has no tokens; fetch it again")
@@ -102,6 +111,11 @@ class FastTokenizer:
 
     def encode(self, text: str) -> list[int]:
         return _ids(self._trusted, text)
+
+    def encode_glue(self, text: str) -> list[int]:
+        first = self._added.search(text)
+        at = first.start() if first else len(text)  # before it the text goes on from data
+        return _ids(self._trusted, text[:at]) + _ids(self._whole, text[at:])
 
     def encode_data(self, text: str) -> list[int]:
         proper = text.encode("utf-8", errors="replace").decode()  # JSON may bring lone surrogates, which are no text
@@ -208,7 +222,8 @@ def _without_prefix(parsed: dict[str, Any]) -> dict[str, Any]:
             return part
         if part.get("type") == "Prepend":
             return None
-        changed = {"prepend_scheme": "never"} if part.get("type") == "Metaspace" else {}
+        unprefixed = {"Metaspace": {"prepend_scheme": "never"}, "ByteLevel": {"add_prefix_space": False}}
+        changed = unprefixed.get(str(part.get("type")), {})
         return {name: plain(value) for name, value in part.items()} | changed
 
     return parsed | {name: plain(parsed.get(name)) for name in ("normalizer", "pre_tokenizer")}
@@ -242,6 +257,8 @@ class WordTokenizer:
 
     def encode(self, text: str) -> list[int]:
         return [self._ids.get(word, 2) for word in text.split()]
+
+    encode_glue = encode
 
     def encode_data(self, text: str) -> list[int]:
         ids = [2 if token in self.added_ids else token for token in self.encode(text)]

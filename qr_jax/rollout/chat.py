@@ -3,7 +3,8 @@
 Tokens in, tokens out: the template is rendered with sentinels in place of the data and cut at them, once for the prompt
 and once for what stands between two turns of the model; after that only ids are appended. History is never rendered
 again, so what a template does to old turns (Qwen3's drops their thoughts) does not matter here. Ours, for transformers'
-`apply_chat_template` renders today's date and tokenises data together with the glue. Imports no jax.
+`apply_chat_template` renders today's date and makes control tokens of data. The ids are its own otherwise: a blank
+between glue and data is encoded with the data, where it joins the first word. Imports no jax.
 """
 
 import datetime
@@ -42,15 +43,15 @@ class Chat:
                 "the chat template prints the tokenizer's bos_token; give Chat its text as bos (it may be '')"
             )
         self._template = None if tokenizer.template is None else compile_template(tokenizer.template)
-        self._prompts: dict[str, list[list[int]]] = {}  # tools as JSON -> ids of the glue around the data
-        self._between: dict[str, tuple[list[int], list[int]]] = {}  # role -> ids before and after an observation
+        self._prompts: dict[str, list[str]] = {}  # tools as JSON -> the glue around the data
+        self._between: dict[str, tuple[str, str]] = {}  # role -> glue before and after an observation
         if self._template is not None:
             self._between = {"user": self._glue_between("user")}
             try:
                 self._between["tool"] = self._glue_between("tool")
             except ValueError:  # the template knows no tool messages, or rewrites what is in them
                 self._between["tool"] = self._between["user"]
-            closing = self._between["user"][0]
+            closing = tokenizer.encode_glue(self._between["user"][0])
             self.end_id = next((token for token in closing if token in tokenizer.eos_ids), self.end_id)
 
     def open(self, say: Say) -> list[int]:
@@ -64,12 +65,11 @@ class Chat:
             raise ValueError(f"an episode opens with a message of role 'user', and the environment said {say.role!r}")
         key = json.dumps(say.tools)
         if key not in self._prompts:
-            self._prompts[key] = [self.tokenizer.encode(glue) if glue else [] for glue in self._glue_prompt(say.tools)]
-        data = [self.tokenizer.encode_data(text) for text in (self.system, say.text) if text is not None]
-        ids = list(self._prompts[key][0])
-        for text, glue in zip(data, self._prompts[key][1:], strict=True):
-            ids += text + glue
-        return ids
+            self._prompts[key] = self._glue_prompt(say.tools)
+        *before, after = self._prompts[key]
+        data = [text for text in (self.system, say.text) if text is not None]
+        ids = [token for pair in zip(before, data, strict=True) for token in self._joined(*pair)]
+        return ids + self.tokenizer.encode_glue(after)
 
     def observe(self, say: Say, ended_by_eos: bool) -> list[int]:
         """The ids to append after a turn of the model, up to where it writes on.
@@ -79,14 +79,20 @@ class Chat:
         model's next message. Inline text after a message that the model has ended becomes a user's message. Without a
         template the ids are those of the text, whatever the role.
         """
-        data = self.tokenizer.encode_data(say.text)
         if self._template is None or (say.role == "inline" and not ended_by_eos):
-            return data
+            return self.tokenizer.encode_data(say.text)
         before, after = self._between["user" if say.role == "inline" else say.role]
+        ids = self._joined(before, say.text)
         if ended_by_eos:
-            ends = [at for at, token in enumerate(before) if token in self.tokenizer.eos_ids]
-            before = before[ends[0] + 1 :] if ends else before
-        return before + data + after
+            glued = len(self.tokenizer.encode_glue(before))
+            ends = [at for at, token in enumerate(ids[:glued]) if token in self.tokenizer.eos_ids]
+            ids = ids[ends[0] + 1 :] if ends else ids
+        return ids + self.tokenizer.encode_glue(after)
+
+    def _joined(self, glue: str, data: str) -> list[int]:
+        """Ids of the glue and of the data after it, which takes over a blank that stands between them."""
+        blank = " " * glue.endswith(" ")
+        return self.tokenizer.encode_glue(glue.removesuffix(" ")) + self.tokenizer.encode_data(blank + data)
 
     def glue(self, tools: Tools = ()) -> dict[str, tuple[str, ...]]:
         """The template's texts around what is said; all are empty without a template.
@@ -96,10 +102,11 @@ class Chat:
         """
         *before, after = self._glue_prompt(tools)
         around: dict[str, tuple[str, ...]] = {"prompt": ((self.system or "").join(before), after)}
+        ends = [self.tokenizer.decode([end]) for end in self.tokenizer.eos_ids]
         for role in ("user", "tool"):
-            ids, opens = self._between.get(role, ([], []))
-            end = next((at for at, token in enumerate(ids, 1) if token in self.tokenizer.eos_ids), 0)
-            around[role] = tuple(map(self.tokenizer.decode, (ids[:end], ids[end:], opens)))
+            text, opens = self._between.get(role, ("", ""))
+            first = min((at for end in ends if (at := text.find(end) + len(end)) >= len(end)), default=0)
+            around[role] = text[:first], text[first:], opens
         return around
 
     def _render(self, messages: Sequence[Message], tools: Tools | None) -> str:
@@ -124,8 +131,8 @@ class Chat:
                 problem = str(error)
         raise ValueError(f"the chat template of this tokenizer cannot hold a user's message as it is given: {problem}")
 
-    def _glue_between(self, role: str) -> tuple[list[int], list[int]]:
-        """Ids from the end of a model's turn to an observation of `role`, and from there to the model's next turn."""
+    def _glue_between(self, role: str) -> tuple[str, str]:
+        """Glue from the end of a model's turn to an observation of `role`, and from there to the model's next turn."""
         roles = ("user", "assistant", role)
         texts = (PROMPT, REPLY, OBSERVATION)
         messages = [{"role": author, "content": text} for author, text in zip(roles, texts, strict=True)]
@@ -135,7 +142,7 @@ class Chat:
             raise ValueError(
                 f"the chat template cannot hold a message of role {role!r} after a model's: {error}"
             ) from error
-        return self.tokenizer.encode(glue[2]), self.tokenizer.encode(glue[3])
+        return glue[2], glue[3]
 
 
 def _conversations(system: list[str], about: list[str], tools: Tools):
