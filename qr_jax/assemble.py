@@ -23,7 +23,7 @@ from qr_jax.models.tokenizer import Tokenizer, WordTokenizer
 from qr_jax.parallel import host_local
 from qr_jax.parallel import mesh as meshes
 from qr_jax.processes import hosts
-from qr_jax.queries import official, readers, sources
+from qr_jax.queries import official, readers
 from qr_jax.queries.traces import (
     ExpertTurn,
     check_supporting,
@@ -69,8 +69,7 @@ def world_sources(config: Config):
 
 
 def read(rows: Any) -> list:
-    """A split's rows in their order, through grain; by index, for its iterator's threads take longer than reading."""
-    rows = sources.source(rows)
+    """A split's rows in their order."""
     return [rows[at] for at in range(len(rows))]
 
 

@@ -196,7 +196,7 @@ def test_batches_are_a_function_of_seed_and_step_and_visit_every_row_once_an_epo
     other = sources.batches(rows, 7, seed=4)
     assert [sources.batches(rows, 7, seed=3)(epoch + 1) for epoch in range(3)] != [other(epoch) for epoch in range(3)]
     for wrong in (lambda: sources.batches(rows, 0, seed=0), lambda: sources.batches([], 2, seed=0), lambda: batch(-1)):
-        with pytest.raises(ValueError, match="at least one row|count from 0"):
+        with pytest.raises(ValueError, match="must be 1 or more|count from 0"):
             wrong()
 
 
@@ -209,7 +209,6 @@ def test_a_source_takes_anything_that_is_read_by_index():
             return at * at
 
     assert sorted(sources.batches(Squares(), 5, seed=0)(0)) == [0, 1, 4, 9, 16]
-    assert list(sources.source(Squares())) == [0, 1, 4, 9, 16]
 
 
 def test_an_order_is_a_permutation_fixed_by_seed_and_epoch():

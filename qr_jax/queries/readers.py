@@ -16,7 +16,6 @@ from typing import Literal, TypeVar
 from qr_jax.queries import official, parquet
 from qr_jax.queries.formats import show
 from qr_jax.queries.parsing import Row, passage_of, query_of
-from qr_jax.queries.sources import source
 from qr_jax.queries.stored import ENDS, TEXTS
 from qr_jax.records import Passage, Query
 from qr_jax.retrieval import bm25_index
@@ -74,7 +73,8 @@ def read_queries(path: str | Path) -> list[Query]:
     if str(path).startswith(official.PREFIX):
         from qr_jax.queries import qa_builders  # inside: it imports tensorflow_datasets, and so jax
 
-        return list(source(qa_builders.read(str(path))))
+        rows = qa_builders.read(str(path))
+        return [rows[at] for at in range(len(rows))]
     queries = read(path, query_of, lambda query: query.id)
     refused = [(query.id, *query.meta["refused_answers"]) for query in queries if "refused_answers" in query.meta]
     if refused:

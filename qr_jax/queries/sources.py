@@ -1,4 +1,4 @@
-"""Rows -> grain datasets with random access, and batches that are a function of (seed, step) alone.
+"""Batches of rows, shuffled by grain, that are a function of (seed, step) alone.
 
 No iterator is kept and none is saved: resuming a run needs its step and nothing else, on any number of hosts. Works
 with any sequence that has a length and takes an index: a list, a TFDS data source, a memory map.
@@ -18,15 +18,6 @@ class Rows(Protocol):
     def __getitem__(self, index: Any, /) -> Any: ...
 
 
-def source(rows: Rows):
-    """The rows as a `grain.MapDataset`, in their own order."""
-    import grain  # inside: grain imports jax, which the host rooms of this package do without
-
-    if not len(rows):
-        raise ValueError("a data source needs at least one row, and this one has none")
-    return grain.MapDataset.source(cast(Any, rows))
-
-
 def order(size: int, *, seed: int, epoch: int) -> np.ndarray:
     """A permutation of range(size), int64 [size], fixed by (seed, epoch): the order of raw Philox numbers."""
     key = np.array([shuffle_seed(seed), epoch], np.uint64)
@@ -39,9 +30,11 @@ def batches(rows: Rows, size: int, *, seed: int) -> Callable[[int], list]:
     Every epoch is shuffled anew and visits every row once; a batch may end one epoch and begin the next, so a step near
     that boundary can hold a row twice.
     """
-    if size < 1:
-        raise ValueError(f"a batch needs at least one row, and {size} were asked for")
-    shuffled = source(rows).shuffle(seed=shuffle_seed(seed)).repeat()
+    if size < 1 or not len(rows):
+        raise ValueError(f"batches of {size} of {len(rows)} rows were asked for; both must be 1 or more")
+    import grain  # inside: grain imports jax, which the host rooms of this package do without
+
+    shuffled = grain.MapDataset.source(cast(Any, rows)).shuffle(seed=shuffle_seed(seed)).repeat()
 
     def batch(step: int) -> list:
         if step < 0:
