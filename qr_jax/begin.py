@@ -18,6 +18,7 @@ from qr_jax.sft import sft
 from qr_jax.step import batch
 from qr_jax.step.parts import Parts
 from qr_jax.step.progress import Progress, from_host
+from qr_jax.step.rehearsal import rehearse
 
 MOST_ROLLBACKS = 3
 PROMPTS = 64  # whose lengths say for how many tokens the first programs are compiled
@@ -45,6 +46,7 @@ def begin(parts: Parts) -> Start:
         return Start(state, from_host(host), step, warm_up_s + seconds)
     _trace_update(parts)
     progress = Progress(pool.create(len(parts.queries), parts.family_P))
+    rehearse(parts, progress)
     with terminal.phase("loading the model"):
         params = assemble.place(parts.agent.weights(), parts.mesh)
     tell = say if parts.mesh.size > 1 else run.detail

@@ -57,8 +57,13 @@ def sections() -> list[Section]:
 def chosen(what: str) -> list[Section]:
     """The sections that `what` names: a section, a kind of plug-in, a plug-in or a setting. ValueError: none.
 
-    A plug-in's settings may go without their section, as they are typed: `loss.high` is `learner.loss.high`.
+    A plug-in's settings may go without their section, as they are typed: `loss.high` is `learner.loss.high`. A plug-in
+    from outside is named with its kind: `rule=my_lab.ideas.mine`.
     """
+    place, _, outside = what.partition("=")
+    kinds = [kind for kind in CONTRACTS if place in (kind, PLACES.get(kind, kind))]
+    if kinds and "." in outside:
+        return [_of_plugin(kinds[0], outside)]
     every = sections()
     kind, dot, rest = what.partition(".")
     full = PLACES.get(kind, kind) + dot + rest
@@ -124,10 +129,12 @@ def _comments_of_class(kind: Any) -> dict[str, str]:
 
 
 def _of_plugin(kind: str, name: str) -> Section:
-    path = plugins.ROOT / CONTRACTS[kind].folder / f"{name}.py"
-    source = path.read_text(encoding="utf-8")
-    tree, comments = ast.parse(source), _comments(source)
-    function = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name)
+    source = Path(plugins.origin(kind, name)).read_text(encoding="utf-8")
+    tree, comments, function_name = ast.parse(source), _comments(source), name.rpartition(".")[2]
+    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == function_name]
+    if not functions:
+        raise ValueError(f"{kind} {name!r} is not written in its file as a def, so that its settings could be read")
+    function = functions[0]
     place, known, settings = PLACES.get(kind, kind), plugins.signature(kind, name).settings, []
     for argument, default in zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True):
         if argument.arg not in CONTRACTS[kind].provided:

@@ -208,8 +208,11 @@ def _checked(kind: str, name: str, function: Callable[..., Any]) -> Callable[...
         freeze(data)
         try:
             result = function(*data, **named)
-        except (OSError, ValueError) as error:  # a file, a network, a write: what is said of it must say whose it was
-            error.add_note(f"raised by {kind} {name!r}")
+        except Exception as error:  # what is said of it must say whose it was
+            frozen = ", which may not change what it is given (copy it first: np.array(it))" * (
+                "read-only" in str(error)
+            )
+            error.add_note(f"raised by {kind} {name!r}{frozen}")
             raise
         try:
             return contract.check(result, *data, **named)
@@ -240,10 +243,10 @@ def _written(kind: str, name: str, allow_plugins: Sequence[str] | None) -> list[
         if not isinstance(node, ast.ImportFrom) or not node.module or node.level:
             continue
         taken = any((alias.asname or alias.name) == function for alias in node.names)
-        origin, package = Path(_origin(kind, name)), node.module.split(".")[0]
+        own, package = Path(origin(kind, name)), node.module.split(".")[0]
         if taken and package in (module.split(".")[0], ROOT.name):
-            above = module.count(".") + (origin.name == "__init__.py")
-            top = ROOT.parent if package == ROOT.name else origin.parents[above]
+            above = module.count(".") + (own.name == "__init__.py")
+            top = ROOT.parent if package == ROOT.name else own.parents[above]
             file = top.joinpath(*node.module.split(".")).with_suffix(".py")
             return _statements(str(file)) if file.is_file() else nodes
     return nodes
@@ -252,11 +255,11 @@ def _written(kind: str, name: str, allow_plugins: Sequence[str] | None) -> list[
 def _source(kind: str, name: str, allow_plugins: Sequence[str] | None) -> list[ast.stmt]:
     """The statements of the plug-in's file; none where it is no Python source. ValueError where there is no module."""
     refuse_foreign(kind, name, allow_plugins)
-    origin = _origin(kind, name)
-    return _statements(origin) if origin.endswith(".py") else []
+    path = origin(kind, name)
+    return _statements(path) if path.endswith(".py") else []
 
 
-def _origin(kind: str, name: str) -> str:
+def origin(kind: str, name: str) -> str:
     """The file of the module that a plug-in's name means; ValueError where there is none."""
     module = _place(kind, name)[0]
     try:

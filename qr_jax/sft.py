@@ -95,7 +95,10 @@ def demonstrations(settings: Config, agent: assemble.Agent, search: SearchFuncti
     for trace, its_search in terminal.progress(traces, len(traces), "playing expert traces"):
         if settings.sft.limit is not None and len(kept) >= settings.sft.limit:
             break
-        episode = play(trace, agent.engine, env, its_search)
+        try:
+            episode = play(trace, agent.engine, env, its_search)
+        except tools.WrongResult as error:
+            raise ValueError(f"retriever {settings.retriever.name!r}: {error} (qr_jax/interfaces.py)") from error
         if isinstance(episode, Episode) and len(episode.ids_L) > longest:
             episode = f"more than {longest} tokens (sft.max_tokens, rollout.context_tokens)"
         if isinstance(episode, str):

@@ -660,8 +660,8 @@ MUTATIONS = (
     ),
     Mutation(
         "qr_jax/rollout/chat.py",
-        "before[ends[0] + 1 :]",
-        "before[ends[0] :]",
+        "ids[ends[0] + 1 :] if",
+        "ids[ends[0] :] if",
         "tests/test_chat.py::test_an_observation_repeats_no_end_token_the_model_has_sampled",
     ),
     Mutation(

@@ -31,3 +31,15 @@ def scalar_loss(logp_NL):
 
 def of_queries(grades):
     return grades.reward_QG.mean(axis=1)
+
+
+def weights_alone(pool, outcome):
+    return pool.weight_P
+
+
+def a_number(pool, so_far):
+    return 3
+
+
+def empty_handed():
+    return lambda queries, k: []

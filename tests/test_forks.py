@@ -41,7 +41,8 @@ def test_adaptive_rounds_turn_rewards_entropies_and_golds_train_and_are_told(tmp
     draws = [json.loads(line) for line in (tmp_path / "run" / "ledger.jsonl").read_text().splitlines()]
     grown = [draw for draw in draws if len(draw["rewards"]) == 4]
     assert grown and {len(draw["rewards"]) for draw in draws} == {2, 4}
-    assert len(fork_plugins.GRADED) == len(draws) + len(grown)  # each group once, and again only where it grew
+    graded = len(draws) + len(grown)  # each group once, and again only where it grew
+    assert len(fork_plugins.GRADED) == 1 + graded  # and a made group, before anything was trained
     sizes = {samples for _, samples in fork_plugins.GRADED}
     assert sizes == {(0, 1), (0, 1, 2, 3)}  # further samples are new ones, and stand behind the first
     assert any("report.html" in line for line in said) and not any("no null" in line for line in said)
@@ -133,13 +134,27 @@ def test_the_docs_environment_of_another_dialect_trains_from_a_cold_start(tmp_pa
     [
         ("loss", "scalar_loss", r"loss 'nan_loss.scalar_loss' returned the loss as an array of float32 of shape \(\)"),
         ("advantage", "of_queries", r"advantage 'nan_loss.of_queries' returned an array of float32 of shape \(4,\)"),
+        ("rule", "weights_alone", r"rule 'nan_loss.weights_alone' returned an array of float64 of shape \(40,\)"),
+        ("rounds", "a_number", r"rounds 'nan_loss.a_number' returned 3 \(int\)"),
+        (
+            "reward",
+            "of_one",
+            r"reward 'fork_plugins.of_one' returned scores that are an array of float64 of shape \(1,\)",
+        ),
+        ("retriever", "empty_handed", r"retriever 'nan_loss.empty_handed': 1 queries got a list of 0, not a list of 1"),
     ],
 )
-def test_a_loss_or_an_advantage_of_a_wrong_form_is_found_before_the_cold_start(tmp_path, kind, name, words):
-    settings = config_of(tmp_path)
-    learner = replace(settings.learner, **{kind: use(f"nan_loss.{name}")})
+def test_what_a_plug_in_returns_is_seen_before_the_cold_start(tmp_path, kind, name, words):
+    settings = config_of(tmp_path, **{kind: name} if kind == "reward" else {})
+    named = use(f"nan_loss.{name}")
+    changed = {
+        "loss": {"learner": replace(settings.learner, loss=named)},
+        "advantage": {"learner": replace(settings.learner, advantage=named)},
+        "rule": {"pool": replace(settings.pool, rule=named)},
+        "rounds": {"pool": replace(settings.pool, rounds=named)},
+        "retriever": {"retriever": named},
+    }.get(kind, {})
+    settings = replace(settings, sft=replace(settings.sft, steps=5), **changed)
     with pytest.raises(ValueError, match=words):
-        train(
-            replace(settings, learner=learner, sft=replace(settings.sft, steps=5)), tmp_path / "run", say=lambda _: None
-        )
-    assert not (tmp_path / "run" / "sft").exists()
+        train(settings, tmp_path / "run", say=lambda _: None)
+    assert not list((tmp_path / "run").glob("sft/checkpoints/*"))

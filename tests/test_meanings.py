@@ -72,3 +72,22 @@ def test_help_of_train_points_to_the_settings(capsys):
     with pytest.raises(SystemExit):
         cli.main(["train", "--help"])
     assert "qr-jax settings" in capsys.readouterr().out
+
+
+def test_a_plug_in_of_one_s_own_is_found_by_its_kind_and_place(tmp_path, monkeypatch):
+    (tmp_path / "my_ideas.py").write_text(
+        '"""Rule: mine."""\n\n\ndef mine(pool, outcome, *, keen: float = 0.5):  # unsaid\n    ...\n'
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for what in ("rule=my_ideas.mine", "pool.rule=my_ideas.mine"):
+        (section,) = meanings.chosen(what)
+        (setting,) = section.settings
+        assert (section.about, setting.name, setting.type, setting.default) == (
+            "Rule: mine.",
+            "pool.rule.keen",
+            "float",
+            "0.5",
+        )
+    with pytest.raises(ValueError, match="rule 'my_ideas.other' is not written in its file as a def"):
+        (tmp_path / "my_ideas.py").write_text("def _made():\n    return lambda pool, outcome: None\nother = _made()\n")
+        meanings.chosen("rule=my_ideas.other")

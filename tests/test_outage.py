@@ -74,6 +74,14 @@ def test_a_search_function_that_gives_no_passages_is_not_waited_for(tmp_path, re
         outage.wait(parts, outage.RetrieverDown("4 of 4 searches failed"), 0)
 
 
+def test_a_bug_of_a_search_function_is_not_waited_for(tmp_path):
+    """It used to wait an hour for the retriever whose code had the mistake."""
+    parts = SimpleNamespace(settings=tiny(tmp_path), search=lambda queries, k: [queries[10**9]])
+    parts.run = SimpleNamespace(say=lambda line: None, stop_now=lambda: False, stops=lambda: False)
+    with pytest.raises(ValueError, match="retriever 'bm25': IndexError: list index out of range"):
+        outage.wait(parts, outage.RetrieverDown("4 of 4 searches failed"), 0)
+
+
 def test_a_lost_step_is_made_again_once_the_retriever_answers(tmp_path, monkeypatch):
     go, said, saved, _ = looping(tmp_path, monkeypatch, down={1, 2}, answers=[False, False, True, True])
     go()

@@ -13,7 +13,8 @@ def add(command: Any) -> None:
     """Its parser, as `cli.make_parser` adds those of the other commands."""
     text = "every setting with its type, its default and what it means"
     settings = command("settings", _settings, text)
-    text = "a section (pool), a kind of plug-in (rule), a plug-in (foresee) or a setting (pool.samples); else all"
+    text = "a section (pool), a kind of plug-in (rule), a plug-in (foresee; rule=my_lab.ideas.mine) or a setting"
+    text += " (pool.samples); else all"
     settings.add_argument("what", nargs="?", metavar="SECTION", help=text)
     add_json(settings)
 

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from qr_jax.dialect import encodable
 from qr_jax.records import Passage, Query, Say, Search, SearchFunction, Stop, Turn
 
@@ -20,7 +22,7 @@ FIRST_PAUSE_S = 0.1  # before the first retry; it doubles with each, and half of
 class Fault:
     """Why a query got no passages, where the query itself is not to blame.
 
-    `wrong`: the search function is to blame, which gave what is no list of passages, and waiting will not help.
+    `wrong`: the search function is to blame, by what it gave or by an error in its code, and waiting will not help.
     """
 
     reason: str
@@ -29,6 +31,9 @@ class Fault:
 
 class WrongResult(ValueError):
     """What a search function gave is no list of passages."""
+
+
+WRONG = (WrongResult, TypeError, AttributeError, LookupError, NameError)  # of code, not of a network
 
 
 @dataclass(frozen=True)
@@ -108,8 +113,8 @@ def _call(search: SearchFunction, batch: list[str], k: int, limit_s: float) -> l
         try:
             outcome.append(checked(search(list(batch), k), len(batch), k))
         except (Exception, SystemExit) as error:  # whatever a retriever raises is a fault, not the run's end
-            named = f"{type(error).__name__}: {error}"[:300]
-            outcome.append(Fault(str(error)[:300], wrong=True) if isinstance(error, WrongResult) else Fault(named))
+            named = str(error) if isinstance(error, WrongResult) else f"{type(error).__name__}: {error}"
+            outcome.append(Fault(named[:300], isinstance(error, WRONG)))
 
     thread = threading.Thread(target=work, name="search", daemon=True)
     thread.start()
@@ -136,7 +141,7 @@ def _listed(result: Any) -> Sequence[Any]:
 def _passage(item: Any) -> Passage:
     if not isinstance(item, Passage) or not all(isinstance(text, str) for text in (item.id, item.title, item.text)):
         raise WrongResult(f"a query got a {type(item).__name__} that is no Passage with a text, title and id")
-    if not math.isfinite(item.score):
+    if not isinstance(item.score, int | float | np.number) or not math.isfinite(item.score):
         raise WrongResult(f"passage {item.id!r} has the score {item.score}; wanted a finite number")
     return replace(item, id=encodable(item.id), title=encodable(item.title), text=encodable(item.text))
 

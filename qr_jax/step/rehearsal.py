@@ -1,0 +1,30 @@
+"""A made step, played before the cold start: what rounds, rule and reward return is seen before it is paid for."""
+
+import numpy as np
+
+from qr_jax.records import Episode, Query, Turn
+from qr_jax.step import drawing, grading
+from qr_jax.step.parts import Parts
+from qr_jax.step.progress import Progress
+
+
+def rehearse(parts: Parts, progress: Progress) -> None:
+    """Call rounds, reward and rule once, on the first question and two made episodes; nothing of it is kept.
+
+    One episode answers as the question's first gold does, one not at all. ValueError for what their contracts refuse.
+    """
+    parts.rounds(progress.pool, ())
+    query, name = parts.queries[0], parts.settings.reward.name
+    episodes = [made(query, 0, query.answers[0]), made(query, 1, None)]
+    group = grading.grade(parts.reward, name, 0, 0, query, episodes)
+    drawing.settled(parts, progress, drawing.judged(parts, progress, [group], 0))
+
+
+def made(query: Query, sample: int, answer: str | None) -> Episode:
+    """An episode of one turn and three tokens."""
+    text = "?" if answer is None else f"<answer> {answer} </answer>"
+    return Episode(
+        query, sample, 0, ids_L=np.ones(3, np.int32), mask_L=np.ones(3, bool), logp_L=np.zeros(3, np.float32),
+        turn_L=np.zeros(3, np.int32), turns=(Turn("model", text),), answer=answer,
+        stop="no_action" if answer is None else "answered", valid=True,
+    )  # fmt: skip
