@@ -133,10 +133,11 @@ def _refuse_features(config: Mapping[str, Any], name: str) -> None:
     kinds = config.get("layer_types") or []
     if not isinstance(kinds, (list, tuple)):
         raise ValueError(f"config.json has layer_types = {show(kinds)}; wanted a list of texts")
+    windows = (
+        "sliding windows" + ' (where its attention is whole, write "sliding_window": null)' * FAMILIES[name].windowed
+    )
     refused = {
-        "sliding windows": bool(
-            config.get("use_sliding_window", FAMILIES[name].windowed and config.get("sliding_window"))
-        )
+        windows: bool(config.get("use_sliding_window", FAMILIES[name].windowed and config.get("sliding_window")))
         or any(kind != "full_attention" for kind in kinds),
         "attention_bias": bool(config.get("attention_bias")) and not FAMILIES[name].qkv_bias,
         "mlp_bias": bool(config.get("mlp_bias")),

@@ -133,10 +133,12 @@ def _refuse_unread(file: File, family: str, wanted: Mapping[str, int]) -> None:
 def tokenizer(path: str | os.PathLike[str]) -> FastTokenizer:
     """The byte-level BPE tokenizer that the file carries, with its chat template."""
     file = read_header(path)
-    model, cut = file.need("tokenizer.ggml.model", str), file.need("tokenizer.ggml.pre", str)
+    model = file.need("tokenizer.ggml.model", str)
+    cut = file.get("tokenizer.ggml.pre", str) or ""  # older files have none
     if model != "gpt2" or cut not in CUTS:
         raise ValueError(
-            f"{file.name} has tokenizer {model!r} with pre-tokenizer {cut!r}; read are gpt2 with {list(CUTS)}"
+            f"{file.name} has tokenizer {model!r} with pre-tokenizer {cut!r}; read are gpt2 with {list(CUTS)}. Give "
+            "the folder with the same model's tokenizer.json: model.tokenizer=FOLDER"
         )
     tokens = file.need("tokenizer.ggml.tokens", list)
     settings: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}

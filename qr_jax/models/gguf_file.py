@@ -15,8 +15,8 @@ KINDS = {str: "a text", int: "a whole number", float: "a number with a point", l
 MOST_ENTRIES = 100_000  # tensors, or metadata keys
 LONGEST_NAME_BYTES = 65_535
 LONGEST_STRING_BYTES = 16_000_000
-# GGUF's value types by number; 8 is a string, 9 an array.
 READ = range(64)  # ggml types that are asked for
+# GGUF's value types by number; 8 is a string, 9 an array.
 SCALARS = {
     0: "<u1",
     1: "<i1",

@@ -105,7 +105,8 @@ class FastTokenizer:
         ends = dict.fromkeys([end for end in found if end is not None] + [int(end) for end in further])
         if not ends or not all(0 <= end < self.size for end in ends):
             raise ValueError(
-                f"ids that end a turn are {list(ends)}; wanted at least one, below {self.size} (eos_token)"
+                f"ids that end a turn are {list(ends)}; wanted at least one, below {self.size}: name it as eos_token "
+                "in tokenizer_config.json, or as eos_token_id in generation_config.json"
             )
         return tuple(ends)
 
