@@ -21,12 +21,14 @@ def gfpo(
     reward a token); exactly 0 for the others, which also leave mean and std.
 
     after the abstract: GFPO, group filtered policy optimization (Shrivastava et al. 2025, arXiv:2508.09726); std with
-    n - 1 and ties by the sample's number are filled in. A length is the number of sampled tokens. Deviation: dropped
-    samples keep their place in the loss's denominator. A group whose kept rewards are equal gets 0, though the pool
+    n - 1 and ties by the sample's number are filled in. A length is the number of sampled tokens; an episode that leaves
+    the loss (rollout.overlong=mask) has none here, and is not kept. Deviation: dropped samples keep their place in the
+    loss's denominator. A group whose kept rewards are equal gets 0, though the pool
     took it for signal.
     """
     length_QG = jnp.sum(mask_NL, axis=1).reshape(grades.valid_QG.shape)
     value_QG = length_QG if by == "length" else -grades.reward_QG / jnp.maximum(length_QG, 1)
-    order_QG = jnp.argsort(jnp.where(grades.valid_QG, value_QG, jnp.inf), axis=1, stable=True)
-    kept_QG = grades.valid_QG & (jnp.argsort(order_QG, axis=1) < keep)
+    may_QG = grades.valid_QG & (length_QG > 0)
+    order_QG = jnp.argsort(jnp.where(may_QG, value_QG, jnp.inf), axis=1, stable=True)
+    kept_QG = may_QG & (jnp.argsort(order_QG, axis=1) < keep)
     return grpo(Grades(grades.reward_QG, kept_QG), eps=eps)

@@ -31,10 +31,11 @@ def prompt_replay(
     if not (0 <= low <= high <= 1 and 0 <= share <= 1 and min(pause, most) >= 0):
         given = f"low={low}, high={high}, share={share}, pause={pause}, most={most}"
         raise ValueError(f"{given}: wanted 0 <= low <= high <= 1, a share in [0, 1], the others 0 or more")
-    memory = _passes.begun(pool)
+    memory = _passes.begun(pool, replays=np.zeros(pool.size, np.int64))
+    memory["replays"][outcome.drawn_Q[pool.weight_P[outcome.drawn_Q] > 1]] += 1
     rate_P = pool.last_successes_P / np.maximum(pool.last_valid_P, 1)
     far_P = np.abs(rate_P - 0.5)
-    buffered_P = (pool.attempts_P > 0) & (rate_P >= low) & (rate_P <= high) & (pool.attempts_P <= most)
+    buffered_P = (pool.attempts_P > 0) & (rate_P >= low) & (rate_P <= high) & (memory["replays"] < most)
     rested = np.flatnonzero(buffered_P & (outcome.step + 1 - pool.last_step_P > pause))
     replayed = rested[np.argsort(far_P[rested], kind="stable")][: int(share * len(outcome.drawn_Q))]
     weight_P = _passes.unvisited(memory, outcome, np.ones(pool.size, np.bool_)).astype(np.float64)

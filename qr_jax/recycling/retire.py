@@ -32,7 +32,7 @@ def retire(
     drawn = outcome.drawn_Q[outcome.verdict_Q != "fault"]
     memory["right"][drawn] += pool.last_successes_P[drawn]
     memory["valid"][drawn] += pool.last_valid_P[drawn]
-    retired_P = memory["right"] >= at * np.maximum(memory["valid"], 1)
+    retired_P = memory["right"] >= at * np.maximum(memory["valid"], 1) - 1e-9  # .55 of 100 in floats is more than 55
 
     def called_P() -> np.ndarray:
         return ~retired_P | (uniforms(pool.size, RETIRE, outcome.seed, int(memory["pass"][0])) < review)

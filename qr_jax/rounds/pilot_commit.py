@@ -28,7 +28,8 @@ def pilot_commit(
     exact: Pilot-Commit (Kim et al. 2026, arXiv:2605.26606; databricks/pilot-commit: pool.samples=16, 48 further ones,
     pool.oversample=3). Its eviction of what is too easy is the rule `retire` with at=1. Deviations: no buffer holds
     piloted queries, with their old samples, for up to four steps: what a step does not commit to goes back to the pool.
-    So a signal group outside of the band is trained on as it is. At `max_rounds` the step ends with what it has, where
+    A step trains on its first B signal groups, so piloting ends once there are B, in the band or not, and one outside
+    of it is trained on with its pilots alone. At `max_rounds` the step ends with what it has, where
     theirs raises. A step costs at most max_rounds * k * B * samples + B * further rollouts.
     """
     if min(queries, oversample, further, max_rounds) < 1 or not 0 <= low <= high <= 1:
