@@ -12,6 +12,7 @@ from qr_jax.advantages.cw_grpo import cw_grpo
 from qr_jax.advantages.dagrpo import dagrpo
 from qr_jax.advantages.disco import disco
 from qr_jax.advantages.dr_grpo import dr_grpo
+from qr_jax.advantages.gfpo import gfpo
 from qr_jax.advantages.grpo import grpo
 from qr_jax.advantages.igpo import igpo
 from qr_jax.advantages.max_rl import max_rl
@@ -101,6 +102,13 @@ def test_a_group_with_fewer_than_two_valid_samples_gets_zero(function):
 def test_the_advantages_of_a_constant_group_are_zero_bit_by_bit(function, seed):
     adv_QG = np.asarray(JITTED[function](random_grades(seed, constant=True)))
     assert not adv_QG.view(np.uint32).any()
+
+
+def test_gfpo_keeps_no_episode_that_left_the_loss():
+    """Of 5, 8, 10 and 0 tokens (cut off, rollout.overlong=mask) the first two are kept."""
+    mask_NL = jnp.arange(12)[None] < jnp.array([5, 8, 10, 0])[:, None]
+    adv_QG = gfpo(records.grades([[1, 0, 1, 0]], np.ones((1, 4), bool)), mask_NL, keep=2)
+    np.testing.assert_allclose(adv_QG, [[0.7071, -0.7071, 0, 0]], atol=1e-4)
 
 
 @pytest.mark.parametrize("function", ALL)

@@ -21,10 +21,9 @@ def gfpo(
     reward a token); exactly 0 for the others, which also leave mean and std.
 
     after the abstract: GFPO, group filtered policy optimization (Shrivastava et al. 2025, arXiv:2508.09726); std with
-    n - 1 and ties by the sample's number are filled in. A length is the number of sampled tokens; an episode that leaves
-    the loss (rollout.overlong=mask) has none here, and is not kept. Deviation: dropped samples keep their place in the
-    loss's denominator. A group whose kept rewards are equal gets 0, though the pool
-    took it for signal.
+    n - 1 and ties by the sample's number are filled in. A length is the number of sampled tokens; an episode that
+    leaves the loss (rollout.overlong=mask) has none here, and is not kept. Deviation: dropped samples keep their place
+    in the loss's denominator. A group whose kept rewards are equal gets 0, though the pool took it for signal.
     """
     length_QG = jnp.sum(mask_NL, axis=1).reshape(grades.valid_QG.shape)
     value_QG = length_QG if by == "length" else -grades.reward_QG / jnp.maximum(length_QG, 1)
