@@ -12,8 +12,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 folder, question, url = sys.argv[1:]
 agent = json.loads(Path(folder, "agent.json").read_text(encoding="utf-8"))
 env, chat, limits, reading = agent["environment"]["settings"], agent["chat"], agent["limits"], agent["reading"]
-tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
-model = AutoModelForCausalLM.from_pretrained(folder).float()
+tokenizer, model = PreTrainedTokenizerFast.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder).float()
 plain = json.loads(tokenizer.backend_tokenizer.to_str()) | {"added_tokens": [], "post_processor": None}
 data = type(tokenizer.backend_tokenizer).from_str(json.dumps(plain))  # makes no control token of what it is given
 
@@ -26,9 +25,8 @@ def shown(hits):  # with tags in the passages made harmless
 text, glue, ids, acts = agent["prompt"].replace("{question}", question.strip()), chat["prompt"], [], []
 stops = [lambda every, _: torch.tensor([any(end in tokenizer.decode(every[0, start:]) for end in agent["stop"])])]
 while glue:
-    blank, parts = " " * glue[0].endswith(" "), (glue[0].removesuffix(" "), glue[1])  # it joins the text's first word
-    before, after = (tokenizer.encode(part, add_special_tokens=False) for part in parts)
-    ids += before + data.encode(blank + text).ids + after
+    before, after = (tokenizer.encode(part, add_special_tokens=False) for part in (glue[0].removesuffix(" "), glue[1]))
+    ids += before + data.encode(" " * glue[0].endswith(" ") + text).ids + after  # the blank joins the text's first word
     start, room = len(ids), min(limits["turn_tokens"], limits["context_tokens"] - len(ids))
     ids = model.generate(torch.tensor([ids]), max_new_tokens=room, stopping_criteria=stops)[0].tolist()
     turn = tokenizer.decode(ids[start : len(ids) - (ended := ids[-1] in chat["end_ids"])])
