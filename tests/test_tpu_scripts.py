@@ -794,7 +794,9 @@ def test_nothing_is_made_anew_before_the_bucket_says_that_the_run_goes_on(cloud,
 def test_ctrl_c_stops_the_watching_alone(cloud):
     cloud.play("PROVISIONING")
     cloud.run("create", "night-run")
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)  # under nohup it is ignored, and a shell keeps that
     process = cloud.start("watch", "night-run")
+    signal.signal(signal.SIGINT, before)
     assert "PROVISIONING" in process.stdout.readline()
     os.killpg(process.pid, signal.SIGINT)
     output, _ = process.communicate(timeout=60)
