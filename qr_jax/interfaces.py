@@ -252,7 +252,7 @@ CONTRACTS: Mapping[str, Contract] = {
     ),
     "advantage": Contract(
         folder="advantages",
-        given=("grades", "entropy_NL", "logp_NL", "old_logp_NL", "gold_logp_NT", "mask_NL", "turn_NL"),
+        given=("grades", "turns_QG", "entropy_NL", "logp_NL", "old_logp_NL", "gold_logp_NT", "mask_NL", "turn_NL"),
         returns="a float array [Q, G], one a turn [Q, G, T] or one a token [Q * G, L]",
         check=check_advantage,
         by_name=True,

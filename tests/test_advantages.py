@@ -209,22 +209,22 @@ def test_opo_by_hand():
 
 def test_stratified_by_hand():
     """Two turns: rewards 1, 0; three: 1, 1; one: 0 alone."""
-    graded, turn_NL = grades_of([1, 0, 1, 1, 0]), turns(2, 2, 3, 3, 1)
+    graded, turns_QG = grades_of([1, 0, 1, 1, 0]), jnp.array([[2, 2, 3, 3, 1]])
     half = np.sqrt(0.5)
-    np.testing.assert_allclose(stratified(graded, turn_NL, alpha=1.0), [[half, -half, 0, 0, 0]], atol=2e-6)
+    np.testing.assert_allclose(stratified(graded, turns_QG, alpha=1.0), [[half, -half, 0, 0, 0]], atol=2e-6)
     blend = 0.25 * np.array([[half, -half, 0, 0, 0]]) + 0.75 * np.asarray(grpo(graded))
-    np.testing.assert_allclose(stratified(graded, turn_NL, alpha=0.25), blend, atol=2e-6)
+    np.testing.assert_allclose(stratified(graded, turns_QG, alpha=0.25), blend, atol=2e-6)
 
 
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_stratified_without_its_strata_is_grpo_and_sums_to_zero_in_each_stratum(seed):
     grades = random_grades(seed)
-    counts_N = np.random.Generator(np.random.Philox(seed + 1)).integers(1, 4, QUERIES * SAMPLES)
-    turn_NL = turns(*counts_N)
-    np.testing.assert_array_equal(stratified(grades, turn_NL, alpha=0.0), grpo(grades))
-    np.testing.assert_allclose(stratified(grades, jnp.zeros_like(turn_NL), alpha=1.0), grpo(grades), atol=1e-4)
-    san_QG, counts_QG = np.asarray(stratified(grades, turn_NL, alpha=1.0)), counts_N.reshape(QUERIES, SAMPLES)
+    counts_QG = np.random.Generator(np.random.Philox(seed + 1)).integers(1, 4, (QUERIES, SAMPLES))
+    turns_QG = jnp.asarray(counts_QG)
+    np.testing.assert_array_equal(stratified(grades, turns_QG, alpha=0.0), grpo(grades))
+    np.testing.assert_allclose(stratified(grades, jnp.ones_like(turns_QG), alpha=1.0), grpo(grades), atol=1e-4)
+    san_QG = np.asarray(stratified(grades, turns_QG, alpha=1.0))
     for count in (1, 2, 3):
         np.testing.assert_allclose(np.where(counts_QG == count, san_QG, 0).sum(axis=1), 0, atol=1e-4)
 
@@ -266,18 +266,18 @@ def test_cw_grpo_s_mean_over_the_rounds_before_the_last_is_the_advantage(seed, g
 def test_igpo_by_hand():
     """Gold's probabilities .2, .6 and .2, .1; rewards 1 and 0, two turns each: turn rewards .4, 1 and -.1, 0."""
     gold_NT = jnp.log(jnp.array([[0.2, 0.6, 1.0], [0.2, 0.1, 1.0]]))
-    turn_NL = turns(2, 2)
+    turns_QG = jnp.array([[2, 2]])
     x = np.array([[0.4, 1.0], [-0.1, 0.0]])
     x = (x - x.mean()) / x.std(ddof=1)
     wanted = np.stack([x.sum(axis=1), x[:, 1], [0, 0]], axis=1)
-    np.testing.assert_allclose(igpo(grades_of([1, 0]), gold_NT, turn_NL)[0], wanted, atol=1e-5)
-    halved = igpo(grades_of([1, 0]), gold_NT, turn_NL, gamma=0.5)[0]
+    np.testing.assert_allclose(igpo(grades_of([1, 0]), turns_QG, gold_NT)[0], wanted, atol=1e-5)
+    halved = igpo(grades_of([1, 0]), turns_QG, gold_NT, gamma=0.5)[0]
     np.testing.assert_allclose(halved[:, 0], x[:, 0] + 0.5 * x[:, 1], atol=1e-5)
 
 
 def test_igpo_of_episodes_of_one_turn_is_grpo():
     graded, gold_NT = grades_of([1, 0, 0, 1], [0.5, 0, 0, 0]), jnp.full((8, 3), -1.0)
-    np.testing.assert_allclose(igpo(graded, gold_NT, turns(*[1] * 8))[..., 0], grpo(graded), atol=1e-5)
+    np.testing.assert_allclose(igpo(graded, jnp.ones((2, 4), int), gold_NT)[..., 0], grpo(graded), atol=1e-5)
 
 
 def test_dagrpo_by_hand():
@@ -336,7 +336,14 @@ def of_every_kind(graded, width=6):
     episodes = graded.reward_QG.size
     turn_NL = jnp.stack([turns(1 + n % 3, width=width)[0] for n in range(episodes)])
     spread_NL = jnp.abs(jnp.sin(jnp.arange(episodes * width, dtype=jnp.float32))).reshape(episodes, width)
-    given = {"grades": graded, "turn_NL": turn_NL, "mask_NL": turn_NL >= 0, "entropy_NL": spread_NL}
+    turns_QG = jnp.max(turn_NL, axis=1).reshape(graded.reward_QG.shape) + 1
+    given = {
+        "grades": graded,
+        "turns_QG": turns_QG,
+        "turn_NL": turn_NL,
+        "mask_NL": turn_NL >= 0,
+        "entropy_NL": spread_NL,
+    }
     return given | {"logp_NL": -spread_NL, "old_logp_NL": 0.1 - spread_NL, "gold_logp_NT": -spread_NL[:, :4]}
 
 

@@ -44,7 +44,12 @@ DATA = {
     "env": (QUERY, []),
     "retriever": (),
     "reward": (QUERY, EPISODES),
-    "advantage": {"grades": GRADES, "gold_logp_NT": np.zeros((N, 8), np.float32)} | TOKEN,
+    "advantage": {
+        "grades": GRADES,
+        "turns_QG": np.ones((GROUPS, SAMPLES), np.int32),
+        "gold_logp_NT": np.zeros((N, 8), np.float32),
+    }
+    | TOKEN,
     "loss": {**TOKEN, "group_N": np.arange(N), "reward_N": np.zeros(N, np.float32)},
 }
 SIZES = {"queries": 2, "oversample": 1, "samples": SAMPLES}

@@ -189,13 +189,14 @@ def test_opo_s_baseline_is_the_mean_reward_of_a_token():
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
 def test_stratified_compares_episodes_that_searched_as_often(alpha):
     reward, last = draws(6).integers(0, 4, (Q, 8)) / 3, draws(7).integers(0, 3, (Q, 8))
-    turn_NL = np.where(np.arange(L) % 2, -1, np.minimum(np.arange(L) // 2, last.reshape(-1, 1)))
     wanted = np.zeros((Q, 8))
     for q, k in itertools.product(range(Q), range(3)):
         wanted[q, last[q] == k] = z(reward[q][last[q] == k]) if (last[q] == k).any() else 0
         assert abs(wanted[q, last[q] == k].sum()) < 1e-9
     wanted = alpha * wanted + (1 - alpha) * np.array([z(r) for r in reward])
-    np.testing.assert_allclose(jitted(stratified, alpha=alpha)(graded(reward), jnp.asarray(turn_NL)), wanted, atol=1e-5)
+    np.testing.assert_allclose(
+        jitted(stratified, alpha=alpha)(graded(reward), jnp.asarray(last + 1)), wanted, atol=1e-5
+    )
 
 
 def test_rl_zvp_pays_right_tokens_for_entropy_and_wrong_ones_for_its_lack():
@@ -228,8 +229,7 @@ def test_igpo_scales_all_turns_of_a_group_together_then_sums_what_follows(gamma)
         scaled = np.split(z(np.concatenate(parts)), np.cumsum(turns[q])[:-1])
         for g, t in itertools.product(range(G), range(T)):
             wanted[q, g, t] = sum(gamma ** (k - t) * scaled[g][k] for k in range(t, turns[q, g]))
-    turn_NL = np.minimum(np.arange(L), turns.reshape(-1, 1) - 1)
-    found = jitted(igpo, gamma=gamma)(graded(MIXED), jnp.log(gold.reshape(-1, T)), jnp.asarray(turn_NL))
+    found = jitted(igpo, gamma=gamma)(graded(MIXED), jnp.asarray(turns), jnp.log(gold.reshape(-1, T)))
     np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 

@@ -10,8 +10,8 @@ ZERO_VARIANCE = "gradient"  # searches of equal rewards find different things
 
 def igpo(
     grades: Grades,
+    turns_QG: Int[Array, "Q G"],
     gold_logp_NT: Float[Array, "N T"],
-    turn_NL: Int[Array, "N L"],
     *,
     gamma: float = 1.0,  # the discount of later turns
     eps: float = 1e-6,  # added to what is divided by, so that it is never 0
@@ -27,7 +27,7 @@ def igpo(
     """
     shape_QGT = (*grades.reward_QG.shape, gold_logp_NT.shape[1])
     gold_QGT = jnp.exp(gold_logp_NT).reshape(shape_QGT)
-    step_11T, last_QG1 = jnp.arange(shape_QGT[2])[None, None], jnp.max(turn_NL, axis=1).reshape(*shape_QGT[:2], 1)
+    step_11T, last_QG1 = jnp.arange(shape_QGT[2])[None, None], turns_QG[..., None] - 1
     many_Q11 = (jnp.sum(grades.valid_QG, axis=1) > 1)[:, None, None]
     there_QGT = (step_11T <= last_QG1) & grades.valid_QG[..., None] & many_Q11
     gain_QGT = jnp.roll(gold_QGT, -1, axis=2) - gold_QGT

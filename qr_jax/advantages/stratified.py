@@ -9,7 +9,7 @@ from qr_jax.records import Grades
 
 def stratified(
     grades: Grades,
-    turn_NL: Int[Array, "N L"],
+    turns_QG: Int[Array, "Q G"],
     *,
     alpha: float = 0.5,  # the weight of the comparison within a stratum; the rest is GRPO's
     eps: float = 1e-6,  # added to what is divided by, so that it is never 0
@@ -19,9 +19,9 @@ def stratified(
 
     exact: Zhu et al. 2025 (arXiv:2510.06214), n - 1 under the variance; its alpha was not read, .5 is ours. Deviation:
     a stratum is a number of the model's turns, which is one more than that of its searches where each turn makes one.
+    An episode that left the loss (over-long, pruned) stays in its stratum.
     SAN is exactly 0 in a stratum of one and of equal rewards. In groups below 8 most strata have one episode.
     """
-    turns_QG = jnp.max(turn_NL, axis=1).reshape(grades.reward_QG.shape)
     same_QGG = (turns_QG[:, :, None] == turns_QG[:, None]) & grades.valid_QG[:, :, None] & grades.valid_QG[:, None]
     other_QGG = jnp.broadcast_to(grades.reward_QG[:, None], same_QGG.shape)
     count_QG = jnp.sum(same_QGG, axis=2)

@@ -17,10 +17,11 @@ def turn_returns(
 ) -> Float[Array, "Q G T"]:
     """adv_QGT = (R_t - mean_t) / (std + eps), R_t the sum over later turns k >= t of gamma^(k - t) r_k.
 
-    exact: the returns of GuoqingWang1/IGPO, the code for arXiv:2510.14967. Deviation: mean_t is over the group's valid
-    episodes that have a turn t, where that code has a mean by token position; and std, which it does not divide by, is
-    over all their centred returns together (n - 1): a turn that few episodes reach is not blown up. 0 for a turn that
-    one episode alone has, and for a group whose rewards are all equal.
+    exact: R_t, the returns of GuoqingWang1/IGPO@bff163b7 (core_algos.py), the code for arXiv:2510.14967, where gamma is
+    1. The rest is ours: mean_t is over the group's valid episodes that have a turn t, where that code has a mean by
+    token position; and std, which it does not divide by, is over all their centred returns together (n - 1): a turn
+    that few episodes reach is not blown up. 0 for a turn that one episode alone has, and for a group whose rewards are
+    all equal.
     """
     turn_QGT, there_QGT = grades.turn_reward_QGT, grades.turn_valid_QGT & grades.valid_QG[..., None]
     reward_QGT = jnp.where(there_QGT, turn_QGT, 0.0)

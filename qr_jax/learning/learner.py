@@ -105,7 +105,7 @@ def _jit_on(function, state_at, spec, out, *, donate: bool):
 def _batch_shardings(mesh: Mesh, batch: Batch) -> Batch:
     """Rows and episode slots over data and fsdp; what has no such axis is on every device."""
     rows, everywhere = meshes.batch_sharding(mesh, row_axis=1), meshes.replicated(mesh)
-    whole = {"used_M", "grades", "weight_QG", "gold_logp_NT", *COUNTS}
+    whole = {"used_M", "grades", "weight_QG", "turns_QG", "gold_logp_NT", *COUNTS}
     return Batch(
         **{
             name: jax.tree.map(lambda _, name=name: everywhere if name in whole else rows, getattr(batch, name))

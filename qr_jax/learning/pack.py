@@ -35,6 +35,7 @@ class Batch:
     drawn_tokens: Any  # int32 [], sampled tokens of valid episodes that were drawn and are not in the batch
     drawn_episodes: Any  # int32 [], those episodes
     weight_QG: Any  # float32, what an episode counts for: 1, 0 where it was pruned, more where it makes up for others
+    turns_QG: Any  # int32, the model's turns in a valid episode, in the rows or not; 0 of faults and padding
     pruned_tokens: Any  # int32 [], sampled tokens of pruned episodes: in the denominators they stay
     pruned_episodes: Any  # int32 [], those episodes
     gold_logp_NT: Any = None  # float32 nats of the gold answer before each turn (gold.py); None where nobody names it
@@ -96,6 +97,7 @@ def pack(
     counts = drawn_tokens, drawn_episodes, sum(pruned), len(pruned)
     return _lay_out(
         opened, grades, micro, rows, row_tokens, per_row, weight_QG=weighed_QG,
+        turns_QG=_turns(episodes_by_group, grades),
         **{name: np.asarray(count, np.int32) for name, count in zip(COUNTS, counts, strict=True)},
     )  # fmt: skip
 
@@ -150,6 +152,13 @@ def _pad_grades(episodes_by_group, grades: Grades, queries: int, samples: int) -
         return np.pad(value, [(0, queries - groups), (0, samples - wide)] + [(0, 0)] * (value.ndim - 2))
 
     return Grades(**{name: padded(value) for name, value in vars(grades).items()})
+
+
+def _turns(episodes_by_group, grades: Grades) -> np.ndarray:
+    turns_QG = np.zeros(grades.valid_QG.shape, np.int32)
+    for q, group in enumerate(episodes_by_group):
+        turns_QG[q, : len(group)] = [episode.model_turns for episode in group][: turns_QG.shape[1]]
+    return np.where(grades.valid_QG, turns_QG, 0)
 
 
 def _trained(episodes_by_group, grades: Grades, drop_loss, samples: int, row_tokens: int) -> list[_Item]:

@@ -163,6 +163,7 @@ class Update:
             )
         give = {
             "grades": lambda: batch.grades,
+            "turns_QG": lambda: batch.turns_QG,
             "entropy_NL": lambda: self.by_episode(self.entropies(state, batch), batch, 0.0),
             "logp_NL": lambda: self.by_episode(logp(), batch, 0.0),
             "old_logp_NL": lambda: self.by_episode(logp() if old_logp_MEL is None else old_logp_MEL, batch, 0.0),
@@ -254,7 +255,7 @@ def _by_micro_batch(batch: Batch, value_of: Callable[[Batch], jax.Array]) -> jax
 
 def _micro_batches(batch: Batch) -> Batch:
     """The batch with what is not per micro-batch left out, so that a scan can run over it."""
-    return replace(batch, grades=None, gold_logp_NT=None, weight_QG=None, **dict.fromkeys(pack.COUNTS))
+    return replace(batch, grades=None, gold_logp_NT=None, weight_QG=None, turns_QG=None, **dict.fromkeys(pack.COUNTS))
 
 
 def _to_episodes(value_RC, source_EL):
