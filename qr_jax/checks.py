@@ -111,6 +111,11 @@ def _together(config: Config) -> Iterator[str]:
             f"pool.min_signal={pool.min_signal} waits for groups that bear signal, but with learner.keep_dead=true "
             "dead groups would wait as if they did; set pool.min_signal=1 or learner.keep_dead=false"
         )
+    if learner.keep_dead and learner.fill:
+        yield (
+            "learner.fill=true puts copies in the places of dead groups, and learner.keep_dead=true leaves them there; "
+            "set one of the two to false"
+        )
     if learner.kl == "k1" and learner.kl_weight > 0:
         yield (
             f"learner.kl='k1' with learner.kl_weight={learner.kl_weight}: as a term of the loss, k1 has a mean "

@@ -282,7 +282,7 @@ MUTATIONS = (
     ),
     Mutation(
         "qr_jax/learning/credit.py",
-        "batch.pruned_tokens + (batch.drawn_tokens if drawn else 0)",
+        "batch.beside_tokens + (batch.drawn_tokens if drawn else 0)",
         "batch.drawn_tokens if drawn else 0",
         "tests/test_prune.py::test_the_expected_gradient_of_pruned_batches_is_that_of_the_whole_batch[token_mean]",
     ),
@@ -351,6 +351,18 @@ MUTATIONS = (
         "if (drop_loss is not None and drop_loss[q][g]) or not",
         "if not",
         "tests/test_pack.py::test_episodes_taken_out_of_the_loss_keep_their_grades",
+    ),
+    Mutation(
+        "qr_jax/learning/pack.py",
+        "- (weighed_QG.flat[item.at] > 0) for",
+        "- 1 for",
+        "tests/test_fill.py::test_weights_give_the_gradient_of_the_batch_with_the_copies_in_it[token_mean]",
+    ),
+    Mutation(
+        "qr_jax/learning/pack.py",
+        "turns_QG=_turns(episodes_by_group, grades),",
+        "turns_QG=_turns(episodes_by_group, grades) * (weighed_QG > 0),",
+        "tests/test_credit.py::test_an_episode_that_leaves_the_loss_stays_in_the_statistics_of_turns[stratified]",
     ),
     Mutation(
         "qr_jax/learning/prune.py",

@@ -245,6 +245,7 @@ def test_rows_that_do_not_divide_name_the_nearest_number_that_does():
         ({"data": {"trace_worlds": -1}}, "data.trace_worlds is -1; wanted at least 0"),
         ({"data": {"corpus": "supporting"}}, "data.corpus is 'supporting', which only data.traces may be"),
         ({"learner": {"keep_dead": True}, "pool": {"min_signal": 2}}, "set pool.min_signal=1 or"),
+        ({"learner": {"keep_dead": True, "fill": True}}, "set one of the two to false"),
         ({"learner": {"kl": "k1", "kl_weight": 0.1}}, "use k2 or k3"),
         ({"learner": {"advantage": use("turn_returns")}}, "wants turn rewards, and reward 'exact_match' gives none"),
         ({"guards": {"act": "rollback"}}, "set guards.probe_every=5, or guards.act=stop"),

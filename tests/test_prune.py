@@ -44,7 +44,7 @@ def test_the_expected_gradient_of_pruned_batches_is_that_of_the_whole_batch(mode
         weight_QG = np.ones((6, 4), np.float32)
         weight_QG[0, 1], weight_QG[3, 2] = first, second
         pruned = pack(episodes, graded, **shape, weight_QG=weight_QG)
-        assert int(pruned.pruned_episodes) == (first == 0) + (second == 0)
+        assert int(pruned.beside_episodes) == (first == 0) + (second == 0)
         value, part = gradient(bound, state, pruned)
         chance = (3 / 4 if first else 1 / 4) * (3 / 4 if second else 1 / 4)
         part, loss = jax.tree.map(lambda leaf, chance=chance: leaf * chance, part), loss + chance * value

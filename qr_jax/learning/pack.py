@@ -34,14 +34,16 @@ class Batch:
     grades: Grades  # [Q, G], padded with valid False
     drawn_tokens: Any  # int32 [], sampled tokens of valid episodes that were drawn and are not in the batch
     drawn_episodes: Any  # int32 [], those episodes
-    weight_QG: Any  # float32, what an episode counts for: 1, 0 where it was pruned, more where it makes up for others
+    weight_QG: (
+        Any  # float32, what an episode counts for: 1; 0 where pruned; more where it makes up for others or is copied
+    )
     turns_QG: Any  # int32, the model's turns in a valid episode, in the rows or not; 0 of faults and padding
-    pruned_tokens: Any  # int32 [], sampled tokens of pruned episodes: in the denominators they stay
-    pruned_episodes: Any  # int32 [], those episodes
+    beside_tokens: Any  # int32 [], sampled tokens of pruned episodes and of copies: the denominators count them
+    beside_episodes: Any  # int32 [], those episodes
     gold_logp_NT: Any = None  # float32 nats of the gold answer before each turn (gold.py); None where nobody names it
 
 
-COUNTS = ("drawn_tokens", "drawn_episodes", "pruned_tokens", "pruned_episodes")
+COUNTS = ("drawn_tokens", "drawn_episodes", "beside_tokens", "beside_episodes")
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ def pack(
     drawn_episodes: int = 0,
     drop_loss: Sequence[Sequence[bool]] | None = None,
     weight_QG: np.ndarray | None = None,
+    copies_Q: np.ndarray | None = None,
 ) -> Batch:
     """Episodes [group][sample] and the grades of the same groups as a host Batch of numpy arrays; first-fit decreasing.
 
@@ -71,9 +74,9 @@ def pack(
     None is ceil(queries * samples / rows), which always suffices. A turn reward's last axis is the caller's. Left out
     of the rows, as they train nothing, are episodes invalid in the grades (faults), those with
     `drop_loss[group][sample]` True (over-long ones, say, whose rewards stay in their group), those without a sampled
-    token, and those of weight 0 (prune.py), which alone are counted as pruned. per_row None is 8, or one for each 256
-    tokens of a longer row, so that not the number of episodes but their tokens fill it; per_row=1 gives one padded row
-    an episode.
+    token, and those of weight 0 (prune.py), which alone stay in the denominators. A group counts as if it stood in the
+    batch `copies_Q` times (fill.py). per_row None is 8, or one for each 256 tokens of a longer row, so that not the
+    number of episodes but their tokens fill it; per_row=1 gives one padded row an episode.
 
     Raises ValueError when an episode is longer than a row, begins with a sampled token or is graded valid after a
     fault, when groups, samples or rows are more than there is room for, or when grades and episodes do not match.
@@ -83,7 +86,11 @@ def pack(
     if weight_QG is not None:
         weighed_QG[: weight_QG.shape[0], : weight_QG.shape[1]] = weight_QG
     items = _trained(episodes_by_group, grades, drop_loss, samples, row_tokens)
-    pruned = [int(item.episode.mask_L.sum()) for item in items if not weighed_QG.flat[item.at]]
+    times_Q = np.ones(queries, np.int64)
+    if copies_Q is not None:
+        times_Q[: len(copies_Q)] = copies_Q
+    beside_X = np.array([times_Q[item.at // samples] - (weighed_QG.flat[item.at] > 0) for item in items], np.int64)
+    beside = beside_X @ [item.episode.mask_L.sum() for item in items] if items else 0, beside_X.sum()
     items = [item for item in items if weighed_QG.flat[item.at]]
     per_row = slots_of_row(row_tokens) if per_row is None else per_row
     lengths = [len(item.episode.ids_L) for item in items]
@@ -94,10 +101,10 @@ def pack(
             f"{len(items)} episodes ({sum(lengths)} tokens) need {len(opened)} rows of {row_tokens} tokens and"
             f" {per_row} episodes; there are {micro * rows} ({micro} micro-batches of {rows}): raise micro or rows"
         )
-    counts = drawn_tokens, drawn_episodes, sum(pruned), len(pruned)
+    counts = drawn_tokens, drawn_episodes, *beside
     return _lay_out(
-        opened, grades, micro, rows, row_tokens, per_row, weight_QG=weighed_QG,
-        turns_QG=_turns(episodes_by_group, grades),
+        opened, grades, micro, rows, row_tokens, per_row, turns_QG=_turns(episodes_by_group, grades),
+        weight_QG=weighed_QG * times_Q[:, None].astype(np.float32),
         **{name: np.asarray(count, np.int32) for name, count in zip(COUNTS, counts, strict=True)},
     )  # fmt: skip
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from qr_jax.learning import pack, prune
+from qr_jax.learning import fill, pack, prune
 from qr_jax.learning.update import State
 from qr_jax.step.grading import Group, joined
 from qr_jax.step.parts import Parts
@@ -13,7 +13,7 @@ def of_groups(
     parts: Parts, state: State, groups: Sequence[Group], left_out: tuple[int, int], key: tuple[int, int]
 ) -> pack.Batch:
     """Groups with their episodes, packed; `left_out`: sampled tokens and episodes that were drawn beside them, `key`:
-    (seed, step), by which episodes are pruned.
+    (seed, step), by which episodes are pruned and groups copied.
 
     There is room for the most samples that a group may have, so that groups of any size run one program. The gold
     answers' log-probabilities under `state` come with them where the advantage names them.
@@ -25,7 +25,8 @@ def of_groups(
     episodes, grades = [group.episodes for group in groups], joined(groups, settings.samples, parts.turns)
     packed = pack.pack(
         episodes, grades, drop_loss=cut, drawn_tokens=left_out[0], drawn_episodes=left_out[1],
-        weight_QG=prune.weights(grades, learn.prune, *key) if learn.prune else None, **sizes,
+        weight_QG=prune.weights(grades, learn.prune, *key) if learn.prune else None,
+        copies_Q=fill.copies(len(groups), settings.queries, *key) if learn.fill else None, **sizes,
     )  # fmt: skip
     if parts.gold_logp is None:
         return packed
