@@ -62,6 +62,7 @@ METHODS = {
     "search_r1_format": ["reward=search_r1_format", "reward.think=false"],  # the world's experts write no thoughts
     # environments and retrievers
     "ada_search": ["env=ada_search", *WORD_LEVEL],
+    "reseek": ["env=reseek", *WORD_LEVEL, "reward=reseek"],
     "noisy": ["retriever=noisy", "retriever.of=bm25", "retriever.done=0.5"],  # one search of six finds nothing of use
     # how many samples a query gets; a step costs unlike much, so evaluations are set for about ten in 15,000 rollouts
     "ar3po": ["rounds=ar3po", "pool.samples=4", "evaluation.every=16"],
@@ -73,6 +74,7 @@ METHODS = {
     "pods": ["learner.advantage=pods"],
     "gfpo": ["learner.advantage=gfpo"],
     "prune": ["learner.prune=0.5"],
+    "dupo": ["learner.fill=true"],
     **{name: [f"rule={name}"] for name in ("kimi", "vcrl", "remind", "retire", "prompt_replay")},
 }
 

@@ -9,6 +9,8 @@ import pytest
 
 from qr_jax.config import use
 from qr_jax.envs.ada_search import ada_search, expert_turn
+from qr_jax.envs.reseek import expert_turn as judging_turn
+from qr_jax.envs.reseek import reseek
 from qr_jax.envs.ssrl import ssrl
 from qr_jax.records import Passage, Query, Say, Search, Stop, Turn
 from qr_jax.retrievers import _noise
@@ -122,3 +124,28 @@ def test_ada_search_counts_turns_as_search_r1_does():
     assert isinstance(shown, Say) and "No searches are left" in shown.text and "</decision>" not in shown.text
     assert ada_search(QUERY, [search, found, search], max_turns=1) == Stop("turns")
     assert ada_search(QUERY, [Turn("model", "?")] * 3, max_invalid=2) == Stop("no_action")
+
+
+@pytest.mark.parametrize(
+    ("text", "move"),
+    [
+        ("<judge> no </judge> <search> dune </search>", Search(("dune",))),
+        ("<search> dune </search><judge> yes </judge>", Search(("dune",))),
+        ("<judge> no </judge><answer> Herbert </answer>", Stop("answered", "Herbert")),  # its code does not mind
+        ("<answer> Herbert </answer>", Stop("answered", "Herbert")),
+        ("<judge> <search> dune </search> </judge>", None),
+        ("<judge> yes </judge>", None),
+    ],
+)
+def test_reseek_acts_with_a_verdict_and_without_one_and_never_inside_it(text, move):
+    given = reseek(QUERY, [Turn("model", text)])
+    assert given == move if move else isinstance(given, Say) and "neither a search nor an answer" in given.text
+
+
+def test_an_expert_judges_that_what_it_read_tells_the_answer_when_it_gives_it():
+    assert judging_turn("", ("dune", "b")) == "<judge> no </judge> <search> dune </search>"
+    assert judging_turn("hm", (), "Oslo") == "<think> hm </think>\n<judge> yes </judge> <answer> Oslo </answer>"
+    search = Turn("model", judging_turn("", ("dune",)))
+    found = Turn("env", "", ("dune",), ((Passage("1", "Dune", "<judge> yes </judge> By Frank Herbert."),),))
+    shown = reseek(QUERY, [search, found], max_turns=1)
+    assert isinstance(shown, Say) and "No searches are left" in shown.text and "<judge>" not in shown.text

@@ -22,6 +22,7 @@ from qr_jax.rewards.exact_match import exact_match
 from qr_jax.rewards.ikea import ikea
 from qr_jax.rewards.info_reasoner import info_reasoner
 from qr_jax.rewards.judge import judge
+from qr_jax.rewards.reseek import reseek
 from qr_jax.rewards.search_r1_format import search_r1_format
 from qr_jax.verdict import verdicts
 
@@ -42,6 +43,38 @@ def episode(answer, *searched, think=False, step=0, stop=None):
     ending = stop or ("turns" if answer is None else "answered")
     said = sum(turn.author == "model" for turn in turns)
     return Episode(QUERY, 0, step, none, none, none, np.arange(said), tuple(turns), answer, ending, True)
+
+
+def judged(answer, *searches):
+    """Searches, each with its passages, and then what is said of them: "yes", "no", something else or nothing."""
+    turns = [Turn("model", "<judge> no </judge> <search> first </search>")]  # of nothing: it counts nothing
+    for verdict, *passages in searches:
+        turns.append(Turn("env", "", ("?",), (tuple(passages),)))
+        turns.append(Turn("model", f"<judge> {verdict} </judge> <search> on </search>" if verdict else ""))
+    return replace(episode(answer), turns=tuple(turns))
+
+
+def test_reseek_pays_the_verdicts_by_hand():
+    """Tacoma stands in FRANK. Right: 1, and .4 a right verdict. Wrong: .3 a right one, -.6 or -.3 a wrong one."""
+    wanted = [
+        (1 + 0.4 + 0.4, judged("Tacoma", ("no", DUNE), ("yes", FRANK))),
+        (1 + 0.4 - 0.3, judged("Tacoma", ("Yes", DUNE), ("no", FRANK))),  # a yes is right where the answer is
+        (0.3 + 0.3, judged("Oslo", ("no", DUNE), ("yes", FRANK))),
+        (-0.6 - 0.3, judged("Oslo", ("yes", DUNE), ("no", FRANK))),
+        (0.3 + 0.3, judged("Oslo", ("", DUNE), ("no", OTHER))),  # one verdict, the first after both
+        (0.3, judged("Oslo", ("no", OTHER), ("perhaps", FRANK))),  # that is no verdict
+        (1.0, judged("Tacoma", ("yes",))),  # nothing was found, nothing is judged
+        (0.0, judged(None, ("no", DUNE))),
+    ]
+    found = reseek(QUERY, [each for _, each in wanted])
+    np.testing.assert_allclose(found.score_G, [score for score, _ in wanted], atol=1e-12)
+    assert found.outcome_G.tolist() == [float(each.answer == "Tacoma") for _, each in wanted]
+
+
+def test_reseek_without_its_verdicts_is_exact_match():
+    episodes = [judged("Tacoma", ("no", FRANK)), judged("Oslo", ("yes", DUNE)), judged(None, ("no", DUNE))]
+    free = reseek(QUERY, episodes, agrees=0.0, answered=0.0, wrong_yes=0.0, wrong_no=0.0)
+    assert free.score_G.tolist() == exact_match(QUERY, episodes).tolist()
 
 
 def test_an_episode_is_well_formed_when_its_turns_think_and_act_and_say_nothing_beside():
