@@ -75,7 +75,7 @@ METHODS = {
     "gfpo": ["learner.advantage=gfpo"],
     "prune": ["learner.prune=0.5"],
     "dupo": ["learner.fill=true"],
-    **{name: [f"rule={name}"] for name in ("kimi", "vcrl", "remind", "retire", "prompt_replay")},
+    **{name: [f"rule={name}"] for name in ("kimi", "vcrl", "remind", "retire", "prompt_replay", "search_gym")},
 }
 
 # What these do depends on earlier passes over the pool, and 15,000 rollouts pass the 2,000 queries once.

@@ -17,7 +17,7 @@ from qr_jax.rollout.engine import Interrupted
 from qr_jax.sft import sft
 from qr_jax.step import batch
 from qr_jax.step.parts import Parts
-from qr_jax.step.progress import Progress, from_host
+from qr_jax.step.progress import Progress, from_host, hops
 from qr_jax.step.rehearsal import rehearse
 
 MOST_ROLLBACKS = 3
@@ -45,7 +45,7 @@ def begin(parts: Parts) -> Start:
         state, seconds = _compile_update(parts, state)
         return Start(state, from_host(host), step, warm_up_s + seconds)
     _trace_update(parts)
-    progress = Progress(pool.create(len(parts.queries), parts.family_P))
+    progress = Progress(pool.create(len(parts.queries), parts.family_P, hops(parts.queries)))
     rehearse(parts, progress)
     with terminal.phase("loading the model"):
         params = assemble.place(parts.agent.weights(), parts.mesh)

@@ -26,6 +26,8 @@ ARRAYS = {
     "zero_variance_P": np.int32, "flipped_P": np.bool_,
 }  # fmt: skip
 
+KINDS = ("family_P", "hops_P")  # integers a query that no step changes, or None
+
 Rule = Callable[["Pool", Outcome], tuple[np.ndarray, Memory]]
 
 
@@ -50,6 +52,7 @@ class Pool:
     flipped_P: np.ndarray
     epoch: int = 0  # resets so far
     family_P: np.ndarray | None = None
+    hops_P: np.ndarray | None = None  # hops of each question; 0 where it does not say
     memory: Memory = field(default_factory=dict)
 
     def __post_init__(self):
@@ -59,8 +62,9 @@ class Pool:
             index_P = getattr(self, name)
             if index_P.min(initial=0) < 0 or index_P.max(initial=0) >= len(names):
                 raise ValueError(f"{name} holds values outside 0..{len(names) - 1} ({', '.join(names)})")
-        if self.family_P is not None:
-            object.__setattr__(self, "family_P", _array("family_P", self.family_P, np.int64, len(self.weight_P)))
+        for name in KINDS:
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, _array(name, getattr(self, name), np.int64, len(self.weight_P)))
         object.__setattr__(self, "memory", {name: _frozen(value) for name, value in sorted(self.memory.items())})
 
     @property
@@ -78,13 +82,14 @@ class Settled:
     verdict_Q: np.ndarray
 
 
-def create(size: int, family_P: Any = None) -> Pool:
-    """A pool of `size` fresh queries of weight 1. `family_P`: an integer a query (hops, kind), if a rule uses it."""
+def create(size: int, family_P: Any = None, hops_P: Any = None) -> Pool:
+    """A pool of `size` fresh queries of weight 1, with an integer a query of those kinds that a rule uses."""
     if size < 1:
         raise ValueError(f"a pool needs at least 1 query, found {size}")
     columns: dict[str, Any] = {name: np.zeros(size, dtype) for name, dtype in ARRAYS.items()}
     columns |= {"weight_P": np.ones(size), "last_successes_P": np.full(size, -1), "last_step_P": np.full(size, -1)}
-    return Pool(**columns, family_P=None if family_P is None else np.asarray(family_P))
+    kinds = dict(zip(KINDS, (family_P, hops_P), strict=True))
+    return Pool(**columns, **{name: None if value is None else np.asarray(value) for name, value in kinds.items()})
 
 
 def draw(
@@ -189,8 +194,7 @@ def describe(pool: Pool) -> dict[str, Any]:
 def to_arrays(pool: Pool) -> dict[str, np.ndarray]:
     """Everything a checkpoint keeps, as plain arrays by name; `from_arrays` gives the same pool back exactly."""
     arrays = {name: getattr(pool, name) for name in ARRAYS} | {"epoch": np.array([pool.epoch], np.int64)}
-    if pool.family_P is not None:
-        arrays["family_P"] = pool.family_P
+    arrays |= {name: getattr(pool, name) for name in KINDS if getattr(pool, name) is not None}
     return arrays | {f"memory/{name}": value for name, value in pool.memory.items()}
 
 
@@ -199,12 +203,12 @@ def from_arrays(arrays: Mapping[str, Any]) -> Pool:
     memory = {name.removeprefix("memory/"): value for name, value in arrays.items() if name.startswith("memory/")}
     plain = {name: value for name, value in arrays.items() if not name.startswith("memory/")}
     missing = {*ARRAYS, "epoch"} - set(plain)
-    unknown = set(plain) - {*ARRAYS, "epoch", "family_P"}
+    unknown = set(plain) - {*ARRAYS, "epoch", *KINDS}
     if missing or unknown:
         raise ValueError(f"not a pool of this version: missing {sorted(missing)}, unknown {sorted(unknown)}")
     columns = {name: plain[name] for name in ARRAYS}
     epoch = int(np.asarray(plain["epoch"]).reshape(()))
-    return Pool(**columns, epoch=epoch, family_P=plain.get("family_P"), memory=memory)
+    return Pool(**columns, epoch=epoch, memory=memory, **{name: plain.get(name) for name in KINDS})
 
 
 def digest(pool: Pool) -> str:

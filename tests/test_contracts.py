@@ -268,6 +268,7 @@ OTHER_WORDS = {
     "retrieval/check.py": {"search_r1"},  # a protocol
     "retrieval/http_post.py": {"http"},  # a scheme
     "rewards/_format.py": {"tool_call"},  # a tag
+    "rewards/reseek.py": {"judge"},  # a tag
     "settings.py": {"none"},  # what people type for None
 }
 

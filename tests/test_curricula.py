@@ -7,12 +7,14 @@ import pytest
 
 from qr_jax import pool as pools
 from qr_jax.noise import uniforms
-from qr_jax.records import grades
+from qr_jax.records import Query, grades
 from qr_jax.recycling.kimi import kimi
 from qr_jax.recycling.prompt_replay import prompt_replay
 from qr_jax.recycling.remind import REMIND, remind
 from qr_jax.recycling.retire import RETIRE, retire
+from qr_jax.recycling.search_gym import search_gym
 from qr_jax.recycling.vcrl import vcrl
+from qr_jax.step.progress import hops
 from qr_jax.studies import oracle
 
 EASY, HARD, HALF, ONE, THREE = [1, 1, 1, 1], [0, 0, 0, 0], [1, 1, 0, 0], [1, 0, 0, 0], [1, 1, 1, 0]
@@ -162,3 +164,36 @@ def test_kimi_leaves_the_memory_it_was_given_as_it_was():
     before = {name: array.copy() for name, array in pool.memory.items()}
     settle(pool, [0, 1], [EASY, HARD], kimi)
     assert all((pool.memory[name] == array).all() for name, array in before.items())
+
+
+def test_search_gym_passes_over_the_simple_ones_and_from_its_second_stage_over_all():
+    """Hops 1, 2, 1, 4; two steps of the first stage, whose second draws the last simple one: a new pass."""
+    rule = functools.partial(search_gym, steps=3)
+    pool = settle(pools.create(4, hops_P=[1, 2, 1, 4]), [3], [HALF], rule)  # the first step drew from all
+    assert pool.weight_P.tolist() == [1, 0, 1, 0]
+    pool = settle(pool, [0], [EASY], rule, step=1)
+    assert pool.weight_P.tolist() == [0, 0, 1, 0]
+    again = settle(pool, [2], [EASY], rule, step=1)
+    assert again.weight_P.tolist() == [1, 0, 1, 0] and again.memory["pass"].tolist() == [1]
+    pool = settle(pool, [2], [EASY], rule, step=2)  # for step 3, the first of the second stage
+    assert pool.weight_P.tolist() == [0, 1, 0, 0] and pool.memory["pass"].tolist() == [0]
+    assert settle(pool, [1], [HARD], rule, step=3).weight_P.tolist() == [1, 1, 1, 1]
+    more = functools.partial(search_gym, simple=2)
+    assert settle(pools.create(4, hops_P=[1, 2, 1, 4]), [0], [HARD], more).weight_P.tolist() == [0, 1, 1, 0]
+
+
+def test_search_gym_without_a_simple_question_or_with_a_senseless_stage_is_refused():
+    with pytest.raises(ValueError, match="0 to 0 hops"):
+        settle(pools.create(2, hops_P=[0, 0]), [0], [EASY], "search_gym")
+    for settings, found in (({}, "2 to 3 hops"), ({"simple": 0}, "simple=0"), ({"steps": -1}, "steps=-1")):
+        with pytest.raises(ValueError, match=found):
+            settle(pools.create(2, hops_P=[2, 3]), [0], [EASY], functools.partial(search_gym, **settings))
+
+
+def test_hops_are_what_a_question_s_meta_says_and_stay_with_the_pool():
+    meta = ({"hops": 2}, {"hops": "3"}, {"hops": "many"}, {})
+    assert hops([Query(str(at), "?", ("a",), meta=each) for at, each in enumerate(meta)]).tolist() == [2, 3, 0, 0]
+    pool = pools.create(2, hops_P=[2, 0])
+    kept = pools.from_arrays(pools.to_arrays(pool))
+    assert kept.hops_P.tolist() == [2, 0] and kept.family_P is None and pools.digest(kept) == pools.digest(pool)
+    assert pools.digest(pools.create(2)) != pools.digest(pool)

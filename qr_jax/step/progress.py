@@ -94,3 +94,9 @@ def families(queries: Sequence[Query]) -> np.ndarray:
     seen: dict[tuple, int] = {}
     names = [tuple(str(query.meta.get(name)) for name in ("dataset", "kind", "type", "hops")) for query in queries]
     return np.array([seen.setdefault(name, len(seen)) for name in names])
+
+
+def hops(queries: Sequence[Query]) -> np.ndarray:
+    """The hops of each query; 0 where its meta has none."""
+    said = [str(query.meta.get("hops")) for query in queries]
+    return np.array([int(text) if text.isdecimal() else 0 for text in said], np.int64)
