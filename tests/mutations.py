@@ -754,6 +754,30 @@ MUTATIONS = (
         ">= 1][:parallel]",
         "tests/test_traces.py::test_one_search_a_turn_keeps_the_order_in_which_titles_are_found",
     ),
+    Mutation(
+        "qr_jax/rewards/reseek.py",
+        "waiting.append(bool(answers.cover_match(text, query.answers)))",
+        "waiting.append(bool(text))",
+        "tests/test_search_rewards.py::test_reseek_pays_the_verdicts_by_hand",
+    ),
+    Mutation(
+        "qr_jax/rewards/ikea.py",
+        "np.where(right_G == 1, 1 + bonus",
+        "np.where(right_G == 0, 1 + bonus",
+        "tests/test_methods.py::test_an_expert_earns_more_than_who_answers_wrong_and_who_does_not_answer[ikea]",
+    ),
+    Mutation(
+        "qr_jax/recycling/search_gym.py",
+        "(outcome.step + 1 >= steps)",
+        "(outcome.step >= steps)",
+        "tests/test_curricula.py::test_search_gym_passes_over_the_simple_ones_and_from_its_second_stage_over_all",
+    ),
+    Mutation(
+        "qr_jax/learning/fill.py",
+        "max(places - groups, 0)",
+        "places",
+        "tests/test_fill.py::test_each_empty_place_repeats_a_group_by_chance",
+    ),
 )
 
 

@@ -1,5 +1,6 @@
 """The methods' example configs: each is right and traces, each takes two steps, and no loss or advantage lacks one."""
 
+import json
 import runpy
 from dataclasses import replace
 from pathlib import Path
@@ -9,14 +10,15 @@ import pytest
 from killed_run import tiny
 from test_learner import CFG, MODEL, groups
 
-from qr_jax import checks, config, metrics_writer, plugins
+from qr_jax import assemble, checks, config, metrics_writer, plugins, sft
 from qr_jax.config import use
 from qr_jax.interfaces import CONTRACTS
 from qr_jax.learning import learner
 from qr_jax.learning.pack import pack
 from qr_jax.overrides import override
 from qr_jax.parallel import mesh as meshes
-from qr_jax.records import Scores, grades
+from qr_jax.records import Scores, Turn, grades
+from qr_jax.step import grading
 from qr_jax.train import train
 
 FILE = runpy.run_path(str(Path(__file__).parents[1] / "configs" / "methods.py"))
@@ -78,6 +80,28 @@ def test_a_method_s_update_can_be_traced(name):
     assert metrics["loss"].shape == () and state.updates.shape == ()
 
 
+@pytest.fixture(scope="module")
+def small_world(tmp_path_factory):
+    """Settings of the data: 200 documents, and an expert's traces of their own world."""
+    world = {"documents": 200, "train": 40, "dev": 8, "traces": 20}
+    return {"world": world, "trace_worlds": 0, "world_path": str(tmp_path_factory.mktemp("worlds"))}
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if METHODS[name].reward.name != "exact_match"])
+def test_an_expert_earns_more_than_who_answers_wrong_and_who_does_not_answer(name, small_world):
+    """By the config's own environment, words and reward, as a step grades a group; all three have a grade."""
+    settings = METHODS[name]
+    settings = replace(settings, data=replace(settings.data, **small_world), sft=replace(settings.sft, limit=1))
+    (expert,) = sft.demonstrations(settings, assemble.agent(settings), assemble.searcher(settings), lambda line: None)
+    last = Turn("model", assemble.expert_turn(settings)("", (), "nobody"))
+    wrong = replace(expert, sample=1, turns=(*expert.turns[:-1], last), answer="nobody")
+    silent = replace(expert, sample=2, turns=expert.turns[:-1], answer=None, stop="turns")
+    reward = plugins.bind("reward", settings.reward)
+    graded = grading.grade(reward, settings.reward.name, 0, 0, expert.query, [expert, wrong, silent]).grades
+    assert graded.valid_QG.all() and graded.outcome_QG.tolist() == [[1, 0, 0]]
+    assert graded.reward_QG[0, 0] > graded.reward_QG[0, 1:].max()
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("quick_to_compile")
 @pytest.mark.parametrize("name", METHODS)
@@ -97,5 +121,9 @@ def test_a_method_takes_two_steps(name, tmp_path):
     rows = metrics_writer.read(tmp_path / "run")
     losses = [row["learner/loss"] for row in rows if row["learner/loss"] is not None]
     assert len(rows) == 2 and np.isfinite(losses).all()
-    assert losses or of_reward  # answers that never come are all alike
+    assert losses or of_reward  # answers that never come are all alike, so that only their grades are looked at
+    draws = [json.loads(line) for line in (tmp_path / "run" / "ledger.jsonl").read_text().splitlines()]
+    assert {draw["step"] for draw in draws} == {1, 2}
+    for draw in draws:  # a reward that fails makes faults, whose rewards are null
+        assert draw["valid"] == len(draw["rewards"]) >= base.pool.samples and np.isfinite(draw["rewards"]).all(), draw
     assert all(row["learner/skipped"] == 0 for row in rows)
