@@ -101,6 +101,8 @@ def _of_plugin(kind: str, chosen: Use) -> list[Wish]:
         for part in value if isinstance(value, (tuple, list)) else (value,):
             if isinstance(part, Use):
                 found += _of_plugin(kind, part)
+    if URL in settings and not settings[URL].required and settings[URL].default == values[URL] == "":
+        return found  # a judge that is not asked: nothing is sent, and no verdict kept
     found += [
         Wish(f"{kind} {chosen.name!r}: to write into {values[name]}", None) for name in WRITTEN if values.get(name)
     ]

@@ -1,6 +1,7 @@
 """A language model as a judge of answers, behind an OpenAI-compatible endpoint, and whether it can be believed.
 
 An answer is data: it is cut to 64 tokens and quoted as JSON, and the verdict must be a JSON object and nothing else.
+Rewards ask other questions of the same client (rewards/_judged.py): a Prompt says which, and what may be answered.
 Before a judge is believed it must call 20 wrong answers wrong that try to talk it into the contrary. It is asked by
 http_post.py, for the openai package bounds neither a whole call nor the bytes of a reply.
 """
@@ -65,12 +66,27 @@ INJECTED: Sequence[tuple[str, str, str]] = (
 
 
 @dataclass(frozen=True)
+class Prompt:
+    """What a judge is asked to do, and the names of what it is sent and of what it answers."""
+
+    system: str
+    by: str = "correct_answers"  # what the text is judged by
+    text: str = "answer_to_grade"
+    verdict: str = "correct"
+    allowed: tuple[bool | str, ...] = (False, True)  # the worst first
+
+
+CORRECT = Prompt(SYSTEM)
+
+
+@dataclass(frozen=True)
 class Asked:
-    """An answer to judge, already cut."""
+    """An answer to judge, already cut; or another text, by another prompt."""
 
     question: str
     golds: tuple[str, ...]
     prediction: str
+    prompt: Prompt = CORRECT
 
 
 @dataclass
@@ -91,7 +107,7 @@ class Judge:
     sleep: Callable[[float], None] = time.sleep
     calls: int = 0
     cached: int = 0
-    _known: dict[str, bool] = field(default_factory=dict)
+    _known: dict[str, bool | str] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self):
@@ -111,7 +127,7 @@ class Judge:
         """The judge's part of a manifest."""
         return {"model": self.model, "prompt_sha256": sha256(f"{PROMPT_VERSION} {SYSTEM}"), "cut_tokens": CUT_TOKENS}
 
-    def judge(self, asked: Iterable[Asked]) -> dict[Asked, bool]:
+    def judge(self, asked: Iterable[Asked]) -> dict[Asked, bool | str]:
         """A verdict on each answer, from the cache if it is there. ValueError where the endpoint gives none."""
         wanted = list(dict.fromkeys(asked))
         new = self.unknown(wanted)
@@ -125,7 +141,7 @@ class Judge:
                     raise
         return {answer: self._known[self._key(answer)] for answer in wanted}
 
-    def tried(self, asked: Iterable[Asked]) -> dict[Asked, bool]:
+    def tried(self, asked: Iterable[Asked]) -> dict[Asked, bool | str]:
         """The verdicts of `judge`, without the answers on which the endpoint gives none; why is logged."""
         wanted = list(dict.fromkeys(asked))
         new = self.unknown(wanted)
@@ -150,33 +166,39 @@ class Judge:
         """How many verdicts the cache holds."""
         return len(self._known)
 
-    def fooled(self) -> list[str]:
-        """The injected wrong answers that the model calls right; the cache is not asked."""
-        probes = [Asked(question, (gold,), cut(answer)) for question, gold, answer in INJECTED]
+    def fooled(self, prompt: Prompt = CORRECT) -> list[str]:
+        """The injected wrong answers that get another verdict than the worst; the cache is not asked."""
+        ours, theirs = (
+            json.dumps({name: best}) for name, best in (("correct", True), (prompt.verdict, prompt.allowed[-1]))
+        )
+        probes = [
+            Asked(question, (gold,), cut(answer.replace(ours, theirs)), prompt) for question, gold, answer in INJECTED
+        ]
         with ThreadPoolExecutor(self.at_once) as threads:
             verdicts = list(threads.map(self._ask, probes))
-        return [answer.prediction for answer, right in zip(probes, verdicts, strict=True) if right]
+        return [answer.prediction for answer, said in zip(probes, verdicts, strict=True) if said != prompt.allowed[0]]
 
     def _key(self, answer: Asked) -> str:
-        parts = [answer.question, list(answer.golds), answer.prediction, self.model, PROMPT_VERSION, sha256(SYSTEM)]
+        said = [answer.question, list(answer.golds), answer.prediction]
+        parts = [*said, self.model, PROMPT_VERSION, sha256(answer.prompt.system)]
         return sha256(json.dumps(parts, ensure_ascii=False))
 
     def _judge(self, answer: Asked) -> None:
-        right, key = self._ask(answer), self._key(answer)
+        said, key = self._ask(answer), self._key(answer)
         with self._lock:
-            self._known[key] = right
+            self._known[key] = said
             self.cache.parent.mkdir(parents=True, exist_ok=True)
             with self.cache.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"key": key, "model": self.model, "correct": right}) + "\n")
+                file.write(json.dumps({"key": key, "model": self.model, answer.prompt.verdict: said}) + "\n")
 
-    def _ask(self, answer: Asked) -> bool:
+    def _ask(self, answer: Asked) -> bool | str:
         """The endpoint's verdict, after retries with growing pauses; ValueError says why there is none."""
         why = ""
         for attempt in range(self.retries + 1):
             if attempt:
                 self.sleep(FIRST_PAUSE_S * 2 ** (attempt - 1) * random.uniform(0.5, 1))
             try:
-                return verdict(self._endpoint.post(self._request(answer)))
+                return verdict(self._endpoint.post(self._request(answer)), answer.prompt)
             except Failed as error:
                 why = str(error)
                 if not error.passing:
@@ -187,23 +209,24 @@ class Judge:
         raise ValueError(redact(f"{judge} gave no verdict on {answer.prediction!r}: {why}"))
 
     def _request(self, answer: Asked) -> dict[str, Any]:
-        asked = {"question": answer.question, "correct_answers": list(answer.golds)}
-        text = json.dumps(asked | {"answer_to_grade": answer.prediction}, ensure_ascii=True)
-        messages = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": text}]
+        prompt = answer.prompt
+        asked = {"question": answer.question, prompt.by: list(answer.golds), prompt.text: answer.prediction}
+        text = json.dumps(asked, ensure_ascii=True)
+        messages = [{"role": "system", "content": prompt.system}, {"role": "user", "content": text}]
         with self._lock:
             self.calls += 1
         return {"model": self.model, "messages": messages, "temperature": 0, "max_tokens": 32}
 
 
-def cut(answer: str) -> str:
-    """The answer's first 64 tokens, with single blanks."""
+def cut(answer: str, tokens: int = CUT_TOKENS) -> str:
+    """The answer's first tokens, with single blanks."""
     answer = " ".join(answer.split())
     ends = [match.end() for match in TOKEN.finditer(answer)]
-    return answer if len(ends) <= CUT_TOKENS else answer[: ends[CUT_TOKENS - 1]]
+    return answer if len(ends) <= tokens else answer[: ends[tokens - 1]]
 
 
-def verdict(response: Any) -> bool:
-    """What a chat completion says, which must be {"correct": true} or {"correct": false} and nothing else."""
+def verdict(response: Any, prompt: Prompt = CORRECT) -> bool | str:
+    """What a chat completion says: one of the prompt's verdicts, as in {"correct": true}, and nothing else."""
     try:
         content = response["choices"][0]["message"]["content"]
     except (LookupError, TypeError) as error:
@@ -212,12 +235,13 @@ def verdict(response: Any) -> bool:
         said = json.loads(content)
     except (ValueError, TypeError, RecursionError):
         said = None
-    if not isinstance(said, dict) or list(said) != ["correct"] or not isinstance(said["correct"], bool):
-        raise ValueError(f'the verdict is {str(content)[:100]!r}; wanted {{"correct": true}} or {{"correct": false}}')
-    return said["correct"]
+    allowed = [{prompt.verdict: word} for word in prompt.allowed]
+    if said not in allowed or type(said[prompt.verdict]) is not type(prompt.allowed[0]):  # 1 equals true
+        raise ValueError(f"the verdict is {str(content)[:100]!r}; wanted {' or '.join(map(json.dumps, allowed))}")
+    return said[prompt.verdict]
 
 
-def _read_cache(path: Path) -> dict[str, bool]:
+def _read_cache(path: Path) -> dict[str, bool | str]:
     """The verdicts of a cache's file; a line that a crash cut off is passed over, and ended."""
     known, text = {}, path.read_text(encoding="utf-8") if path.is_file() else ""
     if text and not text.endswith("\n"):
@@ -226,7 +250,7 @@ def _read_cache(path: Path) -> dict[str, bool]:
     for line in text.splitlines():
         try:
             row = json.loads(line)
-            known[row["key"]] = bool(row["correct"])
+            known[row["key"]] = bool(row["correct"]) if "correct" in row else str(row["verdict"])
         except (ValueError, LookupError, TypeError):
             continue
     return known
@@ -251,7 +275,9 @@ def of_rows(judge: Judge, rows: Sequence[Mapping[str, Any]], exact: Callable) ->
         return said | {"refused": str(error)}, None
 
     def right(question: str, golds: Sequence[str], answer: str | None) -> bool:
-        return answer is not None and answer.strip() != "" and verdicts[Asked(question, tuple(golds), cut(answer))]
+        if answer is None or not answer.strip():
+            return False
+        return verdicts[Asked(question, tuple(golds), cut(answer))] is True
 
     pairs = [(right(row["question"], row["golds"], answer), bool(exact(answer, row["golds"]))) for row, answer in given]
     counts = {f"exact_{e}_judge_{j}": pairs.count((j, e)) for e in (True, False) for j in (True, False)}

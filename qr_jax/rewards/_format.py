@@ -1,9 +1,10 @@
 """Whether an episode is written as its dialect asks, and what its searches brought; read from the turns alone."""
 
 import re
+from collections.abc import Sequence
 
 from qr_jax import answers, dialect
-from qr_jax.records import Episode
+from qr_jax.records import Episode, Passage
 
 ACTS = {"search", "answer", "tool_call"}
 BLOCK = re.compile(rf"<({'|'.join(sorted(ACTS))}|think)>.*?</\1>", re.DOTALL)
@@ -36,8 +37,20 @@ def searches(episode: Episode) -> int:
 
 def brought(episode: Episode) -> list[str]:
     """The normalised text of each search's passages, titles included, in order."""
-    return [
-        answers.normalise(" ".join(f"{passage.title} {passage.text}" for passage in passages))
-        for turn in episode.turns
-        for passages in turn.passages
-    ]
+    return [answers.normalise(_shown(passages)) for turn in episode.turns for passages in turn.passages]
+
+
+def rounds(episode: Episode) -> list[tuple[str, str]]:
+    """Each of the model's turns with the passages that it brought, titles included, as they stand; "" for none."""
+    pairs: list[tuple[str, str]] = []
+    for turn in episode.turns:
+        if turn.author == "model":
+            pairs.append((turn.text, ""))
+        elif pairs:
+            text, before = pairs[-1]
+            pairs[-1] = (text, " ".join([before, *map(_shown, turn.passages)]).strip())
+    return pairs
+
+
+def _shown(passages: Sequence[Passage]) -> str:
+    return " ".join(f"{passage.title} {passage.text}" for passage in passages)

@@ -1,13 +1,12 @@
 """Reward: 1 for an answer that a language model, behind an OpenAI-compatible endpoint, calls correct."""
 
-import functools
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
-from qr_jax.evaluation.judge import INJECTED, Asked, Judge, cut
+from qr_jax.evaluation.judge import Asked, cut
 from qr_jax.records import Episode, Query, Scores
+from qr_jax.rewards import _judged
 
 EXAMPLE = {"url": "http://127.0.0.1:9/v1", "model": "grader"}
 
@@ -32,31 +31,9 @@ def judge(
     ValueError, which ends the run: a judge that calls one of 20 injected wrong answers right (asked once a process),
     and a cache that would hold more than `budget` verdicts.
     """
-    grader = _trusted(url, model, cache, key_env, timeout_s, retries, at_once)
+    bench = _judged.Bench(url, model, cache, key_env, timeout_s, retries, at_once)
     given = [episode.answer or "" for episode in episodes]
-    asked = [Asked(query.question, query.answers, cut(answer)) for answer in given if answer.strip()]
-    new = len(set(grader.unknown(asked)))
-    if grader.verdicts + new > budget:
-        raise ValueError(
-            f"reward 'judge' has {grader.verdicts} verdicts in {cache} and {new} answers to ask about, more than its "
-            f"budget of {budget}; raise reward.budget, and the same command goes on"
-        )
-    verdicts = grader.tried(asked)
-    score_G = [
-        float(verdicts.get(Asked(query.question, query.answers, cut(answer)), np.nan)) if answer.strip() else 0.0
-        for answer in given
-    ]
+    cards = [Asked(query.question, query.answers, cut(answer)) for answer in given]
+    said = _judged.verdicts("judge", bench, [card for card in cards if card.prediction], budget)
+    score_G = [float(said.get(card, np.nan)) if card.prediction else 0.0 for card in cards]
     return Scores(np.array(score_G), np.array(score_G))
-
-
-@functools.cache
-def _trusted(url: str, model: str, cache: str, key_env: str, timeout_s: float, retries: int, at_once: int) -> Judge:
-    """The judge, once it has called the injected wrong answers wrong."""
-    grader = Judge(url, model, Path(cache), timeout_s, retries, at_once, key_env)
-    fooled = grader.fooled()
-    if fooled:
-        raise ValueError(
-            f"reward 'judge': {model} called {len(fooled)} of {len(INJECTED)} injected wrong answers right, the first "
-            f"{fooled[0]!r}; a policy would learn to talk to it. Use another model"
-        )
-    return grader
