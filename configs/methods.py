@@ -59,9 +59,13 @@ METHODS = {
     "deep_researcher": ["reward=deep_researcher"],
     "atom_searcher": ["reward=atom_searcher", "reward.steps=118"],  # of 128 rollouts: the screen's 15,000
     "info_reasoner": ["reward=info_reasoner"],
+    "search_gen_v": ["reward=search_gen_v"],
+    "o2_searcher": ["reward=o2_searcher", "reward.think=false"],
+    "ai_search_planner": ["reward=ai_search_planner"],  # with reward.process=0 the price of turns alone
+    "contributions": ["reward=contributions", "learner.advantage=cw_grpo"],
     "search_r1_format": ["reward=search_r1_format", "reward.think=false"],  # the world's experts write no thoughts
     # environments and retrievers
-    "ada_search": ["env=ada_search", *WORD_LEVEL],
+    "ada_search": ["env=ada_search", *WORD_LEVEL, "reward=ada_search"],
     "reseek": ["env=reseek", *WORD_LEVEL, "reward=reseek"],
     "noisy": ["retriever=noisy", "retriever.of=bm25", "retriever.done=0.5"],  # one search of six finds nothing of use
     # how many samples a query gets; a step costs unlike much, so evaluations are set for about ten in 15,000 rollouts

@@ -69,7 +69,8 @@ def test_every_plug_in_keeps_its_contract_when_it_is_called(kind, name, tmp_path
     contract = CONTRACTS[kind]
     try:
         plugin = bound(kind, name)
-        if kind == "reward" and "url" in plugins.signature(kind, name).settings:
+        url = plugins.signature(kind, name).settings.get("url")
+        if kind == "reward" and url and url.required:
             pytest.skip("it asks a server; its own tests have one")
         if not contract.by_name:
             result = plugin(*DATA[kind])

@@ -13,16 +13,21 @@ from qr_jax.config import Config, use
 from qr_jax.evaluation.judge import INJECTED
 from qr_jax.interfaces import CONTRACTS
 from qr_jax.records import Episode, Passage, Query, Turn, grades
-from qr_jax.rewards import judge as judge_file
+from qr_jax.rewards import _judged
 from qr_jax.rewards._format import well_formed
+from qr_jax.rewards.ada_search import ada_search
+from qr_jax.rewards.ai_search_planner import ai_search_planner
 from qr_jax.rewards.atom_searcher import atom_searcher
 from qr_jax.rewards.carr import carr
+from qr_jax.rewards.contributions import contributions
 from qr_jax.rewards.deep_researcher import deep_researcher
 from qr_jax.rewards.exact_match import exact_match
 from qr_jax.rewards.ikea import ikea
 from qr_jax.rewards.info_reasoner import info_reasoner
 from qr_jax.rewards.judge import judge
+from qr_jax.rewards.o2_searcher import o2_searcher
 from qr_jax.rewards.reseek import reseek
+from qr_jax.rewards.search_gen_v import NUGGET, search_gen_v
 from qr_jax.rewards.search_r1_format import search_r1_format
 from qr_jax.verdict import verdicts
 
@@ -157,12 +162,83 @@ def test_info_reasoner_pays_for_passages_that_tell_of_the_answer():
     assert scores.outcome_G.tolist() == [1, 1, 0, 1, 0]
 
 
+def test_ai_search_planner_pays_for_answers_and_new_queries_and_charges_for_turns():
+    """Turns and share of new queries: 3 and 1, 3 and 1/2, 1 and 1 (no query), 2 and 1."""
+    group = [
+        episode("Tacoma", ("dune", DUNE), ("frank herbert", FRANK)),
+        episode("Tacoma", ("Dune", DUNE), ("the dune", DUNE)),
+        episode("Oslo"),
+        episode(None, ("dune", DUNE), ("frank herbert", FRANK)),
+    ]
+    scores = ai_search_planner(QUERY, group)
+    np.testing.assert_allclose(scores.score_G, [1 + 0.1 - 0.15, 1 + 0.05 - 0.15, 0.1 - 0.05, 0.1 - 0.1], atol=1e-12)
+    assert scores.outcome_G.tolist() == [1, 1, 0, 0]
+    np.testing.assert_allclose(ai_search_planner(QUERY, group, process=0, cost=0.1).score_G, [0.7, 0.7, -0.1, -0.2])
+    assert ai_search_planner(QUERY, group, process=0, cost=0).score_G.tolist() == exact_match(QUERY, group).tolist()
+    with pytest.raises(ValueError, match=r"cost=-1.*wanted 0 or more"):
+        ai_search_planner(QUERY, group, cost=-1)
+
+
+def test_o2_searcher_counts_acts_without_thoughts_and_acts_beside_acts():
+    def turns(*texts):
+        return replace(episode("Tacoma"), turns=tuple(Turn("model", text) for text in texts))
+
+    twice, last = "<think>a</think> <search>b</search> <search>c</search>", "<think>d</think><answer>Tacoma</answer>"
+    group = [
+        turns(twice, last),  # .1 for the second search
+        turns("<search>b</search>", "<answer>Tacoma</answer>"),  # .5 twice
+        turns("a </think> <search>b</search>", last),  # the template opened the thought
+        turns("<think>a</think>", "well", last),  # no acts, nothing
+        replace(turns(twice), answer=None),
+    ]
+    np.testing.assert_allclose(o2_searcher(QUERY, group).score_G, [0.95, 0.5, 1, 1, -0.05])
+    np.testing.assert_allclose(o2_searcher(QUERY, group, think=False).score_G, [0.95, 1, 1, 1, -0.05])
+    assert o2_searcher(QUERY, group, weight=0).score_G.tolist() == exact_match(QUERY, group).tolist() == [1, 1, 1, 1, 0]
+    with pytest.raises(ValueError, match="weight=-1"):
+        o2_searcher(QUERY, group, weight=-1)
+
+
+def test_search_gen_v_is_the_weighted_mean_of_support_in_full_in_part_and_not():
+    york = replace(QUERY, answers=("New York", "the Big Apple"))
+    group = [episode(answer) for answer in ("In New York", "York", "big apple", "Oslo", None)]
+    scores = search_gen_v(york, group)
+    assert scores.score_G.tolist() == [1, 0.5, 1, 0, 0] and scores.outcome_G.tolist() == [0, 0, 1, 0, 0]
+    group = [
+        episode("Tacoma", ("dune", DUNE), ("frank herbert", FRANK)),  # all three rubrics
+        episode("Tacoma", ("frank who", DUNE)),  # the answer, and half of Frank Herbert
+        episode("Oslo", ("dune", DUNE), ("frank herbert", FRANK)),
+    ]
+    np.testing.assert_allclose(search_gen_v(QUERY, group, chain=0.5).score_G, [1, (1 + 0.5 * 0.5) / 2, 0.5])
+    np.testing.assert_allclose(search_gen_v(QUERY, group, chain=1.0).score_G, [1, 1.5 / 3, 2 / 3])
+    with pytest.raises(ValueError, match="chain=-1"):
+        search_gen_v(QUERY, group, chain=-1)
+
+
+def test_ada_search_pays_for_the_decision_that_the_group_s_own_knowledge_asks_for():
+    """Without a search one of two is right: the policy knows where half is enough, and not where it is not."""
+    group = [episode("Tacoma"), episode("Oslo"), episode("Tacoma", ("x", FRANK)), episode("Oslo", ("x", DUNE))]
+    group.append(episode(None))
+    assert ada_search(QUERY, group).score_G.tolist() == [1.5, 0.5, 1, 0, 0]
+    assert ada_search(QUERY, group, knows=0.6).score_G.tolist() == [1, 0, 1.5, 0.5, 0]
+    assert ada_search(QUERY, group[2:]).score_G.tolist() == [1, 0, 0]  # nobody answered at once: nothing is known
+    assert ada_search(QUERY, group, weight=0).score_G.tolist() == exact_match(QUERY, group).tolist()
+    with pytest.raises(ValueError, match="knows=0"):
+        ada_search(QUERY, group, knows=0)
+
+
+def test_contributions_are_turns_whose_search_was_the_first_to_bring_a_name():
+    group = [episode("Tacoma", ("a", DUNE), ("b", DUNE), ("c", OTHER), ("d", FRANK)), episode("Oslo")]
+    scores = contributions(QUERY, group)
+    assert scores.score_G.tolist() == scores.outcome_G.tolist() == [1, 0]
+    assert scores.turn_GT == [[1, 0, 0, 1, 0], [0]]
+
+
 # --- the judge
 
 
 @pytest.fixture(autouse=True)
 def no_judge_is_trusted_yet():
-    judge_file._trusted.cache_clear()
+    _judged.trusted.cache_clear()
 
 
 def test_the_judge_s_verdicts_are_kept_and_what_is_no_answer_is_wrong_unasked(tmp_path):
@@ -207,7 +283,7 @@ def test_the_budget_counts_verdicts_over_all_starts_and_ends_the_run_in_words(tm
     with serving() as (url, seen):
         plan = {"url": url, "model": "grader-1", "cache": cache, "budget": 2}
         judge(QUERY, [episode("Oslo"), episode("Tacoma")], **plan)
-        judge_file._trusted.cache_clear()  # as another start would
+        _judged.trusted.cache_clear()  # as another start would
         assert judge(QUERY, [episode("Oslo")], **plan).score_G.tolist() == [0]
         with pytest.raises(ValueError, match=r"has 2 verdicts in .* and 1 answers .* budget of 2; raise reward.budget"):
             judge(QUERY, [episode("Bergen")], **plan)
@@ -223,10 +299,10 @@ def test_five_hundred_answers_cost_one_call_for_each_that_is_new(tmp_path):
         plan = {"url": url, "model": "grader-1", "cache": cache}
         score_G = np.concatenate([judge(query, group, **plan).score_G for query in queries])
         assert score_G.reshape(100, 5).tolist() == [[1, 1, 1, 0, 0]] * 100 and len(seen) == len(INJECTED) + 400
-        judge_file._trusted.cache_clear()
+        _judged.trusted.cache_clear()
         again_G = np.concatenate([judge(query, group, **plan).score_G for query in queries])
         assert again_G.tolist() == score_G.tolist() and len(seen) == 2 * len(INJECTED) + 400
-        judge_file._trusted.cache_clear()
+        _judged.trusted.cache_clear()
         with pytest.raises(ValueError, match="400 verdicts in .* and 1 answers .* budget of 400"):
             judge(QUERY, [episode("Bergen")], **plan, budget=400)
 
@@ -270,3 +346,125 @@ def test_which_rewards_make_signal_of_a_group_that_is_all_right_or_all_wrong(rew
         outcome_G = exact_match(QUERY, group) if scores.outcome_G is None else scores.outcome_G
         graded = grades(scores.score_G[None], np.ones((1, len(group))), outcome_G[None])
         assert verdicts(graded).tolist() == [verdict] and verdicts(graded, "outcome").tolist() == [kind]
+
+
+# --- the other rewards that may ask a judge, each told its verdict by words in the text
+
+
+def saying(word_of, down=""):
+    """A server that answers with the word that `word_of` finds for (what the text is judged by, the text)."""
+
+    def reply(data, count):
+        _, by, text = data.values()
+        return (503, "down") if down and down in text else completion(json.dumps({"verdict": word_of(by, text)}))
+
+    return serving(reply)
+
+
+def at(url, folder, **more):
+    return {"url": url, "model": "grader-1", "cache": str(folder / "verdicts.jsonl"), **more}
+
+
+def test_search_gen_v_by_a_judge_and_an_outage_is_a_fault(tmp_path):
+    def word(facts, text):
+        return "support" if text in facts else "partial_support" if any(f in text for f in facts) else "not_support"
+
+    group = [episode(answer) for answer in ("Tacoma", "Tacoma or Oslo", "Oslo", None, "Tacoma")]
+    with saying(word, down="Lima") as (url, seen):
+        scores = search_gen_v(QUERY, group, **at(url, tmp_path))
+        assert scores.score_G.tolist() == [1, 0.5, 0, 0, 1] and scores.outcome_G.tolist() == [1, 0, 0, 0, 1]
+        assert len(seen) == len(INJECTED) + 3 and "grader-1" not in str(seen[-1]["messages"])
+        with pytest.raises(ValueError, match=r"'search_gen_v' has 3 verdicts in .* and 1 answers .* budget of 3"):
+            search_gen_v(QUERY, [episode("Bergen")], **at(url, tmp_path, budget=3))
+        _judged.trusted.cache_clear()  # as another start would
+        assert search_gen_v(QUERY, group, **at(url, tmp_path)).score_G.tolist() == [1, 0.5, 0, 0, 1]
+        assert len(seen) == 2 * len(INJECTED) + 3
+        bench = _judged.Bench(url, "grader-1", str(tmp_path / "verdicts.jsonl"), retries=0)
+        cards = [(QUERY.question, QUERY.answers, text) for text in ("Tacoma", "Lima", "Quito", "")]
+        said = _judged.graded("search_gen_v", NUGGET, bench, cards, 100)
+    np.testing.assert_array_equal(said, [1, np.nan, 0, 0])
+
+
+def test_carr_s_judge_says_which_names_the_passages_link_and_is_asked_of_right_episodes_alone(tmp_path):
+    whole = episode("Tacoma", ("dune", DUNE), ("frank herbert", FRANK))
+    half, broken = episode("Tacoma", ("frank herbert", FRANK)), episode("Tacoma", ("dune", DUNE))
+    wrong = episode("Oslo", ("dune", DUNE), ("frank herbert", FRANK))
+
+    def word(names, text):
+        return "supported" if all(name in text for name in names) else "not supported"
+
+    with saying(word) as (url, seen):
+        scores = carr(QUERY, [whole, half, broken, wrong], **at(url, tmp_path))
+    np.testing.assert_allclose(scores.score_G, [1, 0.7 + 0.3 / 2, 0.7, 0])
+    asked = [json.loads(one["messages"][1]["content"])["names"] for one in seen[len(INJECTED) :]]
+    assert sorted(asked) == [["Dune", "Frank Herbert"]] * 2 + [["Frank Herbert", "Tacoma"]] * 2
+
+
+def test_carr_without_a_verdict_is_a_fault_of_that_episode_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(_judged, "graded", lambda *given: [np.nan, 1.0, 0.0, 1.0, np.nan, 0.0])
+    half = episode("Tacoma", ("frank herbert", FRANK))
+    scores = carr(QUERY, [half] * 3, **at("http://127.0.0.1:9/v1", tmp_path))
+    np.testing.assert_allclose(scores.score_G, [np.nan, 1, 0.7])  # the last one's chain had ended before
+
+
+def test_atom_searcher_s_judge_grades_each_turn_while_it_weighs_something(tmp_path):
+    """The turns bring Frank Herbert (1/2), Tacoma (1), and the answer names Tacoma (1): 5/6."""
+
+    def word(golds, text):
+        return "yes" if "Tacoma" in text else "partly" if "Frank" in text else "no"
+
+    searched = ("a", DUNE), ("b", FRANK)
+    with saying(word) as (url, seen):
+        group = [episode("Tacoma", *searched), episode(None, *searched)]
+        scores = atom_searcher(QUERY, group, steps=100, **at(url, tmp_path))
+        np.testing.assert_allclose(scores.score_G, [0.5 * 5 / 6 + 0.5, -1])
+        assert len(seen) == len(INJECTED) + 3
+        late = atom_searcher(QUERY, [episode("Tacoma city", *searched, step=100)], steps=100, **at(url, tmp_path))
+        np.testing.assert_allclose(late.score_G, [2 / 3])
+        assert len(seen) == len(INJECTED) + 3
+
+
+def test_contributions_by_a_judge_want_useful_passages_and_a_right_turn(tmp_path):
+    def word(golds, text):
+        return "yes" if "Tacoma" in text or "born" in text else "no"
+
+    with saying(word) as (url, _):
+        group = [episode("Oslo", ("x", FRANK), ("born where", FRANK), ("born", DUNE))]
+        scores = contributions(QUERY, group, **at(url, tmp_path))
+    assert scores.turn_GT == [[0, 1, 0, 0]] and scores.score_G.tolist() == [0]
+
+
+def test_ai_search_planner_s_judge_says_how_rational_the_search_was(tmp_path):
+    def word(golds, text):
+        return "yes" if "Tacoma" in text else "partly" if "Dune" in text else "no"
+
+    with saying(word) as (url, seen):
+        group = [episode("Oslo", ("x", FRANK)), episode("Oslo", ("x", DUNE)), episode("Oslo")]
+        scores = ai_search_planner(QUERY, group, process=0.4, cost=0.1, **at(url, tmp_path))
+        np.testing.assert_allclose(scores.score_G, [0.4 - 0.2, 0.2 - 0.2, -0.1], atol=1e-12)
+        count = len(seen)
+        ai_search_planner(QUERY, group, process=0.0, **at(url, tmp_path))
+        assert len(seen) == count
+
+
+def test_a_judge_that_is_fooled_or_has_no_model_refuses_every_reward(tmp_path):
+    asks = {"carr": carr, "search_gen_v": search_gen_v, "contributions": contributions}
+    asks |= {"ai_search_planner": ai_search_planner, "atom_searcher": partial(atom_searcher, steps=9)}
+    group = [episode("Tacoma", ("dune", DUNE))]
+    best = {"carr": "supported", "search_gen_v": "support"}
+    for name, reward in asks.items():
+        with saying(lambda by, text, name=name: best.get(name, "yes")) as (url, _):
+            with pytest.raises(ValueError, match=f"'{name}': grader-1 called 20 of 20 injected wrong answers right"):
+                reward(QUERY, group, **at(url, tmp_path))
+            with pytest.raises(ValueError, match=f"'{name}' has the judge's url .* and no model"):
+                reward(QUERY, group, **at(url, tmp_path) | {"model": ""})
+
+
+@pytest.mark.parametrize("name", ["carr", "search_gen_v", "contributions", "ai_search_planner", "atom_searcher"])
+def test_without_a_url_nothing_is_asked_of_the_user_and_with_one_its_host_secret_and_file(name):
+    chosen = use(name, **({"steps": 9} if name == "atom_searcher" else {}))
+    assert trust.wishes(replace(Config(), reward=chosen)) == []
+    chosen = use(name, **chosen.settings, url="https://evil.example/v1", model="m", key_env="HF_TOKEN")
+    wishes = trust.wishes(replace(Config(), reward=chosen))
+    assert {wish.option for wish in wishes} == {None, "--allow-host evil.example"}
+    assert any("evil.example, with the secret in HF_TOKEN" in wish.text for wish in wishes)
