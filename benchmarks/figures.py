@@ -1,4 +1,4 @@
-"""The pages' tables of speeds, plans, recall and methods, made from benchmarks/results: no figure is typed in by hand.
+"""The pages' tables, made from benchmarks/results: no figure is typed in by hand.
 
 python -m benchmarks.figures            # prints them
 python -m benchmarks.figures --write    # puts each between its marks in its page of docs/
@@ -11,11 +11,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import interleave, methods
+from benchmarks import interleave, methods, stand_ins
 from benchmarks.tables import markdown
 
 MARKS = "<!-- {}: python -m benchmarks.figures --write -->\n", "<!-- end of {} -->"
-PAGES = {"figures": "speed.md", "plans": "planning.md", "recall": "retrieval.md", "methods": "measurements.md"}
+PAGES = {"figures": "speed.md", "plans": "planning.md", "recall": "retrieval.md"}
+PAGES |= {"methods": "measurements.md", "stand_ins": "measurements.md"}
 GIB = 2**30
 
 
@@ -188,6 +189,7 @@ def share(value: float) -> str:
 
 
 TABLES = {"figures": speeds, "plans": plans, "recall": recalls, "methods": methods.tables}
+TABLES["stand_ins"] = lambda: stand_ins.table(result("stand_ins"))
 
 if __name__ == "__main__":
     main(sys.argv[1:])

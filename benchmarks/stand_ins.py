@@ -3,15 +3,20 @@
     python -m benchmarks.stand_ins RUN                  # a run of the quickstart: its questions are those of a world
 
 A row a reward: the share of episodes whose score is not their exact match, and of groups that bear signal by either.
+It writes benchmarks/results/stand_ins.json (or into --results).
 """
 
+import argparse
 import json
-import sys
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from benchmarks import interleave
+from benchmarks.tables import markdown
 from qr_jax import plugins
 from qr_jax.queries.world.generate import build, settings_from
 from qr_jax.records import Episode, Passage, Query, Turn
@@ -22,7 +27,9 @@ from qr_jax.settings import use
 REWARDS = (
     use("f1"), use("cover_match"),
     use("search_r1_format", think=False), use("ikea"), use("deep_researcher"), use("e_grpo"), use("carr"),
-    use("info_reasoner"), use("atom_searcher", steps=100),
+    use("info_reasoner"), use("atom_searcher", steps=100), use("search_gen_v"),
+    use("search_gen_v", chain=0.5), use("o2_searcher", think=False),
+    use("ai_search_planner"), use("ada_search"),
 )  # fmt: skip
 
 
@@ -50,18 +57,44 @@ def _episode(query: Query, row: dict, step: int) -> Episode:
     return Episode(query, row["sample"], step, none, none, none, said, turns, row["answer"], row["stop"], not fault)
 
 
-def main(folder: Path) -> None:
-    whole = list(groups(folder))
+def measure(whole: Sequence[tuple[Query, Sequence[Episode]]]) -> dict[str, Any]:
+    """Of groups of episodes: how many there are, and by reward the shares above."""
     exact = [exact_match(query, episodes) for query, episodes in whole]
-    signal = np.mean([score_G.max() > score_G.min() for score_G in exact])
-    print(f"{sum(map(len, exact))} episodes of {len(exact)} groups, of which {signal:.3f} bear signal by exact match")
+    rewards = {}
     for chosen in REWARDS:
         reward = plugins.bind("reward", chosen)
         scores = [reward(query, episodes).score_G for query, episodes in whole]
-        differs = np.mean(np.concatenate(scores) != np.concatenate(exact))
-        signal = np.mean([score_G.max() > score_G.min() for score_G in scores])
-        print(f"{chosen.name:18} differs on {differs:.3f} of the episodes; {signal:.3f} of the groups bear signal")
+        differs = np.concatenate(scores) != np.concatenate(exact)
+        name = " ".join([chosen.name, *(f"{key}={value}" for key, value in chosen.settings.items())])
+        rewards[name] = {"differs": float(differs.mean()), "signal": _signal(scores)}
+    steps = len({episode.step for _, episodes in whole for episode in episodes})
+    counts = {"steps": steps, "episodes": sum(map(len, exact)), "groups": len(exact)}
+    return {**counts, "exact_match": _signal(exact), "rewards": rewards}
+
+
+def _signal(scores: Sequence[np.ndarray]) -> float:
+    """The share of groups whose scores are not all equal."""
+    return float(np.mean([score_G.max() > score_G.min() for score_G in scores]))
+
+
+def table(found: dict[str, Any]) -> str:
+    """In Markdown, the reward that differs most first."""
+    counts = f"{found['episodes']:,} episodes, {found['groups']:,} groups, {found['steps']} steps"
+    head = (counts, "episodes whose score is not exact match", "groups that bear signal")
+    rows = [(name, f"{one['differs']:.3f}", f"{one['signal']:.3f}") for name, one in found["rewards"].items()]
+    rows.sort(key=lambda row: row[1], reverse=True)
+    return markdown([head, *rows, ("exact_match", "", f"{found['exact_match']:.3f}")])
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="the folder of a run that kept its episodes")
+    parser.add_argument("--results", type=Path, default=None, help="folder for the JSON (benchmarks/results)")
+    options = parser.parse_args(words)
+    found = measure(list(groups(options.run)))
+    interleave.results("stand_ins", found, (), folder=options.results)
+    print(table(found), end="")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main()

@@ -59,7 +59,7 @@ METHODS = {
     "deep_researcher": ["reward=deep_researcher"],
     "atom_searcher": ["reward=atom_searcher", "reward.steps=118"],  # of 128 rollouts: the screen's 15,000
     "info_reasoner": ["reward=info_reasoner"],
-    "search_gen_v": ["reward=search_gen_v"],
+    "search_gen_v": ["reward=search_gen_v", "reward.chain=0.5"],  # the world's answers are one word: all or nothing
     "o2_searcher": ["reward=o2_searcher", "reward.think=false"],
     "ai_search_planner": ["reward=ai_search_planner"],  # with reward.process=0 the price of turns alone
     "contributions": ["reward=contributions", "learner.advantage=cw_grpo"],

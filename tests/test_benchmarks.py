@@ -23,13 +23,14 @@ from benchmarks import (  # noqa: E402
     recycling_map,
     retrieval,
     rollout,
+    stand_ins,
     study,
     tpu,
 )
 from benchmarks.peers import episodes, load  # noqa: E402
 from qr_jax import config  # noqa: E402
 from qr_jax.config import Guards  # noqa: E402
-from qr_jax.records import Passage, Query  # noqa: E402
+from qr_jax.records import Episode, Passage, Query, Turn  # noqa: E402
 from qr_jax.studies import oracle, pass_rates  # noqa: E402
 
 WORKER = """
@@ -238,6 +239,28 @@ def test_the_screen_runs_what_the_example_configs_are():
         )
         assert settings.train.max_rollouts == 15000 and settings.pool.queries * settings.pool.samples == study.ROLLOUTS
         assert (settings.learner, settings.pool, settings.reward) == (example.learner, example.pool, example.reward)
+
+
+def test_how_often_stand_ins_differ_from_exact_match_by_hand():
+    """A right answer at once, and one that is half right after a search: they differ by f1, as cover match, by ikea."""
+    query, none = Query("q", "Where is A?", ("Oslo",), ("A",)), np.zeros(0)
+    at_once = (Turn("model", "<answer> Oslo </answer>"),)
+    searched = (Turn("model", "<search> x </search>"), Turn("env", "", ("x",), ((Passage("1", "B", "C"),),)))
+    group = [
+        Episode(query, 0, 0, none, none, none, np.arange(1), at_once, "Oslo", "answered", True),
+        Episode(query, 1, 0, none, none, none, np.arange(2), (*searched, at_once[0]), "in Oslo", "answered", True),
+    ]
+    found = stand_ins.measure([(query, group), (query, group[:1])])
+    assert (found["episodes"], found["groups"], found["exact_match"]) == (3, 2, 0.5)
+    shares = {name: (one["differs"], one["signal"]) for name, one in found["rewards"].items()}
+    assert shares["f1"] == (1 / 3, 0.5) and shares["cover_match"] == (1 / 3, 0) and shares["carr"] == (2 / 3, 0.5)
+    assert shares["ikea"] == (1, 0.5) and shares["o2_searcher think=False"] == (0, 0.5)
+    lines = stand_ins.table(found).splitlines()
+    assert (
+        lines[0]
+        == "| 3 episodes, 2 groups, 1 steps | episodes whose score is not exact match | groups that bear signal |"
+    )
+    assert lines[-1] == "| exact_match |  | 0.500 |" and "| f1 | 0.333 | 0.500 |" in lines
 
 
 def methods_of():
