@@ -88,8 +88,9 @@ def create(size: int, family_P: Any = None, hops_P: Any = None) -> Pool:
         raise ValueError(f"a pool needs at least 1 query, found {size}")
     columns: dict[str, Any] = {name: np.zeros(size, dtype) for name, dtype in ARRAYS.items()}
     columns |= {"weight_P": np.ones(size), "last_successes_P": np.full(size, -1), "last_step_P": np.full(size, -1)}
-    kinds = dict(zip(KINDS, (family_P, hops_P), strict=True))
-    return Pool(**columns, **{name: None if value is None else np.asarray(value) for name, value in kinds.items()})
+    given = {"family_P": family_P, "hops_P": hops_P}
+    columns |= {name: None if value is None else np.asarray(value) for name, value in given.items()}
+    return Pool(**columns)
 
 
 def draw(
@@ -206,9 +207,9 @@ def from_arrays(arrays: Mapping[str, Any]) -> Pool:
     unknown = set(plain) - {*ARRAYS, "epoch", *KINDS}
     if missing or unknown:
         raise ValueError(f"not a pool of this version: missing {sorted(missing)}, unknown {sorted(unknown)}")
-    columns = {name: plain[name] for name in ARRAYS}
+    columns: dict[str, Any] = {name: plain[name] for name in ARRAYS} | {name: plain.get(name) for name in KINDS}
     epoch = int(np.asarray(plain["epoch"]).reshape(()))
-    return Pool(**columns, epoch=epoch, memory=memory, **{name: plain.get(name) for name in KINDS})
+    return Pool(**columns, epoch=epoch, memory=memory)
 
 
 def digest(pool: Pool) -> str:

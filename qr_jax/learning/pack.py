@@ -162,10 +162,10 @@ def _pad_grades(episodes_by_group, grades: Grades, queries: int, samples: int) -
 
 
 def _turns(episodes_by_group, grades: Grades) -> np.ndarray:
-    turns_QG = np.zeros(grades.valid_QG.shape, np.int32)
-    for q, group in enumerate(episodes_by_group):
-        turns_QG[q, : len(group)] = [episode.model_turns for episode in group][: turns_QG.shape[1]]
-    return np.where(grades.valid_QG, turns_QG, 0)
+    turns_QG = np.zeros_like(grades.valid_QG, np.int32)
+    for q, g in zip(*np.nonzero(grades.valid_QG), strict=True):
+        turns_QG[q, g] = episodes_by_group[q][g].model_turns
+    return turns_QG
 
 
 def _trained(episodes_by_group, grades: Grades, drop_loss, samples: int, row_tokens: int) -> list[_Item]:
