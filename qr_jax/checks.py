@@ -218,8 +218,13 @@ def _sources(config: Config) -> Iterator[str]:
             f"data.train is files, but data.traces is still 'world' and sft.steps={config.sft.steps}; set data.traces "
             "to a file of traces or to 'supporting' (made from gold titles), or set sft.steps=0"
         )
-    trained = _files_of(data.train)
-    if data.split == "given" and trained and trained == _files_of(data.eval):
+    trained, asked = _files_of(data.train), _files_of(data.eval)
+    if data.split == "sha256" and trained and asked and not trained & asked:
+        yield (
+            "data.split=sha256 deals the questions of the same files to training and evaluation, and data.train and "
+            "data.eval share none: of each a part would be left out; set data.split=given"
+        )
+    if data.split == "given" and trained and trained == asked:
         yield (
             f"data.train and data.eval are the same files ({data.train}), so evaluation would ask what was trained on; "
             "use data.split=sha256 or other files"

@@ -1,6 +1,7 @@
 """qr-jax <command>: reads and checks the command line before a device is touched, and calls the file that does it."""
 
 import argparse
+import dataclasses
 import difflib
 import importlib.metadata
 import logging
@@ -15,6 +16,7 @@ from qr_jax import mistakes, terminal
 from qr_jax.commands import completion, data, doctor, eval, pods, runs, settings, studies, synth, train
 from qr_jax.settings import nearest
 
+OTHER_COMMANDS = {"resume": "; `qr-jax train RUN/config.json`, or the command that began the run, goes on with it"}
 # They say by themselves what goes on, or wait for others: a line that counts their seconds says nothing.
 OWN_WORDS = ("quickstart", "train", "sft", "view", "serve-retriever", "chat")
 
@@ -27,7 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = make_parser()
     commands: Mapping[str, argparse.ArgumentParser] = parser.get_default("commands")
     if words and not words[0].startswith("-") and words[0] not in commands:
-        return _fail(f"there is no command {words[0]!r}{nearest(words[0], commands)}")
+        other = OTHER_COMMANDS.get(words[0]) or nearest(words[0], commands)
+        return _fail(f"there is no command {words[0]!r}{other}")
     overrides: list[str] = []
     try:
         if words and words[0] in commands and commands[words[0]].get_default("takes_settings"):
@@ -156,7 +159,25 @@ def take_overrides(words: Sequence[str], command: argparse.ArgumentParser) -> tu
             overrides.append(word)
         else:
             own.append(word)
+    _refuse_blanks(own)
     return own, overrides
+
+
+def _refuse_blanks(own: Sequence[str]) -> None:
+    """ValueError for `name = value`, `name =value` and `name value`, where `name` is a section's setting."""
+    for word in own:
+        if word.startswith("="):
+            raise ValueError(f"{word!r} stands alone; wanted setting=value without blanks")
+        if re.fullmatch(r"[a-z_]+(\.[a-z_]+)+", word) and not os.path.exists(word) and _is_section(word):
+            raise ValueError(f"{word!r} has no value; wanted {word}=VALUE without blanks")
+
+
+def _is_section(word: str) -> bool:
+    """Whether what stands before the first dot is a section of the config."""
+    from qr_jax.config import Config
+
+    named = {field.name: field.type for field in dataclasses.fields(Config)}
+    return dataclasses.is_dataclass(named.get(word.partition(".")[0]))
 
 
 if __name__ == "__main__":

@@ -262,8 +262,10 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     if path.parts[:1] == ("configs",) and not path.is_file() and (PACKAGE / path).is_file():
         path = PACKAGE / path
     if not path.is_file():
-        close = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.py")], n=1)
-        raise ValueError(f"there is no config {path}" + (f"; did you mean {path.parent / close[0]}?" if close else ""))
+        known = [one for folder in {path.parent, Path("configs")} for one in sorted(folder.glob("*.py"))]
+        close = difflib.get_close_matches(path.stem, [one.stem for one in known], n=1)
+        meant = next((f"; did you mean {one}?" for one in known if [one.stem] == close), "")
+        raise ValueError(f"there is no config {path}{meant}")
     if path.suffix == ".json":
         try:
             read = json.loads(path.read_text(encoding="utf-8"))

@@ -25,6 +25,8 @@ def tell(parts: Parts, progress: Progress, after: Evaluation) -> None:
     run.say("; ".join([f"exact match {', '.join(scores)} {about}", *evaluate.faults(after)]))
     if before:
         run.say(where_it_rose(before, after))
+    if progress.rollouts and not progress.pool.accepted_P.any() and not run.settings.learner.keep_dead:
+        run.say("no update was made: no group bore signal, for the rewards of each were all equal")
     if progress.rollouts:
         run.say(f"report: {_report(run)}")
     name = gained(before, after) if before else None

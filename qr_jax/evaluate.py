@@ -159,18 +159,13 @@ def faults(figures: Mapping[str, Any]) -> list[str]:
     return [said + (": INCOMPLETE, is the retriever up?" if figures["incomplete"] else "")]
 
 
-def _with_se(figures: Mapping[str, Any], name: str) -> str:
-    value, error = figures.get(name), figures.get(f"{name}_se")
-    return "-" if value is None else f"{value:.3f}" + (f" +- {error:.3f}" if error is not None else "")
-
-
 def format_table(figures: Mapping[str, Any]) -> str:
     """An evaluation as a table: all questions, then each group of them."""
     faulty = ("faults",) if figures["faults"] else ()
 
     def cells(name: str, row: Mapping[str, Any]) -> tuple[str, ...]:
         counts = (str(row["questions"]), *(str(row[column]) for column in faulty))
-        return (name, *counts, *(_with_se(row, score) for score in SCORES))
+        return (name, *counts, *(interval(row, score) for score in SCORES))
 
     rows = [("", "questions", *faulty, *SCORES), cells("all", figures)]
     for group in GROUPS:
@@ -183,6 +178,7 @@ def format_table(figures: Mapping[str, Any]) -> str:
     stops = ", ".join(f"{stop} {count}" for stop, count in figures["stops"].items())
     means = f"searches a question {figures['searches_per_question']:.2f}, tokens {figures['tokens_per_question']:.1f}"
     lines.append(f"{means}, well-formed turns {figures['well_formed_turn_share']:.3f}, endings: {stops}")
+    lines.append("+-: the 95 % interval over questions")
     return "\n".join([*lines, *faults(figures)])
 
 

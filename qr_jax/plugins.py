@@ -67,7 +67,7 @@ def find(kind: str, name: str, *, allow_plugins: Sequence[str] | None = None) ->
         plugin = getattr(importlib.import_module(module), function, None)
     except ModuleNotFoundError as error:
         if error.name and (module == error.name or module.startswith(error.name + ".")):
-            raise ValueError(f"{kind} {name!r} is not there: no module {error.name!r}{_hint(kind, name)}") from error
+            raise ValueError(f"{kind} {name!r} is not there: no module {error.name!r}{_lost(kind, name)}") from error
         raise  # the plug-in's file is there and misses something itself: that says what to install
     if not callable(plugin):
         raise ValueError(f"{kind} {name!r}: {module} has no function {function!r}")
@@ -267,7 +267,7 @@ def origin(kind: str, name: str) -> str:
     except ModuleNotFoundError:
         spec = None
     if spec is None or spec.origin is None:
-        raise ValueError(f"{kind} {name!r} is not there: no module {module!r}{_hint(kind, name)}")
+        raise ValueError(f"{kind} {name!r} is not there: no module {module!r}{_lost(kind, name)}")
     return spec.origin
 
 
@@ -294,7 +294,8 @@ def _place(kind: str, name: str) -> tuple[str, str]:
         )
     if "." not in name:
         if name not in names(kind):
-            raise ValueError(f"there is no {kind} {name!r}{_hint(kind, name)}")
+            own = f"; a function of your own {name}.py is {name}.FUNCTION" if Path(f"{name}.py").is_file() else ""
+            raise ValueError(f"there is no {kind} {name!r}{own or _hint(kind, name)}")
         return f"qr_jax.{CONTRACTS[kind].folder}.{name}", name
     module, _, function = name.rpartition(".")
     return module, function
@@ -302,6 +303,14 @@ def _place(kind: str, name: str) -> tuple[str, str]:
 
 def _hint(kind: str, name: str) -> str:
     return nearest(name, names(kind), shown=100)
+
+
+def _lost(kind: str, name: str) -> str:
+    """What to do where Python finds no such module: it looks beside you only where it is told to."""
+    top = Path(name.partition(".")[0])
+    if top.is_dir() or top.with_suffix(".py").is_file():
+        return f"; {top} stands in this folder, where Python looks after PYTHONPATH=. before the command"
+    return _hint(kind, name)
 
 
 def _check_data(kind: str, name: str, data: tuple[str, ...]) -> None:
@@ -319,6 +328,11 @@ def _check_data(kind: str, name: str, data: tuple[str, ...]) -> None:
         )
     elif {*data} == {*contract.given} and data != contract.given:
         raise ValueError(f"{kind} {name!r} takes ({', '.join(data)}); it is given ({', '.join(contract.given)})")
+    elif other := [kind for kind, of in CONTRACTS.items() if data == of.given != contract.given and not of.by_name]:
+        given = ", ".join(contract.given)
+        raise ValueError(
+            f"{kind} {name!r} takes ({', '.join(data)}), as a {other[0]} does; a {kind} is given ({given})"
+        )
 
 
 def _from_source(node: ast.FunctionDef | ast.AsyncFunctionDef) -> Signature:

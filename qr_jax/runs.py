@@ -280,6 +280,9 @@ class Run:
     def end(self) -> SystemExit:
         """What a run that was told to stop raises once it has said so: the exit code of the signal."""
         by, code = ("Ctrl-C", INTERRUPTED) if self.stopped_by == signal.SIGINT else ("SIGTERM", 128 + signal.SIGTERM)
+        if hosts.count() == 1:
+            with terminal.phase("saving"):
+                self.checkpoints.wait()
         self.say(f"stopped by {by}; the same command goes on from the last checkpoint")
         return SystemExit(code)
 

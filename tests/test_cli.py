@@ -53,6 +53,22 @@ def test_a_dry_run_prints_the_resolved_config_and_touches_no_device():
     assert found["train"]["steps"] == 5
 
 
+def test_a_dry_run_reads_the_questions(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = [{"id": str(at), "question": "who ?", "answers": ["me"]} for at in range(3)]
+    for name in ("right.jsonl", "held.jsonl"):
+        Path(name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    Path("wrong.jsonl").write_text('{"id": "1", "question": "who ?", "golds": ["me"]}\n')
+    Path("p.jsonl").write_text('{"id": "1", "title": "a", "text": "b"}\n')
+    words = ["train", TINY, "--dry-run", "data.eval=held.jsonl", "data.corpus=p.jsonl", "data.traces=supporting"]
+    assert cli.main([*words, "data.train=right.jsonl"]) == 0
+    assert "questions are right: 3 to train on, 3 held out" in capsys.readouterr().err
+    assert cli.main([*words, "data.train=wrong.jsonl"]) == 2
+    assert "wrong.jsonl row 1: has none of answers" in capsys.readouterr().err
+    assert cli.main([*words, "data.train=right.jsonl", "data.split=sha256"]) == 2
+    assert "of each a part would be left out; set data.split=given" in capsys.readouterr().err
+
+
 def test_overrides_stand_anywhere_and_values_of_options_are_no_overrides():
     words = ["train", "a=1", "c.py", "--run", "runs/x=1", "--learner.lr", "-1", "b=2", "--dry-run", "--log.wandb"]
     own, overrides = cli.take_overrides(words, cli.make_parser().get_default("commands")["train"])
@@ -80,6 +96,13 @@ def test_every_flag_of_a_command_is_known_to_it_before_or_after_its_settings(nam
         (["train", TINY, "retriever.url=http://x"], "those that have it: retriever=http"),
         (["train", TINY, "learner.lrr=1"], "did you mean learner.lr?"),
         (["train", "configs"], "configs is a folder; wanted a config"),
+        (["train", TINY, "train.steps", "=", "5"], "'train.steps' has no value; wanted train.steps=VALUE"),
+        (["train", TINY, "train.steps", "5"], "'train.steps' has no value; wanted train.steps=VALUE"),
+        (["train", TINY, "seed", "=", "5"], "'=' stands alone; wanted setting=value without blanks"),
+        (["train", "quickstart"], "there is no config quickstart; did you mean configs/quickstart.py?"),
+        (["resume", "runs/x"], "there is no command 'resume'; `qr-jax train RUN/config.json`"),
+        (["ask", "configs/studdy", "who ?"], "there is no folder configs/studdy; did you mean configs/study?"),
+        (["ask", "who is it ?", "configs"], "configs is a folder, and stands in the question's place"),
         (["data", "chek", "x"], "there is no qr-jax data 'chek'; did you mean check?"),
         (["report", "x", "--outt", "y"], "there is no option --outt; did you mean --out?"),
         (["retriever", "check", "http://x", "--cals", "3"], "there is no option --cals; did you mean --calls?"),

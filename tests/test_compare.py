@@ -341,3 +341,12 @@ def test_a_page_escapes_what_it_holds(tmp_path):
     found["rules"] = {"</script><b>": found["rules"]["recycle"]}
     text = comparison.write(found, tmp_path / "compare.html", "<i>").read_text()
     assert "</script><b>" not in text and "<i>" not in text and "require-trusted-types-for" in text
+
+
+def test_a_run_is_named_by_its_rule_without_that_rule_s_code():
+    """Who compares runs need not have what they drew with."""
+    named = [
+        config.Config(pool=config.Pool(rule=use(name, **more)))
+        for name, more in (("no_lab.mine", {"low": 0.3}), ("grpo", {}))
+    ]
+    assert [compare.rule_label(settings) for settings in named] == ["no_lab.mine:low=0.3", "grpo"]

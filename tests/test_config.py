@@ -300,7 +300,10 @@ def test_evaluation_on_the_training_questions_is_refused(tmp_path):
     (line,) = checks.problems(with_(data=files))
     assert "are the same files" in line and "use data.split=sha256 or other files" in line
     assert checks.problems(with_(data=files | {"split": "sha256"})) == []
-    assert checks.problems(with_(data=files | {"eval": f"{tmp_path}/b"} | {"train": f"{tmp_path}/a"})) == []
+    apart = files | {"eval": f"{tmp_path}/b"} | {"train": f"{tmp_path}/a"}
+    assert checks.problems(with_(data=apart)) == []
+    (line,) = checks.problems(with_(data=apart | {"split": "sha256"}))
+    assert "of each a part would be left out; set data.split=given" in line
 
 
 def test_wandb_is_refused_where_it_is_not_installed(tmp_path, monkeypatch):

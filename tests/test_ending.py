@@ -3,8 +3,11 @@
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
+
 from qr_jax import ending
-from qr_jax.config import Config, Train
+from qr_jax.config import Config, Learner, Train
+from qr_jax.records import Query
 
 HOPS = {"one": (0.5, 0.75), "two": (0.2, 0.6), "three": (0.4, 0.3)}  # hops: before and after
 
@@ -33,3 +36,21 @@ def test_the_next_commands_can_be_typed_as_they_stand():
     assert longer == "go on:    qr-jax train 'my runs/one/config.json' train.max_rollouts=6000"
     assert export == "take it:  qr-jax export 'my runs/one' --hf 'my runs/one/hf'"
     assert ending.longer(Train(steps=100)) == "train.steps=200"
+
+
+def test_a_run_without_an_update_says_so(monkeypatch):
+    """Every group all wrong or all right: accuracy before and after is one policy's."""
+    said: list[str] = []
+    monkeypatch.setattr(ending, "_report", lambda run: "page")
+    for keep_dead, drawn in ((False, 0), (False, 1), (True, 0)):
+        settings = Config(learner=Learner(keep_dead=keep_dead))
+        run = SimpleNamespace(folder=Path("one"), settings=settings, say=said.append, detail=lambda text: None)
+        parts = SimpleNamespace(run=run, questions=[Query("a", "who ?", ("x",))])
+        whole = {"questions": 2, "exact_match": 0.0, "faults": 0, "details": {"exact_match": {}, "transcripts": {}}}
+        monkeypatch.setattr(ending.evaluate, "interval", lambda evaluation, name: ".000")
+        monkeypatch.setattr(ending.evaluate, "faults", lambda evaluation: [])
+        monkeypatch.setattr(ending.evaluate, "format_table", lambda evaluation: "")
+        pool = SimpleNamespace(accepted_P=np.array([drawn]))
+        said.clear()
+        ending.tell(parts, SimpleNamespace(before=None, base=None, rollouts=4, pool=pool), whole)
+        assert ("no update was made" in " ".join(said)) == (not keep_dead and not drawn)

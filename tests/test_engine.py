@@ -37,6 +37,7 @@ from qr_jax.models.hf import load_tokenizer
 from qr_jax.parallel import mesh as meshes
 from qr_jax.records import Query, Say, Search, Stop, grades
 from qr_jax.rewards.exact_match import exact_match
+from qr_jax.rollout import cache as caches
 from qr_jax.rollout import compiles
 from qr_jax.rollout.engine import PURPOSES, Engine, Interrupted
 from qr_jax.rollout.live import Live
@@ -143,6 +144,12 @@ def test_results_are_taken_while_the_device_decodes(monkeypatch):
     pairs, idle = list(pairwise(notes)), made.statistics.ticks - notes.count("decode")
     assert pairs.count(("decode", "result")) > 5 and ("decode", "decode") not in pairs
     assert pairs.count(("read", "result")) <= idle
+
+
+def test_after_a_rollout_the_slots_cache_is_short_again(few):
+    made, episodes = few
+    assert max(len(episode.ids_L) for episode in episodes) > made.rows.views[0]
+    assert caches.size(made.rows.caches["slots"])[1] == made.rows.views[0]
 
 
 def test_statistics_by_hand():

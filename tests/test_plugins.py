@@ -57,6 +57,16 @@ def test_a_function_s_import_path_is_a_name(tmp_path, monkeypatch):
         plugins.find("loss", "my_laboratory.ideas.mine")
 
 
+def test_a_file_of_one_s_own_is_led_to(tmp_path, monkeypatch):
+    """Its functions have two names, and Python looks beside the user only where it is told to."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "priced.py").write_text("def reward(query, episodes): ...\n")
+    with pytest.raises(ValueError, match="^there is no reward 'priced'; a function of your own priced.py is priced.F"):
+        plugins.check("reward", use("priced"))
+    with pytest.raises(ValueError, match="no module 'priced'; priced stands in this folder, .* PYTHONPATH=. before"):
+        plugins.check("reward", use("priced.reward"))
+
+
 def test_constants_are_those_of_the_file_that_a_name_leads_to(tmp_path, monkeypatch):
     foreign(tmp_path, monkeypatch, 'DRAWS = "largest"\ndef mine(pool, outcome):\n    return pool.weight_P, None\n')
     (tmp_path / "my_lab" / "__init__.py").write_text("from my_lab.ideas import mine\n")
@@ -98,6 +108,10 @@ def test_a_loss_may_take_only_what_the_learner_gives(tmp_path, monkeypatch):
         ("def mine(pool, so_far): ...\ndef mine(pool, so_far): ...", "is written twice, in lines 1 and 2 of its file"),
         ("import functools\nmine = functools.partial(max)", "is a functools.partial, which hides its file's constants"),
         ("MOSTS = 3\ndef mine(pool, so_far): ...", "MOSTS is no constant of a rounds; did you mean MOST?"),
+        (
+            "def mine(query, episodes): ...",
+            r"takes \(query, episodes\), as a reward does; a rounds is given \(pool, so_",
+        ),
         ("def _make(f):\n    return lambda *given: f(*given)\nmine = _make(max)", r"takes \*args or \*\*kwargs"),
     ],
 )

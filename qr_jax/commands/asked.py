@@ -1,6 +1,7 @@
 """Whose agent a command asks: a run's, or a model's folder (`qr-jax export`, Hugging Face) with the settings typed."""
 
 import argparse
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,9 @@ def asked(arguments: argparse.Namespace, *, retriever: str | None = None, needs:
         config, packages = load(arguments, arguments.config, ())
         config = suite.with_model(config, str(arguments.run))
     else:
+        question = getattr(arguments, "question", "")
+        if os.path.isdir(question):
+            raise ValueError(f"{question} is a folder, and stands in the question's place: it comes first")
         config = _of_model(arguments.run)
     if retriever not in (None, config.retriever.name):
         config = replace(config, retriever=configs.use(str(retriever)))

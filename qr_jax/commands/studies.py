@@ -93,9 +93,11 @@ def _compare(arguments: argparse.Namespace) -> int:
         )
     if any(side_by_side.is_suite(what) for what in arguments.what):
         return _compare_suites(arguments)
-    trusted: tuple[str, ...] | None = None if arguments.trust else tuple(arguments.allow_plugins)
+    trusted: tuple[str, ...] | None = None
     if Path(arguments.what[0]).is_dir():
         folders = [run for given in arguments.what for run in compare.expand(given)]
+        if any(replayed_packages(arguments, run) is not None for run in folders):
+            trusted = tuple(arguments.allow_plugins)
         failed, unit = [], arguments.budget
         if unit not in (None, *BUDGETS):
             raise ValueError(f"--budget is {unit!r}; for given runs wanted {', '.join(BUDGETS)}")

@@ -33,7 +33,9 @@ def add(command: Any) -> None:
         else:
             made.set_defaults(config=QUICKSTART)
         made.add_argument("--run", type=Path, metavar="FOLDER", help=folder)
-        made.add_argument("--dry-run", action="store_true", help="print the resolved config as JSON and stop")
+        made.add_argument(
+            "--dry-run", action="store_true", help="print the resolved config as JSON, read the questions, and stop"
+        )
         again = "begin anew; the folder that is there is renamed, and nothing of it is lost"
         made.add_argument("--restart", action="store_true", help=again)
         options.add_process_options(made)
@@ -58,10 +60,28 @@ def _set_aside(config: Any, folder: Path) -> None:
         terminal.say(f"begins anew; the folder that was there is {aside} now")
 
 
+def _read_questions(config: Any) -> None:
+    """Say what of a run was found right; ValueError for a file of questions that it would refuse."""
+    from qr_jax.queries import official
+
+    terminal.speak("stderr")
+    names = (config.data.train, config.data.eval)
+    if any(name == "world" or name.startswith(official.PREFIX) for name in names):
+        return terminal.say("the settings are right; questions, passages and model are read when the run begins")
+    from qr_jax import assemble  # here: it imports jax
+
+    count = {part: len(assemble.questions(config, part)) for part in ("train", "eval")}  # type: ignore[arg-type]
+    terminal.say(
+        f"the settings and the questions are right: {count['train']:,} to train on, {count['eval']:,} held out; "
+        "passages, traces and model are read when the run begins"
+    )
+
+
 def _run(arguments: argparse.Namespace, stage: str) -> int:
     terminal.speak("stderr" if arguments.json else "stdout", verbose=arguments.verbose)
     config, folder = options.resolve(arguments, stage)
     if arguments.dry_run:
+        _read_questions(config)
         return 0
     with contextlib.ExitStack() as stack:
         stack.enter_context(terminal.phase("cold start" if stage else "training"))

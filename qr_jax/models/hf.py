@@ -14,7 +14,7 @@ from qr_jax.models.families import ModelConfig
 from qr_jax.models.json_file import read_json, write_json
 from qr_jax.models.layout import Params
 from qr_jax.models.tokenizer import FastTokenizer, Tokenizer, WordTokenizer
-from qr_jax.settings import show
+from qr_jax.settings import nearest, show
 
 SHARD_BYTES = 4_000_000_000
 HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.txt"]
@@ -35,6 +35,9 @@ def resolve(name: str) -> Path:
         raise ValueError(
             f"no model {name!r}: wanted a folder, a .gguf file, 'smollm2' or a hub id 'organisation/model'"
         )
+    if path.parent.is_dir():  # a folder's name mistyped: no repository is to be asked for it
+        known = [str(path.parent / one.name) for one in path.parent.iterdir() if one.is_dir()]
+        raise ValueError(f"there is no folder {name}{nearest(name, known)}")
     from huggingface_hub import errors, snapshot_download
 
     try:

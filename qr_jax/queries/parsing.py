@@ -1,5 +1,6 @@
 """One row of a file -> a query or a passage; what is wrong with it is said by column."""
 
+import difflib
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +14,7 @@ ANSWERS = ("answers", "golden_answers", "answer")
 OTHER_SCHEMAS = {  # column -> where other systems keep what is missing
     "id": ("_id", "qid", "query_id", "docid"),
     "question": ("prompt", "query", "input", "problem", "messages"),
-    "answers": ("reward_model", "ground_truth", "answer_aliases", "golden_answer", "label", "target", "info"),
+    "answers": ("reward_model", "ground_truth", "answer_aliases", "golden_answer", "golds", "label", "target", "info"),
     "text": ("passage", "content", "body", "document"),
 }
 
@@ -88,5 +89,6 @@ def one_text(value: Any, name: str, empty: bool = False) -> str:
 def missing(column: str, row: Row, what: str) -> str:
     """'row has no ...; fields found: ...', with the column of another system's schema that looks right."""
     similar = [name for name in OTHER_SCHEMAS.get(column, ()) if name in row]
+    similar += difflib.get_close_matches(column, map(str, row), 1)
     hint = f"; {similar[0]!r} looks like it: rename it to {column!r} (a text or a list of texts)" if similar else ""
     return f"has {what}; fields found: {', '.join(map(str, row)) or 'none'}{hint}"

@@ -90,7 +90,8 @@ def supporting_traces(
     goes to the log.
     """
     traces, counts = made(queries, search, write=write, parallel=parallel, k=k)
-    log.info("supporting traces: %d of %d questions kept %s", len(traces), len(queries), dict(counts))
+    why = "".join(f"; left out: {count}, {reason}" for reason, count in counts.items() if reason != "kept")
+    log.info("supporting traces: %d of %d questions kept%s", len(traces), len(queries), why)
     return traces
 
 

@@ -126,6 +126,7 @@ class Engine:
         rollout = _Rollout(self, params, queries, order, keys_N2, env, search, step, stop_now)
         rollout.temperature = self.settings.temperature if temperature is None else temperature
         episodes = rollout.run()
+        self.rows.begin()  # an update needs the room
         self.statistics = rollout.statistics
         return [[episodes[q, first_sample + g] for g in range(count)] for q, count in enumerate(counts)]
 

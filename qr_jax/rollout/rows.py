@@ -124,7 +124,8 @@ class Rows:
 
     def begin(self) -> None:
         """Make the slots' cache as short as it gets; no slot may be in use."""
-        self._resize(self.views[0])
+        if caches.size(self.caches["slots"])[1] > self.views[0]:
+            self._resize(self.views[0])
 
     def fit(self, positions: int) -> None:
         """Make the slots' cache hold `positions`, growing view by view, so that few programs do it."""

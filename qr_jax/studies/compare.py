@@ -176,11 +176,11 @@ def rule_label(settings: Config) -> str:
     of = settings.pool
     name = next((preset for preset, both in oracle.PRESETS.items() if both[0].name == of.rule.name
                  and both[1].name == of.rounds.name), of.rule.name)  # fmt: skip
-    usual = oracle.sampler(name)
+    usual = oracle.PRESETS[name][1].name if name in oracle.PRESETS else "once"
     more = [f"{key}={value}" for key, value in of.rule.settings.items()]
     more += [f"rounds.{key}={value}" for key, value in of.rounds.settings.items()]
-    more += [f"rounds={of.rounds.name}"] if of.rounds.name != usual.rounds.name else []
-    more += [f"pool.by={of.by}"] if of.by != usual.by else []
+    more += [f"rounds={of.rounds.name}"] if of.rounds.name != usual else []
+    more += [f"pool.by={of.by}"] if of.by else []
     return name + (f":{','.join(more)}" if more else "")
 
 
