@@ -70,7 +70,7 @@ def _read_questions(config: Any) -> None:
         return terminal.say("the settings are right; questions, passages and model are read when the run begins")
     from qr_jax import assemble  # here: it imports jax
 
-    count = {part: len(assemble.questions(config, part)) for part in ("train", "eval")}  # type: ignore[arg-type]
+    count = {part: len(assemble.questions(config, part)) for part in ("train", "eval")}
     terminal.say(
         f"the settings and the questions are right: {count['train']:,} to train on, {count['eval']:,} held out; "
         "passages, traces and model are read when the run begins"
