@@ -11,12 +11,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import interleave, methods, stand_ins
+from benchmarks import interleave, methods, silence, stand_ins, together
 from benchmarks.tables import markdown
 
 MARKS = "<!-- {}: python -m benchmarks.figures --write -->\n", "<!-- end of {} -->"
 PAGES = {"figures": "speed.md", "plans": "planning.md", "recall": "retrieval.md"}
-PAGES |= {"methods": "measurements.md", "stand_ins": "measurements.md"}
+PAGES |= dict.fromkeys(("methods", "stand_ins", "silence", "together"), "measurements.md")
 GIB = 2**30
 
 
@@ -189,7 +189,9 @@ def share(value: float) -> str:
 
 
 TABLES = {"figures": speeds, "plans": plans, "recall": recalls, "methods": methods.tables}
-TABLES["stand_ins"] = lambda: stand_ins.table(result("stand_ins"))
+for of in (stand_ins, silence, together):
+    name = of.__name__.rpartition(".")[2]
+    TABLES[name] = lambda name=name, of=of: of.table(result(name))
 
 if __name__ == "__main__":
     main(sys.argv[1:])

@@ -24,6 +24,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.tables import markdown
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks/results/silence.json"
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\s")
@@ -149,6 +151,26 @@ def show(found: dict[str, dict[str, float]]) -> None:
         late = any(row[figure] > WANTED[figure] for figure in waits)
         values = f"{row['first_word_s']:12.2f}{row['longest_silence_s']:17.2f}{row['seconds']:9.1f}"
         print(f"{name:28}{values}{'  LATE' if late else ''}")
+
+
+def table(found: dict[str, Any]) -> str:
+    """In Markdown, of the kept figures: a row a command."""
+    head = ("command", "first word, terminal (s)", "longest silence, terminal (s)", "longest silence, pipe (s)")
+    rows = found["commands"]
+    names = dict.fromkeys(name.rpartition(", ")[0] for name in rows)
+
+    def cell(name: str, figure: str) -> str:
+        return f"{rows[name][figure]:.1f}" if name in rows else ""
+
+    cells = [
+        (
+            name,
+            cell(f"{name}, terminal", "first_word_s"),
+            *(cell(f"{name}, {kind}", "longest_silence_s") for kind in KINDS),
+        )
+        for name in names
+    ]
+    return markdown([head, *cells])
 
 
 if __name__ == "__main__":

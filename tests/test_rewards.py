@@ -120,6 +120,8 @@ def test_e_grpo_pays_a_wrong_answer_for_the_entities_it_named_beside_the_groups_
     assert scores.outcome_G.tolist() == [1, 0, 0, 0]
     assert [np.round(row, 3).tolist() for row in scores.turn_GT] == [[0.15, 0.85], [0.15, 0.15, 0], [0.15], [0]]
     np.testing.assert_array_equal(e_grpo(query, group, alpha=0.0).score_G, exact_match(query, group))
+    group[1] = replace(group[1], valid=False)  # a fault is nobody's measure
+    np.testing.assert_allclose(e_grpo(query, group).score_G[[0, 2, 3]], [1, 0.3, 0])
     none = Query("q", "?", ("Lyon",))
     assert e_grpo(none, [searched(none, "Nice", "Ann Bell")]).score_G.tolist() == [0]
 

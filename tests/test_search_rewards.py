@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -334,6 +335,10 @@ def right(*searched):
         (search_r1_format, "signal", "signal"),
         (info_reasoner, "signal", "signal"),
         (partial(atom_searcher, steps=100), "signal", "signal"),
+        (ai_search_planner, "signal", "signal"),
+        (contributions, "easy", "hard"),
+        (o2_searcher, "signal", "signal"),
+        (partial(search_gen_v, chain=0.5), "signal", "signal"),
         (exact_match, "easy", "hard"),
     ],
 )
@@ -443,8 +448,44 @@ def test_ai_search_planner_s_judge_says_how_rational_the_search_was(tmp_path):
         scores = ai_search_planner(QUERY, group, process=0.4, cost=0.1, **at(url, tmp_path))
         np.testing.assert_allclose(scores.score_G, [0.4 - 0.2, 0.2 - 0.2, -0.1], atol=1e-12)
         count = len(seen)
-        ai_search_planner(QUERY, group, process=0.0, **at(url, tmp_path))
+        ai_search_planner(QUERY, [episode("Oslo", ("y", OTHER))], process=0.0, **at(url, tmp_path))
         assert len(seen) == count
+
+
+@pytest.mark.parametrize(
+    "reward", [ai_search_planner, partial(atom_searcher, steps=9), contributions, search_gen_v, carr]
+)
+def test_without_a_verdict_an_episode_is_a_fault(reward, monkeypatch):
+    """Never a 0: as the step grades it, by its score or by a turn's."""
+    monkeypatch.setattr(_judged, "graded", lambda name, asked, bench, texts, budget: [np.nan] * len(texts))
+    group = [episode("Tacoma", ("frank herbert", FRANK), ("dune", DUNE)) for _ in range(2)]
+    scores = reward(QUERY, group, url="http://127.0.0.1:9/v1", model="m")
+    turns = scores.turn_GT if scores.turn_GT is not None else [[0.0]] * 2
+    assert all(np.isnan(score) or np.isnan(row).any() for score, row in zip(scores.score_G, turns, strict=True))
+
+
+def test_the_budget_counts_all_verdicts_of_the_file_whoever_asked(tmp_path):
+    """Four passages and turns by two prompts, and a line of another run."""
+    with saying(lambda golds, text: "yes" if "Tacoma" in text else "no") as (url, seen):
+        group = [episode("Oslo", ("x", FRANK), ("y", DUNE))]
+        given = at(url, tmp_path)
+        contributions(QUERY, group, **given, budget=4)
+        count = len(seen)
+        with Path(given["cache"]).open("a", encoding="utf-8") as file:
+            file.write('{"key": "of another run", "model": "m", "verdict": "yes"}\n')
+        with pytest.raises(
+            ValueError, match="has 5 verdicts in .* and 1 answers .* its budget of 5"
+        ):
+            contributions(QUERY, [episode("Oslo", ("x", OTHER))], **given, budget=5)
+        assert len(seen) == count
+
+
+def test_a_judge_sees_all_that_an_episode_read(tmp_path):
+    """The last search of a long episode decides about the last name."""
+    long = Passage("1", "Dune", "A novel by Frank Herbert. " + "It is long. " * 400)
+    with saying(lambda by, text: "supported" if by[-1] in text else "not supported") as (url, _):
+        scores = carr(QUERY, [episode("Tacoma", ("dune", long), ("frank herbert", FRANK))], **at(url, tmp_path))
+    assert scores.score_G.tolist() == [1]
 
 
 def test_a_judge_that_is_fooled_or_has_no_model_refuses_every_reward(tmp_path):

@@ -19,6 +19,10 @@ INVALID = (
     "\n\nThat was no decision with its act. Write <decision> search </decision> <search> query </search>, or "
     "<decision> answer </decision> <answer> answer </answer>.\n\n"
 )
+LAST = (
+    "No searches are left. Give your answer now: <decision> answer </decision>, and the answer between <answer> and "
+    "</answer>.\n\n"
+)
 
 
 def ada_search(
@@ -31,7 +35,7 @@ def ada_search(
     passage: str = "Doc {i}(Title: {title}) {text}\n",  # how a passage is shown, with {i}, {title} and {text}
     information: str = "\n\n<information>{passages}</information>\n\n",  # what stands around the passages
     invalid: str = INVALID,  # what is said after a turn that cannot be read
-    last: str = plain.LAST,  # what is said before the last answer
+    last: str = LAST,  # what is said before the last answer
 ) -> Say | Search | Stop:
     """search_r1's next move, where a turn acts only if it opens (thoughts aside) with a decision that its act keeps to.
 

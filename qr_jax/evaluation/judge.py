@@ -108,6 +108,7 @@ class Judge:
     calls: int = 0
     cached: int = 0
     _known: dict[str, bool | str] = field(default_factory=dict)
+    _size: int = 0  # of the cache's file as far as this process knows it
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self):
@@ -121,7 +122,7 @@ class Judge:
             self._endpoint = Endpoint(self.url, once, {"Authorization": f"Bearer {key}"} if key else None)
         except ValueError as error:
             raise ValueError(f"the judge: {error}") from error
-        self._known = _read_cache(self.cache)
+        self.reread()
 
     def describe(self) -> dict[str, Any]:
         """The judge's part of a manifest."""
@@ -161,6 +162,13 @@ class Judge:
         """Those of the answers that the cache has no verdict on."""
         return [answer for answer in asked if self._key(answer) not in self._known]
 
+    def reread(self) -> None:
+        """Take in what others have added to the cache's file."""
+        with self._lock:
+            if self.cache.is_file() and self.cache.stat().st_size != self._size:
+                self._known |= _read_cache(self.cache)
+                self._size = self.cache.stat().st_size
+
     @property
     def verdicts(self) -> int:
         """How many verdicts the cache holds."""
@@ -188,8 +196,10 @@ class Judge:
         with self._lock:
             self._known[key] = said
             self.cache.parent.mkdir(parents=True, exist_ok=True)
+            line = json.dumps({"key": key, "model": self.model, answer.prompt.verdict: said}) + "\n"
             with self.cache.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"key": key, "model": self.model, answer.prompt.verdict: said}) + "\n")
+                file.write(line)
+            self._size += len(line)  # JSON is ASCII
 
     def _ask(self, answer: Asked) -> bool | str:
         """The endpoint's verdict, after retries with growing pauses; ValueError says why there is none."""

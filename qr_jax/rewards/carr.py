@@ -28,12 +28,13 @@ def carr(
 ) -> Scores:
     """Right: 1 - alpha + alpha R_i / max_j R_j, R the share of the rubrics that lead to the answer. Wrong: 0.
 
-    exact: the mixing rule of C-GRPO (CaRR: arXiv:2601.06021; THUDM/CaRR, alpha .3). Where the paper's judge fills and
-    supports rubrics (facts with named entities) and counts those connected to the answer, the rubrics here are
-    `query.entities`, the chain of names that an expert passes, the last next to the answer. One counts when one of the
-    episode's own turns names it, what it read supports it, and so for all that follow it. With `url` a judge says
-    whether the passages link it to the next name; a right episode without that verdict is a fault. Stand-in,
-    rule-based: a passage holds it. All-right groups bear signal on the channel "reward"; the outcome is exact match.
+    exact: the mixing rule of C-GRPO (CaRR: arXiv:2601.06021; THUDM/CaRR, alpha .3). Deviation: the best R is that of
+    the right episodes, where theirs is the group's. Where the paper's judge fills and supports rubrics (facts with
+    named entities) and counts those connected to the answer, the rubrics here are `query.entities`, the chain of names
+    that an expert passes, the last next to the answer. One counts when one of the episode's own turns names it, what it
+    read supports it, and so for all that follow it. With `url` a judge says whether the passages link it to the next
+    name; a right episode without that verdict is a fault. Stand-in, rule-based: a passage holds it. All-right groups
+    bear signal on the channel "reward"; the outcome is exact match.
     """
     right_G = np.array([answers.exact_match(episode.answer, query.answers) for episode in episodes])
     names = (*query.entities, *query.answers[:1])

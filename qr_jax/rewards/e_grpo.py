@@ -30,7 +30,7 @@ def e_grpo(
     wanted = max(len(query.entities), 1)
     share_G = np.array([sum(turns) / wanted for turns in named_G])
     cut_G = np.array([episode.stop in ("length", "context") for episode in episodes], bool)
-    best = share_G.max(initial=0.0)
+    best = share_G.max(initial=0.0, where=np.array([episode.valid for episode in episodes], bool))
     wrong_G = np.where(cut_G, 0.0, alpha * share_G / best) if best else 0.0
     score_G = np.where(right_G == 1, 1.0, wrong_G)
     turn_GT = []

@@ -18,7 +18,7 @@ def judge(
     url: str,  # of the OpenAI-compatible endpoint
     model: str,  # its name there
     cache: str = "runs/verdicts.jsonl",  # the file of verdicts, shared by runs
-    budget: int = 100_000,  # calls of a run, at most
+    budget: int = 100_000,  # verdicts in it, at most
     key_env: str = "QR_JAX_JUDGE_KEY",  # the environment variable with its key
     timeout_s: float = 30.0,  # of one try
     retries: int = 3,  # further tries, with growing pauses

@@ -23,7 +23,8 @@ def o2_searcher(
     exact: the closed questions of O2-Searcher (Mei et al. 2025, arXiv:2505.16582; Acade-Mate/O2-Searcher, main_ppo.py
     and generation.py). Their code counts this and has its weight, .5, and then pays exact match alone, which weight=0
     gives. Deviation: a turn of thoughts alone, -.1 there, counts as 0. Open questions (findings' F1, their form, unlike
-    queries) want rubrics and a model of sentences, and are outside. The outcome is exact match.
+    queries) want rubrics and a model of sentences, and are outside. The outcome is exact match: groups of equal answers
+    bear signal on the channel "reward" where their forms differ.
     """
     if weight < 0:
         raise ValueError(f"o2_searcher has weight={weight}; wanted 0 or more")
