@@ -262,9 +262,13 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     if path.parts[:1] == ("configs",) and not path.is_file() and (PACKAGE / path).is_file():
         path = PACKAGE / path
     if not path.is_file():
-        known = [one for folder in {path.parent, Path("configs")} for one in sorted(folder.glob("*.py"))]
+        folders = dict.fromkeys((path.parent, Path("configs"), PACKAGE / path.parent))
+        known = [one for folder in folders for one in sorted(folder.glob("*.py"))]
         close = difflib.get_close_matches(path.stem, [one.stem for one in known], n=1)
-        meant = next((f"; did you mean {one}?" for one in known if [one.stem] == close), "")
+        named = (
+            one.relative_to(PACKAGE) if one.is_relative_to(PACKAGE) else one for one in known if [one.stem] == close
+        )
+        meant = next((f"; did you mean {one}?" for one in named), "")
         raise ValueError(f"there is no config {path}{meant}")
     if path.suffix == ".json":
         try:

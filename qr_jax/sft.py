@@ -154,7 +154,10 @@ def sft(
         state = state or trainer.init(assemble.place(agent.weights(), mesh))
         host = {checkpoint.MODEL: fingerprint}
         loss = None
+        if done:
+            say(f"cold start: going on after step {done}")
         with terminal.phase("cold start", settings.sft.steps) as shown:
+            shown.done = shown.start = done
             for step in range(done, settings.sft.steps):
                 state = replace(state, rate=np.float32(trainer.rate(step, step / settings.sft.steps)))
                 state, row = _step(trainer, state, batches(step), learner_settings, settings)

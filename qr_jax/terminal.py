@@ -29,6 +29,7 @@ class Phase:
     total: int | None = None
     asked: Callable[[], tuple[int, int]] | None = None  # done and total
     done: int = 0
+    start: int = 0  # how much was done before
     note: str = ""
     begun_s: float = field(default_factory=time.monotonic)
     first: tuple[int, float] | None = None  # how much was done when some was first seen to be, and when that was
@@ -38,9 +39,11 @@ class Phase:
         done, total = self.asked() if self.asked else (self.done, self.total)
         now = time.monotonic()
         parts = [f"{self.what} {done:,}/{total:,}" if total else self.what, self.note, clock(now - self.begun_s)]
-        if total and done:
+        if total and done > self.start:
             self.first = self.first or (done, now)
-            before, since = self.first if done > self.first[0] else (0, self.begun_s)  # what compiled is left out
+            before, since = (
+                self.first if done > self.first[0] else (self.start, self.begun_s)
+            )  # what compiled is left out
             parts.append(f"about {clock((now - since) / (done - before) * max(total - done, 0))} left")
         return readable("  ".join(filter(None, parts)))
 

@@ -473,9 +473,7 @@ def test_the_budget_counts_all_verdicts_of_the_file_whoever_asked(tmp_path):
         count = len(seen)
         with Path(given["cache"]).open("a", encoding="utf-8") as file:
             file.write('{"key": "of another run", "model": "m", "verdict": "yes"}\n')
-        with pytest.raises(
-            ValueError, match="has 5 verdicts in .* and 1 answers .* its budget of 5"
-        ):
+        with pytest.raises(ValueError, match="has 5 verdicts in .* and 1 answers .* its budget of 5"):
             contributions(QUERY, [episode("Oslo", ("x", OTHER))], **given, budget=5)
         assert len(seen) == count
 

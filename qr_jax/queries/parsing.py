@@ -90,5 +90,6 @@ def missing(column: str, row: Row, what: str) -> str:
     """'row has no ...; fields found: ...', with the column of another system's schema that looks right."""
     similar = [name for name in OTHER_SCHEMAS.get(column, ()) if name in row]
     similar += difflib.get_close_matches(column, map(str, row), 1)
-    hint = f"; {similar[0]!r} looks like it: rename it to {column!r} (a text or a list of texts)" if similar else ""
+    kind = " (a text or a list of texts)" if column == "answers" else ""
+    hint = f"; {similar[0]!r} looks like it: rename it to {column!r}{kind}" if similar else ""
     return f"has {what}; fields found: {', '.join(map(str, row)) or 'none'}{hint}"
