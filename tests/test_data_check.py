@@ -46,6 +46,12 @@ def test_errors_and_warnings_name_their_rows(tmp_path):
     assert "different answers" in next(one.text for one in checked.findings if one.kind == "repeated question")
 
 
+def test_gold_passages_whose_ids_and_titles_do_not_pair_are_named(tmp_path):
+    rows = [{**ROWS[0], "supporting_titles": titles} for titles in (["P"], ["P", "Q"])]
+    rows[1] |= {"id": "b", "question": "When was it written?"}
+    assert found(data_check.check(written(tmp_path / "q.jsonl", rows))) == {("warning", "gold lists"): (2,)}
+
+
 def test_merged_sets_that_count_alike_have_no_repeated_ids_and_what_stays_repeated_is_an_error(tmp_path):
     ids = [(name, source) for name in ("train_0", "5a8b") for source in ("nq", "hotpotqa")]
     row = {"reward_model": {"ground_truth": "x"}}

@@ -126,7 +126,7 @@ def _questions(items: Mapping[int, Any]) -> Iterator[Finding]:
         same = len({frozenset(map(normalise, items[number].answers)) for number in rows}) == 1
         answers = "the same answers" if same else "different answers"
         yield Finding("warning", "repeated question", f"{len(rows)} rows ask {text!r}, with {answers}", rows)
-    for kind, wrong in (("answer in question", _gives_away), ("long answers", _is_long)):
+    for kind, wrong in (("answer in question", _gives_away), ("long answers", _is_long), ("gold lists", _is_uneven)):
         rows = tuple(number for number, query in items.items() if wrong(query))
         if rows:
             yield Finding("warning", kind, f"{len(rows)} of {len(items)} questions: {wrong.__doc__}", rows)
@@ -141,6 +141,12 @@ def _gives_away(query: Query) -> bool:
 def _is_long(query: Query) -> bool:
     """the shortest answer has more than 20 words, which exact match hardly ever meets"""
     return min(len(normalise(answer).split()) for answer in query.answers) > 20
+
+
+def _is_uneven(query: Query) -> bool:
+    """supporting and supporting_titles are lists of unlike length, which a cold start by gold passages leaves out"""
+    ids, titles = query.meta.get("supporting"), query.meta.get("supporting_titles")
+    return bool(ids and titles) and len(ids) != len(titles)
 
 
 def _passages(items: Mapping[int, Any]) -> Iterator[Finding]:
