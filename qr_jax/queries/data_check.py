@@ -145,7 +145,7 @@ def _is_long(query: Query) -> bool:
 
 def _is_uneven(query: Query) -> bool:
     """supporting and supporting_titles are lists of unlike length, which a cold start by gold passages leaves out"""
-    ids, titles = query.meta.get("supporting"), query.meta.get("supporting_titles")
+    ids, titles = query.meta.get("supporting") or (), query.meta.get("supporting_titles") or ()
     return bool(ids and titles) and len(ids) != len(titles)
 
 
