@@ -5,6 +5,7 @@ python -m benchmarks.figures --write    # puts each between its marks in its pag
 """
 
 import argparse
+import functools
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,8 @@ from benchmarks.tables import markdown
 
 MARKS = "<!-- {}: python -m benchmarks.figures --write -->\n", "<!-- end of {} -->"
 PAGES = {"figures": "speed.md", "plans": "planning.md", "recall": "retrieval.md"}
-PAGES |= dict.fromkeys(("methods", "stand_ins", "silence", "together"), "measurements.md")
+KEPT = {"stand_ins": stand_ins, "silence": silence, "together": together}  # a module, and its result of that name
+PAGES |= dict.fromkeys(("methods", *KEPT), "measurements.md")
 GIB = 2**30
 
 
@@ -43,6 +45,10 @@ def written(name: str) -> str:
 
 def result(name: str) -> dict[str, Any]:
     return json.loads((interleave.ROOT / f"benchmarks/results/{name}.json").read_text(encoding="utf-8"))
+
+
+def kept(name: str) -> str:
+    return KEPT[name].table(result(name))
 
 
 def speeds() -> str:
@@ -189,9 +195,7 @@ def share(value: float) -> str:
 
 
 TABLES = {"figures": speeds, "plans": plans, "recall": recalls, "methods": methods.tables}
-for of in (stand_ins, silence, together):
-    name = of.__name__.rpartition(".")[2]
-    TABLES[name] = lambda name=name, of=of: of.table(result(name))
+TABLES |= {name: functools.partial(kept, name) for name in KEPT}
 
 if __name__ == "__main__":
     main(sys.argv[1:])

@@ -756,8 +756,8 @@ MUTATIONS = (
     ),
     Mutation(
         "qr_jax/rewards/reseek.py",
-        "waiting.append(bool(answers.cover_match(text, query.answers)))",
-        "waiting.append(bool(text))",
+        "waiting.append(bool(answers.cover_match(_format.shown(found), query.answers)))",
+        "waiting.append(bool(found))",
         "tests/test_search_rewards.py::test_reseek_pays_the_verdicts_by_hand",
     ),
     Mutation(

@@ -384,7 +384,7 @@ def test_search_gen_v_by_a_judge_and_an_outage_is_a_fault(tmp_path):
         _judged.trusted.cache_clear()  # as another start would
         assert search_gen_v(QUERY, group, **at(url, tmp_path)).score_G.tolist() == [1, 0.5, 0, 0, 1]
         assert len(seen) == 2 * len(INJECTED) + 3
-        bench = _judged.Bench(url, "grader-1", str(tmp_path / "verdicts.jsonl"), retries=0)
+        bench = _judged.Bench(url, "grader-1", str(tmp_path / "verdicts.jsonl"), "QR_JAX_JUDGE_KEY", retries=0)
         cards = [(QUERY.question, QUERY.answers, text) for text in ("Tacoma", "Lima", "Quito", "")]
         said = _judged.graded("search_gen_v", NUGGET, bench, cards, 100)
     np.testing.assert_array_equal(said, [1, np.nan, 0, 0])

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from qr_jax import dialect
 from qr_jax.envs import search_r1 as plain
+from qr_jax.envs._passages import inert
 from qr_jax.records import Query, Say, Search, Stop, Turn
 
 TAGS = ("decision",)
@@ -44,7 +45,7 @@ def ada_search(
     Filled in: decision and act are of one turn and one prompt, and later turns decide too, where theirs decides once
     and then has a prompt for each way. reward=ada_search scores the decision; its stages of training are one.
     """
-    told = [_without_decision(turn) if turn.author == "model" else _inert(turn) for turn in turns]
+    told = [_without_decision(turn) if turn.author == "model" else inert(turn, TAGS) for turn in turns]
     return plain.search_r1(
         query, told, max_turns=max_turns, max_invalid=max_invalid, prompt=prompt, passage=passage,
         information=information, invalid=invalid, last=last,
@@ -63,12 +64,3 @@ def _without_decision(turn: Turn) -> Turn:
     decision, act = (*blocks, None, None)[:2]
     keeps = decision and act and decision.name == "decision" and decision.text.strip() == act.name
     return replace(turn, text=f"<{act.name}>{act.text}</{act.name}>" if keeps and act else "")
-
-
-def _inert(turn: Turn) -> Turn:
-    """The turn's passages without anything like the decision's tags; search_r1 sees to the others."""
-    ranked = tuple(
-        tuple(replace(p, title=dialect.neutralise(p.title, TAGS), text=dialect.neutralise(p.text, TAGS)) for p in found)
-        for found in turn.passages
-    )
-    return replace(turn, passages=ranked)

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from qr_jax import dialect
 from qr_jax.envs import search_r1 as plain
+from qr_jax.envs._passages import inert
 from qr_jax.records import Query, Say, Search, Stop, Turn
 
 TAGS = ("judge",)
@@ -37,7 +38,7 @@ def reseek(
     out of the context, as the paper's equation does. Ours: the wording; and an expert says "no" before each search, the
     first too, and "yes" before its answer, so that "yes" means that what was read tells the answer.
     """
-    told = [_act(turn) if turn.author == "model" else _inert(turn) for turn in turns]
+    told = [_act(turn) if turn.author == "model" else inert(turn, TAGS) for turn in turns]
     return plain.search_r1(
         query, told, max_turns=max_turns, max_invalid=max_invalid, prompt=prompt, passage=passage,
         information=information, invalid=invalid, last=last,
@@ -54,12 +55,3 @@ def _act(turn: Turn) -> Turn:
     """The turn's first search or answer alone; nothing where there is none."""
     acts = [block for block in dialect.read(turn.text, TAGS)[0] if block.name in plain.ACTS]
     return replace(turn, text=f"<{acts[0].name}>{acts[0].text}</{acts[0].name}>" if acts else "")
-
-
-def _inert(turn: Turn) -> Turn:
-    """The turn's passages without anything like the verdict's tags; search_r1 sees to the others."""
-    ranked = tuple(
-        tuple(replace(p, title=dialect.neutralise(p.title, TAGS), text=dialect.neutralise(p.text, TAGS)) for p in found)
-        for found in turn.passages
-    )
-    return replace(turn, passages=ranked)

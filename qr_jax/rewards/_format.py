@@ -1,7 +1,7 @@
 """Whether an episode is written as its dialect asks, and what its searches brought; read from the turns alone."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from qr_jax import answers, dialect
 from qr_jax.records import Episode, Passage
@@ -37,7 +37,7 @@ def searches(episode: Episode) -> int:
 
 def brought(episode: Episode) -> list[str]:
     """The normalised text of each search's passages, titles included, in order."""
-    return [answers.normalise(_shown(passages)) for turn in episode.turns for passages in turn.passages]
+    return [answers.normalise(shown(passages)) for turn in episode.turns for passages in turn.passages]
 
 
 def rounds(episode: Episode) -> list[tuple[str, str]]:
@@ -48,9 +48,21 @@ def rounds(episode: Episode) -> list[tuple[str, str]]:
             pairs.append((turn.text, ""))
         elif pairs:
             text, before = pairs[-1]
-            pairs[-1] = (text, " ".join([before, *map(_shown, turn.passages)]).strip())
+            pairs[-1] = (text, " ".join([before, *map(shown, turn.passages)]).strip())
     return pairs
 
 
-def _shown(passages: Sequence[Passage]) -> str:
+def first_named(names: Iterable[str], texts: Iterable[str]) -> list[int]:
+    """How many of the names each of the normalised texts is the first to hold."""
+    left = {normal for name in names if (normal := answers.normalise(name))}
+    counts = []
+    for text in texts:
+        found = {name for name in left if f" {name} " in f" {text} "}
+        left -= found
+        counts.append(len(found))
+    return counts
+
+
+def shown(passages: Sequence[Passage]) -> str:
+    """The passages as one text, titles included."""
     return " ".join(f"{passage.title} {passage.text}" for passage in passages)

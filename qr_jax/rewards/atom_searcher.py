@@ -54,10 +54,5 @@ def atom_searcher(
 
 def _useful(query: Query, episode: Episode) -> float:
     """The share of the searches that brought a name for the first time; 0 without searches."""
-    left = {normal for name in (*query.entities, *query.answers) if (normal := answers.normalise(name))}
-    useful = []
-    for text in _format.brought(episode):
-        found = {name for name in left if f" {name} " in f" {text} "}
-        left -= found
-        useful.append(bool(found))
-    return float(np.mean(useful)) if useful else 0.0
+    useful = _format.first_named((*query.entities, *query.answers), _format.brought(episode))
+    return float(np.mean(np.array(useful) > 0)) if useful else 0.0

@@ -56,10 +56,5 @@ def contributions(
 
 
 def _first_brought(query: Query, rounds: Sequence[tuple[str, str]]) -> list[float]:
-    left = {normal for name in (*query.entities, *query.answers) if (normal := answers.normalise(name))}
-    helped = []
-    for _, passages in rounds:
-        new = {name for name in left if f" {name} " in f" {answers.normalise(passages)} "}
-        left -= new
-        helped.append(float(bool(new)))
-    return helped
+    texts = (answers.normalise(passages) for _, passages in rounds)
+    return [float(count > 0) for count in _format.first_named((*query.entities, *query.answers), texts)]

@@ -6,6 +6,7 @@ import numpy as np
 
 from qr_jax import answers
 from qr_jax.records import Episode, Query, Scores
+from qr_jax.rewards import _format
 
 TURNS = 8
 
@@ -44,11 +45,5 @@ def e_grpo(
 
 def _first_named(query: Query, episode: Episode) -> list[int]:
     """How many entities each of the model's turns is the first to name."""
-    left = {normal for entity in query.entities if (normal := answers.normalise(entity))}
-    counts = []
-    for turn in (turn for turn in episode.turns if turn.author == "model"):
-        words = f" {answers.normalise(turn.text)} "
-        found = {entity for entity in left if f" {entity} " in words}
-        left -= found
-        counts.append(len(found))
-    return counts + [0] * (episode.model_turns - len(counts))
+    texts = [answers.normalise(turn.text) for turn in episode.turns if turn.author == "model"]
+    return _format.first_named(query.entities, texts) + [0] * (episode.model_turns - len(texts))

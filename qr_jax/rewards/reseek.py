@@ -6,6 +6,7 @@ import numpy as np
 
 from qr_jax import answers, dialect
 from qr_jax.records import Episode, Query, Scores
+from qr_jax.rewards import _format
 
 TAGS = ("judge",)  # envs/reseek.py's
 
@@ -47,8 +48,7 @@ def _judged(query: Query, episode: Episode) -> list[tuple[bool, bool]]:
     for turn in episode.turns:
         found = [passage for passages in turn.passages for passage in passages]
         if found:
-            text = " ".join(f"{passage.title} {passage.text}" for passage in found)
-            waiting.append(bool(answers.cover_match(text, query.answers)))
+            waiting.append(bool(answers.cover_match(_format.shown(found), query.answers)))
         blocks = dialect.read(turn.text, TAGS)[0] if turn.author == "model" else ()
         said = [block.text.strip().lower() for block in blocks if block.name in TAGS]
         verdict = next((word for word in said if word in ("yes", "no")), None)
