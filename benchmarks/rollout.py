@@ -4,9 +4,11 @@
     python -m benchmarks.rollout --rounds 5
 
 Two loads (peers/load.py), both at SmolLM2-135M's shape in float32. `multi_turn`: 8 questions x 4 samples, 3 searches of
-real BM25 over HotpotQA, observations of 128 tokens, 4 turns of 64 tokens. `single_turn`: 16 prompts of 128 tokens, 64
-new ones; `single_turn_distinct` the same with 16 different questions, where no prefill can be shared. Every turn ends
-after 64 tokens on all sides. Needs HotpotQA's files (QR_JAX_DATA). README.md says what is compared and what is not.
+real BM25 over HotpotQA, observations of 128 tokens, 4 turns of 64 tokens; also with 16 slots for our 32 episodes, so
+that they are parked while others decode, and with searches that take 50 ms more. `single_turn`: 16 prompts of 128
+tokens, 64 new ones; `single_turn_distinct` the same with 16 different questions, where no prefill can be shared. All
+turns end after 64 tokens on all sides. Needs HotpotQA's files (QR_JAX_DATA). README.md says what is compared and what
+is not.
 """
 
 import argparse
@@ -27,16 +29,23 @@ MULTI = load.MULTI_QUERIES * load.MULTI_SAMPLES
 
 @dataclass(frozen=True)
 class Load:
-    """What the workers call it, how many episodes of how many samples a question, and who takes part beside us."""
+    """What the workers call it, how many episodes of how many samples a question, and who takes part beside us.
+
+    `slots`: of ours, so that episodes wait for one (None: one each); `latency_s`: of each call of the retriever.
+    """
 
     kind: str
     episodes: int
     group: int
     peers: tuple[str, ...]
+    slots: int | None = None
+    latency_s: float = 0.0
 
 
 LOADS = {
     "multi_turn": Load("multi_turn", MULTI, load.MULTI_SAMPLES, ("tunix",)),
+    "multi_turn_16_slots": Load("multi_turn", MULTI, load.MULTI_SAMPLES, ("tunix",), slots=16),
+    "multi_turn_50_ms": Load("multi_turn", MULTI, load.MULTI_SAMPLES, ("tunix",), latency_s=0.05),
     "single_turn": Load("single_turn", load.SINGLE_BATCH, 4, ("tunix", "torch")),
     "single_turn_distinct": Load("single_turn", load.SINGLE_BATCH, 1, ("tunix",)),
 }
@@ -112,7 +121,10 @@ def measure_load(options: argparse.Namespace, workers: dict[str, interleave.Work
     chosen = LOADS[name]
     taking = [worker for who, worker in workers.items() if who in ("ours", *chosen.peers)]
     request = {"load_name": chosen.kind, "episodes": chosen.episodes, "group": chosen.group}
-    own = {"tunix": {"episodes": options.tunix_episodes}} if chosen.kind == "multi_turn" else {}
+    own: dict[str, dict[str, Any]] = {}
+    if chosen.kind == "multi_turn":
+        request["latency_s"] = chosen.latency_s
+        own = {"tunix": {"episodes": options.tunix_episodes}, "ours": {"slots": chosen.slots}}
     if name == "single_turn":
         own = {"ours": {"with_bounds": True}}
     samples = interleave.interleave(taking, options.rounds, request, own=own)

@@ -6,7 +6,7 @@ so that every turn ends after the same number of tokens on all sides.
 
 import threading
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import jax
@@ -38,7 +38,7 @@ SETTINGS = {
     ),
 }  # fmt: skip
 CHECKED = 8  # episodes whose log-probabilities are compared with the learner's
-state: dict[str, Any] = {}
+state: dict[Any, Any] = {}  # engines by load and slots; the parameters, the search, the last episodes
 
 
 def schedule_turns() -> None:
@@ -77,27 +77,40 @@ def prepare(load_name: str, folder: str) -> dict[str, Any]:
         tensors = dict(model.tensors())
         params = layout.assemble(CONFIG, tensors.__getitem__)
         state.update(params=jax.device_put(params), search=load.search(folder))
-    state[load_name] = Engine(CONFIG, load.tokenizer(), SETTINGS[load_name])
     built_s, before = time.monotonic() - start, compiles.count()
     start = time.monotonic()  # programs are compiled when first needed: by a rollout of each kind that is measured
     for measured in LOADS.values():
         if measured.kind == load_name:
-            sample(load_name, -1, episodes=measured.episodes, group=measured.group)
+            sample(load_name, -1, episodes=measured.episodes, group=measured.group, slots=measured.slots)
     warm_up_s = time.monotonic() - start
     return {"built_s": built_s, "warm_up_s": warm_up_s, "compiles": compiles.count() - before,
             "settings": asdict(SETTINGS[load_name])}  # fmt: skip
 
 
-def sample(load_name: str, round: int, *, episodes: int, group: int, with_bounds: bool = False) -> dict[str, Any]:
+def engine_of(load_name: str, slots: int | None) -> Engine:
+    """Made when first asked for, and kept."""
+    if (load_name, slots) not in state:
+        settings = SETTINGS[load_name]
+        state[load_name, slots] = Engine(
+            CONFIG, load.tokenizer(), replace(settings, slots=slots) if slots else settings
+        )
+    return state[load_name, slots]
+
+
+def sample(
+    load_name: str, round: int, *, episodes: int, group: int, slots: int | None = None, latency_s: float = 0.0,
+    with_bounds: bool = False,
+) -> dict[str, Any]:  # fmt: skip
     """Seconds, generated tokens and the engine's own statistics of one rollout; `group` samples of a question.
 
     `with_bounds` adds what the machine would allow at this moment, measured right after it.
     """
-    engine, before = state[load_name], compiles.count()
+    engine, before = engine_of(load_name, slots), compiles.count()
     env = {"multi_turn": three_searches, "single_turn": one_turn}[load_name]
     start = time.monotonic()
     groups = engine.run(
-        state["params"], load.chosen(round, episodes // group), group, env=env, search=state["search"], seed=1,
+        state["params"], load.chosen(round, episodes // group), group, env=env,
+        search=load.late(state["search"], latency_s), seed=1,
         step=round + 1,  # the warm-up is round -1
     )  # fmt: skip
     seconds = time.monotonic() - start

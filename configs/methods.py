@@ -82,8 +82,16 @@ METHODS = {
     **{name: [f"rule={name}"] for name in ("kimi", "vcrl", "remind", "retire", "prompt_replay", "search_gym")},
 }
 
+# These ask a model behind a server, or are for a model that knows facts by itself: they are not screened.
+SERVER = "http://127.0.0.1:8000/v1"
+NOT_SCREENED = {
+    "zero_search": ["retriever=zero_search", f"retriever.url={SERVER}", "retriever.model=engine", "retriever.done=0.5"],
+    "judge": ["reward=judge", f"reward.url={SERVER}", "reward.model=grader"],
+    "ssrl": ["env=ssrl", "env.prompt={question} ", "retriever=none", "sft.steps=0", "rollout.turn_tokens=96"],
+}
+
 # What these do depends on earlier passes over the pool, and 15,000 rollouts pass the 2,000 queries once.
 LATER_PASSES = ("kimi", "vcrl", "remind", "retire", "prompt_replay", "knapsack")
 
 config = override(QUICKSTART, BASE)
-globals().update({name: override(QUICKSTART, [*BASE, *words]) for name, words in METHODS.items()})
+globals().update({name: override(QUICKSTART, [*BASE, *words]) for name, words in (METHODS | NOT_SCREENED).items()})

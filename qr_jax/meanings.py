@@ -5,6 +5,7 @@ Meanings are the comments beside the settings, in config.py and in the plug-ins'
 
 import ast
 import dataclasses
+import importlib.util
 import io
 import re
 import tokenize
@@ -74,6 +75,9 @@ def chosen(what: str) -> list[Section]:
         if said := elsewhere.said_of(what):
             raise ValueError(f"there is no setting {what!r}: {said}")
         settings = {setting.name for section in every for setting in section.settings}
+        if dot and importlib.util.find_spec(kind) is not None:
+            ours = ", ".join(f"{kind}={what}" for kind in CONTRACTS)
+            raise ValueError(f"there is no setting {what!r}; a plug-in from outside is named with its kind: {ours}")
         known = [*{part for section in every for part in (section.name, section.plugin) if part}, *PLACES, *settings]
         raise ValueError(f"there is no section, plug-in or setting {what!r}{nearest(what, known)}")
     return found

@@ -33,6 +33,7 @@ class Phase:
     note: str = ""
     begun_s: float = field(default_factory=time.monotonic)
     first: tuple[int, float] | None = None  # how much was done when some was first seen to be, and when that was
+    last: tuple[int, float] = (0, 0.0)  # the same of what was last seen to be done
 
     def line(self) -> str:
         """As in "cold start 120/400  loss .845  45 s  about 1m44s left"."""
@@ -40,11 +41,12 @@ class Phase:
         now = time.monotonic()
         parts = [f"{self.what} {done:,}/{total:,}" if total else self.what, self.note, clock(now - self.begun_s)]
         if total and done > self.start:
-            self.first = self.first or (done, now)
-            before, since = (
-                self.first if done > self.first[0] else (self.start, self.begun_s)
-            )  # what compiled is left out
-            parts.append(f"about {clock((now - since) / (done - before) * max(total - done, 0))} left")
+            self.last = self.last if self.last[0] == done else (done, now)
+            self.first = self.first or self.last  # what compiled came before, and is left out as soon as it can be
+            before, since = self.first if done > self.first[0] else (self.start, self.begun_s)
+            each_s, left = (self.last[1] - since) / (done - before), max(total - done, 0)
+            left_s = max(each_s * left - (now - self.last[1]), each_s * (left - 1), 0)  # a late one adds nothing
+            parts.append(f"about {clock(left_s)} left")
         return readable("  ".join(filter(None, parts)))
 
 

@@ -1,7 +1,8 @@
 """Whose run is it? A config.json that this user neither made nor allowed gets no code, no host, no bucket unasked.
 
 A Python config is its user's own code. A run's config.json may be somebody else's: until it is allowed nothing that it
-names is imported, called or written to. What was allowed for good is remembered by the config's hash, as direnv does.
+names is imported, called or written to. What was allowed for good is remembered by a hash of what the config says, as
+direnv does.
 """
 
 import hashlib
@@ -157,7 +158,16 @@ def note(text: str) -> None:
 
 
 def _text(config: Config) -> str:
-    return json.dumps(plain(config), sort_keys=True)
+    """What the config says beyond the defaults, so that a setting which comes later asks nothing of earlier runs."""
+    return json.dumps(_besides(plain(config), plain(Config())), sort_keys=True)
+
+
+def _besides(told: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str, Any]:
+    found = {name: value for name, value in told.items() if name not in usual or value != usual[name]}
+    for name, value in found.items():
+        if isinstance(value, dict) and isinstance(usual.get(name), dict) and usual[name].keys() <= value.keys():
+            found[name] = _besides(value, usual[name])
+    return found
 
 
 def _hash(text: str) -> str:

@@ -178,9 +178,12 @@ def test_a_run_ends_at_the_first_of_its_limits():
 # --- figures
 
 
-def played(folder, *, rule="recycle", seed=0, rollouts=2_560, right=None, max_rollouts=None, corpus="c0ffee"):
+def played(
+    folder, *, rule="recycle", seed=0, rollouts=2_560, right=None, max_rollouts=None, corpus="c0ffee", learner=None
+):
     """A run's folder as a run leaves it, its steps played by the oracle and its answers given."""
     settings = config.Config(seed=seed, pool=config.Pool(queries=16, samples=4, rule=use(rule)))
+    settings = replace(settings, learner=learner or settings.learner)
     settings = replace(settings, train=replace(settings.train, max_rollouts=max_rollouts))
     run = oracle.play(
         oracle.sampler(rule, queries=16, samples=4, oversample=1, rollouts=rollouts),
@@ -341,6 +344,23 @@ def test_a_page_escapes_what_it_holds(tmp_path):
     found["rules"] = {"</script><b>": found["rules"]["recycle"]}
     text = comparison.write(found, tmp_path / "compare.html", "<i>").read_text()
     assert "</script><b>" not in text and "<i>" not in text and "require-trusted-types-for" in text
+
+
+def test_rules_that_differ_in_much_else_are_numbered_and_told_apart_below_the_tables(tmp_path):
+    base = config.Config()
+    other = replace(base.learner, lr=3e-4, warmup_updates=7, clip_norm=0.5, kl_weight=0.02)
+    few = [config.Config(seed=at, learner=replace(base.learner, lr=lr)) for at, lr in enumerate((1e-4, 2e-4))]
+    many = [config.Config(seed=at, learner=own) for at, own in enumerate((base.learner, other, other))]
+
+    def labels(whole):
+        runs = [compare.Run(tmp_path / str(at), own, [], {}, {}) for at, own in enumerate(whole)]
+        return {label: len(alike) for label, alike in compare.grouped(runs).items()}
+
+    assert labels(few) == {"recycle learner.lr=0.0001": 1, "recycle learner.lr=0.0002": 1}
+    assert labels(many) == {"recycle #1": 1, "recycle #2": 2}
+    folders = [played(tmp_path / "a"), played(tmp_path / "b", learner=other)]
+    notes = comparison.notes(compare.compare(folders, null_seeds=1))
+    assert any(note.startswith("recycle #2 is with learner.clip_norm=0.5 learner.kl_weight=0.02 ") for note in notes)
 
 
 def test_a_run_is_named_by_its_rule_without_that_rule_s_code():

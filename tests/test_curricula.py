@@ -58,9 +58,10 @@ def test_retirement_with_review_visits_by_a_coin_and_takes_back_whose_rate_fell(
 
 
 def test_a_reset_from_outside_begins_a_pass_that_still_knows_the_retired():
-    pool = settle(pools.create(3), [0], [EASY], "retire")
-    pool = settle(pools.refresh(pool, below=1.0), [1], [HALF], "retire")
-    assert pool.weight_P.tolist() == [0, 0, 1]
+    pool = settle(pools.create(4), [0, 1], [EASY, HALF], "retire")
+    assert pool.weight_P.tolist() == [0, 0, 1, 1]
+    pool = settle(pools.refresh(pool, below=1.0), [2], [HALF], "retire")
+    assert pool.weight_P.tolist() == [0, 1, 0, 1]
 
 
 def test_remind_reviews_in_every_fifth_step_who_waits_longest():

@@ -1,14 +1,17 @@
 """The methods' example configs: each is right and traces, each takes two steps, and no loss or advantage lacks one."""
 
+import contextlib
 import json
 import runpy
 from dataclasses import replace
 from pathlib import Path
 
+import judge_server
 import numpy as np
 import pytest
 from killed_run import tiny
 from test_learner import CFG, MODEL, groups
+from test_noisy_search import engine
 
 from qr_jax import assemble, checks, config, metrics_writer, plugins, sft
 from qr_jax.config import use
@@ -23,6 +26,7 @@ from qr_jax.train import train
 
 FILE = runpy.run_path(str(Path(__file__).parents[1] / "configs" / "methods.py"))
 METHODS = {name: FILE[name] for name in FILE["METHODS"]}
+WORDS = FILE["METHODS"] | FILE["NOT_SCREENED"]
 TURNS = 4
 
 
@@ -32,9 +36,9 @@ def odd_ids(query, episodes):
     return Scores(odd_G, odd_G, [np.arange(episode.model_turns) / 9 for episode in episodes])
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", WORDS)
 def test_a_method_s_config_is_right(name):
-    assert checks.problems(METHODS[name]) == []
+    assert checks.problems(FILE[name]) == []
 
 
 @pytest.mark.house
@@ -42,7 +46,7 @@ def test_every_loss_and_advantage_has_an_example_and_no_two_are_alike():
     used = {kind: {getattr(each.learner, kind).name for each in METHODS.values()} for kind in ("loss", "advantage")}
     assert used["loss"] == set(plugins.names("loss")) - {"nll"}  # the cold start's
     assert used["advantage"] == set(plugins.names("advantage"))
-    assert len({config.fingerprint(each) for each in METHODS.values()}) == len(METHODS)
+    assert len({config.fingerprint(FILE[name]) for name in WORDS}) == len(WORDS)
 
 
 # The paper's own rules and those it is compared with, whose docstrings have their papers; and what is of no paper.
@@ -102,14 +106,33 @@ def test_an_expert_earns_more_than_who_answers_wrong_and_who_does_not_answer(nam
     assert graded.reward_QG[0, 0] > graded.reward_QG[0, 1:].max()
 
 
+@contextlib.contextmanager
+def served(name, folder):
+    """Within, the server that the method asks is there; yields the settings that name it."""
+    with contextlib.ExitStack() as stack:
+        if name == "zero_search":
+            url, _ = stack.enter_context(engine(lambda text: "Doc 1: it is a city\nDoc 2: it is a river"))
+            yield [f"retriever.url={url}"]
+        elif name == "judge":
+            url, _ = stack.enter_context(judge_server.serving())
+            yield [f"reward.url={url}", f"reward.cache={folder / 'verdicts.jsonl'}"]
+        else:
+            yield []
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("quick_to_compile")
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", WORDS)
 def test_a_method_takes_two_steps(name, tmp_path):
+    with served(name, tmp_path) as more:
+        _take_two_steps(name, tmp_path, more)
+
+
+def _take_two_steps(name, tmp_path, more):
     of_reward = name in plugins.names("reward")
-    words = [word for word in FILE["METHODS"][name] if of_reward or not word.startswith("reward")]
+    words = [word for word in WORDS[name] if of_reward or not word.startswith("reward")]
     small = ["pool.queries=4", "pool.samples=4", "learner.warmup_updates=0"]
-    base = override(tiny(tmp_path), [*FILE["BASE"], *words, *small])
+    base = override(tiny(tmp_path), [*FILE["BASE"], *words, *small, *more])
     base = base if of_reward else replace(base, reward=use("test_methods.odd_ids"))
     settings = replace(
         base,

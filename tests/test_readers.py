@@ -159,6 +159,11 @@ def test_a_file_that_is_not_there_is_named_with_what_to_set(tmp_path, monkeypatc
         readers.resolve("{data}/x.jsonl")
     with pytest.raises(ValueError, match="empty name"):
         readers.resolve("")
+    (tmp_path / "train.jsonl").write_text("")
+    with pytest.raises(ValueError, match=r"no file .*trian.jsonl .*; did you mean train.jsonl\?$"):
+        readers.resolve(tmp_path / "trian.jsonl")
+    with pytest.raises(ValueError, match=r"no file hotpotqa .*`qr-jax data get hotpotqa` fetches that set"):
+        readers.resolve("hotpotqa")
     monkeypatch.delenv("QR_JAX_DATA")
     assert readers.data_folder().parts[-2:] == ("shared", "data")
     monkeypatch.setattr(readers, "__file__", str(tmp_path / "site-packages/qr_jax/queries/readers.py"))  # of a wheel

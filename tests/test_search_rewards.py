@@ -20,7 +20,7 @@ from qr_jax.rewards.ada_search import ada_search
 from qr_jax.rewards.ai_search_planner import ai_search_planner
 from qr_jax.rewards.atom_searcher import atom_searcher
 from qr_jax.rewards.carr import carr
-from qr_jax.rewards.contributions import contributions
+from qr_jax.rewards.contributions import USEFUL, contributions
 from qr_jax.rewards.deep_researcher import deep_researcher
 from qr_jax.rewards.exact_match import exact_match
 from qr_jax.rewards.ikea import ikea
@@ -69,6 +69,8 @@ def test_reseek_pays_the_verdicts_by_hand():
         (-0.6 - 0.3, judged("Oslo", ("yes", DUNE), ("no", FRANK))),
         (0.3 + 0.3, judged("Oslo", ("", DUNE), ("no", OTHER))),  # one verdict, the first after both
         (0.3, judged("Oslo", ("no", OTHER), ("perhaps", FRANK))),  # that is no verdict
+        (0.3, judged("Oslo", ("yes </judge> <judge> no", FRANK))),  # of several the first
+        (-0.3, judged("Oslo", ("no </judge> <judge> yes", FRANK))),
         (1.0, judged("Tacoma", ("yes",))),  # nothing was found, nothing is judged
         (0.0, judged(None, ("no", DUNE))),
     ]
@@ -191,10 +193,12 @@ def test_o2_searcher_counts_acts_without_thoughts_and_acts_beside_acts():
         turns("a </think> <search>b</search>", last),  # the template opened the thought
         turns("<think>a</think>", "well", last),  # no acts, nothing
         replace(turns(twice), answer=None),
+        turns(f"{twice} <search>e</search>", last),  # .1 for each beyond the first
     ]
-    np.testing.assert_allclose(o2_searcher(QUERY, group).score_G, [0.95, 0.5, 1, 1, -0.05])
-    np.testing.assert_allclose(o2_searcher(QUERY, group, think=False).score_G, [0.95, 1, 1, 1, -0.05])
-    assert o2_searcher(QUERY, group, weight=0).score_G.tolist() == exact_match(QUERY, group).tolist() == [1, 1, 1, 1, 0]
+    right = [1, 1, 1, 1, 0, 1]
+    np.testing.assert_allclose(o2_searcher(QUERY, group).score_G, [0.95, 0.5, 1, 1, -0.05, 0.9])
+    np.testing.assert_allclose(o2_searcher(QUERY, group, think=False).score_G, [0.95, 1, 1, 1, -0.05, 0.9])
+    assert o2_searcher(QUERY, group, weight=0).score_G.tolist() == exact_match(QUERY, group).tolist() == right
     with pytest.raises(ValueError, match="weight=-1"):
         o2_searcher(QUERY, group, weight=-1)
 
@@ -476,6 +480,9 @@ def test_the_budget_counts_all_verdicts_of_the_file_whoever_asked(tmp_path):
         with pytest.raises(ValueError, match="has 5 verdicts in .* and 1 answers .* its budget of 5"):
             contributions(QUERY, [episode("Oslo", ("x", OTHER))], **given, budget=5)
         assert len(seen) == count
+        twice = [(QUERY.question, ("by",), "one text")] * 2  # equal ones are one verdict, of the six that may be
+        bench = _judged.Bench(url, "grader-1", given["cache"], "QR_JAX_JUDGE_KEY")
+        assert _judged.graded("contributions", USEFUL, bench, twice, 6) == [0, 0]
 
 
 def test_a_judge_sees_all_that_an_episode_read(tmp_path):

@@ -54,6 +54,15 @@ def test_how_far_a_phase_is_and_how_long_it_takes_by_hand(monkeypatch):
     assert [terminal.clock(seconds) for seconds in (0.4, 59.6, 3599, 7500)] == ["0 s", "1m00s", "59m59s", "2h05m"]
 
 
+def test_time_left_falls_while_a_slow_one_goes_on_and_never_climbs(monkeypatch):
+    """Two of four are done after 40 s; the third takes longer than 20 s, and what comes after it as long as before."""
+    now = [140.0]
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: now[0])
+    shown = terminal.Phase("evaluating", 4, done=2, begun_s=100.0)
+    for now[0], left in ((140.0, "40 s"), (150.0, "30 s"), (160.0, "20 s"), (190.0, "20 s")):
+        assert shown.line().endswith(f"  about {left} left")
+
+
 def test_off_a_terminal_a_phase_is_silent_until_nothing_was_said_for_a_while(quick, capsys):
     terminal.speak("stdout")
     with terminal.phase("outer"):

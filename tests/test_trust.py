@@ -12,6 +12,7 @@ from test_http_retriever import search_r1
 
 from qr_jax import cli, config, runs, trust
 from qr_jax.config import Config, use
+from qr_jax.settings import plain
 from qr_jax.trust import Allowed
 
 HTTP = {"url": "https://evil.example/retrieve", "token_env": "HF_TOKEN"}
@@ -81,6 +82,16 @@ def test_what_is_missing_is_listed_what_is_allowed_is_not_and_trust_is_remembere
     assert trust.admit(settings, "THEIRS", Allowed()) is None
     with pytest.raises(ValueError, match="was not made here"):
         trust.admit(replace(settings, seed=1), "THEIRS", Allowed())
+
+
+def test_a_setting_that_came_after_a_run_does_not_make_it_a_stranger_s():
+    """What is remembered is what the config says beyond the defaults, of which an earlier program knew fewer."""
+    settings = replace(Config(), seed=3, retriever=use("http", **HTTP))
+    told, usual = plain(settings), plain(Config())
+    before = [{name: part for name, part in whole.items() if name != "guards"} for whole in (told, usual)]
+    of_pool = [whole | {"pool": {**whole["pool"], "later": 7}} for whole in (told, usual)]
+    assert trust._besides(*before) == trust._besides(*of_pool) == trust._besides(told, usual)
+    assert trust._besides(told, usual) == {"seed": 3, "retriever": {"name": "http", "settings": HTTP}}
 
 
 def test_a_run_made_here_is_the_user_s_own(tmp_path):

@@ -4,6 +4,7 @@ One token is one word, so that text and ids translate into each other without lo
 the vocabulary is the corpus' most frequent words. Passages come from the real BM25 over HotpotQA's passages.
 """
 
+import time
 from collections import Counter
 from functools import cache
 from pathlib import Path
@@ -44,6 +45,16 @@ def tokenizer() -> WordTokenizer:
 def search(folder: str) -> SearchFunction:
     """BM25 over HotpotQA's passages; its index is kept in a folder, so that one contender builds it for all."""
     return bm25(corpus=passages(), index=str(Path(folder) / "bm25"))
+
+
+def late(search: SearchFunction, latency_s: float) -> SearchFunction:
+    """The search, each call of which takes so much longer."""
+
+    def after(queries: list[str], k: int) -> list[list[Passage]]:
+        time.sleep(latency_s)
+        return search(queries, k)
+
+    return after if latency_s else search
 
 
 def exactly(text: str, count: int) -> str:

@@ -95,7 +95,7 @@ class Searches(base_environment.BaseTaskEnv):
         if self.step_count > load.SEARCHES:
             return base_environment.EnvStepResult(observation=None, reward=0.0, done=True, info={})
         wish = load.search_text(self.extra_kwargs["query"], getattr(action, "action", action))
-        found = state["search"]([wish], load.SEARCH_K)[0]
+        found = load.late(state["search"], state["latency_s"])([wish], load.SEARCH_K)[0]
         return base_environment.EnvStepResult(observation=load.observation(found), reward=0.0, done=False, info={})
 
 
@@ -130,9 +130,9 @@ def config() -> base_rollout.RolloutConfig:
     )  # fmt: skip
 
 
-def sample(load_name: str, round: int, *, episodes: int, group: int) -> dict[str, Any]:
-    """Seconds and generated tokens of one go; `group` samples of a question."""
-    compiles = state["compiles"]
+def sample(load_name: str, round: int, *, episodes: int, group: int, latency_s: float = 0.0) -> dict[str, Any]:
+    """Seconds and generated tokens of one go; `group` samples of a question, searches that take `latency_s` more."""
+    compiles, state["latency_s"] = state["compiles"], latency_s
     tokens, seconds, more = {"multi_turn": multi_turn, "single_turn": single_turn}[load_name](round, episodes, group)
     compiled = state["compiles"] - compiles
     return {"seconds": seconds, "tokens": tokens, "tokens_a_s": tokens / seconds, "compiles": compiled, **more}

@@ -123,9 +123,7 @@ def resolve(arguments: argparse.Namespace, stage: str = "") -> tuple[Any, Path]:
     config, packages = load(arguments, arguments.config, arguments.overrides)
     stem = path.stem if name == "config" else f"{path.stem}_{name}"
     folder = arguments.run or (path.parent if path.name == "config.json" else Path("runs") / stem / stage)
-    if arguments.dry_run:
-        terminal.result(json.dumps(configs.to_json(config), indent=2))
-    elif not arguments.process:
+    if not (arguments.dry_run or arguments.process):
         terminal.say(f"{'cold start' if stage else 'training'} by {arguments.config} in {folder}")
     from qr_jax import checks  # here: it takes longer than the first line may
 

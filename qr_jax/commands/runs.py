@@ -32,7 +32,7 @@ def add(command: Any) -> None:
     bundle = command("bug-report", _bug_report, text)
     bundle.add_argument("run", type=Path, metavar="RUN", help="the run's folder")
     bundle.add_argument("--out", type=Path, metavar="FILE", help="the zip file (RUN.bug_report.zip)")
-    ask.add_argument("question", metavar="QUESTION")
+    ask.add_argument("question", nargs="?", metavar="QUESTION", help="in quotes")
     options.add_json(ask, chat)
     export.add_argument("--hf", type=Path, required=True, metavar="FOLDER", help="where the model goes")
     export.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16", help="of the weights")
@@ -50,10 +50,15 @@ def _runs(arguments: argparse.Namespace) -> int:
 
 
 def _ask(arguments: argparse.Namespace) -> int:
-    if not arguments.question.strip():
-        raise ValueError("the question is empty; give one in quotes")
+    if arguments.question is None and not arguments.run.is_dir():
+        raise ValueError(
+            f"no run is named to ask {str(arguments.run)!r}: qr-jax ask RUN QUESTION; `qr-jax runs` lists them"
+        )
+    question = arguments.question or ""
+    if not question.strip():
+        raise ValueError("the question is empty; give one in quotes, behind the run")
     answerer = _opened(arguments)
-    _answer(answerer, arguments.question, arguments.json)
+    _answer(answerer, question, arguments.json)
     return 0
 
 

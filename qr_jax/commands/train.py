@@ -34,7 +34,7 @@ def add(command: Any) -> None:
             made.set_defaults(config=QUICKSTART)
         made.add_argument("--run", type=Path, metavar="FOLDER", help=folder)
         made.add_argument(
-            "--dry-run", action="store_true", help="print the resolved config as JSON, read the questions, and stop"
+            "--dry-run", action="store_true", help="check the config, read the questions, print it as JSON, and stop"
         )
         again = "begin anew; the folder that is there is renamed, and nothing of it is lost"
         made.add_argument("--restart", action="store_true", help=again)
@@ -60,29 +60,37 @@ def _set_aside(config: Any, folder: Path) -> None:
         terminal.say(f"begins anew; the folder that was there is {aside} now")
 
 
-def _read_questions(config: Any) -> None:
-    """Say what of a run was found right; ValueError for a file of questions that it would refuse."""
+def _checked(config: Any) -> str:
+    """What of a run was found right; ValueError for a file of questions that it would refuse."""
     from qr_jax.queries import official
 
-    terminal.speak("stderr")
     names = (config.data.train, config.data.eval)
     if any(name == "world" or name.startswith(official.PREFIX) for name in names):
-        return terminal.say("the settings are right; questions, passages and model are read when the run begins")
+        return "the settings are right; questions, passages and model are read when the run begins"
     from qr_jax import assemble  # here: it imports jax
 
     count = {part: len(assemble.questions(config, part)) for part in ("train", "eval")}
-    terminal.say(
-        f"the settings and the questions are right: {count['train']:,} to train on, {count['eval']:,} held out; "
-        "passages, traces and model are read when the run begins"
-    )
+    right = f"the settings and the questions are right: {count['train']:,} to train on, {count['eval']:,} held out"
+    return f"{right}; passages, traces and model are read when the run begins"
+
+
+def _dry_run(arguments: argparse.Namespace, stage: str) -> int:
+    from qr_jax import config as configs
+
+    with terminal.phase("checking the config"):
+        config, _ = options.resolve(arguments, stage)
+        right = _checked(config)
+    terminal.result(json.dumps(configs.to_json(config), indent=2))
+    terminal.say(right)
+    return 0
 
 
 def _run(arguments: argparse.Namespace, stage: str) -> int:
-    terminal.speak("stderr" if arguments.json else "stdout", verbose=arguments.verbose)
-    config, folder = options.resolve(arguments, stage)
+    to_stdout = not (arguments.json or arguments.dry_run)
+    terminal.speak("stdout" if to_stdout else "stderr", verbose=arguments.verbose)
     if arguments.dry_run:
-        _read_questions(config)
-        return 0
+        return _dry_run(arguments, stage)
+    config, folder = options.resolve(arguments, stage)
     with contextlib.ExitStack() as stack:
         stack.enter_context(terminal.phase("cold start" if stage else "training"))
         with terminal.phase("starting"):

@@ -19,6 +19,7 @@ from qr_jax.queries.parsing import Row, passage_of, query_of
 from qr_jax.queries.stored import ENDS, TEXTS
 from qr_jax.records import Passage, Query
 from qr_jax.retrieval import bm25_index
+from qr_jax.settings import nearest
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -56,10 +57,20 @@ def resolve(path: str | Path) -> list[Path]:
             found = "a folder without stored passages" if index_folder(part) is None else "an index"
             raise ValueError(f"{file} (from {str(path)!r}) is {found}; wanted one index alone, or files")
         if not part.strip() or not file.is_file():
-            hint = "set QR_JAX_DATA to the data folder" if "{data}" in part else "{data}/... finds files in QR_JAX_DATA"
-            raise ValueError(f"no file {str(file) if part.strip() else '(empty name)'} (from {str(path)!r}); {hint}")
+            named = str(file) if part.strip() else "(empty name)"
+            raise ValueError(f"no file {named} (from {str(path)!r}){_cure(part.strip(), file)}")
         files.append(file)
     return files
+
+
+def _cure(part: str, file: Path) -> str:
+    """What to do where the named file is not there."""
+    if part and any(part in (name, name.partition("/")[0]) for name in (*official.SETS, "wiki18")):
+        return f"; `qr-jax data get {part}` fetches that set, and prints the settings that name its files"
+    if "{data}" in part:
+        return "; set QR_JAX_DATA to the data folder"
+    beside = [other.name for other in file.parent.iterdir()] if part and file.parent.is_dir() else []
+    return nearest(file.name, beside, shown=0) or "; {data}/... finds files in QR_JAX_DATA"
 
 
 def read_queries(path: str | Path) -> list[Query]:

@@ -14,6 +14,7 @@ TONES = ("ink", "fresh", "ex_hard", "ex_easy", "ex_surplus", "ex_consumed", "pha
 STYLE = ".line.band { stroke-dasharray: none; stroke-width: 2; }\n.scroll { max-height: none; }\n"
 SHARES = {"zero_variance": "zero-variance", "recycled": "recycled", "ex_hard": "ex_hard", "ex_easy": "ex_easy"}
 SHARES |= {"flipped": "flipped", "trained": "pool trained"}
+SETTING_CHARS = 80  # of a setting that tells two rules apart; a prompt is longer
 Table = tuple[str, list[str], list[list[str]]]  # title, head, rows
 
 
@@ -58,6 +59,10 @@ def notes(found: Mapping[str, Any]) -> list[str]:
     ]
     if found["faulted_questions"]:
         made.append(f"{found['faulted_questions']} questions are left out: their answer is a fault in some run.")
+    for label, one in found["rules"].items():
+        told = [f"{name}={value}"[:SETTING_CHARS] for name, value in one["settings"].items()]
+        if any(text not in label for text in told):
+            made.append(f"{label} is with {' '.join(told)}")
     made += [f"{label}: {reason}." for label, one in found["rules"].items() for reason in one["no_null"]]
     counts = {len(one["seeds"]) for one in found["rules"].values()}
     return [*made, "The rules have unequal numbers of seeds."] if len(counts) > 1 else made

@@ -24,6 +24,7 @@ from qr_jax.studies import null_control, oracle
 # Settings that do not make two runs two rules: the seed, and how long a run goes on and what is told of it.
 FREE = ("seed", "log", "data.world_path", "evaluation.every", "train.steps", "train.max_", "train.keep_")
 FREE += ("train.checkpoint_every", "evaluation.during", "pool.rule", "pool.rounds", "pool.by")
+LABEL_CHARS = 50  # of settings in a rule's label
 # A run's figures over the last tenth of its steps, each with its null's in `null_control`.
 SHARES = {"zero_variance": "zero_variance_last", "recycled": "recycled_share_last", "ex_hard": "ex_hard_last"}
 SHARES |= {"ex_easy": "ex_easy_last", "flipped": "flipped", "trained": "coverage"}
@@ -99,7 +100,7 @@ def compare(
     kept = [name for name in asked if all(run.evaluation["exact_match"][name] is not None for run in many)]
     if not kept:
         raise ValueError(f"of {len(asked)} questions none was answered without a fault in all {len(many)} runs")
-    by_rule = grouped(many)
+    by_rule, apart = grouped(many), differing(many)
     score_RN = np.array([np.mean([scores(run, kept) for run in some], axis=0) for some in by_rule.values()])
     gaps = bootstrap(score_RN)
     found: dict[str, Any] = {}
@@ -111,6 +112,7 @@ def compare(
         found[label] = {
             "runs": [str(run.folder) for run in some],
             "seeds": [run.settings.seed for run in some],
+            "settings": apart[many.index(some[0])],
             **{name: over_seeds([one[name] for one in ones]) for name in ones[0] if name != "curve"},
             "null": {name: _over_nulls([summary[theirs] for summary in known]) for name, theirs in SHARES.items()},
             "no_null": sorted({null["reason"] for null in nulls if "reason" in null}),
@@ -152,15 +154,23 @@ def unequal_budgets(many: Sequence[Run], measure: str) -> list[str]:
 
 
 def grouped(many: Sequence[Run]) -> dict[str, list[Run]]:
-    """The runs by rule, in order of appearance; other settings in which some differ stand in the label too."""
+    """The runs by rule, in order of appearance. Other settings in which some differ stand in the label too; where they
+    are more than LABEL_CHARS, their number does."""
+    texts = [" ".join(f"{name}={value}" for name, value in own.items()) for own in differing(many)]
+    kinds, long = list(dict.fromkeys(texts)), any(len(text) > LABEL_CHARS for text in texts)
+    found: dict[str, list[Run]] = {}
+    for run, text in zip(many, texts):
+        more = f"#{kinds.index(text) + 1}" if long else text
+        found.setdefault(f"{rule_label(run.settings)} {more}".strip(), []).append(run)
+    return {name: runs for label, alike in found.items() for name, runs in _apart(label, alike)}
+
+
+def differing(many: Sequence[Run]) -> list[dict[str, Any]]:
+    """Of each run the settings in which some run differs from another, but those of its rule and those of FREE."""
     flats = [_flat(run.settings) for run in many]
     names = sorted({name for flat in flats for name in flat})
     differ = [name for name in names if len({json.dumps(flat.get(name)) for flat in flats}) > 1]
-    found: dict[str, list[Run]] = {}
-    for run, flat in zip(many, flats):
-        more = [f"{name}={flat.get(name)}" for name in differ]
-        found.setdefault(" ".join([rule_label(run.settings), *more]), []).append(run)
-    return {name: runs for label, alike in found.items() for name, runs in _apart(label, alike)}
+    return [{name: flat.get(name) for name in differ} for flat in flats]
 
 
 def _apart(label: str, alike: list[Run]) -> list[tuple[str, list[Run]]]:
