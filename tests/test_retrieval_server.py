@@ -456,7 +456,7 @@ def test_a_request_is_cut_into_calls_of_bounded_size():
     assert cut([], 1, limits) == []
 
 
-def test_a_small_request_is_answered_while_a_large_one_is_searched_for():
+def test_a_small_request_waits_for_one_call_of_large_ones_however_many_there_are():
     calls: list[list[str]] = []
     all_wait = threading.Event()
 
@@ -469,17 +469,17 @@ def test_a_small_request_is_answered_while_a_large_one_is_searched_for():
     texts = [f"large {n}" for n in range(160)]
     texts += texts[:5]
     ids = lambda answer: [some[0]["id"] for some in answer[1]["result"]]  # noqa: E731
-    with serving(slow, limits=Limits(batch=8)) as (app, url), ThreadPoolExecutor(3) as threads:
+    with serving(slow, limits=Limits(batch=8)) as (app, url), ThreadPoolExecutor(4) as threads:
         asked = []
-        for queries, waiting in ((texts, 152), (texts, 312), (["small"], 313)):  # the first 8 are searched for
+        for queries, waiting in ((texts, 152), (texts, 312), (texts, 472), (["small"], 473)):  # 8 are searched for
             asked.append(threads.submit(call, url, "/retrieve", {"queries": queries, "topk": 1}))
             wait_for(lambda waiting=waiting: app.batcher.queue == waiting)
         all_wait.set()
-        assert ids(asked[2].result()) == ["small"] and not asked[0].done() and not asked[1].done()
-        assert [ids(one.result()) for one in asked[:2]] == [texts, texts]  # in order
-    firsts = ["large 0", "large 8", "large 0", "small", "large 16", "large 8", "large 24", "large 16"]
+        assert ids(asked[3].result()) == ["small"] and not any(large.done() for large in asked[:3])
+        assert [ids(large.result()) for large in asked[:3]] == [texts] * 3  # in order
+    firsts = ["large 0", "small", "large 8", "large 0", "large 0", "large 16", "large 8", "large 8"]
     assert [queries[0] for queries in calls[:8]] == firsts
-    assert len(calls) == 41 and max(map(len, calls)) == 8
+    assert len(calls) == 61 and max(map(len, calls)) == 8
 
 
 def test_a_large_request_that_was_given_up_is_not_searched_for_further():

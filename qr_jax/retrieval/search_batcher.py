@@ -31,7 +31,7 @@ class Limits:
     waiting: int = 32_768  # queries that wait; further ones are refused with 503. Half is for requests up to a batch
     batch: int = 64  # queries of one search call
     call_passages: int = 2048  # of one search call: queries times k; each call has one query at least
-    call_chars: int = 65_536  # of the queries of one search call
+    call_chars: int = 16_384  # of the queries of one search call
     wait_s: float = 0.003  # how long a request waits for others, when other clients are connected
     search_s: float = 30.0  # after this time a request gets 504
 
@@ -47,6 +47,7 @@ class _Asked:
         self.queries, self.k = queries, k
         distinct = list(dict.fromkeys(queries))
         self.parts, self.left = deque(cut(distinct, k, limits)), len(distinct)
+        self.is_large = len(self.parts) > 1
         self.found: dict[str, list[Passage]] = {}
         self.results: asyncio.Future[list[list[Passage]]] = asyncio.get_running_loop().create_future()
 
@@ -89,6 +90,7 @@ class Batcher:
     def __init__(self, search: SearchFunction, limits: Limits, metrics: ServerMetrics, connections: Callable[[], int]):
         self._search, self._limits, self._metrics, self._connections = search, limits, metrics, connections
         self._waiting: deque[_Asked] = deque()
+        self._large_was_first = False
         self._came = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, "search")
         self.since: float | None = None  # when the running call began
@@ -135,20 +137,23 @@ class Batcher:
     def _take(self) -> list[_Part]:
         """The first request's next part, and the next parts of others with its k, as many as fit into a call.
 
-        A request with more parts then goes to the end. One that must wait keeps its place, and so comes to the front.
+        Large and small requests take turns to be first, so that a small one waits for one call of a large one, however
+        many there are. One with more parts then goes to the end; one that must wait keeps its place among its like.
         """
         taken: list[_Part] = []
         passed: list[_Asked] = []
         queries = chars = most = 0
-        for request in self._waiting:
-            if request.results.done():  # it was given up
-                continue
+        waiting = [request for request in self._waiting if not request.results.done()]  # the others were given up
+        turn = [request for request in waiting if request.is_large != self._large_was_first] or waiting
+        for request in [*turn[:1], *(request for request in waiting if request is not turn[0])]:
             part, k = request.parts[0], request.k
             size = sum(map(len, part))
             fits = queries + len(part) <= most and chars + size <= self._limits.call_chars
             if taken and not (fits and k == taken[0].asked.k):
                 passed.append(request)
                 continue
+            if not taken:
+                self._large_was_first = request.is_large
             taken.append(_Part(request, request.take_part()))
             queries, chars, most = queries + len(part), chars + size, self._limits.most_queries(k)
         self._waiting = deque([*passed, *(part.asked for part in taken if part.asked.parts)])
