@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import re
+import selectors
 import signal
 import socket
 import subprocess
@@ -29,7 +30,7 @@ from benchmarks.retrieval_server import ask_all
 from qr_jax import cli
 from qr_jax.commands import retrieval
 from qr_jax.records import Passage
-from qr_jax.retrieval import bounded_json, pages, server
+from qr_jax.retrieval import bounded_json, http_server, pages, server
 from qr_jax.retrieval.http_server import Bounds
 from qr_jax.retrieval.pages import Pages
 from qr_jax.retrieval.protocols import PROTOCOLS
@@ -58,7 +59,8 @@ def serving(search=SEARCH, **settings):
             place["stop"], place["loop"] = asyncio.Event(), asyncio.get_running_loop()
             await run(app, "127.0.0.1", 0, lambda url: (place.update(url=url), started.set()), place["stop"])
 
-        asyncio.run(whole())
+        with asyncio.Runner(loop_factory=http_server.new_loop) as runner:
+            runner.run(whole())
 
     thread = threading.Thread(target=main)
     thread.start()
@@ -454,6 +456,22 @@ def test_a_request_is_cut_into_calls_of_bounded_size():
     assert cut(list("ab"), 100, limits) == [["a"], ["b"]]
     assert cut(["a" * 11, "b" * 6, "c" * 4, "d"], 1, limits) == [["a" * 11], ["b" * 6, "c" * 4], ["d"]]
     assert cut([], 1, limits) == []
+
+
+def test_the_loop_turns_to_few_sockets_at_a_time_and_to_each_before_any_again():
+    pairs = [socket.socketpair() for _ in range(40)]
+    with contextlib.ExitStack() as stack:
+        turns = stack.enter_context(http_server.FewAtOnce())
+        for number, (mine, other) in enumerate(pairs):
+            stack.enter_context(mine)
+            stack.enter_context(other).send(b"x")
+            turns.register(mine, selectors.EVENT_READ, number)
+        first = [key.data for _ in range(2) for key, _ in turns.select(0)]
+        assert len(first) == len(set(first)) == 2 * http_server.EVENTS == 32
+        gone, *others = set(range(40)) - set(first)
+        turns.unregister(pairs[gone][0])  # it was ready, and closed before its turn
+        assert [key.data for key, _ in turns.select(0)] == sorted(others)
+        assert len(turns.select(0)) == 16  # nobody has read, so all are ready again
 
 
 def test_a_small_request_waits_for_one_call_of_large_ones_however_many_there_are():

@@ -31,7 +31,7 @@ class Limits:
     waiting: int = 32_768  # queries that wait; further ones are refused with 503. Half is for requests up to a batch
     batch: int = 64  # queries of one search call
     call_passages: int = 2048  # of one search call: queries times k; each call has one query at least
-    call_chars: int = 16_384  # of the queries of one search call
+    call_chars: int = 8_192  # of the queries of one search call
     wait_s: float = 0.003  # how long a request waits for others, when other clients are connected
     search_s: float = 30.0  # after this time a request gets 504
 

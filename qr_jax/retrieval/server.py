@@ -21,7 +21,7 @@ from qr_jax import terminal
 from qr_jax.dialect import encodable
 from qr_jax.records import Passage, SearchFunction
 from qr_jax.retrieval import bounded_json
-from qr_jax.retrieval.http_server import Bounds, Refused, Request, Response, Server, as_json
+from qr_jax.retrieval.http_server import Bounds, Refused, Request, Response, Server, as_json, new_loop
 from qr_jax.retrieval.pages import Pages
 from qr_jax.retrieval.protocols import contents
 from qr_jax.retrieval.search_batcher import Batcher, Limits
@@ -264,6 +264,8 @@ def serve(
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         return await run(app, host, port, say, stop)
 
-    if asyncio.run(main()):  # nothing can end that search, and its thread would be waited for
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        is_stuck = runner.run(main())
+    if is_stuck:  # nothing can end that search, and its thread would be waited for
         log.warning("a search that still runs is left behind")
         os._exit(0)
