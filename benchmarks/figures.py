@@ -12,12 +12,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import interleave, methods, silence, stand_ins, together
+from benchmarks import interleave, methods, remat, silence, stand_ins, together
 from benchmarks.tables import markdown
 
 MARKS = "<!-- {}: python -m benchmarks.figures --write -->\n", "<!-- end of {} -->"
 PAGES = {"figures": "speed.md", "plans": "planning.md", "recall": "retrieval.md"}
-KEPT = {"stand_ins": stand_ins, "silence": silence, "together": together}  # a module, and its result of that name
+KEPT = {
+    made.__name__.rpartition(".")[2]: made for made in (remat, silence, stand_ins, together)
+}  # by their results' names
 PAGES |= dict.fromkeys(("methods", *KEPT), "measurements.md")
 GIB = 2**30
 

@@ -45,7 +45,7 @@ full = Config(
 
 config = replace(
     full,
-    model=replace(full.model, compute="float32", remat="none", vocab_block=8192),
+    model=replace(full.model, compute="float32", remat="attention", vocab_block=8192),
     data=replace(full.data, eval_limit=50),
     pool=replace(full.pool, queries=8, samples=4, oversample=1, min_signal=1),
     rollout=replace(
@@ -57,7 +57,7 @@ config = replace(
         observation_tokens=160,
         buckets=(128, 512),
     ),
-    learner=replace(full.learner, lr=1e-5, rows=2, row_tokens=1024, warmup_updates=0, full_groups=0),
+    learner=replace(full.learner, lr=1e-5, rows=1, row_tokens=1024, warmup_updates=0, full_groups=0),
     sft=replace(full.sft, steps=25, traces=6, limit=150, max_tokens=600, lr=2e-4, warmup_steps=3),
     evaluation=Evaluation(base=True),
     train=Train(steps=3, checkpoint_every=1),
