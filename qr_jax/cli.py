@@ -36,7 +36,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         if words and words[0] in commands and commands[words[0]].get_default("takes_settings"):
             words, overrides = take_overrides(words, commands[words[0]])
         refuse_nearly(words, parser)
-        arguments = parser.parse_args(words)
+        arguments, more = parser.parse_known_args(words)
+        if more:
+            cure = (
+                "put the question in quotes" if words[0] == "ask" else f"`qr-jax {words[0]} --help` lists what it takes"
+            )
+            return _fail(f"qr-jax {words[0]} does not take {' '.join(more)!r}; {cure}")
         arguments.overrides = overrides
         with _shown_log(), nullcontext() if words[0] in OWN_WORDS else terminal.phase(f"qr-jax {words[0]}"):
             from qr_jax import run_files

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from qr_jax.mistakes import is_of_asking
 from qr_jax.overrides import override
-from qr_jax.settings import Use, conform, plain
+from qr_jax.settings import Use, conform, nearest, plain
 from qr_jax.settings import use as use  # a config file imports all it needs from here
 
 
@@ -278,8 +278,12 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         if isinstance(read, Mapping) and "architectures" in read:
             takes = "`qr-jax ask`, `chat` and `eval` take such a folder; all else wants the run it comes from"
             raise ValueError(f"{path} is a model's (Hugging Face), not a run's: {takes}")
-    else:
+    elif path.suffix == ".py":
         read = _made_by(path, name)
+    else:
+        raise ValueError(
+            f"{path} is no config: wanted a Python file or a run's config.json (questions: data.train=FILE)"
+        )
     return from_json(plain(override(from_json(read), overrides)))
 
 
@@ -310,6 +314,8 @@ def _made_by(path: Path, name: str) -> Config:
         raise ValueError(f"{_line_of(error, path)}: {type(error).__name__}: {text}") from error
     if not isinstance(config, Config):
         others = [key for key, value in there.items() if isinstance(value, Config)]
+        if named is None and others:
+            raise ValueError(f"{path} has no config {name!r}{nearest(name, others, shown=len(others))}")
         has = f"; it has: {', '.join(others)}" if others else ""
         wanted = f"it must set `{name} = Config(...)` or define `{name}()`"
         raise ValueError(f"{path} makes no config {name!r}: {wanted}, found {config!r}{has}")

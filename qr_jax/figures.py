@@ -144,7 +144,11 @@ def _cure(figures: Mapping[str, float | int | None], drawn: int) -> str:
         return "Every answer was wrong: train a cold start (sft.steps), begin with easier questions, or reward=f1"
     if easy == drawn:
         return "Every answer was right: the questions are too easy for this model; give harder ones, or end the run"
-    return "Consider pool.reset_below, pool.min_signal or a consumed_weight above 0"
+    if 10 * hard > 9 * drawn:
+        return "Most groups are all wrong: train the cold start longer (sft.steps), or begin with easier questions"
+    if 10 * easy > 9 * drawn:
+        return "Most groups are all right: the questions are easy for this model; give harder ones, or end the run"
+    return "Consider pool.reset_below or pool.min_signal"
 
 
 def _named(counts: Mapping[str, int]) -> Figures:

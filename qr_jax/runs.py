@@ -283,7 +283,8 @@ class Run:
         if hosts.count() == 1:
             with terminal.phase("saving"):
                 self.checkpoints.wait()
-        self.say(f"stopped by {by}; the same command goes on from the last checkpoint")
+        place = "from the last checkpoint" if self.checkpoints.steps() else "with what is there: no step was saved yet"
+        self.say(f"stopped by {by}; the same command goes on {place}")
         return SystemExit(code)
 
     def close(self) -> None:

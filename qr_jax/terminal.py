@@ -18,6 +18,7 @@ T = TypeVar("T")
 QUIET_S = 6.0  # off a terminal; a library may hold all threads for seconds, and nobody waits 10 s for a word
 DRAW_S = 0.25  # between two drawings of the live line
 LATE_S = 0.3  # a command that is done by then draws nothing
+FEW = 10  # of a phase that has no more, the first one says how long it takes
 WIDTH = 120  # columns where there is no terminal
 
 
@@ -42,11 +43,12 @@ class Phase:
         parts = [f"{self.what} {done:,}/{total:,}" if total else self.what, self.note, clock(now - self.begun_s)]
         if total and done > self.start:
             self.last = self.last if self.last[0] == done else (done, now)
-            self.first = self.first or self.last  # what compiled came before, and is left out as soon as it can be
-            before, since = self.first if done > self.first[0] else (self.start, self.begun_s)
+            self.first = self.first or self.last  # what compiled came before, and is left out where it can be
+            counts = done > self.first[0]
+            before, since = self.first if counts else (self.start, self.begun_s)
             each_s, left = (self.last[1] - since) / (done - before), max(total - done, 0)
             left_s = max(each_s * left - (now - self.last[1]), each_s * (left - 1), 0)  # a late one adds nothing
-            parts.append(f"about {clock(left_s)} left")
+            parts += [f"about {clock(left_s)} left"] if counts or total <= FEW else []
         return readable("  ".join(filter(None, parts)))
 
 

@@ -155,7 +155,11 @@ def watched(
     row["guards/alarms"] = len(raised)
     new = "; ".join(text for name, text in raised.items() if name not in old)
     if new and limits.act == "warn":
-        parts.run.say(f"step {step}: {new}. See report.html; guards.act=rollback would go back to the best probe")
+        probes = "" if limits.probe_every else " guards.probe_every=5"
+        cure = (
+            f"`qr-jax report {parts.run.folder}` shows it; a run with guards.act=rollback{probes} goes back by itself"
+        )
+        parts.run.say(f"step {step}: {new}. {cure}")
     return replace(standing, watch=watch), new
 
 

@@ -103,6 +103,17 @@ def test_every_flag_of_a_command_is_known_to_it_before_or_after_its_settings(nam
         (["train", "quickstart"], "there is no config quickstart; did you mean configs/quickstart.py?"),
         (["resume", "runs/x"], "there is no command 'resume'; `qr-jax train RUN/config.json`"),
         (["ask", "configs/studdy", "who ?"], "there is no folder configs/studdy; did you mean configs/study?"),
+        (["ask", "configs", "who", "is", "it"], "does not take 'is it'; put the question in quotes"),
+        (["settings", "--search", "lr"], "does not take '--search'; `qr-jax settings --help` lists what it takes"),
+        (["export", "configs", "--hf", "Makefile"], "Makefile is a file; --hf wants a new folder"),
+        (
+            ["train", "Makefile"],
+            "Makefile is no config: wanted a Python file or a run's config.json (questions: data.train",
+        ),
+        (
+            ["train", "configs/smollm2_multihop.py:fulll"],
+            "has no config 'fulll'; did you mean full? (there are: config, full)",
+        ),
         (["ask", "who is it ?"], "no run is named to ask 'who is it ?': qr-jax ask RUN QUESTION"),
         (["ask", "configs"], "the question is empty; give one in quotes, behind the run"),
         (["ask", "who is it ?", "configs"], "configs is a folder, and stands in the question's place"),

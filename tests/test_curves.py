@@ -44,7 +44,8 @@ def test_accuracy_by_groups_stands_before_and_after_within_0_and_1():
     assert (was["values"], now["values"]) == ([0.5, None], [0.95, None])
     assert was["low"] == [pytest.approx(0.5 - 1.96 * 0.1), None]
     assert now["high"] == [1.0, None]  # and not 1.146
-    assert series.interval([0.1], [0.1])[0] == [0.0]
+    assert series.interval([0.1], [0.1], [9])[0] == [0.0]
+    assert series.interval([0.0], [0.0], [40])[1] == [pytest.approx(0.0876, abs=1e-4)]  # Wilson's 3.84 / 43.84
     named = {"by_dataset": {"x" * 999: {"exact_match": 0.5}}}
     assert [len(word) for word in curves.by_group(named, {})["by-dataset"]["x"][0]["words"]] == [curves.MOST_LETTERS]
 

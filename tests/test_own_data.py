@@ -119,10 +119,22 @@ def test_traces_are_made_of_titles_alone_or_of_ids_alone():
         ),
         ({"hard": 0, "easy": 8, "searches": 1.0}, "Every answer was right"),
         ({"hard": 4, "easy": 3, "searches": 1.0}, "Consider pool.reset_below"),
+        (
+            {"drawn": 80, "hard": 76, "easy": 0, "searches": 1.0},
+            "Most groups are all wrong: train the cold start longer",
+        ),
+        ({"drawn": 80, "hard": 1, "easy": 76, "searches": 1.0}, "Most groups are all right: the questions are easy"),
     ],
 )
 def test_a_step_that_teaches_little_is_warned_of_by_what_is_the_matter(row, says):
-    counts = {"pool/drawn": 8, "pool/hard": row["hard"], "pool/easy": row["easy"], "pool/fault": 0, "pool/eligible": 9}
-    counts |= {"pool/signal": 8 - row["hard"] - row["easy"], "rollout/searches": row["searches"]}
+    drawn = row.get("drawn", 8)
+    counts = {
+        "pool/drawn": drawn,
+        "pool/hard": row["hard"],
+        "pool/easy": row["easy"],
+        "pool/fault": 0,
+        "pool/eligible": 9,
+    }
+    counts |= {"pool/signal": drawn - row["hard"] - row["easy"], "rollout/searches": row["searches"]}
     warning = figures.starvation(counts | {"rollout/stop_length": row.get("length", 0.0)})
     assert warning and says in warning

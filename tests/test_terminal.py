@@ -43,13 +43,16 @@ def test_how_far_a_phase_is_and_how_long_it_takes_by_hand(monkeypatch):
     now[0] = 130.0
     assert shown.line() == "cold start 0/400  30 s"
     shown.done, shown.note = 100, "loss .845"
-    assert shown.line() == "cold start 100/400  loss .845  30 s  about 1m30s left"
-    now[0], shown.done = 140.0, 200  # the first ones compiled: from now on only those that came after them count
+    assert shown.line() == "cold start 100/400  loss .845  30 s"  # the first ones compiled: they say nothing
+    now[0], shown.done = 140.0, 200
     assert shown.line() == "cold start 200/400  loss .845  40 s  about 20 s left"
     again = terminal.Phase("cold start", 400, done=300, start=300, begun_s=130.0)  # gone on with after 300
     assert again.line() == "cold start 300/400  10 s"
     again.done = 350
-    assert again.line() == "cold start 350/400  10 s  about 10 s left"
+    assert again.line() == "cold start 350/400  10 s"
+    now[0], again.done = 145.0, 375
+    assert again.line() == "cold start 375/400  15 s  about 5 s left"
+    now[0] = 140.0
     assert terminal.Phase("evaluating", asked=lambda: (3, 1000), begun_s=139.0).line().startswith("evaluating 3/1,000")
     assert [terminal.clock(seconds) for seconds in (0.4, 59.6, 3599, 7500)] == ["0 s", "1m00s", "59m59s", "2h05m"]
 

@@ -116,6 +116,8 @@ def _episode_json(episode: Any) -> dict[str, Any]:
 
 
 def _export(arguments: argparse.Namespace) -> int:
+    if arguments.hf.exists() and not arguments.hf.is_dir():
+        raise ValueError(f"{arguments.hf} is a file; --hf wants a new folder")
     options.open_weights(arguments)
     from qr_jax import exporting
 

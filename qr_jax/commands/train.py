@@ -92,7 +92,7 @@ def _run(arguments: argparse.Namespace, stage: str) -> int:
         return _dry_run(arguments, stage)
     config, folder = options.resolve(arguments, stage)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(terminal.phase("cold start" if stage else "training"))
+        stack.enter_context(terminal.phase("at work"))
         with terminal.phase("starting"):
             stack.enter_context(options.start(config, arguments))
             if not options.is_first():

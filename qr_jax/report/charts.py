@@ -43,13 +43,13 @@ def accuracy(rows: Sequence[Row], before: Row, after: Row, ended: bool) -> Chart
     held: list[tuple[Row, float, float | None]] = []
     questions = before.get("questions") or after.get("questions")
     if before.get("exact_match") is not None:
-        held.append(({}, before["exact_match"], before.get("exact_match_se")))
+        held.append(({}, before["exact_match"], before.get("exact_match_se"), before.get("questions")))
     for row in rows:
         if (value := row.get("eval/exact_match")) is not None:
             asked = row.get("eval/questions") or questions
-            held.append((row, value, math.sqrt(value * (1 - value) / asked) if asked else None))
+            held.append((row, value, math.sqrt(value * (1 - value) / asked) if asked else None, asked))
     if ended and after.get("exact_match") is not None:
-        held.append((rows[-1], after["exact_match"], after.get("exact_match_se")))
+        held.append((rows[-1], after["exact_match"], after.get("exact_match_se"), after.get("questions")))
     budgets = {"rollouts": "rollouts", "tokens": "sampled tokens", "searches": "searches"}
     lots = bins(rows, MOST_POINTS)
     words = step_axis(lots)[0]["words"]
@@ -57,13 +57,14 @@ def accuracy(rows: Sequence[Row], before: Row, after: Row, ended: bool) -> Chart
         {"label": label, "values": [lot[-1].get(f"budget/{name}") for lot in lots], "words": words}
         for name, label in budgets.items()
     ]
-    low, high = interval([value for _, value, _ in held], [error for _, _, error in held])
+    values, errors, counts = ([one[at] for one in held] for at in (1, 2, 3))
+    low, high = interval(values, errors, counts)
     series: list[dict[str, Any]] = [
         {"name": "training pass rate", "tone": "quiet", "values": [mean(lot, "reward/outcome_mean") for lot in lots]},
         {
-            "name": "held-out, greedy", "tone": "ink", "style": "points", "values": [value for _, value, _ in held],
+            "name": "held-out, greedy", "tone": "ink", "style": "points", "values": values,
             "low": low, "high": high,
-            "x": [[row.get(f"budget/{name}") or 0 for row, _, _ in held] for name in budgets],
+            "x": [[row.get(f"budget/{name}") or 0 for row, *_ in held] for name in budgets],
         },
     ]  # fmt: skip
     note = "Held-out exact match with 95 % intervals"

@@ -46,9 +46,15 @@ def said(lots: Sequence[Sequence[Row]]) -> str:
 
 
 def interval(
-    shares: Sequence[float | None], errors: Sequence[float | None]
+    shares: Sequence[float | None], errors: Sequence[float | None], questions: Sequence[float | None]
 ) -> tuple[list[float | None], list[float | None]]:
-    """Where the 95 % interval of each share begins and ends; a share is never less than 0 nor more than 1."""
-    ends = [(share, WITHIN * (error or 0)) for share, error in zip(shares, errors, strict=True)]
+    """Where the 95 % interval of each share begins and ends; a share is never less than 0 nor more than 1.
+
+    Where all of so many questions score alike the error says 0, and the interval's width is Wilson's.
+    """
+    ends = [
+        (share, WITHIN * error if error else WITHIN**2 / (count + WITHIN**2) if count and error is not None else 0.0)
+        for share, error, count in zip(shares, errors, questions, strict=True)
+    ]
     low = [None if share is None else max(share - margin, 0.0) for share, margin in ends]
     return low, [None if share is None else min(share + margin, 1.0) for share, margin in ends]
