@@ -40,7 +40,7 @@ PLAIN = {
 
 def accuracy(rows: Sequence[Row], before: Row, after: Row, ended: bool) -> Chart:
     """Held-out accuracy and the pass rate in training, against each budget."""
-    held: list[tuple[Row, float, float | None]] = []
+    held: list[tuple[Row, float, float | None, float | None]] = []
     questions = before.get("questions") or after.get("questions")
     if before.get("exact_match") is not None:
         held.append(({}, before["exact_match"], before.get("exact_match_se"), before.get("questions")))
@@ -57,8 +57,8 @@ def accuracy(rows: Sequence[Row], before: Row, after: Row, ended: bool) -> Chart
         {"label": label, "values": [lot[-1].get(f"budget/{name}") for lot in lots], "words": words}
         for name, label in budgets.items()
     ]
-    values, errors, counts = ([one[at] for one in held] for at in (1, 2, 3))
-    low, high = interval(values, errors, counts)
+    values = [value for _, value, *_ in held]
+    low, high = interval(values, [error for *_, error, _ in held], [count for *_, count in held])
     series: list[dict[str, Any]] = [
         {"name": "training pass rate", "tone": "quiet", "values": [mean(lot, "reward/outcome_mean") for lot in lots]},
         {
