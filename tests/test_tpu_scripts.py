@@ -800,7 +800,8 @@ def test_ctrl_c_stops_the_watching_alone(cloud):
     assert "PROVISIONING" in process.stdout.readline()
     os.killpg(process.pid, signal.SIGINT)
     output, _ = process.communicate(timeout=60)
-    assert process.returncode == 130 and "stopped watching; night-run is left as it is (PROVISIONING)" in output
+    assert process.returncode == 130, output
+    assert "stopped watching; night-run is left as it is (PROVISIONING)" in output
     assert (cloud.folder / "resource.json").exists() and not cloud.calls("delete")
 
 
