@@ -17,9 +17,8 @@ from benchmarks.tables import markdown
 
 MARKS = "<!-- {}: python -m benchmarks.figures --write -->\n", "<!-- end of {} -->"
 PAGES = {"figures": "speed.md", "plans": "planning.md", "recall": "retrieval.md"}
-KEPT = {
-    made.__name__.rpartition(".")[2]: made for made in (remat, silence, stand_ins, together)
-}  # by their results' names
+# The modules that make a table of one result, by its name.
+KEPT = {made.__name__.rpartition(".")[2]: made for made in (remat, silence, stand_ins, together)}
 PAGES |= dict.fromkeys(("methods", *KEPT), "measurements.md")
 GIB = 2**30
 

@@ -34,7 +34,7 @@ def main() -> None:
     ids = [rng.integers(3, CFG.vocab, int(tokens)).astype(np.int32) for tokens in rng.integers(300, 600, 8)]
     reward_QG = np.tile(np.arange(4) % 2, (2, 1)).astype(np.float32)
     graded = grades(reward_QG, np.ones_like(reward_QG, bool))
-    updates, found, state = {}, {}, None
+    updates, found = [], []
     for rows, remat in WAYS:
         settings = config.Learner(rows=rows, row_tokens=ROW_TOKENS)
         model, mesh = config.Model(vocab_block=8192, remat=remat), meshes.make_mesh(config.Mesh(devices=1))
@@ -42,16 +42,16 @@ def main() -> None:
         batch = pack.pack(groups_of(ids, 4, 100), graded, rows=rows, row_tokens=ROW_TOKENS, queries=2, samples=4)
         compiled = made.train_step.jitted.lower(made.abstract, batch).compile()
         held = compiled.memory_analysis().temp_size_in_bytes
-        updates[rows, remat] = made, batch
-        found[f"{rows} {remat}"] = {"rows": rows, "remat": remat, "temporary_bytes": held, "seconds": []}
+        updates.append((made, batch))
+        found.append({"rows": rows, "remat": remat, "temporary_bytes": held, "seconds": []})
+    state = updates[0][0].init(_weights(rng))
     for number in range(ROUNDS):
-        for (rows, remat), (made, batch) in updates.items():
-            state = made.init(_weights(rng)) if state is None else state
+        for way, (made, batch) in zip(found, updates, strict=True):
             start = time.monotonic()
             state, _ = jax.block_until_ready(made.train_step(state, batch))
             if number:  # the first one compiles
-                found[f"{rows} {remat}"]["seconds"].append(time.monotonic() - start)
-    file = interleave.results("remat", {"rounds": ROUNDS - 1, "ways": list(found.values())}, ())
+                way["seconds"].append(time.monotonic() - start)
+    file = interleave.results("remat", {"rounds": ROUNDS - 1, "ways": found}, ())
     print(table(json.loads(file.read_text())))
 
 

@@ -17,13 +17,13 @@ from qr_jax import answers, assemble, config, runs, terminal
 from qr_jax.columns import aligned
 from qr_jax.config import Config
 from qr_jax.evaluation import manifest, subject
+from qr_jax.evaluation.bootstrap import half_width
 from qr_jax.evaluation.subject import weights as weights  # for train, sft and probe
 from qr_jax.records import Episode, Query
 from qr_jax.rollout.engine import Engine
 
 SCORES = {"exact_match": answers.exact_match, "f1": answers.f1, "cover_match": answers.cover_match}
 SHOWN = 100  # questions whose searches an evaluation keeps in words
-WITHIN = 1.96  # standard errors on either side of a 95 % interval
 COMPLETE = 0.95  # of the questions must have been answered without a fault, or a score is marked incomplete
 GROUPS = ("dataset", "kind", "hops", "type")  # keys of a question's meta: a table each
 
@@ -137,14 +137,11 @@ def one_line(figures: Mapping[str, Any]) -> str:
 
 
 def interval(figures: Mapping[str, Any], name: str) -> str:
-    """A score and the half width of its 95 % interval over questions, as in .460 +- .031.
-
-    Where all questions score alike the error says 0; how far the interval then reaches to one side is Wilson's.
-    """
+    """A score and the half width of its 95 % interval over questions, as in .460 +- .031."""
     value, error = figures.get(name), figures.get(f"{name}_se")
     if value is None or error is None:
         return "-" if value is None else share(value)
-    return f"{share(value)} +- {share(WITHIN * error if error else WITHIN**2 / (figures['questions'] + WITHIN**2))}"
+    return f"{share(value)} +- {share(half_width(error, figures['questions']))}"
 
 
 def share(value: float) -> str:

@@ -42,14 +42,19 @@ class Phase:
         now = time.monotonic()
         parts = [f"{self.what} {done:,}/{total:,}" if total else self.what, self.note, clock(now - self.begun_s)]
         if total and done > self.start:
-            self.last = self.last if self.last[0] == done else (done, now)
-            self.first = self.first or self.last  # what compiled came before, and is left out where it can be
-            counts = done > self.first[0]
-            before, since = self.first if counts else (self.start, self.begun_s)
-            each_s, left = (self.last[1] - since) / (done - before), max(total - done, 0)
-            left_s = max(each_s * left - (now - self.last[1]), each_s * (left - 1), 0)  # a late one adds nothing
-            parts += [f"about {clock(left_s)} left"] if counts or total <= FEW else []
+            left_s = self._left_s(done, total, now)
+            parts += [] if left_s is None else [f"about {clock(left_s)} left"]
         return readable("  ".join(filter(None, parts)))
+
+    def _left_s(self, done: int, total: int, now: float) -> float | None:
+        """Seconds until all is done; None while only the first ones are, of many: what compiled came before them."""
+        self.last = self.last if self.last[0] == done else (done, now)
+        self.first = self.first or self.last
+        if done <= self.first[0] and total > FEW:
+            return None
+        before, since = self.first if done > self.first[0] else (self.start, self.begun_s)
+        each_s, left = (self.last[1] - since) / (done - before), max(total - done, 0)
+        return max(each_s * left - (now - self.last[1]), each_s * (left - 1), 0)  # a late one adds nothing
 
 
 class _State:

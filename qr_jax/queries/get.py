@@ -19,14 +19,12 @@ from qr_jax.queries.official import File
 from qr_jax.retrieval import index_corpus
 
 PLACE = "runs/data"
-ALIASES = {"hotpotqa": "hotpotqa/distractor"}
 WIKI18 = File(
     "wiki-18.jsonl.gz",
     "https://huggingface.co/datasets/PeterJinGo/wiki-18-corpus/resolve/main/wiki-18.jsonl.gz",
     how="it is the file of PeterJinGo/wiki-18-corpus on the Hugging Face hub",
 )
 BM25 = {"method": "lucene", "k1": 1.5, "b": 0.75, "stopwords": "en"}
-NAMES = (*ALIASES, *official.SETS, "wiki18")
 Say = Callable[[str], None]
 
 
@@ -72,15 +70,15 @@ def get(
     name where it cannot be had, is another than the published one, or has a row of another form. `check` of memory and
     disk, for the index.
     """
-    if name not in NAMES:
+    if name not in official.NAMES:
         from qr_jax.settings import nearest
 
-        raise ValueError(f"there is no set {name!r}{nearest(name, NAMES, shown=20)}")
+        raise ValueError(f"there is no set {name!r}{nearest(name, official.NAMES, shown=20)}")
     out = out or Path(PLACE) / name.replace("/", "_")
     files = Path(official.BUILT) / "files"  # where `tfds:NAME` looks, too
     if name == "wiki18":
         return _wiki18(out, files, given, check, say)
-    set_name = ALIASES.get(name, name)
+    set_name = official.ALIASES.get(name, name)
     found = official.SETS[set_name]
     out.mkdir(parents=True, exist_ok=True)
     passages: dict[tuple[str, str], str] = {}  # (title, text) -> id

@@ -286,6 +286,10 @@ SETS: Mapping[str, Official] = {
 }
 
 
+ALIASES = {"hotpotqa": "hotpotqa/distractor"}
+NAMES = (*ALIASES, *SETS, "wiki18")  # what `qr-jax data get` fetches
+
+
 def find(name: str) -> Official:
     """The set of that name; ValueError lists them."""
     if name not in SETS:

@@ -65,7 +65,7 @@ def resolve(path: str | Path) -> list[Path]:
 
 def _cure(part: str, file: Path) -> str:
     """What to do where the named file is not there."""
-    if part and any(part in (name, name.partition("/")[0]) for name in (*official.SETS, "wiki18")):
+    if part in official.NAMES:
         return f"; `qr-jax data get {part}` fetches that set, and prints the settings that name its files"
     if "{data}" in part:
         return "; set QR_JAX_DATA to the data folder"

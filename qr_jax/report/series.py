@@ -3,10 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from qr_jax.evaluation.bootstrap import half_width
+
 Row = Mapping[str, Any]
 MOST_BINS = 40
 MOST_POINTS = 400  # of a line, which the page smooths and whose reader may look closer
-WITHIN = 1.96  # standard errors on either side of a 95 % interval
 
 
 def bins(rows: Sequence[Row], most: int = MOST_BINS) -> list[list[Row]]:
@@ -48,13 +49,7 @@ def said(lots: Sequence[Sequence[Row]]) -> str:
 def interval(
     shares: Sequence[float | None], errors: Sequence[float | None], questions: Sequence[float | None]
 ) -> tuple[list[float | None], list[float | None]]:
-    """Where the 95 % interval of each share begins and ends; a share is never less than 0 nor more than 1.
-
-    Where all of so many questions score alike the error says 0, and the interval's width is Wilson's.
-    """
-    ends = [
-        (share, WITHIN * error if error else WITHIN**2 / (count + WITHIN**2) if count and error is not None else 0.0)
-        for share, error, count in zip(shares, errors, questions, strict=True)
-    ]
+    """Where the 95 % interval of each share begins and ends; a share is never less than 0 nor more than 1."""
+    ends = [(share, half_width(error, count)) for share, error, count in zip(shares, errors, questions, strict=True)]
     low = [None if share is None else max(share - margin, 0.0) for share, margin in ends]
     return low, [None if share is None else min(share + margin, 1.0) for share, margin in ends]

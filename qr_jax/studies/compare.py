@@ -100,7 +100,8 @@ def compare(
     kept = [name for name in asked if all(run.evaluation["exact_match"][name] is not None for run in many)]
     if not kept:
         raise ValueError(f"of {len(asked)} questions none was answered without a fault in all {len(many)} runs")
-    by_rule, apart = grouped(many), differing(many)
+    by_rule = grouped(many)
+    apart = dict(zip(by_rule, differing([some[0] for some in by_rule.values()])))
     score_RN = np.array([np.mean([scores(run, kept) for run in some], axis=0) for some in by_rule.values()])
     gaps = bootstrap(score_RN)
     found: dict[str, Any] = {}
@@ -112,7 +113,7 @@ def compare(
         found[label] = {
             "runs": [str(run.folder) for run in some],
             "seeds": [run.settings.seed for run in some],
-            "settings": apart[many.index(some[0])],
+            "settings": apart[label],
             **{name: over_seeds([one[name] for one in ones]) for name in ones[0] if name != "curve"},
             "null": {name: _over_nulls([summary[theirs] for summary in known]) for name, theirs in SHARES.items()},
             "no_null": sorted({null["reason"] for null in nulls if "reason" in null}),
