@@ -1,8 +1,10 @@
 """How a run starts, goes on after an end, and goes back to its last checkpoint."""
 
+import json
 import time
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import jax
 import numpy as np
@@ -11,6 +13,7 @@ from qr_jax import assemble, evaluate, pool, runs, terminal
 from qr_jax.learning import gold, learner
 from qr_jax.parallel import compile_cache, host_local, peaks
 from qr_jax.parallel import mesh as meshes
+from qr_jax.processes import hosts
 from qr_jax.report import read
 from qr_jax.rollout import compiles
 from qr_jax.rollout.engine import Interrupted
@@ -21,6 +24,7 @@ from qr_jax.step.progress import Progress, from_host, hops
 from qr_jax.step.rehearsal import rehearse
 
 MOST_ROLLBACKS = 3
+BASE = "base.json"  # the evaluation before the cold start, for an attempt that ends in it
 PROMPTS = 64  # whose lengths say for how many tokens the first programs are compiled
 
 
@@ -54,8 +58,10 @@ def begin(parts: Parts) -> Start:
     tell(f"rollouts: {host_local.describe(parts.layout, parts.mesh, parts.agent.cfg)}")
     warm_up_s = _warm_up(parts, parts.hand_over(params))
     if settings.evaluation.base:
-        progress = replace(progress, base=parts.measure(params=parts.hand_over(params)))
-        say(f"before the cold start: {evaluate.one_line(progress.base)}")
+        base = hosts.by_first(lambda: _measured_before(run)) or parts.measure(params=parts.hand_over(params))
+        run.write_json(BASE, base)
+        progress = replace(progress, base=base)
+        say(f"before the cold start: {evaluate.one_line(base)}")
     state = parts.learner.init(_first_policy(parts, params))
     del params
     progress = replace(progress, before=parts.measure(params=parts.hand_over(state.params)))
@@ -64,6 +70,12 @@ def begin(parts: Parts) -> Start:
     parts.save(0, state, progress)
     state, seconds = _compile_update(parts, state)
     return Start(state, progress, 0, warm_up_s + seconds)
+
+
+def _measured_before(run: runs.Run) -> dict[str, Any] | None:
+    """The evaluation before the cold start that an attempt made which ended in it."""
+    path = run.folder / BASE
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def roll_back(

@@ -27,7 +27,7 @@ AT_LEAST_ONE = {
     "sft": ("traces", "limit", "max_tokens"),
     "evaluation": ("questions", "during"),
     "guards": ("probe_questions",),
-    "train": ("checkpoint_every", "keep_checkpoints", "max_rollouts", "max_tokens", "max_searches"),
+    "train": ("steps", "checkpoint_every", "keep_checkpoints", "max_rollouts", "max_tokens", "max_searches"),
     "mesh": ("data", "fsdp", "tensor", "devices"),
 }  # fmt: skip
 AT_LEAST_ZERO = {
@@ -37,7 +37,7 @@ AT_LEAST_ZERO = {
     "sft": ("steps", "warmup_steps", "weight_decay"),
     "evaluation": ("every", "samples"),
     "guards": ("probe_every",),
-    "train": ("steps", "keep_every"),
+    "train": ("keep_every",),
 }
 MORE_THAN_ZERO = {
     "rollout": ("temperature", "search_deadline_s", "outage_s", "top_p"),
@@ -83,9 +83,10 @@ def _bounded(config: Config, sections: Mapping[str, tuple[str, ...]]) -> Iterato
 
 def _sizes(config: Config) -> Iterator[str]:
     for least, sections in ((1, AT_LEAST_ONE), (0, AT_LEAST_ZERO)):
-        yield from (
-            f"{n} is {value}; wanted at least {least}" for n, value in _bounded(config, sections) if value < least
-        )
+        for name, value in _bounded(config, sections):
+            if value < least:
+                alone = " (a cold start alone is `qr-jax sft`)" if name == "train.steps" else ""
+                yield f"{name} is {value}; wanted at least {least}{alone}"
     yield from (f"{n} is {value}; wanted more than 0" for n, value in _bounded(config, MORE_THAN_ZERO) if value <= 0)
     for name, value in _bounded(config, SHARES):
         if not 0 <= value <= 1:

@@ -294,7 +294,7 @@ def _place(kind: str, name: str) -> tuple[str, str]:
         )
     if "." not in name:
         if name not in names(kind):
-            own = f"; a function of your own {name}.py is {name}.FUNCTION" if Path(f"{name}.py").is_file() else ""
+            own = f"; a function of your own {name}.py is {name}.FUNCTION" if os.path.isfile(f"{name}.py") else ""
             raise ValueError(f"there is no {kind} {name!r}{own or _hint(kind, name)}")
         return f"qr_jax.{CONTRACTS[kind].folder}.{name}", name
     module, _, function = name.rpartition(".")
@@ -307,8 +307,8 @@ def _hint(kind: str, name: str) -> str:
 
 def _lost(kind: str, name: str) -> str:
     """What to do where Python finds no such module: it looks beside you only where it is told to."""
-    top = Path(name.partition(".")[0])
-    if top.is_dir() or top.with_suffix(".py").is_file():
+    top = name.partition(".")[0]
+    if os.path.isdir(top) or os.path.isfile(f"{top}.py"):  # False, too, where a name is too long for a file
         return f"; {top} stands in this folder, where Python looks after PYTHONPATH=. before the command"
     return _hint(kind, name)
 

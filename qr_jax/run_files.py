@@ -34,13 +34,14 @@ def check(arguments: argparse.Namespace) -> None:
 
 def _named(arguments: argparse.Namespace) -> Iterator[Path]:
     """The folders of runs among a command's arguments: RUN, that of a config.json, and those that hold one."""
-    for name, value in vars(arguments).items():
+    for name in ("run", "what", "config", "rates"):
+        value = getattr(arguments, name, None)
         for word in value if isinstance(value, (list, tuple)) else (value,):
-            if not isinstance(word, (str, Path)) or len(str(word)) > 4096 or "\0" in str(word):
+            if not isinstance(word, (str, Path)):
                 continue
             path = Path(word)
             folder = path.parent if path.name == "config.json" else path
-            if folder.is_dir() and (name in ("run", "what", "config", "rates")) and not _is_model(arguments, folder):
+            if os.path.isdir(folder) and not _is_model(arguments, folder):  # False, too, of what is no name of a file
                 yield folder
 
 

@@ -20,6 +20,7 @@ from qr_jax.records import Episode, Passage, Query, Turn
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "configs"
 TINY = str(CONFIGS / "two_layer.py")
+LONG = "who " * 80  # no file may have such a name
 
 
 def test_help_is_instant_and_imports_nothing_heavy():
@@ -70,6 +71,11 @@ def test_a_dry_run_reads_the_questions(tmp_path, capsys, monkeypatch):
     assert "of each a part would be left out; set data.split=given" in capsys.readouterr().err
 
 
+def test_a_setting_may_be_longer_than_a_file_s_name(capsys):
+    assert cli.main(["train", TINY, "--dry-run", f"env.prompt={{question}} {LONG}"]) == 0
+    assert LONG in json.loads(capsys.readouterr().out)["env"]["settings"]["prompt"]
+
+
 def test_overrides_stand_anywhere_and_values_of_options_are_no_overrides():
     words = ["train", "a=1", "c.py", "--run", "runs/x=1", "--learner.lr", "-1", "b=2", "--dry-run", "--log.wandb"]
     own, overrides = cli.take_overrides(words, cli.make_parser().get_default("commands")["train"])
@@ -115,6 +121,9 @@ def test_every_flag_of_a_command_is_known_to_it_before_or_after_its_settings(nam
             "has no config 'fulll'; did you mean full? (there are: config, full)",
         ),
         (["ask", "who is it ?"], "no run is named to ask 'who is it ?': qr-jax ask RUN QUESTION"),
+        (["ask", LONG], "no run is named to ask 'who who"),
+        (["train", TINY, f"env={LONG.replace(' ', '_')}"], "there is no env 'who_who_"),
+        (["train", TINY, f"env={LONG.replace(' ', '_')}.f"], "no module 'who_who_"),
         (["ask", "configs"], "the question is empty; give one in quotes, behind the run"),
         (["ask", "who is it ?", "configs"], "configs is a folder, and stands in the question's place"),
         (["data", "chek", "x"], "there is no qr-jax data 'chek'; did you mean check?"),

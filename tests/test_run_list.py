@@ -35,7 +35,7 @@ def test_each_state_by_its_files(tmp_path):
     told = [(run.folder.name, run.state, run.step, run.accuracy, run.questions) for run in run_list.runs_in(tmp_path)]
     lock.release()
     assert told == [
-        ("a_new", "untouched", 0, None, None),
+        ("a_new", "not begun", 0, None, None),
         ("b_begun", "stopped", 0, 0.25, 1000),
         ("c_killed", "stopped", 3, 0.5, 200),
         ("e_longer", "training", 4, 0.75, 1000),

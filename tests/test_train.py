@@ -210,6 +210,28 @@ def test_a_sigterm_in_an_evaluation_between_steps_saves_the_step(tmp_path, monke
     assert [row["step"] for row in metrics_writer.read(tmp_path / "run")] == [1]
 
 
+def test_the_evaluation_before_a_cold_start_that_is_interrupted_is_made_once(tmp_path, monkeypatch):
+    """An attempt that ends in its cold start leaves it; with a real model it takes minutes."""
+    measure, made, said = driver.evaluate.measure, [], []
+
+    def counted(*positional, **named):
+        made.append(1)
+        return measure(*positional, **named)
+
+    def interrupted(*positional, **named):
+        raise engine.Interrupted
+
+    monkeypatch.setattr(driver.evaluate, "measure", counted)
+    monkeypatch.setattr(driver.begin, "sft", interrupted)
+    one = tiny(tmp_path)
+    one = replace(one, evaluation=replace(one.evaluation, base=True))
+    for _ in range(2):
+        with pytest.raises(SystemExit):
+            train(one, tmp_path / "run", say=said.append)
+    told = [line for line in said if line.startswith("before the cold start: ")]
+    assert len(made) == 1 and len(told) == 2 and told[0] == told[1]
+
+
 def test_what_all_processes_must_have_is_compared(tmp_path, monkeypatch):
     """Questions of either split, passages, model; tests/two_processes.py: what comes of a difference."""
     told = []

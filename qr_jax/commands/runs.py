@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import json
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -50,7 +51,7 @@ def _runs(arguments: argparse.Namespace) -> int:
 
 
 def _ask(arguments: argparse.Namespace) -> int:
-    if arguments.question is None and not arguments.run.is_dir():
+    if arguments.question is None and not os.path.isdir(arguments.run):
         raise ValueError(
             f"no run is named to ask {str(arguments.run)!r}: qr-jax ask RUN QUESTION; `qr-jax runs` lists them"
         )

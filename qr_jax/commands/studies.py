@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -87,14 +88,14 @@ def _compare(arguments: argparse.Namespace) -> int:
     from qr_jax.studies import compare
 
     _speak(arguments)
-    if arguments.overrides and any(Path(what).is_dir() for what in arguments.what):
+    if arguments.overrides and any(map(os.path.isdir, arguments.what)):
         raise ValueError(
             f"{arguments.overrides[0]}: runs that are there are compared as they are; a config takes settings"
         )
     if any(side_by_side.is_suite(what) for what in arguments.what):
         return _compare_suites(arguments)
     trusted: tuple[str, ...] | None = None
-    if Path(arguments.what[0]).is_dir():
+    if os.path.isdir(arguments.what[0]):
         folders = [run for given in arguments.what for run in compare.expand(given)]
         if any(replayed_packages(arguments, run) is not None for run in folders):
             trusted = tuple(arguments.allow_plugins)

@@ -33,8 +33,8 @@ PLAIN = {
     "null-fresh": "In plain words: how much of what the model learns from are questions it had never tried.",
     "null-ex_hard": "In plain words: questions that it failed at every try, and now sometimes answers. Above the grey "
     "band is more than luck.",
-    "null-ex_easy": "In plain words: questions that it answered at every try, and now sometimes fails. Above the grey "
-    "band is more than bad luck.",
+    "null-ex_easy": "In plain words: questions that it answered at every try, and now sometimes fails. A model that "
+    "gets better has some, too, for tries are drawn by chance; above the grey band is more than chance.",
 }
 
 

@@ -11,7 +11,7 @@ from qr_jax import run_lock
 from qr_jax.config import BUDGETS
 from qr_jax.report.read import BEFORE
 
-State = Literal["training", "finished", "stopped", "untouched"]
+State = Literal["training", "finished", "stopped", "not begun"]
 SKIPPED = ("checkpoints", "logs", "episodes", "worlds", "questions", "eval")  # folders that hold no run
 
 
@@ -20,7 +20,7 @@ class Listed:
     """One run. `steps` is what its config asks for; `accuracy` the last greedy exact match, over `questions`.
 
     training: a process writes it; finished: its summary tells of its last step; stopped: it was killed or told to stop,
-    and the same command goes on with it; untouched: nothing was saved yet.
+    and the same command goes on with it; not begun: nothing was saved yet.
     """
 
     folder: Path
@@ -66,7 +66,7 @@ def listed(folder: Path) -> Listed:
     if not step and (folder / "sft" / "metrics.jsonl").is_file():
         step = _whole(_metrics(folder / "sft" / "metrics.jsonl")[0], "step")
         stage, steps = "cold start", _whole(config.get("sft"), "steps")
-    state: State = "finished" if ended else "stopped" if step or before else "untouched"
+    state: State = "finished" if ended else "stopped" if step or before else "not begun"
     if is_held(folder):
         state = "training"
     at, accuracy, questions = evaluated[-1] if evaluated else (None, None, None)
