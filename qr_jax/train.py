@@ -38,6 +38,7 @@ from qr_jax.step.progress import Progress
 from qr_jax.step.telling import Told, Took, Updated
 
 STARVED = 5  # steps over which a pool is seen to starve
+LATE_S = 1.0  # of compiling within a step: from there on it is said without --verbose
 FALLEN = 4  # exit code of a run that a guard stopped; a supervisor does not start it again
 
 
@@ -204,7 +205,8 @@ def take_step(
         state, standing, updated = _update(parts, state, standing, step)
     clock.append(time.monotonic())
     if compiles.count() > compiled:
-        parts.run.detail(f"step {step + 1}: compiled {compiles.told(compiled)}")
+        tell = parts.run.say if compiles.seconds(compiled) > LATE_S else parts.run.detail
+        tell(f"step {step + 1}: compiled {compiles.told(compiled)}")
     took = Took(whole, own, clock, compiles.count() - compiled)
     told = Told(step, before, groups, kept, outcome, updated, standing, took)
     return state, standing, telling.tell(parts, told, state)

@@ -27,9 +27,13 @@ def count() -> int:
     return len(_programs())
 
 
+def seconds(since: int) -> float:
+    """What the programs after the first `since` cost."""
+    return sum(cost for _, cost in _programs()[since:])
+
+
 def told(since: int) -> str:
     """The programs after the first `since`, by name, with their seconds: "decode 2, append 1 in 3.4 s"."""
-    programs = _programs()[since:]
-    names = Counter(name for name, _ in programs)
+    names = Counter(name for name, _ in _programs()[since:])
     listed = ", ".join(f"{name} {count}" for name, count in names.most_common())
-    return f"{listed} in {sum(seconds for _, seconds in programs):.1f} s"
+    return f"{listed} in {seconds(since):.1f} s"

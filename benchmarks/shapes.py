@@ -1,0 +1,108 @@
+"""Which programs of a rollout a run needs: their shapes, how many were made at the start, and how often each is called.
+
+    python -m benchmarks.shapes           # 200 steps of quickstart and of two_layer, 2 of SmolLM2's laptop preset;
+                                          # 15 minutes on 2 cores, after `make smollm2`; results/shapes.json
+
+A program made at the start is called there without work to do: no room in any slot, no token in any tile.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from typing import Any
+
+import jax
+import numpy as np
+
+from benchmarks import interleave
+from benchmarks.tables import markdown
+from qr_jax import cli
+from qr_jax.rollout import decode
+
+DATA = os.environ.get("QR_JAX_DATA", str(interleave.ROOT.parent / "shared" / "data"))
+CONFIGS = {
+    "quickstart": ("configs/quickstart.py", "train.steps=200"),
+    "two_layer": ("configs/two_layer.py", "train.steps=200"),
+    "SmolLM2, laptop": (
+        "configs/smollm2_multihop.py", "sft.steps=0", "evaluation.base=false", "data.eval_limit=4", "train.steps=2",
+    ),
+}  # fmt: skip
+
+
+def main() -> None:
+    """Run each config, write the results and print them."""
+    with tempfile.TemporaryDirectory() as folder:
+        found = {name: _child([*words, "--run", f"{folder}/{at}"]) for at, (name, words) in enumerate(CONFIGS.items())}
+    file = interleave.results("shapes", {"configs": found}, ())
+    print(table(json.loads(file.read_text())))
+
+
+def _child(words: list[str]) -> list[dict[str, Any]]:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.shapes", *words],
+        cwd=interleave.ROOT, env=os.environ | {"QR_JAX_DATA": DATA}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    for line in done.stdout.splitlines():
+        if line.startswith(interleave.MARK):
+            return json.loads(line.removeprefix(interleave.MARK))
+    raise SystemExit(f"`{' '.join(words)}` ended with {done.returncode}:\n{done.stderr[-2000:]}")
+
+
+def follow(words: list[str]) -> None:
+    """The run in this process, its calls counted; a line with each program at its end."""
+    calls, at_start = Counter(), set()
+    whole = {name: getattr(decode, name) for name in ("decode", "append", "move", "copy")}
+
+    def counted(name: str) -> Any:
+        def call(*given: Any, **named: Any) -> Any:
+            shapes = [np.shape(leaf) for leaf in jax.tree.leaves(given)]
+            key = name, str((shapes, named.get("view"))), _said(name, given, named)
+            work = given[-4] if name == "decode" else given[-1]
+            if np.asarray(work).any():
+                calls[key] += 1
+            else:
+                at_start.add(key)
+            return whole[name](*given, **named)
+
+        return call
+
+    for name in whole:
+        setattr(decode, name, counted(name))
+    code = cli.main(["train", *words])
+    programs = [
+        {"program": key[0], "shape": key[2], "at_start": key in at_start, "calls": calls[key]}
+        for key in sorted(at_start | set(calls), key=lambda key: -calls[key])
+    ]
+    print(interleave.MARK + json.dumps(programs), flush=True)
+    raise SystemExit(code)
+
+
+def _said(name: str, given: tuple[Any, ...], named: dict[str, Any]) -> str:
+    """As in "64 of 256 slots, 128 positions" and "32 tiles of 8, view 64"."""
+    if name == "decode":
+        slots, positions = given[1][0][0].shape[0], given[1][0][0].shape[2]
+        return f"{len(given[3])} of {slots} slots, {positions} positions"
+    if name == "append":
+        tiles, size = given[3].shape
+        return f"{tiles} tiles of {size}, view {named['view']}"
+    return f"{len(given[-1])} rows"
+
+
+def table(results: dict[str, Any]) -> str:
+    """Markdown: a line a config and kind of program."""
+    rows = [["run", "program", "shapes", "made at the start", "never called again", "of 90 % of the calls"]]
+    for config, programs in results["configs"].items():
+        for name in dict.fromkeys(one["program"] for one in programs):
+            own = sorted((one for one in programs if one["program"] == name), key=lambda one: -one["calls"])
+            calls = np.cumsum([one["calls"] for one in own])
+            often = int(np.searchsorted(calls, 0.9 * calls[-1])) + 1 if calls[-1] else 0
+            amounts = len(own), sum(one["at_start"] for one in own), sum(not one["calls"] for one in own), often
+            rows.append([config, name, *map(str, amounts)])
+    return markdown(rows)
+
+
+if __name__ == "__main__":
+    follow(sys.argv[1:]) if sys.argv[1:] else main()
