@@ -16,6 +16,7 @@ MOST_ENTRIES = 100_000  # tensors, or metadata keys
 LONGEST_NAME_BYTES = 65_535
 LONGEST_STRING_BYTES = 16_000_000
 READ = range(64)  # ggml types that are asked for
+ROW_BLOCKS = 256  # of a row at most: the package takes 16 rows at a time, and each time costs
 # GGUF's value types by number; 8 is a string, 9 an array.
 SCALARS = {
     0: "<u1",
@@ -196,7 +197,8 @@ def dequantise(file: File, name: str) -> np.ndarray:
     assert blocks is not None, "read_header refuses what cannot be read"
     weights, block_bytes = blocks
     count = math.prod(shape)
-    raw = np.frombuffer(file.data, np.uint8, count // weights * block_bytes, start).reshape(-1, block_bytes)
+    row = math.gcd(count // weights, ROW_BLOCKS) * block_bytes
+    raw = np.frombuffer(file.data, np.uint8, count // weights * block_bytes, start).reshape(-1, row)
     return _values(raw, kind).reshape(shape)
 
 
