@@ -72,12 +72,12 @@ def room(settings: Config) -> tuple[int, int]:
 
 def bind(settings: Config, run: runs.Run) -> Parts:
     """The parts of a run, the same on every process (ValueError where they are not)."""
+    with terminal.phase("loading the questions"):  # first: what is wrong in a user's own file is told at once
+        queries, questions = assemble.questions(settings, "train"), assemble.questions(settings, "eval")
     with terminal.phase("starting the devices"):
         mesh = meshes.make_mesh(settings.mesh)
     with terminal.phase("loading the tokenizer"):
         agent = assemble.agent(settings)
-    with terminal.phase("loading the questions"):
-        queries, questions = assemble.questions(settings, "train"), assemble.questions(settings, "eval")
     with terminal.phase("loading the passages"):
         corpus = subject.corpus(settings, lambda: assemble.passages(settings))
         search = corpus.search()
