@@ -71,6 +71,28 @@ def test_values_and_gradients_are_those_of_the_dense_formula(block):
         np.testing.assert_allclose(slope, wanted_slope, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("most", [0, 1, 2, 3, 4])  # used columns of the fullest row: a quarter, half or all of 4
+def test_what_is_not_used_is_0_and_the_rest_as_if_all_were(most):
+    hidden_RCD, head_VD, target_RC = inputs()
+    used_RC = np.zeros((ROWS, COLUMNS), bool)
+    used_RC[2, COLUMNS - most :] = used_RC[5, : most // 2] = True
+
+    def some(*arrays):
+        return token_logprobs(*arrays, used_RC=jnp.asarray(used_RC), block=8, temperature=0.7, entropy=True)
+
+    def whole(*arrays):
+        return tuple(jnp.where(used_RC, value_RC, 0.0) for value_RC in blockwise(8, 0.7)(*arrays))
+
+    values = [function(hidden_RCD, head_VD, target_RC) for function in (jax.jit(some), whole)]
+    slopes = [
+        jax.grad(weighted(function, target_RC), argnums=(0, 1))(hidden_RCD, head_VD) for function in (some, whole)
+    ]
+    for found, wanted in (values, slopes):
+        for one, other in zip(found, wanted, strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-6)
+    assert not np.asarray(slopes[0][0])[~used_RC].any() and not np.asarray(values[0][0])[~used_RC].any()
+
+
 def test_huge_logits_stay_finite():
     hidden_RCD, head_VD, target_RC = inputs(scale=1e4)
     found, wanted = blockwise(5)(hidden_RCD, head_VD, target_RC), dense(hidden_RCD, head_VD, target_RC)
@@ -113,18 +135,29 @@ def test_it_works_inside_a_scan_over_micro_batches_with_remat():
         np.testing.assert_allclose(slope, wanted, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("used", [False, True])
 @pytest.mark.parametrize("head_spec", [(None, None), ("tensor", None), ("fsdp", "tensor"), (None, "fsdp")])
-def test_sharded_inputs_give_the_same_values_and_gradients(head_spec):
+def test_sharded_inputs_give_the_same_values_and_gradients(head_spec, used):
     hidden_RCD, head_VD, target_RC = inputs(40)
+    used_RC = jnp.arange(ROWS)[:, None] % 3 > jnp.arange(COLUMNS)[None] if used else None
+    share_RC = 1.0 if used_RC is None else used_RC
     mesh = Mesh(np.array(jax.devices()).reshape(2, 2, 2), ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3)
 
     def place(array, *spec):
         return jax.device_put(array, NamedSharding(mesh, PartitionSpec(*spec)))
 
     placed = place(hidden_RCD, ("data", "fsdp")), place(head_VD, *head_spec)
-    function = weighted(blockwise(12), place(target_RC, ("data", "fsdp")))
+    placed_RC = None if used_RC is None else place(used_RC, ("data", "fsdp"))
+
+    def some(*arrays):
+        return token_logprobs(*arrays, used_RC=placed_RC, block=12, entropy=True)
+
+    def whole(*arrays):
+        return tuple(share_RC * value_RC for value_RC in dense(*arrays))
+
+    function = weighted(some, place(target_RC, ("data", "fsdp")))
     total, slopes = jax.jit(jax.value_and_grad(function, argnums=(0, 1)))(*placed)
-    wanted, wanted_slopes = jax.value_and_grad(weighted(dense, target_RC), argnums=(0, 1))(hidden_RCD, head_VD)
+    wanted, wanted_slopes = jax.value_and_grad(weighted(whole, target_RC), argnums=(0, 1))(hidden_RCD, head_VD)
     np.testing.assert_allclose(total, wanted, rtol=1e-5)
     for slope, wanted_slope in zip(slopes, wanted_slopes):
         np.testing.assert_allclose(slope, wanted_slope, rtol=1e-5, atol=1e-5)

@@ -85,8 +85,9 @@ class Update:
         # on every device: gathered once, and not once a block (logprob.py)
         head_VD = jax.lax.with_sharding_constraint(decoder.head_weights(params).astype(compute), everywhere)
         logp_RC, entropy_RC = logprob.token_logprobs(
-            hidden_RCD, head_VD, micro.target_MRC, block=self.model.vocab_block, temperature=self.temperature,
-            entropy=entropy, constrain=lambda x: jax.lax.with_sharding_constraint(x, by_width),
+            hidden_RCD, head_VD, micro.target_MRC, used_RC=_used(micro), block=self.model.vocab_block,
+            temperature=self.temperature, entropy=entropy,
+            constrain=lambda x: jax.lax.with_sharding_constraint(x, by_width),
         )  # fmt: skip
         entropy_EL = None if entropy_RC is None else _to_episodes(entropy_RC, micro.source_MEL)
         return _to_episodes(logp_RC, micro.source_MEL), entropy_EL
@@ -256,6 +257,13 @@ def _by_micro_batch(batch: Batch, value_of: Callable[[Batch], jax.Array]) -> jax
 def _micro_batches(batch: Batch) -> Batch:
     """The batch with what is not per micro-batch left out, so that a scan can run over it."""
     return replace(batch, grades=None, gold_logp_NT=None, weight_QG=None, turns_QG=None, **dict.fromkeys(pack.COUNTS))
+
+
+def _used(micro: Batch):
+    """[R, C]: which packed positions predict a token that is trained."""
+    rows, columns = micro.target_MRC.shape
+    column_RX, mask_RX = (part.reshape(rows, -1) for part in (micro.source_MEL % columns, micro.mask_MEL))
+    return jnp.zeros((rows, columns), bool).at[jnp.arange(rows)[:, None], column_RX].max(mask_RX)
 
 
 def _to_episodes(value_RC, source_EL):

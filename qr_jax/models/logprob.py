@@ -1,12 +1,14 @@
 """Log-probabilities of given tokens, block by block over the vocabulary: logits of all of it never exist at once."""
 
+import functools
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 NEVER = -1e30  # stands for -inf, whose difference with itself is NaN
+PARTS = (4, 2, 1)  # of a row's columns a quarter, half or all are computed, by how many are used
 
 
 def token_logprobs(
@@ -15,6 +17,7 @@ def token_logprobs(
     target_RC: Int[Array, "R C"],
     *,
     block: int,
+    used_RC: Bool[Array, "R C"] | None = None,
     temperature: float = 1.0,
     entropy: bool = False,
     constrain: Callable = lambda gradient_DV: gradient_DV,
@@ -28,6 +31,10 @@ def token_logprobs(
     skips what was counted there. Gradients flow to hidden and head, from both results. Raises ValueError on a block
     or temperature that is not positive.
 
+    With `used_RC` the results are 0 elsewhere, and hardly computed there: of an agent's rows most tokens are prompts
+    and passages. Used columns are brought to the front of their rows, and as many are computed as the fullest row has,
+    rounded up to one of PARTS.
+
     On a mesh, constrain the head to be replicated before this call: XLA then gathers it once; sharded over V, the whole
     gradient would be gathered in every iteration. `constrain` is applied to the head's gradient [D, V] while it is
     summed up: sharded over D, one block is reduced an iteration and each device keeps its part.
@@ -36,7 +43,71 @@ def token_logprobs(
         raise ValueError(
             f"block must be at least 1 and temperature above 0; found block={block}, temperature={temperature}"
         )
-    return _logprobs(min(block, head_VD.shape[0]), temperature, entropy, constrain, hidden_RCD, head_VD, target_RC)
+    how = min(block, head_VD.shape[0]), temperature, entropy, constrain
+    if used_RC is None:
+        return _logprobs(*how, hidden_RCD, head_VD, target_RC)
+    order_RC = jnp.argsort(~used_RC, axis=1, stable=True)
+    back_RC, most = jnp.argsort(order_RC, axis=1), jnp.max(jnp.sum(used_RC, axis=1))
+    front_RCD, front_RC = _permuted(hidden_RCD, order_RC, back_RC), jnp.take_along_axis(target_RC, order_RC, axis=1)
+    found = _first_logprobs(*how, front_RCD, head_VD, front_RC, most)
+    return jax.tree.map(lambda value_RC: jnp.where(used_RC, _permuted(value_RC, back_RC, order_RC), 0.0), found)
+
+
+@jax.custom_vjp
+def _permuted(value_RC, order_RC, back_RC):
+    """Each row's columns in another order, and gradients back: by two gathers, for a scatter is slow on TPU."""
+    at = order_RC.reshape(*order_RC.shape, *[1] * (value_RC.ndim - 2))
+    return jnp.take_along_axis(value_RC, at, axis=1, mode="promise_in_bounds")
+
+
+_permuted.defvjp(
+    lambda value_RC, order_RC, back_RC: (_permuted(value_RC, order_RC, back_RC), (order_RC, back_RC)),
+    lambda orders, slope_RC: (_permuted(slope_RC, *orders[::-1]), None, None),
+)
+
+
+def _by_width(most, columns: int, of: Callable):
+    """`of(width)` for the least width of PARTS with room for `most`; the others are compiled, too, and not run."""
+    widths = [-(-columns // part) for part in PARTS]
+    branches = [functools.partial(of, width) for width in widths]
+    return jax.lax.switch(sum(jnp.int32(most > width) for width in widths[:-1]), branches)
+
+
+def _first(values, width: int):
+    return jax.tree.map(lambda value_RC: value_RC[:, :width], values)
+
+
+def _widened(values, columns: int):
+    """With zeros behind."""
+    return jax.tree.map(
+        lambda value_RC: jnp.pad(value_RC, [(0, 0), (0, columns - value_RC.shape[1])] + [(0, 0)] * (value_RC.ndim - 2)),
+        values,
+    )
+
+
+def _first_forward(block, temperature, entropy, constrain, hidden_RCD, head_VD, target_RC, most):
+    columns = target_RC.shape[1]
+
+    def of(width):
+        hidden, target = _first((hidden_RCD, target_RC), width)
+        found, (*_, top, log_sum, _) = _forward(block, temperature, entropy, constrain, hidden, head_VD, target)
+        return _widened((found, top, log_sum), columns)
+
+    found, top_RC, log_sum_RC = _by_width(most, columns, of)
+    return found, (hidden_RCD, head_VD, target_RC, most, top_RC, log_sum_RC, found[1])
+
+
+def _first_backward(block, temperature, entropy, constrain, residuals, cotangents):
+    hidden_RCD, head_VD, target_RC, most, *sums = residuals
+    columns = target_RC.shape[1]
+
+    def of(width):
+        (hidden, target, (top, log_sum, spread)), slopes = _first(((hidden_RCD, target_RC, sums), cotangents), width)
+        kept = hidden, head_VD, target, top, log_sum, spread
+        d_hidden, d_head_VD, _ = _backward(block, temperature, entropy, constrain, kept, slopes)
+        return _widened(d_hidden, columns), d_head_VD
+
+    return *_by_width(most, columns, of), None, None
 
 
 def _block_logits(index, block, temperature, hidden_RCD, head_VD):
@@ -110,3 +181,5 @@ def _backward(block, temperature, entropy, constrain, residuals, cotangents):
 
 _logprobs = jax.custom_vjp(lambda *arguments: _forward(*arguments)[0], nondiff_argnums=(0, 1, 2, 3))
 _logprobs.defvjp(_forward, _backward)
+_first_logprobs = jax.custom_vjp(lambda *arguments: _first_forward(*arguments)[0], nondiff_argnums=(0, 1, 2, 3))
+_first_logprobs.defvjp(_first_forward, _first_backward)
