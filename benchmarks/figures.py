@@ -12,13 +12,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import interleave, methods, remat, silence, stand_ins, together
+from benchmarks import interleave, methods, remat, shapes, silence, stand_ins, together
 from benchmarks.tables import markdown
 
 MARKS = "<!-- {}: python -m benchmarks.figures --write -->\n", "<!-- end of {} -->"
 PAGES = {"figures": "speed.md", "plans": "planning.md", "recall": "retrieval.md"}
 # The modules that make a table of one result, by its name.
-KEPT = {made.__name__.rpartition(".")[2]: made for made in (remat, silence, stand_ins, together)}
+KEPT = {made.__name__.rpartition(".")[2]: made for made in (remat, shapes, silence, stand_ins, together)}
 PAGES |= dict.fromkeys(("methods", *KEPT), "measurements.md")
 GIB = 2**30
 
