@@ -5,7 +5,6 @@ rows as its episodes fill, and rows that none fills are skipped.
 """
 
 import time
-from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -46,11 +45,11 @@ def prepare(lr: float = 1e-6) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def groups_of(ids: list[np.ndarray], samples: int, prompt_tokens: int | Sequence[int]) -> list[list[Episode]]:
-    """Episodes whose tokens after the prompt (of so many tokens, or each of its own) were sampled, group by group."""
+def groups_of(ids: list[np.ndarray], samples: int, prompt_tokens: int) -> list[list[Episode]]:
+    """Episodes whose tokens after the prompt were sampled, group by group."""
     found = []
-    for n, (ids_L, prompt) in enumerate(zip(ids, np.broadcast_to(prompt_tokens, len(ids)), strict=True)):
-        mask_L = np.arange(len(ids_L)) >= prompt
+    for n, ids_L in enumerate(ids):
+        mask_L = np.arange(len(ids_L)) >= prompt_tokens
         query = Query(f"q{n // samples}", "?", ("!",))
         turn_L, logp_L = np.where(mask_L, 0, -1), np.where(mask_L, -1, 0).astype(np.float32)
         found.append(
