@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -203,7 +204,7 @@ def _files(config: Config) -> Iterator[str]:
             yield str(error)
     for name, text in (("model.name", config.model.name), ("train.init", config.train.init)):
         is_file = text and (name == "train.init" or text.startswith((".", "/")) or text.endswith(".gguf"))
-        if text and is_file and not Path(text).exists():
+        if text and is_file and not os.path.exists(text):  # nor is one whose name no file may have
             yield f"{name} is {text!r}, which is not there (from {Path.cwd()})"
 
 

@@ -27,7 +27,7 @@ def resolve(name: str) -> Path:
     is found.
     """
     path = Path(name).expanduser()
-    if path.is_dir() or (path.is_file() and path.suffix == ".gguf"):
+    if os.path.isdir(path) or (os.path.isfile(path) and path.suffix == ".gguf"):
         return path
     if name == "smollm2":
         return _smollm2()
@@ -35,7 +35,7 @@ def resolve(name: str) -> Path:
         raise ValueError(
             f"no model {name!r}: wanted a folder, a .gguf file, 'smollm2' or a hub id 'organisation/model'"
         )
-    if path.parent.is_dir():  # a folder's name mistyped: no repository is to be asked for it
+    if os.path.isdir(path.parent):  # a folder's name mistyped: no repository is to be asked for it
         known = [str(path.parent / one.name) for one in path.parent.iterdir() if one.is_dir()]
         raise ValueError(f"there is no folder {name}{nearest(name, known)}")
     from huggingface_hub import errors, snapshot_download

@@ -44,7 +44,7 @@ def resolve(path: str | Path) -> list[Path]:
     """
     if str(path).startswith(official.PREFIX):
         named = official.parts(str(path))[2]
-        if named and not Path(named).is_dir():
+        if named and not os.path.isdir(named):
             raise ValueError(f"no folder {named} (from {str(path)!r}); after @ stands the folder of the official files")
         return []
     folder = index_folder(path)
@@ -53,10 +53,10 @@ def resolve(path: str | Path) -> list[Path]:
     files = []
     for part in str(path).split(","):
         file = Path(part.strip().replace("{data}", str(data_folder()))).expanduser()
-        if part.strip() and file.is_dir():
+        if part.strip() and os.path.isdir(file):
             found = "a folder without stored passages" if index_folder(part) is None else "an index"
             raise ValueError(f"{file} (from {str(path)!r}) is {found}; wanted one index alone, or files")
-        if not part.strip() or not file.is_file():
+        if not part.strip() or not os.path.isfile(file):
             named = str(file) if part.strip() else "(empty name)"
             raise ValueError(f"no file {named} (from {str(path)!r}){_cure(part.strip(), file)}")
         files.append(file)
@@ -69,7 +69,7 @@ def _cure(part: str, file: Path) -> str:
         return f"; `qr-jax data get {part}` fetches that set, and prints the settings that name its files"
     if "{data}" in part:
         return "; set QR_JAX_DATA to the data folder"
-    beside = [other.name for other in file.parent.iterdir()] if part and file.parent.is_dir() else []
+    beside = [other.name for other in file.parent.iterdir()] if part and os.path.isdir(file.parent) else []
     return nearest(file.name, beside, shown=0) or "; {data}/... finds files in QR_JAX_DATA"
 
 
@@ -107,7 +107,7 @@ def read_passages(path: str | Path) -> Sequence[Passage]:
 def index_folder(path: str | Path) -> Path | None:
     """The folder of stored passages that a setting names; None where it names anything else."""
     folder = Path(str(path).strip().replace("{data}", str(data_folder()))).expanduser()
-    return folder if any((folder / name).is_file() for name in (TEXTS, ENDS)) else None
+    return folder if any(os.path.isfile(folder / name) for name in (TEXTS, ENDS)) else None
 
 
 def read(path: str | Path, make: Callable[[Row], T], key: Callable[[T], str]) -> list[T]:
