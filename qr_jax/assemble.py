@@ -179,8 +179,15 @@ def _expert(config: Config) -> dict[str, Any]:
 def check_learnable(config: Config, tokenizer: Tokenizer, queries: Sequence[Query], search: SearchFunction) -> None:
     """ValueError, before anything is compiled, for questions the model cannot read or no trace can be made of."""
     check_readable(tokenizer, queries)
+    check_traces(config)
     if config.sft.steps and config.data.traces == "supporting" and not config.train.init:
         check_supporting(_titled(config, queries), search, **_supporting(config))
+
+
+def check_traces(config: Config) -> None:
+    """ValueError for a row of a file of traces that the cold start would refuse."""
+    if config.sft.steps and config.data.traces not in ("world", "supporting") and not config.train.init:
+        read_traces(config.data.traces)
 
 
 def check_readable(tokenizer: Tokenizer, queries: Sequence[Query]) -> None:

@@ -45,6 +45,8 @@ def begin(parts: Parts) -> Start:
     if resumed:
         state, host, step = resumed
         say(f"going on after step {step} (attempt {run.attempt})")
+        if step > settings.train.steps:
+            say(f"that is past train.steps={settings.train.steps}: no step is taken, and the evaluation is made again")
         warm_up_s = _warm_up(parts, parts.hand_over(state.params))
         state, seconds = _compile_update(parts, state)
         return Start(state, from_host(host), step, warm_up_s + seconds)

@@ -11,6 +11,7 @@ from typing import Any
 from qr_jax import bucket, plugins
 from qr_jax.config import Config, chosen_plugins, from_json
 from qr_jax.queries.readers import resolve
+from qr_jax.queries.traces import NO_TRACES
 from qr_jax.queries.world.generate import WorldSettings
 from qr_jax.secrecy import looks_secret
 from qr_jax.settings import Use, conform
@@ -192,7 +193,7 @@ def _files(config: Config) -> Iterator[str]:
             elif text not in ("world", "supporting"):
                 resolve(text)
         except ValueError as error:
-            yield f"data.{name}: {error}"
+            yield f"data.{name}: {error}" + (f"; or {NO_TRACES}" if name == "traces" else "")
     try:
         conform("data.world", config.data.world, WorldSettings)
     except ValueError as error:

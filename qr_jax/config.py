@@ -262,7 +262,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     if path.parts[:1] == ("configs",) and not path.is_file() and (PACKAGE / path).is_file():
         path = PACKAGE / path
     if not path.is_file():
-        folders = dict.fromkeys((path.parent, Path("configs"), PACKAGE / path.parent))
+        folders = dict.fromkeys((path.parent, Path("configs"), PACKAGE / path.parent, PACKAGE / "configs"))
         known = [one for folder in folders for one in sorted(folder.glob("*.py"))]
         close = difflib.get_close_matches(path.stem, [one.stem for one in known], n=1)
         named = (

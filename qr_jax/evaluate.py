@@ -233,7 +233,7 @@ def format_episode(episode: Episode) -> str:
                 lines.append(f"  search: {query}")
                 lines += [f"    {p.score:7.3f}  {p.title}: {_short(p.text)}" for p in passages] or ["    nothing"]
         else:
-            lines.append(f"  environment: {turn.text.strip()}")
+            lines.append(f"  environment: {turn.text.strip() or '(nothing: the turn neither searched nor answered)'}")
     lines.append(f"answer: {episode.answer if episode.answer is not None else f'none ({episode.stop})'}")
     if episode.query.answers:
         lines.append(f"gold: {' | '.join(episode.query.answers)}")

@@ -31,7 +31,8 @@ def export(
     dtype: Literal["bfloat16", "float32"] = "bfloat16",
     allow_plugins: Sequence[str] | None = None,
 ) -> Path:
-    """Write a run's last checkpoint, agent.json and a model card. ValueError where the folder has one of these."""
+    """Write a run's last checkpoint, agent.json and a model card. ValueError where the folder holds anything."""
+    check_new(folder)
     settings = runs.load(run)
     mesh = meshes.make_mesh(settings.mesh)
     agent = assemble.agent(replace(settings, rollout=replace(settings.rollout, slots=1, store=1)))
@@ -52,15 +53,22 @@ def write(
     allow_plugins: Sequence[str] | None = None,
 ) -> Path:
     """As `export`, of parameters on one device. `trained`: what the card says of the run; None: there was none."""
-    folder = Path(folder)
-    there = [name for name in (AGENT, CARD) if (folder / name).exists()]
-    if there:
-        raise ValueError(f"{folder.name} already holds {' and '.join(there)}; export to a new folder")
+    folder = check_new(folder)
     described = describe(settings, agent.engine.chat, allow_plugins=allow_plugins)
     hf.save(folder, agent.cfg, params, agent.tokenizer, dtype=dtype)
     card = model_card.write(settings, described, trained, dtype=dtype)
     for name, text in ((AGENT, json.dumps(described, indent=2, ensure_ascii=False) + "\n"), (CARD, card)):
         (folder / name).write_text(secrecy.redact(text), encoding="utf-8")
+    return folder
+
+
+def check_new(folder: str | Path) -> Path:
+    """The folder, which is empty or not there: a run has a config.json, too, and would lose it. ValueError else."""
+    folder = Path(folder)
+    held = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    if held:
+        listed = ", ".join(held[:3]) + (f" and {len(held) - 3} more" if held[3:] else "")
+        raise ValueError(f"{folder} already holds {listed}; export to a new folder, such as {folder / 'hf'}")
     return folder
 
 

@@ -7,6 +7,7 @@ import ast
 import dataclasses
 import importlib.util
 import io
+import os
 import re
 import tokenize
 from collections.abc import Iterator, Mapping, Sequence
@@ -78,6 +79,8 @@ def chosen(what: str) -> list[Section]:
         if dot and importlib.util.find_spec(kind) is not None:
             ours = ", ".join(f"{kind}={what}" for kind in CONTRACTS)
             raise ValueError(f"there is no setting {what!r}; a plug-in from outside is named with its kind: {ours}")
+        if os.path.isfile(f"{what}.py"):
+            raise ValueError(f"there is no setting {what!r}; a function of your own {what}.py: KIND={what}.FUNCTION")
         known = [*{part for section in every for part in (section.name, section.plugin) if part}, *PLACES, *settings]
         raise ValueError(f"there is no section, plug-in or setting {what!r}{nearest(what, known)}")
     return found

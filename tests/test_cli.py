@@ -67,6 +67,11 @@ def test_a_dry_run_reads_the_questions(tmp_path, capsys, monkeypatch):
     assert cli.main([*words, "data.train=wrong.jsonl"]) == 2
     said = capsys.readouterr()
     assert "wrong.jsonl row 1: has none of answers" in said.err and said.out == ""  # no config hides what is wrong
+    assert cli.main([*words, "data.train=right.jsonl", "data.traces=right.jsonl"]) == 2
+    said = capsys.readouterr().err
+    assert "right.jsonl row 1: has no 'turns'" in said and "data.traces=supporting" in said and "sft.steps=0" in said
+    assert cli.main([*words, "data.train=right.jsonl", "data.traces=trace.jsonl"]) == 2
+    assert "no file trace.jsonl" in (said := capsys.readouterr().err) and "data.traces=supporting" in said
     assert cli.main([*words, "data.train=right.jsonl", "data.split=sha256"]) == 2
     assert "of each a part would be left out; set data.split=given" in capsys.readouterr().err
 
@@ -107,6 +112,11 @@ def test_every_flag_of_a_command_is_known_to_it_before_or_after_its_settings(nam
         (["train", TINY, "train.steps", "5"], "'train.steps' has no value; wanted train.steps=VALUE"),
         (["train", TINY, "seed", "=", "5"], "'=' stands alone; wanted setting=value without blanks"),
         (["train", "quickstart"], "there is no config quickstart; did you mean configs/quickstart.py?"),
+        (
+            ["train", "config/quickstart.py"],
+            "there is no config config/quickstart.py; did you mean configs/quickstart.py?",
+        ),
+        (["ask", "confgs/study", "who ?"], "there is no folder confgs/study; did you mean configs/study?"),
         (["resume", "runs/x"], "there is no command 'resume'; `qr-jax train RUN/config.json`"),
         (["ask", "configs/studdy", "who ?"], "there is no folder configs/studdy; did you mean configs/study?"),
         (["ask", "configs", "who", "is", "it"], "does not take 'is it'; put the question in quotes"),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 from killed_run import tiny
 
-from qr_jax import cli, config, plugins, pool, train
+from qr_jax import cli, config, metrics_writer, plugins, pool, train
 from qr_jax.config import use
 from qr_jax.evaluation import last_evaluation
 from qr_jax.evaluation.bootstrap import bootstrap
@@ -155,6 +156,19 @@ def test_a_study_ends_at_its_budget_with_every_question_s_result(studied):
     found = json.loads((folder / "comparison.json").read_text())
     assert found["rules"]["recycle"]["rollouts"]["mean"] == 32
     assert "<script>" in (folder / "compare.html").read_text()
+
+
+def test_a_run_that_went_on_is_compared_as_it_ended_before_and_said_to_be(studied, tmp_path, capsys):
+    _, folder, _ = studied
+    run = tmp_path / "run"
+    shutil.copytree(folder / "recycle" / "seed_0", run)
+    last = metrics_writer.read(run)[-1]
+    longer = last | {"step": last["step"] + 1, "budget/rollouts": 48}
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps(longer) + "\n")
+    assert compare.read(run).spent("rollouts") == 32 and compare.read(run).since == 1
+    assert cli.main(["compare", str(run), "--trust"]) == 0
+    assert f"{run} went on for 1 steps and has not ended again" in capsys.readouterr().out
 
 
 def test_what_is_done_is_not_done_again(studied, capsys):

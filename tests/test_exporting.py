@@ -27,11 +27,11 @@ def chat(template):
     return Chat(small(template))
 
 
-@pytest.mark.parametrize("name", ["agent.json", "README.md", "model.safetensors"])
+@pytest.mark.parametrize("name", ["agent.json", "config.json", "notes.txt"])  # a run's own config.json among them
 def test_nothing_is_written_over(words, tmp_path, name):
     (tmp_path / name).write_text("mine")
     settings = tiny(tmp_path)
-    with pytest.raises(ValueError, match="already holds .*export to a new folder"):
+    with pytest.raises(ValueError, match="already holds .*export to a new folder, such as"):
         exporting.write(tmp_path, settings, words, words.weights(), None)
     assert [path.name for path in tmp_path.iterdir()] == [name] and (tmp_path / name).read_text() == "mine"
 

@@ -26,6 +26,8 @@ STEPS = [{"step": 1}, {"step": 2, "eval/exact_match": 0.5}, {"step": 3}]
 
 def test_each_state_by_its_files(tmp_path):
     a_run(tmp_path / "a_new")
+    (tmp_path / "a_model").mkdir()
+    (tmp_path / "a_model" / "config.json").write_text('{"architectures": ["Qwen3ForCausalLM"]}')
     a_run(tmp_path / "b_begun", before=BEFORE)
     a_run(tmp_path / "c_killed", metrics=STEPS, before=BEFORE)
     done = {"steps": 3, "after": {"exact_match": 0.75, "questions": 1000}}

@@ -61,7 +61,7 @@ def _set_aside(config: Any, folder: Path) -> None:
 
 
 def _checked(config: Any) -> str:
-    """What of a run was found right; ValueError for a file of questions that it would refuse."""
+    """What of a run was found right; ValueError for a file of questions or traces that it would refuse."""
     from qr_jax.queries import official
 
     names = (config.data.train, config.data.eval)
@@ -70,8 +70,9 @@ def _checked(config: Any) -> str:
     from qr_jax import assemble  # here: it imports jax
 
     count = {part: len(assemble.questions(config, part)) for part in ("train", "eval")}
+    assemble.check_traces(config)
     right = f"the settings and the questions are right: {count['train']:,} to train on, {count['eval']:,} held out"
-    return f"{right}; passages, traces and model are read when the run begins"
+    return f"{right}; passages and model are read when the run begins"
 
 
 def _dry_run(arguments: argparse.Namespace, stage: str) -> int:
@@ -92,7 +93,7 @@ def _run(arguments: argparse.Namespace, stage: str) -> int:
         return _dry_run(arguments, stage)
     config, folder = options.resolve(arguments, stage)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(terminal.phase("at work"))
+        stack.enter_context(terminal.phase("at work, since the start"))
         with terminal.phase("starting"):
             stack.enter_context(options.start(config, arguments))
             if not options.is_first():

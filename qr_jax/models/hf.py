@@ -43,6 +43,9 @@ def resolve(name: str) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=HUB_FILES))
     except (OSError, ValueError, errors.HfHubHTTPError) as error:
+        there = [str(one) for one in Path().glob(f"*/{path.name}") if one.is_dir()]
+        if near := nearest(name, there, shown=0):
+            raise ValueError(f"there is no folder {name}{near}") from error
         raise ValueError(
             f"{name!r} is no folder here and could not be fetched from the hub ({type(error).__name__}: "
             f"{(str(error).splitlines() or [''])[0]}); offline, give the path of a downloaded folder"

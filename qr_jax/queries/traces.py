@@ -61,6 +61,10 @@ class Hop:
         return " ".join(f"{passage.title} {passage.text}" for passage in self.found if self.is_gold(passage))
 
 
+# What a user without traces may do.
+NO_TRACES = "data.traces=supporting (made of the questions' gold passages) or sft.steps=0 (no cold start)"
+
+
 def read_traces(path: str | Path) -> list[Trace]:
     """Traces of one or more JSONL files: rows of questions with a column `turns`, the expert's texts in order."""
     return read(path, trace_of, lambda trace: trace.query.id)
@@ -68,7 +72,10 @@ def read_traces(path: str | Path) -> list[Trace]:
 
 def trace_of(row: Row) -> Trace:
     if "turns" not in row:
-        raise ValueError(f"has no 'turns', the expert's texts in order; fields found: {', '.join(map(str, row))}")
+        raise ValueError(
+            f"has no 'turns', the expert's texts in order; fields found: {', '.join(map(str, row))}; without traces: "
+            f"{NO_TRACES}"
+        )
     return Trace(query_of({name: value for name, value in row.items() if name != "turns"}), texts(row, "turns"))
 
 

@@ -42,7 +42,7 @@ def runs_in(folder: Path) -> list[Listed]:
 
 
 def _folders(folder: Path) -> Iterator[Path]:
-    if (folder / "config.json").is_file():
+    if (folder / "config.json").is_file() and "architectures" not in _object(folder / "config.json"):  # a model's
         yield folder
         return
     for below in folder.iterdir():

@@ -36,9 +36,10 @@ class Run:
 
     folder: Path
     settings: Config
-    rows: list[dict[str, Any]]  # of metrics.jsonl
+    rows: list[dict[str, Any]]  # of metrics.jsonl, up to the step that the summary is of
     summary: dict[str, Any]
     evaluation: dict[str, Any]  # manifest, exact_match
+    since: int = 0  # steps taken after the summary, by a run that was made longer and has not ended again
 
     def spent(self, measure: str) -> int:
         return int(self.rows[-1][f"budget/{measure}"])
@@ -55,7 +56,9 @@ def read(folder: str | Path) -> Run:
         lacks = "config.json" if not (folder / "config.json").is_file() else "summary.json" if rows else "step"
         raise ValueError(f"{folder} is no finished run: it has no {lacks}; compare takes the folders of finished runs")
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    return Run(folder, configs.load(folder / "config.json"), rows, summary, last_evaluation.read(folder))
+    ended = [row for row in rows if row["step"] <= summary.get("steps", row["step"])]
+    settings, evaluation = configs.load(folder / "config.json"), last_evaluation.read(folder)
+    return Run(folder, settings, ended, summary, evaluation, since=len(rows) - len(ended))
 
 
 def expand(folder: str | Path) -> list[Path]:
@@ -89,6 +92,11 @@ def compare(
     warnings = [] if measure else kinds_of_budget(many)
     measure = measure or next(iter(_limits(many[0])), BUDGETS[0]) if not warnings else BUDGETS[0]
     warnings += unequal_budgets(many, measure)
+    warnings += [
+        f"{run.folder} went on for {run.since} steps and has not ended again: it is compared as it was after step "
+        f"{run.summary['steps']}"
+        for run in many if run.since
+    ]  # fmt: skip
     if unlike := last_evaluation.unlike([(str(run.folder), run.evaluation["manifest"]) for run in many]):
         warnings.append(f"the last evaluations are not of one kind ({' | '.join(unlike)})")
     whole = [list(run.evaluation["exact_match"]) for run in many]
