@@ -257,9 +257,16 @@ def _no_number(name: str) -> Any:
     raise ValueError(f"{name} is no JSON")
 
 
-def each(work: Callable[[Item], Result], items: Sequence[Item], at_once: int) -> list[Result]:
-    """The work's result for each item, `at_once` items at a time; the first error is raised."""
-    if len(items) < 2:
-        return [work(item) for item in items]
-    with ThreadPoolExecutor(min(at_once, len(items)), "post") as threads:
-        return list(threads.map(work, items))
+class Crew:
+    """At most `at_once` threads that make calls, and no more than the load has needed; they are kept.
+
+    What a thread read of a large answer, the C library keeps for threads of its place in the heap: with new threads for
+    each call a run grew by that answer again and again.
+    """
+
+    def __init__(self, at_once: int):
+        self._threads = ThreadPoolExecutor(at_once, "post")
+
+    def each(self, work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+        """The work's result for each item; the first error is raised."""
+        return list(self._threads.map(work, items))

@@ -43,6 +43,7 @@ def http(
     headers = {"Authorization": f"Bearer {http_post.secret(token_env)}"} if token_env else None
     patience = http_post.Patience(timeout_s, deadline_s, retries, pause_after, pause_s, response_bytes)
     endpoint = http_post.Endpoint(url, patience, headers, path=way.path)
+    crew = http_post.Crew(at_once)
     size = batch if way.batch else 1
 
     def search(queries: list[str], k: int) -> list[list[Passage]]:
@@ -59,7 +60,7 @@ def http(
             except ValueError as error:
                 raise ValueError(f"{endpoint.url} (protocol {protocol}): {error}") from error
 
-        for part, answers in zip(parts, http_post.each(ask, parts, at_once), strict=True):
+        for part, answers in zip(parts, crew.each(ask, parts), strict=True):
             for at, passages in zip(part, answers, strict=True):
                 results[at] = passages[:k]
         return results

@@ -39,6 +39,7 @@ def reranked(
     headers = {"Authorization": f"Bearer {http_post.secret(token_env)}"} if token_env else None
     patience = http_post.Patience(timeout_s, deadline_s, retries, pause_after, pause_s, response_bytes)
     endpoint = http_post.Endpoint(url, patience, headers, path="/rerank")
+    crew = http_post.Crew(at_once)
     first = identity.inside("reranked", of, corpus)
 
     def search(queries: list[str], k: int) -> list[list[Passage]]:
@@ -57,6 +58,6 @@ def reranked(
             except ValueError as error:
                 raise ValueError(f"{endpoint.url}: {error}") from error
 
-        return http_post.each(rerank, pairs, at_once)
+        return crew.each(rerank, pairs)
 
     return search

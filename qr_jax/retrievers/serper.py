@@ -37,6 +37,7 @@ def serper(
         raise ValueError(f"serper has url={url!r}; wanted https://, so that the key stays secret")
     patience = http_post.Patience(timeout_s, deadline_s, retries, pause_after, pause_s, response_bytes)
     endpoint = http_post.Endpoint(url, patience, {"X-API-KEY": http_post.secret(key_env)})
+    crew = http_post.Crew(at_once)
     fixed = {name: value for name, value in (("gl", country), ("hl", language)) if value is not None}
 
     def search(queries: list[str], k: int) -> list[list[Passage]]:
@@ -48,7 +49,7 @@ def serper(
             answer = endpoint.post({"q": encodable(query)[:query_chars], "num": k, **fixed}, ends)
             return pages(answer)[:k]
 
-        return http_post.each(passages, queries, at_once)
+        return crew.each(passages, queries)
 
     return search
 

@@ -50,6 +50,7 @@ def zero_search(
     headers = {"Authorization": f"Bearer {http_post.secret(token_env)}"} if token_env else None
     patience = http_post.Patience(timeout_s, deadline_s, retries, pause_after, pause_s, response_bytes)
     endpoint = http_post.Endpoint(f"{url.rstrip('/')}/chat/completions", patience, headers)
+    crew = http_post.Crew(at_once)
 
     def search(queries: list[str], k: int) -> list[list[Passage]]:
         ends = time.monotonic() + deadline_s
@@ -65,7 +66,7 @@ def zero_search(
                 raise ValueError(f"{endpoint.url}: the model {model} wrote no line 'Doc 1: ...' for {query!r}")
             return [Passage(f"{query}#{i}", "", document, 1 / i) for i, document in enumerate(documents[:k], 1)]
 
-        return http_post.each(write, queries, at_once)
+        return crew.each(write, queries)
 
     return search
 
