@@ -14,6 +14,7 @@ import pytest
 from loopback import Last, raw, server
 
 from qr_jax.records import Passage
+from qr_jax.retrieval import http_post
 from qr_jax.retrieval.protocols import PROTOCOLS, contents, passage_of
 from qr_jax.retrievers.http import http
 from qr_jax.retrievers.serper import serper
@@ -364,3 +365,12 @@ def test_a_password_in_a_url_is_refused_and_not_repeated():
     with pytest.raises(ValueError, match=r"'https://\[redacted\]@host/retrieve'; wanted .* without a key") as refused:
         http(url="https://ada:hunter2@host/retrieve")
     assert "hunter2" not in str(refused.value)
+
+
+def test_calls_share_the_threads_that_earlier_ones_used():
+    """A thread's place in the heap keeps what its largest answer took."""
+    crew = http_post.Crew(4)
+    used = {ident for _ in range(20) for ident in crew.each(lambda _: threading.get_ident(), [0])}
+    assert len(used) <= 4 and used <= {thread.ident for thread in threading.enumerate()} - {threading.get_ident()}
+    with pytest.raises(ZeroDivisionError):
+        crew.each(lambda item: 1 // item, [1, 0])
