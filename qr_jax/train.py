@@ -14,6 +14,7 @@ import contextlib
 import json
 import math
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -37,6 +38,7 @@ from qr_jax.step.parts import Parts
 from qr_jax.step.progress import Progress
 from qr_jax.step.telling import Told, Took, Updated
 
+TABLE = 10  # steps of a table with --verbose
 STARVED = 5  # steps over which a pool is seen to starve
 LATE_S = 1.0  # of compiling within a step: from there on it is said without --verbose
 FALLEN = 4  # exit code of a run that a guard stopped; a supervisor does not start it again
@@ -80,7 +82,7 @@ def train(settings: Config, folder: str | Path, *, say: Callable[[str], None] = 
 def _loop(parts: Parts, state: learner.State, standing: Progress, step: int) -> tuple[learner.State, Progress]:
     """The steps. A SIGTERM in a rollout saves the step before; a later one, the step it came in, not its evaluation."""
     settings, run, say = parts.settings, parts.run, parts.run.say
-    rows: list[dict[str, Any]] = []
+    rows: deque[dict[str, Any]] = deque(maxlen=TABLE)  # the last ones: a row takes 14 kB, and steps may be many
     tries = 0  # of the step
     starved = False
     while _goes_on(settings.train, step, standing):
@@ -113,15 +115,15 @@ def _loop(parts: Parts, state: learner.State, standing: Progress, step: int) -> 
                 row |= evaluate.as_metrics(parts.measure(**during))
         run.write_metrics(step, row)
         rows.append(row)
-        usual = row | {"time/step_s": float(np.median([past["time/step_s"] for past in rows[-10:]]))}
+        usual = row | {"time/step_s": float(np.median([past["time/step_s"] for past in rows]))}
         say(metrics_writer.live_line(step, usual, _last_step(settings.train, step, standing), width=terminal.width()))
-        lately = rows[-STARVED:]  # one thin step is noise
+        lately = list(rows)[-STARVED:]  # one thin step is noise
         warning = figures.starvation(figures.over_steps(lately)) if len(lately) == STARVED else None
         if warning and not starved:
             say(f"step {step}: over the last {STARVED} steps {warning}")
         starved = warning is not None
-        if step % 10 == 0:
-            run.detail(metrics_writer.table(rows[-10:]))
+        if step % TABLE == 0:
+            run.detail(metrics_writer.table(list(rows)))
         if raised and settings.guards.act == "rollback":
             best = standing.watch.best_step
             state, standing, step = begin.roll_back(parts, standing, raised, to=best, slower=0.5)
