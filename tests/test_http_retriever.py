@@ -371,6 +371,8 @@ def test_calls_share_the_threads_that_earlier_ones_used():
     """A thread's place in the heap keeps what its largest answer took."""
     crew = http_post.Crew(4)
     used = {ident for _ in range(20) for ident in crew.each(lambda _: threading.get_ident(), [0])}
-    assert len(used) <= 4 and used <= {thread.ident for thread in threading.enumerate()} - {threading.get_ident()}
+    assert len(used) == 1 and used <= {thread.ident for thread in threading.enumerate()} - {threading.get_ident()}
+    together = threading.Barrier(4, timeout=10)
+    assert len(set(crew.each(lambda _: together.wait(), range(4)))) == 4
     with pytest.raises(ZeroDivisionError):
         crew.each(lambda item: 1 // item, [1, 0])

@@ -5,6 +5,7 @@ tenacity and stamina neither give a try the seconds that are left nor hold a bre
 takes no network of ours, without which a head that drips outlives every deadline (httpcore2 below it does).
 """
 
+import heapq
 import json
 import logging
 import math
@@ -18,7 +19,7 @@ import urllib.parse
 import urllib.request
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -258,15 +259,31 @@ def _no_number(name: str) -> Any:
 
 
 class Crew:
-    """At most `at_once` threads that make calls, and no more than the load has needed; they are kept.
+    """At most `at_once` threads that make calls: they are kept, and each call takes the first that is free.
 
-    What a thread read of a large answer, the C library keeps for threads of its place in the heap: with new threads for
-    each call a run grew by that answer again and again.
+    What a thread read of a large answer, the C library keeps in that thread's place in the heap: with new threads, or
+    with any of them in turn, a run grew by that answer again and again.
     """
 
     def __init__(self, at_once: int):
-        self._threads = ThreadPoolExecutor(at_once, "post")
+        self._threads = [ThreadPoolExecutor(1, "post") for _ in range(at_once)]
+        self._free, self._lock, self._room = list(range(at_once)), threading.Lock(), threading.Semaphore(at_once)
 
     def each(self, work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
         """The work's result for each item; the first error is raised."""
-        return list(self._threads.map(work, items))
+        return [made.result() for made in [self._begun(work, item) for item in items]]
+
+    def _begun(self, work: Callable[[Item], Result], item: Item) -> Future[Result]:
+        self._room.acquire()
+        with self._lock:
+            number = heapq.heappop(self._free)
+
+        def run() -> Result:
+            try:
+                return work(item)
+            finally:  # before the result is seen: whoever asks next, takes this thread again
+                with self._lock:
+                    heapq.heappush(self._free, number)
+                self._room.release()
+
+        return self._threads[number].submit(run)
