@@ -170,6 +170,8 @@ class Run:
         """
         self.checkpoints.wait()
         step = self.checkpoints.latest() if step is None else step
+        if step is None:
+            hosts.by_first(self._check_new)
         restored = None
         if step is not None:
             host = self.checkpoints.host(step)
@@ -192,6 +194,13 @@ class Run:
             )  # fmt: skip
         self._open, self.saved = True, step
         return None if restored is None or step is None else (*restored, step)
+
+    def _check_new(self) -> None:
+        """ValueError where no checkpoint is whole, and the metrics go further than a run does without one."""
+        last = max((int(row.get("step") or 0) for row in metrics_writer.read(self.folder)), default=0)
+        if self.stage == "train" and last > self.settings.train.checkpoint_every:  # the first is saved before step 1
+            todo = "put the checkpoints back, or begin anew with --restart, which sets the folder aside"
+            raise ValueError(f"{self.folder} has metrics of {last} steps and no whole checkpoint: {todo}")
 
     def _discard_after(self, step: int, host: Mapping[str, Any]) -> None:
         lines = metrics_writer.discard_after(self.folder, host.get("metrics_bytes", 0), self.attempt)

@@ -3,7 +3,9 @@
 import os
 import re
 
-LAST_WORD = re.compile(r"(^|[._-])(key|token|secret|password|passwd|passphrase|credentials?)(_id|_value)?$")
+LAST_WORD = re.compile(
+    r"(^|[._-])((api|access|auth)?(key|token)|secret|pass(word|wd|phrase)?|pat|credentials?|sig|signature)(_id|_value)?$"
+)
 SHORTEST = 6  # a value shorter than this is not searched for: it would blot out ordinary text
 
 

@@ -79,9 +79,21 @@ def wishes(config: Config) -> list[Wish]:
         found.append(Wish(f"to write worlds into {data.world_path}", None))
     if config.train.init and (bucket := _bucket_of(Path(config.train.init))):
         found.append(Wish(f"the bucket {bucket}, for the weights of {config.train.init}", None))
+    for what, name in (("the model", config.model.name), ("the tokenizer", config.model.tokenizer)):
+        if _is_of_hub(name):
+            found.append(_fetched(what, str(name)))
     if config.log.wandb:
         found.append(Wish("W&B, with your key", "--allow-host api.wandb.ai"))
     return list(dict.fromkeys(found))
+
+
+def _is_of_hub(model: Any) -> bool:
+    """Whether a model's name leads to the hub: one that is a folder here, or no organisation/model, does not."""
+    return isinstance(model, str) and model.count("/") == 1 and model[0] not in "./~" and not os.path.exists(model)
+
+
+def _fetched(what: str, model: str) -> Wish:
+    return Wish(f"{what} {model!r} from the hub, where your token goes, too", "--allow-host huggingface.co")
 
 
 def _bucket_of(run: Path) -> str | None:
@@ -102,6 +114,8 @@ def _of_plugin(kind: str, chosen: Use) -> list[Wish]:
         for part in value if isinstance(value, (tuple, list)) else (value,):
             if isinstance(part, Use):
                 found += _of_plugin(kind, part)
+    if _is_of_hub(values.get("model")) and URL not in settings:  # an encoder; a server's model is its own
+        found.append(_fetched(f"the model of {kind} {chosen.name!r}:", values["model"]))
     if URL in settings and not settings[URL].required and settings[URL].default == values[URL] == "":
         return found  # a judge that is not asked: nothing is sent, and no verdict kept
     found += [

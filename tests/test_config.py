@@ -145,6 +145,7 @@ def test_secrets_are_refused_without_repeating_them_and_redacted(monkeypatch):
 
     assert redact("Bearer hunter2secret!") == "Bearer [redacted]!"
     assert not any(looks_secret(name) for name in overrides.known_names(Config()))
+    assert all(map(looks_secret, ("DB_APIKEY", "GITHUB_PAT", "DB_PASS", "X-Amz-Signature", "sig")))
 
 
 SETTINGS = st.recursive(

@@ -81,6 +81,7 @@ def test_a_passing_failure_is_retried_after_growing_pauses_with_jitter():
         [[{"id": "1", "contents": "x"}]],
         [[Passage("a", "t", None)]],
         [[Passage("a", "t", "x", float("nan"))]],
+        [[Passage("a" * 4001, "t", "x", 1.0)]],
         [[Passage("a", "t", "x", "high")]],
     ],
 )

@@ -256,6 +256,18 @@ def test_another_config_in_the_same_folder_is_refused_with_what_differs(finished
         train(settings, folder / "whole")
 
 
+def test_a_run_whose_checkpoints_are_gone_does_not_begin_at_0_unasked(finished, tmp_path):
+    folder, _ = finished
+    run = tmp_path / "run"
+    shutil.copytree(folder / "whole", run)
+    before = (run / "metrics.jsonl").read_bytes(), (run / "ledger.jsonl").read_bytes()
+    for marker in run.glob("checkpoints/*/COMMITTED"):
+        marker.unlink()
+    with pytest.raises(ValueError, match=r"has metrics of \d steps and no whole checkpoint: .* --restart"):
+        train(tiny(folder), run, say=lambda text: None)
+    assert ((run / "metrics.jsonl").read_bytes(), (run / "ledger.jsonl").read_bytes()) == before
+
+
 def test_rows_may_change_with_the_mesh_where_a_batch_is_one_update(tmp_path):
     base = tiny(tmp_path)
     for updates, refused in ((1, False), (2, True)):

@@ -28,8 +28,19 @@ def _nothing_allowed_yet(tmp_path, monkeypatch):
 
 
 def test_our_own_configs_ask_for_nothing():
-    for file in ("quickstart", "two_layer", "smollm2_multihop", "paper/qwen3_1p7b"):
+    for file in ("quickstart", "two_layer", "smollm2_multihop"):
         assert trust.wishes(config.load(f"configs/{file}.py")) == []
+
+
+def test_a_model_of_the_hub_is_asked_about_and_one_in_a_folder_is_not(tmp_path, monkeypatch):
+    """The hub is sent the user's token, and what it holds there may be anybody's."""
+    monkeypatch.chdir(tmp_path)
+    mine = replace(Config(), model=replace(Config().model, name="evil/model", tokenizer="evil/words"))
+    mine = replace(mine, retriever=use("dense", model="evil/encoder"))
+    assert set(options(mine)) == {"--allow-host huggingface.co"} and len(trust.wishes(mine)) == 3
+    for folder in ("model", "words", "encoder"):
+        (tmp_path / "evil" / folder).mkdir(parents=True)
+    assert trust.wishes(mine) == []
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from qr_jax.dialect import encodable
 from qr_jax.records import Passage, Query, Say, Search, SearchFunction, Stop, Turn
 
 WORDS_A_TOKEN = 4  # no tokenizer joins more words in a token: what lies beyond cannot fit and is not tokenised
+MOST_ID_CHARS = 4000  # of a passage's id, which stands in every episode's row
 FIRST_PAUSE_S = 0.1  # before the first retry; it doubles with each, and half of it or more is waited, at random
 
 
@@ -141,6 +142,8 @@ def _listed(result: Any) -> Sequence[Any]:
 def _passage(item: Any) -> Passage:
     if not isinstance(item, Passage) or not all(isinstance(text, str) for text in (item.id, item.title, item.text)):
         raise WrongResult(f"a query got a {type(item).__name__} that is no Passage with a text, title and id")
+    if len(item.id) > MOST_ID_CHARS:
+        raise WrongResult(f"a passage's id has {len(item.id):,} characters; wanted at most {MOST_ID_CHARS:,}")
     if not isinstance(item.score, int | float | np.number) or not math.isfinite(item.score):
         raise WrongResult(f"passage {item.id!r} has the score {item.score}; wanted a finite number")
     return replace(item, id=encodable(item.id), title=encodable(item.title), text=encodable(item.text))
