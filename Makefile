@@ -49,6 +49,10 @@ test: $(DEV)  ## the whole quick suite
 fuzz: $(DEV)  ## spoilt inputs for all that reads what others wrote (5 minutes on 2 cores); RUNS= a target, SEED= others, FULL=1
 	$(BIN)/python tests/fuzz.py $(if $(FULL),--full,$(if $(RUNS),--runs $(RUNS))) --seed $(or $(SEED),0)
 
+fuzz-guided: $(DEV)  ## one reader's inputs under atheris, which follows the lines they reach: TARGET=gguf, SECONDS=600
+	$(PIP) -e '.[fuzz]'
+	$(BIN)/python tests/fuzz_guided.py $(or $(TARGET),gguf) --seconds $(or $(SECONDS),600)
+
 soak: $(DEV)  ## 2,000 steps, a fault every 20, a SIGKILL every 200; and 2,000 for memory (30 minutes on 2 cores); STEPS=, SEED=
 	$(BIN)/python tests/soak.py $(if $(STEPS),--steps $(STEPS) --memory-steps $(STEPS)) --seed $(or $(SEED),0)
 

@@ -64,7 +64,10 @@ def begin(parts: Parts) -> Start:
         run.write_json(BASE, base)
         progress = replace(progress, base=base)
         say(f"before the cold start: {evaluate.one_line(base)}")
-    state = parts.learner.init(_first_policy(parts, params))
+    if settings.train.init or settings.sft.steps:
+        del params  # a cold start needs the room
+        params = _first_policy(parts)
+    state = parts.learner.init(params)
     del params
     progress = replace(progress, before=parts.measure(params=parts.hand_over(state.params)))
     run.write_json(read.BEFORE, evaluate.without_details(progress.before))
@@ -146,13 +149,11 @@ def _compile_update(parts: Parts, state: learner.State) -> tuple[learner.State, 
     return state, seconds
 
 
-def _first_policy(parts: Parts, params):
-    """The first policy's weights: another run's, the cold start's, or the model as it was loaded (`params`)."""
+def _first_policy(parts: Parts):
+    """The first policy's weights, where it is not the model as it was loaded: another run's, or the cold start's."""
     settings, run, agent = parts.settings, parts.run, parts.agent
     if settings.train.init:
         return evaluate.weights(settings.train.init, agent, parts.mesh)
-    if not settings.sft.steps:
-        return params
     if run.stops():
         raise Interrupted
     sft(runs.below(settings, "sft"), run.folder / "sft", agent=agent, search=parts.search, say=run.say)

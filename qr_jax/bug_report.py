@@ -1,17 +1,23 @@
-"""What a stranger needs to find a fault in a run: its config and numbers, without secrets, questions or answers."""
+"""What a stranger needs to find a fault in a run: config and numbers, without secrets, data, places and prompts."""
 
 import json
 import re
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from qr_jax import metrics_writer
 from qr_jax.commands import doctor
 from qr_jax.secrecy import redact
 
 LAST_LINES = 500  # of metrics
+LONGEST_TEXT = 60  # characters of a setting; a prompt is longer, and somebody's own
 ADDRESS = re.compile(r"[\w.+-]+@[\w-]+\.[\w.]+")
+URL = re.compile(r"\b([a-zA-Z][a-zA-Z0-9+.-]*://)[^\s\"'<>,;]+")
+FOLDERS = re.compile(
+    r"(?<![\w.~:/])(?:~?/|[A-Za-z]:\\\\?)(?:[^\s\"'/\\:,;]+(?:/|\\\\?))+"
+)  # all of a path but its last name
 
 
 def write(run: Path, out: Path | None = None) -> tuple[Path, list[str]]:
@@ -28,7 +34,7 @@ def write(run: Path, out: Path | None = None) -> tuple[Path, list[str]]:
 
 def _parts(run: Path) -> Iterator[tuple[str, str]]:
     yield "doctor.json", json.dumps(doctor.examine(), indent=2)
-    yield "config.json", (run / "config.json").read_text(encoding="utf-8", errors="replace")
+    yield "config.json", _config((run / "config.json").read_text(encoding="utf-8", errors="replace"))
     yield "files.txt", "\n".join(_listed(run))
     if (run / metrics_writer.FILE).is_file():
         lines = (run / metrics_writer.FILE).read_text(encoding="utf-8", errors="replace").splitlines()
@@ -41,6 +47,26 @@ def _listed(run: Path) -> list[str]:
     return [f"{path.stat().st_size:>12} {path.relative_to(run)}" for path in files]
 
 
+def _config(text: str) -> str:
+    """The settings with long texts told by their length alone; what is no JSON as it is."""
+    try:
+        return json.dumps(_short(json.loads(text)), indent=2, ensure_ascii=False)
+    except (ValueError, RecursionError):
+        return text
+
+
+def _short(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _short(held) for name, held in value.items()}
+    if isinstance(value, list):
+        return [_short(held) for held in value]
+    is_text = isinstance(value, str) and (len(value) > LONGEST_TEXT or "\n" in value)
+    if not is_text or URL.match(value) or FOLDERS.match(value):
+        return value
+    return f"[a text of {len(value)} characters]"
+
+
 def _clean(text: str) -> str:
-    """The text without secrets, mail addresses and the user's home."""
-    return ADDRESS.sub("[address]", redact(text).replace(str(Path.home()), "~"))
+    """The text without secrets, mail addresses, what URLs name, and folders: of a path its last name stays."""
+    text = URL.sub(r"\g<1>[address]", redact(text).replace(str(Path.home()), "~"))
+    return FOLDERS.sub("[folder]/", ADDRESS.sub("[address]", text))

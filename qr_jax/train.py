@@ -83,20 +83,19 @@ def _loop(parts: Parts, state: learner.State, standing: Progress, step: int) -> 
     """The steps. A SIGTERM in a rollout saves the step before; a later one, the step it came in, not its evaluation."""
     settings, run, say = parts.settings, parts.run, parts.run.say
     rows: deque[dict[str, Any]] = deque(maxlen=TABLE)  # the last ones: a row takes 14 kB, and steps may be many
-    tries = 0  # of the step
+    lost: outage.Lost | None = None  # the step, to an outage
     starved = False
     while _goes_on(settings.train, step, standing):
-        tries += 1
         try:
             try:
-                state, standing, row = take_step(parts, state, standing, step, bear_outage=tries > outage.TRIES)
+                state, standing, row = take_step(parts, state, standing, step)
             except RetrieverDown as down:
-                outage.wait(parts, down, step)
+                lost = outage.wait(parts, down, step, lost)
                 continue
         except (Interrupted, Outage):
             parts.save(step, state, standing)
             raise
-        tries = 0
+        lost = None
         if row is None:
             say(f"step {step}: every query is used up, and pool.on_exhausted is 'stop'")
             break
@@ -191,8 +190,7 @@ def take_step(
             dealing.add(own, statistics)
     clock.append(time.monotonic())
     whole = dealing.over_processes(own)
-    if not bear_outage:
-        outage.check(whole, groups)
+    outage.check(whole, groups)
     outcome = so_far[-1]
     if step == 0:
         grading.check_graded(groups)

@@ -156,9 +156,9 @@ MUTATIONS = (
     ),
     Mutation(
         "qr_jax/step/outage.py",
-        "whole.searches_failed * 2 > whole.searches_sent",
-        "whole.searches_failed * 2 >= whole.searches_sent",
-        "tests/test_outage.py::test_more_than_half_of_the_searches_must_fail",
+        "failed * 2 > sent",
+        "failed * 2 >= sent",
+        "tests/test_outage.py::test_more_than_half_of_the_searches_or_of_the_groups_must_fail",
     ),
     Mutation(
         "qr_jax/step/progress.py",

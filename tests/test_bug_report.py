@@ -33,6 +33,31 @@ def test_the_file_has_config_numbers_and_machine_and_no_secret_question_or_answe
     assert "27 episodes/step_000001.jsonl" in files["files.txt"]
 
 
+def test_places_addresses_and_prompts_are_not_in_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(doctor, "examine", lambda: {"cache": "/mnt/acme/cache/programs", "python": "3.11"})
+    run, prompt = tmp_path / "run", "You are the helpdesk of Acme. {question} " * 3
+    run.mkdir()
+    settings = config.to_json(config.load("configs/two_layer.py"))
+    settings["env"] = {"name": "search_r1", "prompt": prompt, "last": "So:\nAcme {question}", "max_turns": 3}
+    settings["retriever"] = {"name": "http", "url": "https://search.acme.example:8443/v1/retrieve", "k": "top"}
+    settings["data"] |= {"files": ["/srv/acme/qa/train.jsonl"], "bucket": "gs://acme-runs/x"}
+    settings["windows"] = "C:\\Users\\acme\\q.jsonl"
+    (run / "config.json").write_text(json.dumps(settings))
+    (run / "metrics.jsonl").write_text('{"loss": 0.5, "a/b": 1}\n')
+    with zipfile.ZipFile(bug_report.write(run)[0]) as packed:
+        files = {name: packed.read(name).decode() for name in packed.namelist()}
+    assert "acme" not in "".join(files.values()).lower()
+    kept = json.loads(files["config.json"])
+    assert kept["env"] == {
+        "name": "search_r1", "prompt": f"[a text of {len(prompt)} characters]",
+        "last": "[a text of 19 characters]", "max_turns": 3,
+    }  # fmt: skip
+    assert kept["retriever"]["url"] == "https://[address]" and kept["data"]["files"] == ["[folder]/train.jsonl"]
+    assert kept["data"]["bucket"] == "gs://[address]" and kept["windows"] == "[folder]/q.jsonl"
+    assert kept["learner"] == settings["learner"] and json.loads(files["metrics.jsonl"]) == {"loss": 0.5, "a/b": 1}
+    assert json.loads(files["doctor.json"]) == {"cache": "[folder]/programs", "python": "3.11"}
+
+
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
     with pytest.raises(ValueError, match="is no run"):
         bug_report.write(tmp_path)

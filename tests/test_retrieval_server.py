@@ -31,6 +31,7 @@ from qr_jax import cli
 from qr_jax.commands import retrieval
 from qr_jax.records import Passage
 from qr_jax.retrieval import bounded_json, http_server, pages, server
+from qr_jax.retrieval.connections import Stage
 from qr_jax.retrieval.http_server import Bounds
 from qr_jax.retrieval.pages import Pages
 from qr_jax.retrieval.protocols import PROTOCOLS
@@ -552,6 +553,23 @@ def test_idle_connections_give_way_to_new_ones_and_the_oldest_first():
         kept.sendall(HEALTH)  # one that has asked before stays longest
         assert kept.recv(65536).startswith(b"HTTP/1.1 200 ")
         for one in (kept, *slow[2:]):
+            one.close()
+
+
+def test_slow_bodies_of_other_addresses_do_not_drive_out_who_holds_few():
+    """With a place an address takes half of, two addresses with slow bodies had driven every kept connection out."""
+    with serving(bounds=Bounds(connections=8, address_connections=5)) as (app, url):
+        kept = connect(url, HEALTH, address="127.0.0.4")
+        assert kept.recv(65536).startswith(b"HTTP/1.1 200 ")
+        slow = []
+        for number in range(12):
+            slow.append(connect(url, HEAD.format(5000).encode() + b"{", address=f"127.0.0.{2 + number % 2}"))
+            wait_for(lambda: app.server.refused["dropped"] == max(len(slow) - 7, 0))
+            wait_for(lambda: len(list(app.server._connections.all(Stage.BODY))) == min(len(slow), 7))
+        assert app.server.connections == 8 and app.server.refused["dropped"] == 5
+        kept.sendall(HEALTH)
+        assert kept.recv(65536).startswith(b"HTTP/1.1 200 ")
+        for one in (kept, *slow):
             one.close()
 
 

@@ -179,6 +179,15 @@ def test_a_passage_of_megabytes_costs_what_is_kept_of_it(text):
     assert sum(map(len, encoded)) <= 20 * 20_000
 
 
+def test_words_that_cannot_fit_are_left_out_before_anything_is_encoded():
+    """The text of all 100,000 words is asked for neither whole nor in halves of it: a token holds at most 4 words."""
+    encoded, text = [], " ".join(f"w{number}" for number in range(100_000))
+    turns = searched((Passage("1", "", text),))
+    move, _ = fit_observation(plain, QUERY, turns, lambda said: encoded.append(words(said)) or words(said), 50)
+    assert isinstance(move, Say) and words(move.text) == 50
+    assert max(encoded) <= 4 * 50 + 2  # the tags
+
+
 def test_a_passage_that_is_short_enough_is_the_retriever_s_own():
     done = run(answer, ["a"], passage_chars=9)  # A a0 a1 a2: one character and eight
     assert done.cut == 0 and done.by_query["a"] == (passage("a"),) * 2

@@ -4,6 +4,7 @@ An episode that searches leaves its slot if another episode wants it; all waitin
 batch; a query's samples share one prefill; an observation is appended to what is cached.
 """
 
+import functools
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -15,8 +16,8 @@ import numpy as np
 from qr_jax import config, terminal
 from qr_jax.models.families import ModelConfig
 from qr_jax.models.tokenizer import Tokenizer
-from qr_jax.records import Episode, Query, Say, SearchFunction, Stop, StopReason, Turn
-from qr_jax.rollout import tools
+from qr_jax.records import Episode, Query, Say, Search, SearchFunction, Stop, StopReason, Turn
+from qr_jax.rollout import reading, tools
 from qr_jax.rollout.chat import Chat
 from qr_jax.rollout.live import Live, Statistics
 from qr_jax.rollout.rows import Rows
@@ -24,6 +25,7 @@ from qr_jax.rollout.seats import Seats
 
 PURPOSES = {"train": 0, "greedy": 1, "pass": 2, "ask": 3, "probe": 4}
 ORDERED_TICKS = 2  # an ordered search is answered this many ticks after it was asked, however fast it was
+READS_A_TAG = "the tokenizer reads a tag of the dialect in what the environment says, which did not write it"
 POLL_S = 0.1  # between two calls of `stop_now` while every episode waits for a search
 
 
@@ -126,7 +128,7 @@ class Engine:
         rollout = _Rollout(self, params, queries, order, keys_N2, env, search, step, stop_now)
         rollout.temperature = self.settings.temperature if temperature is None else temperature
         episodes = rollout.run()
-        self.rows.begin()  # an update needs the room
+        self.rows.rest()
         self.statistics = rollout.statistics
         return [[episodes[q, first_sample + g] for g in range(count)] for q, count in enumerate(counts)]
 
@@ -145,8 +147,10 @@ class _Rollout:
     temperature: float
 
     def __init__(self, engine, params, queries, order, keys_N2, env, search, step, stop_now):
-        self.engine, self.queries, self.env, self.search = engine, queries, env, search
+        self.engine, self.queries, self.env, self.search = engine, list(queries), env, search
         self.settings, self.rows, self.tokenizer = engine.settings, engine.rows, engine.tokenizer
+        self.tags = reading.tags_of(env)
+        self.encode = functools.lru_cache(1)(self.tokenizer.encode_data)  # a text's length is asked, then its reading
         self.step, self.stop_now = step, stop_now
         self.total = len(order)
         engine.finished, engine.wanted = 0, self.total
@@ -219,15 +223,32 @@ class _Rollout:
         if faults:
             return self._finish(live, "fault", fault=faults[0].reason)
         live.turns[-1] = replace(live.turns[-1], passages=tuple(tuple(passages) for passages in results))
-        query = self.queries[live.query_at]
-        encode, budget = self.tokenizer.encode_data, self.settings.observation_tokens
-        say, turns = tools.fit_observation(self.env, query, live.turns, lambda text: len(encode(text)), budget)
-        live.turns = list(turns)
+        say, live.turns = self._fitted(live)
+        if isinstance(say, Say) and self._opens(say):
+            try:
+                live.turns = reading.inert_turns(self.tokenizer, live.turns, self.tags)
+            except ValueError as error:
+                return self._finish(live, "fault", fault=str(error))
+            say, live.turns = self._fitted(live)
+        if isinstance(say, Say) and self._opens(say):
+            return self._finish(live, "fault", fault=READS_A_TAG)
         if isinstance(say, Stop):
             return self._finish(live, say.reason, say.answer)
         assert isinstance(say, Say), "interfaces.py lets no other through"
         live.turns[-1] = replace(live.turns[-1], text=say.text)
         self._say(live, say)
+
+    def _fitted(self, live: Live) -> tuple[Say | Search | Stop, list[Turn]]:
+        """The environment's move and the turns, the last one's passages cut to `observation_tokens`."""
+        query, budget = self.queries[live.query_at], self.settings.observation_tokens
+        move, turns = tools.fit_observation(self.env, query, live.turns, lambda text: len(self.encode(text)), budget)
+        return move, list(turns)
+
+    def _opens(self, say: Say) -> bool:
+        """Whether the tokenizer reads a tag in what is said that the environment did not write."""
+        pieces = self.engine.pieces
+        seen = b"".join([pieces[token] for token in self.encode(say.text)]).decode("utf-8", "replace")
+        return reading.opens(say.text, seen, self.tags)
 
     def _say(self, live: Live, say: Say) -> None:
         ids = self.engine.chat.observe(say, ended_by_eos=live.by_eos)
@@ -242,6 +263,13 @@ class _Rollout:
         query = self.queries[query_at]
         say = self.env(query, [])
         assert isinstance(say, Say), "interfaces.py lets no other open an episode"
+        if self._opens(say):
+            query = replace(query, question=reading.inert(self.tokenizer, query.question, self.tags))
+            say = self.env(query, [])
+            assert isinstance(say, Say), "as above"
+            if self._opens(say):
+                raise ValueError(f"query {query.id!r}: {READS_A_TAG}")
+            self.queries[query_at] = query
         ids = self.engine.chat.open(say)
         if not 0 < len(ids) < self.settings.context_tokens:
             raise ValueError(

@@ -16,6 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from qr_jax import config
 from qr_jax.models.families import ModelConfig
 from qr_jax.models.incremental import Laid, lay_out
+from qr_jax.parallel import peaks
 from qr_jax.parallel.host_local import AXES
 from qr_jax.rollout import cache as caches
 from qr_jax.rollout import decode
@@ -25,6 +26,7 @@ SMALLEST_VIEW = 64  # cache positions that a program looks at, at least
 DECODE_PARTS = (2, 8, 32)  # of the slots: where no more can decode, the others are left out of a step
 SMALLEST_DECODE = 8
 MOVE_ROWS = 8  # rows of the smallest move program; the next has about 4 times as many, and so on up to all slots
+LARGE = 2**27  # bytes of caches that are given back to the system when they change: that costs milliseconds
 
 Work = tuple[int, Sequence[int], int]  # a row, the ids to put there, the positions it has in use
 Move = tuple[int, int, int]  # a row, the row of the other cache to copy it to, the positions it has in use
@@ -116,8 +118,8 @@ class Rows:
         self.move("store", "slots", [(0, self.slot_count, 0)] * self.slot_count)  # past the last row: nothing is copied
         yield 1, f"decoding, {self.slot_count} slots of {caches.size(self.caches['slots'])[1]} positions"
         self.decode(laid, slots, some, some, some, np.zeros((self.slot_count, 2), np.uint32), 1.0)
-        self.begin()
         jax.block_until_ready(self.caches)
+        self.rest()
         self.moved = self.grown = 0
 
     # ---- how long the slots' cache is
@@ -126,6 +128,17 @@ class Rows:
         """Make the slots' cache as short as it gets; no slot may be in use."""
         if caches.size(self.caches["slots"])[1] > self.views[0]:
             self._resize(self.views[0])
+
+    def rest(self) -> None:
+        """Leave room to what comes between two rollouts: large caches go, and `lay_out` makes them anew.
+
+        Those of a pod stay, for its processes would have to let go of them together.
+        """
+        whole = sum(layer.nbytes for cache in self.caches.values() for pair in cache for layer in pair)
+        if whole < LARGE or self.mesh is not None:
+            return self.begin()
+        self.caches = {}
+        peaks.give_back()
 
     def fit(self, positions: int) -> None:
         """Make the slots' cache hold `positions`, growing view by view, so that few programs do it."""
@@ -142,6 +155,8 @@ class Rows:
         for number, (k, v) in enumerate(layers):  # layer by layer: two whole caches never exist
             layers[number] = (caches.resize(k, view), caches.resize(v, view))
         self.caches["slots"] = tuple(layers)
+        if sum(k.nbytes + v.nbytes for k, v in layers) >= LARGE:  # of small ones the next step would ask it back
+            peaks.give_back()  # arrays of all lengths there were, each too small for the next
 
     # ---- what a rollout does
 

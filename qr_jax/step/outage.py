@@ -1,7 +1,8 @@
-"""Outages: a step most of whose searches failed is not counted; the run waits, and makes it again."""
+"""Outages: a step most of whose searches or groups failed is not counted; the run waits, and makes it again."""
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from qr_jax.processes import hosts
 from qr_jax.rollout import tools
@@ -10,41 +11,61 @@ from qr_jax.step.grading import Group
 from qr_jax.step.parts import Parts
 
 CODE = 5  # exit code of a run whose retriever stayed away; a supervisor does not start it again
-TRIES = 3  # of one step; after that it counts as it is: the retriever answers, and something else makes faults
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 5.0, 120.0  # between two looks whether the retriever answers
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 5.0, 120.0  # between two looks whether the retriever answers, or two tries of a step
 POLL_S = 0.5
 QUESTION = "Is anybody there?"
 
 
 class RetrieverDown(Exception):
-    """Most searches of a step failed. Nothing of the step was settled, trained on or written."""
+    """Most searches or groups of a step failed. Nothing of the step was settled, trained on or written."""
 
 
 class Outage(Exception):
-    """The retriever stayed away for longer than rollout.outage_s."""
+    """Steps failed for longer than rollout.outage_s."""
+
+
+@dataclass(frozen=True)
+class Lost:
+    """A step that failed `tries` times, first at `began_s` of the monotonic clock, `since` on the wall's."""
+
+    began_s: float
+    since: str
+    tries: int
 
 
 def check(whole: Statistics, groups: Sequence[Group]) -> None:
-    """RetrieverDown where more than half of the searches of all processes failed."""
-    if whole.searches_failed * 2 > whole.searches_sent:
-        reason = next((group.spent.fault for group in groups if group.spent.fault), "no reason is known")
-        raise RetrieverDown(f"{whole.searches_failed} of {whole.searches_sent} searches failed; the first: {reason}")
+    """RetrieverDown where more than half of the searches of all processes failed, or left more than half of the groups
+    with half of their episodes or more as faults.
+    """
+    failed, sent = whole.searches_failed, whole.searches_sent
+    spent = [group.spent for group in groups]
+    faulty = sum(2 * (each.invalid - each.ungraded) >= each.episodes for each in spent)
+    if failed * 2 > sent or failed and faulty * 2 > len(groups):
+        reason = next((each.fault for each in spent if each.fault), "no reason is known")
+        lost = f"{failed} of {sent} searches failed, and {faulty} of {len(groups)} groups with them"
+        raise RetrieverDown(f"{lost}; the first: {reason}")
 
 
-def wait(parts: Parts, down: RetrieverDown, step: int) -> None:
-    """Return once the retriever answers a question. Interrupted when told to stop; Outage after rollout.outage_s.
+def wait(parts: Parts, down: RetrieverDown, step: int, lost: Lost | None) -> Lost:
+    """Return once the retriever answers a question; where the step failed again after that, a pause later.
 
-    ValueError where its search function gives what is no list of passages: that will not pass.
+    `lost`: what this gave when the step failed before. Interrupted when told to stop; Outage rollout.outage_s after the
+    step first failed. ValueError where the search function gives what is no list of passages: that will not pass.
     """
     say, limit_s = parts.run.say, parts.settings.rollout.outage_s
-    began, pause_s = time.monotonic(), FIRST_PAUSE_S
-    since = time.strftime("%H:%M:%S")
-    say(f"step {step + 1} is not counted: {down}. Since {since} waiting for the retriever, for at most {limit_s:g} s")
-    while not hosts.by_first(lambda: answers(parts)):
-        waited_s = time.monotonic() - began
+    lost = replace(lost, tries=lost.tries + 1) if lost else Lost(time.monotonic(), time.strftime("%H:%M:%S"), 1)
+    say(
+        f"step {step + 1} is not counted: {down}. Waiting for the retriever, at most {limit_s:g} s from {lost.since} on"
+    )
+    pause_s = min(FIRST_PAUSE_S * 2 ** (lost.tries - 1), LONGEST_PAUSE_S)
+    again = lost.tries > 1
+    while again or not hosts.by_first(lambda: answers(parts)):
+        waited_s = time.monotonic() - lost.began_s
         if hosts.any_process(waited_s >= limit_s):
-            raise Outage(f"no search was answered from {since} on, for {waited_s:.0f} s")
-        say(f"no answer since {since}; asking again in {pause_s:g} s")
+            raise Outage(f"most searches failed from {lost.since} on, for {waited_s:.0f} s; the last time {down}")
+        how = "a question was answered, and the step failed again" if again else f"no answer since {lost.since}"
+        say(f"{how}; asking again in {pause_s:g} s")
+        again = False
         until = time.monotonic() + min(pause_s, max(limit_s - waited_s, 0.0))
         while time.monotonic() < until:
             time.sleep(min(POLL_S, max(until - time.monotonic(), 0.0)))
@@ -54,6 +75,7 @@ def wait(parts: Parts, down: RetrieverDown, step: int) -> None:
             raise Interrupted
         pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
     say(f"the retriever answers; step {step + 1} is made again")
+    return lost
 
 
 def answers(parts: Parts) -> bool:

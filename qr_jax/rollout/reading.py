@@ -1,0 +1,69 @@
+"""What a tokenizer reads in what an environment says: no tag and no control sign that the environment did not write.
+
+`dialect.neutralise` knows compatibility normalisation (NFKC); a tokenizer may also strip accents, drop control
+characters, fold letters or replace texts, and a tag may appear only then. So the ids are decoded and looked at.
+"""
+
+import functools
+import inspect
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from qr_jax import dialect
+from qr_jax.models.tokenizer import Tokenizer
+from qr_jax.records import Turn
+
+AGAIN = 3  # times a text is read and made inert before it is given up
+
+
+def tags_of(env: Callable[..., Any]) -> tuple[str, ...]:
+    """The tags beside dialect.NAMES that the environment's file declares (TAGS)."""
+    while isinstance(env, functools.partial):
+        env = env.func
+    return tuple(getattr(inspect.unwrap(env), "__globals__", {}).get("TAGS", ()))
+
+
+def opens(text: str, seen: str, tags: tuple[str, ...] = ()) -> bool:
+    """Whether `seen`, which the ids of `text` stand for, has more tags or control signs than the text.
+
+    A tag that the environment's own text has in capitals is one also where the tokenizer makes it small.
+    """
+    return seen != text and _signs(seen, tags) > _signs(text, tags)
+
+
+def _signs(text: str, tags: tuple[str, ...]) -> int:
+    after = text.split("<")[1:]  # a pattern that ignores case is slow to find its own beginning
+    return text.count("|>") + sum(_after_less(tags).match(part) is not None for part in after)
+
+
+@functools.cache
+def _after_less(tags: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile(rf"{dialect.any_tag(tags).pattern.removeprefix('<')}|\|", re.IGNORECASE)
+
+
+def inert(tokenizer: Tokenizer, text: str, tags: tuple[str, ...] = ()) -> str:
+    """The text as the tokenizer reads it, made inert; the text itself where nothing appears in the reading.
+
+    ValueError where a tag appears again however often that is done: the tokenizer makes tags of other text.
+    """
+    for _ in range(AGAIN):
+        text = dialect.neutralise(text, tags)
+        seen = tokenizer.decode(tokenizer.encode_data(text))
+        if dialect.neutralise(seen, tags) == seen:
+            return text
+        text = seen
+    raise ValueError(f"the tokenizer makes tags of the dialect of other text, in {dialect.neutralise(text)[:200]!r}")
+
+
+def inert_turns(tokenizer: Tokenizer, turns: Sequence[Turn], tags: tuple[str, ...] = ()) -> list[Turn]:
+    """The turns with the last one's passages inert to the tokenizer."""
+    *before, last = turns
+    passages = tuple(
+        tuple(
+            replace(one, title=inert(tokenizer, one.title, tags), text=inert(tokenizer, one.text, tags)) for one in row
+        )
+        for row in last.passages
+    )
+    return [*before, replace(last, passages=passages)]
