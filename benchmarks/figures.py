@@ -18,7 +18,7 @@ from benchmarks.tables import markdown
 MARKS = "<!-- {}: python -m benchmarks.figures --write -->\n", "<!-- end of {} -->"
 PAGES = {"figures": "speed.md", "plans": "planning.md", "recall": "retrieval.md"}
 # The modules that make a table of one result, by its name.
-KEPT = {made.__name__.rpartition(".")[2]: made for made in (remat, shapes, silence, stand_ins, together)}
+KEPT = {made.__name__.rpartition(".")[2]: made for made in (memory, remat, shapes, silence, stand_ins, together)}
 PAGES |= dict.fromkeys(("methods", *KEPT), "measurements.md")
 GIB = 2**30
 

@@ -20,7 +20,7 @@ from qr_jax import bucket, checkpoint, config, metrics_writer, terminal, trust
 from qr_jax.config import Config
 from qr_jax.lease import Lease
 from qr_jax.mistakes import INTERRUPTED, Busy
-from qr_jax.parallel import compile_cache, peaks
+from qr_jax.parallel import compile_cache, memory
 from qr_jax.processes import alike, hosts
 from qr_jax.records import Episode
 from qr_jax.run_lock import RunLock
@@ -223,7 +223,9 @@ class Run:
         with terminal.phase("saving"):
             self.checkpoints.save(step, state, {**host, **about}, metrics_bytes=length)
             compile_cache.push_new()
-            peaks.give_back()
+            if memory.is_tight(state):
+                self.checkpoints.wait()  # what is being written would stand in memory beside the next update
+            memory.give_back()
         self.saved = step
 
     def write_metrics(self, step: int, row: Mapping[str, Any]) -> None:

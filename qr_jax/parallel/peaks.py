@@ -1,10 +1,6 @@
 """The most that this process's devices can do: operations and bytes a second, as published, or measured once."""
 
-import contextlib
-import ctypes
 import functools
-import resource
-import sys
 import timeit
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -64,22 +60,6 @@ def devices(mesh: config.Mesh) -> int:
     """How many devices a learner has, over all processes; a process's CPU devices are one machine, cut into parts."""
     on_cpu = jax.local_devices()[0].platform == "cpu"
     return jax.process_count() if on_cpu else mesh.data * mesh.fsdp * mesh.tensor
-
-
-def memory_bytes() -> int:
-    """Peak memory so far: of this process's fullest device, or of the process where its devices do not tell."""
-    used = [(device.memory_stats() or {}).get("peak_bytes_in_use", 0) for device in jax.local_devices()]
-    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return max(used) or resident
-
-
-def give_back() -> None:
-    """Let the C library return to the system what was freed, where it can (glibc); milliseconds.
-
-    By itself it keeps what it once needed, for each thread that read a large answer anew: a run would grow for days.
-    """
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _measure(compute: str) -> Peak:

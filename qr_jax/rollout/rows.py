@@ -16,7 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from qr_jax import config
 from qr_jax.models.families import ModelConfig
 from qr_jax.models.incremental import Laid, lay_out
-from qr_jax.parallel import peaks
+from qr_jax.parallel import memory
 from qr_jax.parallel.host_local import AXES
 from qr_jax.rollout import cache as caches
 from qr_jax.rollout import decode
@@ -26,8 +26,6 @@ SMALLEST_VIEW = 64  # cache positions that a program looks at, at least
 DECODE_PARTS = (2, 8, 32)  # of the slots: where no more can decode, the others are left out of a step
 SMALLEST_DECODE = 8
 MOVE_ROWS = 8  # rows of the smallest move program; the next has about 4 times as many, and so on up to all slots
-LARGE = 2**27  # bytes of caches that are given back to the system when they change: that costs milliseconds
-
 Work = tuple[int, Sequence[int], int]  # a row, the ids to put there, the positions it has in use
 Move = tuple[int, int, int]  # a row, the row of the other cache to copy it to, the positions it has in use
 Tile = tuple[int, Sequence[int], int]  # a row, at most `tile` ids, the positions in use before them
@@ -134,11 +132,10 @@ class Rows:
 
         Those of a pod stay, for its processes would have to let go of them together.
         """
-        whole = sum(layer.nbytes for cache in self.caches.values() for pair in cache for layer in pair)
-        if whole < LARGE or self.mesh is not None:
+        if self.mesh is not None or not memory.is_tight(self.caches):
             return self.begin()
         self.caches = {}
-        peaks.give_back()
+        memory.give_back()
 
     def fit(self, positions: int) -> None:
         """Make the slots' cache hold `positions`, growing view by view, so that few programs do it."""
@@ -155,8 +152,8 @@ class Rows:
         for number, (k, v) in enumerate(layers):  # layer by layer: two whole caches never exist
             layers[number] = (caches.resize(k, view), caches.resize(v, view))
         self.caches["slots"] = tuple(layers)
-        if sum(k.nbytes + v.nbytes for k, v in layers) >= LARGE:  # of small ones the next step would ask it back
-            peaks.give_back()  # arrays of all lengths there were, each too small for the next
+        if memory.is_tight(layers):  # of small ones the next step would ask it back
+            memory.give_back()  # arrays of all lengths there were, each too small for the next
 
     # ---- what a rollout does
 

@@ -15,7 +15,7 @@ from qr_jax.learning import learner, pack
 from qr_jax.metrics import STOPS
 from qr_jax.models import costs
 from qr_jax.models.families import ModelConfig
-from qr_jax.parallel import peaks
+from qr_jax.parallel import memory, peaks
 from qr_jax.records import Episode, Outcome, SearchFunction
 from qr_jax.retrieval.search_cache import SearchCache
 from qr_jax.rollout.engine import Statistics
@@ -224,7 +224,7 @@ def speed(
     step_s, learner_s, devices = clock[-1] - clock[0], clock[-1] - clock[-2], peaks.devices(settings.mesh)
     row = {
         "perf/step_tokens_per_s": context_tokens / max(step_s, 1e-9) / devices,
-        "perf/peak_memory_gib": peaks.memory_bytes() / 2**30,
+        "perf/peak_memory_gib": memory.memory_bytes() / 2**30,
     }
     peak = peaks.of(settings.model.compute)
     if batch is not None:

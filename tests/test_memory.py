@@ -1,0 +1,69 @@
+"""Memory: what is held is told, what was freed goes back, and nothing large is kept between two phases."""
+
+import ctypes
+import resource
+from pathlib import Path
+
+import numpy as np
+import pytest
+from killed_run import tiny
+from rollouts import engine as shared_engine
+from rollouts import flat, random_params, roll, world
+
+from qr_jax import runs
+from qr_jax.parallel import memory
+from qr_jax.rollout import cache as caches
+
+
+def test_memory_in_use_is_that_of_the_process_where_the_device_says_nothing():
+    assert 2**26 < memory.memory_bytes() < 2**40
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="the C library gives nothing back")
+def test_what_was_freed_goes_back_to_the_system():
+    def resident_bytes():
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+    pieces = [bytes(2000) for _ in range(100_000)]
+    last = pieces.pop()  # holds the heap's end where it is
+    held = resident_bytes()
+    del pieces
+    memory.give_back()
+    assert held - resident_bytes() > 100_000_000 and last
+
+
+def test_arrays_are_tight_from_so_many_bytes_on(monkeypatch):
+    arrays = {"a": np.zeros(1), "b": random_params()}  # a host's array is no matter
+    assert not memory.is_tight(arrays) and not memory.is_tight({"a": np.zeros(2**25)})
+    monkeypatch.setattr(memory, "LARGE", 2**10)
+    assert memory.is_tight(arrays)
+
+
+def test_large_caches_go_after_a_rollout_and_the_next_one_is_the_same(monkeypatch):
+    made = shared_engine(slots=4, buckets=(64,))
+    before = flat(roll(made, random_params(), world().train[:3], 2))
+    assert made.rows.caches
+    monkeypatch.setattr(memory, "LARGE", 2**10)
+    again = flat(roll(made, random_params(), world().train[:3], 2))
+    assert not made.rows.caches
+    once_more = flat(roll(made, random_params(), world().train[:3], 2))
+    for one, other, third in zip(before, again, once_more, strict=True):
+        assert one.ids_L.tolist() == other.ids_L.tolist() == third.ids_L.tolist()
+    monkeypatch.undo()
+    made.rows.lay_out(random_params())
+    assert caches.size(made.rows.caches["slots"])[1] == made.rows.views[0]
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_a_large_state_s_checkpoint_is_written_before_the_run_goes_on(tmp_path, monkeypatch, large):
+    monkeypatch.setattr(memory, "LARGE", 2**10 if large else 2**40)
+    run = runs.Run(tmp_path / "run", tiny(tmp_path), stage="train")
+    try:
+        run.go_on(None, lambda host: None)
+        waited, wait = [], run.checkpoints.wait
+        monkeypatch.setattr(run.checkpoints, "wait", lambda: waited.append(wait()))
+        run.save(0, random_params(), {})
+        assert len(waited) == (2 if large else 1)  # before a save the one before is waited for
+        assert not large or run.checkpoints.latest() == 0
+    finally:
+        run.close()
