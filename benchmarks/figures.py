@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import interleave, methods, remat, shapes, silence, stand_ins, together
+from benchmarks import interleave, memory, methods, remat, shapes, silence, stand_ins, together
 from benchmarks.tables import markdown
 
 MARKS = "<!-- {}: python -m benchmarks.figures --write -->\n", "<!-- end of {} -->"

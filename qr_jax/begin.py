@@ -11,7 +11,7 @@ import numpy as np
 
 from qr_jax import assemble, evaluate, pool, runs, terminal
 from qr_jax.learning import gold, learner
-from qr_jax.parallel import compile_cache, host_local, peaks
+from qr_jax.parallel import compile_cache, host_local, memory, peaks
 from qr_jax.parallel import mesh as meshes
 from qr_jax.processes import hosts
 from qr_jax.report import read
@@ -144,6 +144,8 @@ def _compile_update(parts: Parts, state: learner.State) -> tuple[learner.State, 
     with terminal.phase("compiling the learner"):
         state, _ = jax.block_until_ready(parts.learner.train_step(state, empty, *old))
     seconds = time.monotonic() - start
+    if memory.is_tight(state):
+        memory.give_back()
     parts.run.detail(f"the learner's programs compiled: {compiles.told(before)}")
     compile_cache.push_new()
     return state, seconds
