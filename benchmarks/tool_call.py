@@ -1,0 +1,69 @@
+"""Searches called in JSON, up to three at once, beside one search a turn: what each learns, by kind of question.
+
+    python -m benchmarks.tool_call --seeds 0-2      # 20 to 30 minutes a run on one core; what is there is not made again
+
+A run is `qr-jax train configs/tool_call.py[:one_by_one] seed=N`. Its figures join results/tool_call.json when it ends; a
+run that was stopped goes on in runs/tool_call.
+"""
+
+import argparse
+import itertools
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from benchmarks import interleave
+from benchmarks.study import span
+from benchmarks.tables import markdown, over_seeds
+
+CONFIGS = {"tool_call": "configs/tool_call.py", "one_by_one": "configs/tool_call.py:one_by_one"}
+FILE = interleave.ROOT / "benchmarks/results/tool_call.json"
+KEPT = ("rollouts", "tokens", "searches", "zero_variance_rate", "wall_s")
+ALL = "all"
+
+
+def main() -> None:
+    """Make the runs that are missing, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=span, default=span("0-2"), metavar="FROM-TO", help="(0-2)")
+    for seed, name in itertools.product(parser.parse_args().seeds, CONFIGS):
+        runs = json.loads(FILE.read_text())["runs"] if FILE.is_file() else []
+        if any((run["config"], run["seed"]) == (name, seed) for run in runs):
+            continue
+        folder = interleave.ROOT / f"runs/tool_call/{name}_{seed}"
+        words = ["train", CONFIGS[name], f"seed={seed}", "--run", str(folder)]
+        subprocess.run([sys.executable, "-m", "qr_jax.cli", *words], cwd=interleave.ROOT, check=True)
+        summary = json.loads((folder / "summary.json").read_text())
+        runs.append({"config": name, "seed": seed, **interleave.commit(), **figures_of(summary)})
+        interleave.results("tool_call", {"runs": runs}, ())
+    print(table(json.loads(FILE.read_text())))
+
+
+def figures_of(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Exact match before and after, of all questions and by kind; searches a question; what the run took."""
+    found: dict[str, Any] = {name: summary[name] for name in KEPT}
+    for when in ("before", "after"):
+        one = summary[when]
+        found[when] = {ALL: one["exact_match"]} | {kind: of["exact_match"] for kind, of in one["by_kind"].items()}
+        found[f"searches_{when}"] = one["searches_per_question"]
+    return found
+
+
+def table(results: Mapping[str, Any]) -> str:
+    """Markdown: means over seeds with their 95 % intervals."""
+    rows = [("questions", "environment", "seeds", "before", "after", "rise", "searches a question, before and after")]
+    for kind, name in itertools.product((ALL, "chain", "comparison", "intersection"), CONFIGS):
+        runs = [run for run in results["runs"] if run["config"] == name]
+        before, after = ([run[when][kind] for run in runs] for when in ("before", "after"))
+        rise = over_seeds([late - early for early, late in zip(before, after, strict=True)], "+")
+        searches = [over_seeds([run[f"searches_{when}"] for run in runs]) for when in ("before", "after")]
+        told = " to ".join(searches) if kind == ALL else ""
+        called = {"tool_call": "tool_call", "one_by_one": "search_r1"}[name]
+        rows.append((kind, called, str(len(runs)), over_seeds(before), over_seeds(after), rise, told))
+    return markdown(rows)
+
+
+if __name__ == "__main__":
+    main()
