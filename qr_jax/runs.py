@@ -5,6 +5,7 @@ import contextlib
 import itertools
 import json
 import os
+import shutil
 import signal
 import sys
 import time
@@ -16,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from etils import epath
 
-from qr_jax import bucket, checkpoint, config, metrics_writer, terminal, trust
+from qr_jax import bucket, checkpoint, config, metrics_writer, run_lock, terminal, trust
 from qr_jax.config import Config
 from qr_jax.lease import Lease
 from qr_jax.mistakes import INTERRUPTED, Busy
@@ -50,7 +51,11 @@ class Run:
         self.folder, self.settings, self.stage, self.say = Path(folder), settings, stage, say
         if self.folder.is_file():
             raise ValueError(f"{self.folder} is a file; give --run the name of a folder, which may be new")
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True)
+            self._made = True
+        except FileExistsError:
+            self._made = False
         self._held = contextlib.ExitStack()  # of process 0: the locks of the folder and of its bucket
         self._hold: Callable[[], None] = lambda: None  # raises Busy where the bucket is another run's by now
         try:
@@ -58,7 +63,15 @@ class Run:
             self._start(settings)
         except BaseException:
             self._held.close()
+            self._leave_nothing()
             raise
+
+    def _leave_nothing(self) -> None:
+        """Remove the folder again where this start made it, was refused, and nothing came of it."""
+        if isinstance(sys.exception(), ValueError | Busy) and self._made and hosts.index() == 0:
+            files = {path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*") if path.is_file()}
+            if files <= {"config.json", run_lock.NAME, "logs/attempt_1/started"}:
+                shutil.rmtree(self.folder, ignore_errors=True)
 
     def _take(self) -> None:
         lock = RunLock(self.folder)
@@ -315,6 +328,7 @@ class Run:
                 self._open = False
                 if self._copy:
                     self._copy.close()
+            self._leave_nothing()
 
     def _close_writer(self) -> None:
         if self._writer:

@@ -4,11 +4,13 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 import pytest
+from killed_run import tiny
 
 from qr_jax import config, runs
 from qr_jax.run_lock import NAME, RunLock, named, read
@@ -91,3 +93,22 @@ def test_a_run_refuses_a_folder_in_use_before_it_writes_and_gives_it_back_when_i
     with pytest.raises(ValueError, match="other settings"):
         runs.Run(tmp_path, replace(settings, seed=settings.seed + 1), stage="train")
     RunLock(tmp_path).release()
+
+
+def test_a_start_that_was_refused_leaves_no_folder_where_it_made_it(tmp_path):
+    def refused(folder, *, error=ValueError, file=None):
+        with suppress(error):
+            run = runs.Run(folder, tiny(tmp_path), stage="train")
+            try:
+                if file:
+                    (folder / file).write_text("{}")
+                raise error
+            finally:
+                run.close()
+        return folder.exists()
+
+    assert not refused(tmp_path / "new/run") and (tmp_path / "new").is_dir()
+    assert refused(tmp_path / "with_a_file", file="base.json")
+    assert refused(tmp_path / "by_a_bug", error=KeyError)
+    (tmp_path / "mine").mkdir()
+    assert refused(tmp_path / "mine")
