@@ -12,9 +12,9 @@ from qr_jax.commands import doctor
 from qr_jax.secrecy import redact
 
 LAST_LINES = 500  # of metrics
-LONGEST_TEXT = 60  # characters of a setting; a prompt is longer, and somebody's own
+PLAIN = re.compile(r"[\w-]{0,40}")  # a setting that says nothing of its user: a name of ours, a number as text
 ADDRESS = re.compile(r"[\w.+-]+@[\w-]+\.[\w.]+")
-URL = re.compile(r"\b([a-zA-Z][a-zA-Z0-9+.-]*://)[^\s\"'<>,;]+")
+URL = re.compile(r"\b([a-zA-Z][a-zA-Z0-9+.-]*://)[^\s\"'<>]+")
 FOLDERS = re.compile(
     r"(?<![\w.~:/])(?:~?/|[A-Za-z]:\\\\?)(?:[^\s\"'/\\:,;]+(?:/|\\\\?))+"
 )  # all of a path but its last name
@@ -48,22 +48,24 @@ def _listed(run: Path) -> list[str]:
 
 
 def _config(text: str) -> str:
-    """The settings with long texts told by their length alone; what is no JSON as it is."""
+    """The settings with each text that may say something of its user told by its length and its ending alone."""
     try:
-        return json.dumps(_short(json.loads(text)), indent=2, ensure_ascii=False)
+        return json.dumps(_plain(json.loads(text)), indent=2)
     except (ValueError, RecursionError):
-        return text
+        return f"no JSON, {len(text)} characters"
 
 
-def _short(value: Any) -> Any:
+def _plain(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name: _short(held) for name, held in value.items()}
+        return {name if PLAIN.fullmatch(name) else _told(name): _plain(held) for name, held in value.items()}
     if isinstance(value, list):
-        return [_short(held) for held in value]
-    is_text = isinstance(value, str) and (len(value) > LONGEST_TEXT or "\n" in value)
-    if not is_text or URL.match(value) or FOLDERS.match(value):
-        return value
-    return f"[a text of {len(value)} characters]"
+        return [_plain(held) for held in value]
+    return value if not isinstance(value, str) or PLAIN.fullmatch(value) else _told(value)
+
+
+def _told(text: str) -> str:
+    ending = re.search(r"(?:\.(?:jsonl?|gz|py|parquet|csv|txt|safetensors|gguf))+$", text)
+    return f"[a text of {len(text)} characters{', ' + ending[0] if ending else ''}]"
 
 
 def _clean(text: str) -> str:

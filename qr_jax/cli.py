@@ -17,6 +17,7 @@ from qr_jax.commands import completion, data, doctor, eval, pods, runs, settings
 from qr_jax.settings import nearest
 
 OTHER_COMMANDS = {"resume": "; `qr-jax train RUN/config.json`, or the command that began the run, goes on with it"}
+TOP_SETTINGS = ("seed", "rule", "rounds", "env", "retriever", "reward", "advantage", "loss")  # names without a dot
 # They say by themselves what goes on, or wait for others: a line that counts their seconds says nothing.
 OWN_WORDS = ("quickstart", "train", "sft", "view", "serve-retriever", "chat")
 
@@ -38,9 +39,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         refuse_nearly(words, parser)
         arguments, more = parser.parse_known_args(words)
         if more:
-            cure = (
-                "put the question in quotes" if words[0] == "ask" else f"`qr-jax {words[0]} --help` lists what it takes"
-            )
+            cure = f"'qr-jax {words[0]} --help' lists what it takes"
+            if words[0] == "ask":
+                cure = "put the question in quotes"
+            elif (setting := more[0].strip(":")) in TOP_SETTINGS:
+                cure = f"a setting is written {setting}=VALUE, without blanks"
             return _fail(f"qr-jax {words[0]} does not take {' '.join(more)!r}; {cure}")
         arguments.overrides = overrides
         with _shown_log(), nullcontext() if words[0] in OWN_WORDS else terminal.phase(f"qr-jax {words[0]}"):

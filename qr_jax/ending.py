@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from qr_jax import evaluate, runs, terminal
@@ -22,7 +23,8 @@ def tell(parts: Parts, progress: Progress, after: Evaluation) -> None:
     scores = [f"{evaluate.interval(before, 'exact_match')} before"] if before else []
     scores.append(f"{evaluate.interval(after, 'exact_match')} after")
     about = f"({after['questions']:,} questions, 95 %)"
-    run.say("; ".join([f"exact match {', '.join(scores)} {about}", *evaluate.faults(after)]))
+    told = [f"before: {text}" for text in evaluate.faults(before)] if before else []
+    run.say("; ".join([f"exact match {', '.join(scores)} {about}", *told, *evaluate.faults(after)]))
     if before:
         run.say(where_it_rose(before, after))
     if progress.rollouts and not progress.pool.accepted_P.any() and not run.settings.learner.keep_dead:
@@ -46,27 +48,34 @@ def next_commands(run: runs.Run, question: str) -> list[str]:
     ]
 
 
-def longer(limits: Train) -> str:
-    """The setting with which a finished run goes on for as long again: of its steps, or of the budget that ended it."""
-    name = next((f"max_{budget}" for budget in BUDGETS if getattr(limits, f"max_{budget}")), "steps")
-    return f"train.{name}={2 * getattr(limits, name)}"
+def longer(limits: Train, used: Mapping[str, int] = MappingProxyType({})) -> str:
+    """The setting with which a finished run goes on for as long again: of its steps, or of the budget that ended it.
+
+    `used`: what it has spent of them, by name, where that may be more than these limits.
+    """
+    budget = next((budget for budget in BUDGETS if getattr(limits, f"max_{budget}")), None)
+    name = f"max_{budget}" if budget else "steps"
+    return f"train.{name}={2 * max(getattr(limits, name), used.get(budget or 'steps', 0))}"
 
 
 def where_it_rose(before: Evaluation, after: Evaluation) -> str:
-    """On how many questions exact match rose and fell, and the two groups in which it rose most."""
+    """On how many questions exact match rose and fell, and the two groups in which it did so most."""
     was, now = before["details"]["exact_match"], after["details"]["exact_match"]
-    gaps = [now[name] - was[name] for name in now if name in was]
-    line = f"rose on {sum(gap > 0 for gap in gaps):,}, fell on {sum(gap < 0 for gap in gaps):,}"
-    most = [text for _, text in sorted(_rises(before, after), reverse=True)[:2]]
-    return line + (f"; most on {' and '.join(most)}" if most else "")
+    faulted = {name for one in (before, after) for name in one["details"].get("faulted", ())}  # neither right nor wrong
+    gaps = [now[name] - was[name] for name in now if name in was and name not in faulted]
+    rose, fell = sum(gap > 0 for gap in gaps), sum(gap < 0 for gap in gaps)
+    moved = sorted(_moves(before, after), reverse=fell <= rose)
+    most = [text for move, text in moved[:2] if (move < 0 if fell > rose else move > 0)]
+    which = "fell" if fell > rose else "rose"
+    return f"rose on {rose:,}, fell on {fell:,}" + (f"; {which} most on {' and '.join(most)}" if most else "")
 
 
-def _rises(before: Evaluation, after: Evaluation) -> Iterator[tuple[float, str]]:
-    """By how much each group of questions rose, and how that is said."""
+def _moves(before: Evaluation, after: Evaluation) -> Iterator[tuple[float, str]]:
+    """By how much each group of questions rose or fell (below 0), and how that is said."""
     for group in evaluate.GROUPS:
         for value, row in after.get(f"by_{group}", {}).items():
             old = before.get(f"by_{group}", {}).get(value, {}).get("exact_match")
-            if None not in (old, row["exact_match"]) and row["exact_match"] > old:
+            if None not in (old, row["exact_match"]):
                 yield row["exact_match"] - old, f"{group} {value} ({_rate(old)} to {_rate(row['exact_match'])})"
 
 

@@ -24,6 +24,7 @@ from qr_jax.rollout.engine import Engine
 
 SCORES = {"exact_match": answers.exact_match, "f1": answers.f1, "cover_match": answers.cover_match}
 SHOWN = 100  # questions whose searches an evaluation keeps in words
+INCOMPLETE = "INCOMPLETE, is the retriever up?"
 COMPLETE = 0.95  # of the questions must have been answered without a fault, or a score is marked incomplete
 GROUPS = ("dataset", "kind", "hops", "type")  # keys of a question's meta: a table each
 
@@ -80,8 +81,8 @@ def without_details(figures: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _scores(queries: Sequence[Query], groups: Sequence[Sequence[Episode]]) -> dict[str, Any]:
-    """Each score's mean over questions (of the mean over valid samples) and its standard error."""
-    row: dict[str, Any] = {}
+    """Each score's mean over the questions that count (of the mean over valid samples) and its standard error."""
+    row: dict[str, Any] = {"counted": sum(any(episode.valid for episode in group) for group in groups)}
     for name, score in SCORES.items():
         means = [
             float(np.mean([score(episode.answer, query.answers) for episode in group if episode.valid]))
@@ -91,7 +92,7 @@ def _scores(queries: Sequence[Query], groups: Sequence[Sequence[Episode]]) -> di
         row[name] = float(np.mean(means)) if means else None
         row[f"{name}_se"] = float(np.std(means, ddof=1) / math.sqrt(len(means))) if len(means) > 1 else None
     row["faults"] = sum(not episode.valid for group in groups for episode in group)
-    row["incomplete"] = sum(any(episode.valid for episode in group) for group in groups) < COMPLETE * len(groups)
+    row["incomplete"] = row["counted"] < COMPLETE * len(groups)
     return row
 
 
@@ -124,8 +125,9 @@ def _behaviour(groups: Sequence[Sequence[Episode]]) -> dict[str, Any]:
 def as_metrics(figures: Mapping[str, Any]) -> dict[str, Any]:
     """The numbers of an evaluation under their names in metrics.jsonl."""
     names = [name for name in figures if name.removeprefix("pass_at_1_") in SCORES]
-    names += ["questions", "faults", "searches_per_question"]
-    return {f"eval/{name}": figures[name] for name in names}
+    names += ["questions", "counted", "faults", "searches_per_question", "pass_at_1_faults"]
+    row = {f"eval/{name}": figures[name] for name in names if name in figures}
+    return row | {"eval/incomplete": int(is_incomplete(figures))}
 
 
 def one_line(figures: Mapping[str, Any]) -> str:
@@ -141,7 +143,17 @@ def interval(figures: Mapping[str, Any], name: str) -> str:
     value, error = figures.get(name), figures.get(f"{name}_se")
     if value is None or error is None:
         return "-" if value is None else share(value)
-    return f"{share(value)} +- {share(half_width(error, figures['questions']))}"
+    return f"{share(value)} +- {share(half_width(error, counted(figures, name)))}"
+
+
+def counted(figures: Mapping[str, Any], name: str = "") -> int:
+    """Over how many questions a score is: those without a fault."""
+    return figures.get("pass_at_1_counted" if name.startswith("pass_at_1_") else "counted", figures["questions"])
+
+
+def is_incomplete(figures: Mapping[str, Any]) -> bool:
+    """Whether a score of the evaluation is over fewer than COMPLETE of the questions."""
+    return any(figures.get(name, False) for name in ("incomplete", "pass_at_1_incomplete"))
 
 
 def share(value: float) -> str:
@@ -150,15 +162,19 @@ def share(value: float) -> str:
 
 def faults(figures: Mapping[str, Any]) -> list[str]:
     """What is to be said of the faults; nothing where there is none."""
-    if not figures["faults"]:
-        return []
-    said = f"{figures['faults']} of {figures['questions']} ended in a fault and are left out"
-    return [said + (": INCOMPLETE, is the retriever up?" if figures["incomplete"] else "")]
+    sampled = figures.get("pass_at_1_faults", 0)
+    said = (
+        [f"{figures['faults']} of {figures['questions']} ended in a fault and are left out"]
+        if figures["faults"]
+        else []
+    )
+    said += [f"{sampled} of {figures['questions'] * figures['samples']} samples ended in a fault"] if sampled else []
+    return ["; ".join(said) + f": {INCOMPLETE}" * is_incomplete(figures)] if said else []
 
 
 def format_table(figures: Mapping[str, Any]) -> str:
     """An evaluation as a table: all questions, then each group of them."""
-    faulty = ("faults",) if figures["faults"] else ()
+    faulty = ("faults",) if faults(figures) else ()
 
     def cells(name: str, row: Mapping[str, Any]) -> tuple[str, ...]:
         counts = (str(row["questions"]), *(str(row[column]) for column in faulty))
@@ -168,7 +184,8 @@ def format_table(figures: Mapping[str, Any]) -> str:
     for group in GROUPS:
         rows += [cells(f"{group} {value}", row) for value, row in figures.get(f"by_{group}", {}).items()]
     if "samples" in figures:
-        of = {"questions": figures["questions"], "faults": figures["pass_at_1_faults"]}
+        of = {name: figures[f"pass_at_1_{name}"] for name in ("counted", "faults") if f"pass_at_1_{name}" in figures}
+        of["questions"] = figures["questions"]
         of |= {key: figures[f"pass_at_1_{key}"] for score in SCORES for key in (score, f"{score}_se")}
         rows.append(cells(f"Pass@1 of {figures['samples']}", of))
     lines = aligned(rows)

@@ -174,7 +174,9 @@ def live_line(step: int, metrics: Values, total: int, *, width: int = WIDTH) -> 
         f"left {_left(metrics.get('time/step_s'), total - step)}",
     ]
     if metrics.get("eval/exact_match") is not None:
-        parts.insert(1, f"greedy {_short(metrics['eval/exact_match'])}")
+        lacks = " INCOMPLETE" if metrics.get("eval/incomplete") else ""
+        lacks += f" ({metrics['eval/faults']} faults)" if metrics.get("eval/faults") else ""
+        parts.insert(1, f"greedy {_short(metrics['eval/exact_match'])}{lacks}")
     line = "  ".join(parts)
     with_origins = line.replace(f"  {parts[-1]}", f" ({batch})  {parts[-1]}") if batch else line
     return with_origins if len(with_origins) <= width else line

@@ -310,7 +310,8 @@ def _lost(kind: str, name: str) -> str:
     top = name.partition(".")[0]
     if os.path.isdir(top) or os.path.isfile(f"{top}.py"):  # False, too, where a name is too long for a file
         return f"; {top} stands in this folder, where Python looks after PYTHONPATH=. before the command"
-    return _hint(kind, name)
+    where = f"; write PYTHONPATH=FOLDER before the command, the folder that {top}.py or {top}/ stands in"
+    return where if "." in name else _hint(kind, name)
 
 
 def _check_data(kind: str, name: str, data: tuple[str, ...]) -> None:

@@ -150,7 +150,8 @@ def watched(
     limits = parts.settings.guards
     if limits.probe_every and step % limits.probe_every == 0:
         with contextlib.suppress(Interrupted):
-            row[guards.PROBE] = parts.probe(params=parts.hand_over(state.params))["exact_match"]
+            probe = parts.probe(params=parts.hand_over(state.params))
+            row[guards.PROBE] = None if probe["incomplete"] else probe["exact_match"]
     before, watch = standing.watch, standing.watch.after(step, row)
     raised = guards.alarms(watch, limits)
     old = guards.alarms(before, limits) if step > 1 else {}
@@ -166,7 +167,7 @@ def watched(
 
 
 def take_step(
-    parts: Parts, state: learner.State, standing: Progress, step: int, *, bear_outage: bool = False
+    parts: Parts, state: learner.State, standing: Progress, step: int
 ) -> tuple[learner.State, Progress, dict[str, Any] | None]:
     """One step: the learner's state and the run's progress after it, and its metrics (None: the pool is used up).
 
@@ -274,8 +275,11 @@ def _finished(run: runs.Run) -> dict[str, Any] | None:
     summary = json.loads(path.read_text(encoding="utf-8"))
     if _goes_on(limits, summary["steps"], SimpleNamespace(**{name: summary[name] for name in BUDGETS})):
         return None
+    if summary["after"].get("incomplete"):
+        run.say("the evaluation after training was incomplete: it is made again")
+        return None
     run.say(f"{run.folder} is finished: {summary['steps']} steps, {summary['rollouts']} rollouts. Nothing was done")
-    run.say(f"the same command with {ending.longer(limits)} goes on with it; with --restart it begins anew")
+    run.say(f"the same command with {ending.longer(limits, summary)} goes on with it; with --restart it begins anew")
     return summary
 
 

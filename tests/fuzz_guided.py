@@ -9,10 +9,13 @@ What reached new lines is kept below OUT/TARGET.guided, and an input that failed
 
 import argparse
 import contextlib
+import importlib
+import io
 import logging
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 LIMIT_S = 10.0  # of processor time for an input: code that is followed takes several times as long
 
@@ -24,10 +27,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(tempfile.gettempdir()) / "qr_jax_fuzz")
     asked = parser.parse_args()
     try:
-        import atheris
+        atheris: Any = importlib.import_module("atheris")
     except ImportError:
         parser.error("atheris is not installed: pip install -e '.[fuzz]'")
-    with contextlib.redirect_stderr(None), atheris.instrument_imports(include=["qr_jax"]):
+    quiet = contextlib.redirect_stderr(io.StringIO())  # of a line a module
+    with quiet, atheris.instrument_imports(include=["qr_jax"]):
         import fuzz
     if asked.target not in fuzz.TARGETS:
         parser.error(f"no target {asked.target}; there are {', '.join(fuzz.TARGETS)}")

@@ -28,32 +28,40 @@ def test_the_file_has_config_numbers_and_machine_and_no_secret_question_or_answe
     whole = "".join(files.values())
     for private in ("a-secret-token", "me@example.org", "eskburg", "kadra", str(Path.home())):
         assert private not in whole
-    assert json.loads(files["config.json"])["note"] == "[redacted] of [address]"
+    assert json.loads(files["config.json"])["note"] == "[a text of 32 characters]"
     assert files["metrics.jsonl"].count("\n") == bug_report.LAST_LINES - 1
     assert "27 episodes/step_000001.jsonl" in files["files.txt"]
 
 
 def test_places_addresses_and_prompts_are_not_in_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(doctor, "examine", lambda: {"cache": "/mnt/acme/cache/programs", "python": "3.11"})
+    monkeypatch.setattr(doctor, "examine", lambda: {"cache": "/srv/acme/cache/programs", "python": "3.11"})
     run, prompt = tmp_path / "run", "You are the helpdesk of Acme. {question} " * 3
     run.mkdir()
     settings = config.to_json(config.load("configs/two_layer.py"))
     settings["env"] = {"name": "search_r1", "prompt": prompt, "last": "So:\nAcme {question}", "max_turns": 3}
     settings["retriever"] = {"name": "http", "url": "https://search.acme.example:8443/v1/retrieve", "k": "top"}
     settings["data"] |= {"files": ["/srv/acme/qa/train.jsonl"], "bucket": "gs://acme-runs/x"}
+    settings["more"] = [
+        "/srv/Acme Corp/q.jsonl",
+        "acme/eval.jsonl",
+        "\\\\acme\\x",
+        "Acme, be brief.",
+        "https://a is acme",
+    ]
+    settings["hosts"] = {"search.acme.internal:8080": "10.1.2.3"}
     settings["windows"] = "C:\\Users\\acme\\q.jsonl"
     (run / "config.json").write_text(json.dumps(settings))
     (run / "metrics.jsonl").write_text('{"loss": 0.5, "a/b": 1}\n')
     with zipfile.ZipFile(bug_report.write(run)[0]) as packed:
         files = {name: packed.read(name).decode() for name in packed.namelist()}
-    assert "acme" not in "".join(files.values()).lower()
+    assert not [word for word in ("acme", "10.1.2.3", "internal") if word in "".join(files.values()).lower()]
     kept = json.loads(files["config.json"])
     assert kept["env"] == {
         "name": "search_r1", "prompt": f"[a text of {len(prompt)} characters]",
         "last": "[a text of 19 characters]", "max_turns": 3,
     }  # fmt: skip
-    assert kept["retriever"]["url"] == "https://[address]" and kept["data"]["files"] == ["[folder]/train.jsonl"]
-    assert kept["data"]["bucket"] == "gs://[address]" and kept["windows"] == "[folder]/q.jsonl"
+    assert kept["retriever"]["name"] == "http" and kept["retriever"]["k"] == "top"
+    assert kept["data"]["files"] == ["[a text of 24 characters, .jsonl]"]
     assert kept["learner"] == settings["learner"] and json.loads(files["metrics.jsonl"]) == {"loss": 0.5, "a/b": 1}
     assert json.loads(files["doctor.json"]) == {"cache": "[folder]/programs", "python": "3.11"}
 

@@ -120,7 +120,8 @@ def test_every_flag_of_a_command_is_known_to_it_before_or_after_its_settings(nam
         (["resume", "runs/x"], "there is no command 'resume'; `qr-jax train RUN/config.json`"),
         (["ask", "configs/studdy", "who ?"], "there is no folder configs/studdy; did you mean configs/study?"),
         (["ask", "configs", "who", "is", "it"], "does not take 'is it'; put the question in quotes"),
-        (["settings", "--search", "lr"], "does not take '--search'; `qr-jax settings --help` lists what it takes"),
+        (["settings", "--search", "lr"], "does not take '--search'; 'qr-jax settings --help' lists what it takes"),
+        (["train", TINY, "seed", "1"], "does not take 'seed 1'; a setting is written seed=VALUE, without blanks"),
         (["export", "configs", "--hf", "Makefile"], "Makefile is a file; --hf wants a new folder"),
         (
             ["train", "Makefile"],

@@ -21,9 +21,14 @@ def evaluation(at: int, right: list[int]) -> dict:
 def test_where_accuracy_rose_is_said_by_questions_and_by_the_two_best_groups():
     before, after = evaluation(0, [0, 0, 1, 0]), evaluation(1, [1, 1, 0, 1])
     assert ending.where_it_rose(before, after) == (
-        "rose on 3, fell on 1; most on hops two (.20 to .60) and hops one (.50 to .75)"
+        "rose on 3, fell on 1; rose most on hops two (.20 to .60) and hops one (.50 to .75)"
     )
     assert ending.where_it_rose(before, before) == "rose on 0, fell on 0"
+    lost = evaluation(1, [0, 0, 0, 0])
+    assert ending.where_it_rose(before | {"by_hops": {}}, lost) == "rose on 0, fell on 1"
+    assert ending.where_it_rose(before, lost) == "rose on 0, fell on 1; fell most on hops three (.40 to .30)"
+    faulted = after | {"details": after["details"] | {"faulted": ["a", "c"]}}
+    assert ending.where_it_rose(before, faulted).startswith("rose on 2, fell on 0; ")
     assert ending.gained(before, after) == "b"  # of a and b, whose words are kept, the one with a search
     assert ending.gained(after, after) is None
 
@@ -36,6 +41,8 @@ def test_the_next_commands_can_be_typed_as_they_stand():
     assert longer == "go on:    qr-jax train 'my runs/one/config.json' train.max_rollouts=6000"
     assert export == "take it:  qr-jax export 'my runs/one' --hf 'my runs/one/hf'"
     assert ending.longer(Train(steps=100)) == "train.steps=200"
+    assert ending.longer(Train(steps=40), {"steps": 100}) == "train.steps=200"  # typed for a run that went further
+    assert ending.longer(Train(steps=40, max_tokens=10), {"steps": 100, "tokens": 30}) == "train.max_tokens=60"
 
 
 def test_a_run_without_an_update_says_so(monkeypatch):

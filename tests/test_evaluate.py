@@ -2,10 +2,13 @@
 
 import io
 import json
+import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -13,7 +16,7 @@ import pytest
 import small_data
 from killed_run import tiny
 
-from qr_jax import asking, assemble, cli, config, evaluate, exporting, model_card, sft
+from qr_jax import asking, assemble, cli, config, evaluate, exporting, metrics_writer, model_card, sft
 from qr_jax.envs.search_r1 import search_r1
 from qr_jax.evaluation import subject
 from qr_jax.evaluation.manifest import differences
@@ -21,6 +24,7 @@ from qr_jax.models import decoder, hf
 from qr_jax.models.hf import load_tokenizer
 from qr_jax.parallel import mesh as meshes
 from qr_jax.records import Episode, Query
+from qr_jax.report import page, run_list
 from qr_jax.train import train
 
 ROOT = Path(__file__).parents[1]
@@ -64,7 +68,50 @@ def test_a_score_over_fewer_than_95_in_100_questions_is_marked_wherever_it_is_sh
         assert (f"{faults} of 20 ended in a fault and are left out" in text) == (faults > 0)
         assert ("INCOMPLETE" in text) == incomplete
     assert evaluate.as_metrics(found)["eval/faults"] == faults
+    assert evaluate.as_metrics(found)["eval/incomplete"] == evaluate.is_incomplete(found) == incomplete
+    line = metrics_writer.live_line(5, evaluate.as_metrics(found) | {"eval/exact_match": 0.9}, 10)
+    assert ("INCOMPLETE" in line) == incomplete and (f"({faults} faults)" in line) == (faults > 0)
+    for when in ({"before": found}, {"metrics": [evaluate.as_metrics(found) | {"step": 2, "eval/exact_match": 0.9}]}):
+        of = SimpleNamespace(**{"before": {}, "after": {}, "metrics": [], "ended": False, **when})
+        if found["exact_match"] is not None:
+            assert ("INCOMPLETE" in page.held_out(of)["beside"]) == incomplete
     assert found["exact_match"] == (None if faults == 20 else 1.0)  # never 0
+
+
+def test_faults_of_samples_are_shown_and_a_score_over_too_few_is_marked_and_ends_with_1(run, monkeypatch, capsys):
+    queries = [Query(str(i), "?", ("red sea",)) for i in range(8)]
+    greedy, sampled = [[episode("red sea")]] * 8, [[episode("red sea", at == 0)] * 4 for at in range(8)]
+    found = {"questions": 8, "samples": 4, **evaluate._scores(queries, greedy), **evaluate._behaviour(greedy)}
+    found |= {f"pass_at_1_{name}": value for name, value in evaluate._scores(queries, sampled).items()}
+    text = evaluate.format_table(found)
+    assert "28 of 32 samples ended in a fault: INCOMPLETE" in text and "INCOMPLETE" in evaluate.one_line(found)
+    assert re.search(r"Pass@1 of 4 +8 +28 ", text) and re.search(r"all +8 +0 ", text)
+    assert evaluate.as_metrics(found)["eval/pass_at_1_faults"] == 28 and evaluate.as_metrics(found)["eval/incomplete"]
+    monkeypatch.setattr(evaluate, "evaluate", lambda *positional, **named: found)
+    assert cli.main(["eval", str(run), "--samples", "4"]) == 1
+    assert "INCOMPLETE" in capsys.readouterr().out
+
+
+def test_an_interval_is_over_the_questions_that_count():
+    queries = [Query(str(i), "?", ("red sea",)) for i in range(8)]
+    found = evaluate._scores(queries, [[episode("red sea" if at else "x", at < 3)] for at in range(8)])
+    figures = {"questions": 8, **found}
+    assert evaluate.counted(figures) == 3 and evaluate.counted({"questions": 8}) == 8
+    wide = evaluate.half_width(found["exact_match_se"], 3)
+    assert evaluate.interval(figures, "exact_match").endswith(evaluate.share(wide)) and wide > 0.5
+
+
+def test_an_incomplete_evaluation_after_training_is_made_again_by_the_same_command(run, tmp_path):
+    folder, said = tmp_path / "run", []
+    shutil.copytree(run, folder)
+    summary = json.loads((folder / "summary.json").read_text())
+    whole = summary["after"]["exact_match"]
+    (folder / "summary.json").write_text(json.dumps(summary | {"after": {"exact_match": 1.0, "incomplete": True}}))
+    assert "1.000 over None questions, after step 1, INCOMPLETE" in run_list.format_table([run_list.listed(folder)])
+    train(config.load(folder / "config.json"), folder, say=said.append)
+    assert any("was incomplete: it is made again" in line for line in said)
+    again = json.loads((folder / "summary.json").read_text())["after"]
+    assert (again["exact_match"], again["incomplete"]) == (whole, False)
 
 
 def test_eval_writes_a_manifest_and_other_facts_or_no_retriever_are_one_flag_each(run, capsys):
@@ -105,7 +152,7 @@ def test_chat_answers_each_line_of_a_pipe_and_says_which_words_it_cannot_read(ru
     assert cli.main(["chat", str(run), "env.max_turns=1"]) == 0
     told = capsys.readouterr()
     assert told.out.count("question: ") == told.out.count("answer: ") == 2
-    assert "lacks, and it reads as unknown: king Narnia?" in told.err
+    assert "vocabulary lacks 'king', 'Narnia?': it cannot tell such words apart" in told.err
 
 
 def test_ask_and_eval_take_an_exported_folder_with_what_it_does_not_say(run, tmp_path, monkeypatch, capsys):

@@ -1,6 +1,7 @@
 """Guards: which pasts raise an alarm, and what a run does about one."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from qr_jax.config import Guards
 from qr_jax.runs import last_checkpoint
 from qr_jax.step import guards
 from qr_jax.step.guards import FIGURES, Watch, alarms
+from qr_jax.step.progress import Progress
 
 HEALTHY = {"grad_norm": 0.3, "entropy": 0.2, "answered": 0.95, "reward": 0.5, "searches": 2.0, "probe": 0.7}
 LIMITS = Guards()
@@ -118,3 +120,18 @@ def test_warn_says_it_once_and_goes_on(tmp_path, monkeypatch):
     alarms_T = [row["guards/alarms"] for row in metrics_writer.read(tmp_path / "run")]
     assert alarms_T == [0, 0, 1, 1, 0]
     assert np.isfinite(alarms_T).all()
+
+
+def test_a_probe_over_too_few_questions_is_no_probe(tmp_path):
+    """97 of 100 questions without an answer had raised an alarm, and a rollback with it."""
+    limits = replace(Guards(), probe_every=1)
+    settings = SimpleNamespace(guards=limits)
+    told = iter([(0.8, False), (0.8, False), (0.0, True), (0.0, True), (0.0, True)])
+    parts = SimpleNamespace(settings=settings, hand_over=lambda params: params, run=SimpleNamespace(say=print))
+    parts.probe = lambda params: dict(zip(("exact_match", "incomplete"), next(told), strict=True))
+    standing = Progress(pool=None)
+    for step in range(1, 6):
+        row = {}
+        standing, raised = train.watched(parts, SimpleNamespace(params=None), standing, step, row)
+        assert not raised and row["guards/alarms"] == 0
+    assert row[guards.PROBE] is None and standing.watch.best == 0.8

@@ -4,15 +4,18 @@ import json
 from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from killed_run import tiny
 
 from qr_jax import metrics_writer, train
-from qr_jax.records import Passage
+from qr_jax.records import Episode, Passage, Query, Scores, Turn
 from qr_jax.rollout.engine import Interrupted, Statistics
 from qr_jax.runs import last_checkpoint
-from qr_jax.step import dealing, outage
+from qr_jax.step import dealing, grading, outage
 from qr_jax.step.progress import Progress
+
+QUERY = Query("q", "?", ("a",))
 
 
 def looping(tmp_path, monkeypatch, *, down, answers, **rollout):
@@ -41,8 +44,9 @@ def looping(tmp_path, monkeypatch, *, down, answers, **rollout):
     return lambda: train._loop(parts, state, Progress(pool=None), 0), said, saved, run
 
 
-def group(faults, *, ungraded=0, reason=None):
-    return SimpleNamespace(spent=SimpleNamespace(episodes=4, invalid=faults, ungraded=ungraded, fault=reason))
+def group(unanswered, *, invalid=0, reason=None):
+    faults = max(unanswered, invalid)
+    return SimpleNamespace(spent=SimpleNamespace(episodes=4, invalid=faults, unanswered=unanswered, fault=reason))
 
 
 @pytest.mark.parametrize(
@@ -54,7 +58,6 @@ def group(faults, *, ungraded=0, reason=None):
         (1, 1, (0, 1, 0), True),
         (100, 50, (2, 2, 1), True),  # half of the searches, and two of three groups with half of their episodes
         (100, 50, (2, 1, 1), False),
-        (100, 0, (4, 4, 4), False),  # no search failed: the faults are not the retriever's
     ],
 )
 def test_more_than_half_of_the_searches_or_of_the_groups_must_fail(sent, failed, faults, falls):
@@ -66,8 +69,52 @@ def test_more_than_half_of_the_searches_or_of_the_groups_must_fail(sent, failed,
         outage.check(whole, groups)
 
 
-def test_what_the_reward_could_not_grade_is_no_outage():
-    outage.check(Statistics(searches_sent=8, searches_failed=1), [group(4, ungraded=4)] * 3)
+def test_faults_of_another_kind_are_no_outage():
+    """Weights that are not finite, a tag that the tokenizer makes, a reward that gives no number."""
+    outage.check(Statistics(searches_sent=8, searches_failed=1), [group(0, invalid=4)] * 3)
+
+
+def test_what_a_failed_search_ended_is_told_from_other_faults():
+    row = ((Passage("1", "", "x"),),)
+    asked, shown, said = Turn("env", "", ("a",)), Turn("env", "x", ("a",), row), Turn("model", "a")
+    none = np.zeros(0, np.int32)
+
+    def episode(*turns, stop="fault"):
+        return Episode(Query("q", "?", ("a",)), 0, 0, none, none > 0, none, none, turns, None, stop, stop != "fault")
+
+    for turns, stop, count in (
+        ((said, asked), "fault", 1),
+        ((said, shown), "fault", 0),
+        ((said,), "fault", 0),
+        ((), "fault", 0),
+        ((said, asked, said), "length", 0),
+    ):
+        group = grading.grade(
+            lambda query, episodes: Scores(np.zeros(1)), "r", 0, 0, QUERY, [episode(*turns, stop=stop)]
+        )
+        assert group.spent.unanswered == count
+
+
+def test_each_outage_has_its_own_time(tmp_path, monkeypatch):
+    """A step that is lost long after another one was is not at the end of that one's patience."""
+    go, said, saved, _ = looping(tmp_path, monkeypatch, down={0, 2}, answers=[True] * 9, outage_s=0.05)
+    clock = iter(range(0, 10**6, 1))
+    monkeypatch.setattr(
+        outage.time, "monotonic", lambda: next(clock) * 1e-4 + 10.0 * sum("made again" in x for x in said)
+    )
+    go()
+    assert saved == [3] and sum("is not counted" in line for line in said) == 2
+
+
+def test_the_question_that_is_asked_is_in_no_cache(tmp_path, monkeypatch):
+    asked = []
+    parts = SimpleNamespace(
+        settings=tiny(tmp_path), search=lambda queries, k: asked.extend(queries) or [[] for _ in queries]
+    )
+    for now in ("10:00:00", "10:00:05"):
+        monkeypatch.setattr(outage.time, "strftime", lambda form, now=now: now)
+        assert outage.answers(parts)
+    assert len(set(asked)) == 2
 
 
 def test_the_retriever_answers_when_a_search_does_be_it_with_nothing(tmp_path):

@@ -31,7 +31,7 @@ from qr_jax import cli
 from qr_jax.commands import retrieval
 from qr_jax.records import Passage
 from qr_jax.retrieval import bounded_json, http_server, pages, server
-from qr_jax.retrieval.connections import Stage
+from qr_jax.retrieval.connections import Connection, Connections, Stage
 from qr_jax.retrieval.http_server import Bounds
 from qr_jax.retrieval.pages import Pages
 from qr_jax.retrieval.protocols import PROTOCOLS
@@ -571,6 +571,20 @@ def test_slow_bodies_of_other_addresses_do_not_drive_out_who_holds_few():
         assert kept.recv(65536).startswith(b"HTTP/1.1 200 ")
         for one in (kept, *slow):
             one.close()
+
+
+def test_who_holds_few_places_keeps_them_whatever_the_others_have_sent():
+    """Ten addresses with slow bodies or kept connections; a client of an address of its own has sent no head yet."""
+    for stage in (Stage.BODY, Stage.KEPT, Stage.HEAD):
+        held = Connections(100, 50)
+        for number in range(99):
+            held.enter(Connection(f"10.0.0.{number % 10}", None, stage))
+        good = Connection("10.0.1.1", None)
+        held.enter(good)
+        for number in range(40):
+            given_way = held.make_room(f"10.0.0.{number % 10}")
+            assert given_way is not None and given_way is not good
+            held.enter(Connection(f"10.0.0.{number % 10}", None, stage))
 
 
 def test_one_address_cannot_take_all_places():

@@ -88,7 +88,8 @@ def _answer(answerer: Any, question: str, as_json: bool) -> None:
     from qr_jax import evaluate
 
     if unknown := answerer.unknown_words(question):
-        terminal.say(f"the model's vocabulary lacks, and it reads as unknown: {' '.join(unknown)}")
+        listed = ", ".join(repr(word) for word in unknown)
+        terminal.say(f"the model's vocabulary lacks {listed}: it cannot tell such words apart")
     with terminal.phase("answering"):
         episode = answerer.answer(question)
     terminal.result(json.dumps(_episode_json(episode)) if as_json else evaluate.format_episode(episode))

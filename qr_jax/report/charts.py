@@ -43,13 +43,14 @@ def accuracy(rows: Sequence[Row], before: Row, after: Row, ended: bool) -> Chart
     held: list[tuple[Row, float, float | None, float | None]] = []
     questions = before.get("questions") or after.get("questions")
     if before.get("exact_match") is not None:
-        held.append(({}, before["exact_match"], before.get("exact_match_se"), before.get("questions")))
+        held.append(({}, before["exact_match"], before.get("exact_match_se"), before.get("counted", questions)))
     for row in rows:
         if (value := row.get("eval/exact_match")) is not None:
-            asked = row.get("eval/questions") or questions
+            asked = row.get("eval/counted") or row.get("eval/questions") or questions
             held.append((row, value, math.sqrt(value * (1 - value) / asked) if asked else None, asked))
     if ended and after.get("exact_match") is not None:
-        held.append((rows[-1], after["exact_match"], after.get("exact_match_se"), after.get("questions")))
+        counted = after.get("counted", after.get("questions"))
+        held.append((rows[-1], after["exact_match"], after.get("exact_match_se"), counted))
     budgets = {"rollouts": "rollouts", "tokens": "sampled tokens", "searches": "searches"}
     lots = bins(rows, MOST_POINTS)
     words = step_axis(lots)[0]["words"]

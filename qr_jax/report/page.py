@@ -152,15 +152,29 @@ def _facts(run: read.Run, null: charts.Null | None) -> list[dict[str, str]]:
 
 def held_out(run: read.Run) -> dict[str, str]:
     """The newest held-out accuracy against the one before training; the pass rate where nothing was evaluated."""
-    scored = [row["eval/exact_match"] for row in run.metrics if row.get("eval/exact_match") is not None]
-    scored += [run.after["exact_match"]] if run.ended and run.after.get("exact_match") is not None else []
-    first = run.before.get("exact_match")
+    rows = [row for row in run.metrics if row.get("eval/exact_match") is not None]
+    scored = [(row["eval/exact_match"], row.get("eval/incomplete")) for row in rows]
+    after, first = run.after, run.before.get("exact_match")
+    scored += (
+        [(after["exact_match"], after.get("incomplete"))] if run.ended and after.get("exact_match") is not None else []
+    )
+    before = f"{share(first)} before training{_lacks(run.before.get('incomplete'))}"
     if scored:
-        return _fact("Held-out accuracy", share(scored[-1]), f"exact match; {share(first)} before training")
+        value, incomplete = scored[-1]
+        return _fact("Held-out accuracy", share(value), f"exact match{_lacks(incomplete)}; {before}")
     if first is not None:
-        return _fact("Held-out accuracy", share(first), "exact match before training; not evaluated since")
+        return _fact(
+            "Held-out accuracy",
+            share(first),
+            f"exact match{_lacks(run.before.get('incomplete'))} before training; not evaluated since",
+        )
     passed = series.mean(run.metrics[-1:], "reward/outcome_mean")
     return _fact("Pass rate", share(passed), "of the last step's rollouts")
+
+
+def _lacks(incomplete: Any) -> str:
+    """What stands beside a score over fewer than 95 % of its questions."""
+    return ", INCOMPLETE: the other questions ended in faults" if incomplete else ""
 
 
 def _probed(probe: Mapping[str, Any]) -> list[dict[str, str]]:

@@ -32,6 +32,7 @@ class Listed:
     questions: int | None = None
     after: int | None = None  # the step that the accuracy is of
     budget: str = ""  # what is spent of a budget that ends the run, as in "2,560/30,000 rollouts"
+    incomplete: bool = False  # the accuracy is over fewer than 95 % of its questions: the others ended in faults
 
 
 def runs_in(folder: Path) -> list[Listed]:
@@ -57,11 +58,12 @@ def listed(folder: Path) -> Listed:
     step, steps = _whole(last, "step"), _whole(config.get("train"), "steps")
     stage: Literal["train", "cold start"] = "train"
     before, after = _object(folder / BEFORE), summary.get("after")
-    evaluated = [(row["step"], row["eval/exact_match"], _during(config, before)) for row in rows]
+    during = _during(config, before)
+    evaluated = [(row["step"], row["eval/exact_match"], during, row.get("eval/incomplete")) for row in rows]
     if isinstance(after, Mapping) and "exact_match" in after:
-        evaluated.append((summary.get("steps"), after["exact_match"], after.get("questions")))
+        evaluated.append((summary.get("steps"), after["exact_match"], after.get("questions"), after.get("incomplete")))
     elif not evaluated and "exact_match" in before:
-        evaluated = [(0, before["exact_match"], before.get("questions"))]
+        evaluated = [(0, before["exact_match"], before.get("questions"), before.get("incomplete"))]
     ended = bool(step) and summary.get("steps") == step
     if not step and (folder / "sft" / "metrics.jsonl").is_file():
         step = _whole(_metrics(folder / "sft" / "metrics.jsonl")[0], "step")
@@ -69,8 +71,8 @@ def listed(folder: Path) -> Listed:
     state: State = "finished" if ended else "stopped" if step or before else "not begun"
     if is_held(folder):
         state = "training"
-    at, accuracy, questions = evaluated[-1] if evaluated else (None, None, None)
-    return Listed(folder, state, step, steps, stage, accuracy, questions, at, _budget(config, last))
+    at, accuracy, questions, part = evaluated[-1] if evaluated else (None, None, None, None)
+    return Listed(folder, state, step, steps, stage, accuracy, questions, at, _budget(config, last), bool(part))
 
 
 def is_held(folder: Path) -> bool:
@@ -102,7 +104,7 @@ def _accuracy(run: Listed) -> str:
     if run.accuracy is None:
         return "-"
     when = f"after step {run.after}" if run.after else "before training"
-    return f"{run.accuracy:.3f} over {run.questions} questions, {when}"
+    return f"{run.accuracy:.3f} over {run.questions} questions, {when}{', INCOMPLETE' * run.incomplete}"
 
 
 def _budget(config: Mapping[str, Any], last: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 
 class Stage(IntEnum):
-    """What a connection does. Where places are short, HEAD gives way first, then KEPT or BODY, and ANSWER never."""
+    """What a connection does. Of an address' own a lower stage gives way before a higher one, ANSWER never."""
 
     HEAD = 0  # it has sent nothing yet, or part of a head
     KEPT = 1  # its last request was answered, and nothing of the next one has come
@@ -43,19 +43,19 @@ class Connections:
     def make_room(self, address: str) -> Connection | None:
         """Take the place of a connection, where a new one from this address would be too many; its task goes on.
 
-        It is one that has sent no whole head yet, if there is such, and one of the address with most connections: who
-        holds few keeps them beside others' slow bodies. Of those it has been there longest, KEPT before BODY.
-        ValueError: every place is a request's that is being answered.
+        It is of the address that holds most of those that can give way, so that who holds few keeps them; of those it
+        is of the lowest stage, and has been there longest. ValueError: every place is a request's that is being
+        answered.
         """
         crowded = self._of_address[address] >= self._most_of_address
         if not crowded and len(self) < self._most:
             return None
-        for stages in ((Stage.HEAD,), (Stage.KEPT, Stage.BODY)):
-            own = [one for one in self.all(*stages) if not crowded or one.address == address]
-            if own:
-                given_way = max(own, key=lambda one: self._of_address[one.address])  # the first of several
-                self.leave(given_way)
-                return given_way
+        may = [one for one in self.all(Stage.HEAD, Stage.KEPT, Stage.BODY) if not crowded or one.address == address]
+        if may:
+            held = Counter(one.address for one in may)
+            given_way = max(may, key=lambda one: held[one.address])  # the first of several
+            self.leave(given_way)
+            return given_way
         whose = f"{self._most_of_address} connections of one address" if crowded else f"{self._most} connections"
         raise ValueError(f"all {whose} wait for answers; try again")
 

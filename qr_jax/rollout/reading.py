@@ -7,6 +7,7 @@ characters, fold letters or replace texts, and a tag may appear only then. So th
 import functools
 import inspect
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -26,16 +27,18 @@ def tags_of(env: Callable[..., Any]) -> tuple[str, ...]:
 
 
 def opens(text: str, seen: str, tags: tuple[str, ...] = ()) -> bool:
-    """Whether `seen`, which the ids of `text` stand for, has more tags or control signs than the text.
+    """Whether `seen`, which the ids of `text` stand for, has a tag or control sign more often than the text.
 
     A tag that the environment's own text has in capitals is one also where the tokenizer makes it small.
     """
-    return seen != text and _signs(seen, tags) > _signs(text, tags)
+    return seen != text and bool(_signs(seen, tags) - _signs(text, tags))
 
 
-def _signs(text: str, tags: tuple[str, ...]) -> int:
+def _signs(text: str, tags: tuple[str, ...]) -> Counter[str]:
+    """How often each tag and each sign of a control token stands in the text."""
     after = text.split("<")[1:]  # a pattern that ignores case is slow to find its own beginning
-    return text.count("|>") + sum(_after_less(tags).match(part) is not None for part in after)
+    found = [match[0].lower() for part in after if (match := _after_less(tags).match(part))]
+    return Counter([*found, *["|>"] * text.count("|>")])
 
 
 @functools.cache

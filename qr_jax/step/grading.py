@@ -37,6 +37,7 @@ class Spent:
     surprise: float  # nats: -log p of the sampled tokens, added up
     stops: dict[str, int]
     fault: str | None  # the first one's reason
+    unanswered: int = 0  # faults of searches
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,7 +122,14 @@ def spent(episodes: Sequence[Episode], *, ungraded: int = 0) -> Spent:
         surprise=-float(sum(episode.logp_L[episode.mask_L].sum(dtype=np.float64) for episode in episodes)),
         stops=dict(Counter(episode.stop for episode in episodes)),
         fault=next((episode.fault for episode in episodes if not episode.valid), None),
+        unanswered=sum(map(_has_no_answer, episodes)),
     )
+
+
+def _has_no_answer(episode: Episode) -> bool:
+    """Whether an episode ended because its search failed: it asked, and was shown nothing."""
+    asked = episode.turns[-1] if episode.turns else None
+    return episode.stop == "fault" and asked is not None and bool(asked.queries) and not asked.passages
 
 
 def joined(groups: Sequence[Group], samples: int, turns: int | None = None) -> Grades:

@@ -35,11 +35,11 @@ class Lost:
 
 def check(whole: Statistics, groups: Sequence[Group]) -> None:
     """RetrieverDown where more than half of the searches of all processes failed, or left more than half of the groups
-    with half of their episodes or more as faults.
+    with half of their episodes or more without an answer.
     """
     failed, sent = whole.searches_failed, whole.searches_sent
     spent = [group.spent for group in groups]
-    faulty = sum(2 * (each.invalid - each.ungraded) >= each.episodes for each in spent)
+    faulty = sum(2 * each.unanswered >= each.episodes for each in spent)
     if failed * 2 > sent or failed and faulty * 2 > len(groups):
         reason = next((each.fault for each in spent if each.fault), "no reason is known")
         lost = f"{failed} of {sent} searches failed, and {faulty} of {len(groups)} groups with them"
@@ -81,8 +81,9 @@ def wait(parts: Parts, down: RetrieverDown, step: int, lost: Lost | None) -> Los
 def answers(parts: Parts) -> bool:
     """Whether one search gets an answer, be it nothing found. ValueError where it gets what is no answer at all."""
     limits = parts.settings.rollout
+    question = f"{QUESTION} ({time.strftime('%H:%M:%S')})"  # no cache has the answer
     how = {"deadline_s": limits.search_deadline_s, "retries": 0, "passage_chars": limits.passage_chars}
-    found = tools.run_searches(parts.search, [QUESTION], 1, **how)
+    found = tools.run_searches(parts.search, [question], 1, **how)
     for result in found.by_query.values():
         if isinstance(result, tools.Fault) and result.wrong:
             raise ValueError(f"retriever {parts.settings.retriever.name!r}: {result.reason} (qr_jax/interfaces.py)")
