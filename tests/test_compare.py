@@ -193,12 +193,21 @@ def test_a_run_ends_at_the_first_of_its_limits():
 
 
 def played(
-    folder, *, rule="recycle", seed=0, rollouts=2_560, right=None, max_rollouts=None, corpus="c0ffee", learner=None
+    folder,
+    *,
+    rule="recycle",
+    seed=0,
+    rollouts=2_560,
+    right=None,
+    max_rollouts=None,
+    corpus="c0ffee",
+    learner=None,
+    init=None,
 ):
     """A run's folder as a run leaves it, its steps played by the oracle and its answers given."""
     settings = config.Config(seed=seed, pool=config.Pool(queries=16, samples=4, rule=use(rule)))
     settings = replace(settings, learner=learner or settings.learner)
-    settings = replace(settings, train=replace(settings.train, max_rollouts=max_rollouts))
+    settings = replace(settings, train=replace(settings.train, max_rollouts=max_rollouts, init=init))
     run = oracle.play(
         oracle.sampler(rule, queries=16, samples=4, oversample=1, rollouts=rollouts),
         oracle.pass_rates.world("beta:0.35,0.35", 512, seed=seed), size=512, seed=seed,
@@ -371,10 +380,21 @@ def test_rules_that_differ_in_much_else_are_numbered_and_told_apart_below_the_ta
         return {label: len(alike) for label, alike in compare.grouped(runs).items()}
 
     assert labels(few) == {"recycle learner.lr=0.0001": 1, "recycle learner.lr=0.0002": 1}
-    assert labels(many) == {"recycle #1": 1, "recycle #2": 2}
+    assert labels(many) == {f"recycle #1 ({tmp_path / '0'})": 1, "recycle #2": 2}
     folders = [played(tmp_path / "a"), played(tmp_path / "b", learner=other)]
     notes = comparison.notes(compare.compare(folders, null_seeds=1))
-    assert any(note.startswith("recycle #2 is with learner.clip_norm=0.5 learner.kl_weight=0.02 ") for note in notes)
+    told = f"recycle #2 ({folders[1]}) is with learner.clip_norm=0.5 learner.kl_weight=0.02 "
+    assert any(note.startswith(told) for note in notes)
+
+
+def test_a_run_that_began_from_another_is_told_beside_one_that_did_not(tmp_path):
+    whole = played(tmp_path / "whole")
+    later = played(tmp_path / "later", init=str(whole))
+    notes = comparison.notes(compare.compare([whole, later], null_seeds=1))
+    assert any(
+        f"{later} began from {whole}, and what that was trained with is not in its budget" in note for note in notes
+    )
+    assert not any("began from" in note for note in comparison.notes(compare.compare([later], null_seeds=1)))
 
 
 def test_a_run_is_named_by_its_rule_without_that_rule_s_code():

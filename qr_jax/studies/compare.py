@@ -97,6 +97,11 @@ def compare(
         f"{run.summary['steps']}"
         for run in many if run.since
     ]  # fmt: skip
+    began = {run.settings.train.init for run in many}
+    warnings += [
+        f"{run.folder} began from {run.settings.train.init}, and what that was trained with is not in its budget"
+        for run in many if len(began) > 1 and run.settings.train.init
+    ]  # fmt: skip
     if unlike := last_evaluation.unlike([(str(run.folder), run.evaluation["manifest"]) for run in many]):
         warnings.append(f"the last evaluations are not of one kind ({' | '.join(unlike)})")
     whole = [list(run.evaluation["exact_match"]) for run in many]
@@ -164,12 +169,13 @@ def unequal_budgets(many: Sequence[Run], measure: str) -> list[str]:
 
 def grouped(many: Sequence[Run]) -> dict[str, list[Run]]:
     """The runs by rule, in order of appearance. Other settings in which some differ stand in the label too; where they
-    are more than LABEL_CHARS, their number does."""
+    are more than LABEL_CHARS, a number does, and the folder of one that is alone."""
     texts = [" ".join(f"{name}={value}" for name, value in own.items()) for own in differing(many)]
     kinds, long = list(dict.fromkeys(texts)), any(len(text) > LABEL_CHARS for text in texts)
     found: dict[str, list[Run]] = {}
     for run, text in zip(many, texts):
-        more = f"#{kinds.index(text) + 1}" if long else text
+        numbered = f"#{kinds.index(text) + 1}" + f" ({run.folder})" * (texts.count(text) == 1)
+        more = numbered if long else text
         found.setdefault(f"{rule_label(run.settings)} {more}".strip(), []).append(run)
     return {name: runs for label, alike in found.items() for name, runs in _apart(label, alike)}
 
