@@ -1,6 +1,7 @@
 """Searches of a rollout: a failing retriever gives faults, never exceptions; budgets cut passages, never tags."""
 
 import threading
+import unicodedata
 from functools import partial
 
 import pytest
@@ -186,6 +187,15 @@ def test_words_that_cannot_fit_are_left_out_before_anything_is_encoded():
     move, _ = fit_observation(plain, QUERY, turns, lambda said: encoded.append(words(said)) or words(said), 50)
     assert isinstance(move, Say) and words(move.text) == 50
     assert max(encoded) <= 4 * 50 + 2  # the tags
+
+
+def test_ligatures_count_as_what_they_stand_for():
+    """20,000 of them had passed a cap of 20,000, and stood for 360,000 characters to a tokenizer with NFKC."""
+    for text in ("\ufdfa" * 20_000, "\ufdfa" * 500 + "a" * 30_000, "a" * 19_000 + "\ufdfa" * 5_000):
+        done = run(lambda queries, k, text=text: [[Passage("1", "\ufdfa", text)]], ["a"], passage_chars=20_000)
+        (kept,) = done.by_query["a"]
+        assert done.cut == 1 and text.startswith(kept.text) and kept.title == "\ufdfa"
+        assert 10_000 < len(unicodedata.normalize("NFKC", kept.title + kept.text)) <= 20_000
 
 
 def test_a_passage_that_is_short_enough_is_the_retriever_s_own():

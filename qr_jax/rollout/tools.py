@@ -5,6 +5,7 @@ import random
 import re
 import threading
 import time
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -99,11 +100,25 @@ def run_searches(
 
 
 def shortened(passage: Passage, chars: int) -> Passage:
-    """The passage, or its first characters where title and text together have more."""
-    if len(passage.title) + len(passage.text) <= chars:
-        return passage
-    title = passage.title[:chars]
-    return replace(passage, title=title, text=passage.text[: chars - len(title)])
+    """The passage, or its first characters where title and text together have more.
+
+    Characters are counted as NFKC, which some tokenizers read them in, makes them: a ligature may stand for 18.
+    """
+    title = _first_chars(passage.title, chars)
+    text = _first_chars(passage.text, chars - len(_folded(title)))
+    whole = len(title) == len(passage.title) and len(text) == len(passage.text)
+    return passage if whole else replace(passage, title=title, text=text)
+
+
+def _first_chars(text: str, chars: int) -> str:
+    text = text[:chars]
+    while (folded := len(_folded(text))) > chars:
+        text = text[: len(text) * chars // folded]
+    return text
+
+
+def _folded(text: str) -> str:
+    return text if text.isascii() else unicodedata.normalize("NFKC", text)
 
 
 def _call(search: SearchFunction, batch: list[str], k: int, limit_s: float) -> list[tuple[Passage, ...] | Fault]:
