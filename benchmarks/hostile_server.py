@@ -7,7 +7,7 @@ BM25 over MuSiQue's passages on loopback. 200 good clients ask one query each ev
 first among themselves and then beside hostile requests from a process of its own: connections that send nothing, half
 heads, half bodies of the largest size, JSON of many small items, malformed heads, answers that are not read, and a few
 permitted requests of 4,096 long queries with k = 100. They come from the good clients' own address unless
-`--address 127.0.0.2` says otherwise. A good client whose kept connection was closed connects again and repeats its
+`--address 127.0.0.2 127.0.0.3` says otherwise. A good client whose kept connection was closed connects again and repeats its
 request. `most_mb` is the largest memory the server's process had so far.
 """
 
@@ -51,7 +51,7 @@ def main(words: Sequence[str] | None = None) -> None:
         beside = asyncio.run(good_clients(url, texts, hostile_process(url, options)))
         beside["most_mb"] = most_mb(process)
     loads = {"alone": quiet, "beside hostile clients": beside}
-    found = {"requests": options.requests, "address": options.address, "loads": loads}
+    found = {"requests": options.requests, "addresses": options.address, "loads": loads}
     file = interleave.results("hostile_server", found | {"versions": interleave.versions()}, (), folder=options.results)
     print(file.read_text() if options.json else f"{table(loads)}\nwritten to {file}")
 
@@ -59,7 +59,7 @@ def main(words: Sequence[str] | None = None) -> None:
 def arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser = interleave.parser(__doc__, rounds=1, peers=False)
     parser.add_argument("--requests", type=int, default=10_000, help="hostile ones (10000)")
-    parser.add_argument("--address", default="127.0.0.1", help="where they come from (127.0.0.1)")
+    parser.add_argument("--address", nargs="+", default=["127.0.0.1"], help="where they come from (127.0.0.1)")
     parser.add_argument("--quiet-s", type=float, default=10.0, help="seconds without hostile clients (10)")
     parser.add_argument("--attack", metavar="URL", help="send the hostile requests alone")
     return parser.parse_args(words)
@@ -135,7 +135,7 @@ async def ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, asked:
 
 
 async def hostile_process(url: str, options: argparse.Namespace) -> Any:
-    words = ["-m", "benchmarks.hostile_server", "--attack", url, "--address", options.address]
+    words = ["-m", "benchmarks.hostile_server", "--attack", url, "--address", *options.address]
     words += ["--requests", str(options.requests)]
     process = await asyncio.create_subprocess_exec(sys.executable, *words, stdout=subprocess.PIPE, cwd=interleave.ROOT)
     said, _ = await process.communicate()
@@ -156,7 +156,7 @@ def hostile_requests() -> dict[str, bytes]:
     }  # fmt: skip
 
 
-async def attack(url: str, requests: int, address: str) -> dict[str, Any]:
+async def attack(url: str, requests: int, addresses: Sequence[str]) -> dict[str, Any]:
     """The hostile requests; seconds, and how often each kind got each status (0: none)."""
     kinds = hostile_requests()
     names = [name for name in kinds if name != "large"]
@@ -166,6 +166,7 @@ async def attack(url: str, requests: int, address: str) -> dict[str, Any]:
     async def hostile(number: int) -> None:
         name = "large" if number % LARGE_EVERY == 0 else names[number % len(names)]
         async with places:
+            address = addresses[number % len(addresses)]
             counts[f"{name}: {await send(url, address, kinds[name], read=name != 'not read')}"] += 1
 
     begun = time.perf_counter()
