@@ -7,8 +7,8 @@ BM25 over MuSiQue's passages on loopback. 200 good clients ask one query each ev
 first among themselves and then beside hostile requests from a process of its own: connections that send nothing, half
 heads, half bodies of the largest size, JSON of many small items, malformed heads, answers that are not read, and a few
 permitted requests of 4,096 long queries with k = 100. They come from the good clients' own address unless
-`--address 127.0.0.2 127.0.0.3` says otherwise. A good client whose kept connection was closed connects again and repeats its
-request. `most_mb` is the largest memory the server's process had so far.
+`--address 127.0.0.2 127.0.0.3` says otherwise. A good client whose kept connection was closed connects again and
+repeats its request. `most_mb` is the largest memory the server's process had so far.
 """
 
 import argparse
@@ -166,7 +166,7 @@ async def attack(url: str, requests: int, addresses: Sequence[str]) -> dict[str,
     async def hostile(number: int) -> None:
         name = "large" if number % LARGE_EVERY == 0 else names[number % len(names)]
         async with places:
-            address = addresses[number % len(addresses)]
+            address = addresses[number // len(names) % len(addresses)]
             counts[f"{name}: {await send(url, address, kinds[name], read=name != 'not read')}"] += 1
 
     begun = time.perf_counter()
