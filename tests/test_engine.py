@@ -39,7 +39,7 @@ from qr_jax.records import Query, Say, Search, Stop, grades
 from qr_jax.rewards.exact_match import exact_match
 from qr_jax.rollout import cache as caches
 from qr_jax.rollout import compiles
-from qr_jax.rollout.engine import PURPOSES, Engine, Interrupted
+from qr_jax.rollout.engine import PURPOSES, Engine, Interrupted, _Rollout
 from qr_jax.rollout.live import Live
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -477,6 +477,14 @@ def test_an_interrupt_stops_between_ticks_and_leaves_the_engine_usable():
         roll(made, random_params(), world().train[:8], 2, env=words_env, stop_now=lambda: next(asked) == 5)
     for a, b in zip(before, flat(roll(made, random_params(), world().train[:8], 2, env=words_env)), strict=True):
         assert a.ids_L.tobytes() == b.ids_L.tobytes()
+
+
+def test_an_interrupt_does_not_wait_for_the_other_observations(monkeypatch):
+    made, observed, whole = engine(slots=4, buckets=(64,)), [], _Rollout._observe
+    monkeypatch.setattr(_Rollout, "_observe", lambda self, live, found: observed.append(whole(self, live, found)))
+    with pytest.raises(Interrupted):
+        roll(made, random_params(), world().train[:8], 3, env=words_env, stop_now=lambda: bool(observed))
+    assert len(observed) == 1
 
 
 def test_an_interrupt_does_not_wait_for_a_search_that_hangs():

@@ -215,6 +215,8 @@ class _Rollout:
             self.statistics.searches_failed += results.failed
             self.statistics.passages_cut += results.cut
             for live in lives:
+                if self.stop_now():  # large passages take their time, each
+                    raise Interrupted
                 self._observe(live, results.by_query)
 
     def _observe(self, live: Live, by_query: Mapping) -> None:
