@@ -587,6 +587,23 @@ def test_who_holds_few_places_keeps_them_whatever_the_others_have_sent():
             held.enter(Connection(f"10.0.0.{number % 10}", None, stage))
 
 
+def test_many_clients_of_one_address_that_were_answered_keep_their_places():
+    """200 clients of one machine hold most places of all; six other addresses send bodies slowly."""
+    held = Connections(1000, 500)
+    good = [Connection("10.0.0.1", None) for _ in range(200)]
+    for one in good:
+        held.enter(one)
+        held.move(one, Stage.ANSWER)
+        held.move(one, Stage.KEPT)
+    for number in range(2000):
+        gone = held.make_room(f"10.0.1.{number % 6}")
+        assert gone not in good and (gone is None) == (number < 800)
+        slow = Connection(f"10.0.1.{number % 6}", None)
+        held.enter(slow)
+        held.move(slow, Stage.BODY)
+    assert all(one.answered for one in good) and not any(one.answered for one in held.all(Stage.BODY))
+
+
 def test_one_address_cannot_take_all_places():
     release = threading.Event()
 

@@ -23,6 +23,7 @@ class Connection:
     address: str
     task: asyncio.Task[Any]
     stage: Stage = Stage.HEAD
+    answered: bool = False  # it has been of use: at least one request on it was answered
 
 
 class Connections:
@@ -43,15 +44,16 @@ class Connections:
     def make_room(self, address: str) -> Connection | None:
         """Take the place of a connection, where a new one from this address would be too many; its task goes on.
 
-        It is of the address that holds most of those that can give way, so that who holds few keeps them; of those it
-        is of the lowest stage, and has been there longest. ValueError: every place is a request's that is being
-        answered.
+        Those that were never answered give way first, then the others: so 200 clients of one machine keep theirs. Of
+        them it is of the address that holds most, so that who holds few keeps them; and there of the lowest stage, and
+        has been there longest. ValueError: every place is a request's that is being answered.
         """
         crowded = self._of_address[address] >= self._most_of_address
         if not crowded and len(self) < self._most:
             return None
         may = [one for one in self.all(Stage.HEAD, Stage.KEPT, Stage.BODY) if not crowded or one.address == address]
         if may:
+            may = [one for one in may if not one.answered] or may
             held = Counter(one.address for one in may)
             given_way = max(may, key=lambda one: held[one.address])  # the first of several
             self.leave(given_way)
@@ -67,6 +69,7 @@ class Connections:
         """To a stage; nothing happens to one that has left."""
         if self._at[connection.stage].pop(connection, 0) is None:
             connection.stage = stage
+            connection.answered |= stage == Stage.KEPT
             self._at[stage][connection] = None
 
     def leave(self, connection: Connection) -> None:
