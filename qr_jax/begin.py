@@ -139,6 +139,7 @@ def _compile_update(parts: Parts, state: learner.State) -> tuple[learner.State, 
         raise Interrupted
     before = compiles.count()
     start, empty = time.monotonic(), batch.of_groups(parts, state, (), (0, 0), (0, 0))
+    rate = state.rate
     state = replace(state, rate=np.float32(0))  # a host's number, as every step's is: another kind is another program
     old = () if parts.settings.learner.updates == 1 else (parts.learner.old_logp(state, empty),)
     with terminal.phase("compiling the learner"):
@@ -148,7 +149,7 @@ def _compile_update(parts: Parts, state: learner.State) -> tuple[learner.State, 
         memory.give_back()
     parts.run.detail(f"the learner's programs compiled: {compiles.told(before)}")
     compile_cache.push_new()
-    return state, seconds
+    return replace(state, rate=rate), seconds
 
 
 def _first_policy(parts: Parts):

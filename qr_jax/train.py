@@ -59,6 +59,7 @@ def train(settings: Config, folder: str | Path, *, say: Callable[[str], None] = 
         start = begin.begin(parts)
         state, standing = _loop(parts, start.state, start.progress, start.step)
         after = parts.measure(params=parts.hand_over(state.params))
+        run.checkpoints.wait()  # a summary says that the run is finished
         about = {"env": parts.env, "corpus_sha256": parts.corpus_sha256}
         run.write_json(last_evaluation.FILE, last_evaluation.final(settings, parts.questions, after, **about))
         summary = telling.summarise(run, standing, after, time.monotonic() - started, start.warm_up_s)
@@ -270,10 +271,10 @@ def update(
 def _finished(run: runs.Run) -> dict[str, Any] | None:
     """The summary of a run that has nothing left to do, which is said; None of any other."""
     path, limits = run.folder / "summary.json", run.settings.train
-    if not path.is_file() or not run.checkpoints.steps():
+    if not path.is_file():
         return None
     summary = json.loads(path.read_text(encoding="utf-8"))
-    if _goes_on(limits, summary["steps"], SimpleNamespace(**{name: summary[name] for name in BUDGETS})):
+    if run.checkpoints.steps()[:1] != [summary["steps"]] or _goes_on(limits, summary["steps"], SimpleNamespace(**{name: summary[name] for name in BUDGETS})):
         return None
     if summary["after"].get("incomplete"):
         run.say("the evaluation after training was incomplete: it is made again")

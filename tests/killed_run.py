@@ -3,13 +3,15 @@
     python tests/killed_run.py FOLDER... [--die POINT] [--bucket PLACE]
 
 Points: "rollout" (in step 3's first tick), "metrics" (line 3 is written, its checkpoint is not), "checkpoint" (files of
-step 2 are written, its commit marker is not).
+step 2 are written, its commit marker is not), "end" (the same of the last step, once the run has a summary; or after
+LATE_S without one, which it must not have).
 """
 
 import argparse
 import os
 import signal
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +21,9 @@ from qr_jax import committed, config, lease, metrics_writer, terminal
 from qr_jax.config import use
 from qr_jax.rollout import engine
 from qr_jax.train import train
+
+
+LATE_S = 5.0  # more than what follows the last step takes
 
 
 def tiny(folder: Path) -> config.Config:
@@ -62,11 +67,16 @@ def die_at(point: str) -> None:
                 die()
 
         metrics_writer.Writer.write = written
-    elif point == "checkpoint":
+    elif point in ("checkpoint", "end"):
         commit = committed.commit
+        name = {"checkpoint": "step_00000002", "end": "step_00000005"}[point]
 
         def uncommitted(place, *more, **named):
-            if place.name == "step_00000002" and place.parent.parent.name != "sft":
+            folder = place.parent.parent
+            if place.name == name and folder.name != "sft":
+                until = time.monotonic() + LATE_S * (point == "end")
+                while time.monotonic() < until and not (folder / "summary.json").exists():
+                    time.sleep(0.05)
                 die()
             return commit(place, *more, **named)
 

@@ -34,7 +34,7 @@ from qr_jax.step.progress import Progress
 from qr_jax.train import train
 
 ROOT = Path(__file__).parents[1]
-POINTS = ("rollout", "metrics", "checkpoint")
+POINTS = ("rollout", "metrics", "checkpoint", "end")
 
 
 def start(*arguments, cache, **more):
@@ -58,7 +58,7 @@ def finish(process, code):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, compiled):
-    """One run that was never killed, and four that were killed and started again by the same command.
+    """One run that was never killed, and five that were killed and started again by the same command.
 
     "machine" lives in a bucket, and its own folder was lost.
     """
