@@ -274,9 +274,8 @@ def _finished(run: runs.Run) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     summary = json.loads(path.read_text(encoding="utf-8"))
-    if run.checkpoints.steps()[:1] != [summary["steps"]] or _goes_on(
-        limits, summary["steps"], SimpleNamespace(**{name: summary[name] for name in BUDGETS})
-    ):
+    spent = SimpleNamespace(**{name: summary[name] for name in BUDGETS})
+    if run.checkpoints.steps()[:1] != [summary["steps"]] or _goes_on(limits, summary["steps"], spent):
         return None
     if summary["after"].get("incomplete"):
         run.say("the evaluation after training was incomplete: it is made again")

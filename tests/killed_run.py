@@ -22,7 +22,6 @@ from qr_jax.config import use
 from qr_jax.rollout import engine
 from qr_jax.train import train
 
-
 LATE_S = 5.0  # more than what follows the last step takes
 
 
