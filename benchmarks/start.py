@@ -61,7 +61,8 @@ def measure(options: argparse.Namespace, contenders) -> dict[str, Any]:
 
 
 def start(contender: interleave.Contender, config: Sequence[str], run: Path, programs: Path) -> dict[str, Any]:
-    environment = contender.environment(QR_JAX_COMPILED=str(programs), QR_JAX_DATA=DATA)
+    python = {"PYTHONDONTWRITEBYTECODE": ""}  # as for most users: a second start finds its modules compiled
+    environment = contender.environment(QR_JAX_COMPILED=str(programs), QR_JAX_DATA=DATA, **python)
     done = subprocess.run(
         [contender.python, contender.file, str(time.time()), *config, "--run", run],
         cwd=contender.tree, env=environment, capture_output=True, text=True, check=False,

@@ -58,12 +58,14 @@ def begin(parts: Parts) -> Start:
     tell = say if parts.mesh.size > 1 else run.detail
     tell(meshes.describe_layout(parts.mesh, params).splitlines()[0])
     tell(f"rollouts: {host_local.describe(parts.layout, parts.mesh, parts.agent.cfg)}")
-    warm_up_s = _warm_up(parts, parts.hand_over(params))
+    laid = parts.hand_over(params)
+    warm_up_s = _warm_up(parts, laid)
     if settings.evaluation.base:
-        base = hosts.by_first(lambda: _measured_before(run)) or parts.measure(params=parts.hand_over(params))
+        base = hosts.by_first(lambda: _measured_before(run)) or parts.measure(params=laid)
         run.write_json(BASE, base)
         progress = replace(progress, base=base)
         say(f"before the cold start: {evaluate.one_line(base)}")
+    del laid
     if settings.train.init or settings.sft.steps:
         del params  # a cold start needs the room
         params = _first_policy(parts)

@@ -174,8 +174,8 @@ def test_a_signal_is_told_to_the_run_around_and_a_second_ctrl_c_ends_at_once(tmp
 
 @pytest.mark.parametrize("where", ["rollout", "learner"])
 def test_a_sigterm_between_compiles_is_heard_there(tmp_path, monkeypatch, where):
-    """Of the rollout's programs one is compiled, of the learner's none: a pod's take minutes."""
-    place, name = {"rollout": (rows.Rows, "_append_tiles"), "learner": (Parts, "save")}[where]
+    """Of the rollout's programs few are compiled, of the learner's none: a pod's take minutes."""
+    place, name = {"rollout": (rows.Rows, "_appending"), "learner": (Parts, "save")}[where]
     go_on, said = getattr(place, name), []
 
     def told(*positional):

@@ -5,7 +5,10 @@ program is compiled when it is first needed. The slots' cache is as long as its 
 `views`: a step of decoding attends over all of it, and slicing it would copy it.
 """
 
+import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import jax
@@ -100,23 +103,34 @@ class Rows:
     # ---- compiling
 
     def warm_up(self, laid: Laid, prompt_tokens: int) -> Iterator[tuple[int, str]]:
-        """Compile what the first tokens of a rollout need, after prompts that long.
+        """Compile what the first tokens of a rollout need, after prompts that long; nothing of it is run.
 
-        Yields how many parts are left, and what the next of them is.
+        Yields how many programs are left, and what the next of them is. As many compile at once as there are cores.
         """
         self.settle_on(laid)
         slots, some = np.arange(self.slot_count), np.zeros(self.slot_count, np.int32)
         self.keys(0, 0, 0, [], [])
         self.begin()
-        for left, tiles in zip(range(len(self.call_sizes) + 2, 2, -1), self.call_sizes, strict=True):
-            yield left, f"prompts, {tiles} tiles of {self.settings.tile} tokens"
-            self._append_tiles(laid, "store", [(0, (), 0)] * tiles, self._view(prompt_tokens))
+        calls = {
+            f"prompts, {tiles} tiles of {self.settings.tile} tokens": self._appending(
+                laid, "store", [(0, (), 0)] * tiles, self._view(prompt_tokens)
+            )
+            for tiles in self.call_sizes
+        }
         self.fit(prompt_tokens + self.settings.chunk)
-        yield 2, "copies of prompts"
-        self.move("store", "slots", [(0, self.slot_count, 0)] * self.slot_count)  # past the last row: nothing is copied
-        yield 1, f"decoding, {self.slot_count} slots of {caches.size(self.caches['slots'])[1]} positions"
-        self.decode(laid, slots, some, some, some, np.zeros((self.slot_count, 2), np.uint32), 1.0)
-        jax.block_until_ready(self.caches)
+        calls["copies of prompts"] = self._moving("store", "slots", [(0, 0, 0)] * self.slot_count)
+        decoding, _ = self._decoding(laid, slots, some, some, some, np.zeros((self.slot_count, 2), np.uint32), 1.0)
+        calls[f"decoding, {self.slot_count} slots of {caches.size(self.caches['slots'])[1]} positions"] = decoding
+        threads = ThreadPoolExecutor(os.cpu_count(), "compiling")
+        try:
+            lowered = [call.func.lower(*call.args, **call.keywords) for call in calls.values()]
+            compiling = [threads.submit(one.compile) for one in lowered]
+            for left, what, compiled in zip(range(len(calls), 0, -1), calls, compiling, strict=True):
+                yield left, what
+                compiled.result()
+        finally:
+            threads.shutdown(cancel_futures=True)
+        del calls, decoding  # they hold the caches
         self.rest()
         self.moved = self.grown = 0
 
@@ -186,6 +200,12 @@ class Rows:
 
         Where few slots decode the others are left out of its steps (`DECODE_PARTS`).
         """
+        call, at_N = self._decoding(laid, slot_N, pending_N, used_N, room_N, key_N2, temperature)
+        self.caches["slots"], chunk = call()
+        return chunk, at_N
+
+    def _decoding(self, laid: Laid, slot_N, pending_N, used_N, room_N, key_N2, temperature: float):
+        """The call that decodes a chunk, and which row of it is each slot's."""
         self.fit(int(used_N.max()) + self.settings.chunk)
         if self.stop_V is None:
             at = NamedSharding(self.mesh, PartitionSpec()) if self.mesh else None
@@ -200,11 +220,12 @@ class Rows:
             return array
 
         rows = None if whole else padded(slot_N, self.slot_count)
-        self.caches["slots"], chunk = decode.decode(
+        call = partial(
+            decode.decode,
             laid, self.caches["slots"], rows, *map(padded, (pending_N, used_N, room_N, key_N2)), self.stop_V,
             np.float32(temperature), cfg=self.cfg, chunk=self.settings.chunk, sampling=self.sampling, mesh=self.mesh,
         )  # fmt: skip
-        return chunk, at_N
+        return call, at_N
 
     def append(self, laid: Laid, where: str, work: Sequence[Work]) -> None:
         """Put known tokens behind what rows hold: cut into tiles, as many of them a call as the call sizes allow."""
@@ -218,7 +239,7 @@ class Rows:
             view = self._view(longest)
         while tiles:
             taken = tiles[: self._call_size(len(tiles))]
-            self._append_tiles(laid, where, taken, view)
+            self.caches[where] = self._appending(laid, where, taken, view)()
             tiles = tiles[len(taken) :]
         jax.block_until_ready(self.caches[where])  # so that its time is not counted as decoding's
 
@@ -228,29 +249,32 @@ class Rows:
         whole = [size for size in self.call_sizes if size >= tiles]
         return whole[0] if whole and (not smaller or 2 * tiles >= whole[0]) else smaller[-1]
 
-    def _append_tiles(self, laid: Laid, where: str, tiles: Sequence[Tile], view: int) -> None:
+    def _appending(self, laid: Laid, where: str, tiles: Sequence[Tile], view: int) -> partial:
+        """The call that puts the tiles into the rows."""
         count = next(size for size in self.call_sizes if size >= len(tiles))
         ids_TI = np.zeros((count, self.settings.tile), np.int32)
         row_T, used_T, count_T = (np.zeros(count, np.int32) for _ in range(3))
         for t, (row, ids, used) in enumerate(tiles):
             ids_TI[t, : len(ids)] = ids
             row_T[t], used_T[t], count_T[t] = row, used, len(ids)
-        self.caches[where] = decode.append(
-            laid, self.caches[where], row_T, ids_TI, used_T, count_T, cfg=self.cfg, view=view, mesh=self.mesh
+        cache = self.caches[where]
+        return partial(
+            decode.append, laid, cache, row_T, ids_TI, used_T, count_T, cfg=self.cfg, view=view, mesh=self.mesh
         )
 
     def move(self, out_of: str, into: str, moves: Sequence[Move]) -> None:
         """Copy rows from one cache to the other, a batch at a time by the smallest program that holds it."""
-        dropped = caches.size(self.caches[into])[0]
         if into == "slots":
             self.fit(max((used for _, _, used in moves), default=0))
         for at in range(0, len(moves), self.slot_count):
-            batch = moves[at : at + self.slot_count]
-            size = next(size for size in self.move_sizes if size >= len(batch))
-            from_R, to_R, used_R = np.zeros(size, np.int32), np.full(size, dropped, np.int32), np.zeros(size, np.int32)
-            from_R[: len(batch)], to_R[: len(batch)], used_R[: len(batch)] = zip(*batch, strict=True)
-            if out_of == into:
-                self.caches[into] = decode.copy(self.caches[into], from_R, to_R, used_R)
-            else:
-                self.caches[into] = decode.move(self.caches[into], self.caches[out_of], from_R, to_R, used_R)
+            self.caches[into] = self._moving(out_of, into, moves[at : at + self.slot_count])()
         self.moved += len(moves) * (out_of != into)
+
+    def _moving(self, out_of: str, into: str, batch: Sequence[Move]) -> partial:
+        """The call that copies a batch of rows."""
+        size, dropped = next(size for size in self.move_sizes if size >= len(batch)), caches.size(self.caches[into])[0]
+        from_R, to_R, used_R = np.zeros(size, np.int32), np.full(size, dropped, np.int32), np.zeros(size, np.int32)
+        from_R[: len(batch)], to_R[: len(batch)], used_R[: len(batch)] = zip(*batch, strict=True)
+        if out_of == into:
+            return partial(decode.copy, self.caches[into], from_R, to_R, used_R)
+        return partial(decode.move, self.caches[into], self.caches[out_of], from_R, to_R, used_R)
