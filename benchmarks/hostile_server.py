@@ -143,7 +143,7 @@ async def hostile_process(url: str, options: argparse.Namespace) -> Any:
 
 
 def hostile_requests() -> dict[str, bytes]:
-    """What each kind sends; none is answered with 200, but those that are not read."""
+    """What each kind sends; none is answered with 200, but those that are not read or stay idle."""
     small = json.dumps({"queries": ["x"], "topk": 100}).encode()
     items = b"[" + b"[]," * 333_333
     long = [f"{n} {'dune novel capital ' * 400}"[:4096] for n in range(4096)]
@@ -152,7 +152,7 @@ def hostile_requests() -> dict[str, bytes]:
     return {
         "nothing": b"", "half head": b"POST /retr", "half body": head(LARGEST_BYTES) + b" " * 500_000,
         "stopped body": head(60_000), "small items": head(len(items)) + items, "malformed": b"nonsense\r\n\r\n",
-        "not read": (head(len(small)) + small) * 4, "large": head(len(large)) + large,
+        "idle": b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n", "not read": (head(len(small)) + small) * 4, "large": head(len(large)) + large,
     }  # fmt: skip
 
 
@@ -167,15 +167,16 @@ async def attack(url: str, requests: int, addresses: Sequence[str]) -> dict[str,
         name = "large" if number % LARGE_EVERY == 0 else names[number % len(names)]
         async with places:
             address = addresses[number // len(names) % len(addresses)]
-            counts[f"{name}: {await send(url, address, kinds[name], read=name != 'not read')}"] += 1
+            stays_s = {"not read": 2.0, "idle": HOSTILE_S}.get(name, 0.0)
+            counts[f"{name}: {await send(url, address, kinds[name], stays_s)}"] += 1
 
     begun = time.perf_counter()
     await asyncio.gather(*map(hostile, range(requests)))
     return {"seconds": time.perf_counter() - begun, "answers": dict(sorted(counts.items()))}
 
 
-async def send(url: str, address: str, data: bytes, *, read: bool) -> int:
-    """Send it and wait for the end of the connection; the status of the answer, 0 without one."""
+async def send(url: str, address: str, data: bytes, stays_s: float) -> int:
+    """Send it, read how the answer begins, and stay so long or until the end; the answer's status, 0 without one."""
     status = 0
     with contextlib.suppress(OSError, EOFError, TimeoutError):
         async with asyncio.timeout(HOSTILE_S):
@@ -184,8 +185,7 @@ async def send(url: str, address: str, data: bytes, *, read: bool) -> int:
                 writer.write(data)
                 head = await reader.readuntil(b"\r\n")
                 status = int(head.split()[1])
-                if not read:
-                    await asyncio.sleep(2.0)
+                await asyncio.sleep(stays_s)
     return status
 
 

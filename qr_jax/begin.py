@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from qr_jax import assemble, evaluate, pool, runs, terminal
+from qr_jax.evaluation.complete import is_incomplete
 from qr_jax.learning import gold, learner
 from qr_jax.parallel import compile_cache, host_local, memory, peaks
 from qr_jax.parallel import mesh as meshes
@@ -81,8 +82,11 @@ def begin(parts: Parts) -> Start:
 
 def _measured_before(run: runs.Run) -> dict[str, Any] | None:
     """The evaluation before the cold start that an attempt made which ended in it."""
-    path = run.folder / BASE
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    try:
+        base = json.loads((run.folder / BASE).read_bytes())
+        return None if is_incomplete(base) else base
+    except (OSError, ValueError, AttributeError, RecursionError):  # none, or a damaged one
+        return None
 
 
 def roll_back(

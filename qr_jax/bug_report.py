@@ -1,18 +1,24 @@
 """What a stranger needs to find a fault in a run: config and numbers, without secrets, data, places and prompts."""
 
+import dataclasses
+import functools
 import json
 import re
+import typing
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from qr_jax import metrics_writer
+from qr_jax import metrics_writer, model_card, plugins
 from qr_jax.commands import doctor
+from qr_jax.config import Config
+from qr_jax.models import families
 from qr_jax.secrecy import redact
 
 LAST_LINES = 500  # of metrics
-PLAIN = re.compile(r"[\w-]{0,40}")  # a setting that says nothing of its user: a name of ours, a number as text
+PLAIN = re.compile(r"[\w-]{0,40}")  # a setting's name
+METRIC = re.compile(r"[\w/@.-]{1,80}")  # a metric's
 ADDRESS = re.compile(r"[\w.+-]+@[\w-]+\.[\w.]+")
 URL = re.compile(r"\b([a-zA-Z][a-zA-Z0-9+.-]*://)[^\s\"'<>]+")
 FOLDERS = re.compile(
@@ -37,8 +43,8 @@ def _parts(run: Path) -> Iterator[tuple[str, str]]:
     yield "config.json", _config((run / "config.json").read_text(encoding="utf-8", errors="replace"))
     yield "files.txt", "\n".join(_listed(run))
     if (run / metrics_writer.FILE).is_file():
-        lines = (run / metrics_writer.FILE).read_text(encoding="utf-8", errors="replace").splitlines()
-        yield metrics_writer.FILE, "\n".join(lines[-LAST_LINES:])
+        lines = (run / metrics_writer.FILE).read_bytes().splitlines()
+        yield metrics_writer.FILE, "\n".join(map(_numbers, lines[-LAST_LINES:]))
 
 
 def _listed(run: Path) -> list[str]:
@@ -48,11 +54,21 @@ def _listed(run: Path) -> list[str]:
 
 
 def _config(text: str) -> str:
-    """The settings with each text that may say something of its user told by its length and its ending alone."""
+    """The settings with each text that is no word of ours told by its length and its ending alone."""
     try:
         return json.dumps(_plain(json.loads(text)), indent=2)
     except (ValueError, RecursionError):
         return f"no JSON, {len(text)} characters"
+
+
+def _numbers(line: bytes) -> str:
+    """The numbers of a line of metrics, by name."""
+    try:
+        row = json.loads(line)
+        kept = {name: value for name, value in row.items() if not isinstance(value, str | list | dict)}
+        return json.dumps({name: value for name, value in kept.items() if METRIC.fullmatch(name)})
+    except (ValueError, RecursionError, AttributeError):
+        return f"no row of metrics, {len(line)} bytes"
 
 
 def _plain(value: Any) -> Any:
@@ -60,11 +76,27 @@ def _plain(value: Any) -> Any:
         return {name if PLAIN.fullmatch(name) else _told(name): _plain(held) for name, held in value.items()}
     if isinstance(value, list):
         return [_plain(held) for held in value]
-    return value if not isinstance(value, str) or PLAIN.fullmatch(value) else _told(value)
+    return value if not isinstance(value, str) or value in _words() else _told(value)
+
+
+@functools.cache
+def _words() -> frozenset[str]:
+    """What a setting may say without saying anything of its user: names of plug-ins and presets, and fixed choices."""
+    named = {name for kind in plugins.CONTRACTS for name in plugins.names(kind)}
+    return frozenset({"", *named, *families.PRESETS, *model_card.KNOWN, *_choices(Config)})
+
+
+def _choices(kind: Any) -> Iterator[str]:
+    """The texts of all Literals in a dataclass's types, and in those of its parts."""
+    if dataclasses.is_dataclass(kind):
+        for part in typing.get_type_hints(kind).values():
+            yield from _choices(part)
+    for part in typing.get_args(kind):
+        yield from [part] if isinstance(part, str) else _choices(part)
 
 
 def _told(text: str) -> str:
-    ending = re.search(r"(?:\.(?:jsonl?|gz|py|parquet|csv|txt|safetensors|gguf))+$", text)
+    ending = re.search(r"(?:\.(?:jsonl?|gz|py|parquet|csv|txt|safetensors|gguf))+$", text[-80:])
     return f"[a text of {len(text)} characters{', ' + ending[0] if ending else ''}]"
 
 

@@ -16,7 +16,10 @@ from qr_jax import mistakes, terminal
 from qr_jax.commands import completion, data, doctor, eval, pods, runs, settings, studies, synth, train
 from qr_jax.settings import nearest
 
-OTHER_COMMANDS = {"resume": "; `qr-jax train RUN/config.json`, or the command that began the run, goes on with it"}
+OTHER_COMMANDS = {
+    "resume": "; `qr-jax train RUN/config.json`, or the command that began the run, goes on with it",
+    "list": "; did you mean runs?", "ls": "; did you mean runs?", "test": "; did you mean eval?",
+}  # fmt: skip
 TOP_SETTINGS = ("seed", "rule", "rounds", "env", "retriever", "reward", "advantage", "loss")  # names without a dot
 # They say by themselves what goes on, or wait for others: a line that counts their seconds says nothing.
 OWN_WORDS = ("quickstart", "train", "sft", "view", "serve-retriever", "chat")
@@ -29,8 +32,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     terminal.speak("stderr")
     parser = make_parser()
     commands: Mapping[str, argparse.ArgumentParser] = parser.get_default("commands")
-    if words and not words[0].startswith("-") and words[0] not in commands:
-        other = OTHER_COMMANDS.get(words[0]) or nearest(words[0], commands)
+    if not words or words == ["help"]:
+        terminal.result(parser.format_help().strip())
+        return 0 if words else mistakes.WRONG
+    if not words[0].startswith("-") and words[0] not in commands:
+        other = OTHER_COMMANDS.get(words[0]) or nearest(words[0], commands) or "; `qr-jax --help` lists those there are"
         return _fail(f"there is no command {words[0]!r}{other}")
     overrides: list[str] = []
     try:
@@ -58,7 +64,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         return _fail(str(error))
     except KeyboardInterrupt:  # before a run listens, or in a command that has nothing to save
-        return _fail("stopped by Ctrl-C", mistakes.INTERRUPTED)
+        terminal.speak("stderr")
+        terminal.say("stopped by Ctrl-C")
+        return mistakes.INTERRUPTED
     except BrokenPipeError:  # whoever read our output is gone (`| head`): nothing to tell, and no noise at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return mistakes.FAILED

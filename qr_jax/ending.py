@@ -1,5 +1,6 @@
 """How a run ends: what it changed, its report, and what to do next, in six lines; tables only with --verbose."""
 
+import os
 import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -7,7 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from qr_jax import evaluate, runs, terminal
-from qr_jax.config import BUDGETS, Train
+from qr_jax.config import BUDGETS, Config, Train
 from qr_jax.report import charts, page
 from qr_jax.step.parts import Parts
 from qr_jax.step.progress import Progress
@@ -22,7 +23,7 @@ def tell(parts: Parts, progress: Progress, after: Evaluation) -> None:
     _tables(run, {"the cold start": progress.base, "training": before}, after)
     scores = [f"{evaluate.interval(before, 'exact_match')} before"] if before else []
     scores.append(f"{evaluate.interval(after, 'exact_match')} after")
-    about = f"({after['questions']:,} questions, 95 %)"
+    about = f"({evaluate.over(after)}, 95 %)"
     told = [f"before: {text}" for text in evaluate.faults(before)] if before else []
     run.say("; ".join([f"exact match {', '.join(scores)} {about}", *told, *evaluate.faults(after)]))
     if before:
@@ -40,12 +41,21 @@ def tell(parts: Parts, progress: Progress, after: Evaluation) -> None:
 def next_commands(run: runs.Run, question: str) -> list[str]:
     """Three commands to go on with, each with what it is for."""
     folder = str(run.folder)
+    where = os.environ.get("PYTHONPATH")  # a plug-in of one's own may stand there
+    qr_jax = f"PYTHONPATH={shlex.quote(where)} qr-jax" if where and _own_plugins(run.settings) else "qr-jax"
     asks, config, exported = shlex.quote(folder), shlex.quote(f"{folder}/config.json"), shlex.quote(f"{folder}/hf")
     return [
-        f"ask it:   qr-jax ask {asks} {shlex.quote(question)}",
-        f"go on:    qr-jax train {config} {longer(run.settings.train)}",
+        f"ask it:   {qr_jax} ask {asks} {shlex.quote(question)}",
+        f"go on:    {qr_jax} train {config} {longer(run.settings.train)}",
         f"take it:  qr-jax export {asks} --hf {exported}",
     ]
+
+
+def _own_plugins(settings: Config) -> bool:
+    """Whether a plug-in stands outside qr_jax."""
+    of = settings
+    uses = (of.env, of.retriever, of.reward, of.pool.rule, of.pool.rounds, of.learner.loss, of.learner.advantage)
+    return any("." in use.name for use in uses)
 
 
 def longer(limits: Train, used: Mapping[str, int] = MappingProxyType({})) -> str:

@@ -18,14 +18,13 @@ from qr_jax.columns import aligned
 from qr_jax.config import Config
 from qr_jax.evaluation import manifest, subject
 from qr_jax.evaluation.bootstrap import half_width
+from qr_jax.evaluation.complete import COMPLETE, INCOMPLETE, is_incomplete
 from qr_jax.evaluation.subject import weights as weights  # for train, sft and probe
 from qr_jax.records import Episode, Query
 from qr_jax.rollout.engine import Engine
 
 SCORES = {"exact_match": answers.exact_match, "f1": answers.f1, "cover_match": answers.cover_match}
 SHOWN = 100  # questions whose searches an evaluation keeps in words
-INCOMPLETE = "INCOMPLETE, is the retriever up?"
-COMPLETE = 0.95  # of the questions must have been answered without a fault, or a score is marked incomplete
 GROUPS = ("dataset", "kind", "hops", "type")  # keys of a question's meta: a table each
 
 
@@ -132,7 +131,7 @@ def as_metrics(figures: Mapping[str, Any]) -> dict[str, Any]:
 
 def one_line(figures: Mapping[str, Any]) -> str:
     """An evaluation in one line: exact match with its 95 % interval, and Pass@1 where it was asked for."""
-    parts = [f"exact match {interval(figures, 'exact_match')} (greedy, {figures['questions']:,} questions, 95 %)"]
+    parts = [f"exact match {interval(figures, 'exact_match')} (greedy, {over(figures)}, 95 %)"]
     if "samples" in figures:
         parts.append(f"Pass@1 of {figures['samples']} samples {interval(figures, 'pass_at_1_exact_match')}")
     return "; ".join([*parts, *faults(figures)])
@@ -151,9 +150,10 @@ def counted(figures: Mapping[str, Any], name: str = "") -> int:
     return figures.get("pass_at_1_counted" if name.startswith("pass_at_1_") else "counted", figures["questions"])
 
 
-def is_incomplete(figures: Mapping[str, Any]) -> bool:
-    """Whether a score of the evaluation is over fewer than COMPLETE of the questions."""
-    return any(figures.get(name, False) for name in ("incomplete", "pass_at_1_incomplete"))
+def over(figures: Mapping[str, Any]) -> str:
+    """Over which questions the greedy score is: "1,000 questions", "3 of 8 questions"."""
+    asked, count = figures["questions"], counted(figures)
+    return f"{asked:,} questions" if count == asked else f"{count:,} of {asked:,} questions"
 
 
 def share(value: float) -> str:

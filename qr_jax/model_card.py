@@ -27,6 +27,7 @@ class Trained:
     exact_match: float | None = None  # greedy
     questions: int | None = None
     evaluated: int | None = None  # the step that the evaluation is of
+    incomplete: bool = False  # it is over fewer than 95 % of its questions
 
 
 def trained(settings: Config, run: str | Path, step: int) -> Trained:
@@ -36,7 +37,7 @@ def trained(settings: Config, run: str | Path, step: int) -> Trained:
     last = run_list.listed(Path(run))
     if last.accuracy is None or last.questions is None or last.after is None or last.after > step:
         return Trained(step, rollouts)
-    return Trained(step, rollouts, float(last.accuracy), int(last.questions), last.after)
+    return Trained(step, rollouts, float(last.accuracy), int(last.questions), last.after, last.incomplete)
 
 
 def write(settings: Config, agent: Mapping[str, Any], run: Trained | None, *, dtype: str) -> str:
@@ -97,7 +98,8 @@ def _evaluation(run: Trained) -> str:
     if run.exact_match is None:
         return "None was made."
     when = f"after step {run.evaluated:,}" if run.evaluated else "before training"
-    return f"Exact match {run.exact_match:.3f}, greedy, over {run.questions:,} held-out questions, {when}."
+    left_out = " INCOMPLETE: of these more than 5 % ended in faults and are left out." * run.incomplete
+    return f"Exact match {run.exact_match:.3f}, greedy, over {run.questions:,} held-out questions, {when}.{left_out}"
 
 
 def _episode(agent: Mapping[str, Any]) -> Iterator[str]:

@@ -302,14 +302,14 @@ def _place(kind: str, name: str) -> tuple[str, str]:
 
 
 def _hint(kind: str, name: str) -> str:
-    return nearest(name, names(kind), shown=100)
+    return nearest(name, names(kind), shown=100) + "; one of your own is FILE.FUNCTION"
 
 
 def _lost(kind: str, name: str) -> str:
     """What to do where Python finds no such module: it looks beside you only where it is told to."""
     top = name.partition(".")[0]
     if os.path.isdir(top) or os.path.isfile(f"{top}.py"):  # False, too, where a name is too long for a file
-        return f"; {top} stands in this folder, where Python looks after PYTHONPATH=. before the command"
+        return f"; {top} stands in this folder: write PYTHONPATH=. before the command"
     where = f"; write PYTHONPATH=FOLDER before the command, the folder that {top}.py or {top}/ stands in"
     return where if "." in name else _hint(kind, name)
 

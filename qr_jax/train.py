@@ -271,16 +271,18 @@ def update(
 def _finished(run: runs.Run) -> dict[str, Any] | None:
     """The summary of a run that has nothing left to do, which is said; None of any other."""
     path, limits = run.folder / "summary.json", run.settings.train
-    if not path.is_file():
+    try:
+        summary = json.loads(path.read_bytes())
+        spent = SimpleNamespace(**{name: int(summary[name]) for name in BUDGETS})
+        steps, incomplete = int(summary["steps"]), summary["after"].get("incomplete")
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):  # none, or a damaged one
         return None
-    summary = json.loads(path.read_text(encoding="utf-8"))
-    spent = SimpleNamespace(**{name: summary[name] for name in BUDGETS})
-    if run.checkpoints.steps()[:1] != [summary["steps"]] or _goes_on(limits, summary["steps"], spent):
+    if run.checkpoints.steps()[:1] != [steps] or _goes_on(limits, steps, spent):
         return None
-    if summary["after"].get("incomplete"):
+    if incomplete:
         run.say("the evaluation after training was incomplete: it is made again")
         return None
-    run.say(f"{run.folder} is finished: {summary['steps']} steps, {summary['rollouts']} rollouts. Nothing was done")
+    run.say(f"{run.folder} is finished: {steps} steps, {spent.rollouts} rollouts. Nothing was done")
     run.say(f"the same command with {ending.longer(limits, summary)} goes on with it; with --restart it begins anew")
     return summary
 

@@ -1,6 +1,7 @@
 """The file that goes with a bug report: what is in it, and what is not."""
 
 import json
+import time
 import zipfile
 from pathlib import Path
 
@@ -17,7 +18,7 @@ def test_the_file_has_config_numbers_and_machine_and_no_secret_question_or_answe
     (run / "episodes").mkdir(parents=True)
     settings = config.to_json(config.load("configs/two_layer.py")) | {"note": "a-secret-token of me@example.org"}
     (run / "config.json").write_text(json.dumps(settings))
-    (run / "metrics.jsonl").write_bytes(b"\xff\n" + b'{"step": 1}\n' * 600)
+    (run / "metrics.jsonl").write_bytes(b'{"step": 1}\n' * 600)
     (run / "episodes/step_000001.jsonl").write_text("who founded eskburg ? kadra")
     (run / "compare.log").write_text("who founded eskburg ? kadra")
     assert cli.main(["bug-report", str(run)]) == 0
@@ -34,7 +35,11 @@ def test_the_file_has_config_numbers_and_machine_and_no_secret_question_or_answe
 
 
 def test_places_addresses_and_prompts_are_not_in_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(doctor, "examine", lambda: {"cache": "/srv/acme/cache/programs", "python": "3.11"})
+    monkeypatch.setattr(
+        doctor,
+        "examine",
+        lambda: {"cache": "/srv/acme/cache/programs", "python": "3.11", "by": "me@acme.example, gs://acme/x"},
+    )
     run, prompt = tmp_path / "run", "You are the helpdesk of Acme. {question} " * 3
     run.mkdir()
     settings = config.to_json(config.load("configs/two_layer.py"))
@@ -49,21 +54,37 @@ def test_places_addresses_and_prompts_are_not_in_it(tmp_path, monkeypatch):
         "https://a is acme",
     ]
     settings["hosts"] = {"search.acme.internal:8080": "10.1.2.3"}
+    settings["data"]["train"] = "patients_of_acme"
+    settings["env"]["token_env"] = "hf_acme"
     settings["windows"] = "C:\\Users\\acme\\q.jsonl"
     (run / "config.json").write_text(json.dumps(settings))
-    (run / "metrics.jsonl").write_text('{"loss": 0.5, "a/b": 1}\n')
+    rows = [{"loss": 0.5, "a/b": 1, "note": "me@acme.example saw https://acme.example/x", "acme corp": 1}, ["acme"]]
+    (run / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n\xff acme\n")
     with zipfile.ZipFile(bug_report.write(run)[0]) as packed:
         files = {name: packed.read(name).decode() for name in packed.namelist()}
     assert not [word for word in ("acme", "10.1.2.3", "internal") if word in "".join(files.values()).lower()]
     kept = json.loads(files["config.json"])
     assert kept["env"] == {
         "name": "search_r1", "prompt": f"[a text of {len(prompt)} characters]",
-        "last": "[a text of 19 characters]", "max_turns": 3,
+        "last": "[a text of 19 characters]", "max_turns": 3, "token_env": "[a text of 7 characters]",
     }  # fmt: skip
-    assert kept["retriever"]["name"] == "http" and kept["retriever"]["k"] == "top"
+    assert kept["retriever"]["name"] == "http" and kept["retriever"]["k"] == "[a text of 3 characters]"
     assert kept["data"]["files"] == ["[a text of 24 characters, .jsonl]"]
-    assert kept["learner"] == settings["learner"] and json.loads(files["metrics.jsonl"]) == {"loss": 0.5, "a/b": 1}
-    assert json.loads(files["doctor.json"]) == {"cache": "[folder]/programs", "python": "3.11"}
+    assert kept["learner"] == settings["learner"]
+    numbers, *none = files["metrics.jsonl"].splitlines()
+    assert json.loads(numbers) == {"loss": 0.5, "a/b": 1} and all(one.startswith("no row of metrics") for one in none)
+    assert json.loads(files["doctor.json"]) == {
+        "cache": "[folder]/programs", "python": "3.11", "by": "[address], gs://[address]",
+    }  # fmt: skip
+
+
+def test_a_line_of_megabytes_takes_no_longer_than_reading_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(doctor, "examine", dict)
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "metrics.jsonl").write_text(json.dumps({"a." * 2_000_000: "a." * 2_000_000}) + "\n" + "a." * 2_000_000)
+    start = time.monotonic()
+    bug_report.write(tmp_path)
+    assert time.monotonic() - start < 3
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):

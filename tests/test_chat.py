@@ -1,6 +1,9 @@
 """Chat templates: the glue is the template's, the data the environment's, and nothing of the data is an added token."""
 
 import json
+import resource
+import sys
+import time
 
 import pytest
 import tokenizers
@@ -219,6 +222,22 @@ def test_a_date_in_a_template_is_the_same_every_day():
     assert compile_template(tokenizer.template).render(messages=[message("user", "x")]) == "01 Jan 2026x"
 
 
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}",
+        "{{ 'a' * 8000000000 }}",
+        "{{ messages[0].content.ljust(8000000000) }}",
+    ],
+)
+def test_a_template_that_would_take_hours_or_gigabytes_is_refused(template):
+    start, limits, tracing = time.monotonic(), resource.getrlimit(resource.RLIMIT_AS), sys.gettrace()
+    with pytest.raises(ValueError, match="chat template"):
+        Chat(small(template))
+    assert time.monotonic() - start < 5
+    assert (resource.getrlimit(resource.RLIMIT_AS), sys.gettrace()) == (limits, tracing)
+
+
 @pytest.mark.parametrize("template", ["{% if %}", "{{ messages.pop() }}", "{{ ''.__class__.__mro__ }}", "fixed"])
 def test_a_template_that_is_broken_or_reaches_out_is_refused(template):
     with pytest.raises(ValueError, match="chat template"):
@@ -243,3 +262,12 @@ def test_cut_by_hand():
     for text in ("a2b1c", "a1b", "a1b1c2"):
         with pytest.raises(ValueError, match="renders a message's text"):
             cut(text, ["1", "2"])
+
+
+def test_a_normalizer_that_would_make_a_letter_a_book_is_refused():
+    once = {"type": "Replace", "pattern": {"String": "e"}, "content": "e" * 40}
+    described = json.loads(small(None)._described)
+    FastTokenizer(json.dumps(described | {"normalizer": once}), {"eos_token": "<|im_end|>"})
+    twice = described | {"normalizer": {"type": "Sequence", "normalizers": [once, once]}}
+    with pytest.raises(ValueError, match="normalizer of tokenizer.json may make a text 1,600 times as long"):
+        FastTokenizer(json.dumps(twice), {"eos_token": "<|im_end|>"})

@@ -401,7 +401,7 @@ def test_ctrl_c_in_a_command_that_saves_nothing_is_one_line_and_130(monkeypatch,
 
     monkeypatch.setattr(doctor, "examine", interrupted)
     assert cli.main(["doctor"]) == 130
-    assert capsys.readouterr().err == "error: stopped by Ctrl-C\n"
+    assert capsys.readouterr().err == "stopped by Ctrl-C\n"
 
 
 def test_a_run_s_folder_in_a_config_s_place_says_what_to_type(tmp_path, capsys):

@@ -166,6 +166,12 @@ def test_a_run_that_went_on_is_compared_as_it_ended_before_and_said_to_be(studie
     longer = last | {"step": last["step"] + 1, "budget/rollouts": 48}
     with (run / "metrics.jsonl").open("a") as file:
         file.write(json.dumps(longer) + "\n")
+    before = compare.compare([run], allow_plugins=None)["rules"]
+    draw = json.loads((run / "ledger.jsonl").read_text().splitlines()[-1])
+    every = [draw | {"step": longer["step"], "index": at, "accepted": True} for at in range(longer["pool/size"])]
+    with (run / "ledger.jsonl").open("a") as file:
+        file.writelines(json.dumps(row) + "\n" for row in every)
+    assert compare.compare([run], allow_plugins=None)["rules"] == before
     assert compare.read(run).spent("rollouts") == 32 and compare.read(run).since == 1
     assert cli.main(["compare", str(run), "--trust"]) == 0
     assert f"{run} went on for 1 steps and has not ended again" in capsys.readouterr().out

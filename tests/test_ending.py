@@ -1,12 +1,13 @@
 """How a run ends: what changed by hand, and commands that can be typed."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 
 from qr_jax import ending
-from qr_jax.config import Config, Learner, Train
+from qr_jax.config import Config, Learner, Train, use
 from qr_jax.records import Query
 
 HOPS = {"one": (0.5, 0.75), "two": (0.2, 0.6), "three": (0.4, 0.3)}  # hops: before and after
@@ -33,13 +34,18 @@ def test_where_accuracy_rose_is_said_by_questions_and_by_the_two_best_groups():
     assert ending.gained(after, after) is None
 
 
-def test_the_next_commands_can_be_typed_as_they_stand():
+def test_the_next_commands_can_be_typed_as_they_stand(monkeypatch):
     settings = Config(train=Train(steps=100, max_rollouts=3000))
     run = SimpleNamespace(folder=Path("my runs/one"), settings=settings)
     ask, longer, export = ending.next_commands(run, "who's there ?")
     assert ask == """ask it:   qr-jax ask 'my runs/one' 'who'"'"'s there ?'"""
     assert longer == "go on:    qr-jax train 'my runs/one/config.json' train.max_rollouts=6000"
     assert export == "take it:  qr-jax export 'my runs/one' --hf 'my runs/one/hf'"
+    monkeypatch.setenv("PYTHONPATH", ".:my own")
+    own = replace(settings, reward=use("mine.mine"))
+    for line in ending.next_commands(SimpleNamespace(folder=run.folder, settings=own), "who ?")[:2]:
+        assert ": " in line and "  PYTHONPATH='.:my own' qr-jax " in line
+    assert ending.next_commands(run, "who's there ?")[0] == ask
     assert ending.longer(Train(steps=100)) == "train.steps=200"
     assert ending.longer(Train(steps=40), {"steps": 100}) == "train.steps=200"  # typed for a run that went further
     assert ending.longer(Train(steps=40, max_tokens=10), {"steps": 100, "tokens": 30}) == "train.max_tokens=60"

@@ -19,12 +19,14 @@ from killed_run import tiny
 from qr_jax import asking, assemble, cli, config, evaluate, exporting, metrics_writer, model_card, sft
 from qr_jax.envs.search_r1 import search_r1
 from qr_jax.evaluation import subject
+from qr_jax.evaluation.complete import is_incomplete
 from qr_jax.evaluation.manifest import differences
 from qr_jax.models import decoder, hf
 from qr_jax.models.hf import load_tokenizer
 from qr_jax.parallel import mesh as meshes
 from qr_jax.records import Episode, Query
-from qr_jax.report import page, run_list
+from qr_jax.report import charts, page, run_list
+from qr_jax.studies import compare, launch
 from qr_jax.train import train
 
 ROOT = Path(__file__).parents[1]
@@ -68,14 +70,33 @@ def test_a_score_over_fewer_than_95_in_100_questions_is_marked_wherever_it_is_sh
         assert (f"{faults} of 20 ended in a fault and are left out" in text) == (faults > 0)
         assert ("INCOMPLETE" in text) == incomplete
     assert evaluate.as_metrics(found)["eval/faults"] == faults
-    assert evaluate.as_metrics(found)["eval/incomplete"] == evaluate.is_incomplete(found) == incomplete
+    assert evaluate.as_metrics(found)["eval/incomplete"] == is_incomplete(found) == incomplete
     line = metrics_writer.live_line(5, evaluate.as_metrics(found) | {"eval/exact_match": 0.9}, 10)
     assert ("INCOMPLETE" in line) == incomplete and (f"({faults} faults)" in line) == (faults > 0)
     for when in ({"before": found}, {"metrics": [evaluate.as_metrics(found) | {"step": 2, "eval/exact_match": 0.9}]}):
         of = SimpleNamespace(**{"before": {}, "after": {}, "metrics": [], "ended": False, **when})
         if found["exact_match"] is not None:
             assert ("INCOMPLETE" in page.held_out(of)["beside"]) == incomplete
+            assert bool(charts.accuracy([{"step": 1}], found, {}, False)["series"][1:]) != incomplete
     assert found["exact_match"] == (None if faults == 20 else 1.0)  # never 0
+    card = model_card._evaluation(model_card.Trained(1, 16, 1.0, 20, 1, is_incomplete(found)))
+    assert ("INCOMPLETE" in card) == incomplete
+
+
+def test_a_score_over_too_few_questions_is_marked_where_runs_are_compared_and_exported(run, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["incomplete"] is False and not compare.compare([folder])["warnings"]
+    summary["before"] |= {"incomplete": True}
+    (folder / "summary.json").write_text(json.dumps(summary | {"greedy_before": 0.9, "incomplete": True}))
+    found = compare.compare([folder])
+    assert any("INCOMPLETE" in warning and "before training" in warning for warning in found["warnings"])
+    assert [point["rollouts"] for point in compare.curve(compare.read(folder))] == [16]
+    assert launch._result(launch.Job("one", "train", folder, config.load(folder / "config.json"))).endswith(", INCOMPLETE, 16 rollouts")
+    summary["after"] |= {"incomplete": True}
+    (folder / "summary.json").write_text(json.dumps(summary))
+    assert "INCOMPLETE" in (exporting.export(folder, tmp_path / "hf") / "README.md").read_text()
 
 
 def test_faults_of_samples_are_shown_and_a_score_over_too_few_is_marked_and_ends_with_1(run, monkeypatch, capsys):
@@ -96,6 +117,7 @@ def test_an_interval_is_over_the_questions_that_count():
     queries = [Query(str(i), "?", ("red sea",)) for i in range(8)]
     found = evaluate._scores(queries, [[episode("red sea" if at else "x", at < 3)] for at in range(8)])
     figures = {"questions": 8, **found}
+    assert evaluate.over(figures) == "3 of 8 questions" and evaluate.over({"questions": 8}) == "8 questions"
     assert evaluate.counted(figures) == 3 and evaluate.counted({"questions": 8}) == 8
     wide = evaluate.half_width(found["exact_match_se"], 3)
     assert evaluate.interval(figures, "exact_match").endswith(evaluate.share(wide)) and wide > 0.5

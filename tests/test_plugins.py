@@ -63,7 +63,7 @@ def test_a_file_of_one_s_own_is_led_to(tmp_path, monkeypatch):
     (tmp_path / "priced.py").write_text("def reward(query, episodes): ...\n")
     with pytest.raises(ValueError, match="^there is no reward 'priced'; a function of your own priced.py is priced.F"):
         plugins.check("reward", use("priced"))
-    with pytest.raises(ValueError, match="no module 'priced'; priced stands in this folder, .* PYTHONPATH=. before"):
+    with pytest.raises(ValueError, match="no module 'priced'; priced stands in this folder: write PYTHONPATH=. before"):
         plugins.check("reward", use("priced.reward"))
 
 

@@ -31,7 +31,7 @@ from qr_jax import cli
 from qr_jax.commands import retrieval
 from qr_jax.records import Passage
 from qr_jax.retrieval import bounded_json, http_server, pages, server
-from qr_jax.retrieval.connections import Connection, Connections, Stage
+from qr_jax.retrieval.connections import SILENT_S, Connection, Connections, Stage
 from qr_jax.retrieval.http_server import Bounds
 from qr_jax.retrieval.pages import Pages
 from qr_jax.retrieval.protocols import PROTOCOLS
@@ -544,6 +544,7 @@ def test_idle_connections_give_way_to_new_ones_and_the_oldest_first():
         wait_for(lambda: app.server.connections == 1)
         slow = [connect(url, b"GET /hea"[:n]) for n in range(3)]
         wait_for(lambda: app.server.connections == 4)
+        time.sleep(SILENT_S + 0.05)
         for _ in range(2):
             assert call(url, "/retrieve", {"queries": ["oslo"]})[0] == 200
             slow.append(connect(url))
@@ -598,10 +599,35 @@ def test_many_clients_of_one_address_that_were_answered_keep_their_places():
     for number in range(2000):
         gone = held.make_room(f"10.0.1.{number % 6}")
         assert gone not in good and (gone is None) == (number < 800)
-        slow = Connection(f"10.0.1.{number % 6}", None)
-        held.enter(slow)
-        held.move(slow, Stage.BODY)
+        entered(held, f"10.0.1.{number % 6}", 1, Stage.BODY)
     assert all(one.answered for one in good) and not any(one.answered for one in held.all(Stage.BODY))
+
+
+def entered(held, address, count, stage=Stage.HEAD, answered=False):
+    """So many connections of the address, which came a second ago."""
+    made = [Connection(address, None, stage, answered, time.monotonic() - 1) for _ in range(count)]
+    for one in made:
+        held.enter(one)
+    return made
+
+
+def test_two_addresses_of_idle_connections_do_not_keep_new_clients_out():
+    """Each was answered once, and is silent since; a good client's first bytes take a tenth of a second."""
+    held = Connections(1024, 512)
+    entered(held, "10.0.0.2", 512, Stage.KEPT, answered=True)
+    entered(held, "10.0.0.3", 512, Stage.KEPT, answered=True)
+    for _ in range(300):
+        assert held.make_room("10.0.0.4").address in ("10.0.0.2", "10.0.0.3")
+        held.enter(Connection("10.0.0.4", None))
+
+
+def test_new_clients_of_an_address_with_many_idle_connections_stay():
+    held = Connections(1024, 512)
+    idle = entered(held, "10.0.0.2", 512, Stage.KEPT, answered=True)
+    good = [Connection("10.0.0.2", None) for _ in range(200)]
+    for one in good:
+        assert held.make_room("10.0.0.2") in idle
+        held.enter(one)
 
 
 def test_one_address_cannot_take_all_places():

@@ -32,6 +32,9 @@ def test_each_state_by_its_files(tmp_path):
     a_run(tmp_path / "c_killed", metrics=STEPS, before=BEFORE)
     done = {"steps": 3, "after": {"exact_match": 0.75, "questions": 1000}}
     a_run(tmp_path / "study" / "d_done", metrics=STEPS, before=BEFORE, summary=done, steps=3)
+    limits = {"limits": {"steps": 3, "max_rollouts": None}}
+    a_run(tmp_path / "study" / "d_longer", metrics=STEPS, before=BEFORE, summary=done | limits, steps=9)
+    a_run(tmp_path / "study" / "d_shorter", metrics=STEPS, before=BEFORE, summary=done | limits, steps=2)
     longer = a_run(tmp_path / "e_longer", metrics=[*STEPS, {"step": 4}], summary=done, before=BEFORE, steps=8)
     lock = RunLock(longer)  # it was finished, and goes on now
     told = [(run.folder.name, run.state, run.step, run.accuracy, run.questions) for run in run_list.runs_in(tmp_path)]
@@ -42,6 +45,8 @@ def test_each_state_by_its_files(tmp_path):
         ("c_killed", "stopped", 3, 0.5, 200),
         ("e_longer", "training", 4, 0.75, 1000),
         ("d_done", "finished", 3, 0.75, 1000),
+        ("d_longer", "stopped", 3, 0.75, 1000),
+        ("d_shorter", "finished", 3, 0.75, 1000),
     ]
     assert not run_list.is_held(longer)
 

@@ -20,7 +20,7 @@ from killed_run import tiny
 from loopback_bucket import led_there
 from same_runs import differences, lines
 
-from qr_jax import checkpoint, config, metrics_writer, pool, runs, terminal
+from qr_jax import begin, checkpoint, config, metrics_writer, pool, runs, terminal
 from qr_jax import train as driver
 from qr_jax.config import use
 from qr_jax.processes import alike
@@ -147,6 +147,15 @@ def test_a_finished_run_says_so_and_what_would_extend_it_before_anything_compile
     assert f"is finished: {summary['steps']} steps" in said[0] and "train.steps=10 goes on" in said[1]
     with pytest.raises(TypeError):  # it would go on
         train(replace(settings, train=replace(settings.train, steps=6)), folder / "whole", say=said.append)
+
+
+@pytest.mark.parametrize("text", [b"", b"\xff{", b"[]", b'{"steps": 5}', b'{"steps": 5, "after": 3}'])
+def test_a_damaged_summary_means_that_the_run_has_not_finished(tmp_path, text):
+    (tmp_path / "summary.json").write_bytes(text)
+    run = SimpleNamespace(folder=tmp_path, settings=tiny(tmp_path), say=None)
+    assert driver._finished(run) is None
+    (tmp_path / begin.BASE).write_bytes(text)
+    assert begin._measured_before(run) in (None, json.loads(text) if text.startswith(b"{") else None)
 
 
 @pytest.mark.parametrize("by", ["SIGTERM", "Ctrl-C"])

@@ -59,11 +59,12 @@ def _eval(arguments: argparse.Namespace) -> int:
     subject = _subject(arguments, "eval", "corpus")
     start(subject.config)
     from qr_jax import evaluate
+    from qr_jax.evaluation.complete import is_incomplete
 
     chosen = {name: getattr(arguments, name) for name in ("world_seed", "samples", "questions", "step")}
     found = evaluate.evaluate(arguments.run, subject.config, **chosen, allow_plugins=subject.packages)
     show(evaluate.without_details(found), arguments.json, evaluate.format_table)
-    return 1 if evaluate.is_incomplete(found) else 0
+    return 1 if is_incomplete(found) else 0
 
 
 def _suite(arguments: argparse.Namespace) -> int:

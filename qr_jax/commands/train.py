@@ -67,12 +67,13 @@ def _checked(config: Any) -> str:
     names = (config.data.train, config.data.eval)
     if any(name == "world" or name.startswith(official.PREFIX) for name in names):
         return "the settings are right; questions, passages and model are read when the run begins"
-    from qr_jax import assemble  # here: it imports jax
+    from qr_jax import assemble, plugins  # here: it imports jax
 
     count = {part: len(assemble.questions(config, part)) for part in ("train", "eval")}
     assemble.check_traces(config)
     right = f"the settings and the questions are right: {count['train']:,} to train on, {count['eval']:,} held out"
-    return f"{right}; passages and model are read when the run begins"
+    place = f" ({config.data.corpus})" if plugins.wants_corpus(config.retriever) else ""
+    return f"{right}; passages{place} and model are read when the run begins"
 
 
 def _dry_run(arguments: argparse.Namespace, stage: str) -> int:

@@ -16,6 +16,7 @@ from qr_jax import answers
 from qr_jax.columns import aligned
 from qr_jax.config import Config, Evaluation, Model, Rollout, use
 from qr_jax.evaluation.bootstrap import picks
+from qr_jax.evaluation.complete import COMPLETE, INCOMPLETE
 from qr_jax.queries import readers
 from qr_jax.records import Query
 
@@ -220,6 +221,7 @@ def format_table(scored: Mapping[str, Any]) -> str:
         if figures["unanswered"]:
             none = f"{figures['unanswered']} of {figures['asked']} questions have no answer"
             why = "faults of the search or the engine"
+            why += f"; {INCOMPLETE}" * (figures["unanswered"] > (1 - COMPLETE) * figures["asked"])
             lines.append(f"{set_name}: {none} ({why}) and are in no figure; the same command asks them again")
     lines += [f"{set_name} is missing: {why}" for set_name, why in scored["missing"].items()]
     judge = scored.get("judge")

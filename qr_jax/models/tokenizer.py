@@ -1,6 +1,7 @@
 """Text to token ids and back: trusted text may hold control tokens, data never does."""
 
 import json
+import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,7 @@ from qr_jax.settings import show
 
 TURN_ENDS = ("<|im_end|>", "<|endoftext|>")  # also end a turn where the vocabulary has them as added tokens
 BLANK = "▁"  # SentencePiece's
+MOST_GROWTH = 1_000  # times as long as it was: what a normalizer may make of a text
 RESERVED = ("<pad>", "<eos>", "<unk>")
 
 
@@ -78,6 +80,9 @@ class FastTokenizer:
         eos_ids: Sequence[int] = (),
     ):
         whole = json.loads(described)
+        if (times := _growth(whole.get("normalizer"))) > MOST_GROWTH:
+            found = f"the normalizer of tokenizer.json may make a text {times:,} times as long"
+            raise ValueError(f"{found}; at most {MOST_GROWTH:,} times is read")
         parsed = _without_prefix(whole)
         self._described, self._settings, self.template = described, dict(settings), template
         self.bos = _content(settings.get("bos_token")) or None
@@ -211,6 +216,16 @@ def _pieces(parsed: dict[str, Any], vocabulary: dict[str, int], added: dict[str,
         at: token.encode() if token in added and token.strip(BLANK) else known.get(token, token.encode())
         for token, at in vocabulary.items()
     }
+
+
+def _growth(part: Any) -> int:
+    """How many times as long a normalizer's replacements, one after the other, may make a text."""
+    if isinstance(part, list):
+        return math.prod(map(_growth, part))
+    if not isinstance(part, dict):
+        return 1
+    inside = math.prod(_growth(value) for value in part.values())
+    return inside * max(len(str(part.get("content", ""))), 1) if part.get("type") == "Replace" else inside
 
 
 def _without_prefix(parsed: dict[str, Any]) -> dict[str, Any]:

@@ -42,13 +42,13 @@ def accuracy(rows: Sequence[Row], before: Row, after: Row, ended: bool) -> Chart
     """Held-out accuracy and the pass rate in training, against each budget."""
     held: list[tuple[Row, float, float | None, float | None]] = []
     questions = before.get("questions") or after.get("questions")
-    if before.get("exact_match") is not None:
+    if before.get("exact_match") is not None and not before.get("incomplete"):
         held.append(({}, before["exact_match"], before.get("exact_match_se"), before.get("counted", questions)))
     for row in rows:
-        if (value := row.get("eval/exact_match")) is not None:
+        if (value := row.get("eval/exact_match")) is not None and not row.get("eval/incomplete"):
             asked = row.get("eval/counted") or row.get("eval/questions") or questions
             held.append((row, value, math.sqrt(value * (1 - value) / asked) if asked else None, asked))
-    if ended and after.get("exact_match") is not None:
+    if ended and after.get("exact_match") is not None and not after.get("incomplete"):
         counted = after.get("counted", after.get("questions"))
         held.append((rows[-1], after["exact_match"], after.get("exact_match_se"), counted))
     budgets = {"rollouts": "rollouts", "tokens": "sampled tokens", "searches": "searches"}
@@ -72,6 +72,9 @@ def accuracy(rows: Sequence[Row], before: Row, after: Row, ended: bool) -> Chart
     during = {row["eval/questions"] for row in rows if row.get("eval/questions")} - {questions}
     between = f" ({min(during):,} between the first and the last)" if during else ""
     note += f", {questions:,} questions{between}. " if questions else ". "
+    few = sum(bool(row.get("eval/incomplete")) for row in rows)
+    few += sum(bool(one.get("incomplete")) for one in (before, after if ended else {}))
+    note += f"INCOMPLETE: {few} of them over fewer than 95 % of their questions, and not drawn. " if few else ""
     note += "The pass rate in training is over the queries that were drawn, which a recycling pool makes harder."
     return {
         "id": "accuracy", "title": "Accuracy against the budget", "note": note + said(lots), "kind": "lines",

@@ -64,7 +64,7 @@ def listed(folder: Path) -> Listed:
         evaluated.append((summary.get("steps"), after["exact_match"], after.get("questions"), after.get("incomplete")))
     elif not evaluated and "exact_match" in before:
         evaluated = [(0, before["exact_match"], before.get("questions"), before.get("incomplete"))]
-    ended = bool(step) and summary.get("steps") == step
+    ended = bool(step) and summary.get("steps") == step and not _made_longer(config, summary)
     if not step and (folder / "sft" / "metrics.jsonl").is_file():
         step = _whole(_metrics(folder / "sft" / "metrics.jsonl")[0], "step")
         stage, steps = "cold start", _whole(config.get("sft"), "steps")
@@ -111,6 +111,12 @@ def _budget(config: Mapping[str, Any], last: Mapping[str, Any]) -> str:
     """What the last step had spent of the budgets that the config sets."""
     limits = {name: _whole(config.get("train"), f"max_{name}") for name in BUDGETS}
     return ", ".join(f"{_whole(last, f'budget/{name}'):,}/{most:,} {name}" for name, most in limits.items() if most)
+
+
+def _made_longer(config: Mapping[str, Any], summary: Mapping[str, Any]) -> bool:
+    """Whether the config asks for more than the summary's attempt did."""
+    asked = summary.get("limits") or {}
+    return any(_whole(config.get("train"), name) > _whole(asked, name) for name in asked)
 
 
 def _during(config: Mapping[str, Any], before: Mapping[str, Any]) -> int | None:

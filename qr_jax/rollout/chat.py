@@ -7,9 +7,13 @@ again, so what a template does to old turns (Qwen3's drops their thoughts) does 
 between glue and data is encoded with the data, where it joins the first word. Imports no jax.
 """
 
+import contextlib
 import datetime
 import json
-from collections.abc import Mapping, Sequence
+import resource
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qr_jax.records import Say
@@ -23,6 +27,9 @@ SYSTEM, PROMPT, REPLY, OBSERVATION = (
 )
 # Templates that print the date (Llama 3, SmolLM3) print this date: a run resumed on another day sees the same prompt.
 DATE = datetime.datetime(2026, 1, 1)
+
+LINES = 1_000_000  # of Python that a template may run at a time; Qwen3's runs some hundred
+SPARE_BYTES = 2**30  # that it may take
 
 Message = dict[str, str]
 Tools = Sequence[Mapping[str, Any]]
@@ -114,7 +121,8 @@ class Chat:
             return "\n\n".join(message["content"] for message in messages)
         special = {"eos_token": self.tokenizer.eos_ids[0], "pad_token": self.tokenizer.pad_id}
         special = {name: self.tokenizer.decode([token]) for name, token in special.items()} | {"bos_token": self.bos}
-        return self._template.render(messages=messages, tools=tools or None, add_generation_prompt=True, **special)
+        with bounded():
+            return self._template.render(messages=messages, tools=tools or None, add_generation_prompt=True, **special)
 
     def _glue_prompt(self, tools: Tools) -> list[str]:
         """The template's text around the data of a prompt: before, between and after."""
@@ -205,6 +213,37 @@ def compile_template(source: str):
     environment.filters["tojson"] = tojson
     environment.globals.update(raise_exception=raise_exception, strftime_now=DATE.strftime)
     try:
-        return environment.from_string(source)
-    except jinja2.TemplateError as error:
-        raise ValueError(f"the tokenizer's chat template is not valid jinja: {error}") from error
+        with bounded():
+            return environment.from_string(source)
+    except (jinja2.TemplateError, MemoryError) as error:
+        problem = str(error) or "it takes too much memory"
+        raise ValueError(f"the tokenizer's chat template is not valid jinja: {problem}") from error
+
+
+@contextlib.contextmanager
+def bounded() -> Iterator[None]:
+    """Within, a template's lines (LINES of them) and memory (SPARE_BYTES) end in a MemoryError: it may be a stranger's.
+
+    Memory is bounded where the system tells how much there is in use (Linux), and for the whole process.
+    """
+    left = [LINES]
+
+    def count(frame: Any, event: str, _: Any) -> Any:
+        left[0] -= 1
+        if left[0] < 0:
+            raise MemoryError(f"it runs more than {LINES:,} lines")
+        return count
+
+    before, limits = sys.gettrace(), None
+    with contextlib.suppress(OSError, ValueError):
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        limits = resource.getrlimit(resource.RLIMIT_AS)
+        most = used + SPARE_BYTES
+        resource.setrlimit(resource.RLIMIT_AS, (most if limits[1] < 0 else min(most, limits[1]), limits[1]))
+    sys.settrace(count)
+    try:
+        yield
+    finally:
+        sys.settrace(before)
+        if limits:
+            resource.setrlimit(resource.RLIMIT_AS, limits)

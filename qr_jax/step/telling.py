@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from qr_jax import evaluate, figures, metrics_writer, pool, runs
-from qr_jax.config import Config
+from qr_jax.config import BUDGETS, Config
+from qr_jax.evaluation.complete import is_incomplete
 from qr_jax.learning import learner, pack
 from qr_jax.metrics import STOPS
 from qr_jax.models import costs
@@ -345,11 +346,13 @@ def summarise(
             "greedy_after": after.get("exact_match_se") if after else None,
         },
         "questions": after.get("questions") if after else 0,
+        "incomplete": any(map(is_incomplete, (before, after or {}))),
         "zero_variance_rate": last.get("pool/zero_variance_rate"),
         "recycled_share": last.get("pool/recycled_share"),
         "recycled_by_origin": {name: last.get(f"pool/{name}") for name in figures.ORIGINS},
         "flipped": last.get("pool/flipped"),
         "steps": len(lines),
+        "limits": {name: getattr(run.settings.train, name) for name in ("steps", *(f"max_{one}" for one in BUDGETS))},
         "rollouts": progress.rollouts,
         "tokens": progress.tokens,
         "searches": progress.searches,

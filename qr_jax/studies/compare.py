@@ -18,6 +18,7 @@ from qr_jax import figures, metrics_writer
 from qr_jax.config import BUDGETS, Config
 from qr_jax.evaluation import last_evaluation
 from qr_jax.evaluation.bootstrap import bootstrap
+from qr_jax.evaluation.complete import INCOMPLETE, is_incomplete
 from qr_jax.settings import plain
 from qr_jax.studies import null_control, oracle
 
@@ -97,6 +98,10 @@ def compare(
         f"{run.summary['steps']}"
         for run in many if run.since
     ]  # fmt: skip
+    warnings += [
+        f"{run.folder}: {INCOMPLETE} {when} training"
+        for run in many for when in ("before", "after") if is_incomplete(run.summary.get(when) or {})
+    ]  # fmt: skip
     began = {run.settings.train.init for run in many}
     warnings += [
         f"{run.folder} began from {run.settings.train.init}, and what that was trained with is not in its budget"
@@ -121,7 +126,7 @@ def compare(
     for rule, (label, some) in enumerate(by_rule.items()):
         ones = [figures_of(run, kept, measure, reach) for run in some]
         control = partial(null_control.null_or_reason, seeds=null_seeds, points=1, allow_plugins=allow_plugins)
-        nulls = [control(run.folder) for run in some]
+        nulls = [control(run.folder, last=run.rows[-1]["step"]) for run in some]
         known = [null["summary"] for null in nulls if "summary" in null]
         found[label] = {
             "runs": [str(run.folder) for run in some],
@@ -231,7 +236,7 @@ def figures_of(run: Run, questions: Sequence[str], measure: str, reach: float) -
     """A run's figures: its last accuracy and where it passed `reach`, its pool's shares, and what it spent."""
     whole = figures.over_steps(run.rows)
     last = figures.over_steps(run.rows[-max(len(run.rows) // 10, 1) :])
-    drawn, trained = _unique(run.folder)
+    drawn, trained = _unique(run.folder, run.rows[-1]["step"])
     size = int(run.rows[-1]["pool/size"])
     points = curve(run)
     return {
@@ -248,11 +253,16 @@ def figures_of(run: Run, questions: Sequence[str], measure: str, reach: float) -
 
 
 def curve(run: Run) -> list[dict[str, float]]:
-    """The accuracy of each evaluation with what was spent until then, from before training to after it."""
-    found = [(dict.fromkeys(BUDGETS, 0), run.summary.get("greedy_before"))]
+    """The accuracy of each evaluation with what was spent until then, from before training to after it.
+
+    Those over too few of their questions are left out.
+    """
+    whole = {when: not is_incomplete(run.summary.get(when) or {}) for when in ("before", "after")}
+    found = [(dict.fromkeys(BUDGETS, 0), run.summary.get("greedy_before") if whole["before"] else None)]
     for row in run.rows:
-        found.append(({name: row[f"budget/{name}"] for name in BUDGETS}, row.get("eval/exact_match")))
-    found.append((found[-1][0], run.summary.get("greedy_after")))
+        accuracy = None if row.get("eval/incomplete") else row.get("eval/exact_match")
+        found.append(({name: row[f"budget/{name}"] for name in BUDGETS}, accuracy))
+    found.append((found[-1][0], run.summary.get("greedy_after") if whole["after"] else None))
     return [{**spent, "accuracy": accuracy} for spent, accuracy in found if accuracy is not None]
 
 
@@ -272,10 +282,10 @@ def reached(points: Sequence[tuple[float, float]], reach: float) -> float | None
     return None
 
 
-def _unique(folder: Path) -> tuple[int, int]:
-    """How many queries the ledger has drawn, and how many were trained on."""
+def _unique(folder: Path, steps: int) -> tuple[int, int]:
+    """How many queries the ledger has drawn in so many steps, and how many were trained on."""
     lines = (folder / "ledger.jsonl").read_bytes().splitlines() if (folder / "ledger.jsonl").exists() else []
-    draws = [json.loads(line) for line in lines]
+    draws = [draw for draw in map(json.loads, lines) if draw["step"] <= steps]
     return len({one["index"] for one in draws}), len({one["index"] for one in draws if one["accepted"]})
 
 

@@ -159,7 +159,8 @@ def _result(job: Job) -> str:
     if summary.get("greedy_after") is None:
         return ""
     before = "" if summary.get("greedy_before") is None else f"{summary['greedy_before']:.3f} -> "
-    return f": greedy {before}{summary['greedy_after']:.3f}, {summary['rollouts']} rollouts"
+    mark = ", INCOMPLETE" * bool(summary.get("incomplete"))
+    return f": greedy {before}{summary['greedy_after']:.3f}{mark}, {summary['rollouts']} rollouts"
 
 
 def cores() -> list[int]:

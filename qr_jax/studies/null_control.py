@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from qr_jax import figures, metrics_writer
+from qr_jax import figures
 from qr_jax.studies import pass_rates
 from qr_jax.studies.oracle import NotPlayable, Sampler, play, summary
 from qr_jax.studies.pass_rates import Draws
@@ -55,18 +55,23 @@ def null(
 
 
 def null_of_run(
-    folder: str | Path, *, seeds: int = 20, points: int = 40, allow_plugins: Sequence[str] | None = ()
+    folder: str | Path,
+    *,
+    seeds: int = 20,
+    points: int = 40,
+    last: int | None = None,
+    allow_plugins: Sequence[str] | None = (),
 ) -> dict[str, Any]:
     """`null` of a run's folder (config.json, metrics.jsonl, ledger.jsonl), with the run's own `curves` as `run`.
 
-    A run under way will do. ValueError where `pass_rates.read_run` can say nothing, NotPlayable where the run's rule or
-    rounds cannot be simulated.
+    A run under way will do. `last` is the last step that counts (None: all). ValueError where `pass_rates.read_run` can
+    say nothing, NotPlayable where the run's rule or rounds cannot be simulated.
     """
-    pool, size, rollouts, draws = pass_rates.read_run(folder)
+    pool, size, rollouts, draws = pass_rates.read_run(folder, last)
     names = ("rule", "rounds", "queries", "samples", "oversample", "by", "reset_below", "on_exhausted")
     plan = Sampler(**{name: getattr(pool, name) for name in names}, rollouts=rollouts)
     control = null(plan, draws, size=size, seeds=seeds, points=points, allow_plugins=allow_plugins)
-    return control | {"run": curves(metrics_writer.read(folder), points)}
+    return control | {"run": curves(pass_rates.rows_until(folder, last), points)}
 
 
 def null_or_reason(folder: str | Path, **settings: Any) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -123,21 +124,27 @@ def following(stretches: Sequence[Stretch], size: int, *, seed: int, frozen: boo
     return first if frozen else now
 
 
-def read_run(folder: str | Path) -> tuple[config.Pool, int, int, Draws]:
+def read_run(folder: str | Path, last: int | None = None) -> tuple[config.Pool, int, int, Draws]:
     """A run's pool settings, its pool's size, the rollouts it has spent and its draws; also of a run under way.
 
-    ValueError where nothing can be said: no run, no steps yet, no draws.
+    `last` is the last step that counts (None: all). ValueError where nothing can be said: no run, no steps yet, no
+    draws.
     """
     path = Path(folder) / "config.json"
     if not path.is_file():
         raise ValueError(f"{folder} is no run: it has no config.json")
-    rows = metrics_writer.read(folder)
+    rows = rows_until(folder, last)
     if not rows:
         raise ValueError(f"{folder} has no step yet; there are no pass rates to read from it")
     spent = {int(row["step"] or 0): int(row["budget/rollouts"] or 0) for row in rows}
     draws = _read_draws(Path(folder) / "ledger.jsonl", spent)
     pool = conform("pool", json.loads(path.read_text(encoding="utf-8")).get("pool", {}), config.Pool)
     return pool, int(rows[-1]["pool/size"] or 0), spent[max(spent)], draws
+
+
+def rows_until(folder: str | Path, last: int | None) -> list[dict[str, Any]]:
+    """The rows of metrics.jsonl up to a step (None: all)."""
+    return [row for row in metrics_writer.read(folder) if last is None or int(row["step"] or 0) <= last]
 
 
 def _read_draws(path: Path, spent: Mapping[int, int]) -> Draws:

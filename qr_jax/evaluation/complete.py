@@ -1,0 +1,12 @@
+"""Whether a score is over enough of its questions: those that ended in faults are left out of it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+COMPLETE = 0.95  # of the questions must have been answered without a fault, or a score is marked
+INCOMPLETE = "INCOMPLETE, is the retriever up?"
+
+
+def is_incomplete(figures: Mapping[str, Any]) -> bool:
+    """Whether a score of the evaluation is over fewer than COMPLETE of the questions."""
+    return any(figures.get(name, False) for name in ("incomplete", "pass_at_1_incomplete"))
