@@ -3,14 +3,15 @@
 import asyncio
 import itertools
 import time
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
 
 SILENT_S = 0.25  # no answered request so long after it came: a client far away needs less for its first
-SILENT = 64  # such connections of one address give way before any other; so many may be honest
+IDLE_S = 1.0  # none since the last one
+SILENT = 16  # more such connections of one address give way before any other; so many may be honest
 
 
 class Stage(IntEnum):
@@ -38,6 +39,9 @@ class Connections:
         self._most, self._most_of_address = most, most_of_address
         self._at: dict[Stage, dict[Connection, None]] = {stage: {} for stage in Stage}  # the oldest first
         self._of_address: Counter[str] = Counter()
+        # Those that may give way, by address, the earliest `since_s` first: never answered, and answered.
+        self._new: defaultdict[str, dict[Connection, None]] = defaultdict(dict)
+        self._known: defaultdict[str, dict[Connection, None]] = defaultdict(dict)
 
     def __len__(self) -> int:
         return sum(map(len, self._at.values()))
@@ -49,26 +53,39 @@ class Connections:
     def make_room(self, address: str) -> Connection | None:
         """Take the place of a connection, where a new one from this address would be too many; its task goes on.
 
-        First go those that were not answered yet though they have been there for SILENT_S, from the address that has
-        most of them, where these are more than SILENT. Then the address that holds most gives way, whatever it has
-        done, so that who holds few keeps them. Of an address it is such a silent one, or else the one that came, or was
-        last answered, longest ago. ValueError: every place is a request's that is being answered.
+        First go those that wait for their client, new ones for SILENT_S and others for IDLE_S, from the address that
+        has most, where these are more than SILENT. Then the address that holds most gives way, whatever it has done, so
+        that who holds few keeps them. There it is a new one that is silent, or else the one that came, or was last
+        answered, longest ago. ValueError: every place is a request's that is being answered.
         """
         crowded = self._of_address[address] >= self._most_of_address
         if not crowded and len(self) < self._most:
             return None
-        if may := [
-            one for one in self.all(Stage.HEAD, Stage.KEPT, Stage.BODY) if not crowded or one.address == address
-        ]:
-            given_way = _first_to_go(may, time.monotonic())
-            self.leave(given_way)
-            return given_way
-        whose = f"{self._most_of_address} connections of one address" if crowded else f"{self._most} connections"
-        raise ValueError(f"all {whose} wait for answers; try again")
+        addresses = [address] if crowded else list(self._of_address)
+        given_way = self._waits(self._new, addresses, SILENT_S) or self._waits(self._known, addresses, IDLE_S)
+        if given_way is None:
+            of_address = max(addresses, key=lambda one: len(self._new[one]) + len(self._known[one]))
+            new, known = (next(iter(held[of_address]), None) for held in (self._new, self._known))
+            is_silent = new is not None and time.monotonic() - new.since_s > SILENT_S
+            first = [one for one in (new, known) if one]
+            given_way = new if is_silent else min(first, key=lambda one: one.since_s, default=None)
+        if given_way is None:
+            whose = f"{self._most_of_address} connections of one address" if crowded else f"{self._most} connections"
+            raise ValueError(f"all {whose} wait for answers; try again")
+        self.leave(given_way)
+        return given_way
+
+    def _waits(self, held: Mapping[str, dict[Connection, None]], addresses: list[str], wait_s: float):
+        """The first of these from the address that has most, where more than SILENT have waited so long; or None."""
+        before_s = time.monotonic() - wait_s
+        many = [one for one in addresses if len(held[one]) > SILENT]
+        many = [one for one in many if next(itertools.islice(held[one], SILENT, None)).since_s < before_s]
+        return next(iter(held[max(many, key=lambda one: len(held[one]))])) if many else None
 
     def enter(self, connection: Connection) -> None:
         self._at[connection.stage][connection] = None
         self._of_address[connection.address] += 1
+        self._hold(connection)
 
     def move(self, connection: Connection, stage: Stage) -> None:
         """To a stage; nothing happens to one that has left."""
@@ -77,22 +94,23 @@ class Connections:
             if stage == Stage.KEPT:
                 connection.answered, connection.since_s = True, time.monotonic()
             self._at[stage][connection] = None
+            if stage in (Stage.KEPT, Stage.ANSWER):
+                self._let_go(connection)
+            self._hold(connection)
 
     def leave(self, connection: Connection) -> None:
         """Give the place up; nothing happens to one that has left."""
         if self._at[connection.stage].pop(connection, 0) is None:
+            self._let_go(connection)
             self._of_address[connection.address] -= 1
             if not self._of_address[connection.address]:
-                del self._of_address[connection.address]
+                for held in (self._of_address, self._new, self._known):
+                    held.pop(connection.address, None)
 
+    def _hold(self, connection: Connection) -> None:
+        if connection.stage != Stage.ANSWER:
+            (self._known if connection.answered else self._new)[connection.address][connection] = None
 
-def _first_to_go(may: list[Connection], now_s: float) -> Connection:
-    """The one of these that `make_room` takes."""
-
-    def is_silent(one: Connection) -> bool:
-        return not one.answered and now_s - one.since_s > SILENT_S
-
-    silent = Counter(one.address for one in may if is_silent(one)).most_common(1)
-    held = silent if silent and silent[0][1] > SILENT else Counter(one.address for one in may).most_common(1)
-    of_address = (one for one in may if one.address == held[0][0])
-    return min(of_address, key=lambda one: (not is_silent(one), one.since_s))
+    def _let_go(self, connection: Connection) -> None:
+        for held in (self._new, self._known):
+            held[connection.address].pop(connection, None)
