@@ -5,10 +5,10 @@
 
 BM25 over MuSiQue's passages on loopback. 200 good clients ask one query each every half second on kept connections,
 first among themselves and then beside hostile requests from a process of its own: connections that send nothing, half
-heads, half bodies of the largest size, JSON of many small items, malformed heads, answers that are not read, connections that ask once and stay, and a few
-permitted requests of 4,096 long queries with k = 100. They come from the good clients' own address unless
-`--address 127.0.0.2 127.0.0.3` says otherwise. A good client whose kept connection was closed connects again and
-repeats its request. `most_mb` is the largest memory the server's process had so far.
+heads, half bodies of the largest size, JSON of many small items, malformed heads, answers that are not read, clients
+that ask once and stay, and a few permitted requests of 4,096 long queries with k = 100. They come from the good
+clients' own address unless `--address 127.0.0.2 127.0.0.3` says otherwise. A good client whose kept connection was
+closed connects again and repeats its request. `most_mb` is the largest memory the server's process had so far.
 """
 
 import argparse
@@ -152,7 +152,8 @@ def hostile_requests() -> dict[str, bytes]:
     return {
         "nothing": b"", "half head": b"POST /retr", "half body": head(LARGEST_BYTES) + b" " * 500_000,
         "stopped body": head(60_000), "small items": head(len(items)) + items, "malformed": b"nonsense\r\n\r\n",
-        "idle": b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n", "not read": (head(len(small)) + small) * 4, "large": head(len(large)) + large,
+        "idle": b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        "not read": (head(len(small)) + small) * 4, "large": head(len(large)) + large,
     }  # fmt: skip
 
 

@@ -778,6 +778,24 @@ MUTATIONS = (
         "places",
         "tests/test_fill.py::test_each_empty_place_repeats_a_group_by_chance",
     ),
+    Mutation(
+        "qr_jax/model_card.py",
+        'faults and are left out." * run.incomplete',
+        'faults and are left out." * 0',
+        "tests/test_evaluate.py::test_a_score_over_too_few_questions_is_marked_where_runs_are_compared_and_exported",
+    ),
+    Mutation(
+        "qr_jax/rollout/chat.py",
+        "        if left[0] < 0:",
+        "        if left[0] < -(10**12):",
+        "tests/test_chat.py::test_a_template_that_would_take_hours_or_gigabytes_is_refused",
+    ),
+    Mutation(
+        "qr_jax/train.py",
+        "        run.checkpoints.wait()  # a summary says that the run is finished\n",
+        "",
+        "tests/test_train.py::test_a_run_killed_at_any_point_goes_on_to_the_same_bytes",
+    ),
 )
 
 

@@ -93,7 +93,9 @@ def test_a_score_over_too_few_questions_is_marked_where_runs_are_compared_and_ex
     found = compare.compare([folder])
     assert any("INCOMPLETE" in warning and "before training" in warning for warning in found["warnings"])
     assert [point["rollouts"] for point in compare.curve(compare.read(folder))] == [16]
-    assert launch._result(launch.Job("one", "train", folder, config.load(folder / "config.json"))).endswith(", INCOMPLETE, 16 rollouts")
+    assert launch._result(launch.Job("one", "train", folder, config.load(folder / "config.json"))).endswith(
+        ", INCOMPLETE, 16 rollouts"
+    )
     summary["after"] |= {"incomplete": True}
     (folder / "summary.json").write_text(json.dumps(summary))
     assert "INCOMPLETE" in (exporting.export(folder, tmp_path / "hf") / "README.md").read_text()

@@ -604,8 +604,8 @@ def test_many_clients_of_one_address_that_were_answered_keep_their_places():
 
 
 def entered(held, address, count, stage=Stage.HEAD, answered=False):
-    """So many connections of the address, which came a second ago."""
-    made = [Connection(address, None, stage, answered, time.monotonic() - 1) for _ in range(count)]
+    """So many connections of the address, which came two seconds ago."""
+    made = [Connection(address, None, stage, answered, time.monotonic() - 2) for _ in range(count)]
     for one in made:
         held.enter(one)
     return made
@@ -619,6 +619,20 @@ def test_two_addresses_of_idle_connections_do_not_keep_new_clients_out():
     for _ in range(300):
         assert held.make_room("10.0.0.4").address in ("10.0.0.2", "10.0.0.3")
         held.enter(Connection("10.0.0.4", None))
+
+
+def test_few_idle_connections_of_many_addresses_go_before_those_of_use():
+    """200 clients of one machine ask on kept connections; seven others asked once on 118 each, and are silent since."""
+    held = Connections(1024, 512)
+    good = entered(held, "10.0.0.1", 200, Stage.KEPT, answered=True)
+    for number in range(7):
+        entered(held, f"10.0.1.{number}", 118, Stage.KEPT, answered=True)
+    for one in good:
+        held.move(one, Stage.ANSWER)
+        held.move(one, Stage.KEPT)
+    for number in range(600):
+        assert held.make_room(f"10.0.2.{number}") not in good
+        held.enter(Connection(f"10.0.2.{number}", None))
 
 
 def test_new_clients_of_an_address_with_many_idle_connections_stay():
