@@ -31,6 +31,7 @@ def main() -> None:
             os._exit(0)
         return result
 
+    until_the_first.lower = whole.lower
     decode.decode = until_the_first
     raise SystemExit(cli.main(["train", *words]))
 
