@@ -7,6 +7,7 @@ import importlib.metadata
 import logging
 import os
 import re
+import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -76,6 +77,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail((" ".join(str(error).split()) or type(error).__name__) + notes, code)
     finally:
         terminal.speak("stdout")
+        if argv is None:  # the process ends now: nothing is left to save, and libraries' last work may be cut short
+            signal.signal(signal.SIGINT, lambda *_: os._exit(mistakes.INTERRUPTED))
 
 
 def _fail(text: str, code: int = mistakes.WRONG) -> int:

@@ -404,6 +404,13 @@ def test_ctrl_c_in_a_command_that_saves_nothing_is_one_line_and_130(monkeypatch,
     assert capsys.readouterr().err == "stopped by Ctrl-C\n"
 
 
+def test_ctrl_c_while_the_process_ends_is_no_traceback():
+    last = "atexit.register(lambda: os.kill(os.getpid(), signal.SIGINT)); sys.argv = ['qr-jax', '--version']; cli.main()"
+    program = f"import atexit, os, signal, sys; from qr_jax import cli; {last}"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "") and done.stdout.startswith("qr_jax ")
+
+
 def test_a_run_s_folder_in_a_config_s_place_says_what_to_type(tmp_path, capsys):
     (tmp_path / "config.json").write_text("{}")
     assert cli.main(["train", str(tmp_path)]) == 2
