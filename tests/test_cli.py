@@ -405,7 +405,9 @@ def test_ctrl_c_in_a_command_that_saves_nothing_is_one_line_and_130(monkeypatch,
 
 
 def test_ctrl_c_while_the_process_ends_is_no_traceback():
-    last = "atexit.register(lambda: os.kill(os.getpid(), signal.SIGINT)); sys.argv = ['qr-jax', '--version']; cli.main()"
+    last = (
+        "atexit.register(lambda: os.kill(os.getpid(), signal.SIGINT)); sys.argv = ['qr-jax', '--version']; cli.main()"
+    )
     program = f"import atexit, os, signal, sys; from qr_jax import cli; {last}"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (130, "") and done.stdout.startswith("qr_jax ")
