@@ -65,8 +65,8 @@ def _numbers(line: bytes) -> str:
     """The numbers of a line of metrics, by name."""
     try:
         row = json.loads(line)
-        kept = {name: value for name, value in row.items() if not isinstance(value, str | list | dict)}
-        return json.dumps({name: value for name, value in kept.items() if METRIC.fullmatch(name)})
+        told = (one for one in row.items() if METRIC.fullmatch(one[0]) and not isinstance(one[1], str | list | dict))
+        return json.dumps(dict(told))
     except (ValueError, RecursionError, AttributeError):
         return f"no row of metrics, {len(line)} bytes"
 

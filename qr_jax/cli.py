@@ -65,9 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         return _fail(str(error))
     except KeyboardInterrupt:  # before a run listens, or in a command that has nothing to save
-        terminal.speak("stderr")
-        terminal.say("stopped by Ctrl-C")
-        return mistakes.INTERRUPTED
+        return _end("stopped by Ctrl-C", mistakes.INTERRUPTED)
     except BrokenPipeError:  # whoever read our output is gone (`| head`): nothing to tell, and no noise at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return mistakes.FAILED
@@ -83,10 +81,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _fail(text: str, code: int = mistakes.WRONG) -> int:
     """Say what is wrong; the code is one of mistakes.py."""
+    return _end(f"error: {text}", code)
+
+
+def _end(text: str, code: int) -> int:
+    """Say why the command ends, leaving other processes of its run alone; the code."""
     from qr_jax.secrecy import redact
 
     terminal.speak("stderr")
-    terminal.say(redact(f"error: {text}"))
+    terminal.say(redact(text))
     from qr_jax.processes import hosts
 
     if hosts.count() > 1:  # at an ordinary exit jax would wait for the others, which this one has left alone

@@ -169,6 +169,7 @@ class Guards:
 
 PACKAGE = Path(__file__).parent  # its folder configs has the repository's configs, in a wheel too
 BUDGETS = ("rollouts", "tokens", "searches")  # what a run spends; train.max_... limits each
+LIMITS = ("steps", *(f"max_{name}" for name in BUDGETS))  # of `train`: what ends a run
 
 
 @dataclass(frozen=True)

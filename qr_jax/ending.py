@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from qr_jax import evaluate, runs, terminal
-from qr_jax.config import BUDGETS, Config, Train
+from qr_jax.config import BUDGETS, Train, chosen_plugins
 from qr_jax.report import charts, page
 from qr_jax.step.parts import Parts
 from qr_jax.step.progress import Progress
@@ -41,21 +41,15 @@ def tell(parts: Parts, progress: Progress, after: Evaluation) -> None:
 def next_commands(run: runs.Run, question: str) -> list[str]:
     """Three commands to go on with, each with what it is for."""
     folder = str(run.folder)
-    where = os.environ.get("PYTHONPATH")  # a plug-in of one's own may stand there
-    qr_jax = f"PYTHONPATH={shlex.quote(where)} qr-jax" if where and _own_plugins(run.settings) else "qr-jax"
+    where = os.environ.get("PYTHONPATH")  # where a plug-in of one's own may stand
+    has_own = any("." in use.name for use in chosen_plugins(run.settings).values())
+    qr_jax = f"PYTHONPATH={shlex.quote(where)} qr-jax" if where and has_own else "qr-jax"
     asks, config, exported = shlex.quote(folder), shlex.quote(f"{folder}/config.json"), shlex.quote(f"{folder}/hf")
     return [
         f"ask it:   {qr_jax} ask {asks} {shlex.quote(question)}",
         f"go on:    {qr_jax} train {config} {longer(run.settings.train)}",
         f"take it:  qr-jax export {asks} --hf {exported}",
     ]
-
-
-def _own_plugins(settings: Config) -> bool:
-    """Whether a plug-in stands outside qr_jax."""
-    of = settings
-    uses = (of.env, of.retriever, of.reward, of.pool.rule, of.pool.rounds, of.learner.loss, of.learner.advantage)
-    return any("." in use.name for use in uses)
 
 
 def longer(limits: Train, used: Mapping[str, int] = MappingProxyType({})) -> str:

@@ -163,11 +163,8 @@ def share(value: float) -> str:
 def faults(figures: Mapping[str, Any]) -> list[str]:
     """What is to be said of the faults; nothing where there is none."""
     sampled = figures.get("pass_at_1_faults", 0)
-    said = (
-        [f"{figures['faults']} of {figures['questions']} ended in a fault and are left out"]
-        if figures["faults"]
-        else []
-    )
+    said = [f"{figures['faults']} of {figures['questions']} ended in a fault and are left out"]
+    said *= bool(figures["faults"])
     said += [f"{sampled} of {figures['questions'] * figures['samples']} samples ended in a fault"] if sampled else []
     return ["; ".join(said) + f": {INCOMPLETE}" * is_incomplete(figures)] if said else []
 

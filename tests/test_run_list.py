@@ -1,6 +1,7 @@
 """`qr-jax runs`: which runs there are, how far each is, and how good it was when it was last asked."""
 
 import json
+import shutil
 
 from qr_jax import cli
 from qr_jax.report import run_list
@@ -34,6 +35,10 @@ def test_each_state_by_its_files(tmp_path):
     a_run(tmp_path / "study" / "d_done", metrics=STEPS, before=BEFORE, summary=done, steps=3)
     limits = {"limits": {"steps": 3, "max_rollouts": None}}
     a_run(tmp_path / "study" / "d_longer", metrics=STEPS, before=BEFORE, summary=done | limits, steps=9)
+    for at, limits_of_another in enumerate((3, [{}], {"steps": "3"})):
+        strange = a_run(tmp_path / f"z{at}", metrics=STEPS, summary=done | {"limits": limits_of_another}, steps=3)
+        assert run_list.listed(strange).step == 3
+        shutil.rmtree(strange)
     a_run(tmp_path / "study" / "d_shorter", metrics=STEPS, before=BEFORE, summary=done | limits, steps=2)
     longer = a_run(tmp_path / "e_longer", metrics=[*STEPS, {"step": 4}], summary=done, before=BEFORE, steps=8)
     lock = RunLock(longer)  # it was finished, and goes on now

@@ -155,9 +155,8 @@ def held_out(run: read.Run) -> dict[str, str]:
     rows = [row for row in run.metrics if row.get("eval/exact_match") is not None]
     scored = [(row["eval/exact_match"], row.get("eval/incomplete")) for row in rows]
     after, first = run.after, run.before.get("exact_match")
-    scored += (
-        [(after["exact_match"], after.get("incomplete"))] if run.ended and after.get("exact_match") is not None else []
-    )
+    if run.ended and after.get("exact_match") is not None:
+        scored.append((after["exact_match"], after.get("incomplete")))
     before = f"{share(first)} before training{_lacks(run.before.get('incomplete'))}"
     if scored:
         value, incomplete = scored[-1]

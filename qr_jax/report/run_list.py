@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from qr_jax import run_lock
-from qr_jax.config import BUDGETS
+from qr_jax.config import BUDGETS, LIMITS
 from qr_jax.report.read import BEFORE
 
 State = Literal["training", "finished", "stopped", "not begun"]
@@ -115,8 +115,9 @@ def _budget(config: Mapping[str, Any], last: Mapping[str, Any]) -> str:
 
 def _made_longer(config: Mapping[str, Any], summary: Mapping[str, Any]) -> bool:
     """Whether the config asks for more than the summary's attempt did."""
-    asked = summary.get("limits") or {}
-    return any(_whole(config.get("train"), name) > _whole(asked, name) for name in asked)
+    asked = summary.get("limits")
+    is_known = isinstance(asked, Mapping)
+    return is_known and any(_whole(config.get("train"), name) > _whole(asked, name) for name in LIMITS)
 
 
 def _during(config: Mapping[str, Any], before: Mapping[str, Any]) -> int | None:

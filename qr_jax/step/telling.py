@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from qr_jax import evaluate, figures, metrics_writer, pool, runs
-from qr_jax.config import BUDGETS, Config
+from qr_jax.config import LIMITS, Config
 from qr_jax.evaluation.complete import is_incomplete
 from qr_jax.learning import learner, pack
 from qr_jax.metrics import STOPS
@@ -352,7 +352,7 @@ def summarise(
         "recycled_by_origin": {name: last.get(f"pool/{name}") for name in figures.ORIGINS},
         "flipped": last.get("pool/flipped"),
         "steps": len(lines),
-        "limits": {name: getattr(run.settings.train, name) for name in ("steps", *(f"max_{one}" for one in BUDGETS))},
+        "limits": {name: getattr(run.settings.train, name) for name in LIMITS},
         "rollouts": progress.rollouts,
         "tokens": progress.tokens,
         "searches": progress.searches,
