@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from qr_jax.evaluation.complete import is_incomplete
 from qr_jax.metrics import ALIASES, NAMES, about
 from qr_jax.terminal import clock
 
@@ -174,7 +175,7 @@ def live_line(step: int, metrics: Values, total: int, *, width: int = WIDTH) -> 
         f"left {_left(metrics.get('time/step_s'), total - step)}",
     ]
     if metrics.get("eval/exact_match") is not None:
-        lacks = " INCOMPLETE" if metrics.get("eval/incomplete") else ""
+        lacks = " INCOMPLETE" * is_incomplete(metrics)
         lacks += f" ({metrics['eval/faults']} faults)" if metrics.get("eval/faults") else ""
         parts.insert(1, f"greedy {_short(metrics['eval/exact_match'])}{lacks}")
     line = "  ".join(parts)

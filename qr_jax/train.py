@@ -27,6 +27,7 @@ import numpy as np
 from qr_jax import begin, ending, evaluate, figures, metrics_writer, pool, runs, terminal
 from qr_jax.config import BUDGETS, Config, Train
 from qr_jax.evaluation import last_evaluation
+from qr_jax.evaluation.complete import is_incomplete
 from qr_jax.learning import learner, pack
 from qr_jax.processes import hosts
 from qr_jax.rollout import compiles
@@ -274,7 +275,7 @@ def _finished(run: runs.Run) -> dict[str, Any] | None:
     try:
         summary = json.loads(path.read_bytes())
         spent = SimpleNamespace(**{name: int(summary[name]) for name in BUDGETS})
-        steps, incomplete = int(summary["steps"]), summary["after"].get("incomplete")
+        steps, incomplete = int(summary["steps"]), is_incomplete(summary["after"])
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):  # none, or a damaged one
         return None
     if run.checkpoints.steps()[:1] != [steps] or _goes_on(limits, steps, spent):

@@ -56,6 +56,14 @@ def test_each_state_by_its_files(tmp_path):
     assert not run_list.is_held(longer)
 
 
+def test_a_budget_set_after_the_end_makes_a_run_unfinished_only_where_it_is_not_spent(tmp_path):
+    done = {"steps": 3, "rollouts": 60, "limits": {"steps": 3, "max_rollouts": None}}
+    run = a_run(tmp_path / "run", metrics=STEPS, summary=done)
+    for steps, budget, state in ((9, 100, "stopped"), (9, 60, "finished"), (3, 100, "finished")):
+        (run / "config.json").write_text(json.dumps({"train": {"steps": steps, "max_rollouts": budget}}))
+        assert run_list.listed(run).state == state, (steps, budget)
+
+
 def test_a_lock_that_a_killed_process_left_is_not_training(tmp_path):
     run = a_run(tmp_path / "run", metrics=STEPS)
     (run / "run.lock").write_text('{"pid": 1}')

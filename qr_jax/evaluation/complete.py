@@ -8,5 +8,5 @@ INCOMPLETE = "INCOMPLETE, is the retriever up?"
 
 
 def is_incomplete(figures: Mapping[str, Any]) -> bool:
-    """Whether a score of the evaluation is over fewer than COMPLETE of the questions."""
-    return any(figures.get(name, False) for name in ("incomplete", "pass_at_1_incomplete"))
+    """Whether a score of an evaluation, or of its metrics row, is over fewer than COMPLETE of the questions."""
+    return any(figures.get(name, False) for name in ("incomplete", "pass_at_1_incomplete", "eval/incomplete"))

@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from qr_jax.evaluation.complete import is_incomplete
 from qr_jax.report import curves
 from qr_jax.report.series import MOST_POINTS, Row, bins, interval, mean, ratio, said, step_axis, total
 
@@ -42,13 +43,14 @@ def accuracy(rows: Sequence[Row], before: Row, after: Row, ended: bool) -> Chart
     """Held-out accuracy and the pass rate in training, against each budget."""
     held: list[tuple[Row, float, float | None, float | None]] = []
     questions = before.get("questions") or after.get("questions")
-    if before.get("exact_match") is not None and not before.get("incomplete"):
+    after = after if ended else {}
+    if before.get("exact_match") is not None and not is_incomplete(before):
         held.append(({}, before["exact_match"], before.get("exact_match_se"), before.get("counted", questions)))
     for row in rows:
-        if (value := row.get("eval/exact_match")) is not None and not row.get("eval/incomplete"):
+        if (value := row.get("eval/exact_match")) is not None and not is_incomplete(row):
             asked = row.get("eval/counted") or row.get("eval/questions") or questions
             held.append((row, value, math.sqrt(value * (1 - value) / asked) if asked else None, asked))
-    if ended and after.get("exact_match") is not None and not after.get("incomplete"):
+    if after.get("exact_match") is not None and not is_incomplete(after):
         counted = after.get("counted", after.get("questions"))
         held.append((rows[-1], after["exact_match"], after.get("exact_match_se"), counted))
     budgets = {"rollouts": "rollouts", "tokens": "sampled tokens", "searches": "searches"}
@@ -72,8 +74,7 @@ def accuracy(rows: Sequence[Row], before: Row, after: Row, ended: bool) -> Chart
     during = {row["eval/questions"] for row in rows if row.get("eval/questions")} - {questions}
     between = f" ({min(during):,} between the first and the last)" if during else ""
     note += f", {questions:,} questions{between}. " if questions else ". "
-    few = sum(bool(row.get("eval/incomplete")) for row in rows)
-    few += sum(bool(one.get("incomplete")) for one in (before, after if ended else {}))
+    few = sum(map(is_incomplete, [before, *rows, after]))
     note += f"INCOMPLETE: {few} of them over fewer than 95 % of their questions, and not drawn. " if few else ""
     note += "The pass rate in training is over the queries that were drawn, which a recycling pool makes harder."
     return {

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from qr_jax import figures
+from qr_jax.evaluation.complete import is_incomplete
 from qr_jax.report import charts, choose, history, read, run_list, series
 from qr_jax.secrecy import looks_secret, redact
 
@@ -153,27 +154,27 @@ def _facts(run: read.Run, null: charts.Null | None) -> list[dict[str, str]]:
 def held_out(run: read.Run) -> dict[str, str]:
     """The newest held-out accuracy against the one before training; the pass rate where nothing was evaluated."""
     rows = [row for row in run.metrics if row.get("eval/exact_match") is not None]
-    scored = [(row["eval/exact_match"], row.get("eval/incomplete")) for row in rows]
+    scored = [(row["eval/exact_match"], row) for row in rows]
     after, first = run.after, run.before.get("exact_match")
     if run.ended and after.get("exact_match") is not None:
-        scored.append((after["exact_match"], after.get("incomplete")))
-    before = f"{share(first)} before training{_lacks(run.before.get('incomplete'))}"
+        scored.append((after["exact_match"], after))
+    before = f"{share(first)} before training{_lacks(run.before)}"
     if scored:
-        value, incomplete = scored[-1]
-        return _fact("Held-out accuracy", share(value), f"exact match{_lacks(incomplete)}; {before}")
+        value, evaluation = scored[-1]
+        return _fact("Held-out accuracy", share(value), f"exact match{_lacks(evaluation)}; {before}")
     if first is not None:
         return _fact(
             "Held-out accuracy",
             share(first),
-            f"exact match{_lacks(run.before.get('incomplete'))} before training; not evaluated since",
+            f"exact match{_lacks(run.before)} before training; not evaluated since",
         )
     passed = series.mean(run.metrics[-1:], "reward/outcome_mean")
     return _fact("Pass rate", share(passed), "of the last step's rollouts")
 
 
-def _lacks(incomplete: Any) -> str:
+def _lacks(evaluation: Mapping[str, Any]) -> str:
     """What stands beside a score over fewer than 95 % of its questions."""
-    return ", INCOMPLETE: the other questions ended in faults" if incomplete else ""
+    return ", INCOMPLETE: the other questions ended in faults" if is_incomplete(evaluation) else ""
 
 
 def _probed(probe: Mapping[str, Any]) -> list[dict[str, str]]:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from qr_jax import run_lock
 from qr_jax.config import BUDGETS, LIMITS
+from qr_jax.evaluation.complete import is_incomplete
 from qr_jax.report.read import BEFORE
 
 State = Literal["training", "finished", "stopped", "not begun"]
@@ -59,11 +60,11 @@ def listed(folder: Path) -> Listed:
     stage: Literal["train", "cold start"] = "train"
     before, after = _object(folder / BEFORE), summary.get("after")
     during = _during(config, before)
-    evaluated = [(row["step"], row["eval/exact_match"], during, row.get("eval/incomplete")) for row in rows]
+    evaluated = [(row["step"], row["eval/exact_match"], during, is_incomplete(row)) for row in rows]
     if isinstance(after, Mapping) and "exact_match" in after:
-        evaluated.append((summary.get("steps"), after["exact_match"], after.get("questions"), after.get("incomplete")))
+        evaluated.append((summary.get("steps"), after["exact_match"], after.get("questions"), is_incomplete(after)))
     elif not evaluated and "exact_match" in before:
-        evaluated = [(0, before["exact_match"], before.get("questions"), before.get("incomplete"))]
+        evaluated = [(0, before["exact_match"], before.get("questions"), is_incomplete(before))]
     ended = bool(step) and summary.get("steps") == step and not _made_longer(config, summary)
     if not step and (folder / "sft" / "metrics.jsonl").is_file():
         step = _whole(_metrics(folder / "sft" / "metrics.jsonl")[0], "step")
@@ -114,10 +115,12 @@ def _budget(config: Mapping[str, Any], last: Mapping[str, Any]) -> str:
 
 
 def _made_longer(config: Mapping[str, Any], summary: Mapping[str, Any]) -> bool:
-    """Whether the config asks for more than the summary's attempt did."""
-    asked = summary.get("limits")
-    is_known = isinstance(asked, Mapping)
-    return is_known and any(_whole(config.get("train"), name) > _whole(asked, name) for name in LIMITS)
+    """Whether the config was changed since the summary, and what it asks for is not spent yet."""
+    asked, limits = summary.get("limits"), config.get("train")
+    spent = {"steps": "steps"} | {f"max_{name}": name for name in BUDGETS}
+    is_spent = any(0 < _whole(limits, limit) <= _whole(summary, name) for limit, name in spent.items())
+    changed = isinstance(asked, Mapping) and any(_whole(limits, name) != _whole(asked, name) for name in LIMITS)
+    return changed and not is_spent
 
 
 def _during(config: Mapping[str, Any], before: Mapping[str, Any]) -> int | None:

@@ -260,7 +260,7 @@ def curve(run: Run) -> list[dict[str, float]]:
     whole = {when: not is_incomplete(run.summary.get(when) or {}) for when in ("before", "after")}
     found = [(dict.fromkeys(BUDGETS, 0), run.summary.get("greedy_before") if whole["before"] else None)]
     for row in run.rows:
-        accuracy = None if row.get("eval/incomplete") else row.get("eval/exact_match")
+        accuracy = None if is_incomplete(row) else row.get("eval/exact_match")
         found.append(({name: row[f"budget/{name}"] for name in BUDGETS}, accuracy))
     found.append((found[-1][0], run.summary.get("greedy_after") if whole["after"] else None))
     return [{**spent, "accuracy": accuracy} for spent, accuracy in found if accuracy is not None]
