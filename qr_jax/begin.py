@@ -124,7 +124,6 @@ def _warm_up(parts: Parts, params) -> float:
         seconds = assemble.all_or_none(work)
     finally:
         compile_cache.push_new()
-    peaks.of(parts.settings.model.compute)  # measured now where nobody says them, and not in the first step
     parts.run.detail(f"{compiles.count() - before} programs for the first rollout compiled in {seconds:.1f} s")
     return seconds
 
@@ -154,6 +153,7 @@ def _compile_update(parts: Parts, state: learner.State) -> tuple[learner.State, 
     if memory.is_tight(state):
         memory.give_back()
     parts.run.detail(f"the learner's programs compiled: {compiles.told(before)}")
+    peaks.of(parts.settings.model.compute)  # measured now where nobody says them, and not in the first step
     compile_cache.push_new()
     return replace(state, rate=rate), seconds
 

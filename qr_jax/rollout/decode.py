@@ -74,22 +74,21 @@ def decode(
 
     def tick(state):
         at, token_S, live_S, count_S, buffer, token_SC, logp_SC = state
-        fresh: list = list(buffer)
 
-        def attend(layer, q_SHd, k_SKd, v_SKd):
-            new = zip(buffer[layer], (k_SKd, v_SKd), strict=True)
-            fresh[layer] = tuple(jax.lax.dynamic_update_slice_in_dim(b, x[:, :, None], at, axis=2) for b, x in new)
-            (k_SKBd, v_SKBd), (new_k_SKJd, new_v_SKJd) = read[layer], fresh[layer]
-            seen_J = jnp.arange(chunk) <= at
-            return cached_attention.one_token(q_SHd, k_SKBd, v_SKBd, used_S, new_k_SKJd, new_v_SKJd, seen_J)
+        def attend(kept, q_SHd, k_SKd, v_SKd):
+            old, fresh = kept
+            pairs = zip(fresh, (k_SKd, v_SKd), strict=True)
+            fresh = tuple(jax.lax.dynamic_update_slice_in_dim(b, x[:, :, None], at, axis=2) for b, x in pairs)
+            return cached_attention.one_token(q_SHd, *old, used_S, *fresh, jnp.arange(chunk) <= at), (old, fresh)
 
-        hidden_DS = incremental.run(cfg, laid, token_S, used_S + at, attend)
+        kept_L = list(zip(read, buffer, strict=True))
+        hidden_DS, kept_L = incremental.run(cfg, laid, token_S, used_S + at, kept_L, attend)
         choice = choose(incremental.logits(laid, hidden_DS), key_S2, used_S + at + 1, temperature, sampling)
         token_SC = jax.lax.dynamic_update_slice_in_dim(token_SC, choice.token_S[:, None], at, axis=1)
         logp_SC = jax.lax.dynamic_update_slice_in_dim(logp_SC, choice.logp_S[:, None], at, axis=1)
         count_S = count_S + live_S
         live_S = live_S & ~stop_V[choice.token_S] & (count_S < room_S)
-        return at + 1, choice.token_S, live_S, count_S, tuple(fresh), token_SC, logp_SC
+        return at + 1, choice.token_S, live_S, count_S, tuple(fresh for _, fresh in kept_L), token_SC, logp_SC
 
     state = (
         jnp.int32(0),
@@ -129,19 +128,17 @@ def append(
     """
     tiles, size = ids_TI.shape
     position_TI = used_T[:, None] + jnp.arange(size)[None]
-    written: list = list(cache)
 
-    def attend(layer, q_NHd, k_NKd, v_NKd):
+    def attend(kept, q_NHd, k_NKd, v_NKd):
         new = (jnp.swapaxes(part.reshape(tiles, size, *part.shape[1:]), 1, 2) for part in (k_NKd, v_NKd))
-        pairs = zip(cache[layer], new, strict=True)
-        written[layer] = tuple(caches.put(part, rows, row_T, used_T, count_T, mesh) for part, rows in pairs)
-        k_TKBd, v_TKBd = (caches.rows_of(part, row_T, view) for part in written[layer])
+        pairs = zip(kept, new, strict=True)
+        kept = tuple(caches.put(part, rows, row_T, used_T, count_T, mesh) for part, rows in pairs)
+        k_TKBd, v_TKBd = (caches.rows_of(part, row_T, view) for part in kept)
         q_TIHd = q_NHd.reshape(tiles, size, *q_NHd.shape[1:])
         out = cached_attention.tiles(q_TIHd, k_TKBd, v_TKBd, position_TI, used_T + count_T)
-        return out.reshape(q_NHd.shape)
+        return out.reshape(q_NHd.shape), kept
 
-    incremental.run(cfg, laid, ids_TI.reshape(-1), position_TI.reshape(-1), attend)
-    return tuple(written)
+    return incremental.run(cfg, laid, ids_TI.reshape(-1), position_TI.reshape(-1), cache, attend)[1]
 
 
 move = jax.jit(caches.move, donate_argnums=0)
