@@ -8,7 +8,7 @@ import socket
 import time
 import uuid
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 NAME = "run.lock"
 
@@ -18,22 +18,13 @@ class RunLock:
 
     It is flock's: a lock that a killed process left behind is free again, and `left` is what that process wrote of
     itself, as `about` is what this one writes. A folder of several machines is guarded where its file system carries
-    locks between them (NFS 4 does; a bucket has a lease, lease.py).
+    locks between them (NFS 4 does; a bucket has a lease, lease.py). A folder that is not there is made.
     """
 
     def __init__(self, folder: Path, *, elsewhere: str = "another folder with --run"):
-        self._file = (folder / NAME).open("a+b")
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            other = named(read(folder))
-            self._file.close()
-            todo = f"wait for it or end it; or take {elsewhere}"
-            raise ValueError(f"{folder} is being written by {other}: {todo}") from None
-        except OSError as error:  # a file system without locks
-            self._file.close()
-            raise ValueError(f"{folder} cannot be locked ({error}); take {elsewhere}, on another disk") from error
-        self.left = read(folder)
+        while (locked := _locked(folder, elsewhere)) is None:
+            pass  # the folder was set aside, or removed, between two of these calls
+        self._file, self.left = locked, read(folder)
         self._file.truncate(0)
         self.about = {"pid": os.getpid(), "machine": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
         self.about["id"] = uuid.uuid4().hex
@@ -44,6 +35,31 @@ class RunLock:
         with contextlib.suppress(OSError):  # a closed file has no lock
             self._file.truncate(0)
         self._file.close()
+
+
+def _locked(folder: Path, elsewhere: str) -> BinaryIO | None:
+    """The folder's lock file, open and locked; None where another one lies there by now. ValueError: it is held."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        file = (folder / NAME).open("a+b")
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(file.fileno()), (folder / NAME).stat()):
+            return file
+    except FileNotFoundError:
+        pass
+    except BlockingIOError:
+        other = named(read(folder))
+        file.close()
+        todo = f"wait for it or end it; or take {elsewhere}"
+        raise ValueError(f"{folder} is being written by {other}: {todo}") from None
+    except OSError as error:  # a file system without locks
+        file.close()
+        raise ValueError(f"{folder} cannot be locked ({error}); take {elsewhere}, on another disk") from error
+    file.close()
+    return None
 
 
 def read(folder: Path) -> Any:

@@ -56,25 +56,30 @@ class Run:
             self._made = True
         except FileExistsError:
             self._made = False
+        self._locked = False  # by process 0
         self._held = contextlib.ExitStack()  # of process 0: the locks of the folder and of its bucket
         self._hold: Callable[[], None] = lambda: None  # raises Busy where the bucket is another run's by now
         try:
             hosts.by_first(self._take)
             self._start(settings)
         except BaseException:
-            self._held.close()
             self._leave_nothing()
+            self._held.close()
             raise
 
     def _leave_nothing(self) -> None:
-        """Remove the folder again where this start made it, was refused, and nothing came of it."""
-        if isinstance(sys.exception(), ValueError | Busy) and self._made and hosts.index() == 0:
+        """Remove the folder again where this start made it, was refused, and nothing came of it.
+
+        The lock is held meanwhile: without it the folder is another's.
+        """
+        if isinstance(sys.exception(), ValueError | Busy) and self._made and self._locked:
             files = {path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*") if path.is_file()}
             if files <= {"config.json", run_lock.NAME, "logs/attempt_1/started"}:
                 shutil.rmtree(self.folder, ignore_errors=True)
 
     def _take(self) -> None:
         lock = RunLock(self.folder)
+        self._locked = True
         self._held.callback(lock.release)
         if not (lives := self.settings.train.bucket):
             return
@@ -328,7 +333,7 @@ class Run:
                 self._open = False
                 if self._copy:
                     self._copy.close()
-            self._leave_nothing()
+                self._leave_nothing()
 
     def _close_writer(self) -> None:
         if self._writer:
@@ -388,11 +393,12 @@ def set_aside(folder: Path, settings: Config) -> str | None:
         raise ValueError(f"--restart does not set {settings.train.bucket} aside; give train.bucket another place")
     if not folder.exists():
         return None
-    RunLock(folder).release()  # ValueError where a process writes it
+    lock = RunLock(folder)  # ValueError where a process writes it; nobody takes it before it has its new name
     aside = next(
         name for n in itertools.count(1) if not (name := folder.with_name(f"{folder.name}.set_aside_{n}")).exists()
     )
     folder.rename(aside)
+    lock.release()
     return str(aside)
 
 

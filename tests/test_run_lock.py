@@ -1,6 +1,8 @@
 """A run folder has one writer: the second is refused by name, a killed one leaves nothing that must be removed."""
 
+import fcntl
 import os
+import pathlib
 import signal
 import subprocess
 import sys
@@ -56,6 +58,52 @@ def test_a_run_set_aside_keeps_its_files_under_another_name(tmp_path):
     in_bucket = replace(settings, train=replace(settings.train, bucket="gs://a/b"))
     with pytest.raises(ValueError, match="does not set gs://a/b aside"):
         runs.set_aside(tmp_path / "run", in_bucket)
+
+
+def test_a_folder_set_aside_while_another_start_takes_it_is_not_locked_by_its_old_file(tmp_path, monkeypatch):
+    folder, flock = tmp_path / "run", fcntl.flock
+
+    def after_it_was_set_aside(*given):
+        monkeypatch.setattr(fcntl, "flock", flock)
+        folder.rename(tmp_path / "aside")
+        flock(*given)
+
+    monkeypatch.setattr(fcntl, "flock", after_it_was_set_aside)
+    lock = RunLock(folder)
+    assert read(folder) == lock.about and (tmp_path / "aside" / NAME).stat().st_size == 0
+    with pytest.raises(ValueError, match="is being written by"):
+        RunLock(folder)
+    lock.release()
+
+
+def test_a_folder_is_held_until_it_has_its_new_name(tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    RunLock(folder).release()
+    rename, refused = pathlib.Path.rename, []
+
+    def while_another_starts(path, to):
+        with pytest.raises(ValueError, match="is being written by"):
+            RunLock(folder)
+        refused.append(path)
+        return rename(path, to)
+
+    monkeypatch.setattr(pathlib.Path, "rename", while_another_starts)
+    runs.set_aside(folder, config.load("configs/two_layer.py", []))
+    assert refused == [folder] and not folder.exists()
+
+
+def test_who_is_refused_leaves_the_folder_that_it_made_and_another_took_alone(tmp_path, monkeypatch):
+    held = []
+
+    def after_another(folder):
+        held.append(RunLock(folder))
+        return RunLock(folder)
+
+    monkeypatch.setattr(runs, "RunLock", after_another)
+    with pytest.raises(ValueError, match="is being written by"):
+        runs.Run(tmp_path / "run", config.load("configs/two_layer.py", []), stage="train")
+    assert read(tmp_path / "run") == held[0].about
+    held[0].release()
 
 
 def test_a_ledger_that_is_shorter_than_its_checkpoint_says_is_named(tmp_path):
