@@ -2,9 +2,10 @@
 
 import functools
 import re
-import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
+
+from qr_jax.characters import nfkc
 
 NAMES = ("think", "search", "information", "answer", "tool_call", "tool_response", "tools")
 
@@ -113,7 +114,7 @@ def neutralise(text: str, further: tuple[str, ...] = ()) -> str:
     texts: what is joined is neutralised after the joining, not part by part.
     """
     tags, text = like_a_tag(further), encodable(text)
-    folded = text if text.isascii() else unicodedata.normalize("NFKC", text)
+    folded = nfkc(text)
     if folded != text and any(sign.search(folded) for sign in (tags, CONTROL_START, CONTROL_END)):
         text = folded
     text = tags.sub(lambda found: f"‹{found['inside']}{'›' if found['end'] else ''}", text)

@@ -8,13 +8,14 @@ a corpus that is whole in memory.
 import json
 import math
 import re
-import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+
+from qr_jax.characters import nfkc
 
 Method = Literal["lucene", "robertson", "atire"]
 METHODS = ("lucene", "robertson", "atire")
@@ -48,7 +49,7 @@ class _Numbers(dict[str, int]):
 
 def words(text: str) -> list[str]:
     """The words of a text as passages and queries have them: NFKC, lower case, stop words included."""
-    return _FIND(unicodedata.normalize("NFKC", text).lower())
+    return _FIND(nfkc(text).lower())
 
 
 _FIND = re.compile(WORD).findall

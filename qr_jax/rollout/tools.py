@@ -5,13 +5,13 @@ import random
 import re
 import threading
 import time
-import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from qr_jax.characters import nfkc
 from qr_jax.dialect import encodable
 from qr_jax.records import Passage, Query, Say, Search, SearchFunction, Stop, Turn
 
@@ -105,20 +105,16 @@ def shortened(passage: Passage, chars: int) -> Passage:
     Characters are counted as NFKC, which some tokenizers read them in, makes them: a ligature may stand for 18.
     """
     title = _first_chars(passage.title, chars)
-    text = _first_chars(passage.text, chars - len(_folded(title)))
+    text = _first_chars(passage.text, chars - len(nfkc(title)))
     whole = len(title) == len(passage.title) and len(text) == len(passage.text)
     return passage if whole else replace(passage, title=title, text=text)
 
 
 def _first_chars(text: str, chars: int) -> str:
     text = text[:chars]
-    while (folded := len(_folded(text))) > chars:
+    while (folded := len(nfkc(text))) > chars:
         text = text[: len(text) * chars // folded]
     return text
-
-
-def _folded(text: str) -> str:
-    return text if text.isascii() else unicodedata.normalize("NFKC", text)
 
 
 def _call(search: SearchFunction, batch: list[str], k: int, limit_s: float) -> list[tuple[Passage, ...] | Fault]:
