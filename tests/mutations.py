@@ -666,7 +666,7 @@ MUTATIONS = (
     ),
     Mutation(
         "qr_jax/rollout/tools.py",
-        "passage.text, chars - len(_folded(title))",
+        "passage.text, chars - len(nfkc(title))",
         "passage.text, chars",
         "tests/test_tools.py::test_a_passage_that_is_short_enough_is_the_retriever_s_own",
     ),
@@ -732,8 +732,8 @@ MUTATIONS = (
     ),
     Mutation(
         "qr_jax/dialect.py",
-        'unicodedata.normalize("NFKC", text)',
-        "text",
+        "    folded = nfkc(text)\n",
+        "    folded = text\n",
         "tests/test_injection.py::test_what_looks_like_a_tag_is_made_inert",
     ),
     Mutation(
@@ -785,9 +785,27 @@ MUTATIONS = (
         "tests/test_evaluate.py::test_a_score_over_too_few_questions_is_marked_where_runs_are_compared_and_exported",
     ),
     Mutation(
-        "qr_jax/rollout/chat.py",
-        "        if left[0] < 0:",
-        "        if left[0] < -(10**12):",
+        "qr_jax/run_lock.py",
+        "        if os.path.samestat(os.fstat(file.fileno()), (folder / NAME).stat()):\n",
+        "        if True:\n",
+        "tests/test_run_lock.py::test_a_folder_set_aside_while_another_start_takes_it_is_not_locked_by_its_old_file",
+    ),
+    Mutation(
+        "qr_jax/runs.py",
+        "and self._made and self._locked:",
+        "and self._made:",
+        "tests/test_run_lock.py::test_who_is_refused_leaves_the_folder_that_it_made_and_another_took_alone",
+    ),
+    Mutation(
+        "qr_jax/characters.py",
+        "MARKS = 30 ",
+        "MARKS = 99_999 ",
+        "tests/test_characters.py::test_forty_thousand_marks_take_no_time",
+    ),
+    Mutation(
+        "qr_jax/rollout/template.py",
+        "(int(sys.argv[1]), int(sys.argv[1]) + 1))",
+        "(20, 21))",
         "tests/test_chat.py::test_a_template_that_would_take_hours_or_gigabytes_is_refused",
     ),
     Mutation(

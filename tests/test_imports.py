@@ -14,7 +14,7 @@ PLUGINS = ("recycling", "rounds", "envs", "retrievers", "rewards", "advantages",
 # A file or folder of qr_jax imports from its own row and the rows above it, nothing from below. A file that is named
 # ("evaluation.subject") has a row of its own, apart from its folder's.
 ROOMS = (
-    ("records", "settings", "secrecy", "mistakes", "noise", "committed", "bucket", "terminal", "columns")
+    ("records", "settings", "secrecy", "mistakes", "noise", "committed", "bucket", "terminal", "columns", "characters")
     + ("run_lock", "lease"),
     ("pool", "queries", "metrics", "metrics_writer", "config", "overrides", "checks", "plugins", "verdict", "figures")
     + ("answers", "dialect", "variance", "retrieval", "evaluation", "studies", "interfaces", "trust", "run_files")

@@ -7,16 +7,12 @@ again, so what a template does to old turns (Qwen3's drops their thoughts) does 
 between glue and data is encoded with the data, where it joins the first word. Imports no jax.
 """
 
-import contextlib
-import datetime
 import json
-import resource
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from qr_jax.records import Say
+from qr_jax.rollout import template
 
 if TYPE_CHECKING:
     from qr_jax.models.tokenizer import Tokenizer
@@ -25,12 +21,6 @@ if TYPE_CHECKING:
 SYSTEM, PROMPT, REPLY, OBSERVATION = (
     f"[[{name} \"'\n<&>\\ {name}]]" for name in ("qr-system", "qr-prompt", "qr-reply", "qr-observation")
 )
-# Templates that print the date (Llama 3, SmolLM3) print this date: a run resumed on another day sees the same prompt.
-DATE = datetime.datetime(2026, 1, 1)
-
-LINES = 1_000_000  # of Python that a template may run at a time; Qwen3's runs some hundred
-SPARE_BYTES = 2**30  # that it may take
-
 Message = dict[str, str]
 Tools = Sequence[Mapping[str, Any]]
 
@@ -49,10 +39,9 @@ class Chat:
             raise ValueError(
                 "the chat template prints the tokenizer's bos_token; give Chat its text as bos (it may be '')"
             )
-        self._template = None if tokenizer.template is None else compile_template(tokenizer.template)
         self._prompts: dict[str, list[str]] = {}  # tools as JSON -> the glue around the data
         self._between: dict[str, tuple[str, str]] = {}  # role -> glue before and after an observation
-        if self._template is not None:
+        if self.tokenizer.template is not None:
             self._between = {"user": self._glue_between("user")}
             try:
                 self._between["tool"] = self._glue_between("tool")
@@ -86,7 +75,7 @@ class Chat:
         model's next message. Inline text after a message that the model has ended becomes a user's message. Without a
         template the ids are those of the text, whatever the role.
         """
-        if self._template is None or (say.role == "inline" and not ended_by_eos):
+        if self.tokenizer.template is None or (say.role == "inline" and not ended_by_eos):
             return self.tokenizer.encode_data(say.text)
         before, after = self._between["user" if say.role == "inline" else say.role]
         ids = self._joined(before, say.text)
@@ -117,12 +106,12 @@ class Chat:
         return around
 
     def _render(self, messages: Sequence[Message], tools: Tools | None) -> str:
-        if self._template is None:
+        if self.tokenizer.template is None:
             return "\n\n".join(message["content"] for message in messages)
         special = {"eos_token": self.tokenizer.eos_ids[0], "pad_token": self.tokenizer.pad_id}
         special = {name: self.tokenizer.decode([token]) for name, token in special.items()} | {"bos_token": self.bos}
-        with bounded():
-            return self._template.render(messages=messages, tools=tools or None, add_generation_prompt=True, **special)
+        given = {"messages": messages, "tools": tools or None, "add_generation_prompt": True}
+        return template.render(self.tokenizer.template, **given, **special)
 
     def _glue_prompt(self, tools: Tools) -> list[str]:
         """The template's text around the data of a prompt: before, between and after."""
@@ -185,65 +174,3 @@ def cut(text: str, sentinels: Sequence[str]) -> list[str]:
         piece, text = text.split(sentinel)
         pieces.append(piece)
     return [*pieces, text]
-
-
-def compile_template(source: str):
-    """A jinja template in a sandbox, with what templates written for `transformers` expect to find."""
-    import jinja2
-    from jinja2.ext import Extension
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    class Generation(Extension):
-        """`{% generation %}` marks what a model wrote, for loss masks made from text: here it only passes through."""
-
-        tags = {"generation"}
-
-        def parse(self, parser):
-            next(parser.stream)
-            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-    def raise_exception(message):
-        raise jinja2.TemplateError(message)
-
-    def tojson(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False):
-        return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-
-    extensions = [Generation, "jinja2.ext.loopcontrols"]
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=extensions)
-    environment.filters["tojson"] = tojson
-    environment.globals.update(raise_exception=raise_exception, strftime_now=DATE.strftime)
-    try:
-        with bounded():
-            return environment.from_string(source)
-    except (jinja2.TemplateError, MemoryError) as error:
-        problem = str(error) or "it takes too much memory"
-        raise ValueError(f"the tokenizer's chat template is not valid jinja: {problem}") from error
-
-
-@contextlib.contextmanager
-def bounded() -> Iterator[None]:
-    """Within, a template's lines (LINES of them) and memory (SPARE_BYTES) end in a MemoryError: it may be a stranger's.
-
-    Memory is bounded where the system tells how much there is in use (Linux), and for the whole process.
-    """
-    left = [LINES]
-
-    def count(frame: Any, event: str, _: Any) -> Any:
-        left[0] -= 1
-        if left[0] < 0:
-            raise MemoryError(f"it runs more than {LINES:,} lines")
-        return count
-
-    before, limits = sys.gettrace(), None
-    with contextlib.suppress(OSError, ValueError):
-        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        limits = resource.getrlimit(resource.RLIMIT_AS)
-        most = used + SPARE_BYTES
-        resource.setrlimit(resource.RLIMIT_AS, (most if limits[1] < 0 else min(most, limits[1]), limits[1]))
-    sys.settrace(count)
-    try:
-        yield
-    finally:
-        sys.settrace(before)
-        if limits:
-            resource.setrlimit(resource.RLIMIT_AS, limits)
