@@ -5,8 +5,8 @@
 
 BM25 over MuSiQue's passages on loopback. 200 good clients ask one query each every half second on kept connections,
 first among themselves and then beside hostile requests from a process of its own: connections that send nothing, half
-heads, half bodies of the largest size, JSON of many small items, malformed heads, answers that are not read, clients
-that ask once and stay, and a few permitted requests of 4,096 long queries with k = 100. They come from the good
+heads, half bodies of the largest size, JSON of many small items, malformed heads, answers that are not read (some of
+20,000 passages), clients that ask once and stay, and a few permitted requests of 4,096 long queries with k = 100. They come from the good
 clients' own address unless `--address 127.0.0.2 127.0.0.3` says otherwise. A good client whose kept connection was
 closed connects again and repeats its request. `most_mb` is the largest memory the server's process had so far.
 """
@@ -36,6 +36,7 @@ PAUSE_S = 0.5  # of a good client between two requests
 HOSTILE_AT_ONCE = 1000
 HOSTILE_S = 20.0  # how long a hostile connection is held, if the server does not close it
 LARGE_EVERY = 500  # one hostile request of so many is a permitted one of the largest kind
+UNREAD_EVERY = 50  # one of so many asks for 20,000 passages and does not read them
 LARGEST_BYTES = 32_000_000
 
 
@@ -148,24 +149,27 @@ def hostile_requests() -> dict[str, bytes]:
     items = b"[" + b"[]," * 333_333
     long = [f"{n} {'dune novel capital ' * 400}"[:4096] for n in range(4096)]
     large = json.dumps({"queries": long, "topk": 100}).encode()
+    much = json.dumps({"queries": [f"the novel {n}" for n in range(200)], "topk": 100}).encode()
     head = lambda size: HEAD.format(size).encode()  # noqa: E731
     return {
         "nothing": b"", "half head": b"POST /retr", "half body": head(LARGEST_BYTES) + b" " * 500_000,
         "stopped body": head(60_000), "small items": head(len(items)) + items, "malformed": b"nonsense\r\n\r\n",
         "idle": b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n",
         "not read": (head(len(small)) + small) * 4, "large": head(len(large)) + large,
+        "much unread": head(len(much)) + much,
     }  # fmt: skip
 
 
 async def attack(url: str, requests: int, addresses: Sequence[str]) -> dict[str, Any]:
     """The hostile requests; seconds, and how often each kind got each status (0: none)."""
     kinds = hostile_requests()
-    names = [name for name in kinds if name != "large"]
+    rare = {"large": LARGE_EVERY, "much unread": UNREAD_EVERY}
+    names = [name for name in kinds if name not in rare]
     counts: Counter[str] = Counter()
     places = asyncio.Semaphore(HOSTILE_AT_ONCE)
 
     async def hostile(number: int) -> None:
-        name = "large" if number % LARGE_EVERY == 0 else names[number % len(names)]
+        name = next((name for name, every in rare.items() if number % every == 0), names[number % len(names)])
         async with places:
             address = addresses[number // len(names) % len(addresses)]
             counts[f"{name}: {await send(url, address, kinds[name], name)}"] += 1
@@ -187,6 +191,8 @@ async def send(url: str, address: str, data: bytes, name: str) -> int:
                 status = int(head.split()[1])
                 if name == "not read":
                     await asyncio.sleep(2.0)
+                elif name == "much unread":
+                    await asyncio.sleep(HOSTILE_S)
                 elif name == "idle":
                     await reader.read()
     return status

@@ -719,6 +719,50 @@ def test_an_answer_that_nobody_reads_is_given_up():
         assert len(all_of(asked)) < 20_000_000
 
 
+def test_answers_together_are_bounded_and_who_does_not_read_gives_way():
+    """200 requests of 300 bytes made the server hold 6.6 GB, and nobody else was answered."""
+    book = [Passage(str(at), "", "word " * 80_000) for at in range(20)]  # more than a system takes for a client
+    bounds = Bounds(answers_bytes=50_000_000, answer_bytes=20_000_000)
+    large, too_large = ({"queries": queries, "topk": 20} for queries in (["x"], ["a", "b", "c"]))
+    small = {"queries": ["tiny"], "topk": 1}
+    tiny = Passage("t", "", "t")
+    search = lambda queries, k: [[tiny] if query == "tiny" else book[:k] for query in queries]  # noqa: E731
+    with serving(search, bounds=bounds) as (app, url):
+        answers, refused = app.server.answers, app.server.refused
+        status, said = call(url, "/retrieve", too_large)
+        assert status == 413 and "more than 20,000,000 bytes; ask for fewer queries or passages" in said["detail"]
+        assert call(url, "/retrieve", large)[0] == 200 and answers.held_bytes == 0
+        data = json.dumps(large).encode()
+        unread = [connect(url, HEAD.format(len(data)).encode() + data) for _ in range(12)]
+        wait_for(lambda: refused["answers"] > 1 and answers.held_bytes > bounds.answers_bytes // 2)
+        assert answers.held_bytes <= bounds.answers_bytes
+        assert call(url, "/retrieve", small)[0] == 200
+        wait_for(lambda: call(url, "/retrieve", large)[0] == 200)  # after a second an unread one gives way
+        assert refused["unread"]
+        for connection in unread:
+            connection.close()
+        wait_for(lambda: answers.held_bytes == 0)
+
+
+def test_many_requests_of_one_call_each_do_not_stand_before_a_small_one():
+    def search(queries, k):
+        calls.append(len(queries))
+        time.sleep(0.05)
+        return [[] for _ in queries]
+
+    calls = []
+    data = json.dumps({"queries": [f"q{at}" for at in range(20)], "topk": 100}).encode()
+    with serving(search) as (app, url):
+        asked = [connect(url, HEAD.format(len(data)).encode() + data) for _ in range(40)]
+        wait_for(lambda: app.batcher.queue > 600)
+        began = len(calls)
+        assert call(url, "/retrieve", {"queries": ["one"]})[0] == 200
+        assert len(calls) - began <= 3
+        for connection in asked:
+            with connection:
+                assert connection.recv(12) == b"HTTP/1.1 200"
+
+
 def test_as_many_files_may_be_open_as_there_are_connections(monkeypatch, caplog):
     limits, given = {"now": (256, 1024)}, []
     monkeypatch.setattr(server.resource, "getrlimit", lambda kind: limits["now"])

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 TURN_BYTES = 262_144  # of a list that is written, before others have their turn
@@ -37,18 +37,23 @@ def _outside_strings(body: bytes | bytearray, most_quotes: int) -> bytes:
     return b"".join(body.split(b'"')[::2])
 
 
-async def write_list(items: Iterable[Any], *, before: bytes = b"", after: bytes = b"") -> bytearray:
+async def write_list(
+    items: Iterable[Any], *, before: bytes = b"", after: bytes = b"", hold: Callable[[int], None] = lambda size: None
+) -> bytearray:
     """The list of these as `json.dumps` writes it; other tasks have a turn after each `TURN_BYTES`.
 
-    It may have 100 MB, so what stands `before` and `after` it is written in place, not joined to it.
+    It may have many MB, so what stands `before` and `after` it is written in place, not joined to it; and what is
+    written is told to `hold`, turn by turn.
     """
-    text, separator, turn = bytearray(before + b"["), b"", TURN_BYTES
+    text, separator, turn, told = bytearray(before + b"["), b"", TURN_BYTES, 0
     for item in items:
         text += separator
         text += json.dumps(item).encode()
         separator = b", "
         if len(text) > turn:
-            turn = len(text) + TURN_BYTES
+            hold(len(text) - told)
+            turn, told = len(text) + TURN_BYTES, len(text)
             await asyncio.sleep(0)
     text += b"]" + after
+    hold(len(text) - told)
     return text

@@ -17,8 +17,10 @@ import socket
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+from qr_jax.retrieval.answers import Answer, Answers, Full
 from qr_jax.retrieval.connections import Connection, Connections, Stage
 
 log = logging.getLogger(__name__)
@@ -41,6 +43,7 @@ class Request:
     path: str
     headers: Mapping[str, str]
     body: bytes | bytearray = b""
+    hold: Callable[[int], None] = lambda size: None  # counts what its answer holds more; raises Refused
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,9 @@ class Bounds:
     head_bytes: int = 16_384
     body_bytes: int = 1_000_000
     held_bytes: int = 128_000_000  # of large bodies that come or are being answered, by their Content-Length
-    small_bytes: int = 65_536  # a body up to this size is taken whatever the large ones hold
+    small_bytes: int = 65_536  # a body or an answer up to this size is taken whatever the large ones hold
+    answers_bytes: int = 128_000_000  # of answers that are made or sent, with the passages they are made of
+    answer_bytes: int = 64_000_000  # of one of them
     connections: int = 1024
     address_connections: int = 512  # from one address
     head_s: float = 10.0  # from the connection, or from a head's first byte, to its end
@@ -118,8 +123,9 @@ class Server:
         self._handle, self._bounds, self._admit = handle, bounds, admit
         self._connections = Connections(bounds.connections, bounds.address_connections)
         self.held_bytes = 0  # of large bodies that come or are being answered
-        reasons = ("connections", "dropped", "slow heads", "slow bodies", "bodies")
+        reasons = ("connections", "dropped", "slow heads", "slow bodies", "bodies", "answers", "unread")
         self.refused: Counter[str] = Counter(dict.fromkeys(reasons, 0))
+        self.answers = Answers(bounds.answers_bytes, bounds.answer_bytes, bounds.small_bytes, self.refused)
 
     @property
     def connections(self) -> int:
@@ -188,9 +194,11 @@ class Server:
                 await _linger(reader, writer)
                 return False
             self._connections.move(connection, Stage.ANSWER)
-            response = await self._answer(Request(request.method, request.path, request.headers, body))
+            answer = held.enter_context(self.answers.open(connection.task))
+            asked = Request(request.method, request.path, request.headers, body, partial(_hold, answer))
+            response = await self._answer(asked)
             kept = kept and self._server.is_serving()
-            await self._send(writer, response, kept)
+            await self._send(writer, response, kept, answer.taken)
             return kept
 
     async def _answer(self, request: Request) -> Response:
@@ -268,7 +276,14 @@ class Server:
             raise Refused(408, f"{read:,} of the body's {length:,} bytes came, too slowly; {wanted}") from error
         return body
 
-    async def _send(self, writer: asyncio.StreamWriter, response: Response, kept: bool) -> None:
+    async def _send(
+        self,
+        writer: asyncio.StreamWriter,
+        response: Response,
+        kept: bool,
+        taken: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Send a response; `taken` is called when it begins, and for each piece that the client took."""
         lines = [
             f"HTTP/1.1 {response.status} {http.HTTPStatus(response.status).phrase}",
             f"Content-Type: {response.kind}",
@@ -278,12 +293,22 @@ class Server:
             "X-Content-Type-Options: nosniff",
             *(f"{name}: {value}" for name, value in response.headers),
         ]
+        taken()
         async with asyncio.timeout(self._bounds.idle_s):
             writer.write("\r\n".join([*lines, "", ""]).encode("latin-1") + response.body[:PIECE_BYTES])
             await writer.drain()
             for start in range(PIECE_BYTES, len(response.body), PIECE_BYTES):
+                taken()
                 writer.write(response.body[start : start + PIECE_BYTES])
                 await writer.drain()
+
+
+def _hold(answer: Answer, size: int) -> None:
+    try:
+        answer.hold(size)
+    except Full as full:
+        status, headers = (413, ()) if full.too_large else (503, RETRY)
+        raise Refused(status, str(full), headers) from full
 
 
 async def _linger(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -18,6 +18,9 @@ from qr_jax.retrieval.server_metrics import ServerMetrics
 
 log = logging.getLogger(__name__)
 
+SMALL = 0.25  # of what a search call takes: a request up to it waits for at most one call of larger ones
+PASSAGE_BYTES = 300  # of a found passage, beside its texts
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -43,11 +46,12 @@ class Limits:
 class _Asked:
     """A request that waits for its passages: `parts` are its different queries, cut, that were not taken yet."""
 
-    def __init__(self, queries: list[str], k: int, limits: Limits):
-        self.queries, self.k = queries, k
+    def __init__(self, queries: list[str], k: int, limits: Limits, hold: Callable[[int], None]):
+        self.queries, self.k, self._hold = queries, k, hold
         distinct = list(dict.fromkeys(queries))
         self.parts, self.left = deque(cut(distinct, k, limits)), len(distinct)
-        self.is_large = len(self.parts) > 1
+        many, chars = len(distinct) / limits.most_queries(k), sum(map(len, distinct)) / limits.call_chars
+        self.is_large = max(many, chars) > SMALL
         self.found: dict[str, list[Passage]] = {}
         self.results: asyncio.Future[list[list[Passage]]] = asyncio.get_running_loop().create_future()
 
@@ -57,9 +61,17 @@ class _Asked:
         return part
 
     def add(self, found: Mapping[str, list[Passage]]) -> None:
-        """Add the passages of a part; with the last part the request is answered."""
+        """Add the passages of a part; with the last part the request is answered, or where there is no room."""
+        if self.results.done():  # given up
+            return
         self.found.update(found)
-        if not self.results.done() and not self.left:
+        try:
+            self._hold(sum(PASSAGE_BYTES + len(one.title) + len(one.text) for few in found.values() for one in few))
+        except Refused as refused:
+            self.found.clear()
+            self.results.set_exception(refused)
+            return
+        if not self.left:
             self.results.set_result([self.found[query] for query in self.queries])
 
 
@@ -99,14 +111,19 @@ class Batcher:
     def queue(self) -> int:
         return sum(request.left for request in self._waiting if not request.results.done())
 
-    async def ask(self, queries: list[str], k: int) -> list[list[Passage]]:
-        """The passages of each query. Refused: 503 where too many queries wait, 504 when the search takes too long."""
+    async def ask(
+        self, queries: list[str], k: int, hold: Callable[[int], None] = lambda size: None
+    ) -> list[list[Passage]]:
+        """The passages of each query, whose bytes are told to `hold` as they come.
+
+        Refused: 503 where too many queries wait, 504 when the search takes too long, and what `hold` raises.
+        """
         most = self._limits.waiting if len(queries) <= self._limits.batch else self._limits.waiting // 2
         if self.queue + len(queries) > most:
             raise Refused(503, f"{self.queue} queries wait already; try again", RETRY)
         if not queries:
             return []
-        asked = _Asked(queries, k, self._limits)
+        asked = _Asked(queries, k, self._limits, hold)
         self._waiting.append(asked)
         self._came.set()
         try:

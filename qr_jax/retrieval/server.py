@@ -13,8 +13,9 @@ import os
 import resource
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from qr_jax import terminal
@@ -88,18 +89,23 @@ class App:
             gauges = {"queue_queries": ("queries that wait for their search", float(self.batcher.queue))}
             gauges |= {"connections": ("open connections", float(self.server.connections))}
             gauges |= {"held_bytes": ("of large bodies that come or are answered", float(self.server.held_bytes))}
+            gauges |= {
+                "answers_bytes": ("of large answers that are made or sent", float(self.server.answers.held_bytes))
+            }
             return Response(200, self.metrics.text(gauges, self.server.refused).encode(), "text/plain; version=0.0.4")
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
             raise Refused(415, "wanted Content-Type: application/json")
         if request.path == ACCESS and self.pages is not None:
             passages = map(self.pages.get, read_urls(request.body, self.limits))
             rows = (passage and document(passage, url=True) for passage in passages)
-            return Response(200, await bounded_json.write_list(rows, before=b'{"result": ', after=b"}"))
+            written = await bounded_json.write_list(rows, before=b'{"result": ', after=b"}", hold=request.hold)
+            return Response(200, written)
         queries, k, scores, single = read_asked(request.body, self.limits)
         self.metrics.queries += len(queries)
-        results = await self.batcher.ask(queries, k)
+        results = await self.batcher.ask(queries, k, request.hold)
+        write = partial(bounded_json.write_list, hold=request.hold)
         url = self.pages is not None
-        return Response(200, await answer(request.path, queries, results, scores=scores, single=single, url=url))
+        return Response(200, await answer(request.path, queries, results, write, scores=scores, single=single, url=url))
 
     def _allow(self, request: Request) -> None:
         """Raise Refused: another host's name on loopback (a web page's own name may point here), or no token."""
@@ -173,10 +179,16 @@ def document(passage: Passage, *, url: bool) -> dict[str, str]:
 
 
 async def answer(
-    path: str, queries: Sequence[str], results: Sequence[Sequence[Passage]], *, scores: bool, single: bool, url=False
+    path: str,
+    queries: Sequence[str],
+    results: Sequence[Sequence[Passage]],
+    write: Callable[..., Awaitable[bytearray]] = bounded_json.write_list,
+    *,
+    scores: bool,
+    single: bool,
+    url=False,
 ) -> bytes | bytearray:
     """The response's JSON: the passages of each query as the path's protocol has them (protocols.py)."""
-    write = bounded_json.write_list
     documents = ([document(passage, url=url) for passage in passages] for passages in results)
     values = ([float(passage.score) for passage in passages] for passages in results)
     if path == "/queries":
