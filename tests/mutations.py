@@ -797,12 +797,6 @@ MUTATIONS = (
         "tests/test_run_lock.py::test_who_is_refused_leaves_the_folder_that_it_made_and_another_took_alone",
     ),
     Mutation(
-        "qr_jax/retrieval/search_batcher.py",
-        "SMALL = 0.25 ",
-        "SMALL = 99 ",
-        "tests/test_retrieval_server.py::test_many_requests_of_one_call_each_do_not_stand_before_a_small_one",
-    ),
-    Mutation(
         "qr_jax/characters.py",
         "MARKS = 30 ",
         "MARKS = 99_999 ",
