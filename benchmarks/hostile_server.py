@@ -8,7 +8,8 @@ first among themselves and then beside hostile requests from a process of its ow
 heads, half bodies of the largest size, JSON of many small items, malformed heads, answers that are not read (some of
 20,000 passages), clients that ask once and stay, and a few permitted requests of 4,096 long queries with k = 100. They
 come from the good clients' own address unless `--address 127.0.0.2 127.0.0.3` says otherwise. A good client whose kept
-connection was closed connects again and repeats its request. `most_mb` is the largest memory the server's process had so far.
+connection was closed connects again and repeats its request. `most_mb` is the largest memory
+that the server's process had so far.
 """
 
 import argparse

@@ -30,6 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; what it returns is the exit code. A ValueError of ours or an OSError is one line
     (and 2 or 1: mistakes.py)."""
     words = list(sys.argv[1:] if argv is None else argv)
+    if argv is None and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        mistakes.hear_interrupts()
     terminal.speak("stderr")
     parser = make_parser()
     commands: Mapping[str, argparse.ArgumentParser] = parser.get_default("commands")
@@ -65,7 +67,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         return _fail(str(error))
     except KeyboardInterrupt:  # before a run listens, or in a command that has nothing to save
-        return _end("stopped by Ctrl-C", mistakes.INTERRUPTED)
+        code = _end("stopped by Ctrl-C", mistakes.INTERRUPTED)
+        if argv is None:  # the threads of what was starting may bear no orderly end
+            sys.stderr.flush()
+            os._exit(code)
+        return code
     except BrokenPipeError:  # whoever read our output is gone (`| head`): nothing to tell, and no noise at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return mistakes.FAILED

@@ -1,6 +1,12 @@
-"""Whose mistake is an error? With what was asked, which only its user can mend; or another, which may pass."""
+"""Whose mistake is an error? With what was asked, which only its user can mend; or another, which may pass. And Ctrl-C."""
 
+import os
+import signal
+import sys
+import threading
+import weakref
 from pathlib import Path
+from typing import Any
 
 PACKAGE = Path(__file__).resolve().parent
 WRONG, FAILED = 2, 1  # a command's exit codes: asking again would not help, or might
@@ -20,3 +26,33 @@ def is_of_asking(error: BaseException) -> bool:
     if trace is None or not isinstance(error, ValueError):
         return False
     return PACKAGE in Path(trace.tb_frame.f_code.co_filename).resolve().parents
+
+
+class Interrupt(KeyboardInterrupt):
+    """Ctrl-C, until it is heard: what a callback of a library swallows is raised again."""
+
+    def __init__(self) -> None:
+        weakref.finalize(self, _interrupt_again).atexit = False
+
+
+def hear_interrupts() -> None:
+    """From now on Ctrl-C raises an Interrupt."""
+    signal.signal(signal.SIGINT, interrupt)
+    sys.unraisablehook = _unraisable
+
+
+def interrupt(number: int, frame: Any) -> None:
+    """What hears SIGINT where no run does."""
+    raise Interrupt  # bound to no name: a callback that swallows it is then the last to hold it
+
+
+def _interrupt_again() -> None:
+    again = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
+    again.daemon = True
+    again.start()
+
+
+def _unraisable(about: Any) -> None:
+    """As Python does, but that an interrupt is not shown where it was swallowed."""
+    if not isinstance(about.exc_value, Interrupt):
+        sys.__unraisablehook__(about)

@@ -17,10 +17,10 @@ from typing import Any, Literal
 import numpy as np
 from etils import epath
 
-from qr_jax import bucket, checkpoint, config, metrics_writer, run_lock, terminal, trust
+from qr_jax import bucket, checkpoint, config, metrics_writer, mistakes, run_lock, terminal, trust
 from qr_jax.config import Config
 from qr_jax.lease import Lease
-from qr_jax.mistakes import INTERRUPTED, Busy
+from qr_jax.mistakes import Busy
 from qr_jax.parallel import compile_cache, memory
 from qr_jax.processes import alike, hosts
 from qr_jax.records import Episode
@@ -291,10 +291,10 @@ class Run:
 
         def note(number: int, frame: Any) -> None:
             if number == signal.SIGINT and self.stopped_by == number:
-                os._exit(INTERRUPTED)
+                os._exit(mistakes.INTERRUPTED)
             self.stopping, self.stopped_by = True, number
             outer = before[number]
-            if callable(outer) and outer is not signal.default_int_handler:
+            if callable(outer) and outer not in (signal.default_int_handler, mistakes.interrupt):
                 outer(number, frame)
             elif number == signal.SIGINT:
                 self.say("Ctrl-C: saving and ending; once more ends at once, and what is not saved is made again")
@@ -308,7 +308,9 @@ class Run:
 
     def end(self) -> SystemExit:
         """What a run that was told to stop raises once it has said so: the exit code of the signal."""
-        by, code = ("Ctrl-C", INTERRUPTED) if self.stopped_by == signal.SIGINT else ("SIGTERM", 128 + signal.SIGTERM)
+        by, code = (
+            ("Ctrl-C", mistakes.INTERRUPTED) if self.stopped_by == signal.SIGINT else ("SIGTERM", 128 + signal.SIGTERM)
+        )
         if hosts.count() == 1:
             with terminal.phase("saving"):
                 self.checkpoints.wait()

@@ -5,6 +5,7 @@ import logging
 import re
 import subprocess
 import sys
+import time
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -402,6 +403,31 @@ def test_ctrl_c_in_a_command_that_saves_nothing_is_one_line_and_130(monkeypatch,
     monkeypatch.setattr(doctor, "examine", interrupted)
     assert cli.main(["doctor"]) == 130
     assert capsys.readouterr().err == "stopped by Ctrl-C\n"
+
+
+def test_ctrl_c_that_a_library_s_callback_swallows_is_raised_again(tmp_path):
+    program = """
+import os, signal, sys, time
+from qr_jax import cli
+from qr_jax.commands import doctor
+
+class Callback:  # what it raises is ignored, as in jax's callback of the garbage collector
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.01)
+
+def examine():
+    Callback()
+    time.sleep(60)
+
+doctor.examine = examine
+sys.argv = ["qr-jax", "doctor"]
+cli.main()
+"""
+    began = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "stopped by Ctrl-C\n")
+    assert time.monotonic() - began < 30
 
 
 def test_ctrl_c_while_the_process_ends_is_no_traceback():
