@@ -114,7 +114,8 @@ def metric_names() -> str:
 def foreign_names() -> str:
     """What other systems call a setting, and its name here; part of a page."""
     both = {**overrides.ALIASES, **elsewhere.SETTINGS}
-    return table(("elsewhere", "here"), sorted(both.items()))
+    rows = [(theirs, ours, elsewhere.UNLIKE.get(theirs, "")) for theirs, ours in sorted(both.items())]
+    return table(("elsewhere", "here", "meaning"), rows)
 
 
 # ---- the API

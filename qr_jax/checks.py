@@ -49,6 +49,12 @@ MORE_THAN_ZERO = {
     "guards": ("fall", "grad_norm", "entropy", "answered", "searches"),
     "mesh": ("heartbeat_s",),
 }
+# What is meant where a number is too small, as -1 is "never" in other systems.
+BELOW = {
+    "train.steps": " (a cold start alone is `qr-jax sft`)",
+    "train.checkpoint_every": " (a number above train.steps saves at the beginning and the end alone)",
+    "evaluation.every": " (0 evaluates before and after training alone)",
+}
 LARGEST_SEED = 2**32 - 1 - 3 * 65536  # 32 bits, and each of the 3 rollbacks that a run may make adds 65,536
 SHARES = {"rollout": ("top_p",), "pool": ("reset_below",), "data": ("train_share",)}
 
@@ -87,8 +93,7 @@ def _sizes(config: Config) -> Iterator[str]:
     for least, sections in ((1, AT_LEAST_ONE), (0, AT_LEAST_ZERO)):
         for name, value in _bounded(config, sections):
             if value < least:
-                alone = " (a cold start alone is `qr-jax sft`)" if name == "train.steps" else ""
-                yield f"{name} is {value}; wanted at least {least}{alone}"
+                yield f"{name} is {value}; wanted at least {least}{BELOW.get(name, '')}"
     yield from (f"{n} is {value}; wanted more than 0" for n, value in _bounded(config, MORE_THAN_ZERO) if value <= 0)
     for name, value in _bounded(config, SHARES):
         if not 0 <= value <= 1:

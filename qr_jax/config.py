@@ -276,7 +276,10 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
             read = json.loads(path.read_text(encoding="utf-8"))
         except (ValueError, RecursionError) as error:  # bytes that are no UTF-8, among others
             raise ValueError(f"{path} is no JSON: {error}") from error
-        if isinstance(read, Mapping) and "architectures" in read:
+        if not isinstance(read, Mapping) or "question" in read:
+            wanted = "wanted a Python config or a run's config.json (questions: data.train=FILE, in JSON lines)"
+            raise ValueError(f"{path} looks like a file of data; {wanted}")
+        if "architectures" in read:
             takes = "`qr-jax ask`, `chat` and `eval` take such a folder; all else wants the run it comes from"
             raise ValueError(f"{path} is a model's (Hugging Face), not a run's: {takes}")
     elif path.suffix == ".py":

@@ -28,6 +28,7 @@ SETTINGS: Mapping[str, str] = {
     "ppo_epochs": "learner.updates", "steps_per_generation": "learner.updates",
     "per_device_train_batch_size": "learner.rows", "ppo_micro_batch_size_per_gpu": "learner.rows",
     "ppo_micro_batch_size": "learner.rows", "train_micro_batch_size": "learner.rows",
+    "log_prob_micro_batch_size_per_gpu": "learner.rows", "log_prob_micro_batch_size": "learner.rows",
     "gradient_accumulation_steps": "learner.rows", "ppo_max_token_len_per_gpu": "learner.row_tokens",
     "learning_rate": "learner.lr", "optim.lr": "learner.lr", "lr_scheduler_type": "learner.schedule",
     "warmup_steps": "learner.warmup_updates", "lr_warmup_steps": "learner.warmup_updates",
@@ -67,6 +68,50 @@ SETTINGS: Mapping[str, str] = {
     "fsdp_size": "mesh.fsdp", "n_gpus_per_node": "mesh.fsdp", "nnodes": "mesh.fsdp",
     "tensor_model_parallel_size": "mesh.tensor", "vllm_tensor_parallel_size": "mesh.tensor", "tp": "mesh.tensor",
 }  # fmt: skip
+OTHER_UPDATES = "updates a batch, each over a part of its own; not another pass over the same"
+MINI_BATCH = "a number of updates a batch; the size of its parts follows, about pool.queries / learner.updates"
+ONE_BOUND = "the lower bound alone; set loss.high too"
+EPOCHS = "in steps of pool.queries questions, not epochs"
+ROWS = "packed rows of one micro-batch on all devices together, not of one device"
+SCALED = "grpo scales by the deviation, dr_grpo does not"
+SHARE = "a number of updates, not a share of them"
+SLOTS = "a number of sequences, not a share of the memory"
+TURN = "tokens of one turn, not of the whole answer"
+WHOLE = "tokens of a whole episode: prompt, passages and all turns"
+# In which unit, or which values, ours are where theirs have others: what is copied as it stands would be wrong.
+UNLIKE: Mapping[str, str] = {
+    "filter_groups.enable": "rounds=refill, with rule=bounded_dapo",
+    "max_completion_length": TURN, "max_response_length": TURN, "response_length": TURN, "max_generate_length": TURN,
+    "max_tokens_to_generate": TURN, "max_prompt_length": WHOLE, "prompt_length": WHOLE, "max_start_length": WHOLE,
+    "gpu_memory_utilization": SLOTS, "vllm_gpu_memory_utilization": SLOTS,
+    "mask_truncated_completions": "mask or keep, not true or false",
+    "ppo_mini_batch_size": MINI_BATCH, "mini_batch_size": MINI_BATCH,
+    "ppo_epochs": OTHER_UPDATES, "num_iterations": OTHER_UPDATES, "steps_per_generation": OTHER_UPDATES,
+    "per_device_train_batch_size": ROWS, "ppo_micro_batch_size_per_gpu": ROWS,
+    "log_prob_micro_batch_size_per_gpu": ROWS,
+    "gradient_accumulation_steps": "packed rows of one micro-batch; how many of them an update takes follows",
+    "warmup_ratio": SHARE, "lr_warmup_steps_ratio": SHARE,
+    "adam_beta1": "both of them, as in 0.9,0.95", "adam_beta2": "both of them, as in 0.9,0.95",
+    "use_kl_loss": "a weight; 0 is off", "use_kl_in_reward": "a weight, in the loss; 0 is off",
+    "epsilon": ONE_BOUND, "clip_ratio": ONE_BOUND,
+    "total_epochs": EPOCHS, "num_train_epochs": EPOCHS, "num_epochs": EPOCHS,
+    "scale_rewards": SCALED, "norm_adv_by_std_in_grpo": SCALED,
+    "eval_strategy": "a number of steps", "bf16": "bfloat16 or float32, not true or false",
+    "report_to": "true or false", "logger": "true or false",
+}  # fmt: skip
+TOKENS, EPISODES, HORIZON = "token_mean", "sequence_mean", "fixed_length, over learner.horizon_tokens"
+# By the setting here: what a value of theirs is called.
+VALUES: Mapping[str, Mapping[str, str]] = {
+    "learner.reduce": {
+        "token-mean": TOKENS, "dapo": TOKENS, "bnpo": TOKENS, "grpo": EPISODES, "seq-mean-token-mean": EPISODES,
+        "dr_grpo": HORIZON, "seq-mean-token-sum-norm": HORIZON,
+    },
+}  # fmt: skip
+DAPO = "DAPO is rule=bounded_dapo with rounds=refill here"
+# By the kind of plug-in: methods that several of ours make together.
+METHODS: Mapping[str, Mapping[str, str]] = {"rule": {"dapo": DAPO}, "rounds": {"dapo": DAPO}}
+OWN_ENGINE = "the engine that samples is our own here, and needs no setting"
+SYSTEM = "type the name of one of its settings, as in `qr-jax settings rollout.n`, and what it is here is said"
 # What they set and nothing here does.
 SENTENCES: Mapping[str, str] = {
     "output_dir": "the run's folder is --run FOLDER here",
@@ -75,14 +120,23 @@ SENTENCES: Mapping[str, str] = {
     "experiment_name": "the run's folder is --run FOLDER here",
     "project_name": "the run's folder is --run FOLDER here",
     "resume_mode": "the same command goes on with a run by itself here; --restart begins anew",
+    "resume": "the same command goes on with a run by itself here; --restart begins anew",
     "resume_from_checkpoint": "the same command goes on with a run by itself here; --restart begins anew",
     "val_before_train": "a run always evaluates before training here",
     "val_only": "`qr-jax eval RUN` evaluates and trains nothing here",
     "state_masking": "only tokens that the model sampled are ever trained on here",
     "use_remove_padding": "rows are always packed here",
-    "use_vllm": "the engine that samples is our own here, and needs no setting",
+    "use_vllm": OWN_ENGINE,
+    "rollout.name": OWN_ENGINE,
+    "rollout.mode": OWN_ENGINE,
+    "enforce_eager": OWN_ENGINE,
+    "free_cache_engine": OWN_ENGINE,
+    "optim": "the optimizer is AdamW here; its settings are learner.lr, betas, eps and weight_decay",
+    "truncation": "nothing is set here: rollout.observation_tokens and rollout.context_tokens say where text is cut",
+    "reward_model.enable": "no model gives the reward here: reward=NAME does, and `qr-jax settings reward` lists them",
     "shuffle": "the order of queries follows the seed and pool.rule here",
     "logging_steps": "every step is written to metrics.jsonl here",
+    **dict.fromkeys(("verl", "skyrl", "search-r1", "trl", "tunix"), SYSTEM),
 }
 
 
@@ -91,7 +145,7 @@ def said_of(name: str) -> str | None:
     parts = name.lstrip("+").split(".")  # Hydra's sign of a key that the config lacks
     for end in (".".join(parts[-2:]), parts[-1]):
         if end in SETTINGS:
-            return f"it is {SETTINGS[end]} here"
+            return f"it is {SETTINGS[end]} here" + (f": {UNLIKE[end]}" if end in UNLIKE else "")
         if end in SENTENCES:
             return SENTENCES[end]
     return None

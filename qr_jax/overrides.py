@@ -134,7 +134,12 @@ def _whole(here: str, text: str, wanted: Any) -> Any:
         return conform(here, text, wanted)
     if get_origin(wanted) is not None and get_origin(wanted) in (Mapping, dict):
         raise ValueError(f"{here} holds named settings; set them one by one, as in {here}.name=value")
-    return read(here, text, wanted)
+    try:
+        return read(here, text, wanted)
+    except ValueError as error:
+        if ours := elsewhere.VALUES.get(here, {}).get(text):
+            raise ValueError(f"{error}; {text} is {ours} here") from None
+        raise
 
 
 def _set_plugin(kind: str, plugin: Use, path: Sequence[str], text: str, here: str) -> Use:

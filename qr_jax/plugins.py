@@ -12,6 +12,8 @@ import importlib.util
 import inspect
 import os
 import re
+import sysconfig
+import traceback
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
@@ -20,6 +22,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from qr_jax import elsewhere, mistakes
 from qr_jax.interfaces import CONTRACTS, EXAMPLE, Wrong
 from qr_jax.settings import Use, conform, nearest
 
@@ -66,12 +69,45 @@ def find(kind: str, name: str, *, allow_plugins: Sequence[str] | None = None) ->
     try:
         plugin = getattr(importlib.import_module(module), function, None)
     except ModuleNotFoundError as error:
-        if error.name and (module == error.name or module.startswith(error.name + ".")):
+        if _is_within(module, error.name):
             raise ValueError(f"{kind} {name!r} is not there: no module {error.name!r}{_lost(kind, name)}") from error
-        raise  # the plug-in's file is there and misses something itself: that says what to install
+        _refuse_failed(kind, name, error)
+        raise
+    except Exception as error:  # the file is its user's program: whatever is wrong there, the user mends it there
+        _refuse_failed(kind, name, error)
+        raise
     if not callable(plugin):
         raise ValueError(f"{kind} {name!r}: {module} has no function {function!r}")
     return plugin
+
+
+def _is_within(module: str, package: str | None) -> bool:
+    """Whether the module is the package, or stands in it."""
+    return package is not None and f"{module}.".startswith(f"{package}.")
+
+
+def check_imports(kind: str, use: Use, *, allow_plugins: Sequence[str] | None = None) -> None:
+    """Import a plug-in from outside qr_jax, which reading its source does not. ValueError where that fails."""
+    if "." in use.name and use.name.split(".")[0] != "qr_jax":
+        find(kind, use.name, allow_plugins=allow_plugins)
+
+
+def _refuse_failed(kind: str, name: str, error: Exception) -> None:
+    """ValueError that says where a user's file failed while it was imported, by the lines of that user's files alone.
+
+    Nothing where the file is qr_jax's own, or where qr_jax refused what the file asked of it: that says it by itself.
+    """
+    top = name.partition(".")[0]
+    if top in (name, "qr_jax") or mistakes.is_of_asking(error):
+        return
+    installed = (*(sysconfig.get_path(place) for place in ("stdlib", "purelib", "platlib")), str(mistakes.PACKAGE), "<")
+    lines = [
+        f"\n  {frame.filename}, line {frame.lineno}: {frame.line}"
+        for frame in traceback.extract_tb(error.__traceback__)
+        if top in Path(frame.filename).with_suffix("").parts or not frame.filename.startswith(installed)
+    ]
+    failed = f"{kind} {name!r} cannot be imported: {type(error).__name__}: {error}"
+    raise ValueError(failed + "".join(lines)) from error
 
 
 def signature(kind: str, name: str, *, allow_plugins: Sequence[str] | None = None) -> Signature:
@@ -264,8 +300,14 @@ def origin(kind: str, name: str) -> str:
     module = _place(kind, name)[0]
     try:
         spec = importlib.util.find_spec(module)
-    except ModuleNotFoundError:
+    except ModuleNotFoundError as error:
+        if not _is_within(module, error.name):  # the package of that file imports what is not there
+            _refuse_failed(kind, name, error)
+            raise
         spec = None
+    except Exception as error:  # of the package of that file
+        _refuse_failed(kind, name, error)
+        raise
     if spec is None or spec.origin is None:
         raise ValueError(f"{kind} {name!r} is not there: no module {module!r}{_lost(kind, name)}")
     return spec.origin
@@ -302,6 +344,8 @@ def _place(kind: str, name: str) -> tuple[str, str]:
 
 
 def _hint(kind: str, name: str) -> str:
+    if method := elsewhere.METHODS.get(kind, {}).get(name):
+        return f"; {method}"
     return nearest(name, names(kind), shown=100) + "; one of your own is FILE.FUNCTION"
 
 

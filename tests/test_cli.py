@@ -1,5 +1,6 @@
 """The command line: what is read, what is refused before a device is touched, and how errors look."""
 
+import importlib
 import json
 import logging
 import re
@@ -77,6 +78,57 @@ def test_a_dry_run_reads_the_questions(tmp_path, capsys, monkeypatch):
     assert "of each a part would be left out; set data.split=given" in capsys.readouterr().err
 
 
+def test_a_dry_run_imports_the_plug_ins_of_one_s_own(tmp_path, capsys, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "my_dear.py").write_text("import my_words\ndef my_dear(query, episodes): ...\n")
+    (tmp_path / "my_words.py").write_text("LIST = []\nimport no_such_torch\n")
+    assert cli.main(["train", TINY, "--dry-run", "reward=my_dear.my_dear"]) == 2
+    said = capsys.readouterr()
+    assert said.out == "" and said.err.splitlines() == [
+        "error: reward 'my_dear.my_dear' cannot be imported: ModuleNotFoundError: No module named 'no_such_torch'",
+        f"  {tmp_path / 'my_dear.py'}, line 1: import my_words",
+        f"  {tmp_path / 'my_words.py'}, line 2: import no_such_torch",
+    ]
+    made = to_json(Config())
+    made["reward"] = {"name": "my_dear.my_dear", "settings": {}}
+    (tmp_path / "config.json").write_text(json.dumps(made))
+    words = ["train", str(tmp_path / "config.json"), "--dry-run"]
+    assert cli.main(words) == 2 and "--allow-plugins my_dear" in capsys.readouterr().err  # not imported unasked
+    assert cli.main([*words, "--allow-plugins", "my_dear"]) == 2
+    assert "cannot be imported" in capsys.readouterr().err
+    (tmp_path / "my_words.py").write_text("")
+    importlib.invalidate_caches()
+    assert cli.main([*words, "--allow-plugins", "my_dear"]) == 0
+
+
+@pytest.mark.parametrize("name", ["gpt2", "vllm", "twolayer", "configs/stduy", "org/model/more"])
+def test_a_dry_run_refuses_a_name_that_no_model_has(name, capsys):
+    assert cli.main(["train", TINY, "--dry-run", f"model.name={name}"]) == 2
+    assert re.search("no model|there is no folder", capsys.readouterr().err)
+    assert cli.main(["train", TINY, "--dry-run", "model.name=an-organisation/a-model"]) == 0  # the hub is not asked
+
+
+def test_a_run_is_not_written_among_other_files(tmp_path, capsys):
+    def refused(folder) -> bool:
+        code = cli.main(["train", TINY, "--dry-run", "--run", str(tmp_path / folder)])
+        told = capsys.readouterr().err
+        assert code == (2 if "is no run, and holds" in told else 0)
+        return code == 2
+
+    for name in ("docs/index.md", "runs/quickstart/config.json", "hf/config.json", "project/logs/x", "project/a.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("{}")
+    assert all(refused(folder) for folder in ("docs", "runs", "hf", "project"))
+    for name in ("locked/run.lock", "logged/logs/attempt_1/log", "cold/sft/config.json", "mine/train.log"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text("")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / "config.json").write_text(json.dumps(to_json(Config())))
+    (tmp_path / "begun" / "notes.md").write_text("mine")
+    assert not any(refused(folder) for folder in ("locked", "logged", "cold", "mine", "empty", "begun", "new"))
+
+
 def test_a_setting_may_be_longer_than_a_file_s_name(capsys):
     assert cli.main(["train", TINY, "--dry-run", f"env.prompt={{question}} {LONG}"]) == 0
     assert LONG in json.loads(capsys.readouterr().out)["env"]["settings"]["prompt"]
@@ -105,6 +157,21 @@ def test_every_flag_of_a_command_is_known_to_it_before_or_after_its_settings(nam
         (["train", TINY, "actor_rollout_ref.rollout.n=4"], "it is pool.samples here"),
         (["train", TINY, "--sampels", "4"], "unknown setting sampels; did you mean pool.samples"),
         (["train", TINY, "actor_rollout_ref.rollout.temperature=1"], "it is rollout.temperature here"),
+        (["train", TINY, "trainer.total_epochs=3"], "it is train.steps here: in steps of pool.queries questions, not"),
+        (["train", TINY, "epsilon=0.2"], "it is loss.low here: the lower bound alone; set loss.high too"),
+        (["train", TINY, "algorithm.filter_groups.enable=true"], "rounds=refill, with rule=bounded_dapo"),
+        (["train", TINY, "actor_rollout_ref.rollout.name=vllm"], "the engine that samples is our own here"),
+        (["train", TINY, "data.truncation=left"], "unknown setting data.truncation: nothing is set here"),
+        (["train", TINY, "reward_model.enable=true"], "no model gives the reward here"),
+        (["train", TINY, "train.resume=true"], "the same command goes on with a run by itself"),
+        (["train", TINY, "optim=adamw_torch"], "the optimizer is AdamW here"),
+        (["train", TINY, "rule=dapo"], "there is no rule 'dapo'; DAPO is rule=bounded_dapo with rounds=refill here"),
+        (["train", TINY, "rounds=dapo"], "DAPO is rule=bounded_dapo with rounds=refill here"),
+        (["train", TINY, "learner.reduce=dr_grpo"], "dr_grpo is fixed_length, over learner.horizon_tokens here"),
+        (["train", TINY, "learner.reduce=none"], "wanted one of 'token_mean', 'sequence_mean', 'fixed_length'"),
+        (["train", TINY, "trainer.save_freq=-1"], "(a number above train.steps saves at the beginning and the end"),
+        (["train", TINY, "trainer.test_freq=-1"], "(0 evaluates before and after training alone)"),
+        (["settings", "verl"], "type the name of one of its settings"),
         (["train", TINY, "retriever.topk=3"], "it is rollout.search_k here"),
         (["train", TINY, "retriever.url=http://x"], "those that have it: retriever=http"),
         (["train", TINY, "learner.lrr=1"], "did you mean learner.lr?"),
@@ -119,7 +186,6 @@ def test_every_flag_of_a_command_is_known_to_it_before_or_after_its_settings(nam
         ),
         (["ask", "confgs/study", "who ?"], "there is no folder confgs/study; did you mean configs/study?"),
         (["resume", "runs/x"], "there is no command 'resume'; `qr-jax train RUN/config.json`"),
-        (["ask", "configs/studdy", "who ?"], "there is no folder configs/studdy; did you mean configs/study?"),
         (["ask", "configs", "who", "is", "it"], "does not take 'is it'; put the question in quotes"),
         (["settings", "--search", "lr"], "does not take '--search'; 'qr-jax settings --help' lists what it takes"),
         (["train", TINY, "seed", "1"], "does not take 'seed 1'; a setting is written seed=VALUE, without blanks"),
@@ -160,8 +226,10 @@ def test_every_name_that_other_systems_use_leads_to_a_setting_of_ours():
     for name, ours in elsewhere.SETTINGS.items():
         assert ours in known or ours in plugins, name
         if f"trainer.{name}" not in overrides.ALIASES:
-            with pytest.raises(ValueError, match=f"it is {ours} here"):
+            unlike = f": {elsewhere.UNLIKE[name]}" if name in elsewhere.UNLIKE else ""
+            with pytest.raises(ValueError, match=f"it is {ours} here{re.escape(unlike)}$"):
                 overrides.override(settings, [f"trainer.{name}=1"])
+    assert {*elsewhere.UNLIKE} <= {*elsewhere.SETTINGS}
     for name, sentence in elsewhere.SENTENCES.items():
         with pytest.raises(ValueError, match=re.escape(sentence)):
             overrides.override(settings, [f"+trainer.{name}=1"])
@@ -215,6 +283,31 @@ def test_a_folder_that_is_no_run_is_said_to_be_none(tmp_path, capsys):
     for words in (["ask", str(tmp_path), "who?"], ["export", str(tmp_path), "--hf", str(tmp_path / "hf")]):
         assert cli.main(words) == 2
         assert "is no run" in capsys.readouterr().err
+
+
+def test_the_run_that_was_meant_is_named_and_no_folder_of_other_things(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("runs/quickstart", "runs/worlds"):
+        Path(name).mkdir(parents=True)
+    Path("runs/quickstart/config.json").write_text(json.dumps(to_json(Config())))
+    for typed, says in (
+        ("quickstart", "there is no folder quickstart; did you mean runs/quickstart?"),
+        (
+            "runs/quikstart",
+            "there is no folder runs/quikstart; did you mean runs/quickstart? (there are: runs/quickstart)",
+        ),
+        ("runs/world", "there is no folder runs/world (there are: runs/quickstart)"),
+    ):
+        assert cli.main(["ask", typed, "who?"]) == 2
+        assert capsys.readouterr().err == f"error: {says}\n"
+
+
+def test_a_file_of_data_is_no_config(tmp_path, capsys):
+    row = {"id": "1", "question": "who?", "answers": ["me"]}
+    for rows in ([row] * 99, row):
+        (tmp_path / "all.json").write_text(json.dumps(rows))
+        assert cli.main(["train", str(tmp_path / "all.json")]) == 2
+        assert "all.json looks like a file of data; wanted a Python config or" in capsys.readouterr().err
 
 
 def test_a_world_is_written_as_files(tmp_path, capsys):

@@ -385,6 +385,8 @@ def test_rules_that_differ_in_much_else_are_numbered_and_told_apart_below_the_ta
         runs = [compare.Run(tmp_path / str(at), own, [], {}, {}) for at, own in enumerate(whole)]
         return {label: len(alike) for label, alike in compare.grouped(runs).items()}
 
+    powers = [config.Config(learner=replace(base.learner, advantage=use("grpo", **own))) for own in ({}, {"eps": 0.7})]
+    assert labels(powers) == {"recycle": 1, "recycle learner.advantage.settings.eps=0.7": 1}
     assert labels(few) == {"recycle learner.lr=0.0001": 1, "recycle learner.lr=0.0002": 1}
     assert labels(many) == {f"recycle #1 ({tmp_path / '0'})": 1, "recycle #2": 2}
     folders = [played(tmp_path / "a"), played(tmp_path / "b", learner=other)]

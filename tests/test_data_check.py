@@ -3,13 +3,17 @@
 import argparse
 import gzip
 import json
+import shlex
+import subprocess
+import sys
 from argparse import Namespace
+from pathlib import Path
 
 import pytest
 
 from qr_jax import cli
 from qr_jax.commands import data
-from qr_jax.queries import data_check, formats
+from qr_jax.queries import data_check, formats, readers
 from qr_jax.queries.stored import ENDS
 
 ROWS = [
@@ -159,6 +163,21 @@ def test_the_command_lines_are_read():
         parsed("data")
 
 
+@pytest.mark.parametrize("name", ["q.csv", "q.tsv", "q.json", "q.jsonl", "our q's.csv"])
+def test_the_command_that_a_table_s_error_names_makes_lines_of_it(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    row = {"id": "1", "question": "Who wrote Peer Gynt, and when?", "answers": "Ibsen"}
+    blank = "\t" if name == "q.tsv" else ","
+    table = f'\ufeff{blank.join(row)}\n1{blank}"Who wrote Peer Gynt, and when?"{blank}Ibsen\n'
+    Path(name).write_text(json.dumps([row]) if ".json" in name else table, encoding="utf-8")
+    with pytest.raises(ValueError, match="; python -c ") as said:
+        readers.read_queries(name)
+    command = str(said.value).partition("; python")[2]
+    subprocess.run(f"{shlex.quote(sys.executable)}{command}", shell=True, check=True)
+    (query,) = readers.read_queries(f"{Path(name).stem}_lines.jsonl")
+    assert (query.id, query.question, query.answers) == ("1", "Who wrote Peer Gynt, and when?", ("Ibsen",))
+
+
 def told_of(capsys, *words) -> str:
     assert cli.main(["data", "check", *map(str, words)]) == 1
     return capsys.readouterr().out
@@ -171,6 +190,7 @@ def test_a_file_that_is_no_json_lines_gets_one_line_that_says_what_it_is(tmp_pat
     latin.write_bytes('{"id": "1", "question": "Où?", "answers": ["là"]}\n'.encode("latin1") * 3)
     told = told_of(capsys, table)
     assert "error: q.csv is a table; wanted JSON lines" in told and "1 errors" in told
+    assert 'of a passage {"id": "1", "title": "...", "text": "..."}' in told
     told = told_of(capsys, array)
     assert "q.json is one JSON array; wanted JSON lines" in told and "1 errors" in told
     told = told_of(capsys, latin)

@@ -175,6 +175,21 @@ def test_commands_of_a_page_are_the_program_s(page, desk, capsys):
                 pytest.fail(f"{line}\n{capsys.readouterr().err}")
 
 
+def test_what_a_page_asks_of_a_run_the_page_s_own_run_has():
+    train = config.load("configs/quickstart.py").train
+    kept = range(0, train.steps + 1, train.checkpoint_every)[-train.keep_checkpoints :]
+    asked, probed = set(), 0
+    for page in PAGES:
+        text = "".join(fence.text for fence in fences(page) if fence.language == "bash")
+        asked |= {int(step) for step in re.findall(r"^qr-jax eval runs/quickstart --step (\d+)", text, re.MULTILINE)}
+        for run in re.findall(r"^qr-jax probe (\S+)", text, re.MULTILINE):
+            (trained,) = re.findall(rf"^qr-jax train (\S+) (.+) --run {run}$", text, re.MULTILINE)
+            train = config.load(trained[0], trained[1].split()).train
+            assert train.keep_every and train.steps > 2 * train.keep_every
+            probed += 1
+    assert asked == {80} <= {*kept} and probed == 1
+
+
 @pytest.mark.parametrize(
     "line",
     [
@@ -261,13 +276,13 @@ def test_messages_in_troubleshooting_are_the_program_s():
 
 
 def test_names_of_other_systems_lead_where_the_page_says():
-    rows = re.findall(r"^\| `([\w.]+)` \| `([\w.]+)` \|$", (DOCS / "coming_from.md").read_text(), re.MULTILINE)
-    assert len(rows) > 35
-    for theirs, ours in rows:
+    rows = re.findall(r"^\| `([\w.]+)` \| `([\w.]+)`(: .+)? \|$", (DOCS / "coming_from.md").read_text(), re.MULTILINE)
+    assert len(rows) > 45 and sum(unlike != "" for _, _, unlike in rows) > 12
+    for theirs, ours, unlike in rows:
         if theirs in overrides.ALIASES:
             assert overrides.ALIASES[theirs] == ours
         else:
-            with pytest.raises(ValueError, match=rf"it is {re.escape(ours)} here"):
+            with pytest.raises(ValueError, match=rf"it is {re.escape(ours)} here{re.escape(unlike)}$"):
                 overrides.override(config.Config(), [f"{theirs}=1"])
 
 

@@ -62,6 +62,8 @@ def test_a_section_a_kind_a_plug_in_or_a_setting_is_found(what, names):
 def test_the_command_says_what_is_near_and_what_another_system_s_name_is(capsys):
     assert cli.main(["settings", "sampels"]) == 2
     assert "did you mean pool.samples?" in capsys.readouterr().err
+    assert cli.main(["settings", "foo"]) == 2
+    assert capsys.readouterr().err == "error: there is no section, plug-in or setting 'foo'\n"
     assert cli.main(["settings", "rollout.n"]) == 2
     assert "it is pool.samples here" in capsys.readouterr().err
     assert cli.main(["settings", "pool", "--json"]) == 0

@@ -142,6 +142,21 @@ def test_a_file_that_a_plug_in_misses_is_said_with_its_name(tmp_path, monkeypatc
     assert said.value.__notes__ == ["raised by reward 'my_lab.ideas.mine'"]
 
 
+def test_a_package_that_fails_on_import_is_said_with_its_line_and_a_missing_one_as_before(tmp_path, monkeypatch):
+    foreign(tmp_path, monkeypatch, "def mine(query, episodes): ...\n")
+    (tmp_path / "my_lab" / "__init__.py").write_text("import no_such_torch\n")
+    with pytest.raises(
+        ValueError, match="cannot be imported: ModuleNotFoundError: No module named 'no_such_torch'"
+    ) as e:
+        plugins.check("reward", use("my_lab.ideas.mine"))
+    assert str(e.value).splitlines()[1:] == [f"  {tmp_path}/my_lab/__init__.py, line 1: import no_such_torch"]
+    (tmp_path / "my_lab" / "__init__.py").write_text("1 / 0\n")
+    with pytest.raises(ValueError, match="cannot be imported: ZeroDivisionError: division by zero"):
+        plugins.check("reward", use("my_lab.ideas.mine"))
+    with pytest.raises(ValueError, match="is not there: no module 'my_laboratory"):
+        plugins.check("reward", use("my_laboratory.ideas.mine"))
+
+
 def test_what_a_plug_in_is_given_it_cannot_change(tmp_path, monkeypatch):
     """A reward that writes into a mask would change what is trained on, and a rule what the pool remembers."""
     foreign(tmp_path, monkeypatch, "def mine(query, episodes):\n    episodes[0].mask_L[:] = True\n"

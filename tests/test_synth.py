@@ -228,6 +228,7 @@ def test_what_cannot_be_asked_is_one_line(tmp_path, capsys, words, says):
 
 def test_a_corpus_of_which_templates_read_nothing_is_said(tmp_path, capsys):
     assert cli.main(["synth", str(made_corpus(tmp_path / "c.jsonl")), str(tmp_path / "out")]) == 2
+    assert not (tmp_path / "out").exists()
     assert "name a teacher with --teacher URL" in capsys.readouterr().err
 
 

@@ -60,11 +60,14 @@ def asked(arguments: argparse.Namespace, *, retriever: str | None = None, needs:
 
 
 def _of_model(folder: Path) -> Any:
+    from qr_jax import config as configs
     from qr_jax.evaluation import suite
     from qr_jax.models import hf
 
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise ValueError(f"{folder} is no run and no model: it has no config.json; `qr-jax runs` lists the runs")
+    if not folder.exists() and configs.is_run(run := Path("runs") / folder):
+        raise ValueError(f"there is no folder {folder}; did you mean {run}?")
     return suite.default_config(str(folder), hf.shape(hf.resolve(str(folder))).context_tokens)
 
 

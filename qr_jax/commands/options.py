@@ -115,8 +115,11 @@ def add_process_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--process", type=whole(0), metavar="I", help="which of them this is, from 0")
 
 
-def resolve(arguments: argparse.Namespace, stage: str = "") -> tuple[Any, Path]:
-    """The checked config, and the folder of the run or its `stage`; what a config.json asks for must be allowed."""
+def resolve(arguments: argparse.Namespace, stage: str = "") -> tuple[Any, Path, tuple[str, ...] | None]:
+    """The checked config, the folder of the run or its `stage`, and the packages whose plug-ins it may use.
+
+    What a config.json asks for must be allowed. None stands for all packages.
+    """
     from qr_jax import config as configs
 
     path, name = configs.parts(arguments.config)
@@ -128,7 +131,7 @@ def resolve(arguments: argparse.Namespace, stage: str = "") -> tuple[Any, Path]:
     from qr_jax import checks  # here: it takes longer than the first line may
 
     checks.check(config, allow_plugins=packages)
-    return config, folder
+    return config, folder, packages
 
 
 def open_run(arguments: argparse.Namespace) -> tuple[str, ...] | None:

@@ -106,7 +106,8 @@ def _compare(arguments: argparse.Namespace) -> int:
         folders, failed, unit, trusted = _study(arguments)
     if not folders:
         return 1
-    with terminal.phase(f"comparing {len(folders)} runs, and their null controls"), reading("one of these runs"):
+    many = f"{len(folders)} runs, and their null controls" if folders[1:] else "one run with its null control"
+    with terminal.phase(f"comparing {many}"), reading("one of these runs"):
         found = compare.compare(folders, measure=unit, reach=arguments.reach, allow_plugins=trusted)
     if arguments.folder:
         arguments.folder.mkdir(parents=True, exist_ok=True)

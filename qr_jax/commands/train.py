@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,10 @@ GOES_ON = "or the folder of a config.json (which goes on there)"
 RUN_HELP = f"the run's folder; by default runs/ and the config's name, {GOES_ON}"
 COLD_START = "runs/, the config's name and /sft, where `train` of the same config looks for its cold start"
 SFT_RUN_HELP = f"the run's folder; by default {COLD_START}; {GOES_ON}"
+
+SURE_SIGNS = ("run.lock", "metrics.jsonl", "checkpoints")  # of a run's folder, beside its config.json
+BEGUN = ("logs", "sft")  # what a run's folder may hold before those
+LOGS = (".log", ".out", ".err")  # a shell's, of what the command prints
 
 
 def add(command: Any) -> None:
@@ -52,12 +57,39 @@ def _sft(arguments: argparse.Namespace) -> int:
     return _run(arguments, "sft")
 
 
+def _refuse_other(folder: Path) -> None:
+    """ValueError for a folder of other things, which is no run: a run's files are not to lie among them."""
+    from qr_jax import config as configs
+
+    if configs.is_run(folder) or any((folder / name).exists() for name in SURE_SIGNS):
+        return
+    there = sorted(folder.iterdir()) if os.path.isdir(folder) else []
+    if others := [path.name for path in there if not (path.match(".*") or path.suffix in LOGS or path.name in BEGUN)]:
+        shown = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
+        raise ValueError(f"{folder} is no run, and holds {shown}; give --run a new folder, as in {folder / 'run'}")
+
+
 def _set_aside(config: Any, folder: Path) -> None:
     from qr_jax import runs
     from qr_jax.processes import hosts
 
     if aside := hosts.by_first(lambda: runs.set_aside(folder, config)):
         terminal.say(f"begins anew; the folder that was there is {aside} now")
+
+
+def _check_parts(config: Any, packages: tuple[str, ...] | None) -> None:
+    """ValueError for a plug-in of the user's own that cannot be imported, or a name that no model has."""
+    from qr_jax import checks, plugins
+    from qr_jax.config import chosen_plugins
+    from qr_jax.models import families
+
+    for kind, chosen in chosen_plugins(config).items():
+        for plugin in (chosen, *checks.inside(chosen.settings)):
+            plugins.check_imports(kind, plugin, allow_plugins=packages)
+    if config.model.name not in families.PRESETS:
+        from qr_jax.models import hf  # here: it imports jax
+
+        hf.is_here(config.model.name)
 
 
 def _checked(config: Any) -> str:
@@ -80,7 +112,9 @@ def _dry_run(arguments: argparse.Namespace, stage: str) -> int:
     from qr_jax import config as configs
 
     with terminal.phase("checking the config"):
-        config, _ = options.resolve(arguments, stage)
+        config, folder, packages = options.resolve(arguments, stage)
+        _refuse_other(folder)
+        _check_parts(config, packages)
         right = _checked(config)
     terminal.result(json.dumps(configs.to_json(config), indent=2))
     terminal.say(right)
@@ -92,7 +126,9 @@ def _run(arguments: argparse.Namespace, stage: str) -> int:
     terminal.speak("stdout" if to_stdout else "stderr", verbose=arguments.verbose)
     if arguments.dry_run:
         return _dry_run(arguments, stage)
-    config, folder = options.resolve(arguments, stage)
+    config, folder, _ = options.resolve(arguments, stage)
+    if not arguments.process:
+        _refuse_other(folder)
     with contextlib.ExitStack() as stack:
         stack.enter_context(terminal.phase("at work, since the start"))
         with terminal.phase("starting"):

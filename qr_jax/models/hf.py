@@ -27,17 +27,10 @@ def resolve(name: str) -> Path:
     is found.
     """
     path = Path(name).expanduser()
-    if os.path.isdir(path) or (os.path.isfile(path) and path.suffix == ".gguf"):
+    if is_here(name):
         return path
     if name == "smollm2":
         return _smollm2()
-    if name.count("/") != 1 or name.startswith((".", "/", "~")):
-        raise ValueError(
-            f"no model {name!r}: wanted a folder, a .gguf file, 'smollm2' or a hub id 'organisation/model'"
-        )
-    if os.path.isdir(path.parent):  # a folder's name mistyped: no repository is to be asked for it
-        known = [str(path.parent / one.name) for one in path.parent.iterdir() if one.is_dir()]
-        raise ValueError(f"there is no folder {name}{nearest(name, known)}")
     from huggingface_hub import errors, snapshot_download
 
     try:
@@ -50,6 +43,26 @@ def resolve(name: str) -> Path:
             f"{name!r} is no folder here and could not be fetched from the hub ({type(error).__name__}: "
             f"{(str(error).splitlines() or [''])[0]}); offline, give the path of a downloaded folder"
         ) from error
+
+
+def is_here(name: str) -> bool:
+    """Whether a model's name is a folder or .gguf file here; else it is "smollm2" or may be one of the hub's.
+
+    ValueError for a name that cannot be a model's. The network is not asked.
+    """
+    path = Path(name).expanduser()
+    if os.path.isdir(path) or (os.path.isfile(path) and path.suffix == ".gguf"):
+        return True
+    if name == "smollm2":
+        return False
+    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+        raise ValueError(
+            f"no model {name!r}: wanted a folder, a .gguf file, 'smollm2' or a hub id 'organisation/model'"
+        )
+    if os.path.isdir(path.parent):  # a folder's name mistyped: no repository is to be asked for it
+        known = [str(path.parent / one.name) for one in path.parent.iterdir() if (one / "config.json").is_file()]
+        raise ValueError(f"there is no folder {name}{nearest(name, known)}")
+    return False
 
 
 def _smollm2() -> Path:

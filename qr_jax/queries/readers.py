@@ -8,6 +8,7 @@ import hashlib
 import json
 import logging
 import os
+import shlex
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -23,7 +24,8 @@ from qr_jax.settings import nearest
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
-WANTED_LINES = 'wanted JSON lines: an object a line, as {"id": "1", "question": "...", "answers": ["..."]}'
+WANTED_LINES = 'wanted JSON lines: an object a line, of a question {"id": "1", "question": "...", "answers": ["..."]}, '
+WANTED_LINES += 'of a passage {"id": "1", "title": "...", "text": "..."}'
 UNIQUE = "ids must be unique: write where each is from before it, as in 'nq/train_0'"
 
 
@@ -151,17 +153,26 @@ def attempts(file: Path) -> Iterator[tuple[int, Row | ValueError]]:
         yield from parquet.rows(file)
         return
     if file.suffix in (".csv", ".tsv"):
-        raise ValueError(f"{file.name} is a table; {WANTED_LINES}")
+        form = ', delimiter="\\t"' if file.suffix == ".tsv" else ""
+        by = f'csv.DictReader(open({json.dumps(str(file))}, encoding="utf-8-sig", newline=""){form})'
+        raise ValueError(f"{file.name} is a table; {WANTED_LINES}; {_written_anew(file, by)}")
     number = 0
     try:
         with gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb") as lines:
             for number, line in enumerate(lines, 1):
                 if number == 1 and line.lstrip().startswith(b"["):
-                    raise ValueError(f"{file.name} is one JSON array; {WANTED_LINES}")
+                    by = f"json.load({'gzip.' * (file.suffix == '.gz')}open({json.dumps(str(file))}))"
+                    raise ValueError(f"{file.name} is one JSON array; {WANTED_LINES}; {_written_anew(file, by)}")
                 if line.strip():
                     yield number, _object(line)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(f"{file.name} after row {number}: the gzip file is cut short or damaged ({error})") from error
+
+
+def _written_anew(file: Path, by: str) -> str:
+    """The command that writes a file's rows, as `by` reads them in Python, as JSON lines: never over the file."""
+    program = f"import csv, gzip, json; [print(json.dumps(row)) for row in {by}]"
+    return f"python -c {shlex.quote(program)} > {shlex.quote(f'{file.stem}_lines.jsonl')}"
 
 
 def _object(line: bytes) -> Row | ValueError:

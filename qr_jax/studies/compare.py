@@ -186,11 +186,14 @@ def grouped(many: Sequence[Run]) -> dict[str, list[Run]]:
 
 
 def differing(many: Sequence[Run]) -> list[dict[str, Any]]:
-    """Of each run the settings in which some run differs from another, but those of its rule and those of FREE."""
+    """Of each run the settings in which some run differs from another, but those of its rule and those of FREE.
+
+    A plug-in's setting that a run leaves alone is not among that run's.
+    """
     flats = [_flat(run.settings) for run in many]
     names = sorted({name for flat in flats for name in flat})
     differ = [name for name in names if len({json.dumps(flat.get(name)) for flat in flats}) > 1]
-    return [{name: flat.get(name) for name in differ} for flat in flats]
+    return [{name: flat[name] for name in differ if name in flat} for flat in flats]
 
 
 def _apart(label: str, alike: list[Run]) -> list[tuple[str, list[Run]]]:
@@ -218,7 +221,7 @@ def _flat(settings: Config) -> dict[str, Any]:
     """The settings by full name, but those that are free to differ or that name the rule."""
 
     def walk(value: Any, name: str):
-        if isinstance(value, Mapping) and value:
+        if isinstance(value, Mapping):
             for key, item in value.items():
                 yield from walk(item, f"{name}.{key}" if name else key)
         elif not name.startswith(FREE):

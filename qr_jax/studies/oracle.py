@@ -293,7 +293,7 @@ COLUMNS = {
 
 
 def format_table(studied: Mapping[str, Mapping[str, Any]]) -> str:
-    """`study`'s means as lines of text, a rule a line."""
+    """`study`'s means as lines of text, a rule a line; then of what rule and rounds a preset is made."""
     lines = ["  ".join(["rule".ljust(16), *COLUMNS.values()])]
     for rule, means in studied.items():
         cells = [
@@ -301,4 +301,6 @@ def format_table(studied: Mapping[str, Mapping[str, Any]]) -> str:
             for name, title in COLUMNS.items()
         ]
         lines.append("  ".join([rule.ljust(16), *cells]))
+    for name, (rule, rounds) in PRESETS.items():
+        lines += [f"{name} is rule={rule.name} with rounds={rounds.name}"] if name in studied else []
     return "\n".join(lines)

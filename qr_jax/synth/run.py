@@ -57,6 +57,7 @@ def run(asked: Asked, say: Callable[[str], None]) -> dict[str, Any]:
     dialect, (tests, counts, missing) = _dialect(asked), _evaluation_sets(asked)
     books = _library(asked)
     about = _about(asked, books.passages)
+    writer = endpoint or authors.of_templates(books, dialect, asked.seed)  # which may refuse the corpus
     asked.out.mkdir(parents=True, exist_ok=True)
     lock = RunLock(asked.out, elsewhere="another OUT")
     try:
@@ -67,14 +68,14 @@ def run(asked: Asked, say: Callable[[str], None]) -> dict[str, Any]:
         links = "titles that passages mention" if books.named is None else "of the data"
         given = {"corpus": _names(asked.corpus), "passages": len(books.passages), "licence": asked.licence}
         given |= {"links": links, "sets": counts, "missing": list(missing)}
-        return _made(asked, endpoint, books, dialect, tests, say, lambda found: given | found, about)
+        return _made(asked, writer, books, dialect, tests, say, lambda found: given | found, about)
     finally:
         lock.release()
 
 
 def _made(
     asked: Asked,
-    endpoint: Endpoint | None,
+    writer: Endpoint | authors.Author,
     books: library.Library,
     dialect: Dialect,
     tests: repeats.Repeats,
@@ -86,10 +87,10 @@ def _made(
     made, teacher, halt = Made(), None, threading.Event()
     traces = asked.questions if asked.traces is None else asked.traces
     work = Work(asked.questions, traces, asked.at_once, halt)
-    if endpoint is None:
-        author = authors.of_templates(books, dialect, asked.seed)
+    if isinstance(writer, authors.Author):
+        author = writer
     else:
-        teacher = Teacher(endpoint, str(asked.model), Journal(asked.out / folder.CALLS), asked.bounds, halt)
+        teacher = Teacher(writer, str(asked.model), Journal(asked.out / folder.CALLS), asked.bounds, halt)
         author = authors.of_teacher(teacher, books, dialect, asked.questions, asked.seed)
     try:
         if teacher is not None and teacher.journal.answers:  # what is finished makes no call, not even one ahead
