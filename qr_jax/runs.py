@@ -310,8 +310,6 @@ class Run:
         """What a run that was told to stop raises once it has said so: the exit code of the signal."""
         by_ctrl_c = self.stopped_by == signal.SIGINT
         by, code = ("Ctrl-C", mistakes.INTERRUPTED) if by_ctrl_c else ("SIGTERM", 128 + signal.SIGTERM)
-            ("Ctrl-C", mistakes.INTERRUPTED) if self.stopped_by == signal.SIGINT else ("SIGTERM", 128 + signal.SIGTERM)
-        )
         if hosts.count() == 1:
             with terminal.phase("saving"):
                 self.checkpoints.wait()
