@@ -1,4 +1,4 @@
-"""Whose mistake is an error? With what was asked, which only its user can mend; or another, which may pass. And Ctrl-C."""
+"""Whose mistake is an error? With what was asked, which only its user can mend; or another, which may pass. Ctrl-C."""
 
 import os
 import signal

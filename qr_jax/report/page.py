@@ -154,7 +154,7 @@ def _facts(run: read.Run, null: charts.Null | None) -> list[dict[str, str]]:
 def held_out(run: read.Run) -> dict[str, str]:
     """The newest held-out accuracy against the one before training; the pass rate where nothing was evaluated."""
     rows = [row for row in run.metrics if row.get("eval/exact_match") is not None]
-    scored = [(row["eval/exact_match"], row) for row in rows]
+    scored: list[tuple[float, Mapping[str, Any]]] = [(row["eval/exact_match"], row) for row in rows]
     after, first = run.after, run.before.get("exact_match")
     if run.ended and after.get("exact_match") is not None:
         scored.append((after["exact_match"], after))

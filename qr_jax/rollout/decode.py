@@ -76,10 +76,12 @@ def decode(
         at, token_S, live_S, count_S, buffer, token_SC, logp_SC = state
 
         def attend(kept, q_SHd, k_SKd, v_SKd):
-            old, fresh = kept
+            (k_SKBd, v_SKBd), fresh = kept
             pairs = zip(fresh, (k_SKd, v_SKd), strict=True)
-            fresh = tuple(jax.lax.dynamic_update_slice_in_dim(b, x[:, :, None], at, axis=2) for b, x in pairs)
-            return cached_attention.one_token(q_SHd, *old, used_S, *fresh, jnp.arange(chunk) <= at), (old, fresh)
+            new_k, new_v = (jax.lax.dynamic_update_slice_in_dim(b, x[:, :, None], at, axis=2) for b, x in pairs)
+            seen_J = jnp.arange(chunk) <= at
+            out_SHd = cached_attention.one_token(q_SHd, k_SKBd, v_SKBd, used_S, new_k, new_v, seen_J)
+            return out_SHd, (kept[0], (new_k, new_v))
 
         kept_L = list(zip(read, buffer, strict=True))
         hidden_DS, kept_L = incremental.run(cfg, laid, token_S, used_S + at, kept_L, attend)
