@@ -1,22 +1,34 @@
 """What a stranger needs to find a fault in a run: config and numbers, without secrets, data, places and prompts."""
 
+import collections
 import dataclasses
 import functools
 import json
 import re
+import stat
 import typing
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from qr_jax import metrics_writer, model_card, plugins
+from qr_jax import metrics_writer, model_card, plugins, run_files
 from qr_jax.commands import doctor
 from qr_jax.config import Config
 from qr_jax.models import families
 from qr_jax.secrecy import redact
 
 LAST_LINES = 500  # of metrics
+# What this program writes into a run, and a checkpoint's arrays, which Orbax names. Other names may say whose they are.
+FILES = r"(config|base|before|evaluation|summary|probe|comparison)\.json|(metrics|ledger)\.jsonl|run\.lock"
+FILES += r"|(report|overlay|compare)\.html|compare\.(log|lock)|episodes/step_\d{6,9}\.jsonl"
+CHECKPOINT = r"checkpoints/step_\d{8,9}/"
+OURS = re.compile(
+    rf"(sft/)?(({FILES}|{CHECKPOINT}(COMMITTED|manifest\.json|host\.json|host\.npz))(\.new|\.tmp)?"
+    rf"|logs/(attempt_\d{{1,6}}/started|attempt_\d{{1,6}}/discarded/({FILES})|replaced_\d{{1,6}}/({FILES})))",
+    re.ASCII,
+)
+ARRAYS = re.compile(rf"(sft/)?{CHECKPOINT}state/", re.ASCII)
 PLAIN = re.compile(r"[\w-]{0,40}")  # a setting's name
 METRIC = re.compile(r"[\w/@.-]{1,80}")  # a metric's
 ADDRESS = re.compile(r"[\w.+-]+@[\w-]+\.[\w.]+")
@@ -30,7 +42,8 @@ def write(run: Path, out: Path | None = None) -> tuple[Path, list[str]]:
     """Write the zip file; its path, and the names of the files in it. ValueError for a folder that is no run."""
     if not (run / "config.json").is_file():
         raise ValueError(f"{run} is no run: it has no config.json")
-    path = out or run.with_name(f"{run.resolve().name}.bug_report.zip")
+    whole = run.resolve()  # the name of "." is empty
+    path = out or (run if run.name == whole.name else whole).with_name(f"{whole.name}.bug_report.zip")
     parts = dict(_parts(run))
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
         for name, text in parts.items():
@@ -43,14 +56,27 @@ def _parts(run: Path) -> Iterator[tuple[str, str]]:
     yield "config.json", _config((run / "config.json").read_text(encoding="utf-8", errors="replace"))
     yield "files.txt", "\n".join(_listed(run))
     if (run / metrics_writer.FILE).is_file():
-        lines = (run / metrics_writer.FILE).read_bytes().splitlines()
-        yield metrics_writer.FILE, "\n".join(map(_numbers, lines[-LAST_LINES:]))
+        lines = run_files.lines(run / metrics_writer.FILE, last=LAST_LINES)
+        yield metrics_writer.FILE, "\n".join(map(_numbers, collections.deque(lines, LAST_LINES)))
 
 
 def _listed(run: Path) -> list[str]:
-    """Each file's size and name: what is there, what is missing, what is cut off."""
-    files = sorted(path for path in run.rglob("*") if path.is_file() and not path.is_symlink())
-    return [f"{path.stat().st_size:>12} {path.relative_to(run)}" for path in files]
+    """Each file's size, and its name where it is one of ours: what is there, what is missing, what is cut off."""
+    found = []
+    for place, _, files in run_files.walk(run):
+        for path in (place / name for name in files):
+            status = path.lstat()
+            if stat.S_ISREG(status.st_mode):
+                found.append((_named(path.relative_to(run).as_posix()), status.st_size))
+    return [f"{size:>12} {name}" for name, size in sorted(found)]
+
+
+def _named(name: str) -> str:
+    """A file's name where this program gave it; of a checkpoint's arrays, their folder."""
+    if OURS.fullmatch(name):
+        return name
+    arrays = ARRAYS.match(name)
+    return f"{arrays[0]}..." if arrays else "another file"
 
 
 def _config(text: str) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from qr_jax import run_files
 from qr_jax.evaluation.complete import is_incomplete
 from qr_jax.metrics import ALIASES, NAMES, about
 from qr_jax.terminal import clock
@@ -132,8 +133,7 @@ def _number(name: str, value: Any) -> float | int | None:
 def read(folder: str | Path) -> list[dict[str, float | int | None]]:
     """The lines of a run's metrics.jsonl, a dict a step; a last line cut off by a crash is left out."""
     path = Path(folder) / FILE
-    lines = path.read_bytes().split(b"\n") if path.exists() else [b""]
-    return [json.loads(line) for line in lines[:-1]]
+    return [json.loads(line) for line in run_files.lines(path)] if path.exists() else []
 
 
 def discard_after(folder: str | Path, length: int, attempt: int, *, name: str = FILE) -> int:

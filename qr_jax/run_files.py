@@ -8,18 +8,44 @@ import argparse
 import os
 import stat
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from qr_jax import config, trust
 
-# Bytes of a file that is read whole. Arrays, which are not, have other names.
-LARGEST = {".json": 2**28, ".jsonl": 2**32, "COMMITTED": 2**12}
+
+@dataclass(frozen=True)
+class Most:
+    """What a file has at most: bytes; and where it is read line by line, lines, and bytes of one."""
+
+    bytes: int
+    lines: int = 0
+    line_bytes: int = 0
+
+
+# By a file's name, else by its ending; arrays, which have other names, are not read whole. Hostile JSON takes 20 times
+# its bytes once it is parsed. A quickstart of 100 steps has a config of 4 kB, a summary of 7 kB, 4 kB of metrics a
+# step, 0.4 kB a draw, and 55 bytes a question in evaluation.json; an episode of 100,000 tokens and their
+# log-probabilities would have 3 MB.
+MOST: dict[str, Most] = dict.fromkeys(("config.json", "summary.json"), Most(2**20))
+MOST |= dict.fromkeys(("run.lock", "COMMITTED"), Most(2**12))
+MOST |= {"probe.json": Most(2**22)}
+MOST |= dict.fromkeys(("before.json", "base.json", "evaluation.json", "score.json"), Most(2**24))  # 300,000 questions
+MOST |= {
+    "metrics.jsonl": Most(2**29, lines=2**20, line_bytes=2**16),  # 130,000 steps of 4 kB
+    "ledger.jsonl": Most(2**31, lines=2**22, line_bytes=2**16),  # 100,000 steps of 40 draws
+    ".jsonl": Most(2**32, lines=2**20, line_bytes=2**24),  # a step's episodes, which are never all in memory
+    ".json": Most(2**28),  # a checkpoint's host values: 100 kB of the quickstart's pool, and what larger ones need
+}
+DEEPEST = 32  # folders in folders; a run's own are 7 deep
 
 
 def check(arguments: argparse.Namespace) -> None:
     """ValueError where a run's folder that the command names holds what no run writes, and the user has not allowed it.
 
-    With `arguments.trust` it is allowed, from now on.
+    With `arguments.trust` it is allowed, from now on. `qr-jax runs` names a folder of runs, of which no one is to hide
+    the others: report/run_list.py asks `wrong` of each file.
     """
     for folder in dict.fromkeys(_named(arguments)):
         strange = [f"{name}: {what}" for name, what in _strange(folder)]
@@ -52,21 +78,74 @@ def _is_model(arguments: argparse.Namespace, folder: Path) -> bool:
     """
     file = folder / "config.json"
     asks = {"run", "config"} <= {*vars(arguments)}
-    return asks and file.is_file() and file.stat().st_size <= LARGEST[".json"] and not config.is_run(folder)
+    return asks and file.is_file() and not wrong(file) and not config.is_run(folder)
 
 
 def _strange(folder: Path) -> Iterator[tuple[str, str]]:
     whole = folder.resolve()
-    for place, folders, files in os.walk(folder):
+    for place, folders, files in walk(folder):
+        if folders and _is_deepest(folder, place):
+            yield str(place.relative_to(folder)), f"folders more than {DEEPEST} deep"
         for name in sorted(folders + files):
-            path = Path(place) / name
+            path = place / name
             shown = str(path.relative_to(folder))
-            status = path.lstat()
             if path.is_symlink():
                 to = Path(os.path.realpath(path))
                 if whole not in to.parents and to != whole:
                     yield shown, f"a link to {to}"
-            elif not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
-                yield shown, "neither a file nor a folder"
-            elif status.st_size > LARGEST.get(path.suffix or path.name, status.st_size):
-                yield shown, f"{status.st_size:,} bytes"
+            elif not stat.S_ISDIR(path.lstat().st_mode) and (what := wrong(path)):
+                yield shown, what
+
+
+def wrong(path: Path) -> str | None:
+    """Why a file is not opened: a pipe would be waited for, a large file fill the memory; None: it may be opened.
+
+    OSError where there is no file.
+    """
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        return "a folder in a file's place" if stat.S_ISDIR(status.st_mode) else "neither a file nor a folder"
+    most = MOST.get(path.name) or MOST.get(path.suffix)
+    return f"{status.st_size:,} bytes, wanted at most {most.bytes:,}" if most and status.st_size > most.bytes else None
+
+
+def walk(folder: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """Each folder with the names of the folders and of the files in it, at most DEEPEST below the first."""
+    for place, folders, files in os.walk(folder):
+        yield Path(place), folders, files
+        if _is_deepest(folder, Path(place)):
+            folders.clear()
+
+
+def _is_deepest(folder: Path, place: Path) -> bool:
+    return len(place.relative_to(folder).parts) >= DEEPEST
+
+
+def lines(path: Path, *, last: int | None = None) -> Iterator[bytes]:
+    """The lines of a .jsonl file, read as they are asked for; one that is still being written is not among them.
+
+    With `last` at least so many of its end, and what stands before these is not read. A line longer than any of ours is
+    cut off, and so no JSON. ValueError for more lines than a run writes.
+    """
+    most = MOST.get(path.name, MOST[".jsonl"])
+    with path.open("rb") as file:
+        skipped = max(os.fstat(file.fileno()).st_size - last * most.line_bytes, 0) if last is not None else 0
+        file.seek(skipped)
+        if skipped:
+            _to_end_of_line(file, most.line_bytes)
+        count = 0
+        while line := file.readline(most.line_bytes):
+            if not line.endswith(b"\n") and not _to_end_of_line(file, most.line_bytes):
+                return
+            count += 1
+            if count > most.lines and last is None:
+                raise ValueError(f"{path} has more than {most.lines:,} lines, the most that is read of a run")
+            yield line.removesuffix(b"\n")
+
+
+def _to_end_of_line(file: BinaryIO, line_bytes: int) -> bool:
+    """Go on behind the next end of a line; whether there is one."""
+    while part := file.readline(line_bytes):
+        if part.endswith(b"\n"):
+            return True
+    return False

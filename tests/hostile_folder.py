@@ -145,10 +145,23 @@ for name in ("run.lock", "config.json.new", "summary.json.new", "before.json", "
     TRAPS[f"link_{name}"] = lambda run, home, url, name=name: link(run / name, home / ".bashrc")
 for name in ("episodes", "checkpoints", "logs", "eval", "sft", "wandb", "compiled"):
     TRAPS[f"link_{name}"] = lambda run, home, url, name=name: link(run / name, home / "outside")
-for name in ("config.json", "metrics.jsonl", "run.lock", "episodes/step_000001.jsonl"):
+PIPES = ("config.json", "metrics.jsonl", "summary.json", "before.json", "run.lock", "episodes/step_000001.jsonl")
+for name in PIPES:
     TRAPS[f"pipe_{name}"] = lambda run, home, url, name=name: os.mkfifo(gone(run / name))
 for name in ("config.json", "metrics.jsonl", "ledger.jsonl", "episodes/step_000001.jsonl"):
     TRAPS[f"huge_{name}"] = lambda run, home, url, name=name: os.truncate(run / name, 2**40)
+
+
+@trap
+def names_that_are_no_text(run: Path, home: Path, url: str) -> None:
+    (run / os.fsdecode(b"note_\xff.txt")).write_text(KEY)
+    (run / f"{SECRET}.txt").write_text(SECRET)
+
+
+@trap
+def parts_of_another_kind(run: Path, home: Path, url: str) -> None:
+    write(run, "config.json", {"train": {"steps": 5}, "evaluation": "x"})
+    write(run, "before.json", {"exact_match": 0.25, "questions": 7})
 
 
 def gone(path: Path) -> Path:
@@ -247,6 +260,7 @@ MORE = [
     ["report", "{run}", "--out", "{out}/report.html"],
     ["report", "{out}/other", "{run}", "--out", "{out}/both.html"],
     ["bug-report", "{run}", "--out", "{out}/bug.zip"],
+    ["runs", "{out}/.."],
     ["oracle", "--rates", "{run}", "--rollouts", "64", "--seeds", "1", "--accept", "2"],
     ["view", "{run}", "--port", "0"],
     ["view", "{out}/other", "{run}", "--port", "0"],

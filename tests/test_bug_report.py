@@ -1,7 +1,9 @@
 """The file that goes with a bug report: what is in it, and what is not."""
 
 import json
+import os
 import time
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -85,6 +87,69 @@ def test_a_line_of_megabytes_takes_no_longer_than_reading_it(tmp_path, monkeypat
     start = time.monotonic()
     bug_report.write(tmp_path)
     assert time.monotonic() - start < 3
+
+
+def contents(path):
+    with zipfile.ZipFile(path) as packed:
+        return {name: packed.read(name).decode() for name in packed.namelist()}
+
+
+def test_the_run_may_be_the_folder_that_one_is_in(tmp_path, monkeypatch):
+    monkeypatch.setattr(doctor, "examine", dict)
+    (tmp_path / "run" / "sft").mkdir(parents=True)
+    (tmp_path / "run" / "config.json").write_text("{}")
+    monkeypatch.chdir(tmp_path / "run")
+    assert cli.main(["bug-report", "."]) == 0
+    assert "config.json" in contents(tmp_path / "run.bug_report.zip")
+    (tmp_path / "run.bug_report.zip").unlink()
+    monkeypatch.chdir("sft")
+    assert cli.main(["bug-report", ".."]) == 0
+    assert (tmp_path / "run.bug_report.zip").is_file()
+
+
+def test_of_files_that_are_not_ours_only_the_sizes_are_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(doctor, "examine", dict)
+    run = tmp_path / "run"
+    ours = ["config.json", "sft/metrics.jsonl", "episodes/step_000012.jsonl", "logs/attempt_2/started"]
+    ours += ["checkpoints/step_00000010/host.npz", "logs/attempt_1/discarded/episodes/step_000003.jsonl"]
+    others = ["alice smith diagnosis HIV.txt", "hf_aSecretToken.json", "episodes/alice.jsonl", "eval/alice/score.json"]
+    others += ["tensorboard/events.out.tfevents.1.alice", "notes/config.json"]
+    arrays = ["checkpoints/step_00000010/state/d/alice", "checkpoints/step_00000010/state/manifest.ocdbt"]
+    for name in (*ours, *others, *arrays, b"note_\xff.txt".decode(errors="surrogateescape")):
+        (run / name).parent.mkdir(parents=True, exist_ok=True)
+        (run / name).write_text("{}")
+    files = contents(bug_report.write(run)[0])
+    told = [line.split(maxsplit=1) for line in files["files.txt"].splitlines()]
+    assert {size for size, _ in told} == {"2"}
+    assert sorted(name for _, name in told) == sorted(
+        [*ours, *["checkpoints/step_00000010/state/..."] * 2, *["another file"] * 7]
+    )
+    assert not [word for word in ("alice", "Secret", "note") if word in "".join(files.values())]
+
+
+def test_metrics_of_any_length_are_read_from_their_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(doctor, "examine", dict)
+    (tmp_path / "config.json").write_text("{}")
+    with (tmp_path / "metrics.jsonl").open("wb") as file:
+        file.truncate(400_000_000)
+        file.seek(0, os.SEEK_END)
+        file.write(b"\n" + b"".join(b'{"step": %d}\n' % step for step in range(600)) + b'{"st')
+    tracemalloc.start()
+    lines = contents(bug_report.write(tmp_path)[0])["metrics.jsonl"].splitlines()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert [json.loads(line)["step"] for line in lines] == list(range(100, 600))
+    assert peak < 10_000_000
+
+
+@pytest.mark.parametrize("command", ["report", "bug-report"])
+@pytest.mark.parametrize(("name", "size"), [("config.json", 90_000_000), ("metrics.jsonl", 2_500_000_000)])
+def test_a_file_larger_than_any_run_s_is_refused(tmp_path, capsys, command, name, size):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / name).touch()
+    os.truncate(tmp_path / name, size)
+    assert cli.main([command, str(tmp_path)]) == 2
+    assert f"{name}: {size:,} bytes, wanted at most" in capsys.readouterr().err
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):

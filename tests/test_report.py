@@ -9,13 +9,14 @@ import re
 import shutil
 import subprocess
 import threading
+import tracemalloc
 from html import unescape
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from qr_jax import figures
+from qr_jax import figures, run_files
 from qr_jax.report import charts, choose, history, page, read, series, view
 
 HOSTILE = "</script><script>document.title='hit'</script><img src=x onerror=\"document.title='hit'\"><!-- \u2028 \ud800"
@@ -218,6 +219,23 @@ def test_a_live_run_is_read_up_to_the_last_whole_line(run):
     assert data_of(html, "run-data")["status"].startswith("Step 4 of 5.")
     group = data_of(html, "episodes-data")["groups"][0]
     assert (group["step"], len(group["samples"])) == (4, 1)
+
+
+def test_lines_longer_than_a_run_s_cost_no_memory_and_more_of_them_are_refused(run, monkeypatch):
+    whole = read.run(run)
+    with (run / "metrics.jsonl").open("ab") as file:
+        file.write(b'{"step": 9, "a": "' + b"x" * 40_000_000 + b'"}\n')
+    os.truncate(run / "metrics.jsonl", 120_000_000)  # and a last one without its end
+    os.truncate(run / "episodes" / "step_000003.jsonl", 120_000_000)
+    tracemalloc.start()
+    found, groups = read.run(run), list(read.episodes(run, 3))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (found.metrics, found.unread) == (whole.metrics, 1)
+    assert groups and peak < 5 * run_files.MOST[".jsonl"].line_bytes
+    monkeypatch.setitem(run_files.MOST, "metrics.jsonl", run_files.Most(2**29, lines=3, line_bytes=2**16))
+    with pytest.raises(ValueError, match="more than 3 lines"):
+        read.run(run)
 
 
 def test_a_run_before_its_first_step_has_a_page_and_a_folder_that_is_no_run_has_an_error(tmp_path):

@@ -1,9 +1,14 @@
 """`qr-jax runs`: which runs there are, how far each is, and how good it was when it was last asked."""
 
 import json
+import os
 import shutil
+import subprocess
+import tracemalloc
 
-from qr_jax import cli
+import pytest
+
+from qr_jax import cli, run_files
 from qr_jax.report import run_list
 from qr_jax.run_lock import RunLock
 
@@ -100,6 +105,91 @@ def test_damaged_files_hide_no_run(tmp_path):
     (run / "config.json").write_bytes(b"\xff")
     (run / "before.json").write_text("[")
     assert run_list.runs_in(tmp_path)[0].step == 3
+
+
+@pytest.mark.parametrize("name", ["summary.json", "before.json", "config.json", "metrics.jsonl", "run.lock"])
+def test_a_run_with_a_pipe_is_a_line_that_says_so_and_the_others_are_listed(tmp_path, capsys, name):
+    a_run(tmp_path / "fine", metrics=STEPS)
+    run = a_run(tmp_path / "piped")
+    (run / name).unlink(missing_ok=True)
+    os.mkfifo(run / name)
+    assert cli.main(["runs", str(tmp_path)]) == 0
+    _, fine, piped = capsys.readouterr().out.splitlines()
+    assert fine.split()[1:3] == ["stopped", "3/4"]
+    assert piped.split(maxsplit=1)[1] == f"unreadable  -     {name}: neither a file nor a folder"
+
+
+@pytest.mark.parametrize("name", ["config.json", "metrics.jsonl", "sft/metrics.jsonl"])
+def test_a_file_of_20_gb_is_not_read(tmp_path, name):
+    run = a_run(tmp_path / "run", metrics=STEPS)
+    (run / "sft").mkdir()
+    (run / name).touch()
+    os.truncate(run / name, 20 * 10**9)
+    (listed,) = run_list.runs_in(tmp_path)
+    most = run_files.MOST[name.removeprefix("sft/")].bytes
+    assert listed.state == "unreadable"
+    assert listed.reason == f"{name}: 20,000,000,000 bytes, wanted at most {most:,}"
+
+
+def test_metrics_are_read_line_by_line_in_little_memory(tmp_path):
+    run = a_run(tmp_path / "run", metrics=STEPS)
+    with (run / "metrics.jsonl").open("ab") as file:
+        file.write(b"x" * 40_000_000 + b"\n" + b'{"step": 4}\n')
+    os.truncate(run / "metrics.jsonl", 120_000_000)  # a last line without its end
+    tracemalloc.start()
+    (listed,) = run_list.runs_in(tmp_path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (listed.step, listed.accuracy, listed.after) == (4, 0.5, 2)
+    assert peak < 2_000_000
+
+
+def test_more_lines_than_a_run_writes_are_not_read_to_the_end(tmp_path):
+    run = a_run(tmp_path / "run")
+    (run / "metrics.jsonl").write_bytes(b"\n" * (run_files.MOST["metrics.jsonl"].lines + 1))
+    (listed,) = run_list.runs_in(tmp_path)
+    assert listed.state == "unreadable" and "more than 1,048,576 lines" in listed.reason
+
+
+STRANGE = [
+    ({"config.json": {"train": {"steps": 5}, "evaluation": "x"}, "before.json": BEFORE}, (5, 0.25)),
+    ({"config.json": {"train": [], "evaluation": {"during": "x"}}, "before.json": BEFORE}, (0, 0.25)),
+    ({"before.json": {"exact_match": "x", "questions": "y"}}, (4, None)),
+    ({"before.json": {"exact_match": 1e999, "questions": 7}}, (4, None)),
+    ({"summary.json": {"steps": "x", "after": {"exact_match": [], "questions": {}}}, "before.json": BEFORE}, (4, 0.25)),
+    ({"config.json": {"train": {"steps": 10**4000, "max_rollouts": 10**4000}}, "before.json": BEFORE}, (0, 0.25)),
+]
+
+
+@pytest.mark.parametrize(("files", "wanted"), STRANGE)
+def test_values_of_another_kind_break_nothing(tmp_path, files, wanted):
+    run = a_run(tmp_path / "run")
+    for name, value in files.items():
+        (run / name).write_text(json.dumps(value))
+    (listed,) = run_list.runs_in(tmp_path)
+    assert (listed.steps, listed.accuracy) == wanted
+    run_list.format_table([listed])
+
+
+def test_1500_folders_in_one_another_stop_no_command(tmp_path, monkeypatch, capsys):
+    a_run(tmp_path / "fine", metrics=STEPS)
+    run = a_run(tmp_path / "deep")
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    try:
+        for top in (run, outside):
+            monkeypatch.chdir(top)
+            for _ in range(1500):
+                os.mkdir("d")
+                os.chdir("d")
+        monkeypatch.chdir(tmp_path)
+        assert cli.main(["runs", str(tmp_path)]) == 0
+        assert [line.split()[1] for line in capsys.readouterr().out.splitlines()[1:]] == ["not", "stopped"]
+        for command in ("report", "bug-report"):
+            assert cli.main([command, str(run)]) == 2
+            assert "folders more than 32 deep" in capsys.readouterr().err
+    finally:
+        subprocess.run(["rm", "-rf", run, outside], check=True)  # pytest's own cleaning calls itself for each folder
 
 
 def test_no_folder_and_no_runs_are_said(tmp_path, capsys):

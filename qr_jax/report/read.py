@@ -2,10 +2,13 @@
 
 import contextlib
 import json
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from qr_jax import run_files
 
 BEFORE = "before.json"  # the evaluation before the first step
 COLD = "sft"  # the folder of the cold start
@@ -90,23 +93,30 @@ def phase(begun: Run) -> str:
 
 def episodes(folder: Path, step: int) -> Iterator[Row]:
     """The rows of a step's episodes; none where the step has no file."""
-    yield from _rows(folder / "episodes" / f"step_{step:06d}.jsonl", "query", "turns")[0]
+    with contextlib.suppress(FileNotFoundError):
+        every = _rows_or_none(folder / "episodes" / f"step_{step:06d}.jsonl", "query", "turns")
+        yield from (row for row in every if row is not None)
 
 
 def _rows(path: Path, *needed: str) -> tuple[list[Row], int]:
     """The lines that are objects with the `needed` keys, and how many whole lines are not."""
-    try:
-        whole = path.read_bytes().split(b"\n")[:-1]  # what follows the last newline is still being written
-    except OSError:
-        return [], 0
-    rows, bad = [], 0
-    for line in whole:
-        row = _parsed(line)
-        if isinstance(row, dict) and all(name in row for name in needed):
-            rows.append(row)
-        else:
-            bad += 1
+    rows: list[Row] = []
+    bad = 0
+    with contextlib.suppress(OSError):
+        for row in _rows_or_none(path, *needed):
+            if row is None:
+                bad += 1
+            else:
+                rows.append(row)
     return rows, bad
+
+
+def _rows_or_none(path: Path, *needed: str) -> Iterator[Row | None]:
+    """Line by line: an object with the `needed` keys; None for all else."""
+    for line in run_files.lines(path):
+        row = _parsed(line)
+        is_row = isinstance(row, dict) and all(name in row for name in needed)
+        yield {sys.intern(name): value for name, value in row.items()} if is_row else None  # each name once in memory
 
 
 def _parsed(text: bytes) -> Any:

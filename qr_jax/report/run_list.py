@@ -1,19 +1,22 @@
 """Which runs a folder holds, and how far each of them is: `qr-jax runs`."""
 
+import contextlib
 import fcntl
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from qr_jax import run_lock
+from qr_jax import run_files, run_lock
 from qr_jax.config import BUDGETS, LIMITS
 from qr_jax.evaluation.complete import is_incomplete
-from qr_jax.report.read import BEFORE
+from qr_jax.report.read import BEFORE, COLD
 
-State = Literal["training", "finished", "stopped", "not begun"]
+State = Literal["training", "finished", "stopped", "not begun", "unreadable"]
 SKIPPED = ("checkpoints", "logs", "episodes", "worlds", "questions", "eval")  # folders that hold no run
+READ = ("config.json", "summary.json", BEFORE, "metrics.jsonl", run_lock.NAME, f"{COLD}/metrics.jsonl")
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,8 @@ class Listed:
     """One run. `steps` is what its config asks for; `accuracy` the last greedy exact match, over `questions`.
 
     training: a process writes it; finished: its summary tells of its last step; stopped: it was killed or told to stop,
-    and the same command goes on with it; not begun: nothing was saved yet.
+    and the same command goes on with it; not begun: nothing was saved yet; unreadable: `reason` says what stands in a
+    file's place.
     """
 
     folder: Path
@@ -34,46 +38,87 @@ class Listed:
     after: int | None = None  # the step that the accuracy is of
     budget: str = ""  # what is spent of a budget that ends the run, as in "2,560/30,000 rollouts"
     incomplete: bool = False  # the accuracy is over fewer than 95 % of its questions: the others ended in faults
+    reason: str = ""
 
 
 def runs_in(folder: Path) -> list[Listed]:
     """The runs in a folder and below, by name; a run's own cold start is part of it. ValueError: there is no folder."""
     if not folder.is_dir():
         raise ValueError(f"there is no folder {folder}; name the one that runs were made in (without a name: runs/)")
-    return [listed(run) for run in sorted(_folders(folder))]
+    return [_listed_or_why(run) for run in sorted(_folders(folder, run_files.DEEPEST))]
 
 
-def _folders(folder: Path) -> Iterator[Path]:
-    if (folder / "config.json").is_file() and "architectures" not in _object(folder / "config.json"):  # a model's
+def _folders(folder: Path, below: int) -> Iterator[Path]:
+    """The runs' folders, and those that cannot be looked into, in a folder and at most so many below it."""
+    if _is_run(folder):
         yield folder
         return
-    for below in folder.iterdir():
-        if below.is_dir() and not below.is_symlink() and below.name not in SKIPPED:
-            yield from _folders(below)
+    try:
+        with os.scandir(folder) as entries:
+            inside = [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+    except OSError:
+        yield folder
+        return
+    for path in map(Path, inside if below else ()):
+        if path.name not in SKIPPED:
+            yield from _folders(path, below - 1)
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether its config.json is no model's."""
+    file = folder / "config.json"
+    try:
+        return os.path.exists(file) and (bool(run_files.wrong(file)) or "architectures" not in _object(file))
+    except OSError:  # it may not be read, which the run's line says
+        return True
+
+
+def _listed_or_why(folder: Path) -> Listed:
+    """One run, of which nothing is to hide the others."""
+    try:
+        return listed(folder)
+    except OSError as error:
+        why = f"{Path(error.filename or folder).name}: {error.strerror}"
+    except ValueError as error:
+        why = str(error)
+    return Listed(folder, "unreadable", 0, 0, "train", reason=why)
 
 
 def listed(folder: Path) -> Listed:
-    """What a run's files say of it, while it may be writing them."""
-    config, summary = _object(folder / "config.json"), _object(folder / "summary.json")
-    last, rows = _metrics(folder / "metrics.jsonl")
+    """What a run's files say of it, while it may be writing them. ValueError or OSError for files that no run has."""
+    _check(folder)
+    config, summary, before = (_object(folder / name) for name in ("config.json", "summary.json", BEFORE))
+    last, row = _metrics(folder / "metrics.jsonl")
     step, steps = _whole(last, "step"), _whole(config.get("train"), "steps")
     stage: Literal["train", "cold start"] = "train"
-    before, after = _object(folder / BEFORE), summary.get("after")
-    during = _during(config, before)
-    evaluated = [(row["step"], row["eval/exact_match"], during, is_incomplete(row)) for row in rows]
-    if isinstance(after, Mapping) and "exact_match" in after:
-        evaluated.append((summary.get("steps"), after["exact_match"], after.get("questions"), is_incomplete(after)))
-    elif not evaluated and "exact_match" in before:
-        evaluated = [(0, before["exact_match"], before.get("questions"), is_incomplete(before))]
+    at, accuracy, questions = _whole(row, "step"), _rate(row, "eval/exact_match"), _during(config, before)
+    evaluation: Mapping[str, Any] = row
+    after = summary.get("after")
+    if isinstance(after, Mapping) and _rate(after, "exact_match") is not None:
+        evaluation, at = after, _whole(summary, "steps")
+    elif accuracy is None:
+        evaluation, at = before, 0
+    if evaluation is not row:
+        accuracy, questions = _rate(evaluation, "exact_match"), _whole(evaluation, "questions") or None
     ended = bool(step) and summary.get("steps") == step and not _made_longer(config, summary)
-    if not step and (folder / "sft" / "metrics.jsonl").is_file():
-        step = _whole(_metrics(folder / "sft" / "metrics.jsonl")[0], "step")
+    if not step and (folder / COLD / "metrics.jsonl").is_file():
+        step = _whole(_metrics(folder / COLD / "metrics.jsonl")[0], "step")
         stage, steps = "cold start", _whole(config.get("sft"), "steps")
     state: State = "finished" if ended else "stopped" if step or before else "not begun"
     if is_held(folder):
         state = "training"
-    at, accuracy, questions, part = evaluated[-1] if evaluated else (None, None, None, None)
-    return Listed(folder, state, step, steps, stage, accuracy, questions, at, _budget(config, last), bool(part))
+    budget = _budget(config, last)
+    if accuracy is None:
+        return Listed(folder, state, step, steps, stage, budget=budget)
+    return Listed(folder, state, step, steps, stage, accuracy, questions, at, budget, is_incomplete(evaluation))
+
+
+def _check(folder: Path) -> None:
+    """ValueError for a file that is not to be opened (run_files.py), OSError for one that cannot be."""
+    for name in READ:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            if what := run_files.wrong(folder / name):
+                raise ValueError(f"{name}: {what}")
 
 
 def is_held(folder: Path) -> bool:
@@ -96,7 +141,8 @@ def format_table(found: list[Listed]) -> str:
     for run in found:
         of = f"{'cold start ' if run.stage == 'cold start' else ''}{run.step}/{run.steps}"
         of = f"{run.step}, {run.budget}" if run.budget else of
-        rows.append((str(run.folder), run.state, of, _accuracy(run)))
+        of, told = ("-", run.reason) if run.state == "unreadable" else (of, _accuracy(run))
+        rows.append((str(run.folder), run.state, of, told))
     width = [max(len(row[column]) for row in rows) for column in range(3)]
     return "\n".join("  ".join([*map(str.ljust, row[:3], width), row[3]]).rstrip() for row in rows)
 
@@ -125,25 +171,26 @@ def _made_longer(config: Mapping[str, Any], summary: Mapping[str, Any]) -> bool:
 
 def _during(config: Mapping[str, Any], before: Mapping[str, Any]) -> int | None:
     """How many questions an evaluation between the first and the last asks."""
-    every, during = before.get("questions"), (config.get("evaluation") or {}).get("during")
-    return min(every, during) if every and during else every
+    every, during = _whole(before, "questions"), _whole(config.get("evaluation"), "during")
+    return min(every, during) if every and during else every or None
 
 
-def _metrics(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The last step's row, and the rows that have an evaluation."""
-    try:
-        lines = path.read_bytes().split(b"\n")[:-1]
-    except OSError:
-        return {}, []
-    rows = [_parsed(line) for line in lines if b'"eval/exact_match"' in line]
-    last = _parsed(lines[-1]) if lines else {}
-    return last, [row for row in rows if row.get("eval/exact_match") is not None and "step" in row]
+def _metrics(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The last step's row, and the last that has an evaluation; {} for none. No more than a line is kept in memory."""
+    last = b""
+    evaluated: dict[str, Any] = {}
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        for last in run_files.lines(path):
+            row = _parsed(last) if b'"eval/exact_match"' in last else {}
+            if _rate(row, "eval/exact_match") is not None and "step" in row:
+                evaluated = row
+    return _parsed(last), evaluated
 
 
 def _object(path: Path) -> dict[str, Any]:
     try:
         return _parsed(path.read_bytes())
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
 
 
@@ -156,6 +203,12 @@ def _parsed(text: bytes) -> dict[str, Any]:
 
 
 def _whole(value: Any, name: str) -> int:
-    """A whole number of a mapping that may not be one; 0 without."""
+    """A whole number of a mapping that may not be one; 0 without, and for what no run counts to."""
     number = value.get(name) if isinstance(value, Mapping) else None
-    return number if isinstance(number, int) else 0
+    return number if isinstance(number, int) and 0 <= number < 2**63 else 0
+
+
+def _rate(value: Mapping[str, Any], name: str) -> float | None:
+    """A number from 0 to 1; None without."""
+    number = value.get(name)
+    return number if isinstance(number, int | float) and 0 <= number <= 1 else None

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from qr_jax import config, metrics_writer
+from qr_jax import config, metrics_writer, run_files
 from qr_jax.noise import uniforms
 from qr_jax.settings import conform
 
@@ -149,9 +149,8 @@ def rows_until(folder: str | Path, last: int | None) -> list[dict[str, Any]]:
 
 def _read_draws(path: Path, spent: Mapping[int, int]) -> Draws:
     """The draws of the ledger that belong to the steps in `spent` (step -> rollouts until then)."""
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-    rows = [json.loads(line) for line in lines if line.endswith("\n")]  # of a run under way the last may be cut off
-    rows = [row for row in rows if row["step"] in spent]
+    lines = run_files.lines(path) if path.exists() else ()
+    rows = [row for row in map(json.loads, lines) if row["step"] in spent]
     if not rows:
         raise ValueError(f"{path} holds no draws of the run's steps; pass rates are read from it")
     done = [spent.get(row["step"] - 1, 0) / max(spent.values()) for row in rows]
