@@ -151,7 +151,7 @@ def read_answer(_: Path, files: Any) -> None:
         protocols.rerank_results({"result": body["reranked"]}, [Passage("1", "t", "x"), Passage("2", "", "y")])
         return
     name = "search_r1" if "result" in named else "r1_searcher" if "answers" in named else "flashrag"
-    protocols.PROTOCOLS[name].results(body, 2)
+    protocols.PROTOCOLS[name].results(body, 2, 3)
 
 
 def answers() -> list[Parts]:

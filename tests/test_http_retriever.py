@@ -8,6 +8,7 @@ import ssl
 import subprocess
 import threading
 import time
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -108,12 +109,12 @@ def test_protocols_of_one_query_send_one_each():
 def test_two_queries_of_flashrag_are_not_taken_for_documents_and_scores():
     read = PROTOCOLS["flashrag"].results
     one, two = {"id": "1", "contents": "x"}, {"id": "2", "contents": "y"}
-    assert [[p.id for p in some] for some in read([[one], [two]], 2)] == [["1"], ["2"]]
-    assert [[(p.id, p.score) for p in some] for some in read([[[one], [two]], [[3], [4]]], 2)] == [
+    assert [[p.id for p in some] for some in read([[one], [two]], 2, 1)] == [["1"], ["2"]]
+    assert [[(p.id, p.score) for p in some] for some in read([[[one], [two]], [[3], [4]]], 2, 1)] == [
         [("1", 3)],
         [("2", 4)],
     ]
-    assert read([[], []], 2) == [[], []] and read([[[], []], [[], []]], 2) == [[], []]
+    assert read([[], []], 2, 1) == [[], []] and read([[[], []], [[], []]], 2, 1) == [[], []]
 
 
 def test_a_passage_comes_back_from_what_is_sent_of_it():
@@ -155,6 +156,60 @@ def test_what_is_no_right_answer_is_an_error_and_a_fault(reply, settings, says):
             quick(url, **settings)(["a"], 1)
         done = run_searches(quick(url, **settings), ["a"], 1, deadline_s=5.0, retries=0, passage_chars=1000)
     assert isinstance(done.by_query["a"], Fault) and url in done.by_query["a"].reason
+
+
+@pytest.mark.parametrize("protocol", ["search_r1", "skyrl", "r1_searcher", "flashrag"])
+def test_what_a_server_sends_beyond_k_is_not_looked_at(protocol):
+    items = [{"id": "1", "contents": "x"}, {"id": "2", "contents": "y"}, "no id", 3, None]
+    key = {"flashrag": None, "r1_searcher": "answers"}.get(protocol, "result")
+    with server(raw({key: [items]} if key else [items])) as (url, _):
+        search = quick(url, protocol=protocol)
+        assert [passage.id for passage in search(["a"], 2)[0]] == ["1", "2"]
+        with pytest.raises(ValueError, match="a passage is a int"):
+            search(["a"], 4)
+    if protocol == "flashrag":
+        scored = PROTOCOLS[protocol].results([[items], [[3, 2, "high", None, 1]]], 1, 2)
+        assert [(passage.id, passage.score) for passage in scored[0]] == [("1", 3.0), ("2", 2.0)]
+
+
+RESPONSE_BYTES = 4_000_000
+FULL = RESPONSE_BYTES - 100
+ANSWERS_OF_THE_ALLOWED_SIZE = {
+    "texts": (b'"a",' * (FULL // 4) + b'"a"', "texts; at most 125,002 are taken"),
+    "objects": (b"{}," * (FULL // 3) + b"{}", "commas, lists and objects; at most 62,500 are taken"),
+    "keys": (b'{"0":0' + b"".join(b',"%d":0' % at for at in range(FULL // 12)) + b"}", "texts; at most 125,002"),
+    "keys that are allowed": (b'{"0":0' + b"".join(b',"%d":0' % at for at in range(62_000)) + b"}", "wanted id and"),
+    "one text": (b'"' + b"a" * FULL + b'"', ""),
+    "one text of two bytes a character": (('"東' + "a" * FULL + '"').encode(), ""),
+}
+
+
+@pytest.mark.parametrize("name", ANSWERS_OF_THE_ALLOWED_SIZE)
+def test_an_answer_of_the_allowed_size_takes_less_than_8_times_that(name):
+    items, says = ANSWERS_OF_THE_ALLOWED_SIZE[name]
+    reply = raw(b'{"result": [[' + items + b"]]}")
+    with server(reply) as (url, _):
+        search = quick(url, response_bytes=RESPONSE_BYTES, timeout_s=20.0, deadline_s=20.0)
+        tracemalloc.start()
+        try:
+            if says:
+                with pytest.raises((OSError, ValueError), match=says):
+                    search(["a"], 3)
+            else:
+                assert len(search(["a"], 3)[0]) == 1
+            assert tracemalloc.get_traced_memory()[1] < 8 * RESPONSE_BYTES
+        finally:
+            tracemalloc.stop()
+
+
+def test_the_thread_of_a_search_ends_soon_after_a_lying_answer():
+    with server(raw(b'{"result": [[' + b'"a",' * 3_900_000 + b'"a"]]}')) as (url, _):
+        begun = time.monotonic()
+        done = run_searches(quick(url), ["a", "b"], 3, deadline_s=2.0, retries=0, passage_chars=1000)
+        while any(thread.name == "search" for thread in threading.enumerate()):
+            time.sleep(0.01)
+        assert time.monotonic() - begun < 4
+    assert isinstance(done.by_query["a"], Fault) and "texts; at most" in done.by_query["a"].reason
 
 
 def test_bytes_that_drip_do_not_outlast_the_deadline():

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qr_jax import cli
-from qr_jax.queries import parquet, readers, stored
+from qr_jax.queries import limits, parquet, readers, stored
 from qr_jax.records import Passage
 from qr_jax.retrieval import bm25_build, bm25_index, index_corpus
 from qr_jax.retrievers.bm25 import bm25
@@ -271,6 +272,18 @@ def test_bad_corpora_leave_nothing_behind(tmp_path):
     ):
         with pytest.raises(ValueError, match=words):
             index_corpus.index(str(corpus_file(tmp_path)), out, SETTINGS | wrong)
+
+
+def test_the_estimate_unpacks_no_more_than_a_row_may_have(tmp_path):
+    line = json.dumps(ROWS[0] | {"text": "x" * 10_000}).encode() + b"\n"
+    (tmp_path / "bomb.jsonl.gz").write_bytes(gzip.compress(line * 20_000))  # 200 MB
+    tracemalloc.start()
+    try:
+        estimated = index_corpus.estimate([tmp_path / "bomb.jsonl.gz"], ())
+        assert tracemalloc.get_traced_memory()[1] < 4 * limits.MOST_ROW_BYTES
+    finally:
+        tracemalloc.stop()
+    assert estimated.passages == pytest.approx(20_000, rel=0.02)
 
 
 def test_the_estimate_grows_with_the_corpus_and_refuses_in_numbers(tmp_path):

@@ -4,14 +4,17 @@ import contextlib
 import gzip
 import hashlib
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from qr_jax.queries import parquet, readers, sources
+from qr_jax.queries import data_check, limits, parquet, readers, sources
 from qr_jax.records import Passage, Query
 
 
@@ -135,6 +138,108 @@ def test_a_damaged_parquet_file_is_named(tmp_path):
             readers.read_queries(tmp_path / "q.parquet")
         with contextlib.suppress(ValueError):
             parquet.count(tmp_path / "q.parquet")
+
+
+MEASURED = """
+import resource, sys
+from qr_jax.queries import data_check, parquet
+import pyarrow.compute, pyarrow.parquet
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+checked = data_check.check(sys.argv[1])
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024, *(one.text for one in checked.errors))
+"""
+
+
+def bomb(path: Path, kind: str) -> Path:
+    """A file of a few KB, or at most 1 MB, that unpacks to gigabytes."""
+    ids, long = [str(at) for at in range(1000)], "a" * 1_000_000
+    tables = {
+        "texts": {"id": ids, "text": [long] * 1000},
+        "questions": {"id": ids, "question": [long] * 1000, "answers": [["x"]] * 1000},
+        "texts in a list": {"id": ["1"], "text": ["x"], "more": [[long] * 1000]},
+        "a list of nulls": {"id": ["1"], "text": ["x"], "more": pa.array([[None] * 5_000_000], pa.list_(pa.null()))},
+        "one text": {"id": ["1"], "text": [long * 200]},
+    }
+    if kind in tables:
+        pq.write_table(pa.table(tables[kind]), path / "bomb.parquet", compression="zstd")
+        return path / "bomb.parquet"
+    head = b'{"id": "%d", "text": "'
+    parts = [head % 1, *[long.encode()] * 300] if kind == "one line" else [b"\n" * 1_000_000] * 20
+    parts = [head % at + long.encode() + b'"}\n' for at in range(300)] if kind == "lines" else parts
+    parts = [b'{"more": [' + b"[]," * 300_000 + b"[]]}\n"] * 100 if kind == "items" else parts
+    with gzip.open(path / "bomb.jsonl.gz", "wb", 5) as packed:
+        packed.writelines(parts)
+    return path / "bomb.jsonl.gz"
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("texts", "row 100: a file of .* bytes unpacks to more than 100,000,000, the most that are taken"),
+        ("questions", "'question' has 1,000,000 characters; at most 100,000 are taken: cut it.*row 100: a file of"),
+        ("texts in a list", "row 1: the row has more than 32,000,000 bytes, the most that are taken; .* into several"),
+        ("a list of nulls", "as its footer says: a file of"),
+        ("one text", "as its footer says: a file of"),
+        ("one line", "row 1: the row has more than 32,000,000 bytes"),
+        ("lines", r"row \d+: a file of .* unpack it and give it as JSON lines without .gz"),
+        ("empty lines", r"row \d+: a file of"),
+        ("items", r"row \d: a file of"),
+    ],
+)
+def test_a_small_file_that_unpacks_to_gigabytes_takes_little_memory_and_is_named(tmp_path, kind, words):
+    file = bomb(tmp_path, kind)
+    assert file.stat().st_size < 1_100_000
+    done = subprocess.run([sys.executable, "-c", MEASURED, file], capture_output=True, text=True, check=True)
+    megabytes, _, said = done.stdout.partition(" ")
+    assert re.search(f"(?s){words}", said) and file.name in said
+    assert int(megabytes) < 600
+
+
+def test_what_honest_files_hold_is_below_every_limit(tmp_path):
+    novel = {"id": "1", "text": "\u0416" * limits.MOST_TEXT_CHARS}
+    question = {"id": "q", "question": "w" * limits.MOST_QUESTION_CHARS, "answers": ["Ada"]}
+    assert readers.read_passages(jsonl(tmp_path / "c.jsonl", [novel]))[0].text == novel["text"]
+    assert readers.read_queries(jsonl(tmp_path / "q.jsonl", [question]))[0].question == question["question"]
+    parquet.write(tmp_path / "c.parquet", [novel])
+    assert readers.read_passages(tmp_path / "c.parquet")[0].text == novel["text"]
+    with pytest.raises(ValueError, match=r"c.jsonl row 1: 'text' has 5,000,001 characters; at most 5,000,000 are"):
+        readers.read_passages(jsonl(tmp_path / "c.jsonl", [{"id": "1", "text": "x" * 5_000_001}]))
+    with pytest.raises(ValueError, match=r"q.jsonl row 1: item 1 of 'answers' has 100,001 characters; at most 100,000"):
+        readers.read_queries(jsonl(tmp_path / "q.jsonl", [question | {"answers": ["x" * 100_001]}]))
+
+
+def test_a_row_of_a_million_small_items_is_refused_before_they_are_made(tmp_path):
+    packed = {"id": "a", "question": "Who?", "golden_answers": ["Ada"], "metadata": f"[{'[],' * 500_000}[]]"}
+    for row in ({"more": [[]] * 1_000_001}, packed):
+        (error,) = data_check.check(jsonl(tmp_path / "q.jsonl", [row])).errors
+        assert error.rows == (1,) and re.search(r"has [\d,]+ commas, lists and objects; at most 1,000,000", error.text)
+
+
+def test_large_groups_of_parquet_are_read_plainly_and_come_out_the_same(tmp_path, monkeypatch):
+    rows = [
+        {
+            "id": str(at),
+            "text": hex(at**9) * 9,
+            "lists": [["a"], []],
+            "map": [("k", "v")],
+            "more": {"n": None, "s": "x"},
+        }
+        for at in range(3000)
+    ]
+    kinds = {"lists": pa.list_(pa.list_(pa.string())), "map": pa.map_(pa.string(), pa.string())}
+    columns = {name: pa.array([row[name] for row in rows], kinds.get(name)) for name in rows[0]}
+    pq.write_table(pa.table(columns), tmp_path / "c.parquet")
+    expected = [(at, row | {"more": {"s": "x"}}) for at, row in enumerate(rows, 1)]
+    assert list(parquet.rows(tmp_path / "c.parquet")) == expected
+    monkeypatch.setattr(limits, "MOST_ROW_BYTES", 50_000)  # a piece has more, so its rows come one at a time
+    assert list(parquet.rows(tmp_path / "c.parquet")) == expected
+    monkeypatch.setattr(parquet, "PLAIN_GROUP_BYTES", 1)
+    assert list(parquet.rows(tmp_path / "c.parquet")) == expected
+
+
+def test_a_parquet_file_without_columns_has_no_rows(tmp_path):
+    pq.write_table(pa.table({"id": ["1"]}).select([]), tmp_path / "none.parquet")
+    assert list(parquet.rows(tmp_path / "none.parquet")) == []
 
 
 def test_several_files_are_read_in_order_and_an_id_in_two_of_them_is_refused(tmp_path, monkeypatch):

@@ -431,6 +431,12 @@ def test_what_stands_in_a_query_does_not_count_as_an_item(text):
         bounded_json.read(json.dumps(asked).encode(), 3)
 
 
+def test_items_cannot_hide_in_another_encoding_of_json():
+    hidden = '["\u2200",' + "[]," * 1000 + '""]'  # half of the first sign is the byte of a quote
+    with pytest.raises(ValueError, match="the body is in utf-16-le; wanted UTF-8"):
+        bounded_json.read(hidden.encode("utf-16-le"), 10)
+
+
 def test_a_long_list_is_written_as_json_while_others_have_their_turns():
     rows = [{"n": n, "text": "x" * 1000} for n in range(2000)]
     turns = 0

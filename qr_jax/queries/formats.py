@@ -13,8 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from qr_jax.queries import parquet
+from qr_jax.queries import limits, parquet
 from qr_jax.records import Query
+from qr_jax.retrieval import bounded_json
 
 Row = Mapping[str, Any]
 Form = Literal["jsonl", "verl", "skyrl", "flashrag", "trl"]
@@ -174,6 +175,8 @@ def _metadata(row: Row) -> dict[str, Any]:
     """What the row's metadata hold, an object or its JSON; they never replace a column of the question itself."""
     found = row.get("metadata") or {}
     if isinstance(found, str):
+        if len(found) > limits.MOST_ROW_ITEMS:
+            bounded_json.check_items(found.encode("utf-8", "surrogatepass"), limits.MOST_ROW_ITEMS, "'metadata'")
         try:
             found = json.loads(found)
         except json.JSONDecodeError as error:

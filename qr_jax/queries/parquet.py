@@ -1,27 +1,109 @@
-"""Parquet files as rows, read in pieces and written whole."""
+"""Parquet files as rows, read in pieces and written whole.
+
+A text that stands in many rows is stored once, so neither a file's size nor what its footer says bounds what its rows
+take. Texts are read as pyarrow's dictionaries, which hold such a text once, and measured before they are made. pyarrow
+copies the dictionary of a whole row group for each piece of it, so large groups are read plainly, a few rows at a time.
+"""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-PIECE_ROWS = 1024
+from qr_jax.queries import limits
+
+PIECE_ROWS = 1024  # or one, where so many take more than a row may
+PLAIN_PIECE_ROWS = 16
+BUFFER_BYTES = 65_536  # of a column, while nothing of it is read
+PLAIN_GROUP_BYTES = 64_000_000  # groups of more than this are large: pyarrow's own writer makes them of a million rows
+PLAIN_TIMES_PACKED = 50  # a file that unpacks to more than so many times its bytes is never read plainly
 DAMAGED = (OSError, ValueError, OverflowError)  # what pyarrow raises beside its own, of a damaged file
 
 
 def rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(row number from 1, object) of every row. What is null is left out, as in JSON lines it would not stand there."""
+    """(row number from 1, object) of every row. What is null is left out, as in JSON lines it would not stand there.
+
+    ValueError: the file is damaged, or has more than limits.py allows.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    number = 0
+    number = taken_bytes = 0
     try:
-        for piece in pq.ParquetFile(file).iter_batches(batch_size=PIECE_ROWS):
-            for row in piece.to_pylist():
-                number += 1
-                yield number, _without_nulls(row)
+        most = limits.most_bytes(file)
+        with pq.ParquetFile(file, buffer_size=BUFFER_BYTES) as opened:
+            said_G = _said_bytes(opened)
+            limits.check_unpacked(file, sum(said_G), most, "as its footer says")
+            columns = [opened.schema.column(at) for at in range(len(opened.schema))]
+            texts = [column.path for column in columns if column.physical_type == "BYTE_ARRAY"]
+        is_large = max(said_G, default=0) > PLAIN_GROUP_BYTES
+        is_plain = is_large and sum(said_G) <= PLAIN_TIMES_PACKED * file.stat().st_size
+        with pq.ParquetFile(file, read_dictionary=[] if is_plain else texts) as opened:
+            for piece in opened.iter_batches(batch_size=PLAIN_PIECE_ROWS if is_plain else PIECE_ROWS):
+                step = PIECE_ROWS if _python_bytes(piece) <= limits.MOST_ROW_BYTES else 1
+                for part in (piece.slice(start, step) for start in range(0, piece.num_rows, step)):
+                    part_bytes, place = _python_bytes(part), f"row {number + 1}"
+                    limits.check_row(file, part_bytes, place)
+                    taken_bytes += part_bytes
+                    limits.check_unpacked(file, taken_bytes, most, place)
+                    for row in _decoded(part).to_pylist():
+                        number += 1
+                        yield number, _without_nulls(row)
+    except limits.TooLarge:
+        raise
     except (pa.ArrowException, *DAMAGED) as error:
         raise ValueError(f"{file.name} after row {number}: not a whole Parquet file ({error})") from error
+
+
+def _decoded(part: Any) -> Any:
+    """The same rows with plain columns, of which pyarrow makes Python's values much faster."""
+    import pyarrow as pa
+
+    columns = [array.dictionary_decode() if pa.types.is_dictionary(array.type) else array for array in part.columns]
+    return pa.RecordBatch.from_arrays(columns, part.schema.names)
+
+
+def _said_bytes(opened: Any) -> list[int]:
+    """What each row group takes unpacked, as the file's footer has it: a dictionary once, and an item for each value.
+
+    It bounds what the library must unpack for a first row: whole pages, and all that one row's lists hold.
+    """
+    metadata, said_G = opened.metadata, []
+    columns = list(range(metadata.num_columns))
+    for number in range(metadata.num_row_groups if columns else 0):
+        # A column's damaged facts raise an error here; in `column` below they would end the process (pyarrow 26).
+        # So would a batch of no rows where there are no columns.
+        list(opened.reader.iter_batches(0, row_groups=[number], column_indices=columns))
+        group = metadata.row_group(number)
+        chunks = [(group.column(at), metadata.schema.column(at).length or 0) for at in columns]
+        said_G.append(sum(c.total_uncompressed_size + c.num_values * (limits.ITEM_BYTES + n) for c, n in chunks))
+    return said_G
+
+
+def _python_bytes(piece: Any) -> int:
+    """About what the rows of a piece will take in Python, each text where it stands.
+
+    `len` of a piece fails where a damaged footer says that it has fewer rows than none; `num_rows` does not.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    size, waiting = limits.ITEM_BYTES * piece.num_rows, list(piece.columns)
+    while waiting:
+        array = waiting.pop()
+        size += limits.ITEM_BYTES * len(array)
+        if pa.types.is_dictionary(array.type) and not pa.types.is_primitive(array.type.value_type):
+            lengths = pc.binary_length(array.dictionary).take(array.indices)  # type: ignore[attr-defined]
+            size += pc.sum(lengths).as_py() or 0  # type: ignore[attr-defined]
+        elif pa.types.is_map(array.type):
+            start, end = array.offsets[0].as_py(), array.offsets[-1].as_py()
+            waiting += [array.keys.slice(start, end - start), array.items.slice(start, end - start)]
+        elif pa.types.is_nested(array.type):
+            inner = array.flatten()
+            waiting += inner if isinstance(inner, list) else [inner]
+        else:
+            size += array.nbytes
+    return size
 
 
 def count(file: Path) -> int:

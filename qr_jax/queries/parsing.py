@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from qr_jax.answers import check_answers, normalise
-from qr_jax.queries import formats
+from qr_jax.queries import formats, limits
 from qr_jax.queries.formats import show
 from qr_jax.records import Passage, Query
 
@@ -25,13 +25,15 @@ def query_of(row: Row) -> Query:
     column = next((name for name in ANSWERS if name in row), None)
     if column is None:
         raise ValueError(missing("answers", row, f"none of {', '.join(ANSWERS)}"))
-    answers, entities = texts(row, column), texts(row, "entities") if "entities" in row else ()
+    answers = texts(row, column, most_chars=limits.MOST_QUESTION_CHARS)
+    entities = texts(row, "entities") if "entities" in row else ()
     used = {"id", "question", "entities", column}
     meta = {name: value for name, value in row.items() if name not in used}
     golds = tuple(answer for answer in answers if normalise(answer))
     if golds and golds != answers:
         meta["refused_answers"] = tuple(answer for answer in answers if answer not in golds)
-    query = Query(identity(row), text(row, "question"), golds or answers, entities, meta)
+    question = text(row, "question", most_chars=limits.MOST_QUESTION_CHARS)
+    query = Query(identity(row), question, golds or answers, entities, meta)
     check_answers(query)
     return query
 
@@ -57,26 +59,28 @@ def identity(row: Row) -> str:
     return text(row, "id")
 
 
-def text(row: Row, column: str, *, empty: bool = False) -> str:
-    """A column that must hold text, not blank unless `empty`."""
+def text(row: Row, column: str, *, empty: bool = False, most_chars: int = limits.MOST_TEXT_CHARS) -> str:
+    """A column that must hold text, not blank unless `empty`, of at most so many characters."""
     if column not in row:
         raise ValueError(missing(column, row, f"no {column!r}"))
-    return one_text(row[column], repr(column), empty)
+    return one_text(row[column], repr(column), empty, most_chars)
 
 
-def texts(row: Row, column: str) -> tuple[str, ...]:
+def texts(row: Row, column: str, *, most_chars: int = limits.MOST_TEXT_CHARS) -> tuple[str, ...]:
     """A column that must hold a text or a list of one or more texts (none is allowed for entities)."""
     value = [row[column]] if isinstance(row[column], str) else row[column]
     if not isinstance(value, list):
         raise ValueError(f"{column!r} must be a text or a list of texts, and is {show(value)}")
     if not value and column != "entities":
         raise ValueError(f"{column!r} is an empty list; a question needs at least one answer")
-    return tuple(one_text(one, f"item {at} of {column!r}") for at, one in enumerate(value, 1))
+    named = ((one, f"item {at} of {column!r}") for at, one in enumerate(value, 1))
+    return tuple(one_text(one, name, most_chars=most_chars) for one, name in named)
 
 
-def one_text(value: Any, name: str, empty: bool = False) -> str:
+def one_text(value: Any, name: str, empty: bool = False, most_chars: int = limits.MOST_TEXT_CHARS) -> str:
     if not isinstance(value, str):
         raise ValueError(f"{name} must be a text, and is {show(value)}")
+    limits.check_text(value, most_chars, name)
     if not empty and not value.strip():
         raise ValueError(f"{name} is blank")
     try:

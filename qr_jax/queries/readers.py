@@ -14,12 +14,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from qr_jax.queries import official, parquet
+from qr_jax.queries import limits, official, parquet
 from qr_jax.queries.formats import show
 from qr_jax.queries.parsing import Row, passage_of, query_of
 from qr_jax.queries.stored import ENDS, TEXTS
 from qr_jax.records import Passage, Query
-from qr_jax.retrieval import bm25_index
+from qr_jax.retrieval import bm25_index, bounded_json
 from qr_jax.settings import nearest
 
 T = TypeVar("T")
@@ -148,7 +148,10 @@ def rows(file: Path) -> Iterator[tuple[int, Row]]:
 
 
 def attempts(file: Path) -> Iterator[tuple[int, Row | ValueError]]:
-    """(row number from 1, object or what is wrong with it) of every line not empty. ValueError: a file is damaged."""
+    """(row number from 1, object or what is wrong with it) of every line not empty.
+
+    ValueError: a file is damaged, or has more than limits.py allows.
+    """
     if file.suffix == ".parquet":
         yield from parquet.rows(file)
         return
@@ -156,13 +159,17 @@ def attempts(file: Path) -> Iterator[tuple[int, Row | ValueError]]:
         form = ', delimiter="\\t"' if file.suffix == ".tsv" else ""
         by = f'csv.DictReader(open({json.dumps(str(file))}, encoding="utf-8-sig", newline=""){form})'
         raise ValueError(f"{file.name} is a table; {WANTED_LINES}; {_written_anew(file, by)}")
-    number = 0
+    number = taken_bytes = 0
+    most = limits.most_bytes(file)
     try:
         with gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb") as lines:
-            for number, line in enumerate(lines, 1):
+            for number, line in enumerate(iter(lambda: lines.readline(limits.MOST_ROW_BYTES + 1), b""), 1):
                 if number == 1 and line.lstrip().startswith(b"["):
                     by = f"json.load({'gzip.' * (file.suffix == '.gz')}open({json.dumps(str(file))}))"
                     raise ValueError(f"{file.name} is one JSON array; {WANTED_LINES}; {_written_anew(file, by)}")
+                limits.check_row(file, len(line), f"row {number}")
+                taken_bytes += len(line) + limits.ITEM_BYTES * (1 + sum(map(line.count, (b",", b"[", b"{"))))
+                limits.check_unpacked(file, taken_bytes, most, f"row {number}")
                 if line.strip():
                     yield number, _object(line)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
@@ -177,11 +184,15 @@ def _written_anew(file: Path, by: str) -> str:
 
 def _object(line: bytes) -> Row | ValueError:
     try:
+        if len(line) > limits.MOST_ROW_ITEMS:
+            bounded_json.check_items(line, limits.MOST_ROW_ITEMS, "the row")
         row = json.loads(line)
     except UnicodeDecodeError as error:
         byte = f"byte {line[error.start]:#04x} at place {error.start + 1} of the line"
         todo = "if it is in Latin-1, write it anew: iconv -f latin1 -t utf-8 FILE > NEW"
         return ValueError(f"not UTF-8 ({byte}); {todo}")
+    except bounded_json.TooMany as error:
+        return ValueError(f"{error}; a row is one question or one passage: cut it into several")
     except (ValueError, RecursionError) as error:
         return ValueError(f"not a line of JSON ({error})")
     return row if isinstance(row, dict) else ValueError(f"a JSON object is wanted, and this is {show(row)}")

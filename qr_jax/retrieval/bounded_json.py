@@ -15,25 +15,37 @@ class TooMany(ValueError):
 def read(body: bytes | bytearray, most_items: int) -> Any:
     """The value. ValueError: no JSON. TooMany: more than `most_items` commas, lists and objects outside of texts.
 
-    Each item costs Python an object of 50 bytes and more: 32 MB of `[],` would become 840 MiB. They are counted first.
+    They are counted before anything is made of them.
     """
-    outside = _outside_strings(body, 4 * (most_items + 1))  # an item is at most a key and a text, of two quotes each
-    items = sum(map(outside.count, (b",", b"[", b"{")))
-    if items > most_items:
-        raise TooMany(f"the body has {items:,} commas, lists and objects; at most {most_items:,} are taken")
+    check_items(body, most_items)
     try:
         return json.loads(body)
     except (ValueError, RecursionError) as error:
         raise ValueError("the body is no JSON") from error
 
 
-def _outside_strings(body: bytes | bytearray, most_quotes: int) -> bytes:
+def check_items(body: bytes | bytearray, most_items: int, name: str = "the body") -> None:
+    """TooMany: more than `most_items` commas, lists and objects outside of texts. ValueError: it is not in UTF-8.
+
+    Each item costs Python an object of 50 bytes and more: 32 MB of `[],` would become 840 MiB. `json.loads` reads
+    UTF-16 and UTF-32 too, in which a byte of a quote may be half of another character.
+    """
+    encoding = json.detect_encoding(body)
+    if not encoding.startswith("utf-8"):
+        raise ValueError(f"{name} is in {encoding}; wanted UTF-8")
+    outside = _outside_strings(body, 4 * (most_items + 1), name)  # an item is at most a key and a text, of two quotes
+    items = sum(map(outside.count, (b",", b"[", b"{")))
+    if items > most_items:
+        raise TooMany(f"{name} has {items:,} commas, lists and objects; at most {most_items:,} are taken")
+
+
+def _outside_strings(body: bytes | bytearray, most_quotes: int, name: str) -> bytes:
     """What stands outside of strings. TooMany: more quotes than that."""
     if b"\\" in body:
         body = body.replace(b"\\\\", b"").replace(b'\\"', b"")
     quotes = body.count(b'"')
     if quotes > most_quotes:
-        raise TooMany(f"the body has {quotes // 2:,} texts; at most {most_quotes // 2:,} are taken")
+        raise TooMany(f"{name} has {quotes // 2:,} texts; at most {most_quotes // 2:,} are taken")
     return b"".join(body.split(b'"')[::2])
 
 

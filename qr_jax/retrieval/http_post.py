@@ -25,6 +25,7 @@ from typing import Any, TypeVar
 
 import httpcore2
 
+from qr_jax.retrieval import bounded_json
 from qr_jax.secrecy import SHORTEST, looks_secret, redact
 
 Item = TypeVar("Item")
@@ -33,6 +34,8 @@ Result = TypeVar("Result")
 log = logging.getLogger(__name__)
 
 FIRST_PAUSE_S = 0.1  # before the first retry; it doubles with each, and half of it or more is waited, at random
+ITEM_BYTES = 64  # an answer may have an item for so many bytes of the limit: passages have one for 100 and more
+FEWEST_ITEMS = 10_000  # that an answer may have under any limit
 PASSING = (408, 425, 429)  # and 500 and above: another try may do better
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 FAILURES = (httpcore2.NetworkError, httpcore2.TimeoutException, httpcore2.ProtocolError, httpcore2.ProxyError, OSError)
@@ -50,7 +53,9 @@ class Failed(OSError):
 class Patience:
     """How long and how often a call is tried: `timeout_s` is for one try, `deadline_s` for all of a call.
 
-    After `pause_after` failures in a row no request is sent for `pause_s`.
+    After `pause_after` failures in a row no request is sent for `pause_s`. An answer has at most `response_bytes`, and
+    a list, an object or a comma for each `ITEM_BYTES` of them. Reading it takes less than 8 times `response_bytes`, or
+    16 times where a character beyond U+FFFF stands in it, for then Python takes 4 bytes for every character.
     """
 
     timeout_s: float = 10.0
@@ -151,7 +156,7 @@ class Endpoint:
         self._clock.ends = ends
         try:
             with self._pool.stream("POST", self._address, headers=self._headers, content=data) as response:
-                body = b""
+                body = bytearray()
                 for part in response.iter_stream():
                     body += part
                     if len(body) > self.patience.response_bytes:
@@ -161,7 +166,7 @@ class Endpoint:
             raise Failed(f"{self.url} gave no answer: {why}; is the server running, and is this its URL?") from error
         return self._read(response, body)
 
-    def _read(self, response: httpcore2.Response, body: bytes) -> Any:
+    def _read(self, response: httpcore2.Response, body: bytearray) -> Any:
         if len(body) > self.patience.response_bytes:
             raise Failed(f"{self.url} sent more than {self.patience.response_bytes:,} bytes", passing=False)
         headers = {name.lower().decode("latin-1"): value.decode("latin-1") for name, value in response.headers}
@@ -177,7 +182,10 @@ class Endpoint:
         if headers.get("content-encoding", "identity") != "identity":
             raise Failed(f"{self.url} sent a compressed body, which was not asked for", passing=False)
         try:
+            bounded_json.check_items(body, max(FEWEST_ITEMS, self.patience.response_bytes // ITEM_BYTES), "the answer")
             return json.loads(body, parse_constant=_no_number)
+        except bounded_json.TooMany as error:
+            raise Failed(f"{self.url}: {error}", passing=False) from error
         except (ValueError, RecursionError) as error:
             raise Failed(f"{said}; that is no JSON. Is this the right URL?") from error
 

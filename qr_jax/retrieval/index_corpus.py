@@ -5,7 +5,6 @@ Searching it then reads the disk: `data.corpus=FOLDER` neither builds anything n
 
 import contextlib
 import itertools
-import json
 import shutil
 import time
 import zlib
@@ -15,9 +14,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from qr_jax.queries import parquet, parsing, readers
+from qr_jax.queries import limits, parquet, parsing, readers
 from qr_jax.records import Passage
-from qr_jax.retrieval import bm25_build, bm25_index, build_aside
+from qr_jax.retrieval import bm25_build, bm25_index, bounded_json, build_aside
 from qr_jax.terminal import progress
 
 SAMPLE_BYTES, SAMPLE_ROWS = 1 << 20, 2000  # of each file
@@ -134,8 +133,9 @@ def _sample(file: Path) -> tuple[float, list[Passage]]:
     passages = []
     for row in rows:
         try:
-            passages.append(parsing.passage_of(json.loads(row) if isinstance(row, bytes) else row))
-        except (ValueError, TypeError, RecursionError):
+            row = bounded_json.read(row, limits.MOST_ROW_ITEMS) if isinstance(row, bytes) else row
+            passages.append(parsing.passage_of(row))
+        except (ValueError, TypeError):
             break
     return count, passages
 
@@ -144,21 +144,22 @@ def _head(file: Path) -> tuple[list[bytes], float]:
     """The whole lines in the first bytes of a file, and the share of the file that these bytes are."""
     with file.open("rb") as opened:
         raw = opened.read(SAMPLE_BYTES)
-    lines = (_unzipped(raw) if file.suffix == ".gz" else raw).split(b"\n")
-    is_all = len(raw) == file.stat().st_size
+    text, unread = _unzipped(raw) if file.suffix == ".gz" else (raw, 0)
+    lines, used = text.split(b"\n"), len(raw) - unread
+    is_all = used == file.stat().st_size
     kept = [line for line in (lines if is_all else lines[:-1]) if line.strip()]
-    return kept, 1.0 if is_all else len(raw) / file.stat().st_size
+    return kept, 1.0 if is_all else used / file.stat().st_size
 
 
-def _unzipped(data: bytes) -> bytes:
-    """The text of a gzip file's beginning, from all members in it."""
-    parts = []
+def _unzipped(data: bytes) -> tuple[bytes, int]:
+    """The text of a gzip file's beginning, from all members in it, as far as a row may reach; the bytes left unread."""
+    text, unread = bytearray(), 0
     with contextlib.suppress(zlib.error):  # damaged: said when the whole file is read
-        while data:
+        while data and len(text) < limits.MOST_ROW_BYTES:
             member = zlib.decompressobj(31)
-            parts.append(member.decompress(data))
-            data = member.unused_data
-    return b"".join(parts)
+            text += member.decompress(data, limits.MOST_ROW_BYTES - len(text))
+            data, unread = member.unused_data, len(member.unconsumed_tail)
+    return bytes(text), unread + len(data)
 
 
 def refuse(estimated: Estimate, memory: int | None, disk: int, out: Path) -> None:

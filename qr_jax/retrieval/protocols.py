@@ -16,13 +16,14 @@ Lists = list[list[Passage]]
 class Protocol:
     """One peer's way of asking: a POST of JSON to `path`, for several queries at once where `batch`.
 
-    `results` reads the answer to a number of queries; ValueError unless it has a list of passages for each query.
+    `results` reads the answer to a number of queries; ValueError unless it has a list of passages for each query. Of
+    each list it takes the first passages up to a number; what the server sent beyond them is not looked at.
     """
 
     path: str
     batch: bool
     request: Callable[[Sequence[str], int], dict[str, Any]]
-    results: Callable[[Any, int], Lists]
+    results: Callable[[Any, int, int], Lists]
 
 
 def contents(passage: Passage) -> str:
@@ -43,11 +44,15 @@ def passage_of(item: Any) -> Passage:
     title, text = document.get("title", ""), document.get("text", document.get("contents"))
     if "text" not in document and isinstance(text, str):
         title, text = _split(text, title)
-    name = document.get("id", hashlib.sha256(f"{title}\n{text}".encode("utf-8", "surrogatepass")).hexdigest()[:16])
+    name = document["id"] if "id" in document else _hash(f"{title}\n{text}")
     name = str(name) if isinstance(name, int) and not isinstance(name, bool) else name
     if not (isinstance(name, str) and isinstance(title, str) and isinstance(text, str)):
         raise ValueError(f"a passage has {', '.join(map(str, document)) or 'nothing'}; wanted id and contents as texts")
     return Passage(encodable(name), encodable(title), encodable(text), _score(score))
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def _split(whole: str, title: Any) -> tuple[Any, str]:
@@ -76,28 +81,28 @@ def _lists(value: Any, count: int, name: str) -> list[list[Any]]:
     return value
 
 
-def _under(key: str) -> Callable[[Any, int], Lists]:
+def _under(key: str) -> Callable[[Any, int, int], Lists]:
     """A reader of answers that are an object with the lists under a key."""
 
-    def read(body: Any, count: int) -> Lists:
+    def read(body: Any, count: int, k: int) -> Lists:
         if not isinstance(body, Mapping) or key not in body:
             fields = f"fields {', '.join(map(str, body))}" if isinstance(body, Mapping) else type(body).__name__
             raise ValueError(f"the answer has no {key!r} ({fields or 'nothing in it'}); is this the right protocol?")
-        return [[passage_of(item) for item in row] for row in _lists(body[key], count, repr(key))]
+        return [[passage_of(item) for item in row[:k]] for row in _lists(body[key], count, repr(key))]
 
     return read
 
 
-def _flashrag_results(body: Any, count: int) -> Lists:
+def _flashrag_results(body: Any, count: int, k: int) -> Lists:
     """[lists of documents, lists of scores], or the lists of documents alone."""
     pair = isinstance(body, list) and len(body) == 2 and all(isinstance(part, list) for part in body)
     if pair and len(body[0]) == count and all(isinstance(row, list) for row in body[0]):
         documents, scores = body[0], _lists(body[1], count, "the scores")
         if [len(row) for row in documents] != [len(row) for row in scores]:
             raise ValueError("the scores are not as many as the documents")
-        rows = zip(documents, scores, strict=True)
-        return [[passage_of({"document": item, "score": x}) for item, x in zip(*row, strict=True)] for row in rows]
-    return [[passage_of(item) for item in row] for row in _lists(body, count, "the answer")]
+        rows = [zip(items[:k], scores_of[:k], strict=True) for items, scores_of in zip(documents, scores, strict=True)]
+        return [[passage_of({"document": item, "score": score}) for item, score in row] for row in rows]
+    return [[passage_of(item) for item in row[:k]] for row in _lists(body, count, "the answer")]
 
 
 # return_scores is always true: Search-R1's own server fails, or loses documents, where it is false.

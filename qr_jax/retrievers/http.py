@@ -30,7 +30,8 @@ def http(
 
     `batch` queries go in one request (one query, if the protocol takes no more), `at_once` requests at a time. A blank
     query finds nothing and is not sent; a query of more than `query_chars` characters is cut. `token_env` names the
-    environment variable with a bearer token. The server's order stays; more than k passages are cut.
+    environment variable with a bearer token. The server's order stays; what comes after k passages is not
+    looked at.
 
     If the server gives no right answer, a call raises OSError or ValueError and never returns an empty list: after
     `retries` further tries with growing pauses, within `deadline_s` for all of it (keep it below
@@ -56,13 +57,13 @@ def http(
             texts = [encodable(queries[at])[:query_chars] for at in part]
             answer = endpoint.post(way.request(texts, k), ends)
             try:
-                return way.results(answer, len(part))
+                return way.results(answer, len(part), k)
             except ValueError as error:
                 raise ValueError(f"{endpoint.url} (protocol {protocol}): {error}") from error
 
         for part, answers in zip(parts, crew.each(ask, parts), strict=True):
             for at, passages in zip(part, answers, strict=True):
-                results[at] = passages[:k]
+                results[at] = passages
         return results
 
     return search

@@ -47,21 +47,21 @@ def serper(
             if not query.strip() or k < 1:
                 return []
             answer = endpoint.post({"q": encodable(query)[:query_chars], "num": k, **fixed}, ends)
-            return pages(answer)[:k]
+            return pages(answer, k)
 
         return crew.each(passages, queries)
 
     return search
 
 
-def pages(answer: Any) -> list[Passage]:
-    """The pages of Serper's answer in their order; ValueError where it has no list of them."""
+def pages(answer: Any, k: int) -> list[Passage]:
+    """The first k pages of Serper's answer in their order; ValueError where it has no list of them."""
     organic = answer.get("organic") if isinstance(answer, Mapping) else None
     if not isinstance(organic, list) or not all(isinstance(page, Mapping) for page in organic):
         fields = ", ".join(map(str, answer)) if isinstance(answer, Mapping) else type(answer).__name__
         raise ValueError(f"Serper's answer has no list 'organic' (found: {fields or 'nothing'})")
     passages = []
-    for place, page in enumerate(organic, 1):
+    for place, page in enumerate(organic[:k], 1):
         link, title, snippet = (page.get(name, "") for name in ("link", "title", "snippet"))
         if not all(isinstance(text, str) for text in (link, title, snippet)) or not link:
             raise ValueError(f"page {place} of Serper's answer has no link, title and snippet as texts")

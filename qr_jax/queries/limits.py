@@ -1,0 +1,44 @@
+"""How much of a file of rows is read: limits that no honest file meets, so that a small file cannot fill the memory."""
+
+from pathlib import Path
+
+MOST_TEXT_CHARS = 5_000_000  # Wikipedia's longest articles have about 1 million, the longest novels 3 to 4
+MOST_QUESTION_CHARS = 100_000  # of a question, and of each of its answers
+MOST_ROW_BYTES = 32_000_000  # of a line, and of a row of Parquet: the longest text, each character written as \u0416
+MOST_ROW_ITEMS = 1_000_000  # commas, lists and objects of a line: each may become an object of Python's
+ITEM_BYTES = 64  # what such an object takes beside its text
+
+# What the rows of a file may take together. Packed prose takes 3 to 10 times its file, columns that repeat up to 60
+# times; zeros take 1,000 times theirs under gzip, and any number of times under a dictionary of Parquet's.
+MOST_TIMES_PACKED = 200
+ALWAYS_TAKEN_BYTES = 100_000_000  # however small the file is
+
+
+class TooLarge(ValueError):
+    """More than the limits allow."""
+
+
+def most_bytes(file: Path) -> int:
+    """What the file's rows may take together, unpacked."""
+    return max(ALWAYS_TAKEN_BYTES, MOST_TIMES_PACKED * file.stat().st_size)
+
+
+def check_unpacked(file: Path, unpacked_bytes: int, most: int, place: str) -> None:
+    """TooLarge: what was unpacked of the file so far is more than its `most_bytes`."""
+    if unpacked_bytes > most:
+        found = f"a file of {file.stat().st_size:,} bytes unpacks to more than {most:,}, the most that are taken of it"
+        todo = "such a file fills the memory; if you trust it, unpack it and give it as JSON lines without .gz"
+        raise TooLarge(f"{file.name} {place}: {found}; {todo}")
+
+
+def check_row(file: Path, size_bytes: int, place: str) -> None:
+    """TooLarge: the row has more bytes than are taken."""
+    if size_bytes > MOST_ROW_BYTES:
+        found = f"the row has more than {MOST_ROW_BYTES:,} bytes, the most that are taken"
+        raise TooLarge(f"{file.name} {place}: {found}; a row is one question or one passage: cut it into several")
+
+
+def check_text(text: str, most_chars: int, name: str) -> None:
+    """TooLarge: the text has more characters than are taken."""
+    if len(text) > most_chars:
+        raise TooLarge(f"{name} has {len(text):,} characters; at most {most_chars:,} are taken: cut it, or split it")
