@@ -80,14 +80,14 @@ def test_a_dry_run_reads_the_questions(tmp_path, capsys, monkeypatch):
 
 def test_a_dry_run_imports_the_plug_ins_of_one_s_own(tmp_path, capsys, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
-    (tmp_path / "my_dear.py").write_text("import my_words\ndef my_dear(query, episodes): ...\n")
-    (tmp_path / "my_words.py").write_text("LIST = []\nimport no_such_torch\n")
+    (tmp_path / "my_dear.py").write_text("import my_helpers\ndef my_dear(query, episodes): ...\n")
+    (tmp_path / "my_helpers.py").write_text("LIST = []\nimport no_such_torch\n")
     assert cli.main(["train", TINY, "--dry-run", "reward=my_dear.my_dear"]) == 2
     said = capsys.readouterr()
     assert said.out == "" and said.err.splitlines() == [
         "error: reward 'my_dear.my_dear' cannot be imported: ModuleNotFoundError: No module named 'no_such_torch'",
-        f"  {tmp_path / 'my_dear.py'}, line 1: import my_words",
-        f"  {tmp_path / 'my_words.py'}, line 2: import no_such_torch",
+        f"  {tmp_path / 'my_dear.py'}, line 1: import my_helpers",
+        f"  {tmp_path / 'my_helpers.py'}, line 2: import no_such_torch",
     ]
     made = to_json(Config())
     made["reward"] = {"name": "my_dear.my_dear", "settings": {}}
@@ -96,7 +96,7 @@ def test_a_dry_run_imports_the_plug_ins_of_one_s_own(tmp_path, capsys, monkeypat
     assert cli.main(words) == 2 and "--allow-plugins my_dear" in capsys.readouterr().err  # not imported unasked
     assert cli.main([*words, "--allow-plugins", "my_dear"]) == 2
     assert "cannot be imported" in capsys.readouterr().err
-    (tmp_path / "my_words.py").write_text("")
+    (tmp_path / "my_helpers.py").write_text("")
     importlib.invalidate_caches()
     assert cli.main([*words, "--allow-plugins", "my_dear"]) == 0
 
@@ -514,6 +514,7 @@ def examine():
     time.sleep(60)
 
 doctor.examine = examine
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background ignores it
 sys.argv = ["qr-jax", "doctor"]
 cli.main()
 """
