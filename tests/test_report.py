@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import threading
+import time
 import tracemalloc
 from html import unescape
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from qr_jax import figures, run_files
+from qr_jax import figures, mistakes, run_files
 from qr_jax.report import charts, choose, history, page, read, series, view
 
 HOSTILE = "</script><script>document.title='hit'</script><img src=x onerror=\"document.title='hit'\"><!-- \u2028 \ud800"
@@ -288,6 +289,19 @@ def served(run):
         yield server
         server.shutdown()
         thread.join()
+
+
+def test_ctrl_c_ends_the_page_with_0_and_is_not_raised_again(run, monkeypatch):
+    def interrupted(server):
+        raise mistakes.Interrupt
+
+    again, said = [], []
+    monkeypatch.setattr(view.Server, "serve_forever", interrupted)
+    monkeypatch.setattr(os, "kill", lambda *to: again.append(to))
+    with pytest.raises(SystemExit) as ended:
+        view.view([run], port=0, say=said.append)
+    time.sleep(0.3)
+    assert ended.value.code == 0 and said[-1] == "ended" and not again
 
 
 def get(server: view.Server, path: str, method: str = "GET", **headers: str) -> Any:

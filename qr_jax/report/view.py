@@ -107,10 +107,14 @@ def view(
     null: Callable[[], charts.Null | None] = lambda: None,
     say: Callable[[str], None] = terminal.say,
 ) -> None:
-    """Serve the page of the runs until Ctrl-C. ValueError when a folder is no run or the port is taken."""
+    """Serve the page of the runs until Ctrl-C, which ends the process with 0.
+
+    ValueError when a folder is no run or the port is taken.
+    """
     with Server(folders, port, null=null) as server:
         say(f"{server.url}  (Ctrl-C ends it)")
         try:
             server.serve_forever()
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as heard:  # kept to the end, or it would be raised again (mistakes.py)
             say("ended")
+            raise SystemExit(0) from heard

@@ -66,7 +66,7 @@ class Bounds:
     body_bytes: int = 1_000_000
     held_bytes: int = 128_000_000  # of large bodies that come or are being answered, by their Content-Length
     small_bytes: int = 65_536  # a body or an answer up to this size is taken whatever the large ones hold
-    answers_bytes: int = 128_000_000  # of answers that are made or sent, with the passages they are made of
+    answers_bytes: int = 256_000_000  # of answers that are made or sent, with the passages they are made of
     answer_bytes: int = 64_000_000  # of one of them
     connections: int = 1024
     address_connections: int = 512  # from one address
