@@ -67,11 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         return _fail(str(error))
     except KeyboardInterrupt:  # before a run listens, or in a command that has nothing to save
-        code = _end("stopped by Ctrl-C", mistakes.INTERRUPTED)
-        if argv is None:  # the threads of what was starting may bear no orderly end
-            sys.stderr.flush()
-            os._exit(code)
-        return code
+        # The threads of what was starting may bear no orderly end.
+        return _end("stopped by Ctrl-C", mistakes.INTERRUPTED, at_once=argv is None)
     except BrokenPipeError:  # whoever read our output is gone (`| head`): nothing to tell, and no noise at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return mistakes.FAILED
@@ -90,15 +87,15 @@ def _fail(text: str, code: int = mistakes.WRONG) -> int:
     return _end(f"error: {text}", code)
 
 
-def _end(text: str, code: int) -> int:
-    """Say why the command ends, leaving other processes of its run alone; the code."""
+def _end(text: str, code: int, *, at_once: bool = False) -> int:
+    """Say why the command ends; the code. `at_once`, or where other processes of its run are left alone, it ends here."""
     from qr_jax.secrecy import redact
 
     terminal.speak("stderr")
     terminal.say(redact(text))
     from qr_jax.processes import hosts
 
-    if hosts.count() > 1:  # at an ordinary exit jax would wait for the others, which this one has left alone
+    if at_once or hosts.count() > 1:  # at an ordinary exit jax would wait for the others, which this one has left alone
         sys.stderr.flush()
         os._exit(code)
     return code

@@ -52,10 +52,16 @@ def names(kind: str) -> list[str]:
     return sorted(path.stem for path in (ROOT / CONTRACTS[kind].folder).glob("*.py") if not path.stem.startswith("_"))
 
 
+def _foreign_package(name: str) -> str | None:
+    """The package outside qr_jax that a plug-in's name begins with; None where it is qr_jax's own."""
+    package = name.partition(".")[0]
+    return None if package in (name, ROOT.name) else package
+
+
 def refuse_foreign(kind: str, name: str, allow_plugins: Sequence[str] | None) -> None:
     """ValueError for a plug-in outside qr_jax whose package is not among `allow_plugins`; None allows every package."""
-    package = name.split(".")[0]
-    if "." in name and allow_plugins is not None and package not in ("qr_jax", *allow_plugins):
+    package = _foreign_package(name)
+    if package is not None and allow_plugins is not None and package not in allow_plugins:
         raise ValueError(
             f"{kind} {name!r} is code outside qr_jax that a run's folder asks for; if you trust it, "
             f"allow it with --allow-plugins {package}"
@@ -88,7 +94,7 @@ def _is_within(module: str, package: str | None) -> bool:
 
 def check_imports(kind: str, use: Use, *, allow_plugins: Sequence[str] | None = None) -> None:
     """Import a plug-in from outside qr_jax, which reading its source does not. ValueError where that fails."""
-    if "." in use.name and use.name.split(".")[0] != "qr_jax":
+    if _foreign_package(use.name):
         find(kind, use.name, allow_plugins=allow_plugins)
 
 
@@ -97,8 +103,8 @@ def _refuse_failed(kind: str, name: str, error: Exception) -> None:
 
     Nothing where the file is qr_jax's own, or where qr_jax refused what the file asked of it: that says it by itself.
     """
-    top = name.partition(".")[0]
-    if top in (name, "qr_jax") or mistakes.is_of_asking(error):
+    top = _foreign_package(name)
+    if top is None or mistakes.is_of_asking(error):
         return
     installed = (*(sysconfig.get_path(place) for place in ("stdlib", "purelib", "platlib")), str(mistakes.PACKAGE), "<")
     lines = [
