@@ -88,7 +88,7 @@ def _fail(text: str, code: int = mistakes.WRONG) -> int:
 
 
 def _end(text: str, code: int, *, at_once: bool = False) -> int:
-    """Say why the command ends; the code. It ends here if `at_once`, or if other processes of its run are left alone."""
+    """Say why the command ends; the code. It ends here `at_once`, or where other processes of its run are left."""
     from qr_jax.secrecy import redact
 
     terminal.speak("stderr")
