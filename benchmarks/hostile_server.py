@@ -4,12 +4,12 @@
     python -m benchmarks.hostile_server --requests 1000 --quiet-s 3 --results /tmp/here
 
 BM25 over MuSiQue's passages on loopback. 200 good clients ask one query each every half second on kept connections,
-first among themselves and then beside hostile requests from a process of its own: connections that send nothing, half
-heads, half bodies of the largest size, JSON of many small items, malformed heads, answers that are not read (some of
-20,000 passages), clients that ask once and stay, and a few permitted requests of 4,096 long queries with k = 100. They
-come from the good clients' own address unless `--address 127.0.0.2 127.0.0.3` says otherwise. A good client whose kept
-connection was closed connects again and repeats its request. `most_mb` is the largest memory
-that the server's process had so far.
+and 20 more on a new connection each time (`anew`); first among themselves and then beside hostile requests from a
+process of its own: connections that send nothing, half heads, half bodies of the largest size, JSON of many small
+items, malformed heads, answers that are not read (some of 20,000 passages), clients that ask once and stay, and a few
+permitted requests of 4,096 long queries with k = 100. They come from the good clients' own address unless `--address
+127.0.0.2 127.0.0.3` says otherwise. A good client whose kept connection was closed connects again and repeats its
+request. `most_mb` is the largest memory that the server's process had so far.
 """
 
 import argparse
@@ -34,6 +34,7 @@ from qr_jax.queries import readers
 
 CLIENTS = 200
 PAUSE_S = 0.5  # of a good client between two requests
+ANEW = 20  # more good clients, which connect anew for each request
 HOSTILE_AT_ONCE = 1000
 HOSTILE_S = 20.0  # how long a hostile connection is held, if the server does not close it
 LARGE_EVERY = 500  # one hostile request of so many is a permitted one of the largest kind
@@ -75,20 +76,30 @@ async def good_clients(url: str, texts: Sequence[str], meanwhile: Any) -> dict[s
     over = asyncio.Event()
     counts: Counter[str] = Counter()
     times: list[float] = []
-    clients = [asyncio.create_task(good_client(url, texts, n, over, counts, times)) for n in range(CLIENTS)]
+    anew: list[float] = []  # of those that connect anew
+    of = lambda n: (times, True) if n < CLIENTS else (anew, False)  # noqa: E731
+    clients = [asyncio.create_task(good_client(url, texts, n, over, counts, *of(n))) for n in range(CLIENTS + ANEW)]
     result = await meanwhile
     over.set()
     await asyncio.gather(*clients)
     times.sort()
+    anew.sort()
     return {
-        "requests": len(times), "status_200": counts["200"], "status_5xx": counts["5xx"], "broken": counts["broken"],
-        "reconnected": counts["reconnected"], "p50_ms": times[len(times) // 2], "p99_ms": times[int(0.99 * len(times))],
-        "most_ms": times[-1], "hostile": result,
+        "requests": len(times) + len(anew), "status_200": counts["200"], "status_5xx": counts["5xx"],
+        "broken": counts["broken"], "reconnected": counts["reconnected"], "p50_ms": times[len(times) // 2], "p99_ms": times[int(0.99 * len(times))], "most_ms": times[-1],
+        "anew_p50_ms": anew[len(anew) // 2], "anew_p99_ms": anew[int(0.99 * len(anew))],
+        "hostile": result,
     }  # fmt: skip
 
 
 async def good_client(
-    url: str, texts: Sequence[str], number: int, over: asyncio.Event, counts: Counter[str], times: list[float]
+    url: str,
+    texts: Sequence[str],
+    number: int,
+    over: asyncio.Event,
+    counts: Counter[str],
+    times: list[float],
+    keep: bool,
 ) -> None:
     streams = None
     await asyncio.sleep(PAUSE_S * random.random())
@@ -105,7 +116,7 @@ async def good_client(
                 streams = None
         times.append(1000 * (time.perf_counter() - begun))
         counts["broken" if status == 0 else "5xx" if status >= 500 else str(status)] += 1
-        if not kept:
+        if not (kept and keep):
             close(streams)
             streams = None
         if over.is_set():
@@ -210,7 +221,18 @@ def most_mb(process: subprocess.Popen) -> float:
 
 
 def table(loads: Mapping[str, Mapping[str, Any]]) -> str:
-    names = ("requests", "status_5xx", "broken", "reconnected", "p50_ms", "p99_ms", "most_ms", "most_mb")
+    names = (
+        "requests",
+        "status_5xx",
+        "broken",
+        "reconnected",
+        "p50_ms",
+        "p99_ms",
+        "most_ms",
+        "anew_p50_ms",
+        "anew_p99_ms",
+        "most_mb",
+    )
     lines = [f"{'':24}" + "".join(f"{name:>12}" for name in names)]
     lines += [f"{load:24}" + "".join(f"{figures[name]:>12.0f}" for name in names) for load, figures in loads.items()]
     hostile = loads["beside hostile clients"]["hostile"]

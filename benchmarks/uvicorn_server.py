@@ -31,7 +31,7 @@ def main(words: Sequence[str]) -> None:
     async def retrieve(asked):
         request = http_server.Request(asked.method, asked.url.path, dict(asked.headers), await asked.body())
         answer = await app.handle(request)
-        return Response(bytes(answer.body), answer.status, dict(answer.headers), answer.kind)
+        return Response(b"".join(answer.body), answer.status, dict(answer.headers), answer.kind)
 
     @contextlib.asynccontextmanager
     async def searching(_):

@@ -39,6 +39,10 @@ class Passage:
     text: str
     score: float = 0.0
 
+    def scored(self, score: float) -> "Passage":
+        """With this score; a third of what `dataclasses.replace` takes, which a search would notice."""
+        return Passage(self.id, self.title, self.text, score)
+
 
 @dataclass(frozen=True)
 class Turn:

@@ -491,20 +491,85 @@ def test_a_small_request_waits_for_one_call_of_large_ones_however_many_there_are
         time.sleep(0.02)
         return [[Passage(query, "", query, 1.0)] for query in queries]
 
-    texts = [f"large {n}" for n in range(160)]
-    texts += texts[:5]
+    large = [[f"{who} {n}" for n in [*range(160), *range(5)]] for who in "abc"]
     ids = lambda answer: [some[0]["id"] for some in answer[1]["result"]]  # noqa: E731
     with serving(slow, limits=Limits(batch=8)) as (app, url), ThreadPoolExecutor(4) as threads:
         asked = []
-        for queries, waiting in ((texts, 152), (texts, 312), (texts, 472), (["small"], 473)):  # 8 are searched for
+        for queries, waiting in zip([*large, ["small"]], (152, 312, 472, 473), strict=True):  # 8 are searched for
             asked.append(threads.submit(call, url, "/retrieve", {"queries": queries, "topk": 1}))
             wait_for(lambda waiting=waiting: app.batcher.queue == waiting)
         all_wait.set()
-        assert ids(asked[3].result()) == ["small"] and not any(large.done() for large in asked[:3])
-        assert [ids(large.result()) for large in asked[:3]] == [texts] * 3  # in order
-    firsts = ["large 0", "small", "large 8", "large 0", "large 0", "large 16", "large 8", "large 8"]
+        assert ids(asked[3].result()) == ["small"] and not any(one.done() for one in asked[:3])
+        assert [ids(one.result()) for one in asked[:3]] == large  # in order
+    firsts = ["a 0", "small", "a 8", "b 0", "c 0", "a 16", "b 8", "c 8"]
     assert [queries[0] for queries in calls[:8]] == firsts
     assert len(calls) == 61 and max(map(len, calls)) == 8
+
+
+def test_who_wants_few_passages_waits_for_one_call_of_those_who_want_many():
+    calls: list[int] = []
+    all_wait = threading.Event()
+
+    def slow(queries, k):
+        calls.append(k)
+        assert all_wait.wait(10)
+        return [[] for _ in queries]
+
+    asked = [(f"q{n}", 100) for n in range(12)] + [("few", 3)]
+    with serving(slow, limits=Limits(call_passages=400)) as (app, url), ThreadPoolExecutor(13) as threads:
+        waiting = []
+        for at, (query, k) in enumerate(asked):  # the first is searched for
+            waiting.append(threads.submit(call, url, "/retrieve", {"queries": [query], "topk": k}))
+            wait_for(lambda at=at: calls and app.batcher.queue == at)
+        all_wait.set()
+        assert all(one.result()[0] == 200 for one in waiting)
+    assert calls == [100, 3, 100, 100, 100]
+
+
+def test_a_query_that_many_ask_counts_once_in_a_call():
+    calls: list[list[str]] = []
+    all_wait = threading.Event()
+
+    def slow(queries, k):
+        calls.append(list(queries))
+        assert all_wait.wait(10)
+        return [[Passage(query, "", query, 1.0)] for query in queries]
+
+    asked = [{"queries": [query], "return_scores": query == "b"} for query in ("first", *"abacabd", "a")]
+    with serving(slow, limits=Limits(batch=3)) as (app, url), ThreadPoolExecutor(9) as threads:
+        waiting = []
+        for at, one in enumerate(asked):
+            waiting.append(threads.submit(call, url, "/retrieve", one))
+            wait_for(lambda at=at: calls and app.batcher.queue == at)
+        all_wait.set()
+        found = [one.result()[1]["result"][0][0] for one in waiting]
+    assert calls == [["first"], ["a", "b", "c"], ["d"]]
+    for one, row in zip(asked, found, strict=True):
+        assert (row["document"] if one["return_scores"] else row)["id"] == one["queries"][0]
+
+
+def test_the_largest_of_too_many_large_requests_gives_way_and_one_alone_does_not():
+    release = threading.Event()
+
+    def hang(queries, k):
+        release.wait(10)
+        return [[] for _ in queries]
+
+    ask = lambda url, count: call(url, "/retrieve", {"queries": [str(n) for n in range(count)]})  # noqa: E731
+    with serving(hang, limits=Limits(batch=2, large_calls=10)) as (app, url), ThreadPoolExecutor(4) as threads:
+        try:
+            alone = threads.submit(ask, url, 60)
+            wait_for(lambda: app.batcher.queue == 58)  # 29 calls, and nobody else
+            others = [threads.submit(ask, url, 8)]
+            assert alone.result() == (
+                503,
+                {"detail": "large requests wait for 4 calls, and this one for 29 more; ask for less at once"},
+            )
+            others += [threads.submit(ask, url, count) for count in (6, 4)]
+            wait_for(lambda: app.batcher.queue == 18)  # 9 calls
+        finally:
+            release.set()
+        assert [one.result()[0] for one in others] == [200] * 3
 
 
 def test_a_large_request_that_was_given_up_is_not_searched_for_further():
@@ -615,6 +680,17 @@ def entered(held, address, count, stage=Stage.HEAD, answered=False):
     for one in made:
         held.enter(one)
     return made
+
+
+def test_clients_that_ask_twice_a_second_stay_however_many_new_connections_come():
+    """All are of one address: 200 of them asked half a second ago, and places for 40 new ones are left."""
+    held = Connections(1024, 240)
+    good = entered(held, "10.0.0.1", 200, Stage.KEPT, answered=True)
+    for one in good:
+        one.since_s = time.monotonic() - 0.5
+    for _ in range(600):
+        assert held.make_room("10.0.0.1") not in good
+        entered(held, "10.0.0.1", 1)[0].since_s = time.monotonic()
 
 
 def test_two_addresses_of_idle_connections_do_not_keep_new_clients_out():

@@ -15,7 +15,7 @@ import re
 import selectors
 import socket
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -48,8 +48,10 @@ class Request:
 
 @dataclass(frozen=True)
 class Response:
+    """`body` is in pieces, of any sizes."""
+
     status: int
-    body: bytes | bytearray
+    body: Sequence[bytes | bytearray]
     kind: str = "application/json"
     headers: tuple[tuple[str, str], ...] = ()
 
@@ -86,7 +88,7 @@ class Refused(Exception):
 
 
 def as_json(value: Any, status: int = 200, headers: tuple[tuple[str, str], ...] = ()) -> Response:
-    return Response(status, json.dumps(value).encode(), headers=headers)
+    return Response(status, (json.dumps(value).encode(),), headers=headers)
 
 
 class FewAtOnce(selectors.DefaultSelector):
@@ -287,20 +289,30 @@ class Server:
         lines = [
             f"HTTP/1.1 {response.status} {http.HTTPStatus(response.status).phrase}",
             f"Content-Type: {response.kind}",
-            f"Content-Length: {len(response.body)}",
+            f"Content-Length: {sum(map(len, response.body))}",
             f"Connection: {'keep-alive' if kept else 'close'}",
             "Cache-Control: no-store",
             "X-Content-Type-Options: nosniff",
             *(f"{name}: {value}" for name, value in response.headers),
         ]
-        taken()
         async with asyncio.timeout(self._bounds.idle_s):
-            writer.write("\r\n".join([*lines, "", ""]).encode("latin-1") + response.body[:PIECE_BYTES])
-            await writer.drain()
-            for start in range(PIECE_BYTES, len(response.body), PIECE_BYTES):
+            for piece in _even("\r\n".join([*lines, "", ""]).encode("latin-1"), response.body):
                 taken()
-                writer.write(response.body[start : start + PIECE_BYTES])
+                writer.write(piece)
                 await writer.drain()
+
+
+def _even(head: bytes, body: Sequence[bytes | bytearray]) -> Iterator[bytearray]:
+    """The head and the body in pieces of at most PIECE_BYTES, short ones joined."""
+    ready = bytearray(head)
+    for piece in body:
+        for start in range(0, len(piece), PIECE_BYTES):
+            part = piece[start : start + PIECE_BYTES]
+            if len(ready) + len(part) > PIECE_BYTES:
+                yield ready
+                ready = bytearray()
+            ready += part
+    yield ready
 
 
 def _hold(answer: Answer, size: int) -> None:

@@ -3,7 +3,7 @@
 import hashlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from qr_jax.dialect import encodable
@@ -141,7 +141,7 @@ def rerank_results(body: Any, passages: Sequence[Passage]) -> list[Passage]:
         if at is None:
             raise ValueError(f"the answer has the document {str(document)[:80]!r}, which it was not sent")
         score = _score(item.get("score") if item is not document else None)
-        ranked.append(replace(left.pop(at), score=score))
+        ranked.append(left.pop(at).scored(score))
     return ranked
 
 

@@ -19,7 +19,9 @@ from qr_jax.retrieval.server_metrics import ServerMetrics
 log = logging.getLogger(__name__)
 
 SMALL = 0.25  # of what a search call takes: a request up to it waits for at most one call of larger ones
-PASSAGE_BYTES = 300  # of a found passage, beside its texts
+
+Row = tuple[bytes, ...]  # the passages of one query as its answer has them
+Write = Callable[[Sequence[Passage]], Row]
 
 
 @dataclass(frozen=True)
@@ -32,8 +34,11 @@ class Limits:
     default_k: int = 3
     query_chars: int = 4096  # a longer query is cut: it is searched for, and fails no other query
     waiting: int = 32_768  # queries that wait; further ones are refused with 503. Half is for requests up to a batch
+    large_calls: int = (
+        512  # search calls that large requests wait for together; the largest of them gives way to others
+    )
     batch: int = 64  # queries of one search call
-    call_passages: int = 2048  # of one search call: queries times k; each call has one query at least
+    call_passages: int = 512  # of one search call: queries times k; each call has one query at least
     call_chars: int = 8_192  # of the queries of one search call
     wait_s: float = 0.003  # how long a request waits for others, when other clients are connected
     search_s: float = 30.0  # after this time a request gets 504
@@ -46,27 +51,27 @@ class Limits:
 class _Asked:
     """A request that waits for its passages: `parts` are its different queries, cut, that were not taken yet."""
 
-    def __init__(self, queries: list[str], k: int, limits: Limits, hold: Callable[[int], None]):
-        self.queries, self.k, self._hold = queries, k, hold
+    def __init__(self, queries: list[str], k: int, write: Write, limits: Limits, hold: Callable[[int], None]):
+        self.queries, self.k, self.write, self._hold = queries, k, write, hold
         distinct = list(dict.fromkeys(queries))
         self.parts, self.left = deque(cut(distinct, k, limits)), len(distinct)
         many, chars = len(distinct) / limits.most_queries(k), sum(map(len, distinct)) / limits.call_chars
         self.is_large = max(many, chars) > SMALL
-        self.found: dict[str, list[Passage]] = {}
-        self.results: asyncio.Future[list[list[Passage]]] = asyncio.get_running_loop().create_future()
+        self.found: dict[str, Row] = {}
+        self.results: asyncio.Future[list[Row]] = asyncio.get_running_loop().create_future()
 
     def take_part(self) -> list[str]:
         part = self.parts.popleft()
         self.left -= len(part)
         return part
 
-    def add(self, found: Mapping[str, list[Passage]]) -> None:
-        """Add the passages of a part; with the last part the request is answered, or where there is no room."""
+    def add(self, found: Mapping[str, Row]) -> None:
+        """Add a part's rows; with the last part the request is answered, or where there is no room."""
         if self.results.done():  # given up
             return
         self.found.update(found)
         try:
-            self._hold(sum(PASSAGE_BYTES + len(one.title) + len(one.text) for few in found.values() for one in few))
+            self._hold(sum(len(text) for row in found.values() for text in row))
         except Refused as refused:
             self.found.clear()
             self.results.set_exception(refused)
@@ -103,6 +108,7 @@ class Batcher:
         self._search, self._limits, self._metrics, self._connections = search, limits, metrics, connections
         self._waiting: deque[_Asked] = deque()
         self._large_was_first = False
+        self._turn_of: dict[int, int] = {}  # of each number of passages, when it was first in a call
         self._came = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, "search")
         self.since: float | None = None  # when the running call began
@@ -112,9 +118,12 @@ class Batcher:
         return sum(request.left for request in self._waiting if not request.results.done())
 
     async def ask(
-        self, queries: list[str], k: int, hold: Callable[[int], None] = lambda size: None
-    ) -> list[list[Passage]]:
-        """The passages of each query, whose bytes are told to `hold` as they come.
+        self, queries: list[str], k: int, write: Write, hold: Callable[[int], None] = lambda size: None
+    ) -> list[Row]:
+        """Each query's passages as `write` has them, whose bytes are told to `hold` as they come.
+
+        They are written where they are searched for, once for requests with the same `write`: while 400,000 passages
+        waited for their answers, each full collection of Python's garbage took 0.2 s.
 
         Refused: 503 where too many queries wait, 504 when the search takes too long, and what `hold` raises.
         """
@@ -123,14 +132,28 @@ class Batcher:
             raise Refused(503, f"{self.queue} queries wait already; try again", RETRY)
         if not queries:
             return []
-        asked = _Asked(queries, k, self._limits, hold)
+        asked = _Asked(queries, k, write, self._limits, hold)
         self._waiting.append(asked)
+        self._bound_large()
         self._came.set()
         try:
             async with asyncio.timeout(self._limits.search_s):
                 return await asked.results
         except TimeoutError as error:
             raise Refused(504, f"no result within {self._limits.search_s:g} s") from error
+
+    def _bound_large(self) -> None:
+        """Where large requests wait for too many calls, refuse those with most; one alone may wait for any number."""
+        large = [request for request in self._waiting if request.is_large and not request.results.done()]
+        calls = sum(len(request.parts) for request in large)
+        while calls > self._limits.large_calls and len(large) > 1:
+            most = max(large, key=lambda request: len(request.parts))
+            large.remove(most)
+            calls -= len(most.parts)
+            text = (
+                f"large requests wait for {calls} calls, and this one for {len(most.parts)} more; ask for less at once"
+            )
+            most.results.set_exception(Refused(503, text, RETRY))
 
     async def run(self) -> None:
         """Search whatever comes, until cancelled."""
@@ -155,34 +178,39 @@ class Batcher:
         """The first request's next part, and the next parts of others with its k, as many as fit into a call.
 
         Large and small requests take turns to be first, so that a small one waits for one call of a large one, however
-        many there are. One with more parts then goes to the end; one that must wait keeps its place among its like.
+        many there are; and among each the numbers of passages take turns, so that many who want 100 do not stand before
+        who wants 3. One with more parts then goes to the end; one that must wait keeps its place among its like. What
+        several requests ask counts once.
         """
         taken: list[_Part] = []
         passed: list[_Asked] = []
-        queries = chars = most = 0
+        queries: dict[str, None] = {}
+        chars = most = 0
         waiting = [request for request in self._waiting if not request.results.done()]  # the others were given up
         turn = [request for request in waiting if request.is_large != self._large_was_first] or waiting
-        for request in [*turn[:1], *(request for request in waiting if request is not turn[0])]:
+        first = min(turn, key=lambda request: self._turn_of.get(request.k, 0), default=None)
+        for request in [*([first] if first else ()), *(request for request in waiting if request is not first)]:
             part, k = request.parts[0], request.k
-            size = sum(map(len, part))
-            fits = queries + len(part) <= most and chars + size <= self._limits.call_chars
+            new = [query for query in part if query not in queries]
+            size = sum(map(len, new))
+            fits = len(queries) + len(new) <= most and chars + size <= self._limits.call_chars
             if taken and not (fits and k == taken[0].asked.k):
                 passed.append(request)
                 continue
             if not taken:
                 self._large_was_first = request.is_large
+                self._turn_of[request.k] = max(self._turn_of.values(), default=0) + 1
             taken.append(_Part(request, request.take_part()))
-            queries, chars, most = queries + len(part), chars + size, self._limits.most_queries(k)
+            queries |= dict.fromkeys(new)
+            chars, most = chars + size, self._limits.most_queries(k)
         self._waiting = deque([*passed, *(part.asked for part in taken if part.asked.parts)])
         return taken
 
     async def _answer(self, parts: list[_Part]) -> None:
         """One call for all parts; if it fails, one for each, so that one bad query does not fail the rest."""
-        distinct = list(dict.fromkeys(query for part in parts for query in part.queries))
         self.since = begun = time.monotonic()
         try:
-            loop = asyncio.get_running_loop()
-            results = await loop.run_in_executor(self._thread, self._call, distinct, parts[0].asked.k)
+            rows = await asyncio.get_running_loop().run_in_executor(self._thread, self._call, parts)
         except Exception as error:  # whatever a retriever raises is this request's failure, not the server's end
             self._metrics.search_errors += 1
             if len(parts) > 1:
@@ -196,13 +224,17 @@ class Batcher:
         finally:
             self.since = None
         self._metrics.search_seconds.add(time.monotonic() - begun)
-        self._metrics.batch_queries.add(len(distinct))
-        passages = dict(zip(distinct, results, strict=True))
-        for part in parts:
-            part.asked.add({query: passages[query] for query in part.queries})
+        self._metrics.batch_queries.add(len({query for part in parts for query in part.queries}))
+        for part, found in zip(parts, rows, strict=True):
+            part.asked.add(found)
 
-    def _call(self, queries: list[str], k: int) -> list[list[Passage]]:
+    def _call(self, parts: list[_Part]) -> list[dict[str, Row]]:
+        """Of each part, each query's row."""
+        queries, k = list(dict.fromkeys(query for part in parts for query in part.queries)), parts[0].asked.k
         results = [list(passages)[:k] for passages in self._search(queries, k)]
         if len(results) != len(queries):
             raise ValueError(f"{len(queries)} queries got {len(results)} lists")
-        return results
+        found = dict(zip(queries, results, strict=True))
+        asked = {(query, part.asked.write) for part in parts for query in part.queries}
+        rows = {(query, write): write(found[query]) for query, write in asked}
+        return [{query: rows[query, part.asked.write] for query in part.queries} for part in parts]

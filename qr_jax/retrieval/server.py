@@ -5,6 +5,7 @@ Requests that come together are searched together. It listens on loopback unless
 
 import asyncio
 import contextlib
+import gc
 import hmac
 import ipaddress
 import json
@@ -13,7 +14,7 @@ import os
 import resource
 import signal
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -55,6 +56,8 @@ class App:
         bounds = replace(bounds, body_bytes=most, held_bytes=max(bounds.held_bytes, most))
         self.server = Server(self.handle, bounds, self.admit)
         self.batcher = Batcher(self.search, self.limits, self.metrics, lambda: self.server.connections)
+        url = self.pages is not None
+        self._writes = {paired: partial(write_row, paired=paired, url=url) for paired in (False, True)}
         self._began = time.monotonic()
 
     def admit(self, request: Request) -> None:
@@ -92,20 +95,20 @@ class App:
             gauges |= {
                 "answers_bytes": ("of large answers that are made or sent", float(self.server.answers.held_bytes))
             }
-            return Response(200, self.metrics.text(gauges, self.server.refused).encode(), "text/plain; version=0.0.4")
+            text = (self.metrics.text(gauges, self.server.refused).encode(),)
+            return Response(200, text, "text/plain; version=0.0.4")
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
             raise Refused(415, "wanted Content-Type: application/json")
         if request.path == ACCESS and self.pages is not None:
             passages = map(self.pages.get, read_urls(request.body, self.limits))
             rows = (passage and document(passage, url=True) for passage in passages)
             written = await bounded_json.write_list(rows, before=b'{"result": ', after=b"}", hold=request.hold)
-            return Response(200, written)
+            return Response(200, (written,))
         queries, k, scores, single = read_asked(request.body, self.limits)
         self.metrics.queries += len(queries)
-        results = await self.batcher.ask(queries, k, request.hold)
-        write = partial(bounded_json.write_list, hold=request.hold)
-        url = self.pages is not None
-        return Response(200, await answer(request.path, queries, results, write, scores=scores, single=single, url=url))
+        write = self._writes[scores and request.path == "/retrieve"]
+        rows = await self.batcher.ask(queries, k, write, request.hold)
+        return Response(200, answer(request.path, queries, rows, scores=scores, single=single))
 
     def _allow(self, request: Request) -> None:
         """Raise Refused: another host's name on loopback (a web page's own name may point here), or no token."""
@@ -178,36 +181,33 @@ def document(passage: Passage, *, url: bool) -> dict[str, str]:
     return {"id": passage.id, "contents": contents(passage)} | ({"url": passage.id} if url else {})
 
 
-async def answer(
-    path: str,
-    queries: Sequence[str],
-    results: Sequence[Sequence[Passage]],
-    write: Callable[..., Awaitable[bytearray]] = bounded_json.write_list,
-    *,
-    scores: bool,
-    single: bool,
-    url=False,
-) -> bytes | bytearray:
-    """The response's JSON: the passages of each query as the path's protocol has them (protocols.py)."""
-    documents = ([document(passage, url=url) for passage in passages] for passages in results)
-    values = ([float(passage.score) for passage in passages] for passages in results)
+def write_row(passages: Sequence[Passage], *, paired: bool, url: bool) -> tuple[bytes, bytes]:
+    """A query's documents and their scores, each a list in JSON; or, `paired`, one list of both, and nothing."""
+    documents = [document(passage, url=url) for passage in passages]
+    scores = [float(passage.score) for passage in passages]
+    if paired:
+        both = zip(documents, scores, strict=True)
+        return json.dumps([{"document": text, "score": score} for text, score in both]).encode(), b""
+    return json.dumps(documents).encode(), json.dumps(scores).encode()
+
+
+def answer(
+    path: str, queries: Sequence[str], rows: Sequence[tuple[bytes, ...]], *, scores: bool, single: bool
+) -> list[bytes]:
+    """The response's JSON in pieces: the rows of the queries as the path's protocol has them (protocols.py)."""
+    documents, values = ([row[at] for row in rows] for at in (0, 1))
     if path == "/queries":
-        asked = await write(queries, before=b'{"queries": ', after=b', "answers": ')
-        return asked + await write(documents, after=b"}")
+        return [b'{"queries": ', json.dumps(queries).encode(), b', "answers": ', *_list(documents), b"}"]
     if path == "/retrieve":
-        rows = _scored(documents, values) if scores else documents
-        return await write(rows, before=b'{"result": ', after=b"}")
+        return [b'{"result": ', *_list(documents), b"}"]
     if single:
-        return json.dumps([next(documents), next(values)] if scores else next(documents)).encode()
-    if not scores:
-        return await write(documents)
-    return await write(documents, before=b"[", after=b", ") + await write(values, after=b"]")
+        return _list([*documents, *values]) if scores else documents
+    return [b"[", *_list(documents), b", ", *_list(values), b"]"] if scores else _list(documents)
 
 
-def _scored(documents: Iterator[list[dict[str, str]]], values: Iterator[list[float]]) -> Iterator[list[dict[str, Any]]]:
-    """/retrieve's rows with scores."""
-    for texts, scores in zip(documents, values, strict=True):
-        yield [{"document": text, "score": score} for text, score in zip(texts, scores, strict=True)]
+def _list(items: Sequence[bytes]) -> list[bytes]:
+    """A list in JSON, in pieces."""
+    return [b"[", *[piece for item in items for piece in (b", ", item)][1:], b"]"]
 
 
 def is_loopback(host: str) -> bool:
@@ -268,6 +268,7 @@ def serve(
     check_address(host, token)
     bounds = bounds or Bounds()
     allow_files(bounds.connections)
+    gc.freeze()  # the corpus stays: without this each full collection goes through it, and holds up all for 0.2 s
 
     async def main() -> bool:
         app = App(search, limits or Limits(), token, is_loopback(host), about or {}, bounds, pages)

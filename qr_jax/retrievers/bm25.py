@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -47,7 +46,8 @@ def bm25(
         few = min((place_I[span] for span in spans if span.stop - span.start >= k), key=len, default=None)
         least = 0.0 if few is None or k < 1 else np.partition(scores_P[few], -k)[-k]
         places = best(scores_P, order_P, k, least)
-        return [replace(corpus[place], score=float(scores_P[place])) for place in places]
+        found = zip(places.tolist(), scores_P[places].tolist(), strict=True)
+        return [corpus[place].scored(score) for place, score in found]
 
     return lambda queries, k: [passages(query, k) for query in queries]
 

@@ -1,7 +1,6 @@
 """Retriever: passages by their meaning, as an encoder has it: exact search by inner products on this host's devices."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -81,7 +80,7 @@ def dense(
         query_BD = encode.queries([query_prefix + query for query in queries])
         score_BK, row_BK = nearest.nearest(rows, query_BD, k, recall_target=target)
         pairs = zip(score_BK[: len(queries)].tolist(), place_P[row_BK[: len(queries)]].tolist(), strict=True)
-        return [[replace(corpus[at], score=score) for score, at in zip(*pair, strict=True)] for pair in pairs]
+        return [[corpus[at].scored(score) for score, at in zip(*pair, strict=True)] for pair in pairs]
 
     def search(queries: list[str], k: int) -> list[list[Passage]]:
         results: list[list[Passage]] = [[] for _ in queries]

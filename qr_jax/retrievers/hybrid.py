@@ -1,7 +1,6 @@
 """Retriever: several retrievers' lists merged by reciprocal rank fusion (Cormack et al. 2009, SIGIR)."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from qr_jax import plugins
 from qr_jax.records import Passage, SearchFunction
@@ -51,4 +50,4 @@ def fuse(lists: Sequence[Sequence[Passage]], k: int, constant: float = 60.0) -> 
             scores[passage.id] = scores.get(passage.id, 0.0) + 1 / (constant + rank)
             passages.setdefault(passage.id, passage)
     order = sorted(scores, key=lambda name: (-scores[name], name))[:k]
-    return [replace(passages[name], score=scores[name]) for name in order]
+    return [passages[name].scored(scores[name]) for name in order]
