@@ -693,6 +693,18 @@ def test_clients_that_ask_twice_a_second_stay_however_many_new_connections_come(
         entered(held, "10.0.0.1", 1)[0].since_s = time.monotonic()
 
 
+def test_a_new_client_of_a_busy_address_does_not_give_way_to_a_flood_of_others():
+    """200 clients of its machine are busy, and hold most; six other addresses send new connections."""
+    held = Connections(1024, 512)
+    good = [Connection("10.0.0.1", None, Stage.KEPT, answered=True) for _ in range(200)]
+    good.append(Connection("10.0.0.1", None))
+    for one in good:
+        held.enter(one)
+    for number in range(2000):
+        assert held.make_room(f"10.0.1.{number % 6}") not in good
+        held.enter(Connection(f"10.0.1.{number % 6}", None))
+
+
 def test_two_addresses_of_idle_connections_do_not_keep_new_clients_out():
     """Each was answered once, and is silent since; a good client's first bytes take a tenth of a second."""
     held = Connections(1024, 512)
