@@ -56,8 +56,8 @@ class Connections:
         First go those that wait for their client, new ones for SILENT_S and others for IDLE_S, and then new ones at
         all, from the address that has most, where these are more than SILENT: so clients that ask twice a second stay,
         however many new ones come. Then the address that holds most gives way, whatever it has done, so that who holds
-        few keeps them. There it is a new one that is silent, or else the one that came, or was last answered, longest
-        ago. ValueError: every place is a request's that is being answered.
+        few keeps them. There it is a new one that is silent, or else the one whose time is over first. ValueError: every
+        place is a request's that is being answered.
         """
         crowded = self._of_address[address] >= self._most_of_address
         if not crowded and len(self) < self._most:
@@ -70,7 +70,8 @@ class Connections:
             new, known = (next(iter(held[of_address]), None) for held in (self._new, self._known))
             is_silent = new is not None and time.monotonic() - new.since_s > SILENT_S
             first = [one for one in (new, known) if one]
-            given_way = new if is_silent else min(first, key=lambda one: one.since_s, default=None)
+            until_s = lambda one: one.since_s + (IDLE_S if one.answered else SILENT_S)  # noqa: E731
+            given_way = new if is_silent else min(first, key=until_s, default=None)
         if given_way is None:
             whose = f"{self._most_of_address} connections of one address" if crowded else f"{self._most} connections"
             raise ValueError(f"all {whose} wait for answers; try again")
