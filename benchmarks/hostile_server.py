@@ -34,6 +34,7 @@ from qr_jax.queries import readers
 
 CLIENTS = 200
 PAUSE_S = 0.5  # of a good client between two requests
+BROKEN = {True: "broken", False: "anew_broken"}  # whether it keeps its connection
 ANEW = 20  # more good clients, which connect anew for each request
 HOSTILE_AT_ONCE = 1000
 HOSTILE_S = 20.0  # how long a hostile connection is held, if the server does not close it
@@ -86,7 +87,7 @@ async def good_clients(url: str, texts: Sequence[str], meanwhile: Any) -> dict[s
     anew.sort()
     return {
         "requests": len(times) + len(anew), "status_200": counts["200"], "status_5xx": counts["5xx"],
-        "broken": counts["broken"], "reconnected": counts["reconnected"], "p50_ms": times[len(times) // 2],
+        "broken": counts["broken"], "anew_broken": counts["anew_broken"], "reconnected": counts["reconnected"], "p50_ms": times[len(times) // 2],
         "p99_ms": times[int(0.99 * len(times))], "most_ms": times[-1],
         "anew_p50_ms": anew[len(anew) // 2], "anew_p99_ms": anew[int(0.99 * len(anew))],
         "hostile": result,
@@ -116,7 +117,7 @@ async def good_client(
                 close(streams)
                 streams = None
         times.append(1000 * (time.perf_counter() - begun))
-        counts["broken" if status == 0 else "5xx" if status >= 500 else str(status)] += 1
+        counts[BROKEN[keep] if status == 0 else "5xx" if status >= 500 else str(status)] += 1
         if not (kept and keep):
             close(streams)
             streams = None
@@ -230,6 +231,7 @@ def table(loads: Mapping[str, Mapping[str, Any]]) -> str:
         "p50_ms",
         "p99_ms",
         "most_ms",
+        "anew_broken",
         "anew_p50_ms",
         "anew_p99_ms",
         "most_mb",

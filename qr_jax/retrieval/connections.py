@@ -56,8 +56,9 @@ class Connections:
         First go those that wait for their client, new ones for SILENT_S and others for IDLE_S, and then new ones at
         all, from the address that has most, where these are more than SILENT: so clients that ask twice a second stay,
         however many new ones come. Then the address that holds most gives way, whatever it has done, so that who holds
-        few keeps them. There it is a new one that is silent, or else the one whose time is over first. ValueError: every
-        place is a request's that is being answered.
+        few keeps them. There it is a new one that is silent, or else the one whose time is over first.
+
+        ValueError: every place is a request's that is being answered.
         """
         crowded = self._of_address[address] >= self._most_of_address
         if not crowded and len(self) < self._most:
