@@ -87,8 +87,8 @@ async def good_clients(url: str, texts: Sequence[str], meanwhile: Any) -> dict[s
     anew.sort()
     return {
         "requests": len(times) + len(anew), "status_200": counts["200"], "status_5xx": counts["5xx"],
-        "broken": counts["broken"], "anew_broken": counts["anew_broken"], "reconnected": counts["reconnected"], "p50_ms": times[len(times) // 2],
-        "p99_ms": times[int(0.99 * len(times))], "most_ms": times[-1],
+        "broken": counts["broken"], "reconnected": counts["reconnected"], "p50_ms": times[len(times) // 2],
+        "p99_ms": times[int(0.99 * len(times))], "most_ms": times[-1], "anew_broken": counts["anew_broken"],
         "anew_p50_ms": anew[len(anew) // 2], "anew_p99_ms": anew[int(0.99 * len(anew))],
         "hostile": result,
     }  # fmt: skip
