@@ -16,7 +16,7 @@ from qr_jax.models import hf
 from qr_jax.parallel import mesh as meshes
 from qr_jax.records import Say
 from qr_jax.rollout.chat import Chat
-from qr_jax.settings import Use, plain
+from qr_jax.settings import Use, few, plain
 
 AGENT, CARD = "agent.json", "README.md"
 LIMITS = ("turn_tokens", "context_tokens", "observation_tokens", "search_k", "passage_chars")  # of config.Rollout
@@ -67,8 +67,7 @@ def check_new(folder: str | Path) -> Path:
     folder = Path(folder)
     held = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     if held:
-        listed = ", ".join(held[:3]) + (f" and {len(held) - 3} more" if held[3:] else "")
-        raise ValueError(f"{folder} already holds {listed}; export to a new folder, such as {folder / 'hf'}")
+        raise ValueError(f"{folder} already holds {few(held, 3)}; export to a new folder, such as {folder / 'hf'}")
     return folder
 
 

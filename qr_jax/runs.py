@@ -25,7 +25,7 @@ from qr_jax.parallel import compile_cache, memory
 from qr_jax.processes import alike, hosts
 from qr_jax.records import Episode
 from qr_jax.run_lock import RunLock
-from qr_jax.settings import differences, nearest
+from qr_jax.settings import differences, few, nearest
 
 LEDGER = "ledger.jsonl"
 SEEN_S = 30.0  # how long a folder on a network may take to show what another host made
@@ -176,7 +176,7 @@ class Run:
         if differ := [name for name in differences(begun, self.settings) if not name.startswith(may)]:
             todo = "start this run in another folder with --run (and train.bucket)"
             todo += ", or repeat the settings of that run to go on with it"
-            raise ValueError(f"{where} holds a run with other settings ({'; '.join(differ)}); {todo}")
+            raise ValueError(f"{where} holds a run with other settings ({few(differ, between='; ')}); {todo}")
 
     def go_on(
         self, abstract: Any, check: Callable[[dict[str, Any]], None], *, step: int | None = None

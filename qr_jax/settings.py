@@ -25,6 +25,11 @@ def nearest(name: str, known: Iterable[str], *, shown: int = 12) -> str:
     return guess + (f" (there are: {', '.join(sorted(known))})" if len(known) <= shown and known else "")
 
 
+def few(texts: Sequence[str], most: int = 6, *, between: str = ", ") -> str:
+    """The first of them for a message: "a, b and 4 more"."""
+    return between.join(texts[:most]) + (f" and {len(texts) - most} more" if len(texts) > most else "")
+
+
 def describe(wanted: Any) -> str:
     """A type in a user's words: "a whole number", "one of 'a', 'b'", "a number or none"."""
     simple = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "none"}

@@ -16,6 +16,7 @@ from pathlib import Path
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test reaches for the network
 
+import hypothesis
 import jax
 import pytest
 from jaxtyping import install_import_hook
@@ -28,6 +29,9 @@ CHECKED = ("variance", "learning.reduce", "learning.kl", "learning.importance", 
 CHECKED += ("advantages", "losses", "pool", "recycling")
 assert all(importlib.util.find_spec(f"qr_jax.{name}") for name in CHECKED)
 install_import_hook([f"qr_jax.{name}" for name in CHECKED], "beartype.beartype")
+
+hypothesis.settings.register_profile("of_tests", deadline=None)  # a busy machine is no fault of what is tested
+hypothesis.settings.load_profile("of_tests")
 
 ROOT = Path(__file__).resolve().parents[1]
 COMPILED = Path(tempfile.mkdtemp(prefix="qr_jax_tests_"))

@@ -114,7 +114,7 @@ PLANS = {  # settings, and the most rollouts of a step of 4 queries x 2 drawn of
 }
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(name=st.sampled_from(sorted(PLANS)), seed=st.integers(0, 99), kind=st.sampled_from(sorted(RATES)))
 def test_no_step_costs_more_than_its_budget(name, seed, kind):
     rate_P = np.random.Generator(np.random.Philox(seed)).random(60) if RATES[kind] is None else np.full(60, RATES[kind])

@@ -97,7 +97,7 @@ def test_a_group_with_fewer_than_two_valid_samples_gets_zero(function):
 
 
 @pytest.mark.parametrize("function", ALL)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_the_advantages_of_a_constant_group_are_zero_bit_by_bit(function, seed):
     adv_QG = np.asarray(JITTED[function](random_grades(seed, constant=True)))
@@ -120,7 +120,7 @@ def test_a_constant_group_of_any_size_and_any_fraction_gets_exact_zeros(function
 
 
 @pytest.mark.parametrize("function", ALL)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_advantages_sum_to_zero_over_a_group_and_keep_the_order_of_its_rewards(function, seed):
     grades = random_grades(seed)
@@ -133,7 +133,7 @@ def test_advantages_sum_to_zero_over_a_group_and_keep_the_order_of_its_rewards(f
 
 
 @pytest.mark.parametrize("function", ALL)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_a_group_does_not_depend_on_its_neighbours(function, seed):
     grades = random_grades(seed)
@@ -216,7 +216,7 @@ def test_stratified_by_hand():
     np.testing.assert_allclose(stratified(graded, turns_QG, alpha=0.25), blend, atol=2e-6)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_stratified_without_its_strata_is_grpo_and_sums_to_zero_in_each_stratum(seed):
     grades = random_grades(seed)
@@ -248,7 +248,7 @@ def test_cw_grpo_by_hand():
     np.testing.assert_allclose(cw_grpo(nothing)[0, 0], [0, 0, a], rtol=1e-5)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 2**32 - 1), gamma=st.sampled_from([0.0, 1.0, 5.0, 100.0]))
 def test_cw_grpo_s_mean_over_the_rounds_before_the_last_is_the_advantage(seed, gamma):
     generator = np.random.Generator(np.random.Philox(seed))
@@ -289,7 +289,7 @@ def test_dagrpo_by_hand():
     np.testing.assert_allclose(np.asarray(dagrpo(graded, tau=0.5))[1], [0, 0, 0])
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_dagrpo_without_a_threshold_is_grpo_and_sums_to_zero_with_one(seed):
     grades = random_grades(seed)

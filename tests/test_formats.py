@@ -127,7 +127,7 @@ ANYTHING = st.recursive(
 )
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(st.dictionaries(st.sampled_from(NAMES), ANYTHING), st.sampled_from([{}, BARE, SEARCH_R1]))
 def test_a_row_of_whatever_kind_is_a_question_or_a_value_error(row, good):
     try:

@@ -47,7 +47,7 @@ def by_bm25s(texts, method, query):
 
 
 @pytest.mark.parametrize("method", bm25_build.METHODS)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(texts=st.lists(st.lists(st.sampled_from(ANIMALS), max_size=9), min_size=2, max_size=8))
 def test_scores_are_those_of_bm25s(method, texts):
     joined = [" ".join(one) for one in texts] + ["cat owl"]

@@ -26,7 +26,7 @@ def test_a_larger_word_gives_a_larger_number():
     assert (np.diff(unit(word)) >= 0).all() and unit(np.uint64(0)) > 0 and unit(np.uint64(2**64 - 1)) < 1
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.integers(0, 2**60),
     st.lists(st.floats(0, 1e300) | st.sampled_from([0.0, 1.0, 0.1, 1e-300]), min_size=1, max_size=300),

@@ -95,7 +95,7 @@ def test_pack_by_hand():
     assert packing_efficiency(batch) == 14 / 24  # the empty row of the second micro-batch is computed too
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.lists(st.integers(1, 24), min_size=0, max_size=4), max_size=5),
     st.integers(1, 4),

@@ -15,8 +15,8 @@ from qr_jax.recycling.recycle import recycle
 from qr_jax.recycling.soft_recycle import soft_recycle
 from qr_jax.verdict import judge
 
-quick = settings(max_examples=25, deadline=None)
-many = settings(max_examples=200, deadline=None)
+quick = settings(max_examples=25)
+many = settings(max_examples=200)
 
 PLAIN = ("recycle", "soft_recycle", "grpo", "bounded_dapo")  # they touch the weights of what was drawn alone
 RULES = (*PLAIN, "greso", "mopps", "difficulty_pools", "foresee")
@@ -117,7 +117,7 @@ def test_settling_does_not_depend_on_the_order_in_which_rollouts_end(run, random
     assert pools.digest(one.pool) == pools.digest(other.pool) and one.accepted.tolist() == other.accepted.tolist()
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(runs())
 def test_a_run_resumes_exactly_from_every_step_even_between_draw_and_settle(run):
     whole = play(run)

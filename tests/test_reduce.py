@@ -38,7 +38,7 @@ def test_no_token_at_all_gives_zero_weights(mode):
 
 
 @pytest.mark.parametrize("mode", MODES)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_micro_batches_have_the_weights_of_the_whole(mode, seed):
     mask_NL = np.random.Generator(np.random.Philox(seed)).random((12, 7)) < 0.4

@@ -139,7 +139,7 @@ def test_foresee_lives_through_any_number_of_steps():
 ZERO = functools.partial(foresee, gamma=0.0, head=0.0, rho=0.0, floor=0.0)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 999), st.sampled_from([0.0, 0.3]), st.sampled_from([0.0, 0.3]))
 def test_foresee_without_its_exponents_is_recycle(seed, fault_rate, below):
     run = Run(beta_rates(40, 0.4, 0.4, seed=seed), "recycle", steps=15, seed=seed, fault_rate=fault_rate, below=below)

@@ -68,7 +68,7 @@ def test_bad_rows_are_named_by_their_lines_and_none_is_left_out_in_silence(tmp_p
     )  # fmt: skip
     assert cli.main(["score", str(file)]) == 2
     error = capsys.readouterr().err
-    assert "rows.jsonl has 6 bad rows" in error and "(and 1 more)" in error
+    assert "rows.jsonl has 6 bad rows" in error and " and 1 more" in error
     for said in ("line 2: not a line of JSON", "line 4: id 'a' stands in line 1 too", "line 5: has no 'prediction'"):
         assert said in error
     assert "line 6: 'prediction' must be a text or null, and is int 3" in error and "line 7: 'answers' must be" in error

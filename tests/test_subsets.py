@@ -44,7 +44,7 @@ def test_pods_of_a_small_group_is_grpo():
     np.testing.assert_allclose(pods(graded, keep=4), grpo(graded), atol=1e-6)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.integers(0, 5), min_size=7, max_size=7), st.integers(1, 127), st.sampled_from([2, 4]))
 def test_no_other_subset_of_the_group_varies_more(rewards, valid_bits, keep):
     valid = np.array([[valid_bits >> at & 1 for at in range(7)]], bool)

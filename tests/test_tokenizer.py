@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tokenizers
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from qr_jax.models import hf
@@ -53,7 +53,6 @@ def test_no_token_of_data_is_an_added_token_with_qwens_kinds(text):
 
 
 @given(hostile)
-@settings(deadline=None)
 def test_trusted_pieces_join_to_the_text_added_tokens_included(text):
     proper = unicodedata.normalize("NFC", text.encode("utf-8", errors="replace").decode())
     assert unicodedata.normalize("NFC", QWEN.decode(QWEN.encode(proper))) == proper

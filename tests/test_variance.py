@@ -38,7 +38,7 @@ def test_the_neighbouring_float_is_variance():
     assert group_variance_mask(reward_QG, np.ones((1, 4), bool)).tolist() == [True]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 2**32 - 1), st.integers(2, SAMPLES), st.sampled_from(["normal", "fraction", "bits", "subnormal"]))
 def test_device_and_host_agree_on_cleaned_rewards(seed, samples, kind):
     generator = np.random.Generator(np.random.Philox(seed))

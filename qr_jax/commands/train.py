@@ -60,13 +60,15 @@ def _sft(arguments: argparse.Namespace) -> int:
 def _refuse_other(folder: Path) -> None:
     """ValueError for a folder of other things, which is no run: a run's files are not to lie among them."""
     from qr_jax import config as configs
+    from qr_jax.settings import few
 
     if configs.is_run(folder) or any((folder / name).exists() for name in SURE_SIGNS):
         return
     there = sorted(folder.iterdir()) if os.path.isdir(folder) else []
     if others := [path.name for path in there if not (path.match(".*") or path.suffix in LOGS or path.name in BEGUN)]:
-        shown = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
-        raise ValueError(f"{folder} is no run, and holds {shown}; give --run a new folder, as in {folder / 'run'}")
+        raise ValueError(
+            f"{folder} is no run, and holds {few(others, 3)}; give --run a new folder, as in {folder / 'run'}"
+        )
 
 
 def _set_aside(config: Any, folder: Path) -> None:

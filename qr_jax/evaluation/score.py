@@ -7,6 +7,7 @@ from typing import Any
 
 from qr_jax import answers
 from qr_jax.queries import formats, parsing, readers
+from qr_jax.settings import few
 
 log = logging.getLogger(__name__)
 SHOWN = 5  # bad rows that an error lists
@@ -38,8 +39,7 @@ def score(path: str | Path) -> dict[str, Any]:
             hopeless.append(number)
         rows.append({"id": name} | {score: rule(prediction, golds) for score, rule in SCORES.items()})
     if bad:
-        more = f" (and {len(bad) - SHOWN} more)" if len(bad) > SHOWN else ""
-        raise ValueError(f"{file.name} has {len(bad)} bad rows: {'; '.join(bad[:SHOWN])}{more}")
+        raise ValueError(f"{file.name} has {len(bad)} bad rows: {few(bad, SHOWN, between='; ')}")
     if not rows:
         raise ValueError(f"{file.name} has no rows; wanted JSONL rows of id, prediction and answers")
     if hopeless:

@@ -6,6 +6,7 @@ from typing import Any
 
 from qr_jax.report import page, read
 from qr_jax.report.charts import PLAIN, Chart
+from qr_jax.settings import few
 
 NAME = "overlay.html"  # in the first run's folder, where no other place is said
 TONES = ("ink", "fresh", "ex_hard", "ex_easy", "ex_surplus", "ex_consumed", "phase5", "quiet")  # one a run
@@ -81,8 +82,7 @@ def _said(differ: Sequence[str]) -> str:
     """In what the runs differ, in words."""
     if not differ:
         return "Their settings are the same."
-    text = f"They differ in {'one setting' if len(differ) == 1 else f'{len(differ)} settings'}: {', '.join(differ[:6])}"
-    text += f" and {len(differ) - 6} more." if len(differ) > 6 else "."
+    text = f"They differ in {'one setting' if len(differ) == 1 else f'{len(differ)} settings'}: {few(differ)}."
     if any(name.startswith(ASKED) for name in differ):
         text += " These change what is asked, found or allowed, so accuracies may not be of the same task."
     return text

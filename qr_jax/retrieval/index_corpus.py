@@ -71,7 +71,7 @@ def index(
     build_aside.clear_left(out)
     estimated = estimate(files, stopwords)
     disk = f"{gb(estimated.disk_bytes)} of disk while it is built, {gb(estimated.index_bytes)} when it is done"
-    say(f"about {estimated.passages:,} passages: {gb(estimated.memory_bytes)} of memory, {disk}")
+    say(f"passages: about {estimated.passages:,}; {gb(estimated.memory_bytes)} of memory, {disk}")
     if check:
         refuse(estimated, available_memory(), free_disk(out), out)
     start = time.monotonic()
@@ -164,7 +164,7 @@ def _unzipped(data: bytes) -> tuple[bytes, int]:
 
 def refuse(estimated: Estimate, memory: int | None, disk: int, out: Path) -> None:
     """ValueError where there is less memory or disk than the estimate, with both and what to do."""
-    takes = f"indexing about {estimated.passages:,} passages takes about"
+    takes = f"indexing these passages (about {estimated.passages:,}) takes about"
     anyway = "or try it all the same with --no-check"
     if memory is not None and memory < estimated.memory_bytes:
         lacks = f"{gb(estimated.memory_bytes)} of memory, and {gb(memory)} are available"

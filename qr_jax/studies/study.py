@@ -13,7 +13,7 @@ from typing import Any
 from qr_jax import checks, runs, terminal
 from qr_jax.config import BUDGETS, Config
 from qr_jax.overrides import override
-from qr_jax.settings import conform, differences, plain, read
+from qr_jax.settings import conform, differences, few, plain, read
 from qr_jax.studies import oracle
 from qr_jax.studies.launch import Job, Launcher
 
@@ -123,7 +123,7 @@ def _check_same(job: Job) -> None:
     differ = differences(runs.load(job.folder), job.settings)
     if differ := [one for one in differ if not one.startswith(runs.MAY_CHANGE)]:
         todo = "choose another --folder, or repeat the command it was made with to go on with it"
-        raise ValueError(f"{job.folder} holds a run with other settings ({'; '.join(differ)}); {todo}")
+        raise ValueError(f"{job.folder} holds a run with other settings ({few(differ, between='; ')}); {todo}")
 
 
 def study(
