@@ -5,6 +5,7 @@ it). What each kind is given and must return stands in interfaces.py.
 """
 
 import ast
+import contextlib
 import difflib
 import functools
 import importlib
@@ -72,24 +73,24 @@ def find(kind: str, name: str, *, allow_plugins: Sequence[str] | None = None) ->
     """The plug-in's function. ValueError on an unknown name (with the nearest and the list) or a foreign package."""
     refuse_foreign(kind, name, allow_plugins)
     module, function = _place(kind, name)
-    try:
+    with _importing(kind, name, module):
         plugin = getattr(importlib.import_module(module), function, None)
-    except ModuleNotFoundError as error:
-        if _is_within(module, error.name):
-            raise ValueError(f"{kind} {name!r} is not there: no module {error.name!r}{_lost(kind, name)}") from error
-        _refuse_failed(kind, name, error)
-        raise
-    except Exception as error:  # the file is its user's program: whatever is wrong there, the user mends it there
-        _refuse_failed(kind, name, error)
-        raise
     if not callable(plugin):
         raise ValueError(f"{kind} {name!r}: {module} has no function {function!r}")
     return plugin
 
 
-def _is_within(module: str, package: str | None) -> bool:
-    """Whether the module is the package, or stands in it."""
-    return package is not None and f"{module}.".startswith(f"{package}.")
+@contextlib.contextmanager
+def _importing(kind: str, name: str, module: str) -> Iterator[None]:
+    """ValueError where the plug-in's module is not there, or is a user's file that fails: the user mends it there."""
+    try:
+        yield
+    except Exception as error:
+        lacks = error.name if isinstance(error, ModuleNotFoundError) else None
+        if lacks and f"{module}.".startswith(f"{lacks}."):  # itself, or what it stands in
+            raise ValueError(f"{kind} {name!r} is not there: no module {lacks!r}{_lost(kind, name)}") from error
+        _refuse_failed(kind, name, error)
+        raise
 
 
 def check_imports(kind: str, use: Use, *, allow_plugins: Sequence[str] | None = None) -> None:
@@ -304,16 +305,8 @@ def _source(kind: str, name: str, allow_plugins: Sequence[str] | None) -> list[a
 def origin(kind: str, name: str) -> str:
     """The file of the module that a plug-in's name means; ValueError where there is none."""
     module = _place(kind, name)[0]
-    try:
+    with _importing(kind, name, module):
         spec = importlib.util.find_spec(module)
-    except ModuleNotFoundError as error:
-        if not _is_within(module, error.name):  # the package of that file imports what is not there
-            _refuse_failed(kind, name, error)
-            raise
-        spec = None
-    except Exception as error:  # of the package of that file
-        _refuse_failed(kind, name, error)
-        raise
     if spec is None or spec.origin is None:
         raise ValueError(f"{kind} {name!r} is not there: no module {module!r}{_lost(kind, name)}")
     return spec.origin
