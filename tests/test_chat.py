@@ -2,6 +2,7 @@
 
 import json
 import time
+import tracemalloc
 
 import pytest
 import tokenizers
@@ -241,6 +242,16 @@ def test_a_template_that_would_take_hours_or_gigabytes_is_refused(template, monk
     ):
         Chat(small(template))
     assert time.monotonic() - start < 10
+
+
+def test_an_error_of_a_template_takes_no_memory_here():
+    """240 MB of its message took 700 MB of the process that asked."""
+    template = "{{ raise_exception('x' * 50000000) }}"
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="TemplateError: x{300}"):
+        Chat(small(template))
+    assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    tracemalloc.stop()
 
 
 @pytest.mark.parametrize("template", ["{% if %}", "{{ messages.pop() }}", "{{ ''.__class__.__mro__ }}", "fixed"])

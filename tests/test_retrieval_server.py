@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import http.client
+import itertools
 import json
 import os
 import re
@@ -35,9 +36,9 @@ from qr_jax.retrieval.connections import SILENT_S, Connection, Connections, Stag
 from qr_jax.retrieval.http_server import Bounds
 from qr_jax.retrieval.pages import Pages
 from qr_jax.retrieval.protocols import PROTOCOLS
-from qr_jax.retrieval.search_batcher import Limits, cut
+from qr_jax.retrieval.search_batcher import Batcher, Limits, cut
 from qr_jax.retrieval.server import App, check_address, run
-from qr_jax.retrieval.server_metrics import Histogram
+from qr_jax.retrieval.server_metrics import Histogram, ServerMetrics
 from qr_jax.retrievers.bm25 import bm25
 from qr_jax.retrievers.http import http as over_http
 
@@ -292,7 +293,8 @@ def test_requests_that_come_together_are_searched_together_and_each_gets_its_own
         ]
         text = call(url, "/metrics")[1]
     assert len(calls) < 12 and max(size for size, _ in calls) > 1  # of two different k, so two calls at least
-    assert "qr_jax_queries_total 24" in text and f"qr_jax_batch_queries_count {len(calls)}" in text
+    counted = re.search(r"qr_jax_batch_queries_count (\d+)", text)
+    assert "qr_jax_queries_total 24" in text and counted and 0 < int(counted[1]) <= len(calls)
     assert 'qr_jax_requests_total{path="/retrieve",status="200"} 24' in text and "qr_jax_queue_queries 0" in text
     assert 'qr_jax_request_seconds_bucket{le="+Inf"} 24' in text
 
@@ -338,7 +340,7 @@ def test_a_search_that_hangs_is_504_then_too_many_wait_and_health_says_so():
     with serving(hang, limits=Limits(search_s=0.2, waiting=3), about={"retriever": "hang"}) as (_, url):
         try:
             assert call(url, "/retrieve", {"queries": ["a"]})[0] == 504
-            assert call(url, "/retrieve", {"queries": ["a"] * 4})[0] == 503
+            assert call(url, "/retrieve", {"queries": list("abcd")})[0] == 503
             status, health = call(url, "/health")
             assert (status, health["status"], health["retriever"]) == (503, "stuck", "hang")
         finally:
@@ -588,7 +590,7 @@ def test_a_large_request_that_was_given_up_is_not_searched_for_further():
         assert len(calls) == before < 10
 
 
-def test_large_requests_leave_room_for_small_ones_to_wait():
+def test_small_requests_have_room_to_wait_whatever_large_ones_hold():
     release = threading.Event()
 
     def hang(queries, k):
@@ -596,16 +598,95 @@ def test_large_requests_leave_room_for_small_ones_to_wait():
         return [[] for _ in queries]
 
     ask = lambda url, count: call(url, "/retrieve", {"queries": [str(n) for n in range(count)]})[0]  # noqa: E731
-    with serving(hang, limits=Limits(batch=2, waiting=20)) as (app, url), ThreadPoolExecutor(2) as threads:
+    with (
+        serving(hang, limits=Limits(batch=8, waiting=4, large_calls=9)) as (app, url),
+        ThreadPoolExecutor(5) as threads,
+    ):
         try:
-            large = threads.submit(ask, url, 10)
-            wait_for(lambda: app.batcher.queue == 8)  # two are searched for
-            assert ask(url, 3) == 503
-            small = threads.submit(ask, url, 2)
-            wait_for(lambda: app.batcher.queue == 10)
+            waiting = [threads.submit(ask, url, 80)]
+            wait_for(lambda: app.batcher.queue == 72)  # eight are searched for
+            waiting += [threads.submit(ask, url, 2) for _ in range(2)]
+            wait_for(lambda: app.batcher.queue == 76)
+            assert ask(url, 1) == 503
         finally:
             release.set()
-        assert (large.result(), small.result()) == (200, 200)
+        assert [one.result() for one in waiting] == [200] * 3
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        [(4096, 3), (1, 5)],  # a large one with the k of the good one, a small one with another
+        [(4096, 3), (1, 5), (1, 40), (4096, 100)],
+        *([(1, k) for k in range(1, 101)], [(20, k) for k in range(1, 101)]),
+    ],
+)
+@pytest.mark.parametrize(("good", "most"), [((1, 3), 7), ((64, 3), 20), ((1, 100), 60), ((64, 100), 3000)])
+def test_nobody_waits_for_ever_beside_clients_that_always_ask(good, most, others):
+    """A client of one query with k 3 was never answered beside large ones with k 3 and small ones with k 5."""
+    passages: list[int] = []
+
+    def search(queries, k):
+        passages.append(len(queries) * k)
+        return [[] for _ in queries]
+
+    async def waited() -> float:
+        batcher = Batcher(search, Limits(wait_s=0.0), ServerMetrics(), lambda: 0)
+        write = lambda passages: (b"[]", b"")  # noqa: E731
+
+        async def client(name: int, count: int, k: int) -> None:
+            for at in itertools.count():
+                await batcher.ask([f"{name} {at} {n}" for n in range(count)], k, write, client=str(name))
+
+        busy = [asyncio.create_task(client(name, *one)) for name, one in enumerate(others)]
+        running = asyncio.create_task(batcher.run())
+        while len(passages) < 200:
+            await asyncio.sleep(0)
+        before = sum(passages)
+        await batcher.ask([f"good {n}" for n in range(good[0])], good[1], write, client="good")
+        for task in (*busy, running):
+            task.cancel()
+        return (sum(passages) - before) / Limits.call_passages
+
+    assert asyncio.run(waited()) <= most  # calls
+
+
+def test_of_too_many_large_requests_those_of_the_client_who_asks_most_give_way():
+    release = threading.Event()
+
+    def hang(queries, k):
+        release.wait(10)
+        return [[] for _ in queries]
+
+    def ask(url: str, address: str, count: int) -> socket.socket:
+        body = json.dumps({"queries": [str(n) for n in range(count)]}).encode()
+        return connect(url, HEAD.format(len(body)).encode() + body, address=address)
+
+    with serving(hang, limits=Limits(batch=2, large_calls=20)) as (app, url):
+        first = ask(url, "127.0.0.3", 2)
+        wait_for(lambda: app.batcher.since is not None)
+        good = ask(url, "127.0.0.2", 16)  # 8 calls
+        wait_for(lambda: app.batcher.queue == 16)
+        many = [ask(url, "127.0.0.3", 8) for _ in range(9)]  # 36 calls
+        wait_for(lambda: app.metrics.requests["/retrieve", 503] == 6)
+        release.set()
+        answers = [one.recv(12) for one in (first, good, *many)]
+        for one in (first, good, *many):
+            one.close()
+    assert answers[:2] == [b"HTTP/1.1 200"] * 2
+    assert sorted(answers[2:]) == [b"HTTP/1.1 200"] * 3 + [b"HTTP/1.1 503"] * 6
+
+
+def test_what_an_answer_repeats_counts_for_its_size():
+    """4,096 times one query with k 100 were 169 MB; 32 MB of queries that are sent back counted nothing."""
+    book = [Passage(str(at), "", "word " * 200) for at in range(100)]
+    with serving(lambda queries, k: [book[:k] for _ in queries], bounds=Bounds(answer_bytes=1_000_000)) as (app, url):
+        status, said = call(url, "/retrieve", {"queries": ["x"] * 20, "topk": 100})
+        assert status == 413 and "bytes; ask for fewer queries or passages at once" in said["detail"]
+        status, said = call(url, "/queries", {"queries": ["\U0001f600" * 2000] * 100, "topk": 1})
+        assert status == 413 and "more than 1,000,000 bytes" in said["detail"]
+        assert call(url, "/queries", {"queries": ["x"] * 5, "topk": 100})[0] == 200
+        assert app.server.refused["answers"] == 2 and app.server.answers.held_bytes == 0
 
 
 def test_idle_connections_give_way_to_new_ones_and_the_oldest_first():

@@ -44,6 +44,7 @@ class Request:
     headers: Mapping[str, str]
     body: bytes | bytearray = b""
     hold: Callable[[int], None] = lambda size: None  # counts what its answer holds more; raises Refused
+    client: str = ""  # its address
 
 
 @dataclass(frozen=True)
@@ -197,7 +198,8 @@ class Server:
                 return False
             self._connections.move(connection, Stage.ANSWER)
             answer = held.enter_context(self.answers.open(connection.task))
-            asked = Request(request.method, request.path, request.headers, body, partial(_hold, answer))
+            hold = partial(_hold, answer)
+            asked = Request(request.method, request.path, request.headers, body, hold, connection.address)
             response = await self._answer(asked)
             kept = kept and self._server.is_serving()
             await self._send(writer, response, kept, answer.taken)
@@ -205,7 +207,11 @@ class Server:
 
     async def _answer(self, request: Request) -> Response:
         try:
-            return await self._handle(request)
+            response = await self._handle(request)
+            if (size := sum(map(len, response.body))) > self._bounds.answer_bytes:  # what it repeats is held once
+                self.refused["answers"] += 1
+                raise Refused(413, f"the answer has {size:,} bytes; ask for fewer queries or passages at once")
+            return response
         except Refused as refused:
             return refused.response
         except Exception:  # a bug of ours: this request's failure, not the server's end
@@ -300,6 +306,7 @@ class Server:
                 taken()
                 writer.write(piece)
                 await writer.drain()
+                await asyncio.sleep(0)  # where the system takes all of it at once, `drain` gives others no turn
 
 
 def _even(head: bytes, body: Sequence[bytes | bytearray]) -> Iterator[bytearray]:

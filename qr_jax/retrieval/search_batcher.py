@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections import deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,7 +18,8 @@ from qr_jax.retrieval.server_metrics import ServerMetrics
 
 log = logging.getLogger(__name__)
 
-SMALL = 0.25  # of what a search call takes: a request up to it waits for at most one call of larger ones
+SMALL = 0.25  # of what a search call takes: requests up to it and larger ones take turns
+CLASSES = (8, 32)  # the numbers of passages that take turns: up to the first, up to the second, more
 
 Row = tuple[bytes, ...]  # the passages of one query as its answer has them
 Write = Callable[[Sequence[Passage]], Row]
@@ -33,10 +34,8 @@ class Limits:
     k: int = 100
     default_k: int = 3
     query_chars: int = 4096  # a longer query is cut: it is searched for, and fails no other query
-    waiting: int = 32_768  # queries that wait; further ones are refused with 503. Half is for requests up to a batch
-    large_calls: int = (
-        512  # search calls that large requests wait for together; the largest of them gives way to others
-    )
+    waiting: int = 16_384  # queries of small requests that wait; further ones are refused with 503
+    large_calls: int = 512  # search calls that large requests may wait for; then the largest gives way
     batch: int = 64  # queries of one search call
     call_passages: int = 512  # of one search call: queries times k; each call has one query at least
     call_chars: int = 8_192  # of the queries of one search call
@@ -51,12 +50,15 @@ class Limits:
 class _Asked:
     """A request that waits for its passages: `parts` are its different queries, cut, that were not taken yet."""
 
-    def __init__(self, queries: list[str], k: int, write: Write, limits: Limits, hold: Callable[[int], None]):
-        self.queries, self.k, self.write, self._hold = queries, k, write, hold
+    def __init__(
+        self, queries: list[str], k: int, write: Write, limits: Limits, hold: Callable[[int], None], client: str
+    ):
+        self.queries, self.k, self.write, self._hold, self.client = queries, k, write, hold, client
         distinct = list(dict.fromkeys(queries))
         self.parts, self.left = deque(cut(distinct, k, limits)), len(distinct)
         many, chars = len(distinct) / limits.most_queries(k), sum(map(len, distinct)) / limits.call_chars
         self.is_large = max(many, chars) > SMALL
+        self.kind = self.is_large, sum(k > most for most in CLASSES)
         self.found: dict[str, Row] = {}
         self.results: asyncio.Future[list[Row]] = asyncio.get_running_loop().create_future()
 
@@ -102,13 +104,16 @@ class _Part:
 
 
 class Batcher:
-    """Gives parts of waiting requests of one k to the search function, one call at a time, in a thread."""
+    """Gives parts of waiting requests to the search function, one call at a time, in a thread.
+
+    A call calls the function once for each number of passages that its parts want.
+    """
 
     def __init__(self, search: SearchFunction, limits: Limits, metrics: ServerMetrics, connections: Callable[[], int]):
         self._search, self._limits, self._metrics, self._connections = search, limits, metrics, connections
         self._waiting: deque[_Asked] = deque()
         self._large_was_first = False
-        self._turn_of: dict[int, int] = {}  # of each number of passages, when it was first in a call
+        self._turn_of: dict[tuple[bool, int], int] = {}  # of each kind of request, when it was first in a call
         self._came = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, "search")
         self.since: float | None = None  # when the running call began
@@ -118,7 +123,12 @@ class Batcher:
         return sum(request.left for request in self._waiting if not request.results.done())
 
     async def ask(
-        self, queries: list[str], k: int, write: Write, hold: Callable[[int], None] = lambda size: None
+        self,
+        queries: list[str],
+        k: int,
+        write: Write,
+        hold: Callable[[int], None] = lambda size: None,
+        client: str = "",
     ) -> list[Row]:
         """Each query's passages as `write` has them, whose bytes are told to `hold` as they come.
 
@@ -127,12 +137,12 @@ class Batcher:
 
         Refused: 503 where too many queries wait, 504 when the search takes too long, and what `hold` raises.
         """
-        most = self._limits.waiting if len(queries) <= self._limits.batch else self._limits.waiting // 2
-        if self.queue + len(queries) > most:
-            raise Refused(503, f"{self.queue} queries wait already; try again", RETRY)
         if not queries:
             return []
-        asked = _Asked(queries, k, write, self._limits, hold)
+        asked = _Asked(queries, k, write, self._limits, hold, client)
+        small = sum(request.left for request in self._waiting if not request.is_large)
+        if not asked.is_large and small + asked.left > self._limits.waiting:
+            raise Refused(503, f"{small} queries wait already; try again", RETRY)
         self._waiting.append(asked)
         self._bound_large()
         self._came.set()
@@ -143,13 +153,19 @@ class Batcher:
             raise Refused(504, f"no result within {self._limits.search_s:g} s") from error
 
     def _bound_large(self) -> None:
-        """Where large requests wait for too many calls, refuse those with most; one alone may wait for any number."""
+        """Where large requests wait for too many calls, refuse the largest of the client who waits for most.
+
+        One alone may wait for any number.
+        """
         large = [request for request in self._waiting if request.is_large and not request.results.done()]
-        calls = sum(len(request.parts) for request in large)
-        while calls > self._limits.large_calls and len(large) > 1:
-            most = max(large, key=lambda request: len(request.parts))
+        of_client: Counter[str] = Counter()
+        for request in large:
+            of_client[request.client] += len(request.parts)
+        while of_client.total() > self._limits.large_calls and len(large) > 1:
+            most = max(large, key=lambda request: (of_client[request.client], len(request.parts)))
             large.remove(most)
-            calls -= len(most.parts)
+            of_client[most.client] -= len(most.parts)
+            calls = of_client.total()
             text = (
                 f"large requests wait for {calls} calls, and this one for {len(most.parts)} more; ask for less at once"
             )
@@ -175,34 +191,34 @@ class Batcher:
                     await self._came.wait()
 
     def _take(self) -> list[_Part]:
-        """The first request's next part, and the next parts of others with its k, as many as fit into a call.
+        """The first request's next part, and the next parts of others, as many as fit into a call.
 
         Large and small requests take turns to be first, so that a small one waits for one call of a large one, however
-        many there are; and among each the numbers of passages take turns, so that many who want 100 do not stand before
-        who wants 3. One with more parts then goes to the end; one that must wait keeps its place among its like. What
-        several requests ask counts once.
+        many there are; and among each the classes of k take turns, so that many who want 100 passages do not stand
+        before who wants 3. One with more parts then goes to the end; one that must wait keeps its place among its like.
+        What several requests ask counts once.
         """
         taken: list[_Part] = []
         passed: list[_Asked] = []
-        queries: dict[str, None] = {}
-        chars = most = 0
+        queries: set[tuple[str, int]] = set()
+        chars = passages = 0
         waiting = [request for request in self._waiting if not request.results.done()]  # the others were given up
         turn = [request for request in waiting if request.is_large != self._large_was_first] or waiting
-        first = min(turn, key=lambda request: self._turn_of.get(request.k, 0), default=None)
+        first = min(turn, key=lambda request: self._turn_of.get(request.kind, 0), default=None)
         for request in [*([first] if first else ()), *(request for request in waiting if request is not first)]:
             part, k = request.parts[0], request.k
-            new = [query for query in part if query not in queries]
-            size = sum(map(len, new))
-            fits = len(queries) + len(new) <= most and chars + size <= self._limits.call_chars
-            if taken and not (fits and k == taken[0].asked.k):
+            new = {(query, k) for query in part} - queries
+            size = sum(len(query) for query, _ in new)
+            fits = passages + len(new) * k <= self._limits.call_passages and chars + size <= self._limits.call_chars
+            if taken and not (fits and len(queries) + len(new) <= self._limits.batch):
                 passed.append(request)
                 continue
             if not taken:
                 self._large_was_first = request.is_large
-                self._turn_of[request.k] = max(self._turn_of.values(), default=0) + 1
+                self._turn_of[request.kind] = max(self._turn_of.values(), default=0) + 1
             taken.append(_Part(request, request.take_part()))
-            queries |= dict.fromkeys(new)
-            chars, most = chars + size, self._limits.most_queries(k)
+            queries |= new
+            chars, passages = chars + size, passages + len(new) * k
         self._waiting = deque([*passed, *(part.asked for part in taken if part.asked.parts)])
         return taken
 
@@ -224,17 +240,21 @@ class Batcher:
         finally:
             self.since = None
         self._metrics.search_seconds.add(time.monotonic() - begun)
-        self._metrics.batch_queries.add(len({query for part in parts for query in part.queries}))
+        self._metrics.batch_queries.add(len({(query, part.asked.k) for part in parts for query in part.queries}))
         for part, found in zip(parts, rows, strict=True):
             part.asked.add(found)
 
     def _call(self, parts: list[_Part]) -> list[dict[str, Row]]:
         """Of each part, each query's row."""
-        queries, k = list(dict.fromkeys(query for part in parts for query in part.queries)), parts[0].asked.k
-        results = [list(passages)[:k] for passages in self._search(queries, k)]
-        if len(results) != len(queries):
-            raise ValueError(f"{len(queries)} queries got {len(results)} lists")
-        found = dict(zip(queries, results, strict=True))
-        asked = {(query, part.asked.write) for part in parts for query in part.queries}
-        rows = {(query, write): write(found[query]) for query, write in asked}
-        return [{query: rows[query, part.asked.write] for query in part.queries} for part in parts]
+        wanted: defaultdict[int, dict[str, None]] = defaultdict(dict)  # by their k, in order
+        for part in parts:
+            wanted[part.asked.k] |= dict.fromkeys(part.queries)
+        found: dict[tuple[str, int], list[Passage]] = {}
+        for k, queries in wanted.items():
+            results = [list(passages)[:k] for passages in self._search(list(queries), k)]
+            if len(results) != len(queries):
+                raise ValueError(f"{len(queries)} queries got {len(results)} lists")
+            found |= {(query, k): passages for query, passages in zip(queries, results, strict=True)}
+        asked = {(query, part.asked.k, part.asked.write) for part in parts for query in part.queries}
+        rows = {(query, k, write): write(found[query, k]) for query, k, write in asked}
+        return [{query: rows[query, part.asked.k, part.asked.write] for query in part.queries} for part in parts]

@@ -107,8 +107,9 @@ class App:
         queries, k, scores, single = read_asked(request.body, self.limits)
         self.metrics.queries += len(queries)
         write = self._writes[scores and request.path == "/retrieve"]
-        rows = await self.batcher.ask(queries, k, write, request.hold)
-        return Response(200, answer(request.path, queries, rows, scores=scores, single=single))
+        rows = await self.batcher.ask(queries, k, write, request.hold, request.client)
+        echo = await bounded_json.write_list(queries, hold=request.hold) if request.path == "/queries" else b""
+        return Response(200, answer(request.path, echo, rows, scores=scores, single=single))
 
     def _allow(self, request: Request) -> None:
         """Raise Refused: another host's name on loopback (a web page's own name may point here), or no token."""
@@ -192,12 +193,16 @@ def write_row(passages: Sequence[Passage], *, paired: bool, url: bool) -> tuple[
 
 
 def answer(
-    path: str, queries: Sequence[str], rows: Sequence[tuple[bytes, ...]], *, scores: bool, single: bool
-) -> list[bytes]:
-    """The response's JSON in pieces: the rows of the queries as the path's protocol has them (protocols.py)."""
-    documents, values = ([row[at] for row in rows] for at in (0, 1))
+    path: str, echo: bytes | bytearray, rows: Sequence[tuple[bytes, ...]], *, scores: bool, single: bool
+) -> list[bytes | bytearray]:
+    """The response's JSON in pieces: the rows of the queries as the path's protocol has them (protocols.py).
+
+    `echo`: the queries themselves, for the path that repeats them.
+    """
+    documents: list[bytes | bytearray] = [row[0] for row in rows]
+    values = [row[1] for row in rows]
     if path == "/queries":
-        return [b'{"queries": ', json.dumps(queries).encode(), b', "answers": ', *_list(documents), b"}"]
+        return [b'{"queries": ', echo, b', "answers": ', *_list(documents), b"}"]
     if path == "/retrieve":
         return [b'{"result": ', *_list(documents), b"}"]
     if single:
@@ -205,7 +210,7 @@ def answer(
     return [b"[", *_list(documents), b", ", *_list(values), b"]"] if scores else _list(documents)
 
 
-def _list(items: Sequence[bytes]) -> list[bytes]:
+def _list(items: Sequence[bytes | bytearray]) -> list[bytes | bytearray]:
     """A list in JSON, in pieces."""
     return [b"[", *[piece for item in items for piece in (b", ", item)][1:], b"]"]
 

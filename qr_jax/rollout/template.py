@@ -17,7 +17,7 @@ DATE = datetime.datetime(2026, 1, 1)
 PROCESSOR_S = 5  # that a template may take, jinja's import with it; Qwen3's takes a tenth
 LIMIT_S = 60.0  # the same on a machine that does other things
 MEMORY_BYTES = 2**30  # where the system bounds it (Linux)
-MOST_CHARS = 1_000_000  # of what comes out
+MOST_CHARS, MOST_ERROR_CHARS = 1_000_000, 300  # of what comes out, and of why nothing does
 
 
 def render(source: str, **values: Any) -> str:
@@ -35,7 +35,7 @@ def _rendered(asked: str) -> str:
     if done.returncode == -signal.SIGXCPU:
         raise ValueError(f"it took more than {PROCESSOR_S} s of processor time")
     if done.returncode:
-        raise ValueError((done.stderr.decode(errors="replace").splitlines() or ["it ended its process"])[-1][:300])
+        raise ValueError((done.stderr.decode(errors="replace").splitlines() or ["it ended its process"])[-1])
     return done.stdout.decode()
 
 
@@ -81,7 +81,7 @@ def _main() -> None:
     except MemoryError:
         sys.exit("it takes too much memory")
     except Exception as error:  # the template is somebody else's program, and raises what it likes
-        sys.exit(f"{type(error).__name__}: {error}".splitlines()[0])
+        sys.exit(f"{type(error).__name__}: {str(error)[:MOST_ERROR_CHARS]}".splitlines()[0])
 
 
 if __name__ == "__main__":
