@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     overrides: list[str] = []
     try:
         if words and words[0] in commands and commands[words[0]].get_default("takes_settings"):
-            words, overrides = take_overrides(words, commands[words[0]])
+            words, overrides = take_overrides(words, commands[words[0]], commands)
         refuse_nearly(words, parser)
         arguments, more = parser.parse_known_args(words)
         if more:
@@ -93,12 +93,17 @@ def _end(text: str, code: int, *, at_once: bool = False) -> int:
 
     terminal.speak("stderr")
     terminal.say(redact(text))
-    from qr_jax.processes import hosts
-
-    if at_once or hosts.count() > 1:  # at an ordinary exit jax would wait for the others, which this one has left alone
+    if at_once or _has_others():  # at an ordinary exit jax would wait for the others, which this one has left alone
         sys.stderr.flush()
         os._exit(code)
     return code
+
+
+def _has_others() -> bool:
+    """Whether the run has other processes."""
+    from qr_jax.processes import hosts
+
+    return hosts.count() > 1
 
 
 class _Log(logging.Handler):
@@ -163,10 +168,12 @@ def _parts(parser: argparse.ArgumentParser) -> Mapping[str, argparse.ArgumentPar
     }  # fmt: skip
 
 
-def take_overrides(words: Sequence[str], command: argparse.ArgumentParser) -> tuple[list[str], list[str]]:
+def take_overrides(
+    words: Sequence[str], command: argparse.ArgumentParser, commands: Mapping[str, argparse.ArgumentParser] = {}
+) -> tuple[list[str], list[str]]:
     """The command's own words, and the overrides among them (`a.b=c`, `--a.b c`), which may stand anywhere after it.
 
-    ValueError for what is nearly one of the command's options.
+    ValueError for what is nearly one of the command's options, or one of another of the `commands`.
     """
     takes_value = {name: action.nargs != 0 for action in command._actions for name in action.option_strings}
     own, overrides, waiting = [], [], list(words)
@@ -178,6 +185,10 @@ def take_overrides(words: Sequence[str], command: argparse.ArgumentParser) -> tu
         elif word.startswith("--"):
             if close := difflib.get_close_matches(name, takes_value, n=1, cutoff=0.8):
                 raise ValueError(f"there is no option {name}; did you mean {close[0]}?")
+            has = [other for other, parser in commands.items() if name in parser._option_string_actions]
+            if has and name.removeprefix("--") not in TOP_SETTINGS:
+                listed = f"'{command.prog} --help' lists what it takes"
+                raise ValueError(f"{name} is an option of {' and '.join(has)}, not of {words[0]}; {listed}")
             is_flag = equals or not waiting or waiting[0].startswith("--")
             overrides += [word] if is_flag else [f"{word}={waiting.pop(0)}"]
         elif equals and re.fullmatch(r"\+?[\w.-]+", name):  # a question may hold "=" too

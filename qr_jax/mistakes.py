@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import weakref
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,11 @@ from typing import Any
 PACKAGE = Path(__file__).resolve().parent
 WRONG, FAILED = 2, 1  # a command's exit codes: asking again would not help, or might
 INTERRUPTED = 130  # Ctrl-C, as shells have it
+IMPORT_S = 10.0  # how long Ctrl-C waits for what is imported; a user's file may do so for ever
 LOST = 75  # of a process whose others are gone or late (sysexits.h, EX_TEMPFAIL): start the same command again on all
+
+
+_came_s = 0.0  # when Ctrl-C came first
 
 
 class Busy(OSError):
@@ -42,8 +47,18 @@ def hear_interrupts() -> None:
 
 
 def interrupt(number: int, frame: Any) -> None:
-    """What hears SIGINT where no run does."""
+    """What hears SIGINT where no run does. While a module is imported it waits: a library's C code may bear none."""
+    global _came_s
+    _came_s = _came_s or time.monotonic()
+    if _imports(frame) and time.monotonic() - _came_s < IMPORT_S:
+        return _interrupt_again()
     raise Interrupt  # bound to no name: a callback that swallows it is then the last to hold it
+
+
+def _imports(frame: Any) -> bool:
+    while frame is not None and frame.f_code.co_filename != "<frozen importlib._bootstrap>":
+        frame = frame.f_back
+    return frame is not None
 
 
 def _interrupt_again() -> None:

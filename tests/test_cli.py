@@ -524,6 +524,36 @@ cli.main()
     assert time.monotonic() - began < 30
 
 
+def test_ctrl_c_waits_for_what_is_imported(tmp_path):
+    """Raised inside of a library's C code it was a SIGSEGV, and after half of numpy a second traceback."""
+    (tmp_path / "slow_library.py").write_text(
+        "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(0.5)\nprint('imported', flush=True)\n"
+    )
+    program = f"""
+import signal, sys
+sys.path.insert(0, {str(tmp_path)!r})
+from qr_jax import cli
+from qr_jax.commands import doctor
+
+def examine():
+    import slow_library
+    import time
+    time.sleep(60)
+
+doctor.examine = examine
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.argv = ["qr-jax", "doctor"]
+cli.main()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=30)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "imported\n", "stopped by Ctrl-C\n")
+
+
+def test_an_option_of_another_command_is_not_taken_for_a_setting(capsys):
+    assert cli.main(["ask", "run", "who ?", "--step", "7"]) == 2
+    assert "--step is an option of eval, not of ask; 'qr-jax ask --help' lists what it takes" in capsys.readouterr().err
+
+
 def test_ctrl_c_while_the_process_ends_is_no_traceback():
     last = (
         "atexit.register(lambda: os.kill(os.getpid(), signal.SIGINT)); sys.argv = ['qr-jax', '--version']; cli.main()"

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from qr_jax import checks, config, overrides
 from qr_jax.config import Config, use
+from qr_jax.evaluation import suite
 
 
 def made(tmp_path, *typed, text="from qr_jax.config import Config\nconfig = Config()\n"):
@@ -28,6 +29,11 @@ def with_(**sections):
 
 def test_the_default_config_has_no_problems():
     assert checks.problems(Config()) == []
+
+
+@pytest.mark.parametrize("context", [256, 1024, 4096, 32_768])
+def test_the_config_of_a_model_without_its_own_has_no_problems(context):
+    assert checks.problems(suite.default_config("m", context)) == []
 
 
 def test_a_config_file_defines_a_config_or_a_function_that_makes_one(tmp_path):

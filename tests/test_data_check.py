@@ -195,6 +195,9 @@ def test_a_file_that_is_no_json_lines_gets_one_line_that_says_what_it_is(tmp_pat
     assert "q.json is one JSON array; wanted JSON lines" in told and "1 errors" in told
     told = told_of(capsys, latin)
     assert "error: rows 1, 2, 3: not UTF-8 (byte 0xf9 at place 27 of the line)" in told and "iconv -f latin1" in told
+    latin.write_bytes('{"id": "1", "question": "Where?", "answers": ["there"]}\n'.encode("utf-16") * 2)
+    told = told_of(capsys, latin)
+    assert "readable: 0" in told and "UTF-16, by its NUL bytes; write it anew: iconv -f utf-16" in told
 
 
 def test_errors_of_one_kind_are_one_line_and_many_kinds_are_cut(tmp_path, capsys):

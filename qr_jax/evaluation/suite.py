@@ -14,7 +14,7 @@ import numpy as np
 
 from qr_jax import answers
 from qr_jax.columns import aligned
-from qr_jax.config import Config, Evaluation, Model, Rollout, use
+from qr_jax.config import Config, Evaluation, Learner, Model, Rollout, use
 from qr_jax.evaluation.bootstrap import picks
 from qr_jax.evaluation.complete import COMPLETE, INCOMPLETE
 from qr_jax.queries import readers
@@ -49,8 +49,10 @@ def default_config(model: str, context_tokens: int) -> Config:
         slots=16, context_tokens=context, turn_tokens=min(128, context // 8),
         observation_tokens=min(400, context // 4), buckets=(128, 512), chunk=16,
     )  # fmt: skip
-    env, evaluation = use("search_r1", max_turns=4), Evaluation(samples=4)
-    return Config(model=Model(name=model), env=env, retriever=use("bm25"), rollout=rollout, evaluation=evaluation)
+    return Config(
+        model=Model(name=model), env=use("search_r1", max_turns=4), retriever=use("bm25"), rollout=rollout,
+        evaluation=Evaluation(samples=4), learner=Learner(row_tokens=max(context, Learner.row_tokens)),
+    )  # fmt: skip
 
 
 def with_model(settings: Config, model: str) -> Config:

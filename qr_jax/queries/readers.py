@@ -186,6 +186,10 @@ def _object(line: bytes) -> Row | ValueError:
     try:
         if len(line) > limits.MOST_ROW_ITEMS:
             bounded_json.check_items(line, limits.MOST_ROW_ITEMS, "the row")
+        if b"\0" in line:
+            return ValueError(
+                "not UTF-8 but UTF-16, by its NUL bytes; write it anew: iconv -f utf-16 -t utf-8 FILE > NEW"
+            )
         row = json.loads(line)
     except UnicodeDecodeError as error:
         byte = f"byte {line[error.start]:#04x} at place {error.start + 1} of the line"
