@@ -66,13 +66,14 @@ def begin(parts: Parts) -> Start:
         run.write_json(BASE, base)
         progress = replace(progress, base=base)
         say(f"before the cold start: {evaluate.one_line(base)}")
-    del laid
     if settings.train.init or settings.sft.steps:
-        del params  # a cold start needs the room
+        del params, laid  # a cold start needs the room
         params = _first_policy(parts)
-    state = parts.learner.init(params)
+        laid = parts.hand_over(params)
+    progress = replace(progress, before=parts.measure(params=laid))
+    del laid
+    state = parts.learner.init(params)  # only now: an evaluation needs the room
     del params
-    progress = replace(progress, before=parts.measure(params=parts.hand_over(state.params)))
     run.write_json(read.BEFORE, evaluate.without_details(progress.before))
     say(f"before training: {evaluate.one_line(progress.before)}")
     parts.save(0, state, progress)

@@ -37,6 +37,7 @@ ROOT = Path(__file__).resolve().parents[1]
 COMPILED = Path(tempfile.mkdtemp(prefix="qr_jax_tests_"))
 atexit.register(shutil.rmtree, COMPILED, ignore_errors=True)
 os.environ["XDG_CONFIG_HOME"] = str(COMPILED / "config")  # what a user has allowed
+os.environ["XDG_CACHE_HOME"] = str(COMPILED / "cache")
 os.environ["QR_JAX_COMPILED"] = str(COMPILED / "of_commands")  # commands that tests start must not use the user's own
 
 

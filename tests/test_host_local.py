@@ -55,7 +55,7 @@ def test_a_step_of_decoding_by_heads_sends_two_sums_a_layer_and_never_the_cache(
     laid = handed_over(mesh_of(1, 2, 1), "heads")
     made = Engine(CFG, WORDS, SHAPE)
     made.rows.settle_on(laid)
-    made.rows.fit(128)
+    made.rows.fit("slots", 128)
     none_S = np.zeros(8, np.int32)
     text = (
         decode.decode.lower(

@@ -30,6 +30,18 @@ def test_what_all_prompts_share_enters_the_cache_once_and_changes_no_token():
         np.testing.assert_allclose(episode.logp_L, rollouts.logp(params, episode), atol=1e-4, rtol=0)
 
 
+def test_where_the_store_has_no_row_to_spare_the_first_new_prompt_lends_what_all_share():
+    """Four slots, four rows, a sample each: the prompts take every row, and each was computed whole."""
+    made, alone = engine(slots=4, buckets=(64,)), engine(slots=4, store=2, buckets=(64,))
+    queries, params = world().train[:6], random_params()
+    shared, apart = (flat(roll(one, params, queries, 1, env=with_system)) for one in (made, alone))
+    near_ties(made, params, made.rows.keys(0, PURPOSES["train"], 0, list(range(6)), [0] * 6), shared, apart)
+    assert made.statistics.prompt_tokens <= alone.statistics.prompt_tokens - 4 * 30
+    for episode in shared:
+        rollouts.assert_whole(episode, made, with_system)
+        np.testing.assert_allclose(episode.logp_L, rollouts.logp(params, episode), atol=1e-4, rtol=0)
+
+
 def test_the_longest_begin_first_and_results_come_in_the_order_asked():
     made, begun = engine(slots=4, buckets=(64,)), []
 

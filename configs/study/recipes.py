@@ -65,6 +65,14 @@ TUNING = {
     "k4b32": [*STEP_256, "pool.samples=4"],
     "k2b64_foresee": [*FORESEE_256, "pool.samples=2", "pool.queries=64"],
     "k2b32_foresee": [*FORESEE_256, "pool.samples=2", "pool.queries=32"],
+    # where most groups are all wrong (s5): a smaller step, one that follows its evidence, more groups before one
+    "step": STEP,
+    "step_02": [*STEP, "learner.lr=2e-4"],
+    "step_full16": [*STEP, "learner.full_groups=16"],
+    "step_02_full16": [*STEP, "learner.lr=2e-4", "learner.full_groups=16"],
+    "step_02_wait8": [*STEP, "learner.lr=2e-4", "pool.min_signal=8"],
+    "step_wait8": [*STEP, "pool.min_signal=8"],
+    "foresee_02_wait8": [*STEP, "learner.lr=2e-4", "pool.min_signal=8", "rule=foresee"],
 }
 
 RECIPES = {

@@ -135,9 +135,9 @@ class Programs:
         def make():
             rows = Rows(self.cfg, replace(self.config.rollout, slots=slots), (), compute=self.config.model.compute)
             made.append(rows)
-            longest = caches.create(self.cfg, slots, rows.views[-1], self.compute)
-            new = caches.create(self.cfg, rows.call_sizes[-1], self.config.rollout.tile, self.compute)
-            return rows.new_caches() | {"slots": longest, "new": new}
+            full = {"slots": (slots, rows.views[-1]), "store": (rows.store_count, rows.views[-1])}
+            sizes = full | {"new": (rows.call_sizes[-1], self.config.rollout.tile)}
+            return {name: caches.create(self.cfg, *size, self.compute) for name, size in sizes.items()}
 
         laid, dealt = incremental.shapes(self.cfg, self.compute), NamedSharding(self.local, caches.AT)
         shapes = jax.tree.map(functools.partial(_shape, at=dealt), jax.eval_shape(make))

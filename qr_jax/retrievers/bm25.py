@@ -8,7 +8,7 @@ import numpy as np
 
 from qr_jax.queries.stored import Stored
 from qr_jax.records import Passage, SearchFunction
-from qr_jax.retrieval import bm25_build, bm25_index
+from qr_jax.retrieval import bm25_build, bm25_index, kept_index
 
 log = logging.getLogger(__name__)
 
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 def bm25(
     *,
     corpus: Sequence[Passage],
-    # the index's folder, built there first where it is not; none: in memory, or beside the corpus
+    # the index's folder, built there first where it is not; none: beside the corpus, or in the user's cache
     index: str | None = None,
     method: Literal["lucene", "robertson", "atire"] = "lucene",  # the formula
     k1: float = 1.5,  # how slowly a repeated word saturates
@@ -27,9 +27,9 @@ def bm25(
 
     `index` names a folder: its index is used if it was made of this very corpus with these settings, and is built there
     first if not (ValueError where the folder holds other files). None: if `qr-jax index` stored the corpus, the index
-    beside it is used if it has these settings; otherwise an index is built in memory. The order is exact, ties at the
-    k-th place included. An empty query, or one of unknown words only, finds nothing. ValueError: an empty corpus, an id
-    twice, no word in any passage, an unknown method. The function may be called from several threads.
+    beside it is used if it has these settings; otherwise that of the user's cache folder (`kept_index`). The order is
+    exact, ties at the k-th place included. An empty query, or one of unknown words only, finds nothing. ValueError: an
+    empty corpus, an id twice, no word in any passage, an unknown method. Several threads may call the function.
     """
     bm25_build.check(method, k1, b)
     settings = {"method": method, "k1": k1, "b": b, "stopwords": stopwords, "words": bm25_build.WORD}
@@ -53,15 +53,15 @@ def bm25(
 
 
 def _index(corpus: Sequence[Passage], folder: str | None, settings: dict[str, Any]) -> bm25_index.Index:
-    """The index of the corpus with these settings: the folder's, that beside its passages, or a new one in memory."""
+    """The index of the corpus with these settings: the folder's, that beside its passages, or that of the cache."""
     if folder is not None:
         return bm25_index.load_or_build(folder, corpus, settings)
     if isinstance(corpus, Stored):
         reason = bm25_index.why_not(corpus.folder, {"settings": settings}, files=bm25_index.FILES)
         if reason is None:
             return bm25_index.load(corpus.folder)
-        log.warning("%s: its index is not used (%s); one is built in memory", corpus.folder, reason)
-    return bm25_index.build(corpus, settings)
+        log.warning("%s: its index is not used (%s)", corpus.folder, reason)
+    return kept_index.load_or_build(corpus, settings)
 
 
 def best(scores_P: np.ndarray, order_P: np.ndarray, k: int, least: float = 0.0) -> np.ndarray:

@@ -4,10 +4,11 @@ A cache is a tuple over layers of (k, v), each [rows, K, positions, d].
 """
 
 import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, PartitionSpec, Sharding
 
 from qr_jax.models.families import ModelConfig
 
@@ -18,6 +19,16 @@ Cache = tuple[tuple[jax.Array, jax.Array], ...]
 def create(cfg: ModelConfig, rows: int, positions: int, dtype) -> Cache:
     shape = (rows, cfg.kv_heads, positions, cfg.head_dim)
     return tuple((jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)) for _ in range(cfg.layers))
+
+
+@functools.lru_cache(4)
+def creating(cfg: ModelConfig, sizes: Sequence[tuple[str, int, int]], dtype, layout: Sharding):
+    """The program that makes caches, laid out so: name -> Cache, of (name, rows, positions)."""
+
+    def create_all() -> dict[str, Cache]:
+        return {name: create(cfg, rows, positions, dtype) for name, rows, positions in sizes}
+
+    return jax.jit(create_all, out_shardings=layout)
 
 
 def nbytes(cfg: ModelConfig, rows: int, positions: int, dtype) -> int:

@@ -79,7 +79,7 @@ class Engine:
         """
         start = time.monotonic()
         with terminal.phase("compiling") as shown:
-            for done, (left, what) in enumerate(self.rows.warm_up(self.rows.lay_out(params), prompt_tokens)):
+            for done, (left, what) in enumerate(self.rows.warm_up(params, prompt_tokens)):
                 if stop_now():
                     raise Interrupted
                 shown.done, shown.total, shown.note = done, done + left, what

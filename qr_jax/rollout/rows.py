@@ -2,11 +2,12 @@
 
 Every array shape comes from a small fixed set (tiles of tokens, views of cache positions, parts of the slots), and each
 program is compiled when it is first needed. The slots' cache is as long as its longest sequence needs, in steps of
-`views`: a step of decoding attends over all of it, and slicing it would copy it.
+`views`: a step of decoding attends over all of it, and slicing it would copy it. On CPU the store grows too, by
+doubling: at full length SmolLM2's, for 16 rows, is .7 GiB.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -64,6 +65,8 @@ class Rows:
         self.move_sizes = [self.slot_count]
         while self.move_sizes[0] > MOVE_ROWS:
             self.move_sizes.insert(0, max(self.move_sizes[0] // 4, MOVE_ROWS))
+        self.least = self.views[0]  # positions of a cache, at least; `warm_up` knows how long prompts are
+        self.lengths = {"slots": self.views, "store": self.views[-1:]}  # that a cache may have; `_creating` knows
         self.caches: dict[str, caches.Cache] = {}  # created where the first parameters lie
         self.eos_ids = tuple(eos_ids)
         self.stop_at_eos()
@@ -84,40 +87,47 @@ class Rows:
 
     def settle_on(self, laid: Laid) -> None:
         """Make the caches anew, laid out like the parameters: no device ever holds more than its part of them."""
+        self.caches = {}  # the old ones are freed first
+        self.caches = self._creating(laid)()
+
+    def _creating(self, laid: Laid) -> Callable[[], dict[str, caches.Cache]]:
+        """What makes caches that lie like these parameters; the other programs are from now on for such ones."""
         layout = laid.norm.sharding
         if isinstance(layout, NamedSharding):
             dealt = layout.mesh.axis_names == AXES
             self.mesh = layout.mesh if dealt else None  # type: ignore[assignment]
             layout = NamedSharding(layout.mesh, caches.AT if dealt else PartitionSpec())
-        parts = {self.slot_count // part for part in DECODE_PARTS} if _sums_count(laid, self.mesh) else set()
+        sums_count = _sums_count(laid, self.mesh)
+        parts = {self.slot_count // part for part in DECODE_PARTS} if sums_count else set()
         self.decode_sizes = sorted({self.slot_count} | {part for part in parts if part >= SMALLEST_DECODE})
-        self.caches, self.stop_V = {}, None  # the old caches are freed first
-        self.caches = jax.jit(self.new_caches, out_shardings=layout)()
-
-    def new_caches(self) -> dict[str, caches.Cache]:
-        return {
-            "slots": caches.create(self.cfg, self.slot_count, self.views[0], self.compute),
-            "store": caches.create(self.cfg, self.store_count, self.settings.context_tokens, self.compute),
-        }
+        doubled = [view for view in self.views[:-1] if sums_count and view.bit_count() == 1]
+        self.lengths = {"slots": self.views, "store": [*doubled, self.views[-1]]}
+        self.stop_V = None
+        rows = {"slots": self.slot_count, "store": self.store_count}
+        sizes = tuple((name, count, self._shortest(name)) for name, count in rows.items())
+        return caches.creating(self.cfg, sizes, self.compute, layout)
 
     # ---- compiling
 
-    def warm_up(self, laid: Laid, prompt_tokens: int) -> Iterator[tuple[int, str]]:
-        """Compile what the first tokens of a rollout need, after prompts that long; nothing of it is run.
+    def warm_up(self, params: Any, prompt_tokens: int) -> Iterator[tuple[int, str]]:
+        """Compile what the first tokens of a rollout need, after prompts that long; nothing of it is run, or allocated.
 
         Yields how many programs are left, and what the next of them is. As many compile at once as there are cores.
         """
-        self.settle_on(laid)
+        laid, self.least = lay_out(self.cfg, params, self.compute), self.views[0]
+        self.least = self._view(prompt_tokens + self.settings.chunk)
+        self.caches = {}
+        creating = partial(self._creating(laid))
+        self.caches = creating.func.eval_shape()
         slots, some = np.arange(self.slot_count), np.zeros(self.slot_count, np.int32)
         self.keys(0, 0, 0, [], [])
-        self.begin()
         calls = {
             f"prompts, {tiles} tiles of {self.settings.tile} tokens": self._appending(
-                laid, "store", [(0, (), 0)] * tiles, self._view(prompt_tokens)
+                laid, "store", [(0, (), 0)] * tiles, self.least
             )
             for tiles in self.call_sizes
         }
-        self.fit(prompt_tokens + self.settings.chunk)
+        calls["caches"] = creating
         calls["copies of prompts"] = self._moving("store", "slots", [(0, 0, 0)] * self.slot_count)
         decoding, _ = self._decoding(laid, slots, some, some, some, np.zeros((self.slot_count, 2), np.uint32), 1.0)
         calls[f"decoding, {self.slot_count} slots of {caches.size(self.caches['slots'])[1]} positions"] = decoding
@@ -130,16 +140,20 @@ class Rows:
                 compiled.result()
         finally:
             threads.shutdown(cancel_futures=True)
-        del calls, decoding  # they hold the caches
-        self.rest()
-        self.moved = self.grown = 0
+            self.caches = {}
+        if self.mesh is not None:  # as in `rest`
+            self.settle_on(laid)
 
-    # ---- how long the slots' cache is
+    # ---- how long the caches are
 
     def begin(self) -> None:
-        """Make the slots' cache as short as it gets; no slot may be in use."""
-        if caches.size(self.caches["slots"])[1] > self.views[0]:
-            self._resize(self.views[0])
+        """Make the caches as short as they get; no row may be in use."""
+        for name in list(self.caches):
+            if caches.size(self.caches[name])[1] > self._shortest(name):
+                self._resize(name, self._shortest(name))
+
+    def _shortest(self, name: str) -> int:
+        return next(length for length in self.lengths[name] if length >= self.least)
 
     def rest(self) -> None:
         """Leave room to what comes between two rollouts: large caches go, and `lay_out` makes them anew.
@@ -151,21 +165,22 @@ class Rows:
         self.caches = {}
         memory.give_back()
 
-    def fit(self, positions: int) -> None:
-        """Make the slots' cache hold `positions`, growing view by view, so that few programs do it."""
-        while (view := caches.size(self.caches["slots"])[1]) < min(positions, self.views[-1]):
-            self._resize(self.views[self.views.index(view) + 1])
-            self.grown += 1
+    def fit(self, name: str, positions: int) -> None:
+        """Make a cache hold `positions`, growing length by length, so that few programs do it."""
+        lengths = self.lengths[name]
+        while (length := caches.size(self.caches[name])[1]) < min(positions, lengths[-1]):
+            self._resize(name, lengths[lengths.index(length) + 1])
+            self.grown += name == "slots"
 
     def _view(self, positions: int) -> int:
-        """The smallest view with room for so many; the longest where none has."""
-        return next((view for view in self.views if view >= positions), self.views[-1])
+        """The smallest view with room for so many, and for prompts; the longest where none has."""
+        return next((view for view in self.views if view >= max(positions, self.least)), self.views[-1])
 
-    def _resize(self, view: int) -> None:
-        layers: list = list(self.caches.pop("slots"))
+    def _resize(self, name: str, length: int) -> None:
+        layers: list = list(self.caches.pop(name))
         for number, (k, v) in enumerate(layers):  # layer by layer: two whole caches never exist
-            layers[number] = (caches.resize(k, view), caches.resize(v, view))
-        self.caches["slots"] = tuple(layers)
+            layers[number] = (caches.resize(k, length), caches.resize(v, length))
+        self.caches[name] = tuple(layers)
         if memory.is_tight(layers):  # of small ones the next step would ask it back
             memory.give_back()  # arrays of all lengths there were, each too small for the next
 
@@ -206,7 +221,7 @@ class Rows:
 
     def _decoding(self, laid: Laid, slot_N, pending_N, used_N, room_N, key_N2, temperature: float):
         """The call that decodes a chunk, and which row of it is each slot's."""
-        self.fit(int(used_N.max()) + self.settings.chunk)
+        self.fit("slots", int(used_N.max()) + self.settings.chunk)
         if self.stop_V is None:
             at = NamedSharding(self.mesh, PartitionSpec()) if self.mesh else None
             self.stop_V = jax.device_put(self.stop_at_V, at)
@@ -232,11 +247,8 @@ class Rows:
         size = self.settings.tile
         tiles = [(row, ids[at : at + size], used + at) for row, ids, used in work for at in range(0, len(ids), size)]
         longest = max((used + len(ids) for _, ids, used in tiles), default=0)
-        if where == "slots":
-            self.fit(longest)
-            view = caches.size(self.caches[where])[1]
-        else:
-            view = self._view(longest)
+        self.fit(where, longest)
+        view = caches.size(self.caches[where])[1] if where == "slots" else self._view(longest)
         while tiles:
             taken = tiles[: self._call_size(len(tiles))]
             self.caches[where] = self._appending(laid, where, taken, view)()
@@ -264,8 +276,7 @@ class Rows:
 
     def move(self, out_of: str, into: str, moves: Sequence[Move]) -> None:
         """Copy rows from one cache to the other, a batch at a time by the smallest program that holds it."""
-        if into == "slots":
-            self.fit(max((used for _, _, used in moves), default=0))
+        self.fit(into, max((used for _, _, used in moves), default=0))
         for at in range(0, len(moves), self.slot_count):
             self.caches[into] = self._moving(out_of, into, moves[at : at + self.slot_count])()
         self.moved += len(moves) * (out_of != into)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from qr_jax.models.incremental import Laid
 from qr_jax.records import Say
 from qr_jax.rollout.live import Live, Statistics
-from qr_jax.rollout.rows import Move, Rows
+from qr_jax.rollout.rows import Move, Rows, Work
 
 SHARED_LEAST = 16  # tokens; a shorter common beginning is not worth a row and a copy
 PREFIX_STORE = 3  # rows; a smaller store spares none for the common beginning
@@ -139,15 +139,25 @@ class Seats:
         return shared if len(shared) >= SHARED_LEAST else []
 
     def _prefill(self, new: Sequence[tuple[int, list[int]]]) -> None:
-        """Fill new prompts' rows of the store, up to their last token; the common beginning is copied."""
-        if new and self.prefix and self.prefix_row < 0 and self.store_free:
+        """Fill new prompts' rows of the store, up to their last token; the common beginning is copied.
+
+        Where the store has no row to spare for it, the first new prompt's own row lends it to the others.
+        """
+        if not new:
+            return
+        if self.prefix and self.prefix_row < 0 and self.store_free:
             self.prefix_row = self.store_free.pop()
-            self._append("store", [(self.prefix_row, self.prefix, 0)])
-            self.statistics.prompt_tokens += len(self.prefix)
-        prefix = self.prefix if self.prefix_row >= 0 else []
-        shared = [common(prefix, ids[:-1]) for _, ids in new]
-        self.rows.move(
-            "store", "store", [(self.prefix_row, row, n) for (row, _), n in zip(new, shared, strict=True) if n]
-        )
-        self._append("store", [(row, ids[n:-1], n) for (row, ids), n in zip(new, shared, strict=True)])
-        self.statistics.prompt_tokens += sum(len(ids) - n for (_, ids), n in zip(new, shared, strict=True))
+            self._compute([(self.prefix_row, self.prefix, 0)])
+        lender, held = self.prefix_row, self.prefix
+        if lender < 0:
+            lender, first = new[0]
+            held = self.prefix[: common(self.prefix, first[:-1])] if len(new) > 1 else []
+            self._compute([(lender, held, 0)])
+        shared = [(row, ids, common(held, ids[:-1])) for row, ids in new]
+        self.rows.move("store", "store", [(lender, row, n) for row, _, n in shared if n and row != lender])
+        self._compute([(row, ids[n:-1], n) for row, ids, n in shared])
+        self.statistics.prompt_tokens += len(new)  # a prompt's last token comes with the first step of decoding
+
+    def _compute(self, work: Sequence[Work]) -> None:
+        self._append("store", work)
+        self.statistics.prompt_tokens += sum(len(ids) for _, ids, _ in work)
