@@ -65,7 +65,7 @@ TUNING = {
     "k4b32": [*STEP_256, "pool.samples=4"],
     "k2b64_foresee": [*FORESEE_256, "pool.samples=2", "pool.queries=64"],
     "k2b32_foresee": [*FORESEE_256, "pool.samples=2", "pool.queries=32"],
-    # where most groups are all wrong (s5): a smaller step, one that follows its evidence, more groups before one
+    # where most groups are all wrong (s5_cut): a smaller step, one that follows its evidence, more groups before one
     "step": STEP,
     "step_02": [*STEP, "learner.lr=2e-4"],
     "step_full16": [*STEP, "learner.full_groups=16"],
