@@ -250,6 +250,7 @@ def test_warming_up_compiles_what_the_first_tokens_need_and_says_what_comes(monk
     params, queries = random_params(), [Query("long", " ".join(["who"] * 100), ("x",))]
     before, prompt_tokens = compiles.count(), made.prompt_tokens(queries, words_env)
     assert 100 <= prompt_tokens < 120 and made.warm_up(params, prompt_tokens=prompt_tokens) > 0
+    assert not made.rows.caches  # nothing was allocated
     count = len(said)
     assert [(done, total) for done, total, _ in said] == [(done, count) for done in range(count)]
     assert said[0][2].startswith("prompts")
@@ -257,9 +258,10 @@ def test_warming_up_compiles_what_the_first_tokens_need_and_says_what_comes(monk
     needed = compiles.count()
     assert needed > before
     made.settings = replace(made.settings, turn_tokens=5)
-    roll(
-        made, params, queries, 6, env=lambda query, turns: Stop("turns") if turns else Say(query.question, stop=(" ",))
-    )
+    env = lambda query, turns: Stop("turns") if turns else Say(query.question, stop=(" ",))  # noqa: E731
+    roll(made, params, queries, 6, env=env)
+    assert compiles.count() == needed, compiles.told(needed)
+    roll(made, params, [Query("short", "who", ("x",))], 6, env=env)  # needs no programs for shorter caches
     assert compiles.count() == needed, compiles.told(needed)
 
 

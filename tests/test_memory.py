@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from killed_run import tiny
 from rollouts import engine as shared_engine
-from rollouts import flat, random_params, roll, world
+from rollouts import flat, random_params, roll, words_env, world
 
 from qr_jax import runs
 from qr_jax.parallel import memory
 from qr_jax.rollout import cache as caches
+from qr_jax.rollout import rows
 
 
 def test_memory_in_use_is_that_of_the_process_where_the_device_says_nothing():
@@ -52,6 +53,20 @@ def test_large_caches_go_after_a_rollout_and_the_next_one_is_the_same(monkeypatc
     monkeypatch.undo()
     made.rows.lay_out(random_params())
     assert caches.size(made.rows.caches["slots"])[1] == made.rows.views[0]
+
+
+def test_the_store_grows_by_doubling_with_what_waits_in_it_and_is_short_again(monkeypatch):
+    made, lengths = shared_engine(slots=4, store=9, buckets=(64,)), []
+    resize = rows.Rows._resize
+    monkeypatch.setattr(
+        rows.Rows, "_resize", lambda self, name, length: (lengths.append((name, length)), resize(self, name, length))
+    )
+    roll(made, random_params(), world().train[:8], 3, env=words_env)
+    doubled = made.rows.lengths["store"]
+    assert doubled[:-1] == [64 * 2**at for at in range(len(doubled) - 1)] and doubled[-1] == made.rows.views[-1]
+    grown = [length for name, length in lengths if name == "store"]
+    assert grown == [*doubled[1 : len(grown)], doubled[0]] and len(grown) > 1
+    assert caches.size(made.rows.caches["store"])[1] == doubled[0]
 
 
 @pytest.mark.parametrize("large", [False, True])
