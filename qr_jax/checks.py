@@ -55,6 +55,7 @@ BELOW = {
     "train.checkpoint_every": " (a number above train.steps saves at the beginning and the end alone)",
     "evaluation.every": " (0 evaluates before and after training alone)",
 }
+MOST_EPISODES = 100_000  # a step; beyond it the batch alone takes gigabytes of a host
 LARGEST_SEED = 2**32 - 1 - 3 * 65536  # 32 bits, and each of the 3 rollbacks that a run may make adds 65,536
 SHARES = {"rollout": ("top_p",), "pool": ("reset_below",), "data": ("train_share",)}
 
@@ -100,6 +101,12 @@ def _sizes(config: Config) -> Iterator[str]:
             yield f"{name} is {value}; wanted a share, from 0 to 1"
     if not 0 <= config.seed <= LARGEST_SEED:
         yield f"seed is {config.seed}; wanted 0 to {LARGEST_SEED} (sampling keys have 32 bits)"
+    episodes = config.pool.queries * config.pool.oversample * config.pool.samples
+    if episodes > MOST_EPISODES:
+        yield (
+            f"pool.queries={config.pool.queries} x pool.oversample={config.pool.oversample} x pool.samples="
+            f"{config.pool.samples} are {episodes:,} episodes a step; wanted at most {MOST_EPISODES:,}"
+        )
     if config.pool.samples < 2:
         yield f"pool.samples is {config.pool.samples}; wanted at least 2, to compare"
     if not all(0 <= beta < 1 for beta in config.learner.betas):

@@ -30,19 +30,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; what it returns is the exit code. A ValueError of ours or an OSError is one line
     (and 2 or 1: mistakes.py)."""
     words = list(sys.argv[1:] if argv is None else argv)
-    if argv is None and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        mistakes.hear_interrupts()
-    terminal.speak("stderr")
-    parser = make_parser()
-    commands: Mapping[str, argparse.ArgumentParser] = parser.get_default("commands")
-    if not words or words == ["help"]:
-        terminal.result(parser.format_help().strip())
-        return 0 if words else mistakes.WRONG
-    if not words[0].startswith("-") and words[0] not in commands:
-        other = OTHER_COMMANDS.get(words[0]) or nearest(words[0], commands) or "; `qr-jax --help` lists those there are"
-        return _fail(f"there is no command {words[0]!r}{other}")
     overrides: list[str] = []
     try:
+        if argv is None and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            mistakes.hear_interrupts()
+        terminal.speak("stderr")
+        parser = make_parser()
+        commands: Mapping[str, argparse.ArgumentParser] = parser.get_default("commands")
+        if not words or words == ["help"]:
+            terminal.result(parser.format_help().strip())
+            return 0 if words else mistakes.WRONG
+        if not words[0].startswith("-") and words[0] not in commands:
+            known = OTHER_COMMANDS.get(words[0]) or nearest(words[0], commands)
+            return _fail(f"there is no command {words[0]!r}{known or '; `qr-jax --help` lists those there are'}")
         if words and words[0] in commands and commands[words[0]].get_default("takes_settings"):
             words, overrides = take_overrides(words, commands[words[0]], commands)
         refuse_nearly(words, parser)

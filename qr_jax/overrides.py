@@ -91,7 +91,7 @@ def _unknown(config: Any, name: str) -> ValueError:
     )
     if same:
         return ValueError(f"unknown setting {name}; did you mean {' or '.join(same)}?")
-    return ValueError(f"unknown setting {name}{nearest(name, [*known, *KINDS, *ALIASES])}")
+    return ValueError(f"unknown setting {name}{nearest(name, [*known, *KINDS, *ALIASES, *elsewhere.SETTINGS])}")
 
 
 def _is_whole(config: Any, path: Sequence[str]) -> bool:

@@ -599,3 +599,21 @@ def test_a_shell_s_completion_knows_every_command_and_its_options(shell, capsys)
     for name in cli.make_parser().get_default("commands"):
         assert name in script
     assert "--restart" in script and "compgen" in script if shell == "bash" else "_files" in script
+
+
+def test_ctrl_c_while_the_parser_is_built_is_one_line():
+    program = """
+import os, signal, sys, time
+from qr_jax import cli
+build = cli.make_parser
+def pressed():
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(1)
+    return build()
+cli.make_parser = pressed
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.argv = ["qr-jax", "runs"]
+sys.exit(cli.main())
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=30)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "stopped by Ctrl-C\n")

@@ -386,3 +386,14 @@ def test_the_quickstart_is_watched_with_fewer_questions_and_a_study_of_it_with_a
     for name in ("s1", "s2", "s3", "s4", "s5", "s6", "s7"):
         one = config.load(f"configs/study/settings.py:{name}").evaluation
         assert (one.every, one.during, one.questions) == (0, None, 1000)
+
+
+def test_a_step_of_more_episodes_than_a_host_holds_is_refused_with_what_they_are():
+    """It was numpy's traceback after the cold start, or the system's kill."""
+    (problem,) = checks.problems(with_(pool={"samples": 1_000_000, "queries": 32, "oversample": 1}))
+    assert "pool.samples=1000000 are 32,000,000 episodes a step; wanted at most 100,000" in problem
+
+
+def test_what_is_nearly_another_system_s_setting_leads_to_it():
+    with pytest.raises(ValueError, match="unknown setting num_generation; did you mean num_generations?"):
+        overrides.override(Config(), ["num_generation=8"])

@@ -36,7 +36,7 @@ def found(checked):
 
 def test_errors_and_warnings_name_their_rows(tmp_path):
     checked = data_check.check(written(tmp_path / "q.jsonl", [*ROWS, "{broken", {"id": "f", "question": "x"}, [1]]))
-    assert (checked.schema, checked.counts["rows"], checked.counts["readable"]) == ("qr_jax", 6, 4)
+    assert (checked.schema, checked.counts["rows"], checked.counts["readable"]) == ("qr_jax", 8, 4)
     assert found(checked) == {
         ("error", "repeated id"): (1, 3),
         ("error", "empty golds"): (4,),
@@ -195,9 +195,16 @@ def test_a_file_that_is_no_json_lines_gets_one_line_that_says_what_it_is(tmp_pat
     assert "q.json is one JSON array; wanted JSON lines" in told and "1 errors" in told
     told = told_of(capsys, latin)
     assert "error: rows 1, 2, 3: not UTF-8 (byte 0xf9 at place 27 of the line)" in told and "iconv -f latin1" in told
+    assert "rows: 3\n  readable: 0\n" in told
+    latin.write_text("id,question,answers\n1,who?,me\n")
+    told = told_of(capsys, latin)
+    assert "rows: 2\n  readable: 0\n" in told and "if the file is CSV, call it .csv" in told
+    (packed := tmp_path / "plain.jsonl.gz").write_text('{"id": "1", "question": "a?", "answers": ["b"]}\n')
+    told = told_of(capsys, packed)
+    assert "plain.jsonl.gz is no gzip file; pack it (gzip FILE), or take .gz from its name" in told
     latin.write_bytes('{"id": "1", "question": "Where?", "answers": ["there"]}\n'.encode("utf-16") * 2)
     told = told_of(capsys, latin)
-    assert "readable: 0" in told and "UTF-16, by its NUL bytes; write it anew: iconv -f utf-16" in told
+    assert "rows: 3\n  readable: 0\n" in told and "UTF-16, by its NUL bytes; write it anew: iconv -f utf-16" in told
 
 
 def test_errors_of_one_kind_are_one_line_and_many_kinds_are_cut(tmp_path, capsys):

@@ -53,7 +53,7 @@ class Checked:
 def check(file: str | Path, against: str | Path | None = None) -> Checked:
     """Read every row of the file, the bad ones too; with `against`, also which questions stand in both files."""
     (path,) = one_file(file)
-    items, findings, schemas = _read(path)
+    items, findings, schemas, count = _read(path)
     is_corpus = any(isinstance(item, Passage) for item in items.values())
     for name, rows in _grouped({number: item.id for number, item in items.items()}):
         text = f"id {name!r} stands in {len(rows)} rows; {readers.UNIQUE}"
@@ -68,7 +68,7 @@ def check(file: str | Path, against: str | Path | None = None) -> Checked:
         findings += _overlap(items, one_file(against)[0])
     name = schemas.most_common(1)[0][0] if schemas else "unknown"
     findings.sort(key=lambda one: (one.level, one.rows))
-    return Checked(str(file), name, items, tuple(findings), _counts(items, schemas))
+    return Checked(str(file), name, items, tuple(findings), _counts(items, count))
 
 
 def one_file(file: str | Path) -> list[Path]:
@@ -83,13 +83,14 @@ def one_file(file: str | Path) -> list[Path]:
     return found
 
 
-def _read(path: Path) -> tuple[dict[int, Query | Passage], list[Finding], Counter[str]]:
-    """The rows that can be read, an error for each other, and how many rows have which schema."""
+def _read(path: Path) -> tuple[dict[int, Query | Passage], list[Finding], Counter[str], int]:
+    """The rows that can be read, an error for each other, how many rows have which schema, and how many there are."""
     items, schemas = {}, Counter()
     wrong: dict[tuple[str, str], list[int]] = defaultdict(list)  # (kind, text) -> rows
-    number = 0
+    number = rows = 0
     try:
         for number, row in readers.attempts(path):
+            rows += 1
             try:
                 if isinstance(row, ValueError):
                     raise row
@@ -101,7 +102,7 @@ def _read(path: Path) -> tuple[dict[int, Query | Passage], list[Finding], Counte
                 wrong[kind, str(error)].append(number)
     except ValueError as error:
         wrong["damaged file", str(error)] += [number] * (number > 0)
-    return items, [Finding("error", *about, tuple(rows)) for about, rows in wrong.items()], schemas
+    return items, [Finding("error", *about, tuple(numbers)) for about, numbers in wrong.items()], schemas, rows
 
 
 def _has_no_gold(row: Any) -> bool:
@@ -159,7 +160,7 @@ def _passages(items: Mapping[int, Any]) -> Iterator[Finding]:
 
 def _overlap(items: Mapping[int, Any], other: Path) -> Iterator[Finding]:
     """The questions of this file that the other one asks too, by their normalised text or by their id."""
-    theirs, findings, _ = _read(other)
+    theirs, findings, *_ = _read(other)
     if findings:
         text = f"{other.name}: {len(findings)} rows cannot be read and were not compared"
         yield Finding("error", "unreadable other file", text, (), tuple(row for one in findings for row in one.rows))
@@ -184,9 +185,9 @@ def _grouped(keys: Mapping[int, str]) -> Iterator[tuple[str, tuple[int, ...]]]:
     return ((key, tuple(rows)) for key, rows in places.items() if len(rows) > 1)
 
 
-def _counts(items: Mapping[int, Query | Passage], schemas: Counter[str]) -> dict[str, Any]:
+def _counts(items: Mapping[int, Query | Passage], rows: int) -> dict[str, Any]:
     """Rows, and what they are about: answers a question, hops and types where rows have them, words a passage."""
-    counts: dict[str, Any] = {"rows": sum(schemas.values()), "readable": len(items)}
+    counts: dict[str, Any] = {"rows": rows, "readable": len(items)}
     queries = [item for item in items.values() if isinstance(item, Query)]
     passages = [item for item in items.values() if isinstance(item, Passage)]
     if queries:

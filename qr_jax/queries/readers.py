@@ -172,7 +172,11 @@ def attempts(file: Path) -> Iterator[tuple[int, Row | ValueError]]:
                 limits.check_unpacked(file, taken_bytes, most, f"row {number}")
                 if line.strip():
                     yield number, _object(line)
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+    except gzip.BadGzipFile as error:
+        if number:
+            raise ValueError(f"{file.name} after row {number}: the gzip file is damaged ({error})") from error
+        raise ValueError(f"{file.name} is no gzip file; pack it (gzip FILE), or take .gz from its name") from error
+    except (EOFError, zlib.error) as error:
         raise ValueError(f"{file.name} after row {number}: the gzip file is cut short or damaged ({error})") from error
 
 
@@ -198,7 +202,9 @@ def _object(line: bytes) -> Row | ValueError:
     except bounded_json.TooMany as error:
         return ValueError(f"{error}; a row is one question or one passage: cut it into several")
     except (ValueError, RecursionError) as error:
-        return ValueError(f"not a line of JSON ({error})")
+        is_table = b"," in line and line.lstrip()[:1] not in (b"{", b"[")
+        todo = "; if the file is CSV, call it .csv, and you are told how to write it anew" if is_table else ""
+        return ValueError(f"not a line of JSON ({error}){todo}")
     return row if isinstance(row, dict) else ValueError(f"a JSON object is wanted, and this is {show(row)}")
 
 
