@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(str(error))
     except KeyboardInterrupt:  # before a run listens, or in a command that has nothing to save
         # The threads of what was starting may bear no orderly end.
-        return _end("stopped by Ctrl-C", mistakes.INTERRUPTED, at_once=argv is None)
+        return _end(mistakes.STOPPED, mistakes.INTERRUPTED, at_once=argv is None)
     except BrokenPipeError:  # whoever read our output is gone (`| head`): nothing to tell, and no noise at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return mistakes.FAILED

@@ -3,8 +3,6 @@
 import os
 import signal
 import sys
-import threading
-import time
 import weakref
 from pathlib import Path
 from typing import Any
@@ -12,11 +10,10 @@ from typing import Any
 PACKAGE = Path(__file__).resolve().parent
 WRONG, FAILED = 2, 1  # a command's exit codes: asking again would not help, or might
 INTERRUPTED = 130  # Ctrl-C, as shells have it
-IMPORT_S = 10.0  # how long Ctrl-C waits for what is imported; a user's file may do so for ever
+STOPPED = "stopped by Ctrl-C"
 LOST = 75  # of a process whose others are gone or late (sysexits.h, EX_TEMPFAIL): start the same command again on all
 
-
-_came_s = 0.0  # when Ctrl-C came first
+_heard = False  # Ctrl-C, once
 
 
 class Busy(OSError):
@@ -34,37 +31,41 @@ def is_of_asking(error: BaseException) -> bool:
 
 
 class Interrupt(KeyboardInterrupt):
-    """Ctrl-C, until it is heard: what a callback of a library swallows is raised again."""
+    """Ctrl-C, until it is heard: where a callback of a library swallows it, the process ends."""
 
     def __init__(self) -> None:
-        weakref.finalize(self, _interrupt_again).atexit = False
+        weakref.finalize(self, leave).atexit = False
 
 
 def hear_interrupts() -> None:
-    """From now on Ctrl-C raises an Interrupt."""
+    """From now on the first Ctrl-C raises an Interrupt, and a second one ends the process."""
     signal.signal(signal.SIGINT, interrupt)
     sys.unraisablehook = _unraisable
 
 
 def interrupt(number: int, frame: Any) -> None:
-    """What hears SIGINT where no run does. While a module is imported it waits: a library's C code may bear none."""
-    global _came_s
-    _came_s = _came_s or time.monotonic()
-    if _imports(frame) and time.monotonic() - _came_s < IMPORT_S:
-        return _interrupt_again()
+    """What hears SIGINT where no run does, so that nothing is lost where the process ends at once.
+
+    It does while a module is imported: a library's C code may bear no exception.
+    """
+    global _heard
+    if _heard or _imports(frame):
+        leave()
+    _heard = True
     raise Interrupt  # bound to no name: a callback that swallows it is then the last to hold it
+
+
+def leave() -> None:
+    """End the process here; the system call alone, for whoever is interrupted may hold any lock."""
+    clear = "\r\033[K" if os.isatty(2) else ""  # of a live line
+    os.write(2, f"{clear}{STOPPED}\n".encode())
+    os._exit(INTERRUPTED)
 
 
 def _imports(frame: Any) -> bool:
     while frame is not None and frame.f_code.co_filename != "<frozen importlib._bootstrap>":
         frame = frame.f_back
     return frame is not None
-
-
-def _interrupt_again() -> None:
-    again = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
-    again.daemon = True
-    again.start()
 
 
 def _unraisable(about: Any) -> None:

@@ -58,6 +58,16 @@ def check(arguments: argparse.Namespace) -> None:
             raise ValueError(f"{folder} holds what no run writes:{listed}\n{todo}")
 
 
+def check_writable(folder: Path) -> None:
+    """ValueError where no run's folder can be, nor be made."""
+    there = next(place for place in (folder, *folder.absolute().parents) if os.path.lexists(place))
+    if not os.path.isdir(there):
+        raise ValueError(f"{there} is a file; give --run the name of a folder, which may be new")
+    if not os.access(there, os.W_OK | os.X_OK):
+        made = "" if there == folder else f", so {folder} cannot be made"
+        raise ValueError(f"you may not write into {there}{made}; give --run a folder of your own")
+
+
 def _named(arguments: argparse.Namespace) -> Iterator[Path]:
     """The folders of runs among a command's arguments: RUN, that of a config.json, and those that hold one."""
     for name in ("run", "what", "config", "rates"):

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from etils import epath
 
-from qr_jax import bucket, checkpoint, config, metrics_writer, mistakes, run_lock, terminal, trust
+from qr_jax import bucket, checkpoint, config, metrics_writer, mistakes, run_files, run_lock, terminal, trust
 from qr_jax.config import Config
 from qr_jax.lease import Lease
 from qr_jax.mistakes import Busy
@@ -49,8 +49,7 @@ class Run:
         say: Callable[[str], None] = terminal.say,
     ):
         self.folder, self.settings, self.stage, self.say = Path(folder), settings, stage, say
-        if self.folder.is_file():
-            raise ValueError(f"{self.folder} is a file; give --run the name of a folder, which may be new")
+        run_files.check_writable(self.folder)
         try:
             self.folder.mkdir(parents=True)
             self._made = True

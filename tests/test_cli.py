@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from qr_jax import cli, config, elsewhere, overrides, runs, terminal
+from qr_jax import cli, config, elsewhere, overrides, run_files, runs, terminal
 from qr_jax.commands import doctor, options
 from qr_jax.commands import runs as run_commands
 from qr_jax.config import Config, to_json
@@ -429,6 +429,17 @@ def test_a_port_out_of_range_and_a_folder_that_is_none_are_refused_by_name(tmp_p
         runs.Run(tmp_path / "plain", Config(), stage="train")
 
 
+def test_a_folder_where_no_run_can_be_written_is_refused_before_anything_starts(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(options, "start", None)
+    (tmp_path / "plain").write_text("")
+    assert cli.main(["quickstart", "--run", str(tmp_path / "plain" / "run")]) == 2
+    assert f"{tmp_path / 'plain'} is a file; give --run" in capsys.readouterr().err
+    monkeypatch.setattr(run_files.os, "access", lambda *_: False)  # whoever runs the tests may write anywhere
+    assert cli.main(["quickstart", "--run", str(tmp_path / "a" / "b")]) == 2
+    said = f"you may not write into {tmp_path}, so {tmp_path / 'a' / 'b'} cannot be made; give --run"
+    assert said in capsys.readouterr().err
+
+
 def test_an_episode_as_json_has_what_was_asked_found_and_answered():
     found = ((Passage("p1", "Linz", "..."), Passage("p2", "Graz", "...")),)
     turns = (Turn("model", "<search>linz</search>"), Turn("env", "Linz ...", ("linz",), found))
@@ -524,7 +535,7 @@ cli.main()
     assert time.monotonic() - began < 30
 
 
-def test_ctrl_c_waits_for_what_is_imported(tmp_path):
+def test_ctrl_c_while_a_module_is_imported_ends_the_process_there(tmp_path):
     """Raised inside of a library's C code it was a SIGSEGV, and after half of numpy a second traceback."""
     (tmp_path / "slow_library.py").write_text(
         "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(0.5)\nprint('imported', flush=True)\n"
@@ -546,7 +557,47 @@ sys.argv = ["qr-jax", "doctor"]
 cli.main()
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=30)
-    assert (done.returncode, done.stdout, done.stderr) == (130, "imported\n", "stopped by Ctrl-C\n")
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "stopped by Ctrl-C\n")
+
+
+def test_a_second_ctrl_c_ends_a_command_that_is_slow_to_end():
+    program = """
+import os, signal, sys, time
+from qr_jax.commands import doctor
+
+def examine():
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(60)
+    finally:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(60)
+
+doctor.examine = examine
+sys.argv = ["qr-jax", "doctor"]
+from qr_jax.__main__ import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=30)
+    assert (done.returncode, done.stderr) == (130, "stopped by Ctrl-C\n")
+
+
+def test_ctrl_c_before_anything_is_imported_is_one_line():
+    """What is imported first sends it: argparse, which no module does that is there by then."""
+    program = """
+import os, signal, sys
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "qr_jax.cli":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Finder())
+sys.argv = ["qr-jax", "runs"]
+from qr_jax.__main__ import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=30)
+    assert (done.returncode, done.stderr) == (130, "stopped by Ctrl-C\n")
+    assert 'qr-jax = "qr_jax.__main__:main"' in (ROOT / "pyproject.toml").read_text()
 
 
 def test_an_option_of_another_command_is_not_taken_for_a_setting(capsys):

@@ -3,6 +3,7 @@
 import argparse
 import gzip
 import json
+import random
 import shlex
 import subprocess
 import sys
@@ -189,10 +190,10 @@ def test_a_file_that_is_no_json_lines_gets_one_line_that_says_what_it_is(tmp_pat
     array.write_text('[\n{"id": "1", "question": "a?", "answers": ["b"]},\n{"id": "2"}\n]\n')
     latin.write_bytes('{"id": "1", "question": "Où?", "answers": ["là"]}\n'.encode("latin1") * 3)
     told = told_of(capsys, table)
-    assert "error: q.csv is a table; wanted JSON lines" in told and "1 errors" in told
+    assert "error: q.csv is a table; wanted JSON lines" in told and "1 error," in told
     assert 'of a passage {"id": "1", "title": "...", "text": "..."}' in told
     told = told_of(capsys, array)
-    assert "q.json is one JSON array; wanted JSON lines" in told and "1 errors" in told
+    assert "q.json is one JSON array; wanted JSON lines" in told and "1 error," in told
     told = told_of(capsys, latin)
     assert "error: rows 1, 2, 3: not UTF-8 (byte 0xf9 at place 27 of the line)" in told and "iconv -f latin1" in told
     assert "rows: 3\n  readable: 0\n" in told
@@ -205,6 +206,11 @@ def test_a_file_that_is_no_json_lines_gets_one_line_that_says_what_it_is(tmp_pat
     latin.write_bytes('{"id": "1", "question": "Where?", "answers": ["there"]}\n'.encode("utf-16") * 2)
     told = told_of(capsys, latin)
     assert "rows: 3\n  readable: 0\n" in told and "UTF-16, by its NUL bytes; write it anew: iconv -f utf-16" in told
+    latin.write_bytes(bytes(random.Random(0).choices(range(256), k=3000)))
+    told = told_of(capsys, latin)
+    assert "bytes of no text, by its NUL bytes" in told and "UTF-16" not in told
+    (text := tmp_path / "text.parquet").write_text('{"id": "1"}\n')
+    assert "text.parquet is no Parquet file, by its first bytes b'{\"id'; wanted JSON lines" in told_of(capsys, text)
 
 
 def test_errors_of_one_kind_are_one_line_and_many_kinds_are_cut(tmp_path, capsys):

@@ -106,7 +106,7 @@ USER = "the 'content' of the last user message in 'prompt' must be a text or a l
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"prompt": [{"role": "user", "content": None}]}, USER + "NoneType null"),
+        ({"prompt": [{"role": "user", "content": None}]}, USER + "null"),
         ({"prompt": [{"role": "user", "content": 5}]}, USER + "int 5"),
         ({"prompt": [{"role": "user", "content": [{"type": "text", "text": 5}]}]}, USER + r"list \[{.*5}\]"),
         ({"extra_info": "x"}, "'extra_info' must be an object, and is str \"x\""),

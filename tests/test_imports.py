@@ -29,6 +29,7 @@ ROOMS = (
     + ("planning", "model_card", "exporting")
     + tuple(f"studies.{name}" for name in ("compare", "probe", "launch", "study")),
     ("cli", "commands", "bug_report"),
+    ("__main__",),
 )
 RANK = {name: rank for rank, row in enumerate(ROOMS) for name in row}
 # Rows whose members do not import one another.
@@ -36,7 +37,18 @@ APART = (PLUGINS, ("rollout", "learning", "checkpoint", "report"))
 # These run in a process without jax. In a folder all files do, but those excepted.
 HOST = ("records", "settings", "secrecy", "noise", "bucket", "terminal", "pool", "queries", "metrics", "metrics_writer")
 HOST += ("config", "overrides", "checks", "plugins", "verdict", "figures", "answers", "dialect", "interfaces", "report")
-HOST += ("retrieval", "evaluation", "studies", "commands", "cli", "mistakes", "columns", "elsewhere", "meanings")
+HOST += (
+    "retrieval",
+    "evaluation",
+    "studies",
+    "commands",
+    "cli",
+    "__main__",
+    "mistakes",
+    "columns",
+    "elsewhere",
+    "meanings",
+)
 HOST += ("synth", "model_card")
 HOST += ("recycling", "rounds", "envs", "retrievers", "rewards", "rollout.tools")
 # the builders are TFDS's own, and imported where a world or a set is opened

@@ -98,7 +98,7 @@ def test_a_bad_question_is_named_with_its_file_row_and_reason(tmp_path, row, wor
     ("row", "words"),
     [
         ({"id": "b", "body": "x"}, "neither 'text' nor 'contents'; fields found: id, body; 'body' looks like it"),
-        ({"id": "b", "title": None, "text": "x"}, "'title' must be a text, and is NoneType null"),
+        ({"id": "b", "title": None, "text": "x"}, "'title' must be a text, and is null"),
         ({"id": "b", "text": ""}, "'text' is blank"),
         ({"title": "b", "text": "x"}, "has no 'id'"),
     ],
@@ -134,7 +134,7 @@ def test_a_damaged_parquet_file_is_named(tmp_path):
         whole.replace(b"Who?", b"\xff\xff\xff\xff"),
     ):
         (tmp_path / "q.parquet").write_bytes(damaged)
-        with pytest.raises(ValueError, match=r"q\.parquet after row 0: not a whole Parquet file"):
+        with pytest.raises(ValueError, match=r"q\.parquet (after row 0: not a whole|is no) Parquet file"):
             readers.read_queries(tmp_path / "q.parquet")
         with contextlib.suppress(ValueError):
             parquet.count(tmp_path / "q.parquet")

@@ -57,11 +57,13 @@ def _sft(arguments: argparse.Namespace) -> int:
     return _run(arguments, "sft")
 
 
-def _refuse_other(folder: Path) -> None:
-    """ValueError for a folder of other things, which is no run: a run's files are not to lie among them."""
+def _refuse_folder(folder: Path) -> None:
+    """ValueError where no run can be written, and for a folder of other things: a run's files are no part of them."""
     from qr_jax import config as configs
+    from qr_jax import run_files
     from qr_jax.settings import few
 
+    run_files.check_writable(folder)
     if configs.is_run(folder) or any((folder / name).exists() for name in SURE_SIGNS):
         return
     there = sorted(folder.iterdir()) if os.path.isdir(folder) else []
@@ -115,7 +117,7 @@ def _dry_run(arguments: argparse.Namespace, stage: str) -> int:
 
     with terminal.phase("checking the config"):
         config, folder, packages = options.resolve(arguments, stage)
-        _refuse_other(folder)
+        _refuse_folder(folder)
         _check_parts(config, packages)
         right = _checked(config)
     terminal.result(json.dumps(configs.to_json(config), indent=2))
@@ -130,7 +132,7 @@ def _run(arguments: argparse.Namespace, stage: str) -> int:
         return _dry_run(arguments, stage)
     config, folder, _ = options.resolve(arguments, stage)
     if not arguments.process:
-        _refuse_other(folder)
+        _refuse_folder(folder)
     with contextlib.ExitStack() as stack:
         stack.enter_context(terminal.phase("at work, since the start"))
         with terminal.phase("starting"):

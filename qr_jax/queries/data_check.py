@@ -213,7 +213,8 @@ def format_report(checked: Checked) -> str:
         lines += _lines([one for one in checked.findings if one.level == level])
     errors = sum(len(one.rows) if one.kind in BY_ROW else 1 for one in checked.errors)
     warnings = len(checked.findings) - len(checked.errors)
-    return "\n".join([*lines, f"{errors} errors, {warnings} warnings"])
+    found = [f"{count} {what}{'s' * (count != 1)}" for count, what in ((errors, "error"), (warnings, "warning"))]
+    return "\n".join([*lines, ", ".join(found)])
 
 
 def _lines(findings: list[Finding]) -> Iterator[str]:

@@ -188,6 +188,8 @@ def _metadata(row: Row) -> dict[str, Any]:
 
 def show(value: Any) -> str:
     """A value of a row as an error shows it: its type and the beginning of its JSON."""
+    if value is None:
+        return "null"
     shown = json.dumps(value, ensure_ascii=True, default=repr)  # Parquet holds bytes and dates, which are no JSON
     return f"{type(value).__name__} {shown if len(shown) <= 60 else shown[:57] + '...'}"
 

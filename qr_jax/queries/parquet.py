@@ -12,6 +12,7 @@ from typing import Any
 
 from qr_jax.queries import limits
 
+MAGIC = b"PAR1"  # what a Parquet file begins with
 PIECE_ROWS = 1024  # or one, where so many take more than a row may
 PLAIN_PIECE_ROWS = 16
 BUFFER_BYTES = 65_536  # of a column, while nothing of it is read
@@ -28,6 +29,10 @@ def rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    with file.open("rb") as opened:
+        if (first := opened.read(len(MAGIC))) != MAGIC:
+            other = "; wanted JSON lines under a name that ends in .jsonl, or Parquet (pandas: to_parquet)"
+            raise ValueError(f"{file.name} is no Parquet file, by its first bytes {first!r}{other}")
     number = taken_bytes = 0
     try:
         most = limits.most_bytes(file)

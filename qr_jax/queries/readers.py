@@ -191,8 +191,10 @@ def _object(line: bytes) -> Row | ValueError:
         if len(line) > limits.MOST_ROW_ITEMS:
             bounded_json.check_items(line, limits.MOST_ROW_ITEMS, "the row")
         if b"\0" in line:
+            is_utf_16 = 3 * max(line[::2].count(0), line[1::2].count(0)) > len(line)  # of a text mostly of ASCII
+            todo = "write it anew: iconv -f utf-16 -t utf-8 FILE > NEW" if is_utf_16 else "wanted a text of JSON lines"
             return ValueError(
-                "not UTF-8 but UTF-16, by its NUL bytes; write it anew: iconv -f utf-16 -t utf-8 FILE > NEW"
+                f"not UTF-8 but {'UTF-16' if is_utf_16 else 'bytes of no text'}, by its NUL bytes; {todo}"
             )
         row = json.loads(line)
     except UnicodeDecodeError as error:

@@ -28,11 +28,15 @@ class Server(ThreadingHTTPServer):
         self.folders, self.null = folders, null
         self._kept, self._lock = {}, threading.Lock()
         self._null, self._null_from = None, 0.0
-        self._stamp, self._page, self._page_from = self._made()
         try:
             super().__init__((ADDRESS, port), _Handler)
         except OSError as error:
             raise ValueError(f"port {port} cannot be had ({error.strerror}); give another one with --port") from error
+        try:
+            self._stamp, self._page, self._page_from = self._made()
+        except BaseException:
+            self.server_close()
+            raise
         end = "" if self.server_port == 80 else f":{self.server_port}"
         self.hosts = {f"{ADDRESS}{end}", f"localhost{end}"}
 
@@ -111,7 +115,9 @@ def view(
 
     ValueError when a folder is no run or the port is taken.
     """
-    with Server(folders, port, null=null) as server:
+    with terminal.phase("making the page"):
+        served = Server(folders, port, null=null)
+    with served as server:
         say(f"{server.url}  (Ctrl-C ends it)")
         try:
             server.serve_forever()

@@ -1,0 +1,17 @@
+"""qr-jax, and `python -m qr_jax`: hears Ctrl-C before anything else is imported."""
+
+import sys
+
+from qr_jax import mistakes
+
+
+def main() -> int:
+    """The process's command; its exit code."""
+    mistakes.hear_interrupts()
+    from qr_jax import cli
+
+    return cli.main()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
