@@ -249,7 +249,10 @@ def agent(config: Config) -> Agent:
             return decoder.init(cfg, jax.random.fold_in(jax.random.key(config.seed), 1))
         return hf.load(path)[1]
 
-    return Agent(cfg, tokenizer, Engine(cfg, tokenizer, config.rollout, compute=model.compute), weights)
+    is_alone = config.mesh.data * config.mesh.fsdp * config.mesh.tensor == 1
+    # Two threads that start programs over the same devices may each wait for the other's.
+    rollout = config.rollout if is_alone else replace(config.rollout, lanes=1)
+    return Agent(cfg, tokenizer, Engine(cfg, tokenizer, rollout, compute=model.compute), weights)
 
 
 def world_tokenizer(config: Config) -> WordTokenizer:

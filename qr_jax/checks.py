@@ -23,7 +23,7 @@ AT_LEAST_ONE = {
     "pool": ("queries", "oversample", "min_signal"),
     "rollout": (
         "slots", "store", "context_tokens", "turn_tokens", "search_k", "observation_tokens", "passage_chars", "chunk",
-        "tile",
+        "tile", "lanes",
     ),
     "learner": ("horizon_tokens", "updates", "rows", "row_tokens", "max_nonfinite"),
     "sft": ("traces", "limit", "max_tokens"),
@@ -178,6 +178,11 @@ def _lengths(config: Config) -> Iterator[str]:
         yield (
             f"rollout.turn_tokens={rollout.turn_tokens} leaves nothing for the question in "
             f"rollout.context_tokens={rollout.context_tokens}"
+        )
+    if rollout.lanes >= 1 and (rollout.slots % rollout.lanes or (rollout.store or 0) % rollout.lanes):
+        yield (
+            f"rollout.slots={rollout.slots} and rollout.store={rollout.store} do not divide over "
+            f"rollout.lanes={rollout.lanes}; set rollout.lanes=1, or multiples of it"
         )
     if not rollout.buckets or list(rollout.buckets) != sorted(set(rollout.buckets)) or rollout.buckets[0] < 1:
         yield f"rollout.buckets is {rollout.buckets}; wanted growing numbers of tokens, as in 64,256"

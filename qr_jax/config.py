@@ -69,6 +69,8 @@ class Rollout:
 
     slots: int = 32  # sequences that decode together
     store: int | None = None  # cache rows for prompts and for episodes whose search runs; None: as many as slots
+    # parts of slots and store, each with a thread: one's host work is done while another decodes; 1 on several devices
+    lanes: int = 1
     context_tokens: int = 1024  # prompt, observations and samples of one episode together
     turn_tokens: int = 64  # sampled tokens a turn
     temperature: float = 1.0  # of sampling

@@ -32,8 +32,10 @@ from rollouts import (
     world,
 )
 
-from qr_jax import config, plugins, pool, terminal
+from qr_jax import assemble, checks, config, plugins, pool, terminal
+from qr_jax.config import load
 from qr_jax.models.hf import load_tokenizer
+from qr_jax.overrides import override
 from qr_jax.parallel import mesh as meshes
 from qr_jax.records import Query, Say, Search, Stop, grades
 from qr_jax.rewards.exact_match import exact_match
@@ -516,8 +518,62 @@ def test_decoding_stops_on_the_device_where_a_stop_string_may_be_complete():
 
     made = Engine(CFG, Pieces(WORDS.words[3:]), replace(SETTINGS, slots=2, store=2))
     before = np.flatnonzero(np.asarray(made.rows.stop_at_V)).tolist()
-    made.watch(("ab>",))
+    made.watch(made.rows, ("ab>",))
     assert before == [1] and np.flatnonzero(np.asarray(made.rows.stop_at_V)).tolist() == [1, 4, 5, 6]
+
+
+def test_lanes_give_the_same_episodes_each_time_and_count_both(few):
+    made, slow_search = engine(slots=8, store=4, lanes=2, buckets=(64,)), slow(2)
+    found, calls, at_once = [], threading.Lock(), []
+
+    def search(queries, k):
+        at_once.append(calls.acquire(blocking=False))
+        try:
+            return slow_search(queries, k)
+        finally:
+            if at_once[-1]:
+                calls.release()
+
+    for _ in range(2):
+        found.append(flat(roll(made, random_params(), world().train[:8], 3, env=words_env, search=search)))
+        assert made.progress() == (24, 24)
+        assert made.statistics.tokens == sum(int(episode.mask_L.sum()) for episode in found[-1])
+        assert 0 < made.statistics.decode_s < made.statistics.total_s
+    assert all(at_once), "searches are asked one call at a time"
+    for one, other in zip(*found, strict=True):
+        assert one.ids_L.tobytes() == other.ids_L.tobytes() and one.logp_L.tobytes() == other.logp_L.tobytes()
+    near_ties(few[0], random_params(), keys(few[0], 8, 3), few[1], found[0])
+
+
+def test_what_fails_in_one_lane_ends_both_and_is_what_is_told():
+    made, over = engine(slots=4, lanes=2, buckets=(64,)), threading.Event()
+
+    def env(query, turns):
+        if query.id == world().train[1].id and turns:
+            raise ValueError("of the second lane")
+        return words_env(query, turns)
+
+    def search(queries, k):
+        over.wait(20)
+        return [[] for _ in queries]
+
+    start = time.monotonic()
+    with pytest.raises(ValueError, match="of the second lane"):
+        roll(made, random_params(), world().train[:2], 1, env=env, search=search)
+    assert time.monotonic() - start < 15
+    over.set()
+    with pytest.raises(Interrupted):
+        asked = iter(range(1000))
+        roll(made, random_params(), world().train[:8], 2, env=words_env, stop_now=lambda: next(asked) > 5)
+    assert len(flat(roll(made, random_params(), world().train[:8], 2, env=words_env))) == 16
+
+
+def test_lanes_are_one_on_several_devices_and_must_divide_the_slots():
+    two = load(str(FIXTURES.parents[1] / "configs/quickstart.py"), ["rollout.lanes=2"])
+    assert len(assemble.agent(two).engine.more_rows) == 1
+    assert not assemble.agent(override(two, ["mesh.data=2"])).engine.more_rows
+    with pytest.raises(ValueError, match=r"rollout.slots=5 and rollout.store=64 do not divide over rollout.lanes=2"):
+        checks.check(override(two, ["rollout.slots=5"]))
 
 
 def test_a_rollout_does_not_depend_on_what_the_engine_ran_before():

@@ -25,6 +25,8 @@ def _setting(*words):
         "rule=grpo",
         "learner.lr=1e-3",
         "learner.warmup_updates=0",
+        "learner.rows=8",
+        "rollout.lanes=1",  # two runs share two cores
         *NO_LIMIT,
     ]
     return load(QUICKSTART, [*fixed, *words])

@@ -1,15 +1,17 @@
 """Rollouts: many episodes of search share a few slots that decode together.
 
 An episode that searches leaves its slot if another episode wants it; all waiting searches go to the retriever in one
-batch; a query's samples share one prefill; an observation is appended to what is cached.
+batch; a query's samples share one prefill; an observation is appended to what is cached. With `rollout.lanes` the slots
+are dealt over threads: while one decodes, another's host work is done.
 """
 
 import functools
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 
@@ -43,13 +45,15 @@ class Engine:
             )
         self.tokenizer, self.settings = tokenizer, settings
         self.chat = Chat(tokenizer, bos=tokenizer.bos)
-        self.rows = Rows(cfg, settings, tokenizer.eos_ids, compute=compute)
+        lanes = settings.lanes
+        part = replace(settings, slots=settings.slots // lanes, store=settings.store and settings.store // lanes)
+        self.rows, *self.more_rows = (Rows(cfg, part, tokenizer.eos_ids, compute=compute) for _ in range(lanes))
         self.pieces = [_piece(tokenizer, token) for token in range(cfg.vocab)]
         self.statistics = Statistics()
-        self.finished, self.wanted = 0, 0  # episodes of the rollout under way, or of the last one
+        self.rollouts: list[_Rollout] = []  # under way, or the last ones: one a lane
         self.completing: dict[str, list[int]] = {}  # stop string -> the ids that may complete it
 
-    def watch(self, stop: Sequence[str]) -> None:
+    def watch(self, rows: Rows, stop: Sequence[str]) -> None:
         """Let decoding stop on the device, for the rest of this run, at every token that may complete a stop string.
 
         Such a token holds the whole string, or begins with its last bytes; earlier tokens may hold the bytes before.
@@ -59,7 +63,7 @@ class Engine:
                 whole, pieces = text.encode(), enumerate(self.pieces)
                 ends = tuple(whole[at:] for at in range(1, len(whole)))
                 self.completing[text] = [token for token, piece in pieces if piece.startswith(ends) or whole in piece]
-            self.rows.stop_at(self.completing[text])
+            rows.stop_at(self.completing[text])
 
     def prompt_tokens(self, queries: Sequence[Query], env: Callable) -> int:
         """Tokens of the longest prompt of these queries."""
@@ -83,11 +87,14 @@ class Engine:
                 if stop_now():
                     raise Interrupted
                 shown.done, shown.total, shown.note = done, done + left, what
+        for rows in self.more_rows:
+            rows.least = self.rows.least
         return time.monotonic() - start
 
     def progress(self) -> tuple[int, int]:
         """Episodes that are finished and wanted, of the rollout under way or of the last one."""
-        return self.finished, self.wanted
+        rollouts = list(self.rollouts)
+        return sum(len(one.done) for one in rollouts), sum(one.total for one in rollouts)
 
     def run(
         self,
@@ -119,18 +126,55 @@ class Engine:
         query_order = range(len(queries))
         if expected_tokens is not None:
             query_order = np.argsort(-np.asarray(expected_tokens), kind="stable").tolist()
-        order = [(q, first_sample + g) for q in query_order for g in range(counts[q])]
-        numbers = range(len(queries)) if query_keys is None else query_keys
-        keys_N2 = self.rows.keys(
-            seed, PURPOSES[purpose], step, [int(numbers[q]) for q, _ in order], [g for _, g in order]
-        )
-        self.rows.stop_at_eos()  # the stop strings of earlier runs must not end this run's chunks
-        rollout = _Rollout(self, params, queries, order, keys_N2, env, search, step, stop_now)
-        rollout.temperature = self.settings.temperature if temperature is None else temperature
-        episodes = rollout.run()
-        self.rows.rest()
-        self.statistics = rollout.statistics
+        lanes = [self.rows, *self.more_rows][: max(len(counts), 1)]
+        numbers, failed = range(len(queries)) if query_keys is None else query_keys, threading.Event()
+        searches, start = ThreadPoolExecutor(1, "searches"), time.monotonic()
+        self.rollouts = []
+        for at, rows in enumerate(lanes):
+            order = [(q, first_sample + g) for q in query_order[at :: len(lanes)] for g in range(counts[q])]
+            keys_N2 = rows.keys(
+                seed, PURPOSES[purpose], step, [int(numbers[q]) for q, _ in order], [g for _, g in order]
+            )
+            rows.stop_at_eos()  # the stop strings of earlier runs must not end this run's chunks
+            stops = stop_now if len(lanes) == 1 else lambda: failed.is_set() or stop_now()
+            rollout = _Rollout(self, rows, params, queries, order, keys_N2, env, search, searches, step, stops)
+            rollout.temperature = self.settings.temperature if temperature is None else temperature
+            self.rollouts.append(rollout)
+        try:
+            _side_by_side([rollout.run for rollout in self.rollouts], failed)
+        finally:
+            searches.shutdown(wait=False, cancel_futures=True)  # a call that hangs must not hold up whoever interrupts
+        for rows in lanes:
+            rows.rest()
+        self.statistics = _together([rollout.statistics for rollout in self.rollouts], time.monotonic() - start)
+        episodes = {at: episode for rollout in self.rollouts for at, episode in rollout.done.items()}
         return [[episodes[q, first_sample + g] for g in range(count)] for q, count in enumerate(counts)]
+
+
+def _side_by_side(work: Sequence[Callable[[], None]], failed: threading.Event) -> None:
+    """Do all of the work, one alone here, several in a thread each. Where one fails, the others are told to stop."""
+    if len(work) == 1:
+        return work[0]()
+    with ThreadPoolExecutor(len(work), "lane") as threads:
+        parts = [threads.submit(one) for one in work]
+        try:
+            wait(parts, return_when="FIRST_EXCEPTION")
+        finally:
+            if not all(part.done() and not part.exception() for part in parts):
+                failed.set()
+    errors = [error for part in parts if (error := part.exception())]
+    for error in sorted(errors, key=lambda error: isinstance(error, Interrupted)):  # which the others' may be
+        raise error
+
+
+def _together(parts: Sequence[Statistics], total_s: float) -> Statistics:
+    """Of lanes that ran side by side: their counts added up, and of their seconds the mean."""
+    total = Statistics()
+    for field in fields(Statistics):
+        added = sum(getattr(part, field.name) for part in parts)
+        setattr(total, field.name, added / len(parts) if field.type is float else added)
+    total.total_s = total_s
+    return total
 
 
 def _piece(tokenizer: Tokenizer, token: int) -> bytes:
@@ -142,18 +186,17 @@ def _piece(tokenizer: Tokenizer, token: int) -> bytes:
 
 
 class _Rollout:
-    """The state of one call of `Engine.run`."""
+    """The state of one call of `Engine.run`, or of one lane of it."""
 
     temperature: float
 
-    def __init__(self, engine, params, queries, order, keys_N2, env, search, step, stop_now):
+    def __init__(self, engine, rows, params, queries, order, keys_N2, env, search, searches, step, stop_now):
         self.engine, self.queries, self.env, self.search = engine, list(queries), env, search
-        self.settings, self.rows, self.tokenizer = engine.settings, engine.rows, engine.tokenizer
+        self.settings, self.rows, self.tokenizer, self.searches = engine.settings, rows, engine.tokenizer, searches
         self.tags = reading.tags_of(env)
         self.encode = functools.lru_cache(1)(self.tokenizer.encode_data)  # a text's length is asked, then its reading
         self.step, self.stop_now = step, stop_now
         self.total = len(order)
-        engine.finished, engine.wanted = 0, self.total
         self.key = {pair: keys_N2[n] for n, pair in enumerate(order)}
         self.calls: deque[tuple[int, Future, list[Live]]] = deque()
         self.done: dict[tuple[int, int], Episode] = {}
@@ -161,31 +204,25 @@ class _Rollout:
         self.laid = self.rows.lay_out(params)
         self.seats = Seats(self.rows, self.laid, order, self._prompt, self.statistics)
 
-    def run(self) -> dict[tuple[int, int], Episode]:
-        start, moved, grown = time.monotonic(), self.rows.moved, self.rows.grown
-        pool = ThreadPoolExecutor(1, "searches")
-        try:
-            while len(self.done) < self.total:
-                if self.stop_now():
-                    raise Interrupted
-                self.seats.fill()
-                if wishes := self._tick():
-                    self._ask(pool, wishes)
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)  # a call that hangs must not hold up whoever interrupts
+    def run(self) -> None:
+        moved, grown = self.rows.moved, self.rows.grown
+        while len(self.done) < self.total:
+            if self.stop_now():
+                raise Interrupted
+            self.seats.fill()
+            if wishes := self._tick():
+                self._ask(wishes)
         assert self.seats.all_free(), "a row of the store was lost"
         self.statistics.rows_moved, self.statistics.cache_grown = self.rows.moved - moved, self.rows.grown - grown
-        self.statistics.total_s = time.monotonic() - start
-        return self.done
 
     # ---- searches
 
-    def _ask(self, pool: ThreadPoolExecutor, wishes: list[tuple[Live, tuple[str, ...]]]) -> None:
+    def _ask(self, wishes: list[tuple[Live, tuple[str, ...]]]) -> None:
         queries = [query for _, wish in wishes for query in wish]
         for live, wish in wishes:
             live.searching = True
             live.turns.append(Turn("env", "", wish))
-        call = pool.submit(
+        call = self.searches.submit(
             tools.run_searches, self.search, queries, self.settings.search_k,
             deadline_s=self.settings.search_deadline_s, retries=self.settings.search_retries,
             passage_chars=self.settings.passage_chars,
@@ -256,7 +293,7 @@ class _Rollout:
         ids = self.engine.chat.observe(say, ended_by_eos=live.by_eos)
         if len(live.ids) + len(ids) >= self.settings.context_tokens:
             return self._finish(live, "context")
-        self.engine.watch(say.stop)
+        self.engine.watch(self.rows, say.stop)
         live.show(ids, say)
         self.statistics.observation_tokens += len(ids)
 
@@ -278,7 +315,7 @@ class _Rollout:
                 f"the prompt of query {query.id!r} has {len(ids)} tokens; wanted 1 or more and less than "
                 f"rollout.context_tokens={self.settings.context_tokens}: raise it or shorten the prompt"
             )
-        self.engine.watch(say.stop)
+        self.engine.watch(self.rows, say.stop)
         return ids, say
 
     # ---- decoding
@@ -337,5 +374,4 @@ class _Rollout:
     def _finish(self, live: Live, stop: StopReason, answer: str | None = None, fault: str | None = None) -> None:
         query = self.queries[live.query_at]
         self.done[live.query_at, live.sample] = live.episode(query, self.step, stop, answer, fault)
-        self.engine.finished = len(self.done)
         self.seats.leave(live)
