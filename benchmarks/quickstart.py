@@ -4,7 +4,7 @@
     python -m benchmarks.quickstart --before ../before --seeds 5      (25 minutes on 2 idle cores)
 
 A decode step is that of 256 slots and a cache of 128 positions, and beside it SmolLM2-135M's. A run is
-`qr-jax train configs/quickstart.py evaluation.every=0 seed=N`, cold start and two evaluations included; each contender
+`qr-jax train configs/quickstart.py`, cold start and two evaluations included, by TASK's rule and rate; each contender
 keeps compiled programs in a folder of its own, empty before the first seed.
 """
 
@@ -24,6 +24,8 @@ from benchmarks.quickstart_ours import SHAPES
 
 MODULE = "benchmarks.quickstart_ours"
 CONFIG = ["configs/quickstart.py", "evaluation.every=0"]  # an earlier one was evaluated before and after alone
+# How the earlier quickstart was trained; a later one's rule and rate would give both other things to do.
+TASK = ["rule=recycle", "learner.lr=1e-3", "learner.warmup_updates=0"]
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -65,7 +67,7 @@ def whole_run(contender: interleave.Contender, seed: int, folder: Path) -> dict[
     environment = contender.environment(QR_JAX_COMPILED=str(folder / f"{contender.name}_programs"))
     start = time.monotonic()
     subprocess.run(
-        [contender.python, "-m", "qr_jax.cli", "train", *CONFIG, f"seed={seed}", "--run", run],
+        [contender.python, "-m", "qr_jax.cli", "train", *CONFIG, *TASK, f"seed={seed}", "--run", run],
         cwd=contender.tree, env=environment, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     wall_s = time.monotonic() - start

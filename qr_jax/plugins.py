@@ -15,9 +15,10 @@ import os
 import re
 import sysconfig
 import traceback
+import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -270,10 +271,25 @@ def freeze(data: Sequence[Any]) -> None:
     for value in data:
         if isinstance(value, np.ndarray):
             value.setflags(write=False)
-        elif is_dataclass(value):
-            freeze([part for part in vars(value).values() if isinstance(part, np.ndarray) or is_dataclass(part)])
-        elif isinstance(value, tuple | list):
-            freeze([part for part in value if is_dataclass(part)])
+        for part in value if isinstance(value, tuple | list) else (value,):
+            if names := _may_be_arrays(type(part)):
+                freeze([getattr(part, name) for name in names])
+
+
+@functools.cache
+def _may_be_arrays(kind: type) -> tuple[str, ...]:
+    """A record's fields that may be arrays, or records; none of what is no record."""
+    if not is_dataclass(kind):
+        return ()
+    try:
+        hints = typing.get_type_hints(kind)
+    except NameError:  # a user's record, one of whose types is not to be found by its name
+        return tuple(field.name for field in fields(kind))
+    parts = {
+        name: typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+        for name, hint in hints.items()
+    }
+    return tuple(name for name, of in parts.items() if any(one in (Any, np.ndarray) or is_dataclass(one) for one in of))
 
 
 def _written(kind: str, name: str, allow_plugins: Sequence[str] | None) -> list[ast.stmt]:
