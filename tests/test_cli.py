@@ -509,7 +509,7 @@ def test_ctrl_c_in_a_command_that_saves_nothing_is_one_line_and_130(monkeypatch,
     assert capsys.readouterr().err == "stopped by Ctrl-C\n"
 
 
-def test_ctrl_c_that_a_library_s_callback_swallows_is_raised_again(tmp_path):
+def test_ctrl_c_that_a_library_s_callback_swallows_ends_the_process(tmp_path):
     program = """
 import os, signal, sys, time
 from qr_jax import cli
