@@ -678,6 +678,24 @@ MUTATIONS = (
     ),
     Mutation(
         "qr_jax/rollout/engine.py",
+        "                failed.set()",
+        "                pass",
+        "tests/test_engine.py::test_what_fails_in_one_lane_ends_both_and_is_what_is_told",
+    ),
+    Mutation(
+        "qr_jax/rollout/engine.py",
+        "added / len(parts) if field.type is float else added",
+        "added / len(parts)",
+        "tests/test_engine.py::test_lanes_give_the_same_episodes_each_time_and_count_both",
+    ),
+    Mutation(
+        "qr_jax/mistakes.py",
+        "if _heard or _imports(frame):",
+        "if _heard:",
+        "tests/test_cli.py::test_ctrl_c_while_a_module_is_imported_ends_the_process_there",
+    ),
+    Mutation(
+        "qr_jax/rollout/engine.py",
         'return self._finish(live, "fault", fault=faults[0].reason)',
         'return self._finish(live, "no_action")',
         "tests/test_engine.py::test_one_search_that_fails_makes_one_fault",

@@ -546,21 +546,23 @@ def test_lanes_give_the_same_episodes_each_time_and_count_both(few):
 
 
 def test_what_fails_in_one_lane_ends_both_and_is_what_is_told():
-    made, over = engine(slots=4, lanes=2, buckets=(64,)), threading.Event()
+    made, over, asked = engine(slots=4, lanes=2, buckets=(64,)), threading.Event(), threading.Event()
 
     def env(query, turns):
-        if query.id == world().train[1].id and turns:
+        if turns and query in world().train[1:8:2]:
+            assert asked.wait(60), "the first lane did not search"
             raise ValueError("of the second lane")
         return words_env(query, turns)
 
     def search(queries, k):
-        over.wait(20)
+        asked.set()
+        over.wait(120)
         return [[] for _ in queries]
 
     start = time.monotonic()
     with pytest.raises(ValueError, match="of the second lane"):
-        roll(made, random_params(), world().train[:2], 1, env=env, search=search)
-    assert time.monotonic() - start < 15
+        roll(made, random_params(), world().train[:8], 1, env=env, search=search)
+    assert time.monotonic() - start < 100, "the first lane went on waiting for its search"
     over.set()
     with pytest.raises(Interrupted):
         asked = iter(range(1000))
