@@ -59,7 +59,7 @@ def measure(
     greedy = run(1, purpose="greedy", temperature=0.0)
     figures: dict[str, Any] = {"questions": len(queries), **_scores(queries, greedy)}
     for name in GROUPS:
-        values = [query.meta.get(name) for query in queries]
+        values = [value if isinstance(value := query.meta.get(name), str | int) else None for query in queries]
         if len(set(values)) > 1:
             figures[f"by_{name}"] = _by(queries, greedy, values)
     figures |= _behaviour(greedy)

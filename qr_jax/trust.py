@@ -162,8 +162,9 @@ def note(text: str) -> None:
     """Note that the user allows what the text says. A home that cannot be written is warned of, and the run goes on."""
     if noted(text):
         return
-    path = _file()
+    path = "the list of what this user allowed"
     try:
+        path = _file()
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8") as file:
             file.write(f"{_hash(text)}\n")
@@ -188,5 +189,16 @@ def _hash(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _file(environment: Mapping[str, str] = os.environ) -> Path:
-    return Path(environment.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "qr_jax" / "trusted"
+def _file() -> Path:
+    return own_folder("XDG_CONFIG_HOME", ".config") / "trusted"
+
+
+def own_folder(variable: str, beside: str, environment: Mapping[str, str] = os.environ) -> Path:
+    """The user's own folder for qr_jax, in the one that the variable names, or `beside` in the home.
+
+    OSError where there is no home, as for a user whom the system does not know.
+    """
+    try:
+        return Path(environment.get(variable) or Path.home() / beside) / "qr_jax"
+    except RuntimeError as error:
+        raise OSError(f"there is no home folder ({error}); set {variable}") from error

@@ -1,6 +1,9 @@
 """Rows of verl, SkyRL, FlashRAG and TRL become our queries, and our queries become their rows and come back."""
 
+import datetime
+import decimal
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -174,6 +177,20 @@ def test_a_file_is_neither_replaced_nor_of_an_unknown_kind(tmp_path):
         formats.write([ADA], tmp_path / "made.csv", "verl")
 
 
+@pytest.mark.parametrize("form", ["jsonl", "verl", "trl"])
+def test_what_parquet_has_and_json_has_not_is_written_as_text(tmp_path, form):
+    query = replace(ADA, meta={"seen": datetime.date(2026, 11, 23), "raw": b"x", "price": decimal.Decimal("1.5")})
+    formats.write([query], tmp_path / "made.jsonl", form)
+    assert "2026-11-23" in (tmp_path / "made.jsonl").read_text() and len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("value", [2**64, {}, "\ud800"])
+def test_what_parquet_cannot_hold_is_refused_and_leaves_nothing(tmp_path, value):
+    with pytest.raises(ValueError, match=r"made.parquet cannot be Parquet \(.*JSON lines take all"):
+        parquet.write(tmp_path / "made.parquet", [{"id": "1", "text": value}])
+    assert not list(tmp_path.iterdir())
+
+
 def test_parquet_that_is_cut_short_or_mixed_is_refused(tmp_path):
     file = tmp_path / "made.parquet"
     parquet.write(file, [{"id": "1", "text": "x", "title": None}, {"id": "2", "text": "y", "title": "T"}])
@@ -185,7 +202,7 @@ def test_parquet_that_is_cut_short_or_mixed_is_refused(tmp_path):
     parquet.write(file, [{"id": b"1", "text": "x"}])
     with pytest.raises(ValueError, match="made.parquet row 1: 'id' must be a text, and is bytes"):
         readers.read_passages(file)
-    with pytest.raises(ValueError, match="values of different kinds"):
+    with pytest.raises(ValueError, match="wanted values of one kind"):
         parquet.write(tmp_path / "x.parquet", [{"a": 1}, {"a": "x"}])
 
 

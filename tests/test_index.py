@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qr_jax import cli
+from qr_jax import cli, trust
 from qr_jax.queries import limits, parquet, readers, stored
 from qr_jax.records import Passage
 from qr_jax.retrieval import bm25_build, bm25_index, index_corpus, kept_index
@@ -145,6 +145,76 @@ def test_an_index_whose_passages_are_damaged_is_no_corpus_for_any_retriever(tmp_
     assert len(readers.read_passages(out)) == 3
 
 
+def restated(folder: Path, **files: np.ndarray) -> None:
+    """Write the arrays over the folder's, and let its manifest say so, as a stranger would."""
+    for name, array in files.items():
+        np.save(folder / f"{name}.npy", array)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["files"] |= {
+        file.name: bm25_index.file_hash(file) for file in folder.iterdir() if file.name in manifest["files"]
+    }
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+SMALL = [Passage("a", "Dune", "a novel"), Passage("b", "Spice", "a thing"), Passage("c", "Arrakis", "a planet")]
+
+
+def test_a_folder_that_gives_its_passages_for_another_corpus_is_no_corpus(tmp_path, monkeypatch):
+    """Indexes and searches are kept by a corpus's hash: a stranger's passages would be found under the user's own."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "allowed"))
+    bm25_index.write(tmp_path / "theirs", SMALL, SETTINGS, passages=True)
+    assert bm25_index.corpus_hash(bm25_index.passages(tmp_path / "theirs")) == bm25_index.corpus_hash(SMALL)
+    hashed = []
+    monkeypatch.setattr(bm25_index, "_hashed", hashed.append)
+    bm25_index.passages(tmp_path / "theirs")
+    assert not hashed, "what was found right once is not hashed again"
+    monkeypatch.undo()
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "allowed"))
+    texts = tmp_path / "theirs" / stored.TEXTS
+    texts.write_bytes(texts.read_bytes().replace(b"Dune", b"Evil"))
+    restated(tmp_path / "theirs")
+    with pytest.raises(ValueError, match="its passages are not those whose hash stands in manifest.json"):
+        bm25_index.passages(tmp_path / "theirs")
+
+
+@pytest.mark.parametrize("harm", ["overlap", "negative", "beyond", "flat", "text", "empty", "no corpus", "deep"])
+def test_a_stranger_s_passages_that_do_not_lie_one_after_another_are_refused(tmp_path, harm):
+    """10,000 passages that were one 4 MB text took 40 GB of work."""
+    folder = tmp_path / "theirs"
+    bm25_index.write(folder, SMALL, SETTINGS, passages=True)
+    ends = np.load(folder / stored.ENDS)
+    changed = {
+        "overlap": np.vstack([ends[:2], ends[:2], ends[2:]]), "negative": ends - 5, "beyond": ends * 2,
+        "flat": ends.reshape(-1), "empty": ends[:0],
+    }  # fmt: skip
+    if harm in changed:
+        restated(folder, passages=changed[harm])
+    elif harm == "text":
+        (folder / stored.TEXTS).write_bytes(b"")
+        restated(folder)
+    else:
+        manifest = json.loads((folder / "manifest.json").read_text())
+        manifest.pop("corpus")
+        (folder / "manifest.json").write_text("[" * 100_000 if harm == "deep" else json.dumps(manifest))
+    with pytest.raises(ValueError, match="theirs is damaged: its .*; build it again"):
+        bm25_index.passages(folder)
+
+
+@pytest.mark.parametrize("harm", ["order", "places", "starts", "words", "letters"])
+def test_an_index_whose_files_do_not_fit_together_is_refused(tmp_path, harm):
+    folder = tmp_path / "theirs"
+    bm25_index.write(folder, SMALL, SETTINGS)
+    of = {"order": bm25_index.ORDER, "places": bm25_index.PLACES, "starts": bm25_index.STARTS}
+    if harm in of:
+        np.save(folder / of[harm], np.load(folder / of[harm]) + 1)
+    else:
+        (folder / bm25_index.WORDS).write_bytes(b'{"dune": 99}' if harm == "words" else b"\xff\xfe")
+    with pytest.raises(
+        ValueError, match="theirs (is damaged: its files do not fit together|cannot be read .*); build it again"
+    ):
+        bm25_index.load(folder)
+
+
 def test_a_damaged_index_beside_whole_passages_is_passed_by(tmp_path, caplog):
     out = tmp_path / "index"
     index_corpus.index(str(corpus_file(tmp_path)), out, SETTINGS)
@@ -188,6 +258,16 @@ def test_an_index_is_kept_for_the_next_start_by_passages_and_settings(tmp_path, 
         assert bm25(corpus=passages)(queries, 3) == first
     bm25(corpus=passages[:2])  # too few to be kept
     assert sizes == [3, 3, 3, 3, 2] and len(list(cache.iterdir())) == 3
+
+
+def test_without_a_home_nothing_is_kept(monkeypatch, caplog):
+    monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no such user")))
+    monkeypatch.delenv("XDG_CONFIG_HOME")
+    monkeypatch.setattr(kept_index, "FEWEST", 1)
+    assert kept_index.load_or_build(SMALL, SETTINGS, {}).word_at
+    assert "there is no home folder (no such user); set XDG_CACHE_HOME" in caplog.text
+    trust.note("what a user allows")
+    assert not trust.noted("what a user allows") and "will have to be allowed again" in caplog.text
 
 
 def test_of_many_kept_indexes_those_that_nobody_used_go(tmp_path, cache, monkeypatch):

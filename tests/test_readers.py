@@ -123,6 +123,14 @@ def test_a_file_that_is_not_utf_8_or_cut_short_or_empty_is_refused(tmp_path):
         readers.read_passages(jsonl(tmp_path / "none.jsonl", [""]))
 
 
+@pytest.mark.parametrize("name", ["supporting", "supporting_titles"])
+@pytest.mark.parametrize("value", [5, True, 1.5, [1, 2], {"a": "b"}])
+def test_gold_passages_are_texts(tmp_path, name, value):
+    (tmp_path / "q.jsonl").write_text(json.dumps({**GOOD, name: value}))
+    with pytest.raises(ValueError, match=f"q.jsonl row 1: .*'{name}' must be a text"):
+        readers.read_queries(tmp_path / "q.jsonl")
+
+
 def test_a_damaged_parquet_file_is_named(tmp_path):
     parquet.write(tmp_path / "whole.parquet", [GOOD])
     whole = (tmp_path / "whole.parquet").read_bytes()

@@ -102,6 +102,17 @@ def raw(url: str, data: bytes) -> bytes:
         return found
 
 
+def test_large_passages_bound_what_a_query_and_a_search_call_may_have():
+    """A request of 81 bytes for 100 passages of 1.5 million characters took 2.7 GB, and others waited for 23 s."""
+    assert Limits().over([500] * 100) == Limits().over([]) == Limits()
+    large = Limits().over([1_500_000] * 100)
+    assert (large.k, large.default_k, large.call_passages) == (10, 3, 10)
+    assert Limits().over([5_000_000] + [500] * 99).call_passages == 316, (
+        "one large passage is no reason for small calls"
+    )
+    assert Limits().over([5_000_000] * 3).k == Limits.k, "there are no more"
+
+
 def test_search_r1_gets_what_its_server_promises():
     with serving() as (_, url):
         status, bare = call(url, "/retrieve", {"queries": ["frank herbert dune"], "topk": 1})
@@ -651,7 +662,7 @@ def test_nobody_waits_for_ever_beside_clients_that_always_ask(good, most, others
             task.cancel()
         return (good_at[-1] - before) / Limits.call_passages
 
-    assert asyncio.run(waited()) <= most  # calls
+    assert asyncio.run(waited()) <= most + 1  # calls; the one that ran before may not have been counted yet
 
 
 def test_of_too_many_large_requests_those_of_the_client_who_asks_most_give_way():

@@ -11,6 +11,7 @@ from qr_jax.commands.options import add_json, port, show, whole
 from qr_jax.settings import Use
 
 PROTOCOLS = ("search_r1", "skyrl", "flashrag", "r1_searcher")  # those of retrieval/protocols.py
+LARGEST = 1000  # passages, by whose sizes an answer is bounded
 SETTINGS = "of the retriever, as in k1=0.9, of=http of.url=URL, or parts=bm25,dense parts.dense.index=FOLDER"
 
 
@@ -89,11 +90,14 @@ def _serve(arguments: argparse.Namespace) -> int:
     token = http_post.secret(arguments.token_env) if arguments.token_env else None
     server.check_address(arguments.host, token)
     with terminal.phase("opening the retriever"):
-        search, about, pages = _open(chosen, arguments.corpus, arguments.access)
+        search, about, pages, largest = _open(chosen, arguments.corpus, arguments.access)
     where = {"host": arguments.host, "port": arguments.port, "token": token}
     most = arguments.max_connections
     bounds = Bounds(connections=most, address_connections=most // 2) if most else Bounds()
-    limits = Limits(**limits_of(arguments))
+    asked = Limits(**limits_of(arguments))
+    limits = asked.over(largest)
+    if limits.k < asked.k:
+        terminal.say(f"the largest passages have {largest[0]:,} characters: at most {limits.k} of them a query")
     server.serve(
         search,
         **where,
@@ -106,10 +110,13 @@ def _serve(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _open(chosen: Use, files: Sequence[str] | None, access: bool) -> tuple[Any, dict[str, Any], Any]:
-    """The search, what the server says of it, its pages. ValueError where retriever, corpus and flags disagree."""
+def _open(chosen: Use, files: Sequence[str] | None, access: bool) -> tuple[Any, dict[str, Any], Any, list[int]]:
+    """The search, what the server says of it, its pages, and the characters of the largest passages, largest first.
+
+    ValueError where retriever, corpus and flags disagree.
+    """
     from qr_jax import plugins
-    from qr_jax.queries import readers
+    from qr_jax.queries import readers, stored
     from qr_jax.retrieval.pages import Pages
 
     make = plugins.bind("retriever", chosen)
@@ -121,10 +128,10 @@ def _open(chosen: Use, files: Sequence[str] | None, access: bool) -> tuple[Any, 
     if not files and corpus is not None and corpus.required:
         raise ValueError(f"the retriever {chosen.name!r} searches a corpus: name its files with --corpus")
     if not files:
-        return make(), {"retriever": chosen.name}, None
+        return make(), {"retriever": chosen.name}, None, []
     passages = readers.read_passages(",".join(files))
     about = {"retriever": chosen.name, "passages": len(passages)}
-    return make(corpus=passages), about, Pages(passages) if access else None
+    return make(corpus=passages), about, Pages(passages) if access else None, stored.largest(passages, LARGEST)
 
 
 def _check(arguments: argparse.Namespace) -> int:

@@ -16,7 +16,7 @@ import jax
 from etils import epath
 from jax._src import compilation_cache, compiler
 
-from qr_jax import bucket, committed
+from qr_jax import bucket, committed, trust
 
 LARGEST_BYTES = 4 * 2**30  # of one process; beyond that the least recently used programs are deleted
 TORN_S = 60  # a program older than this that has no time of last use is torn: its writer was killed
@@ -45,8 +45,12 @@ def enable(
     if given and not asked:
         folder = epath.Path(given)
     else:
-        home = epath.Path(environment.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        folder = epath.Path(asked).expanduser() if asked else home / "qr_jax" / "compiled"
+        try:
+            own = epath.Path(asked).expanduser() if asked else None
+            folder = own or epath.Path(trust.own_folder("XDG_CACHE_HOME", ".cache", environment)) / "compiled"
+        except (OSError, RuntimeError) as error:
+            warnings.warn(f"compiled programs are not kept: {error}", stacklevel=2)
+            return None
         folder /= machine()
     if lives:
         folder /= f"run_{hashlib.sha256(lives.encode()).hexdigest()[:16]}"

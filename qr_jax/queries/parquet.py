@@ -130,11 +130,15 @@ def write(file: Path, made: Sequence[Mapping[str, Any]]) -> None:
     names = dict.fromkeys(name for row in made for name in row)  # pyarrow alone would take the first row's
     try:
         table = pa.table({name: [row.get(name) for row in made] for name in names})
-    except pa.ArrowException as error:
-        raise ValueError(f"{file.name} cannot be Parquet: values of different kinds in a column ({error})") from error
-    beside = file.with_name(f".{file.name}.tmp")
-    pq.write_table(table, beside)
-    os.replace(beside, file)
+        beside = file.with_name(f".{file.name}.tmp")
+        try:
+            pq.write_table(table, beside)
+            os.replace(beside, file)
+        finally:
+            beside.unlink(missing_ok=True)
+    except (pa.ArrowException, OverflowError, UnicodeEncodeError) as error:
+        wanted = "wanted values of one kind in a column, and no empty object; JSON lines take all"
+        raise ValueError(f"{file.name} cannot be Parquet ({error}): {wanted}") from error
 
 
 def _without_nulls(value: Any) -> Any:

@@ -29,6 +29,9 @@ def query_of(row: Row) -> Query:
     entities = texts(row, "entities") if "entities" in row else ()
     used = {"id", "question", "entities", column}
     meta = {name: value for name, value in row.items() if name not in used}
+    for name in ("supporting", "supporting_titles"):
+        if meta.get(name):
+            texts(row, name, most_chars=limits.MOST_QUESTION_CHARS)
     golds = tuple(answer for answer in answers if normalise(answer))
     if golds and golds != answers:
         meta["refused_answers"] = tuple(answer for answer in answers if answer not in golds)

@@ -1,6 +1,7 @@
 """A corpus on disk: passages read by their place from two memory maps, so that millions take no memory."""
 
 import hashlib
+import heapq
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -21,9 +22,21 @@ class Stored(Sequence[Passage]):
         # Where id, title and text of each passage end, in bytes. Plain views: a slice of a memory map itself is slow.
         self._ends = np.asarray(np.load(self.folder / ENDS, mmap_mode="r"))
         self._bytes = np.asarray(np.memmap(self.folder / TEXTS, np.uint8, "r"))
+        is_table = (
+            self._ends.dtype == np.int64 and self._ends.ndim == 2 and self._ends.shape[1:] == (3,) and len(self._ends)
+        )
+        flat = self._ends.reshape(-1) if is_table else np.ones(1, np.int64)
+        if flat[:3].any() or flat[-1] != len(self._bytes) or any((np.diff(part) < 0).any() for part in _pieces(flat)):
+            raise ValueError(f"{ENDS} does not say where the passages of {TEXTS} end, one after another")
 
     def __len__(self) -> int:
         return len(self._ends) - 1
+
+    def largest(self, count: int) -> list[int]:
+        """How many bytes the largest passages have, at most `count` of them, largest first."""
+        sizes = np.diff(self._ends[:, -1])
+        found = np.partition(sizes, len(sizes) - count)[-count:] if len(sizes) > count else sizes
+        return np.sort(found)[::-1].tolist()
 
     @overload
     def __getitem__(self, index: int) -> Passage: ...
@@ -41,6 +54,18 @@ class Stored(Sequence[Passage]):
         parts = whole[: name - start], whole[name - start : title - start], whole[title - start :]
         found = [part.decode("utf-8", "surrogatepass") for part in parts]
         return Passage(found[0], found[1], found[2])
+
+
+def largest(passages: Sequence[Passage], count: int) -> list[int]:
+    """How many characters the largest passages have, of stored ones bytes: at most `count` of them, largest first."""
+    if isinstance(passages, Stored):
+        return passages.largest(count)
+    return heapq.nlargest(count, (len(passage.title) + len(passage.text) for passage in passages))
+
+
+def _pieces(flat: np.ndarray, size: int = 2**22) -> Iterator[np.ndarray]:
+    """It in pieces, each with the next one's first."""
+    return (flat[at : at + size + 1] for at in range(0, len(flat), size))
 
 
 def store(passages: Iterable[Passage], folder: Path) -> Iterator[Passage]:

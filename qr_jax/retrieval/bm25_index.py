@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from qr_jax import trust
 from qr_jax.queries import stored
 from qr_jax.records import Passage
 from qr_jax.retrieval import bm25_build
@@ -71,30 +72,67 @@ def load_or_build(folder: str | Path, corpus: Sequence[Passage], settings: Mappi
 
 
 def load(path: Path) -> Index:
-    """The index of a folder, its scores and places memory-mapped."""
-    # Trap: a slice of a memory map costs more than what is done with it; a plain view of the same bytes does not.
-    score_I, place_I, order_P = (np.asarray(np.load(path / name, mmap_mode="r")) for name in (SCORES, PLACES, ORDER))
-    return Index(score_I, place_I, np.load(path / STARTS), json.loads((path / WORDS).read_text("utf-8")), order_P)
+    """The index of a folder, its scores and places memory-mapped. ValueError where they do not fit together."""
+    try:
+        # Trap: a slice of a memory map costs more than what is done with it; a plain view of the same bytes does not.
+        score_I, place_I, order_P = (
+            np.asarray(np.load(path / name, mmap_mode="r")) for name in (SCORES, PLACES, ORDER)
+        )
+        words = json.loads((path / WORDS).read_text("utf-8"))
+        index = Index(score_I, place_I, np.load(path / STARTS), words, order_P)
+        fits = _fits(index)
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"the index {path} cannot be read ({error!r:.200}); build it again") from error
+    if not fits:
+        raise ValueError(f"the index {path} is damaged: its files do not fit together; build it again")
+    return index
+
+
+def _fits(index: Index) -> bool:
+    """Whether each word's list lies within the lists, and what it names is a passage."""
+    start_W, place_I, order_P = index.start_W, index.place_I, index.order_P
+    kinds = ((index.score_I, np.float32), (place_I, np.int32), (order_P, np.int32), (start_W, np.int64))
+    if any(array.ndim != 1 or array.dtype != kind for array, kind in kinds) or not len(order_P) or not len(start_W):
+        return False
+    lists = start_W[0] == 0 and start_W[-1] == len(place_I) == len(index.score_I) and not (np.diff(start_W) < 0).any()
+    places = all(not len(array) or 0 <= array.min() <= array.max() < len(order_P) for array in (place_I, order_P))
+    numbers = all(type(word) is int and 0 <= word < len(start_W) - 1 for word in index.word_at.values())
+    return bool(lists and places and numbers)
 
 
 def passages(folder: str | Path) -> stored.Stored:
     """The passages that `qr-jax index` stored in a folder. ValueError where its manifest has other hashes of them.
 
-    For this check their files are read whole, once: one to two seconds a gigabyte, from a disk that keeps up.
+    For this check their files are read whole, once: one to two seconds a gigabyte, from a disk that keeps up. A folder
+    that this user did not make might say that its passages are another corpus, whose indexes and searches are kept by
+    that hash: of such a folder the passages are hashed themselves, the first time.
     """
     path = Path(folder)
     try:
-        listed = read_manifest(path)["files"]
+        manifest = read_manifest(path)
+        listed = manifest["files"]
         wrong = [name for name in (stored.TEXTS, stored.ENDS) if file_hash(path / name) != listed[name]]
         problem = f"{' and '.join(wrong)} changed since it was built" if wrong else None
+        found = None if wrong else stored.Stored(path)
+        if found is not None and not trust.noted(_claim(manifest)):
+            if _hashed(found) == manifest["corpus"]:
+                trust.note(_claim(manifest))
+            else:
+                problem = f"its passages are not those whose hash stands in {MANIFEST}"
     except FileNotFoundError as error:
-        problem = f"{Path(error.filename).name} is not there"
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        problem = f"its {MANIFEST} or passages cannot be read ({error!r})"
-    if problem:
+        found, problem = None, f"{Path(error.filename).name} is not there"
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        found, problem = None, f"its {MANIFEST} or passages cannot be read ({error!r:.200})"
+    if problem or found is None:
         again = f"build it again from its corpus files: qr-jax index FILE ... {path}"
         raise ValueError(f"the index {path} is damaged: {problem}; {again}")
-    return stored.Stored(path)
+    return found
+
+
+def _claim(manifest: Mapping[str, Any]) -> str:
+    """What a folder's manifest says of its passages, by which trust.py knows it again."""
+    files = {name: manifest["files"][name] for name in (stored.TEXTS, stored.ENDS)}
+    return f"passages {json.dumps(files)} are the corpus {manifest['corpus']}"
 
 
 def why_not(path: Path, wanted: Mapping[str, Any], *, files: Collection[str] | None = None) -> str | None:
@@ -122,6 +160,10 @@ def corpus_hash(corpus: Sequence[Passage]) -> str:
     """SHA-256 of the passages; for stored ones that of their index's manifest, which `passages` has checked."""
     if isinstance(corpus, stored.Stored):
         return read_manifest(corpus.folder)["corpus"]
+    return _hashed(corpus)
+
+
+def _hashed(corpus: Iterable[Passage]) -> str:
     total = stored.CorpusHash()
     for passage in corpus:
         total.add(passage)
@@ -151,6 +193,8 @@ def write(
         manifest = {"format": FORMAT, **wanted, "counts": counts, **facts, "versions": versions, "files": files}
         (new / MANIFEST).write_text(json.dumps(manifest, indent=1), "utf-8")
         _put(new, path, aside / "old", wanted)
+        if passages:
+            trust.note(_claim(manifest))
         return manifest
 
 

@@ -9,8 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from qr_jax import trust
 from qr_jax.records import Passage
 from qr_jax.retrieval import bm25_index
+from qr_jax.retrieval.build_aside import clear_left
 
 log = logging.getLogger(__name__)
 
@@ -28,10 +30,11 @@ def load_or_build(
     """
     if len(corpus) < FEWEST:
         return bm25_index.build(corpus, settings)
-    home = Path(environment.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "qr_jax" / "indexes"
     made_of = json.dumps([bm25_index.corpus_hash(corpus), dict(settings)])
-    folder = home / hashlib.sha256(made_of.encode()).hexdigest()[:32]
+    home = Path("the user's cache")
     try:
+        home = trust.own_folder("XDG_CACHE_HOME", ".cache", environment) / "indexes"
+        folder = home / hashlib.sha256(made_of.encode()).hexdigest()[:32]
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
         index = bm25_index.load_or_build(folder, corpus, settings)
         os.utime(folder)
@@ -44,7 +47,9 @@ def load_or_build(
 
 
 def _make_room(home: Path) -> None:
-    """Delete the indexes beyond MOST; whoever has one open may go on reading it."""
+    """Delete the indexes beyond MOST, and what killed builds left; whoever has one open may go on reading it."""
+    for left in home.glob(".*.build-*"):
+        clear_left(home / left.name[1:].rpartition(".build-")[0])
     known = [path for path in home.iterdir() if not path.name.startswith(".")]
     for path in sorted(known, key=lambda path: path.stat().st_mtime, reverse=True)[MOST:]:
         shutil.rmtree(path, ignore_errors=True)

@@ -5,12 +5,13 @@ A large request is cut into parts, and the requests take turns: it holds nobody 
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from qr_jax.records import Passage, SearchFunction
 from qr_jax.retrieval.http_server import RETRY, Refused
@@ -19,6 +20,7 @@ from qr_jax.retrieval.server_metrics import ServerMetrics
 log = logging.getLogger(__name__)
 
 SMALL = 0.25  # of what a search call takes: requests up to it and larger ones take turns
+ANSWER_CHARS = 16_000_000  # of a search call's passages, which are written while other clients wait
 CLASSES = (8, 32)  # the numbers of passages that take turns: up to the first, up to the second, more
 
 Row = tuple[bytes, ...]  # the passages of one query as its answer has them
@@ -41,6 +43,19 @@ class Limits:
     call_chars: int = 8_192  # of the queries of one search call
     wait_s: float = 0.003  # how long a request waits for others, when other clients are connected
     search_s: float = 30.0  # after this time a request gets 504
+
+    def over(self, largest: Sequence[int]) -> "Limits":
+        """These limits, and further ones where passages are large: `largest` has the characters of the largest.
+
+        Neither a query's passages nor all of a search call's then have more than ANSWER_CHARS.
+        """
+        sums = list(itertools.accumulate(sorted(largest, reverse=True)[: self.k]))
+        k = max(sum(total <= ANSWER_CHARS for total in sums), 1) if sums else self.k
+        if len(sums) == k:  # all that are asked of, or all there are
+            k = self.k
+        mean = sums[min(k, len(sums)) - 1] / min(k, len(sums)) if sums else 0
+        most = max(int(ANSWER_CHARS / max(mean, 1)), 1)
+        return replace(self, k=k, default_k=min(self.default_k, k), call_passages=min(self.call_passages, most))
 
     def most_queries(self, k: int) -> int:
         """Of one search call."""
