@@ -34,6 +34,7 @@ def tiny(folder: Path) -> config.Config:
             base.data, world={"documents": 200, "train": 40, "dev": 8, "traces": 20}, world_path=str(folder / "worlds")
         ),
         pool=replace(base.pool, queries=4, samples=4, min_signal=3),
+        rollout=replace(base.rollout, lanes=2),
         reward=use("odd_tokens.odd_tokens"),
         train=replace(base.train, steps=5, checkpoint_every=2, keep_checkpoints=5),
         mesh=config.Mesh(devices=1),

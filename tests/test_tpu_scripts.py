@@ -492,7 +492,7 @@ def test_what_failed_first_is_the_reason_and_a_full_disk_is_tried_again(cloud):
 def test_a_terminated_host_goes_on_later(cloud):
     cloud.run("create", "night-run")
     cloud.run("launch", "night-run", "configs/mine.py", "steps=8", "hold=4")
-    cloud.wait_for(cloud.object("run/checkpoints/step_00000004/state"))
+    cloud.wait_for(cloud.object("run/checkpoints/step_00000004/COMMITTED"))
     os.kill(supervisor(cloud), signal.SIGTERM)
     until_no_supervisor(cloud)
     assert "stopped by SIGTERM" in cloud.logs() and not cloud.object("ended").exists()
