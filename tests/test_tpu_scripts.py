@@ -540,7 +540,7 @@ def test_a_host_that_cannot_fetch_its_script_tries_again_and_is_told_of_at_last(
 def test_a_host_that_was_told_to_stop_starts_nothing_however_its_program_ends(cloud):
     cloud.run("create", "night-run")
     cloud.run("launch", "night-run", "configs/mine.py", "steps=8", "hold=4", "term=75")
-    cloud.wait_for(cloud.object("run/checkpoints/step_00000004/state"))
+    cloud.wait_for(cloud.object("run/checkpoints/step_00000004/COMMITTED"))
     os.kill(supervisor(cloud), signal.SIGTERM)
     until_no_supervisor(cloud)
     assert len(cloud.starts()) == 1 and not cloud.object("ended").exists()
