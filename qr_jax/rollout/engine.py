@@ -46,6 +46,8 @@ class Engine:
         self.tokenizer, self.settings = tokenizer, settings
         self.chat = Chat(tokenizer, bos=tokenizer.bos)
         lanes = settings.lanes
+        if settings.slots % lanes or (settings.store or 0) % lanes:
+            raise ValueError(f"{settings.slots} slots and a store of {settings.store} do not divide over {lanes} lanes")
         part = replace(settings, slots=settings.slots // lanes, store=settings.store and settings.store // lanes)
         self.rows, *self.more_rows = (Rows(cfg, part, tokenizer.eos_ids, compute=compute) for _ in range(lanes))
         self.pieces = [_piece(tokenizer, token) for token in range(cfg.vocab)]
