@@ -5,6 +5,8 @@ import decimal
 import json
 from dataclasses import replace
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -189,6 +191,13 @@ def test_what_parquet_cannot_hold_is_refused_and_leaves_nothing(tmp_path, value)
     with pytest.raises(ValueError, match=r"made.parquet cannot be Parquet \(.*JSON lines take all"):
         parquet.write(tmp_path / "made.parquet", [{"id": "1", "text": value}])
     assert not list(tmp_path.iterdir())
+
+
+def test_pandas_times_are_read(tmp_path):
+    times = pa.array([1, 1_700_000_000_000_000_001], pa.timestamp("ns", "UTC"))
+    pq.write_table(pa.table({"id": ["1", "2"], "text": ["x", "y"], "seen": times}), tmp_path / "p.parquet")
+    assert [row["seen"].year for _, row in parquet.rows(tmp_path / "p.parquet")] == [1970, 2023]
+    assert [passage.text for passage in readers.read_passages(tmp_path / "p.parquet")] == ["x", "y"]
 
 
 def test_parquet_that_is_cut_short_or_mixed_is_refused(tmp_path):

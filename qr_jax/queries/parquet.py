@@ -65,6 +65,9 @@ def _decoded(part: Any) -> Any:
     import pyarrow as pa
 
     columns = [array.dictionary_decode() if pa.types.is_dictionary(array.type) else array for array in part.columns]
+    for at, array in enumerate(columns):  # pandas' times have nanoseconds, which Python's have not
+        if pa.types.is_timestamp(array.type) and array.type.unit == "ns":
+            columns[at] = array.cast(pa.timestamp("us", array.type.tz), safe=False)
     return pa.RecordBatch.from_arrays(columns, part.schema.names)
 
 
