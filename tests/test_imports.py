@@ -37,19 +37,8 @@ APART = (PLUGINS, ("rollout", "learning", "checkpoint", "report"))
 # These run in a process without jax. In a folder all files do, but those excepted.
 HOST = ("records", "settings", "secrecy", "noise", "bucket", "terminal", "pool", "queries", "metrics", "metrics_writer")
 HOST += ("config", "overrides", "checks", "plugins", "verdict", "figures", "answers", "dialect", "interfaces", "report")
-HOST += (
-    "retrieval",
-    "evaluation",
-    "studies",
-    "commands",
-    "cli",
-    "__main__",
-    "mistakes",
-    "columns",
-    "elsewhere",
-    "meanings",
-)
-HOST += ("synth", "model_card")
+HOST += ("retrieval", "evaluation", "studies", "commands", "cli", "mistakes", "columns", "elsewhere", "meanings")
+HOST += ("synth", "model_card", "__main__")
 HOST += ("recycling", "rounds", "envs", "retrievers", "rewards", "rollout.tools")
 # the builders are TFDS's own, and imported where a world or a set is opened
 EXCEPTED = ("retrievers.dense", "queries.world.tfds_builder", "queries.qa_builders")

@@ -11,7 +11,6 @@ from qr_jax.commands.options import add_json, port, show, whole
 from qr_jax.settings import Use
 
 PROTOCOLS = ("search_r1", "skyrl", "flashrag", "r1_searcher")  # those of retrieval/protocols.py
-LARGEST = 1000  # passages, by whose sizes an answer is bounded
 SETTINGS = "of the retriever, as in k1=0.9, of=http of.url=URL, or parts=bm25,dense parts.dense.index=FOLDER"
 
 
@@ -89,12 +88,12 @@ def _serve(arguments: argparse.Namespace) -> int:
 
     token = http_post.secret(arguments.token_env) if arguments.token_env else None
     server.check_address(arguments.host, token)
+    asked = Limits(**limits_of(arguments))
     with terminal.phase("opening the retriever"):
-        search, about, pages, largest = _open(chosen, arguments.corpus, arguments.access)
+        search, about, pages, largest = _open(chosen, arguments.corpus, arguments.access, asked.k)
     where = {"host": arguments.host, "port": arguments.port, "token": token}
     most = arguments.max_connections
     bounds = Bounds(connections=most, address_connections=most // 2) if most else Bounds()
-    asked = Limits(**limits_of(arguments))
     limits = asked.over(largest)
     if limits.k < asked.k:
         terminal.say(f"the largest passages have {largest[0]:,} characters: at most {limits.k} of them a query")
@@ -110,8 +109,10 @@ def _serve(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _open(chosen: Use, files: Sequence[str] | None, access: bool) -> tuple[Any, dict[str, Any], Any, list[int]]:
-    """The search, what the server says of it, its pages, and the characters of the largest passages, largest first.
+def _open(
+    chosen: Use, files: Sequence[str] | None, access: bool, most: int
+) -> tuple[Any, dict[str, Any], Any, list[int]]:
+    """The search, what the server says of it, its pages, and the characters of the `most` largest passages.
 
     ValueError where retriever, corpus and flags disagree.
     """
@@ -131,7 +132,7 @@ def _open(chosen: Use, files: Sequence[str] | None, access: bool) -> tuple[Any, 
         return make(), {"retriever": chosen.name}, None, []
     passages = readers.read_passages(",".join(files))
     about = {"retriever": chosen.name, "passages": len(passages)}
-    return make(corpus=passages), about, Pages(passages) if access else None, stored.largest(passages, LARGEST)
+    return make(corpus=passages), about, Pages(passages) if access else None, stored.largest(passages, most)
 
 
 def _check(arguments: argparse.Namespace) -> int:

@@ -4,6 +4,7 @@ The forms are those of their data sets' own files (verl's and SkyRL's Search-R1 
 `prompt` with columns for the rewards). What a query's `meta` and `entities` hold goes into the column `metadata`.
 """
 
+import functools
 import gzip
 import hashlib
 import json
@@ -141,21 +142,19 @@ def row_of(query: Query, form: Form, at: int) -> dict[str, Any]:
 def write(queries: Sequence[Query], file: Path, form: Form) -> None:
     """The queries as a file of that form: Parquet, JSON lines or gzipped ones by its name. It must not be there yet."""
     check_new(file)
-    made = [_plain(row_of(query, form, at)) for at, query in enumerate(queries)]
+    as_json = functools.partial(
+        json.dumps, default=str
+    )  # texts for what JSON lacks, as a Parquet file's dates and bytes
+    made = [row_of(query, form, at) for at, query in enumerate(queries)]
     if file.suffix == ".parquet":  # metadata differ from row to row, and a Parquet column does not: they go as JSON
-        kept = [row | {"metadata": json.dumps(row["metadata"])} if "metadata" in row else row for row in made]
+        kept = [row | {"metadata": as_json(row["metadata"])} if "metadata" in row else row for row in made]
         parquet.write(file, kept)
         return
     opened: Callable = gzip.open if file.suffix == ".gz" else open
     beside = file.with_name(f".{file.name}.tmp")
     with opened(beside, "wt", encoding="utf-8") as lines:
-        lines.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in made)
+        lines.writelines(as_json(row, ensure_ascii=False) + "\n" for row in made)
     os.replace(beside, file)
-
-
-def _plain(row: dict[str, Any]) -> dict[str, Any]:
-    """The row with texts for what JSON lacks, as a Parquet file's dates and bytes."""
-    return json.loads(json.dumps(row, default=str))
 
 
 def check_new(file: Path) -> None:

@@ -140,8 +140,8 @@ def write(file: Path, made: Sequence[Mapping[str, Any]]) -> None:
         finally:
             beside.unlink(missing_ok=True)
     except (pa.ArrowException, OverflowError, UnicodeEncodeError) as error:
-        wanted = "wanted values of one kind in a column, and no empty object; JSON lines take all"
-        raise ValueError(f"{file.name} cannot be Parquet ({error}): {wanted}") from error
+        found = "values of different kinds in a column, or one that none can hold"
+        raise ValueError(f"{file.name} cannot be Parquet: {found} ({error}); JSON lines take all") from error
 
 
 def _without_nulls(value: Any) -> Any:

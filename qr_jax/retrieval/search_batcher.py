@@ -4,6 +4,7 @@ A large request is cut into parts, and the requests take turns: it holds nobody 
 """
 
 import asyncio
+import bisect
 import contextlib
 import itertools
 import logging
@@ -45,16 +46,15 @@ class Limits:
     search_s: float = 30.0  # after this time a request gets 504
 
     def over(self, largest: Sequence[int]) -> "Limits":
-        """These limits, and further ones where passages are large: `largest` has the characters of the largest.
+        """These limits, and further ones where passages are large, whose characters `largest` has, largest first.
 
         Neither a query's passages nor all of a search call's then have more than ANSWER_CHARS.
         """
-        sums = list(itertools.accumulate(sorted(largest, reverse=True)[: self.k]))
-        k = max(sum(total <= ANSWER_CHARS for total in sums), 1) if sums else self.k
-        if len(sums) == k:  # all that are asked of, or all there are
-            k = self.k
-        mean = sums[min(k, len(sums)) - 1] / min(k, len(sums)) if sums else 0
-        most = max(int(ANSWER_CHARS / max(mean, 1)), 1)
+        if not (sums := list(itertools.accumulate(largest[: self.k]))):
+            return self
+        fit = max(bisect.bisect_right(sums, ANSWER_CHARS), 1)
+        k = self.k if fit == len(sums) else fit
+        most = max(ANSWER_CHARS * fit // max(sums[fit - 1], 1), 1)
         return replace(self, k=k, default_k=min(self.default_k, k), call_passages=min(self.call_passages, most))
 
     def most_queries(self, k: int) -> int:
