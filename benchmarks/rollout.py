@@ -150,6 +150,10 @@ def shares(samples: Sequence[dict[str, Any]]) -> dict[str, float]:
 
 def show(figures: dict[str, Any]) -> None:
     interleave.show_loads(figures, "tokens_a_s", "tokens/s")
+    for name, one in figures["loads"].items():
+        for at, sample in enumerate(one["samples"]["ours"]):
+            if sample["compiled"]:
+                print(f"{name}, round {at}: compiled after the warm-up: {sample['compiled']}")
 
 
 if __name__ == "__main__":

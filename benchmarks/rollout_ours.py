@@ -121,7 +121,8 @@ def sample(
     assert all(episode.stop == "answered" for episode in made), [episode.stop for episode in made]
     return {
         "seconds": seconds, "tokens": tokens, "tokens_a_s": tokens / seconds, "episodes": len(made),
-        "compiles": compiles.count() - before, "statistics": vars(engine.statistics),
+        "compiles": compiles.count() - before, "compiled": compiles.told(before) if compiles.count() > before else "",
+        "statistics": vars(engine.statistics),
         "decode_tokens_a_s": tokens / max(engine.statistics.decode_s, 1e-9),
         "episode_tokens": [len(episode.ids_L) for episode in made],
         **(bounds(len(made), load.PROMPT_TOKENS + load.TURN_TOKENS / 2) if with_bounds else {}),

@@ -25,7 +25,7 @@ AT_LEAST_ONE = {
         "slots", "store", "context_tokens", "turn_tokens", "search_k", "observation_tokens", "passage_chars", "chunk",
         "tile", "lanes",
     ),
-    "learner": ("horizon_tokens", "updates", "rows", "row_tokens", "max_nonfinite"),
+    "learner": ("horizon_tokens", "updates", "rows", "row_tokens", "lanes", "max_nonfinite"),
     "sft": ("traces", "limit", "max_tokens"),
     "evaluation": ("questions", "during"),
     "guards": ("probe_questions",),

@@ -119,7 +119,7 @@ def _learner_settings(settings: Config) -> config.Learner:
     """
     batches, schedule = settings.learner, settings.sft
     return config.Learner(
-        rows=batches.rows, row_tokens=batches.row_tokens, betas=batches.betas, eps=batches.eps,
+        rows=batches.rows, row_tokens=batches.row_tokens, lanes=batches.lanes, betas=batches.betas, eps=batches.eps,
         lr=schedule.lr, schedule=schedule.schedule, warmup_updates=schedule.warmup_steps,
         clip_norm=schedule.clip_norm, weight_decay=schedule.weight_decay,
         loss=use("nll"), advantage=use("dr_grpo"), reduce="token_mean",

@@ -324,6 +324,18 @@ MUTATIONS = (
     ),
     Mutation(
         "qr_jax/learning/learner.py",
+        "(np.cumsum(batch.used_M) - 1) % lanes, -1)",
+        "(np.cumsum(batch.used_M) - 1) % (lanes + 1), -1)",
+        "tests/test_learner.py::test_lanes_make_the_update_of_one[whole-2]",
+    ),
+    Mutation(
+        "qr_jax/learning/learner.py",
+        'ThreadPoolExecutor(lanes, "learning")',
+        'ThreadPoolExecutor(1, "learning")',
+        "tests/test_learner.py::test_a_learners_lanes_work_at_the_same_time",
+    ),
+    Mutation(
+        "qr_jax/learning/learner.py",
         '.endswith(("norm", "bias"))',
         '.endswith("bias")',
         "tests/test_learner.py::test_weights_decay_and_norms_and_biases_do_not",

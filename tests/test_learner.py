@@ -1,6 +1,8 @@
 """The learner: one update is the same on every mesh, packed or padded, in one micro-batch or four."""
 
+import threading
 from dataclasses import replace
+from functools import partial
 
 import jax
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 from qr_jax import config
 from qr_jax.learning import learner
 from qr_jax.learning.pack import pack
+from qr_jax.learning.update import Update
 from qr_jax.models import decoder
 from qr_jax.models.families import ModelConfig
 from qr_jax.parallel import mesh as meshes
@@ -293,3 +296,57 @@ def test_the_rate_of_an_update_is_the_states():
     after, metrics = bound.train_step(replace(state, rate=np.float32(0.0)), batch())
     assert float(metrics["grad_norm"]) > 0 and float(metrics["update_norm"]) == 0 and int(after.updates) == 1
     jax.tree.map(np.testing.assert_array_equal, after.params, before)
+
+
+@pytest.fixture(scope="module")
+def in_lanes():
+    """Learners by their number of lanes."""
+    return {lanes: build(lanes=lanes)[0] for lanes in (1, 2, 3)}
+
+
+@pytest.mark.parametrize("lanes", [2, 3])
+@pytest.mark.parametrize("part", ["whole", "every second", "nothing"])
+def test_lanes_make_the_update_of_one(in_lanes, lanes, part):
+    whole = batch(rows=2, per_row=2)
+    at_M = np.arange(len(whole.used_M))
+    assert whole.used_M.sum() > 4
+    used_M = whole.used_M & {"whole": at_M >= 0, "every second": at_M % 2 == 0, "nothing": at_M < 0}[part]
+    some = replace(whole, used_M=used_M, mask_MEL=whole.mask_MEL & used_M[:, None, None])
+
+    def updated(bound):
+        state = bound.init(decoder.init(CFG, jax.random.key(0)))
+        old = bound.old_logp(state, whole)
+        return jax.tree.map(np.asarray, bound.train_step(state, some, old))
+
+    one, several, again = (updated(in_lanes[n]) for n in (1, lanes, lanes))
+    jax.tree.map(np.testing.assert_array_equal, several, again)
+    assert (several[0].updates, several[0].skipped) == ((0, 0) if part == "nothing" else (1, 0))
+    assert one[1]["grad_norm"] > 0 or part == "nothing"
+    (state, metrics), (theirs, their_metrics) = one, several
+    close = partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6)
+    jax.tree.map(close, (state.opt_state, metrics), (theirs.opt_state, their_metrics))
+
+
+def test_a_learners_lanes_work_at_the_same_time(monkeypatch):
+    met, compiled, summed = threading.Barrier(2), threading.Event(), Update.summed
+
+    def wait_for_the_other():
+        if compiled.is_set():
+            met.wait(20)
+
+    def meeting(self, state, per_micro):
+        jax.debug.callback(wait_for_the_other)
+        return summed(self, state, per_micro)
+
+    monkeypatch.setattr(Update, "summed", meeting)
+    bound, state = build(lanes=2)
+    state, _ = bound.train_step(state, batch(rows=2, per_row=2))
+    compiled.set()
+    assert np.isfinite(bound.train_step(state, batch(rows=2, per_row=2))[1]["loss"])
+    assert not met.broken
+
+
+def test_several_devices_have_one_lane(reference, monkeypatch):
+    monkeypatch.setattr(learner, "ThreadPoolExecutor", None)  # what lanes cannot do without
+    bound, state = build((2, 2, 2), lanes=2)
+    assert float(bound.train_step(state, batch())[1]["loss"]) == pytest.approx(reference[0], rel=1e-5)

@@ -27,6 +27,7 @@ def _setting(*words):
         "learner.warmup_updates=0",
         "learner.rows=8",
         "rollout.lanes=1",  # two runs share two cores
+        "learner.lanes=1",
         *NO_LIMIT,
     ]
     return load(QUICKSTART, [*fixed, *words])

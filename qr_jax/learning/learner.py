@@ -7,10 +7,12 @@ import functools
 import inspect
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 from jax.sharding import Mesh
 
@@ -79,8 +81,11 @@ def make(
     state_at, everywhere = meshes.shardings(mesh, shapes), meshes.replicated(mesh)
     spec = functools.partial(_batch_shardings, mesh)
     slots_at = meshes.batch_sharding(mesh, row_axis=1)
+    train_step = _jit_on(update.train_step, state_at, spec, (state_at, everywhere), donate=True)
+    if settings.lanes > 1 and mesh.size == 1:
+        train_step = _in_lanes(update, train_step, (state_at, everywhere))
     return Learner(
-        train_step=_jit_on(update.train_step, state_at, spec, (state_at, everywhere), donate=True),
+        train_step=train_step,
         gradient=_jit_on(update.gradient, state_at, spec, (everywhere, state_at.params, everywhere), donate=False),
         old_logp=_jit_on(update.old_logp, state_at, spec, slots_at, donate=False),
         init=jax.jit(update.init, out_shardings=state_at),
@@ -99,6 +104,32 @@ def _jit_on(function, state_at, spec, out, *, donate: bool):
         return jitted(state, batch, *more)
 
     call.jitted, call.state_at, call.batch_at = jitted, state_at, spec
+    return call
+
+
+def _in_lanes(update: Update, whole, out):
+    """`whole`, a train_step, with its micro-batches dealt over learner.lanes threads.
+
+    A small model's products are too small for XLA on CPU to divide over its threads: two programs at once use two cores
+    better than one does. Their sums are added in one order, so that a run can be repeated.
+    """
+    weigh, add_up = jax.jit(update.weighed), jax.jit(update.summed)
+    step = jax.jit(update.stepped_by_parts, out_shardings=out, donate_argnums=(0,))
+
+    def call(state, batch, *more):
+        lanes = min(update.settings.lanes, len(batch.used_M))
+        lane_M = np.where(batch.used_M, (np.cumsum(batch.used_M) - 1) % lanes, -1)
+        batch = meshes.spread(batch, whole.batch_at(batch))
+        (micro, rest), advantage = weigh(state, batch, *more)
+
+        def total(lane: int):
+            return jax.block_until_ready(add_up(state, (replace(micro, used_M=lane_M == lane), rest)))
+
+        with ThreadPoolExecutor(lanes, "learning") as threads:
+            totals = list(threads.map(total, range(lanes)))
+        return step(state, batch, advantage, totals)
+
+    call.jitted, call.state_at, call.batch_at = whole.jitted, whole.state_at, whole.batch_at
     return call
 
 

@@ -136,11 +136,19 @@ class Update:
 
     def gradient(self, state: State, batch: Batch, old_logp_MEL=None):
         """(loss, gradient, metrics) of the whole batch, summed over its micro-batches."""
+        per_micro, advantage = self.weighed(state, batch, old_logp_MEL)
+        return self.measured(batch, advantage, self.summed(state, per_micro))
+
+    def weighed(self, state: State, batch: Batch, old_logp_MEL=None):
+        """(what `summed` takes of the batch, by micro-batch; the advantage)."""
         weight_MEL = credit.token_weights(self.settings, batch)
         advantage = self.advantages(state, batch, old_logp_MEL)
         adv_MEL, reward_ME = credit.to_slots(advantage, batch)
-        per_micro = (_micro_batches(batch), (weight_MEL, adv_MEL, reward_ME, old_logp_MEL))
-        value, grads, sums, gap = self.summed(state, per_micro)
+        return (_micro_batches(batch), (weight_MEL, adv_MEL, reward_ME, old_logp_MEL)), advantage
+
+    def measured(self, batch: Batch, advantage, total):
+        """(loss, gradient, metrics), from the `total` that `summed` gave of the whole batch."""
+        value, grads, sums, gap = total
         tokens = jnp.sum(batch.mask_MEL)
         metrics = {name: part / jnp.maximum(tokens, 1) for name, part in sums.items()}
         signal_Q = group_variance_mask(batch.grades.reward_QG, batch.grades.valid_QG)
@@ -220,10 +228,21 @@ class Update:
         return jax.lax.scan(body, start, per_micro)[0]
 
     def train_step(self, state: State, batch: Batch, old_logp_MEL=None):
-        value, grads, metrics = self.gradient(state, batch, old_logp_MEL)
+        return self.stepped(state, *self.gradient(state, batch, old_logp_MEL))
+
+    def stepped(self, state: State, value, grads, metrics):
+        """(state, metrics) after an update by the gradient."""
         scale = update_scale(self.settings, metrics["signal_groups"])
         state, more = _update(self.settings, self.transform, state, value, grads, metrics["tokens"] > 0, scale)
         return state, metrics | more
+
+    def stepped_by_parts(self, state: State, batch: Batch, advantage, totals):
+        """(state, metrics) after an update by what `summed` gave of each part of the micro-batches."""
+        first, *others = totals
+        for value, grads, sums, gap in others:
+            *added, top = first
+            first = *jax.tree.map(jnp.add, tuple(added), (value, grads, sums)), jnp.maximum(top, gap)
+        return self.stepped(state, *self.measured(batch, advantage, first))
 
     def old_logp(self, state: State, batch: Batch) -> jax.Array:
         """[M, E, L] log-probabilities of the batch under the present weights; 0 where nothing was sampled."""
