@@ -25,9 +25,12 @@ from qr_jax.parallel import mesh as meshes
 from qr_jax.processes import hosts
 from qr_jax.queries import official, readers
 from qr_jax.queries.traces import (
+    MADE_TRACES,
     ExpertTurn,
+    check_retrieved,
     check_supporting,
     read_traces,
+    retrieved_traces,
     rewritten,
     spaced,
     supporting_traces,
@@ -139,8 +142,9 @@ def environment(config: Config, *, allow_plugins: Sequence[str] | None = None):
 def traces(config: Config, search: SearchFunction) -> list[tuple[Trace, SearchFunction]]:
     """Expert traces for the cold start, each with the search function its passages come from.
 
-    "supporting" makes them of training questions only. With `data.trace_worlds` the synthetic world's traces come from
-    worlds of other facts, each with its own corpus: then no answer can be remembered, and copying is what is learned.
+    "supporting" and "retrieved" make them of training questions only. With `data.trace_worlds` the synthetic world's
+    traces come from worlds of other facts, each with its own corpus: then no answer can be remembered, and copying is
+    what is learned.
     """
     name = config.data.traces
     if name == "world" and config.data.trace_worlds:
@@ -150,6 +154,9 @@ def traces(config: Config, search: SearchFunction) -> list[tuple[Trace, SearchFu
     elif name == "supporting":
         queries = _titled(config, questions(config, "train"))
         pairs = [(trace, search) for trace in supporting_traces(queries, search, **_supporting(config))]
+    elif name == "retrieved":
+        queries = questions(config, "train")
+        pairs = [(trace, search) for trace in retrieved_traces(queries, search, **_retrieved(config))]
     else:
         pairs = [(trace, search) for trace in read_traces(name)]
     if not pairs:
@@ -169,6 +176,10 @@ def _supporting(config: Config) -> dict[str, Any]:
     return {**_expert(config), "k": config.rollout.search_k}
 
 
+def _retrieved(config: Config) -> dict[str, Any]:
+    return {"write": _expert(config)["write"], "k": config.rollout.search_k}
+
+
 def _expert(config: Config) -> dict[str, Any]:
     """What writes an expert's turns in the environment's dialect, and how many searches one turn may have."""
     write, words = expert_turn(config), families.reads_words(config.model.name, config.model.tokenizer)
@@ -180,13 +191,17 @@ def check_learnable(config: Config, tokenizer: Tokenizer, queries: Sequence[Quer
     """ValueError, before anything is compiled, for questions the model cannot read or no trace can be made of."""
     check_readable(tokenizer, queries)
     check_traces(config)
-    if config.sft.steps and config.data.traces == "supporting" and not config.train.init:
+    if not config.sft.steps or config.train.init:
+        return
+    if config.data.traces == "supporting":
         check_supporting(_titled(config, queries), search, **_supporting(config))
+    elif config.data.traces == "retrieved":
+        check_retrieved(queries, search, **_retrieved(config))
 
 
 def check_traces(config: Config) -> None:
     """ValueError for a row of a file of traces that the cold start would refuse."""
-    if config.sft.steps and config.data.traces not in ("world", "supporting") and not config.train.init:
+    if config.sft.steps and config.data.traces not in MADE_TRACES and not config.train.init:
         read_traces(config.data.traces)
 
 

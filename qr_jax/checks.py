@@ -11,7 +11,7 @@ from typing import Any
 from qr_jax import bucket, plugins
 from qr_jax.config import Config, chosen_plugins, from_json
 from qr_jax.queries.readers import resolve
-from qr_jax.queries.traces import NO_TRACES
+from qr_jax.queries.traces import MADE_TRACES, NO_TRACES
 from qr_jax.queries.world.generate import WorldSettings
 from qr_jax.secrecy import looks_secret
 from qr_jax.settings import Use, conform
@@ -201,13 +201,13 @@ def _mesh(config: Config, devices: int | None) -> Iterator[str]:
 
 
 def _files(config: Config) -> Iterator[str]:
-    """Files that are named must be there ("world" and "supporting" are words), and the world must be one."""
+    """Files that are named must be there (MADE_TRACES are words), and the world must be one."""
     for name in ("train", "eval", "corpus", "traces"):
         text = getattr(config.data, name)
         try:
-            if text == "supporting" and name != "traces":
-                yield f"data.{name} is 'supporting', which only data.traces may be; wanted 'world' or files"
-            elif text not in ("world", "supporting"):
+            if text in MADE_TRACES and name != "traces" and text != "world":
+                yield f"data.{name} is {text!r}, which only data.traces may be; wanted 'world' or files"
+            elif text not in MADE_TRACES:
                 resolve(text)
         except ValueError as error:
             yield f"data.{name}: {error}" + (f"; or {NO_TRACES}" if name == "traces" else "")
@@ -229,14 +229,15 @@ def _files(config: Config) -> Iterator[str]:
 def _sources(config: Config) -> Iterator[str]:
     """Questions, passages and traces must be about one world, and evaluation must not ask what was trained on."""
     data = config.data
-    if data.train in ("world", "supporting"):
+    if data.train in MADE_TRACES:
         return
     if data.eval == "world":
         yield "data.train is files, but data.eval is still 'world'; set data.eval to the files of their questions"
     if data.traces == "world" and config.sft.steps > 0:
         yield (
             f"data.train is files, but data.traces is still 'world' and sft.steps={config.sft.steps}; set data.traces "
-            "to a file of traces or to 'supporting' (made from gold titles), or set sft.steps=0"
+            "to a file of traces, to 'supporting' (made from gold titles) or 'retrieved' (of one search each), or set "
+            "sft.steps=0"
         )
     trained, asked = _files_of(data.train), _files_of(data.eval)
     if data.split == "sha256" and trained and asked and not trained & asked:
@@ -303,7 +304,7 @@ def _plugins(config: Config, allow_plugins: Sequence[str] | None) -> Iterator[st
 
 def _passages(config: Config, allow_plugins: Sequence[str] | None) -> Iterator[str]:
     """Of its own files' passages, where the retriever is given them at all: a server has its own."""
-    of_files = config.data.train not in ("world", "supporting") and config.data.corpus == "world"
+    of_files = config.data.train not in MADE_TRACES and config.data.corpus == "world"
     if of_files and plugins.wants_corpus(config.retriever, allow_plugins=allow_plugins):
         yield "data.train is files, but data.corpus is still 'world'; set data.corpus to the files of their passages"
 
@@ -313,7 +314,7 @@ def _expert(config: Config, allow_plugins: Sequence[str] | None) -> Iterator[str
     if plugins.has_beside("env", config.env.name, "expert_turn", allow_plugins=allow_plugins):
         return
     lacks = f"env {config.env.name!r} has no function expert_turn(thought, queries, answer) in its file; write it"
-    if config.sft.steps and config.data.traces in ("world", "supporting"):
+    if config.sft.steps and config.data.traces in MADE_TRACES:
         yield f"{lacks}, or give traces in its dialect (data.traces=FILE), or set sft.steps=0"
     advantage = config.learner.advantage.name
     if "gold_logp_NT" in plugins.signature("advantage", advantage, allow_plugins=allow_plugins).data:

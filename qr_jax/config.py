@@ -37,7 +37,8 @@ class Data:
     train: str = "world"  # the questions to train on: "world", files, or a set (tfds:NAME)
     eval: str = "world"  # the held-out questions, as data.train
     corpus: str = "world"  # "world", an index folder, or files of passages (JSONL, also gz; Parquet; comma-separated)
-    traces: str = "world"  # the cold start's, of an expert: "world", "supporting" (by gold titles), or a JSONL file
+    # the cold start's, of an expert: "world", "supporting" (by gold titles), "retrieved" (one search), or a JSONL file
+    traces: str = "world"
     trace_worlds: int = 0  # worlds of other facts that "world" traces come from; 0: from the run's own world
     split: Literal["given", "sha256"] = "given"  # sha256: questions are dealt to train and eval by the hash of their id
     train_share: float = 0.7  # of the sha256 split

@@ -255,6 +255,7 @@ def test_rows_that_do_not_divide_name_the_nearest_number_that_does():
         ({"train": {"steps": 0}}, "train.steps is 0; wanted at least 1 (a cold start alone is `qr-jax sft`)"),
         ({"data": {"trace_worlds": -1}}, "data.trace_worlds is -1; wanted at least 0"),
         ({"data": {"corpus": "supporting"}}, "data.corpus is 'supporting', which only data.traces may be"),
+        ({"data": {"train": "retrieved"}}, "data.train is 'retrieved', which only data.traces may be"),
         ({"learner": {"keep_dead": True}, "pool": {"min_signal": 2}}, "set pool.min_signal=1 or"),
         ({"learner": {"keep_dead": True, "fill": True}}, "set one of the two to false"),
         ({"learner": {"kl": "k1", "kl_weight": 0.1}}, "use k2 or k3"),

@@ -174,3 +174,18 @@ def test_one_search_a_turn_keeps_the_order_in_which_titles_are_found():
     assert traces.grouped("is Linz large?", hops, 3) == [[hops[1]], [hops[0]]]
     apart = traces.Hop("Anna Weber", frozenset("3"))  # its words stand in the question, and not in a row
     assert traces.grouped("is Linz where Weber met Anna?", [apart, hops[1]], 3) == [[hops[1]], [apart]]
+
+
+def test_a_question_whose_answer_is_found_by_itself_makes_a_trace_of_one_search():
+    search = bm25(corpus=CORPUS)
+    asked = Query("a", "Where was the composer Anna Weber born?", ("Vienna", "linz", "born in Linz"))
+    part = Query("b", "Who was the painter Karl Weber, and what did he do?", ("paint",))  # within a word alone
+    tag = Query("c", "Was <b> Anna Weber a composer?", ("composer",))
+    tagged = Query("d", "What was Anna Weber?", ("<composer>", "composer"))
+    (one, other) = traces.retrieved_traces([asked, part, tag, tagged], search, write=search_r1_turn, k=2)
+    assert played(search_r1, one) == [Search((asked.question,)), Stop("answered", "linz")]
+    assert played(search_r1, other) == [Search((tagged.question,)), Stop("answered", "composer")]
+    assert traces.retrieved_traces([], search, write=search_r1_turn, k=2) == []
+    traces.check_retrieved([asked], search, write=search_r1_turn, k=2)
+    with pytest.raises(ValueError, match="of the first 2 none does; raise rollout.search_k"):
+        traces.check_retrieved([part, tag], search, write=search_r1_turn, k=2)

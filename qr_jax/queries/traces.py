@@ -1,4 +1,4 @@
-"""Expert traces for the cold start: read from a file, or made from the gold titles of real questions.
+"""Expert traces for the cold start: read from a file, or made from real questions: their gold titles, or one search.
 
 A made trace is honest about the retriever: it is kept only if each of its searches really returns its gold passages,
 since the environment will show the learner what the same retriever returns.
@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from qr_jax import dialect
+from qr_jax.answers import normalise
 from qr_jax.queries.parsing import Row, query_of, texts
 from qr_jax.queries.readers import read
 from qr_jax.records import Passage, Query, SearchFunction, Trace
@@ -61,8 +62,10 @@ class Hop:
         return " ".join(f"{passage.title} {passage.text}" for passage in self.found if self.is_gold(passage))
 
 
+MADE_TRACES = ("world", "supporting", "retrieved")  # words that data.traces may be instead of files
 # What a user without traces may do.
-NO_TRACES = "data.traces=supporting (made of the questions' gold passages) or sft.steps=0 (no cold start)"
+NO_TRACES = "data.traces=supporting (made of the questions' gold passages), data.traces=retrieved (of one search each)"
+NO_TRACES += " or sft.steps=0 (no cold start)"
 
 
 def read_traces(path: str | Path) -> list[Trace]:
@@ -158,6 +161,38 @@ def check_supporting(
         raise ValueError(f"{told}, and of the first {len(fit[:TRIED])} the retriever finds none; {todo}")
 
 
+def retrieved_traces(queries: Sequence[Query], search: SearchFunction, *, write: ExpertTurn, k: int) -> list[Trace]:
+    """Traces of one search, for the question itself, where the first `k` passages have an accepted answer; no thoughts.
+
+    The answer is the first of the accepted ones that stands in them. It needs no gold passages, and shows how to look
+    up, read and copy; a passage that has the answer's words need not be one that proves it.
+    """
+    fit = [query for query in queries if not has_tag_signs(query.question)]
+    traces = []
+    for query, found in zip(fit, search([query.question for query in fit], k) if fit else (), strict=True):
+        shown = f" {' '.join(normalise(f'{passage.title} {passage.text}') for passage in found[:k])} "
+        standing = [text for text in query.answers if f" {normalise(text)} " in shown and not has_tag_signs(text)]
+        if standing:
+            traces.append(Trace(query, (write("", [query.question]), write("", (), standing[0]))))
+    log.info("retrieved traces: the answer was found for %d of %d questions", len(traces), len(queries))
+    return traces
+
+
+def check_retrieved(queries: Sequence[Query], search: SearchFunction, *, write: ExpertTurn, k: int) -> None:
+    """ValueError, before anything is compiled, where no passage that is found has an answer."""
+    if not retrieved_traces(queries[:TRIED], search, write=write, k=k):
+        raise ValueError(
+            f"data.traces=retrieved makes traces of questions whose answer stands in what a search for them finds, and "
+            f"of the first {len(queries[:TRIED])} none does; raise rollout.search_k, look with `qr-jax recall` at what "
+            "the retriever finds, or set sft.steps=0"
+        )
+
+
+def has_tag_signs(*texts: str) -> bool:
+    """Whether one has a sign of a tag: an expert's turns are trusted text, no data in them may look like their tags."""
+    return any(sign in text for text in texts for sign in "<>")
+
+
 def unfit(query: Query) -> str | None:
     """Why no trace can be made of a question, before anything is searched for; None when one may."""
     ids, titles = query.meta.get("supporting") or (), query.meta.get("supporting_titles") or ()
@@ -167,8 +202,8 @@ def unfit(query: Query) -> str | None:
         return "not as many ids as titles of gold passages"
     if query.meta.get("supporting_is_weak"):
         return "gold passages marked as weak"
-    if any(sign in text for text in (*titles, query.question, query.answers[0]) for sign in "<>"):
-        return "signs of a tag"  # an expert's turns are trusted text: no data in them may look like one of their tags
+    if has_tag_signs(*titles, query.question, query.answers[0]):
+        return "signs of a tag"
     return None
 
 
