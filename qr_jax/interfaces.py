@@ -268,4 +268,6 @@ CONTRACTS: Mapping[str, Contract] = {
         constants={"ZERO_VARIANCE": Literal["none", "gradient"]},
     ),
 }
-EXAMPLE = "EXAMPLE"  # any kind's file may declare it: settings that the plug-in cannot do without, for tests
+# Any kind's file may declare these two:
+EXAMPLE = "EXAMPLE"  # settings that the plug-in cannot do without, for tests
+AT_LEAST = "AT_LEAST"  # the least value that a setting may have, by its name

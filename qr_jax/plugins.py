@@ -25,7 +25,7 @@ from typing import Any, Literal
 import numpy as np
 
 from qr_jax import elsewhere, mistakes
-from qr_jax.interfaces import CONTRACTS, EXAMPLE, Wrong
+from qr_jax.interfaces import AT_LEAST, CONTRACTS, EXAMPLE, Wrong
 from qr_jax.settings import Use, conform, nearest
 
 ROOT = Path(__file__).parent
@@ -136,7 +136,7 @@ def signature(kind: str, name: str, *, allow_plugins: Sequence[str] | None = Non
 
 def constants(kind: str, name: str, *, allow_plugins: Sequence[str] | None = None) -> dict[str, Any]:
     """The constants of its contract that a plug-in's file declares, read from its source. ValueError on a wrong one."""
-    known = {**CONTRACTS[kind].constants, EXAMPLE: Mapping[str, Any]}
+    known = {**CONTRACTS[kind].constants, EXAMPLE: Mapping[str, Any], AT_LEAST: Mapping[str, float]}
     declared: dict[str, Any] = {}
     for constant, node in _assigned(_written(kind, name, allow_plugins)):
         if constant not in known:
@@ -211,7 +211,7 @@ def check(kind: str, use: Use, *, allow_plugins: Sequence[str] | None = None) ->
     if shadowed := {*parameters.settings} & {*CONTRACTS[kind].given}:
         named = ", ".join(sorted(shadowed))
         raise ValueError(f"{kind} {use.name!r} has {named} after its *, which is data and no setting; put it before")
-    constants(kind, use.name, allow_plugins=allow_plugins)
+    least = constants(kind, use.name, allow_plugins=allow_plugins).get(AT_LEAST, {})
     settings = {key: value for key, value in parameters.settings.items() if key not in CONTRACTS[kind].provided}
     for key in use.settings:
         if key not in settings:
@@ -220,9 +220,13 @@ def check(kind: str, use: Use, *, allow_plugins: Sequence[str] | None = None) ->
     missing = [key for key, setting in settings.items() if setting.required and key not in use.settings]
     if missing:
         raise ValueError(f"{kind} {use.name!r} needs {', '.join(missing)}; set {kind}.{missing[0]}=...")
-    return {
+    given = {
         key: conform(f"{kind} {use.name!r}: {key}", value, settings[key].type) for key, value in use.settings.items()
     }
+    for key, value in given.items():
+        if key in least and value is not None and not value >= least[key]:
+            raise ValueError(f"{kind} {use.name!r}: {key} is {value}; wanted at least {least[key]:g}")
+    return given
 
 
 def bind(

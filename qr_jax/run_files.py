@@ -48,14 +48,19 @@ def check(arguments: argparse.Namespace) -> None:
     the others: report/run_list.py asks `wrong` of each file.
     """
     for folder in dict.fromkeys(_named(arguments)):
-        strange = [f"{name}: {what}" for name, what in _strange(folder)]
-        allowed = f"{folder.resolve()} with {strange}"
-        if strange and getattr(arguments, "trust", False):
-            trust.note(allowed)
-        if strange and not trust.noted(allowed):
-            listed = "".join(f"\n  {line}" for line in strange)
-            todo = f"take that away; or, where it is your own, allow it from now on: qr-jax report {folder} --trust"
-            raise ValueError(f"{folder} holds what no run writes:{listed}\n{todo}")
+        check_folder(folder, allowed=getattr(arguments, "trust", False))
+
+
+def check_folder(folder: Path, *, allowed: bool) -> None:
+    """`check` of one folder, which is `allowed` from now on or has to be."""
+    strange = [f"{name}: {what}" for name, what in _strange(folder)]
+    text = f"{folder.resolve()} with {strange}"
+    if strange and allowed:
+        trust.note(text)
+    if strange and not trust.noted(text):
+        listed = "".join(f"\n  {line}" for line in strange)
+        todo = f"take that away; or, where it is your own, allow it from now on: qr-jax report {folder} --trust"
+        raise ValueError(f"{folder} holds what no run writes:{listed}\n{todo}")
 
 
 def check_writable(folder: Path) -> None:

@@ -141,6 +141,7 @@ class Run:
         """Write config.json, the bucket's files copied here first. ValueError where either has other settings."""
         begun = any((self.folder / name).exists() for name in (bucket.CHECKPOINTS, metrics_writer.FILE))
         path, lives = self.folder / "config.json", self.settings.train.bucket
+        self._config_before = path.read_text(encoding="utf-8") if path.is_file() else None
         if path.is_file() and begun:
             self._refuse_another(config.load(path), str(self.folder))
         if self._copy and lives:
@@ -280,6 +281,11 @@ class Run:
     def write_json(self, name: str, value: Mapping[str, Any]) -> None:
         if hosts.index() == 0:
             _write(self.folder / name, json.dumps(value, indent=2) + "\n")
+
+    def leave_config(self) -> None:
+        """Give the folder the config.json again that it had before this attempt, which did nothing."""
+        if hosts.index() == 0 and self._config_before is not None:
+            _write(self.folder / "config.json", self._config_before)
 
     def _listen(self) -> dict[int, Any]:
         """From now on SIGTERM and Ctrl-C set `stopping`, here and in a run around this one; the handlers before.

@@ -283,6 +283,7 @@ def _finished(run: runs.Run) -> dict[str, Any] | None:
     if incomplete:
         run.say("the evaluation after training was incomplete: it is made again")
         return None
+    run.leave_config()
     run.say(f"{run.folder} is finished: {steps} steps, {spent.rollouts} rollouts. Nothing was done")
     run.say(f"the same command with {ending.longer(limits, summary)} goes on with it; with --restart it begins anew")
     return summary

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from qr_jax import plugins
-from qr_jax.config import Config, Data, chosen_plugins, load
+from qr_jax.config import Config, Data, chosen_plugins
 from qr_jax.settings import Use, plain
 
 log = logging.getLogger(__name__)
@@ -77,8 +77,6 @@ def wishes(config: Config) -> list[Wish]:
     data = config.data
     if "world" in (data.train, data.eval, data.corpus, data.traces) and data.world_path != Data().world_path:
         found.append(Wish(f"to write worlds into {data.world_path}", None))
-    if config.train.init and (bucket := _bucket_of(Path(config.train.init))):
-        found.append(Wish(f"the bucket {bucket}, for the weights of {config.train.init}", None))
     for what, name in (("the model", config.model.name), ("the tokenizer", config.model.tokenizer)):
         if _is_of_hub(name):
             found.append(_fetched(what, str(name)))
@@ -94,13 +92,6 @@ def _is_of_hub(model: Any) -> bool:
 
 def _fetched(what: str, model: str) -> Wish:
     return Wish(f"{what} {model!r} from the hub, where your token goes, too", "--allow-host huggingface.co")
-
-
-def _bucket_of(run: Path) -> str | None:
-    """The bucket from which the weights of a run would come; None where its folder has them, or is no run."""
-    if (run / "checkpoints").is_dir() or not (run / "config.json").is_file():
-        return None
-    return load(run / "config.json").train.bucket
 
 
 def _of_plugin(kind: str, chosen: Use) -> list[Wish]:

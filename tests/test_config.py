@@ -268,6 +268,18 @@ def test_a_wrong_setting_is_a_problem(sections, said):
     assert any(said in line for line in found), found
 
 
+@pytest.mark.parametrize(
+    ("env", "said"),
+    [
+        (use("search_r1", max_turns=-1), "env 'search_r1': max_turns is -1; wanted at least 0"),
+        (use("tool_call", max_queries=0), "env 'tool_call': max_queries is 0; wanted at least 1"),
+    ],
+)
+def test_a_plug_in_says_the_least_of_its_settings(env, said):
+    assert said in checks.problems(dataclasses.replace(with_(), env=env))
+    assert checks.problems(dataclasses.replace(with_(), env=use(env.name, max_turns=0))) == []
+
+
 def test_turn_rewards_and_shuffled_rewards_do_not_go_together():
     settings = dataclasses.replace(with_(train={"shuffle_rewards": True}), reward=use("e_grpo"))
     assert any(

@@ -182,6 +182,22 @@ def test_weights_in_a_stranger_s_bucket_need_leave(theirs, tmp_path, capsys):
     assert "the bucket gs://evil/run" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", [["train"], ["train", "--dry-run"], ["sft"]], ids=" ".join)
+def test_weights_to_begin_from_are_a_stranger_s_folder_too(theirs, tmp_path, capsys, command):
+    """The bucket that its config names was asked, and a pipe in it was waited for, which SIGTERM did not end."""
+    folder = theirs(train=replace(Config().train, bucket="gs://evil/run"))
+    words = [*command, "configs/two_layer.py", f"train.init={folder}", "--run", str(tmp_path / "mine")]
+    (tmp_path / "theirs/checkpoints").rmdir()
+    assert cli.main(words) == 2
+    assert "the bucket gs://evil/run" in capsys.readouterr().err
+    whole = tmp_path / "theirs/checkpoints/2"
+    whole.mkdir(parents=True)
+    os.mkfifo(whole / "COMMITTED")
+    assert cli.main(words) == 2
+    assert "checkpoints/2/COMMITTED: neither a file nor a folder" in capsys.readouterr().err
+    assert not (tmp_path / "mine").exists()
+
+
 def test_a_run_that_lives_in_a_bucket_keeps_its_programs_apart(tmp_path):
     from qr_jax.parallel import compile_cache
 

@@ -131,6 +131,11 @@ def resolve(arguments: argparse.Namespace, stage: str = "") -> tuple[Any, Path, 
     from qr_jax import checks  # here: it takes longer than the first line may
 
     checks.check(config, allow_plugins=packages)
+    if config.train.init:
+        from qr_jax import run_files
+
+        run_files.check_folder(Path(config.train.init), allowed=arguments.trust)
+        admit_weights(arguments, Path(config.train.init))
     return config, folder, packages
 
 
@@ -146,16 +151,25 @@ def open_run(arguments: argparse.Namespace) -> tuple[str, ...] | None:
 
 
 def open_weights(arguments: argparse.Namespace) -> None:
-    """Let the CPU show a run's devices. Its weights alone are to be read: only a bucket that has them needs leave."""
+    """Let the CPU show a run's devices. Its weights alone are to be read."""
+    from qr_jax import runs
+
+    admit_weights(arguments, arguments.run)
+    start(runs.load(arguments.run))
+
+
+def admit_weights(arguments: argparse.Namespace, run: Path) -> None:
+    """ValueError where a run's weights would come from a bucket that the user neither made nor allowed."""
     from dataclasses import replace
 
-    from qr_jax import bucket, runs
+    from qr_jax import bucket, config, trust
     from qr_jax.config import Config, Train
 
-    config = runs.load(arguments.run)
-    if not (arguments.run / bucket.CHECKPOINTS).is_dir():
-        admit(arguments, replace(Config(), train=replace(Train(), bucket=config.train.bucket)), arguments.run)
-    start(config)
+    if (run / bucket.CHECKPOINTS).is_dir() or not (run / "config.json").is_file():
+        return
+    of_run = config.load(run / "config.json")
+    if not trust.known(of_run):
+        admit(arguments, replace(Config(), train=replace(Train(), bucket=of_run.train.bucket)), run)
 
 
 def replayed_packages(arguments: argparse.Namespace, run: Path) -> tuple[str, ...] | None:

@@ -9,6 +9,7 @@ from qr_jax.envs._passages import inert
 from qr_jax.records import Query, Say, Search, Stop, Turn
 
 TAGS = ("decision",)
+AT_LEAST = {"max_turns": 0, "max_invalid": 0}
 VOCABULARY = ("search", "answer")  # what is decided
 PROMPT = (
     "Answer the question at the end. Before you act decide whether you know the answer: write <decision> answer "

@@ -9,6 +9,7 @@ from qr_jax.envs._passages import inert
 from qr_jax.records import Query, Say, Search, Stop, Turn
 
 TAGS = ("judge",)
+AT_LEAST = {"max_turns": 0, "max_invalid": 0}
 VOCABULARY = ("yes", "no")  # the verdicts
 PROMPT = (
     "Answer the question at the end. What you do not know you can look up: write <search> your query </search>, and "

@@ -7,6 +7,7 @@ from qr_jax.records import Query, Say, Search, Stop, Turn
 
 STOP = ("</search>", "</answer>")
 ACTS = ("search", "answer")  # the first of a turn decides, and an answer ends the episode
+AT_LEAST = {"max_turns": 0, "max_invalid": 0}
 THINK = (
     "Reason between <think> and </think> before you act, and again whenever you have been given something new to read. "
 )

@@ -7,6 +7,7 @@ from qr_jax import dialect
 from qr_jax.records import Query, Say, Search, Stop, Turn
 
 PARALLEL = 3  # searches of one tool call (the paper's agent)
+AT_LEAST = {"max_turns": 0, "max_queries": 1, "max_invalid": 0}
 VOCABULARY = (
     "<tool_call>",
     "</tool_call>",
