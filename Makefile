@@ -9,6 +9,9 @@ DOCS := $(VENV)/.installed-docs
 # Bytecode is left to the first import: most modules of what is installed are never imported.
 PIP := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt
 
+# A line now and then beside what takes long and says nothing.
+BEAT = (while sleep 8; do echo "still installing"; done) & trap "kill $$!" EXIT;
+
 PEERS := benchmarks/peers/.venv
 
 .PHONY: $(shell sed -n 's/^\([.a-z0-9-]*\):.*\#\# .*/\1/p' Makefile)
@@ -20,13 +23,13 @@ help:  ## what there is to make
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "qr_jax needs Python 3.11 or later, found " + sys.version.split()[0] + "; name another with make PYTHON=...")'
-	@echo "installing qr_jax and what it needs into $(VENV), which takes a minute or two; pip says nothing meanwhile"
+	@echo "installing qr_jax and what it needs into $(VENV), which takes a minute or two"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) -e .
+	@$(BEAT) $(PIP) -e .
 	@touch $@
 
 $(DEV): $(STAMP)
-	$(PIP) -e '.[dev]'
+	@$(BEAT) $(PIP) -e '.[dev]'
 	@touch $@
 
 quickstart: $(STAMP)  ## a small model learns to search a synthetic world
