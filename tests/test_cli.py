@@ -338,7 +338,8 @@ def test_an_os_error_is_one_line_and_exit_1_and_a_closed_pipe_is_quiet(tmp_path,
     assert error.startswith("error: ") and str(tmp_path / "plain") in error
     assert len(error.splitlines()) == 1
 
-    words = f"{sys.executable} -m qr_jax.cli train configs/two_layer.py --dry-run"
+    late = "import sys; from qr_jax import cli, terminal; terminal.FIRST_S = 600.0; sys.exit(cli.main())"
+    words = f"{sys.executable} -c '{late}' train configs/two_layer.py --dry-run"
     piped = subprocess.run(["bash", "-c", f"{words} | true"], cwd=ROOT, capture_output=True, text=True)
     assert piped.stderr == ""
 
