@@ -1,5 +1,7 @@
 """A suite's figures by hand: which questions, pass@k, intervals, the macro average, and nothing left out in silence."""
 
+import json
+
 import numpy as np
 import pytest
 import small_data
@@ -8,7 +10,7 @@ from hypothesis import strategies as st
 
 from qr_jax import cli
 from qr_jax.commands import eval as eval_commands
-from qr_jax.config import Config
+from qr_jax.config import Config, to_json
 from qr_jax.evaluation import suite
 
 
@@ -64,9 +66,10 @@ def test_no_set_at_all_is_an_error(data):
     assert cure == f"set QR_JAX_DATA to the data folder; it is {data} now" and "QR_JAX_DATA" not in "".join(lines)
 
 
-def test_no_set_at_all_is_said_before_anything_is_loaded(data, monkeypatch, capsys):
-    monkeypatch.setattr(eval_commands, "asked", None)
-    assert cli.main(["eval", "runs/x", "--suite", "qa7"]) == 2
+def test_no_set_at_all_is_said_before_anything_is_loaded(data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(eval_commands, "start", None)
+    (tmp_path / "config.json").write_text(json.dumps(to_json(Config())))
+    assert cli.main(["eval", str(tmp_path), "--suite", "qa7"]) == 2
     assert "no set of the suite qa7 has questions here:\n  nq: no file" in capsys.readouterr().err
 
 

@@ -71,10 +71,11 @@ def _suite(arguments: argparse.Namespace) -> int:
     """1 where the judge that was asked for could not be reported."""
     from qr_jax.evaluation import suite
 
-    suite.files(arguments.suite, searched=False)  # what the corpora lack is seen with the questions
+    suite.sets(arguments.suite)
     if (arguments.judge is None) != (arguments.judge_model is None):
         raise ValueError("--judge URL and --judge-model NAME go together; only one was given")
     subject = _subject(arguments)
+    suite.files(arguments.suite, searched=False)  # what the corpora lack is seen with the questions
     start(subject.config)
     from qr_jax.evaluation import answering
 
