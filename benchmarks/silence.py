@@ -4,8 +4,8 @@
     python -m benchmarks.silence --quickstart    # the quickstart too, on a terminal of 80 columns
 
 A command runs in a process of its own, stdout and stderr together: on a pseudo-terminal, or in a pipe. A word is output
-that can be seen; a silence lies between two of them, from Enter to the end. In a pipe nobody waits for a first word.
-Figures: benchmarks/results/silence.json.
+that can be seen; a silence lies between two of them, from Enter to the end. In a pipe the first one
+comes after terminal.FIRST_S; what is done by then says its result alone. Figures: benchmarks/results/silence.json.
 """
 
 import argparse

@@ -40,6 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not words or words == ["help"]:
             terminal.result(parser.format_help().strip())
             return 0 if words else mistakes.WRONG
+        if words[0] == "help":
+            words = [*words[1:], "--help"]
         if not words[0].startswith("-") and words[0] not in commands:
             known = OTHER_COMMANDS.get(words[0]) or nearest(words[0], commands)
             return _fail(f"there is no command {words[0]!r}{known or '; `qr-jax --help` lists those there are'}")
@@ -48,12 +50,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         refuse_nearly(words, parser)
         arguments, more = parser.parse_known_args(words)
         if more:
-            cure = f"'qr-jax {words[0]} --help' lists what it takes"
-            if words[0] == "ask":
+            part = _part(words, parser)[0].prog
+            cure = f"'{part} --help' lists what it takes"
+            if words[:2] == ["data", "check"]:
+                cure = "check one file at a time; --against FILE says which questions stand in both"
+            elif words[0] == "ask":
                 cure = "put the question in quotes"
             elif (setting := more[0].strip(":")) in TOP_SETTINGS:
                 cure = f"a setting is written {setting}=VALUE, without blanks"
-            return _fail(f"qr-jax {words[0]} does not take {' '.join(more)!r}; {cure}")
+            return _fail(f"{part} does not take {' '.join(more)!r}; {cure}")
         arguments.overrides = overrides
         with _shown_log(), nullcontext() if words[0] in OWN_WORDS else terminal.phase(f"qr-jax {words[0]}"):
             from qr_jax import run_files
@@ -148,15 +153,21 @@ def make_parser() -> argparse.ArgumentParser:
 
 def refuse_nearly(words: Sequence[str], parser: argparse.ArgumentParser) -> None:
     """ValueError for what is nearly a part of a command (`data chek`) or nearly one of its options (`--outt`)."""
-    waiting = list(words)
-    while waiting and waiting[0] in (parts := _parts(parser)):
-        parser = parts[waiting.pop(0)]
+    parser, waiting = _part(words, parser)
     if waiting and not waiting[0].startswith("-") and _parts(parser):
         raise ValueError(f"there is no {parser.prog} {waiting[0]!r}{nearest(waiting[0], _parts(parser))}")
     options = [name for action in parser._actions for name in action.option_strings]
     for name in (word.partition("=")[0] for word in waiting if word.startswith("--") and word != "--"):
         if name not in options and (close := difflib.get_close_matches(name, options, n=1, cutoff=0.7)):
             raise ValueError(f"there is no option {name}; did you mean {close[0]}?")
+
+
+def _part(words: Sequence[str], parser: argparse.ArgumentParser) -> tuple[argparse.ArgumentParser, list[str]]:
+    """The parser of the part of a command that the words name, and the words behind it."""
+    waiting = list(words)
+    while waiting and waiting[0] in (parts := _parts(parser)):
+        parser = parts[waiting.pop(0)]
+    return parser, waiting
 
 
 def _parts(parser: argparse.ArgumentParser) -> Mapping[str, argparse.ArgumentParser]:

@@ -262,19 +262,16 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     path, name = parts(path)
     if (path / "config.json").is_file():
         raise ValueError(f"{path} is a run's folder; to go on with it, type its config: {path / 'config.json'}")
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder; wanted a config: a Python file (configs/quickstart.py) or a config.json")
+    if path.is_dir() or path == Path("configs"):
+        wanted = f"wanted a config: a Python file or a config.json{_listed(path)}"
+        raise ValueError(f"{path} is a folder; {wanted}")
     if path.parts[:1] == ("configs",) and not path.is_file() and (PACKAGE / path).is_file():
         path = PACKAGE / path
     if not path.is_file():
-        folders = dict.fromkeys((path.parent, Path("configs"), PACKAGE / path.parent, PACKAGE / "configs"))
-        known = [one for folder in folders for one in sorted(folder.glob("*.py"))]
-        close = difflib.get_close_matches(path.stem, [one.stem for one in known], n=1)
-        named = (
-            one.relative_to(PACKAGE) if one.is_relative_to(PACKAGE) else one for one in known if [one.stem] == close
-        )
-        meant = next((f"; did you mean {one}?" for one in named), "")
-        raise ValueError(f"there is no config {path}{meant}")
+        known = [file for folder in (path.parent, Path("configs")) for file in configs_in(folder)]
+        close = difflib.get_close_matches(path.stem, [file.stem for file in known], n=1)
+        meant = next((f"; did you mean {file}?" for file in known if [file.stem] == close), "")
+        raise ValueError(f"there is no config {path}{meant}{_listed(Path('configs'))}")
     if path.suffix == ".json":
         try:
             read = json.loads(path.read_text(encoding="utf-8"))
@@ -299,6 +296,17 @@ def parts(path: str | Path) -> tuple[Path, str]:
     """The file and the name in it that `file.py:name` means; the name is "config" where none is given."""
     file, colon, name = str(path).rpartition(":")
     return (Path(file), name) if colon and file.endswith(".py") and name.isidentifier() else (Path(path), "config")
+
+
+def configs_in(folder: Path) -> list[Path]:
+    """The Python files in a folder, as `load` takes them: in `configs` the package's too."""
+    places = (folder, PACKAGE / folder) if folder == Path("configs") else (folder,)
+    return [folder / name for name in sorted({file.name for place in places for file in place.glob("*.py")})]
+
+
+def _listed(folder: Path) -> str:
+    named = ", ".join(map(str, configs_in(folder)))
+    return f" (there are: {named})" if named else ""
 
 
 def is_run(folder: str | Path) -> bool:

@@ -68,6 +68,8 @@ SETTINGS: Mapping[str, str] = {
     "fsdp_size": "mesh.fsdp", "n_gpus_per_node": "mesh.fsdp", "nnodes": "mesh.fsdp",
     "tensor_model_parallel_size": "mesh.tensor", "vllm_tensor_parallel_size": "mesh.tensor", "tp": "mesh.tensor",
 }  # fmt: skip
+# The same where a model is only asked, which trains on no batch.
+BATCHES = ("batch_size", "train_batch_size", "eval_batch_size", "per_device_eval_batch_size", "val_batch_size")
 OTHER_UPDATES = "updates a batch, each over a part of its own; not another pass over the same"
 MINI_BATCH = "a number of updates a batch; the size of its parts follows, about pool.queries / learner.updates"
 ONE_BOUND = "the lower bound alone; set loss.high too"

@@ -7,12 +7,14 @@ read into one.
 import argparse
 import os
 import stat
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from qr_jax import config, trust
+from qr_jax.settings import nearest
 
 
 @dataclass(frozen=True)
@@ -63,14 +65,35 @@ def check_folder(folder: Path, *, allowed: bool) -> None:
         raise ValueError(f"{folder} holds what no run writes:{listed}\n{todo}")
 
 
-def check_writable(folder: Path) -> None:
-    """ValueError where no run's folder can be, nor be made."""
+def check_there(folder: Path) -> None:
+    """ValueError where there is no folder of a run to open: said before anything that takes long is imported."""
+    if os.path.isdir(folder):
+        return
+    if os.path.isfile(folder) and folder.suffix == ".py":
+        raise ValueError(f"{folder} is a config; wanted is a run's folder: qr-jax train {folder} makes one")
+    if os.path.isfile(folder):
+        meant = f"; did you mean {folder.parent}?" if config.is_run(folder.parent) else ""
+        raise ValueError(f"{folder} is a file; wanted is a run's folder{meant}")
+    beside = [str(file.parent) for file in folder.parent.glob("*/config.json")]
+    cure = f" in {Path.cwd()}" * (not folder.is_absolute()) + "; `qr-jax train CONFIG` makes a run, in runs/"
+    raise ValueError(f"there is no folder {folder}{nearest(str(folder), beside) or cure}")
+
+
+def check_writable(folder: Path, option: str = "--run") -> None:
+    """ValueError where no such folder can be, nor be made; `option` is what names another."""
     there = next(place for place in (folder, *folder.absolute().parents) if os.path.lexists(place))
     if not os.path.isdir(there):
-        raise ValueError(f"{there} is a file; give --run the name of a folder, which may be new")
+        raise ValueError(f"{there} is a file; give {option} the name of a folder, which may be new")
+    told = "" if there == folder else f", so {folder} cannot be made"
+    told += f"; give {option} a place of your own"
     if not os.access(there, os.W_OK | os.X_OK):
-        made = "" if there == folder else f", so {folder} cannot be made"
-        raise ValueError(f"you may not write into {there}{made}; give --run a folder of your own")
+        raise ValueError(f"you may not write into {there}{told}")
+    try:  # nobody may in /proc and /sys, whatever their permissions say
+        os.rmdir(tempfile.mkdtemp(prefix=".qr_jax_", dir=there))
+    except (PermissionError, FileNotFoundError) as error:
+        raise ValueError(f"nothing can be written into {there} ({error.strerror}){told}") from error
+    except OSError:  # a full disk, say: what is written says so
+        pass
 
 
 def _named(arguments: argparse.Namespace) -> Iterator[Path]:

@@ -25,7 +25,7 @@ from qr_jax.parallel import compile_cache, memory
 from qr_jax.processes import alike, hosts
 from qr_jax.records import Episode
 from qr_jax.run_lock import RunLock
-from qr_jax.settings import differences, few, nearest
+from qr_jax.settings import differences, few
 
 LEDGER = "ledger.jsonl"
 SEEN_S = 30.0  # how long a folder on a network may take to show what another host made
@@ -357,9 +357,7 @@ def _write(path: Path, text: str) -> None:
 def load(folder: str | Path) -> Config:
     """The config of a run's folder."""
     path = Path(folder) / "config.json"
-    if not Path(folder).exists():
-        beside = [str(one.parent) for one in Path(folder).parent.glob("*/config.json")]
-        raise ValueError(f"there is no folder {folder}{nearest(str(folder), beside)}")
+    run_files.check_there(Path(folder))
     if not path.is_file():
         raise ValueError(f"{folder} is no run: it has no config.json; `qr-jax runs` lists those that there are")
     return config.load(path)

@@ -1,7 +1,8 @@
 """What a command says: lines that stay and, under them, one live line of what goes on now. Nothing else prints.
 
 A process has one terminal, so its state stands here. On a terminal that rich can draw on, the innermost phase is a live
-line: how far it is, and how much longer it takes. Anywhere else a phase says a line when nothing was said for QUIET_S.
+line: how far it is, and how much longer it takes. Anywhere else a phase says a line when nothing was said for QUIET_S,
+or, as the first word, for FIRST_S.
 """
 
 import contextlib
@@ -16,6 +17,7 @@ from typing import Any, Literal, TypeVar
 
 T = TypeVar("T")
 QUIET_S = 6.0  # off a terminal; a library may hold all threads for seconds, and nobody waits 10 s for a word
+FIRST_S = 2.0  # the same before the first word: a command that is done by then says its result alone
 DRAW_S = 0.25  # between two drawings of the live line
 LATE_S = 0.3  # a command that is done by then draws nothing
 FEW = 10  # of a phase that has no more, the first one says how long it takes
@@ -67,6 +69,7 @@ class _State:
         self.verbose = False
         self.phases: list[Phase] = []
         self.said_s = time.monotonic()
+        self.spoken = False  # anything, to whoever is spoken to now
         self.rich: tuple[Any, Any, Any] | None = None  # its Console, Live and Text
         self.live: Any = None  # while a line is drawn
         self.watcher: threading.Thread | None = None
@@ -80,7 +83,7 @@ def speak(stream: Literal["stdout", "stderr"] | None, *, verbose: bool = False) 
     """Where this process says what it does from now on; None: nowhere. `verbose`: details too."""
     with _STATE.lock:
         _take_down()
-        _STATE.stream, _STATE.verbose, _STATE.said_s = stream, verbose, time.monotonic()
+        _STATE.stream, _STATE.verbose, _STATE.said_s, _STATE.spoken = stream, verbose, time.monotonic(), False
 
 
 def is_verbose() -> bool:
@@ -91,7 +94,7 @@ def say(text: str) -> None:
     """A line that stays (or some), seen at once."""
     text = readable(text)
     with _STATE.lock:
-        _STATE.said_s = time.monotonic()
+        _STATE.said_s, _STATE.spoken = time.monotonic(), True
         if _STATE.live is not None:
             _STATE.live.console.print(text, markup=False, highlight=False, emoji=False, soft_wrap=True)
         elif _STATE.stream:
@@ -190,7 +193,7 @@ def _rich() -> tuple[Any, Any, Any] | None:
 
 
 def _watch() -> None:
-    me, pause_s = threading.current_thread(), QUIET_S
+    me, pause_s = threading.current_thread(), FIRST_S
     while True:
         with _STATE.lock:
             if _STATE.watcher is not me:
@@ -210,10 +213,10 @@ def _show(current: Phase) -> float:
             return LATE_S
         _draw(current.line(), *_STATE.rich)
         return DRAW_S
-    if now - _STATE.said_s >= QUIET_S:
+    if now - _STATE.said_s >= (QUIET_S if _STATE.spoken else FIRST_S):
         say(current.line())
         now = time.monotonic()
-    return max(_STATE.said_s + QUIET_S - now, 0.05)
+    return max(_STATE.said_s + (QUIET_S if _STATE.spoken else FIRST_S) - now, 0.05)
 
 
 def _draw(line: str, console: Any, live: Any, text: Any) -> None:

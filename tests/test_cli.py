@@ -175,7 +175,15 @@ def test_every_flag_of_a_command_is_known_to_it_before_or_after_its_settings(nam
         (["train", TINY, "retriever.topk=3"], "it is rollout.search_k here"),
         (["train", TINY, "retriever.url=http://x"], "those that have it: retriever=http"),
         (["train", TINY, "learner.lrr=1"], "did you mean learner.lr?"),
-        (["train", "configs"], "configs is a folder; wanted a config"),
+        (
+            ["train", "configs"],
+            "configs is a folder; wanted a config: a Python file or a config.json (there are: configs/d",
+        ),
+        (["sft", "configs/nope.py"], "there is no config configs/nope.py (there are: configs/dapo.py, configs/methods"),
+        (["help", "trian"], "there is no command 'trian'; did you mean train?"),
+        (["eval", "configs", "--config", TINY, "--batch_size", "4"], "it is rollout.slots here, how many sequences"),
+        (["data", "check", "a", "b"], "qr-jax data check does not take 'b'; check one file at a time; --against FILE"),
+        (["data", "get", "nq", "b"], "qr-jax data get does not take 'b'; 'qr-jax data get --help' lists what it takes"),
         (["train", TINY, "train.steps", "=", "5"], "'train.steps' has no value; wanted train.steps=VALUE"),
         (["train", TINY, "train.steps", "5"], "'train.steps' has no value; wanted train.steps=VALUE"),
         (["train", TINY, "seed", "=", "5"], "'=' stands alone; wanted setting=value without blanks"),
@@ -217,6 +225,24 @@ def test_every_flag_of_a_command_is_known_to_it_before_or_after_its_settings(nam
 def test_what_is_nearly_right_or_another_system_s_is_said_by_its_name_here(words, says, capsys):
     assert cli.main(words) == 2
     assert says in capsys.readouterr().err
+
+
+def test_a_config_that_is_not_there_suggests_only_what_is(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for typed in ("configs/", "configs", "config.py"):
+        assert cli.main(["train", typed]) == 2
+        error = capsys.readouterr().err
+        assert "did you mean" not in error and "(there are: configs/dapo.py, " in error, typed
+        assert cli.main(["train", "configs/dapo.py", "--dry-run"]) == 0
+        capsys.readouterr()
+
+
+def test_help_of_a_command_is_its_help(capsys):
+    for words in (["help", "train"], ["help", "data", "check"]):
+        with pytest.raises(SystemExit) as ended:
+            cli.main(words)
+        assert ended.value.code == 0
+        assert capsys.readouterr().out.startswith(f"usage: qr-jax {' '.join(words[1:])} ")
 
 
 def test_every_name_that_other_systems_use_leads_to_a_setting_of_ours():
@@ -302,6 +328,56 @@ def test_the_run_that_was_meant_is_named_and_no_folder_of_other_things(tmp_path,
         assert capsys.readouterr().err == f"error: {says}\n"
 
 
+@pytest.mark.parametrize("command", ["ask", "eval", "chat", "report", "view", "probe", "export", "bug-report"])
+def test_where_no_run_is_the_cure_is_said_and_neither_hub_nor_jax_is_asked(command, tmp_path):
+    (tmp_path / "mine.py").write_text("")
+    more = {"ask": ["who?"], "export": ["--hf", "out"]}.get(command, [])
+    code = (
+        "import sys; from qr_jax.cli import main; code = main(sys.argv[1:]); "
+        "sys.exit([name for name in ('jax', 'huggingface_hub') if name in sys.modules] or code)"
+    )
+    for typed, says in (
+        ("runs/x", f"there is no folder runs/x in {tmp_path}; `qr-jax train CONFIG` makes a run, in runs/"),
+        ("mine.py", "mine.py is a config; wanted is a run's folder: qr-jax train mine.py makes one"),
+    ):
+        words = [sys.executable, "-c", code, command, typed, *more]
+        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 2 and f"error: {says}\n" in done.stderr, done.stderr
+
+
+def test_a_broken_config_is_named_with_its_folder(tmp_path, capsys):
+    (tmp_path / "config.json").write_text("{")
+    assert cli.main(["eval", str(tmp_path)]) == 2
+    assert f"error: {tmp_path / 'config.json'} is not proper JSON" in capsys.readouterr().err
+
+
+def test_a_file_of_a_run_leads_to_its_folder(tmp_path, capsys):
+    (tmp_path / "config.json").write_text(json.dumps(to_json(Config())))
+    assert cli.main(["ask", str(tmp_path / "config.json"), "who?"]) == 2
+    assert f"config.json is a file; wanted is a run's folder; did you mean {tmp_path}?" in capsys.readouterr().err
+
+
+def test_what_cannot_be_written_is_refused_before_anything_is_made(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(options, "open_weights", None)
+    monkeypatch.setattr(options, "start", None)
+    (tmp_path / "plain").write_text("")
+    monkeypatch.setattr(run_files.os, "access", lambda *_: True)  # as root hears of /proc
+    for words, says in (
+        (["world", str(tmp_path / "plain")], "plain is a file; FOLDER wants the name of a folder, which may be new"),
+        (["report", "runs/x", "--out", str(tmp_path)], f"{tmp_path} is a folder; give --out the name of a file"),
+        (["report", "runs/x", "--out", "/proc/x.html"], "nothing can be written into /proc (No such file"),
+        (["bug-report", "runs/x", "--out", "/proc/x.zip"], "nothing can be written into /proc (No such file"),
+        (["export", "runs/x", "--hf", "/proc/x"], "into /proc (No such file or directory), so /proc/x cannot be made"),
+        (
+            ["train", TINY, "--run", "/proc/x"],
+            "(No such file or directory), so /proc/x cannot be made; give --run a place of your own",
+        ),
+    ):
+        assert cli.main(words) == 2
+        assert says in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["plain"]
+
+
 def test_a_file_of_data_is_no_config(tmp_path, capsys):
     row = {"id": "1", "question": "who?", "answers": ["me"]}
     for rows in ([row] * 99, row):
@@ -338,7 +414,8 @@ def test_an_os_error_is_one_line_and_exit_1_and_a_closed_pipe_is_quiet(tmp_path,
     assert error.startswith("error: ") and str(tmp_path / "plain") in error
     assert len(error.splitlines()) == 1
 
-    words = f"{sys.executable} -m qr_jax.cli train configs/two_layer.py --dry-run"
+    late = "import sys; from qr_jax import cli, terminal; terminal.FIRST_S = 600.0; sys.exit(cli.main())"
+    words = f"{sys.executable} -c '{late}' train configs/two_layer.py --dry-run"
     piped = subprocess.run(["bash", "-c", f"{words} | true"], cwd=ROOT, capture_output=True, text=True)
     assert piped.stderr == ""
 
@@ -414,6 +491,12 @@ def test_what_a_config_asks_of_us_and_may_not_is_said_as_ever(tmp_path, capsys):
     (tmp_path / "mine.py").write_text(f"from qr_jax.config import load\nconfig = load({TINY!r}, ['learner.lrr=1'])\n")
     assert cli.main(["train", str(tmp_path / "mine.py")]) == 2
     assert capsys.readouterr().err == "error: unknown setting learner.lrr; did you mean learner.lr?\n"
+
+
+def test_a_world_s_seed_is_no_negative_number(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["eval", "runs/x", "--world-seed", "-1"])
+    assert "argument --world-seed: found '-1'; wanted a whole number of at least 0" in capsys.readouterr().err
 
 
 def test_a_port_out_of_range_and_a_folder_that_is_none_are_refused_by_name(tmp_path, capsys):

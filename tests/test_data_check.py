@@ -197,6 +197,15 @@ def test_a_file_that_is_no_json_lines_gets_one_line_that_says_what_it_is(tmp_pat
     told = told_of(capsys, latin)
     assert "error: rows 1, 2, 3: not UTF-8 (byte 0xf9 at place 27 of the line)" in told and "iconv -f latin1" in told
     assert "rows: 3\n  readable: 0\n" in told
+    lines = [
+        json.dumps({"id": str(at), "question": "x" * at + "Où?", "answers": ["là"]}, ensure_ascii=False)
+        for at in range(30)
+    ]
+    latin.write_bytes("\n".join([*lines, '{"id": 1', '{"id": 12345']).encode("latin1"))
+    told = told_of(capsys, latin)
+    assert told.count("error: ") == 2 and told.count("iconv") == 1 and "32 errors, 0 warnings" in told
+    assert "10 and 20 more: not UTF-8 (byte 0xf9 at place 27 of the line); if it is in Latin-1" in told
+    assert "FILE > NEW (so in row 1, and alike in the others)\n" in told
     latin.write_text("id,question,answers\n1,who?,me\n")
     told = told_of(capsys, latin)
     assert "rows: 2\n  readable: 0\n" in told and "if the file is CSV, call it .csv" in told
@@ -211,6 +220,17 @@ def test_a_file_that_is_no_json_lines_gets_one_line_that_says_what_it_is(tmp_pat
     assert "bytes of no text, by its NUL bytes" in told and "UTF-16" not in told
     (text := tmp_path / "text.parquet").write_text('{"id": "1"}\n')
     assert "text.parquet is no Parquet file, by its first bytes b'{\"id'; wanted JSON lines" in told_of(capsys, text)
+
+
+def test_rows_inside_one_object_are_named_with_the_command_that_writes_them_anew(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    rows = [{"id": "1", "question": "a?", "answers": ["b"]}, {"id": "2", "question": "c?", "answers": ["d"]}]
+    (file := tmp_path / "all.json").write_text(json.dumps({"version": 1, "data": rows}))
+    told = told_of(capsys, file)
+    assert "all.json is one JSON object, whose rows stand in 'data'; wanted JSON lines" in told and "1 error," in told
+    command = told[told.index("python -c") :].splitlines()[0].replace("python", sys.executable, 1)
+    subprocess.run(command, shell=True, check=True)
+    assert [json.loads(line) for line in Path("all_lines.jsonl").read_text().splitlines()] == rows
 
 
 def test_errors_of_one_kind_are_one_line_and_many_kinds_are_cut(tmp_path, capsys):

@@ -16,7 +16,8 @@ import pytest
 import small_data
 from killed_run import tiny
 
-from qr_jax import asking, assemble, cli, config, evaluate, exporting, metrics_writer, model_card, sft
+from qr_jax import asking, assemble, cli, config, evaluate, exporting, metrics_writer, model_card, sft, terminal
+from qr_jax.commands import runs as run_commands
 from qr_jax.envs.search_r1 import search_r1
 from qr_jax.evaluation import subject
 from qr_jax.evaluation.complete import is_incomplete
@@ -179,6 +180,15 @@ def test_chat_answers_each_line_of_a_pipe_and_says_which_words_it_cannot_read(ru
     assert "vocabulary lacks 'king', 'Narnia?': it cannot tell such words apart" in told.err
 
 
+def test_chat_says_that_it_is_loading_and_that_no_question_was_read(run, monkeypatch, capsys):
+    begun = []
+    monkeypatch.setattr(run_commands, "_opened", lambda _: begun.extend(terminal._STATE.phases))
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n"))
+    assert cli.main(["chat", str(run)]) == 0
+    assert [phase.what for phase in begun] == ["qr-jax chat"]
+    assert capsys.readouterr().err == "no question was read\n"
+
+
 def test_ask_and_eval_take_an_exported_folder_with_what_it_does_not_say(run, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     model = exporting.export(run, tmp_path / "exported", dtype="float32")
@@ -301,8 +311,7 @@ def test_traces_of_other_worlds_come_with_their_own_passages(tmp_path):
     ("name", "rule"),
     [("quickstart.py", "foresee"), ("two_layer.py", "recycle"), ("paper/qwen3_1p7b.py", "recycle"),
      ("smollm2_multihop.py", "recycle"), ("smollm2_multihop.py:full", "recycle"), ("tool_call.py", "foresee"),
-     ("smollm2_single_hop.py", "foresee"),
-     ("tool_call.py:one_by_one", "foresee"),
+     ("smollm2_single_hop.py", "foresee"), ("tool_call.py:one_by_one", "foresee"),
      *((f"study/settings.py:s{number}", "grpo") for number in range(1, 8))],
 )  # fmt: skip
 def test_every_config_resolves_without_touching_a_device(name, rule, capsys, real_data):

@@ -403,7 +403,7 @@ def test_what_a_killed_build_left_is_cleared_by_the_next_and_what_still_builds_i
 def test_bad_corpora_leave_nothing_behind(tmp_path):
     out = tmp_path / "index"
     for rows, words in (
-        ([*ROWS, ROWS[0]], "'2' more than once"),
+        ([*ROWS, ROWS[0]], r"'2' more than once: corpus.jsonl.gz row 1 and corpus.jsonl.gz row 4; ids must be unique"),
         ([*ROWS, {"id": "x"}], r"corpus.jsonl.gz row 4: .*neither 'text' nor 'contents'"),
         ([], "found no passage"),
     ):

@@ -1,12 +1,16 @@
 """A suite's figures by hand: which questions, pass@k, intervals, the macro average, and nothing left out in silence."""
 
+import json
+
 import numpy as np
 import pytest
 import small_data
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qr_jax.config import Config
+from qr_jax import cli
+from qr_jax.commands import eval as eval_commands
+from qr_jax.config import Config, to_json
 from qr_jax.evaluation import suite
 
 
@@ -55,8 +59,18 @@ def test_a_missing_set_is_named_and_the_average_says_over_how_many(data):
 
 def test_no_set_at_all_is_an_error(data):
     data.mkdir()
-    with pytest.raises(ValueError, match="no set of the suite qa7 has questions here"):
+    with pytest.raises(ValueError, match="no set of the suite qa7 has questions here") as error:
         suite.questions(Config(), "qa7")
+    first, *lines, cure = str(error.value).splitlines()
+    assert [line.split(":")[0] for line in lines] == [f"  {name}" for name in suite.SUITES["qa7"]]
+    assert cure == f"set QR_JAX_DATA to the data folder; it is {data} now" and "QR_JAX_DATA" not in "".join(lines)
+
+
+def test_no_set_at_all_is_said_before_anything_is_loaded(data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(eval_commands, "start", None)
+    (tmp_path / "config.json").write_text(json.dumps(to_json(Config())))
+    assert cli.main(["eval", str(tmp_path), "--suite", "qa7"]) == 2
+    assert "no set of the suite qa7 has questions here:\n  nq: no file" in capsys.readouterr().err
 
 
 def test_figures_by_hand(data):

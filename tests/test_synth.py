@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 import sys
 import threading
 from dataclasses import replace
@@ -292,6 +293,15 @@ def test_an_endpoint_that_refuses_everything_or_is_gone_ends_the_work_without_it
     assert "sesame-7" not in (tmp_path / "calls.jsonl").read_text()
     with pytest.raises(Ended, match="gives no answer"):
         ask(opened(tmp_path / "new", "http://127.0.0.1:9/v1", patience_s=0.5))
+
+
+def test_a_teacher_that_does_not_answer_is_said_at_once_and_once(tmp_path):
+    said = []
+    url = "http://127.0.0.1:9/v1"
+    found = run.run(asked(tmp_path, url, at_once=2, bounds=Bounds(timeout_s=5.0, patience_s=2.0)), said.append)
+    assert found["ended"].startswith("the teacher gives no answer")
+    (line,) = [line for line in said if line.startswith("the teacher has not answered")]
+    assert "refused" in line and re.search(r"; it is asked again until \d\d:\d\d:\d\d \(--patience-s\)$", line)
 
 
 def test_openai_s_key_goes_to_openai_alone(tmp_path, monkeypatch):

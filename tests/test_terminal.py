@@ -32,6 +32,7 @@ print("rich" in sys.modules)
 def quick(monkeypatch):
     """Off a terminal a phase is told after .1 s."""
     monkeypatch.setattr(terminal, "QUIET_S", 0.1)
+    monkeypatch.setattr(terminal, "FIRST_S", 0.1)
     yield
     terminal.speak("stdout")
 
@@ -79,6 +80,21 @@ def test_off_a_terminal_a_phase_is_silent_until_nothing_was_said_for_a_while(qui
     assert [line for line in said if line != "a step"] == ["inner 0/3  0 s"] * said.index("a step") and "a step" in said
     time.sleep(0.2)
     assert capsys.readouterr().out == ""  # nothing goes on
+
+
+def test_off_a_terminal_the_first_word_comes_early_and_a_command_that_is_soon_done_says_its_result_alone(
+    monkeypatch, capsys
+):
+    monkeypatch.setattr(terminal, "FIRST_S", 0.5)
+    terminal.speak("stdout")
+    with terminal.phase("qr-jax doctor"):
+        time.sleep(0.05)
+    terminal.result("{}")
+    assert capsys.readouterr().out == "{}\n"
+    with terminal.phase("qr-jax report"):
+        time.sleep(1.2)
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("qr-jax report  ")
 
 
 def test_a_process_that_is_to_be_silent_says_nothing_but_its_result(quick, capsys):

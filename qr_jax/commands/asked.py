@@ -31,14 +31,16 @@ def add_asked(command: argparse.ArgumentParser) -> None:
 def asked(arguments: argparse.Namespace, *, retriever: str | None = None, needs: tuple[str, ...] = ()) -> Asked:
     """The agent that `run`, `--config` and the settings name; `needs` are data settings that a model without a config
     must be given ("eval", "corpus"). ValueError says what is missing."""
-    from qr_jax import checks
+    from qr_jax import checks, elsewhere
     from qr_jax import config as configs
     from qr_jax.evaluation import suite
-    from qr_jax.overrides import override
+    from qr_jax.overrides import override, pairs
 
     packages, run = None, arguments.run if configs.is_run(arguments.run) else None
     if run and arguments.config:
         raise ValueError(f"{run} is a run and is asked by its own config; change it with setting=value")
+    if run is None:
+        _refuse_no_model(arguments.run)
     if run:
         config = configs.load(run / "config.json")
         packages = admit(arguments, config, run, retriever)
@@ -52,11 +54,26 @@ def asked(arguments: argparse.Namespace, *, retriever: str | None = None, needs:
         config = _of_model(arguments.run)
     if retriever not in (None, config.retriever.name):
         config = replace(config, retriever=configs.use(str(retriever)))
+    for name, _ in pairs(arguments.overrides):
+        if name.split(".")[-1] in elsewhere.BATCHES:
+            raise ValueError(
+                f"unknown setting {name}: it is rollout.slots here, how many sequences are written at once"
+            )
     config = override(config, arguments.overrides)
     if not run and not arguments.config:
         _check_given(config, arguments, needs)
     checks.check(config, allow_plugins=packages)
     return Asked(config, run, packages)
+
+
+def _refuse_no_model(path: Path) -> None:
+    """ValueError for what is no model's name but a run's folder that is not there, a config or another file: the hub
+    has none of these."""
+    from qr_jax import run_files
+
+    is_named = path.parts[:1] == ("runs",) or path.suffix == ".py" or path.is_file()
+    if is_named and path.suffix != ".gguf":
+        run_files.check_there(path)
 
 
 def _of_model(folder: Path) -> Any:

@@ -131,6 +131,8 @@ def _world(arguments: argparse.Namespace) -> int:
     from qr_jax.queries.world import generate
     from qr_jax.settings import conform, guess
 
+    if arguments.folder.is_file():
+        raise ValueError(f"{arguments.folder} is a file; FOLDER wants the name of a folder, which may be new")
     given = {name: guess(text) for name, text in pairs(arguments.overrides)}
     made = generate.build(conform("world", given, generate.WorldSettings))
     generate.export(made, arguments.folder)

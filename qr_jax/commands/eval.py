@@ -30,7 +30,7 @@ def add(command: Any) -> None:
     made.add_argument("--samples", type=whole(1), metavar="N", help="sampled answers a question, for Pass@1 and pass@k")
     made.add_argument("--step", type=whole(0), metavar="N", help="the checkpoint; by default the last")
     made.add_argument("--questions", type=whole(1), metavar="N", help="how many of the run's questions")
-    made.add_argument("--world-seed", type=int, metavar="N", help="a synthetic world of other facts")
+    made.add_argument("--world-seed", type=whole(0), metavar="N", help="a synthetic world of other facts")
     add = made.add_argument_group("with --suite").add_argument
     add("--limit", type=whole(1), metavar="N", help="the first N questions of each set by their id's hash")
     add("--split", choices=("eval", "all"), help="eval (default): without those that training may use")
@@ -75,6 +75,7 @@ def _suite(arguments: argparse.Namespace) -> int:
     if (arguments.judge is None) != (arguments.judge_model is None):
         raise ValueError("--judge URL and --judge-model NAME go together; only one was given")
     subject = _subject(arguments)
+    suite.files(arguments.suite, searched=False)  # what the corpora lack is seen with the questions
     start(subject.config)
     from qr_jax.evaluation import answering
 

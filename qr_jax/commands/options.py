@@ -102,9 +102,16 @@ def port(text: str) -> int:
 
 
 def check_out(file: Path | None) -> None:
-    """ValueError where the file's folder is not there: said before what is to be written is made."""
-    if file and not file.parent.is_dir():
+    """ValueError where no such file can be written: said before what is to be written is made."""
+    from qr_jax import run_files
+
+    if not file:
+        return
+    if file.is_dir():
+        raise ValueError(f"{file} is a folder; give --out the name of a file, which may be new")
+    if not file.parent.is_dir():
         raise ValueError(f"there is no folder {file.parent} to write {file.name} into; make it first")
+    run_files.check_writable(file.parent, "--out")
 
 
 def add_process_options(command: argparse.ArgumentParser) -> None:
@@ -141,6 +148,9 @@ def resolve(arguments: argparse.Namespace, stage: str = "") -> tuple[Any, Path, 
 
 def open_run(arguments: argparse.Namespace) -> tuple[str, ...] | None:
     """Check a run's config before a device is touched, and let the CPU show its devices; the allowed packages."""
+    from qr_jax import run_files
+
+    run_files.check_there(arguments.run)
     from qr_jax import checks, runs
 
     config = runs.load(arguments.run)
@@ -152,6 +162,9 @@ def open_run(arguments: argparse.Namespace) -> tuple[str, ...] | None:
 
 def open_weights(arguments: argparse.Namespace) -> None:
     """Let the CPU show a run's devices. Its weights alone are to be read."""
+    from qr_jax import run_files
+
+    run_files.check_there(arguments.run)
     from qr_jax import runs
 
     admit_weights(arguments, arguments.run)

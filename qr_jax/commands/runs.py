@@ -64,7 +64,9 @@ def _ask(arguments: argparse.Namespace) -> int:
 
 
 def _chat(arguments: argparse.Namespace) -> int:
-    answerer = _opened(arguments)
+    with terminal.phase("qr-jax chat"):
+        answerer = _opened(arguments)
+    question = None
     for question in filter(str.strip, _typed_lines()):
         try:
             _answer(answerer, question.strip(), arguments.json)
@@ -72,6 +74,8 @@ def _chat(arguments: argparse.Namespace) -> int:
             if not mistakes.is_of_asking(error):
                 raise
             terminal.say(f"error: {error}")
+    if question is None:
+        terminal.say("no question was read")
     return 0
 
 
@@ -120,6 +124,9 @@ def _episode_json(episode: Any) -> dict[str, Any]:
 def _export(arguments: argparse.Namespace) -> int:
     if arguments.hf.exists() and not arguments.hf.is_dir():
         raise ValueError(f"{arguments.hf} is a file; --hf wants a new folder")
+    from qr_jax import run_files
+
+    run_files.check_writable(arguments.hf, "--hf")
     options.open_weights(arguments)
     from qr_jax import exporting
 
@@ -129,7 +136,10 @@ def _export(arguments: argparse.Namespace) -> int:
 
 
 def _bug_report(arguments: argparse.Namespace) -> int:
+    from qr_jax import run_files
+
     options.check_out(arguments.out)
+    run_files.check_there(arguments.run)
     from qr_jax import bug_report
 
     path, names = bug_report.write(arguments.run, arguments.out)

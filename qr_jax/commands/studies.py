@@ -178,6 +178,7 @@ def _probe(arguments: argparse.Namespace) -> int:
 
 def _report(arguments: argparse.Namespace) -> int:
     check_out(arguments.out)
+    _check_runs(arguments)
     from qr_jax.report import overlay, page
 
     with reading(_named(arguments)):
@@ -190,12 +191,20 @@ def _report(arguments: argparse.Namespace) -> int:
 
 
 def _view(arguments: argparse.Namespace) -> int:
+    terminal.speak("stdout")
+    _check_runs(arguments)
     from qr_jax.report import view
 
-    terminal.speak("stdout")
     with reading(_named(arguments)):
         view.view(arguments.run, port=arguments.port, null=lambda: _null(arguments))
     return 0
+
+
+def _check_runs(arguments: argparse.Namespace) -> None:
+    from qr_jax import run_files
+
+    for run in arguments.run:
+        run_files.check_there(run)
 
 
 def _named(arguments: argparse.Namespace) -> str:

@@ -8,6 +8,7 @@ questions, whole questions with all their samples, each set by itself.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -74,15 +75,8 @@ def questions(
     `limit` by SHA-256 of the id. A set without its corpus is missing too, if its corpus is to be `searched`.
     """
     by_set: dict[str, list[Query]] = {}
-    missing: dict[str, str] = {}
-    for set_name, corpus in sets(name).items():
-        try:
-            if searched:
-                readers.resolve(corpus_file(corpus))
-            file = readers.resolve(QUESTIONS % set_name)[0]
-        except ValueError as error:
-            missing[set_name] = str(error)
-            continue
+    there, missing = files(name, searched=searched)
+    for set_name, file in there.items():
         whole = readers.read_queries(file)
         dealt = readers.split(whole, settings.data.train_share, "eval") if part == "eval" else whole
         if dealt:
@@ -90,8 +84,30 @@ def questions(
         else:
             missing[set_name] = f"none of its {len(whole)} questions is dealt to evaluation"
     if not by_set:
-        raise ValueError(f"no set of the suite {name} has questions here: {missing}")
+        raise _none(name, missing)
     return by_set, missing
+
+
+def files(name: str, *, searched: bool) -> tuple[dict[str, Path], dict[str, str]]:
+    """(set -> its file of questions, set -> why it is missing), as for `questions`; nothing is read."""
+    there, missing = {}, {}
+    for set_name, corpus in sets(name).items():
+        try:
+            if searched:
+                readers.resolve(corpus_file(corpus))
+            there[set_name] = readers.resolve(QUESTIONS % set_name)[0]
+        except ValueError as error:
+            missing[set_name] = str(error)
+    if not there:
+        raise _none(name, missing)
+    return there, missing
+
+
+def _none(name: str, missing: Mapping[str, str]) -> ValueError:
+    """A line a set, and once what to do."""
+    lines = [f"\n  {set_name}: {why.removesuffix(f'; {readers.NAME_DATA}')}" for set_name, why in missing.items()]
+    cure = f"{readers.NAME_DATA}; it is {readers.data_folder()} now"
+    return ValueError(f"no set of the suite {name} has questions here:{''.join(lines)}\n{cure}")
 
 
 def too_few(asked: Mapping[str, Sequence[Query]], limit: int | None) -> list[str]:

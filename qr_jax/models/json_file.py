@@ -18,7 +18,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path.name} is not proper JSON: {error}") from None
+        raise ValueError(f"{path} is not proper JSON: {error}") from None
     if not isinstance(found, dict):
         raise ValueError(f"{path.name} holds a JSON {type(found).__name__}; wanted an object")
     return found

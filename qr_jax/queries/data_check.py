@@ -3,6 +3,7 @@
 An error is what training or searching would refuse the file for; a warning what it takes, and its user should know.
 """
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -14,6 +15,7 @@ from qr_jax.queries import formats, parsing, readers
 from qr_jax.records import Passage, Query
 
 BY_ROW = ("unreadable row", "empty golds")  # kinds of errors of which each row is one
+NUMBER = re.compile(r"0x[0-9a-f]+|\d+")
 SHOWN = 10  # row numbers that a line of the table names; the JSON has all
 
 
@@ -86,7 +88,7 @@ def one_file(file: str | Path) -> list[Path]:
 def _read(path: Path) -> tuple[dict[int, Query | Passage], list[Finding], Counter[str], int]:
     """The rows that can be read, an error for each other, how many rows have which schema, and how many there are."""
     items, schemas = {}, Counter()
-    wrong: dict[tuple[str, str], list[int]] = defaultdict(list)  # (kind, text) -> rows
+    wrong: dict[tuple[str, str], list[tuple[int, str]]] = defaultdict(list)  # (kind, alike) -> rows, each with its text
     number = rows = 0
     try:
         for number, row in readers.attempts(path):
@@ -99,10 +101,19 @@ def _read(path: Path) -> tuple[dict[int, Query | Passage], list[Finding], Counte
                 items[number] = parsing.passage_of(row) if is_passage else parsing.query_of(row)
             except ValueError as error:
                 kind = "empty golds" if _has_no_gold(row) else "unreadable row"
-                wrong[kind, str(error)].append(number)
+                # where in a line it cannot be read differs from row to row, and the cure does not
+                alike = NUMBER.sub("#", str(error)) if isinstance(row, ValueError) else str(error)
+                wrong[kind, alike].append((number, str(error)))
     except ValueError as error:
-        wrong["damaged file", str(error)] += [number] * (number > 0)
-    return items, [Finding("error", *about, tuple(numbers)) for about, numbers in wrong.items()], schemas, rows
+        wrong["damaged file", str(error)].append((number, str(error)))
+    return items, [_error(kind, found) for (kind, _), found in wrong.items()], schemas, rows
+
+
+def _error(kind: str, found: list[tuple[int, str]]) -> Finding:
+    """What is wrong with these rows (row 0: with the file); of texts that differ in numbers alone the first is told."""
+    texts = [text for _, text in found]
+    others = f" (so in row {found[0][0]}, and alike in the others)" if len(set(texts)) > 1 else ""
+    return Finding("error", kind, texts[0] + others, tuple(number for number, _ in found if number))
 
 
 def _has_no_gold(row: Any) -> bool:

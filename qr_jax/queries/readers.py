@@ -26,6 +26,8 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 WANTED_LINES = 'wanted JSON lines: an object a line, of a question {"id": "1", "question": "...", "answers": ["..."]}, '
 WANTED_LINES += 'of a passage {"id": "1", "title": "...", "text": "..."}'
+ROW_HAS = ("question", "prompt", "text", "contents")  # one of them
+NAME_DATA = "set QR_JAX_DATA to the data folder"
 UNIQUE = "ids must be unique: write where each is from before it, as in 'nq/train_0'"
 
 
@@ -70,7 +72,7 @@ def _cure(part: str, file: Path) -> str:
     if part in official.NAMES:
         return f"; `qr-jax data get {part}` fetches that set, and prints the settings that name its files"
     if "{data}" in part:
-        return "; set QR_JAX_DATA to the data folder"
+        return f"; {NAME_DATA}"
     beside = [other.name for other in file.parent.iterdir()] if part and os.path.isdir(file.parent) else []
     return nearest(file.name, beside, shown=0) or "; {data}/... finds files in QR_JAX_DATA"
 
@@ -171,13 +173,26 @@ def attempts(file: Path) -> Iterator[tuple[int, Row | ValueError]]:
                 taken_bytes += len(line) + limits.ITEM_BYTES * (1 + sum(map(line.count, (b",", b"[", b"{"))))
                 limits.check_unpacked(file, taken_bytes, most, f"row {number}")
                 if line.strip():
-                    yield number, _object(line)
+                    row = _object(line)
+                    if number == 1 and (name := _name_of_rows(row)):
+                        by = f"json.load({'gzip.' * (file.suffix == '.gz')}open({json.dumps(str(file))}))[{name!r}]"
+                        found = f"{file.name} is one JSON object, whose rows stand in {name!r}"
+                        raise ValueError(f"{found}; {WANTED_LINES}; {_written_anew(file, by)}")
+                    yield number, row
     except gzip.BadGzipFile as error:
         if number:
             raise ValueError(f"{file.name} after row {number}: the gzip file is damaged ({error})") from error
         raise ValueError(f"{file.name} is no gzip file; pack it (gzip FILE), or take .gz from its name") from error
     except (EOFError, zlib.error) as error:
         raise ValueError(f"{file.name} after row {number}: the gzip file is cut short or damaged ({error})") from error
+
+
+def _name_of_rows(row: Row | ValueError) -> str | None:
+    """Under which name an object that is no row itself has a list of rows."""
+    if isinstance(row, ValueError) or any(name in row for name in ROW_HAS):
+        return None
+    lists = (name for name, held in row.items() if isinstance(held, list) and held and isinstance(held[0], dict))
+    return next((name for name in lists if any(part in row[name][0] for part in ROW_HAS)), None)
 
 
 def _written_anew(file: Path, by: str) -> str:

@@ -245,13 +245,25 @@ def _counted(
     return counted, order_P, bm25_build.starts(counted)
 
 
+class Repeated(ValueError):
+    """An id of more than one passage."""
+
+    def __init__(self, text: str, id: str):
+        super().__init__(text)
+        self.id = id
+
+
 def by_id(ids: Sequence[str], name: str) -> list[int]:
     """Places in the order of the ids. ValueError, with the retriever's name, for no id or one that comes twice."""
     places = sorted(range(len(ids)), key=ids.__getitem__)
     twice = next((ids[a] for a, z in zip(places, places[1:]) if ids[a] == ids[z]), None)
     if not ids or twice is not None:
-        problem = "no passage" if twice is None else f"the id {twice!r} more than once"
-        raise ValueError(f"{name} needs a corpus of passages with an id each; found {problem}")
+        needs = f"{name} needs a corpus of passages with an id each; found"
+        raise (
+            ValueError(f"{needs} no passage")
+            if twice is None
+            else Repeated(f"{needs} the id {twice!r} more than once", twice)
+        )
     return places
 
 

@@ -77,7 +77,11 @@ def index(
     start = time.monotonic()
     rows = (passage for _, passage in readers.stream(files, parsing.passage_of))
     shown = progress(rows, estimated.passages, "passages")
-    manifest = bm25_index.write(out, shown, settings, passages=True, facts={"sources": sources})
+    try:
+        manifest = bm25_index.write(out, shown, settings, passages=True, facts={"sources": sources})
+    except bm25_index.Repeated as error:
+        places = (where for where, passage in readers.stream(files, parsing.passage_of) if passage.id == error.id)
+        raise ValueError(f"{error}: {' and '.join(itertools.islice(places, 2))}; {readers.UNIQUE}") from error
     return manifest | {"built": True, "built_s": time.monotonic() - start, "estimate": asdict(estimated)}
 
 

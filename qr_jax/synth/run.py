@@ -90,7 +90,8 @@ def _made(
     if isinstance(writer, authors.Author):
         author = writer
     else:
-        teacher = Teacher(writer, str(asked.model), Journal(asked.out / folder.CALLS), asked.bounds, halt)
+        journal = Journal(asked.out / folder.CALLS)
+        teacher = Teacher(writer, str(asked.model), journal, asked.bounds, halt, say=say)
         author = authors.of_teacher(teacher, books, dialect, asked.questions, asked.seed)
     try:
         if teacher is not None and teacher.journal.answers:  # what is finished makes no call, not even one ahead

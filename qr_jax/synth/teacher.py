@@ -75,9 +75,11 @@ class Teacher:
     bounds: Bounds = Bounds()
     halt: threading.Event = field(default_factory=threading.Event)
     replaying: bool = False  # no new call is made
+    say: Callable[[str], None] = lambda _: None  # the first failure, once
     _under_way: dict[str, Future] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _refusals: int = 0
+    _told: bool = False
     _gone: str = ""  # why no further call has a chance
     _silent_until: float = 0.0  # of time.monotonic: the endpoint asked for a pause
 
@@ -157,6 +159,7 @@ class Teacher:
                     if time.monotonic() + max(pause_s, asked_s) >= ends:
                         self._gone = f"the teacher gives no answer: {why}"
                         raise Ended(self._gone) from error
+                    self._tell(why, ends - time.monotonic())
                     self._wait(max(pause_s, asked_s))
         except BaseException:
             with self._lock:
@@ -181,6 +184,13 @@ class Teacher:
             if self.bounds.tokens is not None and tokens >= self.bounds.tokens:
                 raise Ended(f"the budget of {self.bounds.tokens:,} tokens is spent ({tokens:,})")
             self.calls += 1
+
+    def _tell(self, why: str, left_s: float) -> None:
+        with self._lock:
+            told, self._told = self._told, True
+        if not told:
+            until = time.strftime("%H:%M:%S", time.localtime(time.time() + left_s))
+            self.say(f"the teacher has not answered: {why}; it is asked again until {until} (--patience-s)")
 
     def _refused(self, why: str) -> Exception:
         """What a refusal of the endpoint is: the prompt's fault, unless nothing but refusals come."""
