@@ -16,7 +16,7 @@ import pytest
 import small_data
 from killed_run import tiny
 
-from qr_jax import asking, assemble, cli, config, evaluate, exporting, metrics_writer, model_card, run_files, sft
+from qr_jax import asking, assemble, begin, cli, config, evaluate, exporting, metrics_writer, model_card, run_files, sft
 from qr_jax.envs.search_r1 import search_r1
 from qr_jax.evaluation import subject
 from qr_jax.evaluation.complete import is_incomplete
@@ -71,6 +71,12 @@ def test_tables_of_many_groups_leave_a_summary_small_enough_to_be_read():
     tables = {f"by_{name}": table for name in evaluate.GROUPS}
     summary = json.dumps({when: tables for when in ("base", "before", "after")}, indent=2)
     assert len(summary) < 0.9 * run_files.MOST["summary.json"].bytes
+
+
+@pytest.mark.parametrize("content", [b"", b"[1]", b"{}", b"\xff", b"[" * 100_000, b'{"questions": "x", "faults": []}'])
+def test_an_evaluation_before_the_cold_start_that_is_none_is_made_again(tmp_path, content):
+    (tmp_path / begin.BASE).write_bytes(content)
+    assert begin._measured_before(SimpleNamespace(folder=tmp_path)) is None
 
 
 @pytest.mark.parametrize(("faults", "incomplete"), [(0, False), (1, False), (2, True), (20, True)])
