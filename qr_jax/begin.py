@@ -85,8 +85,8 @@ def _measured_before(run: runs.Run) -> dict[str, Any] | None:
     """The evaluation before the cold start that an attempt made which ended in it."""
     try:
         base = json.loads((run.folder / BASE).read_bytes())
-        return None if is_incomplete(base) else base
-    except (OSError, ValueError, AttributeError, RecursionError):  # none, or a damaged one
+        return base if evaluate.one_line(base) and not is_incomplete(base) else None
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):  # none, or a damaged one
         return None
 
 

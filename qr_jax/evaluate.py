@@ -7,6 +7,7 @@ judge's verdict (the paper's 66.0 is almost certainly a judge's).
 import json
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,9 @@ from qr_jax.rollout.engine import Engine
 SCORES = {"exact_match": answers.exact_match, "f1": answers.f1, "cover_match": answers.cover_match}
 SHOWN = 100  # questions whose searches an evaluation keeps in words
 GROUPS = ("dataset", "kind", "hops", "type")  # keys of a question's meta: a table each
+# Of a table, so that a summary, with 12 of them, is smaller than what is read of it (run_files.py).
+MOST_GROUPS, MOST_NAME_BYTES = 64, 120
+OTHERS = "others"
 
 
 def measure(
@@ -61,7 +65,7 @@ def measure(
     for name in GROUPS:
         values = [value if isinstance(value := query.meta.get(name), str | int) else None for query in queries]
         if len(set(values)) > 1:
-            figures[f"by_{name}"] = _by(queries, greedy, values)
+            figures[f"by_{name}"] = _by(queries, greedy, group_names(values))
     figures |= _behaviour(greedy)
     answered = [(query, group[0]) for query, group in zip(queries, greedy, strict=True)]
     exact = {query.id: answers.exact_match(episode.answer, query.answers) for query, episode in answered}
@@ -95,10 +99,18 @@ def _scores(queries: Sequence[Query], groups: Sequence[Sequence[Episode]]) -> di
     return row
 
 
-def _by(queries, groups, values) -> dict[str, dict[str, Any]]:
+def group_names(values: Sequence[str | int | None]) -> list[str]:
+    """The name of each question's group: its value, or OTHERS for a long one and beyond the MOST_GROUPS largest."""
+    names = list(map(str, values))
+    short = Counter(name for name in names if len(json.dumps(name)) <= MOST_NAME_BYTES)
+    kept = {name for name, _ in short.most_common(MOST_GROUPS)}
+    return [name if name in kept else OTHERS for name in names]
+
+
+def _by(queries, groups, names) -> dict[str, dict[str, Any]]:
     table = {}
-    for value in sorted(set(map(str, values))):
-        places = [at for at, theirs in enumerate(values) if str(theirs) == value]
+    for value in sorted(set(names)):
+        places = [at for at, theirs in enumerate(names) if theirs == value]
         scores = _scores([queries[at] for at in places], [groups[at] for at in places])
         table[value] = {"questions": len(places), **scores}
     return table

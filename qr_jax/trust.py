@@ -2,13 +2,16 @@
 
 A Python config is its user's own code. A run's config.json may be somebody else's: until it is allowed nothing that it
 names is imported, called or written to. What was allowed for good is remembered by a hash of what the config says, as
-direnv does.
+direnv does. What a folder says that this user alone may say has a seal, made with a key that lies in no folder of runs.
 """
 
+import functools
 import hashlib
+import hmac
 import json
 import logging
 import os
+import secrets
 import urllib.parse
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -23,6 +26,7 @@ log = logging.getLogger(__name__)
 
 # Settings of our plug-ins: where one sends, the end of a name that names a secret, and what it writes.
 URL, SECRET, WRITTEN = "url", "_env", ("cache", "index")
+SEAL, KEY_BYTES = "seal", 32
 
 
 @dataclass(frozen=True)
@@ -178,6 +182,44 @@ def _besides(told: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str, Any
 
 def _hash(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+# ---- what the user wrote
+
+
+def sealed(row: Mapping[str, Any], about: str) -> dict[str, Any]:
+    """The row with a seal that this user alone can make; `about` is what else it is true of."""
+    bare = {name: value for name, value in row.items() if name != SEAL}
+    return bare | {SEAL: hmac.new(_key(), f"{about}\n{json.dumps(bare)}".encode(), "sha256").hexdigest()}
+
+
+def is_sealed(row: Any, about: str) -> bool:
+    """Whether this user has sealed the row."""
+    try:
+        return isinstance(row, dict) and SEAL in row and row[SEAL] == sealed(row, about)[SEAL]
+    except RecursionError:  # lists in lists that JSON was read from, and cannot be written
+        return False
+
+
+def _key() -> bytes:
+    """This user's key, made when it is first wanted; of this process alone where the home cannot be written."""
+    try:
+        file = _file().with_name("key")
+        if not file.is_file() or file.stat().st_size != KEY_BYTES:
+            file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            beside = file.with_name(f"key.{os.getpid()}")
+            with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as made:
+                made.write(secrets.token_bytes(KEY_BYTES))
+            os.replace(beside, file)
+        return file.read_bytes()
+    except OSError as error:
+        return _key_of_this_process(str(error))
+
+
+@functools.cache
+def _key_of_this_process(why: str) -> bytes:
+    log.warning("this user's key cannot be kept (%s): what is written now is not known again as this user's own", why)
+    return secrets.token_bytes(KEY_BYTES)
 
 
 def _file() -> Path:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -333,6 +334,17 @@ def test_any_two_runs_are_compared_and_what_is_no_finished_run_or_given_twice_is
         compare.compare([one, again])
     with pytest.raises(ValueError, match="neither a run .* nor a study"):
         compare.expand(tmp_path / "none")
+
+
+def test_a_ledger_is_read_line_by_line(tmp_path):
+    draw = json.dumps({"step": 1, "index": 7, "accepted": True}).encode()
+    (tmp_path / "ledger.jsonl").write_bytes(draw.replace(b"}", b" " * 50_000 + b"}\n") * 200 + draw[:20])
+    tracemalloc.start()
+    assert compare._unique(tmp_path, 1) == (1, 1)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1_000_000, "of 10 MB"
+    assert compare._unique(tmp_path, 0) == (0, 0)
 
 
 def test_a_faulted_question_is_left_out_of_all_runs(tmp_path):

@@ -16,7 +16,20 @@ import pytest
 import small_data
 from killed_run import tiny
 
-from qr_jax import asking, assemble, cli, config, evaluate, exporting, metrics_writer, model_card, sft, terminal
+from qr_jax import (
+    asking,
+    assemble,
+    begin,
+    cli,
+    config,
+    evaluate,
+    exporting,
+    metrics_writer,
+    model_card,
+    run_files,
+    sft,
+    terminal,
+)
 from qr_jax.commands import runs as run_commands
 from qr_jax.envs.search_r1 import search_r1
 from qr_jax.evaluation import subject
@@ -59,6 +72,25 @@ def test_scores_are_means_over_questions_with_standard_errors_and_faults_left_ou
     assert found["exact_match_se"] == pytest.approx(0.25)  # sd of (.5, 0) is .3536, over the root of 2
     assert found["f1"] == pytest.approx((0.5 + 2 / 3) / 2)
     assert found["faults"] == 2 and found["incomplete"]
+
+
+def test_tables_of_many_groups_leave_a_summary_small_enough_to_be_read():
+    long = ["\0" * 200] * 2
+    names = evaluate.group_names(["b"] * 3 + ["a"] * 2 + [None, 7] + long)
+    assert names == ["b"] * 3 + ["a"] * 2 + ["None", "7"] + [evaluate.OTHERS] * 2
+    values = ["\0" * 18 + chr(at + 256) for at in range(1500)]  # of 116 bytes in JSON
+    queries = [Query(value, "?", ("red sea",)) for value in values]
+    table = evaluate._by(queries, [[episode("red sea")]] * 1500, evaluate.group_names(values))
+    assert len(table) == evaluate.MOST_GROUPS + 1 and table[evaluate.OTHERS]["questions"] == 1500 - 64
+    tables = {f"by_{name}": table for name in evaluate.GROUPS}
+    summary = json.dumps({when: tables for when in ("base", "before", "after")}, indent=2)
+    assert len(summary) < 0.9 * run_files.MOST["summary.json"].bytes
+
+
+@pytest.mark.parametrize("content", [b"", b"[1]", b"{}", b"\xff", b"[" * 100_000, b'{"questions": "x", "faults": []}'])
+def test_an_evaluation_before_the_cold_start_that_is_none_is_made_again(tmp_path, content):
+    (tmp_path / begin.BASE).write_bytes(content)
+    assert begin._measured_before(SimpleNamespace(folder=tmp_path)) is None
 
 
 @pytest.mark.parametrize(("faults", "incomplete"), [(0, False), (1, False), (2, True), (20, True)])

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hostile_folder import KEY, SECRET, TRAPS, commands, pairs
+from hostile_folder import ANSWERED, KEY, SECRET, SUITE, TRAPS, commands, pairs
 from loopback import server
 from test_http_retriever import search_r1
 
@@ -63,10 +63,19 @@ def listed(results, bad) -> str:
 def test_every_command_met_every_trap(tried, capsys):
     results, _, _ = tried
     assert {one["trap"] for one in results} == {*TRAPS}
-    assert {one["command"] for one in results} == {" ".join(words) for words in commands()}
+    assert {one["command"] for one in results} == {" ".join(words) for words in (*commands(), SUITE)}
     refused = sum(one["code"] != 0 for one in results)
     with capsys.disabled():
         print(f"\n{len(commands())} commands x {len(TRAPS)} traps = {len(results)}, {refused} refused")
+
+
+def test_answers_that_a_stranger_forged_or_broke_are_no_score(tried):
+    said = {one["trap"]: (one["code"], one["said"]) for one in tried[0] if one["trap"] in ANSWERED}
+    for name in ("forged_answers", "broken_answers"):
+        code, text = said[name]
+        assert code == 0 and "are damaged, or not written by this user's own command" in text and "1.000" not in text
+    code, text = said["a_broken_manifest"]
+    assert code == 2 and "manifest.json is no manifest of an evaluation" in text
 
 
 def test_no_secret_leaves_and_nothing_is_called(tried):

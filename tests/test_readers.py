@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from qr_jax import run_files
 from qr_jax.queries import data_check, limits, parquet, readers, sources
 from qr_jax.records import Passage, Query
 
@@ -215,6 +216,25 @@ def test_what_honest_files_hold_is_below_every_limit(tmp_path):
         readers.read_passages(jsonl(tmp_path / "c.jsonl", [{"id": "1", "text": "x" * 5_000_001}]))
     with pytest.raises(ValueError, match=r"q.jsonl row 1: item 1 of 'answers' has 100,001 characters; at most 100,000"):
         readers.read_queries(jsonl(tmp_path / "q.jsonl", [question | {"answers": ["x" * 100_001]}]))
+
+
+def test_an_id_has_at_most_4000_characters_so_that_no_line_of_a_ledger_is_cut(tmp_path):
+    most, longer = "\0" * 4000, "x" * 4001
+    drawn = len(json.dumps({"query": most}))  # six bytes a character
+    assert readers.read_queries(jsonl(tmp_path / "q.jsonl", [{**GOOD, "id": most}]))[0].id == most
+    assert 2 * drawn < run_files.MOST["ledger.jsonl"].line_bytes
+    with pytest.raises(ValueError, match=r"q.jsonl row 1: 'id' has 4,001 characters; at most 4,000 are taken"):
+        readers.read_queries(jsonl(tmp_path / "q.jsonl", [{**GOOD, "id": longer}]))
+    for name in (longer, 10**4001):
+        with pytest.raises(ValueError, match=r"c.jsonl row 1: 'id' has 4,00[12] characters; at most 4,000 are taken"):
+            readers.read_passages(jsonl(tmp_path / "c.jsonl", [{"id": name, "text": "x"}]))
+
+
+@pytest.mark.parametrize("hops", [10**20, "9" * 20, 1001])
+def test_more_hops_than_any_question_has_are_refused_where_they_stand(tmp_path, hops):
+    with pytest.raises(ValueError, match="q.jsonl row 1: 'hops' is .*; wanted at most 1,000"):
+        readers.read_queries(jsonl(tmp_path / "q.jsonl", [{**GOOD, "hops": hops}]))
+    assert readers.read_queries(jsonl(tmp_path / "q.jsonl", [{**GOOD, "hops": "1000"}]))[0].meta["hops"] == "1000"
 
 
 def test_a_row_of_a_million_small_items_is_refused_before_they_are_made(tmp_path):

@@ -78,6 +78,28 @@ def test_gold_titles_serve_where_there_are_no_ids(tmp_path):
     assert (found["recall"], found["gold"]) == (1.0, "supporting_titles")
 
 
+@pytest.mark.parametrize(
+    ("one", "gold"),
+    [
+        ({"supporting": "12"}, "supporting"),
+        ({"supporting_titles": "Paris"}, "supporting_titles"),
+        ({"supporting_facts": {"title": "Paris", "sent_id": 0}}, "supporting_titles"),
+    ],
+)
+def test_gold_that_is_one_text_is_one_passage(tmp_path, one, gold):
+    corpus = written(tmp_path / "c.jsonl", [{"id": "12", "title": "Paris", "text": "a city"}])
+    rows = [{"id": "a", "question": "Paris city", "answers": ["x"], **one}]
+    found = recall(corpus, written(tmp_path / "q.jsonl", rows), use("bm25"), k=2)
+    assert (found["recall"], found["gold"], found["gold_passages"]) == (1.0, gold, 1)
+
+
+def test_gold_titles_that_are_no_texts_are_refused_where_they_stand(tmp_path):
+    for title, said in ((5, "must be a text or a list of texts"), ([5], "must be a text, and is int 5")):
+        rows = [{"id": "a", "question": "Paris", "answers": ["x"], "supporting_facts": {"title": title}}]
+        with pytest.raises(ValueError, match=f"q.jsonl row 1: .*'supporting_facts.title' {said}"):
+            recall(written(tmp_path / "c.jsonl", CORPUS), written(tmp_path / "q.jsonl", rows), use("bm25"))
+
+
 def test_what_cannot_be_measured_is_said(tmp_path):
     corpus, questions = written(tmp_path / "c.jsonl", CORPUS), written(tmp_path / "q.jsonl", QUESTIONS)
     with pytest.raises(ValueError, match="name its files with --corpus"):

@@ -30,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # for benchmark
 from benchmarks.retrieval_server import ask_all
 from qr_jax import cli
 from qr_jax.commands import retrieval
+from qr_jax.queries import stored
 from qr_jax.records import Passage
 from qr_jax.retrieval import bounded_json, http_server, pages, server
 from qr_jax.retrieval.connections import SILENT_S, Connection, Connections, Stage
@@ -111,6 +112,8 @@ def test_large_passages_bound_what_a_query_and_a_search_call_may_have():
         "one large passage is no reason for small calls"
     )
     assert Limits().over([5_000_000] * 3).k == Limits.k, "there are no more"
+    passages = [Passage("i" * 1_500_000, "t", "x")] * 60
+    assert Limits().over(stored.largest(passages, Limits.k)).k == 10, "an id is in the answer too"
 
 
 def test_search_r1_gets_what_its_server_promises():

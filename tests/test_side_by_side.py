@@ -5,7 +5,7 @@ import json
 import pytest
 from test_suite import row
 
-from qr_jax import cli
+from qr_jax import cli, run_files
 from qr_jax.evaluation import side_by_side, suite
 from qr_jax.records import Query
 
@@ -51,6 +51,13 @@ def test_equal_answers_differ_by_nothing_and_a_question_that_one_lacks_is_in_no_
     assert found["sets"]["nq"]["questions"] == 3 and found["sets"]["popqa"]["questions"] == 1
     assert found["sets"]["nq"]["differences"][1]["exact_match"]["mean"] == pytest.approx(1 / 3)
     assert found["sets"]["popqa"]["differences"][1]["exact_match"] == {"mean": 0.0, "low": None, "high": None}
+
+
+def test_answers_are_read_line_by_line_and_no_more_than_a_run_has(tmp_path, monkeypatch):
+    folders = [scored(tmp_path / name, {"nq": ["oslo", "x", "x"]}) for name in ("one", "other")]
+    monkeypatch.setitem(run_files.MOST, ".jsonl", run_files.Most(2**20, lines=2, line_bytes=2**16))
+    with pytest.raises(ValueError, match="answers.jsonl has more than 2 lines"):
+        side_by_side.paired_scores(folders)
 
 
 def test_what_was_asked_otherwise_is_refused_with_what_differs(tmp_path, capsys):

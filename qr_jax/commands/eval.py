@@ -84,7 +84,7 @@ def _suite(arguments: argparse.Namespace) -> int:
         place=arguments.run / "eval" if subject.run else Path("runs") / "eval" / arguments.run.name,
         run=subject.run,
         judge=(arguments.judge, arguments.judge_model) if arguments.judge else None,
-        allow_plugins=subject.packages, say=terminal.say,
+        allow_plugins=subject.packages, trusted=arguments.trust, say=terminal.say,
         **{name: getattr(arguments, name) for name in ("out", "step", "limit", "samples")},
     )  # fmt: skip
     show(found, arguments.json, suite.format_table)

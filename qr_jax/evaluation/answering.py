@@ -1,9 +1,11 @@
 """An agent answers a suite's questions: a row a question in a file that the same command goes on with, then the score.
 
 The folder holds answers.jsonl, manifest.json (how they were asked, so that answers to another evaluation never join
-them) and score.json (every figure, with the manifest).
+them) and score.json (every figure, with the manifest). Each answer has this user's seal: the folder may be somebody
+else's, whose answers would become this user's score.
 """
 
+import itertools
 import json
 import os
 import time
@@ -12,15 +14,44 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from qr_jax import assemble, terminal
+from qr_jax import assemble, run_files, terminal, trust
 from qr_jax.config import Config
 from qr_jax.evaluation import manifest, subject, suite
 from qr_jax.evaluation.judge import Judge, of_rows
 from qr_jax.queries import readers
 from qr_jax.records import Episode, Query, SearchFunction, Turn
+from qr_jax.settings import conform
 
 TOLD = ("answered", "no_action", "turns")  # endings that the environment itself declares, and so can be timed by it
+FILE = "answers.jsonl"
 Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Said:
+    """One answer of a row."""
+
+    answer: str | None
+    stop: str
+    searched: tuple[str, ...]
+    tokens: int
+    latency_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of answers.jsonl."""
+
+    set: str
+    id: str
+    question: str
+    golds: tuple[str, ...]
+    greedy: Said
+    samples: tuple[Said, ...]
+    seconds: float
+    hops: Any = None
+    type: Any = None
+    seal: str | None = None
 
 
 def answer(
@@ -36,13 +67,15 @@ def answer(
     samples: int | None = None,
     judge: tuple[str, str] | None = None,
     allow_plugins: Sequence[str] | None = None,
+    trusted: bool = False,
     say: Say = terminal.say,
 ) -> dict[str, Any]:
     """The suite's score, with its manifest and the folder it was written to.
 
     The model is that of `run`'s checkpoint, or without a run the config's own. Answers go to `out`, or to a folder in
-    `place` that is named by the suite and the manifest. `judge` is an endpoint's URL and its model. ValueError where
-    `out` holds answers of another manifest, with all that differs.
+    `place` that is named by the suite and the manifest. `judge` is an endpoint's URL and its model. Answers that are
+    there already count where this user's own command wrote them, with `trusted` whoever did; others are set aside.
+    ValueError where `out` holds answers of another manifest, with all that differs.
     """
     samples = settings.evaluation.samples if samples is None else samples
     searched = subject.wants_corpus(settings, allow_plugins)
@@ -59,16 +92,17 @@ def answer(
     about = manifest.manifest(
         settings, questions=asked, corpora=hashes, split=split, samples=samples, env=env, model=model
     )
-    folder = out or place / f"{name}_{manifest.sha256(json.dumps(about, sort_keys=True))[:8]}"
+    digest = manifest.sha256(json.dumps(about, sort_keys=True))
+    folder = out or place / f"{name}_{digest[:8]}"
     _go_on(folder, about)
-    rows = read_rows(folder)
+    rows = _found(folder, digest, samples if trusted else None, say)
     have = {(row["set"], row["id"]) for row in rows}
     waiting = {each: [query for query in queries if (each, query.id) not in have] for each, queries in asked.items()}
     if any(waiting.values()):
         say(f"{folder}: {len(have)} questions are answered, {sum(map(len, waiting.values()))} are not")
         ask = _Asking(settings, agent.engine, params, env, samples)
         searches = {set_name: each.search for set_name, each in of_set.items()}
-        rows += list(_answers(ask, folder, waiting, searches, corpus_of, say))
+        rows += list(_answers(ask, folder, digest, waiting, searches, corpus_of, say))
     return _write_score(folder, name, asked, rows, missing, about, judge)
 
 
@@ -81,16 +115,31 @@ def _go_on(folder: Path, about: Mapping[str, Any]) -> None:
     """Write the manifest `about`, or check it against the folder's."""
     file = folder / "manifest.json"
     if file.is_file():
-        differ = manifest.differences(json.loads(file.read_text(encoding="utf-8")), about, skip=())
+        differ = manifest.differences(_manifest(file), about, skip=())
         if differ:
             other = f"another evaluation (the first is the folder's, the second asked for: {'; '.join(differ)})"
             todo = "name another folder with --out, or repeat that evaluation's settings"
             raise ValueError(f"{folder} holds answers of {other}; {todo}")
         return
-    if (folder / "answers.jsonl").exists():
+    if (folder / FILE).exists():
         raise ValueError(f"{folder} holds answers without a manifest; name another folder with --out")
     folder.mkdir(parents=True, exist_ok=True)
     _write_json(file, about)
+
+
+def _manifest(file: Path) -> dict[str, Any]:
+    found = None if run_files.wrong(file) else _parsed(file.read_bytes())
+    if not isinstance(found, dict):
+        raise ValueError(f"{file} is no manifest of an evaluation; name another folder with --out, or take that away")
+    return found
+
+
+def _parsed(text: bytes) -> Any:
+    """The JSON value; None for no JSON."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _write_json(file: Path, value: Mapping[str, Any]) -> None:
@@ -99,14 +148,49 @@ def _write_json(file: Path, value: Mapping[str, Any]) -> None:
     os.replace(aside, file)
 
 
-def read_rows(folder: Path) -> list[dict[str, Any]]:
-    """The folder's answers; a last line that a crash cut off is deleted."""
-    file = folder / "answers.jsonl"
-    data = file.read_bytes() if file.is_file() else b""
-    whole = data[: data.rfind(b"\n") + 1]
-    if len(whole) < len(data):
-        os.truncate(file, len(whole))
-    return [json.loads(line) for line in whole.splitlines()]
+def _found(folder: Path, digest: str, trusted_samples: int | None, say: Say) -> list[dict[str, Any]]:
+    """The folder's answers to the manifest of that digest which this user sealed: its file then holds these alone.
+
+    With `trusted_samples` every answer of so many samples, sealed anew. What else is there is set aside; a last line
+    that a crash cut off is deleted.
+    """
+    file = folder / FILE
+    if not file.exists():
+        return []
+    if what := run_files.wrong(file):
+        raise ValueError(f"{file} is {what}; name another folder with --out, or take that away")
+    lines = [_parsed(line) for line in run_files.lines(file)]
+    own = [trust.is_sealed(row, digest) for row in lines]
+    rows = [row for row, ours in zip(lines, own, strict=True) if ours or _is_row(row, trusted_samples)]
+    if taken := len(rows) - sum(own):
+        say(f"{folder}: {taken} answers that this user's own command did not write are taken (--trust)")
+    content = b"".join(_line(row, digest) for row in rows)
+    if content == file.read_bytes():
+        return rows
+    beside = file.with_suffix(".new")
+    beside.write_bytes(content)
+    if strange := len(lines) - len(rows):
+        names = (folder / f"answers_set_aside_{at}.jsonl" for at in itertools.count(1))
+        aside = next(name for name in names if not os.path.lexists(name))
+        os.replace(file, aside)
+        what = "are damaged, or not written by this user's own command"
+        say(f"{folder}: {strange} answers {what}: they are asked again, and the file is set aside as {aside.name}")
+    os.replace(beside, file)
+    return rows
+
+
+def _is_row(row: Any, samples: int | None) -> bool:
+    """Whether it is an answer of so many samples, whoever gave it; of None there is no such answer."""
+    try:
+        return samples is not None and len(conform("row", row, Row).samples) == samples
+    except ValueError:
+        return False
+
+
+def _line(row: Mapping[str, Any], digest: str) -> bytes:
+    """The row as a line of the file, with this user's seal on it and on what was asked."""
+    text = json.dumps(trust.sealed(row, digest), ensure_ascii=False) + "\n"
+    return text.encode("utf-8", "surrogatepass")
 
 
 class _Clock:
@@ -162,7 +246,13 @@ def _told(episode: Episode) -> dict[str, Any]:
 
 
 def _answers(
-    ask: _Asking, folder: Path, waiting: Mapping[str, Sequence[Query]], searches: Mapping[str, Callable], corpus_of, say
+    ask: _Asking,
+    folder: Path,
+    digest: str,
+    waiting: Mapping[str, Sequence[Query]],
+    searches: Mapping[str, Callable],
+    corpus_of,
+    say: Say,
 ) -> Iterator[dict[str, Any]]:
     """The missing answers; a batch's rows are on the disk before they are yielded."""
     size = 2 * ask.settings.rollout.slots
@@ -175,8 +265,8 @@ def _answers(
             start = time.monotonic()
             with terminal.phase(f"{set_name}: episodes", asked=ask.engine.progress):
                 rows = ask.batch(set_name, queries, opened[corpus_of[set_name]])
-            with (folder / "answers.jsonl").open("ab") as file:
-                file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
+            with (folder / FILE).open("ab") as file:
+                file.write(b"".join(_line(row, digest) for row in rows))
                 file.flush()
                 os.fsync(file.fileno())
             faults = f", {len(queries) - len(rows)} with a fault" if len(rows) < len(queries) else ""
@@ -193,7 +283,7 @@ def _write_score(
     _write_json(folder / "score.json", figures)
     if judge is None:
         return figures
-    endpoint = Judge(*judge, folder.parent / "verdicts.jsonl")
+    endpoint = Judge(*judge, folder.parent / "verdicts.jsonl", sealed=True)
     said, verdict = of_rows(endpoint, rows, suite.RULES["exact_match"])
     figures |= suite.score(name, asked, rows, missing, verdict)
     figures |= {"judge": said, "manifest": {**about, "judge": endpoint.describe() if verdict else None}}

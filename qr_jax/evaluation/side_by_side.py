@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from qr_jax import run_files
 from qr_jax.columns import aligned
 from qr_jax.evaluation import suite
 from qr_jax.evaluation.bootstrap import picks
@@ -62,8 +63,7 @@ def paired_scores(folders: Sequence[Path]) -> dict[str, Any]:
 
 def _rows(folder: Path) -> dict[tuple[str, str], dict[str, Any]]:
     """The answers by set and id; a last line that is being written is passed over."""
-    lines = (folder / "answers.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
-    rows = [json.loads(line) for line in lines if line.endswith("\n")]
+    rows = map(json.loads, run_files.lines(folder / "answers.jsonl"))
     return {(row["set"], row["id"]): row for row in rows}
 
 

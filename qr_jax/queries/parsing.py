@@ -28,10 +28,10 @@ def query_of(row: Row) -> Query:
     answers = texts(row, column, most_chars=limits.MOST_QUESTION_CHARS)
     entities = texts(row, "entities") if "entities" in row else ()
     used = {"id", "question", "entities", column}
-    meta = {name: value for name, value in row.items() if name not in used}
-    for name in ("supporting", "supporting_titles"):
-        if meta.get(name):
-            texts(row, name, most_chars=limits.MOST_QUESTION_CHARS)
+    meta = {name: value for name, value in row.items() if name not in used} | gold(row)
+    hops = str(meta.get("hops"))
+    if hops.isdecimal() and (len(hops) > 9 or int(hops) > limits.MOST_HOPS):
+        raise ValueError(f"'hops' is {show(meta['hops'])}; wanted at most {limits.MOST_HOPS:,}")
     golds = tuple(answer for answer in answers if normalise(answer))
     if golds and golds != answers:
         meta["refused_answers"] = tuple(answer for answer in answers if answer not in golds)
@@ -39,6 +39,20 @@ def query_of(row: Row) -> Query:
     query = Query(identity(row), question, golds or answers, entities, meta)
     check_answers(query)
     return query
+
+
+def gold(row: Row) -> dict[str, Any]:
+    """The columns that name a question's gold passages, each a list of texts; of FlashRAG's facts, their titles."""
+    found: dict[str, Any] = {}
+    for name in ("supporting", "supporting_titles"):
+        if row.get(name):
+            found[name] = list(texts(row, name, most_chars=limits.MOST_QUESTION_CHARS))
+    facts = row.get("supporting_facts")
+    if isinstance(facts, Mapping) and facts.get("title"):
+        name = "supporting_facts.title"
+        titles = list(texts({name: facts["title"]}, name, most_chars=limits.MOST_QUESTION_CHARS))
+        found["supporting_facts"] = {**facts, "title": titles}
+    return found
 
 
 def passage_of(row: Row) -> Passage:
@@ -58,8 +72,8 @@ def passage_of(row: Row) -> Passage:
 def identity(row: Row) -> str:
     """The row's id as a text; whole numbers are taken too."""
     if isinstance(row.get("id"), int) and not isinstance(row["id"], bool):
-        return str(row["id"])
-    return text(row, "id")
+        return one_text(str(row["id"]), "'id'", most_chars=limits.MOST_ID_CHARS)
+    return text(row, "id", most_chars=limits.MOST_ID_CHARS)
 
 
 def text(row: Row, column: str, *, empty: bool = False, most_chars: int = limits.MOST_TEXT_CHARS) -> str:

@@ -60,7 +60,7 @@ def largest(passages: Sequence[Passage], count: int) -> list[int]:
     """How many characters the largest passages have, of stored ones bytes: at most `count` of them, largest first."""
     if isinstance(passages, Stored):
         return passages.largest(count)
-    return heapq.nlargest(count, (len(passage.title) + len(passage.text) for passage in passages))
+    return heapq.nlargest(count, (len(one.id) + len(one.title) + len(one.text) for one in passages))
 
 
 def _pieces(flat: np.ndarray, size: int = 2**22) -> Iterator[np.ndarray]:

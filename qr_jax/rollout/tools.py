@@ -13,10 +13,10 @@ import numpy as np
 
 from qr_jax.characters import nfkc
 from qr_jax.dialect import encodable
+from qr_jax.queries.limits import MOST_ID_CHARS
 from qr_jax.records import Passage, Query, Say, Search, SearchFunction, Stop, Turn
 
 WORDS_A_TOKEN = 4  # no tokenizer joins more words in a token: what lies beyond cannot fit and is not tokenised
-MOST_ID_CHARS = 4000  # of a passage's id, which stands in every episode's row
 FIRST_PAUSE_S = 0.1  # before the first retry; it doubles with each, and half of it or more is waited, at random
 
 

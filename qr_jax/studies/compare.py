@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from qr_jax import config as configs
-from qr_jax import figures, metrics_writer
+from qr_jax import figures, metrics_writer, run_files
 from qr_jax.config import BUDGETS, Config
 from qr_jax.evaluation import last_evaluation
 from qr_jax.evaluation.bootstrap import bootstrap
@@ -287,9 +287,13 @@ def reached(points: Sequence[tuple[float, float]], reach: float) -> float | None
 
 def _unique(folder: Path, steps: int) -> tuple[int, int]:
     """How many queries the ledger has drawn in so many steps, and how many were trained on."""
-    lines = (folder / "ledger.jsonl").read_bytes().splitlines() if (folder / "ledger.jsonl").exists() else []
-    draws = [draw for draw in map(json.loads, lines) if draw["step"] <= steps]
-    return len({one["index"] for one in draws}), len({one["index"] for one in draws if one["accepted"]})
+    drawn, trained_on = set(), set()
+    ledger = folder / "ledger.jsonl"
+    for draw in map(json.loads, run_files.lines(ledger) if ledger.exists() else ()):
+        if draw["step"] <= steps:
+            drawn.add(draw["index"])
+            trained_on |= {draw["index"]} if draw["accepted"] else set()
+    return len(drawn), len(trained_on)
 
 
 def over_seeds(values: Sequence[float | None]) -> dict[str, Any]:
