@@ -152,7 +152,7 @@ def why_not(path: Path, wanted: Mapping[str, Any], *, files: Collection[str] | N
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """What an index says of itself. ValueError where that is too large or no JSON object, OSError where there is none."""
+    """What an index says of itself. ValueError where that is too large or no JSON object; OSError: nothing is there."""
     try:
         manifest = json.loads(index_files.content(path / MANIFEST))
     except RecursionError as error:
