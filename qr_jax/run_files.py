@@ -8,7 +8,7 @@ import argparse
 import os
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -135,15 +135,15 @@ def _strange(folder: Path) -> Iterator[tuple[str, str]]:
                 yield shown, what
 
 
-def wrong(path: Path) -> str | None:
+def wrong(path: Path, most_of: Mapping[str, Most] = MOST) -> str | None:
     """Why a file is not opened: a pipe would be waited for, a large file fill the memory; None: it may be opened.
 
-    OSError where there is no file.
+    `most_of`: what files may have, by name or ending. OSError where there is no file.
     """
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
         return "a folder in a file's place" if stat.S_ISDIR(status.st_mode) else "neither a file nor a folder"
-    most = MOST.get(path.name) or MOST.get(path.suffix)
+    most = most_of.get(path.name) or most_of.get(path.suffix)
     return f"{status.st_size:,} bytes, wanted at most {most.bytes:,}" if most and status.st_size > most.bytes else None
 
 

@@ -29,10 +29,12 @@ from types import SimpleNamespace
 
 import small_data
 
-from qr_jax import cli, config
+from qr_jax import cli, config, trust
 from qr_jax.commands import doctor
 from qr_jax.config import Config, use
+from qr_jax.records import Passage
 from qr_jax.report import view
+from qr_jax.retrieval import bm25_index
 from qr_jax.studies import launch, oracle, pass_rates
 
 SECRET = "a-secret-token"  # in the environment, under several names
@@ -164,6 +166,41 @@ def names_that_are_no_text(run: Path, home: Path, url: str) -> None:
 def parts_of_another_kind(run: Path, home: Path, url: str) -> None:
     write(run, "config.json", {"train": {"steps": 5}, "evaluation": "x"})
     write(run, "before.json", {"exact_match": 0.25, "questions": 7})
+
+
+# ---- a corpus that is an index, made by a stranger
+
+
+def corpus_index(run: Path, home: Path) -> Path:
+    """An index beside what the user has allowed; the run's config names it as its corpus."""
+    folder = gone(home / ".config" / "theirs")
+    passages = [Passage("1", SCRIPT, "Oslo"), Passage("2", SCRIPT, "Dune")]
+    bm25_index.write(folder, passages, {"method": "lucene", "k1": 1.5, "b": 0.75, "stopwords": "en"}, passages=True)
+    questions = [{"id": str(at), "question": f"Oslo {at}?", "answers": ["Oslo"]} for at in range(8)]
+    write(run, "questions.jsonl", "".join(json.dumps(row) + "\n" for row in questions))
+    asked = str(run / "questions.jsonl")
+    data = config.Data(train=asked, eval=asked, corpus=str(folder), traces=asked, split="sha256")
+    write(run, "config.json", config.to_json(settings(home, data=data)))
+    return folder
+
+
+for name in ("manifest.json", "passages.bin", "passages.npy"):
+    TRAPS[f"index_pipe_{name}"] = lambda run, home, url, name=name: os.mkfifo(gone(corpus_index(run, home) / name))
+    TRAPS[f"index_huge_{name}"] = lambda run, home, url, name=name: os.truncate(corpus_index(run, home) / name, 2**40)
+    TRAPS[f"index_deep_{name}"] = lambda run, home, url, name=name: write(corpus_index(run, home), name, "[" * 100_000)
+
+
+@trap
+def dense_index_of_links(run: Path, home: Path, url: str) -> None:
+    """The user has allowed the config, which names the folder."""
+    vectors = gone(corpus_index(run, home).with_name("vectors"))
+    vectors.mkdir()
+    for name in (".lock", "pieces.txt", "manifest.json.new"):
+        (vectors / name).symlink_to(home / ".bashrc")
+    dense = use("dense", model=str(Path(__file__).parent / "fixtures" / "bert"), index=str(vectors))
+    named = replace(config.load(run / "config.json"), retriever=dense)
+    write(run, "config.json", config.to_json(named))
+    trust.remember(named)
 
 
 def gone(path: Path) -> Path:

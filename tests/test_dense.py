@@ -1,6 +1,7 @@
 """Dense retrieval: numpy's order on any number of devices, an index that goes on where it ended, few programs."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -165,7 +166,7 @@ class Counting:
 
 
 def in_folder(folder, embed, count=2500, storage="float32", **other):
-    what = {"corpus": "c", "model": "m", "settings": {"pooling": "mean"}} | other
+    what = {"width": 2, "corpus": "c", "model": "m", "settings": {"pooling": "mean"}} | other
     return dense_index.in_folder(folder, count, storage, embed, **what)
 
 
@@ -194,7 +195,8 @@ def embed(start, stop):
         os.kill(os.getpid(), 9)
     return np.ones((stop - start, 2), np.float32)
 
-dense_index.in_folder(Path(sys.argv[1]), 2500, "float32", embed, corpus="c", model="m", settings={"pooling": "mean"})
+about = {"width": 2, "corpus": "c", "model": "m", "settings": {"pooling": "mean"}}
+dense_index.in_folder(Path(sys.argv[1]), 2500, "float32", embed, **about)
 """
 
 
@@ -212,7 +214,7 @@ def test_a_killed_process_leaves_what_it_had_done(tmp_path):
 def test_smaller_numbers_come_back_from_a_folder_as_from_memory(storage, tmp_path):
     rng = np.random.default_rng(0)
     vector_PD = unit(rng, 5000, 16)
-    kept = in_folder(tmp_path / "i", lambda a, z: vector_PD[a:z], count=5000, storage=storage)
+    kept = in_folder(tmp_path / "i", lambda a, z: vector_PD[a:z], count=5000, storage=storage, width=16)
     memory = dense_index.in_memory(5000, storage, lambda a, z: vector_PD[a:z])
     for one, other in zip(kept.read(10, 4999), memory.read(10, 4999), strict=True):
         np.testing.assert_array_equal(one, other)
@@ -255,6 +257,73 @@ def test_a_folder_of_other_files_is_left_alone(tmp_path):
     assert not (tmp_path / "manifest.json").exists()
     (tmp_path / "manifest.json").write_text("{")
     with pytest.raises(ValueError, match="manifest of .* is damaged"):
+        in_folder(tmp_path, Counting())
+
+
+NAMES = (".lock", "pieces.txt", "manifest.json", "manifest.json.new", "vectors_00000.npy", "vectors_00002.npy.new")
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("harm", ["link", "pipe"])
+def test_a_stranger_s_folder_of_links_or_pipes_writes_over_nothing_and_is_not_waited_for(tmp_path, name, harm):
+    """A link named .lock emptied the file that it led to; a pipe of that name was waited for."""
+    (tmp_path / "thesis.txt").write_text("mine")
+    folder = tmp_path / "theirs"
+    in_folder(folder, Counting())
+    (folder / "vectors_00002.npy").unlink()  # which is to be made again
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).symlink_to(tmp_path / "thesis.txt") if harm == "link" else os.mkfifo(folder / name)
+    found = f"{name} is {'a link' if harm == 'link' else 'no file'}, which no dense index holds; take it away"
+    with pytest.raises(ValueError, match=found):
+        in_folder(folder, Counting())
+    assert (tmp_path / "thesis.txt").read_text() == "mine"
+
+
+PIECES = {
+    "columns": np.ones((1024, 3), np.float32), "rows": np.ones((9, 2), np.float32), "type": np.ones((1024, 2)),
+    "no number": np.full((1024, 2), np.nan, np.float32), "objects": np.array([[{}, 0]] * 1024), "junk": b"junk",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("harm", [*PIECES, "larger"])
+def test_a_piece_that_is_no_such_vectors_is_made_again_though_its_hash_is_right(tmp_path, harm):
+    folder, piece = tmp_path, tmp_path / "vectors_00001.npy"
+    in_folder(folder, Counting())
+    if harm == "larger":
+        os.truncate(piece, 2**20)
+    elif harm == "junk":
+        piece.write_bytes(PIECES[harm])
+    else:
+        np.save(piece, PIECES[harm])
+    with (folder / "pieces.txt").open("a") as file:
+        file.write(f"\n{piece.name} {dense_index.file_hash(piece)}")
+    again = Counting()
+    with pytest.warns(UserWarning, match="damaged pieces .* are made again: 1"):
+        vectors = in_folder(folder, again)
+    assert again.asked == [(1024, 2048)]
+    np.testing.assert_array_equal(vectors.read(0, 2500)[0], Counting()(0, 2500))
+
+
+@pytest.mark.parametrize("storage", ["bfloat16", "int8"])
+def test_smaller_numbers_that_are_none_are_made_again(tmp_path, storage):
+    in_folder(tmp_path, Counting(), storage=storage)
+    piece = tmp_path / "vectors_00001.npy"
+    np.save(piece, ~np.zeros_like(np.load(piece)))  # all bits are set: no number, nor is the factor
+    (tmp_path / "pieces.txt").write_text(f"{piece.name} {dense_index.file_hash(piece)}")
+    again = Counting()
+    with pytest.warns(UserWarning, match="damaged pieces .* are made again: 1"):
+        in_folder(tmp_path, again, storage=storage)
+    assert (1024, 2048) in again.asked
+
+
+def test_a_stranger_s_lists_that_are_no_text_or_too_deep_are_said(tmp_path):
+    in_folder(tmp_path, Counting())
+    (tmp_path / "pieces.txt").write_bytes(b"\xff\xfe \n\xff")
+    again = Counting()
+    in_folder(tmp_path, again)
+    assert len(again.asked) == 3  # no piece is known
+    (tmp_path / "manifest.json").write_text("[" * 100_000)
+    with pytest.raises(ValueError, match=r"manifest of .* is damaged \(manifest.json is too deep\); delete the folder"):
         in_folder(tmp_path, Counting())
 
 

@@ -30,6 +30,7 @@ ROWS = [
 ]
 ANIMALS = ("cat", "dog", "the", "fox", "owl", "elk")
 SETTINGS = {"method": "lucene", "k1": 1.5, "b": 0.75, "stopwords": "en"}
+OF_BM25 = SETTINGS | {"words": bm25_build.WORD}  # as the retriever asks for them
 
 
 def corpus_file(folder, rows=None):
@@ -213,6 +214,60 @@ def test_an_index_whose_files_do_not_fit_together_is_refused(tmp_path, harm):
         ValueError, match="theirs (is damaged: its files do not fit together|cannot be read .*); build it again"
     ):
         bm25_index.load(folder)
+
+
+@pytest.mark.parametrize("file", ["manifest.json", "passages.bin", "passages.npy"])
+@pytest.mark.parametrize("harm", ["pipe", "folder", "huge"])
+def test_a_stranger_s_passages_are_neither_waited_for_nor_read_where_they_are_larger_than_they_say(
+    tmp_path, monkeypatch, file, harm
+):
+    """A pipe hung every command that was given the folder; 3 GB of hole as the manifest took 6.3 GB and 30 s."""
+    folder = tmp_path / "theirs"
+    bm25_index.write(folder, SMALL, SETTINGS, passages=True)
+    spoil(folder / file, harm)
+    monkeypatch.setattr(bm25_index, "file_hash", None)  # would raise if it were called
+    says = {"pipe": "neither a file nor a folder", "folder": "a folder in a file's place"}
+    says["huge"] = "passages.bin end" if file == "passages.bin" else "3,221,225,472 bytes"
+    with pytest.raises(ValueError, match=f"theirs is damaged: its .*{says[harm]}.*; build it again"):
+        readers.read_passages(folder)
+
+
+@pytest.mark.parametrize("file", bm25_index.FILES)
+@pytest.mark.parametrize("harm", ["pipe", "huge"])
+def test_a_stranger_s_index_is_passed_by_where_a_file_is_none_or_larger_than_it_says(tmp_path, caplog, file, harm):
+    folder = tmp_path / "theirs"
+    bm25_index.write(folder, SMALL, OF_BM25, passages=True)
+    corpus = readers.read_passages(folder)
+    spoil(folder / file, harm)
+    hashed = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bm25_index, "file_hash", lambda path: hashed.append(path.name))
+        assert "damaged: " in str(bm25_index.why_not(folder, {}, files=[file])) and not hashed
+    assert bm25(corpus=corpus)(["dune"], 1)[0][0].id == "a"
+    assert f"its index is not used (damaged: {file})" in caplog.text
+    if file != bm25_index.PARAMS:  # which bm25s alone reads
+        with pytest.raises(ValueError, match=f"theirs cannot be read .*{re.escape(file)}: "):
+            bm25_index.load(folder)
+
+
+def spoil(path: Path, harm: str) -> None:
+    if harm == "huge":
+        os.truncate(path, 3 * 2**30)
+    else:
+        path.unlink()
+        os.mkfifo(path) if harm == "pipe" else path.mkdir()
+
+
+def test_a_manifest_that_leaves_a_file_out_or_names_one_elsewhere_is_not_believed(tmp_path, caplog):
+    folder = tmp_path / "theirs"
+    manifest = bm25_index.write(folder, SMALL, OF_BM25, passages=True)
+    corpus = readers.read_passages(folder)
+    np.save(folder / bm25_index.PLACES, (np.load(folder / bm25_index.PLACES) + 1) % len(SMALL))
+    os.mkfifo(tmp_path / "pipe")
+    left = {name: digest for name, digest in manifest["files"].items() if name != bm25_index.PLACES}
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"files": left | {"../pipe": "0"}}))
+    assert "incomplete ('indices.csc.index.npy')" in str(bm25_index.why_not(folder, {}))
+    assert bm25(corpus=corpus)(["dune"], 1)[0][0].id == "a"
 
 
 def test_a_damaged_index_beside_whole_passages_is_passed_by(tmp_path, caplog):

@@ -10,6 +10,7 @@ from typing import Any, overload
 import numpy as np
 
 from qr_jax.records import Passage
+from qr_jax.retrieval import index_files
 
 TEXTS, ENDS = "passages.bin", "passages.npy"
 
@@ -20,7 +21,8 @@ class Stored(Sequence[Passage]):
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
         # Where id, title and text of each passage end, in bytes. Plain views: a slice of a memory map itself is slow.
-        self._ends = np.asarray(np.load(self.folder / ENDS, mmap_mode="r"))
+        self._ends = index_files.array(self.folder / ENDS)
+        index_files.check(self.folder / TEXTS)
         self._bytes = np.asarray(np.memmap(self.folder / TEXTS, np.uint8, "r"))
         is_table = (
             self._ends.dtype == np.int64 and self._ends.ndim == 2 and self._ends.shape[1:] == (3,) and len(self._ends)

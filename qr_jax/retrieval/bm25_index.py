@@ -20,12 +20,11 @@ import numpy as np
 from qr_jax import trust
 from qr_jax.queries import stored
 from qr_jax.records import Passage
-from qr_jax.retrieval import bm25_build
+from qr_jax.retrieval import bm25_build, bounded_json, index_files
 from qr_jax.retrieval.build_aside import build_aside, clear_left
+from qr_jax.retrieval.index_files import MANIFEST, PARAMS, STARTS, WORDS
 
-MANIFEST, ORDER = "manifest.json", "order.npy"
-SCORES, PLACES, STARTS = "data.csc.index.npy", "indices.csc.index.npy", "indptr.csc.index.npy"
-WORDS, PARAMS = "vocab.index.json", "params.index.json"
+ORDER, SCORES, PLACES = "order.npy", "data.csc.index.npy", "indices.csc.index.npy"
 FILES = (SCORES, PLACES, STARTS, PARAMS, WORDS, ORDER)
 FORMAT = 2  # of the manifest and the files beside bm25s's
 
@@ -74,12 +73,12 @@ def load_or_build(folder: str | Path, corpus: Sequence[Passage], settings: Mappi
 def load(path: Path) -> Index:
     """The index of a folder, its scores and places memory-mapped. ValueError where they do not fit together."""
     try:
-        # Trap: a slice of a memory map costs more than what is done with it; a plain view of the same bytes does not.
-        score_I, place_I, order_P = (
-            np.asarray(np.load(path / name, mmap_mode="r")) for name in (SCORES, PLACES, ORDER)
+        score_I, place_I, order_P, start_W = (
+            index_files.array(path / name) for name in (SCORES, PLACES, ORDER, STARTS)
         )
-        words = json.loads((path / WORDS).read_text("utf-8"))
-        index = Index(score_I, place_I, np.load(path / STARTS), words, order_P)
+        words = index_files.content(path / WORDS)
+        bounded_json.check_items(words, len(start_W), WORDS)
+        index = Index(score_I, place_I, np.array(start_W), json.loads(words), order_P)
         fits = _fits(index)
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"the index {path} cannot be read ({error!r:.200}); build it again") from error
@@ -110,11 +109,10 @@ def passages(folder: str | Path) -> stored.Stored:
     path = Path(folder)
     try:
         manifest = read_manifest(path)
-        listed = manifest["files"]
+        listed, found = manifest["files"], stored.Stored(path)  # what is hashed below is as large as it says
         wrong = [name for name in (stored.TEXTS, stored.ENDS) if file_hash(path / name) != listed[name]]
         problem = f"{' and '.join(wrong)} changed since it was built" if wrong else None
-        found = None if wrong else stored.Stored(path)
-        if found is not None and not trust.noted(_claim(manifest)):
+        if not wrong and not trust.noted(_claim(manifest)):
             if _hashed(found) == manifest["corpus"]:
                 trust.note(_claim(manifest))
             else:
@@ -145,15 +143,23 @@ def why_not(path: Path, wanted: Mapping[str, Any], *, files: Collection[str] | N
         for name, value in {"format": FORMAT, **wanted}.items():
             if manifest[name] != value:
                 return f"its {name} is another"
-        listed = {name: digest for name, digest in manifest["files"].items() if files is None or name in files}
-        damaged = [name for name, digest in listed.items() if file_hash(path / name) != digest]
+        listed = manifest["files"]
+        names = [name for name in sorted(known) if name in ({*FILES, *listed} if files is None else files)]
+        damaged = [name for name in names if index_files.wrong(path / name) or file_hash(path / name) != listed[name]]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"it is absent or incomplete ({error})"
     return f"damaged: {', '.join(damaged)}" if damaged else None
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    return json.loads((path / MANIFEST).read_text("utf-8"))
+    """What an index says of itself. ValueError where that is too large or no JSON object; OSError: nothing is there."""
+    try:
+        manifest = json.loads(index_files.content(path / MANIFEST))
+    except RecursionError as error:
+        raise ValueError(f"{MANIFEST} is too deep") from error
+    if not isinstance(manifest, dict):
+        raise ValueError(f"{MANIFEST} holds no object")
+    return manifest
 
 
 def corpus_hash(corpus: Sequence[Passage]) -> str:
@@ -192,7 +198,9 @@ def write(
         files = {file.name: file_hash(file) for file in sorted(new.iterdir())}
         manifest = {"format": FORMAT, **wanted, "counts": counts, **facts, "versions": versions, "files": files}
         (new / MANIFEST).write_text(json.dumps(manifest, indent=1), "utf-8")
+        claim = index_files.claim(new)
         _put(new, path, aside / "old", wanted)
+        trust.note(claim)
         if passages:
             trust.note(_claim(manifest))
         return manifest

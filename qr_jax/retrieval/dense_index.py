@@ -6,6 +6,7 @@ A folder holds a manifest (corpus, model, settings), a numpy file a piece, and t
 import contextlib
 import json
 import os
+import stat
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,15 +16,19 @@ from typing import Any, Literal
 import ml_dtypes
 import numpy as np
 
-from qr_jax.retrieval.bm25_index import file_hash
+from qr_jax import trust
+from qr_jax.retrieval import index_files
+from qr_jax.retrieval.bm25_index import file_hash, read_manifest
+from qr_jax.retrieval.index_files import MANIFEST, PIECES
 from qr_jax.terminal import progress
 
 Storage = Literal["float32", "bfloat16", "int8"]
 Embed = Callable[[int, int], np.ndarray]  # rows start to stop -> float32 [rows, D]
 
-MANIFEST, PIECES, LOCK = "manifest.json", "pieces.txt", ".lock"
+LOCK = ".lock"
 FORMAT = 1
 PIECE = 1024  # rows
+KINDS = {"float32": np.float32, "bfloat16": np.uint16, "int8": np.int8}  # numpy's files know no bfloat16
 
 
 @dataclass(frozen=True)
@@ -61,27 +66,40 @@ def in_memory(count: int, storage: Storage, embed: Embed) -> Vectors:
 
 
 def in_folder(
-    folder: Path, count: int, storage: Storage, embed: Embed, *, corpus: str, model: str, settings: Mapping[str, Any]
+    folder: Path,
+    count: int,
+    storage: Storage,
+    embed: Embed,
+    *,
+    width: int,
+    corpus: str,
+    model: str,
+    settings: Mapping[str, Any],
 ) -> Vectors:
-    """The folder's vectors, memory-mapped; missing ones are computed first.
+    """The folder's vectors of `width` numbers each, memory-mapped; missing ones are computed first.
 
-    Each piece is kept as soon as it is done, so a killed process loses only one. A damaged piece is made again, with a
-    warning. A second process waits until the first is done. ValueError: an index of another corpus, model or settings,
-    or a folder of other files; they are left as they are.
+    Each piece is kept as soon as it is done, so a killed process loses only one. A piece that is damaged, or holds no
+    such vectors, is made again, with a warning. A second process waits until the first is done. ValueError: an index of
+    another corpus, model or settings, or a folder of other files or of links; they are left as they are.
     """
     wanted = {"format": FORMAT, "corpus": corpus, "rows": count, "model": model}
     wanted |= {"settings": {**settings, "storage": storage}, "piece_rows": PIECE}
     spans = _spans(count)
     names = [f"vectors_{at:05d}.npy" for at in range(len(spans))]
+    columns = width + 4 if storage == "int8" else width
+    shapes = {name: (stop - start, columns) for name, (start, stop) in zip(names, spans, strict=True)}
     folder.mkdir(parents=True, exist_ok=True)
     with _alone(folder):
-        done = _done(folder, wanted, names)
+        done = _done(folder, wanted, shapes, storage)
+        is_own = not done or trust.noted(index_files.claim(folder))
         missing = [at for at, name in enumerate(names) if name not in done]
         for at, span in zip(missing, _shown([spans[at] for at in missing]), strict=True):
             digest = _put(folder / names[at], _stored(embed(*span), storage))
             with (folder / PIECES).open("a", encoding="utf-8") as file:
                 file.write(f"\n{names[at]} {digest}")  # a line that was cut ends here
-    return Vectors([np.load(folder / name, mmap_mode="r") for name in names], storage)
+        if is_own:
+            trust.note(index_files.claim(folder))
+    return Vectors([index_files.array(folder / name) for name in names], storage)
 
 
 def _spans(count: int) -> list[tuple[int, int]]:
@@ -95,8 +113,8 @@ def _shown(spans: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
 def _stored(vector_ND: np.ndarray, storage: Storage) -> np.ndarray:
     if storage == "float32":
         return vector_ND
-    if storage == "bfloat16":  # numpy's files know no bfloat16
-        return vector_ND.astype(ml_dtypes.bfloat16).view(np.uint16)
+    if storage == "bfloat16":
+        return vector_ND.astype(ml_dtypes.bfloat16).view(KINDS[storage])
     whole_ND, factor_N = quantise(vector_ND)
     return np.concatenate([whole_ND, factor_N[:, None].view(np.int8)], axis=1)
 
@@ -105,35 +123,55 @@ def _put(path: Path, piece: np.ndarray) -> str:
     """Write the piece under its name, whole or not at all; returns its SHA-256."""
     temporary = path.with_name(path.name + ".new")
     with temporary.open("wb") as file:
-        np.save(file, piece)
+        np.save(file, np.ascontiguousarray(piece))
     digest = file_hash(temporary)
     os.replace(temporary, path)
     return digest
 
 
-def _done(folder: Path, wanted: Mapping[str, Any], names: Sequence[str]) -> set[str]:
+def _done(folder: Path, wanted: Mapping[str, Any], shapes: Mapping[str, tuple[int, int]], storage: Storage) -> set[str]:
     """The names of the pieces that are whole; a missing manifest is written."""
-    known = {LOCK, MANIFEST + ".new", PIECES, *names, *(f"{name}.new" for name in names)}
+    known = {LOCK, MANIFEST + ".new", PIECES, *shapes, *(f"{name}.new" for name in shapes)}
+    for name in (MANIFEST, *known):
+        _refuse_no_file(folder / name)
     if not (folder / MANIFEST).exists():
         if {file.name for file in folder.iterdir()} - known:
             raise ValueError(f"{folder} is no folder of a dense index, and is left as it is; name a new or empty one")
         (folder / (MANIFEST + ".new")).write_text(json.dumps(wanted, indent=1), "utf-8")
         os.replace(folder / (MANIFEST + ".new"), folder / MANIFEST)
     _refuse_other(folder, wanted)
-    lines = (folder / PIECES).read_text("utf-8").splitlines() if (folder / PIECES).exists() else []
+    content = index_files.content(folder / PIECES) if (folder / PIECES).exists() else b""
+    lines = content.decode("utf-8", "replace").splitlines()
     listed = dict(line.split(" ") for line in lines if line.count(" ") == 1)  # the last line may have been cut
-    written = {name: digest for name, digest in listed.items() if name in names}
-    there = {name for name in written if (folder / name).is_file()}
-    whole = {name for name in there if file_hash(folder / name) == written[name]}
+    written = {name: digest for name, digest in listed.items() if name in shapes}
+    whole = {name for name in written if _is_whole(folder / name, written[name], shapes[name], storage)}
     if damaged := len(written) - len(whole):
         warnings.warn(f"damaged pieces of the index {folder} are made again: {damaged}", stacklevel=4)
     return whole
 
 
+def _is_whole(path: Path, digest: str, shape: tuple[int, int], storage: Storage) -> bool:
+    """Whether the piece is there, undamaged, and holds numbers in this shape."""
+    if not path.is_file() or index_files.wrong(path) or file_hash(path) != digest:
+        return False
+    piece = index_files.array(path)
+    if piece.shape != shape or piece.dtype != KINDS[storage]:
+        return False
+    rows, factor_N = Vectors([piece], storage).read(0, len(piece))
+    return bool(np.isfinite(rows if factor_N is None else factor_N).all())
+
+
+def _refuse_no_file(path: Path) -> None:
+    """ValueError for a link, which would be written through, and for what else is no file."""
+    if os.path.lexists(path) and not stat.S_ISREG(path.lstat().st_mode):
+        found = "a link" if path.is_symlink() else "no file"
+        raise ValueError(f"{path} is {found}, which no dense index holds; take it away, or name another folder")
+
+
 def _refuse_other(folder: Path, wanted: Mapping[str, Any]) -> None:
     """ValueError, with what differs, when the folder's manifest is of another index."""
     try:
-        manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
+        manifest = read_manifest(folder)
         before = dict(manifest["settings"])
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"the manifest of {folder} is damaged ({error}); delete the folder or name another") from error
@@ -150,6 +188,10 @@ def _alone(folder: Path) -> Iterator[None]:
     """One process at a time; the lock ends with the process that holds it."""
     import fcntl
 
-    with (folder / LOCK).open("w") as lock:
+    _refuse_no_file(folder / LOCK)
+    lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+    try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+    finally:
+        os.close(lock)

@@ -1,11 +1,14 @@
-"""What a retriever's results depend on beside its settings: the contents of the models that its settings only name."""
+"""What a retriever's results depend on beside its settings: models that these only name, indexes that others made."""
 
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from qr_jax import plugins
+from qr_jax import plugins, trust
+from qr_jax.queries.stored import Stored
 from qr_jax.records import Passage, SearchFunction
+from qr_jax.retrieval import index_files
 from qr_jax.settings import Use
 
 
@@ -21,6 +24,17 @@ def models(use: Use, *, allow_plugins: Sequence[str] | None = None) -> list[str]
         if fingerprint is not None:
             digests.append(fingerprint(**plugins.check("retriever", part, allow_plugins=allow_plugins)))
     return digests
+
+
+def others_indexes(use: Use, corpus: Sequence[Passage] | None) -> list[str]:
+    """What the indexes say that this user did not make, of those that a retriever, or one inside it, searches.
+
+    Their scores and vectors fit the corpus by their own word alone: whoever made them decides what is found.
+    """
+    folders = [corpus.folder] if isinstance(corpus, Stored) else []
+    for part in _with_parts(use, None):
+        folders += [Path(name) for name in [plugins.check("retriever", part).get("index")] if name]
+    return [claim for claim in map(index_files.claim, folders) if not trust.noted(claim)]
 
 
 def inside(name: str, of: Use, corpus: Sequence[Passage] | None) -> SearchFunction:

@@ -67,7 +67,7 @@ def dense(
     if index is None:
         vectors = dense_index.in_memory(len(place_P), storage, embed)
     else:
-        made_of = {"corpus": bm25_index.corpus_hash(corpus), "model": encode.fingerprint}
+        made_of = {"corpus": bm25_index.corpus_hash(corpus), "model": encode.fingerprint, "width": encode.width}
         settings = encode.settings | {"passage_prefix": passage_prefix}
         vectors = dense_index.in_folder(Path(index), len(place_P), storage, embed, **made_of, settings=settings)
     rows = nearest.lay_out(vectors.read, len(place_P), chosen)
