@@ -42,7 +42,7 @@ config = Config(
         buckets=(64, 512),
         chunk=6,
     ),
-    learner=Learner(lr=7e-4, warmup_updates=20, rows=4, row_tokens=192, lanes=2, clip_norm=1.0),
+    learner=Learner(lr=7e-4, warmup_updates=20, rows=2, row_tokens=192, lanes=2, clip_norm=1.0),
     sft=Sft(steps=400, traces=64, max_tokens=192, lr=3e-3, warmup_steps=10),
     evaluation=Evaluation(questions=1000, every=20, during=200),
     train=Train(steps=100, checkpoint_every=20),
