@@ -2,8 +2,9 @@
 
     python -m benchmarks.start --before ../before          (a checkout as in quickstart.py; 10 minutes)
 
-Cold starts are left out (sft.steps=0). "cold": the folder of compiled programs is empty; "warm": a start of the same
-contender filled it. Built worlds are there. SmolLM2 needs `make smollm2` in both checkouts.
+Cold starts are left out (sft.steps=0). "cold": the folder of compiled programs and indexes is empty; "warm": a start of
+the same contender filled it. Each contender starts once before that, which builds the world and is not counted. SmolLM2
+needs `make smollm2` in both checkouts.
 """
 
 import argparse
@@ -44,6 +45,9 @@ def measure(options: argparse.Namespace, contenders) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         for name in options.configs:
             samples: dict[str, list[dict[str, Any]]] = {}
+            for contender in contenders:
+                aside = Path(folder) / f"aside_{name}_{contender.name}"
+                start(contender, CONFIGS[name], aside / "run", aside)
             for at in range(options.rounds):
                 for contender in contenders:
                     programs = Path(folder) / f"{name}_{contender.name}_{at}"
@@ -62,7 +66,8 @@ def measure(options: argparse.Namespace, contenders) -> dict[str, Any]:
 
 def start(contender: interleave.Contender, config: Sequence[str], run: Path, programs: Path) -> dict[str, Any]:
     python = {"PYTHONDONTWRITEBYTECODE": ""}  # as for most users: a second start finds its modules compiled
-    environment = contender.environment(QR_JAX_COMPILED=str(programs), QR_JAX_DATA=DATA, **python)
+    kept = {"QR_JAX_COMPILED": str(programs), "XDG_CACHE_HOME": str(programs / "cache")}
+    environment = contender.environment(**kept, QR_JAX_DATA=DATA, **python)
     done = subprocess.run(
         [contender.python, contender.file, str(time.time()), *config, "--run", run],
         cwd=contender.tree, env=environment, capture_output=True, text=True, check=False,
