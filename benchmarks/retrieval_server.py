@@ -111,11 +111,15 @@ def serving(corpus: str, words: Sequence[str] | None = None) -> Iterator[tuple[s
     words = words or [sys.executable, "-m", "qr_jax.cli", "serve-retriever", "--corpus", corpus, "--port", "0"]
     with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, cwd=interleave.ROOT) as process:
         assert process.stderr
-        line = process.stderr.readline()
-        if "http://" not in line:
-            raise SystemExit(line + process.stderr.read())
+        said = []
+        for line in process.stderr:  # what takes long says so before
+            said.append(line)
+            if "http://" in line:
+                break
+        else:
+            raise SystemExit("".join(said))
         try:
-            yield line.split()[-1], process
+            yield said[-1].split()[-1], process
         finally:
             process.terminate()
 

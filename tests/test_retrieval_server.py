@@ -1053,7 +1053,7 @@ def test_the_command_serves_a_file_without_jax_and_ends_in_order(tmp_path):
     )
     with command("serve-retriever", "k1=0.9", "--corpus", str(corpus), "--port", "0", JAX_PLATFORMS="") as process:
         assert process.stderr is not None
-        url = process.stderr.readline().split()[-1]
+        url = next(line.split()[-1] for line in process.stderr if "http://" in line)
         assert call(url.removesuffix("/retrieve"), "/health")[1]["passages"] == 3
         assert call(url, "/retrieve", {"queries": ["dune"], "topk": 1})[1] == {"result": [[DUNE]]}
         process.send_signal(signal.SIGTERM)
