@@ -1,7 +1,7 @@
 """An agent that is opened once and answers one question after another: `qr-jax ask` and `qr-jax chat`."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ class Answerer:
 
 def opened(settings: Config, run: str | Path | None, *, allow_plugins: Sequence[str] | None = None) -> Answerer:
     """The agent of a run's last checkpoint; without a run, the config's own model."""
-    settings = replace(settings, rollout=replace(settings.rollout, slots=1, store=1, lanes=1))
+    settings = assemble.for_one(settings)
     with terminal.phase("loading the passages"):
         search = assemble.searcher(settings, allow_plugins=allow_plugins)
     with terminal.phase("loading the model"):

@@ -270,6 +270,11 @@ def agent(config: Config) -> Agent:
     return Agent(cfg, tokenizer, Engine(cfg, tokenizer, rollout, compute=model.compute), weights)
 
 
+def for_one(config: Config) -> Config:
+    """The config with room for a single sequence: of an agent that is asked one question at a time, or not at all."""
+    return replace(config, rollout=replace(config.rollout, slots=1, store=1, lanes=1))
+
+
 def world_tokenizer(config: Config) -> WordTokenizer:
     """The words of the synthetic world, and the tags and words of an environment that has others."""
     named = plugins.constants("env", config.env.name)

@@ -35,7 +35,7 @@ def export(
     check_new(folder)
     settings = runs.load(run)
     mesh = meshes.make_mesh(settings.mesh)
-    agent = assemble.agent(replace(settings, rollout=replace(settings.rollout, slots=1, store=1, lanes=1)))
+    agent = assemble.agent(assemble.for_one(settings))
     _, step = runs.last_checkpoint(run)
     params = assemble.on_one_device(subject.weights(run, agent, mesh, step), mesh)
     trained = model_card.trained(settings, run, step)

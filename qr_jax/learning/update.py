@@ -212,9 +212,7 @@ class Update:
 
             def compute(carry):
                 (value, (sums, gap)), grads = grad_of(state.params, state.reference, micro, *rest)
-                total, all_grads, all_sums, top = carry
-                all_grads, all_sums = jax.tree.map(jnp.add, (all_grads, all_sums), (grads, sums))
-                return total + value, all_grads, all_sums, jnp.maximum(top, gap)
+                return _added(carry, (value, grads, sums, gap))
 
             return jax.lax.cond(micro.used_M, compute, lambda carry: carry, carry), None
 
@@ -238,11 +236,7 @@ class Update:
 
     def stepped_by_parts(self, state: State, batch: Batch, advantage, totals):
         """(state, metrics) after an update by what `summed` gave of each part of the micro-batches."""
-        first, *others = totals
-        for value, grads, sums, gap in others:
-            *added, top = first
-            first = *jax.tree.map(jnp.add, tuple(added), (value, grads, sums)), jnp.maximum(top, gap)
-        return self.stepped(state, *self.measured(batch, advantage, first))
+        return self.stepped(state, *self.measured(batch, advantage, functools.reduce(_added, totals)))
 
     def old_logp(self, state: State, batch: Batch) -> jax.Array:
         """[M, E, L] log-probabilities of the batch under the present weights; 0 where nothing was sampled."""
@@ -257,6 +251,12 @@ class Update:
             return entropy_EL
 
         return jax.lax.stop_gradient(_by_micro_batch(batch, entropy_of))
+
+
+def _added(one, other):
+    """What `summed` gives of two parts together: loss, gradient and sums are added, the larger gap counts."""
+    (*sums, gap), (*other_sums, other_gap) = one, other
+    return (*jax.tree.map(jnp.add, sums, other_sums), jnp.maximum(gap, other_gap))
 
 
 def _by_micro_batch(batch: Batch, value_of: Callable[[Batch], jax.Array]) -> jax.Array:

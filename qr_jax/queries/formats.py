@@ -142,9 +142,8 @@ def row_of(query: Query, form: Form, at: int) -> dict[str, Any]:
 def write(queries: Sequence[Query], file: Path, form: Form) -> None:
     """The queries as a file of that form: Parquet, JSON lines or gzipped ones by its name. It must not be there yet."""
     check_new(file)
-    as_json = functools.partial(
-        json.dumps, default=str
-    )  # texts for what JSON lacks, as a Parquet file's dates and bytes
+    # texts for what JSON lacks, as a Parquet file's dates and bytes
+    as_json = functools.partial(json.dumps, default=str)
     made = [row_of(query, form, at) for at, query in enumerate(queries)]
     if file.suffix == ".parquet":  # metadata differ from row to row, and a Parquet column does not: they go as JSON
         kept = [row | {"metadata": as_json(row["metadata"])} if "metadata" in row else row for row in made]
