@@ -142,7 +142,7 @@ def main(mode: str, port: str, count: str, index: str, folder: str, *more: str) 
             strike(more[0], int(more[1]))
         lives = config.load(f"{folder}/config.json").train.bucket
         run = f"{folder}/run_{port}_{index}" if lives else f"{folder}/run"
-        places = [f"{folder}/config.json", "--run", run, "--trust"]
+        places = [f"{folder}/config.json", "--run", run, "--trust", "--verbose"]
         return cli.main(["train", *places, *several])
     from qr_jax import config
     from qr_jax.processes import start
