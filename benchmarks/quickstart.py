@@ -4,8 +4,8 @@
     python -m benchmarks.quickstart --before ../before --seeds 5      (25 minutes on 2 idle cores)
 
 A decode step is that of 256 slots and a cache of 128 positions, and beside it SmolLM2-135M's. A run is
-`qr-jax train configs/quickstart.py`, cold start and two evaluations included, by TASK's rule and rate; each contender
-keeps compiled programs in a folder of its own, empty before the first seed.
+`qr-jax train configs/quickstart.py`, cold start and two evaluations included, by TASK's groups, rule and rate; each
+contender keeps compiled programs in a folder of its own, empty before the first seed.
 """
 
 import argparse
@@ -24,8 +24,8 @@ from benchmarks.quickstart_ours import SHAPES
 
 MODULE = "benchmarks.quickstart_ours"
 CONFIG = ["configs/quickstart.py", "evaluation.every=0"]  # an earlier one was evaluated before and after alone
-# How the earlier quickstart was trained; a later one's rule and rate would give both other things to do.
-TASK = ["rule=recycle", "learner.lr=1e-3", "learner.warmup_updates=0"]
+# How the earlier quickstart was trained; a later one's settings would give both other things to do.
+TASK = ["pool.queries=32", "pool.samples=8", "rule=recycle", "learner.lr=1e-3", "learner.warmup_updates=0"]
 
 
 def main(words: Sequence[str] | None = None) -> None:

@@ -14,7 +14,7 @@ from qr_jax.config import load
 from qr_jax.overrides import override
 
 QUICKSTART = load(Path(__file__).with_name("quickstart.py"))
-BASE = ["rule=grpo", "pool.queries=16"]
+BASE = ["rule=grpo", "pool.queries=16", "pool.samples=8", "learner.lr=7e-4"]
 
 TWO = ["learner.updates=2"]
 EPISODES = ["learner.reduce=sequence_mean"]

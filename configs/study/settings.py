@@ -23,6 +23,8 @@ def _setting(*words):
     """The quickstart with no step limit of its own, plain GRPO, and the learner as the paper's peers have it."""
     fixed = [
         "rule=grpo",
+        "pool.queries=32",
+        "pool.samples=8",
         "learner.lr=1e-3",
         "learner.warmup_updates=0",
         "learner.rows=8",
