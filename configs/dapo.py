@@ -18,7 +18,7 @@ quickstart = runpy.run_path(str(Path(__file__).with_name("quickstart.py")))["con
 
 config = replace(
     quickstart,
-    pool=replace(quickstart.pool, rule=use("bounded_dapo"), rounds=use("refill", max_rounds=10)),
-    learner=replace(quickstart.learner, loss=use("clip", low=0.2, high=0.28), reduce="token_mean"),
+    pool=replace(quickstart.pool, queries=32, samples=8, rule=use("bounded_dapo"), rounds=use("refill", max_rounds=10)),
+    learner=replace(quickstart.learner, lr=7e-4, loss=use("clip", low=0.2, high=0.28), reduce="token_mean"),
     train=replace(quickstart.train, steps=40),
 )
