@@ -25,6 +25,7 @@ from qr_jax.records import Episode, Query
 from qr_jax.rollout.engine import Engine
 
 SCORES = {"exact_match": answers.exact_match, "f1": answers.f1, "cover_match": answers.cover_match}
+PAIRED = ("exact_match", "f1")  # kept of each question
 SHOWN = 100  # questions whose searches an evaluation keeps in words
 GROUPS = ("dataset", "kind", "hops", "type")  # keys of a question's meta: a table each
 # Of a table, so that a summary, with 12 of them, is smaller than what is read of it (run_files.py).
@@ -47,7 +48,7 @@ def measure(
     """Greedy scores, and Pass@1 over `samples` answers when there are any, over the evaluation questions.
 
     Faulty episodes are left out of the means and counted. Means come with `_se`, the standard error over questions.
-    `details` holds each question's exact match and the first questions' searches in words.
+    `details` holds each question's exact match and F1, and the first questions' searches in words.
     """
     queries = assemble.questions(settings, "eval") if queries is None else queries
     queries = queries[: settings.evaluation.questions if limit is None else limit]
@@ -68,10 +69,10 @@ def measure(
             figures[f"by_{name}"] = _by(queries, greedy, group_names(values))
     figures |= _behaviour(greedy)
     answered = [(query, group[0]) for query, group in zip(queries, greedy, strict=True)]
-    exact = {query.id: answers.exact_match(episode.answer, query.answers) for query, episode in answered}
+    each = {name: {of.id: SCORES[name](episode.answer, of.answers) for of, episode in answered} for name in PAIRED}
     shown = {query.id: format_episode(episode) for query, episode in answered[:SHOWN]}
     faulted = [query.id for query, episode in answered if not episode.valid]
-    figures["details"] = {"exact_match": exact, "faulted": faulted, "transcripts": shown}
+    figures["details"] = {**each, "faulted": faulted, "transcripts": shown}
     if samples:
         sampled = run(samples, purpose="pass", temperature=settings.evaluation.temperature)
         figures["samples"] = samples
@@ -81,6 +82,20 @@ def measure(
 
 def without_details(figures: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in figures.items() if name != "details"}
+
+
+def gains(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """How much each PAIRED score rose over the questions that both have answered; half of its 95 % interval."""
+    was, now = before["details"], after["details"]
+    faulted = {name for one in (was, now) for name in one.get("faulted", ())}
+    found = {}
+    for score in PAIRED:
+        common = [name for name in now[score] if name in was.get(score, ()) and name not in faulted]
+        rose_Q = np.array([float(now[score][name]) - float(was[score][name]) for name in common])
+        if len(rose_Q) > 1:
+            wide = half_width(float(np.std(rose_Q, ddof=1)) / math.sqrt(len(rose_Q)), len(rose_Q))
+            found[score] = {"mean": float(rose_Q.mean()), "half_width": wide, "questions": len(rose_Q)}
+    return found
 
 
 def _scores(queries: Sequence[Query], groups: Sequence[Sequence[Episode]]) -> dict[str, Any]:

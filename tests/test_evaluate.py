@@ -74,6 +74,19 @@ def test_scores_are_means_over_questions_with_standard_errors_and_faults_left_ou
     assert found["faults"] == 2 and found["incomplete"]
 
 
+def test_gains_are_over_the_questions_that_both_have_answered_with_a_paired_interval():
+    right = {"exact_match": {"a": 0, "b": 0, "c": 1, "d": 0}, "f1": {"a": 0.0, "b": 0.5, "c": 1.0, "d": 0.0}}
+    later = {"exact_match": {"a": 1, "b": 0, "c": 1, "d": 1}, "f1": {"a": 1.0, "b": 0.5, "c": 1.0, "d": 1.0}}
+    before, after = {"details": right | {"faulted": ["d"]}}, {"details": later}
+    found = evaluate.gains(before, after)["exact_match"]
+    assert found["mean"] == pytest.approx(1 / 3) and found["questions"] == 3
+    assert found["half_width"] == pytest.approx(1.96 * np.std([1, 0, 0], ddof=1) / 3**0.5)
+    assert list(evaluate.gains({"details": {"exact_match": right["exact_match"]}}, after)) == [
+        "exact_match"
+    ]  # no F1 was kept
+    assert evaluate.gains(before, before)["f1"]["mean"] == 0
+
+
 def test_tables_of_many_groups_leave_a_summary_small_enough_to_be_read():
     long = ["\0" * 200] * 2
     names = evaluate.group_names(["b"] * 3 + ["a"] * 2 + [None, 7] + long)

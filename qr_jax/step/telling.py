@@ -361,4 +361,5 @@ def summarise(
         "base": evaluate.without_details(progress.base or {}),
         "before": evaluate.without_details(before),
         "after": evaluate.without_details(after),
+        "gains": evaluate.gains(before, after) if before and after else {},
     }
