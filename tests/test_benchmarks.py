@@ -23,6 +23,7 @@ from benchmarks import (  # noqa: E402
     recycling_map,
     retrieval,
     rollout,
+    single_hop,
     stand_ins,
     study,
     tpu,
@@ -265,3 +266,17 @@ def test_how_often_stand_ins_differ_from_exact_match_by_hand():
 
 def methods_of():
     return runpy.run_path(str(ROOT / "configs" / "methods.py"))["METHODS"]
+
+
+def test_the_best_rate_of_real_questions_is_that_of_the_highest_f1_and_only_trained_seeds_are_averaged():
+    def run(name, seed, f1, gain):
+        scores = {"exact_match": f1, "f1": f1, "searches_per_question": 1.0}
+        gains = {score: {"mean": gain, "half_width": 0.02} for score in ("exact_match", "f1")}
+        spent = {"steps": 20, "zero_variance_rate": 0.5, "wall_s": 1800}
+        return {"name": name, "seed": seed, "before": scores, "after": scores, "gains": gains, **spent}
+
+    rates = [run(f"rate {rate}", 0, f1, 9.0) for rate, f1 in zip(single_hop.RATES, (0.2, 0.4, 0.3), strict=True)]
+    assert single_hop.best_rate(rates) == single_hop.RATES[1]
+    told = single_hop.table([*rates, run("trained", 0, 0.4, 0.10), run("trained", 1, 0.4, 0.20)])
+    assert "| trained | 1 | 20 | 0.400 to 0.400 | +0.200 +- 0.020 |" in told
+    assert "Mean gain over 2 seeds: exact match +0.150 +-" in told
