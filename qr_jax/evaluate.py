@@ -22,6 +22,7 @@ from qr_jax.evaluation.bootstrap import half_width
 from qr_jax.evaluation.complete import COMPLETE, INCOMPLETE, is_incomplete
 from qr_jax.evaluation.subject import weights as weights  # for train, sft and probe
 from qr_jax.records import Episode, Query
+from qr_jax.rollout import compiles
 from qr_jax.rollout.engine import Engine
 
 SCORES = {"exact_match": answers.exact_match, "f1": answers.f1, "cover_match": answers.cover_match}
@@ -54,7 +55,7 @@ def measure(
     queries = queries[: settings.evaluation.questions if limit is None else limit]
     samples = settings.evaluation.samples if samples is None else samples
     env = env or assemble.environment(settings)
-    start = time.monotonic()
+    start, compiled = time.monotonic(), compiles.count()
 
     def run(count: int, **how):
         how |= {"seed": settings.seed, "step": 0, "stop_now": stop_now}
@@ -77,6 +78,7 @@ def measure(
         sampled = run(samples, purpose="pass", temperature=settings.evaluation.temperature)
         figures["samples"] = samples
         figures |= {f"pass_at_1_{name}": value for name, value in _scores(queries, sampled).items()}
+    compiles.tell_late(compiled, "evaluating")
     return figures | {"seconds": time.monotonic() - start}
 
 

@@ -33,7 +33,7 @@ POLL_S = 0.5  # how often a process asks whether another one was told to stop
 # What may change between two attempts of one run: how long it goes on, what is told about it and where it runs, not
 # what is computed.
 MAY_CHANGE = ("train.steps", "train.keep_checkpoints", "train.keep_every", "train.checkpoint_every", "log", "mesh")
-MAY_CHANGE += ("train.bucket",)
+MAY_CHANGE += ("train.bucket", "rollout.lanes", "learner.lanes")
 PACKING = "learner.rows"  # with one update a step it only cuts the batch; with several it says what is in each update
 
 

@@ -42,8 +42,10 @@ class Phase:
         """As in "cold start 120/400  loss .845  45 s  about 1m44s left"."""
         done, total = self.asked() if self.asked else (self.done, self.total)
         now = time.monotonic()
-        parts = [f"{self.what} {done:,}/{total:,}" if total else self.what, self.note, clock(now - self.begun_s)]
-        if total and done > self.start:
+        beside = _STATE.beside()
+        told = f"{self.what} {done:,}/{total:,}" if total else self.what
+        parts = [told, self.note, "" if self.note else beside, clock(now - self.begun_s)]
+        if total and done > self.start and not beside:
             left_s = self._left_s(done, total, now)
             parts += [] if left_s is None else [f"about {clock(left_s)} left"]
         return readable("  ".join(filter(None, parts)))
@@ -68,6 +70,7 @@ class _State:
         self.stdout: Any = None  # the one before others were hushed
         self.verbose = False
         self.phases: list[Phase] = []
+        self.beside: Callable[[], str] = lambda: ""  # what holds a phase up now, such as a program that is compiled
         self.said_s = time.monotonic()
         self.spoken = False  # anything, to whoever is spoken to now
         self.rich: tuple[Any, Any, Any] | None = None  # its Console, Live and Text
@@ -84,6 +87,11 @@ def speak(stream: Literal["stdout", "stderr"] | None, *, verbose: bool = False) 
     with _STATE.lock:
         _take_down()
         _STATE.stream, _STATE.verbose, _STATE.said_s, _STATE.spoken = stream, verbose, time.monotonic(), False
+
+
+def beside(asked: Callable[[], str]) -> None:
+    """From now on a phase's line has what `asked` says, where it has no note of its own, and then no time left."""
+    _STATE.beside = asked
 
 
 def is_verbose() -> bool:

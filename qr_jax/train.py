@@ -41,7 +41,6 @@ from qr_jax.step.telling import Told, Took, Updated
 
 TABLE = 10  # steps of a table with --verbose
 STARVED = 5  # steps over which a pool is seen to starve
-LATE_S = 1.0  # of compiling within a step: from there on it is said without --verbose
 FALLEN = 4  # exit code of a run that a guard stopped; a supervisor does not start it again
 
 
@@ -207,9 +206,7 @@ def take_step(
     with terminal.phase(f"step {step + 1}: learning"):
         state, standing, updated = _update(parts, state, standing, step)
     clock.append(time.monotonic())
-    if compiles.count() > compiled:
-        tell = parts.run.say if compiles.seconds(compiled) > LATE_S else parts.run.detail
-        tell(f"step {step + 1}: compiled {compiles.told(compiled)}")
+    compiles.tell_late(compiled, f"step {step + 1}", parts.run.say)
     took = Took(whole, own, clock, compiles.count() - compiled)
     told = Told(step, before, groups, kept, outcome, updated, standing, took)
     return state, standing, telling.tell(parts, told, state)

@@ -5,6 +5,8 @@ import sys
 import time
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -12,6 +14,7 @@ sys.path.insert(0, str(ROOT))  # benchmarks/ is not installed
 
 from benchmarks import silence  # noqa: E402
 from qr_jax import terminal  # noqa: E402
+from qr_jax.rollout import compiles  # noqa: E402
 
 TALK = """
 import sys, time
@@ -65,6 +68,25 @@ def test_time_left_falls_while_a_slow_one_goes_on_and_never_climbs(monkeypatch):
     shown = terminal.Phase("evaluating", 4, done=2, begun_s=100.0)
     for now[0], left in ((140.0, "40 s"), (150.0, "30 s"), (160.0, "20 s"), (190.0, "20 s")):
         assert shown.line().endswith(f"  about {left} left")
+
+
+def test_a_program_that_is_being_compiled_is_named_and_then_no_time_left_is_said():
+    shown, lines, before = terminal.Phase("evaluating", 8, done=4), [], compiles.count()
+
+    def begun(event, value, **more):
+        if event == compiles.EVENT:
+            lines.append(shown.line())
+
+    def doubled(x):
+        return 2 * x
+
+    jax.monitoring.register_scalar_listener(begun)
+    try:
+        jax.jit(doubled)(np.arange(3))
+    finally:
+        jax.monitoring.unregister_scalar_listener(begun)
+    assert [line.split("  ") for line in lines] == [["evaluating 4/8", "compiling doubled", "0 s"]]
+    assert compiles.told(before).startswith("doubled 1 in ") and shown.line() == "evaluating 4/8  0 s  about 0 s left"
 
 
 def test_off_a_terminal_a_phase_is_silent_until_nothing_was_said_for_a_while(quick, capsys):

@@ -207,7 +207,7 @@ def test_a_sigterm_between_compiles_is_heard_there(tmp_path, monkeypatch, where)
 def test_a_sigterm_in_an_evaluation_between_steps_saves_the_step(tmp_path, monkeypatch):
     """On the way, a program that compiles late is named with its seconds: here no cost is too small to be said."""
     measure, calls, said = driver.evaluate.measure, [], []
-    monkeypatch.setattr(driver, "LATE_S", 0.0)
+    monkeypatch.setattr(driver.compiles, "LATE_S", 0.0)
 
     def second(*positional, **named):
         calls.append(1)
@@ -290,6 +290,14 @@ def test_rows_may_change_with_the_mesh_where_a_batch_is_one_update(tmp_path):
         more = replace(one, learner=replace(one.learner, rows=2 * one.learner.rows))
         with pytest.raises(ValueError, match="learner.rows") if refused else nullcontext():
             runs.Run._refuse_another(SimpleNamespace(settings=more), one, "there")
+
+
+def test_a_run_goes_on_with_other_lanes(tmp_path):
+    base = tiny(tmp_path)
+    more = replace(base, rollout=replace(base.rollout, lanes=2), learner=replace(base.learner, lanes=2))
+    train(replace(base, train=replace(base.train, steps=2)), tmp_path / "run", say=lambda text: None)
+    summary = train(replace(more, train=replace(base.train, steps=3)), tmp_path / "run", say=lambda text: None)
+    assert summary["steps"] == 3
 
 
 def test_what_is_compiled_in_a_step_is_counted_and_said(finished):
