@@ -5,7 +5,8 @@
 
 A decode step is that of 256 slots and a cache of 128 positions, and beside it SmolLM2-135M's. A run is
 `qr-jax train configs/quickstart.py`, cold start and two evaluations included, by TASK's groups, rule and rate; each
-contender keeps compiled programs in a folder of its own, empty before the first seed.
+contender keeps compiled programs in a folder of its own, empty before the first seed. A study is four such runs, two
+at a time, by the checkout's own `compare --jobs 2`; STUDY cuts cold start, rollouts and evaluations to a fifth alike.
 """
 
 import argparse
@@ -26,6 +27,8 @@ MODULE = "benchmarks.quickstart_ours"
 CONFIG = ["configs/quickstart.py", "evaluation.every=0"]  # an earlier one was evaluated before and after alone
 # How the earlier quickstart was trained; a later one's settings would give both other things to do.
 TASK = ["pool.queries=32", "pool.samples=8", "rule=recycle", "learner.lr=1e-3", "learner.warmup_updates=0"]
+STUDY = ["--rules", "grpo", "--seeds", "4", "--jobs", "2", "--budget", "rollouts=6144", "--questions", "200"]
+SHORTER = "sft.steps=80"
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -39,6 +42,7 @@ def arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser = interleave.parser(__doc__, rounds=30, peers=False)
     parser.add_argument("--before", type=Path, required=True, help="a checkout to compare with, its .venv made")
     parser.add_argument("--seeds", type=int, default=5, help="whole runs of each (5)")
+    parser.add_argument("--studies", type=int, default=1, help="studies of each (1)")
     return parser.parse_args(words)
 
 
@@ -58,7 +62,21 @@ def measure(options: argparse.Namespace, contenders, workers) -> dict[str, Any]:
             for contender in contenders:
                 runs[contender.name].append(whole_run(contender, seed, Path(folder)))
                 print(contender.name, runs[contender.name][-1], file=sys.stderr, flush=True)
-    return {"decode_step": steps, "runs": runs, **(over_seeds(runs) if options.seeds else {})}
+        studies = [{one.name: study_s(one, Path(folder), at) for one in contenders} for at in range(options.studies)]
+        print("studies, s:", studies, file=sys.stderr, flush=True)
+    return {"decode_step": steps, "runs": runs, "studies_s": studies, **(over_seeds(runs) if options.seeds else {})}
+
+
+def study_s(contender: interleave.Contender, folder: Path, at: int) -> float:
+    """Seconds of four seeds, two at a time, with programs that are kept."""
+    environment = contender.environment(QR_JAX_COMPILED=str(folder / f"{contender.name}_programs"))
+    words = [*CONFIG, SHORTER, *TASK[:2], *TASK[3:], *STUDY, "--folder", str(folder / f"{contender.name}_study_{at}")]
+    start = time.monotonic()
+    subprocess.run(
+        [contender.python, "-m", "qr_jax.cli", "compare", *words],
+        cwd=contender.tree, env=environment, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    return time.monotonic() - start
 
 
 def whole_run(contender: interleave.Contender, seed: int, folder: Path) -> dict[str, Any]:
@@ -107,6 +125,8 @@ def show(figures: dict[str, Any]) -> None:
     for name, of in figures["runs"].items():
         head = ["seed", "step_s", "decode_s", "learner_s", "wall_s", "compiles", "before", "after"]
         print(f"\n{name}\n{interleave.table(head, [[run[key] for key in head] for run in of])}")
+    for of in figures["studies_s"]:
+        print(f"four runs, two at a time: {of['before']:.0f} s and {of['ours']:.0f} s, {of['before'] / of['ours']:.2f}")
     for name in ("ratio_steps", "accuracy", "accuracy_difference", "accuracy_standard_errors", "gap_max"):
         print(f"{name}: {figures.get(name)}")
 
