@@ -51,6 +51,7 @@ config = replace(
     rollout=replace(
         full.rollout,
         slots=16,
+        store=8,
         context_tokens=1024,
         turn_tokens=64,
         search_k=1,

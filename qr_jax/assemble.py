@@ -187,9 +187,19 @@ def _expert(config: Config) -> dict[str, Any]:
     return {"write": (lambda *turn: spaced(write(*turn))) if words else write, "parallel": parallel}
 
 
-def check_learnable(config: Config, tokenizer: Tokenizer, queries: Sequence[Query], search: SearchFunction) -> None:
-    """ValueError, before anything is compiled, for questions the model cannot read or no trace can be made of."""
+def check_learnable(
+    config: Config,
+    tokenizer: Tokenizer,
+    queries: Sequence[Query],
+    questions: Sequence[Query],
+    search: SearchFunction,
+) -> None:
+    """ValueError, before anything is compiled, for questions the model cannot read or no trace can be made of.
+
+    `queries` train, and `questions` are held out.
+    """
     check_readable(tokenizer, queries)
+    check_readable(tokenizer, questions)
     check_traces(config)
     if not config.sft.steps or config.train.init:
         return

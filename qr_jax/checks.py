@@ -71,6 +71,12 @@ def check(config: Config, *, devices: int | None = None, allow_plugins: Sequence
         raise ValueError("\n  ".join([f"{len(lines)} problems in this config:", *lines]) if lines[1:] else lines[0])
 
 
+def check_cold_start(config: Config) -> None:
+    """ValueError for a cold start of no steps, asked for by itself."""
+    if config.sft.steps < 1:
+        raise ValueError(f"sft.steps={config.sft.steps}: a cold start needs at least 1")
+
+
 def problems(config: Config, *, devices: int | None = None, allow_plugins: Sequence[str] | None = None) -> list[str]:
     """One line for each thing that is wrong; types first, and nothing else where they are."""
     try:
@@ -230,6 +236,11 @@ def _sources(config: Config) -> Iterator[str]:
     """Questions, passages and traces must be about one world, and evaluation must not ask what was trained on."""
     data = config.data
     if data.train in MADE_TRACES:
+        if data.corpus != "world" and data.eval == "world":
+            yield (
+                f"data.train and data.eval are 'world', but data.corpus is {data.corpus!r}: its passages say nothing "
+                "of that world; set data.train and data.eval to files of questions, or leave data.corpus out"
+            )
         return
     if data.eval == "world":
         yield "data.train is files, but data.eval is still 'world'; set data.eval to the files of their questions"

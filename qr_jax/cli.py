@@ -20,6 +20,7 @@ from qr_jax.settings import nearest
 OTHER_COMMANDS = {
     "resume": "; `qr-jax train RUN/config.json`, or the command that began the run, goes on with it",
     "list": "; did you mean runs?", "ls": "; did you mean runs?", "test": "; did you mean eval?",
+    "version": "; did you mean --version?",
 }  # fmt: skip
 TOP_SETTINGS = ("seed", "rule", "rounds", "env", "retriever", "reward", "advantage", "loss")  # names without a dot
 # They say by themselves what goes on, or wait for others: a line that counts their seconds says nothing.

@@ -323,6 +323,10 @@ def _made_by(path: Path, name: str) -> Config:
         there = runpy.run_path(str(path), run_name="qr_jax_config")
         named = there.get(name)
         config = named() if callable(named) else named
+    except SystemExit as error:
+        raise ValueError(
+            f"{_line_of(error, path)}: it ends the program (exit {error.code}); a config only says"
+        ) from error
     except Exception as error:  # the file is its user's program: whatever is wrong there, the user mends it there
         if is_of_asking(error):  # what it asked of us, which says by itself what to do
             raise

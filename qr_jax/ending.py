@@ -31,7 +31,7 @@ def tell(parts: Parts, progress: Progress, after: Evaluation) -> None:
     if progress.rollouts and not progress.pool.accepted_P.any() and not run.settings.learner.keep_dead:
         run.say("no update was made: no group bore signal, for the rewards of each were all equal")
     if progress.rollouts:
-        run.say(f"report: {_report(run)}")
+        run.say(f"report: {report(run)}")
     name = gained(before, after) if before else None
     questions = {query.id: query.question for query in parts.questions}
     for line in next_commands(run, questions[name] if name else parts.questions[0].question):
@@ -108,7 +108,13 @@ def _tables(run: runs.Run, before: Mapping[str, Evaluation | None], after: Evalu
         run.detail(f"\none question before training\n{pair[0]}\n\nand after\n{pair[1]}\n")
 
 
-def _report(run: runs.Run) -> Path:
+def lacks_report(run: runs.Run) -> bool:
+    """Whether there is none, or one of before the run's end."""
+    made, ended = (run.folder / name for name in ("report.html", "summary.json"))
+    return not made.is_file() or made.stat().st_mtime < ended.stat().st_mtime
+
+
+def report(run: runs.Run) -> Path:
     with terminal.phase("writing the report"):
         null = null_control.null_or_reason(run.folder, points=charts.RATE_BINS, allow_plugins=None)
         if "reason" in null:

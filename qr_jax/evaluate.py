@@ -249,6 +249,7 @@ def evaluate(
     over = subject.corpus(settings, lambda: assemble.passages(settings), allow_plugins=allow_plugins)
     with terminal.phase("loading the model"):
         agent, params, model = subject.open_model(settings, run if is_run else None, step)
+    assemble.check_readable(agent.tokenizer, queries)
     env = assemble.environment(settings, allow_plugins=allow_plugins)
     how: dict[str, Any] = {"samples": samples, "env": env}
     figures = measure(settings, agent.engine, params, search=over.search(), queries=queries, limit=len(queries), **how)

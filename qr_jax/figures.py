@@ -118,14 +118,16 @@ def over_steps(steps: Sequence[Mapping[str, float | int | None]]) -> Figures:
 
 
 def starvation(figures: Mapping[str, float | int | None]) -> str | None:
-    """A warning with the numbers when fewer than a quarter of the drawn groups bear signal, otherwise None.
+    """A warning with the numbers when few of the drawn groups bear signal, otherwise None.
 
+    Few: less than a quarter of what groups of that size would of questions that are right half of the time.
     It says what fits the case: episodes that are cut, that never search, all wrong or all right, or a pool that
     starves. A few noisy groups then take a full optimizer step: runs on a small pool have lost there what they had
     learned.
     """
     drawn, signal = int(figures["pool/drawn"] or 0), int(figures["pool/signal"] or 0)
-    if 4 * signal >= drawn:
+    size = int(figures.get("pool/rollouts") or 0) / drawn if drawn else 0.0
+    if 4 * signal >= drawn * (1 - 2 ** (1 - size) if size >= 2 else 1):
         return None
     others = ", ".join(f"{verdict} {figures[f'pool/{verdict}']}" for verdict in ("hard", "easy", "fault"))
     bear = f"{signal} of {drawn} drawn groups bear signal ({others}); {figures['pool/eligible']} queries are eligible"

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from qr_jax import assemble, checkpoint, config, runs, terminal
+from qr_jax import assemble, checkpoint, checks, config, runs, terminal
 from qr_jax.config import Config, use
 from qr_jax.learning import learner, pack
 from qr_jax.parallel import mesh as meshes
@@ -135,8 +135,7 @@ def sft(
     say: Callable[[str], None] = terminal.say,
 ) -> dict[str, Any]:
     """Train on the traces; a run folder with checkpoints and metrics like any other. Returns the summary."""
-    if settings.sft.steps < 1:
-        raise ValueError(f"sft.steps={settings.sft.steps}: a cold start needs at least 1")
+    checks.check_cold_start(settings)
     start = time.monotonic()
     every = max(settings.sft.steps // 4, 1)
     run = runs.Run(folder, runs.for_stage(settings, settings.sft.steps, every), stage="sft", say=say)

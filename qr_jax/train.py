@@ -282,6 +282,8 @@ def _finished(run: runs.Run) -> dict[str, Any] | None:
         return None
     run.leave_config()
     run.say(f"{run.folder} is finished: {steps} steps, {spent.rollouts} rollouts. Nothing was done")
+    if spent.rollouts and ending.lacks_report(run):  # its writing was cut short
+        run.say(f"but the report, which was missing: {ending.report(run)}")
     run.say(f"the same command with {ending.longer(limits, summary)} goes on with it; with --restart it begins anew")
     return summary
 

@@ -361,10 +361,16 @@ def test_what_cannot_be_written_is_refused_before_anything_is_made(tmp_path, mon
     monkeypatch.setattr(options, "open_weights", None)
     monkeypatch.setattr(options, "start", None)
     (tmp_path / "plain").write_text("")
+    (tmp_path / "mine").write_text('{"question": "?"}')
     monkeypatch.setattr(run_files.os, "access", lambda *_: True)  # as root hears of /proc
     for words, says in (
         (["world", str(tmp_path / "plain")], "plain is a file; FOLDER wants the name of a folder, which may be new"),
         (["report", "runs/x", "--out", str(tmp_path)], f"{tmp_path} is a folder; give --out the name of a file"),
+        (
+            ["report", "runs/x", "--out", str(tmp_path / "mine")],
+            "mine is there and is no earlier one of this command's",
+        ),
+        (["bug-report", "runs/x", "--out", str(tmp_path / "mine")], "mine is there and is no earlier one of this"),
         (["report", "runs/x", "--out", "/proc/x.html"], "nothing can be written into /proc (No such file"),
         (["bug-report", "runs/x", "--out", "/proc/x.zip"], "nothing can be written into /proc (No such file"),
         (["export", "runs/x", "--hf", "/proc/x"], "into /proc (No such file or directory), so /proc/x cannot be made"),

@@ -254,6 +254,7 @@ def test_rows_that_do_not_divide_name_the_nearest_number_that_does():
         ({"rollout": {"store": 0}}, "rollout.store is 0; wanted at least 1"),
         ({"train": {"steps": 0}}, "train.steps is 0; wanted at least 1 (a cold start alone is `qr-jax sft`)"),
         ({"data": {"trace_worlds": -1}}, "data.trace_worlds is -1; wanted at least 0"),
+        ({"data": {"corpus": __file__}}, "its passages say nothing of that world"),
         ({"data": {"corpus": "supporting"}}, "data.corpus is 'supporting', which only data.traces may be"),
         ({"data": {"train": "retrieved"}}, "data.train is 'retrieved', which only data.traces may be"),
         ({"learner": {"keep_dead": True}, "pool": {"min_signal": 2}}, "set pool.min_signal=1 or"),

@@ -79,6 +79,12 @@ def test_the_overlap_of_two_files_is_by_normalised_question_and_by_id(tmp_path):
     assert [(one.kind, one.rows) for one in ids.findings if "overlap" in one.kind] == [("overlap of ids", (2,))]
     bad = data_check.check(train, against=written(tmp_path / "bad.jsonl", ["{"]))
     assert [one.kind for one in bad.errors] == ["unreadable other file"]
+    alike = [{"id": str(at), "question": "?"} for at in range(5)]  # one finding, of five rows
+    bad = data_check.check(train, against=written(tmp_path / "bad.jsonl", [*alike, ROWS[1]]))
+    assert [one.text.split(" (")[0] for one in bad.errors] == ["bad.jsonl: 5 rows cannot be read and were not compared"]
+    for rows, says in (([], "has no rows"), ([{"id": "1", "text": "a b"}], "has only passages")):
+        nothing = data_check.check(train, against=written(tmp_path / "none.jsonl", rows))
+        assert [one.kind for one in nothing.errors] == ["nothing to compare"] and says in nothing.errors[0].text
 
 
 def test_corpora_are_checked_too_and_a_cut_file_is_an_error(tmp_path):

@@ -184,6 +184,13 @@ def test_an_incomplete_evaluation_after_training_is_made_again_by_the_same_comma
     assert (again["exact_match"], again["incomplete"]) == (whole, False)
 
 
+def test_questions_that_the_model_cannot_read_are_not_scored(run, tmp_path, capsys):
+    rows = tmp_path / "dev.jsonl"
+    rows.write_text('{"id": "1", "question": "Who wrote Ulysses?", "answers": ["Joyce"]}')
+    assert cli.main(["eval", str(run), f"data.eval={rows}"]) == 2
+    assert "the model's vocabulary lacks 100% of the words of the questions" in capsys.readouterr().err
+
+
 def test_eval_writes_a_manifest_and_other_facts_or_no_retriever_are_one_flag_each(run, capsys):
     assert cli.main(["eval", str(run), "--samples", "2", "--questions", "4", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)

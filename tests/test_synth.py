@@ -227,6 +227,12 @@ def test_what_cannot_be_asked_is_one_line(tmp_path, capsys, words, says):
     assert says in (error := capsys.readouterr().err) and error.count("\n") == 1
 
 
+def test_a_file_in_the_place_of_the_folder_is_said(tmp_path, capsys):
+    (tmp_path / "out").write_text("mine")
+    assert cli.main(["synth", str(encyclopaedia(tmp_path)), str(tmp_path / "out")]) == 2
+    assert "out is a file; OUT wants the name of a folder" in capsys.readouterr().err
+
+
 def test_a_corpus_of_which_templates_read_nothing_is_said(tmp_path, capsys):
     assert cli.main(["synth", str(made_corpus(tmp_path / "c.jsonl")), str(tmp_path / "out")]) == 2
     assert not (tmp_path / "out").exists()

@@ -145,6 +145,9 @@ def test_a_finished_run_says_so_and_what_would_extend_it_before_anything_compile
     summary = train(settings, folder / "whole", say=said.append)
     assert summary == json.loads((folder / "whole/summary.json").read_text())
     assert f"is finished: {summary['steps']} steps" in said[0] and "train.steps=10 goes on" in said[1]
+    (folder / "whole/report.html").unlink()  # as a second Ctrl-C at the end leaves it
+    train(settings, folder / "whole", say=(again := []).append)
+    assert "but the report, which was missing: " in again[1] and (folder / "whole/report.html").is_file()
     before = (folder / "whole/config.json").read_bytes()
     train(replace(settings, train=replace(settings.train, steps=1)), folder / "whole", say=said.append)
     assert (folder / "whole/config.json").read_bytes() == before

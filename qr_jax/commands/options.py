@@ -101,8 +101,11 @@ def port(text: str) -> int:
     return int(text)
 
 
-def check_out(file: Path | None) -> None:
-    """ValueError where no such file can be written: said before what is to be written is made."""
+def check_out(file: Path | None, begins: bytes) -> None:
+    """ValueError where no such file can be written: said before what is to be written is made.
+
+    A file that is there is written over where it begins as what is to be written does.
+    """
     from qr_jax import run_files
 
     if not file:
@@ -111,6 +114,10 @@ def check_out(file: Path | None) -> None:
         raise ValueError(f"{file} is a folder; give --out the name of a file, which may be new")
     if not file.parent.is_dir():
         raise ValueError(f"there is no folder {file.parent} to write {file.name} into; make it first")
+    if file.is_file():
+        with file.open("rb") as there:
+            if there.read(len(begins)) not in (begins, b""):
+                raise ValueError(f"{file} is there and is no earlier one of this command's; give --out another name")
     run_files.check_writable(file.parent, "--out")
 
 

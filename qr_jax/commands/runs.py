@@ -138,7 +138,7 @@ def _export(arguments: argparse.Namespace) -> int:
 def _bug_report(arguments: argparse.Namespace) -> int:
     from qr_jax import run_files
 
-    options.check_out(arguments.out)
+    options.check_out(arguments.out, b"PK")
     run_files.check_there(arguments.run)
     from qr_jax import bug_report
 

@@ -59,7 +59,7 @@ def add(command: Any) -> None:
 
 def _add_compare(command: Any) -> None:
     usage = (
-        "qr-jax compare CONFIG [setting=value ...] --rules NAMES --budget UNIT=N [options]\n"
+        "qr-jax compare CONFIG [setting=value ...] --rules NAMES --budget UNIT=N --folder FOLDER [options]\n"
         "       qr-jax compare RUN RUN ... [options]\n"
         "       qr-jax compare SUITE SUITE ... [--json]"
     )
@@ -177,7 +177,7 @@ def _probe(arguments: argparse.Namespace) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    check_out(arguments.out)
+    check_out(arguments.out, b"<!doctype html")
     _check_runs(arguments)
     from qr_jax.report import overlay, page
 

@@ -119,6 +119,10 @@ def _dry_run(arguments: argparse.Namespace, stage: str) -> int:
         config, folder, packages = options.resolve(arguments, stage)
         _refuse_folder(folder)
         _check_parts(config, packages)
+        if stage:
+            from qr_jax import checks
+
+            checks.check_cold_start(config)
         right = _checked(config)
     terminal.result(json.dumps(configs.to_json(config), indent=2))
     terminal.say(right)

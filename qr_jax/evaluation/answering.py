@@ -83,6 +83,7 @@ def answer(
     for line in [f"{set_name} is missing: {why}" for set_name, why in missing.items()] + suite.too_few(asked, limit):
         say(line)
     agent, params, model = subject.open_model(settings, run, step)
+    assemble.check_readable(agent.tokenizer, [query for queries in asked.values() for query in queries])
     env = assemble.environment(settings, allow_plugins=allow_plugins)
     corpus_of = suite.sets(name)
     used = sorted({corpus_of[set_name] for set_name in asked})

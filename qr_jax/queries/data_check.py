@@ -173,8 +173,13 @@ def _overlap(items: Mapping[int, Any], other: Path) -> Iterator[Finding]:
     """The questions of this file that the other one asks too, by their normalised text or by their id."""
     theirs, findings, *_ = _read(other)
     if findings:
-        text = f"{other.name}: {len(findings)} rows cannot be read and were not compared"
-        yield Finding("error", "unreadable other file", text, (), tuple(row for one in findings for row in one.rows))
+        rows = tuple(row for one in findings for row in one.rows)
+        many = f"{len(rows)} rows cannot be read and were not compared" if rows else "it cannot be read to its end"
+        yield Finding("error", "unreadable other file", f"{other.name}: {many} ({findings[0].text})", (), rows)
+    elif not any(isinstance(one, Query) for one in theirs.values()):
+        what = "only passages" if theirs else "no rows"
+        text = f"{other.name} has {what}, so nothing was compared; --against wants a file of questions"
+        yield Finding("error", "nothing to compare", text, ())
     for kind, key in (("overlap", lambda one: normalise(one.question)), ("overlap of ids", lambda one: one.id)):
         places = defaultdict(list)
         for number, query in theirs.items():

@@ -74,7 +74,8 @@ def _cure(part: str, file: Path) -> str:
     if "{data}" in part:
         return f"; {NAME_DATA}"
     beside = [other.name for other in file.parent.iterdir()] if part and os.path.isdir(file.parent) else []
-    return nearest(file.name, beside, shown=0) or "; {data}/... finds files in QR_JAX_DATA"
+    where = "" if file.is_absolute() else f"; it is looked for in {Path.cwd()}"
+    return where + (nearest(file.name, beside, shown=0) or "; {data}/... finds files in QR_JAX_DATA")
 
 
 def read_queries(path: str | Path) -> list[Query]:

@@ -44,7 +44,8 @@ class Listed:
 def runs_in(folder: Path) -> list[Listed]:
     """The runs in a folder and below, by name; a run's own cold start is part of it. ValueError: there is no folder."""
     if not folder.is_dir():
-        raise ValueError(f"there is no folder {folder}; name the one that runs were made in (without a name: runs/)")
+        what = f"{folder} is a file" if folder.is_file() else f"there is no folder {folder}"
+        raise ValueError(f"{what}; name the one that runs were made in (without a name: runs/)")
     return [_listed_or_why(run) for run in sorted(_folders(folder, run_files.DEEPEST))]
 
 

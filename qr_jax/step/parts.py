@@ -85,7 +85,7 @@ def bind(settings: Config, run: runs.Run) -> Parts:
     run.say(f"{len(queries):,} questions to train on, {asks:,} held out")
     if not run.checkpoints.steps():
         with terminal.phase("checking that the model can read them"):
-            assemble.check_learnable(settings, agent.tokenizer, queries, search)
+            assemble.check_learnable(settings, agent.tokenizer, queries, questions, search)
     asked = questions_sha256([*queries, *questions])
     alike.check(questions=asked, passages=corpus.sha256, model=agent.fingerprint)
     chosen, layout = settings.pool, assemble.rollout_layout(settings, agent.cfg, mesh)

@@ -88,7 +88,9 @@ def compare(
     were asked. ValueError for a run given twice, or no such question.
     """
     if len({folder.resolve() for folder in folders}) < len(folders) or not folders:
-        raise ValueError(f"{len(folders)} folders were given; wanted one or more, each once")
+        raise ValueError(
+            "a run is named twice; wanted each once" if folders else "no run was named; wanted one or more"
+        )
     many = [read(folder) for folder in folders]
     warnings = [] if measure else kinds_of_budget(many)
     measure = measure or next(iter(_limits(many[0])), BUDGETS[0]) if not warnings else BUDGETS[0]

@@ -50,6 +50,8 @@ def run(asked: Asked, say: Callable[[str], None]) -> dict[str, Any]:
 
     ValueError for what cannot be asked, before any call. On an interruption the folder is written before it goes on.
     """
+    if asked.out.is_file():
+        raise ValueError(f"{asked.out} is a file; OUT wants the name of a folder, which may be new")
     if (asked.teacher == TEMPLATES) != (asked.model is None):
         wanted = "--model NAME says which model the endpoint of --teacher URL is asked for; templates have none"
         raise ValueError(wanted)
