@@ -216,19 +216,24 @@ def check_traces(config: Config) -> None:
 
 
 def check_readable(tokenizer: Tokenizer, queries: Sequence[Query]) -> None:
-    """ValueError where the model's vocabulary lacks more than UNREADABLE of the questions' words, with the cure."""
+    """ValueError for questions that the model cannot read (`unreadable`)."""
+    if text := unreadable(tokenizer, queries):
+        raise ValueError(text)
+
+
+def unreadable(tokenizer: Tokenizer, queries: Sequence[Query]) -> str | None:
+    """Where the model's vocabulary lacks more than UNREADABLE of the questions' words: how many, with the cure."""
     if tokenizer.unknown_id is None:
-        return
+        return None
     counts = Counter(word for query in queries for word in query.question.split())
     lacking = [word for word in counts if tokenizer.unknown_id in tokenizer.encode_data(word)]
     share = sum(counts[word] for word in lacking) / max(counts.total(), 1)
-    if share > UNREADABLE:
-        first = ", ".join(repr(word) for word in lacking[:5])
-        cure = "take a model that reads any text (model=smollm2, or a Hugging Face folder or id); a preset knows the"
-        cure += " synthetic world's words alone, each between blanks"
-        raise ValueError(
-            f"the model's vocabulary lacks {share:.0%} of the words of the questions ({first}, ...): {cure}"
-        )
+    if share <= UNREADABLE:
+        return None
+    first = ", ".join(repr(word) for word in lacking[:5])
+    cure = "take a model that reads any text (model=smollm2, or a Hugging Face folder or id); a preset knows the"
+    cure += " synthetic world's words alone, each between blanks"
+    return f"the model's vocabulary lacks {share:.0%} of the words of the questions ({first}, ...): {cure}"
 
 
 def expert_turn(config: Config) -> ExpertTurn:

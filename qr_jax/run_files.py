@@ -74,7 +74,7 @@ def check_there(folder: Path) -> None:
     if os.path.isfile(folder):
         meant = f"; did you mean {folder.parent}?" if config.is_run(folder.parent) else ""
         raise ValueError(f"{folder} is a file; wanted is a run's folder{meant}")
-    beside = [str(file.parent) for file in folder.parent.glob("*/config.json") if config.is_run(file.parent)]
+    beside = [str(file.parent) for file in folder.parent.glob("*/config.json")]
     cure = f" in {Path.cwd()}" * (not folder.is_absolute()) + "; `qr-jax train CONFIG` makes a run, in runs/"
     raise ValueError(f"there is no folder {folder}{nearest(str(folder), beside) or cure}")
 

@@ -381,7 +381,7 @@ def test_what_cannot_be_written_is_refused_before_anything_is_made(tmp_path, mon
     ):
         assert cli.main(words) == 2
         assert says in capsys.readouterr().err
-    assert [path.name for path in tmp_path.iterdir()] == ["plain"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "plain"]
 
 
 def test_a_file_of_data_is_no_config(tmp_path, capsys):

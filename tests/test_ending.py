@@ -54,7 +54,7 @@ def test_the_next_commands_can_be_typed_as_they_stand(monkeypatch):
 def test_a_run_without_an_update_says_so(monkeypatch):
     """Every group all wrong or all right: accuracy before and after is one policy's."""
     said: list[str] = []
-    monkeypatch.setattr(ending, "_report", lambda run: "page")
+    monkeypatch.setattr(ending, "report", lambda run: "page")
     for keep_dead, drawn in ((False, 0), (False, 1), (True, 0)):
         settings = Config(learner=Learner(keep_dead=keep_dead))
         run = SimpleNamespace(folder=Path("one"), settings=settings, say=said.append, detail=lambda text: None)

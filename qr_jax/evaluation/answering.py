@@ -83,7 +83,6 @@ def answer(
     for line in [f"{set_name} is missing: {why}" for set_name, why in missing.items()] + suite.too_few(asked, limit):
         say(line)
     agent, params, model = subject.open_model(settings, run, step)
-    assemble.check_readable(agent.tokenizer, [query for queries in asked.values() for query in queries])
     env = assemble.environment(settings, allow_plugins=allow_plugins)
     corpus_of = suite.sets(name)
     used = sorted({corpus_of[set_name] for set_name in asked})
@@ -104,6 +103,8 @@ def answer(
         ask = _Asking(settings, agent.engine, params, env, samples)
         searches = {set_name: each.search for set_name, each in of_set.items()}
         rows += list(_answers(ask, folder, digest, waiting, searches, corpus_of, say))
+        if text := assemble.unreadable(agent.tokenizer, [query for queries in asked.values() for query in queries]):
+            say(text)
     return _write_score(folder, name, asked, rows, missing, about, judge)
 
 
