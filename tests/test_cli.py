@@ -762,3 +762,8 @@ sys.exit(cli.main())
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=30)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "stopped by Ctrl-C\n")
+
+
+def test_a_cold_start_of_no_steps_is_refused_by_the_dry_run_too(capsys):
+    assert cli.main(["sft", TINY, "sft.steps=0", "--dry-run"]) == 2
+    assert "sft.steps=0: a cold start needs at least 1" in capsys.readouterr().err
