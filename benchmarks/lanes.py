@@ -65,9 +65,9 @@ def rollouts_by_lanes(settings: Any, run: Path, rounds: int) -> tuple[dict[str, 
 
         return play
 
-    def evaluation(name: str) -> Callable[[int], None]:
+    def evaluation(name: str) -> Callable[[int], Any]:
         engine, params = engines[name]
-        return lambda at: engine.run(params, held_out, 1, step=0, purpose="greedy", temperature=0.0, **how) and None
+        return lambda at: engine.run(params, held_out, 1, step=0, purpose="greedy", temperature=0.0, **how)
 
     played = in_turn({name: step(name) for name in engines}, rounds)
     evaluated = in_turn({name: evaluation(name) for name in engines}, SKIPPED + 3)
@@ -105,7 +105,7 @@ def updaters(settings: Any, run: Path, groups: Sequence[Sequence[Episode]]) -> d
     return made
 
 
-def in_turn(work: Mapping[str, Callable[[int], None]], rounds: int) -> dict[str, list[float]]:
+def in_turn(work: Mapping[str, Callable[[int], Any]], rounds: int) -> dict[str, list[float]]:
     """Seconds of each, round by round, without the first."""
     seconds: dict[str, list[float]] = {name: [] for name in work}
     for at in range(rounds):

@@ -64,9 +64,7 @@ def longer(limits: Train, used: Mapping[str, int] = MappingProxyType({})) -> str
 
 def where_it_rose(before: Evaluation, after: Evaluation) -> str:
     """On how many questions exact match rose and fell, and the two groups in which it did so most."""
-    was, now = before["details"]["exact_match"], after["details"]["exact_match"]
-    faulted = {name for one in (before, after) for name in one["details"].get("faulted", ())}  # neither right nor wrong
-    gaps = [now[name] - was[name] for name in now if name in was and name not in faulted]
+    gaps = evaluate.paired(before, after, "exact_match")
     rose, fell = sum(gap > 0 for gap in gaps), sum(gap < 0 for gap in gaps)
     moved = sorted(_moves(before, after), reverse=fell <= rose)
     most = [text for move, text in moved[:2] if (move < 0 if fell > rose else move > 0)]

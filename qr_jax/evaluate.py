@@ -88,16 +88,20 @@ def without_details(figures: Mapping[str, Any]) -> dict[str, Any]:
 
 def gains(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     """How much each PAIRED score rose over the questions that both have answered; half of its 95 % interval."""
-    was, now = before["details"], after["details"]
-    faulted = {name for one in (was, now) for name in one.get("faulted", ())}
     found = {}
     for score in PAIRED:
-        common = [name for name in now[score] if name in was.get(score, ()) and name not in faulted]
-        rose_Q = np.array([float(now[score][name]) - float(was[score][name]) for name in common])
+        rose_Q = np.array(paired(before, after, score))
         if len(rose_Q) > 1:
             wide = half_width(float(np.std(rose_Q, ddof=1)) / math.sqrt(len(rose_Q)), len(rose_Q))
             found[score] = {"mean": float(rose_Q.mean()), "half_width": wide, "questions": len(rose_Q)}
     return found
+
+
+def paired(before: Mapping[str, Any], after: Mapping[str, Any], score: str) -> list[float]:
+    """By how much a PAIRED score rose on each question that both have answered: a fault is neither right nor wrong."""
+    was, now = (one["details"].get(score, {}) for one in (before, after))
+    faulted = {name for one in (before, after) for name in one["details"].get("faulted", ())}
+    return [float(now[name]) - float(was[name]) for name in now if name in was and name not in faulted]
 
 
 def _scores(queries: Sequence[Query], groups: Sequence[Sequence[Episode]]) -> dict[str, Any]:

@@ -28,9 +28,10 @@ class _Heard:
 
     def end(self, event: str, duration_secs: float, **more: str | int) -> None:
         if event == EVENT:
-            self.programs.append((_name(more), duration_secs))
-            if _name(more) in self.under_way:
-                self.under_way.remove(_name(more))
+            name = _name(more)
+            self.programs.append((name, duration_secs))
+            if name in self.under_way:
+                self.under_way.remove(name)
 
 
 def _name(more: dict[str, str | int]) -> str:
