@@ -10,22 +10,19 @@ of them. A run's figures join results/single_hop.json when it ends; a run that w
 """
 
 import argparse
-import json
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks import interleave
+from benchmarks import interleave, kept_runs
 from benchmarks.study import span
 from benchmarks.tables import markdown, over_seeds
 from qr_jax import metrics_writer
 
+NAME = "single_hop"
 CONFIG = "configs/smollm2_single_hop.py"
 RATES, RATE_STEPS = ("3e-6", "1e-5", "3e-5"), 20
-FILE = interleave.ROOT / "benchmarks/results/single_hop.json"
-RUNS = interleave.ROOT / "runs/single_hop"
-SUMMED = ("rollouts", "tokens", "searches", "zero_variance_rate", "steps", "wall_s")
+RUNS = interleave.ROOT / "runs" / NAME
+SUMMED = ("rollouts", "tokens", "searches", "zero_variance_rate", "steps", "wall_s", "gains", "before", "after")
 SERIES = {  # a value a step
     "pass": "reward/outcome_mean", "zero_variance": "pool/zero_variance_rate", "signal": "pool/signal",
     "entropy": "rollout/entropy", "answered": "rollout/stop_answered", "exact_match": "eval/exact_match",
@@ -41,34 +38,25 @@ def main() -> None:
     if not options.table:
         for rate in RATES:
             make(f"rate {rate}", 0, [f"learner.lr={rate}", f"train.steps={RATE_STEPS}", "evaluation.half=a"])
-        best = best_rate(kept())
+        best = best_rate(kept_runs.kept(NAME))
         for seed in options.seeds:
             make("trained", seed, [f"learner.lr={best}"])
-    print(table(kept()))
-
-
-def kept() -> list[dict[str, Any]]:
-    return json.loads(FILE.read_text(encoding="utf-8"))["runs"] if FILE.is_file() else []
+    print(table(kept_runs.kept(NAME)))
 
 
 def make(name: str, seed: int, words: Sequence[str]) -> None:
     """A run from the seed's cold start, unless its figures are kept."""
-    runs = kept()
-    if any((run["name"], run["seed"]) == (name, seed) for run in runs):
-        return
-    cold, folder = RUNS / f"cold_{seed}", RUNS / f"{name.replace(' ', '_')}_{seed}"
-    qr_jax("sft", CONFIG, f"seed={seed}", "--run", str(cold))
-    qr_jax("train", CONFIG, f"seed={seed}", f"train.init={cold}", "sft.steps=0", *words, "--run", str(folder))
-    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    rows = metrics_writer.read(folder)
-    series = {name: [row.get(metric) for row in rows] for name, metric in SERIES.items()}
-    figures: dict[str, Any] = {of: summary[of] for of in (*SUMMED, "gains", "before", "after")}
-    runs.append({"name": name, "seed": seed, "words": list(words), **interleave.commit(), **figures, "series": series})
-    interleave.results("single_hop", {"runs": runs}, ())
 
+    def run() -> dict[str, Any]:
+        cold, folder = RUNS / f"cold_{seed}", RUNS / f"{name.replace(' ', '_')}_{seed}"
+        kept_runs.qr_jax("sft", CONFIG, f"seed={seed}", "--run", cold)
+        from_cold = f"train.init={cold}", "sft.steps=0"
+        kept_runs.qr_jax("train", CONFIG, f"seed={seed}", *from_cold, *words, "--run", folder)
+        summary, rows = kept_runs.summary_of(folder), metrics_writer.read(folder)
+        series = {name: [row.get(metric) for row in rows] for name, metric in SERIES.items()}
+        return {"words": list(words), **{of: summary[of] for of in SUMMED}, "series": series}
 
-def qr_jax(*words: str) -> None:
-    subprocess.run([sys.executable, "-m", "qr_jax.cli", *words], cwd=interleave.ROOT, check=True)
+    kept_runs.make(NAME, {"name": name, "seed": seed}, run)
 
 
 def best_rate(runs: Sequence[Mapping[str, Any]]) -> str:

@@ -8,18 +8,16 @@ a run that was stopped goes on in runs/tool_call.
 
 import argparse
 import itertools
-import json
-import subprocess
-import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
-from benchmarks import interleave
+from benchmarks import interleave, kept_runs
 from benchmarks.study import span
 from benchmarks.tables import markdown, over_seeds
 
+NAME = "tool_call"
 CONFIGS = {"tool_call": "configs/tool_call.py", "one_by_one": "configs/tool_call.py:one_by_one"}
-FILE = interleave.ROOT / "benchmarks/results/tool_call.json"
 KEPT = ("rollouts", "tokens", "searches", "zero_variance_rate", "wall_s")
 ALL = "all"
 
@@ -29,16 +27,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=span, default=span("0-2"), metavar="FROM-TO", help="(0-2)")
     for seed, name in itertools.product(parser.parse_args().seeds, CONFIGS):
-        runs = json.loads(FILE.read_text())["runs"] if FILE.is_file() else []
-        if any((run["config"], run["seed"]) == (name, seed) for run in runs):
-            continue
-        folder = interleave.ROOT / f"runs/tool_call/{name}_{seed}"
-        words = ["train", CONFIGS[name], f"seed={seed}", "--run", str(folder)]
-        subprocess.run([sys.executable, "-m", "qr_jax.cli", *words], cwd=interleave.ROOT, check=True)
-        summary = json.loads((folder / "summary.json").read_text())
-        runs.append({"config": name, "seed": seed, **interleave.commit(), **figures_of(summary)})
-        interleave.results("tool_call", {"runs": runs}, ())
-    print(table(json.loads(FILE.read_text())))
+        kept_runs.make(NAME, {"config": name, "seed": seed}, partial(trained, name, seed))
+    print(table(kept_runs.kept(NAME)))
+
+
+def trained(name: str, seed: int) -> dict[str, Any]:
+    """What `figures_of` keeps of a run that is gone on with until it ends."""
+    folder = interleave.ROOT / "runs" / NAME / f"{name}_{seed}"
+    kept_runs.qr_jax("train", CONFIGS[name], f"seed={seed}", "--run", folder)
+    return figures_of(kept_runs.summary_of(folder))
 
 
 def figures_of(summary: Mapping[str, Any]) -> dict[str, Any]:
@@ -51,11 +48,11 @@ def figures_of(summary: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def table(results: Mapping[str, Any]) -> str:
+def table(kept: Sequence[Mapping[str, Any]]) -> str:
     """Markdown: means over seeds with their 95 % intervals."""
     rows = [("questions", "environment", "seeds", "before", "after", "rise", "searches a question, before and after")]
     for kind, name in itertools.product((ALL, "chain", "comparison", "intersection"), CONFIGS):
-        runs = [run for run in results["runs"] if run["config"] == name]
+        runs = [run for run in kept if run["config"] == name]
         before, after = ([run[when][kind] for run in runs] for when in ("before", "after"))
         rise = over_seeds([late - early for early, late in zip(before, after, strict=True)], "+")
         searches = [over_seeds([run[f"searches_{when}"] for run in runs]) for when in ("before", "after")]

@@ -4,6 +4,7 @@ import json
 import platform
 import runpy
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from benchmarks import (  # noqa: E402
     figures,
     guards,
     interleave,
+    kept_runs,
     methods,
     paper_table,
     pool,
@@ -36,6 +38,7 @@ from qr_jax.studies import oracle, pass_rates  # noqa: E402
 
 WORKER = """
 import sys
+from functools import partial
 sys.path.insert(0, {root!r})
 from benchmarks import interleave
 
@@ -280,3 +283,18 @@ def test_the_best_rate_of_real_questions_is_that_of_the_highest_f1_and_only_trai
     told = single_hop.table([*rates, run("trained", 0, 0.4, 0.10), run("trained", 1, 0.4, 0.20)])
     assert "| trained | 1 | 20 | 0.400 to 0.400 | +0.200 +- 0.020 |" in told
     assert "Mean gain over 2 seeds: exact match +0.150 +-" in told
+
+
+def test_a_kept_run_is_not_made_again_and_another_key_joins_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(kept_runs, "file_of", lambda name: tmp_path / f"{name}.json")
+    monkeypatch.setattr(interleave, "results", partial(interleave.results, folder=tmp_path))
+    made = []
+
+    def run(seed):
+        made.append(seed)
+        return {"rollouts": 8}
+
+    for seed in (0, 0, 1):
+        kept_runs.make("x", {"config": "a", "seed": seed}, partial(run, seed))
+    assert made == [0, 1] and [one["seed"] for one in kept_runs.kept("x")] == made
+    assert all(one["rollouts"] == 8 and "commit" in one for one in kept_runs.kept("x"))

@@ -1,0 +1,39 @@
+"""Training runs, each kept in results/NAME.json when it ends: none is made twice, and one that was stopped goes on."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks import interleave
+
+Figures = dict[str, Any]
+
+
+def file_of(name: str) -> Path:
+    return interleave.ROOT / f"benchmarks/results/{name}.json"
+
+
+def kept(name: str) -> list[Figures]:
+    """The runs that are there, in the order in which they ended."""
+    return json.loads(file_of(name).read_text(encoding="utf-8"))["runs"] if file_of(name).is_file() else []
+
+
+def make(name: str, key: Mapping[str, Any], run: Callable[[], Figures]) -> None:
+    """Keep `key` and what `run` gives, unless a run of that key is kept."""
+    runs = kept(name)
+    if not any(key.items() <= one.items() for one in runs):
+        figures = run()
+        interleave.results(name, {"runs": [*runs, {**key, **interleave.commit(), **figures}]}, ())
+
+
+def qr_jax(*words: str | Path) -> None:
+    """A command of this checkout; subprocess.CalledProcessError where it fails (its error stands above)."""
+    command = [sys.executable, "-m", "qr_jax.cli", *map(str, words)]
+    subprocess.run(command, cwd=interleave.ROOT, check=True)
+
+
+def summary_of(folder: Path) -> Figures:
+    return json.loads((folder / "summary.json").read_text(encoding="utf-8"))
