@@ -1,6 +1,6 @@
 """Searches called in JSON, up to three at once, beside one search a turn: what each learns, by kind of question.
 
-    python -m benchmarks.tool_call --seeds 0-2      # 10 to 15 minutes a run on 2 cores; what is there is not made again
+    python -m benchmarks.tool_call --seeds 0-2      # 15 to 25 minutes a run on 2 cores; what is there is not made again
 
 A run is `qr-jax train configs/tool_call.py[:one_by_one] seed=N`. Its figures join results/tool_call.json when it ends;
 a run that was stopped goes on in runs/tool_call.

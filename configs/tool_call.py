@@ -6,7 +6,7 @@
 A world twice as large has 378 comparisons and 372 intersections among 3,000 held-out questions. An intersection's two
 searches need nothing of each other, and list up to three persons each, so a search shows three passages, which take
 twice the cold start to learn to read (400 steps end at .04, where no group bears signal). A fifth of its answers are
-right then: groups of eight learn from that, and the quickstart's groups of two do not. 300 steps, for at 200 it still
+right then: groups of eight learn from that, and the quickstart's groups of two do not. 500 steps, for at 300 it still
 rises; otherwise it is the quickstart. Figures: docs/measurements.md, by `python -m benchmarks.tool_call`.
 """
 
@@ -38,7 +38,7 @@ one_by_one = replace(
     learner=replace(quickstart.learner, lr=7e-4, row_tokens=256),
     sft=replace(quickstart.sft, max_tokens=256, steps=800),
     evaluation=replace(quickstart.evaluation, questions=3000),
-    train=replace(quickstart.train, steps=300),
+    train=replace(quickstart.train, steps=500),
 )
 config = replace(
     one_by_one,
