@@ -1,5 +1,6 @@
 """The command line: what is read, what is refused before a device is touched, and how errors look."""
 
+import errno
 import importlib
 import json
 import logging
@@ -364,7 +365,8 @@ def test_what_cannot_be_written_is_refused_before_anything_is_made(tmp_path, mon
     (tmp_path / "mine").write_text('{"question": "?"}')
     monkeypatch.setattr(run_files.os, "access", lambda *_: True)  # as root hears of /proc
     for words, says in (
-        (["world", str(tmp_path / "plain")], "plain is a file; FOLDER wants the name of a folder, which may be new"),
+        (["world", str(tmp_path / "plain")], "plain is a file; give FOLDER the name of a folder, which may be new"),
+        (["index", "p.jsonl", str(tmp_path / "plain" / "x")], "plain is a file; give OUT the name of a folder"),
         (["report", "runs/x", "--out", str(tmp_path)], f"{tmp_path} is a folder; give --out the name of a file"),
         (
             ["report", "runs/x", "--out", str(tmp_path / "mine")],
@@ -411,13 +413,15 @@ def test_a_world_is_not_written_over_files_that_are_there(tmp_path):
     assert len(generate.export(made, tmp_path / "new")) == 5
 
 
-def test_an_os_error_is_one_line_and_exit_1_and_a_closed_pipe_is_quiet(tmp_path, capsys):
-    (tmp_path / "plain").write_text("")
-    assert (
-        cli.main(["world", str(tmp_path / "plain" / "x"), "documents=200", "train=5"]) == 1
-    )  # 2 is a wrong config, which asking again would not mend
+def test_an_os_error_is_one_line_and_exit_1_and_a_closed_pipe_is_quiet(tmp_path, monkeypatch, capsys):
+    def full(made, folder):
+        raise OSError(errno.ENOSPC, "No space left on device", str(folder))
+
+    monkeypatch.setattr(generate, "export", full)
+    words = ["world", str(tmp_path / "x"), "documents=200", "train=5", "dev=5", "test=5"]
+    assert cli.main(words) == 1  # 2 is a wrong config, which asking again would not mend
     error = capsys.readouterr().err
-    assert error.startswith("error: ") and str(tmp_path / "plain") in error
+    assert error.startswith("error: ") and str(tmp_path / "x") in error
     assert len(error.splitlines()) == 1
 
     late = "import sys; from qr_jax import cli, terminal; terminal.FIRST_S = 600.0; sys.exit(cli.main())"
@@ -503,6 +507,12 @@ def test_a_world_s_seed_is_no_negative_number(capsys):
     with pytest.raises(SystemExit):
         cli.main(["eval", "runs/x", "--world-seed", "-1"])
     assert "argument --world-seed: found '-1'; wanted a whole number of at least 0" in capsys.readouterr().err
+
+
+def test_an_empty_name_of_a_run_is_not_the_folder_one_stands_in(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["train", TINY, "--run", ""])
+    assert "argument --run: an empty name; wanted a folder's" in capsys.readouterr().err
 
 
 def test_a_port_out_of_range_and_a_folder_that_is_none_are_refused_by_name(tmp_path, capsys):

@@ -224,6 +224,8 @@ def test_a_file_that_is_no_json_lines_gets_one_line_that_says_what_it_is(tmp_pat
     latin.write_bytes(bytes(random.Random(0).choices(range(256), k=3000)))
     told = told_of(capsys, latin)
     assert "bytes of no text, by its NUL bytes" in told and "UTF-16" not in told
+    latin.write_bytes(gzip.compress(b'{"id": "1", "question": "Where?", "answers": ["there"]}\n'))
+    assert "packed by gzip; a file whose name ends in .gz is unpacked as it is read" in told_of(capsys, latin)
     (text := tmp_path / "text.parquet").write_text('{"id": "1"}\n')
     assert "text.parquet is no Parquet file, by its first bytes b'{\"id'; wanted JSON lines" in told_of(capsys, text)
 

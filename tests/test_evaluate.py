@@ -224,7 +224,7 @@ def test_a_step_that_was_not_kept_is_refused_with_those_that_were(run, capsys):
 
 
 def test_chat_answers_each_line_of_a_pipe_and_says_which_words_it_cannot_read(run, monkeypatch, capsys):
-    lines = "who is the mayor of eskburg ?\n\nwho is the king of Narnia?\n"
+    lines = "who is the mayor of eskburg ?\n\nwho is the king of Narnia?\nexit\nwho is left out ?\n"
     monkeypatch.setattr("sys.stdin", io.StringIO(lines))
     assert cli.main(["chat", str(run), "env.max_turns=1"]) == 0
     told = capsys.readouterr()

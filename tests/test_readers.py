@@ -296,6 +296,11 @@ def test_a_file_that_is_not_there_is_named_with_what_to_set(tmp_path, monkeypatc
     (tmp_path / "train.jsonl").write_text("")
     with pytest.raises(ValueError, match=r"no file .*trian.jsonl .*; did you mean train.jsonl\?$"):
         readers.resolve(tmp_path / "trian.jsonl")
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere.jsonl")
+    with pytest.raises(ValueError, match=r"gone .* is a link to .*nowhere.jsonl, and nothing is there$"):
+        readers.resolve(tmp_path / "gone")
+    with pytest.raises(ValueError, match=r"/dev/null .* is a pipe or a device; wanted a file"):
+        readers.resolve("/dev/null")
     with pytest.raises(ValueError, match=r"no file hotpotqa .*`qr-jax data get hotpotqa` fetches that set"):
         readers.resolve("hotpotqa")
     monkeypatch.delenv("QR_JAX_DATA")

@@ -203,6 +203,13 @@ def test_a_folder_begun_otherwise_or_with_other_files_is_left_alone(tmp_path, ca
     corpus = encyclopaedia(tmp_path)
     words = ["synth", str(corpus), str(tmp_path / "out"), "--questions", "1"]
     assert cli.main(words) == 0
+    before = (tmp_path / "out" / "questions.jsonl").read_bytes()
+    assert cli.main([*words[:-1], "2"]) == 0 and (tmp_path / "out" / "questions.jsonl").read_bytes() != before
+    before = (tmp_path / "out" / "questions.jsonl").read_bytes()
+    assert (
+        cli.main(words) == 2 and "out holds 2 questions, and --questions 1 would leave fewer" in capsys.readouterr().err
+    )
+    assert (tmp_path / "out" / "questions.jsonl").read_bytes() == before
     assert cli.main([*words, "--seed", "2"]) == 2
     assert "was begun otherwise" in (said := capsys.readouterr().err) and "seed: 0 in the first, 2" in said
     (tmp_path / "mine").mkdir()
@@ -216,6 +223,7 @@ def test_a_folder_begun_otherwise_or_with_other_files_is_left_alone(tmp_path, ca
     ("words", "says"),
     [
         (["--model", "m"], "--model NAME says which model"),
+        (["--teacher", "templtes"], "--teacher templtes: wanted templates, or an endpoint's URL"),
         (["--teacher", "http://127.0.0.1:9/v1"], "--model NAME says which model"),
         (["--teacher", "http://me:secret@host/v1", "--model", "m"], "--teacher: the URL is"),
         (["--against", "nowhere.jsonl"], "--against: no file nowhere.jsonl"),
@@ -230,7 +238,7 @@ def test_what_cannot_be_asked_is_one_line(tmp_path, capsys, words, says):
 def test_a_file_in_the_place_of_the_folder_is_said(tmp_path, capsys):
     (tmp_path / "out").write_text("mine")
     assert cli.main(["synth", str(encyclopaedia(tmp_path)), str(tmp_path / "out")]) == 2
-    assert "out is a file; OUT wants the name of a folder" in capsys.readouterr().err
+    assert "out is a file; give OUT the name of a folder" in capsys.readouterr().err
 
 
 def test_a_corpus_of_which_templates_read_nothing_is_said(tmp_path, capsys):

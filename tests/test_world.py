@@ -12,6 +12,7 @@ from functools import cache
 
 import pytest
 
+from qr_jax import cli
 from qr_jax.models.tokenizer import WordTokenizer
 from qr_jax.queries.readers import read_passages, read_queries
 from qr_jax.queries.traces import read_traces
@@ -365,3 +366,14 @@ def test_a_share_of_the_training_questions_can_be_made_impossible():
     assert all(query.answers == ("zzyzx",) for query in lost) and "zzyzx" not in known
     assert [query.id for query in spoiled.train] == [query.id for query in plain.train]
     assert not any("zzyzx" in passage.text for passage in spoiled.documents)
+
+
+def test_a_world_with_too_few_questions_is_refused_with_what_it_has(tmp_path, capsys):
+    words = ["world", str(tmp_path / "w"), "documents=200", "train=20000", "dev=100", "test=0", "traces=5"]
+    assert cli.main(words) == 2
+    said = capsys.readouterr().err
+    held = re.search(
+        r"train=20000 dev=100 test=0: this world has (\d+), (\d+), 0 distinct questions; ask for fewer", said
+    )
+    assert held and 1000 < int(held[1]) < 20000 and int(held[2]) < 100
+    assert not (tmp_path / "w").exists()

@@ -106,7 +106,9 @@ def _convert(arguments: argparse.Namespace) -> int:
 def _index(arguments: argparse.Namespace) -> int:
     from qr_jax import plugins
     from qr_jax.retrieval import index_corpus
+    from qr_jax.run_files import check_writable
 
+    check_writable(arguments.out, "OUT")
     given = retrieval.chosen_retriever("bm25", arguments.overrides).settings
     if "index" in given:
         raise ValueError(f"the index's folder is the last word, {arguments.out}; leave index=... out")
@@ -129,10 +131,10 @@ def _recall(arguments: argparse.Namespace) -> int:
 def _world(arguments: argparse.Namespace) -> int:
     from qr_jax.overrides import pairs
     from qr_jax.queries.world import generate
+    from qr_jax.run_files import check_writable
     from qr_jax.settings import conform, guess
 
-    if arguments.folder.is_file():
-        raise ValueError(f"{arguments.folder} is a file; FOLDER wants the name of a folder, which may be new")
+    check_writable(arguments.folder, "FOLDER")
     given = {name: guess(text) for name, text in pairs(arguments.overrides)}
     made = generate.build(conform("world", given, generate.WorldSettings))
     generate.export(made, arguments.folder)

@@ -14,6 +14,13 @@ from qr_jax import terminal
 NOT_AS_WRITTEN = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, AssertionError, RecursionError)
 
 
+def folder(text: str) -> Path:
+    """A folder's name; an empty one, as of a shell's variable that is not set, would be the folder one stands in."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("an empty name; wanted a folder's, which may be new")
+    return Path(text)
+
+
 def add_trust(command: argparse.ArgumentParser) -> None:
     """What a run's folder may do that this user neither made nor allowed (trust.py)."""
     add = command.add_argument_group("of a run that is not your own").add_argument

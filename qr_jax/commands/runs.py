@@ -13,6 +13,8 @@ from qr_jax import mistakes, terminal
 from qr_jax.commands import options
 from qr_jax.commands.asked import add_asked, asked
 
+LEAVES = ("exit", "quit")  # what ends `chat`, as Ctrl-D does
+
 
 def add(command: Any) -> None:
     """Their parsers, as `cli.make_parser` adds those of the other commands."""
@@ -68,6 +70,8 @@ def _chat(arguments: argparse.Namespace) -> int:
         answerer = _opened(arguments)
     question = None
     for question in filter(str.strip, _typed_lines()):
+        if question.strip() in LEAVES:
+            break
         try:
             _answer(answerer, question.strip(), arguments.json)
         except ValueError as error:  # of this question alone, one that is too long for the context, say
@@ -108,7 +112,7 @@ def _typed_lines() -> Iterator[str]:
         import readline  # noqa: F401 - input() then edits its line and knows the ones before
     with contextlib.suppress(EOFError):
         while True:
-            yield input("question (Ctrl-D ends): ")
+            yield input("question (Ctrl-D or exit ends): ")
 
 
 def _episode_json(episode: Any) -> dict[str, Any]:

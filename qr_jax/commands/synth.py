@@ -64,9 +64,11 @@ class _Chosen:
 def _synth(arguments: argparse.Namespace) -> int:
     """1 where less was made than asked for, or the work ended early."""
     from qr_jax.overrides import override
+    from qr_jax.run_files import check_writable
     from qr_jax.synth import card, run
     from qr_jax.synth.teacher import Bounds
 
+    check_writable(arguments.out, "OUT")
     chosen = override(_Chosen(Use(arguments.retriever), Use(arguments.env)), arguments.overrides)
     bounds = Bounds(
         arguments.max_calls, arguments.max_tokens, arguments.reply_tokens, arguments.timeout_s, arguments.patience_s

@@ -26,6 +26,7 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 WANTED_LINES = 'wanted JSON lines: an object a line, of a question {"id": "1", "question": "...", "answers": ["..."]}, '
 WANTED_LINES += 'of a passage {"id": "1", "title": "...", "text": "..."}'
+GZIP = b"\x1f\x8b"  # what such a file begins with
 ROW_HAS = ("question", "prompt", "text", "contents")  # one of them
 NAME_DATA = "set QR_JAX_DATA to the data folder"
 UNIQUE = "ids must be unique: write where each is from before it, as in 'nq/train_0'"
@@ -60,6 +61,10 @@ def resolve(path: str | Path) -> list[Path]:
         if part.strip() and os.path.isdir(file):
             found = "a folder without stored passages" if index_folder(part) is None else "an index"
             raise ValueError(f"{file} (from {str(path)!r}) is {found}; wanted one index alone, or files")
+        if part.strip() and os.path.exists(file) and not os.path.isfile(file):
+            raise ValueError(f"{file} (from {str(path)!r}) is a pipe or a device; wanted a file, which is read twice")
+        if part.strip() and file.is_symlink() and not os.path.exists(file):
+            raise ValueError(f"{file} (from {str(path)!r}) is a link to {os.readlink(file)}, and nothing is there")
         if not part.strip() or not os.path.isfile(file):
             named = str(file) if part.strip() else "(empty name)"
             raise ValueError(f"no file {named} (from {str(path)!r}){_cure(part.strip(), file)}")
@@ -91,6 +96,8 @@ def read_queries(path: str | Path) -> list[Query]:
 
         rows = qa_builders.read(str(path))
         return [rows[at] for at in range(len(rows))]
+    if (stored := index_folder(path)) is not None:
+        raise ValueError(f"{stored} is an index of passages, and questions are wanted; name their file")
     queries = read(path, query_of, lambda query: query.id)
     refused = [(query.id, *query.meta["refused_answers"]) for query in queries if "refused_answers" in query.meta]
     if refused:
@@ -206,6 +213,8 @@ def _object(line: bytes) -> Row | ValueError:
     try:
         if len(line) > limits.MOST_ROW_ITEMS:
             bounded_json.check_items(line, limits.MOST_ROW_ITEMS, "the row")
+        if line.startswith(GZIP):
+            return ValueError("packed by gzip; a file whose name ends in .gz is unpacked as it is read: name it so")
         if b"\0" in line:
             is_utf_16 = 3 * max(line[::2].count(0), line[1::2].count(0)) > len(line)  # of a text mostly of ASCII
             todo = "write it anew: iconv -f utf-16 -t utf-8 FILE > NEW" if is_utf_16 else "wanted a text of JSON lines"

@@ -1,5 +1,6 @@
 """OUT: what the folder was begun with, and the files that are written into it, each whole or not at all."""
 
+import contextlib
 import json
 import os
 import tempfile
@@ -27,12 +28,22 @@ def begin(folder: Path, about: Mapping[str, Any]) -> None:
             raise ValueError(f"{file} is not as qr-jax synth writes it ({error}); name another folder") from error
         if changed:
             listed = "".join(f"\n  {change}" for change in changed)
-            raise ValueError(f"{folder} was begun otherwise, and its calls are paid for; name another folder:{listed}")
+            raise ValueError(f"{folder} was begun otherwise; name another folder, and keep what stands there:{listed}")
         return
     if folder.is_dir() and any(path.name not in ("run.lock", "journal") for path in folder.iterdir()):
         raise ValueError(f"{folder} holds other files, and none of qr-jax synth; name a new folder")
     file.parent.mkdir(parents=True, exist_ok=True)
     _replace(file, lambda path: path.write_text(json.dumps(about, indent=1), encoding="utf-8"))
+
+
+def check_no_fewer(folder: Path, questions: int) -> None:
+    """ValueError where the folder holds more questions than are asked for now: `write` would leave some of them out."""
+    file = folder / "questions.jsonl"
+    with contextlib.suppress(FileNotFoundError), open(file, "rb") as lines:
+        there = sum(1 for _ in lines)
+        if there > questions:
+            todo = f"ask for --questions {there} or more, or name another folder"
+            raise ValueError(f"{folder} holds {there} questions, and --questions {questions} would leave fewer; {todo}")
 
 
 def write(folder: Path, made: Made, card: str) -> None:

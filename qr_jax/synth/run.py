@@ -50,9 +50,9 @@ def run(asked: Asked, say: Callable[[str], None]) -> dict[str, Any]:
 
     ValueError for what cannot be asked, before any call. On an interruption the folder is written before it goes on.
     """
-    if asked.out.is_file():
-        raise ValueError(f"{asked.out} is a file; OUT wants the name of a folder, which may be new")
     if (asked.teacher == TEMPLATES) != (asked.model is None):
+        if "://" not in asked.teacher and asked.teacher != TEMPLATES:
+            raise ValueError(f"--teacher {asked.teacher}: wanted {TEMPLATES}, or an endpoint's URL, http://...")
         wanted = "--model NAME says which model the endpoint of --teacher URL is asked for; templates have none"
         raise ValueError(wanted)
     endpoint = None if asked.teacher == TEMPLATES else connect(asked.teacher, asked.bounds)
@@ -64,6 +64,7 @@ def run(asked: Asked, say: Callable[[str], None]) -> dict[str, Any]:
     lock = RunLock(asked.out, elsewhere="another OUT")
     try:
         folder.begin(asked.out, about)
+        folder.check_no_fewer(asked.out, asked.questions)
         if missing:
             where = "their questions are not here (QR_JAX_DATA, or --against FILE)"
             say(f"not compared with {', '.join(missing)}: {where}")

@@ -37,7 +37,7 @@ class WorldSettings:
 
     `documents` sizes the world instead of the five entity counts: about that many documents, 200 to 100,000, in the
     proportions of the default world. Where too few distinct questions of one kind exist, longer chains take their
-    place, and where these end too there are fewer questions.
+    place.
     """
 
     seed: int = 0  # another one, other facts
@@ -139,9 +139,17 @@ class World:
 
 
 def build(settings: WorldSettings) -> World:
-    """The world of these settings, the same on every machine and in every process."""
+    """The world of these settings, the same on every machine and in every process.
+
+    ValueError where it has fewer distinct questions than they ask for.
+    """
     facts = make_facts(settings.seed, sizes_of(settings))
     chosen = deal(settings, facts)
+    has = {split: len(chosen[split]) for split in ("train", "dev", "test")}
+    if any(count < getattr(settings, split) for split, count in has.items()):
+        asked = " ".join(f"{split}={getattr(settings, split)}" for split in has)
+        cure = "ask for fewer questions, or for more documents"
+        raise ValueError(f"{asked}: this world has {', '.join(map(str, has.values()))} distinct questions; {cure}")
     splits = {split: mixed(settings.seed, split, worded(facts, split, chosen[split], 4)) for split in SPLITS}
     pairs = worded(facts, "traces", chosen["traces"], settings.trace_phrasings, settings.trace_garbled)
     held = {asked.question for questions in splits.values() for asked, _ in questions}
