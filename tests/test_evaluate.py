@@ -261,8 +261,10 @@ def test_ask_and_eval_take_an_exported_folder_with_what_it_does_not_say(run, tmp
     own = capsys.readouterr().out
     assert cli.main(["ask", str(model), question, "--config", "asked.py"]) == 0
     assert capsys.readouterr().out == own
-    assert cli.main(["eval", str(model), "--config", "asked.py", "--questions", "2", "--json"]) == 0
-    made = json.loads(capsys.readouterr().out)["manifest"]
+    assert cli.main(["eval", str(model), "--config", "asked.py", "--questions", "99", "--json"]) == 0
+    found = capsys.readouterr()
+    made = json.loads(found.out)["manifest"]
+    assert f"--questions 99: there are {made['questions']['eval']['count']}, and all were asked" in found.err
     assert made["model"]["step"] is None and len(list((tmp_path / "runs/eval/exported").glob("model_bm25_*.json"))) == 1
 
 

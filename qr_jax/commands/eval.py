@@ -64,6 +64,8 @@ def _eval(arguments: argparse.Namespace) -> int:
     chosen = {name: getattr(arguments, name) for name in ("world_seed", "samples", "questions", "step")}
     found = evaluate.evaluate(arguments.run, subject.config, **chosen, allow_plugins=subject.packages)
     show(evaluate.without_details(found), arguments.json, evaluate.format_table)
+    if found["questions"] < (arguments.questions or 0):
+        terminal.say(f"--questions {arguments.questions}: there are {found['questions']}, and all were asked")
     return 1 if is_incomplete(found) else 0
 
 
