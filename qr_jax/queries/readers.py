@@ -63,7 +63,7 @@ def resolve(path: str | Path) -> list[Path]:
             raise ValueError(f"{file} (from {str(path)!r}) is {found}; wanted one index alone, or files")
         if part.strip() and os.path.exists(file) and not os.path.isfile(file):
             raise ValueError(f"{file} (from {str(path)!r}) is a pipe or a device; wanted a file, which is read twice")
-        if part.strip() and file.is_symlink() and not os.path.exists(file):
+        if part.strip() and os.path.islink(file) and not os.path.exists(file):
             raise ValueError(f"{file} (from {str(path)!r}) is a link to {os.readlink(file)}, and nothing is there")
         if not part.strip() or not os.path.isfile(file):
             named = str(file) if part.strip() else "(empty name)"
