@@ -12,14 +12,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import interleave, memory, methods, remat, shapes, silence, stand_ins, together
+from benchmarks import interleave, kept_runs, memory, methods, remat, shapes, silence, stand_ins, together, tool_call
 from benchmarks.tables import markdown
 
 MARKS = "<!-- {}: python -m benchmarks.figures --write -->\n", "<!-- end of {} -->"
 PAGES = {"figures": "speed.md", "plans": "planning.md", "recall": "retrieval.md"}
 # The modules that make a table of one result, by its name.
 KEPT = {made.__name__.rpartition(".")[2]: made for made in (memory, remat, shapes, silence, stand_ins, together)}
-PAGES |= dict.fromkeys(("methods", *KEPT), "measurements.md")
+# The modules that train, and make a table of the runs that are kept.
+TRAINED = {tool_call.NAME: tool_call}
+PAGES |= dict.fromkeys(("methods", *KEPT, *TRAINED), "measurements.md")
 GIB = 2**30
 
 
@@ -50,6 +52,10 @@ def result(name: str) -> dict[str, Any]:
 
 def kept(name: str) -> str:
     return KEPT[name].table(result(name))
+
+
+def trained(name: str) -> str:
+    return TRAINED[name].table(kept_runs.kept(name))
 
 
 def speeds() -> str:
@@ -199,6 +205,7 @@ def share(value: float) -> str:
 
 TABLES = {"figures": speeds, "plans": plans, "recall": recalls, "methods": methods.tables}
 TABLES |= {name: functools.partial(kept, name) for name in KEPT}
+TABLES |= {name: functools.partial(trained, name) for name in TRAINED}
 
 if __name__ == "__main__":
     main(sys.argv[1:])
