@@ -301,6 +301,8 @@ def test_a_file_that_is_not_there_is_named_with_what_to_set(tmp_path, monkeypatc
         readers.resolve(tmp_path / "gone")
     with pytest.raises(ValueError, match=r"/dev/null .* is a pipe or a device; wanted a file"):
         readers.resolve("/dev/null")
+    with pytest.raises(ValueError, match="no file ~nobody-of-that-name/x.jsonl"):
+        readers.resolve("~nobody-of-that-name/x.jsonl")
     with pytest.raises(ValueError, match=r"no file hotpotqa .*`qr-jax data get hotpotqa` fetches that set"):
         readers.resolve("hotpotqa")
     monkeypatch.delenv("QR_JAX_DATA")

@@ -26,7 +26,7 @@ def resolve(name: str) -> Path:
     Hub files are fetched into the hub's own cache (weights, JSON and templates only; no code). ValueError when nothing
     is found.
     """
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     if is_here(name):
         return path
     if name == "smollm2":
@@ -50,7 +50,7 @@ def is_here(name: str) -> bool:
 
     ValueError for a name that cannot be a model's. The network is not asked.
     """
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     if os.path.isdir(path) or (os.path.isfile(path) and path.suffix == ".gguf"):
         return True
     if name == "smollm2":

@@ -7,6 +7,7 @@ Gold passages are `supporting_titles` and, where the file holds their text, as l
 import ast
 import csv
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -304,7 +305,7 @@ def parts(setting: str) -> tuple[str, str | None, str | None]:
     has = find(name).splits
     if split and split not in has:
         raise ValueError(f"{name} has no split {split!r} with answers; it has: {', '.join(has)}")
-    return name, split or None, str(Path(folder).expanduser()) if folder else None
+    return name, split or None, os.path.expanduser(folder) if folder else None
 
 
 def for_part(setting: str, part: str) -> str:

@@ -39,7 +39,7 @@ def data_folder() -> Path:
     """
     repository = Path(__file__).resolve().parents[2]
     beside = repository.parent / "shared" / "data" if (repository / "pyproject.toml").is_file() else Path("data")
-    return Path(os.environ.get("QR_JAX_DATA") or beside).expanduser()
+    return Path(os.path.expanduser(os.environ.get("QR_JAX_DATA") or beside))
 
 
 def resolve(path: str | Path) -> list[Path]:
@@ -57,7 +57,7 @@ def resolve(path: str | Path) -> list[Path]:
         return [folder]
     files = []
     for part in str(path).split(","):
-        file = Path(part.strip().replace("{data}", str(data_folder()))).expanduser()
+        file = Path(os.path.expanduser(part.strip().replace("{data}", str(data_folder()))))
         if part.strip() and os.path.isdir(file):
             found = "a folder without stored passages" if index_folder(part) is None else "an index"
             raise ValueError(f"{file} (from {str(path)!r}) is {found}; wanted one index alone, or files")
@@ -118,7 +118,7 @@ def read_passages(path: str | Path) -> Sequence[Passage]:
 
 def index_folder(path: str | Path) -> Path | None:
     """The folder of stored passages that a setting names; None where it names anything else."""
-    folder = Path(str(path).strip().replace("{data}", str(data_folder()))).expanduser()
+    folder = Path(os.path.expanduser(str(path).strip().replace("{data}", str(data_folder()))))
     return folder if any(os.path.isfile(folder / name) for name in (TEXTS, ENDS)) else None
 
 
