@@ -20,7 +20,7 @@ from qr_jax import metrics_writer
 
 NAME = "single_hop"
 CONFIG = "configs/smollm2_single_hop.py"
-RATES, RATE_STEPS = ("3e-6", "1e-5", "3e-5"), 20
+RATES, RATE_STEPS = ("1e-5", "3e-5", "3e-6"), 20
 RUNS = interleave.ROOT / "runs" / NAME
 SUMMED = ("rollouts", "tokens", "searches", "zero_variance_rate", "steps", "wall_s", "gains", "before", "after")
 SERIES = {  # a value a step
