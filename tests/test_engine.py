@@ -44,6 +44,8 @@ from qr_jax.rollout import compiles
 from qr_jax.rollout.engine import PURPOSES, Engine, Interrupted, _Rollout
 from qr_jax.rollout.live import Live
 
+pytestmark = pytest.mark.usefixtures("quick_to_compile")
+
 FIXTURES = Path(__file__).parent / "fixtures"
 
 
