@@ -38,6 +38,7 @@ RESULTS, RUNS = ROOT / "benchmarks/results/study", ROOT / "runs/study"
 EVALUATIONS = 10  # of a run: every tenth of its budget; the last one is after training
 ROLLOUTS = 128  # a step, of the reported recipes
 LAST = 4  # of them are a run's accuracy
+POOLED = ("s3", "s4", "s5", "s6")  # settings of one budget, whose seeds are averaged
 BASELINE = {"a": "grpo_shipped", "b": "grpo"}  # what the others of a half are held against
 Recipes = Mapping[str, Sequence[str]]
 SERIES = {  # what a guard reads, a value a step
@@ -50,6 +51,7 @@ def main(words: Sequence[str]) -> int:
     options = arguments(words)
     if options.tables:
         print("\n\n".join(table(half, setting.name) for half in "ba" for setting in sorted((RESULTS / half).glob("*"))))
+        print("\n" + pooled("b"))
         return 0
     known = runpy.run_path(str(ROOT / "configs/study/recipes.py"))
     recipes = {name: words for group in ("TUNING", "RECIPES") for name, words in known.get(group, {}).items()}
@@ -179,19 +181,47 @@ def table(half: str, setting: str) -> str:
     base = found.get(BASELINE[half], {})
     lines = [
         f"**{setting}, half {half}** (differences from {BASELINE[half]}, seeds in common)", "",
-        "| recipe | seeds | accuracy | difference | lowest seed | most under its best | signal groups | seconds |",
-        "|---|---|---|---|---|---|---|---|",
+        "| recipe | seeds | accuracy | difference | there after | lowest seed | most under its best | signal groups "
+        "| seconds |", "|---|---|---|---|---|---|---|---|---|",
     ]  # fmt: skip
     for recipe, runs in sorted(found.items(), key=lambda item: -mean(item[1], "accuracy")):
         shared = sorted({*runs} & {*base}) if recipe != BASELINE[half] else []
         gaps = [runs[seed]["accuracy"] - base[seed]["accuracy"] for seed in shared]
+        there = reached([runs[seed] for seed in shared], [base[seed] for seed in shared]) if shared else None
         fallen = max(run["best"] - run["final"] for run in runs.values())
         cells = [
             recipe, str(len(runs)), over_seeds([run["accuracy"] for run in runs.values()]), over_seeds(gaps, sign="+"),
-            f"{min(run['accuracy'] for run in runs.values()):.3f}", f"{fallen:.3f}",
-            f"{mean(runs, 'signal_groups'):.0f}", f"{mean(runs, 'seconds'):.0f}",
+            "" if there is None else f"{there:.2f}", f"{min(run['accuracy'] for run in runs.values()):.3f}",
+            f"{fallen:.3f}", f"{mean(runs, 'signal_groups'):.0f}", f"{mean(runs, 'seconds'):.0f}",
         ]  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def reached(runs: Sequence[Mapping[str, Any]], base: Sequence[Mapping[str, Any]]) -> float | None:
+    """The share of the baseline's rollouts after which the mean over seeds is at the baseline's last evaluation or
+    above, and stays there; between evaluations it lies on a line. None if it is under it at the end."""
+    shares = np.linspace(0.1, 1, 91)
+    goal = np.mean([run["evaluations"][-1][1] for run in base])
+    mean_of = np.mean([
+        np.interp(shares * of["rollouts"], *zip(*run["evaluations"], strict=True))
+        for run, of in zip(runs, base, strict=True)
+    ], axis=0)  # fmt: skip
+    under = np.flatnonzero(mean_of < goal)
+    at = under[-1] + 1 if len(under) else 0
+    return float(shares[at]) if at < len(shares) else None
+
+
+def pooled(half: str) -> str:
+    """Each recipe's difference from BASELINE, averaged over POOLED by seed: the seeds that all of them have."""
+    lines = [f"**{', '.join(POOLED)} pooled, half {half}**", "", "| recipe | seeds | difference |", "|---|---|---|"]
+    first = RESULTS / half / POOLED[0]
+    for recipe in sorted(folder.name for folder in first.iterdir() if folder.name != BASELINE[half]):
+        pairs = [(read(RESULTS / half / of / recipe), read(RESULTS / half / of / BASELINE[half])) for of in POOLED]
+        seeds = sorted(set.intersection(*({*runs} & {*base} for runs, base in pairs)))
+        if seeds:
+            gaps = [np.mean([runs[at]["accuracy"] - base[at]["accuracy"] for runs, base in pairs]) for at in seeds]
+            lines.append(f"| {recipe} | {len(seeds)} | {over_seeds(gaps, sign='+')} |")
     return "\n".join(lines)
 
 
