@@ -12,16 +12,28 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import interleave, kept_runs, memory, methods, remat, shapes, silence, stand_ins, together, tool_call
+from benchmarks import (
+    interleave,
+    kept_runs,
+    memory,
+    methods,
+    remat,
+    shapes,
+    silence,
+    stand_ins,
+    study_results,
+    together,
+    tool_call,
+)
 from benchmarks.tables import markdown
 
 MARKS = "<!-- {}: python -m benchmarks.figures --write -->\n", "<!-- end of {} -->"
-PAGES = {"figures": "speed.md", "plans": "planning.md", "recall": "retrieval.md"}
+PAGES = {"figures": "speed.md", "plans": "planning.md", "recall": "retrieval.md", "rules": "rules.md"}
 # The modules that make a table of one result, by its name.
 KEPT = {made.__name__.rpartition(".")[2]: made for made in (memory, remat, shapes, silence, stand_ins, together)}
 # The modules that train, and make a table of the runs that are kept.
 TRAINED = {tool_call.NAME: tool_call}
-PAGES |= dict.fromkeys(("methods", *KEPT, *TRAINED), "measurements.md")
+PAGES |= dict.fromkeys(("methods", "study", *KEPT, *TRAINED), "measurements.md")
 GIB = 2**30
 
 
@@ -204,6 +216,7 @@ def share(value: float) -> str:
 
 
 TABLES = {"figures": speeds, "plans": plans, "recall": recalls, "methods": methods.tables}
+TABLES |= {"rules": study_results.by_setting, "study": study_results.by_seed}
 TABLES |= {name: functools.partial(kept, name) for name in KEPT}
 TABLES |= {name: functools.partial(trained, name) for name in TRAINED}
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.figures import markdown
-from benchmarks.study import RESULTS
+from benchmarks.study_results import RESULTS
 from qr_jax.config import Config, Guards
 from qr_jax.overrides import override
 from qr_jax.step import guards

@@ -15,7 +15,7 @@ import runpy
 import sys
 from collections.abc import Sequence
 
-from benchmarks import study
+from benchmarks import study, study_results
 from benchmarks.tables import markdown, over_seeds
 
 BASELINE = "grpo"
@@ -52,9 +52,9 @@ def arguments(words: Sequence[str]) -> argparse.Namespace:
 
 def kept(half: str, setting: str) -> dict[str, dict]:
     """The kept runs by method, best mean accuracy first."""
-    folder = study.RESULTS / half / setting
-    runs = {path.name: study.read(path) for path in sorted(folder.iterdir())} if folder.is_dir() else {}
-    return dict(sorted(runs.items(), key=lambda item: -study.mean(item[1], "accuracy")))
+    folder = study_results.RESULTS / half / setting
+    runs = {path.name: study_results.read(path) for path in sorted(folder.iterdir())} if folder.is_dir() else {}
+    return dict(sorted(runs.items(), key=lambda item: -study_results.mean(item[1], "accuracy")))
 
 
 def best() -> list[str]:
@@ -79,7 +79,7 @@ def table(half: str, setting: str) -> str:
     for method, of_seed in runs.items():
         shared = sorted({*of_seed} & {*runs.get(BASELINE, {})}) if method != BASELINE else []
         gaps = [of_seed[seed]["accuracy"] - runs[BASELINE][seed]["accuracy"] for seed in shared]
-        mean = {name: study.mean(of_seed, name) for name in COLUMNS}
+        mean = {name: study_results.mean(of_seed, name) for name in COLUMNS}
         rows.append((
             method, str(len(of_seed)), f"{mean['before']:.3f}", f"{mean['final']:.3f}",
             over_seeds([run["accuracy"] for run in of_seed.values()]), over_seeds(gaps, sign="+"),

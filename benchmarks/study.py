@@ -24,7 +24,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.tables import over_seeds
+from benchmarks import study_results
+from benchmarks.study_results import LAST
 from qr_jax import config as configs
 from qr_jax import metrics_writer
 from qr_jax.checks import check
@@ -34,12 +35,9 @@ from qr_jax.settings import conform, differences, plain
 from qr_jax.studies.launch import Job, Launcher
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS, RUNS = ROOT / "benchmarks/results/study", ROOT / "runs/study"
+RUNS = ROOT / "runs/study"
 EVALUATIONS = 10  # of a run: every tenth of its budget; the last one is after training
 ROLLOUTS = 128  # a step, of the reported recipes
-LAST = 4  # of them are a run's accuracy
-POOLED = ("s3", "s4", "s5", "s6")  # settings of one budget, whose seeds are averaged
-BASELINE = {"a": "grpo_shipped", "b": "grpo"}  # what the others of a half are held against
 Recipes = Mapping[str, Sequence[str]]
 SERIES = {  # what a guard reads, a value a step
     "entropy": "rollout/entropy", "answered": "rollout/stop_answered", "grad_norm": "learner/grad_norm",
@@ -50,8 +48,7 @@ SERIES = {  # what a guard reads, a value a step
 def main(words: Sequence[str]) -> int:
     options = arguments(words)
     if options.tables:
-        print("\n\n".join(table(half, setting.name) for half in "ba" for setting in sorted((RESULTS / half).glob("*"))))
-        print("\n" + pooled("b"))
+        print("\n\n".join(study_results.tables()))
         return 0
     known = runpy.run_path(str(ROOT / "configs/study/recipes.py"))
     recipes = {name: words for group in ("TUNING", "RECIPES") for name, words in known.get(group, {}).items()}
@@ -103,7 +100,7 @@ def span(text: str) -> list[int]:
 
 
 def result_path(half: str, setting: str, recipe: str, seed: int) -> Path:
-    return RESULTS / half / setting / recipe / f"seed_{seed}.json"
+    return study_results.RESULTS / half / setting / recipe / f"seed_{seed}.json"
 
 
 def planned(setting: str, recipe: str, words: Sequence[str], seed: int, half: str) -> tuple[Job, Job]:
@@ -173,66 +170,6 @@ def figures(job: Job) -> dict[str, Any]:
 
 def rounded(value: float | None) -> float | None:
     return None if value is None else float(f"{value:.3g}")
-
-
-def table(half: str, setting: str) -> str:
-    """The recipes of a setting, best first: seed means with intervals, and the paired difference from BASELINE."""
-    found = {folder.name: read(folder) for folder in sorted((RESULTS / half / setting).iterdir())}
-    base = found.get(BASELINE[half], {})
-    lines = [
-        f"**{setting}, half {half}** (differences from {BASELINE[half]}, seeds in common)", "",
-        "| recipe | seeds | accuracy | difference | there after | lowest seed | most under its best | signal groups "
-        "| seconds |", "|---|---|---|---|---|---|---|---|---|",
-    ]  # fmt: skip
-    for recipe, runs in sorted(found.items(), key=lambda item: -mean(item[1], "accuracy")):
-        shared = sorted({*runs} & {*base}) if recipe != BASELINE[half] else []
-        gaps = [runs[seed]["accuracy"] - base[seed]["accuracy"] for seed in shared]
-        there = reached([runs[seed] for seed in shared], [base[seed] for seed in shared]) if shared else None
-        fallen = max(run["best"] - run["final"] for run in runs.values())
-        cells = [
-            recipe, str(len(runs)), over_seeds([run["accuracy"] for run in runs.values()]), over_seeds(gaps, sign="+"),
-            "" if there is None else f"{there:.2f}", f"{min(run['accuracy'] for run in runs.values()):.3f}",
-            f"{fallen:.3f}", f"{mean(runs, 'signal_groups'):.0f}", f"{mean(runs, 'seconds'):.0f}",
-        ]  # fmt: skip
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def reached(runs: Sequence[Mapping[str, Any]], base: Sequence[Mapping[str, Any]]) -> float | None:
-    """The share of the baseline's rollouts after which the mean over seeds is at the baseline's last evaluation or
-    above, and stays there; between evaluations it lies on a line. None if it is under it at the end."""
-    shares = np.linspace(0.1, 1, 91)
-    goal = np.mean([run["evaluations"][-1][1] for run in base])
-    mean_of = np.mean([
-        np.interp(shares * of["rollouts"], *zip(*run["evaluations"], strict=True))
-        for run, of in zip(runs, base, strict=True)
-    ], axis=0)  # fmt: skip
-    under = np.flatnonzero(mean_of < goal)
-    at = under[-1] + 1 if len(under) else 0
-    return float(shares[at]) if at < len(shares) else None
-
-
-def pooled(half: str) -> str:
-    """Each recipe's difference from BASELINE, averaged over POOLED by seed: the seeds that all of them have."""
-    lines = [f"**{', '.join(POOLED)} pooled, half {half}**", "", "| recipe | seeds | difference |", "|---|---|---|"]
-    first = RESULTS / half / POOLED[0]
-    for recipe in sorted(folder.name for folder in first.iterdir() if folder.name != BASELINE[half]):
-        pairs = [(read(RESULTS / half / of / recipe), read(RESULTS / half / of / BASELINE[half])) for of in POOLED]
-        seeds = sorted(set.intersection(*({*runs} & {*base} for runs, base in pairs)))
-        if seeds:
-            gaps = [np.mean([runs[at]["accuracy"] - base[at]["accuracy"] for runs, base in pairs]) for at in seeds]
-            lines.append(f"| {recipe} | {len(seeds)} | {over_seeds(gaps, sign='+')} |")
-    return "\n".join(lines)
-
-
-def read(folder: Path) -> dict[int, dict[str, Any]]:
-    """The kept runs of a recipe by seed."""
-    runs = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("seed_*.json"))]
-    return {run["seed"]: run for run in runs}
-
-
-def mean(runs: dict[int, dict[str, Any]], name: str) -> float:
-    return float(np.mean([run[name] for run in runs.values()]))
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from benchmarks import (  # noqa: E402
     single_hop,
     stand_ins,
     study,
+    study_results,
     tpu,
 )
 from benchmarks.peers import episodes, load  # noqa: E402
@@ -224,24 +225,24 @@ def test_where_a_rule_is_as_good_as_the_baseline_ends_and_what_it_is_worth_over_
         return {"seed": seed, "rollouts": 100 * len(scores), "evaluations": evaluations, "accuracy": accuracy}
 
     base = [run(0, 0.1, 0.2, 0.3, 0.4), run(1, 0.1, 0.3, 0.5, 0.6)]  # ends at .5
-    assert study.reached(base, base) == 1.0
+    assert study_results.reached(base, base) == 1.0
     early = [run(0, 0.6, 0.4, 0.6, 0.6), run(1, 0.6, 0.4, 0.6, 0.6)]
-    assert study.reached(early, base) == pytest.approx(2.5 / 4, abs=0.011)
-    assert study.reached([run(0, 0.9, 0.9, 0.9, 0.4), run(1, 0.9, 0.9, 0.9, 0.5)], base) is None
-    monkeypatch.setattr(study, "RESULTS", tmp_path)
-    for at, setting in enumerate(study.POOLED):
+    assert study_results.reached(early, base) == pytest.approx(2.5 / 4, abs=0.011)
+    assert study_results.reached([run(0, 0.9, 0.9, 0.9, 0.4), run(1, 0.9, 0.9, 0.9, 0.5)], base) is None
+    monkeypatch.setattr(study_results, "RESULTS", tmp_path)
+    for at, setting in enumerate(study_results.POOLED):
         for recipe, seeds in (("grpo", (5, 6, 7)), ("pairs", (5, 6) if at else (5, 6, 7))):
             for seed in seeds:
                 file = tmp_path / "b" / setting / recipe / f"seed_{seed}.json"
                 file.parent.mkdir(parents=True, exist_ok=True)
                 better = (recipe == "pairs") * (0.1 * at + 0.02 * (seed - 5))  # .15 and .17 over four settings
                 file.write_text(json.dumps(run(seed, 0.5, accuracy=0.4 + better)))
-    assert study.pooled("b").splitlines()[-1] == "| pairs | 2 | +0.160 +- 0.127 |"
+    assert study_results.pooled("pairs") == "+0.160 +- 0.127"
 
 
 def test_the_screen_of_the_methods_is_read_by_hand(tmp_path, monkeypatch):
     """Two seeds of GRPO (.5 and .7), one of GSPO (.8): best first, the difference of the seed in common, .25 dead."""
-    monkeypatch.setattr(study, "RESULTS", tmp_path)
+    monkeypatch.setattr(study_results, "RESULTS", tmp_path)
     with pytest.raises(SystemExit, match="there is none yet"):
         methods.best()
     for method, seed, accuracy in (("grpo", 0, 0.5), ("grpo", 1, 0.7), ("gspo", 0, 0.8)):
