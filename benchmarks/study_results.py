@@ -23,8 +23,8 @@ SETTINGS = {  # of the report, which is of half b
     "s1": "10,000, 4 samples, 84,480 rollouts", "s2": "10,000, 4 samples, no oversampling",
 }  # fmt: skip
 RULES = {
-    "grpo": "grpo", "pairs": "foresee, groups of two (`pairs`)", "foresee": "foresee", "recycle": "recycle, guarded",
-    "paper": "recycle as published",
+    "grpo": "grpo", "grpo_pairs": "grpo, groups of two", "pairs": "foresee, groups of two (`pairs`)",
+    "foresee": "foresee", "recycle": "recycle, guarded", "paper": "recycle as published",
 }  # fmt: skip
 POOLED = ("s3", "s6", "s4", "s5")  # settings of one budget, whose seeds are averaged
 

@@ -68,6 +68,12 @@ def test_a_download_that_ended_goes_on_where_it_ended(tmp_path):
     assert "from 0.0 MB on" in " ".join(said)
 
 
+def test_a_place_that_cannot_be_written_is_said_before_anything_is_fetched(tmp_path, capsys):
+    (tmp_path / "file").write_text("mine")
+    assert cli.main(["data", "get", "hotpotqa", "--out", str(tmp_path / "file")]) == 2
+    assert "file is a file; give --out the name of a folder" in capsys.readouterr().err
+
+
 def test_a_file_that_changed_meanwhile_and_a_server_without_parts_begin_anew(tmp_path):
     for name, how in (("changed", {"tag": '"two"'}), ("whole", {"parts": False})):
         place = tmp_path / name

@@ -241,6 +241,12 @@ def test_a_file_in_the_place_of_the_folder_is_said(tmp_path, capsys):
     assert "out is a file; give OUT the name of a folder" in capsys.readouterr().err
 
 
+def test_a_corpus_that_is_not_there_is_said_before_the_evaluation_sets_are_read(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(run.suite, "sets", None)
+    assert cli.main(["synth", str(tmp_path / "none.jsonl"), str(tmp_path / "out")]) == 2
+    assert "none.jsonl" in (error := capsys.readouterr().err) and error.count("\n") == 1
+
+
 def test_a_corpus_of_which_templates_read_nothing_is_said(tmp_path, capsys):
     assert cli.main(["synth", str(made_corpus(tmp_path / "c.jsonl")), str(tmp_path / "out")]) == 2
     assert not (tmp_path / "out").exists()

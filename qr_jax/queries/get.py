@@ -17,6 +17,7 @@ from qr_jax.queries import official
 from qr_jax.queries.fetch import fetch, register
 from qr_jax.queries.official import File
 from qr_jax.retrieval import index_corpus
+from qr_jax.run_files import check_writable
 
 PLACE = "runs/data"
 WIKI18 = File(
@@ -75,6 +76,7 @@ def get(
 
         raise ValueError(f"there is no set {name!r}{nearest(name, official.NAMES, shown=20)}")
     out = out or Path(PLACE) / name.replace("/", "_")
+    check_writable(out, "--out")
     files = Path(official.BUILT) / "files"  # where `tfds:NAME` looks, too
     if name == "wiki18":
         return _wiki18(out, files, given, check, say)

@@ -56,8 +56,8 @@ def run(asked: Asked, say: Callable[[str], None]) -> dict[str, Any]:
         wanted = "--model NAME says which model the endpoint of --teacher URL is asked for; templates have none"
         raise ValueError(wanted)
     endpoint = None if asked.teacher == TEMPLATES else connect(asked.teacher, asked.bounds)
-    dialect, (tests, counts, missing) = _dialect(asked), _evaluation_sets(asked)
-    books = _library(asked)
+    dialect, books = _dialect(asked), _library(asked)
+    tests, counts, missing = _evaluation_sets(asked)
     about = _about(asked, books.passages)
     writer = endpoint or authors.of_templates(books, dialect, asked.seed)  # which may refuse the corpus
     asked.out.mkdir(parents=True, exist_ok=True)
