@@ -1,9 +1,11 @@
 """Which programs of a rollout a run needs: their shapes, how many were made at the start, and how often each is called.
 
-    python -m benchmarks.shapes           # 200 steps of quickstart and of two_layer, 2 of SmolLM2's laptop preset;
-                                          # 15 minutes on 2 cores, after `make smollm2`; results/shapes.json
+    python -m benchmarks.shapes           # 200 steps of quickstart and of two_layer, 2 of SmolLM2's laptop preset, and
+                                          # 6 of a pod's rollouts; 15 minutes on 2 cores, after `make smollm2`;
+                                          # results/shapes.json
 
-A program made at the start is called there without work to do: no room in any slot, no token in any tile.
+A pod's: one host's 64 episodes a step with the settings of configs/paper/qwen3_1p7b.py:v5e_16, two_layer's model, and
+lengths as in episode_lengths.json (pod_lengths.py).
 """
 
 import json
@@ -28,6 +30,12 @@ CONFIGS = {
     "two_layer": ("configs/two_layer.py", "train.steps=200"),
     "SmolLM2, laptop": (
         "configs/smollm2_multihop.py", "sft.steps=0", "evaluation.base=false", "data.eval_limit=4", "train.steps=2",
+    ),
+    "a host of v5e_16": (
+        "configs/paper/qwen3_1p7b.py:v5e_16", "model=two_layer", "model.compute=float32", "model.vocab_block=512",
+        "mesh.fsdp=1", "learner.rows=1", "env=benchmarks.pod_lengths.pod_lengths", "pool.queries=8", "sft.steps=0",
+        "data.world.documents=2000", "data.world.train=500", "data.world.dev=100", "data.world.traces=100",
+        "evaluation.base=false", "evaluation.questions=8", "evaluation.samples=1", "train.steps=6",
     ),
 }  # fmt: skip
 
