@@ -42,13 +42,18 @@ def write(run: Path, out: Path | None = None) -> tuple[Path, list[str]]:
     """Write the zip file; its path, and the names of the files in it. ValueError for a folder that is no run."""
     if not (run / "config.json").is_file():
         raise ValueError(f"{run} is no run: it has no config.json")
-    whole = run.resolve()  # the name of "." is empty
-    path = out or (run if run.name == whole.name else whole).with_name(f"{whole.name}.bug_report.zip")
+    path = out or place(run)
     parts = dict(_parts(run))
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
         for name, text in parts.items():
             packed.writestr(name, _clean(text))
     return path, list(parts)
+
+
+def place(run: Path) -> Path:
+    """Where the file goes if nothing else is said: beside the run."""
+    whole = run.resolve()  # the name of "." is empty
+    return (run if run.name == whole.name else whole).with_name(f"{whole.name}.bug_report.zip")
 
 
 def _parts(run: Path) -> Iterator[tuple[str, str]]:

@@ -170,8 +170,7 @@ class Checkpoints:
         """The host values of a committed step alone, `metrics_bytes` among them."""
         with _as_written(self.path(step), f"{HOST_JSON} or {HOST_ARRAYS}"):
             frame = json.loads((self.path(step) / HOST_JSON).read_text())
-            with np.load(io.BytesIO((self.path(step) / HOST_ARRAYS).read_bytes()), allow_pickle=False) as arrays:
-                return plain.join(frame, dict(arrays))
+            return plain.join(frame, plain.unpacked((self.path(step) / HOST_ARRAYS).read_bytes()))
 
     def steps(self) -> list[int]:
         """The committed steps, newest first; `committed.damage` says whether a folder is still whole."""

@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 import time
 import tracemalloc
 import zipfile
@@ -11,6 +13,8 @@ import pytest
 
 from qr_jax import bug_report, cli, config
 from qr_jax.commands import doctor
+
+ROOT = str(Path(__file__).parents[1])
 
 
 def test_the_file_has_config_numbers_and_machine_and_no_secret_question_or_answer(tmp_path, monkeypatch, capsys):
@@ -105,6 +109,29 @@ def test_the_run_may_be_the_folder_that_one_is_in(tmp_path, monkeypatch):
     monkeypatch.chdir("sft")
     assert cli.main(["bug-report", ".."]) == 0
     assert (tmp_path / "run.bug_report.zip").is_file()
+
+
+def test_a_link_in_the_file_s_place_is_not_written_through(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(doctor, "examine", dict)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text("{}")
+    mine = tmp_path / "mine.zip"
+    mine.write_bytes(b"PK mine")
+    (tmp_path / "run.bug_report.zip").symlink_to(mine)
+    for words in ([], ["--out", str(tmp_path / "run.bug_report.zip")]):
+        assert cli.main(["bug-report", str(tmp_path / "run"), *words]) == 2
+        assert "run.bug_report.zip is a link to " in capsys.readouterr().err
+    assert mine.read_bytes() == b"PK mine"
+
+
+@pytest.mark.parametrize("command", [["bug-report", "."], ["doctor"]])
+def test_modules_in_the_folder_that_one_is_in_are_not_imported(tmp_path, command):
+    (tmp_path / "config.json").write_text("{}")
+    for name in ("jax", "json"):
+        (tmp_path / f"{name}.py").write_text("open('imported', 'w')")
+    start = [sys.executable, "-P", "-m", "qr_jax.cli", *command]
+    subprocess.run(start, cwd=tmp_path, check=True, env=os.environ | {"PYTHONPATH": ROOT})
+    assert not (tmp_path / "imported").exists()
 
 
 def test_of_files_that_are_not_ours_only_the_sizes_are_told(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """Checkpoints: what was saved comes back, and what is not whole is never taken for a checkpoint."""
 
 import hashlib
+import io
 import json
 import resource
 import shutil
@@ -272,6 +273,12 @@ def test_a_manifest_that_names_files_outside_its_folder_is_passed_over(run, name
     assert checkpoints.latest() == 1 and "names a file that is none of this folder's" in said[0]
 
 
+def written(save, **arrays):
+    file = io.BytesIO()
+    save(file, **arrays)
+    return file.getvalue()
+
+
 @pytest.mark.parametrize(
     ("name", "text"),
     [
@@ -279,6 +286,8 @@ def test_a_manifest_that_names_files_outside_its_folder_is_passed_over(run, name
         ("host.json", b'{"pool": {"__array__": []}}'),
         ("host.json", b"[" * 5000),
         ("host.npz", b"PK\x05\x06"),
+        ("host.npz", written(np.savez_compressed, zeros=np.zeros(2**20))),  # 8 MB of memory in 8 kB
+        ("host.npz", written(np.save, arr=np.zeros(3))),
         ("host.npz", b""),
         ("host.npz", None),
     ],

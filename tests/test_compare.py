@@ -92,6 +92,17 @@ def test_another_study_in_the_folder_is_refused_with_what_differs(tmp_path):
         planned(tmp_path, spend=("rollouts", 64))
 
 
+def test_a_page_is_not_written_through_a_link_out_of_its_folder(tmp_path, capsys):
+    mine, page = tmp_path / "mine.txt", tmp_path / "theirs" / "comparison.json"
+    mine.write_text("mine")
+    page.parent.mkdir()
+    page.symlink_to(mine)
+    (tmp_path / "run").mkdir()
+    assert cli.main(["compare", str(tmp_path / "run"), "--folder", str(page.parent)]) == 2
+    assert f"comparison.json: a link to {mine}" in capsys.readouterr().err
+    assert mine.read_text() == "mine"
+
+
 # --- processes
 
 

@@ -9,10 +9,10 @@ import os
 import platform
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+from qr_jax import interpreter
 from qr_jax.commands.options import add_json, show
 
 PACKAGES = ("qr_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "tokenizers", "safetensors")
@@ -78,7 +78,7 @@ def _version(name: str) -> str | None:
 def _devices() -> dict[str, Any]:
     """The devices that jax sees, or why it sees none."""
     try:
-        look = [sys.executable, "-c", LOOK]
+        look = [*interpreter.python(), "-c", LOOK]
         done = subprocess.run(look, capture_output=True, text=True, timeout=DEVICES_DEADLINE_S, check=False)
     except subprocess.TimeoutExpired:
         silent = f"jax did not answer in {DEVICES_DEADLINE_S} s; does another process hold the chips?"

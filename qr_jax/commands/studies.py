@@ -82,6 +82,7 @@ def _add_compare(command: Any) -> None:
 
 def _compare(arguments: argparse.Namespace) -> int:
     """Exit code 1 when some run failed; what has finished is compared all the same."""
+    from qr_jax import run_files
     from qr_jax.config import BUDGETS
     from qr_jax.evaluation import side_by_side
     from qr_jax.report import comparison
@@ -94,6 +95,8 @@ def _compare(arguments: argparse.Namespace) -> int:
         )
     if any(side_by_side.is_suite(what) for what in arguments.what):
         return _compare_suites(arguments)
+    if arguments.folder and os.path.isdir(arguments.folder):
+        run_files.check_folder(arguments.folder, allowed=arguments.trust)
     trusted: tuple[str, ...] | None = None
     if os.path.isdir(arguments.what[0]):
         folders = [run for given in arguments.what for run in compare.expand(given)]

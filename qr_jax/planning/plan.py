@@ -7,12 +7,11 @@ import importlib.util
 import json
 import os
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from qr_jax import terminal
+from qr_jax import interpreter, terminal
 from qr_jax.columns import aligned
 from qr_jax.config import Config, to_json
 from qr_jax.planning import ahead, estimate
@@ -50,7 +49,8 @@ def plan(
 
 def in_a_process(asked: Mapping[str, Any], say: Callable[[str], None]) -> dict[str, Any]:
     """What planned.py answers in a process of its own; ValueError for what it says the user must mend."""
-    command, environment = [sys.executable, "-m", "qr_jax.planning.planned"], {**os.environ, **ahead.ENVIRONMENT}
+    command = [*interpreter.python(), "-m", "qr_jax.planning.planned"]
+    environment = {**os.environ, **ahead.ENVIRONMENT}
     answer = None
     with tempfile.TemporaryFile("w+") as errors:
         pipe = subprocess.PIPE

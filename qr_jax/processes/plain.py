@@ -74,8 +74,16 @@ def from_bytes(message: bytes) -> Any:
     frame = json.loads(message[8:end])
     if end == len(message):
         return frame
-    with np.load(io.BytesIO(message[end:]), allow_pickle=False) as arrays:
-        return join(frame, dict(arrays))
+    return join(frame, unpacked(message[end:]))
+
+
+def unpacked(npz: bytes) -> dict[str, np.ndarray]:
+    """The arrays of what `np.savez` wrote. ValueError where they would take more than its bytes: it packs nothing."""
+    with np.load(io.BytesIO(npz), allow_pickle=False) as arrays:
+        whole = sum(member.file_size for member in arrays.zip.infolist())
+        if whole > len(npz):
+            raise ValueError(f"arrays of {whole:,} bytes in a file of {len(npz):,}, which no run writes")
+        return dict(arrays)
 
 
 def episode_to_plain(episode: Episode) -> dict[str, Any]:

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from qr_jax import config as configs
-from qr_jax import terminal, trust
+from qr_jax import interpreter, terminal, trust
 from qr_jax.config import Config
 
 LOG = "compare.log"
@@ -94,7 +93,8 @@ class Launcher:
             text = json.dumps(configs.to_json(job.settings), indent=2) + "\n"
             (job.folder / "config.json").write_text(text, encoding="utf-8")
         trust.remember(job.settings)
-        words = [sys.executable, "-m", "qr_jax.cli", job.command, str(job.folder / "config.json"), *self.allow_plugins]
+        named = job.command, str(job.folder / "config.json")
+        words = [*interpreter.python(), "-m", "qr_jax.cli", *named, *self.allow_plugins]
         threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(len(cores)))
         environment = os.environ | threads | {"PYTHONUNBUFFERED": "1"}
         with (job.folder / LOG).open("ab") as log, pinned(cores):

@@ -5,6 +5,7 @@ world = build(WorldSettings(seed=0))      # about 1,000 documents, 2,000 + 1,000
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
@@ -271,7 +272,7 @@ def export(world: World, folder: str | Path) -> list[Path]:
         "traces": (row(trace.query) | {"turns": list(trace.turns)} for trace in world.traces),
     }
     paths = [folder / f"{name}.jsonl" for name in tables]
-    if there := [path for path in paths if path.exists()]:
+    if there := [path for path in paths if os.path.lexists(path)]:
         raise ValueError(f"{there[0]} is already there; write this world to another folder, or move that file away")
     for path, rows in zip(paths, tables.values(), strict=True):
         with path.open("w", encoding="utf-8") as file:
