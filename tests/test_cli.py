@@ -120,6 +120,10 @@ def test_a_run_is_not_written_among_other_files(tmp_path, capsys):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("{}")
     assert all(refused(folder) for folder in ("docs", "runs", "hf", "project"))
+    for at, name in enumerate(("metrics.jsonl", "report.html", "ledger.jsonl", "checkpoints/mine.txt")):
+        (tmp_path / f"alike_{at}" / name).parent.mkdir(parents=True)
+        (tmp_path / f"alike_{at}" / name).write_text("[1]\n")
+        assert refused(f"alike_{at}")
     for name in ("locked/run.lock", "logged/logs/attempt_1/log", "cold/sft/config.json", "mine/train.log"):
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).write_text("")

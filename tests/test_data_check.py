@@ -185,6 +185,21 @@ def test_the_command_that_a_table_s_error_names_makes_lines_of_it(name, tmp_path
     assert (query.id, query.question, query.answers) == ("1", "Who wrote Peer Gynt, and when?", ("Ibsen",))
 
 
+@pytest.mark.parametrize(("encoding", "blank"), [("latin-1", ","), ("utf-8", ";"), ("latin-1", "\t"), ("utf-16", ",")])
+def test_that_command_knows_the_table_s_encoding_and_blank_and_writes_over_nothing(
+    tmp_path, monkeypatch, encoding, blank
+):
+    monkeypatch.chdir(tmp_path)
+    Path("q.csv").write_text(f"id{blank}question{blank}answers\n1{blank}Où?{blank}là\n", encoding=encoding)
+    Path("q_lines.jsonl").write_text("mine")
+    with pytest.raises(ValueError, match="; python -c ") as said:
+        readers.read_queries("q.csv")
+    subprocess.run(f"{shlex.quote(sys.executable)}{str(said.value).partition('; python')[2]}", shell=True, check=True)
+    (query,) = readers.read_queries("q_lines1.jsonl")
+    assert (query.question, query.answers) == ("Où?", ("là",))
+    assert Path("q_lines.jsonl").read_text() == "mine"
+
+
 def told_of(capsys, *words) -> str:
     assert cli.main(["data", "check", *map(str, words)]) == 1
     return capsys.readouterr().out

@@ -289,6 +289,10 @@ def test_several_files_are_read_in_order_and_an_id_in_two_of_them_is_refused(tmp
 
 def test_a_file_that_is_not_there_is_named_with_what_to_set(tmp_path, monkeypatch):
     monkeypatch.setenv("QR_JAX_DATA", str(tmp_path))
+    with pytest.raises(ValueError, match="no file .*/one.jsonl.*; did you mean ones.jsonl"):
+        (tmp_path / "ones.jsonl").touch()
+        readers.resolve("{data}/one.jsonl")
+    (tmp_path / "ones.jsonl").unlink()
     with pytest.raises(ValueError, match="no file .*x.jsonl.* set QR_JAX_DATA"):
         readers.resolve("{data}/x.jsonl")
     with pytest.raises(ValueError, match="empty name"):

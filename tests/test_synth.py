@@ -199,6 +199,17 @@ def test_what_stands_in_an_evaluation_set_or_was_asked_before_is_refused(tmp_pat
     assert reject["question"] == first["question"] and reject["detail"] == "t1"
 
 
+def test_rows_that_the_user_added_are_set_aside_and_said(tmp_path, capsys):
+    corpus, out = encyclopaedia(tmp_path), tmp_path / "out"
+    words = ["synth", str(corpus), str(out), "--questions"]
+    assert cli.main([*words, "1"]) == 0 and cli.main([*words, "2"]) == 0 and len(list(out.glob("*.before*"))) == 0
+    with (out / "questions.jsonl").open("a") as file:
+        file.write('{"mine": 1}\n')
+    assert cli.main([*words, "3"]) == 0
+    assert "questions.before.jsonl has what stood there before" in "".join(capsys.readouterr())
+    assert (out / "questions.before.jsonl").read_text().endswith('{"mine": 1}\n')
+
+
 def test_a_folder_begun_otherwise_or_with_other_files_is_left_alone(tmp_path, capsys):
     corpus = encyclopaedia(tmp_path)
     words = ["synth", str(corpus), str(tmp_path / "out"), "--questions", "1"]

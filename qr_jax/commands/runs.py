@@ -142,10 +142,12 @@ def _export(arguments: argparse.Namespace) -> int:
 def _bug_report(arguments: argparse.Namespace) -> int:
     from qr_jax import run_files
 
+    options.check_out(arguments.out, b"PK")
     run_files.check_there(arguments.run)
     from qr_jax import bug_report
 
-    options.check_out(arguments.out or bug_report.place(arguments.run), b"PK")
+    if not arguments.out:
+        options.check_out(bug_report.place(arguments.run), b"PK")
     path, names = bug_report.write(arguments.run, arguments.out)
     terminal.result(f"{path} holds {', '.join(names)}; look into it before you send it")
     return 0

@@ -139,9 +139,13 @@ def _compare_suites(arguments: argparse.Namespace) -> int:
 
 def _study(arguments: argparse.Namespace) -> tuple[list[Path], list[Any], str, Any]:
     """Make the runs of a config: the finished folders, the failed jobs, the budget's unit and the packages allowed."""
+    from qr_jax import run_files
     from qr_jax.studies import study
 
     if len(arguments.what) > 1:
+        for what in arguments.what:
+            if not os.path.isfile(what):
+                run_files.check_there(Path(what))
         raise ValueError(
             f"one config is compared by its rules, or several runs: {arguments.what[0]} is no run's folder"
         )

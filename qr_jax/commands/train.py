@@ -16,8 +16,7 @@ RUN_HELP = f"the run's folder; by default runs/ and the config's name, {GOES_ON}
 COLD_START = "runs/, the config's name and /sft, where `train` of the same config looks for its cold start"
 SFT_RUN_HELP = f"the run's folder; by default {COLD_START}; {GOES_ON}"
 
-SURE_SIGNS = ("run.lock", "metrics.jsonl", "checkpoints")  # of a run's folder, beside its config.json
-BEGUN = ("logs", "sft")  # what a run's folder may hold before those
+BEGUN = ("logs", "sft", "run.lock")  # what a run's folder may hold before its config.json
 LOGS = (".log", ".out", ".err")  # a shell's, of what the command prints
 
 
@@ -64,7 +63,7 @@ def _refuse_folder(folder: Path) -> None:
     from qr_jax.settings import few
 
     run_files.check_writable(folder)
-    if configs.is_run(folder) or any((folder / name).exists() for name in SURE_SIGNS):
+    if configs.is_run(folder) or any((folder / "checkpoints").glob("step_*")):
         return
     there = sorted(folder.iterdir()) if os.path.isdir(folder) else []
     if others := [path.name for path in there if not (path.match(".*") or path.suffix in LOGS or path.name in BEGUN)]:

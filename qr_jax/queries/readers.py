@@ -3,8 +3,10 @@
 A row that cannot be read is an error with the file's name and the row's number; nothing is skipped but empty lines.
 """
 
+import codecs
 import gzip
 import hashlib
+import itertools
 import json
 import logging
 import os
@@ -76,9 +78,9 @@ def _cure(part: str, file: Path) -> str:
     """What to do where the named file is not there."""
     if part in official.NAMES:
         return f"; `qr-jax data get {part}` fetches that set, and prints the settings that name its files"
-    if "{data}" in part:
-        return f"; {NAME_DATA}"
     beside = [other.name for other in file.parent.iterdir()] if part and os.path.isdir(file.parent) else []
+    if "{data}" in part:
+        return nearest(file.name, beside, shown=0) or f"; {NAME_DATA}"
     where = "" if file.is_absolute() else f"; it is looked for in {Path.cwd()}"
     return where + (nearest(file.name, beside, shown=0) or "; {data}/... finds files in QR_JAX_DATA")
 
@@ -166,8 +168,9 @@ def attempts(file: Path) -> Iterator[tuple[int, Row | ValueError]]:
         yield from parquet.rows(file)
         return
     if file.suffix in (".csv", ".tsv"):
-        form = ', delimiter="\\t"' if file.suffix == ".tsv" else ""
-        by = f'csv.DictReader(open({json.dumps(str(file))}, encoding="utf-8-sig", newline=""){form})'
+        encoding, delimiter = _of_table(file)
+        opened = f'open({json.dumps(str(file))}, encoding="{encoding}", newline="")'
+        by = f"csv.DictReader({opened}, delimiter={json.dumps(delimiter)})"
         raise ValueError(f"{file.name} is a table; {WANTED_LINES}; {_written_anew(file, by)}")
     number = taken_bytes = 0
     most = limits.most_bytes(file)
@@ -206,7 +209,27 @@ def _name_of_rows(row: Row | ValueError) -> str | None:
 def _written_anew(file: Path, by: str) -> str:
     """The command that writes a file's rows, as `by` reads them in Python, as JSON lines: never over the file."""
     program = f"import csv, gzip, json; [print(json.dumps(row)) for row in {by}]"
-    return f"python -c {shlex.quote(program)} > {shlex.quote(f'{file.stem}_lines.jsonl')}"
+    names = (f"{file.stem}_lines{number or ''}.jsonl" for number in itertools.count())
+    free = next(name for name in names if not os.path.lexists(name))
+    return f"python -c {shlex.quote(program)} > {shlex.quote(free)}"
+
+
+def _of_table(file: Path) -> tuple[str, str]:
+    """A table's encoding, as Python names it, and what stands between its columns, by its first line."""
+    with file.open("rb") as opened:
+        head = opened.readline(limits.MOST_ROW_BYTES)
+        encoding = "utf-16" if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+        decoder = codecs.getincrementaldecoder(encoding)()
+        try:
+            for part in iter(lambda: opened.read(2**20), b""):
+                decoder.decode(head + part)
+                head = b""
+            decoder.decode(head, final=True)
+        except UnicodeDecodeError:
+            encoding = "latin-1"
+    with file.open(encoding=encoding, newline="") as opened:
+        first = opened.readline(limits.MOST_ROW_BYTES)
+    return encoding, max("\t,;" if file.suffix == ".tsv" else ",;\t", key=first.count)
 
 
 def _object(line: bytes) -> Row | ValueError:

@@ -1,6 +1,7 @@
 """OUT: what the folder was begun with, and the files that are written into it, each whole or not at all."""
 
 import contextlib
+import itertools
 import json
 import os
 import tempfile
@@ -46,15 +47,32 @@ def check_no_fewer(folder: Path, questions: int) -> None:
             raise ValueError(f"{folder} holds {there} questions, and --questions {questions} would leave fewer; {todo}")
 
 
-def write(folder: Path, made: Made, card: str) -> None:
-    """questions.jsonl, questions.parquet (verl's rows), traces.jsonl, rejects.jsonl and card.md, in place of older."""
+def write(folder: Path, made: Made, card: str) -> list[Path]:
+    """questions.jsonl, questions.parquet (verl's rows), traces.jsonl, rejects.jsonl and card.md, in place of older.
+
+    Older questions or traces with a row that the new ones lack, one of the user's say, are set aside: their paths.
+    """
     rows = [formats.row_of(query, "jsonl", at) for at, query in enumerate(made.queries)]
     traces = [formats.row_of(trace.query, "jsonl", 0) | {"turns": list(trace.turns)} for trace in made.traces]
+    aside = [*_aside(folder / "questions.jsonl", rows), *_aside(folder / "traces.jsonl", traces)]
     for name, listed in (("questions", rows), ("traces", traces), ("rejects", made.rejects)):
         _replace(folder / f"{name}.jsonl", lambda path, listed=listed: _lines(path, listed))
     if made.queries:
         _replace(folder / "questions.parquet", lambda path: _verl(path, made.queries))
     _replace(folder / "card.md", lambda path: path.write_text(card, encoding="utf-8"))
+    return aside
+
+
+def _aside(file: Path, rows: Sequence[Mapping[str, Any]]) -> list[Path]:
+    new = {_line(row).encode() for row in rows}
+    with contextlib.suppress(FileNotFoundError), file.open("rb") as lines:
+        if all(line in new for line in lines):
+            return []
+        names = (file.with_name(f"{file.stem}.before{number or ''}.jsonl") for number in itertools.count())
+        place = next(name for name in names if not os.path.lexists(name))
+        os.replace(file, place)
+        return [place]
+    return []
 
 
 def _verl(path: Path, queries: Sequence[Query]) -> None:
@@ -63,7 +81,11 @@ def _verl(path: Path, queries: Sequence[Query]) -> None:
 
 def _lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     with path.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        file.writelines(map(_line, rows))
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    return json.dumps(row, ensure_ascii=False) + "\n"
 
 
 def _replace(file: Path, write: Callable[[Path], Any]) -> None:

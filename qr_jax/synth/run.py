@@ -112,7 +112,8 @@ def _made(
             teacher.journal.close()
         spent = _spent(teacher, asked.price)
         found = folder.counted(made)
-        folder.write(asked.out, made, card.write(found, about, told(spent)))
+        for aside in folder.write(asked.out, made, card.write(found, about, told(spent))):
+            say(f"{aside} has what stood there before, with rows that are not among the new ones")
     if not made.ended and len(made.queries) < asked.questions:
         say(f"all {found['candidates']} candidates were tried; more passages have more, or another --seed")
     return found | spent
