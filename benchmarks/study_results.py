@@ -25,6 +25,8 @@ SETTINGS = {  # of the report, which is of half b
 RULES = {
     "grpo": "grpo", "grpo_pairs": "grpo, groups of two", "pairs": "foresee, groups of two (`pairs`)",
     "foresee": "foresee", "recycle": "recycle, guarded", "paper": "recycle as published",
+    "soft_recycle": "soft_recycle", "greso": "greso", "mopps": "mopps", "bounded_dapo": "bounded_dapo",
+    "dapo": "dapo (with refills)",
 }  # fmt: skip
 POOLED = ("s3", "s6", "s4", "s5")  # settings of one budget, whose seeds are averaged
 

@@ -221,10 +221,10 @@ def _of_table(file: Path) -> tuple[str, str]:
         encoding = "utf-16" if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
         decoder = codecs.getincrementaldecoder(encoding)()
         try:
-            for part in iter(lambda: opened.read(2**20), b""):
-                decoder.decode(head + part)
-                head = b""
-            decoder.decode(head, final=True)
+            decoder.decode(head)
+            while part := opened.read(2**20):
+                decoder.decode(part)
+            decoder.decode(b"", final=True)
         except UnicodeDecodeError:
             encoding = "latin-1"
     with file.open(encoding=encoding, newline="") as opened:
