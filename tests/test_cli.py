@@ -513,10 +513,13 @@ def test_a_world_s_seed_is_no_negative_number(capsys):
     assert "argument --world-seed: found '-1'; wanted a whole number of at least 0" in capsys.readouterr().err
 
 
-def test_an_empty_name_of_a_run_is_not_the_folder_one_stands_in(capsys):
+@pytest.mark.parametrize(
+    "words", ["train x.py --run", "report", "report x --out", "export x --hf", "index x.jsonl", "world", "runs", "ask"]
+)
+def test_an_empty_name_is_not_the_folder_one_stands_in(words, capsys):
     with pytest.raises(SystemExit):
-        cli.main(["train", TINY, "--run", ""])
-    assert "argument --run: an empty name; wanted a folder's" in capsys.readouterr().err
+        cli.main([*words.split(), ""])
+    assert ": an empty name; wanted that of a file or a folder" in capsys.readouterr().err
 
 
 def test_a_port_out_of_range_and_a_folder_that_is_none_are_refused_by_name(tmp_path, capsys):

@@ -2,12 +2,11 @@
 
 import argparse
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from qr_jax import terminal
 from qr_jax.commands import retrieval
-from qr_jax.commands.options import add_json, show, whole
+from qr_jax.commands.options import add_json, named, show, whole
 
 FORMS = ("verl", "skyrl", "flashrag", "trl", "jsonl")
 
@@ -27,9 +26,9 @@ def add(command: Any) -> None:
     got = part("get", _get, text)
     text = "hotpotqa, 2wiki, musique (with passages); nq, triviaqa, popqa, bamboogle (questions); wiki18 (passages)"
     got.add_argument("name", metavar="NAME", help=text)
-    got.add_argument("--out", type=Path, metavar="FOLDER", help="where its files go (runs/data/NAME)")
+    got.add_argument("--out", type=named, metavar="FOLDER", help="where its files go (runs/data/NAME)")
     text = "a folder with the official files, or their archives; nothing is downloaded then"
-    got.add_argument("--files", type=Path, metavar="FOLDER", help=text)
+    got.add_argument("--files", type=named, metavar="FOLDER", help=text)
     got.add_argument("--no-check", action="store_true", help="index whatever memory and disk there are")
     got.epilog = "An interrupted download goes on where it ended. The official addresses were read, and never reached."
     text = "say what a file of questions or passages holds and what is wrong; errors exit with 1"
@@ -38,7 +37,7 @@ def add(command: Any) -> None:
     check.add_argument("--against", metavar="FILE", help="questions that must not be the same, a test set's say")
     convert = part("convert", _convert, "write a file of questions in another system's form")
     convert.add_argument("file", metavar="FILE", help="questions in any form that `data check` knows, or tfds:NAME")
-    convert.add_argument("out", type=Path, metavar="OUT", help="a new file: .parquet, .jsonl or .jsonl.gz")
+    convert.add_argument("out", type=named, metavar="OUT", help="a new file: .parquet, .jsonl or .jsonl.gz")
     convert.add_argument("--to", required=True, choices=FORMS, help="whose rows; jsonl: our own")
     add_json(check)
     _add_retrieval(command)
@@ -52,7 +51,7 @@ def _add_retrieval(command: Any) -> None:
     index.set_defaults(takes_settings=True)
     index.epilog = "Its settings are bm25's, as in k1=0.9 b=0.4 stopwords=none; `qr-jax settings bm25` lists them."
     index.add_argument("corpus", nargs="+", metavar="CORPUS", help="files of passages: .jsonl, .jsonl.gz or .parquet")
-    index.add_argument("out", type=Path, metavar="OUT", help="the index's folder")
+    index.add_argument("out", type=named, metavar="OUT", help="the index's folder")
     index.add_argument("--replace", action="store_true", help="put it in the place of another corpus's index")
     index.add_argument("--no-check", action="store_true", help="build whatever memory and disk there are")
     index.add_argument("--json", action="store_true", help="print the manifest as JSON")
@@ -72,7 +71,7 @@ def _add_retrieval(command: Any) -> None:
     world.epilog = (
         "Its settings are data.world's, as in seed=3 documents=5000; `qr-jax settings data.world` lists them."
     )
-    world.add_argument("folder", type=Path, metavar="FOLDER", help="where its files go")
+    world.add_argument("folder", type=named, metavar="FOLDER", help="where its files go")
     world.add_argument("--json", action="store_true", help="print the summary as JSON")
 
 

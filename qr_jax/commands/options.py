@@ -14,10 +14,10 @@ from qr_jax import terminal
 NOT_AS_WRITTEN = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, AssertionError, RecursionError)
 
 
-def folder(text: str) -> Path:
-    """A folder's name; an empty one, as of a shell's variable that is not set, would be the folder one stands in."""
+def named(text: str) -> Path:
+    """A file's or folder's name; an empty one, as of a shell's variable not set, would be the folder one stands in."""
     if not text.strip():
-        raise argparse.ArgumentTypeError("an empty name; wanted a folder's, which may be new")
+        raise argparse.ArgumentTypeError("an empty name; wanted that of a file or a folder")
     return Path(text)
 
 
@@ -75,7 +75,7 @@ def reading(where: Any) -> Iterator[None]:
 def add_run(command: argparse.ArgumentParser, *, several: bool = False) -> None:
     """A run's folder, or those of several, and the packages that its plug-ins may come from."""
     help = "the run's folder; several are laid over each other" if several else "the run's folder"
-    command.add_argument("run", type=Path, metavar="RUN", nargs="+" if several else None, help=help)
+    command.add_argument("run", type=named, metavar="RUN", nargs="+" if several else None, help=help)
     add_trust(command)
 
 

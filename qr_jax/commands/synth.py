@@ -2,11 +2,10 @@
 
 import argparse
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from qr_jax import terminal
-from qr_jax.commands.options import show, whole
+from qr_jax.commands.options import named, show, whole
 from qr_jax.settings import Use
 
 KEY_HELP = "its key: QR_JAX_TEACHER_KEY (OpenAI's own: OPENAI_API_KEY too)"
@@ -19,7 +18,7 @@ def add(command: Any) -> None:
     synth.add_argument(
         "corpus", metavar="CORPUS", help="as data.corpus: files of passages (comma-separated) or an index"
     )
-    synth.add_argument("out", type=Path, metavar="OUT", help="the folder; the same command goes on in it")
+    synth.add_argument("out", type=named, metavar="OUT", help="the folder; the same command goes on in it")
     text = "of the retriever and the environment, as in retriever.k1=0.9 env.max_turns=3"
     synth.epilog = f"setting=value: {text}"
     synth.set_defaults(takes_settings=True)

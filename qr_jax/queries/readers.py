@@ -253,8 +253,8 @@ def _object(line: bytes) -> Row | ValueError:
         return ValueError(f"{error}; a row is one question or one passage: cut it into several")
     except (ValueError, RecursionError) as error:
         is_table = b"," in line and line.lstrip()[:1] not in (b"{", b"[")
-        todo = "; if the file is CSV, call it .csv, and you are told how to write it anew" if is_table else ""
-        return ValueError(f"not a line of JSON ({error}){todo}")
+        todo = "if the file is CSV, call it .csv, and you are told how to write it anew"
+        return ValueError(f"not a line of JSON ({error}); {todo if is_table else 'wanted an object a line'}")
     return row if isinstance(row, dict) else ValueError(f"a JSON object is wanted, and this is {show(row)}")
 
 
