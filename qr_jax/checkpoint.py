@@ -150,6 +150,7 @@ class Checkpoints:
         wanted = {before + name: leaf for name, leaf in _flat(abstract_state).items()}
         saved = {name: array for name, array in self.arrays(step).items() if name.startswith(before)}
         _check_same_arrays(saved, {name: _describe(leaf) for name, leaf in wanted.items()}, self.path(step))
+        self._check_pieces(self.path(step) / STATE, {name: leaf.shape for name, leaf in wanted.items()})
         first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         layout = {
             name: ocp.ArrayRestoreArgs(sharding=leaf.sharding or first, global_shape=leaf.shape, dtype=leaf.dtype)
@@ -159,6 +160,17 @@ class Checkpoints:
         arrays = self._orbax.restore(self.path(step) / STATE, args=how)
         state = jax.tree.unflatten(jax.tree.structure(abstract_state), [arrays[name] for name in wanted])
         return state, self.host(step)
+
+    def _check_pieces(self, state: epath.Path, shape_of: Mapping[str, tuple[int, ...]]) -> None:
+        """ValueError for an array in pieces larger than itself: one of a few kB may unpack to gigabytes."""
+        with _as_written(state, "an array"):
+            held = self._orbax.metadata(state).item_metadata
+            if held is None:
+                raise ValueError("it says nothing of its arrays")
+            for name, shape in shape_of.items():
+                piece = tuple(held.tree[name].storage.chunk_shape)
+                if len(piece) != len(shape) or any(np.greater(piece, np.maximum(shape, 1))):
+                    raise ValueError(f"{name} of shape {shape} in pieces of {piece}")
 
     def arrays(self, step: int) -> dict[str, tuple[str, tuple[int, ...]]]:
         """Each array of a committed step's state, by its name in the tree: dtype and shape."""

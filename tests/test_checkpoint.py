@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import tensorstore
 
 from qr_jax import committed, config
 from qr_jax.checkpoint import Checkpoints, check_same_model, check_same_queries, discard_after, next_attempt
@@ -308,6 +309,23 @@ def test_host_values_with_their_hash_that_are_none_are_refused_by_name(run, tmp_
         ValueError, match="host.json or host.npz of .*step_00000001 is not one that this program writes"
     ):
         checkpoints.host(1)
+
+
+def test_an_array_in_pieces_larger_than_itself_is_refused_before_one_is_unpacked(run):
+    checkpoints = run()
+    save(checkpoints, 1)
+    place = checkpoints.path(1)
+    arrays = tensorstore.KvStore.open({"driver": "ocdbt", "base": f"file://{place}/state/"}).result()
+    key = next(key.decode() for key in arrays.list().result() if b"params." in key and key.endswith(b".zarray"))
+    about = json.loads(arrays.read(key).result().value)
+    arrays.write(key, json.dumps(about | {"chunks": [10**9, *about["chunks"][1:]]}).encode()).result()
+    facts = committed.manifest(place)
+    for file in (committed.MANIFEST, committed.MARKER):
+        (place / file).unlink()
+    committed.commit(place, {name: value for name, value in facts.items() if name != "files"})
+    assert checkpoints.latest() == 1
+    with pytest.raises(ValueError, match=r"an array of .*in pieces of \(1000000000"):
+        checkpoints.restore(1, meshes.abstract(mesh_of(1, 1, 1), jax.eval_shape(make_state)))
 
 
 def test_where_all_checkpoints_are_damaged_the_run_does_not_begin_at_0_unasked(run, tmp_path):
