@@ -8,7 +8,7 @@ import argparse
 import os
 import stat
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -94,6 +94,11 @@ def check_writable(folder: Path, option: str = "--run") -> None:
         raise ValueError(f"nothing can be written into {there} ({error.strerror}){told}") from error
     except OSError:  # a full disk, say: what is written says so
         pass
+
+
+def free(names: Iterable[Path]) -> Path:
+    """The first of the names at which nothing stands, not even a broken link."""
+    return next(name for name in names if not os.path.lexists(name))
 
 
 def _named(arguments: argparse.Namespace) -> Iterator[Path]:

@@ -398,9 +398,7 @@ def set_aside(folder: Path, settings: Config) -> str | None:
     if not folder.exists():
         return None
     lock = RunLock(folder)  # ValueError where a process writes it; nobody takes it before it has its new name
-    aside = next(
-        name for n in itertools.count(1) if not (name := folder.with_name(f"{folder.name}.set_aside_{n}")).exists()
-    )
+    aside = run_files.free(folder.with_name(f"{folder.name}.set_aside_{n}") for n in itertools.count(1))
     folder.rename(aside)
     lock.release()
     return str(aside)

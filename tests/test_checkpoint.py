@@ -280,6 +280,14 @@ def written(save, **arrays):
     return file.getvalue()
 
 
+def commit_anew(place):
+    """With hashes that fit what stands there now."""
+    facts = committed.manifest(place)
+    for file in (committed.MANIFEST, committed.MARKER):
+        (place / file).unlink()
+    committed.commit(place, {name: value for name, value in facts.items() if name != "files"})
+
+
 @pytest.mark.parametrize(
     ("name", "text"),
     [
@@ -300,10 +308,7 @@ def test_host_values_with_their_hash_that_are_none_are_refused_by_name(run, tmp_
     (place / name).unlink()
     if text is not None:
         (place / name).write_bytes(text)
-    facts = committed.manifest(place)
-    for file in (committed.MANIFEST, committed.MARKER):
-        (place / file).unlink()
-    committed.commit(place, {name: value for name, value in facts.items() if name != "files"})
+    commit_anew(place)
     assert checkpoints.latest() == 1
     with pytest.raises(
         ValueError, match="host.json or host.npz of .*step_00000001 is not one that this program writes"
@@ -319,10 +324,7 @@ def test_an_array_in_pieces_larger_than_itself_is_refused_before_one_is_unpacked
     key = next(key.decode() for key in arrays.list().result() if b"params." in key and key.endswith(b".zarray"))
     about = json.loads(arrays.read(key).result().value)
     arrays.write(key, json.dumps(about | {"chunks": [10**9, *about["chunks"][1:]]}).encode()).result()
-    facts = committed.manifest(place)
-    for file in (committed.MANIFEST, committed.MARKER):
-        (place / file).unlink()
-    committed.commit(place, {name: value for name, value in facts.items() if name != "files"})
+    commit_anew(place)
     assert checkpoints.latest() == 1
     with pytest.raises(ValueError, match=r"an array of .*in pieces of \(1000000000"):
         checkpoints.restore(1, meshes.abstract(mesh_of(1, 1, 1), jax.eval_shape(make_state)))

@@ -172,8 +172,7 @@ def _found(folder: Path, digest: str, trusted_samples: int | None, say: Say) -> 
     beside = file.with_suffix(".new")
     beside.write_bytes(content)
     if strange := len(lines) - len(rows):
-        names = (folder / f"answers_set_aside_{at}.jsonl" for at in itertools.count(1))
-        aside = next(name for name in names if not os.path.lexists(name))
+        aside = run_files.free(folder / f"answers_set_aside_{at}.jsonl" for at in itertools.count(1))
         os.replace(file, aside)
         what = "are damaged, or not written by this user's own command"
         say(f"{folder}: {strange} answers {what}: they are asked again, and the file is set aside as {aside.name}")

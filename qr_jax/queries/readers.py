@@ -22,6 +22,7 @@ from qr_jax.queries.parsing import Row, passage_of, query_of
 from qr_jax.queries.stored import ENDS, TEXTS
 from qr_jax.records import Passage, Query
 from qr_jax.retrieval import bm25_index, bounded_json
+from qr_jax.run_files import free
 from qr_jax.settings import nearest
 
 T = TypeVar("T")
@@ -209,9 +210,8 @@ def _name_of_rows(row: Row | ValueError) -> str | None:
 def _written_anew(file: Path, by: str) -> str:
     """The command that writes a file's rows, as `by` reads them in Python, as JSON lines: never over the file."""
     program = f"import csv, gzip, json; [print(json.dumps(row)) for row in {by}]"
-    names = (f"{file.stem}_lines{number or ''}.jsonl" for number in itertools.count())
-    free = next(name for name in names if not os.path.lexists(name))
-    return f"python -c {shlex.quote(program)} > {shlex.quote(free)}"
+    new = free(Path(f"{file.stem}_lines{number or ''}.jsonl") for number in itertools.count())
+    return f"python -c {shlex.quote(program)} > {shlex.quote(str(new))}"
 
 
 def _of_table(file: Path) -> tuple[str, str]:

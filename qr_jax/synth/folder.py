@@ -13,6 +13,7 @@ from typing import Any
 from qr_jax.evaluation.manifest import differences
 from qr_jax.queries import formats
 from qr_jax.records import Query
+from qr_jax.run_files import free
 from qr_jax.synth.synthesise import Made
 
 SETTINGS, CALLS = Path("journal") / "settings.json", Path("journal") / "calls.jsonl"
@@ -68,8 +69,7 @@ def _aside(file: Path, rows: Sequence[Mapping[str, Any]]) -> list[Path]:
     with contextlib.suppress(FileNotFoundError), file.open("rb") as lines:
         if all(line in new for line in lines):
             return []
-        names = (file.with_name(f"{file.stem}.before{number or ''}.jsonl") for number in itertools.count())
-        place = next(name for name in names if not os.path.lexists(name))
+        place = free(file.with_name(f"{file.stem}.before{number or ''}.jsonl") for number in itertools.count())
         os.replace(file, place)
         return [place]
     return []
