@@ -27,6 +27,7 @@ from qr_jax.queries import official, readers
 from qr_jax.queries.traces import (
     MADE_TRACES,
     ExpertTurn,
+    check_played,
     check_retrieved,
     check_supporting,
     read_traces,
@@ -210,9 +211,10 @@ def check_learnable(
 
 
 def check_traces(config: Config) -> None:
-    """ValueError for a row of a file of traces that the cold start would refuse."""
+    """ValueError for a row of a file of traces that the cold start would refuse, or a file of none that it can use."""
     if config.sft.steps and config.data.traces not in MADE_TRACES and not config.train.init:
-        read_traces(config.data.traces)
+        write = plugins.beside("env", config.env.name, "expert_turn")
+        check_played(read_traces(config.data.traces), environment(config), write)
 
 
 def check_readable(tokenizer: Tokenizer, queries: Sequence[Query]) -> None:

@@ -31,11 +31,12 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from qr_jax import bucket, committed, mistakes, terminal
+from qr_jax import bounded_json, bucket, committed, mistakes, terminal
 from qr_jax.processes import hosts, plain
 
 FORMAT = 4  # 1: groups that waited were episodes and rewards; 2: the rate was the optimizer's; 3: no ledger_bytes
 STATE, HOST_JSON, HOST_ARRAYS = "state", "host.json", "host.npz"
+MOST_ITEMS = 2**23  # commas, lists and objects of the host values: a pool of a million queries
 QUERIES, MODEL = "query_list_sha256", "model"  # the host values that `check_same_queries` and `check_same_model` read
 # What json, zipfile and numpy raise for files that are none of ours.
 NOT_AS_WRITTEN = (*committed.NOT_AS_WRITTEN, LookupError, RuntimeError, EOFError, MemoryError)
@@ -181,7 +182,7 @@ class Checkpoints:
     def host(self, step: int) -> dict[str, Any]:
         """The host values of a committed step alone, `metrics_bytes` among them."""
         with _as_written(self.path(step), f"{HOST_JSON} or {HOST_ARRAYS}"):
-            frame = json.loads((self.path(step) / HOST_JSON).read_text())
+            frame = bounded_json.read((self.path(step) / HOST_JSON).read_bytes(), MOST_ITEMS)
             return plain.join(frame, plain.unpacked((self.path(step) / HOST_ARRAYS).read_bytes()))
 
     def steps(self) -> list[int]:
@@ -272,6 +273,9 @@ def _as_written(place: epath.Path, names: str) -> Iterator[None]:
     try:
         yield
     except NOT_AS_WRITTEN as error:
+        if not place.exists():
+            went = f"{place} was taken away while it was read, by a run that goes on; try again"
+            raise ValueError(went) from error
         reason = f"{type(error).__name__}: {error}"[:200]
         raise ValueError(f"{names} of {place} is not one that this program writes ({reason})") from error
 

@@ -226,6 +226,8 @@ def _files(config: Config) -> Iterator[str]:
             bucket.opened(config.train.bucket)
         except ValueError as error:
             yield str(error)
+    if not config.model.name.strip():
+        yield "model.name is empty; wanted a preset, a folder, a hub's id or a .gguf file"
     for name, text in (("model.name", config.model.name), ("train.init", config.train.init)):
         is_file = text and (name == "train.init" or text.startswith((".", "/")) or text.endswith(".gguf"))
         if text and is_file and not os.path.exists(text):  # nor is one whose name no file may have

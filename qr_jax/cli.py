@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
-from qr_jax import mistakes, terminal
+from qr_jax import interpreter, mistakes, terminal
 from qr_jax.commands import completion, data, doctor, eval, pods, runs, settings, studies, synth, train
 from qr_jax.settings import nearest
 
@@ -35,6 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if argv is None and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             mistakes.hear_interrupts()
+        if argv is None:
+            interpreter.quiet_libtpu()
         terminal.speak("stderr")
         parser = make_parser()
         commands: Mapping[str, argparse.ArgumentParser] = parser.get_default("commands")
@@ -46,6 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not words[0].startswith("-") and words[0] not in commands:
             known = OTHER_COMMANDS.get(words[0]) or nearest(words[0], commands)
             return _fail(f"there is no command {words[0]!r}{known or '; `qr-jax --help` lists those there are'}")
+        if any(not word.strip() or re.fullmatch("--[a-z-]+=", word) for word in words):  # "" would be this folder
+            return _fail("one of the words is empty, as a shell's variable that is not set")
         if words and words[0] in commands and commands[words[0]].get_default("takes_settings"):
             words, overrides = take_overrides(words, commands[words[0]], commands)
         refuse_nearly(words, parser)
@@ -57,6 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 cure = "check one file at a time; --against FILE says which questions stand in both"
             elif words[0] == "ask":
                 cure = "put the question in quotes"
+            elif words and overrides and overrides[-1].endswith("="):
+                cure = f"a setting is written {overrides[-1]}VALUE, without blanks"
             elif (setting := more[0].strip(":")) in TOP_SETTINGS:
                 cure = f"a setting is written {setting}=VALUE, without blanks"
             return _fail(f"{part} does not take {' '.join(more)!r}; {cure}")
@@ -69,9 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stdout.flush()  # here, where a closed pipe is caught
             return code
     except ValueError as error:
-        if not mistakes.is_of_asking(error):  # a bug of ours: its traceback is what helps
-            raise
-        return _fail(str(error))
+        return _fail(str(error)) if mistakes.is_of_asking(error) else _fail_outside(error)
     except KeyboardInterrupt:  # before a run listens, or in a command that has nothing to save
         # The threads of what was starting may bear no orderly end.
         return _end(mistakes.STOPPED, mistakes.INTERRUPTED, at_once=argv is None)
@@ -82,6 +86,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = mistakes.LOST if isinstance(error, mistakes.Busy) else mistakes.FAILED
         notes = "".join(f"; {note}" for note in getattr(error, "__notes__", ()))
         return _fail((" ".join(str(error).split()) or type(error).__name__) + notes, code)
+    except Exception as error:
+        return _fail_outside(error)
     finally:
         terminal.speak("stdout")
         if argv is None:  # the process ends now: nothing is left to save, and libraries' last work may be cut short
@@ -91,6 +97,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _fail(text: str, code: int = mistakes.WRONG) -> int:
     """Say what is wrong; the code is one of mistakes.py."""
     return _end(f"error: {text}", code)
+
+
+def _fail_outside(error: Exception) -> int:
+    """Say where a user's plug-in failed. Of a bug of ours, the error again: its traceback is what helps."""
+    from qr_jax import plugins
+
+    if told := plugins.failed_outside(error):
+        return _fail(told, mistakes.FAILED)
+    raise
 
 
 def _end(text: str, code: int, *, at_once: bool = False) -> int:
@@ -116,7 +131,9 @@ class _Log(logging.Handler):
     """Its lines go to stderr, above a live line."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(record.getMessage(), file=sys.stderr, flush=True)
+        from qr_jax.secrecy import redact
+
+        print(terminal.readable(redact(record.getMessage())), file=sys.stderr, flush=True)
 
 
 @contextmanager

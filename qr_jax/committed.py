@@ -9,9 +9,12 @@ from typing import Any
 
 from etils import epath
 
+from qr_jax import bounded_json
+
 MANIFEST, MARKER = "manifest.json", "COMMITTED"
 NOT_AS_WRITTEN = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 LONGEST_NAME_BYTES = 255
+MOST_ITEMS = 2**20  # commas, lists and objects of a manifest: 200,000 files
 
 
 def commit(place: epath.Path, facts: Mapping[str, Any]) -> None:
@@ -37,7 +40,7 @@ def stands(place: epath.Path) -> bool:
 
 def manifest(place: epath.Path) -> dict[str, Any]:
     """The facts that the folder was committed with, and its files."""
-    return json.loads((place / MANIFEST).read_text())
+    return bounded_json.read((place / MANIFEST).read_bytes(), MOST_ITEMS)
 
 
 def damage(place: epath.Path, *, verify: bool) -> str | None:

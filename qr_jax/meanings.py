@@ -66,6 +66,8 @@ def chosen(what: str) -> list[Section]:
     kinds = [kind for kind in CONTRACTS if place in (kind, PLACES.get(kind, kind))]
     if kinds and "." in outside:
         return [_of_plugin(kinds[0], outside)]
+    if kinds and outside:  # rule=foresee, as it is typed after a config
+        what = f"{PLACES.get(kinds[0], kinds[0])}={outside}"
     every = sections()
     kind, dot, rest = what.partition(".")
     full = PLACES.get(kind, kind) + dot + rest
@@ -82,7 +84,9 @@ def chosen(what: str) -> list[Section]:
         if os.path.isfile(f"{what}.py"):
             raise ValueError(f"there is no setting {what!r}; a function of your own {what}.py: KIND={what}.FUNCTION")
         known = [*{part for section in every for part in (section.name, section.plugin) if part}, *PLACES, *settings]
-        raise ValueError(f"there is no section, plug-in or setting {what!r}{nearest(what, known)}")
+        raise ValueError(
+            f"there is no section, plug-in or setting {what!r}{nearest(what, known)}; `qr-jax settings` lists all"
+        )
     return found
 
 

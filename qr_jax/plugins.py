@@ -262,12 +262,28 @@ def _checked(kind: str, name: str, function: Callable[..., Any]) -> Callable[...
             )
             error.add_note(f"raised by {kind} {name!r}{frozen}")
             raise
+        except SystemExit as error:
+            raise ValueError(
+                f"{kind} {name!r} called sys.exit({error.code!r}); wanted a result, or an error"
+            ) from error
         try:
             return contract.check(result, *data, **named)
         except Wrong as error:
             raise ValueError(f"{kind} {name!r} returned {error}; wanted {contract.returns}") from None
 
     return call
+
+
+def failed_outside(error: BaseException) -> str | None:
+    """Where a plug-in from outside qr_jax raised the error, by its own lines and what they called; None: none did."""
+    trace = error.__traceback__
+    while trace is not None:
+        code, trace = trace.tb_frame.f_code, trace.tb_next
+        is_call = code.co_qualname == f"{_checked.__name__}.<locals>.call" and code.co_filename == __file__
+        if is_call and trace and mistakes.PACKAGE not in Path(trace.tb_frame.f_code.co_filename).parents:
+            said = [f"{type(error).__name__}: {error}", *getattr(error, "__notes__", ())]
+            return "\n".join(["; ".join(said), *traceback.format_tb(trace)]).rstrip()
+    return None
 
 
 def freeze(data: Sequence[Any]) -> None:

@@ -32,7 +32,7 @@ class Most:
 # log-probabilities would have 3 MB.
 MOST: dict[str, Most] = dict.fromkeys(("config.json", "summary.json"), Most(2**20))
 MOST |= dict.fromkeys(("run.lock", "COMMITTED"), Most(2**12))
-MOST |= {"probe.json": Most(2**22)}
+MOST |= {"probe.json": Most(2**22), "manifest.json": Most(2**24)}  # 100,000 files of a checkpoint
 MOST |= dict.fromkeys(("before.json", "base.json", "evaluation.json", "score.json"), Most(2**24))  # 300,000 questions
 MOST |= {
     "metrics.jsonl": Most(2**29, lines=2**20, line_bytes=2**16),  # 130,000 steps of 4 kB

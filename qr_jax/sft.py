@@ -88,7 +88,7 @@ def demonstrations(settings: Config, agent: assemble.Agent, search: SearchFuncti
     """Every trace that fits, as an episode; how many were left out, and why, is said."""
     env = assemble.environment(settings)
     kept: list[Episode] = []
-    left_out: dict[str, int] = {}
+    left_out: dict[str, list[str]] = {}
     longest = min(settings.sft.max_tokens, settings.rollout.context_tokens)
     with terminal.phase("reading expert traces"):
         traces = assemble.traces(settings, search)
@@ -102,10 +102,10 @@ def demonstrations(settings: Config, agent: assemble.Agent, search: SearchFuncti
         if isinstance(episode, Episode) and len(episode.ids_L) > longest:
             episode = f"more than {longest} tokens (sft.max_tokens, rollout.context_tokens)"
         if isinstance(episode, str):
-            left_out[episode] = left_out.get(episode, 0) + 1
+            left_out.setdefault(episode, []).append(trace.query.id)
         else:
             kept.append(episode)
-    reasons = "".join(f"; {count} left out: {reason}" for reason, count in left_out.items())
+    reasons = "".join(f"; {len(ids)} left out: {reason} (first {ids[0]!r})" for reason, ids in left_out.items())
     say(f"cold start: {len(kept)} expert traces{reasons}")
     if not kept:
         raise ValueError(f"no expert trace can be trained on{reasons}")

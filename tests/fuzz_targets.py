@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import tokenizers
 
-from qr_jax import checkpoint, checks, committed, config, dialect, overrides, settings
+from qr_jax import bounded_json, checkpoint, checks, committed, config, dialect, overrides, settings
 from qr_jax.checkpoint import FORMAT, Checkpoints
 from qr_jax.envs import tool_call as tool_calls
 from qr_jax.envs.tool_call import tool_call
@@ -31,7 +31,7 @@ from qr_jax.models import encoder, families, gguf, gguf_file, hf, json_file, rop
 from qr_jax.processes import plain
 from qr_jax.queries import data_check, formats, parquet, readers
 from qr_jax.records import Passage, Query, Turn
-from qr_jax.retrieval import bounded_json, http_server, protocols, server
+from qr_jax.retrieval import http_server, protocols, server
 from qr_jax.retrievers.bm25 import bm25
 
 Parts = Mapping[str, bytes | None]

@@ -294,6 +294,7 @@ def commit_anew(place):
         ("host.json", b'{"pool": {"__array__": "a99"}}'),
         ("host.json", b'{"pool": {"__array__": []}}'),
         ("host.json", b"[" * 5000),
+        ("host.json", b'{"pool": [' + b"[]," * 2**23 + b"0]}"),  # 25 MB, which would take 500 MB
         ("host.npz", b"PK\x05\x06"),
         ("host.npz", written(np.savez_compressed, zeros=np.zeros(2**20))),  # 8 MB of memory in 8 kB
         ("host.npz", written(np.save, arr=np.zeros(3))),
@@ -313,6 +314,23 @@ def test_host_values_with_their_hash_that_are_none_are_refused_by_name(run, tmp_
     with pytest.raises(
         ValueError, match="host.json or host.npz of .*step_00000001 is not one that this program writes"
     ):
+        checkpoints.host(1)
+
+
+def test_a_manifest_of_many_small_things_is_no_one_of_ours_and_a_checkpoint_that_went_is_said_to_have_gone(
+    run, tmp_path
+):
+    checkpoints = run()
+    save(checkpoints, 1)
+    place = checkpoints.path(1)
+    manifest = json.dumps(committed.manifest(place) | {"z": 0}).encode()
+    full = manifest.replace(b'"z": 0', b'"z": [' + b"[]," * 2**20 + b"0]")
+    for text, what in ((manifest, None), (full, "manifest.json is not one that this program writes")):
+        committed.write(place / committed.MANIFEST, text)
+        committed.write(place / committed.MARKER, hashlib.sha256(text).hexdigest().encode())
+        assert committed.damage(place, verify=False) == what
+    committed.remove(place)
+    with pytest.raises(ValueError, match="step_00000001 was taken away while it was read, by a run that goes on"):
         checkpoints.host(1)
 
 

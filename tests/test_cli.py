@@ -106,6 +106,8 @@ def test_a_dry_run_imports_the_plug_ins_of_one_s_own(tmp_path, capsys, monkeypat
 def test_a_dry_run_refuses_a_name_that_no_model_has(name, capsys):
     assert cli.main(["train", TINY, "--dry-run", f"model.name={name}"]) == 2
     assert re.search("no model|there is no folder", capsys.readouterr().err)
+    assert cli.main(["train", TINY, "--dry-run", "model.name="]) == 2
+    assert "model.name is empty; wanted a preset, a folder" in capsys.readouterr().err
     assert cli.main(["train", TINY, "--dry-run", "model.name=an-organisation/a-model"]) == 0  # the hub is not asked
 
 
@@ -201,6 +203,10 @@ def test_every_flag_of_a_command_is_known_to_it_before_or_after_its_settings(nam
         (["resume", "runs/x"], "there is no command 'resume'; `qr-jax train RUN/config.json`"),
         (["ask", "configs", "who", "is", "it"], "does not take 'is it'; put the question in quotes"),
         (["settings", "--search", "lr"], "does not take '--search'; 'qr-jax settings --help' lists what it takes"),
+        (
+            ["train", TINY, "train.steps=", "3"],
+            "does not take '3'; a setting is written train.steps=VALUE, without blanks",
+        ),
         (["train", TINY, "seed", "1"], "does not take 'seed 1'; a setting is written seed=VALUE, without blanks"),
         (["export", "configs", "--hf", "Makefile"], "Makefile is a file; --hf wants a new folder"),
         (
@@ -514,12 +520,11 @@ def test_a_world_s_seed_is_no_negative_number(capsys):
 
 
 @pytest.mark.parametrize(
-    "words", ["train x.py --run", "report", "report x --out", "export x --hf", "index x.jsonl", "world", "runs", "ask"]
+    "words", ["train x.py --run ", "train ", "settings ", "report x --out=", "export x --hf ", "ask "]
 )
 def test_an_empty_name_is_not_the_folder_one_stands_in(words, capsys):
-    with pytest.raises(SystemExit):
-        cli.main([*words.split(), ""])
-    assert ": an empty name; wanted that of a file or a folder" in capsys.readouterr().err
+    assert cli.main(words.split(" ")) == 2
+    assert capsys.readouterr().err == "error: one of the words is empty, as a shell's variable that is not set\n"
 
 
 def test_a_port_out_of_range_and_a_folder_that_is_none_are_refused_by_name(tmp_path, capsys):

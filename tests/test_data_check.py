@@ -5,8 +5,6 @@ import gzip
 import json
 import random
 import shlex
-import subprocess
-import sys
 from argparse import Namespace
 from pathlib import Path
 
@@ -113,7 +111,7 @@ def test_the_command_exits_with_1_on_errors_and_prints_json(tmp_path, capsys):
 def test_convert_writes_what_check_then_knows(tmp_path, capsys):
     file = written(tmp_path / "q.jsonl", [ROWS[0], ROWS[4]])
     out = tmp_path / "made.parquet"
-    assert data._convert(Namespace(file=str(file), out=out, to="skyrl")) == 0
+    assert data._convert(Namespace(file=str(file), out=out, to="skyrl", encoding=None)) == 0
     checked = data_check.check(out)
     assert (checked.schema, checked.counts["questions"]) == ("skyrl", 2)
     assert "2 questions" in capsys.readouterr().out
@@ -131,7 +129,7 @@ def test_what_is_no_file_is_named_with_what_to_do(tmp_path):
         (tmp_path / "made.csv", "must end in .parquet, .jsonl or .jsonl.gz"),
     ):
         with pytest.raises(ValueError, match=words):  # before the questions, which are not there, are read
-            data._convert(Namespace(file="gone.jsonl", out=out, to="jsonl"))
+            data._convert(Namespace(file="gone.jsonl", out=out, to="jsonl", encoding=None))
         with pytest.raises(ValueError, match=words):
             formats.write([], out, "jsonl")
 
@@ -171,33 +169,20 @@ def test_the_command_lines_are_read():
 
 
 @pytest.mark.parametrize("name", ["q.csv", "q.tsv", "q.json", "q.jsonl", "our q's.csv"])
-def test_the_command_that_a_table_s_error_names_makes_lines_of_it(name, tmp_path, monkeypatch):
+def test_the_command_that_a_table_s_error_names_makes_lines_of_it_and_writes_over_nothing(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     row = {"id": "1", "question": "Who wrote Peer Gynt, and when?", "answers": "Ibsen"}
     blank = "\t" if name == "q.tsv" else ","
     table = f'\ufeff{blank.join(row)}\n1{blank}"Who wrote Peer Gynt, and when?"{blank}Ibsen\n'
     Path(name).write_text(json.dumps([row]) if ".json" in name else table, encoding="utf-8")
-    with pytest.raises(ValueError, match="; python -c ") as said:
+    (mine := Path(f"{Path(name).stem}_lines.jsonl")).write_text("mine")
+    with pytest.raises(ValueError, match="; `qr-jax data convert ") as said:
         readers.read_queries(name)
-    command = str(said.value).partition("; python")[2]
-    subprocess.run(f"{shlex.quote(sys.executable)}{command}", shell=True, check=True)
-    (query,) = readers.read_queries(f"{Path(name).stem}_lines.jsonl")
+    words = shlex.split(str(said.value).split("`")[1])
+    assert cli.main(words[1:]) == 0
+    (query,) = readers.read_queries(f"{Path(name).stem}_lines1.jsonl")
     assert (query.id, query.question, query.answers) == ("1", "Who wrote Peer Gynt, and when?", ("Ibsen",))
-
-
-@pytest.mark.parametrize(("encoding", "blank"), [("latin-1", ","), ("utf-8", ";"), ("latin-1", "\t"), ("utf-16", ",")])
-def test_that_command_knows_the_table_s_encoding_and_blank_and_writes_over_nothing(
-    tmp_path, monkeypatch, encoding, blank
-):
-    monkeypatch.chdir(tmp_path)
-    Path("q.csv").write_text(f"id{blank}question{blank}answers\n1{blank}Où?{blank}là\n", encoding=encoding)
-    Path("q_lines.jsonl").write_text("mine")
-    with pytest.raises(ValueError, match="; python -c ") as said:
-        readers.read_queries("q.csv")
-    subprocess.run(f"{shlex.quote(sys.executable)}{str(said.value).partition('; python')[2]}", shell=True, check=True)
-    (query,) = readers.read_queries("q_lines1.jsonl")
-    assert (query.question, query.answers) == ("Où?", ("là",))
-    assert Path("q_lines.jsonl").read_text() == "mine"
+    assert mine.read_text() == "mine"
 
 
 def told_of(capsys, *words) -> str:
@@ -216,7 +201,10 @@ def test_a_file_that_is_no_json_lines_gets_one_line_that_says_what_it_is(tmp_pat
     told = told_of(capsys, array)
     assert "q.json is one JSON array; wanted JSON lines" in told and "1 error," in told
     told = told_of(capsys, latin)
-    assert "error: rows 1, 2, 3: not UTF-8 (byte 0xf9 at place 27 of the line)" in told and "iconv -f latin1" in told
+    assert (
+        "error: rows 1, 2, 3: not UTF-8 (byte 0xf9 at place 27 of the line)" in told
+        and "`qr-jax data convert FILE" in told
+    )
     assert "rows: 3\n  readable: 0\n" in told
     lines = [
         json.dumps({"id": str(at), "question": "x" * at + "Où?", "answers": ["là"]}, ensure_ascii=False)
@@ -224,18 +212,21 @@ def test_a_file_that_is_no_json_lines_gets_one_line_that_says_what_it_is(tmp_pat
     ]
     latin.write_bytes("\n".join([*lines, '{"id": 1', '{"id": 12345']).encode("latin1"))
     told = told_of(capsys, latin)
-    assert told.count("error: ") == 2 and told.count("iconv") == 1 and "32 errors, 0 warnings" in told
-    assert "10 and 20 more: not UTF-8 (byte 0xf9 at place 27 of the line); if it is in Latin-1" in told
-    assert "FILE > NEW (so in row 1, and alike in the others)\n" in told
+    assert told.count("error: ") == 2 and told.count("--encoding NAME") == 1 and "32 errors, 0 warnings" in told
+    assert "10 and 20 more: not UTF-8 (byte 0xf9 at place 27 of the line); `qr-jax data" in told
+    assert "--encoding NAME (so in row 1, and alike in the others)\n" in told
     latin.write_text("id,question,answers\n1,who?,me\n")
     told = told_of(capsys, latin)
-    assert "rows: 2\n  readable: 0\n" in told and "if the file is CSV, call it .csv" in told
+    assert (
+        "rows: 2\n  readable: 0\n" in told
+        and "data convert FILE NEW.jsonl` writes it so, from a table or other JSON" in told
+    )
     (packed := tmp_path / "plain.jsonl.gz").write_text('{"id": "1", "question": "a?", "answers": ["b"]}\n')
     told = told_of(capsys, packed)
     assert "plain.jsonl.gz is no gzip file; pack it (gzip FILE), or take .gz from its name" in told
     latin.write_bytes('{"id": "1", "question": "Where?", "answers": ["there"]}\n'.encode("utf-16") * 2)
     told = told_of(capsys, latin)
-    assert "rows: 3\n  readable: 0\n" in told and "UTF-16, by its NUL bytes; write it anew: iconv -f utf-16" in told
+    assert "rows: 3\n  readable: 0\n" in told and "UTF-16, by its NUL bytes; `qr-jax data convert FILE" in told
     latin.write_bytes(bytes(random.Random(0).choices(range(256), k=3000)))
     told = told_of(capsys, latin)
     assert "bytes of no text, by its NUL bytes" in told and "UTF-16" not in told
@@ -251,8 +242,7 @@ def test_rows_inside_one_object_are_named_with_the_command_that_writes_them_anew
     (file := tmp_path / "all.json").write_text(json.dumps({"version": 1, "data": rows}))
     told = told_of(capsys, file)
     assert "all.json is one JSON object, whose rows stand in 'data'; wanted JSON lines" in told and "1 error," in told
-    command = told[told.index("python -c") :].splitlines()[0].replace("python", sys.executable, 1)
-    subprocess.run(command, shell=True, check=True)
+    assert cli.main(shlex.split(told.split("`")[1])[1:]) == 0
     assert [json.loads(line) for line in Path("all_lines.jsonl").read_text().splitlines()] == rows
 
 

@@ -1,6 +1,7 @@
 """Hugging Face folders: the same logits as transformers, exports that come back bit for bit, hostile files refused."""
 
 import json
+import os
 import shutil
 import struct
 import time
@@ -213,6 +214,30 @@ def test_a_preset_with_the_worlds_words_can_be_exported(tmp_path):
     again_cfg, again = hf.load(tmp_path / "out")
     assert again_cfg == cfg
     jax.tree.map(np.testing.assert_array_equal, again, params)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "says"),
+    [
+        ("chat_template.jinja", 3 * 2**30, "3,221,225,472 bytes; wanted at most 1,048,576"),
+        ("tokenizer.json", 3 * 2**30, "wanted at most 67,108,864"),
+        ("tokenizer_config.json", b'{"eos_token": "x", "y": [' + b"[]," * 2**22 + b"0]}", "commas, lists and objects"),
+        ("generation_config.json", 2**23, "wanted at most 4,194,304"),
+        ("chat_template.jinja", None, "chat_template.jinja of qwen3 is no file"),
+    ],
+)
+def test_texts_beside_the_weights_that_are_larger_than_any_are_refused_before_they_are_read(name, size, says, tmp_path):
+    folder = shutil.copytree(FIXTURES / "qwen3", tmp_path / "qwen3")
+    (folder / name).unlink(missing_ok=True)
+    if size is None:
+        os.mkfifo(folder / name)
+    elif isinstance(size, bytes):
+        (folder / name).write_bytes(size)
+    else:
+        (folder / name).touch()
+        os.truncate(folder / name, size)
+    with pytest.raises(ValueError, match=says):
+        hf.load_tokenizer(folder)
 
 
 def test_a_classifier_s_labels_are_not_named_one_by_one():

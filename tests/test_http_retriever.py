@@ -293,6 +293,12 @@ def test_a_token_comes_from_the_environment_and_is_in_no_message(monkeypatch):
         quick(url, token_env="LAB_TOKEN")(["a"], 1)
     assert "Authorization: Bearer s3cr3t-0f-the-lab" in asked[0][0]
     assert "s3cr3t" not in str(error.value) and "POST" in str(error.value)
+    token = "s3cr3t-0f-the-lab"
+    cut = raw(b"x" * 185 + token.encode(), "401 Unauthorized")
+    for reply in (raw({token: 1}), raw({"result": [[{token: 1}]]}), cut):
+        with server(reply) as (url, _), pytest.raises((ValueError, OSError)) as error:
+            quick(url, token_env="LAB_TOKEN")(["a"], 1)
+        assert "s3cr3t" not in str(error.value) and ("[redacted]" in str(error.value) or reply is cut)
     for name, value in (("LAB_TOKEN", "x"), ("LAB_TOKEN", "with a\nbreak"), ("LAB_TOKEN", ""), ("LAB", "s3cr3t-0f")):
         monkeypatch.setenv(name, value)
         with pytest.raises(ValueError) as refused:

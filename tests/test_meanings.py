@@ -51,6 +51,8 @@ def test_a_type_a_default_and_a_meaning_by_hand():
         ("pool", ["pool"]),
         ("rounds", [f"pool.rounds={name}" for name in plugins.names("rounds")]),
         ("foresee", ["pool.rule=foresee"]),
+        ("rule=foresee", ["pool.rule=foresee"]),
+        ("reward=f1", ["reward=f1"]),
         ("loss.tau_positive", ["learner.loss=sapo"]),
         ("samples", ["pool", "evaluation"]),
     ],
@@ -63,7 +65,9 @@ def test_the_command_says_what_is_near_and_what_another_system_s_name_is(capsys)
     assert cli.main(["settings", "sampels"]) == 2
     assert "did you mean pool.samples?" in capsys.readouterr().err
     assert cli.main(["settings", "foo"]) == 2
-    assert capsys.readouterr().err == "error: there is no section, plug-in or setting 'foo'\n"
+    assert (
+        capsys.readouterr().err == "error: there is no section, plug-in or setting 'foo'; `qr-jax settings` lists all\n"
+    )
     assert cli.main(["settings", "rollout.n"]) == 2
     assert "it is pool.samples here" in capsys.readouterr().err
     assert cli.main(["settings", "pool", "--json"]) == 0

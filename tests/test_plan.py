@@ -144,9 +144,9 @@ def test_a_mesh_of_other_chips_than_the_slice_has_is_refused_with_the_one_that_w
 
 
 @pytest.mark.skipif(HAS_LIBTPU, reason="libtpu is installed")
-def test_where_libtpu_is_missing_the_command_says_which_extra_to_install(capsys):
+def test_where_libtpu_is_missing_the_command_says_what_to_install(capsys):
     assert cli.main(["plan", str(CONFIGS / "two_layer.py"), "--topology", "v5e:4x4"]) == 2
-    assert "pip install 'qr_jax[tpu]'" in capsys.readouterr().err
+    assert "python -m pip install libtpu" in capsys.readouterr().err
 
 
 def test_what_is_not_compiled_is_null(monkeypatch):

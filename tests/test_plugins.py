@@ -142,6 +142,21 @@ def test_a_file_that_a_plug_in_misses_is_said_with_its_name(tmp_path, monkeypatc
     assert said.value.__notes__ == ["raised by reward 'my_lab.ideas.mine'"]
 
 
+def test_a_user_s_mistake_in_a_plug_in_is_shown_by_the_user_s_lines_alone(tmp_path, monkeypatch):
+    foreign(tmp_path, monkeypatch, "def mine(query, episodes):\n    return helper(query)\n\n"
+            "def helper(query):\n    return query.answr\n\ndef ends(query, episodes):\n    exit(3)\n")  # fmt: skip
+    with pytest.raises(AttributeError) as said:
+        plugins.bind("reward", use("my_lab.ideas.mine"))(None, ())
+    told = plugins.failed_outside(said.value)
+    assert told.startswith("AttributeError: 'NoneType' object has no attribute 'answr'; raised by reward 'my_lab.ideas")
+    assert told.count("File ") == 2 and told.count(f"{tmp_path}/my_lab/ideas.py") == 2 and "plugins.py" not in told
+    with pytest.raises(ValueError, match=r"reward 'my_lab.ideas.ends' called sys.exit\(3\); wanted a result"):
+        plugins.bind("reward", use("my_lab.ideas.ends"))(None, ())
+    with pytest.raises(AttributeError) as said:  # what qr_jax's own plug-in is given wrong is a bug of ours
+        plugins.bind("reward", use("f1"))(None, [None])
+    assert plugins.failed_outside(said.value) is None
+
+
 def test_a_package_that_fails_on_import_is_said_with_its_line_and_a_missing_one_as_before(tmp_path, monkeypatch):
     foreign(tmp_path, monkeypatch, "def mine(query, episodes): ...\n")
     (tmp_path / "my_lab" / "__init__.py").write_text("import no_such_torch\n")

@@ -113,7 +113,7 @@ def test_a_bad_passage_is_named_with_its_file_row_and_reason(tmp_path, row, word
 def test_a_file_that_is_not_utf_8_or_cut_short_or_empty_is_refused(tmp_path):
     (tmp_path / "latin.jsonl").write_bytes(b'{"id": "1", "text": "x"}\n{"id": "\xe9"}\n')
     with pytest.raises(
-        ValueError, match=r"latin.jsonl row 2: not UTF-8 \(byte 0xe9 at place 9 of the line\); if it is in Latin-1"
+        ValueError, match=r"latin.jsonl row 2: not UTF-8 \(byte 0xe9 at place 9 of the line\); `qr-jax data convert"
     ):
         readers.read_passages(tmp_path / "latin.jsonl")
     whole = gzip.compress(b"".join(json.dumps({"id": str(i), "text": hex(i**9)}).encode() + b"\n" for i in range(999)))
@@ -277,8 +277,13 @@ def test_several_files_are_read_in_order_and_an_id_in_two_of_them_is_refused(tmp
     jsonl(tmp_path / "b.jsonl", [{**GOOD, "id": "b"}])
     jsonl(tmp_path / "again.jsonl", [GOOD])
     assert [query.id for query in readers.read_queries("{data}/b.jsonl, {data}/a.jsonl")] == ["b", "a"]
-    with pytest.raises(ValueError, match=r"^again.jsonl row 1: id 'a' stands in a.jsonl row 1 too; .* as in 'nq/tr"):
+    with pytest.raises(
+        ValueError, match=r"^again.jsonl row 1: id 'a' stands in a.jsonl row 1 too; both rows are the s"
+    ):
         readers.read_queries("{data}/a.jsonl,{data}/again.jsonl")
+    jsonl(tmp_path / "other.jsonl", [{**GOOD, "question": "Another?"}])
+    with pytest.raises(ValueError, match=r"^other.jsonl row 1: id 'a' stands in a.jsonl row 1 too; .* as in 'nq/tr"):
+        readers.read_queries("{data}/a.jsonl,{data}/other.jsonl")
     (tmp_path / "nq").mkdir()
     jsonl(tmp_path / "nq/a.jsonl", [GOOD])
     with pytest.raises(

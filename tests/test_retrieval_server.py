@@ -28,11 +28,11 @@ from loopback import server as loopback_server
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # for benchmarks/
 
 from benchmarks.retrieval_server import ask_all
-from qr_jax import cli
+from qr_jax import bounded_json, cli
 from qr_jax.commands import retrieval
 from qr_jax.queries import stored
 from qr_jax.records import Passage
-from qr_jax.retrieval import bounded_json, http_server, pages, server
+from qr_jax.retrieval import http_server, pages, server
 from qr_jax.retrieval.connections import SILENT_S, Connection, Connections, Stage
 from qr_jax.retrieval.http_server import Bounds
 from qr_jax.retrieval.pages import Pages

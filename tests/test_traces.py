@@ -126,6 +126,20 @@ def test_by_hand_how_far_a_text_names_a_title():
     assert traces.content_words("Which city has the castle of Linz, the city?", "Linz") == "city castle"
 
 
+def test_traces_that_the_environment_does_not_take_are_refused_before_anything_is_compiled():
+    good = traces.Trace(CHAIN, (search_r1_turn("so", ["Opus 7"]), search_r1_turn("so", (), "Danube")))
+    bad = traces.Trace(CHAIN, ("hello",))
+    early = traces.Trace(CHAIN, (search_r1_turn("so", (), "Danube"), "more"))
+    unfinished = traces.Trace(CHAIN, good.turns[:1])
+    traces.check_played([bad, good], search_r1, search_r1_turn)
+    for trace, says in ((bad, "no action in turn 1, 'hello'"), (early, "an end .answered. at turn 1 of 2"),
+                        (unfinished, "no answer in its last turn")):  # fmt: skip
+        with pytest.raises(
+            ValueError, match=f"none of the 1 first traces: 'chain' has {says}; this .*<search> a query <"
+        ):
+            traces.check_played([trace], search_r1, search_r1_turn)
+
+
 def test_most_real_hotpotqa_questions_give_a_trace(real_data):
     queries = readers.first(readers.read_queries(real_data / "dev" / "hotpotqa.questions.jsonl"), 200)
     corpus = readers.read_passages(real_data / "corpus" / "hotpotqa.corpus.jsonl.gz")

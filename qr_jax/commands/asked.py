@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from qr_jax.commands.options import admit, load, named
+from qr_jax.commands.options import admit, load
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Asked:
 def add_asked(command: argparse.ArgumentParser) -> None:
     """The run or model that is asked; its settings stand anywhere behind it."""
     text = "a run's folder; or a model's (as `qr-jax export` writes it), with the settings that it is asked by"
-    command.add_argument("run", type=named, metavar="RUN", help=text)
+    command.add_argument("run", type=Path, metavar="RUN", help=text)
     text = "a config that says how a model without a run is asked; else search_r1 over bm25"
     command.add_argument("--config", metavar="FILE", help=text)
     command.epilog = "setting=value changes how it is asked, as in env.max_turns=3; `qr-jax settings` lists them."

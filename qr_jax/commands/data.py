@@ -2,11 +2,12 @@
 
 import argparse
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from qr_jax import terminal
 from qr_jax.commands import retrieval
-from qr_jax.commands.options import add_json, named, show, whole
+from qr_jax.commands.options import add_json, show, whole
 
 FORMS = ("verl", "skyrl", "flashrag", "trl", "jsonl")
 
@@ -26,19 +27,22 @@ def add(command: Any) -> None:
     got = part("get", _get, text)
     text = "hotpotqa, 2wiki, musique (with passages); nq, triviaqa, popqa, bamboogle (questions); wiki18 (passages)"
     got.add_argument("name", metavar="NAME", help=text)
-    got.add_argument("--out", type=named, metavar="FOLDER", help="where its files go (runs/data/NAME)")
+    got.add_argument("--out", type=Path, metavar="FOLDER", help="where its files go (runs/data/NAME)")
     text = "a folder with the official files, or their archives; nothing is downloaded then"
-    got.add_argument("--files", type=named, metavar="FOLDER", help=text)
+    got.add_argument("--files", type=Path, metavar="FOLDER", help=text)
     got.add_argument("--no-check", action="store_true", help="index whatever memory and disk there are")
     got.epilog = "An interrupted download goes on where it ended. The official addresses were read, and never reached."
     text = "say what a file of questions or passages holds and what is wrong; errors exit with 1"
     check = part("check", _check, text)
     check.add_argument("file", metavar="FILE", help="JSON lines (also .gz) or Parquet, of ours, verl, SkyRL, ...")
     check.add_argument("--against", metavar="FILE", help="questions that must not be the same, a test set's say")
-    convert = part("convert", _convert, "write a file of questions in another system's form")
-    convert.add_argument("file", metavar="FILE", help="questions in any form that `data check` knows, or tfds:NAME")
-    convert.add_argument("out", type=named, metavar="OUT", help="a new file: .parquet, .jsonl or .jsonl.gz")
-    convert.add_argument("--to", required=True, choices=FORMS, help="whose rows; jsonl: our own")
+    text = "write questions or passages as JSON lines, from tables and other JSON too; or in another system's form"
+    convert = part("convert", _convert, text)
+    text = "questions or passages: .csv, .tsv, .json, .jsonl, .parquet, whatever the encoding; or tfds:NAME"
+    convert.add_argument("file", metavar="FILE", help=text)
+    convert.add_argument("out", type=Path, metavar="OUT", help="a new file: .parquet, .jsonl or .jsonl.gz")
+    convert.add_argument("--to", default="jsonl", choices=FORMS, help="whose rows (jsonl: our own)")
+    convert.add_argument("--encoding", metavar="NAME", help="FILE's (UTF-8, UTF-16 by its mark, else Windows-1252)")
     add_json(check)
     _add_retrieval(command)
     retrieval.add(command)
@@ -51,7 +55,7 @@ def _add_retrieval(command: Any) -> None:
     index.set_defaults(takes_settings=True)
     index.epilog = "Its settings are bm25's, as in k1=0.9 b=0.4 stopwords=none; `qr-jax settings bm25` lists them."
     index.add_argument("corpus", nargs="+", metavar="CORPUS", help="files of passages: .jsonl, .jsonl.gz or .parquet")
-    index.add_argument("out", type=named, metavar="OUT", help="the index's folder")
+    index.add_argument("out", type=Path, metavar="OUT", help="the index's folder")
     index.add_argument("--replace", action="store_true", help="put it in the place of another corpus's index")
     index.add_argument("--no-check", action="store_true", help="build whatever memory and disk there are")
     index.add_argument("--json", action="store_true", help="print the manifest as JSON")
@@ -71,7 +75,7 @@ def _add_retrieval(command: Any) -> None:
     world.epilog = (
         "Its settings are data.world's, as in seed=3 documents=5000; `qr-jax settings data.world` lists them."
     )
-    world.add_argument("folder", type=named, metavar="FOLDER", help="where its files go")
+    world.add_argument("folder", type=Path, metavar="FOLDER", help="where its files go")
     world.add_argument("--json", action="store_true", help="print the summary as JSON")
 
 
@@ -93,12 +97,21 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _convert(arguments: argparse.Namespace) -> int:
-    from qr_jax.queries import formats, readers
+    from qr_jax.queries import data_check, foreign, formats, official, readers
+    from qr_jax.records import Passage
 
     formats.check_new(arguments.out)  # before much is read, or a set is built
-    queries = readers.read_queries(arguments.file)
-    formats.write(queries, arguments.out, arguments.to)
-    terminal.result(f"{len(queries)} questions: {arguments.out}")
+    if arguments.file.startswith(official.PREFIX):
+        items, said = readers.read_queries(arguments.file), []
+    else:
+        items, said = foreign.read(data_check.one_file(arguments.file)[0], arguments.encoding)
+    are_passages = isinstance(items[0], Passage)
+    if are_passages and arguments.to != "jsonl":
+        raise ValueError(f"{arguments.file} holds passages, whose one form is jsonl; leave --to {arguments.to} out")
+    formats.write(items, arguments.out, arguments.to)
+    for line in said:
+        terminal.say(f"{arguments.file}: {line}")
+    terminal.result(f"{len(items)} {'passages' if are_passages else 'questions'}: {arguments.out}")
     return 0
 
 

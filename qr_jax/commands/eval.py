@@ -6,7 +6,7 @@ from typing import Any
 
 from qr_jax import terminal
 from qr_jax.commands.asked import Asked, add_asked, asked
-from qr_jax.commands.options import add_json, add_trust, named, show, start, whole
+from qr_jax.commands.options import add_json, add_trust, show, start, whole
 
 # Options of `eval` that only one of its two ways takes: a run over its own questions, or anything over a suite.
 OWN_ONLY = ("questions", "world_seed")
@@ -34,7 +34,7 @@ def add(command: Any) -> None:
     add = made.add_argument_group("with --suite").add_argument
     add("--limit", type=whole(1), metavar="N", help="the first N questions of each set by their id's hash")
     add("--split", choices=("eval", "all"), help="eval (default): without those that training may use")
-    add("--out", type=named, metavar="FOLDER", help="for answers and score; else in the run, or runs/eval")
+    add("--out", type=Path, metavar="FOLDER", help="for answers and score; else in the run, or runs/eval")
     text = "an OpenAI-compatible endpoint; its key: QR_JAX_JUDGE_KEY (OpenAI's own: OPENAI_API_KEY too)"
     add("--judge", metavar="URL", help=text)
     add("--judge-model", metavar="NAME", help="the model that judges there")

@@ -14,13 +14,6 @@ from qr_jax import terminal
 NOT_AS_WRITTEN = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, AssertionError, RecursionError)
 
 
-def named(text: str) -> Path:
-    """A file's or folder's name; an empty one, as of a shell's variable not set, would be the folder one stands in."""
-    if not text.strip():
-        raise argparse.ArgumentTypeError("an empty name; wanted that of a file or a folder")
-    return Path(text)
-
-
 def add_trust(command: argparse.ArgumentParser) -> None:
     """What a run's folder may do that this user neither made nor allowed (trust.py)."""
     add = command.add_argument_group("of a run that is not your own").add_argument
@@ -75,7 +68,7 @@ def reading(where: Any) -> Iterator[None]:
 def add_run(command: argparse.ArgumentParser, *, several: bool = False) -> None:
     """A run's folder, or those of several, and the packages that its plug-ins may come from."""
     help = "the run's folder; several are laid over each other" if several else "the run's folder"
-    command.add_argument("run", type=named, metavar="RUN", nargs="+" if several else None, help=help)
+    command.add_argument("run", type=Path, metavar="RUN", nargs="+" if several else None, help=help)
     add_trust(command)
 
 

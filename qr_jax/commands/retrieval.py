@@ -76,6 +76,14 @@ def chosen_retriever(name: str, typed: Sequence[str]) -> Use:
 
 
 def _serve(arguments: argparse.Namespace) -> int:
+    with terminal.phase("opening the retriever"):
+        name, serve, how = _opened(arguments)
+    serve(**how, say=lambda url: terminal.say(f"{name}: {url}"))
+    return 0
+
+
+def _opened(arguments: argparse.Namespace) -> tuple[str, Any, dict[str, Any]]:
+    """The retriever's name, and what serves it, with what."""
     from qr_jax import plugins
     from qr_jax.checks import inside
 
@@ -89,24 +97,15 @@ def _serve(arguments: argparse.Namespace) -> int:
     token = http_post.secret(arguments.token_env) if arguments.token_env else None
     server.check_address(arguments.host, token)
     asked = Limits(**limits_of(arguments))
-    with terminal.phase("opening the retriever"):
-        search, about, pages, largest = _open(chosen, arguments.corpus, arguments.access, asked.k)
+    search, about, pages, largest = _open(chosen, arguments.corpus, arguments.access, asked.k)
     where = {"host": arguments.host, "port": arguments.port, "token": token}
     most = arguments.max_connections
     bounds = Bounds(connections=most, address_connections=most // 2) if most else Bounds()
     limits = asked.over(largest)
     if limits.k < asked.k:
         terminal.say(f"the largest passages have {largest[0]:,} characters: at most {limits.k} of them a query")
-    server.serve(
-        search,
-        **where,
-        limits=limits,
-        bounds=bounds,
-        about=about,
-        say=lambda url: terminal.say(f"{chosen.name}: {url}"),
-        pages=pages,
-    )
-    return 0
+    how = {"search": search, **where, "limits": limits, "bounds": bounds, "about": about, "pages": pages}
+    return chosen.name, server.serve, how
 
 
 def _open(

@@ -19,7 +19,7 @@ LEAVES = ("exit", "quit")  # what ends `chat`, as Ctrl-D does
 def add(command: Any) -> None:
     """Their parsers, as `cli.make_parser` adds those of the other commands."""
     listing = command("runs", _runs, "the runs in a folder: how far each is, and its last accuracy")
-    listing.add_argument("folder", nargs="?", type=options.named, default=Path("runs"), metavar="FOLDER", help="(runs)")
+    listing.add_argument("folder", nargs="?", type=Path, default=Path("runs"), metavar="FOLDER", help="(runs)")
     options.add_json(listing)
     text = "show a trained agent's searches and answer to one question"
     ask = command("ask", _ask, text, usage="qr-jax ask RUN QUESTION [setting=value ...] [options]")
@@ -33,11 +33,11 @@ def add(command: Any) -> None:
     options.add_run(export)
     text = "what a stranger needs to find a fault, in one zip file: no secret, no question, no answer"
     bundle = command("bug-report", _bug_report, text)
-    bundle.add_argument("run", type=options.named, metavar="RUN", help="the run's folder")
-    bundle.add_argument("--out", type=options.named, metavar="FILE", help="the zip file (RUN.bug_report.zip)")
+    bundle.add_argument("run", type=Path, metavar="RUN", help="the run's folder")
+    bundle.add_argument("--out", type=Path, metavar="FILE", help="the zip file (RUN.bug_report.zip)")
     ask.add_argument("question", nargs="?", metavar="QUESTION", help="in quotes")
     options.add_json(ask, chat)
-    export.add_argument("--hf", type=options.named, required=True, metavar="FOLDER", help="where the model goes")
+    export.add_argument("--hf", type=Path, required=True, metavar="FOLDER", help="where the model goes")
     export.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16", help="of the weights")
 
 

@@ -13,7 +13,6 @@ from qr_jax.commands.options import (
     add_trust,
     check_out,
     load,
-    named,
     open_run,
     port,
     reading,
@@ -49,7 +48,7 @@ def add(command: Any) -> None:
     text = "write the report of a run, or of several laid over each other: one HTML file that needs nothing else"
     report = command("report", _report, text)
     text = "where it goes; by default report.html in the run; of several, overlay.html in the first"
-    report.add_argument("--out", type=named, metavar="FILE", help=text)
+    report.add_argument("--out", type=Path, metavar="FILE", help=text)
     text = "serve the report of a run, or of several, on this machine, made anew as they go on"
     view = command("view", _view, text)
     view.add_argument("--port", type=port, default=8770, metavar="N", help="the port; 0: any free one")
@@ -72,7 +71,7 @@ def _add_compare(command: Any) -> None:
     made.add_argument("--rules", metavar="NAMES", help="at commas; the first is what the others are held against")
     made.add_argument("--seeds", type=whole(1), default=3, metavar="N", help="runs a rule (default 3)")
     made.add_argument("--budget", metavar="UNIT=N", help="rollouts=N, tokens=N or searches=N; of given runs: the unit")
-    made.add_argument("--folder", type=named, metavar="FOLDER", help="of all runs; of given runs: where the page goes")
+    made.add_argument("--folder", type=Path, metavar="FOLDER", help="of all runs; of given runs: where the page goes")
     made.add_argument("--jobs", type=whole(1), default=1, metavar="N", help="runs at a time, each on its own cores")
     made.add_argument("--every", type=whole(0), metavar="N", help="evaluate every N steps too (evaluation.every)")
     made.add_argument("--questions", type=whole(1), metavar="N", help="of each evaluation (evaluation.questions)")
@@ -201,7 +200,8 @@ def _report(arguments: argparse.Namespace) -> int:
 def _view(arguments: argparse.Namespace) -> int:
     terminal.speak("stdout")
     _check_runs(arguments)
-    from qr_jax.report import view
+    with terminal.phase("opening the report"):
+        from qr_jax.report import view
 
     with reading(_named(arguments)):
         view.view(arguments.run, port=arguments.port, null=lambda: _null(arguments))

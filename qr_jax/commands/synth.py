@@ -2,10 +2,11 @@
 
 import argparse
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from qr_jax import terminal
-from qr_jax.commands.options import named, show, whole
+from qr_jax.commands.options import show, whole
 from qr_jax.settings import Use
 
 KEY_HELP = "its key: QR_JAX_TEACHER_KEY (OpenAI's own: OPENAI_API_KEY too)"
@@ -18,7 +19,7 @@ def add(command: Any) -> None:
     synth.add_argument(
         "corpus", metavar="CORPUS", help="as data.corpus: files of passages (comma-separated) or an index"
     )
-    synth.add_argument("out", type=named, metavar="OUT", help="the folder; the same command goes on in it")
+    synth.add_argument("out", type=Path, metavar="OUT", help="the folder; the same command goes on in it")
     text = "of the retriever and the environment, as in retriever.k1=0.9 env.max_turns=3"
     synth.epilog = f"setting=value: {text}"
     synth.set_defaults(takes_settings=True)
@@ -77,6 +78,8 @@ def _synth(arguments: argparse.Namespace) -> int:
     asked = run.Asked(**given, env=chosen.env, retriever=chosen.retriever, bounds=bounds)
     found = run.run(asked, terminal.say)
     show(found, arguments.json, card.told)
+    files = f"data.train={arguments.out}/questions.jsonl data.traces={arguments.out}/traces.jsonl"
+    terminal.say(f"train on them: qr-jax train CONFIG {files} data.corpus={arguments.corpus} data.eval=FILE")
     return (
         0
         if not found["ended"] and found["questions"] >= asked.questions and found["trajectories"] >= (asked.traces or 0)

@@ -36,7 +36,7 @@ def add(command: Any) -> None:
             made.add_argument("config", metavar="CONFIG", help=text)
         else:
             made.set_defaults(config=QUICKSTART)
-        made.add_argument("--run", type=options.named, metavar="FOLDER", help=folder)
+        made.add_argument("--run", type=Path, metavar="FOLDER", help=folder)
         made.add_argument(
             "--dry-run", action="store_true", help="check the config, read the questions, print it as JSON, and stop"
         )

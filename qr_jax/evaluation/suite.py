@@ -105,7 +105,7 @@ def files(name: str, *, searched: bool) -> tuple[dict[str, Path], dict[str, str]
 
 def _none(name: str, missing: Mapping[str, str]) -> ValueError:
     """A line a set, and once what to do."""
-    lines = [f"\n  {set_name}: {why.removesuffix(f'; {readers.NAME_DATA}')}" for set_name, why in missing.items()]
+    lines = [f"\n  {set_name}: {why.removesuffix(f'; {readers.NAME_FILES}')}" for set_name, why in missing.items()]
     cure = f"{readers.NAME_DATA}; it is {readers.data_folder()} now"
     return ValueError(f"no set of the suite {name} has questions here:{''.join(lines)}\n{cure}")
 

@@ -1,5 +1,6 @@
 """Compiling for TPUs that are not there: chips by name, shapes laid out on them, and what a program costs there."""
 
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,15 +10,16 @@ import jax
 from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from qr_jax import interpreter
 from qr_jax.parallel.mesh import AXES
 from qr_jax.planning import hlo
 
-NO_LIBTPU = "planning for a TPU needs libtpu, which runs without one: pip install libtpu, or pip install 'qr_jax[tpu]'"
+NO_LIBTPU = "planning for a TPU needs libtpu, which runs without one: python -m pip install libtpu"
 # What a process must have in its environment from its start, so that libtpu does not look for the machine it is on.
-ENVIRONMENT = {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost"}
-ENVIRONMENT |= {"TPU_ACCELERATOR_TYPE": "v5litepod-1"}  # any: the topology that is asked for decides
+ENVIRONMENT = {"JAX_PLATFORMS": "cpu", **interpreter.WITHOUT_TPU}  # of any type: the topology asked for decides
 ENVIRONMENT |= {"ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}  # else one process at a time, as if it held a chip
 
+GENERATIONS = ("v2", "v3", "v4", "v5e", "v5p", "v6e", "v7x")  # that libtpu has names for
 # Slices whose chips are all on one host, as Cloud TPU VMs come (v5litepod-8 and v6e-8 too); a host of others has 2 x 2.
 ONE_HOST = {"1x1": (1, 1, 1), "1x1x1": (1, 1, 1), "2x4": (2, 4, 1), "4x2": (4, 2, 1)}
 
@@ -45,10 +47,8 @@ def devices(topology: str) -> list[Any]:
 
     Raises ValueError for a name that libtpu does not know, and where libtpu is not installed.
     """
+    check_name(topology)
     layout = topology.partition(":")[2]
-    if not all(size.isdigit() for size in layout.split("x")):
-        wanted = "a generation and a layout, such as v5e:4x4, v5p:2x2x2 or v6e:1x1"
-        raise ValueError(f"topology {topology!r} is not {wanted}")
     alone = {"chips_per_host_bounds": ONE_HOST[layout]} if layout in ONE_HOST else {}
     try:
         return list(topologies.get_topology_desc(topology, platform="tpu", **alone).devices)
@@ -56,6 +56,14 @@ def devices(topology: str) -> list[Any]:
         if "not installed" in str(error):
             raise ValueError(NO_LIBTPU) from error
         raise ValueError(f"libtpu gives no topology {topology!r}: {str(error).splitlines()[0]}") from error
+
+
+def check_name(topology: str) -> None:
+    """ValueError for what cannot be a slice's name."""
+    wanted = f"a generation ({', '.join(GENERATIONS)}) and a layout, such as v5e:4x4, v5p:2x2x2 or v6e:1x1"
+    name, _, layout = topology.partition(":")
+    if name not in GENERATIONS or not re.fullmatch(r"\d+(x\d+)+", layout):
+        raise ValueError(f"topology {topology!r} is not {wanted}")
 
 
 def mesh(chips: Sequence[Any], *, data: int = 1, fsdp: int = 1, tensor: int = 1) -> Mesh:

@@ -35,6 +35,8 @@ def plan(
     `search` looks for the largest learner.rows and rollout.slots too, a few compiles more. ValueError where libtpu is
     missing, or a topology or the model's shape is not known.
     """
+    for topology in topologies:
+        ahead.check_name(topology)
     if importlib.util.find_spec("libtpu") is None:
         raise ValueError(ahead.NO_LIBTPU)
     asked = {"config": to_json(config), "search": search}
@@ -56,13 +58,17 @@ def in_a_process(asked: Mapping[str, Any], say: Callable[[str], None]) -> dict[s
         pipe = subprocess.PIPE
         with subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, stderr=errors, text=True) as child:
             assert child.stdin and child.stdout, "both are pipes"
-            child.stdin.write(json.dumps(asked))
-            child.stdin.close()
-            for line in child.stdout:
-                if line.startswith(SAY):
-                    say(line.removeprefix(SAY).rstrip("\n"))
-                if line.startswith(ANSWER):
-                    answer = json.loads(line.removeprefix(ANSWER))
+            try:
+                child.stdin.write(json.dumps(asked))
+                child.stdin.close()
+                for line in child.stdout:
+                    if line.startswith(SAY):
+                        say(line.removeprefix(SAY).rstrip("\n"))
+                    if line.startswith(ANSWER):
+                        answer = json.loads(line.removeprefix(ANSWER))
+            except KeyboardInterrupt:
+                child.kill()  # a compilation hears no signal, and has nothing to save
+                raise
         if answer is None:
             errors.seek(0)
             last = "\n".join(line.rstrip()[:LINE_LENGTH] for line in errors.readlines()[-LAST_LINES:])

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from qr_jax.answers import normalise
-from qr_jax.queries import formats, parsing, readers
+from qr_jax.queries import foreign, formats, parsing, readers
 from qr_jax.records import Passage, Query
 
 BY_ROW = ("unreadable row", "empty golds")  # kinds of errors of which each row is one
 NUMBER = re.compile(r"0x[0-9a-f]+|\d+")
+FOUND = re.compile(r", and is .*")  # a value, which differs from row to row
 SHOWN = 10  # row numbers that a line of the table names; the JSON has all
 
 
@@ -55,10 +56,11 @@ class Checked:
 def check(file: str | Path, against: str | Path | None = None) -> Checked:
     """Read every row of the file, the bad ones too; with `against`, also which questions stand in both files."""
     (path,) = one_file(file)
-    items, findings, schemas, count = _read(path)
+    items, findings, schemas, count, last = _read(path)
     is_corpus = any(isinstance(item, Passage) for item in items.values())
     for name, rows in _grouped({number: item.id for number, item in items.items()}):
-        text = f"id {name!r} stands in {len(rows)} rows; {readers.UNIQUE}"
+        are_same = all(items[row] == items[rows[0]] for row in rows)
+        text = f"id {name!r} stands in {len(rows)} rows; {readers.TWICE if are_same else readers.UNIQUE}"
         findings.append(Finding("error", "repeated id", text, rows))
     findings += _passages(items) if is_corpus else _questions(items)
     if len(schemas) > 1:
@@ -70,7 +72,7 @@ def check(file: str | Path, against: str | Path | None = None) -> Checked:
         findings += _overlap(items, one_file(against)[0])
     name = schemas.most_common(1)[0][0] if schemas else "unknown"
     findings.sort(key=lambda one: (one.level, one.rows))
-    return Checked(str(file), name, items, tuple(findings), _counts(items, count))
+    return Checked(str(file), name, items, tuple(findings), _counts(items, count, last))
 
 
 def one_file(file: str | Path) -> list[Path]:
@@ -85,28 +87,30 @@ def one_file(file: str | Path) -> list[Path]:
     return found
 
 
-def _read(path: Path) -> tuple[dict[int, Query | Passage], list[Finding], Counter[str], int]:
-    """The rows that can be read, an error for each other, how many rows have which schema, and how many there are."""
+def _read(path: Path) -> tuple[dict[int, Query | Passage], list[Finding], Counter[str], int, int]:
+    """The rows that can be read, an error for each other, how many have which schema, how many there are, the last."""
     items, schemas = {}, Counter()
     wrong: dict[tuple[str, str], list[tuple[int, str]]] = defaultdict(list)  # (kind, alike) -> rows, each with its text
     number = rows = 0
+    is_passage = False
     try:
         for number, row in readers.attempts(path):
             rows += 1
             try:
                 if isinstance(row, ValueError):
                     raise row
-                schemas[formats.schema(row)] += 1
-                is_passage = formats.schema(row).endswith("corpus")
+                schema = formats.schema(row)
+                is_passage = schema.endswith("corpus") or (is_passage and "question" not in row)  # one without its text
+                schemas[schema] += 1
                 items[number] = parsing.passage_of(row) if is_passage else parsing.query_of(row)
             except ValueError as error:
                 kind = "empty golds" if _has_no_gold(row) else "unreadable row"
                 # where in a line it cannot be read differs from row to row, and the cure does not
-                alike = NUMBER.sub("#", str(error)) if isinstance(row, ValueError) else str(error)
+                alike = NUMBER.sub("#", str(error)) if isinstance(row, ValueError) else FOUND.sub("", str(error))
                 wrong[kind, alike].append((number, str(error)))
     except ValueError as error:
         wrong["damaged file", str(error)].append((number, str(error)))
-    return items, [_error(kind, found) for (kind, _), found in wrong.items()], schemas, rows
+    return items, [_error(kind, found) for (kind, _), found in wrong.items()], schemas, rows, number
 
 
 def _error(kind: str, found: list[tuple[int, str]]) -> Finding:
@@ -138,7 +142,8 @@ def _questions(items: Mapping[int, Any]) -> Iterator[Finding]:
         same = len({frozenset(map(normalise, items[number].answers)) for number in rows}) == 1
         answers = "the same answers" if same else "different answers"
         yield Finding("warning", "repeated question", f"{len(rows)} rows ask {text!r}, with {answers}", rows)
-    for kind, wrong in (("answer in question", _gives_away), ("long answers", _is_long), ("gold lists", _is_uneven)):
+    kinds = ("answer in question", _gives_away), ("long answers", _is_long), ("gold lists", _is_uneven)
+    for kind, wrong in (*kinds, ("list as text", _is_list_as_text)):
         rows = tuple(number for number, query in items.items() if wrong(query))
         if rows:
             yield Finding("warning", kind, f"{len(rows)} of {len(items)} questions: {wrong.__doc__}", rows)
@@ -159,6 +164,11 @@ def _is_uneven(query: Query) -> bool:
     """supporting and supporting_titles are lists of unlike length, which a cold start by gold passages leaves out"""
     ids, titles = query.meta.get("supporting") or (), query.meta.get("supporting_titles") or ()
     return bool(ids and titles) and len(ids) != len(titles)
+
+
+def _is_list_as_text(query: Query) -> bool:
+    """an answer is a list written as one text, which nothing matches; `qr-jax data convert FILE NEW` takes it apart"""
+    return any(foreign.list_in(answer) for answer in query.answers)
 
 
 def _passages(items: Mapping[int, Any]) -> Iterator[Finding]:
@@ -201,9 +211,11 @@ def _grouped(keys: Mapping[int, str]) -> Iterator[tuple[str, tuple[int, ...]]]:
     return ((key, tuple(rows)) for key, rows in places.items() if len(rows) > 1)
 
 
-def _counts(items: Mapping[int, Query | Passage], rows: int) -> dict[str, Any]:
+def _counts(items: Mapping[int, Query | Passage], rows: int, last: int) -> dict[str, Any]:
     """Rows, and what they are about: answers a question, hops and types where rows have them, words a passage."""
     counts: dict[str, Any] = {"rows": rows, "readable": len(items)}
+    if last > rows:
+        counts["empty_lines"] = last - rows  # which a row's number counts
     queries = [item for item in items.values() if isinstance(item, Query)]
     passages = [item for item in items.values() if isinstance(item, Passage)]
     if queries:
@@ -214,6 +226,8 @@ def _counts(items: Mapping[int, Query | Passage], rows: int) -> dict[str, Any]:
                 counts[name] = dict(sorted(found.items()))
         with_gold = sum(bool(query.meta.get("supporting") or query.meta.get("supporting_titles")) for query in queries)
         counts["with_gold_passages"] = with_gold
+        if traced := sum("turns" in query.meta for query in queries):
+            counts["with_turns"] = traced  # what an environment makes of them is seen when a run begins
     if passages:
         counts |= {"passages": len(passages), "words": sum(len(one.text.split()) for one in passages)}
     return counts

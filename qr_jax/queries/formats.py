@@ -11,12 +11,13 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
+from qr_jax import bounded_json
 from qr_jax.queries import limits, parquet
-from qr_jax.records import Query
-from qr_jax.retrieval import bounded_json
+from qr_jax.records import Passage, Query
 
 Row = Mapping[str, Any]
 Form = Literal["jsonl", "verl", "skyrl", "flashrag", "trl"]
@@ -56,7 +57,7 @@ def ours(row: Row) -> Row:
         column = next(name for name in TRL_ANSWERS if name in row)
         rest = {name: value for name, value in row.items() if name not in ("prompt", "metadata", column)}
         question = last_user_text(row["prompt"])
-        return {"id": _hash(question)} | rest | {"question": question, "answers": row[column]} | _metadata(row)
+        return {"id": hash_of(question)} | rest | {"question": question, "answers": row[column]} | _metadata(row)
     return _of_verl(row) if form in ("verl", "skyrl") else row
 
 
@@ -84,7 +85,7 @@ def _of_verl(row: Row) -> Row:
     if "id" in row:
         name = _with_source(row["id"], row.get("data_source"), extra)
     else:
-        name = _hash(question) if index is None else f"{source}-{split}-{index}"
+        name = hash_of(question) if index is None else f"{source}-{split}-{index}"
     kept = {"data_source": source, "split": split}
     return {"id": name, "question": question, "answers": truth} | kept | _metadata(row)
 
@@ -139,12 +140,15 @@ def row_of(query: Query, form: Form, at: int) -> dict[str, Any]:
     return row
 
 
-def write(queries: Sequence[Query], file: Path, form: Form) -> None:
-    """The queries as a file of that form: Parquet, JSON lines or gzipped ones by its name. It must not be there yet."""
+def write(items: Sequence[Query] | Sequence[Passage], file: Path, form: Form) -> None:
+    """The queries as a file of that form: Parquet, JSON lines or gzipped ones by its name. It must not be there yet.
+
+    Passages have one form alone, ours.
+    """
     check_new(file)
     # texts for what JSON lacks, as a Parquet file's dates and bytes
     as_json = functools.partial(json.dumps, default=str)
-    made = [row_of(query, form, at) for at, query in enumerate(queries)]
+    made = [asdict(item) if isinstance(item, Passage) else row_of(item, form, at) for at, item in enumerate(items)]
     if file.suffix == ".parquet":  # metadata differ from row to row, and a Parquet column does not: they go as JSON
         kept = [row | {"metadata": as_json(row["metadata"])} if "metadata" in row else row for row in made]
         parquet.write(file, kept)
@@ -197,5 +201,5 @@ def show(value: Any) -> str:
     return f"{type(value).__name__} {shown if len(shown) <= 60 else shown[:57] + '...'}"
 
 
-def _hash(question: str) -> str:
+def hash_of(question: str) -> str:
     return hashlib.sha256(question.encode()).hexdigest()[:16]

@@ -14,7 +14,17 @@ ANSWERS = ("answers", "golden_answers", "answer")
 OTHER_SCHEMAS = {  # column -> where other systems keep what is missing
     "id": ("_id", "qid", "query_id", "docid"),
     "question": ("prompt", "query", "input", "problem", "messages"),
-    "answers": ("reward_model", "ground_truth", "answer_aliases", "golden_answer", "golds", "label", "target", "info"),
+    "answers": (
+        "reward_model",
+        "ground_truth",
+        "answer_aliases",
+        "golden_answer",
+        "gold",
+        "golds",
+        "label",
+        "target",
+        "info",
+    ),
     "text": ("passage", "content", "body", "document"),
 }
 
@@ -87,7 +97,8 @@ def texts(row: Row, column: str, *, most_chars: int = limits.MOST_TEXT_CHARS) ->
     """A column that must hold a text or a list of one or more texts (none is allowed for entities)."""
     value = [row[column]] if isinstance(row[column], str) else row[column]
     if not isinstance(value, list):
-        raise ValueError(f"{column!r} must be a text or a list of texts, and is {show(value)}")
+        todo = "; `qr-jax data convert FILE NEW` takes numbers, and SQuAD's answers" * (column in ANSWERS)
+        raise ValueError(f"{column!r} must be a text or a list of texts, and is {show(value)}{todo}")
     if not value and column != "entities":
         raise ValueError(f"{column!r} is an empty list; a question needs at least one answer")
     named = ((one, f"item {at} of {column!r}") for at, one in enumerate(value, 1))
@@ -113,4 +124,6 @@ def missing(column: str, row: Row, what: str) -> str:
     similar += difflib.get_close_matches(column, map(str, row), 1)
     kind = " (a text or a list of texts)" if column == "answers" else ""
     hint = f"; {similar[0]!r} looks like it: rename it to {column!r}{kind}" if similar else ""
+    if column == "id" or similar:
+        hint += f"; or let `qr-jax data convert FILE NEW` {'do so' if similar else 'name each row'}"
     return f"has {what}; fields found: {', '.join(map(str, row)) or 'none'}{hint}"

@@ -3,7 +3,6 @@
 A row that cannot be read is an error with the file's name and the row's number; nothing is skipped but empty lines.
 """
 
-import codecs
 import gzip
 import hashlib
 import itertools
@@ -16,12 +15,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, TypeVar
 
+from qr_jax import bounded_json
 from qr_jax.queries import limits, official, parquet
 from qr_jax.queries.formats import show
 from qr_jax.queries.parsing import Row, passage_of, query_of
 from qr_jax.queries.stored import ENDS, TEXTS
 from qr_jax.records import Passage, Query
-from qr_jax.retrieval import bm25_index, bounded_json
+from qr_jax.retrieval import bm25_index
 from qr_jax.run_files import free
 from qr_jax.settings import nearest
 
@@ -29,9 +29,12 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 WANTED_LINES = 'wanted JSON lines: an object a line, of a question {"id": "1", "question": "...", "answers": ["..."]}, '
 WANTED_LINES += 'of a passage {"id": "1", "title": "...", "text": "..."}'
+CONVERT = "`qr-jax data convert FILE NEW.jsonl` writes it so"
 GZIP = b"\x1f\x8b"  # what such a file begins with
 ROW_HAS = ("question", "prompt", "text", "contents")  # one of them
 NAME_DATA = "set QR_JAX_DATA to the data folder"
+NAME_FILES = f"name files of your own (data.train=, data.eval=, data.corpus=), or {NAME_DATA}"
+TWICE = "both rows are the same: leave one out (`qr-jax data convert FILE NEW` takes such rows once)"
 UNIQUE = "ids must be unique: write where each is from before it, as in 'nq/train_0'"
 
 
@@ -62,8 +65,9 @@ def resolve(path: str | Path) -> list[Path]:
     for part in str(path).split(","):
         file = Path(os.path.expanduser(part.strip().replace("{data}", str(data_folder()))))
         if part.strip() and os.path.isdir(file):
-            found = "a folder without stored passages" if index_folder(part) is None else "an index"
-            raise ValueError(f"{file} (from {str(path)!r}) is {found}; wanted one index alone, or files")
+            found = "a folder" if index_folder(part) is None else "an index"
+            wanted = "wanted files, or (of passages) the folder of one index alone"
+            raise ValueError(f"{file} (from {str(path)!r}) is {found}; {wanted}")
         if part.strip() and os.path.exists(file) and not os.path.isfile(file):
             raise ValueError(f"{file} (from {str(path)!r}) is a pipe or a device; wanted a file, which is read twice")
         if part.strip() and os.path.islink(file) and not os.path.exists(file):
@@ -81,7 +85,7 @@ def _cure(part: str, file: Path) -> str:
         return f"; `qr-jax data get {part}` fetches that set, and prints the settings that name its files"
     beside = [other.name for other in file.parent.iterdir()] if part and os.path.isdir(file.parent) else []
     if "{data}" in part:
-        return nearest(file.name, beside, shown=0) or f"; {NAME_DATA}"
+        return nearest(file.name, beside, shown=0) or f"; {NAME_FILES}"
     where = "" if file.is_absolute() else f"; it is looked for in {Path.cwd()}"
     return where + (nearest(file.name, beside, shown=0) or "; {data}/... finds files in QR_JAX_DATA")
 
@@ -130,8 +134,9 @@ def read(path: str | Path, make: Callable[[Row], T], key: Callable[[T], str]) ->
     items, seen = [], {}
     for where, item in stream(resolve(path), make):
         if key(item) in seen:
-            raise ValueError(f"{where}: id {key(item)!r} stands in {seen[key(item)]} too; {UNIQUE}")
-        seen[key(item)] = where
+            first, other = seen[key(item)]
+            raise ValueError(f"{where}: id {key(item)!r} stands in {first} too; {TWICE if item == other else UNIQUE}")
+        seen[key(item)] = where, item
         items.append(item)
     if not items:
         raise ValueError(f"{path} has no rows")
@@ -169,27 +174,22 @@ def attempts(file: Path) -> Iterator[tuple[int, Row | ValueError]]:
         yield from parquet.rows(file)
         return
     if file.suffix in (".csv", ".tsv"):
-        encoding, delimiter = _of_table(file)
-        opened = f'open({json.dumps(str(file))}, encoding="{encoding}", newline="")'
-        by = f"csv.DictReader({opened}, delimiter={json.dumps(delimiter)})"
-        raise ValueError(f"{file.name} is a table; {WANTED_LINES}; {_written_anew(file, by)}")
+        raise ValueError(f"{file.name} is a table; {_written_anew(file)}")
     number = taken_bytes = 0
     most = limits.most_bytes(file)
     try:
         with gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb") as lines:
             for number, line in enumerate(iter(lambda: lines.readline(limits.MOST_ROW_BYTES + 1), b""), 1):
                 if number == 1 and line.lstrip().startswith(b"["):
-                    by = f"json.load({'gzip.' * (file.suffix == '.gz')}open({json.dumps(str(file))}))"
-                    raise ValueError(f"{file.name} is one JSON array; {WANTED_LINES}; {_written_anew(file, by)}")
+                    raise ValueError(f"{file.name} is one JSON array; {_written_anew(file)}")
                 limits.check_row(file, len(line), f"row {number}")
                 taken_bytes += len(line) + limits.ITEM_BYTES * (1 + sum(map(line.count, (b",", b"[", b"{"))))
                 limits.check_unpacked(file, taken_bytes, most, f"row {number}")
                 if line.strip():
                     row = _object(line)
                     if number == 1 and (name := _name_of_rows(row)):
-                        by = f"json.load({'gzip.' * (file.suffix == '.gz')}open({json.dumps(str(file))}))[{name!r}]"
                         found = f"{file.name} is one JSON object, whose rows stand in {name!r}"
-                        raise ValueError(f"{found}; {WANTED_LINES}; {_written_anew(file, by)}")
+                        raise ValueError(f"{found}; {_written_anew(file)}")
                     yield number, row
     except gzip.BadGzipFile as error:
         if number:
@@ -207,29 +207,10 @@ def _name_of_rows(row: Row | ValueError) -> str | None:
     return next((name for name in lists if any(part in row[name][0] for part in ROW_HAS)), None)
 
 
-def _written_anew(file: Path, by: str) -> str:
-    """The command that writes a file's rows, as `by` reads them in Python, as JSON lines: never over the file."""
-    program = f"import csv, gzip, json; [print(json.dumps(row)) for row in {by}]"
-    new = free(Path(f"{file.stem}_lines{number or ''}.jsonl") for number in itertools.count())
-    return f"python -c {shlex.quote(program)} > {shlex.quote(str(new))}"
-
-
-def _of_table(file: Path) -> tuple[str, str]:
-    """A table's encoding, as Python names it, and what stands between its columns, by its first line."""
-    with file.open("rb") as opened:
-        head = opened.readline(limits.MOST_ROW_BYTES)
-        encoding = "utf-16" if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
-        decoder = codecs.getincrementaldecoder(encoding)()
-        try:
-            decoder.decode(head)
-            while part := opened.read(2**20):
-                decoder.decode(part)
-            decoder.decode(b"", final=True)
-        except UnicodeDecodeError:
-            encoding = "latin-1"
-    with file.open(encoding=encoding, newline="") as opened:
-        first = opened.readline(limits.MOST_ROW_BYTES)
-    return encoding, max("\t,;" if file.suffix == ".tsv" else ",;\t", key=first.count)
+def _written_anew(file: Path) -> str:
+    """What is wanted, and the command that writes the file so: never over what is there."""
+    new = free(Path(f"{file.name.split('.')[0]}_lines{number or ''}.jsonl") for number in itertools.count())
+    return f"{WANTED_LINES}; `qr-jax data convert {shlex.quote(str(file))} {shlex.quote(str(new))}` writes it so"
 
 
 def _object(line: bytes) -> Row | ValueError:
@@ -240,21 +221,20 @@ def _object(line: bytes) -> Row | ValueError:
             return ValueError("packed by gzip; a file whose name ends in .gz is unpacked as it is read: name it so")
         if b"\0" in line:
             is_utf_16 = 3 * max(line[::2].count(0), line[1::2].count(0)) > len(line)  # of a text mostly of ASCII
-            todo = "write it anew: iconv -f utf-16 -t utf-8 FILE > NEW" if is_utf_16 else "wanted a text of JSON lines"
+            todo = CONVERT if is_utf_16 else "wanted a text of JSON lines"
             return ValueError(
                 f"not UTF-8 but {'UTF-16' if is_utf_16 else 'bytes of no text'}, by its NUL bytes; {todo}"
             )
         row = json.loads(line)
     except UnicodeDecodeError as error:
         byte = f"byte {line[error.start]:#04x} at place {error.start + 1} of the line"
-        todo = "if it is in Latin-1, write it anew: iconv -f latin1 -t utf-8 FILE > NEW"
-        return ValueError(f"not UTF-8 ({byte}); {todo}")
+        return ValueError(f"not UTF-8 ({byte}); {CONVERT}, from Windows-1252 or --encoding NAME")
     except bounded_json.TooMany as error:
         return ValueError(f"{error}; a row is one question or one passage: cut it into several")
     except (ValueError, RecursionError) as error:
-        is_table = b"," in line and line.lstrip()[:1] not in (b"{", b"[")
-        todo = "if the file is CSV, call it .csv, and you are told how to write it anew"
-        return ValueError(f"not a line of JSON ({error}); {todo if is_table else 'wanted an object a line'}")
+        return ValueError(
+            f"not a line of JSON ({error}); wanted an object a line; {CONVERT}, from a table or other JSON"
+        )
     return row if isinstance(row, dict) else ValueError(f"a JSON object is wanted, and this is {show(row)}")
 
 

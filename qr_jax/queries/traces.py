@@ -10,12 +10,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from qr_jax import dialect
 from qr_jax.answers import normalise
 from qr_jax.queries.parsing import Row, query_of, texts
 from qr_jax.queries.readers import read
-from qr_jax.records import Passage, Query, SearchFunction, Trace
+from qr_jax.records import Passage, Query, Search, SearchFunction, Stop, Trace, Turn
 
 THOUGHT = re.compile(r"\s*<think>\s*(.*?)\s*</think>", re.DOTALL)
 TEXT_IN_LIST = re.compile(r'(\[|, )"([^"]+)"(?!:)')  # of JSON
@@ -186,6 +187,33 @@ def check_retrieved(queries: Sequence[Query], search: SearchFunction, *, write: 
             f"of the first {len(queries[:TRIED])} none does; raise rollout.search_k, look with `qr-jax recall` at what "
             "the retriever finds, or set sft.steps=0"
         )
+
+
+def check_played(traces: Sequence[Trace], env: Callable[..., Any], write: ExpertTurn | None) -> None:
+    """ValueError, before anything is compiled, where the environment takes none of the first TRIED to its end."""
+    told = [(trace, _refusal(trace, env)) for trace in traces[:TRIED]]
+    if not all(why for _, why in told):
+        return
+    trace, why = told[0]
+    wanted = [write("a thought", ["a query"]), write("a thought", (), "an answer")] if write else []
+    todo = f"; this environment wants turns such as {wanted[0]!r}, and last {wanted[1]!r}" if wanted else ""
+    raise ValueError(f"the environment takes none of the {len(told)} first traces: {trace.query.id!r} has {why}{todo}")
+
+
+def _refusal(trace: Trace, env: Callable[..., Any]) -> str | None:
+    """Why the environment does not take a trace to its end, whatever its searches would find; None where it may."""
+    turns: list[Turn] = []
+    for number, text in enumerate(trace.turns, 1):
+        turns.append(Turn("model", text))
+        move = env(trace.query, turns)
+        if isinstance(move, Stop):
+            return (
+                None if number == len(trace.turns) else f"an end ({move.reason}) at turn {number} of {len(trace.turns)}"
+            )
+        if not isinstance(move, Search):
+            return f"no action in turn {number}, {text[:60]!r}"
+        turns.append(Turn("env", "", move.queries, tuple(() for _ in move.queries)))
+    return "no answer in its last turn"
 
 
 def has_tag_signs(*texts: str) -> bool:

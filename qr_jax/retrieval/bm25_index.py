@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from qr_jax import trust
+from qr_jax import bounded_json, trust
 from qr_jax.queries import stored
 from qr_jax.records import Passage
-from qr_jax.retrieval import bm25_build, bounded_json, index_files
+from qr_jax.retrieval import bm25_build, index_files
 from qr_jax.retrieval.build_aside import build_aside, clear_left
 from qr_jax.retrieval.index_files import MANIFEST, PARAMS, STARTS, WORDS
 

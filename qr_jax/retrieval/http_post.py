@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 
 import httpcore2
 
-from qr_jax.retrieval import bounded_json
+from qr_jax import bounded_json
 from qr_jax.secrecy import SHORTEST, looks_secret, redact
 
 Item = TypeVar("Item")
@@ -170,9 +170,9 @@ class Endpoint:
         if len(body) > self.patience.response_bytes:
             raise Failed(f"{self.url} sent more than {self.patience.response_bytes:,} bytes", passing=False)
         headers = {name.lower().decode("latin-1"): value.decode("latin-1") for name, value in response.headers}
-        said = f"{self.url} answered {response.status}: {body[:200].decode('utf-8', 'replace')!r}"
+        said = f"{self.url} answered {response.status}: {redact(body.decode('utf-8', 'replace'))[:200]!r}"
         if 300 <= response.status < 400:
-            where = headers.get("location", "")[:200]
+            where = redact(headers.get("location", ""))[:200]
             raise Failed(f"{said}; a redirect to {where!r} is not followed: name the URL that answers", passing=False)
         if response.status != 200:
             passing = response.status in PASSING or response.status >= 500

@@ -14,9 +14,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from qr_jax import bounded_json
 from qr_jax.queries import limits, parquet, parsing, readers
 from qr_jax.records import Passage
-from qr_jax.retrieval import bm25_build, bm25_index, bounded_json, build_aside
+from qr_jax.retrieval import bm25_build, bm25_index, build_aside
 from qr_jax.terminal import progress
 
 SAMPLE_BYTES, SAMPLE_ROWS = 1 << 20, 2000  # of each file

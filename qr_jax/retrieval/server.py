@@ -19,10 +19,9 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from qr_jax import terminal
+from qr_jax import bounded_json, terminal
 from qr_jax.dialect import encodable
 from qr_jax.records import Passage, SearchFunction
-from qr_jax.retrieval import bounded_json
 from qr_jax.retrieval.http_server import Bounds, Refused, Request, Response, Server, as_json, new_loop
 from qr_jax.retrieval.pages import Pages
 from qr_jax.retrieval.protocols import contents

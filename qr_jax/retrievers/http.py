@@ -7,6 +7,7 @@ from qr_jax.dialect import encodable
 from qr_jax.records import Passage, SearchFunction
 from qr_jax.retrieval import http_post
 from qr_jax.retrieval.protocols import PROTOCOLS
+from qr_jax.secrecy import redact
 
 EXAMPLE = {"url": "http://127.0.0.1:8000/retrieve"}
 
@@ -59,7 +60,7 @@ def http(
             try:
                 return way.results(answer, len(part), k)
             except ValueError as error:
-                raise ValueError(f"{endpoint.url} (protocol {protocol}): {error}") from error
+                raise ValueError(redact(f"{endpoint.url} (protocol {protocol}): {error}")) from error
 
         for part, answers in zip(parts, crew.each(ask, parts), strict=True):
             for at, passages in zip(part, answers, strict=True):

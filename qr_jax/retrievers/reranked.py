@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from qr_jax.dialect import encodable
 from qr_jax.records import Passage, SearchFunction
 from qr_jax.retrieval import http_post, identity, protocols
+from qr_jax.secrecy import redact
 from qr_jax.settings import Use
 
 EXAMPLE = {"of": "none", "url": "http://127.0.0.1:8000/rerank"}
@@ -56,7 +57,7 @@ def reranked(
             try:
                 return protocols.rerank_results(endpoint.post(body, ends), passages)[:k]
             except ValueError as error:
-                raise ValueError(f"{endpoint.url}: {error}") from error
+                raise ValueError(redact(f"{endpoint.url}: {error}")) from error
 
         return crew.each(rerank, pairs)
 

@@ -8,6 +8,7 @@ from qr_jax.dialect import encodable
 from qr_jax.records import Passage, SearchFunction
 from qr_jax.retrieval import http_post
 from qr_jax.retrievers import _noise
+from qr_jax.secrecy import redact
 
 EXAMPLE = {"url": "http://127.0.0.1:8000/v1", "model": "engine"}
 PROMPT = (
@@ -76,5 +77,5 @@ def _content(answer: Any) -> str:
     try:
         content = answer["choices"][0]["message"]["content"]
     except (LookupError, TypeError) as error:
-        raise ValueError(f"no chat completion, but {str(answer)[:200]!r}") from error
+        raise ValueError(f"no chat completion, but {redact(str(answer))[:200]!r}") from error
     return encodable(str(content))

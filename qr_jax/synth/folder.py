@@ -38,6 +38,12 @@ def begin(folder: Path, about: Mapping[str, Any]) -> None:
     _replace(file, lambda path: path.write_text(json.dumps(about, indent=1), encoding="utf-8"))
 
 
+def questions(folder: Path) -> bytes:
+    """What questions.jsonl holds; nothing without it."""
+    file = folder / "questions.jsonl"
+    return file.read_bytes() if file.is_file() else b""
+
+
 def check_no_fewer(folder: Path, questions: int) -> None:
     """ValueError where the folder holds more questions than are asked for now: `write` would leave some of them out."""
     file = folder / "questions.jsonl"

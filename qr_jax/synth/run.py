@@ -69,9 +69,13 @@ def run(asked: Asked, say: Callable[[str], None]) -> dict[str, Any]:
             where = "their questions are not here (QR_JAX_DATA, or --against FILE)"
             say(f"not compared with {', '.join(missing)}: {where}")
         links = "titles that passages mention" if books.named is None else "of the data"
+        held = folder.questions(asked.out)
         given = {"corpus": _names(asked.corpus), "passages": len(books.passages), "licence": asked.licence}
         given |= {"links": links, "sets": counts, "missing": list(missing)}
-        return _made(asked, writer, books, dialect, tests, say, lambda found: given | found, about)
+        found = _made(asked, writer, books, dialect, tests, say, lambda found: given | found, about)
+        if held and held == folder.questions(asked.out):
+            say(f"{asked.out} held these questions already")
+        return found
     finally:
         lock.release()
 

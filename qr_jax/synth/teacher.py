@@ -213,7 +213,7 @@ def completion(response: Any, body: Mapping[str, Any]) -> tuple[str, list[int]]:
         if not isinstance(content, str):
             raise TypeError
     except (LookupError, TypeError) as error:
-        raise ValueError(f"no chat completion, but {str(response)[:200]!r}") from error
+        raise ValueError(f"no chat completion, but {redact(str(response))[:200]!r}") from error
     usage = response.get("usage")
     counts = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")] if isinstance(usage, Mapping) else []
     counted = [count for count in counts if type(count) is int and count >= 0]

@@ -1,0 +1,236 @@
+"""Files of rows as other programs keep them -> questions or passages: tables, JSON of other shapes, other encodings.
+
+What a run reads is JSON lines and Parquet (readers.py). All else is written anew once, by `qr-jax data convert`, which
+says what it took the file for, so that nothing is guessed in silence.
+"""
+
+import ast
+import codecs
+import csv
+import gzip
+import itertools
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from qr_jax.queries import formats, limits, parsing, readers
+from qr_jax.queries.parsing import ANSWERS, OTHER_SCHEMAS, Row
+from qr_jax.records import Passage, Query
+
+SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
+TABLE_ENDS = (".csv", ".tsv")
+ASKS = ("question", *(name for name in OTHER_SCHEMAS["question"] if name != "input"))
+HOLDS = ("text", "contents", *OTHER_SCHEMAS["text"])
+KNOWN = {
+    *ASKS,
+    *HOLDS,
+    *ANSWERS,
+    *(name for names in OTHER_SCHEMAS.values() for name in names),
+    *OTHER_SCHEMAS,
+    "title",
+}
+LISTS = (*ANSWERS, "entities", "supporting", "supporting_titles")
+
+
+def read(file: Path, encoding: str | None = None) -> tuple[list[Query] | list[Passage], list[str]]:
+    """The file's questions or passages, and a line for each thing that was taken for something else.
+
+    Rows that stand there twice, entire, are taken once. ValueError names the row that cannot be read.
+    """
+    said: Counter[str] = Counter()
+    found: dict[str, tuple[int, Any]] = {}
+    rows = readers.rows(file) if file.suffix == ".parquet" else _rows(file, encoding, said)
+    for where, row in rows:
+        try:
+            item, is_made = _item(row, said)
+        except ValueError as error:
+            raise ValueError(f"{file.name} row {where}: {error}") from error
+        said["questions with answers that normalise to nothing, left out"] += "refused_answers" in getattr(
+            item, "meta", {}
+        )
+        name = item.id
+        for at in itertools.count(2):
+            first, other = found.setdefault(item.id, (where, item))
+            if other == item or not is_made:
+                break
+            item = replace(item, id=f"{name}-{at}")
+        if other != item:
+            raise ValueError(f"{file.name} row {where}: id {name!r} stands in row {first} too; {readers.UNIQUE}")
+        said["rows that stand there twice, taken once"] += other is not item
+    if not found:
+        raise ValueError(f"{file.name} has no rows")
+    items = [item for _, item in found.values()]
+    if len({type(item) for item in items}) > 1:
+        of = next(where for where, item in found.values() if type(item) is not type(items[0]))
+        raise ValueError(f"{file.name} holds questions and passages (row {of} is the first of the others); part them")
+    return items, [f"{count} {what}" if count > 0 else what for what, count in said.items() if count]
+
+
+def _item(row: Row, said: Counter[str]) -> tuple[Query | Passage, bool]:
+    """What the row holds, and whether its id was made here."""
+    named = {str(name).strip().lstrip("\ufeff"): value for name, value in row.items() if value is not None}
+    named.pop("", None)  # pandas' index
+    form = formats.schema(named)
+    if form not in ("qr_jax", "qr_jax corpus"):
+        return parsing.passage_of(named) if form.endswith("corpus") else parsing.query_of(named), False
+    asks = any(name.lower() in ASKS for name in named)
+    for column in ("id", "question", "answers") if asks else ("id", "title", "text"):
+        wanted = ANSWERS if column == "answers" else (column,)
+        if not any(name in named for name in wanted):
+            others = (*wanted, *OTHER_SCHEMAS.get(column, ()))
+            other = next((name for name in named if name.lower() in others), None)
+            if other is not None:
+                said[f"rows whose {other!r} is {column!r} here"] += 1
+                named = {column if name == other else name: value for name, value in named.items()}
+    for column in LISTS:
+        if column in named and asks:
+            named[column] = _texts(named[column], column, said)
+    text = named.get("question" if asks else "text")
+    is_made = False
+    if "id" not in named and isinstance(text, str):
+        is_made = True
+        said["rows without an id, named by a hash of their text"] += 1
+        named["id"] = formats.hash_of(text if asks else f"{named.get('title', '')}\n{text}")
+    return parsing.query_of(named) if asks else parsing.passage_of(named), is_made
+
+
+def _texts(value: Any, column: str, said: Counter[str]) -> Any:
+    """SQuAD's answers, a list that was written as a text, and numbers, as texts."""
+    if isinstance(value, Mapping) and isinstance(value.get("text"), list):
+        said[f"rows with SQuAD's form of {column!r}"] += 1
+        value = list(dict.fromkeys(map(str, value["text"])))
+    if isinstance(value, str):
+        listed = list_in(value)
+        said[f"rows whose {column!r} were a list written as a text"] += listed is not None
+        said[f'rows whose {column!r} hold | or ;, left as one text (several are a list: ["a", "b"])'] += (
+            listed is None and any(mark in value for mark in "|;")
+        )
+        return listed or value
+    values = value if isinstance(value, list) else [value]
+    if not any(isinstance(one, int | float) and not isinstance(one, bool) for one in values):
+        return value
+    said[f"rows with numbers as {column!r}, taken as texts"] += 1
+    return [str(one) if isinstance(one, int | float) and not isinstance(one, bool) else one for one in values]
+
+
+def list_in(text: str) -> list[str] | None:
+    """The texts of a list that JSON, Python or NumPy wrote as one text; None where it is none."""
+    text = text.strip()
+    if not (text.startswith("[") and text.endswith("]")) or len(text) > limits.MOST_QUESTION_CHARS:
+        return None
+    for reader in (json.loads, ast.literal_eval):
+        try:
+            found = reader(text)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            continue
+        if isinstance(found, list) and found and all(isinstance(one, str | int | float) for one in found):
+            return [str(one) for one in found]
+    return None
+
+
+def _rows(file: Path, encoding: str | None, said: Counter[str]) -> Iterator[tuple[int, Row]]:
+    text = _text(file, encoding, said)
+    is_json = text.lstrip()[:1] in ("{", "[") and not file.name.removesuffix(".gz").endswith(TABLE_ENDS)
+    return enumerate(_of_json(file, text), 1) if is_json else _of_table(file, text, said)
+
+
+def _text(file: Path, encoding: str | None, said: Counter[str]) -> str:
+    most = limits.most_bytes(file)
+    with gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb") as opened:
+        held = opened.read(most + 1)
+    taken = len(held) + limits.ITEM_BYTES * sum(map(held.count, (b",", b"[", b"{")))
+    limits.check_unpacked(file, taken, most, "in all")
+    is_utf_16 = held.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    for name in (encoding,) if encoding else ("utf-16",) if is_utf_16 else ("utf-8-sig", "cp1252"):
+        try:
+            text = held.decode(name)
+        except LookupError as error:
+            raise ValueError(f"there is no encoding {name!r}; wanted a name such as latin-1, gbk, shift_jis") from error
+        except UnicodeDecodeError as error:
+            wrong = f"byte {held[error.start]:#04x} at place {error.start + 1}"
+            continue
+        if name == "cp1252":
+            said["read as Windows-1252, for it is no UTF-8; --encoding NAME reads it as another"] = -1
+        return text
+    todo = "name its encoding: --encoding gbk, say" if not encoding else "name another"
+    raise ValueError(f"{file.name} is no text in {encoding or 'UTF-8 or Windows-1252'} ({wrong}); {todo}")
+
+
+def _of_json(file: Path, text: str) -> Iterator[Row]:
+    """The rows of one JSON value, or of several one after the other, on whatever lines."""
+    decoder, at = json.JSONDecoder(), 0
+    while at < len(text):
+        if text[at].isspace():
+            at += 1
+            continue
+        try:
+            value, at = decoder.raw_decode(text, at)
+        except (ValueError, RecursionError) as error:
+            line = text.count("\n", 0, getattr(error, "pos", at)) + 1
+            raise ValueError(f"{file.name} line {line}: no JSON ({error})") from error
+        yield from _in_value(file, value)
+
+
+def _in_value(file: Path, value: Any) -> Iterable[Row]:
+    """A value's rows: itself, a list of them, one of its members, members by id, or columns."""
+    if isinstance(value, list):
+        return [row for row in value if _is_row(file, row)]
+    if not isinstance(value, dict):
+        raise ValueError(f"{file.name}: rows are wanted, and this is {formats.show(value)}")
+    names = {str(name).strip().lower() for name in value}
+    columns = [held for name, held in value.items() if name.strip().lower() in KNOWN]
+    if columns and len(columns) == len(value) and all(isinstance(held, dict) for held in columns):  # pandas' to_json
+        places = dict.fromkeys(place for held in columns for place in held)
+        return [{name: value[name].get(place) for name in value} for place in places]
+    if {*ASKS} & names and all(isinstance(held, list) for held in value.values()):
+        lengths = {name: len(held) for name, held in value.items()}
+        if len({*lengths.values()}) > 1:
+            raise ValueError(f"{file.name} has columns of unlike length: {lengths}")
+        return [dict(zip(value, cells, strict=True)) for cells in zip(*value.values(), strict=True)]
+    if names & KNOWN - {"title"}:
+        return [value]
+    lists = [held for held in value.values() if isinstance(held, list) and held and isinstance(held[0], dict)]
+    if len(lists) == 1:
+        return [row for row in lists[0] if _is_row(file, row)]
+    if value and all(isinstance(held, dict) for held in value.values()):
+        return [{"id": name} | held for name, held in value.items()]
+    raise ValueError(
+        f"{file.name} is one JSON object with {', '.join(list(value)[:8])}; none of these is known to hold rows"
+    )
+
+
+def _is_row(file: Path, row: Any) -> bool:
+    if not isinstance(row, dict):
+        raise ValueError(f"{file.name}: a list of objects is wanted, and it holds {formats.show(row)}")
+    return True
+
+
+def _of_table(file: Path, text: str, said: Counter[str]) -> Iterator[tuple[int, Row]]:
+    """The rows by line; the separator is what parts the first line into most columns."""
+    lines = text.splitlines(keepends=True)
+    head = next((line for line in lines if line.strip()), "")
+    marks = sorted(SEPARATORS, key=lambda mark: (mark != "\t") == (file.suffix == ".tsv"))  # which wins a draw
+    mark = max(marks, key=lambda mark: len(next(csv.reader([head], delimiter=mark), [])))
+    before = csv.field_size_limit(limits.MOST_TEXT_CHARS)
+    try:
+        table = csv.reader(lines, delimiter=mark, skipinitialspace=True)
+        names = [name.strip() for name in next((row for row in table if any(row)), [])]
+        if not {name.lower() for name in names} & KNOWN:
+            wanted = f"a first line of names, such as {mark.join(('id', 'question', 'answers'))}"
+            raise ValueError(f"{file.name}: its first line is {head.strip()[:100]!r}; wanted {wanted}")
+        said[f"read as a table with {SEPARATORS[mark]} between the columns {', '.join(filter(None, names))}"] = -1
+        for cells in table:
+            if not any(map(str.strip, cells)):
+                continue
+            if len(cells) > len(names) and any(cells[len(names) :]):
+                todo = f'a text that holds {mark!r} stands in quotes: "..."'
+                raise ValueError(f"{file.name} line {table.line_num}: {len(cells)} cells, {len(names)} columns; {todo}")
+            row = {name: cell for name, cell in zip(names, cells, strict=False) if name and cell.strip()}
+            yield table.line_num, row
+    except csv.Error as error:
+        raise ValueError(f"{file.name}: no table that can be read ({error})") from error
+    finally:
+        csv.field_size_limit(before)

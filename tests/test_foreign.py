@@ -1,0 +1,151 @@
+"""`qr-jax data convert`: files of rows as other programs keep them, and what is said of each."""
+
+import gzip
+import json
+
+import pytest
+
+from qr_jax import cli
+from qr_jax.queries import data_check, foreign, readers
+
+Q = {"id": "1", "question": "Where is Köln?", "answers": ["Germany", "Deutschland"]}
+
+
+def kept(tmp_path, name, content, encoding="utf-8"):
+    (file := tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode(encoding))
+    return file
+
+
+def only(file, **how):
+    (item,), said = foreign.read(file, **how)
+    return item, "\n".join(said)
+
+
+@pytest.mark.parametrize(
+    ("cell", "answers"),
+    [
+        ("\"['Germany', 'Deutschland']\"", ("Germany", "Deutschland")),
+        ('"[""Germany"", ""Deutschland""]"', ("Germany", "Deutschland")),
+        ("[1]", ("1",)),
+        ("[sic", ("[sic",)),
+        ("[not, a] list", ("[not",)),
+        ("Germany", ("Germany",)),
+    ],
+)
+def test_a_list_in_a_cell_is_a_list(cell, answers, tmp_path):
+    if "," in cell and cell[0] != '"':
+        with pytest.raises(
+            ValueError, match="q.csv line 2: 4 cells, 3 columns; a text that holds ',' stands in quotes"
+        ):
+            foreign.read(kept(tmp_path, "q.csv", f"id,question,answers\n1,Where?,{cell}\n"))
+        return
+    query, said = only(kept(tmp_path, "q.csv", f"id,question,answers\n1,Where?,{cell}\n"))
+    assert query.answers == answers
+    assert ("'answers' were a list written as a text" in said) == (cell[0] in '"[' and cell != "[sic")
+
+
+@pytest.mark.parametrize("mark", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
+def test_a_table_s_encoding_and_separator_are_found_and_said(mark, encoding, tmp_path):
+    table = f"{mark}id{mark} Question{mark}Answer\n0{mark}1{mark}What is “this”?{mark}Köln\n\n"
+    query, said = only(kept(tmp_path, "q.csv", table, encoding))
+    assert (query.id, query.question, query.answers, query.meta) == ("1", "What is “this”?", ("Köln",), {})
+    assert f"a table with {foreign.SEPARATORS[mark]} between the columns id, Question, Answer" in said
+    assert ("Windows-1252" in said) == (encoding == "cp1252")
+    assert "1 rows whose 'Question' is 'question' here" in said
+
+
+def test_an_encoding_can_be_named_and_a_wrong_one_is_told(tmp_path):
+    file = kept(tmp_path, "q.csv", "question,answers\n首都?,北京\n", "gbk")
+    assert only(file, encoding="gbk")[0].question == "首都?"
+    with pytest.raises(ValueError, match="there is no encoding 'gbkk'; wanted"):
+        foreign.read(file, "gbkk")
+    with pytest.raises(ValueError, match=r"no text in ascii \(byte 0xca at place 18\); name another"):
+        foreign.read(file, "ascii")
+    with pytest.raises(ValueError, match=r"no text in UTF-8 or Windows-1252 \(byte 0x81.*--encoding gbk"):
+        foreign.read(kept(tmp_path, "r.csv", b"question,answers\n\x81?,x\n"))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        json.dumps([Q]),
+        json.dumps(Q, indent=2),
+        json.dumps(Q, indent=2) + "\n" + json.dumps(Q, indent=2),
+        json.dumps({"version": 1, "data": [Q]}),
+        json.dumps({"1": {"question": Q["question"], "answers": Q["answers"]}}),
+        json.dumps({name: {"0": value} for name, value in Q.items()}),
+        json.dumps({name: [value] for name, value in Q.items()}),
+        json.dumps({"qid": 1, "query": Q["question"], "gold": Q["answers"]}),
+        json.dumps(Q | {"answers": {"text": [*Q["answers"], "Germany"], "answer_start": [1, 2, 3]}}),
+        json.dumps(Q | {"answers": str(Q["answers"])}),
+    ],
+)
+def test_json_of_other_shapes_gives_the_same_question(content, tmp_path):
+    query, said = only(kept(tmp_path, "q.json", content))
+    assert (query.id, query.question, list(query.answers)) == (Q["id"], Q["question"], Q["answers"])
+    assert ("taken once" in said) == (content.count("Köln") + content.count("K\\u00f6ln") == 2)
+
+
+def test_rows_without_an_id_are_named_by_their_text_and_numbers_are_texts(tmp_path):
+    rows = [
+        {"question": "How many?", "answers": [7]},
+        {"question": "How many?", "answers": 8},
+        {"question": "How many?", "answers": [7]},
+    ]
+    made, said = foreign.read(kept(tmp_path, "q.jsonl", "\n".join(map(json.dumps, rows))))
+    assert [query.answers for query in made] == [("7",), ("8",)] and made[1].id == f"{made[0].id}-2"
+    assert (
+        "1 rows that stand there twice, taken once" in said
+        and "3 rows with numbers as 'answers', taken as texts" in said
+    )
+    again, _ = foreign.read(kept(tmp_path, "r.jsonl", json.dumps(rows[0])))
+    assert again[0].id == made[0].id
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("q.tsv", "q0a\tWhere?\tKöln\n", "its first line is 'q0a.*wanted a first line of names, such as id\tquestion"),
+        ("q.csv", "id,question,answers\n1,Where?,Ada\n1,Who?,Bob\n", "row 3: id '1' stands in row 2 too; ids must be"),
+        ("q.csv", "id,question\n1,Where?\n", "row 2: has none of answers"),
+        ("q.csv", "", "first line is ''"),
+        ("q.json", "[]", "has no rows"),
+        ("q.json", "[1]", "a list of objects is wanted, and it holds int 1"),
+        ("q.json", '{"a": 1}', "is one JSON object with a; none of these is known to hold rows"),
+        ("q.json", '{"question": ["a?"], "answers": []}', "columns of unlike length"),
+        ("q.json", '{"question": "a?",\n"answers" "b"}', "line 2: no JSON"),
+        ("q.jsonl", json.dumps(Q) + '\n{"id": "p", "text": "x"}', "holds questions and passages .row 2 is the first"),
+    ],
+)
+def test_what_cannot_be_read_is_named(name, content, words, tmp_path):
+    with pytest.raises(ValueError, match=words):
+        foreign.read(kept(tmp_path, name, content))
+
+
+def test_passages_of_a_table_are_written_and_read_back(tmp_path, capsys):
+    long = "x" * 200_000  # longer than csv's own limit
+    file = kept(tmp_path, "c.csv.gz", gzip.compress(f'title,body\nKöln,"{long}"\nBonn,a | b\n'.encode()))
+    out = tmp_path / "c.jsonl"
+    assert cli.main(["data", "convert", str(file), str(out)]) == 0
+    told = capsys.readouterr()
+    assert f"2 passages: {out}" in told.out and "2 rows whose 'body' is 'text' here" in told.err
+    assert [passage.text for passage in readers.read_passages(out)] == [long, "a | b"]
+    assert cli.main(["data", "convert", str(file), str(tmp_path / "c.parquet"), "--to", "verl"]) == 2
+    assert "holds passages, whose one form is jsonl; leave --to verl out" in capsys.readouterr().err
+
+
+def test_data_check_warns_of_a_list_in_a_text_and_of_rows_that_are_the_same(tmp_path):
+    rows = [Q | {"answers": str(Q["answers"])}, Q | {"id": "2"}, Q | {"id": "2"}]
+    checked = data_check.check(kept(tmp_path, "q.jsonl", "\n\n".join(map(json.dumps, rows))))
+    found = {one.kind: one for one in checked.findings}
+    assert found["list as text"].rows == (1,) and "data convert FILE NEW" in found["list as text"].text
+    assert found["repeated id"].rows == (3, 5) and "the same: leave one out" in found["repeated id"].text
+    assert checked.counts["empty_lines"] == 2
+    with pytest.raises(
+        ValueError, match="row 5: id '2' stands in q.jsonl row 3 too; both rows are the same: leave one"
+    ):
+        readers.read_queries(tmp_path / "q.jsonl")
+    passages = [{"id": "p", "text": "x"}, {"id": "q"}]
+    (error,) = data_check.check(kept(tmp_path, "c.jsonl", "\n".join(map(json.dumps, passages)))).errors
+    assert error.rows == (2,) and "has neither 'text' nor 'contents'" in error.text
