@@ -1,6 +1,6 @@
 """What a command's process holds, phase by phase: SmolLM2's laptop preset, shortened, and then its rollouts alone.
 
-    python -m benchmarks.memory           # 15 minutes on 2 cores, after `make smollm2`; results/memory.json
+    python -m benchmarks.memory           # 30 minutes on 2 cores, after `make smollm2`; results/memory.json
 
 A phase is what the live line says. Resident memory before and after it, and the most within it; arrays are what jax
 counts as alive after it, the rest is the interpreter, programs, and what the allocator has not given back.
@@ -20,8 +20,8 @@ from benchmarks import interleave
 from benchmarks.tables import markdown
 
 DATA = os.environ.get("QR_JAX_DATA", str(interleave.ROOT.parent / "shared" / "data"))
-SHORT = ("sft.steps=3", "sft.limit=24", "evaluation.base=false", "evaluation.questions=48", "train.steps=1")
-# 48 questions are three of each slot: caches grow with the longest episode, which a few questions do not show
+# All of the preset's questions: caches grow with the longest episode, which a few do not show.
+SHORT = ("sft.steps=3", "sft.limit=24", "evaluation.base=false", "train.steps=1")
 GIB = 2**30
 
 

@@ -30,7 +30,8 @@ def main(words: Sequence[str] | None = None) -> None:
     options = arguments(words)
     module = "benchmarks.start_ours"
     contenders = [interleave.checkout("before", module, options.before), interleave.Contender("ours", module)]
-    interleave.run("start", options, [], lambda: measure(options, contenders), show)
+    for name in options.configs:
+        interleave.run(f"start_{name}", options, [], lambda name=name: measure(options, contenders, name), show)
 
 
 def arguments(words: Sequence[str] | None) -> argparse.Namespace:
@@ -40,28 +41,22 @@ def arguments(words: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(words)
 
 
-def measure(options: argparse.Namespace, contenders) -> dict[str, Any]:
-    starts: dict[str, dict[str, list[dict[str, Any]]]] = {}
+def measure(options: argparse.Namespace, contenders: Sequence[interleave.Contender], name: str) -> dict[str, Any]:
+    samples: dict[str, list[dict[str, Any]]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        for name in options.configs:
-            samples: dict[str, list[dict[str, Any]]] = {}
+        for contender in contenders:
+            aside = Path(folder) / f"aside_{contender.name}"
+            start(contender, CONFIGS[name], aside / "run", aside)
+        for at in range(options.rounds):
             for contender in contenders:
-                aside = Path(folder) / f"aside_{name}_{contender.name}"
-                start(contender, CONFIGS[name], aside / "run", aside)
-            for at in range(options.rounds):
-                for contender in contenders:
-                    programs = Path(folder) / f"{name}_{contender.name}_{at}"
-                    for kind in ("cold", "warm"):
-                        run = Path(folder) / f"run_{name}_{contender.name}_{at}_{kind}"
-                        samples.setdefault(f"{contender.name} {kind}", []).append(
-                            start(contender, CONFIGS[name], run, programs)
-                        )
-            starts[name] = samples
-    medians = {
-        name: {kind: interleave.median(answers, "seconds") for kind, answers in samples.items()}
-        for name, samples in starts.items()
-    }
-    return {"seconds": medians, "starts": starts}
+                programs = Path(folder) / f"{contender.name}_{at}"
+                for kind in ("cold", "warm"):
+                    run = Path(folder) / f"run_{contender.name}_{at}_{kind}"
+                    samples.setdefault(f"{contender.name} {kind}", []).append(
+                        start(contender, CONFIGS[name], run, programs)
+                    )
+    medians = {kind: interleave.median(answers, "seconds") for kind, answers in samples.items()}
+    return {"seconds": medians, "starts": samples}
 
 
 def start(contender: interleave.Contender, config: Sequence[str], run: Path, programs: Path) -> dict[str, Any]:
@@ -79,12 +74,11 @@ def start(contender: interleave.Contender, config: Sequence[str], run: Path, pro
 
 
 def show(figures: dict[str, Any]) -> None:
-    for name, samples in figures["starts"].items():
-        rows = [
-            [kind, figures["seconds"][name][kind], answers[0]["programs"], max(answer["gib"] for answer in answers)]
-            for kind, answers in samples.items()
-        ]
-        print(f"{name}\n{interleave.table(['', 'seconds', 'programs', 'GiB'], rows)}")
+    rows = [
+        [kind, figures["seconds"][kind], answers[0]["programs"], max(answer["gib"] for answer in answers)]
+        for kind, answers in figures["starts"].items()
+    ]
+    print(interleave.table(["", "seconds", "programs", "GiB"], rows))
 
 
 if __name__ == "__main__":

@@ -40,8 +40,7 @@ FOLDERS = re.compile(
 
 def write(run: Path, out: Path | None = None) -> tuple[Path, list[str]]:
     """Write the zip file; its path, and the names of the files in it. ValueError for a folder that is no run."""
-    if not (run / "config.json").is_file():
-        raise ValueError(f"{run} is no run: it has no config.json")
+    run_files.check_there(run)
     path = out or place(run)
     parts = dict(_parts(run))
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:

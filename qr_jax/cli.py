@@ -78,7 +78,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(str(error)) if mistakes.is_of_asking(error) else _fail_outside(error)
     except KeyboardInterrupt:  # before a run listens, or in a command that has nothing to save
         # The threads of what was starting may bear no orderly end.
-        return _end(mistakes.STOPPED, mistakes.INTERRUPTED, at_once=argv is None)
+        goes_on = "; the same command goes on with what was saved" * (words[:1] in (["train"], ["sft"], ["quickstart"]))
+        return _end(mistakes.STOPPED + goes_on, mistakes.INTERRUPTED, at_once=argv is None)
     except BrokenPipeError:  # whoever read our output is gone (`| head`): nothing to tell, and no noise at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return mistakes.FAILED

@@ -9,14 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from qr_jax import assemble, dialect, model_card, plugins, runs, secrecy, terminal, trust
+from qr_jax import assemble, dialect, model_card, plugins, run_files, runs, secrecy, terminal, trust
 from qr_jax.config import Config
 from qr_jax.evaluation import manifest, subject
 from qr_jax.models import hf
 from qr_jax.parallel import mesh as meshes
 from qr_jax.records import Say
 from qr_jax.rollout.chat import Chat
-from qr_jax.settings import Use, few, plain
+from qr_jax.settings import Use, plain
 
 AGENT, CARD = "agent.json", "README.md"
 LIMITS = ("turn_tokens", "context_tokens", "observation_tokens", "search_k", "passage_chars")  # of config.Rollout
@@ -32,7 +32,7 @@ def export(
     allow_plugins: Sequence[str] | None = None,
 ) -> Path:
     """Write a run's last checkpoint, agent.json and a model card. ValueError where the folder holds anything."""
-    check_new(folder)
+    run_files.check_empty(Path(folder))
     settings = runs.load(run)
     mesh = meshes.make_mesh(settings.mesh)
     agent = assemble.agent(assemble.for_one(settings))
@@ -53,21 +53,13 @@ def write(
     allow_plugins: Sequence[str] | None = None,
 ) -> Path:
     """As `export`, of parameters on one device. `trained`: what the card says of the run; None: there was none."""
-    folder = check_new(folder)
+    folder = Path(folder)
+    run_files.check_empty(folder)
     described = describe(settings, agent.engine.chat, allow_plugins=allow_plugins)
     hf.save(folder, agent.cfg, params, agent.tokenizer, dtype=dtype)
     card = model_card.write(settings, described, trained, dtype=dtype)
     for name, text in ((AGENT, json.dumps(described, indent=2, ensure_ascii=False) + "\n"), (CARD, card)):
         (folder / name).write_text(secrecy.redact(text), encoding="utf-8")
-    return folder
-
-
-def check_new(folder: str | Path) -> Path:
-    """The folder, which is empty or not there: a run has a config.json, too, and would lose it. ValueError else."""
-    folder = Path(folder)
-    held = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-    if held:
-        raise ValueError(f"{folder} already holds {few(held, 3)}; export to a new folder, such as {folder / 'hf'}")
     return folder
 
 

@@ -5,6 +5,7 @@ read into one.
 """
 
 import argparse
+import itertools
 import os
 import stat
 import tempfile
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from qr_jax import config, trust
-from qr_jax.settings import nearest
+from qr_jax.settings import few, nearest
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,10 @@ def check_folder(folder: Path, *, allowed: bool) -> None:
 
 def check_there(folder: Path) -> None:
     """ValueError where there is no folder of a run to open: said before anything that takes long is imported."""
-    if os.path.isdir(folder):
+    if os.path.isfile(folder / "config.json"):
         return
+    if os.path.isdir(folder):
+        raise ValueError(f"{folder} is no run: it has no config.json; `qr-jax runs` lists those that there are")
     if os.path.isfile(folder) and folder.suffix == ".py":
         raise ValueError(f"{folder} is a config; wanted is a run's folder: qr-jax train {folder} makes one")
     if os.path.isfile(folder):
@@ -94,6 +97,14 @@ def check_writable(folder: Path, option: str = "--run") -> None:
         raise ValueError(f"nothing can be written into {there} ({error.strerror}){told}") from error
     except OSError:  # a full disk, say: what is written says so
         pass
+
+
+def check_empty(folder: Path) -> None:
+    """ValueError where the folder holds anything: a run has a config.json, too, and would lose it."""
+    held = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    if held:
+        other = free(folder.with_name(f"{folder.name}_{number}") for number in itertools.count(2))
+        raise ValueError(f"{folder} already holds {few(held, 3)}; name a new folder, such as {other}")
 
 
 def free(names: Iterable[Path]) -> Path:

@@ -358,8 +358,6 @@ def load(folder: str | Path) -> Config:
     """The config of a run's folder."""
     path = Path(folder) / "config.json"
     run_files.check_there(Path(folder))
-    if not path.is_file():
-        raise ValueError(f"{folder} is no run: it has no config.json; `qr-jax runs` lists those that there are")
     return config.load(path)
 
 

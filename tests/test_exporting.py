@@ -31,7 +31,7 @@ def chat(template):
 def test_nothing_is_written_over(words, tmp_path, name):
     (tmp_path / name).write_text("mine")
     settings = tiny(tmp_path)
-    with pytest.raises(ValueError, match="already holds .*export to a new folder, such as"):
+    with pytest.raises(ValueError, match="already holds .*name a new folder, such as"):
         exporting.write(tmp_path, settings, words, words.weights(), None)
     assert [path.name for path in tmp_path.iterdir()] == [name] and (tmp_path / name).read_text() == "mine"
 

@@ -132,6 +132,9 @@ def _export(arguments: argparse.Namespace) -> int:
 
     run_files.check_writable(arguments.hf, "--hf")
     options.open_weights(arguments)
+    from qr_jax import run_files
+
+    run_files.check_empty(arguments.hf)
     from qr_jax import exporting
 
     packages = options.replayed_packages(arguments, arguments.run)

@@ -45,8 +45,7 @@ class Run:
 def run(folder: str | Path) -> Run:
     """The run in `folder`. ValueError when it is none."""
     folder = Path(folder)
-    if not (folder / "config.json").is_file():
-        raise ValueError(f"{folder} is no run: it has no config.json; give the folder that `qr-jax train` wrote")
+    run_files.check_there(folder)
     metrics, bad = _rows(folder / "metrics.jsonl", "step")
     if metrics and "pool/drawn" not in metrics[-1]:
         raise ValueError(f"{folder} holds no run of `qr-jax train` (its steps drew nothing from a pool)")

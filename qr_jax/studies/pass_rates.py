@@ -130,9 +130,8 @@ def read_run(folder: str | Path, last: int | None = None) -> tuple[config.Pool, 
     `last` is the last step that counts (None: all). ValueError where nothing can be said: no run, no steps yet, no
     draws.
     """
+    run_files.check_there(Path(folder))
     path = Path(folder) / "config.json"
-    if not path.is_file():
-        raise ValueError(f"{folder} is no run: it has no config.json")
     rows = rows_until(folder, last)
     if not rows:
         raise ValueError(f"{folder} has no step yet; there are no pass rates to read from it")
