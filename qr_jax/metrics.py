@@ -107,6 +107,7 @@ NAMES: dict[str, Metric] = {
     "time/search_wait_s": Metric("s", "of that, with decoding at a halt"),
     "time/settle_s": Metric("s", "grading, and settling the pool"),
     "time/learner_s": Metric("s", "the train step"),
+    "time/compile_s": Metric("s", "of all these, compiling"),
     "perf/tokens_per_s": Metric("tokens/s", "sampled tokens a second of rolling out"),
     "perf/learner_tokens_per_s": Metric("tokens/s", "trained tokens a second of the train step"),
     "perf/compiles": Metric("", "programs compiled in this step, each when it was first needed"),

@@ -152,7 +152,7 @@ def sft(
         batches = sources.batches(episodes, settings.sft.traces, seed=settings.seed)
         state = state or trainer.init(assemble.place(agent.weights(), mesh))
         host = {checkpoint.MODEL: fingerprint}
-        loss = None
+        loss, compiled = None, compiles.count()
         if done:
             say(f"cold start: going on after step {done}")
         with terminal.phase("cold start", settings.sft.steps) as shown:
@@ -168,6 +168,7 @@ def sft(
                     run.save(step + 1, state, host)
                 if stops:
                     raise run.end()
+        compiles.tell_late(compiled, "cold start", say)
         wall_s = time.monotonic() - start
         say(f"cold start: {settings.sft.steps} steps in {terminal.clock(wall_s)}, loss {loss:.3f}")
         summary = {

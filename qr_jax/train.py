@@ -207,7 +207,7 @@ def take_step(
         state, standing, updated = _update(parts, state, standing, step)
     clock.append(time.monotonic())
     compiles.tell_late(compiled, f"step {step + 1}", parts.run.say)
-    took = Took(whole, own, clock, compiles.count() - compiled)
+    took = Took(whole, own, clock, compiles.count() - compiled, compiles.seconds(compiled))
     told = Told(step, before, groups, kept, outcome, updated, standing, took)
     return state, standing, telling.tell(parts, told, state)
 

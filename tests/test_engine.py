@@ -2,6 +2,7 @@
 
 import functools
 import random
+import re
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -248,8 +249,10 @@ def recorded(monkeypatch) -> list[tuple[int, int | None, str]]:
     return said
 
 
-def test_warming_up_compiles_what_the_first_tokens_need_and_says_what_comes(monkeypatch):
-    made = Engine(CFG, WORDS, replace(SETTINGS, slots=6, store=5, context_tokens=300, chunk=5))
+@pytest.mark.parametrize(("lanes", "slots"), [(1, 6), (2, 7)])  # of a lane; other sizes are other programs
+def test_warming_up_compiles_what_the_first_tokens_need_and_says_what_comes(lanes, slots, monkeypatch):
+    sizes = {"slots": slots * lanes, "store": 5 * lanes, "context_tokens": 300, "chunk": 5}
+    made = Engine(CFG, WORDS, replace(SETTINGS, lanes=lanes, **sizes))
     said = recorded(monkeypatch)
     params, queries = random_params(), [Query("long", " ".join(["who"] * 100), ("x",))]
     before, prompt_tokens = compiles.count(), made.prompt_tokens(queries, words_env)
@@ -258,15 +261,30 @@ def test_warming_up_compiles_what_the_first_tokens_need_and_says_what_comes(monk
     count = len(said)
     assert [(done, total) for done, total, _ in said] == [(done, count) for done in range(count)]
     assert said[0][2].startswith("prompts")
-    assert [what for _, _, what in said[-2:]] == ["copies of prompts", "decoding, 6 slots of 128 positions"]
+    assert [what for _, _, what in said[-2:]] == ["copies of prompts", f"decoding, {slots} slots of 128 positions"]
     needed = compiles.count()
     assert needed > before
     made.settings = replace(made.settings, turn_tokens=5)
     env = lambda query, turns: Stop("turns") if turns else Say(query.question, stop=(" ",))  # noqa: E731
-    roll(made, params, queries, 6, env=env)
+    each = [replace(queries[0], id=f"long {at}") for at in range(lanes)]
+    roll(made, params, each, slots, env=env)
     assert compiles.count() == needed, compiles.told(needed)
-    roll(made, params, [Query("short", "who", ("x",))], 6, env=env)  # needs no programs for shorter caches
+    roll(
+        made, params, [replace(query, question="who") for query in each], 6, env=env
+    )  # needs no programs for shorter caches
     assert compiles.count() == needed, compiles.told(needed)
+
+
+def test_what_was_compiled_late_is_said_from_a_second_on(monkeypatch):
+    said, before = [], compiles.count()
+    compiles.tell_late(before, "step 1", said.append)
+    jax.jit(lambda x: x * 3 + 1)(np.ones(5)).block_until_ready()
+    assert compiles.count() > before and compiles.LATE_S == 1
+    for least_s, lines in ((1e9, 0), (0.0, 1)):
+        monkeypatch.setattr(compiles, "LATE_S", least_s)
+        compiles.tell_late(before, "step 1", said.append)
+        assert len(said) == lines
+    assert re.fullmatch(r"step 1: compiled <lambda> 1.* in \d+\.\d s", said[0])
 
 
 def test_a_prompt_that_does_not_fit_is_not_the_warm_up_s_to_refuse():

@@ -39,7 +39,9 @@ def speed(batch, statistics, learner=None, episodes=()):
 
 def test_times_and_rates_by_hand():
     statistics = Statistics(tokens=100, decode_s=1.5, append_s=0.25, search_s=0.75, search_wait_s=0.125)
-    assert telling.times(telling.Took(statistics, statistics, CLOCK, 4), 13, [{"tokens": 30}, {"tokens": 20}]) == {
+    assert telling.times(
+        telling.Took(statistics, statistics, CLOCK, 4, 1.25), 13, [{"tokens": 30}, {"tokens": 20}]
+    ) == {
         "time/step_s": 6.5,
         "time/rollout_s": 4.0,
         "time/decode_s": 1.5,
@@ -48,6 +50,7 @@ def test_times_and_rates_by_hand():
         "time/search_wait_s": 0.125,
         "time/settle_s": 0.5,
         "time/learner_s": 2.0,
+        "time/compile_s": 1.25,
         "perf/tokens_per_s": 25.0,
         "perf/learner_tokens_per_s": 25.0,
         "perf/rollouts_per_s": 2.0,

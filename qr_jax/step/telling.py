@@ -44,6 +44,7 @@ class Took:
     own: Statistics
     clock: Sequence[float]  # start, rolled out, settled, updated
     compiled: int = 0  # programs
+    compile_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -195,6 +196,7 @@ def times(took: Took, rollouts: int, metrics: Sequence[Mapping[str, Any]]) -> di
         "time/search_wait_s": statistics.search_wait_s,
         "time/settle_s": settle_s,
         "time/learner_s": learner_s,
+        "time/compile_s": took.compile_s,
         "perf/tokens_per_s": statistics.tokens / max(rollout_s, 1e-9),
         "perf/learner_tokens_per_s": sum(int(update["tokens"]) for update in metrics) / max(learner_s, 1e-9),
         "perf/rollouts_per_s": rollouts / max(step_s, 1e-9),
