@@ -19,7 +19,7 @@ from qr_jax.learning import learner, pack
 from qr_jax.parallel import mesh as meshes
 from qr_jax.queries import sources
 from qr_jax.records import Episode, Say, Search, SearchFunction, Stop, Trace, Turn, grades
-from qr_jax.rollout import tools
+from qr_jax.rollout import compiles, tools
 from qr_jax.rollout.engine import Engine, Live
 
 

@@ -78,7 +78,7 @@ def chosen_retriever(name: str, typed: Sequence[str]) -> Use:
 def _serve(arguments: argparse.Namespace) -> int:
     with terminal.phase("opening the retriever"):
         name, serve, how = _opened(arguments)
-    serve(**how, say=lambda url: terminal.say(f"{name} listens at {url}; Ctrl-C ends it"))
+    serve(**how, say=lambda url: terminal.say(f"{name} serves until Ctrl-C: {url}"))
     return 0
 
 
