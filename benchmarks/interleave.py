@@ -212,6 +212,11 @@ def results(name: str, figures: Mapping[str, Any], workers: Sequence[Worker], *,
     return file
 
 
+def no_options(text: str | None) -> None:
+    """What --help says of a command that takes nothing."""
+    argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+
+
 def run(
     name: str,
     options: argparse.Namespace,

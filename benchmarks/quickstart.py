@@ -70,7 +70,9 @@ def measure(options: argparse.Namespace, contenders, workers) -> dict[str, Any]:
 def study_s(contender: interleave.Contender, folder: Path, at: int) -> float:
     """Seconds of four seeds, two at a time, with programs that are kept."""
     environment = contender.environment(QR_JAX_COMPILED=str(folder / f"{contender.name}_programs"))
-    words = [*CONFIG, SHORTER, *TASK[:2], *TASK[3:], *STUDY, "--folder", str(folder / f"{contender.name}_study_{at}")]
+    lanes = ["rollout.lanes=1", "learner.lanes=1"] if contender.name == "ours" else []  # two runs share the cores
+    words = [*CONFIG, SHORTER, *TASK[:2], *TASK[3:], *lanes, *STUDY]
+    words += ["--folder", str(folder / f"{contender.name}_study_{at}")]
     start = time.monotonic()
     subprocess.run(
         [contender.python, "-m", "qr_jax.cli", "compare", *words],

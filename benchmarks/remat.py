@@ -30,6 +30,7 @@ GIB = 2**30
 
 def main() -> None:
     """Measure, write the results and print them."""
+    interleave.no_options(__doc__)
     rng = np.random.default_rng(0)
     ids = [rng.integers(3, CFG.vocab, int(tokens)).astype(np.int32) for tokens in rng.integers(300, 600, 8)]
     reward_QG = np.tile(np.arange(4) % 2, (2, 1)).astype(np.float32)

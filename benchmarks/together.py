@@ -57,6 +57,7 @@ def table(found: dict) -> str:
 
 
 def main() -> None:
+    interleave.no_options(__doc__)
     figures = {"rounds": ROUNDS, "seeds_a_s": {name: measured(size) for name, size in SIZES.items()}}
     file = interleave.results("together", figures, ())
     print(json.dumps(json.loads(file.read_text())["seeds_a_s"], indent=1))

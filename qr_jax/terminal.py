@@ -21,6 +21,7 @@ FIRST_S = 2.0  # the same before the first word: a command that is done by then 
 DRAW_S = 0.25  # between two drawings of the live line
 LATE_S = 0.3  # a command that is done by then draws nothing
 FEW = 10  # of a phase that has no more, the first one says how long it takes
+COMPILING = "compiling"  # the phase that counts programs, which no program holds up
 WIDTH = 120  # columns where there is no terminal
 
 
@@ -45,7 +46,8 @@ class Phase:
         beside = _STATE.beside()
         told = f"{self.what} {done:,}/{total:,}" if total else self.what
         parts = [told, self.note, "" if self.note else beside, clock(now - self.begun_s)]
-        if total and done > self.start and not beside:
+        is_held_up = beside and self.what != COMPILING
+        if total and done > self.start and not is_held_up:
             left_s = self._left_s(done, total, now)
             parts += [] if left_s is None else [f"about {clock(left_s)} left"]
         return readable("  ".join(filter(None, parts)))
@@ -90,7 +92,10 @@ def speak(stream: Literal["stdout", "stderr"] | None, *, verbose: bool = False) 
 
 
 def beside(asked: Callable[[], str]) -> None:
-    """From now on a phase's line has what `asked` says, where it has no note of its own, and then no time left."""
+    """From now on a phase's line has what `asked` says, where it has no note of its own, and then no time left.
+
+    But for COMPILING, which is that.
+    """
     _STATE.beside = asked
 
 

@@ -89,6 +89,14 @@ def test_a_program_that_is_being_compiled_is_named_and_then_no_time_left_is_said
     assert compiles.told(before).startswith("doubled 1 in ") and shown.line() == "evaluating 4/8  0 s  about 0 s left"
 
 
+def test_compiling_has_its_time_left_while_it_compiles(monkeypatch):
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: 110.0)
+    monkeypatch.setattr(terminal._STATE, "beside", lambda: "compiling decode")
+    for what, left in (("compiling", "  about 10 s left"), ("cold start", "")):
+        shown = terminal.Phase(what, 4, done=2, note="decoding", begun_s=100.0)
+        assert shown.line() == f"{what} 2/4  decoding  10 s{left}"
+
+
 def test_off_a_terminal_a_phase_is_silent_until_nothing_was_said_for_a_while(quick, capsys):
     terminal.speak("stdout")
     with terminal.phase("outer"):

@@ -84,7 +84,7 @@ class Engine:
         programs.
         """
         start = time.monotonic()
-        with terminal.phase("compiling") as shown:
+        with terminal.phase(terminal.COMPILING) as shown:
             for done, (left, what) in enumerate(self.rows.warm_up(params, prompt_tokens)):
                 if stop_now():
                     raise Interrupted
