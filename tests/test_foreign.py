@@ -55,6 +55,11 @@ def test_a_table_s_encoding_and_separator_are_found_and_said(mark, encoding, tmp
     assert "1 rows whose 'Question' is 'question' here" in said
 
 
+def test_a_cell_may_hold_breaks_of_lines_and_what_unicode_takes_for_one(tmp_path):
+    query, _ = only(kept(tmp_path, "q.csv", 'id,question,answers\r\n007,"Who\r\nis it\u2028?",a\x85b\u2029c\r\n'))
+    assert (query.id, query.question, query.answers) == ("007", "Who\r\nis it\u2028?", ("a\x85b\u2029c",))
+
+
 def test_an_encoding_can_be_named_and_a_wrong_one_is_told(tmp_path):
     file = kept(tmp_path, "q.csv", "question,answers\n首都?,北京\n", "gbk")
     assert only(file, encoding="gbk")[0].question == "首都?"
@@ -109,6 +114,7 @@ def test_rows_without_an_id_are_named_by_their_text_and_numbers_are_texts(tmp_pa
         ("q.tsv", "q0a\tWhere?\tKöln\n", "its first line is 'q0a.*wanted a first line of names, such as id\tquestion"),
         ("q.csv", "id,question,answers\n1,Where?,Ada\n1,Who?,Bob\n", "row 3: id '1' stands in row 2 too; ids must be"),
         ("q.csv", "id,question\n1,Where?\n", "row 2: has none of answers"),
+        ("q.csv", "id,question,answers,answers\n", "more than one column is named 'answers'; rename all but one"),
         ("q.csv", "", "first line is ''"),
         ("q.json", "[]", "has no rows"),
         ("q.json", "[1]", "a list of objects is wanted, and it holds int 1"),

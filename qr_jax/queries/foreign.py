@@ -8,6 +8,7 @@ import ast
 import codecs
 import csv
 import gzip
+import io
 import itertools
 import json
 from collections import Counter
@@ -210,8 +211,9 @@ def _is_row(file: Path, row: Any) -> bool:
 
 def _of_table(file: Path, text: str, said: Counter[str]) -> Iterator[tuple[int, Row]]:
     """The rows by line; the separator is what parts the first line into most columns."""
-    lines = text.splitlines(keepends=True)
+    lines = io.StringIO(text, newline="")  # str.splitlines would cut at U+2028 too
     head = next((line for line in lines if line.strip()), "")
+    lines.seek(0)
     marks = sorted(SEPARATORS, key=lambda mark: (mark != "\t") == (file.suffix == ".tsv"))  # which wins a draw
     mark = max(marks, key=lambda mark: len(next(csv.reader([head], delimiter=mark), [])))
     before = csv.field_size_limit(limits.MOST_TEXT_CHARS)
@@ -221,6 +223,8 @@ def _of_table(file: Path, text: str, said: Counter[str]) -> Iterator[tuple[int, 
         if not {name.lower() for name in names} & KNOWN:
             wanted = f"a first line of names, such as {mark.join(('id', 'question', 'answers'))}"
             raise ValueError(f"{file.name}: its first line is {head.strip()[:100]!r}; wanted {wanted}")
+        if twice := sorted(name for name, count in Counter(filter(None, names)).items() if count > 1):
+            raise ValueError(f"{file.name}: more than one column is named {twice[0]!r}; rename all but one")
         said[f"read as a table with {SEPARATORS[mark]} between the columns {', '.join(filter(None, names))}"] = -1
         for cells in table:
             if not any(map(str.strip, cells)):
