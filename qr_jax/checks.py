@@ -10,7 +10,7 @@ from typing import Any
 
 from qr_jax import bucket, plugins
 from qr_jax.config import Config, chosen_plugins, from_json
-from qr_jax.queries.readers import resolve
+from qr_jax.queries.readers import resolve, rows
 from qr_jax.queries.traces import MADE_TRACES, NO_TRACES
 from qr_jax.queries.world.generate import WorldSettings
 from qr_jax.secrecy import looks_secret
@@ -214,7 +214,8 @@ def _files(config: Config) -> Iterator[str]:
             if text in MADE_TRACES and name != "traces" and text != "world":
                 yield f"data.{name} is {text!r}, which only data.traces may be; wanted 'world' or files"
             elif text not in MADE_TRACES:
-                resolve(text)
+                for file in filter(Path.is_file, resolve(text)):
+                    next(rows(file), None)  # a table, or JSON of another shape, is told by its first row
         except ValueError as error:
             yield f"data.{name}: {error}" + (f"; or {NO_TRACES}" if name == "traces" else "")
     try:

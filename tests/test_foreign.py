@@ -2,12 +2,14 @@
 
 import gzip
 import json
+from pathlib import Path
 
 import pytest
 
 from qr_jax import cli
 from qr_jax.queries import data_check, foreign, readers
 
+TINY = str(Path(__file__).parents[1] / "configs/two_layer.py")
 Q = {"id": "1", "question": "Where is Köln?", "answers": ["Germany", "Deutschland"]}
 
 
@@ -139,6 +141,13 @@ def test_passages_of_a_table_are_written_and_read_back(tmp_path, capsys):
     assert [passage.text for passage in readers.read_passages(out)] == [long, "a | b"]
     assert cli.main(["data", "convert", str(file), str(tmp_path / "c.parquet"), "--to", "verl"]) == 2
     assert "holds passages, whose one form is jsonl; leave --to verl out" in capsys.readouterr().err
+
+
+def test_a_dry_run_reads_the_first_row_of_each_file(tmp_path, capsys):
+    questions, corpus = kept(tmp_path, "q.jsonl", json.dumps(Q)), kept(tmp_path, "c.csv", "id,text\n1,x\n")
+    words = [f"data.train={questions}", f"data.eval={questions}", f"data.corpus={corpus}", "sft.steps=0"]
+    assert cli.main(["train", TINY, "--dry-run", *words]) == 2
+    assert "data.corpus: c.csv is a table; wanted JSON lines" in capsys.readouterr().err
 
 
 def test_data_check_warns_of_a_list_in_a_text_and_of_rows_that_are_the_same(tmp_path):
