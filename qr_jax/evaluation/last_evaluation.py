@@ -8,6 +8,7 @@ from typing import Any
 from qr_jax.config import Config
 from qr_jax.evaluation.manifest import differences, manifest
 from qr_jax.records import Query
+from qr_jax.settings import few
 
 FILE = "evaluation.json"
 
@@ -44,11 +45,11 @@ def read(folder: str | Path) -> dict[str, Any]:
 
 
 def unlike(manifests: Iterable[tuple[str, Mapping[str, Any]]]) -> list[str]:
-    """A line for each (name, manifest) that differs from the first, with what differs."""
+    """A line for each (name, manifest) that differs from the first, with the first things that differ."""
     (first, wanted), *others = manifests
     for name, other in others:
         if wanted.get("format") != other.get("format"):
             both = f"{first} has a manifest of format {wanted.get('format')}, {name} of {other.get('format')}"
             return [f"{both}: their hashes cannot be compared; evaluate the older run again"]
     by_name = [(name, differences(wanted, other)) for name, other in others]
-    return [f"{first} against {name}: {'; '.join(differ)}" for name, differ in by_name if differ]
+    return [f"{first} against {name}: {few(differ, between='; ')}" for name, differ in by_name if differ]
