@@ -9,8 +9,8 @@ import codecs
 import csv
 import gzip
 import io
-import itertools
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -33,6 +33,7 @@ KNOWN = {
     *OTHER_SCHEMAS,
     "title",
 }
+QUOTED = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"")
 LISTS = (*ANSWERS, "entities", "supporting", "supporting_titles")
 
 
@@ -42,6 +43,7 @@ def read(file: Path, encoding: str | None = None) -> tuple[list[Query] | list[Pa
     Rows that stand there twice, entire, are taken once. ValueError names the row that cannot be read.
     """
     said: Counter[str] = Counter()
+    again: Counter[str] = Counter()  # how often an id that was made here stood already
     found: dict[str, tuple[int, Any]] = {}
     rows = readers.rows(file) if file.suffix == ".parquet" else _rows(file, encoding, said)
     for where, row in rows:
@@ -53,11 +55,11 @@ def read(file: Path, encoding: str | None = None) -> tuple[list[Query] | list[Pa
             item, "meta", {}
         )
         name = item.id
-        for at in itertools.count(2):
+        first, other = found.setdefault(name, (where, item))
+        while is_made and other != replace(item, id=other.id):  # another question of the same text
+            again[name] += 1
+            item = replace(item, id=f"{name}-{again[name] + 1}")
             first, other = found.setdefault(item.id, (where, item))
-            if other == item or not is_made:
-                break
-            item = replace(item, id=f"{name}-{at}")
         if other != item:
             raise ValueError(f"{file.name} row {where}: id {name!r} stands in row {first} too; {readers.UNIQUE}")
         said["rows that stand there twice, taken once"] += other is not item
@@ -102,7 +104,7 @@ def _texts(value: Any, column: str, said: Counter[str]) -> Any:
     """SQuAD's answers, a list that was written as a text, and numbers, as texts."""
     if isinstance(value, Mapping) and isinstance(value.get("text"), list):
         said[f"rows with SQuAD's form of {column!r}"] += 1
-        value = list(dict.fromkeys(map(str, value["text"])))
+        value = [one for at, one in enumerate(value["text"]) if one not in value["text"][:at]]
     if isinstance(value, str):
         listed = list_in(value)
         said[f"rows whose {column!r} were a list written as a text"] += listed is not None
@@ -111,25 +113,41 @@ def _texts(value: Any, column: str, said: Counter[str]) -> Any:
         )
         return listed or value
     values = value if isinstance(value, list) else [value]
-    if not any(isinstance(one, int | float) and not isinstance(one, bool) for one in values):
+    if not any(_is_text_or_number(one) and not isinstance(one, str) for one in values):
         return value
     said[f"rows with numbers as {column!r}, taken as texts"] += 1
-    return [str(one) if isinstance(one, int | float) and not isinstance(one, bool) else one for one in values]
+    return [str(one) if _is_text_or_number(one) else one for one in values]
 
 
 def list_in(text: str) -> list[str] | None:
-    """The texts of a list that JSON, Python or NumPy wrote as one text; None where it is none."""
+    """The texts of a list that JSON, Python or NumPy (which writes no commas) wrote as one text; None: it is none."""
     text = text.strip()
     if not (text.startswith("[") and text.endswith("]")) or len(text) > limits.MOST_QUESTION_CHARS:
         return None
-    for reader in (json.loads, ast.literal_eval):
-        try:
-            found = reader(text)
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
-            continue
-        if isinstance(found, list) and found and all(isinstance(one, str | int | float) for one in found):
-            return [str(one) for one in found]
-    return None
+    try:
+        found = json.loads(text, parse_float=Spelled)
+        return [str(one) for one in found] if found and all(map(_is_text_or_number, found)) else None
+    except (ValueError, RecursionError):
+        between = QUOTED.sub("", text[1:-1])
+        return [ast.literal_eval(one) for one in QUOTED.findall(text)] or None if not between.strip(", \n") else None
+
+
+def _is_text_or_number(value: Any) -> bool:
+    return isinstance(value, str | int | float) and not isinstance(value, bool)
+
+
+class Spelled(float):
+    """A number of JSON that knows how it was written: 1.10 is no 1.1 where it is an answer."""
+
+    text: str
+
+    def __new__(cls, text: str) -> "Spelled":
+        made = super().__new__(cls, text)
+        made.text = text
+        return made
+
+    def __str__(self) -> str:
+        return self.text
 
 
 def _rows(file: Path, encoding: str | None, said: Counter[str]) -> Iterator[tuple[int, Row]]:
@@ -142,7 +160,7 @@ def _text(file: Path, encoding: str | None, said: Counter[str]) -> str:
     most = limits.most_bytes(file)
     with gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb") as opened:
         held = opened.read(most + 1)
-    taken = len(held) + limits.ITEM_BYTES * sum(map(held.count, (b",", b"[", b"{")))
+    taken = len(held) + limits.ITEM_BYTES * sum(map(held.count, (b",", b"[", b"{", b"\n", b";", b"\t", b"|")))
     limits.check_unpacked(file, taken, most, "in all")
     is_utf_16 = held.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     for name in (encoding,) if encoding else ("utf-16",) if is_utf_16 else ("utf-8-sig", "cp1252"):
@@ -162,7 +180,7 @@ def _text(file: Path, encoding: str | None, said: Counter[str]) -> str:
 
 def _of_json(file: Path, text: str) -> Iterator[Row]:
     """The rows of one JSON value, or of several one after the other, on whatever lines."""
-    decoder, at = json.JSONDecoder(), 0
+    decoder, at = json.JSONDecoder(parse_float=Spelled, object_pairs_hook=_object), 0
     while at < len(text):
         if text[at].isspace():
             at += 1
@@ -175,6 +193,14 @@ def _of_json(file: Path, text: str) -> Iterator[Row]:
         yield from _in_value(file, value)
 
 
+def _object(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(members)
+    if len(made) < len(members):
+        twice = next(name for name, count in Counter(name for name, _ in members).items() if count > 1)
+        raise ValueError(f"an object has more than one {twice[:100]!r}")
+    return made
+
+
 def _in_value(file: Path, value: Any) -> Iterable[Row]:
     """A value's rows: itself, a list of them, one of its members, members by id, or columns."""
     if isinstance(value, list):
@@ -184,8 +210,11 @@ def _in_value(file: Path, value: Any) -> Iterable[Row]:
     names = {str(name).strip().lower() for name in value}
     columns = [held for name, held in value.items() if name.strip().lower() in KNOWN]
     if columns and len(columns) == len(value) and all(isinstance(held, dict) for held in columns):  # pandas' to_json
-        places = dict.fromkeys(place for held in columns for place in held)
-        return [{name: value[name].get(place) for name in value} for place in places]
+        found: dict[str, dict[str, Any]] = {}
+        for name, cells in value.items():
+            for place, cell in cells.items():
+                found.setdefault(place, {})[name] = cell
+        return list(found.values())
     if {*ASKS} & names and all(isinstance(held, list) for held in value.values()):
         lengths = {name: len(held) for name, held in value.items()}
         if len({*lengths.values()}) > 1:
@@ -215,10 +244,11 @@ def _of_table(file: Path, text: str, said: Counter[str]) -> Iterator[tuple[int, 
     head = next((line for line in lines if line.strip()), "")
     lines.seek(0)
     marks = sorted(SEPARATORS, key=lambda mark: (mark != "\t") == (file.suffix == ".tsv"))  # which wins a draw
-    mark = max(marks, key=lambda mark: len(next(csv.reader([head], delimiter=mark), [])))
     before = csv.field_size_limit(limits.MOST_TEXT_CHARS)
+    table = None
     try:
-        table = csv.reader(lines, delimiter=mark, skipinitialspace=True)
+        mark = max(marks, key=lambda mark: len(next(csv.reader([head], delimiter=mark), [])))
+        table = csv.reader(lines, delimiter=mark, skipinitialspace=True, strict=True)
         names = [name.strip() for name in next((row for row in table if any(row)), [])]
         if not {name.lower() for name in names} & KNOWN:
             wanted = f"a first line of names, such as {mark.join(('id', 'question', 'answers'))}"
@@ -235,6 +265,8 @@ def _of_table(file: Path, text: str, said: Counter[str]) -> Iterator[tuple[int, 
             row = {name: cell for name, cell in zip(names, cells, strict=False) if name and cell.strip()}
             yield table.line_num, row
     except csv.Error as error:
-        raise ValueError(f"{file.name}: no table that can be read ({error})") from error
+        place = f"{file.name} line {table.line_num if table else 1}"
+        todo = "a cell that begins with a quote ends with one, and a quote within it is written twice"
+        raise ValueError(f"{place}: no row of a table ({error}); {todo}") from error
     finally:
         csv.field_size_limit(before)

@@ -11,7 +11,6 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -148,7 +147,10 @@ def write(items: Sequence[Query] | Sequence[Passage], file: Path, form: Form) ->
     check_new(file)
     # texts for what JSON lacks, as a Parquet file's dates and bytes
     as_json = functools.partial(json.dumps, default=str)
-    made = [asdict(item) if isinstance(item, Passage) else row_of(item, form, at) for at, item in enumerate(items)]
+    made = [
+        {"id": item.id, "title": item.title, "text": item.text} if isinstance(item, Passage) else row_of(item, form, at)
+        for at, item in enumerate(items)
+    ]
     if file.suffix == ".parquet":  # metadata differ from row to row, and a Parquet column does not: they go as JSON
         kept = [row | {"metadata": as_json(row["metadata"])} if "metadata" in row else row for row in made]
         parquet.write(file, kept)
