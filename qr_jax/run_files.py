@@ -33,6 +33,7 @@ class Most:
 # log-probabilities would have 3 MB.
 MOST: dict[str, Most] = dict.fromkeys(("config.json", "summary.json"), Most(2**20))
 MOST |= dict.fromkeys(("run.lock", "COMMITTED"), Most(2**12))
+MOST |= {"settings.json": Most(2**20), "calls.jsonl": Most(2**32, lines=2**24, line_bytes=2**22)}  # of synth's journal
 MOST |= {"probe.json": Most(2**22), "manifest.json": Most(2**24)}  # 100,000 files of a checkpoint
 MOST |= dict.fromkeys(("before.json", "base.json", "evaluation.json", "score.json"), Most(2**24))  # 300,000 questions
 MOST |= {
@@ -52,6 +53,16 @@ def check(arguments: argparse.Namespace) -> None:
     """
     for folder in dict.fromkeys(_named(arguments)):
         check_folder(folder, allowed=getattr(arguments, "trust", False))
+    for name in ("out", "folder", "hf"):
+        if isinstance(folder := getattr(arguments, name, None), Path):
+            check_out(folder)
+
+
+def check_out(folder: Path) -> None:
+    """ValueError where a folder that a command writes into holds a link out of it, a pipe, or what is too large."""
+    if strange := [f"\n  {name}: {what}" for name, what in (_strange(folder) if folder.is_dir() else ())]:
+        todo = "take that away, or name a new folder"
+        raise ValueError(f"{folder} holds what qr-jax does not write:{''.join(strange)}\n{todo}")
 
 
 def check_folder(folder: Path, *, allowed: bool) -> None:

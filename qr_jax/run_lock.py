@@ -1,16 +1,20 @@
 """A folder has one writer at a time: a lock that the system gives back when its process ends, however it ends."""
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
 import socket
+import stat
 import time
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 NAME = "run.lock"
+MOST_BYTES = 4096  # of what it says of its holder
 
 
 class RunLock:
@@ -37,11 +41,21 @@ class RunLock:
         self._file.close()
 
 
-def _locked(folder: Path, elsewhere: str) -> BinaryIO | None:
+@contextlib.contextmanager
+def held(folder: Path, elsewhere: str) -> Iterator[None]:
+    """Within, nobody else writes there. ValueError: another process does."""
+    lock = RunLock(folder, elsewhere=elsewhere)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _locked(folder: Path, elsewhere: str) -> IO[bytes] | None:
     """The folder's lock file, open and locked; None where another one lies there by now. ValueError: it is held."""
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        file = (folder / NAME).open("a+b")
+        file = _opened(folder / NAME, os.O_RDWR | os.O_CREAT | os.O_APPEND, "r+b")
     except FileNotFoundError:
         return None
     try:
@@ -62,10 +76,25 @@ def _locked(folder: Path, elsewhere: str) -> BinaryIO | None:
     return None
 
 
+def _opened(path: Path, flags: int, mode: str) -> IO[bytes]:
+    """The file, which is one: a stranger's folder may have a link to another there, or a pipe. ValueError else."""
+    try:
+        file = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+            raise ValueError(f"{path} is no file but a link, a folder or a pipe; take it away") from error
+        raise
+    if not stat.S_ISREG(os.fstat(file).st_mode):
+        os.close(file)
+        raise ValueError(f"{path} is no file but a pipe or a device; take it away")
+    return os.fdopen(file, mode)
+
+
 def read(folder: Path) -> Any:
     """What a folder's lock says of its holder; None where it says nothing."""
     try:
-        return json.loads((folder / NAME).read_text(encoding="utf-8"))
+        with _opened(folder / NAME, os.O_RDONLY, "rb") as file:
+            return json.loads(file.read(MOST_BYTES))
     except (OSError, ValueError, RecursionError):
         return None
 

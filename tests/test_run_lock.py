@@ -33,6 +33,20 @@ def test_a_second_process_is_refused_by_the_first_one_s_name_and_a_killed_one_s_
     RunLock(tmp_path).release()
 
 
+def test_a_lock_that_is_no_file_is_refused_and_nothing_is_written_through_it(tmp_path):
+    mine, folder = tmp_path / "mine", tmp_path / "run"
+    mine.write_text("mine")
+    folder.mkdir()
+    for put in (lambda path: path.symlink_to(mine), lambda path: path.symlink_to(tmp_path / "new"), os.mkfifo,
+                pathlib.Path.mkdir):  # fmt: skip
+        put(folder / NAME)
+        with pytest.raises(ValueError, match="run.lock is no file but a .*; take it away"):
+            RunLock(folder)
+        assert read(folder) is None
+        (folder / NAME).rmdir() if (folder / NAME).is_dir() else (folder / NAME).unlink()
+    assert mine.read_text() == "mine" and not (tmp_path / "new").exists()
+
+
 def test_a_lock_file_that_says_nothing_is_still_a_lock(tmp_path):
     lock = RunLock(tmp_path)
     (tmp_path / NAME).write_bytes(b"\xff")

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import re
 import sys
 import threading
@@ -210,6 +211,25 @@ def test_rows_that_the_user_added_are_set_aside_and_said(tmp_path, capsys):
     assert (out / "questions.before.jsonl").read_text().endswith('{"mine": 1}\n')
 
 
+def test_a_folder_of_somebody_else_has_nothing_written_through_its_links_and_no_pipe_is_waited_for(tmp_path, capsys):
+    corpus, out, mine = encyclopaedia(tmp_path), tmp_path / "out", tmp_path / "bashrc"
+    words = ["synth", str(corpus), str(out), "--questions", "1"]
+    mine.write_text("mine")
+    assert cli.main(words) == 0
+    capsys.readouterr()
+    for name in ("run.lock", "journal/calls.jsonl", "questions.jsonl", "card.md"):
+        for put in (lambda path: path.symlink_to(mine), lambda path: path.symlink_to(tmp_path / "new"), os.mkfifo):
+            kept = (out / name).read_bytes() if (out / name).exists() else None
+            (out / name).unlink(missing_ok=True)
+            put(out / name)
+            assert cli.main(words) == 2
+            assert f"{out} holds what qr-jax does not write:\n  {name}: " in capsys.readouterr().err
+            (out / name).unlink()
+            if kept is not None:
+                (out / name).write_bytes(kept)
+    assert mine.read_text() == "mine" and not (tmp_path / "new").exists()
+
+
 def test_a_folder_begun_otherwise_or_with_other_files_is_left_alone(tmp_path, capsys):
     corpus = encyclopaedia(tmp_path)
     words = ["synth", str(corpus), str(tmp_path / "out"), "--questions", "1"]
@@ -294,6 +314,16 @@ def test_a_reply_that_is_no_json_is_asked_for_once_more_with_what_was_wrong(tmp_
         assert refused.value.reason == "no JSON as asked"
 
 
+def test_a_teacher_s_echo_of_the_key_is_written_nowhere_and_counts_that_none_has_are_estimated(tmp_path, monkeypatch):
+    monkeypatch.setenv("QR_JAX_TEACHER_KEY", "s3cr3t-0f-the-lab")
+    reply = {"choices": [{"message": {"content": '{"answer": "s3cr3t-0f-the-lab"}'}}]}
+    with serving_replies(lambda data, count: (200, json.dumps(reply | {"usage": {
+        "prompt_tokens": 10**400, "completion_tokens": 1}}))) as (url, _):  # fmt: skip
+        teacher = opened(tmp_path, url)
+        assert ask(teacher) == "[redacted]" and 0 < teacher.tokens_in < 10**6
+    assert "s3cr3t" not in (tmp_path / "calls.jsonl").read_text()
+
+
 def test_failures_are_made_again_a_pause_that_is_asked_for_is_kept_and_answers_are_not_asked_again(tmp_path):
     said = replies(
         (500, "oops"), (429, "slow", ("Retry-After", "1")), (200, "{}"), '{"answer": "x"}', '{"answer": "y"}'
@@ -372,12 +402,14 @@ def test_a_journal_reads_on_after_a_line_that_a_kill_cut_off(tmp_path):
     journal.no_answer("b", "500")
     journal.asked("c")
     journal.close()
+    strange = ['{"call": ["a"], "event": "asked"}', "[" * 100_000, '{"call": "f", "event": "answered", "reply": 5}']
+    strange.append('{"call": "g", "event": "answered", "reply": "x", "tokens": [1, 1' + "0" * 400 + "]}")
     with file.open("a") as end:
-        end.write('{"call": "d", "eve')
+        end.write("\n".join([*strange, '{"call": "d", "eve']))
     again = Journal(file)
-    assert (set(again.answers), set(again.lost), again.failed) == ({"a"}, {"c"}, 1)
+    assert (set(again.answers), set(again.lost), again.failed) == ({"a"}, {"c", "['a']"}, 1)
     again.asked("e")
-    assert set(Journal(file).lost) == {"c", "e"}
+    assert set(Journal(file).lost) == {"c", "['a']", "e"}
 
 
 GOLD = "red green blue white black"

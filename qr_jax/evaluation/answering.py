@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from qr_jax import assemble, run_files, terminal, trust
+from qr_jax import assemble, run_files, run_lock, terminal, trust
 from qr_jax.config import Config
 from qr_jax.evaluation import manifest, subject, suite
 from qr_jax.evaluation.judge import Judge, of_rows
@@ -94,18 +94,21 @@ def answer(
     )
     digest = manifest.sha256(json.dumps(about, sort_keys=True))
     folder = out or place / f"{name}_{digest[:8]}"
-    _go_on(folder, about)
-    rows = _found(folder, digest, samples if trusted else None, say)
-    have = {(row["set"], row["id"]) for row in rows}
-    waiting = {each: [query for query in queries if (each, query.id) not in have] for each, queries in asked.items()}
-    if any(waiting.values()):
-        say(f"{folder}: {len(have)} questions are answered, {sum(map(len, waiting.values()))} are not")
-        ask = _Asking(settings, agent.engine, params, env, samples)
-        searches = {set_name: each.search for set_name, each in of_set.items()}
-        rows += list(_answers(ask, folder, digest, waiting, searches, corpus_of, say))
-        if text := assemble.unreadable(agent.tokenizer, [query for queries in asked.values() for query in queries]):
-            say(text)
-    return _write_score(folder, name, asked, rows, missing, about, judge)
+    with run_lock.held(folder, "another folder with --out"):
+        _go_on(folder, about)
+        rows = _found(folder, digest, samples if trusted else None, say)
+        have = {(row["set"], row["id"]) for row in rows}
+        waiting = {
+            each: [query for query in queries if (each, query.id) not in have] for each, queries in asked.items()
+        }
+        if any(waiting.values()):
+            say(f"{folder}: {len(have)} questions are answered, {sum(map(len, waiting.values()))} are not")
+            ask = _Asking(settings, agent.engine, params, env, samples)
+            searches = {set_name: each.search for set_name, each in of_set.items()}
+            rows += list(_answers(ask, folder, digest, waiting, searches, corpus_of, say))
+            if text := assemble.unreadable(agent.tokenizer, [query for queries in asked.values() for query in queries]):
+                say(text)
+        return _write_score(folder, name, asked, rows, missing, about, judge)
 
 
 def _corpus(settings: Config, name: str, allow_plugins: Sequence[str] | None) -> subject.Corpus:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from qr_jax import trust
+from qr_jax import run_files, trust
 from qr_jax.evaluation.manifest import sha256
 from qr_jax.retrieval.http_post import Endpoint, Failed, Patience
 from qr_jax.secrecy import redact
@@ -192,7 +192,7 @@ class Judge:
 
     def _key(self, answer: Asked) -> str:
         said = [answer.question, list(answer.golds), answer.prediction]
-        parts = [*said, self.model, PROMPT_VERSION, sha256(answer.prompt.system)]
+        parts = [*said, self.url, self.model, PROMPT_VERSION, sha256(answer.prompt.system)]
         return sha256(json.dumps(parts, ensure_ascii=False))
 
     def _judge(self, answer: Asked) -> None:
@@ -245,24 +245,31 @@ def verdict(response: Any, prompt: Prompt = CORRECT) -> bool | str:
     try:
         content = response["choices"][0]["message"]["content"]
     except (LookupError, TypeError) as error:
-        raise ValueError(f"no chat completion, but {str(response)[:200]!r}") from error
+        raise ValueError(f"no chat completion, but {redact(str(response))[:200]!r}") from error
     try:
         said = json.loads(content)
     except (ValueError, TypeError, RecursionError):
         said = None
     allowed = [{prompt.verdict: word} for word in prompt.allowed]
     if said not in allowed or type(said[prompt.verdict]) is not type(prompt.allowed[0]):  # 1 equals true
-        raise ValueError(f"the verdict is {str(content)[:100]!r}; wanted {' or '.join(map(json.dumps, allowed))}")
+        raise ValueError(
+            f"the verdict is {redact(str(content))[:100]!r}; wanted {' or '.join(map(json.dumps, allowed))}"
+        )
     return said[prompt.verdict]
 
 
 def _read_cache(path: Path, sealed: bool) -> dict[str, bool | str]:
     """The verdicts of a cache's file, or those `sealed`; a line that a crash cut off is passed over, and ended."""
-    known, text = {}, path.read_bytes() if path.is_file() else b""
-    if text and not text.endswith(b"\n"):
-        with path.open("ab") as file:
+    known = {}
+    if not path.is_file():
+        return known
+    if what := run_files.wrong(path):
+        raise ValueError(f"{path} is {what}; take it away")
+    with path.open("rb+") as file:
+        size = file.seek(0, os.SEEK_END)
+        if size and os.pread(file.fileno(), 1, size - 1) != b"\n":
             file.write(b"\n")
-    for line in text.splitlines():
+    for line in run_files.lines(path):
         try:
             row = json.loads(line)
             if trust.is_sealed(row, SEALED_AS) or not sealed:

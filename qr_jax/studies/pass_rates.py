@@ -17,6 +17,7 @@ MOVING = ("improving", "drifting", "flipping")
 SHIFT = 3.0
 FEW = 200  # first draws that one estimate is made of, where there are that many
 BOUNDS = (0.02, 50.0)
+MOST_QUERIES = 2**24  # of a pool that is played again: each takes some 100 bytes
 
 # (share of the budget spent, queries, how often each was trained on) -> their pass rates then
 World = Callable[[float, np.ndarray, np.ndarray], np.ndarray]
@@ -138,7 +139,10 @@ def read_run(folder: str | Path, last: int | None = None) -> tuple[config.Pool, 
     spent = {int(row["step"] or 0): int(row["budget/rollouts"] or 0) for row in rows}
     draws = _read_draws(Path(folder) / "ledger.jsonl", spent)
     pool = conform("pool", json.loads(path.read_text(encoding="utf-8")).get("pool", {}), config.Pool)
-    return pool, int(rows[-1]["pool/size"] or 0), spent[max(spent)], draws
+    size = int(rows[-1]["pool/size"] or 0)
+    if not 0 <= size <= MOST_QUERIES:
+        raise ValueError(f"{folder} says that its pool has {size:,} queries; at most {MOST_QUERIES:,} are played again")
+    return pool, size, spent[max(spent)], draws
 
 
 def rows_until(folder: str | Path, last: int | None) -> list[dict[str, Any]]:

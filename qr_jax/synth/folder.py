@@ -1,6 +1,7 @@
 """OUT: what the folder was begun with, and the files that are written into it, each whole or not at all."""
 
 import contextlib
+import hashlib
 import itertools
 import json
 import os
@@ -38,10 +39,10 @@ def begin(folder: Path, about: Mapping[str, Any]) -> None:
     _replace(file, lambda path: path.write_text(json.dumps(about, indent=1), encoding="utf-8"))
 
 
-def questions(folder: Path) -> bytes:
-    """What questions.jsonl holds; nothing without it."""
-    file = folder / "questions.jsonl"
-    return file.read_bytes() if file.is_file() else b""
+def questions(folder: Path) -> str | None:
+    """The SHA-256 of questions.jsonl; None without it."""
+    with contextlib.suppress(FileNotFoundError), open(folder / "questions.jsonl", "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_no_fewer(folder: Path, questions: int) -> None:

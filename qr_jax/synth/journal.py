@@ -12,6 +12,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from qr_jax import run_files
+
+MOST_TOKENS = 10**9  # of a call: a larger number is none that was counted
 ASKED, FAILED, ANSWERED = "asked", "failed", "answered"
 
 
@@ -27,23 +30,21 @@ class Journal:
         self.answers: dict[str, dict[str, Any]] = {}
         self.failed = 0
         under_way: set[str] = set()
-        file.touch()
-        line = b"\n"
-        with file.open("rb") as lines:
-            for line in lines:
-                try:
-                    row = json.loads(line)
-                    key, event = row["call"], row["event"]
-                    if event == ANSWERED:
-                        self.answers[key] = _kept(row)
-                except (ValueError, LookupError, TypeError):  # what a kill cut off
-                    continue
-                under_way.add(key) if event == ASKED else under_way.discard(key)
-                self.failed += event == FAILED
-        self.lost = frozenset(under_way)
         self._lock = threading.Lock()
-        self._file = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        if not line.endswith(b"\n"):
+        self._file = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o644)
+        for line in run_files.lines(file):
+            try:
+                row = json.loads(line)
+                key, event = str(row["call"]), row["event"]
+                if event == ANSWERED:
+                    self.answers[key] = _kept(row)
+            except (ValueError, LookupError, TypeError, RecursionError):  # not one of ours
+                continue
+            under_way.add(key) if event == ASKED else under_way.discard(key)
+            self.failed += event == FAILED
+        self.lost = frozenset(under_way)
+        size = os.fstat(self._file).st_size
+        if size and os.pread(self._file, 1, size - 1) != b"\n":  # what a kill cut off
             os.write(self._file, b"\n")
 
     def asked(self, key: str) -> None:
@@ -73,4 +74,8 @@ class Journal:
 
 def _kept(row: dict[str, Any]) -> dict[str, Any]:
     """What is needed of a row: its messages stay in the file, which may be larger than the memory."""
-    return {name: row[name] for name in ("reply", "tokens")}
+    reply, tokens = row["reply"], row["tokens"]
+    is_ours = isinstance(reply, str) and len(tokens) == 2 and all(type(count) is int for count in tokens)
+    if not is_ours or not all(0 <= count <= MOST_TOKENS for count in tokens):
+        raise ValueError("no answer that was written here")
+    return {"reply": reply, "tokens": tokens}

@@ -7,11 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from qr_jax import plugins
+from qr_jax import plugins, run_lock
 from qr_jax.evaluation import suite
 from qr_jax.retrieval import bm25_index, identity
 from qr_jax.retrieval.http_post import Endpoint
-from qr_jax.run_lock import RunLock
 from qr_jax.settings import Use, plain
 from qr_jax.synth import author as authors
 from qr_jax.synth import card, folder, library, prompts, repeats
@@ -61,8 +60,7 @@ def run(asked: Asked, say: Callable[[str], None]) -> dict[str, Any]:
     about = _about(asked, books.passages)
     writer = endpoint or authors.of_templates(books, dialect, asked.seed)  # which may refuse the corpus
     asked.out.mkdir(parents=True, exist_ok=True)
-    lock = RunLock(asked.out, elsewhere="another OUT")
-    try:
+    with run_lock.held(asked.out, "another OUT"):
         folder.begin(asked.out, about)
         folder.check_no_fewer(asked.out, asked.questions)
         if missing:
@@ -76,8 +74,6 @@ def run(asked: Asked, say: Callable[[str], None]) -> dict[str, Any]:
         if held and held == folder.questions(asked.out):
             say(f"{asked.out} held these questions already")
         return found
-    finally:
-        lock.release()
 
 
 def _made(
