@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import secrets
+import stat
 import urllib.parse
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -205,7 +206,9 @@ def _key() -> bytes:
     """This user's key, made when it is first wanted; of this process alone where the home cannot be written."""
     try:
         file = _file().with_name("key")
-        if not file.is_file() or file.stat().st_size != KEY_BYTES:
+        if why := _no_key(file):
+            if os.path.lexists(file):
+                log.warning("%s %s: a new key is made, and what was sealed with that one is not known again", file, why)
             file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             beside = file.with_name(f"key.{os.getpid()}")
             with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as made:
@@ -214,6 +217,17 @@ def _key() -> bytes:
         return file.read_bytes()
     except OSError as error:
         return _key_of_this_process(str(error))
+
+
+def _no_key(file: Path) -> str | None:
+    """Why the file is not this user's key, which nobody else may read or write; None: it is."""
+    try:
+        status = file.lstat()
+    except FileNotFoundError:
+        return "is not there"
+    if not stat.S_ISREG(status.st_mode) or status.st_size != KEY_BYTES:
+        return "is none that was made here"
+    return "is open to others" if status.st_mode & 0o077 or status.st_uid != os.getuid() else None
 
 
 @functools.cache

@@ -113,6 +113,8 @@ def test_failures_that_pass_are_tried_again(tmp_path):
         ((200, "<html>"), "answered 200: '<html>'; that is no JSON", 4),
         (completion('Sure! {"correct": true}'), "the verdict is 'Sure!", 4),
         (completion('{"correct": true, "why": "x"}'), "wanted", 4),
+        (completion("y" * 95 + "sesame-7"), "the verdict is 'y", 4),
+        ((200, json.dumps({"a": "x" * 190 + "sesame-7"})), "no chat completion, but", 4),
     ],
 )
 def test_what_an_endpoint_does_wrong_is_said_without_the_key(tmp_path, monkeypatch, reply, said, calls):
@@ -120,7 +122,7 @@ def test_what_an_endpoint_does_wrong_is_said_without_the_key(tmp_path, monkeypat
     with serving(lambda data, count: reply) as (url, seen):
         with pytest.raises(ValueError, match=said) as error:
             judge(url, tmp_path).judge([SAID])
-        assert len(seen) == calls and "sesame-7" not in str(error.value)
+        assert len(seen) == calls and "sesa" not in str(error.value)
         assert "refused" in of_rows(judge(url, tmp_path, retries=0), rows(("Goethe",)), answers.exact_match)[0]
 
 

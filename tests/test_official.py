@@ -309,6 +309,21 @@ def test_another_archive_is_unpacked_anew(tmp_path):
         assert fetch.fetch(wanted, tmp_path / "files", tmp_path).path.read_bytes() == content
 
 
+def test_an_archive_that_is_a_bomb_or_holds_a_link_is_refused_and_leaves_nothing(tmp_path):
+    bomb, linked = tmp_path / "bomb.zip", tmp_path / "linked.tar"
+    with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("dev.json", "w") as member:
+        for _ in range(110):
+            member.write(bytes(2**20))
+    with tarfile.open(linked, "w") as archive:
+        entry = tarfile.TarInfo("dev.json")
+        entry.type, entry.linkname = tarfile.SYMTYPE, "nowhere"
+        archive.addfile(entry)
+    for packed, says in ((bomb, "unpacks to more than 100,000,000"), (linked, "linked.tar is no whole archive")):
+        with pytest.raises(ValueError, match=says):
+            fetch.fetch(File("dev.json", f"https://x/{packed.name}", member="dev.json"), tmp_path / "into", tmp_path)
+    assert not [file for file in (tmp_path / "into").rglob("*") if file.is_file() and file.name != fetch.REGISTRY]
+
+
 @pytest.mark.parametrize("kind", ["zip", "tar.gz"])
 def test_a_file_is_downloaded_once_and_taken_out_of_its_archive(tmp_path, kind):
     packed, data = tmp_path / f"set.{kind}", b'[{"x": 1}]'

@@ -255,6 +255,12 @@ def test_what_no_pass_rates_can_be_read_from_is_refused(run_folder, tmp_path):
     with pytest.raises(ValueError, match="has no step yet"):
         pass_rates.read_run(tmp_path)
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "budget/rollouts": 4, "pool/size": 3}\n')
+    huge = '{"step": 1, "budget/rollouts": 4, "pool/size": 300000000}\n'
+    (tmp_path / "ledger.jsonl").write_text('{"step": 1, "index": 0, "successes": 1, "valid": 2}\n')
+    (tmp_path / "metrics.jsonl").write_text(huge)
+    with pytest.raises(ValueError, match="says that its pool has 300,000,000 queries; at most 16,777,216"):
+        pass_rates.read_run(tmp_path)
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "budget/rollouts": 4, "pool/size": 3}\n')
     for cut_off in ("", '{"step": 1, "index": 0, "succ'):
         (tmp_path / "ledger.jsonl").write_text(cut_off)
         with pytest.raises(ValueError, match="holds no draws"):

@@ -251,6 +251,13 @@ def test_a_run_before_its_first_step_has_a_page_and_a_folder_that_is_no_run_has_
         page.write(tmp_path)
 
 
+def test_what_no_row_of_ours_has_is_not_kept(run):
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps(metrics(4, x=[[]] * 1000)) + "\n" + json.dumps({str(at): 0 for at in range(3000)}) + "\n")
+    found = read.run(run)
+    assert "x" not in found.metrics[-1] and found.metrics[-1]["step"] == 4
+
+
 def test_numbers_that_are_none_reach_the_page_as_null(run):
     with (run / "metrics.jsonl").open("a") as file:
         file.write(json.dumps(metrics(4, **{"reward/outcome_mean": float("nan")})) + "\n")

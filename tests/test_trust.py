@@ -32,6 +32,20 @@ def test_our_own_configs_ask_for_nothing():
         assert trust.wishes(config.load(f"configs/{file}.py")) == []
 
 
+def test_a_key_that_others_may_read_or_that_is_a_link_is_not_used(tmp_path, caplog):
+    (folder := tmp_path / "home" / "qr_jax").mkdir(parents=True)
+    file, other = folder / "key", tmp_path / "other"
+    row = trust.sealed({"a": 1}, "x")
+    assert trust.is_sealed(row, "x") and file.stat().st_mode & 0o077 == 0
+    file.chmod(0o644)
+    assert not trust.is_sealed(row, "x") and "is open to others: a new key is made" in caplog.text
+    file.unlink()
+    other.write_bytes(bytes(32))
+    file.symlink_to(other)
+    assert trust.is_sealed(trust.sealed({"a": 1}, "x"), "x") and not file.is_symlink()
+    assert other.read_bytes() == bytes(32)
+
+
 def test_a_model_of_the_hub_is_asked_about_and_one_in_a_folder_is_not(tmp_path, monkeypatch):
     """The hub is sent the user's token, and what it holds there may be anybody's."""
     monkeypatch.chdir(tmp_path)

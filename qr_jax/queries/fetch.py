@@ -6,21 +6,25 @@
 import http.client
 import json
 import logging
+import lzma
 import os
-import shutil
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
+from qr_jax.queries import limits
 from qr_jax.queries.download import download
 from qr_jax.queries.official import File
 from qr_jax.retrieval.bm25_index import file_hash
 
 REGISTRY = "checksums.json"
+NO_ARCHIVE = (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError)
+NO_ARCHIVE += (KeyError, RuntimeError, NotImplementedError)  # a link that leads nowhere; encrypted; packed otherwise
 log = logging.getLogger(__name__)
 
 
@@ -124,7 +128,11 @@ def _unpack(packed: Found, file: File, folder: Path) -> Found:
     if not place.exists():
         folder.mkdir(parents=True, exist_ok=True)
         with _member(packed.path, file) as source, _beside(place) as opened:
-            shutil.copyfileobj(source, opened)
+            copied, most = 0, limits.most_bytes(packed.path)
+            while part := source.read(2**20):
+                opened.write(part)
+                copied += len(part)
+                limits.check_unpacked(packed.path, copied, most, file.name)
     return replace(packed, path=place)
 
 
@@ -154,7 +162,7 @@ def _member(packed: Path, file: File) -> Iterator[IO[bytes]]:
                     raise ValueError(f"{packed.name}: {file.member} is no file in it")
                 with opened:
                     yield opened
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
+    except NO_ARCHIVE as error:
         raise ValueError(f"{packed.name} is no whole archive ({error}); remove it and get it again") from error
 
 

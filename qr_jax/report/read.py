@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from qr_jax import run_files
 
 BEFORE = "before.json"  # the evaluation before the first step
 COLD = "sft"  # the folder of the cold start
+MOST_NAMES = 2000  # of a row: metrics have some 120
 
 Row = dict[str, Any]
 
@@ -103,10 +105,10 @@ def _rows(path: Path, *needed: str) -> tuple[list[Row], int]:
     bad = 0
     with contextlib.suppress(OSError):
         for row in _rows_or_none(path, *needed):
-            if row is None:
+            if row is None or len(row) > MOST_NAMES:
                 bad += 1
-            else:
-                rows.append(row)
+            else:  # what is neither a value nor a list of them is none of ours
+                rows.append({name: value for name, value in row.items() if _is_flat(value)})
     return rows, bad
 
 
@@ -118,12 +120,22 @@ def _rows_or_none(path: Path, *needed: str) -> Iterator[Row | None]:
         yield {sys.intern(name): value for name, value in row.items()} if is_row else None  # each name once in memory
 
 
+def _is_flat(value: Any) -> bool:
+    parts = value if isinstance(value, list) else [value]
+    return not any(isinstance(part, (list, dict)) for part in parts)
+
+
 def _parsed(text: bytes) -> Any:
     """The JSON value, NaN and infinities as None, which a browser's parser does not know; None for no JSON."""
     try:
-        return json.loads(text, parse_constant=lambda _: None)
+        return json.loads(text, parse_constant=lambda _: None, parse_float=_finite)
     except (ValueError, RecursionError):
         return None
+
+
+def _finite(text: str) -> float | None:
+    value = float(text)  # 1e400 is infinite, and no constant
+    return value if math.isfinite(value) else None
 
 
 def _object(path: Path) -> dict[str, Any]:

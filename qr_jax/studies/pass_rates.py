@@ -153,8 +153,9 @@ def rows_until(folder: str | Path, last: int | None) -> list[dict[str, Any]]:
 def _read_draws(path: Path, spent: Mapping[int, int]) -> Draws:
     """The draws of the ledger that belong to the steps in `spent` (step -> rollouts until then)."""
     lines = run_files.lines(path) if path.exists() else ()
-    rows = [row for row in map(json.loads, lines) if row["step"] in spent]
+    names = ("step", "index", "successes", "valid")
+    rows = [[int(row[name]) for name in names] for row in map(json.loads, lines) if row["step"] in spent]
     if not rows:
         raise ValueError(f"{path} holds no draws of the run's steps; pass rates are read from it")
-    done = [spent.get(row["step"] - 1, 0) / max(spent.values()) for row in rows]
-    return Draws(np.array(done), *(np.array([row[name] for row in rows]) for name in ("index", "successes", "valid")))
+    step_D, *columns = np.array(rows).T
+    return Draws(np.array([spent.get(int(step) - 1, 0) for step in step_D]) / max(spent.values()), *columns)
