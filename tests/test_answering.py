@@ -8,7 +8,7 @@ import pytest
 import small_data
 from judge_server import completion, serving
 
-from qr_jax import cli
+from qr_jax import cli, run_lock
 from qr_jax.config import Config, Evaluation, Mesh, Model, Rollout, use
 from qr_jax.evaluation import answering, suite
 from qr_jax.queries import readers
@@ -66,6 +66,9 @@ def test_a_suite_goes_on_where_it_stopped_and_gives_the_same_answers(data, tmp_p
     before = (tmp_path / "a" / "answers.jsonl").read_bytes()
     assert answer(tmp_path / "a")["macro"] == whole["macro"]
     assert (tmp_path / "a" / "answers.jsonl").read_bytes() == before  # all was there
+
+    with run_lock.held(tmp_path / "a", "x"), pytest.raises(ValueError, match="is being written by process .*--out"):
+        answer(tmp_path / "a")
 
     other = replace(SETTINGS, rollout=replace(SETTINGS.rollout, search_k=1))
     with pytest.raises(ValueError, match="holds answers of another evaluation.*decoding.search_k: 3 in the first, 1"):

@@ -4,6 +4,7 @@ import errno
 import importlib
 import json
 import logging
+import os
 import re
 import subprocess
 import sys
@@ -525,6 +526,17 @@ def test_a_world_s_seed_is_no_negative_number(capsys):
 def test_an_empty_name_is_not_the_folder_one_stands_in(words, capsys):
     assert cli.main(words.split(" ")) == 2
     assert capsys.readouterr().err == "error: one of the words is empty, as a shell's variable that is not set\n"
+
+
+@pytest.mark.parametrize(
+    "words", ["world", "index c.jsonl", "synth c.jsonl", "export r --hf", "data get nq --out", "compare a b --folder",
+              "eval r --suite qa7 --out"]
+)  # fmt: skip
+@pytest.mark.parametrize("put", [lambda path: path.symlink_to("/etc/passwd"), os.mkfifo])
+def test_a_folder_that_is_written_into_leads_nowhere_and_has_no_pipe(words, put, tmp_path, capsys):
+    put(tmp_path / "score.new")
+    assert cli.main([*words.split(), str(tmp_path)]) == 2
+    assert f"error: {tmp_path} holds what qr-jax does not write:\n  score.new: " in capsys.readouterr().err
 
 
 def test_a_port_out_of_range_and_a_folder_that_is_none_are_refused_by_name(tmp_path, capsys):
