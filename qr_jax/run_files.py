@@ -53,7 +53,7 @@ def check(arguments: argparse.Namespace) -> None:
     """
     for folder in dict.fromkeys(_named(arguments)):
         check_folder(folder, allowed=getattr(arguments, "trust", False))
-    for name in ("out", "folder", "hf"):
+    for name in ("out", "hf"):
         if isinstance(folder := getattr(arguments, name, None), Path):
             check_out(folder)
 

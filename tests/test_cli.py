@@ -529,7 +529,7 @@ def test_an_empty_name_is_not_the_folder_one_stands_in(words, capsys):
 
 
 @pytest.mark.parametrize(
-    "words", ["world", "index c.jsonl", "synth c.jsonl", "export r --hf", "data get nq --out", "compare a b --folder",
+    "words", ["world", "index c.jsonl", "synth c.jsonl", "export r --hf", "data get nq --out",
               "eval r --suite qa7 --out"]
 )  # fmt: skip
 @pytest.mark.parametrize("put", [lambda path: path.symlink_to("/etc/passwd"), os.mkfifo])

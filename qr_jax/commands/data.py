@@ -143,10 +143,11 @@ def _recall(arguments: argparse.Namespace) -> int:
 def _world(arguments: argparse.Namespace) -> int:
     from qr_jax.overrides import pairs
     from qr_jax.queries.world import generate
-    from qr_jax.run_files import check_writable
+    from qr_jax.run_files import check_out, check_writable
     from qr_jax.settings import conform, guess
 
     check_writable(arguments.folder, "FOLDER")
+    check_out(arguments.folder)
     given = {name: guess(text) for name, text in pairs(arguments.overrides)}
     made = generate.build(conform("world", given, generate.WorldSettings))
     generate.export(made, arguments.folder)
