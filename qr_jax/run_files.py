@@ -208,6 +208,13 @@ def lines(path: Path, *, last: int | None = None) -> Iterator[bytes]:
             yield line.removesuffix(b"\n")
 
 
+def end_last_line(file: int) -> None:
+    """Write the end of the last line where a kill cut it off; `file` is open for reading and appending."""
+    size = os.fstat(file).st_size
+    if size and os.pread(file, 1, size - 1) != b"\n":
+        os.write(file, b"\n")
+
+
 def _to_end_of_line(file: BinaryIO, line_bytes: int) -> bool:
     """Go on behind the next end of a line; whether there is one."""
     while part := file.readline(line_bytes):

@@ -75,7 +75,7 @@ def _add_retrieval(command: Any) -> None:
     world.epilog = (
         "Its settings are data.world's, as in seed=3 documents=5000; `qr-jax settings data.world` lists them."
     )
-    world.add_argument("folder", type=Path, metavar="FOLDER", help="where its files go")
+    world.add_argument("out", type=Path, metavar="FOLDER", help="where its files go")
     world.add_argument("--json", action="store_true", help="print the summary as JSON")
 
 
@@ -143,14 +143,13 @@ def _recall(arguments: argparse.Namespace) -> int:
 def _world(arguments: argparse.Namespace) -> int:
     from qr_jax.overrides import pairs
     from qr_jax.queries.world import generate
-    from qr_jax.run_files import check_out, check_writable
+    from qr_jax.run_files import check_writable
     from qr_jax.settings import conform, guess
 
-    check_writable(arguments.folder, "FOLDER")
-    check_out(arguments.folder)
+    check_writable(arguments.out, "FOLDER")
     given = {name: guess(text) for name, text in pairs(arguments.overrides)}
     made = generate.build(conform("world", given, generate.WorldSettings))
-    generate.export(made, arguments.folder)
+    generate.export(made, arguments.out)
     counts: dict[str, Any] = {name: len(rows) for name, rows in vars(made).items()}
-    counts["folder"] = str(arguments.folder)
+    counts["folder"] = str(arguments.out)
     return show(counts, arguments.json, lambda _: "\n".join(f"{name}: {value}" for name, value in counts.items()))

@@ -265,10 +265,8 @@ def _read_cache(path: Path, sealed: bool) -> dict[str, bool | str]:
         return known
     if what := run_files.wrong(path):
         raise ValueError(f"{path} is {what}; take it away")
-    with path.open("rb+") as file:
-        size = file.seek(0, os.SEEK_END)
-        if size and os.pread(file.fileno(), 1, size - 1) != b"\n":
-            file.write(b"\n")
+    with path.open("ab+") as file:
+        run_files.end_last_line(file.fileno())
     for line in run_files.lines(path):
         try:
             row = json.loads(line)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from qr_jax import answers
-from qr_jax.queries import foreign, formats, parsing, readers
+from qr_jax.queries import formats, parsing, readers
 from qr_jax.settings import few
 
 log = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ def score(path: str | Path) -> dict[str, Any]:
     if len(files) != 1 or not files[0].is_file():
         raise ValueError(f"{str(path)!r} is not one file; score takes one JSONL file of id, prediction and answers")
     file = files[0]
-    if file.suffix in foreign.TABLE_ENDS:
+    if file.suffix in readers.TABLE_ENDS:
         wanted = '{"id": "1", "prediction": "...", "answers": ["..."]}'
         raise ValueError(f"{file.name} is a table; wanted JSON lines, an object a line: {wanted}")
     rows, bad, seen, hopeless = [], [], {}, []

@@ -14,9 +14,10 @@ from qr_jax import bounded_json
 from qr_jax.settings import show
 
 LABELS = ("num_labels", "id2label", "label2id")
+GENERATION = "generation_config.json"
 # What transformers reads beside the weights: Gemma's tokenizer.json has 34 MB, a long chat template 20 kB.
 LARGEST_BYTES = {"tokenizer.json": 2**26, "tokenizer_config.json": 2**24, "chat_template.jinja": 2**20}
-LARGEST_BYTES |= dict.fromkeys(("special_tokens_map.json", "added_tokens.json", "generation_config.json"), 2**22)
+LARGEST_BYTES |= dict.fromkeys(("special_tokens_map.json", "added_tokens.json", GENERATION), 2**22)
 MOST_ITEMS = 2**22  # commas, lists and objects: Gemma's has 1.5 million
 CURE = "fetch it again, or convert the tokenizer (python -m pip install sentencepiece; then in Python: "
 CURE += "transformers.AutoTokenizer.from_pretrained(model).save_pretrained(folder))"
@@ -58,7 +59,9 @@ def tokenizer(folder: str | os.PathLike[str]) -> Any:
     Not by AutoTokenizer: since transformers 5 the classes that it picks by name (GPT2Tokenizer, LlamaTokenizer, ...)
     cut texts in their family's way, whatever the file says. SmolLM2 is a GPT2Tokenizer, and cuts numbers into digits.
     """
-    check_sizes(folder)
+    for name in LARGEST_BYTES:
+        if name != GENERATION:  # `turn_ends` reads it
+            check_size(folder, name)
     if not (Path(folder) / "tokenizer.json").is_file():
         raise ValueError(f"{Path(folder).name} has no tokenizer.json; {CURE}")
     try:
@@ -73,9 +76,9 @@ def tokenizer(folder: str | os.PathLike[str]) -> Any:
 
 def turn_ends(folder: str | os.PathLike[str]) -> list[int]:
     """The ids of generation_config.json that end a model's turn; none without the file."""
-    if not (Path(folder) / "generation_config.json").is_file():
+    if not (Path(folder) / GENERATION).is_file():
         return []
-    check_sizes(folder)
+    check_size(folder, GENERATION)
     try:
         found = library().GenerationConfig.from_pretrained(str(folder), local_files_only=True).eos_token_id
     except Exception as error:
@@ -87,22 +90,20 @@ def turn_ends(folder: str | os.PathLike[str]) -> list[int]:
     return ends
 
 
-def check_sizes(folder: str | os.PathLike[str]) -> None:
-    """ValueError, before transformers reads them whole, for texts that are larger than any model's, or no files."""
-    for name, most_bytes in LARGEST_BYTES.items():
-        path = Path(folder) / name
-        if not path.exists():
-            continue
-        if not path.is_file():
-            raise ValueError(f"{name} of {Path(folder).name} is no file")
-        if path.stat().st_size > most_bytes:
-            found = f"{name} of {Path(folder).name} has {path.stat().st_size:,} bytes"
-            raise ValueError(f"{found}; wanted at most {most_bytes:,}")
-        if name.endswith(".json"):
-            try:
-                bounded_json.check_items(path.read_bytes(), MOST_ITEMS, f"{name} of {Path(folder).name}")
-            except ValueError as error:
-                raise ValueError(f"{error}; {CURE}") from error
+def check_size(folder: str | os.PathLike[str], name: str) -> None:
+    """ValueError, before transformers reads it whole, for a text that is larger than any model's, or no file."""
+    path, shown = Path(folder) / name, f"{name} of {Path(folder).name}"
+    if not path.exists():
+        return
+    if not path.is_file():
+        raise ValueError(f"{shown} is no file")
+    if path.stat().st_size > LARGEST_BYTES[name]:
+        raise ValueError(f"{shown} has {path.stat().st_size:,} bytes; wanted at most {LARGEST_BYTES[name]:,}")
+    if name.endswith(".json"):
+        try:
+            bounded_json.check_items(path.read_bytes(), MOST_ITEMS, shown)
+        except ValueError as error:
+            raise ValueError(f"{error}; {CURE}") from error
 
 
 def of_library(error: BaseException) -> bool:

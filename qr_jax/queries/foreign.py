@@ -22,17 +22,8 @@ from qr_jax.queries.parsing import ANSWERS, OTHER_SCHEMAS, Row
 from qr_jax.records import Passage, Query
 
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
-TABLE_ENDS = (".csv", ".tsv")
 ASKS = ("question", *(name for name in OTHER_SCHEMAS["question"] if name != "input"))
-HOLDS = ("text", "contents", *OTHER_SCHEMAS["text"])
-KNOWN = {
-    *ASKS,
-    *HOLDS,
-    *ANSWERS,
-    *(name for names in OTHER_SCHEMAS.values() for name in names),
-    *OTHER_SCHEMAS,
-    "title",
-}
+KNOWN = {*OTHER_SCHEMAS, *ANSWERS, "title", "contents", *(name for names in OTHER_SCHEMAS.values() for name in names)}
 QUOTED = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"")
 LISTS = (*ANSWERS, "entities", "supporting", "supporting_titles")
 
@@ -104,7 +95,8 @@ def _texts(value: Any, column: str, said: Counter[str]) -> Any:
     """SQuAD's answers, a list that was written as a text, and numbers, as texts."""
     if isinstance(value, Mapping) and isinstance(value.get("text"), list):
         said[f"rows with SQuAD's form of {column!r}"] += 1
-        value = [one for at, one in enumerate(value["text"]) if one not in value["text"][:at]]
+        value = value["text"]
+        value = list(dict.fromkeys(value)) if all(map(_is_text_or_number, value)) else value
     if isinstance(value, str):
         listed = list_in(value)
         said[f"rows whose {column!r} were a list written as a text"] += listed is not None
@@ -152,7 +144,7 @@ class Spelled(float):
 
 def _rows(file: Path, encoding: str | None, said: Counter[str]) -> Iterator[tuple[int, Row]]:
     text = _text(file, encoding, said)
-    is_json = text.lstrip()[:1] in ("{", "[") and not file.name.removesuffix(".gz").endswith(TABLE_ENDS)
+    is_json = text.lstrip()[:1] in ("{", "[") and not file.name.removesuffix(".gz").endswith(readers.TABLE_ENDS)
     return enumerate(_of_json(file, text), 1) if is_json else _of_table(file, text, said)
 
 
@@ -196,15 +188,19 @@ def _of_json(file: Path, text: str) -> Iterator[Row]:
 def _object(members: list[tuple[str, Any]]) -> dict[str, Any]:
     made = dict(members)
     if len(made) < len(members):
-        twice = next(name for name, count in Counter(name for name, _ in members).items() if count > 1)
-        raise ValueError(f"an object has more than one {twice[:100]!r}")
+        raise ValueError(f"an object has more than one {_twice(name for name, _ in members)!r}")
     return made
+
+
+def _twice(names: Iterable[str]) -> str | None:
+    """The first of the names that stands there more than once, and is one."""
+    return next((name[:100] for name, count in Counter(names).items() if name and count > 1), None)
 
 
 def _in_value(file: Path, value: Any) -> Iterable[Row]:
     """A value's rows: itself, a list of them, one of its members, members by id, or columns."""
     if isinstance(value, list):
-        return [row for row in value if _is_row(file, row)]
+        return _objects(file, value)
     if not isinstance(value, dict):
         raise ValueError(f"{file.name}: rows are wanted, and this is {formats.show(value)}")
     names = {str(name).strip().lower() for name in value}
@@ -224,7 +220,7 @@ def _in_value(file: Path, value: Any) -> Iterable[Row]:
         return [value]
     lists = [held for held in value.values() if isinstance(held, list) and held and isinstance(held[0], dict)]
     if len(lists) == 1:
-        return [row for row in lists[0] if _is_row(file, row)]
+        return _objects(file, lists[0])
     if value and all(isinstance(held, dict) for held in value.values()):
         return [{"id": name} | held for name, held in value.items()]
     raise ValueError(
@@ -232,10 +228,11 @@ def _in_value(file: Path, value: Any) -> Iterable[Row]:
     )
 
 
-def _is_row(file: Path, row: Any) -> bool:
-    if not isinstance(row, dict):
-        raise ValueError(f"{file.name}: a list of objects is wanted, and it holds {formats.show(row)}")
-    return True
+def _objects(file: Path, rows: list[Any]) -> list[dict[str, Any]]:
+    for row in rows:
+        if not isinstance(row, dict):
+            raise ValueError(f"{file.name}: a list of objects is wanted, and it holds {formats.show(row)}")
+    return rows
 
 
 def _of_table(file: Path, text: str, said: Counter[str]) -> Iterator[tuple[int, Row]]:
@@ -253,8 +250,8 @@ def _of_table(file: Path, text: str, said: Counter[str]) -> Iterator[tuple[int, 
         if not {name.lower() for name in names} & KNOWN:
             wanted = f"a first line of names, such as {mark.join(('id', 'question', 'answers'))}"
             raise ValueError(f"{file.name}: its first line is {head.strip()[:100]!r}; wanted {wanted}")
-        if twice := sorted(name for name, count in Counter(filter(None, names)).items() if count > 1):
-            raise ValueError(f"{file.name}: more than one column is named {twice[0]!r}; rename all but one")
+        if twice := _twice(names):
+            raise ValueError(f"{file.name}: more than one column is named {twice!r}; rename all but one")
         said[f"read as a table with {SEPARATORS[mark]} between the columns {', '.join(filter(None, names))}"] = -1
         for cells in table:
             if not any(map(str.strip, cells)):

@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 WANTED_LINES = 'wanted JSON lines: an object a line, of a question {"id": "1", "question": "...", "answers": ["..."]}, '
 WANTED_LINES += 'of a passage {"id": "1", "title": "...", "text": "..."}'
 CONVERT = "`qr-jax data convert FILE NEW.jsonl` writes it so"
+TABLE_ENDS = (".csv", ".tsv")
 GZIP = b"\x1f\x8b"  # what such a file begins with
 ROW_HAS = ("question", "prompt", "text", "contents")  # one of them
 NAME_DATA = "set QR_JAX_DATA to the data folder"
@@ -173,7 +174,7 @@ def attempts(file: Path) -> Iterator[tuple[int, Row | ValueError]]:
     if file.suffix == ".parquet":
         yield from parquet.rows(file)
         return
-    if file.suffix in (".csv", ".tsv"):
+    if file.suffix in TABLE_ENDS:
         raise ValueError(f"{file.name} is a table; {_written_anew(file)}")
     number = taken_bytes = 0
     most = limits.most_bytes(file)

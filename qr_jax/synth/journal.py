@@ -10,7 +10,7 @@ import os
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from qr_jax import run_files
 
@@ -43,9 +43,7 @@ class Journal:
             under_way.add(key) if event == ASKED else under_way.discard(key)
             self.failed += event == FAILED
         self.lost = frozenset(under_way)
-        size = os.fstat(self._file).st_size
-        if size and os.pread(self._file, 1, size - 1) != b"\n":  # what a kill cut off
-            os.write(self._file, b"\n")
+        run_files.end_last_line(self._file)
 
     def asked(self, key: str) -> None:
         """The call is about to be sent."""
@@ -72,10 +70,14 @@ class Journal:
                 data = data[os.write(self._file, data) :]
 
 
+def is_count(value: Any) -> TypeGuard[int]:
+    """Whether it may be what an endpoint counted as a call's tokens."""
+    return type(value) is int and 0 <= value <= MOST_TOKENS
+
+
 def _kept(row: dict[str, Any]) -> dict[str, Any]:
     """What is needed of a row: its messages stay in the file, which may be larger than the memory."""
     reply, tokens = row["reply"], row["tokens"]
-    is_ours = isinstance(reply, str) and len(tokens) == 2 and all(type(count) is int for count in tokens)
-    if not is_ours or not all(0 <= count <= MOST_TOKENS for count in tokens):
+    if not (isinstance(reply, str) and len(tokens) == 2 and all(map(is_count, tokens))):
         raise ValueError("no answer that was written here")
     return {"reply": reply, "tokens": tokens}

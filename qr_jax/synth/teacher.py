@@ -21,7 +21,7 @@ from qr_jax.evaluation.judge import NEVER, OPENAI_HOST, OPENAI_KEY
 from qr_jax.retrieval.http_post import Endpoint, Failed, Patience
 from qr_jax.secrecy import redact
 from qr_jax.synth.draft import Refused
-from qr_jax.synth.journal import MOST_TOKENS, Journal
+from qr_jax.synth.journal import Journal, is_count
 from qr_jax.synth.prompts import Prompt
 
 T = TypeVar("T")
@@ -216,7 +216,7 @@ def completion(response: Any, body: Mapping[str, Any]) -> tuple[str, list[int]]:
         raise ValueError(f"no chat completion, but {redact(str(response))[:200]!r}") from error
     usage = response.get("usage")
     counts = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")] if isinstance(usage, Mapping) else []
-    counted = [count for count in counts if type(count) is int and 0 <= count <= MOST_TOKENS]
+    counted = [count for count in counts if is_count(count)]
     if len(counted) != 2:
         chars = sum(len(message["content"]) for message in body["messages"]), len(content)
         counted = [-(-count // CHARS_A_TOKEN) for count in chars]
