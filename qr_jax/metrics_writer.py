@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from qr_jax import run_files
+from qr_jax import jsonl
 from qr_jax.evaluation.complete import is_incomplete
 from qr_jax.metrics import ALIASES, NAMES, about
 from qr_jax.terminal import clock
@@ -131,9 +131,11 @@ def _number(name: str, value: Any) -> float | int | None:
 
 
 def read(folder: str | Path) -> list[dict[str, float | int | None]]:
-    """The lines of a run's metrics.jsonl, a dict a step; a last line cut off by a crash is left out."""
-    path = Path(folder) / FILE
-    return [json.loads(line) for line in run_files.lines(path)] if path.exists() else []
+    """The rows of a run's metrics.jsonl, a step each; a last line cut off by a crash is left out.
+
+    ValueError for a line that no run writes.
+    """
+    return list(jsonl.every(Path(folder) / FILE, "step"))
 
 
 def discard_after(folder: str | Path, length: int, attempt: int, *, name: str = FILE) -> int:

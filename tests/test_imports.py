@@ -18,7 +18,7 @@ ROOMS = (
     + ("run_lock", "lease", "interpreter", "bounded_json"),
     ("pool", "queries", "metrics", "metrics_writer", "config", "overrides", "checks", "plugins", "verdict", "figures")
     + ("answers", "dialect", "variance", "retrieval", "evaluation", "studies", "interfaces", "trust", "run_files")
-    + ("elsewhere", "meanings")
+    + ("elsewhere", "meanings", "jsonl")
     + tuple(f"learning.{name}" for name in ("reduce", "kl", "importance")),
     PLUGINS,
     ("models", "processes", "parallel", "learning.pack"),
@@ -38,7 +38,7 @@ APART = (PLUGINS, ("rollout", "learning", "checkpoint", "report"))
 HOST = ("records", "settings", "secrecy", "noise", "bucket", "terminal", "pool", "queries", "metrics", "metrics_writer")
 HOST += ("config", "overrides", "checks", "plugins", "verdict", "figures", "answers", "dialect", "interfaces", "report")
 HOST += ("retrieval", "evaluation", "studies", "commands", "cli", "mistakes", "columns", "elsewhere", "meanings")
-HOST += ("synth", "model_card", "__main__")
+HOST += ("synth", "model_card", "jsonl", "__main__")
 HOST += ("recycling", "rounds", "envs", "retrievers", "rewards", "rollout.tools")
 # the builders are TFDS's own, and imported where a world or a set is opened
 EXCEPTED = ("retrievers.dense", "queries.world.tfds_builder", "queries.qa_builders")

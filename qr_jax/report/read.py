@@ -1,21 +1,16 @@
 """A run folder's files as plain values, read while the run may still be writing them."""
 
 import contextlib
-import json
-import math
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from qr_jax import run_files
+from qr_jax import jsonl, run_files
+from qr_jax.jsonl import Row
 
 BEFORE = "before.json"  # the evaluation before the first step
 COLD = "sft"  # the folder of the cold start
-MOST_NAMES = 2000  # of a row: metrics have some 120
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -94,53 +89,22 @@ def phase(begun: Run) -> str:
 
 def episodes(folder: Path, step: int) -> Iterator[Row]:
     """The rows of a step's episodes; none where the step has no file."""
-    with contextlib.suppress(FileNotFoundError):
-        every = _rows_or_none(folder / "episodes" / f"step_{step:06d}.jsonl", "query", "turns")
-        yield from (row for row in every if row is not None)
+    every = jsonl.readable(folder / "episodes" / f"step_{step:06d}.jsonl", "query", "turns", nested=True)
+    yield from (row for row in every if row is not None)
 
 
 def _rows(path: Path, *needed: str) -> tuple[list[Row], int]:
     """The lines that are objects with the `needed` keys, and how many whole lines are not."""
-    rows: list[Row] = []
-    bad = 0
+    every: list[Row | None] = []
     with contextlib.suppress(OSError):
-        for row in _rows_or_none(path, *needed):
-            if row is None or len(row) > MOST_NAMES:
-                bad += 1
-            else:  # what is neither a value nor a list of them is none of ours
-                rows.append({name: value for name, value in row.items() if _is_flat(value)})
-    return rows, bad
-
-
-def _rows_or_none(path: Path, *needed: str) -> Iterator[Row | None]:
-    """Line by line: an object with the `needed` keys; None for all else."""
-    for line in run_files.lines(path):
-        row = _parsed(line)
-        is_row = isinstance(row, dict) and all(name in row for name in needed)
-        yield {sys.intern(name): value for name, value in row.items()} if is_row else None  # each name once in memory
-
-
-def _is_flat(value: Any) -> bool:
-    parts = value if isinstance(value, list) else [value]
-    return not any(isinstance(part, (list, dict)) for part in parts)
-
-
-def _parsed(text: bytes) -> Any:
-    """The JSON value, NaN and infinities as None, which a browser's parser does not know; None for no JSON."""
-    try:
-        return json.loads(text, parse_constant=lambda _: None, parse_float=_finite)
-    except (ValueError, RecursionError):
-        return None
-
-
-def _finite(text: str) -> float | None:
-    value = float(text)  # 1e400 is infinite, and no constant
-    return value if math.isfinite(value) else None
+        every.extend(jsonl.readable(path, *needed))
+    read = [row for row in every if row is not None]
+    return read, len(every) - len(read)
 
 
 def _object(path: Path) -> dict[str, Any]:
     try:
-        found = _parsed(path.read_bytes())
+        found = jsonl.parsed(path.read_bytes())
     except OSError:
         return {}
     return found if isinstance(found, dict) else {}

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from qr_jax import config as configs
-from qr_jax import figures, metrics_writer, run_files
+from qr_jax import figures, jsonl, metrics_writer
 from qr_jax.config import BUDGETS, Config
 from qr_jax.evaluation import last_evaluation
 from qr_jax.evaluation.bootstrap import bootstrap
@@ -290,8 +290,7 @@ def reached(points: Sequence[tuple[float, float]], reach: float) -> float | None
 def _unique(folder: Path, steps: int) -> tuple[int, int]:
     """How many queries the ledger has drawn in so many steps, and how many were trained on."""
     drawn, trained_on = set(), set()
-    ledger = folder / "ledger.jsonl"
-    for draw in map(json.loads, run_files.lines(ledger) if ledger.exists() else ()):
+    for draw in jsonl.every(folder / "ledger.jsonl", "step", "index", "accepted"):
         if draw["step"] <= steps:
             drawn.add(draw["index"])
             trained_on |= {draw["index"]} if draw["accepted"] else set()

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from qr_jax import config, metrics_writer, run_files
+from qr_jax import config, jsonl, metrics_writer, run_files
 from qr_jax.noise import uniforms
 from qr_jax.settings import conform
 
@@ -152,10 +152,9 @@ def rows_until(folder: str | Path, last: int | None) -> list[dict[str, Any]]:
 
 def _read_draws(path: Path, spent: Mapping[int, int]) -> Draws:
     """The draws of the ledger that belong to the steps in `spent` (step -> rollouts until then)."""
-    lines = run_files.lines(path) if path.exists() else ()
     names = ("step", "index", "successes", "valid")
-    rows = [[int(row[name]) for name in names] for row in map(json.loads, lines) if row["step"] in spent]
-    if not rows:
+    found = [[int(row[name]) for name in names] for row in jsonl.every(path, *names) if row["step"] in spent]
+    if not found:
         raise ValueError(f"{path} holds no draws of the run's steps; pass rates are read from it")
-    step_D, *columns = np.array(rows).T
+    step_D, *columns = np.array(found).T
     return Draws(np.array([spent.get(int(step) - 1, 0) for step in step_D]) / max(spent.values()), *columns)
