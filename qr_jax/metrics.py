@@ -91,6 +91,7 @@ NAMES: dict[str, Metric] = {
     "rollout/entropy": Metric("nats", "mean -log p of a sampled token: an estimate of the policy's entropy"),
     "rollout/faults": Metric("", "episodes that ended by a fault"),
     **{f"rollout/stop_{stop}": Metric("share", f"episodes that ended by: {stop}") for stop in STOPS},
+    "rollout/observations_lent": Metric("share", "tokens of observations that a sample of the same words had computed"),
     "retriever/failed": Metric("", "searches that stayed without a result"),
     "retriever/passages_cut": Metric("", "passages of more than rollout.passage_chars characters, which were cut"),
     "retriever/queries": Metric("", "searches sent, duplicates dropped"),

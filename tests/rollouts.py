@@ -166,7 +166,7 @@ def margin(made: Engine, params, prefix, key_2, temperature: float = 1.0) -> tup
     return int(choice.token_S[0]), float(choice.margin_S[0])
 
 
-def near_ties(made: Engine, params, key_N2, one: list[Episode], other: list[Episode]) -> int:
+def near_ties(made: Engine, params, key_N2, one: list[Episode], other: list[Episode], temperature: float = 1.0) -> int:
     """How many episodes differ; each must do so first at a token whose two best scores lie within 1e-4."""
     different = 0
     for a, b, key_2 in zip(one, other, key_N2, strict=True):
@@ -177,7 +177,7 @@ def near_ties(made: Engine, params, key_N2, one: list[Episode], other: list[Epis
         short = min(len(a.ids_L), len(b.ids_L))
         at = int(np.argmax(a.ids_L[:short] != b.ids_L[:short]))
         assert a.ids_L[at] != b.ids_L[at], "one is the beginning of the other"
-        assert a.mask_L[at] and b.mask_L[at] and margin(made, params, a.ids_L[:at], key_2)[1] < 1e-4
+        assert a.mask_L[at] and b.mask_L[at] and margin(made, params, a.ids_L[:at], key_2, temperature)[1] < 1e-4
         different += 1
     return different
 

@@ -24,6 +24,7 @@ from rollouts import (
     default_search,
     engine,
     flat,
+    logp,
     near_ties,
     random_params,
     roll,
@@ -41,7 +42,7 @@ from qr_jax.parallel import mesh as meshes
 from qr_jax.records import Query, Say, Search, Stop, grades
 from qr_jax.rewards.exact_match import exact_match
 from qr_jax.rollout import cache as caches
-from qr_jax.rollout import compiles
+from qr_jax.rollout import compiles, seats
 from qr_jax.rollout.engine import PURPOSES, Engine, Interrupted, _Rollout
 from qr_jax.rollout.live import Live
 
@@ -92,6 +93,30 @@ def test_parked_episodes_come_back_as_they_were(store, few):
     episodes = flat(roll(made, random_params(), world().train[:8], 3, env=words_env, search=slow(store)))
     near_ties(few[0], random_params(), keys(few[0], 8, 3), few[1], episodes)
     assert (made.statistics.rows_moved > len(episodes)) == (store > 1), "one row of the store is the prompt's"
+
+
+@pytest.mark.parametrize(("store", "slots"), [(None, 24), (3, 6)])
+def test_samples_that_hold_the_same_compute_what_they_are_shown_once(monkeypatch, store, slots):
+    """Rather cold samples of a model that searches: some ask alike, and each goes on as if it had computed all."""
+    made, cold = engine(slots=slots, store=store, buckets=(64,)), {"temperature": 0.3, "search": slow(2)}
+    queries, params = world().train[:6], trained_params()
+    alone = flat(roll(made, params, queries, 4, **cold))
+    shown = made.statistics.observation_tokens
+    assert made.statistics.observation_lent == 0, "a copy costs more than so small a model's sums"
+    monkeypatch.setattr(seats, "LENT_SUMS", 0)
+    lent = flat(roll(made, params, queries, 4, **cold))
+    assert 0.1 * shown < made.statistics.observation_lent <= 0.75 * shown  # of each four at most three
+    assert near_ties(made, params, keys(made, 6, 4), alone, lent, 0.3) <= 2
+    for episode in lent:
+        np.testing.assert_allclose(episode.logp_L, logp(params, episode, temperature=0.3), atol=1e-3)
+
+
+def test_greedy_samples_are_one_and_three_of_four_are_lent_all(monkeypatch):
+    made, queries = engine(slots=24, buckets=(64,)), world().train[:6]
+    monkeypatch.setattr(seats, "LENT_SUMS", 0)
+    fours = roll(made, trained_params(), queries, 4, temperature=0.0)
+    assert all(np.array_equal(one.ids_L, other.ids_L) for four in fours for one, other in pairwise(four))
+    assert made.statistics.observation_lent == 0.75 * made.statistics.observation_tokens > 0
 
 
 def test_results_taken_as_they_arrive_change_no_token(few):

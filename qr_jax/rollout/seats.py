@@ -1,19 +1,22 @@
 """Who sits where: the slots that decode, the store of rows that do not, and the episodes that have yet to begin.
 
 A query's prompt is computed once, in the store. What all prompts begin with (the system prompt) is computed once a
-rollout and copied. A searching episode gives up its slot only when another episode wants it.
+rollout and copied. Episodes that were shown the same after the same compute it once: a query's samples often search for
+the same words. A searching episode gives up its slot only when another episode wants it.
 """
 
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 
+from qr_jax.models.costs import matrix_parameters
 from qr_jax.models.incremental import Laid
 from qr_jax.records import Say
 from qr_jax.rollout.live import Live, Statistics
 from qr_jax.rollout.rows import Move, Rows, Work
 
 SHARED_LEAST = 16  # tokens; a shorter common beginning is not worth a row and a copy
+LENT_SUMS = 1e9  # multiplications and additions; a copy's call costs about as much as fewer of them
 PREFIX_STORE = 3  # rows; a smaller store spares none for the common beginning
 
 Prompt = Callable[[int], tuple[list[int], Say]]
@@ -75,10 +78,23 @@ class Seats:
         new, used_up = self._admit(free[len(resumed) :])
         self.rows.move("store", "slots", [(row, slot, live.cached) for (live, row), slot in resumed] + new)
         self.store_free += [row for (_, row), _ in resumed] + used_up  # only after the copy may they be written
-        active = self.active()
-        self._append("slots", [(slot, live.ids[live.cached : -1], live.cached) for slot, live in active])
-        for _, live in active:
-            live.cached = len(live.ids) - 1
+        self._append_shown()
+
+    def _append_shown(self) -> None:
+        """Of episodes with the same ids one computes what they were shown; the others' rows are copies of its row."""
+        shown: dict[object, list[tuple[int, Live]]] = {}
+        for slot, live in self.active():
+            if tokens := len(live.ids) - 1 - live.cached:
+                is_lent = 2 * matrix_parameters(self.rows.cfg) * tokens >= LENT_SUMS
+                shown.setdefault(tuple(live.ids[:-1]) if is_lent else slot, []).append((slot, live))
+        first = [same[0] for same in shown.values()]
+        self._append("slots", [(slot, live.ids[live.cached : -1], live.cached) for slot, live in first])
+        lent = [(same[0][0], slot, live) for same in shown.values() for slot, live in same[1:]]
+        self.rows.move("slots", "slots", [(lender, slot, len(live.ids) - 1) for lender, slot, live in lent])
+        self.statistics.observation_lent += sum(len(live.ids) - 1 - live.cached for *_, live in lent)
+        for same in shown.values():
+            for _, live in same:
+                live.cached = len(live.ids) - 1
 
     def _append(self, where: str, work) -> None:
         start = time.monotonic()

@@ -99,6 +99,7 @@ def pool_and_rollouts(told: Told, *, accept: int) -> dict[str, Any]:
         "rollout/entropy": sum(spent.surprise for spent in every) / max(sum(spent.tokens for spent in every), 1),
         "rollout/faults": sum(spent.invalid for spent in every),
         **{f"rollout/stop_{stop}": sum(spent.stops.get(stop, 0) for spent in every) / count for stop in STOPS},
+        "rollout/observations_lent": statistics.observation_lent / max(statistics.observation_tokens, 1),
         "retriever/queries": statistics.searches_sent,
         "retriever/failed": statistics.searches_failed,
         "retriever/passages_cut": statistics.passages_cut,
