@@ -27,6 +27,7 @@ from qr_jax.queries import official, readers
 from qr_jax.queries.traces import (
     MADE_TRACES,
     ExpertTurn,
+    check_fit,
     check_played,
     check_retrieved,
     check_supporting,
@@ -201,7 +202,7 @@ def check_learnable(
     """
     check_readable(tokenizer, queries)
     check_readable(tokenizer, questions)
-    check_traces(config)
+    check_traces(config, queries)
     if not config.sft.steps or config.train.init:
         return
     if config.data.traces == "supporting":
@@ -210,9 +211,13 @@ def check_learnable(
         check_retrieved(queries, search, **_retrieved(config))
 
 
-def check_traces(config: Config) -> None:
-    """ValueError for a row of a file of traces that the cold start would refuse, or a file of none that it can use."""
-    if config.sft.steps and config.data.traces not in MADE_TRACES and not config.train.init:
+def check_traces(config: Config, queries: Sequence[Query]) -> None:
+    """ValueError, before passages are read, where the cold start would find no trace that it can use."""
+    if not config.sft.steps or config.train.init:
+        return
+    if config.data.traces == "supporting":
+        check_fit(queries, passages_read=False)
+    elif config.data.traces not in MADE_TRACES:
         write = plugins.beside("env", config.env.name, "expert_turn")
         check_played(read_traces(config.data.traces), environment(config), write)
 

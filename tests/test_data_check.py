@@ -61,7 +61,7 @@ def test_merged_sets_that_count_alike_have_no_repeated_ids_and_what_stays_repeat
     merged = [row | {"id": name, "data_source": source, "prompt": f"{name} {source}?"} for name, source in ids]
     checked = data_check.check(written(tmp_path / "train.jsonl", merged))
     assert found(checked) == {("error", "repeated id"): (3, 4)}
-    assert "'5a8b' stands in 2 rows; ids must be unique: write where each" in checked.errors[0].text
+    assert "'5a8b' stands in 2 rows; ids must be unique: rename one" in checked.errors[0].text
     flashrag = [{"id": "test_0", "question": one, "golden_answers": ["x"]} for one in ("a?", "b?")]
     assert found(data_check.check(written(tmp_path / "f.jsonl", flashrag))) == {("error", "repeated id"): (1, 2)}
 
@@ -219,7 +219,7 @@ def test_a_file_that_is_no_json_lines_gets_one_line_that_says_what_it_is(tmp_pat
     told = told_of(capsys, latin)
     assert (
         "rows: 2\n  readable: 0\n" in told
-        and "data convert FILE NEW.jsonl` writes it so, from a table or other JSON" in told
+        and "data convert FILE NEW.jsonl` writes it so, from a table, other JSON or plain text" in told
     )
     (packed := tmp_path / "plain.jsonl.gz").write_text('{"id": "1", "question": "a?", "answers": ["b"]}\n')
     told = told_of(capsys, packed)

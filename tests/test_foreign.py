@@ -59,7 +59,7 @@ def test_a_table_s_encoding_and_separator_are_found_and_said(mark, encoding, tmp
     assert (query.id, query.question, query.answers, query.meta) == ("1", "What is “this”?", ("Köln",), {})
     assert f"a table with {foreign.SEPARATORS[mark]} between the columns id, Question, Answer" in said
     assert ("Windows-1252" in said) == (encoding == "cp1252")
-    assert "1 rows whose 'Question' is 'question' here" in said
+    assert "rows whose 'Question' is 'question' here: 1" in said
 
 
 def test_a_cell_may_hold_breaks_of_lines_and_what_unicode_takes_for_one(tmp_path):
@@ -108,8 +108,8 @@ def test_rows_without_an_id_are_named_by_their_text_and_numbers_are_texts(tmp_pa
     made, said = foreign.read(kept(tmp_path, "q.jsonl", "\n".join(map(json.dumps, rows))))
     assert [query.answers for query in made] == [("7",), ("8",)] and made[1].id == f"{made[0].id}-2"
     assert (
-        "1 rows that stand there twice, taken once" in said
-        and "3 rows with numbers as 'answers', taken as texts" in said
+        "rows that stand there twice, taken once: 1" in said
+        and "rows with numbers as 'answers', taken as texts: 3" in said
     )
     again, _ = foreign.read(kept(tmp_path, "r.jsonl", json.dumps(rows[0])))
     assert again[0].id == made[0].id
@@ -136,10 +136,16 @@ def test_rows_without_an_id_are_named_by_their_text_and_numbers_are_texts(tmp_pa
             "item 1 of 'answers' must be a text, and is",
         ),
         ("q.csv.gz", gzip.compress(b"text|title\n" + b"a|\n" * 2_000_000), "unpacks to more than 100,000,000"),
-        ("q.csv", "", "first line is ''"),
+        ("q.csv", "", "q.csv is empty"),
         ("q.json", "[]", "has no rows"),
         ("q.json", "[1]", "a list of objects is wanted, and it holds int 1"),
-        ("q.json", '{"a": 1}', "is one JSON object with a; none of these is known to hold rows"),
+        ("q.json", '{"who?": "me"}', "is one JSON object with who\\?, which are no rows; wanted a list of objects"),
+        ("q.json", '{"x": [{"q": "a?", "a": "b"}], "y": [{"text": "c"}]}', "holds 2 lists of rows, in x, y; put each"),
+        ("q.json", '[{"foo": 1}]', "neither a question nor a passage; fields found: foo; rename them .question, answ"),
+        ("c.csv", "name,description\nx,y\n", "wanted a first line of names, such as .* or id,title,text"),
+        ("q.xlsx", b"PK\x03\x04\x14\x81", "no text but a spreadsheet .* save the table as CSV"),
+        ("q.txt", b"GIF8\x00\x81", "no text in UTF-8 or Windows-1252 .byte 0x81"),
+        ("q.txt", b"GIF8\x00", "it holds NUL characters"),
         ("q.json", '{"question": ["a?"], "answers": []}', "columns of unlike length"),
         ("q.json", '{"question": "a?",\n"answers" "b"}', "line 2: no JSON"),
         ("q.jsonl", json.dumps(Q) + '\n{"id": "p", "text": "x"}', "holds questions and passages .row 2 is the first"),
@@ -148,6 +154,44 @@ def test_rows_without_an_id_are_named_by_their_text_and_numbers_are_texts(tmp_pa
 def test_what_cannot_be_read_is_named(name, content, words, tmp_path):
     with pytest.raises(ValueError, match=words):
         foreign.read(kept(tmp_path, name, content))
+
+
+def test_columns_of_one_answer_each_are_a_list(tmp_path):
+    made, said = foreign.read(kept(tmp_path, "q.csv", "question,Answer 1,answer 2\nwho?,Ada,\nwhere?,the,Bonn\n"))
+    assert [query.answers for query in made] == [("Ada",), ("Bonn",)]
+    assert "answers that normalise to nothing, left out (the first: 'the' in row 3): 1" in said
+    assert "rows whose 'Answer 1', 'answer 2' are 'answers' here: 1" in said
+
+
+def test_a_folder_of_text_files_gives_passages_of_its_paragraphs(tmp_path, capsys):
+    (tmp_path / "notes" / "deep").mkdir(parents=True)
+    long = " ".join(f"This is sentence {at} of it." for at in range(30))
+    (tmp_path / "notes" / "Salt_Mill.txt").write_text(f"Salt Mill\n\n{long}\n\nShort one.\n\n" + "word " * 230)
+    (tmp_path / "notes" / "deep" / "b.md").write_bytes("Köln, question\n".encode("cp1252"))
+    (tmp_path / "notes" / "empty.txt").touch()
+    (tmp_path / "notes" / "picture.png").write_bytes(b"\x89PNG")
+    out = tmp_path / "c.jsonl"
+    assert cli.main(["data", "convert", str(tmp_path / "notes"), str(out)]) == 0
+    said = capsys.readouterr().err
+    assert "the file's name their title: 3" in said and "files without a word, left out: 1" in said
+    passages = readers.read_passages(out)
+    assert [passage.id for passage in passages] == [*(f"Salt_Mill.txt#{at}" for at in range(1, 6)), "deep/b.md"]
+    assert passages[0].text.startswith("Salt Mill\nThis is sentence 0 of it. This") and passages[-1].title == "b"
+    assert passages[-1].text == "Köln, question"
+    words = [len(passage.text.split()) for passage in passages]
+    assert max(words) <= 100 and sum(words) == 2 + 30 * 6 + 2 + 230 + 2
+    assert all(passage.text.endswith((".", "word")) for passage in passages[:-1])
+    assert cli.main(["data", "convert", str(tmp_path / "notes" / "deep"), str(tmp_path / "d.jsonl")]) == 0
+    assert cli.main(["index", str(tmp_path / "notes"), str(tmp_path / "index")]) == 2
+    assert "`qr-jax data convert " in capsys.readouterr().err
+    (tmp_path / "none").mkdir()
+    assert cli.main(["data", "convert", str(tmp_path / "none"), str(tmp_path / "e.jsonl")]) == 2
+    assert "holds no file of text (.txt, .md)" in capsys.readouterr().err
+
+
+def test_a_table_may_be_named_txt(tmp_path):
+    assert foreign.read(kept(tmp_path, "q.txt", "question\tanswer\nwho?\tme\n"))[0][0].answers == ("me",)
+    assert foreign.read(kept(tmp_path, "t.txt", "Answer, please.\n"))[0][0].text == "Answer, please."
 
 
 def test_many_rows_of_one_text_and_many_columns_take_no_time_of_their_square(tmp_path):
@@ -167,7 +211,7 @@ def test_passages_of_a_table_are_written_and_read_back(tmp_path, capsys):
     out = tmp_path / "c.jsonl"
     assert cli.main(["data", "convert", str(file), str(out)]) == 0
     told = capsys.readouterr()
-    assert f"2 passages: {out}" in told.out and "2 rows whose 'body' is 'text' here" in told.err
+    assert f"2 passages: {out}" in told.out and "rows whose 'body' is 'text' here: 2" in told.err
     assert [passage.text for passage in readers.read_passages(out)] == [long, "a | b"]
     assert list(json.loads(out.read_text().splitlines()[0])) == ["id", "title", "text"]
     assert cli.main(["data", "convert", str(file), str(tmp_path / "c.parquet"), "--to", "verl"]) == 2

@@ -66,8 +66,9 @@ def test_questions_without_gold_passages_are_refused_before_anything_is_compiled
     for row in rows:
         del row["supporting_titles"]
     (mine / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    said = refused(capsys)
-    assert "of 6 none is fit: 6 with no gold passages; wanted columns supporting" in said and "sft.steps=0" in said
+    for words in ((), ("--dry-run",)):
+        said = refused(capsys, *words)
+        assert "of 6 none is fit: 6 with no gold passages; wanted columns supporting" in said and "sft.steps=0" in said
     (mine / "train.jsonl").write_text("".join(json.dumps(row | {"supporting_titles": ["Rome"]}) + "\n" for row in rows))
     assert "of the first 6 the retriever finds none; raise rollout.search_k" in refused(capsys)
 

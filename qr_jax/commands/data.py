@@ -36,9 +36,9 @@ def add(command: Any) -> None:
     check = part("check", _check, text)
     check.add_argument("file", metavar="FILE", help="JSON lines (also .gz) or Parquet, of ours, verl, SkyRL, ...")
     check.add_argument("--against", metavar="FILE", help="questions that must not be the same, a test set's say")
-    text = "write questions or passages as JSON lines, from tables and other JSON too; or in another system's form"
+    text = "write questions or passages as JSON lines, from tables, other JSON, plain text; or in another system's form"
     convert = part("convert", _convert, text)
-    text = "questions or passages: .csv, .tsv, .json, .jsonl, .parquet, whatever the encoding; or tfds:NAME"
+    text = ".csv, .tsv, .json, .jsonl, .parquet, .txt, .md, whatever the encoding; a folder of .txt and .md; tfds:NAME"
     convert.add_argument("file", metavar="FILE", help=text)
     convert.add_argument("out", type=Path, metavar="OUT", help="a new file: .parquet, .jsonl or .jsonl.gz")
     convert.add_argument("--to", default="jsonl", choices=FORMS, help="whose rows (jsonl: our own)")
@@ -104,7 +104,9 @@ def _convert(arguments: argparse.Namespace) -> int:
     if arguments.file.startswith(official.PREFIX):
         items, said = readers.read_queries(arguments.file), []
     else:
-        items, said = foreign.read(data_check.one_file(arguments.file)[0], arguments.encoding)
+        folder = Path(arguments.file).expanduser()
+        is_texts = folder.is_dir() and readers.index_folder(folder) is None
+        items, said = foreign.read(folder if is_texts else data_check.one_file(folder)[0], arguments.encoding)
     are_passages = isinstance(items[0], Passage)
     if are_passages and arguments.to != "jsonl":
         raise ValueError(f"{arguments.file} holds passages, whose one form is jsonl; leave --to {arguments.to} out")

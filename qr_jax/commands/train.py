@@ -104,9 +104,9 @@ def _checked(config: Any) -> str:
         return "the settings are right; questions, passages and model are read when the run begins"
     from qr_jax import assemble, plugins  # here: it imports jax
 
-    count = {part: len(assemble.questions(config, part)) for part in ("train", "eval")}
-    assemble.check_traces(config)
-    right = f"the settings and the questions are right: {count['train']:,} to train on, {count['eval']:,} held out"
+    queries, held_out = (assemble.questions(config, part) for part in ("train", "eval"))
+    assemble.check_traces(config, queries)
+    right = f"the settings and the questions are right: {len(queries):,} to train on, {len(held_out):,} held out"
     place = f" ({config.data.corpus})" if plugins.wants_corpus(config.retriever) else ""
     return f"{right}; passages{place} and model are read when the run begins"
 

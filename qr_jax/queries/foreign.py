@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from qr_jax.queries import formats, limits, parsing, readers
+from qr_jax.queries import formats, limits, parsing, readers, text_files
 from qr_jax.queries.parsing import ANSWERS, OTHER_SCHEMAS, Row
 from qr_jax.records import Passage, Query
 
@@ -25,26 +25,34 @@ SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 ASKS = ("question", *(name for name in OTHER_SCHEMAS["question"] if name != "input"))
 KNOWN = {*OTHER_SCHEMAS, *ANSWERS, "title", "contents", *(name for names in OTHER_SCHEMAS.values() for name in names)}
 QUOTED = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"")
+NUMBERED = re.compile(r"(answers?|golds?)[ _-]?\d+", re.IGNORECASE)  # columns of one answer each
+NAMES = "(question, answers, id; or text, title, id; and names that other systems give them)"
 LISTS = (*ANSWERS, "entities", "supporting", "supporting_titles")
 
 
 def read(file: Path, encoding: str | None = None) -> tuple[list[Query] | list[Passage], list[str]]:
     """The file's questions or passages, and a line for each thing that was taken for something else.
 
-    Rows that stand there twice, entire, are taken once. ValueError names the row that cannot be read.
+    Rows that stand there twice, entire, are taken once. A file of plain text, or a folder of such files, holds
+    passages. ValueError names the row that cannot be read.
     """
     said: Counter[str] = Counter()
+    if file.is_dir():
+        return [
+            passage for path in text_files.under(file)
+            for passage in _of_text(path, _text(path, encoding, said), str(path.relative_to(file)), said)
+        ], _told(said)  # fmt: skip
     again: Counter[str] = Counter()  # how often an id that was made here stood already
     found: dict[str, tuple[int, Any]] = {}
+    refused: list[tuple[int, str]] = []
     rows = readers.rows(file) if file.suffix == ".parquet" else _rows(file, encoding, said)
     for where, row in rows:
         try:
             item, is_made = _item(row, said)
         except ValueError as error:
-            raise ValueError(f"{file.name} row {where}: {error}") from error
-        said["questions with answers that normalise to nothing, left out"] += "refused_answers" in getattr(
-            item, "meta", {}
-        )
+            what = str(error).partition(parsing.OR_CONVERT)[0]  # which is what runs
+            raise ValueError(f"{file.name} row {where}: {what}") from error
+        refused += [(where, answer) for answer in getattr(item, "meta", {}).get("refused_answers", ())]
         name = item.id
         first, other = found.setdefault(name, (where, item))
         while is_made and other != replace(item, id=other.id):  # another question of the same text
@@ -56,11 +64,18 @@ def read(file: Path, encoding: str | None = None) -> tuple[list[Query] | list[Pa
         said["rows that stand there twice, taken once"] += other is not item
     if not found:
         raise ValueError(f"{file.name} has no rows")
+    if refused:
+        where, answer = refused[0]
+        said[f"answers that normalise to nothing, left out (the first: {answer[:40]!r} in row {where})"] = len(refused)
     items = [item for _, item in found.values()]
     if len({type(item) for item in items}) > 1:
         of = next(where for where, item in found.values() if type(item) is not type(items[0]))
         raise ValueError(f"{file.name} holds questions and passages (row {of} is the first of the others); part them")
-    return items, [f"{count} {what}" if count > 0 else what for what, count in said.items() if count]
+    return items, _told(said)
+
+
+def _told(said: Counter[str]) -> list[str]:
+    return [f"{what}: {count}" if count > 0 else what for what, count in said.items() if count]
 
 
 def _item(row: Row, said: Counter[str]) -> tuple[Query | Passage, bool]:
@@ -79,10 +94,16 @@ def _item(row: Row, said: Counter[str]) -> tuple[Query | Passage, bool]:
             if other is not None:
                 said[f"rows whose {other!r} is {column!r} here"] += 1
                 named = {column if name == other else name: value for name, value in named.items()}
+    numbered = [name for name in named if NUMBERED.fullmatch(name)]
+    if asks and numbered and not any(name in named for name in (*ANSWERS, *OTHER_SCHEMAS["answers"])):
+        said[f"rows whose {', '.join(map(repr, numbered))} are 'answers' here"] += 1
+        named["answers"] = [named.pop(name) for name in numbered]
     for column in LISTS:
         if column in named and asks:
             named[column] = _texts(named[column], column, said)
     text = named.get("question" if asks else "text")
+    if not asks and text is None:
+        raise ValueError(f"is neither a question nor a passage; fields found: {', '.join(named)}; rename them {NAMES}")
     is_made = False
     if "id" not in named and isinstance(text, str):
         is_made = True
@@ -144,14 +165,31 @@ class Spelled(float):
 
 def _rows(file: Path, encoding: str | None, said: Counter[str]) -> Iterator[tuple[int, Row]]:
     text = _text(file, encoding, said)
-    is_json = text.lstrip()[:1] in ("{", "[") and not file.name.removesuffix(".gz").endswith(readers.TABLE_ENDS)
-    return enumerate(_of_json(file, text), 1) if is_json else _of_table(file, text, said)
+    if not text.strip():
+        raise ValueError(f"{file.name} is empty")
+    ends = Path(file.name.removesuffix(".gz")).suffix
+    if text.lstrip()[:1] in ("{", "[") and ends not in readers.TABLE_ENDS:
+        return enumerate(_of_json(file, text), 1)
+    if ends in text_files.ENDS and not _is_head(text.lstrip().partition("\n")[0][:10_000], file):
+        made = _of_text(file, text, file.name, said)
+        return enumerate(({"id": one.id, "title": one.title, "text": one.text} for one in made), 1)
+    return _of_table(file, text, said)
+
+
+def _of_text(file: Path, text: str, name: str, said: Counter[str]) -> list[Passage]:
+    """A file's passages; its title is its name."""
+    made = text_files.passages(text, name=name, title=file.stem.replace("_", " "))
+    most = f"of at most {text_files.PASSAGE_WORDS} words"
+    said[f"files of plain text, cut at paragraphs into passages {most}, the file's name their title"] += 1
+    said["files without a word, left out"] += not made
+    return made
 
 
 def _text(file: Path, encoding: str | None, said: Counter[str]) -> str:
     most = limits.most_bytes(file)
     with gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb") as opened:
         held = opened.read(most + 1)
+    readers.check_text_begins(file, held)
     taken = len(held) + limits.ITEM_BYTES * sum(map(held.count, (b",", b"[", b"{", b"\n", b";", b"\t", b"|")))
     limits.check_unpacked(file, taken, most, "in all")
     is_utf_16 = held.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
@@ -163,6 +201,8 @@ def _text(file: Path, encoding: str | None, said: Counter[str]) -> str:
         except UnicodeDecodeError as error:
             wrong = f"byte {held[error.start]:#04x} at place {error.start + 1}"
             continue
+        if "\0" in text:
+            raise ValueError(f"{file.name} is no text: it holds NUL characters")
         if name == "cp1252":
             said["read as Windows-1252, for it is no UTF-8; --encoding NAME reads it as another"] = -1
         return text
@@ -216,16 +256,18 @@ def _in_value(file: Path, value: Any) -> Iterable[Row]:
         if len({*lengths.values()}) > 1:
             raise ValueError(f"{file.name} has columns of unlike length: {lengths}")
         return [dict(zip(value, cells, strict=True)) for cells in zip(*value.values(), strict=True)]
-    if names & KNOWN - {"title"}:
+    if names & KNOWN - {"title", "q", "a"} or {"q", "a"} <= names:
         return [value]
     lists = [held for held in value.values() if isinstance(held, list) and held and isinstance(held[0], dict)]
     if len(lists) == 1:
         return _objects(file, lists[0])
     if value and all(isinstance(held, dict) for held in value.values()):
         return [{"id": name} | held for name, held in value.items()]
-    raise ValueError(
-        f"{file.name} is one JSON object with {', '.join(list(value)[:8])}; none of these is known to hold rows"
-    )
+    if len(lists) > 1:
+        todo = "put each list into a file of its own"
+        raise ValueError(f"{file.name} holds {len(lists)} lists of rows, in {', '.join(list(value)[:8])}; {todo}")
+    wanted = f"wanted a list of objects, or one object an id {NAMES}"
+    raise ValueError(f"{file.name} is one JSON object with {', '.join(list(value)[:8])}, which are no rows; {wanted}")
 
 
 def _objects(file: Path, rows: list[Any]) -> list[dict[str, Any]]:
@@ -235,20 +277,35 @@ def _objects(file: Path, rows: list[Any]) -> list[dict[str, Any]]:
     return rows
 
 
+def _separator(head: str, file: Path) -> str:
+    """What parts the first line into most columns."""
+    marks = sorted(SEPARATORS, key=lambda mark: (mark != "\t") == (file.suffix == ".tsv"))  # which wins a draw
+    return max(marks, key=lambda mark: len(next(csv.reader([head], delimiter=mark), [])))
+
+
+def _is_head(line: str, file: Path) -> bool:
+    """Whether the line names two columns that are known: prose may begin with one of their names."""
+    try:
+        cells = next(csv.reader([line], delimiter=_separator(line, file)), [])
+    except csv.Error:
+        return False
+    return len({cell.strip().lower() for cell in cells} & KNOWN) > 1
+
+
 def _of_table(file: Path, text: str, said: Counter[str]) -> Iterator[tuple[int, Row]]:
-    """The rows by line; the separator is what parts the first line into most columns."""
+    """The rows by line."""
     lines = io.StringIO(text, newline="")  # str.splitlines would cut at U+2028 too
     head = next((line for line in lines if line.strip()), "")
     lines.seek(0)
-    marks = sorted(SEPARATORS, key=lambda mark: (mark != "\t") == (file.suffix == ".tsv"))  # which wins a draw
     before = csv.field_size_limit(limits.MOST_TEXT_CHARS)
     table = None
     try:
-        mark = max(marks, key=lambda mark: len(next(csv.reader([head], delimiter=mark), [])))
+        mark = _separator(head, file)
         table = csv.reader(lines, delimiter=mark, skipinitialspace=True, strict=True)
         names = [name.strip() for name in next((row for row in table if any(row)), [])]
         if not {name.lower() for name in names} & KNOWN:
-            wanted = f"a first line of names, such as {mark.join(('id', 'question', 'answers'))}"
+            wanted = " or ".join(mark.join(some) for some in (("id", "question", "answers"), ("id", "title", "text")))
+            wanted = f"a first line of names, such as {wanted}"
             raise ValueError(f"{file.name}: its first line is {head.strip()[:100]!r}; wanted {wanted}")
         if twice := _twice(names):
             raise ValueError(f"{file.name}: more than one column is named {twice!r}; rename all but one")

@@ -5,6 +5,7 @@ from pathlib import Path
 MOST_TEXT_CHARS = 5_000_000  # Wikipedia's longest articles have about 1 million, the longest novels 3 to 4
 MOST_QUESTION_CHARS = 100_000  # of a question, and of each of its answers
 MOST_ID_CHARS = 4000  # of a question's or a passage's id, which stands in the rows of every episode and draw
+MOST_TEXT_FILES = 200_000  # of a folder
 MOST_HOPS = 1000  # of a question
 MOST_ROW_BYTES = 32_000_000  # of a line, and of a row of Parquet: the longest text, each character written as \u0416
 MOST_ROW_ITEMS = 1_000_000  # commas, lists and objects of a line: each may become an object of Python's

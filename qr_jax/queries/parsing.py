@@ -13,7 +13,7 @@ Row = Mapping[str, Any]
 ANSWERS = ("answers", "golden_answers", "answer")
 OTHER_SCHEMAS = {  # column -> where other systems keep what is missing
     "id": ("_id", "qid", "query_id", "docid"),
-    "question": ("prompt", "query", "input", "problem", "messages"),
+    "question": ("prompt", "query", "input", "problem", "messages", "q"),
     "answers": (
         "reward_model",
         "ground_truth",
@@ -24,9 +24,12 @@ OTHER_SCHEMAS = {  # column -> where other systems keep what is missing
         "label",
         "target",
         "info",
+        "a",
     ),
     "text": ("passage", "content", "body", "document"),
 }
+
+OR_CONVERT = "; or let `qr-jax data convert FILE NEW`"
 
 
 def query_of(row: Row) -> Query:
@@ -125,5 +128,5 @@ def missing(column: str, row: Row, what: str) -> str:
     kind = " (a text or a list of texts)" if column == "answers" else ""
     hint = f"; {similar[0]!r} looks like it: rename it to {column!r}{kind}" if similar else ""
     if column == "id" or similar:
-        hint += f"; or let `qr-jax data convert FILE NEW` {'do so' if similar else 'name each row'}"
+        hint += f"{OR_CONVERT} {'do so' if similar else 'name each row'}"
     return f"has {what}; fields found: {', '.join(map(str, row)) or 'none'}{hint}"

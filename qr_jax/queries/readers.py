@@ -32,11 +32,19 @@ WANTED_LINES += 'of a passage {"id": "1", "title": "...", "text": "..."}'
 CONVERT = "`qr-jax data convert FILE NEW.jsonl` writes it so"
 TABLE_ENDS = (".csv", ".tsv")
 GZIP = b"\x1f\x8b"  # what such a file begins with
+NO_TEXT = {
+    b"PK\x03\x04": "a spreadsheet (.xlsx, .ods) or another packed file; save the table as CSV, or unpack it",
+    b"\xd0\xcf\x11\xe0": "an old spreadsheet or document of Office's; save the table as CSV",
+    b"%PDF": "a PDF; take its text out (pdftotext), and `qr-jax data convert` makes passages of a .txt file",
+    b"\xff\xd8\xff": "a picture",
+    b"\x89PNG": "a picture",
+}
 ROW_HAS = ("question", "prompt", "text", "contents")  # one of them
 NAME_DATA = "set QR_JAX_DATA to the data folder"
 NAME_FILES = f"name files of your own (data.train=, data.eval=, data.corpus=), or {NAME_DATA}"
 TWICE = "both rows are the same: leave one out (`qr-jax data convert FILE NEW` takes such rows once)"
-UNIQUE = "ids must be unique: write where each is from before it, as in 'nq/train_0'"
+UNIQUE = "ids must be unique: rename one, or write where each is from before it, as in 'nq/train_0'"
+UNIQUE += "; rows without ids are named by their text in `qr-jax data convert`"
 
 
 def data_folder() -> Path:
@@ -68,6 +76,10 @@ def resolve(path: str | Path) -> list[Path]:
         if part.strip() and os.path.isdir(file):
             found = "a folder" if index_folder(part) is None else "an index"
             wanted = "wanted files, or (of passages) the folder of one index alone"
+            if found == "a folder":
+                wanted += (
+                    f"; `qr-jax data convert {shlex.quote(str(file))} NEW.jsonl` makes passages of its .txt and .md"
+                )
             raise ValueError(f"{file} (from {str(path)!r}) is {found}; {wanted}")
         if part.strip() and os.path.exists(file) and not os.path.isfile(file):
             raise ValueError(f"{file} (from {str(path)!r}) is a pipe or a device; wanted a file, which is read twice")
@@ -181,6 +193,8 @@ def attempts(file: Path) -> Iterator[tuple[int, Row | ValueError]]:
     try:
         with gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb") as lines:
             for number, line in enumerate(iter(lambda: lines.readline(limits.MOST_ROW_BYTES + 1), b""), 1):
+                if number == 1:
+                    check_text_begins(file, line)
                 if number == 1 and line.lstrip().startswith(b"["):
                     raise ValueError(f"{file.name} is one JSON array; {_written_anew(file)}")
                 limits.check_row(file, len(line), f"row {number}")
@@ -198,6 +212,12 @@ def attempts(file: Path) -> Iterator[tuple[int, Row | ValueError]]:
         raise ValueError(f"{file.name} is no gzip file; pack it (gzip FILE), or take .gz from its name") from error
     except (EOFError, zlib.error) as error:
         raise ValueError(f"{file.name} after row {number}: the gzip file is cut short or damaged ({error})") from error
+
+
+def check_text_begins(file: Path, begins: bytes) -> None:
+    """ValueError for a file that begins as one of a program's own does."""
+    if kind := next((kind for mark, kind in NO_TEXT.items() if begins.startswith(mark)), None):
+        raise ValueError(f"{file.name} is no text but {kind}")
 
 
 def _name_of_rows(row: Row | ValueError) -> str | None:
@@ -234,7 +254,7 @@ def _object(line: bytes) -> Row | ValueError:
         return ValueError(f"{error}; a row is one question or one passage: cut it into several")
     except (ValueError, RecursionError) as error:
         return ValueError(
-            f"not a line of JSON ({error}); wanted an object a line; {CONVERT}, from a table or other JSON"
+            f"not a line of JSON ({error}); wanted an object a line; {CONVERT}, from a table, other JSON or plain text"
         )
     return row if isinstance(row, dict) else ValueError(f"a JSON object is wanted, and this is {show(row)}")
 

@@ -21,6 +21,8 @@ from qr_jax.records import Passage, Query, Search, SearchFunction, Stop, Trace, 
 THOUGHT = re.compile(r"\s*<think>\s*(.*?)\s*</think>", re.DOTALL)
 TEXT_IN_LIST = re.compile(r'(\[|, )"([^"]+)"(?!:)')  # of JSON
 ExpertTurn = Callable[..., str]  # an environment's expert_turn(thought, queries, answer)
+FROM_GOLD = "data.traces=supporting makes traces of questions' gold passages"
+UNTITLED = "titles of no gold passages"
 TRIED = 100  # questions of which one trace must come before anything is compiled
 log = logging.getLogger(__name__)
 
@@ -150,16 +152,26 @@ def check_supporting(
 
     Of the fit questions the first TRIED are searched for.
     """
-    reasons = Counter(reason for query in queries if (reason := unfit(query)))
-    fit = [query for query in queries if unfit(query) is None]
-    told = "data.traces=supporting makes traces of questions' gold passages"
-    if not fit:
-        listed = ", ".join(f"{count} with {reason}" for reason, count in reasons.items())
-        wanted = "wanted columns supporting (a list of passages' ids) or supporting_titles (of their titles)"
-        raise ValueError(f"{told}, and of {len(queries)} none is fit: {listed}; {wanted}; or set sft.steps=0")
+    fit = check_fit(queries)
     if not made(fit[:TRIED], search, write=write, parallel=parallel, k=k)[0]:
         todo = "raise rollout.search_k, look with `qr-jax recall` at what the retriever finds, or set sft.steps=0"
-        raise ValueError(f"{told}, and of the first {len(fit[:TRIED])} the retriever finds none; {todo}")
+        raise ValueError(f"{FROM_GOLD}, and of the first {len(fit[:TRIED])} the retriever finds none; {todo}")
+
+
+def check_fit(queries: Sequence[Query], *, passages_read: bool = True) -> list[Query]:
+    """The questions of which a trace may be made; ValueError where there are none.
+
+    Where no passages were read, the titles of those that are named by ids are not known yet.
+    """
+    known = [UNTITLED] * (not passages_read)
+    reasons = [unfit(query) for query in queries]
+    fit = [query for query, reason in zip(queries, reasons, strict=True) if reason in (None, *known)]
+    if not fit:
+        listed = ", ".join(f"{count} with {reason}" for reason, count in Counter(reasons).items())
+        wanted = "wanted columns supporting (a list of passages' ids) or supporting_titles (of their titles)"
+        others = "data.traces=retrieved needs none, where one search finds an answer; sft.steps=0 does without traces"
+        raise ValueError(f"{FROM_GOLD}, and of {len(queries)} none is fit: {listed}; {wanted}; {others}")
+    return fit
 
 
 def retrieved_traces(queries: Sequence[Query], search: SearchFunction, *, write: ExpertTurn, k: int) -> list[Trace]:
@@ -225,7 +237,7 @@ def unfit(query: Query) -> str | None:
     """Why no trace can be made of a question, before anything is searched for; None when one may."""
     ids, titles = query.meta.get("supporting") or (), query.meta.get("supporting_titles") or ()
     if not titles:
-        return "titles of no gold passages" if ids else "no gold passages"
+        return UNTITLED if ids else "no gold passages"
     if ids and len(ids) != len(titles):
         return "not as many ids as titles of gold passages"
     if query.meta.get("supporting_is_weak"):

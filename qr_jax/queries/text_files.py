@@ -1,0 +1,57 @@
+"""Files of plain text -> passages: cut at paragraphs, and where these are long at sentences."""
+
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from qr_jax.queries import limits
+from qr_jax.records import Passage
+
+ENDS = (".txt", ".md")
+PASSAGE_WORDS = 100  # as the passages of wiki18 have
+PARAGRAPH, SENTENCE = re.compile(r"\n\s*\n"), re.compile(r"(?<=[.!?])\s+")
+
+
+def under(folder: Path) -> list[Path]:
+    """The folder's files of text, and those of the folders in it, by name. ValueError where there are none."""
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in ENDS and path.is_file())
+    if not found:
+        raise ValueError(f"{folder} holds no file of text ({', '.join(ENDS)}), each of which would become passages")
+    if len(found) > limits.MOST_TEXT_FILES:
+        raise ValueError(f"{folder} holds {len(found):,} files of text; at most {limits.MOST_TEXT_FILES:,} are taken")
+    return found
+
+
+def passages(text: str, *, name: str, title: str) -> list[Passage]:
+    """The text's passages of at most PASSAGE_WORDS words: `name`, or where there are several, `name`#1, #2, ..."""
+    made = list(_filled(_parts(text)))
+    if len(made) == 1:
+        return [Passage(name, title, made[0])]
+    return [Passage(f"{name}#{number}", title, part) for number, part in enumerate(made, 1)]
+
+
+def _parts(text: str) -> Iterator[str]:
+    """Paragraphs, each after a line's end; of longer ones the sentences, and of longer sentences parts."""
+    for paragraph in PARAGRAPH.split(text):
+        words = paragraph.split()
+        parts = [words] if len(words) <= PASSAGE_WORDS else map(str.split, SENTENCE.split(" ".join(words)))
+        before = "\n"
+        for part in parts:
+            for at in range(0, len(part), PASSAGE_WORDS):
+                yield before + " ".join(part[at : at + PASSAGE_WORDS])
+                before = " "
+
+
+def _filled(parts: Iterable[str]) -> Iterator[str]:
+    """The parts, as many together as PASSAGE_WORDS allows."""
+    taken: list[str] = []
+    words = 0
+    for part in parts:
+        count = len(part.split())
+        if taken and words + count > PASSAGE_WORDS:
+            yield "".join(taken).strip()
+            taken, words = [], 0
+        taken.append(part)
+        words += count
+    if taken:
+        yield "".join(taken).strip()
