@@ -1,7 +1,9 @@
 """Secrets come from the environment only, and reach no file and no terminal."""
 
+import functools
 import os
 import re
+from collections.abc import Iterable
 
 LAST_WORD = re.compile(
     r"(^|[._-])((api|access|auth)?(key|token)|secret|pass(word|wd|phrase)?|pat|credentials?|sig|signature)(_id|_value)?$"
@@ -16,7 +18,25 @@ def looks_secret(name: str) -> bool:
 
 def redact(text: str) -> str:
     """The text without the values of environment variables whose names look secret."""
-    secrets = {value for name, value in os.environ.items() if looks_secret(name) and len(value) >= SHORTEST}
-    for value in sorted(secrets, key=len, reverse=True):
-        text = text.replace(value, "[redacted]")
+    values = (value.strip() for name, value in os.environ.items() if looks_secret(name))
+    return without(text, (value for value in values if len(value) >= SHORTEST))
+
+
+def without(text: str, secrets: Iterable[str]) -> str:
+    """The text without these, as they are or as JSON, a URL or HTML writes them: an endpoint may echo what it was sent.
+
+    One that is bent on showing them can write them in other ways.
+    """
+    for value in sorted(set(secrets), key=len, reverse=True):
+        text = _pattern(value).sub("[redacted]", text)
     return text
+
+
+@functools.lru_cache(64)
+def _pattern(value: str) -> re.Pattern[str]:
+    def written(character: str) -> str:
+        plain, code = re.escape(character), f"{ord(character):02x}"
+        quoted = rf"\\{{1,2}}{plain}|\\{{1,2}}(?i:u00{code})|%(?:25)?(?i:{code})|&#{ord(character)};|&#(?i:x0*{code});"
+        return f"(?:{plain}|{quoted})"
+
+    return re.compile("".join(map(written, value)))

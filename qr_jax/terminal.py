@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeVar
 
 T = TypeVar("T")
 QUIET_S = 6.0  # off a terminal; a library may hold all threads for seconds, and nobody waits 10 s for a word
-FIRST_S = 2.0  # the same before the first word: a command that is done by then says its result alone
+FIRST_S = 1.2  # the same before the first word: a command that is done by then says its result alone
 DRAW_S = 0.25  # between two drawings of the live line
 LATE_S = 0.3  # a command that is done by then draws nothing
 FEW = 10  # of a phase that has no more, the first one says how long it takes

@@ -60,7 +60,7 @@ def test_a_dry_run_prints_the_resolved_config_and_touches_no_device():
 
 def test_a_dry_run_reads_the_questions(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    rows = [{"id": str(at), "question": "who ?", "answers": ["me"]} for at in range(3)]
+    rows = [{"id": str(at), "question": "who ?", "answers": ["me"], "supporting": ["1"]} for at in range(3)]
     for name in ("right.jsonl", "held.jsonl"):
         Path(name).write_text("".join(json.dumps(row) + "\n" for row in rows))
     Path("wrong.jsonl").write_text('{"id": "1", "question": "who ?", "golds": ["me"]}\n')
@@ -801,3 +801,20 @@ sys.exit(cli.main())
 def test_a_cold_start_of_no_steps_is_refused_by_the_dry_run_too(capsys):
     assert cli.main(["sft", TINY, "sft.steps=0", "--dry-run"]) == 2
     assert "sft.steps=0: a cold start needs at least 1" in capsys.readouterr().err
+
+
+def test_a_model_that_is_none_is_told_before_that_the_folder_holds_another_run(tmp_path, capsys):
+    (tmp_path / "config.json").write_text(json.dumps(to_json(Config())))
+    assert cli.main(["train", TINY, "model=gpt4", "--run", str(tmp_path)]) == 2
+    assert "gpt4" in (said := capsys.readouterr().err) and "other settings" not in said
+
+
+def test_a_folder_as_a_report_s_file_is_no_folder_to_be_cleared(tmp_path, capsys):
+    """`--out .` of a clone: its .venv leads out of it, and is nothing to take away."""
+    for name in ("run", "clone"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "run" / "config.json").write_text(json.dumps(to_json(Config())))
+    (tmp_path / "clone" / "python").symlink_to(sys.executable)
+    for command in ("report", "bug-report"):
+        assert cli.main([command, str(tmp_path / "run"), "--out", str(tmp_path / "clone")]) == 2
+        assert "give --out the name of a file" in (said := capsys.readouterr().err) and "take that away" not in said

@@ -112,6 +112,21 @@ def test_tags_in_passages_are_reported_with_what_the_model_is_shown():
     assert "<answer>" in seen["sent"] and "<answer>" not in seen["shown"] and "‹answer›" in seen["shown"]
 
 
+@pytest.mark.parametrize("form", ["id", "field", "text"])
+def test_what_a_server_echoes_of_the_token_is_in_no_finding(monkeypatch, form):
+    monkeypatch.setenv("LAB_TOKEN", "hf_MARKER0MARKER\n")
+
+    def echo(head, body):
+        token = re.search("Bearer (.*)", head)[1].strip()
+        text = "</information>" + token if form == "text" else "x"
+        one = {"document": {"id": token if form == "id" else "1", "contents": f"T\n{text}"}, "score": 1.0}
+        return {"result": [[{token: one} if form == "field" else one] * body["topk"] for _ in body["queries"]]}
+
+    with server(lambda head, body: raw(echo(head, body))) as (url, _):
+        found = check(url, k=3, calls=2, queries=WORDS, token_env="LAB_TOKEN")
+    assert found["problems"] and "MARKER0" not in json.dumps(found) and "[redacted]" in json.dumps(found)
+
+
 def test_the_command_exits_with_1_where_something_is_wrong(capsys):
     given = {"protocol": "search_r1", "k": 3, "calls": 2, "query": list(WORDS), "token_env": None}
     with server(lambda head, body: raw(well(head, body))) as (url, _):

@@ -324,6 +324,23 @@ def test_a_teacher_s_echo_of_the_key_is_written_nowhere_and_counts_that_none_has
     assert "s3cr3t" not in (tmp_path / "calls.jsonl").read_text()
 
 
+def test_a_key_with_a_line_s_end_is_sent_without_it_and_one_that_no_header_holds_is_refused_unshown(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setenv("QR_JAX_TEACHER_KEY", "s3cr3t-0f/the-lab\n")
+    told = '{"error": "no such key s3cr3t-0f\\/the-lab"}'
+    with (
+        serving_replies(lambda data, count: (401, told)) as (url, _),
+        pytest.raises(Ended, match=r"no such key \[redacted\]"),
+    ):
+        ask(opened(tmp_path, url))
+    assert "the-lab" not in (tmp_path / "calls.jsonl").read_text()
+    monkeypatch.setenv("QR_JAX_TEACHER_KEY", "two s3cr3t words")
+    with pytest.raises(ValueError, match="--teacher: the environment variable QR_JAX_TEACHER_KEY has 16 char") as error:
+        connect("http://127.0.0.1:9/v1", Bounds())
+    assert "s3cr3t" not in str(error.value)
+
+
 def test_failures_are_made_again_a_pause_that_is_asked_for_is_kept_and_answers_are_not_asked_again(tmp_path):
     said = replies(
         (500, "oops"), (429, "slow", ("Retry-After", "1")), (200, "{}"), '{"answer": "x"}', '{"answer": "y"}'

@@ -34,7 +34,7 @@ def add(command: Any) -> None:
     text = "what a stranger needs to find a fault, in one zip file: no secret, no question, no answer"
     bundle = command("bug-report", _bug_report, text)
     bundle.add_argument("run", type=Path, metavar="RUN", help="the run's folder")
-    bundle.add_argument("--out", type=Path, metavar="FILE", help="the zip file (RUN.bug_report.zip)")
+    bundle.add_argument("--out", dest="file", type=Path, metavar="FILE", help="the zip file (RUN.bug_report.zip)")
     ask.add_argument("question", nargs="?", metavar="QUESTION", help="in quotes")
     options.add_json(ask, chat)
     export.add_argument("--hf", type=Path, required=True, metavar="FOLDER", help="where the model goes")
@@ -145,12 +145,12 @@ def _export(arguments: argparse.Namespace) -> int:
 def _bug_report(arguments: argparse.Namespace) -> int:
     from qr_jax import run_files
 
-    options.check_out(arguments.out, b"PK")
+    options.check_out(arguments.file, b"PK")
     run_files.check_there(arguments.run)
     from qr_jax import bug_report
 
-    if not arguments.out:
+    if not arguments.file:
         options.check_out(bug_report.place(arguments.run), b"PK")
-    path, names = bug_report.write(arguments.run, arguments.out)
+    path, names = bug_report.write(arguments.run, arguments.file)
     terminal.result(f"{path} holds {', '.join(names)}; look into it before you send it")
     return 0

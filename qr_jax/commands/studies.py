@@ -48,7 +48,7 @@ def add(command: Any) -> None:
     text = "write the report of a run, or of several laid over each other: one HTML file that needs nothing else"
     report = command("report", _report, text)
     text = "where it goes; by default report.html in the run; of several, overlay.html in the first"
-    report.add_argument("--out", type=Path, metavar="FILE", help=text)
+    report.add_argument("--out", dest="file", type=Path, metavar="FILE", help=text)
     text = "serve the report of a run, or of several, on this machine, made anew as they go on"
     view = command("view", _view, text)
     view.add_argument("--port", type=port, default=8770, metavar="N", help="the port; 0: any free one")
@@ -184,15 +184,15 @@ def _probe(arguments: argparse.Namespace) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    check_out(arguments.out, b"<!doctype html")
+    check_out(arguments.file, b"<!doctype html")
     _check_runs(arguments)
     from qr_jax.report import overlay, page
 
     with reading(_named(arguments)):
         if len(arguments.run) > 1:
-            path = overlay.write(arguments.run, arguments.out)
+            path = overlay.write(arguments.run, arguments.file)
         else:
-            path = page.write(arguments.run[0], arguments.out, null=_null(arguments))
+            path = page.write(arguments.run[0], arguments.file, null=_null(arguments))
     terminal.result(str(path))
     return 0
 

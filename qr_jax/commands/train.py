@@ -133,8 +133,9 @@ def _run(arguments: argparse.Namespace, stage: str) -> int:
     terminal.speak("stdout" if to_stdout else "stderr", verbose=arguments.verbose)
     if arguments.dry_run:
         return _dry_run(arguments, stage)
-    config, folder, _ = options.resolve(arguments, stage)
+    config, folder, packages = options.resolve(arguments, stage)
     if not arguments.process:
+        _check_parts(config, packages)
         _refuse_folder(folder)
     with contextlib.ExitStack() as stack:
         stack.enter_context(terminal.phase("at work, since the start"))

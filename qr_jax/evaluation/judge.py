@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 
 from qr_jax import run_files, trust
 from qr_jax.evaluation.manifest import sha256
-from qr_jax.retrieval.http_post import Endpoint, Failed, Patience
+from qr_jax.retrieval.http_post import Endpoint, Failed, Patience, secret
 from qr_jax.secrecy import redact
 
 log = logging.getLogger(__name__)
@@ -91,6 +91,16 @@ class Asked:
     prompt: Prompt = CORRECT
 
 
+def key_header(url: str, key_env: str) -> dict[str, str] | None:
+    """The header with the key in `key_env`; for api.openai.com, and no other host, OPENAI_API_KEY does too.
+
+    None where there is no key; ValueError where it is none that a header can hold.
+    """
+    names = (key_env, OPENAI_KEY) if urlsplit(url).hostname == OPENAI_HOST else (key_env,)
+    known = next((name for name in names if os.environ.get(name)), None)
+    return {"Authorization": f"Bearer {secret(known)}"} if known else None
+
+
 @dataclass
 class Judge:
     """An endpoint (its base URL, as in http://127.0.0.1:8000/v1) and its model; `cache` keeps its verdicts.
@@ -117,13 +127,10 @@ class Judge:
 
     def __post_init__(self):
         whole = self.url.rstrip("/")
-        key = os.environ.get(self.key_env) or (
-            os.environ.get(OPENAI_KEY) if urlsplit(whole).hostname == OPENAI_HOST else None
-        )
         self.url = whole if whole.endswith("/chat/completions") else f"{whole}/chat/completions"
         once = Patience(self.timeout_s, self.timeout_s, retries=0, pause_after=NEVER, response_bytes=LARGEST_BYTES)
         try:
-            self._endpoint = Endpoint(self.url, once, {"Authorization": f"Bearer {key}"} if key else None)
+            self._endpoint = Endpoint(self.url, once, key_header(self.url, self.key_env))
         except ValueError as error:
             raise ValueError(f"the judge: {error}") from error
         self.reread()

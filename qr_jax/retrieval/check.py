@@ -1,5 +1,6 @@
 """`qr-jax retriever check URL`: a retrieval server asked all that can go wrong, before a run depends on it."""
 
+import json
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -10,6 +11,7 @@ from qr_jax import dialect
 from qr_jax.records import Passage
 from qr_jax.retrieval import http_post
 from qr_jax.retrieval.protocols import PROTOCOLS, Protocol
+from qr_jax.secrecy import redact
 
 QUERIES = (
     "who wrote the novel Dune", "capital of France", "longest river in South America", "when did the Titanic sink",
@@ -87,7 +89,8 @@ def check(
         server.problems.append(
             f"{found}: is its corpus empty, or about something else? Ask in its own words with --query"
         )
-    return findings | {"problems": server.problems, "notes": server.notes}
+    findings |= {"problems": server.problems, "notes": server.notes}
+    return json.loads(redact(json.dumps(findings)))  # much of it is what the server sent
 
 
 def _schema(server: _Check, query: str) -> None:

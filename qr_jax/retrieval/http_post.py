@@ -26,7 +26,7 @@ from typing import Any, TypeVar
 import httpcore2
 
 from qr_jax import bounded_json
-from qr_jax.secrecy import SHORTEST, looks_secret, redact
+from qr_jax.secrecy import SHORTEST, looks_secret, redact, without
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -99,6 +99,7 @@ class Endpoint:
         self._address = parts._replace(path=urllib.parse.quote(parts.path, safe="/%:@!$&'()*+,;=~")).geturl()
         fixed = {"Host": parts.netloc, "Content-Type": "application/json", "Accept-Encoding": "identity"}
         self._headers = [*fixed.items(), *(headers or {}).items()]
+        self._secrets = [value.removeprefix("Bearer ") for value in (headers or {}).values()]
         if parts.scheme == "http" and headers and parts.hostname not in LOOPBACK:
             log.warning("%s: the token goes over the network in clear text; https:// would hide it", redact(url))
         self._lock = threading.Lock()
@@ -166,11 +167,13 @@ class Endpoint:
             raise Failed(f"{self.url} gave no answer: {why}; is the server running, and is this its URL?") from error
         return self._read(response, body)
 
-    def _read(self, response: httpcore2.Response, body: bytearray) -> Any:
+    def _read(self, response: httpcore2.Response, body: bytes | bytearray) -> Any:
         if len(body) > self.patience.response_bytes:
             raise Failed(f"{self.url} sent more than {self.patience.response_bytes:,} bytes", passing=False)
+        body = self._without_secrets(body)
         headers = {name.lower().decode("latin-1"): value.decode("latin-1") for name, value in response.headers}
-        said = f"{self.url} answered {response.status}: {redact(body.decode('utf-8', 'replace'))[:200]!r}"
+        text = body.replace(b"\0", b"").decode("utf-8", "replace")  # of UTF-16, too, what can be read
+        said = f"{self.url} answered {response.status}: {redact(text)[:200]!r}"
         if 300 <= response.status < 400:
             where = redact(headers.get("location", ""))[:200]
             raise Failed(f"{said}; a redirect to {where!r} is not followed: name the URL that answers", passing=False)
@@ -188,6 +191,13 @@ class Endpoint:
             raise Failed(f"{self.url}: {error}", passing=False) from error
         except (ValueError, RecursionError) as error:
             raise Failed(f"{said}; that is no JSON. Is this the right URL?") from error
+
+    def _without_secrets(self, body: bytes | bytearray) -> bytes | bytearray:
+        """What came, without what was sent to this host alone: it must stand in no passage, verdict or journal."""
+        try:
+            return without(body.decode(), self._secrets).encode() if self._secrets else body
+        except UnicodeDecodeError:  # and so no JSON that is taken
+            return body
 
 
 class _Clock(threading.local):

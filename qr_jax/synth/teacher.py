@@ -6,7 +6,6 @@ what was wrong, where it is not.
 
 import hashlib
 import json
-import os
 import random
 import re
 import threading
@@ -15,9 +14,8 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
-from qr_jax.evaluation.judge import NEVER, OPENAI_HOST, OPENAI_KEY
+from qr_jax.evaluation.judge import NEVER, key_header
 from qr_jax.retrieval.http_post import Endpoint, Failed, Patience
 from qr_jax.secrecy import redact
 from qr_jax.synth.draft import Refused
@@ -58,9 +56,7 @@ def connect(url: str, bounds: Bounds) -> Endpoint:
     url = whole if whole.endswith("/chat/completions") else f"{whole}/chat/completions"
     once = Patience(bounds.timeout_s, bounds.timeout_s, retries=0, pause_after=NEVER, response_bytes=LARGEST_BYTES)
     try:
-        known = KEY if os.environ.get(KEY) else OPENAI_KEY if urlsplit(url).hostname == OPENAI_HOST else ""
-        key = os.environ.get(known)
-        return Endpoint(url, once, {"Authorization": f"Bearer {key}"} if key else None)
+        return Endpoint(url, once, key_header(url, KEY))
     except ValueError as error:
         raise ValueError(f"--teacher: {error}") from error
 
