@@ -6,6 +6,8 @@ import os
 import re
 import sys
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -331,9 +333,10 @@ def test_a_key_with_a_line_s_end_is_sent_without_it_and_one_that_no_header_holds
     told = '{"error": "no such key s3cr3t-0f\\/the-lab"}'
     with (
         serving_replies(lambda data, count: (401, told)) as (url, _),
-        pytest.raises(Ended, match=r"no such key \[redacted\]"),
+        pytest.raises(Refused, match="the endpoint refused"),
     ):
         ask(opened(tmp_path, url))
+    assert "no such key [redacted]" in (tmp_path / "calls.jsonl").read_text()
     assert "the-lab" not in (tmp_path / "calls.jsonl").read_text()
     monkeypatch.setenv("QR_JAX_TEACHER_KEY", "two s3cr3t words")
     with pytest.raises(ValueError, match="--teacher: the environment variable QR_JAX_TEACHER_KEY has 16 char") as error:
@@ -354,6 +357,38 @@ def test_failures_are_made_again_a_pause_that_is_asked_for_is_kept_and_answers_a
         assert ask(again) == "x" and ask(again, sample=1) == "y" and again.calls == 2 and len(seen) == 5
     (answered,) = [row for row in rows(tmp_path / "calls.jsonl") if row["event"] == "answered" and row["sample"] == 0]
     assert answered["tries"] == 4 and answered["seconds"] >= 1
+
+
+def test_a_pause_longer_than_all_patience_holds_no_call_up(tmp_path):
+    """One thread is told to wait for a day while the others have failed and wait to try again."""
+    first = iter([True])
+
+    def reply(data, count):
+        if next(first, False):
+            return 429, "slow", ("Retry-After", "86400")
+        time.sleep(0.2)
+        return 503, "oops"
+
+    with serving_replies(reply) as (url, _), ThreadPoolExecutor(4) as threads:
+        teacher, began = opened(tmp_path, url, patience_s=3.0), time.monotonic()
+        asked = [threads.submit(ask, teacher, f"q{at}") for at in range(4)]
+        for one in asked:
+            with pytest.raises(Ended, match="the teacher gives no answer"):
+                one.result()
+        with pytest.raises(Ended, match="the teacher gives no answer"):
+            ask(teacher, "another")
+    assert time.monotonic() - began < 10
+
+
+def test_a_reply_much_longer_than_what_was_asked_for_is_none(tmp_path):
+    long = json.dumps({"answer": "x" * 500})
+    with serving_replies(replies(long, long, '{"answer": "y"}')) as (url, seen):
+        assert ask(opened(tmp_path, url, reply_tokens=10)) == "y" and len(seen) == 3
+    text = (tmp_path / "calls.jsonl").read_text()
+    assert text.count(" characters, where 10 tokens were asked for") == 2
+        text := (tmp_path / "calls.jsonl").read_text()
+    )
+    assert "xxx" not in text
 
 
 def test_an_endpoint_that_refuses_everything_or_is_gone_ends_the_work_without_its_key(tmp_path, monkeypatch):

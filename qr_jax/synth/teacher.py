@@ -29,6 +29,7 @@ LARGEST_BYTES = 4_000_000  # of a response
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0  # before a retry; the endpoint's own Retry-After may be longer
 REFUSALS = 8  # prompts refused in a row, and none answered: then the endpoint is not what was meant
 CHARS_A_TOKEN = 4  # where the endpoint does not count
+MOST_CHARS_A_TOKEN = 40  # of a reply: a longer one is none of so many tokens
 FENCE = re.compile(r"\A```(?:json)?\s*\n(.*?)\n?```\Z", re.DOTALL)
 
 
@@ -136,7 +137,7 @@ class Teacher:
         ends, attempt, begun = time.monotonic() + self.bounds.patience_s, 0, time.monotonic()
         try:
             while True:
-                self._wait(self._silent_until - time.monotonic())
+                self._pause(0.0, ends, "it asked to be left alone for longer than a call's patience")
                 self.journal.asked(key)
                 try:
                     response = self.endpoint.post(body)
@@ -147,16 +148,11 @@ class Teacher:
                     self.journal.no_answer(key, why)
                     if isinstance(error, Failed) and not error.passing:
                         raise self._refused(why) from error
-                    asked_s = error.pause_s if isinstance(error, Failed) else 0.0
-                    if asked_s:
-                        self._silent_until = max(self._silent_until, time.monotonic() + asked_s)
+                    if isinstance(error, Failed) and error.pause_s:
+                        self._silent_until = max(self._silent_until, time.monotonic() + error.pause_s)
                     pause_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2**attempt) * random.uniform(0.5, 1)
                     attempt += 1
-                    if time.monotonic() + max(pause_s, asked_s) >= ends:
-                        self._gone = f"the teacher gives no answer: {why}"
-                        raise Ended(self._gone) from error
-                    self._tell(why, ends - time.monotonic())
-                    self._wait(max(pause_s, asked_s))
+                    self._pause(pause_s, ends, why)
         except BaseException:
             with self._lock:
                 self.calls -= 1
@@ -197,8 +193,16 @@ class Teacher:
             self._gone = f"the teacher refuses every prompt: {why}"
             return Ended(self._gone)
 
-    def _wait(self, seconds: float) -> None:
-        if self.halt.wait(max(0.0, seconds)):
+    def _pause(self, seconds: float, ends: float, why: str) -> None:
+        """Wait so long, and as long as the endpoint asks for; Ended where that is beyond `ends`, or nothing answers."""
+        until = max(time.monotonic() + seconds, self._silent_until)
+        if until >= ends:
+            self._gone = self._gone or f"the teacher gives no answer: {why}"
+        if self._gone:
+            raise Ended(self._gone)
+        if seconds:
+            self._tell(why, ends - time.monotonic())
+        if self.halt.wait(max(0.0, until - time.monotonic())):
             raise Ended("stopped")
 
 
@@ -210,6 +214,8 @@ def completion(response: Any, body: Mapping[str, Any]) -> tuple[str, list[int]]:
             raise TypeError
     except (LookupError, TypeError) as error:
         raise ValueError(f"no chat completion, but {redact(str(response))[:200]!r}") from error
+    if len(content) > MOST_CHARS_A_TOKEN * body["max_tokens"]:
+        raise ValueError(f"a reply of {len(content):,} characters, where {body['max_tokens']:,} tokens were asked for")
     usage = response.get("usage")
     counts = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")] if isinstance(usage, Mapping) else []
     counted = [count for count in counts if is_count(count)]
