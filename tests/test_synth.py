@@ -386,8 +386,6 @@ def test_a_reply_much_longer_than_what_was_asked_for_is_none(tmp_path):
         assert ask(opened(tmp_path, url, reply_tokens=10)) == "y" and len(seen) == 3
     text = (tmp_path / "calls.jsonl").read_text()
     assert text.count(" characters, where 10 tokens were asked for") == 2
-        text := (tmp_path / "calls.jsonl").read_text()
-    )
     assert "xxx" not in text
 
 
