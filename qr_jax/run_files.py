@@ -33,7 +33,7 @@ class Most:
 # log-probabilities would have 3 MB.
 MOST: dict[str, Most] = dict.fromkeys(("config.json", "summary.json"), Most(2**20))
 MOST |= dict.fromkeys(("run.lock", "COMMITTED"), Most(2**12))
-MOST |= {"settings.json": Most(2**20), "calls.jsonl": Most(2**32, lines=2**24, line_bytes=2**22)}  # of synth's journal
+MOST |= {"settings.json": Most(2**20), "calls.jsonl": Most(2**32, lines=2**24, line_bytes=2**24)}  # of synth's journal
 MOST |= {"probe.json": Most(2**22), "manifest.json": Most(2**24)}  # 100,000 files of a checkpoint
 MOST |= dict.fromkeys(("before.json", "base.json", "evaluation.json", "score.json"), Most(2**24))  # 300,000 questions
 MOST |= {

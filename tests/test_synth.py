@@ -380,6 +380,17 @@ def test_a_pause_longer_than_all_patience_holds_no_call_up(tmp_path):
     assert time.monotonic() - began < 10
 
 
+def test_half_an_emoji_in_a_reply_is_found_again_in_the_journal(tmp_path):
+    """The second question holds the first reply, and a call's key is a hash of what is sent."""
+    half = r'{"choices": [{"message": {"content": "a\ud83d"}}]}'
+
+    def first(data, count):
+        return 200, half if count == 1 else '{"choices": [{"message": {"content": "{\\"answer\\": \\"y\\"}"}}]}'
+
+    with serving_replies(first) as (url, seen):
+        assert [ask(opened(tmp_path, url)) for _ in range(2)] == ["y", "y"] and len(seen) == 2
+
+
 def test_a_reply_much_longer_than_what_was_asked_for_is_none(tmp_path):
     long = json.dumps({"answer": "x" * 500})
     with serving_replies(replies(long, long, '{"answer": "y"}')) as (url, seen):

@@ -1,6 +1,7 @@
 """How peers' retrieval servers are asked over HTTP, and how they write passages in their answers."""
 
 import hashlib
+import itertools
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -47,8 +48,14 @@ def passage_of(item: Any) -> Passage:
     name = document["id"] if "id" in document else _hash(f"{title}\n{text}")
     name = str(name) if isinstance(name, int) and not isinstance(name, bool) else name
     if not (isinstance(name, str) and isinstance(title, str) and isinstance(text, str)):
-        raise ValueError(f"a passage has {', '.join(map(str, document)) or 'nothing'}; wanted id and contents as texts")
+        raise ValueError(f"a passage has {_fields(document) or 'nothing'}; wanted id and contents as texts")
     return Passage(encodable(name), encodable(title), encodable(text), _score(score))
+
+
+def _fields(found: Mapping) -> str:
+    """The first of an object's names: a stranger's may be long, and many."""
+    names = [str(name)[:40] for name in itertools.islice(found, 8)]
+    return ", ".join([*names, "..."] if len(found) > len(names) else names)
 
 
 def _hash(text: str) -> str:
@@ -86,7 +93,7 @@ def _under(key: str) -> Callable[[Any, int, int], Lists]:
 
     def read(body: Any, count: int, k: int) -> Lists:
         if not isinstance(body, Mapping) or key not in body:
-            fields = f"fields {', '.join(map(str, body))}" if isinstance(body, Mapping) else type(body).__name__
+            fields = f"fields {_fields(body)}" if isinstance(body, Mapping) else type(body).__name__
             raise ValueError(f"the answer has no {key!r} ({fields or 'nothing in it'}); is this the right protocol?")
         return [[passage_of(item) for item in row[:k]] for row in _lists(body[key], count, repr(key))]
 

@@ -222,7 +222,7 @@ def completion(response: Any, body: Mapping[str, Any]) -> tuple[str, list[int]]:
     if len(counted) != 2:
         chars = sum(len(message["content"]) for message in body["messages"]), len(content)
         counted = [-(-count // CHARS_A_TOKEN) for count in chars]
-    return redact(content), counted
+    return redact(content.encode("utf-8", "replace").decode()), counted  # half an emoji is "?", as in the journal
 
 
 def as_object(reply: str) -> Mapping[str, Any]:
