@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from qr_jax import plugins
+from qr_jax.answers import normalise
 from qr_jax.config import Config, use
 from qr_jax.interfaces import shown
 from qr_jax.models import decoder, families, hf
@@ -90,6 +91,16 @@ def questions(config: Config, part: Literal["train", "eval"]) -> list[Query]:
         todo = half or f"data.{part}={getattr(config.data, part)!r} has no questions"
         raise ValueError(f"{todo}; check the files and data.split={config.data.split!r}")
     return queries
+
+
+def shared(queries: Sequence[Query], held_out: Sequence[Query]) -> str | None:
+    """How many of the held-out questions are trained on, too; None where none is."""
+    words, ids = {normalise(query.question) for query in queries}, {query.id for query in queries}
+    count = sum(query.id in ids or normalise(query.question) in words for query in held_out)
+    if not count:
+        return None
+    what = f"{count:,} of the {len(held_out):,} held-out questions are trained on too, so a score over them says little"
+    return f"{what}: `qr-jax data check TRAIN --against EVAL` lists them"
 
 
 def probed(config: Config) -> list[Query]:

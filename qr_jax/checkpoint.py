@@ -37,7 +37,7 @@ from qr_jax.processes import hosts, plain
 FORMAT = 4  # 1: groups that waited were episodes and rewards; 2: the rate was the optimizer's; 3: no ledger_bytes
 STATE, HOST_JSON, HOST_ARRAYS = "state", "host.json", "host.npz"
 MOST_ITEMS = 2**23  # commas, lists and objects of the host values: a pool of a million queries
-QUERIES, MODEL = "query_list_sha256", "model"  # the host values that `check_same_queries` and `check_same_model` read
+QUERIES, CORPUS, MODEL = "query_list_sha256", "corpus_sha256", "model"  # host values that the checks below read
 # What json, zipfile and numpy raise for files that are none of ours.
 NOT_AS_WRITTEN = (*committed.NOT_AS_WRITTEN, LookupError, RuntimeError, EOFError, MemoryError)
 NOT_AS_WRITTEN += (zipfile.BadZipFile, zlib.error, struct.error)
@@ -264,7 +264,9 @@ class Checkpoints:
         number = re.search(r"os_error_code='(\d+)'", str(error))
         code = (error.errno if isinstance(error, OSError) else number and int(number[1])) or errno.EIO
         what = f"the checkpoint of step {step} was not written ({os.strerror(code)}); {last}"
-        return OSError(code, f"{what}; make room in {self.folder} and start the same command again. {str(error)[:300]}")
+        full = code in (errno.ENOSPC, errno.EDQUOT)
+        todo = "make room in" if full else "see that one can write to"
+        return OSError(code, f"{what}; {todo} {self.folder} and start the same command again. {str(error)[:300]}")
 
 
 @contextlib.contextmanager
@@ -312,6 +314,14 @@ def check_same_queries(host: Mapping[str, Any], digest: str) -> None:
         both = f"the checkpoint's query list is {str(host.get(QUERIES))[:16]}, this config's is {digest[:16]}"
         why = "ids or their order differ, so its pool is of other queries"
         raise ValueError(f"{both}: {why}; use that run's data settings, or another run folder")
+
+
+def check_same_corpus(host: Mapping[str, Any], sha256: str | None) -> None:
+    """ValueError where the passages are other ones than the checkpoint's, which may not say which these were."""
+    if CORPUS in host and host[CORPUS] != sha256:
+        both = f"the checkpoint's passages are {str(host[CORPUS])[:16]}, this config's are {str(sha256)[:16]} (SHA-256)"
+        todo = "before and after would be measured over two corpora; give back the first, or use another run folder"
+        raise ValueError(f"{both}: {todo}")
 
 
 def check_same_model(host: Mapping[str, Any], fingerprint: Mapping[str, Any]) -> None:

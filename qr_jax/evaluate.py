@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from qr_jax import answers, assemble, config, runs, terminal
+from qr_jax import answers, assemble, config, run_files, runs, terminal
 from qr_jax.columns import aligned
 from qr_jax.config import Config
 from qr_jax.evaluation import manifest, subject
@@ -247,6 +247,8 @@ def evaluate(
     if world_seed is not None:
         settings = assemble.with_world_seed(settings, world_seed)
     settings = subject.with_retriever(settings, retriever)
+    place = Path(run) / "eval" if is_run else Path("runs") / "eval" / Path(run).name
+    run_files.check_writable(place, "a copy of the run" if is_run else "this command")
     with terminal.phase("loading the questions"):
         queries = assemble.questions(settings, "eval")[: questions or settings.evaluation.questions]
     samples = settings.evaluation.samples if samples is None else samples
@@ -263,7 +265,6 @@ def evaluate(
     )
     digest = manifest.sha256(json.dumps(figures["manifest"], sort_keys=True))[:8]
     stem = f"step_{model['step']:06d}" if is_run else "model"
-    place = Path(run) / "eval" if is_run else Path("runs") / "eval" / Path(run).name
     place.mkdir(parents=True, exist_ok=True)
     path = place / f"{stem}_{settings.retriever.name.rpartition('.')[2]}_{digest}.json"
     path.write_text(json.dumps(figures, indent=2) + "\n")

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from qr_jax import jsonl
+from qr_jax import jsonl, run_files
 from qr_jax.evaluation.complete import is_incomplete
 from qr_jax.metrics import ALIASES, NAMES, about
 from qr_jax.terminal import clock
@@ -53,6 +53,7 @@ class Writer:
         Equal values give equal bytes: floats are written as Python's repr, NaN and infinities as null.
         """
         row = {"step": int(step), **_row(values, self.aliases)}
+        run_files.check_still(self._file, self.folder / FILE)
         self._file.write(json.dumps(row, allow_nan=False).encode() + b"\n")
         self._file.flush()
         numbers = {name: value for name, value in row.items() if value is not None and name != "step"}

@@ -5,6 +5,7 @@ read into one.
 """
 
 import argparse
+import contextlib
 import itertools
 import os
 import stat
@@ -12,7 +13,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 from qr_jax import config, trust
 from qr_jax.settings import few, nearest
@@ -42,6 +43,7 @@ MOST |= {
     ".jsonl": Most(2**32, lines=2**20, line_bytes=2**24),  # a step's episodes, which are never all in memory
     ".json": Most(2**28),  # a checkpoint's host values: 100 kB of the quickstart's pool, and what larger ones need
 }
+PUT_BACK = "put it back and start the same command again; without it, --restart begins anew"
 DEEPEST = 32  # folders in folders; a run's own are 7 deep
 
 
@@ -206,6 +208,14 @@ def lines(path: Path, *, last: int | None = None) -> Iterator[bytes]:
             if count > most.lines and last is None:
                 raise ValueError(f"{path} has more than {most.lines:,} lines, the most that is read of a run")
             yield line.removesuffix(b"\n")
+
+
+def check_still(file: IO[bytes], path: Path) -> None:
+    """OSError where the path names another file than the open one by now, or none: what is written would be lost."""
+    with contextlib.suppress(FileNotFoundError):
+        if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+            return
+    raise FileNotFoundError(f"{path} was removed or replaced while the run wrote it; {PUT_BACK}")
 
 
 def end_last_line(file: int) -> None:

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from qr_jax.mistakes import Busy
+
 NAME = "run.lock"
 MOST_BYTES = 4096  # of what it says of its holder
 
@@ -26,6 +28,7 @@ class RunLock:
     """
 
     def __init__(self, folder: Path, *, elsewhere: str = "another folder with --run"):
+        self.folder = folder
         while (locked := _locked(folder, elsewhere)) is None:
             pass  # the folder was set aside, or removed, between two of these calls
         self._file, self.left = locked, read(folder)
@@ -34,6 +37,17 @@ class RunLock:
         self.about["id"] = uuid.uuid4().hex
         self._file.write(json.dumps(self.about).encode())
         self._file.flush()
+
+    def check(self) -> None:
+        """Raise Busy where the folder's lock is another file by now, and OSError where the folder is gone."""
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(self._file.fileno()), (self.folder / NAME).stat()):
+                return
+        if not self.folder.is_dir():
+            todo = "move it back, and start the same command again"
+            raise FileNotFoundError(f"{self.folder} was moved or removed while it was written: {todo}")
+        why = "another process may have taken it since, so this one writes no more; start the same command again"
+        raise Busy(f"{self.folder / NAME} was removed while this process held it: {why}")
 
     def release(self) -> None:
         with contextlib.suppress(OSError):  # a closed file has no lock

@@ -58,6 +58,7 @@ class Run:
         self._locked = False  # by process 0
         self._held = contextlib.ExitStack()  # of process 0: the locks of the folder and of its bucket
         self._hold: Callable[[], None] = lambda: None  # raises Busy where the bucket is another run's by now
+        self._check_lock: Callable[[], None] = lambda: None  # of process 0: the same of the folder
         try:
             hosts.by_first(self._take)
             self._start(settings)
@@ -78,7 +79,7 @@ class Run:
 
     def _take(self) -> None:
         lock = RunLock(self.folder)
-        self._locked = True
+        self._locked, self._check_lock = True, lock.check
         self._held.callback(lock.release)
         if not (lives := self.settings.train.bucket):
             return
@@ -210,6 +211,8 @@ class Run:
                 self.folder, tensorboard=log.tensorboard, wandb=log.wandb, aliases=log.aliases, first_step=step or 0,
                 lives=self.settings.train.bucket,
             )  # fmt: skip
+            ledger = self.folder / LEDGER
+            self._ledger_bytes = ledger.stat().st_size if ledger.exists() else 0
         self._open, self.saved = True, step
         return None if restored is None or step is None else (*restored, step)
 
@@ -233,8 +236,7 @@ class Run:
         """
         if (self.saved == step and not again) or not self._open:
             return
-        if self.settings.train.bucket:
-            hosts.by_first(self._hold)
+        hosts.by_first(self._check_held)
         length = self._writer.sync() if self._writer else 0  # of process 0, which writes the host values
         ledger = self.folder / LEDGER
         about = {"stage": self.stage, "ledger_bytes": ledger.stat().st_size if ledger.exists() else 0}
@@ -246,10 +248,16 @@ class Run:
             memory.give_back()
         self.saved = step
 
+    def _check_held(self) -> None:
+        """Raise Busy or OSError where folder or bucket are not this run's any more; of process 0."""
+        self._check_lock()
+        self._hold()
+
     def write_metrics(self, step: int, row: Mapping[str, Any]) -> None:
         """Append a line to metrics.jsonl; only after `go_on`."""
         assert self._open, "metrics are written only after go_on and before close"
         if self._writer:
+            self._check_lock()
             self._writer.write(step, row)
         if self._copy:
             self._copy.push_now_and_then()
@@ -265,6 +273,7 @@ class Run:
         every = sorted((at, sample, line) for part in hosts.gather(own) for at, sample, line in part)
         if hosts.index():
             return
+        self._check_lock()
         path = self.folder / "episodes" / f"step_{step:06d}.jsonl"
         path.parent.mkdir(exist_ok=True)
         _write(path, "".join(f"{line}\n" for _, _, line in every))
@@ -273,10 +282,17 @@ class Run:
         """Append a step's draws to ledger.jsonl; they are on the disk when this returns."""
         if hosts.index():
             return
+        self._check_lock()
         with (self.folder / LEDGER).open("ab") as file:
+            if file.tell() != self._ledger_bytes:
+                found = f"it has {file.tell():,} bytes, and this run had written {self._ledger_bytes:,}"
+                raise FileNotFoundError(
+                    f"{self.folder / LEDGER} was removed or replaced: {found}; {run_files.PUT_BACK}"
+                )
             file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
             file.flush()
             os.fsync(file.fileno())
+            self._ledger_bytes = file.tell()
 
     def write_json(self, name: str, value: Mapping[str, Any]) -> None:
         if hosts.index() == 0:

@@ -27,6 +27,13 @@ log = logging.getLogger(__name__)
 
 # Settings of our plug-ins: where one sends, the end of a name that names a secret, and what it writes.
 URL, SECRET, WRITTEN = "url", "_env", ("cache", "index")
+# What a config may ask for unasked: a command that only reads a run takes memory and time by these.
+MOST = {
+    "rollout.slots": 4096, "rollout.store": 8192, "rollout.context_tokens": 2**18, "rollout.search_k": 1000,
+    "rollout.passage_chars": 10**7, "evaluation.samples": 1024, "pool.queries": 2**16, "pool.samples": 1024,
+    "data.trace_worlds": 1000,
+}  # fmt: skip
+MOST_OF_A_WORLD = 1_000_000  # of each of its counts
 SEAL, KEY_BYTES = "seal", 32
 
 
@@ -85,9 +92,24 @@ def wishes(config: Config) -> list[Wish]:
     for what, name in (("the model", config.model.name), ("the tokenizer", config.model.tokenizer)):
         if _is_of_hub(name):
             found.append(_fetched(what, str(name)))
+    found += [
+        Wish(f"much memory or time: {name}={value:,} (at most {most:,} unasked)", None)
+        for name, most in MOST.items() if isinstance(value := _value(config, name), int) and value > most
+    ]  # fmt: skip
+    world = config.data.world if isinstance(config.data.world, Mapping) else {}
+    sized = {name: value for name, value in world.items() if name != "seed" and isinstance(value, int)}
+    found += [
+        Wish(f"much memory or time: data.world.{name}={value:,} (at most {MOST_OF_A_WORLD:,} unasked)", None)
+        for name, value in sized.items() if value > MOST_OF_A_WORLD
+    ]  # fmt: skip
     if config.log.wandb:
         found.append(Wish("W&B, with your key", "--allow-host api.wandb.ai"))
     return list(dict.fromkeys(found))
+
+
+def _value(config: Config, name: str) -> Any:
+    """A setting by its dotted name."""
+    return functools.reduce(getattr, name.split("."), config)
 
 
 def _is_of_hub(model: Any) -> bool:

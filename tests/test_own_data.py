@@ -73,6 +73,29 @@ def test_questions_without_gold_passages_are_refused_before_anything_is_compiled
     assert "of the first 6 the retriever finds none; raise rollout.search_k" in refused(capsys)
 
 
+def test_held_out_questions_that_are_trained_on_are_told(mine, capsys):
+    """A dry run and a run say so: in other spelling, and by id."""
+    train, held_out = ((mine / f"{name}.jsonl").read_text().splitlines() for name in ("train", "dev"))
+    one = json.loads(held_out[0])
+    spelled = {**one, "id": "other", "question": one["question"].upper()}
+    (mine / "train.jsonl").write_text("\n".join([*train, json.dumps(spelled), *held_out[1:2]]) + "\n")
+    said = f"2 of the {len(held_out)} held-out questions are trained on too, so a score over them says little"
+    assert cli.main(["train", str(ROOT / "configs" / "my_data.py"), *SMALL, "--dry-run"]) == 0
+    assert said in capsys.readouterr().err
+    assert cli.main(["train", str(ROOT / "configs" / "my_data.py"), *SMALL, "train.steps=0", "--run", "run"]) in (0, 2)
+    assert said in capsys.readouterr().out
+
+
+def test_a_run_over_other_passages_than_before_is_refused(mine, quick_to_compile, capsys):
+    words = ["train", str(ROOT / "configs" / "my_data.py"), *SMALL, "sft.steps=0", "--run", "run"]
+    assert cli.main([*words, "train.steps=1"]) == 0
+    lines = (mine / "corpus.jsonl").read_text().splitlines()
+    (mine / "corpus.jsonl").write_text("\n".join(lines[:-1]) + "\n")
+    capsys.readouterr()
+    assert cli.main([*words, "train.steps=2"]) == 2
+    assert "before and after would be measured over two corpora" in capsys.readouterr().err
+
+
 def test_a_model_that_cannot_read_the_questions_is_refused_with_share_and_cure(mine, capsys):
     said = refused(capsys, "model=two_layer")
     assert (

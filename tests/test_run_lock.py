@@ -15,6 +15,7 @@ import pytest
 from killed_run import tiny
 
 from qr_jax import config, runs
+from qr_jax.mistakes import Busy
 from qr_jax.run_lock import NAME, RunLock, named, read
 
 HOLD = "import sys, time, pathlib; from qr_jax.run_lock import RunLock; lock = RunLock(pathlib.Path(sys.argv[1]))"
@@ -155,6 +156,55 @@ def test_a_run_refuses_a_folder_in_use_before_it_writes_and_gives_it_back_when_i
     with pytest.raises(ValueError, match="other settings"):
         runs.Run(tmp_path, replace(settings, seed=settings.seed + 1), stage="train")
     RunLock(tmp_path).release()
+
+
+@pytest.fixture
+def going_on(tmp_path):
+    """A run whose first step is written and saved."""
+    folder = tmp_path / "run"
+    run = runs.Run(folder, config.load("configs/two_layer.py", []), stage="train", say=lambda line: None)
+    state = {"embed": jnp.zeros(3)}
+    run.go_on(jax.eval_shape(lambda: state), lambda host: None)
+
+    def step(number):
+        run.write_draws([{"step": number}])
+        run.write_metrics(number, {"pool/drawn": 1})
+        run.save(number, state, {})
+        run.checkpoints.wait()
+
+    step(1)
+    yield folder, step
+    with suppress(OSError):
+        run.close()
+
+
+def test_a_lock_that_was_removed_beneath_a_run_ends_it_for_another_may_have_the_folder(going_on):
+    folder, step = going_on
+    (folder / NAME).unlink()
+    other = RunLock(folder)
+    with pytest.raises(
+        Busy, match="run.lock was removed while this process held it: another process may have taken it"
+    ):
+        step(2)
+    other.release()
+    assert (
+        len((folder / "metrics.jsonl").read_text().splitlines()) == 1 and not (folder / "checkpoints/step_2").exists()
+    )
+
+
+@pytest.mark.parametrize(
+    ("what", "says"),
+    [
+        ("", "run was moved or removed while it was written: move it back, and start the same command again"),
+        ("metrics.jsonl", "metrics.jsonl was removed or replaced while the run wrote it; put it back"),
+        ("ledger.jsonl", "ledger.jsonl has 0 bytes, and this run had written 12: it was removed or replaced; put it b"),
+    ],
+)
+def test_what_is_moved_away_beneath_a_run_ends_it_and_is_named(going_on, what, says, tmp_path):
+    folder, step = going_on
+    (folder / what).rename(tmp_path / "elsewhere")
+    with pytest.raises(FileNotFoundError, match=says):
+        step(2)
 
 
 def test_a_start_that_was_refused_leaves_no_folder_where_it_made_it(tmp_path):

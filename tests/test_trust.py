@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -30,6 +31,19 @@ def _nothing_allowed_yet(tmp_path, monkeypatch):
 def test_our_own_configs_ask_for_nothing():
     for file in ("quickstart", "two_layer", "smollm2_multihop"):
         assert trust.wishes(config.load(f"configs/{file}.py")) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["rollout.slots=1000000"], "rollout.slots=1,000,000 .at most 4,096 unasked"),
+        (["evaluation.samples=100000000"], "evaluation.samples=100,000,000"),
+        (["data.world.train=1000000000"], "data.world.train=1,000,000,000"),
+    ],
+)
+def test_a_stranger_s_config_takes_no_memory_unasked(words, says):
+    (wish,) = trust.wishes(config.load("configs/quickstart.py", words))
+    assert re.search(f"much memory or time: {says}", wish.text) and wish.option is None
 
 
 def test_a_key_that_others_may_read_or_that_is_a_link_is_not_used(tmp_path, caplog):

@@ -62,7 +62,15 @@ def asked(arguments: argparse.Namespace, *, retriever: str | None = None, needs:
     config = override(config, arguments.overrides)
     if not run and not arguments.config:
         _check_given(config, arguments, needs)
-    checks.check(config, allow_plugins=packages)
+    from qr_jax.queries.readers import LOOKED_FOR
+
+    try:
+        checks.check(config, allow_plugins=packages)
+    except ValueError as error:
+        meant = (
+            "a run's files are meant from the folder in which it was started: go there, or name them (data.eval=FILE)"
+        )
+        raise ValueError(f"{error}\n{meant}" if run and LOOKED_FOR in str(error) else str(error)) from error
     return Asked(config, run, packages)
 
 

@@ -130,7 +130,8 @@ def _index(arguments: argparse.Namespace) -> int:
     settings = {name: given.get(name, known[name].default) for name in ("method", "k1", "b", "stopwords")}
     how = {"check": not arguments.no_check, "replace": arguments.replace, "say": terminal.say}
     found = index_corpus.index(",".join(arguments.corpus), arguments.out, settings, **how)
-    return show(found, arguments.json, partial(index_corpus.format_summary, out=arguments.out))
+    unlike = {name: value for name, value in settings.items() if value != known[name].default}
+    return show(found, arguments.json, partial(index_corpus.format_summary, out=arguments.out, given=unlike))
 
 
 def _recall(arguments: argparse.Namespace) -> int:

@@ -95,6 +95,8 @@ def _compare(arguments: argparse.Namespace) -> int:
         )
     if any(side_by_side.is_suite(what) for what in arguments.what):
         return _compare_suites(arguments)
+    if arguments.folder:
+        run_files.check_writable(Path(arguments.folder), "--folder")
     if arguments.folder and os.path.isdir(arguments.folder):
         run_files.check_folder(arguments.folder, allowed=arguments.trust)
     trusted: tuple[str, ...] | None = None
@@ -184,8 +186,12 @@ def _probe(arguments: argparse.Namespace) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> int:
+    from qr_jax import run_files
+
     check_out(arguments.file, b"<!doctype html")
     _check_runs(arguments)
+    if not arguments.file:
+        run_files.check_writable(Path(arguments.run[0]), "--out")
     from qr_jax.report import overlay, page
 
     with reading(_named(arguments)):

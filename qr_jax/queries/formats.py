@@ -170,6 +170,9 @@ def check_new(file: Path) -> None:
         raise ValueError(f"{file} is there already, and is left as it is; name another file")
     if not file.parent.is_dir():
         raise ValueError(f"there is no folder {file.parent} to write {file.name} into; make it first")
+    from qr_jax import run_files  # here: it imports what this room's files import
+
+    run_files.check_writable(file.parent, "OUT")
 
 
 def _is_prompt(value: Any) -> bool:

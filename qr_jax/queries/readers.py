@@ -42,6 +42,7 @@ NO_TEXT = {
 ROW_HAS = ("question", "prompt", "text", "contents")  # one of them
 NAME_DATA = "set QR_JAX_DATA to the data folder"
 NAME_FILES = f"name files of your own (data.train=, data.eval=, data.corpus=), or {NAME_DATA}"
+LOOKED_FOR = "it is looked for in"
 TWICE = "both rows are the same: leave one out (`qr-jax data convert FILE NEW` takes such rows once)"
 UNIQUE = "ids must be unique: rename one, or write where each is from before it, as in 'nq/train_0'"
 UNIQUE += "; rows without ids are named by their text in `qr-jax data convert`"
@@ -99,7 +100,7 @@ def _cure(part: str, file: Path) -> str:
     beside = [other.name for other in file.parent.iterdir()] if part and os.path.isdir(file.parent) else []
     if "{data}" in part:
         return nearest(file.name, beside, shown=0) or f"; {NAME_FILES}"
-    where = "" if file.is_absolute() else f"; it is looked for in {Path.cwd()}"
+    where = "" if file.is_absolute() else f"; {LOOKED_FOR} {Path.cwd()}"
     return where + (nearest(file.name, beside, shown=0) or "; {data}/... finds files in QR_JAX_DATA")
 
 

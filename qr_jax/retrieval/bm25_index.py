@@ -23,6 +23,7 @@ from qr_jax.records import Passage
 from qr_jax.retrieval import bm25_build, index_files
 from qr_jax.retrieval.build_aside import build_aside, clear_left
 from qr_jax.retrieval.index_files import MANIFEST, PARAMS, STARTS, WORDS
+from qr_jax.settings import show
 
 ORDER, SCORES, PLACES = "order.npy", "data.csc.index.npy", "indices.csc.index.npy"
 FILES = (SCORES, PLACES, STARTS, PARAMS, WORDS, ORDER)
@@ -142,13 +143,22 @@ def why_not(path: Path, wanted: Mapping[str, Any], *, files: Collection[str] | N
         manifest = read_manifest(path)
         for name, value in {"format": FORMAT, **wanted}.items():
             if manifest[name] != value:
-                return f"its {name} is another"
+                return _unlike(name, manifest[name], value)
         listed = manifest["files"]
         names = [name for name in sorted(known) if name in ({*FILES, *listed} if files is None else files)]
         damaged = [name for name in names if index_files.wrong(path / name) or file_hash(path / name) != listed[name]]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"it is absent or incomplete ({error})"
     return f"damaged: {', '.join(damaged)}" if damaged else None
+
+
+def _unlike(name: str, there: Any, wanted: Any) -> str:
+    """What differs; of settings, which of them."""
+    if name != "settings" or not isinstance(there, dict):
+        return f"its {name} is another"
+    differ = [setting for setting in wanted if there.get(setting) != wanted[setting]]
+    parts = ((setting, show(there.get(setting)), show(wanted[setting])) for setting in differ)
+    return "; ".join(f"it was built with {setting}={is_}, and {was} is asked for" for setting, is_, was in parts)
 
 
 def read_manifest(path: Path) -> dict[str, Any]:

@@ -213,10 +213,12 @@ def gb(count: int) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
 
 
-def format_summary(manifest: Mapping[str, Any], out: Path) -> str:
+def format_summary(manifest: Mapping[str, Any], out: Path, given: Mapping[str, Any]) -> str:
+    """In lines; `given` are the settings that differ from bm25's own, and are wanted again where it is searched."""
     counts = manifest["counts"]
     size = sum(file.stat().st_size for file in out.iterdir())
     done = "already there, of these files and settings"
     done = f"built in {manifest['built_s']:.1f} s" if manifest["built"] else done
     held = f"{out}: {counts['passages']:,} passages, {counts['different_words']:,} words, {gb(size)}, {done}"
-    return f"{held}\ncorpus SHA-256 {manifest['corpus']}\nsearch it with data.corpus={out}"
+    also = "".join(f" retriever.{name}={value}" for name, value in given.items())
+    return f"{held}\ncorpus SHA-256 {manifest['corpus']}\nsearch it with data.corpus={out}{also}"

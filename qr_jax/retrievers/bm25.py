@@ -60,7 +60,7 @@ def _index(corpus: Sequence[Passage], folder: str | None, settings: dict[str, An
         reason = bm25_index.why_not(corpus.folder, {"settings": settings}, files=bm25_index.FILES)
         if reason is None:
             return bm25_index.load(corpus.folder)
-        log.warning("%s: its index is not used (%s)", corpus.folder, reason)
+        log.warning("%s: its index is not used (%s); one is made in memory", corpus.folder, reason)
     return kept_index.load_or_build(corpus, settings)
 
 

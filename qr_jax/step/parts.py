@@ -54,6 +54,7 @@ class Parts:
     def check(self, host: dict[str, Any]) -> None:
         """ValueError when a checkpoint's host values are of another query list or model."""
         checkpoint.check_same_queries(host, self.same[checkpoint.QUERIES])
+        checkpoint.check_same_corpus(host, self.same[checkpoint.CORPUS])
         checkpoint.check_same_model(host, self.same[checkpoint.MODEL])
 
     def save(self, step: int, state: State, progress: Progress, *, again: bool = False) -> None:
@@ -83,6 +84,8 @@ def bind(settings: Config, run: runs.Run) -> Parts:
         search = corpus.search()
     asks = len(questions[: settings.evaluation.questions])
     run.say(f"{len(queries):,} questions to train on, {asks:,} held out")
+    if found := assemble.shared(queries, questions):
+        run.say(found)
     if not run.checkpoints.steps():
         with terminal.phase("checking that the model can read them"):
             assemble.check_learnable(settings, agent.tokenizer, queries, questions, search)
@@ -127,6 +130,7 @@ def bind(settings: Config, run: runs.Run) -> Parts:
         probe=partial(measure, queries=assemble.probed(settings), samples=0),
         same={
             checkpoint.QUERIES: pool.query_list_hash(query.id for query in queries),
+            checkpoint.CORPUS: corpus.sha256,
             checkpoint.MODEL: agent.fingerprint,
         },
     )

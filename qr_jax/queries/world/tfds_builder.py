@@ -16,7 +16,7 @@ from typing import Any, Generic, SupportsIndex, TypeVar
 import numpy as np
 import tensorflow_datasets as tfds
 
-from qr_jax import terminal
+from qr_jax import run_files, terminal
 from qr_jax.queries.world.generate import World, WorldSettings, build, row, settings_hash
 from qr_jax.records import Passage, Query, Trace
 
@@ -175,6 +175,7 @@ def written_once(place: Path, fill: Callable[[Path], None], is_stale: Callable[[
 
     One that was there before stays too, unless it `is_stale`: it goes when the new one is whole.
     """
+    run_files.check_writable(place.parent, "data.world_path")
     place.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f"{place.name}.unfinished-", dir=place.parent))
     stale = unfinished.with_name(f"{unfinished.name}.stale")
