@@ -197,7 +197,7 @@ def test_a_lock_that_was_removed_beneath_a_run_ends_it_for_another_may_have_the_
     [
         ("", "run was moved or removed while it was written: move it back, and start the same command again"),
         ("metrics.jsonl", "metrics.jsonl was removed or replaced while the run wrote it; put it back"),
-        ("ledger.jsonl", "ledger.jsonl has 0 bytes, and this run had written 12: it was removed or replaced; put it b"),
+        ("ledger.jsonl", "ledger.jsonl was removed or replaced: it has 0 bytes, and this run had written 12; put it b"),
     ],
 )
 def test_what_is_moved_away_beneath_a_run_ends_it_and_is_named(going_on, what, says, tmp_path):
