@@ -50,6 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _fail(f"there is no command {words[0]!r}{known or '; `qr-jax --help` lists those there are'}")
         if any(not word.strip() or re.fullmatch("--[a-z-]+=", word) for word in words):  # "" would be this folder
             return _fail("one of the words is empty, as a shell's variable that is not set")
+        if strange := next((word for word in words if not _is_text(word)), None):
+            return _fail(f"{os.fsencode(strange)!r} is no text in UTF-8; give it a name that is")
         if words and words[0] in commands and commands[words[0]].get_default("takes_settings"):
             words, overrides = take_overrides(words, commands[words[0]], commands)
         refuse_nearly(words, parser)
@@ -93,6 +95,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         terminal.speak("stdout")
         if argv is None:  # the process ends now: nothing is left to save, and libraries' last work may be cut short
             signal.signal(signal.SIGINT, lambda *_: os._exit(mistakes.INTERRUPTED))
+
+
+def _is_text(word: str) -> bool:
+    """Whether it can be shown and written: a name of a file may be of any bytes."""
+    try:
+        word.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _fail(text: str, code: int = mistakes.WRONG) -> int:

@@ -24,12 +24,12 @@ def every(path: Path, *needed: str) -> Iterator[Row]:
 
 
 def readable(path: Path, *needed: str, nested: bool = False) -> Iterator[Row | None]:
-    """Line by line: an object with the `needed` keys; None for all else; nothing where there is no file.
+    """Line by line: an object with the `needed` keys; None for all else; nothing where there is no file, or a pipe.
 
     NaN and infinities are None, which a browser's parser does not know. Where rows are not `nested`, what is neither a
     value nor a list of them is left out.
     """
-    for line in run_files.lines(path) if path.exists() else ():
+    for line in run_files.lines(path) if path.is_file() else ():
         row = parsed(line)
         is_row = isinstance(row, dict) and len(row) <= MOST_NAMES and all(name in row for name in needed)
         # each name once in memory

@@ -251,6 +251,8 @@ class Run:
     def _check_held(self) -> None:
         """Raise Busy or OSError where folder or bucket are not this run's any more; of process 0."""
         self._check_lock()
+        if self.saved and not self.settings.train.bucket and not (place := self.folder / bucket.CHECKPOINTS).is_dir():
+            raise FileNotFoundError(f"{place} was removed or moved while the run wrote it; {run_files.PUT_BACK}")
         self._hold()
 
     def write_metrics(self, step: int, row: Mapping[str, Any]) -> None:

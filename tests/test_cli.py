@@ -818,3 +818,8 @@ def test_a_folder_as_a_report_s_file_is_no_folder_to_be_cleared(tmp_path, capsys
     for command in ("report", "bug-report"):
         assert cli.main([command, str(tmp_path / "run"), "--out", str(tmp_path / "clone")]) == 2
         assert "give --out the name of a file" in (said := capsys.readouterr().err) and "take that away" not in said
+
+
+def test_a_word_of_other_bytes_is_refused_by_them(capsys):
+    assert cli.main(["train", TINY, "--run", os.fsdecode(b"runs/\xff")]) == 2
+    assert "b'runs/\\xff' is no text in UTF-8; give it a name that is" in capsys.readouterr().err

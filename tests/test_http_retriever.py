@@ -319,10 +319,17 @@ def test_a_token_comes_from_the_environment_and_is_in_no_message(monkeypatch):
     ],
 )
 def test_a_url_that_cannot_be_used_is_refused_before_a_call(url):
-    with pytest.raises(ValueError, match="wanted http://"):
+    with pytest.raises(ValueError, match="wanted http://") as error:
         http(url=url)
+    assert "abcdef" not in str(error.value) and "u:p" not in str(error.value)
     with pytest.raises(ValueError, match="timeout_s is 0"):
         http(url="http://host", timeout_s=0.0)
+
+
+@pytest.mark.parametrize("url", ["http://sök.example/", "http://host/?q=ö"])
+def test_a_url_s_letters_are_those_that_a_request_can_hold(url):
+    with pytest.raises(ValueError, match="letters that are not ASCII; wanted a host as DNS has it"):
+        http(url=url)
 
 
 # ---- TLS

@@ -386,7 +386,7 @@ def test_a_retriever_s_own_index_takes_no_stored_passages_with_it(tmp_path):
     out = tmp_path / "index"
     index_corpus.index(str(corpus_file(tmp_path)), out, SETTINGS)
     for corpus, own in (([Passage("9", "", "nine lives")], {}), (readers.read_passages(out), {"k1": 0.9})):
-        with pytest.raises(ValueError, match="holds the passages of a corpus, .*left as it is: .*built with k1=1.5, and"):
+        with pytest.raises(ValueError, match="holds the passages of .*left as it is: .*(is another|k1=1.5, and 0.9)"):
             bm25(corpus=corpus, index=str(out), **own)
     assert len(readers.read_passages(out)) == 3
     assert bm25(corpus=readers.read_passages(out), index=str(out))(["dune"], 1)[0][0].id == "1"

@@ -222,6 +222,17 @@ def test_a_live_run_is_read_up_to_the_last_whole_line(run):
     assert (group["step"], len(group["samples"])) == (4, 1)
 
 
+def test_a_pipe_in_a_file_s_place_is_waited_for_by_nobody(run):
+    """As one that takes a file's place while `view` serves the run."""
+    for name in ("metrics.jsonl", "ledger.jsonl", "summary.json", "config.json"):
+        (run / name).unlink(missing_ok=True)
+        os.mkfifo(run / name)
+    (run / "config.json").unlink()
+    (run / "config.json").write_text("{}")
+    found = read.run(run)
+    assert found.metrics == () and found.draws == () and not found.ended
+
+
 def test_lines_longer_than_a_run_s_cost_no_memory_and_more_of_them_are_refused(run, monkeypatch):
     whole = read.run(run)
     with (run / "metrics.jsonl").open("ab") as file:

@@ -196,6 +196,7 @@ def test_a_lock_that_was_removed_beneath_a_run_ends_it_for_another_may_have_the_
     ("what", "says"),
     [
         ("", "run was moved or removed while it was written: move it back, and start the same command again"),
+        ("checkpoints", "checkpoints was removed or moved while the run wrote it; put it back"),
         ("metrics.jsonl", "metrics.jsonl was removed or replaced while the run wrote it; put it back"),
         ("ledger.jsonl", "ledger.jsonl was removed or replaced: it has 0 bytes, and this run had written 12; put it b"),
     ],

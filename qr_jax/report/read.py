@@ -104,7 +104,7 @@ def _rows(path: Path, *needed: str) -> tuple[list[Row], int]:
 
 def _object(path: Path) -> dict[str, Any]:
     try:
-        found = jsonl.parsed(path.read_bytes())
+        found = jsonl.parsed(path.read_bytes()) if path.is_file() else None  # who opens a pipe waits
     except OSError:
         return {}
     return found if isinstance(found, dict) else {}

@@ -267,8 +267,11 @@ def _parts(url: str) -> urllib.parse.SplitResult:
         parts = known = None
     in_query = urllib.parse.parse_qsl(parts.query) if parts else []
     if not parts or not known or "@" in parts.netloc or any(looks_secret(name) for name, _ in in_query):
-        shown = redact(re.sub(r"//[^/?#]*@", "//[redacted]@", url))
+        shown = redact(re.sub(r"(=)[^&#]*", r"\1[redacted]", re.sub(r"//[^/?#]*@", "//[redacted]@", url)))
         raise ValueError(f"the URL is {shown!r}; wanted http://HOST[:PORT][/PATH] or https://, without a key")
+    if not f"{parts.netloc}{parts.query}".isascii():
+        wanted = "a host as DNS has it (xn--...), a query's letters as %C3%B6"
+        raise ValueError(f"the URL is {redact(url)!r}, with letters that are not ASCII; wanted {wanted}")
     return parts
 
 
