@@ -59,8 +59,8 @@ def sections() -> list[Section]:
 def chosen(what: str) -> list[Section]:
     """The sections that `what` names: a section, a kind of plug-in, a plug-in or a setting. ValueError: none.
 
-    A plug-in's settings may go without their section, as they are typed: `loss.high` is `learner.loss.high`. A plug-in
-    from outside is named with its kind: `rule=my_lab.ideas.mine`.
+    A plug-in's settings may go without their section, as they are typed (`loss.high` is `learner.loss.high`), or by the
+    plug-in's name (`foresee.gamma`). A plug-in from outside is named with its kind: `rule=my_lab.ideas.mine`.
     """
     place, _, outside = what.partition("=")
     kinds = [kind for kind in CONTRACTS if place in (kind, PLACES.get(kind, kind))]
@@ -74,6 +74,7 @@ def chosen(what: str) -> list[Section]:
     found = [section for section in every if what in (section.name, section.plugin)]
     found = found or [section for section in every if section.plugin and section.name.partition("=")[0] == full]
     found = found or list(_with_setting(every, full)) or list(_with_setting(every, f".{full}"))
+    found = found or list(_with_setting([section for section in every if section.plugin == kind], f".{rest}"))
     if not found:
         if said := elsewhere.said_of(what):
             raise ValueError(f"there is no setting {what!r}: {said}")
@@ -144,7 +145,9 @@ def _of_plugin(kind: str, name: str) -> Section:
     tree, comments, function_name = ast.parse(source), _comments(source), name.rpartition(".")[2]
     functions = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == function_name]
     if not functions:
-        raise ValueError(f"{kind} {name!r} is not written in its file as a def, so that its settings could be read")
+        defs = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
+        found = f"{kind} {name!r} is not written in its file as a def, so that its settings could be read"
+        raise ValueError(found + nearest(function_name, defs))
     function = functions[0]
     place, known, settings = PLACES.get(kind, kind), plugins.signature(kind, name).settings, []
     for argument, default in zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True):

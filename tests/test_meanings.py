@@ -52,6 +52,7 @@ def test_a_type_a_default_and_a_meaning_by_hand():
         ("rounds", [f"pool.rounds={name}" for name in plugins.names("rounds")]),
         ("foresee", ["pool.rule=foresee"]),
         ("rule=foresee", ["pool.rule=foresee"]),
+        ("foresee.gamma", ["pool.rule=foresee"]),
         ("reward=f1", ["reward=f1"]),
         ("loss.tau_positive", ["learner.loss=sapo"]),
         ("samples", ["pool", "evaluation"]),
