@@ -158,7 +158,12 @@ class Checkpoints:
             for name, leaf in wanted.items()
         }
         how = ocp.args.PyTreeRestore(item=wanted, restore_args=layout, partial_restore=part is not None)
-        arrays = self._orbax.restore(self.path(step) / STATE, args=how)
+        try:
+            arrays = self._orbax.restore(self.path(step) / STATE, args=how)
+        except FileNotFoundError as error:
+            if self.path(step).exists():
+                raise
+            raise _went(self.path(step)) from error
         state = jax.tree.unflatten(jax.tree.structure(abstract_state), [arrays[name] for name in wanted])
         return state, self.host(step)
 
@@ -276,10 +281,13 @@ def _as_written(place: epath.Path, names: str) -> Iterator[None]:
         yield
     except NOT_AS_WRITTEN as error:
         if not place.exists():
-            went = f"{place} was taken away while it was read, by a run that goes on; try again"
-            raise ValueError(went) from error
+            raise _went(place) from error
         reason = f"{type(error).__name__}: {error}"[:200]
         raise ValueError(f"{names} of {place} is not one that this program writes ({reason})") from error
+
+
+def _went(place: epath.Path) -> ValueError:
+    return ValueError(f"{place} was taken away while it was read, by a run that goes on; try again")
 
 
 def _flat(tree: Any) -> dict[str, Any]:

@@ -334,6 +334,21 @@ def test_a_manifest_of_many_small_things_is_no_one_of_ours_and_a_checkpoint_that
         checkpoints.host(1)
 
 
+def test_a_checkpoint_that_goes_while_its_arrays_are_read_is_said_to_have_gone(run, monkeypatch):
+    """As one that a run beside `export` removes, for it keeps the newest alone."""
+    checkpoints = run()
+    save(checkpoints, 1)
+    whole = checkpoints._orbax.restore
+
+    def goes(path, **how):
+        committed.remove(checkpoints.path(1))
+        return whole(path, **how)
+
+    monkeypatch.setattr(checkpoints._orbax, "restore", goes)
+    with pytest.raises(ValueError, match="step_00000001 was taken away while it was read, by a run that goes on"):
+        checkpoints.restore(1, meshes.abstract(mesh_of(1, 1, 1), jax.eval_shape(make_state)))
+
+
 def test_an_array_in_pieces_larger_than_itself_is_refused_before_one_is_unpacked(run):
     checkpoints = run()
     save(checkpoints, 1)
