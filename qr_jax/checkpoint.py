@@ -269,8 +269,8 @@ class Checkpoints:
         number = re.search(r"os_error_code='(\d+)'", str(error))
         code = (error.errno if isinstance(error, OSError) else number and int(number[1])) or errno.EIO
         what = f"the checkpoint of step {step} was not written ({os.strerror(code)}); {last}"
-        full = code in (errno.ENOSPC, errno.EDQUOT)
-        todo = "make room in" if full else "see that one can write to"
+        shut = code in (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS)
+        todo = "see that one can write to" if shut else "make room in"
         return OSError(code, f"{what}; {todo} {self.folder} and start the same command again. {str(error)[:300]}")
 
 
