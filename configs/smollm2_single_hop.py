@@ -41,7 +41,7 @@ config = Config(
         buckets=(128, 512),
         chunk=8,
     ),
-    learner=Learner(lr=1e-5, warmup_updates=5, rows=1, row_tokens=768, full_groups=6),
+    learner=Learner(lr=1e-5, warmup_updates=5, rows=1, row_tokens=768, full_groups=6, share_prefixes=True),
     sft=Sft(steps=50, traces=12, max_tokens=512, lr=1e-4, warmup_steps=5),
     evaluation=Evaluation(every=10, during=100),
     train=Train(steps=80, checkpoint_every=5),

@@ -115,6 +115,7 @@ class Learner:
     gap_alarm: float = 0.1  # mean nats between sampler and learner above which a step says so
     rows: int = 8  # packed rows of one micro-batch (all devices together)
     row_tokens: int = 1024  # of one packed row; an episode must fit one
+    share_prefixes: bool = False  # compute what a group's samples begin with once (not with splash's attention)
     lanes: int = 1  # threads, each with its micro-batches: two cores and a small model; 1 on several devices
     lr: float = 1e-6  # the learning rate
     schedule: Literal["constant", "cosine", "linear"] = "constant"  # to 0 at the end: of steps, or of a budget

@@ -34,7 +34,8 @@ POLL_S = 0.5  # how often a process asks whether another one was told to stop
 # what is computed.
 MAY_CHANGE = ("train.steps", "train.keep_checkpoints", "train.keep_every", "train.checkpoint_every", "log", "mesh")
 MAY_CHANGE += ("train.bucket", "rollout.lanes", "learner.lanes")
-PACKING = "learner.rows"  # with one update a step it only cuts the batch; with several it says what is in each update
+# With one update a step they only cut the batch; with several they say what is in each update.
+PACKING = ("learner.rows", "learner.share_prefixes")
 
 
 class Run:
@@ -173,7 +174,7 @@ class Run:
             raise kind(f"train.bucket={self.settings.train.bucket} cannot be written ({error}): {asked}") from error
 
     def _refuse_another(self, begun: Config, where: str) -> None:
-        may = MAY_CHANGE + ((PACKING,) if self.settings.learner.updates == 1 else ())
+        may = MAY_CHANGE + (PACKING if self.settings.learner.updates == 1 else ())
         if differ := [name for name in differences(begun, self.settings) if not name.startswith(may)]:
             todo = "start this run in another folder with --run (and train.bucket)"
             todo += ", or repeat the settings of that run to go on with it"

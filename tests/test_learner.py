@@ -87,6 +87,39 @@ def test_loss_and_gradient_do_not_depend_on_micro_batches_or_packing(reference):
         assert_close(gradient(bound, state, other), reference)
 
 
+def alike():
+    """Groups whose samples begin as the first does: some with a part of its tokens, one with all of them."""
+    rng, (made, graded) = np.random.default_rng(1), groups(seed=1)
+    for group in made:
+        first = group[0]
+        for g, one in enumerate(group[1:], 1):
+            shared = len(first.ids_L) if g == 3 else int(rng.integers(5, min(len(one.ids_L), len(first.ids_L))))
+            rest = shared if g < 3 else len(one.ids_L)
+            arrays = {
+                name: np.concatenate([getattr(first, name)[:shared], getattr(one, name)[rest:]])
+                for name in ("ids_L", "mask_L", "logp_L", "turn_L")
+            }
+            group[g] = replace(one, **arrays)
+    return made, graded
+
+
+@pytest.mark.parametrize("settings", [{}, {"entropy_weight": 0.1}, {"kl_weight": 0.1, "loss": config.use("gspo")}])
+def test_what_samples_begin_with_is_computed_once_and_the_gradient_is_that_of_whole_episodes(settings):
+    """Also where a row has no room for a whole group, and over a mesh."""
+    made, graded = alike()
+    bound, state = build(**settings)
+    sizes = {"queries": 6, "samples": 4}
+    whole = pack(made, graded, rows=2, row_tokens=48, **sizes)
+    wanted = gradient(bound, state, whole)
+    for row_tokens in (120, 48, 40):
+        packed = pack(made, graded, rows=2, row_tokens=row_tokens, share=True, **sizes)
+        assert (packed.segment_MRC > 0).sum() < (0.7 if row_tokens == 120 else 0.9) * (whole.segment_MRC > 0).sum()
+        assert_close(gradient(bound, state, packed), wanted)
+    bound, state = build((2, 2, 2), **settings)
+    packed = pack(made, graded, rows=8, row_tokens=48, share=True, **sizes)
+    assert_close(gradient(bound, state, packed), wanted)
+
+
 def test_observation_tokens_give_no_gradient_and_their_targets_do_not_matter(reference):
     """Scores at positions that predict an observation token may be anything: the loss does not read them."""
     whole = batch()

@@ -1,6 +1,7 @@
 """Packing: every sampled token once, whole episodes, fixed shapes."""
 
 from collections import Counter
+from dataclasses import replace
 
 import jax
 import numpy as np
@@ -219,3 +220,52 @@ def test_rows_are_filled_longest_first():
     groups = groups_of([[2, 2, 3, 3], [4, 5, 5, 6]])
     batch = pack(groups, grades_of(groups), rows=1, row_tokens=10, queries=2, samples=4)
     assert packing_efficiency(batch) == 1 and int(batch.used_M.sum()) == 3
+
+
+def branched(lengths_by_group):
+    """Groups of episodes whose ids are drawn from two, so that many begin alike."""
+    groups = groups_of(lengths_by_group)
+    rng = np.random.default_rng(sum(map(sum, lengths_by_group)))
+    return [
+        [replace(one, ids_L=rng.integers(1, 3, len(one.ids_L)).astype(np.int32)) for one in group] for group in groups
+    ]
+
+
+@given(st.lists(st.lists(st.integers(2, 9), min_size=1, max_size=4), min_size=1, max_size=4), st.integers(9, 30))
+@settings(max_examples=60, deadline=None)
+def test_in_trees_every_token_sees_what_it_sees_in_its_episode_and_no_column_is_there_twice(lengths, row_tokens):
+    groups = branched(lengths)
+    sizes = dict(rows=2, queries=len(groups), samples=4)
+    batch = pack(groups, grades_of(groups), row_tokens=row_tokens, share=True, **sizes)
+    assert trained_tokens(batch) == sampled_tokens(groups, 4)
+    assert (batch.segment_MRC > 0).sum() <= sum(map(sum, lengths))
+    at_C = np.arange(row_tokens)
+    for m, e in zip(*np.nonzero(batch.episode_ME >= 0), strict=True):
+        one = groups[batch.episode_ME[m, e] // 4][batch.episode_ME[m, e] % 4]
+        row, columns = divmod(batch.source_MEL[m, e, 1 : len(one.ids_L)], row_tokens)
+        assert len(set(row)) == 1
+        ids_C, last_C = batch.ids_MRC[m, row[0]], batch.last_MRC[m, row[0]]
+        for depth, column in enumerate(columns):
+            seen = at_C[(at_C <= column) & (column <= last_C)]
+            assert ids_C[seen].tolist() == one.ids_L[: depth + 1].tolist()
+            assert batch.position_MRC[m, row[0], seen].tolist() == list(range(depth + 1))
+    for m, r in zip(*np.nonzero((batch.segment_MRC > 0).any(-1)), strict=True):  # one column for one way from a root
+        used = np.flatnonzero(batch.segment_MRC[m, r])
+        ways = [tuple(batch.ids_MRC[m, r][at_C[(at_C <= at) & (at <= batch.last_MRC[m, r])]]) for at in used]
+        ways = [
+            (batch.segment_MRC[m, r, at], way, batch.target_MRC[m, r, at]) for at, way in zip(used, ways, strict=True)
+        ]
+        assert len(set(ways)) == len(ways)
+
+
+def test_a_tree_by_hand():
+    """5 6 7 8 and 5 6 9: behind 5 both go on with 6; 6 predicts 7 in one and 9 in the other, so each has its own."""
+    groups = groups_of([[4, 3]])
+    for one, ids in zip(groups[0], ([5, 6, 7, 8], [5, 6, 9]), strict=True):
+        one.ids_L[:] = ids
+    batch = pack(groups, grades_of(groups), rows=1, row_tokens=8, queries=1, samples=2, share=True)
+    assert batch.ids_MRC[0, 0].tolist() == [5, 6, 7, 8, 6, 9, 0, 0]
+    assert batch.position_MRC[0, 0].tolist() == [0, 1, 2, 3, 1, 2, 0, 0]
+    assert batch.target_MRC[0, 0].tolist() == [6, 7, 8, 0, 9, 0, 0, 0]
+    assert batch.last_MRC[0, 0].tolist() == [5, 3, 3, 3, 5, 5, -1, -1]
+    assert batch.source_MEL[0, :2, 1:4].tolist() == [[0, 1, 2], [0, 4, 0]] and not batch.used_M[1:].any()

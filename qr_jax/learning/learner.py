@@ -71,6 +71,9 @@ def make(
     loss = plugins.bind("loss", settings.loss)
     advantage = plugins.bind("advantage", settings.advantage)
     kind = attention.choose(model.attention, mesh.devices.flat[0].platform, model.compute, settings.row_tokens)
+    if settings.share_prefixes and kind == "splash":
+        told = "learner.share_prefixes is not for splash's attention, whose masks know no branches"
+        raise ValueError(f"{told}: set it to false, or model.attention=xla")
     update = Update(
         cfg=cfg, model=model, settings=settings, mesh=mesh, temperature=temperature,
         attend=functools.partial(attention.packed, kind=kind, mesh=mesh), transform=optimizer(settings),

@@ -1,5 +1,11 @@
-"""Episodes into packed rows of fixed shape, and the indices that bring each token's log-probability back out."""
+"""Episodes into packed rows of fixed shape, and the indices that bring each token's log-probability back out.
 
+Samples of a query begin alike: with its prompt, and as long as they say the same and are shown the same. With `share`
+what they have in common is laid in a row once, as the trunk of a tree whose branches follow it (Liu et al. 2025,
+arXiv:2506.05433): each token sees the tokens on its own way from the root, and the sums are those of whole episodes.
+"""
+
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,15 +22,17 @@ from qr_jax.records import Episode, Grades
 class Batch:
     """What the learner is given: M micro-batches of R rows by C columns, with E = R * per_row slots of L = C tokens.
 
-    A row holds whole episodes one after another; slot e of a micro-batch is the (e % per_row)-th episode of row e //
-    per_row. The log-probability of token l of an episode is found at `source` in the flattened [R * C] of
-    predictions; token 0 is predicted by nothing and never trained. Of unused slots and micro-batches all is padding.
+    A row holds whole episodes one after another, or trees of them, each a segment; slot e of a micro-batch is the (e %
+    per_row)-th episode of row e // per_row. The log-probability of token l of an episode is found at `source` in the
+    flattened [R * C] of predictions; token 0 is predicted by nothing and never trained. Of unused slots and
+    micro-batches all is padding.
     """
 
     ids_MRC: Any  # int32, 0 where padding
     position_MRC: Any  # int32, from 0 in each segment
     segment_MRC: Any  # int32, 1, 2, ... within a row; 0 is padding
-    target_MRC: Any  # int32, the next id of the same segment; 0 at a segment's last token
+    last_MRC: Any  # int32, the last column that sees this one: its segment's last, or its branch's; -1 where padding
+    target_MRC: Any  # int32, the next id of the same episode; 0 at an episode's last token
     source_MEL: Any  # int32, index into R * C of the position that predicts this token; 0 where there is none
     mask_MEL: Any  # bool, True on the sampled tokens that are trained
     rollout_logp_MEL: Any  # float32 nats under the sampler, 0 where not sampled
@@ -52,6 +60,18 @@ class _Item:
     at: int  # index into the flattened [Q * G]
 
 
+@dataclass
+class _Tree:
+    """Episodes, and the tokens that they need together, each branch behind all that it grows from."""
+
+    items: list[_Item]
+    ids: list[int]
+    position: list[int]  # in the episodes
+    last: np.ndarray  # where the token's branch ends
+    target: list[int]
+    columns: list[np.ndarray]  # of each episode's tokens
+
+
 def pack(
     episodes_by_group: Sequence[Sequence[Episode]],
     grades: Grades,
@@ -67,6 +87,7 @@ def pack(
     drop_loss: Sequence[Sequence[bool]] | None = None,
     weight_QG: np.ndarray | None = None,
     copies_Q: np.ndarray | None = None,
+    share: bool = False,
 ) -> Batch:
     """Episodes [group][sample] and the grades of the same groups as a host Batch of numpy arrays; first-fit decreasing.
 
@@ -76,7 +97,8 @@ def pack(
     `drop_loss[group][sample]` True (over-long ones, say, whose rewards stay in their group), those without a sampled
     token, and those of weight 0 (prune.py), which alone stay in the denominators. A group counts as if it stood in the
     batch `copies_Q` times (fill.py). per_row None is 8, or one for each 256 tokens of a longer row, so that not the
-    number of episodes but their tokens fill it; per_row=1 gives one padded row an episode.
+    number of episodes but their tokens fill it; per_row=1 gives one padded row an episode. With `share` it is twice
+    that, and a group's episodes lie in as few trees as rows have room for.
 
     Raises ValueError when an episode is longer than a row, begins with a sampled token or is graded valid after a
     fault, when groups, samples or rows are more than there is room for, or when grades and episodes do not match.
@@ -92,9 +114,11 @@ def pack(
     beside_X = np.array([times_Q[item.at // samples] - (weighed_QG.flat[item.at] > 0) for item in items], np.int64)
     beside = beside_X @ [item.episode.mask_L.sum() for item in items] if items else 0, beside_X.sum()
     items = [item for item in items if weighed_QG.flat[item.at]]
-    per_row = slots_of_row(row_tokens) if per_row is None else per_row
-    lengths = [len(item.episode.ids_L) for item in items]
-    opened = [[items[at] for at in row] for row in first_fit(lengths, row_tokens=row_tokens, per_row=per_row)]
+    per_row = slots_of_row(row_tokens) * (1 + share) if per_row is None else per_row
+    trees = _trees(items, samples, row_tokens, per_row) if share else [_tree([item]) for item in items]
+    lengths, counts_T = [len(tree.ids) for tree in trees], [len(tree.items) for tree in trees]
+    filled = first_fit(lengths, row_tokens=row_tokens, per_row=per_row, episodes=counts_T)
+    opened = [[trees[at] for at in row] for row in filled]
     micro = -(-queries * samples // rows) if micro is None else micro
     if len(opened) > micro * rows:
         raise ValueError(
@@ -114,24 +138,30 @@ def slots_of_row(row_tokens: int) -> int:
     return max(8, row_tokens // 256)
 
 
-def first_fit(lengths: Sequence[int], *, row_tokens: int, per_row: int) -> list[list[int]]:
-    """The rows that episodes of these lengths (tokens) are laid in, as positions in `lengths`.
+def first_fit(
+    lengths: Sequence[int], *, row_tokens: int, per_row: int, episodes: Sequence[int] | None = None
+) -> list[list[int]]:
+    """The rows that episodes, or trees of so many, of these lengths (tokens) are laid in, as positions in `lengths`.
 
     Longest first, each into the first row with room for it; equal lengths in the order given. The episodes of
     consecutive rows, given alone and in their order, are laid in the same rows again.
     """
+    many = [1] * len(lengths) if episodes is None else episodes
     opened: list[list[int]] = []
     free: list[int] = []
+    held: list[int] = []  # episodes
     for at in sorted(range(len(lengths)), key=lambda at: -lengths[at]):
         for row, room in enumerate(free):
-            if room >= lengths[at] and len(opened[row]) < per_row:
+            if room >= lengths[at] and held[row] + many[at] <= per_row:
                 break
         else:
             row = len(opened)
             opened.append([])
             free.append(row_tokens)
+            held.append(0)
         opened[row].append(at)
         free[row] -= lengths[at]
+        held[row] += many[at]
     return opened
 
 
@@ -199,27 +229,71 @@ def _check(episode: Episode, row_tokens: int) -> None:
         raise ValueError(f"{name}: ids_L, mask_L, logp_L and turn_L must be of one length; found {sorted(lengths)}")
 
 
-def _lay_out(opened, grades, micro, rows, row_tokens, per_row, **whole) -> Batch:
+def _trees(items: list[_Item], samples: int, row_tokens: int, per_row: int) -> list[_Tree]:
+    """The episodes of each group in trees that a row has room for."""
+    trees: list[_Tree] = []
+    for _, group in itertools.groupby(items, lambda item: item.at // samples):
+        own: list[_Item] = []
+        tree = None
+        for item in sorted(group, key=lambda item: item.episode.ids_L.tolist()):  # branches of one trunk side by side
+            grown = _tree([*own, item])
+            if tree is not None and (len(grown.ids) > row_tokens or len(grown.items) > per_row):
+                trees.append(tree)
+                grown = _tree([item])
+            tree, own = grown, grown.items
+        if tree is not None:
+            trees.append(tree)
+    return trees
+
+
+def _tree(items: list[_Item]) -> _Tree:
+    """The tree of episodes that are sorted by their ids.
+
+    A token predicts one other. So what two episodes have in common ends before the token behind which they part, which
+    each of them has itself.
+    """
+    tree = _Tree(items, [], [], np.zeros(0, np.int32), [], [])
+    before: list[int] = []
+    for item in items:
+        ids = item.episode.ids_L.tolist()
+        alike = next(
+            (at for at, (a, b) in enumerate(zip(before, ids, strict=False)) if a != b), min(len(before), len(ids))
+        )
+        shared = alike if before == ids else max(alike - 1, 0)
+        new = np.arange(len(tree.ids), len(tree.ids) + len(ids) - shared, dtype=np.int32)
+        columns = np.concatenate([tree.columns[-1][:shared], new]) if tree.columns else new
+        tree.ids += ids[shared:]
+        tree.position += range(shared, len(ids))
+        tree.target += [*ids[shared + 1 :], 0][: len(ids) - shared]
+        tree.columns.append(columns)
+        tree.last = np.concatenate([tree.last, new])
+        tree.last[columns] = np.maximum(tree.last[columns], len(tree.ids) - 1)
+        before = ids
+    return tree
+
+
+def _lay_out(opened: list[list[_Tree]], grades, micro, rows, row_tokens, per_row, **whole) -> Batch:
     in_rows, in_slots = (micro, rows, row_tokens), (micro, rows * per_row, row_tokens)
     ids, position, segment, target = (np.zeros(in_rows, np.int32) for _ in range(4))
+    last = np.full(in_rows, -1, np.int32)
     source, mask = np.zeros(in_slots, np.int32), np.zeros(in_slots, bool)
     rollout_logp, turn = np.zeros(in_slots, np.float32), np.full(in_slots, -1, np.int32)
     slot_of = np.full(in_slots[:2], -1, np.int32)
-    for number, row_items in enumerate(opened):
+    for number, trees in enumerate(opened):
         m, r = divmod(number, rows)
-        column = 0
-        for k, item in enumerate(row_items):
-            episode, e, tokens = item.episode, r * per_row + k, len(item.episode.ids_L)
-            place = slice(column, column + tokens)
-            ids[m, r, place] = episode.ids_L
-            position[m, r, place] = np.arange(tokens)
-            segment[m, r, place] = k + 1
-            target[m, r, column : column + tokens - 1] = episode.ids_L[1:]
-            source[m, e, 1:tokens] = r * row_tokens + column + np.arange(tokens - 1)
-            mask[m, e, :tokens] = episode.mask_L
-            rollout_logp[m, e, :tokens] = np.where(episode.mask_L, episode.logp_L, 0)
-            turn[m, e, :tokens] = episode.turn_L
-            slot_of[m, e] = item.at
-            column += tokens
+        column, e = 0, r * per_row
+        for k, tree in enumerate(trees):
+            place = (m, r, slice(column, column + len(tree.ids)))
+            ids[place], position[place], target[place] = tree.ids, tree.position, tree.target
+            segment[place], last[place] = k + 1, column + tree.last
+            for item, columns in zip(tree.items, tree.columns, strict=True):
+                episode, tokens = item.episode, len(columns)
+                source[m, e, 1:tokens] = r * row_tokens + column + columns[:-1]
+                mask[m, e, :tokens] = episode.mask_L
+                rollout_logp[m, e, :tokens] = np.where(episode.mask_L, episode.logp_L, 0)
+                turn[m, e, :tokens] = episode.turn_L
+                slot_of[m, e] = item.at
+                e += 1
+            column += len(tree.ids)
     used = np.arange(micro) * rows < len(opened)
-    return Batch(ids, position, segment, target, source, mask, rollout_logp, turn, slot_of, used, grades, **whole)
+    return Batch(ids, position, segment, last, target, source, mask, rollout_logp, turn, slot_of, used, grades, **whole)

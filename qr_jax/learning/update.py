@@ -79,7 +79,7 @@ class Update:
         by_width = NamedSharding(self.mesh, PartitionSpec("fsdp" if divides else None))
         compute = jnp.dtype(self.model.compute)
         hidden_RCD = decoder.forward(
-            self.cfg, params, micro.ids_MRC, micro.position_MRC, micro.segment_MRC, compute=compute,
+            self.cfg, params, micro.ids_MRC, micro.position_MRC, micro.segment_MRC, micro.last_MRC, compute=compute,
             remat=self.model.remat, attend=self.attend, constrain=lambda x: jax.lax.with_sharding_constraint(x, rows),
         )  # fmt: skip
         # on every device: gathered once, and not once a block (logprob.py)

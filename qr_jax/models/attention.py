@@ -16,17 +16,26 @@ MASKED = -1e30  # finite: a row that is all masked gives a mean, or a number tha
 BLOCK = 128  # the longest block, in tokens
 
 
-def packed(q_NLHd, k_NLKd, v_NLKd, segment_NL, *, kind: str = "xla", mesh: Mesh | None = None):
+def packed(q_NLHd, k_NLKd, v_NLKd, segment_NL, last_NL=None, *, kind: str = "xla", mesh: Mesh | None = None):
     """Causal attention inside each segment (0 is padding), [N, L, H, d] in q's dtype; softmax in float32.
 
-    Segments stand one behind another in a row, each in one piece. `kind` is "xla" (blocks), "splash" or "cudnn"; the
-    kernels are told the mesh, which XLA cannot cut them over.
+    Segments stand one behind another in a row, each in one piece. One may be a tree (learning/pack.py): `last_NL` is
+    the last column that sees each column; None: its segment's. `kind` is "xla" (blocks), "cudnn" or "splash", which
+    knows segments alone. The kernels are told the mesh, which XLA cannot cut them over.
     """
     if kind == "splash":
         return flash.splash(q_NLHd, k_NLKd, v_NLKd, segment_NL, mesh=mesh)
     if kind == "cudnn":
-        return flash.cudnn(q_NLHd, k_NLKd, v_NLKd, segment_NL)
-    return blockwise(q_NLHd, k_NLKd, v_NLKd, segment_NL)
+        return flash.cudnn(q_NLHd, k_NLKd, v_NLKd, ends(segment_NL) if last_NL is None else last_NL)
+    return blockwise(q_NLHd, k_NLKd, v_NLKd, segment_NL, last_NL)
+
+
+def ends(segment_NL):
+    """The last column of each column's segment; -1 where padding."""
+    length = segment_NL.shape[1]
+    new_NL = jnp.concatenate([jnp.diff(segment_NL) != 0, jnp.ones_like(segment_NL[:, :1], bool)], axis=1)
+    end_NL = jax.lax.cummin(jnp.where(new_NL, jnp.arange(length)[None], length), axis=1, reverse=True)
+    return jnp.where(segment_NL > 0, end_NL, -1)
 
 
 def choose(kind: str, platform: str, compute: str, length: int) -> str:
@@ -38,16 +47,17 @@ def choose(kind: str, platform: str, compute: str, length: int) -> str:
     return "cudnn" if platform in ("gpu", "cuda") and compute == "bfloat16" else "xla"
 
 
-def blockwise(q_NLHd, k_NLKd, v_NLKd, segment_NL):
+def blockwise(q_NLHd, k_NLKd, v_NLKd, segment_NL, last_NL=None):
     """`packed` in plain XLA: each query block loops over key blocks, from the first that any row's segments reach."""
-    length = q_NLHd.shape[1]
+    length, last_NL = q_NLHd.shape[1], ends(segment_NL) if last_NL is None else last_NL
     blocks = -(-length // BLOCK)
     block = -(-length // blocks)
     pad = blocks * block - length
     if pad:
         q_NLHd, k_NLKd, v_NLKd = (jnp.pad(y, ((0, 0), (0, pad), (0, 0), (0, 0))) for y in (q_NLHd, k_NLKd, v_NLKd))
         segment_NL = jnp.pad(segment_NL, ((0, 0), (0, pad)))
-    return _attend(block, q_NLHd, k_NLKd, v_NLKd, segment_NL)[:, :length]
+        last_NL = jnp.pad(last_NL, ((0, 0), (0, pad)), constant_values=-1)
+    return _attend(block, q_NLHd, k_NLKd, v_NLKd, segment_NL, last_NL)[:, :length]
 
 
 def _first_blocks(block: int, segment_NL):
@@ -81,27 +91,27 @@ def not_after(key_XB, query_XI):
     return key_XB[..., None, :] <= query_XI[..., :, None]
 
 
-def _scores(block, q_NKXd, k_NKjd, segments, i, j):
+def _scores(block, q_NKXd, k_NKjd, lasts, i, j):
     """Masked scores [N, K, G * block, block] of query block i and key block j."""
     score = _dot(q_NKXd, k_NKjd, 3, 3) * q_NKXd.shape[-1] ** -0.5
-    at = jnp.arange(block)
-    seen = (segments[i][:, :, None] == segments[j][:, None, :]) & not_after(j * block + at, i * block + at)[None]
+    query, key = i * block + jnp.arange(block), j * block + jnp.arange(block)
+    seen = not_after(key, query)[None] & (query[None, :, None] <= lasts[j][:, None, :])
     n, kv_heads, rows, _ = score.shape
     score = score.reshape(n, kv_heads, rows // block, block, block)
     return jnp.where(seen[:, None, None], score, MASKED).reshape(n, kv_heads, rows, block)
 
 
-def _run(block, q_NLHd, k_NLKd, v_NLKd, segment_NL):
+def _run(block, q_NLHd, k_NLKd, v_NLKd, segment_NL, last_NL):
     kv_heads = k_NLKd.shape[2]
     q, k, v = (_split(block, y, kv_heads) for y in (q_NLHd, k_NLKd, v_NLKd))
-    segments = jnp.moveaxis(segment_NL.reshape(len(segment_NL), -1, block), 1, 0)
+    lasts = jnp.moveaxis(last_NL.reshape(len(last_NL), -1, block), 1, 0)
 
     def one(_, xs):
         q_NKXd, i, first = xs
 
         def fold(j, carry):
             top, total, out = carry
-            score = _scores(block, q_NKXd, k[j], segments, i, j)
+            score = _scores(block, q_NKXd, k[j], lasts, i, j)
             new_top = jnp.maximum(top, score.max(-1, keepdims=True))
             weight, fall = jnp.exp(score - new_top), jnp.exp(top - new_top)
             out = out * fall + _dot(weight.astype(v.dtype), v[j], 3, 2)
@@ -117,16 +127,16 @@ def _run(block, q_NLHd, k_NLKd, v_NLKd, segment_NL):
     return _join(block, out), log_sum
 
 
-def _forward(block, q_NLHd, k_NLKd, v_NLKd, segment_NL):
-    out_NLHd, log_sum = (checkpoint_name(y, flash.SAVED) for y in _run(block, q_NLHd, k_NLKd, v_NLKd, segment_NL))
-    return out_NLHd, (q_NLHd, k_NLKd, v_NLKd, segment_NL, out_NLHd, log_sum)
+def _forward(block, *given):
+    out_NLHd, log_sum = (checkpoint_name(y, flash.SAVED) for y in _run(block, *given))
+    return out_NLHd, (*given, out_NLHd, log_sum)
 
 
 def _backward(block, residuals, slope_NLHd):
-    q_NLHd, k_NLKd, v_NLKd, segment_NL, out_NLHd, log_sum = residuals
+    q_NLHd, k_NLKd, v_NLKd, segment_NL, last_NL, out_NLHd, log_sum = residuals
     kv_heads, scale = k_NLKd.shape[2], q_NLHd.shape[-1] ** -0.5
     q, k, v, slope, out = (_split(block, y, kv_heads) for y in (q_NLHd, k_NLKd, v_NLKd, slope_NLHd, out_NLHd))
-    segments = jnp.moveaxis(segment_NL.reshape(len(segment_NL), -1, block), 1, 0)
+    lasts = jnp.moveaxis(last_NL.reshape(len(last_NL), -1, block), 1, 0)
 
     def one(carry, xs):
         q_NKXd, slope_NKXd, out_NKXd, log_sum_NKX, i, first = xs
@@ -134,7 +144,7 @@ def _backward(block, residuals, slope_NLHd):
 
         def fold(j, carry):
             d_q, d_k, d_v = carry
-            weight = jnp.exp(_scores(block, q_NKXd, k[j], segments, i, j) - log_sum_NKX)
+            weight = jnp.exp(_scores(block, q_NKXd, k[j], lasts, i, j) - log_sum_NKX)
             d_score = weight * (_dot(slope_NKXd, v[j], 3, 3) - inner) * scale
             weight, d_score = weight.astype(q.dtype), d_score.astype(q.dtype)
             d_v = d_v.at[j].add(_dot(weight, slope_NKXd, 2, 2))
@@ -147,7 +157,7 @@ def _backward(block, residuals, slope_NLHd):
     numbers = jnp.arange(len(q)), _first_blocks(block, segment_NL)
     empty = jnp.zeros(k.shape, jnp.float32)
     (d_k, d_v), d_q = jax.lax.scan(one, (empty, empty), (q, slope, out, log_sum, *numbers))
-    return _join(block, d_q), _join(block, d_k).astype(k.dtype), _join(block, d_v).astype(v.dtype), None
+    return _join(block, d_q), _join(block, d_k).astype(k.dtype), _join(block, d_v).astype(v.dtype), None, None
 
 
 _attend = jax.custom_vjp(lambda *arguments: _run(*arguments)[0], nondiff_argnums=(0,))

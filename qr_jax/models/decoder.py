@@ -112,6 +112,7 @@ def forward(
     ids_NL,
     position_NL,
     segment_NL,
+    last_NL=None,
     *,
     compute=jnp.float32,
     remat="none",
@@ -120,13 +121,15 @@ def forward(
 ):
     """Packed rows -> hidden_NLD after the last norm, in `compute` dtype. Attention is causal inside each segment.
 
-    `attend(q, k, v, segment_NL)` is that attention (attention.packed with what the caller has bound).
+    `attend(q, k, v, segment_NL, last_NL)` is that attention (attention.packed with what the caller has bound).
     `constrain` is applied to the stream between layers: the caller's sharding constraint.
     """
     turns_NL1d, graph = turns(cfg, position_NL[:, :, None, None], axis=-1), _layer_graph(cfg)
 
     def body(x_NLD, layer):
-        return nnx.merge(graph, layer)(constrain(x_NLD), turns_NL1d, lambda *qkv: attend(*qkv, segment_NL)), None
+        return nnx.merge(graph, layer)(
+            constrain(x_NLD), turns_NL1d, lambda *qkv: attend(*qkv, segment_NL, last_NL)
+        ), None
 
     x_NLD = constrain(params["embed"][ids_NL].astype(compute))
     unroll = cfg.layers if cfg.layers <= FEW_LAYERS else 1

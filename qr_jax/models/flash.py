@@ -74,13 +74,14 @@ def _splash_kernel(heads: int, length: int, interpret: bool):
     return attend
 
 
-def cudnn(q_NLHd, k_NLKd, v_NLKd, segment_NL):
+def cudnn(q_NLHd, k_NLKd, v_NLKd, last_NL):
     """The same by cuDNN through jax.nn.dot_product_attention; it takes bfloat16 and float16 only.
 
-    cuDNN has no segment ids: they go in as a boolean mask [N, 1, L, L], which it adds as a bias.
+    cuDNN has no segment ids: who sees whom (attention.packed) goes in as a boolean mask [N, 1, L, L], which it adds as
+    a bias.
     """
     if q_NLHd.dtype not in (jnp.bfloat16, jnp.float16):
         raise ValueError(f"cuDNN attention takes bfloat16 or float16, found {q_NLHd.dtype}: set model.compute=bfloat16")
-    seen_NLL = segment_NL[:, :, None] == segment_NL[:, None, :]
+    seen_NLL = jnp.arange(last_NL.shape[1])[None, :, None] <= last_NL[:, None, :]
     attend = functools.partial(jax.nn.dot_product_attention, is_causal=True, implementation="cudnn")
     return attend(q_NLHd, k_NLKd, v_NLKd, mask=seen_NLL[:, None])

@@ -96,7 +96,10 @@ class Programs:
         settings, temperature = replace(config.learner, rows=rows), config.rollout.temperature
         made = learner.make(self.cfg, config.model, settings, self.mesh, temperature=temperature)
         none = grading.joined((), samples, plugins.constants("reward", config.reward.name).get("TURNS"))
-        host = pack.pack([], none, rows=rows, row_tokens=settings.row_tokens, queries=queries, samples=samples)
+        host = pack.pack(
+            [], none, rows=rows, row_tokens=settings.row_tokens, queries=queries, samples=samples,
+            share=settings.share_prefixes,
+        )  # fmt: skip
         if made.needs_gold:
             host = replace(host, gold_logp_NT=np.zeros((queries * samples, gold.turns_axis(0)), np.float32))
         return made, jax.tree.map(_shape, host, made.train_step.batch_at(host))

@@ -26,7 +26,8 @@ def of_groups(
     packed = pack.pack(
         episodes, grades, drop_loss=cut, drawn_tokens=left_out[0], drawn_episodes=left_out[1],
         weight_QG=prune.weights(grades, learn.prune, *key) if learn.prune else None,
-        copies_Q=fill.copies(len(groups), settings.queries, *key) if learn.fill else None, **sizes,
+        copies_Q=fill.copies(len(groups), settings.queries, *key) if learn.fill else None,
+        share=learn.share_prefixes, **sizes,
     )  # fmt: skip
     if parts.gold_logp is None:
         return packed
