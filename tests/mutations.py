@@ -342,9 +342,21 @@ MUTATIONS = (
     ),
     Mutation(
         "qr_jax/learning/pack.py",
-        "r * row_tokens + column + np.arange(tokens - 1)",
-        "r * row_tokens + column + np.arange(1, tokens)",
+        "r * row_tokens + column + columns[:-1]",
+        "r * row_tokens + column + columns[1:]",
         "tests/test_pack.py::test_pack_by_hand",
+    ),
+    Mutation(
+        "qr_jax/learning/pack.py",
+        "else max(alike - 1, 0)",
+        "else alike",
+        "tests/test_pack.py::test_a_tree_by_hand",
+    ),
+    Mutation(
+        "qr_jax/models/attention.py",
+        "& (query[None, :, None] <= lasts[j][:, None, :])",
+        "& (0 <= lasts[j][:, None, :])",
+        "tests/test_attention.py::test_branches_see_their_trunk_and_not_each_other",
     ),
     Mutation(
         "qr_jax/learning/pack.py",
@@ -657,6 +669,12 @@ MUTATIONS = (
         "min(len(left), len(right))",
         "len(left)",
         "tests/test_seats.py::test_common_beginnings_by_hand",
+    ),
+    Mutation(
+        "qr_jax/rollout/seats.py",
+        "tuple(live.ids[:-1]) if is_lent",
+        "len(live.ids) if is_lent",
+        "tests/test_engine.py::test_samples_that_hold_the_same_compute_what_they_are_shown_once",
     ),
     Mutation(
         "qr_jax/rollout/tools.py",

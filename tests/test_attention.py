@@ -60,6 +60,32 @@ def test_by_blocks_values_and_gradients_are_those_of_the_plain_formula(lengths_N
     assert_same(with_gradients(attention.packed, *arrays), with_gradients(plain, *arrays))
 
 
+def test_branches_see_their_trunk_and_not_each_other():
+    """A trunk of 110 columns over two blocks, two branches of which the second has two of its own, a plain segment."""
+    q, k, v, segment_NL = inputs([[260, 30]], 300)
+    last_L = np.concatenate([np.full(110, 259), np.full(50, 159), np.full(20, 259), np.full(40, 219), np.full(40, 259)])
+    last_NL = jnp.asarray(np.concatenate([last_L, np.full(30, 289), np.full(10, -1)])[None])
+    at_L = np.arange(300)
+    ways = [np.flatnonzero((at_L <= at) & (at <= np.asarray(last_NL)[0])) for at in (159, 219, 259, 289)]
+    assert [len(way) for way in ways] == [160, 170, 170, 30]
+
+    def along_each_way(q, k, v, segment_NL):
+        out = jnp.zeros_like(q)
+        for way in ways:
+            out = out.at[:, way].set(plain(q[:, way], k[:, way], v[:, way], segment_NL[:, way]))
+        return out
+
+    def in_one(q, k, v, segment_NL):
+        return attention.packed(q, k, v, segment_NL, last_NL)
+
+    assert_same(with_gradients(in_one, q, k, v, segment_NL), with_gradients(along_each_way, q, k, v, segment_NL))
+
+
+def test_ends_by_hand():
+    found = attention.ends(jnp.array([[1, 1, 2, 0, 0], [1, 2, 2, 2, 2], [0, 0, 0, 0, 0]]))
+    assert found.tolist() == [[1, 1, 2, -1, -1], [0, 4, 4, 4, 4], [-1] * 5]
+
+
 def test_blocks_out_of_reach_are_not_visited():
     """Keys that are not a number would spoil any block they are multiplied into, masked or not."""
     q, k, v, segment_NL = inputs([[128, 128, 128]], 384)
