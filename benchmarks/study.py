@@ -6,7 +6,8 @@
 
 A run's figures go to benchmarks/results/study/HALF/SETTING/RECIPE/seed_N.json as soon as it has finished, and a run
 whose file is there is not made again. The runs themselves stand in runs/study, and go on where they were stopped. Runs
-of one seed whose worlds are the same share a cold start. Half a of the held-out questions is for choosing, half b for
+of one seed whose worlds are the same share a cold start; another machine's differs by rounding, and only runs of one
+are compared: those whose accuracy before training is the same. Half a of the held-out questions is for choosing, half b for
 reporting; a guard reads half a in both.
 """
 
@@ -14,6 +15,7 @@ import argparse
 import hashlib
 import itertools
 import json
+import math
 import runpy
 import subprocess
 import sys
@@ -37,6 +39,7 @@ from qr_jax.studies.launch import Job, Launcher
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = ROOT / "runs/study"
 EVALUATIONS = 10  # of a run: every tenth of its budget; the last one is after training
+REFILLED = 2.4  # what a round of rounds=refill draws here on the mean, in batches: its tenth has fewer rounds
 ROLLOUTS = 128  # a step, of the reported recipes
 Recipes = Mapping[str, Sequence[str]]
 SERIES = {  # what a guard reads, a value a step
@@ -113,7 +116,8 @@ def planned(setting: str, recipe: str, words: Sequence[str], seed: int, half: st
     base = configs.load(file, [f"seed={seed}", *words])
     steps = -(-(base.train.max_rollouts or 0) // (base.pool.queries * base.pool.oversample * base.pool.samples))
     often = [word for word in words if word.startswith("evaluation.every=")]  # of rounds, whose steps cost unlike much
-    often = often or [f"evaluation.every={-(-steps // EVALUATIONS)}"]
+    tenth = steps / EVALUATIONS / (REFILLED if "rounds=refill" in words else 1)
+    often = often or [f"evaluation.every={math.ceil(tenth)}"]
     made = override(base, [*often, f"evaluation.half={half}", "train.checkpoint_every=40"])
     cold = cold_start(base)
     start = Job(f"cold start {cold.name}", "sft", cold, conform("", plain(alone(base)), Config))
