@@ -7,8 +7,8 @@
 A run's figures go to benchmarks/results/study/HALF/SETTING/RECIPE/seed_N.json as soon as it has finished, and a run
 whose file is there is not made again. The runs themselves stand in runs/study, and go on where they were stopped. Runs
 of one seed whose worlds are the same share a cold start; another machine's differs by rounding, and only runs of one
-are compared: those whose accuracy before training is the same. Half a of the held-out questions is for choosing, half b for
-reporting; a guard reads half a in both.
+are compared: those whose accuracy before training is the same. Half a of the held-out questions is for choosing, half
+b for reporting; a guard reads half a in both.
 """
 
 import argparse

@@ -168,12 +168,12 @@ def _escaped(line: str) -> str:
 
 
 def _apart(parts: Sequence[str]) -> Iterator[str]:
-    """Code that a letter touches is kept apart from it, as reStructuredText wants."""
+    """Code is kept apart from what reStructuredText does not let touch it: letters, and behind it most signs."""
     for at, part in enumerate(parts):
         if part.startswith("``") and at and parts[at - 1] and re.search(r"[\w\\]$", parts[at - 1]):
             yield "\\ "
         yield part
-        if part.startswith("``") and at + 1 < len(parts) and re.match(r"\w", parts[at + 1]):
+        if part.startswith("``") and at + 1 < len(parts) and re.match(r"[^\s'\")\]}>\-/:.,;!?\\]", parts[at + 1]):
             yield "\\ "
 
 

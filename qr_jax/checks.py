@@ -55,18 +55,26 @@ BELOW = {
     "train.checkpoint_every": " (a number above train.steps saves at the beginning and the end alone)",
     "evaluation.every": " (0 evaluates before and after training alone)",
 }
+DATA = ("train", "eval", "corpus", "traces")  # settings that name files
 MOST_EPISODES = 100_000  # a step; beyond it the batch alone takes gigabytes of a host
 LARGEST_SEED = 2**32 - 1 - 3 * 65536  # 32 bits, and each of the 3 rollbacks that a run may make adds 65,536
 SHARES = {"rollout": ("top_p",), "pool": ("reset_below",), "data": ("train_share",)}
 
 
-def check(config: Config, *, devices: int | None = None, allow_plugins: Sequence[str] | None = None) -> None:
+def check(
+    config: Config,
+    *,
+    devices: int | None = None,
+    allow_plugins: Sequence[str] | None = None,
+    reads: Sequence[str] = DATA,
+) -> None:
     """ValueError that lists all that is wrong with the config and can be known before a device is touched.
 
     `devices`: how many there are, once that is known. `allow_plugins`: packages outside qr_jax that plug-ins may come
-    from; None: all of them (a config file is its user's own code).
+    from; None: all of them (a config file is its user's own code). `reads`: the data that the command reads; files of
+    other data need not be there.
     """
-    lines = problems(config, devices=devices, allow_plugins=allow_plugins)
+    lines = problems(config, devices=devices, allow_plugins=allow_plugins, reads=reads)
     if lines:
         raise ValueError("\n  ".join([f"{len(lines)} problems in this config:", *lines]) if lines[1:] else lines[0])
 
@@ -77,14 +85,23 @@ def check_cold_start(config: Config) -> None:
         raise ValueError(f"sft.steps={config.sft.steps}: a cold start needs at least 1")
 
 
-def problems(config: Config, *, devices: int | None = None, allow_plugins: Sequence[str] | None = None) -> list[str]:
+def problems(
+    config: Config,
+    *,
+    devices: int | None = None,
+    allow_plugins: Sequence[str] | None = None,
+    reads: Sequence[str] = DATA,
+) -> list[str]:
     """One line for each thing that is wrong; types first, and nothing else where they are."""
     try:
         config = from_json(config)
     except ValueError as error:
         return [str(error)]
-    parts = (_sizes, _together, _batches, _lengths, _files, _sources, _secrets)
-    lines = [line for part in parts for line in part(config)]
+    lines = [line for part in (_sizes, _together, _batches, _lengths) for line in part(config)]
+    lines += _files(config, reads)
+    if "eval" in reads:
+        lines += _sources(config)
+    lines += _secrets(config)
     return lines + list(_mesh(config, devices)) + list(_plugins(config, allow_plugins))
 
 
@@ -206,9 +223,9 @@ def _mesh(config: Config, devices: int | None) -> Iterator[str]:
         yield f"mesh.devices={mesh.devices}, but there are {devices}"
 
 
-def _files(config: Config) -> Iterator[str]:
-    """Files that are named must be there (MADE_TRACES are words), and the world must be one."""
-    for name in ("train", "eval", "corpus", "traces"):
+def _files(config: Config, reads: Sequence[str]) -> Iterator[str]:
+    """Files that are read must be there (MADE_TRACES are words), and the world must be one."""
+    for name in reads:
         text = getattr(config.data, name)
         try:
             if text in MADE_TRACES and name != "traces" and text != "world":

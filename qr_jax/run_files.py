@@ -73,6 +73,8 @@ def check_folder(folder: Path, *, allowed: bool) -> None:
     text = f"{folder.resolve()} with {strange}"
     if strange and allowed:
         trust.note(text)
+    if strange and not os.path.lexists(folder / "config.json"):
+        check_there(folder)
     if strange and not trust.noted(text):
         listed = "".join(f"\n  {line}" for line in strange)
         todo = f"take that away; or, where it is your own, allow it from now on: qr-jax report {folder} --trust"

@@ -303,6 +303,9 @@ def test_reference_pages_name_every_setting_plug_in_and_command(monkeypatch):
     assert reference.as_restructured(["A `code` of x_P * y_", "", "    qr-jax train"]) == [
         "A ``code`` of x\\_P \\* y\\_", "", "::", "", "    qr-jax train",
     ]  # fmt: skip
+    assert reference.as_restructured(["several: `name`#1, a`b`c, (`d`), `e`."]) == [
+        "several: ``name``\\ #1, a\\ ``b``\\ c, (``d``), ``e``."
+    ]
 
 
 def test_the_readme_s_figure_is_drawn_from_the_results():

@@ -268,6 +268,10 @@ def test_ask_and_eval_take_an_exported_folder_with_what_it_does_not_say(run, tmp
     made = json.loads(found.out)["manifest"]
     assert f"--questions 99: there are {made['questions']['eval']['count']}, and all were asked" in found.err
     assert made["model"]["step"] is None and len(list((tmp_path / "runs/eval/exported").glob("model_bm25_*.json"))) == 1
+    row = {"id": "p", "title": "eskburg", "text": "ada is the mayor of eskburg"}
+    (tmp_path / "corpus.jsonl").write_text(json.dumps(row) + "\n")
+    for how in ([], ["--config", "asked.py", "data.train=not_here.jsonl"]):  # whose questions `ask` does not read
+        assert cli.main(["ask", str(model), question, *how, "data.corpus=corpus.jsonl", "mesh.devices=1"]) == 0
 
 
 def test_an_export_loads_with_the_same_logits_and_tokenizer(run, tmp_path):

@@ -120,7 +120,16 @@ def test_rows_without_an_id_are_named_by_their_text_and_numbers_are_texts(tmp_pa
     [
         ("q.tsv", "q0a\tWhere?\tKöln\n", "its first line is 'q0a.*wanted a first line of names, such as id\tquestion"),
         ("q.csv", "id,question,answers\n1,Where?,Ada\n1,Who?,Bob\n", "row 3: id '1' stands in row 2 too; ids must be"),
-        ("q.csv", "id,question\n1,Where?\n", "row 2: has none of answers"),
+        ("q.csv", "question,year\nWhere?,1900\n", "row 2: has none of answers.* fields found: question, year$"),
+        (
+            "q.csv",
+            "question,answer\na?,b\nc?, \n",
+            "row 3: nothing stands in 'answer'; fill it in, or take",
+        ),
+        ("q.csv", "question,answer 1,answer 2\na?,,\n", "row 2: nothing stands in 'answer 1', 'answer 2'; fill it in"),
+        ("q.csv", "Question,Answer\n,b\n", "row 2: nothing stands in 'Question'; fill"),
+        ("p.csv", "id,title,text\n1,A,\n", "row 2: nothing stands in 'text'; fill"),
+        ("q.json", '[{"question": "a?", "answers": null}]', "row 1: nothing stands in 'answers'; fill"),
         ("q.csv", "id,question,answers,answers\n", "more than one column is named 'answers'; rename all but one"),
         (
             "q.csv",

@@ -91,6 +91,13 @@ def test_what_leads_out_of_any_of_the_folders_is_refused(two, tmp_path, capsys, 
     assert (tmp_path / "own").read_text() == "mine"
 
 
+def test_a_folder_with_links_that_is_no_run_is_called_that(tmp_path, capsys):
+    (tmp_path / "python").symlink_to("/usr/bin/env")
+    for command in ("report", "ask", "view"):
+        assert cli.main([command, str(tmp_path), *["Who?"] * (command == "ask")]) == 2
+        assert f"{tmp_path} is no run: it has no config.json; `qr-jax runs` lists" in capsys.readouterr().err
+
+
 def test_view_follows_all_of_them(two):
     with view.Server(two, 0) as server:
         before, tag = server.current()

@@ -29,8 +29,8 @@ def add_asked(command: argparse.ArgumentParser) -> None:
 
 
 def asked(arguments: argparse.Namespace, *, retriever: str | None = None, needs: tuple[str, ...] = ()) -> Asked:
-    """The agent that `run`, `--config` and the settings name; `needs` are data settings that a model without a config
-    must be given ("eval", "corpus"). ValueError says what is missing."""
+    """The agent that `run`, `--config` and the settings name; `needs` are the data settings that the command reads
+    ("eval", "corpus"), which a model without a config must be given. ValueError says what is missing."""
     from qr_jax import checks, elsewhere
     from qr_jax import config as configs
     from qr_jax.evaluation import suite
@@ -65,7 +65,7 @@ def asked(arguments: argparse.Namespace, *, retriever: str | None = None, needs:
     from qr_jax.queries.readers import LOOKED_FOR
 
     try:
-        checks.check(config, allow_plugins=packages)
+        checks.check(config, allow_plugins=packages, reads=needs)
     except ValueError as error:
         meant = (
             "a run's files are meant from the folder in which it was started: go there, or name them (data.eval=FILE)"

@@ -26,6 +26,7 @@ ASKS = ("question", *(name for name in OTHER_SCHEMAS["question"] if name != "inp
 KNOWN = {*OTHER_SCHEMAS, *ANSWERS, "title", "contents", *(name for names in OTHER_SCHEMAS.values() for name in names)}
 QUOTED = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"")
 NUMBERED = re.compile(r"(answers?|golds?)[ _-]?\d+", re.IGNORECASE)  # columns of one answer each
+NEEDED = KNOWN - {"id", "title", *OTHER_SCHEMAS["id"]}
 NAMES = "(question, answers, id; or text, title, id; and names that other systems give them)"
 LISTS = (*ANSWERS, "entities", "supporting", "supporting_titles")
 
@@ -80,12 +81,12 @@ def _told(said: Counter[str]) -> list[str]:
 
 def _item(row: Row, said: Counter[str]) -> tuple[Query | Passage, bool]:
     """What the row holds, and whether its id was made here."""
-    named = {str(name).strip().lstrip("\ufeff"): value for name, value in row.items() if value is not None}
-    named.pop("", None)  # pandas' index
+    cells = {str(name).strip().lstrip("\ufeff"): value for name, value in row.items()}
+    named = {name: value for name, value in cells.items() if name and value is not None}  # "" is pandas' index
     form = formats.schema(named)
     if form not in ("qr_jax", "qr_jax corpus"):
         return parsing.passage_of(named) if form.endswith("corpus") else parsing.query_of(named), False
-    asks = any(name.lower() in ASKS for name in named)
+    asks = any(name.lower() in ASKS for name in cells)
     for column in ("id", "question", "answers") if asks else ("id", "title", "text"):
         wanted = ANSWERS if column == "answers" else (column,)
         if not any(name in named for name in wanted):
@@ -101,7 +102,14 @@ def _item(row: Row, said: Counter[str]) -> tuple[Query | Passage, bool]:
     for column in LISTS:
         if column in named and asks:
             named[column] = _texts(named[column], column, said)
+    needed = (("question",), ANSWERS) if asks else (("text", "contents"),)
+    lacking = [names for names in needed if not any(name in named for name in names)]
+    empty = [name for name in cells if cells[name] is None and (name.lower() in NEEDED or NUMBERED.fullmatch(name))]
+    if lacking and empty:
+        raise ValueError(f"nothing stands in {', '.join(map(repr, empty))}; fill it in, or take the row out")
     text = named.get("question" if asks else "text")
+    if asks and ANSWERS in lacking:
+        raise ValueError(parsing.missing("answers", named, f"none of {', '.join(ANSWERS)}"))
     if not asks and text is None:
         raise ValueError(f"is neither a question nor a passage; fields found: {', '.join(named)}; rename them {NAMES}")
     is_made = False
@@ -316,7 +324,7 @@ def _of_table(file: Path, text: str, said: Counter[str]) -> Iterator[tuple[int, 
             if len(cells) > len(names) and any(cells[len(names) :]):
                 todo = f'a text that holds {mark!r} stands in quotes: "..."'
                 raise ValueError(f"{file.name} line {table.line_num}: {len(cells)} cells, {len(names)} columns; {todo}")
-            row = {name: cell for name, cell in zip(names, cells, strict=False) if name and cell.strip()}
+            row = {name: cell if cell.strip() else None for name, cell in zip(names, cells, strict=False) if name}
             yield table.line_num, row
     except csv.Error as error:
         place = f"{file.name} line {table.line_num if table else 1}"

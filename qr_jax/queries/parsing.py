@@ -24,6 +24,7 @@ OTHER_SCHEMAS = {  # column -> where other systems keep what is missing
         "label",
         "target",
         "info",
+        "completion",
         "a",
     ),
     "text": ("passage", "content", "body", "document"),

@@ -23,7 +23,7 @@ def under(folder: Path) -> list[Path]:
 
 
 def passages(text: str, *, name: str, title: str) -> list[Passage]:
-    """The text's passages of at most PASSAGE_WORDS words: `name`, or where there are several, `name`#1, #2, ..."""
+    """The text's passages of at most PASSAGE_WORDS words, with the id `name`; several have NAME#1, NAME#2, ..."""
     made = list(_filled(_parts(text)))
     if len(made) == 1:
         return [Passage(name, title, made[0])]

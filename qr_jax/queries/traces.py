@@ -22,7 +22,7 @@ THOUGHT = re.compile(r"\s*<think>\s*(.*?)\s*</think>", re.DOTALL)
 TEXT_IN_LIST = re.compile(r'(\[|, )"([^"]+)"(?!:)')  # of JSON
 ExpertTurn = Callable[..., str]  # an environment's expert_turn(thought, queries, answer)
 FROM_GOLD = "data.traces=supporting makes traces of questions' gold passages"
-UNTITLED = "titles of no gold passages"
+UNTITLED = "ids of gold passages that no passage with a title has (is data.corpus the right one?)"
 TRIED = 100  # questions of which one trace must come before anything is compiled
 log = logging.getLogger(__name__)
 
