@@ -1,18 +1,21 @@
 """What the guards say of the study's runs, their falls and their healthy ones; Markdown on stdout.
 
-    python -m benchmarks.guards              # half b: the runs on which no threshold was chosen
-    python -m benchmarks.guards --half a     # those on which they were
+    python -m benchmarks.guards              # half b, which is reported
+    python -m benchmarks.guards --half a     # where none of the runs that were probed fell
     python -m benchmarks.guards fall=0.06    # with other thresholds (Guards in qr_jax/config.py)
 
 A run has collapsed that ends more than .1 under its own best evaluation. It fell at the second probe in a row more than
 .05 under the best one after which no probe came back. Each step's figures, as study.py kept them, go through the guards
-that a run has (qr_jax/step/guards.py). An alarm up to 10 steps after the fall is in time, and false on any other run.
+that a run has (qr_jax/step/guards.py). An alarm from the fall to 10 steps after it is in time, a later one late; one
+before the fall is false, as every one in a run that did not fall. The thresholds were found on runs of which no probes
+are kept.
 """
 
 import argparse
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -48,20 +51,32 @@ def probed(folder: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def table(runs: Mapping[str, Mapping[str, Any]], limits: Guards) -> str:
-    """A row a guard: falls caught in time and late, and false alarms; then each fall by name."""
-    said = {name: first_alarms(run["series"], limits) for name, run in runs.items()}
+    """A row a guard: falls caught in time and late, false alarms before a fall and elsewhere; then each fall by name."""
+    said = {name: alarm_steps(run["series"], limits) for name, run in runs.items()}
     falls = [name for name, run in runs.items() if run["final"] < run["best"] - COLLAPSE]
     fallen = {name: fell(runs[name]["series"]["probe"]) for name in falls}
-    rows = [("guard", f"of {len(falls)} falls: in time", "late", f"of {len(runs) - len(falls)} others: false")]
+    head = ("guard", f"of {len(falls)} falls: in time", "late", "falsely before", f"of {len(runs) - len(falls)} others")
+    rows = [head]
     for guard in (*guards.JUDGES, "any of them"):
-        steps = {name: first(alarms, guard) for name, alarms in said.items()}
-        caught = [steps[name] for name in falls if steps[name] is not None]
-        in_time = sum(steps[name] is not None and steps[name] <= fallen[name] + WITHIN for name in falls)
-        false = [name for name in runs if name not in falls and steps[name] is not None]
+        steps = {name: of_guard(alarms, guard) for name, alarms in said.items()}
+        after = {name: [step - fallen[name] for step in steps[name] if step >= fallen[name]] for name in falls}
+        in_time = sum(min(late, default=WITHIN + 1) <= WITHIN for late in after.values())
+        late = sum(bool(steps) for steps in after.values()) - in_time
+        before = sum(any(step < fallen[name] for step in steps[name]) for name in falls)
+        false = [name for name in runs if name not in falls and steps[name]]
         listed = f"{len(false)}{': ' if false else ''}{', '.join(false)}"
-        rows.append((guard, str(in_time), str(len(caught) - in_time), listed))
-    named = [f"- {name}: fell by step {fallen[name]}; alarms {said[name] or 'none'}" for name in falls]
+        rows.append((guard, str(in_time), str(late), str(before), listed))
+    named = [f"- {name}: fell by step {fallen[name]}; {told(said[name], fallen[name])}" for name in falls]
     return "\n".join([markdown(rows), "", *named])
+
+
+def told(alarms: Mapping[str, Sequence[int]], fall: int) -> str:
+    """Each guard's first alarm before the fall, and the first from it on."""
+    parts = []
+    for guard, steps in alarms.items():
+        firsts = [min(part) for part in ([s for s in steps if s < fall], [s for s in steps if s >= fall]) if part]
+        parts.append(f"{guard} at {' and '.join(map(str, firsts))}")
+    return ", ".join(parts) or "no alarm"
 
 
 def fell(probes: Sequence[float | None]) -> int:
@@ -73,20 +88,21 @@ def fell(probes: Sequence[float | None]) -> int:
     return list(at)[stays[1]] if len(stays) > 1 else len(probes)
 
 
-def first_alarms(series: Mapping[str, list[float | None]], limits: Guards) -> dict[str, int]:
-    """The step at which each guard first spoke."""
+def alarm_steps(series: Mapping[str, list[float | None]], limits: Guards) -> dict[str, list[int]]:
+    """The steps at which each guard spoke."""
     watch, found = guards.Watch(), {}
     metrics = {name: metric for name, metric in guards.FIGURES.items() if name in series}
     for step in range(1, len(series["probe"]) + 1):
         row: dict[str, Any] = {metric: series[name][step - 1] for name, metric in metrics.items()}
         watch = watch.after(step, row)
         for guard in guards.alarms(watch, limits):
-            found.setdefault(guard, step)
+            found.setdefault(guard, []).append(step)
     return found
 
 
-def first(alarms: Mapping[str, int], guard: str) -> int | None:
-    return alarms.get(guard) if guard in guards.JUDGES else min(alarms.values(), default=None)
+def of_guard(alarms: Mapping[str, list[int]], guard: str) -> list[int]:
+    """The steps of one guard, or of all."""
+    return alarms.get(guard, []) if guard in guards.JUDGES else sorted({*chain(*alarms.values())})
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """What the study's runs left (benchmarks/results/study): each setting's table, and the pages' two.
 
 Accuracy is the mean of a run's last four evaluations; +- is a 95 % interval over seeds; differences are of seeds in
-common.
+common whose runs began from one cold start, as the same accuracy before training shows.
 """
 
 import json
@@ -28,7 +28,10 @@ RULES = {
     "soft_recycle": "soft_recycle", "greso": "greso", "mopps": "mopps", "bounded_dapo": "bounded_dapo",
     "dapo": "dapo (with refills)",
 }  # fmt: skip
-POOLED = ("s3", "s6", "s4", "s5")  # settings of one budget, whose seeds are averaged
+POOLED = (
+    ("s3", "s6", "s4", "s5"),
+    ("s1", "s2", "s3", "s4", "s5", "s6"),
+)  # settings whose seeds are averaged: of one budget; all
 
 
 def tables() -> list[str]:
@@ -64,24 +67,25 @@ def reached(runs: Sequence[Mapping[str, Any]], base: Sequence[Mapping[str, Any]]
 
 
 def by_setting() -> str:
-    """The report: a rule a row, a setting a column, and the mean over POOLED of what a seed has in all of them."""
+    """The report: a rule a row, a setting a column, and means over POOLED of what a seed has in all of them."""
     columns = [setting for setting in SETTINGS if (RESULTS / "b" / setting / "grpo").is_dir()]
-    rows = [("rule", *(SETTINGS[setting] for setting in columns), f"mean of {', '.join(POOLED)}, less grpo")]
-    rows.append(("seeds", *(str(len(runs_of(setting, "grpo"))) for setting in columns), ""))
+    means = (f"mean of {', '.join(settings)}, less grpo" for settings in POOLED)
+    rows = [("rule", *(SETTINGS[setting] for setting in columns), *means)]
+    rows.append(("seeds", *(str(len(runs_of(setting, "grpo"))) for setting in columns), *[""] * len(POOLED)))
     for rule, name in RULES.items():
         cells = []
         for setting in columns:
             runs, base = runs_of(setting, rule), runs_of(setting, "grpo")
-            gaps = over_seeds([runs[seed]["accuracy"] - base[seed]["accuracy"] for seed in {*runs} & {*base}], "+")
+            gaps = over_seeds([runs[seed]["accuracy"] - base[seed]["accuracy"] for seed in paired(runs, base)], "+")
             cells.append((f"{mean(runs, 'accuracy'):.3f}" + f" ({gaps})" * (rule != "grpo")) if runs else "")
-        rows.append((name, *cells, pooled(rule) if rule != "grpo" else ""))
+        rows.append((name, *cells, *(pooled(rule, settings) if rule != "grpo" else "" for settings in POOLED)))
     return markdown(rows)
 
 
-def pooled(rule: str) -> str:
-    """A rule's difference from grpo, averaged over POOLED by seed: of the seeds that all of them have."""
-    both = [(runs_of(setting, rule), runs_of(setting, "grpo")) for setting in POOLED]
-    seeds = set.intersection(*({*runs} & {*base} for runs, base in both))
+def pooled(rule: str, settings: Sequence[str]) -> str:
+    """A rule's difference from grpo, averaged over settings by seed: of the seeds that all of them have."""
+    both = [(runs_of(setting, rule), runs_of(setting, "grpo")) for setting in settings]
+    seeds = set.intersection(*({*paired(runs, base)} for runs, base in both))
     gaps = [np.mean([runs[seed]["accuracy"] - base[seed]["accuracy"] for runs, base in both]) for seed in seeds]
     return over_seeds(gaps, "+")
 
@@ -107,12 +111,17 @@ def runs_of(setting: str, rule: str) -> dict[int, dict[str, Any]]:
 
 def beside(runs: Mapping[int, Mapping[str, Any]], base: Mapping[int, Mapping[str, Any]]) -> tuple[str, str]:
     """Difference, and the share of the baseline's rollouts after which runs are as good; of the baseline nothing."""
-    seeds = sorted({*runs} & {*base})
+    seeds = paired(runs, base)
     if not seeds or runs == base:
         return "", ""
     there = reached([runs[seed] for seed in seeds], [base[seed] for seed in seeds])
     gaps = [runs[seed]["accuracy"] - base[seed]["accuracy"] for seed in seeds]
     return over_seeds(gaps, sign="+"), "" if there is None else f"{there:.2f}"
+
+
+def paired(runs: Mapping[int, Mapping[str, Any]], base: Mapping[int, Mapping[str, Any]]) -> list[int]:
+    """The seeds of both whose runs began from one cold start: machines differ in rounding, and so do theirs."""
+    return [seed for seed in sorted({*runs} & {*base}) if runs[seed]["before"] == base[seed]["before"]]
 
 
 def ends(runs: Mapping[int, Mapping[str, Any]]) -> tuple[str, str]:

@@ -160,11 +160,15 @@ def test_falls_and_alarms_are_counted_by_hand():
         "late": {"best": 0.8, "final": 0.1, "series": quiet | {"probe": [0.8] * 5 + [0.74] * 14 + [0.1] * 2}},
         "well": {"best": 0.8, "final": 0.75, "series": quiet | {"probe": [0.8, 0.7, 0.7, 0.8]}},
     }
-    assert guards.first_alarms(runs["fell"]["series"], Guards()) == {"probe": 14}
-    assert guards.first_alarms(runs["late"]["series"], Guards()) == {"probe": 21}
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in guards.table(runs, Guards()).splitlines()]
-    assert ["probe", "1", "1", "1: well"] in rows and ["entropy", "0", "0", "0"] in rows
-    assert ["guard", "of 2 falls: in time", "late", "of 1 others: false"] in rows
+    assert guards.alarm_steps(runs["fell"]["series"], Guards()) == {"probe": [14]}
+    assert guards.alarm_steps(runs["late"]["series"], Guards()) == {"probe": [21]}
+    early = [0.8, 0.7, 0.7, 0.8, *[0.8] * 20, 0.5, 0.5]  # an alarm at step 3 is no catch of a fall at step 26
+    runs["early"] = {"best": 0.8, "final": 0.5, "series": {name: [1.0] * 26 for name in quiet} | {"probe": early}}
+    table = guards.table(runs, Guards())
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
+    assert ["probe", "2", "1", "1", "1: well"] in rows and ["entropy", "0", "0", "0", "0"] in rows
+    assert ["guard", "of 3 falls: in time", "late", "falsely before", "of 1 others"] in rows
+    assert "- early: fell by step 26; probe at 3 and 26" in table
 
 
 def test_the_paper_s_table_by_hand(tmp_path):
@@ -220,9 +224,10 @@ def test_draws_that_never_return_to_a_trained_query_have_no_jump():
 def test_where_a_rule_is_as_good_as_the_baseline_ends_and_what_it_is_worth_over_settings(tmp_path, monkeypatch):
     """Between evaluations a curve is a line: it is at .5 for good halfway from .4 to .6, not where it falls again."""
 
-    def run(seed, *scores, accuracy=0.5):
+    def run(seed, *scores, accuracy=0.5, before=0.4):
         evaluations = [[100 * (at + 1), score] for at, score in enumerate(scores)]
-        return {"seed": seed, "rollouts": 100 * len(scores), "evaluations": evaluations, "accuracy": accuracy}
+        found = {"seed": seed, "rollouts": 100 * len(scores), "evaluations": evaluations, "accuracy": accuracy}
+        return found | {"before": before}
 
     base = [run(0, 0.1, 0.2, 0.3, 0.4), run(1, 0.1, 0.3, 0.5, 0.6)]  # ends at .5
     assert study_results.reached(base, base) == 1.0
@@ -230,14 +235,17 @@ def test_where_a_rule_is_as_good_as_the_baseline_ends_and_what_it_is_worth_over_
     assert study_results.reached(early, base) == pytest.approx(2.5 / 4, abs=0.011)
     assert study_results.reached([run(0, 0.9, 0.9, 0.9, 0.4), run(1, 0.9, 0.9, 0.9, 0.5)], base) is None
     monkeypatch.setattr(study_results, "RESULTS", tmp_path)
-    for at, setting in enumerate(study_results.POOLED):
+    settings = study_results.POOLED[0]
+    for at, setting in enumerate(settings):
         for recipe, seeds in (("grpo", (5, 6, 7)), ("pairs", (5, 6) if at else (5, 6, 7))):
             for seed in seeds:
                 file = tmp_path / "b" / setting / recipe / f"seed_{seed}.json"
                 file.parent.mkdir(parents=True, exist_ok=True)
                 better = (recipe == "pairs") * (0.1 * at + 0.02 * (seed - 5))  # .15 and .17 over four settings
                 file.write_text(json.dumps(run(seed, 0.5, accuracy=0.4 + better)))
-    assert study_results.pooled("pairs") == "+0.160 +- 0.127"
+    assert study_results.pooled("pairs", settings) == "+0.160 +- 0.127"
+    file.write_text(json.dumps(run(6, 0.5, accuracy=0.9, before=0.41)))  # from another cold start, so held against none
+    assert study_results.pooled("pairs", settings) == "+0.150"
 
 
 def test_the_screen_of_the_methods_is_read_by_hand(tmp_path, monkeypatch):
