@@ -51,7 +51,7 @@ def probed(folder: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def table(runs: Mapping[str, Mapping[str, Any]], limits: Guards) -> str:
-    """A row a guard: falls caught in time and late, false alarms before a fall and elsewhere; then each fall by name."""
+    """A row a guard: falls caught in time and late, false alarms before falls and elsewhere; then each fall by name."""
     said = {name: alarm_steps(run["series"], limits) for name, run in runs.items()}
     falls = [name for name, run in runs.items() if run["final"] < run["best"] - COLLAPSE]
     fallen = {name: fell(runs[name]["series"]["probe"]) for name in falls}

@@ -7,7 +7,6 @@ judge's verdict (the paper's 66.0 is almost certainly a judge's).
 import json
 import math
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from qr_jax.config import Config
 from qr_jax.evaluation import manifest, subject
 from qr_jax.evaluation.bootstrap import half_width
 from qr_jax.evaluation.complete import COMPLETE, INCOMPLETE, is_incomplete
+from qr_jax.evaluation.groups import group_names
 from qr_jax.evaluation.subject import weights as weights  # for train, sft and probe
 from qr_jax.records import Episode, Query
 from qr_jax.rollout import compiles
@@ -29,9 +29,6 @@ SCORES = {"exact_match": answers.exact_match, "f1": answers.f1, "cover_match": a
 PAIRED = ("exact_match", "f1")  # kept of each question
 SHOWN = 100  # questions whose searches an evaluation keeps in words
 GROUPS = ("dataset", "kind", "hops", "type")  # keys of a question's meta: a table each
-# Of a table, so that a summary, with 12 of them, is smaller than what is read of it (run_files.py).
-MOST_GROUPS, MOST_NAME_BYTES = 64, 120
-OTHERS = "others"
 
 
 def measure(
@@ -118,14 +115,6 @@ def _scores(queries: Sequence[Query], groups: Sequence[Sequence[Episode]]) -> di
     row["faults"] = sum(not episode.valid for group in groups for episode in group)
     row["incomplete"] = row["counted"] < COMPLETE * len(groups)
     return row
-
-
-def group_names(values: Sequence[str | int | None]) -> list[str]:
-    """The name of each question's group: its value, or OTHERS for a long one and beyond the MOST_GROUPS largest."""
-    names = list(map(str, values))
-    short = Counter(name for name in names if len(json.dumps(name)) <= MOST_NAME_BYTES)
-    kept = {name for name, _ in short.most_common(MOST_GROUPS)}
-    return [name if name in kept else OTHERS for name in names]
 
 
 def _by(queries, groups, names) -> dict[str, dict[str, Any]]:

@@ -53,8 +53,8 @@ def check(arguments: argparse.Namespace) -> None:
     With `arguments.trust` it is allowed, from now on. `qr-jax runs` names a folder of runs, of which no one is to hide
     the others: report/run_list.py asks `wrong` of each file.
     """
-    for folder in dict.fromkeys(_named(arguments)):
-        check_folder(folder, allowed=getattr(arguments, "trust", False))
+    for folder, is_run in dict(_named(arguments)).items():
+        check_folder(folder, allowed=getattr(arguments, "trust", False), is_run=is_run)
     for name in ("out", "hf"):
         if isinstance(folder := getattr(arguments, name, None), Path):
             check_out(folder)
@@ -67,13 +67,13 @@ def check_out(folder: Path) -> None:
         raise ValueError(f"{folder} holds what qr-jax does not write:{''.join(strange)}\n{todo}")
 
 
-def check_folder(folder: Path, *, allowed: bool) -> None:
-    """`check` of one folder, which is `allowed` from now on or has to be."""
+def check_folder(folder: Path, *, allowed: bool, is_run: bool = False) -> None:
+    """`check` of one folder, which is `allowed` from now on or has to be; of what `is_run`, that it is one."""
     strange = [f"{name}: {what}" for name, what in _strange(folder)]
     text = f"{folder.resolve()} with {strange}"
     if strange and allowed:
         trust.note(text)
-    if strange and not os.path.lexists(folder / "config.json"):
+    if strange and is_run and not os.path.lexists(folder / "config.json"):
         check_there(folder)
     if strange and not trust.noted(text):
         listed = "".join(f"\n  {line}" for line in strange)
@@ -127,8 +127,11 @@ def free(names: Iterable[Path]) -> Path:
     return next(name for name in names if not os.path.lexists(name))
 
 
-def _named(arguments: argparse.Namespace) -> Iterator[Path]:
-    """The folders of runs among a command's arguments: RUN, that of a config.json, and those that hold one."""
+def _named(arguments: argparse.Namespace) -> Iterator[tuple[Path, bool]]:
+    """The folders of runs among a command's arguments: RUN, that of a config.json, and those that hold one.
+
+    With each whether it can be nothing but a run: `what` and `rates` may be a study or a suite's scores.
+    """
     for name in ("run", "what", "config", "rates"):
         value = getattr(arguments, name, None)
         for word in value if isinstance(value, (list, tuple)) else (value,):
@@ -137,7 +140,7 @@ def _named(arguments: argparse.Namespace) -> Iterator[Path]:
             path = Path(word)
             folder = path.parent if path.name == "config.json" else path
             if os.path.isdir(folder) and not _is_model(arguments, folder):  # False, too, of what is no name of a file
-                yield folder
+                yield folder, name == "run"
 
 
 def _is_model(arguments: argparse.Namespace, folder: Path) -> bool:

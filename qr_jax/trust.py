@@ -30,7 +30,8 @@ URL, SECRET, WRITTEN = "url", "_env", ("cache", "index")
 # What a config may ask for unasked: a command that only reads a run takes memory and time by these.
 MOST = {
     "rollout.slots": 4096, "rollout.store": 8192, "rollout.context_tokens": 2**18, "rollout.search_k": 1000,
-    "rollout.passage_chars": 10**7, "evaluation.samples": 1024, "pool.queries": 2**16, "pool.samples": 1024,
+    "rollout.passage_chars": 10**7, "rollout.tile": 2**14, "rollout.buckets": 2**16, "rollout.chunk": 4096,
+    "evaluation.samples": 1024, "pool.queries": 2**16, "pool.samples": 1024,
     "data.trace_worlds": 1000,
 }  # fmt: skip
 MOST_OF_A_WORLD = 1_000_000  # of each of its counts
@@ -59,7 +60,8 @@ def admit(
 ) -> tuple[str, ...] | None:
     """The packages whose plug-ins the run may use, None for all. ValueError lists what is asked for and not allowed.
 
-    With `allowed.all` the config is remembered, and asked about no more. `retriever` is asked in the config's place.
+    With `allowed.all` the config is remembered, and asked about no more; a run that starts is remembered too (runs.py),
+    so that the commands on it ask nothing. `retriever` is asked in the config's place.
     """
     if allowed.all:
         remember(config)
@@ -94,7 +96,7 @@ def wishes(config: Config) -> list[Wish]:
             found.append(_fetched(what, str(name)))
     found += [
         Wish(f"much memory or time: {name}={value:,} (at most {most:,} unasked)", None)
-        for name, most in MOST.items() if isinstance(value := _value(config, name), int) and value > most
+        for name, most in MOST.items() if (value := _value(config, name)) > most
     ]  # fmt: skip
     world = config.data.world if isinstance(config.data.world, Mapping) else {}
     sized = {name: value for name, value in world.items() if name != "seed" and isinstance(value, int)}
@@ -107,9 +109,12 @@ def wishes(config: Config) -> list[Wish]:
     return list(dict.fromkeys(found))
 
 
-def _value(config: Config, name: str) -> Any:
-    """A setting by its dotted name."""
-    return functools.reduce(getattr, name.split("."), config)
+def _value(config: Config, name: str) -> int:
+    """A number by its dotted name; of several the largest, and 0 where it is None."""
+    value: Any = config
+    for part in name.split("."):
+        value = getattr(value, part)
+    return max(value, default=0) if isinstance(value, tuple) else value or 0
 
 
 def _is_of_hub(model: Any) -> bool:

@@ -170,6 +170,22 @@ def test_a_study_ends_at_its_budget_with_every_question_s_result(studied):
     assert "<script>" in (folder / "compare.html").read_text()
 
 
+def test_given_runs_are_not_compared_into_a_study_that_is_being_made_and_a_foreign_number_is_named(
+    studied, tmp_path, capsys
+):
+    _, folder, _ = studied
+    run, written = folder / "recycle" / "seed_0", (folder / "comparison.json").read_bytes()
+    with launch.alone(folder):
+        assert cli.main(["compare", str(run), "--folder", str(folder)]) == 2
+    assert "in use by another qr-jax compare" in capsys.readouterr().err
+    assert (folder / "comparison.json").read_bytes() == written
+    shutil.copytree(run, tmp_path / "run")
+    summary = json.loads((run / "summary.json").read_text()) | {"greedy_after": 10**400}
+    (tmp_path / "run" / "summary.json").write_text(json.dumps(summary))
+    assert cli.main(["compare", str(tmp_path / "run"), "--folder", str(tmp_path / "made")]) == 2
+    assert "one of these runs holds what qr-jax does not write (OverflowError" in capsys.readouterr().err
+
+
 def test_a_run_that_went_on_is_compared_as_it_ended_before_and_said_to_be(studied, tmp_path, capsys):
     _, folder, _ = studied
     run = tmp_path / "run"

@@ -421,6 +421,8 @@ def test_serper_without_a_key_or_over_plain_http_is_refused(monkeypatch):
         serper(url=url)(["a"], 1)
     with server(raw({"error": 1})) as (url, _), pytest.raises(ValueError, match="found: error"):
         serper(url=url)(["a"], 1)
+    with server(raw({"k" * 100_000: 1})) as (url, _), pytest.raises(ValueError, match=r"found: k{200}\)"):
+        serper(url=url)(["a"], 1)
 
 
 def test_loopback_needs_no_proxy(monkeypatch):

@@ -230,6 +230,12 @@ def test_an_id_has_at_most_4000_characters_so_that_no_line_of_a_ledger_is_cut(tm
             readers.read_passages(jsonl(tmp_path / "c.jsonl", [{"id": name, "text": "x"}]))
 
 
+@pytest.mark.parametrize("name", ["dataset", "kind", "hops", "type"])
+def test_half_an_emoji_in_what_scores_are_told_by_is_refused_where_it_stands(tmp_path, name):
+    with pytest.raises(ValueError, match=f"q.jsonl row 1: '{name}' holds half of a surrogate pair"):
+        readers.read_queries(jsonl(tmp_path / "q.jsonl", [{**GOOD, name: "\ud800"}]))
+
+
 @pytest.mark.parametrize("hops", [10**20, "9" * 20, 1001])
 def test_more_hops_than_any_question_has_are_refused_where_they_stand(tmp_path, hops):
     with pytest.raises(ValueError, match="q.jsonl row 1: 'hops' is .*; wanted at most 1,000"):

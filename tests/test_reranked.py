@@ -53,6 +53,7 @@ def test_equal_texts_and_ids_are_told_apart():
     ("reply", "says"),
     [
         (raw({"results": []}), "has no 'result'; is this a reranking server"),
+        (raw({"result": [[]]}), "ranks none of the 1 documents that were sent"),
         (raw({"result": [[], []]}), "a list of 2 for 1 queries"),
         (raw({"result": [[{"document": "another", "score": 1}]]}), "the document 'another', which it was not sent"),
         (raw({"result": [[{"document": {"id": "3"}, "score": "high"}]]}), "the score 'high'"),

@@ -38,6 +38,14 @@ def test_questions_are_those_not_dealt_to_training_the_first_by_the_hash_of_thei
     assert all(one in dealt["nq"] for one in first["nq"]) and len(first["nq"]) == 2
 
 
+def test_a_kind_of_question_with_an_endless_name_is_one_of_the_others(data):
+    small_data.write(data)
+    asked, missing = suite.questions(Config(), "qa7", part="all")
+    rows = [row("nq", at, "oslo", type="x" * 100_000 if at else "short") for at in range(2)]
+    found = suite.score("qa7", {"nq": asked["nq"]}, rows, missing)
+    assert set(found["sets"]["nq"]["by_type"]) == {"others", "short"} and "x" * 100 not in suite.format_table(found)
+
+
 def test_a_missing_set_is_named_and_the_average_says_over_how_many(data):
     small_data.write(data, without=("popqa",))
     asked, missing = suite.questions(Config(), "qa7", part="all")

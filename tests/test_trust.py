@@ -37,6 +37,9 @@ def test_our_own_configs_ask_for_nothing():
     ("words", "says"),
     [
         (["rollout.slots=1000000"], "rollout.slots=1,000,000 .at most 4,096 unasked"),
+        (["rollout.tile=2147483648"], "rollout.tile=2,147,483,648"),
+        (["rollout.buckets=64,16777216"], "rollout.buckets=16,777,216"),
+        (["rollout.chunk=1073741824"], "rollout.chunk=1,073,741,824"),
         (["evaluation.samples=100000000"], "evaluation.samples=100,000,000"),
         (["data.world.train=1000000000"], "data.world.train=1,000,000,000"),
     ],

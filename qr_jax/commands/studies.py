@@ -86,7 +86,7 @@ def _compare(arguments: argparse.Namespace) -> int:
     from qr_jax.config import BUDGETS
     from qr_jax.evaluation import side_by_side
     from qr_jax.report import comparison
-    from qr_jax.studies import compare
+    from qr_jax.studies import compare, launch
 
     _speak(arguments)
     if arguments.overrides and any(map(os.path.isdir, arguments.what)):
@@ -115,9 +115,9 @@ def _compare(arguments: argparse.Namespace) -> int:
     with terminal.phase(f"comparing {many}"), reading("one of these runs"):
         found = compare.compare(folders, measure=unit, reach=arguments.reach, allow_plugins=trusted)
     if arguments.folder:
-        arguments.folder.mkdir(parents=True, exist_ok=True)
-        (arguments.folder / "comparison.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-        page = comparison.write(found, arguments.folder / "compare.html", arguments.folder.resolve().name)
+        with launch.alone(arguments.folder), reading("one of these runs"):
+            page = comparison.write(found, arguments.folder / "compare.html", arguments.folder.resolve().name)
+            (arguments.folder / "comparison.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
         terminal.say(f"report: {page}\n")
     show(found, arguments.json, comparison.format_tables)
     return 1 if failed else 0

@@ -18,6 +18,7 @@ from qr_jax.columns import aligned
 from qr_jax.config import Config, Evaluation, Learner, Model, Rollout, use
 from qr_jax.evaluation.bootstrap import picks
 from qr_jax.evaluation.complete import COMPLETE, INCOMPLETE
+from qr_jax.evaluation.groups import group_names
 from qr_jax.queries import readers
 from qr_jax.records import Query
 
@@ -203,12 +204,13 @@ def interval(mean: float, drawn_R: np.ndarray, count: int) -> dict[str, float | 
 
 def _table(rows: Sequence[Row], verdict: Verdict | None, number: int, group: str) -> dict[str, Any]:
     """The scores for each value of the questions' `group`; empty where all have the same."""
-    kinds = sorted({str(row[group]) for row in rows})
+    names = group_names([row[group] for row in rows])
+    kinds = sorted(set(names))
     if len(kinds) < 2:
         return {}
     table = {}
     for at, value in enumerate(kinds, 1):
-        same = [row for row in rows if str(row[group]) == value]
+        same = [row for row, name in zip(rows, names, strict=True) if name == value]
         figures, _ = _figures(same, verdict, number, GROUPS.index(group), at)
         table[value] = {name: figures[name] for name in ("questions", "scores", "searches", "tokens")}
     return table

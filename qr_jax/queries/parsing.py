@@ -43,6 +43,9 @@ def query_of(row: Row) -> Query:
     entities = texts(row, "entities") if "entities" in row else ()
     used = {"id", "question", "entities", column}
     meta = {name: value for name, value in row.items() if name not in used} | gold(row)
+    for name in ("dataset", "kind", "hops", "type"):  # a table each of an evaluation
+        if isinstance(meta.get(name), str):
+            one_text(meta[name], repr(name), empty=True, most_chars=limits.MOST_ID_CHARS)
     hops = str(meta.get("hops"))
     if hops.isdecimal() and (len(hops) > 9 or int(hops) > limits.MOST_HOPS):
         raise ValueError(f"'hops' is {show(meta['hops'])}; wanted at most {limits.MOST_HOPS:,}")

@@ -134,7 +134,7 @@ def rerank_request(query: str, passages: Sequence[Passage], k: int) -> dict[str,
 
 
 def rerank_results(body: Any, passages: Sequence[Passage]) -> list[Passage]:
-    """The passages in the server's order with its scores; ValueError for a document that it was not sent.
+    """The passages in the server's order with its scores; ValueError for none, or a document that was not sent.
 
     A document is known by its id or, as Search-R1's server sends it, by "(Title: FIRST LINE) REST"; equals in order.
     """
@@ -149,6 +149,8 @@ def rerank_results(body: Any, passages: Sequence[Passage]) -> list[Passage]:
             raise ValueError(f"the answer has the document {str(document)[:80]!r}, which it was not sent")
         score = _score(item.get("score") if item is not document else None)
         ranked.append(left.pop(at).scored(score))
+    if passages and not ranked:
+        raise ValueError(f"the answer ranks none of the {len(passages)} documents that were sent")
     return ranked
 
 

@@ -60,7 +60,7 @@ def pages(answer: Any, k: int) -> list[Passage]:
     organic = answer.get("organic") if isinstance(answer, Mapping) else None
     if not isinstance(organic, list) or not all(isinstance(page, Mapping) for page in organic):
         fields = ", ".join(map(str, answer)) if isinstance(answer, Mapping) else type(answer).__name__
-        raise ValueError(redact(f"Serper's answer has no list 'organic' (found: {fields or 'nothing'})"))
+        raise ValueError(redact(f"Serper's answer has no list 'organic' (found: {fields[:200] or 'nothing'})"))
     passages = []
     for place, page in enumerate(organic[:k], 1):
         link, title, snippet = (page.get(name, "") for name in ("link", "title", "snippet"))

@@ -140,18 +140,25 @@ class Launcher:
 
     @contextmanager
     def alone(self, folder: Path) -> Iterator[None]:
-        """Holds FOLDER/compare.lock, here and in every process started meanwhile. ValueError when it is held."""
-        import fcntl
-
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / "compare.lock").open("ab") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                held = f"{folder} is in use by another qr-jax compare, or by runs that one left behind"
-                raise ValueError(f"{held}; wait for them, or end them") from None
-            self.held = (lock.fileno(),)
+        """`alone`, here and in every process started meanwhile."""
+        with alone(folder) as lock:
+            self.held = (lock,)
             yield
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[int]:
+    """Holds FOLDER/compare.lock, and gives its file's number. ValueError when it is held."""
+    import fcntl
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "compare.lock").open("ab") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            held = f"{folder} is in use by another qr-jax compare, or by runs that one left behind"
+            raise ValueError(f"{held}; wait for them, or end them") from None
+        yield lock.fileno()
 
 
 def _result(job: Job) -> str:
