@@ -38,6 +38,11 @@ MAY_CHANGE += ("train.bucket", "rollout.lanes", "learner.lanes")
 PACKING = ("learner.rows", "learner.share_prefixes")
 
 
+def _is_begun(path: Path) -> bool:
+    """Whether a folder or a file holds anything: a start that failed leaves them empty."""
+    return any(path.iterdir()) if path.is_dir() else path.exists() and path.stat().st_size > 0
+
+
 class Run:
     """One attempt at a run; `attempt` counts from 1. All processes call its methods, and process 0 writes."""
 
@@ -141,7 +146,7 @@ class Run:
 
     def _keep_config(self) -> None:
         """Write config.json, the bucket's files copied here first. ValueError where either has other settings."""
-        begun = any((self.folder / name).exists() for name in (bucket.CHECKPOINTS, metrics_writer.FILE))
+        begun = any(_is_begun(self.folder / name) for name in (bucket.CHECKPOINTS, metrics_writer.FILE))
         path, lives = self.folder / "config.json", self.settings.train.bucket
         self._config_before = path.read_text(encoding="utf-8") if path.is_file() else None
         if path.is_file() and begun:

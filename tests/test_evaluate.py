@@ -272,6 +272,8 @@ def test_ask_and_eval_take_an_exported_folder_with_what_it_does_not_say(run, tmp
     (tmp_path / "corpus.jsonl").write_text(json.dumps(row) + "\n")
     for how in ([], ["--config", "asked.py", "data.train=not_here.jsonl"]):  # whose questions `ask` does not read
         assert cli.main(["ask", str(model), question, *how, "data.corpus=corpus.jsonl", "mesh.devices=1"]) == 0
+        said = "asked with the usual settings (search_r1, env.max_turns=4 rollout.search_k=3): agent.json has those of"
+        assert (said in capsys.readouterr().err) == (not how)
 
 
 def test_an_export_loads_with_the_same_logits_and_tokenizer(run, tmp_path):

@@ -274,6 +274,16 @@ def test_another_config_in_the_same_folder_is_refused_with_what_differs(finished
         train(settings, folder / "whole")
 
 
+def test_a_folder_whose_run_never_began_takes_other_settings(tmp_path):
+    """A start that failed on a mistake leaves its config and an empty folder of checkpoints."""
+    settings = tiny(tmp_path)
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / "metrics.jsonl").touch()
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config.to_json(replace(settings, seed=7))))
+    runs.Run(tmp_path / "run", settings, stage="train").close()
+    assert config.load(tmp_path / "run" / "config.json").seed == settings.seed
+
+
 def test_a_run_whose_checkpoints_are_gone_does_not_begin_at_0_unasked(finished, tmp_path):
     folder, _ = finished
     run = tmp_path / "run"

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from qr_jax import terminal
 from qr_jax.commands.options import admit, load
 
 
@@ -52,6 +53,9 @@ def asked(arguments: argparse.Namespace, *, retriever: str | None = None, needs:
         if os.path.isdir(question):
             raise ValueError(f"{question} is a folder, and stands in the question's place: it comes first")
         config = _of_model(arguments.run)
+        if (arguments.run / "agent.json").is_file():
+            usual = f"env.max_turns={config.env.settings['max_turns']} rollout.search_k={config.rollout.search_k}"
+            terminal.say(f"asked with the usual settings ({config.env.name}, {usual}): agent.json has those of the run")
     if retriever not in (None, config.retriever.name):
         config = replace(config, retriever=configs.use(str(retriever)))
     for name, _ in pairs(arguments.overrides):
