@@ -96,7 +96,7 @@ def test_another_corpus_or_setting_builds_the_index_again(tmp_path):
     with pytest.warns(UserWarning, match="its corpus"):
         search = bm25(corpus=CORPUS[2:], index=folder)
     assert ids(search(["vitamin dune"], 5)) == [["c", "d"]]
-    with pytest.warns(UserWarning, match="its settings"):
+    with pytest.warns(UserWarning, match="built with k1=1.5, and 0.9 is asked for"):
         bm25(corpus=CORPUS[2:], index=folder, k1=0.9)
 
 

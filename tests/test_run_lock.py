@@ -152,7 +152,7 @@ def test_a_run_refuses_a_folder_in_use_before_it_writes_and_gives_it_back_when_i
         runs.Run(tmp_path, settings, stage="train")
     first.close()
     runs.Run(tmp_path, settings, stage="train", say=lambda line: None).close()
-    (tmp_path / "metrics.jsonl").write_text("")  # a run that fails in its start gives the folder back, too
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n')  # a run that fails in its start gives the folder back, too
     with pytest.raises(ValueError, match="other settings"):
         runs.Run(tmp_path, replace(settings, seed=settings.seed + 1), stage="train")
     RunLock(tmp_path).release()

@@ -17,7 +17,7 @@ OTHER = {  # every further setting of the learner, changed
     "prune": 0.5, "fill": True, "importance": "icepop", "importance_by": "sequence", "importance_low": 0.1,
     "importance_high": 9.0, "updates": 3, "gap_alarm": 7.0, "lr": 7.0,
     "schedule": "linear", "warmup_updates": 7, "full_groups": 7, "weight_decay": 7.0, "clip_norm": 7.0,
-    "max_nonfinite": 7,
+    "max_nonfinite": 7, "share_prefixes": True,
 }  # fmt: skip
 
 
