@@ -1,8 +1,10 @@
 """One run's settings: frozen, typed, checked before any device is touched."""
 
+import dataclasses
 import difflib
 import hashlib
 import json
+import re
 import runpy
 import traceback
 from collections.abc import Mapping, Sequence
@@ -331,7 +333,7 @@ def _made_by(path: Path, name: str) -> Config:
     except Exception as error:  # the file is its user's program: whatever is wrong there, the user mends it there
         if is_of_asking(error):  # what it asked of us, which says by itself what to do
             raise
-        text = error.msg if isinstance(error, SyntaxError) else error  # whose text would name the line again
+        text = error.msg if isinstance(error, SyntaxError) else f"{error}{_meant(error)}"  # whose text names the line
         raise ValueError(f"{_line_of(error, path)}: {type(error).__name__}: {text}") from error
     if not isinstance(config, Config):
         others = [key for key, value in there.items() if isinstance(value, Config)]
@@ -341,6 +343,15 @@ def _made_by(path: Path, name: str) -> Config:
         wanted = f"it must set `{name} = Config(...)` or define `{name}()`"
         raise ValueError(f"{path} makes no config {name!r}: {wanted}, found {config!r}{has}")
     return config
+
+
+def _meant(error: Exception) -> str:
+    """For a setting that a section of the config does not have, which it does."""
+    named = re.fullmatch(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error))
+    section = globals().get(named[1]) if named else None
+    if not named or not dataclasses.is_dataclass(section):
+        return ""
+    return nearest(named[2], [field.name for field in dataclasses.fields(section)])
 
 
 def _line_of(error: BaseException, path: Path) -> str:

@@ -71,6 +71,8 @@ def measure(
     shown = {query.id: format_episode(episode) for query, episode in answered[:SHOWN]}
     faulted = [query.id for query, episode in answered if not episode.valid]
     figures["details"] = {**each, "faulted": faulted, "transcripts": shown}
+    if faulted:
+        figures["first_fault"] = next(episode.fault for _, episode in answered if not episode.valid)
     if samples:
         sampled = run(samples, purpose="pass", temperature=settings.evaluation.temperature)
         figures["samples"] = samples
@@ -188,6 +190,7 @@ def faults(figures: Mapping[str, Any]) -> list[str]:
     said = [f"{figures['faults']} of {figures['questions']} ended in a fault and are left out"]
     said *= bool(figures["faults"])
     said += [f"{sampled} of {figures['questions'] * figures['samples']} samples ended in a fault"] if sampled else []
+    said += [f"the first: {figures['first_fault']}"] if figures.get("first_fault") else []
     return ["; ".join(said) + f": {INCOMPLETE}" * is_incomplete(figures)] if said else []
 
 
@@ -272,7 +275,8 @@ def format_episode(episode: Episode) -> str:
                 lines += [f"    {p.score:7.3f}  {p.title}: {_short(p.text)}" for p in passages] or ["    nothing"]
         else:
             lines.append(f"  environment: {turn.text.strip() or '(nothing: the turn neither searched nor answered)'}")
-    lines.append(f"answer: {episode.answer if episode.answer is not None else f'none ({episode.stop})'}")
+    none = f"none ({': '.join(filter(None, (episode.stop, episode.fault)))})"
+    lines.append(f"answer: {none if episode.answer is None else episode.answer}")
     if episode.query.answers:
         lines.append(f"gold: {' | '.join(episode.query.answers)}")
     return "\n".join(lines)

@@ -6,13 +6,16 @@ there is. What it returns is checked where it comes back. Upper-case constants i
 know before anything runs; they are read from the source, as the signature is.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
 
-from qr_jax.records import Ask, Say, Scores, Search, Stop, StopReason
+from qr_jax.dialect import encodable
+from qr_jax.queries.limits import MOST_ID_CHARS
+from qr_jax.records import Ask, Passage, Say, Scores, Search, Stop, StopReason
 
 LOSS_ARRAYS = ("logp_NL", "old_logp_NL", "rollout_logp_NL", "ref_logp_NL", "entropy_NL", "adv_NL", "mask_NL", "turn_NL")
 
@@ -33,6 +36,7 @@ class Contract:
     provided: tuple[str, ...] = ()  # keyword parameters that the run gives where the signature has them
     constants: Mapping[str, Any] = field(default_factory=dict)  # what the file may declare: name -> type
     beside: tuple[str, ...] = ()  # functions that may stand in the same file
+    made: "Contract | None" = None  # of the function that it returns
 
 
 def shown(value: Any) -> str:
@@ -121,10 +125,32 @@ def check_env(result: Any, query: Any, turns: Sequence[Any], /, **_: Any) -> Say
 
 
 def check_retriever(result: Any, /, **_: Any) -> Any:
-    """A search function. What a search gives is checked where it is called, and a wrong one is a fault."""
+    """A search function."""
     if not callable(result):
         raise Wrong(shown(result))
     return result
+
+
+def check_found(results: Any, queries: Sequence[str], k: int, /) -> list[tuple[Passage, ...]]:
+    """What a search function gives, as a tuple of at most k passages for each query."""
+    count = len(queries)
+    if not isinstance(results, Sequence) or isinstance(results, str) or len(results) != count:
+        size = f" of {len(results)}" if isinstance(results, Sequence) else ""
+        raise Wrong(f"a {type(results).__name__}{size} for {count} queries")
+    for result in results:
+        if not isinstance(result, Sequence) or isinstance(result, str):
+            raise Wrong(f"a {type(result).__name__} for a query")
+    return [tuple(map(_passage, result[:k])) for result in results]
+
+
+def _passage(item: Any) -> Passage:
+    if not isinstance(item, Passage) or not all(isinstance(text, str) for text in (item.id, item.title, item.text)):
+        raise Wrong(f"a {type(item).__name__} that is no Passage with a text, title and id")
+    if len(item.id) > MOST_ID_CHARS:
+        raise Wrong(f"a passage whose id has {len(item.id):,} characters, of which {MOST_ID_CHARS:,} are taken")
+    if not isinstance(item.score, int | float | np.number) or not math.isfinite(item.score):
+        raise Wrong(f"passage {item.id!r} with the score {item.score}, which is no finite number")
+    return replace(item, id=encodable(item.id), title=encodable(item.title), text=encodable(item.text))
 
 
 def check_reward(result: Any, query: Any, episodes: Sequence[Any], /, **_: Any) -> Scores:
@@ -242,6 +268,7 @@ CONTRACTS: Mapping[str, Contract] = {
         provided=("corpus",),
         constants={"DEVICES": bool},  # whether it computes on devices; a server leaves them alone for all others
         beside=("fingerprint",),  # (**settings) -> SHA-256 of the model it searches with, for caches and manifests
+        made=Contract("", ("queries", "k"), "a list of passages for each query, best first", check_found),
     ),
     "reward": Contract(
         folder="rewards",

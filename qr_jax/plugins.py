@@ -25,10 +25,11 @@ from typing import Any, Literal
 import numpy as np
 
 from qr_jax import elsewhere, mistakes
-from qr_jax.interfaces import AT_LEAST, CONTRACTS, EXAMPLE, Wrong
+from qr_jax.interfaces import AT_LEAST, CONTRACTS, EXAMPLE, Contract, Wrong
 from qr_jax.settings import Use, conform, nearest
 
 ROOT = Path(__file__).parent
+RAISED = "raised by"
 SIMPLE: Mapping[str, Any] = {"int": int, "float": float, "bool": bool, "str": str, "None": type(None)}
 
 
@@ -245,11 +246,12 @@ def bind(
     takes = signature(kind, use.name, allow_plugins=allow_plugins)
     given = {name: value for name, value in (provided or {}).items() if name in takes.settings}
     function = find(kind, use.name, allow_plugins=allow_plugins)
-    return functools.partial(_checked(kind, use.name, function), **settings, **given)
+    return functools.partial(checked(kind, use.name, function), **settings, **given)
 
 
-def _checked(kind: str, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    contract = CONTRACTS[kind]
+def checked(kind: str, name: str, function: Callable[..., Any], contract: Contract | None = None) -> Callable[..., Any]:
+    """The function as a run calls it: its results are checked by the contract, and its errors say whose they are."""
+    contract = contract or CONTRACTS[kind]
 
     @functools.wraps(function)
     def call(*data: Any, **named: Any) -> Any:
@@ -260,16 +262,15 @@ def _checked(kind: str, name: str, function: Callable[..., Any]) -> Callable[...
             frozen = ", which may not change what it is given (copy it first: np.array(it))" * (
                 "read-only" in str(error)
             )
-            error.add_note(f"raised by {kind} {name!r}{frozen}")
+            error.add_note(f"{RAISED} {kind} {name!r}{frozen}")
             raise
         except SystemExit as error:
-            raise ValueError(
-                f"{kind} {name!r} called sys.exit({error.code!r}); wanted a result, or an error"
-            ) from error
+            raise Wrong(f"{kind} {name!r} called sys.exit({error.code!r}); wanted a result, or an error") from error
         try:
-            return contract.check(result, *data, **named)
+            result = contract.check(result, *data, **named)
         except Wrong as error:
-            raise ValueError(f"{kind} {name!r} returned {error}; wanted {contract.returns}") from None
+            raise Wrong(f"{kind} {name!r} returned {error}; wanted {contract.returns}") from None
+        return checked(kind, name, result, contract.made) if contract.made else result
 
     return call
 
@@ -279,9 +280,11 @@ def failed_outside(error: BaseException) -> str | None:
     trace = error.__traceback__
     while trace is not None:
         code, trace = trace.tb_frame.f_code, trace.tb_next
-        is_call = code.co_qualname == f"{_checked.__name__}.<locals>.call" and code.co_filename == __file__
-        if is_call and trace and mistakes.PACKAGE not in Path(trace.tb_frame.f_code.co_filename).parents:
-            said = [f"{type(error).__name__}: {error}", *getattr(error, "__notes__", ())]
+        is_call = code.co_qualname == f"{checked.__name__}.<locals>.call" and code.co_filename == __file__
+        called = trace is None and isinstance(error, TypeError)  # it takes other parameters than it is given
+        if is_call and (called or trace and mistakes.PACKAGE not in Path(trace.tb_frame.f_code.co_filename).parents):
+            ours = [note for note in getattr(error, "__notes__", ()) if note.startswith(RAISED)]
+            said = [f"{type(error).__name__}: {error}", *ours]  # without JAX's note on its own frames
             return "\n".join(["; ".join(said), *traceback.format_tb(trace)]).rstrip()
     return None
 

@@ -53,11 +53,8 @@ def play(trace: Trace, engine: Engine, env: Callable, search: SearchFunction) ->
                 else f"the environment stopped early ({move.reason})"
             )
         if isinstance(move, Search):
-            found = [
-                tools.checked(search([words], settings.search_k), 1, settings.search_k)[0] for words in move.queries
-            ]
-            passages = tuple(tuple(tools.shortened(p, settings.passage_chars) for p in ranked) for ranked in found)
-            live.turns.append(Turn("env", "", move.queries, passages))
+            passages = tools.found(search, move.queries, settings.search_k, **tools.limits(settings))
+            live.turns.append(Turn("env", "", move.queries, tuple(passages)))
             move, turns = tools.fit_observation(env, query, live.turns, length, settings.observation_tokens)
             if not isinstance(move, Say):
                 return "nothing said after a search"
@@ -95,10 +92,7 @@ def demonstrations(settings: Config, agent: assemble.Agent, search: SearchFuncti
     for trace, its_search in terminal.progress(traces, len(traces), "playing expert traces"):
         if settings.sft.limit is not None and len(kept) >= settings.sft.limit:
             break
-        try:
-            episode = play(trace, agent.engine, env, its_search)
-        except tools.WrongResult as error:
-            raise ValueError(f"retriever {settings.retriever.name!r}: {error} (qr_jax/interfaces.py)") from error
+        episode = play(trace, agent.engine, env, its_search)
         if isinstance(episode, Episode) and len(episode.ids_L) > longest:
             episode = f"more than {longest} tokens (sft.max_tokens, rollout.context_tokens)"
         if isinstance(episode, str):

@@ -180,6 +180,13 @@ def test_a_plug_in_inside_a_plug_in_survives_json():
     assert config.from_json(json.loads(json.dumps(config.to_json(start)))) == start
 
 
+def test_a_setting_that_a_config_s_section_does_not_have_is_told_with_its_nearest(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text("from qr_jax.config import Config, Train\n\nconfig = Config(train=Train(step=3))\n")
+    with pytest.raises(ValueError, match=r"mine.py, line 3: TypeError: .* argument 'step'; did you mean steps\?"):
+        config.load(path)
+
+
 def test_a_run_s_config_json_can_be_loaded_and_overridden(tmp_path):
     path = tmp_path / "config.json"
     path.write_text(json.dumps(config.to_json(with_(pool={"queries": 5}))))

@@ -172,7 +172,7 @@ def test_a_wrong_return_is_refused_by_name_with_what_was_found_and_wanted(kind, 
     name = plugins.names(kind)[0]
     contract, data = CONTRACTS[kind], DATA[kind]
     for value in values:
-        checked = plugins._checked(kind, name, lambda *data, value=value, **named: value)
+        checked = plugins.checked(kind, name, lambda *data, value=value, **named: value)
         with pytest.raises(ValueError, match=rf"^{kind} '{name}' returned .+; wanted ") as said:
             checked(**data) if contract.by_name else checked(*data)
         assert contract.returns in str(said.value) and "\n" not in str(said.value)

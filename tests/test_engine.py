@@ -508,7 +508,7 @@ def test_what_an_environment_raises_or_does_wrong_is_said_and_leaves_the_engine_
         ([say, Search(("who",)), Search(("who",))], "^env 'mine' returned Search.* when it was shown passages"),
     ]:
         with pytest.raises(ValueError, match=message):
-            checked = plugins._checked("env", "mine", functools.partial(env, answers=answers))
+            checked = plugins.checked("env", "mine", functools.partial(env, answers=answers))
             roll(made, random_params(), queries, 4, env=checked)
     stopped = roll(
         made, random_params(), queries, 4, env=functools.partial(env, answers=[say, Search(("who",)), Stop("turns")])

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from killed_run import tiny
 
-from qr_jax import metrics_writer, train
+from qr_jax import metrics_writer, plugins, train
+from qr_jax.interfaces import CONTRACTS
 from qr_jax.records import Episode, Passage, Query, Scores, Turn
 from qr_jax.rollout.engine import Interrupted, Statistics
 from qr_jax.runs import last_checkpoint
@@ -134,9 +135,10 @@ def test_the_retriever_answers_when_a_search_does_be_it_with_nothing(tmp_path):
     "result", [None, 3, "text", [], ["text"], [None], [["no passage"]], [[Passage("1", "", "x", float("nan"))]]]
 )
 def test_a_search_function_that_gives_no_passages_is_not_waited_for(tmp_path, result):
-    parts = SimpleNamespace(settings=tiny(tmp_path), search=lambda queries, k: result)
+    search = plugins.checked("retriever", "mine", lambda queries, k: result, CONTRACTS["retriever"].made)
+    parts = SimpleNamespace(settings=tiny(tmp_path), search=search)
     parts.run = SimpleNamespace(say=lambda line: None, stop_now=lambda: False, stops=lambda: False)
-    with pytest.raises(ValueError, match="retriever 'bm25': .*(not a list|no Passage|finite number)"):
+    with pytest.raises(ValueError, match="retriever 'mine' returned .*; wanted a list of passages for each query"):
         outage.wait(parts, outage.RetrieverDown("4 of 4 searches failed"), 0, None)
 
 
@@ -144,7 +146,7 @@ def test_a_bug_of_a_search_function_is_not_waited_for(tmp_path):
     """It used to wait an hour for the retriever whose code had the mistake."""
     parts = SimpleNamespace(settings=tiny(tmp_path), search=lambda queries, k: [queries[10**9]])
     parts.run = SimpleNamespace(say=lambda line: None, stop_now=lambda: False, stops=lambda: False)
-    with pytest.raises(ValueError, match="retriever 'bm25': IndexError: list index out of range"):
+    with pytest.raises(IndexError, match="list index out of range"):
         outage.wait(parts, outage.RetrieverDown("4 of 4 searches failed"), 0, None)
 
 

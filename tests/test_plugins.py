@@ -2,16 +2,20 @@
 
 import subprocess
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from qr_jax import plugins
+from qr_jax import config, plugins
 from qr_jax.config import Use, use
 from qr_jax.interfaces import CONTRACTS
-from qr_jax.records import Episode, Grades, Outcome
+from qr_jax.records import Episode, Grades, Outcome, Query
+from qr_jax.step.rehearsal import rehearse
 
 
 def foreign(tmp_path, monkeypatch, text):
@@ -155,6 +159,50 @@ def test_a_user_s_mistake_in_a_plug_in_is_shown_by_the_user_s_lines_alone(tmp_pa
     with pytest.raises(AttributeError) as said:  # what qr_jax's own plug-in is given wrong is a bug of ours
         plugins.bind("reward", use("f1"))(None, [None])
     assert plugins.failed_outside(said.value) is None
+
+
+def test_a_search_function_s_mistakes_are_told_as_its_retriever_s(tmp_path, monkeypatch):
+    """They ended in our own traceback, or in a word of zip()."""
+    foreign(tmp_path, monkeypatch, "def fails(queries, k):\n    raise RuntimeError('db down')\n\n"
+            "def mine(*, how: str):\n    return {'fails': fails, 'one': lambda queries: [],\n"
+            "            'exits': lambda queries, k: exit(3), 'text': lambda queries, k: [['text'] * k],\n"
+            "            'none': lambda queries, k: None, 'fewer': lambda queries, k: []}[how]\n")  # fmt: skip
+
+    def told(how):
+        with pytest.raises((RuntimeError, TypeError, ValueError)) as said:
+            plugins.bind("retriever", use("my_lab.ideas.mine", how=how))()(["who"], 3)
+        return plugins.failed_outside(said.value) or str(said.value)
+
+    raised, name = told("fails"), "retriever 'my_lab.ideas.mine'"
+    assert raised.startswith(f"RuntimeError: db down; raised by {name}\n  File") and raised.count("File ") == 1
+    takes = "TypeError: mine.<locals>.<lambda>() takes 1 positional argument but 2 were given"
+    assert told("one") == f"{takes}; raised by {name}"
+    assert told("exits") == f"{name} called sys.exit(3); wanted a result, or an error"
+    wanted = "wanted a list of passages for each query, best first"
+    assert told("text") == f"{name} returned a str that is no Passage with a text, title and id; {wanted}"
+    assert told("none") == f"{name} returned a NoneType for 1 queries; {wanted}"
+    assert told("fewer") == f"{name} returned a list of 0 for 1 queries; {wanted}"
+
+
+def test_a_search_function_is_tried_before_anything_is_paid_for():
+    """A policy that never searches would end its run without a word on a retriever that cannot work."""
+    search = plugins.checked("retriever", "mine", lambda queries, k: ["text"], CONTRACTS["retriever"].made)
+    parts = SimpleNamespace(settings=config.Config(), queries=[Query("1", "who", ("me",))], search=search)
+    with pytest.raises(ValueError, match="^retriever 'mine' returned a str for a query; wanted a list of passages"):
+        rehearse(parts, None)
+    parts.settings = replace(parts.settings, rollout=config.Rollout(search_deadline_s=0.01, search_retries=0))
+    parts.search = lambda queries, k: time.sleep(1)
+    with pytest.raises(TimeoutError, match=r"^a search gave no result after 0\.01"):
+        rehearse(parts, None)
+
+
+def test_a_library_s_note_on_its_own_frames_is_left_out(tmp_path, monkeypatch):
+    foreign(tmp_path, monkeypatch, "def mine(query, episodes):\n    raise ValueError('boom')\n")
+    with pytest.raises(ValueError) as said:
+        plugins.bind("reward", use("my_lab.ideas.mine"))(None, ())
+    said.value.add_note("-" * 20 + "\nFor simplicity, JAX has removed its internal frames")
+    told = plugins.failed_outside(said.value)
+    assert told.startswith("ValueError: boom; raised by reward 'my_lab.ideas.mine'\n  File")
 
 
 def test_a_package_that_fails_on_import_is_said_with_its_line_and_a_missing_one_as_before(tmp_path, monkeypatch):

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from qr_jax import plugins
 from qr_jax.commands import data
+from qr_jax.interfaces import CONTRACTS
 from qr_jax.records import Passage
 from qr_jax.retrieval.recall import Gold, _ask, format_table, recall
 from qr_jax.settings import use
@@ -57,7 +59,8 @@ def test_only_the_first_k_count_and_all_gold_is_all_of_it(tmp_path):
     assert (found["recall"], found["all_gold"]) == (pytest.approx(2 / 3), 0)
     passages = [Passage(row["id"], row["title"], row["text"]) for row in CORPUS]
     gold = Gold("supporting", [frozenset("13")], lambda passage: passage.id)
-    shares, _ = _ask(lambda queries, k: [passages], ["novel"], gold.wanted, gold, 2)  # three, where two were asked for
+    search = plugins.checked("retriever", "mine", lambda queries, k: [passages], CONTRACTS["retriever"].made)
+    shares, _ = _ask(search, ["novel"], gold.wanted, gold, 2)  # three, where two were asked for
     assert shares == [0.5]
 
 

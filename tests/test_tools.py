@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qr_jax import plugins
 from qr_jax.envs.search_r1 import search_r1
 from qr_jax.envs.tool_call import tool_call
+from qr_jax.interfaces import CONTRACTS
 from qr_jax.records import Passage, Query, Say, Stop, Turn
 from qr_jax.rollout.tools import Fault, fit_observation, run_searches
 
@@ -25,8 +27,9 @@ def answer(queries, k):
 
 
 def run(search, queries, **settings):
+    """As a run's, whose results are checked."""
     return run_searches(
-        search,
+        plugins.checked("retriever", "mine", search, CONTRACTS["retriever"].made),
         queries,
         2,
         **{"deadline_s": 5.0, "retries": 2, "passage_chars": 1000, "sleep": lambda s: None} | settings,
@@ -113,7 +116,9 @@ def test_a_retriever_that_exits_is_a_fault():
     def search(queries, k):
         raise SystemExit
 
-    assert run(search, ["a"], retries=0).by_query["a"] == Fault("SystemExit: ")
+    assert run(search, ["a"], retries=0).by_query["a"] == Fault(
+        "retriever 'mine' called sys.exit(None); wanted a result, or an error", wrong=True
+    )
 
 
 def searched(*found: tuple[Passage, ...]) -> list[Turn]:

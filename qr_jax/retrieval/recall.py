@@ -96,7 +96,7 @@ def _ask(
         results = search(batch, k)
         seconds += time.perf_counter() - begun
         for want, passages in zip(wanted[start : start + BATCH], results, strict=True):
-            shares.append(len(want & {gold.name(passage) for passage in passages[:k]}) / len(want))
+            shares.append(len(want & {gold.name(passage) for passage in passages}) / len(want))
     return shares, max(seconds, 1e-9)
 
 

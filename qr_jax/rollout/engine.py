@@ -226,8 +226,7 @@ class _Rollout:
             live.turns.append(Turn("env", "", wish))
         call = self.searches.submit(
             tools.run_searches, self.search, queries, self.settings.search_k,
-            deadline_s=self.settings.search_deadline_s, retries=self.settings.search_retries,
-            passage_chars=self.settings.passage_chars,
+            **tools.limits(self.settings),
         )  # fmt: skip
         self.calls.append((self.statistics.ticks, call, [live for live, _ in wishes]))
 

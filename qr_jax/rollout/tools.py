@@ -1,19 +1,16 @@
 """Search calls of a rollout: run a batch of queries and never raise; fit what was found into a token budget."""
 
-import math
 import random
 import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
-
 from qr_jax.characters import nfkc
-from qr_jax.dialect import encodable
-from qr_jax.queries.limits import MOST_ID_CHARS
+from qr_jax.config import Rollout
+from qr_jax.interfaces import Wrong
 from qr_jax.records import Passage, Query, Say, Search, SearchFunction, Stop, Turn
 
 WORDS_A_TOKEN = 4  # no tokenizer joins more words in a token: what lies beyond cannot fit and is not tokenised
@@ -25,17 +22,15 @@ class Fault:
     """Why a query got no passages, where the query itself is not to blame.
 
     `wrong`: the search function is to blame, by what it gave or by an error in its code, and waiting will not help.
+    `error` is what it raised, where it did.
     """
 
     reason: str
     wrong: bool = False
+    error: Exception | None = field(default=None, compare=False, repr=False)
 
 
-class WrongResult(ValueError):
-    """What a search function gave is no list of passages."""
-
-
-WRONG = (WrongResult, TypeError, AttributeError, LookupError, NameError)  # of code, not of a network
+WRONG = (Wrong, TypeError, AttributeError, LookupError, NameError)  # of code, not of a network
 
 
 @dataclass(frozen=True)
@@ -99,6 +94,26 @@ def run_searches(
     return Searched(by_query, len(queries), len(by_query), failed, calls, cut, clock() - started)
 
 
+def limits(settings: Rollout) -> dict[str, Any]:
+    """What the settings allow a search of a rollout, by `run_searches`' names."""
+    return {
+        "deadline_s": settings.search_deadline_s,
+        "retries": settings.search_retries,
+        "passage_chars": settings.passage_chars,
+    }
+
+
+def found(search: SearchFunction, queries: Sequence[str], k: int, **how: Any) -> list[tuple[Passage, ...]]:
+    """`run_searches` where a fault is the end: the passages of each query. What the search raised, or TimeoutError."""
+    passages = []
+    by_query = run_searches(search, queries, k, **how).by_query
+    for result in map(by_query.__getitem__, queries):
+        if isinstance(result, Fault):
+            raise result.error or TimeoutError(f"a search gave {result.reason}")
+        passages.append(result)
+    return passages
+
+
 def shortened(passage: Passage, chars: int) -> Passage:
     """The passage, or its first characters where title and text together have more.
 
@@ -123,10 +138,10 @@ def _call(search: SearchFunction, batch: list[str], k: int, limit_s: float) -> l
 
     def work() -> None:
         try:
-            outcome.append(checked(search(list(batch), k), len(batch), k))
-        except (Exception, SystemExit) as error:  # whatever a retriever raises is a fault, not the run's end
-            named = str(error) if isinstance(error, WrongResult) else f"{type(error).__name__}: {error}"
-            outcome.append(Fault(named[:300], isinstance(error, WRONG)))
+            outcome.append(search(list(batch), k))
+        except Exception as error:  # whatever a retriever raises is a fault, not the run's end
+            named = str(error) if isinstance(error, Wrong) else f"{type(error).__name__}: {error}"
+            outcome.append(Fault(named[:300], isinstance(error, WRONG), error))
 
     thread = threading.Thread(target=work, name="search", daemon=True)
     thread.start()
@@ -134,30 +149,6 @@ def _call(search: SearchFunction, batch: list[str], k: int, limit_s: float) -> l
     if not outcome:
         return [Fault(f"no result after {limit_s:.3g} s")] * len(batch)
     return [outcome[0]] * len(batch) if isinstance(outcome[0], Fault) else outcome[0]
-
-
-def checked(results: Any, count: int, k: int) -> list[tuple[Passage, ...]]:
-    """The results as tuples of at most k passages; WrongResult when they are anything else."""
-    if not isinstance(results, Sequence) or isinstance(results, str) or len(results) != count:
-        size = f" of {len(results)}" if isinstance(results, Sequence) else ""
-        raise WrongResult(f"{count} queries got a {type(results).__name__}{size}, not a list of {count}")
-    return [tuple(map(_passage, _listed(result)[:k])) for result in results]
-
-
-def _listed(result: Any) -> Sequence[Any]:
-    if not isinstance(result, Sequence) or isinstance(result, str):
-        raise WrongResult(f"a query got a {type(result).__name__}, not a list of passages")
-    return result
-
-
-def _passage(item: Any) -> Passage:
-    if not isinstance(item, Passage) or not all(isinstance(text, str) for text in (item.id, item.title, item.text)):
-        raise WrongResult(f"a query got a {type(item).__name__} that is no Passage with a text, title and id")
-    if len(item.id) > MOST_ID_CHARS:
-        raise WrongResult(f"a passage's id has {len(item.id):,} characters; wanted at most {MOST_ID_CHARS:,}")
-    if not isinstance(item.score, int | float | np.number) or not math.isfinite(item.score):
-        raise WrongResult(f"passage {item.id!r} has the score {item.score}; wanted a finite number")
-    return replace(item, id=encodable(item.id), title=encodable(item.title), text=encodable(item.text))
 
 
 def fit_observation(

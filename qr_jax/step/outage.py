@@ -50,7 +50,7 @@ def wait(parts: Parts, down: RetrieverDown, step: int, lost: Lost | None) -> Los
     """Return once the retriever answers a question; where the step failed again after that, a pause later.
 
     `lost`: what this gave when the step failed before. Interrupted when told to stop; Outage rollout.outage_s after the
-    step first failed. ValueError where the search function gives what is no list of passages: that will not pass.
+    step first failed. What the search function raised, where it is to blame: that will not pass.
     """
     say, limit_s = parts.run.say, parts.settings.rollout.outage_s
     lost = replace(lost, tries=lost.tries + 1) if lost else Lost(time.monotonic(), time.strftime("%H:%M:%S"), 1)
@@ -79,12 +79,11 @@ def wait(parts: Parts, down: RetrieverDown, step: int, lost: Lost | None) -> Los
 
 
 def answers(parts: Parts) -> bool:
-    """Whether one search gets an answer, be it nothing found. ValueError where it gets what is no answer at all."""
-    limits = parts.settings.rollout
+    """Whether one search gets an answer, be it nothing found. What it raised, where waiting will not help."""
     question = f"{QUESTION} ({time.strftime('%H:%M:%S')})"  # no cache has the answer
-    how = {"deadline_s": limits.search_deadline_s, "retries": 0, "passage_chars": limits.passage_chars}
-    found = tools.run_searches(parts.search, [question], 1, **how)
-    for result in found.by_query.values():
-        if isinstance(result, tools.Fault) and result.wrong:
-            raise ValueError(f"retriever {parts.settings.retriever.name!r}: {result.reason} (qr_jax/interfaces.py)")
-    return not found.failed
+    once = replace(parts.settings.rollout, search_retries=0)
+    asked = tools.run_searches(parts.search, [question], 1, **tools.limits(once))
+    for result in asked.by_query.values():
+        if isinstance(result, tools.Fault) and result.wrong and result.error:
+            raise result.error
+    return not asked.failed

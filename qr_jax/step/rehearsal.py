@@ -3,18 +3,21 @@
 import numpy as np
 
 from qr_jax.records import Episode, Query, Turn
+from qr_jax.rollout import tools
 from qr_jax.step import drawing, grading
 from qr_jax.step.parts import Parts
 from qr_jax.step.progress import Progress
 
 
 def rehearse(parts: Parts, progress: Progress) -> None:
-    """Call rounds, reward and rule once, on the first question and two made episodes; nothing of it is kept.
+    """Call search, rounds, reward and rule once, on the first question and two made episodes; nothing of it is kept.
 
-    One episode answers as the question's first gold does, one not at all. ValueError for what their contracts refuse.
+    One episode answers as the question's first gold does, one not at all. ValueError for what their contracts refuse;
+    of a search, whatever it raises.
     """
+    query, name, limits = parts.queries[0], parts.settings.reward.name, parts.settings.rollout
+    tools.found(parts.search, [query.question], limits.search_k, **tools.limits(limits))
     parts.rounds(progress.pool, ())
-    query, name = parts.queries[0], parts.settings.reward.name
     episodes = [made(query, 0, query.answers[0]), made(query, 1, None)]
     group = grading.grade(parts.reward, name, 0, 0, query, episodes)
     drawing.settled(parts, progress, drawing.judged(parts, progress, [group], 0))
