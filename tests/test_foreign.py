@@ -58,7 +58,7 @@ def test_a_table_s_encoding_and_separator_are_found_and_said(mark, encoding, tmp
     query, said = only(kept(tmp_path, "q.csv", table, encoding))
     assert (query.id, query.question, query.answers, query.meta) == ("1", "What is “this”?", ("Köln",), {})
     assert f"a table with {foreign.SEPARATORS[mark]} between the columns id, Question, Answer" in said
-    assert ("Windows-1252" in said) == (encoding == "cp1252")
+    assert ("q.csv is no UTF-8: such files are read as Windows-1252" in said) == (encoding == "cp1252")
     assert "rows whose 'Question' is 'question' here: 1" in said
 
 

@@ -71,6 +71,10 @@ def test_passages_in_our_form_and_in_search_r1_s_are_read_from_gz_too(tmp_path):
         ({"id": "b", "answers": ["x"]}, "has no 'question'; fields found: id, answers"),
         ({"id": "b", "prompt": [{}], "answers": ["x"]}, "'prompt' looks like it: rename it to 'question'"),
         ({"id": "b", "queston": "x", "answers": ["x"]}, "'queston' looks like it: rename it to 'question'"),
+        (
+            {"id": "b", "title": "x", "content": "y"},
+            "these look like passages, which `qr-jax index`",
+        ),
         ({"id": "b", "question": "x", "golds": ["y"]}, "'golds' looks like it: rename it to 'answers'"),
         ({"_id": "b", "question": "x", "answers": ["x"]}, "has no 'id'.*'_id' looks like it"),
         ({"id": "b", "question": "x"}, "none of answers, golden_answers, answer; fields found: id, question"),

@@ -211,8 +211,9 @@ def _text(file: Path, encoding: str | None, said: Counter[str]) -> str:
             continue
         if "\0" in text:
             raise ValueError(f"{file.name} is no text: it holds NUL characters")
-        if name == "cp1252":
-            said["read as Windows-1252, for it is no UTF-8; --encoding NAME reads it as another"] = -1
+        if name == "cp1252" and not any("Windows-1252" in note for note in said):
+            other = "--encoding NAME reads them as another"
+            said[f"{file.name} is no UTF-8: such files are read as Windows-1252; {other}"] = -1
         return text
     todo = "name its encoding: --encoding gbk, say" if not encoding else "name another"
     raise ValueError(f"{file.name} is no text in {encoding or 'UTF-8 or Windows-1252'} ({wrong}); {todo}")

@@ -131,6 +131,9 @@ def missing(column: str, row: Row, what: str) -> str:
     similar += difflib.get_close_matches(column, map(str, row), 1)
     kind = " (a text or a list of texts)" if column == "answers" else ""
     hint = f"; {similar[0]!r} looks like it: rename it to {column!r}{kind}" if similar else ""
-    if column == "id" or similar:
+    asks = {"question", *OTHER_SCHEMAS["question"]}.intersection(row)
+    if column == "answers" and not asks and {"text", "contents", *OTHER_SCHEMAS["text"]}.intersection(row):
+        hint = "; these look like passages, which `qr-jax index` and data.corpus take"
+    elif column == "id" or similar:
         hint += f"{OR_CONVERT} {'do so' if similar else 'name each row'}"
     return f"has {what}; fields found: {', '.join(map(str, row)) or 'none'}{hint}"
