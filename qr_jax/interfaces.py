@@ -275,7 +275,9 @@ CONTRACTS: Mapping[str, Contract] = {
         given=("query", "episodes"),
         returns="a number for each episode of the group (NaN: a fault), or Scores (records.py)",
         check=check_reward,
-        constants={"TURNS": int},  # it rewards turns: room for so many, doubled where an episode has more
+        # It rewards turns: room for so many, doubled where an episode has more. It asks a server, and these settings
+        # say how: they may change in a run, and a step that the server mostly leaves ungraded is made again.
+        constants={"TURNS": int, "ENDPOINT": tuple[str, ...]},
     ),
     "advantage": Contract(
         folder="advantages",

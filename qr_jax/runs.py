@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from etils import epath
 
-from qr_jax import bucket, checkpoint, config, metrics_writer, mistakes, run_files, run_lock, terminal, trust
+from qr_jax import bucket, checkpoint, config, metrics_writer, mistakes, plugins, run_files, run_lock, terminal, trust
 from qr_jax.config import Config
 from qr_jax.lease import Lease
 from qr_jax.mistakes import Busy
@@ -180,7 +180,12 @@ class Run:
 
     def _refuse_another(self, begun: Config, where: str) -> None:
         may = MAY_CHANGE + (PACKING if self.settings.learner.updates == 1 else ())
-        if differ := [name for name in differences(begun, self.settings) if not name.startswith(may)]:
+        reward = plugins.constants("reward", self.settings.reward.name)
+        asked = tuple(f"reward.settings.{name}:" for name in reward.get("ENDPOINT", ()))
+        every = differences(begun, self.settings)
+        if otherwise := [name for name in every if name.startswith(asked)]:
+            self.say(f"the reward's server is asked otherwise from here on: {few(otherwise, between='; ')}")
+        if differ := [name for name in every if not name.startswith(may + asked)]:
             todo = "start this run in another folder with --run (and train.bucket)"
             todo += ", or repeat the settings of that run to go on with it"
             raise ValueError(f"{where} holds a run with other settings ({few(differ, between='; ')}); {todo}")

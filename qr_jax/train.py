@@ -34,7 +34,7 @@ from qr_jax.rollout import compiles
 from qr_jax.rollout.engine import Interrupted, Statistics
 from qr_jax.step import batch, dealing, drawing, grading, guards, outage, progress, telling
 from qr_jax.step import parts as run_parts
-from qr_jax.step.outage import Outage, RetrieverDown
+from qr_jax.step.outage import Down, Outage
 from qr_jax.step.parts import Parts
 from qr_jax.step.progress import Progress
 from qr_jax.step.telling import Told, Took, Updated
@@ -70,7 +70,7 @@ def train(settings: Config, folder: str | Path, *, say: Callable[[str], None] = 
     except Interrupted:
         raise run.end() from None
     except Outage as error:
-        todo = "start the same command again when the retriever is back"
+        todo = "start the same command again when it is back"
         say(f"ended by an outage: {error}. Saved after its last whole step; {todo}")
         raise SystemExit(outage.CODE) from None
     except Fallen as alarm:
@@ -90,7 +90,7 @@ def _loop(parts: Parts, state: learner.State, standing: Progress, step: int) -> 
         try:
             try:
                 state, standing, row = take_step(parts, state, standing, step)
-            except RetrieverDown as down:
+            except Down as down:
                 lost = outage.wait(parts, down, step, lost)
                 continue
         except (Interrupted, Outage):
@@ -172,7 +172,8 @@ def take_step(
 ) -> tuple[learner.State, Progress, dict[str, Any] | None]:
     """One step: the learner's state and the run's progress after it, and its metrics (None: the pool is used up).
 
-    Interrupted, before anything changed, when the run was told to stop; RetrieverDown, too, where most searches failed.
+    Interrupted, before anything changed, when the run was told to stop; Down, too, where most searches or grades
+    failed.
     """
     settings, clock, compiled = parts.settings, [time.monotonic()], compiles.count()
     limits = {"reset_below": settings.pool.reset_below, "on_exhausted": settings.pool.on_exhausted}
@@ -192,7 +193,7 @@ def take_step(
             dealing.add(own, statistics)
     clock.append(time.monotonic())
     whole = dealing.over_processes(own)
-    outage.check(whole, groups)
+    outage.check(whole, groups, asks=parts.asks)
     outcome = so_far[-1]
     if step == 0:
         grading.check_graded(groups)

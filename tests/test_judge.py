@@ -7,7 +7,7 @@ import pytest
 from judge_server import completion, serving
 
 from qr_jax import answers
-from qr_jax.evaluation.judge import CUT_TOKENS, INJECTED, Asked, Judge, cut, of_rows, verdict
+from qr_jax.evaluation.judge import CUT_TOKENS, INJECTED, Asked, Judge, NoVerdict, cut, of_rows, verdict
 
 SAID = Asked("Who wrote Faust?", ("Goethe",), "J. W. Goethe")
 
@@ -114,13 +114,13 @@ def test_failures_that_pass_are_tried_again(tmp_path):
         (completion('Sure! {"correct": true}'), "the verdict is 'Sure!", 4),
         (completion('{"correct": true, "why": "x"}'), "wanted", 4),
         (completion("y" * 95 + "sesame-7"), "the verdict is 'y", 4),
-        ((200, json.dumps({"a": "x" * 190 + "sesame-7"})), "no chat completion, but", 4),
+        ((200, json.dumps({"a": "x" * 190 + "sesame-7"})), "no chat completion of one choice, but", 4),
     ],
 )
 def test_what_an_endpoint_does_wrong_is_said_without_the_key(tmp_path, monkeypatch, reply, said, calls):
     monkeypatch.setenv("OPENAI_API_KEY", "sesame-7")
     with serving(lambda data, count: reply) as (url, seen):
-        with pytest.raises(ValueError, match=said) as error:
+        with pytest.raises(NoVerdict, match=said) as error:
             judge(url, tmp_path).judge([SAID])
         assert len(seen) == calls and "sesa" not in str(error.value)
         assert "refused" in of_rows(judge(url, tmp_path, retries=0), rows(("Goethe",)), answers.exact_match)[0]
@@ -138,9 +138,9 @@ def test_openai_s_key_goes_to_openai_alone(tmp_path, monkeypatch):
 
 def test_a_slow_endpoint_and_none_at_all_are_said(tmp_path):
     slow = serving(lambda data, count: (time.sleep(0.3), completion("{}"))[1])
-    with slow as (url, _), pytest.raises(ValueError, match="timed out|too slow"):
+    with slow as (url, _), pytest.raises(NoVerdict, match="timed out|too slow"):
         judge(url, tmp_path, timeout_s=0.05, retries=1).judge([SAID])
-    with pytest.raises(ValueError, match="refused"):
+    with pytest.raises(NoVerdict, match="refused"):
         judge(url, tmp_path, retries=0).judge([SAID])
 
 
@@ -154,6 +154,21 @@ def test_an_answer_is_cut_to_64_tokens_however_it_is_written():
     assert cut("a  b\nc") == "a b c"
     assert cut("word " * 100) == " ".join(["word"] * CUT_TOKENS)
     assert cut("x" * 10_000) == "x" * 8 * CUT_TOKENS and cut("!" * 100) == "!" * CUT_TOKENS
+
+
+def test_a_completion_that_is_cut_off_refused_or_said_twice_is_no_verdict():
+    right = {"message": {"content": '{"correct": true}'}}
+    assert verdict({"choices": [right | {"finish_reason": "stop"}]}) is True
+    for choices in (
+        [right, {"message": {"content": '{"correct": false}'}}],
+        [right | {"finish_reason": "length"}],
+        [{"message": right["message"] | {"refusal": "I cannot"}}],
+        [{"message": {"content": '{"correct": false, "correct": true}'}}],
+        [{"message": [1]}],
+        [],
+    ):
+        with pytest.raises(ValueError):
+            verdict({"choices": choices})
 
 
 def test_a_verdict_is_true_or_false():

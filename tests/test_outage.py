@@ -1,6 +1,8 @@
 """Outages: a step most of whose searches failed leaves no trace; the run waits, goes on by itself, or ends in order."""
 
 import json
+import threading
+import time
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -14,6 +16,7 @@ from qr_jax.records import Episode, Passage, Query, Scores, Turn
 from qr_jax.rollout.engine import Interrupted, Statistics
 from qr_jax.runs import last_checkpoint
 from qr_jax.step import dealing, grading, outage
+from qr_jax.step.beside import heard
 from qr_jax.step.progress import Progress
 
 QUERY = Query("q", "?", ("a",))
@@ -31,7 +34,7 @@ def looping(tmp_path, monkeypatch, *, down, answers, **rollout):
 
     def step(parts, state, standing, step):
         if next(attempts) in down:
-            raise outage.RetrieverDown("3 of 4 searches failed")
+            raise outage.Down("3 of 4 searches failed")
         return state, standing, {"step": step, "time/step_s": 1.0}
 
     run = SimpleNamespace(
@@ -66,13 +69,71 @@ def test_more_than_half_of_the_searches_or_of_the_groups_must_fail(sent, failed,
     whole = Statistics(searches_sent=sent, searches_failed=failed)
     if not falls:
         return outage.check(whole, groups)
-    with pytest.raises(outage.RetrieverDown, match=rf"{failed} of {sent} searches failed, .*; the first: no route"):
+    with pytest.raises(outage.Down, match=rf"{failed} of {sent} searches failed, .*; the first: no route"):
         outage.check(whole, groups)
 
 
 def test_faults_of_another_kind_are_no_outage():
     """Weights that are not finite, a tag that the tokenizer makes, a reward that gives no number."""
     outage.check(Statistics(searches_sent=8, searches_failed=1), [group(0, invalid=4)] * 3)
+
+
+@pytest.mark.parametrize(
+    ("answered", "ungraded", "falls"),
+    [
+        ((4, 4, 4), (4, 4, 0), True),
+        ((4, 4, 4), (2, 2, 1), True),
+        ((4, 4, 4), (4, 1, 1), False),
+        ((1, 0, 0), (1, 0, 0), True),  # nothing else was answered: nothing else needed the judge
+        ((4, 4, 0), (4, 0, 0), False),
+        ((0, 0, 0), (0, 0, 0), False),
+        ((0, 0, 0), (4, 4, 1), True),  # a judge of searches is asked about episodes without an answer, too
+    ],
+)
+def test_more_than_half_of_what_a_judge_is_asked_about_must_be_ungraded(answered, ungraded, falls):
+    """A run used to count and save every step that its judge slept through."""
+    groups = [
+        SimpleNamespace(
+            spent=SimpleNamespace(
+                episodes=4, unanswered=0, ungraded=lost, fault="gave nan" if lost else None, stops={"answered": count}
+            )
+        )
+        for count, lost in zip(answered, ungraded, strict=True)
+    ]
+    outage.check(Statistics(), groups)  # of a reward that asks nobody: its own mistake
+    if not falls:
+        return outage.check(Statistics(), groups, asks=True)
+    with pytest.raises(outage.Down, match="groups could not be graded; the first: gave nan") as down:
+        outage.check(Statistics(), groups, asks=True)
+    assert down.value.what == "reward"
+
+
+def test_a_judge_that_is_away_is_waited_for_and_asked_what_no_file_knows(tmp_path, monkeypatch):
+    scores, said, asked = iter([np.nan, np.nan, 0.0]), [], []
+
+    def reward(query, episodes):
+        asked.append(episodes[0].answer)
+        return Scores(np.array([next(scores)]))
+
+    run = SimpleNamespace(say=said.append, stop_now=lambda: False, stops=lambda: False)
+    parts = SimpleNamespace(settings=tiny(tmp_path), run=run, reward=reward, queries=[QUERY])
+    monkeypatch.setattr(outage, "FIRST_PAUSE_S", 0.01)
+    outage.wait(parts, outage.Down("3 of 4 groups could not be graded", "reward"), 4, None)
+    assert len(asked) == 3 and all(text.startswith("Is anybody there? (") for text in asked)
+    assert "step 5 is not counted: 3 of 4 groups could not be graded. Waiting for the reward, at most" in said[0]
+    assert said[-1] == "the reward answers; step 5 is made again"
+
+
+def test_grading_that_waits_for_somebody_ends_when_the_run_is_told_to_stop():
+    begun, never, stops = threading.Event(), threading.Event(), iter([False, True])
+    start = time.monotonic()
+    with pytest.raises(Interrupted):
+        heard(lambda: begun.set() or never.wait(60), lambda: next(stops))
+    assert begun.is_set() and time.monotonic() - start < 10
+    never.set()
+    assert heard(lambda: 7, lambda: False) == 7
+    with pytest.raises(ZeroDivisionError):
+        heard(lambda: 1 / 0, lambda: False)
 
 
 def test_what_a_failed_search_ended_is_told_from_other_faults():
@@ -139,7 +200,7 @@ def test_a_search_function_that_gives_no_passages_is_not_waited_for(tmp_path, re
     parts = SimpleNamespace(settings=tiny(tmp_path), search=search)
     parts.run = SimpleNamespace(say=lambda line: None, stop_now=lambda: False, stops=lambda: False)
     with pytest.raises(ValueError, match="retriever 'mine' returned .*; wanted a list of passages for each query"):
-        outage.wait(parts, outage.RetrieverDown("4 of 4 searches failed"), 0, None)
+        outage.wait(parts, outage.Down("4 of 4 searches failed"), 0, None)
 
 
 def test_a_bug_of_a_search_function_is_not_waited_for(tmp_path):
@@ -147,7 +208,7 @@ def test_a_bug_of_a_search_function_is_not_waited_for(tmp_path):
     parts = SimpleNamespace(settings=tiny(tmp_path), search=lambda queries, k: [queries[10**9]])
     parts.run = SimpleNamespace(say=lambda line: None, stop_now=lambda: False, stops=lambda: False)
     with pytest.raises(IndexError, match="list index out of range"):
-        outage.wait(parts, outage.RetrieverDown("4 of 4 searches failed"), 0, None)
+        outage.wait(parts, outage.Down("4 of 4 searches failed"), 0, None)
 
 
 def test_a_lost_step_is_made_again_once_the_retriever_answers(tmp_path, monkeypatch):
@@ -161,7 +222,7 @@ def test_a_lost_step_is_made_again_once_the_retriever_answers(tmp_path, monkeypa
 
 def test_no_step_counts_where_the_retriever_answers_one_question_and_fails_the_step(tmp_path, monkeypatch):
     go, said, saved, _ = looping(tmp_path, monkeypatch, down=range(1, 100), answers=[True] * 100, outage_s=0.3)
-    with pytest.raises(outage.Outage, match="most searches failed from .* on, for 0 s; the last time 3 of 4 searches"):
+    with pytest.raises(outage.Outage, match="the retriever failed from .* on, for 0 s; the last time 3 of 4 searches"):
         go()
     assert saved == [1] and 3 <= sum("step 2 is not counted" in line for line in said) <= 7  # pauses double from .01 s
     assert sum("a question was answered, and the step failed again" in line for line in said) >= 2
@@ -175,7 +236,7 @@ def test_a_step_that_fails_again_and_then_does_not_is_made(tmp_path, monkeypatch
 
 def test_a_retriever_that_stays_away_ends_the_run_with_what_it_had(tmp_path, monkeypatch):
     go, said, saved, _ = looping(tmp_path, monkeypatch, down={1}, answers=[False] * 50, outage_s=0.05)
-    with pytest.raises(outage.Outage, match="most searches failed from .* on, for 0 s"):
+    with pytest.raises(outage.Outage, match="the retriever failed from .* on, for 0 s"):
         go()
     assert saved == [1]
 
@@ -210,7 +271,7 @@ def test_of_a_lost_step_nothing_is_written_and_an_outage_has_an_exit_code_of_its
     said = []
     with pytest.raises(SystemExit) as ended:
         train.train(settings, tmp_path / "run", say=said.append)
-    assert ended.value.code == outage.CODE == 5 and "ended by an outage: most searches failed" in said[-1]
+    assert ended.value.code == outage.CODE == 5 and "ended by an outage: the retriever failed" in said[-1]
     assert [row["step"] for row in metrics_writer.read(tmp_path / "run")] == [1]
     rows = [json.loads(line) for line in (tmp_path / "run/ledger.jsonl").read_text().splitlines()]
     assert len(rows) == 4 and {row["step"] for row in rows} == {1}

@@ -15,6 +15,7 @@ import pytest
 from killed_run import tiny
 
 from qr_jax import config, runs
+from qr_jax.config import use
 from qr_jax.mistakes import Busy
 from qr_jax.run_lock import NAME, RunLock, named, read
 
@@ -156,6 +157,24 @@ def test_a_run_refuses_a_folder_in_use_before_it_writes_and_gives_it_back_when_i
     with pytest.raises(ValueError, match="other settings"):
         runs.Run(tmp_path, replace(settings, seed=settings.seed + 1), stage="train")
     RunLock(tmp_path).release()
+
+
+def test_how_a_run_s_judge_is_asked_may_change_and_whom_it_asks_may_not(tmp_path):
+    """ "raise reward.budget, and the same command goes on" was refused."""
+    settings = config.load("configs/two_layer.py", ["reward=judge", "reward.url=http://a/v1", "reward.model=m"])
+    runs.Run(tmp_path, settings, stage="train", say=lambda line: None).close()
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n')
+    said: list[str] = []
+    for more in (
+        {"budget": 7},
+        {"url": "http://b/v1", "timeout_s": 1.0, "retries": 1, "at_once": 2, "key_env": "A_KEY"},
+    ):
+        asked = use("judge", **{**settings.reward.settings, **more})
+        runs.Run(tmp_path, replace(settings, reward=asked), stage="train", say=said.append).close()
+    assert "the reward's server is asked otherwise from here on: reward.settings.budget: None there, 7 here" in said
+    with pytest.raises(ValueError, match="other settings .reward.settings.model"):
+        other = use("judge", **{**settings.reward.settings, "model": "n"})
+        runs.Run(tmp_path, replace(settings, reward=other), stage="train", say=said.append)
 
 
 @pytest.fixture

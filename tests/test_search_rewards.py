@@ -1,6 +1,9 @@
 """Rewards of the neighbouring methods, by hand: for searches, formats, chains of facts, and by a judge's word."""
 
 import json
+import os
+import threading
+import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,7 +14,7 @@ from judge_server import completion, honest, serving
 
 from qr_jax import trust
 from qr_jax.config import Config, use
-from qr_jax.evaluation.judge import INJECTED
+from qr_jax.evaluation.judge import INJECTED, SEALED_AS, Asked, Judge
 from qr_jax.interfaces import CONTRACTS
 from qr_jax.records import Episode, Passage, Query, Turn, grades
 from qr_jax.rewards import _judged
@@ -278,9 +281,53 @@ def test_a_judge_that_one_injected_answer_fools_refuses_to_start(tmp_path):
         judge(QUERY, [episode("Oslo")], url=url, model="grader-1", cache=str(tmp_path / "verdicts.jsonl"))
 
 
-def test_a_judge_that_cannot_be_reached_refuses_to_start(tmp_path):
-    with serving(lambda data, count: (500, "down")) as (url, _), pytest.raises(ValueError, match="gave no verdict on"):
-        judge(QUERY, [episode("Oslo")], url=url, model="m", cache=str(tmp_path / "v"), retries=0)
+def test_a_judge_that_is_down_at_the_start_gives_faults_and_one_that_refuses_or_rambles_ends_the_run(tmp_path, caplog):
+    plan = {"model": "m", "cache": str(tmp_path / "v"), "retries": 0}
+    with serving(lambda data, count: (500, "down")) as (url, _):
+        assert np.isnan(judge(QUERY, [episode("Oslo")], url=url, **plan).score_G).all()
+        assert "gave no verdict on" in caplog.text and "answered 500: 'down'" in caplog.text
+    for reply, said in (((401, "no such key"), "answered 401"), (completion("Sure!"), "the verdict is 'Sure!'")):
+        with serving(lambda data, count, reply=reply: reply) as (url, _), pytest.raises(ValueError, match=said):
+            judge(QUERY, [episode("Oslo")], url=url, **plan)
+
+
+def test_a_judge_that_answers_nothing_holds_up_one_group_and_not_each(tmp_path, caplog):
+    """It held a step for minutes a group: every answer was tried four times, for 30 seconds each."""
+    hangs = threading.Event()
+
+    def reply(data, count):
+        if hangs.is_set():
+            time.sleep(0.5)
+        return completion(json.dumps({"correct": honest(data)}))
+
+    with serving(reply) as (url, seen):
+        plan = {"url": url, "model": "m", "cache": str(tmp_path / "v"), "timeout_s": 0.2, "retries": 3}
+        assert judge(QUERY, [episode("Tacoma")], **plan).score_G.tolist() == [1]
+        hangs.set()
+        count = len(seen)
+        for group in range(20):
+            given = [episode(f"Oslo {group} {at}") for at in range(4)]
+            assert np.isnan(judge(QUERY, given, **plan).score_G).all()
+        assert len(seen) - count <= 2 * _judged.PAUSE_AFTER + 4  # and 320 without the pause
+    assert caplog.text.count("gave no verdict") < 8
+
+
+def test_a_file_of_verdicts_that_somebody_planted_earns_nothing(tmp_path):
+    plan = {"model": "grader-1", "cache": str(tmp_path / "verdicts.jsonl")}
+    with serving() as (url, seen):
+        card = Asked(QUERY.question, QUERY.answers, "Oslo")
+        key = Judge(url, "grader-1", tmp_path / "other")._key(card)
+        for verdict in ("true", '"false"', "[0]", "1"):
+            (tmp_path / "verdicts.jsonl").write_text(f'{{"key": "{key}", "correct": {verdict}}}\n')
+            _judged._sitting.cache_clear()
+            _judged.trusted.cache_clear()
+            assert judge(QUERY, [episode("Oslo")], url=url, **plan).score_G.tolist() == [0]
+        (tmp_path / "verdicts.jsonl").unlink()
+        os.mkfifo(tmp_path / "verdicts.jsonl")
+        _judged._sitting.cache_clear()
+        _judged.trusted.cache_clear()
+        with pytest.raises(ValueError, match="verdicts.jsonl is neither a file nor a folder; take it away"):
+            judge(QUERY, [episode("Oslo")], url=url, **plan)
 
 
 def test_the_budget_counts_verdicts_over_all_starts_and_ends_the_run_in_words(tmp_path):
@@ -475,8 +522,9 @@ def test_the_budget_counts_all_verdicts_of_the_file_whoever_asked(tmp_path):
         given = at(url, tmp_path)
         contributions(QUERY, group, **given, budget=4)
         count = len(seen)
+        row = {"key": "of another run", "model": "m", "verdict": "yes"}
         with Path(given["cache"]).open("a", encoding="utf-8") as file:
-            file.write('{"key": "of another run", "model": "m", "verdict": "yes"}\n')
+            file.write(json.dumps(trust.sealed(row, SEALED_AS)) + "\n")
         with pytest.raises(ValueError, match="has 5 verdicts in .* and 1 answers .* its budget of 5"):
             contributions(QUERY, [episode("Oslo", ("x", OTHER))], **given, budget=5)
         assert len(seen) == count

@@ -49,6 +49,10 @@ class Failed(OSError):
         self.passing, self.pause_s = passing, pause_s
 
 
+class LeftAlone(Failed):
+    """Nothing was sent: the server has failed too often just now."""
+
+
 @dataclass(frozen=True)
 class Patience:
     """How long and how often a call is tried: `timeout_s` is for one try, `deadline_s` for all of a call.
@@ -136,7 +140,7 @@ class Endpoint:
         with self._lock:
             failures, until, last = self._failures, self._paused_until, self._last
         if until >= ends:
-            raise Failed(f"{self.url} failed {failures} times in a row and is left alone for a while; last: {last}")
+            raise LeftAlone(f"{self.url} failed {failures} times in a row and is left alone for a while; last: {last}")
         time.sleep(max(0.0, until - time.monotonic()))
         if time.monotonic() >= ends:
             raise Failed(f"{self.url}: no time is left for a call")

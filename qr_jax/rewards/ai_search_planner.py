@@ -8,6 +8,7 @@ from qr_jax import answers
 from qr_jax.records import Episode, Query, Scores
 from qr_jax.rewards import _format, _judged
 
+ENDPOINT = ("url", "key_env", "budget")
 RATIONAL = _judged.prompt(
     "Is the `search`, all turns and what they found, a rational way to one of the `correct_answers`, without idle "
     "or repeated queries?",

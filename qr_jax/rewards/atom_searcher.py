@@ -8,6 +8,7 @@ from qr_jax import answers
 from qr_jax.records import Episode, Query, Scores
 from qr_jax.rewards import _format, _judged
 
+ENDPOINT = ("url", "key_env", "budget")
 EXAMPLE = {"steps": 100}
 THOUGHT = _judged.prompt(
     "The `step` is one of a search for the answer. Does it bring one nearer to one of the `correct_answers`?",

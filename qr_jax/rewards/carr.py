@@ -9,6 +9,7 @@ from qr_jax import answers
 from qr_jax.records import Episode, Query, Scores
 from qr_jax.rewards import _format, _judged
 
+ENDPOINT = ("url", "key_env", "budget")
 FACT = _judged.prompt(
     "Do the `passages` state a fact that links the two `names` and helps to answer the `question`?",
     by="names", text="passages", words=("not supported", "supported"),

@@ -8,6 +8,7 @@ from qr_jax import answers
 from qr_jax.records import Episode, Query, Scores
 from qr_jax.rewards import _format, _judged
 
+ENDPOINT = ("url", "key_env", "budget")
 TURNS = 8
 USEFUL = _judged.prompt(
     "Do these `passages`, which one search found, help to answer the `question` with one of the `correct_answers`?",

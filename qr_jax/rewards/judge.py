@@ -8,6 +8,7 @@ from qr_jax.evaluation.judge import Asked, cut
 from qr_jax.records import Episode, Query, Scores
 from qr_jax.rewards import _judged
 
+ENDPOINT = ("url", "key_env", "budget", "timeout_s", "retries", "at_once")
 EXAMPLE = {"url": "http://127.0.0.1:9/v1", "model": "grader"}
 
 

@@ -8,6 +8,7 @@ from qr_jax import answers
 from qr_jax.records import Episode, Query, Scores
 from qr_jax.rewards import _format, _judged
 
+ENDPOINT = ("url", "key_env", "budget")
 NUGGET = _judged.prompt(
     "How far does the `passage` state one of the `facts`, as an answer to the `question` or on the way to one? Judge "
     "by the passage alone; one that names other answers beside it supports it partly at most.",

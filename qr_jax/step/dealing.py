@@ -11,6 +11,7 @@ from qr_jax.processes import hosts
 from qr_jax.records import Episode
 from qr_jax.rollout.engine import Statistics
 from qr_jax.step import grading
+from qr_jax.step.beside import heard
 from qr_jax.step.grading import Group
 from qr_jax.step.parts import Parts
 from qr_jax.step.progress import Progress
@@ -75,18 +76,21 @@ def expected_tokens(parts: Parts, progress: Progress, indices: Sequence[int]) ->
 def graded(parts: Parts, wanted: Mapping[int, int], rolled: Rolled, groups: Sequence[Group], step: int) -> list[Group]:
     """All the step's groups in draw order, those with new episodes graded: here once, and told to all processes.
 
-    A group that has grown is graded anew, as a whole; no other is. Every process must call it.
+    A group that has grown is graded anew, as a whole; no other is. Every process must call it. Interrupted where the
+    run is told to stop before the reward is done.
     """
-    before, mine = {group.index: group for group in groups}, {}
-    for index, new in rolled.items():
-        episodes = [*(before[index].episodes if index in before else ()), *new]
-        query = parts.queries[index]
-        mine[index] = grading.grade(parts.reward, parts.settings.reward.name, index, hosts.index(), query, episodes)
-        if mine[index].grades.turn_reward_QGT is not None and parts.turns is None:
-            raise ValueError(
-                f"reward {parts.settings.reward.name!r} gave rewards of turns, and its file does not declare how many; "
-                "write TURNS = 8 (the most turns of most episodes) in it"
-            )
+    before, name = {group.index: group for group in groups}, parts.settings.reward.name
+
+    def grade(index: int) -> Group:
+        episodes = [*(before[index].episodes if index in before else ()), *rolled[index]]
+        return grading.grade(parts.reward, name, index, hosts.index(), parts.queries[index], episodes)
+
+    mine = heard(lambda: {index: grade(index) for index in rolled}, parts.run.stop_now)
+    if parts.turns is None and any(group.grades.turn_reward_QGT is not None for group in mine.values()):
+        raise ValueError(
+            f"reward {name!r} gave rewards of turns, and its file does not declare how many; "
+            "write TURNS = 8 (the most turns of most episodes) in it"
+        )
     place = {index: at for at, index in enumerate(wanted)}
     values = [group.to_plain(episodes=False) for group in mine.values()]
     every = hosts.gather_in_order(values, [place[index] for index in mine], "drawn query", len(wanted))

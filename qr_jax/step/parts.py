@@ -44,6 +44,7 @@ class Parts:
     most_rounds: int | None  # of a step
     most_groups: int  # of a batch
     most_samples: int  # of a group
+    asks: bool  # whether the reward asks a server, which may be down
     turns: int | None  # room for turn rewards, where the reward gives them
     gold_logp: Callable[..., np.ndarray] | None  # where the advantage names gold_logp_NT
     hand_over: Callable[..., Any]  # the learner's parameters -> those that rollouts read
@@ -123,6 +124,7 @@ def bind(settings: Config, run: runs.Run) -> Parts:
         most_rounds=plugins.constants("rounds", chosen.rounds.name).get("ROUNDS"),
         most_groups=most_groups,
         most_samples=most_samples,
+        asks="ENDPOINT" in plugins.constants("reward", settings.reward.name),
         turns=plugins.constants("reward", settings.reward.name).get("TURNS"),
         gold_logp=_gold_logp(settings, agent) if trainer.needs_gold else None,
         hand_over=partial(assemble.hand_over, cfg=agent.cfg, compute=settings.model.compute, mesh=mesh, layout=layout),

@@ -5,6 +5,7 @@ import numpy as np
 from qr_jax.records import Episode, Query, Turn
 from qr_jax.rollout import tools
 from qr_jax.step import drawing, grading
+from qr_jax.step.beside import heard
 from qr_jax.step.parts import Parts
 from qr_jax.step.progress import Progress
 
@@ -13,13 +14,15 @@ def rehearse(parts: Parts, progress: Progress) -> None:
     """Call search, rounds, reward and rule once, on the first question and two made episodes; nothing of it is kept.
 
     One episode answers as the question's first gold does, one not at all. ValueError for what their contracts refuse;
-    of a search, whatever it raises.
+    of a search, whatever it raises. OSError where the server that the reward asks gives no grade.
     """
     query, name, limits = parts.queries[0], parts.settings.reward.name, parts.settings.rollout
     tools.found(parts.search, [query.question], limits.search_k, **tools.limits(limits))
     parts.rounds(progress.pool, ())
     episodes = [made(query, 0, query.answers[0]), made(query, 1, None)]
-    group = grading.grade(parts.reward, name, 0, 0, query, episodes)
+    group = heard(lambda: grading.grade(parts.reward, name, 0, 0, query, episodes), parts.run.stop_now)
+    if group.spent.ungraded and parts.asks:
+        raise OSError(f"{group.spent.fault}, of an answer that was made up: is its server up?")
     drawing.settled(parts, progress, drawing.judged(parts, progress, [group], 0))
 
 
