@@ -174,8 +174,8 @@ MUTATIONS = (
     ),
     Mutation(
         "qr_jax/step/dealing.py",
-        "[*(before[index].episodes if index in before else ()), *new]",
-        "[*new]",
+        "[*(before[index].episodes if index in before else ()), *rolled[index]]",
+        "[*rolled[index]]",
         "tests/test_forks.py::test_adaptive_rounds_turn_rewards_entropies_and_golds_train_and_are_told",
     ),
     Mutation(

@@ -5,7 +5,7 @@ import random
 import re
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import wait
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -36,6 +36,7 @@ from rollouts import (
 
 from qr_jax import assemble, checks, config, plugins, pool, terminal
 from qr_jax.config import load
+from qr_jax.kept_thread import KeptThread
 from qr_jax.models.hf import load_tokenizer
 from qr_jax.overrides import override
 from qr_jax.parallel import mesh as meshes
@@ -125,7 +126,7 @@ def test_results_taken_as_they_arrive_change_no_token(few):
     near_ties(few[0], random_params(), keys(few[0], 8, 3), few[1], episodes)
 
 
-class Done(ThreadPoolExecutor):
+class Done(KeptThread):
     """A thread whose calls are over before anyone can look."""
 
     def submit(self, *arguments, **settings):
@@ -136,7 +137,7 @@ class Done(ThreadPoolExecutor):
 
 def test_a_result_that_has_arrived_is_taken_at_the_next_tick(monkeypatch):
     """With searches that take no time, what is taken as it arrives is taken when an ordered rollout takes it."""
-    monkeypatch.setattr("qr_jax.rollout.engine.ThreadPoolExecutor", Done)
+    monkeypatch.setattr("qr_jax.rollout.engine.KeptThread", Done)
     made = [engine(slots=4, buckets=(64,), schedule=schedule) for schedule in ("ordered", "arrival")]
     one, other = (flat(roll(each, random_params(), world().train[:8], 3, env=words_env)) for each in made)
     assert all(a.ids_L.tobytes() == b.ids_L.tobytes() for a, b in zip(one, other, strict=True))

@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 
 from qr_jax import run_files, trust
 from qr_jax.evaluation.manifest import sha256
-from qr_jax.retrieval.http_post import Endpoint, Failed, LeftAlone, Patience, secret
+from qr_jax.retrieval.http_post import Crew, Endpoint, Failed, LeftAlone, Patience, secret
 from qr_jax.secrecy import redact
 
 log = logging.getLogger(__name__)
@@ -147,6 +147,7 @@ class Judge:
             self._endpoint = Endpoint(self.url, once, key_header(self.url, self.key_env))
         except ValueError as error:
             raise ValueError(f"the judge: {error}") from error
+        self._crew = Crew(self.at_once)
         self.reread()
 
     def describe(self) -> dict[str, Any]:
@@ -181,8 +182,7 @@ class Judge:
                     log.warning("%s", error)
                 self._why = str(error.__cause__)
 
-        with ThreadPoolExecutor(self.at_once) as threads:
-            list(threads.map(ask, new))
+        self._crew.each(ask, new)
         return self._kept(wanted)
 
     def unknown(self, asked: Iterable[Asked]) -> list[Asked]:
@@ -218,8 +218,7 @@ class Judge:
         probes = [
             Asked(question, (gold,), cut(answer.replace(ours, theirs)), prompt) for question, gold, answer in INJECTED
         ]
-        with ThreadPoolExecutor(self.at_once) as threads:
-            verdicts = list(threads.map(self._ask, probes))
+        verdicts = self._crew.each(self._ask, probes)
         return [answer.prediction for answer, said in zip(probes, verdicts, strict=True) if said != prompt.allowed[0]]
 
     def _key(self, answer: Asked) -> str:

@@ -19,13 +19,14 @@ import urllib.parse
 import urllib.request
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import httpcore2
 
 from qr_jax import bounded_json
+from qr_jax.kept_thread import KeptThread
 from qr_jax.secrecy import SHORTEST, looks_secret, redact, without
 
 Item = TypeVar("Item")
@@ -152,8 +153,9 @@ class Endpoint:
             elif error.passing:  # a refused request says nothing about the server's health
                 self._failures, self._last = self._failures + 1, str(error)
                 if self._failures >= self.patience.pause_after:
+                    if self._paused_until < time.monotonic():  # calls that ran at one time fail together
+                        log.warning("%s; no call for %g s", error, self.patience.pause_s)
                     self._paused_until = time.monotonic() + self.patience.pause_s
-                    log.warning("%s; no call for %g s", error, self.patience.pause_s)
 
     # ---- one try
 
@@ -287,11 +289,11 @@ class Crew:
     """At most `at_once` threads that make calls: they are kept, and each call takes the first that is free.
 
     What a thread read of a large answer, the C library keeps in that thread's place in the heap: with new threads, or
-    with any of them in turn, a run grew by that answer again and again.
+    with any of them in turn, a run grew by that answer again and again. None holds up the process's end.
     """
 
     def __init__(self, at_once: int):
-        self._threads = [ThreadPoolExecutor(1, "post") for _ in range(at_once)]
+        self._threads = [KeptThread("post") for _ in range(at_once)]
         self._free, self._lock, self._room = list(range(at_once)), threading.Lock(), threading.Semaphore(at_once)
 
     def each(self, work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
@@ -303,12 +305,9 @@ class Crew:
         with self._lock:
             number = heapq.heappop(self._free)
 
-        def run() -> Result:
-            try:
-                return work(item)
-            finally:  # before the result is seen: whoever asks next, takes this thread again
-                with self._lock:
-                    heapq.heappush(self._free, number)
-                self._room.release()
+        def free() -> None:  # before the result is seen: whoever asks next, takes this thread again
+            with self._lock:
+                heapq.heappush(self._free, number)
+            self._room.release()
 
-        return self._threads[number].submit(run)
+        return self._threads[number].submit(work, item, then=free)

@@ -16,6 +16,7 @@ from dataclasses import fields, replace
 import numpy as np
 
 from qr_jax import config, terminal
+from qr_jax.kept_thread import KeptThread
 from qr_jax.models.families import ModelConfig
 from qr_jax.models.tokenizer import Tokenizer
 from qr_jax.records import Episode, Query, Say, Search, SearchFunction, Stop, StopReason, Turn
@@ -130,7 +131,7 @@ class Engine:
             query_order = np.argsort(-np.asarray(expected_tokens), kind="stable").tolist()
         lanes = [self.rows, *self.more_rows][: max(len(counts), 1)]
         numbers, failed = range(len(queries)) if query_keys is None else query_keys, threading.Event()
-        searches, start = ThreadPoolExecutor(1, "searches"), time.monotonic()
+        searches, start = KeptThread("searches"), time.monotonic()
         self.rollouts = []
         for at, rows in enumerate(lanes):
             order = [(q, first_sample + g) for q in query_order[at :: len(lanes)] for g in range(counts[q])]
@@ -145,7 +146,7 @@ class Engine:
         try:
             _side_by_side([rollout.run for rollout in self.rollouts], failed)
         finally:
-            searches.shutdown(wait=False, cancel_futures=True)  # a call that hangs must not hold up whoever interrupts
+            searches.close()  # a call that hangs must not hold up whoever interrupts
         for rows in lanes:
             rows.rest()
         self.statistics = _together([rollout.statistics for rollout in self.rollouts], time.monotonic() - start)

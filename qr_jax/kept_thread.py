@@ -1,0 +1,51 @@
+"""A thread that is kept for calls that may wait for somebody: it holds up neither a signal nor the process's end."""
+
+import queue
+import threading
+import weakref
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, TypeVar, cast
+
+Result = TypeVar("Result")
+Work = Callable[[], None]
+
+
+class KeptThread:
+    """Does what it is given, one after the other; begun with the first. (Python waits for ThreadPoolExecutor's.)"""
+
+    def __init__(self, name: str):
+        self._name, self._given, self._closed = name, queue.SimpleQueue[Work | None](), threading.Event()
+        self._begun = False
+
+    def submit(
+        self, work: Callable[..., Result], *given: Any, then: Work = lambda: None, **named: Any
+    ) -> Future[Result]:
+        """The work's result, or what it raised, to come; `then` is done before it is seen. One caller at a time."""
+        done: Future[Result] = Future()
+
+        def run() -> None:
+            result, error = None, None
+            try:
+                result = work(*given, **named)
+            except BaseException as raised:
+                error = raised
+            then()
+            done.set_exception(error) if error else done.set_result(cast("Result", result))
+
+        if not self._begun:
+            self._begun = True
+            threading.Thread(target=_serve, args=(self._given, self._closed), name=self._name, daemon=True).start()
+            weakref.finalize(self, self._given.put, None).atexit = False
+        self._given.put(run)
+        return done
+
+    def close(self) -> None:
+        """Leave undone what has not begun; what has is left behind."""
+        self._closed.set()
+        self._given.put(None)
+
+
+def _serve(given: "queue.SimpleQueue[Work | None]", closed: threading.Event) -> None:
+    while (work := given.get()) and not closed.is_set():
+        work()
