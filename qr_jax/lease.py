@@ -8,18 +8,21 @@ disagree by any time, and their rates by a factor of STALE_S / RENEW_S.
 
 import contextlib
 import json
+import logging
 import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import fsspec
 from etils import epath
 
 from qr_jax import bucket, mistakes
-from qr_jax.run_lock import NAME, RunLock, named
+from qr_jax.run_lock import MOST_BYTES, NAME, RunLock, named
+
+log = logging.getLogger(__name__)
 
 RENEW_S = 10.0
 STALE_S = 60.0
@@ -37,7 +40,7 @@ def end(why: str) -> None:
 class Lease:
     """Holds PLACE/run.lock, in a bucket, from `__init__` to `release`. mistakes.Busy where another process renews it.
 
-    A stale lease is taken over; so is, at once, that of a process that was killed in the folder of `lock`, which this
+    A stale lease is taken over; so is, at once, that of a process that was killed while it held `lock`, which this
     process holds now. A thread renews the lease, and calls `lost` with the reason when another process has it. A bucket
     that does not answer loses no lease. What the loser sent before may still arrive after; a checkpoint that it changes
     is passed over by its hashes.
@@ -108,23 +111,28 @@ class Lease:
                 return
             except OSError:  # the bucket does not answer us, and so takes nothing from us either
                 pass
+            except Exception as error:  # whatever a proxy, or a library of ours, makes of an answer
+                log.warning("%s was not renewed (%s: %s) and is tried again", self.place, type(error).__name__, error)
 
     def _read(self) -> tuple[str, Any]:
         """The lease's generation, and what it says of its owner."""
+        first = {"Range": f"bytes=0-{MOST_BYTES - 1}"}  # whoever may write there may write gigabytes
         try:
-            headers, content = self._call("GET", *self._object, alt="media")
+            headers, content = self._call("GET", *self._object, alt="media", headers=first)
         except FileNotFoundError:
             return NONE, None
+        about = None
         with contextlib.suppress(ValueError, RecursionError):
-            return headers["x-goog-generation"], json.loads(content)
-        return headers["x-goog-generation"], None
+            about = json.loads(content[:MOST_BYTES])
+        return _part(headers, "x-goog-generation"), about
 
     def _write(self, generation: str) -> str:
         """The generation of the lease once it has replaced that of `generation`. FileExistsError for another one."""
         uploads = self._files.base.replace("/storage/v1/", "/upload/storage/v1/")
         only = {"uploadType": "media", "name": self._name, "ifGenerationMatch": generation}
         data = json.dumps(self._about).encode()
-        return self._call("POST", uploads + "b/{}/o", self._bucket, data=data, json_out=True, **only)["generation"]
+        made = self._call("POST", uploads + "b/{}/o", self._bucket, data=data, json_out=True, **only)
+        return _part(made, "generation")
 
     def _call(self, method: str, *path: str, **more: Any) -> Any:
         try:
@@ -132,3 +140,13 @@ class Lease:
                 return self._files.call(method, *path, timeout=CALL_S, **more)
         except TimeoutError as error:
             raise OSError(f"the bucket did not answer in {CALL_S:g} s") from error
+        except ValueError as error:  # gcsfs: no JSON; and a text with "invalid" in it
+            raise OSError(f"the bucket's answer is none: {error}") from error
+
+
+def _part(answer: Any, name: str) -> str:
+    """A part of what the bucket answered. OSError where it is not there."""
+    part = answer.get(name) if isinstance(answer, Mapping) else None
+    if not isinstance(part, str):
+        raise OSError(f"the bucket's answer has no {name}: is a proxy between us and it?")
+    return part

@@ -23,18 +23,21 @@ class RunLock:
     """Holds FOLDER/run.lock from `__init__` to `release`; the file says who. ValueError where another process does.
 
     It is flock's: a lock that a killed process left behind is free again, and `left` is what that process wrote of
-    itself, as `about` is what this one writes. A folder of several machines is guarded where its file system carries
-    locks between them (NFS 4 does; a bucket has a lease, lease.py). A folder that is not there is made.
+    itself, as `about` is what this one writes. In a copy of a folder nothing was left: whoever wrote what stands there
+    may live, in the folder that was copied. A folder of several machines is guarded where its file system carries locks
+    between them (NFS 4 does; a bucket has a lease, lease.py). A folder that is not there is made.
     """
 
     def __init__(self, folder: Path, *, elsewhere: str = "another folder with --run"):
         self.folder = folder
         while (locked := _locked(folder, elsewhere)) is None:
             pass  # the folder was set aside, or removed, between two of these calls
-        self._file, self.left = locked, read(folder)
+        self._file, left = locked, read(folder)
         self._file.truncate(0)
         self.about = {"pid": os.getpid(), "machine": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
-        self.about["id"] = uuid.uuid4().hex
+        self.about |= {"id": uuid.uuid4().hex, "file": _identity(self._file)}
+        is_of_this = isinstance(left, dict) and all(left.get(name) == self.about[name] for name in ("machine", "file"))
+        self.left = left if is_of_this else None
         self._file.write(json.dumps(self.about).encode())
         self._file.flush()
 
@@ -102,6 +105,14 @@ def _opened(path: Path, flags: int, mode: str) -> IO[bytes]:
         os.close(file)
         raise ValueError(f"{path} is no file but a pipe or a device; take it away")
     return os.fdopen(file, mode)
+
+
+def _identity(file: IO[bytes]) -> str:
+    """Of an open file, on this machine as it was last started: a disk's copy has files of the same numbers."""
+    status, started = os.fstat(file.fileno()), ""
+    with contextlib.suppress(OSError):
+        started = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    return f"{status.st_dev}:{status.st_ino}:{started}"
 
 
 def read(folder: Path) -> Any:

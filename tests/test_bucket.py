@@ -175,3 +175,28 @@ def test_a_run_begun_without_its_bucket_is_not_begun_anew_there(tmp_path, place)
 def test_a_place_that_is_none_is_refused(place):
     with pytest.raises(ValueError, match="train.bucket=.* is no place for a run; wanted gs://BUCKET/PATH, or a folder"):
         checks.check(config.load("configs/quickstart.py", [f"train.bucket={place}"]))
+
+
+class Object:
+    """A path of a bucket whose objects may have any name, as Google's may and the emulator's may not."""
+
+    def __init__(self, name, *below):
+        self.name, self.below = name, below
+
+    exists, is_dir, iterdir = lambda self: True, lambda self: bool(self.below), lambda self: iter(self.below)
+
+
+@pytest.mark.parametrize("name", ["..", ".", "", "a/../../b"])
+def test_an_object_whose_name_leads_out_of_the_folder_is_refused_by_name(tmp_path, name):
+    """It was written over the user's own files, a .bashrc two folders above."""
+    with pytest.raises(ValueError, match="in its name, which no run writes; delete it"):
+        bucket.Copy(tmp_path / "run", Object("there", Object("logs", Object(name, Object(".bashrc"))))).pull()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("run", "there"), [("run", "run"), ("run", "run/copy"), ("there/run", "there")])
+def test_a_run_is_not_copied_into_itself(tmp_path, run, there):
+    settings = config.Config(train=config.Train(bucket=str(tmp_path / there)))
+    with pytest.raises(ValueError, match="lie in one another, so that the run would be copied into itself"):
+        runs.Run(tmp_path / run, settings, stage="train")
+    assert not [path for path in tmp_path.rglob("*") if path.name == "config.json"]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -132,6 +133,49 @@ def test_the_same_run_started_again_on_its_own_machine_waits_for_nothing(place, 
     again, said = take("first")
     assert time.monotonic() - began < lease.STALE_S and said == []
     again.release()
+
+
+def test_a_copy_of_a_live_run_s_folder_takes_nothing_from_it(place, take, tmp_path):
+    """The copy's lock file names the owner, as the bucket does; a backup made it the heir at once."""
+    first, _ = take("first")
+    shutil.copytree(tmp_path / "first", tmp_path / "copied")
+    with pytest.raises(mistakes.Busy, match="is being written by process"):
+        take("copied")
+    first.hold()
+    first.release()
+
+
+@pytest.mark.parametrize("wrong", [ValueError("Bad Request: invalid"), KeyError("generation"), [], {}, "<html>"])
+def test_an_odd_answer_to_a_renewal_loses_no_lease(place, take, tmp_path, monkeypatch, wrong):
+    """It ended the thread that renews, and a minute later another machine had the lease of a live run."""
+    lost, calls = [], []
+    held, _ = take("first", lost=lost.append)
+
+    def odd(*positional, **named):
+        calls.append(positional)
+        if isinstance(wrong, Exception):
+            raise wrong
+        return wrong
+
+    with monkeypatch.context() as patched:
+        patched.setattr(held._files, "call", odd)
+        until = time.monotonic() + 10
+        while len(calls) < 3 and time.monotonic() < until:
+            time.sleep(0.05)
+        assert len(calls) >= 3, "nothing renews it any more"
+        with pytest.raises(OSError):
+            held.hold()
+    with pytest.raises(mistakes.Busy, match="is being written by process"):
+        take("second")
+    assert lost == []
+    held.release()
+
+
+def test_of_a_lease_only_the_first_bytes_are_read(place, take, tmp_path):
+    (place / "run.lock").write_bytes(json.dumps({"pid": 1, "machine": "m" * 900_000, "since": "now"}).encode())
+    held, said = take("first")
+    assert len(said) == 1 and len(said[0]) < 500 and "was held by another process" in said[0]
+    held.release()
 
 
 def test_an_owner_that_sleeps_past_its_lease_ends_when_it_wakes(place, take, tmp_path):
