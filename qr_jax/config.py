@@ -89,7 +89,7 @@ class Rollout:
     schedule: Literal["ordered", "arrival"] = "ordered"
     search_deadline_s: float = 30.0  # of one batch of searches, retries included
     search_retries: int = 3  # further tries of a search that failed
-    outage_s: float = 3600.0  # how long a step is tried again whose searches mostly fail; then the run ends (code 5)
+    outage_s: float = 3600.0  # how long a step is tried again whose searches or grades mostly fail; then code 5
     overlong: Literal["keep", "mask"] = "keep"  # mask: what ended by length or context leaves the loss, not its group
 
 

@@ -28,7 +28,7 @@ lost_s=90                           # at least, after a signal: longer than mesh
 long_s="${QR_JAX_LONG_S:-1800}"     # a start that lasted so long was no failed one
 wrong_use=2                         # qr-jax's exit code for a wrong config: starting it again would not help
 fallen=4                            # and for a run that a guard stopped (guards.act=stop)
-outage=5                            # and for one whose retriever stayed away (rollout.outage_s)
+outage=5                            # and for one whose retriever or judge stayed away (rollout.outage_s)
 lost=75                             # and where another process is gone or late, which another host starts again
 stopped=143                         # and for a SIGTERM, after its checkpoint
 tree="$home/tree"
