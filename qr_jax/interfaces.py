@@ -131,8 +131,8 @@ def check_retriever(result: Any, /, **_: Any) -> Any:
     return result
 
 
-def check_found(results: Any, queries: Sequence[str], k: int, /) -> list[tuple[Passage, ...]]:
-    """What a search function gives, as a tuple of at most k passages for each query."""
+def check_found(results: Any, queries: Sequence[str], k: int, /) -> list[list[Passage]]:
+    """What a search function gives, as a list of at most k passages for each query."""
     count = len(queries)
     if not isinstance(results, Sequence) or isinstance(results, str) or len(results) != count:
         size = f" of {len(results)}" if isinstance(results, Sequence) else ""
@@ -140,7 +140,7 @@ def check_found(results: Any, queries: Sequence[str], k: int, /) -> list[tuple[P
     for result in results:
         if not isinstance(result, Sequence) or isinstance(result, str):
             raise Wrong(f"a {type(result).__name__} for a query")
-    return [tuple(map(_passage, result[:k])) for result in results]
+    return [list(map(_passage, result[:k])) for result in results]
 
 
 def _passage(item: Any) -> Passage:

@@ -143,7 +143,11 @@ def test_the_docs_environment_of_another_dialect_trains_from_a_cold_start(tmp_pa
             "of_one",
             r"reward 'fork_plugins.of_one' returned scores that are an array of float64 of shape \(1,\)",
         ),
-        ("retriever", "empty_handed", r"retriever 'nan_loss.empty_handed': 1 queries got a list of 0, not a list of 1"),
+        (
+            "retriever",
+            "empty_handed",
+            r"retriever 'nan_loss.empty_handed' returned a list of 0 for 1 queries; wanted a list",
+        ),
     ],
 )
 def test_what_a_plug_in_returns_is_seen_before_the_cold_start(tmp_path, kind, name, words):

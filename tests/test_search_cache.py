@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qr_jax import metrics
+from qr_jax import metrics, plugins
+from qr_jax.interfaces import CONTRACTS
 from qr_jax.records import Passage
 from qr_jax.retrieval import bm25_build, bm25_index, identity
 from qr_jax.retrieval.search_cache import SearchCache
@@ -146,7 +147,9 @@ def test_the_hit_rate_is_a_metric_of_runs_with_a_cache(tmp_path):
     assert telling.cache_figures(cache) == telling.cache_figures(counting()[0]) == {}
     for _ in range(4):
         cache(["a"], 1)
-    assert telling.cache_figures(cache) == {"perf/search_cache_hit_rate": 0.75}
+    as_a_run_has_it = plugins.checked("retriever", "cached", cache, CONTRACTS["retriever"].made)
+    for search in (cache, as_a_run_has_it):
+        assert telling.cache_figures(search) == {"perf/search_cache_hit_rate": 0.75}
     assert "perf/search_cache_hit_rate" in metrics.NAMES
 
 
