@@ -94,5 +94,5 @@ PLAN = [  # settings, recipes, seeds
     (("s3", "s4", "s6", "s5"), FIRST, range(5, 8)),
     (("s1", "s7", "s2"), FIRST, range(5, 8)),
     (("s1", "s3"), OTHERS, range(5, 8)),
-    (("s3", "s4", "s1", "s6", "s5"), FIRST, range(8, 10)),
+    (("s3", "s4", "s1", "s2", "s6", "s5"), FIRST, range(8, 10)),
 ]
