@@ -165,6 +165,14 @@ def test_what_cannot_be_read_is_named(name, content, words, tmp_path):
         foreign.read(kept(tmp_path, name, content))
 
 
+def test_numbered_columns_beside_an_answer_are_further_answers(tmp_path):
+    """They were kept as columns that nothing reads: an accepted answer was graded wrong."""
+    table = "Question;Answer;Answer 2;answer_3\nwho?;Ada;Ada L.;A. L.\nwhere?;Bonn;;\n"
+    made, said = foreign.read(kept(tmp_path, "q.csv", table))
+    assert [(one.answers, one.meta) for one in made] == [(("Ada", "Ada L.", "A. L."), {}), (("Bonn",), {})]
+    assert "rows whose 'Answer 2', 'answer_3' are further answers here: 1" in said
+
+
 def test_columns_of_one_answer_each_are_a_list(tmp_path):
     made, said = foreign.read(kept(tmp_path, "q.csv", "question,Answer 1,answer 2\nwho?,Ada,\nwhere?,the,Bonn\n"))
     assert [query.answers for query in made] == [("Ada",), ("Bonn",)]

@@ -99,6 +99,9 @@ def _item(row: Row, said: Counter[str]) -> tuple[Query | Passage, bool]:
     if asks and numbered and not any(name in named for name in (*ANSWERS, *OTHER_SCHEMAS["answers"])):
         said[f"rows whose {', '.join(map(repr, numbered))} are 'answers' here"] += 1
         named["answers"] = [named.pop(name) for name in numbered]
+    elif asks and numbered and isinstance(first := named.get(column := _answers(named)), str):
+        said[f"rows whose {', '.join(map(repr, numbered))} are further answers here"] += 1
+        named[column] = [*(list_in(first) or [first]), *map(named.pop, numbered)]
     for column in LISTS:
         if column in named and asks:
             named[column] = _texts(named[column], column, said)
@@ -118,6 +121,10 @@ def _item(row: Row, said: Counter[str]) -> tuple[Query | Passage, bool]:
         said["rows without an id, named by a hash of their text"] += 1
         named["id"] = formats.hash_of(text if asks else f"{named.get('title', '')}\n{text}")
     return parsing.query_of(named) if asks else parsing.passage_of(named), is_made
+
+
+def _answers(row: Row) -> str:
+    return next((name for name in ANSWERS if name in row), "")
 
 
 def _texts(value: Any, column: str, said: Counter[str]) -> Any:
