@@ -23,7 +23,7 @@ die() {
 }
 
 say() {
-  echo "$(date +%H:%M:%S) $*"
+  printf '%(%H:%M:%S)T %s\n' -1 "$*" # no $(...): bash 5.2 fails at one in a trap that interrupts another
 }
 
 # The common end of every --help.
