@@ -165,6 +165,17 @@ def test_what_cannot_be_read_is_named(name, content, words, tmp_path):
         foreign.read(kept(tmp_path, name, content))
 
 
+def test_all_rows_that_cannot_be_read_are_told_at_once(tmp_path):
+    rows = ["id,question,answers", "1,Where?,Ada", "1,Who?,Bob", ",,", "2,When?, ", *(f"1,{n}?,x" for n in range(28))]
+    with pytest.raises(ValueError) as error:
+        foreign.read(kept(tmp_path, "q.csv", "\n".join(rows)))
+    lines = str(error.value).split("\n  ")
+    assert lines[0] == "q.csv has 30 rows that cannot be read, first:" and len(lines) == 1 + foreign.SHOWN
+    assert lines[1].startswith("row 3: id '1' stands in row 2 too") and lines[2].startswith("row 5: nothing stands in")
+    with pytest.raises(ValueError, match=r"q.csv has 2 rows that cannot be read:\n  row 3: .*\n  row 5: nothing"):
+        foreign.read(kept(tmp_path, "q.csv", "\n".join(rows[:5])))
+
+
 def test_numbered_columns_beside_an_answer_are_further_answers(tmp_path):
     """They were kept as columns that nothing reads: an accepted answer was graded wrong."""
     table = "Question;Answer;Answer 2;answer_3\nwho?;Ada;Ada L.;A. L.\nwhere?;Bonn;;\n"

@@ -28,6 +28,7 @@ QUOTED = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"")
 NUMBERED = re.compile(r"(answers?|golds?)[ _-]?\d+", re.IGNORECASE)  # columns of one answer each
 NEEDED = KNOWN - {"id", "title", *OTHER_SCHEMAS["id"]}
 NAMES = "(question, answers, id; or text, title, id; and names that other systems give them)"
+SHOWN = 10  # rows that cannot be read
 LISTS = (*ANSWERS, "entities", "supporting", "supporting_titles")
 
 
@@ -35,7 +36,7 @@ def read(file: Path, encoding: str | None = None) -> tuple[list[Query] | list[Pa
     """The file's questions or passages, and a line for each thing that was taken for something else.
 
     Rows that stand there twice, entire, are taken once. A file of plain text, or a folder of such files, holds
-    passages. ValueError names the row that cannot be read.
+    passages. ValueError names the rows that cannot be read, the first SHOWN of them.
     """
     said: Counter[str] = Counter()
     if file.is_dir():
@@ -46,13 +47,15 @@ def read(file: Path, encoding: str | None = None) -> tuple[list[Query] | list[Pa
     again: Counter[str] = Counter()  # how often an id that was made here stood already
     found: dict[str, tuple[int, Any]] = {}
     refused: list[tuple[int, str]] = []
+    wrong: dict[int, str] = {}  # by row, and of those past SHOWN the number alone
     rows = readers.rows(file) if file.suffix == ".parquet" else _rows(file, encoding, said)
     for where, row in rows:
         try:
             item, is_made = _item(row, said)
         except ValueError as error:
             what = str(error).partition(parsing.OR_CONVERT)[0]  # which is what runs
-            raise ValueError(f"{file.name} row {where}: {what}") from error
+            wrong[where] = what if len(wrong) < SHOWN else ""
+            continue
         refused += [(where, answer) for answer in getattr(item, "meta", {}).get("refused_answers", ())]
         name = item.id
         first, other = found.setdefault(name, (where, item))
@@ -61,8 +64,12 @@ def read(file: Path, encoding: str | None = None) -> tuple[list[Query] | list[Pa
             item = replace(item, id=f"{name}-{again[name] + 1}")
             first, other = found.setdefault(item.id, (where, item))
         if other != item:
-            raise ValueError(f"{file.name} row {where}: id {name!r} stands in row {first} too; {readers.UNIQUE}")
+            wrong[where] = f"id {name!r} stands in row {first} too; {readers.UNIQUE}"
         said["rows that stand there twice, taken once"] += other is not item
+    if wrong:
+        shown = [f"row {where}: {what}" for where, what in wrong.items()][:SHOWN]
+        count = f"has {len(wrong)} rows that cannot be read{', first:' if len(wrong) > SHOWN else ':'}\n  "
+        raise ValueError(f"{file.name} {count if len(wrong) > 1 else ''}" + "\n  ".join(shown))
     if not found:
         raise ValueError(f"{file.name} has no rows")
     if refused:
