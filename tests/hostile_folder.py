@@ -3,7 +3,7 @@
     python tests/hostile_folder.py HOME URL [EVERY [TRAP ...]]
 
 HOME is a user's, with secrets and a folder `work`, where the commands run; URL is a server that notes what it is asked.
-With EVERY 4, a trap meets every fourth command, the next trap the ones after those.
+With EVERY 8, a trap meets every eighth command, the next trap the ones after those.
 Prints a line of JSON for each command and trap: exit code, what it said, connections, what crashed, files outside the
 run's folder that changed.
 """
@@ -437,7 +437,7 @@ def attempt(words: list[str]) -> dict:
 
 
 def pairs(every: int = 1) -> list[tuple[str, list[str]]]:
-    """Each trap's name with each command; with `every` 4 a quarter of them, in which each trap and each command is."""
+    """Each trap's name with each command; with `every` 8 an eighth of them, in which each trap and each command is."""
     met = commands()
     of_runs = [name for name in TRAPS if name not in ANSWERED]
     found = [(name, words) for at, name in enumerate(of_runs) for words in met[at % every :: every]]

@@ -32,9 +32,9 @@ def home_of_a_user(home: Path) -> Path:
     return home
 
 
-@pytest.fixture(scope="module", params=[4, pytest.param(1, marks=pytest.mark.slow)], ids=["a quarter", "whole"])
+@pytest.fixture(scope="module", params=[8, pytest.param(1, marks=pytest.mark.slow)], ids=["an eighth", "whole"])
 def tried(tmp_path_factory, request):
-    """What every command did with every trap, or with a quarter of them, and what the strangers' server was asked."""
+    """What every command did with every trap, or with an eighth of them, and what the strangers' server was asked."""
     home = home_of_a_user(tmp_path_factory.mktemp("home"))
     with server(search_r1) as (url, asked):
         variables = {
