@@ -21,6 +21,7 @@ from typing import Any
 
 from qr_jax import plugins
 from qr_jax.config import Config, Data, chosen_plugins
+from qr_jax.queries import official
 from qr_jax.settings import Use, plain
 
 log = logging.getLogger(__name__)
@@ -91,6 +92,10 @@ def wishes(config: Config) -> list[Wish]:
     data = config.data
     if "world" in (data.train, data.eval, data.corpus, data.traces) and data.world_path != Data().world_path:
         found.append(Wish(f"to write worlds into {data.world_path}", None))
+    for name, value in (("train", data.train), ("eval", data.eval), ("corpus", data.corpus)):
+        if value.startswith(official.PREFIX) and not official.is_built(value):
+            told = f"to read official files by data.{name}={value}, and keep them as the set for all your runs"
+            found.append(Wish(told, None))
     for what, name in (("the model", config.model.name), ("the tokenizer", config.model.tokenizer)):
         if _is_of_hub(name):
             found.append(_fetched(what, str(name)))

@@ -7,11 +7,12 @@ import sys
 import time
 import tracemalloc
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from qr_jax import bug_report, cli, config
+from qr_jax import bug_report, cli, config, run_files
 from qr_jax.commands import doctor
 
 ROOT = str(Path(__file__).parents[1])
@@ -156,6 +157,8 @@ def test_of_files_that_are_not_ours_only_the_sizes_are_told(tmp_path, monkeypatc
 
 def test_metrics_of_any_length_are_read_from_their_end(tmp_path, monkeypatch):
     monkeypatch.setattr(doctor, "examine", dict)
+    most = replace(run_files.MOST["metrics.jsonl"], lines=550)  # of which more are an error where all are read
+    monkeypatch.setitem(run_files.MOST, "metrics.jsonl", most)
     (tmp_path / "config.json").write_text("{}")
     with (tmp_path / "metrics.jsonl").open("wb") as file:
         file.truncate(400_000_000)

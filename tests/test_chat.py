@@ -1,6 +1,7 @@
 """Chat templates: the glue is the template's, the data the environment's, and nothing of the data is an added token."""
 
 import json
+import sys
 import time
 import tracemalloc
 
@@ -242,6 +243,12 @@ def test_a_template_that_would_take_hours_or_gigabytes_is_refused(template, monk
     ):
         Chat(small(template))
     assert time.monotonic() - start < 10
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the system does not bound a process's memory")
+def test_a_template_s_memory_ends_where_it_is_said_to():
+    with pytest.raises(ValueError, match="it takes too much memory"):
+        render("{% set x = 'a' * 1500000000 %}b")
 
 
 def test_an_error_of_a_template_takes_no_memory_here():

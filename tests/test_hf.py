@@ -224,10 +224,14 @@ def test_a_preset_with_the_worlds_words_can_be_exported(tmp_path):
         ("tokenizer_config.json", b'{"eos_token": "x", "y": [' + b"[]," * 2**22 + b"0]}", "commas, lists and objects"),
         ("generation_config.json", 2**23, "wanted at most 4,194,304"),
         ("chat_template.jinja", None, "chat_template.jinja of qwen3 is no file"),
+        ("tokenizer.4.0.0.json", b"[" + b"[]," * 2**22 + b"0]", "commas, lists and objects"),  # fast_tokenizer_files
+        ("additional_chat_templates/x.jinja", None, "additional_chat_templates/x.jinja of qwen3 is no file"),
+        ("additional_chat_templates/x.jinja", 2**20 + 1, "x.jinja of qwen3 has 1,048,577 bytes; wanted at most"),
     ],
 )
 def test_texts_beside_the_weights_that_are_larger_than_any_are_refused_before_they_are_read(name, size, says, tmp_path):
     folder = shutil.copytree(FIXTURES / "qwen3", tmp_path / "qwen3")
+    (folder / name).parent.mkdir(exist_ok=True)
     (folder / name).unlink(missing_ok=True)
     if size is None:
         os.mkfifo(folder / name)
@@ -238,6 +242,15 @@ def test_texts_beside_the_weights_that_are_larger_than_any_are_refused_before_th
         os.truncate(folder / name, size)
     with pytest.raises(ValueError, match=says):
         hf.load_tokenizer(folder)
+
+
+def test_so_many_chat_templates_are_refused(tmp_path):
+    folder = shutil.copytree(FIXTURES / "qwen3", tmp_path / "qwen3") / "additional_chat_templates"
+    folder.mkdir()
+    for at in range(65):
+        (folder / f"{at}.jinja").write_text("x")
+    with pytest.raises(ValueError, match="additional_chat_templates of qwen3 holds 65 files; wanted at most 64"):
+        hf.load_tokenizer(folder.parent)
 
 
 def test_a_classifier_s_labels_are_not_named_one_by_one():

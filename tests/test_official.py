@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import os
 import tarfile
 import zipfile
 from argparse import Namespace
@@ -11,7 +12,9 @@ from functools import partial
 
 import pytest
 
+from qr_jax import assemble, checks, trust
 from qr_jax.commands import data
+from qr_jax.config import Config, Data
 from qr_jax.queries import fetch, official, qa_builders, readers, sources
 from qr_jax.queries.official import SETS, File, Official
 
@@ -296,7 +299,7 @@ def test_what_another_version_built_is_built_anew(tmp_path, monkeypatch):
         opened()
     assert len(opened(manual_dir=tmp_path)["dev"]) == len(opened()["dev"]) == 1
     assert [one.name for one in (tmp_path / "built/musique/dev/qa/musique").iterdir()] == ["9.9.9"]
-    (tmp_path / "built/musique/dev" / qa_builders.SOURCE).unlink()
+    (tmp_path / "built/musique/dev" / official.SOURCE).unlink()
     with pytest.raises(ValueError, match="name the folder it is in"):
         opened()
 
@@ -417,6 +420,39 @@ def test_the_contexts_of_a_set_are_a_corpus(tmp_path, monkeypatch):
     assert all(query.meta["supporting_titles"] == ["A", "B"] and "context" not in query.meta for query in found["dev"])
 
 
+def test_a_config_takes_the_passages_of_a_set_as_its_corpus(tmp_path, monkeypatch):
+    unpublished(monkeypatch, "hotpotqa/distractor")
+    unpublished(monkeypatch, "nq")
+    monkeypatch.setattr(official, "BUILT", str(tmp_path / "built"))
+    write_official(tmp_path, "hotpotqa/distractor", [HOTPOTQA], "dev")
+    write_official(
+        tmp_path, "hotpotqa/distractor", [HOTPOTQA | {"context": [["D", ["New."]], ["B", ["B too."]]]}], "train"
+    )
+    write_official(tmp_path, "nq", [ROWS["nq"][0]], "dev")
+    config = Config(data=Data(corpus=f"tfds:hotpotqa@{tmp_path}"))
+    assert [one.title for one in assemble.passages(config)] == ["D", "B", "A", "C"]
+    named = f"tfds:hotpotqa/distractor:dev@{tmp_path}"
+    assert [one.title for one in readers.read_passages(named)] == ["A", "C", "B"]
+    with pytest.raises(ValueError, match="the set nq carries no passages; hotpotqa, 2wiki and musique do"):
+        readers.read_passages(f"tfds:nq:dev@{tmp_path}")
+
+
+def test_a_stranger_s_config_reads_no_set_that_was_not_read_before(tmp_path, monkeypatch):
+    """What its folder held was kept as the set for every run of this user's."""
+    monkeypatch.setattr(official, "BUILT", str(tmp_path / "built"))
+    for setting in ("train", "eval", "corpus"):
+        for name in ("tfds:popqa", "tfds:musique:dev@theirs"):
+            texts = [wish.text for wish in trust.wishes(Config(data=Data(**{setting: name})))]
+            assert texts == [
+                f"to read official files by data.{setting}={name}, and keep them as the set for all your runs"
+            ]
+    write_official(tmp_path, "musique", [ROWS["musique"][0]], "dev")
+    qa_builders.open_set("musique", tmp_path / "built", manual_dir=tmp_path, splits=("dev",))
+    assert not trust.wishes(Config(data=Data(eval="tfds:musique:dev")))
+    assert trust.wishes(Config(data=Data(eval="tfds:musique")))  # train was not read
+    assert trust.wishes(Config(data=Data(eval=f"tfds:musique:dev@{tmp_path}")))
+
+
 def test_grain_shuffles_a_set_and_a_file_by_seed_and_epoch_whatever_the_hosts(tmp_path, monkeypatch):
     unpublished(monkeypatch, "nq")
     rows = [{"question": f"question {at}", "answer": [f"answer {at}"]} for at in range(24)]
@@ -457,9 +493,6 @@ def test_every_published_checksum_says_who_published_it():
 
 
 def test_a_config_takes_a_set_as_its_questions(tmp_path, monkeypatch):
-    from qr_jax import assemble, checks
-    from qr_jax.config import Config, Data
-
     for split in ("train", "dev"):
         write_official(tmp_path, "nq", [{"question": f"{split} {at}", "answer": ["x"]} for at in range(3)], split)
     unpublished(monkeypatch, "nq")
@@ -477,3 +510,48 @@ def test_a_config_takes_a_set_as_its_questions(tmp_path, monkeypatch):
     assert len(assemble.questions(Config(data=data), "eval")) == 2
     wrong = checks.problems(Config(data=replace(data, train="tfds:nqq")))
     assert any("there is no question set 'nqq'" in line for line in wrong)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("musique", "[" * 200_000, "dev.jsonl is cut short or no JSON: maximum recursion"),
+        ("2wiki", "[" * 200_000, "dev.json is cut short or no JSON: maximum recursion"),
+        ("2wiki", "null", "no JSON: a list of rows is wanted, and this is NoneType"),
+        ("2wiki", '{"Data": 5}', "no JSON: field 'Data' must be a list"),
+        ("popqa", b"id\tq\n\xff\xff\n", "popQA.tsv is cut short or no table: 'utf-8' codec"),
+        ("popqa", f"id\tquestion\n1\t{'q' * 200_000}\n", "popQA.tsv is cut short or no table: field larger"),
+        ("popqa", [{"possible_answers": "[" * 100_000}], "row 1 maximum recursion"),
+        ("popqa", [{"possible_answers": "[1, {}]"}], "row 1 must hold texts alone in 'answers', and holds 1 "),
+        ("musique", [{"answer_aliases": [None]}], "row 1 must hold texts alone in 'answers', and holds None "),
+        ("2wiki", [{"context": [["t", [["a"]]]]}], "row 1 'list' object has no attribute 'isspace'"),
+        ("2wiki", [{"context": [["t", None]]}], "row 1 'NoneType' object is not iterable"),
+        ("2wiki", [{"context": [[5, ["a"]]]}], "row 1 must hold texts alone in 'context', and holds 5 "),
+        ("2wiki", [{"evidences": [["a"]]}], "row 1 not enough values to unpack"),
+    ],
+)
+def test_official_files_that_somebody_broke_are_named(tmp_path, name, content, words):
+    split = next(one for one in ("dev", "test") if one in SETS[name].splits)
+    if isinstance(content, list):
+        file = write_official(tmp_path, name, [ROWS[name][0] | content[0]], split)
+    else:
+        file = tmp_path / SETS[name].splits[split].name
+        file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ValueError, match=words):
+        list(official.read(file, SETS[name], split, name))
+
+
+def test_half_of_a_surrogate_pair_becomes_a_character_that_files_can_hold(tmp_path):
+    file = write_official(tmp_path, "musique", [ROWS["musique"][0] | {"question": "\ud800 who?"}], "dev")
+    assert [row["question"] for row in official.read(file, SETS["musique"], "dev", "musique")] == ["\ufffd who?"]
+
+
+def test_a_pipe_in_an_archive_s_place_and_a_damaged_registry_are_told(tmp_path):
+    os.mkfifo(tmp_path / "data_ids_april7.zip")
+    with pytest.raises(ValueError, match="has no dev.json nor data_ids_april7.zip"):
+        fetch.fetch(SETS["2wiki"].splits["dev"], tmp_path / "files", tmp_path)
+    file = write_official(tmp_path, "musique", [ROWS["musique"][0]], "dev")
+    for text in ("", "[]", "[" * 100_000):
+        (tmp_path / "files" / "checksums.json").write_text(text)
+        with pytest.raises(ValueError, match="checksums.json is damaged .*; remove it"):
+            fetch.fetch(SETS["musique"].splits["dev"], tmp_path / "files", file.parent)

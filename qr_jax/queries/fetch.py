@@ -54,7 +54,7 @@ def fetch(file: File, folder: Path, manual_dir: Path | None = None, *, say: Call
         own = _own(manual_dir, file)
         if own is not None:
             return check(own, file.sha256 if archive is None else None, file, folder)
-        packed = next(manual_dir.rglob(archive), None) if archive else None
+        packed = next(filter(Path.is_file, manual_dir.rglob(archive)), None) if archive else None
         if packed is None:
             wanted = file.name if archive is None else f"{file.name} nor {archive}"
             raise ValueError(f"{manual_dir} has no {wanted}; {file.how or f'download it from {file.url}'}")
@@ -97,7 +97,14 @@ def check(path: Path, sha256: str | None, file: File, folder: Path) -> Found:
 def registered(folder: Path) -> dict[str, str]:
     """The SHA-256 of every file that was read and has no published checksum, by its entry."""
     registry = folder / REGISTRY
-    return json.loads(registry.read_text("utf-8")) if registry.exists() else {}
+    try:
+        known = json.loads(registry.read_text("utf-8")) if registry.exists() else {}
+        if isinstance(known, dict):
+            return known
+        why = f"wanted an object, and it is a {type(known).__name__}"
+    except (ValueError, RecursionError) as error:
+        why = str(error)
+    raise ValueError(f"{registry} is damaged ({why}); remove it, and the files are registered as they are read")
 
 
 def register(found: Found, folder: Path) -> None:
@@ -107,7 +114,7 @@ def register(found: Found, folder: Path) -> None:
         return
     registry = folder / REGISTRY
     text = json.dumps(known | {found.entry: found.sha256}, indent=1, sort_keys=True)
-    with _beside(registry) as opened:
+    with beside(registry) as opened:
         opened.write(text.encode())
     log.info("%s: SHA-256 %s, registered in %s (none is published)", found.path.name, found.sha256, registry)
 
@@ -127,7 +134,7 @@ def _unpack(packed: Found, file: File, folder: Path) -> Found:
     place = folder / f"{packed.path.name}.{packed.sha256[:16]}.{file.name}"
     if not place.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        with _member(packed.path, file) as source, _beside(place) as opened:
+        with _member(packed.path, file) as source, beside(place) as opened:
             copied, most = 0, limits.most_bytes(packed.path)
             while part := source.read(2**20):
                 opened.write(part)
@@ -137,15 +144,15 @@ def _unpack(packed: Found, file: File, folder: Path) -> Found:
 
 
 @contextmanager
-def _beside(place: Path) -> Iterator[IO[bytes]]:
+def beside(place: Path) -> Iterator[IO[bytes]]:
     """A file beside `place` that gets its name at the end, and is deleted where that is not reached."""
-    beside = place.with_name(f".{place.name}.{os.getpid()}.part")
+    part = place.with_name(f".{place.name}.{os.getpid()}.part")
     try:
-        with beside.open("wb") as opened:
+        with part.open("wb") as opened:
             yield opened
-        os.replace(beside, place)
+        os.replace(part, place)
     finally:
-        beside.unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -6,7 +6,6 @@ become the corpus; the others are asked over Wikipedia (`wiki18`: the dump of 20
 
 import gzip
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import IO, Any
 
 from qr_jax.answers import normalise
 from qr_jax.queries import official
-from qr_jax.queries.fetch import fetch, register
+from qr_jax.queries.fetch import beside, fetch, register
 from qr_jax.queries.official import File
 from qr_jax.retrieval import index_corpus
 from qr_jax.run_files import check_writable
@@ -128,11 +127,9 @@ def _row(row: Mapping[str, Any], passages: Mapping[tuple[str, str], str]) -> dic
 
 def _write(file: Path, rows: Iterator[dict[str, Any]] | list[dict[str, Any]]) -> None:
     """JSON lines, gzipped (without the time in them) where the name ends so; all or nothing."""
-    aside = file.with_name(f".{file.name}.new")
-    with aside.open("wb") as raw:
+    with beside(file) as raw:
         packed: IO[bytes] = gzip.GzipFile("", "wb", mtime=0, fileobj=raw) if file.suffix == ".gz" else raw  # type: ignore
         for row in rows:
-            packed.write((json.dumps(row, ensure_ascii=False) + "\n").encode("utf-8", "surrogatepass"))
+            packed.write((json.dumps(row, ensure_ascii=False) + "\n").encode())
         if packed is not raw:
             packed.close()
-    os.replace(aside, file)

@@ -14,9 +14,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+from qr_jax.settings import show
+
 Row = Mapping[str, Any]
 PREFIX = "tfds:"  # of a setting that names a set
 BUILT = "runs/questions"  # where built sets are kept
+SOURCE = "source.json"  # in a built split's folder: the file it was built from, by whom
+TEXTS = ("id", "question", "type", "level")
+LISTS = ("answers", "entities", "supporting_titles", "supporting_texts")
 
 
 @dataclass(frozen=True)
@@ -168,23 +173,25 @@ def webwalkerqa(row: Row, name: str) -> dict[str, Any]:
 
 
 def rows(file: Path, name: str) -> Iterator[tuple[int, Row]]:
-    """(row number from 1, row) of an official file: a JSON list, {"Data": [...]}, JSON lines or a table with a head."""
-    if name.endswith((".tsv", ".csv")):
-        with file.open(encoding="utf-8", newline="") as lines:
-            yield from enumerate(csv.DictReader(lines, delimiter="\t" if name.endswith(".tsv") else ","), 1)
-        return
+    """(row number from 1, row) of an official file: a JSON list, {"Data": [...]}, JSON lines or a table with a head.
+
+    ValueError: it is no such file, or is cut short.
+    """
+    is_table = name.endswith((".tsv", ".csv"))
     try:
-        if name.endswith(".jsonl"):
-            with file.open(encoding="utf-8") as lines:
-                for number, line in enumerate(lines, 1):
-                    if line.strip():
-                        yield number, json.loads(line)
-            return
-        with file.open(encoding="utf-8") as whole:
-            found = json.load(whole)
-    except ValueError as error:
-        raise ValueError(f"{name} is cut short or no JSON: {error}") from error
-    yield from enumerate(field(found, "Data", list) if isinstance(found, dict) else found, 1)
+        with file.open(encoding="utf-8", newline="" if is_table else None) as opened:
+            if is_table:
+                yield from enumerate(csv.DictReader(opened, delimiter="\t" if name.endswith(".tsv") else ","), 1)
+            elif name.endswith(".jsonl"):
+                yield from ((number, json.loads(line)) for number, line in enumerate(opened, 1) if line.strip())
+            else:
+                found = json.load(opened)
+                found = field(found, "Data", list) if isinstance(found, dict) else found
+                if not isinstance(found, list):
+                    raise ValueError(f"a list of rows is wanted, and this is {type(found).__name__}")
+                yield from enumerate(found, 1)
+    except (ValueError, RecursionError, csv.Error) as error:
+        raise ValueError(f"{name} is cut short or no {'table' if is_table else 'JSON'}: {error}") from error
 
 
 def read(file: Path, official: Official, split: str, set_name: str) -> Iterator[dict[str, Any]]:
@@ -194,10 +201,29 @@ def read(file: Path, official: Official, split: str, set_name: str) -> Iterator[
         try:
             if not isinstance(row, Mapping):
                 raise ValueError(f"must be an object, and is a {type(row).__name__}")
-            made = official.parse(row, f"{set_name}-{split}-{number - 1}")
-        except (ValueError, TypeError) as error:
+            made = _texts(official.parse(row, f"{set_name}-{split}-{number - 1}"))
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(f"{name} row {number} {error} (its form: {official.page})") from error
         yield made | {"dataset": set_name, "split": split}
+
+
+def _texts(made: dict[str, Any]) -> dict[str, Any]:
+    """Our columns, each a text or a list of texts; a half of a surrogate pair becomes U+FFFD, or no file could be kept.
+
+    ValueError names the column that holds something else.
+    """
+
+    def text(value: Any, name: str) -> str:
+        if not isinstance(value, str):
+            raise ValueError(f"must hold texts alone in {name!r}, and holds {show(value)}")
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+    found = dict(made)
+    found |= {name: text(made[name], name) for name in TEXTS if name in made}
+    found |= {name: [text(one, name) for one in made[name]] for name in LISTS if name in made}
+    if "context" in made:
+        found["context"] = [(text(title, "context"), text(body, "context")) for title, body in made["context"]]
+    return found
 
 
 _NQ = "https://raw.githubusercontent.com/google-research-datasets/natural-questions/a7a113c9fdc2d9986d624bd43b8a18d6d5779eaa/nq_open/"
@@ -299,13 +325,21 @@ def find(name: str) -> Official:
 
 
 def parts(setting: str) -> tuple[str, str | None, str | None]:
-    """The set, the split and the folder that `tfds:NAME[:SPLIT][@FOLDER]` names; ValueError for one that is not."""
+    """The whole name of the set, the split and the folder that `tfds:NAME[:SPLIT][@FOLDER]` names; ValueError: none."""
     what, _, folder = setting.removeprefix(PREFIX).partition("@")
     name, _, split = what.partition(":")
+    name = ALIASES.get(name, name)
     has = find(name).splits
     if split and split not in has:
         raise ValueError(f"{name} has no split {split!r} with answers; it has: {', '.join(has)}")
     return name, split or None, os.path.expanduser(folder) if folder else None
+
+
+def is_built(setting: str) -> bool:
+    """Whether what is named, without a folder, was read here before, so that nothing is fetched."""
+    name, split, folder = parts(setting)
+    built = Path(BUILT, name.replace("/", "_"))
+    return folder is None and all((built / one / SOURCE).is_file() for one in ([split] if split else find(name).splits))
 
 
 def for_part(setting: str, part: str) -> str:

@@ -3,6 +3,7 @@
 Importing this file imports tensorflow_datasets (and so jax); what only names a set imports `official.py`.
 """
 
+import itertools
 import json
 import logging
 import os
@@ -23,7 +24,6 @@ from qr_jax.records import Passage, Query
 
 LISTS = ("answers", "entities", "supporting_titles", "supporting_texts", "context_titles", "context_texts")
 TEXTS = ("id", "question", "dataset", "split", "type", "level")
-SOURCE = "source.json"  # in a built split's folder: the file it was built from, by whom
 log = logging.getLogger(__name__)
 
 
@@ -86,10 +86,10 @@ def decode(example: Mapping[str, Any]) -> Query:
     return query_of({name: value for name, value in row.items() if value or name == "answers"})
 
 
-def contexts(source: Source[Query]) -> Iterator[Passage]:
+def contexts(*sources: Source[Query]) -> Iterator[Passage]:
     """The different paragraphs that a set gives beside its questions, each once, in their order: a closed corpus."""
     seen: set[tuple[str, str]] = set()
-    for example in source.examples:
+    for example in itertools.chain.from_iterable(source.examples for source in sources):
         pairs = zip(map(text, example["context_titles"]), map(text, example["context_texts"]), strict=True)
         for title, body in pairs:
             if body and (title, body) not in seen:
@@ -130,7 +130,7 @@ def _built(name: str, split: str, root: Path, manual_dir: Path | None) -> Path:
 
         def fill(unfinished: Path) -> None:
             _prepare(name, split, file.path, unfinished)
-            (unfinished / SOURCE).write_text(json.dumps(source, indent=1), "utf-8")
+            (unfinished / official.SOURCE).write_text(json.dumps(source, indent=1), "utf-8")
 
         written_once(place, fill, is_stale=lambda: _source(place) != source)
     register(file, root / "files")
@@ -139,7 +139,7 @@ def _built(name: str, split: str, root: Path, manual_dir: Path | None) -> Path:
 
 def _source(place: Path) -> dict[str, str]:
     """What a built split says it was built from; nothing where there is none, or one of before this was written."""
-    file = place / SOURCE
+    file = place / official.SOURCE
     return json.loads(file.read_text("utf-8")) if file.is_file() else {}
 
 
@@ -164,3 +164,17 @@ def read(setting: str) -> Source[Query]:
     name, split, manual_dir = official.parts(setting)
     chosen = split or next(iter(official.find(name).splits))
     return open_set(name, official.BUILT, manual_dir=manual_dir, splits=(chosen,))[chosen]
+
+
+def read_contexts(setting: str) -> list[Passage]:
+    """The passages that the set carries beside its questions: those of the split, or of all that have answers.
+
+    ValueError: it carries none.
+    """
+    name, split, manual_dir = official.parts(setting)
+    opened = open_set(name, official.BUILT, manual_dir=manual_dir, splits=(split,) if split else ())
+    found = list(contexts(*opened.values()))
+    if not found:
+        wanted = "hotpotqa, 2wiki and musique do; for others name files of passages, as of `qr-jax data get wiki18`"
+        raise ValueError(f"the set {name} carries no passages; {wanted}")
+    return found

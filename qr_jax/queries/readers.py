@@ -130,7 +130,12 @@ def read_passages(path: str | Path) -> Sequence[Passage]:
     """The passages of one or more corpus files: {id, title?, text}, or Search-R1's {id, contents: '"Title"\\ntext'}.
 
     A folder that `qr-jax index` made is a corpus too: its passages stay on disk, and are held to its manifest.
+    `tfds:NAME[:SPLIT][@FOLDER]` names the passages that a set carries (official.py), of all splits without one.
     """
+    if str(path).startswith(official.PREFIX):
+        from qr_jax.queries import qa_builders  # inside: it imports tensorflow_datasets, and so jax
+
+        return qa_builders.read_contexts(str(path))
     folder = index_folder(path)
     if folder is None:
         return read(path, passage_of, lambda passage: passage.id)
