@@ -177,6 +177,22 @@ def test_checkpoints_of_every_so_many_steps_stay_besides_the_newest(run):
     assert runs.for_stage(runs.load(run), 3, 1).train.keep_every == 0  # the cold start's are of no use to a probe
 
 
+def test_a_probe_whose_retriever_is_away_ends_with_that_and_writes_nothing(run, monkeypatch):
+    agent = probe.assemble.agent(runs.load(run))
+    rolled_out = agent.engine.run
+
+    def away(*arguments, **more):  # this policy, which learned nothing, does not search
+        groups = rolled_out(*arguments, **more)
+        agent.engine.statistics = replace(agent.engine.statistics, searches_sent=3, searches_failed=2)
+        return [[replace(one, fault="connection refused") for one in group] for group in groups]
+
+    monkeypatch.setattr(agent.engine, "run", away)
+    monkeypatch.setattr(probe.assemble, "agent", lambda settings: agent)
+    with pytest.raises(ValueError, match="2 of 3 searches failed; the first: connection refused; nothing was written"):
+        probe.probe(run, queries=6, samples=6, say=lambda text: None)
+    assert not (run / probe.FILE).exists()
+
+
 def test_equal_policies_answer_the_same_questions_alike(run):
     told = []
     found = probe.probe(run, queries=6, samples=6, say=told.append)

@@ -52,7 +52,7 @@ def probe(
 
     Returns `arms` (see `summarise`), `queries` (a row each, with the checkpoints used and their distance in steps) and
     what it was measured with. ValueError where the run has no recycled queries, not two checkpoints, or
-    kept none from before most of its verdicts.
+    kept none from before most of its verdicts, and where more than half of a policy's searches fail.
     """
     settings = runs.load(run)
     of, questions = settings.pool, assemble.questions(settings, "train")
@@ -106,6 +106,11 @@ def _roll(run, settings: Config, questions: Sequence[Query], used, samples: int,
                 params, [questions[at] for at in here], samples, env=env, search=search,
                 seed=seed, step=0, purpose="probe", query_keys=here,
             )  # fmt: skip
+        failed, sent = agent.engine.statistics.searches_failed, agent.engine.statistics.searches_sent
+        if failed * 2 > sent:
+            why = next((one.fault for group in groups for one in group if one.fault), "no reason is known")
+            todo = "nothing was written: probe again when the retriever answers"
+            raise ValueError(f"{failed} of {sent} searches failed; the first: {why}; {todo}")
         scores |= {(at, step): grade(questions[at], group) for at, group in zip(here, groups, strict=True)}
     return scores
 
