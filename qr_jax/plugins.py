@@ -275,6 +275,11 @@ def checked(kind: str, name: str, function: Callable[..., Any], contract: Contra
     return call
 
 
+def was_raised_by_one(error: BaseException) -> bool:
+    """Whether a plug-in raised the error, or returned what it should not."""
+    return isinstance(error, Wrong) or any(note.startswith(RAISED) for note in getattr(error, "__notes__", ()))
+
+
 def failed_outside(error: BaseException) -> str | None:
     """Where a plug-in from outside qr_jax raised the error, by its own lines and what they called; None: none did."""
     trace = error.__traceback__

@@ -24,7 +24,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from qr_jax import begin, ending, evaluate, figures, metrics_writer, pool, runs, terminal
+from qr_jax import begin, ending, evaluate, figures, metrics_writer, plugins, pool, runs, terminal
 from qr_jax.config import BUDGETS, Config, Train
 from qr_jax.evaluation import last_evaluation
 from qr_jax.evaluation.complete import is_incomplete
@@ -81,7 +81,9 @@ def train(settings: Config, folder: str | Path, *, say: Callable[[str], None] = 
 
 
 def _loop(parts: Parts, state: learner.State, standing: Progress, step: int) -> tuple[learner.State, Progress]:
-    """The steps. A SIGTERM in a rollout saves the step before; a later one, the step it came in, not its evaluation."""
+    """The steps. A SIGTERM in a rollout, or a plug-in's mistake, saves the step before; a later SIGTERM, the step it is
+    in, not its evaluation.
+    """
     settings, run, say = parts.settings, parts.run, parts.run.say
     rows: deque[dict[str, Any]] = deque(maxlen=TABLE)  # the last ones: a row takes 14 kB, and steps may be many
     lost: outage.Lost | None = None  # the step, to an outage
@@ -95,6 +97,11 @@ def _loop(parts: Parts, state: learner.State, standing: Progress, step: int) -> 
                 continue
         except (Interrupted, Outage):
             parts.save(step, state, standing)
+            raise
+        except Exception as error:
+            if plugins.was_raised_by_one(error) and hosts.count() == 1 and _is_there(state):
+                parts.save(step, state, standing)
+                say(f"saved after step {step}; when what failed is mended, the same command goes on")
             raise
         lost = None
         if row is None:
@@ -287,6 +294,11 @@ def _finished(run: runs.Run) -> dict[str, Any] | None:
         run.say(f"but the report, which was missing: {ending.report(run)}")
     run.say(f"the same command with {ending.longer(limits, summary)} goes on with it; with --restart it begins anew")
     return summary
+
+
+def _is_there(state: learner.State) -> bool:
+    """Whether no update has taken the state's arrays."""
+    return not any(leaf.is_deleted() for leaf in jax.tree.leaves(state) if isinstance(leaf, jax.Array))
 
 
 def _goes_on(limits: Train, step: int, standing: Any) -> bool:

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 
 import jax
 import numpy as np
+import odd_tokens
 import pytest
 from killed_run import tiny
 from loopback_bucket import led_there
@@ -372,6 +373,27 @@ def test_a_changed_question_file_is_refused_and_nothing_is_moved(from_files):
         train(settings, folder / "run", say=silent)
     questions.write_text(before)
     assert (folder / "run" / "metrics.jsonl").read_bytes() == metrics
+
+
+def test_a_plug_in_that_raises_costs_no_step_before(tmp_path, monkeypatch):
+    """Seven steps were lost, and nothing said how to go on."""
+    settings = with_loss(tmp_path, "clip")
+    settings = replace(settings, train=replace(settings.train, steps=3, checkpoint_every=50))
+    honest, calls, said = odd_tokens.odd_tokens, [], []
+
+    def breaks(query, episodes):
+        calls.append(query)
+        if len(calls) == 13:  # in the third step: four groups each, and up to four calls before the first
+            raise KeyError("answr")
+        return honest(query, episodes)
+
+    monkeypatch.setattr(odd_tokens, "odd_tokens", breaks)
+    with pytest.raises(KeyError, match="answr"):
+        train(settings, tmp_path / "run", say=said.append)
+    assert "saved after step 2; when what failed is mended, the same command goes on" in said
+    train(settings, tmp_path / "run", say=said.append)
+    assert [row["step"] for row in metrics_writer.read(tmp_path / "run") if "pool/drawn" in row] == [1, 2, 3]
+    assert not list((tmp_path / "run" / "logs").glob("*/discarded")) and len(calls) > 13
 
 
 def with_loss(folder, name, **learner):
