@@ -430,10 +430,11 @@ def set_aside(folder: Path, settings: Config) -> str | None:
         raise ValueError(f"--restart does not set {settings.train.bucket} aside; give train.bucket another place")
     if not folder.exists():
         return None
-    lock = RunLock(folder)  # ValueError where a process writes it; nobody takes it before it has its new name
-    aside = run_files.free(folder.with_name(f"{folder.name}.set_aside_{n}") for n in itertools.count(1))
-    folder.rename(aside)
-    lock.release()
+    with contextlib.ExitStack() as held:  # nobody takes it before it has its new name
+        for written in filter(Path.is_dir, (folder, folder / "sft")):  # a cold start may be writing alone
+            held.callback(RunLock(written).release)  # ValueError where a process writes it
+        aside = run_files.free(folder.with_name(f"{folder.name}.set_aside_{n}") for n in itertools.count(1))
+        folder.rename(aside)
     return str(aside)
 
 

@@ -374,6 +374,7 @@ def test_what_cannot_be_written_is_refused_before_anything_is_made(tmp_path, mon
     monkeypatch.setattr(options, "start", None)
     (tmp_path / "plain").write_text("")
     (tmp_path / "mine").write_text('{"question": "?"}')
+    os.mkfifo(tmp_path / "pipe")
     monkeypatch.setattr(run_files.os, "access", lambda *_: True)  # as root hears of /proc
     for words, says in (
         (["world", str(tmp_path / "plain")], "plain is a file; give FOLDER the name of a folder, which may be new"),
@@ -384,6 +385,8 @@ def test_what_cannot_be_written_is_refused_before_anything_is_made(tmp_path, mon
             "mine is there and is no earlier one of this command's",
         ),
         (["bug-report", "runs/x", "--out", str(tmp_path / "mine")], "mine is there and is no earlier one of this"),
+        (["report", "runs/x", "--out", str(tmp_path / "pipe")], "pipe is a pipe or a device; give --out the name of"),
+        (["bug-report", "runs/x", "--out", str(tmp_path / "pipe")], "pipe is a pipe or a device; give --out the"),
         (["report", "runs/x", "--out", "/proc/x.html"], "nothing can be written into /proc (No such file"),
         (["bug-report", "runs/x", "--out", "/proc/x.zip"], "nothing can be written into /proc (No such file"),
         (["export", "runs/x", "--hf", "/proc/x"], "into /proc (No such file or directory), so /proc/x cannot be made"),
@@ -394,7 +397,7 @@ def test_what_cannot_be_written_is_refused_before_anything_is_made(tmp_path, mon
     ):
         assert cli.main(words) == 2
         assert says in capsys.readouterr().err
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "plain"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "pipe", "plain"]
 
 
 def test_a_file_of_data_is_no_config(tmp_path, capsys):

@@ -108,6 +108,19 @@ def test_a_folder_is_held_until_it_has_its_new_name(tmp_path, monkeypatch):
     assert refused == [folder] and not folder.exists()
 
 
+def test_a_folder_whose_cold_start_is_being_written_is_not_set_aside(tmp_path):
+    """The folder was renamed under `qr-jax sft`, which ended and lost what it had not saved."""
+    settings, folder = config.load("configs/two_layer.py", []), tmp_path / "run"
+    (folder / "sft").mkdir(parents=True)
+    cold = RunLock(folder / "sft")
+    with pytest.raises(ValueError, match="run/sft is being written by"):
+        runs.set_aside(folder, settings)
+    assert folder.is_dir()
+    cold.release()
+    RunLock(folder).release()  # who was refused holds nothing
+    assert runs.set_aside(folder, settings) == f"{folder}.set_aside_1" and not folder.exists()
+
+
 def test_who_is_refused_leaves_the_folder_that_it_made_and_another_took_alone(tmp_path, monkeypatch):
     held = []
 

@@ -116,6 +116,8 @@ def check_out(file: Path | None, begins: bytes) -> None:
         raise ValueError(f"there is no folder {file.parent} to write {file.name} into; make it first")
     if file.is_symlink() and (file.is_file() or not file.exists()):
         raise ValueError(f"{file} is a link to {file.readlink()}; give --out the name of a file of its own")
+    if file.exists() and not file.is_file():
+        raise ValueError(f"{file} is a pipe or a device; give --out the name of a file, which may be new")
     if file.is_file():
         with file.open("rb") as there:
             if there.read(len(begins)) not in (begins, b""):
