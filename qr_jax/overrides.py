@@ -91,7 +91,11 @@ def _unknown(config: Any, name: str) -> ValueError:
     )
     if same:
         return ValueError(f"unknown setting {name}; did you mean {' or '.join(same)}?")
-    return ValueError(f"unknown setting {name}{nearest(name, [*known, *KINDS, *ALIASES, *elsewhere.SETTINGS])}")
+    meant = difflib.get_close_matches(parts[-1], elsewhere.SETTINGS, n=1, cutoff=0.9)
+    if meant and (said := elsewhere.said_of(meant[0])):
+        return ValueError(f"unknown setting {name}; did you mean {meant[0]}? {said}")
+    guess = nearest(name, [*known, *KINDS, *ALIASES]) or "; `qr-jax settings` lists them"
+    return ValueError(f"unknown setting {name}{guess}")
 
 
 def _is_whole(config: Any, path: Sequence[str]) -> bool:

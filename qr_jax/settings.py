@@ -18,9 +18,8 @@ NOTHING = ("none", "null")
 def nearest(name: str, known: Iterable[str], *, shown: int = 12) -> str:
     """The end of an error on an unknown name: "did you mean x?" and, when they are few, all there are."""
     known = list(known)
-    close = difflib.get_close_matches(
-        name, known, n=1, cutoff=0.5 if len(name) > 4 else 0.7
-    )  # few letters are soon half the same
+    cutoff = 0.6 if len(name) > 4 else 0.7  # few letters are soon half the same
+    close = difflib.get_close_matches(name, known, n=1, cutoff=cutoff)
     guess = f"; did you mean {close[0]}?" if close else ""
     return guess + (f" (there are: {', '.join(sorted(known))})" if len(known) <= shown and known else "")
 
