@@ -8,10 +8,11 @@ from typing import Any
 from qr_jax import plugins
 from qr_jax.queries import readers
 from qr_jax.records import Passage, Query, SearchFunction
-from qr_jax.settings import Use, plain
+from qr_jax.settings import Use, plain, show
 from qr_jax.terminal import progress
 
 BATCH = 32  # questions of one call
+MOST_ABSENT, SHOWN = 100, 3  # gold passages that the corpus lacks: by name in JSON, and in the table
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,9 @@ def recall(
     all of them there; `queries_per_second` counts searching alone, in calls of `batch` questions. `by_hops` has both
     for each number of hops, where the questions say it. Questions without gold are counted in
     `questions_without_gold` and are in no mean. `gold_not_in_corpus` counts those of the `gold_passages` that nothing
-    could find (None where the retriever has passages of its own). ValueError where no question has gold, the retriever
-    wants a corpus and none is named, or a corpus is named and the retriever has its own.
+    could find, and `absent` names the first (None and empty where the retriever has passages of its own). ValueError
+    where no question has gold, the retriever wants a corpus and none is named, or a corpus is named and the retriever
+    has its own.
     """
     if k < 1:
         raise ValueError(f"recall at k needs k of at least 1, and has {k}")
@@ -56,11 +58,12 @@ def recall(
     texts, wanted = [queries[at].question for at in asked], [gold.wanted[at] for at in asked]
     shares, searched_s = _ask(search, texts, wanted, gold, k)
     names = frozenset().union(*gold.wanted)
-    absent = None if corpus is None else len(names.difference(map(gold.name, passages)))
+    absent = [] if corpus is None else sorted(names.difference(map(gold.name, passages)))
     return _mean(shares) | {
         "k": k, "retriever": use.name, "settings": plain(use.settings), "questions": len(asked),
         "questions_without_gold": len(queries) - len(asked), "gold": gold.by, "gold_passages": len(names),
-        "gold_not_in_corpus": absent, "passages": len(passages),
+        "gold_not_in_corpus": None if corpus is None else len(absent), "absent": absent[:MOST_ABSENT],
+        "passages": len(passages),
         "queries_per_second": len(asked) / searched_s, "batch": BATCH, "built_s": built_s,
         "by_hops": _by_hops([queries[at] for at in asked], shares),
     }  # fmt: skip
@@ -123,6 +126,7 @@ def format_table(figures: Mapping[str, Any]) -> str:
         lines.append(f"{left} questions have no gold and are not counted")
     if absent:
         gone = f"{absent:,} of {figures['gold_passages']:,} gold passages are not in the corpus"
-        lines.append(f"{gone}: is it the right one?")
+        more = f" and {absent - SHOWN} more" if absent > SHOWN else ""
+        lines.append(f"{gone}, as {', '.join(map(show, figures['absent'][:SHOWN]))}{more}: is it the right one?")
     lines.append(f"{figures['queries_per_second']:.0f} queries/s, built in {figures['built_s']:.1f} s")
     return "\n".join([head, *lines])
