@@ -130,6 +130,20 @@ asks("folders", lambda home, url: {"data": config.Data(*[str(home / ".ssh")] * 4
 asks("tfds", lambda home, url: {"data": config.Data(train=f"tfds:nq@{home}", eval="tfds:../../evil:x", corpus="world")})
 
 
+asks("set_to_fetch", lambda home, url: {"data": config.Data(eval="tfds:popqa", corpus="tfds:hotpotqa")})
+
+
+@trap
+def a_set_of_its_own(run: Path, home: Path, url: str) -> None:
+    """Beside it a pipe in an archive's place."""
+    row = {"id": "x", "question": "who?", "answer": "EVIL", "answer_aliases": [], "answerable": True}
+    row |= {"question_decomposition": [{"answer": "EVIL"}], "paragraphs": []}
+    write(run.with_name("out") / "sets", "musique_ans_v1.0_dev.jsonl", json.dumps(row) + "\n")
+    os.mkfifo(gone(run.with_name("out") / "sets" / "data_ids_april7.zip"))
+    named = {"train": f"tfds:2wiki@{run.parent / 'sets'}", "eval": f"tfds:musique:dev@{run.parent / 'sets'}"}
+    write(run, "config.json", config.to_json(settings(home, data=config.Data(**named))))
+
+
 @trap
 def init_in_a_bucket(run: Path, home: Path, url: str) -> None:
     write(run, "config.json", config.to_json(settings(home, train=config.Train(init=str(run / "other")))))
