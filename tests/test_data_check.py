@@ -96,6 +96,17 @@ def test_corpora_are_checked_too_and_a_cut_file_is_an_error(tmp_path):
     assert [one.kind for one in data_check.check(written(tmp_path / "none.jsonl", [])).errors] == ["no rows"]
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_questions_and_passages_in_one_file_are_an_error(tmp_path, order):
+    """It was a traceback."""
+    rows = [{"id": str(at), "question": f"Who {at}?", "answers": ["Ada"]} for at in range(2)]
+    rows = [*rows, {"id": "9", "title": "Why", "text": "So"}][::order]
+    file = tmp_path / "mixed.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (error,) = data_check.check(file).errors
+    assert error.rows == ((3,) if order == 1 else (1,)) and "most of the others are questions; part them" in error.text
+
+
 def test_the_command_exits_with_1_on_errors_and_prints_json(tmp_path, capsys):
     good, bad = written(tmp_path / "good.jsonl", ROWS[:2]), written(tmp_path / "bad.jsonl", ROWS)
     assert data._check(Namespace(file=str(good), against=None, json=True)) == 0

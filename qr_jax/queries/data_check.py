@@ -57,12 +57,17 @@ def check(file: str | Path, against: str | Path | None = None) -> Checked:
     """Read every row of the file, the bad ones too; with `against`, also which questions stand in both files."""
     (path,) = one_file(file)
     items, findings, schemas, count, last = _read(path)
-    is_corpus = any(isinstance(item, Passage) for item in items.values())
     for name, rows in _grouped({number: item.id for number, item in items.items()}):
         are_same = all(items[row] == items[rows[0]] for row in rows)
         text = f"id {name!r} stands in {len(rows)} rows; {readers.TWICE if are_same else readers.UNIQUE}"
         findings.append(Finding("error", "repeated id", text, rows))
-    findings += _passages(items) if is_corpus else _questions(items)
+    questions = {number: item for number, item in items.items() if isinstance(item, Query)}
+    passages = {number: item for number, item in items.items() if isinstance(item, Passage)}
+    findings += [*_questions(questions), *_passages(passages)]
+    if questions and passages:
+        few, others = (passages, "questions") if len(passages) <= len(questions) else (questions, "passages")
+        text = f"passages and questions stand in one file, and most of the others are {others}; part them into two"
+        findings.append(Finding("error", "questions and passages", text, tuple(few)))
     if len(schemas) > 1:
         listed = ", ".join(f"{name} ({count})" for name, count in schemas.most_common())
         findings.append(Finding("warning", "mixed schemas", f"the rows have more than one schema: {listed}", ()))
