@@ -29,7 +29,7 @@ from qr_jax.envs import tool_call as tool_calls
 from qr_jax.envs.tool_call import tool_call
 from qr_jax.models import encoder, families, gguf, gguf_file, hf, json_file, rope, safetensors_file
 from qr_jax.processes import plain
-from qr_jax.queries import data_check, formats, parquet, readers
+from qr_jax.queries import data_check, foreign, formats, official, parquet, readers
 from qr_jax.records import Passage, Query, Turn
 from qr_jax.retrieval import http_server, protocols, server
 from qr_jax.retrievers.bm25 import bm25
@@ -43,6 +43,10 @@ QUESTION = {"id": "q1", "question": "Who wrote it?", "answers": ["Ada", "The"], 
 SHORT = http_server.Bounds(head_s=1.0, body_s=1.0, idle_s=2.0)
 PATIENCE_S = 5.0  # for the server; its own seconds of waiting are shorter
 PASSAGE = {"id": "7", "contents": '"Ada"\nAda wrote it.'}
+OFFICIAL = {  # a set's file -> set and split
+    "musique_ans_v1.0_dev.jsonl": ("musique", "dev"), "dev.json": ("2wiki", "dev"),
+    "unfiltered-web-dev.json": ("triviaqa", "dev"), "popQA.tsv": ("popqa", "test"), "test.tsv": ("frames", "test"),
+}  # fmt: skip
 
 
 def as_they_are(parts: Parts) -> Parts:
@@ -261,6 +265,58 @@ def pack_parquet(parts: Parts) -> Parts:
     return {"rows.parquet": file.getvalue()}
 
 
+def read_foreign(folder: Path, _: Any) -> None:
+    (file,) = folder.iterdir()
+    try:
+        items, said = foreign.read(file)
+    except ValueError as error:
+        assert file.name in str(error) or "--encoding" in str(error), f"an error that does not name the file: {error}"
+        raise
+    assert items and all(isinstance(line, str) for line in said)
+
+
+def foreign_files() -> list[Parts]:
+    table = [["id", "question", "answer", "Answer 2"], ["1", "Who?", "Ada", "A. L."], ["2", "Where?", "['Oslo']", ""]]
+    tables = {end: "\n".join(map(mark.join, table)) for end, mark in (("csv", ","), ("tsv", "\t"), ("txt", ";"))}
+    squad = {"question": "Who?", "answers": {"text": ["Ada"], "answer_start": [3]}}
+    values = [QUESTION, [squad], {"data": [squad]}, {"q1": {"question": "Who?", "answer": "Ada"}}]
+    values += [{"question": ["Who?"], "answers": [["Ada"]]}, {"question": {"0": "Who?"}, "answer": {"0": "Ada"}}]
+    found: list[Parts] = [{f"rows.{end}": text.encode()} for end, text in tables.items()]
+    found += [{"rows.json": as_json(value)} for value in values]
+    return [
+        *found,
+        {"rows.csv": "title,text\nKöln,Am Rhein\n".encode("cp1252")},
+        {"book.txt": b"Ada wrote it.\n\nThen."},
+    ]
+
+
+def read_official(folder: Path, _: Any) -> None:
+    (file,) = folder.iterdir()
+    name, split = OFFICIAL[file.name]
+    for row in official.read(file, official.SETS[name], split, name):
+        as_json(row)
+
+
+def official_files() -> list[Parts]:
+    step = {"id": 1, "question": "who?", "answer": "Ada", "paragraph_support_idx": 0}
+    text = {"idx": 0, "title": "Ada", "paragraph_text": "Ada wrote.", "is_supporting": True}
+    musique = {"id": "2hop", "question": "Who?", "answer": "Ada", "answer_aliases": ["A."], "answerable": True}
+    musique |= {"question_decomposition": [step, step], "paragraphs": [text]}
+    wiki = {
+        "_id": "1",
+        "question": "Who?",
+        "answer": "Ada",
+        "type": "bridge_comparison",
+        "supporting_facts": [["A", 0]],
+    }
+    wiki |= {"context": [["A", ["One.", " Two."]]], "evidences": [["A", "by", "B"]]}
+    trivia = {"Question": "Who?", "QuestionId": "t", "Answer": {"Value": "Ada", "Aliases": ["A."]}}
+    popqa = 'id\tquestion\tpossible_answers\tprop\ts_wiki_title\n1\tWho?\t["Ada"]\tby\tIt\n'
+    frames = "Prompt\tAnswer\treasoning_types\twiki_links\nWho?\tAda\tone\t['https://en.wikipedia.org/wiki/A_B#c']\n"
+    texts = [as_json(musique) + b"\n", as_json([wiki]), as_json({"Data": [trivia]}), popqa.encode(), frames.encode()]
+    return [{name: text} for name, text in zip(OFFICIAL, texts, strict=True)]
+
+
 # Models
 
 
@@ -431,6 +487,8 @@ LISTED = (
     ),
     Target("jsonl", 5_000, row_lines, read_rows, pack_lines, modules=(readers, formats, data_check)),
     Target("parquet", 2_000, row_tables, read_rows, pack_parquet, modules=(readers, formats, data_check, parquet)),
+    Target("foreign", 4_000, foreign_files, read_foreign, modules=(foreign, formats)),
+    Target("official", 6_000, official_files, read_official, modules=(official,)),
     Target("safetensors", 6_000, safetensors_parts, read_safetensors, pack_safetensors, modules=(safetensors_file,)),
     Target("gguf", 2_000, gguf_parts, read_gguf, pack_gguf, modules=(gguf_file, gguf)),
     Target("families", 3_000, family_configs, read_family, modules=(families, encoder, rope)),
