@@ -20,7 +20,8 @@ from qr_jax.parallel import mesh as meshes
 from qr_jax.queries import sources
 from qr_jax.records import Episode, Say, Search, SearchFunction, Stop, Trace, Turn, grades
 from qr_jax.rollout import compiles, tools
-from qr_jax.rollout.engine import Engine, Live
+from qr_jax.rollout.engine import Engine, Interrupted, Live
+from qr_jax.step.beside import heard
 
 
 def play(trace: Trace, engine: Engine, env: Callable, search: SearchFunction) -> Episode | str:
@@ -142,7 +143,11 @@ def sft(
         state, done = (resumed[0], resumed[2]) if resumed else (None, 0)
         if resumed and done >= settings.sft.steps:
             return {"steps": done, "loss": None, "wall_s": time.monotonic() - start}
-        episodes = demonstrations(settings, agent, search or assemble.searcher(settings), say)
+        search = search or assemble.searcher(settings)
+        try:  # in a thread: a retriever may be slow, or hang
+            episodes = heard(lambda: demonstrations(settings, agent, search, say), run.stop_now)
+        except Interrupted:
+            raise run.end() from None
         batches = sources.batches(episodes, settings.sft.traces, seed=settings.seed)
         state = state or trainer.init(assemble.place(agent.weights(), mesh))
         host = {checkpoint.MODEL: fingerprint}

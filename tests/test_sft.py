@@ -1,9 +1,14 @@
 """The cold start: what it takes of the learner's settings, and what it does not."""
 
 import dataclasses
+import os
+import signal
+import threading
+import time
 from dataclasses import replace
 
 import pytest
+from killed_run import tiny
 
 from qr_jax import assemble, config, plugins, sft
 from qr_jax.config import use
@@ -58,3 +63,22 @@ def test_a_trace_with_a_word_that_the_model_lacks_is_left_out_with_the_word():
     trace = Trace(query, ("<answer> nebuchadnezzar </answer>",))
     told = sft.play(trace, agent.engine, assemble.environment(settings), lambda queries, k: [])
     assert isinstance(told, str) and "lacks the expert's 'nebuchadnezzar'" in told and "VOCABULARY" in told
+
+
+def test_a_sigterm_while_traces_are_played_over_a_retriever_that_hangs_is_heard_at_once(tmp_path):
+    """It took 74 seconds: a search's deadline, for each of its tries."""
+
+    def hangs(queries, k):
+        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        time.sleep(30)
+
+    settings, said, began = tiny(tmp_path), [], []
+    with pytest.raises(SystemExit) as stopped:
+        sft.sft(
+            settings,
+            tmp_path / "run",
+            search=lambda *asked: began.append(time.monotonic()) or hangs(*asked),
+            say=said.append,
+        )
+    assert stopped.value.code == 143 and time.monotonic() - began[0] < 10
+    assert "stopped by SIGTERM; the same command goes on" in said[-1]
