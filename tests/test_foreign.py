@@ -246,6 +246,12 @@ def test_passages_of_a_table_are_written_and_read_back(tmp_path, capsys):
     assert "holds passages, whose one form is jsonl; leave --to verl out" in capsys.readouterr().err
 
 
+def test_columns_that_a_passage_does_not_keep_are_said(tmp_path):
+    (passage,), said = foreign.read(kept(tmp_path, "p.csv", "name,body,text\nOslo,x,The capital\n"))
+    assert passage.text == "The capital" and passage.title == ""
+    assert any(line.startswith("rows whose 'name', 'body' a passage does not keep") for line in said)
+
+
 def test_a_dry_run_reads_the_first_row_of_each_file(tmp_path, capsys):
     questions, corpus = kept(tmp_path, "q.jsonl", json.dumps(Q)), kept(tmp_path, "c.csv", "id,text\n1,x\n")
     words = [f"data.train={questions}", f"data.eval={questions}", f"data.corpus={corpus}", "sft.steps=0"]

@@ -52,6 +52,7 @@ class Compiler:
 
     def __call__(self, name: str, lower: Callable[..., jax.stages.Lowered], *size: int) -> ahead.Program:
         start, label = time.perf_counter(), " ".join(map(str, (name, *size)))
+        self.say(f"compiling {label}")
         try:
             program = ahead.compiled(lower(*size))
         except jax.errors.JaxRuntimeError as error:
@@ -96,6 +97,8 @@ def examine(settings: Config, topology: str, *, search: bool, say: Callable[[str
     found = {name: figures(programs, name, program, held) for name, program in made.items()}
     what = load(programs)
     reason = estimate.refusal(by_phase, limits.hbm_bytes)
+    if search:
+        say("looking for the largest learner.rows and rollout.slots that fit; --no-search leaves this out")
     most = largest(programs, compiler, made, held, limits.hbm_bytes) if search else {}
     layout = host_local.describe(programs.kind, programs.mesh, programs.cfg)
     return about | found | {

@@ -134,6 +134,10 @@ def missing(column: str, row: Row, what: str) -> str:
     asks = {"question", *OTHER_SCHEMAS["question"]}.intersection(row)
     if column == "answers" and not asks and {"text", "contents", *OTHER_SCHEMAS["text"]}.intersection(row):
         hint = "; these look like passages, which `qr-jax index` and data.corpus take"
+        if other := next(
+            (name for name in OTHER_SCHEMAS["text"] if name in row and not {"text", "contents"} & {*row}), ""
+        ):
+            hint = f"; these look like passages: rename {other!r} to 'text'{OR_CONVERT} do so"
     elif column == "id" or similar:
         hint += f"{OR_CONVERT} {'do so' if similar else 'name each row'}"
     return f"has {what}; fields found: {', '.join(map(str, row)) or 'none'}{hint}"
