@@ -93,6 +93,11 @@ def questions(config: Config, part: Literal["train", "eval"]) -> list[Query]:
     return queries
 
 
+def remarks(config: Config, queries: Sequence[Query], held_out: Sequence[Query]) -> list[str]:
+    """What its user should know of a run's questions before it begins."""
+    return [text for text in (too_few(config, queries), shared(queries, held_out)) if text]
+
+
 def shared(queries: Sequence[Query], held_out: Sequence[Query]) -> str | None:
     """How many of the held-out questions are trained on, too; None where none is."""
     words, ids = {normalise(query.question) for query in queries}, {query.id for query in queries}
@@ -101,6 +106,15 @@ def shared(queries: Sequence[Query], held_out: Sequence[Query]) -> str | None:
         return None
     what = f"{count:,} of the {len(held_out):,} held-out questions are trained on too, so a score over them says little"
     return f"{what}: `qr-jax data check TRAIN --against EVAL` lists them"
+
+
+def too_few(config: Config, queries: Sequence[Query]) -> str | None:
+    """That a step asks for more queries than there are; None where it does not."""
+    wanted = config.pool.queries
+    if len(queries) >= wanted:
+        return None
+    todo = f"lower pool.queries to {len(queries)}, or give it more questions"
+    return f"pool.queries={wanted} a step, and there are {len(queries)} to train on: each step draws all; {todo}"
 
 
 def probed(config: Config) -> list[Query]:

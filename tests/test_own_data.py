@@ -81,8 +81,9 @@ def test_held_out_questions_that_are_trained_on_are_told(mine, quick_to_compile,
     spelled = {**one, "id": "other", "question": one["question"].upper()}
     (mine / "train.jsonl").write_text("\n".join([*train, json.dumps(spelled), *held_out[1:2]]) + "\n")
     said = f"2 of the {len(held_out)} held-out questions are trained on too, so a score over them says little"
-    assert cli.main(["train", str(ROOT / "configs" / "my_data.py"), *SMALL, "--dry-run"]) == 0
-    assert said in capsys.readouterr().err
+    assert cli.main(["train", str(ROOT / "configs" / "my_data.py"), *SMALL, "--dry-run", "pool.queries=90"]) == 0
+    err = capsys.readouterr().err
+    assert said in err and "pool.queries=90 a step, and there are 8 to train on: each step draws all" in err
     assert (
         cli.main(
             ["train", str(ROOT / "configs" / "my_data.py"), *SMALL, "sft.steps=0", "train.steps=1", "--run", "run"]

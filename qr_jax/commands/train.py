@@ -107,8 +107,8 @@ def _checked(config: Any) -> str:
     queries, held_out = (assemble.questions(config, part) for part in ("train", "eval"))
     assemble.check_traces(config, queries)
     right = f"the settings and the questions are right: {len(queries):,} to train on, {len(held_out):,} held out"
-    if found := assemble.shared(queries, held_out):
-        terminal.say(found)
+    for remark in assemble.remarks(config, queries, held_out):
+        terminal.say(remark)
     place = f" ({config.data.corpus})" if plugins.wants_corpus(config.retriever) else ""
     return f"{right}; passages{place} and model are read when the run begins"
 

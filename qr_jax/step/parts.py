@@ -85,8 +85,8 @@ def bind(settings: Config, run: runs.Run) -> Parts:
         search = corpus.search()
     asks = len(questions[: settings.evaluation.questions])
     run.say(f"{len(queries):,} questions to train on, {asks:,} held out")
-    if found := assemble.shared(queries, questions):
-        run.say(found)
+    for remark in assemble.remarks(settings, queries, questions):
+        run.say(remark)
     if not run.checkpoints.steps():
         with terminal.phase("checking that the model can read them"):
             assemble.check_learnable(settings, agent.tokenizer, queries, questions, search)
