@@ -38,9 +38,8 @@ class Data:
 
     train: str = "world"  # the questions to train on: "world", files, or a set (tfds:NAME)
     eval: str = "world"  # the held-out questions, as data.train
-    corpus: str = (
-        "world"  # "world", an index, files of passages (JSONL, Parquet; comma-separated), or a set's (tfds:NAME)
-    )
+    # "world", an index folder, files of passages (JSONL, also gz; Parquet; comma-separated), or a set's own (tfds:NAME)
+    corpus: str = "world"
     # the cold start's, of an expert: "world", "supporting" (by gold titles), "retrieved" (one search), or a JSONL file
     traces: str = "world"
     trace_worlds: int = 0  # worlds of other facts that "world" traces come from; 0: from the run's own world
