@@ -17,6 +17,7 @@ from qr_jax import assemble, checkpoint, checks, config, runs, terminal
 from qr_jax.config import Config, use
 from qr_jax.learning import learner, pack
 from qr_jax.parallel import mesh as meshes
+from qr_jax.processes import hosts
 from qr_jax.queries import sources
 from qr_jax.records import Episode, Say, Search, SearchFunction, Stop, Trace, Turn, grades
 from qr_jax.rollout import compiles, tools
@@ -144,8 +145,9 @@ def sft(
         if resumed and done >= settings.sft.steps:
             return {"steps": done, "loss": None, "wall_s": time.monotonic() - start}
         search = search or assemble.searcher(settings)
+        stop_now = run.stop_now if hosts.count() == 1 else lambda: False  # several stop together, after a step
         try:  # in a thread: a retriever may be slow, or hang
-            episodes = heard(lambda: demonstrations(settings, agent, search, say), run.stop_now)
+            episodes = heard(lambda: demonstrations(settings, agent, search, say), stop_now)
         except Interrupted:
             raise run.end() from None
         batches = sources.batches(episodes, settings.sft.traces, seed=settings.seed)
