@@ -137,7 +137,7 @@ def missing(column: str, row: Row, what: str) -> str:
         if other := next(
             (name for name in OTHER_SCHEMAS["text"] if name in row and not {"text", "contents"} & {*row}), ""
         ):
-            hint = f"; these look like passages: rename {other!r} to 'text'{OR_CONVERT} do so"
+            hint += f" once {other!r} is named 'text': rename it{OR_CONVERT} do so"
     elif column == "id" or similar:
         hint += f"{OR_CONVERT} {'do so' if similar else 'name each row'}"
     return f"has {what}; fields found: {', '.join(map(str, row)) or 'none'}{hint}"
