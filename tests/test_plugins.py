@@ -192,7 +192,7 @@ def test_a_search_function_is_tried_before_anything_is_paid_for():
         rehearse(parts, None)
     parts.settings = replace(parts.settings, rollout=config.Rollout(search_deadline_s=0.01, search_retries=0))
     parts.search = lambda queries, k: time.sleep(1)
-    with pytest.raises(TimeoutError, match=r"^a search gave no result after 0\.0\d+ s"):
+    with pytest.raises(TimeoutError, match=r"^a search gave no result after 0\.0(1|099)"):
         rehearse(parts, None)
 
 
