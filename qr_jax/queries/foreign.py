@@ -122,11 +122,10 @@ def _item(row: Row, said: Counter[str]) -> tuple[Query | Passage, bool]:
         raise ValueError(parsing.missing("answers", named, f"none of {', '.join(ANSWERS)}"))
     if not asks and text is None:
         raise ValueError(f"is neither a question nor a passage; fields found: {', '.join(named)}; rename them {NAMES}")
-    dropped = [] if asks else [name for name in named if name not in ("id", "title", "text", "contents")]
+    dropped = [repr(name) for name in named if not asks and name not in ("id", "title", "text", "contents")]
     if dropped:
-        said[
-            f"rows whose {', '.join(map(repr, dropped))} a passage does not keep (a column that is searched: title)"
-        ] += 1
+        columns = ", ".join(dropped)
+        said[f"rows whose {columns} a passage does not keep (a column that is searched: title)"] += 1
     is_made = False
     if "id" not in named and isinstance(text, str):
         is_made = True

@@ -335,11 +335,16 @@ def parts(setting: str) -> tuple[str, str | None, str | None]:
     return name, split or None, os.path.expanduser(folder) if folder else None
 
 
+def place(root: str | Path, name: str, split: str) -> Path:
+    """Where a set's split is kept, once it is built."""
+    return Path(root, name.replace("/", "_"), split)
+
+
 def is_built(setting: str) -> bool:
     """Whether what is named, without a folder, was read here before, so that nothing is fetched."""
     name, split, folder = parts(setting)
-    built = Path(BUILT, name.replace("/", "_"))
-    return folder is None and all((built / one / SOURCE).is_file() for one in ([split] if split else find(name).splits))
+    wanted = [split] if split else find(name).splits
+    return folder is None and all((place(BUILT, name, one) / SOURCE).is_file() for one in wanted)
 
 
 def for_part(setting: str, part: str) -> str:

@@ -134,9 +134,8 @@ def missing(column: str, row: Row, what: str) -> str:
     asks = {"question", *OTHER_SCHEMAS["question"]}.intersection(row)
     if column == "answers" and not asks and {"text", "contents", *OTHER_SCHEMAS["text"]}.intersection(row):
         hint = "; these look like passages, which `qr-jax index` and data.corpus take"
-        if other := next(
-            (name for name in OTHER_SCHEMAS["text"] if name in row and not {"text", "contents"} & {*row}), ""
-        ):
+        if not {"text", "contents"}.intersection(row):
+            other = next(name for name in OTHER_SCHEMAS["text"] if name in row)
             hint += f" once {other!r} is named 'text': rename it{OR_CONVERT} do so"
     elif column == "id" or similar:
         hint += f"{OR_CONVERT} {'do so' if similar else 'name each row'}"

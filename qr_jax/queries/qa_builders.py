@@ -121,7 +121,7 @@ def open_set(
 
 def _built(name: str, split: str, root: Path, manual_dir: Path | None) -> Path:
     """A split's folder under `root`, built there unless it was already: by this version and, if named, of this file."""
-    place, version = root / name.replace("/", "_") / split, str(QABuilder.VERSION)
+    place, version = official.place(root, name, split), str(QABuilder.VERSION)
     if manual_dir is None and _source(place).get("version") == version:
         return place
     file = fetch(official.SETS[name].splits[split], root / "files", manual_dir)
