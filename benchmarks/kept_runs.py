@@ -22,11 +22,16 @@ def kept(name: str) -> list[Figures]:
 
 
 def make(name: str, key: Mapping[str, Any], run: Callable[[], Figures]) -> None:
-    """Keep `key` and what `run` gives, unless a run of that key is kept."""
-    runs = kept(name)
-    if not any(key.items() <= one.items() for one in runs):
-        figures = run()
-        interleave.results(name, {"runs": [*runs, {**key, **interleave.commit(), **figures}]}, ())
+    """Keep `key`, what `run` gives, and the commit and device it ran on, unless a run of that key is kept."""
+    if not any(key.items() <= one.items() for one in kept(name)):
+        one = {**key, **interleave.commit(), "device": device(), **run()}
+        interleave.results(name, {"runs": [*kept(name), one]}, ())
+
+
+def device() -> str:
+    """The kind of JAX's first device, asked for by a process of its own: one that has a GPU keeps it."""
+    command = [sys.executable, "-c", "import jax; print(jax.devices()[0].device_kind)"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def qr_jax(*words: str | Path) -> None:

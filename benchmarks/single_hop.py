@@ -3,6 +3,7 @@
     make smollm2 && python -m benchmarks.single_hop     # 2 idle cores: 1 hour of cold starts, 2 of rates, 6 of seeds
     python -m benchmarks.single_hop --seeds 0           # fewer; what is there is not made again
     python -m benchmarks.single_hop --table             # of what is there, and make no run
+    python -m benchmarks.single_hop --steps 200 rollout.slots=128 learner.rows=8     # a GPU: 10 minutes a seed
 
 A cold start is `qr-jax sft configs/smollm2_single_hop.py seed=N`. Each rate trains for RATE_STEPS steps from seed 0's,
 and is judged by F1 on half a of the held-out questions; each seed then trains as the config says, and is judged on all
@@ -34,13 +35,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=span, default=span("0-2"), metavar="FROM-TO", help="(0-2)")
     parser.add_argument("--table", action="store_true", help="print what the kept file says, and make no run")
+    parser.add_argument("--steps", type=int, metavar="N", help="steps of a seed (the config's 80)")
+    parser.add_argument("settings", nargs="*", metavar="setting=value", help="for the seeds, as qr-jax train has them")
     options = parser.parse_args()
     if not options.table:
         for rate in RATES:
             make(f"rate {rate}", 0, [f"learner.lr={rate}", f"train.steps={RATE_STEPS}", "evaluation.half=a"])
-        best = best_rate(kept_runs.kept(NAME))
+        words = [f"learner.lr={best_rate(kept_runs.kept(NAME))}", *options.settings]
+        name = "trained"
+        if options.steps:
+            name, words = f"trained {options.steps} steps", [*words, f"train.steps={options.steps}"]
         for seed in options.seeds:
-            make("trained", seed, [f"learner.lr={best}"])
+            make(name, seed, words)
     print(table(kept_runs.kept(NAME)))
 
 
@@ -74,9 +80,14 @@ def table(runs: Sequence[Mapping[str, Any]]) -> str:
         searches = f"{run['before']['searches_per_question']:.2f} to {run['after']['searches_per_question']:.2f}"
         last = f"{run['zero_variance_rate']:.2f}", searches, f"{run['wall_s'] / 3600:.1f}"
         rows.append((run["name"], str(run["seed"]), str(run["steps"]), *scores, *last))
-    seeds = [run for run in runs if run["name"] == "trained"]
-    mean = [over_seeds([run["gains"][score]["mean"] for run in seeds], "+") for score in ("exact_match", "f1")]
-    return markdown(rows) + f"\nMean gain over {len(seeds)} seeds: exact match {mean[0]}, F1 {mean[1]}."
+    trained = dict.fromkeys(run["name"] for run in runs if run["name"].startswith("trained"))
+    return "\n".join([markdown(rows), *(mean_gain(name, runs) for name in trained)])
+
+
+def mean_gain(name: str, runs: Sequence[Mapping[str, Any]]) -> str:
+    seeds = [run["gains"] for run in runs if run["name"] == name]
+    exact_match, f1 = (over_seeds([gains[score]["mean"] for gains in seeds], "+") for score in ("exact_match", "f1"))
+    return f"Mean gain of {name} over {len(seeds)} seeds: exact match {exact_match}, F1 {f1}."
 
 
 def change(run: Mapping[str, Any], score: str) -> str:

@@ -312,9 +312,11 @@ def test_the_best_rate_of_real_questions_is_that_of_the_highest_f1_and_only_trai
 
     rates = [run(f"rate {rate}", 0, f1, 9.0) for rate, f1 in zip(single_hop.RATES, (0.2, 0.4, 0.3), strict=True)]
     assert single_hop.best_rate(rates) == single_hop.RATES[1]
-    told = single_hop.table([*rates, run("trained", 0, 0.4, 0.10), run("trained", 1, 0.4, 0.20)])
+    longer = run("trained 200 steps", 0, 0.4, 0.30)
+    told = single_hop.table([*rates, run("trained", 0, 0.4, 0.10), run("trained", 1, 0.4, 0.20), longer])
     assert "| trained | 1 | 20 | 0.400 to 0.400 | +0.200 +- 0.020 |" in told
-    assert "Mean gain over 2 seeds: exact match +0.150 +-" in told
+    assert "Mean gain of trained over 2 seeds: exact match +0.150 +-" in told
+    assert "Mean gain of trained 200 steps over 1 seeds: exact match +0.300" in told
 
 
 def test_a_kept_run_is_not_made_again_and_another_key_joins_it(tmp_path, monkeypatch):
@@ -329,4 +331,4 @@ def test_a_kept_run_is_not_made_again_and_another_key_joins_it(tmp_path, monkeyp
     for seed in (0, 0, 1):
         kept_runs.make("x", {"config": "a", "seed": seed}, partial(run, seed))
     assert made == [0, 1] and [one["seed"] for one in kept_runs.kept("x")] == made
-    assert all(one["rollouts"] == 8 and "commit" in one for one in kept_runs.kept("x"))
+    assert all(one["rollouts"] == 8 and one["commit"] and one["device"] == "cpu" for one in kept_runs.kept("x"))
