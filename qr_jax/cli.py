@@ -10,7 +10,7 @@ import re
 import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
 from qr_jax import interpreter, mistakes, terminal
@@ -29,7 +29,23 @@ OWN_WORDS = ("quickstart", "train", "sft", "view", "serve-retriever", "chat")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; what it returns is the exit code. A ValueError of ours or an OSError is one line
-    (and 2 or 1: mistakes.py)."""
+    (and 2 or 1: mistakes.py). A process of our own ends here, unless all went well or its run has other processes:
+    the threads of what was starting may bear no orderly end."""
+    try:
+        code = _run(argv)
+    except SystemExit as ended:  # of a run that was told to stop, and of argparse
+        if argv is not None or not isinstance(ended.code, int):
+            raise
+        code = ended.code
+    if argv is None and code and not _has_others():
+        with suppress(OSError):  # whoever read our output may be gone
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+    return code
+
+
+def _run(argv: Sequence[str] | None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     overrides: list[str] = []
     try:
@@ -79,7 +95,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValueError as error:
         return _fail(str(error)) if mistakes.is_of_asking(error) else _fail_outside(error)
     except KeyboardInterrupt:  # before a run listens, or in a command that has nothing to save
-        # The threads of what was starting may bear no orderly end.
         goes_on = "; the same command goes on with what was saved" * (words[:1] in (["train"], ["sft"], ["quickstart"]))
         return _end(mistakes.STOPPED + goes_on, mistakes.INTERRUPTED, at_once=argv is None)
     except BrokenPipeError:  # whoever read our output is gone (`| head`): nothing to tell, and no noise at exit

@@ -713,6 +713,35 @@ main()
     assert (done.returncode, done.stderr) == (130, "stopped by Ctrl-C\n")
 
 
+@pytest.mark.parametrize("ends", ["raise SystemExit(130)", "raise ValueError('of a plug-in')"])
+def test_a_command_that_ends_early_does_not_wait_for_what_its_threads_compile(ends):
+    """An orderly exit beside such a thread was "terminate called without an active exception" and -6."""
+    program = f"""
+import sys, threading, time
+import jax
+from qr_jax import cli, mistakes
+from qr_jax.commands import doctor
+
+def compile_on():
+    number = 0
+    while True:
+        number += 1
+        jax.jit(lambda x: x * number)(1.0)
+
+def examine():
+    threading.Thread(target=compile_on, daemon=True).start()
+    time.sleep(1)
+    {ends}
+
+doctor.examine = examine
+mistakes.is_of_asking = lambda error: True
+sys.argv = ["qr-jax", "doctor"]
+sys.exit(cli.main())
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode in (130, 2) and "terminate" not in done.stderr, done.stderr
+
+
 def test_ctrl_c_before_anything_is_imported_is_one_line():
     """What is imported first sends it: argparse, which no module does that is there by then."""
     program = """
