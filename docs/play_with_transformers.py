@@ -9,7 +9,7 @@ from urllib.request import Request, urlopen
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-folder, question, url = sys.argv[1:]
+folder, question, url = sys.argv[1:] if len(sys.argv) == 4 else sys.exit(__doc__)
 agent = json.loads(Path(folder, "agent.json").read_text(encoding="utf-8"))
 env, chat, limits, reading = agent["environment"]["settings"], agent["chat"], agent["limits"], agent["reading"]
 tokenizer, model = PreTrainedTokenizerFast.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder).float()

@@ -63,4 +63,6 @@ def check_answers(query: Query) -> None:
     for gold in query.answers:
         if not normalise(gold):
             why = "of which nothing is left without case, punctuation and articles, so no answer could ever match it"
-            raise ValueError(f"query {query.id!r} has the answer {gold!r}, {why}; remove this answer, or the query")
+            raise ValueError(
+                f"query {query.id!r} has the answer {gold[:60]!r}, {why}; remove this answer, or the query"
+            )

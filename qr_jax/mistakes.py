@@ -4,6 +4,8 @@ import os
 import signal
 import sys
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +62,20 @@ def leave() -> None:
     clear = "\r\033[K" if os.isatty(2) else ""  # of a live line
     os.write(2, f"{clear}{STOPPED}\n".encode())
     os._exit(INTERRUPTED)
+
+
+@contextmanager
+def hearing_sigterm() -> Iterator[None]:
+    """Within it SIGTERM raises SystemExit as Ctrl-C raises KeyboardInterrupt, so that what was made can be written."""
+
+    def end(*_: Any) -> None:
+        raise SystemExit(128 + signal.SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _imports(frame: Any) -> bool:

@@ -264,8 +264,13 @@ def checked(kind: str, name: str, function: Callable[..., Any], contract: Contra
             )
             error.add_note(f"{RAISED} {kind} {name!r}{frozen}")
             raise
-        except SystemExit as error:
-            raise Wrong(f"{kind} {name!r} called sys.exit({error.code!r}); wanted a result, or an error") from error
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # sys.exit, a task of its library that was cancelled
+            what = f"raised {type(error).__name__} ({error}), which is no Exception"
+            if isinstance(error, SystemExit):
+                what = f"called sys.exit({error.code!r})"
+            raise Wrong(f"{kind} {name!r} {what}; wanted a result, or an error") from error
         try:
             result = contract.check(result, *data, **named)
         except Wrong as error:

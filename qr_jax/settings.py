@@ -56,6 +56,11 @@ def show(value: Any) -> str:
     return text if len(text) <= 200 else f"{text[:190]}... ({len(text):,} characters)"
 
 
+def names(row: Iterable[object]) -> str:
+    """A row's names as an error shows them."""
+    return few([str(name)[:60] for name in row], 12) or "none"
+
+
 def wrong(name: str, found: Any, wanted: Any) -> ValueError:
     return ValueError(f"{name} is {show(found)} ({type(found).__name__}); wanted {describe(wanted)}")
 

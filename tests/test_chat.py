@@ -1,6 +1,8 @@
 """Chat templates: the glue is the template's, the data the environment's, and nothing of the data is an added token."""
 
+import base64
 import json
+import struct
 import sys
 import time
 import tracemalloc
@@ -294,3 +296,7 @@ def test_a_normalizer_that_would_make_a_letter_a_book_is_refused():
     twice = described | {"normalizer": {"type": "Sequence", "normalizers": [once, once]}}
     with pytest.raises(ValueError, match="normalizer of tokenizer.json may make a text 1,600 times as long"):
         FastTokenizer(json.dumps(twice), {"eos_token": "<|im_end|>"})
+    charsmap = struct.pack("<I", 0) + b"f\0" + b"e" * 1601 + b"\0"  # as SentencePiece's: a trie, and what it leads to
+    mapped = {"type": "Precompiled", "precompiled_charsmap": base64.b64encode(charsmap).decode()}
+    with pytest.raises(ValueError, match="may make a text 1,601 times as long"):
+        FastTokenizer(json.dumps(described | {"normalizer": mapped}), {"eos_token": "<|im_end|>"})

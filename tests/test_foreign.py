@@ -51,6 +51,12 @@ def test_a_list_in_a_cell_is_a_list(cell, answers, tmp_path):
     assert ("'answers' were a list written as a text" in said) == (len(answers) > 1 or "1" in cell)
 
 
+@pytest.mark.parametrize("text", ["[" + "\\'" * 45_000 + "]", "['a\n']", "['a', b]", "['a'"])
+def test_a_text_that_is_no_list_is_known_in_time_linear_in_it(text):
+    began = time.process_time()
+    assert foreign.list_in(text) is None and time.process_time() - began < 2  # a quadratic search took 50 s
+
+
 @pytest.mark.parametrize("mark", [",", ";", "\t", "|"])
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
 def test_a_table_s_encoding_and_separator_are_found_and_said(mark, encoding, tmp_path):

@@ -1,10 +1,14 @@
 """The seven sets from miniature official files: what each row becomes, what is refused, the same order on any host."""
 
+import bz2
+import gzip
 import hashlib
 import io
 import json
 import os
 import tarfile
+import threading
+import time
 import zipfile
 from argparse import Namespace
 from dataclasses import replace
@@ -304,6 +308,69 @@ def test_what_another_version_built_is_built_anew(tmp_path, monkeypatch):
         opened()
 
 
+def test_a_set_that_would_be_built_anew_counts_as_not_built(tmp_path, monkeypatch):
+    """A stranger's config that named it fetched files unasked."""
+    monkeypatch.chdir(tmp_path)
+    write_official(tmp_path, "musique", [ROWS["musique"][0]], "dev")
+    assert not official.is_built("tfds:musique:dev")
+    qa_builders.open_set("musique", official.BUILT, manual_dir=tmp_path, splits=("dev",))
+    assert official.is_built("tfds:musique:dev") and not official.is_built("tfds:musique")
+    monkeypatch.setattr(official, "VERSION", "9.9.9")
+    assert not official.is_built("tfds:musique:dev")
+
+
+@pytest.mark.parametrize("damaged", [b"[]", b"{", b"null", b"\xff", b"[" * 100_000, b'{"version": 1}'])
+def test_a_damaged_source_of_a_built_set_builds_it_anew(tmp_path, damaged):
+    write_official(tmp_path, "musique", [ROWS["musique"][0]], "dev")
+    opened = partial(qa_builders.open_set, "musique", tmp_path / "built", manual_dir=tmp_path, splits=("dev",))
+    opened()
+    source = tmp_path / "built/musique/dev" / official.SOURCE
+    whole = source.read_bytes()
+    source.write_bytes(damaged)
+    assert len(opened()["dev"]) == 1 and source.read_bytes() == whole
+
+
+def test_of_two_processes_that_build_a_set_of_other_files_the_second_is_refused(tmp_path, monkeypatch):
+    """The registry named the first one's file, and the set that stayed was the second one's."""
+    prepare, results = qa_builders._prepare, {}
+
+    def slow(*given):
+        time.sleep(0.5)
+        prepare(*given)
+
+    def build(name):
+        try:
+            results[name] = qa_builders.open_set(
+                "musique", tmp_path / "built", manual_dir=tmp_path / name, splits=("dev",)
+            )
+        except ValueError as error:
+            results[name] = str(error)
+
+    monkeypatch.setattr(qa_builders, "_prepare", slow)
+    for name, question in (("a", "who ?"), ("b", "where ?")):
+        (tmp_path / name).mkdir()
+        write_official(tmp_path / name, "musique", [ROWS["musique"][0] | {"question": question}], "dev")
+    threads = [threading.Thread(target=build, args=(name,)) for name in "ab"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    refused = [name for name in "ab" if "is not the file that was read before" in results[name]]
+    kept = {"a": "who ?", "b": "where ?"}["b" if refused == ["a"] else "a"]
+    assert len(refused) == 1
+    (source,) = qa_builders.open_set("musique", tmp_path / "built", splits=("dev",)).values()
+    assert source[0].question == kept
+
+
+def test_a_table_of_many_columns_and_short_rows_is_read_in_time_linear_in_it(tmp_path):
+    """Each row was filled with a None for every column: 3 MB took minutes."""
+    file = tmp_path / "bamboogle.csv"
+    file.write_text("Question,Answer," + ",".join(f"c{at}" for at in range(100_000)) + "\n" + "a,b\n" * 2000)
+    began = time.process_time()
+    assert sum(row == {"Question": "a", "Answer": "b"} for _, row in official.rows(file, file.name)) == 2000
+    assert time.process_time() - began < 5
+
+
 def test_another_archive_is_unpacked_anew(tmp_path):
     wanted, packed = File("dev.json", "https://x/set.zip", member="in/dev.json"), tmp_path / "set.zip"
     for content in (b"[1]", b"[2]"):
@@ -321,7 +388,17 @@ def test_an_archive_that_is_a_bomb_or_holds_a_link_is_refused_and_leaves_nothing
         entry = tarfile.TarInfo("dev.json")
         entry.type, entry.linkname = tarfile.SYMTYPE, "nowhere"
         archive.addfile(entry)
-    for packed, says in ((bomb, "unpacks to more than 100,000,000"), (linked, "linked.tar is no whole archive")):
+    named, wide = tmp_path / "named.tar.bz2", tmp_path / "wide.tar.gz"
+    for packed, compressed, header_bytes in ((named, bz2.open, 2**30), (wide, gzip.open, 2**20)):
+        head = tarfile.TarInfo("././@LongLink")
+        head.type, head.size = tarfile.GNUTYPE_LONGNAME, header_bytes
+        with compressed(packed, "wb") as opened:  # a header that is believed fills the memory; and many of them do
+            for _ in range(max(2**28 // header_bytes, 1)):
+                opened.write(head.tobuf(tarfile.GNU_FORMAT))
+                opened.write(bytes(min(header_bytes, 2**20)))
+    cases = (bomb, "unpacks to more than 100,000,000"), (linked, "linked.tar is no whole archive")
+    cases += (named, "has a header of 1,073,741,824 bytes"), (wide, "as a tar archive: .* to more than 100,000,000")
+    for packed, says in cases:
         with pytest.raises(ValueError, match=says):
             fetch.fetch(File("dev.json", f"https://x/{packed.name}", member="dev.json"), tmp_path / "into", tmp_path)
     assert not [file for file in (tmp_path / "into").rglob("*") if file.is_file() and file.name != fetch.REGISTRY]

@@ -148,7 +148,8 @@ def test_a_file_that_a_plug_in_misses_is_said_with_its_name(tmp_path, monkeypatc
 
 def test_a_user_s_mistake_in_a_plug_in_is_shown_by_the_user_s_lines_alone(tmp_path, monkeypatch):
     foreign(tmp_path, monkeypatch, "def mine(query, episodes):\n    return helper(query)\n\n"
-            "def helper(query):\n    return query.answr\n\ndef ends(query, episodes):\n    exit(3)\n")  # fmt: skip
+            "def helper(query):\n    return query.answr\n\ndef ends(query, episodes):\n    exit(3)\n\n"
+            "def cancelled(query, episodes):\n    raise GeneratorExit('task')\n")  # fmt: skip
     with pytest.raises(AttributeError) as said:
         plugins.bind("reward", use("my_lab.ideas.mine"))(None, ())
     told = plugins.failed_outside(said.value)
@@ -156,6 +157,8 @@ def test_a_user_s_mistake_in_a_plug_in_is_shown_by_the_user_s_lines_alone(tmp_pa
     assert told.count("File ") == 2 and told.count(f"{tmp_path}/my_lab/ideas.py") == 2 and "plugins.py" not in told
     with pytest.raises(ValueError, match=r"reward 'my_lab.ideas.ends' called sys.exit\(3\); wanted a result"):
         plugins.bind("reward", use("my_lab.ideas.ends"))(None, ())
+    with pytest.raises(ValueError, match=r"cancelled' raised GeneratorExit \(task\), which is no Exception; wanted"):
+        plugins.bind("reward", use("my_lab.ideas.cancelled"))(None, ())
     with pytest.raises(AttributeError) as said:  # what qr_jax's own plug-in is given wrong is a bug of ours
         plugins.bind("reward", use("f1"))(None, [None])
     assert plugins.failed_outside(said.value) is None

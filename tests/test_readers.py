@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from qr_jax import run_files
-from qr_jax.queries import data_check, limits, parquet, readers, sources
+from qr_jax.queries import data_check, limits, parquet, parquet_pages, readers, sources
 from qr_jax.records import Passage, Query
 
 
@@ -81,7 +81,13 @@ def test_passages_in_our_form_and_in_search_r1_s_are_read_from_gz_too(tmp_path):
         ({"id": "b", "question": "x", "reward_model": {}}, "'reward_model' looks like it: rename it to 'answers'"),
         ({"id": "b", "question": "x", "answers": []}, "'answers' is an empty list"),
         ({"id": "b", "question": "x", "answers": {"a": 1}}, "must be a text or a list of texts, and is dict"),
-        ({"id": "b", "question": "x", "answers": ["a", 1815]}, "item 2 of 'answers' must be a text, and is int 1815"),
+        (
+            {"id": "b", "question": "x", "answers": ["a", 1815]},
+            "item 2 of .* is int 1815; `qr-jax data convert FILE NEW`",
+        ),
+        ({"id": "b", "question": "x", "answers": ["a", None]}, "item 2 of 'answers' must be a text, and is null$"),
+        ({f"column {at}": "x" for at in range(400)}, "fields found: column 0, .*, column 11 and 388 more$"),
+        ('{"id": "b", "question": "x", "answers": ["a"]},', 'names and texts stand in "", and nothing stands behind'),
         ({"id": "b", "question": "x", "answer": " "}, "item 1 of 'answer' is blank"),
         ({"id": "b", "question": "x", "answers": ["the"]}, "the"),
         ({"id": "b", "question": 3, "answers": ["x"]}, "'question' must be a text, and is int 3"),
@@ -164,6 +170,32 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024, *(o
 """
 
 
+def varint(number: int, width: int = 0) -> bytes:
+    """A whole number of Thrift's compact protocol, in at least so many bytes."""
+    parts, rest = [], number << 1
+    while rest or len(parts) < width:
+        parts.append(rest & 127 | 128)
+        rest >>= 7
+    return bytes([*parts[:-1], parts[-1] & 127])
+
+
+def test_what_pages_unpack_to_is_read_from_their_own_headers(tmp_path):
+    texts = ["a" * 1000, "b", "", None] * 500
+    table = pa.table({"text": texts, "number": list(range(2000)), "flags": [[True, False]] * 2000})
+    for version, packed in (("1.0", "zstd"), ("2.0", "snappy"), ("1.0", "none")):
+        file = tmp_path / "t.parquet"
+        pq.write_table(table, file, compression=packed, data_page_version=version, data_page_size=500)
+        group = pq.read_metadata(file).row_group(0)
+        with file.open("rb") as opened:
+            for column in (group.column(at) for at in range(3)):
+                start = min(filter(None, (column.data_page_offset, column.dictionary_page_offset)))
+                found = parquet_pages.unpacked_bytes(opened, start, column.total_compressed_size)
+                heads = column.total_uncompressed_size - found  # the footer counts the pages' headers too
+                assert 0 < heads < 0.2 * column.total_uncompressed_size + 200
+            with pytest.raises(ValueError, match="page"):
+                parquet_pages.unpacked_bytes(opened, start + 1, 10_000)
+
+
 def bomb(path: Path, kind: str) -> Path:
     """A file of a few KB, or at most 1 MB, that unpacks to gigabytes."""
     ids, long = [str(at) for at in range(1000)], "a" * 1_000_000
@@ -174,8 +206,15 @@ def bomb(path: Path, kind: str) -> Path:
         "a list of nulls": {"id": ["1"], "text": ["x"], "more": pa.array([[None] * 5_000_000], pa.list_(pa.null()))},
         "one text": {"id": ["1"], "text": [long * 200]},
     }
+    tables["a footer that lies"] = tables["one text"]
     if kind in tables:
         pq.write_table(pa.table(tables[kind]), path / "bomb.parquet", compression="zstd")
+        if kind == "a footer that lies":
+            said = pq.read_metadata(path / "bomb.parquet").row_group(0).column(1).total_uncompressed_size
+            whole = (path / "bomb.parquet").read_bytes()
+            at = whole.rindex(varint(said))
+            (path / "bomb.parquet").write_bytes(whole[:at] + varint(1000, len(varint(said))) + whole[at + 5 :])
+            assert pq.read_metadata(path / "bomb.parquet").row_group(0).column(1).total_uncompressed_size == 1000
         return path / "bomb.parquet"
     head = b'{"id": "%d", "text": "'
     parts = [head % 1, *[long.encode()] * 300] if kind == "one line" else [b"\n" * 1_000_000] * 20
@@ -192,8 +231,9 @@ def bomb(path: Path, kind: str) -> Path:
         ("texts", "row 100: a file of .* bytes unpacks to more than 100,000,000, the most that are taken"),
         ("questions", "'question' has 1,000,000 characters; at most 100,000 are taken: cut it.*row 100: a file of"),
         ("texts in a list", "row 1: the row has more than 32,000,000 bytes, the most that are taken; .* into several"),
-        ("a list of nulls", "as its footer says: a file of"),
-        ("one text", "as its footer says: a file of"),
+        ("a list of nulls", "as its footer and its pages say: a file of"),
+        ("one text", "as its footer and its pages say: a file of"),
+        ("a footer that lies", "as its footer and its pages say: a file of"),
         ("one line", "row 1: the row has more than 32,000,000 bytes"),
         ("lines", r"row \d+: a file of .* unpack it and give it as JSON lines without .gz"),
         ("empty lines", r"row \d+: a file of"),

@@ -71,6 +71,9 @@ def chosen_retriever(name: str, typed: Sequence[str]) -> Use:
     """The retriever of that name with its settings, typed as `train` takes them; `retriever.` before them may go."""
     from qr_jax.overrides import override
 
+    for word in typed:
+        if word.startswith("--") and "=" not in word:
+            raise ValueError(f"there is no option {word}; a setting of the retriever is written NAME=VALUE")
     words = [word if word.startswith("retriever.") else f"retriever.{word}" for word in typed]
     return override(_Chosen(Use(name)), words).retriever
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qr_jax import terminal
+from qr_jax import mistakes, terminal
 from qr_jax.commands.options import show, whole
 from qr_jax.settings import Use
 
@@ -76,7 +76,8 @@ def _synth(arguments: argparse.Namespace) -> int:
     names = ("corpus", "out", "teacher", "model", "questions", "traces", "seed", "k", "at_once", "price", "licence")
     given = {name: getattr(arguments, name) for name in (*names, "against")}
     asked = run.Asked(**given, env=chosen.env, retriever=chosen.retriever, bounds=bounds)
-    found = run.run(asked, terminal.say)
+    with mistakes.hearing_sigterm():
+        found = run.run(asked, terminal.say)
     show(found, arguments.json, card.told)
     files = f"data.train={arguments.out}/questions.jsonl data.traces={arguments.out}/traces.jsonl"
     terminal.say(f"train on them: qr-jax train CONFIG {files} data.corpus={arguments.corpus} data.eval=FILE")

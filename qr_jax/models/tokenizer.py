@@ -1,5 +1,6 @@
 """Text to token ids and back: trusted text may hold control tokens, data never does."""
 
+import base64
 import json
 import math
 import os
@@ -225,7 +226,22 @@ def _growth(part: Any) -> int:
     if not isinstance(part, dict):
         return 1
     inside = math.prod(_growth(value) for value in part.values())
-    return inside * max(len(str(part.get("content", ""))), 1) if part.get("type") == "Replace" else inside
+    if part.get("type") == "Replace":
+        return inside * max(len(str(part.get("content", ""))), 1)
+    return inside * _longest(part.get("precompiled_charsmap"))
+
+
+def _longest(charsmap: Any) -> int:
+    """The bytes of the longest text that a Precompiled normalizer puts in a character's place.
+
+    In base64: the length of a trie, 4 bytes, the trie, and the texts, each with a zero behind it (SentencePiece).
+    """
+    try:
+        decoded = base64.b64decode(charsmap or "")
+    except (TypeError, ValueError):  # tokenizers refuses it
+        return 1
+    texts = decoded[4 + int.from_bytes(decoded[:4], "little") :].split(b"\0")
+    return max(1, *map(len, texts))
 
 
 def _without_prefix(parsed: dict[str, Any]) -> dict[str, Any]:

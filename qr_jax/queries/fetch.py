@@ -3,6 +3,9 @@
 `checksums.json` holds the SHA-256 of each file read to its end that has none published, to check it the second time.
 """
 
+import bz2
+import fcntl
+import gzip
 import http.client
 import json
 import logging
@@ -15,7 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from qr_jax.queries import limits
 from qr_jax.queries.download import download
@@ -25,6 +28,7 @@ from qr_jax.retrieval.bm25_index import file_hash
 REGISTRY = "checksums.json"
 NO_ARCHIVE = (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError)
 NO_ARCHIVE += (KeyError, RuntimeError, NotImplementedError)  # a link that leads nowhere; encrypted; packed otherwise
+MOST_PIECE = 2**22  # bytes that are read of an archive at once
 log = logging.getLogger(__name__)
 
 
@@ -144,6 +148,18 @@ def _unpack(packed: Found, file: File, folder: Path) -> Found:
 
 
 @contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """The one process that works in the folder; others wait, and a lock ends with the process that holds it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(opened)
+
+
+@contextmanager
 def beside(place: Path) -> Iterator[IO[bytes]]:
     """A file beside `place` that gets its name at the end, and is deleted where that is not reached."""
     part = place.with_name(f".{place.name}.{os.getpid()}.part")
@@ -163,7 +179,7 @@ def _member(packed: Path, file: File) -> Iterator[IO[bytes]]:
             with zipfile.ZipFile(packed) as archive, archive.open(_choose(archive.namelist(), file, packed)) as opened:
                 yield opened
         else:
-            with tarfile.open(packed) as archive:
+            with _unpacked(packed) as unpacked, tarfile.open(fileobj=_bounded(unpacked, packed), mode="r:") as archive:
                 opened = archive.extractfile(_choose(archive.getnames(), file, packed))
                 if opened is None:
                     raise ValueError(f"{packed.name}: {file.member} is no file in it")
@@ -171,6 +187,44 @@ def _member(packed: Path, file: File) -> Iterator[IO[bytes]]:
                     yield opened
     except NO_ARCHIVE as error:
         raise ValueError(f"{packed.name} is no whole archive ({error}); remove it and get it again") from error
+
+
+def _unpacked(packed: Path) -> IO[bytes]:
+    """A tar archive without its compression."""
+    with packed.open("rb") as opened:
+        first = opened.read(6)
+    openers: dict[bytes, Any] = {b"BZh": bz2.open, b"\x1f\x8b": gzip.open, b"\xfd7zXZ\0": lzma.open}
+    opener = next((openers[begin] for begin in openers if first.startswith(begin)), open)
+    return opener(packed, "rb")
+
+
+def _bounded(unpacked: IO[bytes], packed: Path) -> Any:  # to the type checker no file: tarfile asks for three methods
+    return _Bounded(unpacked, packed)
+
+
+class _Bounded:
+    """The bytes of a tar archive for tarfile, which believes the sizes that its headers name.
+
+    TooLarge past what limits.py allows of the archive, and where more than MOST_PIECE are wanted at once: of a header.
+    """
+
+    def __init__(self, unpacked: IO[bytes], packed: Path):
+        self._unpacked, self._packed, self._most = unpacked, packed, limits.most_bytes(packed)
+        self.tell = unpacked.tell
+
+    def read(self, size: int) -> bytes:
+        if size > MOST_PIECE:
+            found = f"{self._packed.name} has a header of {size:,} bytes"
+            raise limits.TooLarge(f"{found}; at most {MOST_PIECE:,} are read")
+        self._check(self.tell() + size)
+        return self._unpacked.read(size)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        self._check(offset)
+        return self._unpacked.seek(offset, whence)
+
+    def _check(self, offset: int) -> None:
+        limits.check_unpacked(self._packed, offset, self._most, "as a tar archive")
 
 
 def _choose(names: list[str], file: File, packed: Path) -> str:

@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from qr_jax.settings import show
+from qr_jax.settings import names, show
 
 Row = Mapping[str, Any]
 PREFIX = "tfds:"  # of a setting that names a set
 BUILT = "runs/questions"  # where built sets are kept
 SOURCE = "source.json"  # in a built split's folder: the file it was built from, by whom
+MOST_SOURCE_BYTES = 10_000
+VERSION = "1.1.0"  # to be raised when a parser changes: built sets are then built anew
 TEXTS = ("id", "question", "type", "level")
 LISTS = ("answers", "entities", "supporting_titles", "supporting_texts")
 
@@ -52,7 +54,7 @@ class Official:
 def field(row: Row, name: str, kind: type | tuple[type, ...] = str) -> Any:
     """A field of an official row; ValueError names the one that is not there or is of another type."""
     if name not in row:
-        raise ValueError(f"has no field {name!r}; fields found: {', '.join(map(str, row)) or 'none'}")
+        raise ValueError(f"has no field {name!r}; fields found: {names(row)}")
     if not isinstance(row[name], kind):
         wanted = " or ".join(one.__name__ for one in (kind if isinstance(kind, tuple) else (kind,)))
         raise ValueError(f"field {name!r} must be a {wanted}, and is a {type(row[name]).__name__}")
@@ -181,7 +183,9 @@ def rows(file: Path, name: str) -> Iterator[tuple[int, Row]]:
     try:
         with file.open(encoding="utf-8", newline="" if is_table else None) as opened:
             if is_table:
-                yield from enumerate(csv.DictReader(opened, delimiter="\t" if name.endswith(".tsv") else ","), 1)
+                table = filter(None, csv.reader(opened, delimiter="\t" if name.endswith(".tsv") else ","))
+                head = next(table, [])
+                yield from enumerate((dict(zip(head, cells, strict=False)) for cells in table), 1)
             elif name.endswith(".jsonl"):
                 yield from ((number, json.loads(line)) for number, line in enumerate(opened, 1) if line.strip())
             else:
@@ -344,7 +348,17 @@ def is_built(setting: str) -> bool:
     """Whether what is named, without a folder, was read here before, so that nothing is fetched."""
     name, split, folder = parts(setting)
     wanted = [split] if split else find(name).splits
-    return folder is None and all((place(BUILT, name, one) / SOURCE).is_file() for one in wanted)
+    return folder is None and all(source(place(BUILT, name, one)).get("version") == VERSION for one in wanted)
+
+
+def source(place: Path) -> dict[str, str]:
+    """What a built split says it was built from; nothing where there is none that can be read."""
+    file = place / SOURCE
+    try:
+        found = json.loads(file.read_bytes()[:MOST_SOURCE_BYTES]) if file.is_file() else {}
+    except (ValueError, RecursionError):  # damaged: the split is built anew
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def for_part(setting: str, part: str) -> str:

@@ -8,9 +8,9 @@ copies the dictionary of a whole row group for each piece of it, so large groups
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from qr_jax.queries import limits
+from qr_jax.queries import limits, parquet_pages
 
 MAGIC = b"PAR1"  # what a Parquet file begins with
 PIECE_ROWS = 1024  # or one, where so many take more than a row may
@@ -36,9 +36,9 @@ def rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     number = taken_bytes = 0
     try:
         most = limits.most_bytes(file)
-        with pq.ParquetFile(file, buffer_size=BUFFER_BYTES) as opened:
-            said_G = _said_bytes(opened)
-            limits.check_unpacked(file, sum(said_G), most, "as its footer says")
+        with pq.ParquetFile(file, buffer_size=BUFFER_BYTES) as opened, file.open("rb") as pages:
+            said_G = _said_bytes(opened, pages)
+            limits.check_unpacked(file, sum(said_G), most, "as its footer and its pages say")
             columns = [opened.schema.column(at) for at in range(len(opened.schema))]
             texts = [column.path for column in columns if column.physical_type == "BYTE_ARRAY"]
         is_large = max(said_G, default=0) > PLAIN_GROUP_BYTES
@@ -71,8 +71,9 @@ def _decoded(part: Any) -> Any:
     return pa.RecordBatch.from_arrays(columns, part.schema.names)
 
 
-def _said_bytes(opened: Any) -> list[int]:
-    """What each row group takes unpacked, as the file's footer has it: a dictionary once, and an item for each value.
+def _said_bytes(opened: Any, pages: IO[bytes]) -> list[int]:
+    """What each row group takes unpacked, by the footer or by its pages if they have more: a dictionary once, and an
+    item for each value.
 
     It bounds what the library must unpack for a first row: whole pages, and all that one row's lists hold.
     """
@@ -84,8 +85,15 @@ def _said_bytes(opened: Any) -> list[int]:
         list(opened.reader.iter_batches(0, row_groups=[number], column_indices=columns))
         group = metadata.row_group(number)
         chunks = [(group.column(at), metadata.schema.column(at).length or 0) for at in columns]
-        said_G.append(sum(c.total_uncompressed_size + c.num_values * (limits.ITEM_BYTES + n) for c, n in chunks))
+        said_G.append(sum(_unpacked(c, pages) + c.num_values * (limits.ITEM_BYTES + n) for c, n in chunks))
     return said_G
+
+
+def _unpacked(chunk: Any, pages: IO[bytes]) -> int:
+    starts = (chunk.data_page_offset, chunk.dictionary_page_offset)
+    start = min(offset for offset in starts if offset)  # 0 and None: there is no dictionary
+    by_pages = parquet_pages.unpacked_bytes(pages, start, chunk.total_compressed_size)
+    return max(chunk.total_uncompressed_size, by_pages)
 
 
 def _python_bytes(piece: Any) -> int:

@@ -8,11 +8,12 @@ from qr_jax.answers import check_answers, normalise
 from qr_jax.queries import formats, limits
 from qr_jax.queries.formats import show
 from qr_jax.records import Passage, Query
+from qr_jax.settings import names
 
 Row = Mapping[str, Any]
 ANSWERS = ("answers", "golden_answers", "answer")
 OTHER_SCHEMAS = {  # column -> where other systems keep what is missing
-    "id": ("_id", "qid", "query_id", "docid"),
+    "id": ("_id", "qid", "query_id", "docid", "doc_id", "passage_id", "pid"),
     "question": ("prompt", "query", "input", "problem", "messages", "q"),
     "answers": (
         "reward_model",
@@ -103,11 +104,15 @@ def text(row: Row, column: str, *, empty: bool = False, most_chars: int = limits
 def texts(row: Row, column: str, *, most_chars: int = limits.MOST_TEXT_CHARS) -> tuple[str, ...]:
     """A column that must hold a text or a list of one or more texts (none is allowed for entities)."""
     value = [row[column]] if isinstance(row[column], str) else row[column]
+    items = value if isinstance(value, list) else [value]
+    is_taken = isinstance(value, dict) or all(isinstance(one, str | int | float) for one in items)
+    todo = "; `qr-jax data convert FILE NEW` takes numbers, and SQuAD's answers" * (is_taken and column in ANSWERS)
     if not isinstance(value, list):
-        todo = "; `qr-jax data convert FILE NEW` takes numbers, and SQuAD's answers" * (column in ANSWERS)
         raise ValueError(f"{column!r} must be a text or a list of texts, and is {show(value)}{todo}")
     if not value and column != "entities":
         raise ValueError(f"{column!r} is an empty list; a question needs at least one answer")
+    if wrong := next((at for at, one in enumerate(value, 1) if not isinstance(one, str)), None):
+        raise ValueError(f"item {wrong} of {column!r} must be a text, and is {show(value[wrong - 1])}{todo}")
     named = ((one, f"item {at} of {column!r}") for at, one in enumerate(value, 1))
     return tuple(one_text(one, name, most_chars=most_chars) for one, name in named)
 
@@ -139,4 +144,4 @@ def missing(column: str, row: Row, what: str) -> str:
             hint += f" once {other!r} is named 'text': rename it{OR_CONVERT} do so"
     elif column == "id" or similar:
         hint += f"{OR_CONVERT} {'do so' if similar else 'name each row'}"
-    return f"has {what}; fields found: {', '.join(map(str, row)) or 'none'}{hint}"
+    return f"has {what}; fields found: {names(row)}{hint}"

@@ -17,7 +17,7 @@ import tensorflow_datasets as tfds
 from qr_jax import terminal
 from qr_jax.answers import normalise
 from qr_jax.queries import official
-from qr_jax.queries.fetch import fetch, register
+from qr_jax.queries.fetch import alone, fetch, register
 from qr_jax.queries.parsing import query_of
 from qr_jax.queries.world.tfds_builder import Source, config_name, text, written_once
 from qr_jax.records import Passage, Query
@@ -31,7 +31,7 @@ class QABuilder(tfds.core.GeneratorBasedBuilder):
     """One set a TFDS config, in one schema; `files` are its splits' official files, where they are to be written."""
 
     name = "qa"
-    VERSION = tfds.core.Version("1.1.0")  # to be raised when a parser changes: built sets are then built anew
+    VERSION = tfds.core.Version(official.VERSION)
     BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=name.replace("/", "_")) for name in official.SETS]
 
     def __init__(self, *, files: Mapping[str, Path] | None = None, **settings: Any):
@@ -122,25 +122,21 @@ def open_set(
 def _built(name: str, split: str, root: Path, manual_dir: Path | None) -> Path:
     """A split's folder under `root`, built there unless it was already: by this version and, if named, of this file."""
     place, version = official.place(root, name, split), str(QABuilder.VERSION)
-    if manual_dir is None and _source(place).get("version") == version:
+    if manual_dir is None and official.source(place).get("version") == version:
         return place
-    file = fetch(official.SETS[name].splits[split], root / "files", manual_dir)
-    source = {"file": file.path.name, "sha256": file.sha256, "version": version}
-    if _source(place) != source:
+    files = root / "files"
+    with alone(files):  # of two with other files the second is refused, by the first one's registered checksum
+        file = fetch(official.SETS[name].splits[split], files, manual_dir)
+        source = {"file": file.path.name, "sha256": file.sha256, "version": version}
+        if official.source(place) != source:
 
-        def fill(unfinished: Path) -> None:
-            _prepare(name, split, file.path, unfinished)
-            (unfinished / official.SOURCE).write_text(json.dumps(source, indent=1), "utf-8")
+            def fill(unfinished: Path) -> None:
+                _prepare(name, split, file.path, unfinished)
+                (unfinished / official.SOURCE).write_text(json.dumps(source, indent=1), "utf-8")
 
-        written_once(place, fill, is_stale=lambda: _source(place) != source)
-    register(file, root / "files")
+            written_once(place, fill, is_stale=lambda: official.source(place) != source)
+        register(file, files)
     return place
-
-
-def _source(place: Path) -> dict[str, str]:
-    """What a built split says it was built from; nothing where there is none, or one of before this was written."""
-    file = place / official.SOURCE
-    return json.loads(file.read_text("utf-8")) if file.is_file() else {}
 
 
 def _prepare(name: str, split: str, file: Path, folder: Path) -> None:

@@ -207,7 +207,7 @@ def attempts(file: Path) -> Iterator[tuple[int, Row | ValueError]]:
                 taken_bytes += len(line) + limits.ITEM_BYTES * (1 + sum(map(line.count, (b",", b"[", b"{"))))
                 limits.check_unpacked(file, taken_bytes, most, f"row {number}")
                 if line.strip():
-                    row = _object(line)
+                    row = _object(line, number)
                     if number == 1 and (name := _name_of_rows(row)):
                         found = f"{file.name} is one JSON object, whose rows stand in {name!r}"
                         raise ValueError(f"{found}; {_written_anew(file)}")
@@ -240,7 +240,7 @@ def _written_anew(file: Path) -> str:
     return f"{WANTED_LINES}; `qr-jax data convert {shlex.quote(str(file))} {shlex.quote(str(new))}` writes it so"
 
 
-def _object(line: bytes) -> Row | ValueError:
+def _object(line: bytes, number: int) -> Row | ValueError:
     try:
         if len(line) > limits.MOST_ROW_ITEMS:
             bounded_json.check_items(line, limits.MOST_ROW_ITEMS, "the row")
@@ -259,9 +259,12 @@ def _object(line: bytes) -> Row | ValueError:
     except bounded_json.TooMany as error:
         return ValueError(f"{error}; a row is one question or one passage: cut it into several")
     except (ValueError, RecursionError) as error:
-        return ValueError(
-            f"not a line of JSON ({error}); wanted an object a line; {CONVERT}, from a table, other JSON or plain text"
-        )
+        todo = f"{CONVERT}, from a table, other JSON or plain text"
+        if (
+            number > 1 or line.startswith(b"{") and len(line.rstrip(b" ,\r\n")) > 2
+        ):  # "{" alone: an object of many lines
+            todo = 'names and texts stand in "", and nothing stands behind the object; or get the file again'
+        return ValueError(f"not a line of JSON ({error}); wanted an object a line; {todo}")
     return row if isinstance(row, dict) else ValueError(f"a JSON object is wanted, and this is {show(row)}")
 
 

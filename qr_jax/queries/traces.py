@@ -119,7 +119,7 @@ def made(
     traces, counts = [], Counter()
     for query, hops, reason in zip(queries, hops_Q, reasons, strict=True):
         if reason is None and any(hop.search is None for hop in hops):
-            reason = "a gold passage not found"
+            reason = f"a gold passage not among the {k} found (rollout.search_k)"
         counts[reason or "kept"] += 1
         if reason is None:
             traces.append(Trace(query, expert_turns(query, ordered(query.question, hops), write, parallel)))

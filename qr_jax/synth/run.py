@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from qr_jax import plugins, run_lock
+from qr_jax import mistakes, plugins, run_lock
 from qr_jax.evaluation import suite
 from qr_jax.retrieval import bm25_index, identity
 from qr_jax.retrieval.http_post import Endpoint
@@ -104,8 +104,8 @@ def _made(
         if made.ended or not made.queries:
             made = Made()
             synthesise(made, author, books, dialect, tests, work, _teller(work, teacher, asked.price, say))
-    except KeyboardInterrupt:
-        made.ended = "stopped by Ctrl-C"
+    except (KeyboardInterrupt, SystemExit) as stopped:
+        made.ended = mistakes.STOPPED if isinstance(stopped, KeyboardInterrupt) else "stopped by SIGTERM"
         raise
     finally:
         if teacher is not None:

@@ -14,6 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from qr_jax import terminal
 from qr_jax.records import Query, Trace
 from qr_jax.synth.author import Author, interleaved
 from qr_jax.synth.draft import Draft, Refused
@@ -166,6 +167,9 @@ def in_order(
         while waiting:
             first, future = waiting.popleft()
             yield first, future.result()
+    except (KeyboardInterrupt, SystemExit):
+        terminal.say("stopping after the calls under way, whose answers are kept; Ctrl-C once more ends at once")
+        raise
     finally:
         halt.set()
         threads.shutdown(wait=True, cancel_futures=True)

@@ -1,0 +1,82 @@
+"""What a Parquet file's pages unpack to by their own headers, which bind the reader: a footer may say anything.
+
+A header is a struct of Thrift's compact protocol; its fields 2 and 3 are the page's bytes, unpacked and packed
+(https://github.com/apache/parquet-format, PageHeader).
+"""
+
+import os
+from typing import IO
+
+MOST_DEPTH = 8  # of structs in structs; a page's header has 3
+TRUE, FALSE, BYTE, DOUBLE, BINARY, LIST, SET, STRUCT = 1, 2, 3, 7, 8, 9, 10, 12
+INTEGERS = (4, 5, 6)  # of 16, 32 and 64 bits, each a varint
+
+
+def unpacked_bytes(opened: IO[bytes], start: int, packed_bytes: int) -> int:
+    """What the pages that begin in these bytes of the file unpack to, together. ValueError: they are no pages."""
+    total, at = 0, start
+    while at < start + packed_bytes:
+        opened.seek(at)
+        sizes = _struct(opened, 0)
+        unpacked, packed = sizes.get(2, -1), sizes.get(3, -1)
+        if unpacked < 0 or packed < 0:
+            raise ValueError(f"what stands at byte {at:,} is no page")
+        total, at = total + unpacked, opened.tell() + packed
+    return total
+
+
+def _struct(opened: IO[bytes], depth: int) -> dict[int, int]:
+    """The integers of a struct by field; all else is passed over."""
+    if depth > MOST_DEPTH:
+        raise ValueError("a page's header has structs in structs")
+    found: dict[int, int] = {}
+    field = 0
+    while head := _byte(opened):
+        kind = head & 15
+        field = field + (head >> 4) if head >> 4 else _integer(opened)
+        if kind in INTEGERS:
+            found[field] = _integer(opened)
+        else:
+            _pass_over(opened, kind, depth)
+    return found
+
+
+def _pass_over(opened: IO[bytes], kind: int, depth: int, in_list: bool = False) -> None:
+    if kind == BYTE or in_list and kind in (TRUE, FALSE):
+        _byte(opened)
+    elif kind in INTEGERS:
+        _varint(opened)
+    elif kind == DOUBLE:
+        opened.seek(8, os.SEEK_CUR)
+    elif kind == BINARY:
+        opened.seek(_varint(opened), os.SEEK_CUR)
+    elif kind in (LIST, SET):
+        head = _byte(opened)
+        for _ in range(_varint(opened) if head >> 4 == 15 else head >> 4):
+            _pass_over(opened, head & 15, depth + 1, in_list=True)
+    elif kind == STRUCT:
+        _struct(opened, depth + 1)
+    elif kind not in (TRUE, FALSE):
+        raise ValueError(f"a page's header has a field of type {kind}")
+
+
+def _integer(opened: IO[bytes]) -> int:
+    number = _varint(opened)
+    return (number >> 1) ^ -(number & 1)
+
+
+def _varint(opened: IO[bytes]) -> int:
+    number = 0
+    for shift in range(0, 70, 7):
+        part = _byte(opened)
+        number |= (part & 127) << shift
+        if part < 128:
+            return number
+    raise ValueError("a page's header has a number of more than 64 bits")
+
+
+def _byte(opened: IO[bytes]) -> int:
+    read = opened.read(1)
+    if not read:
+        raise ValueError("a page's header goes past the end of the file")
+    return read[0]
