@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import re
+import signal
 import sys
 import threading
 import time
@@ -15,7 +16,7 @@ import teacher_server
 from judge_server import completion
 from judge_server import serving as serving_replies
 
-from qr_jax import cli
+from qr_jax import cli, mistakes
 from qr_jax.answers import exact_match
 from qr_jax.dialect import read
 from qr_jax.queries import data_check, readers
@@ -159,20 +160,23 @@ def test_a_spent_budget_ends_in_order_and_a_larger_one_goes_on(tmp_path, teacher
         assert whole["cost"] == pytest.approx((whole["tokens_in"] + 2 * whole["tokens_out"]) / 1e6)
 
 
-def test_ctrl_c_writes_what_was_settled_and_the_way_is_told_with_cost_and_time_left(tmp_path, teacher, monkeypatch):
+@pytest.mark.parametrize(("by", "stopped"), [("Ctrl-C", KeyboardInterrupt), ("SIGTERM", SystemExit)])
+def test_a_stop_writes_what_was_settled_and_the_way_is_told_with_cost_and_time_left(
+    tmp_path, teacher, monkeypatch, by, stopped
+):
     monkeypatch.setattr(synthesise, "EVERY_S", 0.0)
     told: list[str] = []
 
     def say(text: str) -> None:
         told.append(text)
         if text.startswith("questions 3/6"):
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt if by == "Ctrl-C" else os.kill(os.getpid(), signal.SIGTERM)
 
     with teacher_server.serving(teacher) as url:
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(stopped), mistakes.hearing_sigterm():
             run.run(asked(tmp_path, url, price=(1.0, 1.0)), say=say)
         assert len(rows(tmp_path / "out" / "questions.jsonl")) == 3
-        assert "**Not finished**: stopped by Ctrl-C" in (tmp_path / "out" / "card.md").read_text()
+        assert f"**Not finished**: stopped by {by}" in (tmp_path / "out" / "card.md").read_text()
         assert "tokens, cost 0." in told[-1] and told[-1].endswith("left of the questions")
         whole = run.run(asked(tmp_path, url), say=told.append)
     assert whole["questions"] == whole["trajectories"] == 6 and max(teacher.answered.values()) == 1
