@@ -117,7 +117,8 @@ def _by_hops(queries: Sequence[Query], shares: Sequence[float]) -> dict[str, dic
 
 def format_table(figures: Mapping[str, Any]) -> str:
     """The figures in lines, all questions first."""
-    head = f"{figures['retriever']}, k = {figures['k']}, {figures['passages']:,} passages, gold by {figures['gold']}"
+    asked = f"k = {figures['k']} (--k; a run asks for rollout.search_k)"
+    head = f"{figures['retriever']}, {asked}, {figures['passages']:,} passages, gold by {figures['gold']}"
     rows = [("all", figures), *figures["by_hops"].items()]
     lines = [f"{'hops':>5} {'questions':>10} {'recall':>7} {'all gold':>9}"]
     lines += [f"{n:>5} {row['questions']:>10} {row['recall']:>7.3f} {row['all_gold']:>9.3f}" for n, row in rows]
