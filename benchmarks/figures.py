@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import (
+    cold_starts,
     interleave,
     kept_runs,
     memory,
@@ -33,7 +34,7 @@ PAGES = {"figures": "speed.md", "plans": "planning.md", "recall": "retrieval.md"
 # The modules that make a table of one result, by its name.
 KEPT = {made.__name__.rpartition(".")[2]: made for made in (memory, remat, shapes, silence, stand_ins, together)}
 # The modules that train, and make a table of the runs that are kept.
-TRAINED = {module.NAME: module for module in (single_hop, tool_call)}
+TRAINED = {module.NAME: module for module in (cold_starts, single_hop, tool_call)}
 PAGES |= dict.fromkeys(("methods", "study", *KEPT, *TRAINED), "measurements.md")
 GIB = 2**30
 
