@@ -42,11 +42,9 @@ def main() -> None:
         for rate in RATES:
             make(f"rate {rate}", 0, [f"learner.lr={rate}", f"train.steps={RATE_STEPS}", "evaluation.half=a"])
         words = [f"learner.lr={best_rate(kept_runs.kept(NAME))}", *options.settings]
-        name = "trained"
-        if options.steps:
-            name, words = f"trained {options.steps} steps", [*words, f"train.steps={options.steps}"]
+        words += [f"train.steps={options.steps}"] if options.steps else []
         for seed in options.seeds:
-            make(name, seed, words)
+            make("trained", seed, words)
     print(table(kept_runs.kept(NAME)), end="")
 
 
@@ -79,7 +77,7 @@ def table(runs: Sequence[Mapping[str, Any]]) -> str:
         searches = f"{run['before']['searches_per_question']:.2f} to {run['after']['searches_per_question']:.2f}"
         last = f"{run['zero_variance_rate']:.2f}", searches, f"{run['wall_s'] / 3600:.1f}"
         rows.append((run["name"], str(run["seed"]), run["device"], str(run["steps"]), *scores, *last))
-    seeds = [run for run in runs if run["name"].startswith("trained")]
+    seeds = [run for run in runs if run["name"] == "trained"]
     mean = [over_seeds([run["gains"][score]["mean"] for run in seeds], "+") for score in ("exact_match", "f1")]
     return markdown(rows) + f"\nMean gain over {len(seeds)} seeds: exact match {mean[0]}, F1 {mean[1]}.\n"
 

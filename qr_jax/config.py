@@ -77,6 +77,9 @@ class Rollout:
     lanes: int = 1
     context_tokens: int = 1024  # prompt, observations and samples of one episode together
     turn_tokens: int = 64  # sampled tokens a turn
+    # what the chat template is told as enable_thinking (at false Qwen3's opens each turn with an empty thought); None:
+    # nothing, which Qwen3 takes for true
+    thinking: bool | None = None
     temperature: float = 1.0  # of sampling
     top_p: float = 1.0  # probability that the likeliest tokens share, the only ones sampled; 1: off
     top_k: int = 0  # likeliest tokens, the only ones sampled; 0: off

@@ -20,6 +20,8 @@ SETTINGS: Mapping[str, str] = {
     "max_tool_response_length": "rollout.observation_tokens", "topk": "rollout.search_k",
     "max_num_seqs": "rollout.slots", "gpu_memory_utilization": "rollout.slots",
     "vllm_gpu_memory_utilization": "rollout.slots", "mask_truncated_completions": "rollout.overlong",
+    "enable_thinking": "rollout.thinking", "chat_template_kwargs": "rollout.thinking",
+    "apply_chat_template_kwargs": "rollout.thinking",
     "max_turns": "env.max_turns", "max_assistant_turns": "env.max_turns",
     "max_tool_calling_iterations": "env.max_turns",
     "tool_config_path": "retriever", "tools": "retriever", "search_url": "retriever.url",

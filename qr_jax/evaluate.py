@@ -138,6 +138,7 @@ def _behaviour(groups: Sequence[Sequence[Episode]]) -> dict[str, Any]:
     stops = {stop: sum(episode.stop == stop for episode in episodes) for stop in sorted({e.stop for e in episodes})}
     return {
         "searches_per_question": sum(len(t.queries) for episode in episodes for t in episode.turns) / count,
+        "parallel_turns_per_question": sum(len(t.queries) > 1 for e in episodes for t in e.turns) / count,
         "tokens_per_question": sum(int(episode.mask_L.sum()) for episode in episodes) / count,
         "turns": turns, "search_turn_share": searches / max(turns, 1),
         "well_formed_turn_share": (searches + answered) / max(turns, 1),
@@ -212,7 +213,10 @@ def format_table(figures: Mapping[str, Any]) -> str:
         rows.append(cells(f"Pass@1 of {figures['samples']}", of))
     lines = aligned(rows)
     stops = ", ".join(f"{stop} {count}" for stop, count in figures["stops"].items())
-    means = f"searches a question {figures['searches_per_question']:.2f}, tokens {figures['tokens_per_question']:.1f}"
+    parallel = figures.get("parallel_turns_per_question")
+    several = f" (turns of several {parallel:.2f})" if parallel else ""
+    means = f"searches a question {figures['searches_per_question']:.2f}{several}"
+    means += f", tokens {figures['tokens_per_question']:.1f}"
     lines.append(f"{means}, well-formed turns {figures['well_formed_turn_share']:.3f}, endings: {stops}")
     lines.append("+-: the 95 % interval over questions")
     return "\n".join([*lines, *faults(figures)])

@@ -86,6 +86,7 @@ NAMES: dict[str, Metric] = {
     "sft/packing_efficiency": Metric("share", "cold start: of the positions that were computed, those with a token"),
     "rollout/turns": Metric("", "model turns an episode"),
     "rollout/searches": Metric("", "searches an episode"),
+    "rollout/parallel_turns": Metric("", "model turns an episode that ask several queries at once"),
     "rollout/tokens": Metric("tokens", "sampled tokens an episode"),
     "rollout/context_tokens": Metric("tokens", "tokens an episode, prompt and observations included"),
     "rollout/entropy": Metric("nats", "mean -log p of a sampled token: an estimate of the policy's entropy"),

@@ -140,6 +140,20 @@ def test_prompt_turn_and_observation_together_are_the_rendered_conversation(toke
     assert tokenizer.decode(ids) == text
 
 
+@pytest.mark.parametrize("thinking", [None, True, False])
+def test_the_template_is_told_whether_the_model_thinks(thinking):
+    """Qwen3's opens every turn with an empty thought where it does not."""
+    tokenizer, told = small(QWEN3), {} if thinking is None else {"enable_thinking": thinking}
+    chat, turn = Chat(tokenizer, thinking=thinking), '<tool_call>\n{"name": "search"}\n</tool_call>'
+    ids = chat.open(Say("Who?"))
+    assert tokenizer.decode(ids) == rendered(tokenizer, [message("user", "Who?")], **told)
+    for role in ("tool", "user"):
+        history = [message("user", "Who?"), message("assistant", turn), message(role, "Ada.")]
+        *_, after = rendered(tokenizer, history, **told).partition("Ada.")
+        seen = tokenizer.decode(chat.observe(Say("Ada.", role), True)).partition("Ada.")[2]
+        assert seen == after and seen.endswith("<think>\n\n</think>\n\n") == (thinking is False)
+
+
 def test_an_observation_repeats_no_end_token_the_model_has_sampled(tokenizer):
     chat, say = Chat(tokenizer), Say("found", "tool")
     assert chat.observe(say, False) == [chat.end_id, *chat.observe(say, True)]

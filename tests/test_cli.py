@@ -635,6 +635,11 @@ def test_ctrl_c_in_a_command_that_saves_nothing_is_one_line_and_130(monkeypatch,
     assert capsys.readouterr().err == "stopped by Ctrl-C\n"
 
 
+def untimed(text):
+    """Without the lines that a slow machine says meanwhile."""
+    return "".join(line for line in text.splitlines(keepends=True) if not re.fullmatch(r"qr-jax \w+  \d+ s\n", line))
+
+
 def test_ctrl_c_that_a_library_s_callback_swallows_ends_the_process(tmp_path):
     program = """
 import os, signal, sys, time
@@ -657,7 +662,7 @@ cli.main()
 """
     began = time.monotonic()
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (130, "stopped by Ctrl-C\n")
+    assert (done.returncode, untimed(done.stderr)) == (130, "stopped by Ctrl-C\n")
     assert time.monotonic() - began < 30
 
 
@@ -710,7 +715,7 @@ from qr_jax.__main__ import main
 main()
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=30)
-    assert (done.returncode, done.stderr) == (130, "stopped by Ctrl-C\n")
+    assert (done.returncode, untimed(done.stderr)) == (130, "stopped by Ctrl-C\n")
 
 
 @pytest.mark.parametrize("ends", ["raise SystemExit(130)", "raise ValueError('of a plug-in')"])
@@ -756,7 +761,7 @@ from qr_jax.__main__ import main
 main()
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=30)
-    assert (done.returncode, done.stderr) == (130, "stopped by Ctrl-C\n")
+    assert (done.returncode, untimed(done.stderr)) == (130, "stopped by Ctrl-C\n")
     assert 'qr-jax = "qr_jax.__main__:main"' in (ROOT / "pyproject.toml").read_text()
 
 

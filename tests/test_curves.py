@@ -28,6 +28,13 @@ def test_a_metric_that_no_step_has_is_not_drawn_nor_is_a_chart_without_one():
     assert names(curves.make([metrics(1, **{"reward/mean": 0.75})])["reward"]) == ["reward", "pass rate"]
 
 
+def test_parallel_searches_are_drawn_where_there_are_any():
+    assert names(curves.make([metrics(1, **LEARNED, **{"rollout/parallel_turns": 0.0})])["searches"])[2:] == []
+    rows = [metrics(step, **LEARNED, **{"rollout/parallel_turns": step / 4}) for step in (1, 2)]
+    drawn = curves.make(rows)["searches"]["series"][2]
+    assert (drawn["name"], drawn["values"]) == ("turns of several searches", [0.25, 0.5])
+
+
 def test_a_clip_that_never_cut_says_so():
     assert curves.make([metrics(1, **LEARNED)])["clip-share"]["note"].endswith("those whose ratio was cut.")
     found = curves.make([metrics(1, **{"learner/clip_low": 0.0, "learner/clip_high": 0.0})])["clip-share"]

@@ -40,7 +40,10 @@ CURVES = {
     "length": Curve("Response length", "Sampled tokens an episode.", "number", {"rollout/tokens": "tokens"}),
     "searches": Curve(
         "Searches", "An episode; each turn is a search or the answer.", "number",
-        {"rollout/searches": "searches", "rollout/turns": "turns"},
+        {
+            "rollout/searches": "searches", "rollout/turns": "turns",
+            "rollout/parallel_turns": "turns of several searches",
+        },
     ),
     "endings": Curve(
         "Endings", "Why episodes ended, as shares of a step's.", "share",

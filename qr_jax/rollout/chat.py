@@ -29,11 +29,19 @@ class Chat:
     """Token ids for what an environment says, under one tokenizer and one optional system text.
 
     `end_id` is the id that ends a model's message; the cold start ends an expert's messages with it. `bos` is the text
-    of the tokenizer's beginning token, which only some templates print (Llama 3's, not Qwen's nor SmolLM2's).
+    of the tokenizer's beginning token, which only some templates print (Llama 3's, not Qwen's nor SmolLM2's). The
+    template is told `thinking` as `enable_thinking`; None: it is not told.
     """
 
-    def __init__(self, tokenizer: "Tokenizer", *, system: str | None = None, bos: str | None = None):
-        self.tokenizer, self.system, self.bos = tokenizer, system, bos
+    def __init__(
+        self,
+        tokenizer: "Tokenizer",
+        *,
+        system: str | None = None,
+        bos: str | None = None,
+        thinking: bool | None = None,
+    ):
+        self.tokenizer, self.system, self.bos, self.thinking = tokenizer, system, bos, thinking
         self.end_id = tokenizer.eos_ids[0]
         if bos is None and tokenizer.template is not None and "bos_token" in tokenizer.template:
             raise ValueError(
@@ -111,6 +119,7 @@ class Chat:
         special = {"eos_token": self.tokenizer.eos_ids[0], "pad_token": self.tokenizer.pad_id}
         special = {name: self.tokenizer.decode([token]) for name, token in special.items()} | {"bos_token": self.bos}
         given = {"messages": messages, "tools": tools or None, "add_generation_prompt": True}
+        given |= {} if self.thinking is None else {"enable_thinking": self.thinking}
         return template.render(self.tokenizer.template, **given, **special)
 
     def _glue_prompt(self, tools: Tools) -> list[str]:

@@ -45,7 +45,7 @@ class Engine:
                 f"the tokenizer has {tokenizer.size} ids, the model's vocabulary {cfg.vocab}: give a matching pair"
             )
         self.tokenizer, self.settings = tokenizer, settings
-        self.chat = Chat(tokenizer, bos=tokenizer.bos)
+        self.chat = Chat(tokenizer, bos=tokenizer.bos, thinking=settings.thinking)
         lanes = settings.lanes
         if settings.slots % lanes or (settings.store or 0) % lanes:
             raise ValueError(f"{settings.slots} slots and a store of {settings.store} do not divide over {lanes} lanes")

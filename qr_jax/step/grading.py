@@ -38,6 +38,7 @@ class Spent:
     stops: dict[str, int]
     fault: str | None  # the first one's reason
     unanswered: int = 0  # faults of searches
+    parallel_turns: int = 0  # of the model, that ask several queries at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,6 +124,7 @@ def spent(episodes: Sequence[Episode], *, ungraded: int = 0) -> Spent:
         stops=dict(Counter(episode.stop for episode in episodes)),
         fault=next((episode.fault for episode in episodes if not episode.valid), None),
         unanswered=sum(map(_has_no_answer, episodes)),
+        parallel_turns=sum(len(turn.queries) > 1 for episode in episodes for turn in episode.turns),
     )
 
 

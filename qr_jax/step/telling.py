@@ -95,6 +95,7 @@ def pool_and_rollouts(told: Told, *, accept: int) -> dict[str, Any]:
     return row | {
         "rollout/turns": sum(spent.turns for spent in every) / count,
         "rollout/searches": sum(spent.searches for spent in every) / count,
+        "rollout/parallel_turns": sum(spent.parallel_turns for spent in every) / count,
         "rollout/tokens": sum(spent.tokens for spent in every) / count,
         "rollout/context_tokens": sum(spent.context_tokens for spent in every) / count,
         "rollout/entropy": sum(spent.surprise for spent in every) / max(sum(spent.tokens for spent in every), 1),
