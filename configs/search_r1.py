@@ -2,8 +2,9 @@
 
     qr-jax data get nq && qr-jax data get hotpotqa
     qr-jax serve-retriever ...          # or Search-R1's own server: E5 over the Wikipedia of 2018, on port 8000
-    qr-jax train configs/search_r1.py --allow-host 127.0.0.1
-    qr-jax plan configs/search_r1.py --topology v5e:8x8
+    qr-jax train configs/search_r1.py --allow-host 127.0.0.1                      # one host with memory for it
+    qr-jax plan configs/search_r1.py:v5e_64 --topology v5e:8x8                    # 64 chips: does it fit
+    tpu_scripts/launch.sh NAME configs/search_r1.py:v5e_64 retriever.url=http://ADDRESS:8000/retrieve
 
 512 queries of 5 samples a step, two updates of half the batch each, 1,005 steps, rate 1e-6 rising over .285 of them, k3
 with .001 in the loss, temperature 1; 4 searches of 3 passages, 500 tokens a turn and an observation, 4,096 together;
@@ -12,7 +13,9 @@ inside a thought does not run; a failed search is a fault, and neither a crash n
 windows of their own, here one of 4,096 holds both. Not run: neither a TPU nor that corpus was at hand.
 """
 
-from qr_jax.config import Config, Data, Evaluation, Learner, Model, Pool, Rollout, Sft, Train, use
+from dataclasses import replace
+
+from qr_jax.config import Config, Data, Evaluation, Learner, Mesh, Model, Pool, Rollout, Sft, Train, use
 
 STEPS = 1005
 config = Config(
@@ -49,3 +52,4 @@ config = Config(
     evaluation=Evaluation(questions=1000, every=50),
     train=Train(steps=STEPS, checkpoint_every=100),
 )
+v5e_64 = replace(config, mesh=Mesh(fsdp=64), rollout=replace(config.rollout, slots=64, store=32))

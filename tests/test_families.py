@@ -24,7 +24,7 @@ def test_parameter_counts_are_those_that_the_models_publish():
     millions = {name: round(parameter_count(cfg) / 1e6, 1) for name, cfg in PRESETS.items()}
     assert millions["smollm2_135m"] == 134.5 and millions["qwen3_0p6b"] == 596.0 and millions["qwen3_1p7b"] == 1720.6
     assert millions["qwen3_4b"] == 4022.5 and millions["qwen2p5_1p5b"] == 1543.7
-    assert millions["mistral_7b_v0p3"] == 7248.0
+    assert millions["mistral_7b_v0p3"] == 7248.0 and millions["qwen2p5_3b"] == 3085.9
     assert parameter_count(PRESETS["quickstart"]) == 374_256
     # Two layers by hand: 2 norms of 32, q and o 32*32, k and v 32*16, q and k norms of 8, an MLP of 3*32*64.
     layer = 2 * 32 + 2 * 32 * 32 + 2 * 32 * 16 + 2 * 8 + 3 * 32 * 64

@@ -4,7 +4,7 @@ import json
 import time
 
 import pytest
-from judge_server import completion, serving
+from judge_server import completion, honest, serving
 
 from qr_jax import answers
 from qr_jax.evaluation.judge import CUT_TOKENS, INJECTED, Asked, Judge, NoVerdict, cut, of_rows, verdict
@@ -72,6 +72,42 @@ def test_agreement_with_exact_match_is_counted_and_nothing_is_wrong_unasked(tmp_
     assert said["judged"] == 4 and said["agreement_with_exact_match"] == 3 / 4
     assert (said["exact_false_judge_true"], said["exact_true_judge_false"]) == (1, 0)
     assert right("Who wrote Faust?", ["Goethe"], "it was Goethe") and not right("Who wrote Faust?", ["Goethe"], " ")
+
+
+def test_500_answers_by_hand_their_cache_their_calls_and_an_outage(tmp_path):
+    """Three in five right by the judge alone, one by exact match too, one wrong; 50 of them are given twice."""
+
+    def row(at):
+        golds = [f"gold{at}"]
+        answer = [f"it was gold{at}", f"It is gold{at}", f"surely gold{at}", f"gold{at}", "another"][at % 5]
+        return {
+            "question": f"q{at}",
+            "golds": golds,
+            "greedy": {"answer": answer},
+            "samples": [{"answer": answer}] * (at < 50),
+        }
+
+    given = [row(at) for at in range(450)]
+
+    def but(lost):
+        """Answers as an honest judge does, but for the requests of those numbers."""
+        return lambda data, n: (503, "oops") if n in lost else completion(json.dumps({"correct": honest(data)}))
+
+    with serving(but(range(100, 110))) as (url, seen):
+        said, right = of_rows(judge(url, tmp_path), given, answers.exact_match)
+        assert sum(right(one["question"], one["golds"], one["greedy"]["answer"]) for one in given) == 360
+        assert said["judged"] == 500 and said["agreement_with_exact_match"] == 200 / 500
+        assert (said["exact_false_judge_true"], said["exact_true_judge_true"]) == (300, 100)
+        assert (said["exact_false_judge_false"], said["exact_true_judge_false"]) == (100, 0)
+        assert said["calls"] == len(seen) == len(INJECTED) + 450 + 10
+        again, _ = of_rows(judge(url, tmp_path), given, answers.exact_match)
+        assert (again["calls"], again["cached"], again["judged"]) == (len(INJECTED), 450, 500)
+    asked = [Asked(one["question"], tuple(one["golds"]), one["greedy"]["answer"]) for one in given]
+    with serving(but(range(201, 10_000))) as (url, _):
+        lost = judge(url, tmp_path / "elsewhere", pause_after=3).tried(asked)
+        assert len(lost) == 200 and all(word is (answer.prediction != "another") for answer, word in lost.items())
+        whole, right = of_rows(judge(url, tmp_path / "elsewhere"), given, answers.exact_match)
+    assert right is None and "503" in whole["refused"], "a score over a part of the answers is none"
 
 
 def test_the_judge_sees_64_tokens_of_a_suite_s_answer(tmp_path):

@@ -10,6 +10,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import teacher_server
@@ -643,6 +644,38 @@ def test_chains_and_comparisons_by_hand():
     assert compared.question.startswith("Who was born ") and " or the " in compared.question
     assert not any(passage.title in compared.question for passage in compared.passages)
     checks.verify(compared, books)
+
+
+def test_who_was_first_and_who_was_last_is_told_by_the_years():
+    books = library(ENCYCLOPAEDIA)
+    pages = facts.pages(books.passages, books.titles)
+    described, asked = comparisons.describable(pages), set()
+    years = {page.title: int(page.said["born on"][0][-4:]) for page in pages.values() if "born on" in page.said}
+    for number in range(40):
+        made = comparisons.draft(1, pages, described, books, Chance(0, number))
+        of = [years[passage.title] for passage in made.passages]
+        asked.add(word := next(word for word in ("first", "last") if f" {word}" in made.question))
+        assert years[made.answers[0]] == (min(of) if word == "first" else max(of)), made.question
+    assert asked == {"first", "last"}
+
+
+@pytest.mark.parametrize(("ratio", "refused"), [(1.3, True), (1.4, False)])
+def test_a_description_must_find_its_own_passage_clearly_before_another(ratio, refused):
+    books = library(ENCYCLOPAEDIA)
+    pages = facts.pages(books.passages, books.titles)
+
+    def search(texts, k):
+        found = books.search(texts, k)
+        return [[replace(one, score=ratio if at == 0 else 1.0) for at, one in enumerate(row)] for row in found]
+
+    near = SimpleNamespace(search=search, passages=books.passages, place=books.place)
+    described = comparisons.describable(pages)
+    if not refused:
+        comparisons.draft(1, pages, described, near, Chance(0, 1))
+        return
+    with pytest.raises(Refused) as said:
+        comparisons.draft(1, pages, described, near, Chance(0, 1))
+    assert said.value.reason == "a description that fits another passage as well"
 
 
 @pytest.mark.parametrize(

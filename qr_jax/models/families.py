@@ -63,6 +63,7 @@ PRESETS: dict[str, ModelConfig] = {
     "qwen3_1p7b": ModelConfig(151936, 2048, 28, 16, 8, 128, 6144, 40960, rope_theta=1e6, qk_norm=True),
     "qwen3_4b": ModelConfig(151936, 2560, 36, 32, 8, 128, 9728, 40960, rope_theta=1e6, qk_norm=True),
     "qwen2p5_1p5b": ModelConfig(151936, 1536, 28, 12, 2, 128, 8960, 32768, rope_theta=1e6, qkv_bias=True),
+    "qwen2p5_3b": ModelConfig(151936, 2048, 36, 16, 2, 128, 11008, 32768, rope_theta=1e6, qkv_bias=True),
     "mistral_7b_v0p3": ModelConfig(
         32768, 4096, 32, 32, 8, 128, 14336, 32768, rope_theta=1e6, norm_eps=1e-5, tied=False
     ),
