@@ -50,12 +50,16 @@ def learnt(name: str, seed: int) -> dict[str, Any]:
         asked = "--teacher", "templates", "--questions", MADE, "--k", 1
         kept_runs.qr_jax("synth", CORPUS, RUNS / "made", *map(str, asked))
     folder = RUNS / f"{name.replace(' ', '_')}_{seed}"
-    words = *FROM[name], f"data.eval={OWN}", f"data.corpus={CORPUS}", f"seed={seed}"
-    kept_runs.qr_jax("sft", "configs/smollm2_multihop.py", *words, "--run", folder)
+    kept_runs.qr_jax("sft", "configs/smollm2_multihop.py", *words(name), f"seed={seed}", "--run", folder)
     command = [sys.executable, "-m", "qr_jax.cli", "eval", str(folder), "--questions", str(HELD_OUT), "--json"]
     said = subprocess.run(command, cwd=interleave.ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout
     scores = json.loads(said)
     return {"cold_start": kept_runs.summary_of(folder), **{score: scores[score] for score in SCORES}}
+
+
+def words(name: str) -> tuple[str, ...]:
+    """The settings of where questions, traces and passages come from."""
+    return *FROM[name], f"data.eval={OWN}", f"data.corpus={CORPUS}"
 
 
 def table(runs: Sequence[Mapping[str, Any]]) -> str:

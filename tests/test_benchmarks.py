@@ -331,3 +331,40 @@ def test_a_kept_run_is_not_made_again_and_another_key_joins_it(tmp_path, monkeyp
         kept_runs.make("x", {"config": "a", "seed": seed}, partial(run, seed))
     assert made == [0, 1] and [one["seed"] for one in kept_runs.kept("x")] == made
     assert all(one["rollouts"] == 8 and one["commit"] and one["device"] == "cpu" for one in kept_runs.kept("x"))
+
+
+def test_groups_that_only_f1_tells_apart_are_counted_by_hand(tmp_path):
+    golds, answers = (
+        ["red brick"],
+        {"a": ["red", "brick red wall", None], "b": ["red brick", "red"], "c": ["no", "none"]},
+    )
+    rows = [
+        {"query": query, "sample": at, "golds": golds, "answer": answer, "fault": None}
+        for query, given in answers.items()
+        for at, answer in enumerate(given)
+    ]
+    rows.append({"query": "c", "sample": 2, "golds": golds, "answer": "red brick", "fault": "the search failed"})
+    (tmp_path / "episodes").mkdir()
+    (tmp_path / "episodes" / "step_000001.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = channels.count([*channels.groups(tmp_path)])
+    counts = {"groups": 3, "reward": 2, "outcome": 1, "none_right": 2, "reward_alone": 1, "reward_alone_none_right": 1}
+    assert {name: found[name] for name in counts} == counts and found["pass_rate"] == pytest.approx(1 / 6)
+    assert found["spread_both"] == pytest.approx(1 / 6)  # 1 and 2/3
+    assert "| by reward (F1 differs) | 2 (0.67) |  |" in channels.table(found)
+
+
+def test_cold_starts_are_told_a_row_a_source_with_the_mean_over_seeds():
+    def run(name, seed, score):
+        scores = dict.fromkeys(("exact_match", "f1", "searches_per_question"), score)
+        return {
+            "name": name,
+            "seed": seed,
+            **scores,
+            "stops": {"answered": 3},
+            "questions": 4,
+            "cold_start": {"traces": 9},
+        }
+
+    told = cold_starts.table([run("templates", 0, 0.25), run("templates", 1, 0.75), run("gold titles", 0, 0.5)])
+    assert "| gold titles | 1 | 9 | 0.500 | 0.500 | 0.500 | 0.750 |" in told
+    assert "| templates | 2 | 9 | 0.500 +- " in told
