@@ -78,7 +78,8 @@ def find(kind: str, name: str, *, allow_plugins: Sequence[str] | None = None) ->
     with _importing(kind, name, module):
         plugin = getattr(importlib.import_module(module), function, None)
     if not callable(plugin):
-        raise ValueError(f"{kind} {name!r}: {module} has no function {function!r}")
+        todo = f"; wanted the file's name without .py, then its function: {module}.NAME" if function == "py" else ""
+        raise ValueError(f"{kind} {name!r}: {module} has no function {function!r}{todo}")
     return plugin
 
 

@@ -97,6 +97,16 @@ def check_there(folder: Path) -> None:
     raise ValueError(f"there is no folder {folder}{nearest(str(folder), beside) or cure}")
 
 
+def check_trained(folder: Path) -> None:
+    """ValueError where there is no folder of a run, or that of a cold start alone."""
+    check_there(folder)
+    file = folder / "metrics.jsonl"
+    if file.is_file() and b'"sft/loss"' in next(lines(file), b""):
+        found = f"{folder} holds a cold start alone, which drew nothing from a pool"
+        todo = f"`qr-jax eval {folder}` scores it, and `qr-jax train` begins with it by train.init={folder} sft.steps=0"
+        raise ValueError(f"{found}; {todo}")
+
+
 def check_writable(folder: Path, option: str = "--run") -> None:
     """ValueError where no such folder can be, nor be made; `option` is what names another."""
     there = next(place for place in (folder, *folder.absolute().parents) if os.path.lexists(place))

@@ -135,6 +135,7 @@ def sft(
     start = time.monotonic()
     every = max(settings.sft.steps // 4, 1)
     run = runs.Run(folder, runs.for_stage(settings, settings.sft.steps, every), stage="sft", say=say)
+    is_alone = agent is None
     try:
         agent = agent or assemble.agent(settings)
         mesh = meshes.make_mesh(settings.mesh)
@@ -143,6 +144,8 @@ def sft(
         resumed = run.go_on(trainer.abstract, lambda host: checkpoint.check_same_model(host, fingerprint))
         state, done = (resumed[0], resumed[2]) if resumed else (None, 0)
         if resumed and done >= settings.sft.steps:
+            if is_alone:
+                say(f"{folder} is finished: a cold start of {done} steps. Nothing was done; --restart begins it anew")
             return {"steps": done, "loss": None, "wall_s": time.monotonic() - start}
         search = search or assemble.searcher(settings)
         stop_now = run.stop_now if hosts.count() == 1 else lambda: False  # several stop together, after a step

@@ -15,6 +15,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks import (  # noqa: E402
+    channels,
+    cold_starts,
     figures,
     guards,
     interleave,
@@ -339,11 +341,11 @@ def test_groups_that_only_f1_tells_apart_are_counted_by_hand(tmp_path):
         {"a": ["red", "brick red wall", None], "b": ["red brick", "red"], "c": ["no", "none"]},
     )
     rows = [
-        {"query": query, "sample": at, "golds": golds, "answer": answer, "fault": None}
+        {"query": query, "turns": [], "golds": golds, "answer": answer, "fault": None}
         for query, given in answers.items()
         for at, answer in enumerate(given)
     ]
-    rows.append({"query": "c", "sample": 2, "golds": golds, "answer": "red brick", "fault": "the search failed"})
+    rows.append({"query": "c", "turns": [], "golds": golds, "answer": "red brick", "fault": "the search failed"})
     (tmp_path / "episodes").mkdir()
     (tmp_path / "episodes" / "step_000001.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     found = channels.count([*channels.groups(tmp_path)])

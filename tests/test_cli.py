@@ -765,6 +765,16 @@ main()
     assert 'qr-jax = "qr_jax.__main__:main"' in (ROOT / "pyproject.toml").read_text()
 
 
+@pytest.mark.parametrize("command", ["report", "view", "probe", "compare", "oracle --rates"])
+def test_what_asks_for_a_pool_says_of_a_cold_start_alone_that_it_is_one(tmp_path, capsys, command):
+    """It was told as damaged, as of other questions, or to be gone on with by a command that is refused."""
+    (tmp_path / "config.json").write_text(json.dumps(to_json(Config())))
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "sft/loss": 2.5, "sft/tokens": 9}\n')
+    assert cli.main([*command.split(), str(tmp_path)]) == 2
+    told = capsys.readouterr().err
+    assert f"{tmp_path} holds a cold start alone" in told and f"train.init={tmp_path} sft.steps=0" in told
+
+
 def test_an_option_of_another_command_is_not_taken_for_a_setting(capsys):
     assert cli.main(["ask", "run", "who ?", "--step", "7"]) == 2
     assert "--step is an option of eval, not of ask; 'qr-jax ask --help' lists what it takes" in capsys.readouterr().err

@@ -258,7 +258,7 @@ def test_a_run_before_its_first_step_has_a_page_and_a_folder_that_is_no_run_has_
     with pytest.raises(ValueError, match="there is no folder .*none to write page.html into; make it first"):
         page.write(tmp_path, tmp_path / "none" / "page.html")
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "sft/loss": 0.5}\n')
-    with pytest.raises(ValueError, match="holds no run of `qr-jax train`"):
+    with pytest.raises(ValueError, match="holds a cold start alone"):
         page.write(tmp_path)
 
 

@@ -176,7 +176,10 @@ def _oracle(arguments: argparse.Namespace) -> int:
 
 
 def _probe(arguments: argparse.Namespace) -> int:
+    from qr_jax import run_files
+
     _speak(arguments)
+    run_files.check_trained(arguments.run)
     allow_plugins = open_run(arguments)
     from qr_jax.studies import probe
 
@@ -218,7 +221,7 @@ def _check_runs(arguments: argparse.Namespace) -> None:
     from qr_jax import run_files
 
     for run in arguments.run:
-        run_files.check_there(run)
+        run_files.check_trained(run)
 
 
 def _named(arguments: argparse.Namespace) -> str:

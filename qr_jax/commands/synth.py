@@ -80,7 +80,8 @@ def _synth(arguments: argparse.Namespace) -> int:
         found = run.run(asked, terminal.say)
     show(found, arguments.json, card.told)
     files = f"data.train={arguments.out}/questions.jsonl data.traces={arguments.out}/traces.jsonl"
-    terminal.say(f"train on them: qr-jax train CONFIG {files} data.corpus={arguments.corpus} data.eval=FILE")
+    if found["questions"]:
+        terminal.say(f"train on them: qr-jax train CONFIG {files} data.corpus={arguments.corpus} data.eval=FILE")
     return (
         0
         if not found["ended"] and found["questions"] >= asked.questions and found["trajectories"] >= (asked.traces or 0)

@@ -12,6 +12,8 @@ LARGEST_BYTES = 64_000_000
 def read_json(path: Path) -> dict[str, Any]:
     """The object. A ValueError says when the file is absent, too large, not JSON or not an object."""
     if not path.is_file():
+        if not path.parent.is_dir():
+            raise ValueError(f"there is no folder {path.parent}")
         raise ValueError(f"{path.parent.name or path.parent} has no {path.name}; is it a Hugging Face model folder?")
     if path.stat().st_size > LARGEST_BYTES:
         raise ValueError(f"{path.name} has {path.stat().st_size} bytes; wanted at most {LARGEST_BYTES}")

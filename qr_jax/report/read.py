@@ -42,7 +42,7 @@ class Run:
 def run(folder: str | Path) -> Run:
     """The run in `folder`. ValueError when it is none."""
     folder = Path(folder)
-    run_files.check_there(folder)
+    run_files.check_trained(folder)
     metrics, bad = _rows(folder / "metrics.jsonl", "step")
     if metrics and "pool/drawn" not in metrics[-1]:
         raise ValueError(f"{folder} holds no run of `qr-jax train` (its steps drew nothing from a pool)")

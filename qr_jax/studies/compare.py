@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from qr_jax import config as configs
-from qr_jax import figures, jsonl, metrics_writer
+from qr_jax import figures, jsonl, metrics_writer, run_files
 from qr_jax.config import BUDGETS, Config
 from qr_jax.evaluation import last_evaluation
 from qr_jax.evaluation.bootstrap import bootstrap
@@ -66,6 +66,7 @@ def expand(folder: str | Path) -> list[Path]:
     """The run that the folder is, or those of the study that it is. ValueError where it is neither."""
     folder = Path(folder)
     if (folder / "config.json").is_file():
+        run_files.check_trained(folder)
         return [folder]
     found = sorted(path.parent for path in folder.glob("*/seed_*/summary.json"))
     if not found:

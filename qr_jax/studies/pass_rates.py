@@ -131,7 +131,7 @@ def read_run(folder: str | Path, last: int | None = None) -> tuple[config.Pool, 
     `last` is the last step that counts (None: all). ValueError where nothing can be said: no run, no steps yet, no
     draws.
     """
-    run_files.check_there(Path(folder))
+    run_files.check_trained(Path(folder))
     path = Path(folder) / "config.json"
     rows = rows_until(folder, last)
     if not rows:
