@@ -24,10 +24,10 @@ NAME = "cold_starts"
 RUNS = interleave.ROOT / "runs" / NAME
 CORPUS = "{data}/corpus/hotpotqa.corpus.jsonl.gz"
 OWN = "{data}/dev/hotpotqa.questions.jsonl"
-MADE, HELD_OUT = 300, 200  # questions: 7 in 10 of those made train, and an expert answers most of them
+MADE, HELD_OUT = 400, 200  # questions: 7 in 10 of those made train, and an expert answers most of them
 FROM = {
     "gold titles": ("data.traces=supporting", f"data.train={OWN}"),
-    "templates": (f"data.traces={RUNS}/made/traces.jsonl", f"data.train={RUNS}/made/questions.jsonl"),
+    "templates": (f"data.traces={RUNS}/made/traces.jsonl", f"data.train={RUNS}/made/questions.jsonl,{OWN}"),
 }
 SCORES = ("exact_match", "f1", "cover_match", "searches_per_question", "tokens_per_question", "stops", "questions")
 
