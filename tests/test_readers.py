@@ -189,11 +189,22 @@ def test_what_pages_unpack_to_is_read_from_their_own_headers(tmp_path):
         with file.open("rb") as opened:
             for column in (group.column(at) for at in range(3)):
                 start = min(filter(None, (column.data_page_offset, column.dictionary_page_offset)))
-                found = parquet_pages.unpacked_bytes(opened, start, column.total_compressed_size)
+                found = sum(parquet_pages.unpacked_bytes(opened, start, column.total_compressed_size))
                 heads = column.total_uncompressed_size - found  # the footer counts the pages' headers too
                 assert 0 < heads < 0.2 * column.total_uncompressed_size + 200
             with pytest.raises(ValueError, match="page"):
-                parquet_pages.unpacked_bytes(opened, start + 1, 10_000)
+                list(parquet_pages.unpacked_bytes(opened, start + 1, 10_000))
+    lists = tmp_path / "lists"
+    lists.write_bytes(bytes([0x49]) + b"\x19" * 100_000)  # field 4: a list of a list of a list ...
+    with lists.open("rb") as opened, pytest.raises(ValueError, match="structs or lists in each other"):
+        list(parquet_pages.unpacked_bytes(opened, 0, 10))
+
+
+def test_columns_that_all_name_the_same_pages_are_walked_through_but_so_often(tmp_path, monkeypatch):
+    pq.write_table(pa.table({"id": ["1"] * 2000, "text": ["a"] * 2000}), tmp_path / "t.parquet", data_page_size=100)
+    monkeypatch.setattr(parquet, "MOST_PAGES", 3)
+    with pytest.raises(ValueError, match="t.parquet has more than 3 pages, the most that are read"):
+        list(parquet.rows(tmp_path / "t.parquet"))
 
 
 def bomb(path: Path, kind: str) -> Path:

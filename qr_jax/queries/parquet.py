@@ -17,6 +17,7 @@ PIECE_ROWS = 1024  # or one, where so many take more than a row may
 PLAIN_PIECE_ROWS = 16
 BUFFER_BYTES = 65_536  # of a column, while nothing of it is read
 PLAIN_GROUP_BYTES = 64_000_000  # groups of more than this are large: pyarrow's own writer makes them of a million rows
+MOST_PAGES = 1_000_000  # of a file, whose columns may all name the same ones; a page has some 1 MB
 PLAIN_TIMES_PACKED = 50  # a file that unpacks to more than so many times its bytes is never read plainly
 DAMAGED = (OSError, ValueError, OverflowError)  # what pyarrow raises beside its own, of a damaged file
 
@@ -77,7 +78,7 @@ def _said_bytes(opened: Any, pages: IO[bytes]) -> list[int]:
 
     It bounds what the library must unpack for a first row: whole pages, and all that one row's lists hold.
     """
-    metadata, said_G = opened.metadata, []
+    metadata, said_G, seen = opened.metadata, [], 0
     columns = list(range(metadata.num_columns))
     for number in range(metadata.num_row_groups if columns else 0):
         # A column's damaged facts raise an error here; in `column` below they would end the process (pyarrow 26).
@@ -85,15 +86,17 @@ def _said_bytes(opened: Any, pages: IO[bytes]) -> list[int]:
         list(opened.reader.iter_batches(0, row_groups=[number], column_indices=columns))
         group = metadata.row_group(number)
         chunks = [(group.column(at), metadata.schema.column(at).length or 0) for at in columns]
-        said_G.append(sum(_unpacked(c, pages) + c.num_values * (limits.ITEM_BYTES + n) for c, n in chunks))
+        said = 0
+        for chunk, length in chunks:
+            starts = (chunk.data_page_offset, chunk.dictionary_page_offset)
+            start, by_pages = min(offset for offset in starts if offset), 0  # 0 and None: there is no dictionary
+            for unpacked in parquet_pages.unpacked_bytes(pages, start, chunk.total_compressed_size):
+                by_pages, seen = by_pages + unpacked, seen + 1
+                if seen > MOST_PAGES:
+                    raise limits.TooLarge(f"{pages.name} has more than {MOST_PAGES:,} pages, the most that are read")
+            said += max(chunk.total_uncompressed_size, by_pages) + chunk.num_values * (limits.ITEM_BYTES + length)
+        said_G.append(said)
     return said_G
-
-
-def _unpacked(chunk: Any, pages: IO[bytes]) -> int:
-    starts = (chunk.data_page_offset, chunk.dictionary_page_offset)
-    start = min(offset for offset in starts if offset)  # 0 and None: there is no dictionary
-    by_pages = parquet_pages.unpacked_bytes(pages, start, chunk.total_compressed_size)
-    return max(chunk.total_uncompressed_size, by_pages)
 
 
 def _python_bytes(piece: Any) -> int:

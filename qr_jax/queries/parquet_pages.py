@@ -5,30 +5,29 @@ A header is a struct of Thrift's compact protocol; its fields 2 and 3 are the pa
 """
 
 import os
+from collections.abc import Iterator
 from typing import IO
 
-MOST_DEPTH = 8  # of structs in structs; a page's header has 3
+MOST_DEPTH = 8  # of structs and lists in each other; a page's header has 3
 TRUE, FALSE, BYTE, DOUBLE, BINARY, LIST, SET, STRUCT = 1, 2, 3, 7, 8, 9, 10, 12
 INTEGERS = (4, 5, 6)  # of 16, 32 and 64 bits, each a varint
 
 
-def unpacked_bytes(opened: IO[bytes], start: int, packed_bytes: int) -> int:
-    """What the pages that begin in these bytes of the file unpack to, together. ValueError: they are no pages."""
-    total, at = 0, start
+def unpacked_bytes(opened: IO[bytes], start: int, packed_bytes: int) -> Iterator[int]:
+    """What each page unpacks to that begins in these bytes of the file. ValueError: they are no pages."""
+    at = start
     while at < start + packed_bytes:
         opened.seek(at)
         sizes = _struct(opened, 0)
         unpacked, packed = sizes.get(2, -1), sizes.get(3, -1)
         if unpacked < 0 or packed < 0:
             raise ValueError(f"what stands at byte {at:,} is no page")
-        total, at = total + unpacked, opened.tell() + packed
-    return total
+        at = opened.tell() + packed
+        yield unpacked
 
 
 def _struct(opened: IO[bytes], depth: int) -> dict[int, int]:
     """The integers of a struct by field; all else is passed over."""
-    if depth > MOST_DEPTH:
-        raise ValueError("a page's header has structs in structs")
     found: dict[int, int] = {}
     field = 0
     while head := _byte(opened):
@@ -42,6 +41,8 @@ def _struct(opened: IO[bytes], depth: int) -> dict[int, int]:
 
 
 def _pass_over(opened: IO[bytes], kind: int, depth: int, in_list: bool = False) -> None:
+    if depth > MOST_DEPTH:
+        raise ValueError("a page's header has structs or lists in each other")
     if kind == BYTE or in_list and kind in (TRUE, FALSE):
         _byte(opened)
     elif kind in INTEGERS:

@@ -260,9 +260,7 @@ def _object(line: bytes, number: int) -> Row | ValueError:
         return ValueError(f"{error}; a row is one question or one passage: cut it into several")
     except (ValueError, RecursionError) as error:
         todo = f"{CONVERT}, from a table, other JSON or plain text"
-        if (
-            number > 1 or line.startswith(b"{") and len(line.rstrip(b" ,\r\n")) > 2
-        ):  # "{" alone: an object of many lines
+        if line.startswith(b"{") and (number > 1 or line.rstrip(b" ,\r\n").endswith(b"}")):  # and not one of many lines
             todo = 'names and texts stand in "", and nothing stands behind the object; or get the file again'
         return ValueError(f"not a line of JSON ({error}); wanted an object a line; {todo}")
     return row if isinstance(row, dict) else ValueError(f"a JSON object is wanted, and this is {show(row)}")
