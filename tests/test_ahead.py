@@ -27,7 +27,7 @@ def test_a_name_that_is_no_topology_is_refused():
 
 @pytest.mark.skipif(HAS_LIBTPU, reason="libtpu is installed")
 def test_where_libtpu_is_missing_the_error_says_what_to_install():
-    with pytest.raises(ValueError, match="pip install libtpu"):
+    with pytest.raises(ValueError, match=r"pip install 'jax\[tpu\]'"):
         ahead.devices("v5e:4x4")
 
 

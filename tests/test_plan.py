@@ -2,8 +2,10 @@
 
 import importlib.util
 import json
+import re
 import runpy
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,7 +14,7 @@ import pytest
 from qr_jax import cli
 from qr_jax.checks import check
 from qr_jax.config import Config, Mesh, Model, load
-from qr_jax.planning import estimate, plan, planned, programs
+from qr_jax.planning import ahead, estimate, plan, planned, programs
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 HAS_LIBTPU = importlib.util.find_spec("libtpu") is not None
@@ -143,10 +145,20 @@ def test_a_mesh_of_other_chips_than_the_slice_has_is_refused_with_the_one_that_w
     assert reason and "is 32 chips, and v5e:4x4 has 16: set mesh.fsdp=8" in reason
 
 
+def test_a_libtpu_that_jax_does_not_name_is_refused_before_it_compiles(monkeypatch):
+    """What the newest compiles for v5p this jax could not read: a traceback of XLA's after minutes."""
+    monkeypatch.setattr(metadata, "version", lambda name: "0.0.1")
+    wanted = next(each for each in metadata.requires("jax") if each.startswith("libtpu=="))[8:].partition(";")[0]
+    with pytest.raises(ValueError, match=f"libtpu 0.0.1 is installed, and jax .* wants {re.escape(wanted)}: python"):
+        ahead.check_libtpu()
+    monkeypatch.setattr(metadata, "version", lambda name: wanted.replace("*", "7"))
+    ahead.check_libtpu()
+
+
 @pytest.mark.skipif(HAS_LIBTPU, reason="libtpu is installed")
 def test_where_libtpu_is_missing_the_command_says_what_to_install(capsys):
     assert cli.main(["plan", str(CONFIGS / "two_layer.py"), "--topology", "v5e:4x4"]) == 2
-    assert "python -m pip install libtpu" in capsys.readouterr().err
+    assert "python -m pip install 'jax[tpu]'" in capsys.readouterr().err
 
 
 def test_what_is_not_compiled_is_null(monkeypatch):

@@ -1,9 +1,11 @@
 """Compiling for TPUs that are not there: chips by name, shapes laid out on them, and what a program costs there."""
 
+import fnmatch
 import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from typing import Any
 
 import jax
@@ -14,7 +16,8 @@ from qr_jax import interpreter
 from qr_jax.parallel.mesh import AXES
 from qr_jax.planning import hlo
 
-NO_LIBTPU = "planning for a TPU needs libtpu, which runs without one: python -m pip install libtpu"
+GET_LIBTPU = "python -m pip install 'jax[tpu]'"  # the one that this jax was made for
+NO_LIBTPU = f"planning for a TPU needs libtpu, which runs without one: {GET_LIBTPU}"
 # What a process must have in its environment from its start, so that libtpu does not look for the machine it is on.
 ENVIRONMENT = {"JAX_PLATFORMS": "cpu", **interpreter.WITHOUT_TPU}  # of any type: the topology asked for decides
 ENVIRONMENT |= {"ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}  # else one process at a time, as if it held a chip
@@ -40,6 +43,18 @@ class Program:
     result_bytes: int
     peak_bytes: int
     compile_s: float
+
+
+def check_libtpu() -> None:
+    """ValueError where libtpu is not installed, or another than jax names: what it compiles may not be readable here."""
+    try:
+        found = metadata.version("libtpu")
+    except metadata.PackageNotFoundError:
+        raise ValueError(NO_LIBTPU) from None
+    named = (re.match(r"libtpu==([\w.*]+)", each) for each in metadata.requires("jax") or ())
+    wanted = next((match[1] for match in named if match), "*")
+    if not fnmatch.fnmatch(found, wanted):
+        raise ValueError(f"libtpu {found} is installed, and jax {jax.__version__} wants {wanted}: {GET_LIBTPU}")
 
 
 def devices(topology: str) -> list[Any]:

@@ -3,7 +3,6 @@
 Each topology is compiled in a process of its own (planned.py), because libtpu reads its environment once.
 """
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -33,12 +32,11 @@ def plan(
     """Topology -> what the programs need there and whether they fit, as `planned.examine` says it, and the price.
 
     `search` looks for the largest learner.rows and rollout.slots too, a few compiles more. ValueError where libtpu is
-    missing, or a topology or the model's shape is not known.
+    missing or not jax's, or a topology or the model's shape is not known.
     """
     for topology in topologies:
         ahead.check_name(topology)
-    if importlib.util.find_spec("libtpu") is None:
-        raise ValueError(ahead.NO_LIBTPU)
+    ahead.check_libtpu()
     asked = {"config": to_json(config), "search": search}
     found = {topology: in_a_process({**asked, "topology": topology}, say) for topology in topologies}
     for one in found.values():
