@@ -46,7 +46,7 @@ class Program:
 
 
 def check_libtpu() -> None:
-    """ValueError where libtpu is not installed, or another than jax names: what it compiles may not be readable here."""
+    """ValueError where libtpu is not installed, or not the one that jax names: others' programs may not be readable."""
     try:
         found = metadata.version("libtpu")
     except metadata.PackageNotFoundError:
