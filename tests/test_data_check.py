@@ -85,6 +85,15 @@ def test_the_overlap_of_two_files_is_by_normalised_question_and_by_id(tmp_path):
         assert [one.kind for one in nothing.errors] == ["nothing to compare"] and says in nothing.errors[0].text
 
 
+def test_passages_are_compared_with_no_questions_and_it_is_said(tmp_path):
+    corpus, questions = (
+        written(tmp_path / "c.jsonl", [{"id": "1", "text": "a b"}]),
+        written(tmp_path / "q.jsonl", ROWS[:1]),
+    )
+    (error,) = data_check.check(corpus, against=questions).errors
+    assert error.kind == "nothing to compare" and "this file has only passages" in error.text
+
+
 def test_corpora_are_checked_too_and_a_cut_file_is_an_error(tmp_path):
     rows = [{"id": "1", "text": "a b"}, {"id": "2", "text": "a b"}, {"id": "3", "contents": '"T"\nc'}]
     checked = data_check.check(written(tmp_path / "c.jsonl", rows))

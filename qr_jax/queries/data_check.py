@@ -195,6 +195,9 @@ def _overlap(items: Mapping[int, Any], other: Path) -> Iterator[Finding]:
         what = "only passages" if theirs else "no rows"
         text = f"{other.name} has {what}, so nothing was compared; --against wants a file of questions"
         yield Finding("error", "nothing to compare", text, ())
+    elif items and not any(isinstance(one, Query) for one in items.values()):
+        text = "this file has only passages, so nothing was compared; --against is for a file of questions"
+        yield Finding("error", "nothing to compare", text, ())
     for kind, key in (("overlap", lambda one: normalise(one.question)), ("overlap of ids", lambda one: one.id)):
         places = defaultdict(list)
         for number, query in theirs.items():

@@ -28,6 +28,7 @@ from qr_jax.retrieval.bm25_index import file_hash
 REGISTRY = "checksums.json"
 NO_ARCHIVE = (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError)
 NO_ARCHIVE += (KeyError, RuntimeError, NotImplementedError)  # a link that leads nowhere; encrypted; packed otherwise
+NAMED = " (--files FOLDER, or tfds:NAME@FOLDER)"
 MOST_PIECE = 2**22  # bytes that are read of an archive at once
 log = logging.getLogger(__name__)
 
@@ -63,7 +64,7 @@ def fetch(file: File, folder: Path, manual_dir: Path | None = None, *, say: Call
             wanted = file.name if archive is None else f"{file.name} nor {archive}"
             raise ValueError(f"{manual_dir} has no {wanted}; {file.how or f'download it from {file.url}'}")
     elif file.url is None:
-        raise ValueError(f"{file.name} has no address to download it from: name the folder it is in; {file.how}")
+        raise ValueError(f"{file.name} has no address to download it from: name the folder it is in{NAMED}; {file.how}")
     else:
         packed = _download(file, folder / "downloads" / (archive or file.name), say)
     found = check(packed, file.sha256, file, folder)
@@ -129,7 +130,7 @@ def _download(file: File, place: Path, say: Callable[[str], None]) -> Path:
     try:
         return download(file.url, place, say=say)
     except (OSError, http.client.HTTPException) as error:
-        todo = "get it on another machine, put it into a folder and name that folder"
+        todo = f"get it on another machine, put it into a folder and name that folder{NAMED}"
         raise ValueError(f"{file.name} cannot be downloaded from {file.url} ({error}); {todo}") from error
 
 
