@@ -11,6 +11,7 @@ import re
 import runpy
 import shlex
 import sys
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -146,10 +147,39 @@ def check_ours(words: list[str], *, run: bool) -> None:
         config.load(arguments.config, typed)
 
 
+def counted() -> str:
+    """How many words and command lines there are, and what becomes of the lines here."""
+    kinds = Counter(
+        kind_of(words_of(line), fence)
+        for page in PAGES
+        for fence in fences(page)
+        if fence.language == "bash"
+        for line in fence.text.replace("\\\n", " ").splitlines()
+        if words_of(line)
+    )
+    words = len((ROOT / "README.md").read_text(encoding="utf-8").split())
+    listed = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+    return f"README.md has {words} words; of {kinds.total()} command lines {listed}."
+
+
+def kind_of(words: list[str], fence: Fence) -> str:
+    if fence.why_not is not None:
+        return "are marked with why not"
+    if words[0] != "qr-jax":
+        return "name targets and files that are there"
+    if words[1] in ("quickstart", "train", "sft"):
+        return "are run with --dry-run"
+    return "are run" if " ".join(words[1:3]).startswith(RUN) else "are read by the program's parser"
+
+
 def config_of_project():
     import tomllib
 
     return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def test_the_page_of_measurements_counts_what_the_pages_have():
+    assert counted() in (DOCS / "measurements.md").read_text(encoding="utf-8"), f"write there: {counted()}"
 
 
 def test_the_readme_is_short():
