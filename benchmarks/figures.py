@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import (
+    channels,
     cold_starts,
     interleave,
     kept_runs,
@@ -32,7 +33,7 @@ from benchmarks.tables import markdown
 MARKS = "<!-- {}: python -m benchmarks.figures --write -->\n", "<!-- end of {} -->"
 PAGES = {"figures": "speed.md", "plans": "planning.md", "recall": "retrieval.md", "rules": "rules.md"}
 # The modules that make a table of one result, by its name.
-KEPT = {made.__name__.rpartition(".")[2]: made for made in (memory, remat, shapes, silence, stand_ins, together)}
+KEPT = {made.__name__.rpartition(".")[2]: made for made in (channels, memory, remat, shapes, silence, stand_ins, together)}
 # The modules that train, and make a table of the runs that are kept.
 TRAINED = {module.NAME: module for module in (cold_starts, single_hop, tool_call)}
 PAGES |= dict.fromkeys(("methods", "study", *KEPT, *TRAINED), "measurements.md")
