@@ -33,7 +33,8 @@ from benchmarks.tables import markdown
 MARKS = "<!-- {}: python -m benchmarks.figures --write -->\n", "<!-- end of {} -->"
 PAGES = {"figures": "speed.md", "plans": "planning.md", "recall": "retrieval.md", "rules": "rules.md"}
 # The modules that make a table of one result, by its name.
-KEPT = {made.__name__.rpartition(".")[2]: made for made in (channels, memory, remat, shapes, silence, stand_ins, together)}
+TABLES_OF = channels, memory, remat, shapes, silence, stand_ins, together
+KEPT = {made.__name__.rpartition(".")[2]: made for made in TABLES_OF}
 # The modules that train, and make a table of the runs that are kept.
 TRAINED = {module.NAME: module for module in (cold_starts, single_hop, tool_call)}
 PAGES |= dict.fromkeys(("methods", "study", *KEPT, *TRAINED), "measurements.md")
