@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS.glob("*.md"), *DOCS.glob("extending/*.md")])
 LANGUAGES = {"bash", "python", "text", "{toctree}", "{include} generated/elsewhere.md"}
-RUN = ("data check", "data convert", "index", "recall", "score")  # commands that are run, on the desk
+RUN = ("data check", "data convert", "index", "recall", "score", "settings", "doctor")  # run on the desk
 MOST_WORDS = 1000  # of the README
 
 
