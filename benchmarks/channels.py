@@ -10,17 +10,15 @@ benchmarks/results/channels.json.
 """
 
 import argparse
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks import cold_starts, interleave, kept_runs
+from benchmarks import cold_starts, interleave, kept_runs, stand_ins
 from benchmarks.tables import markdown
 from qr_jax.answers import exact_match, f1
-from qr_jax.report import read
 
 NAME = "channels"
 ONE_STEP = "sft.steps=0", "train.steps=1", "pool.queries=32", "pool.samples=8", "evaluation.base=false"
@@ -46,12 +44,10 @@ def main() -> None:
 
 def groups(folder: Path) -> Iterator[Group]:
     """The scores of each drawn group's answers; episodes that ended by a fault are left out."""
-    for step in sorted(int(path.stem.removeprefix("step_")) for path in (folder / "episodes").iterdir()):
-        rows = defaultdict(list)
-        for row in read.episodes(folder, step):
-            if not row["fault"]:
-                rows[row["query"]].append([score(row["answer"], row["golds"]) for score in (f1, exact_match)])
-        yield from (tuple(np.array(scores).T) for scores in rows.values())
+    for _, _, rows in stand_ins.drawn(folder):
+        answers = [(row["answer"], row["golds"]) for row in rows if not row["fault"]]
+        if answers:
+            yield tuple(np.array([[score(*answer) for answer in answers] for score in (f1, exact_match)]))
 
 
 def count(drawn: Sequence[Group]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ It writes benchmarks/results/stand_ins.json (or into --results).
 import argparse
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +37,17 @@ def groups(folder: Path):
     """(query, its episodes) of each step; a search's passages are what the model was shown of them."""
     world = json.loads((folder / "config.json").read_text(encoding="utf-8"))["data"]["world"]
     known = {query.id: query for query in build(settings_from(world)).train}
-    steps = sorted(int(path.stem.removeprefix("step_")) for path in (folder / "episodes").iterdir())
-    for step in steps:
-        rows = defaultdict(list)
+    for step, name, rows in drawn(folder):
+        yield known[name], [_episode(known[name], row, step - 1) for row in rows]
+
+
+def drawn(folder: Path) -> Iterator[tuple[int, str, list[dict[str, Any]]]]:
+    """(step, query, the rows of its episodes) of all that a run has kept."""
+    for step in sorted(int(path.stem.removeprefix("step_")) for path in (folder / "episodes").iterdir()):
+        of_query = defaultdict(list)
         for row in read.episodes(folder, step):
-            rows[row["query"]].append(row)
-        for name, group in rows.items():
-            yield known[name], [_episode(known[name], row, step - 1) for row in group]
+            of_query[row["query"]].append(row)
+        yield from ((step, name, rows) for name, rows in of_query.items())
 
 
 def _episode(query: Query, row: dict, step: int) -> Episode:

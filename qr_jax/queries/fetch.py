@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from qr_jax.queries import limits
 from qr_jax.queries.download import download
@@ -180,12 +180,14 @@ def _member(packed: Path, file: File) -> Iterator[IO[bytes]]:
             with zipfile.ZipFile(packed) as archive, archive.open(_choose(archive.namelist(), file, packed)) as opened:
                 yield opened
         else:
-            with _unpacked(packed) as unpacked, tarfile.open(fileobj=_bounded(unpacked, packed), mode="r:") as archive:
-                opened = archive.extractfile(_choose(archive.getnames(), file, packed))
-                if opened is None:
-                    raise ValueError(f"{packed.name}: {file.member} is no file in it")
-                with opened:
-                    yield opened
+            with _unpacked(packed) as unpacked:
+                asked = cast(Any, _Bounded(unpacked, packed))  # of a file's methods those that tarfile calls
+                with tarfile.open(fileobj=asked, mode="r:") as archive:
+                    opened = archive.extractfile(_choose(archive.getnames(), file, packed))
+                    if opened is None:
+                        raise ValueError(f"{packed.name}: {file.member} is no file in it")
+                    with opened:
+                        yield opened
     except NO_ARCHIVE as error:
         raise ValueError(f"{packed.name} is no whole archive ({error}); remove it and get it again") from error
 
@@ -197,10 +199,6 @@ def _unpacked(packed: Path) -> IO[bytes]:
     openers: dict[bytes, Any] = {b"BZh": bz2.open, b"\x1f\x8b": gzip.open, b"\xfd7zXZ\0": lzma.open}
     opener = next((openers[begin] for begin in openers if first.startswith(begin)), open)
     return opener(packed, "rb")
-
-
-def _bounded(unpacked: IO[bytes], packed: Path) -> Any:  # to the type checker no file: tarfile asks for three methods
-    return _Bounded(unpacked, packed)
 
 
 class _Bounded:
