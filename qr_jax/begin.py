@@ -20,7 +20,7 @@ from qr_jax.rollout import compiles
 from qr_jax.rollout.engine import Interrupted
 from qr_jax.sft import sft
 from qr_jax.step import batch
-from qr_jax.step.parts import Parts
+from qr_jax.step.parts import Parts, loading
 from qr_jax.step.progress import Progress, from_host, hops
 from qr_jax.step.rehearsal import rehearse
 
@@ -54,7 +54,7 @@ def begin(parts: Parts) -> Start:
     _trace_update(parts)
     progress = Progress(pool.create(len(parts.queries), parts.family_P, hops(parts.queries)))
     rehearse(parts, progress)
-    with terminal.phase("loading the model"):
+    with loading(run, "loading the model"):
         params = assemble.place(parts.agent.weights(), parts.mesh)
     tell = say if parts.mesh.size > 1 else run.detail
     tell(meshes.describe_layout(parts.mesh, params).splitlines()[0])

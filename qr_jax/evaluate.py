@@ -164,10 +164,11 @@ def one_line(figures: Mapping[str, Any]) -> str:
 
 def interval(figures: Mapping[str, Any], name: str) -> str:
     """A score and the half width of its 95 % interval over questions, as in .460 +- .031."""
-    value, error = figures.get(name), figures.get(f"{name}_se")
-    if value is None or error is None:
-        return "-" if value is None else share(value)
-    return f"{share(value)} +- {share(half_width(error, counted(figures, name)))}"
+    value, questions = figures.get(name), counted(figures, name)
+    if value is None:
+        return "-"
+    wide = half_width(figures.get(f"{name}_se"), questions)
+    return f"{share(value)} +- {share(wide)}" if wide else share(value)
 
 
 def counted(figures: Mapping[str, Any], name: str = "") -> int:

@@ -1,8 +1,8 @@
 """Every command and snippet of the README and of docs/ is run or checked, or a comment before it says why not.
 
-Commands are run, each distinct line once, on a desk that has files and finished runs; `train` and `sft` with --dry-run,
-for the run on the desk was made by them. What wants minutes, a network or a TPU is marked; then the program's own parser
-reads it, and its settings and rules are checked.
+Commands are run, on a desk that has files and finished runs; `train` and `sft` with --dry-run, for a run there was made
+by them. What wants minutes, a network or a TPU is marked; then the program's own parser reads it, and its settings and
+rules are checked.
 """
 
 import ast
@@ -76,7 +76,14 @@ def run_of_pages(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pages")
     world = "documents=200 train=40 dev=8 traces=20"
     settings = [f"data.world.{setting}" for setting in world.split()]
-    settings += ["pool.queries=4", "pool.samples=2", "rollout.lanes=2", "learner.lanes=2", "sft.steps=0", "mesh.devices=1"]
+    settings += [
+        "pool.queries=4",
+        "pool.samples=2",
+        "rollout.lanes=2",
+        "learner.lanes=2",
+        "sft.steps=0",
+        "mesh.devices=1",
+    ]
     settings += ["train.steps=80", "train.checkpoint_every=20", "train.keep_every=20", "reward=odd_tokens.odd_tokens"]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)

@@ -89,6 +89,13 @@ def test_gains_are_over_the_questions_that_both_have_answered_with_a_paired_inte
     assert evaluate.gains(before, before)["f1"]["mean"] == 0
 
 
+def test_a_score_of_one_question_has_the_widest_interval_and_one_whose_error_is_not_known_none():
+    one = {"exact_match": 0.0, "exact_match_se": None, "questions": 1}
+    assert evaluate.interval(one, "exact_match") == f".000 +- {evaluate.share(1.96**2 / (1 + 1.96**2))}"
+    assert evaluate.interval(one | {"questions": 8}, "exact_match") == ".000"
+    assert evaluate.interval(one | {"exact_match": None}, "exact_match") == "-"
+
+
 def test_tables_of_many_groups_leave_a_summary_small_enough_to_be_read():
     long = ["\0" * 200] * 2
     names = groups.group_names(["b"] * 3 + ["a"] * 2 + [None, 7] + long)

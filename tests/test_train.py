@@ -21,7 +21,7 @@ from killed_run import tiny
 from loopback_bucket import led_there
 from same_runs import differences, lines
 
-from qr_jax import begin, checkpoint, config, metrics_writer, pool, runs, terminal
+from qr_jax import assemble, begin, checkpoint, config, metrics_writer, pool, runs, terminal
 from qr_jax import train as driver
 from qr_jax.config import use
 from qr_jax.processes import alike
@@ -206,6 +206,23 @@ def test_a_sigterm_between_compiles_is_heard_there(tmp_path, monkeypatch, where)
     assert stopped.value.code == 143 and "stopped by SIGTERM" in said[-1]
     assert not any(f"{where} programs compiled" in line for line in said)
     assert len(list(tmp_path.glob("run/checkpoints/step_00000000"))) == (where == "learner")
+
+
+@pytest.mark.parametrize(("module", "name"), [(assemble, "questions"), (assemble, "place")])
+def test_a_ctrl_c_while_something_loads_ends_the_run_behind_it(tmp_path, monkeypatch, module, name):
+    go_on, said = getattr(module, name), []
+
+    def told(*positional):
+        signal.raise_signal(signal.SIGINT)
+        monkeypatch.setattr(module, name, go_on)  # a second Ctrl-C would end the tests
+        return go_on(*positional)
+
+    monkeypatch.setattr(module, name, told)
+    monkeypatch.setattr(engine.Engine, "warm_up", None)  # nothing is compiled: it would be called
+    with pytest.raises(SystemExit) as stopped:
+        train(tiny(tmp_path), tmp_path / "run", say=said.append)
+    assert stopped.value.code == 130 and "no step was saved yet" in said[-1]
+    assert (name == "questions") == (not any("to train on" in line for line in said))
 
 
 def test_a_sigterm_in_an_evaluation_between_steps_saves_the_step(tmp_path, monkeypatch):

@@ -53,9 +53,6 @@ def asked(arguments: argparse.Namespace, *, retriever: str | None = None, needs:
         if os.path.isdir(question):
             raise ValueError(f"{question} is a folder, and stands in the question's place: it comes first")
         config = _of_model(arguments.run)
-        if (arguments.run / "agent.json").is_file():
-            usual = f"env.max_turns={config.env.settings['max_turns']} rollout.search_k={config.rollout.search_k}"
-            terminal.say(f"asked with the usual settings ({config.env.name}, {usual}): agent.json has those of the run")
     if retriever not in (None, config.retriever.name):
         config = replace(config, retriever=configs.use(str(retriever)))
     for name, _ in pairs(arguments.overrides):
@@ -66,6 +63,9 @@ def asked(arguments: argparse.Namespace, *, retriever: str | None = None, needs:
     config = override(config, arguments.overrides)
     if not run and not arguments.config:
         _check_given(config, arguments, needs)
+        if (arguments.run / "agent.json").is_file():
+            usual = f"env.max_turns={config.env.settings['max_turns']} rollout.search_k={config.rollout.search_k}"
+            terminal.say(f"asked with the usual settings ({config.env.name}, {usual}): agent.json has those of the run")
     from qr_jax.queries.readers import LOOKED_FOR
 
     try:
@@ -109,7 +109,7 @@ def _check_given(config: Any, arguments: argparse.Namespace, needs: tuple[str, .
     missing = [f"data.{name}=FILE" for name in wanted if f"data.{name}" not in typed]
     if missing:
         raise ValueError(
-            f"{arguments.run} is a model without a run, and says neither what it was asked nor what it searched: give "
+            f"{arguments.run} is a model without a run, and has neither questions nor passages: give "
             f"{' and '.join(missing)} (or retriever=NAME with its settings; env=... where it was not trained in "
             "search_r1), or --config FILE, the config it was trained by"
         )

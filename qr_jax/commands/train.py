@@ -140,7 +140,7 @@ def _run(arguments: argparse.Namespace, stage: str) -> int:
         _check_parts(config, packages)
         _refuse_folder(folder)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(terminal.phase("at work, since the start"))
+        stack.enter_context(terminal.phase(f"{'the cold start' if stage else 'training'}, since the start"))
         with terminal.phase("starting"):
             stack.enter_context(options.start(config, arguments))
             if not options.is_first():

@@ -12,9 +12,10 @@ WITHIN = 1.96  # standard errors on either side of a 95 % interval
 def half_width(error: float | None, questions: float | None) -> float:
     """Of the 95 % interval of a score with that standard error over so many questions.
 
-    Where all score alike the error says 0; how far the interval then reaches to one side is Wilson's. 0: not known.
+    Where all score alike, as one alone does, the error says nothing; how far the interval then reaches to one side is
+    Wilson's. 0: not known.
     """
-    if error is None or not (error or questions):
+    if not (error or questions) or (error is None and questions != 1):
         return 0.0
     return WITHIN * error if error else WITHIN**2 / ((questions or 0) + WITHIN**2)
 

@@ -1,6 +1,7 @@
 """What all steps of a run share, bound once from its config: plug-ins, engine, questions, learner."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,8 +17,9 @@ from qr_jax.learning import gold
 from qr_jax.learning.learner import Learner, State, make
 from qr_jax.parallel import host_local
 from qr_jax.parallel import mesh as meshes
-from qr_jax.processes import alike
+from qr_jax.processes import alike, hosts
 from qr_jax.records import Query, SearchFunction
+from qr_jax.rollout.engine import Interrupted
 from qr_jax.step.progress import Progress, families
 
 
@@ -72,15 +74,25 @@ def room(settings: Config) -> tuple[int, int]:
     return kept, plugins.constants("rounds", chosen.rounds.name).get("MOST", chosen.samples)
 
 
+@contextmanager
+def loading(run: runs.Run, what: str) -> Iterator[None]:
+    """A phase of a start; Interrupted behind it when the run was told to stop. Of several processes each goes on: the
+    others would wait for it."""
+    with terminal.phase(what):
+        yield
+    if hosts.count() == 1 and run.stop_now():
+        raise Interrupted
+
+
 def bind(settings: Config, run: runs.Run) -> Parts:
-    """The parts of a run, the same on every process (ValueError where they are not)."""
-    with terminal.phase("loading the questions"):  # first: what is wrong in a user's own file is told at once
+    """The parts of a run, the same on every process (ValueError where they are not). Interrupted: see `loading`."""
+    with loading(run, "loading the questions"):  # first: what is wrong in a user's own file is told at once
         queries, questions = assemble.questions(settings, "train"), assemble.questions(settings, "eval")
-    with terminal.phase("starting the devices"):
+    with loading(run, "starting the devices"):
         mesh = meshes.make_mesh(settings.mesh)
-    with terminal.phase("loading the tokenizer"):
+    with loading(run, "loading the tokenizer"):
         agent = assemble.agent(settings)
-    with terminal.phase("loading the passages"):
+    with loading(run, "loading the passages"):
         corpus = subject.corpus(settings, lambda: assemble.passages(settings))
         search = corpus.search()
     asks = len(questions[: settings.evaluation.questions])
@@ -88,7 +100,7 @@ def bind(settings: Config, run: runs.Run) -> Parts:
     for remark in assemble.remarks(settings, queries, questions):
         run.say(remark)
     if not run.checkpoints.steps():
-        with terminal.phase("checking that the model can read them"):
+        with loading(run, "checking that the model can read them"):
             assemble.check_learnable(settings, agent.tokenizer, queries, questions, search)
     asked = questions_sha256([*queries, *questions])
     alike.check(questions=asked, passages=corpus.sha256, model=agent.fingerprint)
