@@ -16,6 +16,7 @@ import contextlib
 import errno
 import io
 import json
+import logging
 import os
 import re
 import struct
@@ -45,6 +46,12 @@ NOT_AS_WRITTEN += (FileNotFoundError, IsADirectoryError, NotADirectoryError)  # 
 STEP_FOLDER = re.compile(r"step_(\d{8,})")
 
 
+def _is_said_nowhere_else(record: logging.LogRecord) -> bool:
+    """Not so what Orbax logs of an error, a traceback a thread: it raises it too, and `wait` says what to do."""
+    is_its = bool(record.exc_info) and f"{os.sep}orbax{os.sep}" in record.pathname
+    return terminal.is_verbose() or not is_its
+
+
 class Checkpoints:
     """The checkpoints of one run, in `folder` (a path or gs://); the `keep` newest stay.
 
@@ -68,6 +75,7 @@ class Checkpoints:
         self.keep, self.keep_every = keep, keep_every
         self.best: int | None = None  # a step whose checkpoint is kept, too
         self.before_commit, self.say = before_commit, say
+        logging.getLogger("absl").addFilter(_is_said_nowhere_else)
         self._orbax = ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler())
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._pending: Future[None] | None = None

@@ -8,6 +8,7 @@ A query's origin is its last verdict before the step: "fresh" (never attempted),
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -115,6 +116,14 @@ def over_steps(steps: Sequence[Mapping[str, float | int | None]]) -> Figures:
     counts = {name for ratio in RATIOS.values() for name in ratio}
     summed = {name: sum(int(step[f"pool/{name}"] or 0) for step in steps) for name in sorted(counts)}
     return dict(steps[-1]) | _named(summed)
+
+
+def warning(steps: Sequence[Mapping[str, float | int | None]], rule: str) -> str | None:
+    """Of two steps or more: that the rule left nothing to draw after each, or their `starvation`; otherwise None."""
+    epochs = [int(step["pool/epoch"] or 0) for step in steps]
+    if all(before < after for before, after in pairwise(epochs)):
+        return f"rule {rule!r} gave every query weight 0, and the pool was reset: look at its weights, or add questions"
+    return starvation(over_steps(steps))
 
 
 def starvation(figures: Mapping[str, float | int | None]) -> str | None:

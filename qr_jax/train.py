@@ -125,7 +125,7 @@ def _loop(parts: Parts, state: learner.State, standing: Progress, step: int) -> 
         usual = row | {"time/step_s": float(np.median([past["time/step_s"] for past in rows]))}
         say(metrics_writer.live_line(step, usual, _last_step(settings.train, step, standing), width=terminal.width()))
         lately = list(rows)[-STARVED:]  # one thin step is noise
-        warning = figures.starvation(figures.over_steps(lately)) if len(lately) == STARVED else None
+        warning = figures.warning(lately, settings.pool.rule.name) if len(lately) == STARVED else None
         if warning and not starved:
             say(f"step {step}: over the last {STARVED} steps {warning}")
         starved = warning is not None

@@ -110,6 +110,15 @@ def test_figures_over_steps_are_ratios_of_sums():
         figures.over_steps([])
 
 
+def test_a_rule_after_which_nothing_is_left_to_draw_is_named():
+    pool = pools.create(4)
+    outcome, after = step(pool, [0, 1], [S, S], accept=2)
+    row = figures.step_figures(pool, outcome, after, accept=2)
+    reset = [row | {"pool/epoch": epoch} for epoch in range(3)]
+    assert "rule 'mine' gave every query weight 0" in figures.warning(reset, "mine")
+    assert figures.warning([*reset, reset[-1]], "mine") is None  # the last step drew from what was left
+
+
 def test_few_groups_with_signal_are_a_warning_with_the_numbers():
     pool = pools.create(8)
     fine, after = step(pool, range(8), [S, S, H, H, H, H, E, E], accept=8)
