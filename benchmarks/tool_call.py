@@ -50,15 +50,16 @@ def figures_of(summary: Mapping[str, Any]) -> dict[str, Any]:
 
 def table(kept: Sequence[Mapping[str, Any]]) -> str:
     """Markdown: means over seeds with their 95 % intervals."""
-    rows = [("questions", "environment", "seeds", "before", "after", "rise", "searches a question, before and after")]
+    rows = [("questions", "environment", "seeds", "before", "after", "rise", "by seed", "searches a question")]
     for kind, name in itertools.product((ALL, "chain", "comparison", "intersection"), CONFIGS):
         runs = [run for run in kept if run["config"] == name]
         before, after = ([run[when][kind] for run in runs] for when in ("before", "after"))
-        rise = over_seeds([late - early for early, late in zip(before, after, strict=True)], "+")
+        rises = [late - early for early, late in zip(before, after, strict=True)]
         searches = [over_seeds([run[f"searches_{when}"] for run in runs]) for when in ("before", "after")]
         told = " to ".join(searches) if kind == ALL else ""
         called = {"tool_call": "tool_call", "one_by_one": "search_r1"}[name]
-        rows.append((kind, called, str(len(runs)), over_seeds(before), over_seeds(after), rise, told))
+        risen = over_seeds(rises, "+"), " ".join(f"{rise:+.3f}" for rise in rises)
+        rows.append((kind, called, str(len(runs)), over_seeds(before), over_seeds(after), *risen, told))
     return markdown(rows)
 
 
