@@ -179,8 +179,9 @@ def traces(config: Config, search: SearchFunction) -> list[tuple[Trace, SearchFu
     elif name == "world":
         pairs = [(trace, search) for trace in read(world_sources(config).traces)]
     elif name == "supporting":
-        queries = _titled(config, questions(config, "train"))
-        pairs = [(trace, search) for trace in supporting_traces(queries, search, **_supporting(config))]
+        queries, absent = _titled(config, questions(config, "train"))
+        made = supporting_traces(queries, search, absent=absent, **_supporting(config))
+        pairs = [(trace, search) for trace in made]
     elif name == "retrieved":
         queries = questions(config, "train")
         pairs = [(trace, search) for trace in retrieved_traces(queries, search, **_retrieved(config))]
@@ -193,9 +194,11 @@ def traces(config: Config, search: SearchFunction) -> list[tuple[Trace, SearchFu
     return pairs
 
 
-def _titled(config: Config, queries: Sequence[Query]) -> list[Query]:
-    """The queries with the titles of their gold passages, where these are known by ids and the corpus is at hand."""
-    return with_titles(queries, passages(config) if plugins.wants_corpus(config.retriever) else ())
+def _titled(config: Config, queries: Sequence[Query]) -> tuple[list[Query], frozenset[str]]:
+    """`with_titles`, where the corpus is at hand."""
+    if not plugins.wants_corpus(config.retriever):
+        return list(queries), frozenset()
+    return with_titles(queries, passages(config))
 
 
 def _supporting(config: Config) -> dict[str, Any]:
@@ -231,7 +234,8 @@ def check_learnable(
     if not config.sft.steps or config.train.init:
         return
     if config.data.traces == "supporting":
-        check_supporting(_titled(config, queries), search, **_supporting(config))
+        titled, absent = _titled(config, queries)
+        check_supporting(titled, search, absent=absent, **_supporting(config))
     elif config.data.traces == "retrieved":
         check_retrieved(queries, search, **_retrieved(config))
 

@@ -177,7 +177,7 @@ class Checkpoints:
 
     def _check_pieces(self, state: epath.Path, shape_of: Mapping[str, tuple[int, ...]]) -> None:
         """ValueError for an array in pieces larger than itself: one of a few kB may unpack to gigabytes."""
-        with _as_written(state, "an array"):
+        with as_written(state, "an array"):
             held = self._orbax.metadata(state).item_metadata
             if held is None:
                 raise ValueError("it says nothing of its arrays")
@@ -188,15 +188,21 @@ class Checkpoints:
 
     def arrays(self, step: int) -> dict[str, tuple[str, tuple[int, ...]]]:
         """Each array of a committed step's state, by its name in the tree: dtype and shape."""
-        with _as_written(self.path(step), committed.MANIFEST):
+        with as_written(self.path(step), committed.MANIFEST):
             arrays = committed.manifest(self.path(step))["arrays"]
             return {name: (dtype, tuple(shape)) for name, (dtype, shape) in arrays.items()}
 
     def host(self, step: int) -> dict[str, Any]:
         """The host values of a committed step alone, `metrics_bytes` among them."""
-        with _as_written(self.path(step), f"{HOST_JSON} or {HOST_ARRAYS}"):
+        with as_written(self.path(step), f"{HOST_JSON} or {HOST_ARRAYS}"):
             frame = bounded_json.read((self.path(step) / HOST_JSON).read_bytes(), MOST_ITEMS)
-            return plain.join(frame, plain.unpacked((self.path(step) / HOST_ARRAYS).read_bytes()))
+            host = plain.join(frame, plain.unpacked((self.path(step) / HOST_ARRAYS).read_bytes()))
+            lengths = {name: host.get(name, 0) for name in ("metrics_bytes", "ledger_bytes")}
+            if any(type(length) is not int or length < 0 for length in lengths.values()):
+                raise ValueError(f"lengths of {lengths}")
+            if not isinstance(host.get(MODEL) or {}, Mapping):
+                raise ValueError(f"a model of {host[MODEL]!r}")
+            return host
 
     def steps(self) -> list[int]:
         """The committed steps, newest first; `committed.damage` says whether a folder is still whole."""
@@ -283,7 +289,7 @@ class Checkpoints:
 
 
 @contextlib.contextmanager
-def _as_written(place: epath.Path, names: str) -> Iterator[None]:
+def as_written(place: epath.Path, names: str) -> Iterator[None]:
     """ValueError for files that have their hashes and are not what this program writes."""
     try:
         yield

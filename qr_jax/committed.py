@@ -74,7 +74,11 @@ def _damage(place: epath.Path, verify: bool) -> str | None:
 
 
 def remove(place: epath.Path) -> None:
-    """Delete the folder, its marker first: a removal that is cut short leaves nothing that looks whole."""
+    """Delete the folder, its marker first: a removal that is cut short leaves nothing that looks whole. A file in its
+    place goes, too."""
+    if place.exists() and not place.is_dir():
+        place.unlink()
+        return
     (place / MARKER).unlink(missing_ok=True)
     place.rmtree()
 

@@ -43,6 +43,8 @@ MOST |= {
     ".jsonl": Most(2**32, lines=2**20, line_bytes=2**24),  # a step's episodes, which are never all in memory
     ".json": Most(2**28),  # a checkpoint's host values: 100 kB of the quickstart's pool, and what larger ones need
 }
+# What Orbax says of a checkpoint's arrays: some 400 bytes each, of a hundred.
+MOST |= dict.fromkeys(("_METADATA", "_sharding", "_CHECKPOINT_METADATA", "array_metadatas/"), Most(2**21))
 PUT_BACK = "put it back and start the same command again; without it, --restart begins anew"
 DEEPEST = 32  # folders in folders; a run's own are 7 deep
 
@@ -182,12 +184,12 @@ def _strange(folder: Path) -> Iterator[tuple[str, str]]:
 def wrong(path: Path, most_of: Mapping[str, Most] = MOST) -> str | None:
     """Why a file is not opened: a pipe would be waited for, a large file fill the memory; None: it may be opened.
 
-    `most_of`: what files may have, by name or ending. OSError where there is no file.
+    `most_of`: what files may have, by name, ending or folder ("name/"). OSError where there is no file.
     """
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
         return "a folder in a file's place" if stat.S_ISDIR(status.st_mode) else "neither a file nor a folder"
-    most = most_of.get(path.name) or most_of.get(path.suffix)
+    most = most_of.get(path.name) or most_of.get(path.suffix) or most_of.get(f"{path.parent.name}/")
     return f"{status.st_size:,} bytes, wanted at most {most.bytes:,}" if most and status.st_size > most.bytes else None
 
 

@@ -21,6 +21,7 @@ from typing import Any
 
 from qr_jax import plugins
 from qr_jax.config import Config, Data, chosen_plugins
+from qr_jax.interfaces import CONTRACTS
 from qr_jax.queries import official
 from qr_jax.settings import Use, plain
 
@@ -33,7 +34,8 @@ MOST = {
     "rollout.slots": 4096, "rollout.store": 8192, "rollout.context_tokens": 2**18, "rollout.search_k": 1000,
     "rollout.passage_chars": 10**7, "rollout.tile": 2**14, "rollout.buckets": 2**16, "rollout.chunk": 4096,
     "evaluation.samples": 1024, "pool.queries": 2**16, "pool.samples": 1024,
-    "data.trace_worlds": 1000,
+    "rollout.lanes": 64, "learner.lanes": 64, "learner.rows": 2**14, "learner.row_tokens": 2**18,
+    "sft.traces": 2**14, "sft.max_tokens": 2**18, "data.trace_worlds": 1000,
 }  # fmt: skip
 MOST_OF_A_WORLD = 1_000_000  # of each of its counts
 SEAL, KEY_BYTES = "seal", 32
@@ -132,9 +134,11 @@ def _fetched(what: str, model: str) -> Wish:
 
 
 def _of_plugin(kind: str, chosen: Use) -> list[Wish]:
-    package = chosen.name.split(".")[0]
+    package, folder = chosen.name.split(".")[0], f"qr_jax.{CONTRACTS[kind].folder}"
     if "." in chosen.name and package != "qr_jax":  # what its settings mean only its code knows
         return [Wish(f"code outside qr_jax: {kind} {chosen.name!r}", f"--allow-plugins {package}")]
+    if "." in chosen.name and chosen.name not in {f"{folder}.{name}.{name}" for name in plugins.names(kind)}:
+        return [Wish(f"a function of qr_jax that is no {kind}: {chosen.name!r}", None)]
     settings = plugins.signature(kind, chosen.name).settings
     values = {name: setting.default for name, setting in settings.items()} | plugins.check(kind, chosen)
     found: list[Wish] = []

@@ -94,6 +94,7 @@ def _changed(rng: Random, value: Any) -> Any:
         return changed
     if isinstance(value, str) and rng.random() < 0.4:
         return spoil_bytes(rng, value.encode("utf-8", "replace")).decode("utf-8", "surrogateescape")
-    if type(value) is int and rng.random() < 0.4:
-        return rng.choice((value + 1, value - 1, -value, value * 2, value // 2, float(value), str(value), [value]))
+    if type(value) is int and rng.random() < 0.6:
+        near = (value + 1, value - 1, -value, value * 2, value // 2, float(value), str(value), [value])
+        return rng.choice((*near, *NUMBERS))
     return rng.choice(ODD)

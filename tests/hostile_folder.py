@@ -27,6 +27,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import small_data
 
 from qr_jax import cli, config, trust
@@ -295,8 +296,10 @@ class Pickled:
 def pickles(run: Path, home: Path, url: str) -> None:
     place = run / "checkpoints" / "step_00000002"
     place.mkdir(parents=True)
-    for name in ("host.npz", "host.json", "model.bin", "state"):
+    for name in ("model.bin", "state"):
         (place / name).write_bytes(pickle.dumps(Pickled()))
+    (place / "host.json").write_text(json.dumps({"stage": "train", "pool": {"__array__": "a0"}}))
+    np.savez(place / "host.npz", allow_pickle=True, a0=np.array([Pickled()], object))
     commit(place)
 
 
@@ -332,7 +335,7 @@ MORE = [
     ["quickstart", "--run", "{run}", "--dry-run"],
     ["train", "{run}/config.json", "env.max_turns=3"],
     ["train", "{run}/config.json", "--dry-run"],
-    ["eval", "{run}", "--suite", "qa7", "--set", "env.max_turns=3"],
+    ["eval", "{run}", "--suite", "qa7", "env.max_turns=3"],
     ["eval", "{out}", "--suite", "qa7", "--config", "{run}/config.json"],
     ["compare", "{run}", "{out}/other"],
     [

@@ -303,6 +303,17 @@ def test_cut_by_hand():
             cut(text, ["1", "2"])
 
 
+@pytest.mark.parametrize("where", ["vocab", "added_tokens"])
+def test_an_id_for_which_the_library_would_make_room_is_refused(where):
+    described = json.loads(small(None)._described)
+    if where == "vocab":
+        described["model"]["vocab"]["far"] = 2**31
+    else:
+        described["added_tokens"].append({**described["added_tokens"][0], "content": "<|far|>", "id": 2**31})
+    with pytest.raises(ValueError, match="gives a token the id 2147483648; at most 4,194,304 is read"):
+        FastTokenizer(json.dumps(described), {"eos_token": "<|im_end|>"})
+
+
 def test_a_normalizer_that_would_make_a_letter_a_book_is_refused():
     once = {"type": "Replace", "pattern": {"String": "e"}, "content": "e" * 40}
     described = json.loads(small(None)._described)

@@ -16,6 +16,7 @@ import tensorstore
 from qr_jax import committed, config
 from qr_jax.checkpoint import Checkpoints, check_same_model, check_same_queries, discard_after, next_attempt
 from qr_jax.parallel import mesh as meshes
+from qr_jax.processes import plain
 
 OPTIMIZER = optax.adamw(1e-3)
 HOST = {
@@ -195,6 +196,23 @@ def test_later_checkpoints_of_a_given_up_future_go_with_the_next_commit(run, tmp
     (tmp_path / "checkpoints" / "step_00000005" / "COMMITTED").unlink()
     save(checkpoints, 3)
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step_00000001", "step_00000003"]
+
+
+def test_host_arrays_that_are_pickled_are_not_read():
+    packed = io.BytesIO()
+    np.savez(packed, allow_pickle=True, a0=np.array([None], object))
+    with pytest.raises(ValueError, match="allow_pickle=False"):
+        plain.unpacked(packed.getvalue())
+
+
+@pytest.mark.parametrize("name", ["step_00000002", "step_00000001.replaced", "step_99999999999999999999"])
+def test_a_file_in_the_place_of_a_checkpoint_gives_way(run, tmp_path, name):
+    checkpoints = run(say=lambda _: None)
+    save(checkpoints, 1)
+    (tmp_path / "checkpoints" / name).write_bytes(b"no folder")
+    assert checkpoints.latest() == 1
+    save(checkpoints, 2)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step_00000001", "step_00000002"]
 
 
 def test_a_failing_disk_keeps_the_last_checkpoint_and_says_so(run, tmp_path, caplog):

@@ -71,7 +71,9 @@ def test_questions_without_gold_passages_are_refused_before_anything_is_compiled
         said = refused(capsys, *words)
         assert "of 6 none is fit: 6 with no gold passages; wanted columns supporting" in said and "sft.steps=0" in said
     (mine / "train.jsonl").write_text("".join(json.dumps(row | {"supporting_titles": ["Rome"]}) + "\n" for row in rows))
-    assert "of the first 6 the retriever finds none; raise rollout.search_k" in refused(capsys)
+    said = refused(capsys)
+    assert "6 with a gold passage that is not in the corpus (such as 'Rome': is data.corpus the right one?)" in said
+    assert "rollout.search_k" not in said and "compiling" not in said
 
 
 def test_held_out_questions_that_are_trained_on_are_told(mine, quick_to_compile, capsys):
@@ -131,15 +133,35 @@ def test_traces_are_made_of_titles_alone_or_of_ids_alone():
     search = bm25(corpus=CORPUS)
     assert traces.unfit(by_id) == traces.UNTITLED
     others = [replace(passage, id=f"other {passage.id}") for passage in CORPUS]
+    queries, absent = traces.with_titles([by_id], others)
+    assert absent == {"1", "2", "3"}
+    with pytest.raises(ValueError, match="1 with a gold passage that is not in the corpus .such as '1': is data.corp"):
+        traces.check_fit(queries, absent=absent)
+    untitled = [replace(passage, title="") for passage in CORPUS]
     with pytest.raises(ValueError, match="1 with ids of gold passages that no passage with a title has"):
-        traces.check_fit(traces.with_titles([by_id], others))
-    queries = traces.with_titles([by_title, by_id], CORPUS)
+        traces.check_fit(traces.with_titles([by_id], untitled)[0])
+    queries, absent = traces.with_titles([by_title, by_id], CORPUS)
+    assert not absent
     assert queries[0] is by_title and queries[1].meta["supporting_titles"] == ["London", "Ada Lovelace", "Ada Lovelace"]
     found = traces.supporting_traces(queries, search, write=expert_turn, k=3)
     assert [len(trace.turns) for trace in found] == [2, 3]  # a search for each title, then the answer
     (short,) = traces.supporting_traces(queries, search, write=expert_turn, k=1)
     assert short.query is by_title  # one passage of its title is enough; all of the ids are wanted
-    assert traces.with_titles([by_id], ()) == [by_id]
+    assert traces.with_titles([by_id], ())[0] == [by_id]
+
+
+def test_what_the_corpus_lacks_is_told_before_anything_is_compiled_and_is_the_reason(caplog):
+    caplog.set_level("INFO")
+    meta = {"supporting_titles": ["Ada  LOVELACE!"]}  # spelt otherwise: of a title the words count
+    there = Query("t", "Where was Ada Lovelace born?", ("London",), (), meta)
+    lost = [Query(str(at), "Who?", ("x",), (), {"supporting_titles": [f"Nobody {at}"]}) for at in range(2)]
+    how = {"write": expert_turn, "parallel": 1, "k": 3, "absent": traces.with_titles([there, *lost], CORPUS)[1]}
+    traces.check_supporting([there, *lost], bm25(corpus=CORPUS), **how)
+    assert "2 of 3 questions have a gold passage that is not in the corpus, such as 'Nobody 0'" in caplog.text
+    assert len(traces.supporting_traces([there, *lost], bm25(corpus=CORPUS), **how)) == 1
+    assert "1 of 3 questions kept; left out: 2, a gold passage that is not in the corpus" in caplog.text
+    with pytest.raises(ValueError, match="of the first 1 the retriever finds none; raise rollout.search_k"):
+        traces.check_supporting([there, *lost], lambda queries, k: [[]] * len(queries), **how)
 
 
 @pytest.mark.parametrize(

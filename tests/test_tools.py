@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qr_jax import plugins
+from qr_jax import characters, plugins
 from qr_jax.envs.search_r1 import search_r1
 from qr_jax.envs.tool_call import tool_call
 from qr_jax.interfaces import CONTRACTS
 from qr_jax.records import Passage, Query, Say, Stop, Turn
+from qr_jax.rollout import tools
 from qr_jax.rollout.tools import Fault, fit_observation, run_searches
 
 QUERY = Query("q", "?", ("a",))
@@ -201,6 +202,23 @@ def test_ligatures_count_as_what_they_stand_for():
         (kept,) = done.by_query["a"]
         assert done.cut == 1 and text.startswith(kept.text) and kept.title == "\ufdfa"
         assert 10_000 < len(unicodedata.normalize("NFKC", kept.title + kept.text)) <= 20_000
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\ufdfa" * 1111 + "\u03b1\u0313\u0300\u0345" * 5000,  # 245 passes, when each pass cut in proportion
+        "\u01d6\u0323" * 20_000,  # three characters of NFKC together, and two alone
+        "\uac01" * 30_000,  # of Korean, which is taken apart and put together again, nothing is lost
+        "a" + "\u0301\u0323" * 20_000,
+    ],
+)
+def test_what_is_kept_of_a_passage_is_found_in_three_passes(text, monkeypatch):
+    passes = []
+    monkeypatch.setattr(tools, "nfkc", lambda text: passes.append(text) or characters.nfkc(text))
+    kept = tools.shortened(Passage("1", "", text), 20_000).text
+    assert text.startswith(kept) and 10_000 < len(unicodedata.normalize("NFKC", kept)) <= 20_000
+    assert len(characters.nfkc(kept)) <= 20_000 and len(passes) <= 4  # one of them the title's
 
 
 def test_a_passage_that_is_short_enough_is_the_retriever_s_own():

@@ -17,11 +17,12 @@ import jax
 import numpy as np
 import odd_tokens
 import pytest
+from etils import epath
 from killed_run import tiny
 from loopback_bucket import led_there
 from same_runs import differences, lines
 
-from qr_jax import assemble, begin, checkpoint, config, metrics_writer, pool, runs, terminal
+from qr_jax import assemble, begin, checkpoint, committed, config, metrics_writer, pool, runs, terminal
 from qr_jax import train as driver
 from qr_jax.config import use
 from qr_jax.processes import alike
@@ -30,7 +31,7 @@ from qr_jax.records import grades
 from qr_jax.rollout import engine, rows
 from qr_jax.sft import sft
 from qr_jax.step import grading
-from qr_jax.step.parts import Parts
+from qr_jax.step.parts import Parts, bind
 from qr_jax.step.progress import Progress
 from qr_jax.train import train
 
@@ -290,6 +291,33 @@ def test_another_config_in_the_same_folder_is_refused_with_what_differs(finished
     settings = replace(tiny(folder), seed=7)
     with pytest.raises(ValueError, match=r"other settings \(seed: 0 there, 7 here\)"):
         train(settings, folder / "whole")
+
+
+def test_host_values_that_no_run_has_are_refused_and_nothing_is_moved(finished, tmp_path):
+    """Of a stranger's run, whose checkpoint has its hashes."""
+    shutil.copytree(finished[0] / "whole", tmp_path / "run")
+    place = epath.Path(tmp_path / "run" / "checkpoints" / "step_00000005")
+    whole = json.loads((place / "host.json").read_text())
+    facts = {fact: value for fact, value in committed.manifest(place).items() if fact != "files"}
+    files = {path: path.read_bytes() for path in (tmp_path / "run").glob("*.jsonl")}
+    run = runs.Run(tmp_path / "run", config.load(tmp_path / "run" / "config.json"), stage="train", say=silent)
+    wrong = {
+        "metrics_bytes": "x", "ledger_bytes": -1, "model": -1, "pool": [], "rate": "1", "left_out": [0],
+        "waiting": [{}], "cost_F": 1, "watch": {"past": {}}, "before": {"exact_match": 0.5},
+    }  # fmt: skip
+    try:
+        parts = bind(run.settings, run)
+        for name, value in [*wrong.items(), ("rate", whole["rate"])]:
+            for file in ("manifest.json", "COMMITTED"):
+                (place / file).unlink()
+            (place / "host.json").write_text(json.dumps(whole | {name: value}))
+            committed.commit(place, facts)
+            is_right = value is whole[name]
+            with nullcontext() if is_right else pytest.raises(ValueError, match="not one that this program writes"):
+                assert run.go_on(parts.learner.abstract, parts.check)[2] == 5
+            assert files == {path: path.read_bytes() for path in files}
+    finally:
+        run.close()
 
 
 def test_a_folder_whose_run_never_began_takes_other_settings(tmp_path):

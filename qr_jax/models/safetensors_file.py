@@ -3,6 +3,7 @@
 Writing is ours: the package wants all tensors of a file in memory, and an export has one there at a time.
 """
 
+import functools
 import json
 import math
 import os
@@ -51,8 +52,14 @@ def read(entry: Entry) -> np.ndarray:
     if entry.dtype not in FLOATS:
         where = f"tensor {entry.name!r} of {entry.path.name}"
         raise ValueError(f"{where} has dtype {entry.dtype!r}; supported: {', '.join(FLOATS)}")
-    with safetensors.safe_open(entry.path, "np") as file:
-        return file.get_tensor(entry.name)
+    status = os.stat(entry.path)
+    return _opened(entry.path, status.st_ino, status.st_mtime_ns).get_tensor(entry.name)
+
+
+@functools.lru_cache(1)
+def _opened(path: Path, *_: int) -> Any:
+    """The file, kept open until another is read: its header is parsed as it is opened."""
+    return safetensors.safe_open(path, "np")
 
 
 def write(

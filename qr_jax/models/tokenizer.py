@@ -18,6 +18,7 @@ from qr_jax.settings import show
 
 TURN_ENDS = ("<|im_end|>", "<|endoftext|>")  # also end a turn where the vocabulary has them as added tokens
 BLANK = "▁"  # SentencePiece's
+MOST_IDS = 2**22  # the largest vocabularies have 2**18
 MOST_GROWTH = 1_000  # times as long as it was: what a normalizer may make of a text
 RESERVED = ("<pad>", "<eos>", "<unk>")
 
@@ -84,6 +85,8 @@ class FastTokenizer:
         if (times := _growth(whole.get("normalizer"))) > MOST_GROWTH:
             found = f"the normalizer of tokenizer.json may make a text {times:,} times as long"
             raise ValueError(f"{found}; at most {MOST_GROWTH:,} times is read")
+        if (largest := _largest_id(whole)) > MOST_IDS:
+            raise ValueError(f"tokenizer.json gives a token the id {largest}; at most {MOST_IDS:,} is read")
         parsed = _without_prefix(whole)
         self._described, self._settings, self.template = described, dict(settings), template
         self.bos = _content(settings.get("bos_token")) or None
@@ -217,6 +220,15 @@ def _pieces(parsed: dict[str, Any], vocabulary: dict[str, int], added: dict[str,
         at: token.encode() if token in added and token.strip(BLANK) else known.get(token, token.encode())
         for token, at in vocabulary.items()
     }
+
+
+def _largest_id(parsed: Any) -> int:
+    """Of those that the file gives: the library makes room for all below it, and ends the process where it cannot."""
+    model = parsed.get("model")
+    vocabulary = model.get("vocab") if isinstance(model, dict) else None
+    given = list(vocabulary.values()) if isinstance(vocabulary, dict) else []
+    given += [entry.get("id") for entry in parsed.get("added_tokens") or () if isinstance(entry, dict)]
+    return max((at for at in given if isinstance(at, int)), default=0)
 
 
 def _growth(part: Any) -> int:

@@ -7,7 +7,7 @@ since the environment will show the learner what the same retriever returns.
 import logging
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ TEXT_IN_LIST = re.compile(r'(\[|, )"([^"]+)"(?!:)')  # of JSON
 ExpertTurn = Callable[..., str]  # an environment's expert_turn(thought, queries, answer)
 FROM_GOLD = "data.traces=supporting makes traces of questions' gold passages"
 UNTITLED = "ids of gold passages that no passage with a title has (is data.corpus the right one?)"
+ABSENT = "a gold passage that is not in the corpus"
 TRIED = 100  # questions of which one trace must come before anything is compiled
 log = logging.getLogger(__name__)
 
@@ -92,27 +93,35 @@ def supporting_traces(
     write: ExpertTurn,
     parallel: int = 1,
     k: int = 3,
+    absent: Collection[str] = (),
 ) -> list[Trace]:
     """Traces of those questions whose gold passages `search` returns among its first `k`, in the queries' order.
 
     A question must know its gold passages by their titles: `supporting_titles`, or `supporting` (ids) and then
-    `with_titles`; with both, lists of one length, the ids count. It must not be marked `supporting_is_weak`. Each title
-    is searched for by itself, then, where that misses, with the question's content words. The title that the question
-    names comes first, then the one the passages found so far name. `write` is the environment's, and `parallel` how
+    `with_titles`, which says too which are `absent` from the corpus; with both, lists of one length, the ids count. It
+    must not be marked `supporting_is_weak`. Each title is searched for by itself, then, where that misses, with the
+    question's content words. The title that the question names comes first, then the one the passages found so far
+    name. `write` is the environment's, and `parallel` how
     many titles of the question itself it asks for in one turn. How many traces were kept, and why the others were not,
     goes to the log.
     """
-    traces, counts = made(queries, search, write=write, parallel=parallel, k=k)
+    traces, counts = made(queries, search, write=write, parallel=parallel, k=k, absent=absent)
     why = "".join(f"; left out: {count}, {reason}" for reason, count in counts.items() if reason != "kept")
     log.info("supporting traces: %d of %d questions kept%s", len(traces), len(queries), why)
     return traces
 
 
 def made(
-    queries: Sequence[Query], search: SearchFunction, *, write: ExpertTurn, parallel: int, k: int
+    queries: Sequence[Query],
+    search: SearchFunction,
+    *,
+    write: ExpertTurn,
+    parallel: int,
+    k: int,
+    absent: Collection[str] = (),
 ) -> tuple[list[Trace], Counter[str]]:
     """The traces of `supporting_traces`, and how many questions were kept, or left out for which reason."""
-    reasons = [unfit(query) for query in queries]
+    reasons = [unfit(query, absent) for query in queries]
     hops_Q = [[] if reason else hops_of(query) for query, reason in zip(queries, reasons, strict=True)]
     for with_question in (False, True):
         hops_Q = searched(queries, hops_Q, search, k, with_question)
@@ -126,15 +135,18 @@ def made(
     return traces, counts
 
 
-def with_titles(queries: Sequence[Query], passages: Iterable[Passage]) -> list[Query]:
-    """The queries, those that know their gold passages by ids alone with the titles of these passages."""
-    wanted = {
-        name for query in queries if not query.meta.get("supporting_titles")
-        for name in query.meta.get("supporting") or ()
-    }  # fmt: skip
-    if not wanted:
-        return list(queries)
-    title_of = {passage.id: passage.title for passage in passages if passage.id in wanted}
+def with_titles(queries: Sequence[Query], passages: Iterable[Passage]) -> tuple[list[Query], frozenset[str]]:
+    """The queries, those that know their gold passages by ids alone with the titles of these passages; and those of
+    the gold passages that are not among them, by `gold_names`."""
+    by_id = {name for query in queries for name in query.meta.get("supporting") or ()}
+    by_title = {name for query in queries for name in gold_names(query)} - by_id
+    spelt = {name: tuple(tokens(name)) for name in by_title}
+    wanted, title_of, found = set(spelt.values()), dict[str, str](), set()
+    for passage in passages:
+        if passage.id in by_id:
+            title_of[passage.id] = passage.title
+        if wanted:
+            found |= wanted & {tuple(tokens(passage.title))}
 
     def titled(query: Query) -> Query:
         ids = query.meta.get("supporting") or ()
@@ -142,32 +154,50 @@ def with_titles(queries: Sequence[Query], passages: Iterable[Passage]) -> list[Q
             return query
         return replace(query, meta={**query.meta, "supporting_titles": [title_of[name] for name in ids]})
 
-    return [titled(query) for query in queries]
+    absent = {name for name in by_id if name not in title_of} | {n for n in by_title if spelt[n] not in found}
+    return [titled(query) for query in queries], frozenset(absent)
+
+
+def gold_names(query: Query) -> Sequence[str]:
+    """What the question calls its gold passages: their ids, or without these their titles."""
+    return query.meta.get("supporting") or query.meta.get("supporting_titles") or ()
 
 
 def check_supporting(
-    queries: Sequence[Query], search: SearchFunction, *, write: ExpertTurn, parallel: int, k: int
+    queries: Sequence[Query],
+    search: SearchFunction,
+    *,
+    write: ExpertTurn,
+    parallel: int,
+    k: int,
+    absent: Collection[str] = (),
 ) -> None:
     """ValueError, before anything is compiled, where no trace can be made: what the questions lack, or the retriever.
 
-    Of the fit questions the first TRIED are searched for.
+    Of the fit questions the first TRIED are searched for. What the corpus lacks goes to the log.
     """
-    fit = check_fit(queries)
+    fit = check_fit(queries, absent=absent)
+    without = sum(unfit(query, absent) == ABSENT for query in queries)
+    if without:
+        told = f"{without} of {len(queries)} questions have {ABSENT}, such as {min(absent)!r}"
+        log.info("data.traces=supporting: %s; no trace is made of them (is data.corpus the right one?)", told)
     if not made(fit[:TRIED], search, write=write, parallel=parallel, k=k)[0]:
         todo = "raise rollout.search_k, look with `qr-jax recall` at what the retriever finds, or set sft.steps=0"
         raise ValueError(f"{FROM_GOLD}, and of the first {len(fit[:TRIED])} the retriever finds none; {todo}")
 
 
-def check_fit(queries: Sequence[Query], *, passages_read: bool = True) -> list[Query]:
+def check_fit(queries: Sequence[Query], *, passages_read: bool = True, absent: Collection[str] = ()) -> list[Query]:
     """The questions of which a trace may be made; ValueError where there are none.
 
     Where no passages were read, the titles of those that are named by ids are not known yet.
     """
     known = [UNTITLED] * (not passages_read)
-    reasons = [unfit(query) for query in queries]
+    reasons = [unfit(query, absent) for query in queries]
     fit = [query for query, reason in zip(queries, reasons, strict=True) if reason in (None, *known)]
     if not fit:
         listed = ", ".join(f"{count} with {reason}" for reason, count in Counter(reasons).items())
+        if ABSENT in reasons:
+            listed += f" (such as {min(absent)!r}: is data.corpus the right one?)"
         wanted = "wanted columns supporting (a list of passages' ids) or supporting_titles (of their titles)"
         others = "data.traces=retrieved needs none, where one search finds an answer; sft.steps=0 does without traces"
         raise ValueError(f"{FROM_GOLD}, and of {len(queries)} none is fit: {listed}; {wanted}; {others}")
@@ -233,9 +263,14 @@ def has_tag_signs(*texts: str) -> bool:
     return any(sign in text for text in texts for sign in "<>")
 
 
-def unfit(query: Query) -> str | None:
-    """Why no trace can be made of a question, before anything is searched for; None when one may."""
+def unfit(query: Query, absent: Collection[str] = ()) -> str | None:
+    """Why no trace can be made of a question, before anything is searched for; None when one may.
+
+    `absent`: gold passages that are known not to be in the corpus.
+    """
     ids, titles = query.meta.get("supporting") or (), query.meta.get("supporting_titles") or ()
+    if any(name in absent for name in gold_names(query)):
+        return ABSENT
     if not titles:
         return UNTITLED if ids else "no gold passages"
     if ids and len(ids) != len(titles):

@@ -20,7 +20,7 @@ from qr_jax.parallel import mesh as meshes
 from qr_jax.processes import alike, hosts
 from qr_jax.records import Query, SearchFunction
 from qr_jax.rollout.engine import Interrupted
-from qr_jax.step.progress import Progress, families
+from qr_jax.step.progress import Progress, families, from_host
 
 
 @dataclass(frozen=True)
@@ -55,10 +55,16 @@ class Parts:
     same: dict[str, Any]  # what a checkpoint must agree with
 
     def check(self, host: dict[str, Any]) -> None:
-        """ValueError when a checkpoint's host values are of another query list or model."""
+        """ValueError when a checkpoint's host values are of another query list or model, or are none that a run has."""
         checkpoint.check_same_queries(host, self.same[checkpoint.QUERIES])
         checkpoint.check_same_corpus(host, self.same[checkpoint.CORPUS])
         checkpoint.check_same_model(host, self.same[checkpoint.MODEL])
+        with checkpoint.as_written(self.run.checkpoints.folder, "what the host values say"):
+            progress = from_host(host)
+            if progress.pool.size != len(self.queries):
+                raise ValueError(f"a pool of {progress.pool.size}, and there are {len(self.queries)} queries")
+            for figures in filter(None, (progress.base, progress.before)):
+                evaluate.one_line(figures)
 
     def save(self, step: int, state: State, progress: Progress, *, again: bool = False) -> None:
         """Checkpoint `step`; where a guard may roll back, the best probe's stays as long as it is the best."""

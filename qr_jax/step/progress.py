@@ -1,5 +1,6 @@
 """What a step hands to the next, besides the learner's state; all of it is in the checkpoint."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -11,7 +12,7 @@ from qr_jax.records import Query
 from qr_jax.rollout.engine import Statistics
 from qr_jax.step import grading
 from qr_jax.step.grading import Group
-from qr_jax.step.guards import Watch
+from qr_jax.step.guards import FIGURES, Watch
 
 ROLLBACK_SEEDS = 65536  # a rollback moves the seed by this, so that it does not replay the same step for ever
 COUNTS = ("rollouts", "tokens", "searches", "rollbacks", "rate", "base", "before")
@@ -46,15 +47,28 @@ class Progress:
 
 
 def from_host(host: Mapping[str, Any]) -> Progress:
+    """The progress that `to_host` gave. ValueError, LookupError, TypeError or AttributeError for what it did not."""
     tokens, episodes = host["left_out"]
-    return Progress(
+    counts = {name: host[name] for name in COUNTS}
+    whole = (tokens, episodes, *(counts[name] for name in ("rollouts", "tokens", "searches", "rollbacks")))
+    if any(type(number) is not int or number < 0 for number in whole) or not 0 < counts["rate"] < math.inf:
+        raise ValueError(f"counts of {whole} and a rate of {counts['rate']!r}")
+    progress = Progress(
         pool.from_arrays(host["pool"]),
         tuple(map(grading.from_plain, host["waiting"])),
         (tokens, episodes),
         cost_F=host["cost_F"],
         watch=Watch(**host["watch"]),
-        **{name: host[name] for name in COUNTS},
+        **counts,
     )
+    if any(not 0 <= group.index < progress.pool.size for group in progress.waiting):
+        raise ValueError(f"a group waits that is none of the pool's {progress.pool.size} queries")
+    lists = {"cost_F": progress.cost_F, **progress.watch.past}
+    if any(not isinstance(values, np.ndarray) or values.shape != (values.size,) for values in lists.values()):
+        raise ValueError("costs or what the guards remember that are no lists of numbers")
+    if {*progress.watch.past} != {*FIGURES} or not progress.watch.best < math.inf > progress.watch.best_step >= 0:
+        raise ValueError(f"what the guards remember is of {', '.join(progress.watch.past)}")
+    return progress
 
 
 def advanced(
