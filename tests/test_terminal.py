@@ -1,6 +1,7 @@
 """What is said: lines that stay, a live line on a terminal, and a word now and then anywhere else."""
 
 import ast
+import re
 import sys
 import time
 from pathlib import Path
@@ -85,8 +86,10 @@ def test_a_program_that_is_being_compiled_is_named_and_then_no_time_left_is_said
         jax.jit(doubled)(np.arange(3))
     finally:
         jax.monitoring.unregister_scalar_listener(begun)
-    assert [line.split("  ") for line in lines] == [["evaluating 4/8", "compiling doubled", "0 s"]]
-    assert compiles.told(before).startswith("doubled 1 in ") and shown.line() == "evaluating 4/8  0 s  about 0 s left"
+    (line,) = lines
+    assert re.fullmatch(r"evaluating 4/8  compiling doubled  \d+ s", line)
+    assert compiles.told(before).startswith("doubled 1 in ")
+    assert re.fullmatch(r"evaluating 4/8  \d+ s  about \d+ s left", shown.line())
 
 
 def test_compiling_has_its_time_left_while_it_compiles(monkeypatch):

@@ -25,7 +25,8 @@ def add(command: Any) -> None:
 
     text = "download a question set or corpus, write and index it, and print the settings that use it"
     got = part("get", _get, text)
-    text = "hotpotqa, 2wiki, musique (with passages); nq, triviaqa, popqa, bamboogle (questions); wiki18 (passages)"
+    text = "hotpotqa, 2wiki, musique (with passages; musique with --files alone: its address asks a person); "
+    text += "nq, triviaqa, popqa, bamboogle (questions); wiki18 (passages)"
     got.add_argument("name", metavar="NAME", help=text)
     got.add_argument("--out", type=Path, metavar="FOLDER", help="where its files go (runs/data/NAME)")
     text = "a folder with the official files, or their archives; nothing is downloaded then"
