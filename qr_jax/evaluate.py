@@ -164,10 +164,10 @@ def one_line(figures: Mapping[str, Any]) -> str:
 
 def interval(figures: Mapping[str, Any], name: str) -> str:
     """A score and the half width of its 95 % interval over questions, as in .460 +- .031."""
-    value, questions = figures.get(name), counted(figures, name)
+    value = figures.get(name)
     if value is None:
         return "-"
-    wide = half_width(figures.get(f"{name}_se"), questions)
+    wide = half_width(figures.get(f"{name}_se"), counted(figures, name))
     return f"{share(value)} +- {share(wide)}" if wide else share(value)
 
 
