@@ -2,6 +2,7 @@
 
 import codecs
 import contextlib
+import gc
 import itertools
 import json
 import os
@@ -262,6 +263,7 @@ class Run:
             compile_cache.push_new()
             if memory.is_tight(state):
                 self.checkpoints.wait()  # what is being written would stand in memory beside the next update
+            gc.collect()  # Orbax's copies of a state refer to each other
             memory.give_back()
         self.saved = step
 

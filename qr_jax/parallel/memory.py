@@ -2,7 +2,6 @@
 
 import contextlib
 import ctypes
-import gc
 import resource
 import sys
 from typing import Any
@@ -27,10 +26,9 @@ def is_tight(tree: Any) -> bool:
 
 
 def give_back() -> None:
-    """Drop what nobody refers to, and let the C library return what was freed (glibc does); milliseconds.
+    """Let the C library return what was freed (glibc does); a tenth of a second after gigabytes.
 
-    By itself it keeps what it once needed, for each thread that read a large answer anew: a run would grow for days.
+    By itself it keeps what it once needed: a run would grow for days.
     """
-    gc.collect()  # Orbax's copies of a state refer to each other
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
