@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qr_jax.records import Passage
+from qr_jax.retrieval import bm25_index
 from qr_jax.retrievers.bm25 import best, bm25
 from qr_jax.retrievers.none import none
 
@@ -128,6 +129,23 @@ def test_three_that_build_at_once_all_search(tmp_path):
         made = list(threads.map(lambda _: bm25(corpus=CORPUS, index=str(tmp_path / "index")), range(3)))
     assert [ids(search(["frank herbert"], 1)) for search in made] == [[["a"]]] * 3
     assert [one.name for one in tmp_path.iterdir()] == ["index"]
+
+
+def test_an_index_that_another_put_there_meanwhile_is_not_built_again(tmp_path, monkeypatch):
+    first, whole = [], bm25_index.why_not
+
+    def late(path, wanted):  # of the first look: there is nothing; then the other has built it
+        reason = whole(path, wanted)
+        if not first:
+            first.append(reason)
+            bm25(corpus=CORPUS, index=str(path))
+        return reason
+
+    monkeypatch.setattr(bm25_index, "why_not", late)
+    assert ids(bm25(corpus=CORPUS, index=str(tmp_path / "index"))(["frank herbert"], 1)) == [
+        ["a"]
+    ]  # unwarned
+    assert first[0]
 
 
 def test_importing_host_code_of_searches_starts_neither_jax_nor_bm25s():

@@ -57,6 +57,8 @@ def load_or_build(folder: str | Path, corpus: Sequence[Passage], settings: Mappi
     """
     path, wanted = Path(folder), {"corpus": corpus_hash(corpus), "settings": dict(settings)}
     reason = why_not(path, wanted)
+    if reason and path.exists() and any(path.iterdir()):
+        reason = why_not(path, wanted)  # another process may have put it there since
     if reason:
         if any((path / name).exists() for name in (stored.TEXTS, stored.ENDS)):
             holds = f"{path} holds the passages of a corpus, made by `qr-jax index`, and is left as it is"
