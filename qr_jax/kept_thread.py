@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import functools
 import queue
 import threading
 import weakref
@@ -12,10 +13,8 @@ from typing import Any, TypeVar, cast
 Result = TypeVar("Result")
 Work = Callable[[], None]
 
-TRIM, MMAP = (
-    -1,
-    -3,
-)  # glibc's mallopt: how much may lie free at a heap's top, and from which size a block has its own mapping
+TRIM = -1  # of glibc's mallopt: how much may lie free at a heap's top
+MMAP = -3  # and from which size on a block is mapped by itself
 
 
 class KeptThread:
@@ -59,6 +58,13 @@ def _serve(given: "queue.SimpleQueue[Work | None]", closed: threading.Event) -> 
         work()
 
 
+@functools.cache
+def _library() -> ctypes.CDLL:
+    library = ctypes.CDLL(None)
+    library.malloc.restype, library.free.argtypes = ctypes.c_void_p, (ctypes.c_void_p,)
+    return library
+
+
 def _give_back() -> None:
     """What lies free at the top of this thread's heap, where `malloc_trim` does not reach; microseconds.
 
@@ -66,8 +72,7 @@ def _give_back() -> None:
     megabytes left some, for good. It keeps little for the one block freed here; then as much as it ends at by itself.
     """
     with contextlib.suppress(OSError, AttributeError):
-        library = ctypes.CDLL(None)
-        library.malloc.restype, library.free.argtypes = ctypes.c_void_p, (ctypes.c_void_p,)
+        library = _library()
         library.mallopt(TRIM, 2**17)
         library.free(library.malloc(2**17))
         library.mallopt(MMAP, 2**25)

@@ -103,7 +103,7 @@ def alike():
     return made, graded
 
 
-@pytest.mark.parametrize("settings", [{"entropy_weight": 0.1}, {"kl_weight": 0.1, "loss": config.use("gspo")}])
+@pytest.mark.parametrize("settings", [{}, {"entropy_weight": 0.1}, {"kl_weight": 0.1, "loss": config.use("gspo")}])
 def test_what_samples_begin_with_is_computed_once_and_the_gradient_is_that_of_whole_episodes(settings):
     """Also where a row has no room for a whole group, and over a mesh."""
     made, graded = alike()

@@ -57,13 +57,14 @@ def load_or_build(folder: str | Path, corpus: Sequence[Passage], settings: Mappi
     """
     path, wanted = Path(folder), {"corpus": corpus_hash(corpus), "settings": dict(settings)}
     reason = why_not(path, wanted)
-    if reason and path.exists() and any(path.iterdir()):
+    is_there = path.exists() and any(path.iterdir())
+    if reason and is_there:
         reason = why_not(path, wanted)  # another process may have put it there since
     if reason:
         if any((path / name).exists() for name in (stored.TEXTS, stored.ENDS)):
             holds = f"{path} holds the passages of a corpus, made by `qr-jax index`, and is left as it is"
             raise ValueError(f"{holds}: it is not the index asked for ({reason}); name another folder")
-        if path.exists() and any(path.iterdir()):
+        if is_there:
             warnings.warn(f"the index {path} is built again: {reason}", stacklevel=3)
         clear_left(path)
         write(path, corpus, settings)
