@@ -200,6 +200,15 @@ def test_pandas_times_are_read(tmp_path):
     assert [passage.text for passage in readers.read_passages(tmp_path / "p.parquet")] == ["x", "y"]
 
 
+def test_values_that_python_has_not_are_named_by_their_column(tmp_path):
+    file = tmp_path / "p.parquet"
+    nowhere, nanoseconds = pa.timestamp("us", "Nowhere/Land"), pa.duration("ns")
+    for name, values in (("seen", pa.array([1], nowhere)), ("took", pa.array([1], nanoseconds))):
+        pq.write_table(pa.table({"id": ["1"], "text": ["x"], name: values}), file)
+        with pytest.raises(ValueError, match=rf"p.parquet rows 1 to 1, column '{name}' .*a value that is not read"):
+            readers.read_passages(file)
+
+
 def test_parquet_that_is_cut_short_or_mixed_is_refused(tmp_path):
     file = tmp_path / "made.parquet"
     parquet.write(file, [{"id": "1", "text": "x", "title": None}, {"id": "2", "text": "y", "title": "T"}])

@@ -22,10 +22,14 @@ PLAIN_TIMES_PACKED = 50  # a file that unpacks to more than so many times its by
 DAMAGED = (OSError, ValueError, OverflowError)  # what pyarrow raises beside its own, of a damaged file
 
 
+class NoValue(ValueError):
+    """A row of a whole file holds what Python has no value for."""
+
+
 def rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """(row number from 1, object) of every row. What is null is left out, as in JSON lines it would not stand there.
 
-    ValueError: the file is damaged, or has more than limits.py allows.
+    ValueError: the file is damaged, has more than limits.py allows, or a value that Python has none for.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -52,13 +56,31 @@ def rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                     limits.check_row(file, part_bytes, place)
                     taken_bytes += part_bytes
                     limits.check_unpacked(file, taken_bytes, most, place)
-                    for row in _decoded(part).to_pylist():
+                    for row in _python_rows(part, file.name, number):
                         number += 1
                         yield number, _without_nulls(row)
-    except limits.TooLarge:
+    except (limits.TooLarge, NoValue):
         raise
     except (pa.ArrowException, *DAMAGED) as error:
         raise ValueError(f"{file.name} after row {number}: not a whole Parquet file ({error})") from error
+
+
+def _python_rows(part: Any, file: str, before: int) -> list[dict[str, Any]]:
+    """The rows of a piece that stands after `before` others. NoValue names the column."""
+    import pyarrow as pa
+
+    try:
+        return _decoded(part).to_pylist()
+    except (pa.ArrowException, *DAMAGED) as error:
+        place = f"{file} rows {before + 1} to {before + part.num_rows}"
+        for column in part.schema.names:
+            try:
+                _decoded(part.select([column])).to_pylist()
+            except (pa.ArrowException, *DAMAGED):
+                place += f", column {column!r} ({part.schema.field(column).type})"
+                break
+        wanted = "texts in UTF-8, numbers, lists, objects, or times of whole microseconds in the years 1 to 9999"
+        raise NoValue(f"{place}: a value that is not read ({error}); wanted {wanted}") from error
 
 
 def _decoded(part: Any) -> Any:
