@@ -82,17 +82,23 @@ def versions(_: Any = None) -> Answer:
 
 @dataclass(frozen=True)
 class Contender:
-    """`python -m module` at the repository's root; `tree`: another checkout, whose qr_jax the module measures."""
+    """`python -m module` at the repository's root; `tree`: another checkout, whose qr_jax the module measures.
+
+    `module_of`: the checkout that has the module; this one, unless the other's is made for the other's qr_jax.
+    """
 
     name: str
     module: str
     python: Path = Path(sys.executable)
     tree: Path = ROOT
+    module_of: Path = ROOT
 
     @property
-    def file(self) -> Path:
-        """The module's file here: another checkout may not have it."""
-        return ROOT / f"{self.module.replace('.', '/')}.py"
+    def words(self) -> list[str]:
+        """What Python is called with, in `tree`."""
+        if self.module_of == self.tree:
+            return ["-m", self.module]
+        return [str(self.module_of / f"{self.module.replace('.', '/')}.py")]
 
     def environment(self, **more: str) -> dict[str, str]:
         """Of a process that measures its tree, on CPU unless said otherwise."""
@@ -107,12 +113,15 @@ def peer(name: str, module: str) -> Contender:
     return Contender(name, module, PEER_PYTHON)
 
 
-def checkout(name: str, module: str, tree: Path) -> Contender:
-    """A contender of another checkout, in its own .venv; stops the program with what to do where that is missing."""
+def checkout(name: str, module: str, tree: Path, *, is_theirs: bool = False) -> Contender:
+    """A contender of another checkout, in its own .venv; stops the program with what to do where that is missing.
+
+    `is_theirs`: the module is that checkout's, too.
+    """
     python = tree / ".venv/bin/python"
     if not python.exists():
         raise SystemExit(f"no Python at {python}: make it by `make .venv` there")
-    return Contender(name, module, python, tree.resolve())
+    return Contender(name, module, python, tree.resolve(), tree.resolve() if is_theirs else ROOT)
 
 
 class Worker:
@@ -120,9 +129,8 @@ class Worker:
 
     def __init__(self, contender: Contender, environment: Mapping[str, str] | None = None):
         self.name = contender.name
-        words = ["-m", contender.module] if contender.tree == ROOT else [str(contender.file)]
         self.process = subprocess.Popen(
-            [str(contender.python), *words],
+            [str(contender.python), *contender.words],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=contender.tree,
             env=contender.environment(**(environment or {})),
         )  # fmt: skip

@@ -6,11 +6,13 @@
 A decode step is that of 256 slots and a cache of 128 positions, and beside it SmolLM2-135M's. A run is
 `qr-jax train configs/quickstart.py`, cold start and two evaluations included, by TASK's groups, rule and rate; each
 contender keeps compiled programs in a folder of its own, empty before the first seed. A study is four such runs, two
-at a time, by the checkout's own `compare --jobs 2`; STUDY cuts cold start, rollouts and evaluations to a fifth alike.
+at a time, by the checkout's own `compare --jobs 2`, after one run of the kind that compiles its programs. `--share`
+cuts cold start, rollouts and evaluations alike.
 """
 
 import argparse
 import json
+import re
 import statistics
 import subprocess
 import sys
@@ -27,8 +29,9 @@ MODULE = "benchmarks.quickstart_ours"
 CONFIG = ["configs/quickstart.py", "evaluation.every=0"]  # an earlier one was evaluated before and after alone
 # How the earlier quickstart was trained; a later one's settings would give both other things to do.
 TASK = ["pool.queries=32", "pool.samples=8", "rule=recycle", "learner.lr=1e-3", "learner.warmup_updates=0"]
-STUDY = ["--rules", "grpo", "--seeds", "4", "--jobs", "2", "--budget", "rollouts=6144", "--questions", "200"]
-SHORTER = "sft.steps=80"
+STUDY = ["--rules", "grpo"]
+STUDY_ROLLOUTS, STUDY_QUESTIONS, COLD_STEPS = 30_720, 1_000, 400  # of a whole study's run
+LATE = re.compile(r"step \d+: compiled")  # which programs a step made, by --verbose
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -42,7 +45,8 @@ def arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser = interleave.parser(__doc__, rounds=30, peers=False)
     parser.add_argument("--before", type=Path, required=True, help="a checkout to compare with, its .venv made")
     parser.add_argument("--seeds", type=int, default=5, help="whole runs of each (5)")
-    parser.add_argument("--studies", type=int, default=1, help="studies of each (1)")
+    parser.add_argument("--studies", type=int, default=3, help="studies of each (3)")
+    parser.add_argument("--share", type=float, default=0.2, help="of a study's run that is made (.2)")
     return parser.parse_args(words)
 
 
@@ -62,17 +66,27 @@ def measure(options: argparse.Namespace, contenders, workers) -> dict[str, Any]:
             for contender in contenders:
                 runs[contender.name].append(whole_run(contender, seed, Path(folder)))
                 print(contender.name, runs[contender.name][-1], file=sys.stderr, flush=True)
-        studies = [{one.name: study_s(one, Path(folder), at) for one in contenders} for at in range(options.studies)]
-        print("studies, s:", studies, file=sys.stderr, flush=True)
-    return {"decode_step": steps, "runs": runs, "studies_s": studies, **(over_seeds(runs) if options.seeds else {})}
+        studies = []
+        if options.studies:
+            for contender in contenders:
+                study_s(contender, Path(folder) / "compiles", options.share, seeds=1)
+        for at in range(options.studies):
+            studies.append({one.name: study_s(one, Path(folder) / f"study_{at}", options.share) for one in contenders})
+            print("study, s:", studies[-1], file=sys.stderr, flush=True)
+    figures = {"decode_step": steps, "runs": runs, "studies_s": studies, "study_share": options.share}
+    if studies:
+        s = {one.name: statistics.median(of[one.name] for of in studies) for one in contenders}
+        figures |= {"study_s": s, "ratio_study": s["before"] / s["ours"]}
+    return {**figures, **(over_seeds(runs) if options.seeds else {})}
 
 
-def study_s(contender: interleave.Contender, folder: Path, at: int) -> float:
-    """Seconds of four seeds, two at a time, with programs that are kept."""
-    environment = contender.environment(QR_JAX_COMPILED=str(folder / f"{contender.name}_programs"))
+def study_s(contender: interleave.Contender, folder: Path, share: float, seeds: int = 4) -> float:
+    """Seconds of the seeds, two at a time, with programs that are kept beside the folder."""
+    environment = contender.environment(QR_JAX_COMPILED=str(folder.parent / f"{contender.name}_programs"))
     lanes = ["rollout.lanes=1", "learner.lanes=1"] if contender.name == "ours" else []  # two runs share the cores
-    words = [*CONFIG, SHORTER, *TASK[:2], *TASK[3:], *lanes, *STUDY]
-    words += ["--folder", str(folder / f"{contender.name}_study_{at}")]
+    words = [*CONFIG, f"sft.steps={round(share * COLD_STEPS)}", *TASK[:2], *TASK[3:], *lanes, *STUDY]
+    words += ["--seeds", str(seeds), "--jobs", "2", "--budget", f"rollouts={round(share * STUDY_ROLLOUTS)}"]
+    words += ["--questions", str(round(share * STUDY_QUESTIONS)), "--folder", str(folder / contender.name)]
     start = time.monotonic()
     subprocess.run(
         [contender.python, "-m", "qr_jax.cli", "compare", *words],
@@ -86,9 +100,10 @@ def whole_run(contender: interleave.Contender, seed: int, folder: Path) -> dict[
     run = folder / f"{contender.name}_{seed}"
     environment = contender.environment(QR_JAX_COMPILED=str(folder / f"{contender.name}_programs"))
     start = time.monotonic()
-    subprocess.run(
-        [contender.python, "-m", "qr_jax.cli", "train", *CONFIG, *TASK, f"seed={seed}", "--run", run],
-        cwd=contender.tree, env=environment, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    done = subprocess.run(
+        [contender.python, "-m", "qr_jax.cli", "train", *CONFIG, *TASK, f"seed={seed}", "--run", run]
+        + (["--verbose"] if contender.name == "ours" else []),
+        cwd=contender.tree, env=environment, check=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     wall_s = time.monotonic() - start
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -96,6 +111,7 @@ def whole_run(contender: interleave.Contender, seed: int, folder: Path) -> dict[
     seconds = {name: sum(row[f"time/{name}"] or 0 for row in rows) for name in ("step_s", "decode_s", "learner_s")}
     return seconds | {
         "seed": seed, "wall_s": wall_s, "compiles": sum(row["perf/compiles"] for row in rows),
+        "compiled": [line for line in done.stdout.splitlines() if LATE.search(line)],
         "gap_max": max(row["sampler_gap/max"] or 0 for row in rows),
         "before": summary["greedy_before"], "after": summary["greedy_after"],
     }  # fmt: skip
@@ -127,9 +143,11 @@ def show(figures: dict[str, Any]) -> None:
     for name, of in figures["runs"].items():
         head = ["seed", "step_s", "decode_s", "learner_s", "wall_s", "compiles", "before", "after"]
         print(f"\n{name}\n{interleave.table(head, [[run[key] for key in head] for run in of])}")
+        print(*[f"seed {run['seed']}, {line}" for run in of for line in run["compiled"]], sep="\n")
     for of in figures["studies_s"]:
         print(f"four runs, two at a time: {of['before']:.0f} s and {of['ours']:.0f} s, {of['before'] / of['ours']:.2f}")
-    for name in ("ratio_steps", "accuracy", "accuracy_difference", "accuracy_standard_errors", "gap_max"):
+    names = ("ratio_steps", "accuracy", "accuracy_difference", "accuracy_standard_errors", "gap_max", "ratio_study")
+    for name in names:
         print(f"{name}: {figures.get(name)}")
 
 

@@ -2,6 +2,7 @@
 
     make bench-peers bench-rollout
     python -m benchmarks.rollout --rounds 5
+    python -m benchmarks.rollout --no-peers --before ../before --results FOLDER    # beside an earlier checkout's
 
 Two loads (peers/load.py), both at SmolLM2-135M's shape in float32. `multi_turn`: 8 questions x 4 samples, 3 searches of
 real BM25 over HotpotQA, observations of 128 tokens, 4 turns of 64 tokens; also with 16 slots for our 32 episodes, so
@@ -17,6 +18,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from benchmarks import interleave
@@ -41,6 +43,11 @@ class Load:
     slots: int | None = None
     latency_s: float = 0.0
 
+    @property
+    def has_before(self) -> bool:
+        """Whether an earlier checkout takes part: its worker may know neither slots nor latencies."""
+        return self.slots is None and not self.latency_s
+
 
 LOADS = {
     "multi_turn": Load("multi_turn", MULTI, load.MULTI_SAMPLES, ("tunix",)),
@@ -49,12 +56,16 @@ LOADS = {
     "single_turn": Load("single_turn", load.SINGLE_BATCH, 4, ("tunix", "torch")),
     "single_turn_distinct": Load("single_turn", load.SINGLE_BATCH, 1, ("tunix",)),
 }
+OURS = "benchmarks.rollout_ours"
 MODULES = {"tunix": "benchmarks.peers.tunix_rollout", "torch": "benchmarks.peers.torch_rollout"}
 
 
 def main(words: Sequence[str] | None = None) -> None:
     options = arguments(words)
-    workers = {"ours": interleave.Worker(interleave.Contender("ours", "benchmarks.rollout_ours"))}
+    contenders = [interleave.Contender("ours", OURS)]
+    if options.before:
+        contenders.append(interleave.checkout("before", OURS, options.before, is_theirs=True))
+    workers = {one.name: interleave.Worker(one) for one in contenders}
     if not options.no_peers:
         workers |= {name: interleave.Worker(interleave.peer(name, module)) for name, module in MODULES.items()}
     with tempfile.TemporaryDirectory() as folder:
@@ -65,6 +76,7 @@ def main(words: Sequence[str] | None = None) -> None:
 def arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser = interleave.parser(__doc__)
     parser.add_argument("--loads", nargs="+", choices=LOADS, default=list(LOADS), help="which loads (all)")
+    parser.add_argument("--before", type=Path, help="an earlier checkout, its .venv made, whose rollouts take part")
     parser.add_argument("--index", default=None, help="folder that keeps BM25's index (a temporary one)")
     parser.add_argument(
         "--tunix-episodes", type=int, default=8,
@@ -79,11 +91,12 @@ def measure(options: argparse.Namespace, workers: dict[str, interleave.Worker], 
     prepared: dict[str, dict[str, Any]] = {}
     for kind in dict.fromkeys(LOADS[name].kind for name in options.loads):
         prepared[kind] = {}
-        taking = {peer for one in LOADS.values() if one.kind == kind for peer in ("ours", *one.peers)}
+        taking = {peer for one in LOADS.values() if one.kind == kind for peer in ("ours", "before", *one.peers)}
         for name, worker in workers.items():
             if name in taking:
                 more = {"concurrency": options.concurrency} if name == "tunix" else {}
-                prepared[kind][name] = worker.ask("prepare", load_name=kind, folder=folder, **more)
+                place = f"{folder}/before" if name == "before" else folder
+                prepared[kind][name] = worker.ask("prepare", load_name=kind, folder=place, **more)
     figures: dict[str, Any] = {
         "ratio_multi_turn_tunix": None, "ratio_single_turn_tunix": None, "share_of_bandwidth_bound": None,
         "compiles_after_warmup": 0, "same_model": same_model(workers, prepared), "prepared": prepared,
@@ -93,8 +106,8 @@ def measure(options: argparse.Namespace, workers: dict[str, interleave.Worker], 
     for name in options.loads:
         figures["loads"][name] = one = measure_load(options, workers, name)
         figures["compiles_after_warmup"] += sum(sample["compiles"] for sample in one["samples"]["ours"])
-        if "tunix" in one["ratios"]:
-            figures[f"ratio_{name}_tunix"] = one["ratios"]["tunix"]["ratio"]
+        for who in {"tunix", "before"} & one["ratios"].keys():
+            figures[f"ratio_{name}_{who}"] = one["ratios"][who]["ratio"]
         if name == "single_turn":
             figures |= shares(one["samples"]["ours"])
     return figures
@@ -119,12 +132,15 @@ def largest(ours: Sequence[float], theirs: Sequence[float]) -> float:
 def measure_load(options: argparse.Namespace, workers: dict[str, interleave.Worker], name: str) -> dict[str, Any]:
     """Interleaved samples of one load, medians, ratios; the log-probabilities are checked before any ratio is made."""
     chosen = LOADS[name]
-    taking = [worker for who, worker in workers.items() if who in ("ours", *chosen.peers)]
+    names = ("ours", *chosen.peers, *(["before"] if chosen.has_before else []))
+    taking = [worker for who, worker in workers.items() if who in names]
     request = {"load_name": chosen.kind, "episodes": chosen.episodes, "group": chosen.group}
     own: dict[str, dict[str, Any]] = {}
     if chosen.kind == "multi_turn":
-        request["latency_s"] = chosen.latency_s
-        own = {"tunix": {"episodes": options.tunix_episodes}, "ours": {"slots": chosen.slots}}
+        own = {
+            "tunix": {"episodes": options.tunix_episodes, "latency_s": chosen.latency_s},
+            "ours": {"slots": chosen.slots, "latency_s": chosen.latency_s},
+        }
     if name == "single_turn":
         own = {"ours": {"with_bounds": True}}
     samples = interleave.interleave(taking, options.rounds, request, own=own)

@@ -64,7 +64,7 @@ def start(contender: interleave.Contender, config: Sequence[str], run: Path, pro
     kept = {"QR_JAX_COMPILED": str(programs), "XDG_CACHE_HOME": str(programs / "cache")}
     environment = contender.environment(**kept, QR_JAX_DATA=DATA, **python)
     done = subprocess.run(
-        [contender.python, contender.file, str(time.time()), *config, "--run", run],
+        [contender.python, *contender.words, str(time.time()), *config, "--run", run],
         cwd=contender.tree, env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     for line in done.stdout.splitlines():
