@@ -15,6 +15,7 @@ from pathlib import Path
 # Before jax is imported anywhere: the platform is read once, when its backend starts.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test reaches for the network
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # most programs run once or twice, and compiling them takes longer
 
 import hypothesis
 import jax
@@ -68,11 +69,13 @@ def compiled() -> Path:
 
 
 @pytest.fixture(scope="module")
-def quick_to_compile():
-    """For files whose programs run once or twice and are held to tolerances or to themselves: LLVM optimises none."""
+def optimised():
+    """For files that read what XLA makes of a program: memory, collectives, what it joins."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("JAX_DISABLE_MOST_OPTIMIZATIONS")
+        jax.config.update("jax_disable_most_optimizations", False)
+        yield
     jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -10,6 +10,8 @@ from qr_jax.models.families import PRESETS
 from qr_jax.planning import ahead
 from qr_jax.rollout import cache as caches
 
+pytestmark = pytest.mark.usefixtures("optimised")
+
 HAS_LIBTPU = importlib.util.find_spec("libtpu") is not None
 needs_libtpu = pytest.mark.skipif(not HAS_LIBTPU, reason="libtpu is not installed (pip install libtpu; no TPU needed)")
 

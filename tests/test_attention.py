@@ -8,8 +8,6 @@ from jax.sharding import AxisType, Mesh
 
 from qr_jax.models import attention, flash
 
-pytestmark = pytest.mark.usefixtures("quick_to_compile")
-
 
 def plain(q_NLHd, k_NLKd, v_NLKd, segment_NL):
     """The formula with the whole [L, L] array of scores."""

@@ -18,8 +18,6 @@ from qr_jax.models import decoder
 from qr_jax.parallel import mesh as meshes
 from qr_jax.records import Grades, grades
 
-pytestmark = pytest.mark.usefixtures("quick_to_compile")
-
 MESHES = [(8, 1, 1), (2, 2, 2)]
 SHAPE = {"rows": 8, "row_tokens": 48, "per_row": 8, "queries": 8, "samples": 4}
 PREFIX, GOLDS = [3, 2], [[5, 6, 7], [9]]

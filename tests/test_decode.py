@@ -22,8 +22,6 @@ from qr_jax.rollout.sampling import choose
 from qr_jax.step import progress
 from qr_jax.step.parts import bind
 
-pytestmark = pytest.mark.usefixtures("quick_to_compile")
-
 
 @pytest.mark.parametrize(
     ("qk_norm", "qkv_bias", "chunk", "temperature"),

@@ -25,7 +25,6 @@ from qr_jax.losses.sapo import sapo
 from qr_jax.records import Episode, Query, Turn
 from qr_jax.rewards.e_grpo import e_grpo
 
-pytestmark = pytest.mark.usefixtures("quick_to_compile")
 Q, G, L, T = 3, 4, 5, 3
 
 

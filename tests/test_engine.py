@@ -47,8 +47,6 @@ from qr_jax.rollout import compiles, seats
 from qr_jax.rollout.engine import PURPOSES, Engine, Interrupted, _Rollout
 from qr_jax.rollout.live import Live
 
-pytestmark = pytest.mark.usefixtures("quick_to_compile")
-
 FIXTURES = Path(__file__).parent / "fixtures"
 
 

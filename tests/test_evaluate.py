@@ -43,8 +43,6 @@ from qr_jax.report import charts, page, run_list
 from qr_jax.studies import compare, launch
 from qr_jax.train import train
 
-pytestmark = pytest.mark.usefixtures("quick_to_compile")
-
 ROOT = Path(__file__).parents[1]
 
 

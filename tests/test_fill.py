@@ -10,8 +10,6 @@ from qr_jax.learning.pack import pack
 from qr_jax.noise import uniforms
 from qr_jax.records import grades
 
-pytestmark = pytest.mark.usefixtures("quick_to_compile")
-
 
 def test_each_empty_place_repeats_a_group_by_chance():
     drawn = np.floor(3 * uniforms(5, fill.FILL, 7, 2))  # one of three for each of five places

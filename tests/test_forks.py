@@ -13,8 +13,6 @@ from qr_jax import assemble, metrics_writer
 from qr_jax.config import use
 from qr_jax.train import train
 
-pytestmark = pytest.mark.usefixtures("quick_to_compile")
-
 
 def config_of(folder, **changes):
     """Two steps without a cold start, of plug-ins in fork_plugins.py."""

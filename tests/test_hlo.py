@@ -6,6 +6,8 @@ import pytest
 
 from qr_jax.planning import hlo
 
+pytestmark = pytest.mark.usefixtures("optimised")
+
 TILED = "{1,0:T(8,128)(2,1)}"  # bf16 in HBM
 NEAR = "{1,0:T(8,128)(2,1)S(1)}"  # the same in VMEM
 

@@ -19,8 +19,6 @@ from qr_jax.records import Episode, Query, grades
 from qr_jax.rollout import compiles
 from qr_jax.train import update
 
-pytestmark = pytest.mark.usefixtures("quick_to_compile")
-
 CFG = ModelConfig(
     vocab=64, width=32, layers=2, heads=4, kv_heads=2, head_dim=8, mlp=64, context_tokens=64, qk_norm=True
 )

@@ -9,8 +9,6 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from qr_jax.models.logprob import token_logprobs
 
-pytestmark = pytest.mark.usefixtures("quick_to_compile")
-
 ROWS, COLUMNS, WIDTH, VOCABULARY = 8, 4, 6, 37
 
 

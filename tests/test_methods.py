@@ -121,7 +121,6 @@ def served(name, folder):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("quick_to_compile")
 @pytest.mark.parametrize("name", WORDS)
 def test_a_method_takes_two_steps(name, tmp_path):
     with served(name, tmp_path) as more:

@@ -51,7 +51,7 @@ SMALL += [
 ]
 
 
-def test_the_template_trains_two_steps_on_files_beside_it(mine, quick_to_compile, capsys):
+def test_the_template_trains_two_steps_on_files_beside_it(mine, capsys):
     assert cli.main(["train", str(ROOT / "configs" / "my_data.py"), *SMALL, "--run", "run"]) == 0
     assert "6 expert traces" in capsys.readouterr().out
     assert len((mine / "run" / "metrics.jsonl").read_text().splitlines()) == 2
@@ -76,7 +76,7 @@ def test_questions_without_gold_passages_are_refused_before_anything_is_compiled
     assert "rollout.search_k" not in said and "compiling" not in said
 
 
-def test_held_out_questions_that_are_trained_on_are_told(mine, quick_to_compile, capsys):
+def test_held_out_questions_that_are_trained_on_are_told(mine, capsys):
     """A dry run and a run say so: in other spelling, and by id."""
     train, held_out = ((mine / f"{name}.jsonl").read_text().splitlines() for name in ("train", "dev"))
     one = json.loads(held_out[0])
@@ -95,7 +95,7 @@ def test_held_out_questions_that_are_trained_on_are_told(mine, quick_to_compile,
     assert said in capsys.readouterr().out
 
 
-def test_a_run_over_other_passages_than_before_is_refused(mine, quick_to_compile, capsys):
+def test_a_run_over_other_passages_than_before_is_refused(mine, capsys):
     words = ["train", str(ROOT / "configs" / "my_data.py"), *SMALL, "sft.steps=0", "--run", "run"]
     assert cli.main([*words, "train.steps=1"]) == 0
     lines = (mine / "corpus.jsonl").read_text().splitlines()

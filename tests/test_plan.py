@@ -16,6 +16,8 @@ from qr_jax.checks import check
 from qr_jax.config import Config, Mesh, Model, load
 from qr_jax.planning import ahead, estimate, plan, planned, programs
 
+pytestmark = pytest.mark.usefixtures("optimised")
+
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 HAS_LIBTPU = importlib.util.find_spec("libtpu") is not None
 needs_libtpu = pytest.mark.skipif(not HAS_LIBTPU, reason="libtpu is not installed (pip install libtpu; no TPU needed)")

@@ -11,8 +11,6 @@ from qr_jax.learning import prune
 from qr_jax.learning.pack import pack
 from qr_jax.records import grades
 
-pytestmark = pytest.mark.usefixtures("quick_to_compile")
-
 
 def test_only_what_lies_near_its_group_s_mean_is_left_out():
     """Distances .75, .25, .25, .25 and .5 four times: their mean is .4375, so three may go; a fault never counts."""

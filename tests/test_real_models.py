@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import jax
 import numpy as np
-import pytest
 import tokenizers
 from killed_run import tiny
 from test_gguf import tiny_metadata, write
@@ -16,8 +15,6 @@ from qr_jax.config import Model, use
 from qr_jax.models import decoder, hf, layout
 from qr_jax.models.families import ModelConfig
 from qr_jax.train import train
-
-pytestmark = pytest.mark.usefixtures("quick_to_compile")
 
 # One blank before and after the data: the prompts of such small vocabularies are bytes, and long.
 SHORT = {"prompt": "{question} ", "passage": "{text} ", "think": False}

@@ -7,8 +7,6 @@ import pytest
 from qr_jax.rollout import decode
 from qr_jax.rollout.sampling import Sampling, block_size, choose, restrict
 
-pytestmark = pytest.mark.usefixtures("quick_to_compile")
-
 LOGP = np.log(np.array([[0.4, 0.1, 0.3, 0.2]], np.float32))
 
 

@@ -735,7 +735,7 @@ def test_200_template_questions_of_real_passages(real_data, tmp_path, monkeypatc
 
 
 @pytest.mark.slow
-def test_the_files_go_straight_into_a_training_run(tmp_path, quick_to_compile):
+def test_the_files_go_straight_into_a_training_run(tmp_path):
     import jax
     from killed_run import tiny
     from test_real_models import SHORT
