@@ -35,9 +35,9 @@ MOST = {
     "rollout.passage_chars": 10**7, "rollout.tile": 2**14, "rollout.buckets": 2**16, "rollout.chunk": 4096,
     "evaluation.samples": 1024, "pool.queries": 2**16, "pool.samples": 1024,
     "rollout.lanes": 64, "learner.lanes": 64, "learner.rows": 2**14, "learner.row_tokens": 2**18,
-    "sft.traces": 2**14, "sft.max_tokens": 2**18, "data.trace_worlds": 1000,
+    "mesh.devices": 1024, "sft.traces": 2**14, "sft.max_tokens": 2**18, "data.trace_worlds": 1000,
 }  # fmt: skip
-MOST_OF_A_WORLD = 1_000_000  # of each of its counts
+MOST_OF_A_WORLD = 200_000  # of each of its counts
 SEAL, KEY_BYTES = "seal", 32
 
 

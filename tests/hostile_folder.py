@@ -36,7 +36,7 @@ from qr_jax.config import Config, use
 from qr_jax.records import Passage
 from qr_jax.report import view
 from qr_jax.retrieval import bm25_index
-from qr_jax.studies import launch, oracle, pass_rates
+from qr_jax.studies import launch, null_control, oracle, pass_rates
 
 SECRET = "a-secret-token"  # in the environment, under several names
 KEY = "-----BEGIN KEY-----"  # in the user's files
@@ -248,6 +248,35 @@ for name in FILES:
             content
         )
     TRAPS[f"folder_{name}"] = lambda run, home, url, name=name: gone(run / name).mkdir()
+
+
+# ---- one number of a file that is whole otherwise
+
+
+def put_numbers(run: Path, name: str, **numbers: int) -> None:
+    """The file's rows with these numbers."""
+    rows = [json.loads(line) | numbers for line in (run / name).read_text(encoding="utf-8").splitlines()]
+    write(run, name, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+NUMBERS = {
+    "rollouts": ("metrics.jsonl", {"budget/rollouts": 10**12}),
+    "queries": ("metrics.jsonl", {"pool/size": 10**12}),
+    "step": ("metrics.jsonl", {"step": 10**18}),
+    "right": ("ledger.jsonl", {"successes": 10**18}),
+    "valid": ("ledger.jsonl", {"valid": 10**9}),
+    "index": ("ledger.jsonl", {"index": 10**12}),
+}
+for name, (of, numbers) in NUMBERS.items():
+    TRAPS[f"large_{name}"] = lambda run, home, url, of=of, numbers=numbers: put_numbers(run, of, **numbers)
+asks("large_devices", lambda home, url: {"mesh": config.Mesh(devices=2_000_000)})
+
+
+@trap
+def large_product(run: Path, home: Path, url: str) -> None:
+    """Queries and samples that are each allowed."""
+    write(run, "config.json", config.to_json(settings(home, pool=config.Pool(samples=1024))))
+    put_numbers(run, "metrics.jsonl", **{"pool/size": 4_000_000})
 
 
 # ---- a suite's answers, whose manifest is that of the suite that is asked for
@@ -464,6 +493,7 @@ def pairs(every: int = 1) -> list[tuple[str, list[str]]]:
 def main(home: Path, url: str, every: str = "1", *only: str) -> None:
     doctor.examine = lambda: {}
     view.Server.serve_forever = lambda self, *more: self.current()
+    null_control.STRANGER_S = 2.0
     launch.subprocess = SimpleNamespace(**vars(subprocess) | {"Popen": NoProcess})
     noted = watch_connections()
     work = home / "work"

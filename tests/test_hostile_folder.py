@@ -12,6 +12,7 @@ from loopback import server
 from test_http_retriever import search_r1
 
 SECRETS = ("HF_TOKEN", "SERPER_API_KEY", "OPENAI_API_KEY", "WANDB_API_KEY", "QR_JAX_JUDGE_KEY")
+LONGEST_S = 60.0  # of a command, whatever a file of the run asks for
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -99,3 +100,4 @@ def test_no_command_breaks(tried):
     assert listed(tried[0], lambda one: one["crashed"]) == ""
     assert listed(tried[0], lambda one: "Traceback" in one["said"] and one["said"]) == ""
     assert listed(tried[0], lambda one: "\x1b" in one["said"] and one["said"]) == ""
+    assert listed(tried[0], lambda one: one["seconds"] > LONGEST_S and one["seconds"]) == ""

@@ -247,6 +247,13 @@ def test_the_null_control_of_a_run_has_bands_beside_the_runs_own_curves(run_fold
     json.dumps(found, allow_nan=False)
 
 
+def test_somebody_else_s_run_is_played_for_a_while_and_one_s_own_to_its_end(run_folder, monkeypatch):
+    monkeypatch.setattr(null_control, "STRANGER_S", 0.0)
+    found = null_control.null_or_reason(run_folder[0], seeds=1, points=5, allow_plugins=())
+    assert found["reason"].startswith("no null control: its sampler was played to 0 of 3,200 rollouts in 0 s; --trust")
+    assert null_control.null_or_reason(run_folder[0], seeds=1, points=5, allow_plugins=None)["seeds"] == 1
+
+
 def test_what_no_pass_rates_can_be_read_from_is_refused(run_folder, tmp_path):
     with pytest.raises(ValueError, match="no config.json"):
         pass_rates.read_run(tmp_path)
@@ -258,9 +265,18 @@ def test_what_no_pass_rates_can_be_read_from_is_refused(run_folder, tmp_path):
     huge = '{"step": 1, "budget/rollouts": 4, "pool/size": 300000000}\n'
     (tmp_path / "ledger.jsonl").write_text('{"step": 1, "index": 0, "successes": 1, "valid": 2}\n')
     (tmp_path / "metrics.jsonl").write_text(huge)
-    with pytest.raises(ValueError, match="says that its pool has 300,000,000 queries; at most 16,777,216"):
+    with pytest.raises(ValueError, match="says that its pool has 300,000,000 queries; at most 4,194,304"):
+        pass_rates.read_run(tmp_path)
+    (tmp_path / "metrics.jsonl").write_text(huge.replace("300000000", "4000000"))
+    (tmp_path / "config.json").write_text('{"pool": {"samples": 32}}')
+    with pytest.raises(ValueError, match=r"4,000,000 queries with 32 samples each; at most 67,108,864 samples"):
         pass_rates.read_run(tmp_path)
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "budget/rollouts": 4, "pool/size": 3}\n')
+    for index, right, valid in ((-1, 0, 2), (10**12, 0, 2), (0, 3, 2), (0, -1, 2), (0, 1, 10**9), (0, 10**18, 10**18)):
+        row = {"step": 1, "index": index, "successes": right, "valid": valid}
+        (tmp_path / "ledger.jsonl").write_text(json.dumps(row) + "\n")
+        with pytest.raises(ValueError, match=rf"draw in step 1 with index {index:,}, {right:,} successes of {valid:,}"):
+            pass_rates.read_run(tmp_path)
     for cut_off in ("", '{"step": 1, "index": 0, "succ'):
         (tmp_path / "ledger.jsonl").write_text(cut_off)
         with pytest.raises(ValueError, match="holds no draws"):

@@ -42,6 +42,7 @@ def test_our_own_configs_ask_for_nothing():
         (["rollout.chunk=1073741824"], "rollout.chunk=1,073,741,824"),
         (["evaluation.samples=100000000"], "evaluation.samples=100,000,000"),
         (["data.world.train=1000000000"], "data.world.train=1,000,000,000"),
+        (["mesh.devices=2000000"], "mesh.devices=2,000,000"),
     ],
 )
 def test_a_stranger_s_config_takes_no_memory_unasked(words, says):

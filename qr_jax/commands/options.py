@@ -183,17 +183,21 @@ def open_weights(arguments: argparse.Namespace) -> None:
 
 
 def admit_weights(arguments: argparse.Namespace, run: Path) -> None:
-    """ValueError where a run's weights would come from a bucket that the user neither made nor allowed."""
+    """ValueError where a run's weights would come from a bucket that the user neither made nor allowed, or go on more
+    emulated devices than a stranger's config may ask for.
+    """
     from dataclasses import replace
 
     from qr_jax import bucket, config, trust
-    from qr_jax.config import Config, Train
+    from qr_jax.config import Config, Mesh, Train
 
-    if (run / bucket.CHECKPOINTS).is_dir() or not (run / "config.json").is_file():
+    if not (run / "config.json").is_file():
         return
     of_run = config.load(run / "config.json")
     if not trust.known(of_run):
-        admit(arguments, replace(Config(), train=replace(Train(), bucket=of_run.train.bucket)), run)
+        taken_from = None if (run / bucket.CHECKPOINTS).is_dir() else of_run.train.bucket
+        of_weights = replace(Config(), train=Train(bucket=taken_from), mesh=Mesh(devices=of_run.mesh.devices))
+        admit(arguments, of_weights, run)
 
 
 def replayed_packages(arguments: argparse.Namespace, run: Path) -> tuple[str, ...] | None:

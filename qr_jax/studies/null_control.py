@@ -4,7 +4,9 @@ A policy that never changes also recycles and flips queries, by chance alone, be
 figure of the pool is to be read beside the band that this control gives for the run's own sampler.
 """
 
+import time
 from collections.abc import Mapping, Sequence
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,13 @@ import numpy as np
 
 from qr_jax import figures
 from qr_jax.studies import pass_rates
-from qr_jax.studies.oracle import NotPlayable, Sampler, play, summary
+from qr_jax.studies.oracle import NotPlayable, Sampler, TooLong, play, summary
 from qr_jax.studies.pass_rates import Draws
 
 NAMES = ("zero_variance_rate", "recycled_share", "seen_share", *figures.ORIGINS, "flipped")
 COUNTS = ("accepted", *(f"accepted_{origin}" for origin in figures.ORIGINS))
 LEVELS = {"low": 0.05, "high": 0.95}
+STRANGER_S = 20.0  # that somebody else's run is played
 
 
 def null(
@@ -28,21 +31,23 @@ def null(
     seeds: int = 20,
     points: int = 40,
     allow_plugins: Sequence[str] | None = None,
+    limit_s: float = inf,
 ) -> dict[str, Any]:
     """The control of a run: `seeds` simulated runs of its sampler, each query frozen at its first draw's pass rate.
 
     Fresh queries have the pass rates that fresh queries of the run had at that time (`pass_rates.first_pass`). Returns
     `rollouts` (where each of up to `points` stretches of equally many steps ends), `bands` (figure -> mean, low, high:
     a value a stretch; low and high are the 5 % and 95 % quantiles over seeds) and `summary` (likewise, of the scalars
-    of `oracle.summary`). A run's own values over such stretches are `curves`.
+    of `oracle.summary`). A run's own values over such stretches are `curves`. TooLong after `limit_s`.
     """
+    until = time.monotonic() + limit_s
     if seeds < 1:
         raise ValueError(f"seeds={seeds}; the control needs at least 1")
     stretches = pass_rates.first_pass(draws)
     runs = []
     for seed in range(seeds):
         world = pass_rates.following(stretches, size, seed=seed, frozen=True)
-        runs.append(play(plan, world, size=size, seed=seed, allow_plugins=allow_plugins))
+        runs.append(play(plan, world, size=size, seed=seed, allow_plugins=allow_plugins, until=until))
     every = [curves(run.rows, points) for run in runs]
     least = min(len(values["rollouts"]) for values in every)
     scalars = [summary(run) for run in runs]
@@ -65,12 +70,14 @@ def null_of_run(
     """`null` of a run's folder (config.json, metrics.jsonl, ledger.jsonl), with the run's own `curves` as `run`.
 
     A run under way will do. `last` is the last step that counts (None: all). ValueError where `pass_rates.read_run` can
-    say nothing, NotPlayable where the run's rule or rounds cannot be simulated.
+    say nothing, NotPlayable where the run's rule or rounds cannot be simulated. Somebody else's run, whose plug-ins are
+    not all allowed, is played for STRANGER_S: what it says of itself may ask for years.
     """
     pool, size, rollouts, draws = pass_rates.read_run(folder, last)
     names = ("rule", "rounds", "queries", "samples", "oversample", "by", "reset_below", "on_exhausted")
     plan = Sampler(**{name: getattr(pool, name) for name in names}, rollouts=rollouts)
-    control = null(plan, draws, size=size, seeds=seeds, points=points, allow_plugins=allow_plugins)
+    limit_s = inf if allow_plugins is None else STRANGER_S
+    control = null(plan, draws, size=size, seeds=seeds, points=points, allow_plugins=allow_plugins, limit_s=limit_s)
     return control | {"run": curves(pass_rates.rows_until(folder, last), points)}
 
 
@@ -80,6 +87,9 @@ def null_or_reason(folder: str | Path, **settings: Any) -> dict[str, Any]:
         return null_of_run(folder, **settings)
     except NotPlayable as error:
         return {"reason": f"no null for {error}"}
+    except TooLong as error:
+        way_out = "--trust plays somebody else's run to its end"
+        return {"reason": f"no null control: {error} in {STRANGER_S:.0f} s; {way_out}"}
     except ValueError as error:
         return {"reason": f"no null control: {error}"}
 

@@ -4,9 +4,11 @@
 signal that comes from pass rates that moved since a query was filed as hard or easy, and not from chance.
 """
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import inf
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,6 +37,10 @@ class NotPlayable(ValueError):
 
     def __init__(self, kind: str, name: str, why: str):
         super().__init__(f"{kind} {name!r}: {' '.join(why.split())}")
+
+
+class TooLong(ValueError):
+    """A run whose sampler would be played for longer than it was to."""
 
 
 @dataclass(frozen=True)
@@ -104,10 +110,11 @@ def play(
     seed: int,
     family_P: Any = None,
     allow_plugins: Sequence[str] | None = None,
+    until: float = inf,
 ) -> Played:
     """Steps until the rollouts are spent (the last may go over them) or, if it is to stop then, the pool is used up.
 
-    NotPlayable where the rule or the rounds fail on simulated outcomes.
+    NotPlayable where the rule or the rounds fail on simulated outcomes; TooLong at `until`, a `time.monotonic`.
     """
     rule = _playable("rule", plan.rule, plugins.bind("rule", plan.rule, allow_plugins=allow_plugins))
     sizes = {"queries": plan.queries, "oversample": plan.oversample, "samples": plan.samples}
@@ -127,6 +134,8 @@ def play(
     filed_P = np.zeros(size)  # the pass rate a query had when it was last graded
     moved, draws = {name: [] for name in ORIGINS}, []
     while spent < plan.rollouts:
+        if time.monotonic() > until:
+            raise TooLong(f"its sampler was played to {spent:,} of {plan.rollouts:,} rollouts")
         step, done = len(rows), spent / plan.rollouts
         refreshed = pools.drawable(pool, reset_below=plan.reset_below, on_exhausted=plan.on_exhausted)
         if refreshed is None:

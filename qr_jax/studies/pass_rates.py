@@ -1,5 +1,6 @@
 """Pass rates of a pool's queries over a run: made up (static, moving, or learned by training), or as a run has them."""
 
+import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,9 @@ MOVING = ("improving", "drifting", "flipping")
 SHIFT = 3.0
 FEW = 200  # first draws that one estimate is made of, where there are that many
 BOUNDS = (0.02, 50.0)
-MOST_QUERIES = 2**24  # of a pool that is played again: each takes some 100 bytes
+MOST_QUERIES = 2**22  # of a pool that is played again: each takes some 200 bytes
+MOST_SAMPLES = 1024  # of a query, as its draws in a ledger say
+MOST_OUTCOMES = 2**26  # queries times samples: a step's random numbers are made for all of them, 8 bytes each
 
 # (share of the budget spent, queries, how often each was trained on) -> their pass rates then
 World = Callable[[float, np.ndarray, np.ndarray], np.ndarray]
@@ -92,30 +95,34 @@ def first_pass(draws: Draws) -> list[Stretch]:
 def fit_beta(right: np.ndarray, valid: np.ndarray) -> tuple[float, float]:
     """(a, b), each in [0.02, 50], of the Beta under which `right` of `valid` are likeliest: a grid that closes in."""
     pairs, counts = np.unique(np.stack([right, valid]), axis=1, return_counts=True)
+    right, valid = pairs
     low, high = np.log(BOUNDS)
     log_a = log_b = 0.0
     half = high
     for _ in range(14):
         steps = np.linspace(-half, half, 13)
-        a, b = np.exp(np.clip(log_a + steps, low, high))[:, None], np.exp(np.clip(log_b + steps, low, high))
-        likelihood = np.zeros((13, 13))
-        for (s, n), count in zip(pairs.T, counts):
-            for first, many in ((a, s), (b, n - s)):
-                likelihood += count * sum(np.log(first + i) for i in range(many))
-            likelihood -= count * sum(np.log(a + b + i) for i in range(n))
+        a, b = np.exp(np.clip(log_a + steps, low, high)), np.exp(np.clip(log_b + steps, low, high))
+        of_a, of_b = (_log_rising(first, times) @ counts for first, times in ((a, right), (b, valid - right)))
+        likelihood = of_a[:, None] + of_b - _log_rising(a[:, None] + b, valid) @ counts
         i, j = np.unravel_index(likelihood.argmax(), likelihood.shape)
-        log_a, log_b, half = np.log(a[i, 0]), np.log(b[j]), half * 0.6
+        log_a, log_b, half = np.log(a[i]), np.log(b[j]), half * 0.6
     return float(np.exp(log_a)), float(np.exp(log_b))
+
+
+def _log_rising(first: np.ndarray, times_N: np.ndarray) -> np.ndarray:
+    """log(first * (first + 1) * ...) of so many factors: `first`'s shape with an axis [N] behind it."""
+    logs = np.cumsum(np.log(first[..., None] + np.arange(times_N.max(initial=0))), axis=-1)
+    return np.concatenate([np.zeros((*first.shape, 1)), logs], axis=-1)[..., times_N]
 
 
 def following(stretches: Sequence[Stretch], size: int, *, seed: int, frozen: bool = False) -> World:
     """A world with these distributions over the run: queries keep their rank in it, or, `frozen`, their first rate."""
     begins = np.array([begin for begin, _, _ in stretches])
-    rate_WP = np.stack([beta_rates(size, a, b, seed=seed) for _, a, b in stretches])
+    rate_P_of = functools.cache(lambda at: beta_rates(size, *stretches[at][1:], seed=seed))
     kept_P = np.full(size, np.nan)
 
     def now(done: float, drawn_Q: np.ndarray, trained_Q: np.ndarray) -> np.ndarray:
-        return rate_WP[max(int(np.searchsorted(begins, done, side="right")) - 1, 0), drawn_Q]
+        return rate_P_of(max(int(np.searchsorted(begins, done, side="right")) - 1, 0))[drawn_Q]
 
     def first(done: float, drawn_Q: np.ndarray, trained_Q: np.ndarray) -> np.ndarray:
         new_Q = np.isnan(kept_P[drawn_Q])
@@ -142,6 +149,9 @@ def read_run(folder: str | Path, last: int | None = None) -> tuple[config.Pool, 
     size = int(rows[-1]["pool/size"] or 0)
     if not 0 <= size <= MOST_QUERIES:
         raise ValueError(f"{folder} says that its pool has {size:,} queries; at most {MOST_QUERIES:,} are played again")
+    if not 1 <= pool.samples <= MOST_OUTCOMES // max(size, 1):
+        says = f"{size:,} queries with {pool.samples:,} samples each"
+        raise ValueError(f"{folder} says that its pool has {says}; at most {MOST_OUTCOMES:,} samples are played again")
     return pool, size, spent[max(spent)], draws
 
 
@@ -154,6 +164,11 @@ def _read_draws(path: Path, spent: Mapping[int, int]) -> Draws:
     """The draws of the ledger that belong to the steps in `spent` (step -> rollouts until then)."""
     names = ("step", "index", "successes", "valid")
     found = [[int(row[name]) for name in names] for row in jsonl.every(path, *names) if row["step"] in spent]
+    for step, index, right, valid in found:
+        if not (0 <= index < MOST_QUERIES and 0 <= right <= valid <= MOST_SAMPLES):
+            wanted = f"an index from 0 to {MOST_QUERIES - 1:,}, and 0 <= successes <= valid <= {MOST_SAMPLES:,}"
+            has = f"index {index:,}, {right:,} successes of {valid:,} valid"
+            raise ValueError(f"{path} has a draw in step {step} with {has}; wanted {wanted}")
     if not found:
         raise ValueError(f"{path} holds no draws of the run's steps; pass rates are read from it")
     step_D, *columns = np.array(found).T
