@@ -146,9 +146,10 @@ def test_the_pages_say_what_the_results_say(name):
     assert figures.written(name) == page, "run python -m benchmarks.figures --write"
 
 
+@pytest.mark.parametrize("model", ["", "4b_"])
 @pytest.mark.parametrize("pod", ["v5e_16", "v5e_64", "v5p_16", "v6e_16"])
-def test_the_paper_s_pods_were_planned_and_fit(pod):
-    found = figures.result("plans")[pod]
+def test_the_paper_s_pods_were_planned_and_fit(model, pod):
+    found = figures.result("plans")[model + pod]
     assert found["answer"]["fits"] and found["exit_status"] == 0
 
 
