@@ -82,7 +82,7 @@ def speeds() -> str:
 
 def plans() -> str:
     """What `qr-jax plan` says of each config, and how long it took to."""
-    head = ("`qr-jax plan`", "on", "peak a chip, of", "train step alone", "estimate: a step", "330 steps", "took")
+    head = ("`qr-jax plan`", "on", "peak a chip, of", "train step alone", "estimate: a step", "all steps", "took")
     return markdown([head, *(planned(one) for one in result("plans").values())])
 
 
