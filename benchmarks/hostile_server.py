@@ -1,7 +1,7 @@
 """What good clients of `qr-jax serve-retriever` notice of hostile ones: refusals, times, and the server's memory.
 
     python -m benchmarks.hostile_server                    # benchmarks/results/hostile_server.json
-    python -m benchmarks.hostile_server --requests 1000 --quiet-s 3 --results /tmp/here
+    python -m benchmarks.hostile_server --rounds 1 --requests 1000 --quiet-s 3 --results /tmp/here
 
 BM25 over MuSiQue's passages on loopback. 200 good clients ask one query each every half second on kept connections,
 and 20 more on a new connection each time (`anew`); first among themselves and then beside hostile requests from a
@@ -49,19 +49,26 @@ def main(words: Sequence[str] | None = None) -> None:
         print(json.dumps(asyncio.run(attack(options.attack, options.requests, options.address))))
         return
     texts = [query.question for query in readers.read_queries(str(DATA / "dev/musique.questions.jsonl"))][:1000]
+    rounds = [one_round(texts, options) for _ in range(options.rounds)]
+    p99_ms = {load: [each[load]["p99_ms"] for each in rounds] for load in rounds[0]}
+    times = [beside / alone for alone, beside in zip(*p99_ms.values())]
+    found = {"requests": options.requests, "addresses": options.address, "rounds": rounds, "p99_times_alone": times}
+    file = interleave.results("hostile_server", found | {"versions": interleave.versions()}, (), folder=options.results)
+    print(file.read_text() if options.json else "\n".join([*map(table, rounds), f"written to {file}"]))
+
+
+def one_round(texts: Sequence[str], options: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """A server's good clients by themselves, and then beside the hostile ones."""
     with serving(str(DATA / "corpus/musique.corpus.jsonl.gz")) as (url, process):
         quiet = asyncio.run(good_clients(url, texts, asyncio.sleep(options.quiet_s)))
         quiet["most_mb"] = most_mb(process)
         beside = asyncio.run(good_clients(url, texts, hostile_process(url, options)))
         beside["most_mb"] = most_mb(process)
-    loads = {"alone": quiet, "beside hostile clients": beside}
-    found = {"requests": options.requests, "addresses": options.address, "loads": loads}
-    file = interleave.results("hostile_server", found | {"versions": interleave.versions()}, (), folder=options.results)
-    print(file.read_text() if options.json else f"{table(loads)}\nwritten to {file}")
+    return {"alone": quiet, "beside hostile clients": beside}
 
 
 def arguments(words: Sequence[str] | None) -> argparse.Namespace:
-    parser = interleave.parser(__doc__, rounds=1, peers=False)
+    parser = interleave.parser(__doc__, rounds=3, peers=False)
     parser.add_argument("--requests", type=int, default=10_000, help="hostile ones (10000)")
     parser.add_argument("--address", nargs="+", default=["127.0.0.1"], help="where they come from (127.0.0.1)")
     parser.add_argument("--quiet-s", type=float, default=10.0, help="seconds without hostile clients (10)")
