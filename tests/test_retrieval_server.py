@@ -967,33 +967,6 @@ def test_many_requests_of_one_call_each_do_not_stand_before_a_small_one():
                 assert connection.recv(12) == b"HTTP/1.1 200"
 
 
-def test_a_quick_request_waits_for_one_call_of_the_others_however_many_kinds_they_are():
-    def search(queries, k):
-        if len(calls) == 1:
-            gate.wait(10)
-        calls.append(k)
-        return [[] for _ in queries]
-
-    async def asked():
-        batcher = Batcher(search, Limits(batch=4), ServerMetrics(), lambda: 0)
-        running = asyncio.create_task(batcher.run())
-        others = [
-            asyncio.create_task(batcher.ask([f"{k} {at} {n}" for n in range(many)], k, lambda passages: ()))
-            for at in range(4) for k, many in ((100, 8), (20, 8), (20, 1), (100, 1))
-        ]  # fmt: skip
-        while len(calls) < 1:
-            await asyncio.sleep(0.01)
-        quick = asyncio.create_task(batcher.ask(["one"], 3, lambda passages: ()))
-        await asyncio.sleep(0.05)
-        gate.set()
-        await asyncio.gather(quick, *others)
-        running.cancel()
-
-    calls, gate = [], threading.Event()
-    asyncio.run(asked())
-    assert calls.index(3) <= 3, calls  # the calls that had begun, and one
-
-
 def test_as_many_files_may_be_open_as_there_are_connections(monkeypatch, caplog):
     limits, given = {"now": (256, 1024)}, []
     monkeypatch.setattr(server.resource, "getrlimit", lambda kind: limits["now"])

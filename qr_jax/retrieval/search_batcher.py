@@ -23,7 +23,6 @@ log = logging.getLogger(__name__)
 SMALL = 0.25  # of what a search call takes: requests up to it and larger ones take turns
 ANSWER_CHARS = 16_000_000  # of a search call's passages, which are written while other clients wait
 CLASSES = (8, 32)  # the numbers of passages that take turns: up to the first, up to the second, more
-QUICK = False, 0  # the kind of small requests of few passages
 
 Row = tuple[bytes, ...]  # the passages of one query as its answer has them
 Write = Callable[[Sequence[Passage]], Row]
@@ -128,7 +127,7 @@ class Batcher:
     def __init__(self, search: SearchFunction, limits: Limits, metrics: ServerMetrics, connections: Callable[[], int]):
         self._search, self._limits, self._metrics, self._connections = search, limits, metrics, connections
         self._waiting: deque[_Asked] = deque()
-        self._quick_was_first = False
+        self._large_was_first = False
         self._turn_of: dict[tuple[bool, int], int] = {}  # of each kind of request, when it was first in a call
         self._came = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, "search")
@@ -209,17 +208,17 @@ class Batcher:
     def _take(self) -> list[_Part]:
         """The first request's next part, and the next parts of others, as many as fit into a call.
 
-        Every other call is first of a quick request, small and of few passages, so that it waits for one call of the
-        others, however many there are; those take turns by their kinds: small and large ones, and each by the classes
-        of k. One with more parts then goes to the end; one that must wait keeps its place among its like. What several
-        requests ask counts once.
+        Large and small requests take turns to be first, so that a small one waits for one call of a large one, however
+        many there are; and among each the classes of k take turns, so that many who want 100 passages do not stand
+        before who wants 3. One with more parts then goes to the end; one that must wait keeps its place among its like.
+        What several requests ask counts once.
         """
         taken: list[_Part] = []
         passed: list[_Asked] = []
         queries: set[tuple[str, int]] = set()
         chars = passages = 0
         waiting = [request for request in self._waiting if not request.results.done()]  # the others were given up
-        turn = [request for request in waiting if (request.kind == QUICK) != self._quick_was_first] or waiting
+        turn = [request for request in waiting if request.is_large != self._large_was_first] or waiting
         first = min(turn, key=lambda request: self._turn_of.get(request.kind, 0), default=None)
         for request in [*([first] if first else ()), *(request for request in waiting if request is not first)]:
             part, k = request.parts[0], request.k
@@ -230,7 +229,7 @@ class Batcher:
                 passed.append(request)
                 continue
             if not taken:
-                self._quick_was_first = request.kind == QUICK
+                self._large_was_first = request.is_large
                 self._turn_of[request.kind] = max(self._turn_of.values(), default=0) + 1
             taken.append(_Part(request, request.take_part()))
             queries |= new
