@@ -19,11 +19,13 @@ from benchmarks import (
     kept_runs,
     memory,
     methods,
+    quickstart,
     remat,
     shapes,
     silence,
     single_hop,
     stand_ins,
+    start,
     study_results,
     together,
     tool_call,
@@ -37,7 +39,7 @@ TABLES_OF = channels, memory, remat, shapes, silence, stand_ins, together
 KEPT = {made.__name__.rpartition(".")[2]: made for made in TABLES_OF}
 # The modules that train, and make a table of the runs that are kept.
 TRAINED = {module.NAME: module for module in (cold_starts, single_hop, tool_call)}
-PAGES |= dict.fromkeys(("methods", "study", *KEPT, *TRAINED), "measurements.md")
+PAGES |= dict.fromkeys(("methods", "quickstart", "starts", "study", *KEPT, *TRAINED), "measurements.md")
 GIB = 2**30
 
 
@@ -68,6 +70,14 @@ def result(name: str) -> dict[str, Any]:
 
 def kept(name: str) -> str:
     return KEPT[name].table(result(name))
+
+
+def small_models() -> str:
+    return quickstart.table(result("quickstart"), result("studies"))
+
+
+def starts() -> str:
+    return start.table({name: result(f"start_{name}") for name in start.CONFIGS})
 
 
 def trained(name: str) -> str:
@@ -201,6 +211,7 @@ def tpus(found: Mapping[str, Any]) -> list[tuple[str, ...]]:
 
 def called(who: str) -> str:
     names = {"tunix": "Tunix", "torch": "transformers", "bm25s_jax": "bm25s", "bm25s": "bm25s by numpy"}
+    names["before"] = "3f55909"
     return names.get(who, "bm25s by numba")
 
 
@@ -220,6 +231,7 @@ def share(value: float) -> str:
 
 
 TABLES = {"figures": speeds, "plans": plans, "recall": recalls, "methods": methods.tables}
+TABLES |= {"quickstart": small_models, "starts": starts}
 TABLES |= {"rules": study_results.by_setting, "study": study_results.by_seed}
 TABLES |= {name: functools.partial(kept, name) for name in KEPT}
 TABLES |= {name: functools.partial(trained, name) for name in TRAINED}

@@ -18,11 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import interleave
+from benchmarks.tables import markdown
 
 CONFIGS = {
     "quickstart": ("configs/quickstart.py", "sft.steps=0"),
     "smollm2": ("configs/smollm2_multihop.py", "sft.steps=0", "evaluation.base=false"),
 }
+WANTED_S = {"quickstart": ("quickstart", 15, 6), "smollm2": ("SmolLM2's laptop preset", 45, 15)}
+KINDS = {"cold": "nothing compiled", "warm": "programs and index kept"}
 DATA = os.environ.get("QR_JAX_DATA", str(interleave.ROOT.parent / "shared" / "data"))
 
 
@@ -79,6 +82,20 @@ def show(figures: dict[str, Any]) -> None:
         for kind, answers in figures["starts"].items()
     ]
     print(interleave.table(["", "seconds", "programs", "GiB"], rows))
+
+
+def table(found: dict[str, dict[str, Any]]) -> str:
+    """Markdown of each config's result: medians, programs made until then, most memory."""
+    rows = [("from Enter to the first token", "wanted", "before: s, programs, GiB", "after: s, programs, GiB")]
+    for name, (preset, *wanted_s) in WANTED_S.items():
+        for kind, most_s in zip(("cold", "warm"), wanted_s):
+            sides = []
+            for who in ("before", "ours"):
+                answers = found[name]["starts"][f"{who} {kind}"]
+                made, gib = answers[0]["programs"], max(answer["gib"] for answer in answers)
+                sides.append(f"{found[name]['seconds'][f'{who} {kind}']:.1f}, {made}, {gib:.2g}")
+            rows.append((f"{preset}, {KINDS[kind]}", f"{most_s} s", *sides))
+    return markdown(rows)
 
 
 if __name__ == "__main__":

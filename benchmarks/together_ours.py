@@ -2,6 +2,7 @@
 
 import functools
 import time
+from dataclasses import fields, replace
 from typing import Any
 
 import jax
@@ -65,7 +66,7 @@ def _update(params, groups: int):
     """One update on `groups` groups of 8, as train.py makes it."""
     settings = config.Learner(lr=7e-4, rows=8, row_tokens=192, clip_norm=1.0)
     made = learner.make(CFG, config.Model(vocab_block=512), settings, meshes.make_mesh(config.Mesh(devices=1)))
-    batches = [_batch(np.random.default_rng(100 + seed), groups) for seed in range(len(params))]
+    batches = _cut([_batch(np.random.default_rng(100 + seed), groups) for seed in range(len(params))])
     update = made.train_step.jitted.__wrapped__
     return _joined(update, len(params)), _stacked([made.init(each) for each in params]), _stacked(batches)
 
@@ -76,6 +77,13 @@ def _batch(rng, groups: int):
     graded = grades(reward_QG, np.ones_like(reward_QG, bool))
     made = pack.pack(groups_of(ids, 8, USED - TURN), graded, rows=8, row_tokens=192, queries=groups, samples=8)
     return jax.tree.map(jnp.asarray, made)
+
+
+def _cut(batches):
+    """Without the micro-batches that no seed uses: one seed skips them, a `cond` of several computes both sides."""
+    most = max(int(batch.used_M.sum()) for batch in batches)
+    of_micros = [each.name for each in fields(batches[0]) if "_M" in each.name]
+    return [replace(batch, **{name: getattr(batch, name)[:most] for name in of_micros}) for batch in batches]
 
 
 def sample(kind: str, round: int) -> dict[str, Any]:
