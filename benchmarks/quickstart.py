@@ -2,7 +2,7 @@
 
     git clone . ../before && git -C ../before checkout 3f55909 && make -C ../before .venv
     python -m benchmarks.quickstart --before ../before --seeds 5      (50 minutes on 2 idle cores)
-    python -m benchmarks.quickstart --before ../before --seeds 0      (20; decode step and studies: results/studies.json)
+    python -m benchmarks.quickstart --before ../before --seeds 0      (20; decode steps and studies: studies.json)
 
 A decode step is that of 256 slots and a cache of 128 positions, and beside it SmolLM2-135M's. A run is
 `qr-jax train configs/quickstart.py`, cold start and two evaluations included, by TASK's groups, rule and rate; each
@@ -162,9 +162,10 @@ def table(found: dict[str, Any], studied: dict[str, Any]) -> str:
         ("smollm2", "SmolLM2's shape, 16 slots of 192", ""),
     )
     for shape, text, wanted in shapes:
-        one = found["decode_step"][shape]
-        ms = (f"{one['step_ms'][name]:.1f} ms" for name in ("before", "ours"))
-        rows.append((f"a decode step, {text}", *ms, f"{one['ratio']:.2f} ({len(one['pairs'])} pairs)", wanted))
+        for of, when in ((found, ""), (studied, ", beside the studies")):
+            one = of["decode_step"][shape]
+            ms = (f"{one['step_ms'][name]:.1f} ms" for name in ("before", "ours"))
+            rows.append((f"a decode step, {text}{when}", *ms, f"{one['ratio']:.2f} ({len(one['pairs'])} pairs)", wanted))
     spans = (
         ("step_s", "the 100 steps", "2.5"),
         ("decode_s", "of them decoding", ""),
