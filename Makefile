@@ -115,7 +115,7 @@ $(PEERS)/.installed: benchmarks/peers/requirements.txt
 bench-rollout: $(STAMP) $(PEERS)/.installed  ## rollouts beside Tunix's and torch's (an hour)
 	$(BIN)/python -m benchmarks.rollout
 
-bench-quickstart: $(STAMP)  ## the quickstart beside an earlier checkout's: make bench-quickstart BEFORE=folder (35 minutes)
+bench-quickstart: $(STAMP)  ## the quickstart beside an earlier checkout's: make bench-quickstart BEFORE=folder (50 minutes)
 	$(BIN)/python -m benchmarks.quickstart --before $(BEFORE)
 
 bench-silence: $(STAMP)  ## how soon each command speaks, and its longest silence, on a terminal and off it (20 minutes)

@@ -165,7 +165,8 @@ def table(found: dict[str, Any], studied: dict[str, Any]) -> str:
         for of, when in ((found, ""), (studied, ", beside the studies")):
             one = of["decode_step"][shape]
             ms = (f"{one['step_ms'][name]:.1f} ms" for name in ("before", "ours"))
-            rows.append((f"a decode step, {text}{when}", *ms, f"{one['ratio']:.2f} ({len(one['pairs'])} pairs)", wanted))
+            faster = f"{one['ratio']:.2f} ({len(one['pairs'])} pairs)"
+            rows.append((f"a decode step, {text}{when}", *ms, faster, wanted))
     spans = (
         ("step_s", "the 100 steps", "2.5"),
         ("decode_s", "of them decoding", ""),

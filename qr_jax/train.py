@@ -29,6 +29,7 @@ from qr_jax.config import BUDGETS, Config, Train
 from qr_jax.evaluation import last_evaluation
 from qr_jax.evaluation.complete import is_incomplete
 from qr_jax.learning import learner, pack
+from qr_jax.parallel import memory
 from qr_jax.processes import hosts
 from qr_jax.rollout import compiles
 from qr_jax.rollout.engine import Interrupted, Statistics
@@ -250,6 +251,8 @@ def update(
     A part is every `updates`-th micro-batch; with fewer micro-batches than that there are fewer updates. The first
     one's "advantage" then holds what each episode was trained with, in whichever update it was.
     """
+    if memory.is_tight(state.params):
+        memory.give_back()  # what the rollouts' caches were, which the update would not find room in
     if updates == 1:
         state, metrics = trainer.train_step(state, whole)
         return state, [jax.device_get(metrics)]

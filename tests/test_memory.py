@@ -3,6 +3,7 @@
 import ctypes
 import resource
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from killed_run import tiny
 from rollouts import engine as shared_engine
 from rollouts import flat, random_params, roll, words_env, world
 
-from qr_jax import runs
+from qr_jax import runs, train
 from qr_jax.parallel import memory
 from qr_jax.rollout import cache as caches
 from qr_jax.rollout import rows
@@ -82,3 +83,14 @@ def test_a_large_state_s_checkpoint_is_written_before_the_run_goes_on(tmp_path, 
         assert not large or run.checkpoints.latest() == 0
     finally:
         run.close()
+
+
+def test_an_update_gives_back_first_what_rollouts_left_where_memory_is_tight(monkeypatch):
+    done = []
+    trainer = SimpleNamespace(train_step=lambda state, whole: (done.append("update"), {}))
+    state = SimpleNamespace(params=None)
+    monkeypatch.setattr(memory, "give_back", lambda: done.append("give back"))
+    for is_tight in (True, False):
+        monkeypatch.setattr(memory, "is_tight", lambda tree, is_tight=is_tight: is_tight)
+        train.update(trainer, state, None, 1)
+    assert done == ["give back", "update", "update"]

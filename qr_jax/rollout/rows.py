@@ -163,7 +163,6 @@ class Rows:
         if self.mesh is not None or not memory.is_tight(self.caches):
             return self.begin()
         self.caches = {}
-        memory.give_back()
 
     def fit(self, name: str, positions: int) -> None:
         """Make a cache hold `positions`, growing length by length, so that few programs do it."""
@@ -178,10 +177,11 @@ class Rows:
 
     def _resize(self, name: str, length: int) -> None:
         layers: list = list(self.caches.pop(name))
+        leaves_much = memory.is_tight(layers)
         for number, (k, v) in enumerate(layers):  # layer by layer: two whole caches never exist
             layers[number] = (caches.resize(k, length), caches.resize(v, length))
         self.caches[name] = tuple(layers)
-        if memory.is_tight(layers):  # of small ones the next step would ask it back
+        if leaves_much:  # of small ones the next step would ask it back
             memory.give_back()  # arrays of all lengths there were, each too small for the next
 
     # ---- what a rollout does
