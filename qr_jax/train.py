@@ -251,7 +251,7 @@ def update(
     A part is every `updates`-th micro-batch; with fewer micro-batches than that there are fewer updates. The first
     one's "advantage" then holds what each episode was trained with, in whichever update it was.
     """
-    if memory.is_tight(state.params):
+    if memory.is_tight(state):
         memory.give_back()  # what the rollouts' caches were, which the update would not find room in
     if updates == 1:
         state, metrics = trainer.train_step(state, whole)
