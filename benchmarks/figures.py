@@ -210,8 +210,8 @@ def tpus(found: Mapping[str, Any]) -> list[tuple[str, ...]]:
 
 
 def called(who: str) -> str:
-    names = {"tunix": "Tunix", "torch": "transformers", "bm25s_jax": "bm25s", "bm25s": "bm25s by numpy"}
-    names["before"] = "3f55909"
+    names = {"before": "an earlier checkout", "tunix": "Tunix", "torch": "transformers"}
+    names |= {"bm25s_jax": "bm25s", "bm25s": "bm25s by numpy"}
     return names.get(who, "bm25s by numba")
 
 

@@ -50,8 +50,7 @@ def main(words: Sequence[str] | None = None) -> None:
         return
     texts = [query.question for query in readers.read_queries(str(DATA / "dev/musique.questions.jsonl"))][:1000]
     rounds = [one_round(texts, options) for _ in range(options.rounds)]
-    p99_ms = {load: [each[load]["p99_ms"] for each in rounds] for load in rounds[0]}
-    times = [beside / alone for alone, beside in zip(*p99_ms.values())]
+    times = [each["beside hostile clients"]["p99_ms"] / each["alone"]["p99_ms"] for each in rounds]
     found = {"requests": options.requests, "addresses": options.address, "rounds": rounds, "p99_times_alone": times}
     file = interleave.results("hostile_server", found | {"versions": interleave.versions()}, (), folder=options.results)
     print(file.read_text() if options.json else "\n".join([*map(table, rounds), f"written to {file}"]))

@@ -129,10 +129,10 @@ def test_a_killed_owner_s_lease_is_taken_over_by_another_machine_once_it_is_stal
 def test_the_same_run_started_again_on_its_own_machine_waits_for_nothing(place, take, tmp_path, monkeypatch):
     with process(tmp_path / "first", place) as first:
         first.send_signal(signal.SIGKILL)
-    monkeypatch.setattr(lease, "STALE_S", 600.0)  # more than a busy machine adds
+    monkeypatch.setattr(lease, "STALE_S", 600.0)  # a wait would be told from a busy machine
     began = time.monotonic()
     again, said = take("first")
-    assert time.monotonic() - began < lease.STALE_S / 2 and said == []
+    assert time.monotonic() - began < 10.0 and said == []
     again.release()
 
 

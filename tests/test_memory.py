@@ -88,9 +88,8 @@ def test_a_large_state_s_checkpoint_is_written_before_the_run_goes_on(tmp_path, 
 def test_an_update_gives_back_first_what_rollouts_left_where_memory_is_tight(monkeypatch):
     done = []
     trainer = SimpleNamespace(train_step=lambda state, whole: (done.append("update"), {}))
-    state = SimpleNamespace(params=None)
     monkeypatch.setattr(memory, "give_back", lambda: done.append("give back"))
     for is_tight in (True, False):
         monkeypatch.setattr(memory, "is_tight", lambda tree, is_tight=is_tight: is_tight)
-        train.update(trainer, state, None, 1)
+        train.update(trainer, None, None, 1)
     assert done == ["give back", "update", "update"]

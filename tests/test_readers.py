@@ -150,14 +150,16 @@ def test_a_damaged_parquet_file_is_named(tmp_path):
         whole[:place] + b"\xff" * 9 + whole[place + 9 :],
         whole[:-1],
         b"",
-        whole.replace(b"Who?", b"\xff\xff\xff\xff"),
     ):
         (tmp_path / "q.parquet").write_bytes(damaged)
-        said = "(after|rows 1 to 1, column '.*')" if damaged else "is no Parquet file, by its first bytes b''"
+        said = "after row 0: not a whole Parquet file" if damaged else "is no Parquet file, by its first bytes b''"
         with pytest.raises(ValueError, match=rf"q\.parquet {said}"):
             readers.read_queries(tmp_path / "q.parquet")
         with contextlib.suppress(ValueError):
             parquet.count(tmp_path / "q.parquet")
+    (tmp_path / "q.parquet").write_bytes(whole.replace(b"Who?", b"\xff\xff\xff\xff"))
+    with pytest.raises(ValueError, match=r"q.parquet rows 1 to 1, column 'question'.*a value that is not read .*utf-8"):
+        readers.read_queries(tmp_path / "q.parquet")
 
 
 MEASURED = """
