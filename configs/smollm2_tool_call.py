@@ -2,28 +2,24 @@
 
     make smollm2
     qr-jax train configs/smollm2_tool_call.py           # the laptop preset, on 2 cores
-    qr-jax train configs/smollm2_tool_call.py:full      # full size, for a GPU or a TPU
+    qr-jax train configs/smollm2_tool_call.py:full      # a cold start that is long enough, and GRPO: one GPU
 
 The questions, passages and sizes of `smollm2_multihop.py`. The environment says what it has found in a message of role
 "tool", which the model's own chat template writes; the prompt describes the search function, for that template has no
-place for one. An expert asks for a comparison's two titles in one turn. Nothing was trained with it at full size.
+place for one. An expert asks for a comparison's two titles in one turn. What the full size learns:
+docs/measurements.md, by `python -m benchmarks.real_agent`.
 """
 
 from dataclasses import replace
 from pathlib import Path
 
-from qr_jax.config import load, use
+from qr_jax.config import Evaluation, Pool, Sft, Train, load, use
 
 AGENT = use("tool_call", max_turns=4, max_queries=3)
 OBSERVATION_TOKENS = 480  # of up to three searches, and the JSON around them
 
 multihop = Path(__file__).with_name("smollm2_multihop.py")
 laptop = load(multihop)
-full = load(f"{multihop}:full")
-full = replace(
-    full, env=AGENT, rollout=replace(full.rollout, turn_tokens=128, observation_tokens=960, context_tokens=3072)
-)
-full = replace(full, learner=replace(full.learner, row_tokens=3072), sft=replace(full.sft, max_tokens=3072))
 config = replace(
     laptop,
     env=AGENT,
@@ -32,4 +28,15 @@ config = replace(
     ),
     learner=replace(laptop.learner, row_tokens=1536),
     sft=replace(laptop.sft, max_tokens=1024),
+)
+full = replace(
+    config,
+    model=replace(laptop.model, compute="bfloat16"),
+    data=replace(laptop.data, eval_limit=None),
+    pool=Pool(queries=16, samples=8, rule=use("foresee")),
+    rollout=replace(config.rollout, slots=128, store=None, chunk=16),
+    learner=replace(config.learner, lr=3e-5, rows=8, warmup_updates=5, full_groups=6, share_prefixes=True),
+    sft=Sft(steps=100, traces=24, max_tokens=1536, lr=1e-4, warmup_steps=5),
+    evaluation=Evaluation(every=20, during=100),
+    train=Train(steps=60, checkpoint_every=20),
 )

@@ -380,7 +380,7 @@ def test_traces_of_other_worlds_come_with_their_own_passages(tmp_path):
     ("name", "rule"),
     [("quickstart.py", "foresee"), ("two_layer.py", "recycle"), ("paper/qwen3_1p7b.py", "recycle"),
      ("smollm2_multihop.py", "recycle"), ("smollm2_multihop.py:full", "recycle"), ("tool_call.py", "foresee"),
-     ("smollm2_tool_call.py", "recycle"), ("smollm2_tool_call.py:full", "recycle"),
+     ("smollm2_tool_call.py", "recycle"), ("smollm2_tool_call.py:full", "foresee"),
      ("smollm2_single_hop.py", "foresee"), ("tool_call.py:one_by_one", "foresee"),
      *((f"study/settings.py:s{number}", "grpo") for number in range(1, 8))],
 )  # fmt: skip

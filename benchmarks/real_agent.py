@@ -1,0 +1,67 @@
+"""SmolLM2-135M as the paper's agent on real questions of several hops: a cold start, then GRPO, before and after.
+
+    make smollm2 && python -m benchmarks.real_agent     # one GPU: 5 minutes a seed; resumable
+    python -m benchmarks.real_agent --seeds 0 --steps 80      # fewer seeds, other steps
+    python -m benchmarks.real_agent --table             # of what is kept, and make no run
+
+A run is `qr-jax train configs/smollm2_tool_call.py:full seed=N`, judged greedily on all held-out questions of HotpotQA,
+2WikiMultihopQA and MuSiQue: by its cold start, and after the steps of GRPO. Its figures join results/real_agent.json
+when it ends; a run that was stopped goes on in runs/real_agent, and so does one that is asked for more steps.
+"""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from benchmarks import interleave, kept_runs
+from benchmarks.single_hop import SERIES, SUMMED, change, gain
+from benchmarks.study import span
+from benchmarks.tables import markdown, over_seeds
+from qr_jax import metrics_writer
+
+NAME = "real_agent"
+CONFIG = "configs/smollm2_tool_call.py:full"
+SCORES = "exact_match", "f1"
+A_QUESTION = {"searches": "searches_per_question", "turns of several": "parallel_turns_per_question"}
+
+
+def main() -> None:
+    """Make the runs that are missing, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=span, default=span("0-2"), metavar="FROM-TO", help="(0-2)")
+    parser.add_argument("--table", action="store_true", help="print what the kept file says, and make no run")
+    parser.add_argument("--steps", type=int, default=60, metavar="N", help="steps of GRPO (60)")
+    parser.add_argument("settings", nargs="*", metavar="setting=value", help="as qr-jax train has them")
+    options = parser.parse_args()
+    for seed in () if options.table else options.seeds:
+        key = {"seed": seed, "steps": options.steps}
+        kept_runs.make(NAME, key, partial(trained, seed, [f"train.steps={options.steps}", *options.settings]))
+    print(table(kept_runs.kept(NAME)), end="")
+
+
+def trained(seed: int, words: Sequence[str]) -> dict[str, Any]:
+    """What a seed's run has learnt."""
+    folder = interleave.ROOT / "runs" / NAME / str(seed)
+    kept_runs.qr_jax("train", CONFIG, f"seed={seed}", *words, "--run", folder)
+    summary, rows = kept_runs.summary_of(folder), metrics_writer.read(folder)
+    series = {name: [row.get(metric) for row in rows] for name, metric in SERIES.items()}
+    return {"words": list(words), **{of: summary[of] for of in SUMMED}, "series": series}
+
+
+def table(runs: Sequence[Mapping[str, Any]]) -> str:
+    """Markdown: a row a run, with the paired intervals over questions; then the mean gain over seeds, with theirs."""
+    of = "seed", "device", "steps", "exact match", "gain", "F1", "gain", "zero-variance"
+    rows: list[tuple[str, ...]] = [(*of, *A_QUESTION, "minutes")]
+    for run in runs:
+        scores = [cell for score in SCORES for cell in (change(run, score), gain(run, score))]
+        asked = [f"{run['before'][of]:.2f} to {run['after'][of]:.2f}" for of in A_QUESTION.values()]
+        spent = f"{run['wall_s'] / 60:.0f}"
+        dead = f"{run['zero_variance_rate']:.2f}"
+        rows.append((str(run["seed"]), run["device"], str(run["steps"]), *scores, dead, *asked, spent))
+    mean = [over_seeds([run["gains"][score]["mean"] for run in runs], "+") for score in SCORES]
+    return markdown(rows) + f"\nMean gain over {len(runs)} seeds: exact match {mean[0]}, F1 {mean[1]}.\n"
+
+
+if __name__ == "__main__":
+    main()
