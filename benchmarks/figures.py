@@ -20,6 +20,7 @@ from benchmarks import (
     memory,
     methods,
     quickstart,
+    real_agent,
     remat,
     shapes,
     silence,
@@ -38,7 +39,7 @@ PAGES = {"figures": "speed.md", "plans": "planning.md", "recall": "retrieval.md"
 TABLES_OF = channels, memory, remat, shapes, silence, stand_ins, together
 KEPT = {made.__name__.rpartition(".")[2]: made for made in TABLES_OF}
 # The modules that train, and make a table of the runs that are kept.
-TRAINED = {module.NAME: module for module in (cold_starts, single_hop, tool_call)}
+TRAINED = {module.NAME: module for module in (cold_starts, real_agent, single_hop, tool_call)}
 PAGES |= dict.fromkeys(("methods", "quickstart", "starts", "study", *KEPT, *TRAINED), "measurements.md")
 GIB = 2**30
 

@@ -1,6 +1,6 @@
 """SmolLM2-135M as the paper's agent on real questions of several hops: a cold start, then GRPO, before and after.
 
-    make smollm2 && python -m benchmarks.real_agent     # one GPU: 5 minutes a seed; resumable
+    make smollm2 && python -m benchmarks.real_agent     # one GPU: 6 minutes a seed; resumable
     python -m benchmarks.real_agent --seeds 0 --steps 80      # fewer seeds, other steps
     python -m benchmarks.real_agent --table             # of what is kept, and make no run
 
@@ -52,13 +52,12 @@ def trained(seed: int, words: Sequence[str]) -> dict[str, Any]:
 def table(runs: Sequence[Mapping[str, Any]]) -> str:
     """Markdown: a row a run, with the paired intervals over questions; then the mean gain over seeds, with theirs."""
     of = "seed", "device", "steps", "exact match", "gain", "F1", "gain", "zero-variance"
-    rows: list[tuple[str, ...]] = [(*of, *A_QUESTION, "minutes")]
+    rows: list[tuple[str, ...]] = [(*of, *A_QUESTION)]
     for run in runs:
         scores = [cell for score in SCORES for cell in (change(run, score), gain(run, score))]
         asked = [f"{run['before'][of]:.2f} to {run['after'][of]:.2f}" for of in A_QUESTION.values()]
-        spent = f"{run['wall_s'] / 60:.0f}"
         dead = f"{run['zero_variance_rate']:.2f}"
-        rows.append((str(run["seed"]), run["device"], str(run["steps"]), *scores, dead, *asked, spent))
+        rows.append((str(run["seed"]), run["device"], str(run["steps"]), *scores, dead, *asked))
     mean = [over_seeds([run["gains"][score]["mean"] for run in runs], "+") for score in SCORES]
     return markdown(rows) + f"\nMean gain over {len(runs)} seeds: exact match {mean[0]}, F1 {mean[1]}.\n"
 

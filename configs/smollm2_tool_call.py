@@ -6,8 +6,11 @@
 
 The questions, passages and sizes of `smollm2_multihop.py`. The environment says what it has found in a message of role
 "tool", which the model's own chat template writes; the prompt describes the search function, for that template has no
-place for one. An expert asks for a comparison's two titles in one turn. What the full size learns:
-docs/measurements.md, by `python -m benchmarks.real_agent`.
+place for one. An expert asks for a comparison's two titles in one turn.
+
+The full size's cold start answers .19 of the held-out questions; 40 steps of GRPO at this rate added nothing over three
+seeds, and one of them fell (docs/measurements.md, `python -m benchmarks.real_agent`). learner.lr=1e-5 is the next to
+try; it was not run.
 """
 
 from dataclasses import replace

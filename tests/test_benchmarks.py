@@ -24,6 +24,7 @@ from benchmarks import (  # noqa: E402
     methods,
     paper_table,
     pool,
+    real_agent,
     recycling_map,
     retrieval,
     rollout,
@@ -319,6 +320,20 @@ def test_the_best_rate_of_real_questions_is_that_of_the_highest_f1_and_only_trai
     told = single_hop.table([*rates, run("trained", 0, 0.4, 0.10), run("trained", 1, 0.4, 0.20)])
     assert "| trained | 1 | cpu | 20 | 0.400 to 0.400 | +0.200 +- 0.020 |" in told
     assert "Mean gain over 2 seeds: exact match +0.150 +-" in told
+
+
+def test_a_real_agent_s_row_has_both_scores_and_what_it_asked_before_and_after():
+    def run(seed, gain):
+        scores = {"exact_match": 0.2, "f1": 0.3, "searches_per_question": 2.0, "parallel_turns_per_question": 0.25}
+        gains = {score: {"mean": gain, "half_width": 0.02} for score in ("exact_match", "f1")}
+        spent = {"steps": 40, "zero_variance_rate": 0.5}
+        after = {**scores, "searches_per_question": 1.5, "exact_match": 0.2 + gain}
+        return {"seed": seed, "device": "cpu", "before": scores, "after": after, "gains": gains, **spent}
+
+    told = real_agent.table([run(0, 0.10), run(1, -0.02)])
+    assert "| 0 | cpu | 40 | 0.200 to 0.300 | +0.100 +- 0.020 | 0.300 to 0.300 |" in told
+    assert "| 0.50 | 2.00 to 1.50 | 0.25 to 0.25 |" in told
+    assert "Mean gain over 2 seeds: exact match +0.040 +-" in told
 
 
 def test_a_kept_run_is_not_made_again_and_another_key_joins_it(tmp_path, monkeypatch):
