@@ -3,7 +3,7 @@
     qr-jax data get nq && qr-jax data get hotpotqa
     qr-jax serve-retriever ...          # or Search-R1's own server: E5 over the Wikipedia of 2018, on port 8000
     qr-jax train configs/search_r1.py --allow-host 127.0.0.1                      # one host with memory for it
-    qr-jax plan configs/search_r1.py:v5e_64 --topology v5e:8x8                    # 64 chips: does it fit
+    qr-jax plan configs/search_r1.py:v5e_64 --topology v5e:8x8                    # 64 chips: it fits
     tpu_scripts/launch.sh NAME configs/search_r1.py:v5e_64 retriever.url=http://ADDRESS:8000/retrieve
 
 512 queries of 5 samples a step, two updates of half the batch each, 1,005 steps, rate 1e-6 rising over .285 of them, k3

@@ -163,6 +163,19 @@ def test_where_libtpu_is_missing_the_command_says_what_to_install(capsys):
     assert "python -m pip install 'jax[tpu]'" in capsys.readouterr().err
 
 
+def test_a_plan_asks_for_no_data(monkeypatch):
+    asked = []
+
+    def found(config, names, **_):
+        asked.append((config.data.train, names))
+        return {names[0]: {"fits": True}}
+
+    monkeypatch.setattr(plan, "plan", found)
+    nowhere = ["data.train=nowhere.jsonl", "data.eval=nowhere.jsonl", "data.corpus=nowhere.jsonl"]
+    words = ["plan", str(CONFIGS / "search_r1.py:v5e_64"), *nowhere, "--topology", "v5e:8x8", "--json"]
+    assert cli.main(words) == 0 and asked == [("nowhere.jsonl", ["v5e:8x8"])]
+
+
 def test_what_is_not_compiled_is_null(monkeypatch):
     on = programs.Slice((SimpleNamespace(device_kind="TPU v5 lite"),) * 16, (), 4)
     monkeypatch.setattr(planned, "slice_of", lambda topology: on)
