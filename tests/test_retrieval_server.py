@@ -1058,6 +1058,7 @@ def test_the_command_serves_a_file_without_jax_and_ends_in_order(tmp_path):
         assert call(url, "/retrieve", {"queries": ["dune"], "topk": 1})[1] == {"result": [[DUNE]]}
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0, process.stderr.read()
+        assert process.stderr.read().endswith("stopped\n")
 
 
 def test_the_command_s_limits_are_the_server_s(tmp_path, monkeypatch):

@@ -267,7 +267,7 @@ def serve(
 ) -> None:
     """Serve until SIGTERM or SIGINT. ValueError: an address that others can reach, without a token.
 
-    The first thing said is the URL. The server has no TLS: beyond loopback, put a proxy with TLS in front.
+    The first thing said is the URL, the last that it stopped. The server has no TLS: beyond loopback, put a proxy with TLS in front.
     """
     check_address(host, token)
     bounds = bounds or Bounds()
@@ -283,6 +283,7 @@ def serve(
 
     with asyncio.Runner(loop_factory=new_loop) as runner:
         is_stuck = runner.run(main())
+    say("stopped")
     if is_stuck:  # nothing can end that search, and its thread would be waited for
         log.warning("a search that still runs is left behind")
         os._exit(0)
