@@ -267,7 +267,8 @@ def serve(
 ) -> None:
     """Serve until SIGTERM or SIGINT. ValueError: an address that others can reach, without a token.
 
-    The first thing said is the URL, the last that it stopped. The server has no TLS: beyond loopback, put a proxy with TLS in front.
+    The first thing said is the URL, the last that it stopped. The server has no TLS: beyond loopback, put a proxy with
+    TLS in front.
     """
     check_address(host, token)
     bounds = bounds or Bounds()
