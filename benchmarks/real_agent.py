@@ -14,15 +14,24 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from benchmarks import interleave, kept_runs
-from benchmarks.single_hop import SERIES, SUMMED, change, gain
+from benchmarks import interleave, kept_runs, single_hop
+from benchmarks.single_hop import SUMMED, change, curves, dead, gain
 from benchmarks.study import span
 from benchmarks.tables import markdown, over_seeds
 from qr_jax import metrics_writer
 
 NAME = "real_agent"
 CONFIG = "configs/smollm2_tool_call.py:full"
+SERIES = single_hop.SERIES | {
+    "searches": "rollout/searches", "parallel_turns": "rollout/parallel_turns", "step_s": "time/step_s",
+    "gap": "sampler_gap/mean", "largest_gap": "sampler_gap/max",
+}  # fmt: skip
 SCORES = "exact_match", "f1"
+STRETCHES = (0, 10, 20, 30, 40)  # steps between which the curves are averaged
+SHOWN = {
+    "pass": "right answers", "signal": "groups with signal, of 16", "entropy": "entropy, nats",
+    "searches": "searches an episode", "parallel_turns": "turns of several", "gap": "sampler and learner, nats",
+}  # fmt: skip
 A_QUESTION = {"searches": "searches_per_question", "turns of several": "parallel_turns_per_question"}
 
 
@@ -56,10 +65,10 @@ def table(runs: Sequence[Mapping[str, Any]]) -> str:
     for run in runs:
         scores = [cell for score in SCORES for cell in (change(run, score), gain(run, score))]
         asked = [f"{run['before'][of]:.2f} to {run['after'][of]:.2f}" for of in A_QUESTION.values()]
-        dead = f"{run['zero_variance_rate']:.2f}"
-        rows.append((str(run["seed"]), run["device"], str(run["steps"]), *scores, dead, *asked))
+        rows.append((str(run["seed"]), run["device"], str(run["steps"]), *scores, dead(run), *asked))
     mean = [over_seeds([run["gains"][score]["mean"] for run in runs], "+") for score in SCORES]
-    return markdown(rows) + f"\nMean gain over {len(runs)} seeds: exact match {mean[0]}, F1 {mean[1]}.\n"
+    told = f"\nMean gain over {len(runs)} seeds: exact match {mean[0]}, F1 {mean[1]}.\n\n"
+    return markdown(rows) + told + curves(runs, STRETCHES, SHOWN)
 
 
 if __name__ == "__main__":

@@ -11,8 +11,11 @@ of them. A run's figures join results/single_hop.json when it ends; a run that w
 """
 
 import argparse
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from benchmarks import interleave, kept_runs
 from benchmarks.study import span
@@ -23,11 +26,14 @@ NAME = "single_hop"
 CONFIG = "configs/smollm2_single_hop.py"
 RATES, RATE_STEPS = ("1e-5", "3e-5", "3e-6"), 20
 RUNS = interleave.ROOT / "runs" / NAME
-SUMMED = ("rollouts", "tokens", "searches", "zero_variance_rate", "steps", "wall_s", "gains", "before", "after")
+SUMMED = ("rollouts", "tokens", "searches", "steps", "wall_s", "gains", "before", "after")
 SERIES = {  # a value a step
     "pass": "reward/outcome_mean", "zero_variance": "pool/zero_variance_rate", "signal": "pool/signal",
     "entropy": "rollout/entropy", "answered": "rollout/stop_answered", "exact_match": "eval/exact_match",
 }  # fmt: skip
+
+STRETCHES = (0, 10, 20, 40, 80, 140, 200)  # steps between which the curves are averaged
+SHOWN = {"signal": "groups with signal, of 16", "entropy": "entropy, nats", "exact_match": "exact match, 100 questions"}
 
 
 def main() -> None:
@@ -75,11 +81,27 @@ def table(runs: Sequence[Mapping[str, Any]]) -> str:
     for run in runs:
         scores = [cell for score in ("exact_match", "f1") for cell in (change(run, score), gain(run, score))]
         searches = f"{run['before']['searches_per_question']:.2f} to {run['after']['searches_per_question']:.2f}"
-        last = f"{run['zero_variance_rate']:.2f}", searches, f"{run['wall_s'] / 3600:.1f}"
+        last = dead(run), searches, f"{run['wall_s'] / 3600:.1f}"
         rows.append((run["name"], str(run["seed"]), run["device"], str(run["steps"]), *scores, *last))
     seeds = [run for run in runs if run["name"] == "trained"]
     mean = [over_seeds([run["gains"][score]["mean"] for run in seeds], "+") for score in ("exact_match", "f1")]
-    return markdown(rows) + f"\nMean gain over {len(seeds)} seeds: exact match {mean[0]}, F1 {mean[1]}.\n"
+    told = f"\nMean gain over {len(seeds)} seeds: exact match {mean[0]}, F1 {mean[1]}.\n\n"
+    return markdown(rows) + told + curves(seeds, STRETCHES, SHOWN)
+
+
+def curves(runs: Sequence[Mapping[str, Any]], stretches: Sequence[int], shown: Mapping[str, str]) -> str:
+    """Markdown: means of values a step over stretches of steps, a row a value and a seed; "" past a run's end."""
+    ends = list(itertools.pairwise(stretches))
+    rows: list[tuple[str, ...]] = [("mean of", "seed", *(f"{first + 1}-{last}" for first, last in ends))]
+    for (name, called), run in itertools.product(shown.items(), runs):
+        parts = [[value for value in run["series"][name][first:last] if value is not None] for first, last in ends]
+        rows.append((called, str(run["seed"]), *(f"{np.mean(part):.3g}" if part else "" for part in parts)))
+    return markdown(rows)
+
+
+def dead(run: Mapping[str, Any]) -> str:
+    """The share of groups without signal, over all steps."""
+    return f"{np.mean(run['series']['zero_variance']):.2f}"
 
 
 def change(run: Mapping[str, Any], score: str) -> str:

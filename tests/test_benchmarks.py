@@ -311,7 +311,8 @@ def test_the_best_rate_of_real_questions_is_that_of_the_highest_f1_and_only_trai
     def run(name, seed, f1, gain):
         scores = {"exact_match": f1, "f1": f1, "searches_per_question": 1.0}
         gains = {score: {"mean": gain, "half_width": 0.02} for score in ("exact_match", "f1")}
-        spent = {"steps": 20, "zero_variance_rate": 0.5, "wall_s": 1800}
+        series = {"zero_variance": [0.25, 0.75], **dict.fromkeys(single_hop.SHOWN, [1.0] * 10 + [2.0, None, 4.0])}
+        spent = {"steps": 20, "series": series, "wall_s": 1800}
         found = {"before": scores, "after": scores, "gains": gains, **spent}
         return {"name": name, "seed": seed, "device": "cpu", **found}
 
@@ -319,14 +320,16 @@ def test_the_best_rate_of_real_questions_is_that_of_the_highest_f1_and_only_trai
     assert single_hop.best_rate(rates) == single_hop.RATES[1]
     told = single_hop.table([*rates, run("trained", 0, 0.4, 0.10), run("trained", 1, 0.4, 0.20)])
     assert "| trained | 1 | cpu | 20 | 0.400 to 0.400 | +0.200 +- 0.020 |" in told
-    assert "Mean gain over 2 seeds: exact match +0.150 +-" in told
+    assert "Mean gain over 2 seeds: exact match +0.150 +-" in told and "| 0.50 | 1.00 to 1.00 | 0.5 |" in told
+    assert "| entropy, nats | 1 | 1 | 3 |  |  |  |  |" in told
 
 
 def test_a_real_agent_s_row_has_both_scores_and_what_it_asked_before_and_after():
     def run(seed, gain):
         scores = {"exact_match": 0.2, "f1": 0.3, "searches_per_question": 2.0, "parallel_turns_per_question": 0.25}
         gains = {score: {"mean": gain, "half_width": 0.02} for score in ("exact_match", "f1")}
-        spent = {"steps": 40, "zero_variance_rate": 0.5}
+        series = {"zero_variance": [0.25, 0.75], **dict.fromkeys(real_agent.SHOWN, [0.5] * 40)}
+        spent = {"steps": 40, "series": series}
         after = {**scores, "searches_per_question": 1.5, "exact_match": 0.2 + gain}
         return {"seed": seed, "device": "cpu", "before": scores, "after": after, "gains": gains, **spent}
 
