@@ -23,11 +23,13 @@ from benchmarks import (
     real_agent,
     remat,
     shapes,
+    shards,
     silence,
     single_hop,
     stand_ins,
     start,
     study_results,
+    synth,
     together,
     tool_call,
 )
@@ -36,11 +38,12 @@ from benchmarks.tables import markdown
 MARKS = "<!-- {}: python -m benchmarks.figures --write -->\n", "<!-- end of {} -->"
 PAGES = {"figures": "speed.md", "plans": "planning.md", "recall": "retrieval.md", "rules": "rules.md"}
 # The modules that make a table of one result, by its name.
-TABLES_OF = channels, memory, remat, shapes, silence, stand_ins, together
+TABLES_OF = channels, memory, remat, shapes, shards, silence, stand_ins, synth, together
 KEPT = {made.__name__.rpartition(".")[2]: made for made in TABLES_OF}
 # The modules that train, and make a table of the runs that are kept.
 TRAINED = {module.NAME: module for module in (cold_starts, real_agent, single_hop, tool_call)}
 PAGES |= dict.fromkeys(("methods", "quickstart", "starts", "study", *KEPT, *TRAINED), "measurements.md")
+PAGES["shards"] = "retrieval.md"
 GIB = 2**30
 
 

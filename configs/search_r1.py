@@ -1,9 +1,10 @@
 """Search-R1 with GRPO on NQ and HotpotQA (Jin et al. 2025, arXiv:2503.09516), as its repository's v0.2 script has it.
 
-    qr-jax data get nq && qr-jax data get hotpotqa
+    qr-jax data get nq && qr-jax data get hotpotqa && export QR_JAX_DATA=runs/data
     qr-jax serve-retriever ...          # or Search-R1's own server: E5 over the Wikipedia of 2018, on port 8000
     qr-jax train configs/search_r1.py --allow-host 127.0.0.1                      # one host with memory for it
     qr-jax plan configs/search_r1.py:v5e_64 --topology v5e:8x8                    # 64 chips: it fits
+    gcloud storage cp -r runs/data gs://BUCKET/     # and DATA=gs://BUCKET/data in tpu_scripts/settings.env
     tpu_scripts/launch.sh NAME configs/search_r1.py:v5e_64 retriever.url=http://ADDRESS:8000/retrieve
 
 512 queries of 5 samples a step, two updates of half the batch each, 1,005 steps, rate 1e-6 rising over .285 of them, k3
@@ -21,8 +22,8 @@ STEPS = 1005
 config = Config(
     model=Model(name="Qwen/Qwen2.5-3B", compute="bfloat16", remat="full", vocab_block=16384),
     data=Data(
-        train="runs/data/nq/train.jsonl,runs/data/hotpotqa/train.jsonl",
-        eval="runs/data/nq/dev.jsonl,runs/data/hotpotqa/dev.jsonl",
+        train="{data}/nq/train.jsonl,{data}/hotpotqa/train.jsonl",
+        eval="{data}/nq/dev.jsonl,{data}/hotpotqa/dev.jsonl",
     ),
     env=use("search_r1", max_turns=4),
     retriever=use("http", url="http://127.0.0.1:8000/retrieve"),

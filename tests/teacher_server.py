@@ -4,7 +4,7 @@ Its questions make no sense to a reader, but they hang together: it answers one 
 the question was made of. It is slow, sends 429 with Retry-After, fails, is sometimes wrong and sometimes writes no
 JSON; what it does depends on the request's hash alone. It counts its answers by request.
 
-    python tests/teacher_server.py CORPUS OUT [--questions 200] [--kills 3]     # qr-jax synth against it, killed
+    python tests/teacher_server.py CORPUS OUT [--questions 200] [--kills 3]     # qr-jax synth against it, killed; JSON
 """
 
 import argparse
@@ -197,20 +197,26 @@ def killed(words, journal, at_lines):
     return process.returncode, out, error
 
 
+KILL_EVERY = 7  # lines of the journal a question, after which the process is killed: some 30 stand for one
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("corpus")
     parser.add_argument("out", type=Path)
-    parser.add_argument("--questions", default="200")
+    parser.add_argument("--questions", type=int, default=200)
     parser.add_argument("--kills", type=int, default=3)
     arguments = parser.parse_args()
     teacher, begun = Teacher(), time.monotonic()
     with serving(teacher) as url:
-        words = [sys.executable, "-m", "qr_jax.cli", "synth", arguments.corpus, str(arguments.out)]
-        words += ["--teacher", url, "--model", "scripted", "--questions", arguments.questions, "--price", "0.15,0.60"]
-        at_lines = [1500 * (at + 1) for at in range(arguments.kills)]
+        words = [sys.executable, "-m", "qr_jax.cli", "synth", arguments.corpus, str(arguments.out), "--json"]
+        words += ["--teacher", url, "--model", "scripted", "--price", "0.15,0.60"]
+        words += ["--questions", str(arguments.questions)]
+        at_lines = [KILL_EVERY * arguments.questions * (at + 1) for at in range(arguments.kills)]
         code, out, error = killed(words, arguments.out / "journal" / "calls.jsonl", at_lines)
-    print(out, error[-3000:], sep="\n")
+    print(error[-3000:], file=sys.stderr)
+    if code:
+        raise SystemExit(f"qr-jax synth ended with {code}")
     twice = sum(count > 1 for count in teacher.answered.values())
-    print(f"exit {code}; {time.monotonic() - begun:.0f} s; killed {arguments.kills} times; sent {dict(teacher.sent)}")
-    print(f"{len(teacher.answered)} different requests answered, {twice} of them more than once")
+    told = {"kills": arguments.kills, "sent": teacher.sent, "answered": len(teacher.answered), "answered_twice": twice}
+    print(json.dumps(told | {"seconds": time.monotonic() - begun, "found": json.loads(out)}, indent=1))

@@ -390,19 +390,22 @@ def test_every_config_resolves_without_touching_a_device(name, rule, capsys, rea
 
 
 def test_search_r1_s_config_wants_its_files_and_no_passages(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
+    """As `data get` leaves them, and as a pod's hosts have them from DATA: in {data}, wherever that is."""
+    monkeypatch.setenv("QR_JAX_DATA", str(tmp_path))
     words = ["train", str(ROOT / "configs/search_r1.py"), "--dry-run", "--allow-host", "127.0.0.1"]
     assert cli.main(words) == 2
     said = capsys.readouterr().err
-    assert said.count("no file runs/data/nq/") == 2 and "2 problems in this config" in said
+    assert said.count(f"no file {tmp_path}/nq/") == 2 and "2 problems in this config" in said
     for name in ("nq", "hotpotqa"):
-        (tmp_path / "runs/data" / name).mkdir(parents=True)
+        (tmp_path / name).mkdir()
         for split in ("train", "dev"):
             row = {"id": f"{name}{split}", "question": "who?", "answers": ["x"]}
-            (tmp_path / f"runs/data/{name}/{split}.jsonl").write_text(json.dumps(row))
+            (tmp_path / f"{name}/{split}.jsonl").write_text(json.dumps(row))
     assert cli.main(words) == 0
     made = json.loads(capsys.readouterr().out)
     assert (made["pool"]["queries"], made["pool"]["samples"], made["learner"]["kl_weight"]) == (512, 5, 0.001)
+    pod = [f"{words[1]}:v5e_64", "retriever.url=http://10.0.0.2:8000/retrieve", "--dry-run"]
+    assert cli.main(["train", *pod]) == 0 and json.loads(capsys.readouterr().out)["mesh"]["fsdp"] == 64
 
 
 def test_the_papers_rule_is_the_published_one():

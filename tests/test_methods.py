@@ -54,7 +54,7 @@ OF_NO_NEIGHBOUR = {
     "rule": {"bounded_dapo", "difficulty_pools", "foresee", "greso", "grpo", "mopps", "recycle", "soft_recycle"},
     "rounds": {"once", "refill"},
     "env": {"search_r1", "tool_call"},
-    "retriever": {"bm25", "cached", "dense", "http", "hybrid", "none", "reranked", "serper"},
+    "retriever": {"bm25", "cached", "dense", "http", "hybrid", "none", "reranked", "serper", "sharded"},
     "reward": {"cover_match", "exact_match", "f1", "judge"},
     "advantage": set(),
     "loss": {"nll"},

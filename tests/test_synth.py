@@ -513,6 +513,27 @@ def test_a_question_is_verified_in_separate_calls(tmp_path, reason, read, suppor
             assert refused.value.reason == reason
 
 
+@pytest.mark.parametrize(("hidden", "refused"), [(("B",), True), ((), False)])
+def test_a_chain_is_asked_without_each_of_its_passages_and_a_comparison_is_not(tmp_path, hidden, refused):
+    books = library((("A", "red of B"), ("B", "green"), ("C", "blue of B")))
+    made = replace(draft("Which colours?", GOLD), passages=tuple(books.passages), hidden=hidden)
+
+    def reply(data, count):
+        if "List every" in seen[-1]["messages"][0]["content"]:
+            return completion(json.dumps({"answers": [GOLD]}))
+        shown = [passage["title"] for passage in data["passages"]]
+        return completion(json.dumps({"answer": GOLD if shown in (["A", "B", "C"], ["A", "C"]) else None}))
+
+    with serving_replies(reply) as (url, seen):
+        if refused:
+            with pytest.raises(Refused, match="a hop can be skipped") as said:
+                verify(made, books, opened(tmp_path, url))
+            assert said.value.detail == "B" and len(seen) == 2 + 1 + 3 + 2
+        else:
+            verify(made, books, opened(tmp_path, url))
+            assert len(seen) == 2 + 1 + 3 + 1
+
+
 # ---- links, walks, repeats
 
 

@@ -1,7 +1,8 @@
 """Is a question good? Asked in separate calls, none of which sees how the question came to be.
 
-It must be answered right, twice alike, from its cited passages; not from memory; not from one of several passages;
-and no second answer may be supported, by these passages or those that a search for the question finds.
+It must be answered right, twice alike, from its cited passages; not from memory; not from one of several passages; of
+a chain not without one of its passages; and no second answer may be supported, by these passages or those that a search
+for the question finds.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,6 +33,11 @@ def verify(draft: Draft, library: Library, teacher: Teacher) -> None:
         for passage in draft.passages:
             if alike(_answered(teacher, draft.question, (passage,)), draft.answers):
                 raise Refused("answered from one passage", passage.title)
+    if draft.hidden and len(draft.passages) > 2:  # with two of them this has been asked
+        for at, passage in enumerate(draft.passages):
+            rest = (*draft.passages[:at], *draft.passages[at + 1 :])
+            if alike(_answered(teacher, draft.question, rest), draft.answers):
+                raise Refused("a hop can be skipped", passage.title)
     cited = {passage.id for passage in draft.passages}
     others = [passage for passage in library.search([draft.question], OTHERS)[0] if passage.id not in cited]
     given = {"question": draft.question, "passages": _shown([*draft.passages, *others])}

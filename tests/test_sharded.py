@@ -1,0 +1,85 @@
+"""A corpus cut over several servers: merged by hand, over HTTP, and beside one index of all passages."""
+
+import socket
+from contextlib import ExitStack
+
+import numpy as np
+import pytest
+from loopback import raw, server
+
+from qr_jax import config, plugins, trust
+from qr_jax.records import Passage
+from qr_jax.retrievers.bm25 import bm25
+from qr_jax.retrievers.sharded import merge, sharded
+from qr_jax.settings import Use
+
+
+def scored(**scores):
+    return [Passage(name, "", "").scored(score) for name, score in scores.items()]
+
+
+def answer(*scores):
+    rows = [{"document": {"id": name, "contents": f"T\n{name}"}, "score": score} for name, score in scores]
+    return {"result": [rows]}
+
+
+def test_parts_are_merged_by_score_then_by_id():
+    found = merge([scored(b=3.0, d=1.0), scored(c=3.0, a=2.0), []], 3)
+    assert [(one.id, one.score) for one in found] == [("b", 3.0), ("c", 3.0), ("a", 2.0)]
+    assert merge([[], []], 3) == [] and merge([scored(a=1.0), scored(b=2.0)], 0) == []
+
+
+def test_passages_without_scores_are_refused_and_one_alone_is_not():
+    assert [one.id for one in merge([scored(a=0.0), scored(b=1.0)], 2)] == ["b", "a"]
+    with pytest.raises(ValueError, match="part 1 of sharded gave 2 passages without scores"):
+        merge([scored(a=1.0), scored(b=0.0, c=0.0)], 2)
+
+
+def test_all_servers_are_asked_and_the_best_of_them_come_first():
+    with ExitStack() as stack:
+        served = [
+            stack.enter_context(server(raw(answer(*one))))
+            for one in ([("a", 2.0), ("b", 1.0)], [("c", 3.0), ("d", 0.5)])
+        ]
+        search = sharded(parts=tuple(Use("http", {"url": url}) for url, _ in served))
+        assert [one.score for one in search(["x"], 3)[0]] == [3.0, 2.0, 1.0]
+    assert [[body["topk"] for _, body in asked] for _, asked in served] == [[3], [3]]
+
+
+def test_a_part_that_fails_fails_the_search():
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        url = f"http://127.0.0.1:{free.getsockname()[1]}/retrieve"  # nobody listens there any more
+    with server(raw(answer(("a", 2.0)))) as (good, _):
+        quick = {"retries": 0, "timeout_s": 1.0}
+        search = sharded(parts=(Use("http", {"url": good, **quick}), Use("http", {"url": url, **quick})))
+        with pytest.raises((OSError, ValueError), match=r"127\.0\.0\.1"):
+            search(["x"], 2)
+
+
+def test_bm25_over_parts_finds_nearly_what_one_index_finds():
+    draws = np.random.default_rng(0)
+    texts = [" ".join(f"w{word}" for word in draws.zipf(1.3, 30) if word < 5000) for _ in range(2000)]
+    corpus = [Passage(f"p{at}", "", text) for at, text in enumerate(texts)]
+    queries, k = [" ".join(text.split()[-6:]) for text in texts[:50]], 5
+    whole = bm25(corpus=corpus)(queries, k)
+    parts = [bm25(corpus=corpus[part::4])(queries, k) for part in range(4)]
+    cut = [merge(lists, k) for lists in zip(*parts, strict=True)]
+    same = [len({one.id for one in a} & {one.id for one in b}) / k for a, b in zip(whole, cut, strict=True)]
+    first = [a[0].id == b[0].id for a, b in zip(whole, cut, strict=True)]
+    assert np.mean(same) > 0.7 and np.mean(first) > 0.8
+
+
+def test_bad_parts_are_refused():
+    with pytest.raises(ValueError, match="two parts or more; it has 1"):
+        sharded(parts=(Use("http", {"url": "http://127.0.0.1:1"}),))
+    with pytest.raises(ValueError, match="'bm25' inside 'sharded' searches a corpus"):
+        sharded(parts=(Use("bm25"), Use("bm25")))
+    with pytest.raises(ValueError, match="takes a file of qr_jax/retrievers/"):
+        sharded(parts=(Use("os.system"), Use("bm25")))
+
+
+def test_a_stranger_s_hosts_are_found_in_its_parts():
+    parts = tuple(Use("http", {"url": f"http://evil{at}.example/retrieve"}) for at in range(2))
+    wished = " ".join(map(str, trust.wishes(config.Config(retriever=Use("sharded", {"parts": parts})))))
+    assert "evil0.example" in wished and "evil1.example" in wished
+    assert not plugins.wants_corpus(Use("sharded", {"parts": parts}))
