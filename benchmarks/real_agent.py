@@ -1,17 +1,18 @@
 """SmolLM2-135M as the paper's agent on real questions of several hops: a cold start, then GRPO, before and after.
 
     make smollm2 && python -m benchmarks.real_agent     # one GPU: 6 minutes a seed; resumable
-    python -m benchmarks.real_agent --seeds 0 --steps 80      # fewer seeds, other steps
+    python -m benchmarks.real_agent --seeds 0 learner.lr=1e-5      # fewer seeds, other settings: further rows
     python -m benchmarks.real_agent --table             # of what is kept, and make no run
 
 A run is `qr-jax train configs/smollm2_tool_call.py:full seed=N`, judged greedily on all held-out questions of HotpotQA,
 2WikiMultihopQA and MuSiQue: by its cold start, and after the steps of GRPO. Its figures join results/real_agent.json
-when it ends; a run that was stopped goes on in runs/real_agent, and so does one that is asked for more steps.
+when it ends; a run that was stopped goes on in runs/real_agent, and so does one that is asked for more --steps.
 """
 
 import argparse
 from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from benchmarks import interleave, kept_runs, single_hop
@@ -40,35 +41,44 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=span, default=span("0-2"), metavar="FROM-TO", help="(0-2)")
     parser.add_argument("--table", action="store_true", help="print what the kept file says, and make no run")
-    parser.add_argument("--steps", type=int, default=60, metavar="N", help="steps of GRPO (60)")
+    parser.add_argument("--steps", type=int, default=40, metavar="N", help="steps of GRPO (40)")
     parser.add_argument("settings", nargs="*", metavar="setting=value", help="as qr-jax train has them")
     options = parser.parse_args()
     for seed in () if options.table else options.seeds:
-        key = {"seed": seed, "steps": options.steps}
-        kept_runs.make(NAME, key, partial(trained, seed, [f"train.steps={options.steps}", *options.settings]))
+        words = [f"train.steps={options.steps}", *options.settings]
+        folder = interleave.ROOT / "runs" / NAME / "_".join([str(seed), *options.settings])
+        kept_runs.make(NAME, {"seed": seed, "words": words}, partial(trained, seed, words, folder))
     print(table(kept_runs.kept(NAME)), end="")
 
 
-def trained(seed: int, words: Sequence[str]) -> dict[str, Any]:
+def trained(seed: int, words: Sequence[str], folder: Path) -> dict[str, Any]:
     """What a seed's run has learnt."""
-    folder = interleave.ROOT / "runs" / NAME / str(seed)
     kept_runs.qr_jax("train", CONFIG, f"seed={seed}", *words, "--run", folder)
     summary, rows = kept_runs.summary_of(folder), metrics_writer.read(folder)
     series = {name: [row.get(metric) for row in rows] for name, metric in SERIES.items()}
-    return {"words": list(words), **{of: summary[of] for of in SUMMED}, "series": series}
+    return {**{of: summary[of] for of in SUMMED}, "series": series}
 
 
 def table(runs: Sequence[Mapping[str, Any]]) -> str:
-    """Markdown: a row a run, with the paired intervals over questions; then the mean gain over seeds, with theirs."""
-    of = "seed", "device", "steps", "exact match", "gain", "F1", "gain", "zero-variance"
+    """Markdown: a row a run, with the paired intervals over questions; then mean gains over seeds, and curves."""
+    of = "seed", "settings", "device", "steps", "exact match", "gain", "F1", "gain", "zero-variance"
     rows: list[tuple[str, ...]] = [(*of, *A_QUESTION)]
     for run in runs:
         scores = [cell for score in SCORES for cell in (change(run, score), gain(run, score))]
         asked = [f"{run['before'][of]:.2f} to {run['after'][of]:.2f}" for of in A_QUESTION.values()]
-        rows.append((str(run["seed"]), run["device"], str(run["steps"]), *scores, dead(run), *asked))
-    mean = [over_seeds([run["gains"][score]["mean"] for run in runs], "+") for score in SCORES]
-    told = f"\nMean gain over {len(runs)} seeds: exact match {mean[0]}, F1 {mean[1]}.\n\n"
-    return markdown(rows) + told + curves(runs, STRETCHES, SHOWN)
+        about = str(run["seed"]), called(run), run["device"], str(run["steps"])
+        rows.append((*about, *scores, dead(run), *asked))
+    told = ""
+    for words in dict.fromkeys(map(called, runs)):
+        like = [run for run in runs if called(run) == words]
+        mean = [over_seeds([run["gains"][score]["mean"] for run in like], "+") for score in SCORES]
+        told += f"Mean gain over {len(like)} seeds, {words}: exact match {mean[0]}, F1 {mean[1]}.\n\n"
+    return f"{markdown(rows)}\n{told}{curves(runs, STRETCHES, SHOWN)}"
+
+
+def called(run: Mapping[str, Any]) -> str:
+    """The run's settings beside the config's."""
+    return " ".join(run["words"])
 
 
 if __name__ == "__main__":

@@ -41,5 +41,5 @@ full = replace(
     learner=replace(config.learner, lr=3e-5, rows=8, warmup_updates=5, full_groups=6, share_prefixes=True),
     sft=Sft(steps=100, traces=24, max_tokens=1536, lr=1e-4, warmup_steps=5),
     evaluation=Evaluation(every=20, during=100),
-    train=Train(steps=60, checkpoint_every=20),
+    train=Train(steps=40, checkpoint_every=20),
 )

@@ -331,12 +331,15 @@ def test_a_real_agent_s_row_has_both_scores_and_what_it_asked_before_and_after()
         series = {"zero_variance": [0.25, 0.75], **dict.fromkeys(real_agent.SHOWN, [0.5] * 40)}
         spent = {"steps": 40, "series": series}
         after = {**scores, "searches_per_question": 1.5, "exact_match": 0.2 + gain}
-        return {"seed": seed, "device": "cpu", "before": scores, "after": after, "gains": gains, **spent}
+        words = ["train.steps=40"] if seed < 2 else ["train.steps=40", "learner.lr=1e-5"]
+        about = {"seed": seed, "words": words, "device": "cpu"}
+        return {**about, "before": scores, "after": after, "gains": gains, **spent}
 
-    told = real_agent.table([run(0, 0.10), run(1, -0.02)])
-    assert "| 0 | cpu | 40 | 0.200 to 0.300 | +0.100 +- 0.020 | 0.300 to 0.300 |" in told
+    told = real_agent.table([run(0, 0.10), run(1, -0.02), run(2, 0.5)])
+    assert "| 0 | train.steps=40 | cpu | 40 | 0.200 to 0.300 | +0.100 +- 0.020 | 0.300 to 0.300 |" in told
     assert "| 0.50 | 2.00 to 1.50 | 0.25 to 0.25 |" in told
-    assert "Mean gain over 2 seeds: exact match +0.040 +-" in told
+    assert "Mean gain over 2 seeds, train.steps=40: exact match +0.040 +-" in told
+    assert "Mean gain over 1 seeds, train.steps=40 learner.lr=1e-5: exact match +0.500," in told
 
 
 def test_a_kept_run_is_not_made_again_and_another_key_joins_it(tmp_path, monkeypatch):
