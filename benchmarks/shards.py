@@ -7,7 +7,6 @@ vectors); how many passages MiniLM embeds a second is measured here. What is rea
 4 servers (`qr-jax serve-retriever`) on this machine, which `retriever=sharded` asks, beside one server of all of it.
 """
 
-import argparse
 import contextlib
 import json
 import subprocess
@@ -24,6 +23,7 @@ from qr_jax import plugins
 from qr_jax.evaluation import suite
 from qr_jax.queries import readers
 from qr_jax.records import Passage
+from qr_jax.retrieval import index_corpus
 from qr_jax.retrieval.recall import recall
 from qr_jax.settings import Use, use
 
@@ -37,7 +37,7 @@ GB = 1e9
 
 def main() -> None:
     """Measure, write the results and print them."""
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    interleave.no_options(__doc__)
     corpus = readers.read_passages(suite.corpus_file(suite.sets("qa7")[SET]))
     found = {"rates": {**rates(), "embedded_a_s": embedded_a_s(corpus)}, "recall": {}}
     for parts in (1, PARTS):
@@ -61,9 +61,10 @@ def rates() -> dict[str, Any]:
         "bm25": {
             "passages": bm25["passages"],
             "words": index["counts"]["words"],
+            "different_words": index["estimate"]["different_words"],  # of real passages; those made have fewer
+            "scores": index["counts"]["scores"],
+            "text_bytes": index["files"]["passages.bin"],
             "built_s": index["built_s"],
-            "memory_bytes": index["peak_bytes"],
-            "disk_bytes": index["index_bytes"],
             "queries_a_s": bm25["queries_a_s"],
             "commit": bm25["commit"],
         },
@@ -131,18 +132,25 @@ def table(found: Mapping[str, Any]) -> str:
 
 
 def planned(rates: Mapping[str, Any], processes: int) -> dict[str, str]:
-    """What each of the processes builds, holds and answers."""
+    """What each process builds, holds and answers; memory and disk of BM25 as `qr-jax index` estimates them."""
     bm25, dense, share = rates["bm25"], rates["dense"], PASSAGES / processes
     times = share * WORDS / bm25["words"]  # a word costs the same wherever it stands
+    different = bm25["different_words"] * times**index_corpus.GROWTH
+    text_bytes, scores = bm25["text_bytes"] * times, bm25["scores"] * times
+    takes = index_corpus.needed(
+        share, text_bytes, id_bytes=8 * share, scores=scores, words=share * WORDS, different=different
+    )
     vectors = share * dense["width"]
     searched = dense["queries_a_s"] * dense["vectors"] / share
     return {
         "BM25: built in": f"{bm25['built_s'] * times / 60:.0f} minutes",
-        "BM25: memory while it is built": f"{bm25['memory_bytes'] * times / GB:.1f} GB",
-        "BM25: disk, index and texts": f"{bm25['disk_bytes'] * times / GB:.1f} GB",
+        "BM25: memory while it is built": f"{takes.memory_bytes / GB:.1f} GB",
+        "BM25: disk while it is built": f"{takes.disk_bytes / GB:.1f} GB",
+        "BM25: disk, index and texts": f"{takes.index_bytes / GB:.1f} GB",
         "BM25: queries a second over its part": f"{bm25['queries_a_s'] / times:.0f}",
         "dense: embedded on two cores in": f"{share / rates['embedded_a_s'] / 86400:.1f} days",
-        "dense: vectors in bfloat16, in memory": f"{vectors * 2 / GB:.1f} GB",
+        "dense: vectors in bfloat16, on disk and in memory": f"{vectors * 2 / GB:.1f} GB",
+        "dense: texts, on disk": f"{text_bytes / GB:.1f} GB",
         "dense: queries a second over its part": f"{searched:.0f}",
     }
 

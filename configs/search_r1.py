@@ -7,6 +7,9 @@
     gcloud storage cp -r runs/data gs://BUCKET/     # and DATA=gs://BUCKET/data in tpu_scripts/settings.env
     tpu_scripts/launch.sh NAME configs/search_r1.py:v5e_64 retriever.url=http://ADDRESS:8000/retrieve
 
+Beyond one machine our server wants --host 0.0.0.0 and --token-env NAME, and the pod retriever.token_env=NAME with
+SECRETS=NAME in settings.env. Cut over several servers: docs/retrieval.md.
+
 512 queries of 5 samples a step, two updates of half the batch each, 1,005 steps, rate 1e-6 rising over .285 of them, k3
 with .001 in the loss, temperature 1; 4 searches of 3 passages, 500 tokens a turn and an observation, 4,096 together;
 reward exact match, and no cold start. Qwen2.5-3B is its model. Deviations: the prompt is our own wording; a search

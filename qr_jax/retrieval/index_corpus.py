@@ -117,13 +117,20 @@ def estimate(files: Sequence[Path], stopwords: Sequence[str]) -> Estimate:
         words += share * sum(map(len, words_of))
         seen.update(itertools.chain.from_iterable(words_of))
     different = len(seen) * (max(words, 1) / max(seen.total(), 1)) ** GROWTH
+    return needed(passages, text_bytes, id_bytes=id_bytes, scores=pairs, words=words, different=different)
+
+
+def needed(
+    passages: float, text_bytes: float, *, id_bytes: float, scores: float, words: float, different: float
+) -> Estimate:
+    """What indexing takes, by what the corpus has; `scores` are its pairs of a passage and a word in it."""
     # A Python text has 57 bytes beside its characters; a dict's entry with its key about 150; ids are sorted once.
     memory = BASE_BYTES + WORD_BYTES * min(words, bm25_build.BLOCK_WORDS)
     memory += id_bytes + passages * (57 + 8 + 48 + 12) + different * 160
-    index_bytes = text_bytes + passages * (24 + 4) + pairs * 8 + different * 24
-    disk = index_bytes + pairs * 12
+    index_bytes = text_bytes + passages * (24 + 4) + scores * 8 + different * 24
+    disk = index_bytes + scores * 12
     return Estimate(
-        round(passages), round(text_bytes), round(pairs), round(different),
+        round(passages), round(text_bytes), round(scores), round(different),
         round(memory * SPARE), round(disk * SPARE), round(index_bytes),
     )  # fmt: skip
 
