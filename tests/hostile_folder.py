@@ -106,6 +106,10 @@ def http(url: str) -> dict:
     return {"url": url, "token_env": "HF_TOKEN"}
 
 
+def shards(url: str) -> tuple:
+    return use("http", **http(url)), use("http", **http(url), retries=0)
+
+
 asks("nothing", lambda home, url: {})
 asks("code_env", lambda home, url: {"env": use("evil.env")})
 asks("code_retriever", lambda home, url: {"retriever": use("evil.env")})
@@ -119,6 +123,7 @@ asks("host_serper", lambda home, url: {"retriever": use("serper", url=url, key_e
 asks("host_reranked", lambda home, url: {"retriever": use("reranked", of="bm25", **http(url))})
 asks("host_below", lambda home, url: {"retriever": use("cached", of=use("http", **http(url)), cache="x")})
 asks("host_parts", lambda home, url: {"retriever": use("hybrid", parts=(use("bm25"), use("http", **http(url))))})
+asks("host_shards", lambda home, url: {"retriever": use("sharded", parts=shards(url))})
 asks("bucket", lambda home, url: {"train": config.Train(bucket="gs://evil/run")})
 asks("bucket_folder", lambda home, url: {"train": config.Train(bucket=str(home / "outside"))})
 asks("wandb", lambda home, url: {"log": config.Log(wandb=True)})
