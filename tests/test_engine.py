@@ -1,10 +1,12 @@
 """The engine: episodes depend on their keys alone, not on slots, store, schedule or company; nothing compiles late."""
 
 import functools
+import gc
 import random
 import re
 import threading
 import time
+import weakref
 from concurrent.futures import wait
 from dataclasses import replace
 from itertools import pairwise
@@ -179,6 +181,25 @@ def test_after_a_rollout_the_slots_cache_is_short_again(few):
     made, episodes = few
     assert max(len(episode.ids_L) for episode in episodes) > made.rows.views[0]
     assert caches.size(made.rows.caches["slots"])[1] == made.rows.views[0]
+
+
+def test_a_finished_rollout_holds_no_weights(few, monkeypatch):
+    made, _ = few
+    lay_out, held = made.rows.lay_out, []
+
+    def noted(params):
+        laid = lay_out(params)
+        held.append(weakref.ref(laid.layers[0]["qkv"]))
+        return laid
+
+    monkeypatch.setattr(made.rows, "lay_out", noted)
+    gc.collect()
+    gc.disable()  # nothing but the last reference may have to let go
+    try:
+        roll(made, random_params(), world().train[:2], 2, env=words_env)
+    finally:
+        gc.enable()
+    assert held and all(one() is None for one in held)
 
 
 def test_statistics_by_hand():

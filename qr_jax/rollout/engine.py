@@ -147,6 +147,8 @@ class Engine:
             _side_by_side([rollout.run for rollout in self.rollouts], failed)
         finally:
             searches.close()  # a call that hangs must not hold up whoever interrupts
+            for rollout in self.rollouts:
+                rollout.let_go()
         for rows in lanes:
             rows.rest()
         self.statistics = _together([rollout.statistics for rollout in self.rollouts], time.monotonic() - start)
@@ -217,6 +219,10 @@ class _Rollout:
                 self._ask(wishes)
         assert self.seats.all_free(), "a row of the store was lost"
         self.statistics.rows_moved, self.statistics.cache_grown = self.rows.moved - moved, self.rows.grown - grown
+
+    def let_go(self) -> None:
+        """Drop the weights as the programs read them: what is over is kept for `progress`, and refers to itself."""
+        del self.laid, self.seats
 
     # ---- searches
 
