@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import interleave, kept_runs, single_hop
-from benchmarks.single_hop import SUMMED, change, curves, dead, gain
+from benchmarks.single_hop import change, curves, dead, gain
 from benchmarks.study import span
 from benchmarks.tables import markdown, over_seeds
-from qr_jax import metrics_writer
 
 NAME = "real_agent"
 CONFIG = "configs/smollm2_tool_call.py:full"
@@ -54,9 +53,7 @@ def main() -> None:
 def trained(seed: int, words: Sequence[str], folder: Path) -> dict[str, Any]:
     """What a seed's run has learnt."""
     kept_runs.qr_jax("train", CONFIG, f"seed={seed}", *words, "--run", folder)
-    summary, rows = kept_runs.summary_of(folder), metrics_writer.read(folder)
-    series = {name: [row.get(metric) for row in rows] for name, metric in SERIES.items()}
-    return {**{of: summary[of] for of in SUMMED}, "series": series}
+    return single_hop.figures_of(folder, SERIES)
 
 
 def table(runs: Sequence[Mapping[str, Any]]) -> str:

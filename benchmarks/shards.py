@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import interleave
+from benchmarks import interleave, kept_runs
 from benchmarks.tables import markdown
 from qr_jax import plugins
 from qr_jax.evaluation import suite
@@ -50,16 +50,10 @@ def main() -> None:
 
 def rates() -> dict[str, Any]:
     """What was measured of a million passages, and by which commit."""
-
-    def kept(name: str) -> dict[str, Any]:
-        return json.loads((interleave.ROOT / f"benchmarks/results/{name}.json").read_text())
-
-    bm25, dense = kept("retrieval_1000000"), kept("dense")
+    bm25, dense = (json.loads(kept_runs.file_of(name).read_text()) for name in ("retrieval_1000000", "dense"))
     index = bm25["index"]
-    vectors = next(one for size, one in dense.items() if size == "1000000")
     return {
         "bm25": {
-            "passages": bm25["passages"],
             "words": index["counts"]["words"],
             "different_words": index["estimate"]["different_words"],  # of real passages; those made have fewer
             "scores": index["counts"]["scores"],
@@ -71,7 +65,7 @@ def rates() -> dict[str, Any]:
         "dense": {
             "vectors": 1_000_000,
             "width": dense["width"],
-            "queries_a_s": vectors["queries_a_s"]["ours_bfloat16"],
+            "queries_a_s": dense["1000000"]["queries_a_s"]["ours_bfloat16"],
             "commit": dense["commit"],
         },
     }

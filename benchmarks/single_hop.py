@@ -13,6 +13,7 @@ of them. A run's figures join results/single_hop.json when it ends; a run that w
 import argparse
 import itertools
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -62,11 +63,16 @@ def make(name: str, seed: int, words: Sequence[str]) -> None:
         kept_runs.qr_jax("sft", CONFIG, f"seed={seed}", "--run", cold)
         from_cold = f"train.init={cold}", "sft.steps=0"
         kept_runs.qr_jax("train", CONFIG, f"seed={seed}", *from_cold, *words, "--run", folder)
-        summary, rows = kept_runs.summary_of(folder), metrics_writer.read(folder)
-        series = {name: [row.get(metric) for row in rows] for name, metric in SERIES.items()}
-        return {"words": list(words), **{of: summary[of] for of in SUMMED}, "series": series}
+        return {"words": list(words), **figures_of(folder, SERIES)}
 
     kept_runs.make(NAME, {"name": name, "seed": seed}, run)
+
+
+def figures_of(folder: Path, series: Mapping[str, str]) -> dict[str, Any]:
+    """What a finished run's summary says, and its values a step, by the names of `series`."""
+    summary, rows = kept_runs.summary_of(folder), metrics_writer.read(folder)
+    values = {name: [row.get(metric) for row in rows] for name, metric in series.items()}
+    return {**{of: summary[of] for of in SUMMED}, "series": values}
 
 
 def best_rate(runs: Sequence[Mapping[str, Any]]) -> str:

@@ -37,6 +37,12 @@ def others_indexes(use: Use, corpus: Sequence[Passage] | None) -> list[str]:
     return [claim for claim in map(index_files.claim, folders) if not trust.noted(claim)]
 
 
+def check_parts(name: str, parts: Sequence[Use]) -> None:
+    """ValueError where a part of the retriever `name` is no file of qr_jax/retrievers/, as `inside` has it."""
+    if outside := [part.name for part in parts if "." in part.name]:
+        raise ValueError(f"{name} takes files of qr_jax/retrievers/ as its parts, and has {', '.join(outside)}")
+
+
 def inside(name: str, of: Use, corpus: Sequence[Passage] | None) -> SearchFunction:
     """The search of `of`, a retriever inside the retriever `name`.
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from qr_jax import plugins
 from qr_jax.records import Passage, SearchFunction
+from qr_jax.retrieval import identity
 from qr_jax.settings import Use
 
 DEVICES = True
@@ -25,9 +26,7 @@ def hybrid(
     if len(parts) < 2 or depth < 1 or constant < 0:
         found = f"{len(parts)} ({', '.join(part.name for part in parts)}), depth={depth}, constant={constant}"
         raise ValueError(f"hybrid needs two parts or more, depth above 0 and constant of at least 0; it has {found}")
-    outside = [part.name for part in parts if "." in part.name]
-    if outside:
-        raise ValueError(f"hybrid takes files of qr_jax/retrievers/ as its parts, and has {', '.join(outside)}")
+    identity.check_parts("hybrid", parts)
     makes = [plugins.bind("retriever", part) for part in parts]  # checks all before any builds an index
     pairs = zip(makes, parts, strict=True)
     searches = [make(corpus=corpus) if plugins.wants_corpus(part) else make() for make, part in pairs]

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 from qr_jax import plugins
 from qr_jax.records import Passage, SearchFunction
-from qr_jax.retrieval import http_post
+from qr_jax.retrieval import http_post, identity
 from qr_jax.settings import Use
 
 EXAMPLE = {
@@ -35,9 +35,8 @@ def sharded(
     """
     if len(parts) < 2:
         raise ValueError(f"sharded needs two parts or more; it has {len(parts)}")
+    identity.check_parts("sharded", parts)
     for at, part in enumerate(parts):
-        if "." in part.name:
-            raise ValueError(f"sharded takes files of qr_jax/retrievers/ as its parts, and has {part.name}")
         if part in parts[:at]:
             raise ValueError(f"sharded has the same part twice, parts {parts.index(part)} and {at}; name each once")
         if plugins.wants_corpus(part):
