@@ -56,7 +56,7 @@ config = replace(
         turn_tokens=64,
         search_k=1,
         observation_tokens=160,
-        buckets=(128, 512),
+        buckets=(128, 256),
     ),
     learner=replace(full.learner, lr=1e-5, rows=1, row_tokens=1024, warmup_updates=0, full_groups=0),
     sft=replace(full.sft, steps=25, traces=6, limit=150, max_tokens=600, lr=2e-4, warmup_steps=3),

@@ -258,10 +258,13 @@ class Run:
         length = self._writer.sync() if self._writer else 0  # of process 0, which writes the host values
         ledger = self.folder / LEDGER
         about = {"stage": self.stage, "ledger_bytes": ledger.stat().st_size if ledger.exists() else 0}
+        tight = memory.is_tight(state)
         with terminal.phase("saving"):
+            if tight:
+                memory.give_back()  # what rollouts left would stand in memory beside what is written
             self.checkpoints.save(step, state, {**host, **about}, metrics_bytes=length)
             compile_cache.push_new()
-            if memory.is_tight(state):
+            if tight:
                 self.checkpoints.wait()  # what is being written would stand in memory beside the next update
             gc.collect()  # Orbax's copies of a state refer to each other
             memory.give_back()

@@ -2,19 +2,21 @@
 
 import ctypes
 import resource
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from killed_run import tiny
+from rollouts import CFG, SETTINGS, WORDS, flat, random_params, roll, words_env, world
 from rollouts import engine as shared_engine
-from rollouts import flat, random_params, roll, words_env, world
 
 from qr_jax import runs, train
 from qr_jax.parallel import memory
 from qr_jax.rollout import cache as caches
-from qr_jax.rollout import rows
+from qr_jax.rollout import decode, rows
+from qr_jax.rollout.engine import Engine
 
 
 def test_memory_in_use_is_that_of_the_process_where_the_device_says_nothing():
@@ -54,6 +56,21 @@ def test_large_caches_go_after_a_rollout_and_the_next_one_is_the_same(monkeypatc
     monkeypatch.undo()
     made.rows.lay_out(random_params())
     assert caches.size(made.rows.caches["slots"])[1] == made.rows.views[0]
+
+
+def test_a_large_model_s_rows_are_filled_and_copied_by_a_call_a_layer_and_hold_the_same(monkeypatch):
+    asked = {"slots": 4, "store": 9, "buckets": (16, 64)}
+    whole, by_layer = (Engine(CFG, WORDS, replace(SETTINGS, **asked)) for _ in range(2))
+    episodes = [flat(roll(whole, random_params(), world().train[:8], 3, env=words_env))]
+    monkeypatch.setattr(memory, "LARGE", 2**10)
+    monkeypatch.setattr(decode, "append", None)  # the program of all layers
+    warmed = [what for _, what in by_layer.rows.warm_up(random_params(), 30)]
+    assert [what.split(",")[0] for what in warmed] == ["caches", "decoding"]
+    episodes.append(flat(roll(by_layer, random_params(), world().train[:8], 3, env=words_env)))
+    assert by_layer.rows.by_layer and not whole.rows.by_layer and by_layer.statistics.rows_moved
+    for one, other in zip(*episodes, strict=True):
+        assert one.ids_L.tolist() == other.ids_L.tolist()
+        np.testing.assert_array_equal(one.logp_L, other.logp_L)
 
 
 def test_the_store_grows_by_doubling_with_what_waits_in_it_and_is_short_again(monkeypatch):

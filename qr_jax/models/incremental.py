@@ -70,43 +70,50 @@ def _layer(cfg: ModelConfig, of):
     return laid | {"gate_up": jnp.stack([of["gate"].T, of["up"].T]), "down": of["down"].T}
 
 
-def run(cfg: ModelConfig, laid: Laid, ids_N, position_N, kept_L: Sequence[Any], attend: Callable):
-    """hidden_DN after the last norm of N tokens at their positions, and what each layer keeps then.
+def run(cfg: ModelConfig, laid: Laid, ids_N, position_N, kept_L: Sequence[Any], attend: Callable, given: Any):
+    """x_DN after the last layer of N tokens at their positions, and what each layer keeps then.
 
-    `attend(kept, q_NHd, k_NKd, v_NKd) -> (out_NHd, kept)` puts the new keys and values where a layer keeps them, and
-    attends. It is traced once for all layers, so what they keep has one shape.
+    `attend(kept, given, q_NHd, k_NKd, v_NKd) -> (out_NHd, kept)` puts the new keys and values where a layer keeps them,
+    and attends. Inside a program it is traced once for all layers, so what they keep has one shape; called outside
+    one, each layer is a call of one small program, which takes over what the layer kept.
     """
-    turns_1dN, count = turns(cfg, position_N[None, None], axis=-2), ids_N.shape[0]
+    x_DN, turns_1dN = _begin(cfg, laid.embed, ids_N, position_N)
+    after_L = []
+    for weights, kept in zip(laid.layers, kept_L, strict=True):
+        x_DN, kept = _run_layer(cfg, attend, weights, kept, x_DN, turns_1dN, given)
+        after_L.append(kept)
+    return x_DN, tuple(after_L)
+
+
+@functools.partial(jax.jit, static_argnames="cfg")
+def _begin(cfg: ModelConfig, embed, ids_N, position_N):
+    return embed[ids_N].T, turns(cfg, position_N[None, None], axis=-2)
+
+
+@functools.partial(jax.jit, static_argnames=("cfg", "attend"), donate_argnames="kept")
+def _run_layer(cfg: ModelConfig, attend: Callable, weights, kept, x_DN, turns_1dN, given):
+    count = x_DN.shape[1]
 
     def norm_and_turn(y_XdN, weight_d):
         y_XdN = rms_norm(y_XdN, weight_d, cfg.norm_eps, axis=-2) if cfg.qk_norm else y_XdN
         return jnp.moveaxis(rotate(y_XdN, turns_1dN, axis=-2), 2, 0)
 
-    def queries_keys_values(weights, h_DN):
-        y_KXdN = jnp.einsum("kxdi,in->kxdn", weights["qkv"], h_DN)
-        if cfg.qkv_bias:
-            y_KXdN = y_KXdN + weights["qkv_bias"][..., None]
-        q_NHd = norm_and_turn(y_KXdN[:, :-2].reshape(cfg.heads, cfg.head_dim, count), weights.get("q_norm"))
-        return q_NHd, norm_and_turn(y_KXdN[:, -2], weights.get("k_norm")), jnp.moveaxis(y_KXdN[:, -1], 2, 0)
-
-    @jax.jit  # traced and lowered once; XLA writes it out again for each layer
-    def layer(weights, kept, x_DN):
-        h_DN = rms_norm(x_DN, weights["attn_norm"], cfg.norm_eps, axis=-2)
-        out_NHd, kept = attend(kept, *queries_keys_values(weights, h_DN))
-        x_DN = x_DN + weights["o"] @ out_NHd.reshape(count, -1).T
-        h_DN = rms_norm(x_DN, weights["mlp_norm"], cfg.norm_eps, axis=-2)
-        return x_DN + weights["down"] @ swiglu(*jnp.einsum("xmi,in->xmn", weights["gate_up"], h_DN)), kept
-
-    x_DN, after_L = laid.embed[ids_N].T, []
-    for weights, kept in zip(laid.layers, kept_L, strict=True):
-        x_DN, kept = layer(weights, kept, x_DN)
-        after_L.append(kept)
-    return rms_norm(x_DN, laid.norm, cfg.norm_eps, axis=-2), tuple(after_L)
+    h_DN = rms_norm(x_DN, weights["attn_norm"], cfg.norm_eps, axis=-2)
+    y_KXdN = jnp.einsum("kxdi,in->kxdn", weights["qkv"], h_DN)
+    if cfg.qkv_bias:
+        y_KXdN = y_KXdN + weights["qkv_bias"][..., None]
+    q_NHd = norm_and_turn(y_KXdN[:, :-2].reshape(cfg.heads, cfg.head_dim, count), weights.get("q_norm"))
+    k_NKd, v_NKd = norm_and_turn(y_KXdN[:, -2], weights.get("k_norm")), jnp.moveaxis(y_KXdN[:, -1], 2, 0)
+    out_NHd, kept = attend(kept, given, q_NHd, k_NKd, v_NKd)
+    x_DN = x_DN + weights["o"] @ out_NHd.reshape(count, -1).T
+    h_DN = rms_norm(x_DN, weights["mlp_norm"], cfg.norm_eps, axis=-2)
+    return x_DN + weights["down"] @ swiglu(*jnp.einsum("xmi,in->xmn", weights["gate_up"], h_DN)), kept
 
 
-def logits(laid: Laid, hidden_DN):
+def logits(cfg: ModelConfig, laid: Laid, x_DN):
     """float32 [V, N]: columns, as `run` gives them."""
     head_VD = laid.embed if laid.head is None else laid.head
+    hidden_DN = rms_norm(x_DN, laid.norm, cfg.norm_eps, axis=-2)
     return jnp.matmul(head_VD, hidden_DN, preferred_element_type=jnp.float32)
 
 

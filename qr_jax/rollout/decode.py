@@ -5,10 +5,12 @@ prompt and an observation are appended up to their last token and need no logits
 """
 
 import functools
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from qr_jax.models import cached_attention, incremental
@@ -75,17 +77,9 @@ def decode(
     def tick(state):
         at, token_S, live_S, count_S, buffer, token_SC, logp_SC = state
 
-        def attend(kept, q_SHd, k_SKd, v_SKd):
-            (k_SKBd, v_SKBd), fresh = kept
-            pairs = zip(fresh, (k_SKd, v_SKd), strict=True)
-            new_k, new_v = (jax.lax.dynamic_update_slice_in_dim(b, x[:, :, None], at, axis=2) for b, x in pairs)
-            seen_J = jnp.arange(chunk) <= at
-            out_SHd = cached_attention.one_token(q_SHd, k_SKBd, v_SKBd, used_S, new_k, new_v, seen_J)
-            return out_SHd, (kept[0], (new_k, new_v))
-
         kept_L = list(zip(read, buffer, strict=True))
-        hidden_DS, kept_L = incremental.run(cfg, laid, token_S, used_S + at, kept_L, attend)
-        choice = choose(incremental.logits(laid, hidden_DS), key_S2, used_S + at + 1, temperature, sampling)
+        x_DS, kept_L = incremental.run(cfg, laid, token_S, used_S + at, kept_L, _one_token, (at, used_S))
+        choice = choose(incremental.logits(cfg, laid, x_DS), key_S2, used_S + at + 1, temperature, sampling)
         token_SC = jax.lax.dynamic_update_slice_in_dim(token_SC, choice.token_S[:, None], at, axis=1)
         logp_SC = jax.lax.dynamic_update_slice_in_dim(logp_SC, choice.logp_S[:, None], at, axis=1)
         count_S = count_S + live_S
@@ -110,8 +104,18 @@ def decode(
     return cache, sampled
 
 
-@functools.partial(jax.jit, static_argnames=("cfg", "view", "mesh"), donate_argnames=("cache",))
-def append(
+def _one_token(kept, given, q_SHd, k_SKd, v_SKd):
+    """Each slot's newest token over its row of the cache and a buffer of the chunk's tokens, which gets it."""
+    (k_SKBd, v_SKBd), fresh = kept
+    at, used_S = given
+    pairs = zip(fresh, (k_SKd, v_SKd), strict=True)
+    new_k, new_v = (jax.lax.dynamic_update_slice_in_dim(b, x[:, :, None], at, axis=2) for b, x in pairs)
+    seen_J = jnp.arange(new_k.shape[2]) <= at
+    out_SHd = cached_attention.one_token(q_SHd, k_SKBd, v_SKBd, used_S, new_k, new_v, seen_J)
+    return out_SHd, (kept[0], (new_k, new_v))
+
+
+def append_by_layer(
     laid: incremental.Laid,
     cache: caches.Cache,
     row_T,
@@ -128,19 +132,29 @@ def append(
     One call may hold several tiles of a row, the earlier first: a layer's keys and values are written before any tile
     attends. No row may then have more than `view` positions in use. `mesh`: see `Rows.mesh`.
     """
-    tiles, size = ids_TI.shape
-    position_TI = used_T[:, None] + jnp.arange(size)[None]
+    position_TI = used_T[:, None] + np.arange(ids_TI.shape[1])[None]
+    given, flat = (row_T, used_T, count_T, position_TI), (ids_TI.reshape(-1), position_TI.reshape(-1))
+    return incremental.run(cfg, laid, *flat, cache, _tiles_in(view, mesh), given)[1]
 
-    def attend(kept, q_NHd, k_NKd, v_NKd):
-        new = (jnp.swapaxes(part.reshape(tiles, size, *part.shape[1:]), 1, 2) for part in (k_NKd, v_NKd))
+
+append = jax.jit(append_by_layer, static_argnames=("cfg", "view", "mesh"), donate_argnames="cache")
+
+
+@functools.cache  # a function of its own each time would be a program of its own
+def _tiles_in(view: int, mesh: Mesh | None):
+    """How tiles attend over the first `view` positions of their rows, which get them first."""
+
+    def attend(kept, given, q_NHd, k_NKd, v_NKd):
+        row_T, used_T, count_T, position_TI = given
+        new = (jnp.swapaxes(part.reshape(*position_TI.shape, *part.shape[1:]), 1, 2) for part in (k_NKd, v_NKd))
         pairs = zip(kept, new, strict=True)
         kept = tuple(caches.put(part, rows, row_T, used_T, count_T, mesh) for part, rows in pairs)
         k_TKBd, v_TKBd = (caches.rows_of(part, row_T, view) for part in kept)
-        q_TIHd = q_NHd.reshape(tiles, size, *q_NHd.shape[1:])
+        q_TIHd = q_NHd.reshape(*position_TI.shape, *q_NHd.shape[1:])
         out = cached_attention.tiles(q_TIHd, k_TKBd, v_TKBd, position_TI, used_T + count_T)
         return out.reshape(q_NHd.shape), kept
 
-    return incremental.run(cfg, laid, ids_TI.reshape(-1), position_TI.reshape(-1), cache, attend)[1]
+    return attend
 
 
 move = jax.jit(caches.move, donate_argnums=0)
@@ -150,3 +164,8 @@ move = jax.jit(caches.move, donate_argnums=0)
 def copy(cache, from_R, to_R, used_R):
     """Move rows within one cache."""
     return caches.move(cache, cache, from_R, to_R, used_R)
+
+
+def by_layer(program: Callable[..., Any], *of_caches: caches.Cache, **given: Any) -> caches.Cache:
+    """`move` or `copy`, a call a layer."""
+    return tuple(program(*layers, **given) for layers in zip(*of_caches, strict=True))

@@ -29,6 +29,7 @@ from qr_jax.rollout.sampling import Sampling
 SMALLEST_VIEW = 64  # cache positions that a program looks at, at least
 DECODE_PARTS = (2, 8, 32)  # of the slots: where no more can decode, the others are left out of a step
 SMALLEST_DECODE = 8
+LARGEST_PART = 2**28  # bytes of cache rows: a part of the slots is copied out, which must stay cheap and find room
 MOVE_ROWS = 8  # rows of the smallest move program; the next has about 4 times as many, and so on up to all slots
 Work = tuple[int, Sequence[int], int]  # a row, the ids to put there, the positions it has in use
 Move = tuple[int, int, int]  # a row, the row of the other cache to copy it to, the positions it has in use
@@ -74,6 +75,7 @@ class Rows:
         self.moved = self.grown = 0
         self.mesh: Mesh | None = None  # the devices that share caches and parameters (parallel/host_local.py)
         self.decode_sizes: list[int] = []  # how many slots a program of decoding has; `settle_on` knows
+        self.by_layer = False  # whether tokens are appended and rows copied by a call a layer; `settle_on` knows
         self.stop_V: Any = None  # `stop_at_V` on the devices; None until `decode` copies it there
 
     def lay_out(self, params: Any) -> Laid:
@@ -102,6 +104,7 @@ class Rows:
         self.decode_sizes = sorted({self.slot_count} | {part for part in parts if part >= SMALLEST_DECODE})
         doubled = [view for view in self.views[:-1] if sums_count and view.bit_count() == 1]
         self.lengths = {"slots": self.views, "store": [*doubled, self.views[-1]]}
+        self.by_layer = sums_count and memory.is_tight(laid)
         self.stop_V = None
         rows = {"slots": self.slot_count, "store": self.store_count}
         sizes = tuple((name, count, self._shortest(name)) for name, count in rows.items())
@@ -121,14 +124,12 @@ class Rows:
         self.caches = creating.func.eval_shape()
         slots, some = np.arange(self.slot_count), np.zeros(self.slot_count, np.int32)
         self.keys(0, 0, 0, [], [])
-        calls = {
-            f"prompts, {tiles} tiles of {self.settings.tile} tokens": self._appending(
-                laid, "store", [(0, (), 0)] * tiles, self.least
-            )
-            for tiles in self.call_sizes
-        }
-        calls["caches"] = creating
-        calls["copies of prompts"] = self._moving("store", "slots", [(0, 0, 0)] * self.slot_count)
+        calls: dict[str, partial] = {"caches": creating}
+        if not self.by_layer:  # a layer's are compiled in a moment
+            for tiles in self.call_sizes:
+                prompts = self._appending(laid, "store", [(0, (), 0)] * tiles, self.least)
+                calls[f"prompts, {tiles} tiles of {self.settings.tile} tokens"] = prompts
+            calls["copies of prompts"] = self._moving("store", "slots", [(0, 0, 0)] * self.slot_count)
         decoding, _ = self._decoding(laid, slots, some, some, some, np.zeros((self.slot_count, 2), np.uint32), 1.0)
         calls[f"decoding, {self.slot_count} slots of {caches.size(self.caches['slots'])[1]} positions"] = decoding
         threads = ThreadPoolExecutor(os.cpu_count(), "compiling")
@@ -171,18 +172,23 @@ class Rows:
             self._resize(name, lengths[lengths.index(length) + 1])
             self.grown += name == "slots"
 
+    def _bytes(self, slots: int) -> int:
+        return caches.nbytes(self.cfg, slots, caches.size(self.caches["slots"])[1], self.compute)
+
     def _view(self, positions: int) -> int:
         """The smallest view with room for so many, and for prompts; the longest where none has."""
         return next((view for view in self.views if view >= max(positions, self.least)), self.views[-1])
 
     def _resize(self, name: str, length: int) -> None:
         layers: list = list(self.caches.pop(name))
-        leaves_much = memory.is_tight(layers)
+        tight, left_bytes = memory.is_tight(layers), 0
         for number, (k, v) in enumerate(layers):  # layer by layer: two whole caches never exist
             layers[number] = (caches.resize(k, length), caches.resize(v, length))
+            left_bytes += k.nbytes + v.nbytes
+            if tight and (left_bytes >= memory.LARGE or number + 1 == len(layers)):
+                memory.give_back()  # each array that was is too small for the next
+                left_bytes = 0
         self.caches[name] = tuple(layers)
-        if leaves_much:  # of small ones the next step would ask it back
-            memory.give_back()  # arrays of all lengths there were, each too small for the next
 
     # ---- what a rollout does
 
@@ -226,7 +232,8 @@ class Rows:
             at = NamedSharding(self.mesh, PartitionSpec()) if self.mesh else None
             self.stop_V = jax.device_put(self.stop_at_V, at)
         count = next(count for count in self.decode_sizes if count >= len(slot_N))
-        whole = count == self.slot_count
+        whole = count == self.slot_count or self._bytes(count) > LARGEST_PART
+        count = self.slot_count if whole else count
         at_N = slot_N if whole else np.arange(len(slot_N))
 
         def padded(value_N, empty: int = 0):
@@ -269,10 +276,10 @@ class Rows:
         for t, (row, ids, used) in enumerate(tiles):
             ids_TI[t, : len(ids)] = ids
             row_T[t], used_T[t], count_T[t] = row, used, len(ids)
-        cache = self.caches[where]
         return partial(
-            decode.append, laid, cache, row_T, ids_TI, used_T, count_T, cfg=self.cfg, view=view, mesh=self.mesh
-        )
+            decode.append_by_layer if self.by_layer else decode.append,
+            laid, self.caches[where], row_T, ids_TI, used_T, count_T, cfg=self.cfg, view=view, mesh=self.mesh,
+        )  # fmt: skip
 
     def move(self, out_of: str, into: str, moves: Sequence[Move]) -> None:
         """Copy rows from one cache to the other, a batch at a time by the smallest program that holds it."""
@@ -286,6 +293,8 @@ class Rows:
         size, dropped = next(size for size in self.move_sizes if size >= len(batch)), caches.size(self.caches[into])[0]
         from_R, to_R, used_R = np.zeros(size, np.int32), np.full(size, dropped, np.int32), np.zeros(size, np.int32)
         from_R[: len(batch)], to_R[: len(batch)], used_R[: len(batch)] = zip(*batch, strict=True)
-        if out_of == into:
-            return partial(decode.copy, self.caches[into], from_R, to_R, used_R)
-        return partial(decode.move, self.caches[into], self.caches[out_of], from_R, to_R, used_R)
+        program = decode.copy if out_of == into else decode.move
+        if self.by_layer:
+            program = partial(decode.by_layer, program)
+        used = (self.caches[name] for name in dict.fromkeys((into, out_of)))
+        return partial(program, *used, from_R=from_R, to_R=to_R, used_R=used_R)
