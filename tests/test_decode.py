@@ -15,7 +15,7 @@ from qr_jax.learning.pack import pack
 from qr_jax.models.tokenizer import WordTokenizer
 from qr_jax.queries.world.generate import vocabulary
 from qr_jax.records import Query, grades
-from qr_jax.rollout import cache, decode
+from qr_jax.rollout import cache, decode, rows
 from qr_jax.rollout.engine import PURPOSES, Engine
 from qr_jax.rollout.rows import Rows, views_up_to
 from qr_jax.rollout.sampling import choose
@@ -124,8 +124,8 @@ def test_keys_differ_by_seed_purpose_step_query_and_sample():
 
 def test_the_largest_seed_that_a_config_may_have_makes_keys_after_every_rollback():
     assert checks.LARGEST_SEED == 2**32 - 1 - begin.MOST_ROLLBACKS * progress.ROLLBACK_SEEDS
-    rows = rollouts.engine(slots=4, buckets=(64,)).rows
-    assert rows.keys(checks.LARGEST_SEED + 3 * 65536, 0, 0, [1], [2]).shape == (1, 2)
+    made = rollouts.engine(slots=4, buckets=(64,)).rows
+    assert made.keys(checks.LARGEST_SEED + 3 * 65536, 0, 0, [1], [2]).shape == (1, 2)
     assert checks.problems(config.Config(seed=checks.LARGEST_SEED)) == []
     for seed in (-1, 4294770688, 2**32):
         (line,) = checks.problems(config.Config(seed=seed))
@@ -158,20 +158,24 @@ def test_a_chunk_ends_when_few_of_its_slots_are_left_and_what_was_decoded_stays(
         assert chunk.count_S.tolist() == counts
 
 
-def test_some_slots_decode_alone_as_they_do_among_all():
-    """64 slots, 3 of which decode: a program of 8 slots gives the same tokens, and writes what all of them would."""
+def test_some_slots_decode_alone_as_they_do_among_all(monkeypatch):
+    """64 slots, 3 of which decode: a program of 8 slots gives the same tokens, and writes what all of them would.
+
+    Where the rows of 8 would be large to copy out, all 64 take part.
+    """
     made = rollouts.engine(slots=64, store=4, buckets=(64,))
-    laid, sizes = made.rows.lay_out(trained_params()), list(made.rows.decode_sizes)
-    assert sizes == [8, 32, 64]
+    laid = made.rows.lay_out(trained_params())
+    assert made.rows.decode_sizes == [8, 32, 64]
     slot_N, key_N2 = np.array([50, 3, 21]), np.arange(6, dtype=np.uint32).reshape(3, 2)
     found = []
-    for made.rows.decode_sizes in (sizes, [64]):
+    for taking_part, largest_part in ((8, rows.LARGEST_PART), (64, 1000)):
+        monkeypatch.setattr(rows, "LARGEST_PART", largest_part)
         made.rows.begin()
         prompts = [(slot, [5 + slot % 7] * 9, 0) for slot in range(64)]
         made.rows.append(laid, "slots", prompts)
         numbers = (np.int32([6, 7, 8]), np.int32([9, 9, 9]), np.int32([4, 1, 3]))
         chunk, at_N = made.rows.decode(laid, slot_N, *numbers, key_N2, 1.0)
-        assert len(chunk.count_S) == made.rows.decode_sizes[0]
+        assert len(chunk.count_S) == taking_part
         cache = [np.asarray(part)[:, :, :13] for part in jax.tree.leaves(made.rows.caches["slots"])]
         found.append(([np.asarray(part)[at_N] for part in chunk], cache))
     (part, part_cache), (whole, whole_cache) = found
