@@ -5,8 +5,8 @@ program is compiled when it is first needed. The slots' cache is as long as its 
 `views`: a step of decoding attends over all of it, and slicing it would copy it. On CPU the store grows too, by
 doubling: at full length SmolLM2's, for 16 rows, is .7 GiB.
 
-A large model's tokens are appended there, and its rows copied, by a call a layer. A program of SmolLM2's 30 layers takes
-2 s to compile and holds 25 to 40 MB as long as it may be called; that of one a fifth, and a call 2 to 8 % longer. Of
+A large model's tokens are appended there, and its rows copied, by a call a layer. A program of SmolLM2's 30 layers
+takes 2 s to compile and holds 25 to 40 MB; that of one a fifth, but a call takes 2 to 8 % longer. Of
 decoding it would be 12 %.
 """
 
