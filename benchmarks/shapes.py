@@ -4,6 +4,9 @@
                                           # 6 of a pod's rollouts; 15 minutes on 2 cores, after `make smollm2`;
                                           # results/shapes.json
 
+A large model's tokens are appended, and its rows copied, by a call a layer on CPU: `append_by_layer` is then a program
+of one layer, and `move` and `copy` are called once a layer.
+
 A pod's: one host's 64 episodes a step with the settings of configs/paper/qwen3_1p7b.py:v5e_16, two_layer's model, and
 lengths as in episode_lengths.json (pod_lengths.py).
 """
@@ -62,11 +65,12 @@ def _child(words: list[str]) -> list[dict[str, Any]]:
 def follow(words: list[str]) -> None:
     """The run in this process, its calls counted; a line with each program at its end."""
     calls, at_start = Counter(), set()
-    whole = {name: getattr(decode, name) for name in ("decode", "append", "move", "copy")}
+    whole = {name: getattr(decode, name) for name in ("decode", "append", "append_by_layer", "move", "copy")}
 
     def counted(name: str) -> Any:
         def key_of(given: tuple[Any, ...], named: dict[str, Any]) -> tuple[str, str, str]:
-            shapes = [np.shape(leaf) for leaf in jax.tree.leaves(given)]
+            rows = [named.get(name) for name in ("from_R", "to_R", "used_R")]
+            shapes = [np.shape(leaf) for leaf in jax.tree.leaves((given, rows))]
             return name, str((shapes, named.get("view"))), _said(name, given, named)
 
         def call(*given: Any, **named: Any) -> Any:
@@ -96,10 +100,10 @@ def _said(name: str, given: tuple[Any, ...], named: dict[str, Any]) -> str:
     if name == "decode":
         slots, positions = given[1][0][0].shape[0], given[1][0][0].shape[2]
         return f"{len(given[3])} of {slots} slots, {positions} positions"
-    if name == "append":
+    if name.startswith("append"):
         tiles, size = given[3].shape
         return f"{tiles} tiles of {size}, view {named['view']}"
-    return f"{len(given[-1])} rows"
+    return f"{len(named['used_R'])} rows"
 
 
 def table(results: dict[str, Any]) -> str:
@@ -111,7 +115,7 @@ def table(results: dict[str, Any]) -> str:
             calls = np.cumsum([one["calls"] for one in own])
             often = int(np.searchsorted(calls, 0.9 * calls[-1])) + 1 if calls[-1] else 0
             amounts = len(own), sum(one["at_start"] for one in own), sum(not one["calls"] for one in own), often
-            rows.append([config, name, *map(str, amounts)])
+            rows.append([config, name.replace("_", " "), *map(str, amounts)])
     return markdown(rows)
 
 
