@@ -4,8 +4,8 @@
                                           # 6 of a pod's rollouts; 15 minutes on 2 cores, after `make smollm2`;
                                           # results/shapes.json
 
-A large model's tokens are appended, and its rows copied, by a call a layer on CPU: `append_by_layer` is then a program
-of one layer, and `move` and `copy` are called once a layer.
+On CPU a large model's `append_by_layers` is a program of some of its layers, and `move` and `copy` are called once a
+layer.
 
 A pod's: one host's 64 episodes a step with the settings of configs/paper/qwen3_1p7b.py:v5e_16, two_layer's model, and
 lengths as in episode_lengths.json (pod_lengths.py).
@@ -65,7 +65,7 @@ def _child(words: list[str]) -> list[dict[str, Any]]:
 def follow(words: list[str]) -> None:
     """The run in this process, its calls counted; a line with each program at its end."""
     calls, at_start = Counter(), set()
-    whole = {name: getattr(decode, name) for name in ("decode", "append", "append_by_layer", "move", "copy")}
+    whole = {name: getattr(decode, name) for name in ("decode", "append", "append_by_layers", "move", "copy")}
 
     def counted(name: str) -> Any:
         def key_of(given: tuple[Any, ...], named: dict[str, Any]) -> tuple[str, str, str]:

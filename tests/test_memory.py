@@ -58,16 +58,19 @@ def test_large_caches_go_after_a_rollout_and_the_next_one_is_the_same(monkeypatc
     assert caches.size(made.rows.caches["slots"])[1] == made.rows.views[0]
 
 
-def test_a_large_model_s_rows_are_filled_and_copied_by_a_call_a_layer_and_hold_the_same(monkeypatch):
+def test_a_large_model_s_rows_are_filled_and_copied_by_a_few_layers_at_once_and_hold_the_same(monkeypatch):
     asked = {"slots": 4, "store": 9, "buckets": (16, 64)}
     whole, by_layer = (Engine(CFG, WORDS, replace(SETTINGS, **asked)) for _ in range(2))
     episodes = [flat(roll(whole, random_params(), world().train[:8], 3, env=words_env))]
     monkeypatch.setattr(memory, "LARGE", 2**10)
-    monkeypatch.setattr(decode, "append", None)  # the program of all layers
+    monkeypatch.setattr(decode, "AT_ONCE", 1)  # of two
+    monkeypatch.setattr(rows, "SMALL_CALL", 16)
     warmed = [what for _, what in by_layer.rows.warm_up(random_params(), 30)]
-    assert [what.split(",")[0] for what in warmed] == ["caches", "decoding"]
+    assert warmed[:2] == ["caches", "prompts, 4 tiles of 16 tokens"] and len(warmed) == 3
+    calls, by_layers = [], decode.append_by_layers
+    monkeypatch.setattr(decode, "append_by_layers", lambda *given, **how: calls.append(1) or by_layers(*given, **how))
     episodes.append(flat(roll(by_layer, random_params(), world().train[:8], 3, env=words_env)))
-    assert by_layer.rows.by_layer and not whole.rows.by_layer and by_layer.statistics.rows_moved
+    assert calls and by_layer.rows.by_layer and not whole.rows.by_layer and by_layer.statistics.rows_moved
     for one, other in zip(*episodes, strict=True):
         assert one.ids_L.tolist() == other.ids_L.tolist()
         np.testing.assert_array_equal(one.logp_L, other.logp_L)

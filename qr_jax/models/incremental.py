@@ -70,19 +70,31 @@ def _layer(cfg: ModelConfig, of):
     return laid | {"gate_up": jnp.stack([of["gate"].T, of["up"].T]), "down": of["down"].T}
 
 
-def run(cfg: ModelConfig, laid: Laid, ids_N, position_N, kept_L: Sequence[Any], attend: Callable, given: Any):
+def run(
+    cfg: ModelConfig,
+    laid: Laid,
+    ids_N,
+    position_N,
+    kept_L: Sequence[Any],
+    attend: Callable,
+    given: Any,
+    *,
+    at_once: int | None = None,
+):
     """x_DN after the last layer of N tokens at their positions, and what each layer keeps then.
 
     `attend(kept, given, q_NHd, k_NKd, v_NKd) -> (out_NHd, kept)` puts the new keys and values where a layer keeps them,
-    and attends. Inside a program it is traced once for all layers, so what they keep has one shape; called outside
-    one, each layer is a call of one small program, which takes over what the layer kept.
+    and attends. Inside a program it is traced once for all layers, so what they keep has one shape. Called outside one,
+    so many layers `at_once` are a call of one program, which takes over what they kept.
     """
     x_DN, turns_1dN = _begin(cfg, laid.embed, ids_N, position_N)
-    after_L = []
-    for weights, kept in zip(laid.layers, kept_L, strict=True):
-        x_DN, kept = _run_layer(cfg, attend, weights, kept, x_DN, turns_1dN, given)
-        after_L.append(kept)
-    return x_DN, tuple(after_L)
+    after_L: tuple[Any, ...] = ()
+    step = at_once or cfg.layers
+    for at in range(0, cfg.layers, step):
+        layers, kept_l = laid.layers[at : at + step], tuple(kept_L[at : at + step])
+        x_DN, kept_l = _run_layers(cfg, attend, layers, kept_l, x_DN, turns_1dN, given)
+        after_L += kept_l
+    return x_DN, after_L
 
 
 @functools.partial(jax.jit, static_argnames="cfg")
@@ -90,7 +102,16 @@ def _begin(cfg: ModelConfig, embed, ids_N, position_N):
     return embed[ids_N].T, turns(cfg, position_N[None, None], axis=-2)
 
 
-@functools.partial(jax.jit, static_argnames=("cfg", "attend"), donate_argnames="kept")
+@functools.partial(jax.jit, static_argnames=("cfg", "attend"), donate_argnames="kept_l")
+def _run_layers(cfg: ModelConfig, attend: Callable, layers, kept_l, x_DN, turns_1dN, given):
+    after_l = []
+    for weights, kept in zip(layers, kept_l, strict=True):
+        x_DN, kept = _run_layer(cfg, attend, weights, kept, x_DN, turns_1dN, given)
+        after_l.append(kept)
+    return x_DN, tuple(after_l)
+
+
+@functools.partial(jax.jit, static_argnames=("cfg", "attend"))
 def _run_layer(cfg: ModelConfig, attend: Callable, weights, kept, x_DN, turns_1dN, given):
     count = x_DN.shape[1]
 

@@ -18,6 +18,7 @@ from qr_jax.models.families import ModelConfig
 from qr_jax.rollout import cache as caches
 from qr_jax.rollout.sampling import Sampling, choose
 
+AT_ONCE = 3  # layers of a call of `append_by_layers`: each call asks anew for the memory of its sums
 LEFT = 8  # a chunk ends once at most 1 / LEFT of the slots that began it still decode
 
 
@@ -115,7 +116,7 @@ def _one_token(kept, given, q_SHd, k_SKd, v_SKd):
     return out_SHd, (kept[0], (new_k, new_v))
 
 
-def append_by_layer(
+def append_by_layers(
     laid: incremental.Laid,
     cache: caches.Cache,
     row_T,
@@ -134,10 +135,10 @@ def append_by_layer(
     """
     position_TI = used_T[:, None] + np.arange(ids_TI.shape[1])[None]
     given, flat = (row_T, used_T, count_T, position_TI), (ids_TI.reshape(-1), position_TI.reshape(-1))
-    return incremental.run(cfg, laid, *flat, cache, _tiles_in(view, mesh), given)[1]
+    return incremental.run(cfg, laid, *flat, cache, _tiles_in(view, mesh), given, at_once=AT_ONCE)[1]
 
 
-append = jax.jit(append_by_layer, static_argnames=("cfg", "view", "mesh"), donate_argnames="cache")
+append = jax.jit(append_by_layers, static_argnames=("cfg", "view", "mesh"), donate_argnames="cache")
 
 
 @functools.cache  # a function of its own each time would be a program of its own

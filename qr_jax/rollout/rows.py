@@ -5,9 +5,9 @@ program is compiled when it is first needed. The slots' cache is as long as its 
 `views`: a step of decoding attends over all of it, and slicing it would copy it. On CPU the store grows too, by
 doubling: at full length SmolLM2's, for 16 rows, is .7 GiB.
 
-A large model's tokens are appended there, and its rows copied, by a call a layer. A program of SmolLM2's 30 layers
-takes 2 s to compile and holds 25 to 40 MB; that of one a fifth, but a call takes 2 to 8 % longer. Of
-decoding it would be 12 %.
+A large model's rows are copied there by a call a layer, and few tokens appended by one of three layers. A program of
+SmolLM2's 30 takes 2 s to compile and holds 25 to 40 MB, one of three 10; its calls take 4 to 9 % longer in all. By one
+layer it is 7 MB and 7 to 20 %; of decoding 7 to 14 %.
 """
 
 import os
@@ -33,6 +33,7 @@ from qr_jax.rollout.sampling import Sampling
 SMALLEST_VIEW = 64  # cache positions that a program looks at, at least
 DECODE_PARTS = (2, 8, 32)  # of the slots: where no more can decode, the others are left out of a step
 SMALLEST_DECODE = 8
+SMALL_CALL = 256  # tokens: more need so much memory for their sums that asking for it several times a call is slow
 LARGEST_PART = 2**28  # bytes of cache rows: a part of the slots is copied out, which must stay cheap and find room
 MOVE_ROWS = 8  # rows of the smallest move program; the next has about 4 times as many, and so on up to all slots
 Work = tuple[int, Sequence[int], int]  # a row, the ids to put there, the positions it has in use
@@ -129,10 +130,11 @@ class Rows:
         slots, some = np.arange(self.slot_count), np.zeros(self.slot_count, np.int32)
         self.keys(0, 0, 0, [], [])
         calls: dict[str, partial] = {"caches": creating}
-        if not self.by_layer:  # a layer's are compiled in a moment
-            for tiles in self.call_sizes:
+        for tiles in self.call_sizes:
+            if not self._small(tiles):
                 prompts = self._appending(laid, "store", [(0, (), 0)] * tiles, self.least)
                 calls[f"prompts, {tiles} tiles of {self.settings.tile} tokens"] = prompts
+        if not self.by_layer:  # a layer's is compiled in a moment
             calls["copies of prompts"] = self._moving("store", "slots", [(0, 0, 0)] * self.slot_count)
         decoding, _ = self._decoding(laid, slots, some, some, some, np.zeros((self.slot_count, 2), np.uint32), 1.0)
         calls[f"decoding, {self.slot_count} slots of {caches.size(self.caches['slots'])[1]} positions"] = decoding
@@ -272,6 +274,10 @@ class Rows:
         whole = [size for size in self.call_sizes if size >= tiles]
         return whole[0] if whole and (not smaller or 2 * tiles >= whole[0]) else smaller[-1]
 
+    def _small(self, tiles: int) -> bool:
+        """Whether such a call goes through the layers a few at a time."""
+        return self.by_layer and tiles * self.settings.tile <= SMALL_CALL
+
     def _appending(self, laid: Laid, where: str, tiles: Sequence[Tile], view: int) -> partial:
         """The call that puts the tiles into the rows."""
         count = next(size for size in self.call_sizes if size >= len(tiles))
@@ -281,7 +287,7 @@ class Rows:
             ids_TI[t, : len(ids)] = ids
             row_T[t], used_T[t], count_T[t] = row, used, len(ids)
         return partial(
-            decode.append_by_layer if self.by_layer else decode.append,
+            decode.append_by_layers if self._small(count) else decode.append,
             laid, self.caches[where], row_T, ids_TI, used_T, count_T, cfg=self.cfg, view=view, mesh=self.mesh,
         )  # fmt: skip
 
