@@ -18,7 +18,7 @@ from qr_jax.models.families import ModelConfig
 from qr_jax.rollout import cache as caches
 from qr_jax.rollout.sampling import Sampling, choose
 
-AT_ONCE = 3  # layers of a call of `append_by_layers`: each call asks anew for the memory of its sums
+AT_ONCE = 3  # layers: the fewer, the smaller the program, and the oftener a call asks for the memory of its sums
 LEFT = 8  # a chunk ends once at most 1 / LEFT of the slots that began it still decode
 
 
@@ -131,7 +131,8 @@ def append_by_layers(
     """Put keys and values of the first `count_T` ids of each tile behind the first `used_T` positions of its row.
 
     One call may hold several tiles of a row, the earlier first: a layer's keys and values are written before any tile
-    attends. No row may then have more than `view` positions in use. `mesh`: see `Rows.mesh`.
+    attends. No row may then have more than `view` positions in use. `mesh`: see `Rows.mesh`. Every `AT_ONCE` layers are
+    a call of a program; `append` is one of all layers.
     """
     position_TI = used_T[:, None] + np.arange(ids_TI.shape[1])[None]
     given, flat = (row_T, used_T, count_T, position_TI), (ids_TI.reshape(-1), position_TI.reshape(-1))
