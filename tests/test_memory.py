@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 from killed_run import tiny
@@ -13,6 +14,7 @@ from rollouts import CFG, SETTINGS, WORDS, flat, random_params, roll, words_env,
 from rollouts import engine as shared_engine
 
 from qr_jax import runs, train
+from qr_jax.models import decoder, incremental
 from qr_jax.parallel import memory
 from qr_jax.rollout import cache as caches
 from qr_jax.rollout import decode, rows
@@ -67,13 +69,52 @@ def test_a_large_model_s_rows_are_filled_and_copied_by_a_few_layers_at_once_and_
     monkeypatch.setattr(rows, "SMALL_CALL", 16)
     warmed = [what for _, what in by_layer.rows.warm_up(random_params(), 30)]
     assert warmed[:2] == ["caches", "prompts, 4 tiles of 16 tokens"] and len(warmed) == 3
-    calls, by_layers = [], decode.append_by_layers
-    monkeypatch.setattr(decode, "append_by_layers", lambda *given, **how: calls.append(1) or by_layers(*given, **how))
+    calls = []
+
+    def counted(name, program):
+        def call(*given, **how):
+            calls.append((name, len(jax.tree.leaves(given[0]))))
+            return program(*given, **how)
+
+        return call
+
+    for name in ("append_by_layers", "move"):
+        monkeypatch.setattr(decode, name, counted(name, getattr(decode, name)))
     episodes.append(flat(roll(by_layer, random_params(), world().train[:8], 3, env=words_env)))
-    assert calls and by_layer.rows.by_layer and not whole.rows.by_layer and by_layer.statistics.rows_moved
+    assert {name for name, _ in calls} == {"append_by_layers", "move"}
+    assert {leaves for name, leaves in calls if name == "move"} == {2}  # keys and values of one layer
     for one, other in zip(*episodes, strict=True):
         assert one.ids_L.tolist() == other.ids_L.tolist()
         np.testing.assert_array_equal(one.logp_L, other.logp_L)
+
+
+def test_five_layers_are_run_three_at_once_and_two_and_hold_what_one_program_puts_there():
+    cfg = replace(CFG, layers=5)
+    laid = incremental.lay_out(cfg, decoder.init(cfg, jax.random.key(0)))
+    tiles = (np.int32([0, 1]), np.arange(8, dtype=np.int32).reshape(2, 4), np.int32([0, 3]), np.int32([4, 2]))
+    assert decode.AT_ONCE == 3
+    found = [
+        append(laid, caches.create(cfg, 2, 8, "float32"), *tiles, cfg=cfg, view=8)
+        for append in (decode.append, decode.append_by_layers)
+    ]
+    for one, other in zip(*map(jax.tree.leaves, found), strict=True):
+        np.testing.assert_array_equal(one, other)
+        assert np.asarray(one).any()
+    how = {"from_R": np.int32([0]), "to_R": np.int32([1]), "used_R": np.int32([3])}
+    copied = decode.by_layer(decode.copy, found[0], **how), decode.copy(found[1], **how)
+    for one, other in zip(*map(jax.tree.leaves, copied), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_cache_that_grows_gives_back_what_it_leaves_as_it_goes(monkeypatch):
+    made, given_back = Engine(CFG, WORDS, SETTINGS).rows, []
+    made.lay_out(random_params())
+    monkeypatch.setattr(memory, "give_back", lambda: given_back.append(1))
+    made.fit("slots", 65)
+    assert not given_back  # small
+    monkeypatch.setattr(memory, "LARGE", 2**10)
+    made.fit("slots", 129)
+    assert len(given_back) == CFG.layers
 
 
 def test_the_store_grows_by_doubling_with_what_waits_in_it_and_is_short_again(monkeypatch):
@@ -98,7 +139,11 @@ def test_a_large_state_s_checkpoint_is_written_before_the_run_goes_on(tmp_path, 
         run.go_on(None, lambda host: None)
         waited, wait = [], run.checkpoints.wait
         monkeypatch.setattr(run.checkpoints, "wait", lambda: waited.append(wait()))
+        done, save = [], run.checkpoints.save
+        monkeypatch.setattr(memory, "give_back", lambda: done.append("give back"))
+        monkeypatch.setattr(run.checkpoints, "save", lambda *given, **how: done.append("save") or save(*given, **how))
         run.save(0, random_params(), {})
+        assert done == ["give back"] * large + ["save", "give back"]
         assert len(waited) == (2 if large else 1)  # before a save the one before is waited for
         assert not large or run.checkpoints.latest() == 0
     finally:

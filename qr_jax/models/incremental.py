@@ -87,23 +87,23 @@ def run(
     and attends. Inside a program it is traced once for all layers, so what they keep has one shape. Called outside one,
     so many layers `at_once` are a call of one program, which takes over what they kept.
     """
-    x_DN, turns_1dN = _begin(cfg, laid.embed, ids_N, position_N)
+    x_DN, turns_1dN = begin(cfg, laid.embed, ids_N, position_N)
     after_L: tuple[Any, ...] = ()
     step = at_once or cfg.layers
     for at in range(0, cfg.layers, step):
         layers, kept_l = laid.layers[at : at + step], tuple(kept_L[at : at + step])
-        x_DN, kept_l = _run_layers(cfg, attend, layers, kept_l, x_DN, turns_1dN, given)
+        x_DN, kept_l = run_layers(cfg, attend, layers, kept_l, x_DN, turns_1dN, given)
         after_L += kept_l
     return x_DN, after_L
 
 
 @functools.partial(jax.jit, static_argnames="cfg")
-def _begin(cfg: ModelConfig, embed, ids_N, position_N):
+def begin(cfg: ModelConfig, embed, ids_N, position_N):
     return embed[ids_N].T, turns(cfg, position_N[None, None], axis=-2)
 
 
 @functools.partial(jax.jit, static_argnames=("cfg", "attend"), donate_argnames="kept_l")
-def _run_layers(cfg: ModelConfig, attend: Callable, layers, kept_l, x_DN, turns_1dN, given):
+def run_layers(cfg: ModelConfig, attend: Callable, layers, kept_l, x_DN, turns_1dN, given):
     after_l = []
     for weights, kept in zip(layers, kept_l, strict=True):
         x_DN, kept = _run_layer(cfg, attend, weights, kept, x_DN, turns_1dN, given)

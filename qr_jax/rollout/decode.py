@@ -132,14 +132,17 @@ def append_by_layers(
 
     One call may hold several tiles of a row, the earlier first: a layer's keys and values are written before any tile
     attends. No row may then have more than `view` positions in use. `mesh`: see `Rows.mesh`. Every `AT_ONCE` layers are
-    a call of a program; `append` is one of all layers.
+    a call of a program.
     """
     position_TI = used_T[:, None] + np.arange(ids_TI.shape[1])[None]
     given, flat = (row_T, used_T, count_T, position_TI), (ids_TI.reshape(-1), position_TI.reshape(-1))
     return incremental.run(cfg, laid, *flat, cache, _tiles_in(view, mesh), given, at_once=AT_ONCE)[1]
 
 
-append = jax.jit(append_by_layers, static_argnames=("cfg", "view", "mesh"), donate_argnames="cache")
+@functools.partial(jax.jit, static_argnames=("cfg", "view", "mesh"), donate_argnames=("cache",))
+def append(laid: incremental.Laid, cache: caches.Cache, row_T, ids_TI, used_T, count_T, **how):
+    """`append_by_layers` as one program."""
+    return append_by_layers(laid, cache, row_T, ids_TI, used_T, count_T, **how)
 
 
 @functools.cache  # a function of its own each time would be a program of its own

@@ -80,7 +80,7 @@ class Rows:
         self.moved = self.grown = 0
         self.mesh: Mesh | None = None  # the devices that share caches and parameters (parallel/host_local.py)
         self.decode_sizes: list[int] = []  # how many slots a program of decoding has; `settle_on` knows
-        self.by_layer = False  # whether tokens are appended and rows copied by a call a layer; `settle_on` knows
+        self.by_layer = False  # whether rows are copied, and few tokens appended, by a call of a layer or three
         self.stop_V: Any = None  # `stop_at_V` on the devices; None until `decode` copies it there
 
     def lay_out(self, params: Any) -> Laid:
@@ -225,7 +225,7 @@ class Rows:
     def decode(self, laid: Laid, slot_N, pending_N, used_N, room_N, key_N2, temperature: float):
         """A chunk of tokens in N slots: the Chunk, and which row of it is each slot's.
 
-        Where few slots decode the others are left out of its steps (`DECODE_PARTS`).
+        Where few slots decode the others are left out of its steps (`DECODE_PARTS`, `LARGEST_PART`).
         """
         call, at_N = self._decoding(laid, slot_N, pending_N, used_N, room_N, key_N2, temperature)
         self.caches["slots"], chunk = call()
