@@ -116,7 +116,8 @@ def _one_token(kept, given, q_SHd, k_SKd, v_SKd):
     return out_SHd, (kept[0], (new_k, new_v))
 
 
-def append_by_layers(
+@functools.partial(jax.jit, static_argnames=("cfg", "view", "mesh"), donate_argnames=("cache",))
+def append(
     laid: incremental.Laid,
     cache: caches.Cache,
     row_T,
@@ -131,18 +132,20 @@ def append_by_layers(
     """Put keys and values of the first `count_T` ids of each tile behind the first `used_T` positions of its row.
 
     One call may hold several tiles of a row, the earlier first: a layer's keys and values are written before any tile
-    attends. No row may then have more than `view` positions in use. `mesh`: see `Rows.mesh`. Every `AT_ONCE` layers are
-    a call of a program.
+    attends. No row may then have more than `view` positions in use. `mesh`: see `Rows.mesh`.
     """
+    return _append(laid, cache, row_T, ids_TI, used_T, count_T, cfg, view, mesh, cfg.layers)
+
+
+def append_by_layers(laid, cache, row_T, ids_TI, used_T, count_T, *, cfg: ModelConfig, view: int, mesh=None):
+    """`append`, every `AT_ONCE` layers a call of a smaller program."""
+    return _append(laid, cache, row_T, ids_TI, used_T, count_T, cfg, view, mesh, AT_ONCE)
+
+
+def _append(laid, cache, row_T, ids_TI, used_T, count_T, cfg, view, mesh, at_once: int):
     position_TI = used_T[:, None] + np.arange(ids_TI.shape[1])[None]
     given, flat = (row_T, used_T, count_T, position_TI), (ids_TI.reshape(-1), position_TI.reshape(-1))
-    return incremental.run(cfg, laid, *flat, cache, _tiles_in(view, mesh), given, at_once=AT_ONCE)[1]
-
-
-@functools.partial(jax.jit, static_argnames=("cfg", "view", "mesh"), donate_argnames=("cache",))
-def append(laid: incremental.Laid, cache: caches.Cache, row_T, ids_TI, used_T, count_T, **how):
-    """`append_by_layers` as one program."""
-    return append_by_layers(laid, cache, row_T, ids_TI, used_T, count_T, **how)
+    return incremental.run(cfg, laid, *flat, cache, _tiles_in(view, mesh), given, at_once=at_once)[1]
 
 
 @functools.cache  # a function of its own each time would be a program of its own
