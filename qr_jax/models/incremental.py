@@ -111,7 +111,7 @@ def run_layers(cfg: ModelConfig, attend: Callable, layers, kept_l, x_DN, turns_1
     return x_DN, tuple(after_l)
 
 
-@functools.partial(jax.jit, static_argnames=("cfg", "attend"))
+@functools.partial(jax.jit, static_argnames=("cfg", "attend"))  # traced once; XLA writes it out again for each layer
 def _run_layer(cfg: ModelConfig, attend: Callable, weights, kept, x_DN, turns_1dN, given):
     count = x_DN.shape[1]
 

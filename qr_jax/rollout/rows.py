@@ -178,8 +178,10 @@ class Rows:
             self._resize(name, lengths[lengths.index(length) + 1])
             self.grown += name == "slots"
 
-    def _bytes(self, slots: int) -> int:
-        return caches.nbytes(self.cfg, slots, caches.size(self.caches["slots"])[1], self.compute)
+    def _may_decode(self, slots: int) -> bool:
+        """Whether so many slots decode together: all of them, or a part whose rows are not too large to copy out."""
+        length = caches.size(self.caches["slots"])[1]
+        return slots == self.slot_count or caches.nbytes(self.cfg, slots, length, self.compute) <= LARGEST_PART
 
     def _view(self, positions: int) -> int:
         """The smallest view with room for so many, and for prompts; the longest where none has."""
@@ -237,9 +239,8 @@ class Rows:
         if self.stop_V is None:
             at = NamedSharding(self.mesh, PartitionSpec()) if self.mesh else None
             self.stop_V = jax.device_put(self.stop_at_V, at)
-        count = next(count for count in self.decode_sizes if count >= len(slot_N))
-        whole = count == self.slot_count or self._bytes(count) > LARGEST_PART
-        count = self.slot_count if whole else count
+        count = next(count for count in self.decode_sizes if count >= len(slot_N) and self._may_decode(count))
+        whole = count == self.slot_count
         at_N = slot_N if whole else np.arange(len(slot_N))
 
         def padded(value_N, empty: int = 0):
