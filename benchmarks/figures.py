@@ -77,7 +77,7 @@ def kept(name: str) -> str:
 
 
 def small_models() -> str:
-    return quickstart.table(result("quickstart"), result("studies"))
+    return quickstart.table(result("quickstart"))
 
 
 def starts() -> str:

@@ -1,8 +1,8 @@
 """The quickstart beside an earlier checkout's: a decode step, and whole runs by seed, in turn.
 
     git clone . ../before && git -C ../before checkout 3f55909 && make -C ../before .venv
-    python -m benchmarks.quickstart --before ../before --seeds 5      (50 minutes on 2 idle cores)
-    python -m benchmarks.quickstart --before ../before --seeds 0      (20; decode steps and studies: studies.json)
+    python -m benchmarks.quickstart --before ../before                (30 to 50 minutes on 2 idle cores)
+    python -m benchmarks.quickstart --before ../before --seeds 0 --results FOLDER        (decode steps and studies)
 
 A decode step is that of 256 slots and a cache of 128 positions, and beside it SmolLM2-135M's. A run is
 `qr-jax train configs/quickstart.py`, cold start and two evaluations included, by TASK's groups, rule and rate; each
@@ -40,8 +40,7 @@ def main(words: Sequence[str] | None = None) -> None:
     options = arguments(words)
     contenders = [interleave.checkout("before", MODULE, options.before), interleave.Contender("ours", MODULE)]
     workers = [interleave.Worker(contender) for contender in contenders]
-    name = "quickstart" if options.seeds else "studies"
-    interleave.run(name, options, workers, lambda: measure(options, contenders, workers), show)
+    interleave.run("quickstart", options, workers, lambda: measure(options, contenders, workers), show)
 
 
 def arguments(words: Sequence[str] | None) -> argparse.Namespace:
@@ -154,19 +153,18 @@ def show(figures: dict[str, Any]) -> None:
         print(f"{name}: {figures.get(name)}")
 
 
-def table(found: dict[str, Any], studied: dict[str, Any]) -> str:
-    """Markdown: medians before and after, by how much faster, and what was wanted. `studied` has the studies."""
+def table(found: dict[str, Any]) -> str:
+    """Markdown: medians before and after, by how much faster, and what was wanted."""
     rows = [("medians", "before", "after", "faster by", "wanted")]
     shapes = (
         ("quickstart", "256 slots of 128 positions", "3.3 (20 ms to 6)"),
         ("smollm2", "SmolLM2's shape, 16 slots of 192", ""),
     )
     for shape, text, wanted in shapes:
-        for of, when in ((found, ""), (studied, ", beside the studies")):
-            one = of["decode_step"][shape]
-            ms = (f"{one['step_ms'][name]:.1f} ms" for name in ("before", "ours"))
-            faster = f"{one['ratio']:.2f} ({len(one['pairs'])} pairs)"
-            rows.append((f"a decode step, {text}{when}", *ms, faster, wanted))
+        one = found["decode_step"][shape]
+        ms = (f"{one['step_ms'][name]:.1f} ms" for name in ("before", "ours"))
+        faster = f"{one['ratio']:.2f} ({len(one['pairs'])} pairs)"
+        rows.append((f"a decode step, {text}", *ms, faster, wanted))
     spans = (
         ("step_s", "the 100 steps", "2.5"),
         ("decode_s", "of them decoding", ""),
@@ -175,9 +173,9 @@ def table(found: dict[str, Any], studied: dict[str, Any]) -> str:
     for figure, text, wanted in spans:
         before_s, ours_s = (found["medians"][name][figure] for name in ("before", "ours"))
         rows.append((text, f"{before_s:.0f} s", f"{ours_s:.0f} s", f"{before_s / ours_s:.2f}", wanted))
-    times, s = len(studied["studies_s"]), studied["study_s"]
-    share = f"{studied['study_share']:.0%} of a study: four seeds, two at a time, {times} times"
-    faster = f"{studied['ratio_study']:.2f}"
+    times, s = len(found["studies_s"]), found["study_s"]
+    share = f"{found['study_share']:.0%} of a study: four seeds, two at a time, {times} times"
+    faster = f"{found['ratio_study']:.2f}"
     rows.append((share, f"{s['before']:.0f} s", f"{s['ours']:.0f} s", faster, "4, of `--together`"))
     after = (f"{found['accuracy'][name]:.3f}" for name in ("before", "ours"))
     apart = f"{found['accuracy_difference']:+.3f}, {found['accuracy_standard_errors']:+.2f} standard errors"
