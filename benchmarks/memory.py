@@ -19,9 +19,11 @@ from typing import Any
 from benchmarks import interleave
 from benchmarks.tables import markdown
 
+SIGNAL = "benchmarks.every_other.every_other"
 DATA = os.environ.get("QR_JAX_DATA", str(interleave.ROOT.parent / "shared" / "data"))
-# All of the preset's questions: caches grow with the longest episode, which a few do not show.
-SHORT = ("sft.steps=3", "sft.limit=24", "evaluation.base=false", "train.steps=1")
+# All of the preset's questions: caches grow with the longest episode, which a few do not show. Each bears signal: an
+# update of none computes no gradient.
+SHORT = ("sft.steps=3", "sft.limit=24", "evaluation.base=false", "train.steps=1", f"reward={SIGNAL}")
 GIB = 2**30
 
 
@@ -31,7 +33,7 @@ def main() -> None:
         run = f"{folder}/run"
         commands = {
             "training": ("train", "configs/smollm2_multihop.py", *SHORT, "--run", run),
-            "rollouts alone": ("eval", run),
+            "rollouts alone": ("eval", run, "--allow-plugins", "benchmarks"),
         }
         found = {name: _child(words) for name, words in commands.items()}
     file = interleave.results("memory", {"commands": found}, ())

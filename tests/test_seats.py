@@ -30,6 +30,13 @@ def test_what_all_prompts_share_enters_the_cache_once_and_changes_no_token():
         np.testing.assert_allclose(episode.logp_L, rollouts.logp(params, episode), atol=1e-4, rtol=0)
 
 
+def test_what_all_prompts_share_is_computed_with_each_where_that_takes_no_more_tiles():
+    whole = engine(slots=4, tile=64, buckets=(64,))
+    queries = world().train[:6]
+    roll(whole, random_params(), queries, 2, env=with_system)
+    assert whole.statistics.prompt_tokens == sum(len(whole.chat.open(with_system(query, []))) for query in queries)
+
+
 def test_where_the_store_has_no_row_to_spare_the_first_new_prompt_lends_what_all_share():
     """Four slots, four rows, a sample each: the prompts take every row, and each was computed whole."""
     made, alone = engine(slots=4, buckets=(64,)), engine(slots=4, store=2, buckets=(64,))
@@ -66,5 +73,7 @@ def test_prompts_that_share_nothing_take_no_row_for_it():
     seats = Seats(made.rows, None, [(0, 0), (1, 0)], lambda query: (prompts[query], Say("x")), Statistics())
     assert seats.prefix == [] and seats.all_free()
     prompts[1] = [*range(20), 7, 7]
-    seats = Seats(made.rows, None, [(0, 0), (1, 0)], lambda query: (prompts[query], Say("x")), Statistics())
-    assert seats.prefix == list(range(20))
+    for queries, prefix in ((2, []), (4, list(range(20)))):  # two tiles: it saves each prompt one
+        order = [(query, 0) for query in range(queries)]
+        seats = Seats(made.rows, None, order, lambda query: (prompts[query], Say("x")), Statistics())
+        assert seats.prefix == prefix

@@ -67,7 +67,7 @@ class Rows:
         self.slot_count = settings.slots
         self.store_count = settings.store or settings.slots
         self.views = views_up_to(settings.context_tokens)
-        self.call_sizes = sorted({-(-tokens // settings.tile) for tokens in settings.buckets})  # in tiles
+        self.call_sizes = sorted({self.tiles(tokens) for tokens in settings.buckets})
         self.move_sizes = [self.slot_count]
         while self.move_sizes[0] > MOVE_ROWS:
             self.move_sizes.insert(0, max(self.move_sizes[0] // 4, MOVE_ROWS))
@@ -268,6 +268,10 @@ class Rows:
             self.caches[where] = self._appending(laid, where, taken, view)()
             tiles = tiles[len(taken) :]
         jax.block_until_ready(self.caches[where])  # so that its time is not counted as decoding's
+
+    def tiles(self, tokens: int) -> int:
+        """How many tiles so many tokens of one row take."""
+        return -(-tokens // self.settings.tile)
 
     def _call_size(self, tiles: int) -> int:
         """The smallest call that holds all tiles, or, if that were more than half padding, the largest they fill."""

@@ -146,13 +146,17 @@ class Seats:
     # ---- prompts
 
     def _prefix(self, order: Sequence[tuple[int, int]]) -> list[int]:
-        """The ids that the first two prompts both begin with; [] where these are few or the store is too small."""
+        """The ids that the first two prompts both begin with; [] where sharing them is not worth it, or has no room.
+
+        Tiles are what is computed: sharing must save the prompts more of them, judged by these two, than it takes.
+        """
         first_two = list(dict.fromkeys(query for query, _ in order))[:2]
         if len(first_two) < 2 or self.rows.store_count < PREFIX_STORE:
             return []
-        first, second = (self.prompt(query)[0] for query in first_two)
-        shared = first[: common(first[:-1], second[:-1])]
-        return shared if len(shared) >= SHARED_LEAST else []
+        two = [self.prompt(query)[0][:-1] for query in first_two]
+        shared, tiles = common(*two), self.rows.tiles
+        saved = sum(tiles(len(ids)) - tiles(len(ids) - shared) for ids in two) / 2 * len(self.users)
+        return two[0][:shared] if shared >= SHARED_LEAST and saved > tiles(shared) else []
 
     def _prefill(self, new: Sequence[tuple[int, list[int]]]) -> None:
         """Fill new prompts' rows of the store, up to their last token; the common beginning is copied.
