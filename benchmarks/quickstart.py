@@ -49,7 +49,10 @@ def arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=5, help="whole runs of each (5)")
     parser.add_argument("--studies", type=int, default=3, help="studies of each (3)")
     parser.add_argument("--share", type=float, default=0.2, help="of a study's run that is made (.2)")
-    return parser.parse_args(words)
+    options = parser.parse_args(words)
+    if not options.results and (options.seeds < 2 or not options.studies):
+        parser.error("the pages' table wants seeds and studies; name a folder with --results for fewer")
+    return options
 
 
 def measure(options: argparse.Namespace, contenders, workers) -> dict[str, Any]:

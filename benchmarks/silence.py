@@ -16,7 +16,6 @@ import os
 import pty
 import re
 import struct
-import subprocess
 import sys
 import tempfile
 import termios
@@ -25,10 +24,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks import interleave
+from benchmarks.interleave import ROOT
 from benchmarks.tables import markdown
 
-ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "benchmarks/results/silence.json"
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\s")
 WANTED = {"first_word_s": 2.0, "longest_silence_s": 10.0}
 KINDS = {"terminal": 80, "pipe": None}  # columns
@@ -40,10 +39,7 @@ def main(words: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         found = {name: figures(said) for name, said in transcripts(Path(folder), options.quickstart, options.keep)}
     show(found)
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
-    report = {"commit": commit.stdout.strip(), "cores": os.cpu_count(), "load": round(os.getloadavg()[0], 1)}
-    report |= {"wanted": WANTED, "commands": found}
-    RESULTS.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    interleave.results("silence", {"wanted": WANTED, "commands": found}, ())
     return 0
 
 
