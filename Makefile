@@ -112,8 +112,8 @@ $(PEERS)/.installed: benchmarks/peers/requirements.txt
 	@$(BEAT) $(PEERS)/bin/python -m pip install --quiet -r $<
 	@touch $@
 
-bench-rollout: $(STAMP) $(PEERS)/.installed  ## rollouts beside Tunix's and torch's (an hour)
-	$(BIN)/python -m benchmarks.rollout
+bench-rollout: $(STAMP) $(PEERS)/.installed  ## rollouts beside Tunix's and torch's, and an earlier checkout's: BEFORE=folder (an hour)
+	$(BIN)/python -m benchmarks.rollout $(if $(BEFORE),--before $(BEFORE))
 
 bench-quickstart: $(STAMP)  ## the quickstart beside an earlier checkout's: make bench-quickstart BEFORE=folder (50 minutes)
 	$(BIN)/python -m benchmarks.quickstart --before $(BEFORE)
