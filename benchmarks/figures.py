@@ -128,8 +128,9 @@ def rollouts(found: Mapping[str, Any]) -> list[tuple[str, ...]]:
     for load, text in [(load, text) for load, text in names.items() if load in found["loads"]]:
         rate, ratios = found["loads"][load]["tokens_a_s"], found["loads"][load]["ratios"]
         for who, one in ratios.items():
-            rows.append((text, f"{rate['ours']:.0f}", f"{called(who)} {rate[who]:.3g}", f"{one['ratio']:.2f}",
-                         aims.get((load, who), "")))  # fmt: skip
+            ratio = f"{one['ratio']:.2f} ({one['pairs_min']:.2f} to {one['pairs_max']:.2f})"
+            peer = f"{called(who)} {rate[who]:.3g}"
+            rows.append((text, f"{rate['ours']:.0f}", peer, ratio, aims.get((load, who), "")))
     share = found["share_of_bandwidth_bound"]
     rows.append(
         ("decoding 16 sequences: share of what reading weights and cache once allows", f"{share:.2f}", "", "", ".60")

@@ -75,6 +75,12 @@ def test_contenders_answer_in_turn_and_ratios_are_by_pair(workers):
     assert found == {"ratio": 2.5, "pairs": [2.5, 2.5, 2.5], "pairs_min": 2.5, "pairs_max": 2.5}
 
 
+def test_a_ratio_is_the_medians_and_not_the_middle_pairs():
+    ours, theirs = ([{"rate": rate} for rate in rates] for rates in ((4.0, 6.0, 10.0), (4.0, 1.0, 2.0)))
+    found = interleave.ratio(ours, theirs, "rate")
+    assert found == {"ratio": 3.0, "pairs": [1.0, 6.0, 5.0], "pairs_min": 1.0, "pairs_max": 6.0}
+
+
 def test_a_contender_that_fails_ends_the_program_with_its_words(workers):
     with pytest.raises(SystemExit, match="contender ours failed at 'sample': ValueError: a rate below 0"):
         interleave.interleave(workers, 1, {"rate": -1.0})
