@@ -5,10 +5,10 @@
 
 Two loads and three variants (peers/load.py), all at SmolLM2-135M's shape in float32. `multi_turn`: 8 questions x 4
 samples, 3 searches of real BM25 over HotpotQA, observations of 128 tokens, 4 turns of 64 tokens; also with 16 slots for
-our 32 episodes, so that they are parked while others decode, and with searches that take 50 ms more. `single_turn`: 16 prompts of 128
-tokens, 64 new ones; `single_turn_distinct` the same with 16 different questions, where no prefill can be shared. All
-turns end after 64 tokens on all sides. Needs HotpotQA's files (QR_JAX_DATA). README.md says what is compared and what
-is not.
+our 32 episodes, so that they are parked while others decode, and with searches that take 50 ms more. `single_turn`: 16
+prompts of 128 tokens, 64 new ones; `single_turn_distinct` the same with 16 different questions, where no prefill can be
+shared. All turns end after 64 tokens on all sides. Needs HotpotQA's files (QR_JAX_DATA). README.md says what is
+compared and what is not.
 """
 
 import argparse
