@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import interleave
-from benchmarks.interleave import ROOT
 from benchmarks.tables import markdown
 
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\s")
@@ -118,8 +117,8 @@ def transcript(command: Sequence[str], columns: int | None) -> tuple[int, Transc
             os.dup2(sink, 1)
             os.dup2(sink, 2)
         os.environ["TERM"] = "xterm-256color"
-        os.environ["PYTHONPATH"] = str(ROOT)
-        os.chdir(ROOT)
+        os.environ["PYTHONPATH"] = str(interleave.ROOT)
+        os.chdir(interleave.ROOT)
         os.execvp(command[0], list(command))
     if columns:
         fcntl.ioctl(source, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
