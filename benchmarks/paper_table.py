@@ -37,7 +37,7 @@ def main(words: Sequence[str] | None = None) -> None:
         sys.exit(f"error: {error}")
 
 
-def tables(folders: Sequence[Path], *, suite: bool = False, null_seeds: int = 20) -> str:
+def tables(folders: Sequence[Path], *, suite: bool = False, null_seeds: int = 6) -> str:
     """All tables. ValueError where a folder is no finished run, or with `suite` has not one score of it."""
     runs = sorted((compare.read(folder) for folder in folders), key=_place)
     if suite:
@@ -90,9 +90,10 @@ def suite_rows(
 
 
 def shares(one: Mapping[str, Any]) -> list[str]:
-    """Each share and, in brackets, that of the null control."""
-    null = one["null"]
-    return [_figure(one[name]["mean"]) + f" ({_figure(null[name]['mean'])})" for name in SHARES]
+    """Each share and, in brackets, the null control's band."""
+    bands = [one["null"][name] for name in SHARES]
+    between = [f" ({_figure(band['low'])} to {_figure(band['high'])})" for band in bands]
+    return [_figure(one[name]["mean"]) + band for name, band in zip(SHARES, between, strict=True)]
 
 
 def _figure(value: float | None) -> str:

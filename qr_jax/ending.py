@@ -114,7 +114,7 @@ def lacks_report(run: runs.Run) -> bool:
 
 def report(run: runs.Run) -> Path:
     with terminal.phase("writing the report"):
-        null = null_control.null_or_reason(run.folder, points=charts.RATE_BINS, allow_plugins=None)
+        null = null_control.null_or_reason(run.folder, runs.kinds, points=charts.RATE_BINS, allow_plugins=None)
         if "reason" in null:
             run.detail(null["reason"])
         return page.write(run.folder, null=null)

@@ -23,6 +23,7 @@ from qr_jax.config import Config
 from qr_jax.lease import Lease
 from qr_jax.mistakes import Busy
 from qr_jax.parallel import compile_cache, memory
+from qr_jax.pool import KINDS
 from qr_jax.processes import alike, hosts
 from qr_jax.records import Episode
 from qr_jax.run_lock import RunLock
@@ -410,6 +411,17 @@ def last_checkpoint(folder: str | Path, step: int | None = None) -> tuple[checkp
         has = f"; it has those of steps {there}" if there else " at all: was it killed before its first?"
         raise ValueError(f"{folder} has no whole checkpoint{'' if step is None else f' of step {step}'}{has}")
     return checkpoints, last
+
+
+def kinds(folder: str | Path) -> dict[str, np.ndarray]:
+    """Read what the newest checkpoint in a run's folder says of its queries: `family_P` and `hops_P`; {} without one.
+
+    A rule that looks at them is another sampler without them.
+    """
+    place = Path(folder) / "checkpoints"
+    steps = checkpoint.Checkpoints(place).steps() if place.is_dir() else []
+    pool = checkpoint.Checkpoints(place).host(steps[0]).get("pool", {}) if steps else {}
+    return {name: np.asarray(pool[name]) for name in KINDS if name in pool}
 
 
 def _checkpoints(folder: Path) -> Path | epath.Path:

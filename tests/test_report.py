@@ -128,7 +128,7 @@ def test_the_phases_of_a_step_add_up_to_it_and_steps_that_compile_are_left_out()
 
 def test_the_null_control_is_drawn_beside_the_run_over_the_stretches_both_have():
     band = {"mean": [1.0, 0.75, 0.5], "low": [1.0, 0.5, 0.25], "high": [1.0, 1.0, 0.75]}
-    names = ("fresh", "ex_hard", "ex_easy", "accepted")
+    names = (*charts.PANELS, "accepted")
     null = {"seeds": 4, "rollouts": [8.0, 16.0, 24.0], "bands": dict.fromkeys(names, band), "summary": {}}
     null["run"] = {"rollouts": [8, 16], **{name: [0.9, 0.8] for name in names}}
     rows = [metrics(1), metrics(2)]

@@ -230,11 +230,12 @@ def _named(arguments: argparse.Namespace) -> str:
 
 def _null(arguments: argparse.Namespace) -> Any:
     """The null control of a run, or why there is none, which is said on stderr too."""
+    from qr_jax import runs
     from qr_jax.report.charts import RATE_BINS
     from qr_jax.studies.null_control import null_or_reason
 
     packages = replayed_packages(arguments, arguments.run[0])
-    null = null_or_reason(arguments.run[0], points=RATE_BINS, allow_plugins=packages)
+    null = null_or_reason(arguments.run[0], runs.kinds, points=RATE_BINS, allow_plugins=packages)
     if "reason" in null:
         terminal.say(null["reason"])
     return null

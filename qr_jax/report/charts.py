@@ -36,6 +36,15 @@ PLAIN = {
     "band is more than luck.",
     "null-ex_easy": "In plain words: questions that it answered at every try, and now sometimes fails. A model that "
     "gets better has some, too, for tries are drawn by chance; above the grey band is more than chance.",
+    "null-zero_variance_rate_ex_hard": "In plain words: of the questions that it failed at every try and meets "
+    "again, how many teach nothing again. Below the grey band it has learned to answer some.",
+    "null-zero_variance_rate_ex_easy": "In plain words: of the questions that it answered at every try and meets "
+    "again, how many teach nothing again. Above the grey band it has become surer of them.",
+}
+PANELS = {name: f"{ORIGINS[name].capitalize()}: share of the batch" for name in ("fresh", "ex_hard", "ex_easy")}
+PANELS |= {
+    f"zero_variance_rate_{name}": f"{ORIGINS[name].capitalize()}, drawn again: zero-variance rate"
+    for name in ("ex_hard", "ex_easy")
 }
 
 
@@ -106,14 +115,14 @@ def batch(rows: Sequence[Row], null: Null | None = None) -> Chart:
 
 
 def null_panels(null: Null) -> list[Chart]:
-    """One small chart an origin: its share of the batch, and the null's mean and 5-95 % band over seeds."""
+    """Draw one small chart a figure: the run's, and the null control's band."""
     panels = []
-    for origin in ("fresh", "ex_hard", "ex_easy"):
-        band = {"name": "chance alone", "tone": "quiet", "style": "band", **_band(null, origin)}
-        share = {"name": "the run", "tone": origin, "values": null["run"][origin][: len(band["values"])]}
+    for name, title in PANELS.items():
+        band = {"name": "chance alone", "tone": "quiet", "style": "band", **_band(null, name)}
+        tone = name.removeprefix("zero_variance_rate_")
+        share = {"name": "the run", "tone": tone, "values": null["run"][name][: len(band["values"])]}
         axis = {"label": "rollouts", "values": _middles(null)[: len(share["values"])]}
-        head = {"id": f"null-{origin}", "title": f"{ORIGINS[origin].capitalize()}: share of the batch", "note": ""}
-        head |= {"plain": PLAIN[f"null-{origin}"], "small": True}
+        head = {"id": f"null-{name}", "title": title, "note": "", "plain": PLAIN[f"null-{name}"], "small": True}
         panels.append(head | {"kind": "lines", "x": [axis], "unit": "share", "series": [band, share]})
     return panels
 

@@ -32,7 +32,7 @@ def tables(found: Mapping[str, Any]) -> list[Table]:
             f"{wins['won']} of {wins['of']}" if wins and wins["of"] else "",
             f"{sum(some) / len(some):,.0f} ({len(some)} of {len(passed)})" if some else "-",
         ])  # fmt: skip
-        shares = [f"{_share(one[name]['mean'])} ({_share(one['null'][name]['mean'])})" for name in SHARES]
+        shares = [f"{_share(one[name]['mean'])} ({_between(one['null'][name])})" for name in SHARES]
         pool.append([label, _number(one["signal_per_1000"]["mean"]), _share(one["drawn"]["mean"]), *shares])
         counts = [_number(one[name]["mean"]) for name in ("rollouts", "tokens", "searches", "steps", "step_seconds")]
         cost.append([label, *counts])
@@ -54,8 +54,8 @@ def notes(found: Mapping[str, Any]) -> list[str]:
         f"{found['questions']:,} questions after training. The interval is a paired bootstrap over questions, seeds "
         "averaged; it does not say how other seeds would differ: the standard deviation does.",
         "Zero-variance rate and shares of the batch (recycled, ex_hard, ex_easy): last tenth of the steps; the other "
-        f"figures: all steps. In brackets: the same sampler on pass rates that never move, {found['null_seeds']} "
-        "simulated runs a run.",
+        "figures: all steps. In brackets: the band of the same sampler on pass rates that never move, whatever "
+        f"the run's first draws allow ({found['null_seeds']} simulated runs of each), averaged over seeds.",
     ]
     if found["faulted_questions"]:
         made.append(f"{found['faulted_questions']} questions are left out: their answer is a fault in some run.")
@@ -100,6 +100,10 @@ def write(found: Mapping[str, Any], path: Path, name: str) -> Path:
     slots = page.frame(name, page.asset("page.css") + STYLE, SCRIPTS, connect=False) | {"data": page.as_json(data)}
     path.write_text(page.fill(page.asset("comparison.html"), slots), encoding="utf-8", errors="replace")
     return path
+
+
+def _between(band: Mapping[str, float | None]) -> str:
+    return "-" if band["low"] is None else f"{_share(band['low'])} to {_share(band['high'])}"
 
 
 def _share(value: float | None) -> str:

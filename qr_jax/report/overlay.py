@@ -57,7 +57,7 @@ def overview(folders: Sequence[Path]) -> dict[str, Any]:
         "differences": {"head": ["setting", *labels], "rows": differ},
         "charts": laid_over({name: page.drawn(run) for name, run in runs.items()}),
         "unread": sum(run.unread for run in runs.values()),
-        "heat": None, "settings": [], "null_seeds": 0, "no_null": "",
+        "heat": None, "settings": [], "null": "",
     }  # fmt: skip
 
 

@@ -87,12 +87,8 @@
   }
 
   function beside(run) {
-    if (!run.null_seeds && !run.no_null) return [];
-    const text = run.null_seeds
-      ? `The same pool and rule, with pass rates that never move: ${run.null_seeds} runs, their mean and the band from 5 to 95 %. ` +
-        "A policy that learns nothing recycles and flips queries too: only what leaves the band says more."
-      : run.no_null;
-    return [make("h3", {}, "Beside chance alone"), make("p", { class: "note wide" }, text)];
+    if (!run.null) return [];
+    return [make("h3", {}, "Beside chance alone"), make("p", { class: "note wide" }, run.null)];
   }
 
   tools();

@@ -22,6 +22,7 @@ from qr_jax.report import charts, choose, history, read, run_list, series
 from qr_jax.secrecy import looks_secret, redact
 
 DRAWING = ("elements.js", "shown.js", "plot.js", "groups.js", "chart.js")
+VAGUE = 1.5  # bounds of a chance whose ends differ by more than this factor say little
 SCRIPTS = (*DRAWING, "heat.js", "episode.js", "episodes.js", "page.js")
 
 
@@ -104,7 +105,7 @@ def overview(run: read.Run, found: history.Histories, null: charts.Null | None =
         "charts": drawn(run, null),
         "heat": history.heat(found, run.metrics[-1]["step"], size) if steps and found else None,
         "settings": settings(run.config), "unread": run.unread,
-        "null_seeds": null["seeds"] if null else 0, "no_null": reason if steps else "",
+        "null": _beside_chance(null, run.config) if null else reason if steps else "",
     }  # fmt: skip
 
 
@@ -191,8 +192,30 @@ def _probed(probe: Mapping[str, Any]) -> list[dict[str, str]]:
 
 
 def _chance(band: Mapping[str, Any] | None) -> str:
-    """What the null control gives in place of a figure, for the words beside it."""
-    return f"; {share(band['mean'])} by chance alone" if band else ""
+    """The band of a figure in the null control, for the words beside it."""
+    return f"; {share(band['low'])} to {share(band['high'])} by chance alone" if band else ""
+
+
+def _beside_chance(null: charts.Null, config: Mapping[str, Any]) -> str:
+    """What the null control's band is, how wide its bounds are, and where they say little."""
+    samples = config.get("pool", {}).get("samples", "K")
+    text = (
+        "The same pool and rule, with pass rates that never move after a query's first draw. The band holds 90 % of "
+        f"{null['plays']} simulated runs, whatever pass rates the run's first draws allow. A policy that learns "
+        "nothing recycles and flips queries too: only what leaves the band says more."
+    )
+    for name, words in (("hard", "all wrong"), ("easy", "all right")):
+        if bounds := null["chances"][name]:
+            low, high = (share(value) for value in bounds)
+            text += f" A query that was {words} in {samples} samples then bears signal at its next draw in {low} to "
+            text += f"{high} of cases."
+    wide = [bounds for bounds in null["chances"].values() if bounds and bounds[1] > VAGUE * bounds[0]]
+    if wide:
+        text += (
+            " That is a wide range: so few samples a query cannot tell luck from learning here. `qr-jax probe` can: it "
+            "draws such queries again with the policy that filed them."
+        )
+    return text
 
 
 def _fact(label: str, value: str, beside: str) -> dict[str, str]:

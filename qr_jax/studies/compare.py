@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from qr_jax import config as configs
-from qr_jax import figures, jsonl, metrics_writer, run_files
+from qr_jax import figures, jsonl, metrics_writer, run_files, runs
 from qr_jax.config import BUDGETS, Config
 from qr_jax.evaluation import last_evaluation
 from qr_jax.evaluation.bootstrap import bootstrap
@@ -80,7 +80,7 @@ def compare(
     measure: str | None = None,
     reach: float = 0.7,
     allow_plugins: Sequence[str] | None = (),
-    null_seeds: int = 20,
+    null_seeds: int = 6,
 ) -> dict[str, Any]:
     """All figures of the runs by rule, the first rule being the one that the others are held against.
 
@@ -129,7 +129,7 @@ def compare(
     for rule, (label, some) in enumerate(by_rule.items()):
         ones = [figures_of(run, kept, measure, reach) for run in some]
         control = partial(null_control.null_or_reason, seeds=null_seeds, points=1, allow_plugins=allow_plugins)
-        nulls = [control(run.folder, last=run.rows[-1]["step"]) for run in some]
+        nulls = [control(run.folder, runs.kinds, last=run.rows[-1]["step"]) for run in some]
         known = [null["summary"] for null in nulls if "summary" in null]
         found[label] = {
             "runs": [str(run.folder) for run in some],
@@ -306,8 +306,8 @@ def over_seeds(values: Sequence[float | None]) -> dict[str, Any]:
 
 
 def _over_nulls(bands: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]:
-    """Mean, and 5 % and 95 % quantiles, of a figure in the null controls of a rule's runs, each averaged over them."""
-    return {name: over_seeds([band[name] for band in bands])["mean"] for name in ("mean", "low", "high")}
+    """The band of a figure in the null controls of a rule's runs, averaged over them."""
+    return {name: over_seeds([band[name] for band in bands])["mean"] for name in ("low", "high")}
 
 
 def _count_wins(found: dict[str, dict[str, Any]]) -> None:

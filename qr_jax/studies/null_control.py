@@ -1,25 +1,32 @@
-"""The null control: what a run's figures would be had no pass rate moved after a query's first draw.
+"""The null control: what a run's figures could be had no pass rate moved after a query's first draw.
 
-A policy that never changes also recycles and flips queries, by chance alone, because K samples are few. So every
-figure of the pool is to be read beside the band that this control gives for the run's own sampler.
+A policy that never changes also recycles and flips queries, by chance alone, because K samples are few. How often it
+does depends on pass rates that K samples do not tell. So every figure of the pool is read beside a band: the run's own
+sampler, played on the distributions of pass rates that the run's first draws allow (`rate_bounds`).
 """
 
 import time
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from math import inf
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from qr_jax import figures
-from qr_jax.studies import pass_rates
+from qr_jax.noise import uniforms
+from qr_jax.studies import pass_rates, rate_bounds
 from qr_jax.studies.oracle import NotPlayable, Sampler, TooLong, play, summary
 from qr_jax.studies.pass_rates import Draws
 
-NAMES = ("zero_variance_rate", "recycled_share", "seen_share", *figures.ORIGINS, "flipped")
+AGAIN = ("zero_variance_rate_ex_hard", "zero_variance_rate_ex_easy")  # of those drawn again: what moves first
+NAMES = ("zero_variance_rate", "recycled_share", "seen_share", *figures.ORIGINS, "flipped", *AGAIN)
 COUNTS = ("accepted", *(f"accepted_{origin}" for origin in figures.ORIGINS))
-LEVELS = {"low": 0.05, "high": 0.95}
+LOW, HIGH = 0.05, 0.95
+MIXTURE = 97  # the first part of the keys of its random mixtures
 STRANGER_S = 20.0  # that somebody else's run is played
 
 
@@ -28,63 +35,89 @@ def null(
     draws: Draws,
     *,
     size: int,
-    seeds: int = 20,
+    kinds: Mapping[str, np.ndarray] = MappingProxyType({}),
+    seeds: int = 6,
     points: int = 40,
     allow_plugins: Sequence[str] | None = None,
     limit_s: float = inf,
 ) -> dict[str, Any]:
-    """The control of a run: `seeds` simulated runs of its sampler, each query frozen at its first draw's pass rate.
+    """Play a run's sampler with pass rates frozen at each query's first draw, under every distribution allowed.
 
-    Fresh queries have the pass rates that fresh queries of the run had at that time (`pass_rates.first_pass`). Returns
-    `rollouts` (where each of up to `points` stretches of equally many steps ends), `bands` (figure -> mean, low, high:
-    a value a stretch; low and high are the 5 % and 95 % quantiles over seeds) and `summary` (likewise, of the scalars
-    of `oracle.summary`). A run's own values over such stretches are `curves`. TooLong after `limit_s`.
+    Fresh queries have the pass rates that fresh queries of the run had at that time (`pass_rates.first_pass`). `kinds`
+    are the pool's `family_P` and `hops_P`. There are `seeds` plays under each allowed distribution, and `seeds` more
+    under random mixtures of them. Returns `rollouts` (where each of up to `points` equal stretches of the budget ends),
+    `bands` (figure -> mean, low, high: a value a stretch; low is the least 5 % quantile over seeds of any distribution,
+    high the largest 95 % quantile), `summary` (likewise, of the scalars of `oracle.summary`) and `chances` (how often
+    a query filed "hard", or "easy", may bear signal at its next draw: least, largest; None where none is filed so).
+    A run's own values over such stretches are `curves`. TooLong after `limit_s`.
     """
     until = time.monotonic() + limit_s
     if seeds < 1:
         raise ValueError(f"seeds={seeds}; the control needs at least 1")
-    stretches = pass_rates.first_pass(draws)
-    runs = []
-    for seed in range(seeds):
-        world = pass_rates.following(stretches, size, seed=seed, frozen=True)
-        runs.append(play(plan, world, size=size, seed=seed, allow_plugins=allow_plugins, until=until))
-    every = [curves(run.rows, points) for run in runs]
-    least = min(len(values["rollouts"]) for values in every)
-    scalars = [summary(run) for run in runs]
+    fits = pass_rates.first_pass(draws, size, plan.samples, kinds.get("family_P"))
+    plays = []
+    for member in range(len(fits.stretches[0][0][1]) + 1):
+        for seed in range(seeds):
+            world = pass_rates.following(
+                fits.chosen(partial(_member, member, seed)), fits.kind_P, seed=seed, frozen=True
+            )
+            plays.append(play(plan, world, size=size, seed=seed, **kinds, allow_plugins=allow_plugins, until=until))
+    points = min(points, *(len(run.rows) for run in plays))
+    every = [curves(run.rows, points, plan.rollouts) for run in plays]
+    scalars = [summary(run) for run in plays]
     return {
         "seeds": seeds,
-        "rollouts": np.mean(np.array([values["rollouts"][:least] for values in every], float), axis=0).tolist(),
-        "bands": {name: _band([values[name][:least] for values in every]) for name in (*NAMES, *COUNTS)},
-        "summary": {name: _band([scalar[name] for scalar in scalars]) for name in scalars[0]},
+        "plays": len(plays),
+        "rollouts": every[0]["rollouts"],
+        "bands": {name: _band([values[name] for values in every], seeds) for name in (*NAMES, *COUNTS)},
+        "summary": {name: _band([scalar[name] for scalar in scalars], seeds) for name in scalars[0]},
+        "chances": fits.chances,
     }
+
+
+def _member(member: int, seed: int, allowed: list[rate_bounds.Weights]) -> rate_bounds.Weights:
+    """The allowed distribution of that number; past the last, a random mixture of all."""
+    if member < len(allowed):
+        return allowed[member]
+    return rate_bounds.mixed(allowed, -np.log(uniforms(len(allowed), MIXTURE, seed)))
 
 
 def null_of_run(
     folder: str | Path,
     *,
-    seeds: int = 20,
+    kinds: Mapping[str, np.ndarray] = MappingProxyType({}),
+    seeds: int = 6,
     points: int = 40,
     last: int | None = None,
     allow_plugins: Sequence[str] | None = (),
 ) -> dict[str, Any]:
     """`null` of a run's folder (config.json, metrics.jsonl, ledger.jsonl), with the run's own `curves` as `run`.
 
-    A run under way will do. `last` is the last step that counts (None: all). ValueError where `pass_rates.read_run` can
-    say nothing, NotPlayable where the run's rule or rounds cannot be simulated. Somebody else's run, whose plug-ins are
-    not all allowed, is played for STRANGER_S: what it says of itself may ask for years.
+    A run under way will do. `kinds` as for `null` (`runs.kinds` reads them). `last` is the last step that counts (None:
+    all). ValueError where `pass_rates.read_run` can say nothing, NotPlayable where the run's rule or rounds cannot be
+    simulated. Somebody else's run, whose plug-ins are not all allowed, is played for STRANGER_S: what it says of itself
+    may ask for years.
     """
     pool, size, rollouts, draws = pass_rates.read_run(folder, last)
     names = ("rule", "rounds", "queries", "samples", "oversample", "by", "reset_below", "on_exhausted")
     plan = Sampler(**{name: getattr(pool, name) for name in names}, rollouts=rollouts)
-    limit_s = inf if allow_plugins is None else STRANGER_S
-    control = null(plan, draws, size=size, seeds=seeds, points=points, allow_plugins=allow_plugins, limit_s=limit_s)
-    return control | {"run": curves(pass_rates.rows_until(folder, last), points)}
+    rows = pass_rates.rows_until(folder, last)
+    control = null(
+        plan, draws, size=size, kinds=kinds, seeds=seeds, points=min(points, len(rows)),
+        allow_plugins=allow_plugins, limit_s=inf if allow_plugins is None else STRANGER_S,
+    )  # fmt: skip
+    return control | {"run": curves(rows, len(control["rollouts"]), rollouts)}
 
 
-def null_or_reason(folder: str | Path, **settings: Any) -> dict[str, Any]:
-    """`null_of_run`, or {"reason": why there is none}: a finished run does not fail because it has no control."""
+def null_or_reason(
+    folder: str | Path, read_kinds: Callable[[str | Path], Mapping[str, np.ndarray]], **settings: Any
+) -> dict[str, Any]:
+    """`null_of_run`, or {"reason": why there is none}: a finished run does not fail because it has no control.
+
+    `read_kinds` is `runs.kinds`, which knows checkpoints; this module does not.
+    """
     try:
-        return null_of_run(folder, **settings)
+        return null_of_run(folder, kinds=read_kinds(folder), **settings)
     except NotPlayable as error:
         return {"reason": f"no null for {error}"}
     except TooLong as error:
@@ -94,25 +127,32 @@ def null_or_reason(folder: str | Path, **settings: Any) -> dict[str, Any]:
         return {"reason": f"no null control: {error}"}
 
 
-def curves(rows: Sequence[Mapping[str, Any]], points: int) -> dict[str, list[float | None]]:
-    """A run's rows of metrics over up to `points` stretches of steps: shares from summed counts, counts a step.
+def curves(rows: Sequence[Mapping[str, Any]], points: int, rollouts: int) -> dict[str, list[float | None]]:
+    """A run's rows of metrics over `points` equal stretches of a budget; `rollouts` are their ends.
 
-    `rollouts` is where each stretch ends.
+    A step belongs to the stretch in which it ended, the last ones to the last. Shares are of summed counts, counts a
+    step's; None where no step ended.
     """
-    parts = [[rows[i] for i in part] for part in np.array_split(np.arange(len(rows)), min(points, len(rows)))]
-    stretches: list[Mapping[str, Any]] = [figures.over_steps(part) for part in parts]
-    shares = {name: [stretch[f"pool/{name}"] for stretch in stretches] for name in NAMES}
+    spent_T = np.cumsum([row["pool/rollouts"] for row in rows])
+    at_T = np.minimum(np.ceil(spent_T * points / rollouts).astype(int) - 1, points - 1)
+    parts = [[row for row, where in zip(rows, at_T) if where == at] for at in range(points)]
+    stretches: list[Mapping[str, Any]] = [figures.over_steps(part) if part else {} for part in parts]
+    shares = {name: [stretch.get(f"pool/{name}") for stretch in stretches] for name in NAMES}
     counts = {
-        name: [(stretch[f"pool/{name}"] or 0) / len(part) for stretch, part in zip(stretches, parts)] for name in COUNTS
+        name: [stretch[f"pool/{name}"] / len(part) if part else None for stretch, part in zip(stretches, parts)]
+        for name in COUNTS
     }
-    return {"rollouts": np.cumsum([stretch["pool/rollouts"] for stretch in stretches]).tolist(), **shares, **counts}
+    return {"rollouts": [rollouts * (at + 1) / points for at in range(points)], **shares, **counts}
 
 
-def _band(values: Sequence[Any]) -> dict[str, Any]:
-    """Mean, low and high over the seeds (the first axis) that have a value; None where none has."""
+def _band(values: Sequence[Any], seeds: int) -> dict[str, Any]:
+    """Mean over all plays, and the edges over groups of `seeds` plays of a distribution; None where no play has one."""
     array = np.array(values, float)  # None becomes NaN
     known = ~np.isnan(array).all(axis=0)
-    array = np.where(known, array, 0.0)
-    band = {"mean": np.nanmean(array, axis=0)}
-    band |= {name: np.nanquantile(array, level, axis=0) for name, level in LEVELS.items()}
+    by_member = np.array(np.split(array, len(array) // seeds))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a stretch that no play of a distribution has
+        band = {"mean": np.nanmean(array, axis=0)}
+        band |= {"low": np.nanmin(np.nanquantile(by_member, LOW, axis=1), axis=0)}
+        band |= {"high": np.nanmax(np.nanquantile(by_member, HIGH, axis=1), axis=0)}
     return {name: np.asarray(np.where(known, value, None)).tolist() for name, value in band.items()}

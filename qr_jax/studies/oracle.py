@@ -109,6 +109,7 @@ def play(
     size: int,
     seed: int,
     family_P: Any = None,
+    hops_P: Any = None,
     allow_plugins: Sequence[str] | None = None,
     until: float = inf,
 ) -> Played:
@@ -130,7 +131,7 @@ def play(
 
     ask = _playable("rounds", plan.rounds, bounded)
     draw = partial(pools.draw, by=plugins.draws_by(plan.rule, plan.by, allow_plugins=allow_plugins))
-    pool, spent, rows = pools.create(size, family_P), 0, []
+    pool, spent, rows = pools.create(size, family_P, hops_P), 0, []
     filed_P = np.zeros(size)  # the pass rate a query had when it was last graded
     moved, draws = {name: [] for name in ORIGINS}, []
     while spent < plan.rollouts:
@@ -251,20 +252,20 @@ def study(
 ) -> dict[str, Any]:
     """Each rule on the same worlds: rule -> the means of `summary` over seeds, with their standard deviations in `sd`.
 
-    `rates` is what `pass_rates.world` takes, or a run's folder, whose pass rates are then followed and whose pool's
-    size is the default for `size` (otherwise 10,000). `settings` are `Sampler`'s.
+    `rates` is what `pass_rates.world` takes, or a run's folder, whose likeliest pass rates are then followed and whose
+    pool's size is the default for `size` (otherwise 10,000). `settings` are `Sampler`'s.
     """
-    stretches, there = None, 10_000
+    likeliest, there = None, 10_000
     if Path(rates).is_dir():
-        _, there, _, draws = pass_rates.read_run(rates)
-        stretches = pass_rates.first_pass(draws)
+        pool, there, _, draws = pass_rates.read_run(rates)
+        likeliest = pass_rates.first_pass(draws, there, pool.samples).chosen(lambda allowed: allowed[0])
     size = size or there
     studied: dict[str, Any] = {}
     for rule in rules:
         chosen, summaries = sampler(rule, **settings), []
         for seed in range(seeds):
-            if stretches:
-                world = pass_rates.following(stretches, size, seed=seed)
+            if likeliest:
+                world = pass_rates.following(likeliest, np.zeros(size, np.int64), seed=seed)
             else:
                 world = pass_rates.world(rates, size, seed=seed)
             summaries.append(summary(play(chosen, world, size=size, seed=seed)))

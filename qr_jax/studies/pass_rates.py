@@ -1,7 +1,7 @@
 """Pass rates of a pool's queries over a run: made up (static, moving, or learned by training), or as a run has them."""
 
-import functools
 import json
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,19 +12,20 @@ import numpy as np
 from qr_jax import config, jsonl, metrics_writer, run_files
 from qr_jax.noise import uniforms
 from qr_jax.settings import conform
+from qr_jax.studies import rate_bounds
 
 RATES = 92  # the first part of the keys of its random numbers
 MOVING = ("improving", "drifting", "flipping")
 SHIFT = 3.0
 FEW = 200  # first draws that one estimate is made of, where there are that many
-BOUNDS = (0.02, 50.0)
+SLACK = 2.7  # chi-square of one degree of freedom at 90 %
 MOST_QUERIES = 2**22  # of a pool that is played again: each takes some 200 bytes
 MOST_SAMPLES = 1024  # of a query, as its draws in a ledger say
 MOST_OUTCOMES = 2**26  # queries times samples: a step's random numbers are made for all of them, 8 bytes each
 
 # (share of the budget spent, queries, how often each was trained on) -> their pass rates then
 World = Callable[[float, np.ndarray, np.ndarray], np.ndarray]
-Stretch = tuple[float, float, float]  # the share of the budget it begins at, and a, b of its Beta
+Stretch = tuple[float, rate_bounds.Weights]  # the share of the budget it begins at, and its distribution
 
 
 @dataclass(frozen=True)
@@ -78,51 +79,87 @@ def world(rates: str, size: int, *, seed: int) -> World:
     return moved
 
 
-def first_pass(draws: Draws) -> list[Stretch]:
-    """Beta distributions of the pass rates of queries first drawn in each stretch of a run.
+@dataclass(frozen=True)
+class Fits:
+    """Distributions of pass rates that the first draws of a run allow, by kind of query and stretch of the run.
 
-    By maximum likelihood from the counts of right answers. To take each query's own few samples for its rate would put
-    all that were all wrong at 0, and nothing could ever flip. That the rates follow a Beta is an assumption.
+    `kind_P` numbers each query's kind. `stretches[kind]` is a list of (share of the budget at which it begins, the
+    allowed distributions: the likeliest, then the edges of `rate_bounds.edges`). `chances` bound how often a query
+    filed "hard" or "easy" bears signal at its next draw under a policy that does not move.
+    """
+
+    kind_P: np.ndarray
+    stretches: list[list[tuple[float, list[rate_bounds.Weights]]]]
+    chances: dict[str, tuple[float, float] | None]
+
+    def chosen(self, choose: Callable[[list[rate_bounds.Weights]], rate_bounds.Weights]) -> list[list[Stretch]]:
+        """One distribution a stretch."""
+        return [[(begin, choose(weights)) for begin, weights in kind] for kind in self.stretches]
+
+
+def first_pass(draws: Draws, size: int, samples: int, family_P: np.ndarray | None = None) -> Fits:
+    """Fit the pass rates of queries as they were when first drawn, for groups of `samples`.
+
+    No shape is assumed. To take each query's own few samples for its rate would put all that were all wrong at 0, and
+    nothing could ever flip. Families with fewer than FEW / 4 first draws are one kind together. The slack of SLACK is
+    shared out over all fits, whose errors are independent.
     """
     graded = np.flatnonzero(draws.valid_D >= 2)
     if not len(graded):
         raise ValueError("no group has two valid episodes yet; pass rates cannot be estimated")
     first = np.sort(graded[np.unique(draws.query_D[graded], return_index=True)[1]])
-    parts = np.array_split(first, min(10, max(1, len(first) // FEW)))
-    return [(float(draws.done_D[part[0]]), *fit_beta(draws.right_D[part], draws.valid_D[part])) for part in parts]
+    kind_P = _kinds(draws.query_D[first], np.zeros(size, np.int64) if family_P is None else family_P)
+    of_kind = [first[kind_P[draws.query_D[first]] == kind] for kind in range(kind_P.max() + 1)]
+    parts = [
+        [part[where] for where in rate_bounds.split(draws.right_D[part], draws.valid_D[part], FEW)] for part in of_kind
+    ]
+    slack = SLACK / sum(map(len, parts))
+    stretches = [
+        [
+            (float(draws.done_D[part[0]]), rate_bounds.edges(draws.right_D[part], draws.valid_D[part], samples, slack))
+            for part in kind
+        ]
+        for kind in parts
+    ]
+    count_S = np.array([len(part) for kind in parts for part in kind])
+    weight_SMA = np.array([weights for kind in stretches for _, weights in kind])
+    weight_MA = np.tensordot(count_S / count_S.sum(), weight_SMA, axes=1)
+    chances = {name: _bounds(chance_A, weight_MA, samples) for name, chance_A in rate_bounds.filed(samples).items()}
+    return Fits(kind_P, stretches, chances)
 
 
-def fit_beta(right: np.ndarray, valid: np.ndarray) -> tuple[float, float]:
-    """(a, b), each in [0.02, 50], of the Beta under which `right` of `valid` are likeliest: a grid that closes in."""
-    pairs, counts = np.unique(np.stack([right, valid]), axis=1, return_counts=True)
-    right, valid = pairs
-    low, high = np.log(BOUNDS)
-    log_a = log_b = 0.0
-    half = high
-    for _ in range(14):
-        steps = np.linspace(-half, half, 13)
-        a, b = np.exp(np.clip(log_a + steps, low, high)), np.exp(np.clip(log_b + steps, low, high))
-        of_a, of_b = (_log_rising(first, times) @ counts for first, times in ((a, right), (b, valid - right)))
-        likelihood = of_a[:, None] + of_b - _log_rising(a[:, None] + b, valid) @ counts
-        i, j = np.unravel_index(likelihood.argmax(), likelihood.shape)
-        log_a, log_b, half = np.log(a[i]), np.log(b[j]), half * 0.6
-    return float(np.exp(log_a)), float(np.exp(log_b))
+def _bounds(filed_A: np.ndarray, weight_MA: np.ndarray, samples: int) -> tuple[float, float] | None:
+    """The least and the largest chance of signal after so filed a group over the distributions; None: none is filed."""
+    known = [
+        chance for weight_A in weight_MA if (chance := rate_bounds.signal_after(filed_A, weight_A, samples)) is not None
+    ]
+    return (min(known), max(known)) if known else None
 
 
-def _log_rising(first: np.ndarray, times_N: np.ndarray) -> np.ndarray:
-    """log(first * (first + 1) * ...) of so many factors: `first`'s shape with an axis [N] behind it."""
-    logs = np.cumsum(np.log(first[..., None] + np.arange(times_N.max(initial=0))), axis=-1)
-    return np.concatenate([np.zeros((*first.shape, 1)), logs], axis=-1)[..., times_N]
+def _kinds(first_D: np.ndarray, family_P: np.ndarray) -> np.ndarray:
+    """The families of queries numbered from 0, those with few first draws as one."""
+    drawn_F = np.bincount(family_P[first_D], minlength=family_P.max() + 1)
+    many_F = drawn_F >= FEW // 4
+    number_F = np.cumsum(many_F) - 1
+    rest = many_F.sum() if drawn_F[~many_F].any() else number_F[drawn_F.argmax()]
+    return np.where(many_F, number_F, rest)[family_P]
 
 
-def following(stretches: Sequence[Stretch], size: int, *, seed: int, frozen: bool = False) -> World:
-    """A world with these distributions over the run: queries keep their rank in it, or, `frozen`, their first rate."""
-    begins = np.array([begin for begin, _, _ in stretches])
-    rate_P_of = functools.cache(lambda at: beta_rates(size, *stretches[at][1:], seed=seed))
-    kept_P = np.full(size, np.nan)
+def following(stretches: Sequence[Sequence[Stretch]], kind_P: np.ndarray, *, seed: int, frozen: bool = False) -> World:
+    """A world with these distributions over the run, by kind of query.
+
+    Queries keep their rank in the distribution, or, `frozen`, the rate of their first draw.
+    """
+    share_P = uniforms(len(kind_P), RATES, seed)
+    kept_P = np.full(len(kind_P), np.nan)
 
     def now(done: float, drawn_Q: np.ndarray, trained_Q: np.ndarray) -> np.ndarray:
-        return rate_P_of(max(int(np.searchsorted(begins, done, side="right")) - 1, 0))[drawn_Q]
+        rate_Q, kind_Q = np.empty(len(drawn_Q)), kind_P[drawn_Q]
+        for kind in np.unique(kind_Q):
+            begins = [begin for begin, _ in stretches[kind]]
+            _, weight_A = stretches[kind][max(bisect_right(begins, done) - 1, 0)]
+            rate_Q[kind_Q == kind] = rate_bounds.quantile(weight_A, share_P[drawn_Q[kind_Q == kind]])
+        return rate_Q
 
     def first(done: float, drawn_Q: np.ndarray, trained_Q: np.ndarray) -> np.ndarray:
         new_Q = np.isnan(kept_P[drawn_Q])
