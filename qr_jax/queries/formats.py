@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from qr_jax import bounded_json
 from qr_jax.queries import limits, parquet
+from qr_jax.queries.answer_columns import ALSO_ANSWERS, NO_ANSWER
 from qr_jax.records import Passage, Query
 
 Row = Mapping[str, Any]
@@ -86,6 +87,7 @@ def _of_verl(row: Row) -> Row:
     else:
         name = hash_of(question) if index is None else f"{source}-{split}-{index}"
     kept = {"data_source": source, "split": split}
+    kept |= {one: row[one] for one in row if ALSO_ANSWERS.fullmatch(one) or one in NO_ANSWER}
     return {"id": name, "question": question, "answers": truth} | kept | _metadata(row)
 
 

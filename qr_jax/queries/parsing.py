@@ -6,6 +6,7 @@ from typing import Any
 
 from qr_jax.answers import check_answers, normalise
 from qr_jax.queries import formats, limits
+from qr_jax.queries.answer_columns import ALSO_ANSWERS, check_answerable
 from qr_jax.queries.formats import show
 from qr_jax.records import Passage, Query
 from qr_jax.settings import names
@@ -13,12 +14,11 @@ from qr_jax.settings import names
 Row = Mapping[str, Any]
 ANSWERS = ("answers", "golden_answers", "answer")
 OTHER_SCHEMAS = {  # column -> where other systems keep what is missing
-    "id": ("_id", "qid", "query_id", "docid", "doc_id", "passage_id", "pid"),
+    "id": ("_id", "qid", "query_id", "question_id", "questionid", "docid", "doc_id", "passage_id", "pid"),
     "question": ("prompt", "query", "input", "problem", "messages", "q"),
     "answers": (
         "reward_model",
         "ground_truth",
-        "answer_aliases",
         "golden_answer",
         "gold",
         "golds",
@@ -27,6 +27,8 @@ OTHER_SCHEMAS = {  # column -> where other systems keep what is missing
         "info",
         "completion",
         "a",
+        "possible_answers",
+        "answer_aliases",
     ),
     "text": ("passage", "content", "body", "document"),
 }
@@ -35,14 +37,20 @@ OR_CONVERT = "; or let `qr-jax data convert FILE NEW`"
 
 
 def query_of(row: Row) -> Query:
-    """A row of questions, a peer's too (formats.py); ValueError: what column is missing or wrong, what looks right."""
+    """Make a query of a row of questions, a peer's too (formats.py).
+
+    Columns of further accepted answers (ALSO_ANSWERS) become golds. ValueError: what column is missing or wrong, and
+    what looks right; Unanswerable: the row says that there is no answer.
+    """
     row = formats.ours(row)
+    check_answerable(row)
     column = next((name for name in ANSWERS if name in row), None)
     if column is None:
         raise ValueError(missing("answers", row, f"none of {', '.join(ANSWERS)}"))
     answers = texts(row, column, most_chars=limits.MOST_QUESTION_CHARS)
+    answers = tuple(dict.fromkeys([*answers, *also_answers(row)]))
     entities = texts(row, "entities") if "entities" in row else ()
-    used = {"id", "question", "entities", column}
+    used = {"id", "question", "entities", column, *filter(ALSO_ANSWERS.fullmatch, row)}
     meta = {name: value for name, value in row.items() if name not in used} | gold(row)
     for name in ("dataset", "kind", "hops", "type"):  # a table each of an evaluation
         if isinstance(meta.get(name), str):
@@ -57,6 +65,19 @@ def query_of(row: Row) -> Query:
     query = Query(identity(row), question, golds or answers, entities, meta)
     check_answers(query)
     return query
+
+
+def also_answers(row: Row) -> list[str]:
+    """Gather the accepted answers that stand beside the answer; ValueError names a column that holds anything else."""
+    found = []
+    for name in filter(ALSO_ANSWERS.fullmatch, row):
+        values = [row[name]] if isinstance(row.get(name), str) else row.get(name) or []
+        if not isinstance(values, list):
+            wanted = "accepted answers, a text or a list of texts (of anything else give the column another name)"
+            raise ValueError(f"{name!r} must hold {wanted}, and is {show(values)}")
+        for at, value in enumerate(values, 1):
+            found.append(one_text(value, f"item {at} of {name!r}", True, limits.MOST_QUESTION_CHARS))
+    return found
 
 
 def gold(row: Row) -> dict[str, Any]:

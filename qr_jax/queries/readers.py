@@ -17,6 +17,7 @@ from typing import Literal, TypeVar
 
 from qr_jax import bounded_json
 from qr_jax.queries import limits, official, parquet
+from qr_jax.queries.answer_columns import Unanswerable
 from qr_jax.queries.formats import show
 from qr_jax.queries.parsing import Row, passage_of, query_of
 from qr_jax.queries.stored import ENDS, TEXTS
@@ -149,16 +150,31 @@ def index_folder(path: str | Path) -> Path | None:
 
 
 def read(path: str | Path, make: Callable[[Row], T], key: Callable[[T], str]) -> list[T]:
-    """All rows of the files a setting names, made by `make`; ValueError names file and row, of a repeated id too."""
-    items, seen = [], {}
-    for where, item in stream(resolve(path), make):
+    """Read all rows of the files a setting names, made by `make`; ValueError names file and row, of a repeated id too.
+
+    Questions whose row says that they have no answer are left out, and counted in the log.
+    """
+    items, seen, unanswerable = [], {}, 0
+
+    def answerable(row: Row) -> T | None:
+        try:
+            return make(row)
+        except Unanswerable:
+            return None
+
+    for where, item in stream(resolve(path), answerable):
+        if item is None:
+            unanswerable += 1
+            continue
         if key(item) in seen:
             first, other = seen[key(item)]
             raise ValueError(f"{where}: id {key(item)!r} stands in {first} too; {TWICE if item == other else UNIQUE}")
         seen[key(item)] = where, item
         items.append(item)
+    if unanswerable:
+        log.warning("%s: %d questions left out, whose rows say that they have no answer", path, unanswerable)
     if not items:
-        raise ValueError(f"{path} has no rows")
+        raise ValueError(f"{path} has no rows{' of questions that have an answer' * bool(unanswerable)}")
     return items
 
 
