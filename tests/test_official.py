@@ -485,7 +485,7 @@ def test_a_setting_names_set_split_and_folder(tmp_path, monkeypatch):
     assert [query.id for query in readers.read_queries(f"tfds:nq@{tmp_path}")] == ["nq-train-0"]
     assert readers.resolve(f"tfds:nq:train@{tmp_path}") == []
     made = tmp_path / "made.jsonl"
-    assert data._convert(Namespace(file=f"tfds:nq@{tmp_path}", out=made, to="jsonl", encoding=None)) == 0
+    assert data._convert(Namespace(files=[f"tfds:nq@{tmp_path}"], out=made, to="jsonl", encoding=None)) == 0
     assert [query.id for query in readers.read_queries(made)] == ["nq-train-0"]
 
 

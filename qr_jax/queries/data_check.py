@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from qr_jax.answers import normalise
-from qr_jax.queries import foreign, formats, parsing, readers
+from qr_jax.queries import carried, foreign, formats, parsing, readers
 from qr_jax.queries.answer_columns import Unanswerable
 from qr_jax.records import Passage, Query
 
@@ -159,7 +159,7 @@ def _questions(items: Mapping[int, Any]) -> Iterator[Finding]:
         answers = "the same answers" if same else "different answers"
         yield Finding("warning", "repeated question", f"{len(rows)} rows ask {text!r}, with {answers}", rows)
     kinds = ("answer in question", _gives_away), ("long answers", _is_long), ("gold lists", _is_uneven)
-    for kind, wrong in (*kinds, ("list as text", _is_list_as_text)):
+    for kind, wrong in (*kinds, ("list as text", _is_list_as_text), ("passages beside", _has_passages)):
         rows = tuple(number for number, query in items.items() if wrong(query))
         if rows:
             yield Finding("warning", kind, f"{len(rows)} of {len(items)} questions: {wrong.__doc__}", rows)
@@ -185,6 +185,14 @@ def _is_uneven(query: Query) -> bool:
 def _is_list_as_text(query: Query) -> bool:
     """an answer is a list written as one text, which nothing matches; `qr-jax data convert FILE NEW` takes it apart"""
     return any(foreign.list_in(answer) for answer in query.answers)
+
+
+def _has_passages(query: Query) -> bool:
+    """passages stand beside the question, which nothing searches; `qr-jax data convert FILE NEW` makes a corpus"""
+    try:
+        return bool(carried.passages(query.meta)[0])
+    except ValueError:
+        return False
 
 
 def _passages(items: Mapping[int, Any]) -> Iterator[Finding]:

@@ -22,6 +22,7 @@ from qr_jax.records import Passage, Query
 Row = Mapping[str, Any]
 Form = Literal["jsonl", "verl", "skyrl", "flashrag", "trl"]
 TRL_ANSWERS = ("answers", "golden_answers", "answer", "ground_truth", "solution")
+ENDS = (".parquet", ".jsonl", ".jsonl.gz")  # of the files that are written
 ABILITY = "fact-reasoning"
 COUNT = re.compile(r"((train|dev|val|validation|eval|test)_)?\d+")  # an id that only counts
 
@@ -166,7 +167,7 @@ def write(items: Sequence[Query] | Sequence[Passage], file: Path, form: Form) ->
 
 def check_new(file: Path) -> None:
     """ValueError where `write` could not write such a file."""
-    if not file.name.endswith((".parquet", ".jsonl", ".jsonl.gz")):
+    if not file.name.endswith(ENDS):
         raise ValueError(f"{file} must end in .parquet, .jsonl or .jsonl.gz: its end says what is written")
     if file.exists():
         raise ValueError(f"{file} is there already, and is left as it is; name another file")

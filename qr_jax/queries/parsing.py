@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from qr_jax.answers import check_answers, normalise
-from qr_jax.queries import formats, limits
+from qr_jax.queries import carried, formats, limits
 from qr_jax.queries.answer_columns import ALSO_ANSWERS, check_answerable
 from qr_jax.queries.formats import show
 from qr_jax.records import Passage, Query
@@ -81,7 +81,10 @@ def also_answers(row: Row) -> list[str]:
 
 
 def gold(row: Row) -> dict[str, Any]:
-    """The columns that name a question's gold passages, each a list of texts; of FlashRAG's facts, their titles."""
+    """Gather the columns that name a question's gold passages, each a list of texts.
+
+    Where there are none, `supporting_titles` are those that official files mark (carried.py).
+    """
     found: dict[str, Any] = {}
     for name in ("supporting", "supporting_titles"):
         if row.get(name):
@@ -91,6 +94,8 @@ def gold(row: Row) -> dict[str, Any]:
         name = "supporting_facts.title"
         titles = list(texts({name: facts["title"]}, name, most_chars=limits.MOST_QUESTION_CHARS))
         found["supporting_facts"] = {**facts, "title": titles}
+    if not {"supporting", "supporting_titles"} & found.keys() and (marked := carried.gold_titles(row)):
+        found["supporting_titles"] = marked
     return found
 
 
