@@ -29,7 +29,19 @@ from qr_jax.envs import tool_call as tool_calls
 from qr_jax.envs.tool_call import tool_call
 from qr_jax.models import encoder, families, gguf, gguf_file, hf, json_file, rope, safetensors_file
 from qr_jax.processes import plain
-from qr_jax.queries import data_check, foreign, formats, official, parquet, readers
+from qr_jax.queries import (
+    arrow,
+    carried,
+    data_check,
+    foreign,
+    foreign_rows,
+    formats,
+    html_text,
+    inputs,
+    official,
+    parquet,
+    readers,
+)
 from qr_jax.records import Passage, Query, Turn
 from qr_jax.retrieval import http_server, protocols, server
 from qr_jax.retrievers.bm25 import bm25
@@ -268,7 +280,7 @@ def pack_parquet(parts: Parts) -> Parts:
 def read_foreign(folder: Path, _: Any) -> None:
     (file,) = folder.iterdir()
     try:
-        items, said = foreign.read(file)
+        items, said, _ = foreign.read(file)
     except ValueError as error:
         assert file.name in str(error) or "--encoding" in str(error), f"an error that does not name the file: {error}"
         raise
@@ -281,8 +293,31 @@ def foreign_files() -> list[Parts]:
     squad = {"question": "Who?", "answers": {"text": ["Ada"], "answer_start": [3]}}
     values = [QUESTION, [squad], {"data": [squad]}, {"q1": {"question": "Who?", "answer": "Ada"}}]
     values += [{"question": ["Who?"], "answers": [["Ada"]]}, {"question": {"0": "Who?"}, "answer": {"0": "Ada"}}]
+    hotpot = {
+        "_id": "1",
+        "question": "Who?",
+        "answer": "Ada",
+        "supporting_facts": [["A", 0]],
+        "context": [["A", ["It."]]],
+    }
+    wiki = hotpot | {"_id": "2", "context": {"title": ["A"], "sentences": [["It."]]}, "evidences": [["A", "by", "B"]]}
+    text = {"title": "Ada", "paragraph_text": "Ada wrote.", "is_supporting": True}
+    steps = [{"answer": "B"}, {"answer": "Ada"}]
+    musique = {"question": "Who?", "answer": "Ada", "answer_aliases": ["A."], "answerable": True, "paragraphs": [text]}
+    asked = {"id": "1", "question": "Who?", "answers": [{"text": "Ada"}], "is_impossible": False}
+    trivia = {"Question": "Who?", "Answer": {"Value": "Ada", "Aliases": ["A."]}}
+    values += [[hotpot, wiki], [musique | {"question_decomposition": steps}], {"Data": [trivia]}]
+    values += [{"data": [{"title": "A_B", "paragraphs": [{"context": "Ada wrote.", "qas": [asked]}]}]}]
+    values += [{"rows": [{"row_idx": 0, "row": wiki, "truncated_cells": []}], "num_rows_total": 2}]
     found: list[Parts] = [{f"rows.{end}": text.encode()} for end, text in tables.items()]
     found += [{"rows.json": as_json(value)} for value in values]
+    arrow_rows = pa.Table.from_pylist([QUESTION, QUESTION | {"id": "2"}])
+    for opener in (pa.ipc.new_stream, pa.ipc.new_file):
+        with opener(held := pa.BufferOutputStream(), arrow_rows.schema) as opened:
+            opened.write_table(arrow_rows)
+        found.append({"rows.arrow": held.getvalue().to_pybytes()})
+    page = b"<html><head><meta charset=latin-1><title>Ada</title><script>x<y</script></head><p>Ada <b>wrote</b>.<li>It."
+    found.append({"page.html": page})
     return [
         *found,
         {"rows.csv": "title,text\nKöln,Am Rhein\n".encode("cp1252")},
@@ -487,7 +522,10 @@ LISTED = (
     ),
     Target("jsonl", 5_000, row_lines, read_rows, pack_lines, modules=(readers, formats, data_check)),
     Target("parquet", 2_000, row_tables, read_rows, pack_parquet, modules=(readers, formats, data_check, parquet)),
-    Target("foreign", 4_000, foreign_files, read_foreign, modules=(foreign, formats)),
+    Target(
+        "foreign", 4_000, foreign_files, read_foreign,
+        modules=(foreign, foreign_rows, formats, carried, arrow, html_text, inputs),
+    ),
     Target("official", 6_000, official_files, read_official, modules=(official,)),
     Target("safetensors", 6_000, safetensors_parts, read_safetensors, pack_safetensors, modules=(safetensors_file,)),
     Target("gguf", 2_000, gguf_parts, read_gguf, pack_gguf, modules=(gguf_file, gguf)),

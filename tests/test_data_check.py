@@ -131,7 +131,7 @@ def test_the_command_exits_with_1_on_errors_and_prints_json(tmp_path, capsys):
 def test_convert_writes_what_check_then_knows(tmp_path, capsys):
     file = written(tmp_path / "q.jsonl", [ROWS[0], ROWS[4]])
     out = tmp_path / "made.parquet"
-    assert data._convert(Namespace(file=str(file), out=out, to="skyrl", encoding=None)) == 0
+    assert data._convert(Namespace(files=[str(file)], out=out, to="skyrl", encoding=None, skip_broken=False)) == 0
     checked = data_check.check(out)
     assert (checked.schema, checked.counts["questions"]) == ("skyrl", 2)
     assert "2 questions" in capsys.readouterr().out
@@ -149,7 +149,7 @@ def test_what_is_no_file_is_named_with_what_to_do(tmp_path):
         (tmp_path / "made.csv", "must end in .parquet, .jsonl or .jsonl.gz"),
     ):
         with pytest.raises(ValueError, match=words):  # before the questions, which are not there, are read
-            data._convert(Namespace(file="gone.jsonl", out=out, to="jsonl", encoding=None))
+            data._convert(Namespace(files=["gone.jsonl"], out=out, to="jsonl", encoding=None, skip_broken=False))
         with pytest.raises(ValueError, match=words):
             formats.write([], out, "jsonl")
 

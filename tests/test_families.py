@@ -1,11 +1,14 @@
 """Shapes of models: presets, config.json read and written, rotary frequencies by hand."""
 
+import json
 import math
+import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from qr_jax.models import hf
 from qr_jax.models.costs import parameter_count
 from qr_jax.models.families import PRESETS, from_hf, to_hf
 from qr_jax.models.rope import frequencies
@@ -86,6 +89,67 @@ def test_the_older_name_of_the_rope_type_and_the_default_context_are_read():
 def test_what_the_decoder_lacks_is_refused_by_name(change, says):
     with pytest.raises(ValueError, match=says):
         from_hf(QWEN3 | change)
+
+
+YARN = {"rope_type": "yarn", "factor": 4.0}
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (
+            {"rope_theta": 1e4, "rope_parameters": {"rope_theta": 5e5, "rope_type": "default"}},
+            "rope_parameters.rope_theta = 500000.0 and rope_theta = 10000.0",
+        ),
+        (
+            {"rope_scaling": {"type": "linear", "rope_type": "yarn", "factor": 4.0}},
+            "rope_scaling.type = 'linear' and rope_scaling.rope_type = 'yarn'",
+        ),
+        (
+            {"rope_parameters": {"type": "linear", "rope_type": "default", "rope_theta": 1e6}},
+            "rope_parameters.type = 'linear' and rope_parameters.rope_type = 'default'",
+        ),
+        (
+            {"rope_scaling": YARN, "rope_parameters": {"rope_theta": 1e6, "rope_type": "default"}},
+            "rope_parameters.rope_type = 'default' and rope_scaling.rope_type = 'yarn'",
+        ),
+        (
+            {"rope_scaling": YARN, "rope_parameters": YARN | {"rope_theta": 1e6, "factor": 8.0}},
+            "rope_parameters.factor = 8.0 and rope_scaling.factor = 4.0",
+        ),
+        (
+            {"rope_scaling": YARN | {"original_max_position_embeddings": 4096}, "original_max_position_embeddings": 99},
+            "rope_scaling.original_max_position_embeddings = 4096 and original_max_position_embeddings = 99",
+        ),
+        (
+            {"partial_rotary_factor": 1.0, "rope_parameters": {"rope_theta": 1e6, "partial_rotary_factor": 0.5}},
+            "rope_parameters.partial_rotary_factor = 0.5 and partial_rotary_factor = 1.0",
+        ),
+    ],
+)
+def test_rope_settings_that_disagree_are_refused_with_both_values(change, says):
+    """transformers takes one of them without a word: the model would read at other frequencies than it learned."""
+    with pytest.raises(ValueError, match=f"config.json has {re.escape(says)}; wanted one value: keep the one"):
+        from_hf(QWEN3 | change)
+
+
+def test_rope_settings_that_agree_or_stand_in_two_places_are_put_together():
+    plain = {"rope_theta": 1e6, "rope_type": "default"}
+    for change in ({"rope_parameters": plain}, {"rope_parameters": plain, "rope_scaling": None}):
+        assert from_hf(QWEN3 | change) == PRESETS["qwen3_1p7b"]
+    scaled = dict(from_hf(QWEN3 | {"rope_scaling": YARN | {"type": "yarn"}}).rope_scaling)
+    assert scaled == YARN | {"original_max_position_embeddings": 40960}
+    apart = from_hf(QWEN3 | {"rope_theta": None, "rope_scaling": YARN, "rope_parameters": {"rope_theta": 5e5}})
+    assert apart.rope_theta == 5e5 and dict(apart.rope_scaling) == scaled, "this theta was lost"
+
+
+def test_a_name_that_stands_twice_in_a_config_is_refused_with_both_values(tmp_path):
+    text = json.dumps(QWEN3)[:-1] + ', "rope_theta": 500000}'
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ValueError, match="config.json is not proper JSON: 'rope_theta' .* as 1000000 and as 500000"):
+        hf.shape(tmp_path)
+    (tmp_path / "config.json").write_text(text.replace("500000}", "1000000}"))
+    assert hf.shape(tmp_path) == PRESETS["qwen3_1p7b"]
 
 
 MISTRAL = {  # Mistral-7B-v0.3's published config.json

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from qr_jax import cli
-from qr_jax.queries import data_check, foreign, readers
+from qr_jax.queries import data_check, foreign, foreign_rows, readers
 
 TINY = str(Path(__file__).parents[1] / "configs/two_layer.py")
 Q = {"id": "1", "question": "Where is Köln?", "answers": ["Germany", "Deutschland"]}
@@ -20,7 +20,7 @@ def kept(tmp_path, name, content, encoding="utf-8"):
 
 
 def only(file, **how):
-    (item,), said = foreign.read(file, **how)
+    (item,), said, _ = foreign.read(file, **how)
     return item, "\n".join(said)
 
 
@@ -41,9 +41,7 @@ def only(file, **how):
 )
 def test_a_list_in_a_cell_is_a_list(cell, answers, tmp_path):
     if "," in cell and cell[0] != '"':
-        with pytest.raises(
-            ValueError, match="q.csv line 2: 4 cells, 3 columns; a text that holds ',' stands in quotes"
-        ):
+        with pytest.raises(ValueError, match="q.csv row 2: 4 cells, 3 columns; a text that holds ',' stands in quotes"):
             foreign.read(kept(tmp_path, "q.csv", f"id,question,answers\n1,Where?,{cell}\n"))
         return
     query, said = only(kept(tmp_path, "q.csv", f"id,question,answers\n1,Where?,{cell}\n"))
@@ -63,7 +61,7 @@ def test_a_table_s_encoding_and_separator_are_found_and_said(mark, encoding, tmp
     table = f"{mark}id{mark} Question{mark}Answer\n0{mark}1{mark}What is “this”?{mark}Köln\n\n"
     query, said = only(kept(tmp_path, "q.csv", table, encoding))
     assert (query.id, query.question, query.answers, query.meta) == ("1", "What is “this”?", ("Köln",), {})
-    assert f"a table with {foreign.SEPARATORS[mark]} between the columns id, Question, Answer" in said
+    assert f"a table with {foreign_rows.SEPARATORS[mark]} between the columns id, Question, Answer" in said
     assert ("q.csv is no UTF-8: such files are read as Windows-1252" in said) == (encoding == "cp1252")
     assert "rows whose 'Question' is 'question' here: 1" in said
 
@@ -111,13 +109,13 @@ def test_rows_without_an_id_are_named_by_their_text_and_numbers_are_texts(tmp_pa
         {"question": "How many?", "answers": 8},
         {"question": "How many?", "answers": [7]},
     ]
-    made, said = foreign.read(kept(tmp_path, "q.jsonl", "\n".join(map(json.dumps, rows))))
+    made, said, _ = foreign.read(kept(tmp_path, "q.jsonl", "\n".join(map(json.dumps, rows))))
     assert [query.answers for query in made] == [("7",), ("8",)] and made[1].id == f"{made[0].id}-2"
     assert (
         "rows that stand there twice, taken once: 1" in said
         and "rows with numbers as 'answers', taken as texts: 3" in said
     )
-    again, _ = foreign.read(kept(tmp_path, "r.jsonl", json.dumps(rows[0])))
+    again, *_ = foreign.read(kept(tmp_path, "r.jsonl", json.dumps(rows[0])))
     assert again[0].id == made[0].id
 
 
@@ -140,7 +138,7 @@ def test_rows_without_an_id_are_named_by_their_text_and_numbers_are_texts(tmp_pa
         (
             "q.csv",
             'question,answers\na?,"b" c\n',
-            "q.csv line 2: no row of a table .* within it is written twice",
+            "q.csv row 2: no row of a table .* within it is written twice",
         ),
         ("q.csv", 'question,answers\na?,"b\nc?,d\n', "q.csv line 3: no row of a table"),
         ("q.csv", f"question,{'x' * 6_000_000}\n", "q.csv line 1: no row of a table .field larger"),
@@ -176,8 +174,9 @@ def test_all_rows_that_cannot_be_read_are_told_at_once(tmp_path):
     with pytest.raises(ValueError) as error:
         foreign.read(kept(tmp_path, "q.csv", "\n".join(rows)))
     lines = str(error.value).split("\n  ")
-    assert lines[0] == "q.csv has 30 rows that cannot be read, first:" and len(lines) == 1 + foreign.SHOWN
-    assert lines[1].startswith("row 3: id '1' stands in row 2 too") and lines[2].startswith("row 5: nothing stands in")
+    assert lines[0] == "q.csv has 30 rows that cannot be read:" and len(lines) == 3
+    assert lines[1].startswith("row 3: id '1' stands in row 2 too") and "(and 28 rows alike, to row 33)" in lines[1]
+    assert lines[2].startswith("row 5: nothing stands in") and lines[2].endswith("; --skip-broken leaves such rows out")
     with pytest.raises(ValueError, match=r"q.csv has 2 rows that cannot be read:\n  row 3: .*\n  row 5: nothing"):
         foreign.read(kept(tmp_path, "q.csv", "\n".join(rows[:5])))
 
@@ -185,13 +184,13 @@ def test_all_rows_that_cannot_be_read_are_told_at_once(tmp_path):
 def test_numbered_columns_beside_an_answer_are_further_answers(tmp_path):
     """They were kept as columns that nothing reads: an accepted answer was graded wrong."""
     table = "Question;Answer;Answer 2;answer_3\nwho?;Ada;Ada L.;A. L.\nwhere?;Bonn;;\n"
-    made, said = foreign.read(kept(tmp_path, "q.csv", table))
+    made, said, _ = foreign.read(kept(tmp_path, "q.csv", table))
     assert [(one.answers, one.meta) for one in made] == [(("Ada", "Ada L.", "A. L."), {}), (("Bonn",), {})]
     assert "rows whose 'Answer 2', 'answer_3' are further answers here: 1" in said
 
 
 def test_columns_of_one_answer_each_are_a_list(tmp_path):
-    made, said = foreign.read(kept(tmp_path, "q.csv", "question,Answer 1,answer 2\nwho?,Ada,\nwhere?,the,Bonn\n"))
+    made, said, _ = foreign.read(kept(tmp_path, "q.csv", "question,Answer 1,answer 2\nwho?,Ada,\nwhere?,the,Bonn\n"))
     assert [query.answers for query in made] == [("Ada",), ("Bonn",)]
     assert "answers that normalise to nothing, left out (the first: 'the' in row 3): 1" in said
     assert "rows whose 'Answer 1', 'answer 2' are 'answers' here: 1" in said
@@ -220,7 +219,117 @@ def test_a_folder_of_text_files_gives_passages_of_its_paragraphs(tmp_path, capsy
     assert "`qr-jax data convert " in capsys.readouterr().err
     (tmp_path / "none").mkdir()
     assert cli.main(["data", "convert", str(tmp_path / "none"), str(tmp_path / "e.jsonl")]) == 2
-    assert "holds no file of text (.txt, .md)" in capsys.readouterr().err
+    assert "holds no file that is read; wanted documents (.txt, .md, " in capsys.readouterr().err
+
+
+PAGE = """<!DOCTYPE html><html><head><meta charset=iso-8859-1><title>Caf\u00e9 &amp; bar</title>
+<style>p { color: red }</style><script>var text = "<p>no text</p>";</script></head>
+<body><h1>About</h1><p>One <b>bold</b>word.<br>Next</p><!-- unseen --><![if !vml]><template>later</template>
+<svg><title>picture</title></svg><table><tr><td>a</td><td>b</td></tr></table><ul><li>first<li>second</ul></body></html>"""
+
+
+def test_of_a_folder_of_documents_what_is_left_out_is_said_by_ending_and_count(tmp_path, capsys):
+    folder = tmp_path / "docs"
+    (folder / "deep").mkdir(parents=True)
+    for at in range(42):
+        (folder / f"note{at:02d}.txt").write_text(f"Note {at}.")
+    (folder / "a.pdf").write_bytes(b"%PDF-1.4")
+    (folder / "b.docx").write_bytes(b"PK\x03\x04")
+    (folder / "c.PDF").write_bytes(b"%PDF-1.4")
+    (folder / "d.json").write_text("{}")
+    (folder / "Makefile").touch()
+    (folder / ".git").mkdir()
+    (folder / ".git" / "note.txt").write_text("no document")
+    (folder / "deep" / "page.html").write_text(PAGE, "cp1252")
+    (folder / "more.markdown").write_text("# More")
+    out = tmp_path / "c.jsonl"
+    assert cli.main(["data", "convert", str(folder), str(out)]) == 0
+    said = capsys.readouterr().err
+    left = (
+        "files left out: 6, by their ending: .pdf 2, no ending 1, .docx 1, .json 1, hidden files 1 (the text of a .pdf"
+    )
+    assert left in said and "files of HTML, cut at paragraphs" in said and "Windows-1252" not in said
+    passages = {passage.id: passage for passage in readers.read_passages(out)}
+    assert len(passages) == 44 and passages["more.markdown"].text == "# More"
+    page = passages["deep/page.html"]
+    assert page.title == "Café & bar"
+    assert page.text == "About\nOne boldword. Next\na b\nfirst\nsecond"
+
+
+@pytest.mark.parametrize(
+    ("page", "title", "text"),
+    [
+        ("<p>One.<p>Two.", "my page", "One.\nTwo."),
+        ("<title>  A\n title </title>text &lt;p&gt; &eacute;", "A title", "text <p> é"),
+        ("<html><body><script>if (a < b) { '</div>' }</script>seen</body>", "my page", "seen"),
+        ("just text", "my page", "just text"),
+    ],
+)
+def test_a_page_alone_has_its_title_or_its_file_s_name(page, title, text, tmp_path):
+    (passage,), *_ = foreign.read(kept(tmp_path, "my_page.htm", page))
+    assert (passage.id, passage.title, passage.text) == ("my_page.htm", title, text)
+
+
+def test_a_page_s_encoding_is_the_one_that_it_names(tmp_path):
+    page = "<html><head><meta http-equiv='Content-Type' content='text/html; charset=shift_jis'></head><p>首都は東京"
+    (passage,), said, _ = foreign.read(kept(tmp_path, "p.html", page, "shift_jis"))
+    assert passage.text == "首都は東京" and not any("Windows-1252" in line for line in said)
+    (passage,), said, _ = foreign.read(kept(tmp_path, "q.html", page, "utf-8"))
+    assert passage.text == "首都は東京", "what is UTF-8 is read so, whatever it says"
+    unknown = "<meta charset=base64><p>Köln"
+    assert only(kept(tmp_path, "r.html", unknown, "cp1252"))[0].text == "Köln"
+
+
+def test_a_document_that_cannot_be_read_is_named_or_skipped(tmp_path):
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    for name, held in (("a.txt", b"text"), ("b.txt", b"%PDF-1.4"), ("c.md", b"\0\0"), ("d.txt", b"\x81")):
+        (folder / name).write_bytes(held)
+    with pytest.raises(ValueError, match=r"docs has 3 rows that cannot be read:\n  b.txt: b.txt is no text but a PDF"):
+        foreign.read(folder)
+    made, said, _ = foreign.read(folder, skip_broken=True)
+    assert [passage.id for passage in made] == ["a.txt"] and any(line.endswith(": 3") for line in said)
+
+
+def test_a_folder_of_documents_and_rows_is_not_guessed_at(tmp_path):
+    (tmp_path / "notes.txt").write_text("text")
+    (tmp_path / "rows.jsonl").write_text(json.dumps(Q))
+    with pytest.raises(
+        ValueError, match=r"holds 1 documents .notes.txt, ...\) and 1 files of rows .rows.jsonl, ...\); name"
+    ):
+        foreign.read(tmp_path)
+    assert len(foreign.read(f"{tmp_path}/*.txt").items) == len(foreign.read(f"{tmp_path}/**/*.jsonl").items) == 1
+    (tmp_path / "pdfs").mkdir()
+    (tmp_path / "pdfs" / "a.pdf").touch()
+    with pytest.raises(
+        ValueError, match=r"pdfs holds no file that is read: .pdf 1; wanted documents .* or files of rows"
+    ):
+        foreign.read(tmp_path / "pdfs")
+
+
+@pytest.mark.parametrize(
+    ("row", "answers"),
+    [
+        ({"answer_aliases": ["Christiania"], "Answer": "Oslo"}, ("Oslo", "Christiania")),
+        ({"answer": "Oslo", "Aliases": '["Christiania", "Kristiania"]'}, ("Oslo", "Christiania", "Kristiania")),
+        ({"answer_aliases": ["Christiania"], "gold": "Oslo"}, ("Oslo", "Christiania")),
+        ({"answer": 7, "answer_aliases": [7.5, "seven"]}, ("7", "7.5", "seven")),
+        ({"possible_answers": '["Oslo", "Christiania"]', "o_aliases": '["Kristiania"]'},
+         ("Oslo", "Christiania", "Kristiania")),
+    ],
+)  # fmt: skip
+def test_accepted_answers_in_side_columns_of_other_spelling_are_golds(row, answers, tmp_path):
+    query, _ = only(kept(tmp_path, "q.json", json.dumps([row | {"question": "Where?"}])))
+    assert query.answers == answers and query.meta == {}
+
+
+def test_questions_without_an_answer_are_left_out_of_a_table_and_counted(tmp_path):
+    table = "question,answer,answerable\na?,Ada,True\nb?,Bob,False\nc?,Cyd,0\n"
+    made, said, _ = foreign.read(kept(tmp_path, "q.csv", table))
+    assert len(made) == 1 and "questions left out, whose rows say that they have no answer: 2" in said
+    empty = {"question": "a?", "answers": {"text": [], "answer_start": []}}
+    with pytest.raises(ValueError, match=r"q.json has no rows .*\(questions left out, .*: 1\)"):
+        foreign.read(kept(tmp_path, "q.json", json.dumps([empty])))
 
 
 def test_a_table_may_be_named_txt(tmp_path):
@@ -253,7 +362,7 @@ def test_passages_of_a_table_are_written_and_read_back(tmp_path, capsys):
 
 
 def test_columns_that_a_passage_does_not_keep_are_said(tmp_path):
-    (passage,), said = foreign.read(kept(tmp_path, "p.csv", "name,body,text\nOslo,x,The capital\n"))
+    (passage,), said, _ = foreign.read(kept(tmp_path, "p.csv", "name,body,text\nOslo,x,The capital\n"))
     assert passage.text == "The capital" and passage.title == ""
     assert any(line.startswith("rows whose 'name', 'body' a passage does not keep") for line in said)
 

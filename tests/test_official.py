@@ -220,10 +220,15 @@ def test_a_renamed_field_fails_with_its_name(tmp_path, name, gone):
         list(official.read(file, SETS[name], split, name))
 
 
-def test_unanswerable_rows_and_cut_files_are_refused(tmp_path):
-    file = write_official(tmp_path, "musique", [ROWS["musique"][0] | {"answerable": False}], "dev")
-    with pytest.raises(ValueError, match="row 1 is not answerable: these are the rows of musique_full"):
-        list(official.read(file, SETS["musique"], "dev", "musique"))
+def test_rows_of_musique_full_that_have_no_answer_are_left_out_and_counted(tmp_path, caplog):
+    """They have the ids of those that have one."""
+    row = ROWS["musique"][0]
+    file = write_official(tmp_path, "musique", [row | {"answerable": False}, row, row | {"answerable": False}], "dev")
+    assert [one["id"] for one in official.read(file, SETS["musique"], "dev", "musique")] == [row["id"]]
+    assert f"{file.name}: 2 rows left out, which say that their question has no answer" in caplog.text
+
+
+def test_cut_files_are_refused(tmp_path):
     file = write_official(tmp_path, "2wiki", [ROWS["2wiki"][0]], "dev")
     file.write_text(file.read_text()[:-30])
     with pytest.raises(ValueError, match="dev.json is cut short or no JSON"):
@@ -480,7 +485,7 @@ def test_a_setting_names_set_split_and_folder(tmp_path, monkeypatch):
     assert [query.id for query in readers.read_queries(f"tfds:nq@{tmp_path}")] == ["nq-train-0"]
     assert readers.resolve(f"tfds:nq:train@{tmp_path}") == []
     made = tmp_path / "made.jsonl"
-    assert data._convert(Namespace(file=f"tfds:nq@{tmp_path}", out=made, to="jsonl", encoding=None)) == 0
+    assert data._convert(Namespace(files=[f"tfds:nq@{tmp_path}"], out=made, to="jsonl", encoding=None)) == 0
     assert [query.id for query in readers.read_queries(made)] == ["nq-train-0"]
 
 

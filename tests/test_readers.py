@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from qr_jax import run_files
-from qr_jax.queries import data_check, limits, parquet, parquet_pages, readers, sources
+from qr_jax.queries import data_check, formats, limits, parquet, parquet_pages, readers, sources, traces
 from qr_jax.records import Passage, Query
 
 
@@ -42,6 +42,67 @@ def test_our_rows_and_other_systems_names_for_the_answers_are_read(tmp_path):
         Query("7", "Where?", ("Rome",)),
         Query("c", "When?", ("1815", "in 1815"), (), {"x": 1}),
     ]
+
+
+SIDE = [
+    ({"answer": "Oslo", "aliases": ["Christiania"]}, ("Oslo", "Christiania")),
+    ({"answer": "Oslo", "answer_aliases": ["Christiania", "Oslo", ""]}, ("Oslo", "Christiania")),
+    ({"answers": ["Oslo", "Oslo city"], "aliases": "Christiania"}, ("Oslo", "Oslo city", "Christiania")),
+    ({"golden_answers": ["Oslo"], "metadata": {"answer_aliases": ["Christiania"]}}, ("Oslo", "Christiania")),
+    ({"prompt": [{"role": "user", "content": "Where?"}], "reward_model": {"ground_truth": {"target": ["Oslo"]}},
+      "aliases": ["Christiania"]}, ("Oslo", "Christiania")),
+    ({"answer": "the", "aliases": ["Oslo"]}, ("Oslo",)),
+    ({"answer": "Oslo", "o_aliases": ["Kristiania"], "acceptable_answers": ["Oslo, Norway"]},
+     ("Oslo", "Kristiania", "Oslo, Norway")),
+    ({"answer": "Oslo", "aliases": None, "answer_aliases": []}, ("Oslo",)),
+    ({"answer": "Oslo", "possible_answers": ["Rome", "Oslo"], "s_aliases": ["the city"]}, ("Oslo",)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("row", "answers"), SIDE)
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_accepted_answers_in_side_columns_are_golds(tmp_path, row, answers, kind):
+    """They lay in `meta`, and a right answer was graded wrong. A test's choices and a subject's names are no golds."""
+    path = tmp_path / f"q.{kind}"
+    row = {"id": "a", "question": "Where?"} | row
+    pq.write_table(pa.Table.from_pylist([row]), path) if kind == "parquet" else jsonl(path, [row])
+    (query,) = readers.read_queries(path)
+    assert query.answers == answers and not {"aliases", "answer_aliases", "o_aliases"} & query.meta.keys()
+    made = tmp_path / f"made.{kind}"
+    formats.write([query], made, "jsonl")
+    assert readers.read_queries(made)[0].answers == answers
+
+
+def test_a_side_column_that_holds_no_accepted_answers_is_named(tmp_path):
+    for value in ({"Oslo": ["Christiania"]}, 5, [["Christiania"]]):
+        path = jsonl(tmp_path / "q.jsonl", [{**GOOD, "aliases": value}])
+        with pytest.raises(
+            ValueError, match="q.jsonl row 1: .*'aliases' must (hold accepted answers, a text or|be a text)"
+        ):
+            readers.read_queries(path)
+
+
+NO_ANSWER = [{"answerable": False}, {"is_impossible": True, "answers": []}, {"answerable": "False"}, {"answerable": 0}]
+
+
+@pytest.mark.parametrize("column", NO_ANSWER)
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_questions_whose_rows_say_that_they_have_no_answer_are_left_out_and_counted(tmp_path, caplog, column, kind):
+    """MuSiQue's have the id and the answer of one that has an answer, and were trained on."""
+    ((name, value), *_), path = column.items(), tmp_path / f"q.{kind}"
+    other = value.replace("False", "True") if isinstance(value, str) else type(value)(not value)
+    rows = [GOOD | column, GOOD | {name: other}, GOOD | {"id": "b"} | column]
+    pq.write_table(pa.Table.from_pylist(rows), path) if kind == "parquet" else jsonl(path, rows)
+    (query,) = readers.read_queries(path)
+    assert query.answers == ("Ada",)
+    assert f"{path}: 2 questions left out, whose rows say that they have no answer" in caplog.text
+    checked = data_check.check(path)
+    assert checked.counts["unanswerable"] == 2 and checked.counts["questions"] == 1 and not checked.errors
+    assert next(one.rows for one in checked.findings if one.kind == "no answer") == (1, 3)
+    with pytest.raises(ValueError, match="has no rows of questions that have an answer"):
+        readers.read_queries(jsonl(tmp_path / "none.jsonl", [GOOD | column]))
+    traced = jsonl(tmp_path / "t.jsonl", [{**row, "turns": ["<answer>Ada</answer>"]} for row in rows])
+    assert len(traces.read_traces(traced)) == 1
 
 
 def test_passages_in_our_form_and_in_search_r1_s_are_read_from_gz_too(tmp_path):

@@ -59,6 +59,14 @@ def test_means_and_rows_by_hand(tmp_path, capsys):
     ]
 
 
+def test_accepted_answers_in_side_columns_score(tmp_path):
+    rows = [{"id": "a", "prediction": "Christiania", "answer": "Oslo", "aliases": ["Christiania"]}]
+    rows += [{"id": "b", "prediction": "Rom", "answers": ["Rome"], "answer_aliases": ["Roma", "Rom"]}]
+    assert score(str(write(tmp_path, *rows)))["em"] == 1
+    with pytest.raises(ValueError, match="line 1: 'aliases' must hold accepted answers"):
+        score(str(write(tmp_path, rows[0] | {"aliases": 5})))
+
+
 def test_bad_rows_are_named_by_their_lines_and_none_is_left_out_in_silence(tmp_path, capsys):
     good = {"id": "a", "prediction": "x", "answers": ["y"]}
     file = write(

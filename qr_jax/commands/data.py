@@ -37,13 +37,23 @@ def add(command: Any) -> None:
     check = part("check", _check, text)
     check.add_argument("file", metavar="FILE", help="JSON lines (also .gz) or Parquet, of ours, verl, SkyRL, ...")
     check.add_argument("--against", metavar="FILE", help="questions that must not be the same, a test set's say")
-    text = "write questions or passages as JSON lines, from tables, other JSON, plain text; or in another system's form"
+    text = (
+        "write questions or passages as JSON lines, from official files, tables, other JSON, documents; or in another"
+    )
+    text += " system's form; passages that stand beside questions become OUT.corpus"
     convert = part("convert", _convert, text)
-    text = ".csv, .tsv, .json, .jsonl, .parquet, .txt, .md, whatever the encoding; a folder of .txt and .md; tfds:NAME"
-    convert.add_argument("file", metavar="FILE", help=text)
+    convert.usage = "qr-jax data convert FILE [FILE ...] OUT [options]"
+    text = (
+        ".csv, .tsv, .json, .jsonl, .parquet, .arrow, .txt, .md, .html, whatever the encoding; a folder of them, or of "
+    )
+    text += "save_to_disk; a glob; tfds:NAME"
+    convert.add_argument("files", nargs="+", metavar="FILE", help=text)
     convert.add_argument("out", type=Path, metavar="OUT", help="a new file: .parquet, .jsonl or .jsonl.gz")
     convert.add_argument("--to", default="jsonl", choices=FORMS, help="whose rows (jsonl: our own)")
     convert.add_argument("--encoding", metavar="NAME", help="FILE's (UTF-8, UTF-16 by its mark, else Windows-1252)")
+    convert.add_argument(
+        "--skip-broken", action="store_true", help="leave out rows that cannot be read, and count them"
+    )
     add_json(check)
     _add_retrieval(command)
     retrieval.add(command)
@@ -98,23 +108,30 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _convert(arguments: argparse.Namespace) -> int:
-    from qr_jax.queries import data_check, foreign, formats, official, readers
+    from qr_jax.queries import foreign, formats, official, readers
     from qr_jax.records import Passage
 
-    formats.check_new(arguments.out)  # before much is read, or a set is built
-    if arguments.file.startswith(official.PREFIX):
-        items, said = readers.read_queries(arguments.file), []
+    out, shown = arguments.out, " ".join(arguments.files)
+    formats.check_new(out)  # before much is read, or a set is built
+    end = next(end for end in formats.ENDS if out.name.endswith(end))
+    corpus = out.with_name(f"{out.name.removesuffix(end)}.corpus{end}")
+    if shown.startswith(official.PREFIX):
+        items, said, beside = readers.read_queries(shown), [], []
     else:
-        folder = Path(arguments.file).expanduser()
-        is_texts = folder.is_dir() and readers.index_folder(folder) is None
-        items, said = foreign.read(folder if is_texts else data_check.one_file(folder)[0], arguments.encoding)
+        items, said, beside = foreign.read(arguments.files, arguments.encoding, skip_broken=arguments.skip_broken)
     are_passages = isinstance(items[0], Passage)
     if are_passages and arguments.to != "jsonl":
-        raise ValueError(f"{arguments.file} holds passages, whose one form is jsonl; leave --to {arguments.to} out")
-    formats.write(items, arguments.out, arguments.to)
+        raise ValueError(f"{shown} holds passages, whose one form is jsonl; leave --to {arguments.to} out")
+    if beside:
+        formats.check_new(corpus)
+        formats.write(beside, corpus, "jsonl")
+    formats.write(items, out, arguments.to)
     for line in said:
-        terminal.say(f"{arguments.file}: {line}")
-    terminal.result(f"{len(items)} {'passages' if are_passages else 'questions'}: {arguments.out}")
+        terminal.say(f"{shown}: {line}")
+    terminal.result(f"{len(items)} {'passages' if are_passages else 'questions'}: {out}")
+    if beside:
+        gold = sum(bool(item.meta.get("supporting")) for item in items if not isinstance(item, Passage))
+        terminal.result(f"{len(beside)} passages: {corpus} ({gold} questions name their gold passages by its ids)")
     return 0
 
 

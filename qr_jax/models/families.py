@@ -9,6 +9,7 @@ from qr_jax.models.json_file import number
 from qr_jax.settings import show
 
 ROPE_KINDS = ("default", "linear", "llama3", "yarn")
+ROPE_BESIDE = ("rope_theta", "partial_rotary_factor", "original_max_position_embeddings")  # beside that object
 LARGEST = {"num_hidden_layers": 1024, "head_dim": 4096, "num_attention_heads": 4096, "num_key_value_heads": 4096}
 LARGEST |= {"vocab_size": 2**24, "hidden_size": 2**20, "intermediate_size": 2**22, "max_position_embeddings": 2**31}
 
@@ -91,7 +92,7 @@ def from_hf(config: Mapping[str, Any]) -> ModelConfig:
     for key in SAID:
         _size(config, key)
     _refuse_features(config, name)
-    whole = hub.described(config)
+    whole = hub.described(_agreed(config))
     _refuse_features(whole, name)
     theta, scaling = _rope(whole)
     heads = _size(whole, "num_attention_heads")
@@ -149,6 +150,30 @@ def _refuse_features(config: Mapping[str, Any], name: str) -> None:
     found = [feature for feature, present in refused.items() if present]
     if found:
         raise ValueError(f"this {name} model uses what the decoder does not have: {'; '.join(found)}")
+
+
+def _agreed(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The config with one object of rope settings. ValueError where one setting has two values under its names.
+
+    transformers 4 and 5 write them under other names, and each takes one of them without a word.
+    """
+    given = {where: config.get(where) for where in ("rope_parameters", "rope_scaling")}
+    parts = {where: part for where, part in given.items() if isinstance(part, Mapping)}
+    said = [(where, str(name), value) for where, part in parts.items() for name, value in part.items()]
+    said += [("", name, config.get(name)) for name in ROPE_BESIDE]
+    seen: dict[str, tuple[str, object]] = {}
+    for where, name, value in said:
+        if value is None:
+            continue
+        place = f"{where}.{name}" if where else name
+        first, other = seen.setdefault("rope_type" if name == "type" else name, (place, value))
+        if first != place and other != value:
+            both = f"{first} = {show(other)} and {place} = {show(value)}"
+            raise ValueError(
+                f"config.json has {both}; wanted one value: keep the one that the weights were trained with"
+            )
+    both = {name: value for part in parts.values() for name, value in part.items() if value is not None}
+    return {**config, "rope_parameters": both, "rope_scaling": None} if len(parts) > 1 else config
 
 
 def _rope(whole: Mapping[str, Any]) -> tuple[float, tuple[tuple[str, object], ...]]:

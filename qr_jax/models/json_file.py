@@ -18,11 +18,20 @@ def read_json(path: Path) -> dict[str, Any]:
     if path.stat().st_size > LARGEST_BYTES:
         raise ValueError(f"{path.name} has {path.stat().st_size} bytes; wanted at most {LARGEST_BYTES}")
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_members)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not proper JSON: {error}") from None
     if not isinstance(found, dict):
         raise ValueError(f"{path.name} holds a JSON {type(found).__name__}; wanted an object")
+    return found
+
+
+def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object; ValueError where a name stands in it twice, with two values."""
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if found.setdefault(name, value) != value:
+            raise ValueError(f"{show(name)} stands in it twice, as {show(found[name])} and as {show(value)}")
     return found
 
 

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from qr_jax.answers import normalise
-from qr_jax.queries import foreign, formats, parsing, readers
+from qr_jax.queries import carried, foreign, formats, parsing, readers
+from qr_jax.queries.answer_columns import Unanswerable
 from qr_jax.records import Passage, Query
 
+UNANSWERABLE = "no answer"
 BY_ROW = ("unreadable row", "empty golds")  # kinds of errors of which each row is one
 NUMBER = re.compile(r"0x[0-9a-f]+|\d+")
 FOUND = re.compile(r", and is .*")  # a value, which differs from row to row
@@ -57,6 +59,7 @@ def check(file: str | Path, against: str | Path | None = None) -> Checked:
     """Read every row of the file, the bad ones too; with `against`, also which questions stand in both files."""
     (path,) = one_file(file)
     items, findings, schemas, count, last = _read(path)
+    unanswerable = sum(len(one.rows) for one in findings if one.kind == UNANSWERABLE)
     for name, rows in _grouped({number: item.id for number, item in items.items()}):
         are_same = all(items[row] == items[rows[0]] for row in rows)
         text = f"id {name!r} stands in {len(rows)} rows; {readers.TWICE if are_same else readers.UNIQUE}"
@@ -77,7 +80,8 @@ def check(file: str | Path, against: str | Path | None = None) -> Checked:
         findings += _overlap(items, one_file(against)[0])
     name = schemas.most_common(1)[0][0] if schemas else "unknown"
     findings.sort(key=lambda one: (one.level, one.rows))
-    return Checked(str(file), name, items, tuple(findings), _counts(items, count, last))
+    counts = _counts(items, count, last) | ({"unanswerable": unanswerable} if unanswerable else {})
+    return Checked(str(file), name, items, tuple(findings), counts)
 
 
 def one_file(file: str | Path) -> list[Path]:
@@ -96,6 +100,7 @@ def _read(path: Path) -> tuple[dict[int, Query | Passage], list[Finding], Counte
     """The rows that can be read, an error for each other, how many have which schema, how many there are, the last."""
     items, schemas = {}, Counter()
     wrong: dict[tuple[str, str], list[tuple[int, str]]] = defaultdict(list)  # (kind, alike) -> rows, each with its text
+    unanswerable: list[int] = []
     number = rows = 0
     is_passage = False
     try:
@@ -108,6 +113,8 @@ def _read(path: Path) -> tuple[dict[int, Query | Passage], list[Finding], Counte
                 is_passage = schema.endswith("corpus") or (is_passage and "question" not in row)  # one without its text
                 schemas[schema] += 1
                 items[number] = parsing.passage_of(row) if is_passage else parsing.query_of(row)
+            except Unanswerable:
+                unanswerable.append(number)
             except ValueError as error:
                 kind = "empty golds" if _has_no_gold(row) else "unreadable row"
                 # where in a line it cannot be read differs from row to row, and the cure does not
@@ -115,7 +122,11 @@ def _read(path: Path) -> tuple[dict[int, Query | Passage], list[Finding], Counte
                 wrong[kind, alike].append((number, str(error)))
     except ValueError as error:
         wrong["damaged file", str(error)].append((number, str(error)))
-    return items, [_error(kind, found) for (kind, _), found in wrong.items()], schemas, rows, number
+    findings = [_error(kind, found) for (kind, _), found in wrong.items()]
+    if unanswerable:
+        text = f"{len(unanswerable)} of {rows} rows say that their question has no answer; a run leaves them out"
+        findings.append(Finding("warning", UNANSWERABLE, text, tuple(unanswerable)))
+    return items, findings, schemas, rows, number
 
 
 def _error(kind: str, found: list[tuple[int, str]]) -> Finding:
@@ -148,7 +159,7 @@ def _questions(items: Mapping[int, Any]) -> Iterator[Finding]:
         answers = "the same answers" if same else "different answers"
         yield Finding("warning", "repeated question", f"{len(rows)} rows ask {text!r}, with {answers}", rows)
     kinds = ("answer in question", _gives_away), ("long answers", _is_long), ("gold lists", _is_uneven)
-    for kind, wrong in (*kinds, ("list as text", _is_list_as_text)):
+    for kind, wrong in (*kinds, ("list as text", _is_list_as_text), ("passages beside", _has_passages)):
         rows = tuple(number for number, query in items.items() if wrong(query))
         if rows:
             yield Finding("warning", kind, f"{len(rows)} of {len(items)} questions: {wrong.__doc__}", rows)
@@ -176,6 +187,14 @@ def _is_list_as_text(query: Query) -> bool:
     return any(foreign.list_in(answer) for answer in query.answers)
 
 
+def _has_passages(query: Query) -> bool:
+    """passages stand beside the question, which nothing searches; `qr-jax data convert FILE NEW` makes a corpus"""
+    try:
+        return bool(carried.passages(query.meta)[0])
+    except ValueError:
+        return False
+
+
 def _passages(items: Mapping[int, Any]) -> Iterator[Finding]:
     for text, rows in _grouped({number: f"{one.title}\n{one.text}" for number, one in items.items()}):
         yield Finding("warning", "repeated passage", f"{len(rows)} rows have one text, {text[:60]!r}...", rows)
@@ -187,6 +206,7 @@ def _passages(items: Mapping[int, Any]) -> Iterator[Finding]:
 def _overlap(items: Mapping[int, Any], other: Path) -> Iterator[Finding]:
     """The questions of this file that the other one asks too, by their normalised text or by their id."""
     theirs, findings, *_ = _read(other)
+    findings = [one for one in findings if one.level == "error"]
     if findings:
         rows = tuple(row for one in findings for row in one.rows)
         many = f"{len(rows)} rows cannot be read and were not compared" if rows else "it cannot be read to its end"

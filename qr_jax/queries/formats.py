@@ -16,11 +16,13 @@ from typing import Any, Literal
 
 from qr_jax import bounded_json
 from qr_jax.queries import limits, parquet
+from qr_jax.queries.answer_columns import ALSO_ANSWERS, NO_ANSWER
 from qr_jax.records import Passage, Query
 
 Row = Mapping[str, Any]
 Form = Literal["jsonl", "verl", "skyrl", "flashrag", "trl"]
 TRL_ANSWERS = ("answers", "golden_answers", "answer", "ground_truth", "solution")
+ENDS = (".parquet", ".jsonl", ".jsonl.gz")  # of the files that are written
 ABILITY = "fact-reasoning"
 COUNT = re.compile(r"((train|dev|val|validation|eval|test)_)?\d+")  # an id that only counts
 
@@ -86,6 +88,7 @@ def _of_verl(row: Row) -> Row:
     else:
         name = hash_of(question) if index is None else f"{source}-{split}-{index}"
     kept = {"data_source": source, "split": split}
+    kept |= {one: row[one] for one in row if ALSO_ANSWERS.fullmatch(one) or one in NO_ANSWER}
     return {"id": name, "question": question, "answers": truth} | kept | _metadata(row)
 
 
@@ -164,7 +167,7 @@ def write(items: Sequence[Query] | Sequence[Passage], file: Path, form: Form) ->
 
 def check_new(file: Path) -> None:
     """ValueError where `write` could not write such a file."""
-    if not file.name.endswith((".parquet", ".jsonl", ".jsonl.gz")):
+    if not file.name.endswith(ENDS):
         raise ValueError(f"{file} must end in .parquet, .jsonl or .jsonl.gz: its end says what is written")
     if file.exists():
         raise ValueError(f"{file} is there already, and is left as it is; name another file")

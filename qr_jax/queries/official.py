@@ -7,6 +7,7 @@ Gold passages are `supporting_titles` and, where the file holds their text, as l
 import ast
 import csv
 import json
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+from qr_jax.queries.answer_columns import Unanswerable, check_answerable
 from qr_jax.settings import names, show
 
 Row = Mapping[str, Any]
@@ -21,9 +23,10 @@ PREFIX = "tfds:"  # of a setting that names a set
 BUILT = "runs/questions"  # where built sets are kept
 SOURCE = "source.json"  # in a built split's folder: the file it was built from, by whom
 MOST_SOURCE_BYTES = 10_000
-VERSION = "1.1.0"  # to be raised when a parser changes: built sets are then built anew
+VERSION = "1.2.0"  # to be raised when a parser changes: built sets are then built anew
 TEXTS = ("id", "question", "type", "level")
 LISTS = ("answers", "entities", "supporting_titles", "supporting_texts")
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -122,8 +125,8 @@ def musique(row: Row, name: str) -> dict[str, Any]:
     """{"id", "paragraphs": [{"idx", "title", "paragraph_text", "is_supporting"}], "question",
     "question_decomposition": [{"id", "question", "answer", "paragraph_support_idx"}], "answer", "answer_aliases",
     "answerable"}."""
-    if not field(row, "answerable", bool):
-        raise ValueError("is not answerable: these are the rows of musique_full, and musique_ans is wanted")
+    field(row, "answerable", bool)
+    check_answerable(row)
     paragraphs = field(row, "paragraphs", list)
     gold = [one for one in paragraphs if field(one, "is_supporting", bool)]
     steps = field(row, "question_decomposition", list)
@@ -199,16 +202,25 @@ def rows(file: Path, name: str) -> Iterator[tuple[int, Row]]:
 
 
 def read(file: Path, official: Official, split: str, set_name: str) -> Iterator[dict[str, Any]]:
-    """Our columns of every row of a split's file; ValueError names file, row and field."""
+    """Give our columns of every row of a split's file; ValueError names file, row and field.
+
+    Rows that say that their question has no answer (of musique_full) are left out and counted in the log.
+    """
     name = official.splits[split].name
+    unanswerable = 0
     for number, row in rows(file, name):
         try:
             if not isinstance(row, Mapping):
                 raise ValueError(f"must be an object, and is a {type(row).__name__}")
             made = _texts(official.parse(row, f"{set_name}-{split}-{number - 1}"))
+        except Unanswerable:
+            unanswerable += 1
+            continue
         except (ValueError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(f"{name} row {number} {error} (its form: {official.page})") from error
         yield made | {"dataset": set_name, "split": split}
+    if unanswerable:
+        log.warning("%s: %d rows left out, which say that their question has no answer", name, unanswerable)
 
 
 def _texts(made: dict[str, Any]) -> dict[str, Any]:

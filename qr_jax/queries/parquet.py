@@ -6,7 +6,7 @@ copies the dictionary of a whole row group for each piece of it, so large groups
 """
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -38,7 +38,7 @@ def rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         if (first := opened.read(len(MAGIC))) != MAGIC:
             other = "; wanted JSON lines under a name that ends in .jsonl, or Parquet (pandas: to_parquet)"
             raise ValueError(f"{file.name} is no Parquet file, by its first bytes {first!r}{other}")
-    number = taken_bytes = 0
+    number = 0
     try:
         most = limits.most_bytes(file)
         with pq.ParquetFile(file, buffer_size=BUFFER_BYTES) as opened, file.open("rb") as pages:
@@ -49,20 +49,31 @@ def rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         is_large = max(said_G, default=0) > PLAIN_GROUP_BYTES
         is_plain = is_large and sum(said_G) <= PLAIN_TIMES_PACKED * file.stat().st_size
         with pq.ParquetFile(file, read_dictionary=[] if is_plain else texts) as opened:
-            for piece in opened.iter_batches(batch_size=PLAIN_PIECE_ROWS if is_plain else PIECE_ROWS):
-                step = PIECE_ROWS if _python_bytes(piece) <= limits.MOST_ROW_BYTES else 1
-                for part in (piece.slice(start, step) for start in range(0, piece.num_rows, step)):
-                    part_bytes, place = _python_bytes(part), f"row {number + 1}"
-                    limits.check_row(file, part_bytes, place)
-                    taken_bytes += part_bytes
-                    limits.check_unpacked(file, taken_bytes, most, place)
-                    for row in _python_rows(part, file.name, number):
-                        number += 1
-                        yield number, _without_nulls(row)
+            pieces = opened.iter_batches(batch_size=PLAIN_PIECE_ROWS if is_plain else PIECE_ROWS)
+            for number, row in rows_of(file, pieces, most):
+                yield number, row
     except (limits.TooLarge, NoValue):
         raise
     except (pa.ArrowException, *DAMAGED) as error:
         raise ValueError(f"{file.name} after row {number}: not a whole Parquet file ({error})") from error
+
+
+def rows_of(file: Path, pieces: Iterable[Any], most: int) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Give (row number from 1, object) of the rows of record batches; each is measured before it is made Python's.
+
+    Nulls are left out. TooLarge: a row, or all together, take more than limits.py allows, or than `most` bytes.
+    """
+    number = taken_bytes = 0
+    for piece in pieces:
+        step = PIECE_ROWS if _python_bytes(piece) <= limits.MOST_ROW_BYTES else 1
+        for part in (piece.slice(start, step) for start in range(0, piece.num_rows, step)):
+            part_bytes, place = _python_bytes(part), f"row {number + 1}"
+            limits.check_row(file, part_bytes, place)
+            taken_bytes += part_bytes
+            limits.check_unpacked(file, taken_bytes, most, place)
+            for row in _python_rows(part, file.name, number):
+                number += 1
+                yield number, _without_nulls(row)
 
 
 def _python_rows(part: Any, file: str, before: int) -> list[dict[str, Any]]:

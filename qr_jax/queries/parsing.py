@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from qr_jax.answers import check_answers, normalise
-from qr_jax.queries import formats, limits
+from qr_jax.queries import carried, formats, limits
+from qr_jax.queries.answer_columns import ALSO_ANSWERS, check_answerable
 from qr_jax.queries.formats import show
 from qr_jax.records import Passage, Query
 from qr_jax.settings import names
@@ -13,12 +14,11 @@ from qr_jax.settings import names
 Row = Mapping[str, Any]
 ANSWERS = ("answers", "golden_answers", "answer")
 OTHER_SCHEMAS = {  # column -> where other systems keep what is missing
-    "id": ("_id", "qid", "query_id", "docid", "doc_id", "passage_id", "pid"),
+    "id": ("_id", "qid", "query_id", "question_id", "questionid", "docid", "doc_id", "passage_id", "pid"),
     "question": ("prompt", "query", "input", "problem", "messages", "q"),
     "answers": (
         "reward_model",
         "ground_truth",
-        "answer_aliases",
         "golden_answer",
         "gold",
         "golds",
@@ -27,6 +27,8 @@ OTHER_SCHEMAS = {  # column -> where other systems keep what is missing
         "info",
         "completion",
         "a",
+        "possible_answers",
+        "answer_aliases",
     ),
     "text": ("passage", "content", "body", "document"),
 }
@@ -35,14 +37,20 @@ OR_CONVERT = "; or let `qr-jax data convert FILE NEW`"
 
 
 def query_of(row: Row) -> Query:
-    """A row of questions, a peer's too (formats.py); ValueError: what column is missing or wrong, what looks right."""
+    """Make a query of a row of questions, a peer's too (formats.py).
+
+    Columns of further accepted answers (ALSO_ANSWERS) become golds. ValueError: what column is missing or wrong, and
+    what looks right; Unanswerable: the row says that there is no answer.
+    """
     row = formats.ours(row)
+    check_answerable(row)
     column = next((name for name in ANSWERS if name in row), None)
     if column is None:
         raise ValueError(missing("answers", row, f"none of {', '.join(ANSWERS)}"))
     answers = texts(row, column, most_chars=limits.MOST_QUESTION_CHARS)
+    answers = tuple(dict.fromkeys([*answers, *also_answers(row)]))
     entities = texts(row, "entities") if "entities" in row else ()
-    used = {"id", "question", "entities", column}
+    used = {"id", "question", "entities", column, *filter(ALSO_ANSWERS.fullmatch, row)}
     meta = {name: value for name, value in row.items() if name not in used} | gold(row)
     for name in ("dataset", "kind", "hops", "type"):  # a table each of an evaluation
         if isinstance(meta.get(name), str):
@@ -59,8 +67,24 @@ def query_of(row: Row) -> Query:
     return query
 
 
+def also_answers(row: Row) -> list[str]:
+    """Gather the accepted answers that stand beside the answer; ValueError names a column that holds anything else."""
+    found = []
+    for name in filter(ALSO_ANSWERS.fullmatch, row):
+        values = [row[name]] if isinstance(row.get(name), str) else row.get(name) or []
+        if not isinstance(values, list):
+            wanted = "accepted answers, a text or a list of texts (of anything else give the column another name)"
+            raise ValueError(f"{name!r} must hold {wanted}, and is {show(values)}")
+        for at, value in enumerate(values, 1):
+            found.append(one_text(value, f"item {at} of {name!r}", True, limits.MOST_QUESTION_CHARS))
+    return found
+
+
 def gold(row: Row) -> dict[str, Any]:
-    """The columns that name a question's gold passages, each a list of texts; of FlashRAG's facts, their titles."""
+    """Gather the columns that name a question's gold passages, each a list of texts.
+
+    Where there are none, `supporting_titles` are those that official files mark (carried.py).
+    """
     found: dict[str, Any] = {}
     for name in ("supporting", "supporting_titles"):
         if row.get(name):
@@ -70,6 +94,8 @@ def gold(row: Row) -> dict[str, Any]:
         name = "supporting_facts.title"
         titles = list(texts({name: facts["title"]}, name, most_chars=limits.MOST_QUESTION_CHARS))
         found["supporting_facts"] = {**facts, "title": titles}
+    if not {"supporting", "supporting_titles"} & found.keys() and (marked := carried.gold_titles(row)):
+        found["supporting_titles"] = marked
     return found
 
 

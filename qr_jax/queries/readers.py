@@ -3,6 +3,7 @@
 A row that cannot be read is an error with the file's name and the row's number; nothing is skipped but empty lines.
 """
 
+import glob
 import gzip
 import hashlib
 import itertools
@@ -16,7 +17,8 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from qr_jax import bounded_json
-from qr_jax.queries import limits, official, parquet
+from qr_jax.queries import arrow, limits, official, parquet
+from qr_jax.queries.answer_columns import Unanswerable
 from qr_jax.queries.formats import show
 from qr_jax.queries.parsing import Row, passage_of, query_of
 from qr_jax.queries.stored import ENDS, TEXTS
@@ -33,13 +35,15 @@ CONVERT = "`qr-jax data convert FILE NEW.jsonl` writes it so"
 TABLE_ENDS = (".csv", ".tsv")
 GZIP = b"\x1f\x8b"  # what such a file begins with
 NO_TEXT = {
-    b"PK\x03\x04": "a spreadsheet (.xlsx, .ods) or another packed file; save the table as CSV, or unpack it",
+    b"PK\x03\x04": "a spreadsheet or document (.xlsx, .docx) or another packed file; save the table as CSV, take the "
+    "text out (pandoc), or unpack it",
     b"\xd0\xcf\x11\xe0": "an old spreadsheet or document of Office's; save the table as CSV",
     b"%PDF": "a PDF; take its text out (pdftotext), and `qr-jax data convert` makes passages of a .txt file",
     b"\xff\xd8\xff": "a picture",
     b"\x89PNG": "a picture",
 }
 ROW_HAS = ("question", "prompt", "text", "contents")  # one of them
+ROWS_IN = ("row", "qas", "paragraphs")  # the hub's viewer has a row in each item, SQuAD many
 NAME_DATA = "set QR_JAX_DATA to the data folder"
 NAME_FILES = f"name files of your own (data.train=, data.eval=, data.corpus=), or {NAME_DATA}"
 LOOKED_FOR = "it is looked for in"
@@ -78,9 +82,7 @@ def resolve(path: str | Path) -> list[Path]:
             found = "a folder" if index_folder(part) is None else "an index"
             wanted = "wanted files, or (of passages) the folder of one index alone"
             if found == "a folder":
-                wanted += (
-                    f"; `qr-jax data convert {shlex.quote(str(file))} NEW.jsonl` makes passages of its .txt and .md"
-                )
+                wanted += f"; `qr-jax data convert {shlex.quote(str(file))} NEW.jsonl` makes one of what is in it"
             raise ValueError(f"{file} (from {str(path)!r}) is {found}; {wanted}")
         if part.strip() and os.path.exists(file) and not os.path.isfile(file):
             raise ValueError(f"{file} (from {str(path)!r}) is a pipe or a device; wanted a file, which is read twice")
@@ -100,6 +102,8 @@ def _cure(part: str, file: Path) -> str:
     beside = [other.name for other in file.parent.iterdir()] if part and os.path.isdir(file.parent) else []
     if "{data}" in part:
         return nearest(file.name, beside, shown=0) or f"; {NAME_FILES}"
+    if glob.has_magic(part):
+        return f"; `qr-jax data convert {shlex.quote(part)} NEW.jsonl` makes one file of those that match"
     where = "" if file.is_absolute() else f"; {LOOKED_FOR} {Path.cwd()}"
     return where + (nearest(file.name, beside, shown=0) or "; {data}/... finds files in QR_JAX_DATA")
 
@@ -149,16 +153,31 @@ def index_folder(path: str | Path) -> Path | None:
 
 
 def read(path: str | Path, make: Callable[[Row], T], key: Callable[[T], str]) -> list[T]:
-    """All rows of the files a setting names, made by `make`; ValueError names file and row, of a repeated id too."""
-    items, seen = [], {}
-    for where, item in stream(resolve(path), make):
+    """Read all rows of the files a setting names, made by `make`; ValueError names file and row, of a repeated id too.
+
+    Questions whose row says that they have no answer are left out, and counted in the log.
+    """
+    items, seen, unanswerable = [], {}, 0
+
+    def answerable(row: Row) -> T | None:
+        try:
+            return make(row)
+        except Unanswerable:
+            return None
+
+    for where, item in stream(resolve(path), answerable):
+        if item is None:
+            unanswerable += 1
+            continue
         if key(item) in seen:
             first, other = seen[key(item)]
             raise ValueError(f"{where}: id {key(item)!r} stands in {first} too; {TWICE if item == other else UNIQUE}")
         seen[key(item)] = where, item
         items.append(item)
+    if unanswerable:
+        log.warning("%s: %d questions left out, whose rows say that they have no answer", path, unanswerable)
     if not items:
-        raise ValueError(f"{path} has no rows")
+        raise ValueError(f"{path} has no rows{' of questions that have an answer' * bool(unanswerable)}")
     return items
 
 
@@ -194,6 +213,8 @@ def attempts(file: Path) -> Iterator[tuple[int, Row | ValueError]]:
         return
     if file.suffix in TABLE_ENDS:
         raise ValueError(f"{file.name} is a table; {_written_anew(file)}")
+    if file.suffix in arrow.ENDS:
+        raise ValueError(f"{file.name} is an Arrow file; {_written_anew(file)}")
     number = taken_bytes = 0
     most = limits.most_bytes(file)
     try:
@@ -227,11 +248,11 @@ def check_text_begins(file: Path, begins: bytes) -> None:
 
 
 def _name_of_rows(row: Row | ValueError) -> str | None:
-    """Under which name an object that is no row itself has a list of rows."""
+    """Under which name an object that is no row itself has a list of rows, or of what holds rows."""
     if isinstance(row, ValueError) or any(name in row for name in ROW_HAS):
         return None
     lists = (name for name, held in row.items() if isinstance(held, list) and held and isinstance(held[0], dict))
-    return next((name for name in lists if any(part in row[name][0] for part in ROW_HAS)), None)
+    return next((name for name in lists if {*ROW_HAS, *ROWS_IN} & {part.lower() for part in row[name][0]}), None)
 
 
 def _written_anew(file: Path) -> str:

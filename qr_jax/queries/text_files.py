@@ -1,25 +1,14 @@
-"""Files of plain text -> passages: cut at paragraphs, and where these are long at sentences."""
+"""Texts of documents -> passages: cut at paragraphs, and where these are long at sentences."""
 
 import re
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
-from qr_jax.queries import limits
+from qr_jax.queries import html_text
 from qr_jax.records import Passage
 
-ENDS = (".txt", ".md")
+ENDS = (".txt", ".md", ".markdown", *html_text.ENDS)
 PASSAGE_WORDS = 100  # as the passages of wiki18 have
 PARAGRAPH, SENTENCE = re.compile(r"\n\s*\n"), re.compile(r"(?<=[.!?])\s+")
-
-
-def under(folder: Path) -> list[Path]:
-    """The folder's files of text, and those of the folders in it, by name. ValueError where there are none."""
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in ENDS and path.is_file())
-    if not found:
-        raise ValueError(f"{folder} holds no file of text ({', '.join(ENDS)}), each of which would become passages")
-    if len(found) > limits.MOST_TEXT_FILES:
-        raise ValueError(f"{folder} holds {len(found):,} files of text; at most {limits.MOST_TEXT_FILES:,} are taken")
-    return found
 
 
 def passages(text: str, *, name: str, title: str) -> list[Passage]:

@@ -70,22 +70,16 @@ def recall(
 
 
 def gold_of(queries: Sequence[Query], name: str) -> Gold:
-    """Gold by the ids in `supporting`, or else by the titles in `supporting_titles` or `supporting_facts`."""
+    """Gold by the ids in `supporting`, or else by the titles in `supporting_titles`."""
     for by, names, key in (
         ("supporting", lambda meta: meta.get("supporting"), lambda passage: passage.id),
-        ("supporting_titles", _titles, lambda passage: passage.title),
+        ("supporting_titles", lambda meta: meta.get("supporting_titles"), lambda passage: passage.title),
     ):
         wanted = [frozenset(map(str, names(query.meta) or ())) for query in queries]
         if any(wanted):
             return Gold(by, wanted, key)
     wanted = "a column 'supporting' (passage ids) or 'supporting_titles'"
     raise ValueError(f"no question of {name} says which passages are gold; wanted {wanted}")
-
-
-def _titles(meta: Mapping[str, Any]) -> Any:
-    """Gold titles as we write them, or as FlashRAG writes HotpotQA's: {"title": [...], "sent_id": [...]}."""
-    facts = meta.get("supporting_facts")
-    return meta.get("supporting_titles") or (facts.get("title") if isinstance(facts, Mapping) else None)
 
 
 def _ask(
