@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from qr_jax import plugins
+from qr_jax.characters import nfc
 from qr_jax.queries import readers
 from qr_jax.records import Passage, Query, SearchFunction
 from qr_jax.settings import Use, plain, show
@@ -73,7 +74,7 @@ def gold_of(queries: Sequence[Query], name: str) -> Gold:
     """Gold by the ids in `supporting`, or else by the titles in `supporting_titles` or `supporting_facts`."""
     for by, names, key in (
         ("supporting", lambda meta: meta.get("supporting"), lambda passage: passage.id),
-        ("supporting_titles", _titles, lambda passage: passage.title),
+        ("supporting_titles", _titles, lambda passage: nfc(passage.title)),
     ):
         wanted = [frozenset(map(str, names(query.meta) or ())) for query in queries]
         if any(wanted):
@@ -83,9 +84,10 @@ def gold_of(queries: Sequence[Query], name: str) -> Gold:
 
 
 def _titles(meta: Mapping[str, Any]) -> Any:
-    """Gold titles as we write them, or as FlashRAG writes HotpotQA's: {"title": [...], "sent_id": [...]}."""
+    """Gold titles (NFC) as we write them, or as FlashRAG writes HotpotQA's: {"title": [...], "sent_id": [...]}."""
     facts = meta.get("supporting_facts")
-    return meta.get("supporting_titles") or (facts.get("title") if isinstance(facts, Mapping) else None)
+    titles = meta.get("supporting_titles") or (facts.get("title") if isinstance(facts, Mapping) else None)
+    return [nfc(str(title)) for title in titles or ()]
 
 
 def _ask(
