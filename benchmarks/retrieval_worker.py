@@ -4,7 +4,6 @@ import json
 import os
 import resource
 import time
-import unicodedata
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,7 @@ import numpy as np
 from benchmarks import interleave
 from qr_jax.queries import readers
 from qr_jax.records import Passage
-from qr_jax.retrieval import index_corpus
-from qr_jax.retrieval.bm25_build import WORD
+from qr_jax.retrieval import bm25_build, index_corpus
 from qr_jax.retrievers import bm25 as ours
 from qr_jax.rollout import tools
 
@@ -110,9 +108,10 @@ def by_us(kind: str, passages: Sequence[Passage]) -> tuple[Callable, Callable]:
 def by_bm25s(kind: str, passages: list[Passage], index: str | None = None) -> tuple[Callable, Callable]:
     import bm25s
 
-    def words(texts: list[str], **more: Any) -> Any:
-        texts = [unicodedata.normalize("NFKC", text) for text in texts]
-        return bm25s.tokenize(texts, token_pattern=WORD, stopwords="en", show_progress=False, **more)
+    stopwords = frozenset(bm25_build.stop_words("en"))
+
+    def words(texts: list[str]) -> list[list[str]]:
+        return [[word for word in bm25_build.words(text) if word not in stopwords] for text in texts]
 
     backend = "numba" if kind == "bm25s_numba" else "numpy"
     if index is None:
@@ -131,7 +130,7 @@ def by_bm25s(kind: str, passages: list[Passage], index: str | None = None) -> tu
     }
 
     def ask(queries: list[str]) -> Any:
-        return model.retrieve(words(queries, return_ids=False), k=state["k"], show_progress=False, **more[kind])
+        return model.retrieve(words(queries), k=state["k"], show_progress=False, **more[kind])
 
     return ask, lambda found: [[float(score) for score in one if score > 0] for one in found.scores]
 

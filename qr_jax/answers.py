@@ -1,5 +1,9 @@
 """Is this answer right? Normalisation, exact match, F1 and cover match of one answer against its golds.
 
+Canonically equal texts ("é" in one character or two) are equal. As for the official scorers, which the scores equal on
+composed texts, full-width digits, ligatures and letters without their accents stay different: `fold`, for questions and
+leaks, equates the first two.
+
 An answer of None, or one that normalises to nothing, never scores; nor does a gold that normalises to nothing match
 anything (in five public systems it matches every answer): `check_answers` refuses it when queries are loaded.
 """
@@ -9,16 +13,43 @@ import string
 from collections import Counter
 from collections.abc import Iterable
 
+from qr_jax.characters import nfc, nfkc, spread
 from qr_jax.records import Query
 
 PUNCTUATION = str.maketrans("", "", string.punctuation)
 ARTICLES = re.compile(r"\b(a|an|the)\b")
 CLOSED_ANSWERS = frozenset({"yes", "no", "noanswer"})
+SAYS_NOTHING = CLOSED_ANSWERS | {"true", "false"}  # by standing in a passage
 
 
 def normalise(text: str) -> str:
-    """Lower case, no ASCII punctuation, no articles, single spaces (SQuAD: Rajpurkar et al. 2016, 1606.05250)."""
-    return " ".join(ARTICLES.sub(" ", text.lower().translate(PUNCTUATION)).split())
+    """Compose by NFC and follow SQuAD (Rajpurkar et al. 2016, 1606.05250): lower case, single spaces, neither ASCII
+    punctuation nor articles."""
+    return " ".join(ARTICLES.sub(" ", nfc(text).lower().translate(PUNCTUATION)).split())
+
+
+def fold(text: str) -> str:
+    """Normalise after NFKC and case folding, to tell whether two questions are one: "１９８２" is "1982"."""
+    return normalise(nfkc(text).casefold())
+
+
+def proving(golds: Iterable[str]) -> list[str]:
+    """Keep the golds whose standing in a passage says something: no yes or no, no single character."""
+    return [gold for gold in golds if len(normal := normalise(gold)) > 1 and normal not in SAYS_NOTHING]
+
+
+def first_in(text: str, golds: Iterable[str]) -> str | None:
+    """Return the first of the `proving` golds that stands in the text word for word, both normalised; None without.
+
+    In a script without blanks every character counts as a word.
+    """
+    held = in_words(normalise(text))
+    return next((gold for gold in proving(golds) if in_words(normalise(gold)) in held), None)
+
+
+def in_words(normal: str) -> str:
+    """Put a normalised text between single blanks: it then stands in another such word for word, or not at all."""
+    return f" {' '.join(spread(normal).split())} "
 
 
 def exact_match(answer: str | None, golds: Iterable[str]) -> float:

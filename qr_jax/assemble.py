@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from qr_jax import plugins
-from qr_jax.answers import normalise
+from qr_jax.answers import fold
 from qr_jax.config import Config, use
 from qr_jax.interfaces import shown
 from qr_jax.models import decoder, families, hf
@@ -100,8 +100,8 @@ def remarks(config: Config, queries: Sequence[Query], held_out: Sequence[Query])
 
 def shared(queries: Sequence[Query], held_out: Sequence[Query]) -> str | None:
     """How many of the held-out questions are trained on, too; None where none is."""
-    words, ids = {normalise(query.question) for query in queries}, {query.id for query in queries}
-    count = sum(query.id in ids or normalise(query.question) in words for query in held_out)
+    words, ids = {fold(query.question) for query in queries}, {query.id for query in queries}
+    count = sum(query.id in ids or fold(query.question) in words for query in held_out)
     if not count:
         return None
     what = f"{count:,} of the {len(held_out):,} held-out questions are trained on too, so a score over them says little"

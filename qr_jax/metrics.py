@@ -94,7 +94,9 @@ NAMES: dict[str, Metric] = {
     **{f"rollout/stop_{stop}": Metric("share", f"episodes that ended by: {stop}") for stop in STOPS},
     "rollout/observations_lent": Metric("share", "tokens of observations that a sample of the same words had computed"),
     "retriever/failed": Metric("", "searches that stayed without a result"),
-    "retriever/passages_cut": Metric("", "passages of more than rollout.passage_chars characters, which were cut"),
+    "retriever/passages_cut": Metric(
+        "", "passages cut, or left out, to fit rollout.passage_chars and observation_tokens"
+    ),
     "retriever/queries": Metric("", "searches sent, duplicates dropped"),
     "sampler_gap/mean": Metric("nats", "mean |log-probability of the learner - of the sampler|, a sampled token"),
     "sampler_gap/max": Metric("nats", "largest |log-probability of the learner - of the sampler|"),

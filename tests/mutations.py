@@ -690,8 +690,8 @@ MUTATIONS = (
     ),
     Mutation(
         "qr_jax/rollout/tools.py",
-        "(-place[0], -place[1])",
-        "(-place[1], -place[0])",
+        "sorted((rank, at) for at, ranked in enumerate(passages) for rank in range(len(ranked)))",
+        "[(rank, at) for at, ranked in enumerate(passages) for rank in range(len(ranked))]",
         "tests/test_tools.py::test_the_lowest_ranks_of_all_queries_go_before_any_first_one",
     ),
     Mutation(
@@ -804,8 +804,8 @@ MUTATIONS = (
     ),
     Mutation(
         "qr_jax/rewards/reseek.py",
-        "waiting.append(bool(answers.cover_match(_format.shown(found), query.answers)))",
-        "waiting.append(bool(found))",
+        "answers.first_in(_format.shown(found), query.answers) is not None",
+        "found != []",
         "tests/test_search_rewards.py::test_reseek_pays_the_verdicts_by_hand",
     ),
     Mutation(

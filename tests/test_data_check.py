@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from qr_jax import cli
+from qr_jax import assemble, cli
 from qr_jax.commands import data
 from qr_jax.queries import data_check, formats, readers
 from qr_jax.queries.stored import ENDS
+from qr_jax.synth.repeats import Repeats
 
 ROWS = [
     {"id": "a", "question": "Who wrote it?", "answers": ["Ada"], "hops": 2, "supporting": ["p"]},
@@ -83,6 +84,49 @@ def test_the_overlap_of_two_files_is_by_normalised_question_and_by_id(tmp_path):
     for rows, says in (([], "has no rows"), ([{"id": "1", "text": "a b"}], "has only passages")):
         nothing = data_check.check(train, against=written(tmp_path / "none.jsonl", rows))
         assert [one.kind for one in nothing.errors] == ["nothing to compare"] and says in nothing.errors[0].text
+
+
+@pytest.mark.parametrize(
+    ("question", "other"),
+    [
+        ("Where was Beyoncé born in 1981?", "Where was Beyonce\u0301 born in 1981?"),
+        ("서울은 어디?", "\u1109\u1165\u110b\u116e\u11af\u110b\u1173\u11ab 어디?"),
+        ("Who won in 1982?", "Who won in １９８２？"),
+        ("Where is the ﬁre?", "where is the fire"),
+        ("Wo ist die Straße?", "WO IST DIE STRASSE?"),
+    ],
+)
+def test_a_leak_is_found_in_another_unicode_form(tmp_path, question, other):
+    train = written(tmp_path / "train.jsonl", [{"id": "a", "question": question, "answers": ["x"]}])
+    test = written(tmp_path / "test.jsonl", [{"id": "z", "question": other, "answers": ["x"]}])
+    (overlap,) = [one for one in data_check.check(train, against=test).findings if one.kind == "overlap"]
+    assert overlap.rows == overlap.others == (1,)
+    queries, held_out = readers.read_queries(train), readers.read_queries(test)
+    assert "1 of the 1 held-out questions are trained on too" in str(assemble.shared(queries, held_out))
+    seen = Repeats()
+    seen.add(held_out[0])
+    assert seen.find(queries[0]) == "z"
+
+
+def test_what_stands_twice_in_two_unicode_forms_is_named(tmp_path):
+    rows = [{"id": str(at), "title": "Beyonc" + end, "text": "sings"} for at, end in enumerate(("é", "e\u0301"))]
+    checked = data_check.check(written(tmp_path / "c.jsonl", rows))
+    assert found(checked) == {("warning", "repeated passage"): (1, 2)}
+    rows = [{"id": "a", "question": "Who sings, Beyoncé or 東京?", "answers": ["Beyonce\u0301", "東京"]}]
+    assert found(data_check.check(written(tmp_path / "q.jsonl", rows))) == {("warning", "answer in question"): (1,)}
+
+
+@pytest.mark.parametrize(
+    ("question", "answer"),
+    [
+        ("Is there no river in Oslo?", "no"),
+        ("Is it true of Oslo?", "True"),
+        ("Which war followed I?", "I"),
+    ],
+)
+def test_yes_no_and_single_characters_in_a_question_give_nothing_away(tmp_path, question, answer):
+    rows = [{"id": "a", "question": question, "answers": [answer]}]
+    assert found(data_check.check(written(tmp_path / "q.jsonl", rows))) == {}
 
 
 def test_passages_are_compared_with_no_questions_and_it_is_said(tmp_path):

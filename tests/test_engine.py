@@ -42,7 +42,7 @@ from qr_jax.kept_thread import KeptThread
 from qr_jax.models.hf import load_tokenizer
 from qr_jax.overrides import override
 from qr_jax.parallel import mesh as meshes
-from qr_jax.records import Query, Say, Search, Stop, grades
+from qr_jax.records import Passage, Query, Say, Search, Stop, grades
 from qr_jax.rewards.exact_match import exact_match
 from qr_jax.rollout import cache as caches
 from qr_jax.rollout import compiles, seats
@@ -124,6 +124,16 @@ def test_results_taken_as_they_arrive_change_no_token(few):
     made = engine(slots=4, buckets=(64,), schedule="arrival")
     episodes = flat(roll(made, random_params(), world().train[:8], 3, env=words_env, search=slow(1)))
     near_ties(few[0], random_params(), keys(few[0], 8, 3), few[1], episodes)
+
+
+def test_passages_cut_to_the_observation_s_budget_are_counted():
+    made = engine(slots=64, chunk=8, buckets=(64,))
+
+    def search(queries, k):
+        return [[Passage("1", "", "the " * 100), Passage("2", "", "who")] for _ in queries]
+
+    roll(made, random_params(), world().train[:2], 1, env=words_env, search=search)
+    assert made.statistics.passages_cut == 2 * made.statistics.searches > 0
 
 
 class Done(KeptThread):

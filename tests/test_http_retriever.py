@@ -18,9 +18,9 @@ from loopback import Last, raw, server
 
 from qr_jax.records import Passage
 from qr_jax.retrieval import http_post
-from qr_jax.retrieval.protocols import PROTOCOLS, contents, passage_of
+from qr_jax.retrieval.protocols import PROTOCOLS, contents, passage_of, rerank_results
 from qr_jax.retrievers.http import http
-from qr_jax.retrievers.serper import serper
+from qr_jax.retrievers.serper import pages, serper
 from qr_jax.rollout.tools import Fault, run_searches
 
 
@@ -124,6 +124,49 @@ def test_a_passage_comes_back_from_what_is_sent_of_it():
         assert passage_of({"id": "1", "contents": contents(passage)}) == passage
     assert passage_of("only text").text == "only text" and passage_of("only text").id
     assert passage_of({"id": "1", "contents": "one line"}) == Passage("1", "", "one line")
+
+
+@pytest.mark.parametrize(
+    ("document", "passage"),
+    [
+        ({"id": "1", "title": None, "text": "x"}, Passage("1", "", "x")),
+        ({"id": "1", "title": "T", "text": None}, Passage("1", "T", "")),
+        ({"id": "1", "title": None, "text": None, "contents": '"T"\nx'}, Passage("1", "T", "x")),
+        ({"id": "1", "contents": "x", "metadata": {"title": "T"}}, Passage("1", "T", "x")),
+        ({"id": "1", "page_content": "x\ny", "metadata": {"title": "T"}}, Passage("1", "T", "x\ny")),
+        ({"id": "1", "text": "x", "metadata": {"title": None}}, Passage("1", "", "x")),
+        ({"id": "1", "text": "x", "metadata": None}, Passage("1", "", "x")),
+        ({"id": "1", "title": "T", "contents": '"T"\nx'}, Passage("1", "T", "x")),
+        ({"document": {"id": 7, "title": "", "text": "x"}, "score": None}, Passage("7", "", "x")),
+    ],
+)
+def test_what_is_null_counts_as_empty(document, passage):
+    """A null title made the search a fault, which named the fields that were there."""
+    with server(raw({"result": [[document]]})) as (url, _):
+        assert quick(url)(["a"], 3) == [[passage]]
+
+
+@pytest.mark.parametrize("name", [None, ""])
+def test_a_passage_without_an_id_is_named_by_its_text(name):
+    with server(raw({"result": [[{"id": name, "title": "T", "text": text} for text in "xyx"]]})) as (url, _):
+        first, second, third = quick(url)(["a"], 3)[0]
+    assert first.id == third.id != second.id and first.id and "None" not in first.id
+
+
+@pytest.mark.parametrize("field", ["id", "title", "text"])
+def test_a_field_that_is_no_text_is_named(field):
+    document = {"id": "1", "title": "T", "text": "x"} | {field: [1]}
+    says = f"a passage has '{field}' of type list; wanted a text, or null for none"
+    with server(raw({"result": [[document]]})) as (url, _), pytest.raises(ValueError, match=says):
+        quick(url)(["a"], 3)
+
+
+def test_null_titles_and_snippets_of_the_web_and_null_ids_of_a_reranker_count_as_empty():
+    (page,) = pages({"organic": [{"link": "http://a.b", "title": None, "snippet": None}]}, 3)
+    assert page == Passage("http://a.b", "", "", 1.0)
+    passage = Passage("1", "T", "x")
+    ranked = rerank_results({"result": [[{"document": {"id": None, "contents": contents(passage)}}]]}, [passage])
+    assert ranked == [passage.scored(0.0)]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """`qr-jax index`: the same scores as bm25s, passages from disk, refusals in numbers, one pass in bounded memory."""
 
+import contextlib
 import gzip
 import hashlib
 import json
@@ -22,15 +23,17 @@ from qr_jax.queries import limits, parquet, readers, stored
 from qr_jax.records import Passage
 from qr_jax.retrieval import bm25_build, bm25_index, index_corpus, kept_index
 from qr_jax.retrievers.bm25 import bm25
+from qr_jax.retrievers.cached import cached
+from qr_jax.settings import use
 
 ROWS = [
     {"id": "2", "title": "Vitamin C", "text": "Oranges hold vitamin C."},
     {"id": "1", "contents": '"Dune"\nA novel by Frank Herbert.\nOld.'},
     {"id": "3", "title": "東京", "text": "日本 の 首都"},
 ]
-ANIMALS = ("cat", "dog", "the", "fox", "owl", "elk")
+ANIMALS = ("cat", "dog", "the", "fox", "owl", "elk", "C++", "हिन्दी", "中国の", "ภาษาไทย")
 SETTINGS = {"method": "lucene", "k1": 1.5, "b": 0.75, "stopwords": "en"}
-OF_BM25 = SETTINGS | {"words": bm25_build.WORD}  # as the retriever asks for them
+OF_BM25 = SETTINGS | {"words": bm25_build.RULE}  # as the retriever asks for them
 
 
 def corpus_file(folder, rows=None):
@@ -43,7 +46,8 @@ def by_bm25s(texts, method, query):
     """bm25s's own scores of every text, by its own index."""
     import bm25s
 
-    words = bm25s.tokenize(texts, token_pattern=bm25_build.WORD, stopwords="en", show_progress=False)
+    stopwords = bm25_build.stop_words("en")
+    words = [[word for word in bm25_build.words(text) if word not in stopwords] for text in texts]
     model = bm25s.BM25(method=method, k1=1.5, b=0.75, backend="numpy", csc_backend="numpy")
     model.index(words, create_empty_token=False, show_progress=False)
     return model.get_scores([word for word in bm25_build.words(query) if word in model.vocab_dict])
@@ -60,7 +64,7 @@ def test_scores_are_those_of_bm25s(method, texts):
     assert mine == pytest.approx(theirs, rel=1e-5)
 
 
-@given(st.text(alphabet="ab1_ '’.-é東\n"))
+@given(st.text(alphabet="ab1_ '’.-é\n"))
 def test_words_begin_and_end_where_words_do(text):
     # bm25s's own pattern, two characters and more; and single characters that are words of their own
     plain = re.findall(r"(?u)\b\w\w+\b|(?<!['’])\b\w\b", text)
@@ -128,6 +132,54 @@ def test_the_stored_index_is_used_where_its_settings_are_asked_for(tmp_path, mon
     other = tmp_path / "other"
     assert bm25(corpus=readers.read_passages(out), k1=0.9, index=str(other))(["dune"], 1)[0][0].id == "1"
     assert bm25_index.read_manifest(other)["corpus"] == bm25_index.read_manifest(out)["corpus"]
+
+
+CHINESE = [{"id": "1", "title": "", "text": "中国的首都是北京"}, {"id": "2", "title": "", "text": "猫喜欢吃鱼"}]
+
+
+@pytest.fixture
+def before(monkeypatch):
+    """The rule of words as it was, for what is built inside."""
+    rule = r"(?u)\w\w+|(?<!['’])\w"
+
+    @contextlib.contextmanager
+    def version_1():
+        with monkeypatch.context() as patch:
+            patch.setattr(bm25_build, "words", lambda text: re.findall(rule, text.lower()))
+            patch.setattr(bm25_build, "RULE", rule, raising=False)
+            yield
+
+    return version_1
+
+
+def test_an_index_of_another_rule_of_words_is_not_searched_and_how_to_renew_it_is_said(tmp_path, caplog, before):
+    """Its passages are read all the same, so nothing is lost."""
+    file, out = corpus_file(tmp_path, CHINESE), tmp_path / "index"
+    with before():
+        index_corpus.index(str(file), out, SETTINGS)
+    assert [one.id for one in bm25(corpus=readers.read_passages(out))(["北京在哪里"], 3)[0]] == ["1"]
+    assert "its index is not used (it was built with words=" in caplog.text
+    assert "`qr-jax index`, with the same files and folder, builds it again" in caplog.text
+    caplog.clear()
+    assert index_corpus.index(str(file), out, SETTINGS)["built"]
+    assert [one.id for one in bm25(corpus=readers.read_passages(out))(["北京在哪里"], 3)[0]] == ["1"]
+    assert not caplog.text
+
+
+def test_a_folder_s_index_of_another_rule_of_words_is_built_again(tmp_path, before):
+    passages = [Passage(**row) for row in CHINESE]
+    with before():
+        bm25(corpus=passages, index=str(tmp_path / "index"))
+    with pytest.warns(UserWarning, match="is built again: it was built with words="):
+        search = bm25(corpus=passages, index=str(tmp_path / "index"))
+    assert [one.id for one in search(["鱼"], 3)[0]] == ["2"]
+
+
+def test_searches_that_were_kept_under_another_rule_of_words_are_not_given_again(tmp_path, before):
+    passages = [Passage("1", "", "C++ and more"), Passage("2", "C", "C")]
+    with before():
+        assert cached(of=use("bm25"), cache=str(tmp_path / "kept"), corpus=passages)(["C++"], 1)[0][0].id == "2"
+    assert cached(of=use("bm25"), cache=str(tmp_path / "kept"), corpus=passages)(["C++"], 1)[0][0].id == "1"
 
 
 @pytest.mark.parametrize("file", ["passages.bin", "passages.npy", "manifest.json"])

@@ -83,6 +83,15 @@ def test_gold_titles_serve_where_there_are_no_ids(tmp_path):
     assert (found["recall"], found["gold"]) == (1.0, "supporting_titles")
 
 
+@pytest.mark.parametrize(("title", "gold"), [("Beyoncé", "Beyonce\u0301"), ("서울", "\u1109\u1165\u110b\u116e\u11af")])
+def test_gold_titles_are_known_in_another_unicode_form(tmp_path, title, gold):
+    corpus = written(tmp_path / "c.jsonl", [{"id": "12", "title": title, "text": "a singer"}])
+    for names in ({"supporting_titles": [gold]}, {"supporting_facts": {"title": [gold], "sent_id": [0]}}):
+        rows = [{"id": "a", "question": "Which singer?", "answers": ["x"], **names}]
+        found = recall(corpus, written(tmp_path / "q.jsonl", rows), use("bm25"), k=2)
+        assert (found["recall"], found["gold_not_in_corpus"]) == (1.0, 0)
+
+
 @pytest.mark.parametrize(
     ("one", "gold"),
     [

@@ -53,6 +53,50 @@ def test_a_batch_is_answered_query_by_query(search):
     assert search([], 3) == [] and ids(search(["vitamin"], 0)) == [[]]
 
 
+WORLD = {
+    "zh": (["中国的首都是北京", "法国的首都是巴黎", "猫喜欢吃鱼"], ["北京是哪个国家的首都", "巴黎在哪里", "猫"]),
+    "ja": (["日本の首都は東京である", "フランスの首都はパリである", "猫は魚が好きだ"], ["東京はどこ", "パリ", "魚"]),
+    "th": (["กรุงเทพเป็นเมืองหลวง", "ปารีสเป็นเมืองหลวง", "แมวชอบกินปลา"], ["กรุงเทพอยู่ที่ไหน", "ปารีส", "ปลา"]),
+    "lo": (["ວຽງຈັນເປັນເມືອງຫຼວງ", "ປາຣີເປັນເມືອງຫຼວງ", "ແມວມັກກິນປາ"], ["ວຽງຈັນຢູ່ໃສ", "ປາຣີ", "ແມວ"]),
+    # where the vowels' marks alone differ
+    "km": (["ភាសាកាភាសា", "ភាសាកិភាសា", "ភាសាកុភាសា"], ["កា", "កិ", "កុ"]),
+    "my": (["ဘာသာကာဘာသာ", "ဘာသာကိဘာသာ", "ဘာသာကုဘာသာ"], ["ကာ", "ကိ", "ကု"]),
+    "hi": (["की पुस्तक", "का पुस्तक", "के पुस्तक"], ["की", "का", "के"]),
+}
+
+
+@pytest.mark.parametrize("language", WORLD)
+def test_passages_of_other_scripts_are_found(language):
+    """Without blanks nothing was found at all; Hindi's words were one where their vowel signs alone differ."""
+    texts, queries = WORLD[language]
+    found = bm25(corpus=[Passage(str(at), "", text) for at, text in enumerate(texts)])(queries, 1)
+    assert ids(found) == [["0"], ["1"], ["2"]]
+
+
+def test_c_and_its_namesakes_are_told_apart():
+    names = ("C++", "C#", "C")
+    search = bm25(corpus=[Passage(name, name, "a programming language") for name in names])
+    assert ids(search(["the C++ language", "What is C#?", "written in C."], 1)) == [["C++"], ["C#"], ["C"]]
+    assert ids(search(["C"], 3)) == [["C"]]
+
+
+def test_it_is_said_once_where_the_corpus_has_hardly_any_word_that_is_searched_for(caplog):
+    asked = ["Wer schrieb den Roman über Sand", "Welche Stadt liegt nördlich davon", "Wann wurde das Haus gebaut"]
+    search = bm25(corpus=CORPUS)
+    search(asked, 3)
+    search(asked, 3)
+    (said,) = [record.message for record in caplog.records]
+    assert said.startswith("bm25 can find hardly anything: 0 of the first 11 words searched for stand in the corpus")
+    assert "'stadt'" in said and said.endswith("is it the right corpus, in the questions' language?")
+
+
+def test_nothing_is_said_where_some_words_are_shared_or_few_were_asked(caplog):
+    bm25(corpus=CORPUS)(["who made the oranges that hold vitamin C for eight tall grey foxes"], 3)
+    bm25(corpus=CORPUS)(["zebra crossing"], 3)
+    bm25(corpus=CORPUS)(["", "the of a"], 3)
+    assert not caplog.records
+
+
 def test_single_letters_are_words_but_not_after_an_apostrophe(search):
     assert ids(search(["c"], 3)) == [["c"]]
     assert ids(search(["s"], 3)) == [[]]

@@ -38,6 +38,35 @@ def test_only_what_normalises_to_nothing_departs_from_the_official_rules():
     assert all(any(not answers.normalise(gold) for gold in row["answers"]) for row in apart)
 
 
+@pytest.mark.parametrize(
+    ("composed", "other"),
+    [
+        ("Beyoncé", "Beyonce\u0301"),
+        ("서울", "\u1109\u1165\u110b\u116e\u11af"),  # Hangul as jamo
+        ("\u0958", "क\u093c"),  # which NFC takes apart
+        ("ế", "e\u0302\u0301"),
+        ("q̣̇", "q\u0307\u0323"),  # two marks, no composed form, in either order
+        ("が", "か\u3099"),
+    ],
+)
+def test_canonically_equal_texts_score_alike(composed, other):
+    for said, gold in ((composed, other), (other, composed)):
+        assert answers.exact_match(said, [gold]) == 1
+        assert answers.f1(f"{said} x", [f"x {gold}"]) == 1
+        assert answers.cover_match(f"it is {said}, say", [gold]) == 1
+
+
+def test_a_letter_without_its_mark_neither_equals_nor_is_covered_and_no_article_is_made_of_one():
+    assert answers.exact_match("Beyonce", ["Beyonce\u0301"]) == answers.cover_match("cafe\u0301", ["cafe"]) == 0
+    assert answers.normalise("a\u0301 la") == "á la", "an a with an accent was taken for an article"
+
+
+def test_what_the_official_rules_tell_apart_stays_different():
+    """Documented in docs/concepts.md."""
+    for said, gold in (("１９８２", "1982"), ("ﬁre", "fire"), ("²", "2"), ("«Oslo»", "Oslo")):
+        assert answers.exact_match(said, [gold]) == 0
+
+
 def test_means_and_rows_by_hand(tmp_path, capsys):
     file = write(
         tmp_path,

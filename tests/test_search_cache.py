@@ -198,7 +198,7 @@ def turned_round(theirs: Path, lists: str) -> None:
 def test_what_a_stranger_s_index_finds_is_not_found_by_the_user_s_own(tmp_path):
     """With forged lists over the same passages: the key knew the passages alone."""
     own, theirs, file = tmp_path / "own", tmp_path / "theirs", str(tmp_path / "c")
-    settings = {"method": "lucene", "k1": 1.5, "b": 0.75, "stopwords": "en", "words": bm25_build.WORD}
+    settings = {"method": "lucene", "k1": 1.5, "b": 0.75, "stopwords": "en", "words": bm25_build.RULE}
     bm25_index.write(own, CORPUS, settings, passages=True)
     shutil.copytree(own, theirs)
     turned_round(theirs, bm25_index.PLACES)

@@ -81,6 +81,31 @@ def test_reseek_pays_the_verdicts_by_hand():
     assert found.outcome_G.tolist() == [float(each.answer == "Tacoma") for _, each in wanted]
 
 
+@pytest.mark.parametrize("gold", ["no", "Yes", "true", "2", "C"])
+def test_a_gold_that_stands_in_any_passage_proves_nothing(gold):
+    """A passage with "no fewer than", or 1982 for a gold of 2, counted as one that holds the answer."""
+    passage = Passage("1", "Dune", "Yes, no fewer than 2 of 1982 in C are true.")
+    query = replace(QUERY, answers=(gold,), entities=())
+    wrong, right = episode("Oslo", ("q", passage)), episode(gold, ("q", passage))
+    np.testing.assert_array_equal(info_reasoner(query, [wrong, right]).score_G, [0.0, 1.0])
+    formed = search_r1_format(query, [wrong], think=False, structure=0.2, retrieval=0.5)
+    np.testing.assert_allclose(formed.score_G, [0.2])
+    assert contributions(query, [wrong]).turn_GT[0] == [0.0, 0.0]
+    np.testing.assert_allclose(atom_searcher(query, [right], steps=10, first=0.5).score_G, [0.5])
+    verdicts_of = [judged("Oslo", ("yes", passage)), judged("Oslo", ("no", passage)), judged(gold, ("no", passage))]
+    np.testing.assert_array_equal(reseek(query, verdicts_of).score_G, [0.0, 0.0, 1.0])
+    said = [episode(f"there is {gold} such thing"), right]
+    np.testing.assert_array_equal(search_gen_v(query, said).score_G, [0.0, 1.0])
+
+
+def test_a_gold_within_a_longer_word_or_number_proves_nothing_and_one_of_several_golds_may():
+    query = replace(QUERY, answers=("19", "art"))
+    assert info_reasoner(query, [episode("x", ("q", Passage("1", "", "a party in 1982")))]).score_G[0] == 0
+    assert info_reasoner(query, [episode("x", ("q", Passage("1", "", "modern art")))]).score_G[0] == 0.6
+    query = replace(QUERY, answers=("no", "Tacoma"))
+    assert info_reasoner(query, [episode("x", ("q", FRANK))]).score_G[0] == 0.6
+
+
 def test_reseek_without_its_verdicts_is_exact_match():
     episodes = [judged("Tacoma", ("no", FRANK)), judged("Oslo", ("yes", DUNE)), judged(None, ("no", DUNE))]
     free = reseek(QUERY, episodes, agrees=0.0, answered=0.0, wrong_yes=0.0, wrong_no=0.0)

@@ -554,6 +554,19 @@ def test_titles_that_other_passages_mention_are_links():
     assert links.given(passages, [("1", "New York City", "nowhere")] + [()] * 6)[0] == (1, 2)
 
 
+def test_titles_are_linked_in_every_unicode_form():
+    texts = [
+        ("Beyoncé Knowles", "She sang."),
+        ("Song", "A song by Beyonce\u0301 Knowles."),
+        ("हिन्दी भाषा", "हिन्दू is another word, हिन्दी भाषा this."),
+        ("हिन्दू भाषा", "Nothing."),  # a vowel sign apart
+    ]
+    passages = [Passage(str(at), title, text) for at, (title, text) in enumerate(texts)]
+    titles = links.unique_titles(passages)
+    assert len(titles) == 4 and links.mentioned(passages, titles) == [(), (0,), (), ()]
+    assert links.given(passages, [("Beyonce\u0301 Knowles",)] * 4) == [(), (0,), (0,), (0,)]
+
+
 def test_a_title_that_very_many_mention_links_nothing():
     passages = [Passage("hub", "Oslo", "")] + [Passage(str(at), "", "near Oslo") for at in range(51)]
     assert not any(links.mentioned(passages, {"Oslo": 0})) and any(links.mentioned(passages[:51], {"Oslo": 0}))
@@ -622,6 +635,10 @@ def draft(question, *answers, hidden=(), texts=(("A", "x"), ("B", "y"))):
         ("Who is <b>?", "Leeds", "signs of a tag"),
         ("Who?", "the", "an empty question or answer"),
         ("Where was the director of Grey Harbour born?", "Leeds", None),
+        ("Where was the director of Beyonce\u0301 born?", "Beyoncé", "the answer is in the question"),
+        ("Was the director of １９８２ born?", "1982", "the answer is in the question"),
+        ("Is no director of Grey Harbour born?", "no", None),  # proves nothing
+        ("Is director no. 2 of Grey Harbour born?", "2", None),
     ],
 )
 def test_what_the_words_alone_show_is_refused(question, answer, reason):
@@ -721,6 +738,13 @@ def test_a_template_s_question_is_checked_by_words_and_search(texts, reason):
     with pytest.raises(Refused) as refused:
         checks.verify(made, books)
     assert refused.value.reason == reason
+
+
+@pytest.mark.parametrize("answer", ["no", "2"])
+def test_an_answer_that_stands_in_any_passage_shows_no_passage_that_answers_alone(answer):
+    books = library((("A town", f"A town is led by Ms B, {answer} doubt."), ("Ms B", "Ms B sings.")))
+    made = draft("Does the leader of A town sing?", answer, hidden=("Ms B",))
+    checks.verify(replace(made, passages=tuple(books.passages)), books)
 
 
 def test_a_chain_whose_first_passage_names_the_last_is_refused():

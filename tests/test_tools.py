@@ -227,6 +227,89 @@ def test_a_passage_that_is_short_enough_is_the_retriever_s_own():
     assert run(answer, ["a"], passage_chars=8).by_query["a"][0].text == "a0 a1 a"
 
 
+CHINESE = "北京是中华人民共和国的首都也是全国的政治中心文化中心和国际交往中心" * 32
+
+
+def signs(text: str) -> int:
+    """A token for each character of Chinese, Thai and the like, one for each four of others."""
+    return -(-sum(4 if sign > "\u0900" else 1 for sign in text) // 4)
+
+
+def shown(*found, budget, env=tool_call):
+    move, kept = fit_observation(env, QUERY, searched(*found), signs, budget)
+    assert isinstance(move, Say) and signs(move.text) <= budget
+    return move.text, [[one.text for one in row] for row in kept[-1].passages], kept
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        CHINESE,
+        "เมืองหลวงของประเทศไทยคือกรุงเทพมหานคร" * 30,  # Thai
+        "https://example.org/" + "a1-b2_c3" * 400,
+        "北京是中华人民共和国的首都 " + CHINESE,  # a blank now and then
+    ],
+)
+def test_of_a_passage_without_blanks_as_many_characters_stay_as_fit(text):
+    """1,040 Chinese characters were dropped whole at a budget of 200, and the model was told that nothing was found."""
+    said, ((kept,),), _ = shown((Passage("1", "首都", text),), budget=200)
+    assert "Nothing." not in said and text.startswith(kept) and len(kept) >= 150
+    longer = tool_call(QUERY, searched((Passage("1", "首都", text[: len(kept) + 8]),)))
+    assert isinstance(longer, Say) and signs(longer.text) > 200, "more would have fitted"
+
+
+def test_a_title_over_the_budget_is_cut_and_not_dropped_with_its_passage():
+    title = "T" * 2000
+    said, _, kept = shown((Passage("1", title, "a text"),), budget=100)
+    (passage,) = kept[-1].passages[0]
+    assert "Nothing." not in said and title.startswith(passage.title) and len(passage.title) > 250
+    said, _, kept = shown((Passage("1", "many words " * 300, "a text"),), budget=100)
+    assert kept[-1].passages[0][0].title.endswith(("many", "words"))
+
+
+def test_a_lower_passage_with_a_title_over_the_budget_is_cut_too():
+    _, _, kept = shown((Passage("1", "A", "short"), Passage("2", "首" * 1000, "b")), budget=200)
+    first, second = kept[-1].passages[0]
+    assert first.text == "short" and 128 <= len(second.title) < 200
+
+
+def test_no_query_that_found_something_is_told_nothing():
+    """The passage of the second query went whole before the first's lost a word."""
+    found = [(Passage(name, "", f"{name} " * 500),) for name in ("a", "b")]
+    said, kept, _ = shown(*found, budget=60)
+    assert "Nothing." not in said and all(row and row[0] for row in kept)
+    assert abs(len(kept[0][0]) - len(kept[1][0])) <= 2, "both are cut to one length"
+    said, _, _ = shown((Passage("a", "T" * 900, ""),), (Passage("b", "", CHINESE),), budget=60)
+    assert "Nothing." not in said
+
+
+@pytest.mark.parametrize("text", ["e\u0301" * 600, "हिन्दी" * 300, "\u1100\u1161\u11a8" * 300, "👩\u200d🔬" * 300])
+def test_no_character_is_cut_from_its_marks(text):
+    for budget in range(60, 70):
+        _, ((kept,),), _ = shown((Passage("1", "", text),), budget=budget)
+        rest = text[len(kept) :]
+        assert rest and not characters.is_mark(rest[0]) and kept[-1] != "\u200d"
+    for chars in range(40, 50):
+        kept = tools.shortened(Passage("1", "", text), chars).text
+        assert not characters.is_mark(text[len(kept)]) and kept[-1] != "\u200d"
+
+
+def test_a_passage_that_was_cut_or_left_out_counts():
+    found = (Passage("1", "A", CHINESE), Passage("2", "B", "left out"))
+    _, _, kept = shown(found, budget=100)
+    assert tools.count_cut(searched(found)[-1], kept[-1]) == 2
+    turns = searched((passage("a"), passage("b")))
+    _, same = fit_observation(plain, QUERY, turns, words, 8)
+    assert tools.count_cut(turns[-1], same[-1]) == 0
+    _, less = fit_observation(plain, QUERY, turns, words, 7)
+    assert tools.count_cut(turns[-1], less[-1]) == 1
+
+
+def test_a_budget_for_no_character_shows_the_environment_s_own_words():
+    move, kept = fit_observation(tool_call, QUERY, searched((Passage("1", "", CHINESE),)), signs, 1)
+    assert isinstance(move, Say) and "Nothing." in move.text and kept[-1].passages == ((),)
+
+
 @given(st.lists(st.lists(st.integers(0, 6), max_size=3), min_size=1, max_size=3), st.integers(0, 60))
 def test_what_is_kept_is_within_the_budget_and_near_it(sizes, budget):
     found = tuple(tuple(passage(f"p{i}{j}", size) for j, size in enumerate(row)) for i, row in enumerate(sizes))

@@ -203,3 +203,54 @@ def test_a_question_whose_answer_is_found_by_itself_makes_a_trace_of_one_search(
     traces.check_retrieved([asked], search, write=search_r1_turn, k=2)
     with pytest.raises(ValueError, match="of the first 2 none does; raise rollout.search_k"):
         traces.check_retrieved([part, tag], search, write=search_r1_turn, k=2)
+
+
+@pytest.mark.parametrize(
+    ("title", "gold", "same"),
+    [
+        ("Beyoncé", "Beyonce\u0301", True),
+        ("서울", "\u1109\u1165\u110b\u116e\u11af", True),
+        ("की", "का", False),  # Hindi's vowel signs were left out
+        ("C++", "C#", False),
+        ("C", "C++", False),
+        ("!!!", "???", False),
+        ("anna weber", "Anna Weber", True),
+    ],
+)
+def test_a_gold_title_is_the_passage_s_in_every_unicode_form_and_no_other(title, gold, same):
+    passage, hop = Passage("1", title, "a text"), traces.Hop(gold, frozenset())
+    assert hop.is_found([passage]) == same
+    query = Query("q", "Which?", ("x",), (), {"supporting_titles": [gold]})
+    assert traces.with_titles([query], [passage])[1] == (frozenset() if same else {gold})
+
+
+def test_a_title_of_a_script_without_blanks_is_named_inside_a_sentence():
+    assert traces.named("北京", "北京是哪个国家的首都") == 2.0 and traces.named("北京", "东京和南京") == 0.5
+
+
+@pytest.mark.parametrize(
+    ("answer", "text"),
+    [
+        ("no", "The bridge has no fewer than nine arches."),
+        ("Yes.", "He said yes to it."),
+        ("true", "It is true."),
+        ("2", "The second world war, World War 2, ended."),
+        ("C", "Vitamin C is sour."),
+        ("19", "It was in 1982, on 1900 islands."),  # within a number alone
+    ],
+)
+def test_an_answer_that_stands_in_any_passage_makes_no_trace(answer, text):
+    search = bm25(corpus=[Passage("1", "The bridge", text)])
+    query = Query("q", "The bridge, the world war and vitamin: he said islands?", (answer,))
+    assert traces.retrieved_traces([query], search, write=search_r1_turn, k=2) == []
+    with pytest.raises(ValueError, match="whose answer .no yes or no, no single character. stands in"):
+        traces.check_retrieved([query], search, write=search_r1_turn, k=2)
+    both = Query("q", query.question, (answer, "bridge"))
+    (trace,) = traces.retrieved_traces([both], search, write=search_r1_turn, k=2)
+    assert "<answer> bridge </answer>" in trace.turns[-1], "another accepted answer still makes one"
+
+
+def test_an_answer_in_a_sentence_without_blanks_makes_a_trace():
+    search = bm25(corpus=[Passage("1", "", "中国的首都是北京")])
+    query = Query("q", "中国的首都在哪里", ("北京",))
+    assert len(traces.retrieved_traces([query], search, write=search_r1_turn, k=2)) == 1

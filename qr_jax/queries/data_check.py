@@ -10,7 +10,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from qr_jax.answers import normalise
+from qr_jax.answers import fold, in_words, normalise, proving
+from qr_jax.characters import nfc
 from qr_jax.queries import carried, foreign, formats, parsing, readers
 from qr_jax.queries.answer_columns import Unanswerable
 from qr_jax.records import Passage, Query
@@ -154,8 +155,8 @@ def _questions(items: Mapping[int, Any]) -> Iterator[Finding]:
         if refused := query.meta.get("refused_answers"):
             text = f"answers of which nothing is left when they are normalised, so nothing matches them: {refused}"
             yield Finding("warning", "empty golds", text, (number,))
-    for text, rows in _grouped({number: normalise(query.question) for number, query in items.items()}):
-        same = len({frozenset(map(normalise, items[number].answers)) for number in rows}) == 1
+    for text, rows in _grouped({number: fold(query.question) for number, query in items.items()}):
+        same = len({frozenset(map(fold, items[number].answers)) for number in rows}) == 1
         answers = "the same answers" if same else "different answers"
         yield Finding("warning", "repeated question", f"{len(rows)} rows ask {text!r}, with {answers}", rows)
     kinds = ("answer in question", _gives_away), ("long answers", _is_long), ("gold lists", _is_uneven)
@@ -167,8 +168,8 @@ def _questions(items: Mapping[int, Any]) -> Iterator[Finding]:
 
 def _gives_away(query: Query) -> bool:
     """every answer stands in the question itself (a choice between two, or a leak)"""
-    asked = f" {normalise(query.question)} "
-    return all(f" {normalise(answer)} " in asked for answer in query.answers)
+    asked, golds = in_words(fold(query.question)), proving(query.answers)
+    return golds != [] and all(in_words(fold(answer)) in asked for answer in golds)
 
 
 def _is_long(query: Query) -> bool:
@@ -196,7 +197,7 @@ def _has_passages(query: Query) -> bool:
 
 
 def _passages(items: Mapping[int, Any]) -> Iterator[Finding]:
-    for text, rows in _grouped({number: f"{one.title}\n{one.text}" for number, one in items.items()}):
+    for text, rows in _grouped({number: nfc(f"{one.title}\n{one.text}") for number, one in items.items()}):
         yield Finding("warning", "repeated passage", f"{len(rows)} rows have one text, {text[:60]!r}...", rows)
     untitled = tuple(number for number, passage in items.items() if not passage.title)
     if untitled:
@@ -218,7 +219,7 @@ def _overlap(items: Mapping[int, Any], other: Path) -> Iterator[Finding]:
     elif items and not any(isinstance(one, Query) for one in items.values()):
         text = "this file has only passages, so nothing was compared; --against is for a file of questions"
         yield Finding("error", "nothing to compare", text, ())
-    for kind, key in (("overlap", lambda one: normalise(one.question)), ("overlap of ids", lambda one: one.id)):
+    for kind, key in (("overlap", lambda one: fold(one.question)), ("overlap of ids", lambda one: one.id)):
         places = defaultdict(list)
         for number, query in theirs.items():
             if isinstance(query, Query):

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from qr_jax import dialect
-from qr_jax.answers import normalise
+from qr_jax.answers import first_in
+from qr_jax.characters import is_mark, nfc, spread
 from qr_jax.queries.parsing import Row, query_of, texts
 from qr_jax.queries.readers import read
 from qr_jax.records import Passage, Query, Search, SearchFunction, Stop, Trace, Turn
@@ -56,7 +57,7 @@ class Hop:
     found: tuple[Passage, ...] = field(default=(), repr=False)
 
     def is_gold(self, passage: Passage) -> bool:
-        return passage.id in self.gold if self.gold else tokens(passage.title) == tokens(self.title)
+        return passage.id in self.gold if self.gold else spelling(passage.title) == spelling(self.title)
 
     def is_found(self, passages: Sequence[Passage]) -> bool:
         """Whether these are all the gold passages of the title, or, without their ids, one of the title."""
@@ -140,13 +141,13 @@ def with_titles(queries: Sequence[Query], passages: Iterable[Passage]) -> tuple[
     the gold passages that are not among them, by `gold_names`."""
     by_id = {name for query in queries for name in query.meta.get("supporting") or ()}
     by_title = {name for query in queries for name in gold_names(query)} - by_id
-    spelt = {name: tuple(tokens(name)) for name in by_title}
+    spelt = {name: spelling(name) for name in by_title}
     wanted, title_of, found = set(spelt.values()), dict[str, str](), set()
     for passage in passages:
         if passage.id in by_id:
             title_of[passage.id] = passage.title
         if wanted:
-            found |= wanted & {tuple(tokens(passage.title))}
+            found |= wanted & {spelling(passage.title)}
 
     def titled(query: Query) -> Query:
         ids = query.meta.get("supporting") or ()
@@ -207,16 +208,17 @@ def check_fit(queries: Sequence[Query], *, passages_read: bool = True, absent: C
 def retrieved_traces(queries: Sequence[Query], search: SearchFunction, *, write: ExpertTurn, k: int) -> list[Trace]:
     """Traces of one search, for the question itself, where the first `k` passages have an accepted answer; no thoughts.
 
-    The answer is the first of the accepted ones that stands in them. It needs no gold passages, and shows how to look
+    The answer is the first of the accepted ones that stands in them (`answers.first_in`: yes or no, or a single
+    character, proves nothing, and makes no trace). It needs no gold passages, and shows how to look
     up, read and copy; a passage that has the answer's words need not be one that proves it.
     """
     fit = [query for query in queries if not has_tag_signs(query.question)]
     traces = []
     for query, found in zip(fit, search([query.question for query in fit], k) if fit else (), strict=True):
-        shown = f" {' '.join(normalise(f'{passage.title} {passage.text}') for passage in found[:k])} "
-        standing = [text for text in query.answers if f" {normalise(text)} " in shown and not has_tag_signs(text)]
-        if standing:
-            traces.append(Trace(query, (write("", [query.question]), write("", (), standing[0]))))
+        shown = " ".join(f"{passage.title} {passage.text}" for passage in found[:k])
+        standing = first_in(shown, [text for text in query.answers if not has_tag_signs(text)])
+        if standing is not None:
+            traces.append(Trace(query, (write("", [query.question]), write("", (), standing))))
     log.info("retrieved traces: the answer was found for %d of %d questions", len(traces), len(queries))
     return traces
 
@@ -225,9 +227,9 @@ def check_retrieved(queries: Sequence[Query], search: SearchFunction, *, write: 
     """ValueError, before anything is compiled, where no passage that is found has an answer."""
     if not retrieved_traces(queries[:TRIED], search, write=write, k=k):
         raise ValueError(
-            f"data.traces=retrieved makes traces of questions whose answer stands in what a search for them finds, and "
-            f"of the first {len(queries[:TRIED])} none does; raise rollout.search_k, look with `qr-jax recall` at what "
-            "the retriever finds, or set sft.steps=0"
+            "data.traces=retrieved makes traces of questions whose answer (no yes or no, no single character) stands "
+            f"in what a search for them finds, and of the first {len(queries[:TRIED])} none does; raise "
+            "rollout.search_k, look with `qr-jax recall` at what the retriever finds, or set sft.steps=0"
         )
 
 
@@ -322,7 +324,7 @@ def ordered(question: str, hops: Sequence[Hop]) -> list[Hop]:
 
 def named(title: str, text: str) -> float:
     """How far a text names a title: the share of the title's words in it, and 1 more when they stand there in a row."""
-    words, text_words = tokens(plain(title)), tokens(text)
+    words, text_words = tokens(spread(plain(title))), tokens(spread(text))
     if not words:
         return 0.0
     whole = f" {' '.join(words)} " in f" {' '.join(text_words)} "
@@ -380,5 +382,11 @@ def content_words(question: str, title: str, count: int = 6) -> str:
 
 
 def tokens(text: str) -> list[str]:
-    """Lower-case words of letters and digits."""
-    return "".join(sign if sign.isalnum() else " " for sign in text.lower()).split()
+    """Return the lower-case words of letters and digits, with their marks."""
+    return "".join(sign if sign.isalnum() or is_mark(sign) else " " for sign in nfc(text).lower()).split()
+
+
+def spelling(title: str) -> tuple[str, ...]:
+    """Return what two spellings of one title share: the words, + and # (C++, C#); of a title without words, all."""
+    words = tokens(title)
+    return (*words, *(sign for sign in title if sign in "+#")) if words else (nfc(title),)

@@ -7,7 +7,6 @@ a corpus that is whole in memory.
 
 import json
 import math
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +14,12 @@ from typing import Literal
 
 import numpy as np
 
-from qr_jax.characters import nfkc
+from qr_jax.characters import words
 
 Method = Literal["lucene", "robertson", "atire"]
 METHODS = ("lucene", "robertson", "atire")
-# Words of two characters and more, as in bm25s, and single ones ("Vitamin C", "World War 2"), but none after a '.
-WORD = r"(?u)\w\w+|(?<!['’])\w"
+# What `words` takes for a word. An index says by which rule it was built, and serves no other: count up with a change.
+RULE = "2: Unicode's words, characters and pairs where a script has no blanks, C++ and C# beside C"
 STOP_WORDS = Path(__file__).with_name("stop_words.json")  # language -> words
 BLOCK_WORDS = 4_000_000  # words whose counts are sorted at once
 RANGE = 4_000_000  # scores that are computed at once
@@ -45,14 +44,6 @@ class _Numbers(dict[str, int]):
     def __missing__(self, word: str) -> int:
         self[word] = number = len(self) - self._stopwords
         return number
-
-
-def words(text: str) -> list[str]:
-    """The words of a text as passages and queries have them: NFKC, lower case, stop words included."""
-    return _FIND(nfkc(text).lower())
-
-
-_FIND = re.compile(WORD).findall
 
 
 def stop_words(language: str | None) -> Sequence[str]:

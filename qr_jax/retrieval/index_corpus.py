@@ -64,7 +64,7 @@ def index(
     if any(file.is_dir() for file in files):
         raise ValueError(f"{corpus} is an index already; name the files it was made of, or search it as it is")
     sources = [{"file": f.name, "bytes": f.stat().st_size, "sha256": bm25_index.file_hash(f)} for f in files]
-    settings = dict(settings) | {"words": bm25_build.WORD}
+    settings = dict(settings) | {"words": bm25_build.RULE}
     if bm25_index.why_not(out, {"settings": settings, "sources": sources}) is None:
         return bm25_index.read_manifest(out) | {"built": False}
     if not replace:

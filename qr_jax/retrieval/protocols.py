@@ -11,6 +11,7 @@ from qr_jax.dialect import encodable
 from qr_jax.records import Passage
 
 Lists = list[list[Passage]]
+TEXTS = ("text", "contents", "page_content")  # where a document's text may stand
 
 
 @dataclass(frozen=True)
@@ -35,21 +36,36 @@ def contents(passage: Passage) -> str:
 def passage_of(item: Any) -> Passage:
     """A passage as any of the peers writes it: a document, a document with its score, or a bare text.
 
-    A document has `contents`, or `title` and `text`. Its id is by default a hash of its text, its score 0.
+    A document has `contents`, or `title` and `text`; its title may stand in its `metadata`. What is null counts as
+    empty. Without an id a hash of title and text is its id; without a score it has 0.
     """
     score = item.get("score") if isinstance(item, Mapping) else None
     document = item["document"] if isinstance(item, Mapping) and "document" in item else item
     document = {"contents": document} if isinstance(document, str) else document
     if not isinstance(document, Mapping):
         raise ValueError(f"a passage is a {type(document).__name__}; wanted an object with id and contents")
-    title, text = document.get("title", ""), document.get("text", document.get("contents"))
-    if "text" not in document and isinstance(text, str):
+    there = [name for name in TEXTS if name in document]
+    if not there:
+        raise ValueError(f"a passage has {_fields(document) or 'nothing'}; wanted id and contents, or title and text")
+    field = next((name for name in there if document[name] is not None), there[0])
+    metadata = document.get("metadata")
+    inner = metadata.get("title") if isinstance(metadata, Mapping) else None
+    title = _text(document, "title") or (inner if isinstance(inner, str) else "")
+    text = _text(document, field)
+    if field != "text":
         title, text = _split(text, title)
-    name = document["id"] if "id" in document else _hash(f"{title}\n{text}")
-    name = str(name) if isinstance(name, int) and not isinstance(name, bool) else name
-    if not (isinstance(name, str) and isinstance(title, str) and isinstance(text, str)):
-        raise ValueError(f"a passage has {_fields(document) or 'nothing'}; wanted id and contents as texts")
-    return Passage(encodable(name), encodable(title), encodable(text), _score(score))
+    name = document.get("id")
+    name = str(name) if isinstance(name, int) and not isinstance(name, bool) else _text(document, "id")
+    return Passage(encodable(name or _hash(f"{title}\n{text}")), encodable(title), encodable(text), _score(score))
+
+
+def _text(document: Mapping, field: str) -> str:
+    """Return the field's text, "" where it is null or absent."""
+    value = document.get(field)
+    if value is not None and not isinstance(value, str):
+        found = f"{field!r} of type {type(value).__name__}"
+        raise ValueError(f"a passage has {found}; wanted a text, or null for none (its fields: {_fields(document)})")
+    return value or ""
 
 
 def _fields(found: Mapping) -> str:
@@ -62,12 +78,11 @@ def _hash(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
-def _split(whole: str, title: Any) -> tuple[Any, str]:
-    """`contents` in two: its first line is the title, quotes taken off, when a text follows."""
+def _split(whole: str, title: str) -> tuple[str, str]:
+    """`contents` in two: its first line is the title, quotes taken off, when a text follows and no title is known."""
     first, _, rest = whole.partition("\n")
-    if not rest.strip():
-        return title, whole
-    return (first[1:-1] if len(first) > 1 and first[0] == first[-1] == '"' else first), rest
+    first = first[1:-1] if len(first) > 1 and first[0] == first[-1] == '"' else first
+    return (first, rest) if rest.strip() and title in ("", first) else (title, whole)
 
 
 def _score(score: Any) -> float:
@@ -155,7 +170,7 @@ def rerank_results(body: Any, passages: Sequence[Passage]) -> list[Passage]:
 
 
 def _is_of(document: Any, passage: Passage) -> bool:
-    if isinstance(document, Mapping) and "id" in document:
+    if isinstance(document, Mapping) and document.get("id") is not None:
         return str(document["id"]) == passage.id
     whole = contents(passage)
     first, _, rest = whole.partition("\n")

@@ -7,7 +7,7 @@ from typing import Any
 
 from qr_jax import plugins
 from qr_jax.records import Passage
-from qr_jax.retrieval import bm25_index, identity
+from qr_jax.retrieval import bm25_build, bm25_index, identity
 from qr_jax.retrieval.search_cache import SearchCache
 from qr_jax.settings import Use, plain
 
@@ -29,15 +29,15 @@ def cached(
     """The search of `of` behind a cache in the file `cache`, as in use("cached", of=use("http", url=...), cache=...).
 
     A result's key is the retriever's name and settings (its URL and protocol, say), the contents of a model it searches
-    with, its corpus if it is given one, the contents of an index that somebody else made, query and k. The cache cannot
-    see that a server's corpus changed: then name another file, or set `max_age_s`. ValueError: no corpus where `of`
-    wants one, an `of` that is no file of this folder (or a run's config could bring code that nobody allowed), and what
-    `of` and the file refuse.
+    with, its corpus if it is given one and BM25's rule of words, the contents of an index that somebody else made,
+    query and k. The cache cannot see that a server's corpus changed: then name another file, or set `max_age_s`.
+    ValueError: no corpus where `of` wants one, an `of` that is no file of this folder (or a run's config could bring
+    code that nobody allowed), and what `of` and the file refuse.
     """
     search = identity.inside("cached", of, corpus)
     about: dict[str, Any] = {"retriever": of.name, "settings": _effective(plain(of.settings))}
     if corpus is not None and plugins.wants_corpus(of):
-        about["corpus"] = bm25_index.corpus_hash(corpus)
+        about |= {"corpus": bm25_index.corpus_hash(corpus), "words": bm25_build.RULE}
     models = identity.models(of)
     if models:  # without models the identity stays what it was: results kept under it may have been paid for
         about["models"] = models

@@ -63,7 +63,8 @@ def pages(answer: Any, k: int) -> list[Passage]:
         raise ValueError(redact(f"Serper's answer has no list 'organic' (found: {fields[:200] or 'nothing'})"))
     passages = []
     for place, page in enumerate(organic[:k], 1):
-        link, title, snippet = (page.get(name, "") for name in ("link", "title", "snippet"))
+        values = (page.get(name) for name in ("link", "title", "snippet"))
+        link, title, snippet = ("" if value is None else value for value in values)
         if not all(isinstance(text, str) for text in (link, title, snippet)) or not link:
             raise ValueError(f"page {place} of Serper's answer has no link, title and snippet as texts")
         passages.append(Passage(encodable(link), encodable(title), encodable(snippet), 1 / place))

@@ -78,4 +78,6 @@ def _content(answer: Any) -> str:
         content = answer["choices"][0]["message"]["content"]
     except (LookupError, TypeError) as error:
         raise ValueError(f"no chat completion, but {redact(str(answer))[:200]!r}") from error
-    return encodable(str(content))
+    if not isinstance(content, str):
+        raise ValueError(f"a chat completion whose content is {type(content).__name__}, and no text")
+    return encodable(content)

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from qr_jax import answers, dialect
-from qr_jax.records import Episode, Passage
+from qr_jax.records import Episode, Passage, Query
 
 ACTS = {"search", "answer", "tool_call"}
 BLOCK = re.compile(rf"<({'|'.join(sorted(ACTS))}|think)>.*?</\1>", re.DOTALL)
@@ -40,6 +40,12 @@ def brought(episode: Episode) -> list[str]:
     return [answers.normalise(shown(passages)) for turn in episode.turns for passages in turn.passages]
 
 
+def brings_gold(episode: Episode, query: Query) -> bool:
+    """Return True where a gold that proves something (`answers.first_in`) stands in what the searches brought."""
+    texts = [shown(passages) for turn in episode.turns for passages in turn.passages]
+    return answers.first_in(" ".join(texts), query.answers) is not None
+
+
 def rounds(episode: Episode) -> list[tuple[str, str]]:
     """Each of the model's turns with the passages that it brought, titles included, as they stand; "" for none."""
     pairs: list[tuple[str, str]] = []
@@ -57,7 +63,7 @@ def first_named(names: Iterable[str], texts: Iterable[str]) -> list[int]:
     left = {normal for name in names if (normal := answers.normalise(name))}
     counts = []
     for text in texts:
-        found = {name for name in left if f" {name} " in f" {text} "}
+        found = {name for name in left if answers.in_words(name) in answers.in_words(text)}
         left -= found
         counts.append(len(found))
     return counts

@@ -55,5 +55,6 @@ def atom_searcher(
 
 def _useful(query: Query, episode: Episode) -> float:
     """The share of the searches that brought a name for the first time; 0 without searches."""
-    useful = _format.first_named((*query.entities, *query.answers), _format.brought(episode))
+    names = (*query.entities, *answers.proving(query.answers))
+    useful = _format.first_named(names, _format.brought(episode))
     return float(np.mean(np.array(useful) > 0)) if useful else 0.0

@@ -58,4 +58,6 @@ def contributions(
 
 def _first_brought(query: Query, rounds: Sequence[tuple[str, str]]) -> list[float]:
     texts = (answers.normalise(passages) for _, passages in rounds)
-    return [float(count > 0) for count in _format.first_named((*query.entities, *query.answers), texts)]
+    return [
+        float(count > 0) for count in _format.first_named((*query.entities, *answers.proving(query.answers)), texts)
+    ]

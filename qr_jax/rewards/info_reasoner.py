@@ -20,9 +20,9 @@ def info_reasoner(
     exact: the mixing rule of InfoReasoner (Hu et al. 2026, arXiv:2602.00845; dl-m9/InfoReasoner, .6). Stand-in,
     rule-based: where the paper samples answers with and without the passages, clusters them by entailment and takes the
     rise of the gold's cluster's probability for the gain, here it is 1 where a gold stands in a passage that was read,
-    else 0: the clusters want a served model and an entailment model. The outcome is exact match.
+    else 0 (`answers.first_in`): the clusters want a served model and an entailment model. The outcome is exact match.
     """
     right_G = np.array([answers.exact_match(episode.answer, query.answers) for episode in episodes])
-    gain_G = np.array([answers.cover_match(" ".join(_format.brought(e)), query.answers) for e in episodes])
+    gain_G = np.array([_format.brings_gold(episode, query) for episode in episodes], float)
     answered_G = np.array([episode.answer is not None for episode in episodes], bool)
     return Scores(np.where(answered_G, right_G + weight * gain_G, 0.0), right_G)

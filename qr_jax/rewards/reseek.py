@@ -27,7 +27,8 @@ def reseek(
 
     exact: the rule-based code for ReSeek (Li et al. 2025, arXiv:2510.00568; TencentBAC/ReSeek@d5a83308,
     reseek_regex.py); beside it stands one that asks a reranker how near gold and passages are, as the paper does.
-    Deviation: golds are looked for in normalised words. Each judged search of a right episode adds up to agrees +
+    Deviations: golds are looked for in normalised words, and where these are yes or no or single characters, which
+    stand in passages of any kind, verdicts count nothing. Each judged search of a right episode adds up to agrees +
     answered, so that searching more pays. The outcome is exact match: groups of equal answers bear signal on the
     channel "reward".
     """
@@ -45,10 +46,12 @@ def reseek(
 def _judged(query: Query, episode: Episode) -> list[tuple[bool, bool]]:
     """Of each search that was judged: whether the verdict is "yes", and whether a passage holds a gold."""
     judged, waiting = [], []
+    if not answers.proving(query.answers):
+        return judged
     for turn in episode.turns:
         found = [passage for passages in turn.passages for passage in passages]
         if found:
-            waiting.append(bool(answers.cover_match(_format.shown(found), query.answers)))
+            waiting.append(answers.first_in(_format.shown(found), query.answers) is not None)
         blocks = dialect.read(turn.text, TAGS)[0] if turn.author == "model" else ()
         said = [block.text.strip().lower() for block in blocks if block.name in TAGS]
         verdict = next((word for word in said if word in ("yes", "no")), None)

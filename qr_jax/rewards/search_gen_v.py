@@ -53,6 +53,8 @@ def search_gen_v(
 
 
 def _support(text: str, fact: str) -> float:
+    if not answers.proving([fact]):
+        return answers.exact_match(text, [fact])
     words, wanted = (answers.normalise(part).split() for part in (text, fact))
     if not wanted or not {*words} & {*wanted}:
         return 0.0

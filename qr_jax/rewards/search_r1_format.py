@@ -22,11 +22,12 @@ def search_r1_format(
     stands in a passage; else `final` where there is an answer, and 0 where there is none. The outcome is exact match.
 
     exact: Search-R1 v0.3 (Jin et al. 2025, arXiv:2505.15117; PeterGriffinJin/Search-R1, train_grpo_format.sh). Well
-    formed is every turn that thinks (unless think=false), then acts, and says nothing beside (_format.py).
+    formed is every turn that thinks (unless think=false), then acts, and says nothing beside (_format.py). Deviation: a
+    gold must stand in a passage word for word, and yes, no or a single character does not count; theirs is a substring.
     """
     right_G = np.array([answers.exact_match(episode.answer, query.answers) for episode in episodes])
     formed_G = np.array([_format.well_formed(episode, think=think) for episode in episodes], bool)
-    found_G = np.array([answers.cover_match(" ".join(_format.brought(e)), query.answers) for e in episodes])
+    found_G = np.array([_format.brings_gold(episode, query) for episode in episodes], float)
     answered_G = np.array([episode.answer is not None for episode in episodes], bool)
     formed_score_G = np.where(right_G == 1, 1.0, structure + retrieval * found_G)
     other_score_G = np.where(right_G == 1, 1.0 - structure, final * answered_G)

@@ -289,6 +289,7 @@ class _Rollout:
         """The environment's move and the turns, the last one's passages cut to `observation_tokens`."""
         query, budget = self.queries[live.query_at], self.settings.observation_tokens
         move, turns = tools.fit_observation(self.env, query, live.turns, lambda text: len(self.encode(text)), budget)
+        self.statistics.passages_cut += tools.count_cut(live.turns[-1], turns[-1])
         return move, list(turns)
 
     def _opens(self, say: Say) -> bool:

@@ -105,7 +105,7 @@ class Statistics:
     searches: int = 0
     searches_sent: int = 0
     searches_failed: int = 0
-    passages_cut: int = 0  # had more than rollout.passage_chars characters
+    passages_cut: int = 0  # to passage_chars or observation_tokens, or left out for these
     rows_moved: int = 0
     cache_grown: int = 0  # times that the slots' cache was copied to a longer one
     decode_s: float = 0.0

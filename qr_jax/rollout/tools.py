@@ -1,7 +1,6 @@
 """Search calls of a rollout: run a batch of queries and never raise; fit what was found into a token budget."""
 
 import random
-import re
 import threading
 import time
 import unicodedata
@@ -10,12 +9,14 @@ from dataclasses import dataclass, field, replace
 from itertools import accumulate, takewhile
 from typing import Any, Literal
 
-from qr_jax.characters import MARKS, nfkc
+from qr_jax.characters import MARKS, cut_before, is_mark, is_unspaced, nfkc
 from qr_jax.config import Rollout
 from qr_jax.interfaces import Wrong
 from qr_jax.records import Passage, Query, Say, Search, SearchFunction, Stop, Turn
 
-WORDS_A_TOKEN = 4  # no tokenizer joins more words in a token: what lies beyond cannot fit and is not tokenised
+FIRST_CHARS = 8  # a token, with which fitting begins: few tokens hold more
+LONG_WORD = 32  # characters; a longer word may be cut inside
+LONG_TITLE = 128  # characters; so much of a title is worth showing without the text
 FIRST_PAUSE_S = 0.1  # before the first retry; it doubles with each, and half of it or more is waited, at random
 
 
@@ -130,14 +131,14 @@ def shortened(passage: Passage, chars: int) -> Passage:
 def _first_chars(text: str, chars: int) -> str:
     """In at most three passes. What characters come to alone is near what they come to together, and seldom less;
     what they are taken apart into, and a joiner after every MARKS, is never less."""
-    text = text[:chars]
+    whole, text = text, text[:chars]
     forms: dict[Literal["NFKC", "NFKD"], int] = {"NFKC": chars, "NFKD": chars * MARKS // (MARKS + 1)}
     for form, limit in forms.items():
         if len(nfkc(text)) <= chars:
             break
         ends = accumulate(len(unicodedata.normalize(form, sign)) for sign in text)
         text = text[: sum(1 for _ in takewhile(limit.__ge__, ends))]
-    return text
+    return text[: cut_before(whole, len(text))]
 
 
 def _call(search: SearchFunction, batch: list[str], k: int, limit_s: float) -> list[tuple[Passage, ...] | Fault]:
@@ -169,54 +170,98 @@ def fit_observation(
     """The environment's move, the last turn's passages cut until its text has at most `budget_tokens`; and the turns.
 
     `env` has its settings bound. The lowest-ranked passages are cut first (of one rank, the last query's), each from
-    the end of its text by words, and dropped with the last word. As many words stay as fit; tags and titles stay
-    whole. A move that is over the budget even without passages comes back without them. A move that says nothing
-    (Stop, Search) comes back with the turns as they were.
+    the end of its text, and dropped with the last word. The first passages of the queries stay: they are cut to one
+    length, a title too where nothing else is left. A cut falls after a word, or, in a long word or a script without
+    blanks, after a character. As many characters stay as fit; tags stay whole. A move that is over the budget even
+    without passages comes back without them. A move that says nothing (Stop, Search) comes back with the turns as they
+    were.
     """
     turns = tuple(turns)
     if not turns:
         return env(query, turns), turns
-    ranked = [(rank, at) for at, passages in enumerate(turns[-1].passages) for rank in range(len(passages))]
-    order = sorted(ranked, key=lambda place: (-place[0], -place[1]))
-    sizes = [max(1, len(turns[-1].passages[at][rank].text.split())) for rank, at in order]
+    whole = turns[-1].passages
+    total = sum(_size(passage) for ranked in whole for passage in ranked)
 
-    def shorter(words: int) -> tuple[Say | Search | Stop, tuple[Turn, ...], bool]:
-        cut = turns[:-1] + (replace(turns[-1], passages=_without(turns[-1].passages, order, sizes, words)),)
-        move = env(query, cut)
-        return move, cut, isinstance(move, Say) and encode_length(move.text) <= budget_tokens
+    def keeping(chars: int) -> tuple[Say | Search | Stop, tuple[Turn, ...], bool]:
+        kept = turns if chars == total else (*turns[:-1], replace(turns[-1], passages=_kept(whole, chars)))
+        move = env(query, kept)
+        return move, kept, isinstance(move, Say) and encode_length(move.text) <= budget_tokens
 
-    high = sum(sizes)
-    low = max(0, high - WORDS_A_TOKEN * budget_tokens)  # words that must go in any case
-    move, cut, fits = shorter(low)
-    if fits or not isinstance(move, Say):
-        return move, cut if fits and low else turns
-    # cut: too few words, and as many as there are
-    best = shorter(high)
+    low, high, best = 0, min(total, FIRST_CHARS * max(budget_tokens, 1)), None
+    while True:  # more and more is tried, so that what cannot fit is not tokenised
+        tried = keeping(high)
+        if high == total and (tried[2] or not isinstance(tried[0], Say)):
+            return tried[0], tried[1]
+        if not tried[2] and isinstance(tried[0], Say):
+            break
+        low, high, best = high, min(total, 2 * high), tried
+    best = best or keeping(0)
     while high - low > 1:
         middle = (low + high) // 2
-        tried = shorter(middle)
+        tried = keeping(middle)
         if tried[2]:
-            high, best = middle, tried
+            low, best = middle, tried
         else:
-            low = middle
+            high = middle
     return best[0], best[1]
 
 
-def _without(
-    passages: Sequence[Sequence[Passage]], order: Sequence[tuple[int, int]], sizes: Sequence[int], words: int
-) -> tuple[tuple[Passage, ...], ...]:
-    """The passages less so many words, taken in the order given; a passage without a word left is dropped."""
-    kept: dict[tuple[int, int], Passage] = {}
-    for (rank, at), size in zip(order, sizes):
-        stay = max(0, size - words)
-        words = max(0, words - size)
-        if stay:
-            kept[rank, at] = _first_words(passages[at][rank], stay) if stay < size else passages[at][rank]
+def count_cut(before: Turn, after: Turn) -> int:
+    """Count the passages of a turn that `fit_observation` cut or left out."""
+    kept = {id(passage) for ranked in after.passages for passage in ranked}
+    return sum(id(passage) not in kept for ranked in before.passages for passage in ranked)
+
+
+def _size(passage: Passage) -> int:
+    return max(1, len(passage.title) + len(passage.text))
+
+
+def _kept(passages: Sequence[Sequence[Passage]], chars: int) -> tuple[tuple[Passage, ...], ...]:
+    """Keep the passages' first `chars` characters in all: of each query's first to one length, then of the others.
+
+    Others come by rank, and in one rank by query.
+    """
+    places = sorted((rank, at) for at, ranked in enumerate(passages) for rank in range(len(ranked)))
+    sizes = {place: _size(passages[place[1]][place[0]]) for place in places}
+    firsts = sorted((place for place in places if place[0] == 0), key=sizes.__getitem__)
+    room: dict[tuple[int, int], int] = {}
+    for done, place in enumerate(firsts):
+        room[place] = min(sizes[place], -(-chars // (len(firsts) - done)))
+        chars -= room[place]
+    for place in places[len(firsts) :]:
+        room[place] = min(sizes[place], chars)
+        chars -= room[place]
     return tuple(
-        tuple(kept[rank, at] for rank in range(len(ranked)) if (rank, at) in kept) for at, ranked in enumerate(passages)
+        tuple(cut for rank, passage in enumerate(ranked) if (cut := _cut(passage, room[rank, at], rank == 0)))
+        for at, ranked in enumerate(passages)
     )
 
 
-def _first_words(passage: Passage, count: int) -> Passage:
-    ends = [word.end() for word in re.finditer(r"\S+", passage.text)]
-    return replace(passage, text=passage.text[: ends[count - 1]])
+def _cut(passage: Passage, chars: int, is_first: bool) -> Passage | None:
+    """Keep the passage's first characters, of title and text; None where too little is left of it."""
+    if chars >= _size(passage):
+        return passage
+    text = _to_a_word(passage.text, chars - len(passage.title))
+    if text.strip():
+        return replace(passage, text=text)
+    title = passage.title if chars >= len(passage.title) else _to_a_word(passage.title, chars)
+    if title.strip() and (is_first or len(title) >= LONG_TITLE):
+        return replace(passage, title=title, text="")
+    if not is_first or chars < 1:
+        return None
+    # not even a word fits
+    if passage.title.strip():
+        return replace(passage, title=passage.title[: cut_before(passage.title, chars)], text="")
+    return replace(passage, title="", text=passage.text[: cut_before(passage.text, chars)])
+
+
+def _to_a_word(text: str, chars: int) -> str:
+    """Keep at most so many characters, up to a word's end; within a long word, or in a script without blanks, any."""
+    if chars <= 0 or chars >= len(text):
+        return text if chars > 0 else ""
+    end = cut_before(text, chars)
+    for at in range(end, max(end - LONG_WORD, 0) - 1, -1):
+        parted = at == 0 or text[at - 1].isspace() or text[at].isspace()
+        if parted or is_unspaced(text[at]) or (is_unspaced(text[at - 1]) and not is_mark(text[at])):
+            return text[:at].rstrip()
+    return text[:end]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from qr_jax.answers import normalise
+from qr_jax.answers import fold, in_words, normalise, proving
 from qr_jax.noise import uniforms
 from qr_jax.queries.traces import plain
 from qr_jax.records import Passage, Query
@@ -72,7 +72,7 @@ def check_words(draft: Draft) -> None:
         raise Refused("an empty question or answer")
     if len(answers[0].split()) > 12:
         raise Refused("a long answer", draft.answers[0])
-    if any(says(draft.question, answer) for answer in draft.answers):
+    if any(says(draft.question, answer) for answer in proving(draft.answers)):
         raise Refused("the answer is in the question", draft.answers[0])
     named = [name for name in draft.hidden if says(draft.question, plain(name))]
     if named:
@@ -81,5 +81,5 @@ def check_words(draft: Draft) -> None:
 
 def says(text: str, words: str) -> bool:
     """Whether a text has these words in a row, both normalised and without the 's of possession."""
-    text, words = (normalise(POSSESSIVE.sub("", one)) for one in (text, words))
-    return words != "" and f" {words} " in f" {text} "
+    text, words = (fold(POSSESSIVE.sub("", one)) for one in (text, words))
+    return words != "" and in_words(words) in in_words(text)

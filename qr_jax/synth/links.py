@@ -1,13 +1,12 @@
 """Links between passages: those in the data, or the titles that other passages mention, found in one pass."""
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
+from qr_jax.characters import nfc, runs
 from qr_jax.queries.traces import plain
 from qr_jax.records import Passage
 
-WORD = re.compile(r"\w+")
 SHORTEST = 4  # letters of a title of one word
 HUB_SHARE, HUB_LEAST = 0.002, 50  # a title that more passages mention leads nowhere in particular
 Links = Sequence[tuple[int, ...]]
@@ -17,9 +16,9 @@ def given(passages: Sequence[Passage], targets: Sequence[Iterable[str]]) -> Link
     """Each passage's links by place, of the ids or titles that its row names; those of no passage are left out."""
     places: dict[str, int] = {}
     for at, passage in enumerate(passages):
-        places.setdefault(passage.title, at)
+        places.setdefault(nfc(passage.title), at)
     places |= {passage.id: at for at, passage in enumerate(passages)}  # an id is unique, and wins over a title
-    found = ([places[name] for name in names if name in places] for names in targets)
+    found = ([places[n] for name in names for n in (name, nfc(name)) if n in places] for names in targets)
     return [tuple(dict.fromkeys(place for place in listed if place != at)) for at, listed in enumerate(found)]
 
 
@@ -31,7 +30,7 @@ def unique_titles(passages: Iterable[Passage]) -> dict[str, int]:
     places: dict[str, int] = {}
     twice: set[str] = set()
     for at, passage in enumerate(passages):
-        words = WORD.findall(plain(passage.title))
+        words = runs().findall(nfc(plain(passage.title)))
         name = " ".join(words)
         if not words or words[0][0].islower() or (len(words) == 1 and (len(name) < SHORTEST or name.isdigit())):
             continue
@@ -56,7 +55,7 @@ def mentioned(passages: Sequence[Passage], titles: Mapping[str, int]) -> Links:
     links: list[tuple[int, ...]] = []
     mentions: Counter[int] = Counter()
     for at, passage in enumerate(passages):
-        words, place = WORD.findall(passage.text), 0
+        words, place = runs().findall(nfc(passage.text)), 0
         found: dict[int, None] = {}
         while place < len(words):
             step = 1

@@ -2,7 +2,7 @@
 
 from collections import Counter, defaultdict
 
-from qr_jax.answers import normalise
+from qr_jax.answers import fold
 from qr_jax.queries import readers
 from qr_jax.queries.traces import EMPTY_WORDS
 from qr_jax.records import Query
@@ -30,9 +30,9 @@ class Repeats:
         return len(self._names)
 
     def add(self, query: Query) -> None:
-        asked = normalise(query.question)
+        asked = fold(query.question)
         self._by_question.setdefault(asked, query.id)
-        for answer in {normalise(answer) for answer in query.answers}:
+        for answer in {fold(answer) for answer in query.answers}:
             self._by_answer[answer].append((content(asked), cited(query), query.id))
         runs = runs_of(asked)
         for run in runs:
@@ -41,11 +41,11 @@ class Repeats:
 
     def find(self, query: Query) -> str | None:
         """The id of a question that this one repeats."""
-        asked = normalise(query.question)
+        asked = fold(query.question)
         if asked in self._by_question:
             return self._by_question[asked]
         words, passages = content(asked), cited(query)
-        for answer in {normalise(answer) for answer in query.answers}:
+        for answer in {fold(answer) for answer in query.answers}:
             for their_words, their_passages, name in self._by_answer.get(answer, ()):
                 if (passages and passages == their_passages) or jaccard(words, their_words) >= LIKE:
                     return name

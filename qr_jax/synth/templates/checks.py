@@ -1,5 +1,6 @@
 """Is a template's question good? By word matching and the retriever alone: no model reads it."""
 
+from qr_jax.answers import proving
 from qr_jax.queries.traces import plain
 from qr_jax.synth.draft import Draft, Refused, check_words, says
 from qr_jax.synth.library import Library
@@ -21,10 +22,10 @@ def verify(draft: Draft, library: Library) -> None:
         if starts != titles and any(says(f"{passage.title} {passage.text}", title) for title in titles[at + 2 :]):
             raise Refused("a hop can be skipped", passage.title)
     found = library.search([draft.question], FOUND)[0]
-    cited = {passage.id for passage in draft.passages}
+    cited, golds = {passage.id for passage in draft.passages}, proving(draft.answers)
     for passage in (*draft.passages, *found):
         text = f"{passage.title} {passage.text}"
-        if any(says(text, answer) for answer in draft.answers) and all(says(text, start) for start in starts):
+        if any(says(text, answer) for answer in golds) and all(says(text, start) for start in starts):
             where = "answered from one passage" if passage.id in cited else "answered without its passages"
             raise Refused(where, passage.title)
     if starts != titles and len(titles) > 1 and found and found[0].id == draft.passages[-1].id:

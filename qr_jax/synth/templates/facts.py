@@ -8,9 +8,9 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from qr_jax.characters import nfc, runs
 from qr_jax.queries.traces import plain
 from qr_jax.records import Passage
-from qr_jax.synth.links import WORD
 
 READ_CHARS = 700  # of a passage: later sentences speak of other things
 MONTH = "(?:January|February|March|April|May|June|July|August|September|October|November|December)"
@@ -130,7 +130,7 @@ def pages(passages: Sequence[Passage], titles: Mapping[str, int]) -> dict[int, P
 
 
 def page_of(passage: Passage, place: int, titles: Mapping[str, int]) -> Page | None:
-    text = " ".join(passage.text[:READ_CHARS].replace('""', '"').split())
+    text = " ".join(nfc(passage.text[:READ_CHARS]).replace('""', '"').split())
     sentence = first_sentence(text)
     head = re.match(r".{2,160}?\b(?:is|was|are|were) (an?|the) (.+)", bare(sentence))
     if head is None or passage.title.startswith("List of "):
@@ -172,7 +172,7 @@ def leads(text: str, kind: str, place: int, titles: Mapping[str, int]):
 
 def named_at(text: str, start: int, titles: Mapping[str, int]) -> int | None:
     """The place of the passage whose title stands at `start`, after small words and nationalities, and by itself."""
-    words = list(WORD.finditer(text, start, min(len(text), start + 120)))
+    words = list(runs().finditer(text, start, min(len(text), start + 120)))
     skipped = 0
     while skipped < len(words) and (words[skipped][0][0].islower() or words[skipped][0] in NATIONS):
         skipped += 1
