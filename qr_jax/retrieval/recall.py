@@ -74,11 +74,7 @@ def gold_of(queries: Sequence[Query], name: str) -> Gold:
     """Gold by the ids in `supporting`, or else by the titles in `supporting_titles`."""
     for by, names, key in (
         ("supporting", lambda meta: meta.get("supporting"), lambda passage: passage.id),
-<<<<<<< HEAD
-        ("supporting_titles", lambda meta: meta.get("supporting_titles"), lambda passage: passage.title),
-=======
         ("supporting_titles", _titles, lambda passage: nfc(passage.title)),
->>>>>>> e12bbc5c67af6e374876345aacb09ea77929e2f7
     ):
         wanted = [frozenset(map(str, names(query.meta) or ())) for query in queries]
         if any(wanted):
@@ -87,16 +83,11 @@ def gold_of(queries: Sequence[Query], name: str) -> Gold:
     raise ValueError(f"no question of {name} says which passages are gold; wanted {wanted}")
 
 
-<<<<<<< HEAD
-=======
-def _titles(meta: Mapping[str, Any]) -> Any:
-    """Gold titles (NFC) as we write them, or as FlashRAG writes HotpotQA's: {"title": [...], "sent_id": [...]}."""
-    facts = meta.get("supporting_facts")
-    titles = meta.get("supporting_titles") or (facts.get("title") if isinstance(facts, Mapping) else None)
-    return [nfc(str(title)) for title in titles or ()]
+def _titles(meta: Mapping[str, Any]) -> list[str]:
+    """The gold titles, in NFC."""
+    return [nfc(str(title)) for title in meta.get("supporting_titles") or ()]
 
 
->>>>>>> e12bbc5c67af6e374876345aacb09ea77929e2f7
 def _ask(
     search: SearchFunction, texts: Sequence[str], wanted: Sequence[frozenset[str]], gold: Gold, k: int
 ) -> tuple[list[float], float]:
