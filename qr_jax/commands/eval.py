@@ -10,7 +10,7 @@ from qr_jax.commands.options import add_json, add_trust, show, start, whole
 
 # Options of `eval` that only one of its two ways takes: a run over its own questions, or anything over a suite.
 OWN_ONLY = ("questions", "world_seed")
-SUITE_ONLY = ("limit", "split", "out", "judge", "judge_model")
+SUITE_ONLY = ("limit", "split", "out", "judge", "judge_model", "judge_leave_out")
 
 
 def add(command: Any) -> None:
@@ -38,6 +38,8 @@ def add(command: Any) -> None:
     text = "an OpenAI-compatible endpoint; its key: QR_JAX_JUDGE_KEY (OpenAI's own: OPENAI_API_KEY too)"
     add("--judge", metavar="URL", help=text)
     add("--judge-model", metavar="NAME", help="the model that judges there")
+    text = "max_tokens, max_completion_tokens or temperature, where the judge refuses it; repeat it for more"
+    add("--judge-leave-out", action="append", metavar="NAME", help=text)
     add_trust(made)
 
 
@@ -86,6 +88,7 @@ def _suite(arguments: argparse.Namespace) -> int:
         place=arguments.run / "eval" if subject.run else Path("runs") / "eval" / arguments.run.name,
         run=subject.run,
         judge=(arguments.judge, arguments.judge_model) if arguments.judge else None,
+        judge_leave_out=arguments.judge_leave_out or (),
         allow_plugins=subject.packages, trusted=arguments.trust, say=terminal.say,
         **{name: getattr(arguments, name) for name in ("out", "step", "limit", "samples")},
     )  # fmt: skip
