@@ -529,3 +529,33 @@ def test_a_run_is_named_by_its_rule_without_that_rule_s_code():
         for name, more in (("no_lab.mine", {"low": 0.3}), ("grpo", {}))
     ]
     assert [compare.rule_label(settings) for settings in named] == ["no_lab.mine:low=0.3", "grpo"]
+
+
+def test_figures_that_are_kept_leave_out_evaluations_over_too_few_questions(tmp_path, monkeypatch, capsys):
+    """With the retriever down an evaluation is over the few questions that were answered; it was a run's best."""
+    monkeypatch.syspath_prepend(str(ROOT))
+    from benchmarks import kept_runs, single_hop, study_results
+    from benchmarks import study as kept_study
+
+    folder = played(tmp_path / "a" / "screen" / "grpo" / "seed_0", rule="grpo")
+    rows = metrics_writer.read(folder)
+    for row, accuracy, incomplete in zip(rows, (0.3, 0.9, 0.4), (0, 1, 0)):
+        row |= {"eval/exact_match": accuracy, "eval/questions": 200, "eval/incomplete": incomplete}
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    job = launch.Job("grpo seed 0", "train", folder, config.load(folder / "config.json"))
+    monkeypatch.setattr(kept_study, "RUNS", tmp_path)
+    monkeypatch.setattr(study_results, "RESULTS", tmp_path / "kept")
+    path = kept_study.result_path("a", "screen", "grpo", 0)
+    told = dict.fromkeys(single_hop.SUMMED, 0) | {"greedy_before": 0.25, "greedy_after": 0.5, "rollouts": 2_560}
+    (folder / "summary.json").write_text(json.dumps(told | {"incomplete": False}))
+    found = kept_study.figures(job)
+    assert [accuracy for _, accuracy in found["evaluations"]] == [0.3, 0.4, 0.5] and found["best"] == 0.5
+    assert single_hop.figures_of(folder, single_hop.SERIES)["series"]["exact_match"][:4] == [0.3, None, 0.4, None]
+    kept_study.keep(job)
+    assert path.is_file()
+    path.unlink()
+    (folder / "summary.json").write_text(json.dumps(told | {"incomplete": True}))
+    kept_study.keep(job)
+    assert not path.is_file() and "grpo seed 0 is not kept: an evaluation before or" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="seed_0: INCOMPLETE, is the retriever up. Its figures are not kept"):
+        kept_runs.summary_of(folder)
