@@ -78,6 +78,8 @@ def _suite(arguments: argparse.Namespace) -> int:
     suite.sets(arguments.suite)
     if (arguments.judge is None) != (arguments.judge_model is None):
         raise ValueError("--judge URL and --judge-model NAME go together; only one was given")
+    if arguments.judge_leave_out and not arguments.judge:
+        raise ValueError("--judge-leave-out says what a judge is not sent; give --judge URL too")
     subject = _subject(arguments)
     suite.files(arguments.suite, searched=False)  # what the corpora lack is seen with the questions
     start(subject.config)

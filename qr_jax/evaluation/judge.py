@@ -144,8 +144,10 @@ class Judge:
         self.reread()
 
     def describe(self) -> dict[str, Any]:
-        """The judge's part of a manifest."""
-        return {"model": self.model, "prompt_sha256": sha256(f"{PROMPT_VERSION} {SYSTEM}"), "cut_tokens": CUT_TOKENS}
+        """The judge's part of a manifest; a temperature that was not sent is the endpoint's own, so that is said."""
+        told = {"model": self.model, "prompt_sha256": sha256(f"{PROMPT_VERSION} {SYSTEM}"), "cut_tokens": CUT_TOKENS}
+        left_out = sorted(self._endpoint.leave_out)
+        return told | ({"leave_out": left_out} if left_out else {})
 
     def judge(self, asked: Iterable[Asked]) -> dict[Asked, bool | str]:
         """A verdict on each answer, from the cache if it is there. NoVerdict where the endpoint gives none."""
