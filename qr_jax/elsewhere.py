@@ -88,7 +88,7 @@ EPOCHS = "in steps of pool.queries questions, not epochs"
 PACKED = "packed rows of one micro-batch, each of several sequences"
 REMAT = "full or none, not true or false"
 ROWS = "packed rows of one micro-batch on all devices together, not of one device"
-SCALED = "grpo scales by the deviation, dr_grpo does not"
+SCALED = "grpo scales by its group's deviation, dr_grpo does not; none scales by the batch's"
 SHARDS = "of the learner; mesh.rollout says how a rollout is divided"
 SHARE = "a number of updates, not a share of them"
 THINKING = "its enable_thinking alone"
@@ -105,6 +105,9 @@ UNLIKE: Mapping[str, str] = {
     "max_completion_length": TURN, "max_response_length": TURN, "response_length": TURN, "max_generate_length": TURN,
     "max_tokens_to_generate": TURN, "max_prompt_length": WHOLE, "prompt_length": WHOLE, "max_start_length": WHOLE,
     "gpu_memory_utilization": SLOTS, "vllm_gpu_memory_utilization": SLOTS,
+    "gradient_checkpointing": REMAT, "enable_gradient_checkpointing": REMAT,
+    "n_gpus_per_node": DEVICES, "nnodes": DEVICES,
+    "tensor_model_parallel_size": SHARDS, "vllm_tensor_parallel_size": SHARDS,
     "mask_truncated_completions": "mask or keep, not true or false",
     "max_tool_response_length": "tokens, not characters",
     "chat_template_kwargs": THINKING, "apply_chat_template_kwargs": THINKING,
@@ -137,10 +140,7 @@ UNLIKE: Mapping[str, str] = {
     "vllm_importance_sampling_clip_min": "0 for none",
     "max_steps": BATCHES_TAKEN, "save_steps": BATCHES_TAKEN, "eval_steps": BATCHES_TAKEN,
     "total_epochs": EPOCHS, "num_train_epochs": EPOCHS, "num_epochs": EPOCHS,
-    "gradient_checkpointing": REMAT, "enable_gradient_checkpointing": REMAT,
-    "n_gpus_per_node": DEVICES, "nnodes": DEVICES,
-    "tensor_model_parallel_size": SHARDS, "vllm_tensor_parallel_size": SHARDS,
-    "scale_rewards": f"{SCALED}; none scales by the batch's", "norm_adv_by_std_in_grpo": SCALED,
+    "scale_rewards": SCALED, "norm_adv_by_std_in_grpo": SCALED,
     "eval_strategy": "a number of steps", "bf16": "bfloat16 or float32, not true or false",
     "report_to": "true or false", "logger": "true or false",
 }  # fmt: skip
