@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import interleave
+from qr_jax.evaluation.complete import INCOMPLETE
 
 Figures = dict[str, Any]
 
@@ -41,4 +42,8 @@ def qr_jax(*words: str | Path) -> None:
 
 
 def summary_of(folder: Path) -> Figures:
-    return json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    """Return a run's summary. ValueError where an evaluation before or after training is over too few questions."""
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    if summary.get("incomplete"):
+        raise ValueError(f"{folder}: {INCOMPLETE} Its figures are not kept; evaluate it again, or make it anew")
+    return summary

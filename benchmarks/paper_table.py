@@ -5,9 +5,9 @@
 
 One table a model, K and k. Accuracy is greedy exact match of each run's last evaluation, or with --suite the macro
 average of `qr-jax eval RUN --suite qa7`, whose F1 (and judge) stand beside it. +- is the 95 % interval over seeds
-(Student's t). The difference from the first rule (grpo where it is there) is a paired bootstrap over questions, seeds
-averaged, or with --suite t over the seeds that both have. Shares are of the last tenth, behind each what chance alone
-would give. A run is never left out: what cannot be read, or was asked otherwise, ends the command.
+(Student's t). The difference from the first rule (grpo where it is there) has that of `qr-jax compare`, over seeds and
+questions, or with --suite that of t over the seeds that both have. Shares are of the last tenth, behind each what
+chance alone would give. A run is never left out: what cannot be read, or was asked otherwise, ends the command.
 """
 
 import argparse
@@ -21,6 +21,7 @@ from typing import Any
 from benchmarks.tables import markdown, over_seeds
 from qr_jax.evaluation import last_evaluation
 from qr_jax.evaluation.side_by_side import FILE
+from qr_jax.report import comparison
 from qr_jax.studies import compare
 
 SHARES = {"zero_variance": "zero variance", "recycled": "recycled"}
@@ -66,7 +67,7 @@ def own_rows(compared: Mapping[str, Any]) -> list[tuple[str, ...]]:
     rows = [("rule", "seeds", "exact match", "less the first", *SHARES.values())]
     for rule, one in compared["rules"].items():
         gap = one["difference"]
-        less = f"{gap['mean']:+.3f} [{gap['low']:+.3f}, {gap['high']:+.3f}]" if gap else ""
+        less = comparison.less(gap) if gap else ""
         rows.append((rule, str(len(one["seeds"])), over_seeds(one["accuracy"]["values"]), less, *shares(one)))
     return rows
 

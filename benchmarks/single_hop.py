@@ -22,6 +22,7 @@ from benchmarks import interleave, kept_runs
 from benchmarks.study import span
 from benchmarks.tables import markdown, over_seeds
 from qr_jax import metrics_writer
+from qr_jax.evaluation.complete import is_incomplete
 
 NAME = "single_hop"
 CONFIG = "configs/smollm2_single_hop.py"
@@ -71,7 +72,8 @@ def make(name: str, seed: int, words: Sequence[str]) -> None:
 def figures_of(folder: Path, series: Mapping[str, str]) -> dict[str, Any]:
     """What a finished run's summary says, and its values a step, by the names of `series`."""
     summary, rows = kept_runs.summary_of(folder), metrics_writer.read(folder)
-    values = {name: [row.get(metric) for row in rows] for name, metric in series.items()}
+    whole = [row | {"eval/exact_match": None} if is_incomplete(row) else row for row in rows]
+    values = {name: [row.get(metric) for row in whole] for name, metric in series.items()}
     return {**{of: summary[of] for of in SUMMED}, "series": values}
 
 

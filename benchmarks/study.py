@@ -32,6 +32,7 @@ from qr_jax import config as configs
 from qr_jax import metrics_writer
 from qr_jax.checks import check
 from qr_jax.config import Config, Learner, use
+from qr_jax.evaluation.complete import is_incomplete
 from qr_jax.overrides import override
 from qr_jax.settings import conform, differences, plain
 from qr_jax.studies.launch import Job, Launcher
@@ -142,7 +143,10 @@ def cold_start(settings: Config) -> Path:
 
 
 def keep(job: Job) -> None:
-    """Write the run's figures beside those of the others."""
+    """Write the run's figures beside those of the others, unless an evaluation at its ends is incomplete."""
+    if json.loads((job.folder / "summary.json").read_text())["incomplete"]:
+        print(f"{job.name} is not kept: an evaluation before or after training is INCOMPLETE (see {job.folder})")
+        return
     half, setting, recipe, _ = job.folder.relative_to(RUNS).parts
     path = result_path(half, setting, recipe, job.settings.seed)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -151,9 +155,10 @@ def keep(job: Job) -> None:
 
 
 def figures(job: Job) -> dict[str, Any]:
-    """What a finished run left: evaluations, what it spent, its pool's figures, and what a guard would have read."""
+    """What a finished run left: whole evaluations, what it spent, its pool's figures, and what a guard would read."""
     rows, summary = metrics_writer.read(job.folder), json.loads((job.folder / "summary.json").read_text())
-    every = [[row["budget/rollouts"], round(row["eval/exact_match"], 4)] for row in rows if "eval/exact_match" in row]
+    asked = [row for row in rows if "eval/exact_match" in row and not is_incomplete(row)]
+    every = [[row["budget/rollouts"], round(row["eval/exact_match"], 4)] for row in asked]
     every.append([summary["rollouts"], round(summary["greedy_after"], 4)])
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
     return {

@@ -92,7 +92,8 @@ def _counts(
 def pool_figures(pool: Pool) -> Figures:
     """Where the pool stands after all steps so far: eligible queries, states, epoch, attempts and flips.
 
-    `flipped`: queries accepted after an earlier zero-variance verdict, a share of the unique queries attempted.
+    `flipped`: queries accepted after any earlier zero-variance verdict, surplus signal between them or not, a share of
+    the unique queries drawn; one whose groups were all faults has shown nothing and is not among these.
     `never_flipped`: queries that showed no variance at least once and have not been accepted since.
     """
     attempted = int(np.count_nonzero(pool.attempts_P))

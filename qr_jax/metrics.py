@@ -58,8 +58,12 @@ NAMES: dict[str, Metric] = {
     "pool/attempted_queries": Metric("", "different queries attempted so far"),
     "pool/attempts_mean": Metric("", "attempts a query"),
     "pool/attempts_max": Metric("", "most attempts of one query"),
-    "pool/flipped_queries": Metric("", "queries accepted after an earlier zero-variance verdict"),
-    "pool/flipped": Metric("share", "of the queries attempted, those accepted after a zero-variance verdict"),
+    "pool/flipped_queries": Metric("", "queries accepted after any earlier zero-variance verdict"),
+    # METHODS G.4: the queries that `qr-jax probe` asks again
+    "pool/flipped": Metric(
+        "share",
+        "of the different queries drawn (and graded) so far, those accepted after any earlier zero-variance verdict",
+    ),
     "pool/never_flipped": Metric("", "queries with a zero-variance verdict and never accepted since"),
     "pool/waiting": Metric("", "accepted groups that wait for pool.min_signal"),
     **{f"pool/state_{state}": Metric("", f"queries in the state {state}") for state in STATES},

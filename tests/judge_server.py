@@ -19,6 +19,23 @@ class Server(ThreadingHTTPServer):
     request_queue_size = 64  # of 5, the sixth of many connections at once waits a second
 
 
+UNSUPPORTED = "Unsupported parameter: '{}' is not supported with this model."
+
+
+@contextmanager
+def choosy(
+    *refused, said=UNSUPPORTED, status=400, reply=lambda data: completion(json.dumps({"correct": honest(data)}))
+):
+    """A server that refuses a request with one of these settings and names the first; yields (URL, requests)."""
+
+    def answer(data, count):
+        wrong = [name for name in refused if name in seen[count - 1]]
+        return (status, json.dumps({"error": {"message": said.format(wrong[0])}})) if wrong else reply(data)
+
+    with serving(answer) as (url, seen):
+        yield url, seen
+
+
 @contextmanager
 def serving(reply=lambda data, count: completion(json.dumps({"correct": honest(data)}))):
     """A server whose every request is answered by `reply(what is to be graded, its number)`; yields (URL, requests)."""
@@ -28,7 +45,8 @@ def serving(reply=lambda data, count: completion(json.dumps({"correct": honest(d
         def do_POST(self):
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             seen.append({"path": self.path, "key": self.headers["Authorization"], **body})
-            status, text, *more = reply(json.loads(body["messages"][1]["content"]), len(seen))
+            first, *rest = (message["content"] for message in body["messages"])
+            status, text, *more = reply(json.loads(rest[0]) if rest else first, len(seen))
             self.send_response(status)
             for name, value in more:
                 self.send_header(name, value)

@@ -194,6 +194,15 @@ def test_reinforce_pp_by_hand():
     np.testing.assert_allclose(adv_NL[:, 0], np.array([5, -7, -1, -1]) / 12 / std, rtol=1e-5)
 
 
+def test_reinforce_pp_compares_the_only_valid_sample_of_a_group_with_nothing():
+    """.5, -.5 and 0: mean 0, standard deviation .5. verl leaves the last its reward: .218, -1.091 and .873."""
+    graded = grades_of([1, 0], [1, 1], valid=np.array([[True, True], [True, False]]))
+    adv_NL = reinforce_pp(graded, tokens(1, 1, 1, 0), baseline="group")
+    np.testing.assert_allclose(adv_NL[:, 0], [1, -1, 0, 0], atol=1e-5)
+    without_NL = reinforce_pp(graded, tokens(1, 1, 1, 0))
+    assert without_NL[2, 0] > 0 > without_NL[1, 0], "the batch's mean alone is subtracted, as in verl"
+
+
 def test_reinforce_pp_of_a_batch_of_one_reward_is_0():
     np.testing.assert_allclose(reinforce_pp(grades_of([1, 1]), tokens(2, 1)), np.zeros((2, 4)), atol=1e-3)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import small_data
-from judge_server import completion, serving
+from judge_server import choosy, completion, serving
 
 from qr_jax import cli, run_lock
 from qr_jax.config import Config, Evaluation, Mesh, Model, Rollout, use
@@ -197,9 +197,15 @@ def test_a_judge_is_asked_after_the_answers_and_one_that_is_fooled_is_not_report
         found = answer(tmp_path / "a", limit=1, judge=(url, "grader-1"))
     judge = found["judge"]
     assert len(seen) == judge["calls"] >= judge["injected"] == 20 and 0 <= judge["agreement_with_exact_match"] <= 1
-    assert found["manifest"]["judge"]["model"] == "grader-1" and (tmp_path / "verdicts.jsonl").is_file()
+    before = found["manifest"]["judge"]
+    assert before["model"] == "grader-1" and "leave_out" not in before and (tmp_path / "verdicts.jsonl").is_file()
     assert {"judge", "pass_at_1_judge", "pass_at_2_judge"} < set(found["macro"]["scores"])
     assert "agrees with exact match on" in suite.format_table(found)
+    with choosy("temperature", said="no") as (url, _):
+        assert "answered 400" in answer(tmp_path / "a", limit=1, judge=(url, "grader-3"))["judge"]["refused"]
+        found = answer(tmp_path / "a", limit=1, judge=(url, "grader-3"), judge_leave_out=["temperature"])
+    assert found["judge"]["judged"] == judge["judged"]
+    assert found["manifest"]["judge"] | {"model": "grader-1"} == before | {"leave_out": ["temperature"]}
     with serving(lambda data, count: completion('{"correct": true}')) as (url, _):
         found = answer(tmp_path / "a", limit=1, judge=(url, "grader-2"))
     assert found["judge"]["refused"].startswith("20 of 20") and found["manifest"]["judge"] is None
@@ -213,6 +219,7 @@ def test_a_judge_is_asked_after_the_answers_and_one_that_is_fooled_is_not_report
         (["--suite", "qa7", "--questions", "3"], "--questions cannot be given with --suite"),
         (["--suite", "qa8"], "there is no suite 'qa8'; there are: qa7"),
         (["--suite", "qa7", "--judge", "http://x/v1"], "--judge URL and --judge-model NAME go together"),
+        (["--suite", "qa7", "--judge-leave-out", "temperature"], "give --judge URL too"),
         (["--suite", "qa7", "--step", "3"], "is no run of ours"),
     ],
 )

@@ -190,7 +190,7 @@ def test_the_paper_s_table_by_hand(tmp_path):
     grpo, recycle = ([cell.strip() for cell in line.split("|")[1:-1]] for line in lines[-2:])
     # .5 and .25: sd .1768, 12.706 x .1768 / sqrt(2) = 1.588
     assert grpo[:4] == ["grpo", "2", "0.375 +- 1.588", ""]
-    assert recycle[:4] == ["recycle", "2", "0.625 +- 1.588", "+0.250 [+0.000, +0.500]"]
+    assert recycle[:4] == ["recycle", "2", "0.625 +- 1.588", "+0.250 [-0.240, +0.740]"]
     assert all("(" in cell for cell in recycle[4:])
     with pytest.raises(ValueError, match="has 0 scores of a suite; wanted one: make one with qr-jax eval"):
         paper_table.tables(runs, suite=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from qr_jax import cli, config, elsewhere, overrides, run_files, runs, terminal
+from qr_jax import cli, config, elsewhere, overrides, plugins, run_files, runs, terminal
 from qr_jax.commands import doctor, options
 from qr_jax.commands import runs as run_commands
 from qr_jax.config import Config, to_json
@@ -260,14 +260,23 @@ def test_help_of_a_command_is_its_help(capsys):
 def test_every_name_that_other_systems_use_leads_to_a_setting_of_ours():
     settings = config.load("configs/quickstart.py")
     known = overrides.known_names(settings)
-    plugins = ("loss.low", "loss.high", "loss.dual", "env.max_turns", "pool.rounds.max_rounds", "retriever.url")
+    of_plugins = ("loss.low", "loss.high", "loss.dual", "env.max_turns", "pool.rounds.max_rounds", "retriever.url")
     for name, ours in elsewhere.SETTINGS.items():
-        assert ours in known or ours in plugins, name
+        assert ours in known or ours in of_plugins, name
         if f"trainer.{name}" not in overrides.ALIASES:
             unlike = f": {elsewhere.UNLIKE[name]}" if name in elsewhere.UNLIKE else ""
             with pytest.raises(ValueError, match=f"it is {ours} here{re.escape(unlike)}$"):
                 overrides.override(settings, [f"trainer.{name}=1"])
     assert {*elsewhere.UNLIKE} <= {*elsewhere.SETTINGS}
+    for here, values in elsewhere.VALUES.items():
+        for theirs, ours in values.items():
+            with pytest.raises(ValueError, match=re.escape(f"; {theirs} is {ours} here")):
+                overrides.override(settings, [f"{here}={theirs}"])
+            overrides.override(settings, [f"{here}={ours.split(',')[0]}"])
+    for kind, methods in elsewhere.METHODS.items():
+        for theirs, said in methods.items():
+            with pytest.raises(ValueError, match=re.escape(said)):
+                plugins.signature(kind, theirs)
     for name, sentence in elsewhere.SENTENCES.items():
         with pytest.raises(ValueError, match=re.escape(sentence)):
             overrides.override(settings, [f"+trainer.{name}=1"])

@@ -200,6 +200,23 @@ def test_cispo_by_hand():
     np.testing.assert_allclose(slope(cispo, (2.0, 8.0, 0.5), (1, 1, -1), low=0.0, high=0.0), [[-1, -1, 1]], rtol=1e-6)
 
 
+@pytest.mark.parametrize("advantage", [1.0, -1.0])
+def test_bounds_that_are_copied_from_trl_and_verl_as_the_page_says_give_their_losses(advantage):
+    """TRL's cispo has epsilon_high itself for a bound, verl's has both about 1; TRL's delta bounds the ratio that is
+    not clipped, and verl's clip_ratio_c the loss where A < 0."""
+    ratios = (0.1, 0.5, 0.9, 1.0, 1.1, 1.5, 2.9, 5.0, 9.0)
+    r_N, epsilon_high, delta, all_alike = np.array(ratios), 5.0, 3.0, [advantage] * len(ratios)
+    trl_N = -advantage * np.minimum(r_N, epsilon_high)
+    np.testing.assert_allclose(slope(cispo, ratios, all_alike, high=epsilon_high - 1)[0], trl_N, rtol=1e-5)
+    verl_N = -advantage * np.clip(r_N, 1 - 0.2, 1 + 0.28)
+    np.testing.assert_allclose(slope(cispo, ratios, all_alike, low=0.2, high=0.28)[0], verl_N, rtol=1e-5)
+    ours_N = value(clip, ratios, all_alike, low=0.2, high=0.28, dual=delta)[0][0]
+    clipped_N = np.clip(r_N, 0.8, 1.28) * advantage
+    np.testing.assert_allclose(ours_N, -np.minimum(np.minimum(r_N, delta) * advantage, clipped_N), rtol=1e-5)
+    larger_N = np.maximum(-advantage * r_N, -clipped_N)
+    np.testing.assert_allclose(ours_N, np.minimum(larger_N, delta) if advantage < 0 else larger_N, rtol=1e-5)
+
+
 def test_sapo_by_hand():
     """The gate is 2 / tau at ratio 1; at 1 + log(3) its sigmoid is 3/4 and its slope 4 * 3/4 * 1/4 of the ratio's."""
     at = 1 + np.log(3)

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from judge_server import choosy, completion
 
 from qr_jax.config import use
 from qr_jax.envs.ada_search import ada_search, expert_turn
@@ -84,6 +85,13 @@ def test_a_model_plays_the_search_engine_and_is_told_to_be_of_use_or_not():
     for text in told:
         at = QUERIES.index(text.rpartition("Query: ")[2])
         assert ("do not help" in text) == (at in useless) and "write 2 short documents" in text
+
+
+def test_an_engine_that_refuses_a_limit_or_a_temperature_is_asked_without():
+    with choosy("max_tokens", "temperature", reply=lambda data: completion("Doc 1: Dune.")) as (url, seen):
+        search = zero_search(url=f"{url}/chat/completions", model="engine")
+        assert [p.text for (p,) in search(["x", "y"], 1)] == ["Dune.", "Dune."] and len(seen) == 4
+    assert seen[-1]["max_completion_tokens"] == 512 and "temperature" not in seen[-1]
 
 
 def test_an_engine_that_writes_no_document_is_a_failed_search():

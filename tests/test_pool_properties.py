@@ -13,6 +13,7 @@ from qr_jax import pool as pools
 from qr_jax.records import grades
 from qr_jax.recycling.recycle import recycle
 from qr_jax.recycling.soft_recycle import soft_recycle
+from qr_jax.studies.probe_figures import recycled
 from qr_jax.verdict import judge
 
 quick = settings(max_examples=25)
@@ -256,6 +257,28 @@ def test_flips_are_what_a_history_kept_by_hand_says(run):
         now = figures.pool_figures(settled.pool)
         assert now["pool/flipped_queries"] == len(flipped) and now["pool/never_flipped"] == len(dead - flipped)
         assert now["pool/flipped"] == (len(flipped) / len(attempted) if attempted else None)
+
+
+@quick
+@given(runs())
+def test_the_probe_asks_the_queries_that_the_pool_calls_flipped(run):
+    draws, pool = [], None
+    for step, (_, drawn_Q, _, settled) in enumerate(play(run), 1):
+        pool, accepted = settled.pool, settled.accepted.tolist()
+        draws += [
+            {
+                "step": step,
+                "index": query,
+                "verdict": verdict,
+                "accepted": query in accepted,
+                "successes": 0,
+                "valid": 2,
+            }
+            for query, verdict in zip(drawn_Q.tolist(), settled.verdict_Q.tolist(), strict=True)
+        ]
+    filed, never = recycled(draws, pool.size if pool else 0)
+    assert sorted(one.index for one in filed) == ([] if pool is None else np.flatnonzero(pool.flipped_P).tolist())
+    assert all(one.filed < one.accepted for one in filed) and not {*never} & {draw["index"] for draw in draws}
 
 
 @many

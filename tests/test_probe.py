@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from killed_run import tiny
 
-from qr_jax import checks, cli, runs
+from qr_jax import checks, cli, metrics_writer, runs
 from qr_jax.config import Config, Train
 from qr_jax.report import page
 from qr_jax.studies import probe
@@ -50,7 +50,7 @@ def test_signal_chance_has_no_bias(p, n):
     assert mean == pytest.approx(1 - p**K - (1 - p) ** K, abs=1e-9)
 
 
-def test_a_query_is_recycled_by_the_last_verdict_before_its_first_acceptance():
+def test_a_flipped_query_is_filed_at_the_last_zero_variance_verdict_before_its_first_acceptance_after_such():
     draws = [
         draw(1, 0, "hard"),
         draw(1, 1, "easy", successes=4),
@@ -64,11 +64,17 @@ def test_a_query_is_recycled_by_the_last_verdict_before_its_first_acceptance():
         draw(4, 2, "signal", accepted=True, successes=3),
         draw(5, 0, "hard"),
         draw(6, 0, "signal", accepted=True, successes=3),
+        draw(6, 3, "easy", successes=4),
+        draw(7, 3, "signal", successes=2),  # surplus, then a fault
+        draw(8, 3, "fault", valid=1),
+        draw(9, 3, "signal", accepted=True, successes=2),
     ]
     filed, never = recycled(draws, 6)
     assert [(one.index, one.arm, one.filed, one.accepted, one.verdict_pass) for one in filed] == [
         (0, "hard", 1, 3, 0.0),  # a fault is no verdict, and a second acceptance does not count
         (1, "easy", 3, 4, 1.0),
+        (2, "hard", 1, 4, 0.0),  # surplus signal between the two is no matter
+        (3, "easy", 6, 9, 1.0),  # accepted before its first zero-variance verdict, which is no flip
     ]
     assert never == [4, 5]
 
@@ -197,6 +203,8 @@ def test_equal_policies_answer_the_same_questions_alike(run):
     told = []
     found = probe.probe(run, queries=6, samples=6, say=told.append)
     assert told and found["checkpoints"] == [0, 2, 4, 5] and found["step"] == 5
+    candidates = sum(found["arms"][arm]["candidates"] for arm in ("hard", "easy"))
+    assert candidates == metrics_writer.read(run)[-1]["pool/flipped_queries"] > 0
     recycled_rows = [row for row in found["queries"] if row["arm"] != "fresh"]
     assert recycled_rows and any(row["filing"]["signal"] > 0 for row in found["queries"])
     for row in found["queries"]:

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from judge_server import completion, honest, serving
+from judge_server import choosy, completion, honest, serving
 
-from qr_jax import trust
+from qr_jax import plugins, trust
 from qr_jax.config import Config, use
 from qr_jax.evaluation.judge import INJECTED, SEALED_AS, Asked, Judge
 from qr_jax.interfaces import CONTRACTS
+from qr_jax.overrides import override
 from qr_jax.records import Episode, Passage, Query, Turn, grades
 from qr_jax.rewards import _judged
 from qr_jax.rewards._format import well_formed
@@ -294,6 +295,50 @@ def test_an_outage_of_the_judge_is_a_fault_and_never_a_0(tmp_path):
         plan = {"url": url, "model": "grader-1", "cache": str(tmp_path / "verdicts.jsonl"), "retries": 0}
         score_G = judge(QUERY, [episode("Oslo"), episode("Tacoma"), episode("Bergen")], **plan).score_G
     assert np.isnan(score_G[0]) and score_G[1:].tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("dress", ["```json\n{}\n```", "<think>hm</think>{}", "{}\nIt is {{so}}."])
+def test_a_judge_that_dresses_its_verdict_leaves_no_faults_of_right_answers_nor_of_wrong_ones(tmp_path, dress):
+    """Its first verdicts are bare, on the probes; what came later was NaN for right answers alone."""
+
+    def reply(data, count):
+        right = honest(data)
+        text = json.dumps({"correct": right, "why": "x"} if right else {"correct": right})
+        return completion(dress.format(text) if count > len(INJECTED) else text)
+
+    with serving(reply) as (url, _):
+        group = [episode(answer) for answer in ("Tacoma", "Oslo", "in Tacoma", "Bergen")]
+        scores = judge(QUERY, group, url=url, model="grader-1", cache=str(tmp_path / "verdicts.jsonl"))
+    assert scores.score_G.tolist() == [1, 0, 1, 0]
+
+
+def test_all_rewards_that_ask_a_judge_learn_what_it_refuses(tmp_path):
+    def word(data):
+        return completion(
+            'Sure: {"verdict": "support"}' if "Tacoma" in data["passage"] else '{"verdict": "not_support"}'
+        )
+
+    with choosy("max_tokens", "temperature", reply=word) as (url, seen):
+        scores = search_gen_v(QUERY, [episode("Tacoma"), episode("Oslo")], **at(url, tmp_path))
+        assert scores.score_G.tolist() == [1, 0] and len(seen) == len(INJECTED) + 2 + 2
+
+
+def test_what_a_judge_is_not_sent_is_a_setting_that_may_change_in_a_run(tmp_path):
+    typed = [
+        "reward=judge",
+        "reward.url=http://127.0.0.1:9/v1",
+        "reward.model=m",
+        "reward.leave_out=max_tokens,temperature",
+    ]
+    settings = override(Config(), typed).reward.settings
+    assert settings["leave_out"] == ("max_tokens", "temperature")
+    assert "leave_out" in plugins.constants("reward", "judge")["ENDPOINT"]
+    with pytest.raises(ValueError, match="leave_out.* is 'heat' .*; wanted one of 'max_tokens'"):
+        override(Config(), [*typed[:3], "reward.leave_out=heat"])
+    with choosy("max_tokens", "temperature", said="no") as (url, seen):
+        given = settings | {"url": url, "cache": str(tmp_path / "verdicts.jsonl")}
+        assert judge(QUERY, [episode("Tacoma")], **given).score_G.tolist() == [1]
+        assert len(seen) == len(INJECTED) + 1
 
 
 def test_a_judge_that_one_injected_answer_fools_refuses_to_start(tmp_path):

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 import teacher_server
-from judge_server import completion
+from judge_server import choosy, completion
 from judge_server import serving as serving_replies
 
 from qr_jax import cli, mistakes
@@ -319,6 +319,32 @@ def test_a_reply_that_is_no_json_is_asked_for_once_more_with_what_was_wrong(tmp_
         with pytest.raises(Refused) as refused:
             ask(opened(tmp_path / "new", url))
         assert refused.value.reason == "no JSON as asked"
+
+
+@pytest.mark.parametrize("status", [400, 422])
+def test_a_teacher_that_refuses_a_limit_a_temperature_or_a_seed_is_asked_without_and_loses_no_call(tmp_path, status):
+    def reply(data):
+        return completion('{"answer": "x"}')
+
+    refused = ("max_tokens", "temperature", "seed")
+    with choosy(*refused, status=status, reply=reply) as (url, seen):
+        teacher = opened(tmp_path, url)
+        assert [ask(teacher, sample=at) for at in range(3)] == ["x"] * 3 and len(seen) == 3 + len(refused)
+        assert teacher.calls == 3 and teacher.journal.failed == 0
+        assert seen[-1]["max_completion_tokens"] == 1024 and not {*refused} & {*seen[-1]}
+        assert [row["sample"] for row in rows(tmp_path / "calls.jsonl") if row["event"] == "answered"] == [0, 1, 2]
+        assert [ask(opened(tmp_path, url), sample=at) for at in range(3)] == ["x"] * 3, "by the journal"
+    with choosy(*refused, reply=reply, said="no") as (url, seen):
+        with pytest.raises(Refused):
+            ask(opened(tmp_path / "new", url))
+        assert ask(opened(tmp_path / "new", url, leave_out=refused)) == "x" and len(seen) == 2
+
+
+def test_what_a_teacher_is_not_sent_is_an_option():
+    words = ["synth", "corpus", "out", "--leave-out", "seed", "--leave-out", "temperature"]
+    assert cli.make_parser().parse_args(words).leave_out == ["seed", "temperature"]
+    with pytest.raises(ValueError, match="--teacher: sed cannot be left out of a request"):
+        connect("http://127.0.0.1:9/v1", Bounds(leave_out=("sed",)))
 
 
 def test_a_teacher_s_echo_of_the_key_is_written_nowhere_and_counts_that_none_has_are_estimated(tmp_path, monkeypatch):

@@ -22,8 +22,11 @@ def reinforce_pp(
     baseline=group less its group's mean (REINFORCE++-baseline).
 
     exact: Hu et al. 2025 (arXiv:2501.03262) with its discount of 1, as in verl, n - 1 under var. A group of equal
-    rewards gets -mean / std of the batch: with the group's baseline that is small, not 0. Deviation: no KL in the
-    reward (learner.kl_weight puts it in the loss).
+    rewards gets -mean / std of the batch: with the group's baseline that is small, not 0. Deviations: no KL in the
+    reward (learner.kl_weight puts it in the loss); with baseline=group the only valid sample of a group counts as 0,
+    for it has no sibling to be compared with. verl leaves that sample its raw reward, so that a right answer earns more
+    for its siblings' faults (up to 3.5 standard deviations, seen), and the batch's mean and scale move with it. Such a
+    group reaches the learner with learner.keep_dead alone.
     """
     centre_Q1 = group_mean(grades.reward_QG, grades.valid_QG) if baseline == "group" else 0.0
     value_NL = jnp.broadcast_to((grades.reward_QG - centre_Q1).reshape(-1, 1), mask_NL.shape)

@@ -10,7 +10,7 @@ from qr_jax.commands.options import add_json, add_trust, show, start, whole
 
 # Options of `eval` that only one of its two ways takes: a run over its own questions, or anything over a suite.
 OWN_ONLY = ("questions", "world_seed")
-SUITE_ONLY = ("limit", "split", "out", "judge", "judge_model")
+SUITE_ONLY = ("limit", "split", "out", "judge", "judge_model", "judge_leave_out")
 
 
 def add(command: Any) -> None:
@@ -38,6 +38,8 @@ def add(command: Any) -> None:
     text = "an OpenAI-compatible endpoint; its key: QR_JAX_JUDGE_KEY (OpenAI's own: OPENAI_API_KEY too)"
     add("--judge", metavar="URL", help=text)
     add("--judge-model", metavar="NAME", help="the model that judges there")
+    text = "max_tokens, max_completion_tokens or temperature, where the judge refuses it; repeat it for more"
+    add("--judge-leave-out", action="append", metavar="NAME", help=text)
     add_trust(made)
 
 
@@ -76,6 +78,8 @@ def _suite(arguments: argparse.Namespace) -> int:
     suite.sets(arguments.suite)
     if (arguments.judge is None) != (arguments.judge_model is None):
         raise ValueError("--judge URL and --judge-model NAME go together; only one was given")
+    if arguments.judge_leave_out and not arguments.judge:
+        raise ValueError("--judge-leave-out says what a judge is not sent; give --judge URL too")
     subject = _subject(arguments)
     suite.files(arguments.suite, searched=False)  # what the corpora lack is seen with the questions
     start(subject.config)
@@ -86,6 +90,7 @@ def _suite(arguments: argparse.Namespace) -> int:
         place=arguments.run / "eval" if subject.run else Path("runs") / "eval" / arguments.run.name,
         run=subject.run,
         judge=(arguments.judge, arguments.judge_model) if arguments.judge else None,
+        judge_leave_out=arguments.judge_leave_out or (),
         allow_plugins=subject.packages, trusted=arguments.trust, say=terminal.say,
         **{name: getattr(arguments, name) for name in ("out", "step", "limit", "samples")},
     )  # fmt: skip

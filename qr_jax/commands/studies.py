@@ -37,7 +37,7 @@ def add(command: Any) -> None:
     oracle.add_argument("--oversample", type=whole(1), default=2, metavar="N", help="queries drawn / --accept")
     oracle.add_argument("--rollouts", type=whole(1), default=84_480, metavar="N", help="the budget")
     oracle.add_argument("--seeds", type=whole(1), default=5, metavar="N")
-    text = "re-roll recycled queries with the policies that filed, accepted and ended the run"
+    text = "re-roll flipped queries with the policies that filed, accepted and ended the run"
     probe = command("probe", _probe, text)
     text = "of each kind: hard, easy, never drawn"
     probe.add_argument("--queries", type=whole(1), default=64, metavar="N", help=text)

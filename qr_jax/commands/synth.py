@@ -50,6 +50,8 @@ def add(command: Any) -> None:
     )
     add("--timeout-s", type=whole(1), default=120, metavar="N", help="seconds of one try (120)")
     add("--patience-s", type=whole(1), default=900, metavar="N", help="seconds of all tries of a call (900)")
+    text = "max_tokens, max_completion_tokens, temperature or seed, where it refuses that; repeat it for more"
+    add("--leave-out", action="append", default=[], metavar="NAME", help=text)
     add("--price", type=_price, metavar="IN,OUT", help="of a million tokens, for the cost")
 
 
@@ -71,7 +73,12 @@ def _synth(arguments: argparse.Namespace) -> int:
     check_writable(arguments.out, "OUT")
     chosen = override(_Chosen(Use(arguments.retriever), Use(arguments.env)), arguments.overrides)
     bounds = Bounds(
-        arguments.max_calls, arguments.max_tokens, arguments.reply_tokens, arguments.timeout_s, arguments.patience_s
+        arguments.max_calls,
+        arguments.max_tokens,
+        arguments.reply_tokens,
+        arguments.timeout_s,
+        arguments.patience_s,
+        tuple(arguments.leave_out),
     )
     names = ("corpus", "out", "teacher", "model", "questions", "traces", "seed", "k", "at_once", "price", "licence")
     given = {name: getattr(arguments, name) for name in (*names, "against")}

@@ -66,6 +66,7 @@ def answer(
     limit: int | None = None,
     samples: int | None = None,
     judge: tuple[str, str] | None = None,
+    judge_leave_out: Sequence[str] = (),
     allow_plugins: Sequence[str] | None = None,
     trusted: bool = False,
     say: Say = terminal.say,
@@ -73,9 +74,10 @@ def answer(
     """The suite's score, with its manifest and the folder it was written to.
 
     The model is that of `run`'s checkpoint, or without a run the config's own. Answers go to `out`, or to a folder in
-    `place` that is named by the suite and the manifest. `judge` is an endpoint's URL and its model. Answers that are
-    there already count where this user's own command wrote them, with `trusted` whoever did; others are set aside.
-    ValueError where `out` holds answers of another manifest, with all that differs.
+    `place` that is named by the suite and the manifest. `judge` is an endpoint's URL and its model,
+    `judge_leave_out` what it is not sent (ChatEndpoint). Answers that are there already count where this user's own
+    command wrote them, with `trusted` whoever did; others are set aside. ValueError where `out` holds answers of
+    another manifest, with all that differs.
     """
     samples = settings.evaluation.samples if samples is None else samples
     searched = subject.wants_corpus(settings, allow_plugins)
@@ -108,7 +110,7 @@ def answer(
             rows += list(_answers(ask, folder, digest, waiting, searches, corpus_of, say))
             if text := assemble.unreadable(agent.tokenizer, [query for queries in asked.values() for query in queries]):
                 say(text)
-        return _write_score(folder, name, asked, rows, missing, about, judge)
+        return _write_score(folder, name, asked, rows, missing, about, judge, judge_leave_out)
 
 
 def _corpus(settings: Config, name: str, allow_plugins: Sequence[str] | None) -> subject.Corpus:
@@ -280,14 +282,14 @@ def _answers(
 
 
 def _write_score(
-    folder: Path, name: str, asked, rows, missing, about: Mapping[str, Any], judge: tuple[str, str] | None
+    folder: Path, name: str, asked, rows, missing, about: Mapping[str, Any], judge: tuple[str, str] | None, leave_out
 ) -> dict[str, Any]:
     """Score and write; without the judge first, so that its failure costs nothing."""
     figures = suite.score(name, asked, rows, missing) | {"manifest": dict(about), "folder": str(folder)}
     _write_json(folder / "score.json", figures)
     if judge is None:
         return figures
-    endpoint = Judge(*judge, folder.parent / "verdicts.jsonl", sealed=True)
+    endpoint = Judge(*judge, folder.parent / "verdicts.jsonl", sealed=True, leave_out=leave_out)
     said, verdict = of_rows(endpoint, rows, suite.RULES["exact_match"])
     figures |= suite.score(name, asked, rows, missing, verdict)
     figures |= {"judge": said, "manifest": {**about, "judge": endpoint.describe() if verdict else None}}

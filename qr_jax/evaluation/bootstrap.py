@@ -1,11 +1,9 @@
-"""How far a mean or a difference of means would move had other questions been asked: bootstrap over questions."""
+"""How far a mean or a difference of means would move with other questions, or with other seeds."""
 
 import numpy as np
 
 from qr_jax.noise import uniforms
 
-BOOTSTRAP = 95  # the first part of the keys of its resamples
-RESAMPLES = 10_000
 WITHIN = 1.96  # standard errors on either side of a 95 % interval
 
 
@@ -25,16 +23,38 @@ def picks(count: int, resamples: int, *key: int) -> np.ndarray:
     return (uniforms(resamples * count, *key) * count).astype(np.int64).reshape(resamples, count)
 
 
-def bootstrap(score_RN: np.ndarray, *, resamples: int = RESAMPLES) -> list[dict[str, float]]:
-    """Each row's mean less the first row's, with the 2.5 % and 97.5 % quantiles over resamples of the N questions.
+def difference(own_SN: np.ndarray, base_SN: np.ndarray, *, paired: bool) -> dict[str, float | bool]:
+    """Return the mean difference of two rules' scores, S seeds of N questions each, with a 95 % interval.
 
-    Paired: a resample takes the same questions of all rows. It is a function of (95, resample) alone.
+    With several seeds (`seeds` True) it says how far both other seeds and other questions would move the mean:
+    half^2 = t^2 v_S + t'^2 v_N (Howe 1974), Student's t of the seeds and of the questions. v_S is the variance of the
+    seeds' means over S: of the differences by seed where the rules are `paired`, else Welch's sum, in which a rule of
+    one seed varies as the other one does. v_N is the variance of the questions' means over N, less what is noise of a
+    single answer and is in v_S already. With one seed each it is over questions alone. Never empty: see `half_width`.
     """
-    gap_RN = score_RN - score_RN[:1]
-    count = gap_RN.shape[1]
-    drawn = np.empty((resamples, len(gap_RN)))
-    for at in range(resamples):
-        picked_N = picks(count, 1, BOOTSTRAP, at)[0]
-        drawn[at] = gap_RN @ np.bincount(picked_N, minlength=count) / count
-    low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
-    return [{"mean": float(gap_RN[r].mean()), "low": float(low[r]), "high": float(high[r])} for r in range(len(gap_RN))]
+    from scipy.special import stdtrit
+
+    gap_N = own_SN.mean(0) - base_SN.mean(0)
+    several = [own_SN - base_SN] if paired else [own_SN, base_SN]
+    several = [score_SN for score_SN in several if len(score_SN) > 1]
+    count = len(gap_N)
+    variance_N = float(gap_N.var(ddof=1)) / count if count > 1 else 0.0
+    squared = 0.0
+    if several:
+        spread = [(float(score_SN.mean(1).var(ddof=1)) / len(score_SN), len(score_SN) - 1) for score_SN in several]
+        variance_S = sum(variance for variance, _ in spread)
+        freedom = variance_S**2 / sum(v**2 / seeds for v, seeds in spread) if variance_S else 1.0
+        variance_S *= 1.0 if paired or len(several) > 1 else 1.0 + len(several[0])
+        squared = float(stdtrit(freedom, 0.975)) ** 2 * variance_S
+        variance_N -= sum(map(_noise, several))
+    if variance_N > 0:
+        squared += float(stdtrit(count - 1, 0.975)) ** 2 * variance_N
+    mean, half = float(gap_N.mean()), squared**0.5 or half_width(0.0, count)
+    return {"mean": mean, "low": mean - half, "high": mean + half, "seeds": bool(several)}
+
+
+def _noise(score_SN: np.ndarray) -> float:
+    """Return the variance that the mean over seeds and questions has by single answers alone: their interaction's."""
+    seeds, count = score_SN.shape
+    rest_SN = score_SN - score_SN.mean(0) - score_SN.mean(1, keepdims=True) + score_SN.mean()
+    return float(np.square(rest_SN).sum()) / ((seeds - 1) * max(count - 1, 1) * seeds * count)

@@ -1,14 +1,13 @@
 """A language model as a judge of answers, behind an OpenAI-compatible endpoint, and whether it can be believed.
 
-An answer is data: it is cut to 64 tokens and quoted as JSON, and the verdict must be a JSON object and nothing else.
-Rewards ask other questions of the same client (rewards/_judged.py): a Prompt says which, and what may be answered.
-Before a judge is believed it must call 20 wrong answers wrong that try to talk it into the contrary. It is asked by
-http_post.py, for the openai package bounds neither a whole call nor the bytes of a reply.
+An answer is data: it is cut to 64 tokens and quoted as JSON, and the verdict is the last JSON object of the reply that
+has its name. Rewards ask other questions of the same client (rewards/_judged.py): a Prompt says which, and what may be
+answered. Before a judge is believed it must call 20 wrong answers wrong that try to talk it into the contrary. It is
+asked by chat_endpoint.py, for the openai package bounds neither a whole call nor the bytes of a reply.
 """
 
 import json
 import logging
-import os
 import random
 import re
 import threading
@@ -18,17 +17,20 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from qr_jax import run_files, trust
 from qr_jax.evaluation.manifest import sha256
-from qr_jax.retrieval.http_post import Crew, Endpoint, Failed, LeftAlone, Patience, secret
+from qr_jax.retrieval.chat_endpoint import ChatEndpoint, key_header, objects
+from qr_jax.retrieval.http_post import Crew, Failed, LeftAlone, Patience
 from qr_jax.secrecy import redact
 
 log = logging.getLogger(__name__)
 
-KEY, OPENAI_KEY, OPENAI_HOST = "QR_JAX_JUDGE_KEY", "OPENAI_API_KEY", "api.openai.com"
+KEY = "QR_JAX_JUDGE_KEY"
 CUT_TOKENS = 64
+REPLY_TOKENS = (
+    4096  # room for thoughts: a verdict that is cut off is a fault, and right answers may take longer to judge
+)
 TOKEN = re.compile(r"\w{1,8}|[^\w\s]")  # up to eight letters, or a mark: of no tokenizer, so all models are cut alike
 LARGEST_BYTES = 1_000_000  # of a response
 FIRST_PAUSE_S = 0.5
@@ -100,16 +102,6 @@ class Asked:
     prompt: Prompt = CORRECT
 
 
-def key_header(url: str, key_env: str) -> dict[str, str] | None:
-    """The header with the key in `key_env`; for api.openai.com, and no other host, OPENAI_API_KEY does too.
-
-    None where there is no key; ValueError where it is none that a header can hold.
-    """
-    names = (key_env, OPENAI_KEY) if urlsplit(url).hostname == OPENAI_HOST else (key_env,)
-    known = next((name for name in names if os.environ.get(name)), None)
-    return {"Authorization": f"Bearer {secret(known)}"} if known else None
-
-
 @dataclass
 class Judge:
     """An endpoint (its base URL, as in http://127.0.0.1:8000/v1) and its model; `cache` keeps its verdicts.
@@ -117,18 +109,19 @@ class Judge:
     With `sealed` only verdicts with this user's seal count: the cache lies in a folder that may be somebody else's.
     After `pause_after` failures in a row nothing is sent for twice `timeout_s`, and all that is asked gets no verdict.
     A key that the endpoint wants stands in the environment variable `key_env`; for api.openai.com, and no other host,
-    OPENAI_API_KEY does too.
+    OPENAI_API_KEY does too. `leave_out` is that of ChatEndpoint.
     """
 
     url: str
     model: str
     cache: Path
-    timeout_s: float = 30.0
+    timeout_s: float = 120.0
     retries: int = 3
     at_once: int = 8
     key_env: str = KEY
     sealed: bool = False
     pause_after: int = NEVER
+    leave_out: Sequence[str] = ()
     sleep: Callable[[float], None] = time.sleep
     calls: int = 0
     cached: int = 0
@@ -138,21 +131,23 @@ class Judge:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self):
-        whole = self.url.rstrip("/")
-        self.url = whole if whole.endswith("/chat/completions") else f"{whole}/chat/completions"
         once = Patience(
             self.timeout_s, self.timeout_s, 0, self.pause_after, 2 * self.timeout_s, response_bytes=LARGEST_BYTES
         )
         try:
-            self._endpoint = Endpoint(self.url, once, key_header(self.url, self.key_env))
+            header = key_header(self.url, self.key_env)
+            self._endpoint = ChatEndpoint(self.url, once, header, leave_out=self.leave_out)
         except ValueError as error:
             raise ValueError(f"the judge: {error}") from error
+        self.url = self._endpoint.url
         self._crew = Crew(self.at_once)
         self.reread()
 
     def describe(self) -> dict[str, Any]:
-        """The judge's part of a manifest."""
-        return {"model": self.model, "prompt_sha256": sha256(f"{PROMPT_VERSION} {SYSTEM}"), "cut_tokens": CUT_TOKENS}
+        """The judge's part of a manifest; a temperature that was not sent is the endpoint's own, so that is said."""
+        told = {"model": self.model, "prompt_sha256": sha256(f"{PROMPT_VERSION} {SYSTEM}"), "cut_tokens": CUT_TOKENS}
+        left_out = sorted(self._endpoint.leave_out)
+        return told | ({"leave_out": left_out} if left_out else {})
 
     def judge(self, asked: Iterable[Asked]) -> dict[Asked, bool | str]:
         """A verdict on each answer, from the cache if it is there. NoVerdict where the endpoint gives none."""
@@ -244,7 +239,7 @@ class Judge:
             if attempt:
                 self.sleep(FIRST_PAUSE_S * 2 ** (attempt - 1) * random.uniform(0.5, 1))
             try:
-                return verdict(self._endpoint.post(self._request(answer)), answer.prompt)
+                return verdict(self._endpoint.post(self._request(answer)), answer.prompt, answer.prediction)
             except Failed as error:
                 why = error
                 if isinstance(error, LeftAlone) or not error.passing:
@@ -262,7 +257,7 @@ class Judge:
         messages = [{"role": "system", "content": prompt.system}, {"role": "user", "content": text}]
         with self._lock:
             self.calls += 1
-        return {"model": self.model, "messages": messages, "temperature": 0, "max_tokens": 32}
+        return {"model": self.model, "messages": messages, "temperature": 0, "max_tokens": REPLY_TOKENS}
 
 
 def cut(answer: str, tokens: int = CUT_TOKENS) -> str:
@@ -272,10 +267,13 @@ def cut(answer: str, tokens: int = CUT_TOKENS) -> str:
     return answer if len(ends) <= tokens else answer[: ends[tokens - 1]]
 
 
-def verdict(response: Any, prompt: Prompt = CORRECT) -> bool | str:
-    """What a chat completion says: one of the prompt's verdicts, as in {"correct": true}, and nothing else.
+def verdict(response: Any, prompt: Prompt = CORRECT, judged: str = "") -> bool | str:
+    """Return a chat completion's verdict: the last JSON object with the prompt's name, as in {"correct": true}.
 
-    ValueError for any other, and for a completion of several choices, cut off, or refused.
+    A thought, a fence, prose and other names beside it do not matter. Where the `judged` text itself holds a verdict,
+    the reply may quote it: of a reply that is more than one object the worst verdict counts then, and none if it may be
+    the quote. ValueError for a reply without a verdict, for a name that stands twice in its object, and for a
+    completion of several choices, cut off, or refused.
     """
     try:
         (choice,) = response["choices"]
@@ -285,15 +283,25 @@ def verdict(response: Any, prompt: Prompt = CORRECT) -> bool | str:
         raise ValueError(f"no chat completion of one choice, but {redact(str(response))[:200]!r}") from error
     if refused or ended in CUT_OFF:
         raise ValueError(f"the completion ended by {redact(str(refused or ended))[:100]!r}; wanted a whole one")
-    try:
-        said = json.loads(content, object_pairs_hook=list)  # a name may stand in it once
-    except (ValueError, TypeError, RecursionError):
-        said = None
-    match said:
-        case [(name, word)] if name == prompt.verdict and is_allowed(word, prompt):
-            return word
+    said, alone = _verdicts(content, prompt.verdict)
+    quoted = [] if alone else [word for words in _verdicts(judged, prompt.verdict)[0] for word in words]
+    if said and quoted and all(is_allowed(word, prompt) for words in said for word in words):
+        said = [[min((word for words in said for word in words), key=prompt.allowed.index)]]
+        quoted = [word for word in quoted if word != prompt.allowed[0]]  # a text that asks for the worst may have it
+    if said and len(said[-1]) == 1 and is_allowed(said[-1][0], prompt) and said[-1][0] not in quoted:
+        return said[-1][0]
     wanted = " or ".join(json.dumps({prompt.verdict: word}) for word in prompt.allowed)
     raise ValueError(f"the verdict is {redact(str(content))[:100]!r}; wanted {wanted}")
+
+
+def _verdicts(text: Any, name: str) -> tuple[list[list[Any]], bool]:
+    """Return what the JSON objects of a text say under the name, those that have it; and if one object is all of it."""
+    try:
+        found, alone = objects(text)
+    except (ValueError, AttributeError):  # a thought without an end; no text
+        return [], False
+    said = [[word for key, word in pairs if key == name] for pairs in found]
+    return [words for words in said if words], alone
 
 
 def is_allowed(word: Any, prompt: Prompt) -> bool:

@@ -14,6 +14,7 @@ TONES = ("ink", "fresh", "ex_hard", "ex_easy", "ex_surplus", "ex_consumed", "pha
 STYLE = ".line.band { stroke-dasharray: none; stroke-width: 2; }\n.scroll { max-height: none; }\n"
 SHARES = {"zero_variance": "zero-variance", "recycled": "recycled", "ex_hard": "ex_hard", "ex_easy": "ex_easy"}
 SHARES |= {"flipped": "flipped", "trained": "pool trained"}
+ALONE = "over questions alone"
 SETTING_CHARS = 80  # of a setting that tells two rules apart; a prompt is longer
 Table = tuple[str, list[str], list[list[str]]]  # title, head, rows
 
@@ -28,7 +29,7 @@ def tables(found: Mapping[str, Any]) -> list[Table]:
         spread = f" +- {one['accuracy']['sd']:.3f}" if one["accuracy"]["sd"] is not None else ""
         outcome.append([
             label, str(len(one["seeds"])), f"{one['accuracy']['mean']:.3f}{spread}",
-            f"{gap['mean']:+.3f} [{gap['low']:+.3f}, {gap['high']:+.3f}]" if gap else "",
+            less(gap) if gap else "",
             f"{wins['won']} of {wins['of']}" if wins and wins["of"] else "",
             f"{sum(some) / len(some):,.0f} ({len(some)} of {len(passed)})" if some else "-",
         ])  # fmt: skip
@@ -46,17 +47,27 @@ def tables(found: Mapping[str, Any]) -> list[Table]:
     ]
 
 
+def less(gap: Mapping[str, Any]) -> str:
+    """Return a difference with its interval, marked where that does not contain the variation between seeds."""
+    return f"{gap['mean']:+.3f} [{gap['low']:+.3f}, {gap['high']:+.3f}]" + ("" if gap["seeds"] else f" {ALONE}")
+
+
 def notes(found: Mapping[str, Any]) -> list[str]:
     """What a reader of the tables must know of them."""
     low, high = found["spent"]
     made = [f"WARNING: {warning}." for warning in found.get("warnings", ())] + [
         f"Budget: {low:,} to {high:,} {found['measure']} a run. Accuracy: greedy exact match over "
-        f"{found['questions']:,} questions after training. The interval is a paired bootstrap over questions, seeds "
-        "averaged; it does not say how other seeds would differ: the standard deviation does.",
+        f"{found['questions']:,} questions after training. The interval is of Student's t over seeds, paired where the "
+        "rules have the same ones, and as much wider as other questions would move the difference.",
         "Zero-variance rate and shares of the batch (recycled, ex_hard, ex_easy): last tenth of the steps; the other "
         "figures: all steps. In brackets: the band of the same sampler on pass rates that never move, whatever "
         f"the run's first draws allow ({found['null_seeds']} simulated runs of each), averaged over seeds.",
     ]
+    if any(one["difference"] and not one["difference"]["seeds"] for one in found["rules"].values()):
+        made.append(f"{ALONE}: one seed each; other seeds would move the difference further. Make three or more.")
+    counts = {label: len(one["seeds"]) for label, one in found["rules"].items()}
+    if lone := [label for label, count in counts.items() if count == 1 < max(counts.values())]:
+        made.append(f"{', '.join(lone)}: one seed, taken to vary by seed as a rule of several that it is held against.")
     if found["faulted_questions"]:
         made.append(f"{found['faulted_questions']} questions are left out: their answer is a fault in some run.")
     for label, one in found["rules"].items():
@@ -64,8 +75,7 @@ def notes(found: Mapping[str, Any]) -> list[str]:
         if any(text not in label for text in told):
             made.append(f"{label} is with {' '.join(told)}")
     made += [f"{label}: {reason}." for label, one in found["rules"].items() for reason in one["no_null"]]
-    counts = {len(one["seeds"]) for one in found["rules"].values()}
-    return [*made, "The rules have unequal numbers of seeds."] if len(counts) > 1 else made
+    return [*made, "The rules have unequal numbers of seeds."] if len({*counts.values()}) > 1 else made
 
 
 def format_tables(found: Mapping[str, Any]) -> str:

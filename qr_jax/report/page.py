@@ -179,7 +179,7 @@ def _lacks(evaluation: Mapping[str, Any]) -> str:
 
 
 def _probed(probe: Mapping[str, Any]) -> list[dict[str, str]]:
-    """What the causal probe says: how much of recycled queries' chance of signal came by movement of the policy."""
+    """What the causal probe says: how much of flipped queries' chance of signal came by movement of the policy."""
     facts = []
     for arm in ("hard", "easy"):
         found: Mapping[str, Any] = probe["arms"][arm] if probe else {}

@@ -43,11 +43,14 @@ FAILURES = (httpcore2.NetworkError, httpcore2.TimeoutException, httpcore2.Protoc
 
 
 class Failed(OSError):
-    """No usable answer came. `passing`: another try may get an answer, `pause_s` from now at the earliest."""
+    """No usable answer came. `passing`: another try may get an answer, `pause_s` from now at the earliest.
 
-    def __init__(self, text: str, *, passing: bool = True, pause_s: float = 0.0):
+    `status` and `reply` are of the HTTP answer, 0 and "" without one. A message never shows the whole `reply`.
+    """
+
+    def __init__(self, text: str, *, passing: bool = True, pause_s: float = 0.0, status: int = 0, reply: str = ""):
         super().__init__(redact(text))
-        self.passing, self.pause_s = passing, pause_s
+        self.passing, self.pause_s, self.status, self.reply = passing, pause_s, status, reply
 
 
 class LeftAlone(Failed):
@@ -187,7 +190,9 @@ class Endpoint:
             passing = response.status in PASSING or response.status >= 500
             after = headers.get("retry-after", "")
             pause_s = float(after) if after.isdecimal() and len(after) < 6 else 0.0
-            raise Failed(f"{said}; wanted 200 and JSON", passing=passing, pause_s=pause_s)
+            raise Failed(
+                f"{said}; wanted 200 and JSON", passing=passing, pause_s=pause_s, status=response.status, reply=text
+            )
         if headers.get("content-encoding", "identity") != "identity":
             raise Failed(f"{self.url} sent a compressed body, which was not asked for", passing=False)
         try:

@@ -7,6 +7,7 @@ from typing import Any
 from qr_jax.dialect import encodable
 from qr_jax.records import Passage, SearchFunction
 from qr_jax.retrieval import http_post
+from qr_jax.retrieval.chat_endpoint import ChatEndpoint
 from qr_jax.retrievers import _noise
 from qr_jax.secrecy import redact
 
@@ -50,7 +51,7 @@ def zero_search(
     chance = _noise.share(start, end, done)
     headers = {"Authorization": f"Bearer {http_post.secret(token_env)}"} if token_env else None
     patience = http_post.Patience(timeout_s, deadline_s, retries, pause_after, pause_s, response_bytes)
-    endpoint = http_post.Endpoint(f"{url.rstrip('/')}/chat/completions", patience, headers)
+    endpoint = ChatEndpoint(url, patience, headers)
     crew = http_post.Crew(at_once)
 
     def search(queries: list[str], k: int) -> list[list[Passage]]:

@@ -32,9 +32,10 @@ class Bench:
     model: str
     cache: str
     key_env: str
-    timeout_s: float = 30.0
+    timeout_s: float = 120.0
     retries: int = 3
     at_once: int = 8
+    leave_out: tuple[str, ...] = ()
 
 
 def prompt(task: str, *, by: str, text: str, words: Sequence[str]) -> Prompt:
@@ -103,5 +104,5 @@ def _sitting(bench: Bench) -> Judge:
     """One judge for all that is asked there: they share its cache."""
     return Judge(
         bench.url, bench.model, Path(bench.cache), bench.timeout_s, bench.retries, bench.at_once, bench.key_env,
-        sealed=True, pause_after=PAUSE_AFTER,
+        sealed=True, pause_after=PAUSE_AFTER, leave_out=bench.leave_out,
     )  # fmt: skip

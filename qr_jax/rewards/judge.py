@@ -1,6 +1,7 @@
 """Reward: 1 for an answer that a language model, behind an OpenAI-compatible endpoint, calls correct."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -8,7 +9,7 @@ from qr_jax.evaluation.judge import Asked, cut
 from qr_jax.records import Episode, Query, Scores
 from qr_jax.rewards import _judged
 
-ENDPOINT = ("url", "key_env", "budget", "timeout_s", "retries", "at_once")
+ENDPOINT = ("url", "key_env", "budget", "timeout_s", "retries", "at_once", "leave_out")
 EXAMPLE = {"url": "http://127.0.0.1:9/v1", "model": "grader"}
 
 
@@ -21,9 +22,11 @@ def judge(
     cache: str = "runs/verdicts.jsonl",  # the file of verdicts, shared by runs
     budget: int = 100_000,  # verdicts in it, at most
     key_env: str = "QR_JAX_JUDGE_KEY",  # the environment variable with its key
-    timeout_s: float = 30.0,  # of one try
+    timeout_s: float = 120.0,  # of one try
     retries: int = 3,  # further tries, with growing pauses
     at_once: int = 8,  # calls that run at one time
+    # not sent, for an endpoint that refuses it; what the endpoint's 400 names is learned
+    leave_out: tuple[Literal["max_tokens", "max_completion_tokens", "temperature"], ...] = (),
 ) -> Scores:
     """The judge's verdicts, 0 or 1, on the first 64 tokens of each answer (evaluation/judge.py); they are the outcome.
 
@@ -32,7 +35,7 @@ def judge(
     ValueError, which ends the run: a judge that calls one of 20 injected wrong answers right (asked once a process),
     and a cache that would hold more than `budget` verdicts.
     """
-    bench = _judged.Bench(url, model, cache, key_env, timeout_s, retries, at_once)
+    bench = _judged.Bench(url, model, cache, key_env, timeout_s, retries, at_once, leave_out)
     given = [episode.answer or "" for episode in episodes]
     cards = [Asked(query.question, query.answers, cut(answer)) for answer in given]
     said = _judged.verdicts("judge", bench, [card for card in cards if card.prediction], budget)

@@ -1,7 +1,7 @@
 """Finished runs held against each other: rules over seeds, at one budget, on the same questions, beside chance alone.
 
-Accuracies are greedy exact match of the last evaluation. The interval of a difference is a paired bootstrap over
-questions, seeds averaged for each: it says what other questions would have given, not what other seeds would.
+Accuracies are greedy exact match of the last evaluation. The interval of a difference says how far other seeds and
+other questions would move it, where a rule has several seeds; of one seed each it is over questions alone, and said so.
 """
 
 import json
@@ -17,7 +17,7 @@ from qr_jax import config as configs
 from qr_jax import figures, jsonl, metrics_writer, run_files, runs
 from qr_jax.config import BUDGETS, Config
 from qr_jax.evaluation import last_evaluation
-from qr_jax.evaluation.bootstrap import bootstrap
+from qr_jax.evaluation.bootstrap import difference
 from qr_jax.evaluation.complete import INCOMPLETE, is_incomplete
 from qr_jax.settings import plain
 from qr_jax.studies import null_control, oracle
@@ -123,8 +123,7 @@ def compare(
         raise ValueError(f"of {len(asked)} questions none was answered without a fault in all {len(many)} runs")
     by_rule = grouped(many)
     apart = dict(zip(by_rule, differing([some[0] for some in by_rule.values()])))
-    score_RN = np.array([np.mean([scores(run, kept) for run in some], axis=0) for some in by_rule.values()])
-    gaps = bootstrap(score_RN)
+    first = next(iter(by_rule.values()))
     found: dict[str, Any] = {}
     for rule, (label, some) in enumerate(by_rule.items()):
         ones = [figures_of(run, kept, measure, reach) for run in some]
@@ -138,7 +137,7 @@ def compare(
             **{name: over_seeds([one[name] for one in ones]) for name in ones[0] if name != "curve"},
             "null": {name: _over_nulls([summary[theirs] for summary in known]) for name, theirs in SHARES.items()},
             "no_null": sorted({null["reason"] for null in nulls if "reason" in null}),
-            "difference": gaps[rule] if rule else None,
+            "difference": less(some, first, kept) if rule else None,
             "curves": [one["curve"] for one in ones],
         }
     _count_wins(found)
@@ -236,6 +235,13 @@ def _flat(settings: Config) -> dict[str, Any]:
 def scores(run: Run, questions: Sequence[str]) -> np.ndarray:
     """Exact match of each question in the run's last evaluation."""
     return np.array([run.evaluation["exact_match"][name] for name in questions], float)
+
+
+def less(own: Sequence[Run], base: Sequence[Run], questions: Sequence[str]) -> dict[str, float | bool]:
+    """Return how much better a rule's runs are than the first rule's, paired by seed where both have the same ones."""
+    by_seed = [{run.settings.seed: scores(run, questions) for run in runs} for runs in (own, base)]
+    own_SN, base_SN = (np.array([scores_of[seed] for seed in sorted(scores_of)]) for scores_of in by_seed)
+    return difference(own_SN, base_SN, paired={*by_seed[0]} == {*by_seed[1]})
 
 
 def figures_of(run: Run, questions: Sequence[str], measure: str, reach: float) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""The causal probe: were recycled queries trained on because the policy had moved, or because few samples are luck?
+"""The causal probe: were flipped queries trained on because the policy had moved, or because few samples are luck?
 
-A recycled query was filed as hard or easy by one group and accepted as signal by a later one. Both may be chance: a
+A flipped query was filed as hard or easy by one group and accepted as signal by a later one. Both may be chance: a
 query that is right three times in ten is all wrong in four samples one time in four. Who trusts the verdict takes its
 regression to the mean for learning. So the probe asks again: the same questions under the same sampling keys, which no
 training step used, are rolled out by the policy that filed them, by the one that accepted them and by the run's last.
@@ -51,7 +51,7 @@ def probe(
     """Probe a run: up to `queries` of each arm, `samples` episodes by each policy; also written to RUN/probe.json.
 
     Returns `arms` (see `summarise`), `queries` (a row each, with the checkpoints used and their distance in steps) and
-    what it was measured with. ValueError where the run has no recycled queries, not two checkpoints, or
+    what it was measured with. ValueError where the run has no flipped queries, not two checkpoints, or
     kept none from before most of its verdicts, and where more than half of a policy's searches fail.
     """
     settings = runs.load(run)
@@ -202,7 +202,7 @@ def _remarks(found: Mapping[str, Any]) -> Iterable[str]:
         yield f"{left_out} queries are left out: faults left fewer valid samples than a group has"
     if not found["arms"]["fresh"]["queries"]:
         yield "no query is left that was never drawn, so there is no control"
-    yield "the current policy was trained on the recycled queries, not on those never drawn"
+    yield "the current policy was trained on the flipped queries, not on those never drawn"
 
 
 def _number(value: float | None) -> str:

@@ -1,4 +1,4 @@
-"""The figures of a causal probe: which queries were recycled, which of them are asked again, and what that says."""
+"""The figures of a causal probe: which queries flipped, which of them are asked again, and what that says."""
 
 import math
 from collections import Counter
@@ -33,22 +33,22 @@ class Filed:
 
 
 def recycled(draws: Iterable[Mapping[str, Any]], size: int) -> tuple[list[Filed], list[int]]:
-    """The recycled queries of a ledger, and the indices of the pool's `size` queries that were never drawn.
+    """Return the flipped queries of a ledger, and the indices of the pool's `size` queries that were never drawn.
 
-    A query counts once, at its first acceptance whose verdict before (faults are none) was hard or easy.
+    They are those of `pool/flipped`: accepted after any earlier hard or easy verdict. Each counts once, at the first
+    such acceptance, and is filed at the last hard or easy verdict before it, whatever surplus signal came between.
     """
-    last: dict[int, Mapping[str, Any]] = {}
+    dead: dict[int, Mapping[str, Any]] = {}
     found: dict[int, Filed] = {}
     drawn = set()
     for draw in draws:
         index = draw["index"]
         drawn.add(index)
-        before = last.get(index)
-        if draw["accepted"] and index not in found and before and before["verdict"] in ("hard", "easy"):
+        if draw["accepted"] and index not in found and (before := dead.get(index)):
             share = before["successes"] / before["valid"]
             found[index] = Filed(index, before["verdict"], before["step"], draw["step"], share)
-        if draw["verdict"] != "fault":
-            last[index] = draw
+        if draw["verdict"] in ("hard", "easy"):
+            dead[index] = draw
     return list(found.values()), [index for index in range(size) if index not in drawn]
 
 
@@ -88,7 +88,7 @@ def summarise(rows: Sequence[Mapping[str, Any]], arm: str, candidates: int, *, s
     `pass_change` and `signal_change` are differences of means; `chance_share` is the part of the later signal chance
     that the filing policy had already, `movement_share` the rest, below 0 where movement took signal away. Each has
     `low` and `high`: 95 % by resampling queries with all their policies (a paired bootstrap). None: nothing to say.
-    Shares are of recycled queries alone: those never drawn bore no signal to share out.
+    Shares are of flipped queries alone: those never drawn bore no signal to share out.
     """
     whole = [row for row in rows if row["arm"] == arm]
     kept = [row for row in whole if all(row[policy]["passed"] is not None for policy in POLICIES)]

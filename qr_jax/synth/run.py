@@ -10,7 +10,7 @@ from typing import Any
 from qr_jax import mistakes, plugins, run_lock
 from qr_jax.evaluation import suite
 from qr_jax.retrieval import bm25_index, identity
-from qr_jax.retrieval.http_post import Endpoint
+from qr_jax.retrieval.chat_endpoint import ChatEndpoint
 from qr_jax.settings import Use, plain
 from qr_jax.synth import author as authors
 from qr_jax.synth import card, folder, library, prompts, repeats
@@ -78,7 +78,7 @@ def run(asked: Asked, say: Callable[[str], None]) -> dict[str, Any]:
 
 def _made(
     asked: Asked,
-    writer: Endpoint | authors.Author,
+    writer: ChatEndpoint | authors.Author,
     books: library.Library,
     dialect: Dialect,
     tests: repeats.Repeats,

@@ -7,7 +7,6 @@ what was wrong, where it is not.
 import hashlib
 import json
 import random
-import re
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -15,8 +14,9 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from qr_jax.evaluation.judge import NEVER, key_header
-from qr_jax.retrieval.http_post import Endpoint, Failed, Patience
+from qr_jax.evaluation.judge import NEVER
+from qr_jax.retrieval.chat_endpoint import ChatEndpoint, key_header, objects
+from qr_jax.retrieval.http_post import Failed, Patience
 from qr_jax.secrecy import redact
 from qr_jax.synth.draft import Refused
 from qr_jax.synth.journal import Journal, is_count
@@ -30,7 +30,6 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0  # before a retry; the endpoint's own
 REFUSALS = 8  # prompts refused in a row, and none answered: then the endpoint is not what was meant
 CHARS_A_TOKEN = 4  # where the endpoint does not count
 MOST_CHARS_A_TOKEN = 40  # of a reply: a longer one is none of so many tokens
-FENCE = re.compile(r"\A```(?:json)?\s*\n(.*?)\n?```\Z", re.DOTALL)
 
 
 class Ended(Exception):
@@ -46,18 +45,17 @@ class Bounds:
     reply_tokens: int = 1024
     timeout_s: float = 120.0  # of one try
     patience_s: float = 900.0  # of all tries
+    leave_out: tuple[str, ...] = ()  # of each request, as ChatEndpoint has it
 
 
-def connect(url: str, bounds: Bounds) -> Endpoint:
+def connect(url: str, bounds: Bounds) -> ChatEndpoint:
     """The endpoint with this base URL, as in http://127.0.0.1:8000/v1; ValueError where it is none, or holds a secret.
 
     A key that it wants is QR_JAX_TEACHER_KEY; for api.openai.com, and no other host, OPENAI_API_KEY does too.
     """
-    whole = url.rstrip("/")
-    url = whole if whole.endswith("/chat/completions") else f"{whole}/chat/completions"
     once = Patience(bounds.timeout_s, bounds.timeout_s, retries=0, pause_after=NEVER, response_bytes=LARGEST_BYTES)
     try:
-        return Endpoint(url, once, key_header(url, KEY))
+        return ChatEndpoint(url, once, key_header(url, KEY), leave_out=bounds.leave_out)
     except ValueError as error:
         raise ValueError(f"--teacher: {error}") from error
 
@@ -66,7 +64,7 @@ def connect(url: str, bounds: Bounds) -> Endpoint:
 class Teacher:
     """A model behind an endpoint, with the journal of its calls."""
 
-    endpoint: Endpoint
+    endpoint: ChatEndpoint
     model: str
     journal: Journal
     bounds: Bounds = Bounds()
@@ -226,16 +224,11 @@ def completion(response: Any, body: Mapping[str, Any]) -> tuple[str, list[int]]:
 
 
 def as_object(reply: str) -> Mapping[str, Any]:
-    """The JSON object that a reply is, without a model's thoughts and fence around it; else ValueError."""
-    text = reply.rpartition("</think>")[2].strip()
-    fenced = FENCE.match(text)
-    try:
-        value = json.loads(fenced[1] if fenced else text)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"it is not one JSON object ({error})") from error
-    if not isinstance(value, dict):
+    """Return the JSON object that a reply is, without a model's thoughts and fence around it; else ValueError."""
+    found, alone = objects(reply)
+    if not alone:
         raise ValueError("it is not one JSON object")
-    return value
+    return dict(found[0])
 
 
 def text_of(reply: Mapping[str, Any], name: str, most: int = 500) -> str:

@@ -1,0 +1,123 @@
+"""An OpenAI-compatible chat endpoint: its URL and key, what may be left out of a request, and the JSON in a reply.
+
+Judges (evaluation/judge.py), the teacher (synth/teacher.py) and a model that plays a retriever (zero_search) use it.
+"""
+
+import json
+import os
+import re
+import threading
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from qr_jax.retrieval.http_post import Endpoint, Failed, Patience, secret
+
+OPENAI_KEY, OPENAI_HOST = "OPENAI_API_KEY", "api.openai.com"
+PATH = "/chat/completions"
+LIMITS = ("max_tokens", "max_completion_tokens")  # of a reply: the second is sent where the first is left out
+OPTIONAL = (*LIMITS, "temperature", "seed")  # settings of a request that an endpoint may refuse
+REFUSALS = (400, 422)
+TOO_LONG = re.compile(r"too large|context (length|size|window)|at most|less than", re.IGNORECASE)
+DECODER = json.JSONDecoder(object_pairs_hook=list)  # a name may stand twice in an object
+
+
+def key_header(url: str, key_env: str) -> dict[str, str] | None:
+    """Return the header with the key in `key_env`; for api.openai.com, and no other host, OPENAI_API_KEY does too.
+
+    None where there is no key; ValueError for a key that no header can hold.
+    """
+    names = (key_env, OPENAI_KEY) if urlsplit(url).hostname == OPENAI_HOST else (key_env,)
+    known = next((name for name in names if os.environ.get(name)), None)
+    return {"Authorization": f"Bearer {secret(known)}"} if known else None
+
+
+class ChatEndpoint(Endpoint):
+    """A chat endpoint by its base URL (http://127.0.0.1:8000/v1), or by the whole of it.
+
+    Newer models of OpenAI answer 400 to `max_tokens` (they want `max_completion_tokens`) and to `temperature`, other
+    endpoints to `seed`. A refusal that names a setting is answered by the same request without it, and what an answer
+    then came to is left out of all later requests. `leave_out` names settings that are never sent.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        patience: Patience,
+        headers: Mapping[str, str] | None = None,
+        *,
+        leave_out: Iterable[str] = (),
+    ):
+        whole = url.rstrip("/")
+        super().__init__(whole if whole.endswith(PATH) else f"{whole}{PATH}", patience, headers)
+        self.leave_out = frozenset(leave_out)
+        if unknown := sorted(self.leave_out - {*OPTIONAL}):
+            raise ValueError(
+                f"{', '.join(unknown)} cannot be left out of a request; wanted some of {', '.join(OPTIONAL)}"
+            )
+        self._first, self._begun = threading.Lock(), False
+
+    def post(self, body: Mapping[str, Any], ends: float | None = None) -> Any:
+        """Return the endpoint's answer, as `Endpoint.post` does; `max_tokens` limits the reply under either name."""
+        with self._first:  # the first call goes alone: what it learns, the others need not
+            if not self._begun:
+                try:
+                    return self._learn(body, ends)
+                finally:
+                    self._begun = True
+        return self._learn(body, ends)
+
+    def _learn(self, body: Mapping[str, Any], ends: float | None) -> Any:
+        """Post without what is left out, and again without what a refusal names; keep that once an answer comes."""
+        left_out = kept = self.leave_out
+        while True:
+            sent = without(body, left_out)
+            try:
+                answer = super().post(sent, ends)
+            except Failed as error:
+                if error.status not in REFUSALS:
+                    raise
+                named = {name for name in OPTIONAL if name in sent and re.search(rf"\b{name}\b", error.reply)}
+                if TOO_LONG.search(error.reply) and {*LIMITS} & {*sent}:
+                    left_out |= {*LIMITS}  # of this request alone: a shorter one has room
+                elif named:
+                    left_out, kept = left_out | named, kept | named
+                else:
+                    raise
+            else:
+                self.leave_out |= kept
+                return answer
+
+
+def without(body: Mapping[str, Any], left_out: Collection[str]) -> dict[str, Any]:
+    """Return the request without these settings, its `max_tokens` by the other name where that is not one of them."""
+    first, second = LIMITS
+    sent = {name: value for name, value in body.items() if name not in left_out}
+    if first in body and first in left_out and second not in left_out:
+        sent[second] = body[first]
+    return sent
+
+
+def objects(reply: str) -> tuple[list[list[tuple[str, Any]]], bool]:
+    """Return the complete JSON objects of a reply, in order, each as its (name, value) pairs; and if one is all of it.
+
+    A thought that comes before (`<think>...</think>`) is taken off, and a fence is no part of a reply. An object inside
+    another is a part of that one. ValueError for a thought without an end.
+    """
+    text = reply.rpartition("</think>")[2]
+    if text.lstrip().startswith("<think>"):
+        raise ValueError("the reply is a thought without an end")
+    found, around, begun, at = [], [], 0, 0
+    while (start := text.find("{", at)) >= 0:
+        try:
+            pairs, at = DECODER.raw_decode(text, start)
+        except ValueError:
+            at = start + 1
+        except RecursionError as error:
+            raise ValueError("the reply is nested too deep") from error
+        else:
+            found.append(pairs)
+            around.append(text[begun:start])
+            begun = at
+    rest = "".join([*around, text[begun:]])
+    return found, len(found) == 1 and not re.sub(r"```\w*", "", rest).strip()
