@@ -19,6 +19,8 @@ from qr_jax.studies.probe_figures import (
     POLICIES,
     RESAMPLES,
     choose,
+    choose_again,
+    drawn_again,
     interval,
     nearest,
     recycled,
@@ -77,6 +79,54 @@ def test_a_flipped_query_is_filed_at_the_last_zero_variance_verdict_before_its_f
         (3, "easy", 6, 9, 1.0),  # accepted before its first zero-variance verdict, which is no flip
     ]
     assert never == [4, 5]
+
+
+def test_each_draw_after_a_zero_variance_verdict_counts_whatever_it_showed():
+    draws = [
+        draw(1, 0, "hard"), draw(1, 1, "easy", successes=4), draw(1, 2, "signal", successes=1),
+        draw(2, 0, "fault", valid=1), draw(2, 1, "signal", successes=3),  # surplus
+        draw(3, 0, "hard"), draw(3, 2, "hard"),
+        draw(4, 0, "signal", accepted=True, successes=2), draw(5, 0, "easy", successes=4),
+    ]  # fmt: skip
+    again = [(one.index, one.arm, one.filed, one.accepted, one.signal) for one in drawn_again(draws)]
+    assert again == [
+        (1, "again_easy", 1, 2, True),
+        (0, "again_hard", 1, 3, False),  # a fault is no verdict
+        (0, "again_hard", 3, 4, True),
+    ]
+
+
+def test_of_draws_again_a_sample_is_chosen_that_knows_nothing_of_what_they_showed():
+    draws = [draw(1, at, "hard") for at in range(400)]
+    draws += [draw(2, at, "signal" if at % 4 == 0 else "hard", successes=at % 4 == 0) for at in range(400)]
+    again = drawn_again(draws)
+    picked = choose_again(again, 100, seed=0)
+    assert len(picked) == 100 and picked == choose_again(again, 100, seed=0) != choose_again(again, 100, seed=1)
+    assert 0.12 < np.mean([one.signal for one in picked]) < 0.38
+
+
+def replicated(shift, *, seed=0, count=4000, samples=16):
+    """Rows of queries filed hard under p and drawn again under p moved by `shift`; and the true share by movement."""
+    random = np.random.default_rng(seed)
+    p = np.where(random.random(60_000) < 1 / 3, 0.0, random.beta(0.6, 0.6, 60_000))
+    p = p[random.binomial(K, p) == 0][:count]
+    moved = p * np.exp(shift) / (1 - p + p * np.exp(shift))
+    rows = [{"arm": "again_hard", "verdict_pass": 0.0, "signal": 0 < s < K} for s in random.binomial(K, moved)]
+    for policy, rates in zip(POLICIES, (p, moved, moved), strict=True):
+        for row, s in zip(rows, random.binomial(samples, rates).tolist(), strict=True):
+            row[policy] = {"passed": s / samples, "signal": signal_chance([1] * s + [0] * (samples - s), K)}
+    signal, signal_moved = ((1 - rates**K - (1 - rates) ** K).mean() for rates in (p, moved))
+    return rows, 1 - signal / signal_moved
+
+
+@pytest.mark.parametrize("shift", [0.0, 1.0])
+def test_draws_again_tell_luck_from_movement_where_first_draws_cannot(shift):
+    """A third of the pool is impossible, and four samples do not say so; asking the filing policy again does."""
+    rows, truth = replicated(shift)
+    found = summarise(rows, "again_hard", len(rows), seed=0)
+    share = found["to_accepting"]["movement_share"]
+    assert share["low"] <= truth <= share["high"] and share["high"] - share["low"] < 0.15
+    assert found["drawn_signal"] == pytest.approx(found["signal"]["accepting"], abs=0.02)
 
 
 def test_queries_are_chosen_by_keyed_numbers_and_fresh_ones_borrow_steps():
@@ -215,9 +265,9 @@ def test_equal_policies_answer_the_same_questions_alike(run):
     assert found["arms"]["hard"]["to_current"]["chance_share"]["mean"] == 1
     assert json.loads((run / "probe.json").read_text()) == found
     table = probe.format_table(found)
-    assert "filed hard" in table and "+0.000 [+0.000, +0.000]" in table and "not seen" in table
+    assert "drawn again after hard" in table and "+0.000 [+0.000, +0.000]" in table and "not seen" in table
     facts = {fact["label"]: fact for fact in json.loads(page.build(run).run)["facts"]}
-    assert facts["Movement, filed hard"]["value"] == ".000" and "at step 5" in facts["Movement, filed hard"]["beside"]
+    assert facts["Movement after hard"]["value"] == ".000" and "at step 5" in facts["Movement after hard"]["beside"]
 
 
 def test_the_command_prints_json_and_refuses_what_it_cannot_say(run, tmp_path, capsys):

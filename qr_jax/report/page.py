@@ -20,6 +20,7 @@ from qr_jax import figures
 from qr_jax.evaluation.complete import is_incomplete
 from qr_jax.report import charts, choose, history, read, run_list, series
 from qr_jax.secrecy import looks_secret, redact
+from qr_jax.studies.probe_figures import AGAIN
 
 DRAWING = ("elements.js", "shown.js", "plot.js", "groups.js", "chart.js")
 VAGUE = 1.5  # bounds of a chance whose ends differ by more than this factor say little
@@ -179,15 +180,15 @@ def _lacks(evaluation: Mapping[str, Any]) -> str:
 
 
 def _probed(probe: Mapping[str, Any]) -> list[dict[str, str]]:
-    """What the causal probe says: how much of flipped queries' chance of signal came by movement of the policy."""
+    """What the causal probe says: how much of the signal of queries drawn again came by movement of the policy."""
     facts = []
-    for arm in ("hard", "easy"):
-        found: Mapping[str, Any] = probe["arms"][arm] if probe else {}
+    for verdict, arm in AGAIN.items():
+        found: Mapping[str, Any] = probe["arms"].get(arm, {}) if probe else {}
         if found.get("queries"):
             moved = found["to_accepting"]["movement_share"]
             between = "" if moved["low"] is None else f" ({share(moved['low'])} to {share(moved['high'])})"
-            beside = f"of signal at acceptance{between}, the rest by chance; {found['queries']} queries re-rolled"
-            facts.append(_fact(f"Movement, filed {arm}", share(moved["mean"]), f"{beside} at step {probe['step']}"))
+            beside = f"of the signal when drawn again{between}, the rest chance; {found['queries']} asked again"
+            facts.append(_fact(f"Movement after {verdict}", share(moved["mean"]), f"{beside} at step {probe['step']}"))
     return facts
 
 

@@ -7,6 +7,10 @@ training step used, are rolled out by the policy that filed them, by the one tha
 Given a query's pass rates these rollouts know nothing of either verdict: under a policy that never moved, the three
 agree but for sampling noise, however the queries were selected.
 
+Flipped queries were chosen by their later draw. A second sample is of all queries that were drawn again after a hard or
+an easy verdict, whatever that draw showed: the filing policy's chance of signal over the later policy's is there the
+share of flips that chance alone makes, which first draws do not tell (`null_control`).
+
 The last policy was trained on these very queries, so its change holds what it learned from them, too. Signal at
 acceptance is therefore divided by the accepting policy; queries never drawn are the control.
 """
@@ -25,7 +29,19 @@ from qr_jax.parallel import mesh as meshes
 from qr_jax.records import Query
 from qr_jax.report import read
 from qr_jax.step import grading
-from qr_jax.studies.probe_figures import ARMS, POLICIES, Filed, choose, nearest, recycled, signal_chance, summarise
+from qr_jax.studies.probe_figures import (
+    AGAIN,
+    ARMS,
+    POLICIES,
+    Filed,
+    choose,
+    choose_again,
+    drawn_again,
+    nearest,
+    recycled,
+    signal_chance,
+    summarise,
+)
 
 FILE = "probe.json"
 
@@ -67,26 +83,31 @@ def probe(
     if not filed:
         none = f"{run} has accepted no query after a hard or easy verdict in its {last} steps"
         raise ValueError(f"{none}; train longer, then probe")
-    picked = choose(filed, never, queries, seed=seed)
-    used = {one.index: _policies(one, steps, last) for one in picked}
-    late = sum(used[one.index]["filing"] > one.filed - 1 for one in picked)
+    again = drawn_again(draws)
+    picked = choose(filed, never, queries, seed=seed) + choose_again(again, queries, seed=seed)
+    used = [_policies(one, steps, last) for one in picked]
+    late = sum(policies["filing"] > one.filed - 1 for one, policies in zip(picked, used, strict=True))
     if 2 * late > len(picked):
         told = f"for {late} of {len(picked)} queries the policy that filed them was not kept: there are checkpoints of"
         told += f" steps {', '.join(map(str, steps))} alone, and one of them would stand for both policies"
         raise ValueError(f"{told}; train with train.keep_every=N, a few steps, which keeps every N-th step's")
-    for step in {step for policies in used.values() for step in policies.values()}:
+    asked: dict[int, set[int]] = {}  # checkpoint -> the queries that its policy is asked
+    for one, policies in zip(picked, used, strict=True):
+        for step in policies.values():
+            asked.setdefault(step, set()).add(one.index)
+    for step in asked:
         if damage := committed.damage(saved.path(step), verify=True):
             raise ValueError(f"{saved.path(step)}: {damage}; move it out of the run, and the probe takes the next")
-    scores = _roll(run, settings, questions, used, samples, seed, allow_plugins, say)
-    rows = [_row(one, questions[one.index], used[one.index], scores) for one in picked]
-    candidates = Counter(one.arm for one in filed) | Counter(fresh=len(never))
+    scores = _roll(run, settings, questions, asked, samples, seed, allow_plugins, say)
+    rows = [_row(one, questions[one.index], policies, scores) for one, policies in zip(picked, used, strict=True)]
+    candidates = Counter(one.arm for one in [*filed, *again]) | Counter(fresh=len(never))
     found = {"step": last, "checkpoints": steps, "samples": samples, "group": of.samples, "seed": seed}
     found |= {"arms": {arm: summarise(rows, arm, candidates[arm], seed=seed) for arm in ARMS}, "queries": rows}
     (Path(run) / FILE).write_text(json.dumps(found, indent=2, allow_nan=False) + "\n")
     return found
 
 
-def _roll(run, settings: Config, questions: Sequence[Query], used, samples: int, seed: int, allow_plugins, say):
+def _roll(run, settings: Config, questions: Sequence[Query], asked, samples: int, seed: int, allow_plugins, say):
     """(pool index, checkpoint) -> Score of that policy, or None; a checkpoint is loaded once for all its queries.
 
     The sampling keys are of (seed, pool index, sample), whatever the policy, and no other rollouts' (purpose "probe").
@@ -95,8 +116,7 @@ def _roll(run, settings: Config, questions: Sequence[Query], used, samples: int,
     env = assemble.environment(settings, allow_plugins=allow_plugins)
     search = assemble.searcher(settings, allow_plugins=allow_plugins)
     grade, scores = _grader(settings, allow_plugins), {}
-    for step in sorted({step for policies in used.values() for step in policies.values()}):
-        here = sorted(index for index, policies in used.items() if step in policies.values())
+    for step, here in sorted((step, sorted(indices)) for step, indices in asked.items()):
         say(f"the policy of step {step}: {len(here)} queries x {samples} samples")
         layout = assemble.rollout_layout(settings, agent.cfg, mesh)
         weights = evaluate.weights(run, agent, mesh, step)
@@ -165,7 +185,8 @@ def _row(one: Filed, query: Query, policies: Mapping[str, int], scores) -> dict[
 def format_table(found: Mapping[str, Any]) -> str:
     """The arms side by side, and under them what the figures do not say by themselves."""
     arms = [arm for arm in ARMS if found["arms"][arm]["queries"]]
-    heads = {"hard": "filed hard", "easy": "filed easy", "fresh": "never drawn"}
+    heads = {"hard": "flipped, filed hard", "easy": "flipped, filed easy", "fresh": "never drawn"}
+    heads |= {arm: f"drawn again after {verdict}" for verdict, arm in AGAIN.items()}
     rows = [("", *(heads[arm] for arm in arms))]
 
     def add(label: str, cell: Callable[[Mapping[str, Any]], str]) -> None:
@@ -173,13 +194,14 @@ def format_table(found: Mapping[str, Any]) -> str:
 
     add("queries", lambda arm: f"{arm['queries']} of {arm['candidates']}")
     add("right in the verdict itself", lambda arm: _number(arm["verdict_pass"]))
+    add("signal in the run's own later draw", lambda arm: _number(arm.get("drawn_signal")))
     for name, label in (("passed", "pass rate"), ("signal", f"signal in {found['group']} samples")):
         for policy in POLICIES:
             add(f"{label}, {policy} policy", lambda arm, name=name, policy=policy: _number(arm[name][policy]))
         for policy in POLICIES[1:]:
             key = "pass_change" if name == "passed" else "signal_change"
             add(f"  change to {policy}", lambda arm, key=key, policy=policy: _interval(arm[f"to_{policy}"][key], "+"))
-    for policy, label in (("accepting", "signal at acceptance"), ("current", "signal now")):
+    for policy, label in (("accepting", "signal at the later draw"), ("current", "signal now")):
         for key, what in (("chance_share", "there by chance"), ("movement_share", "by movement")):
             add(f"{label}: {what}", lambda arm, key=key, policy=policy: _interval(arm[f"to_{policy}"].get(key)))
     return "\n".join(aligned(rows) + list(_remarks(found)))

@@ -11,7 +11,8 @@ import numpy as np
 from qr_jax.evaluation.bootstrap import picks
 from qr_jax.noise import uniforms
 
-ARMS = ("hard", "easy", "fresh")
+AGAIN = {"hard": "again_hard", "easy": "again_easy"}  # a verdict -> the arm of those drawn again after it
+ARMS = ("hard", "easy", *AGAIN.values(), "fresh")
 POLICIES = ("filing", "accepting", "current")
 CHOICE, RESAMPLE = 94, 95  # the first parts of the keys of its random numbers
 RESAMPLES = 2000
@@ -22,7 +23,9 @@ LEVELS = {"low": 0.025, "high": 0.975}
 class Filed:
     """A query and the steps of its two verdicts. Step t of the ledger was rolled out by the policy of t - 1 steps.
 
-    `arm`: "hard" or "easy", as it was filed; "fresh" for a query never drawn, which borrows the steps of another.
+    `arm`: "hard" or "easy" for a flipped query, as it was filed; "again_hard" or "again_easy" for one drawn again after
+    such a verdict, whatever that draw showed, with `accepted` the step of that draw; "fresh" for a query never drawn,
+    which borrows the steps of another.
     """
 
     index: int
@@ -30,6 +33,7 @@ class Filed:
     filed: int
     accepted: int
     verdict_pass: float | None = None  # the share of right answers in the group that filed it
+    signal: bool | None = None  # of one drawn again: whether that group bore signal
 
 
 def recycled(draws: Iterable[Mapping[str, Any]], size: int) -> tuple[list[Filed], list[int]]:
@@ -50,6 +54,33 @@ def recycled(draws: Iterable[Mapping[str, Any]], size: int) -> tuple[list[Filed]
         if draw["verdict"] in ("hard", "easy"):
             dead[index] = draw
     return list(found.values()), [index for index in range(size) if index not in drawn]
+
+
+def drawn_again(draws: Iterable[Mapping[str, Any]]) -> list[Filed]:
+    """Return each hard or easy verdict of a ledger whose query was drawn and graded again, with that next draw.
+
+    Flipped queries were chosen by what their later draw showed; these were not. So the filing policy's chance of
+    signal over that of the later policy is the share of flips that chance alone makes.
+    """
+    dead: dict[int, Mapping[str, Any]] = {}
+    found = []
+    for draw in draws:
+        if draw["verdict"] == "fault":
+            continue
+        if before := dead.pop(draw["index"], None):
+            share, signal = before["successes"] / before["valid"], draw["verdict"] == "signal"
+            arm = AGAIN[before["verdict"]]
+            found.append(Filed(draw["index"], arm, before["step"], draw["step"], share, signal))
+        if draw["verdict"] in AGAIN:
+            dead[draw["index"]] = draw
+    return found
+
+
+def choose_again(again: Sequence[Filed], count: int, *, seed: int) -> list[Filed]:
+    """Up to `count` of each verdict, by numbers keyed by (seed, place in the ledger)."""
+    order = np.argsort(uniforms(len(again), CHOICE, seed, 1))
+    ordered = [again[at] for at in order]
+    return [one for arm in AGAIN.values() for one in [one for one in ordered if one.arm == arm][:count]]
 
 
 def choose(filed: Sequence[Filed], never: Sequence[int], count: int, *, seed: int) -> list[Filed]:
@@ -88,7 +119,9 @@ def summarise(rows: Sequence[Mapping[str, Any]], arm: str, candidates: int, *, s
     `pass_change` and `signal_change` are differences of means; `chance_share` is the part of the later signal chance
     that the filing policy had already, `movement_share` the rest, below 0 where movement took signal away. Each has
     `low` and `high`: 95 % by resampling queries with all their policies (a paired bootstrap). None: nothing to say.
-    Shares are of flipped queries alone: those never drawn bore no signal to share out.
+    Shares are not of those never drawn, which bore no signal to share out. Of queries drawn again, `chance_share` to
+    the accepting policy is the share of flips that is luck, and `drawn_signal` the share of those asked whose draw in the
+    run itself bore signal: the later policy's `signal` agrees with it but for sampling noise.
     """
     whole = [row for row in rows if row["arm"] == arm]
     kept = [row for row in whole if all(row[policy]["passed"] is not None for policy in POLICIES)]
@@ -98,6 +131,8 @@ def summarise(rows: Sequence[Mapping[str, Any]], arm: str, candidates: int, *, s
     value = {name: np.array([[row[p][name] for p in POLICIES] for row in kept]) for name in ("passed", "signal")}
     verdicts = [row["verdict_pass"] for row in kept if row["verdict_pass"] is not None]
     found["verdict_pass"] = float(np.mean(verdicts)) if verdicts else None
+    if arm in AGAIN.values():
+        found["drawn_signal"] = float(np.mean([row["signal"] for row in kept]))
     for name, value_QV in value.items():
         found[name] = dict(zip(POLICIES, value_QV.mean(0).tolist(), strict=True))
     for at, policy in enumerate(POLICIES[1:], 1):
