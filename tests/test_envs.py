@@ -193,8 +193,14 @@ def test_tool_call_reads_the_first_action(text, move):
         call(query="a" * 1001),
         call(query="a", padding="x" * 5000),
         call(queries=[]),
-        call(queries="a"),
         call(queries=["a", 1]),
+        call(queries=[["a"]]),
+        call(query=None),
+        '<tool_call>{"name": "search", "arguments": "a"}</tool_call>',
+        '<tool_call>{"name": "search", "arguments": "[1"}</tool_call>',
+        '{"name": "python", "parameters": {"query": "a"}}',
+        'I call {"name": "search", "arguments": {"query": "a"}}',
+        '{"name": "search", "arguments": {"query": "a"}} <answer>b',
         call(query="a", queries=["b"]),
         call(query="a") + "<tool_call>",
         call(query="<search>"),
@@ -253,3 +259,34 @@ def test_a_template_is_filled_in_one_pass():
     assert (
         dialect.fill('{title}: {"a": {text}} {other}', {"title": "{text}", "text": "x"}) == '{text}: {"a": x} {other}'
     )
+
+
+SEARCHED = '{"name": "search", "arguments": {"queries": ["a", "b"]}}'
+
+
+@pytest.mark.parametrize(
+    ("text", "queries"),
+    [
+        (call(query=["a", "b"]), ("a", "b")),
+        (call(queries="a"), ("a",)),
+        ('<tool_call>{"name": "search", "arguments": {"query": "who wrote\n\tDune"}}</tool_call>', ("who wrote Dune",)),
+        (f"<tool_call>{json.dumps({'name': 'search', 'arguments': json.dumps({'query': 'a'})})}</tool_call>", ("a",)),
+        (f"<tool_call>{json.dumps({'name': 'search', 'parameters': {'queries': ['a', 'b']}})}</tool_call>", ("a", "b")),
+        (f"<tool_call>{json.dumps({'type': 'function', 'function': json.loads(SEARCHED)})}</tool_call>", ("a", "b")),
+        (f"<tool_call>[{SEARCHED}, {SEARCHED.replace('b', 'c')}]</tool_call>", ("a", "b", "c")),
+        (f"<tool_call>{SEARCHED}\n{SEARCHED.replace('b', 'c')}\n</tool_call>", ("a", "b", "c")),
+        ('<tool_call>{"name": "search", "arguments": "{\\"query\\": \\"a\nb\\"}"}</tool_call>', ("a b",)),
+        (SEARCHED, ("a", "b")),
+        ('<think>hm</think>\n\n{"name": "search", "parameters": {"query": "a"}}\n', ("a",)),
+        (f"<tool_call>{SEARCHED}</tool_call><tool_call>{json.dumps({'name': 'x'})}</tool_call>", ("a", "b")),
+    ],
+)
+def test_the_calls_of_other_agents_are_read(text, queries):
+    assert tool_call(QUERY, model(text)) == Search(queries)
+
+
+def test_calls_of_one_tag_that_cannot_be_read_are_counted_each():
+    text = f'<tool_call>[{SEARCHED}, {{"name": "python"}}, 3]</tool_call><tool_call>{SEARCHED}!</tool_call>'
+    assert tool_call(QUERY, model(text)) == Search(("a", "b"))
+    move = tool_call(QUERY, [*model(text), Turn("env", "", ("a", "b"), ((), ()))])
+    assert isinstance(move, Say) and move.text.endswith("\n3 of your calls could not be read.")
