@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import signal
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -10,7 +11,7 @@ from dataclasses import replace
 import pytest
 from killed_run import tiny
 
-from qr_jax import assemble, config, plugins, sft
+from qr_jax import assemble, checks, config, plugins, sft
 from qr_jax.config import use
 from qr_jax.queries import traces
 from qr_jax.records import Query, Trace
@@ -51,6 +52,38 @@ def test_the_world_s_vocabulary_has_every_word_of_every_environment_s_expert(nam
     for text in (write("", ["who"], None), write("", (), "who")):
         ids = tokenizer.encode(traces.spaced(text))
         assert tokenizer.unknown_id not in ids, f"{name} writes {text!r}; its file's VOCABULARY lacks a word of it"
+
+
+@pytest.mark.parametrize(
+    ("tags", "words", "new"),
+    [
+        (("search", "calc", "answer"), (), ["<calc>", "</calc>"]),
+        (("calc", "calc"), ("who", "+", "+", "<calc>"), ["<calc>", "</calc>", "+"]),
+        ((), ("</search>",), []),
+    ],
+)
+def test_the_world_s_words_and_an_environment_s_are_united(tmp_path, monkeypatch, tags, words, new):
+    (tmp_path / "own_words.py").write_text(
+        f"TAGS = {tags}\nVOCABULARY = {words}\n\n\ndef own_words(query, turns):\n    raise NotImplementedError\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "own_words", raising=False)
+    settings = config.Config(model=config.Model(name="two_layer"), env=use("own_words.own_words"))
+    plain = assemble.world_tokenizer(replace(settings, env=use("search_r1")))
+    assert assemble.world_tokenizer(settings).words == (*plain.words, *new)
+    assert checks.problems(settings) == []
+
+
+def test_tags_and_words_of_an_environment_that_are_none_are_told_before_a_run(tmp_path, monkeypatch):
+    (tmp_path / "odd_words.py").write_text(
+        "TAGS = ('<calc>', 'my tag')\nVOCABULARY = ('two words', '')\n\n\ndef odd_words(query, turns):\n    pass\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    settings = config.Config(env=use("odd_words.odd_words"), sft=config.Sft(steps=0))
+    assert checks.problems(settings) == [
+        "env 'odd_words.odd_words' declares TAGS '<calc>', 'my tag'; wanted bare names, 'calc' for <calc>",
+        "env 'odd_words.odd_words' declares VOCABULARY 'two words', ''; wanted words without blanks",
+    ]
 
 
 def test_a_trace_with_a_word_that_the_model_lacks_is_left_out_with_the_word():
