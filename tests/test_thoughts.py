@@ -265,8 +265,9 @@ def test_a_prompt_of_words_that_ends_in_a_think_tag_begins_a_thought_too():
 def test_a_trace_whose_drafts_stand_in_thoughts_is_played_to_its_end():
     turns = (f"<think>{DECIDED}{ANSWER}</think>{SEARCH}", f"<think>{SEARCH}</think>{ANSWER}")
     traces.check_played([Trace(QUERY, turns)], search_r1, None)
-    with pytest.raises(ValueError, match="takes none of the 1 first traces"):
-        traces.check_played([Trace(QUERY, (f"<think>{SEARCH}", ANSWER))], search_r1, None)
+    for first in (f"<think>{SEARCH}", "<information>", "<thinking> hm </thinking>"):
+        with pytest.raises(ValueError, match="takes none of the 1 first traces: 'q' has no action in turn 1"):
+            traces.check_played([Trace(QUERY, (first, ANSWER))], search_r1, None)
 
 
 def test_turns_of_a_model_that_writes_at_random_end_outside_thoughts_and_where_an_observation_begins():
