@@ -23,17 +23,19 @@ def shown(hits):  # with tags in the passages made harmless
 
 
 text, glue, ids, acts = agent["prompt"].replace("{question}", question.strip()), chat["prompt"], [], []
-stops = [lambda every, _: torch.tensor([any(end in tokenizer.decode(every[0, start:]) for end in agent["stop"])])]
+stops = [lambda every, _: torch.tensor([bool(re.match(reading["end"], thought + tokenizer.decode(every[0, start:])))])]
 while glue:
     before, after = (tokenizer.encode(part, add_special_tokens=False) for part in (glue[0].removesuffix(" "), glue[1]))
     ids += before + data.encode(" " * glue[0].endswith(" ") + text).ids + after  # the blank joins the text's first word
+    thought = re.search(r"(<think>\s*)?\Z", glue[1] or text)[0]  # that was begun for the model
     start, room = len(ids), min(limits["turn_tokens"], limits["context_tokens"] - len(ids))
     ids = model.generate(torch.tensor([ids]), max_new_tokens=room, stopping_criteria=stops)[0].tolist()
-    turn = tokenizer.decode(ids[start : len(ids) - (ended := ids[-1] in chat["end_ids"])])
-    acts.append(re.match(reading["act"], turn))
+    turn = thought + tokenizer.decode(ids[start : len(ids) - (ended := ids[-1] in chat["end_ids"])])
+    acts, end = [*acts, re.match(reading["act"], turn)], re.match(reading["end"], turn)
     name, words = (acts[-1][1], " ".join(acts[-1][2].split())) if acts[-1] else (None, "")
     print(json.dumps({"env": text, "model": turn, "act": name, "words": words}, ensure_ascii=False))
-    text = env["invalid"] + (last := env["last"] * (len(acts) == env["max_turns"]))
+    last, begun = env["last"] * (len(acts) == env["max_turns"]), bool(end and end[0].endswith("<information>"))
+    text = " </information> " * begun + env["invalid"] + last  # it made up what it found: closed
     if name == "search" and len(acts) <= env["max_turns"]:
         asked = json.dumps({"queries": [words], "topk": limits["search_k"], "return_scores": True}).encode()
         answered = json.load(urlopen(Request(url, asked, {"Content-Type": "application/json"})))
@@ -41,5 +43,4 @@ while glue:
         while len(data.encode(text := shown(hits) + last).ids) > limits["observation_tokens"] and hits:
             hits[-1:] = [[hits[-1][0], kept] for kept in hits[-1][1].strip().rsplit(None, 1)[:-1]]  # a word less
     over = name == "answer" or len(acts) > env["max_turns"] or acts.count(None) > env["max_invalid"]
-    whole = ended or any(end in turn for end in agent["stop"])
-    glue = None if over or not whole else chat["user"][1:] if ended else ("", "")
+    glue = None if over or not (ended or end) else chat["user"][1:] if ended else ("", "")

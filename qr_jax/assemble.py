@@ -327,10 +327,10 @@ def for_one(config: Config) -> Config:
 
 
 def world_tokenizer(config: Config) -> WordTokenizer:
-    """The words of the synthetic world, and the tags and words of an environment that has others."""
+    """The words of the synthetic world, and the tags and words of an environment that are not among them."""
     named = plugins.constants("env", config.env.name)
     tags = [f"<{slash}{tag}>" for tag in named.get("TAGS", ()) for slash in ("", "/")]
-    return WordTokenizer([*vocabulary(), *tags, *named.get("VOCABULARY", ())])
+    return WordTokenizer(list(dict.fromkeys([*vocabulary(), *tags, *named.get("VOCABULARY", ())])))
 
 
 class Dealt:

@@ -4,6 +4,7 @@ import dataclasses
 import importlib.util
 import math
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -355,6 +356,10 @@ def _expert(config: Config, allow_plugins: Sequence[str] | None) -> Iterator[str
 def _constants(config: Config, said: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     """What the plug-ins' files declare and the config does not go with."""
     learner, pool, most = config.learner, config.pool, said["rounds"].get("MOST")
+    if odd := [tag for tag in said["env"].get("TAGS", ()) if not re.fullmatch(r"[^\s<>/]+", tag)]:
+        yield f"env {config.env.name!r} declares TAGS {', '.join(map(repr, odd))}; wanted bare names, 'calc' for <calc>"
+    if odd := [word for word in said["env"].get("VOCABULARY", ()) if word.split() != [word]]:
+        yield f"env {config.env.name!r} declares VOCABULARY {', '.join(map(repr, odd))}; wanted words without blanks"
     if learner.keep_dead and said["rounds"].get("ROUNDS") != 1:
         yield (
             f"learner.keep_dead=true trains on every drawn group, and pool.rounds={pool.rounds.name!r} draws no fixed "

@@ -2,14 +2,18 @@
 
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from qr_jax.characters import nfkc
 
 NAMES = ("think", "search", "information", "answer", "tool_call", "tool_response", "tools")
+OBSERVED = ("information", "tool_response")  # what an environment shows stands between these
 
 THINK_TAG = re.compile(r"</?think>")
+OBSERVATION_BEGUN = re.compile(rf"<({'|'.join(OBSERVED)})>[^<>]*\Z")
+WHOLE_THOUGHT = "<think>(?:(?!</think>).)*</think>"
+THOUGHT = re.compile(r"<think>.*?(?=</think>|\Z)", re.DOTALL)  # to its end or, unfinished, the text's
 
 # Characters that are not seen: soft hyphen, joiners, direction marks, variation selectors, fillers, tag characters.
 UNSEEN = (
@@ -19,6 +23,8 @@ UNSEEN = (
 # "<" and ">" and the forms that Unicode compatibility normalisation (NFKC, in some tokenizers) turns into them.
 LESS, GREATER, BAR = "<\uff1c\ufe64", ">\uff1e\ufe65", "|\uff5c\u2502"
 SLASHES = r"/\\\u2044\u2215\uff0f"
+EMPTY_THOUGHT = "<think>\n\n</think>\n\n"  # as Qwen3's template has it
+THOUGHT_NAMES = ("thinking", "think", "thoughts", "thought", "reasoning")  # that other models know a thought by
 
 
 def _split_by_unseen(name: str) -> str:
@@ -46,6 +52,20 @@ def like_a_tag(further: tuple[str, ...] = ()) -> re.Pattern[str]:
     )
 
 
+@functools.cache
+def forbidden_tag(further: tuple[str, ...] = ()) -> re.Pattern[str]:
+    """Match a tag that a model may not write outside its thoughts, unless it is among the further ones.
+
+    It is an observation's, which only the environment makes, or a thought's in another form than `<think>`: with
+    blanks, capitals or attributes, `<thinking>`, `[THINK]`, `<|begin_of_thought|>`.
+    """
+    may, names = "|".join(map(re.escape, ("think", *further))), "|".join((*THOUGHT_NAMES, *OBSERVED))
+    return re.compile(
+        rf"(?!</?(?:{may})>)(?i:[{LESS}◁][{BAR}]?[\s/]{{0,8}}(?:\w{{1,16}}[:_])?(?:{names})(?![0-9A-Za-z_])"
+        rf"[^{LESS}{GREATER}▷]{{0,64}}[{GREATER}▷]|\[[\s/]*think(?:ing)?\s*\])"
+    )
+
+
 CONTROL_START = re.compile(rf"[{LESS}](?=[\s{UNSEEN}]*[{BAR}])")
 CONTROL_END = re.compile(rf"(?P<bar>[{BAR}][\s{UNSEEN}]*)[{GREATER}]")
 BLANK = re.compile(r"\{([a-z_]+)\}")
@@ -66,11 +86,14 @@ def read(text: str, further: tuple[str, ...] = ()) -> tuple[tuple[Block, ...], b
 
     Strict: lower-case tags without attributes, opened and closed by one name, nothing of the dialect in between.
     Thoughts are opaque and no blocks; when the first think tag closes, the chat template opened it, and all before it
-    was thought. An unfinished thought or block is a tag out of place. Never raises.
+    was thought. An unfinished thought or block is a tag out of place. A `forbidden_tag` spoils the whole turn, which
+    then has no blocks. Never raises.
     """
     first_think = THINK_TAG.search(text)
     if first_think and first_think[0] == "</think>":
         text = text[first_think.end() :]
+    if forbidden_tag(further).search(without_thoughts(text)):
+        return (), False
     blocks, opened, start = [], None, 0
     for tag in any_tag(further).finditer(text):
         closes, name = tag[1] == "/", tag[2]
@@ -85,9 +108,53 @@ def read(text: str, further: tuple[str, ...] = ()) -> tuple[tuple[Block, ...], b
     return tuple(blocks), opened is None
 
 
+def without_thoughts(text: str) -> str:
+    """Empty the thoughts of a text; their tags stay."""
+    return THOUGHT.sub("<think>", text)
+
+
+def turn_ends(stop: Sequence[str], further: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """Add to the stop strings the tags by which the model would begin an observation of its own."""
+    return (*stop, *(f"<{name}>" for name in OBSERVED if name not in further))
+
+
+def closing(turn: str) -> str:
+    """Return the tag that closes an observation begun at the turn's end; "" where none is begun."""
+    begun = OBSERVATION_BEGUN.search(without_thoughts(turn))
+    return f" </{begun[1]}> " if begun else ""
+
+
+def continued(turn: str, begun: str, further: tuple[str, ...] = ()) -> str:
+    """Return the part of an expert's turn that follows `begun`, the chat template's own beginning of a thought.
+
+    `begun` is "" where the template begins none, and an empty thought where it is told not to think. The message then
+    has one thought, closed: a turn without a thought closes the one begun; after an empty thought the turn's own is
+    left out; a turn written under a template that begins thoughts (its first tag is `</think>`) gets its `<think>`
+    where none is begun.
+    """
+    first = any_tag(further).search(turn)
+    thinks, is_closed = first is not None and first[2] == "think", "</think>" in begun
+    if first and first[0] == "</think>":
+        turn = f"<think>{turn}"
+    if not begun or (is_closed and not thinks):
+        return turn
+    if not thinks:
+        return EMPTY_THOUGHT.removeprefix(begun).removeprefix("<think>\n\n") + turn
+    one = re.sub(r"</think>\s*<think>", "\n", turn.replace("<think>", "", 1))
+    thought, closes, act = one.partition("</think>")
+    if is_closed:
+        return act.lstrip() if closes else turn
+    return (thought.lstrip() if begun[-1].isspace() else thought) + closes + act
+
+
 def tag_pattern(further: tuple[str, ...] = ()) -> str:
     """A tag as `any_tag` has it, as a regular expression for others (agent.json); group 1 is what is inside."""
     return f"<(/?(?:{_either(further)}))>"
+
+
+def end_pattern(stop: Sequence[str]) -> str:
+    """Match a turn up to the first stop string outside its thoughts: a regular expression for others (agent.json)."""
+    return rf"(?s)(?:{WHOLE_THOUGHT}|(?!<think>).)*?(?:{'|'.join(map(re.escape, stop))})"
 
 
 def act_pattern(acts: Mapping[str, bool], further: tuple[str, ...] = ()) -> str:
@@ -99,10 +166,12 @@ def act_pattern(acts: Mapping[str, bool], further: tuple[str, ...] = ()) -> str:
     tag = f"</?(?:{_either(further)})>"
     inside = f"(?:(?!{tag}).)*"
     opened = "(?:(?!</?think>).)*</think>"  # a thought that the chat template began
-    passed = ["<think>(?:(?!</think>).)*</think>", f"(?!{tag})."]
+    spoilt = f"(?:{WHOLE_THOUGHT}|(?!<think>).)*?{forbidden_tag(further).pattern}"
+    passed = [WHOLE_THOUGHT, f"(?!{tag})."]
     passed += [f"<{name}>{inside}</{name}>" for name in (*NAMES, *further) if name != "think" and name not in acts]
     names = [name if may_be_empty else rf"{name}(?!>\s*</{name}>)" for name, may_be_empty in acts.items()]
-    return rf"(?s)(?:{opened}|(?!{opened}))(?:{'|'.join(passed)})*?<({'|'.join(names)})>({inside})</\1>"
+    acted = rf"(?:{'|'.join(passed)})*?<({'|'.join(names)})>({inside})</\1>"
+    return f"(?s)(?:{opened}|(?!{opened}))(?!{spoilt}){acted}"
 
 
 def neutralise(text: str, further: tuple[str, ...] = ()) -> str:
@@ -110,7 +179,7 @@ def neutralise(text: str, further: tuple[str, ...] = ()) -> str:
 
     Also in other case, with slashes, blanks, unseen characters or attributes, and unfinished. A text that has such a
     tag only after compatibility normalisation (NFKC, as some tokenizers do) comes back normalised; other text stays as
-    it is. Applied twice it gives the same, and afterwards `read` finds no tag. Two halves of a tag may lie in two
+    it is. Applied twice it gives the same, and afterwards `read` finds no block. Two halves of a tag may lie in two
     texts: what is joined is neutralised after the joining, not part by part.
     """
     tags, text = like_a_tag(further), encodable(text)

@@ -66,9 +66,11 @@ def write(
 def describe(settings: Config, chat: Chat, *, allow_plugins: Sequence[str] | None = None) -> dict[str, Any]:
     """What agent.json holds: prompt, stop strings, the template's glue, limits, sampling, environment, retriever.
 
-    No place of this machine and no secret is in it. `reading` has regular expressions: of a tag, and of the act that
-    decides a turn (null where the environment has no such). `prompt` is null where the environment cannot be asked (its
-    code is missing or not allowed, which is said), or does more with a question than to put it in.
+    No place of this machine and no secret is in it. `reading` has regular expressions: of a tag, of the act that
+    decides a turn (null where the environment has no such), and of a turn up to the stop string that ends it. They
+    read a turn that the template begins with `<think>` together with that tag. With `tool_json` a tool's message is a
+    text in JSON's quotes. `prompt` is null where the environment cannot be asked (its code is missing or not allowed,
+    which is said), or does more with a question than to put it in.
     """
     opening = _opening(settings, allow_plugins)
     tools = opening.tools if opening else ()
@@ -76,13 +78,19 @@ def describe(settings: Config, chat: Chat, *, allow_plugins: Sequence[str] | Non
     declared = plugins.constants("env", settings.env.name, allow_plugins=allow_plugins) if opening else {}
     further = tuple(declared.get("TAGS", ()))
     acts = {act: act == "answer" for act in declared.get("ACTS", ())}  # an answer may be empty
-    reading = {"tag": dialect.tag_pattern(further), "act": dialect.act_pattern(acts, further) if acts else None}
+    stop = dialect.turn_ends(opening.stop, further) if opening else ()
+    reading = {
+        "tag": dialect.tag_pattern(further), "act": dialect.act_pattern(acts, further) if acts else None,
+        "end": dialect.end_pattern(stop) if stop else None,
+    }  # fmt: skip
     return plain({
         "format": 1, "made_by": f"qr_jax {importlib.metadata.version('qr_jax')}",
         "environment": _bound("env", settings.env, allow_plugins), "reading": reading,
         "prompt": opening.text if opening else None, "system": chat.system,
-        "stop": opening.stop if opening else (), "tools": tools,
-        "chat": {"template": template, "end_ids": chat.tokenizer.eos_ids, **chat.glue(tools)},
+        "stop": stop, "tools": tools,
+        "chat": {
+            "template": template, "end_ids": chat.tokenizer.eos_ids, "tool_json": chat.tool_json, **chat.glue(tools),
+        },
         "limits": {name: getattr(settings.rollout, name) for name in LIMITS},
         "sampling": {
             "training": {name: getattr(settings.rollout, name) for name in SAMPLING}, "evaluation": {"greedy": True},

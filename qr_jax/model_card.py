@@ -171,6 +171,7 @@ def _fenced(text: str, language: str = "text") -> str:
 
 TRANSFORMERS = """\
 import json
+import re
 
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
@@ -181,12 +182,13 @@ before, after = agent["chat"]["prompt"]
 text = before + agent["prompt"].replace("{question}", "a question") + after
 ids = tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"]
 written = model.generate(ids, do_sample=False, max_new_tokens=agent["limits"]["turn_tokens"])[0, ids.shape[1] :]
-turn = tokenizer.decode(written)
-ends = [turn.find(stop) + len(stop) for stop in agent["stop"] if stop in turn]
-print(turn[: min(ends, default=len(turn))])"""
+turn = re.search(r"(<think>\\s*)?\\Z", text)[0] + tokenizer.decode(written)
+end = re.match(agent["reading"]["end"], turn)  # a stop string outside thoughts
+print(end[0] if end else turn)"""
 
 VLLM = """\
 import json
+import re
 
 from vllm import LLM, SamplingParams
 
@@ -195,6 +197,7 @@ before, after = agent["chat"]["prompt"]
 text = before + agent["prompt"].replace("{question}", "a question") + after
 model = LLM(".")
 ids = model.get_tokenizer().encode(text, add_special_tokens=False)
-how = SamplingParams(temperature=0, max_tokens=agent["limits"]["turn_tokens"], stop=agent["stop"],
-                     include_stop_str_in_output=True, stop_token_ids=agent["chat"]["end_ids"])
-print(model.generate({"prompt_token_ids": ids}, how)[0].outputs[0].text)"""
+how = SamplingParams(temperature=0, max_tokens=agent["limits"]["turn_tokens"], stop_token_ids=agent["chat"]["end_ids"])
+turn = re.search(r"(<think>\\s*)?\\Z", text)[0] + model.generate({"prompt_token_ids": ids}, how)[0].outputs[0].text
+end = re.match(agent["reading"]["end"], turn)  # a stop string outside thoughts
+print(end[0] if end else turn)"""

@@ -46,7 +46,10 @@ class Passage:
 
 @dataclass(frozen=True)
 class Turn:
-    """What one side wrote. An env turn that answers a search holds its queries and the passages of each query."""
+    """What one side wrote. An env turn that answers a search holds its queries and the passages of each query.
+
+    A model turn that the chat template began with `<think>` begins with that tag, which is not sampled.
+    """
 
     author: Literal["model", "env"]
     text: str
@@ -56,7 +59,7 @@ class Turn:
 
 @dataclass(frozen=True)
 class Trace:
-    """What an expert writes, turn by turn: every turn but the last asks for a search, the last answers."""
+    """What an expert writes, turn by turn: every turn but the last asks for a search or a tool, the last answers."""
 
     query: Query
     turns: tuple[str, ...]

@@ -13,21 +13,26 @@ from typing import Any
 import jax
 import numpy as np
 
-from qr_jax import assemble, checkpoint, checks, config, runs, terminal
+from qr_jax import assemble, checkpoint, checks, config, dialect, runs, terminal
 from qr_jax.config import Config, use
 from qr_jax.learning import learner, pack
 from qr_jax.parallel import mesh as meshes
 from qr_jax.processes import hosts
 from qr_jax.queries import sources
-from qr_jax.records import Episode, Say, Search, SearchFunction, Stop, Trace, Turn, grades
-from qr_jax.rollout import compiles, tools
+from qr_jax.queries.traces import answers_an_act
+from qr_jax.records import Episode, Say, SearchFunction, Stop, Trace, Turn, grades
+from qr_jax.rollout import compiles, reading, tools
 from qr_jax.rollout.engine import Engine, Interrupted, Live
 from qr_jax.step.beside import heard
 
 
 def play(trace: Trace, engine: Engine, env: Callable, search: SearchFunction) -> Episode | str:
-    """The trace as an episode whose sampled tokens are the expert's, or why it cannot be one."""
-    tokenizer, settings, query = engine.tokenizer, engine.settings, trace.query
+    """The trace as an episode whose sampled tokens are the expert's, or why it cannot be one.
+
+    Each turn ends where a rollout's would, and its thought goes on where the chat template began it.
+    """
+    tokenizer, settings, query, pieces = engine.tokenizer, engine.settings, trace.query, engine.pieces
+    tags, env = reading.tags_of(env), reading.unthinking(env)
     live, say = Live(0, 0), env(query, [])
     assert isinstance(say, Say), "interfaces.py lets no other open an episode"
     live.show(engine.chat.open(say), say)
@@ -35,52 +40,40 @@ def play(trace: Trace, engine: Engine, env: Callable, search: SearchFunction) ->
     def length(text: str) -> int:
         return len(tokenizer.encode_data(text))
 
-    for number, text in enumerate(trace.turns):
-        ids = tokenizer.encode(text)
-        if not any(stop in text for stop in say.stop):
-            ids = [*ids, engine.chat.end_id]
-        if len(ids) > settings.turn_tokens:
+    for number, turn in enumerate(trace.turns, 1):
+        text = dialect.continued(turn, live.shown_thought(pieces), tags)
+        for ids in (tokenizer.encode(text), [engine.chat.end_id]):
+            if not live.complete:
+                live.take(ids, [0.0] * len(ids), pieces, tokenizer.eos_ids)
+        written = live.ids[live.turn_start :]
+        if len(written) > settings.turn_tokens:
             return f"a turn of more than {settings.turn_tokens} tokens (rollout.turn_tokens)"
-        if tokenizer.unknown_id in ids:
+        if tokenizer.unknown_id in written:
             lacking = next((word for word in text.split() if tokenizer.unknown_id in tokenizer.encode(word)), text)
             return f"the model's vocabulary lacks the expert's {lacking!r}, for which an environment has VOCABULARY"
-        _take(live, ids)
-        live.turns.append(Turn("model", text))
+        live.turns.append(Turn("model", live.text(pieces)))
         live.model_turns += 1
         move = env(query, live.turns)
         if isinstance(move, Stop):
-            return (
-                _episode(live, trace, move)
-                if number == len(trace.turns) - 1
-                else f"the environment stopped early ({move.reason})"
-            )
-        if isinstance(move, Search):
+            if number < len(trace.turns):
+                return f"the environment stopped early ({move.reason})"
+            if move.reason != "answered":
+                return f"no answer ({move.reason})"
+            return live.episode(query, 0, move.reason, move.answer, None)
+        if isinstance(move, Say):
+            if not answers_an_act(env, query, live.turns, move):
+                return "a turn without an action"
+            live.turns.append(Turn("env", move.text))
+        else:
             passages = tools.found(search, move.queries, settings.search_k, **tools.limits(settings))
             live.turns.append(Turn("env", "", move.queries, tuple(passages)))
             move, turns = tools.fit_observation(env, query, live.turns, length, settings.observation_tokens)
             if not isinstance(move, Say):
                 return "nothing said after a search"
             live.turns = [*turns[:-1], replace(turns[-1], text=move.text)]
-        elif isinstance(move, Say):
-            return "a turn without an action"
         say = move
-        live.show(engine.chat.observe(say, ended_by_eos=ids[-1] in tokenizer.eos_ids), say)
+        live.show(engine.chat.observe(say, ended_by_eos=live.by_eos), say)
     return "no answer"
-
-
-def _take(live: Live, ids: list[int]) -> None:
-    """The expert's tokens stand where the model's will."""
-    live.ids += ids
-    live.mask += [True] * len(ids)
-    live.turn += [live.model_turns] * len(ids)
-
-
-def _episode(live: Live, trace: Trace, move: Stop) -> Episode:
-    return Episode(
-        query=trace.query, sample=0, step=0, ids_L=np.array(live.ids, np.int32), mask_L=np.array(live.mask, bool),
-        logp_L=np.zeros(len(live.ids), np.float32), turn_L=np.array(live.turn, np.int32), turns=tuple(live.turns),
-        answer=move.answer, stop=move.reason, valid=True,
-    )  # fmt: skip
 
 
 def demonstrations(settings: Config, agent: assemble.Agent, search: SearchFunction, say=terminal.say) -> list[Episode]:

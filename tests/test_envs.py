@@ -8,7 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qr_jax import dialect
+from qr_jax.envs.ada_search import ada_search
+from qr_jax.envs.reseek import reseek
 from qr_jax.envs.search_r1 import search_r1
+from qr_jax.envs.ssrl import ssrl
 from qr_jax.envs.tool_call import tool_call
 from qr_jax.records import Passage, Query, Say, Search, Stop, Turn
 
@@ -16,7 +19,7 @@ QUERY = Query("q", "Who wrote Dune?", ("Frank Herbert",))
 DUNE = Passage("d1", "Dune", "Dune is a novel by Frank Herbert.", 2.0)
 FRANK = Passage("d2", "Frank Herbert", "Frank Herbert was born in Tacoma.", 1.0)
 
-PIECES = ["<", ">", "/", " ", "a", "{", "}", '"', "search", "\n", "\u200b"] + [
+PIECES = ["<", ">", "/", " ", "a", "{", "}", '"', "search", "\n", "\u200b", "<thinking>", "</think >", "[THINK]"] + [
     f"<{slash}{name}>" for slash in ("", "/") for name in dialect.NAMES
 ]
 transcripts = st.lists(st.sampled_from(PIECES) | st.text(max_size=5), max_size=25).map("".join)
@@ -193,8 +196,14 @@ def test_tool_call_reads_the_first_action(text, move):
         call(query="a" * 1001),
         call(query="a", padding="x" * 5000),
         call(queries=[]),
-        call(queries="a"),
         call(queries=["a", 1]),
+        call(queries=[["a"]]),
+        call(query=None),
+        '<tool_call>{"name": "search", "arguments": "a"}</tool_call>',
+        '<tool_call>{"name": "search", "arguments": "[1"}</tool_call>',
+        '{"name": "python", "parameters": {"query": "a"}}',
+        'I call {"name": "search", "arguments": {"query": "a"}}',
+        '{"name": "search", "arguments": {"query": "a"}} <answer>b',
         call(query="a", queries=["b"]),
         call(query="a") + "<tool_call>",
         call(query="<search>"),
@@ -253,3 +262,110 @@ def test_a_template_is_filled_in_one_pass():
     assert (
         dialect.fill('{title}: {"a": {text}} {other}', {"title": "{text}", "text": "x"}) == '{text}: {"a": x} {other}'
     )
+
+
+SEARCHED = '{"name": "search", "arguments": {"queries": ["a", "b"]}}'
+
+
+@pytest.mark.parametrize(
+    ("text", "queries"),
+    [
+        (call(query=["a", "b"]), ("a", "b")),
+        (call(queries="a"), ("a",)),
+        ('<tool_call>{"name": "search", "arguments": {"query": "who wrote\n\tDune"}}</tool_call>', ("who wrote Dune",)),
+        (f"<tool_call>{json.dumps({'name': 'search', 'arguments': json.dumps({'query': 'a'})})}</tool_call>", ("a",)),
+        (f"<tool_call>{json.dumps({'name': 'search', 'parameters': {'queries': ['a', 'b']}})}</tool_call>", ("a", "b")),
+        (f"<tool_call>{json.dumps({'type': 'function', 'function': json.loads(SEARCHED)})}</tool_call>", ("a", "b")),
+        (f"<tool_call>[{SEARCHED}, {SEARCHED.replace('b', 'c')}]</tool_call>", ("a", "b", "c")),
+        (f"<tool_call>{SEARCHED}\n{SEARCHED.replace('b', 'c')}\n</tool_call>", ("a", "b", "c")),
+        ('<tool_call>{"name": "search", "arguments": "{\\"query\\": \\"a\nb\\"}"}</tool_call>', ("a b",)),
+        (SEARCHED, ("a", "b")),
+        ('<think>hm</think>\n\n{"name": "search", "parameters": {"query": "a"}}\n', ("a",)),
+        (f"<tool_call>{SEARCHED}</tool_call><tool_call>{json.dumps({'name': 'x'})}</tool_call>", ("a", "b")),
+    ],
+)
+def test_the_calls_of_other_agents_are_read(text, queries):
+    assert tool_call(QUERY, model(text)) == Search(queries)
+
+
+def test_calls_of_one_tag_that_cannot_be_read_are_counted_each():
+    text = f'<tool_call>[{SEARCHED}, {{"name": "python"}}, 3]</tool_call><tool_call>{SEARCHED}!</tool_call>'
+    assert tool_call(QUERY, model(text)) == Search(("a", "b"))
+    move = tool_call(QUERY, [*model(text), Turn("env", "", ("a", "b"), ((), ()))])
+    assert isinstance(move, Say) and move.text.endswith("\n3 of your calls could not be read.")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        call(query="a") + "\n<tool_response>\nByron was her father.\n</tool_response>",
+        call(query="a") + "\n<tool_response>",
+        call(query="a") + "<tool_response>Byron</tool_response><answer>Byron</answer>",
+        "<tool_response>Byron</tool_response><answer>Byron</answer>",
+        "<information>Byron</information><answer>Byron</answer>",
+        "<information>Byron <answer>Byron</answer>",
+        "<tool_response >Byron</tool_response ><answer>Byron</answer>",
+        "<Information>Byron</Information><answer>Byron</answer>",
+        "</tool_response><answer>Byron</answer>",
+    ],
+)
+@pytest.mark.parametrize("env", [search_r1, tool_call, ada_search, reseek])
+def test_a_turn_that_makes_up_what_was_found_does_not_act(env, text):
+    decided = text.replace("<answer>", "<decision> answer </decision> <answer>") if env is ada_search else text
+    assert isinstance(env(QUERY, model(decided)), Say)
+    assert env(QUERY, model(decided), max_invalid=0) == Stop("no_action")
+    thought = env(QUERY, model(f"<think>{text}</think>" + "<decision> answer </decision><answer>x</answer>"))
+    assert thought == Stop("answered", "x"), "what stands in a thought is nothing that was found"
+
+
+def test_an_observation_that_a_model_began_in_its_own_message_is_closed():
+    say = search_r1(QUERY, model("I find <information>By"), invalid="", last="")
+    assert isinstance(say, Say) and (say.text, say.role) == (" </information> ", "inline")
+    say = search_r1(QUERY, model("<information>Byron</information>"))
+    assert isinstance(say, Say) and say.text.startswith("\n\nThat was neither")
+    assert dialect.closing("<think> <information> a") == "" == dialect.closing("<information> </think>")
+    assert dialect.turn_ends(("</a>",)) == ("</a>", "<information>", "<tool_response>")
+    assert dialect.turn_ends((), ("information",)) == ("<tool_response>",)  # an environment may leave it to the model
+
+
+def test_the_policy_of_ssrl_writes_what_it_recalls_between_information_tags():
+    text = "<search>a</search><information>Byron</information><answer>Byron</answer>"
+    assert ssrl(QUERY, model(text)) == Stop("answered", "Byron")
+    assert ssrl(QUERY, model(f"<tool_response>Byron</tool_response>{text}")) == Stop("no_action")
+
+
+@pytest.mark.parametrize(
+    ("opens", "closes"),
+    [
+        ("<think >", "</think >"),
+        ("<thinking>", "</thinking>"),
+        ("[THINK]", "[/THINK]"),
+        ("<Think>", "</Think>"),
+        ("<think type='draft'>", "</think>"),
+        ("< think>", "</ think>"),
+        ("<|begin_of_thought|>", "<|end_of_thought|>"),
+        ("<thought>", "</thought>"),
+        ("<reasoning>", "</reasoning>"),
+        ("<seed:think>", "</seed:think>"),
+        ("◁think▷", "◁/think▷"),
+        ("", "</think >"),  # the template began it, and nobody said so
+    ],
+)
+@pytest.mark.parametrize("env", [search_r1, tool_call, reseek, ssrl])
+def test_a_draft_between_tags_that_nearly_are_a_thought_s_does_not_run(env, opens, closes):
+    draft, real = (call(query=text) if env is tool_call else f"<search>{text}</search>" for text in ("draft", "real"))
+    moves = [env(QUERY, model(f"{opens}{act}{closes}\n{real}")) for act in (draft, "<answer>draft</answer>", "hm")]
+    assert all(move == Search(("real",)) or move == Stop("no_action") or isinstance(move, Say) for move in moves)
+    assert (
+        env(QUERY, model(f"{opens}<answer>draft</answer>")) in (Stop("no_action"), env(QUERY, model("?"))) or not opens
+    )
+    inside = f"<think>{opens or 'a'}{draft}{closes}</think>"
+    if opens != "<think type='draft'>":
+        assert env(QUERY, model(f"{inside}<answer>real</answer>")) == Stop("answered", "real"), "thoughts are opaque"
+
+
+@pytest.mark.parametrize(
+    "text", ["I think [sic] so", "<rethink>", "<thinker>", "5 < thinking", "[thoughts of Dune]", "a>b"]
+)
+def test_words_that_are_no_tag_of_a_thought_spoil_no_turn(text):
+    assert search_r1(QUERY, model(f"{text} <answer>{text}</answer>")) == Stop("answered", text)

@@ -307,7 +307,8 @@ def test_an_export_says_how_its_episodes_are_played_and_what_it_was_trained_on(r
     assert said["environment"]["name"] == "search_r1" and said["environment"]["settings"]["max_turns"] == 4
     assert said["environment"]["settings"]["last"].startswith("No searches are left.")  # a default, by its name there
     assert said["prompt"] == search_r1(Query("q", "{question}", ()), []).text
-    assert said["stop"] == ["</search>", "</answer>"] and said["tools"] == [] and not said["chat"]["template"]
+    assert said["stop"] == ["</search>", "</answer>", "<information>", "<tool_response>"]
+    assert said["tools"] == [] and not said["chat"]["template"]
     limits = {"turn_tokens": 16, "context_tokens": 256, "observation_tokens": 64, "search_k": 3, "passage_chars": 20000}
     assert said["limits"] == limits
     assert said["sampling"]["training"] == {"temperature": 1.0, "top_p": 1.0, "top_k": 0}

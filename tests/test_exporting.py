@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from killed_run import tiny
-from test_chat import CHATML, QWEN3, SEARCH, small
+from test_chat import CHATML, LLAMA31, QWEN3, SEARCH, small
 from test_envs import QUERY, model, transcripts
 
 from qr_jax import assemble, config, dialect, exporting, model_card
@@ -24,7 +24,7 @@ def words(tmp_path_factory):
 
 
 def chat(template):
-    return Chat(small(template))
+    return Chat(small(template), bos="")
 
 
 @pytest.mark.parametrize("name", ["agent.json", "config.json", "notes.txt"])  # a run's own config.json among them
@@ -73,19 +73,22 @@ def test_an_environment_that_may_not_be_asked_leaves_the_prompt_out_and_imports_
 
 def test_tools_and_the_template_s_words_are_said_as_the_engine_has_them(tmp_path):
     settings = replace(tiny(tmp_path), env=use("tool_call"), model=config.Model("Qwen/Qwen3-1.7B"))
-    for template in (CHATML, QWEN3):
+    for template in (CHATML, QWEN3, LLAMA31):
         under = chat(template)
         said = exporting.describe(settings, under)
         (tool,) = said["tools"]
-        assert tool["function"]["name"] == "search" and said["stop"] == ["</answer>"]
+        assert tool["function"]["name"] == "search"
+        assert said["stop"] == ["</answer>", "<information>", "<tool_response>"]
         encode, data = under.tokenizer.encode, under.tokenizer.encode_data
         before, after = said["chat"]["prompt"]
         opening = Say(said["prompt"].replace("{question}", "Who?"), tools=tuple(said["tools"]))
         assert under.open(opening) == encode(before) + data(opening.text) + encode(after)
         for role in ("user", "tool"):
             closes, before, after = said["chat"][role]
-            assert under.observe(Say("x", role), True) == encode(before) + data("x") + encode(after)
-            assert under.observe(Say("x", role), False) == encode(closes + before) + data("x") + encode(after)
+            shown = '"x"' if role == "tool" and said["chat"]["tool_json"] else "x"
+            assert under.observe(Say("x", role), True) == encode(before) + data(shown) + encode(after)
+            assert under.observe(Say("x", role), False) == encode(closes + before) + data(shown) + encode(after)
+        assert said["chat"]["tool_json"] == (template == LLAMA31)
         card = model_card.write(settings, said, None, dtype="bfloat16")
         assert "base_model: Qwen/Qwen3-1.7B\n" in card and "rounded to bfloat16" in card and '"name": "search"' in card
     assert Chat(small(CHATML)).glue()["prompt"][0].startswith("<|im_start|>system\nYou are a helpful AI assistant")
@@ -113,6 +116,15 @@ def test_the_pattern_by_hand():
         read.match("<search> </search><answer>a</answer>") is None
     )  # an empty search is no act, and what follows none
     assert re.sub(dialect.tag_pattern(), r"‹\1›", "a </search> <b>") == "a ‹/search› <b>"
+    assert read.match("[THINK]<search>a</search>[/THINK]<search>b</search>") is None
+    assert read.match("<answer>a</answer><information>b</information>") is None
+
+
+def test_the_pattern_of_a_turn_s_end_passes_over_thoughts():
+    end = re.compile(dialect.end_pattern(("</a>", "<information>")))
+    assert end.match("<think>x</a></think>y</a>z</a>")[0] == "<think>x</a></think>y</a>"
+    assert end.match("<think>x</a>") is None and end.match("<think>x</think>") is None
+    assert end.match("a <information> b")[0] == "a <information>"
 
 
 def test_a_card_s_fence_cannot_be_closed_by_a_prompt():

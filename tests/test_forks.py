@@ -129,6 +129,30 @@ def test_the_docs_environment_of_another_dialect_trains_from_a_cold_start(tmp_pa
     assert json.loads(episodes.splitlines()[0])["turns"][0]["author"] == "model"
 
 
+def test_the_docs_environment_of_two_tools_trains_from_traces_that_use_both(tmp_path, monkeypatch):
+    """Its tags are words of the world in part; the second tool is answered by Say."""
+    page = (Path(__file__).parents[1] / "docs/extending/environment.md").read_text(encoding="utf-8")
+    (tmp_path / "two_tools.py").write_text(page.split("`two_tools.py`:\n\n```python\n")[1].split("```")[0])
+    monkeypatch.syspath_prepend(str(tmp_path))
+    turns = ["<search> eskburg </search>", "<calc> 3 + 4 </calc>", "<answer> 7 </answer>"]
+    rows = [
+        {"id": f"t{n}", "question": "who is the mayor of eskburg ?", "answers": ["7"], "turns": turns} for n in range(4)
+    ]
+    rows[1]["turns"] = [turns[0], "3 + 4 </calc>", turns[2]]  # no call of a tool
+    (tmp_path / "traces.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings, said = tiny(tmp_path), []
+    settings = replace(
+        settings, env=use("two_tools.two_tools"), train=replace(settings.train, steps=1),
+        data=replace(settings.data, traces=str(tmp_path / "traces.jsonl")),
+    )  # fmt: skip
+    train(settings, tmp_path / "run", say=said.append)
+    assert "cold start: 3 expert traces; 1 left out: a turn without an action (first 't1')" in said
+    words = assemble.agent(settings).tokenizer
+    assert len(words.words) == len(set(words.words)) and words.encode("<calc> </calc> + 7") == list(
+        range(words.size - 4, words.size)
+    )
+
+
 @pytest.mark.parametrize(
     ("kind", "name", "words"),
     [

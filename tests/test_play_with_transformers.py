@@ -23,7 +23,7 @@ from qr_jax.models import hf
 from qr_jax.train import train
 
 SCRIPT = Path(__file__).resolve().parents[1] / "docs" / "play_with_transformers.py"
-MOST_LINES = 30  # of the script, beside its docstring and its imports
+MOST_LINES = 31  # of the script, beside its docstring and its imports
 EXAMPLES = """\
 Question: Where is Bergen?
 <search> Bergen </search>
@@ -85,8 +85,11 @@ def test_the_script_is_short_and_needs_transformers_and_torch_alone():
 
 
 @pytest.mark.peers
-def test_a_tiny_agent_plays_the_same_episode(tmp_path, capsys):
+@pytest.mark.parametrize("begun", ["", "<think> "])
+def test_a_tiny_agent_plays_the_same_episode(begun, tmp_path, capsys):
+    """Also one whose first turn begins in a thought."""
     settings = tiny(tmp_path)
+    settings = replace(settings, env=use("search_r1", prompt=f"{{question}} {begun}"))
     settings = replace(
         settings, reward=use("f1"), sft=replace(settings.sft, steps=60, lr=1e-2), train=replace(settings.train, steps=1)
     )
@@ -94,7 +97,7 @@ def test_a_tiny_agent_plays_the_same_episode(tmp_path, capsys):
     assert cli.main(["export", str(tmp_path / "run"), "--hf", str(tmp_path / "hf"), "--dtype", "float32"]) == 0
     question = assemble.questions(settings, "eval")[1].question
     ours = asked([str(tmp_path / "run"), question], capsys)
-    assert any(turn["queries"] for turn in ours["turns"]) and ours["answer"]
+    assert any(turn["queries"] for turn in ours["turns"]) and ours["answer"] is not None
     compare(ours, played(tmp_path / "hf", question, settings), strip=" ")  # each word of ours has a blank after it
     card = (tmp_path / "hf/README.md").read_text()
     snippet = card.partition("```python\n")[2].partition("```")[0].replace("a question", question)

@@ -1,8 +1,10 @@
 """The cold start: what it takes of the learner's settings, and what it does not."""
 
 import dataclasses
+import functools
 import os
 import signal
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -10,10 +12,13 @@ from dataclasses import replace
 import pytest
 from killed_run import tiny
 
-from qr_jax import assemble, config, plugins, sft
+from qr_jax import assemble, checks, config, plugins, sft
 from qr_jax.config import use
+from qr_jax.models import families
+from qr_jax.models.tokenizer import WordTokenizer
 from qr_jax.queries import traces
-from qr_jax.records import Query, Trace
+from qr_jax.records import Episode, Query, Say, Search, Stop, Trace
+from qr_jax.rollout.engine import Engine
 
 TAKEN = {"rows": 16, "row_tokens": 2048, "lanes": 3, "betas": (0.8, 0.9), "eps": 1e-6}
 OTHER = {  # every further setting of the learner, changed
@@ -51,6 +56,95 @@ def test_the_world_s_vocabulary_has_every_word_of_every_environment_s_expert(nam
     for text in (write("", ["who"], None), write("", (), "who")):
         ids = tokenizer.encode(traces.spaced(text))
         assert tokenizer.unknown_id not in ids, f"{name} writes {text!r}; its file's VOCABULARY lacks a word of it"
+
+
+@pytest.mark.parametrize(
+    ("tags", "words", "new"),
+    [
+        (("search", "calc", "answer"), (), ["<calc>", "</calc>"]),
+        (("calc", "calc"), ("who", "+", "+", "<calc>"), ["<calc>", "</calc>", "+"]),
+        ((), ("</search>",), []),
+    ],
+)
+def test_the_world_s_words_and_an_environment_s_are_united(tmp_path, monkeypatch, tags, words, new):
+    (tmp_path / "own_words.py").write_text(
+        f"TAGS = {tags}\nVOCABULARY = {words}\n\n\ndef own_words(query, turns):\n    raise NotImplementedError\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "own_words", raising=False)
+    settings = config.Config(model=config.Model(name="two_layer"), env=use("own_words.own_words"))
+    plain = assemble.world_tokenizer(replace(settings, env=use("search_r1")))
+    assert assemble.world_tokenizer(settings).words == (*plain.words, *new)
+    assert checks.problems(settings) == []
+
+
+def test_tags_and_words_of_an_environment_that_are_none_are_told_before_a_run(tmp_path, monkeypatch):
+    (tmp_path / "odd_words.py").write_text(
+        "TAGS = ('<calc>', 'my tag')\nVOCABULARY = ('two words', '')\n\n\ndef odd_words(query, turns):\n    pass\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    settings = config.Config(env=use("odd_words.odd_words"), sft=config.Sft(steps=0))
+    assert checks.problems(settings) == [
+        "env 'odd_words.odd_words' declares TAGS '<calc>', 'my tag'; wanted bare names, 'calc' for <calc>",
+        "env 'odd_words.odd_words' declares VOCABULARY 'two words', ''; wanted words without blanks",
+    ]
+
+
+def two_tools(query, turns):
+    """Answers "calc" by Say, "search" by a search, and all else by a word."""
+    word = turns[-1].text.split()[0] if turns and turns[-1].text.split() else ""
+    moves = {"calc": Say(" four ", "inline"), "search": Search(("who",)), "answer": Stop("answered", "who")}
+    if not turns or turns[-1].author == "env":
+        return Say("who is ", "inline" if turns else "user")
+    return moves.get(word, Say(" what ", "inline"))
+
+
+@pytest.mark.parametrize(
+    ("turns", "told"),
+    [
+        (("calc", "search", "calc", "answer"), None),
+        (("what", "answer"), "a turn without an action"),
+        (("calc", "calc"), "no answer"),
+        (("calc", "answer", "calc"), "the environment stopped early (answered)"),
+    ],
+)
+def test_a_trace_may_use_a_tool_that_the_environment_answers_at_once(turns, told):
+    settings = config.Rollout(slots=1, context_tokens=64, turn_tokens=8)
+    words = WordTokenizer(["who", "is", "what", "four", "calc", "search", "answer"])
+    made = Engine(dataclasses.replace(families.PRESETS["two_layer"], vocab=words.size), words, settings)
+    trace = Trace(Query("1", "who is who ?", ("who",)), turns)
+    played = sft.play(trace, made, two_tools, lambda queries, k: [[] for _ in queries])
+    refused = traces._refusal(trace, two_tools)
+    if told is not None:
+        assert played == told and refused is not None
+        return
+    assert refused is None and isinstance(played, Episode) and played.answer == "who"
+    assert words.decode(played.ids_L.tolist()) == (
+        "who is calc <eos> four search <eos> who is calc <eos> four answer <eos> "
+    )
+    assert words.decode(played.ids_L[played.mask_L].tolist()) == "calc <eos> search <eos> calc <eos> answer <eos> "
+    assert [turn.text.strip() for turn in played.turns] == [
+        "calc",
+        "four",
+        "search",
+        "who is",
+        "calc",
+        "four",
+        "answer",
+    ]
+
+
+def test_an_expert_s_last_turn_must_answer():
+    settings = config.Config(model=config.Model(name="two_layer"), rollout=config.Rollout(slots=1))
+    agent, query = assemble.agent(settings), Query("1", "who is who ?", ("who",))
+    env = functools.partial(
+        assemble.environment(settings), max_turns=1, prompt="{question} ", information=" {passages} "
+    )
+    trace = Trace(query, ("<search> who </search>",) * 2)
+    played = sft.play(trace, agent.engine, env, lambda queries, k: [[] for _ in queries])
+    assert played == "no answer (turns)"
+    with pytest.raises(ValueError, match=r"has an end \(turns\) at turn 2 of 2"):
+        traces.check_played([trace], env, None)
 
 
 def test_a_trace_with_a_word_that_the_model_lacks_is_left_out_with_the_word():

@@ -41,9 +41,9 @@ def search_r1(
 
     The model may search in its first `max_turns` turns; the next one can only answer and is the last (so 4 means up
     to 4 searches and 5 turns, as in Search-R1). A turn without an action (none, mismatched or nested tags, an
-    unfinished thought or block, an empty query) is one of them and gets `invalid`; a turn without one after
-    `max_invalid` such ends the episode with no_action. An empty answer ends it too, as answered "". Unlike Search-R1,
-    a search inside a thought does not run, and a search in the last turn ends the episode.
+    unfinished thought or block, an empty query, an observation of its own) is one of them and gets `invalid`; a turn
+    without one after `max_invalid` such ends the episode with no_action. An empty answer ends it too, as answered "".
+    Unlike Search-R1, a search inside a thought does not run, and a search in the last turn ends the episode.
 
     Only model turns are read for actions. Question and passages are neutralised (dialect.py); the templates are
     trusted. `prompt` None is our own wording, with or without the request to `think`. An empty `invalid` or `last`
@@ -62,6 +62,7 @@ def search_r1(
         return Search((actions[-1].text,))
     if actions.count(None) > max_invalid:
         return Stop("no_action")
+    invalid = dialect.closing(turns[-1].text) + invalid
     return Say(invalid + (last if len(actions) == max_turns else ""), "inline", STOP)
 
 

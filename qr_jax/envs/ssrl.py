@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from qr_jax import dialect
 from qr_jax.records import Query, Say, Stop, Turn
 
+TAGS = ("information",)  # here the model's own
 STOP = ("</answer>",)
 PROMPT = (
     "Answer the question at the end from what you know. Whenever you would look something up, write <search> your "
@@ -30,5 +31,5 @@ def ssrl(
         raise ValueError(f"the prompt of ssrl has no {{question}} to put the question in: {prompt!r}")
     if not turns:
         return Say(dialect.fill(prompt, {"question": dialect.neutralise(query.question.strip())}), "user", STOP)
-    given = [block.text for block in dialect.read(turns[-1].text)[0] if block.name == "answer"]
+    given = [block.text for block in dialect.read(turns[-1].text, TAGS)[0] if block.name == "answer"]
     return Stop("answered", " ".join(dialect.encodable(given[-1]).split())) if given else Stop("no_action")

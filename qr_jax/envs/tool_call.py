@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from qr_jax import dialect
 from qr_jax.records import Query, Say, Search, Stop, Turn
@@ -56,10 +57,15 @@ def tool_call(
 ) -> Say | Search | Stop:
     """The environment's next move: the first block of the model's turn, a `<tool_call>` or an `<answer>`, decides.
 
-    A turn of calls, `{"name": "search", "arguments": {"queries": [...]}}` (or `"query": "..."`), runs the first
-    `max_queries` different queries in order; how many others there were, and how many calls could not be read (not
-    strict JSON, another tool, over 4,096 characters, a query empty or over 1,000), is said with the results. An
-    answer must stand in its tag: plain text ends nothing, so that a refusal or a half thought is never scored.
+    A turn of calls, `{"name": "search", "arguments": {"queries": [...]}}`, runs the first `max_queries` different
+    queries in order; how many others there were, and how many calls could not be read (not strict JSON, another tool,
+    over 4,096 characters, a query empty or over 1,000), is said with the results. An answer must stand in its tag:
+    plain text ends nothing, so that a refusal or a half thought is never scored.
+
+    The calls of other agents are read too: `"query"` or `"queries"`, a text or a list; `"parameters"` for
+    `"arguments"`, which may be JSON in a text; a call inside `"function"` (OpenAI's); several calls, or a list of them,
+    in one tag; line breaks inside a text; a turn that is a call and nothing else, without the tag (Llama 3.1's).
+
     `max_turns`, `max_invalid` and thoughts are as in search_r1; one tag out of place spoils the whole turn. Results
     are neutralised whole (dialect.py), so `results`, `passage` and `nothing` cannot show a tag of the dialect; the
     rest can.
@@ -102,11 +108,13 @@ def _action(text: str) -> tuple[str | None, tuple[str, ...], int] | None:
     """A turn's answer (None: it asks), its different queries, and the number of calls that could not be read."""
     blocks, whole = dialect.read(text)
     acts = [block for block in blocks if block.name in ("tool_call", "answer")]
+    if whole and not blocks:
+        acts = [dialect.Block("tool_call", text.rpartition("</think>")[2])]
     if not whole or not acts:
         return None
     if acts[0].name == "answer":
         return " ".join(dialect.encodable(acts[0].text).split()), (), 0
-    calls = [_queries(block.text) for block in acts if block.name == "tool_call"]
+    calls = [call for block in acts if block.name == "tool_call" for call in _calls(block.text)]
     asked = tuple(dict.fromkeys(query for call in calls for query in call))
     return (None, asked, calls.count(())) if asked else None
 
@@ -115,22 +123,45 @@ def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is not JSON")
 
 
-def _queries(text: str) -> tuple[str, ...]:
-    """The queries of one call's JSON; () for a call that cannot be read. Never raises."""
-    if len(text) > CALL_CHARACTERS:
-        return ()
+DECODER = json.JSONDecoder(strict=False, parse_constant=_refuse)  # not strict: a text may hold line breaks
+
+
+def _calls(text: str) -> list[tuple[str, ...]]:
+    """Read the queries of each call in a text of JSON; () for what cannot be read. Never raises."""
+    calls: list[Any] = []
+    left = text.strip() if len(text) <= CALL_CHARACTERS else ""
     try:
-        call = json.loads(text, parse_constant=_refuse)
+        while left:
+            value, end = DECODER.raw_decode(left)
+            calls += value if isinstance(value, list) else [value]
+            left = left[end:].strip()
     except (ValueError, RecursionError):
+        return [()]
+    return [_queries(call) for call in calls] or [()]
+
+
+def _queries(call: Any) -> tuple[str, ...]:
+    """Read the queries of one call; () for a call that cannot be read."""
+    call = _object(call)
+    call = _object(call.get("function")) or call  # OpenAI's form
+    arguments = _object(call.get("arguments", call.get("parameters")))
+    if call.get("name") != "search" or ("query" in arguments) == ("queries" in arguments):
         return ()
-    arguments = call.get("arguments") if isinstance(call, Mapping) and call.get("name") == "search" else None
-    if not isinstance(arguments, Mapping) or ("query" in arguments) == ("queries" in arguments):
+    listed = arguments["query"] if "query" in arguments else arguments["queries"]
+    listed = [listed] if isinstance(listed, str) else listed
+    if not isinstance(listed, list) or not all(isinstance(query, str) for query in listed):
         return ()
-    listed = [arguments["query"]] if "query" in arguments else arguments["queries"]
-    if not isinstance(listed, list) or not all(isinstance(one, str) for one in listed):
-        return ()
-    asked = tuple(" ".join(dialect.encodable(one).split()) for one in listed)
-    return asked if all(0 < len(one) <= QUERY_CHARACTERS for one in asked) else ()
+    asked = tuple(" ".join(dialect.encodable(query).split()) for query in listed)
+    return asked if all(0 < len(query) <= QUERY_CHARACTERS for query in asked) else ()
+
+
+def _object(value: Any) -> Mapping[str, Any]:
+    """Return a JSON object, decoded where it stands in a text; {} for all else."""
+    try:
+        value = DECODER.decode(value) if isinstance(value, str) else value
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, Mapping) else {}
 
 
 def _schema(max_queries: int) -> Mapping[str, object]:

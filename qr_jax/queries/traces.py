@@ -17,7 +17,7 @@ from qr_jax.answers import first_in
 from qr_jax.characters import is_mark, nfc, spread
 from qr_jax.queries.parsing import Row, query_of, texts
 from qr_jax.queries.readers import read
-from qr_jax.records import Passage, Query, Search, SearchFunction, Stop, Trace, Turn
+from qr_jax.records import Passage, Query, Say, Search, SearchFunction, Stop, Trace, Turn
 
 THOUGHT = re.compile(r"\s*<think>\s*(.*?)\s*</think>", re.DOTALL)
 TEXT_IN_LIST = re.compile(r'(\[|, )"([^"]+)"(?!:)')  # of JSON
@@ -248,16 +248,26 @@ def _refusal(trace: Trace, env: Callable[..., Any]) -> str | None:
     """Why the environment does not take a trace to its end, whatever its searches would find; None where it may."""
     turns: list[Turn] = []
     for number, text in enumerate(trace.turns, 1):
-        turns.append(Turn("model", text))
+        turns.append(Turn("model", dialect.without_thoughts(text)))
         move = env(trace.query, turns)
         if isinstance(move, Stop):
-            return (
-                None if number == len(trace.turns) else f"an end ({move.reason}) at turn {number} of {len(trace.turns)}"
-            )
-        if not isinstance(move, Search):
+            if number == len(trace.turns) and move.reason == "answered":
+                return None
+            return f"an end ({move.reason}) at turn {number} of {len(trace.turns)}"
+        if isinstance(move, Search):
+            turns.append(Turn("env", "", move.queries, tuple(() for _ in move.queries)))
+        elif answers_an_act(env, trace.query, turns, move):
+            turns.append(Turn("env", move.text))
+        else:
             return f"no action in turn {number}, {text[:60]!r}"
-        turns.append(Turn("env", "", move.queries, tuple(() for _ in move.queries)))
     return "no answer in its last turn"
+
+
+def answers_an_act(env: Callable[..., Any], query: Query, turns: Sequence[Turn], say: Say) -> bool:
+    """Tell a tool's result from a complaint: of an empty turn the environment would not say the same."""
+    silent = env(query, [*turns[:-1], Turn("model", "")])
+    is_other = not isinstance(silent, Say) or silent.text != say.text
+    return is_other and not dialect.closing(turns[-1].text)
 
 
 def has_tag_signs(*texts: str) -> bool:

@@ -7,6 +7,7 @@ again, so what a template does to old turns (Qwen3's drops their thoughts) does 
 between glue and data is encoded with the data, where it joins the first word. Imports no jax.
 """
 
+import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -49,12 +50,10 @@ class Chat:
             )
         self._prompts: dict[str, list[str]] = {}  # tools as JSON -> the glue around the data
         self._between: dict[str, tuple[str, str]] = {}  # role -> glue before and after an observation
+        self.tool_json = False  # a tool's message holds its text as JSON, in quotes (Llama 3.1)
         if self.tokenizer.template is not None:
             self._between = {"user": self._glue_between("user")}
-            try:
-                self._between["tool"] = self._glue_between("tool")
-            except ValueError:  # the template knows no tool messages, or rewrites what is in them
-                self._between["tool"] = self._between["user"]
+            self._between["tool"], self.tool_json = self._glue_tool()
             closing = tokenizer.encode_glue(self._between["user"][0])
             self.end_id = next((token for token in closing if token in tokenizer.eos_ids), self.end_id)
 
@@ -86,7 +85,7 @@ class Chat:
         if self.tokenizer.template is None or (say.role == "inline" and not ended_by_eos):
             return self.tokenizer.encode_data(say.text)
         before, after = self._between["user" if say.role == "inline" else say.role]
-        ids = self._joined(before, say.text)
+        ids = self._joined(before, as_json(say.text) if self.tool_json and say.role == "tool" else say.text)
         if ended_by_eos:
             glued = len(self.tokenizer.encode_glue(before))
             ends = [at for at, token in enumerate(ids[:glued]) if token in self.tokenizer.eos_ids]
@@ -137,13 +136,26 @@ class Chat:
                 problem = str(error)
         raise ValueError(f"the chat template of this tokenizer cannot hold a user's message as it is given: {problem}")
 
-    def _glue_between(self, role: str) -> tuple[str, str]:
-        """Glue from the end of a model's turn to an observation of `role`, and from there to the model's next turn."""
+    def _glue_tool(self) -> tuple[tuple[str, str], bool]:
+        """Return the glue around a tool's message, and True where the template writes its text as JSON.
+
+        A user's message takes its place where the template knows no tool's, or changes what is in it.
+        """
+        for shown in (OBSERVATION, as_json(OBSERVATION)):
+            with contextlib.suppress(ValueError):
+                return self._glue_between("tool", shown), shown != OBSERVATION
+        return self._between["user"], False
+
+    def _glue_between(self, role: str, shown: str = OBSERVATION) -> tuple[str, str]:
+        """Glue from the end of a model's turn to an observation of `role`, and from there to the model's next turn.
+
+        `shown` is how the template writes OBSERVATION.
+        """
         roles = ("user", "assistant", role)
         texts = (PROMPT, REPLY, OBSERVATION)
         messages = [{"role": author, "content": text} for author, text in zip(roles, texts, strict=True)]
         try:
-            glue = cut(self._render(messages, None), texts)
+            glue = cut(self._render(messages, None), (PROMPT, REPLY, shown))
         except Exception as error:  # as above
             raise ValueError(
                 f"the chat template cannot hold a message of role {role!r} after a model's: {error}"
@@ -162,6 +174,11 @@ def _conversations(system: list[str], about: list[str], tools: Tools):
         yield messages(system, [PROMPT]), tools
     yield messages(system + about, [PROMPT]), None
     yield messages([], system + about + [PROMPT]), None
+
+
+def as_json(text: str) -> str:
+    """Write a text in JSON's quotes, as templates' `tojson` does."""
+    return json.dumps(text, ensure_ascii=False)
 
 
 def describe_tools(tools: Tools) -> list[str]:

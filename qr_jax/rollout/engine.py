@@ -15,7 +15,7 @@ from dataclasses import fields, replace
 
 import numpy as np
 
-from qr_jax import config, terminal
+from qr_jax import config, dialect, terminal
 from qr_jax.kept_thread import KeptThread
 from qr_jax.models.families import ModelConfig
 from qr_jax.models.tokenizer import Tokenizer
@@ -196,9 +196,9 @@ class _Rollout:
     temperature: float
 
     def __init__(self, engine, rows, params, queries, order, keys_N2, env, search, searches, step, stop_now):
-        self.engine, self.queries, self.env, self.search = engine, list(queries), env, search
+        self.engine, self.queries, self.search = engine, list(queries), search
         self.settings, self.rows, self.tokenizer, self.searches = engine.settings, rows, engine.tokenizer, searches
-        self.tags = reading.tags_of(env)
+        self.env, self.tags = reading.unthinking(env), reading.tags_of(env)
         self.encode = functools.lru_cache(1)(self.tokenizer.encode_data)  # a text's length is asked, then its reading
         self.step, self.stop_now = step, stop_now
         self.total = len(order)
@@ -302,7 +302,7 @@ class _Rollout:
         ids = self.engine.chat.observe(say, ended_by_eos=live.by_eos)
         if len(live.ids) + len(ids) >= self.settings.context_tokens:
             return self._finish(live, "context")
-        self.engine.watch(self.rows, say.stop)
+        say = self._watched(say)
         live.show(ids, say)
         self.statistics.observation_tokens += len(ids)
 
@@ -324,8 +324,13 @@ class _Rollout:
                 f"the prompt of query {query.id!r} has {len(ids)} tokens; wanted 1 or more and less than "
                 f"rollout.context_tokens={self.settings.context_tokens}: raise it or shorten the prompt"
             )
+        return ids, self._watched(say)
+
+    def _watched(self, say: Say) -> Say:
+        """Return the Say with all stop strings of its turn; decoding stops at them from now on."""
+        say = replace(say, stop=dialect.turn_ends(say.stop, self.tags))
         self.engine.watch(self.rows, say.stop)
-        return ids, say
+        return say
 
     # ---- decoding
 

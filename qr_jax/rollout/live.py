@@ -1,5 +1,6 @@
 """One episode in flight, and what a rollout counts. Imports no jax."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -7,6 +8,10 @@ import numpy as np
 
 from qr_jax.config import Rollout
 from qr_jax.records import Episode, Query, Say, StopReason, Turn
+
+THOUGHT_SHOWN = re.compile(rb"<think>\s*(</think>\s*)?\Z")
+MOST_SHOWN = 32  # tokens that such an end may have
+OPENS, CLOSES = b"<think>", b"</think>"
 
 
 @dataclass(eq=False)
@@ -24,7 +29,8 @@ class Live:
     cached: int = 0
     model_turns: int = 0
     turn_start: int = 0
-    tail: bytes = b""  # the end of the turn so far, where a stop string may have begun
+    tail: bytes = b""  # the end of the turn so far, where a stop string or a thought's tag may have begun
+    thinking: bool = False  # the turn so far ends in a thought, where no stop string counts
     complete: bool = False  # the turn ended by a stop string or an end-of-turn id
     by_eos: bool = False
     searching: bool = False
@@ -36,7 +42,7 @@ class Live:
         self.logp += [0.0] * len(ids)
         self.turn += [-1] * len(ids)
         self.stop = tuple(text.encode() for text in say.stop)
-        self.turn_start, self.tail = len(self.ids), b""
+        self.turn_start, self.tail, self.thinking = len(self.ids), b"", False
         self.complete = self.by_eos = self.searching = False
 
     def take(
@@ -55,22 +61,49 @@ class Live:
 
     def _cut(self, tokens: Sequence[int], pieces: Sequence[bytes]) -> int:
         """How many tokens are the turn's: up to one that completes a stop string, else all (an eos id is the last)."""
-        kept = max((len(text) for text in self.stop), default=1) - 1
-        text = self.tail + b"".join([pieces[token] for token in tokens])
-        if not any(stop in text for stop in self.stop):  # most chunks; below, token by token
-            self.tail = text[len(text) - kept :] if kept < len(text) else text
+        if len(self.ids) == self.turn_start:
+            self.thinking = bool(self.begun(pieces))
+        seen = len(self.tail)
+        end = self._stopped(self.tail + b"".join([pieces[token] for token in tokens]))
+        if end is None:
             return len(tokens)
-        text, self.complete = self.tail, True
+        self.complete = True
         for taken, token in enumerate(tokens, 1):
-            text += pieces[token]
-            if any(stop in text for stop in self.stop):
+            seen += len(pieces[token])
+            if seen >= end:
                 return taken
-        raise AssertionError("a stop string stands in the joined pieces and in no first part of them")
+        raise AssertionError("a stop string ends in the joined pieces and in none of them")
+
+    def _stopped(self, text: bytes) -> int | None:
+        """Return the end of the first stop string outside thoughts; without one None, and keep the text's tail."""
+        at = 0
+        while True:
+            signs = (CLOSES,) if self.thinking else (*self.stop, OPENS)
+            ends = [(found + len(sign), sign) for sign in signs if (found := text.find(sign, at)) >= 0]
+            if not ends:
+                self.tail = text[max(at, len(text) + 1 - max(map(len, signs))) :]
+                return None
+            end, sign = min(ends, key=lambda each: (each[0], each[1] not in self.stop))
+            if not self.thinking and sign in self.stop:
+                return end
+            at = end if sign == OPENS else end - len(CLOSES)  # a stop string may be the closing tag
+            self.thinking = not self.thinking
+
+    def shown_thought(self, pieces: Sequence[bytes]) -> str:
+        """Return the thought, begun or empty, at the end of what was shown before this turn; "" where there is none."""
+        shown = self.ids[max(0, self.turn_start - MOST_SHOWN) : self.turn_start]
+        found = THOUGHT_SHOWN.search(b"".join([pieces[token] for token in shown if token < len(pieces)]))
+        return found[0].decode() if found else ""
+
+    def begun(self, pieces: Sequence[bytes]) -> str:
+        """Return the tag, with blanks, of a thought in which this turn begins; "" where it begins outside thoughts."""
+        shown = self.shown_thought(pieces)
+        return "" if "</think>" in shown else shown
 
     def text(self, pieces: Sequence[bytes]) -> str:
-        """What the model wrote this turn, without the id that ended it."""
+        """What the model wrote this turn, behind the tag of a begun thought and without the id that ended it."""
         sampled = self.ids[self.turn_start : len(self.ids) - self.by_eos]
-        return b"".join([pieces[token] for token in sampled]).decode("utf-8", errors="replace")
+        return self.begun(pieces) + b"".join([pieces[token] for token in sampled]).decode("utf-8", errors="replace")
 
     def room(self, settings: Rollout) -> int:
         """Tokens that may still be sampled in this turn."""

@@ -14,7 +14,7 @@ from typing import Any
 
 from qr_jax import dialect
 from qr_jax.models.tokenizer import Tokenizer
-from qr_jax.records import Turn
+from qr_jax.records import Query, Say, Search, Stop, Turn
 
 AGAIN = 3  # times a text is read and made inert before it is given up
 
@@ -24,6 +24,20 @@ def tags_of(env: Callable[..., Any]) -> tuple[str, ...]:
     while isinstance(env, functools.partial):
         env = env.func
     return tuple(getattr(inspect.unwrap(env), "__globals__", {}).get("TAGS", ()))
+
+
+def unthinking(env: Callable[..., Any]) -> Callable[[Query, Sequence[Turn]], Say | Search | Stop]:
+    """Show the environment all thoughts empty, so that no draft in them acts, whatever signs it reads."""
+
+    def move(query: Query, turns: Sequence[Turn]) -> Say | Search | Stop:
+        return env(query, tuple(_unthinking(turn) if turn.author == "model" else turn for turn in turns))
+
+    return move
+
+
+def _unthinking(turn: Turn) -> Turn:
+    text = dialect.without_thoughts(turn.text)
+    return turn if text == turn.text else replace(turn, text=text)
 
 
 def opens(text: str, seen: str, tags: tuple[str, ...] = ()) -> bool:
