@@ -15,7 +15,6 @@ import argparse
 import hashlib
 import itertools
 import json
-import math
 import runpy
 import subprocess
 import sys
@@ -24,22 +23,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from benchmarks import study_results
-from benchmarks.study_results import LAST
 from qr_jax import config as configs
 from qr_jax import metrics_writer
 from qr_jax.checks import check
 from qr_jax.config import Config, Learner, use
+from qr_jax.evaluation.complete import is_incomplete
 from qr_jax.overrides import override
 from qr_jax.settings import conform, differences, plain
 from qr_jax.studies.launch import Job, Launcher
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = ROOT / "runs/study"
-EVALUATIONS = 10  # of a run: every tenth of its budget; the last one is after training
-REFILLED = 2.4  # what a round of rounds=refill draws here on the mean, in batches: its tenth has fewer rounds
+EVALUATIONS = 10  # of a run: at every tenth of its budget of rollouts; the last one is after training
 ROLLOUTS = 128  # a step, of the reported recipes
 Recipes = Mapping[str, Sequence[str]]
 SERIES = {  # what a guard reads, a value a step
@@ -114,11 +110,8 @@ def planned(setting: str, recipe: str, words: Sequence[str], seed: int, half: st
     sizes = ("{groups}", str(drawn // pool.samples)), ("{pairs}", str(drawn // 2))  # other braces are an environment's
     words = [word.replace(*sizes[0]).replace(*sizes[1]) for word in words]
     base = configs.load(file, [f"seed={seed}", *words])
-    steps = -(-(base.train.max_rollouts or 0) // (base.pool.queries * base.pool.oversample * base.pool.samples))
-    often = [word for word in words if word.startswith("evaluation.every=")]  # of rounds, whose steps cost unlike much
-    tenth = steps / EVALUATIONS / (REFILLED if "rounds=refill" in words else 1)
-    often = often or [f"evaluation.every={math.ceil(tenth)}"]
-    made = override(base, [*often, f"evaluation.half={half}", "train.checkpoint_every=40"])
+    often = f"evaluation.every_rollouts={study_results.budget_of(setting) // EVALUATIONS}"
+    made = override(base, [often, f"evaluation.half={half}", "train.checkpoint_every=40"])
     cold = cold_start(base)
     start = Job(f"cold start {cold.name}", "sft", cold, conform("", plain(alone(base)), Config))
     made = replace(made, train=replace(made.train, init=str(cold)), sft=replace(made.sft, steps=0))
@@ -142,7 +135,10 @@ def cold_start(settings: Config) -> Path:
 
 
 def keep(job: Job) -> None:
-    """Write the run's figures beside those of the others."""
+    """Write the run's figures beside those of the others, unless an evaluation at its ends is incomplete."""
+    if json.loads((job.folder / "summary.json").read_text())["incomplete"]:
+        print(f"{job.name} is not kept: an evaluation before or after training is INCOMPLETE (see {job.folder})")
+        return
     half, setting, recipe, _ = job.folder.relative_to(RUNS).parts
     path = result_path(half, setting, recipe, job.settings.seed)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -151,16 +147,16 @@ def keep(job: Job) -> None:
 
 
 def figures(job: Job) -> dict[str, Any]:
-    """What a finished run left: evaluations, what it spent, its pool's figures, and what a guard would have read."""
+    """What a finished run left: whole evaluations, what it spent, its pool's figures, and what a guard would read."""
     rows, summary = metrics_writer.read(job.folder), json.loads((job.folder / "summary.json").read_text())
-    every = [[row["budget/rollouts"], round(row["eval/exact_match"], 4)] for row in rows if "eval/exact_match" in row]
+    asked = [row for row in rows if "eval/exact_match" in row and not is_incomplete(row)]
+    every = [[row["budget/rollouts"], round(row["eval/exact_match"], 4)] for row in asked]
     every.append([summary["rollouts"], round(summary["greedy_after"], 4)])
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
     return {
         "config": configs.fingerprint(job.settings), "commit": commit.stdout.strip(), "seed": job.settings.seed,
-        "before": summary["greedy_before"], "accuracy": round(float(np.mean([a for _, a in every[-LAST:]])), 4),
-        "best": max(accuracy for _, accuracy in every), "final": every[-1][1], "evaluations": every,
-        "rollouts": summary["rollouts"], "tokens_sampled": summary["tokens"],
+        "before": summary["greedy_before"], "best": max(accuracy for _, accuracy in every), "final": every[-1][1],
+        "evaluations": every, "rollouts": summary["rollouts"], "tokens_sampled": summary["tokens"],
         "tokens_trained": sum(row.get("learner/tokens") or 0 for row in rows), "steps": len(rows),
         "seconds": round(sum(row["time/step_s"] for row in rows), 1),
         "drawn_groups": sum(row["pool/drawn"] for row in rows),
