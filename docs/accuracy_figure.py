@@ -47,13 +47,13 @@ def drawn() -> str:
             seeds.add(len(seeds_of))
             parts += line(x0, seeds_of, colour)
     counts = " to ".join(str(count) for count in sorted({min(seeds), max(seeds)}))
-    said = "1 seed" if counts == "1" else f"mean of {counts} seeds, from the lowest to the highest"
+    said = "1 seed" if counts == "1" else f"mean of {counts} seeds, and their range"
     x = LEFT
     for name, colour in RECIPES.values():
         parts.append(f'<line x1="{x}" y1="18" x2="{x + 22}" y2="18" stroke="{colour}" stroke-width="3"/>')
         parts.append(f'<text x="{x + 28}" y="22">{name}</text>')
         x += 60 + 7 * len(name)
-    told = f"Greedy exact match on held-out questions, against rollouts; groups of eight or two; {said}."
+    told = f"Greedy exact match on held-out questions, against rollouts; {said}."
     parts.append(f'<text x="{LEFT}" y="{HEIGHT - 12}">{told}</text>')
     style = f"text{{font:13px system-ui,sans-serif;fill:{GREY}}}"
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img">'
