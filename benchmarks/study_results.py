@@ -10,7 +10,7 @@ start, as the same accuracy before training shows. Pooled, a seed's difference i
 the 95 % interval is over seeds: two runs of a seed share its weights, traces and questions, and are no two seeds.
 
 In a mean over settings a difference of the very same two runs counts once: groups of two make the same run whatever
-the setting's own size is, and s1 and s2 are one where no step finds more groups with signal than it may take.
+the setting's own size is, and s1 and s2 make the same where no step finds more groups with signal than it may take.
 """
 
 import functools
@@ -29,7 +29,7 @@ SHARE = 0.3  # of the budget: over its end a run's accuracy is the mean
 BASELINE = {"a": "grpo_shipped", "b": "grpo"}  # what the others of a half are held against
 SETTINGS = {  # of the report, which is of half b: training questions, and how they are drawn
     "s3": "2,000 in groups of 8", "s6": "2,000 in groups of 4", "s4": "500 in groups of 8",
-    "s5": "2,000 hard ones in groups of 8", "s7": "2,000, a third of no answer, in groups of 8",
+    "s5": "2,000 hard ones in groups of 8", "s7": "2,000, a third without answer, in groups of 8",
     "s1": "10,000 in groups of 4, 84,480 rollouts", "s2": "the same, no surplus drawn",
 }  # fmt: skip
 RULES = {
@@ -132,7 +132,7 @@ def level(setting: str, rule: str, which: str, half: str = "b") -> dict[int, flo
 
 def by_setting() -> str:
     """The report: a rule a row, a setting a column, and the mean over six; below it the generations, each alone."""
-    rows = [("rule", *SETTINGS.values(), "mean of the six of five seeds")]
+    rows = [("rule", *SETTINGS.values(), "mean of the six with five seeds")]
     for rule, name in RULES.items():
         rows.append((name, *(cell(setting, rule, "pooled") for setting in SETTINGS), mean_of_six(rule, "pooled")))
         twice = [setting for setting in SETTINGS if read("b", setting, rule, "first")]
