@@ -354,6 +354,31 @@ def test_the_screen_runs_what_the_example_configs_are():
         assert (settings.learner, settings.pool, settings.reward) == (example.learner, example.pool, example.reward)
 
 
+@pytest.mark.parametrize("incomplete", [False, True])
+def test_an_evaluation_over_too_few_questions_is_no_figure_of_a_run(incomplete, tmp_path, monkeypatch, capsys):
+    """One on the way is left out; with one before or after training the run is not kept."""
+    monkeypatch.setattr(study, "RUNS", tmp_path / "runs")
+    monkeypatch.setattr(study_results, "RESULTS", tmp_path / "kept")
+    folder = tmp_path / "runs/b/s3/grpo/seed_5"
+    folder.mkdir(parents=True)
+    names = ("drawn", "zero_variance", "signal", "attempted_queries", "accepted_recycled", "accepted", "epoch")
+    rows = [
+        {"step": at + 1, "budget/rollouts": 100 * (at + 1), "time/step_s": 1.0, **{f"pool/{name}": 1 for name in names}}
+        | {"eval/exact_match": score, "eval/incomplete": missed}
+        for at, (score, missed) in enumerate(((0.5, 0), (0.1, 1), (0.6, 0)))
+    ]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    summary = {"greedy_before": 0.4, "greedy_after": 0.7, "rollouts": 400, "tokens": 9, "incomplete": incomplete}
+    (folder / "summary.json").write_text(json.dumps(summary))
+    job = study.planned("s3", "grpo", [], 5, "b")[1]
+    study.keep(type(job)(job.name, job.command, folder, job.settings))
+    file = tmp_path / "kept/b/s3/grpo/seed_5.json"
+    if incomplete:
+        assert not file.exists() and "s3 grpo seed 5 is not kept" in capsys.readouterr().out
+    else:
+        assert json.loads(file.read_text())["evaluations"] == [[100, 0.5], [300, 0.6], [400, 0.7]]
+
+
 def test_how_often_stand_ins_differ_from_exact_match_by_hand():
     """A right answer at once, and one that is half right after a search: they differ by f1, as cover match, by ikea."""
     query, none = Query("q", "Where is A?", ("Oslo",), ("A",)), np.zeros(0)
