@@ -14,12 +14,14 @@ from typing import Any
 
 from benchmarks import (
     channels,
+    claims,
     cold_starts,
     interleave,
     kept_runs,
     memory,
     methods,
     quickstart,
+    quickstart_seeds,
     real_agent,
     remat,
     shapes,
@@ -36,14 +38,18 @@ from benchmarks import (
 from benchmarks.tables import markdown
 
 MARKS = "<!-- {}: python -m benchmarks.figures --write -->\n", "<!-- end of {} -->"
-PAGES = {"figures": "speed.md", "plans": "planning.md", "recall": "retrieval.md", "rules": "rules.md"}
+PAGES = {"figures": "speed.md", "plans": "planning.md", "recall": "retrieval.md"}
 # The modules that make a table of one result, by its name.
 TABLES_OF = channels, memory, remat, shapes, shards, silence, stand_ins, synth, together
 KEPT = {made.__name__.rpartition(".")[2]: made for made in TABLES_OF}
 # The modules that train, and make a table of the runs that are kept.
-TRAINED = {module.NAME: module for module in (cold_starts, real_agent, single_hop, tool_call)}
-PAGES |= dict.fromkeys(("methods", "quickstart", "starts", "study", *KEPT, *TRAINED), "measurements.md")
-PAGES["shards"] = "retrieval.md"
+TRAINED = {module.NAME: module for module in (cold_starts, quickstart_seeds, real_agent, single_hop, tool_call)}
+STUDY = {  # of the study's runs
+    "rules": study_results.by_setting, "study": study_results.by_seed, "group_sizes": study_results.group_sizes,
+    "noise": study_results.noise, "tuning": study_results.tuning, "cut": study_results.cut_short,
+}  # fmt: skip
+PAGES |= dict.fromkeys(("methods", "quickstart", "starts", *KEPT, *TRAINED, *STUDY), "measurements.md")
+PAGES |= {"shards": "retrieval.md", "rules": "rules.md", "quickstart_seeds": "quickstart.md"}
 GIB = 2**30
 
 
@@ -53,6 +59,8 @@ def main(words: Sequence[str] | None = None) -> None:
     if parser.parse_args(words).write:
         for name in TABLES:
             page(name).write_text(written(name), encoding="utf-8")
+        for path in claims.PAGES:
+            path.write_text(claims.written(path.read_text(encoding="utf-8")), encoding="utf-8")
     else:
         print(*(table() for table in TABLES.values()), sep="\n", end="")
 
@@ -237,7 +245,7 @@ def share(value: float) -> str:
 
 TABLES = {"figures": speeds, "plans": plans, "recall": recalls, "methods": methods.tables}
 TABLES |= {"quickstart": small_models, "starts": starts}
-TABLES |= {"rules": study_results.by_setting, "study": study_results.by_seed}
+TABLES |= STUDY
 TABLES |= {name: functools.partial(kept, name) for name in KEPT}
 TABLES |= {name: functools.partial(trained, name) for name in TRAINED}
 

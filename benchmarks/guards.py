@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.figures import markdown
-from benchmarks.study_results import RESULTS
+from benchmarks.study_results import RESULTS, same
 from qr_jax.config import Config, Guards
 from qr_jax.overrides import override
 from qr_jax.step import guards
@@ -43,10 +43,12 @@ def main(words: Sequence[str] | None = None) -> None:
 
 
 def probed(folder: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Each kept run that was probed, by its file's place."""
+    """Each kept run that was probed, by its file's place; the very same run of two recipes once."""
+    seen = set()
     for path in sorted(folder.rglob("seed_*.json")):
         run = json.loads(path.read_text(encoding="utf-8"))
-        if any(value is not None for value in run.get("series", {}).get("probe", ())):
+        if any(value is not None for value in run.get("series", {}).get("probe", ())) and same(run) not in seen:
+            seen.add(same(run))
             yield str(path.relative_to(folder).with_suffix("")), run
 
 

@@ -53,8 +53,9 @@ def arguments(words: Sequence[str]) -> argparse.Namespace:
 def kept(half: str, setting: str) -> dict[str, dict]:
     """The kept runs by method, best mean accuracy first."""
     folder = study_results.RESULTS / half / setting
-    runs = {path.name: study_results.read(path) for path in sorted(folder.iterdir())} if folder.is_dir() else {}
-    return dict(sorted(runs.items(), key=lambda item: -study_results.mean(item[1], "accuracy")))
+    names = [path.name for path in sorted(folder.iterdir())] if folder.is_dir() else []
+    runs = {name: study_results.read(half, setting, name) for name in names}
+    return dict(sorted(runs.items(), key=lambda item: -study_results.mean(item[1].values(), "accuracy")))
 
 
 def best() -> list[str]:
@@ -74,12 +75,12 @@ def tables() -> str:
 def table(half: str, setting: str) -> str:
     """A row a method, best mean first. Differences are from GRPO, over the seeds in common."""
     runs = kept(half, setting)
-    head = ("method", "seeds", "before", "after", "mean of the last four", f"less {BASELINE}", "zero-variance rate")
+    head = ("method", "seeds", "before", "after", "last 30 %", f"less {BASELINE}", "zero-variance rate")
     rows = [(*head, "tokens sampled", "tokens trained", "seconds a step")]
     for method, of_seed in runs.items():
         shared = sorted({*of_seed} & {*runs.get(BASELINE, {})}) if method != BASELINE else []
         gaps = [of_seed[seed]["accuracy"] - runs[BASELINE][seed]["accuracy"] for seed in shared]
-        mean = {name: study_results.mean(of_seed, name) for name in COLUMNS}
+        mean = {name: study_results.mean(of_seed.values(), name) for name in COLUMNS}
         rows.append((
             method, str(len(of_seed)), f"{mean['before']:.3f}", f"{mean['final']:.3f}",
             over_seeds([run["accuracy"] for run in of_seed.values()]), over_seeds(gaps, sign="+"),

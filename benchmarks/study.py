@@ -15,7 +15,6 @@ import argparse
 import hashlib
 import itertools
 import json
-import math
 import runpy
 import subprocess
 import sys
@@ -24,10 +23,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from benchmarks import study_results
-from benchmarks.study_results import LAST
 from qr_jax import config as configs
 from qr_jax import metrics_writer
 from qr_jax.checks import check
@@ -39,8 +35,7 @@ from qr_jax.studies.launch import Job, Launcher
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = ROOT / "runs/study"
-EVALUATIONS = 10  # of a run: every tenth of its budget; the last one is after training
-REFILLED = 2.4  # what a round of rounds=refill draws here on the mean, in batches: its tenth has fewer rounds
+EVALUATIONS = 10  # of a run: at every tenth of its budget of rollouts; the last one is after training
 ROLLOUTS = 128  # a step, of the reported recipes
 Recipes = Mapping[str, Sequence[str]]
 SERIES = {  # what a guard reads, a value a step
@@ -115,11 +110,8 @@ def planned(setting: str, recipe: str, words: Sequence[str], seed: int, half: st
     sizes = ("{groups}", str(drawn // pool.samples)), ("{pairs}", str(drawn // 2))  # other braces are an environment's
     words = [word.replace(*sizes[0]).replace(*sizes[1]) for word in words]
     base = configs.load(file, [f"seed={seed}", *words])
-    steps = -(-(base.train.max_rollouts or 0) // (base.pool.queries * base.pool.oversample * base.pool.samples))
-    often = [word for word in words if word.startswith("evaluation.every=")]  # of rounds, whose steps cost unlike much
-    tenth = steps / EVALUATIONS / (REFILLED if "rounds=refill" in words else 1)
-    often = often or [f"evaluation.every={math.ceil(tenth)}"]
-    made = override(base, [*often, f"evaluation.half={half}", "train.checkpoint_every=40"])
+    often = f"evaluation.every_rollouts={study_results.budget_of(setting) // EVALUATIONS}"
+    made = override(base, [often, f"evaluation.half={half}", "train.checkpoint_every=40"])
     cold = cold_start(base)
     start = Job(f"cold start {cold.name}", "sft", cold, conform("", plain(alone(base)), Config))
     made = replace(made, train=replace(made.train, init=str(cold)), sft=replace(made.sft, steps=0))
@@ -163,9 +155,8 @@ def figures(job: Job) -> dict[str, Any]:
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
     return {
         "config": configs.fingerprint(job.settings), "commit": commit.stdout.strip(), "seed": job.settings.seed,
-        "before": summary["greedy_before"], "accuracy": round(float(np.mean([a for _, a in every[-LAST:]])), 4),
-        "best": max(accuracy for _, accuracy in every), "final": every[-1][1], "evaluations": every,
-        "rollouts": summary["rollouts"], "tokens_sampled": summary["tokens"],
+        "before": summary["greedy_before"], "best": max(accuracy for _, accuracy in every), "final": every[-1][1],
+        "evaluations": every, "rollouts": summary["rollouts"], "tokens_sampled": summary["tokens"],
         "tokens_trained": sum(row.get("learner/tokens") or 0 for row in rows), "steps": len(rows),
         "seconds": round(sum(row["time/step_s"] for row in rows), 1),
         "drawn_groups": sum(row["pool/drawn"] for row in rows),

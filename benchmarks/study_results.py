@@ -1,12 +1,22 @@
-"""What the study's runs left (benchmarks/results/study): each setting's table, and the pages' two.
+"""What the study's runs left (benchmarks/results/study): each setting's table, those of the pages, and what they cite.
 
-Accuracy is the mean of a run's last four evaluations; +- is a 95 % interval over seeds; differences are of seeds in
-common whose runs began from one cold start, as the same accuracy before training shows.
+A run's accuracy is the mean of its held-out accuracy over the last 30 % of its budget of rollouts; between evaluations
+accuracy lies on a line. So it is over the same rollouts whenever a run was evaluated. (Files of November 2026 have the
+mean of the last four evaluations under "accuracy", which nothing reads.)
+
+Of s3, s4 and s6 the runs of seeds 5 to 7 were made twice: first (RECIPE/first), then again, on another machine and at
+another commit, from cold starts that differ in rounding. A difference is of two runs of one generation and one cold
+start, as the same accuracy before training shows. Pooled, a seed's difference is the mean over its generations, and
+the 95 % interval is over seeds: two runs of a seed share its weights, traces and questions, and are no two seeds.
+
+In a mean over settings a difference of the very same two runs counts once: groups of two make the same run whatever
+the setting's own size is, and s1 and s2 make the same where no step finds more groups with signal than it may take.
 """
 
+import functools
 import json
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+import runpy
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,125 +25,249 @@ from benchmarks import interleave
 from benchmarks.tables import markdown, over_seeds
 
 RESULTS = interleave.ROOT / "benchmarks/results/study"
-LAST = 4  # evaluations of a run are its accuracy
+SHARE = 0.3  # of the budget: over its end a run's accuracy is the mean
 BASELINE = {"a": "grpo_shipped", "b": "grpo"}  # what the others of a half are held against
-SETTINGS = {  # of the report, which is of half b
-    "s3": "2,000 questions, 8 samples", "s6": "2,000, 4 samples", "s4": "500, 8 samples",
-    "s5": "2,000 hard ones, 8 samples", "s7": "2,000, a third impossible, 8 samples",
-    "s1": "10,000, 4 samples, 84,480 rollouts", "s2": "10,000, 4 samples, no oversampling",
+SETTINGS = {  # of the report, which is of half b: training questions, and how they are drawn
+    "s3": "2,000 in groups of 8", "s6": "2,000 in groups of 4", "s4": "500 in groups of 8",
+    "s5": "2,000 hard ones in groups of 8", "s7": "2,000, a third without answer, in groups of 8",
+    "s1": "10,000 in groups of 4, 84,480 rollouts", "s2": "the same, no surplus drawn",
 }  # fmt: skip
 RULES = {
-    "grpo": "grpo", "grpo_pairs": "grpo, groups of two", "pairs": "foresee, groups of two (`pairs`)",
-    "foresee": "foresee", "recycle": "recycle, guarded", "paper": "recycle as published",
-    "soft_recycle": "soft_recycle", "greso": "greso", "mopps": "mopps", "bounded_dapo": "bounded_dapo",
-    "dapo": "dapo (with refills)",
+    "grpo": "grpo", "grpo_pairs": "grpo, groups of two", "foresee": "foresee", "pairs": "foresee, groups of two",
+    "recycle": "recycle, guarded", "paper": "recycle as published", "soft_recycle": "soft_recycle", "greso": "greso",
+    "mopps": "mopps", "bounded_dapo": "bounded_dapo", "dapo": "dapo (with refills)",
 }  # fmt: skip
-POOLED = (
-    ("s3", "s6", "s4", "s5"),
-    ("s1", "s2", "s3", "s4", "s5", "s6"),
-)  # settings whose seeds are averaged: of one budget; all
+MEANS = {  # settings by the name of their mean
+    "six": ("s3", "s6", "s4", "s5", "s1", "s2"), "four": ("s3", "s6", "s4", "s5"), "three": ("s3", "s4", "s5"),
+}  # fmt: skip
+GENERATIONS = {"first": "first runs", "again": "run again", "pooled": "pooled"}
+GROUP_SIZES = {  # what each difference is, of which rules, over which settings
+    "foresee less grpo, both in groups of the setting's own size": ("foresee", "grpo", "four"),
+    "foresee less grpo, both in groups of two": ("pairs", "grpo_pairs", "three"),
+    "foresee in groups of the setting's own size less grpo in groups of two": ("foresee", "grpo_pairs", "four"),
+    "grpo in groups of two less grpo in groups of the setting's own size": ("grpo_pairs", "grpo", "four"),
+}
+Run = Mapping[str, Any]
+Pair = tuple[Run, Run]
 
 
 def tables() -> list[str]:
-    """Each setting's, and the report's."""
-    return [*(table(half, folder.name) for half in "ba" for folder in sorted((RESULTS / half).glob("*"))), by_setting()]
+    return [tuning(), cut_short(), by_seed(), by_setting(), group_sizes(), noise()]
 
 
-def table(half: str, setting: str) -> str:
-    """The recipes of a setting, best first."""
-    found = {folder.name: read(folder) for folder in sorted((RESULTS / half / setting).iterdir())}
-    base = found.get(BASELINE[half], {})
-    head = ("recipe", "seeds", "accuracy", "difference", "there after", "lowest seed", "most under its best")
-    rows = [(*head, "signal groups", "seconds")]
-    for recipe, runs in sorted(found.items(), key=lambda item: -mean(item[1], "accuracy")):
-        every = [run["accuracy"] for run in runs.values()]
-        rows.append((recipe, str(len(runs)), over_seeds(every), *beside(runs, base), f"{min(every):.3f}", *ends(runs),
-                     f"{mean(runs, 'seconds'):.0f}"))  # fmt: skip
-    return f"**{setting}, half {half}** (differences from {BASELINE[half]})\n\n{markdown(rows)}"
+def tuning() -> str:
+    """What was tried on half a before anything was reported."""
+    return "\n".join(table("a", setting) for setting in ("s3", "s4"))
 
 
-def reached(runs: Sequence[Mapping[str, Any]], base: Sequence[Mapping[str, Any]]) -> float | None:
-    """The share of the baseline's rollouts after which the mean over seeds is at the baseline's last evaluation or
-    above, and stays there; between evaluations it lies on a line. None if it is under it at the end."""
-    shares = np.linspace(0.1, 1, 91)
-    goal = np.mean([run["evaluations"][-1][1] for run in base])
-    mean_of = np.mean([
-        np.interp(shares * of["rollouts"], *zip(*run["evaluations"], strict=True))
-        for run, of in zip(runs, base, strict=True)
-    ], axis=0)  # fmt: skip
-    under = np.flatnonzero(mean_of < goal)
-    at = under[-1] + 1 if len(under) else 0
-    return float(shares[at]) if at < len(shares) else None
+def cut_short() -> str:
+    """The setting whose cold start is cut short, on both halves."""
+    return "\n".join(table(half, "s5_cut") for half in "ba")
+
+
+def accuracy(run: Run, budget: int) -> float:
+    """The mean accuracy over the last SHARE of the budget. ValueError where the run was not evaluated up to its end."""
+    rollouts, scores = zip((0, run["before"]), *run["evaluations"], strict=True)
+    if rollouts[-1] < budget:
+        raise ValueError(f"the last evaluation is after {rollouts[-1]} rollouts; wanted one at {budget} or later")
+    first = (1 - SHARE) * budget
+    at = [first, *(count for count in rollouts if first < count < budget), budget]
+    return float(np.trapezoid(np.interp(at, rollouts, scores), at) / (budget - first))
+
+
+@functools.cache
+def budget_of(setting: str) -> int:
+    """The rollouts of a setting of configs/study/settings.py."""
+    settings = runpy.run_path(str(interleave.ROOT / "configs/study/settings.py"))
+    return settings[setting].train.max_rollouts
+
+
+def read(half: str, setting: str, recipe: str, generation: str = "again") -> dict[int, dict[str, Any]]:
+    """The kept runs of a recipe by seed, with their accuracy."""
+    folder = RESULTS / half / setting / recipe / ("first" if generation == "first" else "")
+    runs = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("seed_*.json"))]
+    return {run["seed"]: run | {"accuracy": accuracy(run, budget_of(setting))} for run in runs}
+
+
+def pairs(half: str, setting: str, rule: str, base: str, which: str) -> dict[int, list[Pair]]:
+    """By seed the runs of two recipes that began from one cold start: those of `which` generation, or of both.
+
+    A seed whose runs were made once has these in each generation.
+    """
+    found: dict[int, dict[str, Pair]] = {}
+    for generation in ("first", "again"):
+        ours, theirs = (read(half, setting, recipe, generation) for recipe in (rule, base))
+        for seed in sorted({*ours} & {*theirs}):
+            if ours[seed]["before"] == theirs[seed]["before"]:
+                found.setdefault(seed, {})[generation] = (ours[seed], theirs[seed])
+    if which == "pooled":
+        return {seed: [*both.values()] for seed, both in found.items()}
+    return {seed: [both.get(which) or next(iter(both.values()))] for seed, both in found.items()}
+
+
+def gaps(rule: str, base: str, settings: Sequence[str], which: str, half: str = "b") -> dict[int, float]:
+    """By seed the mean difference of a rule from another over settings, of the seeds that all of these have."""
+    each = [pairs(half, setting, rule, base, which) for setting in settings]
+    found = {}
+    for seed in sorted(set.intersection(*map(set, each))):
+        distinct = {tuple(same(run) for pair in of[seed] for run in pair): of[seed] for of in each}
+        found[seed] = float(np.mean([difference(both) for both in distinct.values()]))
+    return found
+
+
+def difference(both: Sequence[Pair]) -> float:
+    return float(np.mean([ours["accuracy"] - theirs["accuracy"] for ours, theirs in both]))
+
+
+def same(run: Run) -> tuple[Any, ...]:
+    """Equal for two runs that are the very same: no two others have all evaluations in common."""
+    return run["seed"], run["before"], *map(tuple, run["evaluations"])
+
+
+def level(setting: str, rule: str, which: str, half: str = "b") -> dict[int, float]:
+    """A recipe's accuracy by seed: the mean over the generations of `which`."""
+    of_pair = pairs(half, setting, rule, rule, which)
+    return {seed: float(np.mean([run["accuracy"] for run, _ in both])) for seed, both in of_pair.items()}
 
 
 def by_setting() -> str:
-    """The report: a rule a row, a setting a column, and means over POOLED of what a seed has in all of them."""
-    columns = [setting for setting in SETTINGS if (RESULTS / "b" / setting / "grpo").is_dir()]
-    means = (f"mean of {', '.join(settings)}, less grpo" for settings in POOLED)
-    rows = [("rule", *(SETTINGS[setting] for setting in columns), *means)]
-    rows.append(("seeds", *(str(len(runs_of(setting, "grpo"))) for setting in columns), *[""] * len(POOLED)))
+    """The report: a rule a row, a setting a column, and the mean over six; below it the generations, each alone."""
+    rows = [("rule", *SETTINGS.values(), "mean of the six with five seeds")]
     for rule, name in RULES.items():
-        cells = []
-        for setting in columns:
-            runs, base = runs_of(setting, rule), runs_of(setting, "grpo")
-            gaps = over_seeds([runs[seed]["accuracy"] - base[seed]["accuracy"] for seed in paired(runs, base)], "+")
-            cells.append((f"{mean(runs, 'accuracy'):.3f}" + f" ({gaps})" * (rule != "grpo")) if runs else "")
-        rows.append((name, *cells, *(pooled(rule, settings) if rule != "grpo" else "" for settings in POOLED)))
+        rows.append((name, *(cell(setting, rule, "pooled") for setting in SETTINGS), mean_of_six(rule, "pooled")))
+        twice = [setting for setting in SETTINGS if read("b", setting, rule, "first")]
+        for which in ("first", "again") if twice else ():
+            cells = (cell(setting, rule, which) if setting in twice else "" for setting in SETTINGS)
+            rows.append((f"... {GENERATIONS[which]}", *cells, mean_of_six(rule, which)))
     return markdown(rows)
 
 
-def pooled(rule: str, settings: Sequence[str]) -> str:
-    """A rule's difference from grpo, averaged over settings by seed: of the seeds that all of them have."""
-    both = [(runs_of(setting, rule), runs_of(setting, "grpo")) for setting in settings]
-    seeds = set.intersection(*({*paired(runs, base)} for runs, base in both))
-    gaps = [np.mean([runs[seed]["accuracy"] - base[seed]["accuracy"] for runs, base in both]) for seed in seeds]
-    return over_seeds(gaps, "+")
+def cell(setting: str, rule: str, which: str) -> str:
+    """The accuracy of grpo; of another rule its difference from that."""
+    if rule == "grpo":
+        return short(level(setting, rule, which), sign="")
+    both = pairs("b", setting, rule, "grpo", which).values()
+    if both and all(same(ours) == same(theirs) for several in both for ours, theirs in several):
+        return "the same runs"
+    return short(gaps(rule, "grpo", [setting], which))
+
+
+def mean_of_six(rule: str, which: str) -> str:
+    return short(gaps(rule, "grpo", MEANS["six"], which)) if rule != "grpo" else ""
+
+
+def short(of_seed: Mapping[int, float], sign: str = "+") -> str:
+    """As in "+.045 +-.039 (3)": with its seeds where they are not five; without a sign the mean alone."""
+    if not of_seed:
+        return ""
+    values = [*of_seed.values()]
+    told = over_seeds(values, sign).replace("+- ", "+-") if sign else f"{np.mean(values):.3f}"
+    return told.replace("0.", ".") + f" ({len(values)})" * (len(values) != 5)
+
+
+def group_sizes() -> str:
+    """What a rule is worth beside what the size of the groups is worth."""
+    rows = [("mean difference over settings", "settings", *GENERATIONS.values())]
+    for name, (rule, base, mean) in GROUP_SIZES.items():
+        each = {which: short(gaps(rule, base, MEANS[mean], which)) for which in GENERATIONS}
+        if not all(read("b", "s3", recipe, "first") for recipe in (rule, base)):
+            each |= {"first": "", "pooled": short(whatever_start(rule, base, MEANS[mean]))}
+        rows.append((name, ", ".join(MEANS[mean]), *each.values()))
+    return markdown(rows)
+
+
+def whatever_start(rule: str, base: str, settings: Sequence[str]) -> dict[int, float]:
+    """By seed the difference of a recipe that was made once from one that was made twice, all runs of both taken in."""
+    levels = [(level(setting, rule, "pooled"), level(setting, base, "pooled")) for setting in settings]
+    seeds = set.intersection(*({*ours} & {*theirs} for ours, theirs in levels))
+    return {seed: float(np.mean([ours[seed] - theirs[seed] for ours, theirs in levels])) for seed in sorted(seeds)}
+
+
+def noise() -> str:
+    """How far the two runs of one recipe and seed lie apart: their standard deviation, and what the second gained."""
+    rows = [("rule", "seeds made twice, in all settings", "sd of a run, its seed given", "run again less first")]
+    for rule in ("grpo", "foresee", "pairs", "recycle", "paper"):
+        gains = replicates(rule)
+        rows.append((RULES[rule], str(len(gains)), f"{sd_of_a_run(rule):.3f}", over_seeds(gains, "+")))
+    return markdown(rows).replace("0.", ".")
+
+
+def replicates(rule: str) -> list[float]:
+    """What each run that was made again gained on the first; the very same two runs count once."""
+    found = {}
+    for setting in SETTINGS:
+        first, again = (read("b", setting, rule, generation) for generation in ("first", "again"))
+        found |= {(same(first[seed]), same(again[seed])): (first[seed], again[seed]) for seed in first}
+    return [again["accuracy"] - first["accuracy"] for first, again in found.values()]
+
+
+def sd_of_a_run(rule: str) -> float:
+    """From differences of two: root mean square over the root of 2."""
+    return float(np.sqrt(np.mean(np.square(replicates(rule))) / 2))
 
 
 def by_seed() -> str:
     """The report's runs one by one: a setting and rule a row."""
-    head = ("setting", "rule", "by seed, from 5", "mean", "less grpo", "there after")
-    rows = [(*head, "most under its best", "signal groups")]
-    for setting in SETTINGS:
-        base = runs_of(setting, "grpo")
-        for rule, name in RULES.items():
-            runs = runs_of(setting, rule)
+    rows = [("setting", "rule", "by seed, from 5; in brackets the first runs", "pooled")]
+    rows[0] += ("less grpo, first", "again", "pooled", "there after", "most under its best", "signal groups")
+    for setting, name in SETTINGS.items():
+        rows.append((f"**{setting}: {name}**", *[""] * (len(rows[0]) - 1)))
+        for rule in RULES:
+            runs, first = (read("b", setting, rule, generation) for generation in ("again", "first"))
             if runs:
-                each = " ".join(f"{runs[seed]['accuracy']:.3f}".lstrip("0") for seed in sorted(runs))
-                rows.append((setting, name, each, f"{mean(runs, 'accuracy'):.3f}", *beside(runs, base), *ends(runs)))
+                every = [*runs.values(), *first.values()]
+                each = " ".join(f"{thousandths(run)}" for run in runs.values())
+                each += f" ({' '.join(thousandths(run) for run in first.values())})" * bool(first)
+                rows.append((setting, RULES[rule], each, short(level(setting, rule, "pooled"), sign=""),
+                             *beside(setting, rule, bool(first)), *ends(every)))  # fmt: skip
     return markdown(rows)
 
 
-def runs_of(setting: str, rule: str) -> dict[int, dict[str, Any]]:
-    """The report's runs by seed."""
-    return read(RESULTS / "b" / setting / rule)
+def thousandths(run: Run) -> str:
+    return f"{run['accuracy']:.3f}".lstrip("0")
 
 
-def beside(runs: Mapping[int, Mapping[str, Any]], base: Mapping[int, Mapping[str, Any]]) -> tuple[str, str]:
-    """Difference, and the share of the baseline's rollouts after which runs are as good; of the baseline nothing."""
-    seeds = paired(runs, base)
-    if not seeds or runs == base:
-        return "", ""
-    there = reached([runs[seed] for seed in seeds], [base[seed] for seed in seeds])
-    gaps = [runs[seed]["accuracy"] - base[seed]["accuracy"] for seed in seeds]
-    return over_seeds(gaps, sign="+"), "" if there is None else f"{there:.2f}"
+def beside(setting: str, rule: str, twice: bool) -> tuple[str, str, str, str]:
+    """Differences from grpo by generation, and the share of its rollouts after which a rule is as good; of grpo ""."""
+    if rule == "grpo":
+        return "", "", "", ""
+    each = {which: cell(setting, rule, which) for which in GENERATIONS}
+    if not twice:
+        each |= {"first": "", "again": ""}
+    there = reached(pairs("b", setting, rule, "grpo", "pooled"))
+    return each["first"], each["again"], each["pooled"], "" if there is None else f"{there:.2f}"
 
 
-def paired(runs: Mapping[int, Mapping[str, Any]], base: Mapping[int, Mapping[str, Any]]) -> list[int]:
-    """The seeds of both whose runs began from one cold start: machines differ in rounding, and so do theirs."""
-    return [seed for seed in sorted({*runs} & {*base}) if runs[seed]["before"] == base[seed]["before"]]
+def reached(of_seed: Mapping[int, Sequence[Pair]]) -> float | None:
+    """The share of the baseline's rollouts after which the mean over seeds is at the baseline's last evaluation or
+    above, and stays there; between evaluations it lies on a line. None if it is under it at the end."""
+    shares = np.linspace(0.1, 1, 91)
+    goal = np.mean([np.mean([base["evaluations"][-1][1] for _, base in both]) for both in of_seed.values()])
+    curves = [[np.interp(shares * base["rollouts"], *zip(*run["evaluations"], strict=True)) for run, base in both]
+              for both in of_seed.values()]  # fmt: skip
+    under = np.flatnonzero(np.mean([np.mean(several, axis=0) for several in curves], axis=0) < goal)
+    at = under[-1] + 1 if len(under) else 0
+    return float(shares[at]) if at < len(shares) else None
 
 
-def ends(runs: Mapping[int, Mapping[str, Any]]) -> tuple[str, str]:
+def ends(runs: Sequence[Run]) -> tuple[str, str]:
     """The most that a run ends under its best evaluation, and signal groups."""
-    return f"{max(run['best'] - run['final'] for run in runs.values()):.3f}", f"{mean(runs, 'signal_groups'):.0f}"
+    return f"{max(run['best'] - run['final'] for run in runs):.3f}", f"{mean(runs, 'signal_groups'):.0f}"
 
 
-def read(folder: Path) -> dict[int, dict[str, Any]]:
-    """The kept runs of a recipe by seed."""
-    runs = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("seed_*.json"))]
-    return {run["seed"]: run for run in runs}
+def table(half: str, setting: str) -> str:
+    """The recipes of a setting whose runs were made once, best first."""
+    recipes = [folder.name for folder in sorted((RESULTS / half / setting).iterdir())]
+    found = {recipe: read(half, setting, recipe) for recipe in recipes}
+    base = BASELINE[half] if BASELINE[half] in found else ""
+    rows = [("recipe", "accuracy by seed", "mean", "difference", "most under its best", "signal groups", "seconds")]
+    for recipe, runs in sorted(found.items(), key=lambda item: -mean(item[1].values(), "accuracy")):
+        each = " ".join(map(thousandths, runs.values()))
+        gap = over_seeds([*gaps(recipe, base, [setting], "again", half).values()], "+") if base != recipe else ""
+        rows.append((recipe, each, f"{mean(runs.values(), 'accuracy'):.3f}", gap, *ends([*runs.values()]),
+                     f"{mean(runs.values(), 'seconds'):.0f}"))  # fmt: skip
+    return f"**{setting}, half {half}**" + f" (differences from {base})" * bool(base) + f"\n\n{markdown(rows)}"
 
 
-def mean(runs: Mapping[int, Mapping[str, Any]], name: str) -> float:
-    return float(np.mean([run[name] for run in runs.values()]))
+def mean(runs: Collection[Run], name: str) -> float:
+    return float(np.mean([run[name] for run in runs]))

@@ -21,7 +21,7 @@ EPISODES = ["learner.reduce=sequence_mean"]
 DEAD = ["learner.keep_dead=true"]
 WORD_LEVEL = [f"env.{name}={words}" for name, words in QUICKSTART.env.settings.items() if name != "think"]
 ENTITIES = ["reward=e_grpo", "reward.alpha=0.001", "pool.channel=outcome"]  # rewards of turns; the score is exact match
-STEP = ["pool.queries=8", "evaluation.every=8"]
+FEWER = ["pool.queries=8"]
 
 METHODS = {
     "grpo": [],
@@ -68,12 +68,12 @@ METHODS = {
     "ada_search": ["env=ada_search", *WORD_LEVEL, "reward=ada_search"],
     "reseek": ["env=reseek", *WORD_LEVEL, "reward=reseek"],
     "noisy": ["retriever=noisy", "retriever.of=bm25", "retriever.done=0.5"],  # one search of six finds nothing of use
-    # how many samples a query gets; a step costs unlike much, so evaluations are set for about ten in 15,000 rollouts
-    "ar3po": ["rounds=ar3po", "pool.samples=4", "evaluation.every=16"],
-    "reinforce_ada": ["rounds=reinforce_ada", "pool.samples=4", "evaluation.every=10"],
-    "speed": ["rounds=speed", *STEP, "pool.samples=4", "rounds.further=12", "rounds.max_rounds=4"],
-    "pilot_commit": ["rounds=pilot_commit", *STEP, "rounds.further=8", "rounds.max_rounds=2"],  # of 8, 1 to 6 right
-    "knapsack": ["rounds=knapsack", "rounds.most=32", "pool.samples=2", "evaluation.every=12"],
+    # how many samples a query gets
+    "ar3po": ["rounds=ar3po", "pool.samples=4"],
+    "reinforce_ada": ["rounds=reinforce_ada", "pool.samples=4"],
+    "speed": ["rounds=speed", *FEWER, "pool.samples=4", "rounds.further=12", "rounds.max_rounds=4"],
+    "pilot_commit": ["rounds=pilot_commit", *FEWER, "rounds.further=8", "rounds.max_rounds=2"],  # of 8, 1 to 6 right
+    "knapsack": ["rounds=knapsack", "rounds.most=32", "pool.samples=2"],
     # what is trained on, and what is drawn
     "pods": ["learner.advantage=pods"],
     "gfpo": ["learner.advantage=gfpo"],

@@ -7,9 +7,9 @@
 
 0.37M parameters, 2,000 training questions, a cold start of 400 steps on expert traces from ten worlds of other facts,
 which show one of the four ways in which each relation is asked for, then 100 GRPO steps of 128 queries x 2 samples:
-more and smaller groups teach more than 32 x 8 do. The rule is foresee, which was best on this world; `rule=recycle` is
-the paper's, and `rule=grpo` draws uniformly. The rate rises over 20 updates: Adam's first updates at full size lose
-half of what the cold start taught. Every 20 steps it is evaluated on 200 questions, before and after on 1,000.
+more and smaller groups teach more than 32 x 8 do. The rule is foresee, our own; `rule=recycle` is the paper's, and
+`rule=grpo` draws uniformly. The rate rises over 20 updates: Adam's first updates at full size lose half of what the
+cold start taught. Every 20 steps it is evaluated on 200 questions, before and after on 1,000.
 """
 
 from qr_jax.config import Config, Data, Evaluation, Learner, Model, Pool, Rollout, Sft, Train, use

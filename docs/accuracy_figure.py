@@ -2,20 +2,25 @@
 
     python docs/accuracy_figure.py
 
-The reported recipes where each of them has a result in both settings, otherwise those of the first round (`_256`). Its
-colours can be read on white and on black.
+A seed whose runs were made twice is their mean. Its colours can be read on white and on black.
 """
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
+
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "benchmarks/results/study/b"
+sys.path.insert(0, str(ROOT))
+
+from benchmarks import study_results  # noqa: E402
+
 FILE = ROOT / "docs/_static/accuracy.svg"
 RECIPES = {  # of configs/study/recipes.py: what it is, and its colour
-    "grpo": ("plain GRPO", "#7a8599"),
-    "pairs": ("foresee, groups of two", "#2f81f7"),
+    "grpo": ("GRPO", "#7a8599"),
+    "grpo_pairs": ("GRPO in twos", "#a371f7"),
+    "pairs": ("foresee in twos", "#2f81f7"),
     "recycle": ("recycle, guarded", "#2da44e"),
     "paper": ("recycle as published", "#d1642e"),
 }
@@ -23,8 +28,7 @@ SETTINGS = {"s3": "2,000 training questions", "s4": "500 training questions"}
 WIDTH, HEIGHT, LEFT, TOP, PANEL_W, PANEL_H, GAP = 860, 350, 40, 66, 360, 220, 68
 LARGEST = 30_000, 0.9  # rollouts, accuracy, at the axes' ends
 GREY = "#7a8599"
-
-Curve = Sequence[tuple[float, float]]
+AT = np.linspace(0, LARGEST[0], 31)  # rollouts at which the curves are read
 
 
 def main() -> None:
@@ -33,40 +37,35 @@ def main() -> None:
 
 def drawn() -> str:
     """The figure as SVG."""
-    suffix = "" if all(results(setting, recipe) for setting in SETTINGS for recipe in RECIPES) else "_256"
     parts: list[str] = []
     seeds: set[int] = set()
     for place, (setting, title) in enumerate(SETTINGS.items()):
         x0 = LEFT + place * (PANEL_W + GAP)
         parts += panel(x0, title)
         for recipe, (_, colour) in RECIPES.items():
-            curves = [curve(result) for result in results(setting, recipe + suffix)]
-            seeds.add(len(curves))
-            parts += line(x0, curves, colour)
+            seeds_of = curves(setting, recipe)
+            seeds.add(len(seeds_of))
+            parts += line(x0, seeds_of, colour)
     counts = " to ".join(str(count) for count in sorted({min(seeds), max(seeds)}))
-    said = "1 seed" if counts == "1" else f"mean of {counts} seeds, from the lowest to the highest"
+    said = "1 seed" if counts == "1" else f"mean of {counts} seeds, and their range"
     x = LEFT
     for name, colour in RECIPES.values():
         parts.append(f'<line x1="{x}" y1="18" x2="{x + 22}" y2="18" stroke="{colour}" stroke-width="3"/>')
         parts.append(f'<text x="{x + 28}" y="22">{name}</text>')
         x += 60 + 7 * len(name)
-    parts.append(
-        f'<text x="{LEFT}" y="{HEIGHT - 12}">Greedy exact match on held-out questions, against rollouts; {said}.</text>'
-    )
+    told = f"Greedy exact match on held-out questions, against rollouts; {said}."
+    parts.append(f'<text x="{LEFT}" y="{HEIGHT - 12}">{told}</text>')
     style = f"text{{font:13px system-ui,sans-serif;fill:{GREY}}}"
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img">'
-    about = "<title>Accuracy on held-out questions against rollouts, four recipes, two sizes of pool</title>"
+    about = "<title>Accuracy on held-out questions against rollouts, five recipes, two sizes of pool</title>"
     return "\n".join([head, about, f"<style>{style}</style>", *parts, "</svg>\n"])
 
 
-def results(setting: str, recipe: str) -> list[Mapping]:
-    files = sorted((RESULTS / setting / recipe).glob("seed_*.json"))
-    return [json.loads(file.read_text(encoding="utf-8")) for file in files]
-
-
-def curve(result: Mapping) -> Curve:
-    """(rollouts, accuracy), from the evaluation before training on."""
-    return [(0, result["before"]), *((rollouts, accuracy) for rollouts, accuracy in result["evaluations"])]
+def curves(setting: str, recipe: str) -> np.ndarray:
+    """Accuracy of each seed at AT, from the evaluation before training on; between evaluations it lies on a line."""
+    seeds = study_results.pairs("b", setting, recipe, recipe, "pooled").values()
+    every = [[[(0, run["before"]), *run["evaluations"]] for run, _ in both] for both in seeds]
+    return np.array([np.mean([np.interp(AT, *zip(*one, strict=True)) for one in both], axis=0) for both in every])
 
 
 def panel(x0: float, title: str) -> Iterator[str]:
@@ -80,23 +79,19 @@ def panel(x0: float, title: str) -> Iterator[str]:
         yield f'<text x="{x}" y="{TOP + PANEL_H + 18}" text-anchor="middle">{rollouts:,}</text>'
 
 
-def line(x0: float, curves: Sequence[Curve], colour: str) -> Iterator[str]:
-    """The mean of the seeds, and from the lowest to the highest a band; seeds have the same evaluations."""
-    if not curves:
-        return
-    points = [[curve[at] for curve in curves] for at in range(min(map(len, curves)))]
-    rollouts = [sum(x for x, _ in point) / len(point) for point in points]
-    if len(curves) > 1:
-        low = [place(x0, x, min(y for _, y in point)) for x, point in zip(rollouts, points, strict=True)]
-        high = [place(x0, x, max(y for _, y in point)) for x, point in zip(rollouts, points, strict=True)]
-        yield f'<polygon points="{joined([*low, *reversed(high)])}" fill="{colour}" fill-opacity=".15"/>'
-    mean = [place(x0, x, sum(y for _, y in point) / len(point)) for x, point in zip(rollouts, points, strict=True)]
+def line(x0: float, seeds: np.ndarray, colour: str) -> Iterator[str]:
+    """The mean of the seeds, and from the lowest to the highest a band."""
+    low, mean, high = (
+        [place(x0, *point) for point in zip(AT, values, strict=True)]
+        for values in (seeds.min(axis=0), seeds.mean(axis=0), seeds.max(axis=0))
+    )
+    yield f'<polygon points="{joined([*low, *reversed(high)])}" fill="{colour}" fill-opacity=".15"/>'
     yield f'<polyline points="{joined(mean)}" fill="none" stroke="{colour}" stroke-width="2.5"/>'
 
 
 def place(x0: float, rollouts: float, accuracy: float) -> tuple[float, float]:
     x, y = min(rollouts / LARGEST[0], 1.02), accuracy / LARGEST[1]
-    return round(x0 + PANEL_W * x, 1), round(TOP + PANEL_H * (1 - y), 1)
+    return round(float(x0 + PANEL_W * x), 1), round(float(TOP + PANEL_H * (1 - y)), 1)
 
 
 def joined(points: Sequence[tuple[float, float]]) -> str:

@@ -38,7 +38,7 @@ AT_LEAST_ZERO = {
     "rollout": ("top_k", "search_retries"),
     "learner": ("kl_weight", "entropy_weight", "warmup_updates", "full_groups", "weight_decay", "importance_low"),
     "sft": ("steps", "warmup_steps", "weight_decay"),
-    "evaluation": ("every", "samples"),
+    "evaluation": ("every", "every_rollouts", "samples"),
     "guards": ("probe_every",),
     "train": ("keep_every",),
 }
@@ -164,6 +164,11 @@ def _together(config: Config) -> Iterator[str]:
         yield (
             "guards.act='rollback' goes back to the step with the best probe, and guards.probe_every=0 makes none; "
             "set guards.probe_every=5, or guards.act=stop"
+        )
+    if config.evaluation.every and config.evaluation.every_rollouts:
+        yield (
+            f"evaluation.every={config.evaluation.every} counts steps and evaluation.every_rollouts="
+            f"{config.evaluation.every_rollouts} counts rollouts; set one of the two to 0"
         )
     train = config.train
     if train.checkpoint_every > 0 and train.keep_every % train.checkpoint_every:

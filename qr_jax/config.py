@@ -154,6 +154,8 @@ class Evaluation:
     """How good the policy is on held-out questions, greedily and by samples."""
 
     every: int = 0  # steps; 0: only before and after training
+    # or rollouts: after the step that reaches a multiple of them, whatever a step costs; 0: as `every` says
+    every_rollouts: int = 0
     questions: int | None = None  # None: all of data.eval
     during: int | None = None  # questions of the evaluations between the first and the last; None: as many as those
     # halves of the questions, by the hash of their ids: what is tuned or guarded reads a, what is reported reads b

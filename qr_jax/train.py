@@ -25,7 +25,7 @@ import jax
 import numpy as np
 
 from qr_jax import begin, ending, evaluate, figures, metrics_writer, plugins, pool, runs, terminal
-from qr_jax.config import BUDGETS, Config, Train
+from qr_jax.config import BUDGETS, Config, Evaluation, Train
 from qr_jax.evaluation import last_evaluation
 from qr_jax.evaluation.complete import is_incomplete
 from qr_jax.learning import learner, pack
@@ -90,6 +90,7 @@ def _loop(parts: Parts, state: learner.State, standing: Progress, step: int) -> 
     lost: outage.Lost | None = None  # the step, to an outage
     starved = False
     while _goes_on(settings.train, step, standing):
+        rollouts = standing.rollouts
         try:
             try:
                 state, standing, row = take_step(parts, state, standing, step)
@@ -116,8 +117,8 @@ def _loop(parts: Parts, state: learner.State, standing: Progress, step: int) -> 
             state, standing, step = begin.roll_back(parts, standing, "updates were not finite")
             continue
         standing, raised = watched(parts, state, standing, step, row)
-        every = settings.evaluation.every
-        if every and step % every == 0 and _goes_on(settings.train, step, standing):
+        due = _is_due(settings.evaluation, step, rollouts, standing.rollouts)
+        if due and _goes_on(settings.train, step, standing):
             with contextlib.suppress(Interrupted):  # the step is done, and is saved below without it
                 during = {"params": parts.hand_over(state.params), "limit": settings.evaluation.during}
                 row |= evaluate.as_metrics(parts.measure(**during))
@@ -309,6 +310,13 @@ def _goes_on(limits: Train, step: int, standing: Any) -> bool:
     most = {name: getattr(limits, f"max_{name}") for name in BUDGETS}
     within = all(limit is None or getattr(standing, name) < limit for name, limit in most.items())
     return step < limits.steps and within
+
+
+def _is_due(evaluation: Evaluation, step: int, before: int, after: int) -> bool:
+    """Tell whether an evaluation follows this step, which took the run from `before` rollouts to `after`."""
+    if evaluation.every_rollouts:
+        return after // evaluation.every_rollouts > before // evaluation.every_rollouts
+    return evaluation.every > 0 and step % evaluation.every == 0
 
 
 def _share_done(limits: Train, step: int, standing: Progress) -> float:

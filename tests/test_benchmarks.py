@@ -231,31 +231,98 @@ def test_draws_that_never_return_to_a_trained_query_have_no_jump():
         recycling_map.shift_and_jump(100, played.draws)
 
 
-def test_where_a_rule_is_as_good_as_the_baseline_ends_and_what_it_is_worth_over_settings(tmp_path, monkeypatch):
+def kept_run(seed, *scores, before=0.4, budget=30_000):
+    """A run of the study's file, evaluated at equal stretches of its budget."""
+    evaluations = [[budget * (at + 1) // len(scores), score] for at, score in enumerate(scores)]
+    found = {"seed": seed, "before": before, "rollouts": budget, "evaluations": evaluations}
+    return found | {"best": max(scores), "final": scores[-1], "signal_groups": 100, "seconds": 60}
+
+
+def keep(folder, half, setting, recipe, run, generation=""):
+    file = folder / half / setting / recipe / generation / f"seed_{run['seed']}.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(run))
+
+
+def test_where_a_rule_is_as_good_as_the_baseline_ends():
     """Between evaluations a curve is a line: it is at .5 for good halfway from .4 to .6, not where it falls again."""
+    base = [kept_run(0, 0.1, 0.2, 0.3, 0.4), kept_run(1, 0.1, 0.3, 0.5, 0.6)]  # ends at .5
 
-    def run(seed, *scores, accuracy=0.5, before=0.4):
-        evaluations = [[100 * (at + 1), score] for at, score in enumerate(scores)]
-        found = {"seed": seed, "rollouts": 100 * len(scores), "evaluations": evaluations, "accuracy": accuracy}
-        return found | {"before": before}
+    def beside(*runs):
+        return {run["seed"]: [(run, of)] for run, of in zip(runs, base, strict=True)}
 
-    base = [run(0, 0.1, 0.2, 0.3, 0.4), run(1, 0.1, 0.3, 0.5, 0.6)]  # ends at .5
-    assert study_results.reached(base, base) == 1.0
-    early = [run(0, 0.6, 0.4, 0.6, 0.6), run(1, 0.6, 0.4, 0.6, 0.6)]
-    assert study_results.reached(early, base) == pytest.approx(2.5 / 4, abs=0.011)
-    assert study_results.reached([run(0, 0.9, 0.9, 0.9, 0.4), run(1, 0.9, 0.9, 0.9, 0.5)], base) is None
+    assert study_results.reached(beside(*base)) == 1.0
+    early = beside(kept_run(0, 0.6, 0.4, 0.6, 0.6), kept_run(1, 0.6, 0.4, 0.6, 0.6))
+    assert study_results.reached(early) == pytest.approx(2.5 / 4, abs=0.011)
+    assert study_results.reached(beside(kept_run(0, 0.9, 0.9, 0.9, 0.4), kept_run(1, 0.9, 0.9, 0.9, 0.5))) is None
+
+
+def test_a_runs_accuracy_is_the_mean_over_the_last_rollouts_of_its_budget_whenever_it_was_evaluated():
+    """From .4 to .8 over 1,000 rollouts: .68 at 700, .8 at 1,000, on average .74; what comes after does not count."""
+    line = kept_run(0, 0.8, budget=1000)
+    often = kept_run(0, *np.linspace(0.4, 0.8, 11)[1:], budget=1000)
+    late = line | {"evaluations": [[500, 0.6], [1000, 0.8], [1100, 0.0]]}
+    beyond = line | {"evaluations": [[1250, 0.9]]}  # the evaluation after training, of a run whose last step went past
+    for run in (line, often, late, beyond):
+        assert study_results.accuracy(run, 1000) == pytest.approx(0.74)
+    corner = line | {"evaluations": [[850, 0.4], [1000, 0.8]]}  # .4 for half of the stretch, then .6 on average
+    assert study_results.accuracy(corner, 1000) == pytest.approx(0.5)
+    with pytest.raises(ValueError, match="the last evaluation is after 1000 rollouts; wanted one at 1500 or later"):
+        study_results.accuracy(line, 1500)
+
+
+@pytest.mark.parametrize(("setting", "seed"), [("s1", 5), ("s1", 6), ("s1", 7), ("s3", 5), ("s3", 6), ("s3", 7)])
+def test_how_often_a_run_was_evaluated_moves_its_accuracy_little(setting, seed):
+    """DAPO's runs were evaluated four or five times at first; the last four of these are .03 to .11 lower."""
+    run = study_results.read("b", setting, "dapo")[seed]
+    seldom = run | {"evaluations": [*run["evaluations"][1:-1:2], run["evaluations"][-1]]}
+    assert abs(study_results.accuracy(seldom, study_results.budget_of(setting)) - run["accuracy"]) < 0.02
+
+
+def test_a_difference_is_of_one_generation_and_start_and_pooled_it_is_a_seeds_mean(tmp_path, monkeypatch):
+    """Seed 5 was made twice, +.1 first and +.3 again; seed 6 once, +.2; seed 7 from another start, so beside none."""
     monkeypatch.setattr(study_results, "RESULTS", tmp_path)
-    settings = study_results.POOLED[0]
-    for at, setting in enumerate(settings):
-        for recipe, seeds in (("grpo", (5, 6, 7)), ("pairs", (5, 6) if at else (5, 6, 7))):
-            for seed in seeds:
-                file = tmp_path / "b" / setting / recipe / f"seed_{seed}.json"
-                file.parent.mkdir(parents=True, exist_ok=True)
-                better = (recipe == "pairs") * (0.1 * at + 0.02 * (seed - 5))  # .15 and .17 over four settings
-                file.write_text(json.dumps(run(seed, 0.5, accuracy=0.4 + better)))
-    assert study_results.pooled("pairs", settings) == "+0.160 +- 0.127"
-    file.write_text(json.dumps(run(6, 0.5, accuracy=0.9, before=0.41)))  # from another cold start, so held against none
-    assert study_results.pooled("pairs", settings) == "+0.150"
+    for recipe, first, again, six in (("grpo", 0.5, 0.4, 0.5), ("foresee", 0.6, 0.7, 0.7)):
+        keep(tmp_path, "b", "s3", recipe, kept_run(5, *[first] * 4), "first")
+        keep(tmp_path, "b", "s3", recipe, kept_run(5, *[again] * 4))
+        keep(tmp_path, "b", "s3", recipe, kept_run(6, *[six] * 4))
+        keep(tmp_path, "b", "s3", recipe, kept_run(7, *[six] * 4, before=six))
+    for which, five in (("first", 0.1), ("again", 0.3), ("pooled", 0.2)):
+        assert study_results.gaps("foresee", "grpo", ["s3"], which) == pytest.approx({5: five, 6: 0.2})
+    assert study_results.level("s3", "grpo", "pooled")[5] == pytest.approx(0.45)
+    assert study_results.replicates("grpo") == pytest.approx([-0.1])
+    assert study_results.sd_of_a_run("grpo") == pytest.approx(0.1 / 2**0.5)
+    keep(tmp_path, "b", "s3", "grpo_pairs", kept_run(5, *[0.6] * 4))  # made once: beside foresee's second run alone
+    assert study_results.gaps("foresee", "grpo_pairs", ["s3"], "pooled") == pytest.approx({5: 0.1})
+    assert study_results.whatever_start("foresee", "grpo_pairs", ["s3"]) == pytest.approx({5: 0.05})
+
+
+def test_a_mean_over_settings_is_of_the_seeds_that_all_have_and_counts_the_very_same_runs_once(tmp_path, monkeypatch):
+    """+.1 in s3, the same two runs in s6, +.4 in s4: .25, not .2; seed 6 is missing in s4."""
+    monkeypatch.setattr(study_results, "RESULTS", tmp_path)
+    for setting, gain in (("s3", 0.1), ("s6", 0.1), ("s4", 0.4)):
+        for seed in (5, 6) if setting != "s4" else (5,):
+            keep(tmp_path, "b", setting, "grpo_pairs", kept_run(seed, *[0.5] * 4))
+            keep(tmp_path, "b", setting, "pairs", kept_run(seed, *[0.5 + gain] * 4))
+    found = study_results.gaps("pairs", "grpo_pairs", ["s3", "s6", "s4"], "pooled")
+    assert found == pytest.approx({5: 0.25})
+    keep(tmp_path, "b", "s6", "grpo_pairs", kept_run(5, *[0.5] * 3, 0.51))  # no longer the same
+    assert study_results.gaps("pairs", "grpo_pairs", ["s3", "s6", "s4"], "pooled")[5] < 0.2
+    keep(tmp_path, "b", "s3", "grpo", kept_run(5, *[0.5] * 4))
+    keep(tmp_path, "b", "s3", "bounded_dapo", kept_run(5, *[0.5] * 4))
+    assert study_results.cell("s3", "bounded_dapo", "pooled") == "the same runs"
+
+
+def test_how_many_seeds_a_cell_has_is_said_where_they_are_not_five():
+    assert study_results.short({5: 0.1, 6: 0.3}) == "+.200 +-1.271 (2)"  # 12.706 x .1414 / sqrt(2)
+    assert study_results.short(dict.fromkeys(range(5), 0.25)) == "+.250 +-.000"
+    assert study_results.short(dict.fromkeys(range(5), 0.25), sign="") == ".250" and study_results.short({}) == ""
+
+
+def test_the_45_runs_that_were_replaced_are_there_beside_those_that_replaced_them():
+    first = sorted(study_results.RESULTS.glob("b/*/*/first/seed_*.json"))
+    assert len(first) == 45 and all((file.parents[1] / file.name).is_file() for file in first)
+    assert {file.parts[-4] for file in first} == {"s3", "s4", "s6"}
 
 
 def test_the_screen_of_the_methods_is_read_by_hand(tmp_path, monkeypatch):
@@ -264,11 +331,9 @@ def test_the_screen_of_the_methods_is_read_by_hand(tmp_path, monkeypatch):
     with pytest.raises(SystemExit, match="there is none yet"):
         methods.best()
     for method, seed, accuracy in (("grpo", 0, 0.5), ("grpo", 1, 0.7), ("gspo", 0, 0.8)):
-        file = tmp_path / "a" / "screen" / method / f"seed_{seed}.json"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        run = {"seed": seed, "accuracy": accuracy, "before": 0.4, "final": accuracy + 0.1, "steps": 10, "seconds": 5.0}
+        run = kept_run(seed, *[accuracy] * 4) | {"final": accuracy + 0.1, "steps": 10, "seconds": 5.0}
         run |= {"zero_variance_groups": 40, "drawn_groups": 160, "tokens_sampled": 2000, "tokens_trained": 1500}
-        file.write_text(json.dumps(run))
+        keep(tmp_path, "a", "screen", method, run)
     lines = methods.table("a", "screen").splitlines()
     assert lines[2] == "| gspo | 1 | 0.400 | 0.900 | 0.800 | +0.300 | 0.250 | 2,000 | 1,500 | 0.50 |"
     assert lines[3] == "| grpo | 2 | 0.400 | 0.700 | 0.600 +- 1.271 |  | 0.250 | 2,000 | 1,500 | 0.50 |"
@@ -277,7 +342,9 @@ def test_the_screen_of_the_methods_is_read_by_hand(tmp_path, monkeypatch):
 
 def test_the_screen_runs_what_the_example_configs_are():
     for name, words in methods_of().items():
-        assert study.planned("screen", name, words, 0, "a")[1].settings.train.max_rollouts == 15000
+        settings = study.planned("screen", name, words, 0, "a")[1].settings
+        assert settings.train.max_rollouts == 15000
+        assert (settings.evaluation.every, settings.evaluation.every_rollouts) == (0, 1500)
     for name in ("grpo", "igpo"):
         settings, example = (
             config.load(f"{ROOT}/configs/study/settings.py:screen", methods_of()[name]),
@@ -285,6 +352,31 @@ def test_the_screen_runs_what_the_example_configs_are():
         )
         assert settings.train.max_rollouts == 15000 and settings.pool.queries * settings.pool.samples == study.ROLLOUTS
         assert (settings.learner, settings.pool, settings.reward) == (example.learner, example.pool, example.reward)
+
+
+@pytest.mark.parametrize("incomplete", [False, True])
+def test_an_evaluation_over_too_few_questions_is_no_figure_of_a_run(incomplete, tmp_path, monkeypatch, capsys):
+    """One on the way is left out; with one before or after training the run is not kept."""
+    monkeypatch.setattr(study, "RUNS", tmp_path / "runs")
+    monkeypatch.setattr(study_results, "RESULTS", tmp_path / "kept")
+    folder = tmp_path / "runs/b/s3/grpo/seed_5"
+    folder.mkdir(parents=True)
+    names = ("drawn", "zero_variance", "signal", "attempted_queries", "accepted_recycled", "accepted", "epoch")
+    rows = [
+        {"step": at + 1, "budget/rollouts": 100 * (at + 1), "time/step_s": 1.0, **{f"pool/{name}": 1 for name in names}}
+        | {"eval/exact_match": score, "eval/incomplete": missed}
+        for at, (score, missed) in enumerate(((0.5, 0), (0.1, 1), (0.6, 0)))
+    ]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    summary = {"greedy_before": 0.4, "greedy_after": 0.7, "rollouts": 400, "tokens": 9, "incomplete": incomplete}
+    (folder / "summary.json").write_text(json.dumps(summary))
+    job = study.planned("s3", "grpo", [], 5, "b")[1]
+    study.keep(type(job)(job.name, job.command, folder, job.settings))
+    file = tmp_path / "kept/b/s3/grpo/seed_5.json"
+    if incomplete:
+        assert not file.exists() and "s3 grpo seed 5 is not kept" in capsys.readouterr().out
+    else:
+        assert json.loads(file.read_text())["evaluations"] == [[100, 0.5], [300, 0.6], [400, 0.7]]
 
 
 def test_how_often_stand_ins_differ_from_exact_match_by_hand():

@@ -269,6 +269,8 @@ def test_rows_that_do_not_divide_name_the_nearest_number_that_does():
         ({"learner": {"kl": "k1", "kl_weight": 0.1}}, "use k2 or k3"),
         ({"learner": {"advantage": use("turn_returns")}}, "wants turn rewards, and reward 'exact_match' gives none"),
         ({"guards": {"act": "rollback"}}, "set guards.probe_every=5, or guards.act=stop"),
+        ({"evaluation": {"every": 5, "every_rollouts": 100}}, "set one of the two to 0"),
+        ({"evaluation": {"every_rollouts": -1}}, "evaluation.every_rollouts is -1; wanted at least 0"),
     ],
 )
 def test_a_wrong_setting_is_a_problem(sections, said):

@@ -1,5 +1,6 @@
 """The training loop: killed anywhere it goes on as if nothing had happened; controls and guards do what they say."""
 
+import itertools
 import json
 import os
 import re
@@ -248,6 +249,31 @@ def test_a_sigterm_in_an_evaluation_between_steps_saves_the_step(tmp_path, monke
     assert stopped.value.code == 143 and runs.last_checkpoint(tmp_path / "run")[1] == 1
     assert [row["step"] for row in metrics_writer.read(tmp_path / "run")] == [1]
     assert any(re.match(r"step 1: compiled .*\d in \d+\.\d s", line) for line in said)
+
+
+def test_evaluations_follow_the_steps_that_reach_a_multiple_of_the_rollouts_whatever_a_step_costs(tmp_path):
+    """Rounds that draw again make steps unlike; the run is stopped on the way, and its count goes on."""
+    base = tiny(tmp_path)
+    base = replace(base, pool=replace(base.pool, queries=2, rounds=use("refill")), sft=replace(base.sft, steps=0))
+    base = replace(base, evaluation=replace(base.evaluation, every=0, every_rollouts=100))
+    ends = (2, 6)  # after which the evaluation after training stands instead
+    for steps in ends:
+        train(replace(base, train=replace(base.train, steps=steps)), tmp_path / "run", say=lambda text: None)
+    rows = metrics_writer.read(tmp_path / "run")
+    spent = [0, *(row["budget/rollouts"] for row in rows)]
+    reached = [after // 100 > before // 100 for before, after in itertools.pairwise(spent)]
+    assert len({after - before for before, after in itertools.pairwise(spent)}) > 1  # else nothing is shown
+    due = [is_reached and step not in ends for step, is_reached in enumerate(reached, 1)]
+    assert ["eval/exact_match" in row for row in rows] == due and any(due) and not all(reached)
+
+
+def test_an_evaluation_is_due_once_however_many_multiples_a_step_passes():
+    every = config.Evaluation(every_rollouts=100)
+    assert not driver._is_due(every, 1, 0, 99) and driver._is_due(every, 2, 99, 100)
+    assert not driver._is_due(every, 3, 100, 199) and driver._is_due(every, 4, 199, 450)
+    by_step = config.Evaluation(every=3)
+    assert driver._is_due(by_step, 3, 0, 1) and not driver._is_due(by_step, 4, 99, 450)
+    assert not driver._is_due(config.Evaluation(), 1, 0, 1000)
 
 
 def test_the_evaluation_before_a_cold_start_that_is_interrupted_is_made_once(tmp_path, monkeypatch):
