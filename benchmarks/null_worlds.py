@@ -6,8 +6,8 @@
 A frozen world is a pool of 2,000 queries with fixed pass rates, played for 51,200 rollouts by a rule; its figures over
 ten stretches are held against the band that its own first draws give. Figures that do not change over the run are left
 out. `outside` is the share of (figure, stretch) pairs outside the band: .10 would be exact, less is cautious. `moved`
-are the same pools with all log-odds growing by 1 over the run: `outside` is then how often the band is left, and
-`stretches` the share of stretches in which the signal of queries filed hard, or of those filed easy, leaves it.
+are the same pools, but each query's log-odds grow by 1 after its first draw: `outside` is then how often the band is
+left. `stretches` is the share of stretches in which one of the figures of MOVES or more leaves it.
 """
 
 import argparse
@@ -25,6 +25,7 @@ from qr_jax.studies import null_control, oracle
 FILE = interleave.ROOT / "benchmarks/results/null_worlds.json"
 SIZE, ROLLOUTS, POINTS = 2000, 51_200, 10
 SAMPLERS = {"recycle": 2, "grpo": 1, "foresee": 1}  # a rule and its oversampling
+MOVES = ("zero_variance_rate", "flipped", *null_control.AGAIN)
 Rates = Callable[[np.random.Generator, int], np.ndarray]
 
 
@@ -78,9 +79,12 @@ def played(rates: Rates, rule: str, samples: int, shift: float, seed: int, size:
     """A pool's figures outside the band that its first draws give."""
     rate_P, rollouts = rates(np.random.default_rng(seed), size), ROLLOUTS * size // SIZE
 
+    seen_P = np.zeros(size, bool)
+
     def world(done: float, drawn_Q: np.ndarray, trained_Q: np.ndarray) -> np.ndarray:
-        odds = np.exp(shift * done)
-        return rate_P[drawn_Q] * odds / (1 - rate_P[drawn_Q] + rate_P[drawn_Q] * odds)
+        odds_Q, rate_Q = np.where(seen_P[drawn_Q], np.exp(shift), 1.0), rate_P[drawn_Q]
+        seen_P[drawn_Q] = True
+        return rate_Q * odds_Q / (1 - rate_Q + rate_Q * odds_Q)
 
     oversample = SAMPLERS[rule]
     sizes = {"queries": size // 4 // samples // oversample, "samples": samples, "oversample": oversample}
@@ -92,7 +96,7 @@ def played(rates: Rates, rule: str, samples: int, shift: float, seed: int, size:
 
 
 def left(run: Mapping[str, Sequence[float | None]], bands: Mapping[str, Mapping[str, Sequence[float | None]]]):
-    """The share of figures outside their bands, by figure and over all, and of the stretches that AGAIN left."""
+    """The share of figures outside their bands, by figure and over all, and of the stretches that MOVES left."""
     outside = {}
     for name in null_control.NAMES:
         value_T, low_T, high_T = (np.array(one, float) for one in (run[name], bands[name]["low"], bands[name]["high"]))
@@ -101,7 +105,7 @@ def left(run: Mapping[str, Sequence[float | None]], bands: Mapping[str, Mapping[
             out_T = (value_T < low_T - 1e-9) | (value_T > high_T + 1e-9)
             outside[name] = np.where(known_T, out_T, np.nan)
     every = np.array(list(outside.values()))
-    again = [np.nan_to_num(outside[name]) for name in null_control.AGAIN if name in outside]
+    again = [np.nan_to_num(outside[name]) for name in MOVES if name in outside]
     any_T = np.max(again, axis=0) if again else np.zeros(POINTS)
     by_figure = {name: round(float(np.nanmean(out_T)), 3) for name, out_T in outside.items()}
     means = {"outside": round(float(np.nanmean(every)), 4), "stretches": round(float(any_T.mean()), 3)}

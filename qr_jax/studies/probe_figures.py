@@ -120,8 +120,8 @@ def summarise(rows: Sequence[Mapping[str, Any]], arm: str, candidates: int, *, s
     that the filing policy had already, `movement_share` the rest, below 0 where movement took signal away. Each has
     `low` and `high`: 95 % by resampling queries with all their policies (a paired bootstrap). None: nothing to say.
     Shares are not of those never drawn, which bore no signal to share out. Of queries drawn again, `chance_share` to
-    the accepting policy is the share of flips that is luck, and `drawn_signal` the share of those asked whose draw in the
-    run itself bore signal: the later policy's `signal` agrees with it but for sampling noise.
+    the accepting policy is the share of flips that is luck, and `drawn_signal` the share of those asked whose draw in
+    the run itself bore signal: the later policy's `signal` agrees with it but for sampling noise.
     """
     whole = [row for row in rows if row["arm"] == arm]
     kept = [row for row in whole if all(row[policy]["passed"] is not None for policy in POLICIES)]
