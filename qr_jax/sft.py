@@ -18,7 +18,7 @@ from qr_jax.config import Config, use
 from qr_jax.learning import learner, pack
 from qr_jax.parallel import mesh as meshes
 from qr_jax.processes import hosts
-from qr_jax.queries import sources
+from qr_jax.queries import sources, unchanged
 from qr_jax.records import Episode, Say, Search, SearchFunction, Stop, Trace, Turn, grades
 from qr_jax.rollout import compiles, tools
 from qr_jax.rollout.engine import Engine, Interrupted, Live
@@ -153,9 +153,12 @@ def sft(
             episodes = heard(lambda: demonstrations(settings, agent, search, say), stop_now)
         except Interrupted:
             raise run.end() from None
+        data = {"data.traces": unchanged.of_traces(episodes)}
+        if resumed and (told := unchanged.check(resumed[1], data)):
+            say(told)
         batches = sources.batches(episodes, settings.sft.traces, seed=settings.seed)
         state = state or trainer.init(assemble.place(agent.weights(), mesh))
-        host = {checkpoint.MODEL: fingerprint}
+        host = {checkpoint.MODEL: fingerprint, unchanged.KEPT: unchanged.kept(data)}
         loss, compiled = None, compiles.count()
         if done:
             say(f"cold start: going on after step {done}")
