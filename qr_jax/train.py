@@ -35,7 +35,7 @@ from qr_jax.rollout import compiles
 from qr_jax.rollout.engine import Interrupted, Statistics
 from qr_jax.step import batch, dealing, drawing, grading, guards, outage, progress, telling
 from qr_jax.step import parts as run_parts
-from qr_jax.step.outage import Down, Outage
+from qr_jax.step.outage import Down, Outage, Repeated
 from qr_jax.step.parts import Parts
 from qr_jax.step.progress import Progress
 from qr_jax.step.telling import Told, Took, Updated
@@ -74,6 +74,9 @@ def train(settings: Config, folder: str | Path, *, say: Callable[[str], None] = 
         todo = "start the same command again when it is back"
         say(f"ended by an outage: {error}. Saved after its last whole step; {todo}")
         raise SystemExit(outage.CODE) from None
+    except Repeated as error:
+        say(f"ended: {error}. Saved after its last whole step; when that is mended, the same command goes on")
+        raise SystemExit(outage.CODE) from None
     except Fallen as alarm:
         say(f"stopped by a guard: {alarm}. The same command goes on all the same; or lower learner.lr in another run")
         raise SystemExit(FALLEN) from None
@@ -96,7 +99,7 @@ def _loop(parts: Parts, state: learner.State, standing: Progress, step: int) -> 
             except Down as down:
                 lost = outage.wait(parts, down, step, lost)
                 continue
-        except (Interrupted, Outage):
+        except (Interrupted, Outage, Repeated):
             parts.save(step, state, standing)
             raise
         except Exception as error:
