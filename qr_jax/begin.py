@@ -166,5 +166,5 @@ def _first_policy(parts: Parts):
         return evaluate.weights(settings.train.init, agent, parts.mesh)
     if run.stops():
         raise Interrupted
-    sft(runs.below(settings, "sft"), run.folder / "sft", agent=agent, search=parts.search, say=run.say)
+    sft(runs.below(settings, "sft"), run.folder / "sft", agent=agent, search=parts.search, say=run.say, within=run)
     return evaluate.weights(run.folder / "sft", agent, parts.mesh)

@@ -54,8 +54,10 @@ class Run:
         *,
         stage: Literal["train", "sft"],
         say: Callable[[str], None] = terminal.say,
+        within: "Run | None" = None,
     ):
         self.folder, self.settings, self.stage, self.say = Path(folder), settings, stage, say
+        self._within = within  # the run that this one is the cold start of
         run_files.check_writable(self.folder)
         try:
             self.folder.mkdir(parents=True)
@@ -227,7 +229,7 @@ class Run:
         if hosts.index() == 0:
             self._writer = metrics_writer.Writer(
                 self.folder, tensorboard=log.tensorboard, wandb=log.wandb, aliases=log.aliases, first_step=step or 0,
-                lives=self.settings.train.bucket,
+                lives=self.settings.train.bucket, within=self._within._writer if self._within else None,
             )  # fmt: skip
             ledger = self.folder / LEDGER
             self._ledger_bytes = ledger.stat().st_size if ledger.exists() else 0

@@ -129,12 +129,16 @@ def sft(
     agent: assemble.Agent | None = None,
     search: Any = None,
     say: Callable[[str], None] = terminal.say,
+    within: runs.Run | None = None,
 ) -> dict[str, Any]:
-    """Train on the traces; a run folder with checkpoints and metrics like any other. Returns the summary."""
+    """Train on the traces; a run folder with checkpoints and metrics like any other. Returns the summary.
+
+    `within`: the run that it is the cold start of.
+    """
     checks.check_cold_start(settings)
     start = time.monotonic()
     every = max(settings.sft.steps // 4, 1)
-    run = runs.Run(folder, runs.for_stage(settings, settings.sft.steps, every), stage="sft", say=say)
+    run = runs.Run(folder, runs.for_stage(settings, settings.sft.steps, every), stage="sft", say=say, within=within)
     is_alone = agent is None
     try:
         agent = agent or assemble.agent(settings)
