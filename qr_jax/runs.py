@@ -150,7 +150,8 @@ class Run:
 
     def stops(self) -> bool:
         """Whether any process was told to stop; a collective, so all call it at the same place."""
-        self.stopping = hosts.any_process(self.stopping)
+        if hosts.any_process(self.stopping):  # and no `self.stopping = ...`, which could undo a signal's
+            self.stopping = True
         return self.stopping
 
     def _keep_config(self) -> None:
@@ -339,12 +340,14 @@ class Run:
         def note(number: int, frame: Any) -> None:
             if number == signal.SIGINT and self.stopped_by == number:
                 os._exit(mistakes.INTERRUPTED)
-            self.stopping, self.stopped_by = True, number
+            was_told, self.stopping, self.stopped_by = self.stopping, True, number
             outer = before[number]
             if callable(outer) and outer not in (signal.default_int_handler, mistakes.interrupt):
                 outer(number, frame)
             elif number == signal.SIGINT:
                 self.say("Ctrl-C: saving and ending; once more ends at once, and what is not saved is made again")
+            elif not was_told:
+                self.say("SIGTERM: saving and ending")
 
         try:
             for number in before:

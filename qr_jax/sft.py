@@ -22,7 +22,7 @@ from qr_jax.queries import sources, unchanged
 from qr_jax.records import Episode, Say, Search, SearchFunction, Stop, Trace, Turn, grades
 from qr_jax.rollout import compiles, tools
 from qr_jax.rollout.engine import Engine, Interrupted, Live
-from qr_jax.step.beside import heard
+from qr_jax.step.beside import beside, heard
 
 
 def play(trace: Trace, engine: Engine, env: Callable, search: SearchFunction) -> Episode | str:
@@ -169,8 +169,12 @@ def sft(
         with terminal.phase("cold start", settings.sft.steps) as shown:
             shown.done = shown.start = done
             for step in range(done, settings.sft.steps):
-                state = replace(state, rate=np.float32(trainer.rate(step, step / settings.sft.steps)))
-                state, row = _step(trainer, state, batches(step), learner_settings, settings)
+                try:
+                    state, row = _step(trainer, state, batches(step), learner_settings, settings, step, run)
+                except Interrupted:
+                    if step > done:
+                        run.save(step, state, host)
+                    raise run.end() from None
                 loss = row["sft/loss"]
                 shown.done, shown.note = step + 1, f"loss {loss:.3f}"
                 run.write_metrics(step + 1, row)
@@ -195,16 +199,29 @@ def sft(
 
 
 def _step(
-    trainer: learner.Learner, state, episodes: Sequence[Episode], learner_settings: config.Learner, settings: Config
+    trainer: learner.Learner,
+    state,
+    episodes: Sequence[Episode],
+    learner_settings: config.Learner,
+    settings: Config,
+    step: int,
+    run: runs.Run,
 ):
-    """One update on these episodes: (state, metrics)."""
+    """One update on these episodes: (state, metrics).
+
+    Interrupted between two micro-batches that take long where the run is told to stop; the state is then as it was.
+    """
     start = time.monotonic()
+    state = replace(state, rate=np.float32(trainer.rate(step, step / settings.sft.steps)))
     ones = np.ones((len(episodes), 1))
     batch = pack.pack(
         [[episode] for episode in episodes], grades(ones, ones > 0), rows=learner_settings.rows,
         row_tokens=learner_settings.row_tokens, queries=settings.sft.traces, samples=1,
     )  # fmt: skip
-    state, metrics = trainer.train_step(state, batch)
+    if learner.takes_long(state.params, learner_settings):
+        state, metrics = _by_parts(trainer, state, batch, run)
+    else:
+        state, metrics = trainer.train_step(state, batch)
     metrics = jax.device_get(metrics)
     if not metrics["finite"]:
         raise ValueError("the cold start's gradient is not finite; lower sft.lr or check the model's weights")
@@ -215,3 +232,13 @@ def _step(
         "sft/packing_efficiency": pack.packing_efficiency(batch),
         "time/step_s": time.monotonic() - start,
     }
+
+
+def _by_parts(trainer: learner.Learner, state, batch: pack.Batch, run: runs.Run):
+    """A train_step by micro-batches; Interrupted between two, and all processes together."""
+
+    def between() -> None:
+        if run.stops():
+            raise Interrupted
+
+    return beside(lambda: jax.block_until_ready(trainer.step_by_parts(state, batch, between=between)))

@@ -17,6 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -35,6 +36,7 @@ from qr_jax.rollout import compiles
 from qr_jax.rollout.engine import Interrupted, Statistics
 from qr_jax.step import batch, dealing, drawing, grading, guards, outage, progress, telling
 from qr_jax.step import parts as run_parts
+from qr_jax.step.beside import beside
 from qr_jax.step.outage import Down, Outage, Repeated
 from qr_jax.step.parts import Parts
 from qr_jax.step.progress import Progress
@@ -233,9 +235,9 @@ def _update(
         return state, standing, Updated()
     key = (standing.seed(parts.settings.seed), step)
     packed = batch.of_groups(parts, state, waiting, standing.left_out, key)
-    state, metrics = update(
-        parts.learner, _at_rate(parts, state, standing, step), packed, parts.settings.learner.updates
-    )
+    settings, at_rate = parts.settings.learner, _at_rate(parts, state, standing, step)
+    work = partial(update, parts.learner, at_rate, packed, settings.updates)
+    state, metrics = beside(work) if learner.takes_long(state.params, settings) else work()
     telling.check_advantage(parts, packed, waiting, metrics)
     return state, replace(standing, waiting=(), left_out=(0, 0)), Updated(packed, metrics, waiting)
 
