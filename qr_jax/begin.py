@@ -20,6 +20,7 @@ from qr_jax.rollout import compiles
 from qr_jax.rollout.engine import Interrupted
 from qr_jax.sft import sft
 from qr_jax.step import batch
+from qr_jax.step.beside import beside
 from qr_jax.step.parts import Parts, loading
 from qr_jax.step.progress import Progress, from_host, hops
 from qr_jax.step.rehearsal import rehearse
@@ -149,7 +150,7 @@ def _compile_update(parts: Parts, state: learner.State) -> tuple[learner.State, 
     state = replace(state, rate=np.float32(0))  # a host's number, as every step's is: another kind is another program
     old = () if parts.settings.learner.updates == 1 else (parts.learner.old_logp(state, empty),)
     with terminal.phase("compiling the learner"):
-        state, _ = jax.block_until_ready(parts.learner.train_step(state, empty, *old))
+        state, _ = beside(lambda: jax.block_until_ready(parts.learner.train_step(state, empty, *old)))
     seconds = time.monotonic() - start
     if memory.is_tight(state):
         memory.give_back()
@@ -166,5 +167,5 @@ def _first_policy(parts: Parts):
         return evaluate.weights(settings.train.init, agent, parts.mesh)
     if run.stops():
         raise Interrupted
-    sft(runs.below(settings, "sft"), run.folder / "sft", agent=agent, search=parts.search, say=run.say)
+    sft(runs.below(settings, "sft"), run.folder / "sft", agent=agent, search=parts.search, say=run.say, within=run)
     return evaluate.weights(run.folder / "sft", agent, parts.mesh)

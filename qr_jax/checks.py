@@ -35,18 +35,18 @@ AT_LEAST_ONE = {
 }  # fmt: skip
 AT_LEAST_ZERO = {
     "data": ("trace_worlds",),
-    "rollout": ("top_k", "search_retries"),
+    "rollout": ("search_retries",),
     "learner": ("kl_weight", "entropy_weight", "warmup_updates", "full_groups", "weight_decay", "importance_low"),
     "sft": ("steps", "warmup_steps", "weight_decay"),
-    "evaluation": ("every", "every_rollouts", "samples"),
+    "evaluation": ("every", "every_rollouts", "samples", "top_k"),
     "guards": ("probe_every",),
     "train": ("keep_every",),
 }
 MORE_THAN_ZERO = {
-    "rollout": ("temperature", "search_deadline_s", "outage_s", "top_p"),
+    "rollout": ("temperature", "search_deadline_s", "outage_s"),
     "learner": ("lr", "eps", "clip_norm", "importance_high", "gap_alarm"),
     "sft": ("lr", "clip_norm"),
-    "evaluation": ("temperature",),
+    "evaluation": ("temperature", "top_p"),
     "guards": ("fall", "grad_norm", "entropy", "answered", "searches"),
     "mesh": ("heartbeat_s",),
 }
@@ -54,12 +54,14 @@ MORE_THAN_ZERO = {
 BELOW = {
     "train.steps": " (a cold start alone is `qr-jax sft`)",
     "train.checkpoint_every": " (a number above train.steps saves at the beginning and the end alone)",
+    "evaluation.top_k": " (0 is off)",
     "evaluation.every": " (0 evaluates before and after training alone)",
 }
 DATA = ("train", "eval", "corpus", "traces")  # settings that name files
 MOST_EPISODES = 100_000  # a step; beyond it the batch alone takes gigabytes of a host
 LARGEST_SEED = 2**32 - 1 - 3 * 65536  # 32 bits, and each of the 3 rollbacks that a run may make adds 65,536
-SHARES = {"rollout": ("top_p",), "pool": ("reset_below",), "data": ("train_share",)}
+COLDEST = 0.01  # of the temperatures that training samples at
+SHARES = {"evaluation": ("top_p",), "pool": ("reset_below",), "data": ("train_share",)}
 
 
 def check(
@@ -98,7 +100,7 @@ def problems(
         config = from_json(config)
     except ValueError as error:
         return [str(error)]
-    lines = [line for part in (_sizes, _together, _batches, _lengths) for line in part(config)]
+    lines = [line for part in (_sizes, _sampling, _together, _batches, _lengths) for line in part(config)]
     lines += _files(config, reads)
     if "eval" in reads:
         lines += _sources(config)
@@ -140,6 +142,23 @@ def _sizes(config: Config) -> Iterator[str]:
     if config.learner.importance_low >= config.learner.importance_high:
         low, high = config.learner.importance_low, config.learner.importance_high
         yield f"learner.importance_low={low} is not below learner.importance_high={high}"
+
+
+def _sampling(config: Config) -> Iterator[str]:
+    """Training samples from the distribution whose log-probabilities the learner computes, and from no other."""
+    for name, off in (("top_p", 1.0), ("top_k", 0)):
+        if (value := getattr(config.rollout, name)) != off:
+            yield (
+                f"rollout.{name}={value}: tokens would come from a restricted distribution, and the learner's "
+                "log-probabilities are of the whole vocabulary, so that every importance weight would be wrong; set "
+                f"rollout.{name}={off:g} (the answers that an evaluation samples may be restricted: "
+                f"evaluation.{name}={value})"
+            )
+    if 0 < config.rollout.temperature < COLDEST:
+        yield (
+            f"rollout.temperature={config.rollout.temperature}; wanted at least {COLDEST}: logits divided by less are "
+            "beyond float32, and what is sampled then is not what the learner trains on"
+        )
 
 
 def _together(config: Config) -> Iterator[str]:

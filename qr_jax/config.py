@@ -81,8 +81,9 @@ class Rollout:
     # nothing, which Qwen3 takes for true
     thinking: bool | None = None
     temperature: float = 1.0  # of sampling
-    top_p: float = 1.0  # probability that the likeliest tokens share, the only ones sampled; 1: off
-    top_k: int = 0  # likeliest tokens, the only ones sampled; 0: off
+    # 1 and 0 alone: the learner's log-probabilities are of the whole vocabulary (evaluation has its own)
+    top_p: float = 1.0
+    top_k: int = 0
     search_k: int = 3  # passages a query
     observation_tokens: int = 500  # of one env turn
     passage_chars: int = 20_000  # of a passage, title included; the rest is cut before anything is tokenised
@@ -162,6 +163,8 @@ class Evaluation:
     half: Literal["both", "a", "b"] = "both"
     samples: int = 0  # sampled answers a question for Pass@1; 0: greedy only
     temperature: float = 1.0  # of the sampled answers
+    top_p: float = 1.0  # of the sampled answers: the probability that the likeliest tokens share; 1: off
+    top_k: int = 0  # of the sampled answers: the likeliest tokens alone; 0: off
     base: bool = False  # also the model as it is before the cold start
 
 

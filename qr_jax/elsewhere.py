@@ -63,7 +63,8 @@ SETTINGS: Mapping[str, str] = {
     "max_to_keep": "train.keep_checkpoints", "max_actor_ckpt_to_keep": "train.keep_checkpoints",
     "eval_steps": "evaluation.every", "eval_every_n_steps": "evaluation.every", "eval_strategy": "evaluation.every",
     "test_freq": "evaluation.every", "val_kwargs.n": "evaluation.samples",
-    "val_kwargs.temperature": "evaluation.temperature", "num_generations_eval": "evaluation.samples",
+    "val_kwargs.temperature": "evaluation.temperature", "val_kwargs.top_p": "evaluation.top_p",
+    "val_kwargs.top_k": "evaluation.top_k", "num_generations_eval": "evaluation.samples",
     "report_to": "log.wandb", "logger": "log.wandb",
     # the model, the questions and the devices
     "model.path": "model.name", "model_name_or_path": "model.name", "model_id": "model.name",
@@ -141,7 +142,8 @@ UNLIKE: Mapping[str, str] = {
     "max_steps": BATCHES_TAKEN, "save_steps": BATCHES_TAKEN, "eval_steps": BATCHES_TAKEN,
     "total_epochs": EPOCHS, "num_train_epochs": EPOCHS, "num_epochs": EPOCHS,
     "scale_rewards": SCALED, "norm_adv_by_std_in_grpo": SCALED,
-    "eval_strategy": "a number of steps", "bf16": "bfloat16 or float32, not true or false",
+    "eval_strategy": "a number of steps", "val_kwargs.top_k": "0 is off, not -1",
+    "bf16": "bfloat16 or float32, not true or false",
     "report_to": "true or false", "logger": "true or false",
 }  # fmt: skip
 TOKENS, EPISODES, HORIZON = "token_mean", "sequence_mean", "fixed_length, over learner.horizon_tokens"

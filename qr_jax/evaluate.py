@@ -74,7 +74,7 @@ def measure(
     if faulted:
         figures["first_fault"] = next(episode.fault for _, episode in answered if not episode.valid)
     if samples:
-        sampled = run(samples, purpose="pass", temperature=settings.evaluation.temperature)
+        sampled = run(samples, purpose="pass", **manifest.sampling(settings))
         figures["samples"] = samples
         figures |= {f"pass_at_1_{name}": value for name, value in _scores(queries, sampled).items()}
     compiles.tell_late(compiled, "evaluating")

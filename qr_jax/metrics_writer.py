@@ -16,6 +16,7 @@ from qr_jax.metrics import ALIASES, NAMES, about
 from qr_jax.terminal import clock
 
 FILE = "metrics.jsonl"
+COLD_START = "sft"  # its folder in a run's, and the area of its metrics
 WIDTH = 120
 ORDER = {name: at for at, name in enumerate(NAMES)}
 Values = Mapping[str, Any]
@@ -24,8 +25,9 @@ Values = Mapping[str, Any]
 class Writer:
     """Writes a step's metrics to `folder`. Only process 0 has a Writer; W&B takes its key from the environment.
 
-    `first_step` is the step at which this attempt goes on: TensorBoard forgets what an earlier one wrote from it on.
-    `lives` is the run's bucket, which stays the same on whatever machine the run goes on.
+    `first_step` is the step after which this attempt goes on: TensorBoard forgets what an earlier one wrote beyond it.
+    `lives` is the run's bucket, which stays the same on whatever machine the run goes on. `within`: the writer of the
+    run that this one is the cold start of, whose run of W&B gets its metrics, too.
     """
 
     def __init__(
@@ -37,6 +39,7 @@ class Writer:
         *,
         first_step: int = 0,
         lives: str | None = None,
+        within: "Writer | None" = None,
     ) -> None:
         self.folder, self.aliases = Path(folder), tuple(aliases)
         for system in self.aliases:
@@ -45,7 +48,11 @@ class Writer:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._file = (self.folder / FILE).open("ab")
         self._tensorboard = _tensorboard(self.folder / "tensorboard", first_step) if tensorboard else None
-        self._wandb = _wandb(self.folder, lives) if wandb else None
+        self._wandb, self._is_lent = within.wandb if within else None, bool(within)
+        if wandb and not within:
+            self._wandb = Wandb(self.folder, lives)
+        if self._wandb is not None:
+            self._wandb.tell(self.folder)
 
     def write(self, step: int, values: Values) -> None:
         """One line: the step, then the metrics in the order of `metrics.NAMES`. ValueError on a name not listed there.
@@ -61,7 +68,11 @@ class Writer:
             for name, value in numbers.items():
                 self._tensorboard.add_scalar(name, value, step)
         if self._wandb is not None:
-            self._wandb.log(numbers, step=step)
+            self._wandb.log(row)
+
+    @property
+    def wandb(self) -> "Wandb | None":
+        return self._wandb
 
     def sync(self) -> int:
         """Bring everything written to the disk; returns the length of the file in bytes, for the checkpoint."""
@@ -76,7 +87,7 @@ class Writer:
         self._file.close()
         if self._tensorboard is not None:
             self._tensorboard.close()
-        if self._wandb is not None:
+        if self._wandb is not None and not self._is_lent:
             self._wandb.finish()
 
     def __enter__(self) -> "Writer":
@@ -89,16 +100,52 @@ class Writer:
 def _tensorboard(folder: Path, first_step: int) -> Any:
     from tensorboardX import SummaryWriter  # loads protobuf: only where it is asked for
 
-    return SummaryWriter(str(folder), purge_step=first_step or None)
+    # A file is named by its second, and one of the same name would be written over. TensorBoard reads them by name.
+    number = len(list(folder.glob("events.*"))) if folder.is_dir() else 0
+    return SummaryWriter(str(folder), purge_step=first_step + 1, filename_suffix=f".{number:06d}")
 
 
-def _wandb(folder: Path, lives: str | None) -> Any:
-    try:
-        import wandb
-    except ImportError as error:
-        raise ValueError("log.wandb=true needs the package wandb: pip install 'qr_jax[wandb]'") from error
-    name = "/".join(lives.rstrip("/").split("/")[-2:]) if lives else folder.name
-    return wandb.init(project="qr_jax", id=wandb_id(folder, lives), name=name, dir=str(folder), resume="allow")
+class Wandb:
+    """A run of Weights & Biases: that of a run's folder and its cold start, whichever attempt writes to it.
+
+    W&B takes no second value of a step, so that what a run gave up when it went back would stay in its curves. So each
+    attempt begins the W&B run anew under the same id (without `resume`, W&B replaces the one of that id) and tells it
+    what metrics.jsonl holds. The cold start has an axis of its own, for both count steps from 1.
+    """
+
+    def __init__(self, folder: Path, lives: str | None):
+        try:
+            import wandb
+        except ImportError as error:
+            raise ValueError("log.wandb=true needs the package wandb: pip install 'qr_jax[wandb]'") from error
+        name = "/".join(lives.rstrip("/").split("/")[-2:]) if lives else folder.name
+        self._run = wandb.init(project="qr_jax", id=wandb_id(folder, lives), name=name, dir=str(folder))
+        self._run.define_metric(f"{COLD_START}/*", step_metric=f"{COLD_START}/step")
+        self._run.define_metric("*", step_metric="step")
+        self._cold_steps = 0
+        self._told: set[Path] = set()
+        if (folder / COLD_START / "summary.json").is_file():  # it has ended; else its own writer tells what it has
+            self.tell(folder / COLD_START)
+
+    def tell(self, folder: Path) -> None:
+        """Log the rows of the folder's metrics.jsonl, once."""
+        for row in read(folder) if folder not in self._told else ():
+            self.log(row)
+        self._told.add(folder)
+
+    def log(self, row: Values) -> None:
+        """Log a row of metrics.jsonl."""
+        step = int(row["step"] or 0)
+        numbers = {name: value for name, value in row.items() if value is not None and name != "step"}
+        if f"{COLD_START}/loss" in row:
+            self._cold_steps, area = step, f"{COLD_START}/"
+            named = {area + name.removeprefix(area): value for name, value in numbers.items()}
+            self._run.log({f"{area}step": step, **named}, step=step)
+        else:
+            self._run.log({"step": step, **numbers}, step=self._cold_steps + step)
+
+    def finish(self) -> None:
+        self._run.finish()
 
 
 def wandb_id(folder: Path, lives: str | None = None) -> str:

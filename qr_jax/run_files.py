@@ -46,6 +46,7 @@ MOST |= {
 # What Orbax says of a checkpoint's arrays: some 400 bytes each, of a hundred.
 MOST |= dict.fromkeys(("_METADATA", "_sharding", "_CHECKPOINT_METADATA", "array_metadatas/"), Most(2**21))
 PUT_BACK = "put it back and start the same command again; without it, --restart begins anew"
+OF_WANDB = (("wandb",), ("sft", "wandb"))  # folders that W&B writes, with links into its cache; nothing here reads them
 DEEPEST = 32  # folders in folders; a run's own are 7 deep
 
 
@@ -168,6 +169,9 @@ def _is_model(arguments: argparse.Namespace, folder: Path) -> bool:
 def _strange(folder: Path) -> Iterator[tuple[str, str]]:
     whole = folder.resolve()
     for place, folders, files in walk(folder):
+        if place.relative_to(folder).parts in OF_WANDB:
+            folders.clear()
+            continue
         if folders and _is_deepest(folder, place):
             yield str(place.relative_to(folder)), f"folders more than {DEEPEST} deep"
         for name in sorted(folders + files):

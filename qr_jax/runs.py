@@ -55,8 +55,10 @@ class Run:
         *,
         stage: Literal["train", "sft"],
         say: Callable[[str], None] = terminal.say,
+        within: "Run | None" = None,
     ):
         self.folder, self.settings, self.stage, self.say = Path(folder), settings, stage, say
+        self._within = within  # the run that this one is the cold start of
         run_files.check_writable(self.folder)
         try:
             self.folder.mkdir(parents=True)
@@ -149,7 +151,8 @@ class Run:
 
     def stops(self) -> bool:
         """Whether any process was told to stop; a collective, so all call it at the same place."""
-        self.stopping = hosts.any_process(self.stopping)
+        if hosts.any_process(self.stopping):  # and no `self.stopping = ...`, which could undo a signal's
+            self.stopping = True
         return self.stopping
 
     def _keep_config(self) -> None:
@@ -228,7 +231,7 @@ class Run:
         if hosts.index() == 0:
             self._writer = metrics_writer.Writer(
                 self.folder, tensorboard=log.tensorboard, wandb=log.wandb, aliases=log.aliases, first_step=step or 0,
-                lives=self.settings.train.bucket,
+                lives=self.settings.train.bucket, within=self._within._writer if self._within else None,
             )  # fmt: skip
             ledger = self.folder / LEDGER
             self._ledger_bytes = ledger.stat().st_size if ledger.exists() else 0
@@ -338,12 +341,14 @@ class Run:
         def note(number: int, frame: Any) -> None:
             if number == signal.SIGINT and self.stopped_by == number:
                 os._exit(mistakes.INTERRUPTED)
-            self.stopping, self.stopped_by = True, number
+            was_told, self.stopping, self.stopped_by = self.stopping, True, number
             outer = before[number]
             if callable(outer) and outer not in (signal.default_int_handler, mistakes.interrupt):
                 outer(number, frame)
             elif number == signal.SIGINT:
                 self.say("Ctrl-C: saving and ending; once more ends at once, and what is not saved is made again")
+            elif not was_told:
+                self.say("SIGTERM: saving and ending")
 
         try:
             for number in before:

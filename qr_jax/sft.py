@@ -18,12 +18,12 @@ from qr_jax.config import Config, use
 from qr_jax.learning import learner, pack
 from qr_jax.parallel import mesh as meshes
 from qr_jax.processes import hosts
-from qr_jax.queries import sources
+from qr_jax.queries import sources, unchanged
 from qr_jax.queries.traces import answers_an_act
 from qr_jax.records import Episode, Say, SearchFunction, Stop, Trace, Turn, grades
 from qr_jax.rollout import compiles, reading, tools
 from qr_jax.rollout.engine import Engine, Interrupted, Live
-from qr_jax.step.beside import heard
+from qr_jax.step.beside import beside, heard
 
 
 def play(trace: Trace, engine: Engine, env: Callable, search: SearchFunction) -> Episode | str:
@@ -122,12 +122,16 @@ def sft(
     agent: assemble.Agent | None = None,
     search: Any = None,
     say: Callable[[str], None] = terminal.say,
+    within: runs.Run | None = None,
 ) -> dict[str, Any]:
-    """Train on the traces; a run folder with checkpoints and metrics like any other. Returns the summary."""
+    """Train on the traces; a run folder with checkpoints and metrics like any other. Returns the summary.
+
+    `within`: the run that it is the cold start of.
+    """
     checks.check_cold_start(settings)
     start = time.monotonic()
     every = max(settings.sft.steps // 4, 1)
-    run = runs.Run(folder, runs.for_stage(settings, settings.sft.steps, every), stage="sft", say=say)
+    run = runs.Run(folder, runs.for_stage(settings, settings.sft.steps, every), stage="sft", say=say, within=within)
     is_alone = agent is None
     try:
         agent = agent or assemble.agent(settings)
@@ -146,17 +150,24 @@ def sft(
             episodes = heard(lambda: demonstrations(settings, agent, search, say), stop_now)
         except Interrupted:
             raise run.end() from None
+        data = {"data.traces": unchanged.of_traces(episodes)}
+        if resumed and (told := unchanged.check(resumed[1], data)):
+            say(told)
         batches = sources.batches(episodes, settings.sft.traces, seed=settings.seed)
         state = state or trainer.init(assemble.place(agent.weights(), mesh))
-        host = {checkpoint.MODEL: fingerprint}
+        host = {checkpoint.MODEL: fingerprint, unchanged.KEPT: unchanged.kept(data)}
         loss, compiled = None, compiles.count()
         if done:
             say(f"cold start: going on after step {done}")
         with terminal.phase("cold start", settings.sft.steps) as shown:
             shown.done = shown.start = done
             for step in range(done, settings.sft.steps):
-                state = replace(state, rate=np.float32(trainer.rate(step, step / settings.sft.steps)))
-                state, row = _step(trainer, state, batches(step), learner_settings, settings)
+                try:
+                    state, row = _step(trainer, state, batches(step), learner_settings, settings, step, run)
+                except Interrupted:
+                    if step > done:
+                        run.save(step, state, host)
+                    raise run.end() from None
                 loss = row["sft/loss"]
                 shown.done, shown.note = step + 1, f"loss {loss:.3f}"
                 run.write_metrics(step + 1, row)
@@ -181,16 +192,29 @@ def sft(
 
 
 def _step(
-    trainer: learner.Learner, state, episodes: Sequence[Episode], learner_settings: config.Learner, settings: Config
+    trainer: learner.Learner,
+    state,
+    episodes: Sequence[Episode],
+    learner_settings: config.Learner,
+    settings: Config,
+    step: int,
+    run: runs.Run,
 ):
-    """One update on these episodes: (state, metrics)."""
+    """One update on these episodes: (state, metrics).
+
+    Interrupted between two micro-batches that take long where the run is told to stop; the state is then as it was.
+    """
     start = time.monotonic()
+    state = replace(state, rate=np.float32(trainer.rate(step, step / settings.sft.steps)))
     ones = np.ones((len(episodes), 1))
     batch = pack.pack(
         [[episode] for episode in episodes], grades(ones, ones > 0), rows=learner_settings.rows,
         row_tokens=learner_settings.row_tokens, queries=settings.sft.traces, samples=1,
     )  # fmt: skip
-    state, metrics = trainer.train_step(state, batch)
+    if learner.takes_long(state.params, learner_settings):
+        state, metrics = _by_parts(trainer, state, batch, run)
+    else:
+        state, metrics = trainer.train_step(state, batch)
     metrics = jax.device_get(metrics)
     if not metrics["finite"]:
         raise ValueError("the cold start's gradient is not finite; lower sft.lr or check the model's weights")
@@ -201,3 +225,13 @@ def _step(
         "sft/packing_efficiency": pack.packing_efficiency(batch),
         "time/step_s": time.monotonic() - start,
     }
+
+
+def _by_parts(trainer: learner.Learner, state, batch: pack.Batch, run: runs.Run):
+    """A train_step by micro-batches; Interrupted between two, and all processes together."""
+
+    def between() -> None:
+        if run.stops():
+            raise Interrupted
+
+    return beside(lambda: jax.block_until_ready(trainer.step_by_parts(state, batch, between=between)))

@@ -17,6 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -35,7 +36,8 @@ from qr_jax.rollout import compiles
 from qr_jax.rollout.engine import Interrupted, Statistics
 from qr_jax.step import batch, dealing, drawing, grading, guards, outage, progress, telling
 from qr_jax.step import parts as run_parts
-from qr_jax.step.outage import Down, Outage
+from qr_jax.step.beside import beside
+from qr_jax.step.outage import Down, Outage, Repeated
 from qr_jax.step.parts import Parts
 from qr_jax.step.progress import Progress
 from qr_jax.step.telling import Told, Took, Updated
@@ -74,6 +76,9 @@ def train(settings: Config, folder: str | Path, *, say: Callable[[str], None] = 
         todo = "start the same command again when it is back"
         say(f"ended by an outage: {error}. Saved after its last whole step; {todo}")
         raise SystemExit(outage.CODE) from None
+    except Repeated as error:
+        say(f"ended: {error}. Saved after its last whole step; when that is mended, the same command goes on")
+        raise SystemExit(outage.CODE) from None
     except Fallen as alarm:
         say(f"stopped by a guard: {alarm}. The same command goes on all the same; or lower learner.lr in another run")
         raise SystemExit(FALLEN) from None
@@ -97,7 +102,7 @@ def _loop(parts: Parts, state: learner.State, standing: Progress, step: int) -> 
             except Down as down:
                 lost = outage.wait(parts, down, step, lost)
                 continue
-        except (Interrupted, Outage):
+        except (Interrupted, Outage, Repeated):
             parts.save(step, state, standing)
             raise
         except Exception as error:
@@ -231,9 +236,9 @@ def _update(
         return state, standing, Updated()
     key = (standing.seed(parts.settings.seed), step)
     packed = batch.of_groups(parts, state, waiting, standing.left_out, key)
-    state, metrics = update(
-        parts.learner, _at_rate(parts, state, standing, step), packed, parts.settings.learner.updates
-    )
+    settings, at_rate = parts.settings.learner, _at_rate(parts, state, standing, step)
+    work = partial(update, parts.learner, at_rate, packed, settings.updates)
+    state, metrics = beside(work) if learner.takes_long(state.params, settings) else work()
     telling.check_advantage(parts, packed, waiting, metrics)
     return state, replace(standing, waiting=(), left_out=(0, 0)), Updated(packed, metrics, waiting)
 

@@ -238,6 +238,21 @@ def test_rows_that_do_not_divide_name_the_nearest_number_that_does():
     assert found == [said]
 
 
+@pytest.mark.parametrize(("name", "value", "off"), [("top_p", 0.8, 1), ("top_k", 40, 0), ("top_k", -1, 0)])
+def test_training_samples_from_all_tokens_and_an_evaluation_may_restrict_its_samples(name, value, off):
+    found = checks.problems(with_(rollout={name: value}))
+    assert len(found) == 1 and found[0].startswith(f"rollout.{name}={value}: tokens would come from a restricted")
+    assert f"set rollout.{name}={off} (" in found[0] and f"evaluation.{name}={value})" in found[0]
+    assert checks.problems(with_(rollout={name: type(value)(off)}, evaluation={name: max(value, 0)})) == []
+
+
+def test_a_config_of_a_version_whose_evaluations_had_no_top_p_goes_on():
+    written = json.loads(json.dumps(config.to_json(Config())))
+    assert written["rollout"]["top_p"] == 1.0 and written["rollout"]["top_k"] == 0
+    del written["evaluation"]["top_p"], written["evaluation"]["top_k"]
+    assert config.from_json(written) == Config() and checks.problems(config.from_json(written)) == []
+
+
 @pytest.mark.parametrize(
     ("sections", "said"),
     [
@@ -245,6 +260,10 @@ def test_rows_that_do_not_divide_name_the_nearest_number_that_does():
         ({"pool": {"oversample": 0}}, "pool.oversample is 0"),
         ({"pool": {"reset_below": 1.5}}, "pool.reset_below is 1.5"),
         ({"rollout": {"temperature": 0.0}}, "rollout.temperature is 0.0; wanted more than 0"),
+        ({"rollout": {"temperature": 1e-46}}, "rollout.temperature=1e-46; wanted at least 0.01"),
+        ({"evaluation": {"top_p": 1.5}}, "evaluation.top_p is 1.5; wanted a share"),
+        ({"evaluation": {"top_p": 0.0}}, "evaluation.top_p is 0.0; wanted more than 0"),
+        ({"evaluation": {"top_k": -1}}, "evaluation.top_k is -1; wanted at least 0 (0 is off)"),
         ({"rollout": {"context_tokens": 2048}}, "does not fit a row of learner.row_tokens=1024"),
         ({"rollout": {"turn_tokens": 512, "context_tokens": 512}}, "rollout.turn_tokens=512 leaves nothing for the"),
         ({"rollout": {"buckets": (128, 32)}}, "wanted growing numbers of tokens"),

@@ -87,6 +87,20 @@ def test_128_episodes_are_the_same_on_4_and_on_64_slots_but_at_near_ties(record_
         assert_whole(episode, four, ENV)
 
 
+def test_what_an_evaluation_restricts_the_next_training_rollout_samples_again():
+    made, params, queries = engine(), random_params(), world().train[:4]
+    whole = flat(roll(made, params, queries, 3, env=words_env))
+    greedy = flat(roll(made, params, queries, 1, env=words_env, temperature=0.0))
+    likeliest = flat(roll(made, params, queries, 3, env=words_env, top_k=1))
+    assert [one.ids_L.tolist() for one in likeliest[::3]] == [one.ids_L.tolist() for one in greedy]
+    assert [one.ids_L.tolist() for one in whole[::3]] != [one.ids_L.tolist() for one in greedy]
+    more_than_there_are = roll(made, params, queries, 3, env=words_env, top_k=10**6)
+    for again in (more_than_there_are, roll(made, params, queries, 3, env=words_env)):
+        for one, other in zip(whole, flat(again), strict=True):
+            np.testing.assert_array_equal(one.ids_L, other.ids_L)
+            np.testing.assert_array_equal(one.logp_L, other.logp_L)
+
+
 @pytest.mark.parametrize("store", [1, 3, 9])
 def test_parked_episodes_come_back_as_they_were(store, few):
     """Slow searches, 4 slots, a store smaller or larger: rows go out and in, and episodes are those of many slots."""

@@ -218,6 +218,19 @@ def test_eval_writes_a_manifest_and_other_facts_or_no_retriever_are_one_flag_eac
     assert "exact_match" in evaluate.format_table(found)
 
 
+def test_an_evaluation_decodes_by_settings_of_its_own_and_its_manifest_says_them(run):
+    settings = config.load(run / "config.json")
+    only = replace(settings, evaluation=replace(settings.evaluation, top_k=1))
+    assert cli.main(["eval", str(run), "rollout.top_k=1"]) == 2
+    found = evaluate.evaluate(run, only, samples=3, questions=8)
+    for name in ("exact_match", "f1", "cover_match"):  # each sample is the greedy answer
+        assert found[f"pass_at_1_{name}"] == found[name]
+    usual = evaluate.evaluate(run, samples=3, questions=8)
+    assert differences(found["manifest"], usual["manifest"]) == ["decoding.top_k: 1 in the first, 0 in the second"]
+    greedy = [evaluate.evaluate(run, how, samples=0, questions=8)["manifest"] for how in (only, settings)]
+    assert greedy[0] == greedy[1], "a greedy answer is the same under any top_k"
+
+
 def test_ask_shows_searches_and_answer(run):
     answerer = asking.opened(config.load(run / "config.json"), run)
     found = answerer.answer("who is the mayor of eskburg ?")

@@ -358,6 +358,26 @@ def test_lanes_make_the_update_of_one(in_lanes, lanes, part):
     jax.tree.map(close, (state.opt_state, metrics), (theirs.opt_state, their_metrics))
 
 
+@pytest.mark.parametrize("sizes", [(1, 1, 1), pytest.param((2, 2, 2), marks=pytest.mark.slow)])
+def test_a_step_by_parts_is_the_step_and_what_comes_between_may_end_it(sizes):
+    bound, state = build(sizes)
+    some, calls = batch(), []
+    before = jax.tree.map(np.asarray, state)
+
+    def second():
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        bound.step_by_parts(state, some, between=second)
+    jax.tree.map(np.testing.assert_array_equal, state, before)  # nothing of it was donated
+    made, metrics = bound.step_by_parts(state, some, between=lambda: calls.append(1))
+    assert len(calls) == 2 + some.used_M.sum() + 1
+    whole, their_metrics = bound.train_step(build(sizes)[1], some)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7), (made, metrics), (whole, their_metrics))
+
+
 def test_a_learners_lanes_work_at_the_same_time(monkeypatch):
     met, compiled, summed = threading.Barrier(2), threading.Event(), Update.summed
 

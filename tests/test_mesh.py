@@ -1,5 +1,7 @@
 """The mesh and the layout of parameters, optimizer state and batches."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ from jax.sharding import AxisType, PartitionSpec
 
 from qr_jax import config
 from qr_jax.parallel import mesh as meshes
+from qr_jax.planning import planned
 
 
 def shapes(*, vocabulary=32, width=16, heads=4, key_value_heads=2, mlp=24, layers=2, head_size=4):
@@ -54,7 +57,7 @@ def test_a_mesh_without_a_device_count_takes_all():
     [
         (
             config.Mesh(2, 2, 1, devices=8),
-            "mesh.data=2 x mesh.fsdp=2 x mesh.tensor=1 is 4 devices, but 8 are to be used",
+            "mesh.data=2 x mesh.fsdp=2 x mesh.tensor=1 is 4 devices, but mesh.devices=8 are to be used; set mesh.dev",
         ),
         (config.Mesh(1, 1, 64, devices=64), "mesh.devices=64, but this run has 8"),
         (config.Mesh(0, 1, 1), "each must be at least 1"),
@@ -63,6 +66,39 @@ def test_a_mesh_without_a_device_count_takes_all():
 def test_a_mesh_that_does_not_fit_is_refused_with_the_numbers(settings, said):
     with pytest.raises(ValueError, match=said):
         meshes.make_mesh(settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "count", "platform", "said"),
+    [
+        (config.Mesh(fsdp=4), 1, "gpu", "is 4 devices, but this run has 1 (gpu); set mesh.fsdp=1"),
+        (config.Mesh(fsdp=4), 1, "tpu", "is 4 devices, but this run has 1 (tpu); set mesh.fsdp=1"),
+        (config.Mesh(data=2, tensor=4), 1, "gpu", "has 1 (gpu); set mesh.data=1 mesh.tensor=1"),
+        (config.Mesh(), 8, "gpu", "is 1 device, but this run has 8 (gpu); set mesh.fsdp=8"),
+        (config.Mesh(fsdp=8, tensor=2), 8, "gpu", "is 16 devices, but this run has 8 (gpu); set mesh.fsdp=4"),
+        (config.Mesh(fsdp=4, devices=4), 1, "gpu", "but this run has 1 (gpu); set mesh.fsdp=1 mesh.devices=1"),
+        (
+            config.Mesh(fsdp=4), 1, "cpu",
+            "has 1 (cpu); set mesh.devices=4, which emulates as many on the CPU, or mesh.fsdp=1",
+        ),
+        (
+            config.Mesh(2, 2, 1, devices=8), 8, "cpu",
+            "mesh.devices=8 are to be used; set mesh.devices=4, which emulates as many on the CPU, or mesh.fsdp=4",
+        ),
+    ],
+)  # fmt: skip
+def test_a_mesh_of_more_or_fewer_devices_than_there_are_says_what_to_set_here(settings, count, platform, said):
+    told = meshes.unfit(settings, count, platform)
+    assert told is not None and told.endswith(said)
+    words = told.rpartition(" or ")[2].rpartition("set ")[2].split()
+    changes = {name.removeprefix("mesh."): int(value) for name, value in (word.split("=") for word in words)}
+    assert meshes.unfit(dataclasses.replace(settings, **changes), count, platform) is None
+
+
+def test_a_plan_for_another_number_of_chips_names_every_axis_that_has_to_change():
+    told = planned.wrong_mesh(config.Mesh(data=2, fsdp=4), "v5e-1", 1)
+    assert told is not None and told.endswith("v5e-1 has 1: set mesh.data=1 mesh.fsdp=1, or name another topology")
+    assert planned.wrong_mesh(config.Mesh(), "v5e-1", 1) is None
 
 
 def test_emulating_after_the_start_is_refused_only_when_there_are_too_few():

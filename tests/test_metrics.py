@@ -3,7 +3,6 @@
 import json
 import math
 import re
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -95,21 +94,6 @@ def test_every_name_is_written_by_a_file():
     sources = [path.read_text(encoding="utf-8") for path in paths]
     assert [name for name in metrics.NAMES if not any(is_written_by(name, one) for one in sources)] == []
     assert not any(is_written_by("learner/nll", one) for one in sources)  # what is computed is not yet written
-
-
-def test_wandb_goes_on_in_the_same_run(tmp_path, monkeypatch):
-    lines = ["import sys", "calls = []", "finish = lambda: None"]  # a package of that name, as far as it is used
-    lines += ["def init(**settings):", "    calls.append(settings)", "    return sys.modules[__name__]"]
-    (tmp_path / "wandb.py").write_text("\n".join(lines))
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.delitem(sys.modules, "wandb", raising=False)
-    monkeypatch.chdir(tmp_path)
-    for folder in (tmp_path / "a", Path("a"), tmp_path / "b"):
-        Writer(folder, tensorboard=False, wandb=True).close()
-    first, again, other = (call["id"] for call in sys.modules["wandb"].calls)
-    monkeypatch.delitem(sys.modules, "wandb")
-    assert first == again != other
-    assert re.fullmatch("[0-9a-f]{16}", first)
 
 
 def test_names_are_area_and_what_and_aliases_point_at_listed_names():

@@ -3,14 +3,17 @@
 import json
 import threading
 import time
+import zlib
 from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from killed_run import tiny
+from loopback import raw, server
 
 from qr_jax import metrics_writer, plugins, train
+from qr_jax.config import use
 from qr_jax.interfaces import CONTRACTS
 from qr_jax.records import Episode, Passage, Query, Scores, Turn
 from qr_jax.rollout.engine import Interrupted, Statistics
@@ -50,7 +53,8 @@ def looping(tmp_path, monkeypatch, *, down, answers, **rollout):
 
 def group(unanswered, *, invalid=0, reason=None):
     faults = max(unanswered, invalid)
-    return SimpleNamespace(spent=SimpleNamespace(episodes=4, invalid=faults, unanswered=unanswered, fault=reason))
+    spent = SimpleNamespace(episodes=4, invalid=faults, unanswered=unanswered, fault=reason)
+    return SimpleNamespace(spent=spent, episodes=())
 
 
 @pytest.mark.parametrize(
@@ -96,7 +100,8 @@ def test_more_than_half_of_what_a_judge_is_asked_about_must_be_ungraded(answered
         SimpleNamespace(
             spent=SimpleNamespace(
                 episodes=4, unanswered=0, ungraded=lost, fault="gave nan" if lost else None, stops={"answered": count}
-            )
+            ),
+            episodes=(),
         )
         for count, lost in zip(answered, ungraded, strict=True)
     ]
@@ -275,3 +280,141 @@ def test_of_a_lost_step_nothing_is_written_and_an_outage_has_an_exit_code_of_its
     rows = [json.loads(line) for line in (tmp_path / "run/ledger.jsonl").read_text().splitlines()]
     assert len(rows) == 4 and {row["step"] for row in rows} == {1}
     assert last_checkpoint(tmp_path / "run")[1] == 1
+
+
+# ---- what fails again is no outage
+
+
+def asking(tmp_path, search=None, **more):
+    """The parts of a run that `outage.wait` asks, its sayings, and what is in no cache."""
+    said = []
+    run = SimpleNamespace(say=said.append, stop_now=lambda: False, stops=lambda: False)
+    settings = replace(tiny(tmp_path), rollout=replace(tiny(tmp_path).rollout, search_retries=1, search_deadline_s=5.0))
+    return SimpleNamespace(settings=settings, run=run, search=search, queries=[QUERY], **more), said
+
+
+def raising(error):
+    """A search that raises for every fifth text, by its hash, and finds nothing for all others."""
+
+    def search(queries, k):
+        if any(zlib.crc32(text.encode()) % 5 == 0 for text in queries if text.startswith("q")):
+            raise error
+        return [[] for _ in queries]
+
+    return search
+
+
+BAD = [text for text in (f"q{at}" for at in range(200)) if zlib.crc32(text.encode()) % 5 == 0]
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("'result' of the answer is a dict"), OSError("answered 500"), RuntimeError("no such shard")]
+)
+def test_searches_that_fail_again_while_others_are_answered_end_the_run_at_once_with_the_reason(tmp_path, error):
+    parts, said = asking(tmp_path, raising(error))
+    with pytest.raises(outage.Repeated) as ended:
+        outage.wait(parts, outage.Down("3 of 4 searches failed", failed=BAD[:3]), 2, None)
+    told = f"the search {BAD[0]!r} failed again, asked alone ({type(error).__name__}: {error})"
+    assert str(ended.value).endswith(f"This is no outage, for the retriever answers other questions: {told}")
+    assert len(said) == 1 and "step 3 is not counted" in said[0]
+
+
+def test_a_search_that_hangs_again_while_others_are_answered_ends_the_run_too(tmp_path):
+    parts, _ = asking(tmp_path, lambda queries, k: time.sleep(60 * (queries == ["q"])) or [[] for _ in queries])
+    parts.settings = replace(parts.settings, rollout=replace(parts.settings.rollout, search_deadline_s=0.2))
+    with pytest.raises(outage.Repeated, match="the search 'q' failed again, asked alone .no result"):
+        outage.wait(parts, outage.Down("3 of 4 searches failed", failed=["q"]), 2, None)
+
+
+def test_searches_that_a_retriever_answers_once_it_is_back_are_an_outage_s(tmp_path, monkeypatch):
+    """Down for two questions, back, and down again for one while what had failed is asked again."""
+    monkeypatch.setattr(outage, "FIRST_PAUSE_S", 0.01)
+    asked = []
+
+    def search(queries, k):
+        asked.append(queries[0])
+        if len(asked) < 3 or 5 <= len(asked) <= 7:  # with one retry
+            raise OSError("gave no answer: connection refused")
+        return [[] for _ in queries]
+
+    parts, said = asking(tmp_path, search)
+    lost = outage.wait(parts, outage.Down("3 of 4 searches failed", failed=["q1", "q2"]), 2, None)
+    assert lost.tries == 1 and said[-1] == "the retriever answers; step 3 is made again"
+    assert [text for text in asked if text.startswith("q")] == ["q1", "q2", "q2"]
+
+
+def test_answers_that_a_judge_cannot_grade_again_end_the_run_and_those_that_it_can_are_waited_for(tmp_path):
+    lost = {"Oslo"}
+
+    def reward(query, episodes):
+        return Scores(np.array([np.nan if episode.answer in lost else 1.0 for episode in episodes]))
+
+    none = np.zeros(0, np.int32)
+    episodes = [
+        Episode(QUERY, at, 0, none, none > 0, none, none, (), answer, "answered", True)
+        for at, answer in enumerate(("Oslo", "Bergen"))
+    ]
+    failed = grading.grade(reward, "r", 0, 0, QUERY, episodes)
+    assert failed.spent.ungraded == 1
+    parts, _ = asking(tmp_path, reward=reward)
+    down = outage.Down("3 of 4 groups could not be graded", "reward", [failed])
+    with pytest.raises(outage.Repeated, match="query 'q' could not be graded again .reward .* gave nan for sample 0"):
+        outage.wait(parts, down, 4, None)
+    lost.clear()
+    parts, said = asking(tmp_path, reward=reward)
+    outage.wait(parts, down, 4, None)
+    assert said[-1] == "the reward answers; step 5 is made again"
+
+
+def searches_its_questions(tmp_path, url):
+    """A run without a cold start, each of whose episodes searches its question on the server."""
+    base = tiny(tmp_path)
+    return replace(
+        base, env=use("searching.searching", short=True), sft=replace(base.sft, steps=0),
+        retriever=use("http", url=url, retries=0, pause_after=1000, timeout_s=5.0),
+        evaluation=replace(base.evaluation, questions=2), rollout=replace(base.rollout, search_retries=1),
+        train=replace(base.train, steps=2, checkpoint_every=1),
+    )  # fmt: skip
+
+
+def test_a_server_with_passages_that_cannot_be_read_ends_the_run_with_the_reason_and_saves_it(tmp_path):
+    """The same step was made again for an hour."""
+    good, broken = {"document": {"id": "1", "contents": "x"}}, {"document": {"id": "2", "contents": 7}}
+    first = []
+
+    def answered(head, body):
+        first.extend(body["queries"][:1] if not first else ())  # of the rehearsal, before anything is trained on
+        fails = [text for text in body["queries"] if text not in first and zlib.crc32(text.encode()) % 4]
+        broken_for = [text for text in fails if "?" in text and not text.startswith(outage.QUESTION)]
+        return raw({"result": [[broken if text in broken_for else good] for text in body["queries"]]})
+
+    said = []
+    with server(answered) as (url, _), pytest.raises(SystemExit) as ended:
+        train.train(searches_its_questions(tmp_path, url), tmp_path / "run", say=said.append)
+    assert ended.value.code == outage.CODE
+    assert (
+        said[-1].startswith("ended: ") and "This is no outage" in said[-1] and "failed again, asked alone" in said[-1]
+    )
+    assert "wanted id and contents as texts" in said[-1] and "the same command goes on" in said[-1]
+    assert not any("made again" in line or "asking again" in line for line in said)
+    assert last_checkpoint(tmp_path / "run")[1] == 0
+
+
+def test_a_server_that_is_down_for_a_while_is_waited_for_and_the_run_goes_on_to_its_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(outage, "FIRST_PAUSE_S", 0.01)
+    said, down = [], [False]
+
+    def answered(head, body):
+        if down[0]:
+            raise EOFError
+        return raw({"result": [[{"document": {"id": "1", "contents": "x"}}] for _ in body["queries"]]})
+
+    def say(text):
+        said.append(text)
+        down[0] = text.startswith("before training") or (down[0] and "no answer since" not in text)
+
+    with server(answered) as (url, _):
+        train.train(searches_its_questions(tmp_path, url), tmp_path / "run", say=say)
+    assert any("step 1 is not counted: " in line and "gave no answer" in line for line in said), said
+    assert "the retriever answers; step 1 is made again" in said
+    assert [row["step"] for row in metrics_writer.read(tmp_path / "run")] == [1, 2]

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from qr_jax import assemble, cli, figures
+from qr_jax import assemble, checkpoint, cli, figures, pool, runs
 from qr_jax.envs.search_r1 import expert_turn
 from qr_jax.models.hf import load_tokenizer
 from qr_jax.models.tokenizer import WordTokenizer
-from qr_jax.queries import traces
+from qr_jax.queries import traces, unchanged
 from qr_jax.records import Passage, Query
 from qr_jax.retrievers.bm25 import bm25
 
@@ -103,6 +103,74 @@ def test_a_run_over_other_passages_than_before_is_refused(mine, capsys):
     capsys.readouterr()
     assert cli.main([*words, "train.steps=2"]) == 2
     assert "before and after would be measured over two corpora" in capsys.readouterr().err
+
+
+def changed(file: Path, **row) -> None:
+    """Give the file's second row other values."""
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    file.write_text("".join(json.dumps(old | row if at == 1 else old) + "\n" for at, old in enumerate(rows)))
+
+
+def test_a_run_over_other_answers_questions_or_held_out_questions_than_before_is_refused_by_name(mine, capsys):
+    words = ["train", str(ROOT / "configs" / "my_data.py"), *SMALL, "sft.steps=0", "--run", "run"]
+    assert cli.main([*words, "train.steps=1"]) == 0
+    before = {name: (mine / f"{name}.jsonl").read_text() for name in ("train", "dev")}
+    first, last = (json.loads(before[name].splitlines()[1])["id"] for name in ("train", "dev"))
+    for name, row, said in (
+        ("train", {"answers": ["Sweden"]}, f"data.train {{}} answers differ in 1 of 6 rows, first in '{first}'. "),
+        ("train", {"question": "Why?"}, f"data.train {{}} questions differ in 1 of 6 rows, first in '{first}'. "),
+        ("train", {"hops": 2}, f"data.train {{}} entities or groups differ in 1 of 6 rows, first in '{first}'. "),
+        ("dev", {"answers": ["Sweden"]}, f"data.eval {{}} answers differ in 1 of 2 rows, first in '{last}'. "),
+        ("dev", {"id": "new"}, "data.eval {} ids differ in 1 of 2 rows, first in 'new'. "),
+    ):
+        changed(mine / f"{name}.jsonl", **row)
+        capsys.readouterr()
+        assert cli.main([*words, "train.steps=2"]) == 2
+        err = capsys.readouterr().err
+        assert said.format("is not what the run began with:") in err and "give back the data" in err
+        (mine / f"{name}.jsonl").write_text(before[name])
+    (mine / "dev.jsonl").write_text(before["dev"] + before["train"].splitlines()[0] + "\n")
+    assert cli.main([*words, "train.steps=2"]) == 2
+    assert "data.eval is not what the run began with: it had 2 rows and has 3. " in capsys.readouterr().err
+    (mine / "dev.jsonl").write_text(before["dev"])
+    assert len((mine / "run" / "metrics.jsonl").read_text().splitlines()) == 1, "nothing was moved or written"
+    assert cli.main([*words, "train.steps=2"]) == 0  # the same data: the run goes on for longer
+    assert "going on after step 1" in capsys.readouterr().out
+
+
+def test_a_checkpoint_that_kept_no_digests_goes_on_and_says_so(mine, capsys, monkeypatch):
+    words = ["train", str(ROOT / "configs" / "my_data.py"), *SMALL, "sft.steps=0", "--run", "run"]
+    with monkeypatch.context() as older:
+        older.setattr(unchanged, "KEPT", checkpoint.QUERIES)  # the name of a value that is there anyway
+        older.setattr(unchanged, "kept", lambda data: pool.query_list_hash(row["ids"] for row in data["data.train"]))
+        assert cli.main([*words, "train.steps=1"]) == 0
+    changed(mine / "train.jsonl", answers=["Sweden"])
+    assert cli.main([*words, "train.steps=2"]) == 0
+    told = capsys.readouterr().out
+    assert unchanged.NOT_KEPT in told and "going on after step 1" in told
+    changed(mine / "train.jsonl", answers=["Norway"])
+    assert cli.main([*words, "train.steps=3"]) == 2, "the checkpoint of step 2 kept them"
+
+
+def test_a_cold_start_over_other_traces_than_before_is_refused(mine, capsys, monkeypatch):
+    turn = "<answer> Norway </answer>"
+    rows = [{"id": str(at), "question": f"Where is {place}?", "answers": ["Norway"], "turns": [turn]} for at, place in
+            enumerate(PLACES)]  # fmt: skip
+    (mine / "traces.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ["sft", str(ROOT / "configs" / "my_data.py"), *SMALL, "data.traces=traces.jsonl", "sft.steps=2"]
+    words += ["--run", "cold"]
+    with monkeypatch.context() as stopped:
+        stopped.setattr(runs.Run, "stops", lambda run: True)
+        with pytest.raises(SystemExit):
+            cli.main(words)
+    changed(mine / "traces.jsonl", turns=["<answer> Sweden </answer>"])
+    assert cli.main(words) == 2
+    assert "data.traces is not what the run began with: turns differ in 1 of 8 rows, first in '1'. " in (
+        capsys.readouterr().err
+    )
+    changed(mine / "traces.jsonl", turns=[turn])
+    assert cli.main(words) == 0
+    assert "going on after step 1" in capsys.readouterr().out
 
 
 def test_a_model_that_cannot_read_the_questions_is_refused_with_share_and_cure(mine, capsys):

@@ -233,6 +233,17 @@ def test_checkpoints_of_every_so_many_steps_stay_besides_the_newest(run):
     assert runs.for_stage(runs.load(run), 3, 1).train.keep_every == 0  # the cold start's are of no use to a probe
 
 
+def test_a_probe_by_other_answers_than_those_that_were_trained_on_is_refused(run, monkeypatch):
+    of_run = probe.assemble.questions
+
+    def others(settings, part):
+        return [replace(query, answers=("Oslo",)) for query in of_run(settings, part)]
+
+    monkeypatch.setattr(probe.assemble, "questions", others)
+    with pytest.raises(ValueError, match="data.train is not what the run began with: answers differ in"):
+        probe.probe(run, queries=6, samples=6, say=lambda text: None)
+
+
 def test_a_probe_whose_retriever_is_away_ends_with_that_and_writes_nothing(run, monkeypatch):
     agent = probe.assemble.agent(runs.load(run))
     rolled_out = agent.engine.run

@@ -26,6 +26,7 @@ def episode_keys(count: int) -> np.ndarray:
         (0.55, 2, [0]),  # of what top_k leaves, 0.4 / 0.7 = 0.571 is the first's
         (0.6, 2, [0, 2]),
         (1.0, 4, [0, 1, 2, 3]),
+        (1e-46, 0, [0]),  # 0 in float32
     ],
 )
 def test_top_p_and_top_k_by_hand(top_p, top_k, kept):

@@ -9,11 +9,14 @@ import threading
 import time
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from killed_run import tiny
+from same_runs import lines, weights
 
-from qr_jax import assemble, checks, config, plugins, sft
+from qr_jax import assemble, checks, config, plugins, runs, sft
 from qr_jax.config import use
+from qr_jax.learning import learner
 from qr_jax.models import families
 from qr_jax.models.tokenizer import WordTokenizer
 from qr_jax.queries import traces
@@ -176,3 +179,71 @@ def test_a_sigterm_while_traces_are_played_over_a_retriever_that_hangs_is_heard_
         )
     assert stopped.value.code == 143 and time.monotonic() - began[0] < 10
     assert "stopped by SIGTERM; the same command goes on" in said[-1]
+
+
+def cold_start(folder, say=lambda text: None):
+    """Three steps of several micro-batches, each by a call of its own as a large model's are."""
+    settings = tiny(folder.parent)
+    settings = replace(settings, sft=replace(settings.sft, steps=3, traces=32))
+    return sft.sft(replace(settings, learner=replace(settings.learner, rows=1)), folder, say=say)
+
+
+def test_a_cold_start_says_a_sigterm_at_once_ends_at_the_next_micro_batch_and_goes_on_byte_for_byte(
+    tmp_path, monkeypatch
+):
+    """It went on to the end of its step, for minutes, and nothing was printed."""
+    monkeypatch.setattr(learner, "LONG", 0)
+    cold_start(tmp_path / "whole")
+    make, said, begun = learner.make, [], []
+
+    def told(*given, **named):
+        made = make(*given, **named)
+
+        def step(*given, between):
+            begun.append(0)
+
+            def counted():
+                begun[-1] += 1
+                if begun[1:] == [2]:  # the second micro-batch of the second step
+                    before = len(said)
+                    os.kill(os.getpid(), signal.SIGTERM)
+                    until = time.monotonic() + 1
+                    while len(said) == before and time.monotonic() < until:  # this thread computes
+                        time.sleep(0.01)
+                between()
+
+            return made.step_by_parts(*given, between=counted)
+
+        return replace(made, step_by_parts=step)
+
+    with monkeypatch.context() as within:
+        within.setattr(learner, "make", told)
+        with pytest.raises(SystemExit) as stopped:
+            cold_start(tmp_path / "stopped", said.append)
+    assert stopped.value.code == 143 and begun[0] > 3 and begun[1:] == [2]
+    assert said[-2] == "SIGTERM: saving and ending"
+    assert said[-1] == "stopped by SIGTERM; the same command goes on from the last checkpoint"
+    cold_start(tmp_path / "stopped", said.append)
+    assert "cold start: going on after step 1" in said
+    assert lines(tmp_path / "stopped") == lines(tmp_path / "whole")
+    assert weights(tmp_path / "stopped", 3) == weights(tmp_path / "whole", 3)
+
+
+def test_a_cold_start_that_is_stopped_in_its_first_step_saves_nothing_and_begins_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(learner, "LONG", 0)
+    for _ in range(2):
+        monkeypatch.setattr(runs.Run, "stops", lambda run: True)
+        with pytest.raises(SystemExit):
+            cold_start(tmp_path / "run")
+        assert not list((tmp_path / "run" / "checkpoints").glob("step_*"))
+        monkeypatch.undo()
+        monkeypatch.setattr(learner, "LONG", 0)
+    assert cold_start(tmp_path / "run")["steps"] == 3
+
+
+def test_only_a_micro_batch_that_takes_long_is_a_call_of_its_own():
+    def params(count):
+        return {"w": np.zeros((count // 1000, 1000), np.float16)}
+
+    assert not learner.takes_long(params(370_000), config.Learner(rows=2, row_tokens=192))  # the quickstart's
+    assert learner.takes_long(params(10_000_000), config.Learner(rows=8, row_tokens=1024))

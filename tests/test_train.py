@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import nullcontext
 from dataclasses import replace
@@ -26,6 +27,7 @@ from same_runs import differences, lines
 from qr_jax import assemble, begin, checkpoint, committed, config, metrics_writer, pool, runs, terminal
 from qr_jax import train as driver
 from qr_jax.config import use
+from qr_jax.learning import learner
 from qr_jax.processes import alike
 from qr_jax.queries.world import generate
 from qr_jax.records import grades
@@ -559,3 +561,37 @@ def test_how_much_of_a_run_is_done_is_said_by_its_steps_or_by_the_budget_that_en
     limits = config.Train(steps=100, **limits)
     assert driver._share_done(limits, step, standing) == share
     assert driver._last_step(limits, step, standing) == last
+
+
+@pytest.mark.parametrize("where", ["step", "compile"])
+def test_a_sigterm_while_a_large_model_learns_or_compiles_is_said_before_that_is_over(tmp_path, monkeypatch, where):
+    """The main thread was inside XLA, and heard nothing until it came back."""
+    settings = tiny(tmp_path)
+    settings = replace(
+        settings, sft=replace(settings.sft, steps=0), evaluation=config.Evaluation(questions=1),
+        learner=replace(settings.learner, lanes=1, keep_dead=True), pool=replace(settings.pool, min_signal=1),
+    )  # fmt: skip
+    monkeypatch.setattr(learner, "LONG", 0)
+    make, said, calls = learner.make, [], []
+
+    def told(*given, **named):
+        made = make(*given, **named)
+
+        def step(*given):
+            calls.append(threading.current_thread())
+            if len(calls) == (1 if where == "compile" else 2):
+                os.kill(os.getpid(), signal.SIGTERM)
+                until = time.monotonic() + 5
+                while "SIGTERM: saving and ending" not in said and time.monotonic() < until:
+                    time.sleep(0.01)
+                said.append("the work is over")
+            return made.train_step(*given)
+
+        step.jitted = made.train_step.jitted
+        return replace(made, train_step=step)
+
+    monkeypatch.setattr("qr_jax.step.parts.make", told)
+    with pytest.raises(SystemExit) as stopped:
+        train(settings, tmp_path / "run", say=said.append)
+    assert stopped.value.code == 143
+    assert said[said.index("SIGTERM: saving and ending") + 1] == "the work is over"

@@ -230,8 +230,7 @@ class _Asking:
         seconds = (time.monotonic() - start) / len(queries)
         sampled: list[list[Episode]] = [[] for _ in queries]
         if self.samples:
-            heat = self.settings.evaluation.temperature
-            how |= {"env": self.env, "purpose": "pass", "temperature": heat}
+            how |= {"env": self.env, "purpose": "pass", **manifest.sampling(self.settings)}
             sampled = self.engine.run(self.params, queries, self.samples, **how)
         rows = []
         for query, (first,), more in zip(queries, greedy, sampled, strict=True):

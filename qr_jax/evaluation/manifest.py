@@ -13,7 +13,8 @@ from qr_jax.settings import plain
 SUBJECT = ("model",)  # the parts that say what was measured, not how: scores are compared because these differ
 PLACES = ("index", "cache", "corpus")  # a retriever's settings that name files; the contents have a hash of their own
 PROBE = Query("manifest", "What is asked here?", ("this",))
-ROLLOUT = ("context_tokens", "turn_tokens", "observation_tokens", "passage_chars", "top_p", "top_k", "search_k")
+ROLLOUT = ("context_tokens", "turn_tokens", "observation_tokens", "passage_chars", "search_k")
+GREEDY = {"temperature": 0.0, "top_p": 1.0, "top_k": 0}  # how greedy answers are decoded, by names of config.Evaluation
 
 
 def manifest(
@@ -40,15 +41,20 @@ def manifest(
     if models := identity.models(chosen):
         searched["models"] = models
     prompt_sha256 = sha256(getattr(env(PROBE, []), "text", ""))
-    # A greedy answer depends on neither temperature nor seed.
+    # A greedy answer depends on neither the sampling nor the seed.
     decoding = {name: getattr(settings.rollout, name) for name in ROLLOUT}
-    decoding |= {"temperature": settings.evaluation.temperature if samples else 0.0, "samples": samples}
+    decoding |= (sampling(settings) if samples else GREEDY) | {"samples": samples}
     asked = {name: {"count": len(part), "sha256": questions_sha256(part)} for name, part in questions.items()}
     return plain({
         "format": 2, "questions": asked, "split": split, "corpus_sha256": dict(corpora), "retriever": searched,
         "env": {"name": settings.env.name, "settings": settings.env.settings, "prompt_sha256": prompt_sha256},
         "decoding": decoding | {"seed": settings.seed if samples else None}, "judge": judge, "model": dict(model),
     })  # fmt: skip
+
+
+def sampling(settings: Config) -> dict[str, Any]:
+    """How the answers that an evaluation samples are decoded, as `Engine.run` takes it."""
+    return {name: getattr(settings.evaluation, name) for name in GREEDY}
 
 
 def _without_places(value: Any) -> Any:

@@ -24,16 +24,21 @@ from qr_jax.models import attention, decoder
 from qr_jax.models.families import ModelConfig
 from qr_jax.parallel import mesh as meshes
 
+LONG = 1e10  # floating-point operations
+
 
 @dataclass(frozen=True)
 class Learner:
     """What `make` gives.
 
     `train_step` donates its state. Its metrics are numbers, but for "advantage": what the advantage plug-in returned
-    for the batch, [Q, G], [Q, G, T] or [Q * G, L]. `old_logp` is the recompute pass for several updates a batch.
+    for the batch, [Q, G], [Q, G, T] or [Q * G, L]. `step_by_parts` does the same by a call a micro-batch, and calls
+    `between` before each: what that raises leaves the state as it was. `old_logp` is the recompute pass for several
+    updates a batch.
     """
 
     train_step: Callable[..., tuple[State, dict[str, jax.Array]]]
+    step_by_parts: Callable[..., tuple[State, dict[str, jax.Array]]]
     gradient: Callable[..., tuple[jax.Array, Any, dict[str, jax.Array]]]
     old_logp: Callable[[State, Batch], jax.Array]
     init: Callable[[Any], State]
@@ -50,6 +55,12 @@ def learning_rate(settings: config.Learner, updates: int, done: float) -> float:
     warm = min(1.0, (updates + 1) / settings.warmup_updates) if settings.warmup_updates else 1.0
     left = {"constant": 1.0, "cosine": (1 + math.cos(math.pi * done)) / 2, "linear": 1 - done}[settings.schedule]
     return settings.lr * warm * left
+
+
+def takes_long(params: Any, settings: config.Learner) -> bool:
+    """Whether a micro-batch takes a tenth of a second or more of a laptop: then a call for each costs nothing."""
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
+    return 6 * parameters * settings.rows * settings.row_tokens >= LONG
 
 
 def optimizer(settings: config.Learner) -> optax.GradientTransformation:
@@ -84,11 +95,12 @@ def make(
     state_at, everywhere = meshes.shardings(mesh, shapes), meshes.replicated(mesh)
     spec = functools.partial(_batch_shardings, mesh)
     slots_at = meshes.batch_sharding(mesh, row_axis=1)
-    train_step = _jit_on(update.train_step, state_at, spec, (state_at, everywhere), donate=True)
+    whole_step = train_step = _jit_on(update.train_step, state_at, spec, (state_at, everywhere), donate=True)
     if settings.lanes > 1 and mesh.size == 1:
-        train_step = _in_lanes(update, train_step, (state_at, everywhere))
+        train_step = _in_lanes(update, whole_step, (state_at, everywhere))
     return Learner(
         train_step=train_step,
+        step_by_parts=_by_parts(update, whole_step, state_at, everywhere),
         gradient=_jit_on(update.gradient, state_at, spec, (everywhere, state_at.params, everywhere), donate=False),
         old_logp=_jit_on(update.old_logp, state_at, spec, slots_at, donate=False),
         init=jax.jit(update.init, out_shardings=state_at),
@@ -133,6 +145,27 @@ def _in_lanes(update: Update, whole, out):
         return step(state, batch, advantage, totals)
 
     call.jitted, call.state_at, call.batch_at = whole.jitted, whole.state_at, whole.batch_at
+    return call
+
+
+def _by_parts(update: Update, whole, state_at, everywhere):
+    """`whole`, a train_step, by a call a micro-batch, before each of which `between` is called."""
+    totals_at = (everywhere, state_at.params, everywhere, everywhere)
+    weigh, nothing = jax.jit(update.weighed), jax.jit(update.of_none, out_shardings=totals_at)
+    add = jax.jit(update.with_one_more, out_shardings=totals_at, donate_argnums=(0,))
+    step = jax.jit(update.stepped_by_parts, out_shardings=(state_at, everywhere), donate_argnums=(0,))
+
+    def call(state, batch, *more, between: Callable[[], None]):
+        used = np.flatnonzero(batch.used_M)
+        batch = meshes.spread(batch, whole.batch_at(batch))
+        per_micro, advantage = weigh(state, batch, *more)
+        total = nothing(state, per_micro)
+        for at in used:
+            between()
+            total = jax.block_until_ready(add(total, state, per_micro, np.int32(at)))
+        between()
+        return step(state, batch, advantage, [total])
+
     return call
 
 

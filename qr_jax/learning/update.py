@@ -220,10 +220,21 @@ class Update:
         if len(per_micro[0].used_M) == 1:  # nothing to add up: no second tree of gradients
             (value, (sums, gap)), grads = grad_of(state.params, state.reference, first[0], *first[1])
             return value, grads, sums, gap
+        return jax.lax.scan(body, self.of_none(state, per_micro), per_micro)[0]
+
+    def of_none(self, state: State, per_micro):
+        """What `summed` gives of no micro-batch."""
+        first = jax.tree.map(lambda leaf: leaf[0], per_micro)
         shapes = jax.eval_shape(self.micro_loss, state.params, state.reference, first[0], *first[1])
         empty = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes[1][0])
-        start = (jnp.float32(0), jax.tree.map(jnp.zeros_like, state.params), empty, jnp.float32(0))
-        return jax.lax.scan(body, start, per_micro)[0]
+        return jnp.float32(0), jax.tree.map(jnp.zeros_like, state.params), empty, jnp.float32(0)
+
+    def with_one_more(self, total, state: State, per_micro, at):
+        """`total`, what `summed` gave of some micro-batches, with the one at this place."""
+        micro, rest = jax.tree.map(lambda leaf: leaf[at], per_micro)
+        grad_of = jax.value_and_grad(self.micro_loss, has_aux=True)
+        (value, (sums, gap)), grads = grad_of(state.params, state.reference, micro, *rest)
+        return _added(total, (value, grads, sums, gap))
 
     def train_step(self, state: State, batch: Batch, old_logp_MEL=None):
         return self.stepped(state, *self.gradient(state, batch, old_logp_MEL))

@@ -5,6 +5,7 @@ out, give its dimensions names. A dimension that its mesh axis does not divide i
 """
 
 import functools
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -67,17 +68,39 @@ def make_mesh(settings: config.Mesh) -> Mesh:
     sizes = (settings.data, settings.fsdp, settings.tensor)
     devices = jax.devices()
     wanted = len(devices) if settings.devices is None else settings.devices
-    if min(sizes) < 1:
-        raise ValueError(f"mesh axes data, fsdp, tensor are {sizes}; each must be at least 1")
-    if wanted > len(devices):
-        todo = "set mesh.devices to that number or less and mesh.data, mesh.fsdp, mesh.tensor to match"
-        raise ValueError(f"mesh.devices={wanted}, but this run has {len(devices)} ({devices[0].platform}); {todo}")
-    product = int(np.prod(sizes))
-    if product != wanted:
-        axes = f"mesh.data={sizes[0]} x mesh.fsdp={sizes[1]} x mesh.tensor={sizes[2]} is {product} devices"
-        todo = f"set mesh.devices={product}, or axes whose product is {wanted}"
-        raise ValueError(f"{axes}, but {wanted} are to be used; {todo}")
+    if told := unfit(settings, len(devices), devices[0].platform):
+        raise ValueError(told)
     return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices[:wanted])
+
+
+def unfit(settings: config.Mesh, count: int, platform: str) -> str | None:
+    """Why a mesh cannot be made of so many devices, with what to set; None: it can."""
+    sizes = {axis: getattr(settings, axis) for axis in AXES}
+    if min(sizes.values()) < 1:
+        return f"mesh axes data, fsdp, tensor are {tuple(sizes.values())}; each must be at least 1"
+    product, wanted = math.prod(sizes.values()), settings.devices or count
+    has = f"this run has {count} ({platform})"
+    axes = (
+        " x ".join(f"mesh.{axis}={size}" for axis, size in sizes.items())
+        + f" is {product} device{'s' * (product != 1)}"
+    )
+    if wanted > count:
+        return f"mesh.devices={wanted}, but {has}; set {fitting(settings, count)}"
+    if product == wanted:
+        return None
+    more = f"mesh.devices={product}, which emulates as many on the CPU, or " if platform == "cpu" else ""
+    if settings.devices:
+        return f"{axes}, but mesh.devices={wanted} are to be used; set {more}{fitting(settings, wanted)}"
+    return f"{axes}, but {has}; set {more}{fitting(settings, count)}"
+
+
+def fitting(settings: config.Mesh, count: int) -> str:
+    """The settings to change so that a mesh has so many devices, as in "mesh.data=1 mesh.fsdp=2"."""
+    data = math.gcd(settings.data, count)
+    tensor = math.gcd(settings.tensor, count // data)
+    fit = {"data": data, "fsdp": count // (data * tensor), "tensor": tensor}
+    fit |= {"devices": count} if settings.devices else {}
+    return " ".join(f"mesh.{name}={size}" for name, size in fit.items() if size != getattr(settings, name))
 
 
 def _dimensions(path: tuple[Any, ...], leaf: Any) -> tuple[str, ...] | None:

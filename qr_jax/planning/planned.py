@@ -116,7 +116,7 @@ def wrong_mesh(mesh: config.Mesh, topology: str, chips: int) -> str | None:
         return None
     sizes = f"mesh.data={mesh.data} x mesh.fsdp={mesh.fsdp} x mesh.tensor={mesh.tensor} is {product} chips"
     sizes += f" (mesh.devices={mesh.devices})" if mesh.devices else ""
-    todo = f"set mesh.fsdp={max(chips // (mesh.data * mesh.tensor), 1)}, or name another topology"
+    todo = f"set {meshes.fitting(mesh, chips)}, or name another topology"
     return f"{sizes}, and {topology} has {chips}: {todo}"
 
 

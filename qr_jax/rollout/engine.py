@@ -113,15 +113,18 @@ class Engine:
         query_keys: Sequence[int] | None = None,
         first_sample: int = 0,
         temperature: float | None = None,
+        top_p: float = 1.0,
+        top_k: int = 0,
         expected_tokens: Sequence[float] | None = None,
         stop_now: Callable[[], bool] = lambda: False,
     ) -> list[list[Episode]]:
         """Episodes of each query, `samples` of them, in the order asked for.
 
         `query_keys` holds the number of each query in the sampling keys (its pool index; by default its position), so
-        that its samples do not depend on where it stands. A temperature of 0 is greedy. With `expected_tokens` (of an
-        episode of each query) the longest begin first, so that few are left to decode alone at the end. `params` are
-        the learner's, or the Laid that `rows.lay_out` gave. Afterwards `statistics` says what the call cost.
+        that its samples do not depend on where it stands. A temperature of 0 is greedy. `top_p` and `top_k` restrict
+        what is sampled, but not the log-probabilities, so nothing that is trained on has them. With `expected_tokens`
+        (of an episode of each query) the longest begin first, so that few are left to decode alone at the end. `params`
+        are the learner's, or the Laid that `rows.lay_out` gave. Afterwards `statistics` says what the call cost.
         Raises Interrupted when `stop_now()` turns true, and ValueError for a prompt that does not fit or an
         environment that breaks its contract; the engine can be used again.
         """
@@ -138,6 +141,7 @@ class Engine:
             keys_N2 = rows.keys(
                 seed, PURPOSES[purpose], step, [int(numbers[q]) for q, _ in order], [g for _, g in order]
             )
+            rows.restrict(top_p, top_k)
             rows.stop_at_eos()  # the stop strings of earlier runs must not end this run's chunks
             stops = stop_now if len(lanes) == 1 else lambda: failed.is_set() or stop_now()
             rollout = _Rollout(self, rows, params, queries, order, keys_N2, env, search, searches, step, stops)

@@ -28,7 +28,7 @@ from qr_jax.parallel import memory
 from qr_jax.parallel.host_local import AXES
 from qr_jax.rollout import cache as caches
 from qr_jax.rollout import decode
-from qr_jax.rollout.sampling import Sampling
+from qr_jax.rollout.sampling import EVERYTHING, Sampling
 
 SMALLEST_VIEW = 64  # cache positions that a program looks at, at least
 DECODE_PARTS = (2, 8, 32)  # of the slots: where no more can decode, the others are left out of a step
@@ -76,7 +76,7 @@ class Rows:
         self.caches: dict[str, caches.Cache] = {}  # created where the first parameters lie
         self.eos_ids = tuple(eos_ids)
         self.stop_at_eos()
-        self.sampling = Sampling(settings.top_p, settings.top_k)
+        self.sampling = EVERYTHING  # `restrict` changes it
         self.moved = self.grown = 0
         self.mesh: Mesh | None = None  # the devices that share caches and parameters (parallel/host_local.py)
         self.decode_sizes: list[int] = []  # how many slots a program of decoding has; `settle_on` knows
@@ -211,6 +211,10 @@ class Rows:
             self.stop_at_V = self.stop_at_V.copy()  # the device's array may share the old one's memory
             self.stop_at_V[list(ids)] = True
             self.stop_V = None
+
+    def restrict(self, top_p: float, top_k: int) -> None:
+        """Sample from the likeliest tokens alone from now on; 1 and 0: from all."""
+        self.sampling = Sampling(top_p, top_k if top_k < self.cfg.vocab else 0)
 
     def keys(self, seed: int, purpose: int, step: int, query_N: Sequence[int], sample_N: Sequence[int]) -> np.ndarray:
         """Key data [N, 2] of N episodes, computed `slots` at a time."""

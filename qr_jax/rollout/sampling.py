@@ -39,7 +39,7 @@ def restrict(logp_SV, sampling: Sampling):
     if sampling.top_p < 1.0:
         sorted_SV = jnp.sort(logp_SV, axis=-1, descending=True)
         before_SV = jnp.cumsum(jnp.exp(sorted_SV), axis=-1) - jnp.exp(sorted_SV)
-        last_S1 = jnp.sum(before_SV < sampling.top_p, axis=-1, keepdims=True) - 1
+        last_S1 = jnp.maximum(jnp.sum(before_SV < sampling.top_p, axis=-1, keepdims=True) - 1, 0)
         logp_SV = jnp.where(logp_SV >= jnp.take_along_axis(sorted_SV, last_S1, axis=-1), logp_SV, -jnp.inf)
     return logp_SV
 

@@ -14,7 +14,7 @@ from qr_jax.rollout.engine import Engine
 from qr_jax.rollout.rows import Rows
 
 Result = TypeVar("Result")
-CHANGES = ("begin", "rest", "append", "decode", "move", "stop_at", "stop_at_eos")
+CHANGES = ("begin", "rest", "append", "decode", "move", "stop_at", "stop_at_eos", "restrict")
 PARAMETERS = "the parameters, which every process has"
 
 

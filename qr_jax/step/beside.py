@@ -5,6 +5,7 @@ from concurrent.futures import wait
 from typing import TypeVar
 
 from qr_jax.kept_thread import KeptThread
+from qr_jax.processes import hosts
 from qr_jax.rollout.engine import POLL_S, Interrupted
 
 Result = TypeVar("Result")
@@ -17,3 +18,11 @@ def heard(work: Callable[[], Result], stop_now: Callable[[], bool]) -> Result:
         if stop_now():
             raise Interrupted
     return done.result()
+
+
+def beside(work: Callable[[], Result]) -> Result:
+    """What the work gives or raises, however long it takes: a signal is answered meanwhile, and the work goes on.
+
+    Of several processes it is done in this thread, whose collectives it may call.
+    """
+    return work() if hosts.count() > 1 else heard(work, lambda: False)

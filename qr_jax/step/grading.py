@@ -134,6 +134,18 @@ def _has_no_answer(episode: Episode) -> bool:
     return episode.stop == "fault" and asked is not None and bool(asked.queries) and not asked.passages
 
 
+def unanswered(group: Group) -> list[Episode]:
+    """The episodes, of those on this process, that ended because a search failed."""
+    return [episode for episode in group.episodes if _has_no_answer(episode)]
+
+
+def before_grading(group: Group) -> list[Episode]:
+    """The group's episodes as they were before `grade` took some that got no grade for faults."""
+    return [
+        replace(episode, valid=True, fault=None) if episode.stop != "fault" else episode for episode in group.episodes
+    ]
+
+
 def joined(groups: Sequence[Group], samples: int, turns: int | None = None) -> Grades:
     """The groups' grades as one, [Q, G]: as wide as the widest and at least `samples`, padded with valid False.
 

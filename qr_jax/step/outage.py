@@ -1,40 +1,53 @@
 """Outages: a step most of whose searches, groups or grades failed is not counted; the run waits, and makes it again.
 
 Searches fail with their retriever. Grades fail with the server that a reward asks, where its file has ENDPOINT
-(interfaces.py): another reward's missing grades are its own mistake, which no waiting mends.
+(interfaces.py): another reward's missing grades are its own mistake, which no waiting mends. Nor does it mend what
+fails again by itself while other questions are answered: the run ends with that.
 """
 
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
 import numpy as np
 
 from qr_jax.processes import hosts
 from qr_jax.rollout import tools
 from qr_jax.rollout.engine import Interrupted, Statistics
-from qr_jax.step import rehearsal
+from qr_jax.step import grading, rehearsal
 from qr_jax.step.beside import heard
 from qr_jax.step.grading import Group
 from qr_jax.step.parts import Parts
 
-CODE = 5  # exit code of a run whose retriever or judge stayed away; a supervisor does not start it again
+CODE = (
+    5  # exit code of a run whose retriever or judge stayed away or keeps failing; a supervisor does not start it again
+)
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 5.0, 120.0  # between two looks whether it answers, or two tries of a step
 POLL_S = 0.5
 QUESTION = "Is anybody there?"
+MOST_ASKED = 16  # searches or groups of a failed step that are tried again by themselves
 
 
 class Down(Exception):
-    """Most of a step's groups failed with `what`. Nothing of the step was settled, trained on or written."""
+    """Most of a step's groups failed with `what`. Nothing of the step was settled, trained on or written.
 
-    def __init__(self, text: str, what: Literal["retriever", "reward"] = "retriever"):
+    `failed`: what failed on this process, searches (their texts) or groups.
+    """
+
+    def __init__(self, text: str, what: Literal["retriever", "reward"] = "retriever", failed: Sequence[Any] = ()):
         super().__init__(text)
         self.what: Literal["retriever", "reward"] = what
+        self.failed = tuple(failed)
 
 
 class Outage(Exception):
     """Steps failed for longer than rollout.outage_s."""
+
+
+class Repeated(Exception):
+    """What failed in a step fails again, though other questions are answered: that is no outage."""
 
 
 @dataclass(frozen=True)
@@ -57,19 +70,24 @@ def check(whole: Statistics, groups: Sequence[Group], *, asks: bool = False) -> 
     if failed * 2 > sent or failed and faulty * 2 > len(groups):
         reason = next((each.fault for each in spent if each.fault), "no reason is known")
         lost = f"{failed} of {sent} searches failed, and {faulty} of {len(groups)} groups with them"
-        raise Down(f"{lost}; the first: {reason}")
+        asked = [
+            text for group in groups for episode in grading.unanswered(group) for text in episode.turns[-1].queries
+        ]
+        raise Down(f"{lost}; the first: {reason}", failed=list(dict.fromkeys(asked)))
     tried = [each for each in spent if each.ungraded or each.stops.get("answered")] if asks else []
     lost = [each for each in tried if 2 * each.ungraded >= max(each.stops.get("answered", 0), 1)]
     if len(lost) * 2 > len(tried):
         reason = next(each.fault for each in lost if each.ungraded)
-        raise Down(f"{len(lost)} of {len(tried)} groups could not be graded; the first: {reason}", "reward")
+        failed = [group for group in groups if group.spent.ungraded and group.episodes]
+        raise Down(f"{len(lost)} of {len(tried)} groups could not be graded; the first: {reason}", "reward", failed)
 
 
 def wait(parts: Parts, down: Down, step: int, lost: Lost | None) -> Lost:
     """Return once what is down answers a question; where the step failed again after that, a pause later.
 
     `lost`: what this gave when the step failed before. Interrupted when told to stop; Outage rollout.outage_s after the
-    step first failed. What a search or the reward raised, where it is to blame: that will not pass.
+    step first failed; Repeated where what failed fails again by itself. What a search or the reward raised, where it is
+    to blame: that will not pass.
     """
     answer = {"retriever": answers, "reward": grades}[down.what]
     say, limit_s = parts.run.say, parts.settings.rollout.outage_s
@@ -93,8 +111,46 @@ def wait(parts: Parts, down: Down, step: int, lost: Lost | None) -> Lost:
         if parts.run.stops():
             raise Interrupted
         pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
+    if told := hosts.by_first(lambda: repeated(parts, down)):
+        raise Repeated(f"{down}. This is no outage, for the {down.what} answers other questions: {told}")
+    if parts.run.stops():
+        raise Interrupted
     say(f"the {down.what} answers; step {step + 1} is made again")
     return lost
+
+
+def repeated(parts: Parts, down: Down) -> str | None:
+    """The first that failed and fails twice more, asked alone, while other questions are answered before and after.
+
+    None where there is none, or the run is told to stop.
+    """
+    again, answer = {"retriever": (_search_again, answers), "reward": (_grade_again, grades)}[down.what]
+    try:
+        for failed in down.failed[:MOST_ASKED]:
+            work = partial(again, parts, failed)
+            for tried in (1, 2):
+                reason = heard(work, parts.run.stop_now)
+                if not reason or not answer(parts):
+                    break
+                if tried == 2:
+                    return reason
+    except Interrupted:
+        return None
+    return None
+
+
+def _search_again(parts: Parts, text: str) -> str | None:
+    """Why one search fails; None: it does not."""
+    settings = parts.settings.rollout
+    found = tools.run_searches(parts.search, [text], settings.search_k, **tools.limits(settings)).by_query[text]
+    return f"the search {text!r} failed again, asked alone ({found.reason})" if isinstance(found, tools.Fault) else None
+
+
+def _grade_again(parts: Parts, group: Group) -> str | None:
+    """Why a group cannot be graded; None: it can."""
+    query = parts.queries[group.index]
+    graded = grading.grade(parts.reward, parts.settings.reward.name, 0, 0, query, grading.before_grading(group))
+    return f"query {query.id!r} could not be graded again ({graded.spent.fault})" if graded.spent.ungraded else None
 
 
 def grades(parts: Parts) -> bool:

@@ -18,6 +18,7 @@ from qr_jax.learning.learner import Learner, State, make
 from qr_jax.parallel import host_local
 from qr_jax.parallel import mesh as meshes
 from qr_jax.processes import alike, hosts
+from qr_jax.queries import unchanged
 from qr_jax.records import Query, SearchFunction
 from qr_jax.rollout.engine import Interrupted
 from qr_jax.step.progress import Progress, families, from_host
@@ -36,6 +37,7 @@ class Parts:
     queries: Sequence[Query]  # by pool index
     family_P: np.ndarray
     questions: Sequence[Query]  # held out
+    probed: Sequence[Query]  # held out, that the guards read
     search: SearchFunction
     corpus_sha256: str | None
     env: Callable[..., Any]
@@ -57,6 +59,8 @@ class Parts:
     def check(self, host: dict[str, Any]) -> None:
         """ValueError when a checkpoint's host values are of another query list or model, or are none that a run has."""
         checkpoint.check_same_queries(host, self.same[checkpoint.QUERIES])
+        if told := unchanged.check(host, _data(self.queries, self.questions, self.probed)):
+            self.run.say(told)
         checkpoint.check_same_corpus(host, self.same[checkpoint.CORPUS])
         checkpoint.check_same_model(host, self.same[checkpoint.MODEL])
         with checkpoint.as_written(self.run.checkpoints.folder, "what the host values say"):
@@ -110,6 +114,7 @@ def bind(settings: Config, run: runs.Run) -> Parts:
             assemble.check_learnable(settings, agent.tokenizer, queries, questions, search)
     asked = questions_sha256([*queries, *questions])
     alike.check(questions=asked, passages=corpus.sha256, model=agent.fingerprint)
+    probed = assemble.probed(settings)
     chosen, layout = settings.pool, assemble.rollout_layout(settings, agent.cfg, mesh)
     engine = assemble.Dealt(agent.engine, pod=layout == "pod")
     most_groups, most_samples = room(settings)
@@ -132,6 +137,7 @@ def bind(settings: Config, run: runs.Run) -> Parts:
         queries=queries,
         family_P=families(queries),
         questions=questions,
+        probed=probed,
         search=search,
         corpus_sha256=corpus.sha256,
         env=assemble.environment(settings),
@@ -147,13 +153,20 @@ def bind(settings: Config, run: runs.Run) -> Parts:
         gold_logp=_gold_logp(settings, agent) if trainer.needs_gold else None,
         hand_over=partial(assemble.hand_over, cfg=agent.cfg, compute=settings.model.compute, mesh=mesh, layout=layout),
         measure=partial(measure, queries=questions),
-        probe=partial(measure, queries=assemble.probed(settings), samples=0),
+        probe=partial(measure, queries=probed, samples=0),
         same={
             checkpoint.QUERIES: pool.query_list_hash(query.id for query in queries),
             checkpoint.CORPUS: corpus.sha256,
             checkpoint.MODEL: agent.fingerprint,
+            unchanged.KEPT: unchanged.kept(_data(queries, questions, probed)),
         },
     )
+
+
+def _data(queries: Sequence[Query], questions: Sequence[Query], probed: Sequence[Query]) -> dict[str, unchanged.Rows]:
+    """A run's questions by the settings that name them."""
+    asked = {"data.train": queries, "data.eval": questions, "data.eval (of probes)": probed}
+    return {setting: unchanged.of_questions(part) for setting, part in asked.items()}
 
 
 def _gold_logp(settings: Config, agent: assemble.Agent) -> Callable[..., np.ndarray]:

@@ -26,6 +26,7 @@ from qr_jax import assemble, checkpoint, committed, evaluate, plugins, pool, run
 from qr_jax.columns import aligned
 from qr_jax.config import Config
 from qr_jax.parallel import mesh as meshes
+from qr_jax.queries import unchanged
 from qr_jax.records import Query
 from qr_jax.report import read
 from qr_jax.step import grading
@@ -77,7 +78,10 @@ def probe(
     if settings.train.shuffle_rewards:
         raise ValueError(f"{run} was trained on shuffled rewards; its verdicts say nothing of its policies")
     saved, last, steps = _checkpoints(run)
-    checkpoint.check_same_queries(saved.host(last), pool.query_list_hash(query.id for query in questions))
+    host = saved.host(last)
+    checkpoint.check_same_queries(host, pool.query_list_hash(query.id for query in questions))
+    if told := unchanged.check(host, {"data.train": unchanged.of_questions(questions)}):
+        say(told)
     draws = [draw for draw in read.run(run).draws if draw["step"] <= last]
     filed, never = recycled(draws, len(questions))
     if not filed:

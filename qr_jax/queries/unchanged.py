@@ -1,0 +1,79 @@
+"""Are a run's questions and traces those that it began with? Checkpoints keep digests, which say what has changed."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from qr_jax.records import Episode, Query
+
+KEPT = "data"  # the digests among a checkpoint's host values
+GROUPS = ("dataset", "kind", "type", "hops")  # of a question's meta: what the pool's families and curricula read
+NOT_KEPT = "the checkpoint is of a version that kept no digests of its data: whether they have changed is not checked"
+Rows = Sequence[Mapping[str, Any]]  # the parts of each question or trace by name, "ids" first
+
+
+def of_questions(queries: Sequence[Query]) -> Rows:
+    """The parts of questions that a run depends on."""
+    return [
+        {
+            "ids": query.id, "questions": query.question, "answers": query.answers,
+            "entities or groups": [query.entities, [str(query.meta.get(name)) for name in GROUPS]],
+        }
+        for query in queries
+    ]  # fmt: skip
+
+
+def of_traces(episodes: Sequence[Episode]) -> Rows:
+    """The parts of expert traces, played as episodes, that a cold start depends on."""
+    return [
+        {
+            "ids": episode.query.id, "questions": episode.query.question,
+            "turns": [turn.text for turn in episode.turns if turn.author == "model"],
+        }
+        for episode in episodes
+    ]  # fmt: skip
+
+
+def kept(data: Mapping[str, Rows]) -> dict[str, np.ndarray]:
+    """What a checkpoint keeps: the setting that names the data -> uint64 [rows, parts] digests."""
+    return {setting: _digests(rows) for setting, rows in data.items()}
+
+
+def check(host: Mapping[str, Any], data: Mapping[str, Rows]) -> str | None:
+    """ValueError where data differ from those of a checkpoint's host values: what, in how many rows, and the first.
+
+    Returns what is to be said of a checkpoint that keeps no digests.
+    """
+    if KEPT not in host:
+        return NOT_KEPT
+    for setting, rows in data.items():
+        if found := _differences(np.asarray(host[KEPT].get(setting, ())), rows):
+            todo = "give back the data that the run began with, or begin anew in another folder (--run)"
+            raise ValueError(f"{setting} is not what the run began with: {'; '.join(found)}. {todo}")
+    return None
+
+
+def _digests(rows: Rows) -> np.ndarray:
+    def digest(part: Any) -> int:
+        return int.from_bytes(hashlib.sha256(json.dumps(part).encode()).digest()[:8], "little")
+
+    return np.array([[digest(part) for part in row.values()] for row in rows], np.uint64)
+
+
+def _differences(saved: np.ndarray, rows: Rows) -> list[str]:
+    """A line for each part that differs from the saved digests."""
+    if len(saved) != len(rows):
+        return [f"it had {len(saved):,} rows and has {len(rows):,}"]
+    now, names = _digests(rows), list(rows[0]) if rows else []
+    if saved.shape != now.shape:
+        return [f"its digests were {saved.shape} and are {now.shape}"]
+    changed = saved != now
+    if not names:
+        return []
+    first = [rows[int(column.argmax())]["ids"] for column in changed.T]
+    counts = [f"{count:,} of {len(rows):,}" for count in changed.sum(0)]
+    every = zip(names, counts, first, changed.any(0), strict=True)
+    return [f"{name} differ in {count} rows, first in {row!r}" for name, count, row, differ in every if differ]
