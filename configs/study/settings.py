@@ -44,6 +44,17 @@ s5 = _setting(BUDGET, "data.world.hops=[0,0,0,1]", "data.world.comparison=0", "d
 s5_cut = _setting(BUDGET, "sft.steps=185")  # .03 to .17 with s3's questions: the dialect is not there yet
 s6 = _setting(BUDGET, "pool.samples=4")
 s7 = _setting(BUDGET, "data.world.impossible=0.333")  # a third of the training questions cannot be answered
+# E1 of plan.md: recycling as published at a fifth of the paper's pool and budget; every fourth step's policy is kept
+FLIPS = (
+    "rule=recycle",
+    "train.max_rollouts=16896",
+    "pool.oversample=2",
+    "learner.lr=7e-4",
+    "learner.warmup_updates=20",
+)
+FLIPS += ("train.keep_every=4", "train.checkpoint_every=4", "evaluation.half=b")
+flips_4 = _setting(*FLIPS, "pool.samples=4", "pool.queries=32")
+flips_8 = _setting(*FLIPS, "pool.samples=8", "pool.queries=16")
 screen = load(f"{METHODS}:grpo", [*NO_LIMIT, "train.max_rollouts=15000"])  # of configs/methods.py: which train at all
 screen_500 = load(f"{METHODS}:grpo", [*NO_LIMIT, "train.max_rollouts=15000", "data.train_limit=500"])
 finals = load(f"{METHODS}:grpo", [*NO_LIMIT, BUDGET])  # its best, again

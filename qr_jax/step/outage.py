@@ -21,9 +21,7 @@ from qr_jax.step.beside import heard
 from qr_jax.step.grading import Group
 from qr_jax.step.parts import Parts
 
-CODE = (
-    5  # exit code of a run whose retriever or judge stayed away or keeps failing; a supervisor does not start it again
-)
+CODE = 5  # exit code of a run whose retriever or judge stayed away or keeps failing; no supervisor starts it again
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 5.0, 120.0  # between two looks whether it answers, or two tries of a step
 POLL_S = 0.5
 QUESTION = "Is anybody there?"
