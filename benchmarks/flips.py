@@ -63,7 +63,8 @@ def result(run: Job) -> Path:
 
 def keep(run: Job) -> None:
     """Write a finished run's figures: its accuracy, its pool beside the null control, and its probe."""
-    null = null_control.null_of_run(run.folder, kinds=runs.kinds(run.folder), points=null_worlds.POINTS)
+    points = null_worlds.POINTS
+    null = null_control.null_of_run(run.folder, kinds=runs.kinds(run.folder), points=points, allow_plugins=None)
     asked = probe.probe(run.folder, queries=ASKED, say=lambda line: None)
     summary = json.loads((run.folder / "summary.json").read_text())
     found = {

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import interleave
+from qr_jax import runs
 from qr_jax.studies import null_control, oracle
 
 FILE = interleave.ROOT / "benchmarks/results/null_worlds.json"
@@ -54,9 +55,9 @@ def main(words: Sequence[str]) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the pools and of the plays (0)")
     options = parser.parse_args(words)
     kept: dict[str, Any] = json.loads(FILE.read_text()) if FILE.exists() else {"frozen": {}, "moved": {}, "runs": {}}
-    for run in options.runs:
-        found = null_control.null_of_run(run, points=POINTS)
-        kept["runs"][f"{run.parent.name}/{run.name}"] = left(found["run"], found["bands"])
+    for folder in options.runs:
+        found = null_control.null_of_run(folder, kinds=runs.kinds(folder), points=POINTS, allow_plugins=None)
+        kept["runs"][f"{folder.parent.name}/{folder.name}"] = left(found["run"], found["bands"])
         save(kept)
     if not options.runs:
         kept |= interleave.commit()
