@@ -65,13 +65,13 @@ def test_long_runs_keep_points_to_look_closer_at():
 
 def test_every_pool_chart_says_in_plain_words_what_it_shows():
     band = dict.fromkeys(("mean", "low", "high"), [0.5])
-    null = {"seeds": 1, "rollouts": [8.0], "bands": dict.fromkeys(("fresh", "ex_hard", "ex_easy", "accepted"), band)}
-    null |= {"run": {"rollouts": [8], "fresh": [1.0], "ex_hard": [0.0], "ex_easy": [0.0]}}
+    null = {"seeds": 1, "rollouts": [8.0], "bands": dict.fromkeys((*charts.PANELS, "accepted"), band)}
+    null |= {"run": {"rollouts": [8], **dict.fromkeys(charts.PANELS, [0.5])}}
     found = charts.make([metrics(1)], {}, {}, {}, ended=False, null=null)
     pool = re.search(r'<section id="pool".*?</section>', page.asset("page.html"), re.DOTALL)
     assert pool
     ids = " ".join(re.findall(r'data-charts="([^"]*)"', pool[0])).split()
-    assert len(ids) == 5 and all(found[name]["plain"].startswith("In plain words: ") for name in ids)
+    assert len(ids) == 7 and all(found[name]["plain"].startswith("In plain words: ") for name in ids)
     assert "In plain words: " in page.asset("heat.js")
 
 
@@ -137,11 +137,9 @@ def test_a_short_run_is_drawn_inside_its_axes(tmp_path, steps):
     (run / "ledger.jsonl").write_text(lines([draw(1, "q0", [0.0, 0.0])]))
     ends = [8.0 * step for step in range(1, steps + 1)]
     band = {"mean": [0.5] * steps, "low": [0.25] * steps, "high": [2.5] * steps}
-    null = {"seeds": 1, "rollouts": ends, "bands": dict.fromkeys(("fresh", "ex_hard", "ex_easy", "accepted"), band)}
-    null |= {
-        "summary": {},
-        "run": {"rollouts": ends, **{name: [0.5] * steps for name in ("fresh", "ex_hard", "ex_easy")}},
-    }
+    null = {"seeds": 1, "rollouts": ends, "bands": dict.fromkeys((*charts.PANELS, "accepted"), band)}
+    null |= {"summary": {}, "plays": 8, "chances": {"hard": (0.1, 0.2), "easy": None}}
+    null |= {"run": {"rollouts": ends, **dict.fromkeys(charts.PANELS, [0.5] * steps)}}
     path = tmp_path / "page.html"
     path.write_text(page.build(run, null=null).html, encoding="utf-8")
     shown = dom(path, tmp_path)

@@ -395,7 +395,7 @@ def test_a_server_with_passages_that_cannot_be_read_ends_the_run_with_the_reason
     assert (
         said[-1].startswith("ended: ") and "This is no outage" in said[-1] and "failed again, asked alone" in said[-1]
     )
-    assert "wanted id and contents as texts" in said[-1] and "the same command goes on" in said[-1]
+    assert "its fields: id, contents" in said[-1] and "the same command goes on" in said[-1]
     assert not any("made again" in line or "asking again" in line for line in said)
     assert last_checkpoint(tmp_path / "run")[1] == 0
 

@@ -113,7 +113,7 @@ def test_a_folder_that_wandb_wrote_into_goes_on_in_the_same_run_and_is_reported(
     assert cli.main(words) == 0, capsys.readouterr().err
     first, second = wandb_files.runs(folder)
     assert first.name == second.name
-    steps = [(row.get("sft/step"), row["step"]) for row in wandb_files.rows(second)]
+    steps = [(row.get("sft/step"), row.get("step")) for row in wandb_files.rows(second)]
     assert [step for cold, step in steps if cold is None] == [1, 2, 3]
     assert [cold for cold, _ in steps if cold] == [*range(1, settings.sft.steps + 1)]
 

@@ -523,14 +523,18 @@ def test_an_update_uses_what_waited_and_what_was_left_out_beside_it_once(monkeyp
     monkeypatch.setattr(
         driver.batch, "of_groups", lambda parts, state, groups, left_out, key: packed.append(left_out) or "all"
     )
-    monkeypatch.setattr(driver, "update", lambda learner, state, batch, updates: (state + 1, []))
+    monkeypatch.setattr(
+        driver, "update", lambda learner, state, batch, updates: (SimpleNamespace(updates=state.updates + 1), [])
+    )
     monkeypatch.setattr(driver.telling, "check_advantage", lambda *_: None)
     monkeypatch.setattr(driver, "_at_rate", lambda parts, state, standing, step: state)
+    monkeypatch.setattr(driver.learner, "takes_long", lambda params, settings: False)
     parts = SimpleNamespace(settings=tiny(Path()), learner=None)  # min_signal=3
     standing = Progress(pool.create(3), waiting=("a", "b"), left_out=(40, 4))
-    assert driver._update(parts, 0, standing, 0)[:2] == (0, standing) and not packed
-    state, after, updated = driver._update(parts, 0, replace(standing, waiting=("a", "b", "c")), 0)
-    assert (state, after.waiting, after.left_out, packed) == (1, (), (0, 0), [(40, 4)])
+    state = SimpleNamespace(params={}, updates=0)
+    assert driver._update(parts, state, standing, 0)[:2] == (state, standing) and not packed
+    state, after, updated = driver._update(parts, state, replace(standing, waiting=("a", "b", "c")), 0)
+    assert (state.updates, after.waiting, after.left_out, packed) == (1, (), (0, 0), [(40, 4)])
     assert updated.groups == ("a", "b", "c") and updated.batch == "all"
 
 
