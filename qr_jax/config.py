@@ -83,7 +83,7 @@ class Rollout:
     temperature: float = 1.0  # of sampling
     # 1 and 0 alone: the learner's log-probabilities are of the whole vocabulary (evaluation has its own)
     top_p: float = 1.0
-    top_k: int = 0
+    top_k: int = 0  # as top_p
     search_k: int = 3  # passages a query
     observation_tokens: int = 500  # of one env turn
     passage_chars: int = 20_000  # of a passage, title included; the rest is cut before anything is tokenised

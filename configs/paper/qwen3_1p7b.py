@@ -60,7 +60,7 @@ config = Config(
     ),
     rollout=Rollout(
         temperature=1.0,  # AReaL
-        slots=64,  # ours, as are all below (AReaL: 27,648 tokens a trajectory, 10,000 a turn)
+        slots=64,  # ours, as are all below (AReaL: 27,648 tokens a trajectory, 10,000 a turn: 60 times the time)
         context_tokens=4096,
         turn_tokens=512,
         search_k=3,
