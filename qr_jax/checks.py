@@ -174,6 +174,14 @@ def _together(config: Config) -> Iterator[str]:
             "learner.fill=true puts copies in the places of dead groups, and learner.keep_dead=true leaves them there; "
             "set one of the two to false"
         )
+    beside = {"prune": 0.0, "fill": False, "over": "accepted", "updates": 1}
+    wrong = [f"learner.{name}={was}" for name, off in beside.items() if (was := getattr(learner, name)) != off]
+    if learner.reduce == "group_mean" and wrong:
+        yield (
+            f"learner.reduce='group_mean' counts the tokens of each whole group in the update, and {', '.join(wrong)} "
+            f"would count others or a part; set {', '.join(f'learner.{name}={off}' for name, off in beside.items())}, "
+            "or another learner.reduce"
+        )
     if learner.kl == "k1" and learner.kl_weight > 0:
         yield (
             f"learner.kl='k1' with learner.kl_weight={learner.kl_weight}: as a term of the loss, k1 has a mean "

@@ -83,7 +83,7 @@ class Rollout:
     temperature: float = 1.0  # of sampling
     # 1 and 0 alone: the learner's log-probabilities are of the whole vocabulary (evaluation has its own)
     top_p: float = 1.0
-    top_k: int = 0
+    top_k: int = 0  # as top_p
     search_k: int = 3  # passages a query
     observation_tokens: int = 500  # of one env turn
     passage_chars: int = 20_000  # of a passage, title included; the rest is cut before anything is tokenised
@@ -104,8 +104,8 @@ class Learner:
 
     advantage: Use = Use("grpo")  # how much better than its group an episode was
     loss: Use = Use("clip")  # of a token
-    # a token's weight: one over all tokens, over its episode's tokens, or over horizon_tokens
-    reduce: Literal["token_mean", "sequence_mean", "fixed_length"] = "token_mean"
+    # a token's weight: one over all tokens, over its episode's, over its group's (the paper's), or over horizon_tokens
+    reduce: Literal["token_mean", "sequence_mean", "group_mean", "fixed_length"] = "token_mean"
     over: Literal["accepted", "drawn"] = "accepted"  # whose tokens the denominator counts
     horizon_tokens: int = 1024  # the denominator's length for fixed_length
     keep_dead: bool = False  # zero-variance groups reach the learner too (plain GRPO with a KL term)

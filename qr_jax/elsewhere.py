@@ -152,7 +152,7 @@ VALUES: Mapping[str, Mapping[str, str]] = {
     "learner.reduce": {
         "token-mean": TOKENS, "dapo": TOKENS, "bnpo": TOKENS, "grpo": EPISODES, "seq-mean-token-mean": EPISODES,
         "dr_grpo": HORIZON, "seq-mean-token-sum-norm": HORIZON, "cispo": TOKENS, "sapo": EPISODES,
-        "seq-mean-token-sum": "fixed_length, with learner.horizon_tokens=1",
+        "prompt_mean": "group_mean", "seq-mean-token-sum": "fixed_length, with learner.horizon_tokens=1",
     },
     "learner.schedule": {"constant_with_warmup": "constant, with learner.warmup_updates"},
     "learner.kl": {"kl": "k1", "mse": "k2", "low_var_kl": "k3"},

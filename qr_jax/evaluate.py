@@ -1,7 +1,7 @@
 """How good is a policy? Greedy and sampled answers to held-out questions: EM, F1 and cover match, with standard errors.
 
 Pass@1 is the mean correctness over n sampled answers; greedy is a figure of its own. No EM here is comparable with a
-judge's verdict (the paper's 66.0 is almost certainly a judge's).
+judge's verdict, as the paper's 66.0 is (GPT-4.1-mini's).
 """
 
 import json

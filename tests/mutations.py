@@ -396,6 +396,18 @@ MUTATIONS = (
     ),
     Mutation(
         "qr_jax/learning/reduce.py",
+        "jnp.sum(tokens_Q > 0)",
+        "groups",
+        "tests/test_reduce.py::test_group_means_by_hand",
+    ),
+    Mutation(
+        "qr_jax/learning/credit.py",
+        "group_N=episode_ME // samples,",
+        "group_N=episode_ME % queries,",
+        "tests/test_learner.py::test_group_means_are_a_hand_calculation_over_micro_batches_and_on_every_mesh[mesh0]",
+    ),
+    Mutation(
+        "qr_jax/learning/reduce.py",
         "dtype=jnp.int32) + extra_episodes",
         "dtype=jnp.int32)",
         "tests/test_reduce.py::test_what_was_drawn_and_not_accepted_joins_the_denominator",
@@ -444,8 +456,8 @@ MUTATIONS = (
     ),
     Mutation(
         "qr_jax/advantages/grpo.py",
-        "jnp.maximum(count_Q1 - 1, 1)",
-        "jnp.maximum(count_Q1, 1)",
+        'count_Q1 - (std == "sample")',
+        "count_Q1",
         "tests/test_advantages.py::test_grpo_by_hand",
     ),
     Mutation(

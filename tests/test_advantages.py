@@ -51,6 +51,13 @@ def test_grpo_by_hand():
     np.testing.assert_allclose(grpo(grades_of([1, 0, 0, 0]), eps=0.5), [[0.75, -0.25, -0.25, -0.25]], atol=1e-6)
 
 
+def test_grpo_by_the_population_s_std_by_hand():
+    """sqrt(3/16) = .4330 for one right of four, which is .8660 of the sample's .5."""
+    found = grpo(grades_of([1, 0, 0, 0]), std="population")
+    np.testing.assert_allclose(found, [[1.73205, -0.57735, -0.57735, -0.57735]], atol=2e-5)
+    np.testing.assert_array_equal(grpo(grades_of([1, 1, 1]), std="population"), [[0, 0, 0]])
+
+
 def test_dr_grpo_by_hand():
     np.testing.assert_array_equal(dr_grpo(grades_of([1, 0, 0, 0])), [[0.75, -0.25, -0.25, -0.25]])
 

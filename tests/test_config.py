@@ -285,6 +285,8 @@ def test_a_config_of_a_version_whose_evaluations_had_no_top_p_goes_on():
         ({"data": {"train": "retrieved"}}, "data.train is 'retrieved', which only data.traces may be"),
         ({"learner": {"keep_dead": True}, "pool": {"min_signal": 2}}, "set pool.min_signal=1 or"),
         ({"learner": {"keep_dead": True, "fill": True}}, "set one of the two to false"),
+        ({"learner": {"reduce": "group_mean", "prune": 0.5}}, "learner.prune=0.5 would count others or a part; set"),
+        ({"learner": {"reduce": "group_mean", "updates": 2, "over": "drawn"}}, "learner.over=drawn, learner.updates=2"),
         ({"learner": {"kl": "k1", "kl_weight": 0.1}}, "use k2 or k3"),
         ({"learner": {"advantage": use("turn_returns")}}, "wants turn rewards, and reward 'exact_match' gives none"),
         ({"guards": {"act": "rollback"}}, "set guards.probe_every=5, or guards.act=stop"),

@@ -34,6 +34,15 @@ TRAINS = ("quickstart", "train", "sft")
 MOST_WORDS = 1000  # of the README
 
 
+def test_each_row_of_the_papers_page_names_a_test_that_is_there():
+    table = (DOCS / "paper.md").read_text().partition("| a test |\n")[2].partition("\n\n")[0]
+    rows = table.splitlines()[1:]
+    named = [re.search(r"`(test_\w+\.py)::(test_\w+)` \|$", row) for row in rows]
+    assert len(rows) > 15 and all(named), [row for row, name in zip(rows, named, strict=True) if not name]
+    missing = [name[0] for name in named if name and f"def {name[2]}(" not in (ROOT / "tests" / name[1]).read_text()]
+    assert not missing
+
+
 @dataclass(frozen=True)
 class Fence:
     """A fenced block: its language, its text, the line before it, and why it is not run (None: it is)."""

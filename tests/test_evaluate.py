@@ -2,15 +2,19 @@
 
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
+import zlib
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import jax
+import judge_server
+import loopback
 import numpy as np
 import pytest
 import small_data
@@ -34,6 +38,7 @@ from qr_jax.commands import runs as run_commands
 from qr_jax.envs.search_r1 import search_r1
 from qr_jax.evaluation import groups, subject
 from qr_jax.evaluation.complete import is_incomplete
+from qr_jax.evaluation.judge import INJECTED
 from qr_jax.evaluation.manifest import differences
 from qr_jax.models import decoder, hf
 from qr_jax.models.hf import load_tokenizer
@@ -429,8 +434,26 @@ def test_the_papers_rule_is_the_published_one():
     assert (pool.rule.name, pool.reset_below, pool.min_signal, learner.full_groups) == ("recycle", 0.0, 1, 0)
 
 
-def test_the_papers_recipe_runs_for_two_steps_with_two_layers(tmp_path):
-    """Traces, cold start, two steps of the pool at oversample 2, evaluation: the paper's config, its sizes cut."""
+def test_the_papers_config_has_the_papers_values():
+    """What the paper says (arXiv:2606.10709), and AReaL's example of its agent where it is silent."""
+    settings = config.load(ROOT / "configs" / "paper" / "qwen3_1p7b.py")
+    pool, learner, asked = settings.pool, settings.learner, settings.evaluation
+    assert (pool.queries, pool.samples, pool.oversample, pool.on_exhausted) == (32, 4, 2, "reset")
+    assert (settings.data.world["train"], settings.data.world["traces"]) == (10_000, 6300)
+    assert settings.sft.steps == -(-6300 // settings.sft.traces)  # each trace once
+    loss, advantage = learner.loss.settings, learner.advantage.settings
+    assert learner.loss.name == "clip" and loss == {"low": 0.4, "high": 0.4, "dual": None}
+    assert (learner.reduce, learner.kl_weight, advantage["std"]) == ("group_mean", 0.0, "sample")
+    assert (learner.lr, learner.schedule, learner.weight_decay) == (3e-6, "constant", 0.003)
+    assert (learner.betas, learner.clip_norm, settings.rollout.temperature) == ((0.9, 0.999), 1.0, 1.0)
+    assert (asked.samples, asked.temperature, asked.top_p, asked.top_k) == (8, 0.6, 0.95, 20)
+    served = config.load(f"{ROOT / 'configs' / 'paper' / 'qwen3_4b.py'}:served")
+    assert (served.model.name, served.retriever.name, served.reward.name) == ("Qwen/Qwen3-4B", "http", "judge")
+    assert "{title}" not in served.env.settings["passage"] and served.learner == learner
+
+
+def papers_small_run(tmp_path, name, *more):
+    """Two steps of a config of the paper's file, its sizes cut: the rows of metrics.jsonl, and summary.json."""
     small = [
         "model=two_layer", "train.steps=2", "sft.steps=2", "sft.traces=4", "sft.max_tokens=512",
         "data.world.documents=200", "data.world.train=60", "data.world.dev=8", "data.world.traces=20",
@@ -439,13 +462,45 @@ def test_the_papers_recipe_runs_for_two_steps_with_two_layers(tmp_path):
         "rollout.observation_tokens=64", "learner.row_tokens=512", "learner.rows=2", "evaluation.questions=4",
         "rollout.buckets=64,256", "mesh.devices=1",
     ]  # fmt: skip
-    command = [sys.executable, "-m", "qr_jax.cli", "train", str(ROOT / "configs" / "paper" / "qwen3_1p7b.py"), *small]
-    done = subprocess.run([*command, "--run", str(tmp_path / "run"), "--json"], capture_output=True, text=True)
+    command = [sys.executable, "-m", "qr_jax.cli", "train", f"{ROOT / 'configs' / 'paper' / name}", *small, *more]
+    command += ["--run", str(tmp_path / "run"), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [row["pool/drawn"] for row in rows] == [4, 4] and rows[-1]["budget/rollouts"] == 2 * 4 * 4
-    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-    assert summary["questions"] == 4 and summary["after"]["samples"] == 4
+    return rows, json.loads((tmp_path / "run" / "summary.json").read_text())
+
+
+def test_the_papers_recipe_runs_for_two_steps_with_two_layers(tmp_path):
+    """Traces, cold start, two steps of the pool at oversample 2, evaluation."""
+    _, summary = papers_small_run(tmp_path, "qwen3_1p7b.py")
+    assert summary["questions"] == 4 and summary["after"]["samples"] == 8
+
+
+def test_the_papers_recipe_runs_for_two_steps_with_a_retriever_and_a_judge_on_loopback(tmp_path, monkeypatch):
+    """Passages come without titles, the learner trains on verdicts: of the samples of a question some are right."""
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{ROOT / 'tests'}")
+    injected = {question for question, _, _ in INJECTED}
+
+    def pages(head, body):
+        page = {"document": {"id": "1", "contents": '"Its title"\na cleaned page'}, "score": 1.0}
+        return loopback.raw({"result": [[page] * body["topk"] for _ in body["queries"]]})
+
+    def verdict(data, count):
+        right = data["question"] not in injected and zlib.crc32(data["answer_to_grade"].encode()) % 2
+        return judge_server.completion(json.dumps({"correct": bool(right)}))
+
+    with loopback.server(pages) as (retriever, searched), judge_server.serving(verdict) as (url, seen):
+        rows, _ = papers_small_run(
+            tmp_path, "qwen3_1p7b.py:served", "env=guessing.guessing", f"retriever.url={retriever}",
+            f"reward.url={url}", "reward.model=grader", "sft.steps=0", "--allow-plugins", "guessing",
+        )  # fmt: skip
+    assert all(head.startswith("POST /retrieve") and body["topk"] == 3 for head, body in searched)
+    assert len(searched) > 2 and len(seen) > len(INJECTED) and {one["model"] for one in seen} == {"grader"}
+    assert all(0 < row["reward/mean"] < 1 and row["rollout/searches"] == 1 for row in rows)
+    assert sum(row["pool/accepted"] for row in rows) and rows[-1]["learner/updates"] == 2
+    episodes = (tmp_path / "run" / "episodes" / "step_000002.jsonl").read_text()
+    assert "Doc 1: a cleaned page" in episodes and "Its title" not in episodes
 
 
 def test_an_interval_of_which_all_are_wrong_is_not_of_width_0():

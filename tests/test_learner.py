@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from qr_jax import config
+from qr_jax.advantages.grpo import grpo
 from qr_jax.learning import learner
 from qr_jax.learning.pack import pack
 from qr_jax.learning.update import Update
@@ -83,6 +84,23 @@ def test_loss_and_gradient_do_not_depend_on_micro_batches_or_packing(reference):
     assert int(batch(rows=4).used_M.sum()) >= 4 and int(batch(rows=16).used_M.sum()) == 1
     for other in (batch(rows=4), batch(rows=16), batch(rows=8, per_row=1)):
         assert_close(gradient(bound, state, other), reference)
+
+
+@pytest.mark.parametrize("mesh", [(1, 1, 1), (2, 2, 2)])
+def test_group_means_are_a_hand_calculation_over_micro_batches_and_on_every_mesh(mesh):
+    """At first a token's loss is minus its advantage: the mean over 6 groups of each group's mean over tokens."""
+    episodes, graded = groups()
+    adv_QG, by_group = np.asarray(grpo(graded)), []
+    for group, adv_G in zip(episodes, adv_QG, strict=True):
+        tokens_G = np.array([one.mask_L.sum() for one in group])
+        by_group.append(-(tokens_G * adv_G).sum() / tokens_G.sum())
+    bound, state = build(mesh, reduce="group_mean")
+    whole = batch()
+    assert int(whole.used_M.sum()) >= 2 and len({*by_group}) == 6
+    loss, grads = gradient(bound, state, whole)
+    assert loss == pytest.approx(np.mean(by_group), rel=1e-5)
+    assert_close(gradient(bound, state, batch(rows=16)), (loss, grads))
+    assert loss != pytest.approx(gradient(*build(mesh), whole)[0], rel=1e-2)
 
 
 def alike():

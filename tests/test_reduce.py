@@ -68,6 +68,37 @@ def test_the_count_runs_over_all_shards():
         np.testing.assert_allclose(found, wanted, rtol=1e-6)
 
 
+def test_group_means_by_hand():
+    """Groups 0, 2, 0, 1 of 3, 2, 1, 0 tokens: 4 and 2 tokens of two groups that have any; also in two micro-batches."""
+    mask_NL = np.array([[0, 1, 1, 1], [0, 0, 1, 1], [0, 0, 1, 0], [0, 0, 0, 0]], bool)
+    group_N = np.array([0, 2, 0, 1])
+    wanted_NL = mask_NL / np.array([[2 * 4], [2 * 2], [2 * 4], [1]])
+    how = {"mode": "group_mean", "horizon_tokens": 1, "groups": 5}
+    np.testing.assert_allclose(token_weights(jnp.array(mask_NL), group_N=jnp.array(group_N), **how), wanted_NL)
+    split_MNL = token_weights(jnp.array(mask_NL.reshape(2, 2, 4)), group_N=jnp.array(group_N.reshape(2, 2)), **how)
+    np.testing.assert_allclose(split_MNL, wanted_NL.reshape(2, 2, 4))
+    nothing = token_weights(jnp.zeros((4, 4), bool), group_N=jnp.array(group_N), **how)
+    assert not np.asarray(nothing).any()
+
+
+@settings(max_examples=20)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_group_means_over_shards_are_a_loop_over_prompts(seed):
+    """SkyRL's prompt_mean: 1 / (prompts * the prompt's tokens); of 16 episodes on 8 devices, in any order."""
+    rng = np.random.Generator(np.random.Philox(seed))
+    mask_NL, group_N = rng.random((16, 6)) < 0.5, rng.permutation(np.arange(16) // 4)
+    mask_NL[:, 0] = True  # it counts a prompt without tokens too; here such a group is no group
+    wanted_NL = np.zeros((16, 6))
+    for group in range(4):
+        wanted_NL[group_N == group] = mask_NL[group_N == group] / (4 * mask_NL[group_N == group].sum())
+    mesh = Mesh(np.array(jax.devices()).reshape(-1), ("data",))
+    put = NamedSharding(mesh, PartitionSpec("data"))
+    weigh = jax.jit(token_weights, static_argnames=("mode", "horizon_tokens", "groups"))
+    sharded = {"mask_NL": jax.device_put(mask_NL, put), "group_N": jax.device_put(group_N, put)}
+    found = weigh(**sharded, mode="group_mean", horizon_tokens=1, groups=4)
+    np.testing.assert_allclose(found, wanted_NL, rtol=1e-6)
+
+
 def test_wrong_settings_are_refused():
     with pytest.raises(ValueError, match="horizon_tokens must be at least 1; found 0"):
         token_weights(MASK_NL, mode="fixed_length", horizon_tokens=0)

@@ -6,6 +6,7 @@ import signal
 import sys
 import traceback
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +18,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from qr_jax import bucket, config, mistakes, pool, runs
 from qr_jax.checkpoint import Checkpoints, discard_after, next_attempt
+from qr_jax.learning.reduce import token_weights
 from qr_jax.parallel import mesh
 from qr_jax.processes import alike, hosts
 from qr_jax.records import Ask, Episode, Passage, Query, Scores, Turn
@@ -121,6 +123,20 @@ def check_unfinished_checkpoint(me: int, checkpoints: Checkpoints, state: Any) -
         checkpoints.wait()
 
 
+def check_group_means(me: int) -> None:
+    """Half of each of two groups on each process: the tokens of both halves are its denominator."""
+    devices = mesh.make_mesh(config.Mesh(data=4, devices=4))
+    layout = NamedSharding(devices, PartitionSpec("data"))
+    mask_NL, group_N = np.array([[1, 1, 1], [1, 0, 0], [0, 1, 0], [0, 0, 1]], bool), np.array([0, 1, 0, 1])
+    made = [jax.make_array_from_callback(x.shape, layout, lambda at, x=x: x[at]) for x in (mask_NL, group_N)]
+    weigh = jax.jit(partial(token_weights, mode="group_mean", horizon_tokens=1, groups=2))
+    weights = weigh(made[0], group_N=made[1])
+    wanted_NL = mask_NL / (2 * np.array([[4], [2], [4], [2]]))
+    for shard in weights.addressable_shards:
+        np.testing.assert_allclose(shard.data, wanted_NL[shard.index])
+    assert not weights.is_fully_addressable
+
+
 def check_stop(me: int, folder: str) -> None:
     """A SIGTERM that comes to one of them, between two rollouts."""
     run = runs.Run(f"{folder}/run", config.Config(), stage="train")
@@ -210,6 +226,7 @@ def main(port: str, me: int, folder: str) -> None:
     check_words(me)
     check_errors_of_the_first(me)
     check_checkpoint(me, folder)
+    check_group_means(me)
     check_stop(me, folder)
     check_alike(me, folder)
     check_deal(me)

@@ -12,5 +12,6 @@ from pathlib import Path
 
 small = runpy.run_path(str(Path(__file__).with_name("qwen3_1p7b.py")))
 config = replace(small["config"], model=replace(small["config"].model, name="Qwen/Qwen3-4B"))
+served = replace(small["served"], model=config.model)
 PODS = small["PODS"] | {"v5e_16": {"fsdp": 16, "rows": 16, "slots": 32, "store": 16}}  # a sequence takes 0.6 GB
 globals().update(small["table"](config, PODS))

@@ -62,6 +62,11 @@ def tool_call(
     over 4,096 characters, a query empty or over 1,000), is said with the results. An answer must stand in its tag:
     plain text ends nothing, so that a refusal or a half thought is never scored.
 
+    The wording is ours. The paper's agent is that of AReaL's examples/search_agent/tongyi_deepresearch without its page
+    visits: it lists searches under "query", takes the first call of a turn alone, and shows results as the user's
+    message. Its system prompt is not repeated here: give it as `prompt`. It shows cleaned text of documents: without
+    "(Title: {title})", `passage` does.
+
     The calls of other agents are read too: `"query"` or `"queries"`, a text or a list; `"parameters"` for
     `"arguments"`, which may be JSON in a text; a call inside `"function"` (OpenAI's); several calls, or a list of them,
     in one tag; line breaks inside a text; a turn that is a call and nothing else, without the tag (Llama 3.1's).
