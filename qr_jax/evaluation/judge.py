@@ -413,8 +413,8 @@ def of_rows(judge: Judge, rows: Sequence[Mapping[str, Any]], exact: Callable) ->
         if answer is None or not answer.strip():
             return False
         asked = Asked(question, tuple(golds), cut(answer))
-        if not verdicts.get(asked, False):
-            return verdicts.get(asked)
+        if (said := verdicts.get(asked)) is not True:
+            return None if said is None else False
         word = fair.get(_sways(asked))
         return None if word is None else word == "fair"
 
