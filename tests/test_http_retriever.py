@@ -499,6 +499,7 @@ def test_a_missing_key_of_deepresearchgym_is_said_before_any_request(monkeypatch
     [
         (raw({"results": ["a!b"]}), {}, "document 1 is no base64: 'a!b'"),
         (raw({"results": ["YQ"]}), {}, "document 1 is no base64"),  # its padding is missing
+        (raw({"results": ["!" + base64.b64encode(b"{}").decode()]}), {}, "document 1 is no base64: '!e30='"),
         (raw({"results": [3]}), {}, "document 1 is a int; wanted a text in base64"),
         (packed(CLUEWEB, b"<html>"), {}, "document 2 is base64 of b'<html>', which is no JSON"),
         (packed(b"[" * 5000), {}, "which is no JSON"),
