@@ -151,7 +151,7 @@ bench-recall: $(STAMP) minilm  ## recall of bm25, dense and hybrid over the seve
 bench-methods: $(STAMP)  ## the neighbouring methods screened: runs that are missing (hours; resumable), then the table
 	$(BIN)/python -m benchmarks.methods
 
-paper-table: $(STAMP)  ## the paper's table from the folders of its rows' runs (configs/paper/): RUNS="runs/..." SUITE=1
+paper-table: $(STAMP)  ## the paper's table, and beside it your runs' (configs/paper/): RUNS="runs/..." SUITE=1
 	$(BIN)/python -m benchmarks.paper_table $(RUNS) $(if $(SUITE),--suite)
 
 bench-hand-over: $(STAMP)  ## weights to rollouts beside a plain all-gather: emulated, and compiled for v5e (5 minutes)

@@ -1,13 +1,16 @@
-"""The paper's table from the folders of its rows' runs (configs/paper/), Markdown on stdout.
+"""The paper's table (Coelho et al. 2026, arXiv:2606.10709, Pass@1) and one of your runs' folders, Markdown on stdout.
 
+    make paper-table                    # the paper's rows alone
     make paper-table RUNS="runs/*"
     python -m benchmarks.paper_table RUN ... [--suite]
 
 One table a model, K and k. Accuracy is greedy exact match of each run's last evaluation, or with --suite the macro
-average of `qr-jax eval RUN --suite qa7`, whose F1 (and judge) stand beside it. +- is the 95 % interval over seeds
-(Student's t). The difference from the first rule (grpo where it is there) has that of `qr-jax compare`, over seeds and
-questions, or with --suite that of t over the seeds that both have. Shares are of the last tenth, behind each what
-chance alone would give. A run is never left out: what cannot be read, or was asked otherwise, ends the command.
+average of `qr-jax eval RUN --suite paper` (or qa7), whose F1 (and judge) stand beside it; each such run then stands
+under the paper's rows too, by the same figure: the judge's Pass@1, +- its standard error over eight runs. Else +- is
+the 95 % interval over seeds (Student's t). The difference from the first rule (grpo where it is there) has that of
+`qr-jax compare`, over seeds and questions, or with --suite that of t over the seeds that both have. Shares are of the
+last tenth, behind each what chance alone would give. A run is never left out: what cannot be read, or was asked
+otherwise, ends the command.
 """
 
 import argparse
@@ -24,16 +27,35 @@ from qr_jax.evaluation.side_by_side import FILE
 from qr_jax.report import comparison
 from qr_jax.studies import compare
 
+SETS = {"2wiki": "2Wiki", "bamboogle": "Bamboogle", "hotpotqa": "HotpotQA", "musique": "MuSiQue", "nq": "NQ",
+        "popqa": "PopQA", "triviaqa": "TriviaQA"}  # fmt: skip
+# The paper's Pass@1 in percent by set in that order, the mean of the sets and its standard error over 8 runs.
+PAPER = {
+    "Qwen3-1.7B": (37.4, 44.4, 44.1, 16.3, 54.5, 41.8, 68.6, 43.9, 0.40),
+    "1.7B + cold start": (54.8, 47.2, 54.4, 24.6, 67.6, 52.0, 86.0, 55.2, 0.33),
+    "1.7B + GRPO": (70.9, 68.8, 66.6, 36.9, 69.9, 54.4, 86.9, 64.9, 0.21),
+    "1.7B + Bounded-DAPO": (69.5, 67.2, 66.9, 36.9, 69.5, 53.5, 85.2, 64.1, 0.20),
+    "1.7B + recycling": (71.7, 72.4, 67.7, 38.0, 70.1, 54.2, 87.8, 66.0, 0.17),
+    "1.7B + soft recycling": (69.6, 71.1, 67.3, 36.6, 69.4, 54.7, 88.1, 65.2, 0.20),
+    "Qwen3-4B": (57.9, 61.2, 57.6, 29.8, 72.0, 55.6, 84.2, 59.8, 0.24),
+    "4B + cold start": (68.9, 64.4, 64.5, 33.8, 73.1, 55.7, 88.5, 64.1, 0.19),
+    "4B + GRPO": (77.7, 77.2, 73.0, 40.7, 69.9, 53.1, 89.1, 68.7, 0.17),
+    "4B + Bounded-DAPO": (77.4, 77.7, 72.4, 41.8, 73.7, 54.2, 90.8, 69.7, 0.17),
+    "4B + recycling": (79.1, 84.0, 74.4, 41.3, 74.4, 55.8, 89.9, 71.3, 0.20),
+}
 SHARES = {"zero_variance": "zero variance", "recycled": "recycled"}
 
 
 def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a finished run's folder")
-    parser.add_argument("--suite", action="store_true", help="from `qr-jax eval RUN --suite qa7`, in the run's eval/")
+    parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="a finished run's folder")
+    parser.add_argument("--suite", action="store_true", help="from `qr-jax eval RUN --suite paper`, in its eval/")
     options = parser.parse_args(words)
     try:
-        print(tables(options.runs, suite=options.suite))
+        scores = [(str(folder), suite_score(folder)) for folder in options.runs] if options.suite else []
+        print(beside_paper(scores))
+        if options.runs:
+            print(tables(options.runs, suite=options.suite))
     except ValueError as error:
         sys.exit(f"error: {error}")
 
@@ -53,6 +75,26 @@ def tables(folders: Sequence[Path], *, suite: bool = False, null_seeds: int = 6)
         head = f"**{model}, K {samples}, k {times}** ({compared['spent'][1]:,} {compared['measure']} a run)"
         found.append("\n\n".join([head, markdown(rows), *(f"Not alike: {told}" for told in compared["warnings"])]))
     return "\n\n".join(found)
+
+
+def beside_paper(scores: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
+    """The paper's rows, and under them those of a suite's (name, score): Pass@1 by the judge, else by exact match."""
+    rows = [("Pass@1 in percent", *SETS.values(), "mean")]
+    for name, (*values, mean, error) in PAPER.items():
+        rows.append((f"paper: {name}", *(f"{value:.1f}" for value in values), f"{mean:.1f} +- {error:.2f}"))
+    for name, scored in scores:
+        macro = scored["macro"]["scores"]
+        rule = next((rule for rule in ("pass_at_1_judge", "pass_at_1_exact_match") if rule in macro), None)
+        if rule is None:
+            raise ValueError(f"{name} has no Pass@1: its score has no samples; ask with --samples 8")
+        by_set = [scored["sets"].get(each, {}).get("scores", {}).get(rule) for each in SETS]
+        error = macro[rule].get("run_error")
+        mean = f"{100 * macro[rule]['mean']:.1f}" + (f" +- {100 * error:.2f}" if error is not None else "")
+        lacking = sum(score is None for score in by_set)
+        mean += f" of {len(SETS) - lacking} sets" if lacking else ""
+        label = name + ("" if rule == "pass_at_1_judge" else " (exact match, which the paper's figures are not)")
+        rows.append((label, *("-" if score is None else f"{100 * score['mean']:.1f}" for score in by_set), mean))
+    return markdown(rows)
 
 
 def _place(run: compare.Run) -> tuple[Any, ...]:
@@ -106,7 +148,7 @@ def suite_score(folder: Path) -> dict[str, Any]:
     files = sorted((folder / "eval").rglob(FILE))
     if len(files) != 1:
         listed = f": {', '.join(str(path.parent) for path in files)}" if files else ""
-        todo = "make one with qr-jax eval RUN --suite qa7, and take others out of its eval/"
+        todo = "make one with qr-jax eval RUN --suite paper (or qa7), and take others out of its eval/"
         raise ValueError(f"{folder} has {len(files)} scores of a suite{listed}; wanted one: {todo}")
     return json.loads(files[0].read_text(encoding="utf-8"))
 

@@ -1,6 +1,7 @@
 """What fuzz.py tries: for each reader of foreign input, valid inputs in parts, how parts become files, and the call."""
 
 import asyncio
+import base64
 import contextlib
 import functools
 import gzip
@@ -168,6 +169,7 @@ def read_answer(_: Path, files: Any) -> None:
         protocols.rerank_results({"result": body["reranked"]}, [Passage("1", "t", "x"), Passage("2", "", "y")])
         return
     name = "search_r1" if "result" in named else "r1_searcher" if "answers" in named else "flashrag"
+    name = "deepresearchgym" if "results" in named else name
     protocols.PROTOCOLS[name].results(body, 2, 3)
 
 
@@ -176,6 +178,7 @@ def answers() -> list[Parts]:
     bare = [[document], [{"id": "2", "title": "a", "text": "b"}, "only text"]]
     scored = [[{"document": document, "score": 0.5}], []]
     bodies = ({"result": scored}, {"answers": bare}, bare, [bare, [[1.0], [2, 3.5]]], {"reranked": scored[:1]})
+    bodies += ({"results": [base64.b64encode(as_json({"Clean-Text": "x", "URL": "u"})).decode()]},)
     return [{"answer.json": as_json(body)} for body in bodies]
 
 

@@ -15,6 +15,10 @@ def honest(data):
     return any(data["answer_to_grade"].lower().endswith(gold.lower()) for gold in data["correct_answers"])
 
 
+def fair(data):
+    return completion(json.dumps({"reason": "it only answers", "verdict": "fair"}))
+
+
 class Server(ThreadingHTTPServer):
     request_queue_size = 64  # of 5, the sixth of many connections at once waits a second
 
@@ -37,8 +41,11 @@ def choosy(
 
 
 @contextmanager
-def serving(reply=lambda data, count: completion(json.dumps({"correct": honest(data)}))):
-    """A server whose every request is answered by `reply(what is to be graded, its number)`; yields (URL, requests)."""
+def serving(reply=lambda data, count: completion(json.dumps({"correct": honest(data)})), sways=None):
+    """A server whose every request is answered by `reply(what is to be graded, its number)`; yields (URL, requests).
+
+    `sways(what is to be graded)` answers the question whether it tries to sway the judge; by default it does not.
+    """
     seen = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -46,7 +53,9 @@ def serving(reply=lambda data, count: completion(json.dumps({"correct": honest(d
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             seen.append({"path": self.path, "key": self.headers["Authorization"], **body})
             first, *rest = (message["content"] for message in body["messages"])
-            status, text, *more = reply(json.loads(rest[0]) if rest else first, len(seen))
+            data = json.loads(rest[0]) if rest else first
+            is_fair = rest and {*data} == {"question", "answer_to_grade"}  # by the second prompt: does it sway?
+            status, text, *more = (sways or fair)(data) if is_fair else reply(data, len(seen))
             self.send_response(status)
             for name, value in more:
                 self.send_header(name, value)

@@ -30,8 +30,8 @@ def server(*replies: Reply | bytes, tls: ssl.SSLContext | None = None, port: int
     def converse(connection: socket.socket) -> None:
         with connection, connection.makefile("rb") as sent:
             while head := "".join(iter(lambda: sent.readline().decode("latin-1").rstrip("\r\n") + "\n", "\n")):
-                length = int(head.lower().split("content-length:")[1].split()[0])
-                asked.append((head, json.loads(sent.read(length))))
+                _, has_body, rest = head.lower().partition("content-length:")
+                asked.append((head, json.loads(sent.read(int(rest.split()[0]))) if has_body else {}))
                 reply = replies[min(len(asked), len(replies)) - 1]
                 answer = reply if isinstance(reply, bytes) else reply(head, asked[-1][1])
                 connection.sendall(answer)

@@ -208,6 +208,23 @@ def test_the_paper_s_table_by_hand(tmp_path):
         paper_table.tables(runs, suite=True)
 
 
+def test_the_paper_s_rows_are_whole_and_a_user_s_stand_under_them_by_the_same_figure(capsys):
+    for name, (*values, mean, error) in paper_table.PAPER.items():
+        assert abs(sum(values) / 7 - mean) < 0.06, f"{name}: the mean of its sets is another"
+        assert 0.1 < error < 0.5
+    paper_table.main([])
+    assert "| paper: 4B + recycling | 79.1 | 84.0 |" in capsys.readouterr().out
+    judged, exact = {"mean": 0.5, "run_error": 0.0021}, {"mean": 0.25, "run_error": None}
+    sets = {name: {"scores": {"pass_at_1_judge": judged}} for name in paper_table.SETS if name != "nq"}
+    mine = {"macro": {"scores": {"pass_at_1_exact_match": exact, "pass_at_1_judge": judged}}, "sets": sets}
+    plain = {"macro": {"scores": {"pass_at_1_exact_match": exact}}, "sets": {}}
+    *_, first, second = paper_table.beside_paper([("mine", mine), ("other", plain)]).splitlines()
+    assert first == "| mine | 50.0 | 50.0 | 50.0 | 50.0 | - | 50.0 | 50.0 | 50.0 +- 0.21 of 6 sets |"
+    assert second.startswith("| other (exact match, which the paper's figures are not) | -")
+    with pytest.raises(ValueError, match="greedy has no Pass@1"):
+        paper_table.beside_paper([("greedy", {"macro": {"scores": {}}, "sets": {}})])
+
+
 def test_the_plan_that_is_too_large_was_refused_for_its_slots():
     found = figures.result("plans")["v5e_16_too_large"]
     assert found["exit_status"] == 1 and not found["answer"]["fits"]

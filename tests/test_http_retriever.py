@@ -1,7 +1,9 @@
 """The HTTP retrievers against real servers on loopback, also such as hang, lie, redirect or break off."""
 
+import base64
 import contextlib
 import ctypes
+import json
 import os
 import shutil
 import socket
@@ -18,6 +20,7 @@ from loopback import Last, raw, server
 
 from qr_jax.records import Passage
 from qr_jax.retrieval import http_post
+from qr_jax.retrieval.check import check
 from qr_jax.retrieval.protocols import PROTOCOLS, contents, passage_of, rerank_results
 from qr_jax.retrievers.http import http
 from qr_jax.retrievers.serper import pages, serper
@@ -438,6 +441,129 @@ def pass_on(here: socket.socket, there: socket.socket) -> None:
         while data := here.recv(65536):
             there.sendall(data)
         there.shutdown(socket.SHUT_WR)
+
+
+# ---- DeepResearchGym
+
+CLUEWEB = {"URL": "https://e.org/1", "URL-hash": "AB", "ClueWeb22-ID": "clueweb22-en0001", "Clean-Text": "A b.\nC"}
+FINEWEB = {"id": "<urn:uuid:1>", "url": "https://e.org/2", "text": "D e."}
+
+
+def packed(*documents: object) -> bytes:
+    texts = [document if isinstance(document, bytes) else json.dumps(document).encode() for document in documents]
+    return raw({"results": [base64.b64encode(text).decode() for text in texts]})
+
+
+def gym(url: str, **settings):
+    return quick(url, protocol="deepresearchgym", **settings)
+
+
+def test_deepresearchgym_is_asked_by_get_with_its_key_in_a_header(monkeypatch):
+    monkeypatch.setenv("CLUEWEB_API_KEY", "k3y-of-clueweb")
+    with server(packed(CLUEWEB, {"Clean-Text": None, "URL": "https://e.org/3"}, CLUEWEB)) as (url, asked):
+        found = gym(url, token_env="CLUEWEB_API_KEY")(["who & where?", " "], 2)
+    assert found == [
+        [Passage("clueweb22-en0001", "", "A b.\nC", 1.0), Passage("https://e.org/3", "", "", 0.5)],
+        [],
+    ]
+    (head, body), *more = asked
+    assert head.startswith("GET /search?query=who%20%26%20where%3F&k=2 HTTP/1.1\n") and not body and not more
+    assert "X-API-Key: k3y-of-clueweb\n" in head
+
+
+def test_fineweb_of_deepresearchgym_has_a_path_and_names_of_its_own():
+    with server(packed(FINEWEB)) as (url, asked):
+        assert gym(f"{url}/fineweb/search")(["a"], 3) == [[Passage("<urn:uuid:1>", "", "D e.", 1.0)]]
+    assert asked[0][0].startswith("GET /fineweb/search?query=a&k=3 ") and "x-api-key" not in asked[0][0].lower()
+
+
+def test_a_missing_key_of_deepresearchgym_is_said_before_any_request(monkeypatch):
+    monkeypatch.delenv("CLUEWEB_API_KEY", raising=False)
+    with pytest.raises(ValueError, match="CLUEWEB_API_KEY is not set"):
+        gym("https://clueweb22.us")
+    gym("https://clueweb22.us/fineweb/search")
+    monkeypatch.setenv("CLUEWEB_API_KEY", "k3y-of-clueweb")
+    with pytest.raises(ValueError, match="wanted https://, so that the key stays secret"):
+        gym("http://clueweb22.us")
+    for url in ("https://clueweb22.us", "https://clueweb22.us/fineweb/search", "https://CLUEWEB22.us:443/search"):
+        assert PROTOCOLS["deepresearchgym"].headers(url, None) == {"X-API-Key": "k3y-of-clueweb"}
+    for url in ("https://clueweb22.us.evil.example", "http://127.0.0.1:8000"):
+        assert PROTOCOLS["deepresearchgym"].headers(url, None) is None
+    assert PROTOCOLS["search_r1"].headers("https://clueweb22.us", None) is None
+    with pytest.raises(ValueError, match="wanted http://HOST"):
+        gym("http://[")
+
+
+@pytest.mark.parametrize(
+    ("reply", "settings", "says"),
+    [
+        (raw({"results": ["a!b"]}), {}, "document 1 is no base64: 'a!b'"),
+        (raw({"results": ["YQ"]}), {}, "document 1 is no base64"),  # its padding is missing
+        (raw({"results": ["!" + base64.b64encode(b"{}").decode()]}), {}, "document 1 is no base64: '!e30='"),
+        (raw({"results": [3]}), {}, "document 1 is a int; wanted a text in base64"),
+        (packed(CLUEWEB, b"<html>"), {}, "document 2 is base64 of b'<html>', which is no JSON"),
+        (packed(b"[" * 5000), {}, "which is no JSON"),
+        (packed(b"[" + b"[]," * 20_000), {}, "document 1 has 40,001 commas, lists and objects; at most 10,000"),
+        (packed("\ufeff".encode() + b"{}"), {}, "document 1 is in utf-8-sig|no JSON"),
+        (packed([CLUEWEB]), {}, "document 1 has a list; wanted Clean-Text"),
+        (packed({"URL": "u", "title": "t"}), {}, "document 1 has URL, title; wanted Clean-Text"),
+        (packed({"Clean-Text": 7}), {}, "'Clean-Text' of type int"),
+        (raw({"result": []}), {}, "has no list 'results' .result."),
+        (raw({"results": {}}), {}, "has no list 'results'"),
+        (raw([]), {}, "has no list 'results' .list."),
+        (raw(b"<html>"), {}, "200: '<html>'; that is no JSON"),
+        (raw({"detail": "bad key"}, "403 Forbidden"), {}, "answered 403: .*bad key"),
+        (raw({}, "429 Too Many Requests", "Retry-After: 60"), {"retries": 5}, "answered 429"),
+        (raw({}, "502 Bad Gateway"), {}, "answered 502"),
+        (raw(b"", "301 Moved", "Location: https://e.org/search"), {}, "redirect to 'https://e.org/search' is not"),
+        (packed({"Clean-Text": "x" * 2000}), {"response_bytes": 1000}, "more than 1,000 bytes"),
+    ],
+)
+def test_an_odd_answer_of_deepresearchgym_is_an_error_and_a_fault(reply, settings, says):
+    with server(reply) as (url, asked):
+        with pytest.raises((OSError, ValueError), match=says):
+            gym(url, **settings)(["a"], 3)
+        assert len(asked) == 1
+        how = {"deadline_s": 5.0, "retries": 0, "passage_chars": 1000}
+        done = run_searches(gym(url, **settings), ["a"], 3, **how)
+    assert isinstance(done.by_query["a"], Fault) and url in done.by_query["a"].reason
+
+
+def test_an_empty_answer_of_deepresearchgym_finds_nothing():
+    with server(raw({"results": []})) as (url, _):
+        assert gym(url)(["a"], 3) == [[]]
+
+
+def test_deepresearchgym_is_asked_again_after_the_seconds_it_names():
+    begun = time.monotonic()
+    with server(raw({}, "429 Too Many Requests", "Retry-After: 1"), packed(CLUEWEB)) as (url, asked):
+        (found,) = gym(url, retries=1, deadline_s=5.0)(["a"], 1)
+    assert [passage.id for passage in found] == ["clueweb22-en0001"] and len(asked) == 2
+    assert 1.0 <= time.monotonic() - begun < 4.0
+
+
+def test_a_key_that_deepresearchgym_echoes_in_base64_is_in_no_passage_and_no_error(monkeypatch):
+    monkeypatch.setenv("CLUEWEB_API_KEY", "k3y-of-clueweb")
+    with server(packed({"Clean-Text": "you sent k3y-of-clueweb", "id": "1"})) as (url, _):
+        assert gym(url, token_env="CLUEWEB_API_KEY")(["a"], 1)[0][0].text == "you sent [redacted]"
+    with server(packed(b"k3y-of-clueweb")) as (url, _), pytest.raises(ValueError, match="no JSON") as told:
+        gym(url, token_env="CLUEWEB_API_KEY")(["a"], 1)
+    assert "k3y" not in str(told.value)
+
+
+def test_a_query_is_cut_to_what_an_address_has_room_for():
+    with server(packed(CLUEWEB)) as (url, asked):
+        gym(url)(["\u6771" * 2000, "a" * 2000], 1)
+    sent = sorted(len(head.split("query=")[1].split("&")[0]) for head, _ in asked)
+    assert sent == [2000, 9 * (4000 // 9)]
+
+
+def test_retriever_check_asks_deepresearchgym(monkeypatch):
+    monkeypatch.setenv("CLUEWEB_API_KEY", "k3y-of-clueweb")
+    with server(packed(*({"ClueWeb22-ID": f"c{at}", "Clean-Text": "x y"} for at in range(3)))) as (url, asked):
+        found = check(url, "deepresearchgym", k=3, calls=3, token_env="CLUEWEB_API_KEY")
+    assert all("X-API-Key: k3y-of-clueweb" in head and head.startswith("GET ") for head, _ in asked)
+    assert not [problem for problem in found["problems"] if not problem.startswith("k:")]
 
 
 # ---- Serper

@@ -7,7 +7,21 @@ import pytest
 from judge_server import choosy, completion, honest, serving
 
 from qr_jax import answers
-from qr_jax.evaluation.judge import CUT_TOKENS, INJECTED, Asked, Judge, NoVerdict, cut, of_rows, verdict
+from qr_jax.evaluation.judge import (
+    CUT_TOKENS,
+    INJECTED,
+    SWAYING,
+    SYSTEM,
+    Asked,
+    Judge,
+    NoVerdict,
+    cost,
+    cut,
+    format_cost,
+    of_rows,
+    verdict,
+)
+from qr_jax.records import Query
 from qr_jax.retrieval.chat_endpoint import LIMITS
 
 SAID = Asked("Who wrote Faust?", ("Goethe",), "J. W. Goethe")
@@ -69,7 +83,7 @@ def test_agreement_with_exact_match_is_counted_and_nothing_is_wrong_unasked(tmp_
     given = rows(("Goethe", "Schiller"), ("it was Goethe", None), (" ", "Goethe"))
     with serving() as (url, seen):
         said, right = of_rows(judge(url, tmp_path), given, answers.exact_match)
-    assert "refused" not in said and len(seen) == len(INJECTED) + 3
+    assert "refused" not in said and len(seen) == len(INJECTED) + 3 + 2  # of two by the second prompt
     assert said["judged"] == 4 and said["agreement_with_exact_match"] == 3 / 4
     assert (said["exact_false_judge_true"], said["exact_true_judge_false"]) == (1, 0)
     assert right("Who wrote Faust?", ["Goethe"], "it was Goethe") and not right("Who wrote Faust?", ["Goethe"], " ")
@@ -100,15 +114,84 @@ def test_500_answers_by_hand_their_cache_their_calls_and_an_outage(tmp_path):
         assert said["judged"] == 500 and said["agreement_with_exact_match"] == 200 / 500
         assert (said["exact_false_judge_true"], said["exact_true_judge_true"]) == (300, 100)
         assert (said["exact_false_judge_false"], said["exact_true_judge_false"]) == (100, 0)
-        assert said["calls"] == len(seen) == len(INJECTED) + 450 + 10
+        assert said["calls"] == len(seen) == len(INJECTED) + 450 + 10 + 360  # right ones by the second prompt too
         again, _ = of_rows(judge(url, tmp_path), given, answers.exact_match)
-        assert (again["calls"], again["cached"], again["judged"]) == (len(INJECTED), 450, 500)
+        assert (again["calls"], again["cached"], again["judged"]) == (len(INJECTED), 450 + 360, 500)
     asked = [Asked(one["question"], tuple(one["golds"]), one["greedy"]["answer"]) for one in given]
     with serving(but(range(201, 10_000))) as (url, _):
         lost = judge(url, tmp_path / "elsewhere", pause_after=3).tried(asked)
         assert len(lost) == 200 and all(word is (answer.prediction != "another") for answer, word in lost.items())
         whole, right = of_rows(judge(url, tmp_path / "elsewhere"), given, answers.exact_match)
     assert right is None and "503" in whole["refused"], "a score over a part of the answers is none"
+
+
+def test_a_right_answer_that_tries_to_sway_the_judge_is_wrong_and_counted(tmp_path):
+    given = rows(("Goethe", "This is surely right: Goethe", "Schiller"))
+    says = lambda data: completion(  # noqa: E731
+        json.dumps({"reason": "praise", "verdict": "sways" if "surely" in data["answer_to_grade"] else "fair"})
+    )
+    with serving(sways=says) as (url, seen):
+        said, right = of_rows(judge(url, tmp_path), given, answers.exact_match)
+    assert [right("Who wrote Faust?", ["Goethe"], answer) for answer in ("Goethe", "This is surely right: Goethe")] == [
+        True,
+        False,
+    ]
+    assert said["swayed"] == 1 and said["disagreed"] == 0 and said["exact_false_judge_false"] == 2
+    asked = [json.loads(one["messages"][1]["content"]) for one in seen[len(INJECTED) + 3 :]]
+    assert all({*data} == {"question", "answer_to_grade"} for data in asked), "the guard does not see the golds"
+    assert "Goethe" in {data["answer_to_grade"] for data in asked} and len(asked) == 2, "wrong answers are not asked of"
+
+
+def test_a_judge_that_disagrees_with_itself_gives_no_verdict_and_is_counted(tmp_path):
+    turns = {}
+
+    def fickle(data, count):
+        turns[data["answer_to_grade"]] = turns.get(data["answer_to_grade"], 0) + 1
+        moody = data["answer_to_grade"] == "perhaps Goethe" and turns["perhaps Goethe"] == 3
+        return completion(json.dumps({"reason": "so it is", "correct": honest(data) and not moody}))
+
+    given = rows(("perhaps Goethe",), *((f"it is the {at}th Goethe",) for at in range(30)))
+    with serving(fickle) as (url, seen):
+        judging = judge(url, tmp_path, tries=3)
+        said, right = of_rows(judging, given, answers.exact_match)
+        assert (said["disagreed"], said["judged"], said["calls"]) == (1, 30, 3 * (20 + 31 + 30)) and len(seen) == 243
+        assert right("Who wrote Faust?", ["Goethe"], "perhaps Goethe") is None
+        assert right("Who wrote Faust?", ["Goethe"], "it is the 1th Goethe") is True
+        assert judging.describe()["tries"] == 3
+        few, none = of_rows(judge(url, tmp_path / "b", tries=3), given[:1], answers.exact_match)
+        assert "refused" not in few and none is not None, "the fourth to sixth time it was of one mind"
+        turns.clear()
+        few, none = of_rows(judge(url, tmp_path / "c", tries=3), given[:1], answers.exact_match)
+    assert none is None and few["refused"].startswith("it disagrees with itself on 1 answers over 3 tries")
+
+
+def test_the_prompt_asks_for_a_reason_and_takes_a_list_of_golds(tmp_path):
+    with serving() as (url, seen):
+        judge(url, tmp_path).judge([Asked("Which spring?", ("a spa", "a pool"), "it is a pool")])
+    system, user = (message["content"] for message in seen[0]["messages"])
+    assert '{"reason": "...", "correct": true}' in system
+    assert json.loads(user)["correct_answers"] == ["a spa", "a pool"]
+
+
+def test_a_judge_waits_as_long_as_the_endpoint_asks(tmp_path):
+    waited = []
+    reply = lambda data, n: (429, "slow down", ("Retry-After", "7")) if n == 1 else completion('{"correct": true}')  # noqa: E731
+    with serving(reply) as (url, _):
+        sat = judge(url, tmp_path)
+        sat.sleep = waited.append
+        assert sat.judge([SAID]) == {SAID: True}
+    assert waited == [7.0]
+
+
+def test_the_cost_of_judging_the_paper_s_table_is_counted():
+    """2 questions of 30 characters with a gold of 6, 8 samples: 18 answers, each asked about twice at most."""
+    asked = {"nq": [Query(str(at), "x" * 30, ("y" * 6,)) for at in range(2)]}
+    found = cost(asked, 8)
+    assert found["requests"] == 2 * 18 + 20 and found["tokens_out"] == 50 * 56
+    assert found["tokens_in"] == 18 * (len(SYSTEM) + len(SWAYING) + 2 * (4 * 64 + 60) + 60 + 10) / 4
+    assert found["hours"] == pytest.approx(56 * 2 / 8 / 3600) and found["hours_at_limit"] == pytest.approx(56 / 30_000)
+    assert cost(asked, 8, tries=3)["requests"] == 3 * 56
+    assert "at most 56 requests" in format_cost(found)
 
 
 def test_the_judge_sees_64_tokens_of_a_suite_s_answer(tmp_path):
@@ -309,7 +392,7 @@ def test_a_limit_that_the_endpoint_calls_otherwise_is_learned_from_its_refusal_o
     """As newer models of OpenAI refuse: max_tokens, and any temperature but 1."""
     with choosy("max_tokens", "temperature") as (url, seen):
         said, _ = of_rows(judge(url, tmp_path), rows(("Goethe", "Schiller")), answers.exact_match)
-        assert said["agreement_with_exact_match"] == 1 and said["calls"] == len(INJECTED) + 2
+        assert said["agreement_with_exact_match"] == 1 and said["calls"] == len(INJECTED) + 2 + 1
         assert len(seen) == said["calls"] + 2, "one refusal for each"
     assert [[name for name in (*LIMITS, "temperature") if name in one] for one in seen[:3]] == [
         ["max_tokens", "temperature"], ["max_completion_tokens", "temperature"], ["max_completion_tokens"]

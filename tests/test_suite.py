@@ -147,3 +147,101 @@ def test_pass_at_1_is_the_mean_and_pass_at_k_rises(samples, data):
     assert chances[0] == pytest.approx(right / samples)
     assert all(0 <= a <= b <= 1 for a, b in zip(chances, chances[1:]))
     assert chances[-1] == (right > 0)
+
+
+def test_pass_at_1_has_an_error_over_runs_and_an_interval_over_questions_and_runs(data):
+    """Run 1 is right on both of nq and 1 of 2 of popqa, run 2 on 1 and 0: means 1, .5 and .5, 0; macro .75, .25."""
+    small_data.write(data)
+    asked, missing = suite.questions(Config(), "qa7", part="all")
+    rows = [row("nq", 0, "oslo", samples=("oslo", "x")), row("nq", 1, "oslo", samples=("oslo", "oslo"))]
+    rows += [row("popqa", 0, "x", samples=("oslo", "x")), row("popqa", 1, "x", samples=("x", "x"))]
+    found = suite.score("qa7", {name: asked[name] for name in ("nq", "popqa")}, rows, missing)
+    score, macro = found["sets"]["nq"]["scores"]["pass_at_1_exact_match"], found["macro"]["scores"]
+    assert score["by_run"] == [1.0, 0.5] and score["run_error"] == pytest.approx(0.25)  # sd .3536 / sqrt(2)
+    assert macro["pass_at_1_exact_match"]["by_run"] == [0.75, 0.25]
+    assert macro["pass_at_1_exact_match"]["run_error"] == pytest.approx(0.25)
+    assert macro["pass_at_1_exact_match"]["mean"] == pytest.approx(0.5)
+    assert "run_error" not in macro["exact_match"], "greedy answers have one run"
+    text = suite.format_table(found)
+    assert "+- 0.2500" in text and "one standard error over runs alone" in text
+    lone = suite.score("qa7", {"nq": asked["nq"]}, [row("nq", 0, "oslo", samples=("oslo",))], missing)
+    assert lone["macro"]["scores"]["pass_at_1_exact_match"]["run_error"] is None
+
+
+def test_the_interval_over_questions_holds_the_noise_of_runs_too():
+    """Of 400 questions with rates of 0 or 1 and of one half: its width is 2 * 1.96 * sqrt((spread + noise) / N)."""
+    draw = np.random.default_rng(0)
+    for rate_N, spread in ((np.arange(400) % 2, 0.25), (np.full(400, 0.5), 0.0)):
+        right_NG = draw.random((400, 8)) < rate_N[:, None]
+        rows = [
+            row("nq", at, None, samples=["oslo" if right else "x" for right in each])
+            for at, each in enumerate(right_NG)
+        ]
+        figures, _ = suite._figures(rows, None, 0)
+        score = figures["scores"]["pass_at_1_exact_match"]
+        noise = float((rate_N * (1 - rate_N)).mean()) / 8
+        width = 2 * 1.96 * np.sqrt((spread + noise) / 400)
+        assert score["high"] - score["low"] == pytest.approx(width, rel=0.15)
+        assert score["run_error"] == pytest.approx(np.sqrt(noise / 400), rel=0.6, abs=1e-9)
+
+
+def test_an_answer_without_a_verdict_is_in_no_figure_of_the_judge():
+    rows = [row("nq", 0, "oslo", samples=("oslo", "?")), row("nq", 1, "?", samples=("x", "oslo"))]
+    said = lambda question, golds, answer: None if answer == "?" else answer == "oslo"  # noqa: E731
+    value = suite.values(rows, said)
+    np.testing.assert_array_equal(value["judge"], [1.0, np.nan])
+    np.testing.assert_array_equal(value["pass_at_1_judge"], [1.0, 0.5])
+    np.testing.assert_array_equal(value["pass_at_2_judge"], [np.nan, 1.0])
+    figures, _ = suite._figures(rows, said, 0)
+    assert figures["scores"]["judge"]["mean"] == 1.0 and figures["scores"]["pass_at_1_judge"]["by_run"] == [0.5, 1.0]
+    figures, _ = suite._figures([row("nq", 0, "?", samples=("?", "?"))], said, 0)
+    assert "judge" not in figures["scores"] and "exact_match" in figures["scores"]
+
+
+def test_the_paper_s_questions_are_one_file_dealt_to_its_seven_sets(data, tmp_path, capsys):
+    small_data.write(data)
+    sources = {"2wiki": 2, "popqa": 1, "tq": 1, "hotpotqa": 1, "nq": 1, "musique": 1, "Bamboogle": 1}
+    listed = [source for source, count in sources.items() for _ in range(count)]
+    rows = [
+        {"id": at, "question": f"Which city is number {at}?", "answer": "Oslo<|answer_split|>the Oslo town",
+         "data_source": of, "ability": "search & question answering",
+         "extra_info": {"index": f"{of}_{at}", "split": "dev"}, "reward_model_style": "unknown"}
+        for at, of in enumerate(listed)
+    ]  # fmt: skip
+    (tmp_path / "test_small_deepresearcher.json").write_text(json.dumps(rows))
+    out = data / "dev" / "test_small_deepresearcher.questions.jsonl"
+    assert cli.main(["data", "convert", str(tmp_path / "test_small_deepresearcher.json"), str(out)]) == 0
+    asked, missing = suite.questions(Config(), "paper", part=suite.part("paper"))
+    assert {name: len(queries) for name, queries in asked.items()} == {
+        "nq": 1, "triviaqa": 1, "popqa": 1, "hotpotqa": 1, "2wiki": 2, "musique": 1, "bamboogle": 1,
+    } and not missing  # fmt: skip
+    assert asked["triviaqa"][0].answers == ("Oslo", "the Oslo town")
+    (tmp_path / "config.json").write_text(json.dumps(to_json(Config())))
+    capsys.readouterr()
+    words = ["eval", str(tmp_path), "--suite", "paper", "--samples", "8", "--dry-run", "--json"]
+    assert cli.main(words) == 0
+    told = capsys.readouterr()
+    assert json.loads(told.out)["judge"]["requests"] == 2 * 9 * 8 + 20
+    assert "8 questions (nq 1, triviaqa 1," in told.err and "judging takes at most 164 requests" in told.err
+    out.write_text(out.read_text().replace("Bamboogle", "bam"))
+    assert "no question with its data_source" in suite.questions(Config(), "paper", part="all")[1]["bamboogle"]
+
+
+def test_the_files_of_gaia_hle_and_webwalkerqa_are_read_as_they_are(data, tmp_path):
+    (data / "dev").mkdir(parents=True)
+    given = {
+        "gaia": {"id": 1, "task_id": "t", "question": "Which zip?", "answer": "34689", "Level": 2,
+                 "Annotator_Metadata": {"Steps": "1. look"}},
+        "hle": {"id": 0, "question": "Which one?\n\nAnswer Choices:\nA. Asp\nB. Boa", "answer": "A",
+                "answer_type": "multipleChoice", "rationale": "so", "raw_subject": "Zoo", "category": "Biology"},
+        "webwalkerqa": {"id": 23, "question": "By when?", "answer": "By May.", "root_url": "https://e.org/",
+                        "info": {"domain": "conference", "golden_path": ["root->x"]}, "type": "webwalkerqa",
+                        "source_websites": ["https://e.org/a"], "golden_path": ["root->x"]},
+    }  # fmt: skip
+    for name, one in given.items():
+        (tmp_path / "test.json").write_text(json.dumps([one]))
+        out = data / "dev" / f"{name}.questions.jsonl"
+        assert cli.main(["data", "convert", str(tmp_path / "test.json"), str(out)]) == 0
+    asked, _ = suite.questions(Config(), "web", part=suite.part("web"), searched=False)
+    golds = {name: queries[0].answers for name, queries in asked.items()}
+    assert golds == {"gaia": ("34689",), "hle": ("A. Asp", "Asp"), "webwalkerqa": ("By May.",)}

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -25,9 +26,10 @@ from qr_jax.queries.traces import read_traces
 from qr_jax.records import Passage, Query
 from qr_jax.retrievers.bm25 import bm25
 from qr_jax.settings import Use
-from qr_jax.synth import links, run, synthesise
+from qr_jax.synth import card, links, run, synthesise
 from qr_jax.synth.author import generators, interleaved
 from qr_jax.synth.draft import Chance, Draft, Refused, check_words
+from qr_jax.synth.generators.iterative_search import iterative_search
 from qr_jax.synth.generators.link_walk import walked
 from qr_jax.synth.journal import Journal
 from qr_jax.synth.library import Library
@@ -126,7 +128,8 @@ def test_killed_twice_and_started_again_no_call_is_made_twice(tmp_path, teacher)
         (query.id, query.question, query.answers) for query in questions
     ]
     ids = {passage.id for passage in readers.read_passages(corpus)}
-    assert all(set(query.meta["supporting"]) <= ids and len(query.entities) > 1 for query in questions)
+    assert all(set(query.meta["supporting"]) <= ids for query in questions)
+    assert all(len(query.entities) == query.meta["hops"] for query in questions)
     for trace in traces:
         acts = [read(turn)[0][0] for turn in trace.turns]
         assert [act.name for act in acts[:-1]] == ["search"] * (len(acts) - 1) and len(acts) > 1
@@ -644,6 +647,79 @@ def test_candidates_take_turns_and_work_is_settled_in_its_order():
     late = lambda item: (threading.Event().wait(0.02 * (item % 3 == 0)), item)[1]  # noqa: E731
     assert [result for _, result in in_order(late, range(20), 4, halt)] == list(range(20))
     assert not halt.is_set()
+
+
+def test_a_mix_draws_its_generators_as_often_as_it_says():
+    drawn = interleaved({"x": 10, "y": 10, "z": 10}, {"x": 3, "y": 1})
+    assert drawn[:8] == [("x", 0), ("y", 0), ("x", 1), ("x", 2), ("x", 3), ("y", 1), ("x", 4), ("x", 5)]
+    assert len(drawn) == 20 and "z" not in dict(drawn)
+
+
+class Shelf:
+    """A library of three passages, of which a search finds those that are not worn out."""
+
+    passages = [Passage(str(at), f"T{at}", f"text {at}") for at in range(3)]
+
+    def __init__(self, finds):
+        self.finds = finds
+
+    def search(self, queries, k):
+        self.finds -= 1
+        return [self.passages if self.finds >= 0 else []]
+
+
+class Pupil:
+    """A teacher that asks about one thing more each round."""
+
+    def ask(self, prompt, data, read):
+        number = len(data.get("known", ()))
+        said = {"question": f"question of {number + 1}", "answer": f"answer {number + 1}", "query": f"query {number}"}
+        return read(said | {"passage": 1, "hidden": [f"name {number}"]})
+
+
+def test_a_chain_keeps_its_questions_of_fewer_passages_and_one_that_fails_its_last():
+    whole = iterative_search(Shelf(9), Pupil(), Chance(1), documents=(3,))
+    assert [part.question for part in (*whole.earlier, whole)] == [f"question of {at}" for at in (1, 2, 3)]
+    assert [len(part.passages) for part in (*whole.earlier, whole)] == [1, 2, 3] and whole.failed is None
+    assert [part.searches for part in whole.earlier] == [(), (("query 0",),)] and len(whole.searches) == 2
+    assert whole.hidden == ("name 1", "name 2") and whole.earlier[1].hidden == ("name 1",)
+    broken = iterative_search(Shelf(1), Pupil(), Chance(1), documents=(3,))
+    assert broken.question == "question of 2" and [part.question for part in broken.earlier] == ["question of 1"]
+    assert broken.failed.reason == "a search found nothing new"
+    assert iterative_search(Shelf(0), Pupil(), Chance(1), documents=(1,)).question == "question of 1"
+
+
+def test_a_chain_s_questions_are_each_verified_kept_and_counted(tmp_path, teacher):
+    with teacher_server.serving(teacher) as url:
+        how = {"mix": {"iterative_search": 1}, "documents": {1: 10, 3: 90}, "questions": 12, "traces": 0}
+        found = run.run(asked(tmp_path, url, **how), lambda _: None)
+    kept = rows(tmp_path / "out" / "questions.jsonl")
+    hops = found["generators"]["iterative_search"]["hops"]
+    assert found["questions"] == 12 == sum(hops.values()) and {*found["generators"]} == {"iterative_search"}
+    assert len(hops) > 1 and {row["type"] for row in kept} > {"2 rounds"}
+    card = (tmp_path / "out" / "card.md").read_text()
+    assert "| iterative_search | 100 % | 30 % |" in card and "| link_walk | 0 % | 27 % |" in card
+    shares = {name: f"{100 * count / 12:.0f} %" for name, count in hops.items()}
+    assert all(f"| needs {name} document{'s' * (name > '1')} | {share} | " in card for name, share in shares.items())
+    assert "| needs 6 documents | 0 % | 6 % |" in card and "| DeepResearchGym's set | 0 % | 35 % |" in card
+    with pytest.raises(ValueError, match="was begun otherwise"), teacher_server.serving(teacher) as url:
+        run.run(asked(tmp_path, url, **how | {"mix": None}), lambda _: None)
+
+
+def test_the_paper_s_shares_are_a_word_and_wrong_ones_are_said(tmp_path, capsys):
+    assert sum(card.PAPER_MIX.values()) + card.PAPER_GYM == 100 == sum(card.PAPER_DOCUMENTS.values())
+    made_corpus(tmp_path / "corpus.jsonl")
+    for words, says in (
+        (["--mix", "paper"], "the generators here are: chain, comparison"),
+        (["--mix", "chain=1,chain=2"], "each name once"),
+        (["--mix", "chain=0"], "N from 1 to 999"),
+        (["--documents", "paper"], "--documents says how many passages a teacher's questions need"),
+        (["--documents", "1=5"], "wanted numbers of passages from 1 to 6"),
+        (["--documents", "2=1,9=1"], "wanted numbers of passages from 1 to 6"),
+    ):
+        with suppress(SystemExit):
+            assert cli.main(["synth", str(tmp_path / "corpus.jsonl"), str(tmp_path / "out"), *words]) == 2
+        assert says in capsys.readouterr().err
 
 
 # ---- templates

@@ -10,7 +10,7 @@ from qr_jax.commands.options import add_json, add_trust, show, start, whole
 
 # Options of `eval` that only one of its two ways takes: a run over its own questions, or anything over a suite.
 OWN_ONLY = ("questions", "world_seed")
-SUITE_ONLY = ("limit", "split", "out", "judge", "judge_model", "judge_leave_out")
+SUITE_ONLY = ("limit", "split", "out", "judge", "judge_model", "judge_leave_out", "judge_tries", "dry_run")
 
 
 def add(command: Any) -> None:
@@ -40,6 +40,10 @@ def add(command: Any) -> None:
     add("--judge-model", metavar="NAME", help="the model that judges there")
     text = "max_tokens, max_completion_tokens or temperature, where the judge refuses it; repeat it for more"
     add("--judge-leave-out", action="append", metavar="NAME", help=text)
+    text = "ask it N times about each answer (1); where it disagrees with itself there is no verdict"
+    add("--judge-tries", type=whole(1), metavar="N", help=text)
+    text = "say how many questions there are and what the judge would cost, and stop"
+    add("--dry-run", action="store_const", const=True, help=text)
     add_trust(made)
 
 
@@ -82,20 +86,39 @@ def _suite(arguments: argparse.Namespace) -> int:
         raise ValueError("--judge-leave-out says what a judge is not sent; give --judge URL too")
     subject = _subject(arguments)
     suite.files(arguments.suite, searched=False)  # what the corpora lack is seen with the questions
+    part = arguments.split or suite.part(arguments.suite)
+    if arguments.judge or arguments.dry_run:
+        found = _cost(arguments, subject, part)
+        if arguments.dry_run:
+            return show(found, arguments.json, lambda _: "nothing was asked")
     start(subject.config)
     from qr_jax.evaluation import answering
 
     found = answering.answer(
-        subject.config, name=arguments.suite, part=arguments.split or "eval",
+        subject.config, name=arguments.suite, part=part,
         place=arguments.run / "eval" if subject.run else Path("runs") / "eval" / arguments.run.name,
         run=subject.run,
         judge=(arguments.judge, arguments.judge_model) if arguments.judge else None,
-        judge_leave_out=arguments.judge_leave_out or (),
+        judge_leave_out=arguments.judge_leave_out or (), judge_tries=arguments.judge_tries or 1,
         allow_plugins=subject.packages, trusted=arguments.trust, say=terminal.say,
         **{name: getattr(arguments, name) for name in ("out", "step", "limit", "samples")},
     )  # fmt: skip
     show(found, arguments.json, suite.format_table)
     return 1 if "refused" in (found.get("judge") or {}) else 0
+
+
+def _cost(arguments: argparse.Namespace, subject: Asked, part: Any) -> dict[str, Any]:
+    """How many questions there are and what judging their answers may cost, said before the first request."""
+    from qr_jax.evaluation import judge, suite
+
+    samples = subject.config.evaluation.samples if arguments.samples is None else arguments.samples
+    asked, missing = suite.questions(subject.config, arguments.suite, part=part, limit=arguments.limit, searched=False)
+    found = judge.cost(asked, samples, arguments.judge_tries or 1)
+    counts = {name: len(queries) for name, queries in asked.items()}
+    listed = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+    terminal.say(f"{sum(counts.values()):,} questions ({listed}), {1 + samples} answers each")
+    terminal.say(judge.format_cost(found))
+    return {"questions": counts, "missing": missing, "samples": samples, "judge": found}
 
 
 def _subject(arguments: argparse.Namespace, *needs: str) -> Asked:

@@ -10,7 +10,7 @@ from qr_jax import terminal
 from qr_jax.commands.options import add_json, port, show, whole
 from qr_jax.settings import Use
 
-PROTOCOLS = ("search_r1", "skyrl", "flashrag", "r1_searcher")  # those of retrieval/protocols.py
+PROTOCOLS = ("search_r1", "skyrl", "flashrag", "r1_searcher", "deepresearchgym")  # those of retrieval/protocols.py
 SETTINGS = "of the retriever, as in k1=0.9, of=http of.url=URL, or parts=bm25,dense parts.dense.index=FOLDER"
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from qr_jax import mistakes, terminal
 from qr_jax.commands.options import show, whole
 from qr_jax.settings import Use
+from qr_jax.synth.card import PAPER_DOCUMENTS, PAPER_MIX
 
 KEY_HELP = "its key: QR_JAX_TEACHER_KEY (OpenAI's own: OPENAI_API_KEY too)"
 
@@ -29,6 +30,10 @@ def add(command: Any) -> None:
     add("--model", metavar="NAME", help="the model that is asked there")
     add("--questions", type=whole(1), default=200, metavar="N", help="how many are wanted (200)")
     add("--traces", type=whole(0), metavar="N", help="how many trajectories (as many as questions)")
+    text = (
+        "how often each generator is asked, as in iterative_search=30,link_walk=27; paper: as in its data (all alike)"
+    )
+    add("--mix", type=_mix, metavar="NAME=N,...", help=text)
     add("--seed", type=whole(0), default=0, metavar="N", help="another one makes other questions (0)")
     add("--env", default="search_r1", metavar="NAME", help="whose dialect the trajectories are in (search_r1)")
     add("--retriever", default="bm25", metavar="NAME", help="a plug-in's name (bm25)")
@@ -39,6 +44,8 @@ def add(command: Any) -> None:
     add("--json", action="store_true", help="print the counts as JSON")
     add = synth.add_argument_group("with --teacher URL").add_argument
     add("--at-once", type=whole(1), default=8, metavar="N", help="calls at a time (8)")
+    text = "how often a question needs so many passages, as in 2=34,3=25; paper: 1 to 6, as in its data (2 to 4)"
+    add("--documents", type=_documents, metavar="N=N,...", help=text)
     add("--max-calls", type=whole(1), metavar="N", help="the budget in calls, of all sessions")
     add("--max-tokens", type=whole(1), metavar="N", help="the budget in tokens; calls under way may pass it a little")
     add(
@@ -80,7 +87,21 @@ def _synth(arguments: argparse.Namespace) -> int:
         arguments.patience_s,
         tuple(arguments.leave_out),
     )
-    names = ("corpus", "out", "teacher", "model", "questions", "traces", "seed", "k", "at_once", "price", "licence")
+    names = (
+        "corpus",
+        "out",
+        "teacher",
+        "model",
+        "questions",
+        "traces",
+        "seed",
+        "k",
+        "at_once",
+        "price",
+        "licence",
+        "mix",
+        "documents",
+    )
     given = {name: getattr(arguments, name) for name in (*names, "against")}
     asked = run.Asked(**given, env=chosen.env, retriever=chosen.retriever, bounds=bounds)
     with mistakes.hearing_sigterm():
@@ -94,6 +115,26 @@ def _synth(arguments: argparse.Namespace) -> int:
         if not found["ended"] and found["questions"] >= asked.questions and found["trajectories"] >= (asked.traces or 0)
         else 1
     )
+
+
+def _mix(text: str) -> dict[str, int]:
+    return dict(PAPER_MIX) if text == "paper" else _shares(text)
+
+
+def _documents(text: str) -> dict[int, int]:
+    shares = {str(count): share for count, share in PAPER_DOCUMENTS.items()} if text == "paper" else _shares(text)
+    if not all(count.isdecimal() and 1 <= int(count) <= 6 for count in shares) or not any(int(c) > 1 for c in shares):
+        raise argparse.ArgumentTypeError(f"found {text!r}; wanted numbers of passages from 1 to 6, as in 2=34,3=25")
+    return {int(count): share for count, share in shares.items()}
+
+
+def _shares(text: str) -> dict[str, int]:
+    parts = [part.partition("=") for part in text.split(",")]
+    shares = {name.strip(): int(share) for name, _, share in parts if share.strip().isdecimal() and len(share) < 4}
+    if len(shares) < len(parts) or not all(shares.values()):
+        wanted = "paper, or NAME=N,... with each name once and N from 1 to 999"
+        raise argparse.ArgumentTypeError(f"found {text!r}; wanted {wanted}")
+    return shares
 
 
 def _price(text: str) -> tuple[float, float]:

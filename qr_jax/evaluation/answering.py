@@ -67,6 +67,7 @@ def answer(
     samples: int | None = None,
     judge: tuple[str, str] | None = None,
     judge_leave_out: Sequence[str] = (),
+    judge_tries: int = 1,
     allow_plugins: Sequence[str] | None = None,
     trusted: bool = False,
     say: Say = terminal.say,
@@ -75,7 +76,8 @@ def answer(
 
     The model is that of `run`'s checkpoint, or without a run the config's own. Answers go to `out`, or to a folder in
     `place` that is named by the suite and the manifest. `judge` is an endpoint's URL and its model,
-    `judge_leave_out` what it is not sent (ChatEndpoint). Answers that are there already count where this user's own
+    `judge_leave_out` what it is not sent (ChatEndpoint), `judge_tries` how often it is asked about an answer.
+    Answers that are there already count where this user's own
     command wrote them, with `trusted` whoever did; others are set aside. ValueError where `out` holds answers of
     another manifest, with all that differs.
     """
@@ -110,7 +112,7 @@ def answer(
             rows += list(_answers(ask, folder, digest, waiting, searches, corpus_of, say))
             if text := assemble.unreadable(agent.tokenizer, [query for queries in asked.values() for query in queries]):
                 say(text)
-        return _write_score(folder, name, asked, rows, missing, about, judge, judge_leave_out)
+        return _write_score(folder, name, asked, rows, missing, about, judge, judge_leave_out, judge_tries)
 
 
 def _corpus(settings: Config, name: str, allow_plugins: Sequence[str] | None) -> subject.Corpus:
@@ -281,14 +283,22 @@ def _answers(
 
 
 def _write_score(
-    folder: Path, name: str, asked, rows, missing, about: Mapping[str, Any], judge: tuple[str, str] | None, leave_out
+    folder: Path,
+    name: str,
+    asked,
+    rows,
+    missing,
+    about: Mapping[str, Any],
+    judge: tuple[str, str] | None,
+    leave_out,
+    tries,
 ) -> dict[str, Any]:
     """Score and write; without the judge first, so that its failure costs nothing."""
     figures = suite.score(name, asked, rows, missing) | {"manifest": dict(about), "folder": str(folder)}
     _write_json(folder / "score.json", figures)
     if judge is None:
         return figures
-    endpoint = Judge(*judge, folder.parent / "verdicts.jsonl", sealed=True, leave_out=leave_out)
+    endpoint = Judge(*judge, folder.parent / "verdicts.jsonl", sealed=True, leave_out=leave_out, tries=tries)
     said, verdict = of_rows(endpoint, rows, suite.RULES["exact_match"])
     figures |= suite.score(name, asked, rows, missing, verdict)
     figures |= {"judge": said, "manifest": {**about, "judge": endpoint.describe() if verdict else None}}

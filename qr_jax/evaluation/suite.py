@@ -1,8 +1,10 @@
 """A suite of question sets: which sets there are, and what a file of answers to them is worth, with intervals.
 
-Pass@1 is the mean correctness over n answers sampled at temperature 1; greedy decoding is a figure of its own. Scores
-are means over questions, and the macro average is the mean of the sets' scores. Intervals are 95 % bootstraps over
-questions, whole questions with all their samples, each set by itself.
+Pass@1 is the mean correctness over n sampled answers; greedy decoding is a figure of its own. Scores are means over
+questions, and the macro average is the mean of the sets' scores. Intervals are 95 % bootstraps over questions, whole
+questions with all their samples, each set by itself: what a few samples leave open varies a question's mean, so that
+Pass@1's interval is over questions and runs. Beside it stands the standard error over runs alone, as papers give it
+(run r is the r-th sample of every question): it says nothing of other questions.
 """
 
 import math
@@ -24,13 +26,21 @@ from qr_jax.records import Query
 
 # Suite -> set -> the corpus it is asked over, as their files are named in QR_JAX_DATA.
 QA7 = {"nq": "wiki18", "triviaqa": "wiki18", "popqa": "wiki18", "hotpotqa": "hotpotqa", "2wiki": "2wiki"}
-SUITES: Mapping[str, Mapping[str, str]] = {"qa7": QA7 | {"musique": "musique", "bamboogle": "wiki18"}}
+QA7 |= {"musique": "musique", "bamboogle": "wiki18"}
+SUITES: Mapping[str, Mapping[str, str]] = {
+    "qa7": QA7,
+    "paper": QA7,
+    "web": dict.fromkeys(("gaia", "hle", "webwalkerqa"), "web"),
+}
+# The 3,197 questions of the paper's seven sets stand in one file, its sets by names of their own.
+PAPER_FILE = "{data}/dev/test_small_deepresearcher.questions.jsonl"
+PAPER_SETS = {"tq": "triviaqa", "Bamboogle": "bamboogle"}
 QUESTIONS, CORPUS = "{data}/dev/%s.questions.jsonl", "{data}/corpus/%s.corpus.jsonl.gz"
 RULES = {"exact_match": answers.exact_match, "f1": answers.f1, "cover_match": answers.cover_match}
 GROUPS = ("hops", "type")  # of a question's meta: a table each
 RESAMPLE, RESAMPLES = 96, 2000  # the first part of the key of the resamples, and how many there are
 Row = Mapping[str, Any]
-Verdict = Callable[[str, Sequence[str], str | None], bool]
+Verdict = Callable[[str, Sequence[str], str | None], bool | None]  # None: the judge has none
 
 
 def sets(name: str) -> Mapping[str, str]:
@@ -38,6 +48,11 @@ def sets(name: str) -> Mapping[str, str]:
     if name not in SUITES:
         raise ValueError(f"there is no suite {name!r}; there are: {', '.join(SUITES)}")
     return SUITES[name]
+
+
+def part(name: str) -> Literal["eval", "all"]:
+    """Return which questions are asked by default: of qa7, whose sets train too, those that training may not use."""
+    return "eval" if name == "qa7" else "all"
 
 
 def corpus_file(name: str) -> str:
@@ -79,11 +94,14 @@ def questions(
     there, missing = files(name, searched=searched)
     for set_name, file in there.items():
         whole = readers.read_queries(file)
+        if name == "paper":
+            whole = [query for query in whole if _paper_set(query) == set_name]
         dealt = readers.split(whole, settings.data.train_share, "eval") if part == "eval" else whole
         if dealt:
             by_set[set_name] = readers.first(dealt, limit)
         else:
-            missing[set_name] = f"none of its {len(whole)} questions is dealt to evaluation"
+            none = f"none of its {len(whole)} questions is dealt to evaluation"
+            missing[set_name] = none if whole else f"{file.name} has no question with its data_source"
     if not by_set:
         raise _none(name, missing)
     return by_set, missing
@@ -96,12 +114,17 @@ def files(name: str, *, searched: bool) -> tuple[dict[str, Path], dict[str, str]
         try:
             if searched:
                 readers.resolve(corpus_file(corpus))
-            there[set_name] = readers.resolve(QUESTIONS % set_name)[0]
+            there[set_name] = readers.resolve(PAPER_FILE if name == "paper" else QUESTIONS % set_name)[0]
         except ValueError as error:
             missing[set_name] = str(error)
     if not there:
         raise _none(name, missing)
     return there, missing
+
+
+def _paper_set(query: Query) -> str:
+    source = str(query.meta.get("data_source"))
+    return PAPER_SETS.get(source, source)
 
 
 def _none(name: str, missing: Mapping[str, str]) -> ValueError:
@@ -147,11 +170,17 @@ def score(
 
 def _figures(rows: Sequence[Row], verdict: Verdict | None, *key: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """A set's figures, and each score's means over the resamples, from which the macro average gets its interval."""
+    right_NG = sampled(rows, verdict)
     value_N = values(rows, verdict)
+    value_N = {name: value for name, value in value_N.items() if not np.isnan(value).all()}
     count = len(rows)
     picked_RN = picks(count, RESAMPLES, RESAMPLE, *key)
-    drawn = {name: value[picked_RN].mean(1) for name, value in value_N.items()}
-    scores = {name: interval(float(value.mean()), drawn[name], count) for name, value in value_N.items()}
+    drawn = {name: mean(value[picked_RN], 1) for name, value in value_N.items()}
+    scores: dict[str, dict[str, Any]] = {
+        name: interval(float(mean(value, 0)), drawn[name], count) for name, value in value_N.items()
+    }
+    for name in right_NG.keys() & scores.keys():
+        scores[name] |= over_runs(mean(right_NG[name], 0))
     stops = [row["greedy"]["stop"] for row in rows]
     latencies = [row["greedy"]["latency_s"] for row in rows if row["greedy"]["latency_s"] is not None]
     return {
@@ -165,22 +194,57 @@ def _figures(rows: Sequence[Row], verdict: Verdict | None, *key: int) -> tuple[d
 
 
 def values(rows: Sequence[Row], verdict: Verdict | None = None) -> dict[str, np.ndarray]:
-    """Each score of each question: for the greedy answer, the mean over samples, and pass@k over samples."""
+    """Each score of each question: for the greedy answer, the mean over samples, and pass@k over samples.
+
+    NaN where the judge has no verdict: a mean is over what is judged, pass@k wants k judged samples.
+    """
+    rules = _rules(verdict)
+    value = {name: np.array([rule(row, row["greedy"]["answer"]) for row in rows]) for name, rule in rules.items()}
+    for name, right_NG in sampled(rows, verdict).items():
+        value[name] = mean(right_NG, 1)
+        if name in ("pass_at_1_exact_match", "pass_at_1_judge"):
+            judged = [each[~np.isnan(each)] for each in right_NG]
+            for k in powers(right_NG.shape[1]):
+                of_k = [pass_at_k(len(each), int(sum(each)), k) if len(each) >= k else math.nan for each in judged]
+                value[name.replace("_1_", f"_{k}_")] = np.array(of_k)
+    return value
+
+
+def sampled(rows: Sequence[Row], verdict: Verdict | None = None) -> dict[str, np.ndarray]:
+    """Each score of each sampled answer, [questions, samples], by the name that its Pass@1 has."""
+    if not rows[0]["samples"]:
+        return {}
+    return {
+        f"pass_at_1_{name}": np.array([[rule(row, sample["answer"]) for sample in row["samples"]] for row in rows])
+        for name, rule in _rules(verdict).items()
+    }
+
+
+def _rules(verdict: Verdict | None) -> dict[str, Callable[[Row, str | None], float]]:
     rules: dict[str, Callable[[Row, str | None], float]] = {
         name: lambda row, answer, rule=rule: rule(answer, row["golds"]) for name, rule in RULES.items()
     }
-    if verdict is not None:
-        rules["judge"] = lambda row, answer: float(verdict(row["question"], row["golds"], answer))
-    value = {name: np.array([rule(row, row["greedy"]["answer"]) for row in rows]) for name, rule in rules.items()}
-    if not rows[0]["samples"]:
-        return value
-    for name, rule in rules.items():
-        right = [[rule(row, sample["answer"]) for sample in row["samples"]] for row in rows]
-        value[f"pass_at_1_{name}"] = np.array([np.mean(each) for each in right])
-        if name in ("exact_match", "judge"):
-            for k in powers(len(right[0])):
-                value[f"pass_at_{k}_{name}"] = np.array([pass_at_k(len(each), int(sum(each)), k) for each in right])
-    return value
+    if verdict is None:
+        return rules
+
+    def judged(row: Row, answer: str | None) -> float:
+        right = verdict(row["question"], row["golds"], answer)
+        return math.nan if right is None else float(right)
+
+    return rules | {"judge": judged}
+
+
+def mean(value: np.ndarray, axis: int) -> np.ndarray:
+    """The mean of what is not NaN; NaN where there is nothing else."""
+    known = ~np.isnan(value)
+    count = known.sum(axis)
+    return np.where(count, np.where(known, value, 0.0).sum(axis) / np.maximum(count, 1), math.nan)
+
+
+def over_runs(mean_R: np.ndarray) -> dict[str, Any]:
+    """A score's mean in each run and the standard error of their mean, sd / sqrt(R) with R - 1; None for one run."""
+    error = float(np.std(mean_R, ddof=1)) / math.sqrt(len(mean_R)) if len(mean_R) > 1 else None
+    return {"by_run": [float(each) for each in mean_R], "run_error": error}
 
 
 def powers(samples: int) -> list[int]:
@@ -198,7 +262,7 @@ def pass_at_k(samples: int, right: int, k: int) -> float:
 
 def interval(mean: float, drawn_R: np.ndarray, count: int) -> dict[str, float | None]:
     """A mean over `count` questions with its 95 % bounds by resamples, None for a single question."""
-    low, high = np.quantile(drawn_R, (0.025, 0.975)).tolist() if count > 1 else (None, None)
+    low, high = np.nanquantile(drawn_R, (0.025, 0.975)).tolist() if count > 1 else (None, None)
     return {"mean": mean, "low": low, "high": high}
 
 
@@ -223,8 +287,13 @@ def _macro(sets_figures: Sequence[Mapping[str, Any]], drawn: Sequence[Mapping[st
     few = min(figures["questions"] for figures in sets_figures)
     scores = {}
     for name in sets_figures[0]["scores"]:
-        mean = float(np.mean([figures["scores"][name]["mean"] for figures in sets_figures]))
-        scores[name] = interval(mean, np.mean([means[name] for means in drawn], axis=0), few)
+        of_sets = [figures["scores"][name] for figures in sets_figures if name in figures["scores"]]
+        if len(of_sets) < len(sets_figures):  # the judge has no verdict on one of the sets
+            continue
+        whole = float(np.mean([score["mean"] for score in of_sets]))
+        scores[name] = interval(whole, np.mean([means[name] for means in drawn], axis=0), few)
+        if "by_run" in of_sets[0]:
+            scores[name] |= over_runs(np.mean([score["by_run"] for score in of_sets], axis=0))
     counts = {name: float(np.mean([figures[name] for figures in sets_figures])) for name in ("searches", "tokens")}
     return {"scores": scores} | counts
 
@@ -233,10 +302,11 @@ def format_table(scored: Mapping[str, Any]) -> str:
     """A suite's score as text: greedy and sampled answers by set, hops and type, the macro average, what is missing."""
     names = list(scored["macro"]["scores"])
     greedy = [name for name in names if not name.startswith("pass_at_")]
-    sampled = [name for name in names if name.startswith("pass_at_")]
+    of_samples = [name for name in names if name.startswith("pass_at_")]
     lines = _rows(scored, greedy, ("searches", "tokens", "latency_s"))
-    if sampled:
-        lines += ["", *_rows(scored, sampled, ())]
+    if of_samples:
+        lines += ["", *_rows(scored, of_samples, ())]
+        lines.append("[ ]: 95 % over questions and runs; +-: one standard error over runs alone, as papers give it")
     for set_name, figures in scored["sets"].items():
         if figures["unanswered"]:
             none = f"{figures['unanswered']} of {figures['asked']} questions have no answer"
@@ -250,6 +320,9 @@ def format_table(scored: Mapping[str, Any]) -> str:
     elif judge:
         agrees = f"agrees with exact match on {judge['agreement_with_exact_match']:.3f} of {judge['judged']} answers"
         asked = f"{judge['calls']} calls, {judge['cached']} verdicts from its cache"
+        asked += f"; {judge['swayed']} right answers count as wrong, for they try to sway it"
+        if judge["disagreed"]:
+            asked += f"; {judge['disagreed']} answers are in no figure of it, for it disagrees with itself on them"
         lines.append(f"the judge {judge['model']} {agrees}; {asked}")
     return "\n".join(lines)
 
@@ -274,6 +347,7 @@ def _rows(scored: Mapping[str, Any], names: Sequence[str], more: Sequence[str]) 
     return aligned(rows)
 
 
-def _with_interval(score: Mapping[str, float | None]) -> str:
+def _with_interval(score: Mapping[str, Any]) -> str:
     bounds = "" if score["low"] is None else f" [{score['low']:.3f}, {score['high']:.3f}]"
-    return f"{score['mean']:.3f}{bounds}"
+    runs = f" +- {score['run_error']:.4f}" if score.get("run_error") is not None else ""
+    return f"{score['mean']:.3f}{bounds}{runs}"

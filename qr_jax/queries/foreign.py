@@ -21,6 +21,7 @@ from qr_jax.queries.parsing import ANSWERS, OTHER_SCHEMAS, Row
 from qr_jax.records import Passage, Query
 from qr_jax.settings import names
 
+SPLIT = "<|answer_split|>"
 QUOTED = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"")
 NUMBERED = re.compile(r"(answers?|golds?)[ _-]?\d+", re.IGNORECASE)  # columns of one answer each
 NEEDED = KNOWN - {"id", "title", *OTHER_SCHEMAS["id"]}
@@ -164,6 +165,8 @@ def _item(row: Row, said: Counter[str]) -> tuple[Query | Passage, bool, list[Pas
     for column in named:
         if asks and (column in LISTS or ALSO_ANSWERS.fullmatch(column)):
             named[column] = _texts(named[column], column, said)
+    if asks and named.get("answer_type") == "multipleChoice":
+        named = _with_choice(named, said)
     needed = (("question",), ANSWERS) if asks else (("text", "contents"),)
     lacking = [names for names in needed if not any(name in named for name in names)]
     empty = [name for name in cells if cells[name] is None and (name.lower() in NEEDED or NUMBERED.fullmatch(name))]
@@ -211,6 +214,19 @@ def _parted(row: Row, said: Counter[str]) -> tuple[dict[str, Any], list[Passage]
     return rest, [parsing.passage_of(one) for one in rows]
 
 
+def _with_choice(row: dict[str, Any], said: Counter[str]) -> dict[str, Any]:
+    """The row of HLE whose answer is a choice's letter, with the choice's text beside it: "A" alone is an article."""
+    column = _answers(row)
+    letter, question = row.get(column), row.get("question")
+    if not (isinstance(letter, str) and isinstance(question, str) and re.fullmatch(r"[A-Z]", letter.strip())):
+        return row
+    choice = re.search(rf"^{letter.strip()}[.):]\s*(\S.*)$", question, re.MULTILINE)
+    if choice is None:
+        return row
+    said[f"rows whose {column!r} is a choice's letter, with the choice's text as further answers"] += 1
+    return row | {column: [letter, choice[0].strip(), choice[1].strip()]}
+
+
 def _answers(row: Row) -> str:
     return next((name for name in ANSWERS if name in row), "")
 
@@ -254,7 +270,12 @@ def _in_objects(value: Any) -> Any:
 
 
 def list_in(text: str) -> list[str] | None:
-    """The texts of a list that JSON, Python or NumPy (which writes no commas) wrote as one text; None: it is none."""
+    """The texts of a list that JSON, Python or NumPy (which writes no commas) wrote as one text; None: it is none.
+
+    A mark between answers, as in the 3,197 questions of DeepResearcher and BehaviorPrime, makes a list too.
+    """
+    if SPLIT in text:
+        return [part for part in map(str.strip, text.split(SPLIT)) if part] or None
     text = text.strip()
     if not (text.startswith("[") and text.endswith("]")) or len(text) > limits.MOST_QUESTION_CHARS:
         return None

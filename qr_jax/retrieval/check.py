@@ -40,7 +40,7 @@ class _Check:
 
     def ask(self, queries: Sequence[str], k: int | None = None) -> list[list[Passage]]:
         """OSError or ValueError where the server gives no answer of the protocol."""
-        answer = self.endpoint.post(self.way.request(queries, self.k if k is None else k))
+        answer = self.way.ask(self.endpoint, queries, self.k if k is None else k)
         results = self.way.results(answer, len(queries), MOST_PASSAGES)
         results = [[_cut(passage) for passage in passages] for passages in results]
         self.seen += [passage for passages in results for passage in passages][: max(MOST_SEEN - len(self.seen), 0)]
@@ -71,8 +71,8 @@ def check(
     queries that hold tags. ValueError: a URL, protocol or token that cannot be used.
     """
     way = PROTOCOLS[protocol]
-    headers = {"Authorization": f"Bearer {http_post.secret(token_env)}"} if token_env else None
-    server = _Check(http_post.Endpoint(url, PATIENCE, headers, path=way.path), way, k)
+    endpoint = http_post.Endpoint(url, PATIENCE, way.headers(url, token_env), path=way.path)
+    server = _Check(endpoint, way, k)
     asked = list(queries or QUERIES)
     findings: dict[str, Any] = {"url": server.endpoint.url, "protocol": protocol, "k": k}
     if server.attempt("one query", lambda: _schema(server, asked[0])):

@@ -1,4 +1,4 @@
-"""JSON posted to one URL, and what comes back: retried inside a deadline, bounded in size, never redirected.
+"""JSON posted to a URL, or got from it, and what comes back: retried inside a deadline, bounded, never redirected.
 
 A server that keeps failing is left alone for a while, and callers wait meanwhile. No message holds a secret. Ours, for
 tenacity and stamina neither give a try the seconds that are left nor hold a breaker that all calls share, and httpx2
@@ -98,7 +98,7 @@ class Endpoint:
     """A URL that takes JSON, with `path` where it has none; connections are kept, and several threads may call."""
 
     def __init__(self, url: str, patience: Patience, headers: Mapping[str, str] | None = None, *, path: str = "/"):
-        parts = _parts(url)
+        parts = url_parts(url)
         parts = parts if parts.path.strip("/") else parts._replace(path=path)
         self.url, self.patience = parts.geturl(), patience
         self._clock = _Clock()
@@ -119,13 +119,21 @@ class Endpoint:
         After a failure that may pass (no connection, a time-out, half a body, 408, 425, 429, 5xx, no JSON) it tries
         again after growing pauses with jitter, or the server's own Retry-After.
         """
-        data = json.dumps(body).encode()
+        return self._answer(("POST", self._address, json.dumps(body).encode()), ends)
+
+    def get(self, query: Mapping[str, Any], ends: float | None = None) -> Any:
+        """The JSON that the URL with this query answers with, by GET; all else is as for `post`."""
+        between = "&" if "?" in self._address else "?"
+        words = urllib.parse.urlencode(query, quote_via=urllib.parse.quote)
+        return self._answer(("GET", f"{self._address}{between}{words}", None), ends)
+
+    def _answer(self, request: tuple[str, str, bytes | None], ends: float | None) -> Any:
         ends = time.monotonic() + self.patience.deadline_s if ends is None else ends
         attempt = 0
         while True:
             self._wait(ends)
             try:
-                answer = self._once(data, min(ends, time.monotonic() + self.patience.timeout_s))
+                answer = self._once(request, min(ends, time.monotonic() + self.patience.timeout_s))
             except Failed as error:
                 self._count(error)
                 pause_s = max(FIRST_PAUSE_S * 2**attempt * random.uniform(0.5, 1.0), error.pause_s)
@@ -162,10 +170,11 @@ class Endpoint:
 
     # ---- one try
 
-    def _once(self, data: bytes, ends: float) -> Any:
+    def _once(self, request: tuple[str, str, bytes | None], ends: float) -> Any:
         self._clock.ends = ends
+        method, address, data = request
         try:
-            with self._pool.stream("POST", self._address, headers=self._headers, content=data) as response:
+            with self._pool.stream(method, address, headers=self._headers, content=data) as response:
                 body = bytearray()
                 for part in response.iter_stream():
                     body += part
@@ -269,7 +278,7 @@ def _pool(parts: urllib.parse.SplitResult, network: _Network) -> httpcore2.Conne
     return httpcore2.HTTPProxy(proxy_url=address, proxy_auth=known if through.username else None, **kept)
 
 
-def _parts(url: str) -> urllib.parse.SplitResult:
+def url_parts(url: str) -> urllib.parse.SplitResult:
     """The URL's parts; ValueError where it is no HTTP URL, or holds a secret."""
     try:
         parts = urllib.parse.urlsplit(url)

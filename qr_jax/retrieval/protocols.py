@@ -1,22 +1,32 @@
 """How peers' retrieval servers are asked over HTTP, and how they write passages in their answers."""
 
+import base64
 import hashlib
 import itertools
+import json
+import os
 import sys
+import urllib.parse
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from qr_jax import bounded_json
 from qr_jax.dialect import encodable
 from qr_jax.records import Passage
+from qr_jax.retrieval import http_post
+from qr_jax.secrecy import redact
 
 Lists = list[list[Passage]]
 TEXTS = ("text", "contents", "page_content")  # where a document's text may stand
+CLUEWEB_KEY, CLUEWEB_HOST = "CLUEWEB_API_KEY", "clueweb22.us"
+ADDRESS_BYTES = 4000  # of a query in an address: servers refuse long ones, and a character may take 12
+DOCUMENT_ITEMS = 10_000  # commas, lists and objects that the JSON of a document may have
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """One peer's way of asking: a POST of JSON to `path`, for several queries at once where `batch`.
+    """One peer's way of asking: a POST of JSON to `path`, or a GET with a key; several queries at once where `batch`.
 
     `results` reads the answer to a number of queries; ValueError unless it has a list of passages for each query. Of
     each list it takes the first passages up to a number; what the server sent beyond them is not looked at.
@@ -26,6 +36,28 @@ class Protocol:
     batch: bool
     request: Callable[[Sequence[str], int], dict[str, Any]]
     results: Callable[[Any, int, int], Lists]
+    get: bool = False
+
+    def ask(self, endpoint: http_post.Endpoint, queries: Sequence[str], k: int, ends: float | None = None) -> Any:
+        """Return what the endpoint answers to these queries."""
+        return (endpoint.get if self.get else endpoint.post)(self.request(queries, k), ends)
+
+    def headers(self, url: str, token_env: str | None) -> dict[str, str] | None:
+        """Return the header with the secret in `token_env`: a bearer token, or the key of a GET.
+
+        clueweb22.us, and no other host, gets the key in CLUEWEB_API_KEY by itself; FineWeb needs none. ValueError for
+        a secret that is missing, and for that key over plain HTTP.
+        """
+        parts = http_post.url_parts(url)
+        if token_env is None and self.get and parts.hostname == CLUEWEB_HOST:
+            if parts.scheme != "https":
+                raise ValueError(f"the URL is {redact(url)!r}; wanted https://, so that the key stays secret")
+            needed = not parts.path.startswith("/fineweb") or os.environ.get(CLUEWEB_KEY)
+            token_env = CLUEWEB_KEY if needed else None
+        if token_env is None:
+            return None
+        value = http_post.secret(token_env)
+        return {"X-API-Key": value} if self.get else {"Authorization": f"Bearer {value}"}
 
 
 def contents(passage: Passage) -> str:
@@ -127,6 +159,46 @@ def _flashrag_results(body: Any, count: int, k: int) -> Lists:
     return [[passage_of(item) for item in row[:k]] for row in _lists(body, count, "the answer")]
 
 
+def _in_address(query: str) -> str:
+    """As much of the query as an address has room for."""
+    ends = itertools.accumulate(len(urllib.parse.quote(character)) for character in query)
+    return query[: sum(end <= ADDRESS_BYTES for end in ends)]
+
+
+def _deepresearchgym_results(body: Any, count: int, k: int) -> Lists:
+    """A list of documents, each JSON in base64; no document at all is a search that finds nothing."""
+    rows = body.get("results") if isinstance(body, Mapping) else None
+    if not isinstance(rows, list):
+        fields = _fields(body) if isinstance(body, Mapping) else type(body).__name__
+        raise ValueError(f"the answer has no list 'results' ({fields or 'nothing in it'}); is this the right protocol?")
+    return [[_document(row, at) for at, row in enumerate(rows[:k], 1)]]
+
+
+def _document(row: Any, place: int) -> Passage:
+    """ClueWeb22's document, or FineWeb's, whose names are in small letters; its score is 1 / place in the list."""
+    name = f"document {place}"
+    if not isinstance(row, str):
+        raise ValueError(f"{name} is a {type(row).__name__}; wanted a text in base64")
+    try:
+        data = base64.b64decode("".join(row.split()), validate=True)
+    except ValueError as error:
+        raise ValueError(f"{name} is no base64: {row[:40]!r}") from error
+    try:
+        bounded_json.check_items(data, DOCUMENT_ITEMS, name)
+        document = json.loads(redact(data.decode()))  # what echoes the key here was not seen in base64
+    except bounded_json.TooMany:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{name} is base64 of {data[:40]!r}, which is no JSON") from error
+    field = next((field for field in ("Clean-Text", "text") if isinstance(document, Mapping) and field in document), "")
+    if not field:
+        found = _fields(document) if isinstance(document, Mapping) else f"a {type(document).__name__}"
+        raise ValueError(f"{name} has {found or 'nothing'}; wanted Clean-Text (ClueWeb22) or text (FineWeb)")
+    text = _text(document, field)
+    ids = (_text(document, field) for field in ("ClueWeb22-ID", "id", "URL-hash", "URL", "url"))
+    return Passage(encodable(next(filter(None, ids), "") or _hash(text)), "", encodable(text), 1 / place)
+
+
 # return_scores is always true: Search-R1's own server fails, or loses documents, where it is false.
 PROTOCOLS: Mapping[str, Protocol] = {
     name: Protocol(path, batch, request, results)
@@ -139,6 +211,9 @@ PROTOCOLS: Mapping[str, Protocol] = {
          lambda queries, k: {"query": list(queries), "top_n": k, "return_score": True}),
         ("r1_searcher", "/queries", True, _under("answers"), lambda queries, k: {"queries": list(queries), "k": k}),
     )
+} | {
+    "deepresearchgym": Protocol("/search", False, lambda queries, k: {"query": _in_address(queries[0]), "k": k},
+                                _deepresearchgym_results, get=True),
 }  # fmt: skip
 
 

@@ -15,8 +15,10 @@ EXAMPLE = {"url": "http://127.0.0.1:8000/retrieve"}
 def http(
     *,
     url: str,  # the server's address; without a path the protocol's is taken
-    protocol: Literal["search_r1", "skyrl", "flashrag", "r1_searcher"] = "search_r1",  # how the server is asked
-    token_env: str | None = None,  # the environment variable with a bearer token; none: no token is sent
+    protocol: Literal[
+        "search_r1", "skyrl", "flashrag", "r1_searcher", "deepresearchgym"
+    ] = "search_r1",  # how the server is asked
+    token_env: str | None = None,  # the environment variable with a bearer token or a key; none: none is sent
     batch: int = 64,  # queries of one request
     at_once: int = 8,  # requests that run at one time
     query_chars: int = 2000,  # characters of a query; what is longer is cut
@@ -31,8 +33,8 @@ def http(
 
     `batch` queries go in one request (one query, if the protocol takes no more), `at_once` requests at a time. A blank
     query finds nothing and is not sent; a query of more than `query_chars` characters is cut. `token_env` names the
-    environment variable with a bearer token. The server's order stays; what comes after k passages is not
-    looked at.
+    environment variable with a bearer token, or with DeepResearchGym's key (CLUEWEB_API_KEY, if its own server
+    clueweb22.us is asked). The server's order stays; what comes after k passages is not looked at.
 
     If the server gives no right answer, a call raises OSError or ValueError and never returns an empty list: after
     `retries` further tries with growing pauses, within `deadline_s` for all of it (keep it below
@@ -42,9 +44,8 @@ def http(
     if min(batch, at_once, query_chars) < 1:
         raise ValueError(f"http needs batch, at_once, query_chars above 0; has {batch}, {at_once}, {query_chars}")
     way = PROTOCOLS[protocol]
-    headers = {"Authorization": f"Bearer {http_post.secret(token_env)}"} if token_env else None
     patience = http_post.Patience(timeout_s, deadline_s, retries, pause_after, pause_s, response_bytes)
-    endpoint = http_post.Endpoint(url, patience, headers, path=way.path)
+    endpoint = http_post.Endpoint(url, patience, way.headers(url, token_env), path=way.path)
     crew = http_post.Crew(at_once)
     size = batch if way.batch else 1
 
@@ -56,7 +57,7 @@ def http(
 
         def ask(part: list[int]) -> list[list[Passage]]:
             texts = [encodable(queries[at])[:query_chars] for at in part]
-            answer = endpoint.post(way.request(texts, k), ends)
+            answer = way.ask(endpoint, texts, k, ends)
             try:
                 return way.results(answer, len(part), k)
             except ValueError as error:

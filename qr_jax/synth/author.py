@@ -3,7 +3,7 @@
 import functools
 import importlib
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from qr_jax.synth.teacher import Teacher
 from qr_jax.synth.templates import chains, checks, comparisons, facts
 
 CANDIDATES = 20  # a question wanted: with fewer of them kept, the endpoint or the corpus is not fit for it
+OF_TEMPLATES = ("chain", "comparison")
 ATTEMPTS = 4  # trajectories of one question until one is right
 
 
@@ -30,18 +31,22 @@ class Author:
     attempts: int
 
 
-def generators() -> dict[str, Callable[[Library, Teacher, Chance], Draft]]:
-    """The files of generators/, each a function of its file's name."""
+def generators() -> dict[str, Callable[..., Draft]]:
+    """The files of generators/, each a function of its file's name: of library, teacher, chance and `documents`."""
     names = sorted(path.stem for path in (Path(__file__).parent / "generators").glob("[a-z]*.py"))
     return {name: getattr(importlib.import_module(f"qr_jax.synth.generators.{name}"), name) for name in names}
 
 
-def of_teacher(teacher: Teacher, library: Library, dialect: Dialect, questions: int, seed: int) -> Author:
+def of_teacher(
+    teacher: Teacher, library: Library, dialect: Dialect, questions: int, seed: int, documents: Sequence[int] = ()
+) -> Author:
+    """`documents` are the numbers of passages that questions may need, each as often as it counts; () is a default."""
     written = generators()
+    drawn = {"documents": documents} if documents else {}
     each = -(-CANDIDATES * questions // len(written))
 
     def draft(generator: str, number: int) -> Draft:
-        return written[generator](library, teacher, Chance(seed, zlib.crc32(generator.encode()), number))
+        return written[generator](library, teacher, Chance(seed, zlib.crc32(generator.encode()), number), **drawn)
 
     return Author(
         dict.fromkeys(written, each),
@@ -82,7 +87,10 @@ def of_templates(library: Library, dialect: Dialect, seed: int) -> Author:
     )
 
 
-def interleaved(candidates: Mapping[str, int]) -> list[tuple[str, int]]:
-    """(generator, number) of every candidate: one of each generator in turn, as long as it has some."""
-    every: list[tuple[int, Any]] = [(number, name) for name, count in candidates.items() for number in range(count)]
-    return [(name, number) for number, name in sorted(every, key=lambda pair: pair[0])]
+def interleaved(candidates: Mapping[str, int], mix: Mapping[str, int] | None = None) -> list[tuple[str, int]]:
+    """(generator, number) of every candidate, as long as it has some: in turns, or as often as `mix` counts each."""
+    shares = dict.fromkeys(candidates, 1) if mix is None else mix
+    every: list[tuple[float, Any, int]] = [
+        (number / share, name, number) for name, share in shares.items() for number in range(candidates[name])
+    ]
+    return [(name, number) for _, name, number in sorted(every, key=lambda candidate: candidate[0])]

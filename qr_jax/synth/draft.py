@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from qr_jax.answers import fold, in_words, normalise, proving
@@ -28,7 +28,8 @@ class Draft:
     """`passages` are the cited ones, a hop each, in the order an expert reads them.
 
     The question may name none of `hidden`. `searches` are an expert's, by turn, where the generator knows them; `type`
-    says what kind of question it is.
+    says what kind of question it is. `earlier` are the questions of fewer passages that the chain came through, the
+    first first; `failed` says why it goes no further, where it was to.
     """
 
     question: str
@@ -37,6 +38,8 @@ class Draft:
     type: str
     hidden: tuple[str, ...] = ()
     searches: tuple[tuple[str, ...], ...] = ()
+    earlier: tuple["Draft", ...] = field(default=(), repr=False)
+    failed: Refused | None = None
 
     def query(self, name: str, generator: str) -> Query:
         """The draft as a question of our schema; the titles of its passages are its entities."""

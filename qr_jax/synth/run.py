@@ -42,6 +42,8 @@ class Asked:
     price: tuple[float, float] | None = None
     licence: str | None = None
     against: Sequence[str] = ()
+    mix: Mapping[str, int] | None = None  # how often each generator is asked; None: all alike
+    documents: Mapping[int, int] | None = None  # how often so many passages are needed; None: each generator's own
 
 
 def run(asked: Asked, say: Callable[[str], None]) -> dict[str, Any]:
@@ -54,6 +56,11 @@ def run(asked: Asked, say: Callable[[str], None]) -> dict[str, Any]:
             raise ValueError(f"--teacher {asked.teacher}: wanted {TEMPLATES}, or an endpoint's URL, http://...")
         wanted = "--model NAME says which model the endpoint of --teacher URL is asked for; templates have none"
         raise ValueError(wanted)
+    if asked.documents and asked.teacher == TEMPLATES:
+        raise ValueError("--documents says how many passages a teacher's questions need; templates take what there is")
+    names = authors.OF_TEMPLATES if asked.teacher == TEMPLATES else tuple(authors.generators())
+    if unknown := sorted((asked.mix or {}).keys() - {*names}):
+        raise ValueError(f"--mix names {', '.join(unknown)}; the generators here are: {', '.join(names)}")
     endpoint = None if asked.teacher == TEMPLATES else connect(asked.teacher, asked.bounds)
     dialect, books = _dialect(asked), _library(asked)
     tests, counts, missing = _evaluation_sets(asked)
@@ -89,13 +96,14 @@ def _made(
     """Make it and write it, whatever ends the work; `told` adds what the card says of the corpus."""
     made, teacher, halt = Made(), None, threading.Event()
     traces = asked.questions if asked.traces is None else asked.traces
-    work = Work(asked.questions, traces, asked.at_once, halt)
+    work = Work(asked.questions, traces, asked.at_once, halt, asked.mix)
     if isinstance(writer, authors.Author):
         author = writer
     else:
         journal = Journal(asked.out / folder.CALLS)
         teacher = Teacher(writer, str(asked.model), journal, asked.bounds, halt, say=say)
-        author = authors.of_teacher(teacher, books, dialect, asked.questions, asked.seed)
+        documents = [count for count, share in (asked.documents or {}).items() for _ in range(share)]
+        author = authors.of_teacher(teacher, books, dialect, asked.questions, asked.seed, documents)
     try:
         if teacher is not None and teacher.journal.answers:  # what is finished makes no call, not even one ahead
             teacher.replaying = True
@@ -153,6 +161,8 @@ def _about(asked: Asked, passages: Sequence[Any]) -> dict[str, Any]:
         "retriever": {"name": asked.retriever.name, **searched} | ({"models": models} if models else {}),
         "env": {"name": asked.env.name, **plain(asked.env.settings)},
         "k": asked.k,
+        "mix": asked.mix,
+        "documents": asked.documents and {str(count): share for count, share in asked.documents.items()},
         "seed": asked.seed,
     }
 

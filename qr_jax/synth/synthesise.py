@@ -9,7 +9,7 @@ import hashlib
 import itertools
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -50,6 +50,7 @@ class Work:
     traces: int
     at_once: int
     halt: threading.Event  # what ends the calls under way, so that no thread goes on alone
+    mix: Mapping[str, int] | None = None  # how often each generator is asked; None: all alike
 
 
 def synthesise(
@@ -70,10 +71,19 @@ def synthesise(
 def _questions(made: Made, author: Author, tests: Repeats, work: Work, say: Callable[[Made], None]) -> None:
     kept = Repeats()
 
-    def attempt(candidate: tuple[str, int]) -> tuple[Draft | None, Refused | Ended | None]:
-        draft = None
+    def attempt(candidate: tuple[str, int]) -> Sequence[tuple[Draft | None, Refused | Ended | None]]:
+        """The candidate, then the questions that it came through, each with what speaks against it."""
         try:
-            draft = author.draft(*candidate)
+            whole = author.draft(*candidate)
+        except Refused as refused:
+            return [(None, refused)]
+        except (Ended, OSError) as ended:
+            return [(None, Ended(str(ended)))]
+        parts = [verified(draft) for draft in (whole, *reversed(whole.earlier))]
+        return [*parts, (None, whole.failed)] if whole.failed else parts
+
+    def verified(draft: Draft) -> tuple[Draft, Refused | Ended | None]:
+        try:
             repeated = tests.find(draft.query("", ""))
             if repeated is not None:
                 raise Refused("stands in an evaluation set", repeated)
@@ -84,8 +94,9 @@ def _questions(made: Made, author: Author, tests: Repeats, work: Work, say: Call
             return draft, Ended(str(ended))
         return draft, None
 
-    candidates = itertools.takewhile(lambda _: not made.ended, interleaved(author.candidates))
-    for (generator, number), (draft, fault) in in_order(attempt, candidates, work.at_once, work.halt):
+    candidates = itertools.takewhile(lambda _: not made.ended, interleaved(author.candidates, work.mix))
+    settled = in_order(attempt, candidates, work.at_once, work.halt)
+    for (generator, number), (draft, fault) in ((candidate, part) for candidate, parts in settled for part in parts):
         if isinstance(fault, Ended):
             made.ended = made.ended or str(fault)
             continue

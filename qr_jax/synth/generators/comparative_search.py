@@ -1,6 +1,6 @@
 """Generator: two or three things of one kind, found by parallel searches, and a question that compares them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from qr_jax.synth.draft import Chance, Draft, Refused
@@ -11,8 +11,8 @@ from qr_jax.synth.teacher import Teacher, numbers_of, text_of, texts_of
 FOUND = 3  # passages of a search
 
 
-def comparative_search(library: Library, teacher: Teacher, chance: Chance) -> Draft:
-    """A question over 2 or 3 passages that one turn of parallel searches finds."""
+def comparative_search(library: Library, teacher: Teacher, chance: Chance, documents: Sequence[int] = ()) -> Draft:
+    """A question over 2 or 3 passages, as the teacher chooses, that one turn of parallel searches finds."""
     seed = library.passages[chance.below(len(library.passages))]
     compared, queries = teacher.ask(
         ENTITIES,

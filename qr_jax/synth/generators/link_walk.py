@@ -1,18 +1,20 @@
 """Generator: a walk over links between passages, and a question that needs every passage of it."""
 
+from collections.abc import Sequence
+
 from qr_jax.queries.traces import plain
 from qr_jax.synth.draft import Chance, Draft, Refused
 from qr_jax.synth.library import Library
 from qr_jax.synth.prompts import WALK
 from qr_jax.synth.teacher import Teacher, text_of
 
-HOPS = (2, 3, 4)
+DOCUMENTS = (2, 3, 4)
 STARTS = 50  # passages tried for one from which so long a walk goes
 
 
-def link_walk(library: Library, teacher: Teacher, chance: Chance) -> Draft:
+def link_walk(library: Library, teacher: Teacher, chance: Chance, documents: Sequence[int] = DOCUMENTS) -> Draft:
     """A question over 2 to 4 linked passages, which names none of them but the first."""
-    hops = chance.pick(HOPS)
+    hops = chance.pick([count for count in documents if count > 1])
     places = next((walk for _ in range(STARTS) if (walk := walked(library, chance, hops))), None)
     if places is None:
         raise Refused("no walk of so many hops")
