@@ -62,10 +62,7 @@ def numbers(name: str) -> Sequence[float]:
     if "-" in kind and len(parts) == 2:
         rule, base = kind.split("-")
         settings = study_results.MEANS.get(parts[0], (parts[0],))
-        if parts[1] == "all":
-            values = [*study_results.whatever_start(rule, base, settings).values()]
-        else:
-            values = [*study_results.gaps(rule, base, settings, parts[1]).values()]
+        values = [*study_results.gaps(rule, base, settings, parts[1]).values()]
     elif kind == "sd":
         values = [study_results.sd_of_a_run(*parts)]
     elif kind == "quickstart":

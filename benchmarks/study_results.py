@@ -171,16 +171,9 @@ def group_sizes() -> str:
     for name, (rule, base, mean) in GROUP_SIZES.items():
         each = {which: short(gaps(rule, base, MEANS[mean], which)) for which in GENERATIONS}
         if not all(read("b", "s3", recipe, "first") for recipe in (rule, base)):
-            each |= {"first": "", "pooled": short(whatever_start(rule, base, MEANS[mean]))}
+            each |= {"first": "", "pooled": ""}  # plain GRPO in groups of two was made once, beside the second runs
         rows.append((name, ", ".join(MEANS[mean]), *each.values()))
     return markdown(rows)
-
-
-def whatever_start(rule: str, base: str, settings: Sequence[str]) -> dict[int, float]:
-    """By seed the difference of a recipe that was made once from one that was made twice, all runs of both taken in."""
-    levels = [(level(setting, rule, "pooled"), level(setting, base, "pooled")) for setting in settings]
-    seeds = set.intersection(*({*ours} & {*theirs} for ours, theirs in levels))
-    return {seed: float(np.mean([ours[seed] - theirs[seed] for ours, theirs in levels])) for seed in sorted(seeds)}
 
 
 def noise() -> str:

@@ -311,7 +311,6 @@ def test_a_difference_is_of_one_generation_and_start_and_pooled_it_is_a_seeds_me
     assert study_results.sd_of_a_run("grpo") == pytest.approx(0.1 / 2**0.5)
     keep(tmp_path, "b", "s3", "grpo_pairs", kept_run(5, *[0.6] * 4))  # made once: beside foresee's second run alone
     assert study_results.gaps("foresee", "grpo_pairs", ["s3"], "pooled") == pytest.approx({5: 0.1})
-    assert study_results.whatever_start("foresee", "grpo_pairs", ["s3"]) == pytest.approx({5: 0.05})
 
 
 def test_a_mean_over_settings_is_of_the_seeds_that_all_have_and_counts_the_very_same_runs_once(tmp_path, monkeypatch):

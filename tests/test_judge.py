@@ -276,6 +276,12 @@ def test_an_answer_is_cut_to_64_tokens_however_it_is_written():
     assert cut("x" * 10_000) == "x" * 8 * CUT_TOKENS and cut("!" * 100) == "!" * CUT_TOKENS
 
 
+def test_a_reason_with_a_line_break_costs_no_verdict():
+    for right in (True, False):
+        reply = '{"reason": "it says\nso", "correct": ' + str(right).lower() + "}"
+        assert verdict({"choices": [{"message": {"content": reply}, "finish_reason": "stop"}]}) is right
+
+
 def test_a_completion_that_is_cut_off_refused_or_said_twice_is_no_verdict():
     right = {"message": {"content": '{"correct": true}'}}
     assert verdict({"choices": [right | {"finish_reason": "stop"}]}) is True

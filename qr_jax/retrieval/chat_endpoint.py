@@ -19,7 +19,9 @@ LIMITS = ("max_tokens", "max_completion_tokens")  # of a reply: the second is se
 OPTIONAL = (*LIMITS, "temperature", "seed")  # settings of a request that an endpoint may refuse
 REFUSALS = (400, 422)
 TOO_LONG = re.compile(r"too large|context (length|size|window)|at most|less than", re.IGNORECASE)
-DECODER = json.JSONDecoder(object_pairs_hook=list)  # a name may stand twice in an object
+DECODER = json.JSONDecoder(
+    strict=False, object_pairs_hook=list
+)  # a reason may hold line breaks; a name may stand twice in an object
 
 
 def key_header(url: str, key_env: str) -> dict[str, str] | None:
