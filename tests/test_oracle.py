@@ -325,3 +325,12 @@ def test_the_null_control_plays_the_rule_with_the_families_of_the_checkpoint(run
 def test_the_band_holds_a_pool_that_does_not_move_though_its_rates_are_no_beta(rates):
     """With Beta rates about half of these figures were outside; a tenth is what a 90 % band leaves out."""
     assert null_worlds.played(null_worlds.WORLDS[rates], "recycle", 4, 0.0, seed=0, size=500)["outside"] <= 0.12
+
+
+def test_the_band_is_left_where_rates_move_after_the_first_draw():
+    """A band that is wide enough for everything would hold the pool above, too."""
+    still, moved = (
+        null_worlds.played(null_worlds.WORLDS["easy or hard"], "recycle", 8, shift, seed=0, size=500)
+        for shift in (0.0, 1.0)
+    )
+    assert moved["stretches"] >= 0.5 > still["stretches"]
