@@ -1,5 +1,6 @@
 """Evaluation, ask and export on a finished run; the cold start; the configs that are shipped."""
 
+import base64
 import io
 import json
 import os
@@ -449,6 +450,7 @@ def test_the_papers_config_has_the_papers_values():
     assert (asked.samples, asked.temperature, asked.top_p, asked.top_k) == (8, 0.6, 0.95, 20)
     served = config.load(f"{ROOT / 'configs' / 'paper' / 'qwen3_4b.py'}:served")
     assert (served.model.name, served.retriever.name, served.reward.name) == ("Qwen/Qwen3-4B", "http", "judge")
+    assert served.retriever.settings == {"url": "https://clueweb22.us", "protocol": "deepresearchgym"}
     assert "{title}" not in served.env.settings["passage"] and served.learner == learner
 
 
@@ -477,14 +479,16 @@ def test_the_papers_recipe_runs_for_two_steps_with_two_layers(tmp_path):
     assert summary["questions"] == 4 and summary["after"]["samples"] == 8
 
 
-def test_the_papers_recipe_runs_for_two_steps_with_a_retriever_and_a_judge_on_loopback(tmp_path, monkeypatch):
-    """Passages come without titles, the learner trains on verdicts: of the samples of a question some are right."""
+def test_the_papers_recipe_runs_with_stubs_of_deepresearchgym_and_of_a_judge(tmp_path, monkeypatch):
+    """Two steps: passages come as cleaned text by GET with a key, the learner trains on verdicts, right and wrong."""
     monkeypatch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{ROOT / 'tests'}")
     injected = {question for question, _, _ in INJECTED}
 
+    monkeypatch.setenv("GYM_KEY", "k3y-of-the-gym")
+
     def pages(head, body):
-        page = {"document": {"id": "1", "contents": '"Its title"\na cleaned page'}, "score": 1.0}
-        return loopback.raw({"result": [[page] * body["topk"] for _ in body["queries"]]})
+        document = {"URL": "https://e.org/1", "URL-hash": "AB", "ClueWeb22-ID": "id1", "Clean-Text": "a cleaned page"}
+        return loopback.raw({"results": [base64.b64encode(json.dumps(document).encode()).decode()] * 3})
 
     def verdict(data, count):
         right = data["question"] not in injected and zlib.crc32(data["answer_to_grade"].encode()) % 2
@@ -493,14 +497,16 @@ def test_the_papers_recipe_runs_for_two_steps_with_a_retriever_and_a_judge_on_lo
     with loopback.server(pages) as (retriever, searched), judge_server.serving(verdict) as (url, seen):
         rows, _ = papers_small_run(
             tmp_path, "qwen3_1p7b.py:served", "env=guessing.guessing", f"retriever.url={retriever}",
-            f"reward.url={url}", "reward.model=grader", "sft.steps=0", "--allow-plugins", "guessing",
+            "retriever.token_env=GYM_KEY", f"reward.url={url}", "reward.model=grader", "sft.steps=0",
+            "--allow-plugins", "guessing",
         )  # fmt: skip
-    assert all(head.startswith("POST /retrieve") and body["topk"] == 3 for head, body in searched)
+    assert all(head.startswith("GET /search?query=") and "&k=3 HTTP" in head for head, _ in searched)
+    assert all("X-API-Key: k3y-of-the-gym" in head for head, _ in searched)
     assert len(searched) > 2 and len(seen) > len(INJECTED) and {one["model"] for one in seen} == {"grader"}
     assert all(0 < row["reward/mean"] < 1 and row["rollout/searches"] == 1 for row in rows)
     assert sum(row["pool/accepted"] for row in rows) and rows[-1]["learner/updates"] == 2
     episodes = (tmp_path / "run" / "episodes" / "step_000002.jsonl").read_text()
-    assert "Doc 1: a cleaned page" in episodes and "Its title" not in episodes
+    assert "Doc 1: a cleaned page" in episodes and "e.org" not in episodes
 
 
 def test_an_interval_of_which_all_are_wrong_is_not_of_width_0():

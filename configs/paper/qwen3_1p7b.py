@@ -6,7 +6,7 @@ Coelho et al. 2026, arXiv:2606.10709.
     qr-jax train configs/paper/qwen3_1p7b.py model=two_layer train.steps=2 sft.steps=2 sft.traces=4 \\
         evaluation.questions=8 sft.max_tokens=512 rollout.context_tokens=512 rollout.turn_tokens=48 \\
         rollout.buckets=64,256 learner.rows=2 learner.row_tokens=512
-    qr-jax train configs/paper/qwen3_1p7b.py:served retriever.url=http://HOST:8000 reward.url=http://HOST:8001/v1
+    qr-jax train configs/paper/qwen3_1p7b.py:served reward.url=http://HOST:8001/v1     # CLUEWEB_API_KEY holds the key
     qr-jax plan configs/paper/qwen3_1p7b.py:v5e_16 --topology v5e:4x4 --price 1.2      # memory, time, cost; no TPU
     tpu_scripts/launch.sh NAME configs/paper/qwen3_1p7b.py:recycle_k4_x2_on_v5e_16     # a row of the table, on a pod
     make paper-table RUNS="runs/..."                                                   # of the rows that were run
@@ -18,9 +18,9 @@ v5e_16 (v5e:4x4), v5e_64 (v5e:8x8), v5p_16 (v5p:2x2x2, 8 chips), v6e_16 (v6e:4x4
 
 Whose a value is stands behind it: "paper", "AReaL" where the paper is silent (the Qwen3-1.7B example of the agent that
 it started from; whether it kept these is not known), "ours" where neither says or the machines here cannot do it.
-docs/paper.md has the reasons. `served` has the paper's kind of retriever and AReaL's kind of reward: passages from a
-server, shown as text alone, and a judge. All else searches the synthetic world by BM25 and grades by exact match, whose
-figures are not to be held against the paper's 66.0, a judge's verdict on other questions.
+docs/paper.md has the reasons. `served` has the paper's retriever and AReaL's kind of reward: DeepResearchGym over
+ClueWeb22, its documents shown as text alone, and a judge. All else searches the synthetic world by BM25 and grades by
+exact match, whose figures are not to be held against the paper's 66.0, a judge's verdict on other questions.
 
 Compiled for these pods and not run: no TPU was at hand, so neither time nor accuracy is measured; what `plan` said of
 them stands in docs/planning.md. 6,300 traces, 10k queries and 20k documents are built on first use.
@@ -92,11 +92,11 @@ config = Config(
     evaluation=Evaluation(questions=1000, samples=8, temperature=0.6, top_p=0.95, top_k=20),
     train=Train(steps=330, checkpoint_every=30),  # paper; the second ours
 )
-# paper: documents as cleaned text, from a server; AReaL: a judge, this model. Say where both are, and data.train.
+# paper: documents as cleaned text, from DeepResearchGym; AReaL: a judge, this model. Say where it is, and data.train.
 served = replace(
     config,
     env=use("tool_call", max_turns=6, max_queries=3, passage="Doc {i}: {text}\n"),
-    retriever=use("http", url="http://127.0.0.1:8000"),
+    retriever=use("http", url="https://clueweb22.us", protocol="deepresearchgym"),
     reward=use("judge", url="http://127.0.0.1:8001/v1", model="Qwen/Qwen2.5-72B-Instruct"),
 )
 
