@@ -60,7 +60,7 @@ def main(words: Sequence[str] | None = None) -> None:
         sys.exit(f"error: {error}")
 
 
-def tables(folders: Sequence[Path], *, suite: bool = False, null_seeds: int = 6) -> str:
+def tables(folders: Sequence[Path], *, suite: bool = False, null_seeds: int = 4) -> str:
     """All tables. ValueError where a folder is no finished run, or with `suite` has not one score of it."""
     runs = sorted((compare.read(folder) for folder in folders), key=_place)
     if suite:

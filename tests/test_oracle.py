@@ -184,7 +184,7 @@ def test_families_with_few_first_draws_are_one_kind_and_those_never_drawn_join_a
     assert (pass_rates._kinds(np.array([5]), family_P) == 0).all()
 
 
-def excess(rates, seeds=3, null_seeds=1):
+def excess(rates, seeds=3, null_seeds=2):
     """Means over runs: the last tenth's figures, less what their null controls have, and what truly moved."""
     found = []
     for seed in range(seeds):
@@ -265,9 +265,9 @@ def test_the_null_control_of_a_run_has_bands_beside_the_runs_own_curves(run_fold
 
 def test_somebody_else_s_run_is_played_for_a_while_and_one_s_own_to_its_end(run_folder, monkeypatch):
     monkeypatch.setattr(null_control, "STRANGER_S", 0.0)
-    found = null_control.null_or_reason(run_folder[0], runs.kinds, seeds=1, points=5, allow_plugins=())
+    found = null_control.null_or_reason(run_folder[0], runs.kinds, seeds=2, points=5, allow_plugins=())
     assert found["reason"].startswith("no null control: its sampler was played to 0 of 3,200 rollouts in 0 s; --trust")
-    assert null_control.null_or_reason(run_folder[0], runs.kinds, seeds=1, points=5, allow_plugins=None)["seeds"] == 1
+    assert null_control.null_or_reason(run_folder[0], runs.kinds, seeds=2, points=5, allow_plugins=None)["seeds"] == 2
 
 
 def test_what_no_pass_rates_can_be_read_from_is_refused(run_folder, tmp_path):
@@ -297,8 +297,8 @@ def test_what_no_pass_rates_can_be_read_from_is_refused(run_folder, tmp_path):
         (tmp_path / "ledger.jsonl").write_text(cut_off)
         with pytest.raises(ValueError, match="holds no draws"):
             pass_rates.read_run(tmp_path)
-    with pytest.raises(ValueError, match="at least 1"):
-        null_control.null(small(), run_folder[1].draws, size=300, seeds=0)
+    with pytest.raises(ValueError, match="at least 2"):
+        null_control.null(small(), run_folder[1].draws, size=300, seeds=1)
 
 
 def test_the_null_control_plays_the_rule_with_the_families_of_the_checkpoint(run_folder, tmp_path):
@@ -307,17 +307,17 @@ def test_the_null_control_plays_the_rule_with_the_families_of_the_checkpoint(run
     settings = config.Config(pool=config.Pool(queries=8, samples=4, oversample=2, rule=use("foresee")))
     (folder / "config.json").write_text(json.dumps(config.to_json(settings)))
     assert runs.kinds(folder) == {}
-    alone = null_control.null_or_reason(folder, runs.kinds, seeds=1, points=5)
+    alone = null_control.null_or_reason(folder, runs.kinds, seeds=2, points=5)
     family_P = np.arange(300) % 3
     saved = checkpoint.Checkpoints(folder / "checkpoints")
     held = pools.to_arrays(pools.create(300, family_P))
     saved.save(1, {"x": jnp.zeros(1)}, {"pool": held}, metrics_bytes=0)
     saved.close()
     assert runs.kinds(folder)["family_P"].tolist() == family_P.tolist()
-    told = null_control.null_or_reason(folder, runs.kinds, seeds=1, points=5)
+    told = null_control.null_or_reason(folder, runs.kinds, seeds=2, points=5)
     assert told["bands"] != alone["bands"]
     plan = oracle.Sampler(rule=use("foresee"), queries=8, samples=4, oversample=2, rollouts=3200)
-    same = null_control.null(plan, run_folder[1].draws, size=300, kinds={"family_P": family_P}, seeds=1, points=5)
+    same = null_control.null(plan, run_folder[1].draws, size=300, kinds={"family_P": family_P}, seeds=2, points=5)
     assert told["bands"] == same["bands"]
 
 

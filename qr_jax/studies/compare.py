@@ -80,7 +80,7 @@ def compare(
     measure: str | None = None,
     reach: float = 0.7,
     allow_plugins: Sequence[str] | None = (),
-    null_seeds: int = 6,
+    null_seeds: int = 4,
 ) -> dict[str, Any]:
     """All figures of the runs by rule, the first rule being the one that the others are held against.
 

@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+from scipy.stats import t as student
 
 from qr_jax import figures
 from qr_jax.noise import uniforms
@@ -25,7 +26,7 @@ from qr_jax.studies.pass_rates import Draws
 AGAIN = ("zero_variance_rate_ex_hard", "zero_variance_rate_ex_easy")  # of those drawn again: what moves first
 NAMES = ("zero_variance_rate", "recycled_share", "seen_share", *figures.ORIGINS, "flipped", *AGAIN)
 COUNTS = ("accepted", *(f"accepted_{origin}" for origin in figures.ORIGINS))
-LOW, HIGH = 0.05, 0.95
+INSIDE = 0.9  # the share of a frozen policy's figures that the band holds
 MIXTURE = 97  # the first part of the keys of its random mixtures
 STRANGER_S = 20.0  # that somebody else's run is played
 
@@ -36,7 +37,7 @@ def null(
     *,
     size: int,
     kinds: Mapping[str, np.ndarray] = MappingProxyType({}),
-    seeds: int = 6,
+    seeds: int = 4,
     points: int = 40,
     allow_plugins: Sequence[str] | None = None,
     limit_s: float = inf,
@@ -46,14 +47,14 @@ def null(
     Fresh queries have the pass rates that fresh queries of the run had at that time (`pass_rates.first_pass`). `kinds`
     are the pool's `family_P` and `hops_P`. There are `seeds` plays under each allowed distribution, and `seeds` more
     under random mixtures of them. Returns `rollouts` (where each of up to `points` equal stretches of the budget ends),
-    `bands` (figure -> mean, low, high: a value a stretch; low is the least 5 % quantile over seeds of any distribution,
-    high the largest 95 % quantile), `summary` (likewise, of the scalars of `oracle.summary`) and `chances` (how often
-    a query filed "hard", or "easy", may bear signal at its next draw: least, largest; None where none is filed so).
-    A run's own values over such stretches are `curves`. TooLong after `limit_s`.
+    `bands` (figure -> mean, low, high: a value a stretch; low is the least lower limit of any distribution's 90 %
+    prediction interval for one more play, high the largest upper limit), `summary` (likewise, of the scalars of
+    `oracle.summary`) and `chances` (how often a query filed "hard", or "easy", may bear signal at its next draw: least,
+    largest; None where none is filed so). A run's own values over such stretches are `curves`. TooLong after `limit_s`.
     """
     until = time.monotonic() + limit_s
-    if seeds < 1:
-        raise ValueError(f"seeds={seeds}; the control needs at least 1")
+    if seeds < 2:
+        raise ValueError(f"seeds={seeds}; the control needs at least 2: it compares plays of one distribution")
     fits = pass_rates.first_pass(draws, size, plan.samples, kinds.get("family_P"))
     plays = []
     for member in range(len(fits.stretches[0][0][1]) + 1):
@@ -86,7 +87,7 @@ def null_of_run(
     folder: str | Path,
     *,
     kinds: Mapping[str, np.ndarray] = MappingProxyType({}),
-    seeds: int = 6,
+    seeds: int = 4,
     points: int = 40,
     last: int | None = None,
     allow_plugins: Sequence[str] | None = (),
@@ -146,13 +147,23 @@ def curves(rows: Sequence[Mapping[str, Any]], points: int, rollouts: int) -> dic
 
 
 def _band(values: Sequence[Any], seeds: int) -> dict[str, Any]:
-    """Mean over all plays, and the edges over groups of `seeds` plays of a distribution; None where no play has one."""
+    """Mean over all plays, and the outer limits of the distributions' prediction intervals; None where no play has one.
+
+    A distribution's interval is its mean over `seeds` plays, plus and minus t s sqrt(1 + 1 / seeds), s the standard
+    deviation of plays within a distribution, pooled over distributions. Values are shares and counts: never below 0,
+    and shares (all values at most 1) never above 1.
+    """
     array = np.array(values, float)  # None becomes NaN
-    known = ~np.isnan(array).all(axis=0)
     by_member = np.array(np.split(array, len(array) // seeds))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # a stretch that no play of a distribution has
+        mean_M = np.nanmean(by_member, axis=1)
+        spread = np.sqrt(np.nanmean(np.nanvar(by_member, axis=1, ddof=1), axis=0))
+        times = student.ppf((1 + INSIDE) / 2, len(array) - len(by_member)) * np.sqrt(1 + 1 / seeds)
+        half = times * np.nan_to_num(spread)
+        least, most = np.minimum(np.nanmin(array, axis=0), 0), np.where(np.nanmax(array, axis=0) <= 1, 1, np.inf)
         band = {"mean": np.nanmean(array, axis=0)}
-        band |= {"low": np.nanmin(np.nanquantile(by_member, LOW, axis=1), axis=0)}
-        band |= {"high": np.nanmax(np.nanquantile(by_member, HIGH, axis=1), axis=0)}
+        band |= {"low": np.maximum(np.nanmin(mean_M, axis=0) - half, least)}
+        band |= {"high": np.minimum(np.nanmax(mean_M, axis=0) + half, most)}
+    known = ~np.isnan(array).all(axis=0)
     return {name: np.asarray(np.where(known, value, None)).tolist() for name, value in band.items()}
