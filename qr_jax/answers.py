@@ -1,8 +1,8 @@
 """Is this answer right? Normalisation, exact match, F1 and cover match of one answer against its golds.
 
 Canonically equal texts ("é" in one character or two) are equal. As for the official scorers, which the scores equal on
-composed texts, full-width digits, ligatures and letters without their accents stay different: `fold`, for questions and
-leaks, equates the first two.
+composed texts, letters without their accents, full-width digits, ligatures and unseen characters stay different:
+`fold`, for questions and leaks, equates all but the first.
 
 An answer of None, or one that normalises to nothing, never scores; nor does a gold that normalises to nothing match
 anything (in five public systems it matches every answer): `check_answers` refuses it when queries are loaded.
@@ -13,38 +13,73 @@ import string
 from collections import Counter
 from collections.abc import Iterable
 
-from qr_jax.characters import nfc, nfkc, spread
+from qr_jax.characters import nfc, nfkc, seen, spread
 from qr_jax.records import Query
 
 PUNCTUATION = str.maketrans("", "", string.punctuation)
 ARTICLES = re.compile(r"\b(a|an|the)\b")
 CLOSED_ANSWERS = frozenset({"yes", "no", "noanswer"})
-SAYS_NOTHING = CLOSED_ANSWERS | {"true", "false"}  # by standing in a passage
+# What says nothing by standing in a passage. A gold of function words alone does neither.
+SAYS_NOTHING = CLOSED_ANSWERS | {"true", "false", "na", "no answer", "unknown", "not applicable", "not available"}
+WORDS_OF_GRAMMAR = """
+a about above after all also am an and any are as at be because been before being below between both but by can
+could did do does each either every few for from had has have he her here hers him his how i if in into is it its
+itself just many may me might mine more most much must my neither no nobody none nor not nothing of off on once one
+only or other our ours out over own same shall she should so some such than that the their theirs them then there
+these they this those through to too under until up us very was we were what when where which while who whom whose
+why will with would yes you your yours
+"""
+FUNCTION_WORDS = frozenset(WORDS_OF_GRAMMAR.split())
 
 
 def normalise(text: str) -> str:
     """Compose by NFC and follow SQuAD (Rajpurkar et al. 2016, 1606.05250): lower case, single spaces, neither ASCII
-    punctuation nor articles."""
-    return " ".join(ARTICLES.sub(" ", nfc(text).lower().translate(PUNCTUATION)).split())
+    punctuation nor articles. Canonically equal texts become the same, and what was normalised stays as it is."""
+    # composed again: a small letter may have a form with its mark that the capital lacks, and a sign between them goes
+    return " ".join(ARTICLES.sub(" ", nfc(nfc(text).lower().translate(PUNCTUATION))).split())
 
 
 def fold(text: str) -> str:
-    """Normalise after NFKC and case folding, to tell whether two questions are one: "１９８２" is "1982"."""
-    return normalise(nfkc(text).casefold())
+    """Normalise after NFKC and case folding, without what nobody sees, to tell whether two questions are one.
+
+    "１９８２" is "1982", and so is "19" and "82" with a soft hyphen between.
+    """
+    return normalise(nfkc(nfkc(seen(text)).casefold()))
 
 
 def proving(golds: Iterable[str]) -> list[str]:
-    """Keep the golds whose standing in a passage says something: no yes or no, no single character."""
-    return [gold for gold in golds if len(normal := normalise(gold)) > 1 and normal not in SAYS_NOTHING]
+    """Keep the golds whose standing in a passage says something: not yes or no, function words, single characters."""
+    return [gold for gold in golds if _says_something(normalise(gold))]
+
+
+def _says_something(normal: str) -> bool:
+    return len(normal) > 1 and normal not in SAYS_NOTHING and not FUNCTION_WORDS.issuperset(normal.split())
 
 
 def first_in(text: str, golds: Iterable[str]) -> str | None:
-    """Return the first of the `proving` golds that stands in the text word for word, both normalised; None without.
+    """Return the first of the golds that stands in the text word for word, both normalised, and proves something.
 
-    In a script without blanks every character counts as a word.
+    That is a `proving` gold, or an acronym in its capitals: US does not stand in "told us", nor AIDS in "It aids", but
+    AIDS in a text without capitals. In a script without blanks every character counts as a word. None: no gold does.
     """
-    held = in_words(normalise(text))
-    return next((gold for gold in proving(golds) if in_words(normalise(gold)) in held), None)
+    held, spelled = in_words(normalise(text)), in_words(_spelled(text))
+    return next((gold for gold in golds if in_words(normalise(gold)) in held and _proves(gold, spelled)), None)
+
+
+def _proves(gold: str, spelled: str) -> bool:
+    """Tell whether a gold that stands in a text is meant there; `spelled` is the text with its capitals."""
+    normal, word = normalise(gold), _spelled(gold)
+    is_acronym = len(word) > 1 and word.isupper() and " " not in word and normal not in SAYS_NOTHING
+    if is_acronym and normal in FUNCTION_WORDS:
+        return f" {word} " in spelled
+    if is_acronym and spelled != spelled.lower():
+        return any(one.lower() == normal != one for one in spelled.split())
+    return _says_something(normal)
+
+
+def _spelled(text: str) -> str:
+    """The text as `normalise` makes it, but for case and articles."""
+    return " ".join(nfc(nfc(text).translate(PUNCTUATION)).split())
 
 
 def in_words(normal: str) -> str:
@@ -80,8 +115,8 @@ def _f1_of_one(given: str, gold: str) -> float:
 def cover_match(answer: str | None, golds: Iterable[str]) -> float:
     """1.0 when a normalised gold is a substring of the normalised answer, else 0.0 (Jin et al. 2025, 2503.09516).
 
-    The substring need not end at a word: gold "art" is covered by "party". A list of guesses covers too, so this is a
-    figure to read beside exact match; as a reward it teaches long answers.
+    The substring need not end at a word: gold "art" is covered by "party", gold "2" by "in 1982". A list of guesses
+    covers too, so this is a figure to read beside exact match. The reward of this name is stricter.
     """
     given = normalise(answer or "")
     return float(any(gold != "" and gold in given for gold in map(normalise, golds)))

@@ -7,8 +7,10 @@ import sys
 import unicodedata
 
 MARKS = 30  # in a row, after which a joiner ends the row: UAX #15's stream-safe text; no language needs as many
-# Words of two characters and more, C++ and C#, and single characters ("Vitamin C"), but none after a '.
-WORD = r"(?u)\w\w+|[^\W\d_](?:\+\+|#)|(?<!['’])\w"
+# Words of two characters and more, those that end in a sign (libc++, GTK+), C++, C# and B♭, and single characters
+# ("Vitamin C"), but none after a '. A sign before a letter (a+b, item#5) joins nothing, nor does one after a digit.
+WORD = r"(?u)\w\w+(?:(?<![\d_])(?:\+\+|[+#♭](?!\w)))?|[^\W\d_](?:\+\+|#|[+♭](?!\w))|(?<!['’])\w"
+SHARP = str.maketrans("♯", "#")
 HAN = r"\u3005-\u3007\u3021-\u3029\u3038-\u303b\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 # Blocks of other scripts without blanks between words: Thai and Lao, Burmese, Khmer, Tai Le to New Tai Lue, Tai Tham,
 # Balinese, kana and bopomofo, Javanese and more of Burmese, Tai Viet.
@@ -36,12 +38,17 @@ def nfc(text: str) -> str:
     return unicodedata.normalize("NFC", _long_row().sub("\\g<0>\u034f", text))
 
 
+def seen(text: str) -> str:
+    """Leave out what no reader sees: joiners, marks of direction, soft hyphens, fillers, tags and controls."""
+    return _never_seen().sub("", text)
+
+
 def words(text: str) -> list[str]:
     """Split a text into words: NFKC, lower case, a mark belongs to the letter before it (Unicode's UAX #29).
 
     Where a script has no blanks between words, each character is a word, and each pair of neighbours.
     """
-    text = nfkc(text).lower()
+    text = nfkc(text).lower().translate(SHARP)
     if text.isascii() or not _special().search(text):
         return _PLAIN.findall(text)
     found: list[str] = []
@@ -107,6 +114,15 @@ def _special() -> re.Pattern[str]:
 @functools.cache
 def _unseen() -> re.Pattern[str]:
     return re.compile(f"[{UNSEEN}]")
+
+
+@functools.cache
+def _never_seen() -> re.Pattern[str]:
+    """Match controls but blanks, format characters (Cf), U+200B and Unicode's other default ignorables."""
+    every = map(chr, range(0x20000))  # those beyond stand among the fillers
+    kinds = [sign for sign in every if unicodedata.category(sign) in ("Cc", "Cf") and not sign.isspace()]
+    fillers = r"\u115f\u1160\u17b4\u17b5\u3164\uffa0\U000e0000-\U000e0fff"
+    return re.compile(f"[{re.escape(''.join(kinds))}{UNSEEN}{fillers}]")
 
 
 @functools.cache

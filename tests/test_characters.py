@@ -70,7 +70,11 @@ def test_forty_thousand_marks_take_no_time(read, pair, mixed):
         ("می\u200cخواهم co\u00adop", "میخواهم coop"),
         ("C++, C# or C?", "c++ c# or c"),
         ("Ｃ＋＋ 'C++' C++17 f#", "c++ c++ c++ 17 f#"),
-        ("A + B # C+ Notepad++", "a b c notepad"),
+        ("A + B # C+ Notepad++", "a b c+ notepad++"),
+        ("libc++, libc; GTK+ (Disney+).", "libc++ libc gtk+ disney+"),
+        ("libc++abi a+b item#5 1+1= 18+ x_+", "libc++ abi a b item 5 1 1 18 x_"),
+        ("F♯ minor, F# and f♯m; B♭ or Objective-C++", "f# minor f# and f# m b♭ or objective c++"),
+        ("Na⁺ O'C+ की+ Цвет# Ｇ＋＋", "na+ o c+ की+ цвет# g++"),
         ("don't O'Brien's X_y 3.14", "don o brien x_y 3 14"),
     ],
 )

@@ -94,6 +94,10 @@ def test_the_overlap_of_two_files_is_by_normalised_question_and_by_id(tmp_path):
         ("Who won in 1982?", "Who won in １９８２？"),
         ("Where is the ﬁre?", "where is the fire"),
         ("Wo ist die Straße?", "WO IST DIE STRASSE?"),
+        ("Who won in Oslo?", "Who\u200b w\u00adon in O\u200ds\u2060lo\ufeff?"),
+        ("Who won in Oslo?", "\u202eWho won in Oslo\u202c?\x00\x1b"),
+        ("Who won in Oslo?", "Who won in Oslo?\U000e0041\ufe0f\u3164"),
+        ("Where is H\u0331olm?", "where is \u1e96olm"),
     ],
 )
 def test_a_leak_is_found_in_another_unicode_form(tmp_path, question, other):
@@ -112,7 +116,7 @@ def test_what_stands_twice_in_two_unicode_forms_is_named(tmp_path):
     rows = [{"id": str(at), "title": "Beyonc" + end, "text": "sings"} for at, end in enumerate(("é", "e\u0301"))]
     checked = data_check.check(written(tmp_path / "c.jsonl", rows))
     assert found(checked) == {("warning", "repeated passage"): (1, 2)}
-    rows = [{"id": "a", "question": "Who sings, Beyoncé or 東京?", "answers": ["Beyonce\u0301", "東京"]}]
+    rows = [{"id": "a", "question": "Who sings, Beyon\u200bcé or 東京?", "answers": ["Beyonce\u0301", "東\u2060京"]}]
     assert found(data_check.check(written(tmp_path / "q.jsonl", rows))) == {("warning", "answer in question"): (1,)}
 
 

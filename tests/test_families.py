@@ -1,5 +1,6 @@
 """Shapes of models: presets, config.json read and written, rotary frequencies by hand."""
 
+import copy
 import json
 import math
 import re
@@ -131,6 +132,49 @@ def test_rope_settings_that_disagree_are_refused_with_both_values(change, says):
     """transformers takes one of them without a word: the model would read at other frequencies than it learned."""
     with pytest.raises(ValueError, match=f"config.json has {re.escape(says)}; wanted one value: keep the one"):
         from_hf(QWEN3 | change)
+
+
+DEFAULT = {"rope_theta": 1e6, "rope_type": "default"}
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (
+            {"rope_parameters": {"full_attention": DEFAULT, "sliding_attention": DEFAULT | {"rope_theta": 1e4}}},
+            "rope_parameters of single layers (full_attention, sliding_attention); wanted one rope for all layers",
+        ),
+        ({"rope_parameters": {"full_attention": DEFAULT}}, "rope_parameters of single layers (full_attention)"),
+        ({"rope_scaling": {"full_attention": YARN}}, "rope_scaling of single layers (full_attention)"),
+        ({"rotary_emb_base": 10000}, "rotary_emb_base = 10000, which the decoder does not have; wanted it as rope_th"),
+        ({"rope_local_base_freq": 1e4}, "rope_local_base_freq = 10000.0, which"),
+        ({"rope_ratio": 2}, "rope_ratio = 2, which"),
+        ({"no_rope_layers": [1, 1, 1, 0]}, "no_rope_layers = [1, 1, 1, 0], which"),
+        ({"rope_interleaved": True}, "rope_interleaved = True, which"),
+        ({"rotary_pct": 0.25}, "rotary_pct = 0.25, which"),
+        ({"rope_type": "yarn"}, "rope_type = 'yarn', which"),
+        (
+            {"rope_scaling": {"factor": 4}},
+            "rope settings {'factor': 4} and no rope_type that uses them; wanted a rope_",
+        ),
+        ({"rope_scaling": {"rope_type": "default", "factor": 4.0}}, "rope settings {'factor': 4.0} and no rope_type"),
+        ({"rope_parameters": {"rope_theta": 1e6, "beta_fast": 32}}, "rope settings {'beta_fast': 32} and no rope_type"),
+    ],
+)
+def test_rope_settings_that_the_decoder_would_leave_out_are_refused_by_name(change, says):
+    """transformers reads most of them without a word, and these models turned at the frequencies of another."""
+    with pytest.raises(ValueError, match=f"config.json has {re.escape(says)}"):
+        from_hf(copy.deepcopy(QWEN3 | change))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"rope_interleaved": False}, {"rotary_emb_base": 1e6}, {"rope_ratio": None}, {"rope_scaling": {}}]
+    + [{"rope_scaling": {"factor": 1.0}}, {"rope_parameters": DEFAULT | {"original_max_position_embeddings": 4096}}],
+)
+def test_rope_settings_that_change_nothing_are_taken(change):
+    """SmolLM2's config.json says rope_interleaved = false."""
+    assert from_hf(copy.deepcopy(QWEN3 | change)) == PRESETS["qwen3_1p7b"]
 
 
 def test_rope_settings_that_agree_or_stand_in_two_places_are_put_together():

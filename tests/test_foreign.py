@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from qr_jax import cli
-from qr_jax.queries import data_check, foreign, foreign_rows, readers
+from qr_jax.queries import answer_columns, data_check, foreign, foreign_rows, readers
 
 TINY = str(Path(__file__).parents[1] / "configs/two_layer.py")
 Q = {"id": "1", "question": "Where is Köln?", "answers": ["Germany", "Deutschland"]}
@@ -49,10 +49,31 @@ def test_a_list_in_a_cell_is_a_list(cell, answers, tmp_path):
     assert ("'answers' were a list written as a text" in said) == (len(answers) > 1 or "1" in cell)
 
 
+@pytest.mark.parametrize(
+    ("value", "answers"),
+    [(True, ("yes",)), (False, ("no",)), ([True, "yes, it is"], ("yes", "yes, it is")), ({"value": False}, ("no",))],
+)
+def test_a_truth_value_is_yes_or_no_and_a_run_says_how_to_make_it_so(value, answers, tmp_path):
+    """StrategyQA and BoolQ keep their answers so. The advice was to run the command that had just refused it."""
+    file = kept(tmp_path, "q.jsonl", json.dumps({"id": "1", "question": "Is it?", "answer": value}) + "\n")
+    query, said = only(file)
+    assert query.answers == answers and "rows with true or false as 'answer', taken as yes and no: 1" in said
+    with pytest.raises(ValueError, match="`qr-jax data convert FILE NEW` takes numbers, true and false, and SQuAD's"):
+        readers.read_queries(file)
+
+
+@pytest.mark.parametrize("value", [{"a": 1}, [["x"]], [{"a": "x"}, 1], {"text": [["x"]]}])
+def test_what_convert_cannot_take_is_refused_without_advice_to_convert_it(value, tmp_path):
+    file = kept(tmp_path, "q.jsonl", json.dumps({"id": "1", "question": "Is it?", "answer": value}) + "\n")
+    with pytest.raises(ValueError, match="q.jsonl row 1: .*'answer' must be a text") as error:
+        foreign.read(file)
+    assert "data convert" not in str(error.value)
+
+
 @pytest.mark.parametrize("text", ["[" + "\\'" * 45_000 + "]", "['a\n']", "['a', b]", "['a'"])
 def test_a_text_that_is_no_list_is_known_in_time_linear_in_it(text):
     began = time.process_time()
-    assert foreign.list_in(text) is None and time.process_time() - began < 2  # a quadratic search took 50 s
+    assert answer_columns.list_in(text) is None and time.process_time() - began < 2  # a quadratic search took 50 s
 
 
 @pytest.mark.parametrize("mark", [",", ";", "\t", "|"])

@@ -164,6 +164,16 @@ def test_a_field_that_is_no_text_is_named(field):
         quick(url)(["a"], 3)
 
 
+@pytest.mark.parametrize("title", [1982, ["T"], {"en": "T"}, True])
+def test_a_title_in_the_metadata_that_is_no_text_is_named(title):
+    """The passage came without its title, and no word said so."""
+    document = {"id": "1", "text": "x", "metadata": {"title": title, "page": 3}}
+    says = f"a passage has 'metadata.title' of type {type(title).__name__}; wanted a text, or null .*: title, page"
+    with server(raw({"result": [[document]]})) as (url, _), pytest.raises(ValueError, match=says):
+        quick(url)(["a"], 3)
+    assert passage_of(document | {"title": "T"}).title == "T", "it is not looked at beside a title"
+
+
 def test_null_titles_and_snippets_of_the_web_and_null_ids_of_a_reranker_count_as_empty():
     (page,) = pages({"organic": [{"link": "http://a.b", "title": None, "snippet": None}]}, 3)
     assert page == Passage("http://a.b", "", "", 1.0)

@@ -272,9 +272,14 @@ def test_a_saved_set_of_several_splits_names_them(tmp_path):
 def test_a_saved_set_that_is_a_selection_or_has_lost_a_file_is_refused(tmp_path):
     folder = saved(tmp_path / "set", FIVE)
     state = json.loads((folder / "state.json").read_text())
-    (folder / "state.json").write_text(json.dumps(state | {"_indices_data_files": [{"filename": "indices.arrow"}]}))
-    with pytest.raises(ValueError, match="is a selection of the rows of its files, .*flatten_indices"):
-        foreign.read(folder)
+    for name in ("_indices_data_files", "_indices_files"):
+        for value in ([{"filename": "indices.arrow"}], ["indices.arrow"]):
+            (folder / "state.json").write_text(json.dumps(state | {name: value}))
+            with pytest.raises(ValueError, match="is a selection of the rows of its files, .*flatten_indices"):
+                foreign.read(folder)
+        for value in (None, []):
+            (folder / "state.json").write_text(json.dumps(state | {name: value}))
+            assert len(foreign.read(folder).items) == 5
     for name in ("../x.arrow", "gone.arrow", None):
         (folder / "state.json").write_text(json.dumps({"_data_files": [{"filename": name}]}))
         with pytest.raises(ValueError, match="state.json names the file .* which is not in its folder"):

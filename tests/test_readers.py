@@ -4,6 +4,7 @@ import contextlib
 import gzip
 import hashlib
 import json
+import math
 import re
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from qr_jax import run_files
-from qr_jax.queries import data_check, formats, limits, parquet, parquet_pages, readers, sources, traces
+from qr_jax.queries import data_check, foreign, formats, limits, parquet, parquet_pages, readers, sources, traces
 from qr_jax.records import Passage, Query
 
 
@@ -55,6 +56,13 @@ SIDE = [
     ({"answer": "Oslo", "o_aliases": ["Kristiania"], "acceptable_answers": ["Oslo, Norway"]},
      ("Oslo", "Kristiania", "Oslo, Norway")),
     ({"answer": "Oslo", "aliases": None, "answer_aliases": []}, ("Oslo",)),
+    ({"answer": "Oslo", "o_aliases": '["Christiania", "Kristiania"]'}, ("Oslo", "Christiania", "Kristiania")),
+    ({"answer": "Oslo", "alias": "['Christiania' 'Kristiania']"}, ("Oslo", "Christiania", "Kristiania")),
+    ({"answer": "Oslo", "synonyms": "[Christiania]"}, ("Oslo", "[Christiania]")),
+    ({"answer": "MCMV", "aliases": [1905, 1906]}, ("MCMV", "1905", "1906")),
+    ({"answer": "Oslo", "Answer-Aliases": [{"text": "Christiania", "aliases": ["Kristiania"]}]},
+     ("Oslo", "Christiania", "Kristiania")),
+    ({"answer": "Oslo", "metadata": {"aliases": ["Christiania"], "s_aliases": ["the city"]}}, ("Oslo", "Christiania")),
     ({"answer": "Oslo", "possible_answers": ["Rome", "Oslo"], "s_aliases": ["the city"]}, ("Oslo",)),
 ]  # fmt: skip
 
@@ -68,9 +76,34 @@ def test_accepted_answers_in_side_columns_are_golds(tmp_path, row, answers, kind
     pq.write_table(pa.Table.from_pylist([row]), path) if kind == "parquet" else jsonl(path, [row])
     (query,) = readers.read_queries(path)
     assert query.answers == answers and not {"aliases", "answer_aliases", "o_aliases"} & query.meta.keys()
+    (converted,), *_ = foreign.read(path)
+    assert converted.answers == answers, "what is converted has the answers of what is read"
     made = tmp_path / f"made.{kind}"
     formats.write([query], made, "jsonl")
     assert readers.read_queries(made)[0].answers == answers
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["Aliases", "answerAliases", "alias", "answer-aliases", "normalized_aliases", "alternatives", "synonyms"]
+    + ["other_answers", "additional_answers", "all_answers", "answer_variants", "metadata.aliases", "ANSWER_ALIAS"]
+    + ["gold aliases", "alt_answers", "acceptedAnswers", "answer_synonyms", "alternate-answers", "object_aliases"],
+)
+def test_a_column_of_accepted_answers_is_known_whatever_its_spelling(tmp_path, name):
+    path = jsonl(tmp_path / "q.jsonl", [{"id": "a", "question": "Where?", "answer": "Oslo", name: ["Christiania"]}])
+    (query,), ((converted,), *_) = readers.read_queries(path), foreign.read(path)
+    assert query == converted == Query("a", "Where?", ("Oslo", "Christiania"))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["s_aliases", "subject_aliases", "question_aliases", "aliased", "possible_answers", "wrong_answers", "choices"]
+    + ["answer_type", "answer_start", "subject.aliases", "title_synonyms", "call_answers"],
+)
+def test_a_column_of_other_names_or_of_a_tests_choices_holds_no_accepted_answers(tmp_path, name):
+    path = jsonl(tmp_path / "q.jsonl", [{"id": "a", "question": "Where?", "answer": "Oslo", name: ["Rome"]}])
+    for (query,) in (readers.read_queries(path), foreign.read(path).items):
+        assert query.answers == ("Oslo",) and query.meta == {name: ["Rome"]}
 
 
 def test_a_side_column_that_holds_no_accepted_answers_is_named(tmp_path):
@@ -83,6 +116,16 @@ def test_a_side_column_that_holds_no_accepted_answers_is_named(tmp_path):
 
 
 NO_ANSWER = [{"answerable": False}, {"is_impossible": True, "answers": []}, {"answerable": "False"}, {"answerable": 0}]
+NO_ANSWER += [{"answerable": "no"}, {"answerable": "N"}, {"answerable": 0.0}, {"answerable": " false "}]
+NO_ANSWER += [{"is_answerable": False}, {"unanswerable": True}, {"is_impossible": "yes"}, {"has_answer": False}]
+NO_ANSWER += [
+    {"Answerable": False},
+    {"isAnswerable": "0.0"},
+    {"Has-Answer": "f"},
+    {"impossible": 1},
+    {"no_answer": "Y"},
+]
+WORDS = {"False": "True", "no": "yes", "N": "y", " false ": "TRUE ", "yes": "no", "0.0": "1.0", "f": "t", "Y": "N"}
 
 
 @pytest.mark.parametrize("column", NO_ANSWER)
@@ -90,12 +133,14 @@ NO_ANSWER = [{"answerable": False}, {"is_impossible": True, "answers": []}, {"an
 def test_questions_whose_rows_say_that_they_have_no_answer_are_left_out_and_counted(tmp_path, caplog, column, kind):
     """MuSiQue's have the id and the answer of one that has an answer, and were trained on."""
     ((name, value), *_), path = column.items(), tmp_path / f"q.{kind}"
-    other = value.replace("False", "True") if isinstance(value, str) else type(value)(not value)
+    other = WORDS[value] if isinstance(value, str) else type(value)(not value)
     rows = [GOOD | column, GOOD | {name: other}, GOOD | {"id": "b"} | column]
     pq.write_table(pa.Table.from_pylist(rows), path) if kind == "parquet" else jsonl(path, rows)
     (query,) = readers.read_queries(path)
     assert query.answers == ("Ada",)
     assert f"{path}: 2 questions left out, whose rows say that they have no answer" in caplog.text
+    (converted,), said, _ = foreign.read(path)
+    assert converted.answers == ("Ada",) and "questions left out, whose rows say that they have no answer: 2" in said
     checked = data_check.check(path)
     assert checked.counts["unanswerable"] == 2 and checked.counts["questions"] == 1 and not checked.errors
     assert next(one.rows for one in checked.findings if one.kind == "no answer") == (1, 3)
@@ -103,6 +148,17 @@ def test_questions_whose_rows_say_that_they_have_no_answer_are_left_out_and_coun
         readers.read_queries(jsonl(tmp_path / "none.jsonl", [GOOD | column]))
     traced = jsonl(tmp_path / "t.jsonl", [{**row, "turns": ["<answer>Ada</answer>"]} for row in rows])
     assert len(traces.read_traces(traced)) == 1
+
+
+@pytest.mark.parametrize("column", [{"unanswerable": None}, {"unanswerable": math.nan}, {"answerable": "perhaps"}])
+def test_a_row_that_does_not_say_whether_it_has_an_answer_is_kept(tmp_path, column):
+    """A table without a value holds NaN, which is no 0 and no denial."""
+    assert len(readers.read_queries(jsonl(tmp_path / "q.jsonl", [GOOD | column]))) == 1
+
+
+def test_what_the_metadata_say_of_the_answer_counts(tmp_path):
+    rows = [GOOD | {"id": name, "metadata": {"answerable": name}} for name in ("yes", "no")]
+    assert [query.id for query in readers.read_queries(jsonl(tmp_path / "q.jsonl", rows))] == ["yes"]
 
 
 def test_passages_in_our_form_and_in_search_r1_s_are_read_from_gz_too(tmp_path):

@@ -80,6 +80,28 @@ def test_c_and_its_namesakes_are_told_apart():
     assert ids(search(["C"], 3)) == [["C"]]
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("libc++", "libc"),
+        ("GTK+", "GTK"),
+        ("Notepad++", "Notepad"),
+        ("F♯", "F"),
+        ("B♭", "B"),
+        ("Q#", "Q"),
+        ("LGBT+", "LGBT"),
+    ],
+)
+def test_names_that_end_in_signs_are_told_from_those_that_do_not(names):
+    search = bm25(corpus=[Passage(name, name, "a name") for name in names])
+    assert ids(search([f"What is {name}?" for name in names], 2)) == [[name] for name in names]
+
+
+def test_a_sharp_is_found_by_either_sign():
+    search = bm25(corpus=[Passage("1", "Nocturne in C♯ minor", ""), Passage("2", "Nocturne in C minor", "")])
+    assert ids(search(["C# minor", "C♯ minor", "C minor"], 1)) == [["1"], ["1"], ["2"]]
+
+
 def test_it_is_said_once_where_the_corpus_has_hardly_any_word_that_is_searched_for(caplog):
     asked = ["Wer schrieb den Roman über Sand", "Welche Stadt liegt nördlich davon", "Wann wurde das Haus gebaut"]
     search = bm25(corpus=CORPUS)

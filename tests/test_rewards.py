@@ -1,6 +1,7 @@
 """Answers are scored as SQuAD, HotpotQA and Search-R1 score them, and nothing scores that is no answer."""
 
 import string
+import unicodedata
 from dataclasses import replace
 
 import numpy as np
@@ -66,6 +67,66 @@ def test_cover_match_by_hand():
     assert answers.cover_match("It is Paris, France", ["paris"]) == 1
     assert answers.cover_match("party", ["art"]) == 1  # a substring, as in Search-R1, not a word
     assert answers.cover_match("Par", ["Paris"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("gold", "right", "wrong"),
+    [
+        ("2", ("2", "the 2."), ("in 1982", "1, 2 or 3", "12")),
+        ("no", ("No.",), ("no idea", "I know", "yes or no")),
+        ("US", ("us", "the US", "in the U.S. of then"), ("he told us", "Austria", "USA")),
+        ("art", ("art", "modern art"), ("party",)),
+        ("19", ("19", "in 19 BC"), ("1982",)),
+        ("none", ("None",), ("none of these", "second to none")),
+        ("京", ("京",), ("北京",)),
+        ("北京", ("北京", "中国的北京市"), ("北的京",)),
+        ("É", ("e\u0301",), ("café",)),
+    ],
+)
+def test_cover_match_as_a_reward_is_not_earned_by_a_short_gold_in_other_words(gold, right, wrong):
+    """A policy that writes "1982" wherever it knows nothing would be right by the metric wherever the gold is 2."""
+    query = Query("q", "?", (gold,))
+    scores = cover_match(query, [episode(query, answer) for answer in (*right, *wrong)])
+    assert scores.tolist() == [1] * len(right) + [0] * len(wrong)
+    assert answers.cover_match("in 1982", ["2"]) == 1, "the metric stays Search-R1's"
+
+
+def test_canonically_equal_texts_score_alike_and_what_is_normalised_stays():
+    """Every character that takes apart, in capitals and small, whole and with a sign before its marks."""
+    wrong = []
+    for whole in map(chr, range(0x110000)):
+        apart = unicodedata.normalize("NFD", whole)
+        if apart == whole and not unicodedata.combining(whole):
+            continue
+        forms = {whole, apart, unicodedata.normalize("NFC", whole)}
+        alike = {answers.normalise(f"x{form}x") for form in forms}
+        wrong += [whole] * (len(alike) > 1)
+        for form in (*forms, apart.upper(), apart.lower(), apart[0] + "-" + apart[1:], f"e-{apart[-1]}"):
+            once = answers.normalise(form)
+            wrong += [form] * (answers.normalise(once) != once or unicodedata.normalize("NFC", once) != once)
+    assert wrong == []
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("H\u0331", "\u1e96"),
+        ("J\u030c", "\u01f0"),
+        ("W\u030a", "\u1e98"),
+        ("e-\u0301", "\u00e9"),
+        ("o.\u0308", "Ö"),
+        ("\u212b", "A\u030a"),
+    ],
+)
+def test_a_small_letter_s_composed_form_is_its_capital_s_with_the_mark(one, other):
+    assert answers.normalise(one) == answers.normalise(other) and answers.exact_match(one, [other]) == 1
+
+
+@given(st.text(), st.text(alphabet="aAeEjJ-.' \u0301\u030c\u0331\u0345Σσς"))
+def test_normalising_twice_is_normalising_once(text, marked):
+    for one in (text, marked, text + marked):
+        once = answers.normalise(one)
+        assert answers.normalise(once) == once == answers.normalise(unicodedata.normalize("NFD", one))
 
 
 @pytest.mark.parametrize("score", SCORES)

@@ -224,7 +224,7 @@ def test_what_is_kept_of_a_passage_is_found_in_three_passes(text, monkeypatch):
 def test_a_passage_that_is_short_enough_is_the_retriever_s_own():
     done = run(answer, ["a"], passage_chars=9)  # A a0 a1 a2: one character and eight
     assert done.cut == 0 and done.by_query["a"] == (passage("a"),) * 2
-    assert run(answer, ["a"], passage_chars=8).by_query["a"][0].text == "a0 a1 a"
+    assert run(answer, ["a"], passage_chars=8).by_query["a"][0].text == "a0 a1"
 
 
 CHINESE = "北京是中华人民共和国的首都也是全国的政治中心文化中心和国际交往中心" * 32
@@ -265,6 +265,34 @@ def test_a_title_over_the_budget_is_cut_and_not_dropped_with_its_passage():
     assert "Nothing." not in said and title.startswith(passage.title) and len(passage.title) > 250
     said, _, kept = shown((Passage("1", "many words " * 300, "a text"),), budget=100)
     assert kept[-1].passages[0][0].title.endswith(("many", "words"))
+
+
+TITLES = ["T" * 2000, "many words " * 300, "首" * 1000, "เมือง" * 400, "a" * 130 + " long title"]
+
+
+@pytest.mark.parametrize("title", TITLES)
+@pytest.mark.parametrize("text", ["Ada was born in Oslo. " * 200, CHINESE, "Oslo, where Ada was born"])
+def test_a_title_over_the_budget_leaves_its_text_room(title, text):
+    """The text was dropped altogether: the model was shown half a title, and nothing of what it is about."""
+    said, _, kept = shown((Passage("1", title, text),), budget=100)
+    ((passage,),) = kept[-1].passages
+    by_search = tools.shortened(Passage("1", title, text), 140)
+    for cut in (passage, by_search):
+        assert title.startswith(cut.title) and len(cut.title) >= 20
+        assert text.startswith(cut.text) and len(cut.text) >= 20
+        for part, whole in ((cut.title, title), (cut.text, text)):
+            is_at_word = part == whole or whole[len(part)] == " " or " " not in whole[:200]
+            assert is_at_word or whole[:130] == "a" * 130, "the cut falls behind a word"
+    assert len(by_search.title + by_search.text) <= 140
+
+
+def test_a_title_that_fits_stays_whole_beside_its_text():
+    title = "The Bridge of Graz"
+    _, _, kept = shown((Passage("1", title, "It was built in stone. " * 100),), budget=50)
+    ((passage,),) = kept[-1].passages
+    assert passage.title == title and passage.text.endswith(("It", "was", "built", "in", "stone."))
+    passage = tools.shortened(Passage("1", title, "It was built in stone. " * 100), 50)
+    assert passage == Passage("1", title, "It was built in stone. It was")
 
 
 def test_a_lower_passage_with_a_title_over_the_budget_is_cut_too():

@@ -213,6 +213,9 @@ def test_a_question_whose_answer_is_found_by_itself_makes_a_trace_of_one_search(
         ("की", "का", False),  # Hindi's vowel signs were left out
         ("C++", "C#", False),
         ("C", "C++", False),
+        ("GTK", "GTK+", False),
+        ("Prelude in B", "Prelude in B♭", False),
+        ("Prelude in F# minor", "Prelude in F♯ minor", True),
         ("!!!", "???", False),
         ("anna weber", "Anna Weber", True),
     ],
@@ -237,17 +240,48 @@ def test_a_title_of_a_script_without_blanks_is_named_inside_a_sentence():
         ("2", "The second world war, World War 2, ended."),
         ("C", "Vitamin C is sour."),
         ("19", "It was in 1982, on 1900 islands."),  # within a number alone
+        ("none", "None of the arches fell."),
+        ("not", "It did not fall."),
+        ("Both", "Both banks are steep."),
+        ("neither of them", "He liked neither of them."),
+        ("No answer", "There was no answer."),
+        ("N/A", "Its height is N/A, or n/a."),
+        ("It", "It stands in Graz."),
+        ("The Who", "Nobody knows who built it."),
+        ("US", "The builders told us so."),
+        ("IT", "It stands, and it holds."),
+        ("U.S.", "It helped us."),
+        ("AIDS", "The bridge aids the traders."),
     ],
 )
 def test_an_answer_that_stands_in_any_passage_makes_no_trace(answer, text):
     search = bm25(corpus=[Passage("1", "The bridge", text)])
     query = Query("q", "The bridge, the world war and vitamin: he said islands?", (answer,))
     assert traces.retrieved_traces([query], search, write=search_r1_turn, k=2) == []
-    with pytest.raises(ValueError, match="whose answer .no yes or no, no single character. stands in"):
+    with pytest.raises(ValueError, match="whose answer .no yes or no, function word or single character. stands in"):
         traces.check_retrieved([query], search, write=search_r1_turn, k=2)
     both = Query("q", query.question, (answer, "bridge"))
     (trace,) = traces.retrieved_traces([both], search, write=search_r1_turn, k=2)
     assert "<answer> bridge </answer>" in trace.turns[-1], "another accepted answer still makes one"
+
+
+@pytest.mark.parametrize(
+    ("answer", "text"),
+    [
+        ("US", "It crossed to the US in June."),
+        ("US", "Troops of the U.S. crossed it."),
+        ("U.S.A.", "It is in the USA."),
+        ("IT", "It houses an IT school."),
+        ("AIDS", "The bridge carries an AIDS memorial."),
+        ("AIDS", "the bridge carries an aids memorial"),  # a corpus without capitals
+        ("GRAZ", "The bridge stands in Graz."),
+        ("graz", "The bridge stands in Graz."),
+    ],
+)
+def test_an_acronym_proves_something_in_its_capitals(answer, text):
+    query = Query("q", text, (answer,))
+    (trace,) = traces.retrieved_traces([query], bm25(corpus=[Passage("1", "", text)]), write=search_r1_turn, k=1)
+    assert f"<answer> {answer} </answer>" in trace.turns[-1]
 
 
 def test_an_answer_in_a_sentence_without_blanks_makes_a_trace():

@@ -1,5 +1,6 @@
 """What a decoder looks like: sizes and switches of Qwen3, Qwen2.5, Llama and Mistral models, and named presets."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -9,6 +10,8 @@ from qr_jax.models.json_file import number
 from qr_jax.settings import show
 
 ROPE_KINDS = ("default", "linear", "llama3", "yarn")
+ROPE_OBJECTS = ("rope_parameters", "rope_scaling")
+ROPE_NAME = re.compile("rope|rotary")
 ROPE_BESIDE = ("rope_theta", "partial_rotary_factor", "original_max_position_embeddings")  # beside that object
 LARGEST = {"num_hidden_layers": 1024, "head_dim": 4096, "num_attention_heads": 4096, "num_key_value_heads": 4096}
 LARGEST |= {"vocab_size": 2**24, "hidden_size": 2**20, "intermediate_size": 2**22, "max_position_embeddings": 2**31}
@@ -92,6 +95,7 @@ def from_hf(config: Mapping[str, Any]) -> ModelConfig:
     for key in SAID:
         _size(config, key)
     _refuse_features(config, name)
+    _refuse_rope(config)
     whole = hub.described(_agreed(config))
     _refuse_features(whole, name)
     theta, scaling = _rope(whole)
@@ -152,12 +156,30 @@ def _refuse_features(config: Mapping[str, Any], name: str) -> None:
         raise ValueError(f"this {name} model uses what the decoder does not have: {'; '.join(found)}")
 
 
+def _refuse_rope(config: Mapping[str, Any]) -> None:
+    """ValueError for rope settings of single kinds of layers, and for such as other models have under other names."""
+    for where in ROPE_OBJECTS:
+        held = config.get(where)
+        layers = (
+            [name for name, value in held.items() if isinstance(value, Mapping)] if isinstance(held, Mapping) else []
+        )
+        if layers:
+            wanted = "wanted one rope for all layers: {'rope_theta': ..., 'rope_type': ...}"
+            raise ValueError(f"config.json has {where} of single layers ({', '.join(map(str, layers))}); {wanted}")
+    known, theta = (*ROPE_OBJECTS, *ROPE_BESIDE), config.get("rope_theta")
+    for name, value in config.items():
+        says_nothing = value is None or value is False or (value == theta and not isinstance(value, bool))
+        if ROPE_NAME.search(name) and name not in known and not says_nothing:
+            todo = f"wanted it as rope_theta or in rope_parameters, or without it ({', '.join(known)} are read)"
+            raise ValueError(f"config.json has {name} = {show(value)}, which the decoder does not have; {todo}")
+
+
 def _agreed(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """The config with one object of rope settings. ValueError where one setting has two values under its names.
 
     transformers 4 and 5 write them under other names, and each takes one of them without a word.
     """
-    given = {where: config.get(where) for where in ("rope_parameters", "rope_scaling")}
+    given = {where: config.get(where) for where in ROPE_OBJECTS}
     parts = {where: part for where, part in given.items() if isinstance(part, Mapping)}
     said = [(where, str(name), value) for where, part in parts.items() for name, value in part.items()]
     said += [("", name, config.get(name)) for name in ROPE_BESIDE]
@@ -188,6 +210,10 @@ def _rope(whole: Mapping[str, Any]) -> tuple[float, tuple[tuple[str, object], ..
     if kind not in ROPE_KINDS or settings.pop("partial_rotary_factor", 1.0) not in (None, 1, 1.0):
         raise ValueError(f"rope settings {show(settings | {'rope_type': kind})} are not supported; kinds: {ROPE_KINDS}")
     if kind == "default":
+        unused = {name: value for name, value in settings.items() if name not in ROPE_BESIDE and value is not None}
+        if unused and unused != {"factor": 1}:
+            todo = f"wanted a rope_type beside them ({', '.join(ROPE_KINDS[1:])}), or none of them"
+            raise ValueError(f"config.json has rope settings {show(unused)} and no rope_type that uses them; {todo}")
         return theta, ()
     if kind in ("llama3", "yarn"):
         original = whole.get("original_max_position_embeddings")

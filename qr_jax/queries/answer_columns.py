@@ -1,25 +1,132 @@
-"""Columns beside a question's answer: further accepted answers, and whether there is one."""
+"""Columns beside a question's answer, further accepted answers and whether there is one; and answers in other forms."""
 
+import ast
+import json
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from qr_jax.settings import show
+from qr_jax.queries import limits
+from qr_jax.settings import WORDS, show
 
-# MuSiQue's answer_aliases, PopQA's o_aliases. "possible_answers" beside an answer may be the choices of a test, so it
-# counts only where no other column holds the answer (`qr-jax data convert`).
+Row = Mapping[str, Any]
+# Names are compared without case, blanks, dots, - and _: MuSiQue's answer_aliases, PopQA's o_aliases, answerAliases.
+# "possible_answers" beside an answer may be the choices of a test, so it counts only where no other column holds the
+# answer (`qr-jax data convert`). Names of the subject (s_aliases) are no answers.
+JOINTS = re.compile(r"[-_.\s]+")
+FURTHER = r"(accept[a-z]*|alt[a-z]*|correct|valid|other|additional|further|extra|all)"
+OTHER_NAMES = r"(alias(es)?|synonyms?|alternatives?)"
 ALSO_ANSWERS = re.compile(
-    r"aliases|(answers?|golden_answers?|golds?|o|object)_?alias(es)?|(accept\w*|alt\w*|correct|valid)_answers"
+    rf"(metadata)?((normali[sz]ed|{FURTHER})?(golden)?(answers?|golds?|object|o)?{OTHER_NAMES}"
+    rf"|{FURTHER}answers|answers?variants?)"
 )
-NO_ANSWER = {"answerable": ("false", "0"), "is_impossible": ("true", "1")}  # MuSiQue's column, and SQuAD's
+HAS_ANSWER = re.compile(r"(is)?(un)?answerable|(is)?impossible|(has|no)answers?")  # MuSiQue's column, and SQuAD's
+DENIED = re.compile(r"(is)?(unanswerable|impossible)|noanswers?")  # of these, the names whose "true" says that none is
+TRUTH = WORDS | {"y": True, "t": True, "n": False, "f": False}
+BESIDE = ("metadata", "meta")  # objects that may hold such columns
+SPLIT = "<|answer_split|>"
+QUOTED = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"")
+ANSWER_HAS = ("text", "value", "answer", "answer_text")  # under which an object that is an answer says it
 
 
 class Unanswerable(ValueError):
     """The row says itself that its question has no answer."""
 
 
-def check_answerable(row: Mapping[str, Any]) -> None:
+def holds_answers(name: str) -> bool:
+    """Tell whether a column of that name holds further accepted answers."""
+    return ALSO_ANSWERS.fullmatch(_plain(name)) is not None
+
+
+def says_answerable(name: str) -> bool:
+    """Tell whether a column of that name says whether the question has an answer."""
+    return HAS_ANSWER.fullmatch(_plain(name)) is not None
+
+
+def beside(row: Row) -> Iterator[tuple[str, Any]]:
+    """Give the row's columns, and those of the metadata in it, each by its name in an error."""
+    yield from row.items()
+    for name in BESIDE:
+        if isinstance(inner := row.get(name), Mapping):
+            yield from ((f"{name}.{of}", value) for of, value in inner.items())
+
+
+def check_answerable(row: Row) -> None:
     """Raise Unanswerable where the row says so."""
-    for name, denials in NO_ANSWER.items():
-        if name in row and str(row[name]).lower() in denials:
-            raise Unanswerable(f"has no answer, as its {name!r} says: {show(row[name])}")
+    for name, value in beside(row):
+        of = name.rpartition(".")[2]
+        if says_answerable(of) and _truth(value) is (DENIED.fullmatch(_plain(of)) is not None):
+            raise Unanswerable(f"has no answer, as its {name!r} says: {show(value)}")
+
+
+def in_objects(value: Any) -> Any:
+    """The texts in {"text": [...]}, {"value": ..., "aliases": [...]}, or a list of such objects; else the value."""
+    if isinstance(value, list) and value and all(isinstance(one, Mapping) for one in value):
+        parts = [in_objects(one) for one in value]
+        return [text for part in parts for text in part] if all(isinstance(part, list) for part in parts) else value
+    if not isinstance(value, Mapping):
+        return value
+    plain = {str(name).lower(): held for name, held in value.items()}
+    names = [name for name in ANSWER_HAS if name in plain][:1]
+    if not names:
+        return value
+    names += filter(holds_answers, plain)
+    lists = [held if isinstance(held, list) else [held] for held in map(plain.get, names) if held is not None]
+    return [text for held in lists for text in held]
+
+
+def list_in(text: str) -> list[str] | None:
+    """The texts of a list that JSON, Python or NumPy (which writes no commas) wrote as one text; None: it is none.
+
+    A mark between answers, as in the 3,197 questions of DeepResearcher and BehaviorPrime, makes a list too.
+    """
+    if SPLIT in text:
+        return [part for part in map(str.strip, text.split(SPLIT)) if part] or None
+    text = text.strip()
+    if not (text.startswith("[") and text.endswith("]")) or len(text) > limits.MOST_QUESTION_CHARS:
+        return None
+    try:
+        found = json.loads(text, parse_float=str, parse_int=str)  # as they are written: 1.10 is no 1.1
+        return found if found and all(isinstance(one, str) for one in found) else None
+    except (ValueError, RecursionError):
+        return _quoted_in(text[1:-1])
+
+
+def as_text(value: Any) -> Any:
+    """A number as a text, true and false as yes and no; another value as it is."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return str(value) if isinstance(value, int | float) else value
+
+
+def _plain(name: str) -> str:
+    return JOINTS.sub("", name).casefold()
+
+
+def _truth(value: Any) -> bool | None:
+    """What the value says, a number or a word as a table may hold it; None where it says neither."""
+    text = str(value).strip().casefold() if isinstance(value, str | int | float) else ""
+    try:
+        number = float(TRUTH.get(text, text))
+    except ValueError:
+        return None
+    return None if math.isnan(number) else number != 0
+
+
+def _quoted_in(text: str) -> list[str] | None:
+    """The quoted texts between blanks and commas; None where anything else stands there: in time linear in the text."""
+    found, at = [], 0
+    while at < len(text):
+        if text[at] in ", \n":
+            at += 1
+            continue
+        one = QUOTED.match(text, at)
+        if one is None:
+            return None
+        try:
+            found.append(ast.literal_eval(one[0]))
+        except (SyntaxError, ValueError):  # a line's end within quotes, a backslash before what is no escape
+            return None
+        at = one.end()
+    return found or None

@@ -9,6 +9,7 @@ from qr_jax.queries import limits, parquet
 
 ENDS = (".arrow", ".feather")
 STATE, SPLITS = "state.json", "dataset_dict.json"  # of a saved data set, and of several as its splits
+INDICES = ("_indices_data_files", "_indices_files")  # of a selection or a shuffle; newer versions write its rows anew
 MOST_STATE_BYTES = 10_000_000
 
 
@@ -54,8 +55,9 @@ def saved(folder: Path) -> list[Path] | None:
         raise ValueError(f"{folder} holds the splits {', '.join(map(str, splits)) or '(none)'} of a data set; {todo}")
     if not (folder / STATE).is_file():
         return None
-    if _listed(folder / STATE, "_indices_data_files"):
-        todo = "in Python: load_from_disk(FOLDER).flatten_indices().save_to_disk(NEW)"
+    if any(_listed(folder / STATE, name) for name in INDICES):
+        todo = "in Python, with the version of datasets that wrote it: load_from_disk(FOLDER).flatten_indices()"
+        todo += ".save_to_disk(NEW); newer versions take the files' rows as they stand"
         raise ValueError(f"{folder} is a selection of the rows of its files, which is not read; {todo}")
     names = [one.get("filename") if isinstance(one, dict) else one for one in _listed(folder / STATE, "_data_files")]
     for name in names:

@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 from qr_jax.answers import fold, in_words, normalise, proving
 from qr_jax.characters import nfc
-from qr_jax.queries import carried, foreign, formats, parsing, readers
-from qr_jax.queries.answer_columns import Unanswerable
+from qr_jax.queries import carried, formats, parsing, readers
+from qr_jax.queries.answer_columns import Unanswerable, list_in
 from qr_jax.records import Passage, Query
 
 UNANSWERABLE = "no answer"
@@ -185,7 +185,7 @@ def _is_uneven(query: Query) -> bool:
 
 def _is_list_as_text(query: Query) -> bool:
     """an answer is a list written as one text, which nothing matches; `qr-jax data convert FILE NEW` takes it apart"""
-    return any(foreign.list_in(answer) for answer in query.answers)
+    return any(list_in(answer) for answer in query.answers)
 
 
 def _has_passages(query: Query) -> bool:

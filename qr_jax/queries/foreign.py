@@ -4,8 +4,6 @@ What a run reads is JSON lines and Parquet (readers.py). All else is written ane
 says what it took the file for, so that nothing is guessed in silence.
 """
 
-import ast
-import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,23 +11,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from qr_jax.queries import carried, foreign_rows, formats, inputs, limits, parsing, readers
-from qr_jax.queries.answer_columns import ALSO_ANSWERS, Unanswerable, check_answerable
+from qr_jax.queries import carried, foreign_rows, formats, inputs, parsing, readers
+from qr_jax.queries.answer_columns import Unanswerable, as_text, check_answerable, in_objects, list_in
 from qr_jax.queries.foreign_rows import ASKS, KNOWN
 from qr_jax.queries.inputs import Input
 from qr_jax.queries.parsing import ANSWERS, OTHER_SCHEMAS, Row
 from qr_jax.records import Passage, Query
 from qr_jax.settings import names
 
-SPLIT = "<|answer_split|>"
-QUOTED = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"")
 NUMBERED = re.compile(r"(answers?|golds?)[ _-]?\d+", re.IGNORECASE)  # columns of one answer each
 NEEDED = KNOWN - {"id", "title", *OTHER_SCHEMAS["id"]}
 SHOWN = 10  # kinds of rows that cannot be read
+OWN_ADVICE = re.compile(r"; (or let )?`qr-jax data convert FILE NEW`.*", re.DOTALL)  # to do what is being done
 ALIKE = re.compile(r"'[^']*'|\"[^\"]*\"|\d+|, and is .*|fields found: [^;]*")  # in which errors of one kind differ
 LISTS = (*ANSWERS, "entities", "supporting", "supporting_titles")
 PAGES = ("entity_pages", "search_results", "EntityPages", "SearchResults")  # TriviaQA's, up to a million characters
-ANSWER_HAS = ("text", "value", "answer", "answer_text")  # under which an object that is an answer says it
 
 
 class Converted(NamedTuple):
@@ -66,7 +62,7 @@ def read(
             said["questions left out, whose rows say that they have no answer"] += 1
             continue
         except ValueError as error:
-            wrong.append((where, str(error).partition(parsing.OR_CONVERT)[0]))  # which is what runs
+            wrong.append((where, OWN_ADVICE.sub("", str(error))))
             continue
         corpus |= {passage.id: passage for passage in beside if passage.id not in corpus}
         refused += [(where, answer) for answer in getattr(item, "meta", {}).get("refused_answers", ())]
@@ -137,7 +133,6 @@ def _item(row: Row, said: Counter[str]) -> tuple[Query | Passage, bool, list[Pas
     """Make what the row holds; True where its id was made here; and the passages that stand beside a question."""
     cells = {str(name).strip().lstrip("\ufeff"): value for name, value in row.items()}
     named = {name: value for name, value in cells.items() if name and value is not None}  # "" is pandas' index
-    named = {name.lower() if ALSO_ANSWERS.fullmatch(name.lower()) else name: named[name] for name in named}
     form = formats.schema(named)
     if form not in ("qr_jax", "qr_jax corpus"):
         if form.endswith("corpus"):
@@ -163,7 +158,7 @@ def _item(row: Row, said: Counter[str]) -> tuple[Query | Passage, bool, list[Pas
         named[column] = [*(list_in(first) or [first]), *map(named.pop, numbered)]
     check_answerable(named)
     for column in named:
-        if asks and (column in LISTS or ALSO_ANSWERS.fullmatch(column)):
+        if asks and column in LISTS:
             named[column] = _texts(named[column], column, said)
     if asks and named.get("answer_type") == "multipleChoice":
         named = _with_choice(named, said)
@@ -232,11 +227,11 @@ def _answers(row: Row) -> str:
 
 
 def _texts(value: Any, column: str, said: Counter[str]) -> Any:
-    """Answers in objects (SQuAD's, TriviaQA's), a list that was written as a text, and numbers, as texts."""
-    taken = _in_objects(value)
+    """Answers in objects (SQuAD's, TriviaQA's), lists written as a text, numbers, true and false, as texts."""
+    taken = in_objects(value)
     if taken is not value:
         said[f"rows whose {column!r} are objects, of which the texts and their aliases are taken"] += 1
-        value = list(dict.fromkeys(taken)) if all(map(_is_text_or_number, taken)) else taken
+        value = list(dict.fromkeys(taken)) if all(isinstance(one, str | int | float) for one in taken) else taken
         if not value and column in ANSWERS:  # so SQuAD 2's columns say it
             raise Unanswerable(f"has no answer: {column!r} is {formats.show(value)}")
     if isinstance(value, str):
@@ -247,62 +242,9 @@ def _texts(value: Any, column: str, said: Counter[str]) -> Any:
         )
         return listed or value
     values = value if isinstance(value, list) else [value]
-    if not any(_is_text_or_number(one) and not isinstance(one, str) for one in values):
-        return value
-    said[f"rows with numbers as {column!r}, taken as texts"] += 1
-    return [str(one) if _is_text_or_number(one) else one for one in values]
-
-
-def _in_objects(value: Any) -> Any:
-    """The texts in {"text": [...]}, {"value": ..., "aliases": [...]}, or a list of such objects; else the value."""
-    if isinstance(value, list) and value and all(isinstance(one, Mapping) for one in value):
-        parts = [_in_objects(one) for one in value]
-        return [text for part in parts for text in part] if all(isinstance(part, list) for part in parts) else value
-    if not isinstance(value, Mapping):
-        return value
-    plain = {str(name).lower(): held for name, held in value.items()}
-    names = [name for name in ANSWER_HAS if name in plain][:1]
-    if not names:
-        return value
-    names += [name for name in plain if ALSO_ANSWERS.fullmatch(name)]
-    lists = [held if isinstance(held, list) else [held] for held in map(plain.get, names) if held is not None]
-    return [text for held in lists for text in held]
-
-
-def list_in(text: str) -> list[str] | None:
-    """The texts of a list that JSON, Python or NumPy (which writes no commas) wrote as one text; None: it is none.
-
-    A mark between answers, as in the 3,197 questions of DeepResearcher and BehaviorPrime, makes a list too.
-    """
-    if SPLIT in text:
-        return [part for part in map(str.strip, text.split(SPLIT)) if part] or None
-    text = text.strip()
-    if not (text.startswith("[") and text.endswith("]")) or len(text) > limits.MOST_QUESTION_CHARS:
-        return None
-    try:
-        found = json.loads(text, parse_float=foreign_rows.Spelled)
-        return [str(one) for one in found] if found and all(map(_is_text_or_number, found)) else None
-    except (ValueError, RecursionError):
-        return _quoted_in(text[1:-1])
-
-
-def _quoted_in(text: str) -> list[str] | None:
-    """The quoted texts between blanks and commas; None where anything else stands there: in time linear in the text."""
-    found, at = [], 0
-    while at < len(text):
-        if text[at] in ", \n":
-            at += 1
-            continue
-        one = QUOTED.match(text, at)
-        if one is None:
-            return None
-        try:
-            found.append(ast.literal_eval(one[0]))
-        except (SyntaxError, ValueError):  # a line's end within quotes, a backslash before what is no escape
-            return None
-        at = one.end()
-    return found or None
-
-
-def _is_text_or_number(value: Any) -> bool:
-    return isinstance(value, str | int | float) and not isinstance(value, bool)
+    said[f"rows with true or false as {column!r}, taken as yes and no"] += any(isinstance(one, bool) for one in values)
+    texts = list(map(as_text, values))
+    said[f"rows with numbers as {column!r}, taken as texts"] += any(
+        isinstance(one, int | float) and not isinstance(one, bool) for one in values
+    )
+    return value if texts == values else texts

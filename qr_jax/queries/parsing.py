@@ -6,7 +6,7 @@ from typing import Any
 
 from qr_jax.answers import check_answers, normalise
 from qr_jax.queries import carried, formats, limits
-from qr_jax.queries.answer_columns import ALSO_ANSWERS, check_answerable
+from qr_jax.queries.answer_columns import as_text, beside, check_answerable, holds_answers, in_objects, list_in
 from qr_jax.queries.formats import show
 from qr_jax.records import Passage, Query
 from qr_jax.settings import names
@@ -39,8 +39,8 @@ OR_CONVERT = "; or let `qr-jax data convert FILE NEW`"
 def query_of(row: Row) -> Query:
     """Make a query of a row of questions, a peer's too (formats.py).
 
-    Columns of further accepted answers (ALSO_ANSWERS) become golds. ValueError: what column is missing or wrong, and
-    what looks right; Unanswerable: the row says that there is no answer.
+    Columns of further accepted answers (answer_columns.py) become golds. ValueError: what column is missing or
+    wrong, and what looks right; Unanswerable: the row says that there is no answer.
     """
     row = formats.ours(row)
     check_answerable(row)
@@ -50,7 +50,7 @@ def query_of(row: Row) -> Query:
     answers = texts(row, column, most_chars=limits.MOST_QUESTION_CHARS)
     answers = tuple(dict.fromkeys([*answers, *also_answers(row)]))
     entities = texts(row, "entities") if "entities" in row else ()
-    used = {"id", "question", "entities", column, *filter(ALSO_ANSWERS.fullmatch, row)}
+    used = {"id", "question", "entities", column, *filter(holds_answers, row)}
     meta = {name: value for name, value in row.items() if name not in used} | gold(row)
     for name in ("dataset", "kind", "hops", "type"):  # a table each of an evaluation
         if isinstance(meta.get(name), str):
@@ -70,12 +70,14 @@ def query_of(row: Row) -> Query:
 def also_answers(row: Row) -> list[str]:
     """Gather the accepted answers that stand beside the answer; ValueError names a column that holds anything else."""
     found = []
-    for name in filter(ALSO_ANSWERS.fullmatch, row):
-        values = [row[name]] if isinstance(row.get(name), str) else row.get(name) or []
+    for name, held in beside(row):
+        if not holds_answers(name) or not held:
+            continue
+        values = (list_in(held) or [held]) if isinstance(held, str) else in_objects(held)
         if not isinstance(values, list):
             wanted = "accepted answers, a text or a list of texts (of anything else give the column another name)"
             raise ValueError(f"{name!r} must hold {wanted}, and is {show(values)}")
-        for at, value in enumerate(values, 1):
+        for at, value in enumerate(map(as_text, values), 1):
             found.append(one_text(value, f"item {at} of {name!r}", True, limits.MOST_QUESTION_CHARS))
     return found
 
@@ -132,7 +134,9 @@ def texts(row: Row, column: str, *, most_chars: int = limits.MOST_TEXT_CHARS) ->
     value = [row[column]] if isinstance(row[column], str) else row[column]
     items = value if isinstance(value, list) else [value]
     is_taken = isinstance(value, dict) or all(isinstance(one, str | int | float) for one in items)
-    todo = "; `qr-jax data convert FILE NEW` takes numbers, and SQuAD's answers" * (is_taken and column in ANSWERS)
+    todo = "; `qr-jax data convert FILE NEW` takes numbers, true and false, and SQuAD's answers" * (
+        is_taken and column in ANSWERS
+    )
     if not isinstance(value, list):
         raise ValueError(f"{column!r} must be a text or a list of texts, and is {show(value)}{todo}")
     if not value and column != "entities":

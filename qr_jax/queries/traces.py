@@ -14,7 +14,7 @@ from typing import Any
 
 from qr_jax import dialect
 from qr_jax.answers import first_in
-from qr_jax.characters import is_mark, nfc, spread
+from qr_jax.characters import SHARP, is_mark, nfc, spread
 from qr_jax.queries.parsing import Row, query_of, texts
 from qr_jax.queries.readers import read
 from qr_jax.records import Passage, Query, Say, Search, SearchFunction, Stop, Trace, Turn
@@ -208,8 +208,8 @@ def check_fit(queries: Sequence[Query], *, passages_read: bool = True, absent: C
 def retrieved_traces(queries: Sequence[Query], search: SearchFunction, *, write: ExpertTurn, k: int) -> list[Trace]:
     """Traces of one search, for the question itself, where the first `k` passages have an accepted answer; no thoughts.
 
-    The answer is the first of the accepted ones that stands in them (`answers.first_in`: yes or no, or a single
-    character, proves nothing, and makes no trace). It needs no gold passages, and shows how to look
+    The answer is the first of the accepted ones that stands in them (`answers.first_in`: yes or no, function
+    words or a single character prove nothing, and make no trace). It needs no gold passages, and shows how to look
     up, read and copy; a passage that has the answer's words need not be one that proves it.
     """
     fit = [query for query in queries if not has_tag_signs(query.question)]
@@ -227,9 +227,9 @@ def check_retrieved(queries: Sequence[Query], search: SearchFunction, *, write: 
     """ValueError, before anything is compiled, where no passage that is found has an answer."""
     if not retrieved_traces(queries[:TRIED], search, write=write, k=k):
         raise ValueError(
-            "data.traces=retrieved makes traces of questions whose answer (no yes or no, no single character) stands "
-            f"in what a search for them finds, and of the first {len(queries[:TRIED])} none does; raise "
-            "rollout.search_k, look with `qr-jax recall` at what the retriever finds, or set sft.steps=0"
+            "data.traces=retrieved makes traces of questions whose answer (no yes or no, function word or single "
+            f"character) stands in what a search for them finds, and of the first {len(queries[:TRIED])} none does; "
+            "raise rollout.search_k, look with `qr-jax recall` at what the retriever finds, or set sft.steps=0"
         )
 
 
@@ -397,6 +397,6 @@ def tokens(text: str) -> list[str]:
 
 
 def spelling(title: str) -> tuple[str, ...]:
-    """Return what two spellings of one title share: the words, + and # (C++, C#); of a title without words, all."""
+    """Return what two spellings of one title share: the words, +, # and ♭ (C++, B♭); of a title without words, all."""
     words = tokens(title)
-    return (*words, *(sign for sign in title if sign in "+#")) if words else (nfc(title),)
+    return (*words, *(sign for sign in title.translate(SHARP) if sign in "+#♭")) if words else (nfc(title),)

@@ -19,7 +19,7 @@ from qr_jax.characters import words
 Method = Literal["lucene", "robertson", "atire"]
 METHODS = ("lucene", "robertson", "atire")
 # What `words` takes for a word. An index says by which rule it was built, and serves no other: count up with a change.
-RULE = "2: Unicode's words, characters and pairs where a script has no blanks, C++ and C# beside C"
+RULE = "3: Unicode's words, characters and pairs where a script has no blanks, C++, GTK+, C# and B♭ with their signs"
 STOP_WORDS = Path(__file__).with_name("stop_words.json")  # language -> words
 BLOCK_WORDS = 4_000_000  # words whose counts are sorted at once
 RANGE = 4_000_000  # scores that are computed at once

@@ -81,8 +81,7 @@ def passage_of(item: Any) -> Passage:
         raise ValueError(f"a passage has {_fields(document) or 'nothing'}; wanted id and contents, or title and text")
     field = next((name for name in there if document[name] is not None), there[0])
     metadata = document.get("metadata")
-    inner = metadata.get("title") if isinstance(metadata, Mapping) else None
-    title = _text(document, "title") or (inner if isinstance(inner, str) else "")
+    title = _text(document, "title") or (_text(metadata, "title", "metadata.") if isinstance(metadata, Mapping) else "")
     text = _text(document, field)
     if field != "text":
         title, text = _split(text, title)
@@ -91,11 +90,11 @@ def passage_of(item: Any) -> Passage:
     return Passage(encodable(name or _hash(f"{title}\n{text}")), encodable(title), encodable(text), _score(score))
 
 
-def _text(document: Mapping, field: str) -> str:
-    """Return the field's text, "" where it is null or absent."""
+def _text(document: Mapping, field: str, inside: str = "") -> str:
+    """Return the field's text, "" where it is null or absent; `inside` stands before its name in an error."""
     value = document.get(field)
     if value is not None and not isinstance(value, str):
-        found = f"{field!r} of type {type(value).__name__}"
+        found = f"{inside + field!r} of type {type(value).__name__}"
         raise ValueError(f"a passage has {found}; wanted a text, or null for none (its fields: {_fields(document)})")
     return value or ""
 

@@ -1,4 +1,9 @@
-"""Reward: 1 for an answer that contains a gold."""
+"""Reward: 1 for an answer that contains a gold.
+
+Stricter than the figure of that name (`answers.cover_match`, Search-R1's), which takes any substring: a policy would
+learn that "1982" is right where the gold is "2". Here a gold counts where it stands in the answer word for word and
+proves something (`answers.first_in`); yes, no, function words and single characters must be the whole answer.
+"""
 
 from collections.abc import Sequence
 
@@ -10,4 +15,6 @@ from qr_jax.records import Episode, Query
 
 def cover_match(query: Query, episodes: Sequence[Episode]) -> np.ndarray:
     """Cover match of each episode's answer, float32 [G], 0 or 1. Only `Episode.answer` is read, never a transcript."""
-    return np.array([answers.cover_match(episode.answer, query.answers) for episode in episodes], np.float32)
+    given = [episode.answer or "" for episode in episodes]
+    is_right = [answers.exact_match(one, query.answers) or answers.first_in(one, query.answers) for one in given]
+    return np.array(list(map(bool, is_right)), np.float32)

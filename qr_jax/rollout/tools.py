@@ -16,7 +16,7 @@ from qr_jax.records import Passage, Query, Say, Search, SearchFunction, Stop, Tu
 
 FIRST_CHARS = 8  # a token, with which fitting begins: few tokens hold more
 LONG_WORD = 32  # characters; a longer word may be cut inside
-LONG_TITLE = 128  # characters; so much of a title is worth showing without the text
+LONG_TITLE = 128  # characters; so much of a title is worth showing without the text, and a longer one may be cut
 FIRST_PAUSE_S = 0.1  # before the first retry; it doubles with each, and half of it or more is waited, at random
 
 
@@ -118,12 +118,17 @@ def found(search: SearchFunction, queries: Sequence[str], k: int, **how: Any) ->
 
 
 def shortened(passage: Passage, chars: int) -> Passage:
-    """The passage, or its first characters where title and text together have more.
+    """The passage, or its first characters where title and text together have more; the title leaves the text half.
 
-    Characters are counted as NFKC, which some tokenizers read them in, makes them: a ligature may stand for 18.
+    Characters are counted as NFKC, which some tokenizers read them in, makes them: a ligature may stand for 18. A cut
+    falls as in `fit_observation`.
     """
     title = _first_chars(passage.title, chars)
-    text = _first_chars(passage.text, chars - len(nfkc(title)))
+    size = len(nfkc(title))
+    if size > chars // 2:
+        title = _first_chars(title, max(chars - len(nfkc(passage.text[:chars])), chars // 2))
+        size = len(nfkc(title))
+    text = _first_chars(passage.text, chars - size)
     whole = len(title) == len(passage.title) and len(text) == len(passage.text)
     return passage if whole else replace(passage, title=title, text=text)
 
@@ -138,7 +143,8 @@ def _first_chars(text: str, chars: int) -> str:
             break
         ends = accumulate(len(unicodedata.normalize(form, sign)) for sign in text)
         text = text[: sum(1 for _ in takewhile(limit.__ge__, ends))]
-    return text[: cut_before(whole, len(text))]
+    end = cut_before(whole, len(text))
+    return whole if end == len(whole) else _to_a_word(whole, end) or whole[:end]
 
 
 def _call(search: SearchFunction, batch: list[str], k: int, limit_s: float) -> list[tuple[Passage, ...] | Fault]:
@@ -171,10 +177,10 @@ def fit_observation(
 
     `env` has its settings bound. The lowest-ranked passages are cut first (of one rank, the last query's), each from
     the end of its text, and dropped with the last word. The first passages of the queries stay: they are cut to one
-    length, a title too where nothing else is left. A cut falls after a word, or, in a long word or a script without
-    blanks, after a character. As many characters stay as fit; tags stay whole. A move that is over the budget even
-    without passages comes back without them. A move that says nothing (Stop, Search) comes back with the turns as they
-    were.
+    length. A title that leaves its text no room is cut too, and leaves it half. A cut falls after a word, or, in a long
+    word or a script without blanks, after a character. As many characters stay as fit; tags stay whole. A move that is
+    over the budget even without passages comes back without them. A move that says nothing (Stop, Search) comes back
+    with the turns as they were.
     """
     turns = tuple(turns)
     if not turns:
@@ -244,9 +250,13 @@ def _cut(passage: Passage, chars: int, is_first: bool) -> Passage | None:
     text = _to_a_word(passage.text, chars - len(passage.title))
     if text.strip():
         return replace(passage, text=text)
-    title = passage.title if chars >= len(passage.title) else _to_a_word(passage.title, chars)
-    if title.strip() and (is_first or len(title) >= LONG_TITLE):
-        return replace(passage, title=title, text="")
+    title = passage.title
+    if len(title) > min(chars, LONG_TITLE):
+        title = _to_a_word(title, max(chars - len(passage.text), chars // 2))
+        text = _to_a_word(passage.text, chars - len(title))
+        title = title if text.strip() else _to_a_word(passage.title, chars)
+    if (title + text).strip() and (is_first or len(title + text) >= LONG_TITLE):
+        return replace(passage, title=title, text=text)
     if not is_first or chars < 1:
         return None
     # not even a word fits
