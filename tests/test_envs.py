@@ -197,7 +197,19 @@ def test_tool_call_reads_the_first_action(text, move):
         call(query="a" * 1001),
         call(query="a", padding="x" * 5000),
         call(queries=[]),
-        call(queries=["a", 1]),
+        call(queries=["a", True]),
+        call(query='["a", ["b"]]'),
+        call(query={"text": "a"}),
+        call(query="a", queries=["a", "b"]),
+        '<tool_call>{"name": "search", "arguments": {"query": "a"}, "args": {"query": "b"}}</tool_call>',
+        '<tool_call>{"tool": "python", "query": "a"}</tool_call>',
+        '<tool_call>{"tool_calls": [{"function": {"name": "python", "arguments": {"query": "a"}}}]}</tool_call>',
+        '<tool_call>{"name": "python", "arguments": {"query": "a"}</tool_call>',  # its inner object is no call
+        '<tool_call>as in [1]: {"name": "search", "arguments": {"query": "a"}}</tool_call>',
+        '<tool_call>{"name": "search", "arguments": {"query": "a"}}}}</tool_call>',
+        '<tool_call>{"name": "search", "arguments": {"query": "a"',
+        '```json\n{"name": "search", "arguments": {"query": "a"}}\n``` is how I would search',
+        "I see no <tool_call>",
         call(queries=[["a"]]),
         call(query=None),
         '<tool_call>{"name": "search", "arguments": "a"}</tool_call>',
@@ -283,10 +295,48 @@ SEARCHED = '{"name": "search", "arguments": {"queries": ["a", "b"]}}'
         (SEARCHED, ("a", "b")),
         ('<think>hm</think>\n\n{"name": "search", "parameters": {"query": "a"}}\n', ("a",)),
         (f"<tool_call>{SEARCHED}</tool_call><tool_call>{json.dumps({'name': 'x'})}</tool_call>", ("a", "b")),
+        (call(queries='["a","b"]'), ("a", "b")),
+        (call(query=' ["a", {"query": "b"}]'), ("a", "b")),
+        (call(query="[a"), ("[a",)),
+        (call(queries="a", query=None), ("a",)),
+        (call(queries=["a"], query="a"), ("a",)),
+        (call(queries=["a"], query=""), ("a",)),
+        (call(queries=["a", "", None, " "]), ("a",)),
+        (call(queries=["a", 3]), ("a", "3")),
+        (call(query=2024), ("2024",)),
+        ('<tool_call>{"name": "search", "arguments": {"query": 3.10}}</tool_call>', ("3.10",)),
+        (call(queries=[{"query": "a"}, {"query": "b", "k": 3}]), ("a", "b")),
+        ('<tool_call>[{"query": "a"}]</tool_call>', ("a",)),
+        ('<tool_call>{"name": "search", "arguments": [{"query": "a"}]}</tool_call>', ("a",)),
+        (f"<tool_call>{SEARCHED}}}</tool_call>", ("a", "b")),
+        ('<tool_call>{"name": "search", "arguments": {"queries": ["a,]", "b",],},}</tool_call>', ("a,]", "b")),
+        (f'<tool_call>{{"tool_calls": [{SEARCHED}]}}</tool_call>', ("a", "b")),
+        (json.dumps({"tool_calls": [{"id": "1", "function": {"name": "search", "arguments": SEARCHED[32:-1]}}]}),
+         ("a", "b")),
+        (SEARCHED.replace("search", " Search"), ("a", "b")),
+        *((SEARCHED.replace("arguments", name), ("a", "b")) for name in ("args", "input", "parameters")),
+        ('<tool_call>{"name": "search", "arguments": null, "input": {"query": "a"}}</tool_call>', ("a",)),
+        (f"\ufeff{SEARCHED}", ("a", "b")),
+        (f"<tool_call>\ufeff\n{SEARCHED}</tool_call>", ("a", "b")),
+        (f"<|python_tag|>{SEARCHED}", ("a", "b")),
+        (f"<|python_tag|>{SEARCHED}; {SEARCHED.replace('b', 'c')}", ("a", "b", "c")),
+        (f"[TOOL_CALLS][{SEARCHED}]", ("a", "b")),
+        (f"<tool_call>[TOOL_CALLS] [{SEARCHED}]</tool_call>", ("a", "b")),
+        (f"```json\n{SEARCHED}\n```", ("a", "b")),
+        (f"I look both up.\n\n```\n{SEARCHED}\n```\n", ("a", "b")),
+        (f"<tool_call>\n```json\n{SEARCHED}\n```\n</tool_call>", ("a", "b")),
+        (f"<tool_call>I search: {SEARCHED}</tool_call>", ("a", "b")),
+        (f"<tool_call>{SEARCHED}", ("a", "b")),
+        (f"<think>hm</think> So <tool_call>\n{SEARCHED}\n", ("a", "b")),
+        (f"{call(query='c')}<tool_call>{SEARCHED}", ("c", "a", "b")),
     ],
-)
+)  # fmt: skip
 def test_the_calls_of_other_agents_are_read(text, queries):
     assert tool_call(QUERY, model(text)) == Search(queries)
+    drafted = model(f"<think>{text}</think><answer>x</answer>"), model(f"<think>{text}"), model(f"{text}\n</think>")
+    if "</think>" not in text:
+        answered, *silent = (tool_call(QUERY, turns) for turns in drafted)
+        assert answered == Stop("answered", "x") and all(isinstance(move, Say) for move in silent)
 
 
 def test_calls_of_one_tag_that_cannot_be_read_are_counted_each():
