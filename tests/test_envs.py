@@ -423,6 +423,7 @@ def test_the_policy_of_ssrl_writes_what_it_recalls_between_information_tags():
         ("<\u200bthink>", "</\u200bthink>"),
         ("<th\u00adink>", "</th\u00adink>"),
         ("<t\u2060h\u2060ink\ufeff>", "</think\ufeff>"),
+        ("<thi\x01nk>", "</thi\x01nk>"),
         ("[THOUGHT]", "[/THOUGHT]"),
         ("[END OF THINKING]", ""),
         (r"<\think>", r"<\/think>"),
