@@ -14,6 +14,7 @@ THINK_TAG = re.compile(r"</?think>")
 OBSERVATION_BEGUN = re.compile(rf"<({'|'.join(OBSERVED)})>[^<>]*\Z")
 WHOLE_THOUGHT = "<think>(?:(?!</think>).)*</think>"
 THOUGHT = re.compile(r"<think>.*?(?=</think>|\Z)", re.DOTALL)  # to its end or, unfinished, the text's
+LATER_THOUGHT = re.compile(r"\s*<think>(.*?)(?:</think>|\Z)", re.DOTALL)  # with the blanks before it
 
 # Characters that are not seen: soft hyphen, joiners, direction marks, variation selectors, fillers, tag characters.
 UNSEEN = (
@@ -24,7 +25,16 @@ UNSEEN = (
 LESS, GREATER, BAR = "<\uff1c\ufe64", ">\uff1e\ufe65", "|\uff5c\u2502"
 SLASHES = r"/\\\u2044\u2215\uff0f"
 EMPTY_THOUGHT = "<think>\n\n</think>\n\n"  # as Qwen3's template has it
-THOUGHT_NAMES = ("thinking", "think", "thoughts", "thought", "reasoning")  # that other models know a thought by
+# Names that other models know a thought or an observation by: those that stand for nothing else, and usual words.
+MADE = tuple(f"{maker}{made}" for maker in ("tool", "function") for made in ("response", "result", "output"))
+SURE = ("thinking", "think", "thought", "reasoning", "scratchpad", *MADE)
+USUAL = ("reason", "reflection", "analysis", "monologue", "observation", "result", "information")
+GAP = r"[^!-,.-^`a-{}~]"  # all but letters, digits and marks of ASCII, and of these - _ |
+LEAD = r"[^!-,.0-\[\]-^`a-{}~]{0,8}"  # that, and slashes
+ENDS = rf"(?:(?:begin|start|end){GAP}*(?:of{GAP}*)?)?"
+# What may stand before a name: begin of, chain_of_, seed:, ant (in antThinking).
+FIRST = rf"(?:{ENDS}|(?:[^\W_]{{1,16}}[:_▁.-]{{1,2}}){{1,3}}|(?-i:[A-Za-z][a-z]{{0,15}}(?=[A-Z])))"
+ENTITY = "&(?:amp;)*"
 
 
 def _split_by_unseen(name: str) -> str:
@@ -56,14 +66,25 @@ def like_a_tag(further: tuple[str, ...] = ()) -> re.Pattern[str]:
 def forbidden_tag(further: tuple[str, ...] = ()) -> re.Pattern[str]:
     """Match a tag that a model may not write outside its thoughts, unless it is among the further ones.
 
-    It is an observation's, which only the environment makes, or a thought's in another form than `<think>`: with
-    blanks, capitals or attributes, `<thinking>`, `[THINK]`, `<|begin_of_thought|>`.
+    It is an observation's, which only the environment makes, or a thought's in another form than `<think>`. A tag is
+    told by its bare name: case, blanks, separators, unseen characters and an HTML entity in a bracket's place do not
+    matter, nor does the style of the brackets: `<thinking_process>`, `<|begin▁of▁thought|>`, `&lt;ToolResponse&gt;`,
+    `[TOOL_RESULTS]`, `<|channel|>analysis<|message|>`. A name that prose uses too (USUAL) counts alone in its tag, or
+    with attributes, and not in square brackets. `‹think›`, as `neutralise` leaves it, is no tag.
     """
-    may, names = "|".join(map(re.escape, ("think", *further))), "|".join((*THOUGHT_NAMES, *OBSERVED))
-    return re.compile(
-        rf"(?!</?(?:{may})>)(?i:[{LESS}◁][{BAR}]?[\s/]{{0,8}}(?:\w{{1,16}}[:_])?(?:{names})(?![0-9A-Za-z_])"
-        rf"[^{LESS}{GREATER}▷]{{0,64}}[{GREATER}▷]|\[[\s/]*think(?:ing)?\s*\])"
-    )
+    may, sure, usual = "|".join(map(re.escape, ("think", *further))), _bare(SURE), _bare(USUAL)
+    opens, closes = rf"(?:[{LESS}◁⟨]|‹(?=[{BAR}])|{ENTITY}(?:lt|#0*60|#x0*3c);?)", rf"[{GREATER}▷⟩]"
+    inside, closes = rf"[^{LESS}{GREATER}▷⟩]{{0,64}}", rf"(?:{closes}|{ENTITY}(?:gt|#0*62|#x0*3e);?)"
+    alone = rf"(?=[^\s{LESS}{GREATER}]{{0,32}}?\s*(?:\d*\s*/?{closes}|\w+\s*=))"
+    angled = rf"{opens}{LEAD}{FIRST}(?:{sure}{inside}|{usual}{alone}{inside}){closes}"
+    squared, between = rf"\[{LEAD}{ENDS}{sure}{GAP}*\]", rf"\|>{LEAD}{FIRST}(?:{sure}|{usual}){GAP}*<\|"
+    return re.compile(rf"(?!</?(?:{may})>)(?i:{angled}|{squared}|{between})")
+
+
+def _bare(names: tuple[str, ...]) -> str:
+    """Match one of the names or its plural, separators and unseen characters between the letters, as a whole word."""
+    spread = "|".join(f"{GAP}*".join(name) for name in names)
+    return rf"(?:{spread})(?:{GAP}*s)?(?:(?![A-Za-z])|(?-i:(?<=[a-z])(?=[A-Z])))"
 
 
 CONTROL_START = re.compile(rf"[{LESS}](?=[\s{UNSEEN}]*[{BAR}])")
@@ -128,23 +149,41 @@ def continued(turn: str, begun: str, further: tuple[str, ...] = ()) -> str:
     """Return the part of an expert's turn that follows `begun`, the chat template's own beginning of a thought.
 
     `begun` is "" where the template begins none, and an empty thought where it is told not to think. The message then
-    has one thought, closed: a turn without a thought closes the one begun; after an empty thought the turn's own is
-    left out; a turn written under a template that begins thoughts (its first tag is `</think>`) gets its `<think>`
-    where none is begun.
+    has one thought, closed (`_of_one_thought`): a turn without a thought closes the one begun; after an empty thought
+    the turn's own is left out; a turn written under a template that begins thoughts (as `read` tells: its first think
+    tag closes) gets its `<think>` where none is begun.
     """
-    first = any_tag(further).search(turn)
-    thinks, is_closed = first is not None and first[2] == "think", "</think>" in begun
+    first = THINK_TAG.search(turn)
     if first and first[0] == "</think>":
         turn = f"<think>{turn}"
+    turn = _of_one_thought(turn, further)
+    first = any_tag(further).search(turn)
+    thinks, is_closed = first is not None and first[2] == "think", "</think>" in begun
     if not begun or (is_closed and not thinks):
         return turn
     if not thinks:
         return EMPTY_THOUGHT.removeprefix(begun).removeprefix("<think>\n\n") + turn
-    one = re.sub(r"</think>\s*<think>", "\n", turn.replace("<think>", "", 1))
-    thought, closes, act = one.partition("</think>")
+    thought, closes, act = turn.replace("<think>", "", 1).partition("</think>")
     if is_closed:
         return act.lstrip() if closes else turn
     return (thought.lstrip() if begun[-1].isspace() else thought) + closes + act
+
+
+def _of_one_thought(turn: str, further: tuple[str, ...]) -> str:
+    """Join the thoughts before a turn's first act, and leave out later ones: they may be about what the act brings.
+
+    Every act stays. So does a later thought where the model writes its own observations (`further` names their tag).
+    """
+    act = any_tag(further).search(LATER_THOUGHT.sub(lambda thought: " " * len(thought[0]), turn))
+    head, acts = (turn[: act.start()], turn[act.start() :]) if act else (turn, "")
+    if not {*OBSERVED} & {*further}:
+        acts = LATER_THOUGHT.sub("", acts)
+    if head.count("<think>") > 1:
+        before = head[: head.index("<think>")]
+        thought = re.sub(r"\s*</think>\s*", "\n", "</think>".join(LATER_THOUGHT.findall(head))).replace("<think>", "")
+        after = LATER_THOUGHT.sub("", head[len(before) :])
+        head = f"{before}<think>{thought}</think>{after}"
+    return head + acts
 
 
 def tag_pattern(further: tuple[str, ...] = ()) -> str:

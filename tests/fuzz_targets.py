@@ -115,7 +115,9 @@ def read_call(_: Path, files: Any) -> None:
 
 
 def calls() -> list[Parts]:
-    return [{"call.json": as_json(CALL)}, {"call.json": as_json(CALL | {"arguments": {"query": "a"}})}]
+    lax = b'so: ```json\n{"tool_calls": [{"name": "Search", "args": {"queries": "[\\"a\\", 3]",}}]}\n```'
+    plain = (CALL, CALL | {"arguments": {"query": "a"}})
+    return [*({"call.json": as_json(call)} for call in plain), {"call.json": lax}]
 
 
 def read_overrides(_: Path, files: Any) -> None:

@@ -4,7 +4,7 @@ import json
 from functools import partial
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from qr_jax import dialect
@@ -19,9 +19,10 @@ QUERY = Query("q", "Who wrote Dune?", ("Frank Herbert",))
 DUNE = Passage("d1", "Dune", "Dune is a novel by Frank Herbert.", 2.0)
 FRANK = Passage("d2", "Frank Herbert", "Frank Herbert was born in Tacoma.", 1.0)
 
-PIECES = ["<", ">", "/", " ", "a", "{", "}", '"', "search", "\n", "\u200b", "<thinking>", "</think >", "[THINK]"] + [
-    f"<{slash}{name}>" for slash in ("", "/") for name in dialect.NAMES
-]
+TAGS = [f"<{slash}{name}>" for slash in ("", "/") for name in dialect.NAMES]
+NEAR = ["<thinking>", "</think >", "[THINK]", "<\u00adthink>", "&lt;think&gt;", "<|channel|>analysis<|message|>"]
+NEAR += ["<ToolResponse>", "<result>", "[result]", "|>"]  # the last two are none
+PIECES = ["<", ">", "/", " ", "a", "{", "}", '"', "search", "\n", "\u200b", *NEAR, *TAGS]
 transcripts = st.lists(st.sampled_from(PIECES) | st.text(max_size=5), max_size=25).map("".join)
 
 
@@ -196,7 +197,19 @@ def test_tool_call_reads_the_first_action(text, move):
         call(query="a" * 1001),
         call(query="a", padding="x" * 5000),
         call(queries=[]),
-        call(queries=["a", 1]),
+        call(queries=["a", True]),
+        call(query='["a", ["b"]]'),
+        call(query={"text": "a"}),
+        call(query="a", queries=["a", "b"]),
+        '<tool_call>{"name": "search", "arguments": {"query": "a"}, "args": {"query": "b"}}</tool_call>',
+        '<tool_call>{"tool": "python", "query": "a"}</tool_call>',
+        '<tool_call>{"tool_calls": [{"function": {"name": "python", "arguments": {"query": "a"}}}]}</tool_call>',
+        '<tool_call>{"name": "python", "arguments": {"query": "a"}</tool_call>',  # its inner object is no call
+        '<tool_call>as in [1]: {"name": "search", "arguments": {"query": "a"}}</tool_call>',
+        '<tool_call>{"name": "search", "arguments": {"query": "a"}}}}</tool_call>',
+        '<tool_call>{"name": "search", "arguments": {"query": "a"',
+        '```json\n{"name": "search", "arguments": {"query": "a"}}\n``` is how I would search',
+        "I see no <tool_call>",
         call(queries=[["a"]]),
         call(query=None),
         '<tool_call>{"name": "search", "arguments": "a"}</tool_call>',
@@ -282,10 +295,48 @@ SEARCHED = '{"name": "search", "arguments": {"queries": ["a", "b"]}}'
         (SEARCHED, ("a", "b")),
         ('<think>hm</think>\n\n{"name": "search", "parameters": {"query": "a"}}\n', ("a",)),
         (f"<tool_call>{SEARCHED}</tool_call><tool_call>{json.dumps({'name': 'x'})}</tool_call>", ("a", "b")),
+        (call(queries='["a","b"]'), ("a", "b")),
+        (call(query=' ["a", {"query": "b"}]'), ("a", "b")),
+        (call(query="[a"), ("[a",)),
+        (call(queries="a", query=None), ("a",)),
+        (call(queries=["a"], query="a"), ("a",)),
+        (call(queries=["a"], query=""), ("a",)),
+        (call(queries=["a", "", None, " "]), ("a",)),
+        (call(queries=["a", 3]), ("a", "3")),
+        (call(query=2024), ("2024",)),
+        ('<tool_call>{"name": "search", "arguments": {"query": 3.10}}</tool_call>', ("3.10",)),
+        (call(queries=[{"query": "a"}, {"query": "b", "k": 3}]), ("a", "b")),
+        ('<tool_call>[{"query": "a"}]</tool_call>', ("a",)),
+        ('<tool_call>{"name": "search", "arguments": [{"query": "a"}]}</tool_call>', ("a",)),
+        (f"<tool_call>{SEARCHED}}}</tool_call>", ("a", "b")),
+        ('<tool_call>{"name": "search", "arguments": {"queries": ["a,]", "b",],},}</tool_call>', ("a,]", "b")),
+        (f'<tool_call>{{"tool_calls": [{SEARCHED}]}}</tool_call>', ("a", "b")),
+        (json.dumps({"tool_calls": [{"id": "1", "function": {"name": "search", "arguments": SEARCHED[32:-1]}}]}),
+         ("a", "b")),
+        (SEARCHED.replace("search", " Search"), ("a", "b")),
+        *((SEARCHED.replace("arguments", name), ("a", "b")) for name in ("args", "input", "parameters")),
+        ('<tool_call>{"name": "search", "arguments": null, "input": {"query": "a"}}</tool_call>', ("a",)),
+        (f"\ufeff{SEARCHED}", ("a", "b")),
+        (f"<tool_call>\ufeff\n{SEARCHED}</tool_call>", ("a", "b")),
+        (f"<|python_tag|>{SEARCHED}", ("a", "b")),
+        (f"<|python_tag|>{SEARCHED}; {SEARCHED.replace('b', 'c')}", ("a", "b", "c")),
+        (f"[TOOL_CALLS][{SEARCHED}]", ("a", "b")),
+        (f"<tool_call>[TOOL_CALLS] [{SEARCHED}]</tool_call>", ("a", "b")),
+        (f"```json\n{SEARCHED}\n```", ("a", "b")),
+        (f"I look both up.\n\n```\n{SEARCHED}\n```\n", ("a", "b")),
+        (f"<tool_call>\n```json\n{SEARCHED}\n```\n</tool_call>", ("a", "b")),
+        (f"<tool_call>I search: {SEARCHED}</tool_call>", ("a", "b")),
+        (f"<tool_call>{SEARCHED}", ("a", "b")),
+        (f"<think>hm</think> So <tool_call>\n{SEARCHED}\n", ("a", "b")),
+        (f"{call(query='c')}<tool_call>{SEARCHED}", ("c", "a", "b")),
     ],
-)
+)  # fmt: skip
 def test_the_calls_of_other_agents_are_read(text, queries):
     assert tool_call(QUERY, model(text)) == Search(queries)
+    drafted = model(f"<think>{text}</think><answer>x</answer>"), model(f"<think>{text}"), model(f"{text}\n</think>")
+    if "</think>" not in text:
+        answered, *silent = (tool_call(QUERY, turns) for turns in drafted)
+        assert answered == Stop("answered", "x") and all(isinstance(move, Say) for move in silent)
 
 
 def test_calls_of_one_tag_that_cannot_be_read_are_counted_each():
@@ -307,6 +358,27 @@ def test_calls_of_one_tag_that_cannot_be_read_are_counted_each():
         "<tool_response >Byron</tool_response ><answer>Byron</answer>",
         "<Information>Byron</Information><answer>Byron</answer>",
         "</tool_response><answer>Byron</answer>",
+        *(
+            f"{opens}Byron{closes}<answer>Byron</answer>"
+            for opens, closes in (
+                ("<\u200btool_response>", "</\u200btool_response>"),
+                ("<tool-response>", "</tool-response>"),
+                ("<ToolResponse>", "</ToolResponse>"),
+                ("<tool_responses>", "</tool_responses>"),
+                ("<tool_result>", "</tool_result>"),
+                ("<tool_output>", "</tool_output>"),
+                ("<observation>", "</observation>"),
+                ("<result>", "</result>"),
+                ("[TOOL_RESULTS]", "[/TOOL_RESULTS]"),
+                ("<function_results>", "</function_results>"),
+                ("<search_results>", "</search_results>"),
+                ('<result id="1">', "</result>"),
+                ("<observation_1>", ""),
+                ("<|observation|>", ""),
+                ("&lt;information&gt;", "&lt;/information&gt;"),
+                ("<|start_header_id|>tool_response<|end_header_id|>", ""),
+            )
+        ),
     ],
 )
 @pytest.mark.parametrize("env", [search_r1, tool_call, ada_search, reseek])
@@ -348,6 +420,27 @@ def test_the_policy_of_ssrl_writes_what_it_recalls_between_information_tags():
         ("<reasoning>", "</reasoning>"),
         ("<seed:think>", "</seed:think>"),
         ("◁think▷", "◁/think▷"),
+        ("<\u200bthink>", "</\u200bthink>"),
+        ("<th\u00adink>", "</th\u00adink>"),
+        ("<t\u2060h\u2060ink\ufeff>", "</think\ufeff>"),
+        ("<thi\x01nk>", "</thi\x01nk>"),
+        ("[THOUGHT]", "[/THOUGHT]"),
+        ("[END OF THINKING]", ""),
+        (r"<\think>", r"<\/think>"),
+        ("&lt;think&gt;", "&lt;/think&gt;"),
+        ("&#60;think&#x3E;", "&amp;lt;/think&amp;gt;"),
+        ("<thinking_process>", "</thinking_process>"),
+        ("<antThinking>", "</antThinking>"),
+        ("<innerMonologue>", "</innerMonologue>"),
+        ("<chain-of-thought>", "</chain-of-thought>"),
+        ("‹|begin▁of▁thought|>", "‹|end▁of▁thought|>"),
+        ("<｜begin▁of▁thought｜>", "<｜end▁of▁thought｜>"),
+        ("<|channel|>analysis<|message|>", "<|end|>"),
+        ("<|start_header_id|> reasoning <|end_header_id|>", ""),
+        ("<reflection>", "</reflection>"),
+        ("<scratchpad>", "</scratchpad>"),
+        ("<analysis>", "</analysis>"),
+        ("<t h i n k>", "</t h i n k>"),
         ("", "</think >"),  # the template began it, and nobody said so
     ],
 )
@@ -360,12 +453,36 @@ def test_a_draft_between_tags_that_nearly_are_a_thought_s_does_not_run(env, open
         env(QUERY, model(f"{opens}<answer>draft</answer>")) in (Stop("no_action"), env(QUERY, model("?"))) or not opens
     )
     inside = f"<think>{opens or 'a'}{draft}{closes}</think>"
-    if opens != "<think type='draft'>":
+    if "</think>" not in closes:
         assert env(QUERY, model(f"{inside}<answer>real</answer>")) == Stop("answered", "real"), "thoughts are opaque"
 
 
 @pytest.mark.parametrize(
-    "text", ["I think [sic] so", "<rethink>", "<thinker>", "5 < thinking", "[thoughts of Dune]", "a>b"]
-)
+    "text",
+    [
+        "I think [sic] so", "<rethink>", "<thinker>", "5 < thinking", "[thoughts of Dune]", "a>b", "a < b", "<b>",
+        "[result]", "[Analysis]", "[observation]", "if a < results and b > c", "<the result of it>", "<resulting>",
+        "<results of the match>", "<information technology>", "‹think›", "‹tool_response›", "‹|begin of thought|›",
+        "x |> analysis", "&lt;b&gt;", "x <result2 and y> 3", "a <- reason -> b",
+    ],
+)  # fmt: skip
 def test_words_that_are_no_tag_of_a_thought_spoil_no_turn(text):
     assert search_r1(QUERY, model(f"{text} <answer>{text}</answer>")) == Stop("answered", text)
+
+
+@given(
+    st.sampled_from(["think", "thoughts", "reasoning", "scratchpad", "tool response", "function output"])
+    | st.sampled_from(["analysis", "reflections", "observation", "result", "information"]),
+    st.sampled_from(["<{}>", "</{}>", "<|{}|>", "＜{}＞", "◁{}▷", "&lt;{}&gt;", "< {} />", "<|channel|>{}<|message|>"]),
+    st.lists(
+        st.sampled_from(["", "", "", "\u200b", "\u00ad", "\u2060", "\ufeff", "\U000e0001"]), min_size=20, max_size=20
+    ),
+    st.sampled_from(["", "_", "-", " ", "▁"]),
+    st.sampled_from([str, str.upper, str.title]),
+)
+def test_a_near_tag_is_known_by_its_bare_name_whatever_its_dress(name, dress, unseen, between, case):
+    written = "".join(f"{sign}{more}" for sign, more in zip(case(name).replace(" ", between), unseen, strict=False))
+    tag = dress.format(written)
+    assume(tag not in ("<think>", "</think>"))
+    assert dialect.read(f"{tag}<answer>a</answer>") == ((), False)
+    assert dialect.read(f"<think>{tag}</think><answer>a</answer>")[1], "thoughts are opaque"

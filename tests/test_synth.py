@@ -343,6 +343,29 @@ def test_a_teacher_that_refuses_a_limit_a_temperature_or_a_seed_is_asked_without
         assert ask(opened(tmp_path / "new", url, leave_out=refused)) == "x" and len(seen) == 2
 
 
+@pytest.mark.parametrize(
+    ("status", "look_at"),
+    [
+        (401, "is the key (QR_JAX_TEACHER_KEY) right"),
+        (403, "is the key (QR_JAX_TEACHER_KEY) right"),
+        (404, "is the URL's path right"),
+    ],
+)
+def test_a_teacher_s_refusal_says_what_to_look_at(tmp_path, status, look_at):
+    with serving_replies(lambda data, count: (status, "no")) as (url, _), pytest.raises(Refused) as refused:
+        ask(opened(tmp_path, url))
+    assert look_at in refused.value.detail
+    with serving_replies(lambda data, count: (500, "no")) as (url, _), pytest.raises(Ended, match="its log says why"):
+        ask(opened(tmp_path, url, patience_s=0.5))
+
+
+def test_a_teacher_takes_a_setting_named_in_another_case_and_a_text_in_parts(tmp_path):
+    parts = [{"type": "text", "text": "{'answer': "}, {"type": "text", "text": "'x',}"}]
+    reply = {"choices": [{"message": {"content": parts}}]}
+    with choosy("max_tokens", said="maxTokens?", reply=lambda data: (200, json.dumps(reply))) as (url, seen):
+        assert ask(opened(tmp_path, url)) == "x" and seen[1]["max_completion_tokens"] == 1024
+
+
 def test_what_a_teacher_is_not_sent_is_an_option():
     words = ["synth", "corpus", "out", "--leave-out", "seed", "--leave-out", "temperature"]
     assert cli.make_parser().parse_args(words).leave_out == ["seed", "temperature"]

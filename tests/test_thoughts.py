@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import rollouts
+from hypothesis import given
+from hypothesis import strategies as st
 from rollouts import CFG, SETTINGS, WORDS
 from test_chat import CHATML, QWEN3, small
 
@@ -187,6 +189,11 @@ def messages(episode, made: Engine) -> list[str]:
         ("I look\n</think>\n\n{}", "I look\n</think>\n\n{}"),  # written behind such a template
         ("So. <think> I look </think> {}", "So.  I look </think> {}"),
         ("<think>I</think>\n<think>look</think>{}", "I\nlook</think>{}"),
+        ("<think>I</think> so <think>look</think>{}", "I\nlook</think> so{}"),
+        ("<think>I</think> so\n<think>look</think> and <think> see </think> {}", "I\nlook\nsee </think> so and {}"),
+        ("<think>I <think> look</think>{}", "I  look</think>{}"),
+        ("I</think><think>look</think>{}", "I\nlook</think>{}"),
+        (f"I draft {CALL}</think>{{}}", f"I draft {CALL}</think>{{}}"),
     ],
 )
 def test_the_cold_start_has_one_thought_a_turn_closed_where_the_template_begins_it(turn, written):
@@ -205,6 +212,48 @@ def test_the_cold_start_has_one_thought_a_turn_closed_where_the_template_begins_
     assert [turn.text for turn in episode.turns if turn.author == "model"] == [
         "<think>\n" + text.removesuffix("<|im_end|>") for text in sampled(episode, made)
     ]
+
+
+def calls(*queries):
+    return [expert_turn("", [query]) for query in queries]
+
+
+@pytest.mark.parametrize("begun", ["", "<think>\n", "<think>\n\n</think>\n\n"])
+@pytest.mark.parametrize(
+    "turn",
+    [
+        "<think>I</think>{}\n<think>so?</think>\n{}",
+        "{}<think>so?</think>{}",
+        "<think>I</think>{}{}<think>so?</think>",
+        "<think>I</think>{}{}<think>so? <tool_call>",  # never closed
+        "I</think>{}\n<think>so?</think>{}",
+        "<think>I</think><think>look</think>{}<think>so?</think>{}<think>so?</think>",
+    ],
+)
+def test_a_thought_after_an_act_is_left_out_and_every_act_stays(turn, begun):
+    """It may be about what the act brings, which a rollout has not seen at that place."""
+    message = begun + dialect.continued(turn.format(*calls("a", "b")), begun)
+    tags = re.findall("</?think>", message)
+    assert tags in (["<think>", "</think>"], [] if turn.startswith("{}") and not begun else None)
+    assert tool_call(QUERY, [Turn("model", message)]) == Search(("a", "b")) and "so?" not in message
+
+
+def test_a_later_thought_stays_where_the_model_writes_its_own_observations():
+    turn = "<think>I</think><search>a</search><information>b</information><think>so</think><answer>c</answer>"
+    assert dialect.continued(turn, "<think>", ("information",)) == turn.removeprefix("<think>")
+    assert "so" not in dialect.continued(turn, "<think>")
+
+
+PARTS = ["<think>", "</think>", "<think>a</think>", "\n", "b ", *calls("c", "d"), "<answer>e</answer>"]
+
+
+@given(st.lists(st.sampled_from(PARTS), max_size=8).map("".join), st.sampled_from(["", "<think>", "<think>\n"]))
+def test_a_message_of_the_cold_start_has_one_thought_closed_and_the_turn_s_acts(turn, begun):
+    blocks, whole = dialect.read(turn)
+    message = begun + dialect.continued(turn, begun)
+    if whole:
+        assert dialect.read(message) == (blocks, True)
+        assert re.findall("</?think>", message) in (["<think>", "</think>"], [] if not begun else None)
 
 
 def test_a_turn_inside_an_open_message_has_the_expert_s_own_thought():
@@ -234,7 +283,7 @@ def test_where_no_thought_is_begun_an_expert_s_turn_stays_and_a_thought_without_
     assert dialect.continued(ANSWER, "<think> ") == f"</think>\n\n{ANSWER}"  # a tokenizer of words
     assert dialect.continued(whole, "<think>") == f"\nI look\n</think>\n\n{ANSWER}"
     assert dialect.continued("<think>never closed", "<think>\n") == "never closed"
-    assert dialect.continued("<calc> 1 </calc> a</think>", "", ("calc",)) == "<calc> 1 </calc> a</think>"
+    assert dialect.continued("<calc> 1 </calc> a</think>", "", ("calc",)) == "<think><calc> 1 </calc> a</think>"
 
 
 def test_an_expert_s_turn_ends_where_a_rollout_s_would():

@@ -1,6 +1,8 @@
 """Environment: a chat with a search tool called in JSON, three queries a turn (Coelho et al. 2026, 2606.10709)."""
 
+import contextlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,6 +26,8 @@ VOCABULARY = (
 STOP = ("</answer>",)  # a turn of calls ends where the model ends its message: several calls may follow one another
 CALL_CHARACTERS = 4096  # of one call's JSON; a longer one is not read
 QUERY_CHARACTERS = 1000
+# The names of what is asked: queries, and, beside a tool's name, the arguments that hold them.
+QUERIES, ARGUMENTS = ("query", "queries"), ("arguments", "parameters", "args", "input")
 
 PROMPT = (
     "Answer the question below. Look up what you do not know with the search tool, as often as you need; one turn may "
@@ -58,8 +62,8 @@ def tool_call(
     """The environment's next move: the first block of the model's turn, a `<tool_call>` or an `<answer>`, decides.
 
     A turn of calls, `{"name": "search", "arguments": {"queries": [...]}}`, runs the first `max_queries` different
-    queries in order; how many others there were, and how many calls could not be read (not strict JSON, another tool,
-    over 4,096 characters, a query empty or over 1,000), is said with the results. An answer must stand in its tag:
+    queries in order; how many others there were, and how many calls could not be read (not JSON, another tool,
+    over 4,096 characters, no query or one over 1,000), is said with the results. An answer must stand in its tag:
     plain text ends nothing, so that a refusal or a half thought is never scored.
 
     The wording is ours. The paper's agent is that of AReaL's examples/search_agent/tongyi_deepresearch without its page
@@ -67,9 +71,12 @@ def tool_call(
     message. Its system prompt is not repeated here: give it as `prompt`. It shows cleaned text of documents: without
     "(Title: {title})", `passage` does.
 
-    The calls of other agents are read too: `"query"` or `"queries"`, a text or a list; `"parameters"` for
-    `"arguments"`, which may be JSON in a text; a call inside `"function"` (OpenAI's); several calls, or a list of them,
-    in one tag; line breaks inside a text; a turn that is a call and nothing else, without the tag (Llama 3.1's).
+    The calls of other agents are read too: `"query"` or `"queries"`, a text, a number, or a list of them or of
+    objects, which may be JSON in a text (empty ones are dropped); `"parameters"`, `"args"` or `"input"` for
+    `"arguments"`; the arguments alone; `"tool_calls"` and `"function"` (OpenAI's); several calls, or a list of them, in
+    one tag, behind words or in a fence; line breaks inside a text; a comma behind the last item, a brace too many; a
+    last tag never closed; a turn that is a call and nothing else, without the tag (Llama 3.1's), behind
+    `<|python_tag|>` or `[TOOL_CALLS]`, or in a fence. Two queries under two names are a guess, and not read.
 
     `max_turns`, `max_invalid` and thoughts are as in search_r1; one tag out of place spoils the whole turn. Results
     are neutralised whole (dialect.py), so `results`, `passage` and `nothing` cannot show a tag of the dialect; the
@@ -112,9 +119,11 @@ def expert_turn(thought: str, queries: Sequence[str] = (), answer: str | None = 
 def _action(text: str) -> tuple[str | None, tuple[str, ...], int] | None:
     """A turn's answer (None: it asks), its different queries, and the number of calls that could not be read."""
     blocks, whole = dialect.read(text)
+    if not whole and (closed := dialect.read(f"{text}</tool_call>"))[1] and all(_calls(closed[0][-1].text)):
+        blocks, whole = closed  # the turn ended with its last call
     acts = [block for block in blocks if block.name in ("tool_call", "answer")]
-    if whole and not blocks:
-        acts = [dialect.Block("tool_call", text.rpartition("</think>")[2])]
+    if whole and not blocks and (bare := BARE.fullmatch(text.rpartition("</think>")[2])):
+        acts = [dialect.Block("tool_call", bare[1])]
     if not whole or not acts:
         return None
     if acts[0].name == "answer":
@@ -128,45 +137,70 @@ def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is not JSON")
 
 
-DECODER = json.JSONDecoder(strict=False, parse_constant=_refuse)  # not strict: a text may hold line breaks
+# Not strict: a text may hold line breaks, and a number is read as it is written.
+DECODER = json.JSONDecoder(strict=False, parse_constant=_refuse, parse_int=str, parse_float=str)
+TEXT_OR_COMMA = re.compile(r'("(?:[^"\\]|\\.)*+")|,(?=\s*[]}])', re.DOTALL)  # a comma behind the last item
+BEFORE = re.compile(r"(?:\[TOOL_CALLS\]|[^\[{])*")  # of a tag's text: what stands before the first call
+AFTER = re.compile(r"}?\s*(?:```)?\s*")  # what may stand behind the last
+# A turn without tags: a call and nothing else, behind another agent's sign, or in a fence with words before it.
+BARE = re.compile(r"(?s)[\s\ufeff]*+(?:<\|python_tag\|>|\[TOOL_CALLS\]|[^\[{]*```\w*|(?=[\[{]))(\s*[\[{].*)")
 
 
 def _calls(text: str) -> list[tuple[str, ...]]:
     """Read the queries of each call in a text of JSON; () for what cannot be read. Never raises."""
     calls: list[Any] = []
-    left = text.strip() if len(text) <= CALL_CHARACTERS else ""
+    left = text if len(text) <= CALL_CHARACTERS else ""
+    left = TEXT_OR_COMMA.sub(r"\1", BEFORE.sub("", left, count=1))
     try:
-        while left:
+        while not AFTER.fullmatch(left):
             value, end = DECODER.raw_decode(left)
+            value = value.get("tool_calls", value) if isinstance(value, dict) else value
             calls += value if isinstance(value, list) else [value]
-            left = left[end:].strip()
+            left = left[end:].lstrip("; \t\r\n")
     except (ValueError, RecursionError):
         return [()]
     return [_queries(call) for call in calls] or [()]
 
 
 def _queries(call: Any) -> tuple[str, ...]:
-    """Read the queries of one call; () for a call that cannot be read."""
-    call = _object(call)
-    call = _object(call.get("function")) or call  # OpenAI's form
-    arguments = _object(call.get("arguments", call.get("parameters")))
-    if call.get("name") != "search" or ("query" in arguments) == ("queries" in arguments):
-        return ()
-    listed = arguments["query"] if "query" in arguments else arguments["queries"]
-    listed = [listed] if isinstance(listed, str) else listed
-    if not isinstance(listed, list) or not all(isinstance(query, str) for query in listed):
-        return ()
-    asked = tuple(" ".join(dialect.encodable(query).split()) for query in listed)
-    return asked if all(0 < len(query) <= QUERY_CHARACTERS for query in asked) else ()
-
-
-def _object(value: Any) -> Mapping[str, Any]:
-    """Return a JSON object, decoded where it stands in a text; {} for all else."""
+    """Read the queries of one call; () for a call that cannot be read, or that may mean one of several things."""
     try:
-        value = DECODER.decode(value) if isinstance(value, str) else value
-    except (ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, Mapping) else {}
+        call = _decoded(call)
+        call = _decoded(call.get("function")) if isinstance(call.get("function"), str | dict) else call
+        if not {*call} <= {*QUERIES}:  # else the arguments alone: there is no other tool
+            if str(call.get("name")).strip().lower() != "search":
+                return ()
+            call = _decoded(_only([call[name] for name in ARGUMENTS if call.get(name)]))
+        asked = tuple(" ".join(dialect.encodable(text).split()) for text in _texts(call))
+    except (ValueError, AttributeError, RecursionError):
+        return ()
+    return asked if all(len(query) <= QUERY_CHARACTERS for query in asked) else ()
+
+
+def _texts(value: Any) -> list[str]:
+    """List the queries in a text, a list or an object, which may be JSON in a text; ValueError for all else."""
+    if isinstance(value, str) and value.lstrip().startswith(("[", "{")):
+        with contextlib.suppress(ValueError):
+            value = _decoded(value)
+    if isinstance(value, dict):
+        return _only([texts for name in QUERIES if (texts := _texts(value.get(name)))])
+    if isinstance(value, list) and not any(isinstance(item, list) for item in value):
+        return [text for item in value for text in _texts(item)]
+    if value is None or isinstance(value, str):
+        return [value] if value and value.strip() else []
+    raise ValueError(f"{type(value).__name__} is no query")
+
+
+def _decoded(value: Any) -> Any:
+    """Return what JSON in a text stands for; all else as it is. ValueError for a text that is not JSON."""
+    return DECODER.decode(value) if isinstance(value, str) else value
+
+
+def _only(values: list[Any]) -> Any:
+    """Return the one value that is given, however often; ValueError where there is none, or two."""
+    if not values or any(value != values[0] for value in values):
+        raise ValueError(f"{len(values)} values; wanted one")
+    return values[0]
 
 
 def _schema(max_queries: int) -> Mapping[str, object]:

@@ -22,7 +22,7 @@ from qr_jax import run_files, trust
 from qr_jax.evaluation.complete import COMPLETE
 from qr_jax.evaluation.manifest import sha256
 from qr_jax.records import Query
-from qr_jax.retrieval.chat_endpoint import ChatEndpoint, key_header, objects
+from qr_jax.retrieval.chat_endpoint import ChatEndpoint, key_header, message_text, objects
 from qr_jax.retrieval.http_post import Crew, Failed, LeftAlone, Patience
 from qr_jax.secrecy import redact
 
@@ -153,7 +153,7 @@ class Judge:
         )
         try:
             header = key_header(self.url, self.key_env)
-            self._endpoint = ChatEndpoint(self.url, once, header, leave_out=self.leave_out)
+            self._endpoint = ChatEndpoint(self.url, once, header, leave_out=self.leave_out, key_env=self.key_env)
         except ValueError as error:
             raise ValueError(f"the judge: {error}") from error
         self.url = self._endpoint.url
@@ -300,7 +300,8 @@ def cut(answer: str, tokens: int = CUT_TOKENS) -> str:
 def verdict(response: Any, prompt: Prompt = CORRECT, judged: str = "") -> bool | str:
     """Return a chat completion's verdict: the last JSON object with the prompt's name, as in {"correct": true}.
 
-    A thought, a fence, prose and other names beside it do not matter. Where the `judged` text itself holds a verdict,
+    A thought, a fence, prose and other names beside it do not matter, nor do Python's signs for JSON's, a verdict in
+    quotes, or an object around it. Where the `judged` text itself holds a verdict,
     the reply may quote it: of a reply that is more than one object the worst verdict counts then, and none if it may be
     the quote. ValueError for a reply without a verdict, for a name that stands twice in its object, and for a
     completion of several choices, cut off, or refused.
@@ -308,13 +309,14 @@ def verdict(response: Any, prompt: Prompt = CORRECT, judged: str = "") -> bool |
     try:
         (choice,) = response["choices"]
         message = choice["message"]
-        content, refused, ended = message["content"], message.get("refusal"), choice.get("finish_reason")
+        refused, ended = message.get("refusal"), choice.get("finish_reason")
+        content = refused or message_text(message["content"])
     except (LookupError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"no chat completion of one choice, but {redact(str(response))[:200]!r}") from error
     if refused or ended in CUT_OFF:
         raise ValueError(f"the completion ended by {redact(str(refused or ended))[:100]!r}; wanted a whole one")
-    said, alone = _verdicts(content, prompt.verdict)
-    quoted = [] if alone else [word for words in _verdicts(judged, prompt.verdict)[0] for word in words]
+    said, alone = _verdicts(content, prompt)
+    quoted = [] if alone else [word for words in _verdicts(judged, prompt)[0] for word in words]
     if said and quoted and all(is_allowed(word, prompt) for words in said for word in words):
         said = [[min((word for words in said for word in words), key=prompt.allowed.index)]]
         quoted = [word for word in quoted if word != prompt.allowed[0]]  # a text that asks for the worst may have it
@@ -324,14 +326,34 @@ def verdict(response: Any, prompt: Prompt = CORRECT, judged: str = "") -> bool |
     raise ValueError(f"the verdict is {redact(str(content))[:100]!r}; wanted {wanted}")
 
 
-def _verdicts(text: Any, name: str) -> tuple[list[list[Any]], bool]:
-    """Return what the JSON objects of a text say under the name, those that have it; and if one object is all of it."""
+def _verdicts(text: str, prompt: Prompt) -> tuple[list[list[Any]], bool]:
+    """Return what a text's JSON objects say under the verdict's name, those that have it; and if one is all of it.
+
+    An object of which an inner one has the name is not all of a reply: it may hold a quote.
+    """
     try:
         found, alone = objects(text)
-    except (ValueError, AttributeError):  # a thought without an end; no text
+        said = [_words(pairs, prompt) for pairs in found]
+    except (ValueError, RecursionError):  # a thought without an end; nested too deep
         return [], False
-    said = [[word for key, word in pairs if key == name] for pairs in found]
+    alone = alone and any(name == prompt.verdict and not _is_object(word) for name, word in found[0])
     return [words for words in said if words], alone
+
+
+def _words(pairs: list[tuple[str, Any]], prompt: Prompt) -> list[Any]:
+    """List what an object says under the verdict's name, or, where it says nothing, what the objects inside it do."""
+    words = [_meant(word, prompt) for name, word in pairs if name == prompt.verdict and not _is_object(word)]
+    return words or [word for _, inner in pairs if _is_object(inner) for word in _words(inner, prompt)]
+
+
+def _is_object(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(item, tuple) for item in value)
+
+
+def _meant(word: Any, prompt: Prompt) -> Any:
+    """Return the verdict that a text spells in whatever case ("True"); all else as it is."""
+    spelt = word.strip().lower() if isinstance(word, str) else None
+    return next((allowed for allowed in prompt.allowed if str(allowed).lower() == spelt), word)
 
 
 def is_allowed(word: Any, prompt: Prompt) -> bool:

@@ -19,9 +19,17 @@ LIMITS = ("max_tokens", "max_completion_tokens")  # of a reply: the second is se
 OPTIONAL = (*LIMITS, "temperature", "seed")  # settings of a request that an endpoint may refuse
 REFUSALS = (400, 422)
 TOO_LONG = re.compile(r"too large|context (length|size|window)|at most|less than", re.IGNORECASE)
+TEXT_PARTS = (None, "text", "output_text")  # of a content that is a list
+SIGN = re.compile(r"\{|<think>.*?(?:</think>|\Z)|</think>", re.DOTALL)
 DECODER = json.JSONDecoder(
     strict=False, object_pairs_hook=list
 )  # a reason may hold line breaks; a name may stand twice in an object
+
+TEXT, QUOTED = r'"(?:[^"\\]|\\.)*+"', r"'(?:[^'\\]|\\.)*+'"
+INNER = rf"\{{(?:{TEXT}|{QUOTED}|[^{{}}\"'])*+\}}"
+LOOSE = re.compile(INNER.replace(r"[^{", rf"{INNER}|[^{{"), re.DOTALL)  # an object, with objects of one level in it
+LOOSE_SIGN = re.compile(rf"({TEXT})|'((?:[^'\\]|\\.)*+)'|\b(True|False|None)\b|,(?=\s*[]}}])", re.DOTALL)
+PYTHON_WORDS = {"True": "true", "False": "false", "None": "null"}
 
 
 def key_header(url: str, key_env: str) -> dict[str, str] | None:
@@ -39,7 +47,8 @@ class ChatEndpoint(Endpoint):
 
     Newer models of OpenAI answer 400 to `max_tokens` (they want `max_completion_tokens`) and to `temperature`, other
     endpoints to `seed`. A refusal that names a setting is answered by the same request without it, and what an answer
-    then came to is left out of all later requests. `leave_out` names settings that are never sent.
+    then came to is left out of all later requests. `leave_out` names settings that are never sent; `key_env` is the
+    variable that a refused key is looked for in.
     """
 
     def __init__(
@@ -49,10 +58,11 @@ class ChatEndpoint(Endpoint):
         headers: Mapping[str, str] | None = None,
         *,
         leave_out: Iterable[str] = (),
+        key_env: str = "",
     ):
         whole = url.rstrip("/")
         super().__init__(whole if whole.endswith(PATH) else f"{whole}{PATH}", patience, headers)
-        self.leave_out = frozenset(leave_out)
+        self.leave_out, self.key_env = frozenset(leave_out), key_env
         if unknown := sorted(self.leave_out - {*OPTIONAL}):
             raise ValueError(
                 f"{', '.join(unknown)} cannot be left out of a request; wanted some of {', '.join(OPTIONAL)}"
@@ -79,7 +89,7 @@ class ChatEndpoint(Endpoint):
             except Failed as error:
                 if error.status not in REFUSALS:
                     raise
-                named = {name for name in OPTIONAL if name in sent and re.search(rf"\b{name}\b", error.reply)}
+                named = {name for name in OPTIONAL if name in sent and _named(name, error.reply)}
                 if TOO_LONG.search(error.reply) and {*LIMITS} & {*sent}:
                     left_out |= {*LIMITS}  # of this request alone: a shorter one has room
                 elif named:
@@ -100,26 +110,70 @@ def without(body: Mapping[str, Any], left_out: Collection[str]) -> dict[str, Any
     return sent
 
 
+def _named(name: str, reply: str) -> bool:
+    """Tell whether a reply names a setting, as it was sent or in another case's form: maxTokens, Max-Tokens."""
+    return bool(re.search(rf"\b{name.replace('_', '[_-]?')}\b", reply, re.IGNORECASE))
+
+
+def message_text(content: Any) -> str:
+    """Return a message's content as one text, its text parts joined where it is a list; TypeError for other content."""
+    if isinstance(content, list):
+        return "".join(message_text(part["text"]) for part in content if part.get("type") in TEXT_PARTS)
+    if not isinstance(content, str):
+        raise TypeError(f"content of a {type(content).__name__}")
+    return content
+
+
 def objects(reply: str) -> tuple[list[list[tuple[str, Any]]], bool]:
     """Return the complete JSON objects of a reply, in order, each as its (name, value) pairs; and if one is all of it.
 
-    A thought that comes before (`<think>...</think>`) is taken off, and a fence is no part of a reply. An object inside
-    another is a part of that one. ValueError for a thought without an end.
+    Thoughts (`<think>...</think>`) and fences are no part of a reply, nor is what stands before a lone `</think>`,
+    which the chat template began, unless it is one object and nothing follows. An object inside another is a part of
+    that one. Python's signs (`True`, single quotes) and a comma behind the last item are read as JSON's. ValueError for
+    a thought without an end.
     """
-    text = reply.rpartition("</think>")[2]
-    if text.lstrip().startswith("<think>"):
-        raise ValueError("the reply is a thought without an end")
-    found, around, begun, at = [], [], 0, 0
-    while (start := text.find("{", at)) >= 0:
-        try:
-            pairs, at = DECODER.raw_decode(text, start)
-        except ValueError:
-            at = start + 1
-        except RecursionError as error:
-            raise ValueError("the reply is nested too deep") from error
-        else:
+    found, around, before, begun, at = [], [], [], 0, 0
+    while sign := SIGN.search(reply, at):
+        pairs, at = None, sign.end()
+        if sign[0] == "{":
+            try:
+                pairs, at = _object_at(reply, sign.start())
+            except ValueError:
+                continue
+            except RecursionError as error:
+                raise ValueError("the reply is nested too deep") from error
+        around.append(reply[begun : sign.start()])
+        begun = at
+        if pairs is not None:
             found.append(pairs)
-            around.append(text[begun:start])
-            begun = at
-    rest = "".join([*around, text[begun:]])
-    return found, len(found) == 1 and not re.sub(r"```\w*", "", rest).strip()
+        elif sign[0] == "</think>":
+            before, found, around = (found if _are_all(found, around) else []), [], []
+        elif not found and not sign[0].endswith("</think>"):
+            raise ValueError("the reply is a thought without an end")
+    around.append(reply[begun:])
+    if before and not found and not "".join(around).strip():
+        return before, True
+    return found, _are_all(found, around)
+
+
+def _are_all(found: list[Any], around: list[str]) -> bool:
+    """Tell whether one object was found, and nothing around it but a fence."""
+    return len(found) == 1 and not re.sub(r"```\w*", "", "".join(around)).strip()
+
+
+def _object_at(text: str, start: int) -> tuple[list[tuple[str, Any]], int]:
+    """Return the pairs of the object that begins there, and its end; ValueError where it is none."""
+    try:
+        return DECODER.raw_decode(text, start)
+    except ValueError:
+        found = LOOSE.match(text, start)
+        if not found:
+            raise
+        return DECODER.decode(LOOSE_SIGN.sub(_as_json, found[0])), found.end()
+
+
+def _as_json(sign: re.Match[str]) -> str:
+    text, quoted, word = sign.groups()
+    if quoted is not None:
+        text = '"' + quoted.replace("\\'", "'").replace('"', '\\"') + '"'
+    return text or PYTHON_WORDS.get(word, "")

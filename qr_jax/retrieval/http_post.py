@@ -38,6 +38,11 @@ FIRST_PAUSE_S = 0.1  # before the first retry; it doubles with each, and half of
 ITEM_BYTES = 64  # an answer may have an item for so many bytes of the limit: passages have one for 100 and more
 FEWEST_ITEMS = 10_000  # that an answer may have under any limit
 PASSING = (408, 425, 429)  # and 500 and above: another try may do better
+# What to look at after a refusal; a key's variable is named where it is known.
+PATH_WRONG = "is the URL's path right, and the model's name, where one is asked for?"
+KEY_WRONG = "is the key{known} right, and may it ask for this?"
+LOOK_AT = {401: KEY_WRONG, 403: KEY_WRONG, 404: PATH_WRONG, 405: PATH_WRONG}
+SERVER_FAILED = "the server itself failed, and its log says why"
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 FAILURES = (httpcore2.NetworkError, httpcore2.TimeoutException, httpcore2.ProtocolError, httpcore2.ProxyError, OSError)
 
@@ -96,6 +101,8 @@ def secret(name: str) -> str:
 
 class Endpoint:
     """A URL that takes JSON, with `path` where it has none; connections are kept, and several threads may call."""
+
+    key_env = ""  # the variable that a key is wanted in, for messages
 
     def __init__(self, url: str, patience: Patience, headers: Mapping[str, str] | None = None, *, path: str = "/"):
         parts = url_parts(url)
@@ -199,9 +206,9 @@ class Endpoint:
             passing = response.status in PASSING or response.status >= 500
             after = headers.get("retry-after", "")
             pause_s = float(after) if after.isdecimal() and len(after) < 6 else 0.0
-            raise Failed(
-                f"{said}; wanted 200 and JSON", passing=passing, pause_s=pause_s, status=response.status, reply=text
-            )
+            look_at = SERVER_FAILED if response.status >= 500 else LOOK_AT.get(response.status, "wanted 200 and JSON")
+            look_at = look_at.format(known=f" ({self.key_env})" if self.key_env else "")
+            raise Failed(f"{said}; {look_at}", passing=passing, pause_s=pause_s, status=response.status, reply=text)
         if headers.get("content-encoding", "identity") != "identity":
             raise Failed(f"{self.url} sent a compressed body, which was not asked for", passing=False)
         try:

@@ -46,6 +46,7 @@ def http(
     way = PROTOCOLS[protocol]
     patience = http_post.Patience(timeout_s, deadline_s, retries, pause_after, pause_s, response_bytes)
     endpoint = http_post.Endpoint(url, patience, way.headers(url, token_env), path=way.path)
+    endpoint.key_env = token_env or ""
     crew = http_post.Crew(at_once)
     size = batch if way.batch else 1
 

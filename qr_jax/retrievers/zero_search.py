@@ -7,7 +7,7 @@ from typing import Any
 from qr_jax.dialect import encodable
 from qr_jax.records import Passage, SearchFunction
 from qr_jax.retrieval import http_post
-from qr_jax.retrieval.chat_endpoint import ChatEndpoint
+from qr_jax.retrieval.chat_endpoint import ChatEndpoint, message_text
 from qr_jax.retrievers import _noise
 from qr_jax.secrecy import redact
 
@@ -51,7 +51,7 @@ def zero_search(
     chance = _noise.share(start, end, done)
     headers = {"Authorization": f"Bearer {http_post.secret(token_env)}"} if token_env else None
     patience = http_post.Patience(timeout_s, deadline_s, retries, pause_after, pause_s, response_bytes)
-    endpoint = ChatEndpoint(url, patience, headers)
+    endpoint = ChatEndpoint(url, patience, headers, key_env=token_env or "")
     crew = http_post.Crew(at_once)
 
     def search(queries: list[str], k: int) -> list[list[Passage]]:
@@ -76,9 +76,6 @@ def zero_search(
 def _content(answer: Any) -> str:
     """The text of a chat completion; ValueError where it has none."""
     try:
-        content = answer["choices"][0]["message"]["content"]
-    except (LookupError, TypeError) as error:
-        raise ValueError(f"no chat completion, but {redact(str(answer))[:200]!r}") from error
-    if not isinstance(content, str):
-        raise ValueError(f"a chat completion whose content is {type(content).__name__}, and no text")
-    return encodable(content)
+        return encodable(message_text(answer["choices"][0]["message"]["content"]))
+    except (LookupError, TypeError, AttributeError) as error:
+        raise ValueError(f"no chat completion with a text, but {redact(str(answer))[:200]!r}") from error

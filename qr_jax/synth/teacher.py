@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from qr_jax.evaluation.judge import NEVER
-from qr_jax.retrieval.chat_endpoint import ChatEndpoint, key_header, objects
+from qr_jax.retrieval.chat_endpoint import ChatEndpoint, key_header, message_text, objects
 from qr_jax.retrieval.http_post import Failed, Patience
 from qr_jax.secrecy import redact
 from qr_jax.synth.draft import Refused
@@ -55,7 +55,7 @@ def connect(url: str, bounds: Bounds) -> ChatEndpoint:
     """
     once = Patience(bounds.timeout_s, bounds.timeout_s, retries=0, pause_after=NEVER, response_bytes=LARGEST_BYTES)
     try:
-        return ChatEndpoint(url, once, key_header(url, KEY), leave_out=bounds.leave_out)
+        return ChatEndpoint(url, once, key_header(url, KEY), leave_out=bounds.leave_out, key_env=KEY)
     except ValueError as error:
         raise ValueError(f"--teacher: {error}") from error
 
@@ -207,10 +207,8 @@ class Teacher:
 def completion(response: Any, body: Mapping[str, Any]) -> tuple[str, list[int]]:
     """A chat completion's text, and its tokens [in, out], estimated where it does not count. ValueError: it is none."""
     try:
-        content = response["choices"][0]["message"]["content"]
-        if not isinstance(content, str):
-            raise TypeError
-    except (LookupError, TypeError) as error:
+        content = message_text(response["choices"][0]["message"]["content"])
+    except (LookupError, TypeError, AttributeError) as error:
         raise ValueError(f"no chat completion, but {redact(str(response))[:200]!r}") from error
     if len(content) > MOST_CHARS_A_TOKEN * body["max_tokens"]:
         raise ValueError(f"a reply of {len(content):,} characters, where {body['max_tokens']:,} tokens were asked for")
