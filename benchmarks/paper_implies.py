@@ -1,0 +1,113 @@
+"""What every rule would have done in the paper's two runs, by the pools that were fitted to its figures.
+
+    python -m benchmarks.paper_implies                # plays that are missing (half an hour on 2 cores; resumable)
+
+Each rule is played at the paper's settings (10,000 queries, B 32, K 4, 84,480 rollouts; k 2, but k 1 for grpo) in every
+fit of `paper:MODEL`; rules that the paper does not have in the first four. Ranges are over fits. What figure 3 has of a
+rule is compared at the curve's last point.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from benchmarks import interleave
+from benchmarks.tables import markdown
+from qr_jax.studies import oracle, paper_world
+
+FILE = interleave.ROOT / "benchmarks/results/paper_implies.json"
+SIZE = paper_world.SETTING["size"]
+OTHERS = 4  # fits in which rules are played that the paper does not have
+COUNTS = {"accepted_groups": "groups trained on", "distinct": "distinct queries"}
+COUNTS |= {"rescued_hard": "rescued, hard", "rescued_easy": "rescued, easy", "revisited": "revisits"}
+CHOSE = ("grpo", "revisited")  # the jump was chosen by these
+Played = Mapping[str, Any]
+
+
+def main() -> None:
+    kept = json.loads(FILE.read_text(encoding="utf-8")) if FILE.exists() else interleave.commit() | {"plays": {}}
+    published = list(paper_world.OVERSAMPLE)
+    rules = published + [rule for rule in oracle.rules("all") if rule not in published]
+    for model in paper_world.MODELS:
+        for rule in rules:
+            plays = kept["plays"].setdefault(model, {}).setdefault(rule, [])
+            fits = paper_world.fits(model)
+            for fit in fits[len(plays) : len(fits) if rule in published else OTHERS]:
+                plays.append(played(model, rule, fit))
+                print(model, rule, plays[-1], flush=True)
+                FILE.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+    print(table(kept))
+
+
+def played(model: str, rule: str, fit: paper_world.Fit) -> dict[str, float]:
+    """A play's counts; under `NAME at ROLLOUTS` also those at the last points of figure 3."""
+    plan = oracle.sampler(rule, oversample=paper_world.OVERSAMPLE.get(rule, 2))
+    run = oracle.play(plan, paper_world.of_fit(fit, SIZE, seed=fit["number"]), size=SIZE, seed=fit["number"])
+    found = oracle.summary(run)
+    counts = {name: found[name] for name in COUNTS if name in found} | {"distinct": round(found["coverage"] * SIZE)}
+    return counts | {f"{name} at {end}": until(run, name, end) for name, _, end in last_points(model, rule)}
+
+
+def until(run: oracle.Played, name: str, rollouts: int) -> int:
+    """A count of `oracle.ACCEPTED` over the steps that end within so many rollouts."""
+    total = spent = 0
+    for row in run.rows:
+        spent += int(row["pool/rollouts"] or 0)
+        total += int(row[f"pool/accepted_{oracle.ACCEPTED[name]}"] or 0) if spent <= rollouts else 0
+    return total
+
+
+def last_points(model: str, rule: str) -> list[tuple[str, int, int]]:
+    """The last point of each curve that figure 3 has of a rule: its name, count and rollouts."""
+    curves = paper_world.figures()["3"]["curves"].get(rule, {}) if model == "qwen3_1p7b" else {}
+    return [(name, curve["values"][-1], curve["x"][-1]) for name, curve in curves.items()]
+
+
+def table(found: Mapping[str, Any]) -> str:
+    """What was published beside what the fits say, then every rule's counts, a table a model."""
+    parts = [beside(found["plays"]["qwen3_1p7b"])]
+    for model, words in paper_world.MODELS.items():
+        parts.append(f"{words}, mean over fits and their range:\n\n" + by_rule(found["plays"][model], model))
+    return "\n".join(parts)
+
+
+def beside(plays: Mapping[str, Sequence[Played]]) -> str:
+    """Figure 3's last points and the fits' counts there; recycling was fitted, GRPO's revisits chose the jump."""
+    rows = [("1.7B, figure 3", "until", "published", "the fits", "off by", "")]
+    for rule in paper_world.OVERSAMPLE:
+        for name, count, end in last_points("qwen3_1p7b", rule):
+            if (rule, name) == ("recycle", "revisited"):
+                continue  # there are none; the picture's line has a width
+            values = [play[f"{name} at {end}"] for play in plays[rule]]
+            off = sum(values) / len(values) / count - 1
+            why = "fitted" if rule == "recycle" or (rule, name) == CHOSE else "held out"
+            head = f"{rule}: {COUNTS[name]}"
+            rows.append((head, f"{end:,} rollouts", f"{count:,}", ranged(values), f"{off:+.0%}", why))
+    return markdown(rows)
+
+
+def by_rule(plays: Mapping[str, Sequence[Played]], model: str) -> str:
+    """A row a rule; the paper's own counts of recycling under it."""
+    rows = [("rule", "of GRPO's groups", *COUNTS.values())]
+    for rule, found in plays.items():
+        pairs = zip(found, plays["grpo"], strict=False)
+        share = ranged([play["accepted_groups"] / base["accepted_groups"] for play, base in pairs], ".2f")
+        rows.append((rule, share, *(ranged([play[name] for play in found]) for name in COUNTS)))
+        settings = paper_world.SETTING | {"oversample": paper_world.OVERSAMPLE.get(rule, 0)}
+        told = paper_world.published(f"paper:{model}", rule, settings)
+        if told:
+            told["accepted_groups"] = told["distinct"] = told.get("signal_groups")
+            cells = ["" if told.get(name) is None else f"{told[name]:,.0f}" for name in COUNTS]
+            rows.append(("... published", "", *cells))
+    return markdown(rows)
+
+
+def ranged(values: Sequence[float], form: str = ",.0f") -> str:
+    mean, low, high = (
+        f"{value:{form}}".lstrip("0") or "0" for value in (sum(values) / len(values), min(values), max(values))
+    )
+    return mean if low == high else f"{mean} ({low} to {high})"
+
+
+if __name__ == "__main__":
+    main()
