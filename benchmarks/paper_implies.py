@@ -3,13 +3,16 @@
     python -m benchmarks.paper_implies                # plays that are missing (half an hour on 2 cores; resumable)
 
 Each rule is played at the paper's settings (10,000 queries, B 32, K 4, 84,480 rollouts; k 2, but k 1 for grpo) in every
-fit of `paper:MODEL`; rules that the paper does not have in the first four. Ranges are over fits. What figure 3 has of a
+fit of `paper:MODEL`; rules that the paper does not have in the first four, and grpo with other jumps (JUMPS), which
+recycling does not feel. Ranges are over fits. What figure 3 has of a
 rule is compared at the curve's last point.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from benchmarks import interleave
 from benchmarks.tables import markdown
@@ -20,6 +23,7 @@ SIZE = paper_world.SETTING["size"]
 OTHERS = 4  # fits in which rules are played that the paper does not have
 COUNTS = {"accepted_groups": "groups trained on", "distinct": "distinct queries"}
 COUNTS |= {"rescued_hard": "rescued, hard", "rescued_easy": "rescued, easy", "revisited": "revisits"}
+JUMPS = {"grpo, no jump": 0.0, "grpo, twice the jump": 2.0}  # times the fit's
 CHOSE = ("grpo", "revisited")  # the jump was chosen by these
 Played = Mapping[str, Any]
 
@@ -27,7 +31,7 @@ Played = Mapping[str, Any]
 def main() -> None:
     kept = json.loads(FILE.read_text(encoding="utf-8")) if FILE.exists() else interleave.commit() | {"plays": {}}
     published = list(paper_world.OVERSAMPLE)
-    rules = published + [rule for rule in oracle.rules("all") if rule not in published]
+    rules = published + [rule for rule in oracle.rules("all") if rule not in published] + list(JUMPS)
     for model in paper_world.MODELS:
         for rule in rules:
             plays = kept["plays"].setdefault(model, {}).setdefault(rule, [])
@@ -41,6 +45,7 @@ def main() -> None:
 
 def played(model: str, rule: str, fit: paper_world.Fit) -> dict[str, float]:
     """A play's counts; under `NAME at ROLLOUTS` also those at the last points of figure 3."""
+    fit, rule = {**fit, "jump": fit["jump"] * JUMPS.get(rule, 1.0)}, rule.partition(",")[0]
     plan = oracle.sampler(rule, oversample=paper_world.OVERSAMPLE.get(rule, 2))
     run = oracle.play(plan, paper_world.of_fit(fit, SIZE, seed=fit["number"]), size=SIZE, seed=fit["number"])
     found = oracle.summary(run)
@@ -64,11 +69,8 @@ def last_points(model: str, rule: str) -> list[tuple[str, int, int]]:
 
 
 def table(found: Mapping[str, Any]) -> str:
-    """What was published beside what the fits say, then every rule's counts, a table a model."""
-    parts = [beside(found["plays"]["qwen3_1p7b"])]
-    for model, words in paper_world.MODELS.items():
-        parts.append(f"{words}, mean over fits and their range:\n\n" + by_rule(found["plays"][model], model))
-    return "\n".join(parts)
+    """What was published beside what the fits say, then every rule's counts."""
+    return beside(found["plays"]["qwen3_1p7b"]) + "\n" + by_rule(found["plays"])
 
 
 def beside(plays: Mapping[str, Sequence[Played]]) -> str:
@@ -86,27 +88,43 @@ def beside(plays: Mapping[str, Sequence[Played]]) -> str:
     return markdown(rows)
 
 
-def by_rule(plays: Mapping[str, Sequence[Played]], model: str) -> str:
-    """A row a rule; the paper's own counts of recycling under it."""
-    rows = [("rule", "of GRPO's groups", *COUNTS.values())]
-    for rule, found in plays.items():
-        pairs = zip(found, plays["grpo"], strict=False)
-        share = ranged([play["accepted_groups"] / base["accepted_groups"] for play, base in pairs], ".2f")
-        rows.append((rule, share, *(ranged([play[name] for play in found]) for name in COUNTS)))
+def by_rule(plays: Mapping[str, Mapping[str, Sequence[Played]]]) -> str:
+    """A row a rule: means over the fits of 1.7B, the published counts under them, and 4B's groups and queries."""
+    small, large = (plays[model] for model in ("qwen3_1p7b", "qwen3_4b"))
+    rows = [("rule", "of GRPO's groups", *COUNTS.values(), "4B: of GRPO's groups", COUNTS["distinct"])]
+    for rule, found in small.items():
+        counts = [mean(play[name] for play in found) for name in COUNTS]
+        others = of_grpo(large, rule), mean(play["distinct"] for play in large[rule])
+        rows.append((rule, of_grpo(small, rule), *counts, *others))
         settings = paper_world.SETTING | {"oversample": paper_world.OVERSAMPLE.get(rule, 0)}
-        told = paper_world.published(f"paper:{model}", rule, settings)
-        if told:
-            told["accepted_groups"] = told["distinct"] = told.get("signal_groups")
-            cells = ["" if told.get(name) is None else f"{told[name]:,.0f}" for name in COUNTS]
-            rows.append(("... published", "", *cells))
+        if told := paper_world.published("paper:qwen3_1p7b", rule, settings):
+            groups = (
+                {"accepted_groups": told["signal_groups"], "distinct": told["signal_groups"]}
+                if "signal_groups" in told
+                else {}
+            )
+            known = groups | told
+            cells = [f"{known[name]:,.0f}" if name in known else "" for name in COUNTS]
+            more = paper_world.published("paper:qwen3_4b", rule, settings).get("signal_groups")
+            rows.append(("... published", "", *cells, "", f"{more:,.0f}" if more else ""))
     return markdown(rows)
 
 
+def of_grpo(plays: Mapping[str, Sequence[Played]], rule: str) -> str:
+    """A rule's groups over plain GRPO's in the same fit."""
+    pairs = zip(plays[rule], plays["grpo"], strict=False)
+    return ranged([play["accepted_groups"] / base["accepted_groups"] for play, base in pairs], ".2f")
+
+
+def mean(values: Iterable[float]) -> str:
+    return f"{np.mean(list(values)):,.0f}"
+
+
 def ranged(values: Sequence[float], form: str = ",.0f") -> str:
-    mean, low, high = (
-        f"{value:{form}}".lstrip("0") or "0" for value in (sum(values) / len(values), min(values), max(values))
-    )
-    return mean if low == high else f"{mean} ({low} to {high})"
+    """As in ".74 (.73-.76)": the mean, and the least and the largest."""
+    told = [f"{value:{form}}" for value in (np.mean(values), min(values), max(values))]
+    middle, low, high = (text.removeprefix("0") or "0" for text in told)
+    return middle if low == high else f"{middle} ({low}-{high})"
 
 
 if __name__ == "__main__":

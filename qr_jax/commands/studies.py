@@ -27,7 +27,7 @@ def add(command: Any) -> None:
     oracle = command("oracle", _oracle, "run recycling rules on queries of known pass rates, without a model")
     text = (
         "beta:A,B; uniform; improving:, drifting: or flipping:A,B[,SHIFT of the log-odds]; "
-        "memorising:A,B,SHIFT,JUMP when a query is trained on; or a run's folder"
+        "memorising:A,B,SHIFT,JUMP when a query is trained on; paper:qwen3_1p7b or paper:qwen3_4b; or a run's folder"
     )
     oracle.add_argument("--rates", default="beta:0.35,0.35", metavar="RATES", help=text)
     oracle.add_argument("--rule", default="recycle", metavar="NAMES", help="one, several at commas, or all; dapo too")
