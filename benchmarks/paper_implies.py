@@ -43,7 +43,7 @@ def main() -> None:
     print(table(kept))
 
 
-def played(model: str, rule: str, fit: paper_world.Fit) -> dict[str, float]:
+def played(model: str, rule: str, fit: paper_world.Fit) -> dict[str, Any]:
     """A play's counts; under `NAME at ROLLOUTS` also those at the last points of figure 3."""
     fit, rule = {**fit, "jump": fit["jump"] * JUMPS.get(rule, 1.0)}, rule.partition(",")[0]
     plan = oracle.sampler(rule, oversample=paper_world.OVERSAMPLE.get(rule, 2))

@@ -25,6 +25,7 @@ RULES = {"grpo": "GRPO, k 1", "bounded_dapo": "Bounded-DAPO, k 2", "recycle": "r
 VERDICTS = {"easy": "all right", "signal": "signal", "hard": "all wrong"}
 TONES = {name: name for name in ("fresh", "ex_hard", "ex_easy")}
 TONES |= {"easy": "ex_easy", "signal": "fresh", "hard": "ex_hard"}
+LINES = ("fresh", "ex_hard", "ex_easy")  # of what has no tone of its own: rules, and K
 AXIS = "% of the budget"
 # By figure: of what it has shares, its title, its parts, and the metrics above and below the line.
 SHARES = {
@@ -80,7 +81,7 @@ def by_rule(run: read.Run) -> list[Chart]:
     found = []
     for name in SUMMED:
         drawn = [
-            _counted(f"paper: {RULES[rule]}", f"phase{at}", figure["curves"][rule][name], figure["end"])
+            _counted(f"paper: {RULES[rule]}", LINES[at], figure["curves"][rule][name], figure["end"])
             for at, rule in enumerate(RULES)
         ]
         note = "Figure 3: the paper's three rules at equal rollouts."
@@ -112,7 +113,7 @@ def by_samples(run: read.Run) -> list[Chart]:
     found = []
     for name in RESCUES:
         drawn = [
-            _counted(f"paper: K {samples}", f"phase{at}", figure["curves"][f"k{samples}"][name], figure["end"])
+            _counted(f"paper: K {samples}", LINES[at], figure["curves"][f"k{samples}"][name], figure["end"])
             for at, samples in enumerate((4, 8))
         ]
         drawn.append(_own(run, f"this run: K {own}", "ink", name))
