@@ -73,6 +73,15 @@ def test_shares_are_of_summed_counts_in_the_middle_of_their_steps(run):
     assert thirds == [0.1, 0.6, 0.3] * 1 + [0.1, 0.6, 0.3] + [None] * 3  # steps 1 to 4, 5 and 6, none yet
 
 
+def test_a_share_of_few_groups_is_left_out_and_that_is_said(run):
+    few = {"pool/size": 50, "pool/drawn": 5, "pool/accepted": 4, "pool/accepted_fresh": 4, "pool/signal": 4}
+    (run / "metrics.jsonl").write_text(lines([metrics(step, **few) for step in range(1, 7)]))
+    charts = drawn(run)
+    assert [line["values"] for line in own(charts["paper-4"])] == [[None] * 6] * 3
+    assert own(charts["paper-5"])[1]["values"] == [0.8] * 6
+    assert charts["paper-4"]["note"].endswith("A share of fewer than 5 is left out.")
+
+
 def test_a_run_that_went_on_has_its_last_step_as_its_budget(run):
     config = json.loads((run / "config.json").read_text())
     (run / "config.json").write_text(json.dumps(config | {"train": {"steps": 3}}))

@@ -104,6 +104,7 @@ def shares(run: read.Run, number: str) -> Chart:
         values = [series.ratio(lot, above.format(name), below, least=charts.FEW) for lot in lots]
         drawn.append(_line(word, TONES[name], _percent(middles, _planned(run)), values))
     note = f"Figure {number}: shares of the {of}; the paper's of {paper_world.MODELS[model]}." + series.said(lots)
+    note += f" A share of fewer than {charts.FEW} is left out."
     return _chart(f"paper-{number}", title, note, drawn, fit=False)
 
 
