@@ -20,6 +20,7 @@ from benchmarks import (
     kept_runs,
     memory,
     methods,
+    paper_implies,
     quickstart,
     quickstart_seeds,
     real_agent,
@@ -40,7 +41,7 @@ from benchmarks.tables import markdown
 MARKS = "<!-- {}: python -m benchmarks.figures --write -->\n", "<!-- end of {} -->"
 PAGES = {"figures": "speed.md", "plans": "planning.md", "recall": "retrieval.md"}
 # The modules that make a table of one result, by its name.
-TABLES_OF = channels, memory, remat, shapes, shards, silence, stand_ins, synth, together
+TABLES_OF = channels, memory, paper_implies, remat, shapes, shards, silence, stand_ins, synth, together
 KEPT = {made.__name__.rpartition(".")[2]: made for made in TABLES_OF}
 # The modules that train, and make a table of the runs that are kept.
 TRAINED = {module.NAME: module for module in (cold_starts, quickstart_seeds, real_agent, single_hop, tool_call)}
@@ -49,7 +50,12 @@ STUDY = {  # of the study's runs
     "noise": study_results.noise, "tuning": study_results.tuning, "cut": study_results.cut_short,
 }  # fmt: skip
 PAGES |= dict.fromkeys(("methods", "quickstart", "starts", *KEPT, *TRAINED, *STUDY), "measurements.md")
-PAGES |= {"shards": "retrieval.md", "rules": "rules.md", "quickstart_seeds": "quickstart.md"}
+PAGES |= {
+    "shards": "retrieval.md",
+    "rules": "rules.md",
+    "quickstart_seeds": "quickstart.md",
+    "paper_implies": "what_the_paper_implies.md",
+}
 GIB = 2**30
 
 

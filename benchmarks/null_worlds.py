@@ -82,7 +82,7 @@ def played(rates: Rates, rule: str, samples: int, shift: float, seed: int, size:
 
     seen_P = np.zeros(size, bool)
 
-    def world(done: float, drawn_Q: np.ndarray, trained_Q: np.ndarray) -> np.ndarray:
+    def world(done: float, drawn_Q: np.ndarray, *_: np.ndarray) -> np.ndarray:
         odds_Q, rate_Q = np.where(seen_P[drawn_Q], np.exp(shift), 1.0), rate_P[drawn_Q]
         seen_P[drawn_Q] = True
         return rate_Q * odds_Q / (1 - rate_Q + rate_Q * odds_Q)

@@ -122,7 +122,7 @@ def test_no_step_costs_more_than_its_budget(name, seed, kind):
     plan = oracle.Sampler(
         rule=use("grpo"), rounds=use(name, **chosen), queries=4, samples=3, oversample=2, rollouts=600
     )
-    run = oracle.play(plan, lambda done, drawn_Q, trained_Q: rate_P[drawn_Q], size=60, seed=seed)
+    run = oracle.play(plan, lambda done, drawn_Q, *_: rate_P[drawn_Q], size=60, seed=seed)
     costs = [row["pool/rollouts"] for row in run.rows]
     assert max(costs) <= budget and sum(costs) >= 600
     most = plugins.constants("rounds", name)["MOST"]

@@ -152,7 +152,7 @@ def test_in_a_pool_of_easy_hard_and_mixed_queries_each_rule_draws_what_it_says()
     shares = {}
     for name in ("grpo", "kimi", "retire", "prompt_replay", "vcrl"):
         plan = oracle.Sampler(rule=oracle.sampler(name).rule, queries=8, oversample=1, rollouts=600 * 3 * 4)
-        run = oracle.play(plan, lambda done, drawn_Q, trained_Q: rate_P[drawn_Q], size=600, seed=0)
+        run = oracle.play(plan, lambda done, drawn_Q, *_: rate_P[drawn_Q], size=600, seed=0)
         shares[name] = np.bincount(run.draws.query_D // 200, minlength=3) / len(run.draws.query_D)
     assert shares["grpo"] == pytest.approx([1 / 3] * 3, abs=0.01)
     assert shares["retire"][0] == pytest.approx(1 / 9, abs=0.01)  # in the first of three passes alone

@@ -78,9 +78,7 @@ def test_dapo_fills_its_batch_at_the_price_of_rollouts_and_never_raises():
     run = played("beta:0.35,0.35", 0, small("dapo", oversample=1))
     assert all(row["pool/accepted"] == 32 for row in run.rows[:10])
     assert len(run.rows) < len(played("beta:0.35,0.35", 0, small("bounded_dapo", oversample=1)).rows)
-    dead = oracle.play(
-        small("dapo", rollouts=3000), lambda done, drawn_Q, trained_Q: np.zeros(len(drawn_Q)), size=300, seed=0
-    )
+    dead = oracle.play(small("dapo", rollouts=3000), lambda done, drawn_Q, *_: np.zeros(len(drawn_Q)), size=300, seed=0)
     assert sum(row["pool/accepted"] for row in dead.rows) == 0 and dead.rows[-1]["pool/epoch"] > 0
 
 

@@ -70,7 +70,7 @@ def sampler(rounds, rollouts=1, rule="recycle", **settings):
 
 
 def constant(rate_P):
-    return lambda done, drawn_Q, trained_Q: np.asarray(rate_P, float)[drawn_Q]
+    return lambda done, drawn_Q, *_: np.asarray(rate_P, float)[drawn_Q]
 
 
 # --- further samples
@@ -136,7 +136,7 @@ def test_draws_of_plain_rounds_are_what_they_were():
 def test_what_moved_is_counted_where_groups_are_of_unequal_size(lab):
     """All are filed as hard at rate 0. Then one half moves to 1/2: each signal group was made by that movement."""
 
-    def rises(done, drawn_Q, trained_Q):
+    def rises(done, drawn_Q, *_):
         return np.where((done > 0) & (drawn_Q < 3), 0.5, 0.0)
 
     of = sampler("deepen", 31)  # 6 queries of 5 samples, and a second step

@@ -28,8 +28,9 @@ def test_the_wheel_runs_the_quickstart_s_config_in_an_empty_folder(tmp_path):
         inside = set(file.namelist())
         file.extractall(tmp_path / "installed")
     wanted = {f"qr_jax/{p.relative_to(ROOT)}" for p in (ROOT / "configs").rglob("*.py")}
-    wanted |= {str(p.relative_to(ROOT)) for p in (ROOT / "qr_jax").rglob("*") if p.suffix in (".py", ".html", ".js")}
-    assert wanted - inside == set() and "qr_jax/retrieval/stop_words.json" in inside
+    kinds = (".py", ".html", ".js", ".json")
+    wanted |= {str(p.relative_to(ROOT)) for p in (ROOT / "qr_jax").rglob("*") if p.suffix in kinds}
+    assert wanted - inside == set() and "qr_jax/studies/paper_fits.json" in inside
     place.mkdir()
     code = "import sys; from qr_jax import cli; print(cli.__file__, file=sys.stderr); sys.exit(cli.main(sys.argv[1:]))"
     done = subprocess.run(

@@ -27,7 +27,7 @@ def add(command: Any) -> None:
     oracle = command("oracle", _oracle, "run recycling rules on queries of known pass rates, without a model")
     text = (
         "beta:A,B; uniform; improving:, drifting: or flipping:A,B[,SHIFT of the log-odds]; "
-        "memorising:A,B,SHIFT,JUMP when a query is trained on; or a run's folder"
+        "memorising:A,B,SHIFT,JUMP when a query is trained on; paper:qwen3_1p7b or paper:qwen3_4b; or a run's folder"
     )
     oracle.add_argument("--rates", default="beta:0.35,0.35", metavar="RATES", help=text)
     oracle.add_argument("--rule", default="recycle", metavar="NAMES", help="one, several at commas, or all; dapo too")
@@ -49,6 +49,8 @@ def add(command: Any) -> None:
     report = command("report", _report, text)
     text = "where it goes; by default report.html in the run; of several, overlay.html in the first"
     report.add_argument("--out", dest="file", type=Path, metavar="FILE", help=text)
+    text = "draw the figures of the paper too, from the run's steps, with the paper's curves behind them"
+    report.add_argument("--beside", choices=["paper"], help=text)
     text = "serve the report of a run, or of several, on this machine, made anew as they go on"
     view = command("view", _view, text)
     view.add_argument("--port", type=port, default=8770, metavar="N", help="the port; 0: any free one")
@@ -192,6 +194,8 @@ def _report(arguments: argparse.Namespace) -> int:
     from qr_jax import run_files
 
     check_out(arguments.file, b"<!doctype html")
+    if arguments.beside and len(arguments.run) > 1:
+        raise ValueError(f"--beside {arguments.beside} was given with {len(arguments.run)} runs; give one run")
     _check_runs(arguments)
     if not arguments.file:
         run_files.check_writable(Path(arguments.run[0]), "--out")
@@ -201,7 +205,8 @@ def _report(arguments: argparse.Namespace) -> int:
         if len(arguments.run) > 1:
             path = overlay.write(arguments.run, arguments.file)
         else:
-            path = page.write(arguments.run[0], arguments.file, null=_null(arguments))
+            beside = bool(arguments.beside)
+            path = page.write(arguments.run[0], arguments.file, null=_null(arguments), beside=beside)
     terminal.result(str(path))
     return 0
 

@@ -44,6 +44,7 @@
     }
     one("#runs").replaceChildren(...several(run));
     one("#chance").replaceChildren(...beside(run));
+    one("#beside").replaceChildren(...(run.beside || []).map((text) => make("p", { class: "note wide" }, text)));
     const place = one("#heat");
     if (!place.contains(document.activeElement)) {
       place.replaceChildren();
@@ -60,7 +61,7 @@
       );
     one("#tools").hidden = !document.querySelector(".plot");
     for (const section of document.querySelectorAll("main > section")) {
-      const empty = !section.querySelector(".chart, #config > *") && (section.id !== "episodes" || run.runs);
+      const empty = !section.querySelector(".chart, #config > *, #beside > *") && (section.id !== "episodes" || run.runs);
       section.hidden = one(`nav a[href="#${section.id}"]`).hidden = Boolean(empty);
     }
     one("#foot").textContent = run.unread

@@ -18,7 +18,7 @@ from typing import Any
 
 from qr_jax import figures
 from qr_jax.evaluation.complete import is_incomplete
-from qr_jax.report import charts, choose, history, read, run_list, series
+from qr_jax.report import beside_paper, charts, choose, history, read, run_list, series
 from qr_jax.secrecy import looks_secret, redact
 from qr_jax.studies.probe_figures import AGAIN
 
@@ -36,11 +36,13 @@ class Page:
     episodes: str
 
 
-def write(folder: str | Path, out: str | Path | None = None, *, null: charts.Null | None = None) -> Path:
+def write(
+    folder: str | Path, out: str | Path | None = None, *, null: charts.Null | None = None, beside: bool = False
+) -> Path:
     """Write the page of the run in `folder`, by default as its report.html; where it is. ValueError: no run."""
     if out is not None and not Path(out).parent.is_dir():
         raise ValueError(f"there is no folder {Path(out).parent} to write {Path(out).name} into; make it first")
-    return save(build(folder, null=null), Path(folder) / "report.html" if out is None else Path(out))
+    return save(build(folder, null=null, beside=beside), Path(folder) / "report.html" if out is None else Path(out))
 
 
 def save(made: Page, path: Path) -> Path:
@@ -54,15 +56,21 @@ def build(
     null: charts.Null | None = None,
     follow_s: float | None = None,
     kept: MutableMapping[choose.Key, dict[str, Any]] | None = None,
+    beside: bool = False,
 ) -> Page:
     """The page of a run, which may be going on.
 
     `null`: the null control's figures, drawn beside the run's, or the reason why there are none, which the page says
     (`null_control.null_or_reason`). `follow_s`: how often a page asks for news; a file: None. `kept`: for `choose`.
+    `beside`: with the paper's figures too.
     """
     run = read.run(folder)
     found = history.histories(run.draws)
-    return of_data(overview(run, found, null), choose.choose(run, found, kept), follow_s)
+    data = overview(run, found, null)
+    if beside:
+        paper = beside_paper.shown(run)
+        data |= {"charts": data["charts"] | paper["charts"], "beside": paper["beside"]}
+    return of_data(data, choose.choose(run, found, kept), follow_s)
 
 
 def of_data(data: Mapping[str, Any], episodes: Mapping[str, Any] | None, follow_s: float | None) -> Page:

@@ -21,15 +21,19 @@ from qr_jax.noise import unit, words
 from qr_jax.pool import LAST_EASY, LAST_HARD, LAST_NONE, Pool
 from qr_jax.records import Grades, Outcome, grades
 from qr_jax.settings import Use
-from qr_jax.studies import pass_rates
+from qr_jax.studies import paper_world, pass_rates
 from qr_jax.studies.pass_rates import Draws, World
 from qr_jax.verdict import judge
 
 OUTCOMES = 91  # the first part of the keys of its outcomes
 PRESETS = {"dapo": (Use("bounded_dapo"), Use("refill"))}  # a rule and its rounds
 ORIGINS = {"ex_hard": LAST_HARD, "ex_easy": LAST_EASY}  # the figures that `moved` has
+ACCEPTED = {"rescued_hard": "ex_hard", "rescued_easy": "ex_easy", "revisited": "ex_consumed"}  # `summary`'s, by origin
 # What a plug-in raises when it looks for something that simulated outcomes do not have.
 LACKS = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, AssertionError, RuntimeError, OSError)
+
+
+Rates = Callable[[float, np.ndarray], np.ndarray]  # (share of the budget spent, queries) -> their pass rates now
 
 
 class NotPlayable(ValueError):
@@ -133,6 +137,7 @@ def play(
     draw = partial(pools.draw, by=plugins.draws_by(plan.rule, plan.by, allow_plugins=allow_plugins))
     pool, spent, rows = pools.create(size, family_P, hops_P), 0, []
     filed_P = np.zeros(size)  # the pass rate a query had when it was last graded
+    taught_P = np.zeros(size)  # the weight it had in the loss so far; in a full batch a query has 1
     moved, draws = {name: [] for name in ORIGINS}, []
     while spent < plan.rollouts:
         if time.monotonic() > until:
@@ -142,15 +147,17 @@ def play(
         if refreshed is None:
             break
         pool = refreshed
-        outcome, rate_Q = _step(plan, pool, draw, ask, world, done, seed=seed, step=step)
+        current = _now(world, pool, taught_P)
+        outcome, rate_Q = _step(plan, pool, draw, ask, current, done, seed=seed, step=step)
         drawn_Q, samples_Q = outcome.drawn_Q, outcome.grades.valid_QG.sum(axis=1)
         if (samples_Q == plan.samples).all():
             gained = _expected_gain(plan, pool, drawn_Q, rate_Q, filed_P)
         else:
-            gained = _counted_gain(plan, pool, draw, ask, world, done, outcome, filed_P)
+            gained = _counted_gain(plan, pool, draw, ask, current, done, outcome, filed_P)
         for name in ORIGINS:
             moved[name].append(gained[name])
         filed_P[drawn_Q] = rate_Q
+        taught_P[outcome.accepted] += plan.queries / max(len(outcome.accepted), 1)
         after = pools.settle(pool, drawn_Q, outcome.grades, step=step, accept=plan.queries, rule=rule, seed=seed).pool
         rows.append(figures.step_figures(pool, outcome, after, accept=plan.queries, rollouts_Q=samples_Q))
         right_Q = (outcome.grades.reward_QG == 1).sum(axis=1)
@@ -172,7 +179,12 @@ def _playable(kind: str, use: Use, function: Callable[..., Any]) -> Callable[...
     return played
 
 
-def _step(plan: Sampler, pool: Pool, draw: Any, ask: Any, world: World, done: float, *, seed: int, step: int):
+def _now(world: World, pool: Pool, taught_P: np.ndarray) -> Rates:
+    """The world as it is at one step, after all that was trained on before."""
+    return lambda done, drawn_Q: world(done, drawn_Q, pool.accepted_P[drawn_Q], taught_P[drawn_Q])
+
+
+def _step(plan: Sampler, pool: Pool, draw: Any, ask: Any, rates: Rates, done: float, *, seed: int, step: int):
     """One step's draws, round by round: its Outcome, and the pass rates of what was drawn."""
     drawn_Q, rate_Q, samples_Q = np.empty(0, np.int64), np.empty(0), np.empty(0, np.int64)
     so_far: list[Outcome] = []
@@ -184,7 +196,7 @@ def _step(plan: Sampler, pool: Pool, draw: Any, ask: Any, world: World, done: fl
         samples_Q = np.concatenate([samples_Q + np.array(more_Q, np.int64), np.full(len(new), plan.samples)])
         drawn_Q, rate_Q = (
             np.concatenate([drawn_Q, new]),
-            np.concatenate([rate_Q, world(done, new, pool.accepted_P[new])]),
+            np.concatenate([rate_Q, rates(done, new)]),
         )
         graded = roll(rate_Q, drawn_Q, pool.size, plan.samples, seed=seed, step=step, samples_Q=samples_Q)
         so_far.append(judge(drawn_Q, graded, step=step, accept=plan.queries, seed=seed))
@@ -200,7 +212,7 @@ def _expected_gain(
 
 
 def _counted_gain(
-    plan: Sampler, pool: Pool, draw: Any, ask: Any, world: World, done: float, outcome: Outcome, filed_P: np.ndarray
+    plan: Sampler, pool: Pool, draw: Any, ask: Any, rates: Rates, done: float, outcome: Outcome, filed_P: np.ndarray
 ) -> dict[str, float]:
     """`_expected_gain` of a step whose rounds asked for further samples, counted.
 
@@ -209,8 +221,8 @@ def _counted_gain(
     filed with; the signal groups of that step are subtracted. Exactly 0 where no rate moved.
     """
 
-    def filed(done: float, drawn_Q: np.ndarray, trained_Q: np.ndarray) -> np.ndarray:
-        return np.where(pool.last_P[drawn_Q] == LAST_NONE, world(done, drawn_Q, trained_Q), filed_P[drawn_Q])
+    def filed(done: float, drawn_Q: np.ndarray) -> np.ndarray:
+        return np.where(pool.last_P[drawn_Q] == LAST_NONE, rates(done, drawn_Q), filed_P[drawn_Q])
 
     unmoved, _ = _step(plan, pool, draw, ask, filed, done, seed=outcome.seed, step=outcome.step)
     return {name: float(_signal(outcome, pool, last) - _signal(unmoved, pool, last)) for name, last in ORIGINS.items()}
@@ -226,7 +238,8 @@ def summary(played: Played) -> dict[str, float | int | None]:
 
     `ex_hard_moved_last` and `ex_easy_moved_last` are the parts of `ex_hard_last` and `ex_easy_last` that moved pass
     rates made: 0 where nothing moves, negative where chance alone would have given more. `accepted_last` is groups a
-    step; `coverage` the share of the pool that was trained on.
+    step; `coverage` the share of the pool that was trained on; `rescued_hard`, `rescued_easy` and `revisited` accepted
+    groups of queries whose verdict before was all wrong, all right or accepted.
     """
     rows, tenth = played.rows, max(len(played.rows) // 10, 1)
     first, last, whole = (figures.over_steps(part) for part in (rows[:tenth], rows[-tenth:], rows))
@@ -241,6 +254,7 @@ def summary(played: Played) -> dict[str, float | int | None]:
         "signal_groups": whole["pool/signal"],
         "accepted_groups": whole["pool/accepted"],
         "coverage": int(np.count_nonzero(played.pool.accepted_P)) / played.pool.size,
+        **{name: whole[f"pool/accepted_{origin}"] for name, origin in ACCEPTED.items()},
         **moved,
         "rollouts": whole["pool/rollouts"],
         "steps": len(rows),
@@ -253,7 +267,8 @@ def study(
     """Each rule on the same worlds: rule -> the means of `summary` over seeds, with their standard deviations in `sd`.
 
     `rates` is what `pass_rates.world` takes, or a run's folder, whose likeliest pass rates are then followed and whose
-    pool's size is the default for `size` (otherwise 10,000). `settings` are `Sampler`'s.
+    pool's size is the default for `size` (otherwise 10,000). `settings` are `Sampler`'s. In a world of the paper's and
+    at its settings `published` has what it says of the rule.
     """
     likeliest, there = None, 10_000
     if Path(rates).is_dir():
@@ -270,6 +285,9 @@ def study(
                 world = pass_rates.world(rates, size, seed=seed)
             summaries.append(summary(play(chosen, world, size=size, seed=seed)))
         studied[rule] = {"rule": rule, "rates": rates, "queries": size, "seeds": seeds} | _over_seeds(summaries)
+        shape = {name: getattr(chosen, name) for name in ("queries", "samples", "rollouts", "oversample")}
+        if published := paper_world.published(rates, rule, shape | {"size": size}):
+            studied[rule]["published"] = published
     return studied
 
 
@@ -297,20 +315,32 @@ COLUMNS = {
     "flipped": "flipped",
     "signal_groups": "signal groups",
     "coverage": "coverage",
+    "rescued_hard": "rescued hard",
+    "rescued_easy": "rescued easy",
+    "revisited": "revisited",
     "ex_hard_moved_last": "ex_hard moved",
     "ex_easy_moved_last": "ex_easy moved",
 }
 
 
+COUNTS = ("signal_groups", *ACCEPTED)
+
+
 def format_table(studied: Mapping[str, Mapping[str, Any]]) -> str:
-    """`study`'s means as lines of text, a rule a line; then of what rule and rounds a preset is made."""
+    """`study`'s means as lines of text, a rule a line, and under it what the paper published; then what presets are."""
     lines = ["  ".join(["rule".ljust(16), *COLUMNS.values()])]
     for rule, means in studied.items():
-        cells = [
-            ("-" if means[name] is None else f"{means[name]:.{0 if name == 'signal_groups' else 3}f}").rjust(len(title))
-            for name, title in COLUMNS.items()
-        ]
-        lines.append("  ".join([rule.ljust(16), *cells]))
+        lines.append(_cells(rule, means))
+        if "published" in means:
+            lines.append(_cells("  published", means["published"]))
     for name, (rule, rounds) in PRESETS.items():
         lines += [f"{name} is rule={rule.name} with rounds={rounds.name}"] if name in studied else []
     return "\n".join(lines)
+
+
+def _cells(label: str, means: Mapping[str, Any]) -> str:
+    cells = [
+        ("-" if means.get(name) is None else f"{means[name]:.{0 if name in COUNTS else 3}f}").rjust(len(title))
+        for name, title in COLUMNS.items()
+    ]
+    return "  ".join([label.ljust(16), *cells])

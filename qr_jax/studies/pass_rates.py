@@ -12,7 +12,7 @@ import numpy as np
 from qr_jax import config, jsonl, metrics_writer, run_files
 from qr_jax.noise import uniforms
 from qr_jax.settings import conform
-from qr_jax.studies import rate_bounds
+from qr_jax.studies import paper_world, rate_bounds
 
 RATES = 92  # the first part of the keys of its random numbers
 MOVING = ("improving", "drifting", "flipping")
@@ -23,8 +23,9 @@ MOST_QUERIES = 2**22  # of a pool that is played again: each takes some 200 byte
 MOST_SAMPLES = 1024  # of a query, as its draws in a ledger say
 MOST_OUTCOMES = 2**26  # queries times samples: a step's random numbers are made for all of them, 8 bytes each
 
-# (share of the budget spent, queries, how often each was trained on) -> their pass rates then
-World = Callable[[float, np.ndarray, np.ndarray], np.ndarray]
+# (share of the budget spent, queries, how often each was trained on, and with what weight) -> their pass rates then. A
+# batch of E queries gives each the weight B / E, where B are wanted: the loss is a mean over its queries.
+World = Callable[[float, np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 Stretch = tuple[float, rate_bounds.Weights]  # the share of the budget it begins at, and its distribution
 
 
@@ -50,9 +51,12 @@ def world(rates: str, size: int, *, seed: int) -> World:
 
     "improving:a,b,shift": every query's log-odds grow by `shift` (3 if not given) over the budget; "drifting": they
     fall by it; "flipping": they grow for odd queries and fall for even ones. "memorising:a,b,shift,jump": they grow by
-    `shift` over the budget, and by `jump` each time that the query itself is trained on.
+    `shift` over the budget, and by `jump` each time that the query itself is trained on. "paper:MODEL": as the paper's
+    figures say (`paper_world.world`).
     """
     shape, _, rest = rates.partition(":")
+    if shape == "paper":
+        return paper_world.world(rest, size, seed=seed)
     try:
         numbers = [float(part) for part in rest.split(",")] if rest else []
     except ValueError:
@@ -60,19 +64,21 @@ def world(rates: str, size: int, *, seed: int) -> World:
     wanted = {"beta": (2,), "uniform": (0,), "memorising": (4,)} | dict.fromkeys(MOVING, (2, 3))
     moves = [number or 1.0 for number in numbers[2:]] if shape == "memorising" else numbers[2:]  # 0: it does not move
     if len(numbers) not in wanted.get(shape, ()) or not all(0 < number < np.inf for number in numbers[:2] + moves):
-        shapes = "beta:a,b, uniform, improving:a,b, drifting:a,b, flipping:a,b or memorising:a,b,shift,jump"
-        shift = "the three before the last also with a shift of the log-odds, as in improving:0.35,0.35,3"
+        shapes = (
+            "beta:a,b, uniform, improving:a,b, drifting:a,b, flipping:a,b, memorising:a,b,shift,jump or paper:model"
+        )
+        shift = "improving, drifting and flipping also with a shift of the log-odds, as in improving:0.35,0.35,3"
         zero = "all above 0, but that shift and jump of memorising may be 0"
         raise ValueError(f"rates are {rates!r}; wanted {shapes} ({shift}; {zero}), or the folder of a run")
     a, b = numbers[:2] or (1.0, 1.0)
     rate_P = beta_rates(size, a, b, seed=seed)
     if shape in ("beta", "uniform"):
-        return lambda done, drawn_Q, trained_Q: rate_P[drawn_Q]
+        return lambda done, drawn_Q, *_: rate_P[drawn_Q]
     shift, jump = (*numbers[2:], *(SHIFT, 0.0)[len(numbers[2:]) :])
     signs = {"drifting": -np.ones(size), "flipping": np.arange(size) % 2 * 2.0 - 1}
     shift_P = signs.get(shape, np.ones(size)) * shift
 
-    def moved(done: float, drawn_Q: np.ndarray, trained_Q: np.ndarray) -> np.ndarray:
+    def moved(done: float, drawn_Q: np.ndarray, trained_Q: np.ndarray, *_: Any) -> np.ndarray:
         odds_Q, rate_Q = np.exp(shift_P[drawn_Q] * done + jump * trained_Q), rate_P[drawn_Q]
         return rate_Q * odds_Q / (1 - rate_Q + rate_Q * odds_Q)
 
@@ -153,7 +159,7 @@ def following(stretches: Sequence[Sequence[Stretch]], kind_P: np.ndarray, *, see
     share_P = uniforms(len(kind_P), RATES, seed)
     kept_P = np.full(len(kind_P), np.nan)
 
-    def now(done: float, drawn_Q: np.ndarray, trained_Q: np.ndarray) -> np.ndarray:
+    def now(done: float, drawn_Q: np.ndarray, *_: Any) -> np.ndarray:
         rate_Q, kind_Q = np.empty(len(drawn_Q)), kind_P[drawn_Q]
         for kind in np.unique(kind_Q):
             begins = [begin for begin, _ in stretches[kind]]
@@ -161,9 +167,9 @@ def following(stretches: Sequence[Sequence[Stretch]], kind_P: np.ndarray, *, see
             rate_Q[kind_Q == kind] = rate_bounds.quantile(weight_A, share_P[drawn_Q[kind_Q == kind]])
         return rate_Q
 
-    def first(done: float, drawn_Q: np.ndarray, trained_Q: np.ndarray) -> np.ndarray:
+    def first(done: float, drawn_Q: np.ndarray, *_: Any) -> np.ndarray:
         new_Q = np.isnan(kept_P[drawn_Q])
-        kept_P[drawn_Q[new_Q]] = now(done, drawn_Q[new_Q], trained_Q[new_Q])
+        kept_P[drawn_Q[new_Q]] = now(done, drawn_Q[new_Q])
         return kept_P[drawn_Q]
 
     return first if frozen else now

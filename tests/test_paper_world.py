@@ -1,0 +1,184 @@
+"""The paper's figures as numbers, the pools that were fitted to them, and what was published beside what they say."""
+
+import json
+
+import numpy as np
+import pytest
+
+from benchmarks import paper_fits, paper_implies
+from qr_jax import cli
+from qr_jax.studies import oracle, paper_world, pass_rates
+
+
+def test_the_papers_numbers_are_whole():
+    """Shares sum to 1 as far as they can be read, counts never fall but by reading, candidates are 64 a step."""
+    figures = paper_world.figures()
+    assert set(figures) == {"1", "3", "4", "5", "6", "8"}
+    for number, names in (("4", ("fresh", "ex_hard", "ex_easy")), ("5", ("easy", "signal", "hard"))):
+        for model in paper_world.MODELS:
+            curve = figures[number]["curves"][model]
+            assert curve["x"] == list(range(0, 331, 10))
+            assert np.sum([curve[name] for name in names], axis=0) == pytest.approx(np.ones(34), abs=0.02)
+    rows = figures["8"]["rows"]
+    assert {len(column) for column in rows.values()} == {36}
+    for third in (1, 2, 3):
+        drawn = [n for n, at in zip(rows["candidates"], rows["third"], strict=True) if at == third]
+        assert sum(drawn) == pytest.approx(110 * 64, abs=6)
+
+
+def test_the_strata_stand_in_one_order_in_each_third():
+    rows = paper_world.figures()["8"]["rows"]
+    names = list(zip(rows["source"], rows["documents"], strict=True))
+    assert rows["third"] == [1] * 12 + [2] * 12 + [3] * 12 and names[:12] == names[12:24] == names[24:]
+    assert paper_fits.strata()[1].sum() == pytest.approx(5602, abs=10)  # easy, accepted, hard
+
+
+@pytest.mark.parametrize("model", paper_world.MODELS)
+def test_the_kept_fits_are_what_the_command_makes(model):
+    """The loss of each is that of its parameters and figures, and no nearby parameter has a smaller one."""
+    kept = paper_world.fits(model)
+    assert [fit["number"] for fit in kept] == list(range(paper_fits.FITS))
+    for fit in kept:
+        goals = paper_fits.targets(model, fit["number"])
+        assert paper_fits.loss(fit, goals) == pytest.approx(fit["loss"], abs=0.002)
+        assert fit["shares"] == pytest.approx(goals["shares"], abs=1e-4)
+    for name in ("deviation", "pace", "spread"):
+        for times in (0.9, 1.1):
+            assert (
+                paper_fits.loss(kept[0] | {name: kept[0][name] * times}, paper_fits.targets(model, 0)) > kept[0]["loss"]
+            )
+
+
+def test_a_fit_is_found_again_from_its_number():
+    """At 4B, whose fit takes seconds."""
+    again = paper_fits.fitted("qwen3_4b", 1)
+    assert again["loss"] == pytest.approx(paper_world.fits("qwen3_4b")[1]["loss"], abs=0.1)
+
+
+def test_the_file_is_written_as_it_is_kept():
+    text = paper_fits.FILE.read_text(encoding="utf-8")
+    assert paper_fits.written(json.loads(text)) == text
+
+
+def test_expected_counts_are_those_of_a_play():
+    fit = paper_world.fits("qwen3_1p7b")[2]
+    found = paper_fits.expected(fit)
+    run = oracle.play(oracle.sampler("recycle"), paper_world.of_fit(fit, 10_000, seed=5), size=10_000, seed=5)
+    played = oracle.summary(run)
+    assert played["signal_groups"] == pytest.approx(found["signal"].sum(), rel=0.03)
+    assert played["rescued_hard"] == pytest.approx(found["accepted"][:, 1].sum(), rel=0.1)
+    assert played["rescued_easy"] == pytest.approx(found["accepted"][:, 2].sum(), rel=0.12)
+    assert played["revisited"] == 0
+
+
+def test_a_world_is_a_function_of_its_seed_and_every_seed_has_a_fit():
+    every, never = np.arange(400), np.zeros(400)
+    for model in paper_world.MODELS:
+        rates = [pass_rates.world(f"paper:{model}", 400, seed=seed)(0.5, every, never, never) for seed in (3, 3, 4, 15)]
+        assert (rates[0] == rates[1]).all() and not (rates[0] == rates[2])[rates[0] > 0].any()
+        assert not (rates[0] == rates[3])[rates[0] > 0].any()  # the same fit, other queries
+        whole = pass_rates.world(f"paper:{model}", 900, seed=3)(0.5, every, never, never)
+        assert (whole == rates[0]).all()  # a query does not depend on how many there are
+
+
+def test_a_world_by_hand():
+    """Rates begin at the stratum's log-odds, grow along the pace and jump by the weight in the loss, not the count."""
+    fit = {
+        "growth": "normal", "shares": [0.5, 0.5], "mean": [-1.0, 2.0], "impossible": [0.0, 1.0], "drift": [3.0, 3.0],
+        "deviation": 0.0, "spread": 0.0, "correlation": 0.0, "pace": 0.5, "jump": 0.25, "number": 0,
+    }  # fmt: skip
+    world, every, never = paper_world.of_fit(fit, 1000, seed=0), np.arange(1000), np.zeros(1000)
+    can = world(0.0, every, never, never) > 0
+    assert 0.45 < can.mean() < 0.55 and (world(1.0, every, never + 9, never + 9)[~can] == 0).all()
+
+    def odds(*given):
+        rate = world(*given)[can]
+        return np.log(rate / (1 - rate))
+
+    assert odds(0.0, every, never, never) == pytest.approx(np.full(can.sum(), -1.0))
+    assert odds(1.0, every, never, never) == pytest.approx(np.full(can.sum(), 2.0))
+    half = (1 - np.exp(-1)) / (1 - np.exp(-2))
+    assert odds(0.5, every, never, never) == pytest.approx(np.full(can.sum(), -1 + 3 * half))
+    assert odds(0.0, every, never + 1, never + 2.0) == pytest.approx(np.full(can.sum(), -0.5))
+    grown = paper_world.growth(fit | {"growth": "lognormal", "spread": 0.7}, np.full(10**5, 3.0), *normals())
+    assert grown.mean() == pytest.approx(3.0, rel=0.02) and grown.min() > 0
+
+
+def normals():
+    return np.random.default_rng(0).normal(size=(2, 10**5))
+
+
+def test_the_weight_of_a_query_is_one_in_a_full_batch_and_more_in_a_smaller_one():
+    """Four of four queries bear signal and two are wanted: weight 1; then two wanted and one bears signal: weight 2."""
+    told = []
+
+    def world(done, drawn_Q, trained_Q, weight_Q):
+        told.append(dict(zip(drawn_Q.tolist(), weight_Q.tolist(), strict=True)))
+        return np.full(len(drawn_Q), 0.5)
+
+    plan = oracle.sampler("soft_recycle", queries=2, samples=8, oversample=2, rollouts=4 * 8 * 3)
+    run = oracle.play(plan, world, size=4, seed=0)
+    assert set(told[0].values()) == {0.0}
+    assert sorted(told[1].values()) == [0.0, 0.0, 1.0, 1.0]
+    assert sum(told[2].values()) == 2 * 2  # of each step B in all
+    assert [row["pool/accepted"] for row in run.rows] == [2, 2, 2]
+
+
+@pytest.mark.parametrize("name", ["other", "", "qwen3_8b", "qwen3_1p7b,3"])
+def test_another_model_is_refused_with_those_that_there_are(name, capsys):
+    assert cli.main(["oracle", "--rates", f"paper:{name}", "--rule", "recycle"]) != 0
+    assert f"there is no paper:{name}; wanted paper:qwen3_1p7b or paper:qwen3_4b" in capsys.readouterr().err
+
+
+def test_published_numbers_are_those_of_the_figures():
+    setting = paper_world.SETTING | {"oversample": 2}
+    figures = paper_world.figures()
+    found = paper_world.published("paper:qwen3_1p7b", "recycle", setting)
+    assert found["rescued_hard"] == figures["3"]["curves"]["recycle"]["rescued_hard"]["values"][-1] == 1027
+    assert found["rescued_easy"] == figures["3"]["curves"]["recycle"]["rescued_easy"]["values"][-1] == 660
+    shown = figures["5"]["curves"]["qwen3_1p7b"]["signal"]
+    assert found["zero_variance_first"] == pytest.approx(1 - np.mean(shown[:4]))
+    assert found["accepted_last"] == pytest.approx(64 * np.mean(shown[-4:]))
+    assert found["signal_groups"] == pytest.approx(5602, abs=10)
+    assert paper_world.published("paper:qwen3_1p7b", "bounded_dapo", setting)["revisited"] == 2331
+    grpo = paper_world.published("paper:qwen3_1p7b", "grpo", setting | {"oversample": 1})
+    assert grpo["rescued_easy"] == 421 and grpo["revisited"] == pytest.approx(
+        1821 + 3520 * (1821 - 1345) / 10560, abs=0.1
+    )
+    four = paper_world.published("paper:qwen3_4b", "recycle", setting)
+    assert "rescued_hard" not in four and four["ex_easy_last"] == pytest.approx(np.mean([0.309, 0.371, 0.386, 0.412]))
+
+
+def test_nothing_is_published_of_other_settings_rules_and_worlds():
+    setting = paper_world.SETTING | {"oversample": 2}
+    for other in ({"samples": 8}, {"size": 9999}, {"rollouts": 84_481}, {"oversample": 1}, {"queries": 16}):
+        assert paper_world.published("paper:qwen3_1p7b", "recycle", setting | other) == {}
+    assert paper_world.published("paper:qwen3_1p7b", "grpo", setting) == {}
+    assert paper_world.published("paper:qwen3_1p7b", "foresee", setting) == {}
+    assert paper_world.published("paper:qwen3_4b", "bounded_dapo", setting) == {}
+    assert paper_world.published("beta:0.35,0.35", "recycle", setting) == {}
+
+
+def test_the_oracles_table_has_what_was_published_under_the_rule():
+    means = dict.fromkeys(oracle.COLUMNS, 1.0)
+    setting = paper_world.SETTING | {"oversample": 2}
+    told = {"published": paper_world.published("paper:qwen3_1p7b", "recycle", setting)}
+    text = oracle.format_table({"recycle": means | told, "foresee": means})
+    assert [line.split()[0] for line in text.splitlines()[1:]] == ["recycle", "published", "foresee"]
+    assert " 1027 " in text.splitlines()[2] and " - " in text.splitlines()[2]
+
+
+def test_the_implied_numbers_of_a_fit_are_made_again():
+    """The cheapest of the plays; what the pages say is held by tests/test_benchmarks.py."""
+    kept = json.loads(paper_implies.FILE.read_text(encoding="utf-8"))["plays"]
+    for model in paper_world.MODELS:
+        assert paper_implies.played(model, "recycle", paper_world.fits(model)[3]) == kept[model]["recycle"][3]
+        assert len(kept[model]["grpo"]) == len(kept[model]["recycle"]) == paper_fits.FITS
+
+
+def test_counts_are_compared_at_the_curves_last_points():
+    rows = [{"pool/rollouts": 100, "pool/accepted_ex_consumed": 3}] * 4
+    run = oracle.Played(rows, {}, None, None)
+    assert [paper_implies.until(run, "revisited", end) for end in (99, 100, 250, 1000)] == [0, 3, 6, 12]
+    assert ("revisited", 1821, 80_960) in paper_implies.last_points("qwen3_1p7b", "grpo")
+    assert paper_implies.last_points("qwen3_4b", "grpo") == [] == paper_implies.last_points("qwen3_1p7b", "foresee")
