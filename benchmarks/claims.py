@@ -14,7 +14,7 @@ import re
 from collections.abc import Sequence
 
 from benchmarks import interleave, kept_runs, study_results
-from benchmarks.quickstart_seeds import FRESH, of_seeds
+from benchmarks.quickstart_seeds import FRESH, means, of_seeds
 from benchmarks.tables import over_seeds
 
 PAGES = tuple(interleave.ROOT / name for name in ("README.md", "docs/rules.md"))
@@ -68,8 +68,7 @@ def numbers(name: str) -> Sequence[float]:
     elif kind == "quickstart":
         when, which = parts
         seeds = {"fresh": FRESH, "shuffled": [0]}.get(which) or [int(which)]
-        runs = of_seeds(kept_runs.kept("quickstart_seeds"), seeds, shuffled=which == "shuffled")
-        values = [run[when] for run in runs]
+        values = means(of_seeds(kept_runs.kept("quickstart_seeds"), seeds, when, shuffled=which == "shuffled"))
     elif kind == "gain":
         runs = [run for run in kept_runs.kept(*parts) if run.get("name", "trained") == "trained"]
         values = [run["gains"]["exact_match"]["mean"] for run in runs]

@@ -1,16 +1,19 @@
 """The quickstart by seed: five that nothing was chosen on, beside those its preset was chosen on; and its control.
 
     python -m benchmarks.quickstart_seeds             # 2 to 4 minutes a seed on 2 cores; resumable
+    python -m benchmarks.quickstart_seeds --again 1   # each once more, as a replicate of that number; both count
     python -m benchmarks.quickstart_seeds --table     # of what is kept, and make no run
 
 A run is `qr-jax train configs/quickstart.py seed=N`, with a cold start of its own, judged greedily on 1,000 held-out
-questions. Its figures join results/quickstart_seeds.json when it ends.
+questions. Its figures join results/quickstart_seeds.json when it ends. A seed's value is the mean over its runs.
 """
 
 import argparse
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
+
+import numpy as np
 
 from benchmarks import interleave, kept_runs
 from benchmarks.tables import markdown, over_seeds
@@ -28,11 +31,16 @@ def main() -> None:
     """Make the runs that are missing, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--table", action="store_true", help="print what the kept file says, and make no run")
-    if not parser.parse_args().table:
+    parser.add_argument("--again", type=int, default=0, metavar="NUMBER", help="make a further run of each seed")
+    options = parser.parse_args()
+    if not options.table:
         for seed, *words in (*((seed,) for seed in (*FRESH, *CHOSEN, POOR)), (0, SHUFFLED)):
-            folder = f"runs/{NAME}/{'shuffled' if words else f'seed_{seed}'}"
+            folder = f"runs/{NAME}/{'shuffled' if words else f'seed_{seed}'}" + f"_{options.again}" * bool(
+                options.again
+            )
             command = "train", CONFIG, f"seed={seed}", *words, "--run", folder
-            key = {"command": " ".join(["qr-jax", *command]), "seed": seed}
+            key: dict[str, Any] = {"command": " ".join(["qr-jax", *command]), "seed": seed}
+            key |= {"replicate": options.again} if options.again else {}
             kept_runs.make(NAME, key, partial(trained, command, folder))
     print(table(kept_runs.kept(NAME)), end="")
 
@@ -45,22 +53,37 @@ def trained(command: Sequence[str], folder: str) -> dict[str, Any]:
     return {**scores, **{name: summary[name] for name in KEPT}}
 
 
-def of_seeds(runs: Sequence[Mapping[str, Any]], seeds: Collection[int], *, shuffled: bool = False) -> list[Any]:
-    """The kept runs of these seeds, with their own rewards or with shuffled ones."""
-    return [run for seed in seeds for run in runs if run["seed"] == seed and shuffled == (SHUFFLED in run["command"])]
+def of_seeds(
+    runs: Sequence[Mapping[str, Any]], seeds: Collection[int], when: str, *, shuffled: bool = False
+) -> list[list[float]]:
+    """Return a list a seed: the exact match of its runs, in the order in which they were made."""
+    kind = [run for run in runs if shuffled == (SHUFFLED in run["command"])]
+    return [[run[when] for run in kind if run["seed"] == seed] for seed in seeds]
+
+
+def means(of_seed: Sequence[Sequence[float]]) -> list[float]:
+    return [float(np.mean(scores)) for scores in of_seed if scores]
+
+
+def listed(of_seed: Sequence[Sequence[float]]) -> str:
+    """Return the scores as text, runs of one seed joined by "/"."""
+    return " ".join("/".join(f"{score:.3f}" for score in scores) for scores in of_seed)
 
 
 def table(runs: Sequence[Mapping[str, Any]]) -> str:
-    """Markdown: a row a kind of seed; a mean has its 95 % interval over seeds."""
+    """Return Markdown: a row a kind of seed, runs of one seed joined by "/"; a mean has its interval over seeds."""
     rows = [("exact match on 1,000 held-out questions", "before", "after", "mean after")]
-    for called, of in (
-        ("seeds 20 to 24, on which nothing was chosen", of_seeds(runs, FRESH)),
-        ("seeds 0 to 4, on which the preset was chosen", of_seeds(runs, CHOSEN)),
-        ("seed 7, whose cold start is a poor one", of_seeds(runs, [POOR])),
-        ("seed 0 with the rewards shuffled, the control", of_seeds(runs, [0], shuffled=True)),
+    for called, seeds, shuffled in (
+        ("seeds 20 to 24, on which nothing was chosen", FRESH, False),
+        ("seeds 0 to 4, on which the preset was chosen", CHOSEN, False),
+        ("seed 7, whose cold start is a poor one", [POOR], False),
+        ("seed 0 with the rewards shuffled, the control", [0], True),
     ):
-        each = (" ".join(f"{run[when]:.3f}" for run in of) for when in ("before", "after"))
-        rows.append((called, *each, over_seeds([run["after"] for run in of]) if of[1:] else ""))
+        before, after = (of_seeds(runs, seeds, when, shuffled=shuffled) for when in ("before", "after"))
+        each = (
+            " ".join("/".join(f"{score:.3f}" for score in scores) for scores in of_seed) for of_seed in (before, after)
+        )
+        rows.append((called, *each, over_seeds(means(after)) if len(seeds) > 1 else ""))
     return markdown(rows).replace("0.", ".")
 
 
