@@ -19,7 +19,7 @@ from qr_jax.interfaces import shown
 from qr_jax.models import decoder, families, hf
 from qr_jax.models.families import ModelConfig
 from qr_jax.models.hf import load_tokenizer
-from qr_jax.models.incremental import Laid, lay_out
+from qr_jax.models.incremental import DecodeParams, to_decode_params
 from qr_jax.models.tokenizer import Tokenizer, WordTokenizer
 from qr_jax.parallel import host_local
 from qr_jax.parallel import mesh as meshes
@@ -390,14 +390,16 @@ def rollout_layout(config: Config, cfg: ModelConfig, mesh: jax.sharding.Mesh) ->
     return host_local.choose(asked, cfg, config.rollout, len(devices), devices[0].platform)
 
 
-def hand_over(params, cfg: ModelConfig, compute: str, mesh: jax.sharding.Mesh, layout: host_local.Kind = "one") -> Laid:
+def to_rollout_params(
+    params, cfg: ModelConfig, compute: str, mesh: jax.sharding.Mesh, layout: host_local.Kind = "one"
+) -> DecodeParams:
     """The parameters as this host's rollouts read them: laid out, in the compute dtype, on its own devices alone.
 
     With one process and one device decoding they are the learner's own arrays where possible, not copies.
     """
     if layout == "one" and hosts.count() == 1:
-        return lay_out(cfg, on_one_device(params, mesh), jnp.dtype(compute))
-    return host_local.hand_over(params, cfg, compute, mesh, layout)
+        return to_decode_params(cfg, on_one_device(params, mesh), jnp.dtype(compute))
+    return host_local.to_rollout_params(params, cfg, compute, mesh, layout)
 
 
 def on_one_device(params, mesh: jax.sharding.Mesh):

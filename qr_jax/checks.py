@@ -164,15 +164,16 @@ def _sampling(config: Config) -> Iterator[str]:
 def _together(config: Config) -> Iterator[str]:
     """Settings that are each right and cannot stand together, or lack what they need."""
     learner, pool = config.learner, config.pool
-    if learner.keep_dead and pool.min_signal > 1:
+    if learner.keep_zero_variance and pool.min_signal > 1:
         yield (
-            f"pool.min_signal={pool.min_signal} waits for groups that bear signal, but with learner.keep_dead=true "
-            "dead groups would wait as if they did; set pool.min_signal=1 or learner.keep_dead=false"
+            f"pool.min_signal={pool.min_signal} waits for groups that bear signal, but with "
+            "learner.keep_zero_variance=true zero-variance groups would wait as if they did; "
+            "set pool.min_signal=1 or learner.keep_zero_variance=false"
         )
-    if learner.keep_dead and learner.fill:
+    if learner.keep_zero_variance and learner.fill:
         yield (
-            "learner.fill=true puts copies in the places of dead groups, and learner.keep_dead=true leaves them there; "
-            "set one of the two to false"
+            "learner.fill=true puts copies in the places of zero-variance groups, and learner.keep_zero_variance=true "
+            "leaves them there; set one of the two to false"
         )
     beside = {"prune": 0.0, "fill": False, "over": "accepted", "updates": 1}
     wrong = [f"learner.{name}={was}" for name, off in beside.items() if (was := getattr(learner, name)) != off]
@@ -392,10 +393,11 @@ def _constants(config: Config, said: Mapping[str, Mapping[str, Any]]) -> Iterato
         yield f"env {config.env.name!r} declares TAGS {', '.join(map(repr, odd))}; wanted bare names, 'calc' for <calc>"
     if odd := [word for word in said["env"].get("VOCABULARY", ()) if word.split() != [word]]:
         yield f"env {config.env.name!r} declares VOCABULARY {', '.join(map(repr, odd))}; wanted words without blanks"
-    if learner.keep_dead and said["rounds"].get("ROUNDS") != 1:
+    if learner.keep_zero_variance and said["rounds"].get("ROUNDS") != 1:
         yield (
-            f"learner.keep_dead=true trains on every drawn group, and pool.rounds={pool.rounds.name!r} draws no fixed "
-            "number of them (its file declares no ROUNDS = 1); set learner.keep_dead=false or pool.rounds=once"
+            f"learner.keep_zero_variance=true trains on every drawn group, and pool.rounds={pool.rounds.name!r} "
+            "draws no fixed number of them (its file declares no ROUNDS = 1); "
+            "set learner.keep_zero_variance=false or pool.rounds=once"
         )
     if most is not None and most < pool.samples:
         yield f"pool.samples={pool.samples}, but pool.rounds={pool.rounds.name!r} allows a group MOST = {most} samples"
@@ -410,10 +412,10 @@ def _constants(config: Config, said: Mapping[str, Mapping[str, Any]]) -> Iterato
             "turns; run the control with a reward that gives none, as reward=exact_match"
         )
     for kind, use in (("advantage", learner.advantage), ("loss", learner.loss)):
-        if said[kind].get("ZERO_VARIANCE") == "gradient" and not learner.keep_dead:
+        if said[kind].get("ZERO_VARIANCE") == "gradient" and not learner.keep_zero_variance:
             yield (
                 f"{kind} {use.name!r} learns from groups of equal rewards too, and none reaches it; "
-                "set learner.keep_dead=true"
+                "set learner.keep_zero_variance=true"
             )
 
 

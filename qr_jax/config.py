@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from qr_jax.mistakes import is_of_asking
 from qr_jax.overrides import override
-from qr_jax.settings import Use, conform, nearest, plain
+from qr_jax.settings import Use, conform, nearest, plain, with_new_names
 from qr_jax.settings import use as use  # a config file imports all it needs from here
 
 
@@ -108,7 +108,7 @@ class Learner:
     reduce: Literal["token_mean", "sequence_mean", "group_mean", "fixed_length"] = "token_mean"
     over: Literal["accepted", "drawn"] = "accepted"  # whose tokens the denominator counts
     horizon_tokens: int = 1024  # the denominator's length for fixed_length
-    keep_dead: bool = False  # zero-variance groups reach the learner too (plain GRPO with a KL term)
+    keep_zero_variance: bool = False  # zero-variance groups reach the learner too (plain GRPO with a KL term)
     prune: float = 0.0  # chance that an episode of small advantage is left out; the others make up for it
     fill: bool = False  # places of pool.queries without a signal group repeat those that have one, by chance (DUPO)
     kl: Literal["k1", "k2", "k3"] = "k3"  # the estimate of the divergence from the first policy (kl.py)
@@ -378,7 +378,7 @@ def to_json(config: Config) -> dict[str, Any]:
 
 def from_json(written: Mapping[str, Any] | Config) -> Config:
     """The config of a config.json, types checked; an absent setting has its default. ValueError names the setting."""
-    return conform("", written, Config)
+    return conform("", with_new_names(written) if isinstance(written, Mapping) else written, Config)
 
 
 def fingerprint(config: Config) -> str:

@@ -10,31 +10,31 @@ from typing import Any
 from qr_jax import evaluate, runs, terminal
 from qr_jax.config import BUDGETS, Train, chosen_plugins
 from qr_jax.report import charts, page
-from qr_jax.step.parts import Parts
-from qr_jax.step.progress import Progress
+from qr_jax.step.run_state import RunState
+from qr_jax.step.runtime import Runtime
 from qr_jax.studies import null_control
 
 Evaluation = Mapping[str, Any]  # what `evaluate.measure` returns
 
 
-def tell(parts: Parts, progress: Progress, after: Evaluation) -> None:
+def tell(runtime: Runtime, run_state: RunState, after: Evaluation) -> None:
     """Write the report and say the end; of process 0."""
-    run, before = parts.run, progress.before or {}
-    _tables(run, {"the cold start": progress.base, "training": before}, after)
+    run, before = runtime.run, run_state.before or {}
+    _tables(run, {"the cold start": run_state.base, "training": before}, after)
     scores = [f"{evaluate.interval(before, 'exact_match')} before"] if before else []
     scores.append(f"{evaluate.interval(after, 'exact_match')} after")
     about = f"({evaluate.over(after)}, 95 %)"
-    told = [f"before: {text}" for text in evaluate.faults(before)] if before else []
-    run.say("; ".join([f"exact match {', '.join(scores)} {about}", *told, *evaluate.faults(after)]))
+    record = [f"before: {text}" for text in evaluate.faults(before)] if before else []
+    run.say("; ".join([f"exact match {', '.join(scores)} {about}", *record, *evaluate.faults(after)]))
     if before:
         run.say(where_it_rose(before, after))
-    if progress.rollouts and not progress.pool.accepted_P.any() and not run.settings.learner.keep_dead:
+    if run_state.rollouts and not run_state.pool.accepted_P.any() and not run.settings.learner.keep_zero_variance:
         run.say("no update was made: no group bore signal, for the rewards of each were all equal")
-    if progress.rollouts:
+    if run_state.rollouts:
         run.say(f"report: {report(run)}")
     name = gained(before, after) if before else None
-    questions = {query.id: query.question for query in parts.questions}
-    for line in next_commands(run, questions[name] if name else parts.questions[0].question):
+    questions = {query.id: query.question for query in runtime.questions}
+    for line in next_commands(run, questions[name] if name else runtime.questions[0].question):
         run.say(line)
 
 

@@ -285,7 +285,7 @@ CONTRACTS: Mapping[str, Contract] = {
         returns="a float array [Q, G], one a turn [Q, G, T] or one a token [Q * G, L]",
         check=check_advantage,
         by_name=True,
-        # "gradient": groups of equal rewards get one too. They reach the learner with learner.keep_dead alone.
+        # "gradient": groups of equal rewards get one too. They reach the learner with learner.keep_zero_variance alone.
         constants={"ZERO_VARIANCE": Literal["none", "gradient"], "WANTS_TURNS": bool},  # of turn rewards
     ),
     "loss": Contract(

@@ -8,7 +8,7 @@ from typing import Any, get_origin
 from qr_jax import elsewhere, plugins
 from qr_jax.interfaces import CONTRACTS
 from qr_jax.secrecy import looks_secret
-from qr_jax.settings import DEEPEST, Use, conform, guess, nearest, read, type_hints
+from qr_jax.settings import DEEPEST, RENAMED, Use, conform, guess, nearest, read, type_hints
 
 # Names known by muscle memory from verl and SkyRL.
 ALIASES: Mapping[str, str] = {
@@ -79,6 +79,8 @@ def _path(config: Any, name: str) -> list[str]:
 
 
 def _unknown(config: Any, name: str) -> ValueError:
+    if name in RENAMED:
+        return ValueError(f"unknown setting {name}: it is {RENAMED[name]} now")
     if said := elsewhere.said_of(name):
         return ValueError(f"unknown setting {name}: {said}")
     known, parts = known_names(config), name.split(".")

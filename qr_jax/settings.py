@@ -11,6 +11,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 BEYOND = 2**63  # whole numbers are below it
 DEEPEST = 32  # levels of a value of no stated type
+RENAMED = {"learner.keep_dead": "learner.keep_zero_variance"}  # settings of version 0.2, and their names now
 WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 NOTHING = ("none", "null")
 
@@ -231,6 +232,16 @@ def plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: plain(item) for key, item in value.items()}
     return [plain(item) for item in value] if isinstance(value, (tuple, list)) else value
+
+
+def with_new_names(written: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a written config whose settings have the names of today."""
+    for old, new in RENAMED.items():
+        (section, name), (_, today) = old.split("."), new.split(".")
+        if isinstance(part := written.get(section), Mapping) and name in part:
+            kept = {key: value for key, value in part.items() if key != name}
+            written = {**written, section: {today: part[name], **kept}}
+    return dict(written)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,8 +22,8 @@ from qr_jax.queries import sources, unchanged
 from qr_jax.queries.traces import answers_an_act
 from qr_jax.records import Episode, Say, SearchFunction, Stop, Trace, Turn, grades
 from qr_jax.rollout import compiles, reading, tools
-from qr_jax.rollout.engine import Engine, Interrupted, Live
-from qr_jax.step.beside import beside, heard
+from qr_jax.rollout.engine import Engine, EpisodeState, Interrupted
+from qr_jax.step.beside import beside, run_interruptible
 
 
 def play(trace: Trace, engine: Engine, env: Callable, search: SearchFunction) -> Episode | str:
@@ -33,7 +33,7 @@ def play(trace: Trace, engine: Engine, env: Callable, search: SearchFunction) ->
     """
     tokenizer, settings, query, pieces = engine.tokenizer, engine.settings, trace.query, engine.pieces
     tags, env = reading.tags_of(env), reading.unthinking(env)
-    live, say = Live(0, 0), env(query, [])
+    live, say = EpisodeState(0, 0), env(query, [])
     assert isinstance(say, Say), "interfaces.py lets no other open an episode"
     live.show(engine.chat.open(say), say)
 
@@ -147,7 +147,7 @@ def sft(
         search = search or assemble.searcher(settings)
         stop_now = run.stop_now if hosts.count() == 1 else lambda: False  # several stop together, after a step
         try:  # in a thread: a retriever may be slow, or hang
-            episodes = heard(lambda: demonstrations(settings, agent, search, say), stop_now)
+            episodes = run_interruptible(lambda: demonstrations(settings, agent, search, say), stop_now)
         except Interrupted:
             raise run.end() from None
         data = {"data.traces": unchanged.of_traces(episodes)}

@@ -21,7 +21,7 @@ from qr_jax.evaluation import last_evaluation
 from qr_jax.evaluation.bootstrap import difference
 from qr_jax.records import Query
 from qr_jax.report import comparison
-from qr_jax.step.progress import Progress
+from qr_jax.step.run_state import RunState
 from qr_jax.studies import compare, launch, oracle, study
 
 ROOT = Path(__file__).parents[1]
@@ -216,7 +216,7 @@ def test_what_is_done_is_not_done_again(studied, capsys):
 
 
 def test_a_run_ends_at_the_first_of_its_limits():
-    done = Progress(pool.create(4), rollouts=30, tokens=900, searches=7)
+    done = RunState(pool.create(4), rollouts=30, tokens=900, searches=7)
     limits = config.Train(steps=3, max_rollouts=31)
     assert train._goes_on(limits, 2, done) and not train._goes_on(limits, 3, done)
     for name, most in (("max_rollouts", 30), ("max_tokens", 899), ("max_searches", 7)):

@@ -26,7 +26,7 @@ from qr_jax.rollout.engine import Engine
 TAKEN = {"rows": 16, "row_tokens": 2048, "lanes": 3, "betas": (0.8, 0.9), "eps": 1e-6}
 OTHER = {  # every further setting of the learner, changed
     "advantage": use("rloo"), "loss": use("clip", low=0.1), "reduce": "sequence_mean", "over": "drawn",
-    "horizon_tokens": 7, "keep_dead": True, "kl": "k2", "kl_weight": 0.5, "entropy_weight": 0.5,
+    "horizon_tokens": 7, "keep_zero_variance": True, "kl": "k2", "kl_weight": 0.5, "entropy_weight": 0.5,
     "prune": 0.5, "fill": True, "importance": "icepop", "importance_by": "sequence", "importance_low": 0.1,
     "importance_high": 9.0, "updates": 3, "gap_alarm": 7.0, "lr": 7.0,
     "schedule": "linear", "warmup_updates": 7, "full_groups": 7, "weight_decay": 7.0, "clip_norm": 7.0,

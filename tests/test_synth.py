@@ -935,7 +935,7 @@ def test_the_files_go_straight_into_a_training_run(tmp_path):
         env=use("search_r1", max_turns=2, **SHORT),
         pool=replace(settings.pool, min_signal=1),
         rollout=replace(settings.rollout, context_tokens=1024, turn_tokens=256, observation_tokens=192, search_k=1),
-        learner=replace(settings.learner, row_tokens=1024, keep_dead=True),
+        learner=replace(settings.learner, row_tokens=1024, keep_zero_variance=True),
         sft=replace(settings.sft, steps=1, traces=2, max_tokens=1024),
         evaluation=replace(settings.evaluation, questions=2),
         train=replace(settings.train, steps=2),

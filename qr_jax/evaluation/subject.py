@@ -38,7 +38,7 @@ def open_model(
     said |= {"tokenizer_sha256": agent.fingerprint["tokenizer_sha256"], "compute": settings.model.compute}
     said |= {"step": runs.last_checkpoint(run, step)[1] if run else None}
     layout = assemble.rollout_layout(settings, agent.cfg, mesh)
-    return agent, assemble.hand_over(params, agent.cfg, settings.model.compute, mesh, layout), said
+    return agent, assemble.to_rollout_params(params, agent.cfg, settings.model.compute, mesh, layout), said
 
 
 def weights_sha256(params: Any) -> str:

@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 
 from qr_jax import config, plugins
 from qr_jax.learning.pack import COUNTS, Batch
-from qr_jax.learning.update import OWN as OWN
+from qr_jax.learning.update import LEARNER_METRICS as LEARNER_METRICS
 from qr_jax.learning.update import State, Update
 from qr_jax.models import attention, decoder
 from qr_jax.models.families import ModelConfig

@@ -24,8 +24,18 @@ from qr_jax.parallel import mesh as meshes
 from qr_jax.variance import group_variance_mask
 
 # Metrics of the learner itself; a loss plug-in's others are its own.
-OWN = {"gap", "gap_max", "nll", "tokens", "signal_groups", "loss", "grad_norm", "update_norm", "update_scale"}
-OWN |= {"finite", "any", "kl", "entropy", "advantage"}
+LEARNER_METRICS = {
+    "gap",
+    "gap_max",
+    "nll",
+    "tokens",
+    "signal_groups",
+    "loss",
+    "grad_norm",
+    "update_norm",
+    "update_scale",
+}
+LEARNER_METRICS |= {"finite", "any", "kl", "entropy", "advantage"}
 
 
 @jax.tree_util.register_dataclass
@@ -118,7 +128,7 @@ class Update:
         settings = self.settings
         loss_EL, metrics = self.loss(**{key: array for key, array in given.items() if key in self.loss_names})
         metrics = dict(metrics)
-        if taken := OWN & set(metrics):
+        if taken := LEARNER_METRICS & set(metrics):
             raise ValueError(f"loss {settings.loss.name!r} reports {sorted(taken)}, names that the learner has itself")
         old_EL, rollout_EL = given["old_logp_NL"], given["rollout_logp_NL"]
         pair, high = (old_EL, rollout_EL, given["mask_NL"]), settings.importance_high

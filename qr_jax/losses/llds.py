@@ -23,8 +23,9 @@ def llds(
     log-probability has fallen.
 
     exact: the authors' code for arXiv:2512.04220 (`responses` mode, weight .2), where A of a token decides; here A of
-    all an episode's tokens together. Groups of equal rewards (A = 0) take part: learner.keep_dead. It acts only with
-    learner.updates > 1: before an update nothing has fallen. Metric `fallen`: the tokens that pay.
+    all an episode's tokens together. Groups of equal rewards (A = 0) take part:
+    learner.keep_zero_variance. It acts only with learner.updates > 1: before an update
+    nothing has fallen. Metric `fallen`: the tokens that pay.
     """
     if weight < 0:
         raise ValueError(f"loss 'llds' wants weight >= 0; found weight={weight}")

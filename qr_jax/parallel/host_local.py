@@ -20,7 +20,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from qr_jax import config
 from qr_jax.models import incremental
 from qr_jax.models.families import ModelConfig
-from qr_jax.models.incremental import Laid
+from qr_jax.models.incremental import DecodeParams
 
 AXES = ("slots", "heads")
 Kind = Literal["heads", "slots", "one", "pod"]
@@ -93,7 +93,7 @@ def in_the_order_of(on: Mesh, mesh: Mesh) -> Mesh:
     return Mesh(on.devices.reshape(mesh.devices.shape), mesh.axis_names, axis_types=mesh.axis_types)
 
 
-def layout(mesh: Mesh, shapes: Laid) -> Laid:
+def layout(mesh: Mesh, shapes: DecodeParams) -> DecodeParams:
     """Where each laid array goes: a NamedSharding in its place. `mesh` has an axis `heads`."""
     whole = NamedSharding(mesh, PartitionSpec())
 
@@ -112,11 +112,11 @@ def layout(mesh: Mesh, shapes: Laid) -> Laid:
 @functools.cache
 def program(cfg: ModelConfig, compute: str, on: Mesh) -> Any:
     """The jitted program that lays the learner's parameters out over `by_hosts(...)` or `pod_mesh(...)`."""
-    lay_out = functools.partial(incremental.lay_out, cfg, dtype=jnp.dtype(compute))
-    return jax.jit(lay_out, out_shardings=layout(on, incremental.shapes(cfg, jnp.dtype(compute))))
+    to_decode_params = functools.partial(incremental.to_decode_params, cfg, dtype=jnp.dtype(compute))
+    return jax.jit(to_decode_params, out_shardings=layout(on, incremental.shapes(cfg, jnp.dtype(compute))))
 
 
-def hand_over(params: Any, cfg: ModelConfig, compute: str, mesh: Mesh, kind: Kind) -> Laid:
+def to_rollout_params(params: Any, cfg: ModelConfig, compute: str, mesh: Mesh, kind: Kind) -> DecodeParams:
     """The learner's parameters as this host's rollouts read them, in the compute dtype, on its devices ("pod": on all).
 
     The result shares its memory with global arrays that nothing else refers to. Keep it until the last decode of the

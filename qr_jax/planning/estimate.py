@@ -155,7 +155,7 @@ def load(settings: Mapping[str, Any], *, hosts: int, slots: int, call_tokens: in
     pool, learner = settings["pool"], settings["learner"]
     drawn = pool["queries"] * pool["oversample"]
     tokens = EPISODE_SHARE * settings["rollout"]["context_tokens"]
-    trained = (drawn if learner["keep_dead"] else pool["queries"]) * pool["samples"]
+    trained = (drawn if learner["keep_zero_variance"] else pool["queries"]) * pool["samples"]
     return Load(
         episodes=drawn * pool["samples"], trained=trained, episode_tokens=tokens, sampled_tokens=SAMPLED_SHARE * tokens,
         hosts=hosts, slots=slots, call_tokens=call_tokens, row_tokens=learner["rows"] * learner["row_tokens"],
@@ -164,7 +164,7 @@ def load(settings: Mapping[str, Any], *, hosts: int, slots: int, call_tokens: in
 
 
 def step(programs: Mapping[str, Mapping[str, Any]], on: Chip, what: Load) -> dict[str, float]:
-    """Seconds of a step's parts, `rollout` (decode and prefill), `learner` and `hand_over`, and of the whole.
+    """Seconds of a step's parts, `rollout` (decode and prefill), `learner` and `to_rollout_params`, and of the whole.
 
     Each part is bound by the slowest of matrix unit, HBM and links. `assumptions` says what is not in it.
     """

@@ -123,7 +123,7 @@ def wrong_mesh(mesh: config.Mesh, topology: str, chips: int) -> str | None:
 def compile_all(programs: Programs, compiler: Compiler, made: dict[str, ahead.Program]) -> None:
     """Into `made`, which then has what came before a refusal. Train is last: its figures need what all hold."""
     rows, slots = programs.config.learner.rows, programs.config.rollout.slots
-    made["hand_over"] = compiler("hand_over", programs.hand_over)
+    made["hand_over"] = compiler("hand_over", programs.to_rollout_params)
     made["decode"] = compiler("decode", programs.decode, slots)
     made["prefill"] = compiler("prefill", programs.prefill, slots)
     made["train"] = compiler("train", programs.train, rows)

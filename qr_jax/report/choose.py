@@ -121,10 +121,11 @@ def _sample(row: Row) -> Row:
 def _shown(group: Row, key: Key, history: Sequence[Row], run: read.Run) -> Row:
     """A group with what the ledger knows of it and of its query, and which of its episodes reached the loss."""
     draw = next(draw for draw in history if draw["step"] == key[0])
-    keep_dead = run.config.get("learner", {}).get("keep_dead", False)
+    keep_zero_variance = run.config.get("learner", {}).get("keep_zero_variance", False)
     cut = ("length", "context") if run.config.get("rollout", {}).get("overlong") == "mask" else ()
     samples = [
-        sample | {"trained": (draw["accepted"] or keep_dead) and not sample["fault"] and sample["stop"] not in cut}
+        sample
+        | {"trained": (draw["accepted"] or keep_zero_variance) and not sample["fault"] and sample["stop"] not in cut}
         for sample in group["samples"]
     ]
     known = {name: draw.get(name) for name in ("step", "query", "origin", "verdict", "accepted")}

@@ -8,6 +8,7 @@ from typing import Any
 
 from qr_jax import jsonl, run_files
 from qr_jax.jsonl import Row
+from qr_jax.settings import with_new_names
 
 BEFORE = "before.json"  # the evaluation before the first step
 COLD = "sft"  # the folder of the cold start
@@ -51,7 +52,7 @@ def run(folder: str | Path) -> Run:
     summary = _object(folder / "summary.json")
     last = metrics[-1]["step"] if metrics else 0
     return Run(
-        folder, _object(folder / "config.json"), tuple(metrics),
+        folder, with_new_names(_object(folder / "config.json")), tuple(metrics),
         draws=tuple(draw for draw in draws if draw["step"] <= last),  # its draws are written before its metrics
         before=summary.get("before") or _object(folder / BEFORE),  # a run that goes on has no summary
         after=summary.get("after") or {}, ended=bool(metrics) and summary.get("steps") == len(metrics),

@@ -45,7 +45,7 @@ def episode_keys(seed, purpose, step, query_N, sample_N):
 
 @functools.partial(jax.jit, static_argnames=("cfg", "chunk", "sampling", "mesh"), donate_argnames=("cache",))
 def decode(
-    laid: incremental.Laid,
+    laid: incremental.DecodeParams,
     cache: caches.Cache,
     row_S,
     pending_S,
@@ -118,7 +118,7 @@ def _one_token(kept, given, q_SHd, k_SKd, v_SKd):
 
 @functools.partial(jax.jit, static_argnames=("cfg", "view", "mesh"), donate_argnames=("cache",))
 def append(
-    laid: incremental.Laid,
+    laid: incremental.DecodeParams,
     cache: caches.Cache,
     row_T,
     ids_TI,

@@ -22,9 +22,9 @@ from qr_jax.models.tokenizer import Tokenizer
 from qr_jax.records import Episode, Query, Say, Search, SearchFunction, Stop, StopReason, Turn
 from qr_jax.rollout import reading, tools
 from qr_jax.rollout.chat import Chat
-from qr_jax.rollout.live import Live, Statistics
-from qr_jax.rollout.rows import Rows
-from qr_jax.rollout.seats import Seats
+from qr_jax.rollout.kv_cache import KVCache
+from qr_jax.rollout.live import EpisodeState, Statistics
+from qr_jax.rollout.slot_scheduler import SlotScheduler
 
 PURPOSES = {"train": 0, "greedy": 1, "pass": 2, "ask": 3, "probe": 4}
 ORDERED_TICKS = 2  # an ordered search is answered this many ticks after it was asked, however fast it was
@@ -50,13 +50,13 @@ class Engine:
         if settings.slots % lanes or (settings.store or 0) % lanes:
             raise ValueError(f"{settings.slots} slots and a store of {settings.store} do not divide over {lanes} lanes")
         part = replace(settings, slots=settings.slots // lanes, store=settings.store and settings.store // lanes)
-        self.rows, *self.more_rows = (Rows(cfg, part, tokenizer.eos_ids, compute=compute) for _ in range(lanes))
+        self.rows, *self.more_rows = (KVCache(cfg, part, tokenizer.eos_ids, compute=compute) for _ in range(lanes))
         self.pieces = [_piece(tokenizer, token) for token in range(cfg.vocab)]
         self.statistics = Statistics()
         self.rollouts: list[_Rollout] = []  # under way, or the last ones: one a lane
         self.completing: dict[str, list[int]] = {}  # stop string -> the ids that may complete it
 
-    def watch(self, rows: Rows, stop: Sequence[str]) -> None:
+    def watch(self, rows: KVCache, stop: Sequence[str]) -> None:
         """Let decoding stop on the device, for the rest of this run, at every token that may complete a stop string.
 
         Such a token holds the whole string, or begins with its last bytes; earlier tokens may hold the bytes before.
@@ -154,7 +154,7 @@ class Engine:
             for rollout in self.rollouts:
                 rollout.let_go()
         for rows in lanes:
-            rows.rest()
+            rows.release_caches()
         self.statistics = _together([rollout.statistics for rollout in self.rollouts], time.monotonic() - start)
         episodes = {at: episode for rollout in self.rollouts for at, episode in rollout.done.items()}
         return [[episodes[q, first_sample + g] for g in range(count)] for q, count in enumerate(counts)]
@@ -207,11 +207,11 @@ class _Rollout:
         self.step, self.stop_now = step, stop_now
         self.total = len(order)
         self.key = {pair: keys_N2[n] for n, pair in enumerate(order)}
-        self.calls: deque[tuple[int, Future, list[Live]]] = deque()
+        self.calls: deque[tuple[int, Future, list[EpisodeState]]] = deque()
         self.done: dict[tuple[int, int], Episode] = {}
         self.statistics = Statistics()
-        self.laid = self.rows.lay_out(params)
-        self.seats = Seats(self.rows, self.laid, order, self._prompt, self.statistics)
+        self.laid = self.rows.to_decode_params(params)
+        self.seats = SlotScheduler(self.rows, self.laid, order, self._prompt, self.statistics)
 
     def run(self) -> None:
         moved, grown = self.rows.moved, self.rows.grown
@@ -230,7 +230,7 @@ class _Rollout:
 
     # ---- searches
 
-    def _ask(self, wishes: list[tuple[Live, tuple[str, ...]]]) -> None:
+    def _ask(self, wishes: list[tuple[EpisodeState, tuple[str, ...]]]) -> None:
         queries = [query for _, wish in wishes for query in wish]
         for live, wish in wishes:
             live.searching = True
@@ -268,7 +268,7 @@ class _Rollout:
                     raise Interrupted
                 self._observe(live, results.by_query)
 
-    def _observe(self, live: Live, by_query: Mapping) -> None:
+    def _observe(self, live: EpisodeState, by_query: Mapping) -> None:
         results = [by_query[query] for query in live.turns[-1].queries]
         faults = [result for result in results if isinstance(result, tools.Fault)]
         if faults:
@@ -289,7 +289,7 @@ class _Rollout:
         live.turns[-1] = replace(live.turns[-1], text=say.text)
         self._say(live, say)
 
-    def _fitted(self, live: Live) -> tuple[Say | Search | Stop, list[Turn]]:
+    def _fitted(self, live: EpisodeState) -> tuple[Say | Search | Stop, list[Turn]]:
         """The environment's move and the turns, the last one's passages cut to `observation_tokens`."""
         query, budget = self.queries[live.query_at], self.settings.observation_tokens
         move, turns = tools.fit_observation(self.env, query, live.turns, lambda text: len(self.encode(text)), budget)
@@ -302,7 +302,7 @@ class _Rollout:
         seen = b"".join([pieces[token] for token in self.encode(say.text)]).decode("utf-8", "replace")
         return reading.opens(say.text, seen, self.tags)
 
-    def _say(self, live: Live, say: Say) -> None:
+    def _say(self, live: EpisodeState, say: Say) -> None:
         ids = self.engine.chat.observe(say, ended_by_eos=live.by_eos)
         if len(live.ids) + len(ids) >= self.settings.context_tokens:
             return self._finish(live, "context")
@@ -338,7 +338,7 @@ class _Rollout:
 
     # ---- decoding
 
-    def _tick(self) -> list[tuple[Live, tuple[str, ...]]]:
+    def _tick(self) -> list[tuple[EpisodeState, tuple[str, ...]]]:
         """Decode one chunk and let the environment answer every turn that ended; returns episodes and their searches.
 
         While the device decodes, the host takes the search results that are due at the next tick.
@@ -375,7 +375,7 @@ class _Rollout:
                     wishes.append((live, wish))
         return wishes
 
-    def _move_on(self, live: Live) -> tuple[str, ...] | None:
+    def _move_on(self, live: EpisodeState) -> tuple[str, ...] | None:
         """The model's turn is over: ask the environment. Returns the queries of a search, None for anything else."""
         live.turns.append(Turn("model", live.text(self.engine.pieces)))
         live.model_turns += 1
@@ -389,7 +389,9 @@ class _Rollout:
             return self._say(live, move)
         return tuple(move.queries)
 
-    def _finish(self, live: Live, stop: StopReason, answer: str | None = None, fault: str | None = None) -> None:
+    def _finish(
+        self, live: EpisodeState, stop: StopReason, answer: str | None = None, fault: str | None = None
+    ) -> None:
         query = self.queries[live.query_at]
         self.done[live.query_at, live.sample] = live.episode(query, self.step, stop, answer, fault)
         self.seats.leave(live)

@@ -15,7 +15,7 @@ OPENS, CLOSES = b"<think>", b"</think>"
 
 
 @dataclass(eq=False)
-class Live:
+class EpisodeState:
     """One episode in flight. `cached` counts the ids whose keys and values its row holds."""
 
     query_at: int

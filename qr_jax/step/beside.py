@@ -11,7 +11,7 @@ from qr_jax.rollout.engine import POLL_S, Interrupted
 Result = TypeVar("Result")
 
 
-def heard(work: Callable[[], Result], stop_now: Callable[[], bool]) -> Result:
+def run_interruptible(work: Callable[[], Result], stop_now: Callable[[], bool]) -> Result:
     """What the work gives or raises; Interrupted, with the work left behind, when the run is told to stop before."""
     done = KeptThread("beside").submit(work)
     while not wait([done], timeout=POLL_S).done:
@@ -25,4 +25,4 @@ def beside(work: Callable[[], Result]) -> Result:
 
     Of several processes it is done in this thread, whose collectives it may call.
     """
-    return work() if hosts.count() > 1 else heard(work, lambda: False)
+    return work() if hosts.count() > 1 else run_interruptible(work, lambda: False)

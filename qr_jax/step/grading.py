@@ -1,7 +1,8 @@
 """Grading: a query's episodes become a Group, once; what it took, and what was a fault.
 
-A Group is made on the process that rolled its episodes out. The others get its grades and counts (dealing.py); pool,
-batch, ledger and telemetry all read the same Groups, so that nothing is graded twice or judged from other numbers.
+A Group is made on the process that rolled its episodes out. The others get its grades and counts
+(rollout_and_grade.py); pool, batch, ledger and telemetry all read the same Groups, so
+that nothing is graded twice.
 """
 
 from collections import Counter

@@ -10,10 +10,10 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 
 from qr_jax.models.costs import matrix_parameters
-from qr_jax.models.incremental import Laid
+from qr_jax.models.incremental import DecodeParams
 from qr_jax.records import Say
-from qr_jax.rollout.live import Live, Statistics
-from qr_jax.rollout.rows import Move, Rows, Work
+from qr_jax.rollout.kv_cache import KVCache, Move, Work
+from qr_jax.rollout.live import EpisodeState, Statistics
 
 SHARED_LEAST = 16  # tokens; a shorter common beginning is not worth a row and a copy
 LENT_SUMS = 1e9  # multiplications and additions; a copy's call costs about as much as fewer of them
@@ -28,27 +28,32 @@ def common(left: Sequence[int], right: Sequence[int]) -> int:
     return next((at for at, (a, b) in pairs if a != b), min(len(left), len(right)))
 
 
-class Seats:
+class SlotScheduler:
     """The seats of one rollout. `order` is (query, sample) in order of admission, a query's samples together."""
 
     def __init__(
-        self, rows: Rows, laid: Laid, order: Sequence[tuple[int, int]], prompt: Prompt, statistics: Statistics
+        self,
+        rows: KVCache,
+        laid: DecodeParams,
+        order: Sequence[tuple[int, int]],
+        prompt: Prompt,
+        statistics: Statistics,
     ):
         self.rows, self.laid, self.prompt, self.statistics = rows, laid, prompt, statistics
         self.waiting = deque(order)
-        self.slots: list[Live | None] = [None] * rows.slot_count
+        self.slots: list[EpisodeState | None] = [None] * rows.slot_count
         self.store_free = list(range(rows.store_count))
-        self.parked: list[tuple[Live, int]] = []  # in the order in which they left their slots
+        self.parked: list[tuple[EpisodeState, int]] = []  # in the order in which they left their slots
         self.prompts: dict[int, tuple[int, list[int], Say]] = {}  # query -> store row, ids, the Say
         self.users = Counter(query for query, _ in order)
         self.prefix, self.prefix_row = self._prefix(order), -1
         rows.begin()
 
-    def active(self) -> list[tuple[int, Live]]:
+    def active(self) -> list[tuple[int, EpisodeState]]:
         """The slots that can decode, each with its episode."""
         return [(slot, live) for slot, live in enumerate(self.slots) if live and not live.searching]
 
-    def leave(self, live: Live) -> None:
+    def leave(self, live: EpisodeState) -> None:
         """Free the slot, or the row of the store, of an episode that is over."""
         if live in self.slots:
             self.slots[self.slots.index(live)] = None
@@ -82,7 +87,7 @@ class Seats:
 
     def _append_shown(self) -> None:
         """Of episodes with the same ids one computes what they were shown; the others' rows are copies of its row."""
-        shown: dict[object, list[tuple[int, Live]]] = {}
+        shown: dict[object, list[tuple[int, EpisodeState]]] = {}
         for slot, live in self.active():
             if tokens := len(live.ids) - 1 - live.cached:
                 is_lent = 2 * matrix_parameters(self.rows.cfg) * tokens >= LENT_SUMS
@@ -130,7 +135,7 @@ class Seats:
                 self.prompts[query] = (self.store_free.pop(), ids, say)
                 new.append((self.prompts[query][0], ids))
             row, ids, say = self.prompts[query]
-            live = Live(query, sample, cached=len(ids) - 1)
+            live = EpisodeState(query, sample, cached=len(ids) - 1)
             live.show(ids, say)
             self.slots[slot] = live
             moves.append((row, slot, live.cached))

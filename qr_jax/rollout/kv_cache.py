@@ -23,7 +23,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from qr_jax import config
 from qr_jax.models.families import ModelConfig
-from qr_jax.models.incremental import Laid, lay_out
+from qr_jax.models.incremental import DecodeParams, to_decode_params
 from qr_jax.parallel import memory
 from qr_jax.parallel.host_local import AXES
 from qr_jax.rollout import cache as caches
@@ -51,7 +51,7 @@ def views_up_to(positions: int) -> list[int]:
     return [view for view in views if view < positions] + [positions]
 
 
-def _sums_count(laid: Laid, mesh: Mesh | None) -> bool:
+def _sums_count(laid: DecodeParams, mesh: Mesh | None) -> bool:
     """Whether a step of decoding costs what its slots compute, so that fewer cost less: on CPU, on one device.
 
     Elsewhere it costs reading the weights, and a program more costs half a minute of compiling.
@@ -59,7 +59,7 @@ def _sums_count(laid: Laid, mesh: Mesh | None) -> bool:
     return mesh is None and next(iter(laid.norm.sharding.device_set)).platform == "cpu"
 
 
-class Rows:
+class KVCache:
     """Cache rows: `slots` that decode together, and a `store` for prompts and for episodes that wait."""
 
     def __init__(self, cfg: ModelConfig, settings: config.Rollout, eos_ids: Sequence[int], *, compute: str):
@@ -83,21 +83,21 @@ class Rows:
         self.by_layer = False  # whether rows are copied, and few tokens appended, by a call of a layer or three
         self.stop_V: Any = None  # `stop_at_V` on the devices; None until `decode` copies it there
 
-    def lay_out(self, params: Any) -> Laid:
+    def to_decode_params(self, params: Any) -> DecodeParams:
         """Parameters as the programs read them; a Laid comes back as it is."""
-        laid = lay_out(self.cfg, params, self.compute)
+        laid = to_decode_params(self.cfg, params, self.compute)
         layout = laid.norm.sharding
         mesh = layout.mesh if isinstance(layout, NamedSharding) and layout.mesh.axis_names == AXES else None
         if not self.caches or mesh not in (None, self.mesh):
             self.settle_on(laid)
         return laid
 
-    def settle_on(self, laid: Laid) -> None:
+    def settle_on(self, laid: DecodeParams) -> None:
         """Make the caches anew, laid out like the parameters: no device ever holds more than its part of them."""
         self.caches = {}  # the old ones are freed first
         self.caches = self._creating(laid)()
 
-    def _creating(self, laid: Laid) -> Callable[[], dict[str, caches.Cache]]:
+    def _creating(self, laid: DecodeParams) -> Callable[[], dict[str, caches.Cache]]:
         """What makes caches that lie like these parameters; the other programs are from now on for such ones."""
         layout = laid.norm.sharding
         if isinstance(layout, NamedSharding):
@@ -122,7 +122,7 @@ class Rows:
 
         Yields how many programs are left, and what the next of them is. As many compile at once as there are cores.
         """
-        laid, self.least = lay_out(self.cfg, params, self.compute), self.views[0]
+        laid, self.least = to_decode_params(self.cfg, params, self.compute), self.views[0]
         self.least = self._view(prompt_tokens + self.settings.chunk)
         self.caches = {}
         creating = partial(self._creating(laid))
@@ -162,8 +162,8 @@ class Rows:
     def _shortest(self, name: str) -> int:
         return next(length for length in self.lengths[name] if length >= self.least)
 
-    def rest(self) -> None:
-        """Leave room to what comes between two rollouts: large caches go, and `lay_out` makes them anew.
+    def release_caches(self) -> None:
+        """Leave room to what comes between two rollouts: large caches go, and `to_decode_params` makes them anew.
 
         Those of a pod stay, for its processes would have to let go of them together.
         """
@@ -228,7 +228,7 @@ class Rows:
             blocks.append(np.asarray(decode.episode_keys(*numbers, query, sample)))
         return np.concatenate(blocks)[: len(query_N)]
 
-    def decode(self, laid: Laid, slot_N, pending_N, used_N, room_N, key_N2, temperature: float):
+    def decode(self, laid: DecodeParams, slot_N, pending_N, used_N, room_N, key_N2, temperature: float):
         """A chunk of tokens in N slots: the Chunk, and which row of it is each slot's.
 
         Where few slots decode the others are left out of its steps (`DECODE_PARTS`, `LARGEST_PART`).
@@ -237,7 +237,7 @@ class Rows:
         self.caches["slots"], chunk = call()
         return chunk, at_N
 
-    def _decoding(self, laid: Laid, slot_N, pending_N, used_N, room_N, key_N2, temperature: float):
+    def _decoding(self, laid: DecodeParams, slot_N, pending_N, used_N, room_N, key_N2, temperature: float):
         """The call that decodes a chunk, and which row of it is each slot's."""
         self.fit("slots", int(used_N.max()) + self.settings.chunk)
         if self.stop_V is None:
@@ -260,7 +260,7 @@ class Rows:
         )  # fmt: skip
         return call, at_N
 
-    def append(self, laid: Laid, where: str, work: Sequence[Work]) -> None:
+    def append(self, laid: DecodeParams, where: str, work: Sequence[Work]) -> None:
         """Put known tokens behind what rows hold: cut into tiles, as many of them a call as the call sizes allow."""
         size = self.settings.tile
         tiles = [(row, ids[at : at + size], used + at) for row, ids, used in work for at in range(0, len(ids), size)]
@@ -287,7 +287,7 @@ class Rows:
         """Whether such a call goes through the layers a few at a time."""
         return self.by_layer and tiles * self.settings.tile <= SMALL_CALL
 
-    def _appending(self, laid: Laid, where: str, tiles: Sequence[Tile], view: int) -> partial:
+    def _appending(self, laid: DecodeParams, where: str, tiles: Sequence[Tile], view: int) -> partial:
         """The call that puts the tiles into the rows."""
         count = next(size for size in self.call_sizes if size >= len(tiles))
         ids_TI = np.zeros((count, self.settings.tile), np.int32)
