@@ -15,6 +15,7 @@ import numpy as np
 from qr_jax import plugins
 from qr_jax.answers import fold
 from qr_jax.config import Config, use
+from qr_jax.errors import Interrupted, UserError
 from qr_jax.interfaces import shown
 from qr_jax.models import decoder, families, hf
 from qr_jax.models.families import ModelConfig
@@ -41,7 +42,7 @@ from qr_jax.queries.traces import (
 )
 from qr_jax.queries.world.generate import settings_from, vocabulary
 from qr_jax.records import Episode, Passage, Query, SearchFunction, Trace
-from qr_jax.rollout.engine import Engine, Interrupted
+from qr_jax.rollout.engine import Engine
 from qr_jax.rollout.together import together
 
 Result = TypeVar("Result")
@@ -89,7 +90,7 @@ def questions(config: Config, part: Literal["train", "eval"]) -> list[Query]:
     if not queries:
         half = f"half {config.evaluation.half!r} of the {len(every)} eval questions is empty" if every else ""
         todo = half or f"data.{part}={getattr(config.data, part)!r} has no questions"
-        raise ValueError(f"{todo}; check the files and data.split={config.data.split!r}")
+        raise UserError(f"{todo}; check the files and data.split={config.data.split!r}")
     return queries
 
 
@@ -137,7 +138,7 @@ def _whole(config: Config, part: Literal["train", "eval"]) -> list[Query]:
         twice = [query_id for query_id, count in Counter(query.id for query in queries).items() if count > 1]
         if twice:  # the pool would have the same query twice
             of = f"{len(twice)} ids stand in more than one file of {name!r}, the first {twice[0]!r}"
-            raise ValueError(f"{of}; {readers.UNIQUE}")
+            raise UserError(f"{of}; {readers.UNIQUE}")
     return queries
 
 
@@ -188,7 +189,7 @@ def traces(config: Config, search: SearchFunction) -> list[tuple[Trace, SearchFu
     else:
         pairs = [(trace, search) for trace in read_traces(name)]
     if not pairs:
-        raise ValueError(f"data.traces={name!r} gave no traces; a cold start needs some, or sft.steps=0")
+        raise UserError(f"data.traces={name!r} gave no traces; a cold start needs some, or sft.steps=0")
     if name == "world":
         return [(rewritten(trace, **_expert(config)), its_search) for trace, its_search in pairs]
     return pairs
@@ -254,7 +255,7 @@ def check_traces(config: Config, queries: Sequence[Query]) -> None:
 def check_readable(tokenizer: Tokenizer, queries: Sequence[Query]) -> None:
     """ValueError for questions that the model cannot read (`unreadable`)."""
     if text := unreadable(tokenizer, queries):
-        raise ValueError(text)
+        raise UserError(text)
 
 
 def unreadable(tokenizer: Tokenizer, queries: Sequence[Query]) -> str | None:
@@ -277,12 +278,12 @@ def expert_turn(config: Config) -> ExpertTurn:
     write = plugins.beside("env", config.env.name, "expert_turn")
     if write is None:
         lacks = "no function expert_turn(thought, queries, answer) in its file, which writes an expert's turn"
-        raise ValueError(f"env {config.env.name!r} has {lacks}; write it")
+        raise UserError(f"env {config.env.name!r} has {lacks}; write it")
 
     def written(*words: Any, **named: Any) -> str:
         text = write(*words, **named)
         if not isinstance(text, str) or not text.strip():
-            raise ValueError(
+            raise UserError(
                 f"expert_turn of env {config.env.name!r} returned {shown(text)}; wanted what an expert writes"
             )
         return text
@@ -422,5 +423,5 @@ def with_world_seed(config: Config, seed: int) -> Config:
     """The same config over a world of other facts."""
     if {config.data.eval, config.data.corpus} != {"world"}:
         asks = f"{config.data.eval!r} over {config.data.corpus!r}"
-        raise ValueError(f"--world-seed needs a synthetic world; this run asks {asks}")
+        raise UserError(f"--world-seed needs a synthetic world; this run asks {asks}")
     return replace(config, data=replace(config.data, world={**config.data.world, "seed": seed}))

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from qr_jax import assemble, evaluate, pool, runs, terminal
+from qr_jax.errors import Interrupted, UserError
 from qr_jax.evaluation.complete import is_incomplete
 from qr_jax.learning import gold, learner
 from qr_jax.parallel import compile_cache, host_local, memory, peaks
@@ -17,7 +18,6 @@ from qr_jax.parallel import mesh as meshes
 from qr_jax.processes import hosts
 from qr_jax.report import read
 from qr_jax.rollout import compiles
-from qr_jax.rollout.engine import Interrupted
 from qr_jax.sft import sft
 from qr_jax.step import batch
 from qr_jax.step.beside import beside
@@ -100,7 +100,7 @@ def roll_back(
     """
     run, count = runtime.run, run_state.rollbacks + 1
     if count > MOST_ROLLBACKS:
-        raise ValueError(
+        raise UserError(
             f"{why} again after {MOST_ROLLBACKS} rollbacks; lower learner.lr, or look at the loss plug-in and the "
             f"rewards of the last episodes in {run.folder / 'logs'}"
         )

@@ -5,10 +5,12 @@ import json
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from qr_jax.errors import UserError
+
 TURN_BYTES = 262_144  # of a list that is written, before others have their turn
 
 
-class TooMany(ValueError):
+class TooMany(UserError):
     """More items than are taken."""
 
 
@@ -21,7 +23,7 @@ def read(body: bytes | bytearray, most_items: int) -> Any:
     try:
         return json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise ValueError("the body is no JSON") from error
+        raise UserError("the body is no JSON") from error
 
 
 def check_items(body: bytes | bytearray, most_items: int, name: str = "the body") -> None:
@@ -32,7 +34,7 @@ def check_items(body: bytes | bytearray, most_items: int, name: str = "the body"
     """
     encoding = json.detect_encoding(body)
     if not encoding.startswith("utf-8"):
-        raise ValueError(f"{name} is in {encoding}; wanted UTF-8")
+        raise UserError(f"{name} is in {encoding}; wanted UTF-8")
     outside = _outside_strings(body, 4 * (most_items + 1), name)  # an item is at most a key and a text, of two quotes
     items = sum(map(outside.count, (b",", b"[", b"{")))
     if items > most_items:

@@ -11,6 +11,7 @@ from typing import Any
 
 from qr_jax import bucket, plugins
 from qr_jax.config import Config, chosen_plugins, from_json
+from qr_jax.errors import UserError
 from qr_jax.queries.readers import resolve, rows
 from qr_jax.queries.traces import MADE_TRACES, NO_TRACES
 from qr_jax.queries.world.generate import WorldSettings
@@ -79,13 +80,13 @@ def check(
     """
     lines = problems(config, devices=devices, allow_plugins=allow_plugins, reads=reads)
     if lines:
-        raise ValueError("\n  ".join([f"{len(lines)} problems in this config:", *lines]) if lines[1:] else lines[0])
+        raise UserError("\n  ".join([f"{len(lines)} problems in this config:", *lines]) if lines[1:] else lines[0])
 
 
 def check_cold_start(config: Config) -> None:
     """ValueError for a cold start of no steps, asked for by itself."""
     if config.sft.steps < 1:
-        raise ValueError(f"sft.steps={config.sft.steps}: a cold start needs at least 1")
+        raise UserError(f"sft.steps={config.sft.steps}: a cold start needs at least 1")
 
 
 def problems(

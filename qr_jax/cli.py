@@ -13,8 +13,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
-from qr_jax import interpreter, mistakes, terminal
+from qr_jax import errors, interpreter, interrupts, terminal
 from qr_jax.commands import completion, data, doctor, eval, pods, runs, settings, studies, synth, train
+from qr_jax.errors import UserError
 from qr_jax.settings import nearest
 
 OTHER_COMMANDS = {
@@ -29,7 +30,7 @@ OWN_WORDS = ("quickstart", "train", "sft", "view", "serve-retriever", "chat")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; what it returns is the exit code. A ValueError of ours or an OSError is one line
-    (and 2 or 1: mistakes.py). A process of our own ends here, unless all went well or its run has other processes:
+    (and 2 or 1: errors.py). A process of our own ends here, unless all went well or its run has other processes:
     the threads of what was starting may bear no orderly end."""
     try:
         code = _run(argv)
@@ -50,7 +51,7 @@ def _run(argv: Sequence[str] | None) -> int:
     overrides: list[str] = []
     try:
         if argv is None and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-            mistakes.hear_interrupts()
+            interrupts.hear_interrupts()
         if argv is None:
             interpreter.quiet_libtpu()
         terminal.speak("stderr")
@@ -58,7 +59,7 @@ def _run(argv: Sequence[str] | None) -> int:
         commands: Mapping[str, argparse.ArgumentParser] = parser.get_default("commands")
         if not words or words == ["help"]:
             terminal.result(parser.format_help().strip())
-            return 0 if words else mistakes.WRONG
+            return 0 if words else errors.USER_ERROR
         if words[0] == "help":
             words = [*words[1:], "--help"]
         if not words[0].startswith("-") and words[0] not in commands:
@@ -92,16 +93,16 @@ def _run(argv: Sequence[str] | None) -> int:
             code = arguments.run_command(arguments)
             sys.stdout.flush()  # here, where a closed pipe is caught
             return code
-    except ValueError as error:
-        return _fail(str(error)) if mistakes.is_of_asking(error) else _fail_outside(error)
+    except errors.UserError as error:
+        return _fail(str(error))
     except KeyboardInterrupt:  # before a run listens, or in a command that has nothing to save
         goes_on = "; the same command goes on with what was saved" * (words[:1] in (["train"], ["sft"], ["quickstart"]))
-        return _end(mistakes.STOPPED + goes_on, mistakes.INTERRUPTED, at_once=argv is None)
+        return _end(interrupts.STOPPED + goes_on, errors.INTERRUPTED, at_once=argv is None)
     except BrokenPipeError:  # whoever read our output is gone (`| head`): nothing to tell, and no noise at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return mistakes.FAILED
+        return errors.FAILED
     except OSError as error:  # a file, a disk, a network: of libraries too, whose messages may have many lines
-        code = mistakes.LOST if isinstance(error, mistakes.Busy) else mistakes.FAILED
+        code = errors.LOST if isinstance(error, errors.Busy) else errors.FAILED
         notes = "".join(f"; {note}" for note in getattr(error, "__notes__", ()))
         return _fail((" ".join(str(error).split()) or type(error).__name__) + notes, code)
     except Exception as error:
@@ -109,7 +110,7 @@ def _run(argv: Sequence[str] | None) -> int:
     finally:
         terminal.speak("stdout")
         if argv is None:  # the process ends now: nothing is left to save, and libraries' last work may be cut short
-            signal.signal(signal.SIGINT, lambda *_: os._exit(mistakes.INTERRUPTED))
+            signal.signal(signal.SIGINT, lambda *_: os._exit(errors.INTERRUPTED))
 
 
 def _is_text(word: str) -> bool:
@@ -121,8 +122,8 @@ def _is_text(word: str) -> bool:
     return True
 
 
-def _fail(text: str, code: int = mistakes.WRONG) -> int:
-    """Say what is wrong; the code is one of mistakes.py."""
+def _fail(text: str, code: int = errors.USER_ERROR) -> int:
+    """Say what is wrong; the code is one of errors.py."""
     return _end(f"error: {text}", code)
 
 
@@ -131,7 +132,7 @@ def _fail_outside(error: Exception) -> int:
     from qr_jax import plugins
 
     if told := plugins.failed_outside(error):
-        return _fail(told, mistakes.FAILED)
+        return _fail(told, errors.FAILED)
     raise
 
 
@@ -200,11 +201,11 @@ def refuse_nearly(words: Sequence[str], parser: argparse.ArgumentParser) -> None
     """ValueError for what is nearly a part of a command (`data chek`) or nearly one of its options (`--outt`)."""
     parser, waiting = _part(words, parser)
     if waiting and not waiting[0].startswith("-") and _parts(parser):
-        raise ValueError(f"there is no {parser.prog} {waiting[0]!r}{nearest(waiting[0], _parts(parser))}")
+        raise UserError(f"there is no {parser.prog} {waiting[0]!r}{nearest(waiting[0], _parts(parser))}")
     options = [name for action in parser._actions for name in action.option_strings]
     for name in (word.partition("=")[0] for word in waiting if word.startswith("--") and word != "--"):
         if name not in options and (close := difflib.get_close_matches(name, options, n=1, cutoff=0.7)):
-            raise ValueError(f"there is no option {name}; did you mean {close[0]}?")
+            raise UserError(f"there is no option {name}; did you mean {close[0]}?")
 
 
 def _part(words: Sequence[str], parser: argparse.ArgumentParser) -> tuple[argparse.ArgumentParser, list[str]]:
@@ -240,11 +241,11 @@ def take_overrides(
             own += [word] + ([waiting.pop(0)] if takes_value[name] and not equals and waiting else [])
         elif word.startswith("--"):
             if close := difflib.get_close_matches(name, takes_value, n=1, cutoff=0.8):
-                raise ValueError(f"there is no option {name}; did you mean {close[0]}?")
+                raise UserError(f"there is no option {name}; did you mean {close[0]}?")
             has = [other for other, parser in commands.items() if name in parser._option_string_actions]
             if has and name.removeprefix("--") not in TOP_SETTINGS:
                 listed = f"'{command.prog} --help' lists what it takes"
-                raise ValueError(f"{name} is an option of {' and '.join(has)}, not of {words[0]}; {listed}")
+                raise UserError(f"{name} is an option of {' and '.join(has)}, not of {words[0]}; {listed}")
             is_flag = equals or not waiting or waiting[0].startswith("--")
             overrides += [word] if is_flag else [f"{word}={waiting.pop(0)}"]
         elif equals and re.fullmatch(r"\+?[\w.-]+", name):  # a question may hold "=" too
@@ -259,9 +260,9 @@ def _refuse_blanks(own: Sequence[str]) -> None:
     """ValueError for `name = value`, `name =value` and `name value`, where `name` is a section's setting."""
     for word in own:
         if word.startswith("="):
-            raise ValueError(f"{word!r} stands alone; wanted setting=value without blanks")
+            raise UserError(f"{word!r} stands alone; wanted setting=value without blanks")
         if re.fullmatch(r"[a-z_]+(\.[a-z_]+)+", word) and not os.path.exists(word) and _is_section(word):
-            raise ValueError(f"{word!r} has no value; wanted {word}=VALUE without blanks")
+            raise UserError(f"{word!r} has no value; wanted {word}=VALUE without blanks")
 
 
 def _is_section(word: str) -> bool:

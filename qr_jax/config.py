@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from qr_jax.mistakes import is_of_asking
+from qr_jax.errors import UserError
 from qr_jax.overrides import override
 from qr_jax.settings import Use, conform, nearest, plain, with_new_names
 from qr_jax.settings import use as use  # a config file imports all it needs from here
@@ -273,32 +273,32 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """
     path, name = parts(path)
     if (path / "config.json").is_file():
-        raise ValueError(f"{path} is a run's folder; to go on with it, type its config: {path / 'config.json'}")
+        raise UserError(f"{path} is a run's folder; to go on with it, type its config: {path / 'config.json'}")
     if path.is_dir() or path == Path("configs"):
         wanted = f"wanted a config: a Python file or a config.json{_listed(path)}"
-        raise ValueError(f"{path} is a folder; {wanted}")
+        raise UserError(f"{path} is a folder; {wanted}")
     if path.parts[:1] == ("configs",) and not path.is_file() and (PACKAGE / path).is_file():
         path = PACKAGE / path
     if not path.is_file():
         known = [file for folder in (path.parent, Path("configs")) for file in configs_in(folder)]
         close = difflib.get_close_matches(path.stem, [file.stem for file in known], n=1)
         meant = next((f"; did you mean {file}?" for file in known if [file.stem] == close), "")
-        raise ValueError(f"there is no config {path}{meant}{_listed(Path('configs'))}")
+        raise UserError(f"there is no config {path}{meant}{_listed(Path('configs'))}")
     if path.suffix == ".json":
         try:
             read = json.loads(path.read_text(encoding="utf-8"))
         except (ValueError, RecursionError) as error:  # bytes that are no UTF-8, among others
-            raise ValueError(f"{path} is no JSON: {error}") from error
+            raise UserError(f"{path} is no JSON: {error}") from error
         if not isinstance(read, Mapping) or "question" in read:
             wanted = "wanted a Python config or a run's config.json (questions: data.train=FILE, in JSON lines)"
-            raise ValueError(f"{path} looks like a file of data; {wanted}")
+            raise UserError(f"{path} looks like a file of data; {wanted}")
         if "architectures" in read:
             takes = "`qr-jax ask`, `chat` and `eval` take such a folder; all else wants the run it comes from"
-            raise ValueError(f"{path} is a model's (Hugging Face), not a run's: {takes}")
+            raise UserError(f"{path} is a model's (Hugging Face), not a run's: {takes}")
     elif path.suffix == ".py":
         read = _made_by(path, name)
     else:
-        raise ValueError(
+        raise UserError(
             f"{path} is no config: wanted a Python file or a run's config.json (questions: data.train=FILE)"
         )
     return from_json(plain(override(from_json(read), overrides)))
@@ -336,21 +336,21 @@ def _made_by(path: Path, name: str) -> Config:
         named = there.get(name)
         config = named() if callable(named) else named
     except SystemExit as error:
-        raise ValueError(
+        raise UserError(
             f"{_line_of(error, path)}: it ends the program (exit {error.code}); a config only says"
         ) from error
     except Exception as error:  # the file is its user's program: whatever is wrong there, the user mends it there
-        if is_of_asking(error):  # what it asked of us, which says by itself what to do
+        if isinstance(error, UserError):  # what it asked of us, which says by itself what to do
             raise
         text = error.msg if isinstance(error, SyntaxError) else f"{error}{_meant(error)}"  # whose text names the line
-        raise ValueError(f"{_line_of(error, path)}: {type(error).__name__}: {text}") from error
+        raise UserError(f"{_line_of(error, path)}: {type(error).__name__}: {text}") from error
     if not isinstance(config, Config):
         others = [key for key, value in there.items() if isinstance(value, Config)]
         if named is None and others:
-            raise ValueError(f"{path} has no config {name!r}{nearest(name, others, shown=len(others))}")
+            raise UserError(f"{path} has no config {name!r}{nearest(name, others, shown=len(others))}")
         has = f"; it has: {', '.join(others)}" if others else ""
         wanted = f"it must set `{name} = Config(...)` or define `{name}()`"
-        raise ValueError(f"{path} makes no config {name!r}: {wanted}, found {config!r}{has}")
+        raise UserError(f"{path} makes no config {name!r}: {wanted}, found {config!r}{has}")
     return config
 
 

@@ -12,6 +12,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from qr_jax.errors import UserError
 from qr_jax.pool import LAST_ACCEPTED, LAST_EASY, LAST_HARD, LAST_NONE, LAST_SURPLUS, STATES, Pool
 from qr_jax.records import Outcome
 
@@ -61,7 +62,7 @@ def step_figures(
     if len(np.unique(drawn_Q)) != len(drawn_Q) or len(rollouts_Q) != len(drawn_Q):
         found = f"{len(drawn_Q)} queries ({len(np.unique(drawn_Q))} distinct) and rollouts for {len(rollouts_Q)}"
         wanted = "a step's queries must be distinct, with rollouts for each"
-        raise ValueError(f"{wanted}; found {found}. Judge rounds together")
+        raise UserError(f"{wanted}; found {found}. Judge rounds together")
     counts = _counts(before, drawn_Q, verdict_Q, accepted, rollouts_Q) | {"wanted": accept}
     return _named({name: int(value) for name, value in counts.items()}) | pool_figures(after)
 
@@ -113,7 +114,7 @@ def pool_figures(pool: Pool) -> Figures:
 def over_steps(steps: Sequence[Mapping[str, float | int | None]]) -> Figures:
     """Several steps' figures as one: counts summed, ratios made anew; what `pool_figures` says is the last step's."""
     if not steps:
-        raise ValueError("figures over 0 steps were asked for; at least 1 is needed")
+        raise UserError("figures over 0 steps were asked for; at least 1 is needed")
     counts = {name for ratio in RATIOS.values() for name in ratio}
     summed = {name: sum(int(step[f"pool/{name}"] or 0) for step in steps) for name in sorted(counts)}
     return dict(steps[-1]) | _named(summed)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from qr_jax import config, elsewhere, plugins
+from qr_jax.errors import UserError
 from qr_jax.interfaces import CONTRACTS
 from qr_jax.queries.world import generate
 from qr_jax.settings import Use, describe, nearest
@@ -77,15 +78,15 @@ def chosen(what: str) -> list[Section]:
     found = found or list(_with_setting([section for section in every if section.plugin == kind], f".{rest}"))
     if not found:
         if said := elsewhere.said_of(what):
-            raise ValueError(f"there is no setting {what!r}: {said}")
+            raise UserError(f"there is no setting {what!r}: {said}")
         settings = {setting.name for section in every for setting in section.settings}
         if dot and importlib.util.find_spec(kind) is not None:
             ours = ", ".join(f"{kind}={what}" for kind in CONTRACTS)
-            raise ValueError(f"there is no setting {what!r}; a plug-in from outside is named with its kind: {ours}")
+            raise UserError(f"there is no setting {what!r}; a plug-in from outside is named with its kind: {ours}")
         if os.path.isfile(f"{what}.py"):
-            raise ValueError(f"there is no setting {what!r}; a function of your own {what}.py: KIND={what}.FUNCTION")
+            raise UserError(f"there is no setting {what!r}; a function of your own {what}.py: KIND={what}.FUNCTION")
         known = [*{part for section in every for part in (section.name, section.plugin) if part}, *PLACES, *settings]
-        raise ValueError(
+        raise UserError(
             f"there is no section, plug-in or setting {what!r}{nearest(what, known)}; `qr-jax settings` lists all"
         )
     return found
@@ -147,7 +148,7 @@ def _of_plugin(kind: str, name: str) -> Section:
     if not functions:
         defs = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
         found = f"{kind} {name!r} is not written in its file as a def, so that its settings could be read"
-        raise ValueError(found + nearest(function_name, defs))
+        raise UserError(found + nearest(function_name, defs))
     function = functions[0]
     place, known, settings = PLACES.get(kind, kind), plugins.signature(kind, name).settings, []
     for argument, default in zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True):

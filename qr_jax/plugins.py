@@ -24,8 +24,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from qr_jax import elsewhere, mistakes
-from qr_jax.interfaces import AT_LEAST, CONTRACTS, EXAMPLE, Contract, Wrong
+from qr_jax import elsewhere, interrupts
+from qr_jax.errors import PluginError, UserError
+from qr_jax.interfaces import AT_LEAST, CONTRACTS, EXAMPLE, Contract
 from qr_jax.settings import Use, conform, nearest
 
 ROOT = Path(__file__).parent
@@ -65,7 +66,7 @@ def refuse_foreign(kind: str, name: str, allow_plugins: Sequence[str] | None) ->
     """ValueError for a plug-in outside qr_jax whose package is not among `allow_plugins`; None allows every package."""
     package = _foreign_package(name)
     if package is not None and allow_plugins is not None and package not in allow_plugins:
-        raise ValueError(
+        raise UserError(
             f"{kind} {name!r} is code outside qr_jax that a run's folder asks for; if you trust it, "
             f"allow it with --allow-plugins {package}"
         )
@@ -79,7 +80,7 @@ def find(kind: str, name: str, *, allow_plugins: Sequence[str] | None = None) ->
         plugin = getattr(importlib.import_module(module), function, None)
     if not callable(plugin):
         todo = f"; wanted the file's name without .py, then its function: {module}.NAME" if function == "py" else ""
-        raise ValueError(f"{kind} {name!r}: {module} has no function {function!r}{todo}")
+        raise UserError(f"{kind} {name!r}: {module} has no function {function!r}{todo}")
     return plugin
 
 
@@ -91,7 +92,7 @@ def _importing(kind: str, name: str, module: str) -> Iterator[None]:
     except Exception as error:
         lacks = error.name if isinstance(error, ModuleNotFoundError) else None
         if lacks and f"{module}.".startswith(f"{lacks}."):  # itself, or what it stands in
-            raise ValueError(f"{kind} {name!r} is not there: no module {lacks!r}{_lost(kind, name)}") from error
+            raise UserError(f"{kind} {name!r} is not there: no module {lacks!r}{_lost(kind, name)}") from error
         _refuse_failed(kind, name, error)
         raise
 
@@ -108,16 +109,17 @@ def _refuse_failed(kind: str, name: str, error: Exception) -> None:
     Nothing where the file is qr_jax's own, or where qr_jax refused what the file asked of it: that says it by itself.
     """
     top = _foreign_package(name)
-    if top is None or mistakes.is_of_asking(error):
+    if top is None or isinstance(error, UserError):
         return
-    installed = (*(sysconfig.get_path(place) for place in ("stdlib", "purelib", "platlib")), str(mistakes.PACKAGE), "<")
+    places = ("stdlib", "purelib", "platlib")
+    installed = (*(sysconfig.get_path(place) for place in places), str(interrupts.PACKAGE), "<")
     lines = [
         f"\n  {frame.filename}, line {frame.lineno}: {frame.line}"
         for frame in traceback.extract_tb(error.__traceback__)
         if top in Path(frame.filename).with_suffix("").parts or not frame.filename.startswith(installed)
     ]
     failed = f"{kind} {name!r} cannot be imported: {type(error).__name__}: {error}"
-    raise ValueError(failed + "".join(lines)) from error
+    raise UserError(failed + "".join(lines)) from error
 
 
 def signature(kind: str, name: str, *, allow_plugins: Sequence[str] | None = None) -> Signature:
@@ -130,10 +132,10 @@ def signature(kind: str, name: str, *, allow_plugins: Sequence[str] | None = Non
         nodes = _source(kind, name, allow_plugins)
         written = [n for n in nodes if isinstance(n, ast.AsyncFunctionDef | ast.FunctionDef) and n.name == function]
         if len(written) > 1:
-            raise Wrong(f"is written twice, in lines {written[0].lineno} and {written[1].lineno} of its file")
+            raise PluginError(f"is written twice, in lines {written[0].lineno} and {written[1].lineno} of its file")
         return _from_source(written[0]) if written else _from_function(find(kind, name))
-    except Wrong as error:
-        raise ValueError(f"{kind} {name!r} {error}") from None
+    except PluginError as error:
+        raise UserError(f"{kind} {name!r} {error}") from None
 
 
 def constants(kind: str, name: str, *, allow_plugins: Sequence[str] | None = None) -> dict[str, Any]:
@@ -143,18 +145,18 @@ def constants(kind: str, name: str, *, allow_plugins: Sequence[str] | None = Non
     for constant, node in _assigned(_written(kind, name, allow_plugins)):
         if constant not in known:
             if meant := difflib.get_close_matches(constant, known, 1, cutoff=0.85):
-                raise ValueError(f"{kind} {name!r}: {constant} is no constant of a {kind}; did you mean {meant[0]}?")
+                raise UserError(f"{kind} {name!r}: {constant} is no constant of a {kind}; did you mean {meant[0]}?")
             continue
         here = f"{kind} {name!r}: {constant}"
         try:
             value = ast.literal_eval(node) if node else None
         except ValueError as error:
-            raise ValueError(f"{here} is computed; write it as a plain value") from error
+            raise UserError(f"{here} is computed; write it as a plain value") from error
         if node is None:
-            raise ValueError(f"{here} is imported, or stands inside of a statement; write it as a plain value, alone")
+            raise UserError(f"{here} is imported, or stands inside of a statement; write it as a plain value, alone")
         declared[constant] = conform(here, value, known[constant])
         if known[constant] is int and declared[constant] < 1:
-            raise ValueError(f"{here} is {value}; wanted at least 1")
+            raise UserError(f"{here} is {value}; wanted at least 1")
     return declared
 
 
@@ -212,22 +214,22 @@ def check(kind: str, use: Use, *, allow_plugins: Sequence[str] | None = None) ->
     _check_data(kind, use.name, parameters.data)
     if shadowed := {*parameters.settings} & {*CONTRACTS[kind].given}:
         named = ", ".join(sorted(shadowed))
-        raise ValueError(f"{kind} {use.name!r} has {named} after its *, which is data and no setting; put it before")
+        raise UserError(f"{kind} {use.name!r} has {named} after its *, which is data and no setting; put it before")
     least = constants(kind, use.name, allow_plugins=allow_plugins).get(AT_LEAST, {})
     settings = {key: value for key, value in parameters.settings.items() if key not in CONTRACTS[kind].provided}
     for key in use.settings:
         if key not in settings:
             listed = f"its settings are: {', '.join(settings)}" if settings else "it has none"
-            raise ValueError(f"{kind} {use.name!r} has no setting {key!r}; {listed}")
+            raise UserError(f"{kind} {use.name!r} has no setting {key!r}; {listed}")
     missing = [key for key, setting in settings.items() if setting.required and key not in use.settings]
     if missing:
-        raise ValueError(f"{kind} {use.name!r} needs {', '.join(missing)}; set {kind}.{missing[0]}=...")
+        raise UserError(f"{kind} {use.name!r} needs {', '.join(missing)}; set {kind}.{missing[0]}=...")
     given = {
         key: conform(f"{kind} {use.name!r}: {key}", value, settings[key].type) for key, value in use.settings.items()
     }
     for key, value in given.items():
         if key in least and value is not None and not value >= least[key]:
-            raise ValueError(f"{kind} {use.name!r}: {key} is {value}; wanted at least {least[key]:g}")
+            raise UserError(f"{kind} {use.name!r}: {key} is {value}; wanted at least {least[key]:g}")
     return given
 
 
@@ -264,6 +266,7 @@ def checked(kind: str, name: str, function: Callable[..., Any], contract: Contra
                 "read-only" in str(error)
             )
             error.add_note(f"{RAISED} {kind} {name!r}{frozen}")
+            error.raised_by = (*getattr(error, "raised_by", ()), name)  # type: ignore[attr-defined]
             raise
         except KeyboardInterrupt:
             raise
@@ -271,11 +274,11 @@ def checked(kind: str, name: str, function: Callable[..., Any], contract: Contra
             what = f"raised {type(error).__name__} ({error}), which is no Exception"
             if isinstance(error, SystemExit):
                 what = f"called sys.exit({error.code!r})"
-            raise Wrong(f"{kind} {name!r} {what}; wanted a result, or an error") from error
+            raise PluginError(f"{kind} {name!r} {what}; wanted a result, or an error") from error
         try:
             result = contract.check(result, *data, **named)
-        except Wrong as error:
-            raise Wrong(f"{kind} {name!r} returned {error}; wanted {contract.returns}") from None
+        except PluginError as error:
+            raise PluginError(f"{kind} {name!r} returned {error}; wanted {contract.returns}") from None
         return checked(kind, name, result, contract.made) if contract.made else result
 
     return call
@@ -283,17 +286,16 @@ def checked(kind: str, name: str, function: Callable[..., Any], contract: Contra
 
 def was_raised_by_one(error: BaseException) -> bool:
     """Whether a plug-in raised the error, or returned what it should not."""
-    return isinstance(error, Wrong) or any(note.startswith(RAISED) for note in getattr(error, "__notes__", ()))
+    return isinstance(error, PluginError) or hasattr(error, "raised_by")
 
 
 def failed_outside(error: BaseException) -> str | None:
     """Where a plug-in from outside qr_jax raised the error, by its own lines and what they called; None: none did."""
-    trace = error.__traceback__
-    while trace is not None:
+    trace, names = error.__traceback__, list(getattr(error, "raised_by", ()))
+    while trace is not None and names:
         code, trace = trace.tb_frame.f_code, trace.tb_next
         is_call = code.co_qualname == f"{checked.__name__}.<locals>.call" and code.co_filename == __file__
-        called = trace is None and isinstance(error, TypeError)  # it takes other parameters than it is given
-        if is_call and (called or trace and mistakes.PACKAGE not in Path(trace.tb_frame.f_code.co_filename).parents):
+        if is_call and "." in names.pop():  # the outermost plug-in's name is the last
             ours = [note for note in getattr(error, "__notes__", ()) if note.startswith(RAISED)]
             said = [f"{type(error).__name__}: {error}", *ours]  # without JAX's note on its own frames
             return "\n".join(["; ".join(said), *traceback.format_tb(trace)]).rstrip()
@@ -358,7 +360,7 @@ def origin(kind: str, name: str) -> str:
     with _importing(kind, name, module):
         spec = importlib.util.find_spec(module)
     if spec is None or spec.origin is None:
-        raise ValueError(f"{kind} {name!r} is not there: no module {module!r}{_lost(kind, name)}")
+        raise UserError(f"{kind} {name!r} is not there: no module {module!r}{_lost(kind, name)}")
     return spec.origin
 
 
@@ -372,21 +374,21 @@ def _parsed(path: str, changed_ns: int) -> list[ast.stmt]:
     try:
         return ast.parse(Path(path).read_text(encoding="utf-8")).body
     except SyntaxError as error:
-        raise ValueError(f"{path}, line {error.lineno}: {error.msg}") from error
+        raise UserError(f"{path}, line {error.lineno}: {error.msg}") from error
 
 
 def _place(kind: str, name: str) -> tuple[str, str]:
     """The module and the function that a plug-in's name means."""
     if kind not in CONTRACTS:
-        raise ValueError(f"unknown kind of plug-in {kind!r}{nearest(kind, CONTRACTS)}")
+        raise UserError(f"unknown kind of plug-in {kind!r}{nearest(kind, CONTRACTS)}")
     if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", name):
-        raise ValueError(
+        raise UserError(
             f"{kind} {name!r} is no name: wanted a file of qr_jax/{CONTRACTS[kind].folder}/ or package.module.function"
         )
     if "." not in name:
         if name not in names(kind):
             own = f"; a function of your own {name}.py is {name}.FUNCTION" if os.path.isfile(f"{name}.py") else ""
-            raise ValueError(f"there is no {kind} {name!r}{own or _hint(kind, name)}")
+            raise UserError(f"there is no {kind} {name!r}{own or _hint(kind, name)}")
         return f"qr_jax.{CONTRACTS[kind].folder}.{name}", name
     module, _, function = name.rpartition(".")
     return module, function
@@ -414,19 +416,17 @@ def _check_data(kind: str, name: str, data: tuple[str, ...]) -> None:
         for parameter in data:
             if parameter not in contract.given:
                 given = ", ".join(contract.given)
-                raise ValueError(f"{kind} {name!r} takes {parameter!r} before its *; it is given only: {given}")
+                raise UserError(f"{kind} {name!r} takes {parameter!r} before its *; it is given only: {given}")
     elif len(data) != len(contract.given):
-        raise ValueError(
+        raise UserError(
             f"{kind} {name!r} takes {len(data)} arguments before its * ({', '.join(data) or 'none'}); "
             f"a {kind} is given {len(contract.given)} ({', '.join(contract.given) or 'none'}; qr_jax/interfaces.py)"
         )
     elif {*data} == {*contract.given} and data != contract.given:
-        raise ValueError(f"{kind} {name!r} takes ({', '.join(data)}); it is given ({', '.join(contract.given)})")
+        raise UserError(f"{kind} {name!r} takes ({', '.join(data)}); it is given ({', '.join(contract.given)})")
     elif other := [kind for kind, of in CONTRACTS.items() if data == of.given != contract.given and not of.by_name]:
         given = ", ".join(contract.given)
-        raise ValueError(
-            f"{kind} {name!r} takes ({', '.join(data)}), as a {other[0]} does; a {kind} is given ({given})"
-        )
+        raise UserError(f"{kind} {name!r} takes ({', '.join(data)}), as a {other[0]} does; a {kind} is given ({given})")
 
 
 def _from_source(node: ast.FunctionDef | ast.AsyncFunctionDef) -> Signature:
@@ -443,9 +443,9 @@ def _from_source(node: ast.FunctionDef | ast.AsyncFunctionDef) -> Signature:
 def _refuse(is_async: bool, unnamed: object) -> None:
     """Wrong for a function that cannot be called for its result, or whose settings no config could be checked by."""
     if is_async:
-        raise Wrong("is async, and a run does not await it; write it with def")
+        raise PluginError("is async, and a run does not await it; write it with def")
     if unnamed:
-        raise Wrong("takes *args or **kwargs; name each parameter, so that a config can be checked by it")
+        raise PluginError("takes *args or **kwargs; name each parameter, so that a config can be checked by it")
 
 
 def _plain(node: ast.expr | None) -> Any:
@@ -457,7 +457,7 @@ def _plain(node: ast.expr | None) -> Any:
 
 def _from_function(function: Callable[..., Any]) -> Signature:
     if isinstance(function, functools.partial):
-        raise Wrong("is a functools.partial, which hides its file's constants; write a def that calls the other")
+        raise PluginError("is a functools.partial, which hides its file's constants; write a def that calls the other")
     parameters = inspect.signature(function).parameters.values()
     unnamed = any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters)
     _refuse(inspect.iscoroutinefunction(function), unnamed)

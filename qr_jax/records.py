@@ -13,6 +13,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from qr_jax.errors import UserError
+
 SMALLEST_NORMAL = float(np.finfo(np.float32).tiny)  # 1.2e-38: XLA flushes what is smaller, numpy does not
 
 StopReason = Literal["answered", "no_action", "length", "turns", "context", "fault"]
@@ -162,7 +164,7 @@ def grades(reward_QG, valid_QG, outcome_QG=None, turn_reward_QGT=None, turn_vali
 
     reward_QG = clean(reward_QG)
     if reward_QG.shape != valid_QG.shape or reward_QG.ndim != 2:
-        raise ValueError(f"rewards {reward_QG.shape} and valid {valid_QG.shape} must both be [queries, samples]")
+        raise UserError(f"rewards {reward_QG.shape} and valid {valid_QG.shape} must both be [queries, samples]")
     valid_QG = valid_QG & np.isfinite(reward_QG)
     if outcome_QG is not None:
         outcome_QG = clean(outcome_QG)

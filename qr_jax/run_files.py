@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, BinaryIO
 
 from qr_jax import config, trust
+from qr_jax.errors import UserError
 from qr_jax.settings import few, nearest
 
 
@@ -67,7 +68,7 @@ def check_out(folder: Path) -> None:
     """ValueError where a folder that a command writes into holds a link out of it, a pipe, or what is too large."""
     if strange := [f"\n  {name}: {what}" for name, what in (_strange(folder) if folder.is_dir() else ())]:
         todo = "take that away, or name a new folder"
-        raise ValueError(f"{folder} holds what qr-jax does not write:{''.join(strange)}\n{todo}")
+        raise UserError(f"{folder} holds what qr-jax does not write:{''.join(strange)}\n{todo}")
 
 
 def check_folder(folder: Path, *, allowed: bool, is_run: bool = False) -> None:
@@ -81,7 +82,7 @@ def check_folder(folder: Path, *, allowed: bool, is_run: bool = False) -> None:
     if strange and not trust.noted(text):
         listed = "".join(f"\n  {line}" for line in strange)
         todo = f"take that away; or, where it is your own, allow it from now on: qr-jax report {folder} --trust"
-        raise ValueError(f"{folder} holds what no run writes:{listed}\n{todo}")
+        raise UserError(f"{folder} holds what no run writes:{listed}\n{todo}")
 
 
 def check_there(folder: Path) -> None:
@@ -89,15 +90,15 @@ def check_there(folder: Path) -> None:
     if os.path.isfile(folder / "config.json"):
         return
     if os.path.isdir(folder):
-        raise ValueError(f"{folder} is no run: it has no config.json; `qr-jax runs` lists those that there are")
+        raise UserError(f"{folder} is no run: it has no config.json; `qr-jax runs` lists those that there are")
     if os.path.isfile(folder) and folder.suffix == ".py":
-        raise ValueError(f"{folder} is a config; wanted is a run's folder: qr-jax train {folder} makes one")
+        raise UserError(f"{folder} is a config; wanted is a run's folder: qr-jax train {folder} makes one")
     if os.path.isfile(folder):
         meant = f"; did you mean {folder.parent}?" if config.is_run(folder.parent) else ""
-        raise ValueError(f"{folder} is a file; wanted is a run's folder{meant}")
+        raise UserError(f"{folder} is a file; wanted is a run's folder{meant}")
     beside = [str(file.parent) for file in folder.parent.glob("*/config.json")]
     cure = f" in {Path.cwd()}" * (not folder.is_absolute()) + "; `qr-jax train CONFIG` makes a run, in runs/"
-    raise ValueError(f"there is no folder {folder}{nearest(str(folder), beside) or cure}")
+    raise UserError(f"there is no folder {folder}{nearest(str(folder), beside) or cure}")
 
 
 def check_trained(folder: Path) -> None:
@@ -107,22 +108,22 @@ def check_trained(folder: Path) -> None:
     if file.is_file() and b'"sft/loss"' in next(lines(file), b""):
         found = f"{folder} holds a cold start alone, which drew nothing from a pool"
         todo = f"`qr-jax eval {folder}` scores it, and `qr-jax train` begins with it by train.init={folder} sft.steps=0"
-        raise ValueError(f"{found}; {todo}")
+        raise UserError(f"{found}; {todo}")
 
 
 def check_writable(folder: Path, option: str = "--run") -> None:
     """ValueError where no such folder can be, nor be made; `option` is what names another."""
     there = next(place for place in (folder, *folder.absolute().parents) if os.path.lexists(place))
     if not os.path.isdir(there):
-        raise ValueError(f"{there} is a file; give {option} the name of a folder, which may be new")
+        raise UserError(f"{there} is a file; give {option} the name of a folder, which may be new")
     told = "" if there == folder else f", so {folder} cannot be made"
     told += f"; give {option} a place of your own"
     if not os.access(there, os.W_OK | os.X_OK):
-        raise ValueError(f"you may not write into {there}{told}")
+        raise UserError(f"you may not write into {there}{told}")
     try:  # nobody may in /proc and /sys, whatever their permissions say
         os.rmdir(tempfile.mkdtemp(prefix=".qr_jax_", dir=there))
     except (PermissionError, FileNotFoundError) as error:
-        raise ValueError(f"nothing can be written into {there} ({error.strerror}){told}") from error
+        raise UserError(f"nothing can be written into {there} ({error.strerror}){told}") from error
     except OSError:  # a full disk, say: what is written says so
         pass
 
@@ -132,7 +133,7 @@ def check_empty(folder: Path) -> None:
     held = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     if held:
         other = free(folder.with_name(f"{folder.name}_{number}") for number in itertools.count(2))
-        raise ValueError(f"{folder} already holds {few(held, 3)}; name a new folder, such as {other}")
+        raise UserError(f"{folder} already holds {few(held, 3)}; name a new folder, such as {other}")
 
 
 def free(names: Iterable[Path]) -> Path:
@@ -227,7 +228,7 @@ def lines(path: Path, *, last: int | None = None) -> Iterator[bytes]:
                 return
             count += 1
             if count > most.lines and last is None:
-                raise ValueError(f"{path} has more than {most.lines:,} lines, the most that is read of a run")
+                raise UserError(f"{path} has more than {most.lines:,} lines, the most that is read of a run")
             yield line.removesuffix(b"\n")
 
 

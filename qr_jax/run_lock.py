@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from qr_jax.mistakes import Busy
+from qr_jax.errors import Busy, UserError
 
 NAME = "run.lock"
 MOST_BYTES = 4096  # of what it says of its holder
@@ -85,10 +85,10 @@ def _locked(folder: Path, elsewhere: str) -> IO[bytes] | None:
         other = named(read(folder))
         file.close()
         todo = f"wait for it or end it; or take {elsewhere}"
-        raise ValueError(f"{folder} is being written by {other}: {todo}") from None
+        raise UserError(f"{folder} is being written by {other}: {todo}") from None
     except OSError as error:  # a file system without locks
         file.close()
-        raise ValueError(f"{folder} cannot be locked ({error}); take {elsewhere}, on another disk") from error
+        raise UserError(f"{folder} cannot be locked ({error}); take {elsewhere}, on another disk") from error
     file.close()
     return None
 
@@ -99,11 +99,11 @@ def _opened(path: Path, flags: int, mode: str) -> IO[bytes]:
         file = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
-            raise ValueError(f"{path} is no file but a link, a folder or a pipe; take it away") from error
+            raise UserError(f"{path} is no file but a link, a folder or a pipe; take it away") from error
         raise
     if not stat.S_ISREG(os.fstat(file).st_mode):
         os.close(file)
-        raise ValueError(f"{path} is no file but a pipe or a device; take it away")
+        raise UserError(f"{path} is no file but a pipe or a device; take it away")
     return os.fdopen(file, mode)
 
 

@@ -18,10 +18,22 @@ from typing import Any, Literal
 import numpy as np
 from etils import epath
 
-from qr_jax import bucket, checkpoint, config, metrics_writer, mistakes, plugins, run_files, run_lock, terminal, trust
+from qr_jax import (
+    bucket,
+    checkpoint,
+    config,
+    errors,
+    interrupts,
+    metrics_writer,
+    plugins,
+    run_files,
+    run_lock,
+    terminal,
+    trust,
+)
 from qr_jax.config import Config
+from qr_jax.errors import Busy, UserError
 from qr_jax.lease import Lease
-from qr_jax.mistakes import Busy
 from qr_jax.parallel import compile_cache, memory
 from qr_jax.pool import KINDS
 from qr_jax.processes import alike, hosts
@@ -96,7 +108,7 @@ class Run:
         place = bucket.opened(lives)
         here, there = self.folder.resolve(), Path(place).resolve()
         if "://" not in lives and (here.is_relative_to(there) or there.is_relative_to(here)):
-            raise ValueError(
+            raise UserError(
                 f"train.bucket={lives} and the run's folder {self.folder} lie in one another, so that the run would be "
                 "copied into itself; wanted a place beside it"
             )
@@ -166,7 +178,7 @@ class Run:
             known = self._copy.config()
             if known is None and (self.folder / bucket.CHECKPOINTS).is_dir():
                 todo = "copy the folder there to go on with it (gcloud storage cp -r), or start another run with --run"
-                raise ValueError(f"{self.folder} has checkpoints, and {lives} has no run: {todo}")
+                raise UserError(f"{self.folder} has checkpoints, and {lives} has no run: {todo}")
             if known is not None:
                 self._refuse_another(config.from_json(known), lives)
             if replaced := self._copy.pull():
@@ -199,7 +211,7 @@ class Run:
         if differ := [name for name in every if not name.startswith(may + asked)]:
             todo = "start this run in another folder with --run (and train.bucket)"
             todo += ", or repeat the settings of that run to go on with it"
-            raise ValueError(f"{where} holds a run with other settings ({few(differ, between='; ')}); {todo}")
+            raise UserError(f"{where} holds a run with other settings ({few(differ, between='; ')}); {todo}")
 
     def go_on(
         self, abstract: Any, check: Callable[[dict[str, Any]], None], *, step: int | None = None
@@ -218,7 +230,7 @@ class Run:
             host = self.checkpoints.host(step)
             if host.get("stage") != self.stage:
                 todo = f"give `qr-jax {self.stage}` a folder of its own with --run"
-                raise ValueError(f"{self.folder} holds a run of `qr-jax {host.get('stage')}`; {todo}")
+                raise UserError(f"{self.folder} holds a run of `qr-jax {host.get('stage')}`; {todo}")
             check(host)
             with terminal.phase("reading the checkpoint"):
                 restored = self.checkpoints.restore(step, abstract)
@@ -243,7 +255,7 @@ class Run:
         last = max((int(row.get("step") or 0) for row in metrics_writer.read(self.folder)), default=0)
         if self.stage == "train" and last > self.settings.train.checkpoint_every:  # the first is saved before step 1
             todo = "put the checkpoints back, or begin anew with --restart, which sets the folder aside"
-            raise ValueError(f"{self.folder} has metrics of {last} steps and no whole checkpoint: {todo}")
+            raise UserError(f"{self.folder} has metrics of {last} steps and no whole checkpoint: {todo}")
 
     def _discard_after(self, step: int, host: Mapping[str, Any]) -> None:
         lines = metrics_writer.discard_after(self.folder, host.get("metrics_bytes", 0), self.attempt)
@@ -340,10 +352,10 @@ class Run:
 
         def note(number: int, frame: Any) -> None:
             if number == signal.SIGINT and self.stopped_by == number:
-                os._exit(mistakes.INTERRUPTED)
+                os._exit(errors.INTERRUPTED)
             was_told, self.stopping, self.stopped_by = self.stopping, True, number
             outer = before[number]
-            if callable(outer) and outer not in (signal.default_int_handler, mistakes.interrupt):
+            if callable(outer) and outer not in (signal.default_int_handler, interrupts.interrupt):
                 outer(number, frame)
             elif number == signal.SIGINT:
                 self.say("Ctrl-C: saving and ending; once more ends at once, and what is not saved is made again")
@@ -360,7 +372,7 @@ class Run:
     def end(self) -> SystemExit:
         """What a run that was told to stop raises once it has said so: the exit code of the signal."""
         by_ctrl_c = self.stopped_by == signal.SIGINT
-        by, code = ("Ctrl-C", mistakes.INTERRUPTED) if by_ctrl_c else ("SIGTERM", 128 + signal.SIGTERM)
+        by, code = ("Ctrl-C", errors.INTERRUPTED) if by_ctrl_c else ("SIGTERM", 128 + signal.SIGTERM)
         if hosts.count() == 1:
             with terminal.phase("saving"):
                 self.checkpoints.wait()
@@ -414,7 +426,7 @@ def last_checkpoint(folder: str | Path, step: int | None = None) -> tuple[checkp
     if last is None or not (checkpoints.path(last) / "COMMITTED").exists():
         there = ", ".join(map(str, sorted(checkpoints.steps())))
         has = f"; it has those of steps {there}" if there else " at all: was it killed before its first?"
-        raise ValueError(f"{folder} has no whole checkpoint{'' if step is None else f' of step {step}'}{has}")
+        raise UserError(f"{folder} has no whole checkpoint{'' if step is None else f' of step {step}'}{has}")
     return checkpoints, last
 
 
@@ -443,13 +455,13 @@ def check_shared(path: Path) -> None:
         time.sleep(POLL_S)
     if hosts.any_process(not seen):
         todo = "give --run a folder that all hosts share, or train.bucket=gs://BUCKET/PATH"
-        raise ValueError(f"not all {hosts.count()} processes see {path}, which process 0 made: {todo}")
+        raise UserError(f"not all {hosts.count()} processes see {path}, which process 0 made: {todo}")
 
 
 def set_aside(folder: Path, settings: Config) -> str | None:
     """Rename a run's folder so that the run begins anew, and nothing is lost; the new name, None without a folder."""
     if settings.train.bucket:
-        raise ValueError(f"--restart does not set {settings.train.bucket} aside; give train.bucket another place")
+        raise UserError(f"--restart does not set {settings.train.bucket} aside; give train.bucket another place")
     if not folder.exists():
         return None
     with contextlib.ExitStack() as held:  # nobody takes it before it has its new name

@@ -9,6 +9,8 @@ import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from qr_jax.errors import UserError
+
 BEYOND = 2**63  # whole numbers are below it
 DEEPEST = 32  # levels of a value of no stated type
 RENAMED = {"learner.keep_dead": "learner.keep_zero_variance"}  # settings of version 0.2, and their names now
@@ -62,8 +64,8 @@ def names(row: Iterable[object]) -> str:
     return few([str(name)[:60] for name in row], 12) or "none"
 
 
-def wrong(name: str, found: Any, wanted: Any) -> ValueError:
-    return ValueError(f"{name} is {show(found)} ({type(found).__name__}); wanted {describe(wanted)}")
+def wrong(name: str, found: Any, wanted: Any) -> UserError:
+    return UserError(f"{name} is {show(found)} ({type(found).__name__}); wanted {describe(wanted)}")
 
 
 @functools.cache
@@ -105,7 +107,7 @@ def conform(name: str, value: Any, wanted: Any) -> Any:
 
 def _bounded(name: str, number: int) -> int:
     if abs(number) >= BEYOND:
-        raise ValueError(f"{name} is {show(number)}; wanted a whole number between -2**63 and 2**63")
+        raise UserError(f"{name} is {show(number)}; wanted a whole number between -2**63 and 2**63")
     return number
 
 
@@ -138,18 +140,18 @@ def _dataclass(name: str, value: Any, wanted: Any) -> Any:
     before = f"{name}." if name else ""
     for key in value:
         if key not in hints:
-            raise ValueError(f"unknown setting {before}{key}{nearest(str(key), hints)}")
+            raise UserError(f"unknown setting {before}{key}{nearest(str(key), hints)}")
     for field in dataclasses.fields(wanted):
         if field.default is field.default_factory is dataclasses.MISSING and field.name not in value:
             what = f"{name or 'config'} is {show(value)}, without {field.name!r}"
-            raise ValueError(f"{what}; wanted {before}{field.name}, {describe(hints[field.name])}")
+            raise UserError(f"{what}; wanted {before}{field.name}, {describe(hints[field.name])}")
     return wanted(**{key: conform(before + key, item, hints[key]) for key, item in value.items()})
 
 
 def _plain_value(name: str, value: Any) -> Any:
     """A plug-in's setting of no stated type: a scalar, or a list, mapping or plug-in of them."""
     if name.count(".") + name.count("[") > DEEPEST:  # each level adds to the name
-        raise ValueError(f"{name[:60]}... is nested more than {DEEPEST} deep; no setting is")
+        raise UserError(f"{name[:60]}... is nested more than {DEEPEST} deep; no setting is")
     if type(value) is int:
         return _bounded(name, value)
     if value is None or type(value) in (bool, str):
@@ -165,7 +167,7 @@ def _plain_value(name: str, value: Any) -> Any:
             return _dataclass(name, value, Use)
         return {key: _plain_value(f"{name}.{key}", item) for key, item in value.items()}
     found = f"{name} is {show(value)} ({type(value).__name__})"
-    raise ValueError(f"{found}; wanted none, true, false, a finite number, text, or a list of them")
+    raise UserError(f"{found}; wanted none, true, false, a finite number, text, or a list of them")
 
 
 def read(name: str, text: str, wanted: Any) -> Any:

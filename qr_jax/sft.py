@@ -15,6 +15,7 @@ import numpy as np
 
 from qr_jax import assemble, checkpoint, checks, config, dialect, runs, terminal
 from qr_jax.config import Config, use
+from qr_jax.errors import Interrupted, UserError
 from qr_jax.learning import learner, pack
 from qr_jax.parallel import mesh as meshes
 from qr_jax.processes import hosts
@@ -22,7 +23,7 @@ from qr_jax.queries import sources, unchanged
 from qr_jax.queries.traces import answers_an_act
 from qr_jax.records import Episode, Say, SearchFunction, Stop, Trace, Turn, grades
 from qr_jax.rollout import compiles, reading, tools
-from qr_jax.rollout.engine import Engine, EpisodeState, Interrupted
+from qr_jax.rollout.engine import Engine, EpisodeState
 from qr_jax.step.beside import beside, run_interruptible
 
 
@@ -97,7 +98,7 @@ def demonstrations(settings: Config, agent: assemble.Agent, search: SearchFuncti
     reasons = "".join(f"; {len(ids)} left out: {reason} (first {ids[0]!r})" for reason, ids in left_out.items())
     say(f"cold start: {len(kept)} expert traces{reasons}")
     if not kept:
-        raise ValueError(f"no expert trace can be trained on{reasons}")
+        raise UserError(f"no expert trace can be trained on{reasons}")
     return kept
 
 
@@ -217,7 +218,7 @@ def _step(
         state, metrics = trainer.train_step(state, batch)
     metrics = jax.device_get(metrics)
     if not metrics["finite"]:
-        raise ValueError("the cold start's gradient is not finite; lower sft.lr or check the model's weights")
+        raise UserError("the cold start's gradient is not finite; lower sft.lr or check the model's weights")
     return state, {
         "sft/loss": float(metrics["loss"]),
         "sft/grad_norm": float(metrics["grad_norm"]),

@@ -25,30 +25,25 @@ from typing import Any
 import jax
 import numpy as np
 
-from qr_jax import begin, ending, evaluate, figures, metrics_writer, plugins, pool, runs, terminal
+from qr_jax import begin, ending, errors, evaluate, figures, metrics_writer, plugins, pool, runs, terminal
 from qr_jax.config import BUDGETS, Config, Evaluation, Train
+from qr_jax.errors import FailsAgain, GuardStop, Interrupted, Outage, ServiceDown, UserError
 from qr_jax.evaluation import last_evaluation
 from qr_jax.evaluation.complete import is_incomplete
 from qr_jax.learning import learner, pack
 from qr_jax.parallel import memory
 from qr_jax.processes import hosts
 from qr_jax.rollout import compiles
-from qr_jax.rollout.engine import Interrupted, Statistics
+from qr_jax.rollout.engine import Statistics
 from qr_jax.step import batch, drawing, grading, guards, outage, rollout_and_grade, telling
 from qr_jax.step import runtime as runtimes
 from qr_jax.step.beside import beside
-from qr_jax.step.outage import Outage, Repeated, ServiceDown
 from qr_jax.step.run_state import RunState, advanced
 from qr_jax.step.runtime import Runtime
 from qr_jax.step.telling import StepRecord, StepTimings, UpdateResult
 
 TABLE = 10  # steps of a table with --verbose
 STARVED = 5  # steps over which a pool is seen to starve
-FALLEN = 4  # exit code of a run that a guard stopped; a supervisor does not start it again
-
-
-class GuardStop(Exception):
-    """A guard stops the run (guards.act=stop)."""
 
 
 def train(settings: Config, folder: str | Path, *, say: Callable[[str], None] = terminal.say) -> dict[str, Any]:
@@ -75,13 +70,13 @@ def train(settings: Config, folder: str | Path, *, say: Callable[[str], None] = 
     except Outage as error:
         todo = "start the same command again when it is back"
         say(f"ended by an outage: {error}. Saved after its last whole step; {todo}")
-        raise SystemExit(outage.CODE) from None
-    except Repeated as error:
+        raise SystemExit(errors.SERVICE_DOWN) from None
+    except FailsAgain as error:
         say(f"ended: {error}. Saved after its last whole step; when that is mended, the same command goes on")
-        raise SystemExit(outage.CODE) from None
+        raise SystemExit(errors.SERVICE_DOWN) from None
     except GuardStop as alarm:
         say(f"stopped by a guard: {alarm}. The same command goes on all the same; or lower learner.lr in another run")
-        raise SystemExit(FALLEN) from None
+        raise SystemExit(errors.GUARD_STOP) from None
     finally:
         run.close()
 
@@ -102,7 +97,7 @@ def _loop(runtime: Runtime, state: learner.State, run_state: RunState, step: int
             except ServiceDown as down:
                 lost = outage.wait(runtime, down, step, lost)
                 continue
-        except (Interrupted, Outage, Repeated):
+        except (Interrupted, Outage, FailsAgain):
             runtime.save(step, state, run_state)
             raise
         except Exception as error:
@@ -118,7 +113,7 @@ def _loop(runtime: Runtime, state: learner.State, run_state: RunState, step: int
         if int(state.skipped) >= settings.learner.max_nonfinite:
             if not int(state.updates):
                 first, loss = f"none of the first {int(state.skipped)} updates was finite", settings.learner.loss.name
-                raise ValueError(f"{first}; look at loss {loss!r}, or lower learner.lr")
+                raise UserError(f"{first}; look at loss {loss!r}, or lower learner.lr")
             state, run_state, step = begin.roll_back(runtime, run_state, "updates were not finite")
             continue
         run_state, raised = watched(runtime, state, run_state, step, row)

@@ -21,6 +21,7 @@ from typing import Any
 
 from qr_jax import plugins
 from qr_jax.config import Config, Data, chosen_plugins
+from qr_jax.errors import UserError
 from qr_jax.interfaces import CONTRACTS
 from qr_jax.queries import official
 from qr_jax.settings import Use, plain
@@ -76,7 +77,7 @@ def admit(
     missing = [wish for wish in wishes(asked) if wish.option not in given]
     if missing:
         listed = "".join(f"\n  {wish.text}" + (f": {wish.option}" if wish.option else "") for wish in missing)
-        raise ValueError(
+        raise UserError(
             f"{where} was not made here, and asks for what may do harm:{listed}\n"
             "allow what you trust, each by its option, or all of it, from now on, with --trust"
         )

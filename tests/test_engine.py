@@ -38,6 +38,7 @@ from rollouts import (
 
 from qr_jax import assemble, checks, config, plugins, pool, terminal
 from qr_jax.config import load
+from qr_jax.errors import Interrupted
 from qr_jax.kept_thread import KeptThread
 from qr_jax.models.hf import load_tokenizer
 from qr_jax.overrides import override
@@ -46,7 +47,7 @@ from qr_jax.records import Passage, Query, Say, Search, Stop, grades
 from qr_jax.rewards.exact_match import exact_match
 from qr_jax.rollout import cache as caches
 from qr_jax.rollout import compiles, slot_scheduler
-from qr_jax.rollout.engine import PURPOSES, Engine, Interrupted, _Rollout
+from qr_jax.rollout.engine import PURPOSES, Engine, _Rollout
 from qr_jax.rollout.live import EpisodeState
 
 FIXTURES = Path(__file__).parent / "fixtures"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from killed_run import tiny
 
-from qr_jax import metrics_writer, train
+from qr_jax import errors, metrics_writer, train
 from qr_jax.config import Guards
 from qr_jax.runs import last_checkpoint
 from qr_jax.step import guards
@@ -87,7 +87,7 @@ def test_stop_saves_the_step_and_ends_with_an_exit_code_of_its_own(tmp_path, mon
     go, said = run(tmp_path, monkeypatch, "stop", alarms_at={3})
     with pytest.raises(SystemExit) as ended:
         go()
-    assert ended.value.code == train.FALLEN == 4
+    assert ended.value.code == errors.GUARD_STOP == 4
     assert last_checkpoint(tmp_path / "run")[1] == 3 and "stopped by a guard: it fell" in said[-1]
     go()  # the same command goes on: the alarm was told
     assert last_checkpoint(tmp_path / "run")[1] == 5

@@ -24,7 +24,7 @@ from killed_run import tiny
 from loopback_bucket import led_there
 from same_runs import differences, lines
 
-from qr_jax import assemble, begin, checkpoint, committed, config, metrics_writer, pool, runs, terminal
+from qr_jax import assemble, begin, checkpoint, committed, config, errors, metrics_writer, pool, runs, terminal
 from qr_jax import train as driver
 from qr_jax.config import use
 from qr_jax.learning import learner
@@ -287,7 +287,7 @@ def test_the_evaluation_before_a_cold_start_that_is_interrupted_is_made_once(tmp
         return measure(*positional, **named)
 
     def interrupted(*positional, **named):
-        raise engine.Interrupted
+        raise errors.Interrupted
 
     monkeypatch.setattr(driver.evaluate, "measure", counted)
     monkeypatch.setattr(driver.begin, "sft", interrupted)

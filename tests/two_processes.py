@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from qr_jax import bucket, config, mistakes, pool, runs
+from qr_jax import bucket, config, errors, pool, runs
 from qr_jax.checkpoint import Checkpoints, discard_after, next_attempt
 from qr_jax.learning.reduce import token_weights
 from qr_jax.parallel import mesh
@@ -88,7 +88,7 @@ def check_errors_of_the_first(me: int) -> None:
     ):
         with pytest.raises(kinds[me]) as found:
             hosts.by_first(function)
-        assert (found.type, mistakes.is_of_asking(found.value)) == (kinds[me], is_of_asking)
+        assert (found.type, isinstance(found.value, errors.UserError)) == (kinds[me], is_of_asking)
         assert me == 0 or str(found.value).startswith("process 0: ")
 
 
@@ -190,7 +190,7 @@ def check_alike(me: int, folder: str) -> None:
         ValueError, match=r"process 1 was started with other settings .*\(seed: 0 there, 1 here\)"
     ) as found:
         runs.Run(f"{folder}/unlike", replace(here, seed=me), stage="train")
-    assert mistakes.is_of_asking(found.value) and not Path(f"{folder}/unlike/config.json").exists()
+    assert isinstance(found.value, errors.UserError) and not Path(f"{folder}/unlike/config.json").exists()
     with (
         pytest.MonkeyPatch.context() as patch,
         pytest.raises(ValueError, match=r"other code \(a 1\) than process 0 \(a 0\)"),

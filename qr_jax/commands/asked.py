@@ -8,6 +8,7 @@ from typing import Any
 
 from qr_jax import terminal
 from qr_jax.commands.options import admit, load
+from qr_jax.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ def asked(arguments: argparse.Namespace, *, retriever: str | None = None, needs:
 
     packages, run = None, arguments.run if configs.is_run(arguments.run) else None
     if run and arguments.config:
-        raise ValueError(f"{run} is a run and is asked by its own config; change it with setting=value")
+        raise UserError(f"{run} is a run and is asked by its own config; change it with setting=value")
     if run is None:
         _refuse_no_model(arguments.run)
     if run:
@@ -51,15 +52,13 @@ def asked(arguments: argparse.Namespace, *, retriever: str | None = None, needs:
     else:
         question = getattr(arguments, "question", "")
         if os.path.isdir(question):
-            raise ValueError(f"{question} is a folder, and stands in the question's place: it comes first")
+            raise UserError(f"{question} is a folder, and stands in the question's place: it comes first")
         config = _of_model(arguments.run)
     if retriever not in (None, config.retriever.name):
         config = replace(config, retriever=configs.use(str(retriever)))
     for name, _ in pairs(arguments.overrides):
         if name.split(".")[-1] in elsewhere.BATCHES:
-            raise ValueError(
-                f"unknown setting {name}: it is rollout.slots here, how many sequences are written at once"
-            )
+            raise UserError(f"unknown setting {name}: it is rollout.slots here, how many sequences are written at once")
     config = override(config, arguments.overrides)
     if not run and not arguments.config:
         _check_given(config, arguments, needs)
@@ -74,7 +73,7 @@ def asked(arguments: argparse.Namespace, *, retriever: str | None = None, needs:
         meant = (
             "a run's files are meant from the folder in which it was started: go there, or name them (data.eval=FILE)"
         )
-        raise ValueError(f"{error}\n{meant}" if run and LOOKED_FOR in str(error) else str(error)) from error
+        raise UserError(f"{error}\n{meant}" if run and LOOKED_FOR in str(error) else str(error)) from error
     return Asked(config, run, packages)
 
 
@@ -94,9 +93,9 @@ def _of_model(folder: Path) -> Any:
     from qr_jax.models import hf
 
     if folder.is_dir() and not (folder / "config.json").is_file():
-        raise ValueError(f"{folder} is no run and no model: it has no config.json; `qr-jax runs` lists the runs")
+        raise UserError(f"{folder} is no run and no model: it has no config.json; `qr-jax runs` lists the runs")
     if not folder.exists() and configs.is_run(run := Path("runs") / folder):
-        raise ValueError(f"there is no folder {folder}; did you mean {run}?")
+        raise UserError(f"there is no folder {folder}; did you mean {run}?")
     return suite.default_config(str(folder), hf.shape(hf.resolve(str(folder))).context_tokens)
 
 
@@ -108,7 +107,7 @@ def _check_given(config: Any, arguments: argparse.Namespace, needs: tuple[str, .
     wanted = [name for name in needs if name != "corpus" or plugins.wants_corpus(config.retriever)]
     missing = [f"data.{name}=FILE" for name in wanted if f"data.{name}" not in typed]
     if missing:
-        raise ValueError(
+        raise UserError(
             f"{arguments.run} is a model without a run, and has neither questions nor passages: give "
             f"{' and '.join(missing)} (or retriever=NAME with its settings; env=... where it was not trained in "
             "search_r1), or --config FILE, the config it was trained by"

@@ -7,6 +7,7 @@ from typing import Any
 from qr_jax import terminal
 from qr_jax.commands.asked import Asked, add_asked, asked
 from qr_jax.commands.options import add_json, add_trust, show, start, whole
+from qr_jax.errors import UserError
 
 # Options of `eval` that only one of its two ways takes: a run over its own questions, or anything over a suite.
 OWN_ONLY = ("questions", "world_seed")
@@ -59,7 +60,7 @@ def _eval(arguments: argparse.Namespace) -> int:
     wrong = [name for name in (OWN_ONLY if arguments.suite else SUITE_ONLY) if getattr(arguments, name) is not None]
     if wrong:
         options = ", ".join(f"--{name.replace('_', '-')}" for name in wrong)
-        raise ValueError(f"{options} cannot be given {'with' if arguments.suite else 'without'} --suite")
+        raise UserError(f"{options} cannot be given {'with' if arguments.suite else 'without'} --suite")
     if arguments.suite:
         return _suite(arguments)
     subject = _subject(arguments, "eval", "corpus")
@@ -81,9 +82,9 @@ def _suite(arguments: argparse.Namespace) -> int:
 
     suite.sets(arguments.suite)
     if (arguments.judge is None) != (arguments.judge_model is None):
-        raise ValueError("--judge URL and --judge-model NAME go together; only one was given")
+        raise UserError("--judge URL and --judge-model NAME go together; only one was given")
     if arguments.judge_leave_out and not arguments.judge:
-        raise ValueError("--judge-leave-out says what a judge is not sent; give --judge URL too")
+        raise UserError("--judge-leave-out says what a judge is not sent; give --judge URL too")
     subject = _subject(arguments)
     suite.files(arguments.suite, searched=False)  # what the corpora lack is seen with the questions
     part = arguments.split or suite.part(arguments.suite)
@@ -124,5 +125,5 @@ def _cost(arguments: argparse.Namespace, subject: Asked, part: Any) -> dict[str,
 def _subject(arguments: argparse.Namespace, *needs: str) -> Asked:
     subject = asked(arguments, retriever=arguments.retriever, needs=needs)
     if arguments.step is not None and not subject.run:
-        raise ValueError(f"--step names a run's checkpoint, and {arguments.run} is no run of ours")
+        raise UserError(f"--step names a run's checkpoint, and {arguments.run} is no run of ours")
     return subject

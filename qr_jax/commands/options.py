@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from qr_jax import terminal
+from qr_jax.errors import UserError
 
 # What Python raises for a JSON value of another kind than was written.
 NOT_AS_WRITTEN = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, AssertionError, RecursionError)
@@ -51,18 +52,18 @@ def load(arguments: argparse.Namespace, path: str, typed: Sequence[str]) -> tupl
 @contextmanager
 def reading(where: Any) -> Iterator[None]:
     """Within, what a run's files hold and this program does not write is a ValueError that says where it was met."""
-    from qr_jax import mistakes
+    from qr_jax import interrupts
 
     try:
         yield
     except NOT_AS_WRITTEN as error:
-        if mistakes.is_of_asking(error):
+        if isinstance(error, UserError):
             raise
         frames = traceback.extract_tb(error.__traceback__)
-        ours = [frame for frame in frames if mistakes.PACKAGE in Path(frame.filename).resolve().parents]
+        ours = [frame for frame in frames if interrupts.PACKAGE in Path(frame.filename).resolve().parents]
         place = f"{Path(ours[-1].filename).name}:{ours[-1].lineno}"
         told = f"{type(error).__name__}: {error}"[:200]
-        raise ValueError(f"{where} holds what qr-jax does not write ({told}, in {place})") from error
+        raise UserError(f"{where} holds what qr-jax does not write ({told}, in {place})") from error
 
 
 def add_run(command: argparse.ArgumentParser, *, several: bool = False) -> None:
@@ -111,17 +112,17 @@ def check_out(file: Path | None, begins: bytes) -> None:
     if not file:
         return
     if file.is_dir():
-        raise ValueError(f"{file} is a folder; give --out the name of a file, which may be new")
+        raise UserError(f"{file} is a folder; give --out the name of a file, which may be new")
     if not file.parent.is_dir():
-        raise ValueError(f"there is no folder {file.parent} to write {file.name} into; make it first")
+        raise UserError(f"there is no folder {file.parent} to write {file.name} into; make it first")
     if file.is_symlink() and (file.is_file() or not file.exists()):
-        raise ValueError(f"{file} is a link to {file.readlink()}; give --out the name of a file of its own")
+        raise UserError(f"{file} is a link to {file.readlink()}; give --out the name of a file of its own")
     if file.exists() and not file.is_file():
-        raise ValueError(f"{file} is a pipe or a device; give --out the name of a file, which may be new")
+        raise UserError(f"{file} is a pipe or a device; give --out the name of a file, which may be new")
     if file.is_file():
         with file.open("rb") as there:
             if there.read(len(begins)) not in (begins, b""):
-                raise ValueError(f"{file} is there and is no earlier one of this command's; give --out another name")
+                raise UserError(f"{file} is there and is no earlier one of this command's; give --out another name")
     run_files.check_writable(file.parent, "--out")
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from qr_jax import terminal
 from qr_jax.commands.options import add_json, port, show, whole
+from qr_jax.errors import UserError
 from qr_jax.settings import Use
 
 PROTOCOLS = ("search_r1", "skyrl", "flashrag", "r1_searcher", "deepresearchgym")  # those of retrieval/protocols.py
@@ -73,7 +74,7 @@ def chosen_retriever(name: str, typed: Sequence[str]) -> Use:
 
     for word in typed:
         if word.startswith("--") and "=" not in word:
-            raise ValueError(f"there is no option {word}; a setting of the retriever is written NAME=VALUE")
+            raise UserError(f"there is no option {word}; a setting of the retriever is written NAME=VALUE")
     words = [word if word.startswith("retriever.") else f"retriever.{word}" for word in typed]
     return override(_Chosen(Use(name)), words).retriever
 
@@ -125,11 +126,11 @@ def _open(
     make = plugins.bind("retriever", chosen)
     corpus = plugins.signature("retriever", chosen.name).settings.get("corpus")
     if access and not files:
-        raise ValueError("--access gives passages of a corpus: name its files with --corpus")
+        raise UserError("--access gives passages of a corpus: name its files with --corpus")
     if files and not plugins.wants_corpus(chosen):
-        raise ValueError(f"the retriever {chosen.name!r} has passages of its own: leave --corpus out")
+        raise UserError(f"the retriever {chosen.name!r} has passages of its own: leave --corpus out")
     if not files and corpus is not None and corpus.required:
-        raise ValueError(f"the retriever {chosen.name!r} searches a corpus: name its files with --corpus")
+        raise UserError(f"the retriever {chosen.name!r} searches a corpus: name its files with --corpus")
     if not files:
         return make(), {"retriever": chosen.name}, None, []
     passages = readers.read_passages(",".join(files))

@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from qr_jax import mistakes, terminal
+from qr_jax import terminal
 from qr_jax.commands import options
 from qr_jax.commands.asked import add_asked, asked
+from qr_jax.errors import UserError
 
 LEAVES = ("exit", "quit")  # what ends `chat`, as Ctrl-D does
 
@@ -54,12 +55,12 @@ def _runs(arguments: argparse.Namespace) -> int:
 
 def _ask(arguments: argparse.Namespace) -> int:
     if arguments.question is None and not os.path.isdir(arguments.run):
-        raise ValueError(
+        raise UserError(
             f"no run is named to ask {str(arguments.run)!r}: qr-jax ask RUN QUESTION; `qr-jax runs` lists them"
         )
     question = arguments.question or ""
     if not question.strip():
-        raise ValueError("the question is empty; give one in quotes, behind the run")
+        raise UserError("the question is empty; give one in quotes, behind the run")
     answerer = _opened(arguments)
     _answer(answerer, question, arguments.json)
     return 0
@@ -75,7 +76,7 @@ def _chat(arguments: argparse.Namespace) -> int:
         try:
             _answer(answerer, question.strip(), arguments.json)
         except ValueError as error:  # of this question alone, one that is too long for the context, say
-            if not mistakes.is_of_asking(error):
+            if not isinstance(error, UserError):
                 raise
             terminal.say(f"error: {error}")
     if question is None:
@@ -127,7 +128,7 @@ def _episode_json(episode: Any) -> dict[str, Any]:
 
 def _export(arguments: argparse.Namespace) -> int:
     if arguments.hf.exists() and not arguments.hf.is_dir():
-        raise ValueError(f"{arguments.hf} is a file; --hf wants a new folder")
+        raise UserError(f"{arguments.hf} is a file; --hf wants a new folder")
     from qr_jax import run_files
 
     run_files.check_writable(arguments.hf, "--hf")

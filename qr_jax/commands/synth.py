@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qr_jax import mistakes, terminal
+from qr_jax import interrupts, terminal
 from qr_jax.commands.options import show, whole
 from qr_jax.settings import Use
 from qr_jax.synth.card import PAPER_DOCUMENTS, PAPER_MIX
@@ -104,7 +104,7 @@ def _synth(arguments: argparse.Namespace) -> int:
     )
     given = {name: getattr(arguments, name) for name in (*names, "against")}
     asked = run.Asked(**given, env=chosen.env, retriever=chosen.retriever, bounds=bounds)
-    with mistakes.hearing_sigterm():
+    with interrupts.hearing_sigterm():
         found = run.run(asked, terminal.say)
     show(found, arguments.json, card.told)
     files = f"data.train={arguments.out}/questions.jsonl data.traces={arguments.out}/traces.jsonl"

@@ -9,6 +9,7 @@ from typing import Any
 
 from qr_jax import terminal
 from qr_jax.commands import options
+from qr_jax.errors import UserError
 
 QUICKSTART = "configs/quickstart.py"  # of the package where there is no checkout
 GOES_ON = "or the folder of a config.json (which goes on there)"
@@ -67,7 +68,7 @@ def _refuse_folder(folder: Path) -> None:
         return
     there = sorted(folder.iterdir()) if os.path.isdir(folder) else []
     if others := [path.name for path in there if not (path.match(".*") or path.suffix in LOGS or path.name in BEGUN)]:
-        raise ValueError(
+        raise UserError(
             f"{folder} is no run, and holds {few(others, 3)}; give --run a new folder, as in {folder / 'run'}"
         )
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from qr_jax import dialect
+from qr_jax.errors import UserError
 from qr_jax.records import Query, Say, Search, Stop, Turn
 
 STOP = ("</search>", "</answer>")
@@ -84,7 +85,7 @@ def _action(text: str) -> dialect.Block | None:
 def _question(query: Query, prompt: str | None, think: bool) -> str:
     template = PROMPT.replace("{think}", THINK if think else "") if prompt is None else prompt
     if "{question}" not in template:
-        raise ValueError(f"the prompt of search_r1 has no {{question}} to put the question in: {template!r}")
+        raise UserError(f"the prompt of search_r1 has no {{question}} to put the question in: {template!r}")
     return dialect.fill(template, {"question": dialect.neutralise(query.question.strip())})
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from qr_jax import dialect
+from qr_jax.errors import UserError
 from qr_jax.records import Query, Say, Search, Stop, Turn
 
 PARALLEL = 3  # searches of one tool call (the paper's agent)
@@ -134,7 +135,7 @@ def _action(text: str) -> tuple[str | None, tuple[str, ...], int] | None:
 
 
 def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is not JSON")
+    raise UserError(f"{constant} is not JSON")
 
 
 # Not strict: a text may hold line breaks, and a number is read as it is written.
@@ -188,7 +189,7 @@ def _texts(value: Any) -> list[str]:
         return [text for item in value for text in _texts(item)]
     if value is None or isinstance(value, str):
         return [value] if value and value.strip() else []
-    raise ValueError(f"{type(value).__name__} is no query")
+    raise UserError(f"{type(value).__name__} is no query")
 
 
 def _decoded(value: Any) -> Any:
@@ -199,7 +200,7 @@ def _decoded(value: Any) -> Any:
 def _only(values: list[Any]) -> Any:
     """Return the one value that is given, however often; ValueError where there is none, or two."""
     if not values or any(value != values[0] for value in values):
-        raise ValueError(f"{len(values)} values; wanted one")
+        raise UserError(f"{len(values)} values; wanted one")
     return values[0]
 
 
@@ -218,7 +219,7 @@ def _schema(max_queries: int) -> Mapping[str, object]:
 
 def _question(query: Query, prompt: str, max_queries: int) -> str:
     if "{question}" not in prompt:
-        raise ValueError(f"the prompt of tool_call has no {{question}} to put the question in: {prompt!r}")
+        raise UserError(f"the prompt of tool_call has no {{question}} to put the question in: {prompt!r}")
     values = {"question": dialect.neutralise(query.question.strip()), "max_queries": max_queries}
     return dialect.fill(prompt, values)
 

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from qr_jax import assemble, run_files, run_lock, terminal, trust
 from qr_jax.config import Config
+from qr_jax.errors import UserError
 from qr_jax.evaluation import manifest, subject, suite
 from qr_jax.evaluation.judge import Judge, of_rows
 from qr_jax.queries import readers
@@ -128,10 +129,10 @@ def _go_on(folder: Path, about: Mapping[str, Any]) -> None:
         if differ:
             other = f"another evaluation (the first is the folder's, the second asked for: {'; '.join(differ)})"
             todo = "name another folder with --out, or repeat that evaluation's settings"
-            raise ValueError(f"{folder} holds answers of {other}; {todo}")
+            raise UserError(f"{folder} holds answers of {other}; {todo}")
         return
     if (folder / FILE).exists():
-        raise ValueError(f"{folder} holds answers without a manifest; name another folder with --out")
+        raise UserError(f"{folder} holds answers without a manifest; name another folder with --out")
     folder.mkdir(parents=True, exist_ok=True)
     _write_json(file, about)
 
@@ -139,7 +140,7 @@ def _go_on(folder: Path, about: Mapping[str, Any]) -> None:
 def _manifest(file: Path) -> dict[str, Any]:
     found = None if run_files.wrong(file) else _parsed(file.read_bytes())
     if not isinstance(found, dict):
-        raise ValueError(f"{file} is no manifest of an evaluation; name another folder with --out, or take that away")
+        raise UserError(f"{file} is no manifest of an evaluation; name another folder with --out, or take that away")
     return found
 
 
@@ -167,7 +168,7 @@ def _found(folder: Path, digest: str, trusted_samples: int | None, say: Say) -> 
     if not file.exists():
         return []
     if what := run_files.wrong(file):
-        raise ValueError(f"{file} is {what}; name another folder with --out, or take that away")
+        raise UserError(f"{file} is {what}; name another folder with --out, or take that away")
     lines = [_parsed(line) for line in run_files.lines(file)]
     own = [trust.is_sealed(row, digest) for row in lines]
     rows = [row for row, ours in zip(lines, own, strict=True) if ours or _is_row(row, trusted_samples)]

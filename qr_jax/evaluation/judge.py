@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from qr_jax import run_files, trust
+from qr_jax.errors import UserError
 from qr_jax.evaluation.complete import COMPLETE
 from qr_jax.evaluation.manifest import sha256
 from qr_jax.records import Query
@@ -155,7 +156,7 @@ class Judge:
             header = key_header(self.url, self.key_env)
             self._endpoint = ChatEndpoint(self.url, once, header, leave_out=self.leave_out, key_env=self.key_env)
         except ValueError as error:
-            raise ValueError(f"the judge: {error}") from error
+            raise UserError(f"the judge: {error}") from error
         self.url = self._endpoint.url
         self._crew = Crew(self.at_once)
         self.reread()
@@ -213,7 +214,7 @@ class Judge:
         """Take in what others have added to the cache's file."""
         with self._lock:
             if self.cache.exists() and (what := run_files.wrong(self.cache)):
-                raise ValueError(f"{self.cache} is {what}; take it away, or name another file of verdicts")
+                raise UserError(f"{self.cache} is {what}; take it away, or name another file of verdicts")
             if self.cache.exists() and self.cache.stat().st_size != self._size:
                 self._known |= _read_cache(self.cache, self.sealed)
                 self._size = self.cache.stat().st_size
@@ -312,9 +313,9 @@ def verdict(response: Any, prompt: Prompt = CORRECT, judged: str = "") -> bool |
         refused, ended = message.get("refusal"), choice.get("finish_reason")
         content = refused or message_text(message["content"])
     except (LookupError, TypeError, AttributeError, ValueError) as error:
-        raise ValueError(f"no chat completion of one choice, but {redact(str(response))[:200]!r}") from error
+        raise UserError(f"no chat completion of one choice, but {redact(str(response))[:200]!r}") from error
     if refused or ended in CUT_OFF:
-        raise ValueError(f"the completion ended by {redact(str(refused or ended))[:100]!r}; wanted a whole one")
+        raise UserError(f"the completion ended by {redact(str(refused or ended))[:100]!r}; wanted a whole one")
     said, alone = _verdicts(content, prompt)
     quoted = [] if alone else [word for words in _verdicts(judged, prompt)[0] for word in words]
     if said and quoted and all(is_allowed(word, prompt) for words in said for word in words):
@@ -323,7 +324,7 @@ def verdict(response: Any, prompt: Prompt = CORRECT, judged: str = "") -> bool |
     if said and len(said[-1]) == 1 and is_allowed(said[-1][0], prompt) and said[-1][0] not in quoted:
         return said[-1][0]
     wanted = " or ".join(json.dumps({prompt.verdict: word}) for word in prompt.allowed)
-    raise ValueError(f"the verdict is {redact(str(content))[:100]!r}; wanted {wanted}")
+    raise UserError(f"the verdict is {redact(str(content))[:100]!r}; wanted {wanted}")
 
 
 def _verdicts(text: str, prompt: Prompt) -> tuple[list[list[Any]], bool]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from qr_jax.config import Config
+from qr_jax.errors import UserError
 from qr_jax.evaluation.manifest import differences, manifest
 from qr_jax.records import Query
 from qr_jax.settings import few
@@ -40,7 +41,7 @@ def read(folder: str | Path) -> dict[str, Any]:
     path = Path(folder) / FILE
     if not path.is_file():
         todo = f"let `qr-jax train {Path(folder) / 'config.json'}` go on with it, which evaluates at its end"
-        raise ValueError(f"{folder} has no {FILE}, in which a finished run keeps each question's result; {todo}")
+        raise UserError(f"{folder} has no {FILE}, in which a finished run keeps each question's result; {todo}")
     return json.loads(path.read_text(encoding="utf-8"))
 
 

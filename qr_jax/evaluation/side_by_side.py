@@ -10,6 +10,7 @@ import numpy as np
 
 from qr_jax import run_files
 from qr_jax.columns import aligned
+from qr_jax.errors import UserError
 from qr_jax.evaluation import suite
 from qr_jax.evaluation.bootstrap import picks
 from qr_jax.evaluation.last_evaluation import unlike
@@ -31,15 +32,15 @@ def paired_scores(folders: Sequence[Path]) -> dict[str, Any]:
     retriever, prompt, decoding or judge.
     """
     if len({folder.resolve() for folder in folders}) < len(folders) or len(folders) < 2:
-        raise ValueError(f"{len(folders)} folders were given; wanted two or more scores of a suite, each once")
+        raise UserError(f"{len(folders)} folders were given; wanted two or more scores of a suite, each once")
     lacks = [str(folder) for folder in folders if not is_suite(folder)]
     if lacks:
-        raise ValueError(f"{', '.join(lacks)} have no {FILE}: scores of a suite stand beside scores of a suite only")
+        raise UserError(f"{', '.join(lacks)} have no {FILE}: scores of a suite stand beside scores of a suite only")
     scored = [json.loads((folder / FILE).read_text(encoding="utf-8")) for folder in folders]
     names = [str(folder) for folder in folders]
     asked_how = [{"suite": score["suite"], **score["manifest"]} for score in scored]
     if differ := unlike(zip(names, asked_how, strict=True)):
-        raise ValueError(f"these were not asked alike and are not compared: {' | '.join(differ)}")
+        raise UserError(f"these were not asked alike and are not compared: {' | '.join(differ)}")
     rows = [_rows(folder) for folder in folders]
     sets, gaps, drawn = {}, [], []
     for number, name in enumerate(suite.sets(scored[0]["suite"])):

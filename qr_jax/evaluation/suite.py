@@ -18,6 +18,7 @@ import numpy as np
 from qr_jax import answers
 from qr_jax.columns import aligned
 from qr_jax.config import Config, Evaluation, Learner, Model, Rollout, use
+from qr_jax.errors import UserError
 from qr_jax.evaluation.bootstrap import picks
 from qr_jax.evaluation.complete import COMPLETE, INCOMPLETE
 from qr_jax.evaluation.groups import group_names
@@ -46,7 +47,7 @@ Verdict = Callable[[str, Sequence[str], str | None], bool | None]  # None: the j
 def sets(name: str) -> Mapping[str, str]:
     """The suite's sets, each with its corpus. ValueError for a name that is no suite's."""
     if name not in SUITES:
-        raise ValueError(f"there is no suite {name!r}; there are: {', '.join(SUITES)}")
+        raise UserError(f"there is no suite {name!r}; there are: {', '.join(SUITES)}")
     return SUITES[name]
 
 
@@ -127,11 +128,11 @@ def _paper_set(query: Query) -> str:
     return PAPER_SETS.get(source, source)
 
 
-def _none(name: str, missing: Mapping[str, str]) -> ValueError:
+def _none(name: str, missing: Mapping[str, str]) -> UserError:
     """A line a set, and once what to do."""
     lines = [f"\n  {set_name}: {why.removesuffix(f'; {readers.NAME_FILES}')}" for set_name, why in missing.items()]
     cure = f"{readers.NAME_DATA}; it is {readers.data_folder()} now"
-    return ValueError(f"no set of the suite {name} has questions here:{''.join(lines)}\n{cure}")
+    return UserError(f"no set of the suite {name} has questions here:{''.join(lines)}\n{cure}")
 
 
 def too_few(asked: Mapping[str, Sequence[Query]], limit: int | None) -> list[str]:

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
+from qr_jax.errors import UserError
 from qr_jax.learning import pack
 from qr_jax.learning.learner import Learner
 from qr_jax.learning.update import State
@@ -48,7 +49,7 @@ def gold_logp(
     """
     if len(groups) > queries or any(len(group) > samples for group in groups):
         widest = max(map(len, groups), default=0)
-        raise ValueError(f"{len(groups)} groups of up to {widest} episodes; wanted at most {queries} of {samples}")
+        raise UserError(f"{len(groups)} groups of up to {widest} episodes; wanted at most {queries} of {samples}")
     wanted = _Wanted()
     for q, group in enumerate(groups):
         golds_of_query = _checked(golds, group[0].query, len(prefix_ids), row_tokens) if group else []
@@ -107,12 +108,12 @@ def _checked(golds, query: Query, prefix_tokens: int, row_tokens: int) -> Sequen
     """The golds of a query, each of which has a token and fits in a row behind the prefix and a token before it."""
     golds_of_query = golds(query)
     if not len(golds_of_query):
-        raise ValueError(f"query {query.id!r} has no gold answer, whose log-probability the advantage names")
+        raise UserError(f"query {query.id!r} has no gold answer, whose log-probability the advantage names")
     for gold in golds_of_query:
         if not len(gold):
-            raise ValueError(f"a gold answer of query {query.id!r} has no token; answers: {query.answers}")
+            raise UserError(f"a gold answer of query {query.id!r} has no token; answers: {query.answers}")
         if max(prefix_tokens, 1) + len(gold) > row_tokens:
-            raise ValueError(
+            raise UserError(
                 f"a gold answer of query {query.id!r} has {len(gold)} tokens behind a prefix of {prefix_tokens}, and a "
                 f"row holds {row_tokens}; raise learner.row_tokens"
             )

@@ -17,6 +17,7 @@ import optax
 from jax.sharding import Mesh
 
 from qr_jax import config, plugins
+from qr_jax.errors import UserError
 from qr_jax.learning.pack import COUNTS, Batch
 from qr_jax.learning.update import LEARNER_METRICS as LEARNER_METRICS
 from qr_jax.learning.update import State, Update
@@ -84,7 +85,7 @@ def make(
     kind = attention.choose(model.attention, mesh.devices.flat[0].platform, model.compute, settings.row_tokens)
     if settings.share_prefixes and kind == "splash":
         told = "learner.share_prefixes is not for splash's attention, whose masks know no branches"
-        raise ValueError(f"{told}: set it to false, or model.attention=xla")
+        raise UserError(f"{told}: set it to false, or model.attention=xla")
     update = Update(
         cfg=cfg, model=model, settings=settings, mesh=mesh, temperature=temperature,
         attend=functools.partial(attention.packed, kind=kind, mesh=mesh), transform=optimizer(settings),

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 import qr_jax.variance  # noqa: F401  (it makes Grades, a field of Batch, a pytree)
+from qr_jax.errors import UserError
 from qr_jax.records import Episode, Grades
 
 
@@ -121,7 +122,7 @@ def pack(
     opened = [[trees[at] for at in row] for row in filled]
     micro = -(-queries * samples // rows) if micro is None else micro
     if len(opened) > micro * rows:
-        raise ValueError(
+        raise UserError(
             f"{len(items)} episodes ({sum(lengths)} tokens) need {len(opened)} rows of {row_tokens} tokens and"
             f" {per_row} episodes; there are {micro * rows} ({micro} micro-batches of {rows}): raise micro or rows"
         )
@@ -175,12 +176,12 @@ def packing_efficiency(batch: Batch) -> float:
 def _pad_grades(episodes_by_group, grades: Grades, queries: int, samples: int) -> Grades:
     groups, wide = np.shape(grades.reward_QG)
     if groups != len(episodes_by_group):
-        raise ValueError(f"grades have {groups} groups and there are episodes of {len(episodes_by_group)}")
+        raise UserError(f"grades have {groups} groups and there are episodes of {len(episodes_by_group)}")
     if groups > queries or wide > samples:
-        raise ValueError(f"grades are [{groups}, {wide}]; the batch has room for queries={queries}, samples={samples}")
+        raise UserError(f"grades are [{groups}, {wide}]; the batch has room for queries={queries}, samples={samples}")
     for q, group in enumerate(episodes_by_group):
         if np.asarray(grades.valid_QG)[q, len(group) :].any():
-            raise ValueError(f"group {q} has {len(group)} episodes and valid grades beyond them: {grades.valid_QG[q]}")
+            raise UserError(f"group {q} has {len(group)} episodes and valid grades beyond them: {grades.valid_QG[q]}")
 
     def padded(value):
         if value is None:
@@ -205,7 +206,7 @@ def _trained(episodes_by_group, grades: Grades, drop_loss, samples: int, row_tok
             if g >= samples or not grades.valid_QG[q, g]:
                 continue
             if not episode.valid:
-                raise ValueError(
+                raise UserError(
                     f"episode {g} of query {episode.query.id!r} is a fault and its grade is valid; it must not be"
                 )
             if (drop_loss is not None and drop_loss[q][g]) or not np.any(episode.mask_L):
@@ -218,15 +219,15 @@ def _trained(episodes_by_group, grades: Grades, drop_loss, samples: int, row_tok
 def _check(episode: Episode, row_tokens: int) -> None:
     tokens, name = len(episode.ids_L), f"episode {episode.sample} of query {episode.query.id!r}"
     if tokens > row_tokens:
-        raise ValueError(
+        raise UserError(
             f"{name} has {tokens} tokens and a row holds {row_tokens}; learner.row_tokens must be at least"
             " rollout.context_tokens: raise the first or lower the second"
         )
     if episode.mask_L[0]:
-        raise ValueError(f"{name} begins with a sampled token, which nothing predicts; a prompt must come first")
+        raise UserError(f"{name} begins with a sampled token, which nothing predicts; a prompt must come first")
     lengths = {len(a) for a in (episode.ids_L, episode.mask_L, episode.logp_L, episode.turn_L)}
     if len(lengths) > 1:
-        raise ValueError(f"{name}: ids_L, mask_L, logp_L and turn_L must be of one length; found {sorted(lengths)}")
+        raise UserError(f"{name}: ids_L, mask_L, logp_L and turn_L must be of one length; found {sorted(lengths)}")
 
 
 def _trees(items: list[_Item], samples: int, row_tokens: int, per_row: int) -> list[_Tree]:

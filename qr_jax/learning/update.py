@@ -15,6 +15,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from qr_jax import config
+from qr_jax.errors import UserError
 from qr_jax.interfaces import shown
 from qr_jax.learning import credit, importance, kl, pack
 from qr_jax.learning.pack import Batch
@@ -129,7 +130,7 @@ class Update:
         loss_EL, metrics = self.loss(**{key: array for key, array in given.items() if key in self.loss_names})
         metrics = dict(metrics)
         if taken := LEARNER_METRICS & set(metrics):
-            raise ValueError(f"loss {settings.loss.name!r} reports {sorted(taken)}, names that the learner has itself")
+            raise UserError(f"loss {settings.loss.name!r} reports {sorted(taken)}, names that the learner has itself")
         old_EL, rollout_EL = given["old_logp_NL"], given["rollout_logp_NL"]
         pair, high = (old_EL, rollout_EL, given["mask_NL"]), settings.importance_high
         if settings.importance == "truncate":
@@ -176,7 +177,7 @@ class Update:
         queries, samples = batch.grades.reward_QG.shape
         gold_logp_NT = batch.gold_logp_NT
         if "gold_logp_NT" in names and (np.ndim(gold_logp_NT) != 2 or len(gold_logp_NT) != queries * samples):
-            raise ValueError(
+            raise UserError(
                 f"advantage {name!r} names gold_logp_NT, and the batch's is {shown(gold_logp_NT)}; "
                 f"wanted [{queries * samples}, turns], as gold_logp of learning/gold.py gives it"
             )
@@ -195,14 +196,14 @@ class Update:
         except (TypeError, AttributeError) as error:
             if batch.grades.turn_reward_QGT is not None or "None" not in str(error):
                 raise
-            raise ValueError(
+            raise UserError(
                 f"advantage {name!r} failed on grades without turn rewards ({error}); where it needs them, choose a "
                 "reward that gives some (its file declares TURNS)"
             ) from error
         value = jnp.asarray(value)
         by_token = (queries * samples, batch.mask_MEL.shape[-1])
         if value.shape[:2] != (queries, samples) and value.shape != by_token:
-            raise ValueError(
+            raise UserError(
                 f"advantage {name!r} returned {shown(value)}; wanted {(queries, samples)}, one a turn, or one a token "
                 f"{by_token}"
             )

@@ -18,6 +18,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from qr_jax import config
+from qr_jax.errors import UserError
 from qr_jax.models import incremental
 from qr_jax.models.families import ModelConfig
 from qr_jax.models.incremental import DecodeParams
@@ -41,13 +42,13 @@ def choose(asked: Kind | None, cfg: ModelConfig, rollout: config.Rollout, device
             cut = f"mesh.rollout='pod' cuts {cfg.kv_heads} key/value heads and an MLP of {cfg.mlp} into {heads}"
             groups = f"{devices} devices are {devices // heads} groups, which do not divide slots, store of {rows}"
             todo = f"set rollout.slots and store to multiples of {devices // heads}"
-            raise ValueError(f"{cut}, so that {groups}; {todo}")
+            raise UserError(f"{cut}, so that {groups}; {todo}")
     fits = {"heads": not (cfg.kv_heads % devices or cfg.mlp % devices), "slots": not any(n % devices for n in rows)}
     if asked in fits and not fits[asked]:
         dealt = {"heads": f"{cfg.kv_heads} key/value heads and an MLP of {cfg.mlp}", "slots": f"slots, store of {rows}"}
         todo = " or slots" if asked == "heads" else ", or rollout.slots and store to multiples"
         deals = f"mesh.rollout={asked!r} deals {dealt[asked]} over a host's {devices} devices"
-        raise ValueError(f"{deals}, which do not divide them; set mesh.rollout=one{todo}")
+        raise UserError(f"{deals}, which do not divide them; set mesh.rollout=one{todo}")
     if asked or devices == 1 or platform == "cpu":
         return asked or "one"
     return "heads" if fits["heads"] else "slots" if fits["slots"] else "one"
@@ -83,7 +84,7 @@ def by_hosts(mesh: Mesh, kind: Kind) -> Mesh:
     processes = sorted({device.process_index for device in mesh.devices.flat})
     hosts = [of_host(mesh, process) for process in processes]
     if len({len(host) for host in hosts}) > 1:
-        raise ValueError(f"the hosts have {[len(host) for host in hosts]} devices of the mesh; all must have as many")
+        raise UserError(f"the hosts have {[len(host) for host in hosts]} devices of the mesh; all must have as many")
     shape = (len(hosts), 1, len(hosts[0])) if kind == "heads" else (len(hosts), len(hosts[0]), 1)
     return Mesh(np.array(hosts).reshape(shape), ("host", *AXES), axis_types=(AxisType.Auto,) * 3)
 

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from qr_jax.errors import UserError
+
 GIB = 2**30
 # How a chip's kind begins -> bytes of HBM that a program may use (as libtpu says when it refuses one), bytes/s between
 # chips, all links of one together, one way (Google's figures: 1.6, 4.8 and 3.584 Tbit/s a chip).
@@ -49,8 +51,8 @@ def chip(kind: str, flops_a_s: float, bytes_a_s: float) -> Chip:
     raise unknown(kind)
 
 
-def unknown(kind: str) -> ValueError:
-    return ValueError(f"no figures of a chip {kind!r}; known: {', '.join(CHIPS)}")
+def unknown(kind: str) -> UserError:
+    return UserError(f"no figures of a chip {kind!r}; known: {', '.join(CHIPS)}")
 
 
 def kernel_flops(kernels: Mapping[str, int], *, rows: int, length: int, heads: int, head_dim: int, block: int) -> int:

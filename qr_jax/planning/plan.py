@@ -13,6 +13,7 @@ from typing import Any
 from qr_jax import interpreter, terminal
 from qr_jax.columns import aligned
 from qr_jax.config import Config, to_json
+from qr_jax.errors import UserError
 from qr_jax.planning import ahead, estimate
 from qr_jax.planning.estimate import GIB
 
@@ -72,7 +73,7 @@ def in_a_process(asked: Mapping[str, Any], say: Callable[[str], None]) -> dict[s
             last = "\n".join(line.rstrip()[:LINE_LENGTH] for line in errors.readlines()[-LAST_LINES:])
             raise RuntimeError(f"the process that compiles ended with {child.returncode}:\n{last}")
     if "error" in answer:
-        raise ValueError(answer["error"])
+        raise UserError(answer["error"])
     return answer
 
 

@@ -6,7 +6,8 @@ import importlib.metadata
 from typing import Any
 
 from qr_jax import config
-from qr_jax.mistakes import PACKAGE
+from qr_jax.errors import UserError
+from qr_jax.interrupts import PACKAGE
 from qr_jax.processes import hosts
 from qr_jax.settings import differences
 
@@ -22,10 +23,10 @@ def check_program(settings: config.Config) -> None:
     for process, (theirs, their_code) in enumerate(every):
         if differ := differences(first, theirs):
             other = f"other settings ({'; '.join(differ)}) than process 0 ('there')"
-            raise ValueError(f"process {process} was started with {other}; start the same command on all hosts")
+            raise UserError(f"process {process} was started with {other}; start the same command on all hosts")
         if their_code != first_code:
             todo = "install the same qr_jax and the same versions on all hosts"
-            raise ValueError(f"process {process} runs other code ({their_code}) than process 0 ({first_code}); {todo}")
+            raise UserError(f"process {process} runs other code ({their_code}) than process 0 ({first_code}); {todo}")
 
 
 def check(**values: Any) -> None:
@@ -34,7 +35,7 @@ def check(**values: Any) -> None:
     for process, theirs in enumerate(every):
         if differ := [name for name in values if theirs[name] != every[0][name]]:
             what = " and ".join(differ)
-            raise ValueError(f"process {process} differs from process 0 in its {what}; give all hosts the same files")
+            raise UserError(f"process {process} differs from process 0 in its {what}; give all hosts the same files")
 
 
 @functools.cache

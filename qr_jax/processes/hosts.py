@@ -12,16 +12,17 @@ from typing import Any
 
 import numpy as np
 
-from qr_jax import mistakes
+from qr_jax import errors
+from qr_jax.errors import UserError
 from qr_jax.processes import plain
 from qr_jax.records import Episode
 
 SMALLEST_MESSAGE_BYTES = 4096
 STOP = "qr_jax/stop"
 RAISED = {
-    "busy": mistakes.Busy,
+    "busy": errors.Busy,
     "os": OSError,
-    "asking": ValueError,
+    "asking": errors.UserError,
     "library": RuntimeError,
 }  # by the others, for process 0's kind of error
 
@@ -68,7 +69,7 @@ def from_first(value: Any) -> Any:
 def by_first(function: Callable[[], Any]) -> Any:
     """The function runs on process 0 alone; all processes return its value, or raise its ValueError or OSError.
 
-    For a library's ValueError the others raise RuntimeError, so that all end with one exit code (see mistakes.py).
+    For a library's ValueError the others raise RuntimeError, so that all end with one exit code (see errors.py).
     """
     if count() == 1:
         return function()
@@ -76,11 +77,11 @@ def by_first(function: Callable[[], Any]) -> Any:
     if index() == 0:
         try:
             value = function()
-        except mistakes.Busy as caught:
+        except errors.Busy as caught:
             error, kind = caught, "busy"
         except (ValueError, OSError) as caught:
             error = caught
-            kind = "os" if isinstance(caught, OSError) else "asking" if mistakes.is_of_asking(caught) else "library"
+            kind = "os" if isinstance(caught, OSError) else "asking" if isinstance(caught, UserError) else "library"
     value, kind, said = from_first([value, kind, str(error)])
     if kind:
         raise error or RAISED[kind](f"process 0: {said}")
@@ -128,11 +129,11 @@ def _check_places(at: np.ndarray, what: str, total: int | None = None) -> None:
     at = np.sort(at)
     twice = at[1:][at[1:] == at[:-1]]
     if len(twice):
-        raise ValueError(f"{what} {twice[0]} was given by more than one process, or twice")
+        raise UserError(f"{what} {twice[0]} was given by more than one process, or twice")
     if total is not None and not np.array_equal(at, np.arange(total)):
         missing = np.setdiff1d(np.arange(total), at)
         problem = f"{what} {missing[0]} was given by no process" if len(missing) else f"{what} {at[-1]} is out of range"
-        raise ValueError(f"{problem}; every one of the {total} is needed once")
+        raise UserError(f"{problem}; every one of the {total} is needed once")
 
 
 def gather_in_order(values: Sequence[Any], at: Sequence[int], what: str, total: int | None = None) -> list[Any]:
@@ -141,7 +142,7 @@ def gather_in_order(values: Sequence[Any], at: Sequence[int], what: str, total: 
     ValueError when two have the same place or, where `total` is known, one of its places has none; `what` names them.
     """
     if len(values) != len(at):
-        raise ValueError(f"{len(values)} values, but places for {len(at)}")
+        raise UserError(f"{len(values)} values, but places for {len(at)}")
     every = gather({"at": np.asarray(at, np.int64), "values": list(values)})
     places = np.concatenate([part["at"] for part in every])
     _check_places(places, what, total)

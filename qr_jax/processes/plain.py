@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from qr_jax.errors import UserError
 from qr_jax.records import Episode, Passage, Query, Turn
 
 ARRAY = "__array__"
@@ -31,7 +32,7 @@ def split(value: Any) -> tuple[Any, dict[str, np.ndarray]]:
             return part
         if isinstance(part, np.ndarray):
             if part.dtype.hasobject:
-                raise ValueError(f"{way or 'the value'} is an array of Python objects; give numbers or strings")
+                raise UserError(f"{way or 'the value'} is an array of Python objects; give numbers or strings")
             arrays[name := f"a{len(arrays)}"] = part
             return {ARRAY: name}
         if isinstance(part, (list, tuple)):
@@ -39,10 +40,10 @@ def split(value: Any) -> tuple[Any, dict[str, np.ndarray]]:
         if isinstance(part, Mapping):
             strange = [key for key in part if not isinstance(key, str) or key == ARRAY]
             if strange:
-                raise ValueError(f"{way or 'the value'} has the key {strange[0]!r}; give strings other than {ARRAY!r}")
+                raise UserError(f"{way or 'the value'} has the key {strange[0]!r}; give strings other than {ARRAY!r}")
             return {key: walk(item, f"{way}.{key}" if way else key) for key, item in part.items()}
         found = f"{way or 'the value'} is a {type(part).__name__}"
-        raise ValueError(f"{found}; give a dict, list, string, number, bool, None or array")
+        raise UserError(f"{found}; give a dict, list, string, number, bool, None or array")
 
     return walk(value, ""), arrays
 
@@ -82,7 +83,7 @@ def unpacked(npz: bytes) -> dict[str, np.ndarray]:
     with np.load(io.BytesIO(npz), allow_pickle=False) as arrays:
         whole = sum(member.file_size for member in arrays.zip.infolist())
         if whole > len(npz):
-            raise ValueError(f"arrays of {whole:,} bytes in a file of {len(npz):,}, which no run writes")
+            raise UserError(f"arrays of {whole:,} bytes in a file of {len(npz):,}, which no run writes")
         return dict(arrays)
 
 

@@ -15,7 +15,8 @@ from typing import Any
 
 import jax
 
-from qr_jax import config, mistakes
+from qr_jax import config, errors
+from qr_jax.errors import UserError
 from qr_jax.parallel import mesh
 
 METADATA = "http://metadata.google.internal/computeMetadata/v1/instance/attributes/worker-network-endpoints"
@@ -40,14 +41,14 @@ def begin(
 
     `coordinator` (HOST:PORT, of process 0), `processes` and `process` say which processes there are; without the three
     a TPU pod's environment says it; else this process is alone. Call it before anything runs in jax. If the others do
-    not all come within `meet_s` the process ends with mistakes.LOST. ValueError when only some of the three are given
+    not all come within `meet_s` the process ends with errors.LOST. ValueError when only some of the three are given
     or they contradict one another; OSError where a TPU VM cannot learn how many hosts there are, or process 0 has no
     address or cannot listen.
     """
     given = {"--coordinator": coordinator, "--processes": processes, "--process": process}
     missing = [name for name, value in given.items() if value is None]
     if missing and len(missing) < len(given):
-        raise ValueError(f"{', '.join(missing)} missing; give all of {', '.join(given)}, or none of them")
+        raise UserError(f"{', '.join(missing)} missing; give all of {', '.join(given)}, or none of them")
     how: dict[str, Any] = {"heartbeat_timeout_seconds": max(100, int(TIMES_OURS * settings.heartbeat_s))}
     how["initialization_timeout"] = int(meet_s) + 120  # jax's own end of waiting is an abort without a word of ours
     how["shutdown_timeout_seconds"] = int(settings.heartbeat_s) + PART_S
@@ -60,9 +61,9 @@ def begin(
         return
     host, colon, port = coordinator.rpartition(":")
     if not (host and colon and port.isdecimal() and 0 < int(port) < 2**16):
-        raise ValueError(f"--coordinator is {coordinator!r}; wanted HOST:PORT, as in 10.0.0.1:8476")
+        raise UserError(f"--coordinator is {coordinator!r}; wanted HOST:PORT, as in 10.0.0.1:8476")
     if not 0 <= process < processes:
-        raise ValueError(f"--process is {process}; with --processes {processes} wanted 0 to {processes - 1}")
+        raise UserError(f"--process is {process}; with --processes {processes} wanted 0 to {processes - 1}")
     mesh.emulate(settings.devices, processes=processes)
     if processes == 1:
         return
@@ -93,7 +94,7 @@ def waiting(who: str, meet_s: float) -> Iterator[None]:
                 said = f"{who}: the other processes are not all there after {waited_s:.0f} s"
                 todo = "is the command started on every host, and can they reach process 0? Start it again on all"
                 print(f"{said}; {todo}", file=sys.stderr, flush=True)
-                os._exit(mistakes.LOST)
+                os._exit(errors.LOST)
             print(f"{who}: waiting for the others for {waited_s:.0f} s", file=sys.stderr, flush=True)
 
     threading.Thread(target=watch, daemon=True).start()

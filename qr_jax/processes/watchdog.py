@@ -19,7 +19,7 @@ from typing import Any
 
 import jax
 
-from qr_jax import mistakes
+from qr_jax import errors
 from qr_jax.processes import hosts
 
 BEATS = "qr_jax/beat"
@@ -33,11 +33,11 @@ OF_OTHERS = ("gloo", "coordination service", "connection reset", "connection clo
 
 @contextlib.contextmanager
 def watching(deadline_s: float) -> Iterator[None]:
-    """In this context, when another process is silent for `deadline_s`, this one names it and ends (mistakes.LOST).
+    """In this context, when another process is silent for `deadline_s`, this one names it and ends (errors.LOST).
 
-    The same when another process fails (mistakes.WRONG where a setting was wrong). A run of one process is not watched.
-    An error that a lost process may have caused is held back for `deadline_s`. At the end all wait for all, process 0
-    writing last; a SystemExit must be raised by all processes together.
+    The same when another process fails (errors.USER_ERROR where a setting was wrong). A run of one process is not
+    watched. An error that a lost process may have caused is held back for `deadline_s`. At the end all wait for all,
+    process 0 writing last; a SystemExit must be raised by all processes together.
     """
     if not jax.distributed.is_initialized() or jax.process_count() == 1:
         yield
@@ -53,7 +53,7 @@ def watching(deadline_s: float) -> Iterator[None]:
         if any(words in str(error).lower() for words in OF_OTHERS):
             dog.held = error
             time.sleep(deadline_s * (1 + 1 / BEATS_A_DEADLINE) + POLL_S)  # the watching thread ends us, if it must
-        dog.close(WRONG if mistakes.is_of_asking(error) else FAILED)
+        dog.close(WRONG if isinstance(error, errors.UserError) else FAILED)
         dog.farewell()
         raise
     dog.close(ENDED)
@@ -119,7 +119,7 @@ class Watchdog:
             if failed:
                 wrong = any(word == WRONG for word, _ in others.values())
                 said = f"{_named(failed)} ended with an error, which its own output tells"
-                self._end(said, mistakes.WRONG if wrong else mistakes.LOST)
+                self._end(said, errors.USER_ERROR if wrong else errors.LOST)
             if late:
                 silent = f"{_named(late)} has not been heard of for {self.deadline_s:g} s"
                 self._end(f"{silent}: killed, or its host is gone")
@@ -151,12 +151,12 @@ class Watchdog:
         self.line = self._connect()
         return self.line is None
 
-    def _end(self, what: str, code: int = mistakes.LOST) -> None:
+    def _end(self, what: str, code: int = errors.LOST) -> None:
         """Print `what` and end this process, which may be inside a collective that never returns."""
         if self.closing.is_set():
             return
         again = "start the same command on all hosts again, and it goes on from the last checkpoint"
-        hint = again if code == mistakes.LOST else "the same command would fail again"
+        hint = again if code == errors.LOST else "the same command would fail again"
         told = f"process {self.me} of {self.count}: {what}. This process ends with {code}; {hint}"
         print(f"{told}. Its threads were here:", file=sys.stderr, flush=True)
         faulthandler.dump_traceback(file=sys.stderr, all_threads=True)

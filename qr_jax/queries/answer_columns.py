@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from qr_jax.errors import UserError
 from qr_jax.queries import limits
 from qr_jax.settings import WORDS, show
 
@@ -30,7 +31,7 @@ QUOTED = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"")
 ANSWER_HAS = ("text", "value", "answer", "answer_text")  # under which an object that is an answer says it
 
 
-class Unanswerable(ValueError):
+class Unanswerable(UserError):
     """The row says itself that its question has no answer."""
 
 

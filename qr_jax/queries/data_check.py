@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from qr_jax.answers import fold, in_words, normalise, proving
 from qr_jax.characters import nfc
+from qr_jax.errors import UserError
 from qr_jax.queries import carried, formats, parsing, readers
 from qr_jax.queries.answer_columns import Unanswerable, list_in
 from qr_jax.records import Passage, Query
@@ -89,11 +90,11 @@ def one_file(file: str | Path) -> list[Path]:
     found = readers.resolve(file)
     if not found:
         wanted = f"one file, JSON lines or Parquet (`qr-jax data convert {file} OUT --to jsonl` writes the set to one)"
-        raise ValueError(f"{str(file)!r} is a question set, whose rows are checked when it is built; wanted {wanted}")
+        raise UserError(f"{str(file)!r} is a question set, whose rows are checked when it is built; wanted {wanted}")
     if found[0].is_dir():
-        raise ValueError(f"{str(file)!r} is an index; check the files it was made of, one at a time")
+        raise UserError(f"{str(file)!r} is an index; check the files it was made of, one at a time")
     if len(found) > 1:
-        raise ValueError(f"{str(file)!r} names {len(found)} files; check them one at a time (--against compares two)")
+        raise UserError(f"{str(file)!r} names {len(found)} files; check them one at a time (--against compares two)")
     return found
 
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from qr_jax.errors import UserError
 from qr_jax.queries import carried, foreign_rows, formats, inputs, parsing, readers
 from qr_jax.queries.answer_columns import Unanswerable, as_text, check_answerable, in_objects, list_in
 from qr_jax.queries.foreign_rows import ASKS, KNOWN
@@ -78,11 +79,11 @@ def read(
     shown = files[0].name if len(files) == 1 else " ".join(map(str, words))
     if wrong and (not skip_broken or not found):
         todo = "; --skip-broken leaves such rows out" * bool(found)
-        raise ValueError(_broken(shown, wrong, len(files)) + todo)
+        raise UserError(_broken(shown, wrong, len(files)) + todo)
     if wrong:
         said[f"rows that cannot be read, left out (the first: {wrong[0][0]}: {wrong[0][1]})"] = len(wrong)
     if not found:
-        raise ValueError(f"{shown} has no rows{''.join(f' ({line})' for line in _told(said))}")
+        raise UserError(f"{shown} has no rows{''.join(f' ({line})' for line in _told(said))}")
     if refused:
         where, answer = refused[0]
         said[f"answers that normalise to nothing, left out (the first: {answer[:40]!r} in {where})"] = len(refused)
@@ -93,7 +94,7 @@ def _of_one_kind(found: Mapping[str, tuple[str, Any]], shown: str) -> list[Any]:
     items = [item for _, item in found.values()]
     if len({type(item) for item in items}) > 1:
         of = next(where for where, item in found.values() if type(item) is not type(items[0]))
-        raise ValueError(f"{shown} holds questions and passages ({of} is the first of the others); part them")
+        raise UserError(f"{shown} holds questions and passages ({of} is the first of the others); part them")
     return items
 
 
@@ -166,12 +167,12 @@ def _item(row: Row, said: Counter[str]) -> tuple[Query | Passage, bool, list[Pas
     lacking = [names for names in needed if not any(name in named for name in names)]
     empty = [name for name in cells if cells[name] is None and (name.lower() in NEEDED or NUMBERED.fullmatch(name))]
     if lacking and empty:
-        raise ValueError(f"nothing stands in {', '.join(map(repr, empty))}; fill it in, or take the row out")
+        raise UserError(f"nothing stands in {', '.join(map(repr, empty))}; fill it in, or take the row out")
     text = named.get("question" if asks else "text")
     if asks and ANSWERS in lacking:
-        raise ValueError(parsing.missing("answers", named, f"none of {', '.join(ANSWERS)}"))
+        raise UserError(parsing.missing("answers", named, f"none of {', '.join(ANSWERS)}"))
     if not asks and text is None:
-        raise ValueError(
+        raise UserError(
             f"is neither a question nor a passage; fields found: {names(named)}; rename them {foreign_rows.NAMES}"
         )
     dropped = [repr(name) for name in named if not asks and name not in ("id", "title", "text", "contents")]

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from qr_jax.errors import UserError
 from qr_jax.queries import arrow, carried, formats, html_text, inputs, limits, parquet, readers, text_files
 from qr_jax.queries.inputs import Input
 from qr_jax.queries.parsing import ANSWERS, OTHER_SCHEMAS, Row
@@ -34,7 +35,7 @@ def read(given: Input, encoding: str | None, said: Counter[str]) -> Iterator[tup
         return arrow.rows(file)
     text = _text(file, encoding, said)
     if not text.strip() and not given.is_document:
-        raise ValueError(f"{file.name} is empty")
+        raise UserError(f"{file.name} is empty")
     is_text = given.is_document or ends in html_text.ENDS
     if text.lstrip()[:1] in ("{", "[") and not is_text and ends not in readers.TABLE_ENDS:
         parts = _of_json(file, text, by_line=ends == ".jsonl", said=said)
@@ -72,18 +73,18 @@ def _text(file: Path, encoding: str | None, said: Counter[str]) -> str:
         try:
             text = held.decode(name)
         except LookupError as error:
-            raise ValueError(f"there is no encoding {name!r}; wanted a name such as latin-1, gbk, shift_jis") from error
+            raise UserError(f"there is no encoding {name!r}; wanted a name such as latin-1, gbk, shift_jis") from error
         except UnicodeDecodeError as error:
             wrong = f"byte {held[error.start]:#04x} at place {error.start + 1}"
             continue
         if "\0" in text:
-            raise ValueError(f"{file.name} is no text: it holds NUL characters")
+            raise UserError(f"{file.name} is no text: it holds NUL characters")
         if name == "cp1252" and not declared and not any("Windows-1252" in note for note in said):
             other = "--encoding NAME reads them as another"
             said[f"{file.name} is no UTF-8: such files are read as Windows-1252; {other}"] = -1
         return text
     todo = "name its encoding: --encoding gbk, say" if not encoding else "name another"
-    raise ValueError(f"{file.name} is no text in {encoding or 'UTF-8 or Windows-1252'} ({wrong}); {todo}")
+    raise UserError(f"{file.name} is no text in {encoding or 'UTF-8 or Windows-1252'} ({wrong}); {todo}")
 
 
 class Spelled(float):
@@ -115,8 +116,8 @@ def _of_json(file: Path, text: str, *, by_line: bool, said: Counter[str]) -> Ite
         except (ValueError, RecursionError) as error:
             if not by_line:
                 line = text.count("\n", 0, getattr(error, "pos", at)) + 1
-                raise ValueError(f"{file.name} line {line}: no JSON ({error})") from error
-            yield ValueError(f"no JSON ({error})")
+                raise UserError(f"{file.name} line {line}: no JSON ({error})") from error
+            yield UserError(f"no JSON ({error})")
             at = text.find("\n", at) + 1 or len(text)
             continue
         try:
@@ -131,7 +132,7 @@ def _of_json(file: Path, text: str, *, by_line: bool, said: Counter[str]) -> Ite
 def _object(members: list[tuple[str, Any]]) -> dict[str, Any]:
     made = dict(members)
     if len(made) < len(members):
-        raise ValueError(f"an object has more than one {_twice(name for name, _ in members)!r}")
+        raise UserError(f"an object has more than one {_twice(name for name, _ in members)!r}")
     return made
 
 
@@ -150,7 +151,7 @@ def _in_value(file: Path, value: Any, said: Counter[str]) -> Iterable[Row | Valu
             said[f"{len(value['rows'])} of the {whole} rows that the hub's viewer has"] = -1
         return map(_viewed, value["rows"])
     if not isinstance(value, dict):
-        raise ValueError(f"{file.name}: rows are wanted, and this is {formats.show(value)}")
+        raise UserError(f"{file.name}: rows are wanted, and this is {formats.show(value)}")
     names = {str(name).strip().lower() for name in value}
     columns = [held for name, held in value.items() if name.strip().lower() in KNOWN]
     if columns and len(columns) == len(value) and all(isinstance(held, dict) for held in columns):  # pandas' to_json
@@ -162,7 +163,7 @@ def _in_value(file: Path, value: Any, said: Counter[str]) -> Iterable[Row | Valu
     if {*ASKS} & names and all(isinstance(held, list) for held in value.values()):
         lengths = {name: len(held) for name, held in value.items()}
         if len({*lengths.values()}) > 1:
-            raise ValueError(f"{file.name} has columns of unlike length: {lengths}")
+            raise UserError(f"{file.name} has columns of unlike length: {lengths}")
         return [dict(zip(value, cells, strict=True)) for cells in zip(*value.values(), strict=True)]
     if names & KNOWN - {"title", "q", "a"} or {"q", "a"} <= names:
         return [value]
@@ -173,9 +174,9 @@ def _in_value(file: Path, value: Any, said: Counter[str]) -> Iterable[Row | Valu
         return [{"id": name} | held for name, held in value.items()]
     if len(lists) > 1:
         todo = "put each list into a file of its own"
-        raise ValueError(f"{file.name} holds {len(lists)} lists of rows, in {', '.join(list(value)[:8])}; {todo}")
+        raise UserError(f"{file.name} holds {len(lists)} lists of rows, in {', '.join(list(value)[:8])}; {todo}")
     wanted = f"wanted a list of objects, or one object an id {NAMES}"
-    raise ValueError(f"{file.name} is one JSON object with {', '.join(list(value)[:8])}, which are no rows; {wanted}")
+    raise UserError(f"{file.name} is one JSON object with {', '.join(list(value)[:8])}, which are no rows; {wanted}")
 
 
 def _objects(file: Path, rows: list[Any]) -> Iterator[Row | ValueError]:
@@ -192,7 +193,7 @@ def _is_viewed(rows: Any) -> bool:
 
 def _viewed(given: Row) -> Row | ValueError:
     if cut := given.get("truncated_cells"):
-        return ValueError(f"the viewer cut its cells {formats.show(cut)}; get the set's own files")
+        return UserError(f"the viewer cut its cells {formats.show(cut)}; get the set's own files")
     return given["row"]
 
 
@@ -225,9 +226,9 @@ def _of_table(file: Path, text: str, said: Counter[str]) -> Iterator[tuple[int, 
         if not {name.lower() for name in names} & KNOWN:
             wanted = " or ".join(mark.join(some) for some in (("id", "question", "answers"), ("id", "title", "text")))
             wanted = f"a first line of names, such as {wanted}"
-            raise ValueError(f"{file.name}: its first line is {head.strip()[:100]!r}; wanted {wanted}")
+            raise UserError(f"{file.name}: its first line is {head.strip()[:100]!r}; wanted {wanted}")
         if twice := _twice(names):
-            raise ValueError(f"{file.name}: more than one column is named {twice!r}; rename all but one")
+            raise UserError(f"{file.name}: more than one column is named {twice!r}; rename all but one")
         said[f"read as a table with {SEPARATORS[mark]} between the columns {', '.join(filter(None, names))}"] = -1
         while True:
             before_row = table.line_num
@@ -250,6 +251,6 @@ def _of_table(file: Path, text: str, said: Counter[str]) -> Iterator[tuple[int, 
             yield table.line_num, row
     except csv.Error as error:
         place = f"{file.name} line {table.line_num if table else 1}"
-        raise ValueError(f"{place}: no row of a table ({error}); {QUOTES}") from error
+        raise UserError(f"{place}: no row of a table ({error}); {QUOTES}") from error
     finally:
         csv.field_size_limit(before)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from qr_jax import bounded_json
+from qr_jax.errors import UserError
 from qr_jax.queries import limits, parquet
 from qr_jax.queries.answer_columns import holds_answers, says_answerable
 from qr_jax.records import Passage, Query
@@ -66,13 +67,13 @@ def _of_verl(row: Row) -> Row:
     """A row of verl's or SkyRL's. `ground_truth` may be {"target": ...}, a list or a text; golden_answers stand in."""
     extra = row.get("extra_info") or {}
     if not isinstance(extra, Mapping):
-        raise ValueError(f"'extra_info' must be an object, and is {show(extra)}")
+        raise UserError(f"'extra_info' must be an object, and is {show(extra)}")
     question = extra.get("question") or row.get("question")
     if not question:
         question = last_user_text(row["prompt"]).rpartition("Question:")[2].strip()
     if not isinstance(question, str):
         where = "extra_info.question" if extra.get("question") else "question"
-        raise ValueError(f"{where!r} must be a text, and is {show(question)}")
+        raise UserError(f"{where!r} must be a text, and is {show(question)}")
     reward = row.get("reward_spec") or row.get("reward_model") or {}
     truth = reward.get("ground_truth") if isinstance(reward, Mapping) else None
     if isinstance(truth, Mapping):
@@ -81,7 +82,7 @@ def _of_verl(row: Row) -> Row:
         truth = row.get("golden_answers")
     if truth is None:
         where = "reward_spec" if "reward_spec" in row else "reward_model"
-        raise ValueError(f"has no answers: neither {where}.ground_truth (or its 'target') nor 'golden_answers'")
+        raise UserError(f"has no answers: neither {where}.ground_truth (or its 'target') nor 'golden_answers'")
     source, split, index = row.get("data_source", "unknown"), extra.get("split", "train"), extra.get("index")
     if "id" in row:
         name = _with_source(row["id"], row.get("data_source"), extra)
@@ -109,12 +110,12 @@ def last_user_text(prompt: Any) -> str:
         return prompt
     said = [message["content"] for message in prompt if message["role"] == "user"]
     if not said:
-        raise ValueError("its prompt has no message of the role 'user'")
+        raise UserError("its prompt has no message of the role 'user'")
     parts = said[-1] if isinstance(said[-1], list) else [{"text": said[-1]}]
     texts = [part.get("text", "") for part in parts if isinstance(part, Mapping)]
     if not all(isinstance(text, str) for text in texts):
         wanted = "the 'content' of the last user message in 'prompt' must be a text or a list of text parts"
-        raise ValueError(f"{wanted}, and is {show(said[-1])}")
+        raise UserError(f"{wanted}, and is {show(said[-1])}")
     return "".join(texts)
 
 
@@ -168,11 +169,11 @@ def write(items: Sequence[Query] | Sequence[Passage], file: Path, form: Form) ->
 def check_new(file: Path) -> None:
     """ValueError where `write` could not write such a file."""
     if not file.name.endswith(ENDS):
-        raise ValueError(f"{file} must end in .parquet, .jsonl or .jsonl.gz: its end says what is written")
+        raise UserError(f"{file} must end in .parquet, .jsonl or .jsonl.gz: its end says what is written")
     if file.exists():
-        raise ValueError(f"{file} is there already, and is left as it is; name another file")
+        raise UserError(f"{file} is there already, and is left as it is; name another file")
     if not file.parent.is_dir():
-        raise ValueError(f"there is no folder {file.parent} to write {file.name} into; make it first")
+        raise UserError(f"there is no folder {file.parent} to write {file.name} into; make it first")
     from qr_jax import run_files  # here: it imports what this room's files import
 
     run_files.check_writable(file.parent, "OUT")
@@ -195,7 +196,7 @@ def _metadata(row: Row) -> dict[str, Any]:
         try:
             found = json.loads(found)
         except json.JSONDecodeError as error:
-            raise ValueError(f"its metadata are a text that is no JSON ({error})") from error
+            raise UserError(f"its metadata are a text that is no JSON ({error})") from error
     if not isinstance(found, Mapping):
         return {"metadata": found}
     return {name: value for name, value in found.items() if name not in ("id", "question", "answers")}

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from qr_jax.answers import normalise
+from qr_jax.errors import UserError
 from qr_jax.queries import official
 from qr_jax.queries.fetch import beside, fetch, register
 from qr_jax.queries.official import File
@@ -73,7 +74,7 @@ def get(
     if name not in official.NAMES:
         from qr_jax.settings import nearest
 
-        raise ValueError(f"there is no set {name!r}{nearest(name, official.NAMES, shown=20)}")
+        raise UserError(f"there is no set {name!r}{nearest(name, official.NAMES, shown=20)}")
     out = out or Path(PLACE) / name.replace("/", "_")
     check_writable(out, "--out")
     files = Path(official.BUILT) / "files"  # where `tfds:NAME` looks, too

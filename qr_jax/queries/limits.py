@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from qr_jax.errors import UserError
+
 MOST_TEXT_CHARS = 5_000_000  # Wikipedia's longest articles have about 1 million, the longest novels 3 to 4
 MOST_QUESTION_CHARS = 100_000  # of a question, and of each of its answers
 MOST_ID_CHARS = 4000  # of a question's or a passage's id, which stands in the rows of every episode and draw
@@ -17,7 +19,7 @@ MOST_TIMES_PACKED = 200
 ALWAYS_TAKEN_BYTES = 100_000_000  # however small the file is
 
 
-class TooLarge(ValueError):
+class TooLarge(UserError):
     """More than the limits allow."""
 
 

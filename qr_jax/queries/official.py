@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+from qr_jax.errors import UserError
 from qr_jax.queries.answer_columns import Unanswerable, check_answerable
 from qr_jax.settings import names, show
 
@@ -57,10 +58,10 @@ class Official:
 def field(row: Row, name: str, kind: type | tuple[type, ...] = str) -> Any:
     """A field of an official row; ValueError names the one that is not there or is of another type."""
     if name not in row:
-        raise ValueError(f"has no field {name!r}; fields found: {names(row)}")
+        raise UserError(f"has no field {name!r}; fields found: {names(row)}")
     if not isinstance(row[name], kind):
         wanted = " or ".join(one.__name__ for one in (kind if isinstance(kind, tuple) else (kind,)))
-        raise ValueError(f"field {name!r} must be a {wanted}, and is a {type(row[name]).__name__}")
+        raise UserError(f"field {name!r} must be a {wanted}, and is a {type(row[name]).__name__}")
     return row[name]
 
 
@@ -80,7 +81,7 @@ def popqa(row: Row, name: str) -> dict[str, Any]:
     """A line of the table: id, subj, prop, obj, ..., s_wiki_title, question, possible_answers (a JSON list)."""
     found = json.loads(field(row, "possible_answers"))
     if not isinstance(found, list):
-        raise ValueError(f"field 'possible_answers' must be a JSON list, and is a {type(found).__name__}")
+        raise UserError(f"field 'possible_answers' must be a JSON list, and is a {type(found).__name__}")
     return {
         "id": f"popqa-{field(row, 'id')}", "question": field(row, "question"), "answers": found, "hops": 1,
         "type": field(row, "prop"), "supporting_titles": [field(row, "s_wiki_title")],
@@ -152,7 +153,7 @@ def frames(row: Row, name: str) -> dict[str, Any]:
     except (ValueError, SyntaxError, RecursionError, MemoryError):
         links = None
     if not isinstance(links, list) or not all(isinstance(link, str) for link in links):
-        raise ValueError(f"field 'wiki_links' must be a list of addresses, and is {field(row, 'wiki_links')[:80]!r}")
+        raise UserError(f"field 'wiki_links' must be a list of addresses, and is {field(row, 'wiki_links')[:80]!r}")
     titles = [unquote(link.partition("#")[0].rpartition("/")[2]).replace("_", " ").strip() for link in links]
     return {
         "id": name, "question": field(row, "Prompt"), "answers": [field(row, "Answer")],
@@ -195,10 +196,10 @@ def rows(file: Path, name: str) -> Iterator[tuple[int, Row]]:
                 found = json.load(opened)
                 found = field(found, "Data", list) if isinstance(found, dict) else found
                 if not isinstance(found, list):
-                    raise ValueError(f"a list of rows is wanted, and this is {type(found).__name__}")
+                    raise UserError(f"a list of rows is wanted, and this is {type(found).__name__}")
                 yield from enumerate(found, 1)
     except (ValueError, RecursionError, csv.Error) as error:
-        raise ValueError(f"{name} is cut short or no {'table' if is_table else 'JSON'}: {error}") from error
+        raise UserError(f"{name} is cut short or no {'table' if is_table else 'JSON'}: {error}") from error
 
 
 def read(file: Path, official: Official, split: str, set_name: str) -> Iterator[dict[str, Any]]:
@@ -211,13 +212,13 @@ def read(file: Path, official: Official, split: str, set_name: str) -> Iterator[
     for number, row in rows(file, name):
         try:
             if not isinstance(row, Mapping):
-                raise ValueError(f"must be an object, and is a {type(row).__name__}")
+                raise UserError(f"must be an object, and is a {type(row).__name__}")
             made = _texts(official.parse(row, f"{set_name}-{split}-{number - 1}"))
         except Unanswerable:
             unanswerable += 1
             continue
         except (ValueError, TypeError, AttributeError, RecursionError) as error:
-            raise ValueError(f"{name} row {number} {error} (its form: {official.page})") from error
+            raise UserError(f"{name} row {number} {error} (its form: {official.page})") from error
         yield made | {"dataset": set_name, "split": split}
     if unanswerable:
         log.warning("%s: %d rows left out, which say that their question has no answer", name, unanswerable)
@@ -231,7 +232,7 @@ def _texts(made: dict[str, Any]) -> dict[str, Any]:
 
     def text(value: Any, name: str) -> str:
         if not isinstance(value, str):
-            raise ValueError(f"must hold texts alone in {name!r}, and holds {show(value)}")
+            raise UserError(f"must hold texts alone in {name!r}, and holds {show(value)}")
         return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
     found = dict(made)
@@ -336,7 +337,7 @@ NAMES = (*ALIASES, *SETS, "wiki18")  # what `qr-jax data get` fetches
 def find(name: str) -> Official:
     """The set of that name; ValueError lists them."""
     if name not in SETS:
-        raise ValueError(f"there is no question set {name!r}; there are: {', '.join(SETS)}")
+        raise UserError(f"there is no question set {name!r}; there are: {', '.join(SETS)}")
     return SETS[name]
 
 
@@ -347,7 +348,7 @@ def parts(setting: str) -> tuple[str, str | None, str | None]:
     name = ALIASES.get(name, name)
     has = find(name).splits
     if split and split not in has:
-        raise ValueError(f"{name} has no split {split!r} with answers; it has: {', '.join(has)}")
+        raise UserError(f"{name} has no split {split!r} with answers; it has: {', '.join(has)}")
     return name, split or None, os.path.expanduser(folder) if folder else None
 
 
@@ -380,5 +381,5 @@ def for_part(setting: str, part: str) -> str:
     if split is None:
         split = next((one for one in (("train",) if part == "train" else ("dev", "test")) if one in has), None)
     if split is None:
-        raise ValueError(f"{name} has no split to {part} on; it has: {', '.join(has)} (as in {PREFIX}{name}:test)")
+        raise UserError(f"{name} has no split to {part} on; it has: {', '.join(has)} (as in {PREFIX}{name}:test)")
     return f"{PREFIX}{name}:{split}" + (f"@{folder}" if folder else "")

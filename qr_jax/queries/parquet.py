@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from qr_jax.errors import UserError
 from qr_jax.queries import limits, parquet_pages
 
 MAGIC = b"PAR1"  # what a Parquet file begins with
@@ -22,7 +23,7 @@ PLAIN_TIMES_PACKED = 50  # a file that unpacks to more than so many times its by
 DAMAGED = (OSError, ValueError, OverflowError)  # what pyarrow raises beside its own, of a damaged file
 
 
-class NoValue(ValueError):
+class NoValue(UserError):
     """A row of a whole file holds what Python has no value for."""
 
 
@@ -37,7 +38,7 @@ def rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     with file.open("rb") as opened:
         if (first := opened.read(len(MAGIC))) != MAGIC:
             other = "; wanted JSON lines under a name that ends in .jsonl, or Parquet (pandas: to_parquet)"
-            raise ValueError(f"{file.name} is no Parquet file, by its first bytes {first!r}{other}")
+            raise UserError(f"{file.name} is no Parquet file, by its first bytes {first!r}{other}")
     number = 0
     try:
         most = limits.most_bytes(file)
@@ -55,7 +56,7 @@ def rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     except (limits.TooLarge, NoValue):
         raise
     except (pa.ArrowException, *DAMAGED) as error:
-        raise ValueError(f"{file.name} after row {number}: not a whole Parquet file ({error})") from error
+        raise UserError(f"{file.name} after row {number}: not a whole Parquet file ({error})") from error
 
 
 def rows_of(file: Path, pieces: Iterable[Any], most: int) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -166,7 +167,7 @@ def count(file: Path) -> int:
     try:
         return pq.ParquetFile(file).metadata.num_rows
     except (pa.ArrowException, *DAMAGED) as error:
-        raise ValueError(f"{file.name}: not a whole Parquet file ({error})") from error
+        raise UserError(f"{file.name}: not a whole Parquet file ({error})") from error
 
 
 def write(file: Path, made: Sequence[Mapping[str, Any]]) -> None:
@@ -185,7 +186,7 @@ def write(file: Path, made: Sequence[Mapping[str, Any]]) -> None:
             beside.unlink(missing_ok=True)
     except (pa.ArrowException, OverflowError, UnicodeEncodeError) as error:
         found = "values of different kinds in a column, or one that none can hold"
-        raise ValueError(f"{file.name} cannot be Parquet: {found} ({error}); JSON lines take all") from error
+        raise UserError(f"{file.name} cannot be Parquet: {found} ({error}); JSON lines take all") from error
 
 
 def _without_nulls(value: Any) -> Any:

@@ -8,6 +8,8 @@ import os
 from collections.abc import Iterator
 from typing import IO
 
+from qr_jax.errors import UserError
+
 MOST_DEPTH = 8  # of structs and lists in each other; a page's header has 3
 TRUE, FALSE, BYTE, DOUBLE, BINARY, LIST, SET, STRUCT = 1, 2, 3, 7, 8, 9, 10, 12
 INTEGERS = (4, 5, 6)  # of 16, 32 and 64 bits, each a varint
@@ -21,7 +23,7 @@ def unpacked_bytes(opened: IO[bytes], start: int, packed_bytes: int) -> Iterator
         sizes = _struct(opened, 0)
         unpacked, packed = sizes.get(2, -1), sizes.get(3, -1)
         if unpacked < 0 or packed < 0:
-            raise ValueError(f"what stands at byte {at:,} is no page")
+            raise UserError(f"what stands at byte {at:,} is no page")
         at = opened.tell() + packed
         yield unpacked
 
@@ -42,7 +44,7 @@ def _struct(opened: IO[bytes], depth: int) -> dict[int, int]:
 
 def _pass_over(opened: IO[bytes], kind: int, depth: int, in_list: bool = False) -> None:
     if depth > MOST_DEPTH:
-        raise ValueError("a page's header has structs or lists in each other")
+        raise UserError("a page's header has structs or lists in each other")
     if kind == BYTE or in_list and kind in (TRUE, FALSE):
         _byte(opened)
     elif kind in INTEGERS:
@@ -58,7 +60,7 @@ def _pass_over(opened: IO[bytes], kind: int, depth: int, in_list: bool = False) 
     elif kind == STRUCT:
         _struct(opened, depth + 1)
     elif kind not in (TRUE, FALSE):
-        raise ValueError(f"a page's header has a field of type {kind}")
+        raise UserError(f"a page's header has a field of type {kind}")
 
 
 def _integer(opened: IO[bytes]) -> int:
@@ -73,11 +75,11 @@ def _varint(opened: IO[bytes]) -> int:
         number |= (part & 127) << shift
         if part < 128:
             return number
-    raise ValueError("a page's header has a number of more than 64 bits")
+    raise UserError("a page's header has a number of more than 64 bits")
 
 
 def _byte(opened: IO[bytes]) -> int:
     read = opened.read(1)
     if not read:
-        raise ValueError("a page's header goes past the end of the file")
+        raise UserError("a page's header goes past the end of the file")
     return read[0]

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from qr_jax import bounded_json
+from qr_jax.errors import UserError
 from qr_jax.queries import arrow, limits, official, parquet
 from qr_jax.queries.answer_columns import Unanswerable
 from qr_jax.queries.formats import show
@@ -70,7 +71,7 @@ def resolve(path: str | Path) -> list[Path]:
     if str(path).startswith(official.PREFIX):
         named = official.parts(str(path))[2]
         if named and not os.path.isdir(named):
-            raise ValueError(f"no folder {named} (from {str(path)!r}); after @ stands the folder of the official files")
+            raise UserError(f"no folder {named} (from {str(path)!r}); after @ stands the folder of the official files")
         return []
     folder = index_folder(path)
     if folder is not None:
@@ -83,14 +84,14 @@ def resolve(path: str | Path) -> list[Path]:
             wanted = "wanted files, or (of passages) the folder of one index alone"
             if found == "a folder":
                 wanted += f"; `qr-jax data convert {shlex.quote(str(file))} NEW.jsonl` makes one of what is in it"
-            raise ValueError(f"{file} (from {str(path)!r}) is {found}; {wanted}")
+            raise UserError(f"{file} (from {str(path)!r}) is {found}; {wanted}")
         if part.strip() and os.path.exists(file) and not os.path.isfile(file):
-            raise ValueError(f"{file} (from {str(path)!r}) is a pipe or a device; wanted a file, which is read twice")
+            raise UserError(f"{file} (from {str(path)!r}) is a pipe or a device; wanted a file, which is read twice")
         if part.strip() and os.path.islink(file) and not os.path.exists(file):
-            raise ValueError(f"{file} (from {str(path)!r}) is a link to {os.readlink(file)}, and nothing is there")
+            raise UserError(f"{file} (from {str(path)!r}) is a link to {os.readlink(file)}, and nothing is there")
         if not part.strip() or not os.path.isfile(file):
             named = str(file) if part.strip() else "(empty name)"
-            raise ValueError(f"no file {named} (from {str(path)!r}){_cure(part.strip(), file)}")
+            raise UserError(f"no file {named} (from {str(path)!r}){_cure(part.strip(), file)}")
         files.append(file)
     return files
 
@@ -122,7 +123,7 @@ def read_queries(path: str | Path) -> list[Query]:
         rows = qa_builders.read(str(path))
         return [rows[at] for at in range(len(rows))]
     if (stored := index_folder(path)) is not None:
-        raise ValueError(f"{stored} is an index of passages, and questions are wanted; name their file")
+        raise UserError(f"{stored} is an index of passages, and questions are wanted; name their file")
     queries = read(path, query_of, lambda query: query.id)
     refused = [(query.id, *query.meta["refused_answers"]) for query in queries if "refused_answers" in query.meta]
     if refused:
@@ -171,13 +172,13 @@ def read(path: str | Path, make: Callable[[Row], T], key: Callable[[T], str]) ->
             continue
         if key(item) in seen:
             first, other = seen[key(item)]
-            raise ValueError(f"{where}: id {key(item)!r} stands in {first} too; {TWICE if item == other else UNIQUE}")
+            raise UserError(f"{where}: id {key(item)!r} stands in {first} too; {TWICE if item == other else UNIQUE}")
         seen[key(item)] = where, item
         items.append(item)
     if unanswerable:
         log.warning("%s: %d questions left out, whose rows say that they have no answer", path, unanswerable)
     if not items:
-        raise ValueError(f"{path} has no rows{' of questions that have an answer' * bool(unanswerable)}")
+        raise UserError(f"{path} has no rows{' of questions that have an answer' * bool(unanswerable)}")
     return items
 
 
@@ -191,7 +192,7 @@ def stream(files: Sequence[Path], make: Callable[[Row], T]) -> Iterator[tuple[st
             try:
                 item = make(row)
             except ValueError as error:
-                raise ValueError(f"{where}: {error}") from error
+                raise UserError(f"{where}: {error}") from error
             yield where, item
 
 
@@ -199,7 +200,7 @@ def rows(file: Path) -> Iterator[tuple[int, Row]]:
     """(row number from 1, object) of every line that is not empty; ValueError names the first that cannot be read."""
     for number, row in attempts(file):
         if isinstance(row, ValueError):
-            raise ValueError(f"{file.name} row {number}: {row}") from row
+            raise UserError(f"{file.name} row {number}: {row}") from row
         yield number, row
 
 
@@ -212,9 +213,9 @@ def attempts(file: Path) -> Iterator[tuple[int, Row | ValueError]]:
         yield from parquet.rows(file)
         return
     if file.suffix in TABLE_ENDS:
-        raise ValueError(f"{file.name} is a table; {_written_anew(file)}")
+        raise UserError(f"{file.name} is a table; {_written_anew(file)}")
     if file.suffix in arrow.ENDS:
-        raise ValueError(f"{file.name} is an Arrow file; {_written_anew(file)}")
+        raise UserError(f"{file.name} is an Arrow file; {_written_anew(file)}")
     number = taken_bytes = 0
     most = limits.most_bytes(file)
     try:
@@ -223,7 +224,7 @@ def attempts(file: Path) -> Iterator[tuple[int, Row | ValueError]]:
                 if number == 1:
                     check_text_begins(file, line)
                 if number == 1 and line.lstrip().startswith(b"["):
-                    raise ValueError(f"{file.name} is one JSON array; {_written_anew(file)}")
+                    raise UserError(f"{file.name} is one JSON array; {_written_anew(file)}")
                 limits.check_row(file, len(line), f"row {number}")
                 taken_bytes += len(line) + limits.ITEM_BYTES * (1 + sum(map(line.count, (b",", b"[", b"{"))))
                 limits.check_unpacked(file, taken_bytes, most, f"row {number}")
@@ -231,20 +232,20 @@ def attempts(file: Path) -> Iterator[tuple[int, Row | ValueError]]:
                     row = _object(line, number)
                     if number == 1 and (name := _name_of_rows(row)):
                         found = f"{file.name} is one JSON object, whose rows stand in {name!r}"
-                        raise ValueError(f"{found}; {_written_anew(file)}")
+                        raise UserError(f"{found}; {_written_anew(file)}")
                     yield number, row
     except gzip.BadGzipFile as error:
         if number:
-            raise ValueError(f"{file.name} after row {number}: the gzip file is damaged ({error})") from error
-        raise ValueError(f"{file.name} is no gzip file; pack it (gzip FILE), or take .gz from its name") from error
+            raise UserError(f"{file.name} after row {number}: the gzip file is damaged ({error})") from error
+        raise UserError(f"{file.name} is no gzip file; pack it (gzip FILE), or take .gz from its name") from error
     except (EOFError, zlib.error) as error:
-        raise ValueError(f"{file.name} after row {number}: the gzip file is cut short or damaged ({error})") from error
+        raise UserError(f"{file.name} after row {number}: the gzip file is cut short or damaged ({error})") from error
 
 
 def check_text_begins(file: Path, begins: bytes) -> None:
     """ValueError for a file that begins as one of a program's own does."""
     if kind := next((kind for mark, kind in NO_TEXT.items() if begins.startswith(mark)), None):
-        raise ValueError(f"{file.name} is no text but {kind}")
+        raise UserError(f"{file.name} is no text but {kind}")
 
 
 def _name_of_rows(row: Row | ValueError) -> str | None:
@@ -266,24 +267,22 @@ def _object(line: bytes, number: int) -> Row | ValueError:
         if len(line) > limits.MOST_ROW_ITEMS:
             bounded_json.check_items(line, limits.MOST_ROW_ITEMS, "the row")
         if line.startswith(GZIP):
-            return ValueError("packed by gzip; a file whose name ends in .gz is unpacked as it is read: name it so")
+            return UserError("packed by gzip; a file whose name ends in .gz is unpacked as it is read: name it so")
         if b"\0" in line:
             is_utf_16 = 3 * max(line[::2].count(0), line[1::2].count(0)) > len(line)  # of a text mostly of ASCII
             todo = CONVERT if is_utf_16 else "wanted a text of JSON lines"
-            return ValueError(
-                f"not UTF-8 but {'UTF-16' if is_utf_16 else 'bytes of no text'}, by its NUL bytes; {todo}"
-            )
+            return UserError(f"not UTF-8 but {'UTF-16' if is_utf_16 else 'bytes of no text'}, by its NUL bytes; {todo}")
         row = json.loads(line)
     except UnicodeDecodeError as error:
         byte = f"byte {line[error.start]:#04x} at place {error.start + 1} of the line"
-        return ValueError(f"not UTF-8 ({byte}); {CONVERT}, from Windows-1252 or --encoding NAME")
+        return UserError(f"not UTF-8 ({byte}); {CONVERT}, from Windows-1252 or --encoding NAME")
     except bounded_json.TooMany as error:
-        return ValueError(f"{error}; a row is one question or one passage: cut it into several")
+        return UserError(f"{error}; a row is one question or one passage: cut it into several")
     except (ValueError, RecursionError) as error:
         todo = f"{CONVERT}, from a table, other JSON or plain text"
         if line.startswith(b"{") and (number > 1 or line.rstrip(b" ,\r\n").endswith(b"}")):  # and not one of many lines
             todo = 'names and texts stand in "", and nothing stands behind the object; or get the file again'
-        return ValueError(f"not a line of JSON ({error}); wanted an object a line; {todo}")
+        return UserError(f"not a line of JSON ({error}); wanted an object a line; {todo}")
     return row if isinstance(row, dict) else ValueError(f"a JSON object is wanted, and this is {show(row)}")
 
 
@@ -293,9 +292,9 @@ def split(queries: Sequence[Query], share: float, part: Literal["train", "eval"]
     A query trains when the first 8 hexadecimal digits of SHA-256 of its id, as a fraction of 2^32, are below `share`.
     """
     if not 0 <= share <= 1:
-        raise ValueError(f"the training share must lie between 0 and 1, and is {share}")
+        raise UserError(f"the training share must lie between 0 and 1, and is {share}")
     if part not in ("train", "eval"):
-        raise ValueError(f"a split's part is 'train' or 'eval', not {part!r}")
+        raise UserError(f"a split's part is 'train' or 'eval', not {part!r}")
     return [query for query in queries if (int(digest(query)[:8], 16) / 2**32 < share) == (part == "train")]
 
 

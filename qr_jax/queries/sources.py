@@ -10,6 +10,8 @@ from typing import Any, Protocol, cast
 
 import numpy as np
 
+from qr_jax.errors import UserError
+
 
 class KVCache(Protocol):
     """What can be read by index: a list, a TFDS data source."""
@@ -31,14 +33,14 @@ def batches(rows: KVCache, size: int, *, seed: int) -> Callable[[int], list]:
     that boundary can hold a row twice.
     """
     if size < 1 or not len(rows):
-        raise ValueError(f"batches of {size} of {len(rows)} rows were asked for; both must be 1 or more")
+        raise UserError(f"batches of {size} of {len(rows)} rows were asked for; both must be 1 or more")
     import grain  # inside: grain imports jax, which the host rooms of this package do without
 
     shuffled = grain.MapDataset.source(cast(Any, rows)).shuffle(seed=shuffle_seed(seed)).repeat()
 
     def batch(step: int) -> list:
         if step < 0:
-            raise ValueError(f"steps count from 0, and batch {step} was asked for")
+            raise UserError(f"steps count from 0, and batch {step} was asked for")
         return [shuffled[at] for at in range(step * size, (step + 1) * size)]
 
     return batch

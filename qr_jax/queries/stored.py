@@ -9,6 +9,7 @@ from typing import Any, overload
 
 import numpy as np
 
+from qr_jax.errors import UserError
 from qr_jax.records import Passage
 from qr_jax.retrieval import index_files
 
@@ -29,7 +30,7 @@ class Stored(Sequence[Passage]):
         )
         flat = self._ends.reshape(-1) if is_table else np.ones(1, np.int64)
         if flat[:3].any() or flat[-1] != len(self._bytes) or any((np.diff(part) < 0).any() for part in _pieces(flat)):
-            raise ValueError(f"{ENDS} does not say where the passages of {TEXTS} end, one after another")
+            raise UserError(f"{ENDS} does not say where the passages of {TEXTS} end, one after another")
 
     def __len__(self) -> int:
         return len(self._ends) - 1

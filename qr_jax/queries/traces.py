@@ -15,6 +15,7 @@ from typing import Any
 from qr_jax import dialect
 from qr_jax.answers import first_in
 from qr_jax.characters import SHARP, is_mark, nfc, spread
+from qr_jax.errors import UserError
 from qr_jax.queries.parsing import Row, query_of, texts
 from qr_jax.queries.readers import read
 from qr_jax.records import Passage, Query, Say, Search, SearchFunction, Stop, Trace, Turn
@@ -80,7 +81,7 @@ def read_traces(path: str | Path) -> list[Trace]:
 
 def trace_of(row: Row) -> Trace:
     if "turns" not in row:
-        raise ValueError(
+        raise UserError(
             f"has no 'turns', the expert's texts in order; fields found: {', '.join(map(str, row))}; without traces: "
             f"{NO_TRACES}"
         )
@@ -184,7 +185,7 @@ def check_supporting(
         log.info("data.traces=supporting: %s; no trace is made of them (is data.corpus the right one?)", told)
     if not made(fit[:TRIED], search, write=write, parallel=parallel, k=k)[0]:
         todo = "raise rollout.search_k, look with `qr-jax recall` at what the retriever finds, or set sft.steps=0"
-        raise ValueError(f"{FROM_GOLD}, and of the first {len(fit[:TRIED])} the retriever finds none; {todo}")
+        raise UserError(f"{FROM_GOLD}, and of the first {len(fit[:TRIED])} the retriever finds none; {todo}")
 
 
 def check_fit(queries: Sequence[Query], *, passages_read: bool = True, absent: Collection[str] = ()) -> list[Query]:
@@ -201,7 +202,7 @@ def check_fit(queries: Sequence[Query], *, passages_read: bool = True, absent: C
             listed += f" (such as {min(absent)!r}: is data.corpus the right one?)"
         wanted = "wanted columns supporting (a list of passages' ids) or supporting_titles (of their titles)"
         others = "data.traces=retrieved needs none, where one search finds an answer; sft.steps=0 does without traces"
-        raise ValueError(f"{FROM_GOLD}, and of {len(queries)} none is fit: {listed}; {wanted}; {others}")
+        raise UserError(f"{FROM_GOLD}, and of {len(queries)} none is fit: {listed}; {wanted}; {others}")
     return fit
 
 
@@ -226,7 +227,7 @@ def retrieved_traces(queries: Sequence[Query], search: SearchFunction, *, write:
 def check_retrieved(queries: Sequence[Query], search: SearchFunction, *, write: ExpertTurn, k: int) -> None:
     """ValueError, before anything is compiled, where no passage that is found has an answer."""
     if not retrieved_traces(queries[:TRIED], search, write=write, k=k):
-        raise ValueError(
+        raise UserError(
             "data.traces=retrieved makes traces of questions whose answer (no yes or no, function word or single "
             f"character) stands in what a search for them finds, and of the first {len(queries[:TRIED])} none does; "
             "raise rollout.search_k, look with `qr-jax recall` at what the retriever finds, or set sft.steps=0"
@@ -241,7 +242,7 @@ def check_played(traces: Sequence[Trace], env: Callable[..., Any], write: Expert
     trace, why = told[0]
     wanted = [write("a thought", ["a query"]), write("a thought", (), "an answer")] if write else []
     todo = f"; this environment wants turns such as {wanted[0]!r}, and last {wanted[1]!r}" if wanted else ""
-    raise ValueError(f"the environment takes none of the {len(told)} first traces: {trace.query.id!r} has {why}{todo}")
+    raise UserError(f"the environment takes none of the {len(told)} first traces: {trace.query.id!r} has {why}{todo}")
 
 
 def _refusal(trace: Trace, env: Callable[..., Any]) -> str | None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from qr_jax.errors import UserError
 from qr_jax.records import Episode, Query
 
 KEPT = "data"  # the digests among a checkpoint's host values
@@ -52,7 +53,7 @@ def check(host: Mapping[str, Any], data: Mapping[str, Rows]) -> str | None:
     for setting, rows in data.items():
         if found := _differences(np.asarray(host[KEPT].get(setting, ())), rows):
             todo = "give back the data that the run began with, or begin anew in another folder (--run)"
-            raise ValueError(f"{setting} is not what the run began with: {'; '.join(found)}. {todo}")
+            raise UserError(f"{setting} is not what the run began with: {'; '.join(found)}. {todo}")
     return None
 
 

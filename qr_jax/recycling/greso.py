@@ -3,6 +3,7 @@
 import numpy as np
 from jaxtyping import Float64
 
+from qr_jax.errors import UserError
 from qr_jax.noise import uniforms
 from qr_jax.pool import Pool
 from qr_jax.records import Memory, Outcome
@@ -34,7 +35,7 @@ def greso(
     """
     if not (0 <= bounds[0] <= bounds[1] <= 1 and 0 < floor <= 1 and bounds[0] <= start <= bounds[1] and change >= 0):
         given = f"bounds={bounds}, start={start}, floor={floor}, change={change}"
-        raise ValueError(f"{given}: wanted bounds that grow within [0, 1], start between them, floor in (0, 1]")
+        raise UserError(f"{given}: wanted bounds that grow within [0, 1], start between them, floor in (0, 1]")
     memory = _begun(pool, start)
     verdict_Q, drawn_Q = outcome.verdict_Q, outcome.drawn_Q
     for kind, share in (("easy", 1 / 3), ("hard", 2 / 3)):

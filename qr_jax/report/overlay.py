@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from qr_jax.errors import UserError
 from qr_jax.report import page, read
 from qr_jax.report.charts import PLAIN, Chart
 from qr_jax.settings import few
@@ -65,9 +66,9 @@ def names(folders: Sequence[Path]) -> list[str]:
     """What each run is called: as much of the end of its path as tells it from the others. ValueError: one is twice."""
     whole = [folder.resolve() for folder in folders]
     if len(set(whole)) < len(whole):
-        raise ValueError("a run is named twice; give each folder once")
+        raise UserError("a run is named twice; give each folder once")
     if len(whole) > len(TONES):
-        raise ValueError(f"{len(whole)} runs are too many for one page; give at most {len(TONES)}")
+        raise UserError(f"{len(whole)} runs are too many for one page; give at most {len(TONES)}")
     return [_apart(path, [other for other in whole if other != path]) for path in whole]
 
 

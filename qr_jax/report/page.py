@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from qr_jax import figures
+from qr_jax.errors import UserError
 from qr_jax.evaluation.complete import is_incomplete
 from qr_jax.report import beside_paper, charts, choose, history, read, run_list, series
 from qr_jax.secrecy import looks_secret, redact
@@ -41,7 +42,7 @@ def write(
 ) -> Path:
     """Write the page of the run in `folder`, by default as its report.html; where it is. ValueError: no run."""
     if out is not None and not Path(out).parent.is_dir():
-        raise ValueError(f"there is no folder {Path(out).parent} to write {Path(out).name} into; make it first")
+        raise UserError(f"there is no folder {Path(out).parent} to write {Path(out).name} into; make it first")
     return save(build(folder, null=null, beside=beside), Path(folder) / "report.html" if out is None else Path(out))
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from qr_jax import jsonl, run_files
+from qr_jax.errors import UserError
 from qr_jax.jsonl import Row
 from qr_jax.settings import with_new_names
 
@@ -46,7 +47,7 @@ def run(folder: str | Path) -> Run:
     run_files.check_trained(folder)
     metrics, bad = _rows(folder / "metrics.jsonl", "step")
     if metrics and "pool/drawn" not in metrics[-1]:
-        raise ValueError(f"{folder} holds no run of `qr-jax train` (its steps drew nothing from a pool)")
+        raise UserError(f"{folder} holds no run of `qr-jax train` (its steps drew nothing from a pool)")
     draws, worse = _rows(folder / "ledger.jsonl", "step", "query", "verdict", "accepted", "rewards")
     cold, worst = _rows(folder / COLD / "metrics.jsonl", "step", "sft/loss")
     summary = _object(folder / "summary.json")

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from qr_jax import run_files, run_lock
 from qr_jax.config import BUDGETS, LIMITS
+from qr_jax.errors import UserError
 from qr_jax.evaluation.complete import is_incomplete
 from qr_jax.report.read import BEFORE, COLD
 
@@ -45,7 +46,7 @@ def runs_in(folder: Path) -> list[Listed]:
     """The runs in a folder and below, by name; a run's own cold start is part of it. ValueError: there is no folder."""
     if not folder.is_dir():
         what = f"{folder} is a file" if folder.is_file() else f"there is no folder {folder}"
-        raise ValueError(f"{what}; name the one that runs were made in (without a name: runs/)")
+        raise UserError(f"{what}; name the one that runs were made in (without a name: runs/)")
     return [_listed_or_why(run) for run in sorted(_folders(folder, run_files.DEEPEST))]
 
 
@@ -119,7 +120,7 @@ def _check(folder: Path) -> None:
     for name in READ:
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             if what := run_files.wrong(folder / name):
-                raise ValueError(f"{name}: {what}")
+                raise UserError(f"{name}: {what}")
 
 
 def is_held(folder: Path) -> bool:

@@ -15,6 +15,7 @@ from typing import Literal
 import numpy as np
 
 from qr_jax.characters import words
+from qr_jax.errors import UserError
 
 Method = Literal["lucene", "robertson", "atire"]
 METHODS = ("lucene", "robertson", "atire")
@@ -53,7 +54,7 @@ def stop_words(language: str | None) -> Sequence[str]:
     known = json.loads(STOP_WORDS.read_text(encoding="utf-8"))
     del known["source"]
     if language not in known:
-        raise ValueError(f"bm25 has no stop words {language!r}; wanted one of {', '.join(known)}, or null")
+        raise UserError(f"bm25 has no stop words {language!r}; wanted one of {', '.join(known)}, or null")
     return known[language].split()
 
 
@@ -128,6 +129,6 @@ def _idf(in_passages_W: np.ndarray, size: int, method: Method) -> np.ndarray:
 
 def check(method: str, k1: float, b: float) -> None:
     if method not in METHODS:
-        raise ValueError(f"bm25 has no method {method!r}; its methods are: {', '.join(METHODS)}")
+        raise UserError(f"bm25 has no method {method!r}; its methods are: {', '.join(METHODS)}")
     if not (math.isfinite(k1) and k1 >= 0 and 0 <= b <= 1):
-        raise ValueError(f"bm25 needs k1 of at least 0 and b between 0 and 1, and has k1={k1}, b={b}")
+        raise UserError(f"bm25 needs k1 of at least 0 and b between 0 and 1, and has k1={k1}, b={b}")

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from qr_jax import bounded_json, trust
+from qr_jax.errors import UserError
 from qr_jax.queries import stored
 from qr_jax.records import Passage
 from qr_jax.retrieval import bm25_build, index_files
@@ -63,14 +64,14 @@ def load_or_build(folder: str | Path, corpus: Sequence[Passage], settings: Mappi
     if reason:
         if any((path / name).exists() for name in (stored.TEXTS, stored.ENDS)):
             holds = f"{path} holds the passages of a corpus, made by `qr-jax index`, and is left as it is"
-            raise ValueError(f"{holds}: it is not the index asked for ({reason}); name another folder")
+            raise UserError(f"{holds}: it is not the index asked for ({reason}); name another folder")
         if is_there:
             warnings.warn(f"the index {path} is built again: {reason}", stacklevel=3)
         clear_left(path)
         write(path, corpus, settings)
         reason = why_not(path, wanted)
         if reason:
-            raise ValueError(f"the index {path} cannot be used: {reason}; name another folder")
+            raise UserError(f"the index {path} cannot be used: {reason}; name another folder")
     return load(path)
 
 
@@ -85,9 +86,9 @@ def load(path: Path) -> Index:
         index = Index(score_I, place_I, np.array(start_W), json.loads(words), order_P)
         fits = _fits(index)
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(f"the index {path} cannot be read ({error!r:.200}); build it again") from error
+        raise UserError(f"the index {path} cannot be read ({error!r:.200}); build it again") from error
     if not fits:
-        raise ValueError(f"the index {path} is damaged: its files do not fit together; build it again")
+        raise UserError(f"the index {path} is damaged: its files do not fit together; build it again")
     return index
 
 
@@ -127,7 +128,7 @@ def passages(folder: str | Path) -> stored.Stored:
         found, problem = None, f"its {MANIFEST} or passages cannot be read ({error!r:.200})"
     if problem or found is None:
         again = f"build it again from its corpus files: qr-jax index FILE ... {path}"
-        raise ValueError(f"the index {path} is damaged: {problem}; {again}")
+        raise UserError(f"the index {path} is damaged: {problem}; {again}")
     return found
 
 
@@ -141,7 +142,7 @@ def why_not(path: Path, wanted: Mapping[str, Any], *, files: Collection[str] | N
     """Why a folder's index cannot serve, or None; `files` must be undamaged (None: all). ValueError: other files."""
     known = {MANIFEST, *FILES, stored.TEXTS, stored.ENDS}
     if path.exists() and (not path.is_dir() or {file.name for file in path.iterdir()} - known):
-        raise ValueError(f"{path} is no folder of a BM25 index, and is left as it is; name a new or empty folder")
+        raise UserError(f"{path} is no folder of a BM25 index, and is left as it is; name a new or empty folder")
     try:
         manifest = read_manifest(path)
         for name, value in {"format": FORMAT, **wanted}.items():
@@ -169,9 +170,9 @@ def read_manifest(path: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(index_files.content(path / MANIFEST))
     except RecursionError as error:
-        raise ValueError(f"{MANIFEST} is too deep") from error
+        raise UserError(f"{MANIFEST} is too deep") from error
     if not isinstance(manifest, dict):
-        raise ValueError(f"{MANIFEST} holds no object")
+        raise UserError(f"{MANIFEST} holds no object")
     return manifest
 
 
@@ -260,13 +261,13 @@ def _counted(
     counted = bm25_build.count(texts(), bm25_build.stop_words(stopwords), keep)
     place_P = by_id(ids, "bm25")
     if not counted.word_at:
-        raise ValueError(f"none of the {len(ids)} passages holds a word to search for (stopwords={stopwords!r})")
+        raise UserError(f"none of the {len(ids)} passages holds a word to search for (stopwords={stopwords!r})")
     order_P = np.empty(len(ids), np.int32)
     order_P[place_P] = np.arange(len(ids), dtype=np.int32)
     return counted, order_P, bm25_build.starts(counted)
 
 
-class Repeated(ValueError):
+class Repeated(UserError):
     """An id of more than one passage."""
 
     def __init__(self, text: str, id: str):

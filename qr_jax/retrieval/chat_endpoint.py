@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
+from qr_jax.errors import UserError
 from qr_jax.retrieval.http_post import Endpoint, Failed, Patience, secret
 
 OPENAI_KEY, OPENAI_HOST = "OPENAI_API_KEY", "api.openai.com"
@@ -64,7 +65,7 @@ class ChatEndpoint(Endpoint):
         super().__init__(whole if whole.endswith(PATH) else f"{whole}{PATH}", patience, headers)
         self.leave_out, self.key_env = frozenset(leave_out), key_env
         if unknown := sorted(self.leave_out - {*OPTIONAL}):
-            raise ValueError(
+            raise UserError(
                 f"{', '.join(unknown)} cannot be left out of a request; wanted some of {', '.join(OPTIONAL)}"
             )
         self._first, self._begun = threading.Lock(), False
@@ -141,7 +142,7 @@ def objects(reply: str) -> tuple[list[list[tuple[str, Any]]], bool]:
             except ValueError:
                 continue
             except RecursionError as error:
-                raise ValueError("the reply is nested too deep") from error
+                raise UserError("the reply is nested too deep") from error
         around.append(reply[begun : sign.start()])
         begun = at
         if pairs is not None:
@@ -149,7 +150,7 @@ def objects(reply: str) -> tuple[list[list[tuple[str, Any]]], bool]:
         elif sign[0] == "</think>":
             before, found, around = (found if _are_all(found, around) else []), [], []
         elif not found and not sign[0].endswith("</think>"):
-            raise ValueError("the reply is a thought without an end")
+            raise UserError("the reply is a thought without an end")
     around.append(reply[begun:])
     if before and not found and not "".join(around).strip():
         return before, True

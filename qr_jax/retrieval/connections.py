@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
 
+from qr_jax.errors import UserError
+
 SILENT_S = 0.25  # no answered request so long after it came: a client far away needs less for its first
 IDLE_S = 1.0  # none since the last one
 SILENT = 16  # more such connections of one address give way before any other; so many may be honest
@@ -75,7 +77,7 @@ class Connections:
             given_way = new if is_silent else min(first, key=until_s, default=None)
         if given_way is None:
             whose = f"{self._most_of_address} connections of one address" if crowded else f"{self._most} connections"
-            raise ValueError(f"all {whose} wait for answers; try again")
+            raise UserError(f"all {whose} wait for answers; try again")
         self.leave(given_way)
         return given_way
 

@@ -17,6 +17,7 @@ import ml_dtypes
 import numpy as np
 
 from qr_jax import trust
+from qr_jax.errors import UserError
 from qr_jax.retrieval import index_files
 from qr_jax.retrieval.bm25_index import file_hash, read_manifest
 from qr_jax.retrieval.index_files import MANIFEST, PIECES
@@ -136,7 +137,7 @@ def _done(folder: Path, wanted: Mapping[str, Any], shapes: Mapping[str, tuple[in
         _refuse_no_file(folder / name)
     if not (folder / MANIFEST).exists():
         if {file.name for file in folder.iterdir()} - known:
-            raise ValueError(f"{folder} is no folder of a dense index, and is left as it is; name a new or empty one")
+            raise UserError(f"{folder} is no folder of a dense index, and is left as it is; name a new or empty one")
         (folder / (MANIFEST + ".new")).write_text(json.dumps(wanted, indent=1), "utf-8")
         os.replace(folder / (MANIFEST + ".new"), folder / MANIFEST)
     _refuse_other(folder, wanted)
@@ -165,7 +166,7 @@ def _refuse_no_file(path: Path) -> None:
     """ValueError for a link, which would be written through, and for what else is no file."""
     if os.path.lexists(path) and not stat.S_ISREG(path.lstat().st_mode):
         found = "a link" if path.is_symlink() else "no file"
-        raise ValueError(f"{path} is {found}, which no dense index holds; take it away, or name another folder")
+        raise UserError(f"{path} is {found}, which no dense index holds; take it away, or name another folder")
 
 
 def _refuse_other(folder: Path, wanted: Mapping[str, Any]) -> None:
@@ -174,13 +175,13 @@ def _refuse_other(folder: Path, wanted: Mapping[str, Any]) -> None:
         manifest = read_manifest(folder)
         before = dict(manifest["settings"])
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"the manifest of {folder} is damaged ({error}); delete the folder or name another") from error
+        raise UserError(f"the manifest of {folder} is damaged ({error}); delete the folder or name another") from error
     other = [name for name in wanted if name != "settings" and manifest.get(name) != wanted[name]]
     now = wanted["settings"]
     other += [f"{name} ({before.get(name)!r}, now {now[name]!r})" for name in now if before.get(name) != now[name]]
     if other:
         made = f"the index {folder} was made with another {', '.join(other)}"
-        raise ValueError(f"{made}, and is left as it is; name another folder")
+        raise UserError(f"{made}, and is left as it is; name another folder")
 
 
 @contextlib.contextmanager

@@ -26,6 +26,7 @@ from typing import Any, TypeVar
 import httpcore2
 
 from qr_jax import bounded_json
+from qr_jax.errors import UserError
 from qr_jax.kept_thread import KeptThread
 from qr_jax.secrecy import SHORTEST, looks_secret, redact, without
 
@@ -81,7 +82,7 @@ class Patience:
     def __post_init__(self):
         bad = [name for name, value in vars(self).items() if value < (0 if name == "retries" else 1e-9)]
         if bad:
-            raise ValueError(f"{bad[0]} is {getattr(self, bad[0])}; wanted more than 0")
+            raise UserError(f"{bad[0]} is {getattr(self, bad[0])}; wanted more than 0")
 
 
 def secret(name: str) -> str:
@@ -90,12 +91,12 @@ def secret(name: str) -> str:
     A variable whose name is not like a secret's would not be redacted (secrecy.py), so it is refused.
     """
     if not looks_secret(name):
-        raise ValueError(f"{name} does not look like a secret's name; call the variable ..._KEY or ..._TOKEN")
+        raise UserError(f"{name} does not look like a secret's name; call the variable ..._KEY or ..._TOKEN")
     value = os.environ.get(name, "").strip()
     if len(value) < SHORTEST or not re.fullmatch(r"[!#-\[\]-~]+", value):
         problem = f"has {len(value)} characters" if value else "is not set"
         wanted = f"a secret of {SHORTEST} or more plain characters, without blanks or quotes"
-        raise ValueError(f"the environment variable {name} {problem}; wanted {wanted}")
+        raise UserError(f"the environment variable {name} {problem}; wanted {wanted}")
     return value
 
 
@@ -295,15 +296,15 @@ def url_parts(url: str) -> urllib.parse.SplitResult:
     in_query = urllib.parse.parse_qsl(parts.query) if parts else []
     if not parts or not known or "@" in parts.netloc or any(looks_secret(name) for name, _ in in_query):
         shown = redact(re.sub(r"(=)[^&#]*", r"\1[redacted]", re.sub(r"//[^/?#]*@", "//[redacted]@", url)))
-        raise ValueError(f"the URL is {shown!r}; wanted http://HOST[:PORT][/PATH] or https://, without a key")
+        raise UserError(f"the URL is {shown!r}; wanted http://HOST[:PORT][/PATH] or https://, without a key")
     if not f"{parts.netloc}{parts.query}".isascii():
         wanted = "a host as DNS has it (xn--...), a query's letters as %C3%B6"
-        raise ValueError(f"the URL is {redact(url)!r}, with letters that are not ASCII; wanted {wanted}")
+        raise UserError(f"the URL is {redact(url)!r}, with letters that are not ASCII; wanted {wanted}")
     return parts
 
 
 def _no_number(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON")
+    raise UserError(f"{name} is no JSON")
 
 
 class Crew:

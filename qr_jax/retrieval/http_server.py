@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from qr_jax.errors import UserError
 from qr_jax.retrieval.answers import Answer, Answers, Full
 from qr_jax.retrieval.connections import Connection, Connections, Stage
 
@@ -141,7 +142,7 @@ class Server:
             self._server = await asyncio.start_server(self._connection, host, port, limit=most, backlog=ACCEPTS)
         except OSError as error:
             why = os.strerror(error.errno) if error.errno else error
-            raise ValueError(f"port {port} of {host} cannot be had ({why}); give another with --port") from error
+            raise UserError(f"port {port} of {host} cannot be had ({why}); give another with --port") from error
         for listening in self._server.sockets:
             with socket.socket(fileno=os.dup(listening.fileno())) as same:
                 same.listen(BACKLOG)  # those that wait; asyncio would accept as many of them in one go

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from qr_jax import plugins, trust
+from qr_jax.errors import UserError
 from qr_jax.queries.stored import Stored
 from qr_jax.records import Passage, SearchFunction
 from qr_jax.retrieval import index_files
@@ -40,7 +41,7 @@ def others_indexes(use: Use, corpus: Sequence[Passage] | None) -> list[str]:
 def check_parts(name: str, parts: Sequence[Use]) -> None:
     """ValueError where a part of the retriever `name` is no file of qr_jax/retrievers/, as `inside` has it."""
     if outside := [part.name for part in parts if "." in part.name]:
-        raise ValueError(f"{name} takes files of qr_jax/retrievers/ as its parts, and has {', '.join(outside)}")
+        raise UserError(f"{name} takes files of qr_jax/retrievers/ as its parts, and has {', '.join(outside)}")
 
 
 def inside(name: str, of: Use, corpus: Sequence[Passage] | None) -> SearchFunction:
@@ -50,10 +51,10 @@ def inside(name: str, of: Use, corpus: Sequence[Passage] | None) -> SearchFuncti
     code that nobody allowed).
     """
     if "." in of.name:
-        raise ValueError(f"{name} takes a file of qr_jax/retrievers/ as its `of`, and has {of.name}")
+        raise UserError(f"{name} takes a file of qr_jax/retrievers/ as its `of`, and has {of.name}")
     make, wants = plugins.bind("retriever", of), plugins.wants_corpus(of)
     if wants and corpus is None:
-        raise ValueError(f"the retriever {of.name!r} inside {name!r} searches a corpus, and there is none")
+        raise UserError(f"the retriever {of.name!r} inside {name!r} searches a corpus, and there is none")
     return make(corpus=corpus) if wants else make()
 
 

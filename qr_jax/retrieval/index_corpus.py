@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from qr_jax import bounded_json
+from qr_jax.errors import UserError
 from qr_jax.queries import limits, parquet, parsing, readers
 from qr_jax.records import Passage
 from qr_jax.retrieval import bm25_build, bm25_index, build_aside
@@ -62,7 +63,7 @@ def index(
     stopwords = bm25_build.stop_words(settings["stopwords"])
     files = readers.resolve(corpus)
     if any(file.is_dir() for file in files):
-        raise ValueError(f"{corpus} is an index already; name the files it was made of, or search it as it is")
+        raise UserError(f"{corpus} is an index already; name the files it was made of, or search it as it is")
     sources = [{"file": f.name, "bytes": f.stat().st_size, "sha256": bm25_index.file_hash(f)} for f in files]
     settings = dict(settings) | {"words": bm25_build.RULE}
     if bm25_index.why_not(out, {"settings": settings, "sources": sources}) is None:
@@ -82,7 +83,7 @@ def index(
         manifest = bm25_index.write(out, shown, settings, passages=True, facts={"sources": sources})
     except bm25_index.Repeated as error:
         places = (where for where, passage in readers.stream(files, parsing.passage_of) if passage.id == error.id)
-        raise ValueError(f"{error}: {' and '.join(itertools.islice(places, 2))}; {readers.UNIQUE}") from error
+        raise UserError(f"{error}: {' and '.join(itertools.islice(places, 2))}; {readers.UNIQUE}") from error
     return manifest | {"built": True, "built_s": time.monotonic() - start, "estimate": asdict(estimated)}
 
 
@@ -99,7 +100,7 @@ def refuse_other(out: Path, sources: Sequence[Mapping[str, Any]]) -> None:
         origin = "does not say what it was made of"
     named = ", ".join(source["file"] for source in sources)
     todo = "name another folder, or put the new index in its place with --replace"
-    raise ValueError(f"the index {out} {origin}, not of these {named}, and is left as it is; {todo}")
+    raise UserError(f"the index {out} {origin}, not of these {named}, and is left as it is; {todo}")
 
 
 def estimate(files: Sequence[Path], stopwords: Sequence[str]) -> Estimate:
@@ -181,11 +182,11 @@ def refuse(estimated: Estimate, memory: int | None, disk: int, out: Path) -> Non
     if memory is not None and memory < estimated.memory_bytes:
         lacks = f"{gb(estimated.memory_bytes)} of memory, and {gb(memory)} are available"
         todo = "close other programs, use a larger machine, index a part of the corpus"
-        raise ValueError(f"{takes} {lacks}; {todo}, {anyway}")
+        raise UserError(f"{takes} {lacks}; {todo}, {anyway}")
     if disk < estimated.disk_bytes:
         built = f"{gb(estimated.disk_bytes)} of disk while it is built ({gb(estimated.index_bytes)} when it is done)"
         lacks = f"{built}, and {gb(disk)} are free where {out} would be"
-        raise ValueError(f"{takes} {lacks}; free some, name a folder on another disk, {anyway}")
+        raise UserError(f"{takes} {lacks}; free some, name a folder on another disk, {anyway}")
 
 
 def free_disk(out: Path) -> int:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from qr_jax import run_files
+from qr_jax.errors import UserError
 from qr_jax.run_files import Most
 
 MANIFEST, PIECES = "manifest.json", "pieces.txt"
@@ -41,7 +42,7 @@ def wrong(path: Path) -> str | None:
 def check(path: Path) -> None:
     """ValueError where the file is not to be opened."""
     if what := wrong(path):
-        raise ValueError(f"{path.name}: {what}")
+        raise UserError(f"{path.name}: {what}")
 
 
 def array(path: Path) -> np.ndarray:
@@ -69,5 +70,5 @@ def _header(path: Path) -> tuple[np.dtype, tuple[int, ...], int]:
     with path.open("rb") as file:
         said = HEADER.match(file.read(2**10))
     if not said:
-        raise ValueError("no array of numbers")
+        raise UserError("no array of numbers")
     return np.dtype(said[1].decode()), tuple(int(length) for length in said.groups()[1:] if length), said.end()

@@ -7,6 +7,7 @@ from typing import Any
 
 from qr_jax import plugins
 from qr_jax.characters import nfc
+from qr_jax.errors import UserError
 from qr_jax.queries import readers
 from qr_jax.records import Passage, Query, SearchFunction
 from qr_jax.settings import Use, plain, show
@@ -39,7 +40,7 @@ def recall(
     has its own.
     """
     if k < 1:
-        raise ValueError(f"recall at k needs k of at least 1, and has {k}")
+        raise UserError(f"recall at k needs k of at least 1, and has {k}")
     make = plugins.bind("retriever", use, allow_plugins=allow_plugins)
     queries = readers.read_queries(questions)
     gold = gold_of(queries, questions)
@@ -47,11 +48,11 @@ def recall(
     passages: Sequence[Passage] = ()
     if plugins.wants_corpus(use, allow_plugins=allow_plugins):
         if corpus is None:
-            raise ValueError(f"the retriever {use.name!r} searches a corpus: name its files with --corpus")
+            raise UserError(f"the retriever {use.name!r} searches a corpus: name its files with --corpus")
         passages = readers.read_passages(corpus)
         search: SearchFunction = make(corpus=passages)
     elif corpus is not None:
-        raise ValueError(f"the retriever {use.name!r} has passages of its own: leave --corpus out")
+        raise UserError(f"the retriever {use.name!r} has passages of its own: leave --corpus out")
     else:
         search = make()
     built_s = time.perf_counter() - start
@@ -80,7 +81,7 @@ def gold_of(queries: Sequence[Query], name: str) -> Gold:
         if any(wanted):
             return Gold(by, wanted, key)
     wanted = "a column 'supporting' (passage ids) or 'supporting_titles'"
-    raise ValueError(f"no question of {name} says which passages are gold; wanted {wanted}")
+    raise UserError(f"no question of {name} says which passages are gold; wanted {wanted}")
 
 
 def _titles(meta: Mapping[str, Any]) -> list[str]:

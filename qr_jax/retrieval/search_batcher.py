@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
+from qr_jax.errors import UserError
 from qr_jax.records import Passage, SearchFunction
 from qr_jax.retrieval.http_server import RETRY, Refused
 from qr_jax.retrieval.server_metrics import ServerMetrics
@@ -268,7 +269,7 @@ class Batcher:
         for k, queries in wanted.items():
             results = [list(passages)[:k] for passages in self._search(list(queries), k)]
             if len(results) != len(queries):
-                raise ValueError(f"{len(queries)} queries got {len(results)} lists")
+                raise UserError(f"{len(queries)} queries got {len(results)} lists")
             found |= {(query, k): passages for query, passages in zip(queries, results, strict=True)}
         asked = {(query, part.asked.k, part.asked.write) for part in parts for query in part.queries}
         rows = {(query, k, write): write(found[query, k]) for query, k, write in asked}

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from qr_jax.errors import UserError
 from qr_jax.evaluation.judge import INJECTED, Asked, Judge, NoVerdict, Prompt, cut
 
 log = logging.getLogger(__name__)
@@ -69,13 +70,13 @@ def verdicts(reward: str, bench: Bench, cards: Sequence[Asked], budget: int) -> 
         judge = trusted(reward, bench, cards[0].prompt)
     except NoVerdict as error:
         if not error.passing:
-            raise ValueError(f"reward {reward!r}: {error}") from error
+            raise UserError(f"reward {reward!r}: {error}") from error
         log.warning("%s", error)
         return {}
     judge.reread()
     new = len(set(judge.unknown(cards)))
     if judge.verdicts + new > budget:
-        raise ValueError(
+        raise UserError(
             f"reward {reward!r} has {judge.verdicts} verdicts in {bench.cache} and {new} answers to ask about, more "
             f"than its budget of {budget}; raise reward.budget, and the same command goes on"
         )
@@ -86,13 +87,11 @@ def verdicts(reward: str, bench: Bench, cards: Sequence[Asked], budget: int) -> 
 def trusted(reward: str, bench: Bench, asked: Prompt) -> Judge:
     """The judge, once it has given all injected texts the worst verdict."""
     if not bench.model:
-        raise ValueError(
-            f"reward {reward!r} has the judge's url {bench.url!r} and no model; set the model's name there"
-        )
+        raise UserError(f"reward {reward!r} has the judge's url {bench.url!r} and no model; set the model's name there")
     judge = _sitting(bench)
     fooled = judge.fooled(asked)
     if fooled:
-        raise ValueError(
+        raise UserError(
             f"reward {reward!r}: {bench.model} called {len(fooled)} of {len(INJECTED)} injected wrong answers right, "
             f"the first {fooled[0]!r}; a policy would learn to talk to it. Use another model"
         )

@@ -16,6 +16,7 @@ from dataclasses import fields, replace
 import numpy as np
 
 from qr_jax import config, dialect, terminal
+from qr_jax.errors import Interrupted, UserError
 from qr_jax.kept_thread import KeptThread
 from qr_jax.models.families import ModelConfig
 from qr_jax.models.tokenizer import Tokenizer
@@ -32,23 +33,19 @@ READS_A_TAG = "the tokenizer reads a tag of the dialect in what the environment 
 POLL_S = 0.1  # between two calls of `stop_now` while every episode waits for a search
 
 
-class Interrupted(Exception):
-    """`stop_now` turned true between two ticks or while all episodes waited; nothing of the rollout is kept."""
-
-
 class Engine:
     """Rolls out one model shape with one tokenizer and one group of settings; parameters come with each call."""
 
     def __init__(self, cfg: ModelConfig, tokenizer: Tokenizer, settings: config.Rollout, *, compute: str = "float32"):
         if tokenizer.size > cfg.vocab:
-            raise ValueError(
+            raise UserError(
                 f"the tokenizer has {tokenizer.size} ids, the model's vocabulary {cfg.vocab}: give a matching pair"
             )
         self.tokenizer, self.settings = tokenizer, settings
         self.chat = Chat(tokenizer, bos=tokenizer.bos, thinking=settings.thinking)
         lanes = settings.lanes
         if settings.slots % lanes or (settings.store or 0) % lanes:
-            raise ValueError(f"{settings.slots} slots and a store of {settings.store} do not divide over {lanes} lanes")
+            raise UserError(f"{settings.slots} slots and a store of {settings.store} do not divide over {lanes} lanes")
         part = replace(settings, slots=settings.slots // lanes, store=settings.store and settings.store // lanes)
         self.rows, *self.more_rows = (KVCache(cfg, part, tokenizer.eos_ids, compute=compute) for _ in range(lanes))
         self.pieces = [_piece(tokenizer, token) for token in range(cfg.vocab)]
@@ -320,11 +317,11 @@ class _Rollout:
             say = self.env(query, [])
             assert isinstance(say, Say), "as above"
             if self._opens(say):
-                raise ValueError(f"query {query.id!r}: {READS_A_TAG}")
+                raise UserError(f"query {query.id!r}: {READS_A_TAG}")
             self.queries[query_at] = query
         ids = self.engine.chat.open(say)
         if not 0 < len(ids) < self.settings.context_tokens:
-            raise ValueError(
+            raise UserError(
                 f"the prompt of query {query.id!r} has {len(ids)} tokens; wanted 1 or more and less than "
                 f"rollout.context_tokens={self.settings.context_tokens}: raise it or shorten the prompt"
             )

@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from qr_jax import dialect
+from qr_jax.errors import UserError
 from qr_jax.models.tokenizer import Tokenizer
 from qr_jax.records import Query, Say, Search, Stop, Turn
 
@@ -71,7 +72,7 @@ def inert(tokenizer: Tokenizer, text: str, tags: tuple[str, ...] = ()) -> str:
         if dialect.neutralise(seen, tags) == seen:
             return text
         text = seen
-    raise ValueError(f"the tokenizer makes tags of the dialect of other text, in {dialect.neutralise(text)[:200]!r}")
+    raise UserError(f"the tokenizer makes tags of the dialect of other text, in {dialect.neutralise(text)[:200]!r}")
 
 
 def inert_turns(tokenizer: Tokenizer, turns: Sequence[Turn], tags: tuple[str, ...] = ()) -> list[Turn]:

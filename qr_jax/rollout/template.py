@@ -11,6 +11,8 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from qr_jax.errors import UserError
+
 # Templates that print the date (Llama 3, SmolLM3) print this date: a run resumed on another day sees the same prompt.
 DATE = datetime.datetime(2026, 1, 1)
 
@@ -31,11 +33,11 @@ def _rendered(asked: str) -> str:
     try:
         done = subprocess.run(command, input=asked.encode(), capture_output=True, timeout=LIMIT_S, check=False)
     except subprocess.TimeoutExpired:
-        raise ValueError(f"it took more than {LIMIT_S:g} s") from None
+        raise UserError(f"it took more than {LIMIT_S:g} s") from None
     if done.returncode == -signal.SIGXCPU:
-        raise ValueError(f"it took more than {PROCESSOR_S} s of processor time")
+        raise UserError(f"it took more than {PROCESSOR_S} s of processor time")
     if done.returncode:
-        raise ValueError((done.stderr.decode(errors="replace").splitlines() or ["it ended its process"])[-1])
+        raise UserError((done.stderr.decode(errors="replace").splitlines() or ["it ended its process"])[-1])
     return done.stdout.decode()
 
 

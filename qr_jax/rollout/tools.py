@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from qr_jax.characters import MARKS, cut_before, is_mark, is_unspaced, nfkc
 from qr_jax.config import Rollout
-from qr_jax.interfaces import Wrong
+from qr_jax.errors import PluginError
 from qr_jax.records import Passage, Query, Say, Search, SearchFunction, Stop, Turn
 
 FIRST_CHARS = 8  # a token, with which fitting begins: few tokens hold more
@@ -33,7 +33,7 @@ class Fault:
     error: Exception | None = field(default=None, compare=False, repr=False)
 
 
-WRONG = (Wrong, TypeError, AttributeError, LookupError, NameError)  # of code, not of a network
+WRONG = (PluginError, TypeError, AttributeError, LookupError, NameError)  # of code, not of a network
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ def _call(search: SearchFunction, batch: list[str], k: int, limit_s: float) -> l
         try:
             outcome.append(search(list(batch), k))
         except Exception as error:  # whatever a retriever raises is a fault, not the run's end
-            named = str(error) if isinstance(error, Wrong) else f"{type(error).__name__}: {error}"
+            named = str(error) if isinstance(error, PluginError) else f"{type(error).__name__}: {error}"
             outcome.append(Fault(named[:300], isinstance(error, WRONG), error))
 
     thread = threading.Thread(target=work, name="search", daemon=True)

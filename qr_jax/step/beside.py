@@ -4,9 +4,10 @@ from collections.abc import Callable
 from concurrent.futures import wait
 from typing import TypeVar
 
+from qr_jax.errors import Interrupted
 from qr_jax.kept_thread import KeptThread
 from qr_jax.processes import hosts
-from qr_jax.rollout.engine import POLL_S, Interrupted
+from qr_jax.rollout.engine import POLL_S
 
 Result = TypeVar("Result")
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from qr_jax import pool
+from qr_jax.errors import UserError
 from qr_jax.interfaces import check_growth
 from qr_jax.records import Ask, Outcome
 from qr_jax.step.grading import Group, joined
@@ -22,12 +23,12 @@ def draw(
     """
     name, settings = runtime.settings.pool.rounds.name, runtime.settings.pool
     if runtime.most_rounds is not None and number >= runtime.most_rounds:
-        raise ValueError(
+        raise UserError(
             f"rounds {name!r} asked for round {number + 1}, and its file declares ROUNDS = {runtime.most_rounds}"
         )
     if runtime.settings.learner.keep_zero_variance and ask.draw > runtime.most_groups:
         room = f"with learner.keep_zero_variance a step has room for {runtime.most_groups}"
-        raise ValueError(f"rounds {name!r} asked for {ask.draw} queries; {room}")
+        raise UserError(f"rounds {name!r} asked for {ask.draw} queries; {room}")
     new_Q = pool.draw(
         run_state.pool, ask.draw, seed=run_state.seed(runtime.settings.seed), step=step, round=number,
         exclude=[group.index for group in groups], by=runtime.draws,

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from qr_jax import answers
+from qr_jax.errors import UserError
 from qr_jax.noise import uniforms
 from qr_jax.processes import plain
 from qr_jax.records import Episode, Grades, Query, Scores, grades
@@ -181,7 +182,7 @@ def check_graded(groups: Sequence[Group]) -> None:
     ungraded = sum(group.spent.ungraded for group in groups)
     if ungraded and not any(group.grades.valid_QG.any() for group in groups):
         first = next(group.spent.fault for group in groups if group.spent.ungraded)
-        raise ValueError(
+        raise UserError(
             f"no episode of the first step could be graded ({ungraded} were tried), the first by: {first}; nothing "
             "could ever be learned. Mend the reward, or choose another one"
         )
@@ -194,7 +195,7 @@ def shuffled(groups: Sequence[Group], seed: int, step: int) -> list[Group]:
     dealt among episodes of unlike lengths: ValueError.
     """
     if any(group.grades.turn_reward_QGT is not None for group in groups):
-        raise ValueError(
+        raise UserError(
             "train.shuffle_rewards=true deals rewards over episodes, and this reward gives some to turns; run the "
             "control with a reward that gives none (reward=exact_match)"
         )

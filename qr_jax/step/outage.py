@@ -9,43 +9,22 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal
 
 import numpy as np
 
+from qr_jax.errors import FailsAgain, Interrupted, Outage, ServiceDown
 from qr_jax.processes import hosts
 from qr_jax.rollout import tools
-from qr_jax.rollout.engine import Interrupted, Statistics
+from qr_jax.rollout.engine import Statistics
 from qr_jax.step import grading, preflight
 from qr_jax.step.beside import run_interruptible
 from qr_jax.step.grading import Group
 from qr_jax.step.runtime import Runtime
 
-CODE = 5  # exit code of a run whose retriever or judge stayed away or keeps failing; no supervisor starts it again
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 5.0, 120.0  # between two looks whether it answers, or two tries of a step
 POLL_S = 0.5
 QUESTION = "Is anybody there?"
 MOST_ASKED = 16  # searches or groups of a failed step that are tried again by themselves
-
-
-class ServiceDown(Exception):
-    """Most of a step's groups failed with `what`. Nothing of the step was settled, trained on or written.
-
-    `failed`: what failed on this process, searches (their texts) or groups.
-    """
-
-    def __init__(self, text: str, what: Literal["retriever", "reward"] = "retriever", failed: Sequence[Any] = ()):
-        super().__init__(text)
-        self.what: Literal["retriever", "reward"] = what
-        self.failed = tuple(failed)
-
-
-class Outage(Exception):
-    """Steps failed for longer than rollout.outage_s."""
-
-
-class Repeated(Exception):
-    """What failed in a step fails again, though other questions are answered: that is no outage."""
 
 
 @dataclass(frozen=True)
@@ -86,8 +65,8 @@ def wait(runtime: Runtime, down: ServiceDown, step: int, lost: RetryState | None
     """Return once what is down answers a question; where the step failed again after that, a pause later.
 
     `lost`: what this gave when the step failed before. Interrupted when told to stop; Outage rollout.outage_s after the
-    step first failed; Repeated where what failed fails again by itself. What a search or the reward raised, where it is
-    to blame: that will not pass.
+    step first failed; FailsAgain where what failed fails again by itself. What a search or the reward raised, where it
+    is to blame: that will not pass.
     """
     answer = {"retriever": answers, "reward": grades}[down.what]
     say, limit_s = runtime.run.say, runtime.settings.rollout.outage_s
@@ -112,7 +91,7 @@ def wait(runtime: Runtime, down: ServiceDown, step: int, lost: RetryState | None
             raise Interrupted
         pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
     if refused := hosts.by_first(lambda: repeated(runtime, down)):
-        raise Repeated(f"{down}. This is no outage, for the {down.what} answers other questions: {refused}")
+        raise FailsAgain(f"{down}. This is no outage, for the {down.what} answers other questions: {refused}")
     if runtime.run.stops():
         raise Interrupted
     say(f"the {down.what} answers; step {step + 1} is made again")

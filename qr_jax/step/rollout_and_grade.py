@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 
 from qr_jax import assemble
+from qr_jax.errors import UserError
 from qr_jax.processes import hosts
 from qr_jax.records import Episode
 from qr_jax.rollout.engine import Statistics
@@ -89,7 +90,7 @@ def graded(
 
     mine = run_interruptible(lambda: {index: grade(index) for index in rolled}, runtime.run.stop_now)
     if runtime.turns is None and any(group.grades.turn_reward_QGT is not None for group in mine.values()):
-        raise ValueError(
+        raise UserError(
             f"reward {name!r} gave rewards of turns, and its file does not declare how many; "
             "write TURNS = 8 (the most turns of most episodes) in it"
         )

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from qr_jax import pool
+from qr_jax.errors import UserError
 from qr_jax.records import Query
 from qr_jax.rollout.engine import Statistics
 from qr_jax.step import grading
@@ -52,7 +53,7 @@ def from_host(host: Mapping[str, Any]) -> RunState:
     counts = {name: host[name] for name in COUNTS}
     whole = (tokens, episodes, *(counts[name] for name in ("rollouts", "tokens", "searches", "rollbacks")))
     if any(type(number) is not int or number < 0 for number in whole) or not 0 < counts["rate"] < math.inf:
-        raise ValueError(f"counts of {whole} and a rate of {counts['rate']!r}")
+        raise UserError(f"counts of {whole} and a rate of {counts['rate']!r}")
     run_state = RunState(
         pool.from_arrays(host["pool"]),
         tuple(map(grading.from_plain, host["waiting"])),
@@ -62,12 +63,12 @@ def from_host(host: Mapping[str, Any]) -> RunState:
         **counts,
     )
     if any(not 0 <= group.index < run_state.pool.size for group in run_state.waiting):
-        raise ValueError(f"a group waits that is none of the pool's {run_state.pool.size} queries")
+        raise UserError(f"a group waits that is none of the pool's {run_state.pool.size} queries")
     lists = {"cost_F": run_state.cost_F, **run_state.watch.past}
     if any(not isinstance(values, np.ndarray) or values.shape != (values.size,) for values in lists.values()):
-        raise ValueError("costs or what the guards remember that are no lists of numbers")
+        raise UserError("costs or what the guards remember that are no lists of numbers")
     if {*run_state.watch.past} != {*FIGURES} or not run_state.watch.best < math.inf > run_state.watch.best_step >= 0:
-        raise ValueError(f"what the guards remember is of {', '.join(run_state.watch.past)}")
+        raise UserError(f"what the guards remember is of {', '.join(run_state.watch.past)}")
     return run_state
 
 

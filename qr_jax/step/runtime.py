@@ -11,6 +11,7 @@ import numpy as np
 
 from qr_jax import assemble, checkpoint, evaluate, plugins, pool, runs, terminal
 from qr_jax.config import Config
+from qr_jax.errors import Interrupted, UserError
 from qr_jax.evaluation import subject
 from qr_jax.evaluation.manifest import questions_sha256
 from qr_jax.learning import gold
@@ -20,7 +21,6 @@ from qr_jax.parallel import mesh as meshes
 from qr_jax.processes import alike, hosts
 from qr_jax.queries import unchanged
 from qr_jax.records import Query, SearchFunction
-from qr_jax.rollout.engine import Interrupted
 from qr_jax.step.run_state import RunState, families, from_host
 
 
@@ -66,7 +66,7 @@ class Runtime:
         with checkpoint.as_written(self.run.checkpoints.folder, "what the host values say"):
             run_state = from_host(host)
             if run_state.pool.size != len(self.queries):
-                raise ValueError(f"a pool of {run_state.pool.size}, and there are {len(self.queries)} queries")
+                raise UserError(f"a pool of {run_state.pool.size}, and there are {len(self.queries)} queries")
             for figures in filter(None, (run_state.base, run_state.before)):
                 evaluate.one_line(figures)
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from qr_jax import evaluate, figures, metrics_writer, pool, runs
 from qr_jax.config import LIMITS, Config
+from qr_jax.errors import UserError
 from qr_jax.evaluation.complete import is_incomplete
 from qr_jax.learning import learner, pack
 from qr_jax.metrics import STOPS
@@ -140,13 +141,13 @@ def check_advantage(
         for g, episode in enumerate(group.episodes):
             values = np.atleast_1d(_trained_with(advantage, batch, q, g, episode))
             if episode.valid and advantage.ndim == 3 and len(values) < episode.model_turns:
-                raise ValueError(
+                raise UserError(
                     f"advantage {name!r} gave {len(values)} turns, and sample {g} of query {episode.query.id!r} has "
                     f"{episode.model_turns}; wanted one for each of the model's turns (turn_NL numbers them)"
                 )
             if episode.valid and not np.isfinite(values).all():
                 bad = values[~np.isfinite(values)].flat[0]
-                raise ValueError(
+                raise UserError(
                     f"advantage {name!r} gave {bad} for sample {g} of query {episode.query.id!r}; wanted a finite "
                     "number, 0 where there is nothing to learn from"
                 )

@@ -16,6 +16,7 @@ import numpy as np
 from qr_jax import config as configs
 from qr_jax import figures, jsonl, metrics_writer, run_files, runs
 from qr_jax.config import BUDGETS, Config
+from qr_jax.errors import UserError
 from qr_jax.evaluation import last_evaluation
 from qr_jax.evaluation.bootstrap import difference
 from qr_jax.evaluation.complete import INCOMPLETE, is_incomplete
@@ -55,7 +56,7 @@ def read(folder: str | Path) -> Run:
     rows = metrics_writer.read(folder)
     if not (folder / "config.json").is_file() or not (folder / "summary.json").is_file() or not rows:
         lacks = "config.json" if not (folder / "config.json").is_file() else "summary.json" if rows else "step"
-        raise ValueError(f"{folder} is no finished run: it has no {lacks}; compare takes the folders of finished runs")
+        raise UserError(f"{folder} is no finished run: it has no {lacks}; compare takes the folders of finished runs")
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     ended = [row for row in rows if row["step"] <= summary.get("steps", row["step"])]
     settings, evaluation = configs.load(folder / "config.json"), last_evaluation.read(folder)
@@ -70,7 +71,7 @@ def expand(folder: str | Path) -> list[Path]:
         return [folder]
     found = sorted(path.parent for path in folder.glob("*/seed_*/summary.json"))
     if not found:
-        raise ValueError(f"{folder} is neither a run (it has no config.json) nor a study with finished runs")
+        raise UserError(f"{folder} is neither a run (it has no config.json) nor a study with finished runs")
     return found
 
 
@@ -89,9 +90,7 @@ def compare(
     were asked. ValueError for a run given twice, or no such question.
     """
     if len({folder.resolve() for folder in folders}) < len(folders) or not folders:
-        raise ValueError(
-            "a run is named twice; wanted each once" if folders else "no run was named; wanted one or more"
-        )
+        raise UserError("a run is named twice; wanted each once" if folders else "no run was named; wanted one or more")
     many = [read(folder) for folder in folders]
     warnings = [] if measure else kinds_of_budget(many)
     measure = measure or next(iter(_limits(many[0])), BUDGETS[0]) if not warnings else BUDGETS[0]
@@ -115,12 +114,12 @@ def compare(
     whole = [list(run.evaluation["exact_match"]) for run in many]
     asked = [name for name in whole[0] if all(name in run.evaluation["exact_match"] for run in many)]
     if not asked:
-        raise ValueError("the runs share no question: their last evaluations asked others; evaluate them on the same")
+        raise UserError("the runs share no question: their last evaluations asked others; evaluate them on the same")
     if len(asked) < max(map(len, whole)):
         warnings.append(f"compared over the {len(asked)} questions that all runs were asked, of {max(map(len, whole))}")
     kept = [name for name in asked if all(run.evaluation["exact_match"][name] is not None for run in many)]
     if not kept:
-        raise ValueError(f"of {len(asked)} questions none was answered without a fault in all {len(many)} runs")
+        raise UserError(f"of {len(asked)} questions none was answered without a fault in all {len(many)} runs")
     by_rule = grouped(many)
     apart = dict(zip(by_rule, differing([some[0] for some in by_rule.values()])))
     first = next(iter(by_rule.values()))

@@ -16,6 +16,7 @@ import numpy as np
 
 from qr_jax import figures, plugins
 from qr_jax import pool as pools
+from qr_jax.errors import UserError
 from qr_jax.interfaces import EXAMPLE, check_growth
 from qr_jax.noise import unit, words
 from qr_jax.pool import LAST_EASY, LAST_HARD, LAST_NONE, Pool
@@ -36,14 +37,14 @@ LACKS = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, As
 Rates = Callable[[float, np.ndarray], np.ndarray]  # (share of the budget spent, queries) -> their pass rates now
 
 
-class NotPlayable(ValueError):
+class NotPlayable(UserError):
     """A rule or rounds that simulated outcomes cannot drive: they are 0 or 1 an episode, and have no turns or text."""
 
     def __init__(self, kind: str, name: str, why: str):
         super().__init__(f"{kind} {name!r}: {' '.join(why.split())}")
 
 
-class TooLong(ValueError):
+class TooLong(UserError):
     """A run whose sampler would be played for longer than it was to."""
 
 

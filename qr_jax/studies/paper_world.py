@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from qr_jax.errors import UserError
 from qr_jax.noise import uniforms
 
 RATES = 92  # as in pass_rates.py; the numbers here have one more key
@@ -40,7 +41,7 @@ def figures() -> dict[str, Any]:
 def fits(model: str) -> list[Fit]:
     """The pools that were fitted to a model's figures. ValueError: there are none of that name."""
     if model not in MODELS:
-        raise ValueError(f"there is no paper:{model}; wanted {' or '.join(f'paper:{name}' for name in MODELS)}")
+        raise UserError(f"there is no paper:{model}; wanted {' or '.join(f'paper:{name}' for name in MODELS)}")
     return _read("paper_fits.json")["fits"][model]
 
 

@@ -25,6 +25,7 @@ from typing import Any
 from qr_jax import assemble, checkpoint, committed, evaluate, plugins, pool, runs, terminal
 from qr_jax.columns import aligned
 from qr_jax.config import Config
+from qr_jax.errors import UserError
 from qr_jax.parallel import mesh as meshes
 from qr_jax.queries import unchanged
 from qr_jax.records import Query
@@ -74,9 +75,9 @@ def probe(
     settings = runs.load(run)
     of, questions = settings.pool, assemble.questions(settings, "train")
     if samples < of.samples:
-        raise ValueError(f"samples={samples} hold no group of pool.samples={of.samples}; wanted at least that many")
+        raise UserError(f"samples={samples} hold no group of pool.samples={of.samples}; wanted at least that many")
     if settings.train.shuffle_rewards:
-        raise ValueError(f"{run} was trained on shuffled rewards; its verdicts say nothing of its policies")
+        raise UserError(f"{run} was trained on shuffled rewards; its verdicts say nothing of its policies")
     saved, last, steps = _checkpoints(run)
     host = saved.host(last)
     checkpoint.check_same_queries(host, pool.query_list_hash(query.id for query in questions))
@@ -86,7 +87,7 @@ def probe(
     filed, never = recycled(draws, len(questions))
     if not filed:
         none = f"{run} has accepted no query after a hard or easy verdict in its {last} steps"
-        raise ValueError(f"{none}; train longer, then probe")
+        raise UserError(f"{none}; train longer, then probe")
     again = drawn_again(draws)
     picked = choose(filed, never, queries, seed=seed) + choose_again(again, queries, seed=seed)
     used = [_policies(one, steps, last) for one in picked]
@@ -94,14 +95,14 @@ def probe(
     if 2 * late > len(picked):
         told = f"for {late} of {len(picked)} queries the policy that filed them was not kept: there are checkpoints of"
         told += f" steps {', '.join(map(str, steps))} alone, and one of them would stand for both policies"
-        raise ValueError(f"{told}; train with train.keep_every=N, a few steps, which keeps every N-th step's")
+        raise UserError(f"{told}; train with train.keep_every=N, a few steps, which keeps every N-th step's")
     asked: dict[int, set[int]] = {}  # checkpoint -> the queries that its policy is asked
     for one, policies in zip(picked, used, strict=True):
         for step in policies.values():
             asked.setdefault(step, set()).add(one.index)
     for step in asked:
         if damage := committed.damage(saved.path(step), verify=True):
-            raise ValueError(f"{saved.path(step)}: {damage}; move it out of the run, and the probe takes the next")
+            raise UserError(f"{saved.path(step)}: {damage}; move it out of the run, and the probe takes the next")
     scores = _roll(run, settings, questions, asked, samples, seed, allow_plugins, say)
     rows = [_row(one, questions[one.index], policies, scores) for one, policies in zip(picked, used, strict=True)]
     candidates = Counter(one.arm for one in [*filed, *again]) | Counter(fresh=len(never))
@@ -134,7 +135,7 @@ def _roll(run, settings: Config, questions: Sequence[Query], asked, samples: int
         if failed * 2 > sent:
             why = next((one.fault for group in groups for one in group if one.fault), "no reason is known")
             todo = "nothing was written: probe again when the retriever answers"
-            raise ValueError(f"{failed} of {sent} searches failed; the first: {why}; {todo}")
+            raise UserError(f"{failed} of {sent} searches failed; the first: {why}; {todo}")
         scores |= {(at, step): grade(questions[at], group) for at, group in zip(here, groups, strict=True)}
     return scores
 
@@ -146,7 +147,7 @@ def _checkpoints(run: str | Path) -> tuple[checkpoint.Checkpoints, int, list[int
     if len(steps) < 2:
         wanted = "the probe wants at least 2, those of the policies that filed its queries"
         todo = "train with train.keep_every=N, which keeps every N-th step's, or with more train.keep_checkpoints"
-        raise ValueError(f"{run} has {len(steps)} checkpoint (step {last}); {wanted}: {todo}")
+        raise UserError(f"{run} has {len(steps)} checkpoint (step {last}); {wanted}: {todo}")
     return saved, last, steps
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from qr_jax.errors import UserError
 from qr_jax.synth import verify
 from qr_jax.synth.draft import Chance, Draft
 from qr_jax.synth.library import Library
@@ -68,7 +69,7 @@ def of_templates(library: Library, dialect: Dialect, seed: int) -> Author:
     key = zlib.crc32(b"comparison")
     order = sorted(range(len(places)), key=lambda at: Chance(seed, key, 1, at).below(2**40))
     if not ordered and not described:
-        raise ValueError(
+        raise UserError(
             f"none of the {len(library.passages)} passages begins as an encyclopaedia's does ('X (born 1 May 1950) is "
             "...', 'X is a film directed by ...'), which is all that templates read; name a teacher with --teacher URL"
         )

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from qr_jax.errors import UserError
 from qr_jax.evaluation.manifest import differences
 from qr_jax.queries import formats
 from qr_jax.records import Query
@@ -28,13 +29,13 @@ def begin(folder: Path, about: Mapping[str, Any]) -> None:
             before = json.loads(file.read_text(encoding="utf-8"))
             changed = differences(before, about, skip=())
         except (ValueError, TypeError, AttributeError) as error:
-            raise ValueError(f"{file} is not as qr-jax synth writes it ({error}); name another folder") from error
+            raise UserError(f"{file} is not as qr-jax synth writes it ({error}); name another folder") from error
         if changed:
             listed = "".join(f"\n  {change}" for change in changed)
-            raise ValueError(f"{folder} was begun otherwise; name another folder, and keep what stands there:{listed}")
+            raise UserError(f"{folder} was begun otherwise; name another folder, and keep what stands there:{listed}")
         return
     if folder.is_dir() and any(path.name not in ("run.lock", "journal") for path in folder.iterdir()):
-        raise ValueError(f"{folder} holds other files, and none of qr-jax synth; name a new folder")
+        raise UserError(f"{folder} holds other files, and none of qr-jax synth; name a new folder")
     file.parent.mkdir(parents=True, exist_ok=True)
     _replace(file, lambda path: path.write_text(json.dumps(about, indent=1), encoding="utf-8"))
 
@@ -52,7 +53,7 @@ def check_no_fewer(folder: Path, questions: int) -> None:
         there = sum(1 for _ in lines)
         if there > questions:
             todo = f"ask for --questions {there} or more, or name another folder"
-            raise ValueError(f"{folder} holds {there} questions, and --questions {questions} would leave fewer; {todo}")
+            raise UserError(f"{folder} holds {there} questions, and --questions {questions} would leave fewer; {todo}")
 
 
 def write(folder: Path, made: Made, card: str) -> list[Path]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from qr_jax import run_files
+from qr_jax.errors import UserError
 
 MOST_TOKENS = 10**9  # of a call: a larger number is none that was counted
 ASKED, FAILED, ANSWERED = "asked", "failed", "answered"
@@ -79,5 +80,5 @@ def _kept(row: dict[str, Any]) -> dict[str, Any]:
     """What is needed of a row: its messages stay in the file, which may be larger than the memory."""
     reply, tokens = row["reply"], row["tokens"]
     if not (isinstance(reply, str) and len(tokens) == 2 and all(map(is_count, tokens))):
-        raise ValueError("no answer that was written here")
+        raise UserError("no answer that was written here")
     return {"reply": reply, "tokens": tokens}

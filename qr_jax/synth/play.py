@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from qr_jax import answers
+from qr_jax.errors import UserError
 from qr_jax.queries.traces import THOUGHTS, ExpertTurn, content_words
 from qr_jax.records import Query, Say, Search, Stop, Turn
 from qr_jax.synth.draft import Draft, Refused
@@ -80,7 +81,7 @@ def taught(teacher: Teacher, dialect: Dialect, attempt: int) -> Policy:
 
         def read(reply) -> Move:
             if ("answer" in reply) == ("queries" in reply):
-                raise ValueError('wanted either "queries" or "answer"')
+                raise UserError('wanted either "queries" or "answer"')
             thought = text_of(reply, "thought")
             if "answer" in reply:
                 return Move(thought, answer=text_of(reply, "answer", 200))

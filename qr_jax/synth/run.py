@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from qr_jax import mistakes, plugins, run_lock
+from qr_jax import interrupts, plugins, run_lock
+from qr_jax.errors import UserError
 from qr_jax.evaluation import suite
 from qr_jax.retrieval import bm25_index, identity
 from qr_jax.retrieval.chat_endpoint import ChatEndpoint
@@ -53,14 +54,14 @@ def run(asked: Asked, say: Callable[[str], None]) -> dict[str, Any]:
     """
     if (asked.teacher == TEMPLATES) != (asked.model is None):
         if "://" not in asked.teacher and asked.teacher != TEMPLATES:
-            raise ValueError(f"--teacher {asked.teacher}: wanted {TEMPLATES}, or an endpoint's URL, http://...")
+            raise UserError(f"--teacher {asked.teacher}: wanted {TEMPLATES}, or an endpoint's URL, http://...")
         wanted = "--model NAME says which model the endpoint of --teacher URL is asked for; templates have none"
-        raise ValueError(wanted)
+        raise UserError(wanted)
     if asked.documents and asked.teacher == TEMPLATES:
-        raise ValueError("--documents says how many passages a teacher's questions need; templates take what there is")
+        raise UserError("--documents says how many passages a teacher's questions need; templates take what there is")
     names = authors.OF_TEMPLATES if asked.teacher == TEMPLATES else tuple(authors.generators())
     if unknown := sorted((asked.mix or {}).keys() - {*names}):
-        raise ValueError(f"--mix names {', '.join(unknown)}; the generators here are: {', '.join(names)}")
+        raise UserError(f"--mix names {', '.join(unknown)}; the generators here are: {', '.join(names)}")
     endpoint = None if asked.teacher == TEMPLATES else connect(asked.teacher, asked.bounds)
     dialect, books = _dialect(asked), _library(asked)
     tests, counts, missing = _evaluation_sets(asked)
@@ -113,7 +114,7 @@ def _made(
             made = Made()
             synthesise(made, author, books, dialect, tests, work, _teller(work, teacher, asked.price, say))
     except (KeyboardInterrupt, SystemExit) as stopped:
-        made.ended = mistakes.STOPPED if isinstance(stopped, KeyboardInterrupt) else "stopped by SIGTERM"
+        made.ended = interrupts.STOPPED if isinstance(stopped, KeyboardInterrupt) else "stopped by SIGTERM"
         raise
     finally:
         if teacher is not None:
@@ -132,7 +133,7 @@ def _evaluation_sets(asked: Asked) -> tuple[repeats.Repeats, dict[str, int], dic
     sets = {name: suite.QUESTIONS % name for name in suite.sets("qa7")}
     tests, counts, missing = repeats.of_sets(sets | {file: file for file in asked.against})
     if wrong := [missing[file] for file in asked.against if file in missing]:
-        raise ValueError(f"--against: {wrong[0]}")
+        raise UserError(f"--against: {wrong[0]}")
     return tests, counts, missing
 
 
@@ -145,7 +146,7 @@ def _library(asked: Asked) -> library.Library:
 def _dialect(asked: Asked) -> Dialect:
     write = plugins.beside("env", asked.env.name, "expert_turn")
     if write is None:
-        raise ValueError(f"env {asked.env.name!r} has no expert_turn(thought, queries, answer) in its file; write it")
+        raise UserError(f"env {asked.env.name!r} has no expert_turn(thought, queries, answer) in its file; write it")
     parallel = plugins.constants("env", asked.env.name).get("PARALLEL", 1)
     return Dialect(plugins.bind("env", asked.env), write, parallel, asked.k)
 

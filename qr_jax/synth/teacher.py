@@ -14,6 +14,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from qr_jax.errors import UserError
 from qr_jax.evaluation.judge import NEVER
 from qr_jax.retrieval.chat_endpoint import ChatEndpoint, key_header, message_text, objects
 from qr_jax.retrieval.http_post import Failed, Patience
@@ -57,7 +58,7 @@ def connect(url: str, bounds: Bounds) -> ChatEndpoint:
     try:
         return ChatEndpoint(url, once, key_header(url, KEY), leave_out=bounds.leave_out, key_env=KEY)
     except ValueError as error:
-        raise ValueError(f"--teacher: {error}") from error
+        raise UserError(f"--teacher: {error}") from error
 
 
 @dataclass
@@ -209,9 +210,9 @@ def completion(response: Any, body: Mapping[str, Any]) -> tuple[str, list[int]]:
     try:
         content = message_text(response["choices"][0]["message"]["content"])
     except (LookupError, TypeError, AttributeError) as error:
-        raise ValueError(f"no chat completion, but {redact(str(response))[:200]!r}") from error
+        raise UserError(f"no chat completion, but {redact(str(response))[:200]!r}") from error
     if len(content) > MOST_CHARS_A_TOKEN * body["max_tokens"]:
-        raise ValueError(f"a reply of {len(content):,} characters, where {body['max_tokens']:,} tokens were asked for")
+        raise UserError(f"a reply of {len(content):,} characters, where {body['max_tokens']:,} tokens were asked for")
     usage = response.get("usage")
     counts = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")] if isinstance(usage, Mapping) else []
     counted = [count for count in counts if is_count(count)]
@@ -225,7 +226,7 @@ def as_object(reply: str) -> Mapping[str, Any]:
     """Return the JSON object that a reply is, without a model's thoughts and fence around it; else ValueError."""
     found, alone = objects(reply)
     if not alone:
-        raise ValueError("it is not one JSON object")
+        raise UserError("it is not one JSON object")
     return dict(found[0])
 
 
@@ -233,10 +234,10 @@ def text_of(reply: Mapping[str, Any], name: str, most: int = 500) -> str:
     """A text of the reply with single blanks; ValueError where it is none, blank, or longer than `most` characters."""
     value = reply.get(name)
     if not isinstance(value, str) or not value.strip():
-        raise ValueError(f'"{name}" must be a text that is not blank')
+        raise UserError(f'"{name}" must be a text that is not blank')
     value = " ".join(value.encode("utf-8", "replace").decode().split())
     if len(value) > most:
-        raise ValueError(f'"{name}" has {len(value)} characters; wanted at most {most}')
+        raise UserError(f'"{name}" has {len(value)} characters; wanted at most {most}')
     return value
 
 
@@ -244,10 +245,10 @@ def texts_of(reply: Mapping[str, Any], name: str, least: int, most: int) -> tupl
     """From `least` to `most` different texts of the reply; else ValueError."""
     listed = reply.get(name)
     if not isinstance(listed, list):
-        raise ValueError(f'"{name}" must be a list of texts')
+        raise UserError(f'"{name}" must be a list of texts')
     texts = tuple(dict.fromkeys(text_of({name: item}, name) for item in listed))
     if not least <= len(texts) <= most:
-        raise ValueError(f'"{name}" has {len(texts)} different texts; wanted {least} to {most}')
+        raise UserError(f'"{name}" has {len(texts)} different texts; wanted {least} to {most}')
     return texts
 
 
@@ -255,8 +256,8 @@ def numbers_of(reply: Mapping[str, Any], name: str, size: int, least: int, most:
     """From `least` to `most` different places of passages that were numbered from 1 to `size`; else ValueError."""
     listed = reply.get(name)
     if not isinstance(listed, list) or not all(type(item) is int and 1 <= item <= size for item in listed):
-        raise ValueError(f'"{name}" must be a list of numbers of passages, from 1 to {size}')
+        raise UserError(f'"{name}" must be a list of numbers of passages, from 1 to {size}')
     places = tuple(dict.fromkeys(item - 1 for item in listed))
     if not least <= len(places) <= most:
-        raise ValueError(f'"{name}" names {len(places)} passages; wanted {least} to {most}')
+        raise UserError(f'"{name}" names {len(places)} passages; wanted {least} to {most}')
     return places

@@ -8,6 +8,7 @@ from math import comb
 
 import numpy as np
 
+from qr_jax.errors import UserError
 from qr_jax.queries.world import text
 from qr_jax.records import Passage
 
@@ -77,7 +78,7 @@ def name_parts(type: str, count: int) -> int:
     for parts in range(1, MOST_PARTS + 1):
         if count <= comb(words, parts):
             return parts
-    raise ValueError(f"{count} names of type {type} are more than the {comb(words, parts)} there are; ask for fewer")
+    raise UserError(f"{count} names of type {type} are more than the {comb(words, parts)} there are; ask for fewer")
 
 
 def make_names(seed: int, type: str, count: int) -> list[str]:

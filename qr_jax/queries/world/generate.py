@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from qr_jax.errors import UserError
 from qr_jax.queries.world import text
 from qr_jax.queries.world.facts import Facts, make_documents, make_facts, numbers
 from qr_jax.queries.world.questions import Problem, chains, comparisons, intersections, query, turns
@@ -73,34 +74,34 @@ def check(settings: WorldSettings) -> None:
     """ValueError for settings no world can be made of, with what would do."""
     for name, least in {"seed": 0, "train": 0, "dev": 0, "test": 0, "traces": 0, "listed": 1}.items():
         if getattr(settings, name) < least:
-            raise ValueError(f"{name}={getattr(settings, name)} must be {least} or more")
+            raise UserError(f"{name}={getattr(settings, name)} must be {least} or more")
     if not 0 <= settings.impossible <= 1:
-        raise ValueError(f"impossible={settings.impossible} is a share of the training questions: 0 to 1")
+        raise UserError(f"impossible={settings.impossible} is a share of the training questions: 0 to 1")
     if not 0 <= settings.trace_garbled <= 1:
-        raise ValueError(f"trace_garbled={settings.trace_garbled} is a share of the phrases: 0 to 1")
+        raise UserError(f"trace_garbled={settings.trace_garbled} is a share of the phrases: 0 to 1")
     if not 1 <= settings.trace_phrasings <= 4:
-        raise ValueError(f"trace_phrasings={settings.trace_phrasings} must be 1 to 4: a relation has four phrasings")
+        raise UserError(f"trace_phrasings={settings.trace_phrasings} must be 1 to 4: a relation has four phrasings")
     for traced in ("", "trace_"):
         hops, others = f"{traced}hops", [f"{traced}{kind}" for kind in ("comparison", "intersection")]
         weights, rest = getattr(settings, hops), [getattr(settings, name) for name in others]
         if not 1 <= len(weights) <= 4 or min(weights) < 0 or sum(weights) <= 0:
-            raise ValueError(f"{hops}={weights} must be one to four weights (of 1 to 4 hops), 0 or more, not all 0")
+            raise UserError(f"{hops}={weights} must be one to four weights (of 1 to 4 hops), 0 or more, not all 0")
         if min(rest) < 0 or sum(rest) > 1:
             shares = " and ".join(f"{name}={share}" for name, share in zip(others, rest, strict=True))
-            raise ValueError(f"{shares} are shares: 0 or more, together at most 1")
+            raise UserError(f"{shares} are shares: 0 or more, together at most 1")
     if settings.documents is not None:
         changed = [name for name in SIZES.values() if getattr(settings, name) != getattr(WorldSettings, name)]
         if changed:
             sized = f"documents={settings.documents} sizes the world"
-            raise ValueError(f"{sized}, and so does {changed[0]}; give one of the two")
+            raise UserError(f"{sized}, and so does {changed[0]}; give one of the two")
         if not LEAST_DOCUMENTS <= settings.documents <= MOST_DOCUMENTS:
-            raise ValueError(f"documents={settings.documents} must lie between {LEAST_DOCUMENTS} and {MOST_DOCUMENTS}")
+            raise UserError(f"documents={settings.documents} must lie between {LEAST_DOCUMENTS} and {MOST_DOCUMENTS}")
     sizes = sizes_of(settings)
     if min(sizes.values()) < 2:
-        raise ValueError(f"a world needs two or more entities of each type, and this one has {sizes}")
+        raise UserError(f"a world needs two or more entities of each type, and this one has {sizes}")
     most = min(sizes[text.CITY], sizes[text.PERSON])
     if sizes[text.COUNTRY] > most or max(sizes[text.CITY], sizes[text.COMPANY]) > sizes[text.PERSON]:
-        raise ValueError(f"countries need a city each, cities and companies a person each; the sizes are {sizes}")
+        raise UserError(f"countries need a city each, cities and companies a person each; the sizes are {sizes}")
 
 
 def settings_from(given: Mapping[str, Any]) -> WorldSettings:
@@ -150,7 +151,7 @@ def build(settings: WorldSettings) -> World:
     if any(count < getattr(settings, split) for split, count in has.items()):
         asked = " ".join(f"{split}={getattr(settings, split)}" for split in has)
         cure = "ask for fewer questions, or for more documents"
-        raise ValueError(f"{asked}: this world has {', '.join(map(str, has.values()))} distinct questions; {cure}")
+        raise UserError(f"{asked}: this world has {', '.join(map(str, has.values()))} distinct questions; {cure}")
     splits = {split: mixed(settings.seed, split, worded(facts, split, chosen[split], 4)) for split in SPLITS}
     pairs = worded(facts, "traces", chosen["traces"], settings.trace_phrasings, settings.trace_garbled)
     held = {asked.question for questions in splits.values() for asked, _ in questions}
@@ -273,7 +274,7 @@ def export(world: World, folder: str | Path) -> list[Path]:
     }
     paths = [folder / f"{name}.jsonl" for name in tables]
     if there := [path for path in paths if os.path.lexists(path)]:
-        raise ValueError(f"{there[0]} is already there; write this world to another folder, or move that file away")
+        raise UserError(f"{there[0]} is already there; write this world to another folder, or move that file away")
     for path, rows in zip(paths, tables.values(), strict=True):
         with path.open("w", encoding="utf-8") as file:
             file.writelines(json.dumps(one) + "\n" for one in rows)

@@ -1,4 +1,4 @@
-"""Whose mistake is an error? With what was asked, which only its user can mend; or another, which may pass. Ctrl-C."""
+"""Ctrl-C and SIGTERM: how a command hears them, and ends without losing what was made."""
 
 import os
 import signal
@@ -9,27 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from qr_jax import errors
+
 PACKAGE = Path(__file__).resolve().parent
-WRONG, FAILED = 2, 1  # a command's exit codes: asking again would not help, or might
-INTERRUPTED = 130  # Ctrl-C, as shells have it
 STOPPED = "stopped by Ctrl-C"
-LOST = 75  # of a process whose others are gone or late (sysexits.h, EX_TEMPFAIL): start the same command again on all
 
 _heard = False  # Ctrl-C, once
-
-
-class Busy(OSError):
-    """Another machine has the run: this process ends with LOST, and the same command may go on with it later."""
-
-
-def is_of_asking(error: BaseException) -> bool:
-    """Whether it is a ValueError raised by a file of qr_jax, which speaks to the user; a library's is a bug of ours."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    if trace is None or not isinstance(error, ValueError):
-        return False
-    return PACKAGE in Path(trace.tb_frame.f_code.co_filename).resolve().parents
 
 
 class Interrupt(KeyboardInterrupt):
@@ -61,7 +46,7 @@ def leave() -> None:
     """End the process here; the system call alone, for whoever is interrupted may hold any lock."""
     clear = "\r\033[K" if os.isatty(2) else ""  # of a live line
     os.write(2, f"{clear}{STOPPED}\n".encode())
-    os._exit(INTERRUPTED)
+    os._exit(errors.INTERRUPTED)
 
 
 @contextmanager
