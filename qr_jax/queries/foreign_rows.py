@@ -182,7 +182,7 @@ def _in_value(file: Path, value: Any, said: Counter[str]) -> Iterable[Row | Valu
 def _objects(file: Path, rows: list[Any]) -> Iterator[Row | ValueError]:
     for row in rows:
         wanted = f"{file.name}: a list of objects is wanted, and it holds {formats.show(row)}"
-        yield row if isinstance(row, dict) else ValueError(wanted)
+        yield row if isinstance(row, dict) else UserError(wanted)
 
 
 def _is_viewed(rows: Any) -> bool:
@@ -237,7 +237,7 @@ def _of_table(file: Path, text: str, said: Counter[str]) -> Iterator[tuple[int, 
             except csv.Error as error:
                 if table.line_num > before_row + 1:  # a quote that is never closed takes whole rows with it
                     raise
-                yield table.line_num, ValueError(f"no row of a table ({error}); {QUOTES}")
+                yield table.line_num, UserError(f"no row of a table ({error}); {QUOTES}")
                 continue
             if cells is None:
                 break
@@ -245,7 +245,7 @@ def _of_table(file: Path, text: str, said: Counter[str]) -> Iterator[tuple[int, 
                 continue
             if len(cells) > len(names) and any(cells[len(names) :]):
                 todo = f'a text that holds {mark!r} stands in quotes: "..."'
-                yield table.line_num, ValueError(f"{len(cells)} cells, {len(names)} columns; {todo}")
+                yield table.line_num, UserError(f"{len(cells)} cells, {len(names)} columns; {todo}")
                 continue
             row = {name: cell if cell.strip() else None for name, cell in zip(names, cells, strict=False) if name}
             yield table.line_num, row

@@ -283,7 +283,7 @@ def _object(line: bytes, number: int) -> Row | ValueError:
         if line.startswith(b"{") and (number > 1 or line.rstrip(b" ,\r\n").endswith(b"}")):  # and not one of many lines
             todo = 'names and texts stand in "", and nothing stands behind the object; or get the file again'
         return UserError(f"not a line of JSON ({error}); wanted an object a line; {todo}")
-    return row if isinstance(row, dict) else ValueError(f"a JSON object is wanted, and this is {show(row)}")
+    return row if isinstance(row, dict) else UserError(f"a JSON object is wanted, and this is {show(row)}")
 
 
 def split(queries: Sequence[Query], share: float, part: Literal["train", "eval"]) -> list[Query]:

@@ -281,11 +281,9 @@ def by_id(ids: Sequence[str], name: str) -> list[int]:
     twice = next((ids[a] for a, z in zip(places, places[1:]) if ids[a] == ids[z]), None)
     if not ids or twice is not None:
         needs = f"{name} needs a corpus of passages with an id each; found"
-        raise (
-            ValueError(f"{needs} no passage")
-            if twice is None
-            else Repeated(f"{needs} the id {twice!r} more than once", twice)
-        )
+        if twice is None:
+            raise UserError(f"{needs} no passage")
+        raise Repeated(f"{needs} the id {twice!r} more than once", twice)
     return places
 
 
