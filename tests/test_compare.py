@@ -218,9 +218,9 @@ def test_what_is_done_is_not_done_again(studied, capsys):
 def test_a_run_ends_at_the_first_of_its_limits():
     done = RunState(pool.create(4), rollouts=30, tokens=900, searches=7)
     limits = config.Train(steps=3, max_rollouts=31)
-    assert train._goes_on(limits, 2, done) and not train._goes_on(limits, 3, done)
+    assert train._within_limits(limits, 2, done) and not train._within_limits(limits, 3, done)
     for name, most in (("max_rollouts", 30), ("max_tokens", 899), ("max_searches", 7)):
-        assert not train._goes_on(replace(limits, **{name: most}), 2, done)
+        assert not train._within_limits(replace(limits, **{name: most}), 2, done)
 
 
 # --- figures

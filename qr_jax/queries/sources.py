@@ -13,7 +13,7 @@ import numpy as np
 from qr_jax.errors import UserError
 
 
-class KVCache(Protocol):
+class Rows(Protocol):
     """What can be read by index: a list, a TFDS data source."""
 
     def __len__(self) -> int: ...
@@ -26,7 +26,7 @@ def order(size: int, *, seed: int, epoch: int) -> np.ndarray:
     return np.argsort(np.random.Philox(key=key).random_raw(size), kind="stable")
 
 
-def batches(rows: KVCache, size: int, *, seed: int) -> Callable[[int], list]:
+def batches(rows: Rows, size: int, *, seed: int) -> Callable[[int], list]:
     """The function step -> the `size` rows of that step (steps count from 0).
 
     Every epoch is shuffled anew and visits every row once; a batch may end one epoch and begin the next, so a step near
