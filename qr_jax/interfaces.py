@@ -23,7 +23,7 @@ LOSS_ARRAYS = ("logp_NL", "old_logp_NL", "rollout_logp_NL", "ref_logp_NL", "entr
 
 @dataclass(frozen=True)
 class Contract:
-    """One kind of plug-in. `check(result, *given, **named)` gives the result as the run uses it, or raises Wrong."""
+    """One kind of plug-in. `check(result, *given, **named)` returns what the run uses, or raises PluginError."""
 
     folder: str
     given: tuple[str, ...]  # the data before the `*`
@@ -131,7 +131,7 @@ def check_retriever(result: Any, /, **_: Any) -> Any:
 
 
 def check_found(results: Any, queries: Sequence[str], k: int, /) -> list[list[Passage]]:
-    """What a search function gives, as a list of at most k passages for each query."""
+    """Return a search function's result as a list of at most k passages for each query."""
     count = len(queries)
     if not isinstance(results, Sequence) or isinstance(results, str) or len(results) != count:
         size = f" of {len(results)}" if isinstance(results, Sequence) else ""
@@ -200,7 +200,7 @@ def check_loss(result: Any, /, **given: Any) -> Any:
 
 
 def _numbers(value: Any, shape: tuple[int, ...], name: str) -> np.ndarray:
-    """float64 of that shape. Wrong for what is no number (text, objects, None) and for every other shape."""
+    """Return float64 of that shape. PluginError for what is no number (text, objects, None) or has another shape."""
     if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
         raise PluginError(f"{name} of which some are masked; say NaN where there is no number")
     try:
