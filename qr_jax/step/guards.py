@@ -23,7 +23,7 @@ LEAST = 10  # steps that must have come before
 
 @dataclass(frozen=True)
 class Watch:
-    """What the guards remember, in the checkpoint: a value a step of each figure (NaN: none), and the best probe."""
+    """The guards' memory, in the checkpoint: a value a step of each figure (NaN: none), and the best probe."""
 
     past: Mapping[str, np.ndarray] = field(default_factory=lambda: {name: np.zeros(0) for name in FIGURES})
     best: float = -1.0  # the highest probe
@@ -33,7 +33,7 @@ class Watch:
         return {"past": dict(self.past), "best": self.best, "best_step": self.best_step}
 
     def after(self, step: int, row: Mapping[str, Any]) -> "Watch":
-        """With the row of metrics of the step that ended as number `step`."""
+        """Add the row of metrics of the step that ended as number `step`."""
         values = {name: row.get(metric) for name, metric in FIGURES.items()}
         past = {n: np.append(self.past[n], np.nan if value is None else value) for n, value in values.items()}
         accuracy = values["probe"]
@@ -43,7 +43,7 @@ class Watch:
 
 
 def alarms(watch: Watch, limits: Guards) -> dict[str, str]:
-    """What is wrong after the last step: figure -> sentence. Pure: the same past raises the same alarms."""
+    """Return the alarms after the last step: figure -> sentence. Pure: the same past raises the same alarms."""
     return {name: text for name, judge in JUDGES.items() for text in judge(watch.past, limits)}
 
 
