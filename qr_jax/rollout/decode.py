@@ -64,7 +64,7 @@ def decode(
 
     `row_S`: the cache rows of some slots, copied out for the chunk (past the end: none); None: slot n has row n.
     The cache is only read until the chunk is over: new keys and values gather in a buffer of `chunk` positions, which
-    is then written in one go. Returns (cache, Chunk). `mesh`: see `Rows.mesh`.
+    is then written in one go. Returns (cache, Chunk). `mesh`: see `KVCache.mesh`.
     """
     slots, read = pending_S.shape[0], cache
     if row_S is not None:
@@ -132,7 +132,7 @@ def append(
     """Put keys and values of the first `count_T` ids of each tile behind the first `used_T` positions of its row.
 
     One call may hold several tiles of a row, the earlier first: a layer's keys and values are written before any tile
-    attends. No row may then have more than `view` positions in use. `mesh`: see `Rows.mesh`.
+    attends. No row may then have more than `view` positions in use. `mesh`: see `KVCache.mesh`.
     """
     return _append(laid, cache, row_T, ids_TI, used_T, count_T, cfg, view, mesh, cfg.layers)
 
@@ -150,7 +150,7 @@ def _append(laid, cache, row_T, ids_TI, used_T, count_T, cfg, view, mesh, at_onc
 
 @functools.cache  # a function of its own each time would be a program of its own
 def _tiles_in(view: int, mesh: Mesh | None):
-    """How tiles attend over the first `view` positions of their rows, which get them first."""
+    """Return the function that writes tiles into their rows and attends over the rows' first `view` positions."""
 
     def attend(kept, given, q_NHd, k_NKd, v_NKd):
         row_T, used_T, count_T, position_TI = given
