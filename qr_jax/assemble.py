@@ -225,7 +225,7 @@ def check_learnable(
     questions: Sequence[Query],
     search: SearchFunction,
 ) -> None:
-    """ValueError, before anything is compiled, for questions the model cannot read or no trace can be made of.
+    """Raise ValueError, before compiling, for questions the model cannot read or no trace can be made of.
 
     `queries` train, and `questions` are held out.
     """
@@ -242,7 +242,7 @@ def check_learnable(
 
 
 def check_traces(config: Config, queries: Sequence[Query]) -> None:
-    """ValueError, before passages are read, where the cold start would find no trace that it can use."""
+    """Raise ValueError, before passages are read, if the cold start would find no trace that it can use."""
     if not config.sft.steps or config.train.init:
         return
     if config.data.traces == "supporting":
@@ -253,7 +253,7 @@ def check_traces(config: Config, queries: Sequence[Query]) -> None:
 
 
 def check_readable(tokenizer: Tokenizer, queries: Sequence[Query]) -> None:
-    """ValueError for questions that the model cannot read (`unreadable`)."""
+    """Raise ValueError for questions that the model cannot read (`unreadable`)."""
     if text := unreadable(tokenizer, queries):
         raise UserError(text)
 
@@ -344,7 +344,7 @@ class Dealt:
         self.engine, self.pod = engine, pod
 
     def run(self, params, queries: Sequence[Query], samples: int, *, stop_now, **how) -> list[list[Episode]]:
-        """As `Engine.run`, called by all processes; Interrupted on all when one is interrupted."""
+        """Roll out as `Engine.run`, called by all processes; Interrupted on all when one is interrupted."""
         mine = dealt(np.ones(len(queries)), self.pod)[hosts.index()].tolist()
         my_queries = [queries[at] for at in mine]
         how |= {"query_keys": mine, "stop_now": stop_now}

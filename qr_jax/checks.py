@@ -72,7 +72,7 @@ def check(
     allow_plugins: Sequence[str] | None = None,
     reads: Sequence[str] = DATA,
 ) -> None:
-    """ValueError that lists all that is wrong with the config and can be known before a device is touched.
+    """Raise a ValueError that lists all that is wrong with the config and known before a device is touched.
 
     `devices`: how many there are, once that is known. `allow_plugins`: packages outside qr_jax that plug-ins may come
     from; None: all of them (a config file is its user's own code). `reads`: the data that the command reads; files of

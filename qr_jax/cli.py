@@ -257,7 +257,7 @@ def take_overrides(
 
 
 def _refuse_blanks(own: Sequence[str]) -> None:
-    """ValueError for `name = value`, `name =value` and `name value`, where `name` is a section's setting."""
+    """Raise ValueError for `name = value`, `name =value` and `name value`, where `name` is a section's setting."""
     for word in own:
         if word.startswith("="):
             raise UserError(f"{word!r} stands alone; wanted setting=value without blanks")

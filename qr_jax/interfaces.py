@@ -90,7 +90,7 @@ def check_rounds(result: Any, pool: Any, so_far: Sequence[Any], /, **_: Any) -> 
 
 
 def check_growth(name: str, ask: Ask, samples: Mapping[int, int], most: int) -> None:
-    """ValueError where further samples would make a group, of `samples` now, larger than its rounds' file allows."""
+    """Raise ValueError if further samples make a group, of `samples` now, larger than its rounds' file allows."""
     for index, count in ask.more.items():
         if samples[index] + count > most:
             raise UserError(

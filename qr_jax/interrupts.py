@@ -25,7 +25,7 @@ class Interrupt(KeyboardInterrupt):
 
 
 def hear_interrupts() -> None:
-    """From now on the first Ctrl-C raises an Interrupt, and a second one ends the process."""
+    """Let the first Ctrl-C from now on raise an Interrupt, and a second one end the process."""
     signal.signal(signal.SIGINT, interrupt)
     sys.unraisablehook = _unraisable
 

@@ -63,7 +63,7 @@ def _foreign_package(name: str) -> str | None:
 
 
 def refuse_foreign(kind: str, name: str, allow_plugins: Sequence[str] | None) -> None:
-    """ValueError for a plug-in outside qr_jax whose package is not among `allow_plugins`; None allows every package."""
+    """Raise ValueError for a plug-in outside qr_jax whose package is not in `allow_plugins`; None allows all."""
     package = _foreign_package(name)
     if package is not None and allow_plugins is not None and package not in allow_plugins:
         raise UserError(
@@ -86,7 +86,7 @@ def find(kind: str, name: str, *, allow_plugins: Sequence[str] | None = None) ->
 
 @contextlib.contextmanager
 def _importing(kind: str, name: str, module: str) -> Iterator[None]:
-    """ValueError where the plug-in's module is not there, or is a user's file that fails: the user mends it there."""
+    """Raise ValueError in this block if the plug-in's module is missing, or is a user's file that fails."""
     try:
         yield
     except Exception as error:
@@ -104,9 +104,9 @@ def check_imports(kind: str, use: Use, *, allow_plugins: Sequence[str] | None = 
 
 
 def _refuse_failed(kind: str, name: str, error: Exception) -> None:
-    """ValueError that says where a user's file failed while it was imported, by the lines of that user's files alone.
+    """Raise a ValueError that says where a user's file failed while it was imported, by that user's lines alone.
 
-    Nothing where the file is qr_jax's own, or where qr_jax refused what the file asked of it: that says it by itself.
+    Do nothing if the file is qr_jax's own, or if qr_jax refused what the file asked of it: that error says so itself.
     """
     top = _foreign_package(name)
     if top is None or isinstance(error, UserError):
@@ -410,7 +410,7 @@ def _lost(kind: str, name: str) -> str:
 
 
 def _check_data(kind: str, name: str, data: tuple[str, ...]) -> None:
-    """ValueError unless the parameters before the `*` are what the kind is given."""
+    """Raise ValueError unless the parameters before the `*` are what the kind is given."""
     contract = CONTRACTS[kind]
     if contract.by_name:
         for parameter in data:

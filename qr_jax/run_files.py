@@ -51,7 +51,7 @@ DEEPEST = 32  # folders in folders; a run's own are 7 deep
 
 
 def check(arguments: argparse.Namespace) -> None:
-    """ValueError where a run's folder that the command names holds what no run writes, and the user has not allowed it.
+    """Raise ValueError if a run's folder that the command names holds what no run writes and no user allowed.
 
     With `arguments.trust` it is allowed, from now on. `qr-jax runs` names a folder of runs, where one bad run must not
     hide the others: report/run_list.py calls `wrong` for each file.
@@ -64,7 +64,7 @@ def check(arguments: argparse.Namespace) -> None:
 
 
 def check_out(folder: Path) -> None:
-    """ValueError where a folder that a command writes into holds a link out of it, a pipe, or what is too large."""
+    """Raise ValueError if a folder that a command writes into holds a link out of it, a pipe, or too large a file."""
     if strange := [f"\n  {name}: {what}" for name, what in (_strange(folder) if folder.is_dir() else ())]:
         todo = "take that away, or name a new folder"
         raise UserError(f"{folder} holds what qr-jax does not write:{''.join(strange)}\n{todo}")
@@ -85,7 +85,7 @@ def check_folder(folder: Path, *, allowed: bool, is_run: bool = False) -> None:
 
 
 def check_there(folder: Path) -> None:
-    """ValueError where there is no folder of a run to open: said before anything that takes long is imported."""
+    """Raise ValueError if there is no folder of a run to open, before anything that takes long is imported."""
     if os.path.isfile(folder / "config.json"):
         return
     if os.path.isdir(folder):
@@ -101,7 +101,7 @@ def check_there(folder: Path) -> None:
 
 
 def check_trained(folder: Path) -> None:
-    """ValueError where there is no folder of a run, or that of a cold start alone."""
+    """Raise ValueError if there is no folder of a run, or only that of a cold start."""
     check_there(folder)
     file = folder / "metrics.jsonl"
     if file.is_file() and b'"sft/loss"' in next(lines(file), b""):
@@ -128,7 +128,7 @@ def check_writable(folder: Path, option: str = "--run") -> None:
 
 
 def check_empty(folder: Path) -> None:
-    """ValueError where the folder holds anything: a run has a config.json, too, and would lose it."""
+    """Raise ValueError if the folder holds anything: a run has a config.json, too, and would lose it."""
     held = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     if held:
         other = free(folder.with_name(f"{folder.name}_{number}") for number in itertools.count(2))
@@ -232,7 +232,7 @@ def lines(path: Path, *, last: int | None = None) -> Iterator[bytes]:
 
 
 def check_still(file: IO[bytes], path: Path) -> None:
-    """OSError where the path names another file than the open one by now, or none: what is written would be lost."""
+    """Raise OSError if the path no longer names the open file: what is written would be lost."""
     with contextlib.suppress(FileNotFoundError):
         if os.path.samestat(os.fstat(file.fileno()), path.stat()):
             return

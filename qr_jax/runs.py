@@ -251,7 +251,7 @@ class Run:
         return None if restored is None or step is None else (*restored, step)
 
     def _check_new(self) -> None:
-        """ValueError where no checkpoint is whole, and the metrics go further than a run does without one."""
+        """Raise ValueError if no checkpoint is whole, and the metrics go further than a run does without one."""
         last = max((int(row.get("step") or 0) for row in metrics_writer.read(self.folder)), default=0)
         if self.stage == "train" and last > self.settings.train.checkpoint_every:  # the first is saved before step 1
             todo = "put the checkpoints back, or begin anew with --restart, which sets the folder aside"
@@ -449,7 +449,7 @@ def _checkpoints(folder: Path) -> Path | epath.Path:
 
 
 def check_shared(path: Path) -> None:
-    """ValueError unless every process sees the path that process 0 made; a network's folder may take some seconds."""
+    """Raise ValueError unless every process sees the path that process 0 made; a network may take some seconds."""
     until = time.monotonic() + SEEN_S
     while not (seen := path.exists()) and time.monotonic() < until:
         time.sleep(POLL_S)
