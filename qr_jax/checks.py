@@ -146,7 +146,7 @@ def _sizes(config: Config) -> Iterator[str]:
 
 
 def _sampling(config: Config) -> Iterator[str]:
-    """Training samples from the distribution whose log-probabilities the learner computes, and from no other."""
+    """Yield an error if training samples from another distribution than the learner's log-probabilities are of."""
     for name, off in (("top_p", 1.0), ("top_k", 0)):
         if (value := getattr(config.rollout, name)) != off:
             yield (
@@ -288,7 +288,7 @@ def _files(config: Config, reads: Sequence[str]) -> Iterator[str]:
 
 
 def _sources(config: Config) -> Iterator[str]:
-    """Questions, passages and traces must be about one world, and evaluation must not ask what was trained on."""
+    """Yield an error if questions, passages and traces are of different worlds, or training questions are evaluated."""
     data = config.data
     if data.train in MADE_TRACES:
         if data.corpus != "world" and data.eval == "world":
@@ -327,7 +327,7 @@ def _files_of(text: str) -> set[Path]:
 
 
 def _secrets(config: Config) -> Iterator[str]:
-    """Keys come from the environment only: what stands in a config stands in files, logs and reports."""
+    """Yield an error for each secret: what stands in a config stands in files, logs and reports."""
     for name, value in _named(config):
         if isinstance(value, str) and looks_secret(name):
             yield f"{name} looks like a secret; take it out of the config and set it as an environment variable"

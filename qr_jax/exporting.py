@@ -100,7 +100,7 @@ def describe(settings: Config, chat: Chat, *, allow_plugins: Sequence[str] | Non
 
 
 def _opening(settings: Config, allow_plugins: Sequence[str] | None) -> Say | None:
-    """The environment's first move with {question} in the question's place; None, said why, where it has none."""
+    """Return the environment's first move with {question} in the question's place; None, saying why, if it has none."""
     try:
         env = assemble.environment(settings, allow_plugins=allow_plugins)
         opening, probe = (env(query, []) for query in (replace(manifest.PROBE, question=QUESTION), manifest.PROBE))
@@ -127,7 +127,7 @@ def _bound(kind: str, use: Use, allow_plugins: Sequence[str] | None) -> dict[str
 
 
 def _parts(kind: str, value: Any, allow_plugins: Sequence[str] | None) -> Any:
-    """A setting's value, plug-ins inside it bound as it is."""
+    """Convert a setting's value, plug-ins inside it by `_bound`."""
     if isinstance(value, Use):
         return _bound(kind, value, allow_plugins)
     if isinstance(value, Mapping) and set(value) == {"name", "settings"}:

@@ -129,10 +129,10 @@ def warning(steps: Sequence[Mapping[str, float | int | None]], rule: str) -> str
 
 
 def starvation(figures: Mapping[str, float | int | None]) -> str | None:
-    """A warning with the numbers when few of the drawn groups bear signal, otherwise None.
+    """Warn with the numbers if few of the drawn groups bear signal, otherwise None.
 
-    Few: less than a quarter of what groups of that size would of questions that are right half of the time.
-    It says what fits the case: episodes that are cut, that never search, all wrong or all right, or a pool that
+    Few: less than a quarter of those that would on questions answered right half of the time, at that group size.
+    The cure fits the case: episodes that are cut, that never search, all wrong or all right, or a pool that
     starves. A few noisy groups then take a full optimizer step: runs on a small pool have lost there what they had
     learned.
     """

@@ -102,7 +102,7 @@ def typed(value: Any) -> str:
 
 
 def _with_setting(every: Sequence[Section], name: str) -> Iterator[Section]:
-    """The sections that hold settings of that name, or (after a dot) of that end of a name, with those alone."""
+    """Yield each section that has settings of that name (of that ending, if it begins with a dot), with those alone."""
     for section in every:
         same = tuple(
             setting for setting in section.settings

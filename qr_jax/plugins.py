@@ -176,7 +176,7 @@ def _assigned(nodes: Sequence[ast.stmt]) -> Iterator[tuple[str, ast.expr | None]
 
 
 def beside(kind: str, name: str, function: str, *, allow_plugins: Sequence[str] | None = None) -> Callable | None:
-    """The function of that name in the plug-in's file, one its contract knows; None where there is none."""
+    """Return a function of the plug-in's file that its contract names; None if the file has none."""
     assert function in CONTRACTS[kind].beside, f"{kind} knows no function {function!r} beside its plug-in's"
     plugin = find(kind, name, allow_plugins=allow_plugins)
     return getattr(importlib.import_module(plugin.__module__), function, None)
@@ -370,7 +370,7 @@ def _statements(path: str) -> list[ast.stmt]:
 
 @functools.lru_cache(maxsize=64)
 def _parsed(path: str, changed_ns: int) -> list[ast.stmt]:
-    """The statements of a file as it was last changed; a config asks for those of its plug-ins some twenty times."""
+    """Parse a file as it was last changed, cached: a config asks for its plug-ins' statements some twenty times."""
     try:
         return ast.parse(Path(path).read_text(encoding="utf-8")).body
     except SyntaxError as error:

@@ -141,9 +141,9 @@ def free(names: Iterable[Path]) -> Path:
 
 
 def _named(arguments: argparse.Namespace) -> Iterator[tuple[Path, bool]]:
-    """The folders of runs among a command's arguments: RUN, that of a config.json, and those that hold one.
+    """Yield the folders of runs that a command's arguments name, by themselves or by their config.json.
 
-    With each whether it can be nothing but a run: `what` and `rates` may be a study or a suite's scores.
+    Each comes with True if it must be a run: `what` and `rates` may be a study or a suite's scores.
     """
     for name in ("run", "what", "config", "rates"):
         value = getattr(arguments, name, None)
@@ -212,7 +212,7 @@ def _is_deepest(folder: Path, place: Path) -> bool:
 def lines(path: Path, *, last: int | None = None) -> Iterator[bytes]:
     """The lines of a .jsonl file, read as they are asked for; one that is still being written is not among them.
 
-    With `last` at least so many of its end, and what stands before these is not read. A line longer than any of ours is
+    With `last` at least so many lines from its end; what is before these is not read. A line longer than any of ours is
     cut off, and so no JSON. ValueError for more lines than a run writes.
     """
     most = MOST.get(path.name, MOST[".jsonl"])

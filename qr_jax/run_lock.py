@@ -69,7 +69,7 @@ def held(folder: Path, elsewhere: str) -> Iterator[None]:
 
 
 def _locked(folder: Path, elsewhere: str) -> IO[bytes] | None:
-    """The folder's lock file, open and locked; None where another one lies there by now. ValueError: it is held."""
+    """Open and lock the folder's lock file; None if another one lies there by now. ValueError if it is held."""
     folder.mkdir(parents=True, exist_ok=True)
     try:
         file = _opened(folder / NAME, os.O_RDWR | os.O_CREAT | os.O_APPEND, "r+b")

@@ -266,7 +266,7 @@ class Run:
     def save(self, step: int, state: Any, host: Mapping[str, Any], *, again: bool = False) -> None:
         """Checkpoint `step` (the number of steps done), metrics synced first; nothing when it is saved already.
 
-        `again`: in the place of the one that is there.
+        `again`: replace the one that is there.
         """
         if (self.saved == step and not again) or not self._open:
             return
@@ -406,7 +406,7 @@ class Run:
 
 
 def _write(path: Path, text: str) -> None:
-    """All of the file or nothing."""
+    """Write all of the file or nothing."""
     aside = path.with_name(f"{path.name}.new")
     aside.write_text(text, encoding="utf-8")
     os.replace(aside, path)

@@ -165,7 +165,7 @@ def phase(
 
 
 def progress(items: Iterable[T], total: int, what: str) -> Iterator[T]:
-    """The same items as a phase, counted against `total`, which may be an estimate."""
+    """Yield the items within a phase, counted against `total`, which may be an estimate."""
     with phase(what, total) as shown:
         for shown.done, item in enumerate(items):
             yield item

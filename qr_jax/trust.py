@@ -62,10 +62,10 @@ class Wish:
 def admit(
     config: Config, where: str | Path, allowed: Allowed, *, retriever: str | None = None
 ) -> tuple[str, ...] | None:
-    """The packages whose plug-ins the run may use, None for all. ValueError lists what is asked for and not allowed.
+    """Return the packages whose plug-ins the run may use, None for all. ValueError lists what is not allowed.
 
     With `allowed.all` the config is remembered, and asked about no more; a run that starts is remembered too (runs.py),
-    so that the commands on it ask nothing. `retriever` is asked in the config's place.
+    so that the commands on it ask nothing. `retriever` takes the place of the config's.
     """
     if allowed.all:
         remember(config)

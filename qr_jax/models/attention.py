@@ -82,7 +82,7 @@ def _join(block: int, x_BNKXd):
 
 
 def _dot(x, y, over_x: int, over_y: int):
-    """Batched over rows and key/value heads, contracted over one axis of each, accumulated in float32."""
+    """Multiply, batched over rows and key/value heads, contracted over one axis of each, accumulated in float32."""
     return jax.lax.dot_general(x, y, (((over_x,), (over_y,)), ((0, 1), (0, 1))), preferred_element_type=jnp.float32)
 
 

@@ -176,9 +176,9 @@ def _refuse_rope(config: Mapping[str, Any]) -> None:
 
 
 def _agreed(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The config with one object of rope settings. ValueError where one setting has two values under its names.
+    """Merge the config's objects of rope settings. ValueError if one setting has two values under its names.
 
-    transformers 4 and 5 write them under other names, and each takes one of them without a word.
+    transformers 4 and 5 write them under different names, and each takes one of them silently.
     """
     given = {where: config.get(where) for where in ROPE_OBJECTS}
     parts = {where: part for where, part in given.items() if isinstance(part, Mapping)}

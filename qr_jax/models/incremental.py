@@ -32,7 +32,7 @@ class DecodeParams:
 
 
 def to_decode_params(cfg: ModelConfig, params: Any, dtype=jnp.float32) -> DecodeParams:
-    """A learner's tree of stacked arrays, laid out. DecodeParams are returned as they are."""
+    """Convert a learner's tree of stacked arrays to DecodeParams; these are returned as they are."""
     if isinstance(params, DecodeParams):
         return params
     embed, head = params["embed"], params.get("head")

@@ -258,7 +258,7 @@ def _longest(charsmap: Any) -> int:
 
 
 def _without_prefix(parsed: dict[str, Any]) -> dict[str, Any]:
-    """The tokenizer with nothing that puts a blank before each text it is given."""
+    """Remove from the tokenizer what puts a blank before each text it is given."""
 
     def plain(part: Any) -> Any:
         if isinstance(part, list):

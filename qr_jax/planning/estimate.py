@@ -166,7 +166,7 @@ def load(settings: Mapping[str, Any], *, hosts: int, slots: int, call_tokens: in
 
 
 def step(programs: Mapping[str, Mapping[str, Any]], on: Chip, what: Load) -> dict[str, float]:
-    """Seconds of a step's parts, `rollout` (decode and prefill), `learner` and `to_rollout_params`, and of the whole.
+    """Estimate the seconds of a step's parts, `rollout` (decode and prefill), `learner` and `hand_over`, and the whole.
 
     Each part is bound by the slowest of matrix unit, HBM and links. `assumptions` says what is not in it.
     """

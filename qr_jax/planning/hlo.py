@@ -144,7 +144,7 @@ class _Walk:
                 total.collectives[inner.opcode] += max(_size(operands), _size(inner.arrays))
 
     def _inner(self, here: Computation, one: Instruction) -> Iterator[tuple[Computation, Instruction]]:
-        """The instruction itself, or all that it is fused of."""
+        """Yield the instruction itself, or all that it is fused of."""
         if not (names := hlo_text.called(one)):
             yield here, one
         for name in names:
@@ -171,7 +171,7 @@ class _Walk:
         return whole
 
     def _part(self, here: Computation, name: str, whole: int, *, updated: bool) -> int:
-        """Bytes read of a value inside a fusion by all its users; 0 of one that is updated in place and given back."""
+        """Count the bytes that a value's users in a fusion read of it; 0 if it is updated in place and returned."""
         handed_on = updated or here.instructions[name].opcode == "parameter"
         total = whole if name in here.results and not handed_on else 0
         for one in here.users[name]:

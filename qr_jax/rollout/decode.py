@@ -106,7 +106,7 @@ def decode(
 
 
 def _one_token(kept, given, q_SHd, k_SKd, v_SKd):
-    """Each slot's newest token over its row of the cache and a buffer of the chunk's tokens, which gets it."""
+    """Add each slot's newest token to the buffer of the chunk's tokens; attend over it and the slot's cache row."""
     (k_SKBd, v_SKBd), fresh = kept
     at, used_S = given
     pairs = zip(fresh, (k_SKd, v_SKd), strict=True)
@@ -138,7 +138,7 @@ def append(
 
 
 def append_by_layers(laid, cache, row_T, ids_TI, used_T, count_T, *, cfg: ModelConfig, view: int, mesh=None):
-    """`append`, every `AT_ONCE` layers a call of a smaller program."""
+    """Append as `append` does, by a smaller program that is called for every `AT_ONCE` layers."""
     return _append(laid, cache, row_T, ids_TI, used_T, count_T, cfg, view, mesh, AT_ONCE)
 
 
@@ -175,5 +175,5 @@ def copy(cache, from_R, to_R, used_R):
 
 
 def by_layer(program: Callable[..., Any], *of_caches: caches.Cache, **given: Any) -> caches.Cache:
-    """`move` or `copy`, a call a layer."""
+    """Run `move` or `copy`, a call a layer."""
     return tuple(program(*layers, **given) for layers in zip(*of_caches, strict=True))

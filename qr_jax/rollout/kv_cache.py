@@ -42,7 +42,7 @@ Tile = tuple[int, Sequence[int], int]  # a row, at most `tile` ids, the position
 
 
 def views_up_to(positions: int) -> list[int]:
-    """64, 128, 192, 256, 384, 512, then four an octave (640, 768, 896, 1024, 1280, ...), and `positions` at the end."""
+    """List 64, 128, 192, 256, 384, 512, then four an octave (640, 768, 896, 1024, 1280, ...), and `positions` last."""
     views, step = [], SMALLEST_VIEW
     while step < positions:
         parts = (4,) if step < 128 else (4, 6) if step < 512 else (4, 5, 6, 7)
@@ -229,16 +229,16 @@ class KVCache:
         return np.concatenate(blocks)[: len(query_N)]
 
     def decode(self, laid: DecodeParams, slot_N, pending_N, used_N, room_N, key_N2, temperature: float):
-        """A chunk of tokens in N slots: the Chunk, and which row of it is each slot's.
+        """Decode a chunk of tokens in N slots; return the Chunk, and which row of it is each slot's.
 
-        Where few slots decode the others are left out of its steps (`DECODE_PARTS`, `LARGEST_PART`).
+        If few slots decode, the others are left out of its steps (`DECODE_PARTS`, `LARGEST_PART`).
         """
         call, at_N = self._decoding(laid, slot_N, pending_N, used_N, room_N, key_N2, temperature)
         self.caches["slots"], chunk = call()
         return chunk, at_N
 
     def _decoding(self, laid: DecodeParams, slot_N, pending_N, used_N, room_N, key_N2, temperature: float):
-        """The call that decodes a chunk, and which row of it is each slot's."""
+        """Prepare the call that decodes a chunk; return it, and which row of the Chunk is each slot's."""
         self.fit("slots", int(used_N.max()) + self.settings.chunk)
         if self.stop_V is None:
             at = NamedSharding(self.mesh, PartitionSpec()) if self.mesh else None

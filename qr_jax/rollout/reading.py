@@ -76,7 +76,7 @@ def inert(tokenizer: Tokenizer, text: str, tags: tuple[str, ...] = ()) -> str:
 
 
 def inert_turns(tokenizer: Tokenizer, turns: Sequence[Turn], tags: tuple[str, ...] = ()) -> list[Turn]:
-    """The turns with the last one's passages inert to the tokenizer."""
+    """Make the last turn's passages inert to the tokenizer."""
     *before, last = turns
     passages = tuple(
         tuple(

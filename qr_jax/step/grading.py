@@ -72,7 +72,7 @@ def from_plain(value: Mapping[str, Any]) -> Group:
 def grade(
     reward: Callable[..., Scores], name: str, index: int, process: int, query: Query, episodes: Sequence[Episode]
 ) -> Group:
-    """The query's Group. Call it once for a group, and again only when it has grown.
+    """Grade a query's episodes as its Group. Call it once for a group, and again only when it has grown.
 
     `reward` is bound and checked (interfaces.py), `name` its name. A score that is no finite number makes its episode a
     fault. Without outcomes from the reward, exact match says what is correct.

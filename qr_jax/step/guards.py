@@ -63,14 +63,14 @@ def _answered(past: Mapping[str, np.ndarray], limits: Guards) -> Iterator[str]:
 
 
 def _searches(past: Mapping[str, np.ndarray], limits: Guards) -> Iterator[str]:
-    """Reward without searches: the policy answers from its weights, or found a hole in the reward."""
+    """Yield an alarm for reward without searches: the policy answers from its weights, or exploits the reward."""
     (last, before), (reward, reward_before) = _windows(past["searches"]), _windows(past["reward"])
     if len(before) >= LEAST and last < limits.searches * np.median(before) and reward >= np.median(reward_before):
         yield f"{last:.2f} searches an episode, {np.median(before):.2f} before, and the reward has not fallen"
 
 
 def _probe(past: Mapping[str, np.ndarray], limits: Guards) -> Iterator[str]:
-    """Two probes in a row under the best one, so that one unlucky update is no alarm."""
+    """Yield an alarm for two probes in a row under the best one; one unlucky update raises none."""
     probed = past["probe"][np.isfinite(past["probe"])]
     if len(probed) > 2 and np.isfinite(past["probe"][-1]) and probed[-2:].max() < probed.max() - limits.fall:
         yield f"held-out accuracy is {probed[-1]:.3f}, at the probe before {probed[-2]:.3f}; it was {probed.max():.3f}"

@@ -99,7 +99,7 @@ def loading(run: runs.Run, what: str) -> Iterator[None]:
 
 
 def bind(settings: Config, run: runs.Run) -> Runtime:
-    """The parts of a run, the same on every process (ValueError where they are not). Interrupted: see `loading`."""
+    """Bind a run's parts, the same on every process (ValueError where they are not). Interrupted: see `loading`."""
     with loading(run, "loading the questions"):  # first: what is wrong in a user's own file is told at once
         queries, questions = assemble.questions(settings, "train"), assemble.questions(settings, "eval")
     with loading(run, "starting the devices"):

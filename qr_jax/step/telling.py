@@ -154,7 +154,7 @@ def check_advantage(
 
 
 def update_alarm(settings: Config, row: Mapping[str, Any]) -> str | None:
-    """A warning when an update was skipped because its gradient was not finite."""
+    """Warn if an update was skipped because its gradient was not finite."""
     if not row.get("learner/nonfinite"):
         return None
     return (
@@ -165,7 +165,7 @@ def update_alarm(settings: Config, row: Mapping[str, Any]) -> str | None:
 
 
 def gap_alarm(settings: Config, row: dict[str, Any]) -> str | None:
-    """A warning when the learner does not agree with the sampler about what was likely."""
+    """Warn if learner and sampler differ in the log-probabilities of the sampled tokens."""
     gap = row.get("sampler_gap/mean")
     if gap is None or gap <= settings.learner.gap_alarm:
         return None
@@ -176,7 +176,7 @@ def gap_alarm(settings: Config, row: dict[str, Any]) -> str | None:
 
 
 def fault_alarms(groups: Sequence[Group]) -> list[str]:
-    """Warnings when no episode of the step is valid, or when the reward could not grade some."""
+    """Warn if no episode of the step is valid, or if the reward could not grade some."""
     every = [group.spent for group in groups]
     ungraded, episodes = sum(spent.ungraded for spent in every), sum(spent.episodes for spent in every)
     if every and all(spent.invalid == spent.episodes for spent in every):
