@@ -62,7 +62,7 @@ class Agent:
 
     @property
     def fingerprint(self) -> dict[str, Any]:
-        """What a checkpoint must agree with: the shape of the model, and the tokenizer by its pieces."""
+        """Return what a checkpoint must match: the model's shape, and a hash of the tokenizer's pieces."""
         pieces = hashlib.sha256(b"\0".join(self.tokenizer.piece(i) for i in range(self.tokenizer.size)))
         shape = {name: getattr(self.cfg, name) for name in ModelConfig.__dataclass_fields__}
         return shape | {"tokenizer_sha256": pieces.hexdigest()}
@@ -95,12 +95,12 @@ def questions(config: Config, part: Literal["train", "eval"]) -> list[Query]:
 
 
 def remarks(config: Config, queries: Sequence[Query], held_out: Sequence[Query]) -> list[str]:
-    """What its user should know of a run's questions before it begins."""
+    """List the warnings about a run's questions: too few for a step, or some both trained on and held out."""
     return [text for text in (too_few(config, queries), shared(queries, held_out)) if text]
 
 
 def shared(queries: Sequence[Query], held_out: Sequence[Query]) -> str | None:
-    """How many of the held-out questions are trained on, too; None where none is."""
+    """Say how many of the held-out questions are trained on too; None if none is."""
     words, ids = {fold(query.question) for query in queries}, {query.id for query in queries}
     count = sum(query.id in ids or fold(query.question) in words for query in held_out)
     if not count:
@@ -110,7 +110,7 @@ def shared(queries: Sequence[Query], held_out: Sequence[Query]) -> str | None:
 
 
 def too_few(config: Config, queries: Sequence[Query]) -> str | None:
-    """That a step asks for more queries than there are; None where it does not."""
+    """Say that a step asks for more queries than there are; None if it does not."""
     wanted = config.pool.queries
     if len(queries) >= wanted:
         return None
@@ -196,14 +196,14 @@ def traces(config: Config, search: SearchFunction) -> list[tuple[Trace, SearchFu
 
 
 def _titled(config: Config, queries: Sequence[Query]) -> tuple[list[Query], frozenset[str]]:
-    """`with_titles`, where the corpus is at hand."""
+    """Apply `with_titles`, which needs the corpus; without a corpus return the queries unchanged."""
     if not plugins.wants_corpus(config.retriever):
         return list(queries), frozenset()
     return with_titles(queries, passages(config))
 
 
 def _supporting(config: Config) -> dict[str, Any]:
-    """How the environment's expert makes traces of gold passages."""
+    """Return the arguments by which `supporting_traces` writes traces: `_expert`'s, and the passages a search."""
     return {**_expert(config), "k": config.rollout.search_k}
 
 
@@ -212,7 +212,7 @@ def _retrieved(config: Config) -> dict[str, Any]:
 
 
 def _expert(config: Config) -> dict[str, Any]:
-    """What writes an expert's turns in the environment's dialect, and how many searches one turn may have."""
+    """Return `write`, which writes an expert's turn in the env's dialect, and `parallel`, the most searches a turn."""
     write, words = expert_turn(config), families.reads_words(config.model.name, config.model.tokenizer)
     parallel = plugins.constants("env", config.env.name).get("PARALLEL", 1)
     return {"write": (lambda *turn: spaced(write(*turn))) if words else write, "parallel": parallel}
@@ -225,7 +225,7 @@ def check_learnable(
     questions: Sequence[Query],
     search: SearchFunction,
 ) -> None:
-    """ValueError, before anything is compiled, for questions the model cannot read or no trace can be made of.
+    """Raise ValueError, before compiling, for questions the model cannot read or no trace can be made of.
 
     `queries` train, and `questions` are held out.
     """
@@ -242,7 +242,7 @@ def check_learnable(
 
 
 def check_traces(config: Config, queries: Sequence[Query]) -> None:
-    """ValueError, before passages are read, where the cold start would find no trace that it can use."""
+    """Raise ValueError, before passages are read, if the cold start would find no trace that it can use."""
     if not config.sft.steps or config.train.init:
         return
     if config.data.traces == "supporting":
@@ -253,13 +253,13 @@ def check_traces(config: Config, queries: Sequence[Query]) -> None:
 
 
 def check_readable(tokenizer: Tokenizer, queries: Sequence[Query]) -> None:
-    """ValueError for questions that the model cannot read (`unreadable`)."""
+    """Raise ValueError for questions that the model cannot read (`unreadable`)."""
     if text := unreadable(tokenizer, queries):
         raise UserError(text)
 
 
 def unreadable(tokenizer: Tokenizer, queries: Sequence[Query]) -> str | None:
-    """Where the model's vocabulary lacks more than UNREADABLE of the questions' words: how many, with the cure."""
+    """Say what share of the questions' words the vocabulary lacks, with the cure; None up to a share of UNREADABLE."""
     if tokenizer.unknown_id is None:
         return None
     counts = Counter(word for query in queries for word in query.question.split())
@@ -274,7 +274,7 @@ def unreadable(tokenizer: Tokenizer, queries: Sequence[Query]) -> str | None:
 
 
 def expert_turn(config: Config) -> ExpertTurn:
-    """What writes an expert's turn in the environment's dialect, expert_turn beside it; ValueError where none is."""
+    """Return `expert_turn` of the env's file, which writes an expert's turn in its dialect. ValueError without one."""
     write = plugins.beside("env", config.env.name, "expert_turn")
     if write is None:
         lacks = "no function expert_turn(thought, queries, answer) in its file, which writes an expert's turn"
@@ -344,7 +344,7 @@ class Dealt:
         self.engine, self.pod = engine, pod
 
     def run(self, params, queries: Sequence[Query], samples: int, *, stop_now, **how) -> list[list[Episode]]:
-        """As `Engine.run`, called by all processes; Interrupted on all when one is interrupted."""
+        """Roll out as `Engine.run`, called by all processes; Interrupted on all when one is interrupted."""
         mine = dealt(np.ones(len(queries)), self.pod)[hosts.index()].tolist()
         my_queries = [queries[at] for at in mine]
         how |= {"query_keys": mine, "stop_now": stop_now}
@@ -355,7 +355,7 @@ class Dealt:
         return [every[at : at + samples] for at in range(0, len(every), samples)]
 
     def progress(self) -> tuple[int, int]:
-        """Of this process's part, as `Engine.progress`."""
+        """Return `Engine.progress` of this process's episodes."""
         return self.engine.progress()
 
 
@@ -366,7 +366,7 @@ def dealt(cost_Q: np.ndarray, pod: bool) -> list[np.ndarray]:
 
 
 def rolled_out(engine: Engine, params, work: Callable[[], Result], nothing: Result, *, pod: bool, stop_now) -> Result:
-    """`all_or_none` of this process's work with the engine; `pod`: process 0 works, on the devices of all."""
+    """Run this process's rollout by `all_or_none`; `pod`: process 0 runs it, on the devices of all processes."""
     if pod:
         work = functools.partial(together, engine, params, work, nothing, stop_now=stop_now)
     return all_or_none(work)
@@ -385,7 +385,7 @@ def all_or_none(work: Callable[[], Result]) -> Result:
 
 
 def rollout_layout(config: Config, cfg: ModelConfig, mesh: jax.sharding.Mesh) -> host_local.Kind:
-    """How a host's devices share its rollouts; for "pod", how all devices share one."""
+    """Choose how a host's devices share its rollouts, or for mesh.rollout=pod how all devices share one."""
     asked = config.mesh.rollout
     devices = list(mesh.devices.flat) if asked == "pod" else host_local.of_host(mesh, jax.process_index())
     return host_local.choose(asked, cfg, config.rollout, len(devices), devices[0].platform)

@@ -1,4 +1,4 @@
-"""How a run starts, goes on after an end, and goes back to its last checkpoint."""
+"""The start of a run, its resumption from the last checkpoint, and its rollback to one."""
 
 import json
 import time
@@ -32,7 +32,7 @@ PROMPTS = 64  # whose lengths say for how many tokens the first programs are com
 
 @dataclass(frozen=True)
 class Start:
-    """Where the loop begins: after how many steps, with what, and how long compiling took."""
+    """The state that the loop begins with, after `step` steps; `warm_up_s`: the seconds that compiling took."""
 
     state: learner.State
     run_state: RunState
@@ -41,7 +41,7 @@ class Start:
 
 
 def begin(runtime: Runtime) -> Start:
-    """Where the run goes on; or its first policy, evaluated and saved as step 0."""
+    """Resume the run from its last checkpoint, or make its first policy, evaluate it and save it as step 0."""
     settings, run, say = runtime.settings, runtime.run, runtime.run.say
     resumed = run.go_on(runtime.learner.abstract, runtime.check)
     if resumed:
@@ -83,7 +83,7 @@ def begin(runtime: Runtime) -> Start:
 
 
 def _measured_before(run: runs.Run) -> dict[str, Any] | None:
-    """The evaluation before the cold start that an attempt made which ended in it."""
+    """Return the evaluation before the cold start that an interrupted attempt saved (base.json), or None."""
     try:
         base = json.loads((run.folder / BASE).read_bytes())
         return base if evaluate.one_line(base) and not is_incomplete(base) else None
@@ -94,9 +94,9 @@ def _measured_before(run: runs.Run) -> dict[str, Any] | None:
 def roll_back(
     runtime: Runtime, run_state: RunState, why: str, *, to: int | None = None, slower: float = 1.0
 ) -> tuple[learner.State, RunState, int]:
-    """Back to the last checkpoint, or to step `to`, with other sampling keys and `slower` times the rate from there on.
+    """Go back to the last checkpoint, or to step `to`, with other sampling keys and `slower` times the learning rate.
 
-    It is saved at once: whoever goes on after an end goes on from here.
+    The result is saved at once, so that an interrupted run resumes from it.
     """
     run, count = runtime.run, run_state.rollbacks + 1
     if count > MOST_ROLLBACKS:
@@ -116,7 +116,7 @@ def roll_back(
 
 
 def _warm_up(runtime: Runtime, params) -> float:
-    """Compile what the first rollout needs to begin; seconds."""
+    """Compile the programs that the first rollout begins with; return the seconds it took."""
     before, engine = compiles.count(), runtime.agent.engine
     prompt_tokens = engine.prompt_tokens(runtime.queries[:PROMPTS], runtime.env)
     # Over a pod every process runs each program: where one left, the others would wait in it.
@@ -131,7 +131,7 @@ def _warm_up(runtime: Runtime, params) -> float:
 
 
 def _trace_update(runtime: Runtime) -> None:
-    """ValueError for a loss or an advantage that returns what none may, by shapes alone: before the cold start."""
+    """Trace an update by shapes alone, before the cold start. ValueError if loss or advantage return a wrong result."""
     learn = runtime.learner
     empty = batch.of_groups(replace(runtime, gold_logp=None), learn.abstract, (), (0, 0), (0, 0))
     if runtime.gold_logp is not None:
@@ -141,7 +141,7 @@ def _trace_update(runtime: Runtime) -> None:
 
 
 def _compile_update(runtime: Runtime, state: learner.State) -> tuple[learner.State, float]:
-    """The same state, after an update by nothing: the learner's programs are then there before the first step."""
+    """Compile `train_step` on an empty batch, before the first step; return the unchanged state, and the seconds."""
     if runtime.run.stops():
         raise Interrupted
     before = compiles.count()
@@ -161,7 +161,7 @@ def _compile_update(runtime: Runtime, state: learner.State) -> tuple[learner.Sta
 
 
 def _first_policy(runtime: Runtime):
-    """The first policy's weights, where it is not the model as it was loaded: another run's, or the cold start's."""
+    """Return the first policy's weights where it is not the loaded model: those of another run or of the cold start."""
     settings, run, agent = runtime.settings, runtime.run, runtime.agent
     if settings.train.init:
         return evaluate.weights(settings.train.init, agent, runtime.mesh)

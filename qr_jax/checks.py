@@ -72,7 +72,7 @@ def check(
     allow_plugins: Sequence[str] | None = None,
     reads: Sequence[str] = DATA,
 ) -> None:
-    """ValueError that lists all that is wrong with the config and can be known before a device is touched.
+    """Raise a ValueError that lists all that is wrong with the config and known before a device is touched.
 
     `devices`: how many there are, once that is known. `allow_plugins`: packages outside qr_jax that plug-ins may come
     from; None: all of them (a config file is its user's own code). `reads`: the data that the command reads; files of
@@ -84,7 +84,7 @@ def check(
 
 
 def check_cold_start(config: Config) -> None:
-    """ValueError for a cold start of no steps, asked for by itself."""
+    """Raise ValueError if a cold start, asked for by itself, has no steps."""
     if config.sft.steps < 1:
         raise UserError(f"sft.steps={config.sft.steps}: a cold start needs at least 1")
 
@@ -96,7 +96,7 @@ def problems(
     allow_plugins: Sequence[str] | None = None,
     reads: Sequence[str] = DATA,
 ) -> list[str]:
-    """One line for each thing that is wrong; types first, and nothing else where they are."""
+    """List one line for each problem; a setting of a wrong type is reported alone."""
     try:
         config = from_json(config)
     except ValueError as error:
@@ -146,7 +146,7 @@ def _sizes(config: Config) -> Iterator[str]:
 
 
 def _sampling(config: Config) -> Iterator[str]:
-    """Training samples from the distribution whose log-probabilities the learner computes, and from no other."""
+    """Yield an error if training samples from another distribution than the learner's log-probabilities are of."""
     for name, off in (("top_p", 1.0), ("top_k", 0)):
         if (value := getattr(config.rollout, name)) != off:
             yield (
@@ -163,7 +163,7 @@ def _sampling(config: Config) -> Iterator[str]:
 
 
 def _together(config: Config) -> Iterator[str]:
-    """Settings that are each right and cannot stand together, or lack what they need."""
+    """Yield an error for settings that are valid alone but conflict together, or lack what they need."""
     learner, pool = config.learner, config.pool
     if learner.keep_zero_variance and pool.min_signal > 1:
         yield (
@@ -210,7 +210,7 @@ def _together(config: Config) -> Iterator[str]:
 
 
 def _is_installed(package: str) -> bool:
-    """Whether it can be imported; a folder of that name (W&B leaves one where it ran) is no package."""
+    """Return True if the package can be imported; a mere folder of its name (W&B leaves one where it ran) is none."""
     found = importlib.util.find_spec(package)
     return found is not None and found.origin is not None
 
@@ -259,7 +259,7 @@ def _mesh(config: Config, devices: int | None) -> Iterator[str]:
 
 
 def _files(config: Config, reads: Sequence[str]) -> Iterator[str]:
-    """Files that are read must be there (MADE_TRACES are words), and the world must be one."""
+    """Yield an error for a missing or malformed file (words in MADE_TRACES are no files), and for a bad world."""
     for name in reads:
         text = getattr(config.data, name)
         try:
@@ -288,7 +288,7 @@ def _files(config: Config, reads: Sequence[str]) -> Iterator[str]:
 
 
 def _sources(config: Config) -> Iterator[str]:
-    """Questions, passages and traces must be about one world, and evaluation must not ask what was trained on."""
+    """Yield an error if questions, passages and traces are of different worlds, or training questions are evaluated."""
     data = config.data
     if data.train in MADE_TRACES:
         if data.corpus != "world" and data.eval == "world":
@@ -319,7 +319,7 @@ def _sources(config: Config) -> Iterator[str]:
 
 
 def _files_of(text: str) -> set[Path]:
-    """The files that a setting names; none where one is missing, which `_files` says."""
+    """Return the files that a setting names; none if one is missing, which `_files` reports."""
     try:
         return {file.resolve() for file in resolve(text)}
     except ValueError:
@@ -327,7 +327,7 @@ def _files_of(text: str) -> set[Path]:
 
 
 def _secrets(config: Config) -> Iterator[str]:
-    """Keys come from the environment only: what stands in a config stands in files, logs and reports."""
+    """Yield an error for each secret: what stands in a config stands in files, logs and reports."""
     for name, value in _named(config):
         if isinstance(value, str) and looks_secret(name):
             yield f"{name} looks like a secret; take it out of the config and set it as an environment variable"
@@ -351,7 +351,7 @@ def _named(value: Any, before: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _plugins(config: Config, allow_plugins: Sequence[str] | None) -> Iterator[str]:
-    """Each plug-in's settings and constants; then, where all are right, what the constants say of the config."""
+    """Yield the errors of each plug-in's settings and constants; if there are none, their conflicts with the config."""
     chosen = chosen_plugins(config)
     wrong = False
     for kind, use in chosen.items():
@@ -369,14 +369,14 @@ def _plugins(config: Config, allow_plugins: Sequence[str] | None) -> Iterator[st
 
 
 def _passages(config: Config, allow_plugins: Sequence[str] | None) -> Iterator[str]:
-    """Of its own files' passages, where the retriever is given them at all: a server has its own."""
+    """Yield an error if questions are files and passages the world's, unless the retriever has its own (a server)."""
     of_files = config.data.train not in MADE_TRACES and config.data.corpus == "world"
     if of_files and plugins.wants_corpus(config.retriever, allow_plugins=allow_plugins):
         yield "data.train is files, but data.corpus is still 'world'; set data.corpus to the files of their passages"
 
 
 def _expert(config: Config, allow_plugins: Sequence[str] | None) -> Iterator[str]:
-    """What needs an expert's words of an environment that has none."""
+    """Yield an error for each setting that needs `expert_turn` if the environment has none."""
     if plugins.has_beside("env", config.env.name, "expert_turn", allow_plugins=allow_plugins):
         return
     lacks = f"env {config.env.name!r} has no function expert_turn(thought, queries, answer) in its file; write it"
@@ -388,7 +388,7 @@ def _expert(config: Config, allow_plugins: Sequence[str] | None) -> Iterator[str
 
 
 def _constants(config: Config, said: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    """What the plug-ins' files declare and the config does not go with."""
+    """Yield an error for each constant of a plug-in's file that is malformed or conflicts with the config."""
     learner, pool, most = config.learner, config.pool, said["rounds"].get("MOST")
     if odd := [tag for tag in said["env"].get("TAGS", ()) if not re.fullmatch(r"[^\s<>/]+", tag)]:
         yield f"env {config.env.name!r} declares TAGS {', '.join(map(repr, odd))}; wanted bare names, 'calc' for <calc>"

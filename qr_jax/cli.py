@@ -29,9 +29,9 @@ OWN_WORDS = ("quickstart", "train", "sft", "view", "serve-retriever", "chat")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; what it returns is the exit code. A ValueError of ours or an OSError is one line
-    (and 2 or 1: errors.py). A process of our own ends here, unless all went well or its run has other processes:
-    the threads of what was starting may bear no orderly end."""
+    """Run one command and return its exit code. A UserError or an OSError is printed in one line (codes 2 and 1:
+    errors.py). Without `argv`, a failed command ends the process here, unless its run has other processes: threads
+    of a library that was just starting may crash in an orderly exit."""
     try:
         code = _run(argv)
     except SystemExit as ended:  # of a run that was told to stop, and of argparse
@@ -114,7 +114,7 @@ def _run(argv: Sequence[str] | None) -> int:
 
 
 def _is_text(word: str) -> bool:
-    """Whether it can be shown and written: a name of a file may be of any bytes."""
+    """Return True if the word can be encoded in UTF-8; a file's name may have any bytes."""
     try:
         word.encode()
     except UnicodeEncodeError:
@@ -128,7 +128,7 @@ def _fail(text: str, code: int = errors.USER_ERROR) -> int:
 
 
 def _fail_outside(error: Exception) -> int:
-    """Say where a user's plug-in failed. Of a bug of ours, the error again: its traceback is what helps."""
+    """Say where a user's plug-in failed; raise a bug of ours again, for its traceback."""
     from qr_jax import plugins
 
     if told := plugins.failed_outside(error):
@@ -137,7 +137,7 @@ def _fail_outside(error: Exception) -> int:
 
 
 def _end(text: str, code: int, *, at_once: bool = False) -> int:
-    """Say why the command ends; the code. It ends here `at_once`, or where other processes of its run are left."""
+    """Say why the command ends and return its code; exit here if `at_once`, or if its run has other processes."""
     from qr_jax.secrecy import redact
 
     terminal.speak("stderr")
@@ -149,14 +149,14 @@ def _end(text: str, code: int, *, at_once: bool = False) -> int:
 
 
 def _has_others() -> bool:
-    """Whether the run has other processes."""
+    """Return True if the run has other processes."""
     from qr_jax.processes import hosts
 
     return hosts.count() > 1
 
 
 class _Log(logging.Handler):
-    """Its lines go to stderr, above a live line."""
+    """A log handler that prints to stderr, above the live line."""
 
     def emit(self, record: logging.LogRecord) -> None:
         from qr_jax.secrecy import redact
@@ -166,7 +166,7 @@ class _Log(logging.Handler):
 
 @contextmanager
 def _shown_log() -> Iterator[None]:
-    """Within, what qr_jax logs (what was kept, what was refused) is on stderr; no other logger is touched."""
+    """Print what qr_jax logs (what was kept, what was refused) to stderr in this block; no other logger is touched."""
     log, shown = logging.getLogger("qr_jax"), _Log()
     before = log.level, log.propagate
     log.addHandler(shown)
@@ -198,7 +198,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def refuse_nearly(words: Sequence[str], parser: argparse.ArgumentParser) -> None:
-    """ValueError for what is nearly a part of a command (`data chek`) or nearly one of its options (`--outt`)."""
+    """Raise ValueError for a misspelt part of a command (`data chek`) or option of it (`--outt`)."""
     parser, waiting = _part(words, parser)
     if waiting and not waiting[0].startswith("-") and _parts(parser):
         raise UserError(f"there is no {parser.prog} {waiting[0]!r}{nearest(waiting[0], _parts(parser))}")
@@ -230,7 +230,7 @@ def take_overrides(
 ) -> tuple[list[str], list[str]]:
     """The command's own words, and the overrides among them (`a.b=c`, `--a.b c`), which may stand anywhere after it.
 
-    ValueError for what is nearly one of the command's options, or one of another of the `commands`.
+    ValueError for a misspelt option of the command, and for an option of another of the `commands`.
     """
     takes_value = {name: action.nargs != 0 for action in command._actions for name in action.option_strings}
     own, overrides, waiting = [], [], list(words)
@@ -257,7 +257,7 @@ def take_overrides(
 
 
 def _refuse_blanks(own: Sequence[str]) -> None:
-    """ValueError for `name = value`, `name =value` and `name value`, where `name` is a section's setting."""
+    """Raise ValueError for `name = value`, `name =value` and `name value`, where `name` is a section's setting."""
     for word in own:
         if word.startswith("="):
             raise UserError(f"{word!r} stands alone; wanted setting=value without blanks")
@@ -266,7 +266,7 @@ def _refuse_blanks(own: Sequence[str]) -> None:
 
 
 def _is_section(word: str) -> bool:
-    """Whether what stands before the first dot is a section of the config."""
+    """Return True if the word before the first dot is a section of the config."""
     from qr_jax.config import Config
 
     named = {field.name: field.type for field in dataclasses.fields(Config)}

@@ -33,7 +33,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Data:
-    """Where questions come from: "world", files (JSONL or Parquet, ours or a peer's rows; comma-separated), or
+    """The source of the questions: "world", files (JSONL or Parquet, ours or a peer's rows; comma-separated), or
     tfds:NAME[:SPLIT][@FOLDER] (queries/qa_builders.py)."""
 
     train: str = "world"  # the questions to train on: "world", files, or a set (tfds:NAME)
@@ -53,7 +53,7 @@ class Data:
 
 @dataclass(frozen=True)
 class Pool:
-    """Which queries a step draws and which return. Paper: 32 queries, 4 samples, k 1 or 2 (arXiv:2606.10709)."""
+    """The queries a step draws and those that return. Paper: 32 queries, 4 samples, k 1 or 2 (arXiv:2606.10709)."""
 
     queries: int = 32  # B: signal groups a step accepts
     samples: int = 4  # K: episodes of one query
@@ -69,7 +69,7 @@ class Pool:
 
 @dataclass(frozen=True)
 class Rollout:
-    """How episodes are sampled. Tokens and turns are the model's unless said otherwise."""
+    """The sampling of episodes. Tokens and turns are the model's unless said otherwise."""
 
     slots: int = 32  # sequences that decode together
     store: int | None = None  # cache rows for prompts and for episodes whose search runs; None: as many as slots
@@ -100,7 +100,7 @@ class Rollout:
 
 @dataclass(frozen=True)
 class Learner:
-    """What is made of a step's groups: advantages, the loss, and the update by AdamW."""
+    """Learning from a step's groups: advantages, the loss, and the update by AdamW."""
 
     advantage: Use = Use("grpo")  # how much better than its group an episode was
     loss: Use = Use("clip")  # of a token
@@ -152,7 +152,7 @@ class Sft:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How good the policy is on held-out questions, greedily and by samples."""
+    """Evaluation of the policy on held-out questions, greedily and by samples."""
 
     every: int = 0  # steps; 0: only before and after training
     # or rollouts: after the step that reaches a multiple of them, whatever a step costs; 0: as `every` says
@@ -190,7 +190,7 @@ LIMITS = ("steps", *(f"max_{name}" for name in BUDGETS))  # of `train`: what end
 
 @dataclass(frozen=True)
 class Train:
-    """How long a run goes on, and what it keeps."""
+    """The length of a run, and what it keeps."""
 
     steps: int = 100  # at most; the budgets below end a run after the step that reaches one of them
     max_rollouts: int | None = None  # a budget of episodes
@@ -222,7 +222,7 @@ class Mesh:
 
 @dataclass(frozen=True)
 class Log:
-    """Where a run's metrics go beside metrics.jsonl."""
+    """The places that a run's metrics go to beside metrics.jsonl."""
 
     tensorboard: bool = True  # to RUN/tensorboard
     wandb: bool = False  # to Weights & Biases, too
@@ -322,7 +322,7 @@ def _listed(folder: Path) -> str:
 
 
 def is_run(folder: str | Path) -> bool:
-    """Whether the folder is a run's, by its config.json: a Hugging Face folder has one too."""
+    """Return True if the folder has a run's config.json; that of a Hugging Face folder is another."""
     file = Path(folder) / "config.json"
     try:
         return file.is_file() and "rollout" in json.loads(file.read_bytes())
@@ -355,7 +355,7 @@ def _made_by(path: Path, name: str) -> Config:
 
 
 def _meant(error: Exception) -> str:
-    """For a setting that a section of the config does not have, which it does."""
+    """Suggest a setting (or none: "") where the error is about one that a section of the config lacks."""
     named = re.fullmatch(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error))
     section = globals().get(named[1]) if named else None
     if not named or not dataclasses.is_dataclass(section):

@@ -94,7 +94,7 @@ BLANK = re.compile(r"\{([a-z_]+)\}")
 
 @dataclass(frozen=True)
 class Block:
-    """What stood between `<name>` and `</name>`."""
+    """A tag's name and the text between `<name>` and `</name>`."""
 
     name: str
     text: str

@@ -10,11 +10,11 @@ FAILED, USER_ERROR, GUARD_STOP, SERVICE_DOWN, LOST, INTERRUPTED = 1, 2, 4, 5, 75
 
 
 class UserError(ValueError):
-    """What the user asked for cannot be done; the message says what was found, what was wanted and what to do."""
+    """An error of the user's input; the message says what was found, what was wanted and what to do."""
 
 
 class PluginError(UserError):
-    """A plug-in returned what its contract refuses, or ended in what is no Exception."""
+    """A plug-in returned what its contract refuses, or raised SystemExit or another error that is no Exception."""
 
 
 class Busy(OSError):
@@ -46,4 +46,4 @@ class Outage(Exception):
 
 
 class FailsAgain(Exception):
-    """What failed in a step fails again, though other questions are answered: that is no outage."""
+    """A step's searches or grades fail again, asked alone, while others succeed: this is no outage."""

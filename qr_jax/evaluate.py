@@ -1,4 +1,4 @@
-"""How good is a policy? Greedy and sampled answers to held-out questions: EM, F1 and cover match, with standard errors.
+"""Evaluation of a policy by greedy and sampled answers to held-out questions: EM, F1, cover match, standard errors.
 
 Pass@1 is the mean correctness over n sampled answers; greedy is a figure of its own. No EM here is comparable with a
 judge's verdict, as the paper's 66.0 is (GPT-4.1-mini's).
@@ -86,7 +86,7 @@ def without_details(figures: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def gains(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    """How much each PAIRED score rose over the questions that both have answered; half of its 95 % interval."""
+    """Return each PAIRED score's mean rise over the questions that both answered, and half of its 95 % interval."""
     found = {}
     for score in PAIRED:
         rose_Q = np.array(paired(before, after, score))
@@ -97,7 +97,7 @@ def gains(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, dict
 
 
 def paired(before: Mapping[str, Any], after: Mapping[str, Any], score: str) -> list[float]:
-    """By how much a PAIRED score rose on each question that both have answered: a fault is neither right nor wrong."""
+    """List a PAIRED score's rise on each question that both answered; faults, neither right nor wrong, are left out."""
     was, now = (one["details"].get(score, {}) for one in (before, after))
     faulted = {name for one in (before, after) for name in one["details"].get("faulted", ())}
     return [float(now[name]) - float(was[name]) for name in now if name in was and name not in faulted]
@@ -172,12 +172,12 @@ def interval(figures: Mapping[str, Any], name: str) -> str:
 
 
 def counted(figures: Mapping[str, Any], name: str = "") -> int:
-    """Over how many questions a score is: those without a fault."""
+    """Count the questions that a score is over: those without a fault."""
     return figures.get("pass_at_1_counted" if name.startswith("pass_at_1_") else "counted", figures["questions"])
 
 
 def over(figures: Mapping[str, Any]) -> str:
-    """Over which questions the greedy score is: "1,000 questions", "3 of 8 questions"."""
+    """Say which questions the greedy score is over: "1,000 questions", "3 of 8 questions"."""
     asked, count = figures["questions"], counted(figures)
     return f"{asked:,} questions" if count == asked else f"{count:,} of {asked:,} questions"
 
@@ -187,7 +187,7 @@ def share(value: float) -> str:
 
 
 def faults(figures: Mapping[str, Any]) -> list[str]:
-    """What is to be said of the faults; nothing where there is none."""
+    """Report the faults in one text; an empty list if there is none."""
     sampled = figures.get("pass_at_1_faults", 0)
     said = [f"{figures['faults']} of {figures['questions']} ended in a fault and are left out"]
     said *= bool(figures["faults"])
@@ -236,8 +236,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Evaluate a run's checkpoint; the result is also written to RUN/eval, with its manifest in it.
 
-    `settings` are another config to ask it by. A `run` that is a model's folder is asked by them alone, and its result
-    goes to runs/eval/ and the folder's name.
+    `settings`: a config to use in place of the run's. A `run` that is a model's folder needs them, and its result goes
+    to runs/eval/ and the folder's name.
     """
     is_run = config.is_run(run)
     settings = runs.load(run) if settings is None else settings
@@ -269,7 +269,7 @@ def evaluate(
 
 
 def format_episode(episode: Episode) -> str:
-    """What was asked, searched, found and answered, for a terminal."""
+    """Format an episode for a terminal: the question, what was searched and found, and the answer."""
     lines = [f"question: {episode.query.question}"]
     for turn in episode.turns:
         if turn.author == "model":

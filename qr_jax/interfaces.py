@@ -23,7 +23,7 @@ LOSS_ARRAYS = ("logp_NL", "old_logp_NL", "rollout_logp_NL", "ref_logp_NL", "entr
 
 @dataclass(frozen=True)
 class Contract:
-    """One kind of plug-in. `check(result, *given, **named)` gives the result as the run uses it, or raises Wrong."""
+    """One kind of plug-in. `check(result, *given, **named)` returns what the run uses, or raises PluginError."""
 
     folder: str
     given: tuple[str, ...]  # the data before the `*`
@@ -49,7 +49,7 @@ def shown(value: Any) -> str:
 
 
 def check_rule(result: Any, pool: Any, outcome: Any = None, /, **_: Any) -> Any:
-    """(weight_P, memory): weights finite and 0 or more, memory arrays of plain types by name."""
+    """Check (weight_P, memory): weights finite and 0 or more, memory arrays of plain types by name."""
     if not isinstance(result, tuple) or len(result) != 2:
         raise PluginError(shown(result))
     weight_P, memory = _numbers(result[0], (pool.size,), "weights"), result[1]
@@ -70,7 +70,7 @@ def check_rule(result: Any, pool: Any, outcome: Any = None, /, **_: Any) -> Any:
 
 
 def check_rounds(result: Any, pool: Any, so_far: Sequence[Any], /, **_: Any) -> Ask | None:
-    """An Ask for at least one rollout, or None."""
+    """Check that it is an Ask for at least one rollout, or None."""
     if result is None:
         if not so_far:
             raise PluginError("None before the first draw of the step")
@@ -90,7 +90,7 @@ def check_rounds(result: Any, pool: Any, so_far: Sequence[Any], /, **_: Any) -> 
 
 
 def check_growth(name: str, ask: Ask, samples: Mapping[int, int], most: int) -> None:
-    """ValueError where further samples would make a group, of `samples` now, larger than its rounds' file allows."""
+    """Raise ValueError if further samples make a group, of `samples` now, larger than its rounds' file allows."""
     for index, count in ask.more.items():
         if samples[index] + count > most:
             raise UserError(
@@ -100,7 +100,7 @@ def check_growth(name: str, ask: Ask, samples: Mapping[int, int], most: int) -> 
 
 
 def check_env(result: Any, query: Any, turns: Sequence[Any], /, **_: Any) -> Say | Search | Stop:
-    """A Say with text, a Search with queries, or a Stop with a reason; what the episode's state allows of these."""
+    """Check that it is a Say with text, a Search with queries or a Stop with a reason, and allowed at this point."""
     text = isinstance(result, Say) and isinstance(result.text, str) and result.role in ("user", "tool", "inline")
     if text and isinstance(result.stop, tuple) and all(isinstance(stop, str) and stop for stop in result.stop):
         if not isinstance(result.tools, tuple) or not all(isinstance(tool, Mapping) for tool in result.tools):
@@ -124,14 +124,14 @@ def check_env(result: Any, query: Any, turns: Sequence[Any], /, **_: Any) -> Say
 
 
 def check_retriever(result: Any, /, **_: Any) -> Any:
-    """A search function."""
+    """Check that it is a search function."""
     if not callable(result):
         raise PluginError(shown(result))
     return result
 
 
 def check_found(results: Any, queries: Sequence[str], k: int, /) -> list[list[Passage]]:
-    """What a search function gives, as a list of at most k passages for each query."""
+    """Return a search function's result as a list of at most k passages for each query."""
     count = len(queries)
     if not isinstance(results, Sequence) or isinstance(results, str) or len(results) != count:
         size = f" of {len(results)}" if isinstance(results, Sequence) else ""
@@ -153,7 +153,7 @@ def _passage(item: Any) -> Passage:
 
 
 def check_reward(result: Any, query: Any, episodes: Sequence[Any], /, **_: Any) -> Scores:
-    """Scores, of an array or of Scores; numbers that are not finite stay: they are faults, which the run counts."""
+    """Check an array or Scores, return Scores; numbers that are not finite stay: they are faults, which are counted."""
     scores = result if isinstance(result, Scores) else Scores(result)
     size, outcome_G, turn_GT = len(episodes), scores.outcome_G, scores.turn_GT
     score_G = _numbers(scores.score_G, (size,), "scores")
@@ -171,7 +171,7 @@ def check_reward(result: Any, query: Any, episodes: Sequence[Any], /, **_: Any) 
 
 
 def check_advantage(result: Any, /, grades: Any = None, **given: Any) -> Any:
-    """One advantage a sample, a turn or a token; at trace time, by shape and type."""
+    """Check one advantage a sample, a turn or a token; at trace time, by shape and type."""
     shape, tokens = getattr(result, "shape", None), _shape_NL(given)
     if not _is_float(result) or shape is None or len(shape) not in (2, 3) or 0 in shape[2:]:
         raise PluginError(shown(result))
@@ -187,7 +187,7 @@ def check_advantage(result: Any, /, grades: Any = None, **given: Any) -> Any:
 
 
 def check_loss(result: Any, /, **given: Any) -> Any:
-    """(loss a token, metrics a token); at trace time, by shape and type."""
+    """Check (loss a token, metrics a token); at trace time, by shape and type."""
     shape = _shape_NL(given)
     if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], Mapping):
         raise PluginError(shown(result))
@@ -200,7 +200,7 @@ def check_loss(result: Any, /, **given: Any) -> Any:
 
 
 def _numbers(value: Any, shape: tuple[int, ...], name: str) -> np.ndarray:
-    """float64 of that shape. Wrong for what is no number (text, objects, None) and for every other shape."""
+    """Return float64 of that shape. PluginError for what is no number (text, objects, None) or has another shape."""
     if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
         raise PluginError(f"{name} of which some are masked; say NaN where there is no number")
     try:

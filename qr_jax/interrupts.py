@@ -18,22 +18,22 @@ _heard = False  # Ctrl-C, once
 
 
 class Interrupt(KeyboardInterrupt):
-    """Ctrl-C, until it is heard: where a callback of a library swallows it, the process ends."""
+    """A Ctrl-C on its way to the command: if a library's callback swallows it, the process ends."""
 
     def __init__(self) -> None:
         weakref.finalize(self, leave).atexit = False
 
 
 def hear_interrupts() -> None:
-    """From now on the first Ctrl-C raises an Interrupt, and a second one ends the process."""
+    """Let the first Ctrl-C from now on raise an Interrupt, and a second one end the process."""
     signal.signal(signal.SIGINT, interrupt)
     sys.unraisablehook = _unraisable
 
 
 def interrupt(number: int, frame: Any) -> None:
-    """What hears SIGINT where no run does, so that nothing is lost where the process ends at once.
+    """Handle SIGINT outside of a run, where nothing is lost if the process ends at once: raise Interrupt, or end it.
 
-    It does while a module is imported: a library's C code may bear no exception.
+    A second Ctrl-C ends it, and one during an import: a library's C code may bear no exception.
     """
     global _heard
     if _heard or _imports(frame):
@@ -51,7 +51,7 @@ def leave() -> None:
 
 @contextmanager
 def hearing_sigterm() -> Iterator[None]:
-    """Within it SIGTERM raises SystemExit as Ctrl-C raises KeyboardInterrupt, so that what was made can be written."""
+    """Raise SystemExit on SIGTERM in this block, as Ctrl-C raises KeyboardInterrupt, so that results can be written."""
 
     def end(*_: Any) -> None:
         raise SystemExit(128 + signal.SIGTERM)
@@ -70,6 +70,6 @@ def _imports(frame: Any) -> bool:
 
 
 def _unraisable(about: Any) -> None:
-    """As Python does, but that an interrupt is not shown where it was swallowed."""
+    """Report an unraisable exception as Python does, but not an Interrupt that was swallowed."""
     if not isinstance(about.exc_value, Interrupt):
         sys.__unraisablehook__(about)

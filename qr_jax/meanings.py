@@ -1,4 +1,4 @@
-"""What can be set: every setting's name as a user types it, its type, its default and what it means.
+"""All settings: each one's name as a user types it, its type, its default and what it means.
 
 Meanings are the comments beside the settings, in config.py and in the plug-ins' signatures; no plug-in is imported.
 """
@@ -102,7 +102,7 @@ def typed(value: Any) -> str:
 
 
 def _with_setting(every: Sequence[Section], name: str) -> Iterator[Section]:
-    """The sections that hold settings of that name, or (after a dot) of that end of a name, with those alone."""
+    """Yield each section that has settings of that name (of that ending, if it begins with a dot), with those alone."""
     for section in every:
         same = tuple(
             setting for setting in section.settings
@@ -126,7 +126,7 @@ def _fields(kind: Any, before: str) -> Iterator[Described]:
 
 
 def _comments_of_class(kind: Any) -> dict[str, str]:
-    """What the comments say of each field of a dataclass."""
+    """Return the comments beside each field of a dataclass."""
     path = Path(plugins.ROOT, *kind.__module__.split(".")[1:]).with_suffix(".py")
     source = path.read_text(encoding="utf-8")
     tree = next(
@@ -177,7 +177,7 @@ def _comments(source: str) -> dict[int, tuple[str, bool]]:
 
 
 def _said(node: ast.stmt | ast.arg, comments: Mapping[int, tuple[str, bool]]) -> str:
-    """What the comments directly above a line, and behind it, say."""
+    """Join the comments directly above a line and behind it."""
     above, line = [], node.lineno - 1
     while line in comments and comments[line][1]:
         above.insert(0, comments[line][0])

@@ -1,4 +1,4 @@
-"""Where metrics go: a JSONL file always, TensorBoard and W&B on request, and a terminal's lines."""
+"""Writers of metrics: a JSONL file always, TensorBoard and W&B on request, and a terminal's lines."""
 
 import contextlib
 import hashlib
@@ -27,8 +27,8 @@ class Writer:
     """Writes a step's metrics to `folder`. Only process 0 has a Writer; W&B takes its key from the environment.
 
     `first_step` is the step after which this attempt goes on: TensorBoard forgets what an earlier one wrote beyond it.
-    `lives` is the run's bucket, which stays the same on whatever machine the run goes on. `within`: the writer of the
-    run that this one is the cold start of, whose run of W&B gets its metrics, too.
+    `lives` is the run's bucket, the same on every machine. `within`, for a cold start: the writer of the run
+    it belongs to, whose W&B run gets its metrics too.
     """
 
     def __init__(
@@ -273,7 +273,7 @@ def _short(value: Any) -> str:
 
 
 def _left(step_s: Any, steps: int) -> str:
-    """How long `steps` take; - where `step_s` is not known."""
+    """Format the time that `steps` take; - if `step_s` is not known."""
     if step_s is None or not math.isfinite(float(step_s)):
         return "-"
     return clock(float(step_s) * max(steps, 0))

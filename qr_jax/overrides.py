@@ -102,7 +102,7 @@ def _unknown(config: Any, name: str) -> UserError:
 
 
 def _is_whole(config: Any, path: Sequence[str]) -> bool:
-    """Whether the path names a plug-in or a section itself, not one of its settings."""
+    """Return True if the path names a plug-in or a section itself, not one of its settings."""
     value = config
     for part in path:
         value = getattr(value, part, None) if dataclasses.is_dataclass(value) and not isinstance(value, Use) else None
@@ -186,7 +186,7 @@ def _set_plugin(kind: str, plugin: Use, path: Sequence[str], text: str, here: st
 
 
 def _place(listed: Sequence[Use], name: str, here: str) -> int:
-    """Where the plug-in of this name, or place, stands in a list."""
+    """Return the position in a list of the plug-in with this name or number. ValueError unless there is exactly one."""
     places = [at for at, one in enumerate(listed) if name in (one.name, str(at))]
     if len(places) != 1:
         there = ", ".join(f"{at} ({one.name})" for at, one in enumerate(listed))

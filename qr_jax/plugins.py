@@ -63,7 +63,7 @@ def _foreign_package(name: str) -> str | None:
 
 
 def refuse_foreign(kind: str, name: str, allow_plugins: Sequence[str] | None) -> None:
-    """ValueError for a plug-in outside qr_jax whose package is not among `allow_plugins`; None allows every package."""
+    """Raise ValueError for a plug-in outside qr_jax whose package is not in `allow_plugins`; None allows all."""
     package = _foreign_package(name)
     if package is not None and allow_plugins is not None and package not in allow_plugins:
         raise UserError(
@@ -86,7 +86,7 @@ def find(kind: str, name: str, *, allow_plugins: Sequence[str] | None = None) ->
 
 @contextlib.contextmanager
 def _importing(kind: str, name: str, module: str) -> Iterator[None]:
-    """ValueError where the plug-in's module is not there, or is a user's file that fails: the user mends it there."""
+    """Raise ValueError in this block if the plug-in's module is missing, or is a user's file that fails."""
     try:
         yield
     except Exception as error:
@@ -104,9 +104,9 @@ def check_imports(kind: str, use: Use, *, allow_plugins: Sequence[str] | None = 
 
 
 def _refuse_failed(kind: str, name: str, error: Exception) -> None:
-    """ValueError that says where a user's file failed while it was imported, by the lines of that user's files alone.
+    """Raise a ValueError that says where a user's file failed while it was imported, by that user's lines alone.
 
-    Nothing where the file is qr_jax's own, or where qr_jax refused what the file asked of it: that says it by itself.
+    Do nothing if the file is qr_jax's own, or if qr_jax refused what the file asked of it: that error says so itself.
     """
     top = _foreign_package(name)
     if top is None or isinstance(error, UserError):
@@ -161,7 +161,7 @@ def constants(kind: str, name: str, *, allow_plugins: Sequence[str] | None = Non
 
 
 def _assigned(nodes: Sequence[ast.stmt]) -> Iterator[tuple[str, ast.expr | None]]:
-    """The names that a file's statements give values, with the value; None for one that no reader of them sees."""
+    """Yield each name that a file assigns and its value's node; None if imported, unpacked or in a nested statement."""
     for node in nodes:
         if isinstance(node, ast.Assign | ast.AnnAssign):
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
@@ -176,26 +176,26 @@ def _assigned(nodes: Sequence[ast.stmt]) -> Iterator[tuple[str, ast.expr | None]
 
 
 def beside(kind: str, name: str, function: str, *, allow_plugins: Sequence[str] | None = None) -> Callable | None:
-    """The function of that name in the plug-in's file, one its contract knows; None where there is none."""
+    """Return a function of the plug-in's file that its contract names; None if the file has none."""
     assert function in CONTRACTS[kind].beside, f"{kind} knows no function {function!r} beside its plug-in's"
     plugin = find(kind, name, allow_plugins=allow_plugins)
     return getattr(importlib.import_module(plugin.__module__), function, None)
 
 
 def has_beside(kind: str, name: str, function: str, *, allow_plugins: Sequence[str] | None = None) -> bool:
-    """Whether the plug-in's file defines or imports that function, read from its source; True where it has none."""
+    """Return True if the plug-in's file, read as source, defines or imports that function, or is no Python source."""
     nodes = _source(kind, name, allow_plugins)
     written = {node.name for node in nodes if isinstance(node, ast.FunctionDef)}
     return not nodes or function in written | {given for given, _ in _assigned(nodes)}
 
 
 def draws_by(rule: Use, by: str | None, *, allow_plugins: Sequence[str] | None = None) -> Any:
-    """How queries are drawn by a rule's weights: as `pool.by` says, or where it is None as the rule's file does."""
+    """Return how a rule's weights draw ("chance" or "largest"): `pool.by`, or if None what the rule's file says."""
     return by or constants("rule", rule.name, allow_plugins=allow_plugins).get("DRAWS", "chance")
 
 
 def wants_corpus(retriever: Use, *, allow_plugins: Sequence[str] | None = None) -> bool:
-    """Whether a retriever is to be given passages. A retriever made of others is given them if any of those is."""
+    """Return True if a retriever is to be given passages. One made of other retrievers is if any of those is."""
     corpus = signature("retriever", retriever.name, allow_plugins=allow_plugins).settings.get("corpus")
     if corpus is None or corpus.required:
         return corpus is not None
@@ -253,7 +253,7 @@ def bind(
 
 
 def checked(kind: str, name: str, function: Callable[..., Any], contract: Contract | None = None) -> Callable[..., Any]:
-    """The function as a run calls it: its results are checked by the contract, and its errors say whose they are."""
+    """Wrap the function for a run: its results are checked by the contract, and its errors name the plug-in."""
     contract = contract or CONTRACTS[kind]
 
     @functools.wraps(function)
@@ -285,12 +285,12 @@ def checked(kind: str, name: str, function: Callable[..., Any], contract: Contra
 
 
 def was_raised_by_one(error: BaseException) -> bool:
-    """Whether a plug-in raised the error, or returned what it should not."""
+    """Return True if a plug-in raised the error, or returned what it should not."""
     return isinstance(error, PluginError) or hasattr(error, "raised_by")
 
 
 def failed_outside(error: BaseException) -> str | None:
-    """Where a plug-in from outside qr_jax raised the error, by its own lines and what they called; None: none did."""
+    """Format an error raised by a plug-in from outside qr_jax, its traceback from that plug-in on; None for others."""
     trace, names = error.__traceback__, list(getattr(error, "raised_by", ()))
     while trace is not None and names:
         code, trace = trace.tb_frame.f_code, trace.tb_next
@@ -314,7 +314,7 @@ def freeze(data: Sequence[Any]) -> None:
 
 @functools.cache
 def _may_be_arrays(kind: type) -> tuple[str, ...]:
-    """A record's fields that may be arrays, or records; none of what is no record."""
+    """List the fields of a record (a dataclass) that may be arrays or records; none for any other type."""
     if not is_dataclass(kind):
         return ()
     try:
@@ -329,7 +329,7 @@ def _may_be_arrays(kind: type) -> tuple[str, ...]:
 
 
 def _written(kind: str, name: str, allow_plugins: Sequence[str] | None) -> list[ast.stmt]:
-    """The statements of the file that the plug-in's function is written in, where its module takes it from another.
+    """Return the statements of the file that defines the plug-in's function, which its module may import from another.
 
     Nothing is imported: only files of the same package, and qr_jax's own, are followed.
     """
@@ -370,7 +370,7 @@ def _statements(path: str) -> list[ast.stmt]:
 
 @functools.lru_cache(maxsize=64)
 def _parsed(path: str, changed_ns: int) -> list[ast.stmt]:
-    """The statements of a file as it was last changed; a config asks for those of its plug-ins some twenty times."""
+    """Parse a file as it was last changed, cached: a config asks for its plug-ins' statements some twenty times."""
     try:
         return ast.parse(Path(path).read_text(encoding="utf-8")).body
     except SyntaxError as error:
@@ -401,7 +401,7 @@ def _hint(kind: str, name: str) -> str:
 
 
 def _lost(kind: str, name: str) -> str:
-    """What to do where Python finds no such module: it looks beside you only where it is told to."""
+    """Suggest what to do if Python finds no such module; it looks in the current folder only if told to."""
     top = name.partition(".")[0]
     if os.path.isdir(top) or os.path.isfile(f"{top}.py"):  # False, too, where a name is too long for a file
         return f"; {top} stands in this folder: write PYTHONPATH=. before the command"
@@ -410,7 +410,7 @@ def _lost(kind: str, name: str) -> str:
 
 
 def _check_data(kind: str, name: str, data: tuple[str, ...]) -> None:
-    """ValueError unless the parameters before the `*` are what the kind is given."""
+    """Raise ValueError unless the parameters before the `*` are what the kind is given."""
     contract = CONTRACTS[kind]
     if contract.by_name:
         for parameter in data:
@@ -441,7 +441,7 @@ def _from_source(node: ast.FunctionDef | ast.AsyncFunctionDef) -> Signature:
 
 
 def _refuse(is_async: bool, unnamed: object) -> None:
-    """Wrong for a function that cannot be called for its result, or whose settings no config could be checked by."""
+    """Raise PluginError for an async function, and for one whose parameters are not all named."""
     if is_async:
         raise PluginError("is async, and a run does not await it; write it with def")
     if unnamed:

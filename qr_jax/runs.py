@@ -1,4 +1,4 @@
-"""A run's folder (config, metrics, episodes, checkpoints, a log folder an attempt): how it is opened and goes on."""
+"""A run's folder (config, metrics, episodes, checkpoints, a log folder an attempt): its opening and resumption."""
 
 import codecs
 import contextlib
@@ -53,7 +53,7 @@ PACKING = ("learner.rows", "learner.share_prefixes")
 
 
 def _is_begun(path: Path) -> bool:
-    """Whether a folder or a file holds anything: a start that failed leaves them empty."""
+    """Return True if a folder or a file holds anything: a start that failed leaves them empty."""
     return any(path.iterdir()) if path.is_dir() else path.exists() and path.stat().st_size > 0
 
 
@@ -145,12 +145,12 @@ class Run:
         self._handlers_before = self._listen()
 
     def detail(self, text: str) -> None:
-        """Say what only --verbose is to say."""
+        """Say a text with --verbose only."""
         if terminal.is_verbose():
             self.say(text)
 
     def stop_now(self) -> bool:
-        """Whether to leave a rollout: this process was told to stop, or one of the others (asked now and then)."""
+        """Return True if a rollout is to stop: this process was told to, or one of the others (asked now and then)."""
         if hosts.count() == 1:
             return self.stopping
         if self.stopping and not self._told:
@@ -162,7 +162,7 @@ class Run:
         return self.stopping
 
     def stops(self) -> bool:
-        """Whether any process was told to stop; a collective, so all call it at the same place."""
+        """Return True if any process was told to stop; a collective, so all call it at the same place."""
         if hosts.any_process(self.stopping):  # and no `self.stopping = ...`, which could undo a signal's
             self.stopping = True
         return self.stopping
@@ -191,7 +191,7 @@ class Run:
 
     @contextlib.contextmanager
     def _writable(self) -> Iterator[None]:
-        """A bucket that is missing, or that we may not write to, ends the run now, not at its first checkpoint."""
+        """End the run now, not at its first checkpoint, if its bucket is missing or may not be written to."""
         try:
             yield
         except Busy:
@@ -216,10 +216,10 @@ class Run:
     def go_on(
         self, abstract: Any, check: Callable[[dict[str, Any]], None], *, step: int | None = None
     ) -> tuple[Any, dict[str, Any], int] | None:
-        """State, host values and step of the last whole checkpoint, once `check` has passed its host values; or None.
+        """Return state, host values and step of the last whole checkpoint, or of that at `step`; None without one.
 
-        With `step`, of that one. Lines and files of later steps are moved aside. A second call goes back to the
-        checkpoint in a new attempt.
+        `check` raises for host values that do not fit. Lines and files of later steps are moved aside. A second call
+        goes back to the checkpoint in a new attempt.
         """
         self.checkpoints.wait()
         step = self.checkpoints.latest() if step is None else step
@@ -251,7 +251,7 @@ class Run:
         return None if restored is None or step is None else (*restored, step)
 
     def _check_new(self) -> None:
-        """ValueError where no checkpoint is whole, and the metrics go further than a run does without one."""
+        """Raise ValueError if no checkpoint is whole, and the metrics go further than a run does without one."""
         last = max((int(row.get("step") or 0) for row in metrics_writer.read(self.folder)), default=0)
         if self.stage == "train" and last > self.settings.train.checkpoint_every:  # the first is saved before step 1
             todo = "put the checkpoints back, or begin anew with --restart, which sets the folder aside"
@@ -266,7 +266,7 @@ class Run:
     def save(self, step: int, state: Any, host: Mapping[str, Any], *, again: bool = False) -> None:
         """Checkpoint `step` (the number of steps done), metrics synced first; nothing when it is saved already.
 
-        `again`: in the place of the one that is there.
+        `again`: replace the one that is there.
         """
         if (self.saved == step and not again) or not self._open:
             return
@@ -344,7 +344,7 @@ class Run:
             _write(self.folder / "config.json", self._config_before)
 
     def _listen(self) -> dict[int, Any]:
-        """From now on SIGTERM and Ctrl-C set `stopping`, here and in a run around this one; the handlers before.
+        """Let SIGTERM and Ctrl-C set `stopping`, here and in a run around this one; return the handlers before.
 
         A second Ctrl-C ends the process at once.
         """
@@ -370,7 +370,7 @@ class Run:
         return before
 
     def end(self) -> SystemExit:
-        """What a run that was told to stop raises once it has said so: the exit code of the signal."""
+        """Say that the run was told to stop; return the SystemExit to raise, with the signal's exit code."""
         by_ctrl_c = self.stopped_by == signal.SIGINT
         by, code = ("Ctrl-C", errors.INTERRUPTED) if by_ctrl_c else ("SIGTERM", 128 + signal.SIGTERM)
         if hosts.count() == 1:
@@ -406,7 +406,7 @@ class Run:
 
 
 def _write(path: Path, text: str) -> None:
-    """All of the file or nothing."""
+    """Write all of the file or nothing."""
     aside = path.with_name(f"{path.name}.new")
     aside.write_text(text, encoding="utf-8")
     os.replace(aside, path)
@@ -433,7 +433,7 @@ def last_checkpoint(folder: str | Path, step: int | None = None) -> tuple[checkp
 def kinds(folder: str | Path) -> dict[str, np.ndarray]:
     """Read what the newest checkpoint in a run's folder says of its queries: `family_P` and `hops_P`; {} without one.
 
-    A rule that looks at them is another sampler without them.
+    A rule that looks at them samples otherwise without them.
     """
     place = Path(folder) / "checkpoints"
     steps = checkpoint.Checkpoints(place).steps() if place.is_dir() else []
@@ -442,14 +442,14 @@ def kinds(folder: str | Path) -> dict[str, np.ndarray]:
 
 
 def _checkpoints(folder: Path) -> Path | epath.Path:
-    """Where a run's checkpoints are: in its folder, or else in the bucket that its config names."""
+    """Return the folder of a run's checkpoints: its own, or else that in the bucket its config names."""
     own = folder / bucket.CHECKPOINTS
     lives = None if own.is_dir() else load(folder).train.bucket
     return bucket.opened(lives) / bucket.CHECKPOINTS if lives else own
 
 
 def check_shared(path: Path) -> None:
-    """ValueError unless every process sees the path that process 0 made; a network's folder may take some seconds."""
+    """Raise ValueError unless every process sees the path that process 0 made; a network may take some seconds."""
     until = time.monotonic() + SEEN_S
     while not (seen := path.exists()) and time.monotonic() < until:
         time.sleep(POLL_S)

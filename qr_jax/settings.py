@@ -112,7 +112,7 @@ def _bounded(name: str, number: int) -> int:
 
 
 def _first(by: Callable[[str, Any, Any], Any], name: str, found: Any, wanted: Any) -> Any:
-    """What `by` makes of what was found, for the first of a union's types that takes it."""
+    """Convert what was found, by `by`, to the first of a union's types that takes it."""
     for part in get_args(wanted):
         with contextlib.suppress(ValueError):
             return by(name, found, part)
@@ -120,7 +120,7 @@ def _first(by: Callable[[str, Any, Any], Any], name: str, found: Any, wanted: An
 
 
 def _each(by: Callable[[str, Any, Any], Any], name: str, items: Sequence, found: Any, wanted: Any) -> tuple[Any, ...]:
-    """What `by` makes of each item of a tuple, which was `found` so."""
+    """Convert each item of a tuple by `by`; errors show the tuple as it was `found`."""
     parts = get_args(wanted)
     parts = (parts[0],) * len(items) if len(parts) == 2 and parts[1] is ... else parts
     if len(parts) != len(items):
@@ -171,7 +171,7 @@ def _plain_value(name: str, value: Any) -> Any:
 
 
 def read(name: str, text: str, wanted: Any) -> Any:
-    """What was typed, as the type `wanted`: "1e-3" a float, "none" None, "32,128" a tuple. ValueError when not."""
+    """Read a typed text as the type `wanted`: "1e-3" a float, "none" None, "32,128" a tuple. ValueError otherwise."""
     if wanted is Any:
         return guess(text)
     origin, parts = get_origin(wanted), get_args(wanted)

@@ -82,8 +82,8 @@ def train(settings: Config, folder: str | Path, *, say: Callable[[str], None] = 
 
 
 def _loop(runtime: Runtime, state: learner.State, run_state: RunState, step: int) -> tuple[learner.State, RunState]:
-    """The steps. A SIGTERM in a rollout, or a plug-in's mistake, saves the step before; a later SIGTERM, the step it is
-    in, not its evaluation.
+    """Loop over the steps. A SIGTERM in a rollout, or a plug-in's error, saves the step before; a later SIGTERM saves
+    the step in progress, without its evaluation.
     """
     settings, run, say = runtime.settings, runtime.run, runtime.run.say
     rows: deque[dict[str, Any]] = deque(maxlen=TABLE)  # the last ones: a row takes 14 kB, and steps may be many
@@ -153,9 +153,9 @@ def _loop(runtime: Runtime, state: learner.State, run_state: RunState, step: int
 def watched(
     runtime: Runtime, state: learner.State, run_state: RunState, step: int, row: dict[str, Any]
 ) -> tuple[RunState, str]:
-    """The progress after the guards saw the step's row (to which a probe is added), and what alarms they raise now.
+    """Return the run state after the guards saw the step's row (to which a probe is added), and their new alarms.
 
-    An alarm that was raised by the step before is not raised again.
+    An alarm that the step before raised too is not new.
     """
     limits = runtime.settings.guards
     if limits.probe_every and step % limits.probe_every == 0:
@@ -179,10 +179,10 @@ def watched(
 def take_step(
     runtime: Runtime, state: learner.State, run_state: RunState, step: int
 ) -> tuple[learner.State, RunState, dict[str, Any] | None]:
-    """One step: the learner's state and the run's progress after it, and its metrics (None: the pool is used up).
+    """Take one step; return the learner's state, the run state and the metrics (None: the pool is used up).
 
-    Interrupted, before anything changed, when the run was told to stop; ServiceDown, too, where most searches or grades
-    failed.
+    Before anything changed it raises Interrupted if the run was told to stop, and ServiceDown if most searches or
+    grades failed.
     """
     settings, clock, compiled = runtime.settings, [time.monotonic()], compiles.count()
     limits = {"reset_below": settings.pool.reset_below, "on_exhausted": settings.pool.on_exhausted}
@@ -279,7 +279,7 @@ def update(
 
 
 def _finished(run: runs.Run) -> dict[str, Any] | None:
-    """The summary of a run that has nothing left to do, which is said; None of any other."""
+    """Return the saved summary if the run is complete, and say so, else None."""
     path, limits = run.folder / "summary.json", run.settings.train
     try:
         summary = json.loads(path.read_bytes())
@@ -301,12 +301,12 @@ def _finished(run: runs.Run) -> dict[str, Any] | None:
 
 
 def _is_there(state: learner.State) -> bool:
-    """Whether no update has taken the state's arrays."""
+    """Return True unless an update, to which the state's arrays were donated, deleted them."""
     return not any(leaf.is_deleted() for leaf in jax.tree.leaves(state) if isinstance(leaf, jax.Array))
 
 
 def _within_limits(limits: Train, step: int, run_state: Any) -> bool:
-    """Whether neither the steps nor a budget, over all processes, are spent; the same on every process."""
+    """Return True while neither the steps nor a budget, over all processes, are spent; the same on every process."""
     most = {name: getattr(limits, f"max_{name}") for name in BUDGETS}
     within = all(limit is None or getattr(run_state, name) < limit for name, limit in most.items())
     return step < limits.steps and within
@@ -320,13 +320,13 @@ def _is_due(evaluation: Evaluation, step: int, before: int, after: int) -> bool:
 
 
 def _share_done(limits: Train, step: int, run_state: RunState) -> float:
-    """The share of the run that is over (0 to 1), by the steps or the budget of which most is used."""
+    """Return the share of the run that is done (0 to 1): the largest over its steps and budgets."""
     limit_of = {name: getattr(limits, f"max_{name}") for name in BUDGETS}
     shares = [getattr(run_state, name) / limit for name, limit in limit_of.items() if limit]
     return min(max(step / max(limits.steps, 1), *shares), 1.0) if shares else min(step / max(limits.steps, 1), 1.0)
 
 
 def _last_step(limits: Train, step: int, run_state: RunState) -> int:
-    """The step that will be the last one if those to come spend what those before did."""
+    """Predict the run's last step at the past steps' mean cost."""
     done = _share_done(limits, step, run_state)
     return max(min(math.ceil(step / done - 1e-9) if done else limits.steps, limits.steps), step)

@@ -1,4 +1,4 @@
-"""What each group of a step showed: signal, easy, hard, or a fault."""
+"""The verdict on each group of a step: signal, easy, hard, or a fault."""
 
 from typing import Any, Literal
 
@@ -18,7 +18,7 @@ def judge(
     channel: Literal["reward", "outcome"] = "reward",
     seed: int = 0,
 ) -> Outcome:
-    """What a step's groups showed, before any rule: verdicts, and the first `accept` signal groups in draw order.
+    """Judge a step's groups, before any rule: verdicts, and the first `accept` signal groups in draw order.
 
     `channel` is the values that bear the signal; the grades inside have passed `records.grades`. Rounds of one step are
     judged together. ValueError where a query is drawn twice or the grades do not hold one row a drawn query.
@@ -60,7 +60,7 @@ def verdicts(grades: Grades, channel: Literal["reward", "outcome"] = "reward") -
 
 
 def indices(name: str, value: Any, size: int | None) -> np.ndarray:
-    """int64 [n], each in [0, size) if a size is given."""
+    """Check indices and return them as int64 [n], each in [0, size) if a size is given."""
     array = np.asarray(value)
     if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
         raise UserError(f"{name} must be a list of integers, found shape {array.shape} of {array.dtype}")

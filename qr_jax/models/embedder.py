@@ -146,7 +146,7 @@ def _optional(path: Path) -> dict[str, Any]:
 
 
 def _pooling(folder: Path) -> Pooling:
-    """What the folder says; ValueError where it says what is not here, a further layer for instance."""
+    """Read the folder's pooling. ValueError for what is not supported, a further layer for instance."""
     if (folder / "modules.json").is_file():
         modules = json.loads((folder / "modules.json").read_text("utf-8"))
         kinds = [str(one.get("type", "")).rpartition(".")[2] for one in modules]
@@ -160,7 +160,7 @@ def _pooling(folder: Path) -> Pooling:
 
 
 def _tokenizer(folder: Path) -> tokenizers.Tokenizer:
-    """tokenizer.json, or WordPiece by vocab.txt."""
+    """Load tokenizer.json, or WordPiece by vocab.txt."""
     if (folder / "tokenizer.json").is_file():
         found = tokenizers.Tokenizer.from_str((folder / "tokenizer.json").read_text("utf-8"))
     elif (folder / "vocab.txt").is_file():

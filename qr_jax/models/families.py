@@ -1,4 +1,4 @@
-"""What a decoder looks like: sizes and switches of Qwen3, Qwen2.5, Llama and Mistral models, and named presets."""
+"""Shapes of decoders: sizes and switches of Qwen3, Qwen2.5, Llama and Mistral models, and named presets."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ LARGEST |= {"vocab_size": 2**24, "hidden_size": 2**20, "intermediate_size": 2**2
 
 
 class Family(NamedTuple):
-    """What a name in files stands for: `model_type` of Hugging Face, `general.architecture` of GGUF."""
+    """An architecture by its name in files: `model_type` of Hugging Face, `general.architecture` of GGUF."""
 
     architecture: str
     qk_norm: bool = False
@@ -76,7 +76,7 @@ PRESETS: dict[str, ModelConfig] = {
 
 
 def reads_words(name: str, tokenizer: str | None) -> bool:
-    """Whether the tokens of a model with these settings are the synthetic world's words."""
+    """Return True if the tokens of a model with these settings are the synthetic world's words."""
     return name in PRESETS and tokenizer is None
 
 
@@ -122,7 +122,7 @@ def from_hf(config: Mapping[str, Any]) -> ModelConfig:
 
 
 def check(cfg: ModelConfig) -> None:
-    """ValueError when the heads do not divide, or a head is not made of pairs."""
+    """Raise ValueError if the heads do not divide, or a head is not made of pairs."""
     if cfg.heads % cfg.kv_heads:
         raise UserError(f"{cfg.heads} heads do not share {cfg.kv_heads} key/value heads evenly")
     if cfg.head_dim % 2:
@@ -158,7 +158,7 @@ def _refuse_features(config: Mapping[str, Any], name: str) -> None:
 
 
 def _refuse_rope(config: Mapping[str, Any]) -> None:
-    """ValueError for rope settings of single kinds of layers, and for such as other models have under other names."""
+    """Raise ValueError for rope settings of single kinds of layers, or under names that other models use."""
     for where in ROPE_OBJECTS:
         held = config.get(where)
         layers = (
@@ -176,9 +176,9 @@ def _refuse_rope(config: Mapping[str, Any]) -> None:
 
 
 def _agreed(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The config with one object of rope settings. ValueError where one setting has two values under its names.
+    """Merge the config's objects of rope settings. ValueError if one setting has two values under its names.
 
-    transformers 4 and 5 write them under other names, and each takes one of them without a word.
+    transformers 4 and 5 write them under different names, and each takes one of them silently.
     """
     given = {where: config.get(where) for where in ROPE_OBJECTS}
     parts = {where: part for where, part in given.items() if isinstance(part, Mapping)}

@@ -44,13 +44,13 @@ def splash(q_NLHd, k_NLKd, v_NLKd, segment_NL, *, mesh: Mesh | None = None, inte
 
 
 def by_heads(heads: int, kv_heads: int, mesh: Mesh | None) -> bool:
-    """Whether each device has its own heads: where `tensor` divides those of queries and of keys and values."""
+    """Return True if each device has its own heads: `tensor` divides those of queries and of keys and values."""
     tensor = 1 if mesh is None else mesh.shape["tensor"]
     return tensor > 1 and not heads % tensor and not kv_heads % tensor
 
 
 def block_size(length: int) -> int:
-    """Of splash, in tokens."""
+    """Return splash's block size, in tokens."""
     return next(size for size in BLOCKS if not length % size)
 
 
@@ -77,7 +77,7 @@ def _splash_kernel(heads: int, length: int, interpret: bool):
 
 
 def cudnn(q_NLHd, k_NLKd, v_NLKd, last_NL):
-    """The same by cuDNN through jax.nn.dot_product_attention; it takes bfloat16 and float16 only.
+    """Attend as `splash`, by cuDNN through jax.nn.dot_product_attention; it takes bfloat16 and float16 only.
 
     cuDNN has no segment ids: who sees whom (attention.packed) goes in as a boolean mask [N, 1, L, L], which it adds as
     a bias.

@@ -55,7 +55,7 @@ class _Cursor:
                 raise UserError(f"{path.name} is empty") from None
 
     def skip(self, size: int) -> int:
-        """Where the next `size` bytes begin."""
+        """Move past the next `size` bytes; return where they begin."""
         if size > len(self.data) - self.at:
             raise UserError(
                 f"{self.name} ends within its header: {size} bytes wanted at byte {self.at} of {len(self.data)}"

@@ -47,7 +47,7 @@ def resolve(name: str) -> Path:
 
 
 def is_here(name: str) -> bool:
-    """Whether a model's name is a folder or .gguf file here; else it is "smollm2" or may be one of the hub's.
+    """Return True if a model's name is a folder or .gguf file here; else it is "smollm2" or may be one of the hub's.
 
     ValueError for a name that cannot be a model's. The network is not asked.
     """

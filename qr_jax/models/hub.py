@@ -28,7 +28,7 @@ CURE += "transformers.AutoTokenizer.from_pretrained(model).save_pretrained(folde
 
 @functools.cache
 def library() -> ModuleType:
-    """The package, without its word that PyTorch is not there: nothing here needs it."""
+    """Import transformers, without its message that PyTorch is not there: nothing here needs it."""
     name = "TRANSFORMERS_VERBOSITY"
     before = os.environ.get(name)
     os.environ[name] = before or "error"
@@ -102,7 +102,7 @@ def turn_ends(folder: str | os.PathLike[str]) -> list[int]:
 
 
 def check_size(folder: str | os.PathLike[str], name: str, most_bytes: int) -> None:
-    """ValueError, before transformers reads it whole, for a text that is larger than any model's, or no file."""
+    """Raise ValueError, before transformers reads a file whole, if it is larger than any model's, or no file."""
     path, shown = Path(folder) / name, f"{name} of {Path(folder).name}"
     if not path.exists():
         return
@@ -118,7 +118,7 @@ def check_size(folder: str | os.PathLike[str], name: str, most_bytes: int) -> No
 
 
 def of_library(error: BaseException) -> bool:
-    """Whether a library raised it; tokenizers, which is Rust, panics with what is no Exception."""
+    """Return True if a library raised the error; tokenizers, which is Rust, panics with what is no Exception."""
     return isinstance(error, Exception) or is_panic(error)
 
 
@@ -127,5 +127,5 @@ def is_panic(error: BaseException) -> bool:
 
 
 def _line(error: BaseException) -> str:
-    """What an exception says, in one line of at most 300 characters."""
+    """Format an exception's text in one line of at most 300 characters."""
     return " ".join(str(error).split())[:300] or type(error).__name__

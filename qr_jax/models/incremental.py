@@ -32,7 +32,7 @@ class DecodeParams:
 
 
 def to_decode_params(cfg: ModelConfig, params: Any, dtype=jnp.float32) -> DecodeParams:
-    """A learner's tree of stacked arrays, laid out. A Laid is returned as it is."""
+    """Convert a learner's tree of stacked arrays to DecodeParams; these are returned as they are."""
     if isinstance(params, DecodeParams):
         return params
     embed, head = params["embed"], params.get("head")
@@ -139,5 +139,5 @@ def logits(cfg: ModelConfig, laid: DecodeParams, x_DN):
 
 
 def shapes(cfg: ModelConfig, dtype) -> DecodeParams:
-    """A Laid of shapes, nothing allocated."""
+    """DecodeParams of shapes, nothing allocated."""
     return jax.eval_shape(functools.partial(to_decode_params, cfg, dtype=dtype), decoder.abstract(cfg))

@@ -25,7 +25,7 @@ RESERVED = ("<pad>", "<eos>", "<unk>")
 
 
 class Tokenizer(Protocol):
-    """What the rest of qr_jax asks of a tokenizer.
+    """The interface of a tokenizer to the rest of qr_jax.
 
     `size` is above every id; `eos_ids` end a model's turn; `added_ids` is the whole added vocabulary, special or not,
     and the ends of a turn: no token of a passage or question may be one of them; `template` is the Jinja chat template,
@@ -161,7 +161,7 @@ def _content(token: Any) -> str:
 
 
 def _backend(parsed: dict[str, Any]) -> tokenizers.Tokenizer:
-    """Without truncation and padding, which a tokenizer.json may carry and which would cut text unseen."""
+    """Build without truncation and padding, which a tokenizer.json may carry and which would cut text unseen."""
     plain = json.dumps(parsed | {"truncation": None, "padding": None})
     try:
         return tokenizers.Tokenizer.from_str(plain)
@@ -224,7 +224,7 @@ def _pieces(parsed: dict[str, Any], vocabulary: dict[str, int], added: dict[str,
 
 
 def _largest_id(parsed: Any) -> int:
-    """Of those that the file gives: the library makes room for all below it, and ends the process where it cannot."""
+    """Find the largest id in the file: the library makes room for all below it, and ends the process if it cannot."""
     model = parsed.get("model")
     vocabulary = model.get("vocab") if isinstance(model, dict) else None
     given = list(vocabulary.values()) if isinstance(vocabulary, dict) else []
@@ -233,7 +233,7 @@ def _largest_id(parsed: Any) -> int:
 
 
 def _growth(part: Any) -> int:
-    """How many times as long a normalizer's replacements, one after the other, may make a text."""
+    """Compute how many times as long a normalizer's replacements, one after the other, may make a text."""
     if isinstance(part, list):
         return math.prod(map(_growth, part))
     if not isinstance(part, dict):
@@ -258,7 +258,7 @@ def _longest(charsmap: Any) -> int:
 
 
 def _without_prefix(parsed: dict[str, Any]) -> dict[str, Any]:
-    """The tokenizer with nothing that puts a blank before each text it is given."""
+    """Remove from the tokenizer what puts a blank before each text it is given."""
 
     def plain(part: Any) -> Any:
         if isinstance(part, list):

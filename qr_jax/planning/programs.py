@@ -86,13 +86,13 @@ class Programs:
 
     @property
     def episodes(self) -> int:
-        """Of one update, at most."""
+        """Count the episodes of one update, at most."""
         groups, samples = runtime.room(self.config)
         return groups * samples
 
     @functools.cache  # noqa: B019
     def learner(self, rows: int) -> tuple[learner.Learner, pack.Batch]:
-        """What learner.make gives on the slice's mesh, and the shapes of a batch as step/batch.py packs it."""
+        """Return the Learner on the slice's mesh, and the shapes of a batch as step/batch.py packs it."""
         config, (queries, samples) = self.config, runtime.room(self.config)
         settings, temperature = replace(config.learner, rows=rows), config.rollout.temperature
         made = learner.make(self.cfg, config.model, settings, self.mesh, temperature=temperature)
@@ -115,12 +115,12 @@ class Programs:
 
     @property
     def rollouts(self) -> int:
-        """How many go on at a time."""
+        """Count the rollouts that go on at a time."""
         return 1 if self.pod else self.on.hosts
 
     @property
     def slot_step(self) -> int:
-        """Slots come in multiples of it."""
+        """Return the number that slots come in multiples of."""
         return self.local.shape["slots"]
 
     @property
@@ -130,7 +130,7 @@ class Programs:
         return -(-rollout.buckets[-1] // rollout.tile) * rollout.tile
 
     def rows(self, slots: int) -> tuple[KVCache, dict[str, Any]]:
-        """The engine's own rows, nothing of them allocated, and the shapes of all that its programs are given.
+        """Return the engine's KVCache, nothing of it allocated, and the shapes of all that its programs are given.
 
         `laid`, the caches `slots` (at their longest) and `store`, and `new`: what one prefill call writes.
         """
@@ -166,12 +166,12 @@ class Programs:
 
     @property
     def reordered(self) -> bool:
-        """Whether hosts share rollouts in another order of chips than the learner's: parameters are then sent first."""
+        """Return True if hosts share rollouts in another order of chips than the learner: parameters are sent first."""
         return not self.pod and list(self.laid_over.devices.flat) != list(self.mesh.devices.flat)
 
     @property
     def laid_over(self) -> Mesh:
-        """The slice's chips as rollouts share them."""
+        """Return the mesh of the slice's chips as rollouts share them."""
         return self.local if self.pod else host_local.by_hosts(self.mesh, self.kind)
 
     def to_rollout_params(self) -> jax.stages.Lowered:

@@ -115,14 +115,14 @@ class Engine:
         expected_tokens: Sequence[float] | None = None,
         stop_now: Callable[[], bool] = lambda: False,
     ) -> list[list[Episode]]:
-        """Episodes of each query, `samples` of them, in the order asked for.
+        """Roll out `samples` episodes of each query; return them in the order asked for.
 
         `query_keys` holds the number of each query in the sampling keys (its pool index; by default its position), so
         that its samples do not depend on where it stands. A temperature of 0 is greedy. `top_p` and `top_k` restrict
         what is sampled, but not the log-probabilities, so nothing that is trained on has them. With `expected_tokens`
         (of an episode of each query) the longest begin first, so that few are left to decode alone at the end. `params`
-        are the learner's, or the Laid that `rows.lay_out` gave. Afterwards `statistics` says what the call cost.
-        Raises Interrupted when `stop_now()` turns true, and ValueError for a prompt that does not fit or an
+        are the learner's, or the DecodeParams that `rows.to_decode_params` gave. Afterwards `statistics` has the call's
+        cost. Raises Interrupted when `stop_now()` turns true, and ValueError for a prompt that does not fit or an
         environment that breaks its contract; the engine can be used again.
         """
         counts = [samples] * len(queries) if isinstance(samples, int) else list(samples)
@@ -174,7 +174,7 @@ def _side_by_side(work: Sequence[Callable[[], None]], failed: threading.Event) -
 
 
 def _together(parts: Sequence[Statistics], total_s: float) -> Statistics:
-    """Of lanes that ran side by side: their counts added up, and of their seconds the mean."""
+    """Combine the statistics of lanes that ran side by side: counts are added up, seconds are the mean."""
     total = Statistics()
     for field in fields(Statistics):
         added = sum(getattr(part, field.name) for part in parts)
@@ -222,7 +222,7 @@ class _Rollout:
         self.statistics.rows_moved, self.statistics.cache_grown = self.rows.moved - moved, self.rows.grown - grown
 
     def let_go(self) -> None:
-        """Drop the weights as the programs read them: what is over is kept for `progress`, and refers to itself."""
+        """Drop the decode parameters: a finished rollout is kept for `progress`, and refers to itself."""
         del self.laid, self.seats
 
     # ---- searches
@@ -294,7 +294,7 @@ class _Rollout:
         return move, list(turns)
 
     def _opens(self, say: Say) -> bool:
-        """Whether the tokenizer reads a tag in what is said that the environment did not write."""
+        """Return True if the tokenizer reads a tag in the Say's text that the environment did not write."""
         pieces = self.engine.pieces
         seen = b"".join([pieces[token] for token in self.encode(say.text)]).decode("utf-8", "replace")
         return reading.opens(say.text, seen, self.tags)

@@ -42,7 +42,7 @@ Tile = tuple[int, Sequence[int], int]  # a row, at most `tile` ids, the position
 
 
 def views_up_to(positions: int) -> list[int]:
-    """64, 128, 192, 256, 384, 512, then four an octave (640, 768, 896, 1024, 1280, ...), and `positions` at the end."""
+    """List 64, 128, 192, 256, 384, 512, then four an octave (640, 768, 896, 1024, 1280, ...), and `positions` last."""
     views, step = [], SMALLEST_VIEW
     while step < positions:
         parts = (4,) if step < 128 else (4, 6) if step < 512 else (4, 5, 6, 7)
@@ -52,9 +52,9 @@ def views_up_to(positions: int) -> list[int]:
 
 
 def _sums_count(laid: DecodeParams, mesh: Mesh | None) -> bool:
-    """Whether a step of decoding costs what its slots compute, so that fewer cost less: on CPU, on one device.
+    """Return True on one CPU device, where a step of decoding costs what its slots compute, so that fewer cost less.
 
-    Elsewhere it costs reading the weights, and a program more costs half a minute of compiling.
+    Elsewhere it costs reading the weights, and each further program costs half a minute of compiling.
     """
     return mesh is None and next(iter(laid.norm.sharding.device_set)).platform == "cpu"
 
@@ -84,7 +84,7 @@ class KVCache:
         self.stop_V: Any = None  # `stop_at_V` on the devices; None until `decode` copies it there
 
     def to_decode_params(self, params: Any) -> DecodeParams:
-        """Parameters as the programs read them; a Laid comes back as it is."""
+        """Convert parameters to what the programs read; DecodeParams come back as they are."""
         laid = to_decode_params(self.cfg, params, self.compute)
         layout = laid.norm.sharding
         mesh = layout.mesh if isinstance(layout, NamedSharding) and layout.mesh.axis_names == AXES else None
@@ -98,7 +98,7 @@ class KVCache:
         self.caches = self._creating(laid)()
 
     def _creating(self, laid: DecodeParams) -> Callable[[], dict[str, caches.Cache]]:
-        """What makes caches that lie like these parameters; the other programs are from now on for such ones."""
+        """Return the maker of caches laid out like these parameters, and set the other programs to that layout."""
         layout = laid.norm.sharding
         if isinstance(layout, NamedSharding):
             dealt = layout.mesh.axis_names == AXES
@@ -163,9 +163,9 @@ class KVCache:
         return next(length for length in self.lengths[name] if length >= self.least)
 
     def release_caches(self) -> None:
-        """Leave room to what comes between two rollouts: large caches go, and `to_decode_params` makes them anew.
+        """Free large caches after a rollout, for what comes before the next; `to_decode_params` makes them anew.
 
-        Those of a pod stay, for its processes would have to let go of them together.
+        Those of a pod stay, for its processes would have to free them together.
         """
         if self.mesh is not None or not memory.is_tight(self.caches):
             return self.begin()
@@ -179,7 +179,7 @@ class KVCache:
             self.grown += name == "slots"
 
     def _may_decode(self, slots: int) -> bool:
-        """Whether so many slots decode together: all of them, or a part whose rows are not too large to copy out."""
+        """Return True if so many slots may decode together: all, or a part whose rows are small enough to copy out."""
         length = caches.size(self.caches["slots"])[1]
         return slots == self.slot_count or caches.nbytes(self.cfg, slots, length, self.compute) <= LARGEST_PART
 
@@ -229,16 +229,16 @@ class KVCache:
         return np.concatenate(blocks)[: len(query_N)]
 
     def decode(self, laid: DecodeParams, slot_N, pending_N, used_N, room_N, key_N2, temperature: float):
-        """A chunk of tokens in N slots: the Chunk, and which row of it is each slot's.
+        """Decode a chunk of tokens in N slots; return the Chunk, and which row of it is each slot's.
 
-        Where few slots decode the others are left out of its steps (`DECODE_PARTS`, `LARGEST_PART`).
+        If few slots decode, the others are left out of its steps (`DECODE_PARTS`, `LARGEST_PART`).
         """
         call, at_N = self._decoding(laid, slot_N, pending_N, used_N, room_N, key_N2, temperature)
         self.caches["slots"], chunk = call()
         return chunk, at_N
 
     def _decoding(self, laid: DecodeParams, slot_N, pending_N, used_N, room_N, key_N2, temperature: float):
-        """The call that decodes a chunk, and which row of it is each slot's."""
+        """Prepare the call that decodes a chunk; return it, and which row of the Chunk is each slot's."""
         self.fit("slots", int(used_N.max()) + self.settings.chunk)
         if self.stop_V is None:
             at = NamedSharding(self.mesh, PartitionSpec()) if self.mesh else None
@@ -274,7 +274,7 @@ class KVCache:
         jax.block_until_ready(self.caches[where])  # so that its time is not counted as decoding's
 
     def tiles(self, tokens: int) -> int:
-        """How many tiles so many tokens of one row take."""
+        """Count the tiles that so many tokens of one row take."""
         return -(-tokens // self.settings.tile)
 
     def _call_size(self, tiles: int) -> int:
@@ -284,7 +284,7 @@ class KVCache:
         return whole[0] if whole and (not smaller or 2 * tiles >= whole[0]) else smaller[-1]
 
     def _small(self, tiles: int) -> bool:
-        """Whether such a call goes through the layers a few at a time."""
+        """Return True if a call of so many tiles goes through the layers a few at a time."""
         return self.by_layer and tiles * self.settings.tile <= SMALL_CALL
 
     def _appending(self, laid: DecodeParams, where: str, tiles: Sequence[Tile], view: int) -> partial:

@@ -1,4 +1,4 @@
-"""Who sits where: the slots that decode, the store of rows that do not, and the episodes that have yet to begin.
+"""Scheduling of episodes: those in slots that decode, those in the store of rows that do not, and those to begin.
 
 A query's prompt is computed once, in the store. What all prompts begin with (the system prompt) is computed once a
 rollout and copied. Episodes that were shown the same after the same compute it once: a query's samples often search for
@@ -23,13 +23,13 @@ Prompt = Callable[[int], tuple[list[int], Say]]
 
 
 def common(left: Sequence[int], right: Sequence[int]) -> int:
-    """How many ids both begin with."""
+    """Count the ids that both begin with."""
     pairs = enumerate(zip(left, right, strict=False))
     return next((at for at, (a, b) in pairs if a != b), min(len(left), len(right)))
 
 
 class SlotScheduler:
-    """The seats of one rollout. `order` is (query, sample) in order of admission, a query's samples together."""
+    """Slots and rows of one rollout. `order` is (query, sample) in order of admission, a query's samples together."""
 
     def __init__(
         self,
@@ -86,7 +86,7 @@ class SlotScheduler:
         self._append_shown()
 
     def _append_shown(self) -> None:
-        """Of episodes with the same ids one computes what they were shown; the others' rows are copies of its row."""
+        """Append what episodes were shown; of those with the same ids one computes it, the others copy its row."""
         shown: dict[object, list[tuple[int, EpisodeState]]] = {}
         for slot, live in self.active():
             if tokens := len(live.ids) - 1 - live.cached:
@@ -108,7 +108,7 @@ class SlotScheduler:
         self.statistics.append_s += time.monotonic() - start
 
     def _park(self, wanted: int) -> list[int]:
-        """Move up to `wanted` searching episodes to the store, which keeps a row for the next prompt; their slots."""
+        """Move up to `wanted` searching episodes to the store, less a row for the next prompt; return their slots."""
         searching = [(slot, live) for slot, live in enumerate(self.slots) if live and live.searching]
         leaving = searching[: min(wanted, max(len(self.store_free) - 1, 0))]
         moves: list[Move] = []
@@ -121,7 +121,7 @@ class SlotScheduler:
         return [slot for slot, _ in leaving]
 
     def _admit(self, free: list[int]) -> tuple[list[Move], list[int]]:
-        """New episodes for the free slots.
+        """Begin new episodes in the free slots.
 
         Returns the rows to copy to slots and the store rows that are free after the copy.
         """

@@ -1,4 +1,4 @@
-"""A chat template, rendered in a process of its own: it may be a stranger's, and there what it takes has an end."""
+"""A chat template, rendered in a process of its own with bounds on time and memory: it may be a stranger's."""
 
 import contextlib
 import datetime
@@ -23,7 +23,7 @@ MOST_CHARS, MOST_ERROR_CHARS = 1_000_000, 300  # of what comes out, and of why n
 
 
 def render(source: str, **values: Any) -> str:
-    """What the template makes of these values, which JSON can hold. ValueError: it is broken, or takes too much."""
+    """Render the template with these values, which JSON can hold. ValueError if it is broken, or takes too much."""
     return _rendered(json.dumps({"source": source, "values": values}))
 
 
@@ -42,7 +42,7 @@ def _rendered(asked: str) -> str:
 
 
 def _render(source: str, values: Mapping[str, Any]) -> str:
-    """In a sandbox, with what templates written for `transformers` expect to find."""
+    """Render in a sandbox, with what templates written for `transformers` expect to find."""
     import jinja2
     from jinja2.ext import Extension
     from jinja2.sandbox import ImmutableSandboxedEnvironment

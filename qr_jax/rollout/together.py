@@ -40,10 +40,10 @@ class Leader:
 def together(
     engine: Engine, params: Any, work: Callable[[], Result], otherwise: Result, *, stop_now: Callable[[], bool]
 ) -> Result:
-    """On process 0 what `work` returns, which runs the engine; on the others `otherwise`: they lend their devices.
+    """Return on process 0 what `work`, which runs the engine, returns; on the others, which lend devices, `otherwise`.
 
-    `params`: as `host_local.hand_over` lays them out for a pod. Every process calls `stop_now`, so that each can tell
-    the others of a SIGTERM; process 0 decides.
+    `params`: as `host_local.to_rollout_params` lays them out for a pod. Every process calls `stop_now`, so that each
+    can tell the others of a SIGTERM; process 0 decides.
     """
     if hosts.count() == 1:
         return work()

@@ -17,9 +17,9 @@ from qr_jax.verdict import judge
 def draw(
     runtime: Runtime, run_state: RunState, ask: Ask, groups: Sequence[Group], step: int, number: int
 ) -> dict[int, int]:
-    """What round `number` rolls out: pool index -> samples. New queries, none drawn before, and those asked more of.
+    """Draw for round `number`, pool index -> samples: new queries, none drawn before, and those asked more of.
 
-    Nothing when no query is left to draw. ValueError where a group would outgrow what its rounds' file allows.
+    Empty if no query is left to draw. ValueError if a group would outgrow what its rounds' file allows.
     """
     name, settings = runtime.settings.pool.rounds.name, runtime.settings.pool
     if runtime.most_rounds is not None and number >= runtime.most_rounds:
@@ -38,14 +38,14 @@ def draw(
 
 
 def judged(runtime: Runtime, run_state: RunState, groups: Sequence[Group], step: int) -> Outcome:
-    """What the step's groups showed so far."""
+    """Judge the step's groups so far."""
     settings, seed = runtime.settings.pool, run_state.seed(runtime.settings.seed)
     drawn_Q, grades = np.array([group.index for group in groups], np.int64), joined(groups, settings.samples)
     return judge(drawn_Q, grades, step=step, accept=settings.queries, channel=settings.channel, seed=seed)
 
 
 def settled(runtime: Runtime, run_state: RunState, outcome: Outcome) -> pool.Pool:
-    """The pool after the step."""
+    """Settle the step: return the pool after it."""
     settings = runtime.settings.pool
     return pool.settle(
         run_state.pool, outcome.drawn_Q, outcome.grades, step=outcome.step, accept=settings.queries, rule=runtime.rule,

@@ -37,9 +37,9 @@ class RetryState:
 
 
 def check(whole: Statistics, groups: Sequence[Group], *, asks: bool = False) -> None:
-    """Down where more than half of the searches of all processes failed, or left more than half of the groups with half
-    of their episodes or more without an answer; or where the reward, which `asks` a server, left more than half of the
-    groups that it could grade without a grade on half of what was answered there or more.
+    """Raise ServiceDown if (a) more than half of all processes' searches failed; (b) searches failed and left half or
+    more of the episodes without an answer in more than half of the groups; or (c) the reward, which `asks` a server,
+    left half or more of the answered episodes without a grade in more than half of the groups that it could grade.
     """
     failed, sent = whole.searches_failed, whole.searches_sent
     spent = [group.spent for group in groups]
@@ -62,11 +62,11 @@ def check(whole: Statistics, groups: Sequence[Group], *, asks: bool = False) -> 
 
 
 def wait(runtime: Runtime, down: ServiceDown, step: int, lost: RetryState | None) -> RetryState:
-    """Return once what is down answers a question; where the step failed again after that, a pause later.
+    """Wait until the service that is down answers a question; if the step failed before, pause first.
 
-    `lost`: what this gave when the step failed before. Interrupted when told to stop; Outage rollout.outage_s after the
-    step first failed; FailsAgain where what failed fails again by itself. What a search or the reward raised, where it
-    is to blame: that will not pass.
+    `lost`: what this returned when the step failed before. Raises Interrupted when told to stop, Outage
+    rollout.outage_s after the step first failed, FailsAgain if a search or group that failed fails again alone, and
+    the error of a search function or reward whose code is to blame: waiting will not mend it.
     """
     answer = {"retriever": answers, "reward": grades}[down.what]
     say, limit_s = runtime.run.say, runtime.settings.rollout.outage_s
@@ -99,9 +99,9 @@ def wait(runtime: Runtime, down: ServiceDown, step: int, lost: RetryState | None
 
 
 def repeated(runtime: Runtime, down: ServiceDown) -> str | None:
-    """The first that failed and fails twice more, asked alone, while other questions are answered before and after.
+    """Say why a failed search or group fails twice more, asked alone, while others are answered after each try.
 
-    None where there is none, or the run is told to stop.
+    None if there is none such, or if the run is told to stop.
     """
     again, answer = {"retriever": (_search_again, answers), "reward": (_grade_again, grades)}[down.what]
     try:
@@ -119,21 +119,21 @@ def repeated(runtime: Runtime, down: ServiceDown) -> str | None:
 
 
 def _search_again(runtime: Runtime, text: str) -> str | None:
-    """Why one search fails; None: it does not."""
+    """Search once more for one text; return why it fails, or None."""
     settings = runtime.settings.rollout
     found = tools.run_searches(runtime.search, [text], settings.search_k, **tools.limits(settings)).by_query[text]
     return f"the search {text!r} failed again, asked alone ({found.reason})" if isinstance(found, tools.Fault) else None
 
 
 def _grade_again(runtime: Runtime, group: Group) -> str | None:
-    """Why a group cannot be graded; None: it can."""
+    """Grade a group once more; return why it cannot be graded, or None."""
     query = runtime.queries[group.index]
     graded = grading.grade(runtime.reward, runtime.settings.reward.name, 0, 0, query, grading.before_grading(group))
     return f"query {query.id!r} could not be graded again ({graded.spent.fault})" if graded.spent.ungraded else None
 
 
 def grades(runtime: Runtime) -> bool:
-    """Whether the reward grades an answer that no file of verdicts has; not while the run is told to stop."""
+    """Return True if the reward grades an answer that no file of verdicts has; False once the run is told to stop."""
     query = runtime.queries[0]
     episode = preflight.made(query, 0, f"{QUESTION} ({time.strftime('%H:%M:%S')})")
     try:
@@ -144,7 +144,7 @@ def grades(runtime: Runtime) -> bool:
 
 
 def answers(runtime: Runtime) -> bool:
-    """Whether one search gets an answer, be it nothing found. What it raised, where waiting will not help."""
+    """Return True if one search gets an answer, even an empty one. Raises its error if waiting will not help."""
     question = f"{QUESTION} ({time.strftime('%H:%M:%S')})"  # no cache has the answer
     once = replace(runtime.settings.rollout, search_retries=0)
     asked = tools.run_searches(runtime.search, [question], 1, **tools.limits(once))

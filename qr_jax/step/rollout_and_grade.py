@@ -1,4 +1,4 @@
-"""Dealing: each process rolls out and grades its own queries; all get every grade and what is to be trained on."""
+"""Dealing: each process rolls out and grades its own queries; all get every grade and the episodes to train on."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -23,10 +23,10 @@ Rolled = Mapping[int, list[Episode]]  # pool index -> new episodes
 def roll_out(
     runtime: Runtime, params, run_state: RunState, wanted: Mapping[int, int], groups: Sequence[Group], step: int
 ) -> tuple[Rolled, Statistics]:
-    """This process's part of the wanted samples (pool index -> count), and what they cost.
+    """Roll out this process's part of the wanted samples (pool index -> count); return them and their cost.
 
-    Whoever has a query's first samples makes the further ones too, and their numbers go on counting. A rollout over a
-    pod is process 0's. Interrupted on every process when one was told to stop.
+    The process that has a query's first samples makes further ones too, and their numbers go on counting. A rollout
+    over a pod is process 0's. Interrupted on every process when one was told to stop.
     """
     owner = {group.index: group.process for group in groups}
     new = [index for index in wanted if index not in owner]
@@ -77,7 +77,7 @@ def expected_tokens(runtime: Runtime, run_state: RunState, indices: Sequence[int
 def graded(
     runtime: Runtime, wanted: Mapping[int, int], rolled: Rolled, groups: Sequence[Group], step: int
 ) -> list[Group]:
-    """All the step's groups in draw order, those with new episodes graded: here once, and told to all processes.
+    """Grade the groups with new episodes, once, and send all processes the grades; return all groups in draw order.
 
     A group that has grown is graded anew, as a whole; no other is. Every process must call it. Interrupted where the
     run is told to stop before the reward is done.
@@ -114,7 +114,7 @@ def with_episodes(groups: Sequence[Group]) -> list[Group]:
 
 
 def over_processes(statistics: Statistics) -> Statistics:
-    """What the rollouts of all processes took: counts added up, seconds those of the slowest."""
+    """Combine the statistics of all processes: counts are added up, seconds are the slowest's."""
     every = hosts.gather(asdict(statistics))
     values = {name: [part[name] for part in every] for name in vars(statistics)}
     return Statistics(

@@ -1,4 +1,4 @@
-"""What a step hands to the next, besides the learner's state; all of it is in the checkpoint."""
+"""The state that a step hands to the next, besides the learner's; all of it is in the checkpoint."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ COUNTS = ("rollouts", "tokens", "searches", "rollbacks", "rate", "base", "before
 
 @dataclass(frozen=True)
 class RunState:
-    """Where a run stands between two steps."""
+    """The state of a run between two steps."""
 
     pool: pool.Pool
     waiting: tuple[Group, ...] = ()  # accepted groups that wait for others, until there are min_signal
@@ -48,7 +48,7 @@ class RunState:
 
 
 def from_host(host: Mapping[str, Any]) -> RunState:
-    """The progress that `to_host` gave. ValueError, LookupError, TypeError or AttributeError for what it did not."""
+    """Rebuild the state that `to_host` gave. ValueError, LookupError, TypeError or AttributeError for anything else."""
     tokens, episodes = host["left_out"]
     counts = {name: host[name] for name in COUNTS}
     whole = (tokens, episodes, *(counts[name] for name in ("rollouts", "tokens", "searches", "rollbacks")))
@@ -75,7 +75,7 @@ def from_host(host: Mapping[str, Any]) -> RunState:
 def advanced(
     run_state: RunState, groups: Sequence[Group], kept: Sequence[Group], statistics: Statistics, family_P: np.ndarray
 ) -> RunState:
-    """The progress after a step's rollouts, those of all processes, with its kept groups waiting to be trained on."""
+    """Return the state after a step's rollouts on all processes, with its kept groups waiting to be trained on."""
     kept_indices = {group.index for group in kept}
     rest = [group.spent for group in groups if group.index not in kept_indices]
     tokens, episodes = run_state.left_out

@@ -1,4 +1,4 @@
-"""What all steps of a run share, bound once from its config: plug-ins, engine, questions, learner."""
+"""The parts that all steps of a run share, bound once from its config: plug-ins, engine, questions, learner."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -57,7 +57,7 @@ class Runtime:
     same: dict[str, Any]  # what a checkpoint must agree with
 
     def check(self, host: dict[str, Any]) -> None:
-        """ValueError when a checkpoint's host values are of another query list or model, or are none that a run has."""
+        """Raise ValueError if a checkpoint's host values are of another query list or model, or none that a run has."""
         checkpoint.check_same_queries(host, self.same[checkpoint.QUERIES])
         if record := unchanged.check(host, _data(self.queries, self.questions, self.probed)):
             self.run.say(record)
@@ -78,7 +78,7 @@ class Runtime:
 
 
 def room(settings: Config) -> tuple[int, int]:
-    """How many groups a batch has room for, and how many samples of each; `planning` compiles for as many."""
+    """Count the groups that a batch has room for, and the samples of each; `planning` compiles for as many."""
     chosen = settings.pool
     kept = (
         chosen.queries * chosen.oversample
@@ -90,8 +90,8 @@ def room(settings: Config) -> tuple[int, int]:
 
 @contextmanager
 def loading(run: runs.Run, what: str) -> Iterator[None]:
-    """A phase of a start; Interrupted behind it when the run was told to stop. Of several processes each goes on: the
-    others would wait for it."""
+    """Show a phase of the start; raise Interrupted after it if the run was told to stop. With several processes each
+    goes on: the others would wait for it."""
     with terminal.phase(what):
         yield
     if hosts.count() == 1 and run.stop_now():
@@ -99,7 +99,7 @@ def loading(run: runs.Run, what: str) -> Iterator[None]:
 
 
 def bind(settings: Config, run: runs.Run) -> Runtime:
-    """The parts of a run, the same on every process (ValueError where they are not). Interrupted: see `loading`."""
+    """Bind a run's parts, the same on every process (ValueError where they are not). Interrupted: see `loading`."""
     with loading(run, "loading the questions"):  # first: what is wrong in a user's own file is told at once
         queries, questions = assemble.questions(settings, "train"), assemble.questions(settings, "eval")
     with loading(run, "starting the devices"):

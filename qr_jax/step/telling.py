@@ -31,7 +31,7 @@ KNOWN = ("loss", "grad_norm", "update_norm", "update_scale", "kl", "entropy", "c
 
 @dataclass(frozen=True)
 class UpdateResult:
-    """What the learner did in a step: nothing (the defaults), or updates on one batch."""
+    """The learner's work in a step: none (the defaults), or updates on one batch."""
 
     batch: pack.Batch | None = None
     metrics: Sequence[Mapping[str, Any]] = ()  # of each update, on the host
@@ -40,7 +40,7 @@ class UpdateResult:
 
 @dataclass(frozen=True)
 class StepTimings:
-    """What a step took: the rollouts of all processes and this one's own, and when its phases ended (monotonic s)."""
+    """A step's cost: rollout statistics of all processes and of this one, and when its phases ended (monotonic s)."""
 
     statistics: Statistics
     own: Statistics
@@ -51,7 +51,7 @@ class StepTimings:
 
 @dataclass(frozen=True)
 class StepRecord:
-    """One step, done: the pool it drew from, its groups, what they showed and taught, and where the run stands."""
+    """A finished step: the pool it drew from, its groups and their outcome, its update, and the run state after it."""
 
     step: int
     before: pool.Pool
@@ -64,7 +64,7 @@ class StepRecord:
 
 
 def tell(runtime: Runtime, record: StepRecord, state: learner.State) -> dict[str, Any]:
-    """Write the step's episodes and draws, say its warnings, and give its row of metrics."""
+    """Write the step's episodes and draws, say its warnings, and return its row of metrics."""
     settings, timings = runtime.settings, record.timings
     row = pool_and_rollouts(record, accept=settings.pool.queries)
     row |= learner_figures(state, record.updated)
@@ -113,7 +113,7 @@ def pool_and_rollouts(record: StepRecord, *, accept: int) -> dict[str, Any]:
 
 
 def learner_figures(state: learner.State, updated: UpdateResult) -> dict[str, Any]:
-    """What the update did; the loss is null where nothing was learned from."""
+    """Return the metrics of the update; the loss is null if nothing was learned from."""
     row: dict[str, Any] = {"learner/updates": int(state.updates), "learner/skipped": int(state.skipped)}
     if updated.batch is None or not updated.metrics:
         return row | {"learner/loss": None, "learner/micro_batches": 0}
@@ -133,7 +133,7 @@ def learner_figures(state: learner.State, updated: UpdateResult) -> dict[str, An
 def check_advantage(
     runtime: Runtime, batch: pack.Batch, groups: Sequence[Group], metrics: Sequence[Mapping[str, Any]]
 ) -> None:
-    """ValueError, with the advantage's name, where it gave a valid episode too few numbers, or one not finite."""
+    """Raise ValueError, with the advantage's name, if it gave a valid episode too few numbers, or one not finite."""
     if not metrics:
         return
     advantage, name = np.asarray(metrics[0]["advantage"]), runtime.settings.learner.advantage.name
@@ -154,7 +154,7 @@ def check_advantage(
 
 
 def update_alarm(settings: Config, row: Mapping[str, Any]) -> str | None:
-    """A warning when an update was skipped because its gradient was not finite."""
+    """Warn if an update was skipped because its gradient was not finite."""
     if not row.get("learner/nonfinite"):
         return None
     return (
@@ -165,7 +165,7 @@ def update_alarm(settings: Config, row: Mapping[str, Any]) -> str | None:
 
 
 def gap_alarm(settings: Config, row: dict[str, Any]) -> str | None:
-    """A warning when the learner does not agree with the sampler about what was likely."""
+    """Warn if learner and sampler differ in the log-probabilities of the sampled tokens."""
     gap = row.get("sampler_gap/mean")
     if gap is None or gap <= settings.learner.gap_alarm:
         return None
@@ -176,7 +176,7 @@ def gap_alarm(settings: Config, row: dict[str, Any]) -> str | None:
 
 
 def fault_alarms(groups: Sequence[Group]) -> list[str]:
-    """Warnings when no episode of the step is valid, or when the reward could not grade some."""
+    """Warn if no episode of the step is valid, or if the reward could not grade some."""
     every = [group.spent for group in groups]
     ungraded, episodes = sum(spent.ungraded for spent in every), sum(spent.episodes for spent in every)
     if every and all(spent.invalid == spent.episodes for spent in every):
@@ -209,7 +209,7 @@ def times(timings: StepTimings, rollouts: int, metrics: Sequence[Mapping[str, An
 
 
 def cache_figures(search: SearchFunction) -> dict[str, float]:
-    """How many searches were read from disk, where the retriever is `cached`; of this process, evaluations included."""
+    """Return the share of searches read from disk, if the retriever is `cached`; of this process, with evaluations."""
     kept = inspect.unwrap(search)  # of what checks its results (plugins.py)
     if not isinstance(kept, SearchCache) or not kept.asked:
         return {}
@@ -224,9 +224,9 @@ def speed(
     clock: Sequence[float],
     statistics: Statistics,
 ) -> dict[str, Any]:
-    """What the step got of the most that the devices can do (models/costs.py, parallel/peaks.py).
+    """Return the step's speed, also as shares of the devices' peaks (models/costs.py, parallel/peaks.py).
 
-    `context_tokens` are those of the step's episodes, `batch` what was trained on, None where nothing was; what was not
+    `context_tokens` are those of the step's episodes, `batch` what was trained on (None: nothing); work that was not
     done has no figure. `statistics` are this process's own, and so are the figures of decoding and of memory.
     """
     step_s, learner_s, devices = clock[-1] - clock[0], clock[-1] - clock[-2], peaks.devices(settings.mesh)
@@ -257,7 +257,7 @@ def speed(
 
 
 def write_episodes(runtime: Runtime, record: StepRecord) -> None:
-    """episodes/step_N.jsonl: this process's episodes, with the advantages they were trained with."""
+    """Write this process's episodes to episodes/step_N.jsonl, with the advantages they were trained with."""
     advantages, taken = advantages_of(record), set(record.outcome.accepted_at.tolist())
     piece = runtime.agent.engine.pieces.__getitem__
     rows = {}
@@ -308,8 +308,8 @@ def _by_turn(advantage_L: np.ndarray, episode: Episode) -> np.ndarray:
 def draws(runtime: Runtime, record: StepRecord) -> list[dict[str, Any]]:
     """The ledger's line of each draw: query, origin, each sample's reward (null: not valid), verdict, tokens, searches.
 
-    `successes` counts the valid outcomes of 1, `valid` the valid episodes. Samples end with the group's own, and with
-    the pool's in a fixed number of them.
+    `successes` counts the valid outcomes of 1, `valid` the valid episodes. Rewards are of the group's own samples,
+    without padding.
     """
     origin_of = {last: origin for origin, last in figures.ORIGINS.items()}
     taken, rows = set(record.outcome.accepted_at.tolist()), []
@@ -338,7 +338,7 @@ def draws(runtime: Runtime, record: StepRecord) -> list[dict[str, Any]]:
 def summarise(
     run: runs.Run, run_state: RunState, after, wall_s: float, warm_up_s: float | None = None
 ) -> dict[str, Any]:
-    """What summary.json holds: accuracy before and after, pool figures over the last tenth of the steps, the budget.
+    """Make summary.json: accuracy before and after, pool figures over the last tenth of the steps, the budget.
 
     `wall_s` is this attempt's, and so is `warm_up_s`, the part of it in which programs were compiled.
     """
