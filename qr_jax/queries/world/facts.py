@@ -31,7 +31,7 @@ class Facts:
 
 
 def numbers(seed: int, purpose: str, count: int) -> np.ndarray:
-    """Return `count` raw 64-bit numbers (uint64) fixed by (seed, purpose): raw Philox, the same in all of numpy."""
+    """Return `count` raw 64-bit numbers (uint64) fixed by (seed, purpose); raw Philox is equal in all numpys."""
     key = np.array([seed, zlib.crc32(purpose.encode())], np.uint64)
     return np.random.Philox(key=key).random_raw(count)
 
@@ -73,7 +73,7 @@ def capitals(seed: int, country_of_city: np.ndarray, countries: int) -> np.ndarr
 
 
 def name_parts(type: str, count: int) -> int:
-    """Return the words a name needs, so that `count` names have different word sets; ValueError if four are too few."""
+    """Return the number of words in a name that `count` distinct word sets need; ValueError if four are too few."""
     words = len(text.name_words(type))
     for parts in range(1, MOST_PARTS + 1):
         if count <= comb(words, parts):
