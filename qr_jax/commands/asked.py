@@ -1,4 +1,4 @@
-"""Whose agent a command asks: a run's, or a model's folder (`qr-jax export`, Hugging Face) with the settings typed."""
+"""The agent that a command asks: a run's, or that of a model's folder (`qr-jax export`, Hugging Face) with settings."""
 
 import argparse
 import os
@@ -13,8 +13,7 @@ from qr_jax.errors import UserError
 
 @dataclass(frozen=True)
 class Asked:
-    """The checked config by which an agent is asked, the run whose checkpoint it is (None: the config's own model), and
-    the packages whose plug-ins may be used (None: all)."""
+    """An agent's config, checked; its run (None: the config's own model); the allowed plug-in packages (None: all)."""
 
     config: Any
     run: Path | None
@@ -22,7 +21,7 @@ class Asked:
 
 
 def add_asked(command: argparse.ArgumentParser) -> None:
-    """The run or model that is asked; its settings stand anywhere behind it."""
+    """Add the arguments that name a run or model; its settings may stand anywhere after it."""
     text = "a run's folder; or a model's (as `qr-jax export` writes it), with the settings that it is asked by"
     command.add_argument("run", type=Path, metavar="RUN", help=text)
     text = "a config that says how a model without a run is asked; else search_r1 over bm25"
@@ -31,8 +30,11 @@ def add_asked(command: argparse.ArgumentParser) -> None:
 
 
 def asked(arguments: argparse.Namespace, *, retriever: str | None = None, needs: tuple[str, ...] = ()) -> Asked:
-    """The agent that `run`, `--config` and the settings name; `needs` are the data settings that the command reads
-    ("eval", "corpus"), which a model without a config must be given. ValueError says what is missing."""
+    """Return the agent that `run`, `--config` and the settings name. ValueError says what is missing.
+
+    `needs` are the data settings that the command reads ("eval", "corpus"), which a model without a config must be
+    given.
+    """
     from qr_jax import checks, elsewhere
     from qr_jax import config as configs
     from qr_jax.evaluation import suite
@@ -78,8 +80,7 @@ def asked(arguments: argparse.Namespace, *, retriever: str | None = None, needs:
 
 
 def _refuse_no_model(path: Path) -> None:
-    """ValueError for what is no model's name but a run's folder that is not there, a config or another file: the hub
-    has none of these."""
+    """Raise ValueError for a path that is no model's name: a missing run's folder, a config or another file."""
     from qr_jax import run_files
 
     is_named = path.parts[:1] == ("runs",) or path.suffix == ".py" or path.is_file()
@@ -100,7 +101,7 @@ def _of_model(folder: Path) -> Any:
 
 
 def _check_given(config: Any, arguments: argparse.Namespace, needs: tuple[str, ...]) -> None:
-    """A model knows neither its questions nor its passages; "world" counts only where it was typed."""
+    """Require the questions and passages that a model without a config lacks; "world" counts only if typed."""
     from qr_jax import plugins
 
     typed = {word.partition("=")[0].removeprefix("--") for word in arguments.overrides}

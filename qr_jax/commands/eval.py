@@ -1,4 +1,4 @@
-"""The commands that say how good answers are: of a file, and of an agent over its own questions or a suite."""
+"""Commands that score answers: those in a file, and those of an agent to its own questions or a suite's."""
 
 import argparse
 from pathlib import Path
@@ -15,7 +15,7 @@ SUITE_ONLY = ("limit", "split", "out", "judge", "judge_model", "judge_leave_out"
 
 
 def add(command: Any) -> None:
-    """Their parsers, as `cli.make_parser` adds those of the other commands."""
+    """Add these commands' parsers, as `cli.make_parser` adds those of the other commands."""
     score = command("score", _score, "EM, F1 and cover match of predictions in a file")
     score.add_argument("file", metavar="FILE", help="JSONL (or .gz) rows of id, prediction and answers")
     score.add_argument("--rows", action="store_true", help="each row's scores too")
@@ -77,7 +77,7 @@ def _eval(arguments: argparse.Namespace) -> int:
 
 
 def _suite(arguments: argparse.Namespace) -> int:
-    """1 where the judge that was asked for could not be reported."""
+    """Answer and score a suite; return 1 if the judge that was asked for could not be reported."""
     from qr_jax.evaluation import suite
 
     suite.sets(arguments.suite)
@@ -109,7 +109,7 @@ def _suite(arguments: argparse.Namespace) -> int:
 
 
 def _cost(arguments: argparse.Namespace, subject: Asked, part: Any) -> dict[str, Any]:
-    """How many questions there are and what judging their answers may cost, said before the first request."""
+    """Print, and return, the number of questions and the estimated cost of judging, before the first request."""
     from qr_jax.evaluation import judge, suite
 
     samples = subject.config.evaluation.samples if arguments.samples is None else arguments.samples

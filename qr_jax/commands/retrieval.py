@@ -1,4 +1,4 @@
-"""The commands for retrieval over HTTP: serve a retriever, and check a server."""
+"""Commands for retrieval over HTTP: serve a retriever, and check a server."""
 
 import argparse
 import os
@@ -16,7 +16,7 @@ SETTINGS = "of the retriever, as in k1=0.9, of=http of.url=URL, or parts=bm25,de
 
 
 def add(command: Any) -> None:
-    """Their parsers, as `cli.make_parser` adds those of the other commands."""
+    """Add these commands' parsers, as `cli.make_parser` adds those of the other commands."""
     text = "answer searches over HTTP (Search-R1's POST /retrieve, and others')"
     serve = command("serve-retriever", _serve, text, usage="qr-jax serve-retriever [setting=value ...] [options]")
     serve.set_defaults(takes_settings=True)
@@ -52,7 +52,7 @@ def add(command: Any) -> None:
 
 
 def limits_of(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Those of search_batcher.Limits that were given."""
+    """Return the fields of search_batcher.Limits that were given."""
     given = {
         "queries": arguments.max_queries, "query_chars": arguments.max_chars, "body_bytes": arguments.max_body,
         "k": arguments.max_k, "batch": arguments.batch, "search_s": arguments.search_s,
@@ -63,13 +63,13 @@ def limits_of(arguments: argparse.Namespace) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Chosen:
-    """Where a run's config would have it."""
+    """A config's part with the retriever, under the name that overrides use."""
 
     retriever: Use
 
 
 def chosen_retriever(name: str, typed: Sequence[str]) -> Use:
-    """The retriever of that name with its settings, typed as `train` takes them; `retriever.` before them may go."""
+    """Return the named retriever with settings typed as for `train`; their prefix `retriever.` is optional."""
     from qr_jax.overrides import override
 
     for word in typed:
@@ -87,7 +87,7 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 
 def _opened(arguments: argparse.Namespace) -> tuple[str, Any, dict[str, Any]]:
-    """The retriever's name, and what serves it, with what."""
+    """Return the retriever's name, the function that serves it, and that function's arguments."""
     from qr_jax import plugins
     from qr_jax.checks import inside
 
@@ -115,9 +115,9 @@ def _opened(arguments: argparse.Namespace) -> tuple[str, Any, dict[str, Any]]:
 def _open(
     chosen: Use, files: Sequence[str] | None, access: bool, most: int
 ) -> tuple[Any, dict[str, Any], Any, list[int]]:
-    """The search, what the server says of it, its pages, and the characters of the `most` largest passages.
+    """Return the search, the server's description, its pages, and the characters of the `most` largest passages.
 
-    ValueError where retriever, corpus and flags disagree.
+    ValueError if retriever, corpus and flags disagree.
     """
     from qr_jax import plugins
     from qr_jax.queries import readers, stored

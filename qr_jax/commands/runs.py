@@ -1,4 +1,4 @@
-"""The commands that open runs' folders: list them, ask an agent, export its model, pack what a bug report needs."""
+"""Commands that open runs' folders: list them, ask an agent, export its model, pack a bug report."""
 
 import argparse
 import contextlib
@@ -18,7 +18,7 @@ LEAVES = ("exit", "quit")  # what ends `chat`, as Ctrl-D does
 
 
 def add(command: Any) -> None:
-    """Their parsers, as `cli.make_parser` adds those of the other commands."""
+    """Add these commands' parsers, as `cli.make_parser` adds those of the other commands."""
     listing = command("runs", _runs, "the runs in a folder: how far each is, and its last accuracy")
     listing.add_argument("folder", nargs="?", type=Path, default=Path("runs"), metavar="FOLDER", help="(runs)")
     options.add_json(listing)
@@ -93,7 +93,7 @@ def _opened(arguments: argparse.Namespace) -> Any:
 
 
 def _answer(answerer: Any, question: str, as_json: bool) -> None:
-    """Print the agent's searches and answer; first, what it cannot read of the question."""
+    """Print the agent's searches and answer, and before them the words that its vocabulary lacks."""
     from qr_jax import evaluate
 
     if unknown := answerer.unknown_words(question):
@@ -105,7 +105,7 @@ def _answer(answerer: Any, question: str, as_json: bool) -> None:
 
 
 def _typed_lines() -> Iterator[str]:
-    """The lines of a pipe, or what is typed at a prompt, until the end (Ctrl-D)."""
+    """Yield the lines of a pipe, or those typed at a prompt, until the end (Ctrl-D)."""
     if not sys.stdin.isatty():
         yield from sys.stdin
         return
@@ -117,7 +117,7 @@ def _typed_lines() -> Iterator[str]:
 
 
 def _episode_json(episode: Any) -> dict[str, Any]:
-    """What `ask --json` prints: question, answer, how it ended, and each turn with the ids of the passages found."""
+    """Return the JSON of `ask --json`: question, answer, stop reason, and each turn with its passages' ids."""
     turns = []
     for turn in episode.turns:
         passages = [passage.id for found in turn.passages for passage in found]

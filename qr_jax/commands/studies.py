@@ -1,4 +1,4 @@
-"""The commands that look at which queries are drawn: rules simulated, a run probed, its report and its page."""
+"""Commands that study which queries are drawn: simulate rules, probe a run, and show its report and page."""
 
 import argparse
 import json
@@ -24,7 +24,7 @@ from qr_jax.errors import UserError
 
 
 def add(command: Any) -> None:
-    """Their parsers, as `cli.make_parser` adds those of the other commands."""
+    """Add these commands' parsers, as `cli.make_parser` adds those of the other commands."""
     oracle = command("oracle", _oracle, "run recycling rules on queries of known pass rates, without a model")
     text = (
         "beta:A,B; uniform; improving:, drifting: or flipping:A,B[,SHIFT of the log-odds]; "
@@ -84,7 +84,7 @@ def _add_compare(command: Any) -> None:
 
 
 def _compare(arguments: argparse.Namespace) -> int:
-    """Exit code 1 when some run failed; what has finished is compared all the same."""
+    """Compare runs; return 1 if some run failed, after comparing those that finished."""
     from qr_jax import run_files
     from qr_jax.config import BUDGETS
     from qr_jax.evaluation import side_by_side
@@ -127,7 +127,7 @@ def _compare(arguments: argparse.Namespace) -> int:
 
 
 def _speak(arguments: argparse.Namespace) -> None:
-    """What goes on is on stdout too, where that is not for JSON alone."""
+    """Send progress to stdout, unless stdout is for JSON alone."""
     terminal.speak("stderr" if arguments.json else "stdout")
 
 
@@ -143,7 +143,7 @@ def _compare_suites(arguments: argparse.Namespace) -> int:
 
 
 def _study(arguments: argparse.Namespace) -> tuple[list[Path], list[Any], str, Any]:
-    """Make the runs of a config: the finished folders, the failed jobs, the budget's unit and the packages allowed."""
+    """Make the runs of a config; return finished folders, failed jobs, the budget's unit and the allowed packages."""
     from qr_jax import run_files
     from qr_jax.studies import study
 
@@ -233,7 +233,7 @@ def _named(arguments: argparse.Namespace) -> str:
 
 
 def _null(arguments: argparse.Namespace) -> Any:
-    """The null control of a run, or why there is none, which is said on stderr too."""
+    """Return the null control of a run, or the reason why there is none, which is printed to stderr too."""
     from qr_jax import runs
     from qr_jax.report.charts import RATE_BINS
     from qr_jax.studies.null_control import null_or_reason

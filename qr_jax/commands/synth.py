@@ -14,7 +14,7 @@ KEY_HELP = "its key: QR_JAX_TEACHER_KEY (OpenAI's own: OPENAI_API_KEY too)"
 
 
 def add(command: Any) -> None:
-    """Its parser, as `cli.make_parser` adds those of the other commands."""
+    """Add this command's parser, as `cli.make_parser` adds those of the other commands."""
     text = "make questions and search trajectories from a corpus, with a language model or with templates"
     synth = command("synth", _synth, text)
     synth.add_argument(
@@ -64,14 +64,14 @@ def add(command: Any) -> None:
 
 @dataclass(frozen=True)
 class _Chosen:
-    """Where a run's config would have them."""
+    """A config's part with retriever and environment, under the names that overrides use."""
 
     retriever: Use
     env: Use
 
 
 def _synth(arguments: argparse.Namespace) -> int:
-    """1 where less was made than asked for, or the work ended early."""
+    """Make questions and trajectories; return 1 if there are fewer than asked for, or the work ended early."""
     from qr_jax.overrides import override
     from qr_jax.run_files import check_writable
     from qr_jax.synth import card, run

@@ -1,4 +1,4 @@
-"""The commands that train: `train`, the quickstart, and a cold start alone."""
+"""Commands that train: `train`, the quickstart, and a cold start alone."""
 
 import argparse
 import contextlib
@@ -22,7 +22,7 @@ LOGS = (".log", ".out", ".err")  # a shell's, of what the command prints
 
 
 def add(command: Any) -> None:
-    """Their parsers, as `cli.make_parser` adds those of the other commands."""
+    """Add these commands' parsers, as `cli.make_parser` adds those of the other commands."""
     for name, run, about, folder in (
         ("quickstart", _train, f"train by {QUICKSTART}: a small model learns to search, in minutes", RUN_HELP),
         ("train", _train, "train by a config: cold start, then GRPO with a recycling pool", RUN_HELP),
@@ -58,7 +58,7 @@ def _sft(arguments: argparse.Namespace) -> int:
 
 
 def _refuse_folder(folder: Path) -> None:
-    """ValueError where no run can be written, and for a folder of other things: a run's files are no part of them."""
+    """Raise ValueError for a folder that cannot be written, or that holds other things than a run."""
     from qr_jax import config as configs
     from qr_jax import run_files
     from qr_jax.settings import few
@@ -82,7 +82,7 @@ def _set_aside(config: Any, folder: Path) -> None:
 
 
 def _check_parts(config: Any, packages: tuple[str, ...] | None) -> None:
-    """ValueError for a plug-in of the user's own that cannot be imported, or a name that no model has."""
+    """Raise ValueError for a user's plug-in that cannot be imported, or a model name that does not exist."""
     from qr_jax import checks, plugins
     from qr_jax.config import chosen_plugins
     from qr_jax.models import families
@@ -97,7 +97,7 @@ def _check_parts(config: Any, packages: tuple[str, ...] | None) -> None:
 
 
 def _checked(config: Any) -> str:
-    """What of a run was found right; ValueError for a file of questions or traces that it would refuse."""
+    """Check a run's questions and traces and return a summary; ValueError for a file that training would refuse."""
     from qr_jax.queries import official
 
     names = (config.data.train, config.data.eval)

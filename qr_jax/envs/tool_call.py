@@ -111,14 +111,14 @@ def tool_call(
 
 
 def expert_turn(thought: str, queries: Sequence[str] = (), answer: str | None = None) -> str:
-    """What an expert writes in one turn: a thought as Qwen3's template has it, then one call or the answer."""
+    """Write an expert's turn: a thought as in Qwen3's template, then one call or the answer."""
     call = json.dumps({"name": "search", "arguments": {"queries": list(queries)}}, ensure_ascii=False)
     act = f"<tool_call>\n{call}\n</tool_call>" if answer is None else f"<answer> {answer} </answer>"
     return (f"<think>\n{thought}\n</think>\n\n" if thought else "") + act
 
 
 def _action(text: str) -> tuple[str | None, tuple[str, ...], int] | None:
-    """A turn's answer (None: it asks), its different queries, and the number of calls that could not be read."""
+    """Return a turn's answer (None: it searches), its different queries, and the number of unreadable calls."""
     blocks, whole = dialect.read(text)
     if not whole and (closed := dialect.read(f"{text}</tool_call>"))[1] and all(_calls(closed[0][-1].text)):
         blocks, whole = closed  # the turn ended with its last call
@@ -237,6 +237,6 @@ def _observation(turn: Turn, results: str, passage: str, nothing: str) -> str:
 
 
 def _lines(text: str, ending: str) -> str:
-    """The text and, on a line of its own, what is said before the last turn."""
+    """Return the text and, on a line of its own, what is said before the last turn."""
     text = text.rstrip()
     return f"{text}\n{ending}" if text and ending else text or ending

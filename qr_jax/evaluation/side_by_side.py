@@ -1,4 +1,4 @@
-"""Scores of a suite side by side: their manifests differ in the model alone; with paired differences from the first."""
+"""Compare a suite's scores whose manifests differ in the model alone, with paired differences from the first."""
 
 import json
 import os
@@ -19,16 +19,16 @@ FILE = "score.json"
 
 
 def is_suite(folder: str | Path) -> bool:
-    """Whether `qr-jax eval --suite` has written a score there."""
+    """Return True if `qr-jax eval --suite` has written a score in the folder."""
     return os.path.isfile(os.path.join(folder, FILE))  # False too for a setting longer than a file's name may be
 
 
 def paired_scores(folders: Sequence[Path]) -> dict[str, Any]:
-    """Each folder's scores and their differences from the first folder's, for each set and for the macro average.
+    """Return each folder's scores and their differences from the first folder's, by set and for the macro average.
 
     `scores` are the folders' own; `differences` (None for the first) are paired: over the questions that all have
     answered, with 95 % bootstrap intervals over questions, each set by itself. A judge's scores have no difference.
-    ValueError where a folder has no score, is given twice, or differs from the first in its questions, passages,
+    ValueError if a folder has no score, is given twice, or differs from the first in its questions, passages,
     retriever, prompt, decoding or judge.
     """
     if len({folder.resolve() for folder in folders}) < len(folders) or len(folders) < 2:
@@ -63,7 +63,7 @@ def paired_scores(folders: Sequence[Path]) -> dict[str, Any]:
 
 
 def _rows(folder: Path) -> dict[tuple[str, str], dict[str, Any]]:
-    """The answers by set and id; a last line that is being written is passed over."""
+    """Return the answers by set and id; a last line that is still being written is skipped."""
     rows = map(json.loads, run_files.lines(folder / "answers.jsonl"))
     return {(row["set"], row["id"]): row for row in rows}
 
@@ -71,7 +71,7 @@ def _rows(folder: Path) -> dict[tuple[str, str], dict[str, Any]]:
 def _differences(
     gaps: Sequence[Mapping[str, np.ndarray]], drawn: Sequence[Mapping[str, np.ndarray]]
 ) -> list[dict[str, Any] | None]:
-    """Each folder's mean difference over the sets, by score, with its interval; None for the first folder.
+    """Return each folder's mean difference over the sets, by score, with its interval; None for the first folder.
 
     A set's `gaps` are [folders, questions], its `drawn` means [folders, resamples].
     """
@@ -85,7 +85,7 @@ def _differences(
 
 
 def format_table(compared: Mapping[str, Any]) -> str:
-    """A line a set and score: each folder's, and behind it the difference from the first with its interval."""
+    """Format a line for each set and score: each folder's score, its difference from the first and the interval."""
     heads = ["", "score", *(f"({at})" for at in range(1, len(compared["folders"]) + 1))]
     rows = []
     for title, figures in (*compared["sets"].items(), ("macro average", compared["macro"])):

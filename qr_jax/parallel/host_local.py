@@ -1,11 +1,10 @@
-"""How a host's own devices share its rollouts, and how the learner's parameters come to them.
+"""Layouts in which a host's own devices share its rollouts, and the transfer of the learner's parameters to them.
 
 "heads": each device has its heads' part of the weights and of the cache, and a layer's two sums go over all devices.
 "slots": each has all weights and its own rows of the cache. "one": one device decodes alone. In these three no
 collective of a rollout leaves its host: parameters come once a step, replicated over hosts, and are then wrapped as
 arrays of this process alone. "pod": all hosts' devices share one rollout by heads and slots (rollout/together.py), for
-a model that one host cannot hold.
-"""
+a model that one host cannot hold."""
 
 import functools
 from collections.abc import Sequence
@@ -30,10 +29,10 @@ CUT = {"qkv": 0, "qkv_bias": 0, "o": 1, "gate_up": 1, "down": 1}
 
 
 def choose(asked: Kind | None, cfg: ModelConfig, rollout: config.Rollout, devices: int, platform: str) -> Kind:
-    """What `mesh.rollout` says. If it is None: "heads" where `devices` divide them, else "slots" likewise, else "one".
+    """Return `mesh.rollout`. If it is None: "heads" if `devices` divide them, else "slots" likewise, else "one".
 
     `devices` counts those of one host, for "pod" (never chosen by None) those of all. On CPU None means "one", for its
-    emulated devices are one machine. ValueError where the devices do not divide what was asked for.
+    emulated devices are one machine. ValueError if the devices do not divide what was asked for.
     """
     rows = (rollout.slots, rollout.store or rollout.slots)
     if asked == "pod":
@@ -55,29 +54,29 @@ def choose(asked: Kind | None, cfg: ModelConfig, rollout: config.Rollout, device
 
 
 def heads_of_pod(cfg: ModelConfig, devices: int) -> int:
-    """The most parts, of those that divide `devices`, into which heads and MLP can be cut."""
+    """Return the largest divisor of `devices` into which heads and MLP can be cut."""
     return max(n for n in range(1, devices + 1) if not (devices % n or cfg.kv_heads % n or cfg.mlp % n))
 
 
 def pod_mesh(mesh: Mesh, cfg: ModelConfig) -> Mesh:
-    """The learner's devices, in its order, as all of them share one rollout: by heads first, then by slots."""
+    """Return the learner's devices, in its order, as a mesh for one shared rollout: by slots, then by heads."""
     heads = heads_of_pod(cfg, mesh.size)
     return Mesh(mesh.devices.reshape(mesh.size // heads, heads), AXES, axis_types=(AxisType.Auto,) * 2)
 
 
 def local_mesh(kind: Kind, devices: Sequence[Any]) -> Mesh:
-    """The devices of one host as they share a rollout: axes `slots`, `heads`."""
+    """Return one host's devices as a mesh for its rollouts: axes `slots`, `heads`."""
     shape = {"heads": (1, len(devices)), "slots": (len(devices), 1), "one": (1, 1)}[kind]
     return Mesh(np.array(devices[: shape[0] * shape[1]]).reshape(shape), AXES, axis_types=(AxisType.Auto,) * 2)
 
 
 def of_host(mesh: Mesh, process: int) -> list[Any]:
-    """The learner's devices on one host, by number."""
+    """Return the learner's devices on one host, by number."""
     return sorted((d for d in mesh.devices.flat if d.process_index == process), key=lambda device: device.id)
 
 
 def by_hosts(mesh: Mesh, kind: Kind) -> Mesh:
-    """All of the learner's devices as hosts share rollouts: axes `host`, `slots`, `heads`.
+    """Return all of the learner's devices as a mesh of hosts that each roll out: axes `host`, `slots`, `heads`.
 
     For "one" a host's other devices lie on the axis of slots too, and get copies that nobody reads.
     """
@@ -90,12 +89,12 @@ def by_hosts(mesh: Mesh, kind: Kind) -> Mesh:
 
 
 def in_the_order_of(on: Mesh, mesh: Mesh) -> Mesh:
-    """The mesh with its devices in the order of `on`."""
+    """Return the mesh with its devices in the order of `on`."""
     return Mesh(on.devices.reshape(mesh.devices.shape), mesh.axis_names, axis_types=mesh.axis_types)
 
 
 def layout(mesh: Mesh, shapes: DecodeParams) -> DecodeParams:
-    """Where each laid array goes: a NamedSharding in its place. `mesh` has an axis `heads`."""
+    """Return a NamedSharding for each decode parameter. `mesh` has an axis `heads`."""
     whole = NamedSharding(mesh, PartitionSpec())
 
     def cut(dimension: int, leaf: Any) -> NamedSharding:
@@ -112,13 +111,13 @@ def layout(mesh: Mesh, shapes: DecodeParams) -> DecodeParams:
 
 @functools.cache
 def program(cfg: ModelConfig, compute: str, on: Mesh) -> Any:
-    """The jitted program that lays the learner's parameters out over `by_hosts(...)` or `pod_mesh(...)`."""
+    """Return the jitted program that moves the learner's parameters to `by_hosts(...)` or `pod_mesh(...)`."""
     to_decode_params = functools.partial(incremental.to_decode_params, cfg, dtype=jnp.dtype(compute))
     return jax.jit(to_decode_params, out_shardings=layout(on, incremental.shapes(cfg, jnp.dtype(compute))))
 
 
 def to_rollout_params(params: Any, cfg: ModelConfig, compute: str, mesh: Mesh, kind: Kind) -> DecodeParams:
-    """The learner's parameters as this host's rollouts read them, in the compute dtype, on its devices ("pod": on all).
+    """Return the learner's parameters for this host's rollouts, in the compute dtype ("pod": for all hosts').
 
     The result shares its memory with global arrays that nothing else refers to. Keep it until the last decode of the
     step, and drop it before the next hand-over.
@@ -141,7 +140,7 @@ def to_rollout_params(params: Any, cfg: ModelConfig, compute: str, mesh: Mesh, k
 
 
 def describe(kind: Kind, mesh: Mesh, cfg: ModelConfig) -> str:
-    """The layout in words, to be printed at a run's start."""
+    """Describe the layout, for a run's start."""
     if kind == "pod":
         heads = heads_of_pod(cfg, mesh.size)
         return f"all {mesh.size} devices share one rollout: {mesh.size // heads} by slots x {heads} by key/value heads"

@@ -1,4 +1,4 @@
-"""Whether all processes of a run are of one program: the same settings, code, questions, passages and model."""
+"""Check that all processes of a run are alike: the same settings, code, questions, passages and model."""
 
 import functools
 import hashlib
@@ -15,7 +15,7 @@ LIBRARIES = ("jax", "jaxlib", "numpy")
 
 
 def check_program(settings: config.Config) -> None:
-    """ValueError on every process, with what differs, unless all have the same settings and code. A collective."""
+    """Raise ValueError on every process unless all have the same settings and code. A collective."""
     if hosts.count() == 1:
         return
     every = hosts.gather([config.to_json(settings), code()])
@@ -30,7 +30,7 @@ def check_program(settings: config.Config) -> None:
 
 
 def check(**values: Any) -> None:
-    """ValueError on every process, by name, unless all gave the same values (digests, names). A collective."""
+    """Raise ValueError on every process, by name, unless all gave the same values (digests, names). A collective."""
     every = hosts.gather(values)
     for process, theirs in enumerate(every):
         if differ := [name for name in values if theirs[name] != every[0][name]]:
@@ -40,7 +40,7 @@ def check(**values: Any) -> None:
 
 @functools.cache
 def code() -> str:
-    """A digest of this package's source, and the versions of what it computes with."""
+    """Return a digest of this package's source, and the versions of the libraries it computes with."""
     digest = hashlib.sha256()
     for path in sorted(PACKAGE.rglob("*.py")):
         digest.update(f"{path.relative_to(PACKAGE)}\n".encode() + path.read_bytes())

@@ -1,4 +1,4 @@
-"""How the processes of one run find each other: from a TPU pod's environment, or from what the command line says."""
+"""Connect the processes of one run: by a TPU pod's environment, or by the command line."""
 
 import contextlib
 import glob
@@ -37,13 +37,13 @@ def begin(
     environment: Mapping[str, str] = os.environ,
     meet_s: float = MEET_S,
 ) -> None:
-    """Let the CPU show its devices and, where there are several processes, start jax's multi-controller runtime.
+    """Emulate the CPU's devices and, with several processes, start jax's multi-controller runtime.
 
-    `coordinator` (HOST:PORT, of process 0), `processes` and `process` say which processes there are; without the three
-    a TPU pod's environment says it; else this process is alone. Call it before anything runs in jax. If the others do
-    not all come within `meet_s` the process ends with errors.LOST. ValueError when only some of the three are given
-    or they contradict one another; OSError where a TPU VM cannot learn how many hosts there are, or process 0 has no
-    address or cannot listen.
+    `coordinator` (HOST:PORT, of process 0), `processes` and `process` describe the processes; without the three a TPU
+    pod's environment does; else this process is alone. Call it before anything runs in jax. If the others do not all
+    come within `meet_s` the process ends with errors.LOST. ValueError when only some of the three are given or they
+    contradict one another; OSError if a TPU VM cannot learn how many hosts there are, or process 0 has no address or
+    cannot listen.
     """
     given = {"--coordinator": coordinator, "--processes": processes, "--process": process}
     missing = [name for name, value in given.items() if value is None]
@@ -83,7 +83,7 @@ def begin(
 
 @contextlib.contextmanager
 def waiting(who: str, meet_s: float) -> Iterator[None]:
-    """In this context the process says each minute that it waits for the others; after `meet_s` it ends (LOST)."""
+    """In this context, print each minute that this process waits for the others; after `meet_s`, end it (LOST)."""
     met = threading.Event()
 
     def watch():
@@ -105,11 +105,11 @@ def waiting(who: str, meet_s: float) -> Iterator[None]:
 
 
 def workers(environment: Mapping[str, str]) -> int:
-    """How many hosts this host's TPU slices have; 1 where there is no TPU, or JAX_PLATFORMS leaves it out.
+    """Return the number of hosts of this host's TPU slices; 1 if there is no TPU, or JAX_PLATFORMS excludes it.
 
-    On GKE the environment says it. On a Cloud TPU VM the metadata server does; it is asked only where libtpu and a
-    chip's device file exist. OSError where that server does not answer: a host that took itself to be alone would
-    write to the run of the others.
+    On GKE the environment tells it. On a Cloud TPU VM the metadata server does; it is asked only if libtpu and a chip's
+    device file exist. OSError if that server does not answer: a host that took itself to be alone would write to the
+    run of the others.
     """
     platforms = environment.get("JAX_PLATFORMS", "")
     if platforms and "tpu" not in platforms.split(","):
@@ -124,7 +124,7 @@ def workers(environment: Mapping[str, str]) -> int:
 
 
 def metadata(pauses_s: tuple[float, ...] = METADATA_PAUSES_S) -> str | None:
-    """The metadata server's list of a slice's hosts; None where there is no such server, or it knows of none."""
+    """Return the metadata server's list of a slice's hosts; None if there is no such server, or it knows none."""
     request = urllib.request.Request(METADATA, headers={"Metadata-Flavor": "Google"})
     for pause_s in (*pauses_s, None):
         try:

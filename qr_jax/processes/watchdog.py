@@ -1,9 +1,8 @@
-"""Are the other processes of this run still there? A collective would wait for a lost one for ever and not say which.
+"""Watch whether the other processes of this run are alive: a collective would wait for a lost one without end.
 
 Each process writes heartbeats to the key-value store of jax's coordination service, which is no collective, and reads
 those of the others. It also holds a connection to process 0, which has the store: jax ends a process within two seconds
-of losing the store, with a message that does not say what happened, so our message must come first.
-"""
+of losing the store, with a message that does not say what happened, so our message must come first."""
 
 import contextlib
 import faulthandler
@@ -33,11 +32,11 @@ OF_OTHERS = ("gloo", "coordination service", "connection reset", "connection clo
 
 @contextlib.contextmanager
 def watching(deadline_s: float) -> Iterator[None]:
-    """In this context, when another process is silent for `deadline_s`, this one names it and ends (errors.LOST).
+    """In this context, if another process is silent for `deadline_s`, name it and end this one (errors.LOST).
 
-    The same when another process fails (errors.USER_ERROR where a setting was wrong). A run of one process is not
-    watched. An error that a lost process may have caused is held back for `deadline_s`. At the end all wait for all,
-    process 0 writing last; a SystemExit must be raised by all processes together.
+    The same if another process fails (errors.USER_ERROR if a setting was wrong). A run of one process is not watched.
+    An error that a lost process may have caused is held back for `deadline_s`. At the end all wait for all, process 0
+    writing last; a SystemExit must be raised by all processes together.
     """
     if not jax.distributed.is_initialized() or jax.process_count() == 1:
         yield
@@ -85,7 +84,7 @@ class Watchdog:
             self._write(last_word)
 
     def farewell(self) -> None:
-        """Process 0 stays until the others have read its last word, or have seen for themselves who is missing."""
+        """On process 0, stay until the others have read its last word, or have seen who is missing."""
         if self.me == 0:
             time.sleep(self.deadline_s / BEATS_A_DEADLINE + FAREWELL_S)
 
@@ -125,7 +124,7 @@ class Watchdog:
                 self._end(f"{silent}: killed, or its host is gone")
 
     def _wait(self) -> bool:
-        """Wait POLL_S, or until the coordinator sends something or hangs up; returns whether to stop watching.
+        """Wait POLL_S, or until the coordinator sends something or hangs up; return True to stop watching.
 
         jax's own threads see it hang up at the same time, and end this process without saying which process is gone.
         """
@@ -135,13 +134,13 @@ class Watchdog:
         return self.closing.is_set()
 
     def _connect(self) -> socket.socket | None:
-        """A connection to the coordinator; None where it does not take one."""
+        """Connect to the coordinator; None if it does not accept."""
         host, _, port = self.coordinator.rpartition(":")
         with contextlib.suppress(OSError):
             return socket.create_connection((host.strip("[]"), int(port)), timeout=self.deadline_s)
 
     def _hung_up(self) -> bool:
-        """Whether the coordinator has closed the connection and takes no other."""
+        """Return True if the coordinator has closed the connection and accepts no other."""
         if self.line is None or not select.select([self.line], [], [], 0)[0]:
             return False
         with contextlib.suppress(OSError):

@@ -46,7 +46,7 @@ def says_answerable(name: str) -> bool:
 
 
 def beside(row: Row) -> Iterator[tuple[str, Any]]:
-    """Give the row's columns, and those of the metadata in it, each by its name in an error."""
+    """Yield each column of the row, and of the metadata objects inside it, with the name that an error gives it."""
     yield from row.items()
     for name in BESIDE:
         if isinstance(inner := row.get(name), Mapping):
@@ -54,7 +54,7 @@ def beside(row: Row) -> Iterator[tuple[str, Any]]:
 
 
 def check_answerable(row: Row) -> None:
-    """Raise Unanswerable where the row says so."""
+    """Raise Unanswerable if the row says that its question has no answer."""
     for name, value in beside(row):
         of = name.rpartition(".")[2]
         if says_answerable(of) and _truth(value) is (DENIED.fullmatch(_plain(of)) is not None):
@@ -62,7 +62,7 @@ def check_answerable(row: Row) -> None:
 
 
 def in_objects(value: Any) -> Any:
-    """The texts in {"text": [...]}, {"value": ..., "aliases": [...]}, or a list of such objects; else the value."""
+    """Return the texts in {"text": [...]}, {"value": ..., "aliases": [...]} or a list of such; else the value."""
     if isinstance(value, list) and value and all(isinstance(one, Mapping) for one in value):
         parts = [in_objects(one) for one in value]
         return [text for part in parts for text in part] if all(isinstance(part, list) for part in parts) else value
@@ -78,9 +78,9 @@ def in_objects(value: Any) -> Any:
 
 
 def list_in(text: str) -> list[str] | None:
-    """The texts of a list that JSON, Python or NumPy (which writes no commas) wrote as one text; None: it is none.
+    """Return the texts of a list that JSON, Python or NumPy (no commas) wrote as one text; None if it is no list.
 
-    A mark between answers, as in the 3,197 questions of DeepResearcher and BehaviorPrime, makes a list too.
+    A separator between answers, as in the 3,197 questions of DeepResearcher and BehaviorPrime, makes a list too.
     """
     if SPLIT in text:
         return [part for part in map(str.strip, text.split(SPLIT)) if part] or None
@@ -95,7 +95,7 @@ def list_in(text: str) -> list[str] | None:
 
 
 def as_text(value: Any) -> Any:
-    """A number as a text, true and false as yes and no; another value as it is."""
+    """Return a number as text and a bool as "yes" or "no"; any other value as it is."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     return str(value) if isinstance(value, int | float) else value
@@ -106,7 +106,7 @@ def _plain(name: str) -> str:
 
 
 def _truth(value: Any) -> bool | None:
-    """What the value says, a number or a word as a table may hold it; None where it says neither."""
+    """Return the truth value of a number or word as tables write it ("yes", 0); None if it is neither."""
     text = str(value).strip().casefold() if isinstance(value, str | int | float) else ""
     try:
         number = float(TRUTH.get(text, text))
@@ -116,7 +116,7 @@ def _truth(value: Any) -> bool | None:
 
 
 def _quoted_in(text: str) -> list[str] | None:
-    """The quoted texts between blanks and commas; None where anything else stands there: in time linear in the text."""
+    """Return the quoted texts between blanks and commas, in linear time; None if anything else stands between them."""
     found, at = [], 0
     while at < len(text):
         if text[at] in ", \n":

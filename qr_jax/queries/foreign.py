@@ -1,8 +1,7 @@
-"""Questions and passages as other programs keep them -> ours: columns of other names and shapes, official files.
+"""Convert questions and passages of other programs to our rows: other column names and shapes, official files.
 
-What a run reads is JSON lines and Parquet (readers.py). All else is written anew once, by `qr-jax data convert`, which
-says what it took the file for, so that nothing is guessed in silence.
-"""
+A run reads JSON lines and Parquet alone (readers.py). Everything else is converted once by `qr-jax data convert`, which
+prints how it read each column, so that no guess is silent."""
 
 import re
 from collections import Counter
@@ -30,7 +29,7 @@ PAGES = ("entity_pages", "search_results", "EntityPages", "SearchResults")  # Tr
 
 
 class Converted(NamedTuple):
-    """Questions or passages, a line for each thing that was taken for something else, passages beside questions."""
+    """Questions or passages, a line for each conversion that was made, and the passages found beside questions."""
 
     items: list[Query] | list[Passage]
     said: list[str]
@@ -40,11 +39,11 @@ class Converted(NamedTuple):
 def read(
     words: str | Path | Sequence[str | Path], encoding: str | None = None, *, skip_broken: bool = False
 ) -> Converted:
-    """Read the questions or passages of what the words name (inputs.py), with the passages that questions carry.
+    """Read the questions or passages in the files that `words` name (inputs.py), and the passages inside question rows.
 
-    Rows that stand there twice, entire, are taken once; questions whose row says that they have no answer are left
-    out. A file of text or HTML holds passages. Rows that cannot be read are counted and left out with `skip_broken`;
-    else a ValueError names the first of each kind, and how many are alike.
+    Identical rows are taken once. Questions whose row says that they have no answer are left out. A file of text or
+    HTML holds passages. With `skip_broken`, unreadable rows are counted and left out; otherwise a ValueError names the
+    first row of each kind of error and how many rows are alike.
     """
     words = [words] if isinstance(words, str | Path) else words
     files, left_out = inputs.find(words)
@@ -101,7 +100,7 @@ def _of_one_kind(found: Mapping[str, tuple[str, Any]], shown: str) -> list[Any]:
 def _all_rows(
     files: Sequence[Input], encoding: str | None, said: Counter[str]
 ) -> Iterator[tuple[str, Row | ValueError]]:
-    """Give the rows of all files, each with its place. A document that cannot be read is a row that cannot be read."""
+    """Yield the rows of all files, each with its place. An unreadable document counts as one unreadable row."""
     for one in files:
         try:
             for number, row in foreign_rows.read(one, encoding, said):
@@ -113,7 +112,7 @@ def _all_rows(
 
 
 def _broken(shown: str, wrong: Sequence[tuple[str, str]], files: int) -> str:
-    """What cannot be read: the first row of each kind, and how many others are alike but for numbers and values."""
+    """Format the unreadable rows: the first of each kind of error, and how many differ from it in values alone."""
     kinds: dict[str, list[tuple[str, str]]] = {}
     for where, what in wrong:
         kinds.setdefault(ALIKE.sub("", what), []).append((where, what))
@@ -131,7 +130,7 @@ def _told(said: Counter[str]) -> list[str]:
 
 
 def _item(row: Row, said: Counter[str]) -> tuple[Query | Passage, bool, list[Passage]]:
-    """Make what the row holds; True where its id was made here; and the passages that stand beside a question."""
+    """Make the row's question or passage; return it, whether its id was made here, and the passages in its row."""
     cells = {str(name).strip().lstrip("\ufeff"): value for name, value in row.items()}
     named = {name: value for name, value in cells.items() if name and value is not None}  # "" is pandas' index
     form = formats.schema(named)
@@ -188,7 +187,7 @@ def _item(row: Row, said: Counter[str]) -> tuple[Query | Passage, bool, list[Pas
 
 
 def _parted(row: Row, said: Counter[str]) -> tuple[dict[str, Any], list[Passage]]:
-    """The row without the passages that stand in it, its gold passages by id and title; and these passages."""
+    """Split the row into the question, with its gold passages by id and title, and the passages that stood in it."""
     pairs, gold = carried.passages(row)
     rest = dict(row)
     if pages := [name for name in PAGES if rest.pop(name, None)]:
@@ -211,7 +210,7 @@ def _parted(row: Row, said: Counter[str]) -> tuple[dict[str, Any], list[Passage]
 
 
 def _with_choice(row: dict[str, Any], said: Counter[str]) -> dict[str, Any]:
-    """The row of HLE whose answer is a choice's letter, with the choice's text beside it: "A" alone is an article."""
+    """Return HLE's row with the chosen option's text beside its letter: an answer "A" alone normalises to nothing."""
     column = _answers(row)
     letter, question = row.get(column), row.get("question")
     if not (isinstance(letter, str) and isinstance(question, str) and re.fullmatch(r"[A-Z]", letter.strip())):
@@ -228,7 +227,7 @@ def _answers(row: Row) -> str:
 
 
 def _texts(value: Any, column: str, said: Counter[str]) -> Any:
-    """Answers in objects (SQuAD's, TriviaQA's), lists written as a text, numbers, true and false, as texts."""
+    """Return answers as texts: from objects (SQuAD, TriviaQA), lists written as one text, numbers and bools."""
     taken = in_objects(value)
     if taken is not value:
         said[f"rows whose {column!r} are objects, of which the texts and their aliases are taken"] += 1

@@ -24,9 +24,9 @@ NAMES = "(question, answers, id; or text, title, id; and names that other system
 
 
 def read(given: Input, encoding: str | None, said: Counter[str]) -> Iterator[tuple[int, Row | ValueError]]:
-    """Give the number from 1 and the object of every row; what is wrong where a row alone cannot be read.
+    """Yield each row's number, from 1, and its object, or the ValueError of a row that cannot be read.
 
-    ValueError: the file as a whole cannot be read. A document's rows are its passages.
+    Raises ValueError if the whole file cannot be read. The rows of a document are its passages.
     """
     file, ends = given.file, inputs.ending(given.file)
     if file.suffix == ".parquet":
@@ -48,7 +48,7 @@ def read(given: Input, encoding: str | None, said: Counter[str]) -> Iterator[tup
 
 
 def _of_text(given: Input, text: str, said: Counter[str]) -> list[Passage]:
-    """Cut a document into passages; their title is the page's own, or the file's name."""
+    """Split a document into passages, titled by the page's own title or the file's name."""
     is_html = inputs.ending(given.file) in html_text.ENDS
     title, text = html_text.read(text) if is_html else ("", text)
     made = text_files.passages(text, name=given.name, title=title or given.file.stem.replace("_", " "))
@@ -88,7 +88,7 @@ def _text(file: Path, encoding: str | None, said: Counter[str]) -> str:
 
 
 class Spelled(float):
-    """A number of JSON that knows how it was written: 1.10 is no 1.1 where it is an answer."""
+    """A JSON number that keeps its spelling: as an answer, 1.10 differs from 1.1."""
 
     text: str
 
@@ -102,9 +102,9 @@ class Spelled(float):
 
 
 def _of_json(file: Path, text: str, *, by_line: bool, said: Counter[str]) -> Iterator[Row | ValueError]:
-    """The rows of one JSON value, or of several one after the other, on whatever lines.
+    """Yield the rows of one JSON value, or of several in sequence, whatever the line breaks.
 
-    A value that is no JSON is a row that cannot be read where each line is to have one; else nothing after it can be.
+    With `by_line` a value that is no JSON is one unreadable row; otherwise nothing after it can be read.
     """
     decoder, at = json.JSONDecoder(parse_float=Spelled, object_pairs_hook=_object), 0
     while at < len(text):
@@ -137,12 +137,12 @@ def _object(members: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _twice(names: Iterable[str]) -> str | None:
-    """The first of the names that stands there more than once, and is one."""
+    """Return the first name that occurs more than once and is not empty."""
     return next((name[:100] for name, count in Counter(names).items() if name and count > 1), None)
 
 
 def _in_value(file: Path, value: Any, said: Counter[str]) -> Iterable[Row | ValueError]:
-    """A value's rows: itself, a list of them, one of its members, members by id, or columns."""
+    """Return a JSON value's rows: a list, a list in one of its members, members by id, columns, or the value itself."""
     if isinstance(value, list):
         return _objects(file, value)
     if isinstance(value, dict) and _is_viewed(value.get("rows")):
@@ -198,13 +198,13 @@ def _viewed(given: Row) -> Row | ValueError:
 
 
 def _separator(head: str, file: Path) -> str:
-    """What parts the first line into most columns."""
+    """Return the separator that splits the first line into the most columns."""
     marks = sorted(SEPARATORS, key=lambda mark: (mark != "\t") == (file.suffix == ".tsv"))  # which wins a draw
     return max(marks, key=lambda mark: len(next(csv.reader([head], delimiter=mark), [])))
 
 
 def _is_head(line: str, file: Path) -> bool:
-    """Whether the line names two columns that are known: prose may begin with one of their names."""
+    """Return True if the line has at least two known column names: prose may begin with one."""
     try:
         cells = next(csv.reader([line], delimiter=_separator(line, file)), [])
     except csv.Error:
@@ -213,7 +213,7 @@ def _is_head(line: str, file: Path) -> bool:
 
 
 def _of_table(file: Path, text: str, said: Counter[str]) -> Iterator[tuple[int, Row | ValueError]]:
-    """The rows by line. One line of other cells than columns is a row that cannot be read."""
+    """Yield the rows by line. A line whose cells are not as many as the columns is an unreadable row."""
     lines = io.StringIO(text, newline="")  # str.splitlines would cut at U+2028 too
     head = next((line for line in lines if line.strip()), "")
     lines.seek(0)

@@ -1,7 +1,7 @@
-"""The official files of the suite's seven question sets and three more: where they are, and what their rows become.
+"""The official files of the suite's seven question sets and three more: their URLs, and parsers of their rows.
 
-Each parser takes a row as its set's own page (in SETS) describes it and gives our columns; a missing field is named.
-Gold passages are `supporting_titles` and, where the file holds their text, as long a list `supporting_texts`.
+Each parser takes a row as its set's own page (in SETS) describes it and returns our columns; an error names a missing
+field. Gold passages are `supporting_titles` and, where the file holds their texts, `supporting_texts` of equal length.
 """
 
 import ast
@@ -32,10 +32,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class File:
-    """One official file. `member` is its name inside the archive that the URL gives; `sha256` is of what it gives.
+    """One official file. `member` is its name inside the archive at the URL; `sha256` is of the download itself.
 
-    A checksum is only stated where somebody trustworthy published it (`attested`); the others are registered when the
-    file is first read, and another file is refused from then on. Without a URL a person must fetch it (`how`).
+    A checksum is given only if somebody trustworthy published it (`attested`). For the others the first download's
+    checksum is registered, and any other file is refused from then on. A file without a URL must be fetched by hand
+    (`how`).
     """
 
     name: str
@@ -48,7 +49,7 @@ class File:
 
 @dataclass(frozen=True)
 class Official:
-    """A set: the page that describes its rows, a parser, and the files of its splits (those that have answers)."""
+    """A question set: the page that describes its rows, the parser, and the files of the splits that have answers."""
 
     page: str
     parse: Callable[[Row, str], dict[str, Any]]  # a row and the id for one that has none
@@ -56,7 +57,7 @@ class Official:
 
 
 def field(row: Row, name: str, kind: type | tuple[type, ...] = str) -> Any:
-    """A field of an official row; ValueError names the one that is not there or is of another type."""
+    """Return a field of an official row; ValueError names a field that is missing or has another type."""
     if name not in row:
         raise UserError(f"has no field {name!r}; fields found: {names(row)}")
     if not isinstance(row[name], kind):
@@ -114,7 +115,7 @@ def _of_hotpotqa(row: Row) -> dict[str, Any]:
 
 
 def joined(sentences: Sequence[str]) -> str:
-    """The sentences as one text. HotpotQA's begin with the blank that parts them, 2WikiMultihopQA's do not."""
+    """Join the sentences into one text. HotpotQA's begin with the separating blank, 2WikiMultihopQA's do not."""
     text = ""
     for sentence in sentences:
         parted = text[-1:].isspace() or sentence[:1].isspace() or not text
@@ -179,9 +180,9 @@ def webwalkerqa(row: Row, name: str) -> dict[str, Any]:
 
 
 def rows(file: Path, name: str) -> Iterator[tuple[int, Row]]:
-    """(row number from 1, row) of an official file: a JSON list, {"Data": [...]}, JSON lines or a table with a head.
+    """Yield (row number from 1, row) of an official file: a JSON list, {"Data": [...]}, JSON lines or a headed table.
 
-    ValueError: it is no such file, or is cut short.
+    ValueError if the file is none of these, or is cut short.
     """
     is_table = name.endswith((".tsv", ".csv"))
     try:
@@ -203,7 +204,7 @@ def rows(file: Path, name: str) -> Iterator[tuple[int, Row]]:
 
 
 def read(file: Path, official: Official, split: str, set_name: str) -> Iterator[dict[str, Any]]:
-    """Give our columns of every row of a split's file; ValueError names file, row and field.
+    """Yield our columns of every row of a split's file; ValueError names file, row and field.
 
     Rows that say that their question has no answer (of musique_full) are left out and counted in the log.
     """
@@ -225,9 +226,9 @@ def read(file: Path, official: Official, split: str, set_name: str) -> Iterator[
 
 
 def _texts(made: dict[str, Any]) -> dict[str, Any]:
-    """Our columns, each a text or a list of texts; a half of a surrogate pair becomes U+FFFD, or no file could be kept.
+    """Check that our columns hold texts or lists of texts; lone surrogates become U+FFFD, so that files can be written.
 
-    ValueError names the column that holds something else.
+    ValueError names a column that holds something else.
     """
 
     def text(value: Any, name: str) -> str:
@@ -335,14 +336,14 @@ NAMES = (*ALIASES, *SETS, "wiki18")  # what `qr-jax data get` fetches
 
 
 def find(name: str) -> Official:
-    """The set of that name; ValueError lists them."""
+    """Return the set of that name; ValueError lists the known names."""
     if name not in SETS:
         raise UserError(f"there is no question set {name!r}; there are: {', '.join(SETS)}")
     return SETS[name]
 
 
 def parts(setting: str) -> tuple[str, str | None, str | None]:
-    """The whole name of the set, the split and the folder that `tfds:NAME[:SPLIT][@FOLDER]` names; ValueError: none."""
+    """Return the set's full name, the split and the folder of `tfds:NAME[:SPLIT][@FOLDER]`; ValueError if unknown."""
     what, _, folder = setting.removeprefix(PREFIX).partition("@")
     name, _, split = what.partition(":")
     name = ALIASES.get(name, name)
@@ -353,19 +354,19 @@ def parts(setting: str) -> tuple[str, str | None, str | None]:
 
 
 def place(root: str | Path, name: str, split: str) -> Path:
-    """Where a set's split is kept, once it is built."""
+    """Return the folder where a set's split is kept once it is built."""
     return Path(root, name.replace("/", "_"), split)
 
 
 def is_built(setting: str) -> bool:
-    """Whether what is named, without a folder, was read here before, so that nothing is fetched."""
+    """Return True if the named splits, given without a folder, were built here before: nothing is downloaded then."""
     name, split, folder = parts(setting)
     wanted = [split] if split else find(name).splits
     return folder is None and all(source(place(BUILT, name, one)).get("version") == VERSION for one in wanted)
 
 
 def source(place: Path) -> dict[str, str]:
-    """What a built split says it was built from; nothing where there is none that can be read."""
+    """Return the source recorded in a built split; {} if there is none that can be read."""
     file = place / SOURCE
     try:
         found = json.loads(file.read_bytes()[:MOST_SOURCE_BYTES]) if file.is_file() else {}
@@ -375,7 +376,7 @@ def source(place: Path) -> dict[str, str]:
 
 
 def for_part(setting: str, part: str) -> str:
-    """The setting with its split said: to train on, train; to evaluate, dev or, where there is none, test."""
+    """Return the setting with its split filled in: train to train on; dev, or else test, to evaluate."""
     name, split, folder = parts(setting)
     has = find(name).splits
     if split is None:

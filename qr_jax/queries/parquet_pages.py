@@ -1,8 +1,7 @@
-"""What a Parquet file's pages unpack to by their own headers, which bind the reader: a footer may say anything.
+"""Sizes of a Parquet file's unpacked pages by the pages' own headers, which bind the reader, unlike the footer.
 
 A header is a struct of Thrift's compact protocol; its fields 2 and 3 are the page's bytes, unpacked and packed
-(https://github.com/apache/parquet-format, PageHeader).
-"""
+(https://github.com/apache/parquet-format, PageHeader)."""
 
 import os
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ INTEGERS = (4, 5, 6)  # of 16, 32 and 64 bits, each a varint
 
 
 def unpacked_bytes(opened: IO[bytes], start: int, packed_bytes: int) -> Iterator[int]:
-    """What each page unpacks to that begins in these bytes of the file. ValueError: they are no pages."""
+    """Yield the unpacked size of each page that begins in these bytes of the file. ValueError if they are no pages."""
     at = start
     while at < start + packed_bytes:
         opened.seek(at)
@@ -29,7 +28,7 @@ def unpacked_bytes(opened: IO[bytes], start: int, packed_bytes: int) -> Iterator
 
 
 def _struct(opened: IO[bytes], depth: int) -> dict[int, int]:
-    """The integers of a struct by field; all else is passed over."""
+    """Return the integers of a struct by field number; skip all other fields."""
     found: dict[int, int] = {}
     field = 0
     while head := _byte(opened):

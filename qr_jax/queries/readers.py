@@ -1,7 +1,6 @@
-"""JSONL files (also .gz) and Parquet -> queries and passages, and the shares and limits that deal queries out.
+"""Read JSONL files (also .gz) and Parquet as queries and passages; split and limit queries by hash.
 
-A row that cannot be read is an error with the file's name and the row's number; nothing is skipped but empty lines.
-"""
+An unreadable row is an error with the file's name and the row's number; nothing is skipped but empty lines."""
 
 import glob
 import gzip
@@ -54,9 +53,9 @@ UNIQUE += "; rows without ids are named by their text in `qr-jax data convert`"
 
 
 def data_folder() -> Path:
-    """What `{data}` in a path stands for: QR_JAX_DATA, or the folder shared/data beside the repository.
+    """Return the folder that `{data}` in a path stands for: QR_JAX_DATA, or shared/data beside the repository.
 
-    Where the package was installed there is no repository, and it is data/ where the command runs.
+    An installed package has no repository; the default is then data/ in the working directory.
     """
     repository = Path(__file__).resolve().parents[2]
     beside = repository.parent / "shared" / "data" if (repository / "pyproject.toml").is_file() else Path("data")
@@ -64,9 +63,9 @@ def data_folder() -> Path:
 
 
 def resolve(path: str | Path) -> list[Path]:
-    """The files a setting names (comma-separated; `{data}` is the data folder), or one folder of stored passages.
+    """Return the files that a setting names (comma-separated; `{data}` is the data folder), or its index folder.
 
-    No file for `tfds:...`. ValueError where a file, or the folder after `@`, is missing.
+    For `tfds:...` the list is empty. ValueError if a file, or the folder after `@`, is missing.
     """
     if str(path).startswith(official.PREFIX):
         named = official.parts(str(path))[2]
@@ -97,7 +96,7 @@ def resolve(path: str | Path) -> list[Path]:
 
 
 def _cure(part: str, file: Path) -> str:
-    """What to do where the named file is not there."""
+    """Return the hint that ends the error of a missing file."""
     if part in official.NAMES:
         return f"; `qr-jax data get {part}` fetches that set, and prints the settings that name its files"
     beside = [other.name for other in file.parent.iterdir()] if part and os.path.isdir(file.parent) else []
@@ -110,11 +109,11 @@ def _cure(part: str, file: Path) -> str:
 
 
 def read_queries(path: str | Path) -> list[Query]:
-    """The questions of one or more files, in their order: rows {id, question, answers, entities?, ...}, or a peer's.
+    """Read the questions of one or more files, in order: rows {id, question, answers, entities?, ...}, or a peer's.
 
     `answers` (or `golden_answers`, `answer`) is a text or a list of texts; every other column goes into `meta`. A gold
-    that normalises to nothing ("the", "$") is refused: it could never score. It goes to `meta["refused_answers"]`, with
-    a line in the log, where the question has other golds; a question without another is an error, as is a repeated id.
+    answer that normalises to nothing ("the", "$") could never score and is refused. If the question has other golds, it
+    goes to `meta["refused_answers"]`, with a line in the log; otherwise it is an error, as is a repeated id.
     `tfds:NAME[:SPLIT][@FOLDER]` names a set (official.py).
     """
     if str(path).startswith(official.PREFIX):
@@ -132,10 +131,10 @@ def read_queries(path: str | Path) -> list[Query]:
 
 
 def read_passages(path: str | Path) -> Sequence[Passage]:
-    """The passages of one or more corpus files: {id, title?, text}, or Search-R1's {id, contents: '"Title"\\ntext'}.
+    """Read the passages of corpus files: {id, title?, text}, or Search-R1's {id, contents: '"Title"\\ntext'}.
 
-    A folder that `qr-jax index` made is a corpus too: its passages stay on disk, and are held to its manifest.
-    `tfds:NAME[:SPLIT][@FOLDER]` names the passages that a set carries (official.py), of all splits without one.
+    A folder made by `qr-jax index` is a corpus too: its passages stay on disk, and must match its manifest.
+    `tfds:NAME[:SPLIT][@FOLDER]` names the passages of a set (official.py), of all splits unless one is named.
     """
     if str(path).startswith(official.PREFIX):
         from qr_jax.queries import qa_builders  # inside: it imports tensorflow_datasets, and so jax
@@ -148,15 +147,15 @@ def read_passages(path: str | Path) -> Sequence[Passage]:
 
 
 def index_folder(path: str | Path) -> Path | None:
-    """The folder of stored passages that a setting names; None where it names anything else."""
+    """Return the folder of stored passages that a setting names; None if it names anything else."""
     folder = Path(os.path.expanduser(str(path).strip().replace("{data}", str(data_folder()))))
     return folder if any(os.path.isfile(folder / name) for name in (TEXTS, ENDS)) else None
 
 
 def read(path: str | Path, make: Callable[[Row], T], key: Callable[[T], str]) -> list[T]:
-    """Read all rows of the files a setting names, made by `make`; ValueError names file and row, of a repeated id too.
+    """Read all rows of the files that a setting names, made by `make`; ValueError names file and row of a fault.
 
-    Questions whose row says that they have no answer are left out, and counted in the log.
+    A repeated id is a fault. Questions whose row says that they have no answer are left out, and counted in the log.
     """
     items, seen, unanswerable = [], {}, 0
 
@@ -183,7 +182,7 @@ def read(path: str | Path, make: Callable[[Row], T], key: Callable[[T], str]) ->
 
 
 def stream(files: Sequence[Path], make: Callable[[Row], T]) -> Iterator[tuple[str, T]]:
-    """("FILE row N", what `make` makes of it) of every row, one at a time; ValueError begins with that place."""
+    """Yield ("FILE row N", `make(row)`) of every row, one at a time; a ValueError begins with that place."""
     names = [file.name for file in files]
     for file in files:
         shown = file.name if names.count(file.name) == 1 else file
@@ -197,7 +196,7 @@ def stream(files: Sequence[Path], make: Callable[[Row], T]) -> Iterator[tuple[st
 
 
 def rows(file: Path) -> Iterator[tuple[int, Row]]:
-    """(row number from 1, object) of every line that is not empty; ValueError names the first that cannot be read."""
+    """Yield (row number from 1, object) of every line that is not empty; ValueError names the first unreadable row."""
     for number, row in attempts(file):
         if isinstance(row, ValueError):
             raise UserError(f"{file.name} row {number}: {row}") from row
@@ -205,9 +204,9 @@ def rows(file: Path) -> Iterator[tuple[int, Row]]:
 
 
 def attempts(file: Path) -> Iterator[tuple[int, Row | ValueError]]:
-    """(row number from 1, object or what is wrong with it) of every line not empty.
+    """Yield (row number from 1, object or its ValueError) of every line that is not empty.
 
-    ValueError: a file is damaged, or has more than limits.py allows.
+    Raises ValueError if the file is damaged or exceeds limits.py.
     """
     if file.suffix == ".parquet":
         yield from parquet.rows(file)
@@ -243,13 +242,13 @@ def attempts(file: Path) -> Iterator[tuple[int, Row | ValueError]]:
 
 
 def check_text_begins(file: Path, begins: bytes) -> None:
-    """ValueError for a file that begins as one of a program's own does."""
+    """Raise ValueError if the file begins like a known binary format."""
     if kind := next((kind for mark, kind in NO_TEXT.items() if begins.startswith(mark)), None):
         raise UserError(f"{file.name} is no text but {kind}")
 
 
 def _name_of_rows(row: Row | ValueError) -> str | None:
-    """Under which name an object that is no row itself has a list of rows, or of what holds rows."""
+    """Return the member of a non-row object under which a list of rows, or of objects with rows, stands."""
     if isinstance(row, ValueError) or any(name in row for name in ROW_HAS):
         return None
     lists = (name for name, held in row.items() if isinstance(held, list) and held and isinstance(held[0], dict))
@@ -257,7 +256,7 @@ def _name_of_rows(row: Row | ValueError) -> str | None:
 
 
 def _written_anew(file: Path) -> str:
-    """What is wanted, and the command that writes the file so: never over what is there."""
+    """Return the hint of an unsupported format: the one wanted, and the command that converts to a new file."""
     new = free(Path(f"{file.name.split('.')[0]}_lines{number or ''}.jsonl") for number in itertools.count())
     return f"{WANTED_LINES}; `qr-jax data convert {shlex.quote(str(file))} {shlex.quote(str(new))}` writes it so"
 
@@ -287,7 +286,7 @@ def _object(line: bytes, number: int) -> Row | ValueError:
 
 
 def split(queries: Sequence[Query], share: float, part: Literal["train", "eval"]) -> list[Query]:
-    """The queries that the hash of their id deals to one part: the same on every machine, whatever else is in the list.
+    """Return the queries that the hash of their id assigns to a part: independent of the machine and of other queries.
 
     A query trains when the first 8 hexadecimal digits of SHA-256 of its id, as a fraction of 2^32, are below `share`.
     """
@@ -299,12 +298,12 @@ def split(queries: Sequence[Query], share: float, part: Literal["train", "eval"]
 
 
 def half(queries: Sequence[Query], which: Literal["both", "a", "b"]) -> list[Query]:
-    """The queries whose id's SHA-256 ends in an even digit (a), or in an odd one (b), in their own order."""
+    """Return the queries whose id's SHA-256 ends in an even digit (a) or an odd one (b), in their own order."""
     return [query for query in queries if which == "both" or (int(digest(query)[-1], 16) % 2 == 0) == (which == "a")]
 
 
 def first(queries: Sequence[Query], n: int | None) -> list[Query]:
-    """The `n` queries whose ids have the smallest SHA-256, in that order; all, in their own order, for None."""
+    """Return the `n` queries whose ids have the smallest SHA-256, in that order; None: all, in their own order."""
     return list(queries) if n is None else sorted(queries, key=digest)[:n]
 
 

@@ -1,4 +1,4 @@
-"""Are a run's questions and traces those that it began with? Checkpoints keep digests, which say what has changed."""
+"""Compare a run's questions and traces with those it began with, by digests that checkpoints keep."""
 
 import hashlib
 import json
@@ -17,7 +17,7 @@ Rows = Sequence[Mapping[str, Any]]  # the parts of each question or trace by nam
 
 
 def of_questions(queries: Sequence[Query]) -> Rows:
-    """The parts of questions that a run depends on."""
+    """Return the parts of questions that a run depends on."""
     return [
         {
             "ids": query.id, "questions": query.question, "answers": query.answers,
@@ -28,7 +28,7 @@ def of_questions(queries: Sequence[Query]) -> Rows:
 
 
 def of_traces(episodes: Sequence[Episode]) -> Rows:
-    """The parts of expert traces, played as episodes, that a cold start depends on."""
+    """Return the parts of expert traces, played as episodes, that a cold start depends on."""
     return [
         {
             "ids": episode.query.id, "questions": episode.query.question,
@@ -39,14 +39,14 @@ def of_traces(episodes: Sequence[Episode]) -> Rows:
 
 
 def kept(data: Mapping[str, Rows]) -> dict[str, np.ndarray]:
-    """What a checkpoint keeps: the setting that names the data -> uint64 [rows, parts] digests."""
+    """Return the digests that a checkpoint keeps: the setting that names the data -> uint64 [rows, parts]."""
     return {setting: _digests(rows) for setting, rows in data.items()}
 
 
 def check(host: Mapping[str, Any], data: Mapping[str, Rows]) -> str | None:
-    """ValueError where data differ from those of a checkpoint's host values: what, in how many rows, and the first.
+    """Raise ValueError if data differ from a checkpoint's digests, with what differs, in how many rows, and the first.
 
-    Returns what is to be said of a checkpoint that keeps no digests.
+    Returns the warning for a checkpoint that keeps no digests.
     """
     if KEPT not in host:
         return NOT_KEPT
@@ -65,7 +65,7 @@ def _digests(rows: Rows) -> np.ndarray:
 
 
 def _differences(saved: np.ndarray, rows: Rows) -> list[str]:
-    """A line for each part that differs from the saved digests."""
+    """Return a line for each part that differs from the saved digests."""
     if len(saved) != len(rows):
         return [f"it had {len(saved):,} rows and has {len(rows):,}"]
     now, names = _digests(rows), list(rows[0]) if rows else []

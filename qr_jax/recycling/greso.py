@@ -56,7 +56,7 @@ def greso(
 
 
 def _begun(pool: Pool, start: float) -> dict[str, np.ndarray]:
-    """What the rule remembers, as copies it may write to; a reset of the pool since then has begun another pass."""
+    """Return the rule's memory, as writable copies; a reset of the pool since the last step begins another pass."""
     memory = {name: array.copy() for name, array in pool.memory.items()} or {
         "streak_easy": np.zeros(pool.size, np.int32),
         "streak_hard": np.zeros(pool.size, np.int32),
@@ -74,7 +74,7 @@ def _begun(pool: Pool, start: float) -> dict[str, np.ndarray]:
 
 
 def _kept(memory: dict[str, np.ndarray], seed: int, floor: float) -> np.ndarray:
-    """1 where a query is not visited yet and its coin of this pass falls on its side, else 0."""
+    """Return 1 for a query that is not visited yet and that its random number of this pass keeps, else 0."""
     keep_P = np.maximum(memory["p_easy"] ** memory["streak_easy"], floor)
     keep_P = keep_P * np.maximum(memory["p_hard"] ** memory["streak_hard"], floor)
     coin_P = uniforms(len(keep_P), GRESO, seed, int(memory["pass"][0]))

@@ -1,8 +1,7 @@
-"""The paper's figures from a run's steps, with the paper's own curves behind them (Coelho et al. 2026, 2606.10709v1).
+"""Draw the paper's figures from a run's steps, with the paper's own curves (Coelho et al. 2026, 2606.10709v1).
 
 Steps are shares of the budget and counts are shares of the pool's queries, so that runs of other lengths and pools can
-stand beside the paper's 330 steps and 10,000 queries.
-"""
+stand beside the paper's 330 steps and 10,000 queries."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -41,7 +40,7 @@ SHARES = {
 
 
 def shown(run: read.Run) -> dict[str, Any]:
-    """What the page has of this: `charts` by id, and under `beside` what cannot be compared, in sentences."""
+    """Return what the page shows: `charts` by id, and in `beside` sentences on what cannot be compared."""
     if not run.metrics:
         return {"charts": {}, "beside": ["The run has no step yet; the paper's figures are drawn beside one that has."]}
     made = [rescues(run), *by_rule(run), shares(run, "4"), shares(run, "5"), *by_samples(run), thirds(run)]
@@ -49,7 +48,7 @@ def shown(run: read.Run) -> dict[str, Any]:
 
 
 def differences(run: read.Run) -> list[str]:
-    """How the run differs from the paper's, and what its figures would need that one run does not have."""
+    """Say how the run differs from the paper's, and what its figures need that one run does not have."""
     pool, size = run.config.get("pool", {}), _size(run.metrics)
     own = {"rule": _rule(run), "K": pool.get("samples"), "B": pool.get("queries"), "k": pool.get("oversample")}
     told = ", ".join(f"{name} {value}" for name, value in own.items() if value is not None)
@@ -66,7 +65,7 @@ def differences(run: read.Run) -> list[str]:
 
 
 def rescues(run: read.Run) -> Chart:
-    """Figure 1: rescues of the recycling run, summed."""
+    """Draw figure 1: cumulative rescues of the recycling run."""
     figure = paper_world.figures()["1"]
     drawn = [_counted(f"paper: {WORDS[name]}", origin, figure["curves"][name], figure["end"])
              for name, origin in RESCUES.items()]  # fmt: skip
@@ -76,7 +75,7 @@ def rescues(run: read.Run) -> Chart:
 
 
 def by_rule(run: read.Run) -> list[Chart]:
-    """Figure 3: rescues and revisits of three rules."""
+    """Draw figure 3: rescues and revisits of three rules."""
     figure = paper_world.figures()["3"]
     found = []
     for name in SUMMED:
@@ -91,7 +90,7 @@ def by_rule(run: read.Run) -> list[Chart]:
 
 
 def shares(run: read.Run, number: str) -> Chart:
-    """Figure 4, what the accepted groups were before; figure 5, the verdicts of the candidates."""
+    """Draw figure 4, the origins of the accepted groups, or figure 5, the verdicts of the candidates."""
     of, title, words, above, below = SHARES[number]
     figure, model = paper_world.figures()[number], _model(run)
     curves, lots = figure["curves"][model], series.bins(run.metrics, charts.RATE_BINS)
@@ -109,7 +108,7 @@ def shares(run: read.Run, number: str) -> Chart:
 
 
 def by_samples(run: read.Run) -> list[Chart]:
-    """Figure 6: rescues in groups of 4 and of 8."""
+    """Draw figure 6: rescues in groups of 4 and of 8."""
     figure, own = paper_world.figures()["6"], run.config.get("pool", {}).get("samples", "?")
     found = []
     for name in RESCUES:
@@ -124,7 +123,7 @@ def by_samples(run: read.Run) -> list[Chart]:
 
 
 def thirds(run: read.Run) -> Chart:
-    """Figure 8, its strata summed: verdicts by third of the budget, with 95 % intervals."""
+    """Draw figure 8, its strata summed: verdicts by third of the budget, with 95 % intervals."""
     lines = []
     for name, tone, counts in (("paper", "quiet", _read_thirds()), ("this run", "ink", _own_thirds(run))):
         values = [count / of if of else None for count, of in counts]
@@ -140,7 +139,7 @@ def thirds(run: read.Run) -> Chart:
 
 
 def _read_thirds() -> list[tuple[float, float]]:
-    """The paper's counts of each verdict, and of all, third by third."""
+    """Return the paper's count of each verdict, and of all candidates, by third."""
     rows, found = paper_world.figures()["8"]["rows"], []
     for third in (1, 2, 3):
         at = [place for place, of in enumerate(rows["third"]) if of == third]
@@ -161,7 +160,7 @@ def _own_thirds(run: read.Run) -> list[tuple[float, float]]:
 def _chart(
     name: str, title: str, note: str, drawn: Sequence[Mapping[str, Any]], *, small: bool = False, fit: bool = True
 ):
-    """A chart of lines that all have places of their own; the cursor stops at all of them."""
+    """Make a chart of lines that each have their own x values; the cursor stops at all of them."""
     places = sorted({x for line in drawn for x in line["x"][0]})
     axis = {"label": AXIS, "values": places}
     return {
@@ -175,13 +174,13 @@ def _line(name: str, tone: str, places: Sequence[float], values: Sequence[float 
 
 
 def _counted(name: str, tone: str, curve: Mapping[str, Any], end: int) -> dict[str, Any]:
-    """A curve of the paper's counts, as shares of its pool."""
+    """Make a line of the paper's counts, as shares of its pool."""
     values = [count / QUERIES for count in curve["values"]]
     return _line(name, tone, _percent(curve["x"], end), values) | {"style": "paper"}
 
 
 def _own(run: read.Run, words: str, tone: str, name: str) -> dict[str, Any]:
-    """The run's summed counts after each lot of steps, as shares of its pool."""
+    """Make a line of the run's cumulative counts after each bin of steps, as shares of its pool."""
     lots, size = series.bins(run.metrics), _size(run.metrics)
     total, values = 0.0, []
     for lot in lots:
@@ -195,7 +194,7 @@ def _percent(places: Sequence[float], end: float) -> list[float]:
 
 
 def _planned(run: read.Run) -> int:
-    """The steps that are the run's whole budget: as planned, or more where it went on."""
+    """Return the steps of the run's whole budget: those planned, or those done if they are more."""
     return max(run.planned, run.metrics[-1]["step"])
 
 
@@ -208,5 +207,5 @@ def _rule(run: read.Run) -> str:
 
 
 def _model(run: read.Run) -> str:
-    """The model of the paper whose curves stand beside the run's."""
+    """Return the paper's model whose curves stand beside the run's."""
     return "qwen3_4b" if "4b" in str(run.config.get("model", {}).get("name", "")).lower() else "qwen3_1p7b"

@@ -1,4 +1,4 @@
-"""A run folder's files as plain values, read while the run may still be writing them."""
+"""Read a run folder's files as plain values, even while the run writes them."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -17,11 +17,10 @@ COLD = "sft"  # the folder of the cold start
 
 @dataclass(frozen=True)
 class Run:
-    """What a run folder holds. `before` and `after` are evaluations, `probe` is a causal one: {} where there is none.
+    """A run folder's contents. `before` and `after` are evaluations, `probe` is a causal one: {} if there is none.
 
-    `metrics` is a row a step, `cold` a row a step of the cold start, `draws` a row of ledger.jsonl a drawn query;
-    `unread` counts lines that are no JSON, a last line still being written not among them. `ended`: summary.json tells
-    of the last step that there is.
+    `metrics` has a row for each step, `cold` one for each step of the cold start, and `draws` a row of ledger.jsonl for
+    each drawn query. `unread` counts complete lines that are no JSON. `ended`: summary.json is of the last step.
     """
 
     folder: Path
@@ -37,12 +36,12 @@ class Run:
 
     @property
     def planned(self) -> int:
-        """The steps the config asks for."""
+        """Return the steps that the config asks for."""
         return int(self.config.get("train", {}).get("steps") or 0)
 
 
 def run(folder: str | Path) -> Run:
-    """The run in `folder`. ValueError when it is none."""
+    """Read the run in `folder`. ValueError if it is none."""
     folder = Path(folder)
     run_files.check_trained(folder)
     metrics, bad = _rows(folder / "metrics.jsonl", "step")
@@ -62,7 +61,7 @@ def run(folder: str | Path) -> Run:
 
 
 def stamp(folder: str | Path) -> tuple:
-    """Changes whenever a file that the report reads does."""
+    """Return a value that changes whenever a file that the report reads does."""
     folder = Path(folder)
     names = ("config.json", "metrics.jsonl", "ledger.jsonl", "summary.json", BEFORE, "probe.json", "episodes")
     names += ("run.lock", f"{COLD}/config.json", f"{COLD}/metrics.jsonl", f"{COLD}/summary.json")
@@ -75,7 +74,7 @@ def stamp(folder: str | Path) -> tuple:
 
 
 def phase(begun: Run) -> str:
-    """What a run without a step is doing, by the files that it has written so far."""
+    """Return what a run without a step is doing, judged by the files that it has written."""
     cold, steps = begun.folder / COLD, begun.config.get("sft", {}).get("steps") or 0
     if begun.before:
         return "compiling the learner and rolling out step 1"
@@ -90,13 +89,13 @@ def phase(begun: Run) -> str:
 
 
 def episodes(folder: Path, step: int) -> Iterator[Row]:
-    """The rows of a step's episodes; none where the step has no file."""
+    """Yield the rows of a step's episodes; none if the step has no file."""
     every = jsonl.readable(folder / "episodes" / f"step_{step:06d}.jsonl", "query", "turns", nested=True)
     yield from (row for row in every if row is not None)
 
 
 def _rows(path: Path, *needed: str) -> tuple[list[Row], int]:
-    """The lines that are objects with the `needed` keys, and how many whole lines are not."""
+    """Return the lines that are objects with the `needed` keys, and the number of complete lines that are not."""
     every: list[Row | None] = []
     with contextlib.suppress(OSError):
         every.extend(jsonl.readable(path, *needed))

@@ -1,4 +1,4 @@
-"""How peers' retrieval servers are asked over HTTP, and how they write passages in their answers."""
+"""HTTP protocols of peers' retrieval servers: their requests, and the passages in their answers."""
 
 import base64
 import hashlib
@@ -27,10 +27,10 @@ DOCUMENT_ITEMS = 10_000  # commas, lists and objects that the JSON of a document
 
 @dataclass(frozen=True)
 class Protocol:
-    """One peer's way of asking: a POST of JSON to `path`, or a GET with a key; several queries at once where `batch`.
+    """One peer's protocol: a POST of JSON to `path`, or a GET with a key; several queries at once if `batch`.
 
     `results` reads the answer to a number of queries; ValueError unless it has a list of passages for each query. Of
-    each list it takes the first passages up to a number; what the server sent beyond them is not looked at.
+    each list it takes the first passages, up to a number, and ignores the rest.
     """
 
     path: str
@@ -62,15 +62,15 @@ class Protocol:
 
 
 def contents(passage: Passage) -> str:
-    """Title and text in one, as Search-R1's corpus has them: the title in quotes, on a line of its own."""
+    """Return title and text in one, as in Search-R1's corpus: the title in quotes, on a line of its own."""
     return f'"{" ".join(passage.title.split())}"\n{passage.text}'
 
 
 def passage_of(item: Any) -> Passage:
-    """A passage as any of the peers writes it: a document, a document with its score, or a bare text.
+    """Read a passage as any peer writes it: a document, a document with its score, or a bare text.
 
-    A document has `contents`, or `title` and `text`; its title may stand in its `metadata`. What is null counts as
-    empty. Without an id a hash of title and text is its id; without a score it has 0.
+    A document has `contents`, or `title` and `text`; its title may stand in its `metadata`. Null counts as empty.
+    Without an id, a hash of title and text is its id; without a score, it has 0.
     """
     score = item.get("score") if isinstance(item, Mapping) else None
     document = item["document"] if isinstance(item, Mapping) and "document" in item else item
@@ -101,7 +101,7 @@ def _text(document: Mapping, field: str, inside: str = "") -> str:
 
 
 def _fields(found: Mapping) -> str:
-    """The first of an object's names: a stranger's may be long, and many."""
+    """List the first of an object's names, cut: a stranger's object may have many and long ones."""
     names = [str(name)[:40] for name in itertools.islice(found, 8)]
     return ", ".join([*names, "..."] if len(found) > len(names) else names)
 
@@ -111,7 +111,7 @@ def _hash(text: str) -> str:
 
 
 def _split(whole: str, title: str) -> tuple[str, str]:
-    """`contents` in two: its first line is the title, quotes taken off, when a text follows and no title is known."""
+    """Split `contents` into title and text: the first line, without quotes, if a text follows and no title is known."""
     first, _, rest = whole.partition("\n")
     first = first[1:-1] if len(first) > 1 and first[0] == first[-1] == '"' else first
     return (first, rest) if rest.strip() and title in ("", first) else (title, whole)
@@ -128,7 +128,7 @@ def _score(score: Any) -> float:
 
 
 def _lists(value: Any, count: int, name: str) -> list[list[Any]]:
-    """The value, which must be a list of `count` lists."""
+    """Return the value, which must be a list of `count` lists."""
     if not isinstance(value, list) or len(value) != count or not all(isinstance(row, list) for row in value):
         shape = f"a list of {len(value)}" if isinstance(value, list) else f"a {type(value).__name__}"
         raise UserError(f"{name} is {shape} for {count} queries; wanted a list of {count} lists of passages")
@@ -136,7 +136,7 @@ def _lists(value: Any, count: int, name: str) -> list[list[Any]]:
 
 
 def _under(key: str) -> Callable[[Any, int, int], Lists]:
-    """A reader of answers that are an object with the lists under a key."""
+    """Return a reader of answers that hold the lists under a key of an object."""
 
     def read(body: Any, count: int, k: int) -> Lists:
         if not isinstance(body, Mapping) or key not in body:
@@ -148,7 +148,7 @@ def _under(key: str) -> Callable[[Any, int, int], Lists]:
 
 
 def _flashrag_results(body: Any, count: int, k: int) -> Lists:
-    """[lists of documents, lists of scores], or the lists of documents alone."""
+    """Read [lists of documents, lists of scores], or the lists of documents alone."""
     pair = isinstance(body, list) and len(body) == 2 and all(isinstance(part, list) for part in body)
     if pair and len(body[0]) == count and all(isinstance(row, list) for row in body[0]):
         documents, scores = body[0], _lists(body[1], count, "the scores")
@@ -160,13 +160,13 @@ def _flashrag_results(body: Any, count: int, k: int) -> Lists:
 
 
 def _in_address(query: str) -> str:
-    """As much of the query as an address has room for."""
+    """Return as much of the query as a URL has room for."""
     ends = itertools.accumulate(len(urllib.parse.quote(character)) for character in query)
     return query[: sum(end <= ADDRESS_BYTES for end in ends)]
 
 
 def _deepresearchgym_results(body: Any, count: int, k: int) -> Lists:
-    """A list of documents, each JSON in base64; no document at all is a search that finds nothing."""
+    """Read a list of documents, each JSON in base64; an empty list is a search without results."""
     rows = body.get("results") if isinstance(body, Mapping) else None
     if not isinstance(rows, list):
         fields = _fields(body) if isinstance(body, Mapping) else type(body).__name__
@@ -175,7 +175,7 @@ def _deepresearchgym_results(body: Any, count: int, k: int) -> Lists:
 
 
 def _document(row: Any, place: int) -> Passage:
-    """ClueWeb22's document, or FineWeb's, whose names are in small letters; its score is 1 / place in the list."""
+    """Read a document of ClueWeb22, or of FineWeb (lower-case names); its score is 1 / its place in the list."""
     name = f"document {place}"
     if not isinstance(row, str):
         raise UserError(f"{name} is a {type(row).__name__}; wanted a text in base64")
@@ -218,15 +218,16 @@ PROTOCOLS: Mapping[str, Protocol] = {
 
 
 def rerank_request(query: str, passages: Sequence[Passage], k: int) -> dict[str, Any]:
-    """What Search-R1's reranking server takes, for one query."""
+    """Return the request to Search-R1's reranking server for one query."""
     documents = [{"id": passage.id, "contents": contents(passage)} for passage in passages]
     return {"queries": [query], "documents": [documents], "rerank_topk": k, "return_scores": True}
 
 
 def rerank_results(body: Any, passages: Sequence[Passage]) -> list[Passage]:
-    """The passages in the server's order with its scores; ValueError for none, or a document that was not sent.
+    """Return the passages in the server's order with its scores; ValueError for no result or an unknown document.
 
-    A document is known by its id or, as Search-R1's server sends it, by "(Title: FIRST LINE) REST"; equals in order.
+    A document is recognised by its id or, as Search-R1's server sends it, by "(Title: FIRST LINE) REST"; equals in
+    order.
     """
     if not isinstance(body, Mapping) or "result" not in body:
         raise UserError("the answer has no 'result'; is this a reranking server?")

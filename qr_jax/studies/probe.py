@@ -50,7 +50,7 @@ FILE = "probe.json"
 
 @dataclass(frozen=True)
 class Score:
-    """What one policy did with a query in n valid samples; both figures are unbiased."""
+    """The results of one policy on a query in n valid samples; both figures are unbiased."""
 
     valid: int
     passed: float  # share of right answers
@@ -69,8 +69,8 @@ def probe(
     """Probe a run: up to `queries` of each arm, `samples` episodes by each policy; also written to RUN/probe.json.
 
     Returns `arms` (see `summarise`), `queries` (a row each, with the checkpoints used and their distance in steps) and
-    what it was measured with. ValueError where the run has no flipped queries, not two checkpoints, or
-    kept none from before most of its verdicts, and where more than half of a policy's searches fail.
+    the settings of the measurement. ValueError if the run has no flipped queries, fewer than two checkpoints, or none
+    from before most of its verdicts, and if more than half of a policy's searches fail.
     """
     settings = runs.load(run)
     of, questions = settings.pool, assemble.questions(settings, "train")
@@ -113,7 +113,7 @@ def probe(
 
 
 def _roll(run, settings: Config, questions: Sequence[Query], asked, samples: int, seed: int, allow_plugins, say):
-    """(pool index, checkpoint) -> Score of that policy, or None; a checkpoint is loaded once for all its queries.
+    """Return (pool index, checkpoint) -> Score or None; each checkpoint is loaded once, for all its queries.
 
     The sampling keys are of (seed, pool index, sample), whatever the policy, and no other rollouts' (purpose "probe").
     """
@@ -141,7 +141,7 @@ def _roll(run, settings: Config, questions: Sequence[Query], asked, samples: int
 
 
 def _checkpoints(run: str | Path) -> tuple[checkpoint.Checkpoints, int, list[int]]:
-    """A run's checkpoints, the last whole step, and all steps up to it, growing. ValueError for fewer than two."""
+    """Return a run's checkpoints, the last complete step, and all steps up to it. ValueError for fewer than two."""
     saved, last = runs.last_checkpoint(run)
     steps = sorted(step for step in saved.steps() if step <= last)
     if len(steps) < 2:
@@ -152,13 +152,13 @@ def _checkpoints(run: str | Path) -> tuple[checkpoint.Checkpoints, int, list[int
 
 
 def _policies(one: Filed, steps: Sequence[int], last: int) -> dict[str, int]:
-    """The checkpoints that stand for a query's policies. The filing one is never the last: the verdict came before."""
+    """Return the checkpoints nearest to a query's policies; the filing one is never the last, which came after it."""
     wanted = {"filing": one.filed - 1, "accepting": one.accepted - 1}
     return {name: nearest(steps, policy) for name, policy in wanted.items()} | {"current": last}
 
 
 def _grader(settings: Config, allow_plugins) -> Callable[..., Score | None]:
-    """What scores a query's group as training did; None with fewer valid episodes than a group has."""
+    """Return a function that scores a query's group as training did; None with too few valid episodes."""
     reward, pool_settings = plugins.bind("reward", settings.reward, allow_plugins=allow_plugins), settings.pool
 
     def grade(query: Query, episodes) -> Score | None:
@@ -174,7 +174,7 @@ def _grader(settings: Config, allow_plugins) -> Callable[..., Score | None]:
 
 
 def _row(one: Filed, query: Query, policies: Mapping[str, int], scores) -> dict[str, Any]:
-    """A query's line: its verdicts, and for each policy the checkpoint, its distance in steps, and its score.
+    """Return a query's row: its verdicts, and for each policy the checkpoint, its distance in steps, and its score.
 
     A distance counts the steps from the checkpoint to the policy that it stands for; below 0 it is of a later one.
     """
@@ -188,7 +188,7 @@ def _row(one: Filed, query: Query, policies: Mapping[str, int], scores) -> dict[
 
 
 def format_table(found: Mapping[str, Any]) -> str:
-    """The arms side by side, and under them what the figures do not say by themselves."""
+    """Format the arms side by side, and under them remarks on what the figures do not show."""
     arms = [arm for arm in ARMS if found["arms"][arm]["queries"]]
     heads = {"hard": "flipped, filed hard", "easy": "flipped, filed easy", "fresh": "never drawn"}
     heads |= {arm: f"drawn again after {verdict}" for verdict, arm in AGAIN.items()}
@@ -213,7 +213,7 @@ def format_table(found: Mapping[str, Any]) -> str:
 
 
 def _remarks(found: Mapping[str, Any]) -> Iterable[str]:
-    """How far off the checkpoints are, what cannot be seen, and what each figure must not be taken for."""
+    """Yield remarks: how far off the checkpoints are, what cannot be seen, and how not to read the figures."""
     how = "under the same keys; in brackets 95 % over queries, paired"
     yield f"{found['samples']} samples a query and policy, {how}; query by query in {FILE}"
     for policy in POLICIES[:2]:

@@ -1,4 +1,4 @@
-"""One run of `qr-jax synth`: opens corpus, retriever and teacher, makes the questions, and writes the folder."""
+"""Run `qr-jax synth`: open corpus, retriever and teacher, make the questions, and write the folder."""
 
 import threading
 import time
@@ -26,7 +26,7 @@ CHANGES_NOTHING = ("index", "cache", "batch", "at_once", "token_env", "key_env",
 
 @dataclass(frozen=True)
 class Asked:
-    """What the command asks for. `price` is of a million tokens [in, out]; `traces` None: as many as questions."""
+    """The command's arguments. `price` is of a million tokens [in, out]; `traces` None: as many as questions."""
 
     corpus: str
     out: Path
@@ -48,9 +48,10 @@ class Asked:
 
 
 def run(asked: Asked, say: Callable[[str], None]) -> dict[str, Any]:
-    """Make what is asked for and write the folder; what comes back is counted (folder.py), and with what it cost.
+    """Make the questions and trajectories, write the folder, and return the counts (folder.py) with the cost.
 
-    ValueError for what cannot be asked, before any call. On an interruption the folder is written before it goes on.
+    ValueError, before any call, for arguments that do not fit. An interruption is raised again after the folder is
+    written.
     """
     if (asked.teacher == TEMPLATES) != (asked.model is None):
         if "://" not in asked.teacher and asked.teacher != TEMPLATES:
@@ -94,7 +95,7 @@ def _made(
     told: Callable[[dict[str, Any]], dict[str, Any]],
     about: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Make it and write it, whatever ends the work; `told` adds what the card says of the corpus."""
+    """Make and write everything, however the work ends; `told` adds what the card says of the corpus."""
     made, teacher, halt = Made(), None, threading.Event()
     traces = asked.questions if asked.traces is None else asked.traces
     work = Work(asked.questions, traces, asked.at_once, halt, asked.mix)
@@ -129,7 +130,7 @@ def _made(
 
 
 def _evaluation_sets(asked: Asked) -> tuple[repeats.Repeats, dict[str, int], dict[str, str]]:
-    """What may not be asked again: the seven sets, as far as they are here, and the files named by the user."""
+    """Read the questions that must not be asked again: the seven sets, where present, and the user's files."""
     sets = {name: suite.QUESTIONS % name for name in suite.sets("qa7")}
     tests, counts, missing = repeats.of_sets(sets | {file: file for file in asked.against})
     if wrong := [missing[file] for file in asked.against if file in missing]:
@@ -152,7 +153,7 @@ def _dialect(asked: Asked) -> Dialect:
 
 
 def _about(asked: Asked, passages: Sequence[Any]) -> dict[str, Any]:
-    """What decides the questions: another of these is another set, and wants another folder."""
+    """Return the settings that decide the questions: different ones need another folder."""
     searched = {name: value for name, value in plain(asked.retriever.settings).items() if name not in CHANGES_NOTHING}
     models = identity.models(asked.retriever)
     return {
@@ -169,7 +170,7 @@ def _about(asked: Asked, passages: Sequence[Any]) -> dict[str, Any]:
 
 
 def _names(corpus: str) -> str:
-    """The files' names without their folders, which are one machine's."""
+    """Return the files' names without their folders, which differ by machine."""
     return ", ".join(Path(part.strip()).name for part in corpus.split(","))
 
 
@@ -186,7 +187,7 @@ def _spent(teacher: Teacher | None, price: tuple[float, float] | None) -> dict[s
 def _teller(
     work: Work, teacher: Teacher | None, price: tuple[float, float] | None, say: Callable[[str], None]
 ) -> Callable[[Made], None]:
-    """What says how far the work is, what it has cost, and how long the present stage still takes."""
+    """Return a function that prints progress, cost, and the time left of the present stage."""
     paid = teacher.calls if teacher else 0
     begun: dict[bool, tuple[int, float]] = {}  # by stage: how much was done when its first new call was seen, and when
 
