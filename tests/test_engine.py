@@ -217,7 +217,7 @@ def test_a_finished_rollout_holds_no_weights(few, monkeypatch):
         held.append(weakref.ref(laid.layers[0]["qkv"]))
         return laid
 
-    monkeypatch.setattr(made.rows, "lay_out", noted)
+    monkeypatch.setattr(made.rows, "to_decode_params", noted)
     gc.collect()
     gc.disable()  # nothing but the last reference may have to let go
     try:
