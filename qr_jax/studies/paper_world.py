@@ -20,7 +20,6 @@ RATES = 92  # as in pass_rates.py; the numbers here have one more key
 STRATUM, IMPOSSIBLE, START, GROWTH = range(4)
 MODELS = {"qwen3_1p7b": "Qwen3-1.7B", "qwen3_4b": "Qwen3-4B"}
 SETTING = {"size": 10_000, "queries": 32, "samples": 4, "rollouts": 84_480}
-SHARES_OF = {"recycle"}  # of this rule alone figures 4 and 5 show shares
 OVERSAMPLE = {"recycle": 2, "grpo": 1, "bounded_dapo": 2}
 COUNTS = ("rescued_hard", "rescued_easy", "revisited")
 
@@ -94,7 +93,8 @@ def published(rates: str, rule: str, settings: Mapping[str, int]) -> dict[str, f
     shape, _, model = rates.partition(":")
     if shape != "paper" or dict(settings) != SETTING | {"oversample": OVERSAMPLE.get(rule)}:
         return {}
-    found = _shares(model) if rule in SHARES_OF else {}
+    shares = {"recycle": _shares}.get(rule)  # figures 4 and 5 are of this rule alone
+    found = shares(model) if shares else {}
     if model == "qwen3_1p7b":
         curves = figures()["3"]["curves"][rule]
         found |= {name: round(at_end(curves[name]), 1) for name in COUNTS}
