@@ -34,8 +34,8 @@ SETTINGS = {  # of the report, which is of half b: training questions, and how t
 }  # fmt: skip
 RULES = {
     "grpo": "grpo", "grpo_pairs": "grpo, groups of two", "foresee": "foresee", "pairs": "foresee, groups of two",
-    "recycle": "recycle, with safeguards", "paper": "recycle as published", "soft_recycle": "soft_recycle", "greso": "greso",
-    "mopps": "mopps", "bounded_dapo": "bounded_dapo", "dapo": "dapo (with refills)",
+    "recycle": "recycle, with safeguards", "paper": "recycle as published", "soft_recycle": "soft_recycle",
+    "greso": "greso", "mopps": "mopps", "bounded_dapo": "bounded_dapo", "dapo": "dapo (with refills)",
 }  # fmt: skip
 MEANS = {  # settings by the name of their mean
     "six": ("s3", "s6", "s4", "s5", "s1", "s2"), "four": ("s3", "s6", "s4", "s5"), "three": ("s3", "s4", "s5"),
