@@ -4,6 +4,7 @@ Steps are shares of the budget and counts are shares of the pool's queries, so t
 stand beside the paper's 330 steps and 10,000 queries."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,10 @@ from qr_jax.report.series import Row
 from qr_jax.studies import paper_world
 
 QUERIES = paper_world.SETTING["size"]
+STEPS = paper_world.STEPS["recycle"]
+ROLLOUTS = paper_world.SETTING["rollouts"]
+SIZES = {1.7: "qwen3_1p7b", 4.0: "qwen3_4b"}  # billions of parameters
+SIZE_IN_NAME = re.compile(r"(?<![\d.])(\d{1,4}(?:[.p]\d{1,4})?)([bm])(?![a-z0-9])")  # 1.7B, 1p7b, 135M
 RESCUES = {"rescued_hard": "ex_hard", "rescued_easy": "ex_easy"}
 SUMMED = RESCUES | {"revisited": "ex_consumed"}
 WORDS = {
@@ -61,16 +66,21 @@ def differences(run: read.Run) -> list[str]:
         f"Figure 3 has three rules and figure 6 has K 4 and K 8: one run has one of each ({told}), which stands beside "
         "them all. Figure 8 is by source and documents needed, which a run's ledger does not hold: its strata are "
         "summed here.",
+        *_other_model(run),
     ]  # fmt: skip
 
 
 def rescues(run: read.Run) -> Chart:
     """Draw figure 1: cumulative rescues of the recycling run."""
     figure = paper_world.figures()["1"]
-    drawn = [_counted(f"paper: {WORDS[name]}", origin, figure["curves"][name], figure["end"])
-             for name, origin in RESCUES.items()]  # fmt: skip
+    drawn = [
+        _counted(f"paper: {WORDS[name]}", origin, figure["curves"][name], STEPS) for name, origin in RESCUES.items()
+    ]
     drawn += [_own(run, WORDS[name], origin, name) for name, origin in RESCUES.items()]
-    note = f"Figure 1: signal after a zero-variance verdict, summed; the paper's ends at step {figure['end']}."
+    note = (
+        f"Figure 1: signal after a zero-variance verdict, summed; the paper's goes on to step {figure['end']}, "
+        f"past the {STEPS} of its budget."
+    )
     return _chart("paper-1", "Rescues", note, drawn)
 
 
@@ -80,7 +90,7 @@ def by_rule(run: read.Run) -> list[Chart]:
     found = []
     for name in SUMMED:
         drawn = [
-            _counted(f"paper: {RULES[rule]}", LINES[at], figure["curves"][rule][name], figure["end"])
+            _counted(f"paper: {RULES[rule]}", LINES[at], figure["curves"][rule][name], ROLLOUTS)
             for at, rule in enumerate(RULES)
         ]
         note = "Figure 3: the paper's three rules at equal rollouts."
@@ -97,7 +107,7 @@ def shares(run: read.Run, number: str) -> Chart:
     middles = [(lot[0]["step"] - 1 + lot[-1]["step"]) / 2 for lot in lots]
     drawn = []
     for name, word in words.items():
-        places = _percent(curves["x"], figure["end"])
+        places = _percent(curves["x"], STEPS)
         drawn.append(_line(f"paper: {word}", TONES[name], places, curves[name]) | {"style": "paper"})
     for name, word in words.items():
         values = [series.ratio(lot, above.format(name), below, least=charts.FEW) for lot in lots]
@@ -113,11 +123,11 @@ def by_samples(run: read.Run) -> list[Chart]:
     found = []
     for name in RESCUES:
         drawn = [
-            _counted(f"paper: K {samples}", LINES[at], figure["curves"][f"k{samples}"][name], figure["end"])
+            _counted(f"paper: K {samples}", LINES[at], figure["curves"][f"k{samples}"][name], STEPS)
             for at, samples in enumerate((4, 8))
         ]
         drawn.append(_own(run, f"this run: K {own}", "ink", name))
-        note = f"Figure 6: groups of 4 and of 8; the paper's ends at step {figure['end']}."
+        note = f"Figure 6: groups of 4 and of 8; the paper's ends at step {figure['end']} of {STEPS}."
         found.append(_chart(f"paper-6-{name}", f"{WORDS[name].capitalize()}, by K", note, drawn, small=True))
     return found
 
@@ -173,10 +183,10 @@ def _line(name: str, tone: str, places: Sequence[float], values: Sequence[float 
     return {"name": name, "tone": tone, "x": [list(places)], "values": list(values)}
 
 
-def _counted(name: str, tone: str, curve: Mapping[str, Any], end: int) -> dict[str, Any]:
-    """Make a line of the paper's counts, as shares of its pool."""
+def _counted(name: str, tone: str, curve: Mapping[str, Any], budget: int) -> dict[str, Any]:
+    """Make a line of the paper's counts, as shares of its pool, over shares of its budget."""
     values = [count / QUERIES for count in curve["values"]]
-    return _line(name, tone, _percent(curve["x"], end), values) | {"style": "paper"}
+    return _line(name, tone, _percent(curve["x"], budget), values) | {"style": "paper"}
 
 
 def _own(run: read.Run, words: str, tone: str, name: str) -> dict[str, Any]:
@@ -189,8 +199,8 @@ def _own(run: read.Run, words: str, tone: str, name: str) -> dict[str, Any]:
     return _line(words, tone, _percent([lot[-1]["step"] for lot in lots], _planned(run)), values)
 
 
-def _percent(places: Sequence[float], end: float) -> list[float]:
-    return [round(100 * place / end, 2) for place in places]
+def _percent(places: Sequence[float], budget: float) -> list[float]:
+    return [round(100 * place / budget, 2) for place in places]
 
 
 def _planned(run: read.Run) -> int:
@@ -207,5 +217,26 @@ def _rule(run: read.Run) -> str:
 
 
 def _model(run: read.Run) -> str:
-    """Return the paper's model whose curves stand beside the run's."""
-    return "qwen3_4b" if "4b" in str(run.config.get("model", {}).get("name", "")).lower() else "qwen3_1p7b"
+    """Return the paper's model that is nearest to the run's in size; 1.7B where the name tells no size."""
+    billions = _billions(_name(run)) or 1.7
+    return SIZES[min(SIZES, key=lambda size: abs(math.log(size / billions)))]
+
+
+def _billions(name: str) -> float | None:
+    """Return the parameters, in billions, that a model's name tells: Qwen3-1.7B, qwen3_1p7b, SmolLM2-135M."""
+    told = SIZE_IN_NAME.search(name.lower())
+    return float(told[1].replace("p", ".")) / (1 if told[2] == "b" else 1000) or None if told else None
+
+
+def _other_model(run: read.Run) -> list[str]:
+    """Say whose curves figures 4 and 5 have where the run's model is none of the paper's."""
+    name, model = _name(run), _model(run)
+    if re.search(r"qwen3[-_](1[.p]7|4)b(?![a-z0-9])", name.lower()):
+        return []
+    why = "the nearest in size" if _billions(name) else "for its name does not tell its size"
+    whose = f"this run's {name}" if name else "this run's model, which it does not tell,"
+    return [f"Figures 4 and 5 have Qwen3-1.7B and Qwen3-4B; {whose} stands beside {paper_world.MODELS[model]}, {why}."]
+
+
+def _name(run: read.Run) -> str:
+    return str(run.config.get("model", {}).get("name", ""))

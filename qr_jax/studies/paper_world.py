@@ -21,6 +21,9 @@ STRATUM, IMPOSSIBLE, START, GROWTH = range(4)
 MODELS = {"qwen3_1p7b": "Qwen3-1.7B", "qwen3_4b": "Qwen3-4B"}
 SETTING = {"size": 10_000, "queries": 32, "samples": 4, "rollouts": 84_480}
 OVERSAMPLE = {"recycle": 2, "grpo": 1, "bounded_dapo": 2}
+STEPS = {
+    rule: SETTING["rollouts"] // (SETTING["queries"] * SETTING["samples"] * times) for rule, times in OVERSAMPLE.items()
+}
 COUNTS = ("rescued_hard", "rescued_easy", "revisited")
 
 Fit = Mapping[str, Any]
