@@ -240,6 +240,9 @@ def _texts(value: Any, column: str, said: Counter[str]) -> Any:
         said[f'rows whose {column!r} hold | or ;, left as one text (several are a list: ["a", "b"])'] += (
             listed is None and any(mark in value for mark in "|;")
         )
+        said[f"rows whose {column!r} begin with [, left as one text (several are a list of texts)"] += (
+            listed is None and value.lstrip().startswith("[")
+        )
         return listed or value
     values = value if isinstance(value, list) else [value]
     said[f"rows with true or false as {column!r}, taken as yes and no"] += any(isinstance(one, bool) for one in values)
