@@ -64,6 +64,23 @@ def test_a_text_that_is_a_list_of_numbers_is_one_answer_to_every_reader(answer, 
 
 
 @pytest.mark.parametrize(
+    ("question", "letter", "golds"),
+    [
+        ("Which?\n\nAnswer Choices:\nA. Asp\nB. Boa", "A", ("A. Asp", "Asp")),
+        ("Which? Answer Choices: A. Asp B. Boa", "A", ("A. Asp", "Asp")),
+        ("Which? Answer Choices: A. Asp B. Boa", "B", ("B", "B. Boa", "Boa")),
+        ("Of vitamin B. or not? Answer Choices: A) Asp, U.S. B) Big\nboa ", "B", ("B", "B) Big\nboa", "Big\nboa")),
+        ("Which? Answer Choices: Y. Asp Z. Boa", "Z", ("Z", "Z. Boa", "Boa")),
+        ("Which? Answer Choices: A. Asp B. Boa", "C", ("C",)),
+    ],
+)
+def test_a_choice_s_text_stands_beside_its_letter_on_lines_of_its_own_or_one_line(question, letter, golds, tmp_path):
+    """The official row of choices on one line was refused where its letter is A, which normalises to nothing."""
+    row = {"id": "1", "question": question, "answer": letter, "answer_type": "multipleChoice"}
+    assert only(kept(tmp_path, "q.jsonl", json.dumps(row) + "\n"))[0].answers == golds
+
+
+@pytest.mark.parametrize(
     ("row", "golds"),
     [
         ({"answer": "x<|answer_split|>y"}, ("x", "y")),
