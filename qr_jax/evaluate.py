@@ -1,7 +1,8 @@
 """Evaluation of a policy by greedy and sampled answers to held-out questions: EM, F1, cover match, standard errors.
 
-Pass@1 is the mean correctness over n sampled answers; greedy is a figure of its own. No EM here is comparable with a
-judge's verdict, as the paper's 66.0 is (GPT-4.1-mini's).
+Pass@1 is the mean correctness over n sampled answers; greedy is a figure of its own. It has an interval over questions
+and runs, and the paper's standard error over runs alone (run r is the r-th sample of every question). No EM here is
+comparable with a judge's verdict, as the paper's 66.0 is (GPT-4.1-mini's).
 """
 
 import json
@@ -21,6 +22,7 @@ from qr_jax.evaluation.bootstrap import half_width
 from qr_jax.evaluation.complete import COMPLETE, INCOMPLETE, is_incomplete
 from qr_jax.evaluation.groups import group_names
 from qr_jax.evaluation.subject import weights as weights  # for train, sft and probe
+from qr_jax.evaluation.suite import mean, over_runs
 from qr_jax.records import Episode, Query
 from qr_jax.rollout import compiles
 from qr_jax.rollout.engine import Engine
@@ -45,8 +47,9 @@ def measure(
 ) -> dict[str, Any]:
     """Greedy scores, and Pass@1 over `samples` answers when there are any, over the evaluation questions.
 
-    Faulty episodes are left out of the means and counted. Means come with `_se`, the standard error over questions.
-    `details` holds each question's exact match and F1, and the first questions' searches in words.
+    Faulty episodes are left out of the means and counted. Means come with `_se`, the standard error over questions,
+    Pass@1 with `_by_run` and `_run_error` too (`suite.over_runs`). `details` holds each question's exact match and F1,
+    and the first questions' searches in words.
     """
     queries = assemble.questions(settings, "eval") if queries is None else queries
     queries = queries[: settings.evaluation.questions if limit is None else limit]
@@ -76,7 +79,8 @@ def measure(
     if samples:
         sampled = run(samples, purpose="pass", **manifest.sampling(settings))
         figures["samples"] = samples
-        figures |= {f"pass_at_1_{name}": value for name, value in _scores(queries, sampled).items()}
+        of_samples = _scores(queries, sampled) | _over_runs(queries, sampled)
+        figures |= {f"pass_at_1_{name}": value for name, value in of_samples.items()}
     compiles.tell_late(compiled, "evaluating")
     return figures | {"seconds": time.monotonic() - start}
 
@@ -119,6 +123,19 @@ def _scores(queries: Sequence[Query], groups: Sequence[Sequence[Episode]]) -> di
     return row
 
 
+def _over_runs(queries: Sequence[Query], groups: Sequence[Sequence[Episode]]) -> dict[str, Any]:
+    """Each score's mean in each run that has a valid sample, and the standard error of these means."""
+    row = {}
+    for name, score in SCORES.items():
+        right_NG = [
+            [score(episode.answer, query.answers) if episode.valid else math.nan for episode in group]
+            for query, group in zip(queries, groups, strict=True)
+        ]
+        mean_R = mean(np.array(right_NG), 0)
+        row |= {f"{name}_{of}": value for of, value in over_runs(mean_R[~np.isnan(mean_R)]).items()}
+    return row
+
+
 def _by(queries, groups, names) -> dict[str, dict[str, Any]]:
     table = {}
     for value in sorted(set(names)):
@@ -158,7 +175,10 @@ def one_line(figures: Mapping[str, Any]) -> str:
     """An evaluation in one line: exact match with its 95 % interval, and Pass@1 where it was asked for."""
     parts = [f"exact match {interval(figures, 'exact_match')} (greedy, {over(figures)}, 95 %)"]
     if "samples" in figures:
-        parts.append(f"Pass@1 of {figures['samples']} samples {interval(figures, 'pass_at_1_exact_match')}")
+        both = f"{interval(figures, 'pass_at_1_exact_match')} (95 %, over questions and runs)"
+        if error := run_error(figures, "exact_match"):
+            both += f"{error} (one standard error, over runs alone)"
+        parts.append(f"Pass@1 of {figures['samples']} samples {both}")
     return "; ".join([*parts, *faults(figures)])
 
 
@@ -169,6 +189,12 @@ def interval(figures: Mapping[str, Any], name: str) -> str:
         return "-"
     wide = half_width(figures.get(f"{name}_se"), counted(figures, name))
     return f"{share(value)} +- {share(wide)}" if wide else share(value)
+
+
+def run_error(figures: Mapping[str, Any], name: str) -> str:
+    """A sampled score's standard error over runs alone, as papers give it (" +- 0.0040"); "" if it has none."""
+    error = figures.get(f"pass_at_1_{name}_run_error")
+    return "" if error is None else f" +- {error:.4f}"
 
 
 def counted(figures: Mapping[str, Any], name: str = "") -> int:
@@ -220,6 +246,9 @@ def format_table(figures: Mapping[str, Any]) -> str:
     means += f", tokens {figures['tokens_per_question']:.1f}"
     lines.append(f"{means}, well-formed turns {figures['well_formed_turn_share']:.3f}, endings: {stops}")
     lines.append("+-: the 95 % interval over questions")
+    if any(run_error(figures, name) for name in SCORES):
+        errors = ", ".join(f"{name}{run_error(figures, name)}" for name in SCORES)
+        lines.append(f"Pass@1's is over questions and runs; one standard error over runs alone: {errors}")
     return "\n".join([*lines, *faults(figures)])
 
 

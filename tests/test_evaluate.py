@@ -177,6 +177,32 @@ def test_faults_of_samples_are_shown_and_a_score_over_too_few_is_marked_and_ends
     assert "INCOMPLETE" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("right", "valid", "by_run", "error"),
+    [
+        (("11", "10"), ("11", "11"), [1.0, 0.5], 0.25),  # sd .3536 / sqrt(2)
+        (("100", "101"), ("110", "111"), [1.0, 0.0, 1.0], 1 / 3),  # the fault is in no run's mean; sd .5774 / sqrt(3)
+        (("10", "10"), ("10", "10"), [1.0], None),  # a run of faults alone is none
+        (("1", "0"), ("1", "1"), [0.5], None),
+    ],
+)
+def test_pass_at_1_of_a_run_s_questions_has_the_error_over_runs_alone_as_a_suite_has(right, valid, by_run, error):
+    groups = [
+        [episode("red sea" if r == "1" else "x", v == "1") for r, v in zip(*pair, strict=True)]
+        for pair in zip(right, valid, strict=True)
+    ]
+    queries = [Query(str(at), "?", ("red sea",)) for at in range(len(groups))]
+    found = {"questions": 2, "samples": len(right[0]), **evaluate._scores(queries, groups)}
+    found |= evaluate._behaviour(groups)
+    of_samples = evaluate._scores(queries, groups) | evaluate._over_runs(queries, groups)
+    found |= {f"pass_at_1_{name}": value for name, value in of_samples.items()}
+    assert found["pass_at_1_exact_match_by_run"] == by_run
+    assert found["pass_at_1_f1_run_error"] == (None if error is None else pytest.approx(error))
+    shown = "" if error is None else f" +- {error:.4f} (one standard error, over runs alone)"
+    assert f"(95 %, over questions and runs){shown}" in evaluate.one_line(found)
+    assert ("one standard error over runs alone: exact_match +- " in evaluate.format_table(found)) == bool(shown)
+
+
 def test_an_interval_is_over_the_questions_that_count():
     queries = [Query(str(i), "?", ("red sea",)) for i in range(8)]
     found = evaluate._scores(queries, [[episode("red sea" if at else "x", at < 3)] for at in range(8)])
@@ -210,7 +236,7 @@ def test_questions_that_the_model_cannot_read_are_not_scored(run, tmp_path, caps
 def test_eval_writes_a_manifest_and_other_facts_or_no_retriever_are_one_flag_each(run, capsys):
     assert cli.main(["eval", str(run), "--samples", "2", "--questions", "4", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["questions"] == 4 and found["samples"] == 2 and "pass_at_1_exact_match" in found
+    assert found["questions"] == 4 and found["samples"] == 2 and len(found["pass_at_1_exact_match_by_run"]) == 2
     made = found["manifest"]
     assert (
         made["retriever"]["name"] == "bm25" and made["model"]["step"] == 1 and made["questions"]["eval"]["count"] == 4

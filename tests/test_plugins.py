@@ -280,6 +280,8 @@ def test_checking_a_config_imports_no_jax():
 def test_a_retriever_that_wraps_another_wants_passages_where_that_one_does():
     assert plugins.wants_corpus(use("bm25")) and plugins.wants_corpus(use("hybrid"))
     assert plugins.wants_corpus(use("cached", of=use("bm25"), cache="x"))
+    assert not plugins.wants_corpus(use("none"))
+    assert not plugins.wants_corpus(use("cached", of=use("none"), cache="x"))
     assert not plugins.wants_corpus(use("http", url="http://127.0.0.1:1"))
     assert not plugins.wants_corpus(use("cached", of=use("http", url="http://127.0.0.1:1"), cache="x"))
 

@@ -68,7 +68,7 @@ def _read(row: Mapping[str, Any] | ValueError) -> tuple[str, str | None, tuple[s
     if not isinstance(golds, list) or not golds or not all(isinstance(gold, str) for gold in golds):
         shown = formats.show(row[column])
         raise UserError(f"{column!r} must be a text or a list of one or more texts, and is {shown}")
-    return parsing.identity(row), prediction, (*golds, *parsing.also_answers(row))
+    return parsing.identity(row), prediction, parsing.accepted(golds, row)
 
 
 def format_table(scored: Mapping[str, Any], *, rows: bool = False) -> str:

@@ -80,7 +80,7 @@ def _differences(
     for at in range(1, len(next(iter(gaps[0].values())))):
         means = {name: float(np.mean([by_score[name][at].mean() for by_score in gaps])) for name in gaps[0]}
         resampled = {name: np.mean([by_score[name][at] for by_score in drawn], axis=0) for name in means}
-        differences.append({name: suite.interval(mean, resampled[name], few) for name, mean in means.items()})
+        differences.append({name: suite.interval(mean, resampled[name], few, -1.0) for name, mean in means.items()})
     return differences
 
 

@@ -18,7 +18,7 @@ from qr_jax import answers
 from qr_jax.columns import aligned
 from qr_jax.config import Config, Evaluation, Learner, Model, Rollout, use
 from qr_jax.errors import UserError
-from qr_jax.evaluation.bootstrap import picks
+from qr_jax.evaluation.bootstrap import half_width, picks
 from qr_jax.evaluation.complete import COMPLETE, INCOMPLETE
 from qr_jax.evaluation.groups import group_names
 from qr_jax.queries import readers
@@ -260,9 +260,17 @@ def pass_at_k(samples: int, right: int, k: int) -> float:
     return 1.0 - math.comb(samples - right, k) / math.comb(samples, k)
 
 
-def interval(mean: float, drawn_R: np.ndarray, count: int) -> dict[str, float | None]:
-    """Return a mean over `count` questions with its 95 % bounds by resamples, None for a single question."""
-    low, high = np.nanquantile(drawn_R, (0.025, 0.975)).tolist() if count > 1 else (None, None)
+def interval(mean: float, drawn_R: np.ndarray, count: int, least: float = 0.0) -> dict[str, float | None]:
+    """Return a mean over `count` questions with its 95 % bounds by resamples, None for a single question.
+
+    Where all questions score alike, and so all resamples, the bounds are Wilson's (`half_width`), from `least` to 1.
+    """
+    if count < 2:
+        return {"mean": mean, "low": None, "high": None}
+    low, high = np.nanquantile(drawn_R, (0.025, 0.975)).tolist()
+    if low == high:
+        wide = half_width(0.0, count)
+        low, high = max(low - wide, least), min(high + wide, 1.0)
     return {"mean": mean, "low": low, "high": high}
 
 

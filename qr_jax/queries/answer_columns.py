@@ -80,11 +80,13 @@ def in_objects(value: Any) -> Any:
 def list_in(text: str) -> list[str] | None:
     """Return the texts of a list that JSON, Python or NumPy (no commas) wrote as one text; None if it is no list.
 
-    A separator between answers, as in the 3,197 questions of DeepResearcher and BehaviorPrime, makes a list too.
+    A list of bare numbers is none: it may be one answer, as HLE's [11,19,22] is. A separator makes a list too.
     """
     if SPLIT in text:
-        return [part for part in map(str.strip, text.split(SPLIT)) if part] or None
+        return separated(text)
     text = text.strip()
+    if '"' not in text and "'" not in text:
+        return None
     if not (text.startswith("[") and text.endswith("]")) or len(text) > limits.MOST_QUESTION_CHARS:
         return None
     try:
@@ -92,6 +94,13 @@ def list_in(text: str) -> list[str] | None:
         return found if found and all(isinstance(one, str) for one in found) else None
     except (ValueError, RecursionError):
         return _quoted_in(text[1:-1])
+
+
+def separated(text: str) -> list[str]:
+    """Return the answers that a separator stands between, as in the 3,197 questions of DeepResearcher."""
+    if SPLIT not in text:
+        return [text]
+    return [part for part in map(str.strip, text.split(SPLIT)) if part] or [text]
 
 
 def as_text(value: Any) -> Any:

@@ -210,12 +210,21 @@ def _parted(row: Row, said: Counter[str]) -> tuple[dict[str, Any], list[Passage]
 
 
 def _with_choice(row: dict[str, Any], said: Counter[str]) -> dict[str, Any]:
-    """Return HLE's row with the chosen option's text beside its letter: an answer "A" alone normalises to nothing."""
+    """Return HLE's row with the chosen option's text beside its letter: an answer "A" alone normalises to nothing.
+
+    Options stand on lines of their own, or all behind "Answer Choices:" on its line.
+    """
     column = _answers(row)
     letter, question = row.get(column), row.get("question")
     if not (isinstance(letter, str) and isinstance(question, str) and re.fullmatch(r"[A-Z]", letter.strip())):
         return row
-    choice = re.search(rf"^{letter.strip()}[.):]\s*(\S.*)$", question, re.MULTILINE)
+    letter = letter.strip()
+    on_line = re.search(r"Answer Choices:[ \t]*(\S.*)", question, re.DOTALL)
+    if on_line:
+        following = re.escape(chr(ord(letter) + 1))
+        choice = re.search(rf"(?<!\S){letter}[.):]\s*(\S.*?)(?=\s+{following}[.):]|\s*\Z)", on_line[1], re.DOTALL)
+    else:
+        choice = re.search(rf"^{letter}[.):]\s*(\S.*)$", question, re.MULTILINE)
     if choice is None:
         return row
     said[f"rows whose {column!r} is a choice's letter, with the choice's text as further answers"] += 1
@@ -239,6 +248,9 @@ def _texts(value: Any, column: str, said: Counter[str]) -> Any:
         said[f"rows whose {column!r} were a list written as a text"] += listed is not None
         said[f'rows whose {column!r} hold | or ;, left as one text (several are a list: ["a", "b"])'] += (
             listed is None and any(mark in value for mark in "|;")
+        )
+        said[f"rows whose {column!r} begin with [, left as one text (several are a list of texts)"] += (
+            listed is None and value.lstrip().startswith("[")
         )
         return listed or value
     values = value if isinstance(value, list) else [value]

@@ -1,13 +1,21 @@
 """One row of a file -> a query or a passage; what is wrong with it is said by column."""
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from qr_jax.answers import check_answers, normalise
 from qr_jax.errors import UserError
 from qr_jax.queries import carried, formats, limits
-from qr_jax.queries.answer_columns import as_text, beside, check_answerable, holds_answers, in_objects, list_in
+from qr_jax.queries.answer_columns import (
+    as_text,
+    beside,
+    check_answerable,
+    holds_answers,
+    in_objects,
+    list_in,
+    separated,
+)
 from qr_jax.queries.formats import show
 from qr_jax.records import Passage, Query
 from qr_jax.settings import names
@@ -49,7 +57,7 @@ def query_of(row: Row) -> Query:
     if column is None:
         raise UserError(missing("answers", row, f"none of {', '.join(ANSWERS)}"))
     answers = texts(row, column, most_chars=limits.MOST_QUESTION_CHARS)
-    answers = tuple(dict.fromkeys([*answers, *also_answers(row)]))
+    answers = accepted(answers, row)
     entities = texts(row, "entities") if "entities" in row else ()
     used = {"id", "question", "entities", column, *filter(holds_answers, row)}
     meta = {name: value for name, value in row.items() if name not in used} | gold(row)
@@ -66,6 +74,11 @@ def query_of(row: Row) -> Query:
     query = Query(identity(row), question, golds or answers, entities, meta)
     check_answers(query)
     return query
+
+
+def accepted(answers: Iterable[str], row: Row) -> tuple[str, ...]:
+    """Return the answers and those beside them, each once, taken apart at separators (answer_columns.py)."""
+    return tuple(dict.fromkeys(part for answer in (*answers, *also_answers(row)) for part in separated(answer)))
 
 
 def also_answers(row: Row) -> list[str]:
