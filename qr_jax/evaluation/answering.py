@@ -78,7 +78,7 @@ def answer(
 
     The model is that of `run`'s checkpoint, or without a run the config's own. Answers go to `out`, or to a folder in
     `place` that is named by the suite and the manifest. `judge` is an endpoint's URL and its model, `judge_leave_out`
-    what it is not sent (ChatEndpoint), `judge_tries` how often it is asked about an answer, and the others its sampling. Existing answers count if
+    what it is not sent (ChatEndpoint), `judge_tries` how often it is asked about an answer. Existing answers count if
     this user's own command wrote them, or, with `trusted`, whoever wrote them; others are set aside. ValueError if
     `out` holds answers of another manifest, with all differences.
     """
