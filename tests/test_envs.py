@@ -361,7 +361,9 @@ def test_the_calls_of_other_agents_are_read(text, queries):
 
 LETTERS = st.text("ab'\"\\ ,:{}[]", max_size=8)
 VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | LETTERS, lambda inner: st.lists(inner) | st.dictionaries(LETTERS, inner)
+    st.none() | st.booleans() | st.integers() | LETTERS,
+    lambda inner: st.lists(inner) | st.dictionaries(LETTERS, inner),
+    max_leaves=8,
 )
 
 
@@ -405,6 +407,13 @@ def test_calls_of_one_tag_that_cannot_be_read_are_counted_each():
                 ("<search_results>", "</search_results>"),
                 ('<result id="1">', "</result>"),
                 ("<observation_1>", ""),
+                ("<documents>", "</documents>"),
+                ("<document index='1'>", "</document>"),
+                ("<|begin_of_documents|>", "<|end_of_documents|>"),
+                ("<passages>", "</passages>"),
+                ("<retrieved_context>", "</retrieved_context>"),
+                ("<context>", "</context>"),
+                ("<Evidence>", "</Evidence>"),
                 ("<|observation|>", ""),
                 ("&lt;information&gt;", "&lt;/information&gt;"),
                 ("<|start_header_id|>tool_response<|end_header_id|>", ""),
@@ -472,6 +481,20 @@ def test_the_policy_of_ssrl_writes_what_it_recalls_between_information_tags():
         ("<scratchpad>", "</scratchpad>"),
         ("<analysis>", "</analysis>"),
         ("<t h i n k>", "</t h i n k>"),
+        ("<cot>", "</cot>"),
+        ("<COT>", "</COT>"),
+        ("<plan>", "</plan>"),
+        ("<draft>", "</draft>"),
+        ("<reflect>", "</reflect>"),
+        ("<rethink>", "</rethink>"),
+        ("<deliberation>", "</deliberation>"),
+        ("<internal>", "</internal>"),
+        ("<!-- think -->", "<!-- /think -->"),
+        ("<!--thought-->", ""),
+        ("<unused94>thought\n", "<unused95>"),
+        ("<unused7> reasoning", ""),
+        ("{think}", "{/think}"),
+        ("{ Thinking }", ""),
         ("", "</think >"),  # the template began it, and nobody said so
     ],
 )
@@ -491,10 +514,12 @@ def test_a_draft_between_tags_that_nearly_are_a_thought_s_does_not_run(env, open
 @pytest.mark.parametrize(
     "text",
     [
-        "I think [sic] so", "<rethink>", "<thinker>", "5 < thinking", "[thoughts of Dune]", "a>b", "a < b", "<b>",
+        "I think [sic] so", "<rethinker>", "<thinker>", "5 < thinking", "[thoughts of Dune]", "a>b", "a < b", "<b>",
         "[result]", "[Analysis]", "[observation]", "if a < results and b > c", "<the result of it>", "<resulting>",
         "<results of the match>", "<information technology>", "‹think›", "‹tool_response›", "‹|begin of thought|›",
         "x |> analysis", "&lt;b&gt;", "x <result2 and y> 3", "a <- reason -> b",
+        "[plan]", "{draft}", "[context]", "<plan of the house>", "<planet>", "<cotton>", "<contextual>", "{think of it}",
+        '{"think": "x"}', "<!-- I think so -->", "<unused94>", "<internally>", "<drafts of the book>", "<unused94> plan",
     ],
 )  # fmt: skip
 def test_words_that_are_no_tag_of_a_thought_spoil_no_turn(text):
@@ -503,6 +528,7 @@ def test_words_that_are_no_tag_of_a_thought_spoil_no_turn(text):
 
 @given(
     st.sampled_from(["think", "thoughts", "reasoning", "scratchpad", "tool response", "function output"])
+    | st.sampled_from(["documents", "passage", "context", "evidence", "plan", "draft", "internal", "rethink"])
     | st.sampled_from(["analysis", "reflections", "observation", "result", "information"]),
     st.sampled_from(["<{}>", "</{}>", "<|{}|>", "＜{}＞", "◁{}▷", "&lt;{}&gt;", "< {} />", "<|channel|>{}<|message|>"]),
     st.lists(
