@@ -518,8 +518,9 @@ def test_a_draft_between_tags_that_nearly_are_a_thought_s_does_not_run(env, open
         "[result]", "[Analysis]", "[observation]", "if a < results and b > c", "<the result of it>", "<resulting>",
         "<results of the match>", "<information technology>", "‹think›", "‹tool_response›", "‹|begin of thought|›",
         "x |> analysis", "&lt;b&gt;", "x <result2 and y> 3", "a <- reason -> b",
-        "[plan]", "{draft}", "[context]", "<plan of the house>", "<planet>", "<cotton>", "<contextual>", "{think of it}",
-        '{"think": "x"}', "<!-- I think so -->", "<unused94>", "<internally>", "<drafts of the book>", "<unused94> plan",
+        "[plan]", "{draft}", "[context]", "<plan of the house>", "<planet>", "<cotton>", "<contextual>",
+        "{think of it}", '{"think": "x"}', "<!-- I think so -->", "<unused94>", "<internally>", "<drafts of the book>",
+        "<unused94> plan",
     ],
 )  # fmt: skip
 def test_words_that_are_no_tag_of_a_thought_spoil_no_turn(text):
