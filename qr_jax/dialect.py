@@ -72,8 +72,9 @@ def forbidden_tag(further: tuple[str, ...] = ()) -> re.Pattern[str]:
     It is an observation's, which only the environment makes, or a thought's in another form than `<think>`. A tag is
     told by its bare name: case, blanks, separators, unseen characters and an HTML entity in a bracket's place do not
     matter, nor does the style of the brackets: `<thinking_process>`, `<|begin▁of▁thought|>`, `&lt;ToolResponse&gt;`,
-    `[TOOL_RESULTS]`, `{think}`, `<!-- think -->`, `<unused94>thought`, `<|channel|>analysis<|message|>`. A name that prose uses too (USUAL) counts alone in its tag, or
-    with attributes, and in angle brackets alone. `‹think›`, as `neutralise` leaves it, is no tag.
+    `[TOOL_RESULTS]`, `{think}`, `<!-- think -->`, `<unused94>thought`, `<|channel|>analysis<|message|>`. A name
+    that prose uses too (USUAL) counts alone in its tag, or with attributes, and in angle brackets alone. `‹think›`, as
+    `neutralise` leaves it, is no tag.
     """
     may, sure, usual = "|".join(map(re.escape, ("think", *further))), _bare(SURE), _bare(USUAL)
     opens, closes = rf"(?:[{LESS}◁⟨]|‹(?=[{BAR}])|{ENTITY}(?:lt|#0*60|#x0*3c);?)", rf"[{GREATER}▷⟩]"
