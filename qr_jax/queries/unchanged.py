@@ -22,7 +22,7 @@ def of_questions(queries: Sequence[Query]) -> Rows:
         {
             "ids": query.id, "questions": query.question, "answers": query.answers,
             "entities or groups": [query.entities, [str(query.meta.get(name)) for name in GROUPS]],
-            "other columns": dict(query.meta),
+            "other columns": {name: value for name, value in query.meta.items() if name not in GROUPS},
         }
         for query in queries
     ]  # fmt: skip
