@@ -203,7 +203,8 @@ def _step(
 ):
     """One update on these episodes: (state, metrics).
 
-    Interrupted between two micro-batches that take long where the run is told to stop; the state is then as it was.
+    Interrupted between two micro-batches of a step that takes long where the run is told to stop; the state is then as
+    it was.
     """
     start = time.monotonic()
     state = replace(state, rate=np.float32(trainer.rate(step, step / settings.sft.steps)))
@@ -212,7 +213,7 @@ def _step(
         [[episode] for episode in episodes], grades(ones, ones > 0), rows=learner_settings.rows,
         row_tokens=learner_settings.row_tokens, queries=settings.sft.traces, samples=1,
     )  # fmt: skip
-    if learner.takes_long(state.params, learner_settings):
+    if learner.takes_long(state.params, learner_settings, int(batch.used_M.sum())):
         state, metrics = _by_parts(trainer, state, batch, run)
     else:
         state, metrics = trainer.train_step(state, batch)

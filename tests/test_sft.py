@@ -241,9 +241,11 @@ def test_a_cold_start_that_is_stopped_in_its_first_step_saves_nothing_and_begins
     assert cold_start(tmp_path / "run")["steps"] == 3
 
 
-def test_only_a_micro_batch_that_takes_long_is_a_call_of_its_own():
+def test_only_a_micro_batch_of_a_step_that_takes_long_is_a_call_of_its_own():
     def params(count):
         return {"w": np.zeros((count // 1000, 1000), np.float16)}
 
     assert not learner.takes_long(params(370_000), config.Learner(rows=2, row_tokens=192))  # the quickstart's
     assert learner.takes_long(params(10_000_000), config.Learner(rows=8, row_tokens=1024))
+    quickstart = params(370_000), config.Learner(rows=2, row_tokens=192)  # 8.5e8 operations a micro-batch
+    assert [learner.takes_long(*quickstart, count) for count in (1, 100, 118, 1500)] == [False, False, True, True]

@@ -11,7 +11,8 @@ from qr_jax.errors import UserError
 
 # Options of `eval` that only one of its two ways takes: a run over its own questions, or anything over a suite.
 OWN_ONLY = ("questions", "world_seed")
-SUITE_ONLY = ("limit", "split", "out", "judge", "judge_model", "judge_leave_out", "judge_tries", "dry_run")
+SAMPLING = ("judge_temperature", "judge_top_p")
+SUITE_ONLY = ("limit", "split", "out", "judge", "judge_model", "judge_leave_out", "judge_tries", *SAMPLING, "dry_run")
 
 
 def add(command: Any) -> None:
@@ -43,6 +44,8 @@ def add(command: Any) -> None:
     add("--judge-leave-out", action="append", metavar="NAME", help=text)
     text = "ask it N times about each answer (1); where it disagrees with itself there is no verdict"
     add("--judge-tries", type=whole(1), metavar="N", help=text)
+    add("--judge-temperature", type=float, metavar="T", help="of its replies (0)")
+    add("--judge-top-p", type=float, metavar="P", help="of its replies (1, which is not sent)")
     text = "say how many questions there are and what the judge would cost, and stop"
     add("--dry-run", action="store_const", const=True, help=text)
     add_trust(made)
@@ -103,6 +106,7 @@ def _suite(arguments: argparse.Namespace) -> int:
         judge_leave_out=arguments.judge_leave_out or (), judge_tries=arguments.judge_tries or 1,
         allow_plugins=subject.packages, trusted=arguments.trust, say=terminal.say,
         **{name: getattr(arguments, name) for name in ("out", "step", "limit", "samples")},
+        **{name: value for name in SAMPLING if (value := getattr(arguments, name)) is not None},
     )  # fmt: skip
     show(found, arguments.json, suite.format_table)
     return 1 if "refused" in (found.get("judge") or {}) else 0

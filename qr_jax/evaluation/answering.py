@@ -68,6 +68,8 @@ def answer(
     judge: tuple[str, str] | None = None,
     judge_leave_out: Sequence[str] = (),
     judge_tries: int = 1,
+    judge_temperature: float = 0.0,
+    judge_top_p: float = 1.0,
     allow_plugins: Sequence[str] | None = None,
     trusted: bool = False,
     say: Say = terminal.say,
@@ -111,7 +113,8 @@ def answer(
             rows += list(_answers(ask, folder, digest, waiting, searches, corpus_of, say))
             if text := assemble.unreadable(agent.tokenizer, [query for queries in asked.values() for query in queries]):
                 say(text)
-        return _write_score(folder, name, asked, rows, missing, about, judge, judge_leave_out, judge_tries)
+        how = {"tries": judge_tries, "temperature": judge_temperature, "top_p": judge_top_p}
+        return _write_score(folder, name, asked, rows, missing, about, judge, {"leave_out": judge_leave_out, **how})
 
 
 def _corpus(settings: Config, name: str, allow_plugins: Sequence[str] | None) -> subject.Corpus:
@@ -289,15 +292,14 @@ def _write_score(
     missing,
     about: Mapping[str, Any],
     judge: tuple[str, str] | None,
-    leave_out,
-    tries,
+    how: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Score and write; first without the judge, so that its failure costs nothing."""
+    """Score and write, judged as `how` says; first without the judge, so that its failure costs nothing."""
     figures = suite.score(name, asked, rows, missing) | {"manifest": dict(about), "folder": str(folder)}
     _write_json(folder / "score.json", figures)
     if judge is None:
         return figures
-    endpoint = Judge(*judge, folder.parent / "verdicts.jsonl", sealed=True, leave_out=leave_out, tries=tries)
+    endpoint = Judge(*judge, folder.parent / "verdicts.jsonl", sealed=True, **how)
     said, verdict = of_rows(endpoint, rows, suite.RULES["exact_match"])
     figures |= suite.score(name, asked, rows, missing, verdict)
     figures |= {"judge": said, "manifest": {**about, "judge": endpoint.describe() if verdict else None}}

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from qr_jax import run_files, trust
+from qr_jax.dialect import THINK_TAG
 from qr_jax.errors import UserError
 from qr_jax.evaluation.complete import COMPLETE
 from qr_jax.evaluation.manifest import sha256
@@ -83,6 +84,10 @@ INJECTED: Sequence[tuple[str, str, str]] = (
 )  # fmt: skip
 
 
+class Unclear(UserError):
+    """The judged text holds a verdict, and the reply may quote it."""
+
+
 class NoVerdict(OSError):
     """The endpoint gives no verdict, after all retries. `passing`: it was not reachable, and may be later."""
 
@@ -124,7 +129,8 @@ class Judge:
     After `pause_after` failures in a row nothing is sent for twice `timeout_s`, and everything asked then gets no
     verdict. The endpoint's key, if it wants one, is read from the environment variable `key_env`; for api.openai.com,
     and no other host, from OPENAI_API_KEY too. `leave_out` is that of ChatEndpoint. Each answer is asked about `tries`
-    times: if the verdicts differ there is none, and the answer is counted in `disagreed`.
+    times: if the verdicts differ, or may be quotes of it, there is none, and the answer is counted in `disagreed`.
+    `temperature` and `top_p` are those of its replies; a `top_p` of 1, the whole distribution, is not sent.
     """
 
     url: str
@@ -138,6 +144,8 @@ class Judge:
     pause_after: int = NEVER
     leave_out: Sequence[str] = ()
     tries: int = 1
+    temperature: float = 0.0
+    top_p: float = 1.0
     sleep: Callable[[float], None] = time.sleep
     calls: int = 0
     cached: int = 0
@@ -148,6 +156,9 @@ class Judge:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self):
+        if self.temperature < 0 or not 0 < self.top_p <= 1:
+            found = f"temperature {self.temperature:g} and top_p {self.top_p:g}"
+            raise UserError(f"the judge has {found}; wanted a temperature of 0 or more and a top_p over 0, at most 1")
         once = Patience(
             self.timeout_s, self.timeout_s, 0, self.pause_after, 2 * self.timeout_s, response_bytes=LARGEST_BYTES
         )
@@ -164,6 +175,7 @@ class Judge:
         """Return the judge's part of a manifest; a temperature that was not sent is recorded as left out."""
         prompts = sha256(f"{PROMPT_VERSION} {SYSTEM} {SWAYING}")
         told = {"model": self.model, "prompt_sha256": prompts, "cut_tokens": CUT_TOKENS, "tries": self.tries}
+        told |= self._sampling()
         left_out = sorted(self._endpoint.leave_out)
         return told | ({"leave_out": left_out} if left_out else {})
 
@@ -231,13 +243,20 @@ class Judge:
         probes = [
             Asked(question, (gold,), cut(answer.replace(ours, theirs)), prompt) for question, gold, answer in INJECTED
         ]
-        verdicts = self._crew.each(self._ask, probes)
-        return [answer.prediction for answer, said in zip(probes, verdicts, strict=True) if said != prompt.allowed[0]]
+        verdicts = self._crew.each(self._said, probes)
+        worst = {prompt.allowed[0]}
+        return [answer.prediction for answer, said in zip(probes, verdicts, strict=True) if said - worst]
+
+    def _sampling(self) -> dict[str, float]:
+        """Return the settings of sampling that are not the usual ones."""
+        given = {"temperature": (self.temperature, 0.0), "top_p": (self.top_p, 1.0)}
+        return {name: value for name, (value, usual) in given.items() if value != usual}
 
     def _key(self, answer: Asked) -> str:
         said = [answer.question, list(answer.golds), answer.prediction]
         parts = [*said, self.url, self.model, PROMPT_VERSION, sha256(answer.prompt.system)]
         parts += [self.tries] * (self.tries > 1)
+        parts += [sampling] if (sampling := self._sampling()) else []
         return sha256(json.dumps(parts, ensure_ascii=False))
 
     def _judge(self, answer: Asked) -> None:
@@ -255,9 +274,18 @@ class Judge:
             self._size += len(line)  # JSON is ASCII
 
     def _ask(self, answer: Asked) -> bool | str | None:
-        """Return the verdict that all tries agree on; None if they do not."""
-        said = {self._try(answer) for _ in range(self.tries)}
+        """Return the verdict that all tries agree on; None if they do not, or if one may quote the answer."""
+        said = self._said(answer)
         return said.pop() if len(said) == 1 else None
+
+    def _said(self, answer: Asked) -> set[bool | str]:
+        """Return the verdicts of all tries; none if a reply may quote the answer."""
+        try:
+            return {self._try(answer) for _ in range(self.tries)}
+        except NoVerdict as error:
+            if isinstance(error.__cause__, Unclear):
+                return set()
+            raise
 
     def _try(self, answer: Asked) -> bool | str:
         """Return the endpoint's verdict, after retries with growing pauses; NoVerdict says why there is none."""
@@ -287,7 +315,8 @@ class Judge:
         messages = [{"role": "system", "content": prompt.system}, {"role": "user", "content": text}]
         with self._lock:
             self.calls += 1
-        return {"model": self.model, "messages": messages, "temperature": 0, "max_tokens": REPLY_TOKENS}
+        body = {"model": self.model, "messages": messages, "temperature": 0, "max_tokens": REPLY_TOKENS}
+        return body | self._sampling()
 
 
 def cut(answer: str, tokens: int = CUT_TOKENS) -> str:
@@ -300,11 +329,10 @@ def cut(answer: str, tokens: int = CUT_TOKENS) -> str:
 def verdict(response: Any, prompt: Prompt = CORRECT, judged: str = "") -> bool | str:
     """Return a chat completion's verdict: the last JSON object with the prompt's name, as in {"correct": true}.
 
-    Thoughts, code fences, prose, other names, Python's spelling of JSON's constants, a verdict in quotes and an
-    enclosing object are all accepted. If the `judged` text itself holds a verdict, the reply may quote it: of a reply
-    that is more than one object the worst verdict counts then, and none if it may be the quote. ValueError for a reply
-    without a verdict, for a name that stands twice in its object, and for a completion of several choices, cut off, or
-    refused.
+    Thoughts, code fences, prose, other names, the name in any case, Python's spelling of JSON's constants, a verdict in
+    quotes and an enclosing object are all accepted. If the `judged` text itself holds a verdict, a reply that is more
+    than one object may quote it: Unclear, whichever the verdict. ValueError for a reply without a verdict, for a name
+    that stands twice in its object, and for a completion of several choices, cut off, or refused.
     """
     try:
         (choice,) = response["choices"]
@@ -316,11 +344,9 @@ def verdict(response: Any, prompt: Prompt = CORRECT, judged: str = "") -> bool |
     if refused or ended in CUT_OFF:
         raise UserError(f"the completion ended by {redact(str(refused or ended))[:100]!r}; wanted a whole one")
     said, alone = _verdicts(content, prompt)
-    quoted = [] if alone else [word for words in _verdicts(judged, prompt)[0] for word in words]
-    if said and quoted and all(is_allowed(word, prompt) for words in said for word in words):
-        said = [[min((word for words in said for word in words), key=prompt.allowed.index)]]
-        quoted = [word for word in quoted if word != prompt.allowed[0]]  # a text that asks for the worst may have it
-    if said and len(said[-1]) == 1 and is_allowed(said[-1][0], prompt) and said[-1][0] not in quoted:
+    if said and not alone and _verdicts(THINK_TAG.sub("", judged), prompt)[0]:
+        raise Unclear(f"the reply {redact(str(content))[:100]!r} may quote the verdict in the answer itself")
+    if said and len(said[-1]) == 1 and is_allowed(said[-1][0], prompt):
         return said[-1][0]
     wanted = " or ".join(json.dumps({prompt.verdict: word}) for word in prompt.allowed)
     raise UserError(f"the verdict is {redact(str(content))[:100]!r}; wanted {wanted}")
@@ -336,14 +362,18 @@ def _verdicts(text: str, prompt: Prompt) -> tuple[list[list[Any]], bool]:
         said = [_words(pairs, prompt) for pairs in found]
     except (ValueError, RecursionError):  # a thought without an end; nested too deep
         return [], False
-    alone = alone and any(name == prompt.verdict and not _is_object(word) for name, word in found[0])
+    alone = alone and any(_is_verdict(name, prompt) and not _is_object(word) for name, word in found[0])
     return [words for words in said if words], alone
 
 
 def _words(pairs: list[tuple[str, Any]], prompt: Prompt) -> list[Any]:
     """List an object's values under the verdict's name or, if it has none, those of the objects inside it."""
-    words = [_meant(word, prompt) for name, word in pairs if name == prompt.verdict and not _is_object(word)]
+    words = [_meant(word, prompt) for name, word in pairs if _is_verdict(name, prompt) and not _is_object(word)]
     return words or [word for _, inner in pairs if _is_object(inner) for word in _words(inner, prompt)]
+
+
+def _is_verdict(name: str, prompt: Prompt) -> bool:
+    return name.strip().lower() == prompt.verdict
 
 
 def _is_object(value: Any) -> bool:
@@ -415,9 +445,9 @@ def of_rows(judge: Judge, rows: Sequence[Mapping[str, Any]], exact: Callable) ->
     """Judge all answers in a suite's rows; return a report on the judge, and a function from an answer to its verdict.
 
     An answer that is called correct and tries to sway the judge (a second prompt) is wrong; an empty one is wrong
-    without being asked about; None if tries disagree. If there is no verdict at all, `refused` says why: the judge was
-    fooled, gave none, or disagreed with itself too often. The judge's agreement with `exact`, the exact match, is
-    counted.
+    without being asked about; None if tries disagree or may quote the answer. If there is no verdict at all, `refused`
+    says why: the judge was fooled, gave none, or disagreed with itself too often. Its agreement with `exact`, the exact
+    match, is counted.
     """
     given = [(row, said["answer"]) for row in rows for said in (row["greedy"], *row["samples"])]
     given = [(row, answer) for row, answer in given if answer and answer.strip()]
@@ -443,8 +473,11 @@ def of_rows(judge: Judge, rows: Sequence[Mapping[str, Any]], exact: Callable) ->
 
     said |= {"disagreed": judge.disagreed, "swayed": [*fair.values()].count("sways")}
     if judge.disagreed > (1 - COMPLETE) * max(1, len(verdicts)):
-        how = f"it disagrees with itself on {judge.disagreed} answers over {judge.tries} tries, and agrees on "
-        return said | {"refused": f"{how}{len(verdicts)}; wanted a model that keeps to its verdict"}, None
+        how = (
+            f"it disagrees with itself on {judge.disagreed} answers over {judge.tries} tries (or may quote them), and "
+        )
+        told = f"{how}agrees on {len(verdicts)}; wanted a model that keeps to its verdict"
+        return said | {"refused": told}, None
     words = [(right(row["question"], row["golds"], answer), bool(exact(answer, row["golds"]))) for row, answer in given]
     pairs = [(word, is_exact) for word, is_exact in words if word is not None]
     counts = {f"exact_{e}_judge_{j}": pairs.count((j, e)) for e in (True, False) for j in (True, False)}

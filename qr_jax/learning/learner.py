@@ -24,7 +24,7 @@ from qr_jax.models import attention, decoder
 from qr_jax.models.families import ModelConfig
 from qr_jax.parallel import mesh as meshes
 
-LONG = 1e10  # floating-point operations
+LONG, LONG_STEP = 1e10, 1e11  # floating-point operations: a tenth of a second of a laptop, and a second
 
 
 @dataclass(frozen=True)
@@ -57,10 +57,14 @@ def learning_rate(settings: config.Learner, updates: int, done: float) -> float:
     return settings.lr * warm * left
 
 
-def takes_long(params: Any, settings: config.Learner) -> bool:
-    """Return True if a micro-batch takes a tenth of a second or more of a laptop: a call for each is then cheap."""
+def takes_long(params: Any, settings: config.Learner, micro_batches: int = 1) -> bool:
+    """Return True if a micro-batch takes a tenth of a second of a laptop or more, or so many together a second.
+
+    A call for each micro-batch is then cheap, and a stop need not wait for all of them.
+    """
     parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
-    return 6 * parameters * settings.rows * settings.row_tokens >= LONG
+    each = 6 * parameters * settings.rows * settings.row_tokens
+    return each >= LONG or each * micro_batches >= LONG_STEP
 
 
 def optimizer(settings: config.Learner) -> optax.GradientTransformation:

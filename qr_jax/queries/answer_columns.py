@@ -13,21 +13,25 @@ from qr_jax.settings import WORDS, show
 
 Row = Mapping[str, Any]
 # Names are compared without case, blanks, dots, - and _: MuSiQue's answer_aliases, PopQA's o_aliases, answerAliases.
-# "possible_answers" beside an answer may be the choices of a test, so it counts only where no other column holds the
-# answer (`qr-jax data convert`). Names of the subject (s_aliases) are no answers.
+# "possible_answers", "alternatives" and "other_answers" beside an answer may be the choices of a test, so they are not
+# taken (UNCLEAR), except the first where no other column holds the answer. Names of the subject (s_aliases) are none.
 JOINTS = re.compile(r"[-_.\s]+")
-FURTHER = r"(accept[a-z]*|alt[a-z]*|correct|valid|other|additional|further|extra|all)"
-OTHER_NAMES = r"(alias(es)?|synonyms?|alternatives?)"
+FURTHER = r"(accept[a-z]*|alt[a-z]*|correct|valid|additional|further|extra|all)"
+OTHER_NAMES = r"(alias(es)?|synonyms?)"
 ALSO_ANSWERS = re.compile(
-    rf"(metadata)?((normali[sz]ed|{FURTHER})?(golden)?(answers?|golds?|object|o)?{OTHER_NAMES}"
+    rf"(metadata|extrainfo)?((normali[sz]ed|other|{FURTHER})?(golden)?(answers?|golds?|object|o)?{OTHER_NAMES}"
     rf"|{FURTHER}answers|answers?variants?)"
 )
-HAS_ANSWER = re.compile(r"(is)?(un)?answerable|(is)?impossible|(has|no)answers?")  # MuSiQue's column, and SQuAD's
-DENIED = re.compile(r"(is)?(unanswerable|impossible)|noanswers?")  # of these, the names whose "true" says that none is
+UNCLEAR = re.compile(
+    rf"(metadata|extrainfo)?((possible|other)answers|({FURTHER}|golden)?(answers?|golds?)?alternatives?)"
+)
+DENIED = re.compile(r"(is)?((un|not)answerable|impossible)|noanswers?")  # names whose "true" says that there is none
+HAS_ANSWER = re.compile(rf"(is)?answerable|answerability|hasanswers?|{DENIED.pattern}")  # MuSiQue's column, and SQuAD's
 TRUTH = WORDS | {"y": True, "t": True, "n": False, "f": False}
-BESIDE = ("metadata", "meta")  # objects that may hold such columns
+BESIDE = ("metadata", "meta", "extra_info")  # objects that may hold such columns
 SPLIT = "<|answer_split|>"
 QUOTED = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"")
+NOT_TAKEN = "{name!r} may hold accepted answers or a test's wrong choices, and is not taken (accepted ones: 'aliases')"
 ANSWER_HAS = ("text", "value", "answer", "answer_text")  # under which an object that is an answer says it
 
 
@@ -40,9 +44,19 @@ def holds_answers(name: str) -> bool:
     return ALSO_ANSWERS.fullmatch(_plain(name)) is not None
 
 
+def may_hold_answers(name: str) -> bool:
+    """Tell whether a column of that name may hold accepted answers, but also a test's wrong choices."""
+    return UNCLEAR.fullmatch(_plain(name)) is not None
+
+
 def says_answerable(name: str) -> bool:
     """Tell whether a column of that name says whether the question has an answer."""
     return HAS_ANSWER.fullmatch(_plain(name)) is not None
+
+
+def tells_of_answers(name: str) -> bool:
+    """Tell whether a column holds answers, may hold them, or says whether there are any."""
+    return holds_answers(name) or may_hold_answers(name) or says_answerable(name.rpartition(".")[2])
 
 
 def beside(row: Row) -> Iterator[tuple[str, Any]]:
@@ -53,11 +67,17 @@ def beside(row: Row) -> Iterator[tuple[str, Any]]:
             yield from ((f"{name}.{of}", value) for of, value in inner.items())
 
 
+def not_taken(row: Row) -> list[str]:
+    """List the columns that may hold accepted answers, but also a test's wrong choices, and are not empty."""
+    return [name for name, held in beside(row) if may_hold_answers(name) and held]
+
+
 def check_answerable(row: Row) -> None:
     """Raise Unanswerable if the row says that its question has no answer."""
     for name, value in beside(row):
         of = name.rpartition(".")[2]
-        if says_answerable(of) and _truth(value) is (DENIED.fullmatch(_plain(of)) is not None):
+        in_words = isinstance(value, str) and DENIED.fullmatch(_plain(value))  # "answerability": "unanswerable"
+        if says_answerable(of) and (in_words or _truth(value) is (DENIED.fullmatch(_plain(of)) is not None)):
             raise Unanswerable(f"has no answer, as its {name!r} says: {show(value)}")
 
 

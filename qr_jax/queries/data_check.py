@@ -14,7 +14,7 @@ from qr_jax.answers import fold, in_words, normalise, proving
 from qr_jax.characters import nfc
 from qr_jax.errors import UserError
 from qr_jax.queries import carried, formats, parsing, readers
-from qr_jax.queries.answer_columns import Unanswerable, list_in
+from qr_jax.queries.answer_columns import NOT_TAKEN, Unanswerable, list_in, not_taken
 from qr_jax.records import Passage, Query
 
 UNANSWERABLE = "no answer"
@@ -160,6 +160,13 @@ def _questions(items: Mapping[int, Any]) -> Iterator[Finding]:
         same = len({frozenset(map(fold, items[number].answers)) for number in rows}) == 1
         answers = "the same answers" if same else "different answers"
         yield Finding("warning", "repeated question", f"{len(rows)} rows ask {text!r}, with {answers}", rows)
+    unclear = defaultdict(list)
+    for number, query in items.items():
+        for name in not_taken(query.meta):
+            unclear[name].append(number)
+    for name, rows in unclear.items():
+        text = f"{len(rows)} of {len(items)} questions: {NOT_TAKEN.format(name=name)}"
+        yield Finding("warning", "unclear answers", text, tuple(rows))
     kinds = ("answer in question", _gives_away), ("long answers", _is_long), ("gold lists", _is_uneven)
     for kind, wrong in (*kinds, ("list as text", _is_list_as_text), ("passages beside", _has_passages)):
         rows = tuple(number for number, query in items.items() if wrong(query))

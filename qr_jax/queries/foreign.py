@@ -12,7 +12,15 @@ from typing import Any, NamedTuple
 
 from qr_jax.errors import UserError
 from qr_jax.queries import carried, foreign_rows, formats, inputs, parsing, readers
-from qr_jax.queries.answer_columns import Unanswerable, as_text, check_answerable, in_objects, list_in
+from qr_jax.queries.answer_columns import (
+    NOT_TAKEN,
+    Unanswerable,
+    as_text,
+    check_answerable,
+    in_objects,
+    list_in,
+    not_taken,
+)
 from qr_jax.queries.foreign_rows import ASKS, KNOWN
 from qr_jax.queries.inputs import Input
 from qr_jax.queries.parsing import ANSWERS, OTHER_SCHEMAS, Row
@@ -66,6 +74,8 @@ def read(
             continue
         corpus |= {passage.id: passage for passage in beside if passage.id not in corpus}
         refused += [(where, answer) for answer in getattr(item, "meta", {}).get("refused_answers", ())]
+        for name in not_taken(getattr(item, "meta", {})):
+            said[f"rows whose {NOT_TAKEN.format(name=name)}"] += 1
         name = item.id
         first, other = found.setdefault(name, (where, item))
         while is_made and other != replace(item, id=other.id):  # another question of the same text

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from qr_jax import bounded_json
 from qr_jax.errors import UserError
 from qr_jax.queries import limits, parquet
-from qr_jax.queries.answer_columns import holds_answers, says_answerable
+from qr_jax.queries.answer_columns import tells_of_answers
 from qr_jax.records import Passage, Query
 
 Row = Mapping[str, Any]
@@ -88,7 +88,8 @@ def _of_verl(row: Row) -> Row:
     else:
         name = hash_of(question) if index is None else f"{source}-{split}-{index}"
     kept = {"data_source": source, "split": split}
-    kept |= {one: row[one] for one in row if holds_answers(one) or says_answerable(one)}
+    beside = {**row, **{f"extra_info.{name}": value for name, value in extra.items()}}
+    kept |= {one: held for one, held in beside.items() if tells_of_answers(one)}
     return {"id": name, "question": question, "answers": truth} | kept | _metadata(row)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from qr_jax.errors import UserError
+from qr_jax.loose_json import QUOTED, TEXT, as_json
 from qr_jax.retrieval.http_post import Endpoint, Failed, Patience, secret
 
 OPENAI_KEY, OPENAI_HOST = "OPENAI_API_KEY", "api.openai.com"
@@ -26,11 +27,8 @@ DECODER = json.JSONDecoder(
     strict=False, object_pairs_hook=list
 )  # a reason may hold line breaks; a name may stand twice in an object
 
-TEXT, QUOTED = r'"(?:[^"\\]|\\.)*+"', r"'(?:[^'\\]|\\.)*+'"
 INNER = rf"\{{(?:{TEXT}|{QUOTED}|[^{{}}\"'])*+\}}"
 LOOSE = re.compile(INNER.replace(r"[^{", rf"{INNER}|[^{{"), re.DOTALL)  # an object, with objects of one level in it
-LOOSE_SIGN = re.compile(rf"({TEXT})|'((?:[^'\\]|\\.)*+)'|\b(True|False|None)\b|,(?=\s*[]}}])", re.DOTALL)
-PYTHON_WORDS = {"True": "true", "False": "false", "None": "null"}
 
 
 def key_header(url: str, key_env: str) -> dict[str, str] | None:
@@ -170,11 +168,4 @@ def _object_at(text: str, start: int) -> tuple[list[tuple[str, Any]], int]:
         found = LOOSE.match(text, start)
         if not found:
             raise
-        return DECODER.decode(LOOSE_SIGN.sub(_as_json, found[0])), found.end()
-
-
-def _as_json(sign: re.Match[str]) -> str:
-    text, quoted, word = sign.groups()
-    if quoted is not None:
-        text = '"' + quoted.replace("\\'", "'").replace('"', '\\"') + '"'
-    return text or PYTHON_WORDS.get(word, "")
+        return DECODER.decode(as_json(found[0])), found.end()

@@ -37,6 +37,8 @@ class Bench:
     retries: int = 3
     at_once: int = 8
     leave_out: tuple[str, ...] = ()
+    temperature: float = 0.0
+    top_p: float = 1.0
 
 
 def prompt(task: str, *, by: str, text: str, words: Sequence[str]) -> Prompt:
@@ -105,4 +107,5 @@ def _sitting(bench: Bench) -> Judge:
     return Judge(
         bench.url, bench.model, Path(bench.cache), bench.timeout_s, bench.retries, bench.at_once, bench.key_env,
         sealed=True, pause_after=PAUSE_AFTER, leave_out=bench.leave_out,
+        temperature=bench.temperature, top_p=bench.top_p,
     )  # fmt: skip
