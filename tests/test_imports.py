@@ -15,7 +15,7 @@ PLUGINS = ("recycling", "rounds", "envs", "retrievers", "rewards", "advantages",
 # ("evaluation.subject") has a row of its own, apart from its folder's.
 ROOMS = (
     ("records", "settings", "secrecy", "errors", "interrupts", "noise", "committed", "bucket", "terminal", "columns")
-    + ("characters", "run_lock", "lease", "interpreter", "bounded_json", "kept_thread"),
+    + ("characters", "run_lock", "lease", "interpreter", "bounded_json", "loose_json", "kept_thread"),
     ("pool", "queries", "metrics", "metrics_writer", "config", "overrides", "checks", "plugins", "verdict", "figures")
     + ("answers", "dialect", "variance", "retrieval", "evaluation", "studies", "interfaces", "trust", "run_files")
     + ("elsewhere", "meanings", "jsonl")
