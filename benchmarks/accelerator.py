@@ -135,7 +135,7 @@ def decode(cfg: families.ModelConfig, params, slots: int, rounds: int, ceilings:
         tile=PROMPT_TOKENS, buckets=(8192,), chunk=32,
     )  # fmt: skip
     engine = Engine(cfg, WordTokenizer([f"w{n}" for n in range(words)]), settings, compute="bfloat16")
-    laid, samples = engine.rows.lay_out(params), []
+    laid, samples = engine.rows.to_decode_params(params), []
     for round_at in range(-2, rounds):  # the first two compile, as the cache grows and shrinks again
         compiles.count()
         start = time.monotonic()

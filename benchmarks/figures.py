@@ -178,7 +178,7 @@ def others() -> list[tuple[str, ...]]:
             rates = batch["queries_a_s"]
             rows.append(("queries/s, BM25 over 36k passages, batches of 32", f"{rates['ours']:.0f}",
                          f"{called(who)} {rates[who]:.0f}", f"{batch['ours_over'][who]['ratio']:.2f}", ""))  # fmt: skip
-    return rows + searches() + hand_over(result("hand_over"))
+    return rows + searches() + to_rollout_params(result("hand_over"))
 
 
 def searches() -> list[tuple[str, ...]]:
@@ -199,7 +199,7 @@ def searches() -> list[tuple[str, ...]]:
     return [*rows, (text, f"{one['queries_per_s']:.0f}", direct, "", "")]
 
 
-def hand_over(found: Mapping[str, Any]) -> list[tuple[str, ...]]:
+def to_rollout_params(found: Mapping[str, Any]) -> list[tuple[str, ...]]:
     kinds = {"heads": "by heads", "slots": "by slots"}
     rows = []
     for kind, words in kinds.items():

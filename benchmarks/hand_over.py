@@ -128,7 +128,7 @@ def ours(cfg: Any, mesh: Any, kind: Any, compute: str = "float32") -> tuple[Any,
         one = ahead.compiled(host_local.program(cfg, compute, on).lower(params))
         return one.peak_bytes + first_sent(mesh, on, one), sum(one.cost.collectives.values())
 
-    return need, lambda params: host_local.hand_over(params, cfg, compute, mesh, kind)
+    return need, lambda params: host_local.to_rollout_params(params, cfg, compute, mesh, kind)
 
 
 def first_sent(mesh: Any, on: Any, program: Any) -> int:
@@ -146,7 +146,7 @@ def plain(cfg: Any, mesh: Any, kind: Any, compute: str = "float32") -> tuple[Any
     from qr_jax.planning import ahead
 
     on = host_local.by_hosts(mesh, kind)
-    lay_out, dtype = host_local.program(cfg, compute, on), jnp.dtype(compute)
+    to_decode_params, dtype = host_local.program(cfg, compute, on), jnp.dtype(compute)
     cast = jax.jit(lambda tree: jax.tree.map(lambda leaf: leaf.astype(dtype), tree))
     gather = meshes.whole_everywhere(on)
 
@@ -155,13 +155,13 @@ def plain(cfg: Any, mesh: Any, kind: Any, compute: str = "float32") -> tuple[Any
         gathered = ahead.compiled(gather.lower(narrow))
         at = meshes.replicated(on)
         whole = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=at), params)
-        laid = ahead.compiled(lay_out.lower(whole))
+        laid = ahead.compiled(to_decode_params.lower(whole))
         sent = sum(gathered.cost.collectives.values()) + sum(laid.cost.collectives.values())
         peak = max(gathered.peak_bytes, gathered.argument_bytes + laid.peak_bytes)
         wide = 0 if dtype == jnp.float32 else ahead.compiled(cast.lower(params)).argument_bytes
         return wide + peak + first_sent(mesh, on, gathered), sent
 
-    return need, lambda params: lay_out(gather(params if dtype == jnp.float32 else cast(params)))
+    return need, lambda params: to_decode_params(gather(params if dtype == jnp.float32 else cast(params)))
 
 
 def _figures(own: tuple[int, int], other: tuple[int, int]) -> dict[str, Any]:

@@ -5,8 +5,9 @@
     python -m benchmarks.paper_table RUN ... [--suite]
 
 One table a model, K and k. Accuracy is greedy exact match of each run's last evaluation, or with --suite the macro
-average of `qr-jax eval RUN --suite paper` (or qa7), whose F1 (and judge) stand beside it; each such run then stands
-under the paper's rows too, by the same figure: the judge's Pass@1, +- its standard error over eight runs. Else +- is
+average of `qr-jax eval RUN --suite paper` (or qa7, or web), whose F1 (and judge) stand beside it; each such score then
+stands under the paper's rows too (web's in a table of its own), by the same figure: the judge's Pass@1, +- its standard
+error over eight runs. A score's number of questions is told: one of --limit 3 is no whole suite's. Else +- is
 the 95 % interval over seeds (Student's t). The difference from the first rule (grpo where it is there) has that of
 `qr-jax compare`, over seeds and questions, or with --suite that of t over the seeds that both have. Shares are of the
 last tenth, behind each what chance alone would give. A run is never left out: what cannot be read, or was asked
@@ -43,6 +44,8 @@ PAPER = {
     "4B + Bounded-DAPO": (77.4, 77.7, 72.4, 41.8, 73.7, 54.2, 90.8, 69.7, 0.17),
     "4B + recycling": (79.1, 84.0, 74.4, 41.3, 74.4, 55.8, 89.9, 71.3, 0.20),
 }
+WEB = {"gaia": "GAIA", "hle": "HLE", "webwalkerqa": "WebWalkerQA"}
+PAPER_WEB = {"1.7B": (21.4, 8.0, 35.4), "4B": (24.8, 10.4, 36.3)}  # the same figure, of the paper's trained agents
 SHARES = {"zero_variance": "zero variance", "recycled": "recycled"}
 
 
@@ -52,7 +55,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--suite", action="store_true", help="from `qr-jax eval RUN --suite paper`, in its eval/")
     options = parser.parse_args(words)
     try:
-        scores = [(str(folder), suite_score(folder)) for folder in options.runs] if options.suite else []
+        scores = [(str(folder), one) for folder in options.runs if options.suite for one in suite_scores(folder)]
         print(beside_paper(scores))
         if options.runs:
             print(tables(options.runs, suite=options.suite))
@@ -61,39 +64,73 @@ def main(words: Sequence[str] | None = None) -> None:
 
 
 def tables(folders: Sequence[Path], *, suite: bool = False, null_seeds: int = 4) -> str:
-    """All tables. ValueError where a folder is no finished run, or with `suite` has not one score of it."""
+    """All tables, with `suite` those of each suite. ValueError where a folder is no finished run, or has no score."""
     runs = sorted((compare.read(folder) for folder in folders), key=_place)
-    if suite:
-        scores = {run.folder: suite_score(run.folder) for run in runs}
-        if unlike := last_evaluation.unlike([(str(name), one["manifest"]) for name, one in scores.items()]):
+    if not suite:
+        return _tables(runs, None, null_seeds)
+    scores: dict[str, dict[Path, dict[str, Any]]] = {}
+    for run in runs:
+        for one in suite_scores(run.folder):
+            scores.setdefault(one["suite"], {})[run.folder] = one
+    found = []
+    for name, by_run in scores.items():
+        if unlike := last_evaluation.unlike([(str(folder), one["manifest"]) for folder, one in by_run.items()]):
             raise ValueError(f"these were not asked alike and stand in no one table: {' | '.join(unlike)}")
+        found.append(_tables([run for run in runs if run.folder in by_run], by_run, null_seeds))
+        found += [f"No score of the suite {name}: {run.folder}" for run in runs if run.folder not in by_run]
+    return "\n\n".join(found)
+
+
+def _tables(runs: Sequence[compare.Run], scores: Mapping[Path, Mapping[str, Any]] | None, null_seeds: int) -> str:
+    """A table a model, K and k: of the runs' `scores` of one suite, or of their own last evaluations."""
     found = []
     for (model, samples, times), some in itertools.groupby(runs, lambda run: _place(run)[:3]):
         of = list(some)
         compared = compare.compare([run.folder for run in of], null_seeds=null_seeds)
-        rows = suite_rows(of, compared, scores) if suite else own_rows(compared)
-        head = f"**{model}, K {samples}, k {times}** ({compared['spent'][1]:,} {compared['measure']} a run)"
-        found.append("\n\n".join([head, markdown(rows), *(f"Not alike: {told}" for told in compared["warnings"])]))
+        rows = own_rows(compared) if scores is None else suite_rows(of, compared, scores)
+        head = f"**{model}, K {samples}, k {times}** ({compared['spent'][1]:,} {compared['measure']} a run"
+        if scores is not None:
+            one = scores[of[0].folder]
+            head += f"; the suite {one['suite']}, {questions(one)} questions"
+        found.append("\n\n".join([f"{head})", markdown(rows), *(f"Not alike: {it}" for it in compared["warnings"])]))
     return "\n\n".join(found)
 
 
+def questions(scored: Mapping[str, Any]) -> str:
+    """How many questions a score of a suite is over: "3,197", or "20 of 21" where some have no answer."""
+    counts = [sum(one.get(name, 0) for one in scored["sets"].values()) for name in ("questions", "asked")]
+    return " of ".join(f"{count:,}" for count in dict.fromkeys(counts))
+
+
 def beside_paper(scores: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
-    """The paper's rows, and under them those of a suite's (name, score): Pass@1 by the judge, else by exact match."""
-    rows = [("Pass@1 in percent", *SETS.values(), "mean")]
-    for name, (*values, mean, error) in PAPER.items():
-        rows.append((f"paper: {name}", *(f"{value:.1f}" for value in values), f"{mean:.1f} +- {error:.2f}"))
+    """The paper's rows, and under them those of suites' (name, score): Pass@1 by the judge, else by exact match."""
+    web = [(name, scored) for name, scored in scores if scored["suite"] == "web"]
+    found = [_beside(SETS, PAPER, "3,197", [pair for pair in scores if pair not in web])]
+    return "\n".join([*found, *([_beside(WEB, PAPER_WEB, "-", web)] if web else [])])
+
+
+def _beside(
+    sets: Mapping[str, str], paper: Mapping[str, tuple], asked: str, scores: Sequence[tuple[str, Mapping[str, Any]]]
+) -> str:
+    """The table of the `paper`'s rows, over so many questions, and of the scores of these sets."""
+    rows = [("Pass@1 in percent", "questions", *sets.values(), "mean")]
+    for name, values in paper.items():
+        by_set, error = values[: len(sets)], "".join(f" +- {error:.2f}" for error in values[len(sets) + 1 :])
+        mean = (*values[len(sets) :], sum(by_set) / len(sets))[0]
+        rows.append((f"paper: {name}", asked, *(f"{value:.1f}" for value in by_set), f"{mean:.1f}{error}"))
     for name, scored in scores:
         macro = scored["macro"]["scores"]
         rule = next((rule for rule in ("pass_at_1_judge", "pass_at_1_exact_match") if rule in macro), None)
         if rule is None:
             raise ValueError(f"{name} has no Pass@1: its score has no samples; ask with --samples 8")
-        by_set = [scored["sets"].get(each, {}).get("scores", {}).get(rule) for each in SETS]
+        by_set = [scored["sets"].get(each, {}).get("scores", {}).get(rule) for each in sets]
         error = macro[rule].get("run_error")
         mean = f"{100 * macro[rule]['mean']:.1f}" + (f" +- {100 * error:.2f}" if error is not None else "")
         lacking = sum(score is None for score in by_set)
-        mean += f" of {len(SETS) - lacking} sets" if lacking else ""
+        mean += f" of {len(sets) - lacking} sets" if lacking else ""
         label = name + ("" if rule == "pass_at_1_judge" else " (exact match, which the paper's figures are not)")
-        rows.append((label, *("-" if score is None else f"{100 * score['mean']:.1f}" for score in by_set), mean))
+        cells = ("-" if score is None else f"{100 * score['mean']:.1f}" for score in by_set)
+        rows.append((label, questions(scored), *cells, mean))
     return markdown(rows)
 
 
@@ -143,14 +180,15 @@ def _figure(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
 
-def suite_score(folder: Path) -> dict[str, Any]:
-    """The one score of a suite in a run's eval/. ValueError where there is none, or more than one."""
+def suite_scores(folder: Path) -> list[dict[str, Any]]:
+    """The scores of suites in a run's eval/. ValueError where there is none, or more than one of a suite."""
     files = sorted((folder / "eval").rglob(FILE))
-    if len(files) != 1:
+    scores = [json.loads(path.read_text(encoding="utf-8")) for path in files]
+    if not scores or len({score["suite"] for score in scores}) < len(scores):
         listed = f": {', '.join(str(path.parent) for path in files)}" if files else ""
-        todo = "make one with qr-jax eval RUN --suite paper (or qa7), and take others out of its eval/"
-        raise ValueError(f"{folder} has {len(files)} scores of a suite{listed}; wanted one: {todo}")
-    return json.loads(files[0].read_text(encoding="utf-8"))
+        todo = "make one with qr-jax eval RUN --suite paper (or qa7, or web), and take others out of its eval/"
+        raise ValueError(f"{folder} has {len(files)} scores of suites{listed}; wanted one a suite: {todo}")
+    return scores
 
 
 if __name__ == "__main__":

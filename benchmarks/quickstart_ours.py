@@ -27,7 +27,7 @@ def prepare(shape: str) -> dict[str, Any]:
     )
     numbers = (np.arange(slots) % cfg.vocab, np.full(slots, used))
     state[shape] = {
-        "cfg": cfg, "chunk": chunk, "laid": incremental.lay_out(cfg, params),
+        "cfg": cfg, "chunk": chunk, "laid": incremental.to_decode_params(cfg, params),
         "cache": cache.create(cfg, slots, positions, jnp.float32),
         "numbers": [jnp.asarray(number, jnp.int32) for number in numbers],
         "rest": (jnp.arange(2 * slots, dtype=jnp.uint32).reshape(slots, 2), jnp.zeros(cfg.vocab, bool), np.float32(1)),

@@ -43,14 +43,14 @@ state: dict[Any, Any] = {}  # engines by load and slots; the parameters, the sea
 
 def schedule_turns() -> None:
     """Let `Live.take` match stop strings as ever, then end the turn after TURN_TOKENS and nowhere else."""
-    matched = live.Live.take
+    matched = live.EpisodeState.take
 
-    def take(self: live.Live, *arguments: Any, **more: Any) -> int:
+    def take(self: live.EpisodeState, *arguments: Any, **more: Any) -> int:
         taken = matched(self, *arguments, **more)
         self.complete, self.by_eos = len(self.ids) - self.turn_start >= load.TURN_TOKENS, False
         return taken
 
-    live.Live.take = take
+    live.EpisodeState.take = take
 
 
 def three_searches(query: Query, turns) -> Say | Search | Stop:

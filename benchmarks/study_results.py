@@ -9,8 +9,8 @@ another commit, from cold starts that differ in rounding. A difference is of two
 start, as the same accuracy before training shows. Pooled, a seed's difference is the mean over its generations, and
 the 95 % interval is over seeds: two runs of a seed share its weights, traces and questions, and are no two seeds.
 
-In a mean over settings a difference of the very same two runs counts once: groups of two make the same run whatever
-the setting's own size is, and s1 and s2 make the same where no step finds more groups with signal than it may take.
+In a mean over settings two settings whose runs are the very same on all seeds count once: groups of two make the same
+runs whatever the setting's own size is. Each seed's mean is over the same settings.
 """
 
 import functools
@@ -34,8 +34,8 @@ SETTINGS = {  # of the report, which is of half b: training questions, and how t
 }  # fmt: skip
 RULES = {
     "grpo": "grpo", "grpo_pairs": "grpo, groups of two", "foresee": "foresee", "pairs": "foresee, groups of two",
-    "recycle": "recycle, guarded", "paper": "recycle as published", "soft_recycle": "soft_recycle", "greso": "greso",
-    "mopps": "mopps", "bounded_dapo": "bounded_dapo", "dapo": "dapo (with refills)",
+    "recycle": "recycle, with safeguards", "paper": "recycle as published", "soft_recycle": "soft_recycle",
+    "greso": "greso", "mopps": "mopps", "bounded_dapo": "bounded_dapo", "dapo": "dapo (with refills)",
 }  # fmt: skip
 MEANS = {  # settings by the name of their mean
     "six": ("s3", "s6", "s4", "s5", "s1", "s2"), "four": ("s3", "s6", "s4", "s5"), "three": ("s3", "s4", "s5"),
@@ -108,11 +108,9 @@ def pairs(half: str, setting: str, rule: str, base: str, which: str) -> dict[int
 def gaps(rule: str, base: str, settings: Sequence[str], which: str, half: str = "b") -> dict[int, float]:
     """By seed the mean difference of a rule from another over settings, of the seeds that all of these have."""
     each = [pairs(half, setting, rule, base, which) for setting in settings]
-    found = {}
-    for seed in sorted(set.intersection(*map(set, each))):
-        distinct = {tuple(same(run) for pair in of[seed] for run in pair): of[seed] for of in each}
-        found[seed] = float(np.mean([difference(both) for both in distinct.values()]))
-    return found
+    seeds = sorted(set.intersection(*map(set, each)))
+    distinct = {tuple(same(run) for seed in seeds for pair in of[seed] for run in pair): of for of in each}
+    return {seed: float(np.mean([difference(of[seed]) for of in distinct.values()])) for seed in seeds}
 
 
 def difference(both: Sequence[Pair]) -> float:

@@ -58,7 +58,7 @@ def _decode(params, slots: int):
     return (
         call,
         _stacked([cache.create(CFG, slots, POSITIONS, jnp.float32) for _ in params]),
-        _stacked([incremental.lay_out(CFG, each) for each in params]),
+        _stacked([incremental.to_decode_params(CFG, each) for each in params]),
     )
 
 

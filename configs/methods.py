@@ -5,7 +5,7 @@
 
 What each is stands in its file's docstring, and how it trains in docs/measurements.md; nothing here is tuned. Losses
 that differ only where the ratio has left 1 make two updates a batch, and are held against `grpo_two_updates`.
-`keep_dead` is for what learns from groups of equal rewards too.
+`keep_zero_variance` is for what learns from groups of equal rewards too.
 """
 
 from pathlib import Path
@@ -18,7 +18,7 @@ BASE = ["rule=grpo", "pool.queries=16", "pool.samples=8", "learner.lr=7e-4"]
 
 TWO = ["learner.updates=2"]
 EPISODES = ["learner.reduce=sequence_mean"]
-DEAD = ["learner.keep_dead=true"]
+DEAD = ["learner.keep_zero_variance=true"]
 WORD_LEVEL = [f"env.{name}={words}" for name, words in QUICKSTART.env.settings.items() if name != "think"]
 ENTITIES = ["reward=e_grpo", "reward.alpha=0.001", "pool.channel=outcome"]  # rewards of turns; the score is exact match
 FEWER = ["pool.queries=8"]

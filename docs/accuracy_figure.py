@@ -21,7 +21,7 @@ RECIPES = {  # of configs/study/recipes.py: what it is, and its colour
     "grpo": ("GRPO", "#7a8599"),
     "grpo_pairs": ("GRPO in twos", "#a371f7"),
     "pairs": ("foresee in twos", "#2f81f7"),
-    "recycle": ("recycle, guarded", "#2da44e"),
+    "recycle": ("recycle, with safeguards", "#2da44e"),
     "paper": ("recycle as published", "#d1642e"),
 }
 SETTINGS = {"s3": "2,000 training questions", "s4": "500 training questions"}

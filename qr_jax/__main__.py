@@ -2,12 +2,12 @@
 
 import sys
 
-from qr_jax import mistakes
+from qr_jax import interrupts
 
 
 def main() -> int:
     """The process's command; its exit code."""
-    mistakes.hear_interrupts()
+    interrupts.hear_interrupts()
     from qr_jax import cli
 
     return cli.main()

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from qr_jax.characters import nfc, nfkc, seen, spread
+from qr_jax.errors import UserError
 from qr_jax.records import Query
 
 PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -125,10 +126,8 @@ def cover_match(answer: str | None, golds: Iterable[str]) -> float:
 def check_answers(query: Query) -> None:
     """Refuse (ValueError) a query that cannot be scored: without golds, or with one that normalises to nothing."""
     if not query.answers:
-        raise ValueError(f"query {query.id!r} has no answers; give it at least one, or leave the query out")
+        raise UserError(f"query {query.id!r} has no answers; give it at least one, or leave the query out")
     for gold in query.answers:
         if not normalise(gold):
             why = "of which nothing is left without case, punctuation and articles, so no answer could ever match it"
-            raise ValueError(
-                f"query {query.id!r} has the answer {gold[:60]!r}, {why}; remove this answer, or the query"
-            )
+            raise UserError(f"query {query.id!r} has the answer {gold[:60]!r}, {why}; remove this answer, or the query")

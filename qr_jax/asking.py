@@ -7,6 +7,7 @@ from typing import Any
 
 from qr_jax import assemble, terminal
 from qr_jax.config import Config
+from qr_jax.errors import UserError
 from qr_jax.evaluation import subject
 from qr_jax.models.tokenizer import Tokenizer
 from qr_jax.records import Episode, Query, SearchFunction
@@ -25,7 +26,7 @@ class Answerer:
     def answer(self, question: str) -> Episode:
         """The greedy episode of one question. ValueError where it is empty."""
         if not question.strip():
-            raise ValueError("the question is empty; give one in quotes")
+            raise UserError("the question is empty; give one in quotes")
         how: dict[str, Any] = {"seed": self.settings.seed, "step": 0, "purpose": "ask", "temperature": 0.0}
         query = Query("ask", question, ())
         return self.agent.engine.run(self.params, [query], 1, env=self.env, search=self.search, **how)[0][0]

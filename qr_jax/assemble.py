@@ -15,11 +15,12 @@ import numpy as np
 from qr_jax import plugins
 from qr_jax.answers import fold
 from qr_jax.config import Config, use
+from qr_jax.errors import Interrupted, UserError
 from qr_jax.interfaces import shown
 from qr_jax.models import decoder, families, hf
 from qr_jax.models.families import ModelConfig
 from qr_jax.models.hf import load_tokenizer
-from qr_jax.models.incremental import Laid, lay_out
+from qr_jax.models.incremental import DecodeParams, to_decode_params
 from qr_jax.models.tokenizer import Tokenizer, WordTokenizer
 from qr_jax.parallel import host_local
 from qr_jax.parallel import mesh as meshes
@@ -41,7 +42,7 @@ from qr_jax.queries.traces import (
 )
 from qr_jax.queries.world.generate import settings_from, vocabulary
 from qr_jax.records import Episode, Passage, Query, SearchFunction, Trace
-from qr_jax.rollout.engine import Engine, Interrupted
+from qr_jax.rollout.engine import Engine
 from qr_jax.rollout.together import together
 
 Result = TypeVar("Result")
@@ -61,7 +62,7 @@ class Agent:
 
     @property
     def fingerprint(self) -> dict[str, Any]:
-        """What a checkpoint must agree with: the shape of the model, and the tokenizer by its pieces."""
+        """Return what a checkpoint must match: the model's shape, and a hash of the tokenizer's pieces."""
         pieces = hashlib.sha256(b"\0".join(self.tokenizer.piece(i) for i in range(self.tokenizer.size)))
         shape = {name: getattr(self.cfg, name) for name in ModelConfig.__dataclass_fields__}
         return shape | {"tokenizer_sha256": pieces.hexdigest()}
@@ -89,17 +90,17 @@ def questions(config: Config, part: Literal["train", "eval"]) -> list[Query]:
     if not queries:
         half = f"half {config.evaluation.half!r} of the {len(every)} eval questions is empty" if every else ""
         todo = half or f"data.{part}={getattr(config.data, part)!r} has no questions"
-        raise ValueError(f"{todo}; check the files and data.split={config.data.split!r}")
+        raise UserError(f"{todo}; check the files and data.split={config.data.split!r}")
     return queries
 
 
 def remarks(config: Config, queries: Sequence[Query], held_out: Sequence[Query]) -> list[str]:
-    """What its user should know of a run's questions before it begins."""
+    """List the warnings about a run's questions: too few for a step, or some both trained on and held out."""
     return [text for text in (too_few(config, queries), shared(queries, held_out)) if text]
 
 
 def shared(queries: Sequence[Query], held_out: Sequence[Query]) -> str | None:
-    """How many of the held-out questions are trained on, too; None where none is."""
+    """Say how many of the held-out questions are trained on too; None if none is."""
     words, ids = {fold(query.question) for query in queries}, {query.id for query in queries}
     count = sum(query.id in ids or fold(query.question) in words for query in held_out)
     if not count:
@@ -109,7 +110,7 @@ def shared(queries: Sequence[Query], held_out: Sequence[Query]) -> str | None:
 
 
 def too_few(config: Config, queries: Sequence[Query]) -> str | None:
-    """That a step asks for more queries than there are; None where it does not."""
+    """Say that a step asks for more queries than there are; None if it does not."""
     wanted = config.pool.queries
     if len(queries) >= wanted:
         return None
@@ -137,7 +138,7 @@ def _whole(config: Config, part: Literal["train", "eval"]) -> list[Query]:
         twice = [query_id for query_id, count in Counter(query.id for query in queries).items() if count > 1]
         if twice:  # the pool would have the same query twice
             of = f"{len(twice)} ids stand in more than one file of {name!r}, the first {twice[0]!r}"
-            raise ValueError(f"{of}; {readers.UNIQUE}")
+            raise UserError(f"{of}; {readers.UNIQUE}")
     return queries
 
 
@@ -188,21 +189,21 @@ def traces(config: Config, search: SearchFunction) -> list[tuple[Trace, SearchFu
     else:
         pairs = [(trace, search) for trace in read_traces(name)]
     if not pairs:
-        raise ValueError(f"data.traces={name!r} gave no traces; a cold start needs some, or sft.steps=0")
+        raise UserError(f"data.traces={name!r} gave no traces; a cold start needs some, or sft.steps=0")
     if name == "world":
         return [(rewritten(trace, **_expert(config)), its_search) for trace, its_search in pairs]
     return pairs
 
 
 def _titled(config: Config, queries: Sequence[Query]) -> tuple[list[Query], frozenset[str]]:
-    """`with_titles`, where the corpus is at hand."""
+    """Apply `with_titles`, which needs the corpus; without a corpus return the queries unchanged."""
     if not plugins.wants_corpus(config.retriever):
         return list(queries), frozenset()
     return with_titles(queries, passages(config))
 
 
 def _supporting(config: Config) -> dict[str, Any]:
-    """How the environment's expert makes traces of gold passages."""
+    """Return the arguments by which `supporting_traces` writes traces: `_expert`'s, and the passages a search."""
     return {**_expert(config), "k": config.rollout.search_k}
 
 
@@ -211,7 +212,7 @@ def _retrieved(config: Config) -> dict[str, Any]:
 
 
 def _expert(config: Config) -> dict[str, Any]:
-    """What writes an expert's turns in the environment's dialect, and how many searches one turn may have."""
+    """Return `write`, which writes an expert's turn in the env's dialect, and `parallel`, the most searches a turn."""
     write, words = expert_turn(config), families.reads_words(config.model.name, config.model.tokenizer)
     parallel = plugins.constants("env", config.env.name).get("PARALLEL", 1)
     return {"write": (lambda *turn: spaced(write(*turn))) if words else write, "parallel": parallel}
@@ -224,7 +225,7 @@ def check_learnable(
     questions: Sequence[Query],
     search: SearchFunction,
 ) -> None:
-    """ValueError, before anything is compiled, for questions the model cannot read or no trace can be made of.
+    """Raise ValueError, before compiling, for questions the model cannot read or no trace can be made of.
 
     `queries` train, and `questions` are held out.
     """
@@ -241,7 +242,7 @@ def check_learnable(
 
 
 def check_traces(config: Config, queries: Sequence[Query]) -> None:
-    """ValueError, before passages are read, where the cold start would find no trace that it can use."""
+    """Raise ValueError, before passages are read, if the cold start would find no trace that it can use."""
     if not config.sft.steps or config.train.init:
         return
     if config.data.traces == "supporting":
@@ -252,13 +253,13 @@ def check_traces(config: Config, queries: Sequence[Query]) -> None:
 
 
 def check_readable(tokenizer: Tokenizer, queries: Sequence[Query]) -> None:
-    """ValueError for questions that the model cannot read (`unreadable`)."""
+    """Raise ValueError for questions that the model cannot read (`unreadable`)."""
     if text := unreadable(tokenizer, queries):
-        raise ValueError(text)
+        raise UserError(text)
 
 
 def unreadable(tokenizer: Tokenizer, queries: Sequence[Query]) -> str | None:
-    """Where the model's vocabulary lacks more than UNREADABLE of the questions' words: how many, with the cure."""
+    """Say what share of the questions' words the vocabulary lacks, with the cure; None up to a share of UNREADABLE."""
     if tokenizer.unknown_id is None:
         return None
     counts = Counter(word for query in queries for word in query.question.split())
@@ -273,16 +274,16 @@ def unreadable(tokenizer: Tokenizer, queries: Sequence[Query]) -> str | None:
 
 
 def expert_turn(config: Config) -> ExpertTurn:
-    """What writes an expert's turn in the environment's dialect, expert_turn beside it; ValueError where none is."""
+    """Return `expert_turn` of the env's file, which writes an expert's turn in its dialect. ValueError without one."""
     write = plugins.beside("env", config.env.name, "expert_turn")
     if write is None:
         lacks = "no function expert_turn(thought, queries, answer) in its file, which writes an expert's turn"
-        raise ValueError(f"env {config.env.name!r} has {lacks}; write it")
+        raise UserError(f"env {config.env.name!r} has {lacks}; write it")
 
     def written(*words: Any, **named: Any) -> str:
         text = write(*words, **named)
         if not isinstance(text, str) or not text.strip():
-            raise ValueError(
+            raise UserError(
                 f"expert_turn of env {config.env.name!r} returned {shown(text)}; wanted what an expert writes"
             )
         return text
@@ -343,7 +344,7 @@ class Dealt:
         self.engine, self.pod = engine, pod
 
     def run(self, params, queries: Sequence[Query], samples: int, *, stop_now, **how) -> list[list[Episode]]:
-        """As `Engine.run`, called by all processes; Interrupted on all when one is interrupted."""
+        """Roll out as `Engine.run`, called by all processes; Interrupted on all when one is interrupted."""
         mine = dealt(np.ones(len(queries)), self.pod)[hosts.index()].tolist()
         my_queries = [queries[at] for at in mine]
         how |= {"query_keys": mine, "stop_now": stop_now}
@@ -354,7 +355,7 @@ class Dealt:
         return [every[at : at + samples] for at in range(0, len(every), samples)]
 
     def progress(self) -> tuple[int, int]:
-        """Of this process's part, as `Engine.progress`."""
+        """Return `Engine.progress` of this process's episodes."""
         return self.engine.progress()
 
 
@@ -365,7 +366,7 @@ def dealt(cost_Q: np.ndarray, pod: bool) -> list[np.ndarray]:
 
 
 def rolled_out(engine: Engine, params, work: Callable[[], Result], nothing: Result, *, pod: bool, stop_now) -> Result:
-    """`all_or_none` of this process's work with the engine; `pod`: process 0 works, on the devices of all."""
+    """Run this process's rollout by `all_or_none`; `pod`: process 0 runs it, on the devices of all processes."""
     if pod:
         work = functools.partial(together, engine, params, work, nothing, stop_now=stop_now)
     return all_or_none(work)
@@ -384,20 +385,22 @@ def all_or_none(work: Callable[[], Result]) -> Result:
 
 
 def rollout_layout(config: Config, cfg: ModelConfig, mesh: jax.sharding.Mesh) -> host_local.Kind:
-    """How a host's devices share its rollouts; for "pod", how all devices share one."""
+    """Choose how a host's devices share its rollouts, or for mesh.rollout=pod how all devices share one."""
     asked = config.mesh.rollout
     devices = list(mesh.devices.flat) if asked == "pod" else host_local.of_host(mesh, jax.process_index())
     return host_local.choose(asked, cfg, config.rollout, len(devices), devices[0].platform)
 
 
-def hand_over(params, cfg: ModelConfig, compute: str, mesh: jax.sharding.Mesh, layout: host_local.Kind = "one") -> Laid:
+def to_rollout_params(
+    params, cfg: ModelConfig, compute: str, mesh: jax.sharding.Mesh, layout: host_local.Kind = "one"
+) -> DecodeParams:
     """The parameters as this host's rollouts read them: laid out, in the compute dtype, on its own devices alone.
 
     With one process and one device decoding they are the learner's own arrays where possible, not copies.
     """
     if layout == "one" and hosts.count() == 1:
-        return lay_out(cfg, on_one_device(params, mesh), jnp.dtype(compute))
-    return host_local.hand_over(params, cfg, compute, mesh, layout)
+        return to_decode_params(cfg, on_one_device(params, mesh), jnp.dtype(compute))
+    return host_local.to_rollout_params(params, cfg, compute, mesh, layout)
 
 
 def on_one_device(params, mesh: jax.sharding.Mesh):
@@ -420,5 +423,5 @@ def with_world_seed(config: Config, seed: int) -> Config:
     """The same config over a world of other facts."""
     if {config.data.eval, config.data.corpus} != {"world"}:
         asks = f"{config.data.eval!r} over {config.data.corpus!r}"
-        raise ValueError(f"--world-seed needs a synthetic world; this run asks {asks}")
+        raise UserError(f"--world-seed needs a synthetic world; this run asks {asks}")
     return replace(config, data=replace(config.data, world={**config.data.world, "seed": seed}))

@@ -5,34 +5,36 @@ import json
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from qr_jax.errors import UserError
+
 TURN_BYTES = 262_144  # of a list that is written, before others have their turn
 
 
-class TooMany(ValueError):
+class TooMany(UserError):
     """More items than are taken."""
 
 
 def read(body: bytes | bytearray, most_items: int) -> Any:
-    """The value. ValueError: no JSON. TooMany: more than `most_items` commas, lists and objects outside of texts.
+    """Parse JSON. ValueError if it is none; TooMany for over `most_items` commas, lists and objects outside of strings.
 
-    They are counted before anything is made of them.
+    They are counted before anything is parsed.
     """
     check_items(body, most_items)
     try:
         return json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise ValueError("the body is no JSON") from error
+        raise UserError("the body is no JSON") from error
 
 
 def check_items(body: bytes | bytearray, most_items: int, name: str = "the body") -> None:
-    """TooMany: more than `most_items` commas, lists and objects outside of texts. ValueError: it is not in UTF-8.
+    """Raise TooMany for over `most_items` commas, lists and objects outside of strings, ValueError if not in UTF-8.
 
     Each item costs Python an object of 50 bytes and more: 32 MB of `[],` would become 840 MiB. `json.loads` reads
     UTF-16 and UTF-32 too, in which a byte of a quote may be half of another character.
     """
     encoding = json.detect_encoding(body)
     if not encoding.startswith("utf-8"):
-        raise ValueError(f"{name} is in {encoding}; wanted UTF-8")
+        raise UserError(f"{name} is in {encoding}; wanted UTF-8")
     outside = _outside_strings(body, 4 * (most_items + 1), name)  # an item is at most a key and a text, of two quotes
     items = sum(map(outside.count, (b",", b"[", b"{")))
     if items > most_items:
@@ -40,7 +42,7 @@ def check_items(body: bytes | bytearray, most_items: int, name: str = "the body"
 
 
 def _outside_strings(body: bytes | bytearray, most_quotes: int, name: str) -> bytes:
-    """What stands outside of strings. TooMany: more quotes than that."""
+    """Return the bytes outside of strings. TooMany for more than `most_quotes` quotes."""
     if b"\\" in body:
         body = body.replace(b"\\\\", b"").replace(b'\\"', b"")
     quotes = body.count(b'"')
@@ -52,10 +54,10 @@ def _outside_strings(body: bytes | bytearray, most_quotes: int, name: str) -> by
 async def write_list(
     items: Iterable[Any], *, before: bytes = b"", after: bytes = b"", hold: Callable[[int], None] = lambda size: None
 ) -> bytearray:
-    """The list of these as `json.dumps` writes it; other tasks have a turn after each `TURN_BYTES`.
+    """Write the items as a JSON list, as `json.dumps` does; other asyncio tasks may run after each `TURN_BYTES`.
 
-    It may have many MB, so what stands `before` and `after` it is written in place, not joined to it; and what is
-    written is told to `hold`, turn by turn.
+    It may have many MB, so `before` and `after` are written in place, not joined to it. Each time `hold` is called
+    with the number of bytes written since its last call.
     """
     text, separator, turn, told = bytearray(before + b"["), b"", TURN_BYTES, 0
     for item in items:

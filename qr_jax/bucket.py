@@ -19,6 +19,7 @@ from etils import epath
 from fsspec.config import conf as fsspec_settings
 
 from qr_jax import committed
+from qr_jax.errors import UserError
 
 IN_BUCKET = re.compile(r"gs://[a-z0-9][a-z0-9._-]+(/[^/]+)+")
 CHECKPOINTS = "checkpoints"
@@ -36,9 +37,9 @@ def opened(place: str) -> epath.Path:
     if "://" not in place:
         return epath.Path(os.path.abspath(place))
     if not IN_BUCKET.fullmatch(place):
-        raise ValueError(f"train.bucket={place!r} is no place for a run; wanted gs://BUCKET/PATH, or a folder")
+        raise UserError(f"train.bucket={place!r} is no place for a run; wanted gs://BUCKET/PATH, or a folder")
     if not importlib.util.find_spec("gcsfs"):
-        raise ValueError(f"train.bucket={place} needs the package gcsfs: pip install 'qr_jax[bucket]'")
+        raise UserError(f"train.bucket={place} needs the package gcsfs: pip install 'qr_jax[bucket]'")
     # Orbax writes by another way than epath, so what epath remembers of a folder's files is not to be believed.
     fsspec_settings.setdefault("gcs", {})["use_listings_cache"] = False
     return epath.Path(place)
@@ -143,7 +144,7 @@ def _names(folder: Path | epath.Path, below: str = "") -> Iterator[str]:
     for path in folder.iterdir():
         name = f"{below}{path.name}"
         if path.name in ("", ".", "..") or "/" in path.name:  # a bucket's objects may have such names
-            raise ValueError(f"{folder} holds an object with {path.name!r} in its name, which no run writes; delete it")
+            raise UserError(f"{folder} holds an object with {path.name!r} in its name, which no run writes; delete it")
         if isinstance(path, Path) and path.is_symlink():
             continue
         if path.is_dir():

@@ -1,4 +1,4 @@
-"""What a stranger needs to find a fault in a run: config and numbers, without secrets, data, places and prompts."""
+"""A run's bug report for a stranger: config and numbers, without secrets, data, paths and prompts."""
 
 import collections
 import dataclasses
@@ -50,7 +50,7 @@ def write(run: Path, out: Path | None = None) -> tuple[Path, list[str]]:
 
 
 def place(run: Path) -> Path:
-    """Where the file goes if nothing else is said: beside the run."""
+    """Return the default path of the zip file: beside the run."""
     whole = run.resolve()  # the name of "." is empty
     return (run if run.name == whole.name else whole).with_name(f"{whole.name}.bug_report.zip")
 
@@ -65,7 +65,7 @@ def _parts(run: Path) -> Iterator[tuple[str, str]]:
 
 
 def _listed(run: Path) -> list[str]:
-    """Each file's size, and its name where it is one of ours: what is there, what is missing, what is cut off."""
+    """List each file's size, and its name if this program gave it, so that missing and cut-off files show."""
     found = []
     for place, _, files in run_files.walk(run):
         for path in (place / name for name in files):
@@ -84,7 +84,7 @@ def _named(name: str) -> str:
 
 
 def _config(text: str) -> str:
-    """The settings with each text that is no word of ours told by its length and its ending alone."""
+    """Return the settings as JSON, every text that is not in `_words` replaced by its length and file ending."""
     try:
         return json.dumps(_plain(json.loads(text)), indent=2)
     except (ValueError, RecursionError):
@@ -111,7 +111,7 @@ def _plain(value: Any) -> Any:
 
 @functools.cache
 def _words() -> frozenset[str]:
-    """What a setting may say without saying anything of its user: names of plug-ins and presets, and fixed choices."""
+    """Collect the texts that reveal nothing about the user: names of plug-ins and presets, and fixed choices."""
     named = {name for kind in plugins.CONTRACTS for name in plugins.names(kind)}
     return frozenset({"", *named, *families.PRESETS, *model_card.KNOWN, *_choices(Config)})
 

@@ -32,7 +32,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from qr_jax import bounded_json, bucket, committed, mistakes, terminal
+from qr_jax import bounded_json, bucket, committed, errors, terminal
+from qr_jax.errors import UserError
 from qr_jax.processes import hosts, plain
 
 FORMAT = 4  # 1: groups that waited were episodes and rewards; 2: the rate was the optimizer's; 3: no ledger_bytes
@@ -70,7 +71,7 @@ class Checkpoints:
         say: Callable[[str], None] = terminal.say,
     ):
         if keep < 1:
-            raise ValueError(f"train.keep_checkpoints is {keep}; at least 1 must be kept to resume from")
+            raise UserError(f"train.keep_checkpoints is {keep}; at least 1 must be kept to resume from")
         self.folder = bucket.opened(os.fspath(folder))
         self.keep, self.keep_every = keep, keep_every
         self.best: int | None = None  # a step whose checkpoint is kept, too
@@ -95,7 +96,7 @@ class Checkpoints:
         for name, leaf in arrays.items():
             if not isinstance(leaf, jax.Array) or jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.extended):
                 kind = leaf.dtype if isinstance(leaf, jax.Array) else type(leaf).__name__
-                raise ValueError(f"state.{name} is {kind}; give a jax array of numbers, or make it a host value")
+                raise UserError(f"state.{name} is {kind}; give a jax array of numbers, or make it a host value")
         place = self.path(step)
         frame, host_arrays = plain.split({**host, "metrics_bytes": metrics_bytes})
         failed = None
@@ -180,11 +181,11 @@ class Checkpoints:
         with as_written(state, "an array"):
             held = self._orbax.metadata(state).item_metadata
             if held is None:
-                raise ValueError("it says nothing of its arrays")
+                raise UserError("it says nothing of its arrays")
             for name, shape in shape_of.items():
                 piece = tuple(held.tree[name].storage.chunk_shape)
                 if len(piece) != len(shape) or any(np.greater(piece, np.maximum(shape, 1))):
-                    raise ValueError(f"{name} of shape {shape} in pieces of {piece}")
+                    raise UserError(f"{name} of shape {shape} in pieces of {piece}")
 
     def arrays(self, step: int) -> dict[str, tuple[str, tuple[int, ...]]]:
         """Each array of a committed step's state, by its name in the tree: dtype and shape."""
@@ -199,9 +200,9 @@ class Checkpoints:
             host = plain.join(frame, plain.unpacked((self.path(step) / HOST_ARRAYS).read_bytes()))
             lengths = {name: host.get(name, 0) for name in ("metrics_bytes", "ledger_bytes")}
             if any(type(length) is not int or length < 0 for length in lengths.values()):
-                raise ValueError(f"lengths of {lengths}")
+                raise UserError(f"lengths of {lengths}")
             if not isinstance(host.get(MODEL) or {}, Mapping):
-                raise ValueError(f"a model of {host[MODEL]!r}")
+                raise UserError(f"a model of {host[MODEL]!r}")
             return host
 
     def steps(self) -> list[int]:
@@ -225,11 +226,11 @@ class Checkpoints:
             saved_format = committed.manifest(self.path(step)).get("format")
             if saved_format != FORMAT:
                 what = f"checkpoint {self.path(step)} has format {saved_format}, this version reads {FORMAT}"
-                raise ValueError(f"{what}; use the qr_jax that wrote it")
+                raise UserError(f"{what}; use the qr_jax that wrote it")
             return step
         if damaged:
             todo = "put one back from a copy, or begin anew with --restart, which sets this folder aside"
-            raise ValueError(f"none of the {len(damaged)} checkpoints in {self.folder} is whole: {todo}")
+            raise UserError(f"none of the {len(damaged)} checkpoints in {self.folder} is whole: {todo}")
         return None
 
     def _clear(self, place: epath.Path) -> None:
@@ -252,7 +253,7 @@ class Checkpoints:
                 if self.before_commit:
                     self.before_commit()
                 committed.commit(self.path(step), {"format": FORMAT, "step": step, "arrays": described})
-        except mistakes.Busy:  # another run's checkpoint may be there by now
+        except errors.Busy:  # another run's checkpoint may be there by now
             raise
         except (OSError, ValueError, jax.errors.JaxRuntimeError) as error:
             raise self._not_saved(step, error) from error
@@ -297,11 +298,11 @@ def as_written(place: epath.Path, names: str) -> Iterator[None]:
         if not place.exists():
             raise _went(place) from error
         reason = f"{type(error).__name__}: {error}"[:200]
-        raise ValueError(f"{names} of {place} is not one that this program writes ({reason})") from error
+        raise UserError(f"{names} of {place} is not one that this program writes ({reason})") from error
 
 
-def _went(place: epath.Path) -> ValueError:
-    return ValueError(f"{place} was taken away while it was read, by a run that goes on; try again")
+def _went(place: epath.Path) -> UserError:
+    return UserError(f"{place} was taken away while it was read, by a run that goes on; try again")
 
 
 def _flat(tree: Any) -> dict[str, Any]:
@@ -309,7 +310,7 @@ def _flat(tree: Any) -> dict[str, Any]:
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     named = {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
     if len(named) != len(leaves):
-        raise ValueError(f"{len(leaves)} arrays of the state have {len(named)} names: use keys without dots")
+        raise UserError(f"{len(leaves)} arrays of the state have {len(named)} names: use keys without dots")
     return named
 
 
@@ -327,7 +328,7 @@ def _check_same_arrays(saved: Mapping[str, Any], wanted: Mapping[str, Any], plac
         if saved.get(name) != wanted.get(name):
             both = f"{name} is {say(saved.get(name))} there and {say(wanted.get(name))} here"
             todo = "use the config of that run, or another run folder"
-            raise ValueError(f"{place} is a checkpoint of another model or optimizer: {both}; {todo}")
+            raise UserError(f"{place} is a checkpoint of another model or optimizer: {both}; {todo}")
 
 
 def check_same_queries(host: Mapping[str, Any], digest: str) -> None:
@@ -335,7 +336,7 @@ def check_same_queries(host: Mapping[str, Any], digest: str) -> None:
     if host.get(QUERIES) != digest:
         both = f"the checkpoint's query list is {str(host.get(QUERIES))[:16]}, this config's is {digest[:16]}"
         why = "ids or their order differ, so its pool is of other queries"
-        raise ValueError(f"{both}: {why}; use that run's data settings, or another run folder")
+        raise UserError(f"{both}: {why}; use that run's data settings, or another run folder")
 
 
 def check_same_corpus(host: Mapping[str, Any], sha256: str | None) -> None:
@@ -343,7 +344,7 @@ def check_same_corpus(host: Mapping[str, Any], sha256: str | None) -> None:
     if CORPUS in host and host[CORPUS] != sha256:
         both = f"the checkpoint's passages are {str(host[CORPUS])[:16]}, this config's are {str(sha256)[:16]} (SHA-256)"
         todo = "before and after would be measured over two corpora; give back the first, or use another run folder"
-        raise ValueError(f"{both}: {todo}")
+        raise UserError(f"{both}: {todo}")
 
 
 def check_same_model(host: Mapping[str, Any], fingerprint: Mapping[str, Any]) -> None:
@@ -354,7 +355,7 @@ def check_same_model(host: Mapping[str, Any], fingerprint: Mapping[str, Any]) ->
         if saved.get(name) != wanted.get(name):
             both = f"its {name} is {saved.get(name)!r}, this config's is {wanted.get(name)!r}"
             todo = "use that run's model settings, or another run folder"
-            raise ValueError(f"the checkpoint is of another model: {both}; {todo}")
+            raise UserError(f"the checkpoint is of another model: {both}; {todo}")
 
 
 def next_attempt(folder: str | os.PathLike[str]) -> int:

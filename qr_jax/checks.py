@@ -11,6 +11,7 @@ from typing import Any
 
 from qr_jax import bucket, plugins
 from qr_jax.config import Config, chosen_plugins, from_json
+from qr_jax.errors import UserError
 from qr_jax.queries.readers import resolve, rows
 from qr_jax.queries.traces import MADE_TRACES, NO_TRACES
 from qr_jax.queries.world.generate import WorldSettings
@@ -71,7 +72,7 @@ def check(
     allow_plugins: Sequence[str] | None = None,
     reads: Sequence[str] = DATA,
 ) -> None:
-    """ValueError that lists all that is wrong with the config and can be known before a device is touched.
+    """Raise a ValueError that lists all that is wrong with the config and known before a device is touched.
 
     `devices`: how many there are, once that is known. `allow_plugins`: packages outside qr_jax that plug-ins may come
     from; None: all of them (a config file is its user's own code). `reads`: the data that the command reads; files of
@@ -79,13 +80,13 @@ def check(
     """
     lines = problems(config, devices=devices, allow_plugins=allow_plugins, reads=reads)
     if lines:
-        raise ValueError("\n  ".join([f"{len(lines)} problems in this config:", *lines]) if lines[1:] else lines[0])
+        raise UserError("\n  ".join([f"{len(lines)} problems in this config:", *lines]) if lines[1:] else lines[0])
 
 
 def check_cold_start(config: Config) -> None:
-    """ValueError for a cold start of no steps, asked for by itself."""
+    """Raise ValueError if a cold start, asked for by itself, has no steps."""
     if config.sft.steps < 1:
-        raise ValueError(f"sft.steps={config.sft.steps}: a cold start needs at least 1")
+        raise UserError(f"sft.steps={config.sft.steps}: a cold start needs at least 1")
 
 
 def problems(
@@ -95,7 +96,7 @@ def problems(
     allow_plugins: Sequence[str] | None = None,
     reads: Sequence[str] = DATA,
 ) -> list[str]:
-    """One line for each thing that is wrong; types first, and nothing else where they are."""
+    """List one line for each problem; a setting of a wrong type is reported alone."""
     try:
         config = from_json(config)
     except ValueError as error:
@@ -145,7 +146,7 @@ def _sizes(config: Config) -> Iterator[str]:
 
 
 def _sampling(config: Config) -> Iterator[str]:
-    """Training samples from the distribution whose log-probabilities the learner computes, and from no other."""
+    """Yield an error if training samples from another distribution than the learner's log-probabilities are of."""
     for name, off in (("top_p", 1.0), ("top_k", 0)):
         if (value := getattr(config.rollout, name)) != off:
             yield (
@@ -162,17 +163,18 @@ def _sampling(config: Config) -> Iterator[str]:
 
 
 def _together(config: Config) -> Iterator[str]:
-    """Settings that are each right and cannot stand together, or lack what they need."""
+    """Yield an error for settings that are valid alone but conflict together, or lack what they need."""
     learner, pool = config.learner, config.pool
-    if learner.keep_dead and pool.min_signal > 1:
+    if learner.keep_zero_variance and pool.min_signal > 1:
         yield (
-            f"pool.min_signal={pool.min_signal} waits for groups that bear signal, but with learner.keep_dead=true "
-            "dead groups would wait as if they did; set pool.min_signal=1 or learner.keep_dead=false"
+            f"pool.min_signal={pool.min_signal} waits for groups that bear signal, but with "
+            "learner.keep_zero_variance=true zero-variance groups would wait as if they did; "
+            "set pool.min_signal=1 or learner.keep_zero_variance=false"
         )
-    if learner.keep_dead and learner.fill:
+    if learner.keep_zero_variance and learner.fill:
         yield (
-            "learner.fill=true puts copies in the places of dead groups, and learner.keep_dead=true leaves them there; "
-            "set one of the two to false"
+            "learner.fill=true puts copies in the places of zero-variance groups, and learner.keep_zero_variance=true "
+            "leaves them there; set one of the two to false"
         )
     beside = {"prune": 0.0, "fill": False, "over": "accepted", "updates": 1}
     wrong = [f"learner.{name}={was}" for name, off in beside.items() if (was := getattr(learner, name)) != off]
@@ -208,7 +210,7 @@ def _together(config: Config) -> Iterator[str]:
 
 
 def _is_installed(package: str) -> bool:
-    """Whether it can be imported; a folder of that name (W&B leaves one where it ran) is no package."""
+    """Return True if the package can be imported; a mere folder of its name (W&B leaves one where it ran) is none."""
     found = importlib.util.find_spec(package)
     return found is not None and found.origin is not None
 
@@ -257,7 +259,7 @@ def _mesh(config: Config, devices: int | None) -> Iterator[str]:
 
 
 def _files(config: Config, reads: Sequence[str]) -> Iterator[str]:
-    """Files that are read must be there (MADE_TRACES are words), and the world must be one."""
+    """Yield an error for a missing or malformed file (words in MADE_TRACES are no files), and for a bad world."""
     for name in reads:
         text = getattr(config.data, name)
         try:
@@ -286,7 +288,7 @@ def _files(config: Config, reads: Sequence[str]) -> Iterator[str]:
 
 
 def _sources(config: Config) -> Iterator[str]:
-    """Questions, passages and traces must be about one world, and evaluation must not ask what was trained on."""
+    """Yield an error if questions, passages and traces are of different worlds, or training questions are evaluated."""
     data = config.data
     if data.train in MADE_TRACES:
         if data.corpus != "world" and data.eval == "world":
@@ -317,7 +319,7 @@ def _sources(config: Config) -> Iterator[str]:
 
 
 def _files_of(text: str) -> set[Path]:
-    """The files that a setting names; none where one is missing, which `_files` says."""
+    """Return the files that a setting names; none if one is missing, which `_files` reports."""
     try:
         return {file.resolve() for file in resolve(text)}
     except ValueError:
@@ -325,7 +327,7 @@ def _files_of(text: str) -> set[Path]:
 
 
 def _secrets(config: Config) -> Iterator[str]:
-    """Keys come from the environment only: what stands in a config stands in files, logs and reports."""
+    """Yield an error for each secret: what stands in a config stands in files, logs and reports."""
     for name, value in _named(config):
         if isinstance(value, str) and looks_secret(name):
             yield f"{name} looks like a secret; take it out of the config and set it as an environment variable"
@@ -349,7 +351,7 @@ def _named(value: Any, before: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _plugins(config: Config, allow_plugins: Sequence[str] | None) -> Iterator[str]:
-    """Each plug-in's settings and constants; then, where all are right, what the constants say of the config."""
+    """Yield the errors of each plug-in's settings and constants; if there are none, their conflicts with the config."""
     chosen = chosen_plugins(config)
     wrong = False
     for kind, use in chosen.items():
@@ -367,14 +369,14 @@ def _plugins(config: Config, allow_plugins: Sequence[str] | None) -> Iterator[st
 
 
 def _passages(config: Config, allow_plugins: Sequence[str] | None) -> Iterator[str]:
-    """Of its own files' passages, where the retriever is given them at all: a server has its own."""
+    """Yield an error if questions are files and passages the world's, unless the retriever has its own (a server)."""
     of_files = config.data.train not in MADE_TRACES and config.data.corpus == "world"
     if of_files and plugins.wants_corpus(config.retriever, allow_plugins=allow_plugins):
         yield "data.train is files, but data.corpus is still 'world'; set data.corpus to the files of their passages"
 
 
 def _expert(config: Config, allow_plugins: Sequence[str] | None) -> Iterator[str]:
-    """What needs an expert's words of an environment that has none."""
+    """Yield an error for each setting that needs `expert_turn` if the environment has none."""
     if plugins.has_beside("env", config.env.name, "expert_turn", allow_plugins=allow_plugins):
         return
     lacks = f"env {config.env.name!r} has no function expert_turn(thought, queries, answer) in its file; write it"
@@ -386,16 +388,17 @@ def _expert(config: Config, allow_plugins: Sequence[str] | None) -> Iterator[str
 
 
 def _constants(config: Config, said: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    """What the plug-ins' files declare and the config does not go with."""
+    """Yield an error for each constant of a plug-in's file that is malformed or conflicts with the config."""
     learner, pool, most = config.learner, config.pool, said["rounds"].get("MOST")
     if odd := [tag for tag in said["env"].get("TAGS", ()) if not re.fullmatch(r"[^\s<>/]+", tag)]:
         yield f"env {config.env.name!r} declares TAGS {', '.join(map(repr, odd))}; wanted bare names, 'calc' for <calc>"
     if odd := [word for word in said["env"].get("VOCABULARY", ()) if word.split() != [word]]:
         yield f"env {config.env.name!r} declares VOCABULARY {', '.join(map(repr, odd))}; wanted words without blanks"
-    if learner.keep_dead and said["rounds"].get("ROUNDS") != 1:
+    if learner.keep_zero_variance and said["rounds"].get("ROUNDS") != 1:
         yield (
-            f"learner.keep_dead=true trains on every drawn group, and pool.rounds={pool.rounds.name!r} draws no fixed "
-            "number of them (its file declares no ROUNDS = 1); set learner.keep_dead=false or pool.rounds=once"
+            f"learner.keep_zero_variance=true trains on every drawn group, and pool.rounds={pool.rounds.name!r} "
+            "draws no fixed number of them (its file declares no ROUNDS = 1); "
+            "set learner.keep_zero_variance=false or pool.rounds=once"
         )
     if most is not None and most < pool.samples:
         yield f"pool.samples={pool.samples}, but pool.rounds={pool.rounds.name!r} allows a group MOST = {most} samples"
@@ -410,10 +413,10 @@ def _constants(config: Config, said: Mapping[str, Mapping[str, Any]]) -> Iterato
             "turns; run the control with a reward that gives none, as reward=exact_match"
         )
     for kind, use in (("advantage", learner.advantage), ("loss", learner.loss)):
-        if said[kind].get("ZERO_VARIANCE") == "gradient" and not learner.keep_dead:
+        if said[kind].get("ZERO_VARIANCE") == "gradient" and not learner.keep_zero_variance:
             yield (
                 f"{kind} {use.name!r} learns from groups of equal rewards too, and none reaches it; "
-                "set learner.keep_dead=true"
+                "set learner.keep_zero_variance=true"
             )
 
 

@@ -13,8 +13,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
-from qr_jax import interpreter, mistakes, terminal
+from qr_jax import errors, interpreter, interrupts, terminal
 from qr_jax.commands import completion, data, doctor, eval, pods, runs, settings, studies, synth, train
+from qr_jax.errors import UserError
 from qr_jax.settings import nearest
 
 OTHER_COMMANDS = {
@@ -28,9 +29,9 @@ OWN_WORDS = ("quickstart", "train", "sft", "view", "serve-retriever", "chat")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; what it returns is the exit code. A ValueError of ours or an OSError is one line
-    (and 2 or 1: mistakes.py). A process of our own ends here, unless all went well or its run has other processes:
-    the threads of what was starting may bear no orderly end."""
+    """Run one command and return its exit code. A UserError or an OSError is printed in one line (codes 2 and 1:
+    errors.py). Without `argv`, a failed command ends the process here, unless its run has other processes: threads
+    of a library that was just starting may crash in an orderly exit."""
     try:
         code = _run(argv)
     except SystemExit as ended:  # of a run that was told to stop, and of argparse
@@ -50,7 +51,7 @@ def _run(argv: Sequence[str] | None) -> int:
     overrides: list[str] = []
     try:
         if argv is None and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-            mistakes.hear_interrupts()
+            interrupts.hear_interrupts()
         if argv is None:
             interpreter.quiet_libtpu()
         terminal.speak("stderr")
@@ -58,7 +59,7 @@ def _run(argv: Sequence[str] | None) -> int:
         commands: Mapping[str, argparse.ArgumentParser] = parser.get_default("commands")
         if not words or words == ["help"]:
             terminal.result(parser.format_help().strip())
-            return 0 if words else mistakes.WRONG
+            return 0 if words else errors.USER_ERROR
         if words[0] == "help":
             words = [*words[1:], "--help"]
         if not words[0].startswith("-") and words[0] not in commands:
@@ -92,16 +93,16 @@ def _run(argv: Sequence[str] | None) -> int:
             code = arguments.run_command(arguments)
             sys.stdout.flush()  # here, where a closed pipe is caught
             return code
-    except ValueError as error:
-        return _fail(str(error)) if mistakes.is_of_asking(error) else _fail_outside(error)
+    except errors.UserError as error:
+        return _fail(str(error))
     except KeyboardInterrupt:  # before a run listens, or in a command that has nothing to save
         goes_on = "; the same command goes on with what was saved" * (words[:1] in (["train"], ["sft"], ["quickstart"]))
-        return _end(mistakes.STOPPED + goes_on, mistakes.INTERRUPTED, at_once=argv is None)
+        return _end(interrupts.STOPPED + goes_on, errors.INTERRUPTED, at_once=argv is None)
     except BrokenPipeError:  # whoever read our output is gone (`| head`): nothing to tell, and no noise at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return mistakes.FAILED
+        return errors.FAILED
     except OSError as error:  # a file, a disk, a network: of libraries too, whose messages may have many lines
-        code = mistakes.LOST if isinstance(error, mistakes.Busy) else mistakes.FAILED
+        code = errors.LOST if isinstance(error, errors.Busy) else errors.FAILED
         notes = "".join(f"; {note}" for note in getattr(error, "__notes__", ()))
         return _fail((" ".join(str(error).split()) or type(error).__name__) + notes, code)
     except Exception as error:
@@ -109,11 +110,11 @@ def _run(argv: Sequence[str] | None) -> int:
     finally:
         terminal.speak("stdout")
         if argv is None:  # the process ends now: nothing is left to save, and libraries' last work may be cut short
-            signal.signal(signal.SIGINT, lambda *_: os._exit(mistakes.INTERRUPTED))
+            signal.signal(signal.SIGINT, lambda *_: os._exit(errors.INTERRUPTED))
 
 
 def _is_text(word: str) -> bool:
-    """Whether it can be shown and written: a name of a file may be of any bytes."""
+    """Return True if the word can be encoded in UTF-8; a file's name may have any bytes."""
     try:
         word.encode()
     except UnicodeEncodeError:
@@ -121,22 +122,22 @@ def _is_text(word: str) -> bool:
     return True
 
 
-def _fail(text: str, code: int = mistakes.WRONG) -> int:
-    """Say what is wrong; the code is one of mistakes.py."""
+def _fail(text: str, code: int = errors.USER_ERROR) -> int:
+    """Say what is wrong; the code is one of errors.py."""
     return _end(f"error: {text}", code)
 
 
 def _fail_outside(error: Exception) -> int:
-    """Say where a user's plug-in failed. Of a bug of ours, the error again: its traceback is what helps."""
+    """Say where a user's plug-in failed; raise a bug of ours again, for its traceback."""
     from qr_jax import plugins
 
     if told := plugins.failed_outside(error):
-        return _fail(told, mistakes.FAILED)
+        return _fail(told, errors.FAILED)
     raise
 
 
 def _end(text: str, code: int, *, at_once: bool = False) -> int:
-    """Say why the command ends; the code. It ends here `at_once`, or where other processes of its run are left."""
+    """Say why the command ends and return its code; exit here if `at_once`, or if its run has other processes."""
     from qr_jax.secrecy import redact
 
     terminal.speak("stderr")
@@ -148,14 +149,14 @@ def _end(text: str, code: int, *, at_once: bool = False) -> int:
 
 
 def _has_others() -> bool:
-    """Whether the run has other processes."""
+    """Return True if the run has other processes."""
     from qr_jax.processes import hosts
 
     return hosts.count() > 1
 
 
 class _Log(logging.Handler):
-    """Its lines go to stderr, above a live line."""
+    """A log handler that prints to stderr, above the live line."""
 
     def emit(self, record: logging.LogRecord) -> None:
         from qr_jax.secrecy import redact
@@ -165,7 +166,7 @@ class _Log(logging.Handler):
 
 @contextmanager
 def _shown_log() -> Iterator[None]:
-    """Within, what qr_jax logs (what was kept, what was refused) is on stderr; no other logger is touched."""
+    """Print what qr_jax logs (what was kept, what was refused) to stderr in this block; no other logger is touched."""
     log, shown = logging.getLogger("qr_jax"), _Log()
     before = log.level, log.propagate
     log.addHandler(shown)
@@ -197,14 +198,14 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def refuse_nearly(words: Sequence[str], parser: argparse.ArgumentParser) -> None:
-    """ValueError for what is nearly a part of a command (`data chek`) or nearly one of its options (`--outt`)."""
+    """Raise ValueError for a misspelt part of a command (`data chek`) or option of it (`--outt`)."""
     parser, waiting = _part(words, parser)
     if waiting and not waiting[0].startswith("-") and _parts(parser):
-        raise ValueError(f"there is no {parser.prog} {waiting[0]!r}{nearest(waiting[0], _parts(parser))}")
+        raise UserError(f"there is no {parser.prog} {waiting[0]!r}{nearest(waiting[0], _parts(parser))}")
     options = [name for action in parser._actions for name in action.option_strings]
     for name in (word.partition("=")[0] for word in waiting if word.startswith("--") and word != "--"):
         if name not in options and (close := difflib.get_close_matches(name, options, n=1, cutoff=0.7)):
-            raise ValueError(f"there is no option {name}; did you mean {close[0]}?")
+            raise UserError(f"there is no option {name}; did you mean {close[0]}?")
 
 
 def _part(words: Sequence[str], parser: argparse.ArgumentParser) -> tuple[argparse.ArgumentParser, list[str]]:
@@ -229,7 +230,7 @@ def take_overrides(
 ) -> tuple[list[str], list[str]]:
     """The command's own words, and the overrides among them (`a.b=c`, `--a.b c`), which may stand anywhere after it.
 
-    ValueError for what is nearly one of the command's options, or one of another of the `commands`.
+    ValueError for a misspelt option of the command, and for an option of another of the `commands`.
     """
     takes_value = {name: action.nargs != 0 for action in command._actions for name in action.option_strings}
     own, overrides, waiting = [], [], list(words)
@@ -240,11 +241,11 @@ def take_overrides(
             own += [word] + ([waiting.pop(0)] if takes_value[name] and not equals and waiting else [])
         elif word.startswith("--"):
             if close := difflib.get_close_matches(name, takes_value, n=1, cutoff=0.8):
-                raise ValueError(f"there is no option {name}; did you mean {close[0]}?")
+                raise UserError(f"there is no option {name}; did you mean {close[0]}?")
             has = [other for other, parser in commands.items() if name in parser._option_string_actions]
             if has and name.removeprefix("--") not in TOP_SETTINGS:
                 listed = f"'{command.prog} --help' lists what it takes"
-                raise ValueError(f"{name} is an option of {' and '.join(has)}, not of {words[0]}; {listed}")
+                raise UserError(f"{name} is an option of {' and '.join(has)}, not of {words[0]}; {listed}")
             is_flag = equals or not waiting or waiting[0].startswith("--")
             overrides += [word] if is_flag else [f"{word}={waiting.pop(0)}"]
         elif equals and re.fullmatch(r"\+?[\w.-]+", name):  # a question may hold "=" too
@@ -256,16 +257,16 @@ def take_overrides(
 
 
 def _refuse_blanks(own: Sequence[str]) -> None:
-    """ValueError for `name = value`, `name =value` and `name value`, where `name` is a section's setting."""
+    """Raise ValueError for `name = value`, `name =value` and `name value`, where `name` is a section's setting."""
     for word in own:
         if word.startswith("="):
-            raise ValueError(f"{word!r} stands alone; wanted setting=value without blanks")
+            raise UserError(f"{word!r} stands alone; wanted setting=value without blanks")
         if re.fullmatch(r"[a-z_]+(\.[a-z_]+)+", word) and not os.path.exists(word) and _is_section(word):
-            raise ValueError(f"{word!r} has no value; wanted {word}=VALUE without blanks")
+            raise UserError(f"{word!r} has no value; wanted {word}=VALUE without blanks")
 
 
 def _is_section(word: str) -> bool:
-    """Whether what stands before the first dot is a section of the config."""
+    """Return True if the word before the first dot is a section of the config."""
     from qr_jax.config import Config
 
     named = {field.name: field.type for field in dataclasses.fields(Config)}

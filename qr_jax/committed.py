@@ -34,7 +34,7 @@ def commit(place: epath.Path, facts: Mapping[str, Any]) -> None:
 
 
 def stands(place: epath.Path) -> bool:
-    """Whether the folder was committed; `damage` says whether it is still whole."""
+    """Return True if the folder was committed; `damage` tells whether it is still whole."""
     return (place / MARKER).exists()
 
 
@@ -44,7 +44,7 @@ def manifest(place: epath.Path) -> dict[str, Any]:
 
 
 def damage(place: epath.Path, *, verify: bool) -> str | None:
-    """What is wrong with the folder; None when it is whole. All its bytes are read only if `verify`."""
+    """Say what is wrong with the folder; None if it is whole. All its bytes are read only if `verify`."""
     if not stands(place):
         return f"it has no {MARKER} file, so it was not finished"
     try:

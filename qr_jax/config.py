@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from qr_jax.mistakes import is_of_asking
+from qr_jax.errors import UserError
 from qr_jax.overrides import override
-from qr_jax.settings import Use, conform, nearest, plain
+from qr_jax.settings import Use, conform, nearest, plain, with_new_names
 from qr_jax.settings import use as use  # a config file imports all it needs from here
 
 
@@ -33,7 +33,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Data:
-    """Where questions come from: "world", files (JSONL or Parquet, ours or a peer's rows; comma-separated), or
+    """The source of the questions: "world", files (JSONL or Parquet, ours or a peer's rows; comma-separated), or
     tfds:NAME[:SPLIT][@FOLDER] (queries/qa_builders.py)."""
 
     train: str = "world"  # the questions to train on: "world", files, or a set (tfds:NAME)
@@ -53,7 +53,7 @@ class Data:
 
 @dataclass(frozen=True)
 class Pool:
-    """Which queries a step draws and which return. Paper: 32 queries, 4 samples, k 1 or 2 (arXiv:2606.10709)."""
+    """The queries a step draws and those that return. Paper: 32 queries, 4 samples, k 1 or 2 (arXiv:2606.10709)."""
 
     queries: int = 32  # B: signal groups a step accepts
     samples: int = 4  # K: episodes of one query
@@ -69,7 +69,7 @@ class Pool:
 
 @dataclass(frozen=True)
 class Rollout:
-    """How episodes are sampled. Tokens and turns are the model's unless said otherwise."""
+    """The sampling of episodes. Tokens and turns are the model's unless said otherwise."""
 
     slots: int = 32  # sequences that decode together
     store: int | None = None  # cache rows for prompts and for episodes whose search runs; None: as many as slots
@@ -100,7 +100,7 @@ class Rollout:
 
 @dataclass(frozen=True)
 class Learner:
-    """What is made of a step's groups: advantages, the loss, and the update by AdamW."""
+    """Learning from a step's groups: advantages, the loss, and the update by AdamW."""
 
     advantage: Use = Use("grpo")  # how much better than its group an episode was
     loss: Use = Use("clip")  # of a token
@@ -108,7 +108,7 @@ class Learner:
     reduce: Literal["token_mean", "sequence_mean", "group_mean", "fixed_length"] = "token_mean"
     over: Literal["accepted", "drawn"] = "accepted"  # whose tokens the denominator counts
     horizon_tokens: int = 1024  # the denominator's length for fixed_length
-    keep_dead: bool = False  # zero-variance groups reach the learner too (plain GRPO with a KL term)
+    keep_zero_variance: bool = False  # zero-variance groups reach the learner too (plain GRPO with a KL term)
     prune: float = 0.0  # chance that an episode of small advantage is left out; the others make up for it
     fill: bool = False  # places of pool.queries without a signal group repeat those that have one, by chance (DUPO)
     kl: Literal["k1", "k2", "k3"] = "k3"  # the estimate of the divergence from the first policy (kl.py)
@@ -152,7 +152,7 @@ class Sft:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How good the policy is on held-out questions, greedily and by samples."""
+    """Evaluation of the policy on held-out questions, greedily and by samples."""
 
     every: int = 0  # steps; 0: only before and after training
     # or rollouts: after the step that reaches a multiple of them, whatever a step costs; 0: as `every` says
@@ -190,7 +190,7 @@ LIMITS = ("steps", *(f"max_{name}" for name in BUDGETS))  # of `train`: what end
 
 @dataclass(frozen=True)
 class Train:
-    """How long a run goes on, and what it keeps."""
+    """The length of a run, and what it keeps."""
 
     steps: int = 100  # at most; the budgets below end a run after the step that reaches one of them
     max_rollouts: int | None = None  # a budget of episodes
@@ -222,7 +222,7 @@ class Mesh:
 
 @dataclass(frozen=True)
 class Log:
-    """Where a run's metrics go beside metrics.jsonl."""
+    """The places that a run's metrics go to beside metrics.jsonl."""
 
     tensorboard: bool = True  # to RUN/tensorboard
     wandb: bool = False  # to Weights & Biases, too
@@ -273,32 +273,32 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """
     path, name = parts(path)
     if (path / "config.json").is_file():
-        raise ValueError(f"{path} is a run's folder; to go on with it, type its config: {path / 'config.json'}")
+        raise UserError(f"{path} is a run's folder; to go on with it, type its config: {path / 'config.json'}")
     if path.is_dir() or path == Path("configs"):
         wanted = f"wanted a config: a Python file or a config.json{_listed(path)}"
-        raise ValueError(f"{path} is a folder; {wanted}")
+        raise UserError(f"{path} is a folder; {wanted}")
     if path.parts[:1] == ("configs",) and not path.is_file() and (PACKAGE / path).is_file():
         path = PACKAGE / path
     if not path.is_file():
         known = [file for folder in (path.parent, Path("configs")) for file in configs_in(folder)]
         close = difflib.get_close_matches(path.stem, [file.stem for file in known], n=1)
         meant = next((f"; did you mean {file}?" for file in known if [file.stem] == close), "")
-        raise ValueError(f"there is no config {path}{meant}{_listed(Path('configs'))}")
+        raise UserError(f"there is no config {path}{meant}{_listed(Path('configs'))}")
     if path.suffix == ".json":
         try:
             read = json.loads(path.read_text(encoding="utf-8"))
         except (ValueError, RecursionError) as error:  # bytes that are no UTF-8, among others
-            raise ValueError(f"{path} is no JSON: {error}") from error
+            raise UserError(f"{path} is no JSON: {error}") from error
         if not isinstance(read, Mapping) or "question" in read:
             wanted = "wanted a Python config or a run's config.json (questions: data.train=FILE, in JSON lines)"
-            raise ValueError(f"{path} looks like a file of data; {wanted}")
+            raise UserError(f"{path} looks like a file of data; {wanted}")
         if "architectures" in read:
             takes = "`qr-jax ask`, `chat` and `eval` take such a folder; all else wants the run it comes from"
-            raise ValueError(f"{path} is a model's (Hugging Face), not a run's: {takes}")
+            raise UserError(f"{path} is a model's (Hugging Face), not a run's: {takes}")
     elif path.suffix == ".py":
         read = _made_by(path, name)
     else:
-        raise ValueError(
+        raise UserError(
             f"{path} is no config: wanted a Python file or a run's config.json (questions: data.train=FILE)"
         )
     return from_json(plain(override(from_json(read), overrides)))
@@ -322,7 +322,7 @@ def _listed(folder: Path) -> str:
 
 
 def is_run(folder: str | Path) -> bool:
-    """Whether the folder is a run's, by its config.json: a Hugging Face folder has one too."""
+    """Return True if the folder has a run's config.json; that of a Hugging Face folder is another."""
     file = Path(folder) / "config.json"
     try:
         return file.is_file() and "rollout" in json.loads(file.read_bytes())
@@ -336,26 +336,26 @@ def _made_by(path: Path, name: str) -> Config:
         named = there.get(name)
         config = named() if callable(named) else named
     except SystemExit as error:
-        raise ValueError(
+        raise UserError(
             f"{_line_of(error, path)}: it ends the program (exit {error.code}); a config only says"
         ) from error
     except Exception as error:  # the file is its user's program: whatever is wrong there, the user mends it there
-        if is_of_asking(error):  # what it asked of us, which says by itself what to do
+        if isinstance(error, UserError):  # what it asked of us, which says by itself what to do
             raise
         text = error.msg if isinstance(error, SyntaxError) else f"{error}{_meant(error)}"  # whose text names the line
-        raise ValueError(f"{_line_of(error, path)}: {type(error).__name__}: {text}") from error
+        raise UserError(f"{_line_of(error, path)}: {type(error).__name__}: {text}") from error
     if not isinstance(config, Config):
         others = [key for key, value in there.items() if isinstance(value, Config)]
         if named is None and others:
-            raise ValueError(f"{path} has no config {name!r}{nearest(name, others, shown=len(others))}")
+            raise UserError(f"{path} has no config {name!r}{nearest(name, others, shown=len(others))}")
         has = f"; it has: {', '.join(others)}" if others else ""
         wanted = f"it must set `{name} = Config(...)` or define `{name}()`"
-        raise ValueError(f"{path} makes no config {name!r}: {wanted}, found {config!r}{has}")
+        raise UserError(f"{path} makes no config {name!r}: {wanted}, found {config!r}{has}")
     return config
 
 
 def _meant(error: Exception) -> str:
-    """For a setting that a section of the config does not have, which it does."""
+    """Suggest a setting (or none: "") where the error is about one that a section of the config lacks."""
     named = re.fullmatch(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error))
     section = globals().get(named[1]) if named else None
     if not named or not dataclasses.is_dataclass(section):
@@ -378,7 +378,7 @@ def to_json(config: Config) -> dict[str, Any]:
 
 def from_json(written: Mapping[str, Any] | Config) -> Config:
     """The config of a config.json, types checked; an absent setting has its default. ValueError names the setting."""
-    return conform("", written, Config)
+    return conform("", with_new_names(written) if isinstance(written, Mapping) else written, Config)
 
 
 def fingerprint(config: Config) -> str:

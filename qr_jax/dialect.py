@@ -28,7 +28,10 @@ EMPTY_THOUGHT = "<think>\n\n</think>\n\n"  # as Qwen3's template has it
 # Names that other models know a thought or an observation by: those that stand for nothing else, and usual words.
 MADE = tuple(f"{maker}{made}" for maker in ("tool", "function") for made in ("response", "result", "output"))
 SURE = ("thinking", "think", "thought", "reasoning", "scratchpad", *MADE)
-USUAL = ("reason", "reflection", "analysis", "monologue", "observation", "result", "information")
+USUAL = (
+    *("reason", "reflection", "reflect", "rethink", "deliberation", "analysis", "monologue", "internal", "cot"),
+    *("plan", "draft", "observation", "result", "information", "document", "passage", "context", "evidence"),
+)
 GAP = r"[^!-,.-^`a-{}~]"  # all but letters, digits and marks of ASCII, and of these - _ |
 LEAD = r"[^!-,.0-\[\]-^`a-{}~]{0,8}"  # that, and slashes
 ENDS = rf"(?:(?:begin|start|end){GAP}*(?:of{GAP}*)?)?"
@@ -69,15 +72,17 @@ def forbidden_tag(further: tuple[str, ...] = ()) -> re.Pattern[str]:
     It is an observation's, which only the environment makes, or a thought's in another form than `<think>`. A tag is
     told by its bare name: case, blanks, separators, unseen characters and an HTML entity in a bracket's place do not
     matter, nor does the style of the brackets: `<thinking_process>`, `<|begin▁of▁thought|>`, `&lt;ToolResponse&gt;`,
-    `[TOOL_RESULTS]`, `<|channel|>analysis<|message|>`. A name that prose uses too (USUAL) counts alone in its tag, or
-    with attributes, and not in square brackets. `‹think›`, as `neutralise` leaves it, is no tag.
+    `[TOOL_RESULTS]`, `{think}`, `<!-- think -->`, `<unused94>thought`, `<|channel|>analysis<|message|>`. A name
+    that prose uses too (USUAL) counts alone in its tag, or with attributes, and in angle brackets alone. `‹think›`, as
+    `neutralise` leaves it, is no tag.
     """
     may, sure, usual = "|".join(map(re.escape, ("think", *further))), _bare(SURE), _bare(USUAL)
     opens, closes = rf"(?:[{LESS}◁⟨]|‹(?=[{BAR}])|{ENTITY}(?:lt|#0*60|#x0*3c);?)", rf"[{GREATER}▷⟩]"
     inside, closes = rf"[^{LESS}{GREATER}▷⟩]{{0,64}}", rf"(?:{closes}|{ENTITY}(?:gt|#0*62|#x0*3e);?)"
     alone = rf"(?=[^\s{LESS}{GREATER}]{{0,32}}?\s*(?:\d*\s*/?{closes}|\w+\s*=))"
-    angled = rf"{opens}{LEAD}{FIRST}(?:{sure}{inside}|{usual}{alone}{inside}){closes}"
-    squared, between = rf"\[{LEAD}{ENDS}{sure}{GAP}*\]", rf"\|>{LEAD}{FIRST}(?:{sure}|{usual}){GAP}*<\|"
+    angled = rf"{opens}(?:!--)?{LEAD}{FIRST}(?:{sure}{inside}|{usual}{alone}{inside}){closes}"
+    alone_in, unused = f"{LEAD}{ENDS}{sure}{GAP}*", rf"{opens}unused\d+{closes}{GAP}*{sure}"
+    squared, between = rf"\[{alone_in}\]|\{{{alone_in}\}}|{unused}", rf"\|>{LEAD}{FIRST}(?:{sure}|{usual}){GAP}*<\|"
     return re.compile(rf"(?!</?(?:{may})>)(?i:{angled}|{squared}|{between})")
 
 
@@ -94,7 +99,7 @@ BLANK = re.compile(r"\{([a-z_]+)\}")
 
 @dataclass(frozen=True)
 class Block:
-    """What stood between `<name>` and `</name>`."""
+    """A tag's name and the text between `<name>` and `</name>`."""
 
     name: str
     text: str

@@ -1,4 +1,4 @@
-"""What verl (and Search-R1 and SkyRL, which have its names), TRL and Tunix call a setting, and what it is here."""
+"""Settings of verl (also Search-R1's and SkyRL's, which have its names), TRL and Tunix, and their names here."""
 
 from collections.abc import Mapping
 
@@ -206,7 +206,7 @@ SENTENCES: Mapping[str, str] = {
 
 
 def said_of(name: str) -> str | None:
-    """What another system's setting is here, as an error ends with it; None for a name that none is known to have."""
+    """Say, as the end of an error, what another system's setting is here; None for an unknown name."""
     parts = name.lstrip("+").split(".")  # Hydra's sign of a key that the config lacks
     for end in (".".join(parts[-2:]), parts[-1]):
         if end in SETTINGS:

@@ -1,4 +1,4 @@
-"""How a run ends: what it changed, its report, and what to do next, in six lines; tables only with --verbose."""
+"""The end of a run: what it changed, its report, and what to do next, in six lines; tables only with --verbose."""
 
 import os
 import shlex
@@ -10,31 +10,31 @@ from typing import Any
 from qr_jax import evaluate, runs, terminal
 from qr_jax.config import BUDGETS, Train, chosen_plugins
 from qr_jax.report import charts, page
-from qr_jax.step.parts import Parts
-from qr_jax.step.progress import Progress
+from qr_jax.step.run_state import RunState
+from qr_jax.step.runtime import Runtime
 from qr_jax.studies import null_control
 
 Evaluation = Mapping[str, Any]  # what `evaluate.measure` returns
 
 
-def tell(parts: Parts, progress: Progress, after: Evaluation) -> None:
-    """Write the report and say the end; of process 0."""
-    run, before = parts.run, progress.before or {}
-    _tables(run, {"the cold start": progress.base, "training": before}, after)
+def tell(runtime: Runtime, run_state: RunState, after: Evaluation) -> None:
+    """Write the report and print the run's result; only on process 0."""
+    run, before = runtime.run, run_state.before or {}
+    _tables(run, {"the cold start": run_state.base, "training": before}, after)
     scores = [f"{evaluate.interval(before, 'exact_match')} before"] if before else []
     scores.append(f"{evaluate.interval(after, 'exact_match')} after")
     about = f"({evaluate.over(after)}, 95 %)"
-    told = [f"before: {text}" for text in evaluate.faults(before)] if before else []
-    run.say("; ".join([f"exact match {', '.join(scores)} {about}", *told, *evaluate.faults(after)]))
+    record = [f"before: {text}" for text in evaluate.faults(before)] if before else []
+    run.say("; ".join([f"exact match {', '.join(scores)} {about}", *record, *evaluate.faults(after)]))
     if before:
         run.say(where_it_rose(before, after))
-    if progress.rollouts and not progress.pool.accepted_P.any() and not run.settings.learner.keep_dead:
+    if run_state.rollouts and not run_state.pool.accepted_P.any() and not run.settings.learner.keep_zero_variance:
         run.say("no update was made: no group bore signal, for the rewards of each were all equal")
-    if progress.rollouts:
+    if run_state.rollouts:
         run.say(f"report: {report(run)}")
     name = gained(before, after) if before else None
-    questions = {query.id: query.question for query in parts.questions}
-    for line in next_commands(run, questions[name] if name else parts.questions[0].question):
+    questions = {query.id: query.question for query in runtime.questions}
+    for line in next_commands(run, questions[name] if name else runtime.questions[0].question):
         run.say(line)
 
 
@@ -53,9 +53,9 @@ def next_commands(run: runs.Run, question: str) -> list[str]:
 
 
 def longer(limits: Train, used: Mapping[str, int] = MappingProxyType({})) -> str:
-    """The setting with which a finished run goes on for as long again: of its steps, or of the budget that ended it.
+    """Return the override that lets a finished run go on for as long again: of train.steps, or of its budget.
 
-    `used`: what it has spent of them, by name, where that may be more than these limits.
+    `used`: what the run spent, by name, where that may be more than `limits`.
     """
     budget = next((budget for budget in BUDGETS if getattr(limits, f"max_{budget}")), None)
     name = f"max_{budget}" if budget else "steps"
@@ -63,7 +63,7 @@ def longer(limits: Train, used: Mapping[str, int] = MappingProxyType({})) -> str
 
 
 def where_it_rose(before: Evaluation, after: Evaluation) -> str:
-    """On how many questions exact match rose and fell, and the two groups in which it did so most."""
+    """Say on how many questions exact match rose and fell, and in which two groups most."""
     gaps = evaluate.paired(before, after, "exact_match")
     rose, fell = sum(gap > 0 for gap in gaps), sum(gap < 0 for gap in gaps)
     moved = sorted(_moves(before, after), reverse=fell <= rose)
@@ -73,7 +73,7 @@ def where_it_rose(before: Evaluation, after: Evaluation) -> str:
 
 
 def _moves(before: Evaluation, after: Evaluation) -> Iterator[tuple[float, str]]:
-    """By how much each group of questions rose or fell (below 0), and how that is said."""
+    """Yield each group's change (below 0 if it fell) and a text that says it."""
     for group in evaluate.GROUPS:
         for value, row in after.get(f"by_{group}", {}).items():
             old = before.get(f"by_{group}", {}).get(value, {}).get("exact_match")
@@ -82,12 +82,12 @@ def _moves(before: Evaluation, after: Evaluation) -> Iterator[tuple[float, str]]
 
 
 def _rate(value: float) -> str:
-    """As in .21: the line has to fit a terminal."""
+    """Format a rate as .21, so that the line fits a terminal."""
     return f"{value:.2f}".removeprefix("0")
 
 
 def gained(before: Evaluation, after: Evaluation) -> str | None:
-    """The id of a question, wrong before and right after, with the longest searches; None where there is none."""
+    """Return the id of a question, wrong before and right after, with the longest transcript; None if there is none."""
     was, now = before["details"], after["details"]
     both = [name for name in now["transcripts"] if name in was["transcripts"]]
     names = [name for name in both if now["exact_match"][name] > was["exact_match"][name]]
@@ -95,7 +95,7 @@ def gained(before: Evaluation, after: Evaluation) -> str | None:
 
 
 def _tables(run: runs.Run, before: Mapping[str, Evaluation | None], after: Evaluation) -> None:
-    """With --verbose: the evaluations as tables, and the searches of one question before and after."""
+    """Print, with --verbose, the evaluations as tables, and the searches of one question before and after."""
     for when, evaluation in before.items():
         if evaluation:
             run.detail(f"\nbefore {when}\n{evaluate.format_table(evaluation)}")
@@ -107,7 +107,7 @@ def _tables(run: runs.Run, before: Mapping[str, Evaluation | None], after: Evalu
 
 
 def lacks_report(run: runs.Run) -> bool:
-    """Whether there is none, or one of before the run's end."""
+    """Return True if there is no report, or one from before the run's end."""
     made, ended = (run.folder / name for name in ("report.html", "summary.json"))
     return not made.is_file() or made.stat().st_mtime < ended.stat().st_mtime
 

@@ -1,7 +1,8 @@
-"""How good is a policy? Greedy and sampled answers to held-out questions: EM, F1 and cover match, with standard errors.
+"""Evaluation of a policy by greedy and sampled answers to held-out questions: EM, F1, cover match, standard errors.
 
-Pass@1 is the mean correctness over n sampled answers; greedy is a figure of its own. No EM here is comparable with a
-judge's verdict, as the paper's 66.0 is (GPT-4.1-mini's).
+Pass@1 is the mean correctness over n sampled answers; greedy is a figure of its own. It has an interval over questions
+and runs, and the paper's standard error over runs alone (run r is the r-th sample of every question). No EM here is
+comparable with a judge's verdict, as the paper's 66.0 is (GPT-4.1-mini's).
 """
 
 import json
@@ -21,6 +22,7 @@ from qr_jax.evaluation.bootstrap import half_width
 from qr_jax.evaluation.complete import COMPLETE, INCOMPLETE, is_incomplete
 from qr_jax.evaluation.groups import group_names
 from qr_jax.evaluation.subject import weights as weights  # for train, sft and probe
+from qr_jax.evaluation.suite import mean, over_runs
 from qr_jax.records import Episode, Query
 from qr_jax.rollout import compiles
 from qr_jax.rollout.engine import Engine
@@ -45,8 +47,9 @@ def measure(
 ) -> dict[str, Any]:
     """Greedy scores, and Pass@1 over `samples` answers when there are any, over the evaluation questions.
 
-    Faulty episodes are left out of the means and counted. Means come with `_se`, the standard error over questions.
-    `details` holds each question's exact match and F1, and the first questions' searches in words.
+    Faulty episodes are left out of the means and counted. Means come with `_se`, the standard error over questions,
+    Pass@1 with `_by_run` and `_run_error` too (`suite.over_runs`). `details` holds each question's exact match and F1,
+    and the first questions' searches in words.
     """
     queries = assemble.questions(settings, "eval") if queries is None else queries
     queries = queries[: settings.evaluation.questions if limit is None else limit]
@@ -76,7 +79,8 @@ def measure(
     if samples:
         sampled = run(samples, purpose="pass", **manifest.sampling(settings))
         figures["samples"] = samples
-        figures |= {f"pass_at_1_{name}": value for name, value in _scores(queries, sampled).items()}
+        of_samples = _scores(queries, sampled) | _over_runs(queries, sampled)
+        figures |= {f"pass_at_1_{name}": value for name, value in of_samples.items()}
     compiles.tell_late(compiled, "evaluating")
     return figures | {"seconds": time.monotonic() - start}
 
@@ -86,7 +90,7 @@ def without_details(figures: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def gains(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    """How much each PAIRED score rose over the questions that both have answered; half of its 95 % interval."""
+    """Return each PAIRED score's mean rise over the questions that both answered, and half of its 95 % interval."""
     found = {}
     for score in PAIRED:
         rose_Q = np.array(paired(before, after, score))
@@ -97,7 +101,7 @@ def gains(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, dict
 
 
 def paired(before: Mapping[str, Any], after: Mapping[str, Any], score: str) -> list[float]:
-    """By how much a PAIRED score rose on each question that both have answered: a fault is neither right nor wrong."""
+    """List a PAIRED score's rise on each question that both answered; faults, neither right nor wrong, are left out."""
     was, now = (one["details"].get(score, {}) for one in (before, after))
     faulted = {name for one in (before, after) for name in one["details"].get("faulted", ())}
     return [float(now[name]) - float(was[name]) for name in now if name in was and name not in faulted]
@@ -116,6 +120,19 @@ def _scores(queries: Sequence[Query], groups: Sequence[Sequence[Episode]]) -> di
         row[f"{name}_se"] = float(np.std(means, ddof=1) / math.sqrt(len(means))) if len(means) > 1 else None
     row["faults"] = sum(not episode.valid for group in groups for episode in group)
     row["incomplete"] = row["counted"] < COMPLETE * len(groups)
+    return row
+
+
+def _over_runs(queries: Sequence[Query], groups: Sequence[Sequence[Episode]]) -> dict[str, Any]:
+    """Each score's mean in each run that has a valid sample, and the standard error of these means."""
+    row = {}
+    for name, score in SCORES.items():
+        right_NG = [
+            [score(episode.answer, query.answers) if episode.valid else math.nan for episode in group]
+            for query, group in zip(queries, groups, strict=True)
+        ]
+        mean_R = mean(np.array(right_NG), 0)
+        row |= {f"{name}_{of}": value for of, value in over_runs(mean_R[~np.isnan(mean_R)]).items()}
     return row
 
 
@@ -158,7 +175,10 @@ def one_line(figures: Mapping[str, Any]) -> str:
     """An evaluation in one line: exact match with its 95 % interval, and Pass@1 where it was asked for."""
     parts = [f"exact match {interval(figures, 'exact_match')} (greedy, {over(figures)}, 95 %)"]
     if "samples" in figures:
-        parts.append(f"Pass@1 of {figures['samples']} samples {interval(figures, 'pass_at_1_exact_match')}")
+        both = f"{interval(figures, 'pass_at_1_exact_match')} (95 %, over questions and runs)"
+        if error := run_error(figures, "exact_match"):
+            both += f"{error} (one standard error, over runs alone)"
+        parts.append(f"Pass@1 of {figures['samples']} samples {both}")
     return "; ".join([*parts, *faults(figures)])
 
 
@@ -171,13 +191,19 @@ def interval(figures: Mapping[str, Any], name: str) -> str:
     return f"{share(value)} +- {share(wide)}" if wide else share(value)
 
 
+def run_error(figures: Mapping[str, Any], name: str) -> str:
+    """A sampled score's standard error over runs alone, as papers give it (" +- 0.0040"); "" if it has none."""
+    error = figures.get(f"pass_at_1_{name}_run_error")
+    return "" if error is None else f" +- {error:.4f}"
+
+
 def counted(figures: Mapping[str, Any], name: str = "") -> int:
-    """Over how many questions a score is: those without a fault."""
+    """Count the questions that a score is over: those without a fault."""
     return figures.get("pass_at_1_counted" if name.startswith("pass_at_1_") else "counted", figures["questions"])
 
 
 def over(figures: Mapping[str, Any]) -> str:
-    """Over which questions the greedy score is: "1,000 questions", "3 of 8 questions"."""
+    """Say which questions the greedy score is over: "1,000 questions", "3 of 8 questions"."""
     asked, count = figures["questions"], counted(figures)
     return f"{asked:,} questions" if count == asked else f"{count:,} of {asked:,} questions"
 
@@ -187,7 +213,7 @@ def share(value: float) -> str:
 
 
 def faults(figures: Mapping[str, Any]) -> list[str]:
-    """What is to be said of the faults; nothing where there is none."""
+    """Report the faults in one text; an empty list if there is none."""
     sampled = figures.get("pass_at_1_faults", 0)
     said = [f"{figures['faults']} of {figures['questions']} ended in a fault and are left out"]
     said *= bool(figures["faults"])
@@ -220,6 +246,9 @@ def format_table(figures: Mapping[str, Any]) -> str:
     means += f", tokens {figures['tokens_per_question']:.1f}"
     lines.append(f"{means}, well-formed turns {figures['well_formed_turn_share']:.3f}, endings: {stops}")
     lines.append("+-: the 95 % interval over questions")
+    if any(run_error(figures, name) for name in SCORES):
+        errors = ", ".join(f"{name}{run_error(figures, name)}" for name in SCORES)
+        lines.append(f"Pass@1's is over questions and runs; one standard error over runs alone: {errors}")
     return "\n".join([*lines, *faults(figures)])
 
 
@@ -236,8 +265,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Evaluate a run's checkpoint; the result is also written to RUN/eval, with its manifest in it.
 
-    `settings` are another config to ask it by. A `run` that is a model's folder is asked by them alone, and its result
-    goes to runs/eval/ and the folder's name.
+    `settings`: a config to use in place of the run's. A `run` that is a model's folder needs them, and its result goes
+    to runs/eval/ and the folder's name.
     """
     is_run = config.is_run(run)
     settings = runs.load(run) if settings is None else settings
@@ -269,7 +298,7 @@ def evaluate(
 
 
 def format_episode(episode: Episode) -> str:
-    """What was asked, searched, found and answered, for a terminal."""
+    """Format an episode for a terminal: the question, what was searched and found, and the answer."""
     lines = [f"question: {episode.query.question}"]
     for turn in episode.turns:
         if turn.author == "model":

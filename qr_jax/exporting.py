@@ -52,7 +52,7 @@ def write(
     dtype: Literal["bfloat16", "float32"] = "bfloat16",
     allow_plugins: Sequence[str] | None = None,
 ) -> Path:
-    """As `export`, of parameters on one device. `trained`: what the card says of the run; None: there was none."""
+    """Export parameters that lie on one device. `trained`: what the card says of the run; None: there was none."""
     folder = Path(folder)
     run_files.check_empty(folder)
     described = describe(settings, agent.engine.chat, allow_plugins=allow_plugins)
@@ -64,13 +64,13 @@ def write(
 
 
 def describe(settings: Config, chat: Chat, *, allow_plugins: Sequence[str] | None = None) -> dict[str, Any]:
-    """What agent.json holds: prompt, stop strings, the template's glue, limits, sampling, environment, retriever.
+    """Return agent.json's content: prompt, stop strings, template's glue, limits, sampling, environment, retriever.
 
-    No place of this machine and no secret is in it. `reading` has regular expressions: of a tag, of the act that
-    decides a turn (null where the environment has no such), and of a turn up to the stop string that ends it. They
-    read a turn that the template begins with `<think>` together with that tag. With `tool_json` a tool's message is a
-    text in JSON's quotes. `prompt` is null where the environment cannot be asked (its code is missing or not allowed,
-    which is said), or does more with a question than to put it in.
+    No path of this machine and no secret is in it. `reading` has regular expressions: of a tag, of the act that
+    decides a turn (null where the environment declares none), and of a turn up to the stop string that ends it. If the
+    template begins a turn with `<think>`, they read the turn with that tag. With `tool_json` a tool's message is a
+    JSON string. `prompt` is null if the environment cannot be called (its code is missing or not allowed, which is
+    printed) or does more with a question than insert it.
     """
     opening = _opening(settings, allow_plugins)
     tools = opening.tools if opening else ()
@@ -100,7 +100,7 @@ def describe(settings: Config, chat: Chat, *, allow_plugins: Sequence[str] | Non
 
 
 def _opening(settings: Config, allow_plugins: Sequence[str] | None) -> Say | None:
-    """The environment's first move with {question} in the question's place; None, said why, where it has none."""
+    """Return the environment's first move with {question} in the question's place; None, saying why, if it has none."""
     try:
         env = assemble.environment(settings, allow_plugins=allow_plugins)
         opening, probe = (env(query, []) for query in (replace(manifest.PROBE, question=QUESTION), manifest.PROBE))
@@ -127,7 +127,7 @@ def _bound(kind: str, use: Use, allow_plugins: Sequence[str] | None) -> dict[str
 
 
 def _parts(kind: str, value: Any, allow_plugins: Sequence[str] | None) -> Any:
-    """A setting's value, plug-ins inside it bound as it is."""
+    """Convert a setting's value, plug-ins inside it by `_bound`."""
     if isinstance(value, Use):
         return _bound(kind, value, allow_plugins)
     if isinstance(value, Mapping) and set(value) == {"name", "settings"}:
@@ -136,7 +136,7 @@ def _parts(kind: str, value: Any, allow_plugins: Sequence[str] | None) -> Any:
 
 
 def _private(name: str, value: Any) -> bool:
-    """Whether a setting is of one machine or names a secret: by its name, or a text that is a path or an address."""
+    """Return True if a setting belongs to this machine or names a secret: by its name, or as a path or an address."""
     if name in (*manifest.PLACES, trust.URL) or name.endswith(trust.SECRET) or secrecy.looks_secret(name):
         return True
     plainly = isinstance(value, str) and not any(sign.isspace() or sign in "<>{}" for sign in value)

@@ -1,4 +1,4 @@
-"""What a step did to the pool: zero-variance rates, who made up the batch, flips and waste, exactly defined.
+"""A step's effect on the pool: zero-variance rates, who made up the batch, flips and waste, exactly defined.
 
 Every rate is a ratio of two counts that stand beside it, so figures of many steps are made from summed counts
 (`over_steps`), never from averaged rates. A ratio over nothing is None, not 0 and not NaN: there is nothing to say.
@@ -12,6 +12,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from qr_jax.errors import UserError
 from qr_jax.pool import LAST_ACCEPTED, LAST_EASY, LAST_HARD, LAST_NONE, LAST_SURPLUS, STATES, Pool
 from qr_jax.records import Outcome
 
@@ -61,7 +62,7 @@ def step_figures(
     if len(np.unique(drawn_Q)) != len(drawn_Q) or len(rollouts_Q) != len(drawn_Q):
         found = f"{len(drawn_Q)} queries ({len(np.unique(drawn_Q))} distinct) and rollouts for {len(rollouts_Q)}"
         wanted = "a step's queries must be distinct, with rollouts for each"
-        raise ValueError(f"{wanted}; found {found}. Judge rounds together")
+        raise UserError(f"{wanted}; found {found}. Judge rounds together")
     counts = _counts(before, drawn_Q, verdict_Q, accepted, rollouts_Q) | {"wanted": accept}
     return _named({name: int(value) for name, value in counts.items()}) | pool_figures(after)
 
@@ -69,7 +70,7 @@ def step_figures(
 def _counts(
     before: Pool, drawn_Q: np.ndarray, verdict_Q: np.ndarray, accepted: np.ndarray, rollouts_Q: np.ndarray
 ) -> dict[str, int]:
-    """How many of the drawn groups and of the accepted ones were what, and came from where."""
+    """Count the drawn and the accepted groups by verdict and by origin."""
     dead_Q = (verdict_Q == "hard") | (verdict_Q == "easy")
     last_Q, last_E = before.last_P[drawn_Q], before.last_P[accepted]
     counts = {
@@ -90,10 +91,10 @@ def _counts(
 
 
 def pool_figures(pool: Pool) -> Figures:
-    """Where the pool stands after all steps so far: eligible queries, states, epoch, attempts and flips.
+    """Return the pool's figures after all steps so far: eligible queries, states, epoch, attempts and flips.
 
-    `flipped`: queries accepted after any earlier zero-variance verdict, surplus signal between them or not, a share of
-    the unique queries drawn; one whose groups were all faults has shown nothing and is not among these.
+    `flipped`: the share of attempted queries that were accepted after any earlier zero-variance verdict, with or
+    without surplus signal in between; a query whose groups were all faults does not count as attempted.
     `never_flipped`: queries that showed no variance at least once and have not been accepted since.
     """
     attempted = int(np.count_nonzero(pool.attempts_P))
@@ -113,14 +114,14 @@ def pool_figures(pool: Pool) -> Figures:
 def over_steps(steps: Sequence[Mapping[str, float | int | None]]) -> Figures:
     """Several steps' figures as one: counts summed, ratios made anew; what `pool_figures` says is the last step's."""
     if not steps:
-        raise ValueError("figures over 0 steps were asked for; at least 1 is needed")
+        raise UserError("figures over 0 steps were asked for; at least 1 is needed")
     counts = {name for ratio in RATIOS.values() for name in ratio}
     summed = {name: sum(int(step[f"pool/{name}"] or 0) for step in steps) for name in sorted(counts)}
     return dict(steps[-1]) | _named(summed)
 
 
 def warning(steps: Sequence[Mapping[str, float | int | None]], rule: str) -> str | None:
-    """Of two steps or more: that the rule left nothing to draw after each, or their `starvation`; otherwise None."""
+    """Warn, over two steps or more, if the rule left nothing to draw after each, or of `starvation`; otherwise None."""
     epochs = [int(step["pool/epoch"] or 0) for step in steps]
     if all(before < after for before, after in pairwise(epochs)):
         return f"rule {rule!r} gave every query weight 0, and the pool was reset: look at its weights, or add questions"
@@ -128,10 +129,10 @@ def warning(steps: Sequence[Mapping[str, float | int | None]], rule: str) -> str
 
 
 def starvation(figures: Mapping[str, float | int | None]) -> str | None:
-    """A warning with the numbers when few of the drawn groups bear signal, otherwise None.
+    """Warn with the numbers if few of the drawn groups bear signal, otherwise None.
 
-    Few: less than a quarter of what groups of that size would of questions that are right half of the time.
-    It says what fits the case: episodes that are cut, that never search, all wrong or all right, or a pool that
+    Few: less than a quarter of those that would on questions answered right half of the time, at that group size.
+    The cure fits the case: episodes that are cut, that never search, all wrong or all right, or a pool that
     starves. A few noisy groups then take a full optimizer step: runs on a small pool have lost there what they had
     learned.
     """
@@ -145,7 +146,7 @@ def starvation(figures: Mapping[str, float | int | None]) -> str | None:
 
 
 def _cure(figures: Mapping[str, float | int | None], drawn: int) -> str:
-    """What may help a step few of whose groups bear signal."""
+    """Suggest a cure for a step with few signal groups."""
     hard, easy = int(figures["pool/hard"] or 0), int(figures["pool/easy"] or 0)
     cut = sum(figures.get(f"rollout/stop_{stop}") or 0.0 for stop in ("length", "context"))
     if 2 * hard > drawn and cut > 0.5:

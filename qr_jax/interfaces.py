@@ -14,19 +14,16 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from qr_jax.dialect import encodable
+from qr_jax.errors import PluginError, UserError
 from qr_jax.queries.limits import MOST_ID_CHARS
 from qr_jax.records import Ask, Passage, Say, Scores, Search, Stop, StopReason
 
 LOSS_ARRAYS = ("logp_NL", "old_logp_NL", "rollout_logp_NL", "ref_logp_NL", "entropy_NL", "adv_NL", "mask_NL", "turn_NL")
 
 
-class Wrong(ValueError):
-    """What a plug-in returned and should not have: the words after "returned"."""
-
-
 @dataclass(frozen=True)
 class Contract:
-    """One kind of plug-in. `check(result, *given, **named)` gives the result as the run uses it, or raises Wrong."""
+    """One kind of plug-in. `check(result, *given, **named)` returns what the run uses, or raises PluginError."""
 
     folder: str
     given: tuple[str, ...]  # the data before the `*`
@@ -52,165 +49,167 @@ def shown(value: Any) -> str:
 
 
 def check_rule(result: Any, pool: Any, outcome: Any = None, /, **_: Any) -> Any:
-    """(weight_P, memory): weights finite and 0 or more, memory arrays of plain types by name."""
+    """Check (weight_P, memory): weights finite and 0 or more, memory arrays of plain types by name."""
     if not isinstance(result, tuple) or len(result) != 2:
-        raise Wrong(shown(result))
+        raise PluginError(shown(result))
     weight_P, memory = _numbers(result[0], (pool.size,), "weights"), result[1]
     bad = np.flatnonzero(~(np.isfinite(weight_P) & (weight_P >= 0)))
     if len(bad):
-        raise Wrong(f"{len(bad)} weights that are not finite and 0 or more, the first {weight_P[bad[0]]} of {bad[0]}")
+        first = f"the first {weight_P[bad[0]]} of {bad[0]}"
+        raise PluginError(f"{len(bad)} weights that are not finite and 0 or more, {first}")
     if not isinstance(memory, Mapping):
-        raise Wrong(f"the memory {shown(memory)}")
+        raise PluginError(f"the memory {shown(memory)}")
     for name, value in memory.items():
         try:
             kind = np.asarray(value).dtype.kind
         except ValueError:  # rows of unlike lengths
             kind = "O"
         if not isinstance(name, str) or kind not in "biufU" or np.ma.is_masked(value):
-            raise Wrong(f"a memory whose {name!r} is {shown(value)}")
+            raise PluginError(f"a memory whose {name!r} is {shown(value)}")
     return result
 
 
 def check_rounds(result: Any, pool: Any, so_far: Sequence[Any], /, **_: Any) -> Ask | None:
-    """An Ask for at least one rollout, or None."""
+    """Check that it is an Ask for at least one rollout, or None."""
     if result is None:
         if not so_far:
-            raise Wrong("None before the first draw of the step")
+            raise PluginError("None before the first draw of the step")
         return None
     if not isinstance(result, Ask):
-        raise Wrong(shown(result))
+        raise PluginError(shown(result))
     if not _is_count(result.draw) or not isinstance(result.more, Mapping):
-        raise Wrong(f"Ask(draw={shown(result.draw)}, more={shown(result.more)})")
+        raise PluginError(f"Ask(draw={shown(result.draw)}, more={shown(result.more)})")
     drawn = set(so_far[-1].drawn_Q.tolist()) if so_far else set()
     for index, count in result.more.items():
         if index not in drawn or not _is_count(count) or count < 1:
-            raise Wrong(f"an Ask for {count} more samples of query {index}, of the {len(drawn)} drawn in this step")
+            drawn_now = f"of the {len(drawn)} drawn in this step"
+            raise PluginError(f"an Ask for {count} more samples of query {index}, {drawn_now}")
     if not result.draw and not result.more:
-        raise Wrong("an Ask for nothing, which would never end the step")
+        raise PluginError("an Ask for nothing, which would never end the step")
     return result
 
 
 def check_growth(name: str, ask: Ask, samples: Mapping[int, int], most: int) -> None:
-    """ValueError where further samples would make a group, of `samples` now, larger than its rounds' file allows."""
+    """Raise ValueError if further samples make a group, of `samples` now, larger than its rounds' file allows."""
     for index, count in ask.more.items():
         if samples[index] + count > most:
-            raise ValueError(
+            raise UserError(
                 f"rounds {name!r} asked for {count} more samples of query {index}, which has {samples[index]}; a group "
                 f"has room for {most}. Write MOST = {samples[index] + count} in the plug-in's file, or ask for fewer"
             )
 
 
 def check_env(result: Any, query: Any, turns: Sequence[Any], /, **_: Any) -> Say | Search | Stop:
-    """A Say with text, a Search with queries, or a Stop with a reason; what the episode's state allows of these."""
+    """Check that it is a Say with text, a Search with queries or a Stop with a reason, and allowed at this point."""
     text = isinstance(result, Say) and isinstance(result.text, str) and result.role in ("user", "tool", "inline")
     if text and isinstance(result.stop, tuple) and all(isinstance(stop, str) and stop for stop in result.stop):
         if not isinstance(result.tools, tuple) or not all(isinstance(tool, Mapping) for tool in result.tools):
-            raise Wrong(f"a Say whose tools are {shown(result.tools)}, not a tuple of JSON schemas")
+            raise PluginError(f"a Say whose tools are {shown(result.tools)}, not a tuple of JSON schemas")
         if not turns and result.role != "user":
-            raise Wrong(f"a first Say of role {result.role!r}, where an episode opens with a message of role 'user'")
+            raise PluginError(f"a first Say of role {result.role!r}; an episode opens with a message of role 'user'")
         return result
     queries = result.queries if isinstance(result, Search) else None
     searches = isinstance(queries, tuple) and queries and all(isinstance(text, str) for text in queries)
     reasons = [reason for reason in get_args(StopReason) if reason != "fault"]
     stops = isinstance(result, Stop) and result.reason in reasons and isinstance(result.answer, str | None)
     if isinstance(result, Stop) and not stops:
-        raise Wrong(f"{shown(result)}, whose reason is none of {', '.join(reasons)}, or whose answer is no text")
+        raise PluginError(f"{shown(result)}, whose reason is none of {', '.join(reasons)}, or whose answer is no text")
     if not searches and not stops:
-        raise Wrong(shown(result))
+        raise PluginError(shown(result))
     if not turns:
-        raise Wrong(f"{shown(result)} to open an episode, which begins with a Say")
+        raise PluginError(f"{shown(result)} to open an episode, which begins with a Say")
     if searches and turns[-1].author == "env":
-        raise Wrong(f"{shown(result)} when it was shown passages, which a Say or a Stop answers")
+        raise PluginError(f"{shown(result)} when it was shown passages, which a Say or a Stop answers")
     return result
 
 
 def check_retriever(result: Any, /, **_: Any) -> Any:
-    """A search function."""
+    """Check that it is a search function."""
     if not callable(result):
-        raise Wrong(shown(result))
+        raise PluginError(shown(result))
     return result
 
 
 def check_found(results: Any, queries: Sequence[str], k: int, /) -> list[list[Passage]]:
-    """What a search function gives, as a list of at most k passages for each query."""
+    """Return a search function's result as a list of at most k passages for each query."""
     count = len(queries)
     if not isinstance(results, Sequence) or isinstance(results, str) or len(results) != count:
         size = f" of {len(results)}" if isinstance(results, Sequence) else ""
-        raise Wrong(f"a {type(results).__name__}{size} for {count} queries")
+        raise PluginError(f"a {type(results).__name__}{size} for {count} queries")
     for result in results:
         if not isinstance(result, Sequence) or isinstance(result, str):
-            raise Wrong(f"a {type(result).__name__} for a query")
+            raise PluginError(f"a {type(result).__name__} for a query")
     return [list(map(_passage, result[:k])) for result in results]
 
 
 def _passage(item: Any) -> Passage:
     if not isinstance(item, Passage) or not all(isinstance(text, str) for text in (item.id, item.title, item.text)):
-        raise Wrong(f"a {type(item).__name__} that is no Passage with a text, title and id")
+        raise PluginError(f"a {type(item).__name__} that is no Passage with a text, title and id")
     if len(item.id) > MOST_ID_CHARS:
-        raise Wrong(f"a passage whose id has {len(item.id):,} characters, of which {MOST_ID_CHARS:,} are taken")
+        raise PluginError(f"a passage whose id has {len(item.id):,} characters, of which {MOST_ID_CHARS:,} are taken")
     if not isinstance(item.score, int | float | np.number) or not math.isfinite(item.score):
-        raise Wrong(f"passage {item.id!r} with the score {item.score}, which is no finite number")
+        raise PluginError(f"passage {item.id!r} with the score {item.score}, which is no finite number")
     return replace(item, id=encodable(item.id), title=encodable(item.title), text=encodable(item.text))
 
 
 def check_reward(result: Any, query: Any, episodes: Sequence[Any], /, **_: Any) -> Scores:
-    """Scores, of an array or of Scores; numbers that are not finite stay: they are faults, which the run counts."""
+    """Check an array or Scores, return Scores; numbers that are not finite stay: they are faults, which are counted."""
     scores = result if isinstance(result, Scores) else Scores(result)
     size, outcome_G, turn_GT = len(episodes), scores.outcome_G, scores.turn_GT
     score_G = _numbers(scores.score_G, (size,), "scores")
     if outcome_G is not None:
         outcome_G = _numbers(outcome_G, (size,), "outcomes")
         if not np.isin(outcome_G[np.isfinite(outcome_G)], (0, 1)).all():
-            raise Wrong(f"outcomes other than 0 and 1: {outcome_G}")
+            raise PluginError(f"outcomes other than 0 and 1: {outcome_G}")
     if turn_GT is not None:
         turns_G = [episode.model_turns for episode in episodes]
         listed = isinstance(turn_GT, Sequence) or (isinstance(turn_GT, np.ndarray) and turn_GT.ndim)
         if not listed or len(turn_GT) != size:
-            raise Wrong(f"turn rewards {shown(turn_GT)}")
+            raise PluginError(f"turn rewards {shown(turn_GT)}")
         turn_GT = tuple(_numbers(row, (turns,), "turn rewards") for row, turns in zip(turn_GT, turns_G, strict=True))
     return Scores(score_G, outcome_G, turn_GT)
 
 
 def check_advantage(result: Any, /, grades: Any = None, **given: Any) -> Any:
-    """One advantage a sample, a turn or a token; at trace time, by shape and type."""
+    """Check one advantage a sample, a turn or a token; at trace time, by shape and type."""
     shape, tokens = getattr(result, "shape", None), _shape_NL(given)
     if not _is_float(result) or shape is None or len(shape) not in (2, 3) or 0 in shape[2:]:
-        raise Wrong(shown(result))
+        raise PluginError(shown(result))
     if grades is None:  # the learner, which knows them, holds the shape to it
         return result
     groups, samples = grades.reward_QG.shape
     by_token = len(shape) == 2 and shape[0] == groups * samples and tokens in (None, shape)
     if shape[:2] != (groups, samples) and not by_token:
-        raise Wrong(f"{shown(result)} for {groups} groups of {samples}")
+        raise PluginError(f"{shown(result)} for {groups} groups of {samples}")
     if len(shape) == 3 and tokens and shape[2] == tokens[1]:
-        raise Wrong(f"{shown(result)}, one a token by group and sample")
+        raise PluginError(f"{shown(result)}, one a token by group and sample")
     return result
 
 
 def check_loss(result: Any, /, **given: Any) -> Any:
-    """(loss a token, metrics a token); at trace time, by shape and type."""
+    """Check (loss a token, metrics a token); at trace time, by shape and type."""
     shape = _shape_NL(given)
     if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], Mapping):
-        raise Wrong(shown(result))
+        raise PluginError(shown(result))
     for name, value in {"the loss": result[0], **result[1]}.items():
         kind = str(getattr(value, "dtype", ""))
         numbers = _is_float(value) or (value is not result[0] and ("int" in kind or "bool" in kind))
         if not isinstance(name, str) or not numbers or (shape is not None and value.shape != shape):
-            raise Wrong(f"{name if value is result[0] else repr(name)} as {shown(value)} for tokens {shape}")
+            raise PluginError(f"{name if value is result[0] else repr(name)} as {shown(value)} for tokens {shape}")
     return result
 
 
 def _numbers(value: Any, shape: tuple[int, ...], name: str) -> np.ndarray:
-    """float64 of that shape. Wrong for what is no number (text, objects, None) and for every other shape."""
+    """Return float64 of that shape. PluginError for what is no number (text, objects, None) or has another shape."""
     if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
-        raise Wrong(f"{name} of which some are masked; say NaN where there is no number")
+        raise PluginError(f"{name} of which some are masked; say NaN where there is no number")
     try:
         array = np.asarray(value)
     except ValueError as error:  # rows of unlike lengths
-        raise Wrong(f"{name} {shown(value)}") from error
+        raise PluginError(f"{name} {shown(value)}") from error
     if array.shape != shape or array.dtype.kind not in "biuf":
         given = value if hasattr(value, "shape") else array if array.dtype.kind in "biuf" else value
-        raise Wrong(f"{name} that are {shown(given)}, not numbers of shape {shape}")
+        raise PluginError(f"{name} that are {shown(given)}, not numbers of shape {shape}")
     return array.astype(np.float64)
 
 
@@ -285,7 +284,7 @@ CONTRACTS: Mapping[str, Contract] = {
         returns="a float array [Q, G], one a turn [Q, G, T] or one a token [Q * G, L]",
         check=check_advantage,
         by_name=True,
-        # "gradient": groups of equal rewards get one too. They reach the learner with learner.keep_dead alone.
+        # "gradient": groups of equal rewards get one too. They reach the learner with learner.keep_zero_variance alone.
         constants={"ZERO_VARIANCE": Literal["none", "gradient"], "WANTS_TURNS": bool},  # of turn rewards
     ),
     "loss": Contract(

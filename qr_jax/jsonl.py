@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from qr_jax import run_files
+from qr_jax.errors import UserError
 
 MOST_NAMES = 2000  # of a row: metrics have some 120
 
@@ -19,7 +20,7 @@ def every(path: Path, *needed: str) -> Iterator[Row]:
     for number, row in enumerate(readable(path, *needed), 1):
         if row is None:
             wanted = f"an object with {', '.join(needed)}, and at most {MOST_NAMES:,} names"
-            raise ValueError(f"{path}, line {number}: not what a run writes; wanted {wanted}")
+            raise UserError(f"{path}, line {number}: not what a run writes; wanted {wanted}")
         yield row
 
 

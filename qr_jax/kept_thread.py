@@ -18,7 +18,7 @@ MMAP = -3  # and from which size on a block is mapped by itself
 
 
 class KeptThread:
-    """Does what it is given, one after the other; begun with the first. (Python waits for ThreadPoolExecutor's.)"""
+    """A daemon thread that does its work in order. (At exit Python would wait for a ThreadPoolExecutor's threads.)"""
 
     def __init__(self, name: str):
         self._name, self._given, self._closed = name, queue.SimpleQueue[Work | None](), threading.Event()
@@ -27,7 +27,7 @@ class KeptThread:
     def submit(
         self, work: Callable[..., Result], *given: Any, then: Work = lambda: None, **named: Any
     ) -> Future[Result]:
-        """The work's result, or what it raised, to come; `then` is done before it is seen. One caller at a time."""
+        """Queue the work; return a Future of its result. `then` runs before that is set. One caller at a time."""
         done: Future[Result] = Future()
 
         def run() -> None:
@@ -47,7 +47,7 @@ class KeptThread:
         return done
 
     def close(self) -> None:
-        """Leave undone what has not begun; what has is left behind."""
+        """Drop the work that has not begun, and do not wait for the rest."""
         self._closed.set()
         self._given.put(None)
 
@@ -66,10 +66,11 @@ def _library() -> ctypes.CDLL:
 
 
 def _give_back() -> None:
-    """What lies free at the top of this thread's heap, where `malloc_trim` does not reach; microseconds.
+    """Free the memory at the top of this thread's heap, which `malloc_trim` does not reach; takes microseconds.
 
-    glibc looks there when a large block is freed, and keeps twice the largest that ever had a mapping: each answer of
-    megabytes left some, for good. It keeps little for the one block freed here; then as much as it ends at by itself.
+    glibc trims there when a large block is freed, but keeps twice the size of the largest that ever had a mapping, so
+    each answer of megabytes left some for good. The limit is lowered for the block freed here, then set to glibc's
+    largest.
     """
     with contextlib.suppress(OSError, AttributeError):
         library = _library()

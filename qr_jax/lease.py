@@ -19,7 +19,7 @@ from typing import Any
 import fsspec
 from etils import epath
 
-from qr_jax import bucket, mistakes
+from qr_jax import bucket, errors
 from qr_jax.run_lock import MOST_BYTES, NAME, RunLock, named
 
 log = logging.getLogger(__name__)
@@ -34,11 +34,11 @@ NONE = "0"  # the generation of an object that is not there
 def end(why: str) -> None:
     """End this process now: a checkpoint that it is writing must not go on where another run writes."""
     print(f"error: {why}", file=sys.stderr, flush=True)
-    os._exit(mistakes.LOST)
+    os._exit(errors.LOST)
 
 
 class Lease:
-    """Holds PLACE/run.lock, in a bucket, from `__init__` to `release`. mistakes.Busy where another process renews it.
+    """Holds PLACE/run.lock, in a bucket, from `__init__` to `release`. errors.Busy where another process renews it.
 
     A stale lease is taken over; so is, at once, that of a process that was killed while it held `lock`, which this
     process holds now. A thread renews the lease, and calls `lost` with the reason when another process has it. A bucket
@@ -54,7 +54,7 @@ class Lease:
         self._object = ("b/{}/o/{}", self._bucket, self._name)
         self._files = fsspec.filesystem("gcs")
         self._writing, self._over = threading.Lock(), threading.Event()
-        self._gone: mistakes.Busy | None = None
+        self._gone: errors.Busy | None = None
         self._generation = self._take(lock.left, say)
         threading.Thread(target=self._renew, name="lease", daemon=True).start()
 
@@ -68,7 +68,7 @@ class Lease:
             except FileExistsError:  # the generation is another; ours, perhaps, where an answer was lost on its way
                 self._generation, about = self._read()
                 if about != self._about:
-                    self._gone = mistakes.Busy(
+                    self._gone = errors.Busy(
                         f"{self.place} belongs to {named(about)} by now: this process did not renew its lease for "
                         f"{STALE_S:g} s or more, and writes nothing there any more"
                     )
@@ -99,13 +99,13 @@ class Lease:
                 return generation
             if generation not in (first, NONE):
                 todo = "wait for it or end it; or give this run another place with train.bucket"
-                raise mistakes.Busy(f"{self.place} is being written by {named(about)}: {todo}")
+                raise errors.Busy(f"{self.place} is being written by {named(about)}: {todo}")
 
     def _renew(self) -> None:
         while not self._over.wait(RENEW_S):
             try:
                 self.hold()
-            except mistakes.Busy as error:
+            except errors.Busy as error:
                 if not self._over.is_set():
                     self._lost(str(error))
                 return

@@ -1,4 +1,4 @@
-"""What can be set: every setting's name as a user types it, its type, its default and what it means.
+"""All settings: each one's name as a user types it, its type, its default and what it means.
 
 Meanings are the comments beside the settings, in config.py and in the plug-ins' signatures; no plug-in is imported.
 """
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from qr_jax import config, elsewhere, plugins
+from qr_jax.errors import UserError
 from qr_jax.interfaces import CONTRACTS
 from qr_jax.queries.world import generate
 from qr_jax.settings import Use, describe, nearest
@@ -77,15 +78,15 @@ def chosen(what: str) -> list[Section]:
     found = found or list(_with_setting([section for section in every if section.plugin == kind], f".{rest}"))
     if not found:
         if said := elsewhere.said_of(what):
-            raise ValueError(f"there is no setting {what!r}: {said}")
+            raise UserError(f"there is no setting {what!r}: {said}")
         settings = {setting.name for section in every for setting in section.settings}
         if dot and importlib.util.find_spec(kind) is not None:
             ours = ", ".join(f"{kind}={what}" for kind in CONTRACTS)
-            raise ValueError(f"there is no setting {what!r}; a plug-in from outside is named with its kind: {ours}")
+            raise UserError(f"there is no setting {what!r}; a plug-in from outside is named with its kind: {ours}")
         if os.path.isfile(f"{what}.py"):
-            raise ValueError(f"there is no setting {what!r}; a function of your own {what}.py: KIND={what}.FUNCTION")
+            raise UserError(f"there is no setting {what!r}; a function of your own {what}.py: KIND={what}.FUNCTION")
         known = [*{part for section in every for part in (section.name, section.plugin) if part}, *PLACES, *settings]
-        raise ValueError(
+        raise UserError(
             f"there is no section, plug-in or setting {what!r}{nearest(what, known)}; `qr-jax settings` lists all"
         )
     return found
@@ -101,7 +102,7 @@ def typed(value: Any) -> str:
 
 
 def _with_setting(every: Sequence[Section], name: str) -> Iterator[Section]:
-    """The sections that hold settings of that name, or (after a dot) of that end of a name, with those alone."""
+    """Yield each section that has settings of that name (of that ending, if it begins with a dot), with those alone."""
     for section in every:
         same = tuple(
             setting for setting in section.settings
@@ -125,7 +126,7 @@ def _fields(kind: Any, before: str) -> Iterator[Described]:
 
 
 def _comments_of_class(kind: Any) -> dict[str, str]:
-    """What the comments say of each field of a dataclass."""
+    """Return the comments beside each field of a dataclass."""
     path = Path(plugins.ROOT, *kind.__module__.split(".")[1:]).with_suffix(".py")
     source = path.read_text(encoding="utf-8")
     tree = next(
@@ -147,7 +148,7 @@ def _of_plugin(kind: str, name: str) -> Section:
     if not functions:
         defs = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
         found = f"{kind} {name!r} is not written in its file as a def, so that its settings could be read"
-        raise ValueError(found + nearest(function_name, defs))
+        raise UserError(found + nearest(function_name, defs))
     function = functions[0]
     place, known, settings = PLACES.get(kind, kind), plugins.signature(kind, name).settings, []
     for argument, default in zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True):
@@ -176,7 +177,7 @@ def _comments(source: str) -> dict[int, tuple[str, bool]]:
 
 
 def _said(node: ast.stmt | ast.arg, comments: Mapping[int, tuple[str, bool]]) -> str:
-    """What the comments directly above a line, and behind it, say."""
+    """Join the comments directly above a line and behind it."""
     above, line = [], node.lineno - 1
     while line in comments and comments[line][1]:
         above.insert(0, comments[line][0])

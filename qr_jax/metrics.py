@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from qr_jax.errors import UserError
 from qr_jax.settings import nearest
 
 
@@ -172,4 +173,4 @@ def about(name: str) -> Metric:
     for start, metric in OPEN.items():
         if name.startswith(start) and len(name) > len(start):
             return metric
-    raise ValueError(f"metric {name!r} is not listed in qr_jax/metrics.py{nearest(name, NAMES)}")
+    raise UserError(f"metric {name!r} is not listed in qr_jax/metrics.py{nearest(name, NAMES)}")

@@ -1,4 +1,4 @@
-"""Where metrics go: a JSONL file always, TensorBoard and W&B on request, and a terminal's lines."""
+"""Writers of metrics: a JSONL file always, TensorBoard and W&B on request, and a terminal's lines."""
 
 import contextlib
 import hashlib
@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any
 
 from qr_jax import jsonl, run_files
+from qr_jax.errors import UserError
 from qr_jax.evaluation.complete import is_incomplete
 from qr_jax.metrics import ALIASES, NAMES, about
 from qr_jax.terminal import clock
@@ -26,8 +27,8 @@ class Writer:
     """Writes a step's metrics to `folder`. Only process 0 has a Writer; W&B takes its key from the environment.
 
     `first_step` is the step after which this attempt goes on: TensorBoard forgets what an earlier one wrote beyond it.
-    `lives` is the run's bucket, which stays the same on whatever machine the run goes on. `within`: the writer of the
-    run that this one is the cold start of, whose run of W&B gets its metrics, too.
+    `lives` is the run's bucket, the same on every machine. `within`, for a cold start: the writer of the run
+    it belongs to, whose W&B run gets its metrics too.
     """
 
     def __init__(
@@ -44,7 +45,7 @@ class Writer:
         self.folder, self.aliases = Path(folder), tuple(aliases)
         for system in self.aliases:
             if system not in ALIASES:
-                raise ValueError(f"log.aliases names {system!r}; wanted some of {', '.join(ALIASES)}")
+                raise UserError(f"log.aliases names {system!r}; wanted some of {', '.join(ALIASES)}")
         self.folder.mkdir(parents=True, exist_ok=True)
         self._file = (self.folder / FILE).open("ab")
         self._tensorboard = _tensorboard(self.folder / "tensorboard", first_step) if tensorboard else None
@@ -117,7 +118,7 @@ class Wandb:
         try:
             import wandb
         except ImportError as error:
-            raise ValueError("log.wandb=true needs the package wandb: pip install 'qr_jax[wandb]'") from error
+            raise UserError("log.wandb=true needs the package wandb: pip install 'qr_jax[wandb]'") from error
         name = "/".join(lives.rstrip("/").split("/")[-2:]) if lives else folder.name
         self._run = wandb.init(project="qr_jax", id=wandb_id(folder, lives), name=name, dir=str(folder))
         self._run.define_metric(f"{COLD_START}/*", step_metric=f"{COLD_START}/step")
@@ -172,7 +173,7 @@ def _number(name: str, value: Any) -> float | int | None:
         return None
     value = value.item() if hasattr(value, "item") else value
     if not isinstance(value, (int, float)):
-        raise ValueError(f"metric {name} is {value!r} ({type(value).__name__}); wanted a number or None")
+        raise UserError(f"metric {name} is {value!r} ({type(value).__name__}); wanted a number or None")
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return int(value) if isinstance(value, int) else value
@@ -195,7 +196,7 @@ def discard_after(folder: str | Path, length: int, attempt: int, *, name: str = 
     size = path.stat().st_size if path.exists() else 0
     if size < length:
         before = f"the checkpoint was written when it had {length}"
-        raise ValueError(f"{path} has {size} bytes, but {before}; was it changed?")
+        raise UserError(f"{path} has {size} bytes, but {before}; was it changed?")
     if size == length:
         return 0
     aside = Path(folder) / "logs" / f"attempt_{attempt}" / "discarded" / name
@@ -272,7 +273,7 @@ def _short(value: Any) -> str:
 
 
 def _left(step_s: Any, steps: int) -> str:
-    """How long `steps` take; - where `step_s` is not known."""
+    """Format the time that `steps` take; - if `step_s` is not known."""
     if step_s is None or not math.isfinite(float(step_s)):
         return "-"
     return clock(float(step_s) * max(steps, 0))

@@ -31,7 +31,7 @@ class Trained:
 
 
 def trained(settings: Config, run: str | Path, step: int) -> Trained:
-    """What a run's files say of its checkpoint of that step."""
+    """Read from a run's files what is known of its checkpoint of that step."""
     spent = [row.get("budget/rollouts") for row in metrics_writer.read(run) if row.get("step") == step]
     rollouts = int(spent[-1]) if spent and spent[-1] is not None else None
     last = run_list.listed(Path(run))
@@ -41,7 +41,7 @@ def trained(settings: Config, run: str | Path, step: int) -> Trained:
 
 
 def write(settings: Config, agent: Mapping[str, Any], run: Trained | None, *, dtype: str) -> str:
-    """The card, of what agent.json holds and what is known of the run (None: there was none)."""
+    """Write the card from what agent.json holds and what is known of the run (None: there was none)."""
     parts = [_front(settings, run), f"# An agent that searches ({agent['environment']['name']})", _about(settings)]
     parts += ["## Training", *_training(settings, agent, run)] if run else []
     parts += ["## Evaluation", _evaluation(run)] if run else []
@@ -50,7 +50,7 @@ def write(settings: Config, agent: Mapping[str, Any], run: Trained | None, *, dt
 
 
 def base_model(settings: Config) -> str | None:
-    """The hub's name of the model that the run began with; None where it has none."""
+    """Return the hub's name of the model that the run began with; None if it has none."""
     name = settings.model.name
     of_hub = HUB_ID.fullmatch(name) and not Path(name).exists()
     return KNOWN.get(name) or (name if of_hub else None)
@@ -88,7 +88,7 @@ def _training(settings: Config, agent: Mapping[str, Any], run: Trained) -> Itera
 
 
 def _questions(name: str) -> str:
-    """Where the questions came from, without a place of a machine."""
+    """Name the source of the questions, without a path of this machine."""
     if name == "world":
         return "a synthetic world"
     return name.partition("@")[0] if name.startswith(official.PREFIX) else "files of questions"

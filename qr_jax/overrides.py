@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, get_origin
 
 from qr_jax import elsewhere, plugins
+from qr_jax.errors import UserError
 from qr_jax.interfaces import CONTRACTS
 from qr_jax.secrecy import looks_secret
-from qr_jax.settings import DEEPEST, Use, conform, guess, nearest, read, type_hints
+from qr_jax.settings import DEEPEST, RENAMED, Use, conform, guess, nearest, read, type_hints
 
 # Names known by muscle memory from verl and SkyRL.
 ALIASES: Mapping[str, str] = {
@@ -33,12 +34,12 @@ def pairs(typed: Sequence[str]) -> list[tuple[str, str]]:
             if not equals:
                 text = waiting.pop(0) if waiting and not waiting[0].startswith("--") else "true"
         elif not equals:
-            raise ValueError(f"{word!r} is no override; wanted setting=value, as in loss.high=0.3")
+            raise UserError(f"{word!r} is no override; wanted setting=value, as in loss.high=0.3")
         if looks_secret(name):
             todo = "take it off the command line and set an environment variable"
-            raise ValueError(f"{name} looks like a secret; {todo}")
+            raise UserError(f"{name} looks like a secret; {todo}")
         if name.count(".") > DEEPEST:
-            raise ValueError(f"{name[:60]}... has {name.count('.'):,} dots; no setting has more than {DEEPEST}")
+            raise UserError(f"{name[:60]}... has {name.count('.'):,} dots; no setting has more than {DEEPEST}")
         found.append((ALIASES.get(name, name), text))
     return found
 
@@ -78,28 +79,30 @@ def _path(config: Any, name: str) -> list[str]:
     return places[0].split(".") + parts[1:]
 
 
-def _unknown(config: Any, name: str) -> ValueError:
+def _unknown(config: Any, name: str) -> UserError:
+    if name in RENAMED:
+        return UserError(f"unknown setting {name}: it is {RENAMED[name]} now")
     if said := elsewhere.said_of(name):
-        return ValueError(f"unknown setting {name}: {said}")
+        return UserError(f"unknown setting {name}: {said}")
     known, parts = known_names(config), name.split(".")
     last = {full: full.split(".")[-1] for full in known}
     if ".".join(parts[-2:]) in known:
-        return ValueError(f"unknown setting {name}: it is {'.'.join(parts[-2:])} here")
+        return UserError(f"unknown setting {name}: it is {'.'.join(parts[-2:])} here")
     like = difflib.get_close_matches(parts[-1], last.values(), n=1, cutoff=0.75)
     same = (
         [full for full, end in last.items() if [end] == like] if "." not in name or parts[-1] in last.values() else []
     )
     if same:
-        return ValueError(f"unknown setting {name}; did you mean {' or '.join(same)}?")
+        return UserError(f"unknown setting {name}; did you mean {' or '.join(same)}?")
     meant = difflib.get_close_matches(parts[-1], elsewhere.SETTINGS, n=1, cutoff=0.9)
     if meant and (said := elsewhere.said_of(meant[0])):
-        return ValueError(f"unknown setting {name}; did you mean {meant[0]}? {said}")
+        return UserError(f"unknown setting {name}; did you mean {meant[0]}? {said}")
     guess = nearest(name, [*known, *KINDS, *ALIASES]) or "; `qr-jax settings` lists them"
-    return ValueError(f"unknown setting {name}{guess}")
+    return UserError(f"unknown setting {name}{guess}")
 
 
 def _is_whole(config: Any, path: Sequence[str]) -> bool:
-    """Whether the path names a plug-in or a section itself, not one of its settings."""
+    """Return True if the path names a plug-in or a section itself, not one of its settings."""
     value = config
     for part in path:
         value = getattr(value, part, None) if dataclasses.is_dataclass(value) and not isinstance(value, Use) else None
@@ -123,7 +126,7 @@ def _set(node: Any, path: Sequence[str], text: str, before: str = "", top: Any =
     elif dataclasses.is_dataclass(current) or isinstance(current, Mapping):
         value = _set(current, rest, text, here + ".", top)
     else:
-        raise ValueError(f"{here} is one value ({current!r}) and has no setting {'.'.join(rest)!r}; set {here}=...")
+        raise UserError(f"{here} is one value ({current!r}) and has no setting {'.'.join(rest)!r}; set {here}=...")
     return dataclasses.replace(node, **{name: value})
 
 
@@ -134,15 +137,15 @@ def _whole(here: str, text: str, wanted: Any) -> Any:
         fields = [field.name for field in dataclasses.fields(wanted)]
         if fields[0] != "name":
             settings = ", ".join(f"{here}.{name}" for name in fields)
-            raise ValueError(f"{here} is a section, not one setting; set one of {settings}")
+            raise UserError(f"{here} is a section, not one setting; set one of {settings}")
         return conform(here, text, wanted)
     if get_origin(wanted) is not None and get_origin(wanted) in (Mapping, dict):
-        raise ValueError(f"{here} holds named settings; set them one by one, as in {here}.name=value")
+        raise UserError(f"{here} holds named settings; set them one by one, as in {here}.name=value")
     try:
         return read(here, text, wanted)
     except ValueError as error:
         if ours := elsewhere.VALUES.get(here, {}).get(text):
-            raise ValueError(f"{error}; {text} is {ours} here") from None
+            raise UserError(f"{error}; {text} is {ours} here") from None
         raise
 
 
@@ -166,7 +169,7 @@ def _set_plugin(kind: str, plugin: Use, path: Sequence[str], text: str, here: st
         return Use(plugin.name, {**plugin.settings, key: (*inner[:at], changed, *inner[at + 1 :])})
     if rest:
         found = f"{here}.{key} is no plug-in and has no setting {'.'.join(rest)!r}"
-        raise ValueError(found + (f"; set {here}.{key}=... before it" if inner is None else ""))
+        raise UserError(found + (f"; set {here}.{key}=... before it" if inner is None else ""))
     wanted = Any
     if kind in KINDS:
         found = plugins.signature(kind, plugin.name)
@@ -177,15 +180,15 @@ def _set_plugin(kind: str, plugin: Use, path: Sequence[str], text: str, here: st
             more = f"; those that have it: {kind}={f', {kind}='.join(others)}" if others else ""
             said = elsewhere.said_of(f"{kind}.{key}")
             more = f"; {said}" if said else more
-            raise ValueError(f"{kind} {plugin.name!r} has no setting {key!r}; {listed}{more}")
+            raise UserError(f"{kind} {plugin.name!r} has no setting {key!r}; {listed}{more}")
         wanted = found.settings[key].type
     return Use(plugin.name, {**plugin.settings, key: read(f"{here}.{key}", text, wanted)})
 
 
 def _place(listed: Sequence[Use], name: str, here: str) -> int:
-    """Where the plug-in of this name, or place, stands in a list."""
+    """Return the position in a list of the plug-in with this name or number. ValueError unless there is exactly one."""
     places = [at for at, one in enumerate(listed) if name in (one.name, str(at))]
     if len(places) != 1:
         there = ", ".join(f"{at} ({one.name})" for at, one in enumerate(listed))
-        raise ValueError(f"{here} has {len(places)} plug-ins {name!r}; there are {there}")
+        raise UserError(f"{here} has {len(places)} plug-ins {name!r}; there are {there}")
     return places[0]

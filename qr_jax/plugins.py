@@ -24,8 +24,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from qr_jax import elsewhere, mistakes
-from qr_jax.interfaces import AT_LEAST, CONTRACTS, EXAMPLE, Contract, Wrong
+from qr_jax import elsewhere, interrupts
+from qr_jax.errors import PluginError, UserError
+from qr_jax.interfaces import AT_LEAST, CONTRACTS, EXAMPLE, Contract
 from qr_jax.settings import Use, conform, nearest
 
 ROOT = Path(__file__).parent
@@ -62,10 +63,10 @@ def _foreign_package(name: str) -> str | None:
 
 
 def refuse_foreign(kind: str, name: str, allow_plugins: Sequence[str] | None) -> None:
-    """ValueError for a plug-in outside qr_jax whose package is not among `allow_plugins`; None allows every package."""
+    """Raise ValueError for a plug-in outside qr_jax whose package is not in `allow_plugins`; None allows all."""
     package = _foreign_package(name)
     if package is not None and allow_plugins is not None and package not in allow_plugins:
-        raise ValueError(
+        raise UserError(
             f"{kind} {name!r} is code outside qr_jax that a run's folder asks for; if you trust it, "
             f"allow it with --allow-plugins {package}"
         )
@@ -79,19 +80,19 @@ def find(kind: str, name: str, *, allow_plugins: Sequence[str] | None = None) ->
         plugin = getattr(importlib.import_module(module), function, None)
     if not callable(plugin):
         todo = f"; wanted the file's name without .py, then its function: {module}.NAME" if function == "py" else ""
-        raise ValueError(f"{kind} {name!r}: {module} has no function {function!r}{todo}")
+        raise UserError(f"{kind} {name!r}: {module} has no function {function!r}{todo}")
     return plugin
 
 
 @contextlib.contextmanager
 def _importing(kind: str, name: str, module: str) -> Iterator[None]:
-    """ValueError where the plug-in's module is not there, or is a user's file that fails: the user mends it there."""
+    """Raise ValueError in this block if the plug-in's module is missing, or is a user's file that fails."""
     try:
         yield
     except Exception as error:
         lacks = error.name if isinstance(error, ModuleNotFoundError) else None
         if lacks and f"{module}.".startswith(f"{lacks}."):  # itself, or what it stands in
-            raise ValueError(f"{kind} {name!r} is not there: no module {lacks!r}{_lost(kind, name)}") from error
+            raise UserError(f"{kind} {name!r} is not there: no module {lacks!r}{_lost(kind, name)}") from error
         _refuse_failed(kind, name, error)
         raise
 
@@ -103,21 +104,22 @@ def check_imports(kind: str, use: Use, *, allow_plugins: Sequence[str] | None = 
 
 
 def _refuse_failed(kind: str, name: str, error: Exception) -> None:
-    """ValueError that says where a user's file failed while it was imported, by the lines of that user's files alone.
+    """Raise a ValueError that says where a user's file failed while it was imported, by that user's lines alone.
 
-    Nothing where the file is qr_jax's own, or where qr_jax refused what the file asked of it: that says it by itself.
+    Do nothing if the file is qr_jax's own, or if qr_jax refused what the file asked of it: that error says so itself.
     """
     top = _foreign_package(name)
-    if top is None or mistakes.is_of_asking(error):
+    if top is None or isinstance(error, UserError):
         return
-    installed = (*(sysconfig.get_path(place) for place in ("stdlib", "purelib", "platlib")), str(mistakes.PACKAGE), "<")
+    places = ("stdlib", "purelib", "platlib")
+    installed = (*(sysconfig.get_path(place) for place in places), str(interrupts.PACKAGE), "<")
     lines = [
         f"\n  {frame.filename}, line {frame.lineno}: {frame.line}"
         for frame in traceback.extract_tb(error.__traceback__)
         if top in Path(frame.filename).with_suffix("").parts or not frame.filename.startswith(installed)
     ]
     failed = f"{kind} {name!r} cannot be imported: {type(error).__name__}: {error}"
-    raise ValueError(failed + "".join(lines)) from error
+    raise UserError(failed + "".join(lines)) from error
 
 
 def signature(kind: str, name: str, *, allow_plugins: Sequence[str] | None = None) -> Signature:
@@ -130,10 +132,10 @@ def signature(kind: str, name: str, *, allow_plugins: Sequence[str] | None = Non
         nodes = _source(kind, name, allow_plugins)
         written = [n for n in nodes if isinstance(n, ast.AsyncFunctionDef | ast.FunctionDef) and n.name == function]
         if len(written) > 1:
-            raise Wrong(f"is written twice, in lines {written[0].lineno} and {written[1].lineno} of its file")
+            raise PluginError(f"is written twice, in lines {written[0].lineno} and {written[1].lineno} of its file")
         return _from_source(written[0]) if written else _from_function(find(kind, name))
-    except Wrong as error:
-        raise ValueError(f"{kind} {name!r} {error}") from None
+    except PluginError as error:
+        raise UserError(f"{kind} {name!r} {error}") from None
 
 
 def constants(kind: str, name: str, *, allow_plugins: Sequence[str] | None = None) -> dict[str, Any]:
@@ -143,23 +145,23 @@ def constants(kind: str, name: str, *, allow_plugins: Sequence[str] | None = Non
     for constant, node in _assigned(_written(kind, name, allow_plugins)):
         if constant not in known:
             if meant := difflib.get_close_matches(constant, known, 1, cutoff=0.85):
-                raise ValueError(f"{kind} {name!r}: {constant} is no constant of a {kind}; did you mean {meant[0]}?")
+                raise UserError(f"{kind} {name!r}: {constant} is no constant of a {kind}; did you mean {meant[0]}?")
             continue
         here = f"{kind} {name!r}: {constant}"
         try:
             value = ast.literal_eval(node) if node else None
         except ValueError as error:
-            raise ValueError(f"{here} is computed; write it as a plain value") from error
+            raise UserError(f"{here} is computed; write it as a plain value") from error
         if node is None:
-            raise ValueError(f"{here} is imported, or stands inside of a statement; write it as a plain value, alone")
+            raise UserError(f"{here} is imported, or stands inside of a statement; write it as a plain value, alone")
         declared[constant] = conform(here, value, known[constant])
         if known[constant] is int and declared[constant] < 1:
-            raise ValueError(f"{here} is {value}; wanted at least 1")
+            raise UserError(f"{here} is {value}; wanted at least 1")
     return declared
 
 
 def _assigned(nodes: Sequence[ast.stmt]) -> Iterator[tuple[str, ast.expr | None]]:
-    """The names that a file's statements give values, with the value; None for one that no reader of them sees."""
+    """Yield each name that a file assigns and its value's node; None if imported, unpacked or in a nested statement."""
     for node in nodes:
         if isinstance(node, ast.Assign | ast.AnnAssign):
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
@@ -174,26 +176,26 @@ def _assigned(nodes: Sequence[ast.stmt]) -> Iterator[tuple[str, ast.expr | None]
 
 
 def beside(kind: str, name: str, function: str, *, allow_plugins: Sequence[str] | None = None) -> Callable | None:
-    """The function of that name in the plug-in's file, one its contract knows; None where there is none."""
+    """Return a function of the plug-in's file that its contract names; None if the file has none."""
     assert function in CONTRACTS[kind].beside, f"{kind} knows no function {function!r} beside its plug-in's"
     plugin = find(kind, name, allow_plugins=allow_plugins)
     return getattr(importlib.import_module(plugin.__module__), function, None)
 
 
 def has_beside(kind: str, name: str, function: str, *, allow_plugins: Sequence[str] | None = None) -> bool:
-    """Whether the plug-in's file defines or imports that function, read from its source; True where it has none."""
+    """Return True if the plug-in's file, read as source, defines or imports that function, or is no Python source."""
     nodes = _source(kind, name, allow_plugins)
     written = {node.name for node in nodes if isinstance(node, ast.FunctionDef)}
     return not nodes or function in written | {given for given, _ in _assigned(nodes)}
 
 
 def draws_by(rule: Use, by: str | None, *, allow_plugins: Sequence[str] | None = None) -> Any:
-    """How queries are drawn by a rule's weights: as `pool.by` says, or where it is None as the rule's file does."""
+    """Return how a rule's weights draw ("chance" or "largest"): `pool.by`, or if None what the rule's file says."""
     return by or constants("rule", rule.name, allow_plugins=allow_plugins).get("DRAWS", "chance")
 
 
 def wants_corpus(retriever: Use, *, allow_plugins: Sequence[str] | None = None) -> bool:
-    """Whether a retriever is to be given passages. A retriever made of others is given them if any of those is."""
+    """Return True if a retriever is to be given passages. One made of other retrievers is if any of those is."""
     corpus = signature("retriever", retriever.name, allow_plugins=allow_plugins).settings.get("corpus")
     if corpus is None or corpus.required:
         return corpus is not None
@@ -212,22 +214,22 @@ def check(kind: str, use: Use, *, allow_plugins: Sequence[str] | None = None) ->
     _check_data(kind, use.name, parameters.data)
     if shadowed := {*parameters.settings} & {*CONTRACTS[kind].given}:
         named = ", ".join(sorted(shadowed))
-        raise ValueError(f"{kind} {use.name!r} has {named} after its *, which is data and no setting; put it before")
+        raise UserError(f"{kind} {use.name!r} has {named} after its *, which is data and no setting; put it before")
     least = constants(kind, use.name, allow_plugins=allow_plugins).get(AT_LEAST, {})
     settings = {key: value for key, value in parameters.settings.items() if key not in CONTRACTS[kind].provided}
     for key in use.settings:
         if key not in settings:
             listed = f"its settings are: {', '.join(settings)}" if settings else "it has none"
-            raise ValueError(f"{kind} {use.name!r} has no setting {key!r}; {listed}")
+            raise UserError(f"{kind} {use.name!r} has no setting {key!r}; {listed}")
     missing = [key for key, setting in settings.items() if setting.required and key not in use.settings]
     if missing:
-        raise ValueError(f"{kind} {use.name!r} needs {', '.join(missing)}; set {kind}.{missing[0]}=...")
+        raise UserError(f"{kind} {use.name!r} needs {', '.join(missing)}; set {kind}.{missing[0]}=...")
     given = {
         key: conform(f"{kind} {use.name!r}: {key}", value, settings[key].type) for key, value in use.settings.items()
     }
     for key, value in given.items():
         if key in least and value is not None and not value >= least[key]:
-            raise ValueError(f"{kind} {use.name!r}: {key} is {value}; wanted at least {least[key]:g}")
+            raise UserError(f"{kind} {use.name!r}: {key} is {value}; wanted at least {least[key]:g}")
     return given
 
 
@@ -251,7 +253,7 @@ def bind(
 
 
 def checked(kind: str, name: str, function: Callable[..., Any], contract: Contract | None = None) -> Callable[..., Any]:
-    """The function as a run calls it: its results are checked by the contract, and its errors say whose they are."""
+    """Wrap the function for a run: its results are checked by the contract, and its errors name the plug-in."""
     contract = contract or CONTRACTS[kind]
 
     @functools.wraps(function)
@@ -264,6 +266,7 @@ def checked(kind: str, name: str, function: Callable[..., Any], contract: Contra
                 "read-only" in str(error)
             )
             error.add_note(f"{RAISED} {kind} {name!r}{frozen}")
+            error.raised_by = (*getattr(error, "raised_by", ()), name)  # type: ignore[attr-defined]
             raise
         except KeyboardInterrupt:
             raise
@@ -271,29 +274,28 @@ def checked(kind: str, name: str, function: Callable[..., Any], contract: Contra
             what = f"raised {type(error).__name__} ({error}), which is no Exception"
             if isinstance(error, SystemExit):
                 what = f"called sys.exit({error.code!r})"
-            raise Wrong(f"{kind} {name!r} {what}; wanted a result, or an error") from error
+            raise PluginError(f"{kind} {name!r} {what}; wanted a result, or an error") from error
         try:
             result = contract.check(result, *data, **named)
-        except Wrong as error:
-            raise Wrong(f"{kind} {name!r} returned {error}; wanted {contract.returns}") from None
+        except PluginError as error:
+            raise PluginError(f"{kind} {name!r} returned {error}; wanted {contract.returns}") from None
         return checked(kind, name, result, contract.made) if contract.made else result
 
     return call
 
 
 def was_raised_by_one(error: BaseException) -> bool:
-    """Whether a plug-in raised the error, or returned what it should not."""
-    return isinstance(error, Wrong) or any(note.startswith(RAISED) for note in getattr(error, "__notes__", ()))
+    """Return True if a plug-in raised the error, or returned what it should not."""
+    return isinstance(error, PluginError) or hasattr(error, "raised_by")
 
 
 def failed_outside(error: BaseException) -> str | None:
-    """Where a plug-in from outside qr_jax raised the error, by its own lines and what they called; None: none did."""
-    trace = error.__traceback__
-    while trace is not None:
+    """Format an error raised by a plug-in from outside qr_jax, its traceback from that plug-in on; None for others."""
+    trace, names = error.__traceback__, list(getattr(error, "raised_by", ()))
+    while trace is not None and names:
         code, trace = trace.tb_frame.f_code, trace.tb_next
         is_call = code.co_qualname == f"{checked.__name__}.<locals>.call" and code.co_filename == __file__
-        called = trace is None and isinstance(error, TypeError)  # it takes other parameters than it is given
-        if is_call and (called or trace and mistakes.PACKAGE not in Path(trace.tb_frame.f_code.co_filename).parents):
+        if is_call and "." in names.pop():  # the outermost plug-in's name is the last
             ours = [note for note in getattr(error, "__notes__", ()) if note.startswith(RAISED)]
             said = [f"{type(error).__name__}: {error}", *ours]  # without JAX's note on its own frames
             return "\n".join(["; ".join(said), *traceback.format_tb(trace)]).rstrip()
@@ -312,7 +314,7 @@ def freeze(data: Sequence[Any]) -> None:
 
 @functools.cache
 def _may_be_arrays(kind: type) -> tuple[str, ...]:
-    """A record's fields that may be arrays, or records; none of what is no record."""
+    """List the fields of a record (a dataclass) that may be arrays or records; none for any other type."""
     if not is_dataclass(kind):
         return ()
     try:
@@ -327,7 +329,7 @@ def _may_be_arrays(kind: type) -> tuple[str, ...]:
 
 
 def _written(kind: str, name: str, allow_plugins: Sequence[str] | None) -> list[ast.stmt]:
-    """The statements of the file that the plug-in's function is written in, where its module takes it from another.
+    """Return the statements of the file that defines the plug-in's function, which its module may import from another.
 
     Nothing is imported: only files of the same package, and qr_jax's own, are followed.
     """
@@ -358,7 +360,7 @@ def origin(kind: str, name: str) -> str:
     with _importing(kind, name, module):
         spec = importlib.util.find_spec(module)
     if spec is None or spec.origin is None:
-        raise ValueError(f"{kind} {name!r} is not there: no module {module!r}{_lost(kind, name)}")
+        raise UserError(f"{kind} {name!r} is not there: no module {module!r}{_lost(kind, name)}")
     return spec.origin
 
 
@@ -368,25 +370,25 @@ def _statements(path: str) -> list[ast.stmt]:
 
 @functools.lru_cache(maxsize=64)
 def _parsed(path: str, changed_ns: int) -> list[ast.stmt]:
-    """The statements of a file as it was last changed; a config asks for those of its plug-ins some twenty times."""
+    """Parse a file as it was last changed, cached: a config asks for its plug-ins' statements some twenty times."""
     try:
         return ast.parse(Path(path).read_text(encoding="utf-8")).body
     except SyntaxError as error:
-        raise ValueError(f"{path}, line {error.lineno}: {error.msg}") from error
+        raise UserError(f"{path}, line {error.lineno}: {error.msg}") from error
 
 
 def _place(kind: str, name: str) -> tuple[str, str]:
     """The module and the function that a plug-in's name means."""
     if kind not in CONTRACTS:
-        raise ValueError(f"unknown kind of plug-in {kind!r}{nearest(kind, CONTRACTS)}")
+        raise UserError(f"unknown kind of plug-in {kind!r}{nearest(kind, CONTRACTS)}")
     if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", name):
-        raise ValueError(
+        raise UserError(
             f"{kind} {name!r} is no name: wanted a file of qr_jax/{CONTRACTS[kind].folder}/ or package.module.function"
         )
     if "." not in name:
         if name not in names(kind):
             own = f"; a function of your own {name}.py is {name}.FUNCTION" if os.path.isfile(f"{name}.py") else ""
-            raise ValueError(f"there is no {kind} {name!r}{own or _hint(kind, name)}")
+            raise UserError(f"there is no {kind} {name!r}{own or _hint(kind, name)}")
         return f"qr_jax.{CONTRACTS[kind].folder}.{name}", name
     module, _, function = name.rpartition(".")
     return module, function
@@ -399,7 +401,7 @@ def _hint(kind: str, name: str) -> str:
 
 
 def _lost(kind: str, name: str) -> str:
-    """What to do where Python finds no such module: it looks beside you only where it is told to."""
+    """Suggest what to do if Python finds no such module; it looks in the current folder only if told to."""
     top = name.partition(".")[0]
     if os.path.isdir(top) or os.path.isfile(f"{top}.py"):  # False, too, where a name is too long for a file
         return f"; {top} stands in this folder: write PYTHONPATH=. before the command"
@@ -408,25 +410,23 @@ def _lost(kind: str, name: str) -> str:
 
 
 def _check_data(kind: str, name: str, data: tuple[str, ...]) -> None:
-    """ValueError unless the parameters before the `*` are what the kind is given."""
+    """Raise ValueError unless the parameters before the `*` are what the kind is given."""
     contract = CONTRACTS[kind]
     if contract.by_name:
         for parameter in data:
             if parameter not in contract.given:
                 given = ", ".join(contract.given)
-                raise ValueError(f"{kind} {name!r} takes {parameter!r} before its *; it is given only: {given}")
+                raise UserError(f"{kind} {name!r} takes {parameter!r} before its *; it is given only: {given}")
     elif len(data) != len(contract.given):
-        raise ValueError(
+        raise UserError(
             f"{kind} {name!r} takes {len(data)} arguments before its * ({', '.join(data) or 'none'}); "
             f"a {kind} is given {len(contract.given)} ({', '.join(contract.given) or 'none'}; qr_jax/interfaces.py)"
         )
     elif {*data} == {*contract.given} and data != contract.given:
-        raise ValueError(f"{kind} {name!r} takes ({', '.join(data)}); it is given ({', '.join(contract.given)})")
+        raise UserError(f"{kind} {name!r} takes ({', '.join(data)}); it is given ({', '.join(contract.given)})")
     elif other := [kind for kind, of in CONTRACTS.items() if data == of.given != contract.given and not of.by_name]:
         given = ", ".join(contract.given)
-        raise ValueError(
-            f"{kind} {name!r} takes ({', '.join(data)}), as a {other[0]} does; a {kind} is given ({given})"
-        )
+        raise UserError(f"{kind} {name!r} takes ({', '.join(data)}), as a {other[0]} does; a {kind} is given ({given})")
 
 
 def _from_source(node: ast.FunctionDef | ast.AsyncFunctionDef) -> Signature:
@@ -441,11 +441,11 @@ def _from_source(node: ast.FunctionDef | ast.AsyncFunctionDef) -> Signature:
 
 
 def _refuse(is_async: bool, unnamed: object) -> None:
-    """Wrong for a function that cannot be called for its result, or whose settings no config could be checked by."""
+    """Raise PluginError for an async function, and for one whose parameters are not all named."""
     if is_async:
-        raise Wrong("is async, and a run does not await it; write it with def")
+        raise PluginError("is async, and a run does not await it; write it with def")
     if unnamed:
-        raise Wrong("takes *args or **kwargs; name each parameter, so that a config can be checked by it")
+        raise PluginError("takes *args or **kwargs; name each parameter, so that a config can be checked by it")
 
 
 def _plain(node: ast.expr | None) -> Any:
@@ -457,7 +457,7 @@ def _plain(node: ast.expr | None) -> Any:
 
 def _from_function(function: Callable[..., Any]) -> Signature:
     if isinstance(function, functools.partial):
-        raise Wrong("is a functools.partial, which hides its file's constants; write a def that calls the other")
+        raise PluginError("is a functools.partial, which hides its file's constants; write a def that calls the other")
     parameters = inspect.signature(function).parameters.values()
     unnamed = any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters)
     _refuse(inspect.iscoroutinefunction(function), unnamed)

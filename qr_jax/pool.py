@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from qr_jax import plugins
+from qr_jax.errors import UserError
 from qr_jax.noise import first, race, words
 from qr_jax.records import Grades, Memory, Outcome
 from qr_jax.verdict import indices, judge
@@ -61,7 +62,7 @@ class Pool:
         for name, names in (("state_P", STATES), ("last_P", LAST)):
             index_P = getattr(self, name)
             if index_P.min(initial=0) < 0 or index_P.max(initial=0) >= len(names):
-                raise ValueError(f"{name} holds values outside 0..{len(names) - 1} ({', '.join(names)})")
+                raise UserError(f"{name} holds values outside 0..{len(names) - 1} ({', '.join(names)})")
         for name in KINDS:
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, _array(name, getattr(self, name), np.int64, len(self.weight_P)))
@@ -85,7 +86,7 @@ class Settled:
 def create(size: int, family_P: Any = None, hops_P: Any = None) -> Pool:
     """A pool of `size` fresh queries of weight 1, with an integer a query of those kinds that a rule uses."""
     if size < 1:
-        raise ValueError(f"a pool needs at least 1 query, found {size}")
+        raise UserError(f"a pool needs at least 1 query, found {size}")
     columns: dict[str, Any] = {name: np.zeros(size, dtype) for name, dtype in ARRAYS.items()}
     columns |= {"weight_P": np.ones(size), "last_successes_P": np.full(size, -1), "last_step_P": np.full(size, -1)}
     given = {"family_P": family_P, "hops_P": hops_P}
@@ -111,9 +112,9 @@ def draw(
     weight nor an exclusion changes them. Fewer than `count` come back when fewer are eligible.
     """
     if count < 0:
-        raise ValueError(f"cannot draw {count} queries; count must be 0 or more")
+        raise UserError(f"cannot draw {count} queries; count must be 0 or more")
     if by not in ("chance", "largest"):
-        raise ValueError(f"by={by!r} is neither 'chance' nor 'largest'")
+        raise UserError(f"by={by!r} is neither 'chance' nor 'largest'")
     excluded = indices("exclude", exclude if isinstance(exclude, np.ndarray) else list(exclude), pool.size)
     weight_P = pool.weight_P if len(excluded) == 0 else _with(pool.weight_P, excluded, 0.0)
     count = min(count, int(np.count_nonzero(weight_P)))
@@ -162,7 +163,7 @@ def refresh(pool: Pool, *, below: float | int) -> Pool:
     memory are kept: `last_P` still tells a query that was never attempted from one that was trained on.
     """
     if not 0 <= below <= 1:
-        raise ValueError(f"below={below} is not a share; it must lie in [0, 1]")
+        raise UserError(f"below={below} is not a share; it must lie in [0, 1]")
     if np.count_nonzero(pool.weight_P) / pool.size >= below:
         return pool
     return replace(pool, weight_P=np.ones(pool.size), state_P=np.full(pool.size, RESET), epoch=pool.epoch + 1)
@@ -206,7 +207,7 @@ def from_arrays(arrays: Mapping[str, Any]) -> Pool:
     missing = {*ARRAYS, "epoch"} - set(plain)
     unknown = set(plain) - {*ARRAYS, "epoch", *KINDS}
     if missing or unknown:
-        raise ValueError(f"not a pool of this version: missing {sorted(missing)}, unknown {sorted(unknown)}")
+        raise UserError(f"not a pool of this version: missing {sorted(missing)}, unknown {sorted(unknown)}")
     columns: dict[str, Any] = {name: plain[name] for name in ARRAYS} | {name: plain.get(name) for name in KINDS}
     epoch = int(np.asarray(plain["epoch"]).reshape(()))
     return Pool(**columns, epoch=epoch, memory=memory)
@@ -264,10 +265,10 @@ def _array(name: str, value: Any, dtype: Any, size: int) -> np.ndarray:
     """A read-only array [size] of that type; floating ones (weights) must be finite and not negative."""
     array = np.asarray(value)
     if array.shape != (size,):
-        raise ValueError(f"{name} must hold one value a query, shape ({size},), found shape {array.shape}")
+        raise UserError(f"{name} must hold one value a query, shape ({size},), found shape {array.shape}")
     if np.issubdtype(dtype, np.floating) and not (array.min(initial=0) >= 0 and array.max(initial=0) < np.inf):
         bad = np.flatnonzero(~(np.isfinite(array) & (array >= 0)))
-        raise ValueError(
+        raise UserError(
             f"{name} must be finite and 0 or more; {len(bad)} are not, the first {array[bad[0]]} at query {bad[0]}"
         )
     return _frozen(array.astype(dtype, copy=False))
@@ -277,7 +278,7 @@ def _frozen(value: Any) -> np.ndarray:
     """The array itself if it is read-only, otherwise a read-only copy. Plain types only, for the checkpoint."""
     array = np.asarray(value)
     if array.dtype.kind == "O":
-        raise ValueError(f"a pool holds arrays of plain types, found {type(value).__name__}")
+        raise UserError(f"a pool holds arrays of plain types, found {type(value).__name__}")
     if array.flags.writeable:
         array = array.copy()
         array.flags.writeable = False

@@ -1,4 +1,4 @@
-"""What flows through the system, and the key to the letters at the end of array names.
+"""The records that flow through the system, and the key to the letters at the end of array names.
 
 Axes: Q queries of a step, G samples of one query (a group), N episodes (N = Q * G), T turns, L tokens of an episode,
 P queries of the pool, R packed rows, C columns of a packed row, M micro-batches, S slots, V vocabulary, D model width,
@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
+
+from qr_jax.errors import UserError
 
 SMALLEST_NORMAL = float(np.finfo(np.float32).tiny)  # 1.2e-38: XLA flushes what is smaller, numpy does not
 
@@ -40,13 +42,13 @@ class Passage:
     score: float = 0.0
 
     def scored(self, score: float) -> "Passage":
-        """With this score; a third of what `dataclasses.replace` takes, which a search would notice."""
+        """Copy with this score, in a third of the time of `dataclasses.replace`, which a search would notice."""
         return Passage(self.id, self.title, self.text, score)
 
 
 @dataclass(frozen=True)
 class Turn:
-    """What one side wrote. An env turn that answers a search holds its queries and the passages of each query.
+    """One side's text. An env turn that answers a search holds its queries and the passages of each query.
 
     A model turn that the chat template began with `<think>` begins with that tag, which is not sampled.
     """
@@ -59,7 +61,7 @@ class Turn:
 
 @dataclass(frozen=True)
 class Trace:
-    """What an expert writes, turn by turn: every turn but the last asks for a search or a tool, the last answers."""
+    """An expert's turns: every turn but the last asks for a search or a tool, the last answers."""
 
     query: Query
     turns: tuple[str, ...]
@@ -123,7 +125,7 @@ class Episode:
 
 @dataclass(frozen=True)
 class Scores:
-    """What a reward may return instead of an array: more than one number an episode.
+    """A reward's result where an array does not suffice: more than one number an episode.
 
     `score_G` trains; NaN is a fault. `outcome_G` says what is correct (1; by default exact match does). `turn_GT` holds
     a number for each of the model's turns: a sequence an episode, as long as the episode has turns.
@@ -162,7 +164,7 @@ def grades(reward_QG, valid_QG, outcome_QG=None, turn_reward_QGT=None, turn_vali
 
     reward_QG = clean(reward_QG)
     if reward_QG.shape != valid_QG.shape or reward_QG.ndim != 2:
-        raise ValueError(f"rewards {reward_QG.shape} and valid {valid_QG.shape} must both be [queries, samples]")
+        raise UserError(f"rewards {reward_QG.shape} and valid {valid_QG.shape} must both be [queries, samples]")
     valid_QG = valid_QG & np.isfinite(reward_QG)
     if outcome_QG is not None:
         outcome_QG = clean(outcome_QG)
@@ -180,7 +182,7 @@ def grades(reward_QG, valid_QG, outcome_QG=None, turn_reward_QGT=None, turn_vali
 
 @dataclass(frozen=True)
 class Ask:
-    """A round's wish: `draw` further queries this step, `more` (pool index -> count) samples of queries drawn."""
+    """A round's request: `draw` further queries this step, `more` (pool index -> count) samples of queries drawn."""
 
     draw: int
     more: Mapping[int, int] = field(default_factory=dict)

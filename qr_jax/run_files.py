@@ -1,7 +1,6 @@
-"""A run's folder holds files of its own: what leads out of it, or cannot be read to its end, is not opened unasked.
+"""Guards of a run's folder: links out of it, pipes and files too large to read are not opened unless allowed.
 
-A link in somebody else's folder would let a report be written over a file of its user's, or a file of its user's be
-read into one.
+A link in somebody else's folder could make a report overwrite a file of the user's, or copy from one.
 """
 
 import argparse
@@ -16,12 +15,13 @@ from pathlib import Path
 from typing import IO, BinaryIO
 
 from qr_jax import config, trust
+from qr_jax.errors import UserError
 from qr_jax.settings import few, nearest
 
 
 @dataclass(frozen=True)
 class Most:
-    """What a file has at most: bytes; and where it is read line by line, lines, and bytes of one."""
+    """The limits of a file: its bytes and, if it is read line by line, its lines and the bytes of one."""
 
     bytes: int
     lines: int = 0
@@ -51,10 +51,10 @@ DEEPEST = 32  # folders in folders; a run's own are 7 deep
 
 
 def check(arguments: argparse.Namespace) -> None:
-    """ValueError where a run's folder that the command names holds what no run writes, and the user has not allowed it.
+    """Raise ValueError if a run's folder that the command names holds what no run writes and no user allowed.
 
-    With `arguments.trust` it is allowed, from now on. `qr-jax runs` names a folder of runs, of which no one is to hide
-    the others: report/run_list.py asks `wrong` of each file.
+    With `arguments.trust` it is allowed, from now on. `qr-jax runs` names a folder of runs, where one bad run must not
+    hide the others: report/run_list.py calls `wrong` for each file.
     """
     for folder, is_run in dict(_named(arguments)).items():
         check_folder(folder, allowed=getattr(arguments, "trust", False), is_run=is_run)
@@ -64,14 +64,14 @@ def check(arguments: argparse.Namespace) -> None:
 
 
 def check_out(folder: Path) -> None:
-    """ValueError where a folder that a command writes into holds a link out of it, a pipe, or what is too large."""
+    """Raise ValueError if a folder that a command writes into holds a link out of it, a pipe, or too large a file."""
     if strange := [f"\n  {name}: {what}" for name, what in (_strange(folder) if folder.is_dir() else ())]:
         todo = "take that away, or name a new folder"
-        raise ValueError(f"{folder} holds what qr-jax does not write:{''.join(strange)}\n{todo}")
+        raise UserError(f"{folder} holds what qr-jax does not write:{''.join(strange)}\n{todo}")
 
 
 def check_folder(folder: Path, *, allowed: bool, is_run: bool = False) -> None:
-    """`check` of one folder, which is `allowed` from now on or has to be; of what `is_run`, that it is one."""
+    """Check one folder: what no run writes is `allowed` from now on, or must have been; `is_run`: it must be a run."""
     strange = [f"{name}: {what}" for name, what in _strange(folder)]
     text = f"{folder.resolve()} with {strange}"
     if strange and allowed:
@@ -81,58 +81,58 @@ def check_folder(folder: Path, *, allowed: bool, is_run: bool = False) -> None:
     if strange and not trust.noted(text):
         listed = "".join(f"\n  {line}" for line in strange)
         todo = f"take that away; or, where it is your own, allow it from now on: qr-jax report {folder} --trust"
-        raise ValueError(f"{folder} holds what no run writes:{listed}\n{todo}")
+        raise UserError(f"{folder} holds what no run writes:{listed}\n{todo}")
 
 
 def check_there(folder: Path) -> None:
-    """ValueError where there is no folder of a run to open: said before anything that takes long is imported."""
+    """Raise ValueError if there is no folder of a run to open, before anything that takes long is imported."""
     if os.path.isfile(folder / "config.json"):
         return
     if os.path.isdir(folder):
-        raise ValueError(f"{folder} is no run: it has no config.json; `qr-jax runs` lists those that there are")
+        raise UserError(f"{folder} is no run: it has no config.json; `qr-jax runs` lists those that there are")
     if os.path.isfile(folder) and folder.suffix == ".py":
-        raise ValueError(f"{folder} is a config; wanted is a run's folder: qr-jax train {folder} makes one")
+        raise UserError(f"{folder} is a config; wanted is a run's folder: qr-jax train {folder} makes one")
     if os.path.isfile(folder):
         meant = f"; did you mean {folder.parent}?" if config.is_run(folder.parent) else ""
-        raise ValueError(f"{folder} is a file; wanted is a run's folder{meant}")
+        raise UserError(f"{folder} is a file; wanted is a run's folder{meant}")
     beside = [str(file.parent) for file in folder.parent.glob("*/config.json")]
     cure = f" in {Path.cwd()}" * (not folder.is_absolute()) + "; `qr-jax train CONFIG` makes a run, in runs/"
-    raise ValueError(f"there is no folder {folder}{nearest(str(folder), beside) or cure}")
+    raise UserError(f"there is no folder {folder}{nearest(str(folder), beside) or cure}")
 
 
 def check_trained(folder: Path) -> None:
-    """ValueError where there is no folder of a run, or that of a cold start alone."""
+    """Raise ValueError if there is no folder of a run, or only that of a cold start."""
     check_there(folder)
     file = folder / "metrics.jsonl"
     if file.is_file() and b'"sft/loss"' in next(lines(file), b""):
         found = f"{folder} holds a cold start alone, which drew nothing from a pool"
         todo = f"`qr-jax eval {folder}` scores it, and `qr-jax train` begins with it by train.init={folder} sft.steps=0"
-        raise ValueError(f"{found}; {todo}")
+        raise UserError(f"{found}; {todo}")
 
 
 def check_writable(folder: Path, option: str = "--run") -> None:
-    """ValueError where no such folder can be, nor be made; `option` is what names another."""
+    """Raise ValueError if the folder cannot be made or written into; `option` is the one that names another."""
     there = next(place for place in (folder, *folder.absolute().parents) if os.path.lexists(place))
     if not os.path.isdir(there):
-        raise ValueError(f"{there} is a file; give {option} the name of a folder, which may be new")
+        raise UserError(f"{there} is a file; give {option} the name of a folder, which may be new")
     told = "" if there == folder else f", so {folder} cannot be made"
     told += f"; give {option} a place of your own"
     if not os.access(there, os.W_OK | os.X_OK):
-        raise ValueError(f"you may not write into {there}{told}")
+        raise UserError(f"you may not write into {there}{told}")
     try:  # nobody may in /proc and /sys, whatever their permissions say
         os.rmdir(tempfile.mkdtemp(prefix=".qr_jax_", dir=there))
     except (PermissionError, FileNotFoundError) as error:
-        raise ValueError(f"nothing can be written into {there} ({error.strerror}){told}") from error
+        raise UserError(f"nothing can be written into {there} ({error.strerror}){told}") from error
     except OSError:  # a full disk, say: what is written says so
         pass
 
 
 def check_empty(folder: Path) -> None:
-    """ValueError where the folder holds anything: a run has a config.json, too, and would lose it."""
+    """Raise ValueError if the folder holds anything: a run has a config.json, too, and would lose it."""
     held = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     if held:
         other = free(folder.with_name(f"{folder.name}_{number}") for number in itertools.count(2))
-        raise ValueError(f"{folder} already holds {few(held, 3)}; name a new folder, such as {other}")
+        raise UserError(f"{folder} already holds {few(held, 3)}; name a new folder, such as {other}")
 
 
 def free(names: Iterable[Path]) -> Path:
@@ -141,9 +141,9 @@ def free(names: Iterable[Path]) -> Path:
 
 
 def _named(arguments: argparse.Namespace) -> Iterator[tuple[Path, bool]]:
-    """The folders of runs among a command's arguments: RUN, that of a config.json, and those that hold one.
+    """Yield the folders of runs that a command's arguments name, by themselves or by their config.json.
 
-    With each whether it can be nothing but a run: `what` and `rates` may be a study or a suite's scores.
+    Each comes with True if it must be a run: `what` and `rates` may be a study or a suite's scores.
     """
     for name in ("run", "what", "config", "rates"):
         value = getattr(arguments, name, None)
@@ -157,7 +157,7 @@ def _named(arguments: argparse.Namespace) -> Iterator[tuple[Path, bool]]:
 
 
 def _is_model(arguments: argparse.Namespace, folder: Path) -> bool:
-    """Whether a command that asks an agent (commands/asked.py) was given a Hugging Face folder, which it only reads.
+    """Return True if a command that asks an agent (commands/asked.py) got a Hugging Face folder, which it only reads.
 
     The hub's cache is full of links.
     """
@@ -186,7 +186,7 @@ def _strange(folder: Path) -> Iterator[tuple[str, str]]:
 
 
 def wrong(path: Path, most_of: Mapping[str, Most] = MOST) -> str | None:
-    """Why a file is not opened: a pipe would be waited for, a large file fill the memory; None: it may be opened.
+    """Say why a file is not opened (a pipe would be waited for, a large file fill the memory); None: it may be opened.
 
     `most_of`: what files may have, by name, ending or folder ("name/"). OSError where there is no file.
     """
@@ -212,7 +212,7 @@ def _is_deepest(folder: Path, place: Path) -> bool:
 def lines(path: Path, *, last: int | None = None) -> Iterator[bytes]:
     """The lines of a .jsonl file, read as they are asked for; one that is still being written is not among them.
 
-    With `last` at least so many of its end, and what stands before these is not read. A line longer than any of ours is
+    With `last` at least so many lines from its end; what is before these is not read. A line longer than any of ours is
     cut off, and so no JSON. ValueError for more lines than a run writes.
     """
     most = MOST.get(path.name, MOST[".jsonl"])
@@ -227,12 +227,12 @@ def lines(path: Path, *, last: int | None = None) -> Iterator[bytes]:
                 return
             count += 1
             if count > most.lines and last is None:
-                raise ValueError(f"{path} has more than {most.lines:,} lines, the most that is read of a run")
+                raise UserError(f"{path} has more than {most.lines:,} lines, the most that is read of a run")
             yield line.removesuffix(b"\n")
 
 
 def check_still(file: IO[bytes], path: Path) -> None:
-    """OSError where the path names another file than the open one by now, or none: what is written would be lost."""
+    """Raise OSError if the path no longer names the open file: what is written would be lost."""
     with contextlib.suppress(FileNotFoundError):
         if os.path.samestat(os.fstat(file.fileno()), path.stat()):
             return
@@ -247,7 +247,7 @@ def end_last_line(file: int) -> None:
 
 
 def _to_end_of_line(file: BinaryIO, line_bytes: int) -> bool:
-    """Go on behind the next end of a line; whether there is one."""
+    """Skip to the start of the next line; return False if the last line is unfinished."""
     while part := file.readline(line_bytes):
         if part.endswith(b"\n"):
             return True

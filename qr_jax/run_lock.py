@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from qr_jax.mistakes import Busy
+from qr_jax.errors import Busy, UserError
 
 NAME = "run.lock"
 MOST_BYTES = 4096  # of what it says of its holder
@@ -22,9 +22,9 @@ MOST_BYTES = 4096  # of what it says of its holder
 class RunLock:
     """Holds FOLDER/run.lock from `__init__` to `release`; the file says who. ValueError where another process does.
 
-    It is flock's: a lock that a killed process left behind is free again, and `left` is what that process wrote of
-    itself, as `about` is what this one writes. In a copy of a folder nothing was left: whoever wrote what stands there
-    may live, in the folder that was copied. A folder of several machines is guarded where its file system carries locks
+    The lock is flock's, which frees it when its process is killed; `left` is then what that process wrote of itself, as
+    `about` is what this one writes. In a copied folder `left` is None: the process named there may still run, in the
+    folder that was copied. A folder of several machines is guarded where its file system carries locks
     between them (NFS 4 does; a bucket has a lease, lease.py). A folder that is not there is made.
     """
 
@@ -60,7 +60,7 @@ class RunLock:
 
 @contextlib.contextmanager
 def held(folder: Path, elsewhere: str) -> Iterator[None]:
-    """Within, nobody else writes there. ValueError: another process does."""
+    """Hold the folder's lock in this block. ValueError if another process holds it."""
     lock = RunLock(folder, elsewhere=elsewhere)
     try:
         yield
@@ -69,7 +69,7 @@ def held(folder: Path, elsewhere: str) -> Iterator[None]:
 
 
 def _locked(folder: Path, elsewhere: str) -> IO[bytes] | None:
-    """The folder's lock file, open and locked; None where another one lies there by now. ValueError: it is held."""
+    """Open and lock the folder's lock file; None if another one lies there by now. ValueError if it is held."""
     folder.mkdir(parents=True, exist_ok=True)
     try:
         file = _opened(folder / NAME, os.O_RDWR | os.O_CREAT | os.O_APPEND, "r+b")
@@ -85,30 +85,30 @@ def _locked(folder: Path, elsewhere: str) -> IO[bytes] | None:
         other = named(read(folder))
         file.close()
         todo = f"wait for it or end it; or take {elsewhere}"
-        raise ValueError(f"{folder} is being written by {other}: {todo}") from None
+        raise UserError(f"{folder} is being written by {other}: {todo}") from None
     except OSError as error:  # a file system without locks
         file.close()
-        raise ValueError(f"{folder} cannot be locked ({error}); take {elsewhere}, on another disk") from error
+        raise UserError(f"{folder} cannot be locked ({error}); take {elsewhere}, on another disk") from error
     file.close()
     return None
 
 
 def _opened(path: Path, flags: int, mode: str) -> IO[bytes]:
-    """The file, which is one: a stranger's folder may have a link to another there, or a pipe. ValueError else."""
+    """Open a regular file. ValueError for a link, folder, pipe or device, which a stranger's folder may hold there."""
     try:
         file = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
-            raise ValueError(f"{path} is no file but a link, a folder or a pipe; take it away") from error
+            raise UserError(f"{path} is no file but a link, a folder or a pipe; take it away") from error
         raise
     if not stat.S_ISREG(os.fstat(file).st_mode):
         os.close(file)
-        raise ValueError(f"{path} is no file but a pipe or a device; take it away")
+        raise UserError(f"{path} is no file but a pipe or a device; take it away")
     return os.fdopen(file, mode)
 
 
 def _identity(file: IO[bytes]) -> str:
-    """Of an open file, on this machine as it was last started: a disk's copy has files of the same numbers."""
+    """Identify an open file by device, inode and the machine's boot id: a copied disk has files of the same numbers."""
     status, started = os.fstat(file.fileno()), ""
     with contextlib.suppress(OSError):
         started = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
@@ -116,7 +116,7 @@ def _identity(file: IO[bytes]) -> str:
 
 
 def read(folder: Path) -> Any:
-    """What a folder's lock says of its holder; None where it says nothing."""
+    """Read what a folder's lock says of its holder; None if it says nothing."""
     try:
         with _opened(folder / NAME, os.O_RDONLY, "rb") as file:
             return json.loads(file.read(MOST_BYTES))

@@ -1,4 +1,4 @@
-"""A run's folder (config, metrics, episodes, checkpoints, a log folder an attempt): how it is opened and goes on."""
+"""A run's folder (config, metrics, episodes, checkpoints, a log folder an attempt): its opening and resumption."""
 
 import codecs
 import contextlib
@@ -18,10 +18,22 @@ from typing import Any, Literal
 import numpy as np
 from etils import epath
 
-from qr_jax import bucket, checkpoint, config, metrics_writer, mistakes, plugins, run_files, run_lock, terminal, trust
+from qr_jax import (
+    bucket,
+    checkpoint,
+    config,
+    errors,
+    interrupts,
+    metrics_writer,
+    plugins,
+    run_files,
+    run_lock,
+    terminal,
+    trust,
+)
 from qr_jax.config import Config
+from qr_jax.errors import Busy, UserError
 from qr_jax.lease import Lease
-from qr_jax.mistakes import Busy
 from qr_jax.parallel import compile_cache, memory
 from qr_jax.pool import KINDS
 from qr_jax.processes import alike, hosts
@@ -41,7 +53,7 @@ PACKING = ("learner.rows", "learner.share_prefixes")
 
 
 def _is_begun(path: Path) -> bool:
-    """Whether a folder or a file holds anything: a start that failed leaves them empty."""
+    """Return True if a folder or a file holds anything: a start that failed leaves them empty."""
     return any(path.iterdir()) if path.is_dir() else path.exists() and path.stat().st_size > 0
 
 
@@ -96,7 +108,7 @@ class Run:
         place = bucket.opened(lives)
         here, there = self.folder.resolve(), Path(place).resolve()
         if "://" not in lives and (here.is_relative_to(there) or there.is_relative_to(here)):
-            raise ValueError(
+            raise UserError(
                 f"train.bucket={lives} and the run's folder {self.folder} lie in one another, so that the run would be "
                 "copied into itself; wanted a place beside it"
             )
@@ -133,12 +145,12 @@ class Run:
         self._handlers_before = self._listen()
 
     def detail(self, text: str) -> None:
-        """Say what only --verbose is to say."""
+        """Say a text with --verbose only."""
         if terminal.is_verbose():
             self.say(text)
 
     def stop_now(self) -> bool:
-        """Whether to leave a rollout: this process was told to stop, or one of the others (asked now and then)."""
+        """Return True if a rollout is to stop: this process was told to, or one of the others (asked now and then)."""
         if hosts.count() == 1:
             return self.stopping
         if self.stopping and not self._told:
@@ -150,7 +162,7 @@ class Run:
         return self.stopping
 
     def stops(self) -> bool:
-        """Whether any process was told to stop; a collective, so all call it at the same place."""
+        """Return True if any process was told to stop; a collective, so all call it at the same place."""
         if hosts.any_process(self.stopping):  # and no `self.stopping = ...`, which could undo a signal's
             self.stopping = True
         return self.stopping
@@ -166,7 +178,7 @@ class Run:
             known = self._copy.config()
             if known is None and (self.folder / bucket.CHECKPOINTS).is_dir():
                 todo = "copy the folder there to go on with it (gcloud storage cp -r), or start another run with --run"
-                raise ValueError(f"{self.folder} has checkpoints, and {lives} has no run: {todo}")
+                raise UserError(f"{self.folder} has checkpoints, and {lives} has no run: {todo}")
             if known is not None:
                 self._refuse_another(config.from_json(known), lives)
             if replaced := self._copy.pull():
@@ -179,7 +191,7 @@ class Run:
 
     @contextlib.contextmanager
     def _writable(self) -> Iterator[None]:
-        """A bucket that is missing, or that we may not write to, ends the run now, not at its first checkpoint."""
+        """End the run now, not at its first checkpoint, if its bucket is missing or may not be written to."""
         try:
             yield
         except Busy:
@@ -199,15 +211,15 @@ class Run:
         if differ := [name for name in every if not name.startswith(may + asked)]:
             todo = "start this run in another folder with --run (and train.bucket)"
             todo += ", or repeat the settings of that run to go on with it"
-            raise ValueError(f"{where} holds a run with other settings ({few(differ, between='; ')}); {todo}")
+            raise UserError(f"{where} holds a run with other settings ({few(differ, between='; ')}); {todo}")
 
     def go_on(
         self, abstract: Any, check: Callable[[dict[str, Any]], None], *, step: int | None = None
     ) -> tuple[Any, dict[str, Any], int] | None:
-        """State, host values and step of the last whole checkpoint, once `check` has passed its host values; or None.
+        """Return state, host values and step of the last whole checkpoint, or of that at `step`; None without one.
 
-        With `step`, of that one. Lines and files of later steps are moved aside. A second call goes back to the
-        checkpoint in a new attempt.
+        `check` raises for host values that do not fit. Lines and files of later steps are moved aside. A second call
+        goes back to the checkpoint in a new attempt.
         """
         self.checkpoints.wait()
         step = self.checkpoints.latest() if step is None else step
@@ -218,7 +230,7 @@ class Run:
             host = self.checkpoints.host(step)
             if host.get("stage") != self.stage:
                 todo = f"give `qr-jax {self.stage}` a folder of its own with --run"
-                raise ValueError(f"{self.folder} holds a run of `qr-jax {host.get('stage')}`; {todo}")
+                raise UserError(f"{self.folder} holds a run of `qr-jax {host.get('stage')}`; {todo}")
             check(host)
             with terminal.phase("reading the checkpoint"):
                 restored = self.checkpoints.restore(step, abstract)
@@ -239,11 +251,11 @@ class Run:
         return None if restored is None or step is None else (*restored, step)
 
     def _check_new(self) -> None:
-        """ValueError where no checkpoint is whole, and the metrics go further than a run does without one."""
+        """Raise ValueError if no checkpoint is whole, and the metrics go further than a run does without one."""
         last = max((int(row.get("step") or 0) for row in metrics_writer.read(self.folder)), default=0)
         if self.stage == "train" and last > self.settings.train.checkpoint_every:  # the first is saved before step 1
             todo = "put the checkpoints back, or begin anew with --restart, which sets the folder aside"
-            raise ValueError(f"{self.folder} has metrics of {last} steps and no whole checkpoint: {todo}")
+            raise UserError(f"{self.folder} has metrics of {last} steps and no whole checkpoint: {todo}")
 
     def _discard_after(self, step: int, host: Mapping[str, Any]) -> None:
         lines = metrics_writer.discard_after(self.folder, host.get("metrics_bytes", 0), self.attempt)
@@ -254,7 +266,7 @@ class Run:
     def save(self, step: int, state: Any, host: Mapping[str, Any], *, again: bool = False) -> None:
         """Checkpoint `step` (the number of steps done), metrics synced first; nothing when it is saved already.
 
-        `again`: in the place of the one that is there.
+        `again`: replace the one that is there.
         """
         if (self.saved == step and not again) or not self._open:
             return
@@ -332,7 +344,7 @@ class Run:
             _write(self.folder / "config.json", self._config_before)
 
     def _listen(self) -> dict[int, Any]:
-        """From now on SIGTERM and Ctrl-C set `stopping`, here and in a run around this one; the handlers before.
+        """Let SIGTERM and Ctrl-C set `stopping`, here and in a run around this one; return the handlers before.
 
         A second Ctrl-C ends the process at once.
         """
@@ -340,10 +352,10 @@ class Run:
 
         def note(number: int, frame: Any) -> None:
             if number == signal.SIGINT and self.stopped_by == number:
-                os._exit(mistakes.INTERRUPTED)
+                os._exit(errors.INTERRUPTED)
             was_told, self.stopping, self.stopped_by = self.stopping, True, number
             outer = before[number]
-            if callable(outer) and outer not in (signal.default_int_handler, mistakes.interrupt):
+            if callable(outer) and outer not in (signal.default_int_handler, interrupts.interrupt):
                 outer(number, frame)
             elif number == signal.SIGINT:
                 self.say("Ctrl-C: saving and ending; once more ends at once, and what is not saved is made again")
@@ -358,9 +370,9 @@ class Run:
         return before
 
     def end(self) -> SystemExit:
-        """What a run that was told to stop raises once it has said so: the exit code of the signal."""
+        """Say that the run was told to stop; return the SystemExit to raise, with the signal's exit code."""
         by_ctrl_c = self.stopped_by == signal.SIGINT
-        by, code = ("Ctrl-C", mistakes.INTERRUPTED) if by_ctrl_c else ("SIGTERM", 128 + signal.SIGTERM)
+        by, code = ("Ctrl-C", errors.INTERRUPTED) if by_ctrl_c else ("SIGTERM", 128 + signal.SIGTERM)
         if hosts.count() == 1:
             with terminal.phase("saving"):
                 self.checkpoints.wait()
@@ -394,7 +406,7 @@ class Run:
 
 
 def _write(path: Path, text: str) -> None:
-    """All of the file or nothing."""
+    """Write all of the file or nothing."""
     aside = path.with_name(f"{path.name}.new")
     aside.write_text(text, encoding="utf-8")
     os.replace(aside, path)
@@ -414,14 +426,14 @@ def last_checkpoint(folder: str | Path, step: int | None = None) -> tuple[checkp
     if last is None or not (checkpoints.path(last) / "COMMITTED").exists():
         there = ", ".join(map(str, sorted(checkpoints.steps())))
         has = f"; it has those of steps {there}" if there else " at all: was it killed before its first?"
-        raise ValueError(f"{folder} has no whole checkpoint{'' if step is None else f' of step {step}'}{has}")
+        raise UserError(f"{folder} has no whole checkpoint{'' if step is None else f' of step {step}'}{has}")
     return checkpoints, last
 
 
 def kinds(folder: str | Path) -> dict[str, np.ndarray]:
     """Read what the newest checkpoint in a run's folder says of its queries: `family_P` and `hops_P`; {} without one.
 
-    A rule that looks at them is another sampler without them.
+    A rule that looks at them samples otherwise without them.
     """
     place = Path(folder) / "checkpoints"
     steps = checkpoint.Checkpoints(place).steps() if place.is_dir() else []
@@ -430,26 +442,26 @@ def kinds(folder: str | Path) -> dict[str, np.ndarray]:
 
 
 def _checkpoints(folder: Path) -> Path | epath.Path:
-    """Where a run's checkpoints are: in its folder, or else in the bucket that its config names."""
+    """Return the folder of a run's checkpoints: its own, or else that in the bucket its config names."""
     own = folder / bucket.CHECKPOINTS
     lives = None if own.is_dir() else load(folder).train.bucket
     return bucket.opened(lives) / bucket.CHECKPOINTS if lives else own
 
 
 def check_shared(path: Path) -> None:
-    """ValueError unless every process sees the path that process 0 made; a network's folder may take some seconds."""
+    """Raise ValueError unless every process sees the path that process 0 made; a network may take some seconds."""
     until = time.monotonic() + SEEN_S
     while not (seen := path.exists()) and time.monotonic() < until:
         time.sleep(POLL_S)
     if hosts.any_process(not seen):
         todo = "give --run a folder that all hosts share, or train.bucket=gs://BUCKET/PATH"
-        raise ValueError(f"not all {hosts.count()} processes see {path}, which process 0 made: {todo}")
+        raise UserError(f"not all {hosts.count()} processes see {path}, which process 0 made: {todo}")
 
 
 def set_aside(folder: Path, settings: Config) -> str | None:
     """Rename a run's folder so that the run begins anew, and nothing is lost; the new name, None without a folder."""
     if settings.train.bucket:
-        raise ValueError(f"--restart does not set {settings.train.bucket} aside; give train.bucket another place")
+        raise UserError(f"--restart does not set {settings.train.bucket} aside; give train.bucket another place")
     if not folder.exists():
         return None
     with contextlib.ExitStack() as held:  # nobody takes it before it has its new name

@@ -12,7 +12,7 @@ SHORTEST = 6  # a value shorter than this is not searched for: it would blot out
 
 
 def looks_secret(name: str) -> bool:
-    """Whether a setting or environment variable of this name holds a secret, by its last word."""
+    """Return True if a setting or environment variable of this name holds a secret, by its last word."""
     return LAST_WORD.search(name.lower()) is not None
 
 
@@ -23,9 +23,9 @@ def redact(text: str) -> str:
 
 
 def without(text: str, secrets: Iterable[str]) -> str:
-    """The text without these, as they are or as JSON, a URL or HTML writes them: an endpoint may echo what it was sent.
+    """Redact the secrets, also as JSON, a URL or HTML writes them: an endpoint may echo what it was sent.
 
-    One that is bent on showing them can write them in other ways.
+    A hostile endpoint can write them in other ways.
     """
     for value in sorted(set(secrets), key=len, reverse=True):
         text = _pattern(value).sub("[redacted]", text)

@@ -9,8 +9,11 @@ import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from qr_jax.errors import UserError
+
 BEYOND = 2**63  # whole numbers are below it
 DEEPEST = 32  # levels of a value of no stated type
+RENAMED = {"learner.keep_dead": "learner.keep_zero_variance"}  # settings of version 0.2, and their names now
 WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 NOTHING = ("none", "null")
 
@@ -61,8 +64,8 @@ def names(row: Iterable[object]) -> str:
     return few([str(name)[:60] for name in row], 12) or "none"
 
 
-def wrong(name: str, found: Any, wanted: Any) -> ValueError:
-    return ValueError(f"{name} is {show(found)} ({type(found).__name__}); wanted {describe(wanted)}")
+def wrong(name: str, found: Any, wanted: Any) -> UserError:
+    return UserError(f"{name} is {show(found)} ({type(found).__name__}); wanted {describe(wanted)}")
 
 
 @functools.cache
@@ -104,12 +107,12 @@ def conform(name: str, value: Any, wanted: Any) -> Any:
 
 def _bounded(name: str, number: int) -> int:
     if abs(number) >= BEYOND:
-        raise ValueError(f"{name} is {show(number)}; wanted a whole number between -2**63 and 2**63")
+        raise UserError(f"{name} is {show(number)}; wanted a whole number between -2**63 and 2**63")
     return number
 
 
 def _first(by: Callable[[str, Any, Any], Any], name: str, found: Any, wanted: Any) -> Any:
-    """What `by` makes of what was found, for the first of a union's types that takes it."""
+    """Convert what was found, by `by`, to the first of a union's types that takes it."""
     for part in get_args(wanted):
         with contextlib.suppress(ValueError):
             return by(name, found, part)
@@ -117,7 +120,7 @@ def _first(by: Callable[[str, Any, Any], Any], name: str, found: Any, wanted: An
 
 
 def _each(by: Callable[[str, Any, Any], Any], name: str, items: Sequence, found: Any, wanted: Any) -> tuple[Any, ...]:
-    """What `by` makes of each item of a tuple, which was `found` so."""
+    """Convert each item of a tuple by `by`; errors show the tuple as it was `found`."""
     parts = get_args(wanted)
     parts = (parts[0],) * len(items) if len(parts) == 2 and parts[1] is ... else parts
     if len(parts) != len(items):
@@ -137,18 +140,18 @@ def _dataclass(name: str, value: Any, wanted: Any) -> Any:
     before = f"{name}." if name else ""
     for key in value:
         if key not in hints:
-            raise ValueError(f"unknown setting {before}{key}{nearest(str(key), hints)}")
+            raise UserError(f"unknown setting {before}{key}{nearest(str(key), hints)}")
     for field in dataclasses.fields(wanted):
         if field.default is field.default_factory is dataclasses.MISSING and field.name not in value:
             what = f"{name or 'config'} is {show(value)}, without {field.name!r}"
-            raise ValueError(f"{what}; wanted {before}{field.name}, {describe(hints[field.name])}")
+            raise UserError(f"{what}; wanted {before}{field.name}, {describe(hints[field.name])}")
     return wanted(**{key: conform(before + key, item, hints[key]) for key, item in value.items()})
 
 
 def _plain_value(name: str, value: Any) -> Any:
     """A plug-in's setting of no stated type: a scalar, or a list, mapping or plug-in of them."""
     if name.count(".") + name.count("[") > DEEPEST:  # each level adds to the name
-        raise ValueError(f"{name[:60]}... is nested more than {DEEPEST} deep; no setting is")
+        raise UserError(f"{name[:60]}... is nested more than {DEEPEST} deep; no setting is")
     if type(value) is int:
         return _bounded(name, value)
     if value is None or type(value) in (bool, str):
@@ -164,11 +167,11 @@ def _plain_value(name: str, value: Any) -> Any:
             return _dataclass(name, value, Use)
         return {key: _plain_value(f"{name}.{key}", item) for key, item in value.items()}
     found = f"{name} is {show(value)} ({type(value).__name__})"
-    raise ValueError(f"{found}; wanted none, true, false, a finite number, text, or a list of them")
+    raise UserError(f"{found}; wanted none, true, false, a finite number, text, or a list of them")
 
 
 def read(name: str, text: str, wanted: Any) -> Any:
-    """What was typed, as the type `wanted`: "1e-3" a float, "none" None, "32,128" a tuple. ValueError when not."""
+    """Read a typed text as the type `wanted`: "1e-3" a float, "none" None, "32,128" a tuple. ValueError otherwise."""
     if wanted is Any:
         return guess(text)
     origin, parts = get_origin(wanted), get_args(wanted)
@@ -231,6 +234,16 @@ def plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: plain(item) for key, item in value.items()}
     return [plain(item) for item in value] if isinstance(value, (tuple, list)) else value
+
+
+def with_new_names(written: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a written config whose settings have the names of today."""
+    for old, new in RENAMED.items():
+        (section, name), (_, today) = old.split("."), new.split(".")
+        if isinstance(part := written.get(section), Mapping) and name in part:
+            kept = {key: value for key, value in part.items() if key != name}
+            written = {**written, section: {today: part[name], **kept}}
+    return dict(written)
 
 
 @dataclasses.dataclass(frozen=True)

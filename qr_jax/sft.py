@@ -15,6 +15,7 @@ import numpy as np
 
 from qr_jax import assemble, checkpoint, checks, config, dialect, runs, terminal
 from qr_jax.config import Config, use
+from qr_jax.errors import Interrupted, UserError
 from qr_jax.learning import learner, pack
 from qr_jax.parallel import mesh as meshes
 from qr_jax.processes import hosts
@@ -22,8 +23,8 @@ from qr_jax.queries import sources, unchanged
 from qr_jax.queries.traces import answers_an_act
 from qr_jax.records import Episode, Say, SearchFunction, Stop, Trace, Turn, grades
 from qr_jax.rollout import compiles, reading, tools
-from qr_jax.rollout.engine import Engine, Interrupted, Live
-from qr_jax.step.beside import beside, heard
+from qr_jax.rollout.engine import Engine, EpisodeState
+from qr_jax.step.beside import beside, run_interruptible
 
 
 def play(trace: Trace, engine: Engine, env: Callable, search: SearchFunction) -> Episode | str:
@@ -33,7 +34,7 @@ def play(trace: Trace, engine: Engine, env: Callable, search: SearchFunction) ->
     """
     tokenizer, settings, query, pieces = engine.tokenizer, engine.settings, trace.query, engine.pieces
     tags, env = reading.tags_of(env), reading.unthinking(env)
-    live, say = Live(0, 0), env(query, [])
+    live, say = EpisodeState(0, 0), env(query, [])
     assert isinstance(say, Say), "interfaces.py lets no other open an episode"
     live.show(engine.chat.open(say), say)
 
@@ -97,7 +98,7 @@ def demonstrations(settings: Config, agent: assemble.Agent, search: SearchFuncti
     reasons = "".join(f"; {len(ids)} left out: {reason} (first {ids[0]!r})" for reason, ids in left_out.items())
     say(f"cold start: {len(kept)} expert traces{reasons}")
     if not kept:
-        raise ValueError(f"no expert trace can be trained on{reasons}")
+        raise UserError(f"no expert trace can be trained on{reasons}")
     return kept
 
 
@@ -147,7 +148,7 @@ def sft(
         search = search or assemble.searcher(settings)
         stop_now = run.stop_now if hosts.count() == 1 else lambda: False  # several stop together, after a step
         try:  # in a thread: a retriever may be slow, or hang
-            episodes = heard(lambda: demonstrations(settings, agent, search, say), stop_now)
+            episodes = run_interruptible(lambda: demonstrations(settings, agent, search, say), stop_now)
         except Interrupted:
             raise run.end() from None
         data = {"data.traces": unchanged.of_traces(episodes)}
@@ -202,7 +203,8 @@ def _step(
 ):
     """One update on these episodes: (state, metrics).
 
-    Interrupted between two micro-batches that take long where the run is told to stop; the state is then as it was.
+    Interrupted between two micro-batches of a step that takes long where the run is told to stop; the state is then as
+    it was.
     """
     start = time.monotonic()
     state = replace(state, rate=np.float32(trainer.rate(step, step / settings.sft.steps)))
@@ -211,13 +213,13 @@ def _step(
         [[episode] for episode in episodes], grades(ones, ones > 0), rows=learner_settings.rows,
         row_tokens=learner_settings.row_tokens, queries=settings.sft.traces, samples=1,
     )  # fmt: skip
-    if learner.takes_long(state.params, learner_settings):
+    if learner.takes_long(state.params, learner_settings, int(batch.used_M.sum())):
         state, metrics = _by_parts(trainer, state, batch, run)
     else:
         state, metrics = trainer.train_step(state, batch)
     metrics = jax.device_get(metrics)
     if not metrics["finite"]:
-        raise ValueError("the cold start's gradient is not finite; lower sft.lr or check the model's weights")
+        raise UserError("the cold start's gradient is not finite; lower sft.lr or check the model's weights")
     return state, {
         "sft/loss": float(metrics["loss"]),
         "sft/grad_norm": float(metrics["grad_norm"]),

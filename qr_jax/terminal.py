@@ -1,4 +1,4 @@
-"""What a command says: lines that stay and, under them, one live line of what goes on now. Nothing else prints.
+"""A command's output: lines that stay and, under them, one live line of what goes on now. Nothing else prints.
 
 A process has one terminal, so its state stands here. On a terminal that rich can draw on, the innermost phase is a live
 line: how far it is, and how much longer it takes. Anywhere else a phase says a line when nothing was said for QUIET_S,
@@ -40,7 +40,7 @@ class Phase:
     last: tuple[int, float] = (0, 0.0)  # the same of what was last seen to be done
 
     def line(self) -> str:
-        """As in "cold start 120/400  loss .845  45 s  about 1m44s left"."""
+        """Format the phase as in "cold start 120/400  loss .845  45 s  about 1m44s left"."""
         done, total = self.asked() if self.asked else (self.done, self.total)
         now = time.monotonic()
         beside = _STATE.beside()
@@ -53,7 +53,7 @@ class Phase:
         return readable("  ".join(filter(None, parts)))
 
     def _left_s(self, done: int, total: int, now: float) -> float | None:
-        """Seconds until all is done; None while only the first ones are, of many: what compiled came before them."""
+        """Estimate the seconds left; None while only the first of many are done, whose time includes compiling."""
         self.last = self.last if self.last[0] == done else (done, now)
         self.first = self.first or self.last
         if done <= self.first[0] and total > FEW:
@@ -64,7 +64,7 @@ class Phase:
 
 
 class _State:
-    """What is said where, and what goes on; `lock` is held while anything of it is used."""
+    """The terminal's state: its stream, the phases that go on, the live line; `lock` is held while it is used."""
 
     def __init__(self) -> None:
         self.lock = threading.RLock()  # a signal's handler may speak while its own thread does
@@ -85,16 +85,16 @@ _STATE = _State()
 
 
 def speak(stream: Literal["stdout", "stderr"] | None, *, verbose: bool = False) -> None:
-    """Where this process says what it does from now on; None: nowhere. `verbose`: details too."""
+    """Set the stream that this process prints to from now on; None: to none. `verbose`: details too."""
     with _STATE.lock:
         _take_down()
         _STATE.stream, _STATE.verbose, _STATE.said_s, _STATE.spoken = stream, verbose, time.monotonic(), False
 
 
 def beside(asked: Callable[[], str]) -> None:
-    """From now on a phase's line has what `asked` says, where it has no note of its own, and then no time left.
+    """Add what `asked` says to the line of every phase without a note; such a line shows no time left.
 
-    But for COMPILING, which is that.
+    The phase COMPILING still shows its time left: it is what `asked` speaks of.
     """
     _STATE.beside = asked
 
@@ -104,7 +104,7 @@ def is_verbose() -> bool:
 
 
 def say(text: str) -> None:
-    """A line that stays (or some), seen at once."""
+    """Print a line that stays (or some), at once."""
     text = readable(text)
     with _STATE.lock:
         _STATE.said_s, _STATE.spoken = time.monotonic(), True
@@ -115,20 +115,20 @@ def say(text: str) -> None:
 
 
 def result(text: str) -> None:
-    """What was asked for, on stdout, whole; the live line is gone before."""
+    """Print a command's result to stdout, whole; the live line is removed before."""
     with _STATE.lock:
         _take_down()
         print(readable(text), flush=True)
 
 
 def readable(text: str) -> str:
-    """With what would steer a terminal, such as an escape in a model's answer, written out as in "\\x1b"."""
+    """Write out what would steer a terminal, such as an escape in a model's answer, as in "\\x1b"."""
     return "".join(letter if letter.isprintable() or letter in "\n\t" else repr(letter)[1:-1] for letter in text)
 
 
 @contextlib.contextmanager
 def hushed() -> Iterator[None]:
-    """Within, what others print on stdout is dropped; what is said here is not."""
+    """Drop what others print to stdout in this block; what is said here is still printed."""
     _STATE.stdout = sys.stdout
     try:
         with contextlib.redirect_stdout(io.StringIO()):
@@ -141,7 +141,7 @@ def hushed() -> Iterator[None]:
 def phase(
     what: str, total: int | None = None, *, asked: Callable[[], tuple[int, int]] | None = None
 ) -> Iterator[Phase]:
-    """Within, this is what goes on."""
+    """Show `what` as the phase that goes on in this block."""
     begun = Phase(what, total, asked)
     with _STATE.lock:
         if not _STATE.phases:  # what was silent before is no silence of it
@@ -165,14 +165,14 @@ def phase(
 
 
 def progress(items: Iterable[T], total: int, what: str) -> Iterator[T]:
-    """The same items as a phase, counted against `total`, which may be an estimate."""
+    """Yield the items within a phase, counted against `total`, which may be an estimate."""
     with phase(what, total) as shown:
         for shown.done, item in enumerate(items):
             yield item
 
 
 def clock(seconds: float) -> str:
-    """As in 4 s, 1m04s, 2h05m."""
+    """Format seconds as in 4 s, 1m04s, 2h05m."""
     whole = round(seconds)
     hours, minutes = whole // 3600, whole // 60 % 60
     return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{whole % 60:02d}s" if minutes else f"{whole} s"
@@ -217,7 +217,7 @@ def _watch() -> None:
 
 
 def _show(current: Phase) -> float:
-    """Draw the phase, or say it where that is due; seconds until it should be shown again."""
+    """Draw the phase, or say it if that is due; return the seconds until it should be shown again."""
     now = time.monotonic()
     if _STATE.stream is None:
         return QUIET_S

@@ -25,30 +25,25 @@ from typing import Any
 import jax
 import numpy as np
 
-from qr_jax import begin, ending, evaluate, figures, metrics_writer, plugins, pool, runs, terminal
+from qr_jax import begin, ending, errors, evaluate, figures, metrics_writer, plugins, pool, runs, terminal
 from qr_jax.config import BUDGETS, Config, Evaluation, Train
+from qr_jax.errors import FailsAgain, GuardStop, Interrupted, Outage, ServiceDown, UserError
 from qr_jax.evaluation import last_evaluation
 from qr_jax.evaluation.complete import is_incomplete
 from qr_jax.learning import learner, pack
 from qr_jax.parallel import memory
 from qr_jax.processes import hosts
 from qr_jax.rollout import compiles
-from qr_jax.rollout.engine import Interrupted, Statistics
-from qr_jax.step import batch, dealing, drawing, grading, guards, outage, progress, telling
-from qr_jax.step import parts as run_parts
+from qr_jax.rollout.engine import Statistics
+from qr_jax.step import batch, drawing, grading, guards, outage, rollout_and_grade, telling
+from qr_jax.step import runtime as runtimes
 from qr_jax.step.beside import beside
-from qr_jax.step.outage import Down, Outage, Repeated
-from qr_jax.step.parts import Parts
-from qr_jax.step.progress import Progress
-from qr_jax.step.telling import Told, Took, Updated
+from qr_jax.step.run_state import RunState, advanced
+from qr_jax.step.runtime import Runtime
+from qr_jax.step.telling import StepRecord, StepTimings, UpdateResult
 
 TABLE = 10  # steps of a table with --verbose
 STARVED = 5  # steps over which a pool is seen to starve
-FALLEN = 4  # exit code of a run that a guard stopped; a supervisor does not start it again
-
-
-class Fallen(Exception):
-    """A guard stops the run (guards.act=stop)."""
 
 
 def train(settings: Config, folder: str | Path, *, say: Callable[[str], None] = terminal.say) -> dict[str, Any]:
@@ -58,56 +53,56 @@ def train(settings: Config, folder: str | Path, *, say: Callable[[str], None] = 
     try:
         if finished := hosts.by_first(lambda: _finished(run)):
             return finished
-        parts = run_parts.bind(settings, run)
-        start = begin.begin(parts)
-        state, standing = _loop(parts, start.state, start.progress, start.step)
-        after = parts.measure(params=parts.hand_over(state.params))
+        runtime = runtimes.bind(settings, run)
+        start = begin.begin(runtime)
+        state, run_state = _loop(runtime, start.state, start.run_state, start.step)
+        after = runtime.measure(params=runtime.to_rollout_params(state.params))
         run.checkpoints.wait()  # a summary says that the run is finished
-        about = {"env": parts.env, "corpus_sha256": parts.corpus_sha256}
-        run.write_json(last_evaluation.FILE, last_evaluation.final(settings, parts.questions, after, **about))
-        summary = telling.summarise(run, standing, after, time.monotonic() - started, start.warm_up_s)
+        about = {"env": runtime.env, "corpus_sha256": runtime.corpus_sha256}
+        run.write_json(last_evaluation.FILE, last_evaluation.final(settings, runtime.questions, after, **about))
+        summary = telling.summarise(run, run_state, after, time.monotonic() - started, start.warm_up_s)
         run.write_json("summary.json", summary)
         if hosts.index() == 0:
-            ending.tell(parts, standing, after)
+            ending.tell(runtime, run_state, after)
         return hosts.from_first(summary)
     except Interrupted:
         raise run.end() from None
     except Outage as error:
         todo = "start the same command again when it is back"
         say(f"ended by an outage: {error}. Saved after its last whole step; {todo}")
-        raise SystemExit(outage.CODE) from None
-    except Repeated as error:
+        raise SystemExit(errors.SERVICE_DOWN) from None
+    except FailsAgain as error:
         say(f"ended: {error}. Saved after its last whole step; when that is mended, the same command goes on")
-        raise SystemExit(outage.CODE) from None
-    except Fallen as alarm:
+        raise SystemExit(errors.SERVICE_DOWN) from None
+    except GuardStop as alarm:
         say(f"stopped by a guard: {alarm}. The same command goes on all the same; or lower learner.lr in another run")
-        raise SystemExit(FALLEN) from None
+        raise SystemExit(errors.GUARD_STOP) from None
     finally:
         run.close()
 
 
-def _loop(parts: Parts, state: learner.State, standing: Progress, step: int) -> tuple[learner.State, Progress]:
-    """The steps. A SIGTERM in a rollout, or a plug-in's mistake, saves the step before; a later SIGTERM, the step it is
-    in, not its evaluation.
+def _loop(runtime: Runtime, state: learner.State, run_state: RunState, step: int) -> tuple[learner.State, RunState]:
+    """Loop over the steps. A SIGTERM in a rollout, or a plug-in's error, saves the step before; a later SIGTERM saves
+    the step in progress, without its evaluation.
     """
-    settings, run, say = parts.settings, parts.run, parts.run.say
+    settings, run, say = runtime.settings, runtime.run, runtime.run.say
     rows: deque[dict[str, Any]] = deque(maxlen=TABLE)  # the last ones: a row takes 14 kB, and steps may be many
-    lost: outage.Lost | None = None  # the step, to an outage
+    lost: outage.RetryState | None = None  # the step, to an outage
     starved = False
-    while _goes_on(settings.train, step, standing):
-        rollouts = standing.rollouts
+    while _within_limits(settings.train, step, run_state):
+        rollouts = run_state.rollouts
         try:
             try:
-                state, standing, row = take_step(parts, state, standing, step)
-            except Down as down:
-                lost = outage.wait(parts, down, step, lost)
+                state, run_state, row = take_step(runtime, state, run_state, step)
+            except ServiceDown as down:
+                lost = outage.wait(runtime, down, step, lost)
                 continue
-        except (Interrupted, Outage, Repeated):
-            parts.save(step, state, standing)
+        except (Interrupted, Outage, FailsAgain):
+            runtime.save(step, state, run_state)
             raise
         except Exception as error:
             if plugins.was_raised_by_one(error) and hosts.count() == 1 and _is_there(state):
-                parts.save(step, state, standing)
+                runtime.save(step, state, run_state)
                 say(f"saved after step {step}; when what failed is mended, the same command goes on")
             raise
         lost = None
@@ -118,19 +113,19 @@ def _loop(parts: Parts, state: learner.State, standing: Progress, step: int) -> 
         if int(state.skipped) >= settings.learner.max_nonfinite:
             if not int(state.updates):
                 first, loss = f"none of the first {int(state.skipped)} updates was finite", settings.learner.loss.name
-                raise ValueError(f"{first}; look at loss {loss!r}, or lower learner.lr")
-            state, standing, step = begin.roll_back(parts, standing, "updates were not finite")
+                raise UserError(f"{first}; look at loss {loss!r}, or lower learner.lr")
+            state, run_state, step = begin.roll_back(runtime, run_state, "updates were not finite")
             continue
-        standing, raised = watched(parts, state, standing, step, row)
-        due = _is_due(settings.evaluation, step, rollouts, standing.rollouts)
-        if due and _goes_on(settings.train, step, standing):
+        run_state, raised = watched(runtime, state, run_state, step, row)
+        due = _is_due(settings.evaluation, step, rollouts, run_state.rollouts)
+        if due and _within_limits(settings.train, step, run_state):
             with contextlib.suppress(Interrupted):  # the step is done, and is saved below without it
-                during = {"params": parts.hand_over(state.params), "limit": settings.evaluation.during}
-                row |= evaluate.as_metrics(parts.measure(**during))
+                during = {"params": runtime.to_rollout_params(state.params), "limit": settings.evaluation.during}
+                row |= evaluate.as_metrics(runtime.measure(**during))
         run.write_metrics(step, row)
         rows.append(row)
         usual = row | {"time/step_s": float(np.median([past["time/step_s"] for past in rows]))}
-        say(metrics_writer.live_line(step, usual, _last_step(settings.train, step, standing), width=terminal.width()))
+        say(metrics_writer.live_line(step, usual, _last_step(settings.train, step, run_state), width=terminal.width()))
         lately = list(rows)[-STARVED:]  # one thin step is noise
         warning = figures.warning(lately, settings.pool.rule.name) if len(lately) == STARVED else None
         if warning and not starved:
@@ -139,35 +134,35 @@ def _loop(parts: Parts, state: learner.State, standing: Progress, step: int) -> 
         if step % TABLE == 0:
             run.detail(metrics_writer.table(list(rows)))
         if raised and settings.guards.act == "rollback":
-            best = standing.watch.best_step
-            state, standing, step = begin.roll_back(parts, standing, raised, to=best, slower=0.5)
+            best = run_state.watch.best_step
+            state, run_state, step = begin.roll_back(runtime, run_state, raised, to=best, slower=0.5)
             continue
         stops = run.stops()
-        best_yet = settings.guards.act == "rollback" and standing.watch.best_step == step
+        best_yet = settings.guards.act == "rollback" and run_state.watch.best_step == step
         if step % settings.train.checkpoint_every == 0 or stops or best_yet:
-            parts.save(step, state, standing)
+            runtime.save(step, state, run_state)
         if stops:
             raise Interrupted
         if raised and settings.guards.act == "stop":
-            parts.save(step, state, standing)
-            raise Fallen(raised)
-    parts.save(step, state, standing)
-    return state, standing
+            runtime.save(step, state, run_state)
+            raise GuardStop(raised)
+    runtime.save(step, state, run_state)
+    return state, run_state
 
 
 def watched(
-    parts: Parts, state: learner.State, standing: Progress, step: int, row: dict[str, Any]
-) -> tuple[Progress, str]:
-    """The progress after the guards saw the step's row (to which a probe is added), and what alarms they raise now.
+    runtime: Runtime, state: learner.State, run_state: RunState, step: int, row: dict[str, Any]
+) -> tuple[RunState, str]:
+    """Return the run state after the guards saw the step's row (to which a probe is added), and their new alarms.
 
-    An alarm that was raised by the step before is not raised again.
+    An alarm that the step before raised too is not new.
     """
-    limits = parts.settings.guards
+    limits = runtime.settings.guards
     if limits.probe_every and step % limits.probe_every == 0:
         with contextlib.suppress(Interrupted):
-            probe = parts.probe(params=parts.hand_over(state.params))
+            probe = runtime.probe(params=runtime.to_rollout_params(state.params))
             row[guards.PROBE] = None if probe["incomplete"] else probe["exact_match"]
-    before, watch = standing.watch, standing.watch.after(step, row)
+    before, watch = run_state.watch, run_state.watch.after(step, row)
     raised = guards.alarms(watch, limits)
     old = guards.alarms(before, limits) if step > 1 else {}
     row["guards/alarms"] = len(raised)
@@ -175,78 +170,78 @@ def watched(
     if new and limits.act == "warn":
         probes = "" if limits.probe_every else " guards.probe_every=5"
         cure = (
-            f"`qr-jax report {parts.run.folder}` shows it; a run with guards.act=rollback{probes} goes back by itself"
+            f"`qr-jax report {runtime.run.folder}` shows it; a run with guards.act=rollback{probes} goes back by itself"
         )
-        parts.run.say(f"step {step}: {new}. {cure}")
-    return replace(standing, watch=watch), new
+        runtime.run.say(f"step {step}: {new}. {cure}")
+    return replace(run_state, watch=watch), new
 
 
 def take_step(
-    parts: Parts, state: learner.State, standing: Progress, step: int
-) -> tuple[learner.State, Progress, dict[str, Any] | None]:
-    """One step: the learner's state and the run's progress after it, and its metrics (None: the pool is used up).
+    runtime: Runtime, state: learner.State, run_state: RunState, step: int
+) -> tuple[learner.State, RunState, dict[str, Any] | None]:
+    """Take one step; return the learner's state, the run state and the metrics (None: the pool is used up).
 
-    Interrupted, before anything changed, when the run was told to stop; Down, too, where most searches or grades
-    failed.
+    Before anything changed it raises Interrupted if the run was told to stop, and ServiceDown if most searches or
+    grades failed.
     """
-    settings, clock, compiled = parts.settings, [time.monotonic()], compiles.count()
+    settings, clock, compiled = runtime.settings, [time.monotonic()], compiles.count()
     limits = {"reset_below": settings.pool.reset_below, "on_exhausted": settings.pool.on_exhausted}
-    before = pool.drawable(standing.pool, **limits)
+    before = pool.drawable(run_state.pool, **limits)
     if before is None:
-        return state, standing, None
-    standing = replace(standing, pool=before)
-    params, own, groups, so_far = parts.hand_over(state.params), Statistics(), [], []
-    with terminal.phase(f"step {step + 1}: episodes", asked=parts.agent.engine.progress):
-        while (ask := parts.rounds(before, tuple(so_far))) is not None:
-            drawn = drawing.draw(parts, standing, ask, groups, step, len(so_far))
+        return state, run_state, None
+    run_state = replace(run_state, pool=before)
+    params, own, groups, so_far = runtime.to_rollout_params(state.params), Statistics(), [], []
+    with terminal.phase(f"step {step + 1}: episodes", asked=runtime.agent.engine.progress):
+        while (ask := runtime.rounds(before, tuple(so_far))) is not None:
+            drawn = drawing.draw(runtime, run_state, ask, groups, step, len(so_far))
             if not drawn:
                 break
-            rolled, statistics = dealing.roll_out(parts, params, standing, drawn, groups, step)
-            groups = dealing.graded(parts, drawn, rolled, groups, step)
-            so_far.append(drawing.judged(parts, standing, groups, step))
-            dealing.add(own, statistics)
+            rolled, statistics = rollout_and_grade.roll_out(runtime, params, run_state, drawn, groups, step)
+            groups = rollout_and_grade.graded(runtime, drawn, rolled, groups, step)
+            so_far.append(drawing.judged(runtime, run_state, groups, step))
+            rollout_and_grade.add(own, statistics)
     clock.append(time.monotonic())
-    whole = dealing.over_processes(own)
-    outage.check(whole, groups, asks=parts.asks)
+    whole = rollout_and_grade.over_processes(own)
+    outage.check(whole, groups, asks=runtime.asks)
     outcome = so_far[-1]
     if step == 0:
         grading.check_graded(groups)
-    settled = drawing.settled(parts, standing, outcome)
+    settled = drawing.settled(runtime, run_state, outcome)
     if hosts.count() > 1:
         hosts.assert_same(pool.digest(settled), f"the pool after step {step}")
     clock.append(time.monotonic())
-    kept = groups if settings.learner.keep_dead else [groups[at] for at in outcome.accepted_at]
-    kept = dealing.with_episodes(kept)
-    standing = replace(progress.advanced(standing, groups, kept, whole, parts.family_P), pool=settled)
+    kept = groups if settings.learner.keep_zero_variance else [groups[at] for at in outcome.accepted_at]
+    kept = rollout_and_grade.with_episodes(kept)
+    run_state = replace(advanced(run_state, groups, kept, whole, runtime.family_P), pool=settled)
     with terminal.phase(f"step {step + 1}: learning"):
-        state, standing, updated = _update(parts, state, standing, step)
+        state, run_state, updated = _update(runtime, state, run_state, step)
     clock.append(time.monotonic())
-    compiles.tell_late(compiled, f"step {step + 1}", parts.run.say)
-    took = Took(whole, own, clock, compiles.count() - compiled, compiles.seconds(compiled))
-    told = Told(step, before, groups, kept, outcome, updated, standing, took)
-    return state, standing, telling.tell(parts, told, state)
+    compiles.tell_late(compiled, f"step {step + 1}", runtime.run.say)
+    timings = StepTimings(whole, own, clock, compiles.count() - compiled, compiles.seconds(compiled))
+    record = StepRecord(step, before, groups, kept, outcome, updated, run_state, timings)
+    return state, run_state, telling.tell(runtime, record, state)
 
 
 def _update(
-    parts: Parts, state: learner.State, standing: Progress, step: int
-) -> tuple[learner.State, Progress, Updated]:
+    runtime: Runtime, state: learner.State, run_state: RunState, step: int
+) -> tuple[learner.State, RunState, UpdateResult]:
     """Train on the groups that wait, once there are enough; until then nothing changes."""
-    waiting = standing.waiting
-    if len(waiting) < max(parts.settings.pool.min_signal, 1):
-        return state, standing, Updated()
-    key = (standing.seed(parts.settings.seed), step)
-    packed = batch.of_groups(parts, state, waiting, standing.left_out, key)
-    settings, at_rate = parts.settings.learner, _at_rate(parts, state, standing, step)
-    work = partial(update, parts.learner, at_rate, packed, settings.updates)
+    waiting = run_state.waiting
+    if len(waiting) < max(runtime.settings.pool.min_signal, 1):
+        return state, run_state, UpdateResult()
+    key = (run_state.seed(runtime.settings.seed), step)
+    packed = batch.of_groups(runtime, state, waiting, run_state.left_out, key)
+    settings, at_rate = runtime.settings.learner, _at_rate(runtime, state, run_state, step)
+    work = partial(update, runtime.learner, at_rate, packed, settings.updates)
     state, metrics = beside(work) if learner.takes_long(state.params, settings) else work()
-    telling.check_advantage(parts, packed, waiting, metrics)
-    return state, replace(standing, waiting=(), left_out=(0, 0)), Updated(packed, metrics, waiting)
+    telling.check_advantage(runtime, packed, waiting, metrics)
+    return state, replace(run_state, waiting=(), left_out=(0, 0)), UpdateResult(packed, metrics, waiting)
 
 
-def _at_rate(parts: Parts, state: learner.State, standing: Progress, step: int) -> learner.State:
+def _at_rate(runtime: Runtime, state: learner.State, run_state: RunState, step: int) -> learner.State:
     """The state with the learning rate of this step's update."""
-    done = _share_done(parts.settings.train, step, standing)
-    return replace(state, rate=np.float32(standing.rate * parts.learner.rate(int(state.updates), done)))
+    done = _share_done(runtime.settings.train, step, run_state)
+    return replace(state, rate=np.float32(run_state.rate * runtime.learner.rate(int(state.updates), done)))
 
 
 def update(
@@ -284,7 +279,7 @@ def update(
 
 
 def _finished(run: runs.Run) -> dict[str, Any] | None:
-    """The summary of a run that has nothing left to do, which is said; None of any other."""
+    """Return the saved summary if the run is complete, and say so, else None."""
     path, limits = run.folder / "summary.json", run.settings.train
     try:
         summary = json.loads(path.read_bytes())
@@ -292,7 +287,7 @@ def _finished(run: runs.Run) -> dict[str, Any] | None:
         steps, incomplete = int(summary["steps"]), is_incomplete(summary["after"])
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):  # none, or a damaged one
         return None
-    if run.checkpoints.steps()[:1] != [steps] or _goes_on(limits, steps, spent):
+    if run.checkpoints.steps()[:1] != [steps] or _within_limits(limits, steps, spent):
         return None
     if incomplete:
         run.say("the evaluation after training was incomplete: it is made again")
@@ -306,14 +301,14 @@ def _finished(run: runs.Run) -> dict[str, Any] | None:
 
 
 def _is_there(state: learner.State) -> bool:
-    """Whether no update has taken the state's arrays."""
+    """Return True unless an update, to which the state's arrays were donated, deleted them."""
     return not any(leaf.is_deleted() for leaf in jax.tree.leaves(state) if isinstance(leaf, jax.Array))
 
 
-def _goes_on(limits: Train, step: int, standing: Any) -> bool:
-    """Whether neither the steps nor a budget, over all processes, are spent; the same on every process."""
+def _within_limits(limits: Train, step: int, run_state: Any) -> bool:
+    """Return True while neither the steps nor a budget, over all processes, are spent; the same on every process."""
     most = {name: getattr(limits, f"max_{name}") for name in BUDGETS}
-    within = all(limit is None or getattr(standing, name) < limit for name, limit in most.items())
+    within = all(limit is None or getattr(run_state, name) < limit for name, limit in most.items())
     return step < limits.steps and within
 
 
@@ -324,14 +319,14 @@ def _is_due(evaluation: Evaluation, step: int, before: int, after: int) -> bool:
     return evaluation.every > 0 and step % evaluation.every == 0
 
 
-def _share_done(limits: Train, step: int, standing: Progress) -> float:
-    """The share of the run that is over (0 to 1), by the steps or the budget of which most is used."""
+def _share_done(limits: Train, step: int, run_state: RunState) -> float:
+    """Return the share of the run that is done (0 to 1): the largest over its steps and budgets."""
     limit_of = {name: getattr(limits, f"max_{name}") for name in BUDGETS}
-    shares = [getattr(standing, name) / limit for name, limit in limit_of.items() if limit]
+    shares = [getattr(run_state, name) / limit for name, limit in limit_of.items() if limit]
     return min(max(step / max(limits.steps, 1), *shares), 1.0) if shares else min(step / max(limits.steps, 1), 1.0)
 
 
-def _last_step(limits: Train, step: int, standing: Progress) -> int:
-    """The step that will be the last one if those to come spend what those before did."""
-    done = _share_done(limits, step, standing)
+def _last_step(limits: Train, step: int, run_state: RunState) -> int:
+    """Predict the run's last step at the past steps' mean cost."""
+    done = _share_done(limits, step, run_state)
     return max(min(math.ceil(step / done - 1e-9) if done else limits.steps, limits.steps), step)

@@ -1,8 +1,8 @@
-"""Whose run is it? A config.json that this user neither made nor allowed gets no code, no host, no bucket unasked.
+"""Permissions of a run's config: one that this user neither made nor allowed gets no code, no host, no bucket.
 
 A Python config is its user's own code. A run's config.json may be somebody else's: until it is allowed nothing that it
 names is imported, called or written to. What was allowed for good is remembered by a hash of what the config says, as
-direnv does. What a folder says that this user alone may say has a seal, made with a key that lies in no folder of runs.
+direnv does. Rows that only this user may write into a folder carry a seal, made with a key that lies in no run folder.
 """
 
 import functools
@@ -21,6 +21,7 @@ from typing import Any
 
 from qr_jax import plugins
 from qr_jax.config import Config, Data, chosen_plugins
+from qr_jax.errors import UserError
 from qr_jax.interfaces import CONTRACTS
 from qr_jax.queries import official
 from qr_jax.settings import Use, plain
@@ -43,7 +44,7 @@ SEAL, KEY_BYTES = "seal", 32
 
 @dataclass(frozen=True)
 class Allowed:
-    """What the user allows a run's config: packages of plug-ins, hosts, or all that it asks for, from now on."""
+    """The user's permissions for a run's config: packages of plug-ins, hosts, or all that it asks for, from now on."""
 
     packages: tuple[str, ...] = ()
     hosts: tuple[str, ...] = ()
@@ -61,10 +62,10 @@ class Wish:
 def admit(
     config: Config, where: str | Path, allowed: Allowed, *, retriever: str | None = None
 ) -> tuple[str, ...] | None:
-    """The packages whose plug-ins the run may use, None for all. ValueError lists what is asked for and not allowed.
+    """Return the packages whose plug-ins the run may use, None for all. ValueError lists what is not allowed.
 
     With `allowed.all` the config is remembered, and asked about no more; a run that starts is remembered too (runs.py),
-    so that the commands on it ask nothing. `retriever` is asked in the config's place.
+    so that the commands on it ask nothing. `retriever` takes the place of the config's.
     """
     if allowed.all:
         remember(config)
@@ -76,7 +77,7 @@ def admit(
     missing = [wish for wish in wishes(asked) if wish.option not in given]
     if missing:
         listed = "".join(f"\n  {wish.text}" + (f": {wish.option}" if wish.option else "") for wish in missing)
-        raise ValueError(
+        raise UserError(
             f"{where} was not made here, and asks for what may do harm:{listed}\n"
             "allow what you trust, each by its option, or all of it, from now on, with --trust"
         )
@@ -84,7 +85,7 @@ def admit(
 
 
 def wishes(config: Config) -> list[Wish]:
-    """What a config asks for that may do harm: code, hosts (and secrets that go there), a bucket, W&B."""
+    """List what a config asks for that may do harm: code, hosts (and secrets that go there), a bucket, W&B."""
     found: list[Wish] = []
     for kind, chosen in chosen_plugins(config).items():
         found += _of_plugin(kind, chosen)
@@ -125,7 +126,7 @@ def _value(config: Config, name: str) -> int:
 
 
 def _is_of_hub(model: Any) -> bool:
-    """Whether a model's name leads to the hub: one that is a folder here, or no organisation/model, does not."""
+    """Return True if a model's name leads to the hub: it is organisation/model, and no folder here."""
     return isinstance(model, str) and model.count("/") == 1 and model[0] not in "./~" and not os.path.exists(model)
 
 
@@ -173,7 +174,7 @@ def _host(url: Any) -> str:
 
 
 def known(config: Config) -> bool:
-    """Whether this user made or allowed the config."""
+    """Return True if this user made or allowed the config."""
     return noted(_text(config))
 
 
@@ -183,7 +184,7 @@ def remember(config: Config) -> None:
 
 
 def noted(text: str) -> bool:
-    """Whether the user has allowed what the text says."""
+    """Return True if the user has allowed what the text says."""
     try:
         return _hash(text) in _file().read_text(encoding="utf-8").split()
     except (OSError, ValueError):
@@ -205,7 +206,7 @@ def note(text: str) -> None:
 
 
 def _text(config: Config) -> str:
-    """What the config says beyond the defaults, so that a setting which comes later asks nothing of earlier runs."""
+    """Return the config's settings that differ from the defaults, so that a new setting leaves older runs allowed."""
     return json.dumps(_besides(plain(config), plain(Config())), sort_keys=True)
 
 
@@ -225,13 +226,13 @@ def _hash(text: str) -> str:
 
 
 def sealed(row: Mapping[str, Any], about: str) -> dict[str, Any]:
-    """The row with a seal that this user alone can make; `about` is what else it is true of."""
+    """Add a seal to the row that only this user can make; it covers `about` too."""
     bare = {name: value for name, value in row.items() if name != SEAL}
     return bare | {SEAL: hmac.new(_key(), f"{about}\n{json.dumps(bare)}".encode(), "sha256").hexdigest()}
 
 
 def is_sealed(row: Any, about: str) -> bool:
-    """Whether this user has sealed the row."""
+    """Return True if this user has sealed the row."""
     try:
         return isinstance(row, dict) and SEAL in row and row[SEAL] == sealed(row, about)[SEAL]
     except RecursionError:  # lists in lists that JSON was read from, and cannot be written
@@ -239,7 +240,7 @@ def is_sealed(row: Any, about: str) -> bool:
 
 
 def _key() -> bytes:
-    """This user's key, made when it is first wanted; of this process alone where the home cannot be written."""
+    """Return this user's key, made when first wanted; it lasts only for this process if the home cannot be written."""
     try:
         file = _file().with_name("key")
         if why := _no_key(file):
@@ -256,7 +257,7 @@ def _key() -> bytes:
 
 
 def _no_key(file: Path) -> str | None:
-    """Why the file is not this user's key, which nobody else may read or write; None: it is."""
+    """Say why the file is not this user's key, which nobody else may read or write; None: it is."""
     try:
         status = file.lstat()
     except FileNotFoundError:

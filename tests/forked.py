@@ -156,10 +156,10 @@ def finish(children: Iterable[Forked], limit_s: float) -> bool:
 def tell_phases() -> None:
     """Let this process print when each phase begins and ends."""
     from qr_jax import begin, checkpoint, evaluate, train
-    from qr_jax.step import dealing
+    from qr_jax.step import rollout_and_grade
 
     for place, name, phase in (
-        (begin, "sft", "cold start"), (dealing, "roll_out", "rollout"), (train, "_update", "update"),
+        (begin, "sft", "cold start"), (rollout_and_grade, "roll_out", "rollout"), (train, "_update", "update"),
         (evaluate, "measure", "evaluation"),
     ):  # fmt: skip
         setattr(place, name, _told(getattr(place, name), phase, ends=True))

@@ -114,8 +114,8 @@ MUTATIONS = (
     ),
     Mutation(
         "qr_jax/step/drawing.py",
-        "number >= parts.most_rounds",
-        "number > parts.most_rounds",
+        "number >= runtime.most_rounds",
+        "number > runtime.most_rounds",
         "tests/test_drawing.py::test_more_rounds_than_the_file_declares_are_refused",
     ),
     Mutation(
@@ -161,25 +161,25 @@ MUTATIONS = (
         "tests/test_outage.py::test_more_than_half_of_the_searches_or_of_the_groups_must_fail",
     ),
     Mutation(
-        "qr_jax/step/progress.py",
+        "qr_jax/step/run_state.py",
         "for group in groups if group.index not in kept_indices]",
         "for group in groups]",
         "tests/test_grading.py::test_what_is_drawn_and_not_kept_is_left_out_of_the_next_batch",
     ),
     Mutation(
-        "qr_jax/step/progress.py",
+        "qr_jax/step/run_state.py",
         "return seed + ROLLBACK_SEEDS * self.rollbacks",
         "return seed",
         "tests/test_train.py::test_updates_that_are_not_finite_roll_back_with_other_keys_and_end_with_a_reason",
     ),
     Mutation(
-        "qr_jax/step/dealing.py",
+        "qr_jax/step/rollout_and_grade.py",
         "[*(before[index].episodes if index in before else ()), *rolled[index]]",
         "[*rolled[index]]",
         "tests/test_forks.py::test_adaptive_rounds_turn_rewards_entropies_and_golds_train_and_are_told",
     ),
     Mutation(
-        "qr_jax/step/dealing.py",
+        "qr_jax/step/rollout_and_grade.py",
         "first = {group.index: group.spent.episodes for group in groups}",
         "first = dict.fromkeys(owner, 0)",
         "tests/test_forks.py::test_adaptive_rounds_turn_rewards_entropies_and_golds_train_and_are_told",
@@ -653,7 +653,7 @@ MUTATIONS = (
         "tests/test_decode.py::test_write_and_move_by_hand",
     ),
     Mutation(
-        "qr_jax/rollout/rows.py",
+        "qr_jax/rollout/kv_cache.py",
         "2 * tiles >= whole[0]",
         "2 * tiles > whole[0]",
         "tests/test_decode.py::test_tiles_go_in_the_smallest_calls_that_are_not_mostly_padding",
@@ -677,13 +677,13 @@ MUTATIONS = (
         "tests/test_engine.py::test_a_turn_ends_at_the_token_that_completes_a_stop_string",
     ),
     Mutation(
-        "qr_jax/rollout/seats.py",
+        "qr_jax/rollout/slot_scheduler.py",
         "min(len(left), len(right))",
         "len(left)",
-        "tests/test_seats.py::test_common_beginnings_by_hand",
+        "tests/test_slot_scheduler.py::test_common_beginnings_by_hand",
     ),
     Mutation(
-        "qr_jax/rollout/seats.py",
+        "qr_jax/rollout/slot_scheduler.py",
         "tuple(live.ids[:-1]) if is_lent",
         "len(live.ids) if is_lent",
         "tests/test_engine.py::test_samples_that_hold_the_same_compute_what_they_are_shown_once",
@@ -731,7 +731,7 @@ MUTATIONS = (
         "tests/test_engine.py::test_lanes_give_the_same_episodes_each_time_and_count_both",
     ),
     Mutation(
-        "qr_jax/mistakes.py",
+        "qr_jax/interrupts.py",
         "if _heard or _imports(frame):",
         "if _heard:",
         "tests/test_cli.py::test_ctrl_c_while_a_module_is_imported_ends_the_process_there",
@@ -752,7 +752,7 @@ MUTATIONS = (
         "qr_jax/rollout/engine.py",
         'np.argsort(-np.asarray(expected_tokens), kind="stable")',
         'np.argsort(np.asarray(expected_tokens), kind="stable")',
-        "tests/test_seats.py::test_the_longest_begin_first_and_results_come_in_the_order_asked",
+        "tests/test_slot_scheduler.py::test_the_longest_begin_first_and_results_come_in_the_order_asked",
     ),
     Mutation(
         "qr_jax/studies/oracle.py",

@@ -84,7 +84,7 @@ def read_decoding(folder: Path) -> None:
     zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), decoder.abstract(cfg))
     params = assemble.place(zeros, mesh)
     engine = Engine(cfg, tokenizer, config.Rollout(slots=8, context_tokens=128, turn_tokens=16, buckets=(32,)))
-    laid = assemble.hand_over(params, cfg, "float32", mesh, "slots")
+    laid = assemble.to_rollout_params(params, cfg, "float32", mesh, "slots")
     rows = engine.rows
     rows.settle_on(laid)
     assert all(leaf.sharding.device_set <= set(jax.local_devices()) for leaf in jax.tree.leaves((laid, rows.caches)))
@@ -105,10 +105,10 @@ def work_out(folder: Path) -> None:
 def strike(kind: str, at_step: int) -> None:
     """Let this process get SIGKILL or SIGTERM, or an error, in that step's rollout, once some tokens are decoded."""
     from qr_jax import runs
-    from qr_jax.rollout import rows
-    from qr_jax.step import dealing
+    from qr_jax.rollout import kv_cache
+    from qr_jax.step import rollout_and_grade
 
-    roll_out, stop_now, now, asked = dealing.roll_out, runs.Run.stop_now, [-1], [0]
+    roll_out, stop_now, now, asked = rollout_and_grade.roll_out, runs.Run.stop_now, [-1], [0]
 
     def at(parts, params, progress, wanted, groups, number):
         now[0] = number
@@ -126,9 +126,9 @@ def strike(kind: str, at_step: int) -> None:
             raise RuntimeError("the leader's own trouble")
         return decode(self, *positional, **named)
 
-    dealing.roll_out = at
+    rollout_and_grade.roll_out = at
     if kind == "raise":
-        decode, rows.Rows.decode = rows.Rows.decode, raising
+        decode, kv_cache.KVCache.decode = kv_cache.KVCache.decode, raising
     else:
         runs.Run.stop_now = struck
 

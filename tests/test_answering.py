@@ -47,6 +47,16 @@ def rows(folder):
     return {(row["set"], row["id"]): row for row in found}
 
 
+def test_a_retriever_that_searches_nothing_needs_no_corpus(data, tmp_path):
+    """The paper's suite without passages had failed for want of them, behind a dry run that said nothing of it."""
+    for file in (data / "corpus").iterdir():
+        file.unlink()
+    found = answer(tmp_path / "a", replace(SETTINGS, retriever=use("none")), limit=1)
+    assert found["macro"]["sets"] == 7 and not found["missing"]
+    with pytest.raises(ValueError, match="no set of the suite qa7 has questions here"):
+        answer(tmp_path / "b", limit=1)
+
+
 def test_a_suite_goes_on_where_it_stopped_and_gives_the_same_answers(data, tmp_path):
     whole, said = answer(tmp_path / "a"), []
     wanted = rows(tmp_path / "a")

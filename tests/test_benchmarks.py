@@ -192,19 +192,28 @@ def test_the_paper_s_table_by_hand(tmp_path):
     assert grpo[:4] == ["grpo", "2", "0.375 +- 1.588", ""]
     assert recycle[:4] == ["recycle", "2", "0.625 +- 1.588", "+0.250 [-0.240, +0.740]"]
     assert all("(" in cell for cell in recycle[4:])
-    with pytest.raises(ValueError, match="has 0 scores of a suite; wanted one: make one with qr-jax eval"):
+    with pytest.raises(ValueError, match="has 0 scores of suites; wanted one a suite: make one with qr-jax eval"):
         paper_table.tables(runs, suite=True)
     for run, f1 in zip(runs, (0.2, 0.4, 0.5, 0.9), strict=True):
         (run / "eval/qa7").mkdir(parents=True)
         macro = {"scores": {"em": {"mean": f1 / 2}, "f1": {"mean": f1}}}
-        (run / "eval/qa7/score.json").write_text(json.dumps({"manifest": {"split": "eval"}, "macro": macro}))
-    lines = paper_table.tables(runs, suite=True, null_seeds=2).splitlines()
+        score = {"suite": "qa7", "manifest": {"split": "eval"}, "macro": macro}
+        score["sets"] = {"nq": {"questions": 2, "asked": 3}, "popqa": {"asked": 3}}
+        (run / "eval/qa7/score.json").write_text(json.dumps(score))
+        if run != runs[3]:
+            (run / "eval/other").mkdir()
+            (run / "eval/other/score.json").write_text(
+                json.dumps(score | {"suite": "web", "manifest": {"split": "all"}})
+            )
+    both = paper_table.tables(runs, suite=True, null_seeds=2)
+    lines = both.splitlines()
+    assert both.count("; the suite qa7, 2 of 6 questions)") == both.count("; the suite web, 2 of 6 questions)") == 1
+    assert f"No score of the suite web: {runs[3]}\n" in both
     recycle = [cell.strip() for cell in lines[-1].split("|")[1:-1]]
     assert recycle[:4] == ["recycle", "2", "0.350 +- 1.271", "0.700 +- 2.541"]
     assert recycle[4] == "+0.200 +- 0.635"  # .15 and .25: sd .0707, 12.706 x .0707 / sqrt(2)
-    (runs[0] / "eval/other").mkdir()
-    (runs[0] / "eval/other/score.json").write_text("{}")
-    with pytest.raises(ValueError, match="has 2 scores of a suite: "):
+    (runs[0] / "eval/other/score.json").write_text(json.dumps(score))
+    with pytest.raises(ValueError, match="has 2 scores of suites: .*; wanted one a suite"):
         paper_table.tables(runs, suite=True)
 
 
@@ -213,16 +222,41 @@ def test_the_paper_s_rows_are_whole_and_a_user_s_stand_under_them_by_the_same_fi
         assert abs(sum(values) / 7 - mean) < 0.06, f"{name}: the mean of its sets is another"
         assert 0.1 < error < 0.5
     paper_table.main([])
-    assert "| paper: 4B + recycling | 79.1 | 84.0 |" in capsys.readouterr().out
+    assert "| paper: 4B + recycling | 3,197 | 79.1 | 84.0 |" in capsys.readouterr().out
     judged, exact = {"mean": 0.5, "run_error": 0.0021}, {"mean": 0.25, "run_error": None}
-    sets = {name: {"scores": {"pass_at_1_judge": judged}} for name in paper_table.SETS if name != "nq"}
-    mine = {"macro": {"scores": {"pass_at_1_exact_match": exact, "pass_at_1_judge": judged}}, "sets": sets}
-    plain = {"macro": {"scores": {"pass_at_1_exact_match": exact}}, "sets": {}}
+    one = {"questions": 3, "asked": 3, "scores": {"pass_at_1_judge": judged}}
+    sets = {name: one for name in paper_table.SETS if name != "nq"}
+    mine = {
+        "suite": "paper",
+        "macro": {"scores": {"pass_at_1_exact_match": exact, "pass_at_1_judge": judged}},
+        "sets": sets,
+    }
+    plain = {"suite": "qa7", "macro": {"scores": {"pass_at_1_exact_match": exact}}, "sets": {}}
     *_, first, second = paper_table.beside_paper([("mine", mine), ("other", plain)]).splitlines()
-    assert first == "| mine | 50.0 | 50.0 | 50.0 | 50.0 | - | 50.0 | 50.0 | 50.0 +- 0.21 of 6 sets |"
-    assert second.startswith("| other (exact match, which the paper's figures are not) | -")
+    assert first == "| mine | 18 | 50.0 | 50.0 | 50.0 | 50.0 | - | 50.0 | 50.0 | 50.0 +- 0.21 of 6 sets |"
+    assert second.startswith("| other (exact match, which the paper's figures are not) | 0 | -")
     with pytest.raises(ValueError, match="greedy has no Pass@1"):
-        paper_table.beside_paper([("greedy", {"macro": {"scores": {}}, "sets": {}})])
+        paper_table.beside_paper([("greedy", {"suite": "web", "macro": {"scores": {}}, "sets": {}})])
+
+
+def test_a_score_of_web_stands_under_the_paper_s_three_sets_and_one_of_the_seven_under_those():
+    score = {"mean": 0.5, "run_error": 0.01}
+    macro = {"scores": {"pass_at_1_judge": score}}
+    of = {
+        name: {"questions": count, "asked": 3, "scores": {"pass_at_1_judge": score}}
+        for name, count in (("gaia", 3), ("hle", 2), ("webwalkerqa", 3))
+    }
+    web = {"suite": "web", "macro": macro, "sets": of}
+    seven = {"suite": "paper", "macro": macro, "sets": {"nq": of["gaia"]}}
+    first, second = paper_table.beside_paper([("mine", web), ("mine", seven)]).split("\n\n")
+    assert first.endswith("| mine | 3 | - | - | - | - | 50.0 | - | - | 50.0 +- 1.00 of 1 sets |")
+    assert second.splitlines()[0] == "| Pass@1 in percent | questions | GAIA | HLE | WebWalkerQA | mean |"
+    assert second.splitlines()[2:] == [
+        "| paper: 1.7B | - | 21.4 | 8.0 | 35.4 | 21.6 |",
+        "| paper: 4B | - | 24.8 | 10.4 | 36.3 | 23.8 |",
+        "| mine | 8 of 9 | 50.0 | 50.0 | 50.0 | 50.0 +- 1.00 |",
+    ]
+    assert "GAIA" not in paper_table.beside_paper([("mine", seven)])
 
 
 def test_the_plan_that_is_too_large_was_refused_for_its_slots():

@@ -64,6 +64,53 @@ def test_the_papers_curves_are_its_numbers(run):
     assert first_third == pytest.approx([0.174, 0.381, 0.445], abs=0.001)
 
 
+@pytest.mark.parametrize(("name", "line", "end"), [
+    ("paper-1", 0, 121.21),  # figure 1 goes on to step 400
+    ("paper-3-rescued_hard", 2, 100),  # rollouts
+    ("paper-4", 0, 100),
+    ("paper-6-rescued_hard", 0, 72.73),  # figure 6 ends at step 240
+    ("paper-6-rescued_hard", 1, 69.7),  # at K 8 at 230
+])  # fmt: skip
+def test_the_papers_steps_are_shares_of_its_330_and_not_of_the_picture(run, name, line, end):
+    assert drawn(run)[name]["series"][line]["x"][0][-1] == end
+
+
+def test_a_run_equal_to_figure_6_lies_on_its_curve(run):
+    """240 of 330 steps in a pool of 10,000: each point of the picture is a point of the run."""
+    curve = paper_world.figures()["6"]["curves"]["k4"]["rescued_hard"]
+    gained = {at: more - less for at, less, more in zip(curve["x"][1:], curve["values"], curve["values"][1:])}
+    steps = [
+        metrics(step, **{"pool/size": 10_000, "pool/accepted_ex_hard": gained.get(step, 0) + (step == 1)})
+        for step in range(1, 241)
+    ]
+    (run / "metrics.jsonl").write_text(lines(steps))
+    settings = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps(settings | {"train": {"steps": 330}}))
+    paper, _, line = drawn(run)["paper-6-rescued_hard"]["series"]
+    at = dict(zip(line["x"][0], line["values"], strict=True))
+    assert paper["x"][0][-1] == line["x"][0][-1] and line["values"][-1] == paper["values"][-1] == 0.0766
+    both = [(at[x], y) for x, y in zip(paper["x"][0], paper["values"], strict=True) if x in at]
+    assert len(both) == 8 and all(mine == pytest.approx(theirs) for mine, theirs in both)
+
+
+@pytest.mark.parametrize(("name", "curves", "why"), [
+    ("Qwen/Qwen3-4B", "qwen3_4b", None), ("Qwen/Qwen3-4B-Instruct-2507", "qwen3_4b", None),
+    ("/models/qwen3_1p7b", "qwen3_1p7b", None), ("Qwen/Qwen3-14B", "qwen3_4b", "the nearest in size"),
+    ("Qwen/Qwen2.5-14B", "qwen3_4b", "the nearest in size"), ("a/Model-24B", "qwen3_4b", "the nearest in size"),
+    ("Qwen/Qwen3-0.6B", "qwen3_1p7b", "the nearest in size"), ("smollm2-135M", "qwen3_1p7b", "the nearest in size"),
+    ("google/gemma-4b", "qwen3_4b", "the nearest in size"), ("two_layer", "qwen3_1p7b", "does not tell its size"),
+    ("", "qwen3_1p7b", "does not tell its size"),
+])  # fmt: skip
+def test_curves_are_of_the_nearest_model_and_another_model_is_named(run, name, curves, why):
+    settings = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps(settings | {"model": {"name": name}}))
+    told = beside_paper.shown(read.run(run))
+    shown = told["charts"]["paper-5"]["series"][0]["values"]
+    assert shown == paper_world.figures()["5"]["curves"][curves]["easy"]
+    said = " ".join(line for line in told["beside"] if line.startswith("Figures 4 and 5"))
+    assert (why in said and name in said) if why else not said
+
+
 def test_shares_are_of_summed_counts_in_the_middle_of_their_steps(run):
     fresh, hard, easy = own(drawn(run)["paper-4"])
     assert fresh["values"] == [2 / 6] * 6 and hard["values"] == [2 / 6] * 6 and easy["values"] == [1 / 6] * 6

@@ -653,7 +653,7 @@ def untimed(text):
 def test_ctrl_c_that_a_library_s_callback_swallows_ends_the_process(tmp_path):
     program = """
 import os, signal, sys, time
-from qr_jax import cli
+from qr_jax import cli, errors
 from qr_jax.commands import doctor
 
 class Callback:  # what it raises is ignored, as in jax's callback of the garbage collector
@@ -689,7 +689,7 @@ except BaseException:
     program = f"""
 import signal, sys
 sys.path.insert(0, {str(tmp_path)!r})
-from qr_jax import cli
+from qr_jax import cli, errors
 from qr_jax.commands import doctor
 
 def examine():
@@ -728,13 +728,13 @@ main()
     assert (done.returncode, untimed(done.stderr)) == (130, "stopped by Ctrl-C\n")
 
 
-@pytest.mark.parametrize("ends", ["raise SystemExit(130)", "raise ValueError('of a plug-in')"])
+@pytest.mark.parametrize("ends", ["raise SystemExit(130)", "raise errors.UserError('of a plug-in')"])
 def test_a_command_that_ends_early_does_not_wait_for_what_its_threads_compile(ends):
     """An orderly exit beside such a thread was "terminate called without an active exception" and -6."""
     program = f"""
 import sys, threading, time
 import jax
-from qr_jax import cli, mistakes
+from qr_jax import cli, errors
 from qr_jax.commands import doctor
 
 def compile_on():
@@ -749,7 +749,6 @@ def examine():
     {ends}
 
 doctor.examine = examine
-mistakes.is_of_asking = lambda error: True
 sys.argv = ["qr-jax", "doctor"]
 sys.exit(cli.main())
 """

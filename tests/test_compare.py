@@ -21,7 +21,7 @@ from qr_jax.evaluation import last_evaluation
 from qr_jax.evaluation.bootstrap import difference
 from qr_jax.records import Query
 from qr_jax.report import comparison
-from qr_jax.step.progress import Progress
+from qr_jax.step.run_state import RunState
 from qr_jax.studies import compare, launch, oracle, study
 
 ROOT = Path(__file__).parents[1]
@@ -216,11 +216,11 @@ def test_what_is_done_is_not_done_again(studied, capsys):
 
 
 def test_a_run_ends_at_the_first_of_its_limits():
-    done = Progress(pool.create(4), rollouts=30, tokens=900, searches=7)
+    done = RunState(pool.create(4), rollouts=30, tokens=900, searches=7)
     limits = config.Train(steps=3, max_rollouts=31)
-    assert train._goes_on(limits, 2, done) and not train._goes_on(limits, 3, done)
+    assert train._within_limits(limits, 2, done) and not train._within_limits(limits, 3, done)
     for name, most in (("max_rollouts", 30), ("max_tokens", 899), ("max_searches", 7)):
-        assert not train._goes_on(replace(limits, **{name: most}), 2, done)
+        assert not train._within_limits(replace(limits, **{name: most}), 2, done)
 
 
 # --- figures
@@ -312,7 +312,7 @@ def test_the_interval_of_one_seed_each_is_over_questions_alone_and_says_so(tmp_p
     assert (found["low"], found["high"]) == pytest.approx((0.2074, 0.2926), abs=2e-4)
     assert difference(own_SN, base_SN, paired=False) == found
     runs = [played(tmp_path / rule, rule=rule) for rule in ("recycle", "grpo")]
-    compared = compare.compare(runs, null_seeds=1)
+    compared = compare.compare(runs, null_seeds=2)
     assert compared["rules"]["grpo"]["difference"]["seeds"] is False
     text = comparison.format_tables(compared)
     assert "+0.490] over questions alone" in text and "over questions alone: one seed each; other seeds would" in text
@@ -338,13 +338,13 @@ def test_seeds_that_contradict_one_another_leave_no_empty_interval(tmp_path):
     right, wrong = [1] * 4, [0] * 4
     one = [played(tmp_path / f"a{seed}", seed=seed, right=right if seed else wrong) for seed in (0, 1)]
     two = [played(tmp_path / f"b{seed}", rule="grpo", seed=seed, right=wrong if seed else right) for seed in (0, 1)]
-    gap = compare.compare([*one, *two], null_seeds=1)["rules"]["grpo"]["difference"]
+    gap = compare.compare([*one, *two], null_seeds=2)["rules"]["grpo"]["difference"]
     assert gap == {"mean": 0, "low": pytest.approx(-12.7062), "high": pytest.approx(12.7062), "seeds": True}
-    lone = compare.compare([*one, two[0]], null_seeds=1)
+    lone = compare.compare([*one, two[0]], null_seeds=2)
     assert lone["rules"]["grpo"]["difference"]["high"] == pytest.approx(0.5 + 12.7062 * 0.75**0.5)
     assert "grpo: one seed, taken to vary by seed as a rule of several" in comparison.format_tables(lone)
     unpaired = [*one, two[0], played(tmp_path / "b7", rule="grpo", seed=7, right=wrong)]
-    gap = compare.compare(unpaired, null_seeds=1)["rules"]["grpo"]["difference"]
+    gap = compare.compare(unpaired, null_seeds=2)["rules"]["grpo"]["difference"]
     assert gap["low"] < -2 and gap["high"] > 2, "t of two degrees of freedom: 4.3 * sqrt(2 * .5 / 2)"
 
 
@@ -397,16 +397,16 @@ def test_where_a_curve_reaches_an_accuracy():
 
 def test_unequal_budgets_are_compared_with_a_warning_that_has_the_numbers(tmp_path):
     one, two = played(tmp_path / "one"), played(tmp_path / "two", rule="grpo", rollouts=2_600)
-    assert compare.compare([one, two], null_seeds=1)["warnings"] == []  # 41 steps against 40: within one step
+    assert compare.compare([one, two], null_seeds=2)["warnings"] == []  # 41 steps against 40: within one step
     three = played(tmp_path / "three", rule="grpo", rollouts=2_690)
-    found = compare.compare([one, three], null_seeds=1)
+    found = compare.compare([one, three], null_seeds=2)
     (warning,) = found["warnings"]
     assert "spent 2,560 rollouts" in warning and "three 2,752, more than one step (64) apart" in warning
     assert f"WARNING: {warning}." in comparison.format_tables(found)
     limited = played(tmp_path / "limited", rule="bounded_dapo", max_rollouts=2_560)
-    found = compare.compare([one, limited], null_seeds=1)
+    found = compare.compare([one, limited], null_seeds=2)
     assert "not of one kind" in found["warnings"][0] and found["measure"] == "rollouts"
-    assert compare.compare([one, limited], measure="rollouts", null_seeds=1)["warnings"] == []
+    assert compare.compare([one, limited], measure="rollouts", null_seeds=2)["warnings"] == []
 
 
 def test_unlike_evaluations_are_compared_with_a_warning_of_what_differs(tmp_path):
@@ -417,7 +417,7 @@ def test_unlike_evaluations_are_compared_with_a_warning_of_what_differs(tmp_path
     first = next(iter(kept["exact_match"]))
     kept["exact_match"] = {name: value for name, value in kept["exact_match"].items() if name != first}
     path.write_text(json.dumps(kept))
-    found = compare.compare([one, two], null_seeds=1)
+    found = compare.compare([one, two], null_seeds=2)
     assert "search_k" in found["warnings"][0] and "that all runs were asked" in found["warnings"][1]
     assert found["questions"] == len(kept["exact_match"])
     path.write_text(json.dumps(kept | {"exact_match": {"another": 1.0}}))
@@ -432,7 +432,7 @@ def test_any_two_runs_are_compared_and_what_is_no_finished_run_or_given_twice_is
     one, again = played(tmp_path / "one"), played(tmp_path / "again")
     with pytest.raises(ValueError, match="each once"):
         compare.compare([one, one])
-    found = compare.compare([one, again], null_seeds=1)  # one rule and seed: each goes by its folder
+    found = compare.compare([one, again], null_seeds=2)  # one rule and seed: each goes by its folder
     assert list(found["rules"]) == [f"recycle ({one})", f"recycle ({again})"]
     (again / "summary.json").unlink()
     with pytest.raises(ValueError, match="it has no summary.json"):
@@ -455,7 +455,7 @@ def test_a_ledger_is_read_line_by_line(tmp_path):
 def test_a_faulted_question_is_left_out_of_all_runs(tmp_path):
     one = played(tmp_path / "one", right=[1, 1, 0, 0])
     two = played(tmp_path / "two", rule="grpo", right=[None, 1, 1, 0])
-    found = compare.compare([one, two], null_seeds=1)
+    found = compare.compare([one, two], null_seeds=2)
     assert found["questions"] == 3 and found["faulted_questions"] == 1
     assert found["rules"]["recycle"]["accuracy"]["mean"] == pytest.approx(1 / 3)
     assert "1 questions are left out" in comparison.format_tables(found)
@@ -466,7 +466,7 @@ def test_other_settings_that_differ_stand_in_a_rule_s_name(tmp_path):
     made = json.loads((two / "config.json").read_text())
     made["learner"]["lr"] = 0.5
     (two / "config.json").write_text(json.dumps(made))
-    found = compare.compare([one, two], null_seeds=1)
+    found = compare.compare([one, two], null_seeds=2)
     assert list(found["rules"]) == ["recycle learner.lr=1e-06", "recycle learner.lr=0.5"]
 
 
@@ -477,7 +477,7 @@ def test_a_rule_without_a_null_control_is_compared_and_said(tmp_path, monkeypatc
     settings = json.loads((two / "config.json").read_text())
     settings["pool"]["rounds"] = {"name": "no_null_lab.by_turn", "settings": {}}
     (two / "config.json").write_text(json.dumps(settings))
-    found = compare.compare([one, two], null_seeds=1, allow_plugins=("no_null_lab",))
+    found = compare.compare([one, two], null_seeds=2, allow_plugins=("no_null_lab",))
     base, other = found["rules"].values()
     assert base["no_null"] == [] and base["null"]["trained"]["high"] > 0 and other["null"]["trained"]["low"] is None
     words = "grpo:rounds=no_null_lab.by_turn: no null for rounds 'no_null_lab.by_turn': IndexError on simulated"
@@ -486,7 +486,7 @@ def test_a_rule_without_a_null_control_is_compared_and_said(tmp_path, monkeypatc
 
 
 def test_a_page_escapes_what_it_holds(tmp_path):
-    found = compare.compare([played(tmp_path / "one")], null_seeds=1)
+    found = compare.compare([played(tmp_path / "one")], null_seeds=2)
     found["rules"] = {"</script><b>": found["rules"]["recycle"]}
     text = comparison.write(found, tmp_path / "compare.html", "<i>").read_text()
     assert "</script><b>" not in text and "<i>" not in text and "require-trusted-types-for" in text
@@ -507,7 +507,7 @@ def test_rules_that_differ_in_much_else_are_numbered_and_told_apart_below_the_ta
     assert labels(few) == {"recycle learner.lr=0.0001": 1, "recycle learner.lr=0.0002": 1}
     assert labels(many) == {f"recycle #1 ({tmp_path / '0'})": 1, "recycle #2": 2}
     folders = [played(tmp_path / "a"), played(tmp_path / "b", learner=other)]
-    notes = comparison.notes(compare.compare(folders, null_seeds=1))
+    notes = comparison.notes(compare.compare(folders, null_seeds=2))
     told = f"recycle #2 ({folders[1]}) is with learner.clip_norm=0.5 learner.kl_weight=0.02 "
     assert any(note.startswith(told) for note in notes)
 
@@ -515,11 +515,11 @@ def test_rules_that_differ_in_much_else_are_numbered_and_told_apart_below_the_ta
 def test_a_run_that_began_from_another_is_told_beside_one_that_did_not(tmp_path):
     whole = played(tmp_path / "whole")
     later = played(tmp_path / "later", init=str(whole))
-    notes = comparison.notes(compare.compare([whole, later], null_seeds=1))
+    notes = comparison.notes(compare.compare([whole, later], null_seeds=2))
     assert any(
         f"{later} began from {whole}, and what that was trained with is not in its budget" in note for note in notes
     )
-    assert not any("began from" in note for note in comparison.notes(compare.compare([later], null_seeds=1)))
+    assert not any("began from" in note for note in comparison.notes(compare.compare([later], null_seeds=2)))
 
 
 def test_a_run_is_named_by_its_rule_without_that_rule_s_code():

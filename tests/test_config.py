@@ -83,9 +83,14 @@ def test_an_override_is_read_by_its_settings_type(typed, section, setting, value
 
 
 def test_overrides_may_be_typed_as_options():
-    typed = ["--train.checkpoint-every", "7", "--learner.lr=0.5", "--learner.keep-dead", "--seed", "3"]
+    typed = ["--train.checkpoint-every", "7", "--learner.lr=0.5", "--learner.keep-zero-variance", "--seed", "3"]
     found = overrides.override(Config(), typed)
-    assert (found.train.checkpoint_every, found.learner.lr, found.learner.keep_dead, found.seed) == (7, 0.5, True, 3)
+    assert (found.train.checkpoint_every, found.learner.lr, found.learner.keep_zero_variance, found.seed) == (
+        7,
+        0.5,
+        True,
+        3,
+    )
 
 
 def test_plug_ins_are_replaced_by_name_and_set_by_short_or_long_names():
@@ -283,8 +288,8 @@ def test_a_config_of_a_version_whose_evaluations_had_no_top_p_goes_on():
         ({"data": {"corpus": __file__}}, "its passages say nothing of that world"),
         ({"data": {"corpus": "supporting"}}, "data.corpus is 'supporting', which only data.traces may be"),
         ({"data": {"train": "retrieved"}}, "data.train is 'retrieved', which only data.traces may be"),
-        ({"learner": {"keep_dead": True}, "pool": {"min_signal": 2}}, "set pool.min_signal=1 or"),
-        ({"learner": {"keep_dead": True, "fill": True}}, "set one of the two to false"),
+        ({"learner": {"keep_zero_variance": True}, "pool": {"min_signal": 2}}, "set pool.min_signal=1 or"),
+        ({"learner": {"keep_zero_variance": True, "fill": True}}, "set one of the two to false"),
         ({"learner": {"reduce": "group_mean", "prune": 0.5}}, "learner.prune=0.5 would count others or a part; set"),
         ({"learner": {"reduce": "group_mean", "updates": 2, "over": "drawn"}}, "learner.over=drawn, learner.updates=2"),
         ({"learner": {"kl": "k1", "kl_weight": 0.1}}, "use k2 or k3"),
@@ -319,7 +324,7 @@ def test_turn_rewards_and_shuffled_rewards_do_not_go_together():
 
 
 def test_settings_that_can_stand_together_are_no_problem():
-    assert checks.problems(with_(learner={"keep_dead": True, "kl": "k1"}, pool={"min_signal": 1})) == []
+    assert checks.problems(with_(learner={"keep_zero_variance": True, "kl": "k1"}, pool={"min_signal": 1})) == []
     assert checks.problems(with_(learner={"kl": "k3", "kl_weight": 0.1}, pool={"min_signal": 2})) == []
     assert checks.problems(with_(data={"traces": "supporting"}, rollout={"store": 1})) == []
 
@@ -412,15 +417,15 @@ def test_what_a_plug_in_s_file_declares_must_go_with_the_config(tmp_path, monkey
     for kind in ("advantage", "loss"):
         (line,) = checks.problems(with_(learner={kind: use(f"declared.{kind}")}))
         assert line.startswith(f"{kind} 'declared.{kind}' learns from groups of equal rewards too, and none reaches it")
-        assert checks.problems(with_(learner={kind: use(f"declared.{kind}"), "keep_dead": True})) == []
+        assert checks.problems(with_(learner={kind: use(f"declared.{kind}"), "keep_zero_variance": True})) == []
     (tmp_path / "mute.py").write_text("def env(query, turns):\n    pass\ndef gold(grades, gold_logp_NT):\n    pass\n")
     mute = dataclasses.replace(with_(sft={"steps": 3}, learner={"advantage": use("mute.gold")}), env=use("mute.env"))
     start, gold = checks.problems(mute)
     assert "has no function expert_turn" in start and "sft.steps=0" in start and "asks for gold_logp_NT" in gold
     assert checks.problems(dataclasses.replace(with_(), env=use("mute.env"))) == []
-    (line,) = checks.problems(with_(learner={"keep_dead": True}, pool={"rounds": use("refill")}))
+    (line,) = checks.problems(with_(learner={"keep_zero_variance": True}, pool={"rounds": use("refill")}))
     assert "pool.rounds='refill' draws no fixed number of them (its file declares no ROUNDS = 1)" in line
-    assert checks.problems(with_(learner={"keep_dead": True})) == []
+    assert checks.problems(with_(learner={"keep_zero_variance": True})) == []
 
 
 def test_the_quickstart_is_watched_with_fewer_questions_and_a_study_of_it_with_all():
@@ -441,3 +446,13 @@ def test_a_step_of_more_episodes_than_a_host_holds_is_refused_with_what_they_are
 def test_what_is_nearly_another_system_s_setting_leads_to_it():
     with pytest.raises(ValueError, match="unknown setting num_generation; did you mean num_generations?"):
         overrides.override(Config(), ["num_generation=8"])
+
+
+def test_a_setting_of_another_name_in_version_0_2_is_read_from_old_runs_and_refused_by_its_new_name(tmp_path):
+    """`learner.keep_dead`: a config.json of an old run holds it; who types it is told."""
+    written = config.to_json(config.Config())
+    assert written["learner"].pop("keep_zero_variance") is False
+    (tmp_path / "config.json").write_text(json.dumps(written | {"learner": {**written["learner"], "keep_dead": True}}))
+    assert config.load(tmp_path / "config.json").learner.keep_zero_variance
+    with pytest.raises(ValueError, match=r"learner\.keep_dead: it is learner\.keep_zero_variance now"):
+        overrides.override(config.Config(), ["learner.keep_dead=true"])

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from qr_jax import dialect, plugins
-from qr_jax.interfaces import CONTRACTS, EXAMPLE, Wrong
+from qr_jax.errors import PluginError
+from qr_jax.interfaces import CONTRACTS, EXAMPLE
 from qr_jax.pool import _note, create
 from qr_jax.records import Ask, Episode, Passage, Query, Say, Scores, Search, Stop, Turn, grades
 from qr_jax.settings import Use
@@ -201,23 +202,23 @@ def test_what_may_be_returned_passes_each_check():
 
 def test_an_environment_opens_with_a_say_and_answers_passages_without_a_search():
     check = CONTRACTS["env"].check
-    with pytest.raises(Wrong, match="^Search.* to open an episode, which begins with a Say"):
+    with pytest.raises(PluginError, match="^Search.* to open an episode, which begins with a Say"):
         check(Search(("a",)), QUERY, [])
-    with pytest.raises(Wrong, match="^Stop.* to open an episode"):
+    with pytest.raises(PluginError, match="^Stop.* to open an episode"):
         check(Stop("turns"), QUERY, [])
     shown = [Turn("model", "x"), Turn("env", "", ("a",), ((CORPUS[0],),))]
-    with pytest.raises(Wrong, match="^Search.* when it was shown passages"):
+    with pytest.raises(PluginError, match="^Search.* when it was shown passages"):
         check(Search(("a",)), QUERY, shown)
     assert check(Stop("turns"), QUERY, shown) == Stop("turns")
 
 
 def test_an_ask_for_nothing_or_for_a_query_that_was_not_drawn_is_said():
     check = CONTRACTS["rounds"].check
-    with pytest.raises(Wrong, match="an Ask for nothing, which would never end the step"):
+    with pytest.raises(PluginError, match="an Ask for nothing, which would never end the step"):
         check(Ask(0), POOL, [OUTCOME])
-    with pytest.raises(Wrong, match="None before the first draw of the step"):
+    with pytest.raises(PluginError, match="None before the first draw of the step"):
         check(None, POOL, [])
-    with pytest.raises(Wrong, match="an Ask for 1 more samples of query 3, of the 2 drawn in this step"):
+    with pytest.raises(PluginError, match="an Ask for 1 more samples of query 3, of the 2 drawn in this step"):
         check(Ask(0, {3: 1}), POOL, [OUTCOME])
 
 

@@ -14,7 +14,7 @@ from qr_jax.recycling.remind import REMIND, remind
 from qr_jax.recycling.retire import RETIRE, retire
 from qr_jax.recycling.search_gym import search_gym
 from qr_jax.recycling.vcrl import vcrl
-from qr_jax.step.progress import hops
+from qr_jax.step.run_state import hops
 from qr_jax.studies import oracle
 
 EASY, HARD, HALF, ONE, THREE = [1, 1, 1, 1], [0, 0, 0, 0], [1, 1, 0, 0], [1, 0, 0, 0], [1, 1, 1, 0]

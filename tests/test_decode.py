@@ -15,12 +15,12 @@ from qr_jax.learning.pack import pack
 from qr_jax.models.tokenizer import WordTokenizer
 from qr_jax.queries.world.generate import vocabulary
 from qr_jax.records import Query, grades
-from qr_jax.rollout import cache, decode, rows
+from qr_jax.rollout import cache, decode, kv_cache
 from qr_jax.rollout.engine import PURPOSES, Engine
-from qr_jax.rollout.rows import Rows, views_up_to
+from qr_jax.rollout.kv_cache import KVCache, views_up_to
 from qr_jax.rollout.sampling import choose
-from qr_jax.step import progress
-from qr_jax.step.parts import bind
+from qr_jax.step import run_state
+from qr_jax.step.runtime import bind
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_keys_differ_by_seed_purpose_step_query_and_sample():
 
 
 def test_the_largest_seed_that_a_config_may_have_makes_keys_after_every_rollback():
-    assert checks.LARGEST_SEED == 2**32 - 1 - begin.MOST_ROLLBACKS * progress.ROLLBACK_SEEDS
+    assert checks.LARGEST_SEED == 2**32 - 1 - begin.MOST_ROLLBACKS * run_state.ROLLBACK_SEEDS
     made = rollouts.engine(slots=4, buckets=(64,)).rows
     assert made.keys(checks.LARGEST_SEED + 3 * 65536, 0, 0, [1], [2]).shape == (1, 2)
     assert checks.problems(config.Config(seed=checks.LARGEST_SEED)) == []
@@ -135,7 +135,11 @@ def test_the_largest_seed_that_a_config_may_have_makes_keys_after_every_rollback
 def test_a_chunk_ends_when_every_slot_has_stopped(monkeypatch):
     """What was not decoded is still 0; tokens and log-probabilities of steps that were are not."""
     made = rollouts.engine(slots=4, buckets=(64,))
-    laid, none_S, key_S2 = made.rows.lay_out(random_params()), np.zeros(4, np.int32), np.zeros((4, 2), np.uint32)
+    laid, none_S, key_S2 = (
+        made.rows.to_decode_params(random_params()),
+        np.zeros(4, np.int32),
+        np.zeros((4, 2), np.uint32),
+    )
     slots, room_S = np.arange(4), np.int32([2, 1, 0, 2])
     made.rows.begin()
     for stop, counts, steps in [(False, [2, 1, 0, 2], 2), (True, [1, 1, 0, 1], 1)]:
@@ -150,7 +154,11 @@ def test_a_chunk_ends_when_every_slot_has_stopped(monkeypatch):
 def test_a_chunk_ends_when_few_of_its_slots_are_left_and_what_was_decoded_stays():
     """Of nine slots one has room for more: it is not waited for, and goes on in the next chunk."""
     made = rollouts.engine(slots=9, chunk=6, buckets=(64,))
-    laid, zeros_S, key_S2 = made.rows.lay_out(random_params()), np.zeros(9, np.int32), np.zeros((9, 2), np.uint32)
+    laid, zeros_S, key_S2 = (
+        made.rows.to_decode_params(random_params()),
+        np.zeros(9, np.int32),
+        np.zeros((9, 2), np.uint32),
+    )
     made.rows.begin()
     for last, counts in ((1, [2] * 8 + [2]), (2, [2] * 7 + [4, 4])):  # an eighth of nine is one: two are waited for
         room_S = np.int32([2] * (9 - last) + [4] * last)
@@ -164,12 +172,12 @@ def test_some_slots_decode_alone_as_they_do_among_all(monkeypatch):
     Where the rows of 8 would be large to copy out, all 64 take part.
     """
     made = rollouts.engine(slots=64, store=4, buckets=(64,))
-    laid = made.rows.lay_out(trained_params())
+    laid = made.rows.to_decode_params(trained_params())
     assert made.rows.decode_sizes == [8, 32, 64]
     slot_N, key_N2 = np.array([50, 3, 21]), np.arange(6, dtype=np.uint32).reshape(3, 2)
     found = []
-    for taking_part, largest_part in ((8, rows.LARGEST_PART), (64, 1000)):
-        monkeypatch.setattr(rows, "LARGEST_PART", largest_part)
+    for taking_part, largest_part in ((8, kv_cache.LARGEST_PART), (64, 1000)):
+        monkeypatch.setattr(kv_cache, "LARGEST_PART", largest_part)
         made.rows.begin()
         prompts = [(slot, [5 + slot % 7] * 9, 0) for slot in range(64)]
         made.rows.append(laid, "slots", prompts)
@@ -216,7 +224,7 @@ def test_a_cache_grows_and_shrinks_by_hand():
 
 @pytest.mark.parametrize(("tiles", "sizes"), [(1, [2]), (2, [2]), (3, [2, 2]), (4, [8]), (8, [8]), (21, [8, 8, 8])])
 def test_tiles_go_in_the_smallest_calls_that_are_not_mostly_padding(tiles, sizes):
-    rows, found = Rows(CFG, replace(SETTINGS, tile=16, buckets=(32, 128)), WORDS.eos_ids, compute="float32"), []
+    rows, found = KVCache(CFG, replace(SETTINGS, tile=16, buckets=(32, 128)), WORDS.eos_ids, compute="float32"), []
     while tiles > 0:
         found.append(rows._call_size(tiles))
         tiles -= found[-1]

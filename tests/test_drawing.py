@@ -10,7 +10,7 @@ from qr_jax import pool
 from qr_jax.config import Config
 from qr_jax.records import Ask, grades
 from qr_jax.step import drawing, grading
-from qr_jax.step.progress import Progress
+from qr_jax.step.run_state import RunState
 
 PARTS = SimpleNamespace(settings=Config(), draws="chance", most_groups=32, most_samples=6, most_rounds=None)
 
@@ -22,7 +22,7 @@ def group(index, samples=4):
 
 
 def test_a_round_draws_new_queries_and_adds_samples_to_those_it_asks_for():
-    progress = Progress(pool.create(5))
+    progress = RunState(pool.create(5))
     groups = [group(1), group(3)]
     drawn = drawing.draw(PARTS, progress, Ask(9, {3: 2}), groups, step=0, number=1)
     assert sorted(drawn) == [0, 2, 3, 4] and drawn[3] == 2  # 1 and 3 are not drawn again
@@ -34,20 +34,20 @@ def test_a_group_that_would_outgrow_its_rounds_constant_is_refused():
     with pytest.raises(
         ValueError, match=r"'once' asked for 3 more samples of query 3, which has 4; .* Write MOST = 7 in"
     ):
-        drawing.draw(PARTS, Progress(pool.create(5)), Ask(0, {3: 3}), [group(3)], step=0, number=1)
+        drawing.draw(PARTS, RunState(pool.create(5)), Ask(0, {3: 3}), [group(3)], step=0, number=1)
 
 
 def test_more_rounds_than_the_file_declares_are_refused():
     once = SimpleNamespace(**{**vars(PARTS), "most_rounds": 1})
     with pytest.raises(ValueError, match=r"'once' asked for round 2, and its file declares ROUNDS = 1"):
-        drawing.draw(once, Progress(pool.create(5)), Ask(2), [group(1)], step=0, number=1)
+        drawing.draw(once, RunState(pool.create(5)), Ask(2), [group(1)], step=0, number=1)
 
 
 def test_more_groups_than_a_step_has_room_for_are_refused_where_all_are_kept():
-    settings = replace(Config(), learner=replace(Config().learner, keep_dead=True))
+    settings = replace(Config(), learner=replace(Config().learner, keep_zero_variance=True))
     kept = SimpleNamespace(**{**vars(PARTS), "settings": settings, "most_groups": 2})
-    with pytest.raises(ValueError, match=r"asked for 3 queries; with learner.keep_dead a step has room for 2"):
-        drawing.draw(kept, Progress(pool.create(5)), Ask(3), [], step=0, number=0)
+    with pytest.raises(ValueError, match=r"asked for 3 queries; with learner.keep_zero_variance a step has room for 2"):
+        drawing.draw(kept, RunState(pool.create(5)), Ask(3), [], step=0, number=0)
 
 
 def test_a_pool_that_is_used_up_is_reset_or_ends_the_run():
@@ -60,6 +60,6 @@ def test_a_pool_that_is_used_up_is_reset_or_ends_the_run():
 
 def test_the_groups_as_the_pool_sees_them():
     groups = [group(4), group(1, samples=2)]
-    outcome = drawing.judged(PARTS, Progress(pool.create(5)), groups, step=3)
+    outcome = drawing.judged(PARTS, RunState(pool.create(5)), groups, step=3)
     assert outcome.drawn_Q.tolist() == [4, 1] and outcome.verdict_Q.tolist() == ["easy", "easy"] and outcome.step == 3
     assert outcome.grades.valid_QG.sum(axis=1).tolist() == [4, 2]

@@ -55,8 +55,8 @@ def test_a_run_without_an_update_says_so(monkeypatch):
     """Every group all wrong or all right: accuracy before and after is one policy's."""
     said: list[str] = []
     monkeypatch.setattr(ending, "report", lambda run: "page")
-    for keep_dead, drawn in ((False, 0), (False, 1), (True, 0)):
-        settings = Config(learner=Learner(keep_dead=keep_dead))
+    for keep_zero_variance, drawn in ((False, 0), (False, 1), (True, 0)):
+        settings = Config(learner=Learner(keep_zero_variance=keep_zero_variance))
         run = SimpleNamespace(folder=Path("one"), settings=settings, say=said.append, detail=lambda text: None)
         parts = SimpleNamespace(run=run, questions=[Query("a", "who ?", ("x",))])
         whole = {"questions": 2, "exact_match": 0.0, "faults": 0, "details": {"exact_match": {}, "transcripts": {}}}
@@ -66,4 +66,4 @@ def test_a_run_without_an_update_says_so(monkeypatch):
         pool = SimpleNamespace(accepted_P=np.array([drawn]))
         said.clear()
         ending.tell(parts, SimpleNamespace(before=None, base=None, rollouts=4, pool=pool), whole)
-        assert ("no update was made" in " ".join(said)) == (not keep_dead and not drawn)
+        assert ("no update was made" in " ".join(said)) == (not keep_zero_variance and not drawn)

@@ -38,6 +38,7 @@ from rollouts import (
 
 from qr_jax import assemble, checks, config, plugins, pool, terminal
 from qr_jax.config import load
+from qr_jax.errors import Interrupted
 from qr_jax.kept_thread import KeptThread
 from qr_jax.models.hf import load_tokenizer
 from qr_jax.overrides import override
@@ -45,9 +46,9 @@ from qr_jax.parallel import mesh as meshes
 from qr_jax.records import Passage, Query, Say, Search, Stop, grades
 from qr_jax.rewards.exact_match import exact_match
 from qr_jax.rollout import cache as caches
-from qr_jax.rollout import compiles, seats
-from qr_jax.rollout.engine import PURPOSES, Engine, Interrupted, _Rollout
-from qr_jax.rollout.live import Live
+from qr_jax.rollout import compiles, slot_scheduler
+from qr_jax.rollout.engine import PURPOSES, Engine, _Rollout
+from qr_jax.rollout.live import EpisodeState
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
@@ -118,7 +119,7 @@ def test_samples_that_hold_the_same_compute_what_they_are_shown_once(monkeypatch
     alone = flat(roll(made, params, queries, 4, **cold))
     shown = made.statistics.observation_tokens
     assert made.statistics.observation_lent == 0, "a copy costs more than so small a model's sums"
-    monkeypatch.setattr(seats, "LENT_SUMS", 0)
+    monkeypatch.setattr(slot_scheduler, "LENT_SUMS", 0)
     lent = flat(roll(made, params, queries, 4, **cold))
     assert 0.1 * shown < made.statistics.observation_lent <= 0.75 * shown  # of each four at most three
     assert near_ties(made, params, keys(made, 6, 4), alone, lent, 0.3) <= 2
@@ -128,7 +129,7 @@ def test_samples_that_hold_the_same_compute_what_they_are_shown_once(monkeypatch
 
 def test_greedy_samples_are_one_and_three_of_four_are_lent_all(monkeypatch):
     made, queries = engine(slots=24, buckets=(64,)), world().train[:6]
-    monkeypatch.setattr(seats, "LENT_SUMS", 0)
+    monkeypatch.setattr(slot_scheduler, "LENT_SUMS", 0)
     fours = roll(made, trained_params(), queries, 4, temperature=0.0)
     assert all(np.array_equal(one.ids_L, other.ids_L) for four in fours for one, other in pairwise(four))
     assert made.statistics.observation_lent == 0.75 * made.statistics.observation_tokens > 0
@@ -209,14 +210,14 @@ def test_after_a_rollout_the_slots_cache_is_short_again(few):
 
 def test_a_finished_rollout_holds_no_weights(few, monkeypatch):
     made, _ = few
-    lay_out, held = made.rows.lay_out, []
+    to_decode_params, held = made.rows.to_decode_params, []
 
     def noted(params):
-        laid = lay_out(params)
+        laid = to_decode_params(params)
         held.append(weakref.ref(laid.layers[0]["qkv"]))
         return laid
 
-    monkeypatch.setattr(made.rows, "lay_out", noted)
+    monkeypatch.setattr(made.rows, "to_decode_params", noted)
     gc.collect()
     gc.disable()  # nothing but the last reference may have to let go
     try:
@@ -439,7 +440,7 @@ def test_a_turn_ends_at_the_token_that_completes_a_stop_string():
     pieces = [b"<s", b"top", b">", b"a", b"top>x", b"<stop", b"<end>"]
 
     def taken(stop, *chunks):
-        live = Live(0, 0)
+        live = EpisodeState(0, 0)
         live.show([7], Say("", stop=stop))
         counts = [live.take(list(chunk), [-1.0] * len(chunk), pieces, (6,)) for chunk in chunks]
         return counts, live.complete, live.by_eos, live.text(pieces), live.cached

@@ -13,6 +13,7 @@ from qr_jax.envs.reseek import reseek
 from qr_jax.envs.search_r1 import search_r1
 from qr_jax.envs.ssrl import ssrl
 from qr_jax.envs.tool_call import tool_call
+from qr_jax.loose_json import as_json
 from qr_jax.records import Passage, Query, Say, Search, Stop, Turn
 
 QUERY = Query("q", "Who wrote Dune?", ("Frank Herbert",))
@@ -191,7 +192,12 @@ def test_tool_call_reads_the_first_action(text, move):
         '<tool_call>{"name": "search"}</tool_call>',
         '<tool_call>{"name": "python", "arguments": {"query": "a"}}</tool_call>',
         '<tool_call>{"name": "search", "arguments": {"query": "a", "weight": NaN}}</tool_call>',
-        "<tool_call>{'name': 'search', 'arguments': {'query': 'a'}}</tool_call>",
+        "<tool_call>{'name': 'search', 'arguments': {'query': 'it's'}}</tool_call>",
+        '<tool_call>{"name": "python.search", "arguments": {"query": "a"}}</tool_call>',
+        '<tool_call>{"name": "search", "query": "a", "arguments": {"query": "b"}}</tool_call>',
+        '<tool_call>{"name": "search", "arguments": "a", "input": "b"}</tool_call>',
+        call(q="a", query_list=["b"]),
+        '<tool_call>{"id": 1, "arguments": {"query": "a"}}</tool_call>',
         "<tool_call>" + "[" * 4000 + "</tool_call>",
         call(query=""),
         call(query="a" * 1001),
@@ -212,7 +218,6 @@ def test_tool_call_reads_the_first_action(text, move):
         "I see no <tool_call>",
         call(queries=[["a"]]),
         call(query=None),
-        '<tool_call>{"name": "search", "arguments": "a"}</tool_call>',
         '<tool_call>{"name": "search", "arguments": "[1"}</tool_call>',
         '{"name": "python", "parameters": {"query": "a"}}',
         'I call {"name": "search", "arguments": {"query": "a"}}',
@@ -329,6 +334,21 @@ SEARCHED = '{"name": "search", "arguments": {"queries": ["a", "b"]}}'
         (f"<tool_call>{SEARCHED}", ("a", "b")),
         (f"<think>hm</think> So <tool_call>\n{SEARCHED}\n", ("a", "b")),
         (f"{call(query='c')}<tool_call>{SEARCHED}", ("c", "a", "b")),
+        ("<tool_call>{'name':'search','arguments':{'query':['a','b']}}</tool_call>", ("a", "b")),
+        (r"""<tool_call>{'name': 'search', 'arguments': {'query': 'who\'s "a"', 'k': None,}}</tool_call>""",
+         ('who\'s "a"',)),
+        (r"""<tool_call>{"name": "search", "arguments": {"query": "who\'s a"}}</tool_call>""", ("who's a",)),
+        ("""<tool_call>{"name": "search", "arguments": {"query": "True, 'a': b, {c: d"}}</tool_call>""",
+         ("True, 'a': b, {c: d",)),
+        ("<tool_call>{name: 'search', arguments: {queries: ['a', 'b']}}</tool_call>", ("a", "b")),
+        ('<tool_call>{"tool_calls": [{"function": {"name": "search", "arguments": "{\'query\': \'a\'}"}}]}</tool_call>',
+         ("a",)),
+        ('<tool_call>{"arguments": {"query_list": ["a"]}}</tool_call>', ("a",)),
+        ('<tool_call>{"name": "search", "query": "a"}</tool_call>', ("a",)),
+        ('<tool_call>{"name": "search", "query": "a", "arguments": {}}</tool_call>', ("a",)),
+        ('<tool_call>{"name": "search", "arguments": "a"}</tool_call>', ("a",)),
+        ('<tool_call>{"name": "functions.search", "arguments": {"q": "a"}}</tool_call>', ("a",)),
+        ('<tool_call>{"name": "functions.search:0", "arguments": {"query_list": "a"}}</tool_call>', ("a",)),
     ],
 )  # fmt: skip
 def test_the_calls_of_other_agents_are_read(text, queries):
@@ -337,6 +357,19 @@ def test_the_calls_of_other_agents_are_read(text, queries):
     if "</think>" not in text:
         answered, *silent = (tool_call(QUERY, turns) for turns in drafted)
         assert answered == Stop("answered", "x") and all(isinstance(move, Say) for move in silent)
+
+
+LETTERS = st.text("ab'\"\\ ,:{}[]", max_size=8)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | LETTERS,
+    lambda inner: st.lists(inner) | st.dictionaries(LETTERS, inner),
+    max_leaves=8,
+)
+
+
+@given(VALUES)
+def test_json_and_python_s_literals_are_read_alike_and_as_they_stand(value):
+    assert json.loads(as_json(json.dumps(value))) == json.loads(as_json(repr(value))) == value
 
 
 def test_calls_of_one_tag_that_cannot_be_read_are_counted_each():
@@ -374,6 +407,13 @@ def test_calls_of_one_tag_that_cannot_be_read_are_counted_each():
                 ("<search_results>", "</search_results>"),
                 ('<result id="1">', "</result>"),
                 ("<observation_1>", ""),
+                ("<documents>", "</documents>"),
+                ("<document index='1'>", "</document>"),
+                ("<|begin_of_documents|>", "<|end_of_documents|>"),
+                ("<passages>", "</passages>"),
+                ("<retrieved_context>", "</retrieved_context>"),
+                ("<context>", "</context>"),
+                ("<Evidence>", "</Evidence>"),
                 ("<|observation|>", ""),
                 ("&lt;information&gt;", "&lt;/information&gt;"),
                 ("<|start_header_id|>tool_response<|end_header_id|>", ""),
@@ -441,6 +481,20 @@ def test_the_policy_of_ssrl_writes_what_it_recalls_between_information_tags():
         ("<scratchpad>", "</scratchpad>"),
         ("<analysis>", "</analysis>"),
         ("<t h i n k>", "</t h i n k>"),
+        ("<cot>", "</cot>"),
+        ("<COT>", "</COT>"),
+        ("<plan>", "</plan>"),
+        ("<draft>", "</draft>"),
+        ("<reflect>", "</reflect>"),
+        ("<rethink>", "</rethink>"),
+        ("<deliberation>", "</deliberation>"),
+        ("<internal>", "</internal>"),
+        ("<!-- think -->", "<!-- /think -->"),
+        ("<!--thought-->", ""),
+        ("<unused94>thought\n", "<unused95>"),
+        ("<unused7> reasoning", ""),
+        ("{think}", "{/think}"),
+        ("{ Thinking }", ""),
         ("", "</think >"),  # the template began it, and nobody said so
     ],
 )
@@ -460,10 +514,13 @@ def test_a_draft_between_tags_that_nearly_are_a_thought_s_does_not_run(env, open
 @pytest.mark.parametrize(
     "text",
     [
-        "I think [sic] so", "<rethink>", "<thinker>", "5 < thinking", "[thoughts of Dune]", "a>b", "a < b", "<b>",
+        "I think [sic] so", "<rethinker>", "<thinker>", "5 < thinking", "[thoughts of Dune]", "a>b", "a < b", "<b>",
         "[result]", "[Analysis]", "[observation]", "if a < results and b > c", "<the result of it>", "<resulting>",
         "<results of the match>", "<information technology>", "‹think›", "‹tool_response›", "‹|begin of thought|›",
         "x |> analysis", "&lt;b&gt;", "x <result2 and y> 3", "a <- reason -> b",
+        "[plan]", "{draft}", "[context]", "<plan of the house>", "<planet>", "<cotton>", "<contextual>",
+        "{think of it}", '{"think": "x"}', "<!-- I think so -->", "<unused94>", "<internally>", "<drafts of the book>",
+        "<unused94> plan",
     ],
 )  # fmt: skip
 def test_words_that_are_no_tag_of_a_thought_spoil_no_turn(text):
@@ -472,6 +529,7 @@ def test_words_that_are_no_tag_of_a_thought_spoil_no_turn(text):
 
 @given(
     st.sampled_from(["think", "thoughts", "reasoning", "scratchpad", "tool response", "function output"])
+    | st.sampled_from(["documents", "passage", "context", "evidence", "plan", "draft", "internal", "rethink"])
     | st.sampled_from(["analysis", "reflections", "observation", "result", "information"]),
     st.sampled_from(["<{}>", "</{}>", "<|{}|>", "＜{}＞", "◁{}▷", "&lt;{}&gt;", "< {} />", "<|channel|>{}<|message|>"]),
     st.lists(

@@ -1,6 +1,7 @@
 """Evaluation, ask and export on a finished run; the cold start; the configs that are shipped."""
 
 import base64
+import functools
 import io
 import json
 import os
@@ -176,6 +177,32 @@ def test_faults_of_samples_are_shown_and_a_score_over_too_few_is_marked_and_ends
     assert "INCOMPLETE" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("right", "valid", "by_run", "error"),
+    [
+        (("11", "10"), ("11", "11"), [1.0, 0.5], 0.25),  # sd .3536 / sqrt(2)
+        (("100", "101"), ("110", "111"), [1.0, 0.0, 1.0], 1 / 3),  # the fault is in no run's mean; sd .5774 / sqrt(3)
+        (("10", "10"), ("10", "10"), [1.0], None),  # a run of faults alone is none
+        (("1", "0"), ("1", "1"), [0.5], None),
+    ],
+)
+def test_pass_at_1_of_a_run_s_questions_has_the_error_over_runs_alone_as_a_suite_has(right, valid, by_run, error):
+    groups = [
+        [episode("red sea" if r == "1" else "x", v == "1") for r, v in zip(*pair, strict=True)]
+        for pair in zip(right, valid, strict=True)
+    ]
+    queries = [Query(str(at), "?", ("red sea",)) for at in range(len(groups))]
+    found = {"questions": 2, "samples": len(right[0]), **evaluate._scores(queries, groups)}
+    found |= evaluate._behaviour(groups)
+    of_samples = evaluate._scores(queries, groups) | evaluate._over_runs(queries, groups)
+    found |= {f"pass_at_1_{name}": value for name, value in of_samples.items()}
+    assert found["pass_at_1_exact_match_by_run"] == by_run
+    assert found["pass_at_1_f1_run_error"] == (None if error is None else pytest.approx(error))
+    shown = "" if error is None else f" +- {error:.4f} (one standard error, over runs alone)"
+    assert f"(95 %, over questions and runs){shown}" in evaluate.one_line(found)
+    assert ("one standard error over runs alone: exact_match +- " in evaluate.format_table(found)) == bool(shown)
+
+
 def test_an_interval_is_over_the_questions_that_count():
     queries = [Query(str(i), "?", ("red sea",)) for i in range(8)]
     found = evaluate._scores(queries, [[episode("red sea" if at else "x", at < 3)] for at in range(8)])
@@ -209,7 +236,7 @@ def test_questions_that_the_model_cannot_read_are_not_scored(run, tmp_path, caps
 def test_eval_writes_a_manifest_and_other_facts_or_no_retriever_are_one_flag_each(run, capsys):
     assert cli.main(["eval", str(run), "--samples", "2", "--questions", "4", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["questions"] == 4 and found["samples"] == 2 and "pass_at_1_exact_match" in found
+    assert found["questions"] == 4 and found["samples"] == 2 and len(found["pass_at_1_exact_match_by_run"]) == 2
     made = found["manifest"]
     assert (
         made["retriever"]["name"] == "bm25" and made["model"]["step"] == 1 and made["questions"]["eval"]["count"] == 4
@@ -428,30 +455,42 @@ def test_search_r1_s_config_wants_its_files_and_no_passages(tmp_path, monkeypatc
     assert cli.main(["train", *pod]) == 0 and json.loads(capsys.readouterr().out)["mesh"]["fsdp"] == 64
 
 
-def test_the_papers_rule_is_the_published_one():
-    """Coelho et al. 2026: what was trained on never returns, nothing is waited for, every update is whole."""
-    settings = config.load(ROOT / "configs" / "paper" / "qwen3_1p7b.py")
-    pool, learner = settings.pool, settings.learner
-    assert (pool.rule.name, pool.reset_below, pool.min_signal, learner.full_groups) == ("recycle", 0.0, 1, 0)
+# Every setting that the table of docs/paper.md names: the paper's (arXiv:2606.10709), AReaL's or ours.
+PAPERS_VALUES = {
+    "model.name": "Qwen/Qwen3-1.7B",
+    "data.world": {"documents": 20_000, "train": 10_000, "dev": 1000, "traces": 6300},
+    "env.name": "tool_call", "env.settings": {"max_turns": 6, "max_queries": 3},  # 7 turns with the answer's
+    "retriever.name": "bm25", "retriever.settings": {},
+    "reward.name": "exact_match", "reward.settings": {},
+    "pool.queries": 32, "pool.samples": 4, "pool.oversample": 2, "pool.rule.name": "recycle", "pool.rule.settings": {},
+    "pool.reset_below": 0.0, "pool.on_exhausted": "reset", "pool.min_signal": 1,
+    "rollout.temperature": 1.0, "rollout.top_p": 1.0, "rollout.top_k": 0, "rollout.search_k": 3,
+    "rollout.context_tokens": 4096, "rollout.turn_tokens": 512, "rollout.observation_tokens": 512,
+    "learner.advantage.name": "grpo", "learner.advantage.settings": {"std": "sample", "eps": 1e-5},
+    "learner.loss.name": "clip", "learner.loss.settings": {"low": 0.4, "high": 0.4, "dual": None},
+    "learner.reduce": "group_mean", "learner.over": "accepted", "learner.full_groups": 0, "learner.kl_weight": 0.0,
+    "learner.importance": "icepop", "learner.importance_low": 0.0, "learner.importance_high": 5.0,
+    "learner.lr": 3e-6, "learner.schedule": "constant", "learner.warmup_updates": 0, "learner.betas": (0.9, 0.999),
+    "learner.weight_decay": 0.003, "learner.clip_norm": 1.0, "learner.row_tokens": 4096, "learner.updates": 1,
+    "sft.steps": -(-6300 // 32), "sft.traces": 32,  # each trace once
+    "evaluation.questions": 1000, "evaluation.samples": 8, "evaluation.temperature": 0.6, "evaluation.top_p": 0.95,
+    "evaluation.top_k": 20,
+    "train.steps": 330,
+}  # fmt: skip
+SERVED_VALUES = PAPERS_VALUES | {
+    "env.settings": {"max_turns": 6, "max_queries": 3, "passage": "Doc {i}: {text}\n"},
+    "retriever.name": "http", "retriever.settings": {"url": "https://clueweb22.us", "protocol": "deepresearchgym"},
+    "reward.name": "judge",
+    "reward.settings": {"url": "http://127.0.0.1:8001/v1", "model": "Qwen/Qwen2.5-72B-Instruct"},
+}  # fmt: skip
 
 
-def test_the_papers_config_has_the_papers_values():
-    """What the paper says (arXiv:2606.10709), and AReaL's example of its agent where it is silent."""
-    settings = config.load(ROOT / "configs" / "paper" / "qwen3_1p7b.py")
-    pool, learner, asked = settings.pool, settings.learner, settings.evaluation
-    assert (pool.queries, pool.samples, pool.oversample, pool.on_exhausted) == (32, 4, 2, "reset")
-    assert (settings.data.world["train"], settings.data.world["traces"]) == (10_000, 6300)
-    assert settings.sft.steps == -(-6300 // settings.sft.traces)  # each trace once
-    loss, advantage = learner.loss.settings, learner.advantage.settings
-    assert learner.loss.name == "clip" and loss == {"low": 0.4, "high": 0.4, "dual": None}
-    assert (learner.reduce, learner.kl_weight, advantage["std"]) == ("group_mean", 0.0, "sample")
-    assert (learner.lr, learner.schedule, learner.weight_decay) == (3e-6, "constant", 0.003)
-    assert (learner.betas, learner.clip_norm, settings.rollout.temperature) == ((0.9, 0.999), 1.0, 1.0)
-    assert (asked.samples, asked.temperature, asked.top_p, asked.top_k) == (8, 0.6, 0.95, 20)
-    served = config.load(f"{ROOT / 'configs' / 'paper' / 'qwen3_4b.py'}:served")
-    assert (served.model.name, served.retriever.name, served.reward.name) == ("Qwen/Qwen3-4B", "http", "judge")
-    assert served.retriever.settings == {"url": "https://clueweb22.us", "protocol": "deepresearchgym"}
-    assert "{title}" not in served.env.settings["passage"] and served.learner == learner
+@pytest.mark.parametrize("model", ["1p7b", "4b"])
+@pytest.mark.parametrize(("config_of", "values"), [("", PAPERS_VALUES), (":served", SERVED_VALUES)])
+def test_the_papers_config_has_the_papers_values(model, config_of, values):
+    settings = config.load(f"{ROOT / 'configs' / 'paper' / f'qwen3_{model}.py'}{config_of}")
+    found = {path: functools.reduce(getattr, path.split("."), settings) for path in values}
+    assert found == values | ({"model.name": "Qwen/Qwen3-4B"} if model == "4b" else {})
 
 
 def papers_small_run(tmp_path, name, *more):

@@ -15,7 +15,7 @@ from qr_jax.config import use
 from qr_jax.envs.search_r1 import search_r1
 from qr_jax.records import Say, Search, Stop
 from qr_jax.rollout.chat import Chat
-from qr_jax.rollout.live import Live
+from qr_jax.rollout.live import EpisodeState
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +132,7 @@ def test_the_pattern_of_a_turn_s_end_passes_over_thoughts():
 def test_the_pattern_of_a_turn_s_end_ends_where_decoding_does(text):
     """Each byte a token: what decoding takes is what the pattern matches, and near-tags stop neither."""
     stop = dialect.turn_ends(("</search>", "</answer>"))
-    live, found = Live(0, 0), re.match(dialect.end_pattern(stop), text)
+    live, found = EpisodeState(0, 0), re.match(dialect.end_pattern(stop), text)
     live.show([], Say("", stop=stop))
     taken = live.take(written := list(text.encode()), [0.0] * len(written), [bytes([at]) for at in range(256)], ())
     assert live.complete == (found is not None)

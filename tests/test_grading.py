@@ -13,7 +13,7 @@ from qr_jax.records import Episode, Grades, Query, Scores
 from qr_jax.rollout.engine import Statistics
 from qr_jax.settings import use
 from qr_jax.step import batch, grading
-from qr_jax.step.progress import Progress, advanced, costs, from_host
+from qr_jax.step.run_state import RunState, advanced, costs, from_host
 
 QUERY = Query("q", "Where?", ("here",))
 
@@ -79,7 +79,7 @@ def test_groups_of_different_sizes_are_joined_as_wide_as_the_widest():
 
 def test_a_group_survives_a_checkpoint_whole():
     group = graded(Scores([1, np.nan], turn_GT=[[0.5], [0.1, 0.2]]), [episode(0), episode(1, turns=2)], index=7)
-    progress = Progress(pool.create(9), waiting=(group,), left_out=(3, 1), rollouts=2)
+    progress = RunState(pool.create(9), waiting=(group,), left_out=(3, 1), rollouts=2)
     (back,) = from_host(progress.to_host()).waiting
     assert (back.index, back.process, back.spent) == (7, 0, group.spent)
     for field in fields(Grades):
@@ -91,7 +91,7 @@ def test_a_group_survives_a_checkpoint_whole():
 def test_what_is_drawn_and_not_kept_is_left_out_of_the_next_batch():
     kept = graded(np.array([1, 0]), [episode(0), episode(1)], index=0)
     left = graded(np.array([1, 1, np.nan]), [episode(g) for g in range(3)], index=1)
-    before = Progress(pool.create(3), left_out=(10, 5), rollouts=4)
+    before = RunState(pool.create(3), left_out=(10, 5), rollouts=4)
     after = advanced(before, [kept, left], [kept], Statistics(tokens=30, searches=2), np.zeros(3, int))
     assert after.waiting == (kept,) and after.left_out == (10 + 4, 5 + 2)  # two valid episodes of two tokens
     assert (after.rollouts, after.tokens, after.searches, after.cost_F.tolist()) == (9, 30, 2, [3.0])

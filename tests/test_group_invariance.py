@@ -28,7 +28,7 @@ def test_the_order_of_groups_and_the_dead_ones_left_out_change_no_gradient(learn
 
 
 def test_a_dead_group_in_the_batch_changes_the_gradient_by_the_denominator_alone(learner):
-    """With `keep_dead` it counts as tokens: the gradient is the live groups' times live / all tokens."""
+    """With `keep_zero_variance` it counts as tokens: the gradient is the live groups' times live / all tokens."""
     episodes, graded = groups()
     live, reward_QG = grades(graded.reward_QG[:5], graded.valid_QG[:5]), graded.reward_QG.copy()
     reward_QG[5] = 0.1

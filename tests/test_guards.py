@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from killed_run import tiny
 
-from qr_jax import metrics_writer, train
+from qr_jax import errors, metrics_writer, train
 from qr_jax.config import Guards
 from qr_jax.runs import last_checkpoint
 from qr_jax.step import guards
 from qr_jax.step.guards import FIGURES, Watch, alarms
-from qr_jax.step.progress import Progress
+from qr_jax.step.run_state import RunState
 
 HEALTHY = {"grad_norm": 0.3, "entropy": 0.2, "answered": 0.95, "reward": 0.5, "searches": 2.0, "probe": 0.7}
 LIMITS = Guards()
@@ -87,7 +87,7 @@ def test_stop_saves_the_step_and_ends_with_an_exit_code_of_its_own(tmp_path, mon
     go, said = run(tmp_path, monkeypatch, "stop", alarms_at={3})
     with pytest.raises(SystemExit) as ended:
         go()
-    assert ended.value.code == train.FALLEN == 4
+    assert ended.value.code == errors.GUARD_STOP == 4
     assert last_checkpoint(tmp_path / "run")[1] == 3 and "stopped by a guard: it fell" in said[-1]
     go()  # the same command goes on: the alarm was told
     assert last_checkpoint(tmp_path / "run")[1] == 5
@@ -127,9 +127,9 @@ def test_a_probe_over_too_few_questions_is_no_probe(tmp_path):
     limits = replace(Guards(), probe_every=1)
     settings = SimpleNamespace(guards=limits)
     told = iter([(0.8, False), (0.8, False), (0.0, True), (0.0, True), (0.0, True)])
-    parts = SimpleNamespace(settings=settings, hand_over=lambda params: params, run=SimpleNamespace(say=print))
+    parts = SimpleNamespace(settings=settings, to_rollout_params=lambda params: params, run=SimpleNamespace(say=print))
     parts.probe = lambda params: dict(zip(("exact_match", "incomplete"), next(told), strict=True))
-    standing = Progress(pool=None)
+    standing = RunState(pool=None)
     for step in range(1, 6):
         row = {}
         standing, raised = train.watched(parts, SimpleNamespace(params=None), standing, step, row)

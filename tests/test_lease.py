@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import pytest
 from loopback_bucket import led_there
 
-from qr_jax import bucket, cli, config, lease, mistakes, runs
+from qr_jax import bucket, cli, config, errors, lease, runs
 from qr_jax.lease import Lease
 from qr_jax.parallel import compile_cache
 from qr_jax.run_lock import RunLock
@@ -80,7 +80,7 @@ def process(folder: Path, place) -> subprocess.Popen[str]:
 
 def test_a_second_machine_is_refused_by_the_owner_s_name_and_after_a_clean_end_waits_for_nothing(place, take, tmp_path):
     first, _ = take("first")
-    with pytest.raises(mistakes.Busy, match=rf"is being written by process {os.getpid()} on .*: wait for it or end it"):
+    with pytest.raises(errors.Busy, match=rf"is being written by process {os.getpid()} on .*: wait for it or end it"):
         take("second")
     first.hold()  # and the first one goes on
     first.release()
@@ -97,7 +97,7 @@ def test_of_many_at_once_one_wins(place, take, tmp_path):
     def contend(number):
         try:
             owners.append(take(str(number))[0])
-        except mistakes.Busy as error:
+        except errors.Busy as error:
             refused.append(str(error))
 
     threads = [threading.Thread(target=contend, args=(number,)) for number in range(8)]
@@ -140,7 +140,7 @@ def test_a_copy_of_a_live_run_s_folder_takes_nothing_from_it(place, take, tmp_pa
     """The copy's lock file names the owner, as the bucket does; a backup made it the heir at once."""
     first, _ = take("first")
     shutil.copytree(tmp_path / "first", tmp_path / "copied")
-    with pytest.raises(mistakes.Busy, match="is being written by process"):
+    with pytest.raises(errors.Busy, match="is being written by process"):
         take("copied")
     first.hold()
     first.release()
@@ -166,7 +166,7 @@ def test_an_odd_answer_to_a_renewal_loses_no_lease(place, take, tmp_path, monkey
         assert len(calls) >= 3, "nothing renews it any more"
         with pytest.raises(OSError):
             held.hold()
-    with pytest.raises(mistakes.Busy, match="is being written by process"):
+    with pytest.raises(errors.Busy, match="is being written by process"):
         take("second")
     assert lost == []
     held.release()
@@ -184,7 +184,7 @@ def test_an_owner_that_sleeps_past_its_lease_ends_when_it_wakes(place, take, tmp
         first.send_signal(signal.SIGSTOP)
         second, _ = take("second")
         first.send_signal(signal.SIGCONT)
-        assert first.wait(timeout=20) == mistakes.LOST
+        assert first.wait(timeout=20) == errors.LOST
         assert first.stderr and f"belongs to process {os.getpid()} on" in first.stderr.read()
     second.hold()
     second.release()
@@ -197,7 +197,7 @@ def test_a_loser_writes_and_deletes_nothing(place, take, tmp_path, monkeypatch):
     here = tmp_path / "first"
     (here / "metrics.jsonl").write_text("1\n")
     for _ in range(2):
-        with pytest.raises(mistakes.Busy, match="writes nothing there any more"):
+        with pytest.raises(errors.Busy, match="writes nothing there any more"):
             bucket.Copy(here, place, hold=first.hold).push()
     first.release()
     assert [path.name for path in place.iterdir()] == ["run.lock"]
@@ -248,7 +248,7 @@ def lives(place):
 def test_a_second_run_in_one_place_is_refused_before_it_reads_or_writes(place, tmp_path, kind):
     there = place if kind == "gs" else bucket.opened(str(tmp_path / "there"))
     first = runs.Run(tmp_path / "first", lives(there), stage="train", say=lambda line: None)
-    with pytest.raises((mistakes.Busy, ValueError), match="is being written by"):
+    with pytest.raises((errors.Busy, ValueError), match="is being written by"):
         runs.Run(tmp_path / "second", lives(there), stage="train")
     assert not (tmp_path / "second").exists()
     first.close()
@@ -265,13 +265,13 @@ def test_a_run_whose_bucket_is_another_s_by_now_saves_no_checkpoint_and_cleans_u
     first.checkpoints.wait()
     second = runs.Run(tmp_path / "second", lives(place), stage="train", say=lambda line: None)
     before = sorted(fsspec.filesystem("gcs").find(str(place)))
-    with pytest.raises(mistakes.Busy):
+    with pytest.raises(errors.Busy):
         first.save(2, state, {})
     first.checkpoints.save(2, state, {}, metrics_bytes=0)  # as where the lease is lost while Orbax writes
-    with pytest.raises(mistakes.Busy):
+    with pytest.raises(errors.Busy):
         first.checkpoints.wait()
     assert first.checkpoints.steps() == [1] and (first.checkpoints.path(2) / "host.json").exists()
-    with pytest.raises(mistakes.Busy):
+    with pytest.raises(errors.Busy):
         first.close()
     assert set(before) <= set(fsspec.filesystem("gcs").find(str(place)))
     second.close()
@@ -280,6 +280,6 @@ def test_a_run_whose_bucket_is_another_s_by_now_saves_no_checkpoint_and_cleans_u
 def test_a_command_whose_bucket_is_in_use_ends_with_75(place, take, tmp_path, capsys, monkeypatch):
     first, _ = take("first")
     command = ["sft", "configs/two_layer.py", f"train.bucket={place}", "--run", str(tmp_path / "second")]
-    assert cli.main(command) == mistakes.LOST
+    assert cli.main(command) == errors.LOST
     assert "is being written by process" in capsys.readouterr().err
     first.release()

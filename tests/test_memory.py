@@ -17,7 +17,7 @@ from qr_jax import runs, train
 from qr_jax.models import decoder, incremental
 from qr_jax.parallel import memory
 from qr_jax.rollout import cache as caches
-from qr_jax.rollout import decode, rows
+from qr_jax.rollout import decode, kv_cache
 from qr_jax.rollout.engine import Engine
 
 
@@ -56,7 +56,7 @@ def test_large_caches_go_after_a_rollout_and_the_next_one_is_the_same(monkeypatc
     for one, other, third in zip(before, again, once_more, strict=True):
         assert one.ids_L.tolist() == other.ids_L.tolist() == third.ids_L.tolist()
     monkeypatch.undo()
-    made.rows.lay_out(random_params())
+    made.rows.to_decode_params(random_params())
     assert caches.size(made.rows.caches["slots"])[1] == made.rows.views[0]
 
 
@@ -66,7 +66,7 @@ def test_a_large_model_s_rows_are_filled_and_copied_by_a_few_layers_at_once_and_
     episodes = [flat(roll(whole, random_params(), world().train[:8], 3, env=words_env))]
     monkeypatch.setattr(memory, "LARGE", 2**10)
     monkeypatch.setattr(decode, "AT_ONCE", 1)  # of two
-    monkeypatch.setattr(rows, "SMALL_CALL", 16)
+    monkeypatch.setattr(kv_cache, "SMALL_CALL", 16)
     warmed = [what for _, what in by_layer.rows.warm_up(random_params(), 30)]
     assert warmed[:2] == ["caches", "prompts, 4 tiles of 16 tokens"] and len(warmed) == 3
     calls = []
@@ -90,7 +90,7 @@ def test_a_large_model_s_rows_are_filled_and_copied_by_a_few_layers_at_once_and_
 
 def test_five_layers_are_run_three_at_once_and_two_and_hold_what_one_program_puts_there():
     cfg = replace(CFG, layers=5)
-    laid = incremental.lay_out(cfg, decoder.init(cfg, jax.random.key(0)))
+    laid = incremental.to_decode_params(cfg, decoder.init(cfg, jax.random.key(0)))
     tiles = (np.int32([0, 1]), np.arange(8, dtype=np.int32).reshape(2, 4), np.int32([0, 3]), np.int32([4, 2]))
     assert decode.AT_ONCE == 3
     found = [
@@ -108,7 +108,7 @@ def test_five_layers_are_run_three_at_once_and_two_and_hold_what_one_program_put
 
 def test_a_cache_that_grows_gives_back_what_it_leaves_as_it_goes(monkeypatch):
     made, given_back = Engine(CFG, WORDS, SETTINGS).rows, []
-    made.lay_out(random_params())
+    made.to_decode_params(random_params())
     monkeypatch.setattr(memory, "give_back", lambda: given_back.append(1))
     made.fit("slots", 65)
     assert not given_back  # small
@@ -119,9 +119,11 @@ def test_a_cache_that_grows_gives_back_what_it_leaves_as_it_goes(monkeypatch):
 
 def test_the_store_grows_by_doubling_with_what_waits_in_it_and_is_short_again(monkeypatch):
     made, lengths = shared_engine(slots=4, store=9, buckets=(64,)), []
-    resize = rows.Rows._resize
+    resize = kv_cache.KVCache._resize
     monkeypatch.setattr(
-        rows.Rows, "_resize", lambda self, name, length: (lengths.append((name, length)), resize(self, name, length))
+        kv_cache.KVCache,
+        "_resize",
+        lambda self, name, length: (lengths.append((name, length)), resize(self, name, length)),
     )
     roll(made, random_params(), world().train[:8], 3, env=words_env)
     doubled = made.rows.lengths["store"]

@@ -12,15 +12,16 @@ import pytest
 from killed_run import tiny
 from loopback import raw, server
 
-from qr_jax import metrics_writer, plugins, train
+from qr_jax import errors, metrics_writer, plugins, train
 from qr_jax.config import use
+from qr_jax.errors import Interrupted
 from qr_jax.interfaces import CONTRACTS
 from qr_jax.records import Episode, Passage, Query, Scores, Turn
-from qr_jax.rollout.engine import Interrupted, Statistics
+from qr_jax.rollout.engine import Statistics
 from qr_jax.runs import last_checkpoint
-from qr_jax.step import dealing, grading, outage
-from qr_jax.step.beside import heard
-from qr_jax.step.progress import Progress
+from qr_jax.step import grading, outage, rollout_and_grade
+from qr_jax.step.beside import run_interruptible
+from qr_jax.step.run_state import RunState
 
 QUERY = Query("q", "?", ("a",))
 
@@ -37,7 +38,7 @@ def looping(tmp_path, monkeypatch, *, down, answers, **rollout):
 
     def step(parts, state, standing, step):
         if next(attempts) in down:
-            raise outage.Down("3 of 4 searches failed")
+            raise errors.ServiceDown("3 of 4 searches failed")
         return state, standing, {"step": step, "time/step_s": 1.0}
 
     run = SimpleNamespace(
@@ -48,7 +49,7 @@ def looping(tmp_path, monkeypatch, *, down, answers, **rollout):
     monkeypatch.setattr(outage, "answers", lambda parts: next(told))
     monkeypatch.setattr(outage, "FIRST_PAUSE_S", 0.01)
     state = SimpleNamespace(skipped=0)
-    return lambda: train._loop(parts, state, Progress(pool=None), 0), said, saved, run
+    return lambda: train._loop(parts, state, RunState(pool=None), 0), said, saved, run
 
 
 def group(unanswered, *, invalid=0, reason=None):
@@ -73,7 +74,7 @@ def test_more_than_half_of_the_searches_or_of_the_groups_must_fail(sent, failed,
     whole = Statistics(searches_sent=sent, searches_failed=failed)
     if not falls:
         return outage.check(whole, groups)
-    with pytest.raises(outage.Down, match=rf"{failed} of {sent} searches failed, .*; the first: no route"):
+    with pytest.raises(errors.ServiceDown, match=rf"{failed} of {sent} searches failed, .*; the first: no route"):
         outage.check(whole, groups)
 
 
@@ -108,7 +109,7 @@ def test_more_than_half_of_what_a_judge_is_asked_about_must_be_ungraded(answered
     outage.check(Statistics(), groups)  # of a reward that asks nobody: its own mistake
     if not falls:
         return outage.check(Statistics(), groups, asks=True)
-    with pytest.raises(outage.Down, match="groups could not be graded; the first: gave nan") as down:
+    with pytest.raises(errors.ServiceDown, match="groups could not be graded; the first: gave nan") as down:
         outage.check(Statistics(), groups, asks=True)
     assert down.value.what == "reward"
 
@@ -123,7 +124,7 @@ def test_a_judge_that_is_away_is_waited_for_and_asked_what_no_file_knows(tmp_pat
     run = SimpleNamespace(say=said.append, stop_now=lambda: False, stops=lambda: False)
     parts = SimpleNamespace(settings=tiny(tmp_path), run=run, reward=reward, queries=[QUERY])
     monkeypatch.setattr(outage, "FIRST_PAUSE_S", 0.01)
-    outage.wait(parts, outage.Down("3 of 4 groups could not be graded", "reward"), 4, None)
+    outage.wait(parts, errors.ServiceDown("3 of 4 groups could not be graded", "reward"), 4, None)
     assert len(asked) == 3 and all(text.startswith("Is anybody there? (") for text in asked)
     assert "step 5 is not counted: 3 of 4 groups could not be graded. Waiting for the reward, at most" in said[0]
     assert said[-1] == "the reward answers; step 5 is made again"
@@ -133,12 +134,12 @@ def test_grading_that_waits_for_somebody_ends_when_the_run_is_told_to_stop():
     begun, never, stops = threading.Event(), threading.Event(), iter([False, True])
     start = time.monotonic()
     with pytest.raises(Interrupted):
-        heard(lambda: begun.set() or never.wait(60), lambda: next(stops))
+        run_interruptible(lambda: begun.set() or never.wait(60), lambda: next(stops))
     assert begun.is_set() and time.monotonic() - start < 10
     never.set()
-    assert heard(lambda: 7, lambda: False) == 7
+    assert run_interruptible(lambda: 7, lambda: False) == 7
     with pytest.raises(ZeroDivisionError):
-        heard(lambda: 1 / 0, lambda: False)
+        run_interruptible(lambda: 1 / 0, lambda: False)
 
 
 def test_what_a_failed_search_ended_is_told_from_other_faults():
@@ -205,7 +206,7 @@ def test_a_search_function_that_gives_no_passages_is_not_waited_for(tmp_path, re
     parts = SimpleNamespace(settings=tiny(tmp_path), search=search)
     parts.run = SimpleNamespace(say=lambda line: None, stop_now=lambda: False, stops=lambda: False)
     with pytest.raises(ValueError, match="retriever 'mine' returned .*; wanted a list of passages for each query"):
-        outage.wait(parts, outage.Down("4 of 4 searches failed"), 0, None)
+        outage.wait(parts, errors.ServiceDown("4 of 4 searches failed"), 0, None)
 
 
 def test_a_bug_of_a_search_function_is_not_waited_for(tmp_path):
@@ -213,7 +214,7 @@ def test_a_bug_of_a_search_function_is_not_waited_for(tmp_path):
     parts = SimpleNamespace(settings=tiny(tmp_path), search=lambda queries, k: [queries[10**9]])
     parts.run = SimpleNamespace(say=lambda line: None, stop_now=lambda: False, stops=lambda: False)
     with pytest.raises(IndexError, match="list index out of range"):
-        outage.wait(parts, outage.Down("4 of 4 searches failed"), 0, None)
+        outage.wait(parts, errors.ServiceDown("4 of 4 searches failed"), 0, None)
 
 
 def test_a_lost_step_is_made_again_once_the_retriever_answers(tmp_path, monkeypatch):
@@ -227,7 +228,7 @@ def test_a_lost_step_is_made_again_once_the_retriever_answers(tmp_path, monkeypa
 
 def test_no_step_counts_where_the_retriever_answers_one_question_and_fails_the_step(tmp_path, monkeypatch):
     go, said, saved, _ = looping(tmp_path, monkeypatch, down=range(1, 100), answers=[True] * 100, outage_s=0.3)
-    with pytest.raises(outage.Outage, match="the retriever failed from .* on, for 0 s; the last time 3 of 4 searches"):
+    with pytest.raises(errors.Outage, match="the retriever failed from .* on, for 0 s; the last time 3 of 4 searches"):
         go()
     assert saved == [1] and 3 <= sum("step 2 is not counted" in line for line in said) <= 7  # pauses double from .01 s
     assert sum("a question was answered, and the step failed again" in line for line in said) >= 2
@@ -241,7 +242,7 @@ def test_a_step_that_fails_again_and_then_does_not_is_made(tmp_path, monkeypatch
 
 def test_a_retriever_that_stays_away_ends_the_run_with_what_it_had(tmp_path, monkeypatch):
     go, said, saved, _ = looping(tmp_path, monkeypatch, down={1}, answers=[False] * 50, outage_s=0.05)
-    with pytest.raises(outage.Outage, match="the retriever failed from .* on, for 0 s"):
+    with pytest.raises(errors.Outage, match="the retriever failed from .* on, for 0 s"):
         go()
     assert saved == [1]
 
@@ -263,19 +264,19 @@ def test_of_a_lost_step_nothing_is_written_and_an_outage_has_an_exit_code_of_its
         rollout=replace(base.rollout, outage_s=0.01),
         train=replace(base.train, steps=2, checkpoint_every=100),
     )
-    over, attempts = dealing.over_processes, iter(range(100))
+    over, attempts = rollout_and_grade.over_processes, iter(range(100))
 
     def failing(statistics):
         whole = over(statistics)
         return replace(whole, searches_sent=4, searches_failed=3) if next(attempts) in (0, 2) else whole
 
-    monkeypatch.setattr(dealing, "over_processes", failing)
+    monkeypatch.setattr(rollout_and_grade, "over_processes", failing)
     answers = iter([True, False, False])
     monkeypatch.setattr(outage, "answers", lambda parts: next(answers))
     said = []
     with pytest.raises(SystemExit) as ended:
         train.train(settings, tmp_path / "run", say=said.append)
-    assert ended.value.code == outage.CODE == 5 and "ended by an outage: the retriever failed" in said[-1]
+    assert ended.value.code == errors.SERVICE_DOWN == 5 and "ended by an outage: the retriever failed" in said[-1]
     assert [row["step"] for row in metrics_writer.read(tmp_path / "run")] == [1]
     rows = [json.loads(line) for line in (tmp_path / "run/ledger.jsonl").read_text().splitlines()]
     assert len(rows) == 4 and {row["step"] for row in rows} == {1}
@@ -312,8 +313,8 @@ BAD = [text for text in (f"q{at}" for at in range(200)) if zlib.crc32(text.encod
 )
 def test_searches_that_fail_again_while_others_are_answered_end_the_run_at_once_with_the_reason(tmp_path, error):
     parts, said = asking(tmp_path, raising(error))
-    with pytest.raises(outage.Repeated) as ended:
-        outage.wait(parts, outage.Down("3 of 4 searches failed", failed=BAD[:3]), 2, None)
+    with pytest.raises(errors.FailsAgain) as ended:
+        outage.wait(parts, errors.ServiceDown("3 of 4 searches failed", failed=BAD[:3]), 2, None)
     told = f"the search {BAD[0]!r} failed again, asked alone ({type(error).__name__}: {error})"
     assert str(ended.value).endswith(f"This is no outage, for the retriever answers other questions: {told}")
     assert len(said) == 1 and "step 3 is not counted" in said[0]
@@ -322,8 +323,8 @@ def test_searches_that_fail_again_while_others_are_answered_end_the_run_at_once_
 def test_a_search_that_hangs_again_while_others_are_answered_ends_the_run_too(tmp_path):
     parts, _ = asking(tmp_path, lambda queries, k: time.sleep(60 * (queries == ["q"])) or [[] for _ in queries])
     parts.settings = replace(parts.settings, rollout=replace(parts.settings.rollout, search_deadline_s=0.2))
-    with pytest.raises(outage.Repeated, match="the search 'q' failed again, asked alone .no result"):
-        outage.wait(parts, outage.Down("3 of 4 searches failed", failed=["q"]), 2, None)
+    with pytest.raises(errors.FailsAgain, match="the search 'q' failed again, asked alone .no result"):
+        outage.wait(parts, errors.ServiceDown("3 of 4 searches failed", failed=["q"]), 2, None)
 
 
 def test_searches_that_a_retriever_answers_once_it_is_back_are_an_outage_s(tmp_path, monkeypatch):
@@ -338,7 +339,7 @@ def test_searches_that_a_retriever_answers_once_it_is_back_are_an_outage_s(tmp_p
         return [[] for _ in queries]
 
     parts, said = asking(tmp_path, search)
-    lost = outage.wait(parts, outage.Down("3 of 4 searches failed", failed=["q1", "q2"]), 2, None)
+    lost = outage.wait(parts, errors.ServiceDown("3 of 4 searches failed", failed=["q1", "q2"]), 2, None)
     assert lost.tries == 1 and said[-1] == "the retriever answers; step 3 is made again"
     assert [text for text in asked if text.startswith("q")] == ["q1", "q2", "q2"]
 
@@ -357,8 +358,8 @@ def test_answers_that_a_judge_cannot_grade_again_end_the_run_and_those_that_it_c
     failed = grading.grade(reward, "r", 0, 0, QUERY, episodes)
     assert failed.spent.ungraded == 1
     parts, _ = asking(tmp_path, reward=reward)
-    down = outage.Down("3 of 4 groups could not be graded", "reward", [failed])
-    with pytest.raises(outage.Repeated, match="query 'q' could not be graded again .reward .* gave nan for sample 0"):
+    down = errors.ServiceDown("3 of 4 groups could not be graded", "reward", [failed])
+    with pytest.raises(errors.FailsAgain, match="query 'q' could not be graded again .reward .* gave nan for sample 0"):
         outage.wait(parts, down, 4, None)
     lost.clear()
     parts, said = asking(tmp_path, reward=reward)
@@ -383,7 +384,7 @@ def test_a_server_with_passages_that_cannot_be_read_ends_the_run_with_the_reason
     first = []
 
     def answered(head, body):
-        first.extend(body["queries"][:1] if not first else ())  # of the rehearsal, before anything is trained on
+        first.extend(body["queries"][:1] if not first else ())  # of the preflight, before anything is trained on
         fails = [text for text in body["queries"] if text not in first and zlib.crc32(text.encode()) % 4]
         broken_for = [text for text in fails if "?" in text and not text.startswith(outage.QUESTION)]
         return raw({"result": [[broken if text in broken_for else good] for text in body["queries"]]})
@@ -391,7 +392,7 @@ def test_a_server_with_passages_that_cannot_be_read_ends_the_run_with_the_reason
     said = []
     with server(answered) as (url, _), pytest.raises(SystemExit) as ended:
         train.train(searches_its_questions(tmp_path, url), tmp_path / "run", say=said.append)
-    assert ended.value.code == outage.CODE
+    assert ended.value.code == errors.SERVICE_DOWN
     assert (
         said[-1].startswith("ended: ") and "This is no outage" in said[-1] and "failed again, asked alone" in said[-1]
     )

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks import paper_fits, paper_implies
+from benchmarks import paper_errors, paper_fits, paper_implies
 from qr_jax import cli
 from qr_jax.studies import oracle, paper_world, pass_rates
 
@@ -182,3 +182,58 @@ def test_counts_are_compared_at_the_curves_last_points():
     assert [paper_implies.until(run, "revisited", end) for end in (99, 100, 250, 1000)] == [0, 3, 6, 12]
     assert ("revisited", 1821, 80_960) in paper_implies.last_points("qwen3_1p7b", "grpo")
     assert paper_implies.last_points("qwen3_4b", "grpo") == [] == paper_implies.last_points("qwen3_1p7b", "foresee")
+
+
+def test_the_fits_errors_are_made_again_and_each_curve_has_one():
+    kept = json.loads(paper_implies.FILE.read_text(encoding="utf-8"))["errors"]
+    for model, strata in (("qwen3_1p7b", 12), ("qwen3_4b", 0)):
+        assert [paper_errors.of_fit(fit, model) for fit in paper_world.fits(model)] == kept[model]
+        told = kept[model][0]
+        assert len(told["figure 5"]) == len(told["figure 4"]) == len(told[paper_errors.LAGGED]) == 3
+        assert len(told.get("figure 8", {})) == strata and len(told.get("figure 3", {})) == strata / 6
+
+
+def test_errors_by_hand(monkeypatch):
+    """Figures that are the fit's own have none; a point moved by .1, a stratum by .2, a count by 50 is found."""
+    fit, model = paper_world.fits("qwen3_1p7b")[0], "qwen3_1p7b"
+    found = paper_fits.expected(fit)
+    verdicts = np.stack([found[name] for name in paper_errors.VERDICTS])
+    figures = json.loads(json.dumps(paper_world.figures()))
+    steps = paper_fits.POINTS
+    near = np.maximum(steps - 15, 0), np.minimum(steps + 15, 330)
+    for name, values in zip(paper_errors.VERDICTS, paper_errors.shares(verdicts.sum(2), *near), strict=True):
+        figures["5"]["curves"][model][name] = values.tolist()
+    thirds = verdicts.reshape(3, 3, 22, 12).sum(2)
+    for at, name in enumerate(("easy", "accepted", "hard")):
+        figures["8"]["rows"][name] = (thirds / thirds.sum(0))[at].ravel().tolist()
+    figures["8"]["rows"]["candidates"] = [10**6] * 36  # counts are whole
+    curve = figures["3"]["curves"]["recycle"]["rescued_hard"]
+    curve["values"] = np.interp(
+        curve["x"], paper_fits.AT * 256, np.append(0, np.cumsum(found["accepted"][:, 1]))
+    ).tolist()
+    monkeypatch.setattr(paper_world, "figures", lambda: figures)
+    told = paper_errors.of_fit(fit, model)
+    assert set(told["figure 5"].values()) == set(told["figure 8"].values()) == {0} and told["figure 3"][
+        "rescued_hard"
+    ] == pytest.approx(0, abs=0.001)
+    figures["5"]["curves"][model]["hard"][7] -= 0.1
+    curve["values"][-1] += 50
+    for name, more in (("easy", 0.2), ("hard", -0.2)):
+        figures["8"]["rows"][name][24 + 5] += more  # the last third of the sixth stratum
+    told = paper_errors.of_fit(fit, model)
+    assert told["figure 5"] == {"easy": 0, "signal": 0, "hard": 0.1} and told["figure 3"]["rescued_hard"] == 50
+    assert {name: error for name, error in told["figure 8"].items() if error} == {"iterative_search 5+": 0.2}
+
+
+def test_the_table_has_the_mean_over_fits_and_what_was_not_fitted():
+    def fit(error):
+        names = ("figure 5", "figure 4", paper_errors.LAGGED)
+        return {name: {"easy": error} for name in names}
+
+    more = {"figure 8": {"drgym 1-2": 0.03}, "figure 3": {"rescued_hard": 38.4}}
+    kept = {"qwen3_1p7b": [fit(0.1) | more, fit(0.2) | more], "qwen3_4b": [fit(0.05)]}
+    rows = paper_errors.table(kept).splitlines()
+    assert "| figure 5: easy | .150 | fitted | .050 | fitted |" in rows
+    assert "| figure 4: easy | .150 | not | .050 | not |" in rows
+    assert f"| {paper_errors.LAGGED}: easy | .150 | not | .050 | fitted |" in rows
+    assert "| figure 3: rescued_hard | 38 | fitted |  |  |" in rows

@@ -98,7 +98,7 @@ def settings(**changes):
         "rollout": {"context_tokens": 1000},
         "learner": {"rows": 16, "row_tokens": 1000, "updates": 1},
     }
-    made["learner"]["keep_dead"] = False
+    made["learner"]["keep_zero_variance"] = False
     return made | changes
 
 

@@ -15,7 +15,7 @@ from qr_jax import config, plugins
 from qr_jax.config import Use, use
 from qr_jax.interfaces import CONTRACTS
 from qr_jax.records import Episode, Grades, Outcome, Query
-from qr_jax.step.rehearsal import rehearse
+from qr_jax.step.preflight import preflight
 
 
 def foreign(tmp_path, monkeypatch, text):
@@ -192,11 +192,11 @@ def test_a_search_function_is_tried_before_anything_is_paid_for():
     search = plugins.checked("retriever", "mine", lambda queries, k: ["text"], CONTRACTS["retriever"].made)
     parts = SimpleNamespace(settings=config.Config(), queries=[Query("1", "who", ("me",))], search=search)
     with pytest.raises(ValueError, match="^retriever 'mine' returned a str for a query; wanted a list of passages"):
-        rehearse(parts, None)
+        preflight(parts, None)
     parts.settings = replace(parts.settings, rollout=config.Rollout(search_deadline_s=0.01, search_retries=0))
     parts.search = lambda queries, k: time.sleep(1)
     with pytest.raises(TimeoutError, match=r"^a search gave no result after 0\.0(1|099)"):
-        rehearse(parts, None)
+        preflight(parts, None)
 
 
 def test_a_library_s_note_on_its_own_frames_is_left_out(tmp_path, monkeypatch):
@@ -280,6 +280,8 @@ def test_checking_a_config_imports_no_jax():
 def test_a_retriever_that_wraps_another_wants_passages_where_that_one_does():
     assert plugins.wants_corpus(use("bm25")) and plugins.wants_corpus(use("hybrid"))
     assert plugins.wants_corpus(use("cached", of=use("bm25"), cache="x"))
+    assert not plugins.wants_corpus(use("none"))
+    assert not plugins.wants_corpus(use("cached", of=use("none"), cache="x"))
     assert not plugins.wants_corpus(use("http", url="http://127.0.0.1:1"))
     assert not plugins.wants_corpus(use("cached", of=use("http", url="http://127.0.0.1:1"), cache="x"))
 

@@ -85,8 +85,8 @@ def test_accepted_answers_in_side_columns_are_golds(tmp_path, row, answers, kind
 
 @pytest.mark.parametrize(
     "name",
-    ["Aliases", "answerAliases", "alias", "answer-aliases", "normalized_aliases", "alternatives", "synonyms"]
-    + ["other_answers", "additional_answers", "all_answers", "answer_variants", "metadata.aliases", "ANSWER_ALIAS"]
+    ["Aliases", "answerAliases", "alias", "answer-aliases", "normalized_aliases", "synonyms", "extra_info.aliases"]
+    + ["additional_answers", "all_answers", "answer_variants", "metadata.aliases", "ANSWER_ALIAS"]
     + ["gold aliases", "alt_answers", "acceptedAnswers", "answer_synonyms", "alternate-answers", "object_aliases"],
 )
 def test_a_column_of_accepted_answers_is_known_whatever_its_spelling(tmp_path, name):
@@ -98,12 +98,41 @@ def test_a_column_of_accepted_answers_is_known_whatever_its_spelling(tmp_path, n
 @pytest.mark.parametrize(
     "name",
     ["s_aliases", "subject_aliases", "question_aliases", "aliased", "possible_answers", "wrong_answers", "choices"]
+    + ["alternatives", "other_answers", "Answer-Alternatives", "otherAnswers"]
     + ["answer_type", "answer_start", "subject.aliases", "title_synonyms", "call_answers"],
 )
 def test_a_column_of_other_names_or_of_a_tests_choices_holds_no_accepted_answers(tmp_path, name):
     path = jsonl(tmp_path / "q.jsonl", [{"id": "a", "question": "Where?", "answer": "Oslo", name: ["Rome"]}])
     for (query,) in (readers.read_queries(path), foreign.read(path).items):
         assert query.answers == ("Oslo",) and query.meta == {name: ["Rome"]}
+
+
+@pytest.mark.parametrize("name", ["alternatives", "other_answers", "possible_answers"])
+def test_a_column_that_may_hold_accepted_answers_or_wrong_choices_is_named_and_counted(tmp_path, name):
+    """They became golds without a word, and a wrong choice of a test was right."""
+    rows = [{"question": "Where?", "answer": "Oslo", name: ["Bergen"]}, {"question": "Who?", "answer": "Ada", name: []}]
+    rows.append({"question": "What?", "answer": "a cat", "metadata": {name: ["a dog"]}})
+    path = jsonl(tmp_path / "q.jsonl", [{"id": str(at)} | row for at, row in enumerate(rows)])
+    told = "may hold accepted answers or a test's wrong choices, and is not taken (accepted ones: 'aliases')"
+    queries, said, _ = foreign.read(path)
+    assert queries == readers.read_queries(path) and [query.answers for query in queries] == [
+        ("Oslo",), ("Ada",), ("a cat",)
+    ]  # fmt: skip
+    assert {f"rows whose {one!r} {told}: 1" for one in (name, f"metadata.{name}")} <= {*said}
+    found = {one.rows: one.text for one in data_check.check(path).findings if one.kind == "unclear answers"}
+    assert found == {(1,): f"1 of 3 questions: {name!r} {told}", (3,): f"1 of 3 questions: 'metadata.{name}' {told}"}
+
+
+@pytest.mark.parametrize("name", ["aliases", "answer_aliases", "acceptedAnswers"])
+def test_accepted_answers_in_the_extra_info_of_a_row_are_golds_as_those_in_its_metadata(tmp_path, name):
+    verl = {"prompt": [{"role": "user", "content": "Where?"}], "reward_model": {"ground_truth": {"target": ["Oslo"]}}}
+    for row in (verl, {"id": "a", "question": "Where?", "answer": "Oslo"}):
+        path = jsonl(tmp_path / "q.jsonl", [row | {"extra_info": {name: ["Christiania"], "unanswerable": False}}])
+        for (query,) in (readers.read_queries(path), foreign.read(path).items):
+            assert query.answers == ("Oslo", "Christiania")
+        jsonl(path, [row | {"extra_info": {"unanswerable": True}}])
+        with pytest.raises(ValueError, match="has no rows"):
+            readers.read_queries(path)
 
 
 def test_a_side_column_that_holds_no_accepted_answers_is_named(tmp_path):
@@ -124,8 +153,12 @@ NO_ANSWER += [
     {"Has-Answer": "f"},
     {"impossible": 1},
     {"no_answer": "Y"},
+    {"answerability": "unanswerable"},
+    {"Answerability": "Not answerable"},
+    {"answerable": "impossible"},
 ]
 WORDS = {"False": "True", "no": "yes", "N": "y", " false ": "TRUE ", "yes": "no", "0.0": "1.0", "f": "t", "Y": "N"}
+WORDS |= {"unanswerable": "answerable", "Not answerable": "yes", "impossible": "possible"}
 
 
 @pytest.mark.parametrize("column", NO_ANSWER)

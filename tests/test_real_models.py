@@ -29,7 +29,7 @@ def two_steps(model, tmp_path):
         reward=use("odd_tokens.odd_tokens"),
         pool=replace(settings.pool, min_signal=1),
         rollout=replace(settings.rollout, context_tokens=512, turn_tokens=64, observation_tokens=128, search_k=1),
-        learner=replace(settings.learner, row_tokens=512, keep_dead=True),
+        learner=replace(settings.learner, row_tokens=512, keep_zero_variance=True),
         sft=replace(settings.sft, steps=1, traces=4, max_tokens=512),
         evaluation=replace(settings.evaluation, questions=2),
         train=replace(settings.train, steps=2),

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from qr_jax import figures, mistakes, run_files
+from qr_jax import figures, interrupts, run_files
 from qr_jax.report import charts, choose, history, page, read, series, view
 
 HOSTILE = "</script><script>document.title='hit'</script><img src=x onerror=\"document.title='hit'\"><!-- \u2028 \ud800"
@@ -311,11 +311,11 @@ def served(run):
 
 def test_ctrl_c_ends_the_page_with_0_and_is_not_raised_again(run, monkeypatch):
     def interrupted(server):
-        raise mistakes.Interrupt
+        raise interrupts.Interrupt
 
     again, said = [], []
     monkeypatch.setattr(view.Server, "serve_forever", interrupted)
-    monkeypatch.setattr(mistakes, "leave", lambda: again.append(True))  # which would end all tests
+    monkeypatch.setattr(interrupts, "leave", lambda: again.append(True))  # which would end all tests
     with pytest.raises(SystemExit) as ended:
         view.view([run], port=0, say=said.append)
     gc.collect()

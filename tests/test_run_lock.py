@@ -16,7 +16,7 @@ from killed_run import tiny
 
 from qr_jax import config, runs
 from qr_jax.config import use
-from qr_jax.mistakes import Busy
+from qr_jax.errors import Busy
 from qr_jax.run_lock import NAME, RunLock, named, read
 
 HOLD = "import sys, time, pathlib; from qr_jax.run_lock import RunLock; lock = RunLock(pathlib.Path(sys.argv[1]))"

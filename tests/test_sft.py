@@ -26,7 +26,7 @@ from qr_jax.rollout.engine import Engine
 TAKEN = {"rows": 16, "row_tokens": 2048, "lanes": 3, "betas": (0.8, 0.9), "eps": 1e-6}
 OTHER = {  # every further setting of the learner, changed
     "advantage": use("rloo"), "loss": use("clip", low=0.1), "reduce": "sequence_mean", "over": "drawn",
-    "horizon_tokens": 7, "keep_dead": True, "kl": "k2", "kl_weight": 0.5, "entropy_weight": 0.5,
+    "horizon_tokens": 7, "keep_zero_variance": True, "kl": "k2", "kl_weight": 0.5, "entropy_weight": 0.5,
     "prune": 0.5, "fill": True, "importance": "icepop", "importance_by": "sequence", "importance_low": 0.1,
     "importance_high": 9.0, "updates": 3, "gap_alarm": 7.0, "lr": 7.0,
     "schedule": "linear", "warmup_updates": 7, "full_groups": 7, "weight_decay": 7.0, "clip_norm": 7.0,
@@ -241,9 +241,11 @@ def test_a_cold_start_that_is_stopped_in_its_first_step_saves_nothing_and_begins
     assert cold_start(tmp_path / "run")["steps"] == 3
 
 
-def test_only_a_micro_batch_that_takes_long_is_a_call_of_its_own():
+def test_only_a_micro_batch_of_a_step_that_takes_long_is_a_call_of_its_own():
     def params(count):
         return {"w": np.zeros((count // 1000, 1000), np.float16)}
 
     assert not learner.takes_long(params(370_000), config.Learner(rows=2, row_tokens=192))  # the quickstart's
     assert learner.takes_long(params(10_000_000), config.Learner(rows=8, row_tokens=1024))
+    quickstart = params(370_000), config.Learner(rows=2, row_tokens=192)  # 8.5e8 operations a micro-batch
+    assert [learner.takes_long(*quickstart, count) for count in (1, 100, 118, 1500)] == [False, False, True, True]

@@ -124,6 +124,19 @@ def test_an_interval_is_that_of_the_bootstrap_and_the_same_each_time(data):
     assert suite.score("qa7", {"nq": asked["nq"], "popqa": asked["popqa"]}, rows, missing) == found
 
 
+@pytest.mark.parametrize(
+    ("given", "low", "high"),
+    [("xxx", 0, 3.8416 / 6.8416), ("ooo", 1 - 3.8416 / 6.8416, 1), ("oxoxoxox", 0.125, 0.875), ("xx", 0, 0.658)],
+)
+def test_an_interval_of_which_all_are_wrong_or_right_is_wilson_s_and_of_no_width_0(given, low, high):
+    """3 questions, none right: 1.96^2 / (3 + 1.96^2) = .56, as a run's own evaluation says."""
+    rows = [row("nq", at, "oslo" if each == "o" else "x") for at, each in enumerate(given)]
+    score = suite._figures(rows, None, 0)[0]["scores"]["exact_match"]
+    assert (score["low"], score["high"]) == (pytest.approx(low, abs=2e-3), pytest.approx(high, abs=2e-3))
+    of_two = suite._macro(*zip(*[suite._figures([row("nq", at, "x") for at in range(n)], None, 0) for n in (3, 40)]))
+    assert of_two["scores"]["f1"] == {"mean": 0.0, "low": 0.0, "high": pytest.approx(3.8416 / 6.8416)}
+
+
 def test_a_judge_s_verdict_is_a_score_beside_the_others(data):
     small_data.write(data)
     asked, missing = suite.questions(Config(), "qa7", part="all")

@@ -18,7 +18,7 @@ import teacher_server
 from judge_server import choosy, completion
 from judge_server import serving as serving_replies
 
-from qr_jax import cli, mistakes
+from qr_jax import cli, interrupts
 from qr_jax.answers import exact_match
 from qr_jax.dialect import read
 from qr_jax.queries import data_check, readers
@@ -177,7 +177,7 @@ def test_a_stop_writes_what_was_settled_and_the_way_is_told_with_cost_and_time_l
             raise KeyboardInterrupt if by == "Ctrl-C" else os.kill(os.getpid(), signal.SIGTERM)
 
     with teacher_server.serving(teacher) as url:
-        with pytest.raises(stopped), mistakes.hearing_sigterm():
+        with pytest.raises(stopped), interrupts.hearing_sigterm():
             run.run(asked(tmp_path, url, price=(1.0, 1.0)), say=say)
         assert len(rows(tmp_path / "out" / "questions.jsonl")) == 3
         assert f"**Not finished**: stopped by {by}" in (tmp_path / "out" / "card.md").read_text()
@@ -935,7 +935,7 @@ def test_the_files_go_straight_into_a_training_run(tmp_path):
         env=use("search_r1", max_turns=2, **SHORT),
         pool=replace(settings.pool, min_signal=1),
         rollout=replace(settings.rollout, context_tokens=1024, turn_tokens=256, observation_tokens=192, search_k=1),
-        learner=replace(settings.learner, row_tokens=1024, keep_dead=True),
+        learner=replace(settings.learner, row_tokens=1024, keep_zero_variance=True),
         sft=replace(settings.sft, steps=1, traces=2, max_tokens=1024),
         evaluation=replace(settings.evaluation, questions=2),
         train=replace(settings.train, steps=2),

@@ -40,7 +40,7 @@ def speed(batch, statistics, learner=None, episodes=()):
 def test_times_and_rates_by_hand():
     statistics = Statistics(tokens=100, decode_s=1.5, append_s=0.25, search_s=0.75, search_wait_s=0.125)
     assert telling.times(
-        telling.Took(statistics, statistics, CLOCK, 4, 1.25), 13, [{"tokens": 30}, {"tokens": 20}]
+        telling.StepTimings(statistics, statistics, CLOCK, 4, 1.25), 13, [{"tokens": 30}, {"tokens": 20}]
     ) == {
         "time/step_s": 6.5,
         "time/rollout_s": 4.0,
@@ -108,7 +108,7 @@ def told_of(kept, trained, advantage):
     """A step whose `kept` groups and, before them, earlier ones were trained with these advantages; None: they wait."""
     batch = SimpleNamespace(grades=SimpleNamespace(valid_QG=np.zeros((4, 2))))
     metrics = [{"advantage": advantage}] if advantage is not None else []
-    updated = telling.Updated(batch if metrics else None, metrics, trained)
+    updated = telling.UpdateResult(batch if metrics else None, metrics, trained)
     return SimpleNamespace(kept=kept, updated=updated)
 
 

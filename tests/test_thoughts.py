@@ -27,7 +27,7 @@ from qr_jax.queries import traces
 from qr_jax.records import Passage, Query, Say, Search, Stop, Trace, Turn, grades
 from qr_jax.rollout import reading
 from qr_jax.rollout.engine import Engine
-from qr_jax.rollout.live import Live
+from qr_jax.rollout.live import EpisodeState
 
 GLUE = "<|im_start|>assistant\n"
 THINKS = CHATML.replace(GLUE, f"{GLUE}<think>\n")  # as Qwen3-Thinking-2507's and R1's templates end
@@ -41,7 +41,7 @@ PIECES += [b"<think>\n", b"<stop></think><stop>x", b"\n", b"</think>\n"]
 
 def taken(shown: list[int], *chunks: list[int], stop: tuple[str, ...] = ("<stop>",)):
     """How many tokens of each chunk a turn takes after what was shown, whether it is complete, and its text."""
-    live = Live(0, 0)
+    live = EpisodeState(0, 0)
     live.show(shown, Say("", stop=stop))
     counts = [live.take(chunk, [-1.0] * len(chunk), PIECES, (11,)) for chunk in chunks]
     return counts, live.complete, live.text(PIECES)

@@ -24,18 +24,18 @@ from killed_run import tiny
 from loopback_bucket import led_there
 from same_runs import differences, lines
 
-from qr_jax import assemble, begin, checkpoint, committed, config, metrics_writer, pool, runs, terminal
+from qr_jax import assemble, begin, checkpoint, committed, config, errors, metrics_writer, pool, runs, terminal
 from qr_jax import train as driver
 from qr_jax.config import use
 from qr_jax.learning import learner
 from qr_jax.processes import alike
 from qr_jax.queries.world import generate
 from qr_jax.records import grades
-from qr_jax.rollout import engine, rows
+from qr_jax.rollout import engine, kv_cache
 from qr_jax.sft import sft
 from qr_jax.step import grading
-from qr_jax.step.parts import Parts, bind
-from qr_jax.step.progress import Progress
+from qr_jax.step.run_state import RunState
+from qr_jax.step.runtime import Runtime, bind
 from qr_jax.train import train
 
 ROOT = Path(__file__).parents[1]
@@ -195,7 +195,7 @@ def test_a_signal_is_told_to_the_run_around_and_a_second_ctrl_c_ends_at_once(tmp
 @pytest.mark.parametrize("where", ["rollout", "learner"])
 def test_a_sigterm_between_compiles_is_heard_there(tmp_path, monkeypatch, where):
     """Of the rollout's programs few are compiled, of the learner's none: a pod's take minutes."""
-    place, name = {"rollout": (rows.Rows, "_appending"), "learner": (Parts, "save")}[where]
+    place, name = {"rollout": (kv_cache.KVCache, "_appending"), "learner": (Runtime, "save")}[where]
     go_on, said = getattr(place, name), []
 
     def told(*positional):
@@ -287,7 +287,7 @@ def test_the_evaluation_before_a_cold_start_that_is_interrupted_is_made_once(tmp
         return measure(*positional, **named)
 
     def interrupted(*positional, **named):
-        raise engine.Interrupted
+        raise errors.Interrupted
 
     monkeypatch.setattr(driver.evaluate, "measure", counted)
     monkeypatch.setattr(driver.begin, "sft", interrupted)
@@ -530,7 +530,7 @@ def test_an_update_uses_what_waited_and_what_was_left_out_beside_it_once(monkeyp
     monkeypatch.setattr(driver, "_at_rate", lambda parts, state, standing, step: state)
     monkeypatch.setattr(driver.learner, "takes_long", lambda params, settings: False)
     parts = SimpleNamespace(settings=tiny(Path()), learner=None)  # min_signal=3
-    standing = Progress(pool.create(3), waiting=("a", "b"), left_out=(40, 4))
+    standing = RunState(pool.create(3), waiting=("a", "b"), left_out=(40, 4))
     state = SimpleNamespace(params={}, updates=0)
     assert driver._update(parts, state, standing, 0)[:2] == (state, standing) and not packed
     state, after, updated = driver._update(parts, state, replace(standing, waiting=("a", "b", "c")), 0)
@@ -561,7 +561,7 @@ def test_turn_rewards_are_not_shuffled_in_silence():
      ({"max_tokens": 1000}, 90, 100, 0.9, 100), ({}, 0, 0, 0.0, 100)],
 )  # fmt: skip
 def test_how_much_of_a_run_is_done_is_said_by_its_steps_or_by_the_budget_that_ends_it(limits, step, spent, share, last):
-    standing = Progress(pool.create(3), rollouts=spent, tokens=spent)
+    standing = RunState(pool.create(3), rollouts=spent, tokens=spent)
     limits = config.Train(steps=100, **limits)
     assert driver._share_done(limits, step, standing) == share
     assert driver._last_step(limits, step, standing) == last
@@ -573,7 +573,7 @@ def test_a_sigterm_while_a_large_model_learns_or_compiles_is_said_before_that_is
     settings = tiny(tmp_path)
     settings = replace(
         settings, sft=replace(settings.sft, steps=0), evaluation=config.Evaluation(questions=1),
-        learner=replace(settings.learner, lanes=1, keep_dead=True), pool=replace(settings.pool, min_signal=1),
+        learner=replace(settings.learner, lanes=1, keep_zero_variance=True), pool=replace(settings.pool, min_signal=1),
     )  # fmt: skip
     monkeypatch.setattr(learner, "LONG", 0)
     make, said, calls = learner.make, [], []
@@ -594,7 +594,7 @@ def test_a_sigterm_while_a_large_model_learns_or_compiles_is_said_before_that_is
         step.jitted = made.train_step.jitted
         return replace(made, train_step=step)
 
-    monkeypatch.setattr("qr_jax.step.parts.make", told)
+    monkeypatch.setattr("qr_jax.step.runtime.make", told)
     with pytest.raises(SystemExit) as stopped:
         train(settings, tmp_path / "run", say=said.append)
     assert stopped.value.code == 143

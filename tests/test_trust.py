@@ -104,7 +104,7 @@ def test_every_kind_of_plug_in_from_outside_is_asked_about(part):
     assert options(settings) == ["--allow-plugins evil"]
 
 
-@pytest.mark.parametrize("name", ["qr_jax.mistakes.leave", "qr_jax.trust._key", "qr_jax.retrievers._noise.noise"])
+@pytest.mark.parametrize("name", ["qr_jax.interrupts.leave", "qr_jax.trust._key", "qr_jax.retrievers._noise.noise"])
 def test_a_function_of_our_own_that_is_no_plug_in_is_not_called_unasked(name):
     assert options(replace(Config(), retriever=use(name))) == [None]
     assert options(replace(Config(), retriever=use("qr_jax.retrievers.bm25.bm25"))) == []

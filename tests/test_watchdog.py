@@ -15,7 +15,7 @@ from typing import ClassVar
 
 import pytest
 
-from qr_jax import config, mistakes
+from qr_jax import config, errors
 from qr_jax.processes import start, watchdog
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -122,33 +122,33 @@ def test_the_others_wait_for_the_one_that_ends_last(long_runs, who):
 
 def test_an_error_in_the_last_write_of_process_0_ends_the_others_with_its_words(long_runs):
     found = long_runs("writes no more", 0)
-    assert [code for code, _, _ in found] == [mistakes.WRONG] * 2, found
+    assert [code for code, _, _ in found] == [errors.USER_ERROR] * 2, found
     assert "process 1 of 2: process 0 ended with an error" in found[1][2]
 
 
 def test_a_process_that_fails_is_named_to_the_others_at_once():
     (code, _, said), (_, _, own) = run_two("fails", 1)
-    assert code == mistakes.LOST and "process 0 of 2: process 1 ended with an error" in said
+    assert code == errors.LOST and "process 0 of 2: process 1 ended with an error" in said
     assert "JSONDecodeError" in own
 
 
 def test_a_wrong_setting_that_the_coordinator_alone_has_seen_ends_all_with_its_code():
     found = run_two("refuses", 0)
-    assert [code for code, _, _ in found] == [mistakes.WRONG] * 2, found
+    assert [code for code, _, _ in found] == [errors.USER_ERROR] * 2, found
     assert "train.bucket='s3://bucket/run' is no place for a run" in found[0][2]
     assert "process 1 of 2: process 0 ended with an error, which its own output tells" in found[1][2]
 
 
 def test_a_collective_that_breaks_with_a_lost_process_waits_for_its_name():
     (code, _, said), (killed, _, _) = run_two("dies", 1)
-    assert (code, killed) == (mistakes.LOST, -signal.SIGKILL), said
+    assert (code, killed) == (errors.LOST, -signal.SIGKILL), said
     assert f"process 0 of 2: process 1 has not been heard of for {DEADLINE_S:g} s" in said
     assert "this error was held back" in said and "in wait_for_all" in said.split("this error was held back")[1]
 
 
 def test_a_coordinator_that_does_not_answer_is_named():
     _, (code, _, said) = run_two("freezes", 0)
-    assert code == mistakes.LOST
+    assert code == errors.LOST
     # Its last word may have been read a moment before it froze: then that is what is missed, on a busy machine.
     silent = rf"(, the coordinator of this run, has not answered| has not been heard of) for {DEADLINE_S:g} s"
     assert re.search(f"process 1 of 2: process 0{silent}", said)
@@ -200,7 +200,7 @@ def test_a_process_whose_others_do_not_come_says_so_and_is_to_be_started_again(m
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     done = subprocess.run([sys.executable, "-c", MEETS, address, str(me)], capture_output=True, text=True, timeout=60)
-    assert done.returncode == mistakes.LOST, done.stderr
+    assert done.returncode == errors.LOST, done.stderr
     assert f"process {me} of 2, coordinator {address}: waiting for the others for 1 s" in done.stderr
     assert "the other processes are not all there after" in done.stderr
 

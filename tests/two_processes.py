@@ -16,16 +16,16 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from qr_jax import bucket, config, mistakes, pool, runs
+from qr_jax import bucket, config, errors, pool, runs
 from qr_jax.checkpoint import Checkpoints, discard_after, next_attempt
 from qr_jax.learning.reduce import token_weights
 from qr_jax.parallel import mesh
 from qr_jax.processes import alike, hosts
 from qr_jax.records import Ask, Episode, Passage, Query, Scores, Turn
 from qr_jax.rollout.engine import Statistics
-from qr_jax.step import dealing
-from qr_jax.step.parts import Parts
-from qr_jax.step.progress import Progress, families
+from qr_jax.step import rollout_and_grade
+from qr_jax.step.run_state import RunState, families
+from qr_jax.step.runtime import Runtime
 from qr_jax.train import take_step
 
 
@@ -50,13 +50,13 @@ def check_groups(me: int) -> None:
     """Each grades its own queries; all have all grades in draw order, and the episodes of those that are kept."""
     parts = parts_of(1, 1, 1)
     rolled = [{2: [episode(0)], 0: [episode(1), episode(2)]}, {1: [episode(0), episode(1)]}][me]
-    groups = dealing.graded(parts, {2: 1, 0: 2, 1: 2}, rolled, [], step=0)
+    groups = rollout_and_grade.graded(parts, {2: 1, 0: 2, 1: 2}, rolled, [], step=0)
     assert [group.index for group in groups] == [2, 0, 1] and [group.process for group in groups] == [0, 0, 1]
     assert [group.spent.episodes for group in groups] == [1, 2, 2]
     assert [len(group.episodes) for group in groups] == [[1, 2, 0], [0, 0, 2]][me]
-    kept = dealing.with_episodes(groups[1:])
+    kept = rollout_and_grade.with_episodes(groups[1:])
     assert [[one.sample for one in group.episodes] for group in kept] == [[1, 2], [0, 1]]
-    more = dealing.graded(parts, {1: 1}, [{}, {1: [episode(2)]}][me], groups, step=0)
+    more = rollout_and_grade.graded(parts, {1: 1}, [{}, {1: [episode(2)]}][me], groups, step=0)
     assert [group.spent.episodes for group in more] == [1, 2, 3] and more[2].grades.reward_QG.shape == (1, 3)
 
 
@@ -88,7 +88,7 @@ def check_errors_of_the_first(me: int) -> None:
     ):
         with pytest.raises(kinds[me]) as found:
             hosts.by_first(function)
-        assert (found.type, mistakes.is_of_asking(found.value)) == (kinds[me], is_of_asking)
+        assert (found.type, isinstance(found.value, errors.UserError)) == (kinds[me], is_of_asking)
         assert me == 0 or str(found.value).startswith("process 0: ")
 
 
@@ -159,12 +159,12 @@ class Engine:
         return [[episode(sample) for sample in range(count)] for count in samples]
 
 
-def parts_of(*hops: int) -> Parts:
+def parts_of(*hops: int) -> Runtime:
     """A run's parts over as many queries, which are of one family where their hops are the same."""
     settings = config.Config()
     settings = replace(settings, pool=replace(settings.pool, queries=1, oversample=2, samples=2))
     queries = [Query(f"q{at}", "Where?", ("here",), (), {"hops": count}) for at, count in enumerate(hops)]
-    needed = dict.fromkeys(Parts.__dataclass_fields__) | {
+    needed = dict.fromkeys(Runtime.__dataclass_fields__) | {
         "settings": settings,
         "agent": SimpleNamespace(engine=Engine()),
         "run": SimpleNamespace(stop_now=lambda: False),
@@ -178,7 +178,7 @@ def parts_of(*hops: int) -> Parts:
         "most_samples": 2,
         "hand_over": lambda params: params,
     }
-    return Parts(**needed)
+    return Runtime(**needed)
 
 
 def check_alike(me: int, folder: str) -> None:
@@ -190,7 +190,7 @@ def check_alike(me: int, folder: str) -> None:
         ValueError, match=r"process 1 was started with other settings .*\(seed: 0 there, 1 here\)"
     ) as found:
         runs.Run(f"{folder}/unlike", replace(here, seed=me), stage="train")
-    assert mistakes.is_of_asking(found.value) and not Path(f"{folder}/unlike/config.json").exists()
+    assert isinstance(found.value, errors.UserError) and not Path(f"{folder}/unlike/config.json").exists()
     with (
         pytest.MonkeyPatch.context() as patch,
         pytest.raises(ValueError, match=r"other code \(a 1\) than process 0 \(a 0\)"),
@@ -203,14 +203,14 @@ def check_alike(me: int, folder: str) -> None:
 
 def check_deal(me: int) -> None:
     """A query of three hops took 300 tokens an episode, the others 100."""
-    progress = Progress(pool.create(4), cost_F=np.array([300.0, 100.0]))
-    rolled, _ = dealing.roll_out(parts_of(3, 1, 1, 1), None, progress, dict.fromkeys(range(4), 2), [], 0)
+    progress = RunState(pool.create(4), cost_F=np.array([300.0, 100.0]))
+    rolled, _ = rollout_and_grade.roll_out(parts_of(3, 1, 1, 1), None, progress, dict.fromkeys(range(4), 2), [], 0)
     assert list(rolled) == [[0], [1, 2, 3]][me] and all(len(episodes) == 2 for episodes in rolled.values())
 
 
 def check_pool(me: int) -> None:
     """A pool that differs on one process, in a query that was not drawn."""
-    progress = Progress(replace(pool.create(3), weight_P=np.array([1.0, 1.0, 1.0 - me / 2])))
+    progress = RunState(replace(pool.create(3), weight_P=np.array([1.0, 1.0, 1.0 - me / 2])))
     with pytest.raises(RuntimeError, match="processes disagree about the pool after step 7 .process 0: [0-9a-f]{64}, "):
         take_step(parts_of(1, 1, 1), SimpleNamespace(params=None), progress, 7)
 

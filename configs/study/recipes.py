@@ -47,7 +47,7 @@ TUNING = {
     "linear_e_grpo": ["learner.schedule=linear", "reward=e_grpo"],
     "linear_turns": ["learner.schedule=linear", "reward=e_grpo", "learner.advantage=turn_returns"],
     "linear_max_rl": ["learner.schedule=linear", "learner.advantage=max_rl"],
-    "linear_zvp": ["learner.schedule=linear", "learner.advantage=rl_zvp", "learner.keep_dead=true"],
+    "linear_zvp": ["learner.schedule=linear", "learner.advantage=rl_zvp", "learner.keep_zero_variance=true"],
     # recycling, and with the step of warm20_07
     "recycle_published": ["rule=recycle"],
     "recycle_guarded": RECYCLE_256,

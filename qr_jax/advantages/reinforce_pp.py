@@ -26,7 +26,7 @@ def reinforce_pp(
     reward (learner.kl_weight puts it in the loss); with baseline=group the only valid sample of a group counts as 0,
     for it has no sibling to be compared with. verl leaves that sample its raw reward, so that a right answer earns more
     for its siblings' faults (up to 3.5 standard deviations, seen), and the batch's mean and scale move with it. Such a
-    group reaches the learner with learner.keep_dead alone.
+    group reaches the learner with learner.keep_zero_variance alone.
     """
     centre_Q1 = group_mean(grades.reward_QG, grades.valid_QG) if baseline == "group" else 0.0
     value_NL = jnp.broadcast_to((grades.reward_QG - centre_Q1).reshape(-1, 1), mask_NL.shape)

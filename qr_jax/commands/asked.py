@@ -1,4 +1,4 @@
-"""Whose agent a command asks: a run's, or a model's folder (`qr-jax export`, Hugging Face) with the settings typed."""
+"""The agent that a command asks: a run's, or that of a model's folder (`qr-jax export`, Hugging Face) with settings."""
 
 import argparse
 import os
@@ -8,12 +8,12 @@ from typing import Any
 
 from qr_jax import terminal
 from qr_jax.commands.options import admit, load
+from qr_jax.errors import UserError
 
 
 @dataclass(frozen=True)
 class Asked:
-    """The checked config by which an agent is asked, the run whose checkpoint it is (None: the config's own model), and
-    the packages whose plug-ins may be used (None: all)."""
+    """An agent's config, checked; its run (None: the config's own model); the allowed plug-in packages (None: all)."""
 
     config: Any
     run: Path | None
@@ -21,7 +21,7 @@ class Asked:
 
 
 def add_asked(command: argparse.ArgumentParser) -> None:
-    """The run or model that is asked; its settings stand anywhere behind it."""
+    """Add the arguments that name a run or model; its settings may stand anywhere after it."""
     text = "a run's folder; or a model's (as `qr-jax export` writes it), with the settings that it is asked by"
     command.add_argument("run", type=Path, metavar="RUN", help=text)
     text = "a config that says how a model without a run is asked; else search_r1 over bm25"
@@ -30,8 +30,11 @@ def add_asked(command: argparse.ArgumentParser) -> None:
 
 
 def asked(arguments: argparse.Namespace, *, retriever: str | None = None, needs: tuple[str, ...] = ()) -> Asked:
-    """The agent that `run`, `--config` and the settings name; `needs` are the data settings that the command reads
-    ("eval", "corpus"), which a model without a config must be given. ValueError says what is missing."""
+    """Return the agent that `run`, `--config` and the settings name. ValueError says what is missing.
+
+    `needs` are the data settings that the command reads ("eval", "corpus"), which a model without a config must be
+    given.
+    """
     from qr_jax import checks, elsewhere
     from qr_jax import config as configs
     from qr_jax.evaluation import suite
@@ -39,7 +42,7 @@ def asked(arguments: argparse.Namespace, *, retriever: str | None = None, needs:
 
     packages, run = None, arguments.run if configs.is_run(arguments.run) else None
     if run and arguments.config:
-        raise ValueError(f"{run} is a run and is asked by its own config; change it with setting=value")
+        raise UserError(f"{run} is a run and is asked by its own config; change it with setting=value")
     if run is None:
         _refuse_no_model(arguments.run)
     if run:
@@ -51,15 +54,13 @@ def asked(arguments: argparse.Namespace, *, retriever: str | None = None, needs:
     else:
         question = getattr(arguments, "question", "")
         if os.path.isdir(question):
-            raise ValueError(f"{question} is a folder, and stands in the question's place: it comes first")
+            raise UserError(f"{question} is a folder, and stands in the question's place: it comes first")
         config = _of_model(arguments.run)
     if retriever not in (None, config.retriever.name):
         config = replace(config, retriever=configs.use(str(retriever)))
     for name, _ in pairs(arguments.overrides):
         if name.split(".")[-1] in elsewhere.BATCHES:
-            raise ValueError(
-                f"unknown setting {name}: it is rollout.slots here, how many sequences are written at once"
-            )
+            raise UserError(f"unknown setting {name}: it is rollout.slots here, how many sequences are written at once")
     config = override(config, arguments.overrides)
     if not run and not arguments.config:
         _check_given(config, arguments, needs)
@@ -74,13 +75,12 @@ def asked(arguments: argparse.Namespace, *, retriever: str | None = None, needs:
         meant = (
             "a run's files are meant from the folder in which it was started: go there, or name them (data.eval=FILE)"
         )
-        raise ValueError(f"{error}\n{meant}" if run and LOOKED_FOR in str(error) else str(error)) from error
+        raise UserError(f"{error}\n{meant}" if run and LOOKED_FOR in str(error) else str(error)) from error
     return Asked(config, run, packages)
 
 
 def _refuse_no_model(path: Path) -> None:
-    """ValueError for what is no model's name but a run's folder that is not there, a config or another file: the hub
-    has none of these."""
+    """Raise ValueError for a path that is no model's name: a missing run's folder, a config or another file."""
     from qr_jax import run_files
 
     is_named = path.parts[:1] == ("runs",) or path.suffix == ".py" or path.is_file()
@@ -94,21 +94,21 @@ def _of_model(folder: Path) -> Any:
     from qr_jax.models import hf
 
     if folder.is_dir() and not (folder / "config.json").is_file():
-        raise ValueError(f"{folder} is no run and no model: it has no config.json; `qr-jax runs` lists the runs")
+        raise UserError(f"{folder} is no run and no model: it has no config.json; `qr-jax runs` lists the runs")
     if not folder.exists() and configs.is_run(run := Path("runs") / folder):
-        raise ValueError(f"there is no folder {folder}; did you mean {run}?")
+        raise UserError(f"there is no folder {folder}; did you mean {run}?")
     return suite.default_config(str(folder), hf.shape(hf.resolve(str(folder))).context_tokens)
 
 
 def _check_given(config: Any, arguments: argparse.Namespace, needs: tuple[str, ...]) -> None:
-    """A model knows neither its questions nor its passages; "world" counts only where it was typed."""
+    """Require the questions and passages that a model without a config lacks; "world" counts only if typed."""
     from qr_jax import plugins
 
     typed = {word.partition("=")[0].removeprefix("--") for word in arguments.overrides}
     wanted = [name for name in needs if name != "corpus" or plugins.wants_corpus(config.retriever)]
     missing = [f"data.{name}=FILE" for name in wanted if f"data.{name}" not in typed]
     if missing:
-        raise ValueError(
+        raise UserError(
             f"{arguments.run} is a model without a run, and has neither questions nor passages: give "
             f"{' and '.join(missing)} (or retriever=NAME with its settings; env=... where it was not trained in "
             "search_r1), or --config FILE, the config it was trained by"

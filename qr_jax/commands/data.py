@@ -8,6 +8,7 @@ from typing import Any
 from qr_jax import terminal
 from qr_jax.commands import retrieval
 from qr_jax.commands.options import add_json, show, whole
+from qr_jax.errors import UserError
 
 FORMS = ("verl", "skyrl", "flashrag", "trl", "jsonl")
 
@@ -121,7 +122,7 @@ def _convert(arguments: argparse.Namespace) -> int:
         items, said, beside = foreign.read(arguments.files, arguments.encoding, skip_broken=arguments.skip_broken)
     are_passages = isinstance(items[0], Passage)
     if are_passages and arguments.to != "jsonl":
-        raise ValueError(f"{shown} holds passages, whose one form is jsonl; leave --to {arguments.to} out")
+        raise UserError(f"{shown} holds passages, whose one form is jsonl; leave --to {arguments.to} out")
     if beside:
         formats.check_new(corpus)
         formats.write(beside, corpus, "jsonl")
@@ -143,7 +144,7 @@ def _index(arguments: argparse.Namespace) -> int:
     check_writable(arguments.out, "OUT")
     given = retrieval.chosen_retriever("bm25", arguments.overrides).settings
     if "index" in given:
-        raise ValueError(f"the index's folder is the last word, {arguments.out}; leave index=... out")
+        raise UserError(f"the index's folder is the last word, {arguments.out}; leave index=... out")
     known = plugins.signature("retriever", "bm25").settings
     settings = {name: given.get(name, known[name].default) for name in ("method", "k1", "b", "stopwords")}
     how = {"check": not arguments.no_check, "replace": arguments.replace, "say": terminal.say}

@@ -1,4 +1,4 @@
-"""What this machine has and what is missing: versions, devices, memory, disk, extras, real questions."""
+"""Report what this machine has and lacks: versions, devices, memory, disk, extras, real questions."""
 
 import argparse
 import contextlib
@@ -35,7 +35,7 @@ NEEDED_DISK_BYTES = 5 * 2**30
 
 
 def examine() -> dict[str, Any]:
-    """Everything the report says, as JSON can hold it; `problems` lists what stands in the way of a run."""
+    """Return everything that the report says, as JSON holds it; `problems` lists what prevents a run."""
     from qr_jax.queries.readers import data_folder
 
     extras = {}
@@ -53,7 +53,7 @@ def examine() -> dict[str, Any]:
 
 
 def format_report(found: dict[str, Any]) -> str:
-    """The report as a person reads it, what is missing last."""
+    """Format the report for a person, with what is missing last."""
     versions = ", ".join(f"{name} {version or 'missing'}" for name, version in found["versions"].items())
     disk, devices = found["disk_bytes"], found["devices"]
     lines = [
@@ -76,7 +76,7 @@ def _version(name: str) -> str | None:
 
 
 def _devices() -> dict[str, Any]:
-    """The devices that jax sees, or why it sees none."""
+    """Return the devices that jax sees, or why it sees none."""
     try:
         look = [*interpreter.python(), "-c", LOOK]
         done = subprocess.run(look, capture_output=True, text=True, timeout=DEVICES_DEADLINE_S, check=False)
@@ -97,7 +97,7 @@ def _device_line(devices: dict[str, Any]) -> str:
 
 
 def _memory() -> int | None:
-    """Bytes of memory in the machine, where the system says so."""
+    """Return the machine's bytes of memory; None if the system does not tell."""
     with contextlib.suppress(ValueError, OSError, AttributeError):
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
@@ -117,7 +117,7 @@ def _gib(count: int | None) -> str:
 
 
 def add(command: Any) -> None:
-    """Its parser, as `cli.make_parser` adds those of the other commands."""
+    """Add this command's parser, as `cli.make_parser` adds those of the other commands."""
     add_json(command("doctor", _doctor, "what this machine has, and what is missing"))
 
 

@@ -1,4 +1,4 @@
-"""The commands that say how good answers are: of a file, and of an agent over its own questions or a suite."""
+"""Commands that score answers: those in a file, and those of an agent to its own questions or a suite's."""
 
 import argparse
 from pathlib import Path
@@ -7,14 +7,16 @@ from typing import Any
 from qr_jax import terminal
 from qr_jax.commands.asked import Asked, add_asked, asked
 from qr_jax.commands.options import add_json, add_trust, show, start, whole
+from qr_jax.errors import UserError
 
 # Options of `eval` that only one of its two ways takes: a run over its own questions, or anything over a suite.
 OWN_ONLY = ("questions", "world_seed")
-SUITE_ONLY = ("limit", "split", "out", "judge", "judge_model", "judge_leave_out", "judge_tries", "dry_run")
+SAMPLING = ("judge_temperature", "judge_top_p")
+SUITE_ONLY = ("limit", "split", "out", "judge", "judge_model", "judge_leave_out", "judge_tries", *SAMPLING, "dry_run")
 
 
 def add(command: Any) -> None:
-    """Their parsers, as `cli.make_parser` adds those of the other commands."""
+    """Add these commands' parsers, as `cli.make_parser` adds those of the other commands."""
     score = command("score", _score, "EM, F1 and cover match of predictions in a file")
     score.add_argument("file", metavar="FILE", help="JSONL (or .gz) rows of id, prediction and answers")
     score.add_argument("--rows", action="store_true", help="each row's scores too")
@@ -42,6 +44,8 @@ def add(command: Any) -> None:
     add("--judge-leave-out", action="append", metavar="NAME", help=text)
     text = "ask it N times about each answer (1); where it disagrees with itself there is no verdict"
     add("--judge-tries", type=whole(1), metavar="N", help=text)
+    add("--judge-temperature", type=float, metavar="T", help="of its replies (0)")
+    add("--judge-top-p", type=float, metavar="P", help="of its replies (1, which is not sent)")
     text = "say how many questions there are and what the judge would cost, and stop"
     add("--dry-run", action="store_const", const=True, help=text)
     add_trust(made)
@@ -59,7 +63,7 @@ def _eval(arguments: argparse.Namespace) -> int:
     wrong = [name for name in (OWN_ONLY if arguments.suite else SUITE_ONLY) if getattr(arguments, name) is not None]
     if wrong:
         options = ", ".join(f"--{name.replace('_', '-')}" for name in wrong)
-        raise ValueError(f"{options} cannot be given {'with' if arguments.suite else 'without'} --suite")
+        raise UserError(f"{options} cannot be given {'with' if arguments.suite else 'without'} --suite")
     if arguments.suite:
         return _suite(arguments)
     subject = _subject(arguments, "eval", "corpus")
@@ -76,14 +80,14 @@ def _eval(arguments: argparse.Namespace) -> int:
 
 
 def _suite(arguments: argparse.Namespace) -> int:
-    """1 where the judge that was asked for could not be reported."""
+    """Answer and score a suite; return 1 if the judge that was asked for could not be reported."""
     from qr_jax.evaluation import suite
 
     suite.sets(arguments.suite)
     if (arguments.judge is None) != (arguments.judge_model is None):
-        raise ValueError("--judge URL and --judge-model NAME go together; only one was given")
+        raise UserError("--judge URL and --judge-model NAME go together; only one was given")
     if arguments.judge_leave_out and not arguments.judge:
-        raise ValueError("--judge-leave-out says what a judge is not sent; give --judge URL too")
+        raise UserError("--judge-leave-out says what a judge is not sent; give --judge URL too")
     subject = _subject(arguments)
     suite.files(arguments.suite, searched=False)  # what the corpora lack is seen with the questions
     part = arguments.split or suite.part(arguments.suite)
@@ -102,13 +106,14 @@ def _suite(arguments: argparse.Namespace) -> int:
         judge_leave_out=arguments.judge_leave_out or (), judge_tries=arguments.judge_tries or 1,
         allow_plugins=subject.packages, trusted=arguments.trust, say=terminal.say,
         **{name: getattr(arguments, name) for name in ("out", "step", "limit", "samples")},
+        **{name: value for name in SAMPLING if (value := getattr(arguments, name)) is not None},
     )  # fmt: skip
     show(found, arguments.json, suite.format_table)
     return 1 if "refused" in (found.get("judge") or {}) else 0
 
 
 def _cost(arguments: argparse.Namespace, subject: Asked, part: Any) -> dict[str, Any]:
-    """How many questions there are and what judging their answers may cost, said before the first request."""
+    """Print, and return, the number of questions and the estimated cost of judging, before the first request."""
     from qr_jax.evaluation import judge, suite
 
     samples = subject.config.evaluation.samples if arguments.samples is None else arguments.samples
@@ -124,5 +129,5 @@ def _cost(arguments: argparse.Namespace, subject: Asked, part: Any) -> dict[str,
 def _subject(arguments: argparse.Namespace, *needs: str) -> Asked:
     subject = asked(arguments, retriever=arguments.retriever, needs=needs)
     if arguments.step is not None and not subject.run:
-        raise ValueError(f"--step names a run's checkpoint, and {arguments.run} is no run of ours")
+        raise UserError(f"--step names a run's checkpoint, and {arguments.run} is no run of ours")
     return subject

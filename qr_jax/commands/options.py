@@ -1,4 +1,4 @@
-"""What several commands share: options that read numbers, the config they name, and how a device is started."""
+"""Options that several commands share: numbers, the config and its permissions, and the start of a device."""
 
 import argparse
 import json
@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from qr_jax import terminal
+from qr_jax.errors import UserError
 
 # What Python raises for a JSON value of another kind than was written.
 NOT_AS_WRITTEN = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, AssertionError, RecursionError)
 
 
 def add_trust(command: argparse.ArgumentParser) -> None:
-    """What a run's folder may do that this user neither made nor allowed (trust.py)."""
+    """Add the options that allow a run not made by this user to use plug-ins, hosts and secrets (trust.py)."""
     add = command.add_argument_group("of a run that is not your own").add_argument
     text = "a package outside qr_jax whose plug-ins it may use; repeat it for more"
     add("--allow-plugins", action="append", default=[], metavar="PACKAGE", help=text)
@@ -27,7 +28,7 @@ def add_trust(command: argparse.ArgumentParser) -> None:
 def admit(
     arguments: argparse.Namespace, config: Any, where: Any, retriever: str | None = None
 ) -> tuple[str, ...] | None:
-    """The packages whose plug-ins a config.json may use, None for all; ValueError for what it asks and may not have."""
+    """Return the packages whose plug-ins a config.json may use, None for all; ValueError for what it may not have."""
     from qr_jax import trust
 
     allowed = trust.Allowed(tuple(arguments.allow_plugins), tuple(arguments.allow_host), arguments.trust)
@@ -35,9 +36,9 @@ def admit(
 
 
 def load(arguments: argparse.Namespace, path: str, typed: Sequence[str]) -> tuple[Any, tuple[str, ...] | None]:
-    """The config that a file and the overrides give, and the packages whose plug-ins it may use (None: all).
+    """Load a config with its overrides; also return the packages whose plug-ins it may use (None: all).
 
-    A Python config is its user's own code. Of a config.json nothing is imported, not even to read an override's type,
+    A Python config is its user's own code. For a config.json nothing is imported, not even to read an override's type,
     before it is admitted.
     """
     from qr_jax import config as configs
@@ -50,23 +51,23 @@ def load(arguments: argparse.Namespace, path: str, typed: Sequence[str]) -> tupl
 
 @contextmanager
 def reading(where: Any) -> Iterator[None]:
-    """Within, what a run's files hold and this program does not write is a ValueError that says where it was met."""
-    from qr_jax import mistakes
+    """Within the context, turn errors from malformed run files into a ValueError that says where they were met."""
+    from qr_jax import interrupts
 
     try:
         yield
     except NOT_AS_WRITTEN as error:
-        if mistakes.is_of_asking(error):
+        if isinstance(error, UserError):
             raise
         frames = traceback.extract_tb(error.__traceback__)
-        ours = [frame for frame in frames if mistakes.PACKAGE in Path(frame.filename).resolve().parents]
+        ours = [frame for frame in frames if interrupts.PACKAGE in Path(frame.filename).resolve().parents]
         place = f"{Path(ours[-1].filename).name}:{ours[-1].lineno}"
         told = f"{type(error).__name__}: {error}"[:200]
-        raise ValueError(f"{where} holds what qr-jax does not write ({told}, in {place})") from error
+        raise UserError(f"{where} holds what qr-jax does not write ({told}, in {place})") from error
 
 
 def add_run(command: argparse.ArgumentParser, *, several: bool = False) -> None:
-    """A run's folder, or those of several, and the packages that its plug-ins may come from."""
+    """Add the folder of a run, or of `several`, and the packages that its plug-ins may come from."""
     help = "the run's folder; several are laid over each other" if several else "the run's folder"
     command.add_argument("run", type=Path, metavar="RUN", nargs="+" if several else None, help=help)
     add_trust(command)
@@ -78,13 +79,13 @@ def add_json(*commands: argparse.ArgumentParser) -> None:
 
 
 def show(value: Any, as_json: bool, text: Callable[[Any], str]) -> int:
-    """Print the value as JSON or in words; 0, the exit code of a command that did what was asked."""
+    """Print the value as JSON or text; return 0, the exit code of success."""
     terminal.result(json.dumps(value, indent=2) if as_json else text(value))
     return 0
 
 
 def whole(least: int) -> Callable[[str], int]:
-    """What reads an option's whole number of at least `least`."""
+    """Return a parser of an option's integer of at least `least`."""
 
     def read(text: str) -> int:
         if not text.isdecimal() or int(text) < least:
@@ -95,38 +96,38 @@ def whole(least: int) -> Callable[[str], int]:
 
 
 def port(text: str) -> int:
-    """What reads a port; 0 is any free one."""
+    """Parse a port; 0 means any free one."""
     if not text.isdecimal() or int(text) > 65535:
         raise argparse.ArgumentTypeError(f"found {text!r}; wanted a port, from 0 (any free one) to 65535")
     return int(text)
 
 
 def check_out(file: Path | None, begins: bytes) -> None:
-    """ValueError where no such file can be written: said before what is to be written is made.
+    """Raise ValueError, before any work, if the output file cannot be written.
 
-    A file that is there is written over where it begins as what is to be written does.
+    An existing file is overwritten only if it begins with `begins`, as the output does.
     """
     from qr_jax import run_files
 
     if not file:
         return
     if file.is_dir():
-        raise ValueError(f"{file} is a folder; give --out the name of a file, which may be new")
+        raise UserError(f"{file} is a folder; give --out the name of a file, which may be new")
     if not file.parent.is_dir():
-        raise ValueError(f"there is no folder {file.parent} to write {file.name} into; make it first")
+        raise UserError(f"there is no folder {file.parent} to write {file.name} into; make it first")
     if file.is_symlink() and (file.is_file() or not file.exists()):
-        raise ValueError(f"{file} is a link to {file.readlink()}; give --out the name of a file of its own")
+        raise UserError(f"{file} is a link to {file.readlink()}; give --out the name of a file of its own")
     if file.exists() and not file.is_file():
-        raise ValueError(f"{file} is a pipe or a device; give --out the name of a file, which may be new")
+        raise UserError(f"{file} is a pipe or a device; give --out the name of a file, which may be new")
     if file.is_file():
         with file.open("rb") as there:
             if there.read(len(begins)) not in (begins, b""):
-                raise ValueError(f"{file} is there and is no earlier one of this command's; give --out another name")
+                raise UserError(f"{file} is there and is no earlier one of this command's; give --out another name")
     run_files.check_writable(file.parent, "--out")
 
 
 def add_process_options(command: argparse.ArgumentParser) -> None:
-    """Where a run goes over several processes and no TPU pod's environment says so."""
+    """Add options for a run over several processes without a TPU pod's environment."""
     text = "process 0's address, for a run of several processes; a TPU pod's environment says all three by itself"
     command.add_argument("--coordinator", metavar="HOST:PORT", help=text)
     command.add_argument("--processes", type=whole(1), metavar="N", help="how many processes the run has")
@@ -134,9 +135,9 @@ def add_process_options(command: argparse.ArgumentParser) -> None:
 
 
 def resolve(arguments: argparse.Namespace, stage: str = "") -> tuple[Any, Path, tuple[str, ...] | None]:
-    """The checked config, the folder of the run or its `stage`, and the packages whose plug-ins it may use.
+    """Return the checked config, the folder of the run or its `stage`, and the allowed plug-in packages (None: all).
 
-    What a config.json asks for must be allowed. None stands for all packages.
+    A config.json must be allowed what it asks for.
     """
     from qr_jax import config as configs
 
@@ -158,7 +159,7 @@ def resolve(arguments: argparse.Namespace, stage: str = "") -> tuple[Any, Path, 
 
 
 def open_run(arguments: argparse.Namespace) -> tuple[str, ...] | None:
-    """Check a run's config before a device is touched, and let the CPU show its devices; the allowed packages."""
+    """Check a run's config before a device is touched, emulate its devices on CPU, and return the allowed packages."""
     from qr_jax import run_files
 
     run_files.check_there(arguments.run)
@@ -172,7 +173,7 @@ def open_run(arguments: argparse.Namespace) -> tuple[str, ...] | None:
 
 
 def open_weights(arguments: argparse.Namespace) -> None:
-    """Let the CPU show a run's devices. Its weights alone are to be read."""
+    """Emulate a run's devices on CPU, for a command that reads its weights alone."""
     from qr_jax import run_files
 
     run_files.check_there(arguments.run)
@@ -183,8 +184,9 @@ def open_weights(arguments: argparse.Namespace) -> None:
 
 
 def admit_weights(arguments: argparse.Namespace, run: Path) -> None:
-    """ValueError where a run's weights would come from a bucket that the user neither made nor allowed, or go on more
-    emulated devices than a stranger's config may ask for.
+    """Raise ValueError if a run's weights need a bucket or emulated devices that are not allowed.
+
+    The bucket must be one that the user made or allowed; a stranger's config may ask for a limited number of devices.
     """
     from dataclasses import replace
 
@@ -201,16 +203,16 @@ def admit_weights(arguments: argparse.Namespace, run: Path) -> None:
 
 
 def replayed_packages(arguments: argparse.Namespace, run: Path) -> tuple[str, ...] | None:
-    """The packages whose plug-ins may be used for what a report or an export plays of a run; None for all."""
+    """Return the packages whose plug-ins a report or export may use to replay a run; None for all."""
     from qr_jax import runs, trust
 
     return None if arguments.trust or trust.known(runs.load(run)) else tuple(arguments.allow_plugins)
 
 
 def start(config: Any, arguments: argparse.Namespace | None = None) -> AbstractContextManager:
-    """What must be said to jax before it starts: the devices, the other processes, where compiled programs are kept.
+    """Configure jax before it starts: devices, other processes, and the compilation cache.
 
-    What comes back watches the other processes while it is open. Without `arguments` this process is alone.
+    The returned context watches the other processes while it is open. Without `arguments` this process is alone.
     """
     from qr_jax import bucket
     from qr_jax.parallel import compile_cache, mesh
@@ -230,7 +232,7 @@ def start(config: Any, arguments: argparse.Namespace | None = None) -> AbstractC
 
 
 def is_first() -> bool:
-    """Whether this is the process that speaks; the others are silent but for errors."""
+    """Return True in the process that prints; the others print errors alone."""
     from qr_jax.processes import hosts
 
     return hosts.index() == 0

@@ -1,4 +1,4 @@
-"""The command that looks at a pod before there is one: `qr-jax plan`."""
+"""The command that plans a pod before it exists: `qr-jax plan`."""
 
 import argparse
 import math
@@ -12,7 +12,7 @@ JSON = "print JSON; of several topologies, by name; a program that was refused, 
 
 
 def add(command: Any) -> None:
-    """Its parser, as `cli.make_parser` adds those of the other commands."""
+    """Add this command's parser, as `cli.make_parser` adds those of the other commands."""
     text = "compile a config's programs for TPU slices that are not there: memory, collectives, time, cost; "
     text += "does it fit?"
     usage = "qr-jax plan CONFIG [setting=value ...] --topology NAME [--topology NAME ...] [options]"
@@ -28,7 +28,7 @@ def add(command: Any) -> None:
 
 
 def dollars(text: str) -> float:
-    """What reads an amount that is more than 0."""
+    """Parse a positive amount of dollars."""
     try:
         found = float(text)
     except ValueError:
@@ -39,7 +39,7 @@ def dollars(text: str) -> float:
 
 
 def _plan(arguments: argparse.Namespace) -> int:
-    """0 when the config fits every topology, 1 when it does not fit one."""
+    """Return 0 if the config fits every topology, else 1."""
     from qr_jax import checks
     from qr_jax.planning import plan
 

@@ -1,4 +1,4 @@
-"""The commands for retrieval over HTTP: serve a retriever, and check a server."""
+"""Commands for retrieval over HTTP: serve a retriever, and check a server."""
 
 import argparse
 import os
@@ -8,6 +8,7 @@ from typing import Any
 
 from qr_jax import terminal
 from qr_jax.commands.options import add_json, port, show, whole
+from qr_jax.errors import UserError
 from qr_jax.settings import Use
 
 PROTOCOLS = ("search_r1", "skyrl", "flashrag", "r1_searcher", "deepresearchgym")  # those of retrieval/protocols.py
@@ -15,7 +16,7 @@ SETTINGS = "of the retriever, as in k1=0.9, of=http of.url=URL, or parts=bm25,de
 
 
 def add(command: Any) -> None:
-    """Their parsers, as `cli.make_parser` adds those of the other commands."""
+    """Add these commands' parsers, as `cli.make_parser` adds those of the other commands."""
     text = "answer searches over HTTP (Search-R1's POST /retrieve, and others')"
     serve = command("serve-retriever", _serve, text, usage="qr-jax serve-retriever [setting=value ...] [options]")
     serve.set_defaults(takes_settings=True)
@@ -51,7 +52,7 @@ def add(command: Any) -> None:
 
 
 def limits_of(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Those of search_batcher.Limits that were given."""
+    """Return the fields of search_batcher.Limits that were given."""
     given = {
         "queries": arguments.max_queries, "query_chars": arguments.max_chars, "body_bytes": arguments.max_body,
         "k": arguments.max_k, "batch": arguments.batch, "search_s": arguments.search_s,
@@ -62,18 +63,18 @@ def limits_of(arguments: argparse.Namespace) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Chosen:
-    """Where a run's config would have it."""
+    """A config's part with the retriever, under the name that overrides use."""
 
     retriever: Use
 
 
 def chosen_retriever(name: str, typed: Sequence[str]) -> Use:
-    """The retriever of that name with its settings, typed as `train` takes them; `retriever.` before them may go."""
+    """Return the named retriever with settings typed as for `train`; their prefix `retriever.` is optional."""
     from qr_jax.overrides import override
 
     for word in typed:
         if word.startswith("--") and "=" not in word:
-            raise ValueError(f"there is no option {word}; a setting of the retriever is written NAME=VALUE")
+            raise UserError(f"there is no option {word}; a setting of the retriever is written NAME=VALUE")
     words = [word if word.startswith("retriever.") else f"retriever.{word}" for word in typed]
     return override(_Chosen(Use(name)), words).retriever
 
@@ -86,7 +87,7 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 
 def _opened(arguments: argparse.Namespace) -> tuple[str, Any, dict[str, Any]]:
-    """The retriever's name, and what serves it, with what."""
+    """Return the retriever's name, the function that serves it, and that function's arguments."""
     from qr_jax import plugins
     from qr_jax.checks import inside
 
@@ -114,9 +115,9 @@ def _opened(arguments: argparse.Namespace) -> tuple[str, Any, dict[str, Any]]:
 def _open(
     chosen: Use, files: Sequence[str] | None, access: bool, most: int
 ) -> tuple[Any, dict[str, Any], Any, list[int]]:
-    """The search, what the server says of it, its pages, and the characters of the `most` largest passages.
+    """Return the search, the server's description, its pages, and the characters of the `most` largest passages.
 
-    ValueError where retriever, corpus and flags disagree.
+    ValueError if retriever, corpus and flags disagree.
     """
     from qr_jax import plugins
     from qr_jax.queries import readers, stored
@@ -125,11 +126,11 @@ def _open(
     make = plugins.bind("retriever", chosen)
     corpus = plugins.signature("retriever", chosen.name).settings.get("corpus")
     if access and not files:
-        raise ValueError("--access gives passages of a corpus: name its files with --corpus")
+        raise UserError("--access gives passages of a corpus: name its files with --corpus")
     if files and not plugins.wants_corpus(chosen):
-        raise ValueError(f"the retriever {chosen.name!r} has passages of its own: leave --corpus out")
+        raise UserError(f"the retriever {chosen.name!r} has passages of its own: leave --corpus out")
     if not files and corpus is not None and corpus.required:
-        raise ValueError(f"the retriever {chosen.name!r} searches a corpus: name its files with --corpus")
+        raise UserError(f"the retriever {chosen.name!r} searches a corpus: name its files with --corpus")
     if not files:
         return make(), {"retriever": chosen.name}, None, []
     passages = readers.read_passages(",".join(files))

@@ -1,4 +1,4 @@
-"""The commands that open runs' folders: list them, ask an agent, export its model, pack what a bug report needs."""
+"""Commands that open runs' folders: list them, ask an agent, export its model, pack a bug report."""
 
 import argparse
 import contextlib
@@ -9,15 +9,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from qr_jax import mistakes, terminal
+from qr_jax import terminal
 from qr_jax.commands import options
 from qr_jax.commands.asked import add_asked, asked
+from qr_jax.errors import UserError
 
 LEAVES = ("exit", "quit")  # what ends `chat`, as Ctrl-D does
 
 
 def add(command: Any) -> None:
-    """Their parsers, as `cli.make_parser` adds those of the other commands."""
+    """Add these commands' parsers, as `cli.make_parser` adds those of the other commands."""
     listing = command("runs", _runs, "the runs in a folder: how far each is, and its last accuracy")
     listing.add_argument("folder", nargs="?", type=Path, default=Path("runs"), metavar="FOLDER", help="(runs)")
     options.add_json(listing)
@@ -54,12 +55,12 @@ def _runs(arguments: argparse.Namespace) -> int:
 
 def _ask(arguments: argparse.Namespace) -> int:
     if arguments.question is None and not os.path.isdir(arguments.run):
-        raise ValueError(
+        raise UserError(
             f"no run is named to ask {str(arguments.run)!r}: qr-jax ask RUN QUESTION; `qr-jax runs` lists them"
         )
     question = arguments.question or ""
     if not question.strip():
-        raise ValueError("the question is empty; give one in quotes, behind the run")
+        raise UserError("the question is empty; give one in quotes, behind the run")
     answerer = _opened(arguments)
     _answer(answerer, question, arguments.json)
     return 0
@@ -75,7 +76,7 @@ def _chat(arguments: argparse.Namespace) -> int:
         try:
             _answer(answerer, question.strip(), arguments.json)
         except ValueError as error:  # of this question alone, one that is too long for the context, say
-            if not mistakes.is_of_asking(error):
+            if not isinstance(error, UserError):
                 raise
             terminal.say(f"error: {error}")
     if question is None:
@@ -92,7 +93,7 @@ def _opened(arguments: argparse.Namespace) -> Any:
 
 
 def _answer(answerer: Any, question: str, as_json: bool) -> None:
-    """Print the agent's searches and answer; first, what it cannot read of the question."""
+    """Print the agent's searches and answer, and before them the words that its vocabulary lacks."""
     from qr_jax import evaluate
 
     if unknown := answerer.unknown_words(question):
@@ -104,7 +105,7 @@ def _answer(answerer: Any, question: str, as_json: bool) -> None:
 
 
 def _typed_lines() -> Iterator[str]:
-    """The lines of a pipe, or what is typed at a prompt, until the end (Ctrl-D)."""
+    """Yield the lines of a pipe, or those typed at a prompt, until the end (Ctrl-D)."""
     if not sys.stdin.isatty():
         yield from sys.stdin
         return
@@ -116,7 +117,7 @@ def _typed_lines() -> Iterator[str]:
 
 
 def _episode_json(episode: Any) -> dict[str, Any]:
-    """What `ask --json` prints: question, answer, how it ended, and each turn with the ids of the passages found."""
+    """Return the JSON of `ask --json`: question, answer, stop reason, and each turn with its passages' ids."""
     turns = []
     for turn in episode.turns:
         passages = [passage.id for found in turn.passages for passage in found]
@@ -127,7 +128,7 @@ def _episode_json(episode: Any) -> dict[str, Any]:
 
 def _export(arguments: argparse.Namespace) -> int:
     if arguments.hf.exists() and not arguments.hf.is_dir():
-        raise ValueError(f"{arguments.hf} is a file; --hf wants a new folder")
+        raise UserError(f"{arguments.hf} is a file; --hf wants a new folder")
     from qr_jax import run_files
 
     run_files.check_writable(arguments.hf, "--hf")

@@ -1,4 +1,4 @@
-"""The commands that look at which queries are drawn: rules simulated, a run probed, its report and its page."""
+"""Commands that study which queries are drawn: simulate rules, probe a run, and show its report and page."""
 
 import argparse
 import json
@@ -20,10 +20,11 @@ from qr_jax.commands.options import (
     show,
     whole,
 )
+from qr_jax.errors import UserError
 
 
 def add(command: Any) -> None:
-    """Their parsers, as `cli.make_parser` adds those of the other commands."""
+    """Add these commands' parsers, as `cli.make_parser` adds those of the other commands."""
     oracle = command("oracle", _oracle, "run recycling rules on queries of known pass rates, without a model")
     text = (
         "beta:A,B; uniform; improving:, drifting: or flipping:A,B[,SHIFT of the log-odds]; "
@@ -83,7 +84,7 @@ def _add_compare(command: Any) -> None:
 
 
 def _compare(arguments: argparse.Namespace) -> int:
-    """Exit code 1 when some run failed; what has finished is compared all the same."""
+    """Compare runs; return 1 if some run failed, after comparing those that finished."""
     from qr_jax import run_files
     from qr_jax.config import BUDGETS
     from qr_jax.evaluation import side_by_side
@@ -92,7 +93,7 @@ def _compare(arguments: argparse.Namespace) -> int:
 
     _speak(arguments)
     if arguments.overrides and any(map(os.path.isdir, arguments.what)):
-        raise ValueError(
+        raise UserError(
             f"{arguments.overrides[0]}: runs that are there are compared as they are; a config takes settings"
         )
     if any(side_by_side.is_suite(what) for what in arguments.what):
@@ -108,7 +109,7 @@ def _compare(arguments: argparse.Namespace) -> int:
             trusted = tuple(arguments.allow_plugins)
         failed, unit = [], arguments.budget
         if unit not in (None, *BUDGETS):
-            raise ValueError(f"--budget is {unit!r}; for given runs wanted {', '.join(BUDGETS)}")
+            raise UserError(f"--budget is {unit!r}; for given runs wanted {', '.join(BUDGETS)}")
     else:
         folders, failed, unit, trusted = _study(arguments)
     if not folders:
@@ -126,7 +127,7 @@ def _compare(arguments: argparse.Namespace) -> int:
 
 
 def _speak(arguments: argparse.Namespace) -> None:
-    """What goes on is on stdout too, where that is not for JSON alone."""
+    """Send progress to stdout, unless stdout is for JSON alone."""
     terminal.speak("stderr" if arguments.json else "stdout")
 
 
@@ -135,14 +136,14 @@ def _compare_suites(arguments: argparse.Namespace) -> int:
 
     of_runs = [name for name in ("rules", "budget", "folder", "every", "questions") if getattr(arguments, name)]
     if of_runs:
-        raise ValueError(f"--{', --'.join(of_runs)} cannot be given with scores of a suite, which are made already")
+        raise UserError(f"--{', --'.join(of_runs)} cannot be given with scores of a suite, which are made already")
     with reading("one of these folders"):
         found = side_by_side.paired_scores([Path(what) for what in arguments.what])
     return show(found, arguments.json, side_by_side.format_table)
 
 
 def _study(arguments: argparse.Namespace) -> tuple[list[Path], list[Any], str, Any]:
-    """Make the runs of a config: the finished folders, the failed jobs, the budget's unit and the packages allowed."""
+    """Make the runs of a config; return finished folders, failed jobs, the budget's unit and the allowed packages."""
     from qr_jax import run_files
     from qr_jax.studies import study
 
@@ -150,12 +151,10 @@ def _study(arguments: argparse.Namespace) -> tuple[list[Path], list[Any], str, A
         for what in arguments.what:
             if not os.path.isfile(what):
                 run_files.check_there(Path(what))
-        raise ValueError(
-            f"one config is compared by its rules, or several runs: {arguments.what[0]} is no run's folder"
-        )
+        raise UserError(f"one config is compared by its rules, or several runs: {arguments.what[0]} is no run's folder")
     lacks = [name for name in ("rules", "budget", "folder") if not getattr(arguments, name)]
     if lacks:
-        raise ValueError(f"a config is compared with --{' and --'.join(lacks)} too, or give the folders of runs")
+        raise UserError(f"a config is compared with --{' and --'.join(lacks)} too, or give the folders of runs")
     (path,), typed = arguments.what, list(arguments.overrides)
     typed += [f"evaluation.{name}={value}" for name in ("every", "questions") if (value := getattr(arguments, name))]
     config, trusted = load(arguments, path, typed)
@@ -195,7 +194,7 @@ def _report(arguments: argparse.Namespace) -> int:
 
     check_out(arguments.file, b"<!doctype html")
     if arguments.beside and len(arguments.run) > 1:
-        raise ValueError(f"--beside {arguments.beside} was given with {len(arguments.run)} runs; give one run")
+        raise UserError(f"--beside {arguments.beside} was given with {len(arguments.run)} runs; give one run")
     _check_runs(arguments)
     if not arguments.file:
         run_files.check_writable(Path(arguments.run[0]), "--out")
@@ -234,7 +233,7 @@ def _named(arguments: argparse.Namespace) -> str:
 
 
 def _null(arguments: argparse.Namespace) -> Any:
-    """The null control of a run, or why there is none, which is said on stderr too."""
+    """Return the null control of a run, or the reason why there is none, which is printed to stderr too."""
     from qr_jax import runs
     from qr_jax.report.charts import RATE_BINS
     from qr_jax.studies.null_control import null_or_reason

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qr_jax import mistakes, terminal
+from qr_jax import interrupts, terminal
 from qr_jax.commands.options import show, whole
 from qr_jax.settings import Use
 from qr_jax.synth.card import PAPER_DOCUMENTS, PAPER_MIX
@@ -14,7 +14,7 @@ KEY_HELP = "its key: QR_JAX_TEACHER_KEY (OpenAI's own: OPENAI_API_KEY too)"
 
 
 def add(command: Any) -> None:
-    """Its parser, as `cli.make_parser` adds those of the other commands."""
+    """Add this command's parser, as `cli.make_parser` adds those of the other commands."""
     text = "make questions and search trajectories from a corpus, with a language model or with templates"
     synth = command("synth", _synth, text)
     synth.add_argument(
@@ -64,14 +64,14 @@ def add(command: Any) -> None:
 
 @dataclass(frozen=True)
 class _Chosen:
-    """Where a run's config would have them."""
+    """A config's part with retriever and environment, under the names that overrides use."""
 
     retriever: Use
     env: Use
 
 
 def _synth(arguments: argparse.Namespace) -> int:
-    """1 where less was made than asked for, or the work ended early."""
+    """Make questions and trajectories; return 1 if there are fewer than asked for, or the work ended early."""
     from qr_jax.overrides import override
     from qr_jax.run_files import check_writable
     from qr_jax.synth import card, run
@@ -104,7 +104,7 @@ def _synth(arguments: argparse.Namespace) -> int:
     )
     given = {name: getattr(arguments, name) for name in (*names, "against")}
     asked = run.Asked(**given, env=chosen.env, retriever=chosen.retriever, bounds=bounds)
-    with mistakes.hearing_sigterm():
+    with interrupts.hearing_sigterm():
         found = run.run(asked, terminal.say)
     show(found, arguments.json, card.told)
     files = f"data.train={arguments.out}/questions.jsonl data.traces={arguments.out}/traces.jsonl"

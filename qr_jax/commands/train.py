@@ -1,4 +1,4 @@
-"""The commands that train: `train`, the quickstart, and a cold start alone."""
+"""Commands that train: `train`, the quickstart, and a cold start alone."""
 
 import argparse
 import contextlib
@@ -9,6 +9,7 @@ from typing import Any
 
 from qr_jax import terminal
 from qr_jax.commands import options
+from qr_jax.errors import UserError
 
 QUICKSTART = "configs/quickstart.py"  # of the package where there is no checkout
 GOES_ON = "or the folder of a config.json (which goes on there)"
@@ -21,7 +22,7 @@ LOGS = (".log", ".out", ".err")  # a shell's, of what the command prints
 
 
 def add(command: Any) -> None:
-    """Their parsers, as `cli.make_parser` adds those of the other commands."""
+    """Add these commands' parsers, as `cli.make_parser` adds those of the other commands."""
     for name, run, about, folder in (
         ("quickstart", _train, f"train by {QUICKSTART}: a small model learns to search, in minutes", RUN_HELP),
         ("train", _train, "train by a config: cold start, then GRPO with a recycling pool", RUN_HELP),
@@ -57,7 +58,7 @@ def _sft(arguments: argparse.Namespace) -> int:
 
 
 def _refuse_folder(folder: Path) -> None:
-    """ValueError where no run can be written, and for a folder of other things: a run's files are no part of them."""
+    """Raise ValueError for a folder that cannot be written, or that holds other things than a run."""
     from qr_jax import config as configs
     from qr_jax import run_files
     from qr_jax.settings import few
@@ -67,7 +68,7 @@ def _refuse_folder(folder: Path) -> None:
         return
     there = sorted(folder.iterdir()) if os.path.isdir(folder) else []
     if others := [path.name for path in there if not (path.match(".*") or path.suffix in LOGS or path.name in BEGUN)]:
-        raise ValueError(
+        raise UserError(
             f"{folder} is no run, and holds {few(others, 3)}; give --run a new folder, as in {folder / 'run'}"
         )
 
@@ -81,7 +82,7 @@ def _set_aside(config: Any, folder: Path) -> None:
 
 
 def _check_parts(config: Any, packages: tuple[str, ...] | None) -> None:
-    """ValueError for a plug-in of the user's own that cannot be imported, or a name that no model has."""
+    """Raise ValueError for a user's plug-in that cannot be imported, or a model name that does not exist."""
     from qr_jax import checks, plugins
     from qr_jax.config import chosen_plugins
     from qr_jax.models import families
@@ -96,7 +97,7 @@ def _check_parts(config: Any, packages: tuple[str, ...] | None) -> None:
 
 
 def _checked(config: Any) -> str:
-    """What of a run was found right; ValueError for a file of questions or traces that it would refuse."""
+    """Check a run's questions and traces and return a summary; ValueError for a file that training would refuse."""
     from qr_jax.queries import official
 
     names = (config.data.train, config.data.eval)

@@ -54,13 +54,13 @@ def ada_search(
 
 
 def expert_turn(thought: str, queries: Sequence[str] = (), answer: str | None = None) -> str:
-    """What an expert writes in one turn: a thought, if there is one, a decision, and its first query or the answer."""
+    """Write an expert's turn: a thought, if there is one, a decision, and its first query or the answer."""
     decision = f"<decision> {'search' if answer is None else 'answer'} </decision> "
     return (f"<think> {thought} </think>\n" if thought else "") + decision + plain.expert_turn("", queries, answer)
 
 
 def _without_decision(turn: Turn) -> Turn:
-    """The turn's act alone; no act where the turn does not decide for it first."""
+    """Return the turn's act alone; no act if the turn does not decide for it first."""
     blocks, _ = dialect.read(turn.text, TAGS)
     decision, act = (*blocks, None, None)[:2]
     keeps = decision and act and decision.name == "decision" and decision.text.strip() == act.name

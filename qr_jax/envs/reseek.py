@@ -47,12 +47,12 @@ def reseek(
 
 
 def expert_turn(thought: str, queries: Sequence[str] = (), answer: str | None = None) -> str:
-    """What an expert writes in one turn: a thought, if there is one, a verdict, and its first query or the answer."""
+    """Write an expert's turn: a thought, if there is one, a verdict, and its first query or the answer."""
     verdict = f"<judge> {'no' if answer is None else 'yes'} </judge> "
     return (f"<think> {thought} </think>\n" if thought else "") + verdict + plain.expert_turn("", queries, answer)
 
 
 def _act(turn: Turn) -> Turn:
-    """The turn's first search or answer alone; nothing where there is none."""
+    """Return the turn's first search or answer alone; nothing if there is none."""
     acts = [block for block in dialect.read(turn.text, TAGS)[0] if block.name in plain.ACTS]
     return replace(turn, text=f"<{acts[0].name}>{acts[0].text}</{acts[0].name}>" if acts else "")

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from qr_jax import dialect
+from qr_jax.errors import UserError
 from qr_jax.records import Query, Say, Search, Stop, Turn
 
 STOP = ("</search>", "</answer>")
@@ -67,13 +68,13 @@ def search_r1(
 
 
 def expert_turn(thought: str, queries: Sequence[str] = (), answer: str | None = None) -> str:
-    """What an expert writes in one turn: a thought, if there is one, and its first query or the answer."""
+    """Write an expert's turn: a thought, if there is one, and its first query or the answer."""
     act = f"<search> {queries[0]} </search>" if answer is None else f"<answer> {answer} </answer>"
     return (f"<think> {thought} </think>\n" if thought else "") + act
 
 
 def _action(text: str) -> dialect.Block | None:
-    """The search or answer that decides a model's turn, its text with single blanks; None where there is none."""
+    """Return the search or answer that decides a model's turn, its text with single blanks; None if there is none."""
     acts = [block for block in dialect.read(text)[0] if block.name in ("search", "answer")]
     if not acts:
         return None
@@ -84,7 +85,7 @@ def _action(text: str) -> dialect.Block | None:
 def _question(query: Query, prompt: str | None, think: bool) -> str:
     template = PROMPT.replace("{think}", THINK if think else "") if prompt is None else prompt
     if "{question}" not in template:
-        raise ValueError(f"the prompt of search_r1 has no {{question}} to put the question in: {template!r}")
+        raise UserError(f"the prompt of search_r1 has no {{question}} to put the question in: {template!r}")
     return dialect.fill(template, {"question": dialect.neutralise(query.question.strip())})
 
 

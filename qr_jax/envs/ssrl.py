@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from qr_jax import dialect
+from qr_jax.errors import UserError
 from qr_jax.records import Query, Say, Stop, Turn
 
 TAGS = ("information",)  # here the model's own
@@ -28,7 +29,7 @@ def ssrl(
     the whole episode. Searches are counted by no budget, for none is made.
     """
     if "{question}" not in prompt:
-        raise ValueError(f"the prompt of ssrl has no {{question}} to put the question in: {prompt!r}")
+        raise UserError(f"the prompt of ssrl has no {{question}} to put the question in: {prompt!r}")
     if not turns:
         return Say(dialect.fill(prompt, {"question": dialect.neutralise(query.question.strip())}), "user", STOP)
     given = [block.text for block in dialect.read(turns[-1].text, TAGS)[0] if block.name == "answer"]

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from qr_jax import dialect
+from qr_jax.errors import UserError
+from qr_jax.loose_json import as_json
 from qr_jax.records import Query, Say, Search, Stop, Turn
 
 PARALLEL = 3  # searches of one tool call (the paper's agent)
@@ -27,7 +29,8 @@ STOP = ("</answer>",)  # a turn of calls ends where the model ends its message: 
 CALL_CHARACTERS = 4096  # of one call's JSON; a longer one is not read
 QUERY_CHARACTERS = 1000
 # The names of what is asked: queries, and, beside a tool's name, the arguments that hold them.
-QUERIES, ARGUMENTS = ("query", "queries"), ("arguments", "parameters", "args", "input")
+QUERIES, ARGUMENTS = ("query", "queries", "query_list", "q"), ("arguments", "parameters", "args", "input")
+NAME = re.compile(r"(functions\.)?search(:\d+)?", re.IGNORECASE)  # OpenAI's and Kimi's numbered calls
 
 PROMPT = (
     "Answer the question below. Look up what you do not know with the search tool, as often as you need; one turn may "
@@ -71,12 +74,14 @@ def tool_call(
     message. Its system prompt is not repeated here: give it as `prompt`. It shows cleaned text of documents: without
     "(Title: {title})", `passage` does.
 
-    The calls of other agents are read too: `"query"` or `"queries"`, a text, a number, or a list of them or of
-    objects, which may be JSON in a text (empty ones are dropped); `"parameters"`, `"args"` or `"input"` for
-    `"arguments"`; the arguments alone; `"tool_calls"` and `"function"` (OpenAI's); several calls, or a list of them, in
-    one tag, behind words or in a fence; line breaks inside a text; a comma behind the last item, a brace too many; a
-    last tag never closed; a turn that is a call and nothing else, without the tag (Llama 3.1's), behind
-    `<|python_tag|>` or `[TOOL_CALLS]`, or in a fence. Two queries under two names are a guess, and not read.
+    The calls of other agents are read too: `"query"`, `"queries"`, `"query_list"` or `"q"`, a text, a number, or a list
+    of them or of objects, which may be JSON in a text (empty ones are dropped), also beside the name; `"parameters"`,
+    `"args"` or `"input"` for `"arguments"`, which may be the query itself; these alone; `functions.search`;
+    `"tool_calls"` and `"function"` (OpenAI's); several calls, or a list of them, in one tag, behind words or in a
+    fence; line breaks inside a text; Python's quotes, names without quotes, a comma behind the last item, a quote
+    escaped in vain (loose_json.py); a brace too many; a last tag never closed; a turn that is a call and nothing else,
+    without the tag (Llama 3.1's), behind `<|python_tag|>` or `[TOOL_CALLS]`, or in a fence.
+    Two queries under two names are a guess, and not read.
 
     `max_turns`, `max_invalid` and thoughts are as in search_r1; one tag out of place spoils the whole turn. Results
     are neutralised whole (dialect.py), so `results`, `passage` and `nothing` cannot show a tag of the dialect; the
@@ -110,14 +115,14 @@ def tool_call(
 
 
 def expert_turn(thought: str, queries: Sequence[str] = (), answer: str | None = None) -> str:
-    """What an expert writes in one turn: a thought as Qwen3's template has it, then one call or the answer."""
+    """Write an expert's turn: a thought as in Qwen3's template, then one call or the answer."""
     call = json.dumps({"name": "search", "arguments": {"queries": list(queries)}}, ensure_ascii=False)
     act = f"<tool_call>\n{call}\n</tool_call>" if answer is None else f"<answer> {answer} </answer>"
     return (f"<think>\n{thought}\n</think>\n\n" if thought else "") + act
 
 
 def _action(text: str) -> tuple[str | None, tuple[str, ...], int] | None:
-    """A turn's answer (None: it asks), its different queries, and the number of calls that could not be read."""
+    """Return a turn's answer (None: it searches), its different queries, and the number of unreadable calls."""
     blocks, whole = dialect.read(text)
     if not whole and (closed := dialect.read(f"{text}</tool_call>"))[1] and all(_calls(closed[0][-1].text)):
         blocks, whole = closed  # the turn ended with its last call
@@ -134,12 +139,11 @@ def _action(text: str) -> tuple[str | None, tuple[str, ...], int] | None:
 
 
 def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is not JSON")
+    raise UserError(f"{constant} is not JSON")
 
 
 # Not strict: a text may hold line breaks, and a number is read as it is written.
 DECODER = json.JSONDecoder(strict=False, parse_constant=_refuse, parse_int=str, parse_float=str)
-TEXT_OR_COMMA = re.compile(r'("(?:[^"\\]|\\.)*+")|,(?=\s*[]}])', re.DOTALL)  # a comma behind the last item
 BEFORE = re.compile(r"(?:\[TOOL_CALLS\]|[^\[{])*")  # of a tag's text: what stands before the first call
 AFTER = re.compile(r"}?\s*(?:```)?\s*")  # what may stand behind the last
 # A turn without tags: a call and nothing else, behind another agent's sign, or in a fence with words before it.
@@ -150,7 +154,7 @@ def _calls(text: str) -> list[tuple[str, ...]]:
     """Read the queries of each call in a text of JSON; () for what cannot be read. Never raises."""
     calls: list[Any] = []
     left = text if len(text) <= CALL_CHARACTERS else ""
-    left = TEXT_OR_COMMA.sub(r"\1", BEFORE.sub("", left, count=1))
+    left = as_json(BEFORE.sub("", left, count=1))
     try:
         while not AFTER.fullmatch(left):
             value, end = DECODER.raw_decode(left)
@@ -167,11 +171,12 @@ def _queries(call: Any) -> tuple[str, ...]:
     try:
         call = _decoded(call)
         call = _decoded(call.get("function")) if isinstance(call.get("function"), str | dict) else call
-        if not {*call} <= {*QUERIES}:  # else the arguments alone: there is no other tool
-            if str(call.get("name")).strip().lower() != "search":
-                return ()
-            call = _decoded(_only([call[name] for name in ARGUMENTS if call.get(name)]))
-        asked = tuple(" ".join(dialect.encodable(text).split()) for text in _texts(call))
+        is_named = {*call} <= {*QUERIES, *ARGUMENTS} or NAME.fullmatch(str(call.get("name")).strip())
+        if not is_named:  # the arguments alone need no name: there is no other tool
+            return ()
+        given = [_texts(_arguments(call[name])) for name in ARGUMENTS if call.get(name)]
+        given += [_texts(call)] if any(map(call.get, QUERIES)) else []
+        asked = tuple(" ".join(dialect.encodable(text).split()) for text in _only([texts for texts in given if texts]))
     except (ValueError, AttributeError, RecursionError):
         return ()
     return asked if all(len(query) <= QUERY_CHARACTERS for query in asked) else ()
@@ -188,18 +193,28 @@ def _texts(value: Any) -> list[str]:
         return [text for item in value for text in _texts(item)]
     if value is None or isinstance(value, str):
         return [value] if value and value.strip() else []
-    raise ValueError(f"{type(value).__name__} is no query")
+    raise UserError(f"{type(value).__name__} is no query")
+
+
+def _arguments(value: Any) -> Any:
+    """Return what JSON in a text stands for, or the text that is a query itself; ValueError for JSON that is broken."""
+    try:
+        return _decoded(value)
+    except ValueError:
+        if value.lstrip().startswith(("[", "{")):
+            raise
+        return value
 
 
 def _decoded(value: Any) -> Any:
     """Return what JSON in a text stands for; all else as it is. ValueError for a text that is not JSON."""
-    return DECODER.decode(value) if isinstance(value, str) else value
+    return DECODER.decode(as_json(value)) if isinstance(value, str) else value
 
 
 def _only(values: list[Any]) -> Any:
     """Return the one value that is given, however often; ValueError where there is none, or two."""
     if not values or any(value != values[0] for value in values):
-        raise ValueError(f"{len(values)} values; wanted one")
+        raise UserError(f"{len(values)} values; wanted one")
     return values[0]
 
 
@@ -218,7 +233,7 @@ def _schema(max_queries: int) -> Mapping[str, object]:
 
 def _question(query: Query, prompt: str, max_queries: int) -> str:
     if "{question}" not in prompt:
-        raise ValueError(f"the prompt of tool_call has no {{question}} to put the question in: {prompt!r}")
+        raise UserError(f"the prompt of tool_call has no {{question}} to put the question in: {prompt!r}")
     values = {"question": dialect.neutralise(query.question.strip()), "max_queries": max_queries}
     return dialect.fill(prompt, values)
 
@@ -236,6 +251,6 @@ def _observation(turn: Turn, results: str, passage: str, nothing: str) -> str:
 
 
 def _lines(text: str, ending: str) -> str:
-    """The text and, on a line of its own, what is said before the last turn."""
+    """Return the text and, on a line of its own, what is said before the last turn."""
     text = text.rstrip()
     return f"{text}\n{ending}" if text and ending else text or ending

@@ -1,9 +1,8 @@
-"""An agent answers a suite's questions: a row a question in a file that the same command goes on with, then the score.
+"""An agent answers a suite's questions: a row for each in a file, from which the same command resumes; then a score.
 
-The folder holds answers.jsonl, manifest.json (how they were asked, so that answers to another evaluation never join
-them) and score.json (every figure, with the manifest). Each answer has this user's seal: the folder may be somebody
-else's, whose answers would become this user's score.
-"""
+The folder holds answers.jsonl, manifest.json (how the questions were asked, so that answers of another evaluation never
+mix with these) and score.json (every figure, with the manifest). Each answer has this user's seal: the folder may be
+somebody else's, whose answers would become this user's score."""
 
 import itertools
 import json
@@ -16,6 +15,7 @@ from typing import Any, Literal
 
 from qr_jax import assemble, run_files, run_lock, terminal, trust
 from qr_jax.config import Config
+from qr_jax.errors import UserError
 from qr_jax.evaluation import manifest, subject, suite
 from qr_jax.evaluation.judge import Judge, of_rows
 from qr_jax.queries import readers
@@ -68,18 +68,19 @@ def answer(
     judge: tuple[str, str] | None = None,
     judge_leave_out: Sequence[str] = (),
     judge_tries: int = 1,
+    judge_temperature: float = 0.0,
+    judge_top_p: float = 1.0,
     allow_plugins: Sequence[str] | None = None,
     trusted: bool = False,
     say: Say = terminal.say,
 ) -> dict[str, Any]:
-    """The suite's score, with its manifest and the folder it was written to.
+    """Answer a suite and return its score, with its manifest and the folder that it was written to.
 
     The model is that of `run`'s checkpoint, or without a run the config's own. Answers go to `out`, or to a folder in
-    `place` that is named by the suite and the manifest. `judge` is an endpoint's URL and its model,
-    `judge_leave_out` what it is not sent (ChatEndpoint), `judge_tries` how often it is asked about an answer.
-    Answers that are there already count where this user's own
-    command wrote them, with `trusted` whoever did; others are set aside. ValueError where `out` holds answers of
-    another manifest, with all that differs.
+    `place` that is named by the suite and the manifest. `judge` is an endpoint's URL and its model, `judge_leave_out`
+    what it is not sent (ChatEndpoint), `judge_tries` how often it is asked about an answer. Existing answers count if
+    this user's own command wrote them, or, with `trusted`, whoever wrote them; others are set aside. ValueError if
+    `out` holds answers of another manifest, with all differences.
     """
     samples = settings.evaluation.samples if samples is None else samples
     searched = subject.wants_corpus(settings, allow_plugins)
@@ -112,7 +113,8 @@ def answer(
             rows += list(_answers(ask, folder, digest, waiting, searches, corpus_of, say))
             if text := assemble.unreadable(agent.tokenizer, [query for queries in asked.values() for query in queries]):
                 say(text)
-        return _write_score(folder, name, asked, rows, missing, about, judge, judge_leave_out, judge_tries)
+        how = {"tries": judge_tries, "temperature": judge_temperature, "top_p": judge_top_p}
+        return _write_score(folder, name, asked, rows, missing, about, judge, {"leave_out": judge_leave_out, **how})
 
 
 def _corpus(settings: Config, name: str, allow_plugins: Sequence[str] | None) -> subject.Corpus:
@@ -128,10 +130,10 @@ def _go_on(folder: Path, about: Mapping[str, Any]) -> None:
         if differ:
             other = f"another evaluation (the first is the folder's, the second asked for: {'; '.join(differ)})"
             todo = "name another folder with --out, or repeat that evaluation's settings"
-            raise ValueError(f"{folder} holds answers of {other}; {todo}")
+            raise UserError(f"{folder} holds answers of {other}; {todo}")
         return
     if (folder / FILE).exists():
-        raise ValueError(f"{folder} holds answers without a manifest; name another folder with --out")
+        raise UserError(f"{folder} holds answers without a manifest; name another folder with --out")
     folder.mkdir(parents=True, exist_ok=True)
     _write_json(file, about)
 
@@ -139,12 +141,12 @@ def _go_on(folder: Path, about: Mapping[str, Any]) -> None:
 def _manifest(file: Path) -> dict[str, Any]:
     found = None if run_files.wrong(file) else _parsed(file.read_bytes())
     if not isinstance(found, dict):
-        raise ValueError(f"{file} is no manifest of an evaluation; name another folder with --out, or take that away")
+        raise UserError(f"{file} is no manifest of an evaluation; name another folder with --out, or take that away")
     return found
 
 
 def _parsed(text: bytes) -> Any:
-    """The JSON value; None for no JSON."""
+    """Parse JSON; None if it is none."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
@@ -158,16 +160,16 @@ def _write_json(file: Path, value: Mapping[str, Any]) -> None:
 
 
 def _found(folder: Path, digest: str, trusted_samples: int | None, say: Say) -> list[dict[str, Any]]:
-    """The folder's answers to the manifest of that digest which this user sealed: its file then holds these alone.
+    """Return the folder's answers to this manifest that this user sealed; afterwards its file holds only these.
 
-    With `trusted_samples` every answer of so many samples, sealed anew. What else is there is set aside; a last line
-    that a crash cut off is deleted.
+    With `trusted_samples`, take every answer with so many samples and seal it anew. The others are set aside; a last
+    line that a crash cut off is deleted.
     """
     file = folder / FILE
     if not file.exists():
         return []
     if what := run_files.wrong(file):
-        raise ValueError(f"{file} is {what}; name another folder with --out, or take that away")
+        raise UserError(f"{file} is {what}; name another folder with --out, or take that away")
     lines = [_parsed(line) for line in run_files.lines(file)]
     own = [trust.is_sealed(row, digest) for row in lines]
     rows = [row for row, ours in zip(lines, own, strict=True) if ours or _is_row(row, trusted_samples)]
@@ -188,7 +190,7 @@ def _found(folder: Path, digest: str, trusted_samples: int | None, say: Say) -> 
 
 
 def _is_row(row: Any, samples: int | None) -> bool:
-    """Whether it is an answer of so many samples, whoever gave it; of None there is no such answer."""
+    """Return True if the row is an answer with `samples` samples, whoever sealed it; never for `samples` None."""
     try:
         return samples is not None and len(conform("row", row, Row).samples) == samples
     except ValueError:
@@ -196,13 +198,13 @@ def _is_row(row: Any, samples: int | None) -> bool:
 
 
 def _line(row: Mapping[str, Any], digest: str) -> bytes:
-    """The row as a line of the file, with this user's seal on it and on what was asked."""
+    """Return the row as a line of the file, with this user's seal on it and on the manifest's digest."""
     text = json.dumps(trust.sealed(row, digest), ensure_ascii=False) + "\n"
     return text.encode("utf-8", "surrogatepass")
 
 
 class _Clock:
-    """An environment that notes when a question was opened and when its last move was made."""
+    """An environment that notes when each question was opened and when its last move was made."""
 
     def __init__(self, env: Callable):
         self.env, self.opened, self.moved = env, {}, {}
@@ -214,7 +216,7 @@ class _Clock:
 
 @dataclass(frozen=True)
 class _Asking:
-    """How one batch of questions is asked."""
+    """Settings, engine and parameters with which batches of questions are asked."""
 
     settings: Config
     engine: Any
@@ -223,7 +225,7 @@ class _Asking:
     samples: int
 
     def batch(self, set_name: str, queries: Sequence[Query], search: SearchFunction) -> list[dict[str, Any]]:
-        """A row for each question that has no fault. A sample depends on its question, not on the batch."""
+        """Return a row for each question without a fault. A sample depends on its question, not on the batch."""
         clock = _Clock(self.env)
         numbers = [int(readers.digest(query)[:8], 16) for query in queries]
         how: dict[str, Any] = {"search": search, "seed": self.settings.seed, "step": 0, "query_keys": numbers}
@@ -261,7 +263,7 @@ def _answers(
     corpus_of,
     say: Say,
 ) -> Iterator[dict[str, Any]]:
-    """The missing answers; a batch's rows are on the disk before they are yielded."""
+    """Yield the missing answers; a batch's rows are on the disk before they are yielded."""
     size = 2 * ask.settings.rollout.slots
     opened: dict[str, SearchFunction] = {}
     for set_name in sorted(waiting, key=corpus_of.__getitem__):  # one index at a time
@@ -290,15 +292,14 @@ def _write_score(
     missing,
     about: Mapping[str, Any],
     judge: tuple[str, str] | None,
-    leave_out,
-    tries,
+    how: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Score and write; without the judge first, so that its failure costs nothing."""
+    """Score and write, judged as `how` says; first without the judge, so that its failure costs nothing."""
     figures = suite.score(name, asked, rows, missing) | {"manifest": dict(about), "folder": str(folder)}
     _write_json(folder / "score.json", figures)
     if judge is None:
         return figures
-    endpoint = Judge(*judge, folder.parent / "verdicts.jsonl", sealed=True, leave_out=leave_out, tries=tries)
+    endpoint = Judge(*judge, folder.parent / "verdicts.jsonl", sealed=True, **how)
     said, verdict = of_rows(endpoint, rows, suite.RULES["exact_match"])
     figures |= suite.score(name, asked, rows, missing, verdict)
     figures |= {"judge": said, "manifest": {**about, "judge": endpoint.describe() if verdict else None}}

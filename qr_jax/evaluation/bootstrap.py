@@ -1,4 +1,4 @@
-"""How far a mean or a difference of means would move with other questions, or with other seeds."""
+"""Bootstraps and intervals: how far means, and their differences, would move with other questions or other seeds."""
 
 import numpy as np
 
@@ -8,10 +8,10 @@ WITHIN = 1.96  # standard errors on either side of a 95 % interval
 
 
 def half_width(error: float | None, questions: float | None) -> float:
-    """Of the 95 % interval of a score with that standard error over so many questions.
+    """Return half the 95 % interval of a score with this standard error over so many questions.
 
-    Where all score alike, as one alone does, the error says nothing; how far the interval then reaches to one side is
-    Wilson's. 0: not known.
+    If all questions score alike (error 0), or there is only one, it is the one-sided width of Wilson's interval. 0:
+    unknown.
     """
     if not (error or questions) or (error is None and questions != 1):
         return 0.0
@@ -19,18 +19,18 @@ def half_width(error: float | None, questions: float | None) -> float:
 
 
 def picks(count: int, resamples: int, *key: int) -> np.ndarray:
-    """int64 [resamples, count]: which of `count` questions each resample takes, a function of the key."""
+    """Return int64 [resamples, count]: the questions, of `count`, that each resample takes, a function of the key."""
     return (uniforms(resamples * count, *key) * count).astype(np.int64).reshape(resamples, count)
 
 
 def difference(own_SN: np.ndarray, base_SN: np.ndarray, *, paired: bool) -> dict[str, float | bool]:
     """Return the mean difference of two rules' scores, S seeds of N questions each, with a 95 % interval.
 
-    With several seeds (`seeds` True) it says how far both other seeds and other questions would move the mean:
-    half^2 = t^2 v_S + t'^2 v_N (Howe 1974), Student's t of the seeds and of the questions. v_S is the variance of the
-    seeds' means over S: of the differences by seed where the rules are `paired`, else Welch's sum, in which a rule of
-    one seed varies as the other one does. v_N is the variance of the questions' means over N, less what is noise of a
-    single answer and is in v_S already. With one seed each it is over questions alone. Never empty: see `half_width`.
+    With several seeds (`seeds` True) the interval covers both other seeds and other questions: half^2 = t^2 v_S + t'^2
+    v_N (Howe 1974), Student's t of the seeds and of the questions. v_S is the variance of the seeds' means over S: of
+    the differences by seed if the rules are `paired`, else Welch's sum, in which a rule of one seed is taken to vary as
+    the other one does. v_N is the variance of the questions' means over N, less the noise of single answers, which v_S
+    has already. With one seed each the interval is over questions alone. Never empty: see `half_width`.
     """
     from scipy.special import stdtrit
 
@@ -54,7 +54,7 @@ def difference(own_SN: np.ndarray, base_SN: np.ndarray, *, paired: bool) -> dict
 
 
 def _noise(score_SN: np.ndarray) -> float:
-    """Return the variance that the mean over seeds and questions has by single answers alone: their interaction's."""
+    """Return the variance of the mean over seeds and questions that is due to single answers: their interaction's."""
     seeds, count = score_SN.shape
     rest_SN = score_SN - score_SN.mean(0) - score_SN.mean(1, keepdims=True) + score_SN.mean()
     return float(np.square(rest_SN).sum()) / ((seeds - 1) * max(count - 1, 1) * seeds * count)

@@ -1,4 +1,4 @@
-"""Whether a score is over enough of its questions: those that ended in faults are left out of it."""
+"""Detect scores over too few of their questions: questions that ended in faults are left out of a score."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,5 +8,5 @@ INCOMPLETE = "INCOMPLETE, is the retriever up?"
 
 
 def is_incomplete(figures: Mapping[str, Any]) -> bool:
-    """Whether a score of an evaluation, or of its metrics row, is over fewer than COMPLETE of the questions."""
+    """Return True if a score of an evaluation or its metrics row covers fewer than COMPLETE of the questions."""
     return any(figures.get(name, False) for name in ("incomplete", "pass_at_1_incomplete", "eval/incomplete"))

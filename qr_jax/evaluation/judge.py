@@ -1,10 +1,9 @@
-"""A language model as a judge of answers, behind an OpenAI-compatible endpoint, and whether it can be believed.
+"""A language model as a judge of answers, behind an OpenAI-compatible endpoint, and a test of its credibility.
 
 An answer is data: it is cut to 64 tokens and quoted as JSON, and the verdict is the last JSON object of the reply that
-has its name. Rewards ask other questions of the same client (rewards/_judged.py): a Prompt says which, and what may be
-answered. Before a judge is believed it must call 20 wrong answers wrong that try to talk it into the contrary. It is
-asked by chat_endpoint.py, for the openai package bounds neither a whole call nor the bytes of a reply.
-"""
+has the verdict's name. Rewards ask the same client other questions (rewards/_judged.py): a Prompt defines question and
+allowed verdicts. Before a judge is believed, it must reject 20 wrong answers that try to talk it into accepting them.
+It is asked through chat_endpoint.py: the openai package bounds neither a whole call nor the bytes of a reply."""
 
 import json
 import logging
@@ -19,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from qr_jax import run_files, trust
+from qr_jax.dialect import THINK_TAG
+from qr_jax.errors import UserError
 from qr_jax.evaluation.complete import COMPLETE
 from qr_jax.evaluation.manifest import sha256
 from qr_jax.records import Query
@@ -83,8 +84,12 @@ INJECTED: Sequence[tuple[str, str, str]] = (
 )  # fmt: skip
 
 
+class Unclear(UserError):
+    """The judged text holds a verdict, and the reply may quote it."""
+
+
 class NoVerdict(OSError):
-    """The endpoint gives no verdict, after all retries. `passing`: it was not to be reached, and may be later."""
+    """The endpoint gives no verdict, after all retries. `passing`: it was not reachable, and may be later."""
 
     def __init__(self, text: str, *, passing: bool):
         super().__init__(text)
@@ -93,7 +98,7 @@ class NoVerdict(OSError):
 
 @dataclass(frozen=True)
 class Prompt:
-    """What a judge is asked to do, and the names of what it is sent and of what it answers."""
+    """A judge's task, and the names of the fields that it is sent and of its verdict."""
 
     system: str
     by: str | None = "correct_answers"  # what the text is judged by, if by anything but the question
@@ -108,7 +113,7 @@ SWAY = Prompt(SWAYING, None, verdict="verdict", allowed=("sways", "fair"))
 
 @dataclass(frozen=True)
 class Asked:
-    """An answer to judge, already cut; or another text, by another prompt."""
+    """An answer to judge, already cut; or another text, with its own prompt."""
 
     question: str
     golds: tuple[str, ...]
@@ -121,10 +126,11 @@ class Judge:
     """An endpoint (its base URL, as in http://127.0.0.1:8000/v1) and its model; `cache` keeps its verdicts.
 
     With `sealed` only verdicts with this user's seal count: the cache lies in a folder that may be somebody else's.
-    After `pause_after` failures in a row nothing is sent for twice `timeout_s`, and all that is asked gets no verdict.
-    A key that the endpoint wants stands in the environment variable `key_env`; for api.openai.com, and no other host,
-    OPENAI_API_KEY does too. `leave_out` is that of ChatEndpoint. Each answer is asked about `tries` times: where the
-    verdicts differ there is none, and the answer is counted in `disagreed`.
+    After `pause_after` failures in a row nothing is sent for twice `timeout_s`, and everything asked then gets no
+    verdict. The endpoint's key, if it wants one, is read from the environment variable `key_env`; for api.openai.com,
+    and no other host, from OPENAI_API_KEY too. `leave_out` is that of ChatEndpoint. Each answer is asked about `tries`
+    times: if the verdicts differ, or may be quotes of it, there is none, and the answer is counted in `disagreed`.
+    `temperature` and `top_p` are those of its replies; a `top_p` of 1, the whole distribution, is not sent.
     """
 
     url: str
@@ -138,6 +144,8 @@ class Judge:
     pause_after: int = NEVER
     leave_out: Sequence[str] = ()
     tries: int = 1
+    temperature: float = 0.0
+    top_p: float = 1.0
     sleep: Callable[[float], None] = time.sleep
     calls: int = 0
     cached: int = 0
@@ -148,6 +156,9 @@ class Judge:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self):
+        if self.temperature < 0 or not 0 < self.top_p <= 1:
+            found = f"temperature {self.temperature:g} and top_p {self.top_p:g}"
+            raise UserError(f"the judge has {found}; wanted a temperature of 0 or more and a top_p over 0, at most 1")
         once = Patience(
             self.timeout_s, self.timeout_s, 0, self.pause_after, 2 * self.timeout_s, response_bytes=LARGEST_BYTES
         )
@@ -155,20 +166,21 @@ class Judge:
             header = key_header(self.url, self.key_env)
             self._endpoint = ChatEndpoint(self.url, once, header, leave_out=self.leave_out, key_env=self.key_env)
         except ValueError as error:
-            raise ValueError(f"the judge: {error}") from error
+            raise UserError(f"the judge: {error}") from error
         self.url = self._endpoint.url
         self._crew = Crew(self.at_once)
         self.reread()
 
     def describe(self) -> dict[str, Any]:
-        """The judge's part of a manifest; a temperature that was not sent is the endpoint's own, so that is said."""
+        """Return the judge's part of a manifest; a temperature that was not sent is recorded as left out."""
         prompts = sha256(f"{PROMPT_VERSION} {SYSTEM} {SWAYING}")
         told = {"model": self.model, "prompt_sha256": prompts, "cut_tokens": CUT_TOKENS, "tries": self.tries}
+        told |= self._sampling()
         left_out = sorted(self._endpoint.leave_out)
         return told | ({"leave_out": left_out} if left_out else {})
 
     def judge(self, asked: Iterable[Asked]) -> dict[Asked, bool | str]:
-        """A verdict on each answer, from the cache if it is there. NoVerdict where the endpoint gives none."""
+        """Return a verdict on each answer, from the cache if it is there. NoVerdict if the endpoint gives none."""
         wanted = list(dict.fromkeys(asked))
         new = self.unknown(wanted)
         self.cached += len(wanted) - len(new)
@@ -182,7 +194,7 @@ class Judge:
         return self._kept(wanted)
 
     def tried(self, asked: Iterable[Asked]) -> dict[Asked, bool | str]:
-        """The verdicts of `judge`, without the answers on which the endpoint gives none; why is logged, once."""
+        """Return the verdicts of `judge` without the answers that get none; the reason is logged once."""
         wanted = list(dict.fromkeys(asked))
         new = self.unknown(wanted)
         self.cached += len(wanted) - len(new)
@@ -199,45 +211,52 @@ class Judge:
         return self._kept(wanted)
 
     def unknown(self, asked: Iterable[Asked]) -> list[Asked]:
-        """Those of the answers that the cache has no verdict on."""
+        """Return the answers on which the cache has no verdict."""
         wanted = list(asked)
         kept = self._kept(wanted)
         return [answer for answer in wanted if answer not in kept]
 
     def _kept(self, asked: Iterable[Asked]) -> dict[Asked, bool | str]:
-        """What the cache says of the answers, where it is one of the verdicts that may be given."""
+        """Return the cached verdicts on the answers, if they are among the allowed ones."""
         said = {answer: self._known.get(self._key(answer)) for answer in asked}
         return {answer: word for answer, word in said.items() if word is not None and is_allowed(word, answer.prompt)}
 
     def reread(self) -> None:
-        """Take in what others have added to the cache's file."""
+        """Read what other processes added to the cache's file."""
         with self._lock:
             if self.cache.exists() and (what := run_files.wrong(self.cache)):
-                raise ValueError(f"{self.cache} is {what}; take it away, or name another file of verdicts")
+                raise UserError(f"{self.cache} is {what}; take it away, or name another file of verdicts")
             if self.cache.exists() and self.cache.stat().st_size != self._size:
                 self._known |= _read_cache(self.cache, self.sealed)
                 self._size = self.cache.stat().st_size
 
     @property
     def verdicts(self) -> int:
-        """How many verdicts the cache holds."""
+        """Return the number of verdicts in the cache."""
         return len(self._known)
 
     def fooled(self, prompt: Prompt = CORRECT) -> list[str]:
-        """The injected wrong answers that get another verdict than the worst; the cache is not asked."""
+        """Return the injected wrong answers that get a better verdict than the worst; the cache is not used."""
         ours, theirs = (
             json.dumps({name: best}) for name, best in (("correct", True), (prompt.verdict, prompt.allowed[-1]))
         )
         probes = [
             Asked(question, (gold,), cut(answer.replace(ours, theirs)), prompt) for question, gold, answer in INJECTED
         ]
-        verdicts = self._crew.each(self._ask, probes)
-        return [answer.prediction for answer, said in zip(probes, verdicts, strict=True) if said != prompt.allowed[0]]
+        verdicts = self._crew.each(self._said, probes)
+        worst = {prompt.allowed[0]}
+        return [answer.prediction for answer, said in zip(probes, verdicts, strict=True) if said - worst]
+
+    def _sampling(self) -> dict[str, float]:
+        """Return the settings of sampling that are not the usual ones."""
+        given = {"temperature": (self.temperature, 0.0), "top_p": (self.top_p, 1.0)}
+        return {name: value for name, (value, usual) in given.items() if value != usual}
 
     def _key(self, answer: Asked) -> str:
         said = [answer.question, list(answer.golds), answer.prediction]
         parts = [*said, self.url, self.model, PROMPT_VERSION, sha256(answer.prompt.system)]
         parts += [self.tries] * (self.tries > 1)
+        parts += [sampling] if (sampling := self._sampling()) else []
         return sha256(json.dumps(parts, ensure_ascii=False))
 
     def _judge(self, answer: Asked) -> None:
@@ -255,12 +274,21 @@ class Judge:
             self._size += len(line)  # JSON is ASCII
 
     def _ask(self, answer: Asked) -> bool | str | None:
-        """The verdict that all tries agree on; None where they do not."""
-        said = {self._try(answer) for _ in range(self.tries)}
+        """Return the verdict that all tries agree on; None if they do not, or if one may quote the answer."""
+        said = self._said(answer)
         return said.pop() if len(said) == 1 else None
 
+    def _said(self, answer: Asked) -> set[bool | str]:
+        """Return the verdicts of all tries; none if a reply may quote the answer."""
+        try:
+            return {self._try(answer) for _ in range(self.tries)}
+        except NoVerdict as error:
+            if isinstance(error.__cause__, Unclear):
+                return set()
+            raise
+
     def _try(self, answer: Asked) -> bool | str:
-        """The endpoint's verdict, after retries with growing pauses; NoVerdict says why there is none."""
+        """Return the endpoint's verdict, after retries with growing pauses; NoVerdict says why there is none."""
         why: Exception | None = None
         for attempt in range(self.retries + 1):
             if attempt:
@@ -287,11 +315,12 @@ class Judge:
         messages = [{"role": "system", "content": prompt.system}, {"role": "user", "content": text}]
         with self._lock:
             self.calls += 1
-        return {"model": self.model, "messages": messages, "temperature": 0, "max_tokens": REPLY_TOKENS}
+        body = {"model": self.model, "messages": messages, "temperature": 0, "max_tokens": REPLY_TOKENS}
+        return body | self._sampling()
 
 
 def cut(answer: str, tokens: int = CUT_TOKENS) -> str:
-    """The answer's first tokens, with single blanks."""
+    """Return the answer's first tokens, with single blanks."""
     answer = " ".join(answer.split())
     ends = [match.end() for match in TOKEN.finditer(answer)]
     return answer if len(ends) <= tokens else answer[: ends[tokens - 1]]
@@ -300,11 +329,10 @@ def cut(answer: str, tokens: int = CUT_TOKENS) -> str:
 def verdict(response: Any, prompt: Prompt = CORRECT, judged: str = "") -> bool | str:
     """Return a chat completion's verdict: the last JSON object with the prompt's name, as in {"correct": true}.
 
-    A thought, a fence, prose and other names beside it do not matter, nor do Python's signs for JSON's, a verdict in
-    quotes, or an object around it. Where the `judged` text itself holds a verdict,
-    the reply may quote it: of a reply that is more than one object the worst verdict counts then, and none if it may be
-    the quote. ValueError for a reply without a verdict, for a name that stands twice in its object, and for a
-    completion of several choices, cut off, or refused.
+    Thoughts, code fences, prose, other names, the name in any case, Python's spelling of JSON's constants, a verdict in
+    quotes and an enclosing object are all accepted. If the `judged` text itself holds a verdict, a reply that is more
+    than one object may quote it: Unclear, whichever the verdict. ValueError for a reply without a verdict, for a name
+    that stands twice in its object, and for a completion of several choices, cut off, or refused.
     """
     try:
         (choice,) = response["choices"]
@@ -312,38 +340,40 @@ def verdict(response: Any, prompt: Prompt = CORRECT, judged: str = "") -> bool |
         refused, ended = message.get("refusal"), choice.get("finish_reason")
         content = refused or message_text(message["content"])
     except (LookupError, TypeError, AttributeError, ValueError) as error:
-        raise ValueError(f"no chat completion of one choice, but {redact(str(response))[:200]!r}") from error
+        raise UserError(f"no chat completion of one choice, but {redact(str(response))[:200]!r}") from error
     if refused or ended in CUT_OFF:
-        raise ValueError(f"the completion ended by {redact(str(refused or ended))[:100]!r}; wanted a whole one")
+        raise UserError(f"the completion ended by {redact(str(refused or ended))[:100]!r}; wanted a whole one")
     said, alone = _verdicts(content, prompt)
-    quoted = [] if alone else [word for words in _verdicts(judged, prompt)[0] for word in words]
-    if said and quoted and all(is_allowed(word, prompt) for words in said for word in words):
-        said = [[min((word for words in said for word in words), key=prompt.allowed.index)]]
-        quoted = [word for word in quoted if word != prompt.allowed[0]]  # a text that asks for the worst may have it
-    if said and len(said[-1]) == 1 and is_allowed(said[-1][0], prompt) and said[-1][0] not in quoted:
+    if said and not alone and _verdicts(THINK_TAG.sub("", judged), prompt)[0]:
+        raise Unclear(f"the reply {redact(str(content))[:100]!r} may quote the verdict in the answer itself")
+    if said and len(said[-1]) == 1 and is_allowed(said[-1][0], prompt):
         return said[-1][0]
     wanted = " or ".join(json.dumps({prompt.verdict: word}) for word in prompt.allowed)
-    raise ValueError(f"the verdict is {redact(str(content))[:100]!r}; wanted {wanted}")
+    raise UserError(f"the verdict is {redact(str(content))[:100]!r}; wanted {wanted}")
 
 
 def _verdicts(text: str, prompt: Prompt) -> tuple[list[list[Any]], bool]:
-    """Return what a text's JSON objects say under the verdict's name, those that have it; and if one is all of it.
+    """Return the values under the verdict's name in each JSON object of a text, and whether one object is all of it.
 
-    An object of which an inner one has the name is not all of a reply: it may hold a quote.
+    An object whose inner object has the name does not count as all of a reply: it may hold a quote.
     """
     try:
         found, alone = objects(text)
         said = [_words(pairs, prompt) for pairs in found]
     except (ValueError, RecursionError):  # a thought without an end; nested too deep
         return [], False
-    alone = alone and any(name == prompt.verdict and not _is_object(word) for name, word in found[0])
+    alone = alone and any(_is_verdict(name, prompt) and not _is_object(word) for name, word in found[0])
     return [words for words in said if words], alone
 
 
 def _words(pairs: list[tuple[str, Any]], prompt: Prompt) -> list[Any]:
-    """List what an object says under the verdict's name, or, where it says nothing, what the objects inside it do."""
-    words = [_meant(word, prompt) for name, word in pairs if name == prompt.verdict and not _is_object(word)]
+    """List an object's values under the verdict's name or, if it has none, those of the objects inside it."""
+    words = [_meant(word, prompt) for name, word in pairs if _is_verdict(name, prompt) and not _is_object(word)]
     return words or [word for _, inner in pairs if _is_object(inner) for word in _words(inner, prompt)]
+
+
+def _is_verdict(name: str, prompt: Prompt) -> bool:
+    return name.strip().lower() == prompt.verdict
 
 
 def _is_object(value: Any) -> bool:
@@ -351,18 +381,18 @@ def _is_object(value: Any) -> bool:
 
 
 def _meant(word: Any, prompt: Prompt) -> Any:
-    """Return the verdict that a text spells in whatever case ("True"); all else as it is."""
+    """Return the verdict that a text spells in any case ("True"); any other value as it is."""
     spelt = word.strip().lower() if isinstance(word, str) else None
     return next((allowed for allowed in prompt.allowed if str(allowed).lower() == spelt), word)
 
 
 def is_allowed(word: Any, prompt: Prompt) -> bool:
-    """Whether it is one of the prompt's verdicts: 1 is not true."""
+    """Return True if the word is one of the prompt's verdicts; 1 does not count as true."""
     return any(word == one and type(word) is type(one) for one in prompt.allowed)
 
 
 def _read_cache(path: Path, sealed: bool) -> dict[str, bool | str]:
-    """The verdicts of a cache's file, or those `sealed`; a line that a crash cut off is passed over, and ended."""
+    """Read the verdicts of a cache's file, or those `sealed`; skip and end a line that a crash cut off."""
     known = {}
     with path.open("ab+") as file:
         run_files.end_last_line(file.fileno())
@@ -377,15 +407,15 @@ def _read_cache(path: Path, sealed: bool) -> dict[str, bool | str]:
 
 
 def _sways(answer: Asked) -> Asked:
-    """The same answer, asked about by the second prompt, without the golds."""
+    """Return the same answer with the second prompt, without the golds."""
     return Asked(answer.question, (), answer.prediction, SWAY)
 
 
 def cost(asked: Mapping[str, Sequence[Query]], samples: int, tries: int = 1, at_once: int = 8) -> dict[str, float]:
-    """What judging a suite's answers may cost: the most requests, and the tokens and hours that they take, estimated.
+    """Estimate the cost of judging a suite's answers: the most requests, and their tokens and hours.
 
-    Every greedy and sampled answer is asked about, and once more if it is called correct; equal answers to a question
-    are asked about once, and what the cache knows is not asked, so that it mostly is less. A token is 4 characters.
+    Every greedy and sampled answer is asked about, and once more if it is called correct. Equal answers to a question
+    are asked about once, and cached verdicts are not asked for, so the cost is mostly lower. A token is 4 characters.
     """
     each = (1 + samples) * tries
     fixed = len(SYSTEM) + len(SWAYING) + 2 * (4 * CUT_TOKENS + 60)  # and the names of JSON
@@ -412,11 +442,12 @@ def format_cost(found: Mapping[str, float]) -> str:
 
 
 def of_rows(judge: Judge, rows: Sequence[Mapping[str, Any]], exact: Callable) -> tuple[dict[str, Any], Callable | None]:
-    """(what is said of the judge, its verdict on an answer) over all answers in a suite's rows.
+    """Judge all answers in a suite's rows; return a report on the judge, and a function from an answer to its verdict.
 
-    An answer that is called correct and tries to sway the judge (a second prompt) is wrong; an empty one is wrong,
-    unasked; None where tries disagree. Without any verdict, `refused` says why: the judge was fooled, gave none, or
-    disagreed with itself too often. The judge's agreement is counted with `exact`, the exact match.
+    An answer that is called correct and tries to sway the judge (a second prompt) is wrong; an empty one is wrong
+    without being asked about; None if tries disagree or may quote the answer. If there is no verdict at all, `refused`
+    says why: the judge was fooled, gave none, or disagreed with itself too often. Its agreement with `exact`, the exact
+    match, is counted.
     """
     given = [(row, said["answer"]) for row in rows for said in (row["greedy"], *row["samples"])]
     given = [(row, answer) for row, answer in given if answer and answer.strip()]
@@ -442,8 +473,11 @@ def of_rows(judge: Judge, rows: Sequence[Mapping[str, Any]], exact: Callable) ->
 
     said |= {"disagreed": judge.disagreed, "swayed": [*fair.values()].count("sways")}
     if judge.disagreed > (1 - COMPLETE) * max(1, len(verdicts)):
-        how = f"it disagrees with itself on {judge.disagreed} answers over {judge.tries} tries, and agrees on "
-        return said | {"refused": f"{how}{len(verdicts)}; wanted a model that keeps to its verdict"}, None
+        how = (
+            f"it disagrees with itself on {judge.disagreed} answers over {judge.tries} tries (or may quote them), and "
+        )
+        told = f"{how}agrees on {len(verdicts)}; wanted a model that keeps to its verdict"
+        return said | {"refused": told}, None
     words = [(right(row["question"], row["golds"], answer), bool(exact(answer, row["golds"]))) for row, answer in given]
     pairs = [(word, is_exact) for word, is_exact in words if word is not None]
     counts = {f"exact_{e}_judge_{j}": pairs.count((j, e)) for e in (True, False) for j in (True, False)}

@@ -1,4 +1,4 @@
-"""What a run keeps of its last evaluation: each question's greedy exact match, and the manifest of its measurement."""
+"""A run's evaluation.json: each question's greedy exact match, and the manifest of the measurement."""
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from qr_jax.config import Config
+from qr_jax.errors import UserError
 from qr_jax.evaluation.manifest import differences, manifest
 from qr_jax.records import Query
 from qr_jax.settings import few
@@ -21,7 +22,7 @@ def final(
     env: Callable,
     corpus_sha256: str | None,
 ) -> dict[str, Any]:
-    """What evaluation.json holds: the manifest, and each question's exact match, null where the answer is a fault.
+    """Return the content of evaluation.json: the manifest, and each question's exact match, null for a fault.
 
     `figures` is what `evaluate.measure` returns of `questions`, `corpus_sha256` of the passages (None: the retriever
     has its own). A greedy answer depends on no seed, so the manifest names none.
@@ -36,16 +37,16 @@ def final(
 
 
 def read(folder: str | Path) -> dict[str, Any]:
-    """A run's evaluation.json. ValueError where the run has none."""
+    """Read a run's evaluation.json. ValueError if the run has none."""
     path = Path(folder) / FILE
     if not path.is_file():
         todo = f"let `qr-jax train {Path(folder) / 'config.json'}` go on with it, which evaluates at its end"
-        raise ValueError(f"{folder} has no {FILE}, in which a finished run keeps each question's result; {todo}")
+        raise UserError(f"{folder} has no {FILE}, in which a finished run keeps each question's result; {todo}")
     return json.loads(path.read_text(encoding="utf-8"))
 
 
 def unlike(manifests: Iterable[tuple[str, Mapping[str, Any]]]) -> list[str]:
-    """A line for each (name, manifest) that differs from the first, with the first things that differ."""
+    """Return a line for each (name, manifest) that differs from the first, with the first differences."""
     (first, wanted), *others = manifests
     for name, other in others:
         if wanted.get("format") != other.get("format"):

@@ -1,4 +1,4 @@
-"""What a score was measured on and how: scores whose manifests differ are not set side by side."""
+"""Manifests of scores: on what and how each was measured. Scores with different manifests are not compared."""
 
 import hashlib
 import json
@@ -29,7 +29,7 @@ def manifest(
     retriever: str | None = None,
     judge: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The manifest of one score, as JSON holds it.
+    """Return the manifest of one score, as JSON holds it.
 
     `questions` are those of each set and `corpora` the SHA-256 of each set's passages (None: the retriever has its
     own); `split` says in words how the questions were chosen. `env` is the bound environment, whose opening text of a
@@ -53,19 +53,19 @@ def manifest(
 
 
 def sampling(settings: Config) -> dict[str, Any]:
-    """How the answers that an evaluation samples are decoded, as `Engine.run` takes it."""
+    """Return the sampling settings of an evaluation's sampled answers, as `Engine.run` takes them."""
     return {name: getattr(settings.evaluation, name) for name in GREEDY}
 
 
 def _without_places(value: Any) -> Any:
-    """A retriever's settings, and those of the retrievers inside it, but for where their files lie."""
+    """Return a retriever's settings, and those of inner retrievers, without the paths of their files."""
     if isinstance(value, Mapping):
         return {name: _without_places(part) for name, part in value.items() if name not in PLACES}
     return [_without_places(part) for part in value] if isinstance(value, list | tuple) else value
 
 
 def questions_sha256(queries: Sequence[Query]) -> str:
-    """SHA-256 of the questions in order, a line of JSON each: id, question, answers."""
+    """Return the SHA-256 of the questions in order, a line of JSON each: id, question, answers."""
     return sha256("\n".join(json.dumps([query.id, query.question, query.answers]) for query in queries))
 
 
@@ -74,7 +74,7 @@ def sha256(text: str) -> str:
 
 
 def differences(first: Mapping[str, Any], second: Mapping[str, Any], *, skip: Sequence[str] = SUBJECT) -> list[str]:
-    """ "name: this in the first, that in the second" of every part in which two manifests differ; [] where alike.
+    """Return "name: A in the first, B in the second" for every part in which two manifests differ.
 
     The parts named in `skip` may differ: by default what was measured. A part that only one manifest has differs.
     """

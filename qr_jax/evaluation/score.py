@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from qr_jax import answers
+from qr_jax.errors import UserError
 from qr_jax.queries import formats, parsing, readers
 from qr_jax.settings import few
 
@@ -23,17 +24,17 @@ def score(path: str | Path) -> dict[str, Any]:
     """
     files = readers.resolve(path)
     if len(files) != 1 or not files[0].is_file():
-        raise ValueError(f"{str(path)!r} is not one file; score takes one JSONL file of id, prediction and answers")
+        raise UserError(f"{str(path)!r} is not one file; score takes one JSONL file of id, prediction and answers")
     file = files[0]
     if file.suffix in readers.TABLE_ENDS:
         wanted = '{"id": "1", "prediction": "...", "answers": ["..."]}'
-        raise ValueError(f"{file.name} is a table; wanted JSON lines, an object a line: {wanted}")
+        raise UserError(f"{file.name} is a table; wanted JSON lines, an object a line: {wanted}")
     rows, bad, seen, hopeless = [], [], {}, []
     for number, row in readers.attempts(file):
         try:
             name, prediction, golds = _read(row)
             if name in seen:
-                raise ValueError(f"id {name!r} stands in line {seen[name]} too; ids must be unique")
+                raise UserError(f"id {name!r} stands in line {seen[name]} too; ids must be unique")
         except ValueError as error:
             bad.append(f"line {number}: {error}")
             continue
@@ -42,9 +43,9 @@ def score(path: str | Path) -> dict[str, Any]:
             hopeless.append(number)
         rows.append({"id": name} | {score: rule(prediction, golds) for score, rule in SCORES.items()})
     if bad:
-        raise ValueError(f"{file.name} has {len(bad)} bad rows: {few(bad, SHOWN, between='; ')}")
+        raise UserError(f"{file.name} has {len(bad)} bad rows: {few(bad, SHOWN, between='; ')}")
     if not rows:
-        raise ValueError(f"{file.name} has no rows; wanted JSONL rows of id, prediction and answers")
+        raise UserError(f"{file.name} has no rows; wanted JSONL rows of id, prediction and answers")
     if hopeless:
         log.warning("%s: nothing can match the answers of these lines, which score 0: %s", file.name, hopeless)
     means = {score: sum(row[score] for row in rows) / len(rows) for score in SCORES}
@@ -56,18 +57,18 @@ def _read(row: Mapping[str, Any] | ValueError) -> tuple[str, str | None, tuple[s
     if isinstance(row, ValueError):
         raise row
     if "prediction" not in row:
-        raise ValueError(parsing.missing("prediction", row, "no 'prediction'"))
+        raise UserError(parsing.missing("prediction", row, "no 'prediction'"))
     column = next((name for name in parsing.ANSWERS if name in row), None)
     if column is None:
-        raise ValueError(parsing.missing("answers", row, f"none of {', '.join(parsing.ANSWERS)}"))
+        raise UserError(parsing.missing("answers", row, f"none of {', '.join(parsing.ANSWERS)}"))
     prediction = row["prediction"]
     if prediction is not None and not isinstance(prediction, str):
-        raise ValueError(f"'prediction' must be a text or null, and is {formats.show(prediction)}")
+        raise UserError(f"'prediction' must be a text or null, and is {formats.show(prediction)}")
     golds = [row[column]] if isinstance(row[column], str) else row[column]
     if not isinstance(golds, list) or not golds or not all(isinstance(gold, str) for gold in golds):
         shown = formats.show(row[column])
-        raise ValueError(f"{column!r} must be a text or a list of one or more texts, and is {shown}")
-    return parsing.identity(row), prediction, (*golds, *parsing.also_answers(row))
+        raise UserError(f"{column!r} must be a text or a list of one or more texts, and is {shown}")
+    return parsing.identity(row), prediction, parsing.accepted(golds, row)
 
 
 def format_table(scored: Mapping[str, Any], *, rows: bool = False) -> str:

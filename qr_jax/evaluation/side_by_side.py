@@ -1,4 +1,4 @@
-"""Scores of a suite side by side: their manifests differ in the model alone; with paired differences from the first."""
+"""Compare a suite's scores whose manifests differ in the model alone, with paired differences from the first."""
 
 import json
 import os
@@ -10,6 +10,7 @@ import numpy as np
 
 from qr_jax import run_files
 from qr_jax.columns import aligned
+from qr_jax.errors import UserError
 from qr_jax.evaluation import suite
 from qr_jax.evaluation.bootstrap import picks
 from qr_jax.evaluation.last_evaluation import unlike
@@ -18,28 +19,28 @@ FILE = "score.json"
 
 
 def is_suite(folder: str | Path) -> bool:
-    """Whether `qr-jax eval --suite` has written a score there."""
+    """Return True if `qr-jax eval --suite` has written a score in the folder."""
     return os.path.isfile(os.path.join(folder, FILE))  # False too for a setting longer than a file's name may be
 
 
 def paired_scores(folders: Sequence[Path]) -> dict[str, Any]:
-    """Each folder's scores and their differences from the first folder's, for each set and for the macro average.
+    """Return each folder's scores and their differences from the first folder's, by set and for the macro average.
 
     `scores` are the folders' own; `differences` (None for the first) are paired: over the questions that all have
     answered, with 95 % bootstrap intervals over questions, each set by itself. A judge's scores have no difference.
-    ValueError where a folder has no score, is given twice, or differs from the first in its questions, passages,
+    ValueError if a folder has no score, is given twice, or differs from the first in its questions, passages,
     retriever, prompt, decoding or judge.
     """
     if len({folder.resolve() for folder in folders}) < len(folders) or len(folders) < 2:
-        raise ValueError(f"{len(folders)} folders were given; wanted two or more scores of a suite, each once")
+        raise UserError(f"{len(folders)} folders were given; wanted two or more scores of a suite, each once")
     lacks = [str(folder) for folder in folders if not is_suite(folder)]
     if lacks:
-        raise ValueError(f"{', '.join(lacks)} have no {FILE}: scores of a suite stand beside scores of a suite only")
+        raise UserError(f"{', '.join(lacks)} have no {FILE}: scores of a suite stand beside scores of a suite only")
     scored = [json.loads((folder / FILE).read_text(encoding="utf-8")) for folder in folders]
     names = [str(folder) for folder in folders]
     asked_how = [{"suite": score["suite"], **score["manifest"]} for score in scored]
     if differ := unlike(zip(names, asked_how, strict=True)):
-        raise ValueError(f"these were not asked alike and are not compared: {' | '.join(differ)}")
+        raise UserError(f"these were not asked alike and are not compared: {' | '.join(differ)}")
     rows = [_rows(folder) for folder in folders]
     sets, gaps, drawn = {}, [], []
     for number, name in enumerate(suite.sets(scored[0]["suite"])):
@@ -62,7 +63,7 @@ def paired_scores(folders: Sequence[Path]) -> dict[str, Any]:
 
 
 def _rows(folder: Path) -> dict[tuple[str, str], dict[str, Any]]:
-    """The answers by set and id; a last line that is being written is passed over."""
+    """Return the answers by set and id; a last line that is still being written is skipped."""
     rows = map(json.loads, run_files.lines(folder / "answers.jsonl"))
     return {(row["set"], row["id"]): row for row in rows}
 
@@ -70,7 +71,7 @@ def _rows(folder: Path) -> dict[tuple[str, str], dict[str, Any]]:
 def _differences(
     gaps: Sequence[Mapping[str, np.ndarray]], drawn: Sequence[Mapping[str, np.ndarray]]
 ) -> list[dict[str, Any] | None]:
-    """Each folder's mean difference over the sets, by score, with its interval; None for the first folder.
+    """Return each folder's mean difference over the sets, by score, with its interval; None for the first folder.
 
     A set's `gaps` are [folders, questions], its `drawn` means [folders, resamples].
     """
@@ -79,12 +80,12 @@ def _differences(
     for at in range(1, len(next(iter(gaps[0].values())))):
         means = {name: float(np.mean([by_score[name][at].mean() for by_score in gaps])) for name in gaps[0]}
         resampled = {name: np.mean([by_score[name][at] for by_score in drawn], axis=0) for name in means}
-        differences.append({name: suite.interval(mean, resampled[name], few) for name, mean in means.items()})
+        differences.append({name: suite.interval(mean, resampled[name], few, -1.0) for name, mean in means.items()})
     return differences
 
 
 def format_table(compared: Mapping[str, Any]) -> str:
-    """A line a set and score: each folder's, and behind it the difference from the first with its interval."""
+    """Format a line for each set and score: each folder's score, its difference from the first and the interval."""
     heads = ["", "score", *(f"({at})" for at in range(1, len(compared["folders"]) + 1))]
     rows = []
     for title, figures in (*compared["sets"].items(), ("macro average", compared["macro"])):

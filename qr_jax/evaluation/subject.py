@@ -1,4 +1,4 @@
-"""What an evaluation measures and over what: a model with its weights' hash, a search with its corpus's hash."""
+"""The subject of an evaluation: a model with its weights' hash, and a search with its corpus's hash."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -18,7 +18,7 @@ from qr_jax.retrieval import bm25_index
 
 
 def weights(run: str | Path, agent: assemble.Agent, mesh, step: int | None = None):
-    """The parameters of a run's last whole checkpoint, or that of `step`, laid over the mesh."""
+    """Return the parameters of a run's last complete checkpoint, or that of `step`, sharded over the mesh."""
     checkpoints, last = runs.last_checkpoint(run, step)
     checkpoint.check_same_model(checkpoints.host(last), agent.fingerprint)
     abstract = meshes.abstract(mesh, decoder.abstract(agent.cfg))
@@ -28,9 +28,10 @@ def weights(run: str | Path, agent: assemble.Agent, mesh, step: int | None = Non
 def open_model(
     settings: Config, run: str | Path | None, step: int | None = None, *, hashed: bool = True
 ) -> tuple[assemble.Agent, Any, dict[str, Any]]:
-    """Agent, parameters ready for rollouts, and what a manifest says of the model (not `hashed`: without its weights).
+    """Return the agent, parameters ready for rollouts, and the manifest's entry of the model.
 
-    The model is that of a run's checkpoint; without a run, the config's own.
+    The model is that of a run's checkpoint; without a run, the config's own. Without `hashed` the entry has no weights'
+    hash.
     """
     mesh, agent = meshes.make_mesh(settings.mesh), assemble.agent(settings)
     params = assemble.place(agent.weights(), mesh) if run is None else weights(run, agent, mesh, step)
@@ -38,11 +39,11 @@ def open_model(
     said |= {"tokenizer_sha256": agent.fingerprint["tokenizer_sha256"], "compute": settings.model.compute}
     said |= {"step": runs.last_checkpoint(run, step)[1] if run else None}
     layout = assemble.rollout_layout(settings, agent.cfg, mesh)
-    return agent, assemble.hand_over(params, agent.cfg, settings.model.compute, mesh, layout), said
+    return agent, assemble.to_rollout_params(params, agent.cfg, settings.model.compute, mesh, layout), said
 
 
 def weights_sha256(params: Any) -> str:
-    """SHA-256 over names, shapes and float32 values of the parameters: equal for a run and for what it exports."""
+    """Return the SHA-256 of the parameters' names, shapes and float32 values: equal for a run and its export."""
     total = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
         array = np.ascontiguousarray(np.asarray(leaf), np.float32)
@@ -53,7 +54,7 @@ def weights_sha256(params: Any) -> str:
 
 @dataclass(frozen=True)
 class Corpus:
-    """The passages to search; `sha256` is None where the retriever has passages of its own."""
+    """The passages to search; `sha256` is None if the retriever has passages of its own."""
 
     search: Callable[[], SearchFunction]
     sha256: str | None
@@ -66,7 +67,7 @@ def corpus(
     index: str = "",
     allow_plugins: Sequence[str] | None = None,
 ) -> Corpus:
-    """The passages behind the config's retriever; read only if it wants some, indexed when first searched.
+    """Open the passages for the config's retriever: read only if it wants some, indexed at the first search.
 
     A folder in the retriever's setting `index` becomes FOLDER-`index`: FOLDER itself is for a run's passages.
     """
@@ -82,10 +83,10 @@ def corpus(
 
 
 def wants_corpus(settings: Config, allow_plugins: Sequence[str] | None = None) -> bool:
-    """Whether the config's retriever must be given passages, because it has none of its own."""
+    """Return True if the config's retriever must be given passages, because it has none of its own."""
     return plugins.wants_corpus(settings.retriever, allow_plugins=allow_plugins)
 
 
 def with_retriever(settings: Config, name: str | None) -> Config:
-    """The config with the retriever of that name and its defaults, unless it is the config's already."""
+    """Return the config with the named retriever and its defaults, unless it is the config's already."""
     return settings if name in (None, settings.retriever.name) else replace(settings, retriever=use(str(name)))

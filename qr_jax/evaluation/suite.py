@@ -1,11 +1,10 @@
-"""A suite of question sets: which sets there are, and what a file of answers to them is worth, with intervals.
+"""Suites of question sets: the sets of each, and the scores of a file of answers to them, with intervals.
 
 Pass@1 is the mean correctness over n sampled answers; greedy decoding is a figure of its own. Scores are means over
 questions, and the macro average is the mean of the sets' scores. Intervals are 95 % bootstraps over questions, whole
-questions with all their samples, each set by itself: what a few samples leave open varies a question's mean, so that
+questions with all their samples, each set by itself: the noise of few samples varies a question's mean, so that
 Pass@1's interval is over questions and runs. Beside it stands the standard error over runs alone, as papers give it
-(run r is the r-th sample of every question): it says nothing of other questions.
-"""
+(run r is the r-th sample of every question): it says nothing of other questions."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +17,8 @@ import numpy as np
 from qr_jax import answers
 from qr_jax.columns import aligned
 from qr_jax.config import Config, Evaluation, Learner, Model, Rollout, use
-from qr_jax.evaluation.bootstrap import picks
+from qr_jax.errors import UserError
+from qr_jax.evaluation.bootstrap import half_width, picks
 from qr_jax.evaluation.complete import COMPLETE, INCOMPLETE
 from qr_jax.evaluation.groups import group_names
 from qr_jax.queries import readers
@@ -44,9 +44,9 @@ Verdict = Callable[[str, Sequence[str], str | None], bool | None]  # None: the j
 
 
 def sets(name: str) -> Mapping[str, str]:
-    """The suite's sets, each with its corpus. ValueError for a name that is no suite's."""
+    """Return the suite's sets, each with its corpus. ValueError for an unknown suite."""
     if name not in SUITES:
-        raise ValueError(f"there is no suite {name!r}; there are: {', '.join(SUITES)}")
+        raise UserError(f"there is no suite {name!r}; there are: {', '.join(SUITES)}")
     return SUITES[name]
 
 
@@ -60,7 +60,7 @@ def corpus_file(name: str) -> str:
 
 
 def default_config(model: str, context_tokens: int) -> Config:
-    """How a model without a run is asked: search_r1's dialect over BM25, up to 4 searches of 3 passages, 4 samples."""
+    """Return the config for a model without a run: search_r1 over BM25, 4 searches of 3 passages, 4 samples."""
     context = min(2048, context_tokens)  # the model's own, if that is less
     rollout = Rollout(
         slots=16, context_tokens=context, turn_tokens=min(128, context // 8),
@@ -73,7 +73,7 @@ def default_config(model: str, context_tokens: int) -> Config:
 
 
 def with_model(settings: Config, model: str) -> Config:
-    """The same config around another model, with its own tokenizer."""
+    """Return the same config with another model and that model's own tokenizer."""
     return replace(settings, model=replace(settings.model, name=model, tokenizer=None))
 
 
@@ -85,9 +85,9 @@ def questions(
     limit: int | None = None,
     searched: bool = True,
 ) -> tuple[dict[str, list[Query]], dict[str, str]]:
-    """(set -> its questions, set -> why it is missing). ValueError where all sets are missing.
+    """Return (set -> its questions, set -> why it is missing). ValueError if all sets are missing.
 
-    A set's questions are those that the hash of their id does not deal to training (all for `part` "all"), the first
+    A set's questions are those that the hash of their id does not assign to training (all for `part` "all"), the first
     `limit` by SHA-256 of the id. A set without its corpus is missing too, if its corpus is to be `searched`.
     """
     by_set: dict[str, list[Query]] = {}
@@ -108,7 +108,7 @@ def questions(
 
 
 def files(name: str, *, searched: bool) -> tuple[dict[str, Path], dict[str, str]]:
-    """(set -> its file of questions, set -> why it is missing), as for `questions`; nothing is read."""
+    """Return (set -> its file of questions, set -> why it is missing), as for `questions`, without reading them."""
     there, missing = {}, {}
     for set_name, corpus in sets(name).items():
         try:
@@ -127,15 +127,15 @@ def _paper_set(query: Query) -> str:
     return PAPER_SETS.get(source, source)
 
 
-def _none(name: str, missing: Mapping[str, str]) -> ValueError:
-    """A line a set, and once what to do."""
+def _none(name: str, missing: Mapping[str, str]) -> UserError:
+    """Return the error that no set is there: a line for each set, then what to do."""
     lines = [f"\n  {set_name}: {why.removesuffix(f'; {readers.NAME_FILES}')}" for set_name, why in missing.items()]
     cure = f"{readers.NAME_DATA}; it is {readers.data_folder()} now"
-    return ValueError(f"no set of the suite {name} has questions here:{''.join(lines)}\n{cure}")
+    return UserError(f"no set of the suite {name} has questions here:{''.join(lines)}\n{cure}")
 
 
 def too_few(asked: Mapping[str, Sequence[Query]], limit: int | None) -> list[str]:
-    """A line for each set that has fewer questions than the limit asks for."""
+    """Return a line for each set that has fewer questions than the limit asks for."""
     short = {name: len(queries) for name, queries in asked.items() if limit is not None and len(queries) < limit}
     return [f"{name} has only {count} of the {limit} questions that were asked for" for name, count in short.items()]
 
@@ -150,10 +150,10 @@ def split_in_words(settings: Config, part: str, limit: int | None) -> str:
 def score(
     name: str, asked: Mapping[str, Sequence[Query]], rows: Sequence[Row], missing: Mapping[str, str], verdict=None
 ) -> dict[str, Any]:
-    """Every figure of a suite: `sets`, and the `macro` average over those that have answers.
+    """Return every figure of a suite: `sets`, and the `macro` average over those that have answers.
 
     `rows` are answers as answering.py writes them; a question without one is counted in `unanswered`. `verdict` is the
-    judge's, None without one. A set's `scores` each have `mean`, `low` and `high`, these two None for one question.
+    judge's, or None. A set's `scores` each have `mean`, `low` and `high`, these two None for one question.
     """
     by_id = {(row["set"], row["id"]): row for row in rows}
     by_set, drawn = {}, {}
@@ -169,7 +169,7 @@ def score(
 
 
 def _figures(rows: Sequence[Row], verdict: Verdict | None, *key: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """A set's figures, and each score's means over the resamples, from which the macro average gets its interval."""
+    """Return a set's figures, and each score's means over the resamples, for the macro average's interval."""
     right_NG = sampled(rows, verdict)
     value_N = values(rows, verdict)
     value_N = {name: value for name, value in value_N.items() if not np.isnan(value).all()}
@@ -194,9 +194,9 @@ def _figures(rows: Sequence[Row], verdict: Verdict | None, *key: int) -> tuple[d
 
 
 def values(rows: Sequence[Row], verdict: Verdict | None = None) -> dict[str, np.ndarray]:
-    """Each score of each question: for the greedy answer, the mean over samples, and pass@k over samples.
+    """Return each score of each question: for the greedy answer, the mean over samples, and pass@k over samples.
 
-    NaN where the judge has no verdict: a mean is over what is judged, pass@k wants k judged samples.
+    NaN if the judge has no verdict: a mean is over the judged samples, pass@k needs k of them.
     """
     rules = _rules(verdict)
     value = {name: np.array([rule(row, row["greedy"]["answer"]) for row in rows]) for name, rule in rules.items()}
@@ -211,7 +211,7 @@ def values(rows: Sequence[Row], verdict: Verdict | None = None) -> dict[str, np.
 
 
 def sampled(rows: Sequence[Row], verdict: Verdict | None = None) -> dict[str, np.ndarray]:
-    """Each score of each sampled answer, [questions, samples], by the name that its Pass@1 has."""
+    """Return each score of each sampled answer, [questions, samples], by its Pass@1's name."""
     if not rows[0]["samples"]:
         return {}
     return {
@@ -235,39 +235,47 @@ def _rules(verdict: Verdict | None) -> dict[str, Callable[[Row, str | None], flo
 
 
 def mean(value: np.ndarray, axis: int) -> np.ndarray:
-    """The mean of what is not NaN; NaN where there is nothing else."""
+    """Return the mean of the numbers that are not NaN; NaN if there are none."""
     known = ~np.isnan(value)
     count = known.sum(axis)
     return np.where(count, np.where(known, value, 0.0).sum(axis) / np.maximum(count, 1), math.nan)
 
 
 def over_runs(mean_R: np.ndarray) -> dict[str, Any]:
-    """A score's mean in each run and the standard error of their mean, sd / sqrt(R) with R - 1; None for one run."""
+    """Return a score's mean in each run, and these means' standard error, sd (R - 1) / sqrt(R); None for one run."""
     error = float(np.std(mean_R, ddof=1)) / math.sqrt(len(mean_R)) if len(mean_R) > 1 else None
     return {"by_run": [float(each) for each in mean_R], "run_error": error}
 
 
 def powers(samples: int) -> list[int]:
-    """The k > 1 of pass@k: powers of two below the number of samples, and that number."""
+    """Return the k > 1 of pass@k: powers of two below the number of samples, and that number."""
     return sorted({*(2**at for at in range(1, samples.bit_length()) if 2**at < samples), samples} - {1})
 
 
 def pass_at_k(samples: int, right: int, k: int) -> float:
-    """The chance that one of k answers out of the samples is right: 1 - C(n - c, k) / C(n, k).
+    """Return the chance that one of k answers out of the samples is right: 1 - C(n - c, k) / C(n, k).
 
     The unbiased estimator of Chen et al. 2021, 2107.03374, eq. 1.
     """
     return 1.0 - math.comb(samples - right, k) / math.comb(samples, k)
 
 
-def interval(mean: float, drawn_R: np.ndarray, count: int) -> dict[str, float | None]:
-    """A mean over `count` questions with its 95 % bounds by resamples, None for a single question."""
-    low, high = np.nanquantile(drawn_R, (0.025, 0.975)).tolist() if count > 1 else (None, None)
+def interval(mean: float, drawn_R: np.ndarray, count: int, least: float = 0.0) -> dict[str, float | None]:
+    """Return a mean over `count` questions with its 95 % bounds by resamples, None for a single question.
+
+    Where all questions score alike, and so all resamples, the bounds are Wilson's (`half_width`), from `least` to 1.
+    """
+    if count < 2:
+        return {"mean": mean, "low": None, "high": None}
+    low, high = np.nanquantile(drawn_R, (0.025, 0.975)).tolist()
+    if low == high:
+        wide = half_width(0.0, count)
+        low, high = max(low - wide, least), min(high + wide, 1.0)
     return {"mean": mean, "low": low, "high": high}
 
 
 def _table(rows: Sequence[Row], verdict: Verdict | None, number: int, group: str) -> dict[str, Any]:
-    """The scores for each value of the questions' `group`; empty where all have the same."""
+    """Return the scores for each value of the questions' `group`; {} if all have the same."""
     names = group_names([row[group] for row in rows])
     kinds = sorted(set(names))
     if len(kinds) < 2:
@@ -281,7 +289,7 @@ def _table(rows: Sequence[Row], verdict: Verdict | None, number: int, group: str
 
 
 def _macro(sets_figures: Sequence[Mapping[str, Any]], drawn: Sequence[Mapping[str, np.ndarray]]) -> dict[str, Any]:
-    """The mean of the sets' figures; a resample of it takes one resample of each set."""
+    """Return the mean of the sets' figures; a resample of it takes one resample of each set."""
     if not sets_figures:
         return {"scores": {}}
     few = min(figures["questions"] for figures in sets_figures)
@@ -299,7 +307,7 @@ def _macro(sets_figures: Sequence[Mapping[str, Any]], drawn: Sequence[Mapping[st
 
 
 def format_table(scored: Mapping[str, Any]) -> str:
-    """A suite's score as text: greedy and sampled answers by set, hops and type, the macro average, what is missing."""
+    """Format a suite's score: greedy and sampled answers by set, hops and type, macro average, what is missing."""
     names = list(scored["macro"]["scores"])
     greedy = [name for name in names if not name.startswith("pass_at_")]
     of_samples = [name for name in names if name.startswith("pass_at_")]
@@ -328,7 +336,7 @@ def format_table(scored: Mapping[str, Any]) -> str:
 
 
 def _rows(scored: Mapping[str, Any], names: Sequence[str], more: Sequence[str]) -> list[str]:
-    """A table of scores with their intervals, and of further means."""
+    """Format a table of scores with their intervals, and of further means."""
 
     def line(title: str, figures: Mapping[str, Any]) -> tuple[str, ...]:
         scores = figures.get("scores", {})

@@ -1,4 +1,4 @@
-"""Filling: the places of a batch that no group took repeat the groups that bear signal (DUPO)."""
+"""Filling (DUPO): the empty places of a batch repeat groups that bear signal."""
 
 import numpy as np
 from jaxtyping import Int64
@@ -9,7 +9,7 @@ FILL = 18  # the first part of a key of `uniforms`
 
 
 def copies(groups: int, places: int, seed: int, step: int) -> Int64[np.ndarray, "Q"]:
-    """How often each group stands in a batch of so many places: once, and once more for each empty place that drew it.
+    """Return how often each group stands in a batch of `places`: once, plus once for each empty place that drew it.
 
     exact: DUPO (Li et al. 2025, WebSailor, arXiv:2507.02592, sec. 4.2): queries whose rewards are all equal leave the
     batch, and each of their places repeats another query of it, at random. Filled in: with equal chances. Its
@@ -18,7 +18,7 @@ def copies(groups: int, places: int, seed: int, step: int) -> Int64[np.ndarray, 
 
     A copy is not computed twice: it is weight on the group's episodes and tokens in the denominators, which gives the
     gradient of the batch that holds it (pack.py). As all groups have the same chance, copies add noise to the mean over
-    signal groups and do not move it. With several updates a batch each counts an equal part of the copied tokens.
+    signal groups and do not bias it. With several updates a batch each counts an equal part of the copied tokens.
     """
     drawn = uniforms(max(places - groups, 0) if groups else 0, FILL, seed, step) * groups
     return 1 + np.bincount(drawn.astype(np.int64), minlength=groups)

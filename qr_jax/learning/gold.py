@@ -1,4 +1,4 @@
-"""How likely the policy finds the gold answer before each of its turns: `gold_logp_NT`, which an advantage may name."""
+"""The policy's log-probability of the gold answer before each of its turns: `gold_logp_NT`, for advantages."""
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
+from qr_jax.errors import UserError
 from qr_jax.learning import pack
 from qr_jax.learning.learner import Learner
 from qr_jax.learning.update import State
@@ -29,26 +30,27 @@ def gold_logp(
     rows: int,
     row_tokens: int,
 ) -> np.ndarray:
-    """gold_logp_NT, float32 nats: the mean log-probability of the gold answer's tokens before each turn of the model.
+    """Return gold_logp_NT, float32 nats: the mean log-probability of the gold's tokens before each model turn.
 
     N = queries * samples, in the order of the flattened grades. The sequence of a turn is all ids before its first
     sampled token, then `prefix_ids` (what opens an answer in this environment), then one of `golds(query)`; the mean is
     over the gold's tokens alone, and the value is the largest over the golds. T is the most turns of a valid episode,
-    rounded up to a power of two and at least 8. Where an episode has no such turn, and for faults, the value is 0.
+    rounded up to a power of two and at least 8. For turns that an episode does not have, and for faults, the value is
+    0.
 
     After IGPO (Wang et al. 2025, arXiv:2510.14967), whose reward of turn t is exp(value of t + 1) - exp(value of t):
-    what the turn and the observation after it told the model. Deviations: it is left to the advantage to take exp and
-    differences; of several golds its code keeps the first, this the largest; prefix and gold are tokenised apart, and
-    nothing stands behind the gold. Log-probabilities are those of the learner, so of logits / rollout.temperature; no
-    gradient flows. Of a sequence longer than `row_tokens` the left of its history is lost.
+    what the turn and the observation after it told the model. Deviations: the advantage must take exp and differences
+    itself; of several golds its code keeps the first, this the largest; prefix and gold are tokenised apart, and
+    nothing follows the gold. Log-probabilities are those of the learner, so of logits / rollout.temperature; no
+    gradient flows. A sequence longer than `row_tokens` loses the beginning of its history.
 
     The sequences go through `learner.old_logp` in batches of one shape ([1, rows, row_tokens]), at least one, so that a
-    call without episodes compiles all that later ones need. Every process must make the same call. Raises ValueError
-    on a query without a gold, an empty gold, one that does not fit in a row, or groups that do not fit.
+    call without episodes compiles all that later ones need. Every process must make the same call. Raises ValueError on
+    a query without a gold, an empty gold, one that does not fit in a row, or groups that do not fit.
     """
     if len(groups) > queries or any(len(group) > samples for group in groups):
         widest = max(map(len, groups), default=0)
-        raise ValueError(f"{len(groups)} groups of up to {widest} episodes; wanted at most {queries} of {samples}")
+        raise UserError(f"{len(groups)} groups of up to {widest} episodes; wanted at most {queries} of {samples}")
     wanted = _Wanted()
     for q, group in enumerate(groups):
         golds_of_query = _checked(golds, group[0].query, len(prefix_ids), row_tokens) if group else []
@@ -63,7 +65,7 @@ def gold_logp(
 
 
 def turns_axis(turns: int) -> int:
-    """The size of the axis T for episodes of up to so many turns: a power of two, at least 8, so that few are made."""
+    """Return the size of the axis T for up to `turns` turns: a power of two, at least 8, so that few are compiled."""
     return max(FEWEST_TURNS, 1 << max(turns - 1, 0).bit_length())
 
 
@@ -95,7 +97,7 @@ class _Wanted:
 
 
 def _sequence(query: Query, ids_L: np.ndarray, gold_tokens: int) -> Episode:
-    """The ids as an episode whose sampled tokens are the gold's."""
+    """Return the ids as an episode whose sampled tokens are the gold's."""
     mask_L = np.arange(len(ids_L)) >= len(ids_L) - gold_tokens
     return Episode(
         query=query, sample=0, step=0, ids_L=ids_L, mask_L=mask_L, logp_L=np.zeros(len(ids_L), np.float32),
@@ -104,15 +106,15 @@ def _sequence(query: Query, ids_L: np.ndarray, gold_tokens: int) -> Episode:
 
 
 def _checked(golds, query: Query, prefix_tokens: int, row_tokens: int) -> Sequence[Sequence[int]]:
-    """The golds of a query, each of which has a token and fits in a row behind the prefix and a token before it."""
+    """Return a query's golds, after checking that each has a token and fits in a row behind prefix and history."""
     golds_of_query = golds(query)
     if not len(golds_of_query):
-        raise ValueError(f"query {query.id!r} has no gold answer, whose log-probability the advantage names")
+        raise UserError(f"query {query.id!r} has no gold answer, whose log-probability the advantage names")
     for gold in golds_of_query:
         if not len(gold):
-            raise ValueError(f"a gold answer of query {query.id!r} has no token; answers: {query.answers}")
+            raise UserError(f"a gold answer of query {query.id!r} has no token; answers: {query.answers}")
         if max(prefix_tokens, 1) + len(gold) > row_tokens:
-            raise ValueError(
+            raise UserError(
                 f"a gold answer of query {query.id!r} has {len(gold)} tokens behind a prefix of {prefix_tokens}, and a "
                 f"row holds {row_tokens}; raise learner.row_tokens"
             )
@@ -120,7 +122,7 @@ def _checked(golds, query: Query, prefix_tokens: int, row_tokens: int) -> Sequen
 
 
 def _mean_logp(learner: Learner, state: State, sequences: list[Episode], rows: int, row_tokens: int) -> np.ndarray:
-    """[sequences] The mean log-probability of each one's sampled tokens."""
+    """Return the mean log-probability of each sequence's sampled tokens, [sequences]."""
     mean_X = np.zeros(len(sequences), np.float32)
     for number_Q, batch in _batches(sequences, rows, row_tokens):
         logp_MEL = learner.old_logp(state, batch)
@@ -132,7 +134,7 @@ def _mean_logp(learner: Learner, state: State, sequences: list[Episode], rows: i
 
 
 def _batches(sequences: list[Episode], rows: int, row_tokens: int) -> Iterator[tuple[np.ndarray, pack.Batch]]:
-    """(number of each of a batch's sequences, batch): micro-batches of one shape, filled as one packing of all."""
+    """Yield (the numbers of a batch's sequences, batch): micro-batches of one shape, filled as one packing of all."""
     per_row = pack.slots_of_row(row_tokens)
     lengths = [len(sequence.ids_L) for sequence in sequences]
     filled = pack.first_fit(lengths, row_tokens=row_tokens, per_row=per_row)
@@ -148,5 +150,5 @@ def _batches(sequences: list[Episode], rows: int, row_tokens: int) -> Iterator[t
 
 @functools.cache
 def _sum_everywhere(mesh: Mesh):
-    """The jitted sum over tokens, [M, E, L] -> [M, E], whole on each device of the mesh."""
+    """Return the jitted sum over tokens, [M, E, L] -> [M, E], replicated over the mesh."""
     return jax.jit(lambda logp_MEL: logp_MEL.sum(-1), out_shardings=meshes.replicated(mesh))

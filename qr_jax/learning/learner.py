@@ -1,7 +1,6 @@
-"""The learner: a model, settings and a mesh bound to the programs of one GRPO update (update.py), jitted.
+"""The learner: the jitted programs of one GRPO update (update.py), bound to a model, settings and a mesh.
 
-`make` gives `train_step(state, batch) -> (state, metrics)`. The learner knows `Batch`, not queries or text.
-"""
+`make` returns `train_step(state, batch) -> (state, metrics)`. The learner knows `Batch`, not queries or text."""
 
 import functools
 import inspect
@@ -17,24 +16,25 @@ import optax
 from jax.sharding import Mesh
 
 from qr_jax import config, plugins
+from qr_jax.errors import UserError
 from qr_jax.learning.pack import COUNTS, Batch
-from qr_jax.learning.update import OWN as OWN
+from qr_jax.learning.update import LEARNER_METRICS as LEARNER_METRICS
 from qr_jax.learning.update import State, Update
 from qr_jax.models import attention, decoder
 from qr_jax.models.families import ModelConfig
 from qr_jax.parallel import mesh as meshes
 
-LONG = 1e10  # floating-point operations
+LONG, LONG_STEP = 1e10, 1e11  # floating-point operations: a tenth of a second of a laptop, and a second
 
 
 @dataclass(frozen=True)
 class Learner:
-    """What `make` gives.
+    """The learner's programs, as `make` returns them.
 
-    `train_step` donates its state. Its metrics are numbers, but for "advantage": what the advantage plug-in returned
-    for the batch, [Q, G], [Q, G, T] or [Q * G, L]. `step_by_parts` does the same by a call a micro-batch, and calls
-    `between` before each: what that raises leaves the state as it was. `old_logp` is the recompute pass for several
-    updates a batch.
+    `train_step` donates its state. Its metrics are numbers, except "advantage": what the advantage plug-in returned for
+    the batch, [Q, G], [Q, G, T] or [Q * G, L]. `step_by_parts` does the same by a call for each micro-batch, and calls
+    `between` before each: if that raises, the state is unchanged. `old_logp` is the recompute pass for several updates
+    a batch.
     """
 
     train_step: Callable[..., tuple[State, dict[str, jax.Array]]]
@@ -48,7 +48,7 @@ class Learner:
 
 
 def learning_rate(settings: config.Learner, updates: int, done: float) -> float:
-    """The rate of the next update, after so many and with so large a share of the run done (0 to 1).
+    """Return the rate of the next update, after `updates` and with the share `done` of the run, 0 to 1.
 
     It rises over `warmup_updates`, and falls with the share that is done: by steps, or by the budget that ends the run.
     """
@@ -57,14 +57,18 @@ def learning_rate(settings: config.Learner, updates: int, done: float) -> float:
     return settings.lr * warm * left
 
 
-def takes_long(params: Any, settings: config.Learner) -> bool:
-    """Whether a micro-batch takes a tenth of a second or more of a laptop: then a call for each costs nothing."""
+def takes_long(params: Any, settings: config.Learner, micro_batches: int = 1) -> bool:
+    """Return True if a micro-batch takes a tenth of a second of a laptop or more, or so many together a second.
+
+    A call for each micro-batch is then cheap, and a stop need not wait for all of them.
+    """
     parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
-    return 6 * parameters * settings.rows * settings.row_tokens >= LONG
+    each = 6 * parameters * settings.rows * settings.row_tokens
+    return each >= LONG or each * micro_batches >= LONG_STEP
 
 
 def optimizer(settings: config.Learner) -> optax.GradientTransformation:
-    """AdamW of rate 1 without decay on norms and biases; the step clips before it, and multiplies by the rate after."""
+    """Return AdamW of rate 1, without decay on norms and biases; the step clips before it and scales after it."""
 
     def decays(params):
         return jax.tree_util.tree_map_with_path(
@@ -84,7 +88,7 @@ def make(
     kind = attention.choose(model.attention, mesh.devices.flat[0].platform, model.compute, settings.row_tokens)
     if settings.share_prefixes and kind == "splash":
         told = "learner.share_prefixes is not for splash's attention, whose masks know no branches"
-        raise ValueError(f"{told}: set it to false, or model.attention=xla")
+        raise UserError(f"{told}: set it to false, or model.attention=xla")
     update = Update(
         cfg=cfg, model=model, settings=settings, mesh=mesh, temperature=temperature,
         attend=functools.partial(attention.packed, kind=kind, mesh=mesh), transform=optimizer(settings),
@@ -111,7 +115,7 @@ def make(
 
 
 def _jit_on(function, state_at, spec, out, *, donate: bool):
-    """Jit with the state laid out as `state_at` and the batch's rows dealt over the mesh."""
+    """Jit with the state sharded as `state_at` and the batch's rows sharded over the mesh."""
     jitted = jax.jit(function, out_shardings=out, donate_argnums=(0,) if donate else ())
 
     def call(state, batch, *more):
@@ -123,7 +127,7 @@ def _jit_on(function, state_at, spec, out, *, donate: bool):
 
 
 def _in_lanes(update: Update, whole, out):
-    """`whole`, a train_step, with its micro-batches dealt over learner.lanes threads.
+    """Return `whole`, a train_step, with its micro-batches shared among learner.lanes threads.
 
     A small model's products are too small for XLA on CPU to divide over its threads: two programs at once use two cores
     better than one does. Their sums are added in one order, so that a run can be repeated.
@@ -149,7 +153,7 @@ def _in_lanes(update: Update, whole, out):
 
 
 def _by_parts(update: Update, whole, state_at, everywhere):
-    """`whole`, a train_step, by a call a micro-batch, before each of which `between` is called."""
+    """Return `whole`, a train_step, as a call for each micro-batch, before each of which `between` is called."""
     totals_at = (everywhere, state_at.params, everywhere, everywhere)
     weigh, nothing = jax.jit(update.weighed), jax.jit(update.of_none, out_shardings=totals_at)
     add = jax.jit(update.with_one_more, out_shardings=totals_at, donate_argnums=(0,))
@@ -170,7 +174,7 @@ def _by_parts(update: Update, whole, state_at, everywhere):
 
 
 def _batch_shardings(mesh: Mesh, batch: Batch) -> Batch:
-    """Rows and episode slots over data and fsdp; what has no such axis is on every device."""
+    """Return shardings: rows and episode slots over data and fsdp, all other fields replicated."""
     rows, everywhere = meshes.batch_sharding(mesh, row_axis=1), meshes.replicated(mesh)
     whole = {"used_M", "grades", "weight_QG", "turns_QG", "gold_logp_NT", *COUNTS}
     return Batch(

@@ -1,9 +1,8 @@
-"""Episodes into packed rows of fixed shape, and the indices that bring each token's log-probability back out.
+"""Pack episodes into rows of fixed shape, with the indices that bring each token's log-probability back out.
 
 Samples of a query begin alike: with its prompt, and as long as they say the same and are shown the same. With `share`
 what they have in common is laid in a row once, as the trunk of a tree whose branches follow it (Liu et al. 2025,
-arXiv:2506.05433): each token sees the tokens on its own way from the root, and the sums are those of whole episodes.
-"""
+arXiv:2506.05433): each token sees the tokens on its own way from the root, and the sums are those of whole episodes."""
 
 import itertools
 from collections.abc import Sequence
@@ -14,18 +13,19 @@ import jax
 import numpy as np
 
 import qr_jax.variance  # noqa: F401  (it makes Grades, a field of Batch, a pytree)
+from qr_jax.errors import UserError
 from qr_jax.records import Episode, Grades
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Batch:
-    """What the learner is given: M micro-batches of R rows by C columns, with E = R * per_row slots of L = C tokens.
+    """The learner's input: M micro-batches of R rows by C columns, with E = R * per_row slots of L = C tokens.
 
     A row holds whole episodes one after another, or trees of them, each a segment; slot e of a micro-batch is the (e %
     per_row)-th episode of row e // per_row. The log-probability of token l of an episode is found at `source` in the
-    flattened [R * C] of predictions; token 0 is predicted by nothing and never trained. Of unused slots and
-    micro-batches all is padding.
+    flattened [R * C] predictions; token 0 is predicted by nothing and never trained. Unused slots and micro-batches are
+    all padding.
     """
 
     ids_MRC: Any  # int32, 0 where padding
@@ -62,7 +62,7 @@ class _Item:
 
 @dataclass
 class _Tree:
-    """Episodes, and the tokens that they need together, each branch behind all that it grows from."""
+    """Episodes and the tokens that they need together, each branch after all that it grows from."""
 
     items: list[_Item]
     ids: list[int]
@@ -89,16 +89,16 @@ def pack(
     copies_Q: np.ndarray | None = None,
     share: bool = False,
 ) -> Batch:
-    """Episodes [group][sample] and the grades of the same groups as a host Batch of numpy arrays; first-fit decreasing.
+    """Pack episodes [group][sample] and their grades into a host Batch of numpy arrays; first-fit decreasing.
 
-    All shapes follow from (micro, rows, row_tokens, per_row, queries, samples), so that nothing compiles anew; micro
-    None is ceil(queries * samples / rows), which always suffices. A turn reward's last axis is the caller's. Left out
-    of the rows, as they train nothing, are episodes invalid in the grades (faults), those with
+    All shapes follow from (micro, rows, row_tokens, per_row, queries, samples), so that nothing is compiled again;
+    micro None is ceil(queries * samples / rows), which always suffices. The size of a turn reward's last axis is the
+    caller's. Left out of the rows, as they train nothing, are episodes invalid in the grades (faults), those with
     `drop_loss[group][sample]` True (over-long ones, say, whose rewards stay in their group), those without a sampled
     token, and those of weight 0 (prune.py), which alone stay in the denominators. A group counts as if it stood in the
-    batch `copies_Q` times (fill.py). per_row None is 8, or one for each 256 tokens of a longer row, so that not the
-    number of episodes but their tokens fill it; per_row=1 gives one padded row an episode. With `share` it is twice
-    that, and a group's episodes lie in as few trees as rows have room for.
+    batch `copies_Q` times (fill.py). per_row None is 8, or one for each 256 tokens of a longer row, so that the tokens
+    of episodes fill a row, not their number; per_row=1 gives one padded row an episode. With `share` it is twice that,
+    and a group's episodes lie in as few trees as rows have room for.
 
     Raises ValueError when an episode is longer than a row, begins with a sampled token or is graded valid after a
     fault, when groups, samples or rows are more than there is room for, or when grades and episodes do not match.
@@ -121,7 +121,7 @@ def pack(
     opened = [[trees[at] for at in row] for row in filled]
     micro = -(-queries * samples // rows) if micro is None else micro
     if len(opened) > micro * rows:
-        raise ValueError(
+        raise UserError(
             f"{len(items)} episodes ({sum(lengths)} tokens) need {len(opened)} rows of {row_tokens} tokens and"
             f" {per_row} episodes; there are {micro * rows} ({micro} micro-batches of {rows}): raise micro or rows"
         )
@@ -134,17 +134,17 @@ def pack(
 
 
 def slots_of_row(row_tokens: int) -> int:
-    """Episodes that a row may hold unless a caller says otherwise: 8, or one for each 256 tokens of a longer row."""
+    """Return how many episodes a row may hold by default: 8, or one for each 256 tokens of a longer row."""
     return max(8, row_tokens // 256)
 
 
 def first_fit(
     lengths: Sequence[int], *, row_tokens: int, per_row: int, episodes: Sequence[int] | None = None
 ) -> list[list[int]]:
-    """The rows that episodes, or trees of so many, of these lengths (tokens) are laid in, as positions in `lengths`.
+    """Assign episodes, or trees of `episodes`, of these lengths (tokens) to rows; return positions in `lengths`.
 
     Longest first, each into the first row with room for it; equal lengths in the order given. The episodes of
-    consecutive rows, given alone and in their order, are laid in the same rows again.
+    consecutive rows, given alone and in their order, are assigned to the same rows again.
     """
     many = [1] * len(lengths) if episodes is None else episodes
     opened: list[list[int]] = []
@@ -166,7 +166,7 @@ def first_fit(
 
 
 def packing_efficiency(batch: Batch) -> float:
-    """Tokens / positions that the learner computes, in [0, 1]: empty rows of a used micro-batch count; 0 when empty."""
+    """Return tokens / computed positions, in [0, 1]: empty rows of a used micro-batch count; 0 when empty."""
     used_M = np.asarray(batch.used_M)
     filled_MRC = np.asarray(batch.segment_MRC) > 0
     return float(filled_MRC.sum()) / float(used_M.sum() * filled_MRC[0].size) if used_M.any() else 0.0
@@ -175,12 +175,12 @@ def packing_efficiency(batch: Batch) -> float:
 def _pad_grades(episodes_by_group, grades: Grades, queries: int, samples: int) -> Grades:
     groups, wide = np.shape(grades.reward_QG)
     if groups != len(episodes_by_group):
-        raise ValueError(f"grades have {groups} groups and there are episodes of {len(episodes_by_group)}")
+        raise UserError(f"grades have {groups} groups and there are episodes of {len(episodes_by_group)}")
     if groups > queries or wide > samples:
-        raise ValueError(f"grades are [{groups}, {wide}]; the batch has room for queries={queries}, samples={samples}")
+        raise UserError(f"grades are [{groups}, {wide}]; the batch has room for queries={queries}, samples={samples}")
     for q, group in enumerate(episodes_by_group):
         if np.asarray(grades.valid_QG)[q, len(group) :].any():
-            raise ValueError(f"group {q} has {len(group)} episodes and valid grades beyond them: {grades.valid_QG[q]}")
+            raise UserError(f"group {q} has {len(group)} episodes and valid grades beyond them: {grades.valid_QG[q]}")
 
     def padded(value):
         if value is None:
@@ -205,7 +205,7 @@ def _trained(episodes_by_group, grades: Grades, drop_loss, samples: int, row_tok
             if g >= samples or not grades.valid_QG[q, g]:
                 continue
             if not episode.valid:
-                raise ValueError(
+                raise UserError(
                     f"episode {g} of query {episode.query.id!r} is a fault and its grade is valid; it must not be"
                 )
             if (drop_loss is not None and drop_loss[q][g]) or not np.any(episode.mask_L):
@@ -218,19 +218,19 @@ def _trained(episodes_by_group, grades: Grades, drop_loss, samples: int, row_tok
 def _check(episode: Episode, row_tokens: int) -> None:
     tokens, name = len(episode.ids_L), f"episode {episode.sample} of query {episode.query.id!r}"
     if tokens > row_tokens:
-        raise ValueError(
+        raise UserError(
             f"{name} has {tokens} tokens and a row holds {row_tokens}; learner.row_tokens must be at least"
             " rollout.context_tokens: raise the first or lower the second"
         )
     if episode.mask_L[0]:
-        raise ValueError(f"{name} begins with a sampled token, which nothing predicts; a prompt must come first")
+        raise UserError(f"{name} begins with a sampled token, which nothing predicts; a prompt must come first")
     lengths = {len(a) for a in (episode.ids_L, episode.mask_L, episode.logp_L, episode.turn_L)}
     if len(lengths) > 1:
-        raise ValueError(f"{name}: ids_L, mask_L, logp_L and turn_L must be of one length; found {sorted(lengths)}")
+        raise UserError(f"{name}: ids_L, mask_L, logp_L and turn_L must be of one length; found {sorted(lengths)}")
 
 
 def _trees(items: list[_Item], samples: int, row_tokens: int, per_row: int) -> list[_Tree]:
-    """The episodes of each group in trees that a row has room for."""
+    """Merge each group's episodes into trees that fit into a row."""
     trees: list[_Tree] = []
     for _, group in itertools.groupby(items, lambda item: item.at // samples):
         own: list[_Item] = []
@@ -247,10 +247,10 @@ def _trees(items: list[_Item], samples: int, row_tokens: int, per_row: int) -> l
 
 
 def _tree(items: list[_Item]) -> _Tree:
-    """The tree of episodes that are sorted by their ids.
+    """Build the tree of episodes that are sorted by their ids.
 
-    A token predicts one other. So what two episodes have in common ends before the token behind which they part, which
-    each of them has itself.
+    A token predicts one other. So what two episodes share ends before the token after which they differ: each of them
+    has a copy of that token.
     """
     tree = _Tree(items, [], [], np.zeros(0, np.int32), [], [])
     before: list[int] = []

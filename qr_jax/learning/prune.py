@@ -1,4 +1,4 @@
-"""Pruning: episodes that teach little are left out of an update by chance, and those that stay make up for them."""
+"""Pruning: episodes that teach little are left out of an update at random, and the others are weighted to match."""
 
 import numpy as np
 from jaxtyping import Float32
@@ -10,15 +10,15 @@ PRUNE = 17  # the first part of a key of `uniforms`
 
 
 def weights(grades: Grades, chance: float, seed: int, step: int) -> Float32[np.ndarray, "Q G"]:
-    """What each episode counts for: where |reward - group mean| is under its mean over the batch, 0 by `chance` and
-    1 / (1 - chance) otherwise; elsewhere 1. Invalid episodes, which train nothing, have 1.
+    """Return each episode's weight: 0 by `chance`, else 1 / (1 - chance), if it is near its group's mean; else 1.
 
-    The mean over all draws is 1 for every episode (Horvitz and Thompson 1952), and pruned ones stay in the group's
-    statistics and in the denominators, so that the expected gradient is that of the whole batch.
+    It is near if |reward - group mean| is under that distance's mean over the batch. Invalid episodes, which train
+    nothing, have 1. The mean over all draws is 1 for every episode (Horvitz and Thompson 1952), and pruned ones stay in
+    the group's statistics and in the denominators, so that the expected gradient is that of the whole batch.
 
-    after the abstract: dynamic pruning (Zhu et al. 2026, arXiv:2603.04135) leaves out prompts and completions by
-    chance and divides by the chance to stay. What is small is filled in here; its pruning of prompts before rollouts
-    and its packing are not built (pool rules draw queries; pack.py packs). An advantage that reads tokens
+    after the abstract: dynamic pruning (Zhu et al. 2026, arXiv:2603.04135) leaves out prompts and completions by chance
+    and divides by the chance to stay. The definition of "near" is filled in here; its pruning of prompts before
+    rollouts and its packing are not built (pool rules draw queries; pack.py packs). An advantage that reads tokens
     (mask_NL and the like) sees only what was kept.
     """
     valid_QG, reward_QG = grades.valid_QG, np.asarray(grades.reward_QG, np.float64)

@@ -5,6 +5,8 @@ from typing import Literal
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
+from qr_jax.errors import UserError
+
 
 def token_weights(
     mask_NL: Bool[Array, "*N L"],
@@ -32,7 +34,7 @@ def token_weights(
     each episode's group, from 0 to `groups` - 1. Raises ValueError on an unknown mode or horizon_tokens < 1.
     """
     if horizon_tokens < 1:
-        raise ValueError(f"horizon_tokens must be at least 1; found {horizon_tokens}")
+        raise UserError(f"horizon_tokens must be at least 1; found {horizon_tokens}")
     length_N1 = jnp.sum(mask_NL, axis=-1, keepdims=True, dtype=jnp.int32)
     episodes = jnp.sum(length_N1 > 0, dtype=jnp.int32) + extra_episodes
     if mode == "token_mean":
@@ -46,5 +48,5 @@ def token_weights(
     elif mode == "fixed_length":
         denominator_N1 = jnp.full_like(length_N1, episodes, dtype=jnp.float32) * horizon_tokens
     else:
-        raise ValueError(f"reduce mode is {mode!r}; it must be token_mean, sequence_mean, group_mean or fixed_length")
+        raise UserError(f"reduce mode is {mode!r}; it must be token_mean, sequence_mean, group_mean or fixed_length")
     return jnp.where(mask_NL, 1.0 / jnp.maximum(denominator_N1, 1.0), 0.0)

@@ -15,6 +15,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from qr_jax import config
+from qr_jax.errors import UserError
 from qr_jax.interfaces import shown
 from qr_jax.learning import credit, importance, kl, pack
 from qr_jax.learning.pack import Batch
@@ -24,14 +25,24 @@ from qr_jax.parallel import mesh as meshes
 from qr_jax.variance import group_variance_mask
 
 # Metrics of the learner itself; a loss plug-in's others are its own.
-OWN = {"gap", "gap_max", "nll", "tokens", "signal_groups", "loss", "grad_norm", "update_norm", "update_scale"}
-OWN |= {"finite", "any", "kl", "entropy", "advantage"}
+LEARNER_METRICS = {
+    "gap",
+    "gap_max",
+    "nll",
+    "tokens",
+    "signal_groups",
+    "loss",
+    "grad_norm",
+    "update_norm",
+    "update_scale",
+}
+LEARNER_METRICS |= {"finite", "any", "kl", "entropy", "advantage"}
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class State:
-    """float32 master weights, the optimizer's state, the rate, and how many updates were made and skipped in a row."""
+    """float32 master weights, optimizer state, learning rate, and the numbers of updates and of consecutive skips."""
 
     params: Any
     opt_state: Any
@@ -43,7 +54,7 @@ class State:
 
 @dataclass(frozen=True, eq=False)
 class Update:
-    """All that an update is bound to; the methods are its programs before they are jitted."""
+    """The model, settings and plug-ins of an update; the methods are its programs before they are jitted."""
 
     cfg: ModelConfig
     model: config.Model
@@ -63,7 +74,7 @@ class Update:
 
     @property
     def with_entropy(self) -> bool:
-        """Whether the loss takes the entropy; what the advantage names is a pass of its own."""
+        """Return True if the loss uses the entropy; an advantage's entropy is a separate pass."""
         return bool(self.settings.entropy_weight) or "entropy_NL" in self.loss_names
 
     def init(self, params) -> State:
@@ -73,7 +84,7 @@ class Update:
         return State(params, self.transform.init(params), rate, jnp.int32(0), jnp.int32(0), reference)
 
     def predict(self, params, micro: Batch, entropy: bool):
-        """logp_EL (and entropy_EL) of every episode slot of one micro-batch."""
+        """Return logp_EL (and entropy_EL) of every episode slot of one micro-batch."""
         rows, everywhere = NamedSharding(self.mesh, PartitionSpec(meshes.ROWS)), meshes.replicated(self.mesh)
         divides = not self.cfg.width % self.mesh.shape["fsdp"]
         by_width = NamedSharding(self.mesh, PartitionSpec("fsdp" if divides else None))
@@ -93,7 +104,7 @@ class Update:
         return _to_episodes(logp_RC, micro.source_MEL), entropy_EL
 
     def micro_loss(self, params, reference, micro: Batch, weight_EL, adv_EL, reward_E, old_logp_EL):
-        """(loss, (sums of metrics over sampled tokens, largest gap to the sampler)) of one micro-batch."""
+        """Return (loss, (sums of metrics over sampled tokens, largest sampler gap)) of one micro-batch."""
         logp_EL, entropy_EL = self.predict(params, micro, self.with_entropy)
         mask_EL = micro.mask_MEL
         logp_EL = jnp.where(mask_EL, logp_EL, 0.0)
@@ -114,12 +125,12 @@ class Update:
         return total, (jax.lax.stop_gradient(sums), jnp.max(gap_EL, initial=0.0))
 
     def token_loss(self, given: dict[str, Any]):
-        """(loss_EL, metrics): what the loss plug-in returned, with importance weights, KL and entropy terms."""
+        """Return (loss_EL, metrics) of the loss plug-in, with importance weights, KL and entropy terms applied."""
         settings = self.settings
         loss_EL, metrics = self.loss(**{key: array for key, array in given.items() if key in self.loss_names})
         metrics = dict(metrics)
-        if taken := OWN & set(metrics):
-            raise ValueError(f"loss {settings.loss.name!r} reports {sorted(taken)}, names that the learner has itself")
+        if taken := LEARNER_METRICS & set(metrics):
+            raise UserError(f"loss {settings.loss.name!r} reports {sorted(taken)}, names that the learner has itself")
         old_EL, rollout_EL = given["old_logp_NL"], given["rollout_logp_NL"]
         pair, high = (old_EL, rollout_EL, given["mask_NL"]), settings.importance_high
         if settings.importance == "truncate":
@@ -135,19 +146,19 @@ class Update:
         return loss_EL, metrics
 
     def gradient(self, state: State, batch: Batch, old_logp_MEL=None):
-        """(loss, gradient, metrics) of the whole batch, summed over its micro-batches."""
+        """Return (loss, gradient, metrics) of the whole batch, summed over its micro-batches."""
         per_micro, advantage = self.weighed(state, batch, old_logp_MEL)
         return self.measured(batch, advantage, self.summed(state, per_micro))
 
     def weighed(self, state: State, batch: Batch, old_logp_MEL=None):
-        """(what `summed` takes of the batch, by micro-batch; the advantage)."""
+        """Return (the input of `summed` from the batch, by micro-batch; the advantage)."""
         weight_MEL = credit.token_weights(self.settings, batch)
         advantage = self.advantages(state, batch, old_logp_MEL)
         adv_MEL, reward_ME = credit.to_slots(advantage, batch)
         return (_micro_batches(batch), (weight_MEL, adv_MEL, reward_ME, old_logp_MEL)), advantage
 
     def measured(self, batch: Batch, advantage, total):
-        """(loss, gradient, metrics), from the `total` that `summed` gave of the whole batch."""
+        """Return (loss, gradient, metrics) from `total`, the result of `summed` over the whole batch."""
         value, grads, sums, gap = total
         tokens = jnp.sum(batch.mask_MEL)
         metrics = {name: part / jnp.maximum(tokens, 1) for name, part in sums.items()}
@@ -156,7 +167,7 @@ class Update:
         return value, grads, metrics
 
     def advantages(self, state: State, batch: Batch, old_logp_MEL=None) -> jax.Array:
-        """What the advantage plug-in gives for the batch: adv_QG, adv_QGT or adv_NL.
+        """Return the advantage plug-in's result for the batch: adv_QG, adv_QGT or adv_NL.
 
         Entropies and logp_NL are those of the weights before this update and of the micro-batches that are in it: with
         learner.updates > 1 an update has a part of the batch, and mask_NL is False on the others.
@@ -166,7 +177,7 @@ class Update:
         queries, samples = batch.grades.reward_QG.shape
         gold_logp_NT = batch.gold_logp_NT
         if "gold_logp_NT" in names and (np.ndim(gold_logp_NT) != 2 or len(gold_logp_NT) != queries * samples):
-            raise ValueError(
+            raise UserError(
                 f"advantage {name!r} names gold_logp_NT, and the batch's is {shown(gold_logp_NT)}; "
                 f"wanted [{queries * samples}, turns], as gold_logp of learning/gold.py gives it"
             )
@@ -185,26 +196,26 @@ class Update:
         except (TypeError, AttributeError) as error:
             if batch.grades.turn_reward_QGT is not None or "None" not in str(error):
                 raise
-            raise ValueError(
+            raise UserError(
                 f"advantage {name!r} failed on grades without turn rewards ({error}); where it needs them, choose a "
                 "reward that gives some (its file declares TURNS)"
             ) from error
         value = jnp.asarray(value)
         by_token = (queries * samples, batch.mask_MEL.shape[-1])
         if value.shape[:2] != (queries, samples) and value.shape != by_token:
-            raise ValueError(
+            raise UserError(
                 f"advantage {name!r} returned {shown(value)}; wanted {(queries, samples)}, one a turn, or one a token "
                 f"{by_token}"
             )
         return value
 
     def by_episode(self, value_MEL, batch: Batch, empty) -> jax.Array:
-        """`credit.by_episode` on every device: a plug-in reduces over groups, whose episodes lie anywhere."""
+        """Return `credit.by_episode` replicated: a plug-in reduces over groups, whose episodes lie on any device."""
         value_NL = credit.by_episode(value_MEL, batch, empty)
         return jax.lax.with_sharding_constraint(value_NL, meshes.replicated(self.mesh))
 
     def summed(self, state: State, per_micro):
-        """(loss, gradient, sums, largest gap) over the micro-batches that are used."""
+        """Return (loss, gradient, sums, largest gap) over the micro-batches that are used."""
         grad_of = jax.value_and_grad(self.micro_loss, has_aux=True)
 
         def body(carry, micro_and):
@@ -223,14 +234,14 @@ class Update:
         return jax.lax.scan(body, self.of_none(state, per_micro), per_micro)[0]
 
     def of_none(self, state: State, per_micro):
-        """What `summed` gives of no micro-batch."""
+        """Return the result of `summed` over no micro-batch: zeros."""
         first = jax.tree.map(lambda leaf: leaf[0], per_micro)
         shapes = jax.eval_shape(self.micro_loss, state.params, state.reference, first[0], *first[1])
         empty = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes[1][0])
         return jnp.float32(0), jax.tree.map(jnp.zeros_like, state.params), empty, jnp.float32(0)
 
     def with_one_more(self, total, state: State, per_micro, at):
-        """`total`, what `summed` gave of some micro-batches, with the one at this place."""
+        """Add the micro-batch at place `at` to `total`, the result of `summed` over others."""
         micro, rest = jax.tree.map(lambda leaf: leaf[at], per_micro)
         grad_of = jax.value_and_grad(self.micro_loss, has_aux=True)
         (value, (sums, gap)), grads = grad_of(state.params, state.reference, micro, *rest)
@@ -240,21 +251,21 @@ class Update:
         return self.stepped(state, *self.gradient(state, batch, old_logp_MEL))
 
     def stepped(self, state: State, value, grads, metrics):
-        """(state, metrics) after an update by the gradient."""
+        """Return (state, metrics) after an update by the gradient."""
         scale = update_scale(self.settings, metrics["signal_groups"])
         state, more = _update(self.settings, self.transform, state, value, grads, metrics["tokens"] > 0, scale)
         return state, metrics | more
 
     def stepped_by_parts(self, state: State, batch: Batch, advantage, totals):
-        """(state, metrics) after an update by what `summed` gave of each part of the micro-batches."""
+        """Return (state, metrics) after an update by the results of `summed` over parts of the batch."""
         return self.stepped(state, *self.measured(batch, advantage, functools.reduce(_added, totals)))
 
     def old_logp(self, state: State, batch: Batch) -> jax.Array:
-        """[M, E, L] log-probabilities of the batch under the present weights; 0 where nothing was sampled."""
+        """Return the batch's log-probabilities under the present weights, [M, E, L]; 0 where nothing was sampled."""
         return _by_micro_batch(batch, lambda micro: self.predict(state.params, micro, False)[0])
 
     def entropies(self, state: State, batch: Batch) -> jax.Array:
-        """[M, E, L] float32 nats: entropies of the distributions that tokens were sampled from, without gradient."""
+        """Return the entropies of the tokens' sampling distributions, [M, E, L] float32 nats, without gradient."""
 
         def entropy_of(micro: Batch) -> jax.Array:
             entropy_EL = self.predict(state.params, micro, True)[1]
@@ -265,13 +276,13 @@ class Update:
 
 
 def _added(one, other):
-    """What `summed` gives of two parts together: loss, gradient and sums are added, the larger gap counts."""
+    """Combine two results of `summed`: add loss, gradient and sums; keep the larger gap."""
     (*sums, gap), (*other_sums, other_gap) = one, other
     return (*jax.tree.map(jnp.add, sums, other_sums), jnp.maximum(gap, other_gap))
 
 
 def _by_micro_batch(batch: Batch, value_of: Callable[[Batch], jax.Array]) -> jax.Array:
-    """[M, E, L]: `value_of` each used micro-batch at its sampled tokens, 0 elsewhere."""
+    """Return `value_of` each used micro-batch at its sampled tokens, [M, E, L]; 0 elsewhere."""
 
     def body(_, micro):
         zeros = jnp.zeros(micro.mask_MEL.shape, jnp.float32)
@@ -285,26 +296,26 @@ def _by_micro_batch(batch: Batch, value_of: Callable[[Batch], jax.Array]) -> jax
 
 
 def _micro_batches(batch: Batch) -> Batch:
-    """The batch with what is not per micro-batch left out, so that a scan can run over it."""
+    """Return the batch without the fields that are not per micro-batch, so that a scan can run over it."""
     return replace(batch, grades=None, gold_logp_NT=None, weight_QG=None, turns_QG=None, **dict.fromkeys(pack.COUNTS))
 
 
 def _used(micro: Batch):
-    """[R, C]: which packed positions predict a token that is trained."""
+    """Mark the packed positions that predict a trained token, [R, C]."""
     rows, columns = micro.target_MRC.shape
     column_RX, mask_RX = (part.reshape(rows, -1) for part in (micro.source_MEL % columns, micro.mask_MEL))
     return jnp.zeros((rows, columns), bool).at[jnp.arange(rows)[:, None], column_RX].max(mask_RX)
 
 
 def _to_episodes(value_RC, source_EL):
-    """Bring values of packed positions to their episodes: a gather inside each row, so that it stays on its device."""
+    """Gather values of packed positions by episode, inside each row, so that they stay on their device."""
     rows, columns = value_RC.shape
     column_RX = (source_EL % columns).reshape(rows, -1)
     return jnp.take_along_axis(value_RC, column_RX, axis=1).reshape(source_EL.shape)
 
 
 def update_scale(settings: config.Learner, signal_groups):
-    """[] share of a whole update that a batch of so many signal groups makes: min(1, groups / learner.full_groups).
+    """Return the share of a full update for so many signal groups: min(1, groups / learner.full_groups), [].
 
     Adam's step has one size whatever the batch, so that few groups would move the weights as far as many, by noise.
     """
@@ -312,7 +323,7 @@ def update_scale(settings: config.Learner, signal_groups):
 
 
 def _update(settings: config.Learner, transform, state: State, value, grads, any_tokens, scale):
-    """Clip, update, and keep the old state where there was nothing to learn from or something was not finite."""
+    """Clip and update; keep the old state if there was nothing to learn from or something was not finite."""
     norm = optax.tree.norm(grads)
     finite = jnp.isfinite(norm) & jnp.isfinite(value)
     clip = jnp.minimum(1.0, settings.clip_norm / jnp.maximum(norm, 1e-30))

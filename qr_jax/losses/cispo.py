@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from qr_jax.errors import UserError
 from qr_jax.learning import importance
 
 
@@ -23,7 +24,7 @@ def cispo(
     of tokens whose ratio was cut, `clip_low` and `clip_high`, whatever the sign of A.
     """
     if not (0 <= low <= 1 and high >= 0):
-        raise ValueError(f"loss 'cispo' wants 0 <= low <= 1 and high >= 0; found low={low}, high={high}")
+        raise UserError(f"loss 'cispo' wants 0 <= low <= 1 and high >= 0; found low={low}, high={high}")
     ratio_NL = jax.lax.stop_gradient(importance.ratio(logp_NL, old_logp_NL, mask_NL))
     loss_NL = -adv_NL * jnp.clip(ratio_NL, 1 - low, 1 + high) * jnp.where(mask_NL, logp_NL, 0.0)
     return loss_NL, {

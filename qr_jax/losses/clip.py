@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from qr_jax.errors import UserError
 from qr_jax.learning import importance
 
 
@@ -26,9 +27,9 @@ def clip(
     ratio > 1 + high), `dual` (A < 0, ratio > dual).
     """
     if not (0 <= low <= 1 and high >= 0):
-        raise ValueError(f"loss 'clip' wants 0 <= low <= 1 and high >= 0; found low={low}, high={high}")
+        raise UserError(f"loss 'clip' wants 0 <= low <= 1 and high >= 0; found low={low}, high={high}")
     if dual is not None and dual <= 1:
-        raise ValueError(f"loss 'clip' wants dual > 1, or None; found dual={dual}")
+        raise UserError(f"loss 'clip' wants dual > 1, or None; found dual={dual}")
     ratio_NL = importance.ratio(logp_NL, old_logp_NL, mask_NL)
     loss_NL = jnp.maximum(-adv_NL * ratio_NL, -adv_NL * jnp.clip(ratio_NL, 1 - low, 1 + high))
     above_NL = jnp.zeros_like(mask_NL)

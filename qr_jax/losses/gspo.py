@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from qr_jax.errors import UserError
 from qr_jax.learning import importance
 
 
@@ -24,7 +25,7 @@ def gspo(
     as `clip`'s.
     """
     if not (0 <= low <= 1 and high >= 0):
-        raise ValueError(f"loss 'gspo' wants 0 <= low <= 1 and high >= 0; found low={low}, high={high}")
+        raise UserError(f"loss 'gspo' wants 0 <= low <= 1 and high >= 0; found low={low}, high={high}")
     ratio_NL = importance.ratio(logp_NL, old_logp_NL, mask_NL, by="geometric")
     loss_NL = jnp.maximum(-adv_NL * ratio_NL, -adv_NL * jnp.clip(ratio_NL, 1 - low, 1 + high))
     return loss_NL, {

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from qr_jax.errors import UserError
 from qr_jax.learning import importance
 
 
@@ -22,7 +23,7 @@ def gspo_token(
     `gspo`'s; with one a turn or token it is what GSPO means there. learner.reduce=sequence_mean. Metrics as `clip`'s.
     """
     if not (0 <= low <= 1 and high >= 0):
-        raise ValueError(f"loss 'gspo_token' wants 0 <= low <= 1 and high >= 0; found low={low}, high={high}")
+        raise UserError(f"loss 'gspo_token' wants 0 <= low <= 1 and high >= 0; found low={low}, high={high}")
     episode_NL = jax.lax.stop_gradient(importance.ratio(logp_NL, old_logp_NL, mask_NL, by="geometric"))
     ratio_NL = episode_NL * importance.ratio(logp_NL, jax.lax.stop_gradient(logp_NL), mask_NL)
     loss_NL = jnp.maximum(-adv_NL * ratio_NL, -adv_NL * jnp.clip(ratio_NL, 1 - low, 1 + high))

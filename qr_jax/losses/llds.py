@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from qr_jax.errors import UserError
 from qr_jax.losses.clip import clip
 
 ZERO_VARIANCE = "gradient"  # an advantage of 0 is among those whose likelihood must not fall
@@ -23,11 +24,12 @@ def llds(
     log-probability has fallen.
 
     exact: the authors' code for arXiv:2512.04220 (`responses` mode, weight .2), where A of a token decides; here A of
-    all an episode's tokens together. Groups of equal rewards (A = 0) take part: learner.keep_dead. It acts only with
-    learner.updates > 1: before an update nothing has fallen. Metric `fallen`: the tokens that pay.
+    all an episode's tokens together. Groups of equal rewards (A = 0) take part:
+    learner.keep_zero_variance. It acts only with learner.updates > 1: before an update
+    nothing has fallen. Metric `fallen`: the tokens that pay.
     """
     if weight < 0:
-        raise ValueError(f"loss 'llds' wants weight >= 0; found weight={weight}")
+        raise UserError(f"loss 'llds' wants weight >= 0; found weight={weight}")
     loss_NL, metrics = clip(logp_NL, old_logp_NL, adv_NL, mask_NL, low=low, high=high, dual=dual)
     fall_NL = jnp.where(mask_NL, old_logp_NL - logp_NL, 0.0)
     good_N1 = jnp.sum(jnp.where(mask_NL, adv_NL, 0.0), axis=1, keepdims=True) >= 0

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from qr_jax.errors import UserError
 from qr_jax.learning import importance
 
 
@@ -22,7 +23,7 @@ def sapo(
     Metrics, without gradient: `ratio`, and `gate`, the slope that is left: 1 at ratio 1, 0 far away.
     """
     if tau_positive <= 0 or tau_negative <= 0:
-        raise ValueError(f"loss 'sapo' wants tau above 0; found {tau_positive} (positive), {tau_negative} (negative)")
+        raise UserError(f"loss 'sapo' wants tau above 0; found {tau_positive} (positive), {tau_negative} (negative)")
     tau_NL = jnp.where(adv_NL > 0, tau_positive, tau_negative)
     ratio_NL = importance.ratio(logp_NL, old_logp_NL, mask_NL)
     open_NL = jax.nn.sigmoid(tau_NL * (ratio_NL - 1))

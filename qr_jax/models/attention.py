@@ -39,7 +39,7 @@ def ends(segment_NL):
 
 
 def choose(kind: str, platform: str, compute: str, length: int) -> str:
-    """What "auto" is on a platform ("tpu", "gpu", "cpu"): its kernel where that takes dtype and length, or "xla"."""
+    """Resolve "auto" on a platform ("tpu", "gpu", "cpu"): its kernel if that takes dtype and length, else "xla"."""
     if kind != "auto":
         return kind
     if platform == "tpu" and not length % flash.BLOCKS[-1]:
@@ -82,12 +82,12 @@ def _join(block: int, x_BNKXd):
 
 
 def _dot(x, y, over_x: int, over_y: int):
-    """Batched over rows and key/value heads, contracted over one axis of each, accumulated in float32."""
+    """Multiply, batched over rows and key/value heads, contracted over one axis of each, accumulated in float32."""
     return jax.lax.dot_general(x, y, (((over_x,), (over_y,)), ((0, 1), (0, 1))), preferred_element_type=jnp.float32)
 
 
 def not_after(key_XB, query_XI):
-    """[..., queries, keys]: whether a key's position is the query's, or before it."""
+    """Return [..., queries, keys], True if a key's position is the query's, or before it."""
     return key_XB[..., None, :] <= query_XI[..., :, None]
 
 

@@ -1,4 +1,4 @@
-"""What a model costs by its shape: operations of training, bytes of decoding. Only what has to be done is counted."""
+"""The costs of a model by its shape: operations of training, bytes of decoding. Only necessary work is counted."""
 
 import math
 

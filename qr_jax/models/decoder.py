@@ -98,7 +98,7 @@ def head_weights(params: Params):
 
 
 def _remat(body, remat: str):
-    """What of a layer the backward pass finds saved: "attention" its results and log-sums, "dots" products too."""
+    """Set what a layer saves for the backward pass: "attention" its results and log-sums, "dots" products too."""
     if remat == "none":
         return body
     names = {"full": (), "attention": (ATTENTION,), "dots": (LINEAR, ATTENTION)}[remat]

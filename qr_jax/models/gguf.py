@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from qr_jax.errors import UserError
 from qr_jax.models import families, layout, rope
 from qr_jax.models.families import ModelConfig
 from qr_jax.models.gguf_file import File, dequantise, read_header
@@ -94,12 +95,12 @@ def _config(file: File) -> ModelConfig:
     family = file.need("general.architecture", str)
     scaling = file.get(f"{family}.rope.scaling.type", str) or "none"
     if scaling != "none":
-        raise ValueError(f"{file.name} scales its rope ({scaling!r}), which is not read from GGUF; use the safetensors")
+        raise UserError(f"{file.name} scales its rope ({scaling!r}), which is not read from GGUF; use the safetensors")
     heads, width = (file.need(f"{family}.{name}", int) for name in ("attention.head_count", "embedding_length"))
     eps = file.need(f"{family}.attention.layer_norm_rms_epsilon", float)
     embedding = file.tensors.get("token_embd.weight")
     if embedding is None or not heads:
-        raise ValueError(f"{file.name} has no token_embd.weight, or its heads {heads} are none")
+        raise UserError(f"{file.name} has no token_embd.weight, or its heads {heads} are none")
     head = file.get(f"{family}.attention.key_length", int) or width // heads
     _refuse_unread(file, family, {f"{family}.rope.dimension_count": head, f"{family}.attention.value_length": head})
     described = {
@@ -123,11 +124,11 @@ def _refuse_unread(file: File, family: str, wanted: Mapping[str, int]) -> None:
     """ValueError for a feature of the model that is not read here (windows, experts, caps), and is not off."""
     for key, found in file.metadata.items():
         if key in wanted and found != wanted[key]:
-            raise ValueError(f"{file.name} has {key} = {show(found)}; wanted {wanted[key]}, a head's whole width")
+            raise UserError(f"{file.name} has {key} = {show(found)}; wanted {wanted[key]}, a head's whole width")
         off = isinstance(found, (int, float)) and (not found or (key.endswith("factor") and found == 1))
         unread = key.startswith(f"{family}.") and key.removeprefix(f"{family}.") not in READ and key not in wanted
         if unread and not off:
-            raise ValueError(f"{file.name} has {key} = {show(found)}, which is not read from GGUF; use the safetensors")
+            raise UserError(f"{file.name} has {key} = {show(found)}, which is not read from GGUF; use the safetensors")
 
 
 def tokenizer(path: str | os.PathLike[str]) -> FastTokenizer:
@@ -136,7 +137,7 @@ def tokenizer(path: str | os.PathLike[str]) -> FastTokenizer:
     model = file.need("tokenizer.ggml.model", str)
     cut = file.get("tokenizer.ggml.pre", str) or ""  # older files have none
     if model != "gpt2" or cut not in CUTS:
-        raise ValueError(
+        raise UserError(
             f"{file.name} has tokenizer {model!r} with pre-tokenizer {cut!r}; read are gpt2 with {list(CUTS)}. Give "
             "the folder with the same model's tokenizer.json: model.tokenizer=FOLDER"
         )
@@ -155,7 +156,7 @@ def _describe(file: File, tokens: list[str], cut: str) -> dict[str, Any]:
     kinds = np.asarray(file.metadata.get("tokenizer.ggml.token_type", np.ones(len(tokens)))).ravel().tolist()
     if len(kinds) != len(tokens) or len(set(tokens)) != len(tokens):
         counts = f"{len(tokens)} tokens, {len(set(tokens))} of them different, and {len(kinds)} types of tokens"
-        raise ValueError(f"{file.name} has {counts}; wanted different tokens with a type each: fetch it again")
+        raise UserError(f"{file.name} has {counts}; wanted different tokens with a type each: fetch it again")
     plain = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
     added = [  # 3: control, 4: user-defined
         plain | {"id": at, "content": token, "special": kind == 3}

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
+from qr_jax.errors import UserError
+
 T = TypeVar("T")
 KINDS = {str: "a text", int: "a whole number", float: "a number with a point", list: "a list of texts"}
 MOST_ENTRIES = 100_000  # tensors, or metadata keys
@@ -50,12 +52,12 @@ class _Cursor:
             try:
                 self.data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             except ValueError:
-                raise ValueError(f"{path.name} is empty") from None
+                raise UserError(f"{path.name} is empty") from None
 
     def skip(self, size: int) -> int:
-        """Where the next `size` bytes begin."""
+        """Move past the next `size` bytes; return where they begin."""
         if size > len(self.data) - self.at:
-            raise ValueError(
+            raise UserError(
                 f"{self.name} ends within its header: {size} bytes wanted at byte {self.at} of {len(self.data)}"
             )
         start, self.at = self.at, self.at + size
@@ -67,7 +69,7 @@ class _Cursor:
     def count(self, what: str, most: int) -> int:
         found = self.number("Q")
         if found > most:
-            raise ValueError(f"{self.name} announces {found} {what}; at most {most} are read")
+            raise UserError(f"{self.name} announces {found} {what}; at most {most} are read")
         return found
 
     def string(self, most: int) -> str:
@@ -82,12 +84,12 @@ class _Cursor:
         if kind == 8:
             return self.string(LONGEST_STRING_BYTES)
         if kind != 9:
-            raise ValueError(f"{self.name} has a metadata value of unknown type {kind}")
+            raise UserError(f"{self.name} has a metadata value of unknown type {kind}")
         inner, count = self.number("I"), self.number("Q")
         if inner in SCALARS:
             return self.array(inner, count)
         if inner != 8 or count > (len(self.data) - self.at) // 8:
-            raise ValueError(f"{self.name} has an array of {count} values of type {inner}; it cannot fit, or is nested")
+            raise UserError(f"{self.name} has an array of {count} values of type {inner}; it cannot fit, or is nested")
         return [self.string(LONGEST_STRING_BYTES) for _ in range(count)]
 
     def array(self, kind: int, count: int) -> np.ndarray:
@@ -106,10 +108,10 @@ class File(NamedTuple):
     def need(self, key: str, kind: type[T]) -> T:
         """The metadata of that key. ValueError where there are none, or they are of another type."""
         if key not in self.metadata:
-            raise ValueError(f"{self.name} lacks the metadata {key!r}")
+            raise UserError(f"{self.name} lacks the metadata {key!r}")
         found = self.metadata[key]
         if type(found) is not kind:
-            raise ValueError(f"{self.name} has a {type(found).__name__} for the metadata {key!r}; wanted {KINDS[kind]}")
+            raise UserError(f"{self.name} has a {type(found).__name__} for the metadata {key!r}; wanted {KINDS[kind]}")
         return found
 
     def get(self, key: str, kind: type[T]) -> T | None:
@@ -121,11 +123,11 @@ def read_header(path: str | os.PathLike[str]) -> File:
     """Metadata and tensor places. ValueError when a count, length or offset is beyond the file or a bound."""
     cursor = _Cursor(Path(path))
     if cursor.data[:4] != b"GGUF":
-        raise ValueError(f"{cursor.name} begins with {cursor.data[:4]!r}; a GGUF file begins with b'GGUF'")
+        raise UserError(f"{cursor.name} begins with {cursor.data[:4]!r}; a GGUF file begins with b'GGUF'")
     cursor.skip(4)
     version = cursor.number("I")
     if version not in (2, 3):
-        raise ValueError(f"{cursor.name} has GGUF version {version}; versions 2 and 3 (little-endian) are read")
+        raise UserError(f"{cursor.name} has GGUF version {version}; versions 2 and 3 (little-endian) are read")
     tensor_count = cursor.count("tensors", MOST_ENTRIES)
     metadata: dict[str, Any] = {}
     for _ in range(cursor.count("metadata keys", MOST_ENTRIES)):
@@ -134,16 +136,16 @@ def read_header(path: str | os.PathLike[str]) -> File:
     described = [_describe(cursor) for _ in range(tensor_count)]
     alignment = metadata.get("general.alignment", 32)
     if type(alignment) is not int or alignment < 1 or alignment > 2**20 or alignment & (alignment - 1):
-        raise ValueError(f"{cursor.name} has alignment {alignment!r}; wanted a power of two")
+        raise UserError(f"{cursor.name} has alignment {alignment!r}; wanted a power of two")
     data_start = cursor.at + -cursor.at % alignment
     tensors: dict[str, Tensor] = {}
     end = 0
     for name, shape, kind, offset in sorted(described, key=lambda entry: entry[3]):
         if name in tensors or offset < end or offset % alignment:
-            raise ValueError(f"tensor {name!r} of {cursor.name} occurs twice, overlaps another or is not aligned")
+            raise UserError(f"tensor {name!r} of {cursor.name} occurs twice, overlaps another or is not aligned")
         end = offset + _size_bytes(cursor.name, name, shape, kind)
         if data_start + end > len(cursor.data):
-            raise ValueError(
+            raise UserError(
                 f"tensor {name!r} of {cursor.name} ends at byte {data_start + end} of {len(cursor.data)}; "
                 "fetch the file again"
             )
@@ -156,7 +158,7 @@ def _describe(cursor: _Cursor) -> tuple[str, tuple[int, ...], int, int]:
     name = cursor.string(LONGEST_NAME_BYTES)
     rank = cursor.number("I")
     if rank > 4:
-        raise ValueError(f"tensor {name!r} of {cursor.name} has {rank} dimensions; the format allows 4")
+        raise UserError(f"tensor {name!r} of {cursor.name} has {rank} dimensions; the format allows 4")
     shape = tuple(cursor.number("Q") for _ in range(rank))[::-1]
     return name, shape, cursor.number("I"), cursor.number("Q")
 
@@ -165,10 +167,10 @@ def _size_bytes(file: str, name: str, shape: tuple[int, ...], kind: int) -> int:
     blocks = _blocks(kind)
     if blocks is None:
         known = ", ".join(sorted(quants().GGMLQuantizationType(one).name for one in READ if _blocks(one)))
-        raise ValueError(f"tensor {name!r} of {file} has ggml type {kind}; read are {known}: requantise the model")
+        raise UserError(f"tensor {name!r} of {file} has ggml type {kind}; read are {known}: requantise the model")
     weights, block_bytes = blocks
     if not shape or shape[-1] % weights:
-        raise ValueError(f"tensor {name!r} of {file} has shape {shape}; its rows are no whole blocks of {weights}")
+        raise UserError(f"tensor {name!r} of {file} has shape {shape}; its rows are no whole blocks of {weights}")
     return math.prod(shape) // weights * block_bytes
 
 

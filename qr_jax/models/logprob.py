@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from qr_jax.errors import UserError
+
 NEVER = -1e30  # stands for -inf, whose difference with itself is NaN
 PARTS = (4, 2, 1)  # of a row's columns a quarter, half or all are computed, by how many are used
 
@@ -40,7 +42,7 @@ def token_logprobs(
     summed up: sharded over D, one block is reduced an iteration and each device keeps its part.
     """
     if block < 1 or not temperature > 0:
-        raise ValueError(
+        raise UserError(
             f"block must be at least 1 and temperature above 0; found block={block}, temperature={temperature}"
         )
     how = min(block, head_VD.shape[0]), temperature, entropy, constrain

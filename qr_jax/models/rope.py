@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from qr_jax.errors import UserError
 from qr_jax.models.families import ROPE_KINDS, ModelConfig
 from qr_jax.models.json_file import number
 
@@ -27,13 +28,13 @@ def frequencies(cfg: ModelConfig) -> tuple[np.ndarray, float]:
         return _llama3(inverse, settings), 1.0
     if kind == "yarn":
         return _yarn(cfg, inverse, settings)
-    raise ValueError(f"rope_type {kind!r} is not supported; supported: {', '.join(ROPE_KINDS)}")
+    raise UserError(f"rope_type {kind!r} is not supported; supported: {', '.join(ROPE_KINDS)}")
 
 
 def _need(settings: dict[str, Any], key: str, kind: str) -> float:
     found = _given(settings, key)
     if found is None:
-        raise ValueError(f"rope_type {kind!r} needs {key!r}; the config has only {', '.join(sorted(settings))}")
+        raise UserError(f"rope_type {kind!r} needs {key!r}; the config has only {', '.join(sorted(settings))}")
     return found
 
 
@@ -49,7 +50,7 @@ def _llama3(inverse: np.ndarray, settings: dict[str, Any]) -> np.ndarray:
         for key in ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
     )
     if low >= high:
-        raise ValueError(f"rope_type 'llama3' has low_freq_factor {low} and high_freq_factor {high}; wanted low < high")
+        raise UserError(f"rope_type 'llama3' has low_freq_factor {low} and high_freq_factor {high}; wanted low < high")
     wave = np.float32(2 * math.pi) / inverse
     smooth = (np.float32(context) / wave - np.float32(low)) / np.float32(high - low)
     blended = (1 - smooth) * inverse / np.float32(factor) + smooth * inverse

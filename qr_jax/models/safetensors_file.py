@@ -17,6 +17,8 @@ import ml_dtypes
 import numpy as np
 import safetensors
 
+from qr_jax.errors import UserError
+
 FLOATS: dict[str, np.dtype] = {
     "F32": np.dtype(np.float32),
     "F16": np.dtype(np.float16),
@@ -42,16 +44,14 @@ def read_header(path: str | os.PathLike[str]) -> dict[str, Entry]:
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - the file is no dict
             return {name: Entry(path, name, at.get_dtype(), tuple(at.get_shape())) for name, at in slices.items()}
     except (safetensors.SafetensorError, OSError) as error:
-        raise ValueError(
-            f"{path.name} is no whole safetensors file of known types ({error}); fetch it again"
-        ) from error
+        raise UserError(f"{path.name} is no whole safetensors file of known types ({error}); fetch it again") from error
 
 
 def read(entry: Entry) -> np.ndarray:
     """The tensor in its own dtype. ValueError for one that is not of floats."""
     if entry.dtype not in FLOATS:
         where = f"tensor {entry.name!r} of {entry.path.name}"
-        raise ValueError(f"{where} has dtype {entry.dtype!r}; supported: {', '.join(FLOATS)}")
+        raise UserError(f"{where} has dtype {entry.dtype!r}; supported: {', '.join(FLOATS)}")
     status = os.stat(entry.path)
     return _opened(entry.path, status.st_ino, status.st_mtime_ns).get_tensor(entry.name)
 

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import tokenizers
 
 from qr_jax.dialect import encodable
+from qr_jax.errors import UserError
 from qr_jax.models import hub
 from qr_jax.models.json_file import write_json
 from qr_jax.settings import show
@@ -24,7 +25,7 @@ RESERVED = ("<pad>", "<eos>", "<unk>")
 
 
 class Tokenizer(Protocol):
-    """What the rest of qr_jax asks of a tokenizer.
+    """The interface of a tokenizer to the rest of qr_jax.
 
     `size` is above every id; `eos_ids` end a model's turn; `added_ids` is the whole added vocabulary, special or not,
     and the ends of a turn: no token of a passage or question may be one of them; `template` is the Jinja chat template,
@@ -84,9 +85,9 @@ class FastTokenizer:
         whole = json.loads(described)
         if (times := _growth(whole.get("normalizer"))) > MOST_GROWTH:
             found = f"the normalizer of tokenizer.json may make a text {times:,} times as long"
-            raise ValueError(f"{found}; at most {MOST_GROWTH:,} times is read")
+            raise UserError(f"{found}; at most {MOST_GROWTH:,} times is read")
         if (largest := _largest_id(whole)) > MOST_IDS:
-            raise ValueError(f"tokenizer.json gives a token the id {largest}; at most {MOST_IDS:,} is read")
+            raise UserError(f"tokenizer.json gives a token the id {largest}; at most {MOST_IDS:,} is read")
         parsed = _without_prefix(whole)
         self._described, self._settings, self.template = described, dict(settings), template
         self.bos = _content(settings.get("bos_token")) or None
@@ -96,7 +97,7 @@ class FastTokenizer:
         self._added = re.compile("|".join(map(re.escape, sorted(added, key=len, reverse=True))) or r"(?!)")
         vocabulary = self._trusted.get_vocab(with_added_tokens=True)
         if not vocabulary:
-            raise ValueError("tokenizer.json has no tokens; fetch it again")
+            raise UserError("tokenizer.json has no tokens; fetch it again")
         self.size = max(vocabulary.values()) + 1
         self._pieces = _pieces(parsed, vocabulary, added)
         self.eos_ids = self._ends(vocabulary, added, eos_ids)
@@ -113,7 +114,7 @@ class FastTokenizer:
         found = [vocabulary.get(_content(self._settings.get("eos_token"))), *map(added.get, TURN_ENDS)]
         ends = dict.fromkeys([end for end in found if end is not None] + [int(end) for end in further])
         if not ends or not all(0 <= end < self.size for end in ends):
-            raise ValueError(
+            raise UserError(
                 f"ids that end a turn are {list(ends)}; wanted at least one, below {self.size}: name it as eos_token "
                 "in tokenizer_config.json, or as eos_token_id in generation_config.json"
             )
@@ -132,12 +133,12 @@ class FastTokenizer:
         ids = _ids(self._data, proper)
         if not self.added_ids.isdisjoint(ids):
             found = next(token for token in ids if token in self.added_ids)
-            raise ValueError(f"untrusted text was encoded to the added token {self.piece(found)!r} (id {found})")
+            raise UserError(f"untrusted text was encoded to the added token {self.piece(found)!r} (id {found})")
         return ids
 
     def piece(self, token: int) -> bytes:
         if token not in self._pieces:
-            raise ValueError(f"id {token} is none of the tokenizer's {len(self._pieces)} tokens")
+            raise UserError(f"id {token} is none of the tokenizer's {len(self._pieces)} tokens")
         return self._pieces[token]
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -160,14 +161,14 @@ def _content(token: Any) -> str:
 
 
 def _backend(parsed: dict[str, Any]) -> tokenizers.Tokenizer:
-    """Without truncation and padding, which a tokenizer.json may carry and which would cut text unseen."""
+    """Build without truncation and padding, which a tokenizer.json may carry and which would cut text unseen."""
     plain = json.dumps(parsed | {"truncation": None, "padding": None})
     try:
         return tokenizers.Tokenizer.from_str(plain)
     except BaseException as error:  # the library raises bare Exception, or panics
         if not hub.of_library(error):
             raise
-        raise ValueError(f"tokenizer.json is not readable: {error}") from None
+        raise UserError(f"tokenizer.json is not readable: {error}") from None
 
 
 def _ids(backend: tokenizers.Tokenizer, text: str) -> list[int]:
@@ -176,7 +177,7 @@ def _ids(backend: tokenizers.Tokenizer, text: str) -> list[int]:
     except BaseException as error:  # the library raises bare Exception: an unknown token that is not in the vocabulary
         if type(error) is not Exception and not hub.is_panic(error):
             raise
-        raise ValueError(f"tokenizer.json cannot encode {show(text)}: {str(error)[:200]}") from error
+        raise UserError(f"tokenizer.json cannot encode {show(text)}: {str(error)[:200]}") from error
 
 
 def _without(parsed: dict[str, Any], contents: set[str]) -> dict[str, Any]:
@@ -215,7 +216,7 @@ def _pieces(parsed: dict[str, Any], vocabulary: dict[str, int], added: dict[str,
         known = {token: bytes_of.get(token, token.replace(BLANK, " ").encode()) for token in vocabulary}
     else:
         kind = parsed["model"].get("type")
-        raise ValueError(f"a {kind} tokenizer that is neither byte-level nor has {BLANK!r} for a blank is not read")
+        raise UserError(f"a {kind} tokenizer that is neither byte-level nor has {BLANK!r} for a blank is not read")
     return {
         at: token.encode() if token in added and token.strip(BLANK) else known.get(token, token.encode())
         for token, at in vocabulary.items()
@@ -223,7 +224,7 @@ def _pieces(parsed: dict[str, Any], vocabulary: dict[str, int], added: dict[str,
 
 
 def _largest_id(parsed: Any) -> int:
-    """Of those that the file gives: the library makes room for all below it, and ends the process where it cannot."""
+    """Find the largest id in the file: the library makes room for all below it, and ends the process if it cannot."""
     model = parsed.get("model")
     vocabulary = model.get("vocab") if isinstance(model, dict) else None
     given = list(vocabulary.values()) if isinstance(vocabulary, dict) else []
@@ -232,7 +233,7 @@ def _largest_id(parsed: Any) -> int:
 
 
 def _growth(part: Any) -> int:
-    """How many times as long a normalizer's replacements, one after the other, may make a text."""
+    """Compute how many times as long a normalizer's replacements, one after the other, may make a text."""
     if isinstance(part, list):
         return math.prod(map(_growth, part))
     if not isinstance(part, dict):
@@ -257,7 +258,7 @@ def _longest(charsmap: Any) -> int:
 
 
 def _without_prefix(parsed: dict[str, Any]) -> dict[str, Any]:
-    """The tokenizer with nothing that puts a blank before each text it is given."""
+    """Remove from the tokenizer what puts a blank before each text it is given."""
 
     def plain(part: Any) -> Any:
         if isinstance(part, list):
@@ -294,7 +295,7 @@ class WordTokenizer:
         odd = [word for word in words if not _is_word(word)]
         if odd or len(set(words)) != len(words):
             wanted = f"words must be distinct texts, without whitespace and none of {RESERVED}"
-            raise ValueError(f"{wanted}; found {show(odd[:5] or 'a word twice')}")
+            raise UserError(f"{wanted}; found {show(odd[:5] or 'a word twice')}")
         self.words = (*RESERVED, *words)
         self.size = len(self.words)
         self._ids = {word: at for at, word in enumerate(self.words)}
@@ -311,7 +312,7 @@ class WordTokenizer:
 
     def piece(self, token: int) -> bytes:
         if not 0 <= token < self.size:
-            raise ValueError(f"id {token} is none of the tokenizer's {self.size} words")
+            raise UserError(f"id {token} is none of the tokenizer's {self.size} words")
         return self.words[token].encode() + b" "
 
     def decode(self, ids: Sequence[int]) -> str:

@@ -1,11 +1,10 @@
-"""How a host's own devices share its rollouts, and how the learner's parameters come to them.
+"""Layouts in which a host's own devices share its rollouts, and the transfer of the learner's parameters to them.
 
 "heads": each device has its heads' part of the weights and of the cache, and a layer's two sums go over all devices.
 "slots": each has all weights and its own rows of the cache. "one": one device decodes alone. In these three no
 collective of a rollout leaves its host: parameters come once a step, replicated over hosts, and are then wrapped as
 arrays of this process alone. "pod": all hosts' devices share one rollout by heads and slots (rollout/together.py), for
-a model that one host cannot hold.
-"""
+a model that one host cannot hold."""
 
 import functools
 from collections.abc import Sequence
@@ -18,9 +17,10 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from qr_jax import config
+from qr_jax.errors import UserError
 from qr_jax.models import incremental
 from qr_jax.models.families import ModelConfig
-from qr_jax.models.incremental import Laid
+from qr_jax.models.incremental import DecodeParams
 
 AXES = ("slots", "heads")
 Kind = Literal["heads", "slots", "one", "pod"]
@@ -29,10 +29,10 @@ CUT = {"qkv": 0, "qkv_bias": 0, "o": 1, "gate_up": 1, "down": 1}
 
 
 def choose(asked: Kind | None, cfg: ModelConfig, rollout: config.Rollout, devices: int, platform: str) -> Kind:
-    """What `mesh.rollout` says. If it is None: "heads" where `devices` divide them, else "slots" likewise, else "one".
+    """Return `mesh.rollout`. If it is None: "heads" if `devices` divide them, else "slots" likewise, else "one".
 
     `devices` counts those of one host, for "pod" (never chosen by None) those of all. On CPU None means "one", for its
-    emulated devices are one machine. ValueError where the devices do not divide what was asked for.
+    emulated devices are one machine. ValueError if the devices do not divide what was asked for.
     """
     rows = (rollout.slots, rollout.store or rollout.slots)
     if asked == "pod":
@@ -41,60 +41,60 @@ def choose(asked: Kind | None, cfg: ModelConfig, rollout: config.Rollout, device
             cut = f"mesh.rollout='pod' cuts {cfg.kv_heads} key/value heads and an MLP of {cfg.mlp} into {heads}"
             groups = f"{devices} devices are {devices // heads} groups, which do not divide slots, store of {rows}"
             todo = f"set rollout.slots and store to multiples of {devices // heads}"
-            raise ValueError(f"{cut}, so that {groups}; {todo}")
+            raise UserError(f"{cut}, so that {groups}; {todo}")
     fits = {"heads": not (cfg.kv_heads % devices or cfg.mlp % devices), "slots": not any(n % devices for n in rows)}
     if asked in fits and not fits[asked]:
         dealt = {"heads": f"{cfg.kv_heads} key/value heads and an MLP of {cfg.mlp}", "slots": f"slots, store of {rows}"}
         todo = " or slots" if asked == "heads" else ", or rollout.slots and store to multiples"
         deals = f"mesh.rollout={asked!r} deals {dealt[asked]} over a host's {devices} devices"
-        raise ValueError(f"{deals}, which do not divide them; set mesh.rollout=one{todo}")
+        raise UserError(f"{deals}, which do not divide them; set mesh.rollout=one{todo}")
     if asked or devices == 1 or platform == "cpu":
         return asked or "one"
     return "heads" if fits["heads"] else "slots" if fits["slots"] else "one"
 
 
 def heads_of_pod(cfg: ModelConfig, devices: int) -> int:
-    """The most parts, of those that divide `devices`, into which heads and MLP can be cut."""
+    """Return the largest divisor of `devices` into which heads and MLP can be cut."""
     return max(n for n in range(1, devices + 1) if not (devices % n or cfg.kv_heads % n or cfg.mlp % n))
 
 
 def pod_mesh(mesh: Mesh, cfg: ModelConfig) -> Mesh:
-    """The learner's devices, in its order, as all of them share one rollout: by heads first, then by slots."""
+    """Return the learner's devices, in its order, as a mesh for one shared rollout: by slots, then by heads."""
     heads = heads_of_pod(cfg, mesh.size)
     return Mesh(mesh.devices.reshape(mesh.size // heads, heads), AXES, axis_types=(AxisType.Auto,) * 2)
 
 
 def local_mesh(kind: Kind, devices: Sequence[Any]) -> Mesh:
-    """The devices of one host as they share a rollout: axes `slots`, `heads`."""
+    """Return one host's devices as a mesh for its rollouts: axes `slots`, `heads`."""
     shape = {"heads": (1, len(devices)), "slots": (len(devices), 1), "one": (1, 1)}[kind]
     return Mesh(np.array(devices[: shape[0] * shape[1]]).reshape(shape), AXES, axis_types=(AxisType.Auto,) * 2)
 
 
 def of_host(mesh: Mesh, process: int) -> list[Any]:
-    """The learner's devices on one host, by number."""
+    """Return the learner's devices on one host, by number."""
     return sorted((d for d in mesh.devices.flat if d.process_index == process), key=lambda device: device.id)
 
 
 def by_hosts(mesh: Mesh, kind: Kind) -> Mesh:
-    """All of the learner's devices as hosts share rollouts: axes `host`, `slots`, `heads`.
+    """Return all of the learner's devices as a mesh of hosts that each roll out: axes `host`, `slots`, `heads`.
 
     For "one" a host's other devices lie on the axis of slots too, and get copies that nobody reads.
     """
     processes = sorted({device.process_index for device in mesh.devices.flat})
     hosts = [of_host(mesh, process) for process in processes]
     if len({len(host) for host in hosts}) > 1:
-        raise ValueError(f"the hosts have {[len(host) for host in hosts]} devices of the mesh; all must have as many")
+        raise UserError(f"the hosts have {[len(host) for host in hosts]} devices of the mesh; all must have as many")
     shape = (len(hosts), 1, len(hosts[0])) if kind == "heads" else (len(hosts), len(hosts[0]), 1)
     return Mesh(np.array(hosts).reshape(shape), ("host", *AXES), axis_types=(AxisType.Auto,) * 3)
 
 
 def in_the_order_of(on: Mesh, mesh: Mesh) -> Mesh:
-    """The mesh with its devices in the order of `on`."""
+    """Return the mesh with its devices in the order of `on`."""
     return Mesh(on.devices.reshape(mesh.devices.shape), mesh.axis_names, axis_types=mesh.axis_types)
 
 
-def layout(mesh: Mesh, shapes: Laid) -> Laid:
-    """Where each laid array goes: a NamedSharding in its place. `mesh` has an axis `heads`."""
+def layout(mesh: Mesh, shapes: DecodeParams) -> DecodeParams:
+    """Return a NamedSharding for each decode parameter. `mesh` has an axis `heads`."""
     whole = NamedSharding(mesh, PartitionSpec())
 
     def cut(dimension: int, leaf: Any) -> NamedSharding:
@@ -111,13 +111,13 @@ def layout(mesh: Mesh, shapes: Laid) -> Laid:
 
 @functools.cache
 def program(cfg: ModelConfig, compute: str, on: Mesh) -> Any:
-    """The jitted program that lays the learner's parameters out over `by_hosts(...)` or `pod_mesh(...)`."""
-    lay_out = functools.partial(incremental.lay_out, cfg, dtype=jnp.dtype(compute))
-    return jax.jit(lay_out, out_shardings=layout(on, incremental.shapes(cfg, jnp.dtype(compute))))
+    """Return the jitted program that moves the learner's parameters to `by_hosts(...)` or `pod_mesh(...)`."""
+    to_decode_params = functools.partial(incremental.to_decode_params, cfg, dtype=jnp.dtype(compute))
+    return jax.jit(to_decode_params, out_shardings=layout(on, incremental.shapes(cfg, jnp.dtype(compute))))
 
 
-def hand_over(params: Any, cfg: ModelConfig, compute: str, mesh: Mesh, kind: Kind) -> Laid:
-    """The learner's parameters as this host's rollouts read them, in the compute dtype, on its devices ("pod": on all).
+def to_rollout_params(params: Any, cfg: ModelConfig, compute: str, mesh: Mesh, kind: Kind) -> DecodeParams:
+    """Return the learner's parameters for this host's rollouts, in the compute dtype ("pod": for all hosts').
 
     The result shares its memory with global arrays that nothing else refers to. Keep it until the last decode of the
     step, and drop it before the next hand-over.
@@ -140,7 +140,7 @@ def hand_over(params: Any, cfg: ModelConfig, compute: str, mesh: Mesh, kind: Kin
 
 
 def describe(kind: Kind, mesh: Mesh, cfg: ModelConfig) -> str:
-    """The layout in words, to be printed at a run's start."""
+    """Describe the layout, for a run's start."""
     if kind == "pod":
         heads = heads_of_pod(cfg, mesh.size)
         return f"all {mesh.size} devices share one rollout: {mesh.size // heads} by slots x {heads} by key/value heads"

@@ -1,4 +1,4 @@
-"""What this process holds in memory, and what it gives back to the system."""
+"""This process's memory: how much it uses, and its return to the system."""
 
 import contextlib
 import ctypes
@@ -12,21 +12,21 @@ LARGE = 2**27  # bytes of arrays that are worth the milliseconds that giving bac
 
 
 def memory_bytes() -> int:
-    """Peak memory so far: of this process's fullest device, or of the process where its devices do not tell."""
+    """Return the peak memory so far: of this process's fullest device, or of the process if devices do not tell."""
     used = [(device.memory_stats() or {}).get("peak_bytes_in_use", 0) for device in jax.local_devices()]
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return max(used) or resident
 
 
 def is_tight(tree: Any) -> bool:
-    """Whether the arrays are large and lie in the process's own memory: what is kept twice is then missed."""
+    """Return True if the arrays are large and in the process's own memory, where a second copy would be too much."""
     leaves = [leaf for leaf in jax.tree.leaves(tree) if isinstance(leaf, jax.Array)]
     on_cpu = all(next(iter(leaf.sharding.device_set)).platform == "cpu" for leaf in leaves)
     return on_cpu and sum(leaf.nbytes for leaf in leaves) >= LARGE
 
 
 def give_back() -> None:
-    """Let the C library return what was freed (glibc does); a tenth of a second after gigabytes.
+    """Let the C library (glibc) return freed memory; takes a tenth of a second after gigabytes.
 
     By itself it keeps what it once needed: a run would grow for days.
     """

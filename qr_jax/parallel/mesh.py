@@ -14,6 +14,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from qr_jax import config
+from qr_jax.errors import UserError
 
 AXES = ("data", "fsdp", "tensor")
 ROWS = ("data", "fsdp")  # the rows of a batch are dealt over both
@@ -47,7 +48,7 @@ def emulate(devices: int | None, *, processes: int = 1) -> None:
     if devices is None:
         return
     if devices < 1 or devices % processes:
-        raise ValueError(f"mesh.devices={devices} must be a positive multiple of the {processes} processes")
+        raise UserError(f"mesh.devices={devices} must be a positive multiple of the {processes} processes")
     own = devices // processes
     if jax.config.values["jax_num_cpu_devices"] >= own:
         return
@@ -56,7 +57,7 @@ def emulate(devices: int | None, *, processes: int = 1) -> None:
     except RuntimeError as error:  # jax's backend has started: it gets no more devices
         if (has := jax.local_device_count()) < own:
             wants = f"mesh.devices={devices} wants {own} devices in this process, but jax started with {has}"
-            raise ValueError(f"{wants}; call emulate before the first jax operation") from error
+            raise UserError(f"{wants}; call emulate before the first jax operation") from error
 
 
 def make_mesh(settings: config.Mesh) -> Mesh:
@@ -69,7 +70,7 @@ def make_mesh(settings: config.Mesh) -> Mesh:
     devices = jax.devices()
     wanted = len(devices) if settings.devices is None else settings.devices
     if told := unfit(settings, len(devices), devices[0].platform):
-        raise ValueError(told)
+        raise UserError(told)
     return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices[:wanted])
 
 

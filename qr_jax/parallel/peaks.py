@@ -1,4 +1,4 @@
-"""The most that this process's devices can do: operations and bytes a second, as published, or measured once."""
+"""Peak rates of this process's devices, operations and bytes a second, as published, or measured once."""
 
 import functools
 import timeit
@@ -17,7 +17,7 @@ GOES = 3  # measurements, of which the best counts
 
 @dataclass(frozen=True)
 class Peak:
-    """Of one device: matrix products in the compute dtype, reads of its memory, and where the figures are from."""
+    """One device's rates: matrix products in the compute dtype, reads of its memory, and whether they were measured."""
 
     flops_a_s: float
     bytes_a_s: float
@@ -43,13 +43,13 @@ KNOWN: dict[str, tuple[float, float, float]] = {
 
 @functools.cache
 def of(compute: str) -> Peak:
-    """The peak of this process's first device; the first call measures where the kind is not KNOWN (under a second)."""
+    """Return the peak of this process's first device; the first call measures an unlisted kind (under a second)."""
     device = jax.local_devices()[0]
     return known(device.device_kind, compute) or _measure(compute)
 
 
 def known(kind: str, compute: str) -> Peak | None:
-    """What the maker says of a kind of device, None where it is not listed."""
+    """Return the published peak of a kind of device; None if it is not listed."""
     for start, (bfloat16, float32, bytes_a_s) in KNOWN.items():
         if kind.startswith(start):
             return Peak(bfloat16 if compute == "bfloat16" else float32, bytes_a_s, measured=False)
@@ -57,13 +57,13 @@ def known(kind: str, compute: str) -> Peak | None:
 
 
 def devices(mesh: config.Mesh) -> int:
-    """How many devices a learner has, over all processes; a process's CPU devices are one machine, cut into parts."""
+    """Return the number of a learner's devices over all processes; a process's CPU devices count as one."""
     on_cpu = jax.local_devices()[0].platform == "cpu"
     return jax.process_count() if on_cpu else mesh.data * mesh.fsdp * mesh.tensor
 
 
 def _measure(compute: str) -> Peak:
-    """A product of two large matrices in the compute dtype, and a pass over a large array."""
+    """Measure a product of two large matrices in the compute dtype, and a pass over a large array."""
     square = jnp.ones((SIDE, SIDE), jnp.dtype(compute))
     product = jax.jit(lambda a: a @ a)
     flops_a_s = 2 * SIDE**3 / _best_s(lambda: product(square).block_until_ready())

@@ -13,6 +13,7 @@ from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from qr_jax import interpreter
+from qr_jax.errors import UserError
 from qr_jax.parallel.mesh import AXES
 from qr_jax.planning import hlo
 
@@ -50,11 +51,11 @@ def check_libtpu() -> None:
     try:
         found = metadata.version("libtpu")
     except metadata.PackageNotFoundError:
-        raise ValueError(NO_LIBTPU) from None
+        raise UserError(NO_LIBTPU) from None
     named = (re.match(r"libtpu==([\w.*]+)", each) for each in metadata.requires("jax") or ())
     wanted = next((match[1] for match in named if match), "*")
     if not fnmatch.fnmatch(found, wanted):
-        raise ValueError(f"libtpu {found} is installed, and jax {jax.__version__} wants {wanted}: {GET_LIBTPU}")
+        raise UserError(f"libtpu {found} is installed, and jax {jax.__version__} wants {wanted}: {GET_LIBTPU}")
 
 
 def devices(topology: str) -> list[Any]:
@@ -69,8 +70,8 @@ def devices(topology: str) -> list[Any]:
         return list(topologies.get_topology_desc(topology, platform="tpu", **alone).devices)
     except RuntimeError as error:
         if "not installed" in str(error):
-            raise ValueError(NO_LIBTPU) from error
-        raise ValueError(f"libtpu gives no topology {topology!r}: {str(error).splitlines()[0]}") from error
+            raise UserError(NO_LIBTPU) from error
+        raise UserError(f"libtpu gives no topology {topology!r}: {str(error).splitlines()[0]}") from error
 
 
 def check_name(topology: str) -> None:
@@ -78,7 +79,7 @@ def check_name(topology: str) -> None:
     wanted = f"a generation ({', '.join(GENERATIONS)}) and a layout, such as v5e:4x4, v5p:2x2x2 or v6e:1x1"
     name, _, layout = topology.partition(":")
     if name not in GENERATIONS or not re.fullmatch(r"\d+(x\d+)+", layout):
-        raise ValueError(f"topology {topology!r} is not {wanted}")
+        raise UserError(f"topology {topology!r} is not {wanted}")
 
 
 def mesh(chips: Sequence[Any], *, data: int = 1, fsdp: int = 1, tensor: int = 1) -> Mesh:

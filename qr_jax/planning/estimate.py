@@ -1,4 +1,4 @@
-"""What compiled programs say of a run: whether it fits a chip, how long a step takes at best, and what it would cost.
+"""Estimates of a run from its compiled programs: whether it fits a chip, a step's time at best, and the price.
 
 No jax and no device: sums over counts of bytes and FLOPs (planning/hlo.py). Nothing here is a measurement.
 """
@@ -7,6 +7,8 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from qr_jax.errors import UserError
 
 GIB = 2**30
 # How a chip's kind begins -> bytes of HBM that a program may use (as libtpu says when it refuses one), bytes/s between
@@ -32,7 +34,7 @@ CAUSES = {
 
 @dataclass(frozen=True)
 class Chip:
-    """What one chip can hold and do: bytes, FLOP/s, bytes/s of its memory and of its links."""
+    """One chip's capacity: bytes of HBM, FLOP/s, bytes/s of its memory and of its links."""
 
     kind: str
     hbm_bytes: int
@@ -49,8 +51,8 @@ def chip(kind: str, flops_a_s: float, bytes_a_s: float) -> Chip:
     raise unknown(kind)
 
 
-def unknown(kind: str) -> ValueError:
-    return ValueError(f"no figures of a chip {kind!r}; known: {', '.join(CHIPS)}")
+def unknown(kind: str) -> UserError:
+    return UserError(f"no figures of a chip {kind!r}; known: {', '.join(CHIPS)}")
 
 
 def kernel_flops(kernels: Mapping[str, int], *, rows: int, length: int, heads: int, head_dim: int, block: int) -> int:
@@ -84,7 +86,7 @@ def phases(held: Mapping[str, int], own: Mapping[str, int]) -> dict[str, int]:
 
 
 def refusal(by_phase: Mapping[str, int], hbm_bytes: int) -> str | None:
-    """Why a config does not fit: the program that needs most, its bytes, the limit, what to change. None: it fits."""
+    """Say why a config does not fit: the program that needs most, its bytes, the limit, the cure. None: it fits."""
     name = max(by_phase, key=lambda phase: by_phase[phase])
     return too_large(name, by_phase[name], hbm_bytes) if by_phase[name] > hbm_bytes else None
 
@@ -125,7 +127,7 @@ def _next_size(points: Mapping[int, int], limit: int, step: int, end: int) -> in
 
 
 def seconds(program: Mapping[str, Any], on: Chip) -> dict[str, float]:
-    """What one run of a program takes by the matrix unit, by HBM and by the links, at the assumed shares of each."""
+    """Return one run's seconds by the matrix unit, by HBM and by the links, at the assumed shares of each."""
     moved = sum(program["collectives"].values())
     return {
         "matrix unit": program["flops"] / (on.flops_a_s * SHARES["matrix unit"]),
@@ -136,7 +138,7 @@ def seconds(program: Mapping[str, Any], on: Chip) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Load:
-    """What a step has to do, from the config: whole step, all hosts together, but for `slots` and `call_tokens`."""
+    """The work of a step, from the config: whole step, all hosts together, but for `slots` and `call_tokens`."""
 
     episodes: int  # rolled out
     trained: int  # of them, at most
@@ -155,7 +157,7 @@ def load(settings: Mapping[str, Any], *, hosts: int, slots: int, call_tokens: in
     pool, learner = settings["pool"], settings["learner"]
     drawn = pool["queries"] * pool["oversample"]
     tokens = EPISODE_SHARE * settings["rollout"]["context_tokens"]
-    trained = (drawn if learner["keep_dead"] else pool["queries"]) * pool["samples"]
+    trained = (drawn if learner["keep_zero_variance"] else pool["queries"]) * pool["samples"]
     return Load(
         episodes=drawn * pool["samples"], trained=trained, episode_tokens=tokens, sampled_tokens=SAMPLED_SHARE * tokens,
         hosts=hosts, slots=slots, call_tokens=call_tokens, row_tokens=learner["rows"] * learner["row_tokens"],
@@ -164,7 +166,7 @@ def load(settings: Mapping[str, Any], *, hosts: int, slots: int, call_tokens: in
 
 
 def step(programs: Mapping[str, Mapping[str, Any]], on: Chip, what: Load) -> dict[str, float]:
-    """Seconds of a step's parts, `rollout` (decode and prefill), `learner` and `hand_over`, and of the whole.
+    """Estimate the seconds of a step's parts, `rollout` (decode and prefill), `learner` and `hand_over`, and the whole.
 
     Each part is bound by the slowest of matrix unit, HBM and links. `assumptions` says what is not in it.
     """

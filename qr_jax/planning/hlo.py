@@ -1,4 +1,4 @@
-"""What one run of an optimised HLO module costs: FLOPs, bytes of HBM, bytes of each collective, and who causes them.
+"""The cost of one run of an optimised HLO module: FLOPs, bytes of HBM, bytes of each collective, and their causes.
 
 XLA's own `cost_analysis()` counts a loop's body once, and a prefetch into fast memory beside the use of what it brings.
 Here, from the text of the module (`compiled.as_text()`):
@@ -144,7 +144,7 @@ class _Walk:
                 total.collectives[inner.opcode] += max(_size(operands), _size(inner.arrays))
 
     def _inner(self, here: Computation, one: Instruction) -> Iterator[tuple[Computation, Instruction]]:
-        """The instruction itself, or all that it is fused of."""
+        """Yield the instruction itself, or all that it is fused of."""
         if not (names := hlo_text.called(one)):
             yield here, one
         for name in names:
@@ -171,7 +171,7 @@ class _Walk:
         return whole
 
     def _part(self, here: Computation, name: str, whole: int, *, updated: bool) -> int:
-        """Bytes read of a value inside a fusion by all its users; 0 of one that is updated in place and given back."""
+        """Count the bytes that a value's users in a fusion read of it; 0 if it is updated in place and returned."""
         handed_on = updated or here.instructions[name].opcode == "parameter"
         total = whole if name in here.results and not handed_on else 0
         for one in here.users[name]:
@@ -217,13 +217,13 @@ def _size(arrays: Iterable[Array]) -> int:
 
 
 def _goes_on(one: Instruction) -> bool:
-    """A call that moves nothing, or a collective that an earlier fusion has started and this one only carries on."""
+    """Return True for a call that moves nothing, and for a collective that an earlier fusion has started."""
     started = one.attribute(r'"async_collective_fusion_config":\{"flag_start":"(-?\d+)"') not in (None, "-1")
     return started or one.attribute(r'custom_call_target="([^"]*)"') in FREE_CALLS
 
 
 def _given(here: Computation, name: str) -> bool:
-    """Whether an array comes into a fusion from outside, perhaps updated in place on the way."""
+    """Return True if an array comes into a fusion from outside, perhaps updated in place on the way."""
     one = here.instructions[name]
     while one.opcode in ("bitcast", *UPDATES):
         one = here.instructions[one.operands[0]]
@@ -231,7 +231,7 @@ def _given(here: Computation, name: str) -> bool:
 
 
 def _flops(here: Computation, one: Instruction) -> int:
-    """Of a matrix product or a convolution: two a multiply-add that meets an element, not padding or a hole."""
+    """Count the FLOPs of a product or convolution: two a multiply-add that meets an element, not padding or a hole."""
     if one.opcode not in ("dot", "convolution"):
         return 0
     left, right = (here.instructions[name].arrays[0].shape for name in one.operands)
@@ -253,7 +253,7 @@ def _flops(here: Computation, one: Instruction) -> int:
 
 
 def _pairs(left: int, right: int, result: int, *, stride="1", pad="0_0", lhs_dilate="1", rhs_dilate="1", **_) -> int:
-    """How many (window position, kernel position) pairs of one dimension meet an element of the left side."""
+    """Count the (window position, kernel position) pairs of one dimension that meet an element of the left side."""
     low = int(pad.split("_")[0])
     at = np.arange(result)[:, None] * int(stride) + np.arange(right)[None] * int(rhs_dilate) - low
     return int(np.sum((at >= 0) & (at < (left - 1) * int(lhs_dilate) + 1) & (at % int(lhs_dilate) == 0)))

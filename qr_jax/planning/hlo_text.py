@@ -5,6 +5,8 @@ import math
 import re
 from dataclasses import dataclass, field
 
+from qr_jax.errors import UserError
+
 VIEWS = ("bitcast", "reshape", "transpose", "copy", "convert")  # the same values, seen otherwise
 
 
@@ -78,7 +80,7 @@ def parse(text: str) -> tuple[dict[str, Computation], str]:
             current.instructions[body[2]] = _instruction(body[2], line[body.end() :])
             current.root = body[2] if body[1] else current.root
     if not entry:
-        raise ValueError("found no ENTRY computation; wanted the text of an HLO module, as compiled.as_text() gives it")
+        raise UserError("found no ENTRY computation; wanted the text of an HLO module, as compiled.as_text() gives it")
     return computations, entry
 
 
@@ -99,7 +101,7 @@ def _closing(text: str) -> int:
         depth += (letter == "(") - (letter == ")")
         if not depth:
             return at + 1
-    raise ValueError(f"a parenthesis of the HLO text is not closed: {text[:80]}")
+    raise UserError(f"a parenthesis of the HLO text is not closed: {text[:80]}")
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""How often a loop of an HLO module runs: `known_trip_count`, or a counter that its condition holds below a number."""
+"""The trips of an HLO module's loop: `known_trip_count`, or a counter that its condition holds below a number."""
 
 import itertools
 import math
@@ -26,7 +26,7 @@ def trips(computations: dict[str, Computation], here: Computation, loop: Instruc
 
 
 def _known(computations: dict[str, Computation], here: Computation, name: str, given: tuple) -> tuple:
-    """What is known of a scalar: a number, a counter of the loop's state plus a number, or bounds on such counters.
+    """Say what is known of a scalar: a number, a counter of the loop's state plus a number, or bounds on such counters.
 
     A tuple of ("number", None, n), ("state", index, n) and ("below", index, n), all of which are true of it.
     """

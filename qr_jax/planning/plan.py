@@ -13,6 +13,7 @@ from typing import Any
 from qr_jax import interpreter, terminal
 from qr_jax.columns import aligned
 from qr_jax.config import Config, to_json
+from qr_jax.errors import UserError
 from qr_jax.planning import ahead, estimate
 from qr_jax.planning.estimate import GIB
 
@@ -29,7 +30,7 @@ def plan(
     dollars_a_chip_hour: float | None = None,
     say: Callable[[str], None] = terminal.say,
 ) -> dict[str, dict[str, Any]]:
-    """Topology -> what the programs need there and whether they fit, as `planned.examine` says it, and the price.
+    """Return by topology what the programs need there and whether they fit (`planned.examine`), and the price.
 
     `search` looks for the largest learner.rows and rollout.slots too, a few compiles more. ValueError where libtpu is
     missing or not jax's, or a topology or the model's shape is not known.
@@ -48,7 +49,7 @@ def plan(
 
 
 def in_a_process(asked: Mapping[str, Any], say: Callable[[str], None]) -> dict[str, Any]:
-    """What planned.py answers in a process of its own; ValueError for what it says the user must mend."""
+    """Run planned.py in a process of its own and return its answer; ValueError for what the user must mend."""
     command = [*interpreter.python(), "-m", "qr_jax.planning.planned"]
     environment = {**os.environ, **ahead.ENVIRONMENT}
     answer = None
@@ -72,12 +73,12 @@ def in_a_process(asked: Mapping[str, Any], say: Callable[[str], None]) -> dict[s
             last = "\n".join(line.rstrip()[:LINE_LENGTH] for line in errors.readlines()[-LAST_LINES:])
             raise RuntimeError(f"the process that compiles ended with {child.returncode}:\n{last}")
     if "error" in answer:
-        raise ValueError(answer["error"])
+        raise UserError(answer["error"])
     return answer
 
 
 def format_plan(topology: str, found: Mapping[str, Any]) -> str:
-    """One topology's answer as a person reads it."""
+    """Format one topology's answer for a person."""
     hosts = "1 host" if found["hosts"] == 1 else f"{found['hosts']} hosts"
     lines = [f"{topology}: {found['chips']} chips on {hosts}, {found['kind']}"]
     verdict = "fits" if found["fits"] else f"does not fit: {found['reason']}"

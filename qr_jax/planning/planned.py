@@ -1,4 +1,4 @@
-"""What one slice's compiled programs need, and the largest sizes that fit: the process that plan.py starts.
+"""The needs of one slice's compiled programs, and the largest sizes that fit: the process that plan.py starts.
 
 `python -m qr_jax.planning.planned` reads {"config", "topology", "search"} from its input and writes one answer.
 """
@@ -36,7 +36,7 @@ class TooLarge(Exception):
 
 
 def refused_bytes(text: str) -> int | None:
-    """What a program needs by libtpu's refusal, None where the text is another.
+    """Read from libtpu's refusal the bytes that a program needs; None if the text is another.
 
     "... (17.22G) exceeds available HBM (15.75G)" or "Used 17.22G of 15.75G hbm".
     """
@@ -110,7 +110,7 @@ def examine(settings: Config, topology: str, *, search: bool, say: Callable[[str
 
 
 def wrong_mesh(mesh: config.Mesh, topology: str, chips: int) -> str | None:
-    """Why a config's mesh is not one of so many chips."""
+    """Say why a config's mesh is not one of so many chips; None: it is."""
     product = mesh.data * mesh.fsdp * mesh.tensor
     if product == chips and mesh.devices in (None, chips):
         return None
@@ -121,9 +121,9 @@ def wrong_mesh(mesh: config.Mesh, topology: str, chips: int) -> str | None:
 
 
 def compile_all(programs: Programs, compiler: Compiler, made: dict[str, ahead.Program]) -> None:
-    """Into `made`, which then has what came before a refusal. Train is last: its figures need what all hold."""
+    """Compile all programs into `made`, up to a refusal. Train is last: its figures need what all hold."""
     rows, slots = programs.config.learner.rows, programs.config.rollout.slots
-    made["hand_over"] = compiler("hand_over", programs.hand_over)
+    made["hand_over"] = compiler("hand_over", programs.to_rollout_params)
     made["decode"] = compiler("decode", programs.decode, slots)
     made["prefill"] = compiler("prefill", programs.prefill, slots)
     made["train"] = compiler("train", programs.train, rows)
@@ -135,7 +135,7 @@ def fresh(program: ahead.Program) -> int:
 
 
 def resident(programs: Programs, made: Mapping[str, ahead.Program]) -> dict[str, int]:
-    """What lies on the fullest chip from step to step: by its shapes, or with what a program's arguments pad it to.
+    """Count the bytes on the fullest chip from step to step: by shapes, or as a program's arguments are padded.
 
     Arguments alone would say too little: a program has none that it does not read (prefill ends before the last MLP).
     """
@@ -151,7 +151,7 @@ def resident(programs: Programs, made: Mapping[str, ahead.Program]) -> dict[str,
 
 
 def own(made: Mapping[str, ahead.Program], held: Mapping[str, int], reordered: bool) -> dict[str, int]:
-    """What each program needs besides what is resident; the hand-over's parameters too where they are sent first."""
+    """Count the bytes each program needs beside those resident; for the hand-over also parameters sent first."""
     sent = made["hand_over"].argument_bytes if reordered else 0
     added = {name: fresh(program) for name, program in made.items()}
     return added | {"train": made["train"].peak_bytes - held["state"], "hand_over": added["hand_over"] + sent}
@@ -197,7 +197,7 @@ def least(programs: Programs, name: str, held: Mapping[str, int]) -> int:
 
 
 def kernel_flops(programs: Programs, program: ahead.Program) -> int:
-    """What splash attention's calls compute on a chip, each on its own rows and heads."""
+    """Count the FLOPs of splash attention's calls on a chip, each on its own rows and heads."""
     cfg, learn, mesh = programs.cfg, programs.config.learner, programs.mesh
     by_heads = flash.by_heads(cfg.heads, cfg.kv_heads, mesh)
     return estimate.kernel_flops(
@@ -208,7 +208,7 @@ def kernel_flops(programs: Programs, program: ahead.Program) -> int:
 
 
 def at_a_start(programs: Programs) -> dict[str, int]:
-    """How many programs like these a run compiles before its first rollout; the others when they are first needed."""
+    """Count the programs like these that a run compiles before its first rollout; others compile when first needed."""
     return {"decode": 1, "prefill": len(programs.rows(programs.config.rollout.slots)[0].call_sizes)}
 
 

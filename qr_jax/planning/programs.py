@@ -23,8 +23,8 @@ from qr_jax.parallel import host_local
 from qr_jax.planning import ahead
 from qr_jax.rollout import cache as caches
 from qr_jax.rollout import decode as jitted
-from qr_jax.rollout.rows import Rows
-from qr_jax.step import grading, parts
+from qr_jax.rollout.kv_cache import KVCache
+from qr_jax.step import grading, runtime
 
 # Models of the hub whose sizes families.py holds.
 HUB = {"Qwen/Qwen3-0.6B": "qwen3_0p6b", "Qwen/Qwen3-1.7B": "qwen3_1p7b", "Qwen/Qwen3-4B": "qwen3_4b"}
@@ -86,14 +86,14 @@ class Programs:
 
     @property
     def episodes(self) -> int:
-        """Of one update, at most."""
-        groups, samples = parts.room(self.config)
+        """Count the episodes of one update, at most."""
+        groups, samples = runtime.room(self.config)
         return groups * samples
 
     @functools.cache  # noqa: B019
     def learner(self, rows: int) -> tuple[learner.Learner, pack.Batch]:
-        """What learner.make gives on the slice's mesh, and the shapes of a batch as step/batch.py packs it."""
-        config, (queries, samples) = self.config, parts.room(self.config)
+        """Return the Learner on the slice's mesh, and the shapes of a batch as step/batch.py packs it."""
+        config, (queries, samples) = self.config, runtime.room(self.config)
         settings, temperature = replace(config.learner, rows=rows), config.rollout.temperature
         made = learner.make(self.cfg, config.model, settings, self.mesh, temperature=temperature)
         none = grading.joined((), samples, plugins.constants("reward", config.reward.name).get("TURNS"))
@@ -115,12 +115,12 @@ class Programs:
 
     @property
     def rollouts(self) -> int:
-        """How many go on at a time."""
+        """Count the rollouts that go on at a time."""
         return 1 if self.pod else self.on.hosts
 
     @property
     def slot_step(self) -> int:
-        """Slots come in multiples of it."""
+        """Return the number that slots come in multiples of."""
         return self.local.shape["slots"]
 
     @property
@@ -129,15 +129,15 @@ class Programs:
         rollout = self.config.rollout
         return -(-rollout.buckets[-1] // rollout.tile) * rollout.tile
 
-    def rows(self, slots: int) -> tuple[Rows, dict[str, Any]]:
-        """The engine's own rows, nothing of them allocated, and the shapes of all that its programs are given.
+    def rows(self, slots: int) -> tuple[KVCache, dict[str, Any]]:
+        """Return the engine's KVCache, nothing of it allocated, and the shapes of all that its programs are given.
 
         `laid`, the caches `slots` (at their longest) and `store`, and `new`: what one prefill call writes.
         """
-        made: list[Rows] = []
+        made: list[KVCache] = []
 
         def make():
-            rows = Rows(self.cfg, replace(self.config.rollout, slots=slots), (), compute=self.config.model.compute)
+            rows = KVCache(self.cfg, replace(self.config.rollout, slots=slots), (), compute=self.config.model.compute)
             made.append(rows)
             full = {"slots": (slots, rows.views[-1]), "store": (rows.store_count, rows.views[-1])}
             sizes = full | {"new": (rows.call_sizes[-1], self.config.rollout.tile)}
@@ -166,15 +166,15 @@ class Programs:
 
     @property
     def reordered(self) -> bool:
-        """Whether hosts share rollouts in another order of chips than the learner's: parameters are then sent first."""
+        """Return True if hosts share rollouts in another order of chips than the learner: parameters are sent first."""
         return not self.pod and list(self.laid_over.devices.flat) != list(self.mesh.devices.flat)
 
     @property
     def laid_over(self) -> Mesh:
-        """The slice's chips as rollouts share them."""
+        """Return the mesh of the slice's chips as rollouts share them."""
         return self.local if self.pod else host_local.by_hosts(self.mesh, self.kind)
 
-    def hand_over(self) -> jax.stages.Lowered:
+    def to_rollout_params(self) -> jax.stages.Lowered:
         """The learner's parameters laid out for rollouts, on every host: one program on the whole slice."""
         on = self.laid_over
         params = self.learner(self.config.learner.rows)[0].abstract.params

@@ -1,4 +1,4 @@
-"""Whether all processes of a run are of one program: the same settings, code, questions, passages and model."""
+"""Check that all processes of a run are alike: the same settings, code, questions, passages and model."""
 
 import functools
 import hashlib
@@ -6,7 +6,8 @@ import importlib.metadata
 from typing import Any
 
 from qr_jax import config
-from qr_jax.mistakes import PACKAGE
+from qr_jax.errors import UserError
+from qr_jax.interrupts import PACKAGE
 from qr_jax.processes import hosts
 from qr_jax.settings import differences
 
@@ -14,7 +15,7 @@ LIBRARIES = ("jax", "jaxlib", "numpy")
 
 
 def check_program(settings: config.Config) -> None:
-    """ValueError on every process, with what differs, unless all have the same settings and code. A collective."""
+    """Raise ValueError on every process unless all have the same settings and code. A collective."""
     if hosts.count() == 1:
         return
     every = hosts.gather([config.to_json(settings), code()])
@@ -22,24 +23,24 @@ def check_program(settings: config.Config) -> None:
     for process, (theirs, their_code) in enumerate(every):
         if differ := differences(first, theirs):
             other = f"other settings ({'; '.join(differ)}) than process 0 ('there')"
-            raise ValueError(f"process {process} was started with {other}; start the same command on all hosts")
+            raise UserError(f"process {process} was started with {other}; start the same command on all hosts")
         if their_code != first_code:
             todo = "install the same qr_jax and the same versions on all hosts"
-            raise ValueError(f"process {process} runs other code ({their_code}) than process 0 ({first_code}); {todo}")
+            raise UserError(f"process {process} runs other code ({their_code}) than process 0 ({first_code}); {todo}")
 
 
 def check(**values: Any) -> None:
-    """ValueError on every process, by name, unless all gave the same values (digests, names). A collective."""
+    """Raise ValueError on every process, by name, unless all gave the same values (digests, names). A collective."""
     every = hosts.gather(values)
     for process, theirs in enumerate(every):
         if differ := [name for name in values if theirs[name] != every[0][name]]:
             what = " and ".join(differ)
-            raise ValueError(f"process {process} differs from process 0 in its {what}; give all hosts the same files")
+            raise UserError(f"process {process} differs from process 0 in its {what}; give all hosts the same files")
 
 
 @functools.cache
 def code() -> str:
-    """A digest of this package's source, and the versions of what it computes with."""
+    """Return a digest of this package's source, and the versions of the libraries it computes with."""
     digest = hashlib.sha256()
     for path in sorted(PACKAGE.rglob("*.py")):
         digest.update(f"{path.relative_to(PACKAGE)}\n".encode() + path.read_bytes())

@@ -1,10 +1,9 @@
-"""What processes tell each other on the host: grades, episodes, digests and the bit that says stop.
+"""Host communication between processes: grades, episodes, digests and the stop flag.
 
 With one process nothing is sent and jax is not imported. With more, values travel as bytes through
 `multihost_utils.process_allgather`, so that no dtype is narrowed on the way (jax would make int64 int32). Every
 function but `index`, `count`, `deal`, `say_stop` and `stop_said` is a collective: all processes call it, in the same
-order, on their main thread.
-"""
+order, on their main thread."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -12,40 +11,41 @@ from typing import Any
 
 import numpy as np
 
-from qr_jax import mistakes
+from qr_jax import errors
+from qr_jax.errors import UserError
 from qr_jax.processes import plain
 from qr_jax.records import Episode
 
 SMALLEST_MESSAGE_BYTES = 4096
 STOP = "qr_jax/stop"
 RAISED = {
-    "busy": mistakes.Busy,
+    "busy": errors.Busy,
     "os": OSError,
-    "asking": ValueError,
+    "asking": errors.UserError,
     "library": RuntimeError,
 }  # by the others, for process 0's kind of error
 
 
 def _distributed() -> Any:
-    """jax, if it is imported and `jax.distributed` runs; otherwise asking it for a count would start its backend."""
+    """Return jax if it is imported and `jax.distributed` runs, else None: asking it would start its backend."""
     jax = sys.modules.get("jax")
     return jax if jax is not None and jax.distributed.is_initialized() else None
 
 
 def index() -> int:
-    """This process's number, from 0."""
+    """Return this process's number, from 0."""
     jax = _distributed()
     return jax.process_index() if jax else 0
 
 
 def count() -> int:
-    """How many processes run this program."""
+    """Return the number of processes that run this program."""
     jax = _distributed()
     return jax.process_count() if jax else 1
 
 
 def gather(value: Any) -> list[Any]:
-    """Every process's nested host value (see processes/plain.py), by process number; the same list on all."""
+    """Return every process's nested host value (see processes/plain.py), by process number; the same list on all."""
     if count() == 1:
         return [value]
     from jax.experimental import multihost_utils
@@ -61,14 +61,14 @@ def gather(value: Any) -> list[Any]:
 
 
 def from_first(value: Any) -> Any:
-    """The value that process 0 gave; what the others gave is dropped."""
+    """Return the value of process 0; those of the others are dropped."""
     return gather(value if index() == 0 else None)[0]
 
 
 def by_first(function: Callable[[], Any]) -> Any:
-    """The function runs on process 0 alone; all processes return its value, or raise its ValueError or OSError.
+    """Run the function on process 0 alone; all processes return its value, or raise its ValueError or OSError.
 
-    For a library's ValueError the others raise RuntimeError, so that all end with one exit code (see mistakes.py).
+    For a library's ValueError the others raise RuntimeError, so that all end with one exit code (see errors.py).
     """
     if count() == 1:
         return function()
@@ -76,11 +76,11 @@ def by_first(function: Callable[[], Any]) -> Any:
     if index() == 0:
         try:
             value = function()
-        except mistakes.Busy as caught:
+        except errors.Busy as caught:
             error, kind = caught, "busy"
         except (ValueError, OSError) as caught:
             error = caught
-            kind = "os" if isinstance(caught, OSError) else "asking" if mistakes.is_of_asking(caught) else "library"
+            kind = "os" if isinstance(caught, OSError) else "asking" if isinstance(caught, UserError) else "library"
     value, kind, said = from_first([value, kind, str(error)])
     if kind:
         raise error or RAISED[kind](f"process 0: {said}")
@@ -88,34 +88,34 @@ def by_first(function: Callable[[], Any]) -> Any:
 
 
 def say_stop() -> None:
-    """Tell the others, at once and not in a collective, that this process was asked to stop; they see `stop_said`."""
+    """Tell the others at once, without a collective, that this process was asked to stop; they see `stop_said`."""
     if jax := _distributed():
         _store(jax).key_value_set(f"{STOP}/{index()}", "", allow_overwrite=True)
 
 
 def stop_said() -> bool:
-    """Whether a process has said stop; no collective, so that one process can call it while the others decode."""
+    """Return True if a process has called `say_stop`; no collective, so one may ask while the others decode."""
     jax = _distributed()
     return bool(jax and count() > 1 and _store(jax).key_value_dir_get(STOP))
 
 
 def _store(jax: Any) -> Any:
-    """The coordination service's key-value store; jax has no public name for it."""
+    """Return the coordination service's key-value store; jax has no public name for it."""
     return jax._src.distributed.global_state.client
 
 
 def wait_for_all() -> None:
-    """Returns when every process has called it."""
+    """Return when every process has called it."""
     gather(None)
 
 
 def any_process(flag: bool) -> bool:
-    """True on every process when `flag` is true on any: so all of them stop at the same step after a SIGTERM."""
+    """Return True on every process if `flag` is true on any: so all stop at the same step after a SIGTERM."""
     return any(gather(bool(flag)))
 
 
 def assert_same(digest: str, what: str) -> None:
-    """RuntimeError on every process, with the digests of all, unless all digests are the same."""
+    """Raise RuntimeError on every process, with all digests, unless they are the same."""
     digests = gather(digest)
     if len(set(digests)) > 1:
         each = ", ".join(f"process {process}: {theirs}" for process, theirs in enumerate(digests))
@@ -124,24 +124,24 @@ def assert_same(digest: str, what: str) -> None:
 
 
 def _check_places(at: np.ndarray, what: str, total: int | None = None) -> None:
-    """ValueError unless no position was given twice and, where `total` is known, each of 0 .. total - 1 was given."""
+    """Raise ValueError for a position given twice or, with `total`, one of 0 .. total - 1 that is missing."""
     at = np.sort(at)
     twice = at[1:][at[1:] == at[:-1]]
     if len(twice):
-        raise ValueError(f"{what} {twice[0]} was given by more than one process, or twice")
+        raise UserError(f"{what} {twice[0]} was given by more than one process, or twice")
     if total is not None and not np.array_equal(at, np.arange(total)):
         missing = np.setdiff1d(np.arange(total), at)
         problem = f"{what} {missing[0]} was given by no process" if len(missing) else f"{what} {at[-1]} is out of range"
-        raise ValueError(f"{problem}; every one of the {total} is needed once")
+        raise UserError(f"{problem}; every one of the {total} is needed once")
 
 
 def gather_in_order(values: Sequence[Any], at: Sequence[int], what: str, total: int | None = None) -> list[Any]:
-    """Every process's nested host values, ordered by `at`, the same list on all.
+    """Return every process's nested host values, ordered by `at`, the same list on all.
 
-    ValueError when two have the same place or, where `total` is known, one of its places has none; `what` names them.
+    ValueError when two have the same place or, if `total` is known, one of its places has none; `what` names them.
     """
     if len(values) != len(at):
-        raise ValueError(f"{len(values)} values, but places for {len(at)}")
+        raise UserError(f"{len(values)} values, but places for {len(at)}")
     every = gather({"at": np.asarray(at, np.int64), "values": list(values)})
     places = np.concatenate([part["at"] for part in every])
     _check_places(places, what, total)
@@ -150,7 +150,7 @@ def gather_in_order(values: Sequence[Any], at: Sequence[int], what: str, total: 
 
 
 def gather_episodes(episodes: Sequence[Episode], at: Sequence[int]) -> list[Episode]:
-    """Every process's episodes, ordered by their places `at` (query's position among the drawn x samples + sample).
+    """Return all processes' episodes, ordered by `at` (query's position among the drawn x samples + sample).
 
     Arrays keep their own lengths and dtypes; texts and passages come too. ValueError when two have the same place.
     """
@@ -161,9 +161,9 @@ def gather_episodes(episodes: Sequence[Episode], at: Sequence[int]) -> list[Epis
 
 
 def deal(tokens_Q: np.ndarray, processes: int) -> list[np.ndarray]:
-    """Which queries each process rolls out: positions in `tokens_Q`, ascending, one array a process.
+    """Assign queries to processes for rollout: positions in `tokens_Q`, ascending, one array a process.
 
-    `tokens_Q` is what each query is expected to cost. The costliest go first, each to the process with least so far
+    `tokens_Q` is each query's expected cost. The costliest go first, each to the process with the smallest load so far
     (Graham 1969, "Bounds on Multiprocessing Timing Anomalies": at most 4/3 of the best possible). A tie goes to fewer
     queries, then to the lower number, so that every process finds the same without a message.
     """

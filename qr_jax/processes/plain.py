@@ -1,4 +1,4 @@
-"""Nested host values <-> JSON and named arrays: how checkpoints and messages between processes are written.
+"""Convert nested host values to JSON and named arrays, and back, for checkpoints and messages between processes.
 
 A value is a dict with string keys, a list, a string, a number, a bool, None or a numpy array, to any depth. No pickle.
 """
@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 
+from qr_jax.errors import UserError
 from qr_jax.records import Episode, Passage, Query, Turn
 
 ARRAY = "__array__"
 
 
 def split(value: Any) -> tuple[Any, dict[str, np.ndarray]]:
-    """What JSON can hold, with a reference in each array's place, and the arrays by reference.
+    """Split a value into JSON, with a reference in each array's place, and the arrays by reference.
 
     Tuples become lists and numpy scalars Python numbers. ValueError for any other type, with its path in the value.
     """
@@ -31,7 +32,7 @@ def split(value: Any) -> tuple[Any, dict[str, np.ndarray]]:
             return part
         if isinstance(part, np.ndarray):
             if part.dtype.hasobject:
-                raise ValueError(f"{way or 'the value'} is an array of Python objects; give numbers or strings")
+                raise UserError(f"{way or 'the value'} is an array of Python objects; give numbers or strings")
             arrays[name := f"a{len(arrays)}"] = part
             return {ARRAY: name}
         if isinstance(part, (list, tuple)):
@@ -39,16 +40,16 @@ def split(value: Any) -> tuple[Any, dict[str, np.ndarray]]:
         if isinstance(part, Mapping):
             strange = [key for key in part if not isinstance(key, str) or key == ARRAY]
             if strange:
-                raise ValueError(f"{way or 'the value'} has the key {strange[0]!r}; give strings other than {ARRAY!r}")
+                raise UserError(f"{way or 'the value'} has the key {strange[0]!r}; give strings other than {ARRAY!r}")
             return {key: walk(item, f"{way}.{key}" if way else key) for key, item in part.items()}
         found = f"{way or 'the value'} is a {type(part).__name__}"
-        raise ValueError(f"{found}; give a dict, list, string, number, bool, None or array")
+        raise UserError(f"{found}; give a dict, list, string, number, bool, None or array")
 
     return walk(value, ""), arrays
 
 
 def join(frame: Any, arrays: Mapping[str, np.ndarray]) -> Any:
-    """The value that `split` took apart."""
+    """Invert `split`."""
     if isinstance(frame, list):
         return [join(item, arrays) for item in frame]
     if isinstance(frame, dict):
@@ -59,7 +60,7 @@ def join(frame: Any, arrays: Mapping[str, np.ndarray]) -> Any:
 
 
 def to_bytes(value: Any) -> bytes:
-    """One message: the length of the JSON (8 bytes, little-endian), the JSON, the arrays as .npz."""
+    """Return one message: the length of the JSON (8 bytes, little-endian), the JSON, the arrays as .npz."""
     frame, arrays = split(value)
     text = json.dumps(frame).encode()
     packed = io.BytesIO()
@@ -69,7 +70,7 @@ def to_bytes(value: Any) -> bytes:
 
 
 def from_bytes(message: bytes) -> Any:
-    """The value of which `to_bytes` made this message."""
+    """Invert `to_bytes`."""
     end = 8 + struct.unpack("<Q", message[:8])[0]
     frame = json.loads(message[8:end])
     if end == len(message):
@@ -78,22 +79,22 @@ def from_bytes(message: bytes) -> Any:
 
 
 def unpacked(npz: bytes) -> dict[str, np.ndarray]:
-    """The arrays of what `np.savez` wrote. ValueError where they would take more than its bytes: it packs nothing."""
+    """Load arrays that `np.savez` wrote. ValueError if they take more bytes than the file: savez compresses nothing."""
     with np.load(io.BytesIO(npz), allow_pickle=False) as arrays:
         whole = sum(member.file_size for member in arrays.zip.infolist())
         if whole > len(npz):
-            raise ValueError(f"arrays of {whole:,} bytes in a file of {len(npz):,}, which no run writes")
+            raise UserError(f"arrays of {whole:,} bytes in a file of {len(npz):,}, which no run writes")
         return dict(arrays)
 
 
 def episode_to_plain(episode: Episode) -> dict[str, Any]:
-    """A whole episode, its texts and passages too, as a nested host value (waiting episodes are in the checkpoint)."""
+    """Return a whole episode, with texts and passages, as a nested host value (also for checkpoints)."""
     plain = {name: getattr(episode, name) for name in Episode.__dataclass_fields__}
     return plain | {"query": asdict(episode.query), "turns": [asdict(turn) for turn in episode.turns]}
 
 
 def episode_from_plain(plain: Mapping[str, Any]) -> Episode:
-    """The episode of `episode_to_plain`; tuples inside a query's `meta` have become lists."""
+    """Invert `episode_to_plain`, except that tuples inside a query's `meta` have become lists."""
     query = plain["query"]
     query = {**query, "answers": tuple(query["answers"]), "entities": tuple(query["entities"])}
     turns = []

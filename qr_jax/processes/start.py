@@ -1,4 +1,4 @@
-"""How the processes of one run find each other: from a TPU pod's environment, or from what the command line says."""
+"""Connect the processes of one run: by a TPU pod's environment, or by the command line."""
 
 import contextlib
 import glob
@@ -15,7 +15,8 @@ from typing import Any
 
 import jax
 
-from qr_jax import config, mistakes
+from qr_jax import config, errors
+from qr_jax.errors import UserError
 from qr_jax.parallel import mesh
 
 METADATA = "http://metadata.google.internal/computeMetadata/v1/instance/attributes/worker-network-endpoints"
@@ -36,18 +37,18 @@ def begin(
     environment: Mapping[str, str] = os.environ,
     meet_s: float = MEET_S,
 ) -> None:
-    """Let the CPU show its devices and, where there are several processes, start jax's multi-controller runtime.
+    """Emulate the CPU's devices and, with several processes, start jax's multi-controller runtime.
 
-    `coordinator` (HOST:PORT, of process 0), `processes` and `process` say which processes there are; without the three
-    a TPU pod's environment says it; else this process is alone. Call it before anything runs in jax. If the others do
-    not all come within `meet_s` the process ends with mistakes.LOST. ValueError when only some of the three are given
-    or they contradict one another; OSError where a TPU VM cannot learn how many hosts there are, or process 0 has no
-    address or cannot listen.
+    `coordinator` (HOST:PORT, of process 0), `processes` and `process` describe the processes; without the three a TPU
+    pod's environment does; else this process is alone. Call it before anything runs in jax. If the others do not all
+    come within `meet_s` the process ends with errors.LOST. ValueError when only some of the three are given or they
+    contradict one another; OSError if a TPU VM cannot learn how many hosts there are, or process 0 has no address or
+    cannot listen.
     """
     given = {"--coordinator": coordinator, "--processes": processes, "--process": process}
     missing = [name for name, value in given.items() if value is None]
     if missing and len(missing) < len(given):
-        raise ValueError(f"{', '.join(missing)} missing; give all of {', '.join(given)}, or none of them")
+        raise UserError(f"{', '.join(missing)} missing; give all of {', '.join(given)}, or none of them")
     how: dict[str, Any] = {"heartbeat_timeout_seconds": max(100, int(TIMES_OURS * settings.heartbeat_s))}
     how["initialization_timeout"] = int(meet_s) + 120  # jax's own end of waiting is an abort without a word of ours
     how["shutdown_timeout_seconds"] = int(settings.heartbeat_s) + PART_S
@@ -60,9 +61,9 @@ def begin(
         return
     host, colon, port = coordinator.rpartition(":")
     if not (host and colon and port.isdecimal() and 0 < int(port) < 2**16):
-        raise ValueError(f"--coordinator is {coordinator!r}; wanted HOST:PORT, as in 10.0.0.1:8476")
+        raise UserError(f"--coordinator is {coordinator!r}; wanted HOST:PORT, as in 10.0.0.1:8476")
     if not 0 <= process < processes:
-        raise ValueError(f"--process is {process}; with --processes {processes} wanted 0 to {processes - 1}")
+        raise UserError(f"--process is {process}; with --processes {processes} wanted 0 to {processes - 1}")
     mesh.emulate(settings.devices, processes=processes)
     if processes == 1:
         return
@@ -82,7 +83,7 @@ def begin(
 
 @contextlib.contextmanager
 def waiting(who: str, meet_s: float) -> Iterator[None]:
-    """In this context the process says each minute that it waits for the others; after `meet_s` it ends (LOST)."""
+    """In this context, print each minute that this process waits for the others; after `meet_s`, end it (LOST)."""
     met = threading.Event()
 
     def watch():
@@ -93,7 +94,7 @@ def waiting(who: str, meet_s: float) -> Iterator[None]:
                 said = f"{who}: the other processes are not all there after {waited_s:.0f} s"
                 todo = "is the command started on every host, and can they reach process 0? Start it again on all"
                 print(f"{said}; {todo}", file=sys.stderr, flush=True)
-                os._exit(mistakes.LOST)
+                os._exit(errors.LOST)
             print(f"{who}: waiting for the others for {waited_s:.0f} s", file=sys.stderr, flush=True)
 
     threading.Thread(target=watch, daemon=True).start()
@@ -104,11 +105,11 @@ def waiting(who: str, meet_s: float) -> Iterator[None]:
 
 
 def workers(environment: Mapping[str, str]) -> int:
-    """How many hosts this host's TPU slices have; 1 where there is no TPU, or JAX_PLATFORMS leaves it out.
+    """Return the number of hosts of this host's TPU slices; 1 if there is no TPU, or JAX_PLATFORMS excludes it.
 
-    On GKE the environment says it. On a Cloud TPU VM the metadata server does; it is asked only where libtpu and a
-    chip's device file exist. OSError where that server does not answer: a host that took itself to be alone would
-    write to the run of the others.
+    On GKE the environment tells it. On a Cloud TPU VM the metadata server does; it is asked only if libtpu and a chip's
+    device file exist. OSError if that server does not answer: a host that took itself to be alone would write to the
+    run of the others.
     """
     platforms = environment.get("JAX_PLATFORMS", "")
     if platforms and "tpu" not in platforms.split(","):
@@ -123,7 +124,7 @@ def workers(environment: Mapping[str, str]) -> int:
 
 
 def metadata(pauses_s: tuple[float, ...] = METADATA_PAUSES_S) -> str | None:
-    """The metadata server's list of a slice's hosts; None where there is no such server, or it knows of none."""
+    """Return the metadata server's list of a slice's hosts; None if there is no such server, or it knows none."""
     request = urllib.request.Request(METADATA, headers={"Metadata-Flavor": "Google"})
     for pause_s in (*pauses_s, None):
         try:

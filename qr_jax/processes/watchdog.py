@@ -1,9 +1,8 @@
-"""Are the other processes of this run still there? A collective would wait for a lost one for ever and not say which.
+"""Watch whether the other processes of this run are alive: a collective would wait for a lost one without end.
 
 Each process writes heartbeats to the key-value store of jax's coordination service, which is no collective, and reads
 those of the others. It also holds a connection to process 0, which has the store: jax ends a process within two seconds
-of losing the store, with a message that does not say what happened, so our message must come first.
-"""
+of losing the store, with a message that does not say what happened, so our message must come first."""
 
 import contextlib
 import faulthandler
@@ -19,7 +18,7 @@ from typing import Any
 
 import jax
 
-from qr_jax import mistakes
+from qr_jax import errors
 from qr_jax.processes import hosts
 
 BEATS = "qr_jax/beat"
@@ -33,9 +32,9 @@ OF_OTHERS = ("gloo", "coordination service", "connection reset", "connection clo
 
 @contextlib.contextmanager
 def watching(deadline_s: float) -> Iterator[None]:
-    """In this context, when another process is silent for `deadline_s`, this one names it and ends (mistakes.LOST).
+    """In this context, if another process is silent for `deadline_s`, name it and end this one (errors.LOST).
 
-    The same when another process fails (mistakes.WRONG where a setting was wrong). A run of one process is not watched.
+    The same if another process fails (errors.USER_ERROR if a setting was wrong). A run of one process is not watched.
     An error that a lost process may have caused is held back for `deadline_s`. At the end all wait for all, process 0
     writing last; a SystemExit must be raised by all processes together.
     """
@@ -53,7 +52,7 @@ def watching(deadline_s: float) -> Iterator[None]:
         if any(words in str(error).lower() for words in OF_OTHERS):
             dog.held = error
             time.sleep(deadline_s * (1 + 1 / BEATS_A_DEADLINE) + POLL_S)  # the watching thread ends us, if it must
-        dog.close(WRONG if mistakes.is_of_asking(error) else FAILED)
+        dog.close(WRONG if isinstance(error, errors.UserError) else FAILED)
         dog.farewell()
         raise
     dog.close(ENDED)
@@ -85,7 +84,7 @@ class Watchdog:
             self._write(last_word)
 
     def farewell(self) -> None:
-        """Process 0 stays until the others have read its last word, or have seen for themselves who is missing."""
+        """On process 0, stay until the others have read its last word, or have seen who is missing."""
         if self.me == 0:
             time.sleep(self.deadline_s / BEATS_A_DEADLINE + FAREWELL_S)
 
@@ -119,13 +118,13 @@ class Watchdog:
             if failed:
                 wrong = any(word == WRONG for word, _ in others.values())
                 said = f"{_named(failed)} ended with an error, which its own output tells"
-                self._end(said, mistakes.WRONG if wrong else mistakes.LOST)
+                self._end(said, errors.USER_ERROR if wrong else errors.LOST)
             if late:
                 silent = f"{_named(late)} has not been heard of for {self.deadline_s:g} s"
                 self._end(f"{silent}: killed, or its host is gone")
 
     def _wait(self) -> bool:
-        """Wait POLL_S, or until the coordinator sends something or hangs up; returns whether to stop watching.
+        """Wait POLL_S, or until the coordinator sends something or hangs up; return True to stop watching.
 
         jax's own threads see it hang up at the same time, and end this process without saying which process is gone.
         """
@@ -135,13 +134,13 @@ class Watchdog:
         return self.closing.is_set()
 
     def _connect(self) -> socket.socket | None:
-        """A connection to the coordinator; None where it does not take one."""
+        """Connect to the coordinator; None if it does not accept."""
         host, _, port = self.coordinator.rpartition(":")
         with contextlib.suppress(OSError):
             return socket.create_connection((host.strip("[]"), int(port)), timeout=self.deadline_s)
 
     def _hung_up(self) -> bool:
-        """Whether the coordinator has closed the connection and takes no other."""
+        """Return True if the coordinator has closed the connection and accepts no other."""
         if self.line is None or not select.select([self.line], [], [], 0)[0]:
             return False
         with contextlib.suppress(OSError):
@@ -151,12 +150,12 @@ class Watchdog:
         self.line = self._connect()
         return self.line is None
 
-    def _end(self, what: str, code: int = mistakes.LOST) -> None:
+    def _end(self, what: str, code: int = errors.LOST) -> None:
         """Print `what` and end this process, which may be inside a collective that never returns."""
         if self.closing.is_set():
             return
         again = "start the same command on all hosts again, and it goes on from the last checkpoint"
-        hint = again if code == mistakes.LOST else "the same command would fail again"
+        hint = again if code == errors.LOST else "the same command would fail again"
         told = f"process {self.me} of {self.count}: {what}. This process ends with {code}; {hint}"
         print(f"{told}. Its threads were here:", file=sys.stderr, flush=True)
         faulthandler.dump_traceback(file=sys.stderr, all_threads=True)

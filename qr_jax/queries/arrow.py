@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from qr_jax.errors import UserError
 from qr_jax.queries import limits, parquet
 
 ENDS = (".arrow", ".feather")
@@ -30,7 +31,7 @@ def rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     except (limits.TooLarge, parquet.NoValue):
         raise
     except (pa.ArrowException, *parquet.DAMAGED) as error:
-        raise ValueError(f"{file.name} after row {number}: not a whole Arrow file ({error})") from error
+        raise UserError(f"{file.name} after row {number}: not a whole Arrow file ({error})") from error
 
 
 def _batches(opened: Any, is_file: bool) -> Iterator[Any]:
@@ -52,17 +53,17 @@ def saved(folder: Path) -> list[Path] | None:
     if (folder / SPLITS).is_file():
         splits = _listed(folder / SPLITS, "splits")
         todo = f"name one of them, as in {folder / str(splits[0]) if splits else folder}"
-        raise ValueError(f"{folder} holds the splits {', '.join(map(str, splits)) or '(none)'} of a data set; {todo}")
+        raise UserError(f"{folder} holds the splits {', '.join(map(str, splits)) or '(none)'} of a data set; {todo}")
     if not (folder / STATE).is_file():
         return None
     if any(_listed(folder / STATE, name) for name in INDICES):
         todo = "in Python, with the version of datasets that wrote it: load_from_disk(FOLDER).flatten_indices()"
         todo += ".save_to_disk(NEW); newer versions take the files' rows as they stand"
-        raise ValueError(f"{folder} is a selection of the rows of its files, which is not read; {todo}")
+        raise UserError(f"{folder} is a selection of the rows of its files, which is not read; {todo}")
     names = [one.get("filename") if isinstance(one, dict) else one for one in _listed(folder / STATE, "_data_files")]
     for name in names:
         if not isinstance(name, str) or Path(name).name != name or not (folder / name).is_file():
-            raise ValueError(f"{folder / STATE} names the file {name!r}, which is not in its folder; copy it again")
+            raise UserError(f"{folder / STATE} names the file {name!r}, which is not in its folder; copy it again")
     return [folder / str(name) for name in names]
 
 
@@ -75,4 +76,4 @@ def _listed(file: Path, name: str) -> list[Any]:
             return held
     except (ValueError, RecursionError, AttributeError):
         pass
-    raise ValueError(f"{file} is damaged, or is none of those that save_to_disk writes; copy the folder again")
+    raise UserError(f"{file} is damaged, or is none of those that save_to_disk writes; copy the folder again")

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from qr_jax import bounded_json
+from qr_jax.errors import UserError
 from qr_jax.queries import limits
 from qr_jax.queries.formats import show
 from qr_jax.queries.official import joined
@@ -89,7 +90,7 @@ def _of_hotpotqa(context: Any) -> Iterator[tuple[Any, Any]]:
     if isinstance(context, Mapping) and "title" in context:
         titles, texts = context["title"], next((context[name] for name in SENTENCES if name in context), None)
         if not isinstance(titles, list) or not isinstance(texts, list) or len(titles) != len(texts):
-            raise ValueError(f"'context' must have as many lists of sentences as titles, and is {show(context)}")
+            raise UserError(f"'context' must have as many lists of sentences as titles, and is {show(context)}")
         context = [list(pair) for pair in zip(titles, texts, strict=True)]
     if not isinstance(context, list) or not all(isinstance(one, list) and len(one) == 2 for one in context):
         return
@@ -102,7 +103,7 @@ def _check_texts(pairs: Sequence[tuple[Any, Any]], column: str) -> None:
     for at, pair in enumerate(pairs, 1):
         for part in pair:
             if not isinstance(part, str):
-                raise ValueError(f"passage {at} of {column!r} must be a title and its text, and holds {show(part)}")
+                raise UserError(f"passage {at} of {column!r} must be a title and its text, and holds {show(part)}")
 
 
 def _plain(value: Any) -> Any:

@@ -1,7 +1,7 @@
-"""What is in a file of questions or passages, and what is wrong with it: counts, errors and warnings by row number.
+"""Check a file of questions or passages: counts, errors and warnings, each with its row numbers.
 
-An error is what training or searching would refuse the file for; a warning what it takes, and its user should know.
-"""
+An error is a reason for which training or searching would refuse the file. A warning is something that they accept and
+the user should know."""
 
 import re
 from collections import Counter, defaultdict
@@ -12,8 +12,9 @@ from typing import Any, Literal
 
 from qr_jax.answers import fold, in_words, normalise, proving
 from qr_jax.characters import nfc
+from qr_jax.errors import UserError
 from qr_jax.queries import carried, formats, parsing, readers
-from qr_jax.queries.answer_columns import Unanswerable, list_in
+from qr_jax.queries.answer_columns import NOT_TAKEN, Unanswerable, list_in, not_taken
 from qr_jax.records import Passage, Query
 
 UNANSWERABLE = "no answer"
@@ -25,7 +26,7 @@ SHOWN = 10  # row numbers that a line of the table names; the JSON has all
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong, and the rows where it is; `others` are rows of the file that was compared with."""
+    """One problem and the rows that have it; `others` are rows of the file given with `against`."""
 
     level: Literal["error", "warning"]
     kind: str
@@ -36,7 +37,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Checked:
-    """A file's rows by number: those that could be read, and what was found. `counts` are of rows by what they say."""
+    """A checked file: the readable rows by number, the findings, and `counts` of the rows by their columns' values."""
 
     file: str
     schema: str
@@ -57,7 +58,7 @@ class Checked:
 
 
 def check(file: str | Path, against: str | Path | None = None) -> Checked:
-    """Read every row of the file, the bad ones too; with `against`, also which questions stand in both files."""
+    """Read every row of the file, the bad ones too; with `against`, also find the questions that both files ask."""
     (path,) = one_file(file)
     items, findings, schemas, count, last = _read(path)
     unanswerable = sum(len(one.rows) for one in findings if one.kind == UNANSWERABLE)
@@ -89,16 +90,16 @@ def one_file(file: str | Path) -> list[Path]:
     found = readers.resolve(file)
     if not found:
         wanted = f"one file, JSON lines or Parquet (`qr-jax data convert {file} OUT --to jsonl` writes the set to one)"
-        raise ValueError(f"{str(file)!r} is a question set, whose rows are checked when it is built; wanted {wanted}")
+        raise UserError(f"{str(file)!r} is a question set, whose rows are checked when it is built; wanted {wanted}")
     if found[0].is_dir():
-        raise ValueError(f"{str(file)!r} is an index; check the files it was made of, one at a time")
+        raise UserError(f"{str(file)!r} is an index; check the files it was made of, one at a time")
     if len(found) > 1:
-        raise ValueError(f"{str(file)!r} names {len(found)} files; check them one at a time (--against compares two)")
+        raise UserError(f"{str(file)!r} names {len(found)} files; check them one at a time (--against compares two)")
     return found
 
 
 def _read(path: Path) -> tuple[dict[int, Query | Passage], list[Finding], Counter[str], int, int]:
-    """The rows that can be read, an error for each other, how many have which schema, how many there are, the last."""
+    """Return the readable rows, an error for each other row, rows by schema, the row count and the last number."""
     items, schemas = {}, Counter()
     wrong: dict[tuple[str, str], list[tuple[int, str]]] = defaultdict(list)  # (kind, alike) -> rows, each with its text
     unanswerable: list[int] = []
@@ -131,14 +132,14 @@ def _read(path: Path) -> tuple[dict[int, Query | Passage], list[Finding], Counte
 
 
 def _error(kind: str, found: list[tuple[int, str]]) -> Finding:
-    """What is wrong with these rows (row 0: with the file); of texts that differ in numbers alone the first is told."""
+    """Make one finding of rows with the same kind of error (row 0: the whole file); its text is the first row's."""
     texts = [text for _, text in found]
     others = f" (so in row {found[0][0]}, and alike in the others)" if len(set(texts)) > 1 else ""
     return Finding("error", kind, texts[0] + others, tuple(number for number, _ in found if number))
 
 
 def _has_no_gold(row: Any) -> bool:
-    """Whether the row asks something and has no answer of which anything is left."""
+    """Return True if the row is a question whose answers all normalise to nothing."""
     if isinstance(row, ValueError) or formats.schema(row).endswith("corpus"):
         return False
     try:
@@ -159,6 +160,13 @@ def _questions(items: Mapping[int, Any]) -> Iterator[Finding]:
         same = len({frozenset(map(fold, items[number].answers)) for number in rows}) == 1
         answers = "the same answers" if same else "different answers"
         yield Finding("warning", "repeated question", f"{len(rows)} rows ask {text!r}, with {answers}", rows)
+    unclear = defaultdict(list)
+    for number, query in items.items():
+        for name in not_taken(query.meta):
+            unclear[name].append(number)
+    for name, rows in unclear.items():
+        text = f"{len(rows)} of {len(items)} questions: {NOT_TAKEN.format(name=name)}"
+        yield Finding("warning", "unclear answers", text, tuple(rows))
     kinds = ("answer in question", _gives_away), ("long answers", _is_long), ("gold lists", _is_uneven)
     for kind, wrong in (*kinds, ("list as text", _is_list_as_text), ("passages beside", _has_passages)):
         rows = tuple(number for number, query in items.items() if wrong(query))
@@ -205,7 +213,7 @@ def _passages(items: Mapping[int, Any]) -> Iterator[Finding]:
 
 
 def _overlap(items: Mapping[int, Any], other: Path) -> Iterator[Finding]:
-    """The questions of this file that the other one asks too, by their normalised text or by their id."""
+    """Find the questions of this file that the other file asks too, by normalised text or by id."""
     theirs, findings, *_ = _read(other)
     findings = [one for one in findings if one.level == "error"]
     if findings:
@@ -233,7 +241,7 @@ def _overlap(items: Mapping[int, Any], other: Path) -> Iterator[Finding]:
 
 
 def _grouped(keys: Mapping[int, str]) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """The keys of more than one row, with their rows."""
+    """Return the keys that more than one row has, with their rows."""
     places = defaultdict(list)
     for number, key in keys.items():
         places[key].append(number)
@@ -241,7 +249,7 @@ def _grouped(keys: Mapping[int, str]) -> Iterator[tuple[str, tuple[int, ...]]]:
 
 
 def _counts(items: Mapping[int, Query | Passage], rows: int, last: int) -> dict[str, Any]:
-    """Rows, and what they are about: answers a question, hops and types where rows have them, words a passage."""
+    """Count rows, answers, words of passages and, where the columns exist, the rows of each dataset, hops, type etc."""
     counts: dict[str, Any] = {"rows": rows, "readable": len(items)}
     if last > rows:
         counts["empty_lines"] = last - rows  # which a row's number counts
@@ -263,7 +271,7 @@ def _counts(items: Mapping[int, Query | Passage], rows: int, last: int) -> dict[
 
 
 def format_report(checked: Checked) -> str:
-    """The counts, then one line a finding, errors first."""
+    """Format the counts, then one line for each finding, errors first."""
     lines = [f"{checked.file}: {checked.schema}"]
     for name, value in checked.counts.items():
         shown = ", ".join(f"{key} {count}" for key, count in value.items()) if isinstance(value, Mapping) else value
@@ -277,7 +285,7 @@ def format_report(checked: Checked) -> str:
 
 
 def _lines(findings: list[Finding]) -> Iterator[str]:
-    """A line for each of the first findings of a level, and how many more there are."""
+    """Yield a line for each of the first findings of a level, and one that counts the rest."""
     for one in findings[:SHOWN]:
         more = f" and {len(one.rows) - SHOWN} more" if len(one.rows) > SHOWN else ""
         at = f"row{'s' * (len(one.rows) > 1)} {', '.join(map(str, one.rows[:SHOWN]))}{more}: " if one.rows else ""

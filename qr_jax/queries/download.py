@@ -1,4 +1,4 @@
-"""A file from its address: the same command goes on where a download ended, and half a file never has its name."""
+"""Download a file from a URL: a repeated command resumes, and the final name is given only to a whole file."""
 
 import fcntl
 import json
@@ -17,10 +17,11 @@ Say = Callable[[str], None]
 
 
 def download(url: str, place: Path, *, say: Say) -> Path:
-    """The file at `url`, in `place`; what is there already stays. OSError where it cannot be had, whole.
+    """Download `url` to `place` and return `place`; an existing file stays as it is. OSError if it cannot be had whole.
 
-    What came stays beside `place` under the name .NAME.part, with the server's mark of the file (ETag, or its date) in
-    .NAME.part.json. The rest alone is asked for (Range), if the file is still the one that was begun (If-Range).
+    Partial data stay beside `place` under the name .NAME.part, with the server's validator of the file (ETag, or its
+    date) in .NAME.part.json. A resumed download requests the missing bytes alone (Range), if the server's file is still
+    the same (If-Range).
     """
     if place.exists():
         return place
@@ -51,7 +52,7 @@ def download(url: str, place: Path, *, say: Say) -> Path:
 
 
 def _receive(answer: Any, file: IO[bytes], part: Path, have: int, name: str, say: Say) -> None:
-    """Write what comes, and say how far it is; OSError where it ends too early."""
+    """Write the response to the file and report progress; OSError if it ends too early."""
     headers: Mapping[str, str] = answer.headers
     goes_on = getattr(answer, "status", None) == 206
     if not goes_on:  # the whole file: another one than was begun, or a server that gives no parts
@@ -77,7 +78,7 @@ def _receive(answer: Any, file: IO[bytes], part: Path, have: int, name: str, say
 
 
 def _told(name: str, done: int, whole: int | None, rate: float) -> str:
-    """How far a download is, how fast and how much longer."""
+    """Format the progress of a download: bytes, rate and time left."""
     if whole is None:
         return f"{name}: {_megabytes(done)}, {_megabytes(rate)}/s"
     left = f", {(whole - done) / rate:.0f} s left" if rate else ""
@@ -89,7 +90,7 @@ def _megabytes(count: float) -> str:
 
 
 def _mark(part: Path) -> str:
-    """The server's mark of the file that was begun; empty where none is known."""
+    """Return the saved validator (ETag or date) of a partial download; "" if none is known."""
     try:
         return str(json.loads(part.with_name(f"{part.name}.json").read_bytes())["mark"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -97,7 +98,7 @@ def _mark(part: Path) -> str:
 
 
 def _lock(file: IO[bytes], place: Path) -> None:
-    """One process downloads a file at a time."""
+    """Lock the partial file, so that one process at a time downloads it; OSError if another one does."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

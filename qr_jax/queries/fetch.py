@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, cast
 
+from qr_jax.errors import UserError
 from qr_jax.queries import limits
 from qr_jax.queries.download import download
 from qr_jax.queries.official import File
@@ -55,16 +56,16 @@ def fetch(file: File, folder: Path, manual_dir: Path | None = None, *, say: Call
     archive = file.url.partition("?")[0].rpartition("/")[2] if file.url and file.member else None
     if manual_dir is not None:
         if not manual_dir.is_dir():
-            raise ValueError(f"there is no folder {manual_dir}; name the one that {file.name} is in")
+            raise UserError(f"there is no folder {manual_dir}; name the one that {file.name} is in")
         own = _own(manual_dir, file)
         if own is not None:
             return check(own, file.sha256 if archive is None else None, file, folder)
         packed = next(filter(Path.is_file, manual_dir.rglob(archive)), None) if archive else None
         if packed is None:
             wanted = file.name if archive is None else f"{file.name} nor {archive}"
-            raise ValueError(f"{manual_dir} has no {wanted}; {file.how or f'download it from {file.url}'}")
+            raise UserError(f"{manual_dir} has no {wanted}; {file.how or f'download it from {file.url}'}")
     elif file.url is None:
-        raise ValueError(f"{file.name} has no address to download it from: name the folder it is in{NAMED}; {file.how}")
+        raise UserError(f"{file.name} has no address to download it from: name the folder it is in{NAMED}; {file.how}")
     else:
         packed = _download(file, folder / "downloads" / (archive or file.name), say)
     found = check(packed, file.sha256, file, folder)
@@ -76,7 +77,7 @@ def _own(manual_dir: Path, file: File) -> Path | None:
     found = [one for one in (manual_dir / file.name, manual_dir / (file.member or file.name)) if one.is_file()]
     found = found or sorted(one for one in manual_dir.rglob(file.name) if one.is_file())
     if len(found) > 1 and found[0] != manual_dir / file.name:
-        raise ValueError(f"{manual_dir} has {len(found)} files {file.name}; name the folder that the wanted one is in")
+        raise UserError(f"{manual_dir} has {len(found)} files {file.name}; name the folder that the wanted one is in")
     return found[0] if found else None
 
 
@@ -87,7 +88,7 @@ def check(path: Path, sha256: str | None, file: File, folder: Path) -> Found:
         if found != sha256:
             other = f"its SHA-256 is {found}, and {sha256} is wanted (published by {file.attested})"
             todo = f"it is cut short or altered: remove {path} and get it again"
-            raise ValueError(f"{path.name} is not the official file: {other}; {todo}")
+            raise UserError(f"{path.name} is not the official file: {other}; {todo}")
         return Found(path, found, None)
     entry = f"{file.url or 'manual'} {path.name}"
     known = registered(folder).get(entry, found)
@@ -95,7 +96,7 @@ def check(path: Path, sha256: str | None, file: File, folder: Path) -> Found:
         other = f"its SHA-256 is {found}, and {known} is wanted (registered in {folder / REGISTRY})"
         todo = "if it is cut short or altered, get it again; if it is the one that is meant, remove"
         todo += f" the entry {entry!r} from {folder / REGISTRY}"
-        raise ValueError(f"{path} is not the file that was read before: {other}; {todo}")
+        raise UserError(f"{path} is not the file that was read before: {other}; {todo}")
     return Found(path, found, entry)
 
 
@@ -109,7 +110,7 @@ def registered(folder: Path) -> dict[str, str]:
         why = f"wanted an object, and it is a {type(known).__name__}"
     except (ValueError, RecursionError) as error:
         why = str(error)
-    raise ValueError(f"{registry} is damaged ({why}); remove it, and the files are registered as they are read")
+    raise UserError(f"{registry} is damaged ({why}); remove it, and the files are registered as they are read")
 
 
 def register(found: Found, folder: Path) -> None:
@@ -131,7 +132,7 @@ def _download(file: File, place: Path, say: Callable[[str], None]) -> Path:
         return download(file.url, place, say=say)
     except (OSError, http.client.HTTPException) as error:
         todo = f"get it on another machine, put it into a folder and name that folder{NAMED}"
-        raise ValueError(f"{file.name} cannot be downloaded from {file.url} ({error}); {todo}") from error
+        raise UserError(f"{file.name} cannot be downloaded from {file.url} ({error}); {todo}") from error
 
 
 def _unpack(packed: Found, file: File, folder: Path) -> Found:
@@ -185,11 +186,11 @@ def _member(packed: Path, file: File) -> Iterator[IO[bytes]]:
                 with tarfile.open(fileobj=asked, mode="r:") as archive:
                     opened = archive.extractfile(_choose(archive.getnames(), file, packed))
                     if opened is None:
-                        raise ValueError(f"{packed.name}: {file.member} is no file in it")
+                        raise UserError(f"{packed.name}: {file.member} is no file in it")
                     with opened:
                         yield opened
     except NO_ARCHIVE as error:
-        raise ValueError(f"{packed.name} is no whole archive ({error}); remove it and get it again") from error
+        raise UserError(f"{packed.name} is no whole archive ({error}); remove it and get it again") from error
 
 
 def _unpacked(packed: Path) -> IO[bytes]:
@@ -231,5 +232,5 @@ def _choose(names: list[str], file: File, packed: Path) -> str:
         return file.member
     same = [name for name in names if name.rpartition("/")[2] == file.name and "__MACOSX" not in name]
     if len(same) != 1:
-        raise ValueError(f"{packed.name} has {len(same)} files {file.name!r}; wanted {file.member}")
+        raise UserError(f"{packed.name} has {len(same)} files {file.name!r}; wanted {file.member}")
     return same[0]

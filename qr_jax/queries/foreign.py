@@ -1,8 +1,7 @@
-"""Questions and passages as other programs keep them -> ours: columns of other names and shapes, official files.
+"""Convert questions and passages of other programs to our rows: other column names and shapes, official files.
 
-What a run reads is JSON lines and Parquet (readers.py). All else is written anew once, by `qr-jax data convert`, which
-says what it took the file for, so that nothing is guessed in silence.
-"""
+A run reads JSON lines and Parquet alone (readers.py). Everything else is converted once by `qr-jax data convert`, which
+prints how it read each column, so that no guess is silent."""
 
 import re
 from collections import Counter
@@ -11,8 +10,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from qr_jax.errors import UserError
 from qr_jax.queries import carried, foreign_rows, formats, inputs, parsing, readers
-from qr_jax.queries.answer_columns import Unanswerable, as_text, check_answerable, in_objects, list_in
+from qr_jax.queries.answer_columns import (
+    NOT_TAKEN,
+    Unanswerable,
+    as_text,
+    check_answerable,
+    in_objects,
+    list_in,
+    not_taken,
+)
 from qr_jax.queries.foreign_rows import ASKS, KNOWN
 from qr_jax.queries.inputs import Input
 from qr_jax.queries.parsing import ANSWERS, OTHER_SCHEMAS, Row
@@ -29,7 +37,7 @@ PAGES = ("entity_pages", "search_results", "EntityPages", "SearchResults")  # Tr
 
 
 class Converted(NamedTuple):
-    """Questions or passages, a line for each thing that was taken for something else, passages beside questions."""
+    """Questions or passages, a line for each conversion that was made, and the passages found beside questions."""
 
     items: list[Query] | list[Passage]
     said: list[str]
@@ -39,11 +47,11 @@ class Converted(NamedTuple):
 def read(
     words: str | Path | Sequence[str | Path], encoding: str | None = None, *, skip_broken: bool = False
 ) -> Converted:
-    """Read the questions or passages of what the words name (inputs.py), with the passages that questions carry.
+    """Read the questions or passages in the files that `words` name (inputs.py), and the passages inside question rows.
 
-    Rows that stand there twice, entire, are taken once; questions whose row says that they have no answer are left
-    out. A file of text or HTML holds passages. Rows that cannot be read are counted and left out with `skip_broken`;
-    else a ValueError names the first of each kind, and how many are alike.
+    Identical rows are taken once. Questions whose row says that they have no answer are left out. A file of text or
+    HTML holds passages. With `skip_broken`, unreadable rows are counted and left out; otherwise a ValueError names the
+    first row of each kind of error and how many rows are alike.
     """
     words = [words] if isinstance(words, str | Path) else words
     files, left_out = inputs.find(words)
@@ -66,6 +74,8 @@ def read(
             continue
         corpus |= {passage.id: passage for passage in beside if passage.id not in corpus}
         refused += [(where, answer) for answer in getattr(item, "meta", {}).get("refused_answers", ())]
+        for name in not_taken(getattr(item, "meta", {})):
+            said[f"rows whose {NOT_TAKEN.format(name=name)}"] += 1
         name = item.id
         first, other = found.setdefault(name, (where, item))
         while is_made and other != replace(item, id=other.id):  # another question of the same text
@@ -78,11 +88,11 @@ def read(
     shown = files[0].name if len(files) == 1 else " ".join(map(str, words))
     if wrong and (not skip_broken or not found):
         todo = "; --skip-broken leaves such rows out" * bool(found)
-        raise ValueError(_broken(shown, wrong, len(files)) + todo)
+        raise UserError(_broken(shown, wrong, len(files)) + todo)
     if wrong:
         said[f"rows that cannot be read, left out (the first: {wrong[0][0]}: {wrong[0][1]})"] = len(wrong)
     if not found:
-        raise ValueError(f"{shown} has no rows{''.join(f' ({line})' for line in _told(said))}")
+        raise UserError(f"{shown} has no rows{''.join(f' ({line})' for line in _told(said))}")
     if refused:
         where, answer = refused[0]
         said[f"answers that normalise to nothing, left out (the first: {answer[:40]!r} in {where})"] = len(refused)
@@ -93,14 +103,14 @@ def _of_one_kind(found: Mapping[str, tuple[str, Any]], shown: str) -> list[Any]:
     items = [item for _, item in found.values()]
     if len({type(item) for item in items}) > 1:
         of = next(where for where, item in found.values() if type(item) is not type(items[0]))
-        raise ValueError(f"{shown} holds questions and passages ({of} is the first of the others); part them")
+        raise UserError(f"{shown} holds questions and passages ({of} is the first of the others); part them")
     return items
 
 
 def _all_rows(
     files: Sequence[Input], encoding: str | None, said: Counter[str]
 ) -> Iterator[tuple[str, Row | ValueError]]:
-    """Give the rows of all files, each with its place. A document that cannot be read is a row that cannot be read."""
+    """Yield the rows of all files, each with its place. An unreadable document counts as one unreadable row."""
     for one in files:
         try:
             for number, row in foreign_rows.read(one, encoding, said):
@@ -112,7 +122,7 @@ def _all_rows(
 
 
 def _broken(shown: str, wrong: Sequence[tuple[str, str]], files: int) -> str:
-    """What cannot be read: the first row of each kind, and how many others are alike but for numbers and values."""
+    """Format the unreadable rows: the first of each kind of error, and how many differ from it in values alone."""
     kinds: dict[str, list[tuple[str, str]]] = {}
     for where, what in wrong:
         kinds.setdefault(ALIKE.sub("", what), []).append((where, what))
@@ -130,7 +140,7 @@ def _told(said: Counter[str]) -> list[str]:
 
 
 def _item(row: Row, said: Counter[str]) -> tuple[Query | Passage, bool, list[Passage]]:
-    """Make what the row holds; True where its id was made here; and the passages that stand beside a question."""
+    """Make the row's question or passage; return it, whether its id was made here, and the passages in its row."""
     cells = {str(name).strip().lstrip("\ufeff"): value for name, value in row.items()}
     named = {name: value for name, value in cells.items() if name and value is not None}  # "" is pandas' index
     form = formats.schema(named)
@@ -166,12 +176,12 @@ def _item(row: Row, said: Counter[str]) -> tuple[Query | Passage, bool, list[Pas
     lacking = [names for names in needed if not any(name in named for name in names)]
     empty = [name for name in cells if cells[name] is None and (name.lower() in NEEDED or NUMBERED.fullmatch(name))]
     if lacking and empty:
-        raise ValueError(f"nothing stands in {', '.join(map(repr, empty))}; fill it in, or take the row out")
+        raise UserError(f"nothing stands in {', '.join(map(repr, empty))}; fill it in, or take the row out")
     text = named.get("question" if asks else "text")
     if asks and ANSWERS in lacking:
-        raise ValueError(parsing.missing("answers", named, f"none of {', '.join(ANSWERS)}"))
+        raise UserError(parsing.missing("answers", named, f"none of {', '.join(ANSWERS)}"))
     if not asks and text is None:
-        raise ValueError(
+        raise UserError(
             f"is neither a question nor a passage; fields found: {names(named)}; rename them {foreign_rows.NAMES}"
         )
     dropped = [repr(name) for name in named if not asks and name not in ("id", "title", "text", "contents")]
@@ -187,7 +197,7 @@ def _item(row: Row, said: Counter[str]) -> tuple[Query | Passage, bool, list[Pas
 
 
 def _parted(row: Row, said: Counter[str]) -> tuple[dict[str, Any], list[Passage]]:
-    """The row without the passages that stand in it, its gold passages by id and title; and these passages."""
+    """Split the row into the question, with its gold passages by id and title, and the passages that stood in it."""
     pairs, gold = carried.passages(row)
     rest = dict(row)
     if pages := [name for name in PAGES if rest.pop(name, None)]:
@@ -210,12 +220,21 @@ def _parted(row: Row, said: Counter[str]) -> tuple[dict[str, Any], list[Passage]
 
 
 def _with_choice(row: dict[str, Any], said: Counter[str]) -> dict[str, Any]:
-    """The row of HLE whose answer is a choice's letter, with the choice's text beside it: "A" alone is an article."""
+    """Return HLE's row with the chosen option's text beside its letter: an answer "A" alone normalises to nothing.
+
+    Options stand on lines of their own, or all behind "Answer Choices:" on its line.
+    """
     column = _answers(row)
     letter, question = row.get(column), row.get("question")
     if not (isinstance(letter, str) and isinstance(question, str) and re.fullmatch(r"[A-Z]", letter.strip())):
         return row
-    choice = re.search(rf"^{letter.strip()}[.):]\s*(\S.*)$", question, re.MULTILINE)
+    letter = letter.strip()
+    on_line = re.search(r"Answer Choices:[ \t]*(\S.*)", question, re.DOTALL)
+    if on_line:
+        following = re.escape(chr(ord(letter) + 1))
+        choice = re.search(rf"(?<!\S){letter}[.):]\s*(\S.*?)(?=\s+{following}[.):]|\s*\Z)", on_line[1], re.DOTALL)
+    else:
+        choice = re.search(rf"^{letter}[.):]\s*(\S.*)$", question, re.MULTILINE)
     if choice is None:
         return row
     said[f"rows whose {column!r} is a choice's letter, with the choice's text as further answers"] += 1
@@ -227,7 +246,7 @@ def _answers(row: Row) -> str:
 
 
 def _texts(value: Any, column: str, said: Counter[str]) -> Any:
-    """Answers in objects (SQuAD's, TriviaQA's), lists written as a text, numbers, true and false, as texts."""
+    """Return answers as texts: from objects (SQuAD, TriviaQA), lists written as one text, numbers and bools."""
     taken = in_objects(value)
     if taken is not value:
         said[f"rows whose {column!r} are objects, of which the texts and their aliases are taken"] += 1
@@ -239,6 +258,9 @@ def _texts(value: Any, column: str, said: Counter[str]) -> Any:
         said[f"rows whose {column!r} were a list written as a text"] += listed is not None
         said[f'rows whose {column!r} hold | or ;, left as one text (several are a list: ["a", "b"])'] += (
             listed is None and any(mark in value for mark in "|;")
+        )
+        said[f"rows whose {column!r} begin with [, left as one text (several are a list of texts)"] += (
+            listed is None and value.lstrip().startswith("[")
         )
         return listed or value
     values = value if isinstance(value, list) else [value]

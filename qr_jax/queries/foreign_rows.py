@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from qr_jax.errors import UserError
 from qr_jax.queries import arrow, carried, formats, html_text, inputs, limits, parquet, readers, text_files
 from qr_jax.queries.inputs import Input
 from qr_jax.queries.parsing import ANSWERS, OTHER_SCHEMAS, Row
@@ -23,9 +24,9 @@ NAMES = "(question, answers, id; or text, title, id; and names that other system
 
 
 def read(given: Input, encoding: str | None, said: Counter[str]) -> Iterator[tuple[int, Row | ValueError]]:
-    """Give the number from 1 and the object of every row; what is wrong where a row alone cannot be read.
+    """Yield each row's number, from 1, and its object, or the ValueError of a row that cannot be read.
 
-    ValueError: the file as a whole cannot be read. A document's rows are its passages.
+    Raises ValueError if the whole file cannot be read. The rows of a document are its passages.
     """
     file, ends = given.file, inputs.ending(given.file)
     if file.suffix == ".parquet":
@@ -34,7 +35,7 @@ def read(given: Input, encoding: str | None, said: Counter[str]) -> Iterator[tup
         return arrow.rows(file)
     text = _text(file, encoding, said)
     if not text.strip() and not given.is_document:
-        raise ValueError(f"{file.name} is empty")
+        raise UserError(f"{file.name} is empty")
     is_text = given.is_document or ends in html_text.ENDS
     if text.lstrip()[:1] in ("{", "[") and not is_text and ends not in readers.TABLE_ENDS:
         parts = _of_json(file, text, by_line=ends == ".jsonl", said=said)
@@ -47,7 +48,7 @@ def read(given: Input, encoding: str | None, said: Counter[str]) -> Iterator[tup
 
 
 def _of_text(given: Input, text: str, said: Counter[str]) -> list[Passage]:
-    """Cut a document into passages; their title is the page's own, or the file's name."""
+    """Split a document into passages, titled by the page's own title or the file's name."""
     is_html = inputs.ending(given.file) in html_text.ENDS
     title, text = html_text.read(text) if is_html else ("", text)
     made = text_files.passages(text, name=given.name, title=title or given.file.stem.replace("_", " "))
@@ -72,22 +73,22 @@ def _text(file: Path, encoding: str | None, said: Counter[str]) -> str:
         try:
             text = held.decode(name)
         except LookupError as error:
-            raise ValueError(f"there is no encoding {name!r}; wanted a name such as latin-1, gbk, shift_jis") from error
+            raise UserError(f"there is no encoding {name!r}; wanted a name such as latin-1, gbk, shift_jis") from error
         except UnicodeDecodeError as error:
             wrong = f"byte {held[error.start]:#04x} at place {error.start + 1}"
             continue
         if "\0" in text:
-            raise ValueError(f"{file.name} is no text: it holds NUL characters")
+            raise UserError(f"{file.name} is no text: it holds NUL characters")
         if name == "cp1252" and not declared and not any("Windows-1252" in note for note in said):
             other = "--encoding NAME reads them as another"
             said[f"{file.name} is no UTF-8: such files are read as Windows-1252; {other}"] = -1
         return text
     todo = "name its encoding: --encoding gbk, say" if not encoding else "name another"
-    raise ValueError(f"{file.name} is no text in {encoding or 'UTF-8 or Windows-1252'} ({wrong}); {todo}")
+    raise UserError(f"{file.name} is no text in {encoding or 'UTF-8 or Windows-1252'} ({wrong}); {todo}")
 
 
 class Spelled(float):
-    """A number of JSON that knows how it was written: 1.10 is no 1.1 where it is an answer."""
+    """A JSON number that keeps its spelling: as an answer, 1.10 differs from 1.1."""
 
     text: str
 
@@ -101,9 +102,9 @@ class Spelled(float):
 
 
 def _of_json(file: Path, text: str, *, by_line: bool, said: Counter[str]) -> Iterator[Row | ValueError]:
-    """The rows of one JSON value, or of several one after the other, on whatever lines.
+    """Yield the rows of one JSON value, or of several in sequence, whatever the line breaks.
 
-    A value that is no JSON is a row that cannot be read where each line is to have one; else nothing after it can be.
+    With `by_line` a value that is no JSON is one unreadable row; otherwise nothing after it can be read.
     """
     decoder, at = json.JSONDecoder(parse_float=Spelled, object_pairs_hook=_object), 0
     while at < len(text):
@@ -115,8 +116,8 @@ def _of_json(file: Path, text: str, *, by_line: bool, said: Counter[str]) -> Ite
         except (ValueError, RecursionError) as error:
             if not by_line:
                 line = text.count("\n", 0, getattr(error, "pos", at)) + 1
-                raise ValueError(f"{file.name} line {line}: no JSON ({error})") from error
-            yield ValueError(f"no JSON ({error})")
+                raise UserError(f"{file.name} line {line}: no JSON ({error})") from error
+            yield UserError(f"no JSON ({error})")
             at = text.find("\n", at) + 1 or len(text)
             continue
         try:
@@ -131,17 +132,17 @@ def _of_json(file: Path, text: str, *, by_line: bool, said: Counter[str]) -> Ite
 def _object(members: list[tuple[str, Any]]) -> dict[str, Any]:
     made = dict(members)
     if len(made) < len(members):
-        raise ValueError(f"an object has more than one {_twice(name for name, _ in members)!r}")
+        raise UserError(f"an object has more than one {_twice(name for name, _ in members)!r}")
     return made
 
 
 def _twice(names: Iterable[str]) -> str | None:
-    """The first of the names that stands there more than once, and is one."""
+    """Return the first name that occurs more than once and is not empty."""
     return next((name[:100] for name, count in Counter(names).items() if name and count > 1), None)
 
 
 def _in_value(file: Path, value: Any, said: Counter[str]) -> Iterable[Row | ValueError]:
-    """A value's rows: itself, a list of them, one of its members, members by id, or columns."""
+    """Return a JSON value's rows: a list, a list in one of its members, members by id, columns, or the value itself."""
     if isinstance(value, list):
         return _objects(file, value)
     if isinstance(value, dict) and _is_viewed(value.get("rows")):
@@ -150,7 +151,7 @@ def _in_value(file: Path, value: Any, said: Counter[str]) -> Iterable[Row | Valu
             said[f"{len(value['rows'])} of the {whole} rows that the hub's viewer has"] = -1
         return map(_viewed, value["rows"])
     if not isinstance(value, dict):
-        raise ValueError(f"{file.name}: rows are wanted, and this is {formats.show(value)}")
+        raise UserError(f"{file.name}: rows are wanted, and this is {formats.show(value)}")
     names = {str(name).strip().lower() for name in value}
     columns = [held for name, held in value.items() if name.strip().lower() in KNOWN]
     if columns and len(columns) == len(value) and all(isinstance(held, dict) for held in columns):  # pandas' to_json
@@ -162,7 +163,7 @@ def _in_value(file: Path, value: Any, said: Counter[str]) -> Iterable[Row | Valu
     if {*ASKS} & names and all(isinstance(held, list) for held in value.values()):
         lengths = {name: len(held) for name, held in value.items()}
         if len({*lengths.values()}) > 1:
-            raise ValueError(f"{file.name} has columns of unlike length: {lengths}")
+            raise UserError(f"{file.name} has columns of unlike length: {lengths}")
         return [dict(zip(value, cells, strict=True)) for cells in zip(*value.values(), strict=True)]
     if names & KNOWN - {"title", "q", "a"} or {"q", "a"} <= names:
         return [value]
@@ -173,15 +174,15 @@ def _in_value(file: Path, value: Any, said: Counter[str]) -> Iterable[Row | Valu
         return [{"id": name} | held for name, held in value.items()]
     if len(lists) > 1:
         todo = "put each list into a file of its own"
-        raise ValueError(f"{file.name} holds {len(lists)} lists of rows, in {', '.join(list(value)[:8])}; {todo}")
+        raise UserError(f"{file.name} holds {len(lists)} lists of rows, in {', '.join(list(value)[:8])}; {todo}")
     wanted = f"wanted a list of objects, or one object an id {NAMES}"
-    raise ValueError(f"{file.name} is one JSON object with {', '.join(list(value)[:8])}, which are no rows; {wanted}")
+    raise UserError(f"{file.name} is one JSON object with {', '.join(list(value)[:8])}, which are no rows; {wanted}")
 
 
 def _objects(file: Path, rows: list[Any]) -> Iterator[Row | ValueError]:
     for row in rows:
         wanted = f"{file.name}: a list of objects is wanted, and it holds {formats.show(row)}"
-        yield row if isinstance(row, dict) else ValueError(wanted)
+        yield row if isinstance(row, dict) else UserError(wanted)
 
 
 def _is_viewed(rows: Any) -> bool:
@@ -192,18 +193,18 @@ def _is_viewed(rows: Any) -> bool:
 
 def _viewed(given: Row) -> Row | ValueError:
     if cut := given.get("truncated_cells"):
-        return ValueError(f"the viewer cut its cells {formats.show(cut)}; get the set's own files")
+        return UserError(f"the viewer cut its cells {formats.show(cut)}; get the set's own files")
     return given["row"]
 
 
 def _separator(head: str, file: Path) -> str:
-    """What parts the first line into most columns."""
+    """Return the separator that splits the first line into the most columns."""
     marks = sorted(SEPARATORS, key=lambda mark: (mark != "\t") == (file.suffix == ".tsv"))  # which wins a draw
     return max(marks, key=lambda mark: len(next(csv.reader([head], delimiter=mark), [])))
 
 
 def _is_head(line: str, file: Path) -> bool:
-    """Whether the line names two columns that are known: prose may begin with one of their names."""
+    """Return True if the line has at least two known column names: prose may begin with one."""
     try:
         cells = next(csv.reader([line], delimiter=_separator(line, file)), [])
     except csv.Error:
@@ -212,7 +213,7 @@ def _is_head(line: str, file: Path) -> bool:
 
 
 def _of_table(file: Path, text: str, said: Counter[str]) -> Iterator[tuple[int, Row | ValueError]]:
-    """The rows by line. One line of other cells than columns is a row that cannot be read."""
+    """Yield the rows by line. A line whose cells are not as many as the columns is an unreadable row."""
     lines = io.StringIO(text, newline="")  # str.splitlines would cut at U+2028 too
     head = next((line for line in lines if line.strip()), "")
     lines.seek(0)
@@ -225,9 +226,9 @@ def _of_table(file: Path, text: str, said: Counter[str]) -> Iterator[tuple[int, 
         if not {name.lower() for name in names} & KNOWN:
             wanted = " or ".join(mark.join(some) for some in (("id", "question", "answers"), ("id", "title", "text")))
             wanted = f"a first line of names, such as {wanted}"
-            raise ValueError(f"{file.name}: its first line is {head.strip()[:100]!r}; wanted {wanted}")
+            raise UserError(f"{file.name}: its first line is {head.strip()[:100]!r}; wanted {wanted}")
         if twice := _twice(names):
-            raise ValueError(f"{file.name}: more than one column is named {twice!r}; rename all but one")
+            raise UserError(f"{file.name}: more than one column is named {twice!r}; rename all but one")
         said[f"read as a table with {SEPARATORS[mark]} between the columns {', '.join(filter(None, names))}"] = -1
         while True:
             before_row = table.line_num
@@ -236,7 +237,7 @@ def _of_table(file: Path, text: str, said: Counter[str]) -> Iterator[tuple[int, 
             except csv.Error as error:
                 if table.line_num > before_row + 1:  # a quote that is never closed takes whole rows with it
                     raise
-                yield table.line_num, ValueError(f"no row of a table ({error}); {QUOTES}")
+                yield table.line_num, UserError(f"no row of a table ({error}); {QUOTES}")
                 continue
             if cells is None:
                 break
@@ -244,12 +245,12 @@ def _of_table(file: Path, text: str, said: Counter[str]) -> Iterator[tuple[int, 
                 continue
             if len(cells) > len(names) and any(cells[len(names) :]):
                 todo = f'a text that holds {mark!r} stands in quotes: "..."'
-                yield table.line_num, ValueError(f"{len(cells)} cells, {len(names)} columns; {todo}")
+                yield table.line_num, UserError(f"{len(cells)} cells, {len(names)} columns; {todo}")
                 continue
             row = {name: cell if cell.strip() else None for name, cell in zip(names, cells, strict=False) if name}
             yield table.line_num, row
     except csv.Error as error:
         place = f"{file.name} line {table.line_num if table else 1}"
-        raise ValueError(f"{place}: no row of a table ({error}); {QUOTES}") from error
+        raise UserError(f"{place}: no row of a table ({error}); {QUOTES}") from error
     finally:
         csv.field_size_limit(before)

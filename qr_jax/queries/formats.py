@@ -1,8 +1,7 @@
-"""Question rows of other systems -> our columns, and our queries -> their rows: verl, SkyRL, FlashRAG, TRL.
+"""Convert question rows of other systems to our columns, and our queries to their rows: verl, SkyRL, FlashRAG, TRL.
 
-The forms are those of their data sets' own files (verl's and SkyRL's Search-R1 Parquet, FlashRAG's JSON lines, TRL's
-`prompt` with columns for the rewards). What a query's `meta` and `entities` hold goes into the column `metadata`.
-"""
+The formats are those of their data sets' own files (verl's and SkyRL's Search-R1 Parquet, FlashRAG's JSON lines, TRL's
+`prompt` with columns for the rewards). A query's `meta` and `entities` go into the column `metadata`."""
 
 import functools
 import gzip
@@ -15,8 +14,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from qr_jax import bounded_json
+from qr_jax.errors import UserError
 from qr_jax.queries import limits, parquet
-from qr_jax.queries.answer_columns import holds_answers, says_answerable
+from qr_jax.queries.answer_columns import tells_of_answers
 from qr_jax.records import Passage, Query
 
 Row = Mapping[str, Any]
@@ -28,7 +28,7 @@ COUNT = re.compile(r"((train|dev|val|validation|eval|test)_)?\d+")  # an id that
 
 
 def schema(row: Row) -> str:
-    """Whose row this is: "qr_jax", "verl", "skyrl", "flashrag", "trl", or what a row of a corpus is in."""
+    """Return the row's format: "qr_jax", "verl", "skyrl", "flashrag", "trl", "qr_jax corpus" or "Search-R1 corpus"."""
     if _is_prompt(row.get("prompt")):
         if "env_class" in row or "reward_spec" in row:
             return "skyrl"
@@ -44,11 +44,11 @@ def schema(row: Row) -> str:
 
 
 def ours(row: Row) -> Row:
-    """The row with our columns: id, question, answers, entities and whatever else its metadata hold.
+    """Return the row with our columns: id, question, answers, entities and everything else in its metadata.
 
-    Our own rows, and those of no form that is known here, come back as they are. ValueError where a row has the form of
-    another system and lacks what that form must hold. A row without an id is named by its data source, split and index,
-    or by its question's hash; an id of verl's or SkyRL's that only counts gets its data source before it.
+    Our own rows, and rows of an unknown format, come back as they are. ValueError if a row of another system lacks a
+    field that its format requires. A row without an id is named by its data source, split and index, or by its
+    question's hash. An id of verl's or SkyRL's that is only a counter gets its data source in front.
     """
     form = schema(row)
     if form == "flashrag":
@@ -63,16 +63,16 @@ def ours(row: Row) -> Row:
 
 
 def _of_verl(row: Row) -> Row:
-    """A row of verl's or SkyRL's. `ground_truth` may be {"target": ...}, a list or a text; golden_answers stand in."""
+    """Convert verl's or SkyRL's row. `ground_truth` is {"target": ...}, a list or a text; else golden_answers serve."""
     extra = row.get("extra_info") or {}
     if not isinstance(extra, Mapping):
-        raise ValueError(f"'extra_info' must be an object, and is {show(extra)}")
+        raise UserError(f"'extra_info' must be an object, and is {show(extra)}")
     question = extra.get("question") or row.get("question")
     if not question:
         question = last_user_text(row["prompt"]).rpartition("Question:")[2].strip()
     if not isinstance(question, str):
         where = "extra_info.question" if extra.get("question") else "question"
-        raise ValueError(f"{where!r} must be a text, and is {show(question)}")
+        raise UserError(f"{where!r} must be a text, and is {show(question)}")
     reward = row.get("reward_spec") or row.get("reward_model") or {}
     truth = reward.get("ground_truth") if isinstance(reward, Mapping) else None
     if isinstance(truth, Mapping):
@@ -81,45 +81,46 @@ def _of_verl(row: Row) -> Row:
         truth = row.get("golden_answers")
     if truth is None:
         where = "reward_spec" if "reward_spec" in row else "reward_model"
-        raise ValueError(f"has no answers: neither {where}.ground_truth (or its 'target') nor 'golden_answers'")
+        raise UserError(f"has no answers: neither {where}.ground_truth (or its 'target') nor 'golden_answers'")
     source, split, index = row.get("data_source", "unknown"), extra.get("split", "train"), extra.get("index")
     if "id" in row:
         name = _with_source(row["id"], row.get("data_source"), extra)
     else:
         name = hash_of(question) if index is None else f"{source}-{split}-{index}"
     kept = {"data_source": source, "split": split}
-    kept |= {one: row[one] for one in row if holds_answers(one) or says_answerable(one)}
+    beside = {**row, **{f"extra_info.{name}": value for name, value in extra.items()}}
+    kept |= {one: held for one, held in beside.items() if tells_of_answers(one)}
     return {"id": name, "question": question, "answers": truth} | kept | _metadata(row)
 
 
 def _with_source(name: Any, source: Any, extra: Row) -> Any:
-    """`nq/train_0` for the id `train_0` of data source `nq`; an id that does more than count stays as it is.
+    """Return `nq/train_0` for the id `train_0` of data source `nq`; ids that are more than counters stay as they are.
 
-    FlashRAG counts the rows of every set by itself, and Search-R1 merges such sets into one file, where an id alone
-    names several questions. Splits and pools hash ids, so the rule looks at nothing but the row: an id is the same
-    whatever is read with it. Rows that we wrote say in extra_info that their id is whole.
+    FlashRAG counts the rows of each set separately, and Search-R1 merges such sets into one file, where an id alone
+    names several questions. Splits and pools hash ids, so the rule depends on the row alone: an id is the same
+    whichever rows are read with it. Rows written by qr_jax mark in extra_info that their id is complete.
     """
     counts = isinstance(name, str | int) and not isinstance(name, bool) and COUNT.fullmatch(str(name))
     return f"{source}/{name}" if counts and source and extra.get("query_id") != str(name) else name
 
 
 def last_user_text(prompt: Any) -> str:
-    """What the user says last in a prompt: a text, or messages whose content is a text or a list of text parts."""
+    """Return the last user message of a prompt: a text, or messages of texts or lists of text parts."""
     if isinstance(prompt, str):
         return prompt
     said = [message["content"] for message in prompt if message["role"] == "user"]
     if not said:
-        raise ValueError("its prompt has no message of the role 'user'")
+        raise UserError("its prompt has no message of the role 'user'")
     parts = said[-1] if isinstance(said[-1], list) else [{"text": said[-1]}]
     texts = [part.get("text", "") for part in parts if isinstance(part, Mapping)]
     if not all(isinstance(text, str) for text in texts):
         wanted = "the 'content' of the last user message in 'prompt' must be a text or a list of text parts"
-        raise ValueError(f"{wanted}, and is {show(said[-1])}")
+        raise UserError(f"{wanted}, and is {show(said[-1])}")
     return "".join(texts)
 
 
 def row_of(query: Query, form: Form, at: int) -> dict[str, Any]:
-    """The query as a row of that form; `at` is its place in the file. `ours` of it gives the query back."""
+    """Return the query as a row of the format `form`, at place `at` of the file. `ours` inverts it."""
     answers = list(query.answers)
     more = ({"entities": list(query.entities)} if query.entities else {}) | dict(query.meta)
     if form == "jsonl":
@@ -143,9 +144,9 @@ def row_of(query: Query, form: Form, at: int) -> dict[str, Any]:
 
 
 def write(items: Sequence[Query] | Sequence[Passage], file: Path, form: Form) -> None:
-    """The queries as a file of that form: Parquet, JSON lines or gzipped ones by its name. It must not be there yet.
+    """Write the queries in a format, as Parquet, JSON lines or gzipped JSON lines by the file's name, to a new file.
 
-    Passages have one form alone, ours.
+    Passages have one format alone, ours.
     """
     check_new(file)
     # texts for what JSON lacks, as a Parquet file's dates and bytes
@@ -166,20 +167,20 @@ def write(items: Sequence[Query] | Sequence[Passage], file: Path, form: Form) ->
 
 
 def check_new(file: Path) -> None:
-    """ValueError where `write` could not write such a file."""
+    """Raise ValueError if `write` could not create this file."""
     if not file.name.endswith(ENDS):
-        raise ValueError(f"{file} must end in .parquet, .jsonl or .jsonl.gz: its end says what is written")
+        raise UserError(f"{file} must end in .parquet, .jsonl or .jsonl.gz: its end says what is written")
     if file.exists():
-        raise ValueError(f"{file} is there already, and is left as it is; name another file")
+        raise UserError(f"{file} is there already, and is left as it is; name another file")
     if not file.parent.is_dir():
-        raise ValueError(f"there is no folder {file.parent} to write {file.name} into; make it first")
+        raise UserError(f"there is no folder {file.parent} to write {file.name} into; make it first")
     from qr_jax import run_files  # here: it imports what this room's files import
 
     run_files.check_writable(file.parent, "OUT")
 
 
 def _is_prompt(value: Any) -> bool:
-    """Whether it is a text, or messages of a chat."""
+    """Return True if the value is a text or a list of chat messages."""
     if isinstance(value, str):
         return True
     is_list = isinstance(value, list) and bool(value)
@@ -187,7 +188,7 @@ def _is_prompt(value: Any) -> bool:
 
 
 def _metadata(row: Row) -> dict[str, Any]:
-    """What the row's metadata hold, an object or its JSON; they never replace a column of the question itself."""
+    """Return the row's metadata, an object or its JSON, without columns that would replace the question's own."""
     found = row.get("metadata") or {}
     if isinstance(found, str):
         if len(found) > limits.MOST_ROW_ITEMS:
@@ -195,14 +196,14 @@ def _metadata(row: Row) -> dict[str, Any]:
         try:
             found = json.loads(found)
         except json.JSONDecodeError as error:
-            raise ValueError(f"its metadata are a text that is no JSON ({error})") from error
+            raise UserError(f"its metadata are a text that is no JSON ({error})") from error
     if not isinstance(found, Mapping):
         return {"metadata": found}
     return {name: value for name, value in found.items() if name not in ("id", "question", "answers")}
 
 
 def show(value: Any) -> str:
-    """A value of a row as an error shows it: its type and the beginning of its JSON."""
+    """Return a row's value as errors show it: its type and the beginning of its JSON."""
     if value is None:
         return "null"
     shown = json.dumps(value, ensure_ascii=True, default=repr)  # Parquet holds bytes and dates, which are no JSON

@@ -1,8 +1,7 @@
-"""`qr-jax data get NAME`: a question set, or a corpus, downloaded and written as files that a config names.
+"""`qr-jax data get NAME`: download a question set or a corpus, and write it as files that a config names.
 
-Questions come from the official files (official.py). HotpotQA, 2WikiMultihopQA and MuSiQue carry their passages, which
-become the corpus; the others are asked over Wikipedia (`wiki18`: the dump of 2018 in passages, as Search-R1 has it).
-"""
+Questions come from the official files (official.py). HotpotQA, 2WikiMultihopQA and MuSiQue include their passages,
+which become the corpus; the others are asked over Wikipedia (`wiki18`: the 2018 dump in passages, Search-R1's)."""
 
 import gzip
 import json
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from qr_jax.answers import normalise
+from qr_jax.errors import UserError
 from qr_jax.queries import official
 from qr_jax.queries.fetch import beside, fetch, register
 from qr_jax.queries.official import File
@@ -30,7 +30,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Got:
-    """What was written: a file of questions a split, and the corpus's index where the set carries passages."""
+    """The files that `get` wrote: questions by split, and the corpus's index if the set has passages."""
 
     name: str
     questions: Mapping[str, Path]
@@ -40,7 +40,7 @@ class Got:
     with_gold: bool = False  # whether the questions name their gold passages, which traces can be made of
 
     def lines(self) -> list[str]:
-        """What was written, and the settings that use it."""
+        """List the files written, and the settings that use them."""
         told = [f"{split}: {self.counts[split]} questions in {file}" for split, file in self.questions.items()]
         if self.corpus:
             told.append(f"corpus: {self.passages} passages in {self.corpus}")
@@ -64,16 +64,16 @@ class Got:
 def get(
     name: str, out: Path | None = None, *, given: Path | None = None, check: bool = True, say: Say = lambda text: None
 ) -> Got:
-    """Get a set or `wiki18`, into `out` (by default runs/data/NAME); what is there already is not made again.
+    """Download a set or `wiki18` into `out` (by default runs/data/NAME); existing files are not made again.
 
-    `given` is a folder of the official files, for who has them; then nothing is downloaded. ValueError with the file's
-    name where it cannot be had, is another than the published one, or has a row of another form. `check` of memory and
-    disk, for the index.
+    `given` is a folder of the official files; then nothing is downloaded. `check` tests memory and disk before
+    indexing. ValueError, with the file's name, if a file cannot be had, differs from the published one, or has a row of
+    another form.
     """
     if name not in official.NAMES:
         from qr_jax.settings import nearest
 
-        raise ValueError(f"there is no set {name!r}{nearest(name, official.NAMES, shown=20)}")
+        raise UserError(f"there is no set {name!r}{nearest(name, official.NAMES, shown=20)}")
     out = out or Path(PLACE) / name.replace("/", "_")
     check_writable(out, "--out")
     files = Path(official.BUILT) / "files"  # where `tfds:NAME` looks, too
@@ -118,7 +118,7 @@ def _wiki18(out: Path, files: Path, given: Path | None, check: bool, say: Say) -
 
 
 def _row(row: Mapping[str, Any], passages: Mapping[tuple[str, str], str]) -> dict[str, Any]:
-    """A question as a line of our own; its gold passages by their ids too, where the corpus has all their texts."""
+    """Return a question as our row, with the ids of its gold passages if the corpus has all their texts."""
     kept = {name: value for name, value in row.items() if name not in ("context", "supporting_texts") and value}
     pairs = zip(row.get("supporting_titles", ()), row.get("supporting_texts", ()), strict=False)
     ids = [passages.get(pair) for pair in pairs]
@@ -126,7 +126,7 @@ def _row(row: Mapping[str, Any], passages: Mapping[tuple[str, str], str]) -> dic
 
 
 def _write(file: Path, rows: Iterator[dict[str, Any]] | list[dict[str, Any]]) -> None:
-    """JSON lines, gzipped (without the time in them) where the name ends so; all or nothing."""
+    """Write JSON lines, gzipped (without a timestamp) if the name ends in .gz; all or nothing."""
     with beside(file) as raw:
         packed: IO[bytes] = gzip.GzipFile("", "wb", mtime=0, fileobj=raw) if file.suffix == ".gz" else raw  # type: ignore
         for row in rows:

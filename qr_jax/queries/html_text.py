@@ -5,6 +5,8 @@ import contextlib
 import re
 from html.parser import HTMLParser
 
+from qr_jax.errors import UserError
+
 ENDS = (".html", ".htm", ".xhtml")
 UNSEEN = {"script", "style", "template", "noscript", "title"}
 BLOCK = re.compile(
@@ -24,7 +26,7 @@ def read(text: str) -> tuple[str, str]:
         page.feed(OFFICE.sub(" ", text))
         page.close()
     except AssertionError as error:  # so html.parser says it
-        raise ValueError(f"is no HTML that can be read ({error})") from error
+        raise UserError(f"is no HTML that can be read ({error})") from error
     return BLANKS.sub(" ", page.title).strip(), "".join(page.parts).strip()
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from qr_jax.errors import UserError
 from qr_jax.queries import arrow, limits, readers, text_files
 
 SHARDS = (".parquet", ".jsonl", *arrow.ENDS)  # endings of files of rows, and of nothing else
@@ -34,7 +35,7 @@ def find(words: Sequence[str | Path]) -> tuple[list[Input], list[str]]:
     said: list[str] = []
     found = [one for word in words for one in _of_word(str(word), said)]
     if len(found) > limits.MOST_TEXT_FILES:
-        raise ValueError(f"{len(found):,} files are named; at most {limits.MOST_TEXT_FILES:,} are taken")
+        raise UserError(f"{len(found):,} files are named; at most {limits.MOST_TEXT_FILES:,} are taken")
     if len(words) > 1 or "," not in str(words[0]):
         _check_splits(found)
     return found, said
@@ -48,14 +49,14 @@ def ending(path: Path) -> str:
 def _of_word(word: str, said: list[str]) -> list[Input]:
     path = Path(os.path.expanduser(word.strip().replace("{data}", str(readers.data_folder()))))
     if readers.index_folder(path) is not None:
-        raise ValueError(f"{word!r} is an index; convert the files it was made of")
+        raise UserError(f"{word!r} is an index; convert the files it was made of")
     if path.is_dir():
         shards = arrow.saved(path)
         return _of_folder(path, said) if shards is None else [Input(file, file.name) for file in shards]
     if glob.has_magic(str(path)) and not path.exists():
         files = sorted(Path(one) for one in glob.glob(str(path), recursive=True) if os.path.isfile(one))
         if not files:
-            raise ValueError(f"no file matches {word!r}, looked for from {Path.cwd()}")
+            raise UserError(f"no file matches {word!r}, looked for from {Path.cwd()}")
         return _named(files)
     return _named(readers.resolve(word))
 
@@ -78,7 +79,7 @@ def _of_folder(folder: Path, said: list[str]) -> list[Input]:
     if told and rows and ending(rows[0]) in SHARDS:
         both = f"{len(told)} documents ({told[0]}, ...) and {len(rows)} files of rows ({rows[0]}, ...)"
         globs = " or ".join(repr(f"{folder}/**/*{name.suffix}") for name in (told[0], rows[0]))
-        raise ValueError(f"{folder} holds {both}; name one kind, as in {globs}")
+        raise UserError(f"{folder} holds {both}; name one kind, as in {globs}")
     chosen = documents if told or not rows else rows
     left = Counter(ending(name) or "no ending" for name in seen if name not in {*chosen})
     left |= Counter({"hidden files": len(hidden)}) if hidden else Counter()
@@ -86,7 +87,7 @@ def _of_folder(folder: Path, said: list[str]) -> list[Input]:
     listed += f" and {len(left) - SHOWN} more" if len(left) > SHOWN else ""
     if not chosen:
         wanted = f"documents ({', '.join(text_files.ENDS)}) or files of rows ({', '.join(ROWS)})"
-        raise ValueError(f"{folder} holds no file that is read{f': {listed}' * bool(listed)}; wanted {wanted}")
+        raise UserError(f"{folder} holds no file that is read{f': {listed}' * bool(listed)}; wanted {wanted}")
     if left:
         todo = "the text of a .pdf or .docx is taken out by pdftotext or pandoc"
         said.append(f"files left out: {left.total()}, by their ending: {listed} ({todo})")
@@ -105,4 +106,4 @@ def _check_splits(found: Sequence[Input]) -> None:
     if len(splits) > 1:
         counts = ", ".join(f"{name} {count}" for name, count in splits.items())
         todo = "convert each split for itself ('FOLDER/train*'), or name all files with commas between them (a,b)"
-        raise ValueError(f"these files are of more than one split ({counts}); {todo}")
+        raise UserError(f"these files are of more than one split ({counts}); {todo}")

@@ -1,6 +1,8 @@
-"""How much of a file of rows is read: limits that no honest file meets, so that a small file cannot fill the memory."""
+"""Limits on a file of rows: no honest file reaches them, and they keep a small file from filling the memory."""
 
 from pathlib import Path
+
+from qr_jax.errors import UserError
 
 MOST_TEXT_CHARS = 5_000_000  # Wikipedia's longest articles have about 1 million, the longest novels 3 to 4
 MOST_QUESTION_CHARS = 100_000  # of a question, and of each of its answers
@@ -17,17 +19,17 @@ MOST_TIMES_PACKED = 200
 ALWAYS_TAKEN_BYTES = 100_000_000  # however small the file is
 
 
-class TooLarge(ValueError):
+class TooLarge(UserError):
     """More than the limits allow."""
 
 
 def most_bytes(file: Path) -> int:
-    """What the file's rows may take together, unpacked."""
+    """Return how many bytes all rows of the file may take unpacked."""
     return max(ALWAYS_TAKEN_BYTES, MOST_TIMES_PACKED * file.stat().st_size)
 
 
 def check_unpacked(file: Path, unpacked_bytes: int, most: int, place: str) -> None:
-    """TooLarge: what was unpacked of the file so far is more than its `most_bytes`."""
+    """Raise TooLarge if the bytes unpacked so far exceed `most`, the file's `most_bytes`."""
     if unpacked_bytes > most:
         found = f"a file of {file.stat().st_size:,} bytes unpacks to more than {most:,}, the most that are taken of it"
         todo = "such a file fills the memory; if you trust it, unpack it and give it as JSON lines without .gz"
@@ -35,13 +37,13 @@ def check_unpacked(file: Path, unpacked_bytes: int, most: int, place: str) -> No
 
 
 def check_row(file: Path, size_bytes: int, place: str) -> None:
-    """TooLarge: the row has more bytes than are taken."""
+    """Raise TooLarge if the row has more than MOST_ROW_BYTES bytes."""
     if size_bytes > MOST_ROW_BYTES:
         found = f"the row has more than {MOST_ROW_BYTES:,} bytes, the most that are taken"
         raise TooLarge(f"{file.name} {place}: {found}; a row is one question or one passage: cut it into several")
 
 
 def check_text(text: str, most_chars: int, name: str) -> None:
-    """TooLarge: the text has more characters than are taken."""
+    """Raise TooLarge if the text has more than `most_chars` characters."""
     if len(text) > most_chars:
         raise TooLarge(f"{name} has {len(text):,} characters; at most {most_chars:,} are taken: cut it, or split it")

@@ -1,7 +1,7 @@
-"""The official files of the suite's seven question sets and three more: where they are, and what their rows become.
+"""The official files of the suite's seven question sets and three more: their URLs, and parsers of their rows.
 
-Each parser takes a row as its set's own page (in SETS) describes it and gives our columns; a missing field is named.
-Gold passages are `supporting_titles` and, where the file holds their text, as long a list `supporting_texts`.
+Each parser takes a row as its set's own page (in SETS) describes it and returns our columns; an error names a missing
+field. Gold passages are `supporting_titles` and, where the file holds their texts, `supporting_texts` of equal length.
 """
 
 import ast
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+from qr_jax.errors import UserError
 from qr_jax.queries.answer_columns import Unanswerable, check_answerable
 from qr_jax.settings import names, show
 
@@ -31,10 +32,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class File:
-    """One official file. `member` is its name inside the archive that the URL gives; `sha256` is of what it gives.
+    """One official file. `member` is its name inside the archive at the URL; `sha256` is of the download itself.
 
-    A checksum is only stated where somebody trustworthy published it (`attested`); the others are registered when the
-    file is first read, and another file is refused from then on. Without a URL a person must fetch it (`how`).
+    A checksum is given only if somebody trustworthy published it (`attested`). For the others the first download's
+    checksum is registered, and any other file is refused from then on. A file without a URL must be fetched by hand
+    (`how`).
     """
 
     name: str
@@ -47,7 +49,7 @@ class File:
 
 @dataclass(frozen=True)
 class Official:
-    """A set: the page that describes its rows, a parser, and the files of its splits (those that have answers)."""
+    """A question set: the page that describes its rows, the parser, and the files of the splits that have answers."""
 
     page: str
     parse: Callable[[Row, str], dict[str, Any]]  # a row and the id for one that has none
@@ -55,12 +57,12 @@ class Official:
 
 
 def field(row: Row, name: str, kind: type | tuple[type, ...] = str) -> Any:
-    """A field of an official row; ValueError names the one that is not there or is of another type."""
+    """Return a field of an official row; ValueError names a field that is missing or has another type."""
     if name not in row:
-        raise ValueError(f"has no field {name!r}; fields found: {names(row)}")
+        raise UserError(f"has no field {name!r}; fields found: {names(row)}")
     if not isinstance(row[name], kind):
         wanted = " or ".join(one.__name__ for one in (kind if isinstance(kind, tuple) else (kind,)))
-        raise ValueError(f"field {name!r} must be a {wanted}, and is a {type(row[name]).__name__}")
+        raise UserError(f"field {name!r} must be a {wanted}, and is a {type(row[name]).__name__}")
     return row[name]
 
 
@@ -80,7 +82,7 @@ def popqa(row: Row, name: str) -> dict[str, Any]:
     """A line of the table: id, subj, prop, obj, ..., s_wiki_title, question, possible_answers (a JSON list)."""
     found = json.loads(field(row, "possible_answers"))
     if not isinstance(found, list):
-        raise ValueError(f"field 'possible_answers' must be a JSON list, and is a {type(found).__name__}")
+        raise UserError(f"field 'possible_answers' must be a JSON list, and is a {type(found).__name__}")
     return {
         "id": f"popqa-{field(row, 'id')}", "question": field(row, "question"), "answers": found, "hops": 1,
         "type": field(row, "prop"), "supporting_titles": [field(row, "s_wiki_title")],
@@ -113,7 +115,7 @@ def _of_hotpotqa(row: Row) -> dict[str, Any]:
 
 
 def joined(sentences: Sequence[str]) -> str:
-    """The sentences as one text. HotpotQA's begin with the blank that parts them, 2WikiMultihopQA's do not."""
+    """Join the sentences into one text. HotpotQA's begin with the separating blank, 2WikiMultihopQA's do not."""
     text = ""
     for sentence in sentences:
         parted = text[-1:].isspace() or sentence[:1].isspace() or not text
@@ -152,7 +154,7 @@ def frames(row: Row, name: str) -> dict[str, Any]:
     except (ValueError, SyntaxError, RecursionError, MemoryError):
         links = None
     if not isinstance(links, list) or not all(isinstance(link, str) for link in links):
-        raise ValueError(f"field 'wiki_links' must be a list of addresses, and is {field(row, 'wiki_links')[:80]!r}")
+        raise UserError(f"field 'wiki_links' must be a list of addresses, and is {field(row, 'wiki_links')[:80]!r}")
     titles = [unquote(link.partition("#")[0].rpartition("/")[2]).replace("_", " ").strip() for link in links]
     return {
         "id": name, "question": field(row, "Prompt"), "answers": [field(row, "Answer")],
@@ -178,9 +180,9 @@ def webwalkerqa(row: Row, name: str) -> dict[str, Any]:
 
 
 def rows(file: Path, name: str) -> Iterator[tuple[int, Row]]:
-    """(row number from 1, row) of an official file: a JSON list, {"Data": [...]}, JSON lines or a table with a head.
+    """Yield (row number from 1, row) of an official file: a JSON list, {"Data": [...]}, JSON lines or a headed table.
 
-    ValueError: it is no such file, or is cut short.
+    ValueError if the file is none of these, or is cut short.
     """
     is_table = name.endswith((".tsv", ".csv"))
     try:
@@ -195,14 +197,14 @@ def rows(file: Path, name: str) -> Iterator[tuple[int, Row]]:
                 found = json.load(opened)
                 found = field(found, "Data", list) if isinstance(found, dict) else found
                 if not isinstance(found, list):
-                    raise ValueError(f"a list of rows is wanted, and this is {type(found).__name__}")
+                    raise UserError(f"a list of rows is wanted, and this is {type(found).__name__}")
                 yield from enumerate(found, 1)
     except (ValueError, RecursionError, csv.Error) as error:
-        raise ValueError(f"{name} is cut short or no {'table' if is_table else 'JSON'}: {error}") from error
+        raise UserError(f"{name} is cut short or no {'table' if is_table else 'JSON'}: {error}") from error
 
 
 def read(file: Path, official: Official, split: str, set_name: str) -> Iterator[dict[str, Any]]:
-    """Give our columns of every row of a split's file; ValueError names file, row and field.
+    """Yield our columns of every row of a split's file; ValueError names file, row and field.
 
     Rows that say that their question has no answer (of musique_full) are left out and counted in the log.
     """
@@ -211,27 +213,27 @@ def read(file: Path, official: Official, split: str, set_name: str) -> Iterator[
     for number, row in rows(file, name):
         try:
             if not isinstance(row, Mapping):
-                raise ValueError(f"must be an object, and is a {type(row).__name__}")
+                raise UserError(f"must be an object, and is a {type(row).__name__}")
             made = _texts(official.parse(row, f"{set_name}-{split}-{number - 1}"))
         except Unanswerable:
             unanswerable += 1
             continue
         except (ValueError, TypeError, AttributeError, RecursionError) as error:
-            raise ValueError(f"{name} row {number} {error} (its form: {official.page})") from error
+            raise UserError(f"{name} row {number} {error} (its form: {official.page})") from error
         yield made | {"dataset": set_name, "split": split}
     if unanswerable:
         log.warning("%s: %d rows left out, which say that their question has no answer", name, unanswerable)
 
 
 def _texts(made: dict[str, Any]) -> dict[str, Any]:
-    """Our columns, each a text or a list of texts; a half of a surrogate pair becomes U+FFFD, or no file could be kept.
+    """Check that our columns hold texts or lists of texts; lone surrogates become U+FFFD, so that files can be written.
 
-    ValueError names the column that holds something else.
+    ValueError names a column that holds something else.
     """
 
     def text(value: Any, name: str) -> str:
         if not isinstance(value, str):
-            raise ValueError(f"must hold texts alone in {name!r}, and holds {show(value)}")
+            raise UserError(f"must hold texts alone in {name!r}, and holds {show(value)}")
         return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
     found = dict(made)
@@ -334,37 +336,37 @@ NAMES = (*ALIASES, *SETS, "wiki18")  # what `qr-jax data get` fetches
 
 
 def find(name: str) -> Official:
-    """The set of that name; ValueError lists them."""
+    """Return the set of that name; ValueError lists the known names."""
     if name not in SETS:
-        raise ValueError(f"there is no question set {name!r}; there are: {', '.join(SETS)}")
+        raise UserError(f"there is no question set {name!r}; there are: {', '.join(SETS)}")
     return SETS[name]
 
 
 def parts(setting: str) -> tuple[str, str | None, str | None]:
-    """The whole name of the set, the split and the folder that `tfds:NAME[:SPLIT][@FOLDER]` names; ValueError: none."""
+    """Return the set's full name, the split and the folder of `tfds:NAME[:SPLIT][@FOLDER]`; ValueError if unknown."""
     what, _, folder = setting.removeprefix(PREFIX).partition("@")
     name, _, split = what.partition(":")
     name = ALIASES.get(name, name)
     has = find(name).splits
     if split and split not in has:
-        raise ValueError(f"{name} has no split {split!r} with answers; it has: {', '.join(has)}")
+        raise UserError(f"{name} has no split {split!r} with answers; it has: {', '.join(has)}")
     return name, split or None, os.path.expanduser(folder) if folder else None
 
 
 def place(root: str | Path, name: str, split: str) -> Path:
-    """Where a set's split is kept, once it is built."""
+    """Return the folder where a set's split is kept once it is built."""
     return Path(root, name.replace("/", "_"), split)
 
 
 def is_built(setting: str) -> bool:
-    """Whether what is named, without a folder, was read here before, so that nothing is fetched."""
+    """Return True if the named splits, given without a folder, were built here before: nothing is downloaded then."""
     name, split, folder = parts(setting)
     wanted = [split] if split else find(name).splits
     return folder is None and all(source(place(BUILT, name, one)).get("version") == VERSION for one in wanted)
 
 
 def source(place: Path) -> dict[str, str]:
-    """What a built split says it was built from; nothing where there is none that can be read."""
+    """Return the source recorded in a built split; {} if there is none that can be read."""
     file = place / SOURCE
     try:
         found = json.loads(file.read_bytes()[:MOST_SOURCE_BYTES]) if file.is_file() else {}
@@ -374,11 +376,11 @@ def source(place: Path) -> dict[str, str]:
 
 
 def for_part(setting: str, part: str) -> str:
-    """The setting with its split said: to train on, train; to evaluate, dev or, where there is none, test."""
+    """Return the setting with its split filled in: train to train on; dev, or else test, to evaluate."""
     name, split, folder = parts(setting)
     has = find(name).splits
     if split is None:
         split = next((one for one in (("train",) if part == "train" else ("dev", "test")) if one in has), None)
     if split is None:
-        raise ValueError(f"{name} has no split to {part} on; it has: {', '.join(has)} (as in {PREFIX}{name}:test)")
+        raise UserError(f"{name} has no split to {part} on; it has: {', '.join(has)} (as in {PREFIX}{name}:test)")
     return f"{PREFIX}{name}:{split}" + (f"@{folder}" if folder else "")

@@ -1,15 +1,16 @@
-"""Parquet files as rows, read in pieces and written whole.
+"""Read Parquet files as rows, in pieces, and write them whole.
 
-A text that stands in many rows is stored once, so neither a file's size nor what its footer says bounds what its rows
-take. Texts are read as pyarrow's dictionaries, which hold such a text once, and measured before they are made. pyarrow
-copies the dictionary of a whole row group for each piece of it, so large groups are read plainly, a few rows at a time.
-"""
+A text that stands in many rows is stored once, so neither a file's size nor its footer bounds what its rows take in
+memory. Texts are read as pyarrow dictionaries, which hold such a text once, and are measured before they are made.
+pyarrow copies the dictionary of a row group for each piece of it, so large groups are read plainly, a few rows at a
+time."""
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from qr_jax.errors import UserError
 from qr_jax.queries import limits, parquet_pages
 
 MAGIC = b"PAR1"  # what a Parquet file begins with
@@ -22,14 +23,14 @@ PLAIN_TIMES_PACKED = 50  # a file that unpacks to more than so many times its by
 DAMAGED = (OSError, ValueError, OverflowError)  # what pyarrow raises beside its own, of a damaged file
 
 
-class NoValue(ValueError):
-    """A row of a whole file holds what Python has no value for."""
+class NoValue(UserError):
+    """An intact file has a value that Python cannot represent."""
 
 
 def rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(row number from 1, object) of every row. What is null is left out, as in JSON lines it would not stand there.
+    """Yield (row number from 1, object) of every row. Nulls are left out: JSON lines would not have them either.
 
-    ValueError: the file is damaged, has more than limits.py allows, or a value that Python has none for.
+    ValueError if the file is damaged, exceeds limits.py, or has a value that Python cannot represent.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -37,7 +38,7 @@ def rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     with file.open("rb") as opened:
         if (first := opened.read(len(MAGIC))) != MAGIC:
             other = "; wanted JSON lines under a name that ends in .jsonl, or Parquet (pandas: to_parquet)"
-            raise ValueError(f"{file.name} is no Parquet file, by its first bytes {first!r}{other}")
+            raise UserError(f"{file.name} is no Parquet file, by its first bytes {first!r}{other}")
     number = 0
     try:
         most = limits.most_bytes(file)
@@ -55,13 +56,13 @@ def rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     except (limits.TooLarge, NoValue):
         raise
     except (pa.ArrowException, *DAMAGED) as error:
-        raise ValueError(f"{file.name} after row {number}: not a whole Parquet file ({error})") from error
+        raise UserError(f"{file.name} after row {number}: not a whole Parquet file ({error})") from error
 
 
 def rows_of(file: Path, pieces: Iterable[Any], most: int) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Give (row number from 1, object) of the rows of record batches; each is measured before it is made Python's.
+    """Yield (row number from 1, object) of the rows of record batches, each measured before Python objects are made.
 
-    Nulls are left out. TooLarge: a row, or all together, take more than limits.py allows, or than `most` bytes.
+    Nulls are left out. TooLarge if a row exceeds limits.py, or all rows together take more than `most` bytes.
     """
     number = taken_bytes = 0
     for piece in pieces:
@@ -77,7 +78,7 @@ def rows_of(file: Path, pieces: Iterable[Any], most: int) -> Iterator[tuple[int,
 
 
 def _python_rows(part: Any, file: str, before: int) -> list[dict[str, Any]]:
-    """The rows of a piece that stands after `before` others. NoValue names the column."""
+    """Return the rows of a piece that follows `before` rows. NoValue names the column."""
     import pyarrow as pa
 
     try:
@@ -95,7 +96,7 @@ def _python_rows(part: Any, file: str, before: int) -> list[dict[str, Any]]:
 
 
 def _decoded(part: Any) -> Any:
-    """The same rows with plain columns, of which pyarrow makes Python's values much faster."""
+    """Return the same rows with plain columns, which pyarrow turns into Python values much faster."""
     import pyarrow as pa
 
     columns = [array.dictionary_decode() if pa.types.is_dictionary(array.type) else array for array in part.columns]
@@ -106,10 +107,10 @@ def _decoded(part: Any) -> Any:
 
 
 def _said_bytes(opened: Any, pages: IO[bytes]) -> list[int]:
-    """What each row group takes unpacked, by the footer or by its pages if they have more: a dictionary once, and an
-    item for each value.
+    """Return the unpacked bytes of each row group: the larger of its footer's and its page headers' sums.
 
-    It bounds what the library must unpack for a first row: whole pages, and all that one row's lists hold.
+    A dictionary counts once, and every value as an item. This bounds what the library must unpack for a first row:
+    whole pages, and all values in one row's lists.
     """
     metadata, said_G, seen = opened.metadata, [], 0
     columns = list(range(metadata.num_columns))
@@ -133,9 +134,9 @@ def _said_bytes(opened: Any, pages: IO[bytes]) -> list[int]:
 
 
 def _python_bytes(piece: Any) -> int:
-    """About what the rows of a piece will take in Python, each text where it stands.
+    """Estimate the bytes that a piece's rows take in Python, where each text counts each time it occurs.
 
-    `len` of a piece fails where a damaged footer says that it has fewer rows than none; `num_rows` does not.
+    `len` of a piece fails if a damaged footer gives it a negative number of rows; `num_rows` does not.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -159,18 +160,18 @@ def _python_bytes(piece: Any) -> int:
 
 
 def count(file: Path) -> int:
-    """How many rows the file says it has."""
+    """Return the number of rows by the file's footer."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         return pq.ParquetFile(file).metadata.num_rows
     except (pa.ArrowException, *DAMAGED) as error:
-        raise ValueError(f"{file.name}: not a whole Parquet file ({error})") from error
+        raise UserError(f"{file.name}: not a whole Parquet file ({error})") from error
 
 
 def write(file: Path, made: Sequence[Mapping[str, Any]]) -> None:
-    """All of the file or nothing. ValueError where a column would hold values of different kinds."""
+    """Write the file, all or nothing. ValueError if a column would hold values of different kinds."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -185,7 +186,7 @@ def write(file: Path, made: Sequence[Mapping[str, Any]]) -> None:
             beside.unlink(missing_ok=True)
     except (pa.ArrowException, OverflowError, UnicodeEncodeError) as error:
         found = "values of different kinds in a column, or one that none can hold"
-        raise ValueError(f"{file.name} cannot be Parquet: {found} ({error}); JSON lines take all") from error
+        raise UserError(f"{file.name} cannot be Parquet: {found} ({error}); JSON lines take all") from error
 
 
 def _without_nulls(value: Any) -> Any:

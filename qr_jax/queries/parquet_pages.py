@@ -1,12 +1,13 @@
-"""What a Parquet file's pages unpack to by their own headers, which bind the reader: a footer may say anything.
+"""Sizes of a Parquet file's unpacked pages by the pages' own headers, which bind the reader, unlike the footer.
 
 A header is a struct of Thrift's compact protocol; its fields 2 and 3 are the page's bytes, unpacked and packed
-(https://github.com/apache/parquet-format, PageHeader).
-"""
+(https://github.com/apache/parquet-format, PageHeader)."""
 
 import os
 from collections.abc import Iterator
 from typing import IO
+
+from qr_jax.errors import UserError
 
 MOST_DEPTH = 8  # of structs and lists in each other; a page's header has 3
 TRUE, FALSE, BYTE, DOUBLE, BINARY, LIST, SET, STRUCT = 1, 2, 3, 7, 8, 9, 10, 12
@@ -14,20 +15,20 @@ INTEGERS = (4, 5, 6)  # of 16, 32 and 64 bits, each a varint
 
 
 def unpacked_bytes(opened: IO[bytes], start: int, packed_bytes: int) -> Iterator[int]:
-    """What each page unpacks to that begins in these bytes of the file. ValueError: they are no pages."""
+    """Yield the unpacked size of each page that begins in these bytes of the file. ValueError if they are no pages."""
     at = start
     while at < start + packed_bytes:
         opened.seek(at)
         sizes = _struct(opened, 0)
         unpacked, packed = sizes.get(2, -1), sizes.get(3, -1)
         if unpacked < 0 or packed < 0:
-            raise ValueError(f"what stands at byte {at:,} is no page")
+            raise UserError(f"what stands at byte {at:,} is no page")
         at = opened.tell() + packed
         yield unpacked
 
 
 def _struct(opened: IO[bytes], depth: int) -> dict[int, int]:
-    """The integers of a struct by field; all else is passed over."""
+    """Return the integers of a struct by field number; skip all other fields."""
     found: dict[int, int] = {}
     field = 0
     while head := _byte(opened):
@@ -42,7 +43,7 @@ def _struct(opened: IO[bytes], depth: int) -> dict[int, int]:
 
 def _pass_over(opened: IO[bytes], kind: int, depth: int, in_list: bool = False) -> None:
     if depth > MOST_DEPTH:
-        raise ValueError("a page's header has structs or lists in each other")
+        raise UserError("a page's header has structs or lists in each other")
     if kind == BYTE or in_list and kind in (TRUE, FALSE):
         _byte(opened)
     elif kind in INTEGERS:
@@ -58,7 +59,7 @@ def _pass_over(opened: IO[bytes], kind: int, depth: int, in_list: bool = False) 
     elif kind == STRUCT:
         _struct(opened, depth + 1)
     elif kind not in (TRUE, FALSE):
-        raise ValueError(f"a page's header has a field of type {kind}")
+        raise UserError(f"a page's header has a field of type {kind}")
 
 
 def _integer(opened: IO[bytes]) -> int:
@@ -73,11 +74,11 @@ def _varint(opened: IO[bytes]) -> int:
         number |= (part & 127) << shift
         if part < 128:
             return number
-    raise ValueError("a page's header has a number of more than 64 bits")
+    raise UserError("a page's header has a number of more than 64 bits")
 
 
 def _byte(opened: IO[bytes]) -> int:
     read = opened.read(1)
     if not read:
-        raise ValueError("a page's header goes past the end of the file")
+        raise UserError("a page's header goes past the end of the file")
     return read[0]

@@ -1,12 +1,21 @@
 """One row of a file -> a query or a passage; what is wrong with it is said by column."""
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from qr_jax.answers import check_answers, normalise
+from qr_jax.errors import UserError
 from qr_jax.queries import carried, formats, limits
-from qr_jax.queries.answer_columns import as_text, beside, check_answerable, holds_answers, in_objects, list_in
+from qr_jax.queries.answer_columns import (
+    as_text,
+    beside,
+    check_answerable,
+    holds_answers,
+    in_objects,
+    list_in,
+    separated,
+)
 from qr_jax.queries.formats import show
 from qr_jax.records import Passage, Query
 from qr_jax.settings import names
@@ -46,9 +55,9 @@ def query_of(row: Row) -> Query:
     check_answerable(row)
     column = next((name for name in ANSWERS if name in row), None)
     if column is None:
-        raise ValueError(missing("answers", row, f"none of {', '.join(ANSWERS)}"))
+        raise UserError(missing("answers", row, f"none of {', '.join(ANSWERS)}"))
     answers = texts(row, column, most_chars=limits.MOST_QUESTION_CHARS)
-    answers = tuple(dict.fromkeys([*answers, *also_answers(row)]))
+    answers = accepted(answers, row)
     entities = texts(row, "entities") if "entities" in row else ()
     used = {"id", "question", "entities", column, *filter(holds_answers, row)}
     meta = {name: value for name, value in row.items() if name not in used} | gold(row)
@@ -57,7 +66,7 @@ def query_of(row: Row) -> Query:
             one_text(meta[name], repr(name), empty=True, most_chars=limits.MOST_ID_CHARS)
     hops = str(meta.get("hops"))
     if hops.isdecimal() and (len(hops) > 9 or int(hops) > limits.MOST_HOPS):
-        raise ValueError(f"'hops' is {show(meta['hops'])}; wanted at most {limits.MOST_HOPS:,}")
+        raise UserError(f"'hops' is {show(meta['hops'])}; wanted at most {limits.MOST_HOPS:,}")
     golds = tuple(answer for answer in answers if normalise(answer))
     if golds and golds != answers:
         meta["refused_answers"] = tuple(answer for answer in answers if answer not in golds)
@@ -65,6 +74,11 @@ def query_of(row: Row) -> Query:
     query = Query(identity(row), question, golds or answers, entities, meta)
     check_answers(query)
     return query
+
+
+def accepted(answers: Iterable[str], row: Row) -> tuple[str, ...]:
+    """Return the answers and those beside them, each once, taken apart at separators (answer_columns.py)."""
+    return tuple(dict.fromkeys(part for answer in (*answers, *also_answers(row)) for part in separated(answer)))
 
 
 def also_answers(row: Row) -> list[str]:
@@ -76,7 +90,7 @@ def also_answers(row: Row) -> list[str]:
         values = (list_in(held) or [held]) if isinstance(held, str) else in_objects(held)
         if not isinstance(values, list):
             wanted = "accepted answers, a text or a list of texts (of anything else give the column another name)"
-            raise ValueError(f"{name!r} must hold {wanted}, and is {show(values)}")
+            raise UserError(f"{name!r} must hold {wanted}, and is {show(values)}")
         for at, value in enumerate(map(as_text, values), 1):
             found.append(one_text(value, f"item {at} of {name!r}", True, limits.MOST_QUESTION_CHARS))
     return found
@@ -106,7 +120,7 @@ def passage_of(row: Row) -> Passage:
     if "text" in row:
         return Passage(identity(row), text(row, "title", empty=True) if "title" in row else "", text(row, "text"))
     if "contents" not in row:
-        raise ValueError(missing("text", row, "neither 'text' nor 'contents'"))
+        raise UserError(missing("text", row, "neither 'text' nor 'contents'"))
     contents = text(row, "contents")
     title, _, body = contents.partition("\n")
     if not body.strip():
@@ -125,7 +139,7 @@ def identity(row: Row) -> str:
 def text(row: Row, column: str, *, empty: bool = False, most_chars: int = limits.MOST_TEXT_CHARS) -> str:
     """A column that must hold text, not blank unless `empty`, of at most so many characters."""
     if column not in row:
-        raise ValueError(missing(column, row, f"no {column!r}"))
+        raise UserError(missing(column, row, f"no {column!r}"))
     return one_text(row[column], repr(column), empty, most_chars)
 
 
@@ -138,25 +152,25 @@ def texts(row: Row, column: str, *, most_chars: int = limits.MOST_TEXT_CHARS) ->
         is_taken and column in ANSWERS
     )
     if not isinstance(value, list):
-        raise ValueError(f"{column!r} must be a text or a list of texts, and is {show(value)}{todo}")
+        raise UserError(f"{column!r} must be a text or a list of texts, and is {show(value)}{todo}")
     if not value and column != "entities":
-        raise ValueError(f"{column!r} is an empty list; a question needs at least one answer")
+        raise UserError(f"{column!r} is an empty list; a question needs at least one answer")
     if wrong := next((at for at, one in enumerate(value, 1) if not isinstance(one, str)), None):
-        raise ValueError(f"item {wrong} of {column!r} must be a text, and is {show(value[wrong - 1])}{todo}")
+        raise UserError(f"item {wrong} of {column!r} must be a text, and is {show(value[wrong - 1])}{todo}")
     named = ((one, f"item {at} of {column!r}") for at, one in enumerate(value, 1))
     return tuple(one_text(one, name, most_chars=most_chars) for one, name in named)
 
 
 def one_text(value: Any, name: str, empty: bool = False, most_chars: int = limits.MOST_TEXT_CHARS) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"{name} must be a text, and is {show(value)}")
+        raise UserError(f"{name} must be a text, and is {show(value)}")
     limits.check_text(value, most_chars, name)
     if not empty and not value.strip():
-        raise ValueError(f"{name} is blank")
+        raise UserError(f"{name} is blank")
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise ValueError(f"{name} holds half of a surrogate pair at character {error.start}; it is not text") from error
+        raise UserError(f"{name} holds half of a surrogate pair at character {error.start}; it is not text") from error
     return value
 
 

@@ -16,6 +16,7 @@ import tensorflow_datasets as tfds
 
 from qr_jax import terminal
 from qr_jax.answers import normalise
+from qr_jax.errors import UserError
 from qr_jax.queries import official
 from qr_jax.queries.fetch import alone, fetch, register
 from qr_jax.queries.parsing import query_of
@@ -48,7 +49,7 @@ class QABuilder(tfds.core.GeneratorBasedBuilder):
     def _split_generators(self, dl_manager) -> dict[str, Iterator]:
         del dl_manager  # fetch.py downloads: it registers checksums beside the data, not in an installed package
         if self._files is None:
-            raise ValueError("a question set is written by open_set(name, folder), which gets its files first")
+            raise UserError("a question set is written by open_set(name, folder), which gets its files first")
         return {split: self._generate_examples(split, file) for split, file in self._files.items()}
 
     def _generate_examples(self, split: str, file: Path) -> Iterator[tuple[int, dict]]:
@@ -110,7 +111,7 @@ def open_set(
     wanted = tuple(splits) or tuple(found.splits)
     for split in wanted:
         if split not in found.splits:
-            raise ValueError(f"{name} has no split {split!r} with answers; it has: {', '.join(found.splits)}")
+            raise UserError(f"{name} has no split {split!r} with answers; it has: {', '.join(found.splits)}")
     opened = {}
     for split in wanted:
         place = _built(name, split, Path(folder), None if manual_dir is None else Path(manual_dir))
@@ -148,7 +149,7 @@ def _prepare(name: str, split: str, file: Path, folder: Path) -> None:
         with terminal.hushed():  # TFDS prints, and stdout may be somebody's table
             builder.download_and_prepare()
     except ValueError as error:
-        raise ValueError(f"{error}; it was read from {file}: if that is damaged, remove it and get it again") from error
+        raise UserError(f"{error}; it was read from {file}: if that is damaged, remove it and get it again") from error
 
 
 def read(setting: str) -> Source[Query]:
@@ -172,5 +173,5 @@ def read_contexts(setting: str) -> list[Passage]:
     found = list(contexts(*opened.values()))
     if not found:
         wanted = "hotpotqa, 2wiki and musique do; for others name files of passages, as of `qr-jax data get wiki18`"
-        raise ValueError(f"the set {name} carries no passages; {wanted}")
+        raise UserError(f"the set {name} carries no passages; {wanted}")
     return found

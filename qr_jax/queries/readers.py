@@ -1,7 +1,6 @@
-"""JSONL files (also .gz) and Parquet -> queries and passages, and the shares and limits that deal queries out.
+"""Read JSONL files (also .gz) and Parquet as queries and passages; split and limit queries by hash.
 
-A row that cannot be read is an error with the file's name and the row's number; nothing is skipped but empty lines.
-"""
+An unreadable row is an error with the file's name and the row's number; nothing is skipped but empty lines."""
 
 import glob
 import gzip
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from qr_jax import bounded_json
+from qr_jax.errors import UserError
 from qr_jax.queries import arrow, limits, official, parquet
 from qr_jax.queries.answer_columns import Unanswerable
 from qr_jax.queries.formats import show
@@ -53,9 +53,9 @@ UNIQUE += "; rows without ids are named by their text in `qr-jax data convert`"
 
 
 def data_folder() -> Path:
-    """What `{data}` in a path stands for: QR_JAX_DATA, or the folder shared/data beside the repository.
+    """Return the folder that `{data}` in a path stands for: QR_JAX_DATA, or shared/data beside the repository.
 
-    Where the package was installed there is no repository, and it is data/ where the command runs.
+    An installed package has no repository; the default is then data/ in the working directory.
     """
     repository = Path(__file__).resolve().parents[2]
     beside = repository.parent / "shared" / "data" if (repository / "pyproject.toml").is_file() else Path("data")
@@ -63,14 +63,14 @@ def data_folder() -> Path:
 
 
 def resolve(path: str | Path) -> list[Path]:
-    """The files a setting names (comma-separated; `{data}` is the data folder), or one folder of stored passages.
+    """Return the files that a setting names (comma-separated; `{data}` is the data folder), or its index folder.
 
-    No file for `tfds:...`. ValueError where a file, or the folder after `@`, is missing.
+    For `tfds:...` the list is empty. ValueError if a file, or the folder after `@`, is missing.
     """
     if str(path).startswith(official.PREFIX):
         named = official.parts(str(path))[2]
         if named and not os.path.isdir(named):
-            raise ValueError(f"no folder {named} (from {str(path)!r}); after @ stands the folder of the official files")
+            raise UserError(f"no folder {named} (from {str(path)!r}); after @ stands the folder of the official files")
         return []
     folder = index_folder(path)
     if folder is not None:
@@ -83,20 +83,20 @@ def resolve(path: str | Path) -> list[Path]:
             wanted = "wanted files, or (of passages) the folder of one index alone"
             if found == "a folder":
                 wanted += f"; `qr-jax data convert {shlex.quote(str(file))} NEW.jsonl` makes one of what is in it"
-            raise ValueError(f"{file} (from {str(path)!r}) is {found}; {wanted}")
+            raise UserError(f"{file} (from {str(path)!r}) is {found}; {wanted}")
         if part.strip() and os.path.exists(file) and not os.path.isfile(file):
-            raise ValueError(f"{file} (from {str(path)!r}) is a pipe or a device; wanted a file, which is read twice")
+            raise UserError(f"{file} (from {str(path)!r}) is a pipe or a device; wanted a file, which is read twice")
         if part.strip() and os.path.islink(file) and not os.path.exists(file):
-            raise ValueError(f"{file} (from {str(path)!r}) is a link to {os.readlink(file)}, and nothing is there")
+            raise UserError(f"{file} (from {str(path)!r}) is a link to {os.readlink(file)}, and nothing is there")
         if not part.strip() or not os.path.isfile(file):
             named = str(file) if part.strip() else "(empty name)"
-            raise ValueError(f"no file {named} (from {str(path)!r}){_cure(part.strip(), file)}")
+            raise UserError(f"no file {named} (from {str(path)!r}){_cure(part.strip(), file)}")
         files.append(file)
     return files
 
 
 def _cure(part: str, file: Path) -> str:
-    """What to do where the named file is not there."""
+    """Return the hint that ends the error of a missing file."""
     if part in official.NAMES:
         return f"; `qr-jax data get {part}` fetches that set, and prints the settings that name its files"
     beside = [other.name for other in file.parent.iterdir()] if part and os.path.isdir(file.parent) else []
@@ -109,11 +109,11 @@ def _cure(part: str, file: Path) -> str:
 
 
 def read_queries(path: str | Path) -> list[Query]:
-    """The questions of one or more files, in their order: rows {id, question, answers, entities?, ...}, or a peer's.
+    """Read the questions of one or more files, in order: rows {id, question, answers, entities?, ...}, or a peer's.
 
     `answers` (or `golden_answers`, `answer`) is a text or a list of texts; every other column goes into `meta`. A gold
-    that normalises to nothing ("the", "$") is refused: it could never score. It goes to `meta["refused_answers"]`, with
-    a line in the log, where the question has other golds; a question without another is an error, as is a repeated id.
+    answer that normalises to nothing ("the", "$") could never score and is refused. If the question has other golds, it
+    goes to `meta["refused_answers"]`, with a line in the log; otherwise it is an error, as is a repeated id.
     `tfds:NAME[:SPLIT][@FOLDER]` names a set (official.py).
     """
     if str(path).startswith(official.PREFIX):
@@ -122,7 +122,7 @@ def read_queries(path: str | Path) -> list[Query]:
         rows = qa_builders.read(str(path))
         return [rows[at] for at in range(len(rows))]
     if (stored := index_folder(path)) is not None:
-        raise ValueError(f"{stored} is an index of passages, and questions are wanted; name their file")
+        raise UserError(f"{stored} is an index of passages, and questions are wanted; name their file")
     queries = read(path, query_of, lambda query: query.id)
     refused = [(query.id, *query.meta["refused_answers"]) for query in queries if "refused_answers" in query.meta]
     if refused:
@@ -131,10 +131,10 @@ def read_queries(path: str | Path) -> list[Query]:
 
 
 def read_passages(path: str | Path) -> Sequence[Passage]:
-    """The passages of one or more corpus files: {id, title?, text}, or Search-R1's {id, contents: '"Title"\\ntext'}.
+    """Read the passages of corpus files: {id, title?, text}, or Search-R1's {id, contents: '"Title"\\ntext'}.
 
-    A folder that `qr-jax index` made is a corpus too: its passages stay on disk, and are held to its manifest.
-    `tfds:NAME[:SPLIT][@FOLDER]` names the passages that a set carries (official.py), of all splits without one.
+    A folder made by `qr-jax index` is a corpus too: its passages stay on disk, and must match its manifest.
+    `tfds:NAME[:SPLIT][@FOLDER]` names the passages of a set (official.py), of all splits unless one is named.
     """
     if str(path).startswith(official.PREFIX):
         from qr_jax.queries import qa_builders  # inside: it imports tensorflow_datasets, and so jax
@@ -147,15 +147,15 @@ def read_passages(path: str | Path) -> Sequence[Passage]:
 
 
 def index_folder(path: str | Path) -> Path | None:
-    """The folder of stored passages that a setting names; None where it names anything else."""
+    """Return the folder of stored passages that a setting names; None if it names anything else."""
     folder = Path(os.path.expanduser(str(path).strip().replace("{data}", str(data_folder()))))
     return folder if any(os.path.isfile(folder / name) for name in (TEXTS, ENDS)) else None
 
 
 def read(path: str | Path, make: Callable[[Row], T], key: Callable[[T], str]) -> list[T]:
-    """Read all rows of the files a setting names, made by `make`; ValueError names file and row, of a repeated id too.
+    """Read all rows of the files that a setting names, made by `make`; ValueError names file and row of a fault.
 
-    Questions whose row says that they have no answer are left out, and counted in the log.
+    A repeated id is a fault. Questions whose row says that they have no answer are left out, and counted in the log.
     """
     items, seen, unanswerable = [], {}, 0
 
@@ -171,18 +171,18 @@ def read(path: str | Path, make: Callable[[Row], T], key: Callable[[T], str]) ->
             continue
         if key(item) in seen:
             first, other = seen[key(item)]
-            raise ValueError(f"{where}: id {key(item)!r} stands in {first} too; {TWICE if item == other else UNIQUE}")
+            raise UserError(f"{where}: id {key(item)!r} stands in {first} too; {TWICE if item == other else UNIQUE}")
         seen[key(item)] = where, item
         items.append(item)
     if unanswerable:
         log.warning("%s: %d questions left out, whose rows say that they have no answer", path, unanswerable)
     if not items:
-        raise ValueError(f"{path} has no rows{' of questions that have an answer' * bool(unanswerable)}")
+        raise UserError(f"{path} has no rows{' of questions that have an answer' * bool(unanswerable)}")
     return items
 
 
 def stream(files: Sequence[Path], make: Callable[[Row], T]) -> Iterator[tuple[str, T]]:
-    """("FILE row N", what `make` makes of it) of every row, one at a time; ValueError begins with that place."""
+    """Yield ("FILE row N", `make(row)`) of every row, one at a time; a ValueError begins with that place."""
     names = [file.name for file in files]
     for file in files:
         shown = file.name if names.count(file.name) == 1 else file
@@ -191,30 +191,30 @@ def stream(files: Sequence[Path], make: Callable[[Row], T]) -> Iterator[tuple[st
             try:
                 item = make(row)
             except ValueError as error:
-                raise ValueError(f"{where}: {error}") from error
+                raise UserError(f"{where}: {error}") from error
             yield where, item
 
 
 def rows(file: Path) -> Iterator[tuple[int, Row]]:
-    """(row number from 1, object) of every line that is not empty; ValueError names the first that cannot be read."""
+    """Yield (row number from 1, object) of every line that is not empty; ValueError names the first unreadable row."""
     for number, row in attempts(file):
         if isinstance(row, ValueError):
-            raise ValueError(f"{file.name} row {number}: {row}") from row
+            raise UserError(f"{file.name} row {number}: {row}") from row
         yield number, row
 
 
 def attempts(file: Path) -> Iterator[tuple[int, Row | ValueError]]:
-    """(row number from 1, object or what is wrong with it) of every line not empty.
+    """Yield (row number from 1, object or its ValueError) of every line that is not empty.
 
-    ValueError: a file is damaged, or has more than limits.py allows.
+    Raises ValueError if the file is damaged or exceeds limits.py.
     """
     if file.suffix == ".parquet":
         yield from parquet.rows(file)
         return
     if file.suffix in TABLE_ENDS:
-        raise ValueError(f"{file.name} is a table; {_written_anew(file)}")
+        raise UserError(f"{file.name} is a table; {_written_anew(file)}")
     if file.suffix in arrow.ENDS:
-        raise ValueError(f"{file.name} is an Arrow file; {_written_anew(file)}")
+        raise UserError(f"{file.name} is an Arrow file; {_written_anew(file)}")
     number = taken_bytes = 0
     most = limits.most_bytes(file)
     try:
@@ -223,7 +223,7 @@ def attempts(file: Path) -> Iterator[tuple[int, Row | ValueError]]:
                 if number == 1:
                     check_text_begins(file, line)
                 if number == 1 and line.lstrip().startswith(b"["):
-                    raise ValueError(f"{file.name} is one JSON array; {_written_anew(file)}")
+                    raise UserError(f"{file.name} is one JSON array; {_written_anew(file)}")
                 limits.check_row(file, len(line), f"row {number}")
                 taken_bytes += len(line) + limits.ITEM_BYTES * (1 + sum(map(line.count, (b",", b"[", b"{"))))
                 limits.check_unpacked(file, taken_bytes, most, f"row {number}")
@@ -231,24 +231,24 @@ def attempts(file: Path) -> Iterator[tuple[int, Row | ValueError]]:
                     row = _object(line, number)
                     if number == 1 and (name := _name_of_rows(row)):
                         found = f"{file.name} is one JSON object, whose rows stand in {name!r}"
-                        raise ValueError(f"{found}; {_written_anew(file)}")
+                        raise UserError(f"{found}; {_written_anew(file)}")
                     yield number, row
     except gzip.BadGzipFile as error:
         if number:
-            raise ValueError(f"{file.name} after row {number}: the gzip file is damaged ({error})") from error
-        raise ValueError(f"{file.name} is no gzip file; pack it (gzip FILE), or take .gz from its name") from error
+            raise UserError(f"{file.name} after row {number}: the gzip file is damaged ({error})") from error
+        raise UserError(f"{file.name} is no gzip file; pack it (gzip FILE), or take .gz from its name") from error
     except (EOFError, zlib.error) as error:
-        raise ValueError(f"{file.name} after row {number}: the gzip file is cut short or damaged ({error})") from error
+        raise UserError(f"{file.name} after row {number}: the gzip file is cut short or damaged ({error})") from error
 
 
 def check_text_begins(file: Path, begins: bytes) -> None:
-    """ValueError for a file that begins as one of a program's own does."""
+    """Raise ValueError if the file begins like a known binary format."""
     if kind := next((kind for mark, kind in NO_TEXT.items() if begins.startswith(mark)), None):
-        raise ValueError(f"{file.name} is no text but {kind}")
+        raise UserError(f"{file.name} is no text but {kind}")
 
 
 def _name_of_rows(row: Row | ValueError) -> str | None:
-    """Under which name an object that is no row itself has a list of rows, or of what holds rows."""
+    """Return the member of a non-row object under which a list of rows, or of objects with rows, stands."""
     if isinstance(row, ValueError) or any(name in row for name in ROW_HAS):
         return None
     lists = (name for name, held in row.items() if isinstance(held, list) and held and isinstance(held[0], dict))
@@ -256,7 +256,7 @@ def _name_of_rows(row: Row | ValueError) -> str | None:
 
 
 def _written_anew(file: Path) -> str:
-    """What is wanted, and the command that writes the file so: never over what is there."""
+    """Return the hint of an unsupported format: the one wanted, and the command that converts to a new file."""
     new = free(Path(f"{file.name.split('.')[0]}_lines{number or ''}.jsonl") for number in itertools.count())
     return f"{WANTED_LINES}; `qr-jax data convert {shlex.quote(str(file))} {shlex.quote(str(new))}` writes it so"
 
@@ -266,46 +266,44 @@ def _object(line: bytes, number: int) -> Row | ValueError:
         if len(line) > limits.MOST_ROW_ITEMS:
             bounded_json.check_items(line, limits.MOST_ROW_ITEMS, "the row")
         if line.startswith(GZIP):
-            return ValueError("packed by gzip; a file whose name ends in .gz is unpacked as it is read: name it so")
+            return UserError("packed by gzip; a file whose name ends in .gz is unpacked as it is read: name it so")
         if b"\0" in line:
             is_utf_16 = 3 * max(line[::2].count(0), line[1::2].count(0)) > len(line)  # of a text mostly of ASCII
             todo = CONVERT if is_utf_16 else "wanted a text of JSON lines"
-            return ValueError(
-                f"not UTF-8 but {'UTF-16' if is_utf_16 else 'bytes of no text'}, by its NUL bytes; {todo}"
-            )
+            return UserError(f"not UTF-8 but {'UTF-16' if is_utf_16 else 'bytes of no text'}, by its NUL bytes; {todo}")
         row = json.loads(line)
     except UnicodeDecodeError as error:
         byte = f"byte {line[error.start]:#04x} at place {error.start + 1} of the line"
-        return ValueError(f"not UTF-8 ({byte}); {CONVERT}, from Windows-1252 or --encoding NAME")
+        return UserError(f"not UTF-8 ({byte}); {CONVERT}, from Windows-1252 or --encoding NAME")
     except bounded_json.TooMany as error:
-        return ValueError(f"{error}; a row is one question or one passage: cut it into several")
+        return UserError(f"{error}; a row is one question or one passage: cut it into several")
     except (ValueError, RecursionError) as error:
         todo = f"{CONVERT}, from a table, other JSON or plain text"
         if line.startswith(b"{") and (number > 1 or line.rstrip(b" ,\r\n").endswith(b"}")):  # and not one of many lines
             todo = 'names and texts stand in "", and nothing stands behind the object; or get the file again'
-        return ValueError(f"not a line of JSON ({error}); wanted an object a line; {todo}")
-    return row if isinstance(row, dict) else ValueError(f"a JSON object is wanted, and this is {show(row)}")
+        return UserError(f"not a line of JSON ({error}); wanted an object a line; {todo}")
+    return row if isinstance(row, dict) else UserError(f"a JSON object is wanted, and this is {show(row)}")
 
 
 def split(queries: Sequence[Query], share: float, part: Literal["train", "eval"]) -> list[Query]:
-    """The queries that the hash of their id deals to one part: the same on every machine, whatever else is in the list.
+    """Return the queries that the hash of their id assigns to a part: independent of the machine and of other queries.
 
     A query trains when the first 8 hexadecimal digits of SHA-256 of its id, as a fraction of 2^32, are below `share`.
     """
     if not 0 <= share <= 1:
-        raise ValueError(f"the training share must lie between 0 and 1, and is {share}")
+        raise UserError(f"the training share must lie between 0 and 1, and is {share}")
     if part not in ("train", "eval"):
-        raise ValueError(f"a split's part is 'train' or 'eval', not {part!r}")
+        raise UserError(f"a split's part is 'train' or 'eval', not {part!r}")
     return [query for query in queries if (int(digest(query)[:8], 16) / 2**32 < share) == (part == "train")]
 
 
 def half(queries: Sequence[Query], which: Literal["both", "a", "b"]) -> list[Query]:
-    """The queries whose id's SHA-256 ends in an even digit (a), or in an odd one (b), in their own order."""
+    """Return the queries whose id's SHA-256 ends in an even digit (a) or an odd one (b), in their own order."""
     return [query for query in queries if which == "both" or (int(digest(query)[-1], 16) % 2 == 0) == (which == "a")]
 
 
 def first(queries: Sequence[Query], n: int | None) -> list[Query]:
-    """The `n` queries whose ids have the smallest SHA-256, in that order; all, in their own order, for None."""
+    """Return the `n` queries whose ids have the smallest SHA-256, in that order; None: all, in their own order."""
     return list(queries) if n is None else sorted(queries, key=digest)[:n]
 
 

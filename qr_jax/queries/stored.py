@@ -1,4 +1,4 @@
-"""A corpus on disk: passages read by their place from two memory maps, so that millions take no memory."""
+"""A corpus on disk: passages read by position from two memory maps, so that millions take no memory."""
 
 import hashlib
 import heapq
@@ -9,6 +9,7 @@ from typing import Any, overload
 
 import numpy as np
 
+from qr_jax.errors import UserError
 from qr_jax.records import Passage
 from qr_jax.retrieval import index_files
 
@@ -16,7 +17,7 @@ TEXTS, ENDS = "passages.bin", "passages.npy"
 
 
 class Stored(Sequence[Passage]):
-    """The passages that `store` wrote into a folder, in their order; each is made when it is asked for."""
+    """The passages that `store` wrote into a folder, in order; each is made on access."""
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
@@ -29,13 +30,13 @@ class Stored(Sequence[Passage]):
         )
         flat = self._ends.reshape(-1) if is_table else np.ones(1, np.int64)
         if flat[:3].any() or flat[-1] != len(self._bytes) or any((np.diff(part) < 0).any() for part in _pieces(flat)):
-            raise ValueError(f"{ENDS} does not say where the passages of {TEXTS} end, one after another")
+            raise UserError(f"{ENDS} does not say where the passages of {TEXTS} end, one after another")
 
     def __len__(self) -> int:
         return len(self._ends) - 1
 
     def largest(self, count: int) -> list[int]:
-        """How many bytes the largest passages have, at most `count` of them, largest first."""
+        """Return the sizes in bytes of the `count` largest passages, largest first."""
         sizes = np.diff(self._ends[:, -1])
         found = np.partition(sizes, len(sizes) - count)[-count:] if len(sizes) > count else sizes
         return np.sort(found)[::-1].tolist()
@@ -59,19 +60,19 @@ class Stored(Sequence[Passage]):
 
 
 def largest(passages: Sequence[Passage], count: int) -> list[int]:
-    """How many characters the largest passages have, of stored ones bytes: at most `count` of them, largest first."""
+    """Return the sizes of the `count` largest passages, largest first: characters, or bytes of stored passages."""
     if isinstance(passages, Stored):
         return passages.largest(count)
     return heapq.nlargest(count, (len(one.id) + len(one.title) + len(one.text) for one in passages))
 
 
 def _pieces(flat: np.ndarray, size: int = 2**22) -> Iterator[np.ndarray]:
-    """It in pieces, each with the next one's first."""
+    """Yield the array in pieces, each with the first element of the next one."""
     return (flat[at : at + size + 1] for at in range(0, len(flat), size))
 
 
 def store(passages: Iterable[Passage], folder: Path) -> Iterator[Passage]:
-    """The same passages, each written into the folder as it goes by; the files are whole when the last one has."""
+    """Yield the same passages and write each into the folder; the files are complete after the last one."""
     ends, at = array("q", (0, 0, 0)), 0
     with (folder / TEXTS).open("wb") as file:
         for passage in passages:
@@ -83,7 +84,7 @@ def store(passages: Iterable[Passage], folder: Path) -> Iterator[Passage]:
 
 
 class CorpusHash:
-    """SHA-256 over ids, titles and texts in order; lengths are part of it, so that no two corpora run together."""
+    """SHA-256 over ids, titles and texts in order; lengths are hashed too, so that no boundary can move unnoticed."""
 
     def __init__(self) -> None:
         self._total = hashlib.sha256()
@@ -95,7 +96,7 @@ class CorpusHash:
             self._total.update(data)
 
     def over(self, passages: Iterable[Passage]) -> Iterator[Passage]:
-        """The same passages, each added as it goes by."""
+        """Yield the same passages, and add each to the hash."""
         for passage in passages:
             self.add(passage)
             yield passage

@@ -1,8 +1,7 @@
-"""Expert traces for the cold start: read from a file, or made from real questions: their gold titles, or one search.
+"""Expert traces for the cold start: read from a file, or made of questions by their gold titles or by one search.
 
 A made trace is honest about the retriever: it is kept only if each of its searches really returns its gold passages,
-since the environment will show the learner what the same retriever returns.
-"""
+since the environment will show the learner what the same retriever returns."""
 
 import logging
 import re
@@ -15,6 +14,7 @@ from typing import Any
 from qr_jax import dialect
 from qr_jax.answers import first_in
 from qr_jax.characters import SHARP, is_mark, nfc, spread
+from qr_jax.errors import UserError
 from qr_jax.queries.parsing import Row, query_of, texts
 from qr_jax.queries.readers import read
 from qr_jax.records import Passage, Query, Say, Search, SearchFunction, Stop, Trace, Turn
@@ -46,9 +46,9 @@ when where which while who whom whose why will with you
 
 @dataclass(frozen=True)
 class Hop:
-    """One gold title, the passages it stands for, the search that found them (None: none did) and all that it found.
+    """One gold title: its gold passages' ids, the search that found them (None: none), and all that the search found.
 
-    Without the passages' ids (`gold` empty) any passage of the title counts.
+    Without ids (`gold` empty) any passage of the title counts.
     """
 
     title: str
@@ -60,7 +60,7 @@ class Hop:
         return passage.id in self.gold if self.gold else spelling(passage.title) == spelling(self.title)
 
     def is_found(self, passages: Sequence[Passage]) -> bool:
-        """Whether these are all the gold passages of the title, or, without their ids, one of the title."""
+        """Return True if the passages have all gold ids of the title, or, without ids, one passage of the title."""
         return self.gold <= {passage.id for passage in passages} and any(map(self.is_gold, passages))
 
     def evidence(self) -> str:
@@ -74,13 +74,13 @@ NO_TRACES += " or sft.steps=0 (no cold start)"
 
 
 def read_traces(path: str | Path) -> list[Trace]:
-    """Traces of one or more JSONL files: rows of questions with a column `turns`, the expert's texts in order."""
+    """Read traces from one or more JSONL files: rows of questions with a column `turns`, the expert's texts."""
     return read(path, trace_of, lambda trace: trace.query.id)
 
 
 def trace_of(row: Row) -> Trace:
     if "turns" not in row:
-        raise ValueError(
+        raise UserError(
             f"has no 'turns', the expert's texts in order; fields found: {', '.join(map(str, row))}; without traces: "
             f"{NO_TRACES}"
         )
@@ -96,15 +96,14 @@ def supporting_traces(
     k: int = 3,
     absent: Collection[str] = (),
 ) -> list[Trace]:
-    """Traces of those questions whose gold passages `search` returns among its first `k`, in the queries' order.
+    """Make traces of the questions whose gold passages `search` returns in its first `k`, in the queries' order.
 
-    A question must know its gold passages by their titles: `supporting_titles`, or `supporting` (ids) and then
-    `with_titles`, which says too which are `absent` from the corpus; with both, lists of one length, the ids count. It
-    must not be marked `supporting_is_weak`. Each title is searched for by itself, then, where that misses, with the
-    question's content words. The title that the question names comes first, then the one the passages found so far
-    name. `write` is the environment's, and `parallel` how
-    many titles of the question itself it asks for in one turn. How many traces were kept, and why the others were not,
-    goes to the log.
+    A question must name its gold passages by `supporting_titles`, or by ids in `supporting`, to which `with_titles`
+    adds the titles and tells which are `absent` from the corpus; given both, lists of one length, the ids count.
+    Questions marked `supporting_is_weak` make no trace. Each title is searched for by itself and, if that misses, with
+    the question's content words. The title that the question names comes first, then the one that the passages found so
+    far name. `write` is the environment's; `parallel` is how many titles that the question names it searches in one
+    turn. The log tells how many traces were kept, and why the others were not.
     """
     traces, counts = made(queries, search, write=write, parallel=parallel, k=k, absent=absent)
     why = "".join(f"; left out: {count}, {reason}" for reason, count in counts.items() if reason != "kept")
@@ -121,7 +120,7 @@ def made(
     k: int,
     absent: Collection[str] = (),
 ) -> tuple[list[Trace], Counter[str]]:
-    """The traces of `supporting_traces`, and how many questions were kept, or left out for which reason."""
+    """Return the traces of `supporting_traces`, and how many questions were kept or left out, by reason."""
     reasons = [unfit(query, absent) for query in queries]
     hops_Q = [[] if reason else hops_of(query) for query, reason in zip(queries, reasons, strict=True)]
     for with_question in (False, True):
@@ -137,8 +136,10 @@ def made(
 
 
 def with_titles(queries: Sequence[Query], passages: Iterable[Passage]) -> tuple[list[Query], frozenset[str]]:
-    """The queries, those that know their gold passages by ids alone with the titles of these passages; and those of
-    the gold passages that are not among them, by `gold_names`."""
+    """Add titles to the queries that have gold ids alone; return the queries, and the gold names not in the corpus.
+
+    Names are those of `gold_names`: ids, or titles of questions without ids.
+    """
     by_id = {name for query in queries for name in query.meta.get("supporting") or ()}
     by_title = {name for query in queries for name in gold_names(query)} - by_id
     spelt = {name: spelling(name) for name in by_title}
@@ -160,7 +161,7 @@ def with_titles(queries: Sequence[Query], passages: Iterable[Passage]) -> tuple[
 
 
 def gold_names(query: Query) -> Sequence[str]:
-    """What the question calls its gold passages: their ids, or without these their titles."""
+    """Return the names of the question's gold passages: their ids, or else their titles."""
     return query.meta.get("supporting") or query.meta.get("supporting_titles") or ()
 
 
@@ -173,9 +174,9 @@ def check_supporting(
     k: int,
     absent: Collection[str] = (),
 ) -> None:
-    """ValueError, before anything is compiled, where no trace can be made: what the questions lack, or the retriever.
+    """Raise ValueError, before compilation, if no trace can be made, by the questions' fault or the retriever's.
 
-    Of the fit questions the first TRIED are searched for. What the corpus lacks goes to the log.
+    Only the first TRIED fit questions are searched for. Gold passages that the corpus lacks go to the log.
     """
     fit = check_fit(queries, absent=absent)
     without = sum(unfit(query, absent) == ABSENT for query in queries)
@@ -184,13 +185,13 @@ def check_supporting(
         log.info("data.traces=supporting: %s; no trace is made of them (is data.corpus the right one?)", told)
     if not made(fit[:TRIED], search, write=write, parallel=parallel, k=k)[0]:
         todo = "raise rollout.search_k, look with `qr-jax recall` at what the retriever finds, or set sft.steps=0"
-        raise ValueError(f"{FROM_GOLD}, and of the first {len(fit[:TRIED])} the retriever finds none; {todo}")
+        raise UserError(f"{FROM_GOLD}, and of the first {len(fit[:TRIED])} the retriever finds none; {todo}")
 
 
 def check_fit(queries: Sequence[Query], *, passages_read: bool = True, absent: Collection[str] = ()) -> list[Query]:
-    """The questions of which a trace may be made; ValueError where there are none.
+    """Return the questions of which a trace may be made; ValueError if there are none.
 
-    Where no passages were read, the titles of those that are named by ids are not known yet.
+    Without passages read, the titles of passages given by id are not known yet, and their questions count as fit.
     """
     known = [UNTITLED] * (not passages_read)
     reasons = [unfit(query, absent) for query in queries]
@@ -201,16 +202,16 @@ def check_fit(queries: Sequence[Query], *, passages_read: bool = True, absent: C
             listed += f" (such as {min(absent)!r}: is data.corpus the right one?)"
         wanted = "wanted columns supporting (a list of passages' ids) or supporting_titles (of their titles)"
         others = "data.traces=retrieved needs none, where one search finds an answer; sft.steps=0 does without traces"
-        raise ValueError(f"{FROM_GOLD}, and of {len(queries)} none is fit: {listed}; {wanted}; {others}")
+        raise UserError(f"{FROM_GOLD}, and of {len(queries)} none is fit: {listed}; {wanted}; {others}")
     return fit
 
 
 def retrieved_traces(queries: Sequence[Query], search: SearchFunction, *, write: ExpertTurn, k: int) -> list[Trace]:
-    """Traces of one search, for the question itself, where the first `k` passages have an accepted answer; no thoughts.
+    """Make traces of one search, by the question itself, if its first `k` passages have an accepted answer.
 
-    The answer is the first of the accepted ones that stands in them (`answers.first_in`: yes or no, function
-    words or a single character prove nothing, and make no trace). It needs no gold passages, and shows how to look
-    up, read and copy; a passage that has the answer's words need not be one that proves it.
+    The answer is the first accepted one that stands in the passages (`answers.first_in`: yes or no, function words and
+    single characters prove nothing, and make no trace). No gold passages are needed, and no thoughts are written. Such
+    traces show how to search, read and copy; a passage with the answer's words need not prove the answer.
     """
     fit = [query for query in queries if not has_tag_signs(query.question)]
     traces = []
@@ -224,9 +225,9 @@ def retrieved_traces(queries: Sequence[Query], search: SearchFunction, *, write:
 
 
 def check_retrieved(queries: Sequence[Query], search: SearchFunction, *, write: ExpertTurn, k: int) -> None:
-    """ValueError, before anything is compiled, where no passage that is found has an answer."""
+    """Raise ValueError, before compilation, if no passage found has an answer."""
     if not retrieved_traces(queries[:TRIED], search, write=write, k=k):
-        raise ValueError(
+        raise UserError(
             "data.traces=retrieved makes traces of questions whose answer (no yes or no, function word or single "
             f"character) stands in what a search for them finds, and of the first {len(queries[:TRIED])} none does; "
             "raise rollout.search_k, look with `qr-jax recall` at what the retriever finds, or set sft.steps=0"
@@ -234,18 +235,18 @@ def check_retrieved(queries: Sequence[Query], search: SearchFunction, *, write: 
 
 
 def check_played(traces: Sequence[Trace], env: Callable[..., Any], write: ExpertTurn | None) -> None:
-    """ValueError, before anything is compiled, where the environment takes none of the first TRIED to its end."""
+    """Raise ValueError, before compilation, if the environment plays none of the first TRIED traces to its end."""
     told = [(trace, _refusal(trace, env)) for trace in traces[:TRIED]]
     if not all(why for _, why in told):
         return
     trace, why = told[0]
     wanted = [write("a thought", ["a query"]), write("a thought", (), "an answer")] if write else []
     todo = f"; this environment wants turns such as {wanted[0]!r}, and last {wanted[1]!r}" if wanted else ""
-    raise ValueError(f"the environment takes none of the {len(told)} first traces: {trace.query.id!r} has {why}{todo}")
+    raise UserError(f"the environment takes none of the {len(told)} first traces: {trace.query.id!r} has {why}{todo}")
 
 
 def _refusal(trace: Trace, env: Callable[..., Any]) -> str | None:
-    """Why the environment does not take a trace to its end, whatever its searches would find; None where it may."""
+    """Return why the environment does not play a trace to its end, whatever its searches find; None if it may."""
     turns: list[Turn] = []
     for number, text in enumerate(trace.turns, 1):
         turns.append(Turn("model", dialect.without_thoughts(text)))
@@ -264,19 +265,19 @@ def _refusal(trace: Trace, env: Callable[..., Any]) -> str | None:
 
 
 def answers_an_act(env: Callable[..., Any], query: Query, turns: Sequence[Turn], say: Say) -> bool:
-    """Tell a tool's result from a complaint: of an empty turn the environment would not say the same."""
+    """Tell a tool's result from a complaint: the environment's answer to an empty turn would be different."""
     silent = env(query, [*turns[:-1], Turn("model", "")])
     is_other = not isinstance(silent, Say) or silent.text != say.text
     return is_other and not dialect.closing(turns[-1].text)
 
 
 def has_tag_signs(*texts: str) -> bool:
-    """Whether one has a sign of a tag: an expert's turns are trusted text, no data in them may look like their tags."""
+    """Return True if a text has a tag's sign: expert turns are trusted, so data in them must not look like tags."""
     return any(sign in text for text in texts for sign in "<>")
 
 
 def unfit(query: Query, absent: Collection[str] = ()) -> str | None:
-    """Why no trace can be made of a question, before anything is searched for; None when one may.
+    """Return why no trace can be made of a question, before any search; None if one may.
 
     `absent`: gold passages that are known not to be in the corpus.
     """
@@ -295,7 +296,7 @@ def unfit(query: Query, absent: Collection[str] = ()) -> str | None:
 
 
 def hops_of(query: Query) -> list[Hop]:
-    """A hop for each different gold title, in the question's own order."""
+    """Return a hop for each distinct gold title, in the question's order."""
     titles = dict.fromkeys(query.meta["supporting_titles"])
     if not query.meta.get("supporting"):
         return [Hop(title, frozenset()) for title in titles]
@@ -306,7 +307,7 @@ def hops_of(query: Query) -> list[Hop]:
 def searched(
     queries: Sequence[Query], hops_Q: list[list[Hop]], search: SearchFunction, k: int, with_question: bool
 ) -> list[list[Hop]]:
-    """The hops with a search filled in wherever it returns all gold passages of the title; one batch for all."""
+    """Fill in the search of each hop for which it returns all gold passages of the title; one batch for all hops."""
     wanted = [
         (q, at, f"{title} {content_words(queries[q].question, title)}".strip() if with_question else title)
         for q, hops in enumerate(hops_Q)
@@ -322,7 +323,7 @@ def searched(
 
 
 def ordered(question: str, hops: Sequence[Hop]) -> list[Hop]:
-    """The hops as an expert would find them: each time the title best named by what has been read so far."""
+    """Order the hops as an expert would find them: next is the title best named by the text read so far."""
     left, done, read_so_far = list(hops), [], question
     while left:
         best = max(left, key=lambda hop: named(hop.title, question) + named(hop.title, read_so_far))
@@ -333,7 +334,7 @@ def ordered(question: str, hops: Sequence[Hop]) -> list[Hop]:
 
 
 def named(title: str, text: str) -> float:
-    """How far a text names a title: the share of the title's words in it, and 1 more when they stand there in a row."""
+    """Score how far a text names a title: the share of the title's words in it, plus 1 if they stand there in a row."""
     words, text_words = tokens(spread(plain(title))), tokens(spread(text))
     if not words:
         return 0.0
@@ -342,7 +343,7 @@ def named(title: str, text: str) -> float:
 
 
 def expert_turns(query: Query, hops: Sequence[Hop], write: ExpertTurn, parallel: int) -> tuple[str, ...]:
-    """The expert's turns: the searches, then the official answer."""
+    """Write the expert's turns: the searches, then the official answer."""
     turns, read_so_far = [], query.question
     for at, step in enumerate(grouped(query.question, hops, parallel)):
         is_named = all(named(hop.title, read_so_far) >= 1 for hop in step)
@@ -354,15 +355,15 @@ def expert_turns(query: Query, hops: Sequence[Hop], write: ExpertTurn, parallel:
 
 
 def grouped(question: str, hops: Sequence[Hop], parallel: int) -> list[list[Hop]]:
-    """Hops by turn: up to `parallel` of those that the question itself names at once, the rest each alone."""
+    """Group hops by turn: up to `parallel` of those that the question names in one turn, the rest one a turn."""
     at_once = [hop for hop in hops if named(hop.title, question) >= 2][:parallel] if parallel > 1 else []
     return [*([at_once] if at_once else []), *([hop] for hop in hops if hop not in at_once)]
 
 
 def rewritten(trace: Trace, write: ExpertTurn, parallel: int = 1) -> Trace:
-    """A trace of the synthetic world, each turn a search or an answer in tags, as an environment's expert writes it.
+    """Rewrite a trace of the synthetic world, whose turns are searches or an answer in tags, in an environment's form.
 
-    Up to `parallel` searches of an intersection, which need nothing of each other, are one turn.
+    Up to `parallel` searches of an intersection, which do not depend on each other, become one turn.
     """
     acts = [(THOUGHT.match(turn), dialect.read(turn)[0][0]) for turn in trace.turns]
     asked = [" ".join(act.text.split()) for _, act in acts if act.name == "search"]
@@ -375,18 +376,18 @@ def rewritten(trace: Trace, write: ExpertTurn, parallel: int = 1) -> Trace:
 
 
 def spaced(turn: str) -> str:
-    """An expert's turn with a blank on each side of a text in a list of JSON, for a vocabulary of whole words."""
+    """Put a blank on each side of a text in a JSON list of an expert's turn, for a vocabulary of whole words."""
     return TEXT_IN_LIST.sub(r'\1" \2 "', turn)
 
 
 def plain(title: str) -> str:
-    """A title without the bracket that tells it from its namesakes: 'Symphony No. 7 (Beethoven)', 'Symphony No. 7'."""
+    """Remove the bracket that distinguishes a title from others: 'Symphony No. 7 (Beethoven)' -> 'Symphony No. 7'."""
     head, bracket, _ = title.partition(" (")
     return " ".join(head.split()) if bracket and head.strip() else " ".join(title.split())
 
 
 def content_words(question: str, title: str, count: int = 6) -> str:
-    """The question's first words that are neither function words nor the title's own."""
+    """Return the question's first `count` words that are neither function words nor in the title."""
     known = {*EMPTY_WORDS.split(), *tokens(title)}
     return " ".join(list(dict.fromkeys(word for word in tokens(question) if word not in known))[:count])
 
@@ -397,6 +398,6 @@ def tokens(text: str) -> list[str]:
 
 
 def spelling(title: str) -> tuple[str, ...]:
-    """Return what two spellings of one title share: the words, +, # and ♭ (C++, B♭); of a title without words, all."""
+    """Return the part that all spellings of a title share: its words and +, # and ♭ (C++, B♭); without words, all."""
     words = tokens(title)
     return (*words, *(sign for sign in title.translate(SHARP) if sign in "+#♭")) if words else (nfc(title),)

@@ -1,4 +1,4 @@
-"""Are a run's questions and traces those that it began with? Checkpoints keep digests, which say what has changed."""
+"""Compare a run's questions and traces with those it began with, by digests that checkpoints keep."""
 
 import hashlib
 import json
@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from qr_jax.errors import UserError
 from qr_jax.records import Episode, Query
 
 KEPT = "data"  # the digests among a checkpoint's host values
@@ -16,18 +17,19 @@ Rows = Sequence[Mapping[str, Any]]  # the parts of each question or trace by nam
 
 
 def of_questions(queries: Sequence[Query]) -> Rows:
-    """The parts of questions that a run depends on."""
+    """Return the parts of questions that a run depends on."""
     return [
         {
             "ids": query.id, "questions": query.question, "answers": query.answers,
             "entities or groups": [query.entities, [str(query.meta.get(name)) for name in GROUPS]],
+            "other columns": {name: value for name, value in query.meta.items() if name not in GROUPS},
         }
         for query in queries
     ]  # fmt: skip
 
 
 def of_traces(episodes: Sequence[Episode]) -> Rows:
-    """The parts of expert traces, played as episodes, that a cold start depends on."""
+    """Return the parts of expert traces, played as episodes, that a cold start depends on."""
     return [
         {
             "ids": episode.query.id, "questions": episode.query.question,
@@ -38,36 +40,39 @@ def of_traces(episodes: Sequence[Episode]) -> Rows:
 
 
 def kept(data: Mapping[str, Rows]) -> dict[str, np.ndarray]:
-    """What a checkpoint keeps: the setting that names the data -> uint64 [rows, parts] digests."""
+    """Return the digests that a checkpoint keeps: the setting that names the data -> uint64 [rows, parts]."""
     return {setting: _digests(rows) for setting, rows in data.items()}
 
 
 def check(host: Mapping[str, Any], data: Mapping[str, Rows]) -> str | None:
-    """ValueError where data differ from those of a checkpoint's host values: what, in how many rows, and the first.
+    """Raise ValueError if data differ from a checkpoint's digests, with what differs, in how many rows, and the first.
 
-    Returns what is to be said of a checkpoint that keeps no digests.
+    Returns the warning for a checkpoint that keeps no digests.
     """
     if KEPT not in host:
         return NOT_KEPT
     for setting, rows in data.items():
         if found := _differences(np.asarray(host[KEPT].get(setting, ())), rows):
             todo = "give back the data that the run began with, or begin anew in another folder (--run)"
-            raise ValueError(f"{setting} is not what the run began with: {'; '.join(found)}. {todo}")
+            raise UserError(f"{setting} is not what the run began with: {'; '.join(found)}. {todo}")
     return None
 
 
 def _digests(rows: Rows) -> np.ndarray:
     def digest(part: Any) -> int:
-        return int.from_bytes(hashlib.sha256(json.dumps(part).encode()).digest()[:8], "little")
+        written = json.dumps(part, sort_keys=True, default=str).encode()
+        return int.from_bytes(hashlib.sha256(written).digest()[:8], "little")
 
     return np.array([[digest(part) for part in row.values()] for row in rows], np.uint64)
 
 
 def _differences(saved: np.ndarray, rows: Rows) -> list[str]:
-    """A line for each part that differs from the saved digests."""
+    """Return a line for each part that differs from the saved digests; older ones have none of the last parts."""
     if len(saved) != len(rows):
         return [f"it had {len(saved):,} rows and has {len(rows):,}"]
     now, names = _digests(rows), list(rows[0]) if rows else []
+    if saved.ndim == now.ndim == 2:
+        now, names = now[:, : saved.shape[1]], names[: saved.shape[1]]
     if saved.shape != now.shape:
         return [f"its digests were {saved.shape} and are {now.shape}"]
     changed = saved != now

@@ -8,7 +8,7 @@ from qr_jax.records import Memory, Outcome
 
 
 def begun(pool: Pool, **arrays: np.ndarray) -> dict[str, np.ndarray]:
-    """What the rule remembers, as copies that it may write to; of a pool without memory `arrays`, and no visit.
+    """Return the rule's memory, as writable copies; for a pool without memory, `arrays` and no visits.
 
     A reset of the pool from outside begins a pass.
     """
@@ -22,8 +22,10 @@ def begun(pool: Pool, **arrays: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def unvisited(memory: Memory, outcome: Outcome, among_P: Bool[np.ndarray, "P"]) -> Bool[np.ndarray, "P"]:
-    """Who of `among_P` this pass has still to visit, now that the graded queries were; the next pass where nobody is
-    left. Writes to the memory of `begun`."""
+    """Mark the graded queries as visited; return those of `among_P` that this pass has still to visit.
+
+    If none is left, the next pass begins. Writes to the memory of `begun`.
+    """
     memory["visited"][outcome.drawn_Q[outcome.verdict_Q != "fault"]] = True
     if not (among_P & ~memory["visited"]).any():
         _next(memory)

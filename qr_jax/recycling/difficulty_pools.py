@@ -3,6 +3,7 @@
 import numpy as np
 from jaxtyping import Float64
 
+from qr_jax.errors import UserError
 from qr_jax.pool import Pool
 from qr_jax.records import Memory, Outcome
 
@@ -23,7 +24,7 @@ def difficulty_pools(
     its next draw.
     """
     if len(thresholds) != len(weights) or not weights or list(thresholds) != sorted(set(thresholds)):
-        raise ValueError(
+        raise UserError(
             f"thresholds={thresholds} and weights={weights}: wanted growing thresholds and a weight for each of them"
         )
     graded_Q = outcome.verdict_Q != "fault"

@@ -3,6 +3,7 @@
 import numpy as np
 from jaxtyping import Float64
 
+from qr_jax.errors import UserError
 from qr_jax.pool import Pool
 from qr_jax.records import Memory, Outcome
 
@@ -36,12 +37,10 @@ def foresee(
         nu > 0 and min(gamma, head, floor) >= 0 and all(0 <= one <= 1 for one in (rho, fade, fade_family, fade_drawn))
     ):
         given = f"gamma={gamma}, head={head}, nu={nu}, floor={floor}, rho={rho}, {fade}, {fade_family}, {fade_drawn}"
-        raise ValueError(
-            f"foresee: found {given}; wanted nu above 0, rho and the fades in [0, 1], the others 0 or more"
-        )
+        raise UserError(f"foresee: found {given}; wanted nu above 0, rho and the fades in [0, 1], the others 0 or more")
     family_P = np.zeros(pool.size, np.int64) if pool.family_P is None else pool.family_P
     if family_P.min() < 0 or family_P.max() >= pool.size:
-        raise ValueError(f"families go from {family_P.min()} to {family_P.max()}; wanted 0 to {pool.size - 1} at most")
+        raise UserError(f"families go from {family_P.min()} to {family_P.max()}; wanted 0 to {pool.size - 1} at most")
     memory = _learned(pool, outcome, family_P, fade, fade_family, fade_drawn)
     mean_F = memory["family_a"] / (memory["family_a"] + memory["family_b"])
     A_P = memory["a"] + nu * mean_F[family_P]

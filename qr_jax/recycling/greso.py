@@ -3,6 +3,7 @@
 import numpy as np
 from jaxtyping import Float64
 
+from qr_jax.errors import UserError
 from qr_jax.noise import uniforms
 from qr_jax.pool import Pool
 from qr_jax.records import Memory, Outcome
@@ -34,7 +35,7 @@ def greso(
     """
     if not (0 <= bounds[0] <= bounds[1] <= 1 and 0 < floor <= 1 and bounds[0] <= start <= bounds[1] and change >= 0):
         given = f"bounds={bounds}, start={start}, floor={floor}, change={change}"
-        raise ValueError(f"{given}: wanted bounds that grow within [0, 1], start between them, floor in (0, 1]")
+        raise UserError(f"{given}: wanted bounds that grow within [0, 1], start between them, floor in (0, 1]")
     memory = _begun(pool, start)
     verdict_Q, drawn_Q = outcome.verdict_Q, outcome.drawn_Q
     for kind, share in (("easy", 1 / 3), ("hard", 2 / 3)):
@@ -55,7 +56,7 @@ def greso(
 
 
 def _begun(pool: Pool, start: float) -> dict[str, np.ndarray]:
-    """What the rule remembers, as copies it may write to; a reset of the pool since then has begun another pass."""
+    """Return the rule's memory, as writable copies; a reset of the pool since the last step begins another pass."""
     memory = {name: array.copy() for name, array in pool.memory.items()} or {
         "streak_easy": np.zeros(pool.size, np.int32),
         "streak_hard": np.zeros(pool.size, np.int32),
@@ -73,7 +74,7 @@ def _begun(pool: Pool, start: float) -> dict[str, np.ndarray]:
 
 
 def _kept(memory: dict[str, np.ndarray], seed: int, floor: float) -> np.ndarray:
-    """1 where a query is not visited yet and its coin of this pass falls on its side, else 0."""
+    """Return 1 for a query that is not visited yet and that its random number of this pass keeps, else 0."""
     keep_P = np.maximum(memory["p_easy"] ** memory["streak_easy"], floor)
     keep_P = keep_P * np.maximum(memory["p_hard"] ** memory["streak_hard"], floor)
     coin_P = uniforms(len(keep_P), GRESO, seed, int(memory["pass"][0]))

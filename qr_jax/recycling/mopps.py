@@ -3,6 +3,7 @@
 import numpy as np
 from jaxtyping import Float64
 
+from qr_jax.errors import UserError
 from qr_jax.noise import uniforms
 from qr_jax.pool import Pool
 from qr_jax.records import Memory, Outcome
@@ -34,7 +35,7 @@ def mopps(
 
     if min(prior) <= 0 or temperature <= 0 or not 0 <= decay <= 1:
         given = f"prior={prior}, temperature={temperature}, decay={decay}"
-        raise ValueError(f"{given}: wanted a prior and a temperature above 0 and a decay in [0, 1]")
+        raise UserError(f"{given}: wanted a prior and a temperature above 0 and a decay in [0, 1]")
     a_P, b_P = (_remembered(pool, name, start) for name, start in zip("ab", prior, strict=True))
     drawn = outcome.drawn_Q[outcome.verdict_Q != "fault"]
     right, valid = pool.last_successes_P[drawn], pool.last_valid_P[drawn]

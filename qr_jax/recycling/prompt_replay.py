@@ -3,6 +3,7 @@
 import numpy as np
 from jaxtyping import Float64
 
+from qr_jax.errors import UserError
 from qr_jax.pool import Pool
 from qr_jax.records import Memory, Outcome
 from qr_jax.recycling import _passes
@@ -30,7 +31,7 @@ def prompt_replay(
     """
     if not (0 <= low <= high <= 1 and 0 <= share <= 1 and min(pause, most) >= 0):
         given = f"low={low}, high={high}, share={share}, pause={pause}, most={most}"
-        raise ValueError(f"{given}: wanted 0 <= low <= high <= 1, a share in [0, 1], the others 0 or more")
+        raise UserError(f"{given}: wanted 0 <= low <= high <= 1, a share in [0, 1], the others 0 or more")
     memory = _passes.begun(pool, replays=np.zeros(pool.size, np.int64))
     memory["replays"][outcome.drawn_Q[pool.weight_P[outcome.drawn_Q] > 1]] += 1
     rate_P = pool.last_successes_P / np.maximum(pool.last_valid_P, 1)

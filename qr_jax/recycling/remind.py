@@ -3,6 +3,7 @@
 import numpy as np
 from jaxtyping import Float64
 
+from qr_jax.errors import UserError
 from qr_jax.noise import uniforms
 from qr_jax.pool import Pool
 from qr_jax.records import Memory, Outcome
@@ -29,7 +30,7 @@ def remind(
     coins are keyed (12, seed, step, query).
     """
     if not (0 <= chance <= 1 and every >= 1 and 0 <= share <= 1):
-        raise ValueError(f"chance={chance}, every={every}, share={share}: wanted shares in [0, 1], every 1 or more")
+        raise UserError(f"chance={chance}, every={every}, share={share}: wanted shares in [0, 1], every 1 or more")
     memory = _passes.begun(pool, since=np.zeros(pool.size, np.int64))
     since_P, graded_Q = memory["since"], outcome.verdict_Q != "fault"
     drawn = outcome.drawn_Q[graded_Q]

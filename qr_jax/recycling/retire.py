@@ -3,6 +3,7 @@
 import numpy as np
 from jaxtyping import Float64
 
+from qr_jax.errors import UserError
 from qr_jax.noise import uniforms
 from qr_jax.pool import Pool
 from qr_jax.records import Memory, Outcome
@@ -26,7 +27,7 @@ def retire(
     query all the same, by a coin keyed (11, seed, pass, query), and it returns for good if its rate has fallen.
     """
     if not (0 < at <= 1 and 0 <= review <= 1):
-        raise ValueError(f"at={at} and review={review}: wanted an at in (0, 1] and a review in [0, 1]")
+        raise UserError(f"at={at} and review={review}: wanted an at in (0, 1] and a review in [0, 1]")
     counts = {"right": np.zeros(pool.size, np.int64), "valid": np.zeros(pool.size, np.int64)}
     memory = _passes.begun(pool, **counts)
     drawn = outcome.drawn_Q[outcome.verdict_Q != "fault"]

@@ -3,6 +3,7 @@
 import numpy as np
 from jaxtyping import Float64
 
+from qr_jax.errors import UserError
 from qr_jax.pool import Pool
 from qr_jax.records import Memory, Outcome
 from qr_jax.recycling import _passes
@@ -24,11 +25,11 @@ def search_gym(
     queries are simple.
     """
     if simple < 1 or steps < 0:
-        raise ValueError(f"simple={simple} and steps={steps}: wanted at least 1 hop, and 0 steps or more")
+        raise UserError(f"simple={simple} and steps={steps}: wanted at least 1 hop, and 0 steps or more")
     hops_P = np.zeros(pool.size, np.int64) if pool.hops_P is None else pool.hops_P
     if hops_P.min() > simple or (pool.hops_P is not None and not hops_P.any()):
         found = f"the questions have {hops_P.min()} to {hops_P.max()} hops (0: their meta does not say)"
-        raise ValueError(f"{found}; wanted some of simple={simple} or fewer, and some that say")
+        raise UserError(f"{found}; wanted some of simple={simple} or fewer, and some that say")
     stage_P = (hops_P <= simple) | (outcome.step + 1 >= steps)
     memory = _passes.begun(pool)
     return _passes.unvisited(memory, outcome, stage_P).astype(np.float64), memory

@@ -3,6 +3,7 @@
 import numpy as np
 from jaxtyping import Float64
 
+from qr_jax.errors import UserError
 from qr_jax.pool import Pool
 from qr_jax.records import Memory, Outcome
 from qr_jax.recycling import _passes
@@ -30,7 +31,7 @@ def vcrl(
     where the paper drops it.
     """
     if not (0 <= kappa <= 1 and 0 <= late <= 1 and 0 <= momentum <= 1):
-        raise ValueError(f"kappa={kappa}, late={late} and momentum={momentum} must all be in [0, 1]")
+        raise UserError(f"kappa={kappa}, late={late} and momentum={momentum} must all be in [0, 1]")
     memory = _passes.begun(pool, priority=np.zeros(pool.size))
     priority_P, drawn = memory["priority"], outcome.drawn_Q[outcome.verdict_Q != "fault"]
     k, size = pool.last_successes_P[drawn], pool.last_valid_P[drawn]

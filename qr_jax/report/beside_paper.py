@@ -1,10 +1,10 @@
-"""The paper's figures from a run's steps, with the paper's own curves behind them (Coelho et al. 2026, 2606.10709v1).
+"""Draw the paper's figures from a run's steps, with the paper's own curves (Coelho et al. 2026, 2606.10709v1).
 
 Steps are shares of the budget and counts are shares of the pool's queries, so that runs of other lengths and pools can
-stand beside the paper's 330 steps and 10,000 queries.
-"""
+stand beside the paper's 330 steps and 10,000 queries."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,6 +14,10 @@ from qr_jax.report.series import Row
 from qr_jax.studies import paper_world
 
 QUERIES = paper_world.SETTING["size"]
+STEPS = paper_world.STEPS["recycle"]
+ROLLOUTS = paper_world.SETTING["rollouts"]
+SIZES = {1.7: "qwen3_1p7b", 4.0: "qwen3_4b"}  # billions of parameters
+SIZE_IN_NAME = re.compile(r"(?<![\d.])(\d{1,4}(?:[.p]\d{1,4})?)([bm])(?![a-z0-9])")  # 1.7B, 1p7b, 135M
 RESCUES = {"rescued_hard": "ex_hard", "rescued_easy": "ex_easy"}
 SUMMED = RESCUES | {"revisited": "ex_consumed"}
 WORDS = {
@@ -41,7 +45,7 @@ SHARES = {
 
 
 def shown(run: read.Run) -> dict[str, Any]:
-    """What the page has of this: `charts` by id, and under `beside` what cannot be compared, in sentences."""
+    """Return what the page shows: `charts` by id, and in `beside` sentences on what cannot be compared."""
     if not run.metrics:
         return {"charts": {}, "beside": ["The run has no step yet; the paper's figures are drawn beside one that has."]}
     made = [rescues(run), *by_rule(run), shares(run, "4"), shares(run, "5"), *by_samples(run), thirds(run)]
@@ -49,7 +53,7 @@ def shown(run: read.Run) -> dict[str, Any]:
 
 
 def differences(run: read.Run) -> list[str]:
-    """How the run differs from the paper's, and what its figures would need that one run does not have."""
+    """Say how the run differs from the paper's, and what its figures need that one run does not have."""
     pool, size = run.config.get("pool", {}), _size(run.metrics)
     own = {"rule": _rule(run), "K": pool.get("samples"), "B": pool.get("queries"), "k": pool.get("oversample")}
     told = ", ".join(f"{name} {value}" for name, value in own.items() if value is not None)
@@ -62,26 +66,31 @@ def differences(run: read.Run) -> list[str]:
         f"Figure 3 has three rules and figure 6 has K 4 and K 8: one run has one of each ({told}), which stands beside "
         "them all. Figure 8 is by source and documents needed, which a run's ledger does not hold: its strata are "
         "summed here.",
+        *_other_model(run),
     ]  # fmt: skip
 
 
 def rescues(run: read.Run) -> Chart:
-    """Figure 1: rescues of the recycling run, summed."""
+    """Draw figure 1: cumulative rescues of the recycling run."""
     figure = paper_world.figures()["1"]
-    drawn = [_counted(f"paper: {WORDS[name]}", origin, figure["curves"][name], figure["end"])
-             for name, origin in RESCUES.items()]  # fmt: skip
+    drawn = [
+        _counted(f"paper: {WORDS[name]}", origin, figure["curves"][name], STEPS) for name, origin in RESCUES.items()
+    ]
     drawn += [_own(run, WORDS[name], origin, name) for name, origin in RESCUES.items()]
-    note = f"Figure 1: signal after a zero-variance verdict, summed; the paper's ends at step {figure['end']}."
+    note = (
+        f"Figure 1: signal after a zero-variance verdict, summed; the paper's goes on to step {figure['end']}, "
+        f"past the {STEPS} of its budget."
+    )
     return _chart("paper-1", "Rescues", note, drawn)
 
 
 def by_rule(run: read.Run) -> list[Chart]:
-    """Figure 3: rescues and revisits of three rules."""
+    """Draw figure 3: rescues and revisits of three rules."""
     figure = paper_world.figures()["3"]
     found = []
     for name in SUMMED:
         drawn = [
-            _counted(f"paper: {RULES[rule]}", LINES[at], figure["curves"][rule][name], figure["end"])
+            _counted(f"paper: {RULES[rule]}", LINES[at], figure["curves"][rule][name], ROLLOUTS)
             for at, rule in enumerate(RULES)
         ]
         note = "Figure 3: the paper's three rules at equal rollouts."
@@ -91,14 +100,14 @@ def by_rule(run: read.Run) -> list[Chart]:
 
 
 def shares(run: read.Run, number: str) -> Chart:
-    """Figure 4, what the accepted groups were before; figure 5, the verdicts of the candidates."""
+    """Draw figure 4, the origins of the accepted groups, or figure 5, the verdicts of the candidates."""
     of, title, words, above, below = SHARES[number]
     figure, model = paper_world.figures()[number], _model(run)
     curves, lots = figure["curves"][model], series.bins(run.metrics, charts.RATE_BINS)
     middles = [(lot[0]["step"] - 1 + lot[-1]["step"]) / 2 for lot in lots]
     drawn = []
     for name, word in words.items():
-        places = _percent(curves["x"], figure["end"])
+        places = _percent(curves["x"], STEPS)
         drawn.append(_line(f"paper: {word}", TONES[name], places, curves[name]) | {"style": "paper"})
     for name, word in words.items():
         values = [series.ratio(lot, above.format(name), below, least=charts.FEW) for lot in lots]
@@ -109,22 +118,22 @@ def shares(run: read.Run, number: str) -> Chart:
 
 
 def by_samples(run: read.Run) -> list[Chart]:
-    """Figure 6: rescues in groups of 4 and of 8."""
+    """Draw figure 6: rescues in groups of 4 and of 8."""
     figure, own = paper_world.figures()["6"], run.config.get("pool", {}).get("samples", "?")
     found = []
     for name in RESCUES:
         drawn = [
-            _counted(f"paper: K {samples}", LINES[at], figure["curves"][f"k{samples}"][name], figure["end"])
+            _counted(f"paper: K {samples}", LINES[at], figure["curves"][f"k{samples}"][name], STEPS)
             for at, samples in enumerate((4, 8))
         ]
         drawn.append(_own(run, f"this run: K {own}", "ink", name))
-        note = f"Figure 6: groups of 4 and of 8; the paper's ends at step {figure['end']}."
+        note = f"Figure 6: groups of 4 and of 8; the paper's ends at step {figure['end']} of {STEPS}."
         found.append(_chart(f"paper-6-{name}", f"{WORDS[name].capitalize()}, by K", note, drawn, small=True))
     return found
 
 
 def thirds(run: read.Run) -> Chart:
-    """Figure 8, its strata summed: verdicts by third of the budget, with 95 % intervals."""
+    """Draw figure 8, its strata summed: verdicts by third of the budget, with 95 % intervals."""
     lines = []
     for name, tone, counts in (("paper", "quiet", _read_thirds()), ("this run", "ink", _own_thirds(run))):
         values = [count / of if of else None for count, of in counts]
@@ -140,7 +149,7 @@ def thirds(run: read.Run) -> Chart:
 
 
 def _read_thirds() -> list[tuple[float, float]]:
-    """The paper's counts of each verdict, and of all, third by third."""
+    """Return the paper's count of each verdict, and of all candidates, by third."""
     rows, found = paper_world.figures()["8"]["rows"], []
     for third in (1, 2, 3):
         at = [place for place, of in enumerate(rows["third"]) if of == third]
@@ -161,7 +170,7 @@ def _own_thirds(run: read.Run) -> list[tuple[float, float]]:
 def _chart(
     name: str, title: str, note: str, drawn: Sequence[Mapping[str, Any]], *, small: bool = False, fit: bool = True
 ):
-    """A chart of lines that all have places of their own; the cursor stops at all of them."""
+    """Make a chart of lines that each have their own x values; the cursor stops at all of them."""
     places = sorted({x for line in drawn for x in line["x"][0]})
     axis = {"label": AXIS, "values": places}
     return {
@@ -174,14 +183,14 @@ def _line(name: str, tone: str, places: Sequence[float], values: Sequence[float 
     return {"name": name, "tone": tone, "x": [list(places)], "values": list(values)}
 
 
-def _counted(name: str, tone: str, curve: Mapping[str, Any], end: int) -> dict[str, Any]:
-    """A curve of the paper's counts, as shares of its pool."""
+def _counted(name: str, tone: str, curve: Mapping[str, Any], budget: int) -> dict[str, Any]:
+    """Make a line of the paper's counts, as shares of its pool, over shares of its budget."""
     values = [count / QUERIES for count in curve["values"]]
-    return _line(name, tone, _percent(curve["x"], end), values) | {"style": "paper"}
+    return _line(name, tone, _percent(curve["x"], budget), values) | {"style": "paper"}
 
 
 def _own(run: read.Run, words: str, tone: str, name: str) -> dict[str, Any]:
-    """The run's summed counts after each lot of steps, as shares of its pool."""
+    """Make a line of the run's cumulative counts after each bin of steps, as shares of its pool."""
     lots, size = series.bins(run.metrics), _size(run.metrics)
     total, values = 0.0, []
     for lot in lots:
@@ -190,12 +199,12 @@ def _own(run: read.Run, words: str, tone: str, name: str) -> dict[str, Any]:
     return _line(words, tone, _percent([lot[-1]["step"] for lot in lots], _planned(run)), values)
 
 
-def _percent(places: Sequence[float], end: float) -> list[float]:
-    return [round(100 * place / end, 2) for place in places]
+def _percent(places: Sequence[float], budget: float) -> list[float]:
+    return [round(100 * place / budget, 2) for place in places]
 
 
 def _planned(run: read.Run) -> int:
-    """The steps that are the run's whole budget: as planned, or more where it went on."""
+    """Return the steps of the run's whole budget: those planned, or those done if they are more."""
     return max(run.planned, run.metrics[-1]["step"])
 
 
@@ -208,5 +217,26 @@ def _rule(run: read.Run) -> str:
 
 
 def _model(run: read.Run) -> str:
-    """The model of the paper whose curves stand beside the run's."""
-    return "qwen3_4b" if "4b" in str(run.config.get("model", {}).get("name", "")).lower() else "qwen3_1p7b"
+    """Return the paper's model that is nearest to the run's in size; 1.7B where the name tells no size."""
+    billions = _billions(_name(run)) or 1.7
+    return SIZES[min(SIZES, key=lambda size: abs(math.log(size / billions)))]
+
+
+def _billions(name: str) -> float | None:
+    """Return the parameters, in billions, that a model's name tells: Qwen3-1.7B, qwen3_1p7b, SmolLM2-135M."""
+    told = SIZE_IN_NAME.search(name.lower())
+    return float(told[1].replace("p", ".")) / (1 if told[2] == "b" else 1000) or None if told else None
+
+
+def _other_model(run: read.Run) -> list[str]:
+    """Say whose curves figures 4 and 5 have where the run's model is none of the paper's."""
+    name, model = _name(run), _model(run)
+    if re.search(r"qwen3[-_](1[.p]7|4)b(?![a-z0-9])", name.lower()):
+        return []
+    why = "the nearest in size" if _billions(name) else "for its name does not tell its size"
+    whose = f"this run's {name}" if name else "this run's model, which it does not tell,"
+    return [f"Figures 4 and 5 have Qwen3-1.7B and Qwen3-4B; {whose} stands beside {paper_world.MODELS[model]}, {why}."]
+
+
+def _name(run: read.Run) -> str:
+    return str(run.config.get("model", {}).get("name", ""))

@@ -1,10 +1,9 @@
-"""What the page's charts show: series of a run, made from summed counts, ready to be drawn and to be read as tables.
+"""The data of the page's charts: series of a run, made from summed counts, to be drawn and to be read as tables.
 
 A chart is {"id", "title", "note", "kind", "x", "unit", "series", ...}. `x` is a list of axes, {"label", "values"}, of
-which the reader picks one. A series is {"name", "tone", "values"}, one value an x (None: nothing to say), and may have
+which the reader picks one. A series is {"name", "tone", "values"}, one value for each x (None: no value), and may have
 its own `x`, or `low` and `high`. Tones are the page's colours; an origin has one tone everywhere. `plain` is a sentence
-for who has not read the paper; `smooth`: the page may smooth the lines; `fit`: the axis of shares need not reach 1.
-"""
+for readers who do not know the paper; `smooth`: the page may smooth the lines; `fit`: the axis may end below 1."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -49,7 +48,7 @@ PANELS |= {
 
 
 def accuracy(rows: Sequence[Row], before: Row, after: Row, ended: bool) -> Chart:
-    """Held-out accuracy and the pass rate in training, against each budget."""
+    """Chart held-out accuracy and the pass rate in training, against each budget."""
     held: list[tuple[Row, float, float | None, float | None]] = []
     questions = before.get("questions") or after.get("questions")
     after = after if ended else {}
@@ -93,7 +92,7 @@ def accuracy(rows: Sequence[Row], before: Row, after: Row, ended: bool) -> Chart
 
 
 def batch(rows: Sequence[Row], null: Null | None = None) -> Chart:
-    """The effective batch by origin: accepted groups a step; and the band in which the null's batches lie."""
+    """Chart the effective batch by origin, accepted groups a step, with the null control's band."""
     lots = bins(rows, RATE_BINS)
     series = [
         {"name": words, "tone": origin, "values": [mean(lot, f"pool/accepted_{origin}") for lot in lots]}
@@ -115,7 +114,7 @@ def batch(rows: Sequence[Row], null: Null | None = None) -> Chart:
 
 
 def null_panels(null: Null) -> list[Chart]:
-    """Draw one small chart a figure: the run's, and the null control's band."""
+    """Make a small chart for each figure: the run's curve, and the null control's band."""
     panels = []
     for name, title in PANELS.items():
         band = {"name": "chance alone", "tone": "quiet", "style": "band", **_band(null, name)}
@@ -128,20 +127,20 @@ def null_panels(null: Null) -> list[Chart]:
 
 
 def _band(null: Null, name: str) -> dict[str, Any]:
-    """The null's mean and band of a figure, over the stretches that the run has too."""
+    """Return the null control's mean and band of a figure, over the stretches that the run has too."""
     count = min(len(null["run"]["rollouts"]), len(null["rollouts"]))
     found = null["bands"][name]
     return {to: found[at][:count] for to, at in (("values", "mean"), ("low", "low"), ("high", "high"))}
 
 
 def _middles(null: Null) -> list[float]:
-    """The rollouts in the middle of each stretch."""
+    """Return the rollouts in the middle of each stretch."""
     ends = null["rollouts"][: len(null["run"]["rollouts"])]
     return [(before + end) / 2 for before, end in zip([0, *ends], ends)]
 
 
 def _step_of(rows: Sequence[Row], rollouts: float) -> float:
-    """The step, between whole ones too, at which so many rollouts were spent."""
+    """Return the step, interpolated, at which so many rollouts were spent."""
     before = 0.0
     for row in rows:
         spent = row.get("budget/rollouts") or 0
@@ -152,7 +151,7 @@ def _step_of(rows: Sequence[Row], rollouts: float) -> float:
 
 
 def zero_variance(rows: Sequence[Row]) -> Chart:
-    """The zero-variance rate of the drawn groups, by origin."""
+    """Chart the zero-variance rate of the drawn groups, by origin."""
     lots = bins(rows, RATE_BINS)
     of_all = [ratio(lot, "pool/zero_variance", "pool/drawn") for lot in lots]
     series: list[dict[str, Any]] = [{"name": "all", "tone": "ink", "values": of_all}]
@@ -168,7 +167,7 @@ def zero_variance(rows: Sequence[Row]) -> Chart:
 
 
 def phases(rows: Sequence[Row]) -> Chart:
-    """Seconds a step by phase; steps in which programs were compiled are left out, and said."""
+    """Chart the seconds a step by phase; the note says which steps, with compilation, are left out."""
     compiled = [row for row in rows if row.get("perf/compiles")]
     plain = [row for row in rows if not row.get("perf/compiles")] or list(rows)
     lots = bins([{**row, **_seconds(row)} for row in plain])
@@ -187,14 +186,14 @@ def phases(rows: Sequence[Row]) -> Chart:
 
 
 def _seconds(row: Row) -> dict[str, float]:
-    """The phases of a step, which add up to it."""
+    """Split a step's seconds into phases that add up to it."""
     found = {name: row.get(f"time/{name}_s") or 0.0 for name in ("decode", "prefill", "search_wait", "settle")}
     rest = (row.get("time/rollout_s") or 0.0) - found["decode"] - found["prefill"] - found["search_wait"]
     return found | {"rollout_rest": max(rest, 0.0), "learner": row.get("time/learner_s") or 0.0}
 
 
 def tokens(rows: Sequence[Row]) -> Chart:
-    """Tokens a step: trained on, sampled for nothing, and read."""
+    """Chart the tokens a step: trained on, sampled but not trained on, and read."""
     split = []
     for row in rows:
         episodes = row.get("pool/rollouts") or 0
@@ -216,7 +215,7 @@ def tokens(rows: Sequence[Row]) -> Chart:
 
 
 def latency(rows: Sequence[Row]) -> Chart:
-    """Milliseconds a search: in the retriever, and of that with decoding at a halt."""
+    """Chart the milliseconds a search: in the retriever, and the part during which decoding waits."""
     lots = bins([{**row, **_milliseconds(row)} for row in rows])
     names = {"search": ("in the retriever", "ink"), "wait": ("of that, decoding waits", "quiet")}
     return {
@@ -237,7 +236,7 @@ def _milliseconds(row: Row) -> dict[str, float]:
 
 
 def gap(rows: Sequence[Row], alarm: float | None) -> Chart:
-    """How far the learner's log-probabilities are from the sampler's, on a logarithmic axis."""
+    """Chart the gap between the learner's and the sampler's log-probabilities, on a logarithmic axis."""
     lots = bins(rows)
     largest = [max((row["sampler_gap/max"] for row in lot if row.get("sampler_gap/max")), default=None) for lot in lots]
     note = "Difference of the log-probabilities of a sampled token, in nats."
@@ -262,7 +261,7 @@ def make(
     null: Null | None = None,
     cold: Sequence[Row] = (),
 ) -> dict[str, Chart]:
-    """All charts by id; of a run without a step those of its cold start and of the evaluation after it.
+    """Make all charts by id; of a run without a step those of its cold start and of the evaluation after it.
 
     `cold` are the rows of the cold start's metrics.
     """
@@ -276,7 +275,7 @@ def make(
 
 
 def _origins(rows: Sequence[Row], what: str) -> dict[str, str]:
-    """The origins that occur among a run's accepted or drawn groups; the first three always."""
+    """Return the origins that occur among a run's accepted or drawn groups, and always the first three."""
     return {
         origin: words
         for origin, words in ORIGINS.items()
@@ -285,6 +284,6 @@ def _origins(rows: Sequence[Row], what: str) -> dict[str, str]:
 
 
 def _steps(rows: Sequence[Row]) -> str:
-    """ "step 1" or "steps 1, 2 and 9", the first ones where there are many."""
+    """Return "step 1" or "steps 1, 2 and 9"; of many steps the first ones."""
     numbers = [str(row["step"]) for row in rows[:5]] + (["others"] if len(rows) > 5 else [])
     return f"step {numbers[0]}" if len(numbers) == 1 else f"steps {', '.join(numbers[:-1])} and {numbers[-1]}"

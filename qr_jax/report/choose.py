@@ -1,4 +1,4 @@
-"""Which episodes the page shows: by a rule that is said on the page, within a size."""
+"""Choose the episodes that the page shows, by a rule that the page states, within a size."""
 
 import json
 from collections.abc import MutableMapping, Sequence
@@ -18,14 +18,14 @@ KINDS = {"hard": "all wrong", "easy": "all right", "signal": "mixed", "flipped":
 
 
 def kinds(draw: Row, history: Sequence[Row]) -> list[str]:
-    """The filters under which a group stands: its verdict, "flipped", and "fault" when any of its episodes is one."""
+    """Return the filters that a group matches: its verdict, "flipped", and "fault" if an episode of it has one."""
     found = [draw["verdict"]] if draw["verdict"] in ("hard", "easy", "signal") else []
     found += ["flipped"] if flipped(history, draw["step"]) else []
     return found + (["fault"] if draw["verdict"] == "fault" or None in draw.get("rewards", ()) else [])
 
 
 def learned(found: Histories) -> list[tuple[Key, Key]]:
-    """Pairs of groups of one query that show learning, the best first: all wrong, and later the most tries right."""
+    """Return pairs of groups of one query that show learning, best first: all wrong, then the most samples right."""
     pairs = []
     for query, history in found.items():
         wrong = None
@@ -39,10 +39,10 @@ def learned(found: Histories) -> list[tuple[Key, Key]]:
 
 
 def order(found: Histories, last: int) -> tuple[list[Key], dict[str, int]]:
-    """Groups to show, the most wanted first, and how many there are of each kind in the whole run.
+    """Return the groups to show, the most wanted first, and how many there are of each kind in the whole run.
 
-    First those that show learning, and all of the last step. Then of each kind, in turn, up to PER_KIND further ones,
-    chosen by the hash of step and query: at random over the run, and hardly another choice a step later.
+    First come those that show learning, and all of the last step. Then up to PER_KIND further ones of each kind, in
+    turn, chosen by the hash of step and query: a random sample that hardly changes a step later.
     """
     by_kind: dict[str, list[Key]] = {kind: [] for kind in KINDS}
     wanted: dict[Key, None] = {key: None for pair in learned(found) for key in pair}
@@ -63,9 +63,9 @@ def order(found: Histories, last: int) -> tuple[list[Key], dict[str, int]]:
 
 
 def choose(run: read.Run, found: Histories, kept: MutableMapping[Key, Row] | None = None) -> dict[str, Any]:
-    """The groups on the page, newest first, with counts of what is shown and what there is.
+    """Return the groups on the page, newest first, with counts of the shown and of all.
 
-    `kept` holds groups read before and is left holding those of now, so that a growing run is not read anew.
+    `kept` holds the groups read before, and is replaced by those chosen now, so that a growing run is not read anew.
     """
     kept = {} if kept is None else kept
     last = max((draw["step"] for draw in run.draws), default=0)
@@ -99,7 +99,7 @@ def _why(was: Key, later: Key) -> str:
 
 
 def _groups(folder: Path, step: int, queries: set[str]) -> list[tuple[Key, Row]]:
-    """Groups of a step as they are kept: what is common to their episodes once, and the episodes."""
+    """Return groups of a step as stored: what their episodes share once, and the episodes."""
     found: dict[str, Row] = {}
     for row in read.episodes(folder, step):
         if (query := str(row["query"])) in queries:
@@ -109,7 +109,7 @@ def _groups(folder: Path, step: int, queries: set[str]) -> list[tuple[Key, Row]]
 
 
 def _sample(row: Row) -> Row:
-    """An episode without what the group says, and its text only where the tokens do not say it."""
+    """Return an episode without what its group says, and without a text that its tokens spell."""
     turns = [dict(turn) for turn in row["turns"]]
     for turn in turns:
         if turn.get("pieces") and "".join(turn["pieces"]) == turn.get("text"):
@@ -119,12 +119,13 @@ def _sample(row: Row) -> Row:
 
 
 def _shown(group: Row, key: Key, history: Sequence[Row], run: read.Run) -> Row:
-    """A group with what the ledger knows of it and of its query, and which of its episodes reached the loss."""
+    """Add to a group what the ledger knows of it and its query, and which of its episodes reached the loss."""
     draw = next(draw for draw in history if draw["step"] == key[0])
-    keep_dead = run.config.get("learner", {}).get("keep_dead", False)
+    keep_zero_variance = run.config.get("learner", {}).get("keep_zero_variance", False)
     cut = ("length", "context") if run.config.get("rollout", {}).get("overlong") == "mask" else ()
     samples = [
-        sample | {"trained": (draw["accepted"] or keep_dead) and not sample["fault"] and sample["stop"] not in cut}
+        sample
+        | {"trained": (draw["accepted"] or keep_zero_variance) and not sample["fault"] and sample["stop"] not in cut}
         for sample in group["samples"]
     ]
     known = {name: draw.get(name) for name in ("step", "query", "origin", "verdict", "accepted")}
@@ -132,7 +133,7 @@ def _shown(group: Row, key: Key, history: Sequence[Row], run: read.Run) -> Row:
 
 
 def _rule(last: int, shown: int, read_: int, wanted: int, all_: int) -> str:
-    """What is said above the episodes: by which rule these were chosen, and what was left out."""
+    """Return the text above the episodes: the rule that chose them, and what was left out."""
     if not all_:
         return "The run has no ledger.jsonl yet, so there are no groups to show."
     text = f"{shown:,} of the run's {all_:,} groups: all of step {last}, the last one, and of the steps before it up "

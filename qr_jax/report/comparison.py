@@ -1,4 +1,4 @@
-"""Rules held against each other as tables for a terminal, and as one HTML page that needs nothing else."""
+"""Compare rules in tables for a terminal, and in one self-contained HTML page."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +20,7 @@ Table = tuple[str, list[str], list[list[str]]]  # title, head, rows
 
 
 def tables(found: Mapping[str, Any]) -> list[Table]:
-    """What `compare.compare` returns, as the outcome, the pool's shares beside chance alone, and the cost."""
+    """Arrange the result of `compare.compare` in three tables: outcome, pool shares beside chance alone, and cost."""
     first, reach = next(iter(found["rules"])), found["reach"]
     outcome, pool, cost = [], [], []
     for label, one in found["rules"].items():
@@ -48,12 +48,12 @@ def tables(found: Mapping[str, Any]) -> list[Table]:
 
 
 def less(gap: Mapping[str, Any]) -> str:
-    """Return a difference with its interval, marked where that does not contain the variation between seeds."""
+    """Return a difference with its interval, marked if that does not include the variation between seeds."""
     return f"{gap['mean']:+.3f} [{gap['low']:+.3f}, {gap['high']:+.3f}]" + ("" if gap["seeds"] else f" {ALONE}")
 
 
 def notes(found: Mapping[str, Any]) -> list[str]:
-    """What a reader of the tables must know of them."""
+    """Return the notes that a reader of the tables needs."""
     low, high = found["spent"]
     made = [f"WARNING: {warning}." for warning in found.get("warnings", ())] + [
         f"Budget: {low:,} to {high:,} {found['measure']} a run. Accuracy: greedy exact match over "
@@ -79,13 +79,13 @@ def notes(found: Mapping[str, Any]) -> list[str]:
 
 
 def format_tables(found: Mapping[str, Any]) -> str:
-    """The tables and notes for a terminal."""
+    """Format the tables and notes for a terminal."""
     parts = ["\n".join([title, *aligned([head, *rows])]) for title, head, rows in tables(found)]
     return "\n\n".join([*parts, "\n".join(notes(found))])
 
 
 def accuracy(found: Mapping[str, Any]) -> dict[str, Any]:
-    """The chart of accuracy against the budget: a rule's mean over seeds, and the band from the least to the most."""
+    """Chart accuracy against the budget: a rule's mean over seeds, and the band from minimum to maximum."""
     grid = sorted({x for one in found["rules"].values() for curve in one["curves"] for x, _ in curve})
     series = []
     for at, (label, one) in enumerate(found["rules"].items()):
@@ -105,7 +105,7 @@ def accuracy(found: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write(found: Mapping[str, Any], path: Path, name: str) -> Path:
-    """Write the page; where it is."""
+    """Write the page and return its path."""
     data = {"chart": accuracy(found), "tables": tables(found), "notes": notes(found)}
     slots = page.frame(name, page.asset("page.css") + STYLE, SCRIPTS, connect=False) | {"data": page.as_json(data)}
     path.write_text(page.fill(page.asset("comparison.html"), slots), encoding="utf-8", errors="replace")

@@ -1,4 +1,4 @@
-"""What each query showed whenever it was drawn, and the picture of it: verdicts of many queries over time."""
+"""Each query's history of draws, and its heat map: verdicts of many queries over time."""
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,7 +14,7 @@ FATES |= {"hard": "all wrong when last drawn", "easy": "all right when last draw
 
 
 def histories(draws: Iterable[Row]) -> dict[str, list[Row]]:
-    """Each query's draws in the order of steps; queries in the order in which they were first drawn."""
+    """Return each query's draws by step; queries in the order in which they were first drawn."""
     found: dict[str, list[Row]] = {}
     for draw in draws:
         found.setdefault(str(draw["query"]), []).append(draw)
@@ -22,13 +22,13 @@ def histories(draws: Iterable[Row]) -> dict[str, list[Row]]:
 
 
 def flipped(history: Sequence[Row], step: int) -> bool:
-    """Whether the query was accepted in `step` after an earlier zero-variance verdict, as `figures` counts flips."""
+    """Return True if `step` accepted the query after an earlier zero-variance verdict, as `figures` counts flips."""
     earlier = any(draw["verdict"] in ("hard", "easy") for draw in history if draw["step"] < step)
     return earlier and any(draw.get("accepted") for draw in history if draw["step"] == step)
 
 
 def fate(history: Sequence[Row]) -> str:
-    """One of FATES, by the first acceptance after a zero-variance verdict, else by the last verdict."""
+    """Return one of FATES: by the first acceptance after a zero-variance verdict, else by the last verdict."""
     dead = None
     for draw in history:
         if draw["verdict"] in ("hard", "easy"):
@@ -40,10 +40,10 @@ def fate(history: Sequence[Row]) -> str:
 
 
 def heat(found: Histories, steps: int, pool_size: int | None) -> dict[str, Any]:
-    """The heat map: sections by fate, a row a query drawn twice or more, a cell a draw. At most MOST_ROWS rows.
+    """Make the heat map: sections by fate, a row for each query drawn twice or more, a cell for each draw.
 
-    Where there are more, each section keeps its share of the rows, chosen by the hash of the query's id, and the
-    caption gives the counts. A cell is [step, verdict, right, valid, accepted].
+    Beyond MOST_ROWS rows each section keeps its share of them, chosen by the hash of the query's id, and the caption
+    gives the counts. A cell is [step, verdict, right, valid, accepted].
     """
     again = {query: history for query, history in found.items() if len(history) > 1}
     by_fate: dict[str, list[str]] = {name: [] for name in FATES}
@@ -63,11 +63,11 @@ def heat(found: Histories, steps: int, pool_size: int | None) -> dict[str, Any]:
 
 
 def cells(history: Sequence[Row]) -> list[list[Any]]:
-    """[step, verdict, right, valid, accepted] of each draw; `right` counts valid outcomes of 1."""
+    """Return [step, verdict, right, valid, accepted] of each draw; `right` counts valid outcomes of 1."""
     names = ("step", "verdict", "successes", "valid")
     return [[*(draw.get(name) for name in names), bool(draw.get("accepted"))] for draw in history]
 
 
 def mark(name: str) -> bytes:
-    """What orders names by chance, the same every time."""
+    """Return the name's hash, as a key for a random order that is always the same."""
     return hashlib.sha256(name.encode("utf-8", "replace")).digest()

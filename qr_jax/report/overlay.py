@@ -1,9 +1,10 @@
-"""Several runs in one page: their charts laid over each other, and the settings in which they differ."""
+"""Several runs in one page: their charts overlaid, and the settings in which they differ."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from qr_jax.errors import UserError
 from qr_jax.report import page, read
 from qr_jax.report.charts import PLAIN, Chart
 from qr_jax.settings import few
@@ -27,17 +28,17 @@ ASKED = ("data.", "evaluation.", "env.", "retriever.", "rollout.")  # settings t
 
 
 def write(folders: Sequence[Path], out: Path | None = None) -> Path:
-    """Write the page of the runs, by default into the first one's folder; where it is. ValueError: they are no runs."""
+    """Write the page of the runs, by default into the first one's folder; return its path. ValueError: not all runs."""
     return page.save(build(folders), out or Path(folders[0]) / NAME)
 
 
 def build(folders: Sequence[Path], *, follow_s: float | None = None) -> page.Page:
-    """The page of several runs, which may be going on. `follow_s` as for `page.build`."""
+    """Build the page of several runs, which may be going on. `follow_s` as for `page.build`."""
     return page.of_data(overview(folders), None, follow_s)
 
 
 def overview(folders: Sequence[Path]) -> dict[str, Any]:
-    """All the page shows, in the form of `page.overview`; `runs` and `differences` are its own."""
+    """Return all data of the page, in the form of `page.overview`, with `runs` and `differences` added."""
     labels = names(folders)
     runs = dict(zip(labels, map(read.run, folders), strict=True))
     settings = {name: {key: value for key, value in page.settings(run.config)} for name, run in runs.items()}
@@ -62,12 +63,12 @@ def overview(folders: Sequence[Path]) -> dict[str, Any]:
 
 
 def names(folders: Sequence[Path]) -> list[str]:
-    """What each run is called: as much of the end of its path as tells it from the others. ValueError: one is twice."""
+    """Name each run by the shortest end of its path that no other run has. ValueError if a run is given twice."""
     whole = [folder.resolve() for folder in folders]
     if len(set(whole)) < len(whole):
-        raise ValueError("a run is named twice; give each folder once")
+        raise UserError("a run is named twice; give each folder once")
     if len(whole) > len(TONES):
-        raise ValueError(f"{len(whole)} runs are too many for one page; give at most {len(TONES)}")
+        raise UserError(f"{len(whole)} runs are too many for one page; give at most {len(TONES)}")
     return [_apart(path, [other for other in whole if other != path]) for path in whole]
 
 
@@ -79,7 +80,7 @@ def _apart(path: Path, others: Sequence[Path]) -> str:
 
 
 def _said(differ: Sequence[str]) -> str:
-    """In what the runs differ, in words."""
+    """Say in which settings the runs differ."""
     if not differ:
         return "Their settings are the same."
     text = f"They differ in {'one setting' if len(differ) == 1 else f'{len(differ)} settings'}: {few(differ)}."
@@ -89,7 +90,7 @@ def _said(differ: Sequence[str]) -> str:
 
 
 def laid_over(runs: Mapping[str, Mapping[str, Chart]]) -> dict[str, Chart]:
-    """Each chart that some run has, with a line a run."""
+    """Merge the runs' charts by id: each chart has a line for each run."""
     tones = dict(zip(runs, TONES, strict=False))
     merged = {}
     for name in dict.fromkeys(name for charts in runs.values() for name in charts):
@@ -103,7 +104,7 @@ def laid_over(runs: Mapping[str, Mapping[str, Chart]]) -> dict[str, Chart]:
 
 
 def _lines(having: Mapping[str, Chart], tones: Mapping[str, str]) -> Chart:
-    """A line a run with its own places: of several lines the sum, the held-out points or the first one."""
+    """Reduce each run's chart to one line with its own x values: the sum, the held-out points, or the first line."""
     series = []
     for run, chart in having.items():
         lines = chart["series"]
@@ -122,7 +123,7 @@ def _lines(having: Mapping[str, Chart], tones: Mapping[str, str]) -> Chart:
 
 
 def _groups(having: Mapping[str, Chart], tones: Mapping[str, str]) -> Chart:
-    """The last evaluation of each run; groups are the same where their words are, the questions' number among them."""
+    """Take each run's last evaluation; groups are equal if their labels are, which include the question count."""
     words = list(dict.fromkeys(word for chart in having.values() for word in chart["x"][0]["words"]))
     series = []
     for run, chart in having.items():

@@ -1,9 +1,8 @@
-"""A run folder as one HTML page that needs nothing else: data as JSON, which the page's script draws as text and SVG.
+"""Show a run folder as one self-contained HTML page: data as JSON, which the page's script draws as text and SVG.
 
 The page may load nothing and run only the one script whose hash stands in its policy. Everything a run holds
 (questions, passages, what a model wrote) is untrusted: it enters the page inside JSON with <, > and & escaped, and the
-document as text and attributes alone, which the policy enforces (Trusted Types).
-"""
+document as text and attributes alone, which the policy enforces (Trusted Types)."""
 
 import base64
 import hashlib
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from qr_jax import figures
+from qr_jax.errors import UserError
 from qr_jax.evaluation.complete import is_incomplete
 from qr_jax.report import beside_paper, charts, choose, history, read, run_list, series
 from qr_jax.secrecy import looks_secret, redact
@@ -29,7 +29,7 @@ SCRIPTS = (*DRAWING, "heat.js", "episode.js", "episodes.js", "page.js")
 
 @dataclass(frozen=True)
 class Page:
-    """The whole page, and the two JSON values in it, which a page that follows its run asks for again."""
+    """The whole page, and its two JSON values, which a page that follows its run requests again."""
 
     html: str
     run: str
@@ -39,9 +39,9 @@ class Page:
 def write(
     folder: str | Path, out: str | Path | None = None, *, null: charts.Null | None = None, beside: bool = False
 ) -> Path:
-    """Write the page of the run in `folder`, by default as its report.html; where it is. ValueError: no run."""
+    """Write the page of the run in `folder`, by default as its report.html; return its path. ValueError: no run."""
     if out is not None and not Path(out).parent.is_dir():
-        raise ValueError(f"there is no folder {Path(out).parent} to write {Path(out).name} into; make it first")
+        raise UserError(f"there is no folder {Path(out).parent} to write {Path(out).name} into; make it first")
     return save(build(folder, null=null, beside=beside), Path(folder) / "report.html" if out is None else Path(out))
 
 
@@ -58,11 +58,11 @@ def build(
     kept: MutableMapping[choose.Key, dict[str, Any]] | None = None,
     beside: bool = False,
 ) -> Page:
-    """The page of a run, which may be going on.
+    """Build the page of a run, which may be going on.
 
     `null`: the null control's figures, drawn beside the run's, or the reason why there are none, which the page says
-    (`null_control.null_or_reason`). `follow_s`: how often a page asks for news; a file: None. `kept`: for `choose`.
-    `beside`: with the paper's figures too.
+    (`null_control.null_or_reason`). `follow_s`: seconds between a served page's updates, None for a file. `kept`: for
+    `choose`. `beside`: with the paper's figures too.
     """
     run = read.run(folder)
     found = history.histories(run.draws)
@@ -74,7 +74,7 @@ def build(
 
 
 def of_data(data: Mapping[str, Any], episodes: Mapping[str, Any] | None, follow_s: float | None) -> Page:
-    """The page of what it shows; `data` as `overview` gives it, `episodes` as `choose`."""
+    """Build the page from its data: `data` as `overview` returns it, `episodes` as `choose`."""
     run_json, episodes_json = as_json(data), as_json(episodes)
     slots = frame(data["name"], asset("page.css"), SCRIPTS, connect=follow_s is not None)
     slots |= {"follow": "" if follow_s is None else f"{follow_s:g}", "run": run_json, "episodes": episodes_json}
@@ -82,21 +82,21 @@ def of_data(data: Mapping[str, Any], episodes: Mapping[str, Any] | None, follow_
 
 
 def frame(title: str, style: str, scripts: Sequence[str], *, connect: bool) -> dict[str, str]:
-    """What every page is filled with: its title, style and script, and the policy that allows these alone."""
+    """Return the slots that every page has: its title, style and script, and the policy that allows only these."""
     script = "\n".join(map(asset, scripts))
     allowed = html.escape(policy(style, script, connect=connect))
     return {"policy": allowed, "title": html.escape(title), "style": style, "script": script}
 
 
 def policy(style: str, script: str, *, connect: bool) -> str:
-    """The Content-Security-Policy: nothing is loaded, and only this style and this script apply."""
+    """Return the Content-Security-Policy: nothing is loaded, and only this style and this script apply."""
     rules = ["default-src 'none'", f"style-src {_hash(style)}", f"script-src {_hash(script)}", "img-src data:"]
     rules += ["base-uri 'none'", "form-action 'none'", "require-trusted-types-for 'script'", "trusted-types 'none'"]
     return "; ".join(rules + (["connect-src 'self'"] if connect else []))
 
 
 def as_json(value: Any) -> str:
-    """JSON that ends no script element, opens none and no comment, whatever strings it holds."""
+    """Return JSON that can neither end nor open a script element or a comment, whatever strings it holds."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
@@ -104,7 +104,7 @@ def as_json(value: Any) -> str:
 
 
 def overview(run: read.Run, found: history.Histories, null: charts.Null | None = None) -> dict[str, Any]:
-    """All the page shows but the episodes."""
+    """Return all data of the page except the episodes."""
     size = next((row["pool/size"] for row in run.metrics if row.get("pool/size")), None)
     steps = len(run.metrics)
     reason = redact(null["reason"]) if null and "reason" in null else ""
@@ -119,13 +119,13 @@ def overview(run: read.Run, found: history.Histories, null: charts.Null | None =
 
 
 def drawn(run: read.Run, null: charts.Null | None = None) -> dict[str, charts.Chart]:
-    """The charts of a run, by id."""
+    """Return the charts of a run, by id."""
     given = run.metrics, run.before, run.after, run.config
     return charts.make(*given, ended=run.ended, null=null, cold=run.cold)
 
 
 def status(run: read.Run) -> str:
-    """Where the run stands, and with what, in a sentence."""
+    """Return one sentence on the run's progress and its main settings."""
     of, model = run.config.get("pool", {}), run.config.get("model", {}).get("name", "?")
     shape = f"rule {of.get('rule', {}).get('name', '?')}, {of.get('queries', '?')} queries of {of.get('samples', '?')}"
     done = f"Before step 1: {read.phase(run)}" + ("" if run_list.is_held(run.folder) else " (no process writes it now)")
@@ -136,7 +136,7 @@ def status(run: read.Run) -> str:
 
 
 def _facts(run: read.Run, null: charts.Null | None) -> list[dict[str, str]]:
-    """The figures at the top: what, how much, and what to hold it against."""
+    """Return the figures at the top: label, value, and what to compare it with."""
     rows = run.metrics
     if not rows:
         return []
@@ -162,7 +162,7 @@ def _facts(run: read.Run, null: charts.Null | None) -> list[dict[str, str]]:
 
 
 def held_out(run: read.Run) -> dict[str, str]:
-    """The newest held-out accuracy against the one before training; the pass rate where nothing was evaluated."""
+    """Return the last held-out accuracy beside that before training; the pass rate if nothing was evaluated."""
     rows = [row for row in run.metrics if row.get("eval/exact_match") is not None]
     scored: list[tuple[float, Mapping[str, Any]]] = [(row["eval/exact_match"], row) for row in rows]
     after, first = run.after, run.before.get("exact_match")
@@ -183,12 +183,12 @@ def held_out(run: read.Run) -> dict[str, str]:
 
 
 def _lacks(evaluation: Mapping[str, Any]) -> str:
-    """What stands beside a score over fewer than 95 % of its questions."""
+    """Return the mark of a score over fewer than 95 % of its questions."""
     return ", INCOMPLETE: the other questions ended in faults" if is_incomplete(evaluation) else ""
 
 
 def _probed(probe: Mapping[str, Any]) -> list[dict[str, str]]:
-    """What the causal probe says: how much of the signal of queries drawn again came by movement of the policy."""
+    """Return the causal probe's facts: how much signal of redrawn queries came by movement of the policy."""
     facts = []
     for verdict, arm in AGAIN.items():
         found: Mapping[str, Any] = probe["arms"].get(arm, {}) if probe else {}
@@ -201,12 +201,12 @@ def _probed(probe: Mapping[str, Any]) -> list[dict[str, str]]:
 
 
 def _chance(band: Mapping[str, Any] | None) -> str:
-    """The band of a figure in the null control, for the words beside it."""
+    """Return the text for a figure's band in the null control."""
     return f"; {share(band['low'])} to {share(band['high'])} by chance alone" if band else ""
 
 
 def _beside_chance(null: charts.Null, config: Mapping[str, Any]) -> str:
-    """What the null control's band is, how wide its bounds are, and where they say little."""
+    """Explain the null control's band, how wide its bounds are, and where they say little."""
     samples = config.get("pool", {}).get("samples", "K")
     text = (
         "The same pool and rule, with pass rates that never move after a query's first draw. The band holds 90 % of "
@@ -232,7 +232,7 @@ def _fact(label: str, value: str, beside: str) -> dict[str, str]:
 
 
 def share(value: float | None) -> str:
-    """A rate in three digits: .442; a dash where there is none."""
+    """Format a rate in three digits: .442; a dash for None."""
     return "\u2013" if value is None else f"{value:.3f}".removeprefix("0") if value < 1 else f"{value:.2f}"
 
 
@@ -243,7 +243,7 @@ def _clock(seconds: float) -> str:
 
 
 def settings(config: Mapping[str, Any], name: str = "") -> list[list[str]]:
-    """[name, value] of every setting; what looks like a secret is not told."""
+    """Return [name, value] of every setting; values that look secret are redacted."""
     found: list[list[str]] = []
     for key, value in config.items():
         full = f"{name}.{key}" if name else str(key)
@@ -259,7 +259,7 @@ def asset(name: str) -> str:
 
 
 def fill(template: str, slots: Mapping[str, str]) -> str:
-    """The template with each [[name]] replaced; what is put in is not looked at again."""
+    """Replace each [[name]] of the template; inserted text is not searched again."""
     return re.sub(r"\[\[(\w+)\]\]", lambda slot: slots[slot[1]], template)
 
 

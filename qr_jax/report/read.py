@@ -1,4 +1,4 @@
-"""A run folder's files as plain values, read while the run may still be writing them."""
+"""Read a run folder's files as plain values, even while the run writes them."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from qr_jax import jsonl, run_files
+from qr_jax.errors import UserError
 from qr_jax.jsonl import Row
+from qr_jax.settings import with_new_names
 
 BEFORE = "before.json"  # the evaluation before the first step
 COLD = "sft"  # the folder of the cold start
@@ -15,11 +17,10 @@ COLD = "sft"  # the folder of the cold start
 
 @dataclass(frozen=True)
 class Run:
-    """What a run folder holds. `before` and `after` are evaluations, `probe` is a causal one: {} where there is none.
+    """A run folder's contents. `before` and `after` are evaluations, `probe` is a causal one: {} if there is none.
 
-    `metrics` is a row a step, `cold` a row a step of the cold start, `draws` a row of ledger.jsonl a drawn query;
-    `unread` counts lines that are no JSON, a last line still being written not among them. `ended`: summary.json tells
-    of the last step that there is.
+    `metrics` has a row for each step, `cold` one for each step of the cold start, and `draws` a row of ledger.jsonl for
+    each drawn query. `unread` counts complete lines that are no JSON. `ended`: summary.json is of the last step.
     """
 
     folder: Path
@@ -35,23 +36,23 @@ class Run:
 
     @property
     def planned(self) -> int:
-        """The steps the config asks for."""
+        """Return the steps that the config asks for."""
         return int(self.config.get("train", {}).get("steps") or 0)
 
 
 def run(folder: str | Path) -> Run:
-    """The run in `folder`. ValueError when it is none."""
+    """Read the run in `folder`. ValueError if it is none."""
     folder = Path(folder)
     run_files.check_trained(folder)
     metrics, bad = _rows(folder / "metrics.jsonl", "step")
     if metrics and "pool/drawn" not in metrics[-1]:
-        raise ValueError(f"{folder} holds no run of `qr-jax train` (its steps drew nothing from a pool)")
+        raise UserError(f"{folder} holds no run of `qr-jax train` (its steps drew nothing from a pool)")
     draws, worse = _rows(folder / "ledger.jsonl", "step", "query", "verdict", "accepted", "rewards")
     cold, worst = _rows(folder / COLD / "metrics.jsonl", "step", "sft/loss")
     summary = _object(folder / "summary.json")
     last = metrics[-1]["step"] if metrics else 0
     return Run(
-        folder, _object(folder / "config.json"), tuple(metrics),
+        folder, with_new_names(_object(folder / "config.json")), tuple(metrics),
         draws=tuple(draw for draw in draws if draw["step"] <= last),  # its draws are written before its metrics
         before=summary.get("before") or _object(folder / BEFORE),  # a run that goes on has no summary
         after=summary.get("after") or {}, ended=bool(metrics) and summary.get("steps") == len(metrics),
@@ -60,7 +61,7 @@ def run(folder: str | Path) -> Run:
 
 
 def stamp(folder: str | Path) -> tuple:
-    """Changes whenever a file that the report reads does."""
+    """Return a value that changes whenever a file that the report reads does."""
     folder = Path(folder)
     names = ("config.json", "metrics.jsonl", "ledger.jsonl", "summary.json", BEFORE, "probe.json", "episodes")
     names += ("run.lock", f"{COLD}/config.json", f"{COLD}/metrics.jsonl", f"{COLD}/summary.json")
@@ -73,7 +74,7 @@ def stamp(folder: str | Path) -> tuple:
 
 
 def phase(begun: Run) -> str:
-    """What a run without a step is doing, by the files that it has written so far."""
+    """Return what a run without a step is doing, judged by the files that it has written."""
     cold, steps = begun.folder / COLD, begun.config.get("sft", {}).get("steps") or 0
     if begun.before:
         return "compiling the learner and rolling out step 1"
@@ -88,13 +89,13 @@ def phase(begun: Run) -> str:
 
 
 def episodes(folder: Path, step: int) -> Iterator[Row]:
-    """The rows of a step's episodes; none where the step has no file."""
+    """Yield the rows of a step's episodes; none if the step has no file."""
     every = jsonl.readable(folder / "episodes" / f"step_{step:06d}.jsonl", "query", "turns", nested=True)
     yield from (row for row in every if row is not None)
 
 
 def _rows(path: Path, *needed: str) -> tuple[list[Row], int]:
-    """The lines that are objects with the `needed` keys, and how many whole lines are not."""
+    """Return the lines that are objects with the `needed` keys, and the number of complete lines that are not."""
     every: list[Row | None] = []
     with contextlib.suppress(OSError):
         every.extend(jsonl.readable(path, *needed))

@@ -1,4 +1,4 @@
-"""Which runs a folder holds, and how far each of them is: `qr-jax runs`."""
+"""List the runs in a folder and the progress of each: `qr-jax runs`."""
 
 import contextlib
 import fcntl
@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from qr_jax import run_files, run_lock
 from qr_jax.config import BUDGETS, LIMITS
+from qr_jax.errors import UserError
 from qr_jax.evaluation.complete import is_incomplete
 from qr_jax.report.read import BEFORE, COLD
 
@@ -23,9 +24,9 @@ READ = ("config.json", "summary.json", BEFORE, "metrics.jsonl", run_lock.NAME, f
 class Listed:
     """One run. `steps` is what its config asks for; `accuracy` the last greedy exact match, over `questions`.
 
-    training: a process writes it; finished: its summary tells of its last step; stopped: it was killed or told to stop,
-    and the same command goes on with it; not begun: nothing was saved yet; unreadable: `reason` says what stands in a
-    file's place.
+    training: a process writes it; finished: its summary is of its last step; stopped: it was killed or told to stop,
+    and the same command resumes it; not begun: nothing was saved yet; unreadable: `reason` says what is wrong with its
+    files.
     """
 
     folder: Path
@@ -42,15 +43,15 @@ class Listed:
 
 
 def runs_in(folder: Path) -> list[Listed]:
-    """The runs in a folder and below, by name; a run's own cold start is part of it. ValueError: there is no folder."""
+    """Return the runs in a folder and below, by name; cold starts belong to their runs. ValueError: no such folder."""
     if not folder.is_dir():
         what = f"{folder} is a file" if folder.is_file() else f"there is no folder {folder}"
-        raise ValueError(f"{what}; name the one that runs were made in (without a name: runs/)")
+        raise UserError(f"{what}; name the one that runs were made in (without a name: runs/)")
     return [_listed_or_why(run) for run in sorted(_folders(folder, run_files.DEEPEST))]
 
 
 def _folders(folder: Path, below: int) -> Iterator[Path]:
-    """The runs' folders, and those that cannot be looked into, in a folder and at most so many below it."""
+    """Yield the runs' folders, and unreadable folders, in a folder and at most `below` levels down."""
     if _is_run(folder):
         yield folder
         return
@@ -66,7 +67,7 @@ def _folders(folder: Path, below: int) -> Iterator[Path]:
 
 
 def _is_run(folder: Path) -> bool:
-    """Whether its config.json is no model's."""
+    """Return True if the folder has a config.json that is not a model's."""
     file = folder / "config.json"
     try:
         return os.path.exists(file) and (bool(run_files.wrong(file)) or "architectures" not in _object(file))
@@ -75,7 +76,7 @@ def _is_run(folder: Path) -> bool:
 
 
 def _listed_or_why(folder: Path) -> Listed:
-    """One run, of which nothing is to hide the others."""
+    """Return one run; its errors become its `reason`, so that they do not hide other runs."""
     try:
         return listed(folder)
     except OSError as error:
@@ -86,7 +87,7 @@ def _listed_or_why(folder: Path) -> Listed:
 
 
 def listed(folder: Path) -> Listed:
-    """What a run's files say of it, while it may be writing them. ValueError or OSError for files that no run has."""
+    """Read a run's state from its files, even while it writes them. ValueError or OSError for files that no run has."""
     _check(folder)
     config, summary, before = (_object(folder / name) for name in ("config.json", "summary.json", BEFORE))
     last, row = _metrics(folder / "metrics.jsonl")
@@ -115,15 +116,15 @@ def listed(folder: Path) -> Listed:
 
 
 def _check(folder: Path) -> None:
-    """ValueError for a file that is not to be opened (run_files.py), OSError for one that cannot be."""
+    """Raise ValueError for a file that must not be opened (run_files.py), OSError for one that cannot be."""
     for name in READ:
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             if what := run_files.wrong(folder / name):
-                raise ValueError(f"{name}: {what}")
+                raise UserError(f"{name}: {what}")
 
 
 def is_held(folder: Path) -> bool:
-    """Whether a process writes the run now."""
+    """Return True if a process writes the run now."""
     try:
         with (folder / run_lock.NAME).open("rb") as file:
             if not file.read(1):  # given back; asking for the lock could keep a run that starts now from having it
@@ -137,7 +138,7 @@ def is_held(folder: Path) -> bool:
 
 
 def format_table(found: list[Listed]) -> str:
-    """A line a run: its folder, state, step and last accuracy."""
+    """Format a line for each run: its folder, state, step and last accuracy."""
     rows = [("run", "state", "step", "exact match")]
     for run in found:
         of = f"{'cold start ' if run.stage == 'cold start' else ''}{run.step}/{run.steps}"
@@ -156,13 +157,13 @@ def _accuracy(run: Listed) -> str:
 
 
 def _budget(config: Mapping[str, Any], last: Mapping[str, Any]) -> str:
-    """What the last step had spent of the budgets that the config sets."""
+    """Return what the last step had spent of the budgets that the config sets."""
     limits = {name: _whole(config.get("train"), f"max_{name}") for name in BUDGETS}
     return ", ".join(f"{_whole(last, f'budget/{name}'):,}/{most:,} {name}" for name, most in limits.items() if most)
 
 
 def _made_longer(config: Mapping[str, Any], summary: Mapping[str, Any]) -> bool:
-    """Whether the config was changed since the summary, and what it asks for is not spent yet."""
+    """Return True if the config's limits changed since the summary, and no new limit is reached."""
     asked, limits = summary.get("limits"), config.get("train")
     spent = {"steps": "steps"} | {f"max_{name}": name for name in BUDGETS}
     is_spent = any(0 < _whole(limits, limit) <= _whole(summary, name) for limit, name in spent.items())
@@ -171,13 +172,13 @@ def _made_longer(config: Mapping[str, Any], summary: Mapping[str, Any]) -> bool:
 
 
 def _during(config: Mapping[str, Any], before: Mapping[str, Any]) -> int | None:
-    """How many questions an evaluation between the first and the last asks."""
+    """Return the number of questions in an evaluation during training."""
     every, during = _whole(before, "questions"), _whole(config.get("evaluation"), "during")
     return min(every, during) if every and during else every or None
 
 
 def _metrics(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The last step's row, and the last that has an evaluation; {} for none. No more than a line is kept in memory."""
+    """Return the rows of the last step and of the last evaluation ({} for none); keep one line in memory."""
     last = b""
     evaluated: dict[str, Any] = {}
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
@@ -204,12 +205,12 @@ def _parsed(text: bytes) -> dict[str, Any]:
 
 
 def _whole(value: Any, name: str) -> int:
-    """A whole number of a mapping that may not be one; 0 without, and for what no run counts to."""
+    """Return a count from a value that may be no mapping; 0 if it is missing or impossible."""
     number = value.get(name) if isinstance(value, Mapping) else None
     return number if isinstance(number, int) and 0 <= number < 2**63 else 0
 
 
 def _rate(value: Mapping[str, Any], name: str) -> float | None:
-    """A number from 0 to 1; None without."""
+    """Return a number from 0 to 1; None if there is none."""
     number = value.get(name)
     return number if isinstance(number, int | float) and 0 <= number <= 1 else None

@@ -8,6 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from qr_jax import terminal
+from qr_jax.errors import UserError
 from qr_jax.report import charts, overlay, page, read
 
 ADDRESS = "127.0.0.1"
@@ -31,7 +32,7 @@ class Server(ThreadingHTTPServer):
         try:
             super().__init__((ADDRESS, port), _Handler)
         except OSError as error:
-            raise ValueError(f"port {port} cannot be had ({error.strerror}); give another one with --port") from error
+            raise UserError(f"port {port} cannot be had ({error.strerror}); give another one with --port") from error
         try:
             self._stamp, self._page, self._page_from = self._made()
         except BaseException:
@@ -121,6 +122,6 @@ def view(
         say(f"{server.url}  (Ctrl-C ends it)")
         try:
             server.serve_forever()
-        except KeyboardInterrupt as heard:  # kept to the end, or it would be raised again (mistakes.py)
+        except KeyboardInterrupt as heard:  # kept to the end, or it would be raised again (interrupts.py)
             say("ended")
             raise SystemExit(0) from heard

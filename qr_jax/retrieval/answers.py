@@ -1,4 +1,4 @@
-"""What answers hold until their clients have read them: bounded all together, and who does not read gives way."""
+"""Memory held by answers that their clients have not read yet: bounded in total; the slowest reader is dropped."""
 
 import asyncio
 import contextlib
@@ -11,7 +11,7 @@ UNREAD_S = 1.0  # without a piece that its client took; then an answer gives way
 
 
 class Full(Exception):
-    """There is no room for an answer: `too_large` by itself, or beside the others."""
+    """There is no room for an answer: by itself (`too_large`), or beside the others."""
 
     def __init__(self, text: str, *, too_large: bool):
         super().__init__(text)
@@ -19,7 +19,7 @@ class Full(Exception):
 
 
 class Answer:
-    """One request's answer, from its first passage to its last byte; `hold` counts what it holds more."""
+    """One request's answer, from its first passage to its last byte; `hold` counts further bytes."""
 
     def __init__(self, task: asyncio.Task[Any], hold: Callable[["Answer", int], None]):
         self.task, self.bytes, self.counted = task, 0, 0
@@ -27,16 +27,16 @@ class Answer:
         self._hold = hold
 
     def hold(self, size: int) -> None:
-        """Full: there is no room for so many bytes more."""
+        """Count `size` more bytes; Full if there is no room for them."""
         self._hold(self, size)
 
     def taken(self) -> None:
-        """Its sending begins, or its client took a piece."""
+        """Note that sending begins, or that the client read a piece."""
         self.taken_s = time.monotonic()
 
 
 class Answers:
-    """Together they hold at most `most_bytes`, each at most `one_bytes`; those up to `small_bytes` always fit."""
+    """All open answers: at most `most_bytes` together and `one_bytes` each; those up to `small_bytes` always fit."""
 
     def __init__(self, most_bytes: int, one_bytes: int, small_bytes: int, refused: Counter[str]):
         self._most, self._one, self._small, self._refused = most_bytes, one_bytes, small_bytes, refused
@@ -45,7 +45,7 @@ class Answers:
 
     @contextlib.contextmanager
     def open(self, task: asyncio.Task[Any]) -> Iterator[Answer]:
-        """An answer whose bytes count until the end."""
+        """Open an answer whose bytes count until the context ends."""
         answer = Answer(task, self._hold)
         self._answers[answer] = None
         try:
@@ -76,7 +76,7 @@ class Answers:
             self.held_bytes += more
 
     def _longest_unread(self) -> Answer | None:
-        """The one whose client took a piece longest ago, where that is long ago; small ones count nothing."""
+        """Return the answer unread for longest, if longer than UNREAD_S; small answers do not count."""
         before_s = time.monotonic() - UNREAD_S
         unread = [one for one in self._answers if one.counted and one.taken_s is not None and one.taken_s < before_s]
         return min(unread, key=lambda one: one.taken_s or 0.0, default=None)

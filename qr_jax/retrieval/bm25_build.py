@@ -1,9 +1,8 @@
-"""Passages -> for each word the passages that hold it, scored by BM25: in pieces, so that a large corpus fits.
+"""Build a BM25 inverted index: for each word its passages and scores, in pieces, so that a large corpus fits.
 
 Lu 2024 (arXiv:2407.03618): a word's share of a passage's score is known before any query, so it is stored, and a search
-only adds. The shares are those of bm25s, and so is the form in which bm25_index.py keeps them. Ours, for bm25s indexes
-a corpus that is whole in memory.
-"""
+only adds. The shares are those of bm25s, and so is the form in which bm25_index.py keeps them. Written here because
+bm25s indexes only a corpus that is whole in memory."""
 
 import json
 import math
@@ -15,6 +14,7 @@ from typing import Literal
 import numpy as np
 
 from qr_jax.characters import words
+from qr_jax.errors import UserError
 
 Method = Literal["lucene", "robertson", "atire"]
 METHODS = ("lucene", "robertson", "atire")
@@ -27,7 +27,7 @@ RANGE = 4_000_000  # scores that are computed at once
 
 @dataclass(frozen=True)
 class Counted:
-    """What a corpus holds. A block, int32 [3, n], has rows word, place, count, sorted by word and then by place."""
+    """A corpus's word counts. A block, int32 [3, n], has rows word, place, count, sorted by word and then by place."""
 
     blocks: Sequence[np.ndarray]
     length_P: np.ndarray  # words of each passage
@@ -35,7 +35,7 @@ class Counted:
 
 
 class _Numbers(dict[str, int]):
-    """Word -> its number. A word that is new gets the next one; a stop word has -1."""
+    """A dict from word to number. A new word gets the next number; a stop word has -1."""
 
     def __init__(self, stopwords: Iterable[str]):
         super().__init__(dict.fromkeys(stopwords, -1))
@@ -47,18 +47,18 @@ class _Numbers(dict[str, int]):
 
 
 def stop_words(language: str | None) -> Sequence[str]:
-    """The stop words of a language; none of None. ValueError for a language that stop_words.json does not have."""
+    """Return a language's stop words; [] for None. ValueError for a language that stop_words.json lacks."""
     if language is None:
         return []
     known = json.loads(STOP_WORDS.read_text(encoding="utf-8"))
     del known["source"]
     if language not in known:
-        raise ValueError(f"bm25 has no stop words {language!r}; wanted one of {', '.join(known)}, or null")
+        raise UserError(f"bm25 has no stop words {language!r}; wanted one of {', '.join(known)}, or null")
     return known[language].split()
 
 
 def count(texts: Iterable[str], stopwords: Iterable[str], keep: Callable[[np.ndarray], np.ndarray]) -> Counted:
-    """How often each word stands in each passage. `keep` takes each block and returns it from where it is to stay."""
+    """Count each word in each passage. `keep` stores each block and returns it, for instance as a memory map."""
     numbers, lengths, blocks = _Numbers(stopwords), [], []
     word_T: list[int] = []  # of the block that is being read
     size_P: list[int] = []
@@ -83,7 +83,7 @@ def count(texts: Iterable[str], stopwords: Iterable[str], keep: Callable[[np.nda
 
 
 def _block(word_T: np.ndarray, size_P: np.ndarray, first: int) -> tuple[np.ndarray, np.ndarray]:
-    """A block of passages that begin at place `first`, and their lengths; stop words count in neither."""
+    """Return the block of passages that begin at place `first`, and their lengths; stop words count in neither."""
     place_T = np.repeat(np.arange(len(size_P), dtype=np.int64), size_P)
     kept = word_T >= 0
     length_P = np.bincount(place_T[kept], minlength=len(size_P)).astype(np.int32)
@@ -92,7 +92,7 @@ def _block(word_T: np.ndarray, size_P: np.ndarray, first: int) -> tuple[np.ndarr
 
 
 def starts(counted: Counted) -> np.ndarray:
-    """Where each word's list begins and the last one ends, int64 [words + 1]."""
+    """Return the start of each word's list, and the end of the last one, int64 [words + 1]."""
     in_passages_W = np.zeros(len(counted.word_at), np.int64)
     for block in counted.blocks:
         in_passages_W += np.bincount(block[0], minlength=len(in_passages_W))
@@ -102,7 +102,7 @@ def starts(counted: Counted) -> np.ndarray:
 def scores(
     counted: Counted, start_W: np.ndarray, *, method: Method, k1: float, b: float
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(scores float32, places int32) of all lists, word by word and in each by place, in pieces of about RANGE."""
+    """Yield (scores float32, places int32) of all lists, by word and then by place, in pieces of about RANGE."""
     idf_W = _idf(np.diff(start_W), len(counted.length_P), method)
     mean = counted.length_P.mean() or 1.0
     # In all three the count saturates against k1, the more slowly the longer the passage is.
@@ -119,7 +119,7 @@ def scores(
 
 
 def _idf(in_passages_W: np.ndarray, size: int, method: Method) -> np.ndarray:
-    """How much a word says: the fewer passages hold it, the more."""
+    """Return the inverse document frequency of each word."""
     if method == "atire":
         return np.log(size / in_passages_W)
     odds_W = (size - in_passages_W + 0.5) / (in_passages_W + 0.5)
@@ -128,6 +128,6 @@ def _idf(in_passages_W: np.ndarray, size: int, method: Method) -> np.ndarray:
 
 def check(method: str, k1: float, b: float) -> None:
     if method not in METHODS:
-        raise ValueError(f"bm25 has no method {method!r}; its methods are: {', '.join(METHODS)}")
+        raise UserError(f"bm25 has no method {method!r}; its methods are: {', '.join(METHODS)}")
     if not (math.isfinite(k1) and k1 >= 0 and 0 <= b <= 1):
-        raise ValueError(f"bm25 needs k1 of at least 0 and b between 0 and 1, and has k1={k1}, b={b}")
+        raise UserError(f"bm25 needs k1 of at least 0 and b between 0 and 1, and has k1={k1}, b={b}")

@@ -1,8 +1,7 @@
-"""A BM25 index, in memory or in a folder: never half-written, and used only with the corpus and settings it is made of.
+"""A BM25 index in memory or in a folder: written atomically, and used only with its own corpus and settings.
 
-A folder holds what bm25s 0.3 writes (`bm25s.BM25.load(folder)` reads it), the order of the ids, a manifest, and, where
-`qr-jax index` made it, the passages.
-"""
+A folder holds what bm25s 0.3 writes (`bm25s.BM25.load(folder)` reads it), the order of the ids, a manifest, and, if
+`qr-jax index` made it, the passages."""
 
 import hashlib
 import itertools
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from qr_jax import bounded_json, trust
+from qr_jax.errors import UserError
 from qr_jax.queries import stored
 from qr_jax.records import Passage
 from qr_jax.retrieval import bm25_build, index_files
@@ -32,7 +32,7 @@ FORMAT = 2  # of the manifest and the files beside bm25s's
 
 @dataclass(frozen=True)
 class Index:
-    """All that a search needs: word number w has the scores and places from start_W[w] to start_W[w + 1]."""
+    """The arrays that a search needs: word number w has the scores and places from start_W[w] to start_W[w + 1]."""
 
     score_I: np.ndarray  # float32
     place_I: np.ndarray  # int32: which passages, ascending within a word
@@ -42,7 +42,7 @@ class Index:
 
 
 def build(corpus: Iterable[Passage], settings: Mapping[str, Any]) -> Index:
-    """The index of a corpus in memory. ValueError: no passage, an id twice, no word in any passage."""
+    """Build the index of a corpus in memory. ValueError if it has no passage, a repeated id, or no word."""
     counted, order_P, start_W = _counted(corpus, settings, lambda block: block)
     pieces = list(bm25_build.scores(counted, start_W, **_constants(settings)))
     score_I, place_I = (np.concatenate(parts) for parts in zip(*pieces, strict=True))
@@ -50,10 +50,11 @@ def build(corpus: Iterable[Passage], settings: Mapping[str, Any]) -> Index:
 
 
 def load_or_build(folder: str | Path, corpus: Sequence[Passage], settings: Mapping[str, Any]) -> Index:
-    """The folder's index, memory-mapped; built and put there first where it is absent, of other input, or damaged.
+    """Return the folder's index, memory-mapped; build it first if it is absent, damaged, or of other input.
 
-    A warning says why an index is built again. It is written beside the folder and renamed, so the folder is always
-    whole, even if several processes build at once. ValueError where it holds anything else, stored passages too.
+    A warning says why an index is built again. It is built beside the folder and renamed, so the folder is always
+    complete, even if several processes build at once. ValueError if the folder holds anything else, stored passages
+    included.
     """
     path, wanted = Path(folder), {"corpus": corpus_hash(corpus), "settings": dict(settings)}
     reason = why_not(path, wanted)
@@ -63,19 +64,19 @@ def load_or_build(folder: str | Path, corpus: Sequence[Passage], settings: Mappi
     if reason:
         if any((path / name).exists() for name in (stored.TEXTS, stored.ENDS)):
             holds = f"{path} holds the passages of a corpus, made by `qr-jax index`, and is left as it is"
-            raise ValueError(f"{holds}: it is not the index asked for ({reason}); name another folder")
+            raise UserError(f"{holds}: it is not the index asked for ({reason}); name another folder")
         if is_there:
             warnings.warn(f"the index {path} is built again: {reason}", stacklevel=3)
         clear_left(path)
         write(path, corpus, settings)
         reason = why_not(path, wanted)
         if reason:
-            raise ValueError(f"the index {path} cannot be used: {reason}; name another folder")
+            raise UserError(f"the index {path} cannot be used: {reason}; name another folder")
     return load(path)
 
 
 def load(path: Path) -> Index:
-    """The index of a folder, its scores and places memory-mapped. ValueError where they do not fit together."""
+    """Load a folder's index, scores and places memory-mapped. ValueError if its arrays do not fit together."""
     try:
         score_I, place_I, order_P, start_W = (
             index_files.array(path / name) for name in (SCORES, PLACES, ORDER, STARTS)
@@ -85,14 +86,14 @@ def load(path: Path) -> Index:
         index = Index(score_I, place_I, np.array(start_W), json.loads(words), order_P)
         fits = _fits(index)
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(f"the index {path} cannot be read ({error!r:.200}); build it again") from error
+        raise UserError(f"the index {path} cannot be read ({error!r:.200}); build it again") from error
     if not fits:
-        raise ValueError(f"the index {path} is damaged: its files do not fit together; build it again")
+        raise UserError(f"the index {path} is damaged: its files do not fit together; build it again")
     return index
 
 
 def _fits(index: Index) -> bool:
-    """Whether each word's list lies within the lists, and what it names is a passage."""
+    """Return True if each word's list lies within the arrays, and all its places are passages."""
     start_W, place_I, order_P = index.start_W, index.place_I, index.order_P
     kinds = ((index.score_I, np.float32), (place_I, np.int32), (order_P, np.int32), (start_W, np.int64))
     if any(array.ndim != 1 or array.dtype != kind for array, kind in kinds) or not len(order_P) or not len(start_W):
@@ -104,11 +105,11 @@ def _fits(index: Index) -> bool:
 
 
 def passages(folder: str | Path) -> stored.Stored:
-    """The passages that `qr-jax index` stored in a folder. ValueError where its manifest has other hashes of them.
+    """Return the passages that `qr-jax index` stored in a folder. ValueError if their hashes are not the manifest's.
 
-    For this check their files are read whole, once: one to two seconds a gigabyte, from a disk that keeps up. A folder
-    that this user did not make might say that its passages are another corpus, whose indexes and searches are kept by
-    that hash: of such a folder the passages are hashed themselves, the first time.
+    This check reads the files once as a whole: one to two seconds a gigabyte from a fast disk. A folder that this user
+    did not make might claim to hold another corpus, under whose hash indexes and searches are cached; so its passages
+    themselves are hashed, the first time.
     """
     path = Path(folder)
     try:
@@ -127,21 +128,24 @@ def passages(folder: str | Path) -> stored.Stored:
         found, problem = None, f"its {MANIFEST} or passages cannot be read ({error!r:.200})"
     if problem or found is None:
         again = f"build it again from its corpus files: qr-jax index FILE ... {path}"
-        raise ValueError(f"the index {path} is damaged: {problem}; {again}")
+        raise UserError(f"the index {path} is damaged: {problem}; {again}")
     return found
 
 
 def _claim(manifest: Mapping[str, Any]) -> str:
-    """What a folder's manifest says of its passages, by which trust.py knows it again."""
+    """Return the manifest's claim about its passages, the text under which trust.py remembers it."""
     files = {name: manifest["files"][name] for name in (stored.TEXTS, stored.ENDS)}
     return f"passages {json.dumps(files)} are the corpus {manifest['corpus']}"
 
 
 def why_not(path: Path, wanted: Mapping[str, Any], *, files: Collection[str] | None = None) -> str | None:
-    """Why a folder's index cannot serve, or None; `files` must be undamaged (None: all). ValueError: other files."""
+    """Return why a folder's index cannot serve, or None; `files` must be undamaged (None: all).
+
+    ValueError if the folder holds other files than an index's.
+    """
     known = {MANIFEST, *FILES, stored.TEXTS, stored.ENDS}
     if path.exists() and (not path.is_dir() or {file.name for file in path.iterdir()} - known):
-        raise ValueError(f"{path} is no folder of a BM25 index, and is left as it is; name a new or empty folder")
+        raise UserError(f"{path} is no folder of a BM25 index, and is left as it is; name a new or empty folder")
     try:
         manifest = read_manifest(path)
         for name, value in {"format": FORMAT, **wanted}.items():
@@ -156,7 +160,7 @@ def why_not(path: Path, wanted: Mapping[str, Any], *, files: Collection[str] | N
 
 
 def _unlike(name: str, there: Any, wanted: Any) -> str:
-    """What differs; of settings, which of them."""
+    """Describe a difference between manifest and wanted; for settings, each that differs."""
     if name != "settings" or not isinstance(there, dict):
         return f"its {name} is another"
     differ = [setting for setting in wanted if there.get(setting) != wanted[setting]]
@@ -165,18 +169,18 @@ def _unlike(name: str, there: Any, wanted: Any) -> str:
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """What an index says of itself. ValueError where that is too large or no JSON object; OSError: nothing is there."""
+    """Read an index's manifest. ValueError if it is too large or no JSON object; OSError if it is missing."""
     try:
         manifest = json.loads(index_files.content(path / MANIFEST))
     except RecursionError as error:
-        raise ValueError(f"{MANIFEST} is too deep") from error
+        raise UserError(f"{MANIFEST} is too deep") from error
     if not isinstance(manifest, dict):
-        raise ValueError(f"{MANIFEST} holds no object")
+        raise UserError(f"{MANIFEST} holds no object")
     return manifest
 
 
 def corpus_hash(corpus: Sequence[Passage]) -> str:
-    """SHA-256 of the passages; for stored ones that of their index's manifest, which `passages` has checked."""
+    """Return the SHA-256 of the passages; of stored ones it is in the manifest, which `passages` has checked."""
     if isinstance(corpus, stored.Stored):
         return read_manifest(corpus.folder)["corpus"]
     return _hashed(corpus)
@@ -197,9 +201,9 @@ def write(
     passages: bool = False,
     facts: Mapping[str, Any] = {},
 ) -> dict[str, Any]:
-    """Index the corpus, which is read once, into the folder, with its `passages` if so asked; returns the manifest.
+    """Index the corpus, read once, into the folder, with its `passages` if so asked; return the manifest.
 
-    Memory holds ids and words but neither texts nor lists. The folder is renamed when it is written: always whole.
+    Memory holds ids and words but neither texts nor lists. The folder is renamed when it is complete.
     """
     with build_aside(path) as aside:
         new = aside / "new"
@@ -225,7 +229,7 @@ def file_hash(path: Path) -> str:
 
 
 def _fill(new: Path, aside: Path, corpus: Iterable[Passage], settings: Mapping[str, Any]) -> dict[str, int]:
-    """Write the index's files; returns the counts."""
+    """Write the index's files and return the counts."""
     counted, order_P, start_W = _counted(corpus, settings, _on_disk(aside))
     np.save(new / ORDER, order_P)
     np.save(new / STARTS, start_W)
@@ -248,7 +252,7 @@ def _fill(new: Path, aside: Path, corpus: Iterable[Passage], settings: Mapping[s
 def _counted(
     corpus: Iterable[Passage], settings: Mapping[str, Any], keep: Callable[[np.ndarray], np.ndarray]
 ) -> tuple[bm25_build.Counted, np.ndarray, np.ndarray]:
-    """The words counted, the place of each passage when ids are sorted, int32 [passages], and where lists start."""
+    """Return the word counts, the order of the ids, int32 [passages], and the starts of the lists."""
     ids: list[str] = []
 
     def texts() -> Iterator[str]:
@@ -260,14 +264,14 @@ def _counted(
     counted = bm25_build.count(texts(), bm25_build.stop_words(stopwords), keep)
     place_P = by_id(ids, "bm25")
     if not counted.word_at:
-        raise ValueError(f"none of the {len(ids)} passages holds a word to search for (stopwords={stopwords!r})")
+        raise UserError(f"none of the {len(ids)} passages holds a word to search for (stopwords={stopwords!r})")
     order_P = np.empty(len(ids), np.int32)
     order_P[place_P] = np.arange(len(ids), dtype=np.int32)
     return counted, order_P, bm25_build.starts(counted)
 
 
-class Repeated(ValueError):
-    """An id of more than one passage."""
+class Repeated(UserError):
+    """More than one passage has the same id."""
 
     def __init__(self, text: str, id: str):
         super().__init__(text)
@@ -275,16 +279,14 @@ class Repeated(ValueError):
 
 
 def by_id(ids: Sequence[str], name: str) -> list[int]:
-    """Places in the order of the ids. ValueError, with the retriever's name, for no id or one that comes twice."""
+    """Return the places sorted by id. ValueError, with the retriever's name, for no id or a repeated one."""
     places = sorted(range(len(ids)), key=ids.__getitem__)
     twice = next((ids[a] for a, z in zip(places, places[1:]) if ids[a] == ids[z]), None)
     if not ids or twice is not None:
         needs = f"{name} needs a corpus of passages with an id each; found"
-        raise (
-            ValueError(f"{needs} no passage")
-            if twice is None
-            else Repeated(f"{needs} the id {twice!r} more than once", twice)
-        )
+        if twice is None:
+            raise UserError(f"{needs} no passage")
+        raise Repeated(f"{needs} the id {twice!r} more than once", twice)
     return places
 
 
@@ -293,7 +295,7 @@ def _constants(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _on_disk(folder: Path) -> Callable[[np.ndarray], np.ndarray]:
-    """A `keep` for `bm25_build.count` that writes each block to a file and returns it as a memory map."""
+    """Return a `keep` for `bm25_build.count` that writes each block to a file and returns a memory map of it."""
     numbers = itertools.count()
 
     def keep(block: np.ndarray) -> np.ndarray:
@@ -305,7 +307,7 @@ def _on_disk(folder: Path) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def _put(new: Path, path: Path, old: Path, wanted: Mapping[str, Any]) -> None:
-    """Give the finished folder its name, unless another process was quicker and put the same index there."""
+    """Rename the finished folder, unless another process has put the same index there first."""
     if not why_not(path, wanted):
         return
     if path.exists():

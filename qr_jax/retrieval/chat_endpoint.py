@@ -11,6 +11,8 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
+from qr_jax.errors import UserError
+from qr_jax.loose_json import QUOTED, TEXT, as_json
 from qr_jax.retrieval.http_post import Endpoint, Failed, Patience, secret
 
 OPENAI_KEY, OPENAI_HOST = "OPENAI_API_KEY", "api.openai.com"
@@ -25,11 +27,8 @@ DECODER = json.JSONDecoder(
     strict=False, object_pairs_hook=list
 )  # a reason may hold line breaks; a name may stand twice in an object
 
-TEXT, QUOTED = r'"(?:[^"\\]|\\.)*+"', r"'(?:[^'\\]|\\.)*+'"
 INNER = rf"\{{(?:{TEXT}|{QUOTED}|[^{{}}\"'])*+\}}"
 LOOSE = re.compile(INNER.replace(r"[^{", rf"{INNER}|[^{{"), re.DOTALL)  # an object, with objects of one level in it
-LOOSE_SIGN = re.compile(rf"({TEXT})|'((?:[^'\\]|\\.)*+)'|\b(True|False|None)\b|,(?=\s*[]}}])", re.DOTALL)
-PYTHON_WORDS = {"True": "true", "False": "false", "None": "null"}
 
 
 def key_header(url: str, key_env: str) -> dict[str, str] | None:
@@ -64,7 +63,7 @@ class ChatEndpoint(Endpoint):
         super().__init__(whole if whole.endswith(PATH) else f"{whole}{PATH}", patience, headers)
         self.leave_out, self.key_env = frozenset(leave_out), key_env
         if unknown := sorted(self.leave_out - {*OPTIONAL}):
-            raise ValueError(
+            raise UserError(
                 f"{', '.join(unknown)} cannot be left out of a request; wanted some of {', '.join(OPTIONAL)}"
             )
         self._first, self._begun = threading.Lock(), False
@@ -141,7 +140,7 @@ def objects(reply: str) -> tuple[list[list[tuple[str, Any]]], bool]:
             except ValueError:
                 continue
             except RecursionError as error:
-                raise ValueError("the reply is nested too deep") from error
+                raise UserError("the reply is nested too deep") from error
         around.append(reply[begun : sign.start()])
         begun = at
         if pairs is not None:
@@ -149,7 +148,7 @@ def objects(reply: str) -> tuple[list[list[tuple[str, Any]]], bool]:
         elif sign[0] == "</think>":
             before, found, around = (found if _are_all(found, around) else []), [], []
         elif not found and not sign[0].endswith("</think>"):
-            raise ValueError("the reply is a thought without an end")
+            raise UserError("the reply is a thought without an end")
     around.append(reply[begun:])
     if before and not found and not "".join(around).strip():
         return before, True
@@ -169,11 +168,4 @@ def _object_at(text: str, start: int) -> tuple[list[tuple[str, Any]], int]:
         found = LOOSE.match(text, start)
         if not found:
             raise
-        return DECODER.decode(LOOSE_SIGN.sub(_as_json, found[0])), found.end()
-
-
-def _as_json(sign: re.Match[str]) -> str:
-    text, quoted, word = sign.groups()
-    if quoted is not None:
-        text = '"' + quoted.replace("\\'", "'").replace('"', '\\"') + '"'
-    return text or PYTHON_WORDS.get(word, "")
+        return DECODER.decode(as_json(found[0])), found.end()

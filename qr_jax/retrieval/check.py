@@ -1,4 +1,4 @@
-"""`qr-jax retriever check URL`: a retrieval server asked all that can go wrong, before a run depends on it."""
+"""`qr-jax retriever check URL`: test a retrieval server for all that can go wrong, before a run depends on it."""
 
 import json
 import statistics
@@ -29,7 +29,7 @@ MOST_PASSAGES = 1000  # of a query that are looked at: more than any k, to see w
 
 @dataclass
 class _Check:
-    """A server under check: its passages so far, what is wrong with it, and what should be known of it."""
+    """A server under check: its passages so far, its problems, and notes for its user."""
 
     endpoint: http_post.Endpoint
     way: Protocol
@@ -39,7 +39,7 @@ class _Check:
     seen: list[Passage] = field(default_factory=list)
 
     def ask(self, queries: Sequence[str], k: int | None = None) -> list[list[Passage]]:
-        """OSError or ValueError where the server gives no answer of the protocol."""
+        """Return the server's passages for each query; OSError or ValueError if its answer breaks the protocol."""
         answer = self.way.ask(self.endpoint, queries, self.k if k is None else k)
         results = self.way.results(answer, len(queries), MOST_PASSAGES)
         results = [[_cut(passage) for passage in passages] for passages in results]
@@ -47,7 +47,7 @@ class _Check:
         return results
 
     def attempt(self, what: str, step: Callable[[], Any]) -> bool:
-        """Whether the step could be done; a server's failure is a problem by this name."""
+        """Run a step and return True if it succeeds; a failure of the server becomes a problem named `what`."""
         try:
             step()
         except (OSError, ValueError) as error:
@@ -65,10 +65,10 @@ def check(
     queries: Sequence[str] | None = None,
     token_env: str | None = None,
 ) -> dict[str, Any]:
-    """The findings: `problems` (a run would suffer by them), `notes`, and `latency_ms` with median and p95.
+    """Check the server; return `problems` (a run would suffer by them), `notes` and `latency_ms` (median, p95).
 
-    Asked: the protocol's shape for one to three queries at once, k of 1 to 2 * k, the same thing twice, odd texts, and
-    queries that hold tags. ValueError: a URL, protocol or token that cannot be used.
+    Checked are the protocol's shape for one to three queries at once, k of 1 to 2 * k, repeated queries, odd texts, and
+    queries that hold tags. ValueError for a URL, protocol or token that cannot be used.
     """
     way = PROTOCOLS[protocol]
     endpoint = http_post.Endpoint(url, PATIENCE, way.headers(url, token_env), path=way.path)
@@ -97,7 +97,7 @@ def check(
 
 
 def _cut(passage: Passage) -> Passage:
-    """As much of it as is looked at: a server under check may send anything."""
+    """Cut the passage's fields to MOST_CHARS: a server under check may send anything."""
     return Passage(passage.id[:MOST_CHARS], passage.title[:MOST_CHARS], passage.text[:MOST_CHARS], passage.score)
 
 
@@ -119,7 +119,7 @@ def _schema(server: _Check, query: str) -> None:
 
 
 def _together(server: _Check, asked: Sequence[str]) -> None:
-    """Each query of a request must get what it gets alone: one peer's server loses the passages of a second query."""
+    """Check that a query gets the same passages in a batch as alone: one peer's server loses a second query's."""
     if not server.way.batch:
         return
     queries = (list(asked) * 3)[:3]
@@ -145,7 +145,7 @@ def _same_again(server: _Check, asked: Sequence[str]) -> None:
 
 
 def _empty(server: _Check) -> None:
-    """How the server takes a blank query, and whether it still answers then. qr_jax itself sends none."""
+    """Note how the server answers a blank query, and check that it still works after it. qr_jax itself sends none."""
     try:
         how = f"gets {len(server.ask([''])[0])} passages"
     except (OSError, ValueError) as error:
@@ -155,7 +155,7 @@ def _empty(server: _Check) -> None:
 
 
 def _without_scores(server: _Check, asked: Sequence[str]) -> None:
-    """Search-R1's own server fails with return_scores false, which qr_jax never sends and other clients do."""
+    """Note a failure with return_scores false, as of Search-R1's server: other clients send it, qr_jax never does."""
     for size in (1, 2, 3):
         body = {"queries": (list(asked) * 3)[:size], "topk": server.k, "return_scores": False}
         try:
@@ -167,7 +167,7 @@ def _without_scores(server: _Check, asked: Sequence[str]) -> None:
 
 
 def _injection(server: _Check) -> dict[str, Any]:
-    """How many passages hold tags, after queries that look for such passages; an example, and what we show of it."""
+    """Count the passages that hold tags, after queries that look for some, with an example as sent and as shown."""
     for query in INJECTION:
         server.ask([query])
     texts = [f"{passage.title}\n{passage.text}" for passage in server.seen]
@@ -186,7 +186,7 @@ def _injection(server: _Check) -> dict[str, Any]:
 
 
 def _latency(server: _Check, asked: Sequence[str], calls: int) -> dict[str, float]:
-    """Milliseconds of calls with one query, one after another."""
+    """Measure calls with one query, one after another, in milliseconds."""
     times = []
     for at in range(calls):
         begun = time.perf_counter()
@@ -199,7 +199,7 @@ def _latency(server: _Check, asked: Sequence[str], calls: int) -> dict[str, floa
 
 
 def format_report(findings: Mapping[str, Any]) -> str:
-    """The findings in lines, what is wrong last."""
+    """Format the findings in lines, problems last."""
     lines = [f"{findings['url']} ({findings['protocol']}, k = {findings['k']})"]
     if "latency_ms" in findings:
         times = findings["latency_ms"]

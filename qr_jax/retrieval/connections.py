@@ -1,4 +1,4 @@
-"""The connections of a server: from which address each came, what it does, and which one gives way to a new one."""
+"""A server's connections: their addresses and stages, and which one is closed in favour of a new one."""
 
 import asyncio
 import itertools
@@ -9,13 +9,15 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
 
+from qr_jax.errors import UserError
+
 SILENT_S = 0.25  # no answered request so long after it came: a client far away needs less for its first
 IDLE_S = 1.0  # none since the last one
 SILENT = 16  # more such connections of one address give way before any other; so many may be honest
 
 
 class Stage(IntEnum):
-    """What a connection does. None gives way while its request is being answered."""
+    """The stage of a connection. None is closed for another while its request is being answered."""
 
     HEAD = 0  # it has sent nothing yet, or part of a head
     KEPT = 1  # its last request was answered, and nothing of the next one has come
@@ -33,7 +35,7 @@ class Connection:
 
 
 class Connections:
-    """At most `most` connections, and `most_of_address` from one address."""
+    """Open connections: at most `most`, and `most_of_address` from one address."""
 
     def __init__(self, most: int, most_of_address: int):
         self._most, self._most_of_address = most, most_of_address
@@ -47,18 +49,18 @@ class Connections:
         return sum(map(len, self._at.values()))
 
     def all(self, *stages: Stage) -> Iterator[Connection]:
-        """Those at these stages, the oldest of the first stage first; nobody may move before the last has come."""
+        """Yield the connections at these stages, oldest first by stage; none may change stage during the iteration."""
         return itertools.chain.from_iterable(self._at[stage] for stage in stages)
 
     def make_room(self, address: str) -> Connection | None:
-        """Take the place of a connection, where a new one from this address would be too many; its task goes on.
+        """Remove and return a connection if one more from `address` would be too many; its task goes on.
 
-        First go those that wait for their client, new ones for SILENT_S and others for IDLE_S, and then new ones at
-        all, from the address that has most, where these are more than SILENT: so clients that ask twice a second stay,
-        however many new ones come. Then the address that holds most gives way, whatever it has done, so that who holds
-        few keeps them. There it is a new one that is silent, or else the one whose time is over first.
+        First come connections that wait for their client: new ones after SILENT_S, others after IDLE_S, then any new
+        ones. They are taken from the address with most of them, if it has more than SILENT; so clients that ask twice a
+        second stay, however many new ones come. After these the address with most connections loses one, whatever it
+        has done, so that an address with few keeps its own: a silent new one, or else the one whose time is over first.
 
-        ValueError: every place is a request's that is being answered.
+        ValueError if every connection's request is being answered.
         """
         crowded = self._of_address[address] >= self._most_of_address
         if not crowded and len(self) < self._most:
@@ -75,12 +77,12 @@ class Connections:
             given_way = new if is_silent else min(first, key=until_s, default=None)
         if given_way is None:
             whose = f"{self._most_of_address} connections of one address" if crowded else f"{self._most} connections"
-            raise ValueError(f"all {whose} wait for answers; try again")
+            raise UserError(f"all {whose} wait for answers; try again")
         self.leave(given_way)
         return given_way
 
     def _waits(self, held: Mapping[str, dict[Connection, None]], addresses: list[str], wait_s: float):
-        """The first of these from the address that has most, where more than SILENT have waited so long; or None."""
+        """Return the first of the address with most, if more than SILENT there have waited `wait_s`; or None."""
         before_s = time.monotonic() - wait_s
         many = [one for one in addresses if len(held[one]) > SILENT]
         many = [one for one in many if next(itertools.islice(held[one], SILENT, None)).since_s < before_s]
@@ -92,7 +94,7 @@ class Connections:
         self._hold(connection)
 
     def move(self, connection: Connection, stage: Stage) -> None:
-        """To a stage; nothing happens to one that has left."""
+        """Move a connection to a stage; do nothing if it has left."""
         if self._at[connection.stage].pop(connection, 0) is None:
             connection.stage = stage
             if stage == Stage.KEPT:
@@ -103,7 +105,7 @@ class Connections:
             self._hold(connection)
 
     def leave(self, connection: Connection) -> None:
-        """Give the place up; nothing happens to one that has left."""
+        """Remove a connection; do nothing if it has left."""
         if self._at[connection.stage].pop(connection, 0) is None:
             self._let_go(connection)
             self._of_address[connection.address] -= 1

@@ -1,7 +1,7 @@
-"""A dense index: a corpus's vectors in pieces, in memory or in a folder; an interrupted build goes on where it ended.
+"""A dense index: a corpus's vectors in pieces, in memory or in a folder; an interrupted build resumes.
 
-A folder holds a manifest (corpus, model, settings), a numpy file a piece, and the SHA-256 of each piece that is done.
-"""
+A folder holds a manifest (corpus, model, settings), a numpy file for each piece, and the SHA-256 of each finished
+piece."""
 
 import contextlib
 import json
@@ -17,6 +17,7 @@ import ml_dtypes
 import numpy as np
 
 from qr_jax import trust
+from qr_jax.errors import UserError
 from qr_jax.retrieval import index_files
 from qr_jax.retrieval.bm25_index import file_hash, read_manifest
 from qr_jax.retrieval.index_files import MANIFEST, PIECES
@@ -33,13 +34,13 @@ KINDS = {"float32": np.float32, "bfloat16": np.uint16, "int8": np.int8}  # numpy
 
 @dataclass(frozen=True)
 class Vectors:
-    """The rows of an index; of int8, a row ends in the four bytes of its factor, float32."""
+    """The rows of an index; an int8 row ends in the four bytes of its float32 factor."""
 
     pieces: Sequence[np.ndarray]
     storage: Storage
 
     def read(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """Rows in the type they are stored in and, of int8, their factors."""
+        """Return rows in the type they are stored in and, for int8, their factors."""
         first = start // PIECE
         parts = [
             piece[max(start - at * PIECE, 0) : stop - at * PIECE]
@@ -54,14 +55,14 @@ class Vectors:
 
 
 def quantise(vector_ND: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """int8 [N, D] and a factor a row, float32 [N]: the row's largest number is 127 times it."""
+    """Quantise to int8 [N, D] with a factor for each row, float32 [N]: the row's largest absolute value / 127."""
     factor_N = np.abs(vector_ND).max(axis=1) / np.float32(127)
     factor_N = np.where(factor_N == 0, 1, factor_N).astype(np.float32)
     return np.rint(vector_ND / factor_N[:, None]).astype(np.int8), factor_N
 
 
 def in_memory(count: int, storage: Storage, embed: Embed) -> Vectors:
-    """The vectors of `count` rows, computed now."""
+    """Compute the vectors of `count` rows in memory."""
     return Vectors([_stored(embed(*span), storage) for span in _shown(_spans(count))], storage)
 
 
@@ -76,11 +77,11 @@ def in_folder(
     model: str,
     settings: Mapping[str, Any],
 ) -> Vectors:
-    """The folder's vectors of `width` numbers each, memory-mapped; missing ones are computed first.
+    """Return the folder's vectors of `width` numbers each, memory-mapped, after computing missing ones.
 
     Each piece is kept as soon as it is done, so a killed process loses only one. A piece that is damaged, or holds no
-    such vectors, is made again, with a warning. A second process waits until the first is done. ValueError: an index of
-    another corpus, model or settings, or a folder of other files or of links; they are left as they are.
+    such vectors, is made again, with a warning. A second process waits until the first is done. ValueError for an index
+    of another corpus, model or settings, and for a folder with other files or links; they are left as they are.
     """
     wanted = {"format": FORMAT, "corpus": corpus, "rows": count, "model": model}
     wanted |= {"settings": {**settings, "storage": storage}, "piece_rows": PIECE}
@@ -120,7 +121,7 @@ def _stored(vector_ND: np.ndarray, storage: Storage) -> np.ndarray:
 
 
 def _put(path: Path, piece: np.ndarray) -> str:
-    """Write the piece under its name, whole or not at all; returns its SHA-256."""
+    """Write the piece under its name, whole or not at all; return its SHA-256."""
     temporary = path.with_name(path.name + ".new")
     with temporary.open("wb") as file:
         np.save(file, np.ascontiguousarray(piece))
@@ -130,13 +131,13 @@ def _put(path: Path, piece: np.ndarray) -> str:
 
 
 def _done(folder: Path, wanted: Mapping[str, Any], shapes: Mapping[str, tuple[int, int]], storage: Storage) -> set[str]:
-    """The names of the pieces that are whole; a missing manifest is written."""
+    """Return the names of the complete pieces; write the manifest if it is missing."""
     known = {LOCK, MANIFEST + ".new", PIECES, *shapes, *(f"{name}.new" for name in shapes)}
     for name in (MANIFEST, *known):
         _refuse_no_file(folder / name)
     if not (folder / MANIFEST).exists():
         if {file.name for file in folder.iterdir()} - known:
-            raise ValueError(f"{folder} is no folder of a dense index, and is left as it is; name a new or empty one")
+            raise UserError(f"{folder} is no folder of a dense index, and is left as it is; name a new or empty one")
         (folder / (MANIFEST + ".new")).write_text(json.dumps(wanted, indent=1), "utf-8")
         os.replace(folder / (MANIFEST + ".new"), folder / MANIFEST)
     _refuse_other(folder, wanted)
@@ -151,7 +152,7 @@ def _done(folder: Path, wanted: Mapping[str, Any], shapes: Mapping[str, tuple[in
 
 
 def _is_whole(path: Path, digest: str, shape: tuple[int, int], storage: Storage) -> bool:
-    """Whether the piece is there, undamaged, and holds numbers in this shape."""
+    """Return True if the piece exists undamaged and holds finite numbers in this shape."""
     if not path.is_file() or index_files.wrong(path) or file_hash(path) != digest:
         return False
     piece = index_files.array(path)
@@ -162,30 +163,30 @@ def _is_whole(path: Path, digest: str, shape: tuple[int, int], storage: Storage)
 
 
 def _refuse_no_file(path: Path) -> None:
-    """ValueError for a link, which would be written through, and for what else is no file."""
+    """Raise ValueError for a link, through which a write would go, and for anything else that is no regular file."""
     if os.path.lexists(path) and not stat.S_ISREG(path.lstat().st_mode):
         found = "a link" if path.is_symlink() else "no file"
-        raise ValueError(f"{path} is {found}, which no dense index holds; take it away, or name another folder")
+        raise UserError(f"{path} is {found}, which no dense index holds; take it away, or name another folder")
 
 
 def _refuse_other(folder: Path, wanted: Mapping[str, Any]) -> None:
-    """ValueError, with what differs, when the folder's manifest is of another index."""
+    """Raise ValueError, with the differences, if the folder's manifest is of another index."""
     try:
         manifest = read_manifest(folder)
         before = dict(manifest["settings"])
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"the manifest of {folder} is damaged ({error}); delete the folder or name another") from error
+        raise UserError(f"the manifest of {folder} is damaged ({error}); delete the folder or name another") from error
     other = [name for name in wanted if name != "settings" and manifest.get(name) != wanted[name]]
     now = wanted["settings"]
     other += [f"{name} ({before.get(name)!r}, now {now[name]!r})" for name in now if before.get(name) != now[name]]
     if other:
         made = f"the index {folder} was made with another {', '.join(other)}"
-        raise ValueError(f"{made}, and is left as it is; name another folder")
+        raise UserError(f"{made}, and is left as it is; name another folder")
 
 
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """One process at a time; the lock ends with the process that holds it."""
+    """Lock the folder for one process at a time; the lock ends with the process that holds it."""
     import fcntl
 
     _refuse_no_file(folder / LOCK)

@@ -1,9 +1,9 @@
-"""JSON posted to a URL, or got from it, and what comes back: retried inside a deadline, bounded, never redirected.
+"""JSON over HTTP, by POST or GET: retried within a deadline, bounded in size, never redirected.
 
-A server that keeps failing is left alone for a while, and callers wait meanwhile. No message holds a secret. Ours, for
-tenacity and stamina neither give a try the seconds that are left nor hold a breaker that all calls share, and httpx2
-takes no network of ours, without which a head that drips outlives every deadline (httpcore2 below it does).
-"""
+After repeated failures a server gets no request for a while, and callers wait meanwhile. No message holds a secret. Why
+not a library: tenacity and stamina neither give a try the seconds that are left nor share a circuit breaker among
+calls, and httpx2 takes no network backend of ours, without which a slowly dripping head outlives every deadline
+(httpcore2, which it is built on, takes one)."""
 
 import heapq
 import json
@@ -26,6 +26,7 @@ from typing import Any, TypeVar
 import httpcore2
 
 from qr_jax import bounded_json
+from qr_jax.errors import UserError
 from qr_jax.kept_thread import KeptThread
 from qr_jax.secrecy import SHORTEST, looks_secret, redact, without
 
@@ -48,7 +49,7 @@ FAILURES = (httpcore2.NetworkError, httpcore2.TimeoutException, httpcore2.Protoc
 
 
 class Failed(OSError):
-    """No usable answer came. `passing`: another try may get an answer, `pause_s` from now at the earliest.
+    """No usable answer came. `passing`: a retry may get one, `pause_s` from now at the earliest.
 
     `status` and `reply` are of the HTTP answer, 0 and "" without one. A message never shows the whole `reply`.
     """
@@ -59,16 +60,16 @@ class Failed(OSError):
 
 
 class LeftAlone(Failed):
-    """Nothing was sent: the server has failed too often just now."""
+    """No request was sent, because the server has failed too often just now."""
 
 
 @dataclass(frozen=True)
 class Patience:
-    """How long and how often a call is tried: `timeout_s` is for one try, `deadline_s` for all of a call.
+    """Timeouts and retries of a call: `timeout_s` is for one try, `deadline_s` for all tries of a call.
 
     After `pause_after` failures in a row no request is sent for `pause_s`. An answer has at most `response_bytes`, and
-    a list, an object or a comma for each `ITEM_BYTES` of them. Reading it takes less than 8 times `response_bytes`, or
-    16 times where a character beyond U+FFFF stands in it, for then Python takes 4 bytes for every character.
+    a list, an object or a comma for each `ITEM_BYTES` of them. Reading it takes less than 8 times `response_bytes` of
+    memory, or 16 times if it has a character beyond U+FFFF, for then Python takes 4 bytes for every character.
     """
 
     timeout_s: float = 10.0
@@ -81,26 +82,26 @@ class Patience:
     def __post_init__(self):
         bad = [name for name, value in vars(self).items() if value < (0 if name == "retries" else 1e-9)]
         if bad:
-            raise ValueError(f"{bad[0]} is {getattr(self, bad[0])}; wanted more than 0")
+            raise UserError(f"{bad[0]} is {getattr(self, bad[0])}; wanted more than 0")
 
 
 def secret(name: str) -> str:
-    """The secret in an environment variable. ValueError, which does not show it: absent, too short, or a wrong name.
+    """Return the secret in an environment variable. ValueError, without showing it, if it is missing or too short.
 
-    A variable whose name is not like a secret's would not be redacted (secrecy.py), so it is refused.
+    A name that does not look like a secret's is a ValueError too: its value would not be redacted (secrecy.py).
     """
     if not looks_secret(name):
-        raise ValueError(f"{name} does not look like a secret's name; call the variable ..._KEY or ..._TOKEN")
+        raise UserError(f"{name} does not look like a secret's name; call the variable ..._KEY or ..._TOKEN")
     value = os.environ.get(name, "").strip()
     if len(value) < SHORTEST or not re.fullmatch(r"[!#-\[\]-~]+", value):
         problem = f"has {len(value)} characters" if value else "is not set"
         wanted = f"a secret of {SHORTEST} or more plain characters, without blanks or quotes"
-        raise ValueError(f"the environment variable {name} {problem}; wanted {wanted}")
+        raise UserError(f"the environment variable {name} {problem}; wanted {wanted}")
     return value
 
 
 class Endpoint:
-    """A URL that takes JSON, with `path` where it has none; connections are kept, and several threads may call."""
+    """A URL that takes JSON, with `path` if it has none; connections are kept, and several threads may call."""
 
     key_env = ""  # the variable that a key is wanted in, for messages
 
@@ -121,15 +122,15 @@ class Endpoint:
         self._failures, self._paused_until, self._last = 0, 0.0, ""
 
     def post(self, body: Any, ends: float | None = None) -> Any:
-        """The JSON that the URL answers with; raises Failed if none has come by `ends` (of time.monotonic).
+        """Post JSON and return the JSON of the answer; raise Failed if none has come by `ends` (of time.monotonic).
 
-        After a failure that may pass (no connection, a time-out, half a body, 408, 425, 429, 5xx, no JSON) it tries
-        again after growing pauses with jitter, or the server's own Retry-After.
+        Failures that may pass (no connection, a timeout, half a body, 408, 425, 429, 5xx, no JSON) are retried after
+        growing pauses with jitter, or after the server's own Retry-After.
         """
         return self._answer(("POST", self._address, json.dumps(body).encode()), ends)
 
     def get(self, query: Mapping[str, Any], ends: float | None = None) -> Any:
-        """The JSON that the URL with this query answers with, by GET; all else is as for `post`."""
+        """Return the JSON that the URL answers to this query by GET; all else is as for `post`."""
         between = "&" if "?" in self._address else "?"
         words = urllib.parse.urlencode(query, quote_via=urllib.parse.quote)
         return self._answer(("GET", f"{self._address}{between}{words}", None), ends)
@@ -155,7 +156,7 @@ class Endpoint:
     # ---- a server that keeps failing
 
     def _wait(self, ends: float) -> None:
-        """Wait while the server is left alone; raise Failed at once where that lasts beyond `ends`."""
+        """Wait while the server is paused after failures; raise Failed at once if that lasts beyond `ends`."""
         with self._lock:
             failures, until, last = self._failures, self._paused_until, self._last
         if until >= ends:
@@ -220,7 +221,7 @@ class Endpoint:
             raise Failed(f"{said}; that is no JSON. Is this the right URL?") from error
 
     def _without_secrets(self, body: bytes | bytearray) -> bytes | bytearray:
-        """What came, without what was sent to this host alone: it must stand in no passage, verdict or journal."""
+        """Remove this endpoint's secrets from an answer: they must not reach passages, verdicts or journals."""
         try:
             return without(body.decode(), self._secrets).encode() if self._secrets else body
         except UnicodeDecodeError:  # and so no JSON that is taken
@@ -228,7 +229,7 @@ class Endpoint:
 
 
 class _Clock(threading.local):
-    """When the call that this thread makes must have ended."""
+    """The deadline of the call that this thread makes."""
 
     ends = math.inf
 
@@ -240,7 +241,7 @@ class _Clock(threading.local):
 
 
 class _Network(httpcore2.NetworkBackend):
-    """Connections whose every wait ends with the call, however slowly bytes come."""
+    """Connections whose every wait ends at the call's deadline, however slowly bytes come."""
 
     def __init__(self, clock: _Clock):
         self._clock, self._sockets = clock, httpcore2.SyncBackend()
@@ -270,7 +271,7 @@ class _Stream(httpcore2.NetworkStream):
 
 
 def _pool(parts: urllib.parse.SplitResult, network: _Network) -> httpcore2.ConnectionPool:
-    """Connections to the URL's host, kept; over https through the proxy that the environment names, if any."""
+    """Return a pool of kept connections to the URL's host; over https through the environment's proxy, if any."""
     kept: dict[str, Any] = {"network_backend": network, "max_connections": None}
     host = parts.hostname or ""
     if parts.scheme == "http":
@@ -286,7 +287,7 @@ def _pool(parts: urllib.parse.SplitResult, network: _Network) -> httpcore2.Conne
 
 
 def url_parts(url: str) -> urllib.parse.SplitResult:
-    """The URL's parts; ValueError where it is no HTTP URL, or holds a secret."""
+    """Return the URL's parts; ValueError if it is no HTTP URL, or holds a secret."""
     try:
         parts = urllib.parse.urlsplit(url)
         known = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
@@ -295,22 +296,22 @@ def url_parts(url: str) -> urllib.parse.SplitResult:
     in_query = urllib.parse.parse_qsl(parts.query) if parts else []
     if not parts or not known or "@" in parts.netloc or any(looks_secret(name) for name, _ in in_query):
         shown = redact(re.sub(r"(=)[^&#]*", r"\1[redacted]", re.sub(r"//[^/?#]*@", "//[redacted]@", url)))
-        raise ValueError(f"the URL is {shown!r}; wanted http://HOST[:PORT][/PATH] or https://, without a key")
+        raise UserError(f"the URL is {shown!r}; wanted http://HOST[:PORT][/PATH] or https://, without a key")
     if not f"{parts.netloc}{parts.query}".isascii():
         wanted = "a host as DNS has it (xn--...), a query's letters as %C3%B6"
-        raise ValueError(f"the URL is {redact(url)!r}, with letters that are not ASCII; wanted {wanted}")
+        raise UserError(f"the URL is {redact(url)!r}, with letters that are not ASCII; wanted {wanted}")
     return parts
 
 
 def _no_number(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON")
+    raise UserError(f"{name} is no JSON")
 
 
 class Crew:
-    """At most `at_once` threads that make calls: they are kept, and each call takes the first that is free.
+    """A pool of at most `at_once` kept threads that make calls; each call takes the first free thread.
 
-    What a thread read of a large answer, the C library keeps in that thread's place in the heap: with new threads, or
-    with any of them in turn, a run grew by that answer again and again. None holds up the process's end.
+    The C library keeps a thread's memory of a large answer in that thread's arena: with new threads, or with all
+    threads in turn, a run grew by that answer again and again. No thread delays the process's end.
     """
 
     def __init__(self, at_once: int):
@@ -318,7 +319,7 @@ class Crew:
         self._free, self._lock, self._room = list(range(at_once)), threading.Lock(), threading.Semaphore(at_once)
 
     def each(self, work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
-        """The work's result for each item; the first error is raised."""
+        """Return the work's result for each item; the first error is raised."""
         return [made.result() for made in [self._begun(work, item) for item in items]]
 
     def _begun(self, work: Callable[[Item], Result], item: Item) -> Future[Result]:

@@ -1,9 +1,8 @@
-"""A small, strict HTTP/1.1 server for JSON: bounded heads and bodies, kept connections, an orderly end.
+"""A small, strict HTTP/1.1 server for JSON: bounded heads and bodies, kept connections, graceful shutdown.
 
 Bodies come with Content-Length, never in chunks; any other request is refused and its connection closed. Slow senders
-are cut off, and idle connections give way to new ones (connections.py). Ours, for uvicorn lets a half-sent head stand
-open for ever (docs/measurements.md).
-"""
+are cut off, and idle connections are closed in favour of new ones (connections.py). Why not uvicorn: it lets a
+half-sent head stay open for ever (docs/measurements.md)."""
 
 import asyncio
 import contextlib
@@ -20,6 +19,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from qr_jax.errors import UserError
 from qr_jax.retrieval.answers import Answer, Answers, Full
 from qr_jax.retrieval.connections import Connection, Connections, Stage
 
@@ -37,7 +37,7 @@ RETRY = (("Retry-After", "1"),)
 
 @dataclass(frozen=True)
 class Request:
-    """A client's request; the names of headers are in lower case, `path` is without its query."""
+    """A client's request; header names are in lower case, `path` is without its query."""
 
     method: str
     path: str
@@ -49,7 +49,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Response:
-    """`body` is in pieces, of any sizes."""
+    """A response; `body` is in pieces of any sizes."""
 
     status: int
     body: Sequence[bytes | bytearray]
@@ -59,10 +59,10 @@ class Response:
 
 @dataclass(frozen=True)
 class Bounds:
-    """What one client, and all of them together, may take of the server.
+    """Limits on what one client, and all clients together, may use.
 
-    All bodies together are at most `held_bytes` and `small_bytes` of each connection. `idle_s` is how long a kept
-    connection may send nothing, and how long an answer may take to be read.
+    All bodies together are at most `held_bytes`, plus `small_bytes` for each connection. `idle_s` is how long a kept
+    connection may send nothing, and how long a client may take to read an answer.
     """
 
     head_bytes: int = 16_384
@@ -81,7 +81,7 @@ class Bounds:
 
 
 class Refused(Exception):
-    """A request that gets this status and the text as its `detail`."""
+    """A request refused with this status; the text is the response's `detail`."""
 
     def __init__(self, status: int, text: str, headers: tuple[tuple[str, str], ...] = ()):
         super().__init__(text)
@@ -93,9 +93,9 @@ def as_json(value: Any, status: int = 200, headers: tuple[tuple[str, str], ...] 
 
 
 class FewAtOnce(selectors.DefaultSelector):
-    """Gives the loop at most EVENTS sockets at a time, each before any comes again.
+    """A selector that gives the loop at most EVENTS sockets at a time, and each one before any comes again.
 
-    Between what a thousand senders sent, the loop then gets to the answers that are ready.
+    So the loop sends ready answers between the pieces that a thousand clients send.
     """
 
     def __init__(self) -> None:
@@ -110,14 +110,14 @@ class FewAtOnce(selectors.DefaultSelector):
 
 
 def new_loop() -> asyncio.AbstractEventLoop:
-    """The loop that a Server should run in."""
+    """Return the event loop that a Server should run in."""
     return asyncio.SelectorEventLoop(FewAtOnce())
 
 
 class Server:
-    """Answers requests by `handle`, whose exceptions but Refused are a 500; `admit` may refuse one before its body.
+    """Answers requests by `handle`, whose exceptions except Refused are a 500; `admit` may refuse one before its body.
 
-    `refused` counts what was refused for the sake of others, by its reason.
+    `refused` counts, by reason, what was refused for the sake of other clients.
     """
 
     def __init__(
@@ -135,20 +135,20 @@ class Server:
         return len(self._connections)
 
     async def start(self, host: str, port: int) -> int:
-        """Listen; returns the port (a free one for 0)."""
+        """Listen and return the port (0 asks for a free one)."""
         most = self._bounds.head_bytes
         try:
             self._server = await asyncio.start_server(self._connection, host, port, limit=most, backlog=ACCEPTS)
         except OSError as error:
             why = os.strerror(error.errno) if error.errno else error
-            raise ValueError(f"port {port} of {host} cannot be had ({why}); give another with --port") from error
+            raise UserError(f"port {port} of {host} cannot be had ({why}); give another with --port") from error
         for listening in self._server.sockets:
             with socket.socket(fileno=os.dup(listening.fileno())) as same:
                 same.listen(BACKLOG)  # those that wait; asyncio would accept as many of them in one go
         return self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
-        """Listen no more, finish the answers under way within `grace_s`, and close."""
+        """Stop listening, finish the answers under way within `grace_s`, and close."""
         self._server.close()
         for connection in self._connections.all(Stage.HEAD, Stage.KEPT):
             connection.task.cancel()
@@ -181,7 +181,7 @@ class Server:
     async def _exchange(
         self, connection: Connection, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> bool:
-        """One request and its answer; whether the connection is kept."""
+        """Serve one request; return True if the connection is kept."""
         with contextlib.ExitStack() as held:
             try:
                 head = await self._head(connection, reader)
@@ -221,7 +221,7 @@ class Server:
     # ---- the bounds
 
     def _enter(self, connection: Connection) -> Refused | None:
-        """Give it a place, if need be that of a connection that is idle; returns the refusal where none is."""
+        """Admit a connection, if need be in place of an idle one; return the refusal if there is no room."""
         try:
             idle = self._connections.make_room(connection.address)
         except ValueError as error:
@@ -235,7 +235,7 @@ class Server:
 
     @contextlib.contextmanager
     def _hold(self, length: int) -> Iterator[None]:
-        """Count a body among those held until it is answered. Refused: they would be too many bytes together."""
+        """Count a body among those held until it is answered. Refused if all would have too many bytes together."""
         counted = length if length > self._bounds.small_bytes else 0
         if self.held_bytes + counted > self._bounds.held_bytes:
             self.refused["bodies"] += 1
@@ -248,7 +248,7 @@ class Server:
             self.held_bytes -= counted
 
     async def _head(self, connection: Connection, reader: asyncio.StreamReader) -> bytes:
-        """A request's head. TimeoutError: it did not come in time."""
+        """Read a request's head. TimeoutError if it did not come in time."""
         first = b""
         if connection.stage == Stage.KEPT:
             async with asyncio.timeout(self._bounds.idle_s):
@@ -264,7 +264,7 @@ class Server:
             raise Refused(431, "the request's head is too long") from error
 
     async def _body(self, reader: asyncio.StreamReader, length: int) -> bytearray:
-        """A request's body. Refused: it came more slowly than the least rate."""
+        """Read a request's body. Refused if it comes more slowly than the least rate."""
         body, read, due, now = bytearray(length), 0, 0.0, asyncio.get_running_loop().time
         rate = max(self._bounds.body_bytes_per_s, length / self._bounds.idle_s)
         try:
@@ -291,7 +291,7 @@ class Server:
         kept: bool,
         taken: Callable[[], None] = lambda: None,
     ) -> None:
-        """Send a response; `taken` is called when it begins, and for each piece that the client took."""
+        """Send a response; `taken` is called when sending begins, and after each piece that the client read."""
         lines = [
             f"HTTP/1.1 {response.status} {http.HTTPStatus(response.status).phrase}",
             f"Content-Type: {response.kind}",
@@ -310,7 +310,7 @@ class Server:
 
 
 def _even(head: bytes, body: Sequence[bytes | bytearray]) -> Iterator[bytearray]:
-    """The head and the body in pieces of at most PIECE_BYTES, short ones joined."""
+    """Yield the head and the body in pieces of at most PIECE_BYTES, short ones joined."""
     ready = bytearray(head)
     for piece in body:
         for start in range(0, len(piece), PIECE_BYTES):
@@ -340,7 +340,7 @@ async def _linger(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
 
 
 def parse_head(head: bytes, body_bytes: int) -> tuple[Request, int, bool]:
-    """The request without its body, the body's length, and whether the connection is to be kept; raises Refused."""
+    """Return the request without its body, the body's length, and whether to keep the connection; raises Refused."""
     first, *rest = head.decode("latin-1").removesuffix("\r\n\r\n").split("\r\n")
     asked = FIRST_LINE.fullmatch(first)
     if not asked:

@@ -1,4 +1,4 @@
-"""What a retriever's results depend on beside its settings: models that these only name, indexes that others made."""
+"""Dependencies of a retriever's results beside its settings: the models that these name, and indexes made by others."""
 
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from qr_jax import plugins, trust
+from qr_jax.errors import UserError
 from qr_jax.queries.stored import Stored
 from qr_jax.records import Passage, SearchFunction
 from qr_jax.retrieval import index_files
@@ -13,10 +14,10 @@ from qr_jax.settings import Use
 
 
 def models(use: Use, *, allow_plugins: Sequence[str] | None = None) -> list[str]:
-    """The SHA-256 of each model that a retriever, or a retriever inside it, searches with; [] without models.
+    """Return the SHA-256 of each model that a retriever, or a retriever inside it, searches with; [] without models.
 
-    A retriever's file that searches with a model has a function `fingerprint(**settings)` beside its plug-in.
-    Retrievers inside it by default count too. The models' files are read; ValueError where they are missing.
+    The file of a retriever with a model has a function `fingerprint(**settings)` beside its plug-in. Inner retrievers
+    given by default settings count too. The models' files are read; ValueError if they are missing.
     """
     digests = []
     for part in _with_parts(use, allow_plugins):
@@ -27,9 +28,9 @@ def models(use: Use, *, allow_plugins: Sequence[str] | None = None) -> list[str]
 
 
 def others_indexes(use: Use, corpus: Sequence[Passage] | None) -> list[str]:
-    """What the indexes say that this user did not make, of those that a retriever, or one inside it, searches.
+    """Return the claims of all indexes not made by this user that a retriever, or one inside it, searches.
 
-    Their scores and vectors fit the corpus by their own word alone: whoever made them decides what is found.
+    Nothing but the claim says that their scores and vectors fit the corpus: whoever made them decides what is found.
     """
     folders = [corpus.folder] if isinstance(corpus, Stored) else []
     for part in _with_parts(use, None):
@@ -38,27 +39,27 @@ def others_indexes(use: Use, corpus: Sequence[Passage] | None) -> list[str]:
 
 
 def check_parts(name: str, parts: Sequence[Use]) -> None:
-    """ValueError where a part of the retriever `name` is no file of qr_jax/retrievers/, as `inside` has it."""
+    """Raise ValueError if a part of the retriever `name` is not in qr_jax/retrievers/, as for `inside`."""
     if outside := [part.name for part in parts if "." in part.name]:
-        raise ValueError(f"{name} takes files of qr_jax/retrievers/ as its parts, and has {', '.join(outside)}")
+        raise UserError(f"{name} takes files of qr_jax/retrievers/ as its parts, and has {', '.join(outside)}")
 
 
 def inside(name: str, of: Use, corpus: Sequence[Passage] | None) -> SearchFunction:
-    """The search of `of`, a retriever inside the retriever `name`.
+    """Return the search function of `of`, a retriever inside the retriever `name`.
 
-    ValueError: a corpus that it wants is missing, or it is no file of qr_jax/retrievers/ (a run's config could bring
-    code that nobody allowed).
+    ValueError if it wants a corpus and there is none, or if it is not in qr_jax/retrievers/: a run's config could bring
+    code that nobody allowed.
     """
     if "." in of.name:
-        raise ValueError(f"{name} takes a file of qr_jax/retrievers/ as its `of`, and has {of.name}")
+        raise UserError(f"{name} takes a file of qr_jax/retrievers/ as its `of`, and has {of.name}")
     make, wants = plugins.bind("retriever", of), plugins.wants_corpus(of)
     if wants and corpus is None:
-        raise ValueError(f"the retriever {of.name!r} inside {name!r} searches a corpus, and there is none")
+        raise UserError(f"the retriever {of.name!r} inside {name!r} searches a corpus, and there is none")
     return make(corpus=corpus) if wants else make()
 
 
 def _with_parts(use: Use, allow_plugins: Sequence[str] | None) -> Iterator[Use]:
-    """The retriever and those inside it, at every depth."""
+    """Yield the retriever and those inside it, at every depth."""
     yield use
     function = plugins.find("retriever", use.name, allow_plugins=allow_plugins)
     defaults = {name: parameter.default for name, parameter in inspect.signature(function).parameters.items()}

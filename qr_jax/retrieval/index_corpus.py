@@ -1,7 +1,6 @@
 """`qr-jax index`: corpus files -> a folder with their passages and a BM25 index, if memory and disk will suffice.
 
-Searching it then reads the disk: `data.corpus=FOLDER` neither builds anything nor holds the texts in memory.
-"""
+Searching it then reads the disk: `data.corpus=FOLDER` neither builds an index nor holds the texts in memory."""
 
 import contextlib
 import itertools
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from qr_jax import bounded_json
+from qr_jax.errors import UserError
 from qr_jax.queries import limits, parquet, parsing, readers
 from qr_jax.records import Passage
 from qr_jax.retrieval import bm25_build, bm25_index, build_aside
@@ -33,7 +33,7 @@ SPARE = 1.1  # factor on the estimate, for what a sample cannot know
 
 @dataclass(frozen=True)
 class Estimate:
-    """What an index will take, by a sample of the corpus: bytes, in memory while it is built, and on disk."""
+    """The estimated memory (while building) and disk of an index, in bytes, from a sample of the corpus."""
 
     passages: int
     text_bytes: int
@@ -53,16 +53,16 @@ def index(
     replace: bool = False,
     say: Any = lambda text: None,
 ) -> dict[str, Any]:
-    """Build the index of the corpus in `out`; returns its manifest, with `built` false if it was built before.
+    """Build the index of the corpus in `out`; return its manifest, with `built` false if it existed already.
 
-    ValueError where memory or disk would not suffice (`check`), where `out` holds other things, or an index that was
-    not made of these files (unless `replace`), on a bad row or an id twice.
+    ValueError if memory or disk would not suffice (`check`), if `out` holds other things or (unless `replace`) an index
+    of other files, and for a bad row or a repeated id.
     """
     bm25_build.check(settings["method"], settings["k1"], settings["b"])
     stopwords = bm25_build.stop_words(settings["stopwords"])
     files = readers.resolve(corpus)
     if any(file.is_dir() for file in files):
-        raise ValueError(f"{corpus} is an index already; name the files it was made of, or search it as it is")
+        raise UserError(f"{corpus} is an index already; name the files it was made of, or search it as it is")
     sources = [{"file": f.name, "bytes": f.stat().st_size, "sha256": bm25_index.file_hash(f)} for f in files]
     settings = dict(settings) | {"words": bm25_build.RULE}
     if bm25_index.why_not(out, {"settings": settings, "sources": sources}) is None:
@@ -82,12 +82,12 @@ def index(
         manifest = bm25_index.write(out, shown, settings, passages=True, facts={"sources": sources})
     except bm25_index.Repeated as error:
         places = (where for where, passage in readers.stream(files, parsing.passage_of) if passage.id == error.id)
-        raise ValueError(f"{error}: {' and '.join(itertools.islice(places, 2))}; {readers.UNIQUE}") from error
+        raise UserError(f"{error}: {' and '.join(itertools.islice(places, 2))}; {readers.UNIQUE}") from error
     return manifest | {"built": True, "built_s": time.monotonic() - start, "estimate": asdict(estimated)}
 
 
 def refuse_other(out: Path, sources: Sequence[Mapping[str, Any]]) -> None:
-    """ValueError where the folder holds an index that was not made of these files, in this order."""
+    """Raise ValueError if the folder holds an index that was not made of these files, in this order."""
     if not out.is_dir() or not any(out.iterdir()):
         return
     try:
@@ -99,11 +99,11 @@ def refuse_other(out: Path, sources: Sequence[Mapping[str, Any]]) -> None:
         origin = "does not say what it was made of"
     named = ", ".join(source["file"] for source in sources)
     todo = "name another folder, or put the new index in its place with --replace"
-    raise ValueError(f"the index {out} {origin}, not of these {named}, and is left as it is; {todo}")
+    raise UserError(f"the index {out} {origin}, not of these {named}, and is left as it is; {todo}")
 
 
 def estimate(files: Sequence[Path], stopwords: Sequence[str]) -> Estimate:
-    """What indexing these files will take, by the rows at the beginning of each."""
+    """Estimate memory and disk for indexing these files, by the rows at the beginning of each."""
     passages = text_bytes = id_bytes = pairs = words = 0.0
     seen: Counter[str] = Counter()
     for file in files:
@@ -123,7 +123,7 @@ def estimate(files: Sequence[Path], stopwords: Sequence[str]) -> Estimate:
 def needed(
     passages: float, text_bytes: float, *, id_bytes: float, scores: float, words: float, different: float
 ) -> Estimate:
-    """What indexing takes, by what the corpus has; `scores` are its pairs of a passage and a word in it."""
+    """Compute an index's memory and disk from the corpus's figures; `scores` counts pairs of a passage and its word."""
     # A Python text has 57 bytes beside its characters; a dict's entry with its key about 150; ids are sorted once.
     memory = BASE_BYTES + WORD_BYTES * min(words, bm25_build.BLOCK_WORDS)
     memory += id_bytes + passages * (57 + 8 + 48 + 12) + different * 160
@@ -136,7 +136,7 @@ def needed(
 
 
 def _sample(file: Path) -> tuple[float, list[Passage]]:
-    """About how many rows the file has, and the passages of its first rows; a bad row ends them, and is said later."""
+    """Estimate the file's row count, and return the passages of its first rows, up to a bad row (reported later)."""
     if file.suffix == ".parquet":
         count, rows = float(parquet.count(file)), [row for _, row in itertools.islice(parquet.rows(file), SAMPLE_ROWS)]
     else:
@@ -153,7 +153,7 @@ def _sample(file: Path) -> tuple[float, list[Passage]]:
 
 
 def _head(file: Path) -> tuple[list[bytes], float]:
-    """The whole lines in the first bytes of a file, and the share of the file that these bytes are."""
+    """Return the whole lines in the first bytes of a file, and the share of the file that these bytes are."""
     with file.open("rb") as opened:
         raw = opened.read(SAMPLE_BYTES)
     text, unread = _unzipped(raw) if file.suffix == ".gz" else (raw, 0)
@@ -164,7 +164,7 @@ def _head(file: Path) -> tuple[list[bytes], float]:
 
 
 def _unzipped(data: bytes) -> tuple[bytes, int]:
-    """The text of a gzip file's beginning, from all members in it, as far as a row may reach; the bytes left unread."""
+    """Decompress the beginning of a gzip file, of all its members, to one row's limit; return the bytes left, too."""
     text, unread = bytearray(), 0
     with contextlib.suppress(zlib.error):  # damaged: said when the whole file is read
         while data and len(text) < limits.MOST_ROW_BYTES:
@@ -175,21 +175,21 @@ def _unzipped(data: bytes) -> tuple[bytes, int]:
 
 
 def refuse(estimated: Estimate, memory: int | None, disk: int, out: Path) -> None:
-    """ValueError where there is less memory or disk than the estimate, with both and what to do."""
+    """Raise ValueError, with figures and advice, if there is less memory or disk than the estimate."""
     takes = f"indexing these passages (about {estimated.passages:,}) takes about"
     anyway = "or try it all the same with --no-check"
     if memory is not None and memory < estimated.memory_bytes:
         lacks = f"{gb(estimated.memory_bytes)} of memory, and {gb(memory)} are available"
         todo = "close other programs, use a larger machine, index a part of the corpus"
-        raise ValueError(f"{takes} {lacks}; {todo}, {anyway}")
+        raise UserError(f"{takes} {lacks}; {todo}, {anyway}")
     if disk < estimated.disk_bytes:
         built = f"{gb(estimated.disk_bytes)} of disk while it is built ({gb(estimated.index_bytes)} when it is done)"
         lacks = f"{built}, and {gb(disk)} are free where {out} would be"
-        raise ValueError(f"{takes} {lacks}; free some, name a folder on another disk, {anyway}")
+        raise UserError(f"{takes} {lacks}; free some, name a folder on another disk, {anyway}")
 
 
 def free_disk(out: Path) -> int:
-    """Free bytes on the disk on which the folder would lie."""
+    """Return the free bytes on the disk of the folder, which need not exist yet."""
     place = out.absolute()
     while not place.exists():
         place = place.parent
@@ -197,7 +197,7 @@ def free_disk(out: Path) -> int:
 
 
 def available_memory() -> int | None:
-    """Bytes that can be had without swapping, by the machine and by the container; None where neither says."""
+    """Return the bytes available without swapping, by machine and container limits; None if unknown."""
     return min((value for value in (_machine_memory(), *_container_memory()) if value is not None), default=None)
 
 
@@ -208,7 +208,7 @@ def _machine_memory() -> int | None:
 
 
 def _container_memory() -> Iterator[int]:
-    """What is left under the limits of control groups, version 2 and 1."""
+    """Yield the memory left under the limits of control groups, version 2 and 1."""
     for limit, used in CONTAINER:
         try:
             yield max(int(Path(limit).read_text()) - int(Path(used).read_text()), 0)
@@ -221,7 +221,7 @@ def gb(count: int) -> str:
 
 
 def format_summary(manifest: Mapping[str, Any], out: Path, given: Mapping[str, Any]) -> str:
-    """In lines; `given` are the settings that differ from bm25's own, and are wanted again where it is searched."""
+    """Format the summary; `given` are the settings that differ from bm25's own: searching needs them again."""
     counts = manifest["counts"]
     size = sum(file.stat().st_size for file in out.iterdir())
     done = "already there, of these files and settings"

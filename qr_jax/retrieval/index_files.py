@@ -1,7 +1,6 @@
-"""The files of an index's folder, BM25's or a dense one, which may be a stranger's: none is waited for or fills memory.
+"""Open the files of an index's folder, BM25's or dense, which may be a stranger's, without waiting or filling memory.
 
-A pipe in a file's place would be waited for; a file of 3 GB that is all hole takes no disk, and 3 GB once it is read.
-"""
+A pipe in a file's place would block; a sparse file of 3 GB takes no disk, and 3 GB of memory once it is read."""
 
 import hashlib
 import math
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from qr_jax import run_files
+from qr_jax.errors import UserError
 from qr_jax.run_files import Most
 
 MANIFEST, PIECES = "manifest.json", "pieces.txt"
@@ -26,7 +26,7 @@ HEADER = re.compile(
 
 
 def wrong(path: Path) -> str | None:
-    """Why a file is not opened, or None. OSError where there is none."""
+    """Return why a file is not opened, or None. OSError if it is missing."""
     what = run_files.wrong(path, MOST)
     if what or path.suffix != ".npy":
         return what
@@ -39,13 +39,13 @@ def wrong(path: Path) -> str | None:
 
 
 def check(path: Path) -> None:
-    """ValueError where the file is not to be opened."""
+    """Raise ValueError if the file must not be opened."""
     if what := wrong(path):
-        raise ValueError(f"{path.name}: {what}")
+        raise UserError(f"{path.name}: {what}")
 
 
 def array(path: Path) -> np.ndarray:
-    """The numbers of a .npy file, memory-mapped. ValueError where it is none, or is shorter or longer than it says."""
+    """Return a .npy file's array, memory-mapped. ValueError if it is none, or its size differs from its header's."""
     check(path)
     kind, shape, start = _header(path)
     # Trap: a slice of a memory map costs more than what is done with it; a plain view of the same bytes does not.
@@ -53,21 +53,21 @@ def array(path: Path) -> np.ndarray:
 
 
 def content(path: Path) -> bytes:
-    """All bytes of a file that is no array."""
+    """Read a file that is no array as bytes."""
     check(path)
     return path.read_bytes()
 
 
 def claim(folder: Path) -> str:
-    """What an index's folder says of all its files, by which trust.py knows it again."""
+    """Return the hashes of the folder's manifests: its claim about all its files, which trust.py remembers."""
     there = [folder / name for name in (MANIFEST, PIECES) if (folder / name).exists()]
     return f"index {[hashlib.sha256(content(path)).hexdigest() for path in there]}"
 
 
 def _header(path: Path) -> tuple[np.dtype, tuple[int, ...], int]:
-    """The type and shape that a .npy file says, and where its numbers begin."""
+    """Return the type and shape in a .npy file's header, and the offset of its numbers."""
     with path.open("rb") as file:
         said = HEADER.match(file.read(2**10))
     if not said:
-        raise ValueError("no array of numbers")
+        raise UserError("no array of numbers")
     return np.dtype(said[1].decode()), tuple(int(length) for length in said.groups()[1:] if length), said.end()

@@ -1,4 +1,4 @@
-"""How much of the gold a retriever finds: the share of each question's gold passages among the first k it returns."""
+"""Recall of a retriever: the share of each question's gold passages among the first k that it returns."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -7,6 +7,7 @@ from typing import Any
 
 from qr_jax import plugins
 from qr_jax.characters import nfc
+from qr_jax.errors import UserError
 from qr_jax.queries import readers
 from qr_jax.records import Passage, Query, SearchFunction
 from qr_jax.settings import Use, plain, show
@@ -18,7 +19,7 @@ MOST_ABSENT, SHOWN = 100, 3  # gold passages that the corpus lacks: by name in J
 
 @dataclass(frozen=True)
 class Gold:
-    """The passages that hold the answers, by their ids or, where the questions give none, by their titles."""
+    """The gold passages of each question, by their ids or, if the questions give none, by their titles."""
 
     by: str
     wanted: Sequence[frozenset[str]]  # ids or titles for each question
@@ -28,18 +29,17 @@ class Gold:
 def recall(
     corpus: str | None, questions: str, use: Use, *, k: int = 5, allow_plugins: Sequence[str] | None = None
 ) -> dict[str, Any]:
-    """The retriever's figures over all questions, each asked as it stands.
+    """Measure the retriever's recall over all questions, each searched as it stands.
 
     `recall` is the mean share of a question's gold passages among the first k, `all_gold` the share of questions with
     all of them there; `queries_per_second` counts searching alone, in calls of `batch` questions. `by_hops` has both
-    for each number of hops, where the questions say it. Questions without gold are counted in
-    `questions_without_gold` and are in no mean. `gold_not_in_corpus` counts those of the `gold_passages` that nothing
-    could find, and `absent` names the first (None and empty where the retriever has passages of its own). ValueError
-    where no question has gold, the retriever wants a corpus and none is named, or a corpus is named and the retriever
-    has its own.
+    for each number of hops, if the questions have it. Questions without gold are counted in `questions_without_gold`
+    and are in no mean. `gold_not_in_corpus` counts the `gold_passages` that no search could find, and `absent` names
+    the first (None and empty if the retriever has passages of its own). ValueError if no question has gold, if the
+    retriever wants a corpus and none is named, or if one is named and the retriever has its own.
     """
     if k < 1:
-        raise ValueError(f"recall at k needs k of at least 1, and has {k}")
+        raise UserError(f"recall at k needs k of at least 1, and has {k}")
     make = plugins.bind("retriever", use, allow_plugins=allow_plugins)
     queries = readers.read_queries(questions)
     gold = gold_of(queries, questions)
@@ -47,11 +47,11 @@ def recall(
     passages: Sequence[Passage] = ()
     if plugins.wants_corpus(use, allow_plugins=allow_plugins):
         if corpus is None:
-            raise ValueError(f"the retriever {use.name!r} searches a corpus: name its files with --corpus")
+            raise UserError(f"the retriever {use.name!r} searches a corpus: name its files with --corpus")
         passages = readers.read_passages(corpus)
         search: SearchFunction = make(corpus=passages)
     elif corpus is not None:
-        raise ValueError(f"the retriever {use.name!r} has passages of its own: leave --corpus out")
+        raise UserError(f"the retriever {use.name!r} has passages of its own: leave --corpus out")
     else:
         search = make()
     built_s = time.perf_counter() - start
@@ -71,7 +71,7 @@ def recall(
 
 
 def gold_of(queries: Sequence[Query], name: str) -> Gold:
-    """Gold by the ids in `supporting`, or else by the titles in `supporting_titles`."""
+    """Take gold from the ids in `supporting`, or else from the titles in `supporting_titles`."""
     for by, names, key in (
         ("supporting", lambda meta: meta.get("supporting"), lambda passage: passage.id),
         ("supporting_titles", _titles, lambda passage: nfc(passage.title)),
@@ -80,18 +80,18 @@ def gold_of(queries: Sequence[Query], name: str) -> Gold:
         if any(wanted):
             return Gold(by, wanted, key)
     wanted = "a column 'supporting' (passage ids) or 'supporting_titles'"
-    raise ValueError(f"no question of {name} says which passages are gold; wanted {wanted}")
+    raise UserError(f"no question of {name} says which passages are gold; wanted {wanted}")
 
 
 def _titles(meta: Mapping[str, Any]) -> list[str]:
-    """The gold titles, in NFC."""
+    """Return the gold titles, in NFC."""
     return [nfc(str(title)) for title in meta.get("supporting_titles") or ()]
 
 
 def _ask(
     search: SearchFunction, texts: Sequence[str], wanted: Sequence[frozenset[str]], gold: Gold, k: int
 ) -> tuple[list[float], float]:
-    """The share found for each question, and the seconds that searching took."""
+    """Search all questions; return the share of gold found for each, and the seconds of searching."""
     shares, seconds = [], 0.0
     for start in progress(range(0, len(texts), BATCH), -(-len(texts) // BATCH), f"calls of {BATCH} questions"):
         batch = list(texts[start : start + BATCH])
@@ -116,7 +116,7 @@ def _by_hops(queries: Sequence[Query], shares: Sequence[float]) -> dict[str, dic
 
 
 def format_table(figures: Mapping[str, Any]) -> str:
-    """The figures in lines, all questions first."""
+    """Format the figures in lines, all questions first."""
     asked = f"k = {figures['k']} (--k; a run asks for rollout.search_k)"
     head = f"{figures['retriever']}, {asked}, {figures['passages']:,} passages, gold by {figures['gold']}"
     rows = [("all", figures), *figures["by_hops"].items()]

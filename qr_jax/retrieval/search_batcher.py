@@ -1,7 +1,6 @@
-"""Search requests of many clients put together: one call of the search function answers parts of several requests.
+"""Batch the search requests of many clients: one call of the search function answers parts of several requests.
 
-A large request is cut into parts, and the requests take turns: it holds nobody for longer than a call takes.
-"""
+A large request is cut into parts, and requests take turns: none delays another for longer than a call takes."""
 
 import asyncio
 import bisect
@@ -14,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
+from qr_jax.errors import UserError
 from qr_jax.records import Passage, SearchFunction
 from qr_jax.retrieval.http_server import RETRY, Refused
 from qr_jax.retrieval.server_metrics import ServerMetrics
@@ -30,7 +30,7 @@ Write = Callable[[Sequence[Passage]], Row]
 
 @dataclass(frozen=True)
 class Limits:
-    """What a request may ask (Search-R1's has all queries of a rollout's turn), and how requests are put together."""
+    """Limits of a request (Search-R1's has all queries of a rollout's turn), and of the batches that are searched."""
 
     body_bytes: int = 32_000_000  # room for `queries` of `query_chars`, most characters taking one or two bytes
     queries: int = 4096
@@ -46,9 +46,9 @@ class Limits:
     search_s: float = 30.0  # after this time a request gets 504
 
     def over(self, largest: Sequence[int]) -> "Limits":
-        """These limits, and further ones where passages are large, whose characters `largest` has, largest first.
+        """Return these limits, tightened for large passages, whose characters `largest` lists, largest first.
 
-        Neither a query's passages nor all of a search call's then have more than ANSWER_CHARS.
+        Neither a query's passages nor all those of a search call then have more than ANSWER_CHARS.
         """
         if not (sums := list(itertools.accumulate(largest[: self.k]))):
             return self
@@ -58,12 +58,12 @@ class Limits:
         return replace(self, k=k, default_k=min(self.default_k, k), call_passages=min(self.call_passages, most))
 
     def most_queries(self, k: int) -> int:
-        """Of one search call."""
+        """Return the most queries of one search call."""
         return min(self.batch, max(1, self.call_passages // k))
 
 
 class _Asked:
-    """A request that waits for its passages: `parts` are its different queries, cut, that were not taken yet."""
+    """A request that waits for its passages: `parts` are its distinct queries, cut in parts, not yet taken."""
 
     def __init__(
         self, queries: list[str], k: int, write: Write, limits: Limits, hold: Callable[[int], None], client: str
@@ -83,7 +83,7 @@ class _Asked:
         return part
 
     def add(self, found: Mapping[str, Row]) -> None:
-        """Add a part's rows; with the last part the request is answered, or where there is no room."""
+        """Add a part's rows; answer the request with the last part, or refuse it if there is no room."""
         if self.results.done():  # given up
             return
         self.found.update(found)
@@ -98,7 +98,7 @@ class _Asked:
 
 
 def cut(queries: Sequence[str], k: int, limits: Limits) -> list[list[str]]:
-    """The queries in parts, each of which one search call may have."""
+    """Cut the queries into parts, each small enough for one search call."""
     parts: list[list[str]] = []
     most, chars = limits.most_queries(k), 0
     for query in queries:
@@ -112,16 +112,16 @@ def cut(queries: Sequence[str], k: int, limits: Limits) -> list[list[str]]:
 
 @dataclass(frozen=True)
 class _Part:
-    """The queries of a request that are searched for in one call."""
+    """Queries of one request that are searched in one call."""
 
     asked: _Asked
     queries: list[str]
 
 
 class Batcher:
-    """Gives parts of waiting requests to the search function, one call at a time, in a thread.
+    """Passes parts of waiting requests to the search function, one call at a time, in a thread.
 
-    A call calls the function once for each number of passages that its parts want.
+    A call runs the function once for each number of passages that its parts ask for.
     """
 
     def __init__(self, search: SearchFunction, limits: Limits, metrics: ServerMetrics, connections: Callable[[], int]):
@@ -145,12 +145,12 @@ class Batcher:
         hold: Callable[[int], None] = lambda size: None,
         client: str = "",
     ) -> list[Row]:
-        """Each query's passages as `write` has them, whose bytes are told to `hold` as they come.
+        """Return each query's passages as `write` formats them; `hold` is told of their bytes as they come.
 
-        They are written where they are searched for, once for requests with the same `write`: while 400,000 passages
-        waited for their answers, each full collection of Python's garbage took 0.2 s.
+        They are formatted in the search thread, once for requests with the same `write`: while 400,000 passages waited
+        for their answers, each full garbage collection took 0.2 s.
 
-        Refused: 503 where too many queries wait, 504 when the search takes too long, and what `hold` raises.
+        Refused: 503 if too many queries wait, 504 if the search takes too long, and whatever `hold` raises.
         """
         if not queries:
             return []
@@ -168,9 +168,9 @@ class Batcher:
             raise Refused(504, f"no result within {self._limits.search_s:g} s") from error
 
     def _bound_large(self) -> None:
-        """Where large requests wait for too many calls, refuse the largest of the client who waits for most.
+        """If large requests wait for too many calls, refuse the largest of the client that waits for most.
 
-        One alone may wait for any number.
+        A single request may wait for any number.
         """
         large = [request for request in self._waiting if request.is_large and not request.results.done()]
         of_client: Counter[str] = Counter()
@@ -187,7 +187,7 @@ class Batcher:
             most.results.set_exception(Refused(503, text, RETRY))
 
     async def run(self) -> None:
-        """Search whatever comes, until cancelled."""
+        """Search waiting requests until cancelled."""
         while True:
             await self._gather()
             parts = self._take()
@@ -195,7 +195,7 @@ class Batcher:
                 await self._answer(parts)
 
     async def _gather(self) -> None:
-        """Wait for a request, and then a moment for more, while somebody is connected who has not asked."""
+        """Wait for a request, and then briefly for more, while a connected client has not asked yet."""
         while not self._waiting:
             self._came.clear()
             await self._came.wait()
@@ -206,12 +206,12 @@ class Batcher:
                     await self._came.wait()
 
     def _take(self) -> list[_Part]:
-        """The first request's next part, and the next parts of others, as many as fit into a call.
+        """Take the first request's next part, and the next parts of others, as many as fit into a call.
 
         Large and small requests take turns to be first, so that a small one waits for one call of a large one, however
-        many there are; and among each the classes of k take turns, so that many who want 100 passages do not stand
-        before who wants 3. One with more parts then goes to the end; one that must wait keeps its place among its like.
-        What several requests ask counts once.
+        many there are. Within each kind the values of k take turns, so that many requests for 100 passages do not delay
+        one for 3. After its turn a request with more parts goes to the end; one that did not fit keeps its place. A
+        query that several requests share counts once.
         """
         taken: list[_Part] = []
         passed: list[_Asked] = []
@@ -238,7 +238,7 @@ class Batcher:
         return taken
 
     async def _answer(self, parts: list[_Part]) -> None:
-        """One call for all parts; if it fails, one for each, so that one bad query does not fail the rest."""
+        """Search all parts in one call; if it fails, in one call each, so that one bad query does not fail the rest."""
         self.since = begun = time.monotonic()
         try:
             rows = await asyncio.get_running_loop().run_in_executor(self._thread, self._call, parts)
@@ -260,7 +260,7 @@ class Batcher:
             part.asked.add(found)
 
     def _call(self, parts: list[_Part]) -> list[dict[str, Row]]:
-        """Of each part, each query's row."""
+        """Return each part's rows by query."""
         wanted: defaultdict[int, dict[str, None]] = defaultdict(dict)  # by their k, in order
         for part in parts:
             wanted[part.asked.k] |= dict.fromkeys(part.queries)
@@ -268,7 +268,7 @@ class Batcher:
         for k, queries in wanted.items():
             results = [list(passages)[:k] for passages in self._search(list(queries), k)]
             if len(results) != len(queries):
-                raise ValueError(f"{len(queries)} queries got {len(results)} lists")
+                raise UserError(f"{len(queries)} queries got {len(results)} lists")
             found |= {(query, k): passages for query, passages in zip(queries, results, strict=True)}
         asked = {(query, part.asked.k, part.asked.write) for part in parts for query in part.queries}
         rows = {(query, k, write): write(found[query, k]) for query, k, write in asked}

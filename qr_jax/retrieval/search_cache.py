@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from qr_jax.errors import UserError
 from qr_jax.records import Passage, SearchFunction
 
 log = logging.getLogger(__name__)
@@ -42,7 +43,7 @@ class SearchCache:
         max_age_s: float | None = None,
     ):
         if max_bytes < 100_000:
-            raise ValueError(f"a cache of {max_bytes} bytes is too small; wanted 100000 or more")
+            raise UserError(f"a cache of {max_bytes} bytes is too small; wanted 100000 or more")
         self._search, self._path, self._identity = search, Path(path), identity
         self._max_bytes, self._max_age_s = max_bytes, max_age_s
         self.asked = self.hits = 0
@@ -57,7 +58,7 @@ class SearchCache:
         if new:
             results = self._search([queries[at] for at in new], k)
             if len(results) != len(new):
-                raise ValueError(f"{len(new)} queries got {len(results)} lists of passages")
+                raise UserError(f"{len(new)} queries got {len(results)} lists of passages")
             fresh = {keys[at]: results[place] for place, at in enumerate(new)}
             self._write({key: passages for key, passages in fresh.items() if passages})
             known |= fresh
@@ -113,7 +114,7 @@ def _open(path: Path) -> sqlite3.Connection:
     try:
         file = sqlite3.connect(path, timeout=BUSY_S, check_same_thread=False)
     except sqlite3.Error as error:
-        raise ValueError(f"{path} cannot be used as a cache of searches ({error}); name another file") from error
+        raise UserError(f"{path} cannot be used as a cache of searches ({error}); name another file") from error
     ends = time.monotonic() + BUSY_S
     while True:
         try:
@@ -125,7 +126,7 @@ def _open(path: Path) -> sqlite3.Connection:
             ends, why = 0.0, error
         if time.monotonic() > ends:
             file.close()
-            raise ValueError(f"{path} cannot be used as a cache of searches ({why}); name another file")
+            raise UserError(f"{path} cannot be used as a cache of searches ({why}); name another file")
         time.sleep(0.05)
 
 
@@ -135,7 +136,7 @@ def _prepare(file: sqlite3.Connection, path: Path) -> None:
     (application,) = file.execute("PRAGMA application_id").fetchone()
     if tables and application != APPLICATION:
         file.close()
-        raise ValueError(f"{path} is a database of something else; name another file for the cache")
+        raise UserError(f"{path} is a database of something else; name another file for the cache")
     file.execute("PRAGMA journal_mode = WAL")
     file.execute("PRAGMA synchronous = NORMAL")
     if application != APPLICATION:

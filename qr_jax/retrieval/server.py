@@ -21,6 +21,7 @@ from typing import Any
 
 from qr_jax import bounded_json, terminal
 from qr_jax.dialect import encodable
+from qr_jax.errors import UserError
 from qr_jax.records import Passage, SearchFunction
 from qr_jax.retrieval.http_server import Bounds, Refused, Request, Response, Server, as_json, new_loop
 from qr_jax.retrieval.pages import Pages
@@ -225,7 +226,7 @@ def check_address(host: str, token: str | None) -> None:
     if is_loopback(host):
         return
     if token is None:
-        raise ValueError(f"--host {host} can be reached by others: set a token (--token-env NAME), or keep 127.0.0.1")
+        raise UserError(f"--host {host} can be reached by others: set a token (--token-env NAME), or keep 127.0.0.1")
     log.warning("queries, passages and the token go in clear text; put a proxy with TLS in front of %s", host)
 
 

@@ -1,4 +1,4 @@
-"""Counts and histograms of a server, written as Prometheus reads them (text format 0.0.4)."""
+"""Counts and histograms of a server, in Prometheus's text format 0.0.4."""
 
 from bisect import bisect_left
 from collections import Counter
@@ -23,7 +23,7 @@ class Histogram:
         self.total += value
 
     def lines(self, name: str) -> list[str]:
-        """Each bucket counts the values up to its bound, those of smaller bounds included."""
+        """Format the histogram; a bucket counts all values up to its bound."""
         buckets, so_far = [], 0
         for bound, count in zip((*self.bounds, "+Inf"), self.counts, strict=True):
             so_far += count
@@ -33,7 +33,7 @@ class Histogram:
 
 @dataclass
 class ServerMetrics:
-    """What a server did since it began."""
+    """Counts and histograms of a server since its start."""
 
     requests: Counter[tuple[str, int]] = field(default_factory=Counter)  # (path, status)
     queries: int = 0
@@ -43,7 +43,7 @@ class ServerMetrics:
     batch_queries: Histogram = field(default_factory=lambda: Histogram(SIZES))
 
     def text(self, gauges: Mapping[str, tuple[str, float]], refused: Mapping[str, int]) -> str:
-        """All metrics, the gauges (name -> help, value), and what was refused for the sake of others, by reason."""
+        """Format all metrics, with the gauges (name -> help, value) and the refused requests by reason."""
         statuses = [
             f'qr_jax_requests_total{{path="{path}",status="{status}"}} {count}'
             for (path, status), count in sorted(self.requests.items())

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
+from qr_jax.errors import UserError
 from qr_jax.models import embedder
 from qr_jax.models.embedder import QUERY_SIZES, Embedder
 from qr_jax.parallel import nearest
@@ -48,12 +49,12 @@ def dense(
     twice, an index of another corpus, model or setting, an encoder that models/embedder.py cannot read.
     """
     if not 0 < recall_target <= 1 or (batch_tokens is not None and batch_tokens < 1):
-        raise ValueError(f"dense needs 0 < recall_target <= 1, batch_tokens > 0; has {recall_target}, {batch_tokens}")
+        raise UserError(f"dense needs 0 < recall_target <= 1, batch_tokens > 0; has {recall_target}, {batch_tokens}")
     # Rows lie in the order of ids, and equal scores go by row.
     place_P = np.array(bm25_index.by_id([passage.id for passage in corpus], "dense"))
     own = jax.local_devices()
     if devices is not None and not 1 <= devices <= len(own):
-        raise ValueError(f"dense has devices={devices}; this process has {len(own)} ({own[0].platform})")
+        raise UserError(f"dense has devices={devices}; this process has {len(own)} ({own[0].platform})")
     chosen = own[:devices]
     encode = Embedder(
         embedder.resolve(model), chosen, pooling=pooling, max_tokens=max_tokens, compute=compute,

@@ -4,6 +4,7 @@ import time
 from typing import Literal
 
 from qr_jax.dialect import encodable
+from qr_jax.errors import UserError
 from qr_jax.records import Passage, SearchFunction
 from qr_jax.retrieval import http_post
 from qr_jax.retrieval.protocols import PROTOCOLS
@@ -42,7 +43,7 @@ def http(
     not followed. The function may be called from several threads.
     """
     if min(batch, at_once, query_chars) < 1:
-        raise ValueError(f"http needs batch, at_once, query_chars above 0; has {batch}, {at_once}, {query_chars}")
+        raise UserError(f"http needs batch, at_once, query_chars above 0; has {batch}, {at_once}, {query_chars}")
     way = PROTOCOLS[protocol]
     patience = http_post.Patience(timeout_s, deadline_s, retries, pause_after, pause_s, response_bytes)
     endpoint = http_post.Endpoint(url, patience, way.headers(url, token_env), path=way.path)
@@ -62,7 +63,7 @@ def http(
             try:
                 return way.results(answer, len(part), k)
             except ValueError as error:
-                raise ValueError(redact(f"{endpoint.url} (protocol {protocol}): {error}")) from error
+                raise UserError(redact(f"{endpoint.url} (protocol {protocol}): {error}")) from error
 
         for part, answers in zip(parts, crew.each(ask, parts), strict=True):
             for at, passages in zip(part, answers, strict=True):

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from qr_jax import plugins
+from qr_jax.errors import UserError
 from qr_jax.records import Passage, SearchFunction
 from qr_jax.retrieval import identity
 from qr_jax.settings import Use
@@ -25,7 +26,7 @@ def hybrid(
     """
     if len(parts) < 2 or depth < 1 or constant < 0:
         found = f"{len(parts)} ({', '.join(part.name for part in parts)}), depth={depth}, constant={constant}"
-        raise ValueError(f"hybrid needs two parts or more, depth above 0 and constant of at least 0; it has {found}")
+        raise UserError(f"hybrid needs two parts or more, depth above 0 and constant of at least 0; it has {found}")
     identity.check_parts("hybrid", parts)
     makes = [plugins.bind("retriever", part) for part in parts]  # checks all before any builds an index
     pairs = zip(makes, parts, strict=True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from qr_jax.errors import UserError
 from qr_jax.records import Passage, SearchFunction
 from qr_jax.retrieval import identity
 from qr_jax.retrievers import _noise
@@ -30,7 +31,7 @@ def noisy(
     """
     chance, clean = _noise.share(start, end, done), identity.inside("noisy", of, corpus)
     if not len(corpus):
-        raise ValueError("noisy has an empty corpus; it wants passages to draw from")
+        raise UserError("noisy has an empty corpus; it wants passages to draw from")
 
     def spoilt(query: str, found: Sequence[Passage], k: int) -> list[Passage]:
         useful = {passage.id for passage in found}

@@ -4,6 +4,7 @@ import time
 from collections.abc import Sequence
 
 from qr_jax.dialect import encodable
+from qr_jax.errors import UserError
 from qr_jax.records import Passage, SearchFunction
 from qr_jax.retrieval import http_post, identity, protocols
 from qr_jax.secrecy import redact
@@ -36,7 +37,7 @@ def reranked(
     folder (or a run's config could bring code that nobody allowed), and what `of` refuses.
     """
     if min(depth, at_once, query_chars) < 1:
-        raise ValueError(f"reranked needs depth, at_once, query_chars above 0; has {depth}, {at_once}, {query_chars}")
+        raise UserError(f"reranked needs depth, at_once, query_chars above 0; has {depth}, {at_once}, {query_chars}")
     headers = {"Authorization": f"Bearer {http_post.secret(token_env)}"} if token_env else None
     patience = http_post.Patience(timeout_s, deadline_s, retries, pause_after, pause_s, response_bytes)
     endpoint = http_post.Endpoint(url, patience, headers, path="/rerank")
@@ -57,7 +58,7 @@ def reranked(
             try:
                 return protocols.rerank_results(endpoint.post(body, ends), passages)[:k]
             except ValueError as error:
-                raise ValueError(redact(f"{endpoint.url}: {error}")) from error
+                raise UserError(redact(f"{endpoint.url}: {error}")) from error
 
         return crew.each(rerank, pairs)
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from qr_jax.dialect import encodable
+from qr_jax.errors import UserError
 from qr_jax.records import Passage, SearchFunction
 from qr_jax.retrieval import http_post
 from qr_jax.secrecy import redact
@@ -33,9 +34,9 @@ def serper(
     are not sent. Failures are as for `http`. Each search costs money: `cached` in front of it pays once a query.
     """
     if min(at_once, query_chars) < 1:
-        raise ValueError(f"serper needs at_once and query_chars above 0; has {at_once}, {query_chars}")
+        raise UserError(f"serper needs at_once and query_chars above 0; has {at_once}, {query_chars}")
     if not url.startswith("https://") and urllib.parse.urlsplit(url).hostname not in http_post.LOOPBACK:
-        raise ValueError(f"serper has url={url!r}; wanted https://, so that the key stays secret")
+        raise UserError(f"serper has url={url!r}; wanted https://, so that the key stays secret")
     patience = http_post.Patience(timeout_s, deadline_s, retries, pause_after, pause_s, response_bytes)
     endpoint = http_post.Endpoint(url, patience, {"X-API-KEY": http_post.secret(key_env)})
     crew = http_post.Crew(at_once)
@@ -60,12 +61,12 @@ def pages(answer: Any, k: int) -> list[Passage]:
     organic = answer.get("organic") if isinstance(answer, Mapping) else None
     if not isinstance(organic, list) or not all(isinstance(page, Mapping) for page in organic):
         fields = ", ".join(map(str, answer)) if isinstance(answer, Mapping) else type(answer).__name__
-        raise ValueError(redact(f"Serper's answer has no list 'organic' (found: {fields[:200] or 'nothing'})"))
+        raise UserError(redact(f"Serper's answer has no list 'organic' (found: {fields[:200] or 'nothing'})"))
     passages = []
     for place, page in enumerate(organic[:k], 1):
         values = (page.get(name) for name in ("link", "title", "snippet"))
         link, title, snippet = ("" if value is None else value for value in values)
         if not all(isinstance(text, str) for text in (link, title, snippet)) or not link:
-            raise ValueError(f"page {place} of Serper's answer has no link, title and snippet as texts")
+            raise UserError(f"page {place} of Serper's answer has no link, title and snippet as texts")
         passages.append(Passage(encodable(link), encodable(title), encodable(snippet), 1 / place))
     return passages

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from qr_jax import plugins
+from qr_jax.errors import UserError
 from qr_jax.records import Passage, SearchFunction
 from qr_jax.retrieval import http_post, identity
 from qr_jax.settings import Use
@@ -34,14 +35,14 @@ def sharded(
     two texts.
     """
     if len(parts) < 2:
-        raise ValueError(f"sharded needs two parts or more; it has {len(parts)}")
+        raise UserError(f"sharded needs two parts or more; it has {len(parts)}")
     identity.check_parts("sharded", parts)
     for at, part in enumerate(parts):
         if part in parts[:at]:
-            raise ValueError(f"sharded has the same part twice, parts {parts.index(part)} and {at}; name each once")
+            raise UserError(f"sharded has the same part twice, parts {parts.index(part)} and {at}; name each once")
         if plugins.wants_corpus(part):
             wanted = "wanted parts with passages of their own, as http has"
-            raise ValueError(f"part {at} of sharded, {part.name}, searches the run's corpus; {wanted}")
+            raise UserError(f"part {at} of sharded, {part.name}, searches the run's corpus; {wanted}")
     searches = [plugins.bind("retriever", part)() for part in parts]
     crew = http_post.Crew(len(searches) * at_once)
 
@@ -61,11 +62,11 @@ def merge(lists: Sequence[Sequence[Passage]], k: int) -> list[Passage]:
     for part, passages in found.items():
         scores = [passage.score for passage in passages]
         if not any(scores):
-            raise ValueError(f"part {part} of sharded gave passages without scores: beside others' nothing orders them")
+            raise UserError(f"part {part} of sharded gave passages without scores: beside others' nothing orders them")
         if any(before < after for before, after in pairwise(scores)):
-            raise ValueError(f"part {part} of sharded gave scores that rise along its order, {scores[:5]}: distances?")
+            raise UserError(f"part {part} of sharded gave scores that rise along its order, {scores[:5]}: distances?")
         for passage in passages:
             known = by_id.setdefault(passage.id, passage)
             if (known.title, known.text) != (passage.title, passage.text):
-                raise ValueError(f"two parts of sharded have other texts under the id {passage.id!r}; wanted one an id")
+                raise UserError(f"two parts of sharded have other texts under the id {passage.id!r}; wanted one an id")
     return sorted(by_id.values(), key=lambda passage: (-passage.score, passage.id))[:k]

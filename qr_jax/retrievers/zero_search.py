@@ -5,6 +5,7 @@ import time
 from typing import Any
 
 from qr_jax.dialect import encodable
+from qr_jax.errors import UserError
 from qr_jax.records import Passage, SearchFunction
 from qr_jax.retrieval import http_post
 from qr_jax.retrieval.chat_endpoint import ChatEndpoint, message_text
@@ -65,7 +66,7 @@ def zero_search(
             body = {"model": model, "messages": [{"role": "user", "content": text}], "temperature": temperature}
             documents = DOCUMENT.findall(_content(endpoint.post(body | {"max_tokens": max_tokens}, ends)))
             if not documents:
-                raise ValueError(f"{endpoint.url}: the model {model} wrote no line 'Doc 1: ...' for {query!r}")
+                raise UserError(f"{endpoint.url}: the model {model} wrote no line 'Doc 1: ...' for {query!r}")
             return [Passage(f"{query}#{i}", "", document, 1 / i) for i, document in enumerate(documents[:k], 1)]
 
         return crew.each(write, queries)
@@ -78,4 +79,4 @@ def _content(answer: Any) -> str:
     try:
         return encodable(message_text(answer["choices"][0]["message"]["content"]))
     except (LookupError, TypeError, AttributeError) as error:
-        raise ValueError(f"no chat completion with a text, but {redact(str(answer))[:200]!r}") from error
+        raise UserError(f"no chat completion with a text, but {redact(str(answer))[:200]!r}") from error

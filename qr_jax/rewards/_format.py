@@ -1,4 +1,4 @@
-"""Whether an episode is written as its dialect asks, and what its searches brought; read from the turns alone."""
+"""Check an episode's format against its dialect, and read what its searches brought; from the turns alone."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -11,7 +11,7 @@ BLOCK = re.compile(rf"<({'|'.join(sorted(ACTS))}|think)>.*?</\1>", re.DOTALL)
 
 
 def well_formed(episode: Episode, *, think: bool = False) -> bool:
-    """Whether the episode ends with an answer, and each of the model's turns holds acts of one kind and thoughts only.
+    """Return True if the episode ends with an answer, and each model turn has acts of one kind and thoughts only.
 
     `think`: a turn must open with a thought. A thought that the chat template opened counts as one.
     """
@@ -31,23 +31,23 @@ def _turn_is_well_formed(text: str, think: bool) -> bool:
 
 
 def searches(episode: Episode) -> int:
-    """How many queries the episode ran."""
+    """Return the number of queries that the episode ran."""
     return sum(len(turn.queries) for turn in episode.turns)
 
 
 def brought(episode: Episode) -> list[str]:
-    """The normalised text of each search's passages, titles included, in order."""
+    """Return the normalised text of each search's passages, titles included, in order."""
     return [answers.normalise(shown(passages)) for turn in episode.turns for passages in turn.passages]
 
 
 def brings_gold(episode: Episode, query: Query) -> bool:
-    """Return True where a gold that proves something (`answers.first_in`) stands in what the searches brought."""
+    """Return True if a gold that proves something (`answers.first_in`) stands in the passages found."""
     texts = [shown(passages) for turn in episode.turns for passages in turn.passages]
     return answers.first_in(" ".join(texts), query.answers) is not None
 
 
 def rounds(episode: Episode) -> list[tuple[str, str]]:
-    """Each of the model's turns with the passages that it brought, titles included, as they stand; "" for none."""
+    """Return each model turn with the passages that it brought, titles included, as they stand; "" for none."""
     pairs: list[tuple[str, str]] = []
     for turn in episode.turns:
         if turn.author == "model":
@@ -59,7 +59,7 @@ def rounds(episode: Episode) -> list[tuple[str, str]]:
 
 
 def first_named(names: Iterable[str], texts: Iterable[str]) -> list[int]:
-    """How many of the names each of the normalised texts is the first to hold."""
+    """Return, for each normalised text, the number of names that it is the first to hold."""
     left = {normal for name in names if (normal := answers.normalise(name))}
     counts = []
     for text in texts:
@@ -70,5 +70,5 @@ def first_named(names: Iterable[str], texts: Iterable[str]) -> list[int]:
 
 
 def shown(passages: Sequence[Passage]) -> str:
-    """The passages as one text, titles included."""
+    """Return the passages as one text, titles included."""
     return " ".join(f"{passage.title} {passage.text}" for passage in passages)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from qr_jax.errors import UserError
 from qr_jax.evaluation.judge import INJECTED, Asked, Judge, NoVerdict, Prompt, cut
 
 log = logging.getLogger(__name__)
@@ -26,7 +27,7 @@ UNTRUSTED = (
 
 @dataclass(frozen=True)
 class Bench:
-    """Where a reward's judge sits, and what it may cost."""
+    """The endpoint of a reward's judge, and the limits of its calls."""
 
     url: str
     model: str
@@ -36,10 +37,12 @@ class Bench:
     retries: int = 3
     at_once: int = 8
     leave_out: tuple[str, ...] = ()
+    temperature: float = 0.0
+    top_p: float = 1.0
 
 
 def prompt(task: str, *, by: str, text: str, words: Sequence[str]) -> Prompt:
-    """What the judge is to say of `text`, by `by`: one of the words, the worst first."""
+    """Return the prompt for a judge of `text`, measured by `by`, that replies one of the words (the worst first)."""
     replies = " or ".join(f'{{"verdict": "{word}"}}' for word in words)
     return Prompt(UNTRUSTED.format(text=text, task=task, replies=replies), by, text, "verdict", tuple(words))
 
@@ -47,9 +50,9 @@ def prompt(task: str, *, by: str, text: str, words: Sequence[str]) -> Prompt:
 def graded(
     reward: str, asked: Prompt, bench: Bench, texts: Sequence[tuple[str, tuple[str, ...], str]], budget: int
 ) -> list[float]:
-    """Of each (question, what the text is judged by, text) a number in [0, 1], the verdicts at equal distances.
+    """Return a number in [0, 1] for each (question, basis of judgement, text), the verdicts at equal distances.
 
-    An empty text gets 0, unasked; equal ones are asked about once. NaN: no verdict.
+    An empty text gets 0 without being sent; equal ones are asked about once. NaN: no verdict.
     """
     cards = [Asked(question, by, cut(text, CUT_TOKENS), asked) for question, by, text in texts]
     said = verdicts(reward, bench, [card for card in cards if card.prediction], budget)
@@ -58,10 +61,11 @@ def graded(
 
 
 def verdicts(reward: str, bench: Bench, cards: Sequence[Asked], budget: int) -> dict[Asked, bool | str]:
-    """The judge's verdicts, without those that it does not give; none where it is not to be reached.
+    """Return the judge's verdicts, without those that it does not give; none if it is not reachable.
 
-    Injected texts come before, once a process and prompt. ValueError where it gives no verdict on these, or the cache
-    would outgrow the budget: counted is what the cache's file holds by this user's seal, whichever run asked.
+    Injected texts come first, once a process and prompt. ValueError if it gives no verdict on these, or if the cache
+    would outgrow the budget, in which every verdict with this user's seal in the cache's file counts, whichever run
+    asked.
     """
     if not cards:
         return {}
@@ -69,13 +73,13 @@ def verdicts(reward: str, bench: Bench, cards: Sequence[Asked], budget: int) -> 
         judge = trusted(reward, bench, cards[0].prompt)
     except NoVerdict as error:
         if not error.passing:
-            raise ValueError(f"reward {reward!r}: {error}") from error
+            raise UserError(f"reward {reward!r}: {error}") from error
         log.warning("%s", error)
         return {}
     judge.reread()
     new = len(set(judge.unknown(cards)))
     if judge.verdicts + new > budget:
-        raise ValueError(
+        raise UserError(
             f"reward {reward!r} has {judge.verdicts} verdicts in {bench.cache} and {new} answers to ask about, more "
             f"than its budget of {budget}; raise reward.budget, and the same command goes on"
         )
@@ -84,15 +88,13 @@ def verdicts(reward: str, bench: Bench, cards: Sequence[Asked], budget: int) -> 
 
 @functools.cache
 def trusted(reward: str, bench: Bench, asked: Prompt) -> Judge:
-    """The judge, once it has given all injected texts the worst verdict."""
+    """Return the judge, once it has given all injected texts the worst verdict."""
     if not bench.model:
-        raise ValueError(
-            f"reward {reward!r} has the judge's url {bench.url!r} and no model; set the model's name there"
-        )
+        raise UserError(f"reward {reward!r} has the judge's url {bench.url!r} and no model; set the model's name there")
     judge = _sitting(bench)
     fooled = judge.fooled(asked)
     if fooled:
-        raise ValueError(
+        raise UserError(
             f"reward {reward!r}: {bench.model} called {len(fooled)} of {len(INJECTED)} injected wrong answers right, "
             f"the first {fooled[0]!r}; a policy would learn to talk to it. Use another model"
         )
@@ -101,8 +103,9 @@ def trusted(reward: str, bench: Bench, asked: Prompt) -> Judge:
 
 @functools.cache
 def _sitting(bench: Bench) -> Judge:
-    """One judge for all that is asked there: they share its cache."""
+    """Return the one judge for all calls with these settings: they share its cache."""
     return Judge(
         bench.url, bench.model, Path(bench.cache), bench.timeout_s, bench.retries, bench.at_once, bench.key_env,
         sealed=True, pause_after=PAUSE_AFTER, leave_out=bench.leave_out,
+        temperature=bench.temperature, top_p=bench.top_p,
     )  # fmt: skip

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from qr_jax import answers
+from qr_jax.errors import UserError
 from qr_jax.records import Episode, Query, Scores
 from qr_jax.rewards import _format
 
@@ -27,7 +28,7 @@ def ada_search(
     Groups of equal answers bear signal on the channel "reward" where decisions differ. The outcome is exact match.
     """
     if weight < 0 or not 0 < knows <= 1:
-        raise ValueError(f"ada_search has weight={weight} and knows={knows}; wanted 0 or more, and a share in (0, 1]")
+        raise UserError(f"ada_search has weight={weight} and knows={knows}; wanted 0 or more, and a share in (0, 1]")
     right_G = np.array([answers.exact_match(episode.answer, query.answers) for episode in episodes])
     searched_G = np.array([_format.searches(episode) > 0 for episode in episodes], bool)
     at_once_G = ~searched_G & np.array([episode.answer is not None for episode in episodes], bool)

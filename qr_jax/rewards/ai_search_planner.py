@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from qr_jax import answers
+from qr_jax.errors import UserError
 from qr_jax.records import Episode, Query, Scores
 from qr_jax.rewards import _format, _judged
 
@@ -40,7 +41,7 @@ def ai_search_planner(
     it speaks for answering at once.
     """
     if cost < 0 or process < 0:
-        raise ValueError(f"ai_search_planner has cost={cost} and process={process}; wanted 0 or more of both")
+        raise UserError(f"ai_search_planner has cost={cost} and process={process}; wanted 0 or more of both")
     right_G = np.array([answers.exact_match(episode.answer, query.answers) for episode in episodes])
     turns_G = np.array([episode.model_turns for episode in episodes])
     if url and process:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from qr_jax import answers
+from qr_jax.errors import UserError
 from qr_jax.records import Episode, Query, Scores
 from qr_jax.rewards import _format, _judged
 
@@ -37,7 +38,7 @@ def atom_searcher(
     episode's searches that were the first to bring a gold answer or one of `query.entities`.
     """
     if steps < 1 or not 0 <= first <= 1:
-        raise ValueError(f"atom_searcher has steps={steps} and first={first}; wanted 1 or more, and a first in [0, 1]")
+        raise UserError(f"atom_searcher has steps={steps} and first={first}; wanted 1 or more, and a first in [0, 1]")
     right_G = np.array([answers.exact_match(episode.answer, query.answers) for episode in episodes])
     weight_G = first * np.maximum(1 - np.array([episode.step for episode in episodes]) / steps, 0)
     f1_G = np.array([answers.f1(episode.answer, query.answers) for episode in episodes])

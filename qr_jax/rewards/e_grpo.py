@@ -44,6 +44,6 @@ def e_grpo(
 
 
 def _first_named(query: Query, episode: Episode) -> list[int]:
-    """How many entities each of the model's turns is the first to name."""
+    """Return, for each model turn, the number of entities that it is the first to name."""
     texts = [answers.normalise(turn.text) for turn in episode.turns if turn.author == "model"]
     return _format.first_named(query.entities, texts) + [0] * (episode.model_turns - len(texts))

@@ -27,6 +27,8 @@ def judge(
     at_once: int = 8,  # calls that run at one time
     # not sent, for an endpoint that refuses it; what the endpoint's 400 names is learned
     leave_out: tuple[Literal["max_tokens", "max_completion_tokens", "temperature"], ...] = (),
+    temperature: float = 0.0,  # of its replies
+    top_p: float = 1.0,  # of its replies; 1 is not sent
 ) -> Scores:
     """The judge's verdicts, 0 or 1, on the first 64 tokens of each answer (evaluation/judge.py); they are the outcome.
 
@@ -35,7 +37,7 @@ def judge(
     ValueError, which ends the run: a judge that calls one of 20 injected wrong answers right (asked once a process),
     and a cache that would hold more than `budget` verdicts.
     """
-    bench = _judged.Bench(url, model, cache, key_env, timeout_s, retries, at_once, leave_out)
+    bench = _judged.Bench(url, model, cache, key_env, timeout_s, retries, at_once, leave_out, temperature, top_p)
     given = [episode.answer or "" for episode in episodes]
     cards = [Asked(query.question, query.answers, cut(answer)) for answer in given]
     said = _judged.verdicts("judge", bench, [card for card in cards if card.prediction], budget)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from qr_jax import answers, dialect
+from qr_jax.errors import UserError
 from qr_jax.records import Episode, Query, Scores
 from qr_jax.rewards import _format
 
@@ -27,7 +28,7 @@ def o2_searcher(
     bear signal on the channel "reward" where their forms differ.
     """
     if weight < 0:
-        raise ValueError(f"o2_searcher has weight={weight}; wanted 0 or more")
+        raise UserError(f"o2_searcher has weight={weight}; wanted 0 or more")
     right_G = np.array([answers.exact_match(episode.answer, query.answers) for episode in episodes])
     against_G = [sum(_against(text, think) for text, _ in _format.rounds(episode)) for episode in episodes]
     return Scores(right_G - weight * np.array(against_G, float), right_G)

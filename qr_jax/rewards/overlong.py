@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from qr_jax import plugins
+from qr_jax.errors import UserError
 from qr_jax.records import Episode, Query, Scores
 from qr_jax.settings import Use
 
@@ -28,7 +29,7 @@ def overlong(
     qr_jax itself.
     """
     if not 0 < buffer_tokens <= most_tokens:
-        raise ValueError(
+        raise UserError(
             f"reward 'overlong' wants 0 < buffer_tokens <= most_tokens; found {buffer_tokens} and {most_tokens}"
         )
     scores = plugins.bind("reward", of, allow_plugins=())(query, episodes)

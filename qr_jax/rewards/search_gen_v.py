@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from qr_jax import answers
+from qr_jax.errors import UserError
 from qr_jax.records import Episode, Query, Scores
 from qr_jax.rewards import _format, _judged
 
@@ -37,7 +38,7 @@ def search_gen_v(
     exact match: groups of wrong answers bear signal on the channel "reward".
     """
     if chain < 0:
-        raise ValueError(f"search_gen_v has chain={chain}; wanted a weight of 0 or more")
+        raise UserError(f"search_gen_v has chain={chain}; wanted a weight of 0 or more")
     right_G = np.array([answers.exact_match(episode.answer, query.answers) for episode in episodes])
     cards = []
     for episode in episodes:

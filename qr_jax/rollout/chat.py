@@ -12,6 +12,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from qr_jax.errors import UserError
 from qr_jax.records import Say
 from qr_jax.rollout import template
 
@@ -45,7 +46,7 @@ class Chat:
         self.tokenizer, self.system, self.bos, self.thinking = tokenizer, system, bos, thinking
         self.end_id = tokenizer.eos_ids[0]
         if bos is None and tokenizer.template is not None and "bos_token" in tokenizer.template:
-            raise ValueError(
+            raise UserError(
                 "the chat template prints the tokenizer's bos_token; give Chat its text as bos (it may be '')"
             )
         self._prompts: dict[str, list[str]] = {}  # tools as JSON -> the glue around the data
@@ -65,7 +66,7 @@ class Chat:
         the texts alone. Raises ValueError where the template cannot hold a user's message.
         """
         if say.role != "user":
-            raise ValueError(f"an episode opens with a message of role 'user', and the environment said {say.role!r}")
+            raise UserError(f"an episode opens with a message of role 'user', and the environment said {say.role!r}")
         key = json.dumps(say.tools)
         if key not in self._prompts:
             self._prompts[key] = self._glue_prompt(say.tools)
@@ -134,7 +135,7 @@ class Chat:
                 problem = f"its text does not name the tools {names}"
             except Exception as error:  # the template is somebody else's program: whatever it raises, try the next form
                 problem = str(error)
-        raise ValueError(f"the chat template of this tokenizer cannot hold a user's message as it is given: {problem}")
+        raise UserError(f"the chat template of this tokenizer cannot hold a user's message as it is given: {problem}")
 
     def _glue_tool(self) -> tuple[tuple[str, str], bool]:
         """Return the glue around a tool's message, and True where the template writes its text as JSON.
@@ -157,7 +158,7 @@ class Chat:
         try:
             glue = cut(self._render(messages, None), (PROMPT, REPLY, shown))
         except Exception as error:  # as above
-            raise ValueError(
+            raise UserError(
                 f"the chat template cannot hold a message of role {role!r} after a model's: {error}"
             ) from error
         return glue[2], glue[3]
@@ -196,7 +197,7 @@ def cut(text: str, sentinels: Sequence[str]) -> list[str]:
     for sentinel in sentinels:
         if text.count(sentinel) != 1:
             how = "twice or more" if sentinel in text else "not at all, or changed"
-            raise ValueError(f"the template renders a message's text {how}")
+            raise UserError(f"the template renders a message's text {how}")
         piece, text = text.split(sentinel)
         pieces.append(piece)
     return [*pieces, text]

@@ -1,4 +1,4 @@
-"""Which programs this process has compiled and compiles now, and what each cost."""
+"""The programs that this process has compiled or compiles now, and the seconds that each took."""
 
 import functools
 from collections import Counter
@@ -49,13 +49,13 @@ def count() -> int:
 
 
 def now() -> str:
-    """What is being compiled, as in "compiling decode" or "compiling decode, append"; "" where nothing is."""
+    """Name what is being compiled, as in "compiling decode" or "compiling decode, append"; "" if nothing is."""
     names = list(dict.fromkeys(_heard().under_way))
     return f"compiling {', '.join(names)}" if names else ""
 
 
 def seconds(since: int) -> float:
-    """What the programs after the first `since` cost."""
+    """Add up the seconds that the programs after the first `since` took."""
     return sum(cost for _, cost in _heard().programs[since:])
 
 

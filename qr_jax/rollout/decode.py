@@ -45,7 +45,7 @@ def episode_keys(seed, purpose, step, query_N, sample_N):
 
 @functools.partial(jax.jit, static_argnames=("cfg", "chunk", "sampling", "mesh"), donate_argnames=("cache",))
 def decode(
-    laid: incremental.Laid,
+    laid: incremental.DecodeParams,
     cache: caches.Cache,
     row_S,
     pending_S,
@@ -64,7 +64,7 @@ def decode(
 
     `row_S`: the cache rows of some slots, copied out for the chunk (past the end: none); None: slot n has row n.
     The cache is only read until the chunk is over: new keys and values gather in a buffer of `chunk` positions, which
-    is then written in one go. Returns (cache, Chunk). `mesh`: see `Rows.mesh`.
+    is then written in one go. Returns (cache, Chunk). `mesh`: see `KVCache.mesh`.
     """
     slots, read = pending_S.shape[0], cache
     if row_S is not None:
@@ -106,7 +106,7 @@ def decode(
 
 
 def _one_token(kept, given, q_SHd, k_SKd, v_SKd):
-    """Each slot's newest token over its row of the cache and a buffer of the chunk's tokens, which gets it."""
+    """Add each slot's newest token to the buffer of the chunk's tokens; attend over it and the slot's cache row."""
     (k_SKBd, v_SKBd), fresh = kept
     at, used_S = given
     pairs = zip(fresh, (k_SKd, v_SKd), strict=True)
@@ -118,7 +118,7 @@ def _one_token(kept, given, q_SHd, k_SKd, v_SKd):
 
 @functools.partial(jax.jit, static_argnames=("cfg", "view", "mesh"), donate_argnames=("cache",))
 def append(
-    laid: incremental.Laid,
+    laid: incremental.DecodeParams,
     cache: caches.Cache,
     row_T,
     ids_TI,
@@ -132,13 +132,13 @@ def append(
     """Put keys and values of the first `count_T` ids of each tile behind the first `used_T` positions of its row.
 
     One call may hold several tiles of a row, the earlier first: a layer's keys and values are written before any tile
-    attends. No row may then have more than `view` positions in use. `mesh`: see `Rows.mesh`.
+    attends. No row may then have more than `view` positions in use. `mesh`: see `KVCache.mesh`.
     """
     return _append(laid, cache, row_T, ids_TI, used_T, count_T, cfg, view, mesh, cfg.layers)
 
 
 def append_by_layers(laid, cache, row_T, ids_TI, used_T, count_T, *, cfg: ModelConfig, view: int, mesh=None):
-    """`append`, every `AT_ONCE` layers a call of a smaller program."""
+    """Append as `append` does, by a smaller program that is called for every `AT_ONCE` layers."""
     return _append(laid, cache, row_T, ids_TI, used_T, count_T, cfg, view, mesh, AT_ONCE)
 
 
@@ -150,7 +150,7 @@ def _append(laid, cache, row_T, ids_TI, used_T, count_T, cfg, view, mesh, at_onc
 
 @functools.cache  # a function of its own each time would be a program of its own
 def _tiles_in(view: int, mesh: Mesh | None):
-    """How tiles attend over the first `view` positions of their rows, which get them first."""
+    """Return the function that writes tiles into their rows and attends over the rows' first `view` positions."""
 
     def attend(kept, given, q_NHd, k_NKd, v_NKd):
         row_T, used_T, count_T, position_TI = given
@@ -175,5 +175,5 @@ def copy(cache, from_R, to_R, used_R):
 
 
 def by_layer(program: Callable[..., Any], *of_caches: caches.Cache, **given: Any) -> caches.Cache:
-    """`move` or `copy`, a call a layer."""
+    """Run `move` or `copy`, a call a layer."""
     return tuple(program(*layers, **given) for layers in zip(*of_caches, strict=True))

@@ -16,15 +16,16 @@ from dataclasses import fields, replace
 import numpy as np
 
 from qr_jax import config, dialect, terminal
+from qr_jax.errors import Interrupted, UserError
 from qr_jax.kept_thread import KeptThread
 from qr_jax.models.families import ModelConfig
 from qr_jax.models.tokenizer import Tokenizer
 from qr_jax.records import Episode, Query, Say, Search, SearchFunction, Stop, StopReason, Turn
 from qr_jax.rollout import reading, tools
 from qr_jax.rollout.chat import Chat
-from qr_jax.rollout.live import Live, Statistics
-from qr_jax.rollout.rows import Rows
-from qr_jax.rollout.seats import Seats
+from qr_jax.rollout.kv_cache import KVCache
+from qr_jax.rollout.live import EpisodeState, Statistics
+from qr_jax.rollout.slot_scheduler import SlotScheduler
 
 PURPOSES = {"train": 0, "greedy": 1, "pass": 2, "ask": 3, "probe": 4}
 ORDERED_TICKS = 2  # an ordered search is answered this many ticks after it was asked, however fast it was
@@ -32,31 +33,27 @@ READS_A_TAG = "the tokenizer reads a tag of the dialect in what the environment 
 POLL_S = 0.1  # between two calls of `stop_now` while every episode waits for a search
 
 
-class Interrupted(Exception):
-    """`stop_now` turned true between two ticks or while all episodes waited; nothing of the rollout is kept."""
-
-
 class Engine:
     """Rolls out one model shape with one tokenizer and one group of settings; parameters come with each call."""
 
     def __init__(self, cfg: ModelConfig, tokenizer: Tokenizer, settings: config.Rollout, *, compute: str = "float32"):
         if tokenizer.size > cfg.vocab:
-            raise ValueError(
+            raise UserError(
                 f"the tokenizer has {tokenizer.size} ids, the model's vocabulary {cfg.vocab}: give a matching pair"
             )
         self.tokenizer, self.settings = tokenizer, settings
         self.chat = Chat(tokenizer, bos=tokenizer.bos, thinking=settings.thinking)
         lanes = settings.lanes
         if settings.slots % lanes or (settings.store or 0) % lanes:
-            raise ValueError(f"{settings.slots} slots and a store of {settings.store} do not divide over {lanes} lanes")
+            raise UserError(f"{settings.slots} slots and a store of {settings.store} do not divide over {lanes} lanes")
         part = replace(settings, slots=settings.slots // lanes, store=settings.store and settings.store // lanes)
-        self.rows, *self.more_rows = (Rows(cfg, part, tokenizer.eos_ids, compute=compute) for _ in range(lanes))
+        self.rows, *self.more_rows = (KVCache(cfg, part, tokenizer.eos_ids, compute=compute) for _ in range(lanes))
         self.pieces = [_piece(tokenizer, token) for token in range(cfg.vocab)]
         self.statistics = Statistics()
         self.rollouts: list[_Rollout] = []  # under way, or the last ones: one a lane
         self.completing: dict[str, list[int]] = {}  # stop string -> the ids that may complete it
 
-    def watch(self, rows: Rows, stop: Sequence[str]) -> None:
+    def watch(self, rows: KVCache, stop: Sequence[str]) -> None:
         """Let decoding stop on the device, for the rest of this run, at every token that may complete a stop string.
 
         Such a token holds the whole string, or begins with its last bytes; earlier tokens may hold the bytes before.
@@ -118,14 +115,14 @@ class Engine:
         expected_tokens: Sequence[float] | None = None,
         stop_now: Callable[[], bool] = lambda: False,
     ) -> list[list[Episode]]:
-        """Episodes of each query, `samples` of them, in the order asked for.
+        """Roll out `samples` episodes of each query; return them in the order asked for.
 
         `query_keys` holds the number of each query in the sampling keys (its pool index; by default its position), so
         that its samples do not depend on where it stands. A temperature of 0 is greedy. `top_p` and `top_k` restrict
         what is sampled, but not the log-probabilities, so nothing that is trained on has them. With `expected_tokens`
         (of an episode of each query) the longest begin first, so that few are left to decode alone at the end. `params`
-        are the learner's, or the Laid that `rows.lay_out` gave. Afterwards `statistics` says what the call cost.
-        Raises Interrupted when `stop_now()` turns true, and ValueError for a prompt that does not fit or an
+        are the learner's, or the DecodeParams that `rows.to_decode_params` gave. Afterwards `statistics` has the call's
+        cost. Raises Interrupted when `stop_now()` turns true, and ValueError for a prompt that does not fit or an
         environment that breaks its contract; the engine can be used again.
         """
         counts = [samples] * len(queries) if isinstance(samples, int) else list(samples)
@@ -154,7 +151,7 @@ class Engine:
             for rollout in self.rollouts:
                 rollout.let_go()
         for rows in lanes:
-            rows.rest()
+            rows.release_caches()
         self.statistics = _together([rollout.statistics for rollout in self.rollouts], time.monotonic() - start)
         episodes = {at: episode for rollout in self.rollouts for at, episode in rollout.done.items()}
         return [[episodes[q, first_sample + g] for g in range(count)] for q, count in enumerate(counts)]
@@ -177,7 +174,7 @@ def _side_by_side(work: Sequence[Callable[[], None]], failed: threading.Event) -
 
 
 def _together(parts: Sequence[Statistics], total_s: float) -> Statistics:
-    """Of lanes that ran side by side: their counts added up, and of their seconds the mean."""
+    """Combine the statistics of lanes that ran side by side: counts are added up, seconds are the mean."""
     total = Statistics()
     for field in fields(Statistics):
         added = sum(getattr(part, field.name) for part in parts)
@@ -207,11 +204,11 @@ class _Rollout:
         self.step, self.stop_now = step, stop_now
         self.total = len(order)
         self.key = {pair: keys_N2[n] for n, pair in enumerate(order)}
-        self.calls: deque[tuple[int, Future, list[Live]]] = deque()
+        self.calls: deque[tuple[int, Future, list[EpisodeState]]] = deque()
         self.done: dict[tuple[int, int], Episode] = {}
         self.statistics = Statistics()
-        self.laid = self.rows.lay_out(params)
-        self.seats = Seats(self.rows, self.laid, order, self._prompt, self.statistics)
+        self.laid = self.rows.to_decode_params(params)
+        self.seats = SlotScheduler(self.rows, self.laid, order, self._prompt, self.statistics)
 
     def run(self) -> None:
         moved, grown = self.rows.moved, self.rows.grown
@@ -225,12 +222,12 @@ class _Rollout:
         self.statistics.rows_moved, self.statistics.cache_grown = self.rows.moved - moved, self.rows.grown - grown
 
     def let_go(self) -> None:
-        """Drop the weights as the programs read them: what is over is kept for `progress`, and refers to itself."""
+        """Drop the decode parameters: a finished rollout is kept for `progress`, and refers to itself."""
         del self.laid, self.seats
 
     # ---- searches
 
-    def _ask(self, wishes: list[tuple[Live, tuple[str, ...]]]) -> None:
+    def _ask(self, wishes: list[tuple[EpisodeState, tuple[str, ...]]]) -> None:
         queries = [query for _, wish in wishes for query in wish]
         for live, wish in wishes:
             live.searching = True
@@ -268,7 +265,7 @@ class _Rollout:
                     raise Interrupted
                 self._observe(live, results.by_query)
 
-    def _observe(self, live: Live, by_query: Mapping) -> None:
+    def _observe(self, live: EpisodeState, by_query: Mapping) -> None:
         results = [by_query[query] for query in live.turns[-1].queries]
         faults = [result for result in results if isinstance(result, tools.Fault)]
         if faults:
@@ -289,7 +286,7 @@ class _Rollout:
         live.turns[-1] = replace(live.turns[-1], text=say.text)
         self._say(live, say)
 
-    def _fitted(self, live: Live) -> tuple[Say | Search | Stop, list[Turn]]:
+    def _fitted(self, live: EpisodeState) -> tuple[Say | Search | Stop, list[Turn]]:
         """The environment's move and the turns, the last one's passages cut to `observation_tokens`."""
         query, budget = self.queries[live.query_at], self.settings.observation_tokens
         move, turns = tools.fit_observation(self.env, query, live.turns, lambda text: len(self.encode(text)), budget)
@@ -297,12 +294,12 @@ class _Rollout:
         return move, list(turns)
 
     def _opens(self, say: Say) -> bool:
-        """Whether the tokenizer reads a tag in what is said that the environment did not write."""
+        """Return True if the tokenizer reads a tag in the Say's text that the environment did not write."""
         pieces = self.engine.pieces
         seen = b"".join([pieces[token] for token in self.encode(say.text)]).decode("utf-8", "replace")
         return reading.opens(say.text, seen, self.tags)
 
-    def _say(self, live: Live, say: Say) -> None:
+    def _say(self, live: EpisodeState, say: Say) -> None:
         ids = self.engine.chat.observe(say, ended_by_eos=live.by_eos)
         if len(live.ids) + len(ids) >= self.settings.context_tokens:
             return self._finish(live, "context")
@@ -320,11 +317,11 @@ class _Rollout:
             say = self.env(query, [])
             assert isinstance(say, Say), "as above"
             if self._opens(say):
-                raise ValueError(f"query {query.id!r}: {READS_A_TAG}")
+                raise UserError(f"query {query.id!r}: {READS_A_TAG}")
             self.queries[query_at] = query
         ids = self.engine.chat.open(say)
         if not 0 < len(ids) < self.settings.context_tokens:
-            raise ValueError(
+            raise UserError(
                 f"the prompt of query {query.id!r} has {len(ids)} tokens; wanted 1 or more and less than "
                 f"rollout.context_tokens={self.settings.context_tokens}: raise it or shorten the prompt"
             )
@@ -338,7 +335,7 @@ class _Rollout:
 
     # ---- decoding
 
-    def _tick(self) -> list[tuple[Live, tuple[str, ...]]]:
+    def _tick(self) -> list[tuple[EpisodeState, tuple[str, ...]]]:
         """Decode one chunk and let the environment answer every turn that ended; returns episodes and their searches.
 
         While the device decodes, the host takes the search results that are due at the next tick.
@@ -375,7 +372,7 @@ class _Rollout:
                     wishes.append((live, wish))
         return wishes
 
-    def _move_on(self, live: Live) -> tuple[str, ...] | None:
+    def _move_on(self, live: EpisodeState) -> tuple[str, ...] | None:
         """The model's turn is over: ask the environment. Returns the queries of a search, None for anything else."""
         live.turns.append(Turn("model", live.text(self.engine.pieces)))
         live.model_turns += 1
@@ -389,7 +386,9 @@ class _Rollout:
             return self._say(live, move)
         return tuple(move.queries)
 
-    def _finish(self, live: Live, stop: StopReason, answer: str | None = None, fault: str | None = None) -> None:
+    def _finish(
+        self, live: EpisodeState, stop: StopReason, answer: str | None = None, fault: str | None = None
+    ) -> None:
         query = self.queries[live.query_at]
         self.done[live.query_at, live.sample] = live.episode(query, self.step, stop, answer, fault)
         self.seats.leave(live)

@@ -1,4 +1,4 @@
-"""One episode in flight, and what a rollout counts. Imports no jax."""
+"""The state of one episode in flight, and the statistics of a rollout. Imports no jax."""
 
 import re
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ OPENS, CLOSES = b"<think>", b"</think>"
 
 
 @dataclass(eq=False)
-class Live:
+class EpisodeState:
     """One episode in flight. `cached` counts the ids whose keys and values its row holds."""
 
     query_at: int
@@ -60,7 +60,7 @@ class Live:
         return taken
 
     def _cut(self, tokens: Sequence[int], pieces: Sequence[bytes]) -> int:
-        """How many tokens are the turn's: up to one that completes a stop string, else all (an eos id is the last)."""
+        """Count the turn's tokens: up to one that completes a stop string, else all (an eos id is the last)."""
         if len(self.ids) == self.turn_start:
             self.thinking = bool(self.begun(pieces))
         seen = len(self.tail)
@@ -101,7 +101,7 @@ class Live:
         return "" if "</think>" in shown else shown
 
     def text(self, pieces: Sequence[bytes]) -> str:
-        """What the model wrote this turn, behind the tag of a begun thought and without the id that ended it."""
+        """Return what the model wrote this turn, after the tag of a begun thought and without the id that ended it."""
         sampled = self.ids[self.turn_start : len(self.ids) - self.by_eos]
         return self.begun(pieces) + b"".join([pieces[token] for token in sampled]).decode("utf-8", errors="replace")
 
@@ -126,7 +126,7 @@ class Live:
 
 @dataclass
 class Statistics:
-    """What one rollout cost; times in seconds, the rest are counts."""
+    """Statistics of one rollout: times in seconds, the rest are counts."""
 
     tokens: int = 0
     prompt_tokens: int = 0

@@ -1,4 +1,4 @@
-"""What a tokenizer reads in what an environment says: no tag and no control sign that the environment did not write.
+"""Guards of an environment's text: a tokenizer must read no tag or control sign in it that was not written.
 
 `dialect.neutralise` knows compatibility normalisation (NFKC); a tokenizer may also strip accents, drop control
 characters, fold letters or replace texts, and a tag may appear only then. So the ids are decoded and looked at.
@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from qr_jax import dialect
+from qr_jax.errors import UserError
 from qr_jax.models.tokenizer import Tokenizer
 from qr_jax.records import Query, Say, Search, Stop, Turn
 
@@ -41,15 +42,15 @@ def _unthinking(turn: Turn) -> Turn:
 
 
 def opens(text: str, seen: str, tags: tuple[str, ...] = ()) -> bool:
-    """Whether `seen`, which the ids of `text` stand for, has a tag or control sign more often than the text.
+    """Return True if `seen`, the decoded ids of `text`, has a tag or control sign more often than the text.
 
-    A tag that the environment's own text has in capitals is one also where the tokenizer makes it small.
+    Case does not matter: a tag that the environment wrote in capitals may be read in small letters.
     """
     return seen != text and bool(_signs(seen, tags) - _signs(text, tags))
 
 
 def _signs(text: str, tags: tuple[str, ...]) -> Counter[str]:
-    """How often each tag and each sign of a control token stands in the text."""
+    """Count each tag and each sign of a control token in the text."""
     after = text.split("<")[1:]  # a pattern that ignores case is slow to find its own beginning
     found = [match[0].lower() for part in after if (match := _after_less(tags).match(part))]
     return Counter([*found, *["|>"] * text.count("|>")])
@@ -61,9 +62,9 @@ def _after_less(tags: tuple[str, ...]) -> re.Pattern[str]:
 
 
 def inert(tokenizer: Tokenizer, text: str, tags: tuple[str, ...] = ()) -> str:
-    """The text as the tokenizer reads it, made inert; the text itself where nothing appears in the reading.
+    """Make inert the text as the tokenizer reads it; return the text itself if no tag appears in the reading.
 
-    ValueError where a tag appears again however often that is done: the tokenizer makes tags of other text.
+    ValueError if a tag appears again each of AGAIN times: the tokenizer makes tags of other text.
     """
     for _ in range(AGAIN):
         text = dialect.neutralise(text, tags)
@@ -71,11 +72,11 @@ def inert(tokenizer: Tokenizer, text: str, tags: tuple[str, ...] = ()) -> str:
         if dialect.neutralise(seen, tags) == seen:
             return text
         text = seen
-    raise ValueError(f"the tokenizer makes tags of the dialect of other text, in {dialect.neutralise(text)[:200]!r}")
+    raise UserError(f"the tokenizer makes tags of the dialect of other text, in {dialect.neutralise(text)[:200]!r}")
 
 
 def inert_turns(tokenizer: Tokenizer, turns: Sequence[Turn], tags: tuple[str, ...] = ()) -> list[Turn]:
-    """The turns with the last one's passages inert to the tokenizer."""
+    """Make the last turn's passages inert to the tokenizer."""
     *before, last = turns
     passages = tuple(
         tuple(

@@ -1,4 +1,4 @@
-"""A chat template, rendered in a process of its own: it may be a stranger's, and there what it takes has an end."""
+"""A chat template, rendered in a process of its own with bounds on time and memory: it may be a stranger's."""
 
 import contextlib
 import datetime
@@ -11,6 +11,8 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from qr_jax.errors import UserError
+
 # Templates that print the date (Llama 3, SmolLM3) print this date: a run resumed on another day sees the same prompt.
 DATE = datetime.datetime(2026, 1, 1)
 
@@ -21,7 +23,7 @@ MOST_CHARS, MOST_ERROR_CHARS = 1_000_000, 300  # of what comes out, and of why n
 
 
 def render(source: str, **values: Any) -> str:
-    """What the template makes of these values, which JSON can hold. ValueError: it is broken, or takes too much."""
+    """Render the template with these values, which JSON can hold. ValueError if it is broken, or takes too much."""
     return _rendered(json.dumps({"source": source, "values": values}))
 
 
@@ -31,16 +33,16 @@ def _rendered(asked: str) -> str:
     try:
         done = subprocess.run(command, input=asked.encode(), capture_output=True, timeout=LIMIT_S, check=False)
     except subprocess.TimeoutExpired:
-        raise ValueError(f"it took more than {LIMIT_S:g} s") from None
+        raise UserError(f"it took more than {LIMIT_S:g} s") from None
     if done.returncode == -signal.SIGXCPU:
-        raise ValueError(f"it took more than {PROCESSOR_S} s of processor time")
+        raise UserError(f"it took more than {PROCESSOR_S} s of processor time")
     if done.returncode:
-        raise ValueError((done.stderr.decode(errors="replace").splitlines() or ["it ended its process"])[-1])
+        raise UserError((done.stderr.decode(errors="replace").splitlines() or ["it ended its process"])[-1])
     return done.stdout.decode()
 
 
 def _render(source: str, values: Mapping[str, Any]) -> str:
-    """In a sandbox, with what templates written for `transformers` expect to find."""
+    """Render in a sandbox, with what templates written for `transformers` expect to find."""
     import jinja2
     from jinja2.ext import Extension
     from jinja2.sandbox import ImmutableSandboxedEnvironment

@@ -8,10 +8,10 @@ import functools
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from qr_jax.models.incremental import Laid
+from qr_jax.models.incremental import DecodeParams
 from qr_jax.processes import hosts
 from qr_jax.rollout.engine import Engine
-from qr_jax.rollout.rows import Rows
+from qr_jax.rollout.kv_cache import KVCache
 
 Result = TypeVar("Result")
 CHANGES = ("begin", "rest", "append", "decode", "move", "stop_at", "stop_at_eos", "restrict")
@@ -21,7 +21,7 @@ PARAMETERS = "the parameters, which every process has"
 class Leader:
     """The rows of process 0; the other processes are told of a change before it is made."""
 
-    def __init__(self, rows: Rows):
+    def __init__(self, rows: KVCache):
         self._rows = rows
         self.apart = False  # True during a change; stays True when the change fails, for the others then hang in it
 
@@ -30,7 +30,7 @@ class Leader:
         return functools.partial(self._tell_and_change, name, attribute) if name in CHANGES else attribute
 
     def _tell_and_change(self, name: str, change: Callable[..., Result], *arguments: Any) -> Result:
-        hosts.from_first([name, *(PARAMETERS if isinstance(value, Laid) else value for value in arguments)])
+        hosts.from_first([name, *(PARAMETERS if isinstance(value, DecodeParams) else value for value in arguments)])
         self.apart = True
         result = change(*arguments)
         self.apart = False
@@ -40,15 +40,15 @@ class Leader:
 def together(
     engine: Engine, params: Any, work: Callable[[], Result], otherwise: Result, *, stop_now: Callable[[], bool]
 ) -> Result:
-    """On process 0 what `work` returns, which runs the engine; on the others `otherwise`: they lend their devices.
+    """Return on process 0 what `work`, which runs the engine, returns; on the others, which lend devices, `otherwise`.
 
-    `params`: as `host_local.hand_over` lays them out for a pod. Every process calls `stop_now`, so that each can tell
-    the others of a SIGTERM; process 0 decides.
+    `params`: as `host_local.to_rollout_params` lays them out for a pod. Every process calls `stop_now`, so that each
+    can tell the others of a SIGTERM; process 0 decides.
     """
     if hosts.count() == 1:
         return work()
     rows = engine.rows
-    laid = rows.lay_out(params)
+    laid = rows.to_decode_params(params)
     if hosts.index():
         _follow(rows, laid, stop_now)
         return otherwise
@@ -61,7 +61,7 @@ def together(
             hosts.from_first(None)
 
 
-def _follow(rows: Rows, laid: Laid, stop_now: Callable[[], bool]) -> None:
+def _follow(rows: KVCache, laid: DecodeParams, stop_now: Callable[[], bool]) -> None:
     while change := hosts.from_first(None):
         name, *arguments = change
         getattr(rows, name)(*(laid if isinstance(value, str) and value == PARAMETERS else value for value in arguments))

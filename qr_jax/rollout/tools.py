@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from qr_jax.characters import MARKS, cut_before, is_mark, is_unspaced, nfkc
 from qr_jax.config import Rollout
-from qr_jax.interfaces import Wrong
+from qr_jax.errors import PluginError
 from qr_jax.records import Passage, Query, Say, Search, SearchFunction, Stop, Turn
 
 FIRST_CHARS = 8  # a token, with which fitting begins: few tokens hold more
@@ -22,7 +22,7 @@ FIRST_PAUSE_S = 0.1  # before the first retry; it doubles with each, and half of
 
 @dataclass(frozen=True)
 class Fault:
-    """Why a query got no passages, where the query itself is not to blame.
+    """The reason that a query got no passages, where the query itself is not to blame.
 
     `wrong`: the search function is to blame, by what it gave or by an error in its code, and waiting will not help.
     `error` is what it raised, where it did.
@@ -33,12 +33,12 @@ class Fault:
     error: Exception | None = field(default=None, compare=False, repr=False)
 
 
-WRONG = (Wrong, TypeError, AttributeError, LookupError, NameError)  # of code, not of a network
+WRONG = (PluginError, TypeError, AttributeError, LookupError, NameError)  # of code, not of a network
 
 
 @dataclass(frozen=True)
 class Searched:
-    """What a batch of searches gave: passages or a Fault for each different query, and what it took.
+    """The result of a batch of searches: passages or a Fault for each different query, and its cost.
 
     `asked` counts queries, `unique` different ones, `failed` those with a Fault, `calls` calls of the search function,
     `cut` passages that were too long.
@@ -98,7 +98,7 @@ def run_searches(
 
 
 def limits(settings: Rollout) -> dict[str, Any]:
-    """What the settings allow a search of a rollout, by `run_searches`' names."""
+    """Return the settings' limits on a rollout's searches, by `run_searches`' names."""
     return {
         "deadline_s": settings.search_deadline_s,
         "retries": settings.search_retries,
@@ -107,7 +107,7 @@ def limits(settings: Rollout) -> dict[str, Any]:
 
 
 def found(search: SearchFunction, queries: Sequence[str], k: int, **how: Any) -> list[tuple[Passage, ...]]:
-    """`run_searches` where a fault is the end: the passages of each query. What the search raised, or TimeoutError."""
+    """Return each query's passages, by `run_searches`; for a Fault raise what the search raised, or TimeoutError."""
     passages = []
     by_query = run_searches(search, queries, k, **how).by_query
     for result in map(by_query.__getitem__, queries):
@@ -134,8 +134,8 @@ def shortened(passage: Passage, chars: int) -> Passage:
 
 
 def _first_chars(text: str, chars: int) -> str:
-    """In at most three passes. What characters come to alone is near what they come to together, and seldom less;
-    what they are taken apart into, and a joiner after every MARKS, is never less."""
+    """Keep the text's first characters, at most `chars` of them in NFKC, in three passes or fewer. Characters' NFKC
+    lengths add up to nearly the whole's, seldom less; their NFKD lengths, and a joiner every MARKS, never less."""
     whole, text = text, text[:chars]
     forms: dict[Literal["NFKC", "NFKD"], int] = {"NFKC": chars, "NFKD": chars * MARKS // (MARKS + 1)}
     for form, limit in forms.items():
@@ -148,14 +148,14 @@ def _first_chars(text: str, chars: int) -> str:
 
 
 def _call(search: SearchFunction, batch: list[str], k: int, limit_s: float) -> list[tuple[Passage, ...] | Fault]:
-    """One call in a thread of its own: passages for each query, or the same fault for all."""
+    """Call the search in a thread of its own: passages for each query, or the same Fault for all."""
     outcome: list[Any] = []
 
     def work() -> None:
         try:
             outcome.append(search(list(batch), k))
         except Exception as error:  # whatever a retriever raises is a fault, not the run's end
-            named = str(error) if isinstance(error, Wrong) else f"{type(error).__name__}: {error}"
+            named = str(error) if isinstance(error, PluginError) else f"{type(error).__name__}: {error}"
             outcome.append(Fault(named[:300], isinstance(error, WRONG), error))
 
     thread = threading.Thread(target=work, name="search", daemon=True)

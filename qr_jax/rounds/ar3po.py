@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from qr_jax.errors import UserError
 from qr_jax.pool import Pool
 from qr_jax.records import Ask, Outcome
 
@@ -25,7 +26,7 @@ def ar3po(
     stages rollouts.
     """
     if min(queries, oversample, stages) < 1:
-        raise ValueError(f"queries={queries}, oversample={oversample} and stages={stages} must all be 1 or more")
+        raise UserError(f"queries={queries}, oversample={oversample} and stages={stages} must all be 1 or more")
     if not so_far:
         return Ask(draw=queries * oversample)
     last, grades = so_far[-1], so_far[-1].grades

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from qr_jax.errors import UserError
 from qr_jax.pool import Pool
 from qr_jax.records import Ask, Outcome
 
@@ -32,7 +33,7 @@ def knapsack(
     """
     if min(queries, oversample) < 1 or not samples <= budget <= most:
         given = f"queries={queries}, oversample={oversample}, samples={samples}, budget={budget}, most={most}"
-        raise ValueError(f"{given}: wanted 1 query or more, and samples <= budget <= most")
+        raise UserError(f"{given}: wanted 1 query or more, and samples <= budget <= most")
     if not so_far:
         return Ask(draw=queries * oversample)
     if len(so_far) > 1:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from qr_jax.errors import UserError
 from qr_jax.pool import Pool
 from qr_jax.records import Ask, Outcome
 
@@ -34,7 +35,7 @@ def pilot_commit(
     """
     if min(queries, oversample, further, max_rounds) < 1 or not 0 <= low <= high <= 1:
         given = f"queries={queries}, oversample={oversample}, further={further}, max_rounds={max_rounds}, {low}, {high}"
-        raise ValueError(f"{given}: wanted counts of 1 or more, and 0 <= low <= high <= 1")
+        raise UserError(f"{given}: wanted counts of 1 or more, and 0 <= low <= high <= 1")
     if not so_far:
         return Ask(draw=queries * oversample)
     last, grades = so_far[-1], so_far[-1].grades

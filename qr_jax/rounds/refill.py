@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from qr_jax.errors import UserError
 from qr_jax.pool import Pool
 from qr_jax.records import Ask, Outcome
 
@@ -23,7 +24,7 @@ def refill(
     """
     if queries < 1 or oversample < 1 or max_rounds < 1:
         given = f"queries={queries}, oversample={oversample} and max_rounds={max_rounds}"
-        raise ValueError(f"{given} must all be 1 or more")
+        raise UserError(f"{given} must all be 1 or more")
     if so_far and (len(so_far[-1].accepted) >= queries or len(so_far) >= max_rounds):
         return None
     return Ask(draw=queries * oversample)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Literal
 
+from qr_jax.errors import UserError
 from qr_jax.pool import Pool
 from qr_jax.records import Ask, Outcome
 
@@ -32,7 +33,7 @@ def reinforce_ada(
     """
     if min(queries, oversample, max_rounds) < 1 or keep < 2:
         given = f"queries={queries}, oversample={oversample}, max_rounds={max_rounds} and keep={keep}"
-        raise ValueError(f"{given}: wanted 1 or more, and a keep of 2 or more")
+        raise UserError(f"{given}: wanted 1 or more, and a keep of 2 or more")
     if not so_far:
         return Ask(draw=queries * oversample)
     if len(so_far) == max_rounds:

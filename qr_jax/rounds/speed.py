@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from qr_jax.errors import UserError
 from qr_jax.pool import Pool
 from qr_jax.records import Ask, Outcome
 
@@ -31,7 +32,7 @@ def speed(
     wanted = queries * oversample
     if min(queries, oversample, further, max_rounds) < 1:
         given = f"queries={queries}, oversample={oversample}, further={further} and max_rounds={max_rounds}"
-        raise ValueError(f"{given} must all be 1 or more")
+        raise UserError(f"{given} must all be 1 or more")
     if not so_far:
         return Ask(draw=wanted)
     last = so_far[-1]

@@ -4,15 +4,16 @@ from collections.abc import Callable
 from concurrent.futures import wait
 from typing import TypeVar
 
+from qr_jax.errors import Interrupted
 from qr_jax.kept_thread import KeptThread
 from qr_jax.processes import hosts
-from qr_jax.rollout.engine import POLL_S, Interrupted
+from qr_jax.rollout.engine import POLL_S
 
 Result = TypeVar("Result")
 
 
-def heard(work: Callable[[], Result], stop_now: Callable[[], bool]) -> Result:
-    """What the work gives or raises; Interrupted, with the work left behind, when the run is told to stop before."""
+def run_interruptible(work: Callable[[], Result], stop_now: Callable[[], bool]) -> Result:
+    """Return the work's result; raise Interrupted, leaving the work behind, if the run is told to stop before."""
     done = KeptThread("beside").submit(work)
     while not wait([done], timeout=POLL_S).done:
         if stop_now():
@@ -21,8 +22,8 @@ def heard(work: Callable[[], Result], stop_now: Callable[[], bool]) -> Result:
 
 
 def beside(work: Callable[[], Result]) -> Result:
-    """What the work gives or raises, however long it takes: a signal is answered meanwhile, and the work goes on.
+    """Run the work in a thread, however long it takes: a signal is handled meanwhile, and the work goes on.
 
-    Of several processes it is done in this thread, whose collectives it may call.
+    With several processes it runs in this thread, because it may call collectives.
     """
-    return work() if hosts.count() > 1 else heard(work, lambda: False)
+    return work() if hosts.count() > 1 else run_interruptible(work, lambda: False)

@@ -1,7 +1,8 @@
-"""Grading: a query's episodes become a Group, once; what it took, and what was a fault.
+"""Grading: a query's episodes become a Group, once, with their grades, their cost and their faults.
 
-A Group is made on the process that rolled its episodes out. The others get its grades and counts (dealing.py); pool,
-batch, ledger and telemetry all read the same Groups, so that nothing is graded twice or judged from other numbers.
+A Group is made on the process that rolled its episodes out. The others get its grades and counts
+(rollout_and_grade.py); pool, batch, ledger and telemetry all read the same Groups, so
+that nothing is graded twice.
 """
 
 from collections import Counter
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from qr_jax import answers
+from qr_jax.errors import UserError
 from qr_jax.noise import uniforms
 from qr_jax.processes import plain
 from qr_jax.records import Episode, Grades, Query, Scores, grades
@@ -23,7 +25,7 @@ LARGEST = float(np.finfo(np.float32).max)
 
 @dataclass(frozen=True)
 class Spent:
-    """What one query's rollouts took, in counts; every process knows it of all queries, and the episodes of its own."""
+    """The cost of one query's rollouts, in counts. Every process has it for all queries, but only its own episodes."""
 
     episodes: int
     invalid: int  # faults, those of grading included
@@ -56,7 +58,7 @@ class Group:
     spent: Spent
 
     def to_plain(self, *, episodes: bool = True) -> dict[str, Any]:
-        """As a nested host value (processes/plain.py), for checkpoints and messages."""
+        """Convert the group to a nested host value (processes/plain.py), for checkpoints and messages."""
         listed = [plain.episode_to_plain(episode) for episode in self.episodes] if episodes else []
         more = {"grades": dict(vars(self.grades)), "spent": asdict(self.spent)}
         return {"index": self.index, "process": self.process, "episodes": listed, **more}
@@ -70,7 +72,7 @@ def from_plain(value: Mapping[str, Any]) -> Group:
 def grade(
     reward: Callable[..., Scores], name: str, index: int, process: int, query: Query, episodes: Sequence[Episode]
 ) -> Group:
-    """The query's Group. Call it once for a group, and again only when it has grown.
+    """Grade a query's episodes as its Group. Call it once for a group, and again only when it has grown.
 
     `reward` is bound and checked (interfaces.py), `name` its name. A score that is no finite number makes its episode a
     fault. Without outcomes from the reward, exact match says what is correct.
@@ -107,7 +109,7 @@ def turn_rewards(turn_GT: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]
 
 
 def spent(episodes: Sequence[Episode], *, ungraded: int = 0) -> Spent:
-    """What a group's episodes took."""
+    """Count what a group's episodes took."""
     sampled = [int(episode.mask_L.sum()) for episode in episodes]
     valid = [tokens for tokens, episode in zip(sampled, episodes, strict=True) if episode.valid]
     return Spent(
@@ -129,7 +131,7 @@ def spent(episodes: Sequence[Episode], *, ungraded: int = 0) -> Spent:
 
 
 def _has_no_answer(episode: Episode) -> bool:
-    """Whether an episode ended because its search failed: it asked, and was shown nothing."""
+    """Return True if an episode ended because its search failed: it asked, and was shown nothing."""
     asked = episode.turns[-1] if episode.turns else None
     return episode.stop == "fault" and asked is not None and bool(asked.queries) and not asked.passages
 
@@ -140,7 +142,7 @@ def unanswered(group: Group) -> list[Episode]:
 
 
 def before_grading(group: Group) -> list[Episode]:
-    """The group's episodes as they were before `grade` took some that got no grade for faults."""
+    """Return the group's episodes as they were before `grade` marked those without a grade as faults."""
     return [
         replace(episode, valid=True, fault=None) if episode.stop != "fault" else episode for episode in group.episodes
     ]
@@ -176,24 +178,24 @@ def joined(groups: Sequence[Group], samples: int, turns: int | None = None) -> G
 
 
 def check_graded(groups: Sequence[Group]) -> None:
-    """ValueError where the reward could grade none of the groups' episodes, though there were some to grade."""
+    """Raise ValueError if the reward could grade none of the groups' episodes, though there were some to grade."""
     ungraded = sum(group.spent.ungraded for group in groups)
     if ungraded and not any(group.grades.valid_QG.any() for group in groups):
         first = next(group.spent.fault for group in groups if group.spent.ungraded)
-        raise ValueError(
+        raise UserError(
             f"no episode of the first step could be graded ({ungraded} were tried), the first by: {first}; nothing "
             "could ever be learned. Mend the reward, or choose another one"
         )
 
 
 def shuffled(groups: Sequence[Group], seed: int, step: int) -> list[Group]:
-    """The control: the valid rewards dealt out anew over the groups' valid episodes, so that they say nothing.
+    """Deal the valid rewards anew over the groups' valid episodes, as a control: they then say nothing.
 
-    An episode gets the reward of another, and what right was said to be is then a reward of 1. Turn rewards cannot be
-    dealt among episodes of unlike lengths: ValueError.
+    An episode gets the reward of another, and counts as right if that is 1. Turn rewards cannot be dealt among
+    episodes of unlike lengths: ValueError.
     """
     if any(group.grades.turn_reward_QGT is not None for group in groups):
-        raise ValueError(
+        raise UserError(
             "train.shuffle_rewards=true deals rewards over episodes, and this reward gives some to turns; run the "
             "control with a reward that gives none (reward=exact_match)"
         )

@@ -23,7 +23,7 @@ LEAST = 10  # steps that must have come before
 
 @dataclass(frozen=True)
 class Watch:
-    """What the guards remember, in the checkpoint: a value a step of each figure (NaN: none), and the best probe."""
+    """The guards' memory, in the checkpoint: a value a step of each figure (NaN: none), and the best probe."""
 
     past: Mapping[str, np.ndarray] = field(default_factory=lambda: {name: np.zeros(0) for name in FIGURES})
     best: float = -1.0  # the highest probe
@@ -33,7 +33,7 @@ class Watch:
         return {"past": dict(self.past), "best": self.best, "best_step": self.best_step}
 
     def after(self, step: int, row: Mapping[str, Any]) -> "Watch":
-        """With the row of metrics of the step that ended as number `step`."""
+        """Add the row of metrics of the step that ended as number `step`."""
         values = {name: row.get(metric) for name, metric in FIGURES.items()}
         past = {n: np.append(self.past[n], np.nan if value is None else value) for n, value in values.items()}
         accuracy = values["probe"]
@@ -43,7 +43,7 @@ class Watch:
 
 
 def alarms(watch: Watch, limits: Guards) -> dict[str, str]:
-    """What is wrong after the last step: figure -> sentence. Pure: the same past raises the same alarms."""
+    """Return the alarms after the last step: figure -> sentence. Pure: the same past raises the same alarms."""
     return {name: text for name, judge in JUDGES.items() for text in judge(watch.past, limits)}
 
 
@@ -63,14 +63,14 @@ def _answered(past: Mapping[str, np.ndarray], limits: Guards) -> Iterator[str]:
 
 
 def _searches(past: Mapping[str, np.ndarray], limits: Guards) -> Iterator[str]:
-    """Reward without searches: the policy answers from its weights, or found a hole in the reward."""
+    """Yield an alarm for reward without searches: the policy answers from its weights, or exploits the reward."""
     (last, before), (reward, reward_before) = _windows(past["searches"]), _windows(past["reward"])
     if len(before) >= LEAST and last < limits.searches * np.median(before) and reward >= np.median(reward_before):
         yield f"{last:.2f} searches an episode, {np.median(before):.2f} before, and the reward has not fallen"
 
 
 def _probe(past: Mapping[str, np.ndarray], limits: Guards) -> Iterator[str]:
-    """Two probes in a row under the best one, so that one unlucky update is no alarm."""
+    """Yield an alarm for two probes in a row under the best one; one unlucky update raises none."""
     probed = past["probe"][np.isfinite(past["probe"])]
     if len(probed) > 2 and np.isfinite(past["probe"][-1]) and probed[-2:].max() < probed.max() - limits.fall:
         yield f"held-out accuracy is {probed[-1]:.3f}, at the probe before {probed[-2]:.3f}; it was {probed.max():.3f}"

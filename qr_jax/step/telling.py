@@ -12,6 +12,7 @@ import numpy as np
 
 from qr_jax import evaluate, figures, metrics_writer, pool, runs
 from qr_jax.config import LIMITS, Config
+from qr_jax.errors import UserError
 from qr_jax.evaluation.complete import is_incomplete
 from qr_jax.learning import learner, pack
 from qr_jax.metrics import STOPS
@@ -22,15 +23,15 @@ from qr_jax.records import Episode, Outcome, SearchFunction
 from qr_jax.retrieval.search_cache import SearchCache
 from qr_jax.rollout.engine import Statistics
 from qr_jax.step.grading import Group
-from qr_jax.step.parts import Parts
-from qr_jax.step.progress import Progress
+from qr_jax.step.run_state import RunState
+from qr_jax.step.runtime import Runtime
 
 KNOWN = ("loss", "grad_norm", "update_norm", "update_scale", "kl", "entropy", "clip_low", "clip_high", "dual", "ratio")
 
 
 @dataclass(frozen=True)
-class Updated:
-    """What the learner did in a step: nothing (the defaults), or updates on one batch."""
+class UpdateResult:
+    """The learner's work in a step: none (the defaults), or updates on one batch."""
 
     batch: pack.Batch | None = None
     metrics: Sequence[Mapping[str, Any]] = ()  # of each update, on the host
@@ -38,8 +39,8 @@ class Updated:
 
 
 @dataclass(frozen=True)
-class Took:
-    """What a step took: the rollouts of all processes and this one's own, and when its phases ended (monotonic s)."""
+class StepTimings:
+    """A step's cost: rollout statistics of all processes and of this one, and when its phases ended (monotonic s)."""
 
     statistics: Statistics
     own: Statistics
@@ -49,47 +50,47 @@ class Took:
 
 
 @dataclass(frozen=True)
-class Told:
-    """One step, done: the pool it drew from, its groups, what they showed and taught, and where the run stands."""
+class StepRecord:
+    """A finished step: the pool it drew from, its groups and their outcome, its update, and the run state after it."""
 
     step: int
     before: pool.Pool
     groups: Sequence[Group]
     kept: Sequence[Group]  # of them, those to train on, now or later
     outcome: Outcome
-    updated: Updated
-    after: Progress
-    took: Took
+    updated: UpdateResult
+    after: RunState
+    timings: StepTimings
 
 
-def tell(parts: Parts, told: Told, state: learner.State) -> dict[str, Any]:
-    """Write the step's episodes and draws, say its warnings, and give its row of metrics."""
-    settings, took = parts.settings, told.took
-    row = pool_and_rollouts(told, accept=settings.pool.queries)
-    row |= learner_figures(state, told.updated)
-    row |= times(took, sum(group.spent.episodes for group in told.groups), told.updated.metrics)
-    row |= cache_figures(parts.search)
-    context_tokens = sum(group.spent.context_tokens for group in told.groups)
-    row |= speed(settings, parts.agent.cfg, context_tokens, told.updated.batch, took.clock, took.own)
-    write_episodes(parts, told)
-    parts.run.write_draws(draws(parts, told))
+def tell(runtime: Runtime, record: StepRecord, state: learner.State) -> dict[str, Any]:
+    """Write the step's episodes and draws, say its warnings, and return its row of metrics."""
+    settings, timings = runtime.settings, record.timings
+    row = pool_and_rollouts(record, accept=settings.pool.queries)
+    row |= learner_figures(state, record.updated)
+    row |= times(timings, sum(group.spent.episodes for group in record.groups), record.updated.metrics)
+    row |= cache_figures(runtime.search)
+    context_tokens = sum(group.spent.context_tokens for group in record.groups)
+    row |= speed(settings, runtime.agent.cfg, context_tokens, record.updated.batch, timings.clock, timings.own)
+    write_episodes(runtime, record)
+    runtime.run.write_draws(draws(runtime, record))
     alarms = (gap_alarm(settings, row), update_alarm(settings, row))
-    for warning in (*alarms, *fault_alarms(told.groups)):
+    for warning in (*alarms, *fault_alarms(record.groups)):
         if warning:
-            parts.run.say(f"step {told.step + 1}: {warning}")
+            runtime.run.say(f"step {record.step + 1}: {warning}")
     return row
 
 
-def pool_and_rollouts(told: Told, *, accept: int) -> dict[str, Any]:
+def pool_and_rollouts(record: StepRecord, *, accept: int) -> dict[str, Any]:
     """Rewards, pool, rollout and budget metrics of a step."""
-    grades, after, statistics = told.outcome.grades, told.after, told.took.statistics
+    grades, after, statistics = record.outcome.grades, record.after, record.timings.statistics
     row: dict[str, Any] = {}
     if grades.valid_QG.any():
         row["reward/mean"] = float(grades.reward_QG[grades.valid_QG].mean())
         row["reward/outcome_mean"] = float((grades.outcome_QG[grades.valid_QG] == 1).mean())
-    every = [group.spent for group in told.groups]
+    every = [group.spent for group in record.groups]
     rollouts_Q = np.array([spent.episodes for spent in every])
-    row |= figures.step_figures(told.before, told.outcome, after.pool, accept=accept, rollouts_Q=rollouts_Q)
+    row |= figures.step_figures(record.before, record.outcome, after.pool, accept=accept, rollouts_Q=rollouts_Q)
     row |= {"pool/waiting": len(after.waiting), "pool/size": after.pool.size}
     count = max(sum(spent.episodes for spent in every), 1)
     return row | {
@@ -111,8 +112,8 @@ def pool_and_rollouts(told: Told, *, accept: int) -> dict[str, Any]:
     }
 
 
-def learner_figures(state: learner.State, updated: Updated) -> dict[str, Any]:
-    """What the update did; the loss is null where nothing was learned from."""
+def learner_figures(state: learner.State, updated: UpdateResult) -> dict[str, Any]:
+    """Return the metrics of the update; the loss is null if nothing was learned from."""
     row: dict[str, Any] = {"learner/updates": int(state.updates), "learner/skipped": int(state.skipped)}
     if updated.batch is None or not updated.metrics:
         return row | {"learner/loss": None, "learner/micro_batches": 0}
@@ -121,7 +122,7 @@ def learner_figures(state: learner.State, updated: Updated) -> dict[str, Any]:
     row["learner/lr"] = float(state.rate)
     row["learner/nonfinite"] = sum(not metrics["finite"] for metrics in every)
     row |= {f"learner/{name}": mean[name] for name in KNOWN if name in mean}
-    row |= {f"loss/{name}": value for name, value in mean.items() if name not in (*KNOWN, *learner.OWN)}
+    row |= {f"loss/{name}": value for name, value in mean.items() if name not in (*KNOWN, *learner.LEARNER_METRICS)}
     row["learner/tokens"] = int(sum(metrics["tokens"] for metrics in every))
     row["sampler_gap/mean"] = mean["gap"]
     row["sampler_gap/max"] = float(max(metrics["gap_max"] for metrics in every))
@@ -130,30 +131,30 @@ def learner_figures(state: learner.State, updated: Updated) -> dict[str, Any]:
 
 
 def check_advantage(
-    parts: Parts, batch: pack.Batch, groups: Sequence[Group], metrics: Sequence[Mapping[str, Any]]
+    runtime: Runtime, batch: pack.Batch, groups: Sequence[Group], metrics: Sequence[Mapping[str, Any]]
 ) -> None:
-    """ValueError, with the advantage's name, where it gave a valid episode too few numbers, or one not finite."""
+    """Raise ValueError, with the advantage's name, if it gave a valid episode too few numbers, or one not finite."""
     if not metrics:
         return
-    advantage, name = np.asarray(metrics[0]["advantage"]), parts.settings.learner.advantage.name
+    advantage, name = np.asarray(metrics[0]["advantage"]), runtime.settings.learner.advantage.name
     for q, group in enumerate(groups):
         for g, episode in enumerate(group.episodes):
             values = np.atleast_1d(_trained_with(advantage, batch, q, g, episode))
             if episode.valid and advantage.ndim == 3 and len(values) < episode.model_turns:
-                raise ValueError(
+                raise UserError(
                     f"advantage {name!r} gave {len(values)} turns, and sample {g} of query {episode.query.id!r} has "
                     f"{episode.model_turns}; wanted one for each of the model's turns (turn_NL numbers them)"
                 )
             if episode.valid and not np.isfinite(values).all():
                 bad = values[~np.isfinite(values)].flat[0]
-                raise ValueError(
+                raise UserError(
                     f"advantage {name!r} gave {bad} for sample {g} of query {episode.query.id!r}; wanted a finite "
                     "number, 0 where there is nothing to learn from"
                 )
 
 
 def update_alarm(settings: Config, row: Mapping[str, Any]) -> str | None:
-    """A warning when an update was skipped because its gradient was not finite."""
+    """Warn if an update was skipped because its gradient was not finite."""
     if not row.get("learner/nonfinite"):
         return None
     return (
@@ -164,7 +165,7 @@ def update_alarm(settings: Config, row: Mapping[str, Any]) -> str | None:
 
 
 def gap_alarm(settings: Config, row: dict[str, Any]) -> str | None:
-    """A warning when the learner does not agree with the sampler about what was likely."""
+    """Warn if learner and sampler differ in the log-probabilities of the sampled tokens."""
     gap = row.get("sampler_gap/mean")
     if gap is None or gap <= settings.learner.gap_alarm:
         return None
@@ -175,7 +176,7 @@ def gap_alarm(settings: Config, row: dict[str, Any]) -> str | None:
 
 
 def fault_alarms(groups: Sequence[Group]) -> list[str]:
-    """Warnings when no episode of the step is valid, or when the reward could not grade some."""
+    """Warn if no episode of the step is valid, or if the reward could not grade some."""
     every = [group.spent for group in groups]
     ungraded, episodes = sum(spent.ungraded for spent in every), sum(spent.episodes for spent in every)
     if every and all(spent.invalid == spent.episodes for spent in every):
@@ -186,10 +187,10 @@ def fault_alarms(groups: Sequence[Group]) -> list[str]:
     return [f"{ungraded} of {episodes} episodes are faults of grading and are not trained on, the first by: {first}"]
 
 
-def times(took: Took, rollouts: int, metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def times(timings: StepTimings, rollouts: int, metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Seconds by phase, and rates; nothing here is compared between runs."""
-    rollout_s, settle_s, learner_s = np.diff(took.clock).tolist()
-    statistics, step_s = took.statistics, took.clock[-1] - took.clock[0]
+    rollout_s, settle_s, learner_s = np.diff(timings.clock).tolist()
+    statistics, step_s = timings.statistics, timings.clock[-1] - timings.clock[0]
     return {
         "time/step_s": step_s,
         "time/rollout_s": rollout_s,
@@ -199,16 +200,16 @@ def times(took: Took, rollouts: int, metrics: Sequence[Mapping[str, Any]]) -> di
         "time/search_wait_s": statistics.search_wait_s,
         "time/settle_s": settle_s,
         "time/learner_s": learner_s,
-        "time/compile_s": took.compile_s,
+        "time/compile_s": timings.compile_s,
         "perf/tokens_per_s": statistics.tokens / max(rollout_s, 1e-9),
         "perf/learner_tokens_per_s": sum(int(update["tokens"]) for update in metrics) / max(learner_s, 1e-9),
         "perf/rollouts_per_s": rollouts / max(step_s, 1e-9),
-        "perf/compiles": took.compiled,
+        "perf/compiles": timings.compiled,
     }
 
 
 def cache_figures(search: SearchFunction) -> dict[str, float]:
-    """How many searches were read from disk, where the retriever is `cached`; of this process, evaluations included."""
+    """Return the share of searches read from disk, if the retriever is `cached`; of this process, with evaluations."""
     kept = inspect.unwrap(search)  # of what checks its results (plugins.py)
     if not isinstance(kept, SearchCache) or not kept.asked:
         return {}
@@ -223,9 +224,9 @@ def speed(
     clock: Sequence[float],
     statistics: Statistics,
 ) -> dict[str, Any]:
-    """What the step got of the most that the devices can do (models/costs.py, parallel/peaks.py).
+    """Return the step's speed, also as shares of the devices' peaks (models/costs.py, parallel/peaks.py).
 
-    `context_tokens` are those of the step's episodes, `batch` what was trained on, None where nothing was; what was not
+    `context_tokens` are those of the step's episodes, `batch` what was trained on (None: nothing); work that was not
     done has no figure. `statistics` are this process's own, and so are the figures of decoding and of memory.
     """
     step_s, learner_s, devices = clock[-1] - clock[0], clock[-1] - clock[-2], peaks.devices(settings.mesh)
@@ -255,35 +256,35 @@ def speed(
     return row
 
 
-def write_episodes(parts: Parts, told: Told) -> None:
-    """episodes/step_N.jsonl: this process's episodes, with the advantages they were trained with."""
-    advantages, taken = advantages_of(told), set(told.outcome.accepted_at.tolist())
-    piece = parts.agent.engine.pieces.__getitem__
+def write_episodes(runtime: Runtime, record: StepRecord) -> None:
+    """Write this process's episodes to episodes/step_N.jsonl, with the advantages they were trained with."""
+    advantages, taken = advantages_of(record), set(record.outcome.accepted_at.tolist())
+    piece = runtime.agent.engine.pieces.__getitem__
     rows = {}
-    for at, group in enumerate(told.groups):
+    for at, group in enumerate(record.groups):
         for g, episode in enumerate(group.episodes):
             reward = float(group.grades.reward_QG[0, g]) if episode.valid else None
             advantage = advantages[group.index][g] if group.index in advantages and episode.valid else 0.0
-            verdict = str(told.outcome.verdict_Q[at])
+            verdict = str(record.outcome.verdict_Q[at])
             rows[at, g] = runs.episode_row(episode, reward, verdict, at in taken, advantage, piece)
-    parts.run.write_episodes(told.step + 1, rows)
+    runtime.run.write_episodes(record.step + 1, rows)
 
 
-def advantages_of(told: Told) -> dict[int, list[Any]]:
+def advantages_of(record: StepRecord) -> dict[int, list[Any]]:
     """Pool index -> the advantage of each sample as the learner used it: a number, or one a turn.
 
     None for groups that wait for a later update. An advantage a token is shown by its mean over each turn.
     """
-    if told.updated.batch is None or not told.updated.metrics:
-        return {group.index: [None] * group.spent.episodes for group in told.kept}
-    advantage, batch = np.asarray(told.updated.metrics[0]["advantage"]), told.updated.batch
+    if record.updated.batch is None or not record.updated.metrics:
+        return {group.index: [None] * group.spent.episodes for group in record.kept}
+    advantage, batch = np.asarray(record.updated.metrics[0]["advantage"]), record.updated.batch
     show = _by_turn if _is_by_token(advantage, batch) else lambda values, episode: values
     return {
         group.index: [
             np.round(show(_trained_with(advantage, batch, q, g, episode), episode), 6).tolist()
             for g, episode in enumerate(group.episodes)
         ]
-        for q, group in enumerate(told.kept, len(told.updated.groups) - len(told.kept))
+        for q, group in enumerate(record.kept, len(record.updated.groups) - len(record.kept))
     }
 
 
@@ -304,28 +305,28 @@ def _by_turn(advantage_L: np.ndarray, episode: Episode) -> np.ndarray:
     return np.array([advantage_L[(episode.turn_L == turn) & episode.mask_L].mean() for turn in turns])
 
 
-def draws(parts: Parts, told: Told) -> list[dict[str, Any]]:
+def draws(runtime: Runtime, record: StepRecord) -> list[dict[str, Any]]:
     """The ledger's line of each draw: query, origin, each sample's reward (null: not valid), verdict, tokens, searches.
 
-    `successes` counts the valid outcomes of 1, `valid` the valid episodes. Samples end with the group's own, and with
-    the pool's in a fixed number of them.
+    `successes` counts the valid outcomes of 1, `valid` the valid episodes. Rewards are of the group's own samples,
+    without padding.
     """
     origin_of = {last: origin for origin, last in figures.ORIGINS.items()}
-    taken, rows = set(told.outcome.accepted_at.tolist()), []
-    for at, group in enumerate(told.groups):
+    taken, rows = set(record.outcome.accepted_at.tolist()), []
+    for at, group in enumerate(record.groups):
         grades = group.grades
         valid_G = grades.valid_QG[0]
         rewards = [float(reward) if ok else None for reward, ok in zip(grades.reward_QG[0], valid_G, strict=True)]
         rows.append(
             {
-                "step": told.step + 1,
-                "query": parts.queries[group.index].id,
+                "step": record.step + 1,
+                "query": runtime.queries[group.index].id,
                 "index": group.index,
-                "origin": origin_of[int(told.before.last_P[group.index])],
+                "origin": origin_of[int(record.before.last_P[group.index])],
                 "rewards": rewards,
                 "successes": int(((grades.outcome_QG[0] == 1) & valid_G).sum()),
                 "valid": int(valid_G.sum()),
-                "verdict": str(told.outcome.verdict_Q[at]),
+                "verdict": str(record.outcome.verdict_Q[at]),
                 "accepted": at in taken,
                 "tokens": group.spent.tokens,
                 "searches": group.spent.searches,
@@ -335,15 +336,15 @@ def draws(parts: Parts, told: Told) -> list[dict[str, Any]]:
 
 
 def summarise(
-    run: runs.Run, progress: Progress, after, wall_s: float, warm_up_s: float | None = None
+    run: runs.Run, run_state: RunState, after, wall_s: float, warm_up_s: float | None = None
 ) -> dict[str, Any]:
-    """What summary.json holds: accuracy before and after, pool figures over the last tenth of the steps, the budget.
+    """Make summary.json: accuracy before and after, pool figures over the last tenth of the steps, the budget.
 
     `wall_s` is this attempt's, and so is `warm_up_s`, the part of it in which programs were compiled.
     """
     lines = metrics_writer.read(run.folder)
     last = figures.over_steps(lines[-max(len(lines) // 10, 1) :]) if lines else {}
-    before = progress.before or {}
+    before = run_state.before or {}
     return {
         "greedy_before": before.get("exact_match"),
         "greedy_after": after.get("exact_match") if after else None,
@@ -359,12 +360,12 @@ def summarise(
         "flipped": last.get("pool/flipped"),
         "steps": len(lines),
         "limits": {name: getattr(run.settings.train, name) for name in LIMITS},
-        "rollouts": progress.rollouts,
-        "tokens": progress.tokens,
-        "searches": progress.searches,
+        "rollouts": run_state.rollouts,
+        "tokens": run_state.tokens,
+        "searches": run_state.searches,
         "wall_s": wall_s,
         "warm_up_s": warm_up_s,
-        "base": evaluate.without_details(progress.base or {}),
+        "base": evaluate.without_details(run_state.base or {}),
         "before": evaluate.without_details(before),
         "after": evaluate.without_details(after),
         "gains": evaluate.gains(before, after) if before and after else {},

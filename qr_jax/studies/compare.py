@@ -1,8 +1,7 @@
-"""Finished runs held against each other: rules over seeds, at one budget, on the same questions, beside chance alone.
+"""Compare finished runs: rules over seeds, at one budget, on the same questions, beside chance alone.
 
-Accuracies are greedy exact match of the last evaluation. The interval of a difference says how far other seeds and
-other questions would move it, where a rule has several seeds; of one seed each it is over questions alone, and said so.
-"""
+Accuracies are greedy exact match of the last evaluation. The interval of a difference covers other seeds and other
+questions if a rule has several seeds; with one seed each it is over questions alone, and marked so."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -16,6 +15,7 @@ import numpy as np
 from qr_jax import config as configs
 from qr_jax import figures, jsonl, metrics_writer, run_files, runs
 from qr_jax.config import BUDGETS, Config
+from qr_jax.errors import UserError
 from qr_jax.evaluation import last_evaluation
 from qr_jax.evaluation.bootstrap import difference
 from qr_jax.evaluation.complete import INCOMPLETE, is_incomplete
@@ -33,7 +33,7 @@ SHARES |= {"ex_easy": "ex_easy_last", "flipped": "flipped", "trained": "coverage
 
 @dataclass(frozen=True)
 class Run:
-    """What a finished run left in its folder."""
+    """A finished run, as its folder holds it."""
 
     folder: Path
     settings: Config
@@ -50,12 +50,12 @@ class Run:
 
 
 def read(folder: str | Path) -> Run:
-    """A run's files. ValueError where it has not finished, or took no step."""
+    """Read a run's files. ValueError if it has not finished, or took no step."""
     folder = Path(folder)
     rows = metrics_writer.read(folder)
     if not (folder / "config.json").is_file() or not (folder / "summary.json").is_file() or not rows:
         lacks = "config.json" if not (folder / "config.json").is_file() else "summary.json" if rows else "step"
-        raise ValueError(f"{folder} is no finished run: it has no {lacks}; compare takes the folders of finished runs")
+        raise UserError(f"{folder} is no finished run: it has no {lacks}; compare takes the folders of finished runs")
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     ended = [row for row in rows if row["step"] <= summary.get("steps", row["step"])]
     settings, evaluation = configs.load(folder / "config.json"), last_evaluation.read(folder)
@@ -63,14 +63,14 @@ def read(folder: str | Path) -> Run:
 
 
 def expand(folder: str | Path) -> list[Path]:
-    """The run that the folder is, or those of the study that it is. ValueError where it is neither."""
+    """Return the folder if it is a run, or the runs of the study in it. ValueError if it is neither."""
     folder = Path(folder)
     if (folder / "config.json").is_file():
         run_files.check_trained(folder)
         return [folder]
     found = sorted(path.parent for path in folder.glob("*/seed_*/summary.json"))
     if not found:
-        raise ValueError(f"{folder} is neither a run (it has no config.json) nor a study with finished runs")
+        raise UserError(f"{folder} is neither a run (it has no config.json) nor a study with finished runs")
     return found
 
 
@@ -82,16 +82,14 @@ def compare(
     allow_plugins: Sequence[str] | None = (),
     null_seeds: int = 4,
 ) -> dict[str, Any]:
-    """All figures of the runs by rule, the first rule being the one that the others are held against.
+    """Return all figures of the runs by rule; the others are compared with the first rule.
 
-    `measure` is what their budgets are counted in; None: what their configs limit, or else rollouts. `warnings` say
-    where budgets or evaluations differ, and so what the figures do not say. Differences are over the questions that all
-    were asked. ValueError for a run given twice, or no such question.
+    `measure` is the unit of their budgets; None: what their configs limit, or else rollouts. `warnings` say where
+    budgets or evaluations differ, and so what the figures do not show. Differences are over the questions that all were
+    asked. ValueError for a run given twice, or no such question.
     """
     if len({folder.resolve() for folder in folders}) < len(folders) or not folders:
-        raise ValueError(
-            "a run is named twice; wanted each once" if folders else "no run was named; wanted one or more"
-        )
+        raise UserError("a run is named twice; wanted each once" if folders else "no run was named; wanted one or more")
     many = [read(folder) for folder in folders]
     warnings = [] if measure else kinds_of_budget(many)
     measure = measure or next(iter(_limits(many[0])), BUDGETS[0]) if not warnings else BUDGETS[0]
@@ -115,12 +113,12 @@ def compare(
     whole = [list(run.evaluation["exact_match"]) for run in many]
     asked = [name for name in whole[0] if all(name in run.evaluation["exact_match"] for run in many)]
     if not asked:
-        raise ValueError("the runs share no question: their last evaluations asked others; evaluate them on the same")
+        raise UserError("the runs share no question: their last evaluations asked others; evaluate them on the same")
     if len(asked) < max(map(len, whole)):
         warnings.append(f"compared over the {len(asked)} questions that all runs were asked, of {max(map(len, whole))}")
     kept = [name for name in asked if all(run.evaluation["exact_match"][name] is not None for run in many)]
     if not kept:
-        raise ValueError(f"of {len(asked)} questions none was answered without a fault in all {len(many)} runs")
+        raise UserError(f"of {len(asked)} questions none was answered without a fault in all {len(many)} runs")
     by_rule = grouped(many)
     apart = dict(zip(by_rule, differing([some[0] for some in by_rule.values()])))
     first = next(iter(by_rule.values()))
@@ -150,7 +148,7 @@ def compare(
 
 
 def kinds_of_budget(many: Sequence[Run]) -> list[str]:
-    """A warning where the runs' configs do not limit one and the same thing, or nothing at all."""
+    """Return a warning if the runs' configs limit different things, or several, besides steps."""
     for run in many:
         if _limits(run) != _limits(many[0]) or len(_limits(run)) > 1:
             both = "; ".join(f"{one.folder}: {', '.join(_limits(one)) or 'steps alone'}" for one in (many[0], run))
@@ -159,12 +157,12 @@ def kinds_of_budget(many: Sequence[Run]) -> list[str]:
 
 
 def _limits(run: Run) -> list[str]:
-    """What a run's config limits beside its steps."""
+    """Return the budgets, besides steps, that a run's config limits."""
     return [name for name in BUDGETS if getattr(run.settings.train, f"max_{name}")]
 
 
 def unequal_budgets(many: Sequence[Run], measure: str) -> list[str]:
-    """A warning where what was spent differs by more than the largest step of any run."""
+    """Return a warning if the runs' spending differs by more than the largest step of any run."""
     least, most = (pick(many, key=lambda run: run.spent(measure)) for pick in (min, max))
     step = max(run.largest_step(measure) for run in many)
     if most.spent(measure) - least.spent(measure) <= step:
@@ -175,8 +173,10 @@ def unequal_budgets(many: Sequence[Run], measure: str) -> list[str]:
 
 
 def grouped(many: Sequence[Run]) -> dict[str, list[Run]]:
-    """The runs by rule, in order of appearance. Other settings in which some differ stand in the label too; where they
-    are more than LABEL_CHARS, a number does, and the folder of one that is alone."""
+    """Group the runs by rule, in order of appearance; the label also has other settings in which some runs differ.
+
+    If a label exceeds LABEL_CHARS, it has a number instead, and the folder of a run that is alone in its group.
+    """
     texts = [" ".join(f"{name}={value}" for name, value in own.items()) for own in differing(many)]
     kinds, long = list(dict.fromkeys(texts)), any(len(text) > LABEL_CHARS for text in texts)
     found: dict[str, list[Run]] = {}
@@ -188,9 +188,9 @@ def grouped(many: Sequence[Run]) -> dict[str, list[Run]]:
 
 
 def differing(many: Sequence[Run]) -> list[dict[str, Any]]:
-    """Of each run the settings in which some run differs from another, but those of its rule and those of FREE.
+    """Return, for each run, its settings in which some runs differ, except those of its rule and those in FREE.
 
-    A plug-in's setting that a run leaves alone is not among that run's.
+    A plug-in's setting that a run leaves at its default is not among that run's.
     """
     flats = [_flat(run.settings) for run in many]
     names = sorted({name for flat in flats for name in flat})
@@ -199,7 +199,7 @@ def differing(many: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def _apart(label: str, alike: list[Run]) -> list[tuple[str, list[Run]]]:
-    """Runs of one rule: together, but each by its folder's name where two have one seed and so are no repetitions."""
+    """Keep one rule's runs together, but name each by its folder if two have one seed and so are no repetitions."""
     seeds = {run.settings.seed for run in alike}
     if len(seeds) == len(alike):
         return [(label, alike)]
@@ -207,7 +207,7 @@ def _apart(label: str, alike: list[Run]) -> list[tuple[str, list[Run]]]:
 
 
 def rule_label(settings: Config) -> str:
-    """A rule as a study names it: "recycle", "dapo", "foresee:gamma=0.0"."""
+    """Return a rule's name as a study writes it: "recycle", "dapo", "foresee:gamma=0.0"."""
     of = settings.pool
     name = next((preset for preset, both in oracle.PRESETS.items() if both[0].name == of.rule.name
                  and both[1].name == of.rounds.name), of.rule.name)  # fmt: skip
@@ -220,7 +220,7 @@ def rule_label(settings: Config) -> str:
 
 
 def _flat(settings: Config) -> dict[str, Any]:
-    """The settings by full name, but those that are free to differ or that name the rule."""
+    """Return the settings by full name, except those that may differ or that name the rule."""
 
     def walk(value: Any, name: str):
         if isinstance(value, Mapping):
@@ -233,19 +233,19 @@ def _flat(settings: Config) -> dict[str, Any]:
 
 
 def scores(run: Run, questions: Sequence[str]) -> np.ndarray:
-    """Exact match of each question in the run's last evaluation."""
+    """Return the exact match of each question in the run's last evaluation."""
     return np.array([run.evaluation["exact_match"][name] for name in questions], float)
 
 
 def less(own: Sequence[Run], base: Sequence[Run], questions: Sequence[str]) -> dict[str, float | bool]:
-    """Return how much better a rule's runs are than the first rule's, paired by seed where both have the same ones."""
+    """Return a rule's difference from the first rule's runs, paired by seed if both have the same ones."""
     by_seed = [{run.settings.seed: scores(run, questions) for run in runs} for runs in (own, base)]
     own_SN, base_SN = (np.array([scores_of[seed] for seed in sorted(scores_of)]) for scores_of in by_seed)
     return difference(own_SN, base_SN, paired={*by_seed[0]} == {*by_seed[1]})
 
 
 def figures_of(run: Run, questions: Sequence[str], measure: str, reach: float) -> dict[str, Any]:
-    """A run's figures: its last accuracy and where it passed `reach`, its pool's shares, and what it spent."""
+    """Return a run's figures: its last accuracy, where it passed `reach`, its pool's shares, and its spending."""
     whole = figures.over_steps(run.rows)
     last = figures.over_steps(run.rows[-max(len(run.rows) // 10, 1) :])
     drawn, trained = _unique(run.folder, run.rows[-1]["step"])
@@ -265,9 +265,9 @@ def figures_of(run: Run, questions: Sequence[str], measure: str, reach: float) -
 
 
 def curve(run: Run) -> list[dict[str, float]]:
-    """The accuracy of each evaluation with what was spent until then, from before training to after it.
+    """Return the accuracy of each evaluation with the budget spent until then, from before training to after it.
 
-    Those over too few of their questions are left out.
+    Evaluations over too few of their questions are left out.
     """
     whole = {when: not is_incomplete(run.summary.get(when) or {}) for when in ("before", "after")}
     found = [(dict.fromkeys(BUDGETS, 0), run.summary.get("greedy_before") if whole["before"] else None)]
@@ -279,9 +279,9 @@ def curve(run: Run) -> list[dict[str, float]]:
 
 
 def reached(points: Sequence[tuple[float, float]], reach: float) -> float | None:
-    """Where a curve first comes to `reach`, on a straight line between two evaluations; None when it never does.
+    """Return where a curve first comes to `reach`, by linear interpolation; None if it never does.
 
-    None for two points: where between its ends a run came there, nobody looked.
+    None also for two points: where between its ends a run came there, nobody looked.
     """
     if len(points) < 3:
         return None
@@ -295,7 +295,7 @@ def reached(points: Sequence[tuple[float, float]], reach: float) -> float | None
 
 
 def _unique(folder: Path, steps: int) -> tuple[int, int]:
-    """How many queries the ledger has drawn in so many steps, and how many were trained on."""
+    """Return how many queries were drawn in so many steps by the ledger, and how many were trained on."""
     drawn, trained_on = set(), set()
     for draw in jsonl.every(folder / "ledger.jsonl", "step", "index", "accepted"):
         if draw["step"] <= steps:
@@ -305,19 +305,19 @@ def _unique(folder: Path, steps: int) -> tuple[int, int]:
 
 
 def over_seeds(values: Sequence[float | None]) -> dict[str, Any]:
-    """Mean and standard deviation (n - 1) over the seeds that have a value, with all values."""
+    """Return mean and standard deviation (n - 1) over the seeds that have a value, with all values."""
     known = [float(value) for value in values if value is not None]
     sd = float(np.std(known, ddof=1)) if len(known) > 1 else None
     return {"mean": float(np.mean(known)) if known else None, "sd": sd, "values": list(values)}
 
 
 def _over_nulls(bands: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]:
-    """The band of a figure in the null controls of a rule's runs, averaged over them."""
+    """Return a figure's null-control band, averaged over a rule's runs."""
     return {name: over_seeds([band[name] for band in bands])["mean"] for name in ("low", "high")}
 
 
 def _count_wins(found: dict[str, dict[str, Any]]) -> None:
-    """`wins`: in how many of the seeds shared with the first rule a rule's accuracy is above that one's."""
+    """Add `wins`: in how many seeds shared with the first rule a rule's accuracy is higher."""
     first, *others = found.values()
     base = dict(zip(first["seeds"], first["accuracy"]["values"]))
     for one in others:

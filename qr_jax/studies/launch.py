@@ -14,6 +14,7 @@ from typing import Any
 from qr_jax import config as configs
 from qr_jax import interpreter, terminal, trust
 from qr_jax.config import Config
+from qr_jax.errors import UserError
 
 LOG = "compare.log"
 SHOWN = 15  # lines of a failed process's log
@@ -157,7 +158,7 @@ def alone(folder: Path) -> Iterator[int]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             held = f"{folder} is in use by another qr-jax compare, or by runs that one left behind"
-            raise ValueError(f"{held}; wait for them, or end them") from None
+            raise UserError(f"{held}; wait for them, or end them") from None
         yield lock.fileno()
 
 

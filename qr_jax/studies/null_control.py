@@ -18,6 +18,7 @@ import numpy as np
 from scipy.stats import t as student
 
 from qr_jax import figures
+from qr_jax.errors import UserError
 from qr_jax.noise import uniforms
 from qr_jax.studies import pass_rates, rate_bounds
 from qr_jax.studies.oracle import NotPlayable, Sampler, TooLong, play, summary
@@ -54,7 +55,7 @@ def null(
     """
     until = time.monotonic() + limit_s
     if seeds < 2:
-        raise ValueError(f"seeds={seeds}; the control needs at least 2: it compares plays of one distribution")
+        raise UserError(f"seeds={seeds}; the control needs at least 2: it compares plays of one distribution")
     fits = pass_rates.first_pass(draws, size, plan.samples, kinds.get("family_P"))
     plays = []
     for member in range(len(fits.stretches[0][0][1]) + 1):

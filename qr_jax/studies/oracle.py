@@ -1,8 +1,7 @@
 """The outcome oracle: known pass rates drive the whole sampler (draw, verdict, rule, reset) without any model.
 
-`study` compares rules on one pool at one budget. What no real run knows is known here: `moved`, the part of a step's
-signal that comes from pass rates that moved since a query was filed as hard or easy, and not from chance.
-"""
+`study` compares rules on one pool at one budget. The oracle knows what no real run can: `moved`, the part of a step's
+signal that comes from pass rates that moved since a query was filed as hard or easy, and not from chance."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +15,7 @@ import numpy as np
 
 from qr_jax import figures, plugins
 from qr_jax import pool as pools
+from qr_jax.errors import UserError
 from qr_jax.interfaces import EXAMPLE, check_growth
 from qr_jax.noise import unit, words
 from qr_jax.pool import LAST_EASY, LAST_HARD, LAST_NONE, Pool
@@ -36,20 +36,20 @@ LACKS = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, As
 Rates = Callable[[float, np.ndarray], np.ndarray]  # (share of the budget spent, queries) -> their pass rates now
 
 
-class NotPlayable(ValueError):
-    """A rule or rounds that simulated outcomes cannot drive: they are 0 or 1 an episode, and have no turns or text."""
+class NotPlayable(UserError):
+    """A rule or rounds that simulated outcomes cannot drive: outcomes are 0 or 1, without turns or text."""
 
     def __init__(self, kind: str, name: str, why: str):
         super().__init__(f"{kind} {name!r}: {' '.join(why.split())}")
 
 
-class TooLong(ValueError):
-    """A run whose sampler would be played for longer than it was to."""
+class TooLong(UserError):
+    """Simulating a run's sampler takes longer than allowed."""
 
 
 @dataclass(frozen=True)
 class Sampler:
-    """What a config's pool section says of a sampler, and the rollouts it may spend."""
+    """A sampler, as in a config's pool section, and the rollouts that it may spend."""
 
     rule: Use = Use("recycle")
     rounds: Use = Use("once")
@@ -64,7 +64,7 @@ class Sampler:
 
 @dataclass(frozen=True)
 class Played:
-    """A simulated run: a row of figures a step, what moved in it, its draws, and its pool in the end."""
+    """A simulated run: a row of figures a step, the signal made by movement, its draws, and its final pool."""
 
     rows: list[figures.Figures]
     moved: Mapping[str, np.ndarray]  # "ex_hard", "ex_easy": signal groups of each step that movement made
@@ -73,7 +73,7 @@ class Played:
 
 
 def sampler(rule: str, **settings: Any) -> Sampler:
-    """A sampler by its rule's name ("dapo": `refill` with `bounded_dapo`); required settings are its EXAMPLE's."""
+    """Make a sampler by its rule's name ("dapo": `refill` with `bounded_dapo`), with EXAMPLE's required settings."""
     plain, rounds = PRESETS.get(rule, (Use(rule), Use("once")))
     return Sampler(Use(plain.name, plugins.constants("rule", plain.name).get(EXAMPLE, {})), rounds, **settings)
 
@@ -88,7 +88,7 @@ def roll(
     step: int,
     samples_Q: np.ndarray | None = None,
 ) -> Grades:
-    """Binary rewards keyed by (91, seed, step, query, sample): neither the draw nor its order changes them.
+    """Draw binary rewards keyed by (91, seed, step, query, sample), independent of the draw and its order.
 
     `samples_Q`: how many samples each query has, by default `samples`; shorter groups are padded with valid False.
     Sample number j >= `samples` of a query depends on (91, seed, step, j, query) alone, whenever it is asked for.
@@ -102,7 +102,7 @@ def roll(
 
 
 def signal_chance(rate: np.ndarray, samples: int) -> np.ndarray:
-    """The chance that a group of so many samples is neither all right nor all wrong: 1 - p^K - (1 - p)^K."""
+    """Return the chance that a group of K samples is neither all right nor all wrong: 1 - p^K - (1 - p)^K."""
     return 1 - rate**samples - (1 - rate) ** samples
 
 
@@ -117,9 +117,9 @@ def play(
     allow_plugins: Sequence[str] | None = None,
     until: float = inf,
 ) -> Played:
-    """Steps until the rollouts are spent (the last may go over them) or, if it is to stop then, the pool is used up.
+    """Simulate steps until the rollouts are spent (the last may exceed them) or, if so set, the pool is used up.
 
-    NotPlayable where the rule or the rounds fail on simulated outcomes; TooLong at `until`, a `time.monotonic`.
+    NotPlayable if the rule or the rounds fail on simulated outcomes; TooLong at `until`, a `time.monotonic`.
     """
     rule = _playable("rule", plan.rule, plugins.bind("rule", plan.rule, allow_plugins=allow_plugins))
     sizes = {"queries": plan.queries, "oversample": plan.oversample, "samples": plan.samples}
@@ -168,7 +168,7 @@ def play(
 
 
 def _playable(kind: str, use: Use, function: Callable[..., Any]) -> Callable[..., Any]:
-    """The plug-in's function, whose errors on simulated outcomes are a NotPlayable that names it."""
+    """Wrap a plug-in so that its errors on simulated outcomes become a NotPlayable that names it."""
 
     def played(*data: Any) -> Any:
         try:
@@ -180,12 +180,12 @@ def _playable(kind: str, use: Use, function: Callable[..., Any]) -> Callable[...
 
 
 def _now(world: World, pool: Pool, taught_P: np.ndarray) -> Rates:
-    """The world as it is at one step, after all that was trained on before."""
+    """Return the world's pass rates at one step, after all previous training."""
     return lambda done, drawn_Q: world(done, drawn_Q, pool.accepted_P[drawn_Q], taught_P[drawn_Q])
 
 
 def _step(plan: Sampler, pool: Pool, draw: Any, ask: Any, rates: Rates, done: float, *, seed: int, step: int):
-    """One step's draws, round by round: its Outcome, and the pass rates of what was drawn."""
+    """Simulate one step's draws, round by round; return its Outcome and the pass rates of the drawn queries."""
     drawn_Q, rate_Q, samples_Q = np.empty(0, np.int64), np.empty(0), np.empty(0, np.int64)
     so_far: list[Outcome] = []
     while (wish := ask(pool, so_far)) is not None:
@@ -206,7 +206,7 @@ def _step(plan: Sampler, pool: Pool, draw: Any, ask: Any, rates: Rates, done: fl
 def _expected_gain(
     plan: Sampler, pool: Pool, drawn_Q: np.ndarray, rate_Q: np.ndarray, filed_P: np.ndarray
 ) -> dict[str, float]:
-    """Signal groups, in expectation, that a step has because pass rates moved since they were filed, by origin."""
+    """Return, by origin, a step's expected signal groups due to pass rates that moved since the verdict."""
     gain_Q = signal_chance(rate_Q, plan.samples) - signal_chance(filed_P[drawn_Q], plan.samples)
     return {name: float(gain_Q[pool.last_P[drawn_Q] == last].sum()) for name, last in ORIGINS.items()}
 
@@ -214,11 +214,11 @@ def _expected_gain(
 def _counted_gain(
     plan: Sampler, pool: Pool, draw: Any, ask: Any, rates: Rates, done: float, outcome: Outcome, filed_P: np.ndarray
 ) -> dict[str, float]:
-    """`_expected_gain` of a step whose rounds asked for further samples, counted.
+    """Return `_expected_gain` by counting, for a step whose rounds asked for further samples.
 
     A group's size then depends on what the group showed (undecided groups get more), so a chance computed from its size
     is wrong. Instead the step is played again, with the same random numbers and every query at the pass rate it was
-    filed with; the signal groups of that step are subtracted. Exactly 0 where no rate moved.
+    filed with; the signal groups of that step are subtracted. Exactly 0 if no rate moved.
     """
 
     def filed(done: float, drawn_Q: np.ndarray) -> np.ndarray:
@@ -229,17 +229,17 @@ def _counted_gain(
 
 
 def _signal(outcome: Outcome, pool: Pool, last: int) -> int:
-    """How many signal groups are of queries whose last verdict was `last`."""
+    """Return the number of signal groups whose query's last verdict was `last`."""
     return int(np.count_nonzero((outcome.verdict_Q == "signal") & (pool.last_P[outcome.drawn_Q] == last)))
 
 
 def summary(played: Played) -> dict[str, float | int | None]:
-    """A simulated run in a few numbers, over the first and the last tenth of its steps and over all of them.
+    """Summarise a simulated run, over the first and the last tenth of its steps and over all of them.
 
-    `ex_hard_moved_last` and `ex_easy_moved_last` are the parts of `ex_hard_last` and `ex_easy_last` that moved pass
-    rates made: 0 where nothing moves, negative where chance alone would have given more. `accepted_last` is groups a
-    step; `coverage` the share of the pool that was trained on; `rescued_hard`, `rescued_easy` and `revisited` accepted
-    groups of queries whose verdict before was all wrong, all right or accepted.
+    `ex_hard_moved_last` and `ex_easy_moved_last` are the parts of `ex_hard_last` and `ex_easy_last` due to moved pass
+    rates: 0 if nothing moves, negative if chance alone would have given more. `accepted_last` is groups a step;
+    `coverage` the share of the pool that was trained on; `rescued_hard`, `rescued_easy` and `revisited` count accepted
+    groups of queries whose previous verdict was all wrong, all right or accepted.
     """
     rows, tenth = played.rows, max(len(played.rows) // 10, 1)
     first, last, whole = (figures.over_steps(part) for part in (rows[:tenth], rows[-tenth:], rows))
@@ -264,11 +264,11 @@ def summary(played: Played) -> dict[str, float | int | None]:
 def study(
     rates: str, rules: Sequence[str], *, size: int | None = None, seeds: int = 5, **settings: Any
 ) -> dict[str, Any]:
-    """Each rule on the same worlds: rule -> the means of `summary` over seeds, with their standard deviations in `sd`.
+    """Play each rule on the same worlds; return rule -> the means of `summary` over seeds, deviations in `sd`.
 
     `rates` is what `pass_rates.world` takes, or a run's folder, whose likeliest pass rates are then followed and whose
     pool's size is the default for `size` (otherwise 10,000). `settings` are `Sampler`'s. In a world of the paper's and
-    at its settings `published` has what it says of the rule.
+    at its settings `published` has the paper's figures for the rule.
     """
     likeliest, there = None, 10_000
     if Path(rates).is_dir():
@@ -292,12 +292,12 @@ def study(
 
 
 def rules(text: str) -> list[str]:
-    """The rules that a command line names: one, several at commas, or "all"; the presets are among them."""
+    """Return the rules that a command line names: one, several with commas, or "all"; presets included."""
     return [*plugins.names("rule"), *PRESETS] if text == "all" else [name for name in text.split(",") if name]
 
 
 def _over_seeds(summaries: Sequence[Mapping[str, float | int | None]]) -> dict[str, Any]:
-    """Means, and under `sd` standard deviations (None with one seed), over the seeds that have a value."""
+    """Return means, and in `sd` standard deviations (None for one seed), over the seeds that have a value."""
     values = {
         name: [float(value) for summary in summaries if (value := summary[name]) is not None] for name in summaries[0]
     }
@@ -327,7 +327,7 @@ COUNTS = ("signal_groups", *ACCEPTED)
 
 
 def format_table(studied: Mapping[str, Mapping[str, Any]]) -> str:
-    """`study`'s means as lines of text, a rule a line, and under it what the paper published; then what presets are."""
+    """Format `study`'s means, a rule a line, each with the paper's figures under it, and the presets' meanings."""
     lines = ["  ".join(["rule".ljust(16), *COLUMNS.values()])]
     for rule, means in studied.items():
         lines.append(_cells(rule, means))

@@ -1,10 +1,9 @@
 """Pools whose pass rates move as the paper's figures say they moved (Coelho et al. 2026, arXiv:2606.10709v1).
 
-`paper_curves.json` holds its figures as numbers; `paper_fits.json` pools that were fitted to them, several a model,
-by `python -m benchmarks.paper_fits`. A query's log-odds of a right answer are normal within its stratum (a source and a
+`paper_curves.json` holds its figures as numbers; `paper_fits.json` pools that were fitted to them, several a model, by
+`python -m benchmarks.paper_fits`. A query's log-odds of a right answer are normal within its stratum (a source and a
 number of documents), grow over the budget by an amount of the query's own, and jump each time it is trained on, in
-proportion to its weight in that batch's loss; a share of the queries is never answered right.
-"""
+proportion to its weight in that batch's loss; a share of the queries is never answered right."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -14,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from qr_jax.errors import UserError
 from qr_jax.noise import uniforms
 
 RATES = 92  # as in pass_rates.py; the numbers here have one more key
@@ -21,6 +21,9 @@ STRATUM, IMPOSSIBLE, START, GROWTH = range(4)
 MODELS = {"qwen3_1p7b": "Qwen3-1.7B", "qwen3_4b": "Qwen3-4B"}
 SETTING = {"size": 10_000, "queries": 32, "samples": 4, "rollouts": 84_480}
 OVERSAMPLE = {"recycle": 2, "grpo": 1, "bounded_dapo": 2}
+STEPS = {
+    rule: SETTING["rollouts"] // (SETTING["queries"] * SETTING["samples"] * times) for rule, times in OVERSAMPLE.items()
+}
 COUNTS = ("rescued_hard", "rescued_easy", "revisited")
 
 Fit = Mapping[str, Any]
@@ -33,25 +36,25 @@ def _read(name: str) -> Any:
 
 
 def figures() -> dict[str, Any]:
-    """The paper's figures, by number."""
+    """Return the paper's figures, by number."""
     return _read("paper_curves.json")["figures"]
 
 
 def fits(model: str) -> list[Fit]:
-    """The pools that were fitted to a model's figures. ValueError: there are none of that name."""
+    """Return the pools fitted to a model's figures. ValueError if there are none of that name."""
     if model not in MODELS:
-        raise ValueError(f"there is no paper:{model}; wanted {' or '.join(f'paper:{name}' for name in MODELS)}")
+        raise UserError(f"there is no paper:{model}; wanted {' or '.join(f'paper:{name}' for name in MODELS)}")
     return _read("paper_fits.json")["fits"][model]
 
 
 def world(model: str, size: int, *, seed: int) -> World:
-    """A world of the model's fits: seed s has fit number s modulo their count, and queries of its own."""
+    """Return a world of the model's fits: seed s has fit number s modulo their count, and queries of its own."""
     known = fits(model)
     return of_fit(known[seed % len(known)], size, seed=seed)
 
 
 def of_fit(fit: Fit, size: int, *, seed: int) -> World:
-    """A world of one fit, whose queries are keyed by (92, seed, part, query)."""
+    """Return a world of one fit, whose queries are keyed by (92, seed, part, query)."""
     from scipy.special import expit, ndtri
 
     share_SP = np.array([uniforms(size, RATES, seed, part) for part in range(4)])
@@ -69,7 +72,7 @@ def of_fit(fit: Fit, size: int, *, seed: int) -> World:
 
 
 def growth(fit: Fit, drift: np.ndarray, start: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """By how much log-odds grow until the end, of two standard normals: of where a query starts, and another.
+    """Return the growth of the log-odds until the end, from two standard normals: `start`'s and another.
 
     `normal` growth may be below 0; `lognormal` growth is never, and has `drift` as its mean.
     """
@@ -80,20 +83,21 @@ def growth(fit: Fit, drift: np.ndarray, start: np.ndarray, other: np.ndarray) ->
 
 
 def rise(fit: Fit, done: float) -> float:
-    """The part of its growth that a query has after a share of the budget: fast at first, 1 in the end."""
+    """Return the part of its growth that a query has after a share of the budget: fast at first, 1 in the end."""
     return float(np.expm1(-done / fit["pace"]) / np.expm1(-1 / fit["pace"]))
 
 
 def published(rates: str, rule: str, settings: Mapping[str, int]) -> dict[str, float]:
-    """What the paper has for a rule in the world of `rates`, by the names of `oracle.summary`; {}: nothing.
+    """Return the paper's figures for a rule in the world of `rates`, named as in `oracle.summary`; {} for none.
 
-    `settings`: size, queries, samples, rollouts and oversample, at which the paper has only its own. Shares and groups
-    are of figures 4 and 5, over the first and the last tenth; counts of figures 3 and 8.
+    `settings` (size, queries, samples, rollouts and oversample) must be the paper's own. Shares and groups are from
+    figures 4 and 5, over the first and the last tenth; counts from figures 3 and 8.
     """
     shape, _, model = rates.partition(":")
     if shape != "paper" or dict(settings) != SETTING | {"oversample": OVERSAMPLE.get(rule)}:
         return {}
-    found = _shares(model) if rule == "recycle" else {}
+    shares = {"recycle": _shares}.get(rule)  # figures 4 and 5 are of this rule alone
+    found = shares(model) if shares else {}
     if model == "qwen3_1p7b":
         curves = figures()["3"]["curves"][rule]
         found |= {name: round(at_end(curves[name]), 1) for name in COUNTS}
@@ -101,13 +105,13 @@ def published(rates: str, rule: str, settings: Mapping[str, int]) -> dict[str, f
 
 
 def at_end(curve: Mapping[str, Any], end: float = SETTING["rollouts"]) -> float:
-    """A summed count at the end of the budget; a curve that ends before goes on as over its last four points."""
+    """Return a cumulative count at the end of the budget, extrapolated from the last four points if it ends before."""
     x, values = curve["x"], curve["values"]
     return values[-1] + (values[-1] - values[-4]) / (x[-1] - x[-4]) * (end - x[-1])
 
 
 def _shares(model: str) -> dict[str, float]:
-    """Figures 4, 5 and 8 of recycling, which accepts each query once at most."""
+    """Return figures 4, 5 and 8 for recycling, which accepts each query at most once."""
     verdicts, origins = (figures()[number]["curves"][model] for number in ("5", "4"))
     drawn = SETTING["queries"] * OVERSAMPLE["recycle"]
     tenth = figures()["5"]["end"] // 10

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from qr_jax import config, jsonl, metrics_writer, run_files
+from qr_jax.errors import UserError
 from qr_jax.noise import uniforms
 from qr_jax.settings import conform
 from qr_jax.studies import paper_world, rate_bounds
@@ -69,7 +70,7 @@ def world(rates: str, size: int, *, seed: int) -> World:
         )
         shift = "improving, drifting and flipping also with a shift of the log-odds, as in improving:0.35,0.35,3"
         zero = "all above 0, but that shift and jump of memorising may be 0"
-        raise ValueError(f"rates are {rates!r}; wanted {shapes} ({shift}; {zero}), or the folder of a run")
+        raise UserError(f"rates are {rates!r}; wanted {shapes} ({shift}; {zero}), or the folder of a run")
     a, b = numbers[:2] or (1.0, 1.0)
     rate_P = beta_rates(size, a, b, seed=seed)
     if shape in ("beta", "uniform"):
@@ -112,7 +113,7 @@ def first_pass(draws: Draws, size: int, samples: int, family_P: np.ndarray | Non
     """
     graded = np.flatnonzero(draws.valid_D >= 2)
     if not len(graded):
-        raise ValueError("no group has two valid episodes yet; pass rates cannot be estimated")
+        raise UserError("no group has two valid episodes yet; pass rates cannot be estimated")
     first = np.sort(graded[np.unique(draws.query_D[graded], return_index=True)[1]])
     kind_P = _kinds(draws.query_D[first], np.zeros(size, np.int64) if family_P is None else family_P)
     of_kind = [first[kind_P[draws.query_D[first]] == kind] for kind in range(kind_P.max() + 1)]
@@ -185,16 +186,16 @@ def read_run(folder: str | Path, last: int | None = None) -> tuple[config.Pool, 
     path = Path(folder) / "config.json"
     rows = rows_until(folder, last)
     if not rows:
-        raise ValueError(f"{folder} has no step yet; there are no pass rates to read from it")
+        raise UserError(f"{folder} has no step yet; there are no pass rates to read from it")
     spent = {int(row["step"] or 0): int(row["budget/rollouts"] or 0) for row in rows}
     draws = _read_draws(Path(folder) / "ledger.jsonl", spent)
     pool = conform("pool", json.loads(path.read_text(encoding="utf-8")).get("pool", {}), config.Pool)
     size = int(rows[-1]["pool/size"] or 0)
     if not 0 <= size <= MOST_QUERIES:
-        raise ValueError(f"{folder} says that its pool has {size:,} queries; at most {MOST_QUERIES:,} are played again")
+        raise UserError(f"{folder} says that its pool has {size:,} queries; at most {MOST_QUERIES:,} are played again")
     if not 1 <= pool.samples <= MOST_OUTCOMES // max(size, 1):
         says = f"{size:,} queries with {pool.samples:,} samples each"
-        raise ValueError(f"{folder} says that its pool has {says}; at most {MOST_OUTCOMES:,} samples are played again")
+        raise UserError(f"{folder} says that its pool has {says}; at most {MOST_OUTCOMES:,} samples are played again")
     return pool, size, spent[max(spent)], draws
 
 
@@ -211,8 +212,8 @@ def _read_draws(path: Path, spent: Mapping[int, int]) -> Draws:
         if not (0 <= index < MOST_QUERIES and 0 <= right <= valid <= MOST_SAMPLES):
             wanted = f"an index from 0 to {MOST_QUERIES - 1:,}, and 0 <= successes <= valid <= {MOST_SAMPLES:,}"
             has = f"index {index:,}, {right:,} successes of {valid:,} valid"
-            raise ValueError(f"{path} has a draw in step {step} with {has}; wanted {wanted}")
+            raise UserError(f"{path} has a draw in step {step} with {has}; wanted {wanted}")
     if not found:
-        raise ValueError(f"{path} holds no draws of the run's steps; pass rates are read from it")
+        raise UserError(f"{path} holds no draws of the run's steps; pass rates are read from it")
     step_D, *columns = np.array(found).T
     return Draws(np.array([spent.get(int(step) - 1, 0) for step in step_D]) / max(spent.values()), *columns)

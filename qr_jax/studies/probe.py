@@ -25,6 +25,7 @@ from typing import Any
 from qr_jax import assemble, checkpoint, committed, evaluate, plugins, pool, runs, terminal
 from qr_jax.columns import aligned
 from qr_jax.config import Config
+from qr_jax.errors import UserError
 from qr_jax.parallel import mesh as meshes
 from qr_jax.queries import unchanged
 from qr_jax.records import Query
@@ -49,7 +50,7 @@ FILE = "probe.json"
 
 @dataclass(frozen=True)
 class Score:
-    """What one policy did with a query in n valid samples; both figures are unbiased."""
+    """The results of one policy on a query in n valid samples; both figures are unbiased."""
 
     valid: int
     passed: float  # share of right answers
@@ -68,15 +69,15 @@ def probe(
     """Probe a run: up to `queries` of each arm, `samples` episodes by each policy; also written to RUN/probe.json.
 
     Returns `arms` (see `summarise`), `queries` (a row each, with the checkpoints used and their distance in steps) and
-    what it was measured with. ValueError where the run has no flipped queries, not two checkpoints, or
-    kept none from before most of its verdicts, and where more than half of a policy's searches fail.
+    the settings of the measurement. ValueError if the run has no flipped queries, fewer than two checkpoints, or none
+    from before most of its verdicts, and if more than half of a policy's searches fail.
     """
     settings = runs.load(run)
     of, questions = settings.pool, assemble.questions(settings, "train")
     if samples < of.samples:
-        raise ValueError(f"samples={samples} hold no group of pool.samples={of.samples}; wanted at least that many")
+        raise UserError(f"samples={samples} hold no group of pool.samples={of.samples}; wanted at least that many")
     if settings.train.shuffle_rewards:
-        raise ValueError(f"{run} was trained on shuffled rewards; its verdicts say nothing of its policies")
+        raise UserError(f"{run} was trained on shuffled rewards; its verdicts say nothing of its policies")
     saved, last, steps = _checkpoints(run)
     host = saved.host(last)
     checkpoint.check_same_queries(host, pool.query_list_hash(query.id for query in questions))
@@ -86,7 +87,7 @@ def probe(
     filed, never = recycled(draws, len(questions))
     if not filed:
         none = f"{run} has accepted no query after a hard or easy verdict in its {last} steps"
-        raise ValueError(f"{none}; train longer, then probe")
+        raise UserError(f"{none}; train longer, then probe")
     again = drawn_again(draws)
     picked = choose(filed, never, queries, seed=seed) + choose_again(again, queries, seed=seed)
     used = [_policies(one, steps, last) for one in picked]
@@ -94,14 +95,14 @@ def probe(
     if 2 * late > len(picked):
         told = f"for {late} of {len(picked)} queries the policy that filed them was not kept: there are checkpoints of"
         told += f" steps {', '.join(map(str, steps))} alone, and one of them would stand for both policies"
-        raise ValueError(f"{told}; train with train.keep_every=N, a few steps, which keeps every N-th step's")
+        raise UserError(f"{told}; train with train.keep_every=N, a few steps, which keeps every N-th step's")
     asked: dict[int, set[int]] = {}  # checkpoint -> the queries that its policy is asked
     for one, policies in zip(picked, used, strict=True):
         for step in policies.values():
             asked.setdefault(step, set()).add(one.index)
     for step in asked:
         if damage := committed.damage(saved.path(step), verify=True):
-            raise ValueError(f"{saved.path(step)}: {damage}; move it out of the run, and the probe takes the next")
+            raise UserError(f"{saved.path(step)}: {damage}; move it out of the run, and the probe takes the next")
     scores = _roll(run, settings, questions, asked, samples, seed, allow_plugins, say)
     rows = [_row(one, questions[one.index], policies, scores) for one, policies in zip(picked, used, strict=True)]
     candidates = Counter(one.arm for one in [*filed, *again]) | Counter(fresh=len(never))
@@ -112,7 +113,7 @@ def probe(
 
 
 def _roll(run, settings: Config, questions: Sequence[Query], asked, samples: int, seed: int, allow_plugins, say):
-    """(pool index, checkpoint) -> Score of that policy, or None; a checkpoint is loaded once for all its queries.
+    """Return (pool index, checkpoint) -> Score or None; each checkpoint is loaded once, for all its queries.
 
     The sampling keys are of (seed, pool index, sample), whatever the policy, and no other rollouts' (purpose "probe").
     """
@@ -124,7 +125,7 @@ def _roll(run, settings: Config, questions: Sequence[Query], asked, samples: int
         say(f"the policy of step {step}: {len(here)} queries x {samples} samples")
         layout = assemble.rollout_layout(settings, agent.cfg, mesh)
         weights = evaluate.weights(run, agent, mesh, step)
-        params = assemble.hand_over(weights, agent.cfg, settings.model.compute, mesh, layout)
+        params = assemble.to_rollout_params(weights, agent.cfg, settings.model.compute, mesh, layout)
         with terminal.phase("re-rolling", asked=agent.engine.progress):
             groups = agent.engine.run(
                 params, [questions[at] for at in here], samples, env=env, search=search,
@@ -134,30 +135,30 @@ def _roll(run, settings: Config, questions: Sequence[Query], asked, samples: int
         if failed * 2 > sent:
             why = next((one.fault for group in groups for one in group if one.fault), "no reason is known")
             todo = "nothing was written: probe again when the retriever answers"
-            raise ValueError(f"{failed} of {sent} searches failed; the first: {why}; {todo}")
+            raise UserError(f"{failed} of {sent} searches failed; the first: {why}; {todo}")
         scores |= {(at, step): grade(questions[at], group) for at, group in zip(here, groups, strict=True)}
     return scores
 
 
 def _checkpoints(run: str | Path) -> tuple[checkpoint.Checkpoints, int, list[int]]:
-    """A run's checkpoints, the last whole step, and all steps up to it, growing. ValueError for fewer than two."""
+    """Return a run's checkpoints, the last complete step, and all steps up to it. ValueError for fewer than two."""
     saved, last = runs.last_checkpoint(run)
     steps = sorted(step for step in saved.steps() if step <= last)
     if len(steps) < 2:
         wanted = "the probe wants at least 2, those of the policies that filed its queries"
         todo = "train with train.keep_every=N, which keeps every N-th step's, or with more train.keep_checkpoints"
-        raise ValueError(f"{run} has {len(steps)} checkpoint (step {last}); {wanted}: {todo}")
+        raise UserError(f"{run} has {len(steps)} checkpoint (step {last}); {wanted}: {todo}")
     return saved, last, steps
 
 
 def _policies(one: Filed, steps: Sequence[int], last: int) -> dict[str, int]:
-    """The checkpoints that stand for a query's policies. The filing one is never the last: the verdict came before."""
+    """Return the checkpoints nearest to a query's policies; the filing one is never the last, which came after it."""
     wanted = {"filing": one.filed - 1, "accepting": one.accepted - 1}
     return {name: nearest(steps, policy) for name, policy in wanted.items()} | {"current": last}
 
 
 def _grader(settings: Config, allow_plugins) -> Callable[..., Score | None]:
-    """What scores a query's group as training did; None with fewer valid episodes than a group has."""
+    """Return a function that scores a query's group as training did; None with too few valid episodes."""
     reward, pool_settings = plugins.bind("reward", settings.reward, allow_plugins=allow_plugins), settings.pool
 
     def grade(query: Query, episodes) -> Score | None:
@@ -173,7 +174,7 @@ def _grader(settings: Config, allow_plugins) -> Callable[..., Score | None]:
 
 
 def _row(one: Filed, query: Query, policies: Mapping[str, int], scores) -> dict[str, Any]:
-    """A query's line: its verdicts, and for each policy the checkpoint, its distance in steps, and its score.
+    """Return a query's row: its verdicts, and for each policy the checkpoint, its distance in steps, and its score.
 
     A distance counts the steps from the checkpoint to the policy that it stands for; below 0 it is of a later one.
     """
@@ -187,7 +188,7 @@ def _row(one: Filed, query: Query, policies: Mapping[str, int], scores) -> dict[
 
 
 def format_table(found: Mapping[str, Any]) -> str:
-    """The arms side by side, and under them what the figures do not say by themselves."""
+    """Format the arms side by side, and under them remarks on what the figures do not show."""
     arms = [arm for arm in ARMS if found["arms"][arm]["queries"]]
     heads = {"hard": "flipped, filed hard", "easy": "flipped, filed easy", "fresh": "never drawn"}
     heads |= {arm: f"drawn again after {verdict}" for verdict, arm in AGAIN.items()}
@@ -212,7 +213,7 @@ def format_table(found: Mapping[str, Any]) -> str:
 
 
 def _remarks(found: Mapping[str, Any]) -> Iterable[str]:
-    """How far off the checkpoints are, what cannot be seen, and what each figure must not be taken for."""
+    """Yield remarks: how far off the checkpoints are, what cannot be seen, and how not to read the figures."""
     how = "under the same keys; in brackets 95 % over queries, paired"
     yield f"{found['samples']} samples a query and policy, {how}; query by query in {FILE}"
     for policy in POLICIES[:2]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from qr_jax import checks, runs, terminal
 from qr_jax.config import BUDGETS, Config
+from qr_jax.errors import UserError
 from qr_jax.overrides import override
 from qr_jax.settings import conform, differences, few, plain, read
 from qr_jax.studies import oracle
@@ -40,7 +41,7 @@ def budget(text: str) -> tuple[str, int]:
         many = 0
     if name not in BUDGETS or many < 1:
         wanted = ", ".join(f"{one}=N" for one in BUDGETS)
-        raise ValueError(f"--budget is {text!r}; wanted one of {wanted}, N at least 1")
+        raise UserError(f"--budget is {text!r}; wanted one of {wanted}, N at least 1")
     return name, many
 
 
@@ -62,7 +63,7 @@ def rules(text: str) -> list[Rule]:
         found.append(Rule(label, name, tuple(typed)))
     folders = [rule.folder for rule in found]
     if not found or len(set(folders)) < len(folders):
-        raise ValueError(f"--rules is {text!r}; wanted distinct names at commas, as in recycle,grpo,foresee:gamma=0")
+        raise UserError(f"--rules is {text!r}; wanted distinct names at commas, as in recycle,grpo,foresee:gamma=0")
     return found
 
 
@@ -98,7 +99,7 @@ def plan(
     A seed changes what is drawn and sampled; the world and its questions have a seed of their own (`data.world.seed`).
     """
     if "=" in str(folder):
-        raise ValueError(f"--folder is {str(folder)!r}; wanted no '=' in it, which marks a setting on a command line")
+        raise UserError(f"--folder is {str(folder)!r}; wanted no '=' in it, which marks a setting on a command line")
     cold = settings.sft.steps > 0 and settings.train.init is None
     start = Job("cold start", "sft", folder / "sft", runs.below(settings, "sft")) if cold else None
     jobs = []
@@ -123,7 +124,7 @@ def _check_same(job: Job) -> None:
     differ = differences(runs.load(job.folder), job.settings)
     if differ := [one for one in differ if not one.startswith(runs.MAY_CHANGE)]:
         todo = "choose another --folder, or repeat the command it was made with to go on with it"
-        raise ValueError(f"{job.folder} holds a run with other settings ({few(differ, between='; ')}); {todo}")
+        raise UserError(f"{job.folder} holds a run with other settings ({few(differ, between='; ')}); {todo}")
 
 
 def study(

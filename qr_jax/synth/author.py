@@ -1,4 +1,4 @@
-"""Who writes questions and plays them: a teacher behind an endpoint, or templates without a model."""
+"""Authors, who write questions and play them: a teacher behind an endpoint, or templates without a model."""
 
 import functools
 import importlib
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from qr_jax.errors import UserError
 from qr_jax.synth import verify
 from qr_jax.synth.draft import Chance, Draft
 from qr_jax.synth.library import Library
@@ -22,7 +23,7 @@ ATTEMPTS = 4  # trajectories of one question until one is right
 
 @dataclass(frozen=True)
 class Author:
-    """`candidates` says how many drafts each generator has; `draft` and `verify` raise Refused."""
+    """A source of questions. `candidates` counts each generator's drafts; `draft` and `verify` raise Refused."""
 
     candidates: Mapping[str, int]
     draft: Callable[[str, int], Draft]
@@ -32,7 +33,7 @@ class Author:
 
 
 def generators() -> dict[str, Callable[..., Draft]]:
-    """The files of generators/, each a function of its file's name: of library, teacher, chance and `documents`."""
+    """Return the functions of the files in generators/, by name: of library, teacher, chance and `documents`."""
     names = sorted(path.stem for path in (Path(__file__).parent / "generators").glob("[a-z]*.py"))
     return {name: getattr(importlib.import_module(f"qr_jax.synth.generators.{name}"), name) for name in names}
 
@@ -40,7 +41,7 @@ def generators() -> dict[str, Callable[..., Draft]]:
 def of_teacher(
     teacher: Teacher, library: Library, dialect: Dialect, questions: int, seed: int, documents: Sequence[int] = ()
 ) -> Author:
-    """`documents` are the numbers of passages that questions may need, each as often as it counts; () is a default."""
+    """Return a teacher's author; a question needs a number of passages drawn from `documents`, () for the default."""
     written = generators()
     drawn = {"documents": documents} if documents else {}
     each = -(-CANDIDATES * questions // len(written))
@@ -58,7 +59,7 @@ def of_teacher(
 
 
 def of_templates(library: Library, dialect: Dialect, seed: int) -> Author:
-    """ValueError where the passages say nothing that the templates know."""
+    """Return the templates' author. ValueError if the passages state nothing that the templates recognise."""
     pages = facts.pages(library.passages, library.titles)
     if library.named is not None:  # the data's links are gold: what leads elsewhere is a namesake
         pages = {at: page.only(library.links[at]) for at, page in pages.items()}
@@ -68,7 +69,7 @@ def of_templates(library: Library, dialect: Dialect, seed: int) -> Author:
     key = zlib.crc32(b"comparison")
     order = sorted(range(len(places)), key=lambda at: Chance(seed, key, 1, at).below(2**40))
     if not ordered and not described:
-        raise ValueError(
+        raise UserError(
             f"none of the {len(library.passages)} passages begins as an encyclopaedia's does ('X (born 1 May 1950) is "
             "...', 'X is a film directed by ...'), which is all that templates read; name a teacher with --teacher URL"
         )
@@ -88,7 +89,7 @@ def of_templates(library: Library, dialect: Dialect, seed: int) -> Author:
 
 
 def interleaved(candidates: Mapping[str, int], mix: Mapping[str, int] | None = None) -> list[tuple[str, int]]:
-    """(generator, number) of every candidate, as long as it has some: in turns, or as often as `mix` counts each."""
+    """Return (generator, number) of every candidate: in turns, or in `mix`'s proportions, until each runs out."""
     shares = dict.fromkeys(candidates, 1) if mix is None else mix
     every: list[tuple[float, Any, int]] = [
         (number / share, name, number) for name, share in shares.items() for number in range(candidates[name])

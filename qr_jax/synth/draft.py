@@ -1,4 +1,4 @@
-"""A question as a generator wrote it, before it is verified, and why one is refused."""
+"""Draft questions as a generator wrote them, before verification, and refusals with their reasons."""
 
 import re
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ DRAWS = 256  # random numbers that one candidate may use
 
 
 class Refused(Exception):
-    """A candidate or a trajectory that is not kept: the reason, by which rejects are counted, and what it was here."""
+    """A candidate or trajectory is refused: `reason` is what rejects are counted by, `detail` what was found."""
 
     def __init__(self, reason: str, detail: str = ""):
         super().__init__(reason)
@@ -25,11 +25,11 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class Draft:
-    """`passages` are the cited ones, a hop each, in the order an expert reads them.
+    """A drafted question; `passages` are the cited ones, one a hop, in the order in which an expert reads them.
 
-    The question may name none of `hidden`. `searches` are an expert's, by turn, where the generator knows them; `type`
-    says what kind of question it is. `earlier` are the questions of fewer passages that the chain came through, the
-    first first; `failed` says why it goes no further, where it was to.
+    The question must not name anything in `hidden`. `searches` are an expert's, by turn, if the generator knows them;
+    `type` is the kind of question. `earlier` are the questions of fewer passages from which the chain grew, the first
+    first; `failed` says why it could not grow further, if it should have.
     """
 
     question: str
@@ -42,7 +42,7 @@ class Draft:
     failed: Refused | None = None
 
     def query(self, name: str, generator: str) -> Query:
-        """The draft as a question of our schema; the titles of its passages are its entities."""
+        """Return the draft as a Query; the titles of its passages are its entities."""
         titles = [passage.title for passage in self.passages]
         meta: dict[str, Any] = {"generator": generator, "type": self.type, "hops": len(self.passages)}
         meta |= {"supporting": [passage.id for passage in self.passages], "supporting_titles": titles}
@@ -66,7 +66,7 @@ class Chance:
 
 
 def check_words(draft: Draft) -> None:
-    """Refuse what the words alone show: a tag, an answer that stands in the question, a name that it must not say."""
+    """Refuse a draft by its words alone: a tag, an answer inside the question, or a name that it must not say."""
     texts = (draft.question, *draft.answers, *(search for turn in draft.searches for search in turn))
     if any(sign in text for text in texts for sign in "<>"):
         raise Refused("signs of a tag")  # what an expert writes is trusted text: no data in it may look like a tag
@@ -83,6 +83,6 @@ def check_words(draft: Draft) -> None:
 
 
 def says(text: str, words: str) -> bool:
-    """Whether a text has these words in a row, both normalised and without the 's of possession."""
+    """Return True if a text has these words in a row, both normalised and without possessive 's."""
     text, words = (fold(POSSESSIVE.sub("", one)) for one in (text, words))
     return words != "" and in_words(words) in in_words(text)

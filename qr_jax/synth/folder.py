@@ -1,4 +1,4 @@
-"""OUT: what the folder was begun with, and the files that are written into it, each whole or not at all."""
+"""The folder OUT: the settings that it was begun with, and its files, each written whole or not at all."""
 
 import contextlib
 import hashlib
@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from qr_jax.errors import UserError
 from qr_jax.evaluation.manifest import differences
 from qr_jax.queries import formats
 from qr_jax.records import Query
@@ -21,44 +22,45 @@ SETTINGS, CALLS = Path("journal") / "settings.json", Path("journal") / "calls.js
 
 
 def begin(folder: Path, about: Mapping[str, Any]) -> None:
-    """Note what decides the questions; ValueError where the folder was begun with something else."""
+    """Record the settings that decide the questions; ValueError if the folder was begun with others."""
     file = folder / SETTINGS
     if file.is_file():
         try:
             before = json.loads(file.read_text(encoding="utf-8"))
             changed = differences(before, about, skip=())
         except (ValueError, TypeError, AttributeError) as error:
-            raise ValueError(f"{file} is not as qr-jax synth writes it ({error}); name another folder") from error
+            raise UserError(f"{file} is not as qr-jax synth writes it ({error}); name another folder") from error
         if changed:
             listed = "".join(f"\n  {change}" for change in changed)
-            raise ValueError(f"{folder} was begun otherwise; name another folder, and keep what stands there:{listed}")
+            raise UserError(f"{folder} was begun otherwise; name another folder, and keep what stands there:{listed}")
         return
     if folder.is_dir() and any(path.name not in ("run.lock", "journal") for path in folder.iterdir()):
-        raise ValueError(f"{folder} holds other files, and none of qr-jax synth; name a new folder")
+        raise UserError(f"{folder} holds other files, and none of qr-jax synth; name a new folder")
     file.parent.mkdir(parents=True, exist_ok=True)
     _replace(file, lambda path: path.write_text(json.dumps(about, indent=1), encoding="utf-8"))
 
 
 def questions(folder: Path) -> str | None:
-    """The SHA-256 of questions.jsonl; None without it."""
+    """Return the SHA-256 of questions.jsonl; None without it."""
     with contextlib.suppress(FileNotFoundError), open(folder / "questions.jsonl", "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_no_fewer(folder: Path, questions: int) -> None:
-    """ValueError where the folder holds more questions than are asked for now: `write` would leave some of them out."""
+    """Raise ValueError if the folder has more questions than are asked for: `write` would drop some of them."""
     file = folder / "questions.jsonl"
     with contextlib.suppress(FileNotFoundError), open(file, "rb") as lines:
         there = sum(1 for _ in lines)
         if there > questions:
             todo = f"ask for --questions {there} or more, or name another folder"
-            raise ValueError(f"{folder} holds {there} questions, and --questions {questions} would leave fewer; {todo}")
+            raise UserError(f"{folder} holds {there} questions, and --questions {questions} would leave fewer; {todo}")
 
 
 def write(folder: Path, made: Made, card: str) -> list[Path]:
-    """questions.jsonl, questions.parquet (verl's rows), traces.jsonl, rejects.jsonl and card.md, in place of older.
+    """Replace questions.jsonl, questions.parquet (verl's rows), traces.jsonl, rejects.jsonl and card.md.
 
-    Older questions or traces with a row that the new ones lack, one of the user's say, are set aside: their paths.
+    Old questions or traces with a row that the new ones lack (the user's own, perhaps) are set aside; return their
+    paths.
     """
     rows = [formats.row_of(query, "jsonl", at) for at, query in enumerate(made.queries)]
     traces = [formats.row_of(trace.query, "jsonl", 0) | {"turns": list(trace.turns)} for trace in made.traces]
@@ -96,7 +98,7 @@ def _line(row: Mapping[str, Any]) -> str:
 
 
 def _replace(file: Path, write: Callable[[Path], Any]) -> None:
-    """Write the file beside its place, then move it there."""
+    """Write a temporary file beside the file, then rename it."""
     with tempfile.TemporaryDirectory(dir=file.parent, prefix=".new_") as beside:
         path = Path(beside) / file.name
         write(path)
@@ -104,7 +106,7 @@ def _replace(file: Path, write: Callable[[Path], Any]) -> None:
 
 
 def counted(made: Made) -> dict[str, Any]:
-    """What the card and the command say: candidates, questions, trajectories, and rejects by reason."""
+    """Return the counts for card and command: candidates, questions, trajectories, and rejects by reason."""
     by_generator = {}
     for generator, tried in sorted(made.tried.items()):
         kept = [query for query in made.queries if query.meta["generator"] == generator]

@@ -2,8 +2,7 @@
 
 A process may be killed at any moment. A call whose answer is written is never made again; one that was under way is
 lost, and is not made again either (its candidate is refused); one that failed is made again. Lines are handed to the
-system at once: only a loss of power can take the last of them.
-"""
+system at once: only a loss of power can take the last of them."""
 
 import json
 import os
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from qr_jax import run_files
+from qr_jax.errors import UserError
 
 MOST_TOKENS = 10**9  # of a call: a larger number is none that was counted
 ASKED, FAILED, ANSWERED = "asked", "failed", "answered"
@@ -21,8 +21,8 @@ ASKED, FAILED, ANSWERED = "asked", "failed", "answered"
 class Journal:
     """The calls of one file, by key; several threads may write.
 
-    `answers` are the reply and the tokens of those that were answered, `lost` the keys of those that were under way
-    at a kill.
+    `answers` are the replies and token counts of answered calls, `lost` the keys of calls that were under way at a
+    kill.
     """
 
     def __init__(self, file: Path):
@@ -46,11 +46,11 @@ class Journal:
         run_files.end_last_line(self._file)
 
     def asked(self, key: str) -> None:
-        """The call is about to be sent."""
+        """Record that the call is about to be sent."""
         self._write({"call": key, "event": ASKED})
 
     def no_answer(self, key: str, why: str) -> None:
-        """The call failed, and may be made again."""
+        """Record that the call failed, and may be retried."""
         with self._lock:
             self.failed += 1
         self._write({"call": key, "event": FAILED, "why": why})
@@ -71,13 +71,13 @@ class Journal:
 
 
 def is_count(value: Any) -> TypeGuard[int]:
-    """Whether it may be what an endpoint counted as a call's tokens."""
+    """Return True if the value is a plausible token count of an endpoint."""
     return type(value) is int and 0 <= value <= MOST_TOKENS
 
 
 def _kept(row: dict[str, Any]) -> dict[str, Any]:
-    """What is needed of a row: its messages stay in the file, which may be larger than the memory."""
+    """Return the reply and token counts of a row; its messages stay in the file, which may exceed the memory."""
     reply, tokens = row["reply"], row["tokens"]
     if not (isinstance(reply, str) and len(tokens) == 2 and all(map(is_count, tokens))):
-        raise ValueError("no answer that was written here")
+        raise UserError("no answer that was written here")
     return {"reply": reply, "tokens": tokens}

@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from qr_jax.errors import UserError
 from qr_jax.queries import readers
 from qr_jax.queries.formats import show
 from qr_jax.queries.parsing import Row, passage_of
@@ -69,5 +70,5 @@ def read(corpus: str) -> tuple[Sequence[Passage], list[tuple[str, ...]] | None]:
 def _with_links(row: Row) -> tuple[Passage, tuple[str, ...]]:
     names: Any = row.get("links", [])
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise ValueError(f"'links' must be a list of ids or titles, and is {show(names)}")
+        raise UserError(f"'links' must be a list of ids or titles, and is {show(names)}")
     return passage_of(row), tuple(names)

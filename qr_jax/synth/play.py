@@ -1,13 +1,13 @@
-"""A trajectory: a policy plays the environment over the real retriever, and is kept if it searched and was right.
+"""Trajectories: a policy plays the environment over the real retriever; kept if it searched and answered right.
 
-A policy says what it wants (a thought, and queries or an answer); the environment's `expert_turn` writes it in its
-dialect, and the environment itself reads it, as it will read a model's turns.
-"""
+A policy returns its intent (a thought, and queries or an answer); the environment's `expert_turn` writes it in its
+dialect, and the environment itself reads it, as it will read a model's turns."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from qr_jax import answers
+from qr_jax.errors import UserError
 from qr_jax.queries.traces import THOUGHTS, ExpertTurn, content_words
 from qr_jax.records import Query, Say, Search, Stop, Turn
 from qr_jax.synth.draft import Draft, Refused
@@ -20,7 +20,7 @@ MOST_TURNS = 32
 
 @dataclass(frozen=True)
 class Move:
-    """What a policy does in a turn: it searches, or gives its answer."""
+    """A policy's turn: a thought, and either searches or an answer."""
 
     thought: str
     queries: tuple[str, ...] = ()
@@ -33,7 +33,7 @@ Env = Callable[[Query, Sequence[Turn]], Say | Search | Stop]
 
 @dataclass(frozen=True)
 class Dialect:
-    """An environment with its settings, what writes an expert's turn in it, and how often one turn may search."""
+    """An environment with its settings, its `expert_turn`, and the most searches of one turn."""
 
     env: Env
     write: ExpertTurn
@@ -42,7 +42,7 @@ class Dialect:
 
 
 def play(query: Query, policy: Policy, dialect: Dialect, library: Library) -> tuple[str, ...]:
-    """The turns that the policy wrote. Refused: no search, a wrong answer, or what the environment cannot read."""
+    """Play a query and return the policy's turns. Refused: no search, a wrong answer, or an unreadable turn."""
     turns: list[Turn] = []
     written: list[str] = []
     for _ in range(MOST_TURNS):
@@ -72,7 +72,7 @@ def play(query: Query, policy: Policy, dialect: Dialect, library: Library) -> tu
 
 
 def taught(teacher: Teacher, dialect: Dialect, attempt: int) -> Policy:
-    """The teacher's policy; each attempt is sampled anew."""
+    """Return the teacher's policy; each attempt is sampled anew."""
 
     def policy(query: Query, turns: Sequence[Turn]) -> Move:
         said = [{"you" if turn.author == "model" else "found": turn.text} for turn in turns]
@@ -80,7 +80,7 @@ def taught(teacher: Teacher, dialect: Dialect, attempt: int) -> Policy:
 
         def read(reply) -> Move:
             if ("answer" in reply) == ("queries" in reply):
-                raise ValueError('wanted either "queries" or "answer"')
+                raise UserError('wanted either "queries" or "answer"')
             thought = text_of(reply, "thought")
             if "answer" in reply:
                 return Move(thought, answer=text_of(reply, "answer", 200))
@@ -92,7 +92,7 @@ def taught(teacher: Teacher, dialect: Dialect, attempt: int) -> Policy:
 
 
 def planned(draft: Draft, parallel: int, attempt: int) -> Policy:
-    """The policy that makes the draft's own searches, and answers if they found what it cites.
+    """Return the policy that makes the draft's own searches, and answers if they found all cited passages.
 
     From the second attempt on, each search has words of the question added.
     """

@@ -1,4 +1,4 @@
-"""One run of `qr-jax synth`: opens corpus, retriever and teacher, makes the questions, and writes the folder."""
+"""Run `qr-jax synth`: open corpus, retriever and teacher, make the questions, and write the folder."""
 
 import threading
 import time
@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from qr_jax import mistakes, plugins, run_lock
+from qr_jax import interrupts, plugins, run_lock
+from qr_jax.errors import UserError
 from qr_jax.evaluation import suite
 from qr_jax.retrieval import bm25_index, identity
 from qr_jax.retrieval.chat_endpoint import ChatEndpoint
@@ -25,7 +26,7 @@ CHANGES_NOTHING = ("index", "cache", "batch", "at_once", "token_env", "key_env",
 
 @dataclass(frozen=True)
 class Asked:
-    """What the command asks for. `price` is of a million tokens [in, out]; `traces` None: as many as questions."""
+    """The command's arguments. `price` is of a million tokens [in, out]; `traces` None: as many as questions."""
 
     corpus: str
     out: Path
@@ -47,20 +48,21 @@ class Asked:
 
 
 def run(asked: Asked, say: Callable[[str], None]) -> dict[str, Any]:
-    """Make what is asked for and write the folder; what comes back is counted (folder.py), and with what it cost.
+    """Make the questions and trajectories, write the folder, and return the counts (folder.py) with the cost.
 
-    ValueError for what cannot be asked, before any call. On an interruption the folder is written before it goes on.
+    ValueError, before any call, for arguments that do not fit. An interruption is raised again after the folder is
+    written.
     """
     if (asked.teacher == TEMPLATES) != (asked.model is None):
         if "://" not in asked.teacher and asked.teacher != TEMPLATES:
-            raise ValueError(f"--teacher {asked.teacher}: wanted {TEMPLATES}, or an endpoint's URL, http://...")
+            raise UserError(f"--teacher {asked.teacher}: wanted {TEMPLATES}, or an endpoint's URL, http://...")
         wanted = "--model NAME says which model the endpoint of --teacher URL is asked for; templates have none"
-        raise ValueError(wanted)
+        raise UserError(wanted)
     if asked.documents and asked.teacher == TEMPLATES:
-        raise ValueError("--documents says how many passages a teacher's questions need; templates take what there is")
+        raise UserError("--documents says how many passages a teacher's questions need; templates take what there is")
     names = authors.OF_TEMPLATES if asked.teacher == TEMPLATES else tuple(authors.generators())
     if unknown := sorted((asked.mix or {}).keys() - {*names}):
-        raise ValueError(f"--mix names {', '.join(unknown)}; the generators here are: {', '.join(names)}")
+        raise UserError(f"--mix names {', '.join(unknown)}; the generators here are: {', '.join(names)}")
     endpoint = None if asked.teacher == TEMPLATES else connect(asked.teacher, asked.bounds)
     dialect, books = _dialect(asked), _library(asked)
     tests, counts, missing = _evaluation_sets(asked)
@@ -93,7 +95,7 @@ def _made(
     told: Callable[[dict[str, Any]], dict[str, Any]],
     about: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Make it and write it, whatever ends the work; `told` adds what the card says of the corpus."""
+    """Make and write everything, however the work ends; `told` adds what the card says of the corpus."""
     made, teacher, halt = Made(), None, threading.Event()
     traces = asked.questions if asked.traces is None else asked.traces
     work = Work(asked.questions, traces, asked.at_once, halt, asked.mix)
@@ -113,7 +115,7 @@ def _made(
             made = Made()
             synthesise(made, author, books, dialect, tests, work, _teller(work, teacher, asked.price, say))
     except (KeyboardInterrupt, SystemExit) as stopped:
-        made.ended = mistakes.STOPPED if isinstance(stopped, KeyboardInterrupt) else "stopped by SIGTERM"
+        made.ended = interrupts.STOPPED if isinstance(stopped, KeyboardInterrupt) else "stopped by SIGTERM"
         raise
     finally:
         if teacher is not None:
@@ -128,11 +130,11 @@ def _made(
 
 
 def _evaluation_sets(asked: Asked) -> tuple[repeats.Repeats, dict[str, int], dict[str, str]]:
-    """What may not be asked again: the seven sets, as far as they are here, and the files named by the user."""
+    """Read the questions that must not be asked again: the seven sets, where present, and the user's files."""
     sets = {name: suite.QUESTIONS % name for name in suite.sets("qa7")}
     tests, counts, missing = repeats.of_sets(sets | {file: file for file in asked.against})
     if wrong := [missing[file] for file in asked.against if file in missing]:
-        raise ValueError(f"--against: {wrong[0]}")
+        raise UserError(f"--against: {wrong[0]}")
     return tests, counts, missing
 
 
@@ -145,13 +147,13 @@ def _library(asked: Asked) -> library.Library:
 def _dialect(asked: Asked) -> Dialect:
     write = plugins.beside("env", asked.env.name, "expert_turn")
     if write is None:
-        raise ValueError(f"env {asked.env.name!r} has no expert_turn(thought, queries, answer) in its file; write it")
+        raise UserError(f"env {asked.env.name!r} has no expert_turn(thought, queries, answer) in its file; write it")
     parallel = plugins.constants("env", asked.env.name).get("PARALLEL", 1)
     return Dialect(plugins.bind("env", asked.env), write, parallel, asked.k)
 
 
 def _about(asked: Asked, passages: Sequence[Any]) -> dict[str, Any]:
-    """What decides the questions: another of these is another set, and wants another folder."""
+    """Return the settings that decide the questions: different ones need another folder."""
     searched = {name: value for name, value in plain(asked.retriever.settings).items() if name not in CHANGES_NOTHING}
     models = identity.models(asked.retriever)
     return {
@@ -168,7 +170,7 @@ def _about(asked: Asked, passages: Sequence[Any]) -> dict[str, Any]:
 
 
 def _names(corpus: str) -> str:
-    """The files' names without their folders, which are one machine's."""
+    """Return the files' names without their folders, which differ by machine."""
     return ", ".join(Path(part.strip()).name for part in corpus.split(","))
 
 
@@ -185,7 +187,7 @@ def _spent(teacher: Teacher | None, price: tuple[float, float] | None) -> dict[s
 def _teller(
     work: Work, teacher: Teacher | None, price: tuple[float, float] | None, say: Callable[[str], None]
 ) -> Callable[[Made], None]:
-    """What says how far the work is, what it has cost, and how long the present stage still takes."""
+    """Return a function that prints progress, cost, and the time left of the present stage."""
     paid = teacher.calls if teacher else 0
     begun: dict[bool, tuple[int, float]] = {}  # by stage: how much was done when its first new call was seen, and when
 

@@ -1,8 +1,7 @@
-"""The whole of it: candidates drafted, verified and settled in their order, then played; files written at the end.
+"""The whole synthesis: draft candidates, verify and settle them in order, then play them; the caller writes files.
 
 What is kept depends on the settings and on the teacher's answers alone, neither on which thread was quicker nor on how
-often the process was killed: candidates are worked on by several threads and settled one after another.
-"""
+often the process was killed: candidates are worked on by several threads and settled one after another."""
 
 import collections
 import hashlib
@@ -31,7 +30,7 @@ EVERY_S = 5.0  # between two lines of progress
 
 @dataclass
 class Made:
-    """What has been settled so far. `rejects` are rows; `ended` says why the work ended early, "" where it did not."""
+    """The results so far. `rejects` are rows; `ended` says why the work ended early, "" if it did not."""
 
     queries: list[Query] = field(default_factory=list)
     traces: list[Trace] = field(default_factory=list)
@@ -44,7 +43,7 @@ class Made:
 
 @dataclass(frozen=True)
 class Work:
-    """How much is wanted, and with what."""
+    """The amounts wanted, and the resources to make them."""
 
     questions: int
     traces: int
@@ -62,7 +61,7 @@ def synthesise(
     work: Work,
     say: Callable[[Made], None],
 ) -> None:
-    """Fill `made` in place, so that what was settled before an interruption is there to be written."""
+    """Fill `made` in place, so that an interruption leaves all settled results to be written."""
     _questions(made, author, tests, work, _now_and_then(say))
     if not made.ended:
         _traces(made, author, library, dialect, work, _now_and_then(say))
@@ -72,7 +71,7 @@ def _questions(made: Made, author: Author, tests: Repeats, work: Work, say: Call
     kept = Repeats()
 
     def attempt(candidate: tuple[str, int]) -> Sequence[tuple[Draft | None, Refused | Ended | None]]:
-        """The candidate, then the questions that it came through, each with what speaks against it."""
+        """Return the candidate, then the shorter questions that it grew from, each with its refusal, if any."""
         try:
             whole = author.draft(*candidate)
         except Refused as refused:
@@ -121,7 +120,7 @@ def _questions(made: Made, author: Author, tests: Repeats, work: Work, say: Call
 def _traces(
     made: Made, author: Author, library: Library, dialect: Dialect, work: Work, say: Callable[[Made], None]
 ) -> None:
-    """Trajectories in rounds: one try for each question that lacks some, until there are enough."""
+    """Play trajectories in rounds, one try for each question that still needs some, until there are enough."""
     each = -(-work.traces // max(1, len(made.queries)))
     count: collections.Counter[str] = collections.Counter()
     known: set[tuple[str, tuple[str, ...]]] = set()
@@ -163,9 +162,9 @@ def _traces(
 def in_order(
     work: Callable[[Item], Result], items: Iterable[Item], at_once: int, halt: threading.Event
 ) -> Iterator[tuple[Item, Result]]:
-    """(item, the work's result) in the items' order, `at_once` of them worked on together and few begun ahead.
+    """Yield (item, result) in the items' order, with `at_once` threads and few items begun ahead.
 
-    Whoever stops asking (or is interrupted) halts the work that is under way, and waits for its threads.
+    When the consumer stops or is interrupted, the work under way is halted and its threads are joined.
     """
     waiting: collections.deque[tuple[Item, Future[Result]]] = collections.deque()
     threads = ThreadPoolExecutor(at_once, "synth")

@@ -1,8 +1,7 @@
 """A language model behind an OpenAI-compatible endpoint: calls are journaled, retried, and paid from a budget.
 
-What the model is given is data: one JSON object. Its reply must be one JSON object too; it is asked once more, with
-what was wrong, where it is not.
-"""
+The model is given data: one JSON object. Its reply must be one JSON object too; otherwise it is asked once more, and
+told what was wrong."""
 
 import hashlib
 import json
@@ -14,6 +13,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from qr_jax.errors import UserError
 from qr_jax.evaluation.judge import NEVER
 from qr_jax.retrieval.chat_endpoint import ChatEndpoint, key_header, message_text, objects
 from qr_jax.retrieval.http_post import Failed, Patience
@@ -38,7 +38,7 @@ class Ended(Exception):
 
 @dataclass(frozen=True)
 class Bounds:
-    """`calls` and `tokens` are of all sessions together (None: no bound); the rest is of one call."""
+    """Limits: `calls` and `tokens` are over all sessions together (None: no limit); the others are for one call."""
 
     calls: int | None = None
     tokens: int | None = None
@@ -49,15 +49,15 @@ class Bounds:
 
 
 def connect(url: str, bounds: Bounds) -> ChatEndpoint:
-    """The endpoint with this base URL, as in http://127.0.0.1:8000/v1; ValueError where it is none, or holds a secret.
+    """Return the endpoint with this base URL, as in http://127.0.0.1:8000/v1; ValueError if it is bad or has a secret.
 
-    A key that it wants is QR_JAX_TEACHER_KEY; for api.openai.com, and no other host, OPENAI_API_KEY does too.
+    Its key is read from QR_JAX_TEACHER_KEY; for api.openai.com, and no other host, from OPENAI_API_KEY too.
     """
     once = Patience(bounds.timeout_s, bounds.timeout_s, retries=0, pause_after=NEVER, response_bytes=LARGEST_BYTES)
     try:
         return ChatEndpoint(url, once, key_header(url, KEY), leave_out=bounds.leave_out, key_env=KEY)
     except ValueError as error:
-        raise ValueError(f"--teacher: {error}") from error
+        raise UserError(f"--teacher: {error}") from error
 
 
 @dataclass
@@ -84,10 +84,10 @@ class Teacher:
         self.tokens_in, self.tokens_out = sum(pair[0] for pair in spent), sum(pair[1] for pair in spent)
 
     def ask(self, prompt: Prompt, data: Mapping[str, Any], read: Callable[[Mapping[str, Any]], T], *, sample=0) -> T:
-        """What `read` makes of the reply's JSON; another `sample` is another call.
+        """Return `read` of the reply's JSON; another `sample` makes another call.
 
-        Refused where `read` (ValueError) takes neither the first reply nor the second, or the endpoint refuses the
-        prompt; Ended where no call may be made any more.
+        Refused if `read` raises ValueError on the first reply and the second, or if the endpoint refuses the prompt;
+        Ended if no call may be made any more.
         """
         given = json.dumps(data, ensure_ascii=False)
         messages = [{"role": "system", "content": prompt.text}, {"role": "user", "content": given}]
@@ -103,7 +103,7 @@ class Teacher:
         raise AssertionError
 
     def _reply(self, name: str, messages: list[dict[str, str]], sample: int) -> str:
-        """The model's reply: the journal's, that of another thread which asks the same just now, or a new call's."""
+        """Return the reply: the journal's, that of another thread's identical call under way, or a new call's."""
         body = {"model": self.model, "messages": messages, "temperature": TEMPERATURE, "seed": sample}
         body["max_tokens"] = self.bounds.reply_tokens
         parts = json.dumps([self.model, messages, sample]).encode()
@@ -130,7 +130,7 @@ class Teacher:
         return future.result()
 
     def _call(self, name: str, key: str, body: Mapping[str, Any]) -> str:
-        """One call, tried until it is answered or refused, or patience ends."""
+        """Make one call, retried until it is answered or refused, or its patience ends."""
         self._pay()
         ends, attempt, begun = time.monotonic() + self.bounds.patience_s, 0, time.monotonic()
         try:
@@ -164,7 +164,7 @@ class Teacher:
         return reply
 
     def _pay(self) -> None:
-        """Count one call; Ended where the budget has none left."""
+        """Count one call; Ended if the budget has none left."""
         with self._lock:
             tokens = self.tokens_in + self.tokens_out
             if self._gone:
@@ -183,7 +183,7 @@ class Teacher:
             self.say(f"the teacher has not answered: {why}; it is asked again until {until} (--patience-s)")
 
     def _refused(self, why: str) -> Exception:
-        """What a refusal of the endpoint is: the prompt's fault, unless nothing but refusals come."""
+        """Return the error for an endpoint's refusal: Refused for the prompt, Ended after too many in a row."""
         with self._lock:
             self._refusals += 1
             if self._refusals < REFUSALS:
@@ -192,7 +192,7 @@ class Teacher:
             return Ended(self._gone)
 
     def _pause(self, seconds: float, ends: float, why: str) -> None:
-        """Wait so long, and as long as the endpoint asks for; Ended where that is beyond `ends`, or nothing answers."""
+        """Wait for `seconds`, and as long as the endpoint asks; Ended if that exceeds `ends`, or nothing answers."""
         until = max(time.monotonic() + seconds, self._silent_until)
         if until >= ends:
             self._gone = self._gone or f"the teacher gives no answer: {why}"
@@ -205,13 +205,13 @@ class Teacher:
 
 
 def completion(response: Any, body: Mapping[str, Any]) -> tuple[str, list[int]]:
-    """A chat completion's text, and its tokens [in, out], estimated where it does not count. ValueError: it is none."""
+    """Return a chat completion's text and its tokens [in, out], estimated if not counted. ValueError: it is none."""
     try:
         content = message_text(response["choices"][0]["message"]["content"])
     except (LookupError, TypeError, AttributeError) as error:
-        raise ValueError(f"no chat completion, but {redact(str(response))[:200]!r}") from error
+        raise UserError(f"no chat completion, but {redact(str(response))[:200]!r}") from error
     if len(content) > MOST_CHARS_A_TOKEN * body["max_tokens"]:
-        raise ValueError(f"a reply of {len(content):,} characters, where {body['max_tokens']:,} tokens were asked for")
+        raise UserError(f"a reply of {len(content):,} characters, where {body['max_tokens']:,} tokens were asked for")
     usage = response.get("usage")
     counts = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")] if isinstance(usage, Mapping) else []
     counted = [count for count in counts if is_count(count)]
@@ -222,41 +222,41 @@ def completion(response: Any, body: Mapping[str, Any]) -> tuple[str, list[int]]:
 
 
 def as_object(reply: str) -> Mapping[str, Any]:
-    """Return the JSON object that a reply is, without a model's thoughts and fence around it; else ValueError."""
+    """Return the JSON object in a reply, without the thoughts and code fence around it; else ValueError."""
     found, alone = objects(reply)
     if not alone:
-        raise ValueError("it is not one JSON object")
+        raise UserError("it is not one JSON object")
     return dict(found[0])
 
 
 def text_of(reply: Mapping[str, Any], name: str, most: int = 500) -> str:
-    """A text of the reply with single blanks; ValueError where it is none, blank, or longer than `most` characters."""
+    """Return a text of the reply with single blanks; ValueError if it is none, blank, or longer than `most`."""
     value = reply.get(name)
     if not isinstance(value, str) or not value.strip():
-        raise ValueError(f'"{name}" must be a text that is not blank')
+        raise UserError(f'"{name}" must be a text that is not blank')
     value = " ".join(value.encode("utf-8", "replace").decode().split())
     if len(value) > most:
-        raise ValueError(f'"{name}" has {len(value)} characters; wanted at most {most}')
+        raise UserError(f'"{name}" has {len(value)} characters; wanted at most {most}')
     return value
 
 
 def texts_of(reply: Mapping[str, Any], name: str, least: int, most: int) -> tuple[str, ...]:
-    """From `least` to `most` different texts of the reply; else ValueError."""
+    """Return from `least` to `most` different texts of the reply; else ValueError."""
     listed = reply.get(name)
     if not isinstance(listed, list):
-        raise ValueError(f'"{name}" must be a list of texts')
+        raise UserError(f'"{name}" must be a list of texts')
     texts = tuple(dict.fromkeys(text_of({name: item}, name) for item in listed))
     if not least <= len(texts) <= most:
-        raise ValueError(f'"{name}" has {len(texts)} different texts; wanted {least} to {most}')
+        raise UserError(f'"{name}" has {len(texts)} different texts; wanted {least} to {most}')
     return texts
 
 
 def numbers_of(reply: Mapping[str, Any], name: str, size: int, least: int, most: int) -> tuple[int, ...]:
-    """From `least` to `most` different places of passages that were numbered from 1 to `size`; else ValueError."""
+    """Return from `least` to `most` different places of passages numbered from 1 to `size`; else ValueError."""
     listed = reply.get(name)
     if not isinstance(listed, list) or not all(type(item) is int and 1 <= item <= size for item in listed):
-        raise ValueError(f'"{name}" must be a list of numbers of passages, from 1 to {size}')
+        raise UserError(f'"{name}" must be a list of numbers of passages, from 1 to {size}')
     places = tuple(dict.fromkeys(item - 1 for item in listed))
     if not least <= len(places) <= most:
-        raise ValueError(f'"{name}" names {len(places)} passages; wanted {least} to {most}')
+        raise UserError(f'"{name}" names {len(places)} passages; wanted {least} to {most}')
     return places

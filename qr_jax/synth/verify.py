@@ -1,9 +1,8 @@
-"""Is a question good? Asked in separate calls, none of which sees how the question came to be.
+"""Verify a question by separate calls, none of which sees how the question came to be.
 
-It must be answered right, twice alike, from its cited passages; not from memory; not from one of several passages; of
-a chain not without one of its passages; and no second answer may be supported, by these passages or those that a search
-for the question finds.
-"""
+It must be answered right, twice alike, from its cited passages; not from memory; not from one of several passages; for
+a chain, not without one of its passages. No second answer may be supported, by these passages or by those that a search
+for the question finds."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,7 +19,7 @@ OTHERS = 5  # passages of a search for the question, which may hold another answ
 
 
 def verify(draft: Draft, library: Library, teacher: Teacher) -> None:
-    """Refuse the draft with the first reason found; the cheap checks come first."""
+    """Refuse the draft for the first fault found; the cheap checks come first."""
     check_words(draft)
     readings = [_answered(teacher, draft.question, draft.passages, sample) for sample in (0, 1)]
     if not all(alike(reading, draft.answers) for reading in readings):
@@ -47,7 +46,7 @@ def verify(draft: Draft, library: Library, teacher: Teacher) -> None:
 
 
 def alike(answer: str | None, golds: Sequence[str]) -> bool:
-    """Whether an answer says what a gold says, perhaps in other words."""
+    """Return True if an answer agrees with a gold, perhaps in other words (by F1)."""
     return answers.f1(answer, golds) >= ALIKE
 
 

@@ -1,4 +1,4 @@
-"""The world's facts: who is called what, which fact holds, and the documents that state one fact each."""
+"""The world's facts: the entities' names, their relations, and the documents that state one fact each."""
 
 import zlib
 from collections.abc import Mapping
@@ -8,6 +8,7 @@ from math import comb
 
 import numpy as np
 
+from qr_jax.errors import UserError
 from qr_jax.queries.world import text
 from qr_jax.records import Passage
 
@@ -30,28 +31,28 @@ class Facts:
 
 
 def numbers(seed: int, purpose: str, count: int) -> np.ndarray:
-    """`count` raw 64-bit numbers (uint64) fixed by (seed, purpose); raw Philox is the same in all versions of numpy."""
+    """Return `count` raw 64-bit numbers (uint64) fixed by (seed, purpose); raw Philox is equal in all numpys."""
     key = np.array([seed, zlib.crc32(purpose.encode())], np.uint64)
     return np.random.Philox(key=key).random_raw(count)
 
 
 def permutation(seed: int, purpose: str, count: int) -> np.ndarray:
-    """An order of range(count), int64."""
+    """Return a permutation of range(count), int64."""
     return np.argsort(numbers(seed, purpose, count), kind="stable")
 
 
 def evenly(seed: int, purpose: str, subjects: int, objects: int) -> np.ndarray:
-    """An object for each subject, int64 [subjects]; no object has over one subject more than another."""
+    """Assign an object to each subject, int64 [subjects]; counts of subjects an object differ by at most one."""
     return permutation(seed, purpose, subjects) % objects
 
 
 def distinct(seed: int, purpose: str, subjects: int, objects: int) -> np.ndarray:
-    """An object for each subject, int64 [subjects], no object twice."""
+    """Assign an object to each subject, int64 [subjects], no object twice."""
     return permutation(seed, purpose, objects)[:subjects]
 
 
 def make_facts(seed: int, sizes: Mapping[str, int]) -> Facts:
-    """All facts of a world with `sizes[type]` entities of each type."""
+    """Make all facts of a world with `sizes[type]` entities of each type."""
     names = {type: make_names(seed, type, sizes[type]) for type in text.TYPES}
     targets = {}
     for relation in text.RELATIONS.values():
@@ -64,7 +65,7 @@ def make_facts(seed: int, sizes: Mapping[str, int]) -> Facts:
 
 
 def capitals(seed: int, country_of_city: np.ndarray, countries: int) -> np.ndarray:
-    """One of each country's own cities, int64 [countries]."""
+    """Choose one of each country's own cities, int64 [countries]."""
     order = permutation(seed, "capital", len(country_of_city))
     found, first = np.unique(country_of_city[order], return_index=True)
     assert len(found) == countries, "every country has a city"
@@ -72,18 +73,18 @@ def capitals(seed: int, country_of_city: np.ndarray, countries: int) -> np.ndarr
 
 
 def name_parts(type: str, count: int) -> int:
-    """How many words a name needs for `count` names with different sets of words; ValueError when four are too few."""
+    """Return the number of words in a name that `count` distinct word sets need; ValueError if four are too few."""
     words = len(text.name_words(type))
     for parts in range(1, MOST_PARTS + 1):
         if count <= comb(words, parts):
             return parts
-    raise ValueError(f"{count} names of type {type} are more than the {comb(words, parts)} there are; ask for fewer")
+    raise UserError(f"{count} names of type {type} are more than the {comb(words, parts)} there are; ask for fewer")
 
 
 def make_names(seed: int, type: str, count: int) -> list[str]:
-    """`count` names with equally many words each; no two have the same set of words, for retrievers see no order.
+    """Make `count` names of equally many words; no two have the same set of words, since retrievers ignore order.
 
-    One-word names are the first of the list whatever the seed, so a world of another seed has the same names.
+    One-word names are the first of the list whatever the seed, so worlds of all seeds share them.
     """
     words, parts = text.name_words(type), name_parts(type, count)
     if parts == 1:
@@ -95,17 +96,17 @@ def make_names(seed: int, type: str, count: int) -> list[str]:
 
 
 def aliases(facts: Facts, type: str, index: int) -> tuple[str, ...]:
-    """Other spellings of a name. They end in the type's word, which no name holds, so none is another entity's name."""
+    """Return other spellings of a name. They end in the type's word, which no name holds, so none is another's name."""
     return (text.ALIASES[type].format(facts.name(type, index)),) if type in text.ALIASES else ()
 
 
 def document_id(facts: Facts, relation: text.Relation, subject: int) -> str:
-    """ "morburg.mayor": the subject's name, its words joined by "_", and the relation."""
+    """Return e.g. "morburg.mayor": the subject's name, its words joined by "_", and the relation."""
     return f"{facts.name(relation.subject, subject).replace(' ', '_')}.{relation.name}"
 
 
 def make_documents(facts: Facts) -> list[Passage]:
-    """One document a fact: the title is the subject, the text says relation and object in one of two ways."""
+    """Make one document a fact: the title is the subject, the text states relation and object in one of two ways."""
     documents = []
     for relation in text.RELATIONS.values():
         subjects, objects = facts.names[relation.subject], facts.names[relation.object]

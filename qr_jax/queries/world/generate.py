@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from qr_jax.errors import UserError
 from qr_jax.queries.world import text
 from qr_jax.queries.world.facts import Facts, make_documents, make_facts, numbers
 from qr_jax.queries.world.questions import Problem, chains, comparisons, intersections, query, turns
@@ -70,46 +71,46 @@ class WorldSettings:
 
 
 def check(settings: WorldSettings) -> None:
-    """ValueError for settings no world can be made of, with what would do."""
+    """Raise ValueError, with what would do, for settings of which no world can be made."""
     for name, least in {"seed": 0, "train": 0, "dev": 0, "test": 0, "traces": 0, "listed": 1}.items():
         if getattr(settings, name) < least:
-            raise ValueError(f"{name}={getattr(settings, name)} must be {least} or more")
+            raise UserError(f"{name}={getattr(settings, name)} must be {least} or more")
     if not 0 <= settings.impossible <= 1:
-        raise ValueError(f"impossible={settings.impossible} is a share of the training questions: 0 to 1")
+        raise UserError(f"impossible={settings.impossible} is a share of the training questions: 0 to 1")
     if not 0 <= settings.trace_garbled <= 1:
-        raise ValueError(f"trace_garbled={settings.trace_garbled} is a share of the phrases: 0 to 1")
+        raise UserError(f"trace_garbled={settings.trace_garbled} is a share of the phrases: 0 to 1")
     if not 1 <= settings.trace_phrasings <= 4:
-        raise ValueError(f"trace_phrasings={settings.trace_phrasings} must be 1 to 4: a relation has four phrasings")
+        raise UserError(f"trace_phrasings={settings.trace_phrasings} must be 1 to 4: a relation has four phrasings")
     for traced in ("", "trace_"):
         hops, others = f"{traced}hops", [f"{traced}{kind}" for kind in ("comparison", "intersection")]
         weights, rest = getattr(settings, hops), [getattr(settings, name) for name in others]
         if not 1 <= len(weights) <= 4 or min(weights) < 0 or sum(weights) <= 0:
-            raise ValueError(f"{hops}={weights} must be one to four weights (of 1 to 4 hops), 0 or more, not all 0")
+            raise UserError(f"{hops}={weights} must be one to four weights (of 1 to 4 hops), 0 or more, not all 0")
         if min(rest) < 0 or sum(rest) > 1:
             shares = " and ".join(f"{name}={share}" for name, share in zip(others, rest, strict=True))
-            raise ValueError(f"{shares} are shares: 0 or more, together at most 1")
+            raise UserError(f"{shares} are shares: 0 or more, together at most 1")
     if settings.documents is not None:
         changed = [name for name in SIZES.values() if getattr(settings, name) != getattr(WorldSettings, name)]
         if changed:
             sized = f"documents={settings.documents} sizes the world"
-            raise ValueError(f"{sized}, and so does {changed[0]}; give one of the two")
+            raise UserError(f"{sized}, and so does {changed[0]}; give one of the two")
         if not LEAST_DOCUMENTS <= settings.documents <= MOST_DOCUMENTS:
-            raise ValueError(f"documents={settings.documents} must lie between {LEAST_DOCUMENTS} and {MOST_DOCUMENTS}")
+            raise UserError(f"documents={settings.documents} must lie between {LEAST_DOCUMENTS} and {MOST_DOCUMENTS}")
     sizes = sizes_of(settings)
     if min(sizes.values()) < 2:
-        raise ValueError(f"a world needs two or more entities of each type, and this one has {sizes}")
+        raise UserError(f"a world needs two or more entities of each type, and this one has {sizes}")
     most = min(sizes[text.CITY], sizes[text.PERSON])
     if sizes[text.COUNTRY] > most or max(sizes[text.CITY], sizes[text.COMPANY]) > sizes[text.PERSON]:
-        raise ValueError(f"countries need a city each, cities and companies a person each; the sizes are {sizes}")
+        raise UserError(f"countries need a city each, cities and companies a person each; the sizes are {sizes}")
 
 
 def settings_from(given: Mapping[str, Any]) -> WorldSettings:
-    """Settings by name, as JSON or a config holds them; ValueError for an unknown name or a wrong type."""
+    """Make settings from JSON's or a config's values by name; ValueError for an unknown name or a wrong type."""
     return conform("data.world", dict(given), WorldSettings)
 
 
 def sizes_of(settings: WorldSettings) -> dict[str, int]:
-    """Entities of each type."""
+    """Return the number of entities of each type."""
     if settings.documents is None:
         return {type: getattr(settings, name) for type, name in SIZES.items()}
     defaults = {type: getattr(WorldSettings, name) for type, name in SIZES.items()}
@@ -118,7 +119,7 @@ def sizes_of(settings: WorldSettings) -> dict[str, int]:
 
 
 def settings_hash(settings: WorldSettings) -> str:
-    """16 hexadecimal digits that change with the settings and with the words worlds are made of."""
+    """Return 16 hexadecimal digits that change with the settings and with the words worlds are made of."""
     relations = [asdict(relation) for relation in text.RELATIONS.values()]
     frames = [text.DOCUMENTS, text.CHAIN, text.COMPARISON, text.CHOICE, text.INTERSECTION, text.ALIASES]
     content = json.dumps([CONTENT, asdict(settings), vocabulary(), relations, frames], sort_keys=True)
@@ -140,9 +141,9 @@ class World:
 
 
 def build(settings: WorldSettings) -> World:
-    """The world of these settings, the same on every machine and in every process.
+    """Build the world of these settings, the same on every machine and in every process.
 
-    ValueError where it has fewer distinct questions than they ask for.
+    ValueError if it has fewer distinct questions than the settings ask for.
     """
     facts = make_facts(settings.seed, sizes_of(settings))
     chosen = deal(settings, facts)
@@ -150,7 +151,7 @@ def build(settings: WorldSettings) -> World:
     if any(count < getattr(settings, split) for split, count in has.items()):
         asked = " ".join(f"{split}={getattr(settings, split)}" for split in has)
         cure = "ask for fewer questions, or for more documents"
-        raise ValueError(f"{asked}: this world has {', '.join(map(str, has.values()))} distinct questions; {cure}")
+        raise UserError(f"{asked}: this world has {', '.join(map(str, has.values()))} distinct questions; {cure}")
     splits = {split: mixed(settings.seed, split, worded(facts, split, chosen[split], 4)) for split in SPLITS}
     pairs = worded(facts, "traces", chosen["traces"], settings.trace_phrasings, settings.trace_garbled)
     held = {asked.question for questions in splits.values() for asked, _ in questions}
@@ -165,14 +166,14 @@ def build(settings: WorldSettings) -> World:
 
 
 def spoiled(settings: WorldSettings, queries: list[Query]) -> list[Query]:
-    """The queries, the share `impossible` of them with a gold answer that nobody can give, their ids unchanged."""
+    """Replace the gold answer of the share `impossible` of the queries by one that nobody can give; ids stay."""
     raws = numbers(settings.seed, "impossible", len(queries)).tolist()
     bad = [raw % 1024 < settings.impossible * 1024 for raw in raws]
     return [replace(one, answers=(IMPOSSIBLE,)) if lost else one for one, lost in zip(queries, bad, strict=True)]
 
 
 def deal(settings: WorldSettings, facts: Facts) -> dict[str, list[Problem]]:
-    """The problems of each split. No problem is in two, but the traces may hold one several times."""
+    """Assign problems to the splits. No problem is in two splits, but the traces may hold one several times."""
     lengths = range(1, max(len(settings.hops), len(settings.trace_hops)) + 1)
     sources: dict[str, Iterator[Problem]] = {
         "intersection": intersections(facts, settings.listed),
@@ -197,7 +198,7 @@ def deal(settings: WorldSettings, facts: Facts) -> dict[str, list[Problem]]:
 
 
 def wishes(settings: WorldSettings, split: str) -> dict[str, int]:
-    """How many problems of each class a split asks for; they add up to its size."""
+    """Return how many problems of each class a split asks for; they add up to its size."""
     traced = "trace_" if split == "traces" else ""
     weights, total = getattr(settings, f"{traced}hops"), getattr(settings, split)
     rest = {kind: getattr(settings, f"{traced}{kind}") for kind in ("intersection", "comparison")}
@@ -208,7 +209,7 @@ def wishes(settings: WorldSettings, split: str) -> dict[str, int]:
 
 
 def unseen(problems: Iterator[Problem]) -> Iterator[Problem]:
-    """The problems without repeats; ends after a thousand repeats in a row (comparisons are drawn without end)."""
+    """Yield the problems without repeats; stop after a thousand repeats in a row (comparisons never end)."""
     seen, repeats = set(), 0
     for problem in problems:
         key = (problem.relations, problem.names)
@@ -221,7 +222,7 @@ def unseen(problems: Iterator[Problem]) -> Iterator[Problem]:
 
 
 def fitted(counts: Mapping[str, int], available: int) -> dict[str, int]:
-    """How many distinct problems each split gets, traces last: all it asks for, or its proportion of too few.
+    """Return how many distinct problems each split gets: all it asks for, or its share if there are too few.
 
     Traces can show a problem twice and questions cannot, so traces get what the questions leave, but at least a fifth.
     """
@@ -233,14 +234,14 @@ def fitted(counts: Mapping[str, int], available: int) -> dict[str, int]:
 
 
 def repeated(problems: list[Problem], count: int) -> list[Problem]:
-    """`count` problems: these, again and again."""
+    """Return `count` problems: these, repeated in order."""
     return [problems[at % len(problems)] for at in range(count)] if problems else []
 
 
 def worded(
     facts: Facts, split: str, problems: list[Problem], most: int, garbled: float = 0.0
 ) -> list[tuple[Query, Problem]]:
-    """Each problem with its query, worded with phrasings 0 to `most` - 1, a share of them garbled, by the seed."""
+    """Return each problem with its query, worded by the seed in phrasings 0 to `most` - 1, a share of them garbled."""
     raws = numbers(facts.seed, f"phrasings {split}", len(problems)).tolist()
     nonsense = numbers(facts.seed, f"nonsense {split}", len(problems) * 4).reshape(-1, 4).tolist()
     asked = []
@@ -252,18 +253,18 @@ def worded(
 
 
 def mixed(seed: int, split: str, rows: list[T]) -> list[T]:
-    """The rows in an order fixed by the seed, so that any first part of a split has its mix of hops."""
+    """Return the rows in an order fixed by the seed, so that any first part of a split has its mix of hops."""
     raws = numbers(seed, f"order of {split}", len(rows))
     return [rows[at] for at in np.argsort(raws, kind="stable")]
 
 
 def numbered(traces: list[Trace]) -> list[Trace]:
-    """The traces with their place in front of their queries' ids: a question may stand in several."""
+    """Put each trace's position in front of its query's id: a question may stand in several traces."""
     return [replace(trace, query=replace(trace.query, id=f"t{at}.{trace.query.id}")) for at, trace in enumerate(traces)]
 
 
 def export(world: World, folder: str | Path) -> list[Path]:
-    """Write documents, train, dev, test and traces.jsonl; their paths. ValueError, nothing written, where one is."""
+    """Write documents, train, dev, test and traces.jsonl and return their paths. ValueError if one of them exists."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tables: dict[str, Iterable[dict]] = {
@@ -273,7 +274,7 @@ def export(world: World, folder: str | Path) -> list[Path]:
     }
     paths = [folder / f"{name}.jsonl" for name in tables]
     if there := [path for path in paths if os.path.lexists(path)]:
-        raise ValueError(f"{there[0]} is already there; write this world to another folder, or move that file away")
+        raise UserError(f"{there[0]} is already there; write this world to another folder, or move that file away")
     for path, rows in zip(paths, tables.values(), strict=True):
         with path.open("w", encoding="utf-8") as file:
             file.writelines(json.dumps(one) + "\n" for one in rows)
@@ -281,6 +282,6 @@ def export(world: World, folder: str | Path) -> list[Path]:
 
 
 def row(one: Query) -> dict[str, Any]:
-    """A query as a row of JSONL, `meta` as further columns: queries/readers.py reads it back as the same query."""
+    """Return a query as a JSONL row, `meta` as further columns; queries/readers.py reads it back as the same query."""
     answers, entities = list(one.answers), list(one.entities)
     return {"id": one.id, "question": one.question, "answers": answers, "entities": entities, **one.meta}

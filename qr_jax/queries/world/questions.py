@@ -20,7 +20,7 @@ DRAWS_AT_ONCE = 4096  # comparisons are drawn, not counted: there are far too ma
 
 @dataclass(frozen=True)
 class Problem:
-    """`names` are those the question says, `entities` those an expert passes through before the answer (type, index).
+    """The question says `names`; an expert passes through `entities` to the answer, a pair (type, index).
 
     `searches` are the expert's queries, `supporting` the ids of the documents that prove the answer.
     """
@@ -35,18 +35,18 @@ class Problem:
 
     @property
     def hops(self) -> int:
-        """Facts that prove the answer."""
+        """Return the number of facts that prove the answer."""
         return len(self.supporting)
 
     @property
     def phrased(self) -> int:
-        """How many phrasings the wording chooses."""
+        """Return how many phrasings the wording chooses."""
         return 1 if self.kind == "comparison" else len(self.relations)
 
 
 @cache
 def paths(hops: int) -> tuple[tuple[Relation, ...], ...]:
-    """Every path of relations of that length, each starting where the one before it ends."""
+    """Return every path of relations of that length, each relation starting where the one before it ends."""
     if hops == 0:
         return ((),)
     return tuple(
@@ -58,7 +58,7 @@ def paths(hops: int) -> tuple[tuple[Relation, ...], ...]:
 
 
 def chains(facts: Facts, hops: int) -> Iterator[Problem]:
-    """Every chain of that length, in an order fixed by the seed; none comes to an entity twice."""
+    """Yield every chain of that length, in an order fixed by the seed; none visits an entity twice."""
     ways = paths(hops)
     ends = np.cumsum([len(facts.names[way[0].subject]) for way in ways])
     for rank in permutation(facts.seed, f"chains {hops}", int(ends[-1])):
@@ -70,7 +70,7 @@ def chains(facts: Facts, hops: int) -> Iterator[Problem]:
 
 
 def chain(facts: Facts, path: tuple[Relation, ...], start: int) -> Problem | None:
-    """The problem that follows `path` from entity `start`, None when it comes back to an entity."""
+    """Return the problem that follows `path` from entity `start`; None if it visits an entity twice."""
     names, subjects = [facts.name(path[0].subject, start)], [start]
     for relation in path:
         subjects.append(facts.object(relation, subjects[-1]))
@@ -85,16 +85,16 @@ def posed(
     facts: Facts, kind: str, path: tuple[Relation, ...], names: Names, entities: Names, searched: Names,
     subjects: Sequence[int], answer: tuple[str, int],
 ) -> Problem:  # fmt: skip
-    """The problem of these relations, for each the name that an expert searches with it and whose fact proves it."""
+    """Make the problem of a path: relation i is searched with searched[i] and proved by the fact of subjects[i]."""
     searches = tuple(f"{relation.name} {name}" for relation, name in zip(path, searched, strict=True))
     proofs = tuple(document_id(facts, relation, subject) for relation, subject in zip(path, subjects, strict=True))
     return Problem(kind, tuple(relation.name for relation in path), names, entities, searches, proofs, answer)
 
 
 def comparisons(facts: Facts) -> Iterator[Problem]:
-    """Comparisons without end, in an order fixed by the seed: of two entities one has a given object; what else?
+    """Yield endless comparisons in a seeded order: of two entities, take the one with a given object, ask another.
 
-    The answer is never a name the question says, so a guess between the two is worth nothing.
+    The answer is never a name that the question says, so a guess between the two is worth nothing.
     """
     pairs = [
         (known, asked)
@@ -113,7 +113,7 @@ def comparisons(facts: Facts) -> Iterator[Problem]:
 
 
 def comparison(facts: Facts, known: Relation, asked: Relation, one: int, other: int) -> Problem | None:
-    """The problem whose chosen one is `one`; None when the two are alike or the answer stands in the question.
+    """Return the problem whose answer is about `one`; None if the two are alike or the question says the answer.
 
     Which of the two the question names first depends on their indices alone, so that both orders are one problem. An
     expert looks up the first: if it has the given object it is the one, otherwise the second is.
@@ -132,7 +132,7 @@ def comparison(facts: Facts, known: Relation, asked: Relation, one: int, other: 
 
 
 def intersections(facts: Facts, most: int) -> Iterator[Problem]:
-    """Every intersection, in an order fixed by the seed: the one person with two given objects.
+    """Yield every intersection, in an order fixed by the seed: the one person with two given objects.
 
     Each object has at most `most` such persons, so that one search of `most` passages lists them all.
     """
@@ -154,22 +154,22 @@ def intersections(facts: Facts, most: int) -> Iterator[Problem]:
 
 
 def combined(facts: Facts, pair: tuple[Relation, Relation]) -> np.ndarray:
-    """A number a person that two persons share exactly when both their objects agree."""
+    """Return a number for each person that two persons share exactly if both their objects agree."""
     one, other = (facts.targets[relation.name] for relation in pair)
     return one * (int(other.max()) + 1) + other
 
 
 def garble(phrase: str, raw: int) -> str:
-    """The phrase with every telling word replaced by one of any relation's, chosen by the bytes of `raw`."""
+    """Replace every telling word of the phrase by a telling word of any relation, chosen by the bytes of `raw`."""
     words = phrase.split()
     chosen = [text.TELLING[(raw >> (6 * at)) % 8191 % len(text.TELLING)] for at in range(len(words))]
     return " ".join(new if old in text.TELLING else old for old, new in zip(words, chosen, strict=True))
 
 
 def word(problem: Problem, phrasings: tuple[int, ...], garbled: tuple[int, ...] = ()) -> str:
-    """The question in words; `phrasings[i]` in 0..3 chooses how relation i is said.
+    """Word the question; `phrasings[i]` in 0..3 chooses the phrasing of relation i.
 
-    `garbled[i]`, a raw number that is not 0, makes it nonsense in the form of any of the four.
+    `garbled[i]`, a raw number, replaces it by nonsense in the form of any of the four, unless it is 0.
     """
 
     def say(ways: tuple[str, ...], at: int) -> str:
@@ -196,7 +196,7 @@ def word(problem: Problem, phrasings: tuple[int, ...], garbled: tuple[int, ...] 
 
 
 def query(facts: Facts, problem: Problem, phrasings: tuple[int, ...], garbled: tuple[int, ...] = ()) -> Query:
-    """The problem as a query. Its id says what it asks and how: a question keeps it whatever else is asked."""
+    """Return the problem as a query. Its id encodes problem and wording: it does not depend on other questions."""
     said = "+".join(name.replace(" ", "_") for name in problem.names)
     ways = "".join(map(str, phrasings))
     meta = {"hops": problem.hops, "kind": problem.kind, "supporting": list(problem.supporting)}
@@ -208,6 +208,6 @@ def query(facts: Facts, problem: Problem, phrasings: tuple[int, ...], garbled: t
 
 
 def turns(facts: Facts, problem: Problem) -> tuple[str, ...]:
-    """What an expert writes: one search a turn, then the answer."""
+    """Write the expert's turns: one search a turn, then the answer."""
     searches = (f"<search> {search} </search>" for search in problem.searches)
     return (*searches, f"<answer> {facts.name(*problem.answer)} </answer>")

@@ -17,6 +17,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from qr_jax import run_files, terminal
+from qr_jax.errors import UserError
 from qr_jax.queries.world.generate import World, WorldSettings, build, row, settings_hash
 from qr_jax.records import Passage, Query, Trace
 
@@ -46,7 +47,7 @@ class WorldBuilder(tfds.core.GeneratorBasedBuilder):
     def _split_generators(self, dl_manager) -> dict[str, Iterator]:
         del dl_manager  # nothing is downloaded
         if self._world is None:
-            raise ValueError("a world is written by open_world(settings, folder), which builds it first")
+            raise UserError("a world is written by open_world(settings, folder), which builds it first")
         return {split: self._generate_examples(rows) for split, rows in filled(self._world, config_name(self)).items()}
 
     def _generate_examples(self, rows: Sequence) -> Iterator[tuple[int, dict]]:

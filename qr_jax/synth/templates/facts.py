@@ -1,8 +1,7 @@
-"""What an encyclopaedia's passage says first and in so many words: its kind, years, places, and who made it.
+"""Facts that an encyclopaedia's passage states first and explicitly: its kind, years, places, and who made it.
 
-Patterns of English text, meant to miss much and to be right where they match: a name that is joined to another by
-"and" or a comma, or that no passage alone has as its title, is no fact.
-"""
+The patterns of English text are meant to miss much and to be right where they match: a name that is joined to another
+by "and" or a comma, or that is not exactly one passage's title, is no fact."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -47,7 +46,7 @@ FILM_PEOPLE = "direct|film|actor|actress|screenwriter|producer|cinematographer|c
 
 @dataclass(frozen=True)
 class Relation:
-    """Words that a passage says before a name, what the name then is, and what the name's own passage must call it."""
+    """The words before a name in a passage, the name's role, and what the name's own passage must call it."""
 
     pattern: str
     phrase: str  # of what is named, {} being the phrase of what it is said of
@@ -113,18 +112,18 @@ class Page:
     leads: Mapping[str, int] = field(default_factory=dict)
 
     def only(self, places: Sequence[int]) -> "Page":
-        """The page with what leads to these places."""
+        """Return the page with only those leads that go to these places."""
         return replace(self, leads={phrase: at for phrase, at in self.leads.items() if at in places})
 
     def phrase(self) -> str:
-        """How a question names it: works and bands by their kind too."""
+        """Return the page's name in a question, with its kind before it unless that is "person" or unknown."""
         if self.kind in ("", "person"):
             return self.title
         return f'the {self.kind} "{self.title}"' if self.kind in WORKS else f"the {self.kind} {self.title}"
 
 
 def pages(passages: Sequence[Passage], titles: Mapping[str, int]) -> dict[int, Page]:
-    """The pages, by place, of passages whose title no other has and whose first sentence says what they are."""
+    """Return the pages, by place, of passages with a unique title whose first sentence says what they are."""
     found = {at: page for at in sorted(titles.values()) if (page := page_of(passages[at], at, titles))}
     return {at: _without_strangers(page, found) for at, page in found.items()}
 
@@ -160,7 +159,7 @@ def page_of(passage: Passage, place: int, titles: Mapping[str, int]) -> Page | N
 
 
 def leads(text: str, kind: str, place: int, titles: Mapping[str, int]):
-    """(phrase, place) of each relation that the text states once, of one name alone."""
+    """Yield (phrase, place) of each relation that the text states exactly once, of one name alone."""
     for relation in RELATIONS:
         if (kind == "person") != (relation.kinds is None) or (relation.kinds and kind not in relation.kinds):
             continue
@@ -171,7 +170,7 @@ def leads(text: str, kind: str, place: int, titles: Mapping[str, int]):
 
 
 def named_at(text: str, start: int, titles: Mapping[str, int]) -> int | None:
-    """The place of the passage whose title stands at `start`, after small words and nationalities, and by itself."""
+    """Return the place of the passage whose title stands alone at `start`, after small words and nationalities."""
     words = list(runs().finditer(text, start, min(len(text), start + 120)))
     skipped = 0
     while skipped < len(words) and (words[skipped][0][0].islower() or words[skipped][0] in NATIONS):
@@ -192,7 +191,7 @@ def named_at(text: str, start: int, titles: Mapping[str, int]) -> int | None:
 
 
 def _without_strangers(page: Page, known: Mapping[int, Page]) -> Page:
-    """The page without what leads to a namesake: the target's own passage must call it what the relation says."""
+    """Remove leads to namesakes: the target's own passage must call it what the relation says."""
     roles = {relation.phrase: relation.role for relation in RELATIONS}
     fit = {
         phrase: at
@@ -206,13 +205,13 @@ def _without_strangers(page: Page, known: Mapping[int, Page]) -> Page:
 
 
 def _shared_names(first: str, second: str) -> set[str]:
-    """The names that both descriptions say: a song and its album have a performer in common, namesakes do not."""
+    """Return the names in both descriptions: a song and its album share a performer, namesakes do not."""
     names = [{word for word in re.findall(r"\b[A-Z]\w+", text) if word not in NATIONS} for text in (first, second)]
     return names[0] & names[1]
 
 
 def first_sentence(text: str) -> str:
-    """Up to the first full stop that ends a sentence and no abbreviation, outside brackets."""
+    """Return the text up to the first full stop outside brackets that ends a sentence, not an abbreviation."""
     for stop in re.finditer(r"\.(?= [A-Z\"]|$)", text):
         before = text[: stop.start()]
         last = before.rpartition(" ")[2].lstrip('("')
@@ -222,14 +221,14 @@ def first_sentence(text: str) -> str:
 
 
 def bare(sentence: str) -> str:
-    """The sentence without its brackets."""
+    """Return the sentence without its brackets."""
     while (shorter := re.sub(r"\s*\([^()]*\)", "", sentence)) != sentence:
         sentence = shorter
     return sentence
 
 
 def kind_of(description: str) -> str:
-    """What the description's first words call it."""
+    """Return the kind that the description's first words name; "" for none."""
     head = re.split(
         r"\b(?:by|directed|written|of|from|in|on|that|which|who|for|and|about|based|published|created)\b", description
     )[0]
@@ -238,5 +237,5 @@ def kind_of(description: str) -> str:
 
 
 def whole_and_first(value: str) -> tuple[str, ...]:
-    """'Goose Creek, Texas' and 'Goose Creek': either is a right answer."""
+    """Return e.g. 'Goose Creek, Texas' and 'Goose Creek': either is a right answer."""
     return tuple(dict.fromkeys((value, value.partition(",")[0])))

@@ -1,4 +1,4 @@
-"""What a step hands to the next, besides the learner's state; all of it is in the checkpoint."""
+"""The state that a step hands to the next, besides the learner's; all of it is in the checkpoint."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from qr_jax import pool
+from qr_jax.errors import UserError
 from qr_jax.records import Query
 from qr_jax.rollout.engine import Statistics
 from qr_jax.step import grading
@@ -19,8 +20,8 @@ COUNTS = ("rollouts", "tokens", "searches", "rollbacks", "rate", "base", "before
 
 
 @dataclass(frozen=True)
-class Progress:
-    """Where a run stands between two steps."""
+class RunState:
+    """The state of a run between two steps."""
 
     pool: pool.Pool
     waiting: tuple[Group, ...] = ()  # accepted groups that wait for others, until there are min_signal
@@ -46,14 +47,14 @@ class Progress:
         return {"pool": pool.to_arrays(self.pool), "waiting": waiting, **more, **counts}
 
 
-def from_host(host: Mapping[str, Any]) -> Progress:
-    """The progress that `to_host` gave. ValueError, LookupError, TypeError or AttributeError for what it did not."""
+def from_host(host: Mapping[str, Any]) -> RunState:
+    """Rebuild the state that `to_host` gave. ValueError, LookupError, TypeError or AttributeError for anything else."""
     tokens, episodes = host["left_out"]
     counts = {name: host[name] for name in COUNTS}
     whole = (tokens, episodes, *(counts[name] for name in ("rollouts", "tokens", "searches", "rollbacks")))
     if any(type(number) is not int or number < 0 for number in whole) or not 0 < counts["rate"] < math.inf:
-        raise ValueError(f"counts of {whole} and a rate of {counts['rate']!r}")
-    progress = Progress(
+        raise UserError(f"counts of {whole} and a rate of {counts['rate']!r}")
+    run_state = RunState(
         pool.from_arrays(host["pool"]),
         tuple(map(grading.from_plain, host["waiting"])),
         (tokens, episodes),
@@ -61,34 +62,34 @@ def from_host(host: Mapping[str, Any]) -> Progress:
         watch=Watch(**host["watch"]),
         **counts,
     )
-    if any(not 0 <= group.index < progress.pool.size for group in progress.waiting):
-        raise ValueError(f"a group waits that is none of the pool's {progress.pool.size} queries")
-    lists = {"cost_F": progress.cost_F, **progress.watch.past}
+    if any(not 0 <= group.index < run_state.pool.size for group in run_state.waiting):
+        raise UserError(f"a group waits that is none of the pool's {run_state.pool.size} queries")
+    lists = {"cost_F": run_state.cost_F, **run_state.watch.past}
     if any(not isinstance(values, np.ndarray) or values.shape != (values.size,) for values in lists.values()):
-        raise ValueError("costs or what the guards remember that are no lists of numbers")
-    if {*progress.watch.past} != {*FIGURES} or not progress.watch.best < math.inf > progress.watch.best_step >= 0:
-        raise ValueError(f"what the guards remember is of {', '.join(progress.watch.past)}")
-    return progress
+        raise UserError("costs or what the guards remember that are no lists of numbers")
+    if {*run_state.watch.past} != {*FIGURES} or not run_state.watch.best < math.inf > run_state.watch.best_step >= 0:
+        raise UserError(f"what the guards remember is of {', '.join(run_state.watch.past)}")
+    return run_state
 
 
 def advanced(
-    progress: Progress, groups: Sequence[Group], kept: Sequence[Group], statistics: Statistics, family_P: np.ndarray
-) -> Progress:
-    """The progress after a step's rollouts, those of all processes, with its kept groups waiting to be trained on."""
+    run_state: RunState, groups: Sequence[Group], kept: Sequence[Group], statistics: Statistics, family_P: np.ndarray
+) -> RunState:
+    """Return the state after a step's rollouts on all processes, with its kept groups waiting to be trained on."""
     kept_indices = {group.index for group in kept}
     rest = [group.spent for group in groups if group.index not in kept_indices]
-    tokens, episodes = progress.left_out
+    tokens, episodes = run_state.left_out
     return replace(
-        progress,
-        waiting=(*progress.waiting, *kept),
+        run_state,
+        waiting=(*run_state.waiting, *kept),
         left_out=(
             tokens + sum(spent.valid_tokens for spent in rest),
             episodes + sum(spent.valid_episodes for spent in rest),
         ),
-        rollouts=progress.rollouts + sum(group.spent.episodes for group in groups),
-        tokens=progress.tokens + statistics.tokens,
-        searches=progress.searches + statistics.searches,
-        cost_F=costs(progress.cost_F, groups, family_P),
+        rollouts=run_state.rollouts + sum(group.spent.episodes for group in groups),
+        tokens=run_state.tokens + statistics.tokens,
+        searches=run_state.searches + statistics.searches,
+        cost_F=costs(run_state.cost_F, groups, family_P),
     )
 
 

@@ -7,7 +7,7 @@ from rollouts import engine, flat, near_ties, random_params, roll, with_system, 
 from qr_jax.records import Say
 from qr_jax.rollout.engine import PURPOSES
 from qr_jax.rollout.live import Statistics
-from qr_jax.rollout.seats import Seats, common
+from qr_jax.rollout.slot_scheduler import SlotScheduler, common
 
 
 def test_common_beginnings_by_hand():
@@ -70,10 +70,10 @@ def test_the_longest_begin_first_and_results_come_in_the_order_asked():
 def test_prompts_that_share_nothing_take_no_row_for_it():
     made = engine(slots=4, buckets=(64,))
     prompts = {0: list(range(40)), 1: list(range(100, 140))}
-    seats = Seats(made.rows, None, [(0, 0), (1, 0)], lambda query: (prompts[query], Say("x")), Statistics())
+    seats = SlotScheduler(made.rows, None, [(0, 0), (1, 0)], lambda query: (prompts[query], Say("x")), Statistics())
     assert seats.prefix == [] and seats.all_free()
     prompts[1] = [*range(20), 7, 7]
     for queries, prefix in ((2, []), (4, list(range(20)))):  # two tiles: it saves each prompt one
         order = [(query, 0) for query in range(queries)]
-        seats = Seats(made.rows, None, order, lambda query: (prompts[query], Say("x")), Statistics())
+        seats = SlotScheduler(made.rows, None, order, lambda query: (prompts[query], Say("x")), Statistics())
         assert seats.prefix == prefix

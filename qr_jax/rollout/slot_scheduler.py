@@ -1,4 +1,4 @@
-"""Who sits where: the slots that decode, the store of rows that do not, and the episodes that have yet to begin.
+"""Scheduling of episodes: those in slots that decode, those in the store of rows that do not, and those to begin.
 
 A query's prompt is computed once, in the store. What all prompts begin with (the system prompt) is computed once a
 rollout and copied. Episodes that were shown the same after the same compute it once: a query's samples often search for
@@ -10,10 +10,10 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 
 from qr_jax.models.costs import matrix_parameters
-from qr_jax.models.incremental import Laid
+from qr_jax.models.incremental import DecodeParams
 from qr_jax.records import Say
-from qr_jax.rollout.live import Live, Statistics
-from qr_jax.rollout.rows import Move, Rows, Work
+from qr_jax.rollout.kv_cache import KVCache, Move, Work
+from qr_jax.rollout.live import EpisodeState, Statistics
 
 SHARED_LEAST = 16  # tokens; a shorter common beginning is not worth a row and a copy
 LENT_SUMS = 1e9  # multiplications and additions; a copy's call costs about as much as fewer of them
@@ -23,32 +23,37 @@ Prompt = Callable[[int], tuple[list[int], Say]]
 
 
 def common(left: Sequence[int], right: Sequence[int]) -> int:
-    """How many ids both begin with."""
+    """Count the ids that both begin with."""
     pairs = enumerate(zip(left, right, strict=False))
     return next((at for at, (a, b) in pairs if a != b), min(len(left), len(right)))
 
 
-class Seats:
-    """The seats of one rollout. `order` is (query, sample) in order of admission, a query's samples together."""
+class SlotScheduler:
+    """Slots and rows of one rollout. `order` is (query, sample) in order of admission, a query's samples together."""
 
     def __init__(
-        self, rows: Rows, laid: Laid, order: Sequence[tuple[int, int]], prompt: Prompt, statistics: Statistics
+        self,
+        rows: KVCache,
+        laid: DecodeParams,
+        order: Sequence[tuple[int, int]],
+        prompt: Prompt,
+        statistics: Statistics,
     ):
         self.rows, self.laid, self.prompt, self.statistics = rows, laid, prompt, statistics
         self.waiting = deque(order)
-        self.slots: list[Live | None] = [None] * rows.slot_count
+        self.slots: list[EpisodeState | None] = [None] * rows.slot_count
         self.store_free = list(range(rows.store_count))
-        self.parked: list[tuple[Live, int]] = []  # in the order in which they left their slots
+        self.parked: list[tuple[EpisodeState, int]] = []  # in the order in which they left their slots
         self.prompts: dict[int, tuple[int, list[int], Say]] = {}  # query -> store row, ids, the Say
         self.users = Counter(query for query, _ in order)
         self.prefix, self.prefix_row = self._prefix(order), -1
         rows.begin()
 
-    def active(self) -> list[tuple[int, Live]]:
+    def active(self) -> list[tuple[int, EpisodeState]]:
         """The slots that can decode, each with its episode."""
         return [(slot, live) for slot, live in enumerate(self.slots) if live and not live.searching]
 
-    def leave(self, live: Live) -> None:
+    def leave(self, live: EpisodeState) -> None:
         """Free the slot, or the row of the store, of an episode that is over."""
         if live in self.slots:
             self.slots[self.slots.index(live)] = None
@@ -81,8 +86,8 @@ class Seats:
         self._append_shown()
 
     def _append_shown(self) -> None:
-        """Of episodes with the same ids one computes what they were shown; the others' rows are copies of its row."""
-        shown: dict[object, list[tuple[int, Live]]] = {}
+        """Append what episodes were shown; of those with the same ids one computes it, the others copy its row."""
+        shown: dict[object, list[tuple[int, EpisodeState]]] = {}
         for slot, live in self.active():
             if tokens := len(live.ids) - 1 - live.cached:
                 is_lent = 2 * matrix_parameters(self.rows.cfg) * tokens >= LENT_SUMS
@@ -103,7 +108,7 @@ class Seats:
         self.statistics.append_s += time.monotonic() - start
 
     def _park(self, wanted: int) -> list[int]:
-        """Move up to `wanted` searching episodes to the store, which keeps a row for the next prompt; their slots."""
+        """Move up to `wanted` searching episodes to the store, less a row for the next prompt; return their slots."""
         searching = [(slot, live) for slot, live in enumerate(self.slots) if live and live.searching]
         leaving = searching[: min(wanted, max(len(self.store_free) - 1, 0))]
         moves: list[Move] = []
@@ -116,7 +121,7 @@ class Seats:
         return [slot for slot, _ in leaving]
 
     def _admit(self, free: list[int]) -> tuple[list[Move], list[int]]:
-        """New episodes for the free slots.
+        """Begin new episodes in the free slots.
 
         Returns the rows to copy to slots and the store rows that are free after the copy.
         """
@@ -130,7 +135,7 @@ class Seats:
                 self.prompts[query] = (self.store_free.pop(), ids, say)
                 new.append((self.prompts[query][0], ids))
             row, ids, say = self.prompts[query]
-            live = Live(query, sample, cached=len(ids) - 1)
+            live = EpisodeState(query, sample, cached=len(ids) - 1)
             live.show(ids, say)
             self.slots[slot] = live
             moves.append((row, slot, live.cached))

@@ -1,4 +1,4 @@
-"""What all steps of a run share, bound once from its config: plug-ins, engine, questions, learner."""
+"""The parts that all steps of a run share, bound once from its config: plug-ins, engine, questions, learner."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,6 +11,7 @@ import numpy as np
 
 from qr_jax import assemble, checkpoint, evaluate, plugins, pool, runs, terminal
 from qr_jax.config import Config
+from qr_jax.errors import Interrupted, UserError
 from qr_jax.evaluation import subject
 from qr_jax.evaluation.manifest import questions_sha256
 from qr_jax.learning import gold
@@ -20,12 +21,11 @@ from qr_jax.parallel import mesh as meshes
 from qr_jax.processes import alike, hosts
 from qr_jax.queries import unchanged
 from qr_jax.records import Query, SearchFunction
-from qr_jax.rollout.engine import Interrupted
-from qr_jax.step.progress import Progress, families, from_host
+from qr_jax.step.run_state import RunState, families, from_host
 
 
 @dataclass(frozen=True)
-class Parts:
+class Runtime:
     """A run's parts. The plug-ins have their settings, and what they return is checked (interfaces.py)."""
 
     settings: Config
@@ -51,51 +51,55 @@ class Parts:
     asks: bool  # whether the reward asks a server, which may be down
     turns: int | None  # room for turn rewards, where the reward gives them
     gold_logp: Callable[..., np.ndarray] | None  # where the advantage names gold_logp_NT
-    hand_over: Callable[..., Any]  # the learner's parameters -> those that rollouts read
+    to_rollout_params: Callable[..., Any]  # the learner's parameters -> those that rollouts read
     measure: Callable[..., Any]  # params -> an evaluation on the held-out questions
     probe: Callable[..., Any]  # params -> an evaluation on those that the guards read
     same: dict[str, Any]  # what a checkpoint must agree with
 
     def check(self, host: dict[str, Any]) -> None:
-        """ValueError when a checkpoint's host values are of another query list or model, or are none that a run has."""
+        """Raise ValueError if a checkpoint's host values are of another query list or model, or none that a run has."""
         checkpoint.check_same_queries(host, self.same[checkpoint.QUERIES])
-        if told := unchanged.check(host, _data(self.queries, self.questions, self.probed)):
-            self.run.say(told)
+        if record := unchanged.check(host, _data(self.queries, self.questions, self.probed)):
+            self.run.say(record)
         checkpoint.check_same_corpus(host, self.same[checkpoint.CORPUS])
         checkpoint.check_same_model(host, self.same[checkpoint.MODEL])
         with checkpoint.as_written(self.run.checkpoints.folder, "what the host values say"):
-            progress = from_host(host)
-            if progress.pool.size != len(self.queries):
-                raise ValueError(f"a pool of {progress.pool.size}, and there are {len(self.queries)} queries")
-            for figures in filter(None, (progress.base, progress.before)):
+            run_state = from_host(host)
+            if run_state.pool.size != len(self.queries):
+                raise UserError(f"a pool of {run_state.pool.size}, and there are {len(self.queries)} queries")
+            for figures in filter(None, (run_state.base, run_state.before)):
                 evaluate.one_line(figures)
 
-    def save(self, step: int, state: State, progress: Progress, *, again: bool = False) -> None:
+    def save(self, step: int, state: State, run_state: RunState, *, again: bool = False) -> None:
         """Checkpoint `step`; where a guard may roll back, the best probe's stays as long as it is the best."""
         if self.settings.guards.act == "rollback":
-            self.run.checkpoints.best = progress.watch.best_step
-        self.run.save(step, state, progress.to_host() | self.same, again=again)
+            self.run.checkpoints.best = run_state.watch.best_step
+        self.run.save(step, state, run_state.to_host() | self.same, again=again)
 
 
 def room(settings: Config) -> tuple[int, int]:
-    """How many groups a batch has room for, and how many samples of each; `planning` compiles for as many."""
+    """Count the groups that a batch has room for, and the samples of each; `planning` compiles for as many."""
     chosen = settings.pool
-    kept = chosen.queries * chosen.oversample if settings.learner.keep_dead else chosen.queries + chosen.min_signal - 1
+    kept = (
+        chosen.queries * chosen.oversample
+        if settings.learner.keep_zero_variance
+        else chosen.queries + chosen.min_signal - 1
+    )
     return kept, plugins.constants("rounds", chosen.rounds.name).get("MOST", chosen.samples)
 
 
 @contextmanager
 def loading(run: runs.Run, what: str) -> Iterator[None]:
-    """A phase of a start; Interrupted behind it when the run was told to stop. Of several processes each goes on: the
-    others would wait for it."""
+    """Show a phase of the start; raise Interrupted after it if the run was told to stop. With several processes each
+    goes on: the others would wait for it."""
     with terminal.phase(what):
         yield
     if hosts.count() == 1 and run.stop_now():
         raise Interrupted
 
 
-def bind(settings: Config, run: runs.Run) -> Parts:
-    """The parts of a run, the same on every process (ValueError where they are not). Interrupted: see `loading`."""
+def bind(settings: Config, run: runs.Run) -> Runtime:
+    """Bind a run's parts, the same on every process (ValueError where they are not). Interrupted: see `loading`."""
     with loading(run, "loading the questions"):  # first: what is wrong in a user's own file is told at once
         queries, questions = assemble.questions(settings, "train"), assemble.questions(settings, "eval")
     with loading(run, "starting the devices"):
@@ -127,7 +131,7 @@ def bind(settings: Config, run: runs.Run) -> Parts:
         temperature=settings.rollout.temperature,
     )
     measure = partial(evaluate.measure, settings, engine, search=search, stop_now=run.stop_now)
-    return Parts(
+    return Runtime(
         settings=settings,
         run=run,
         mesh=mesh,
@@ -151,7 +155,9 @@ def bind(settings: Config, run: runs.Run) -> Parts:
         asks="ENDPOINT" in plugins.constants("reward", settings.reward.name),
         turns=plugins.constants("reward", settings.reward.name).get("TURNS"),
         gold_logp=_gold_logp(settings, agent) if trainer.needs_gold else None,
-        hand_over=partial(assemble.hand_over, cfg=agent.cfg, compute=settings.model.compute, mesh=mesh, layout=layout),
+        to_rollout_params=partial(
+            assemble.to_rollout_params, cfg=agent.cfg, compute=settings.model.compute, mesh=mesh, layout=layout
+        ),
         measure=partial(measure, queries=questions),
         probe=partial(measure, queries=probed, samples=0),
         same={

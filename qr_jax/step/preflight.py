@@ -5,25 +5,25 @@ import numpy as np
 from qr_jax.records import Episode, Query, Turn
 from qr_jax.rollout import tools
 from qr_jax.step import drawing, grading
-from qr_jax.step.beside import heard
-from qr_jax.step.parts import Parts
-from qr_jax.step.progress import Progress
+from qr_jax.step.beside import run_interruptible
+from qr_jax.step.run_state import RunState
+from qr_jax.step.runtime import Runtime
 
 
-def rehearse(parts: Parts, progress: Progress) -> None:
+def preflight(runtime: Runtime, run_state: RunState) -> None:
     """Call search, rounds, reward and rule once, on the first question and two made episodes; nothing of it is kept.
 
     One episode answers as the question's first gold does, one not at all. ValueError for what their contracts refuse;
     of a search, whatever it raises. OSError where the server that the reward asks gives no grade.
     """
-    query, name, limits = parts.queries[0], parts.settings.reward.name, parts.settings.rollout
-    tools.found(parts.search, [query.question], limits.search_k, **tools.limits(limits))
-    parts.rounds(progress.pool, ())
+    query, name, limits = runtime.queries[0], runtime.settings.reward.name, runtime.settings.rollout
+    tools.found(runtime.search, [query.question], limits.search_k, **tools.limits(limits))
+    runtime.rounds(run_state.pool, ())
     episodes = [made(query, 0, query.answers[0]), made(query, 1, None)]
-    group = heard(lambda: grading.grade(parts.reward, name, 0, 0, query, episodes), parts.run.stop_now)
-    if group.spent.ungraded and parts.asks:
+    group = run_interruptible(lambda: grading.grade(runtime.reward, name, 0, 0, query, episodes), runtime.run.stop_now)
+    if group.spent.ungraded and runtime.asks:
         raise OSError(f"{group.spent.fault}, of an answer that was made up: is its server up?")
-    drawing.settled(parts, progress, drawing.judged(parts, progress, [group], 0))
+    drawing.settled(runtime, run_state, drawing.judged(runtime, run_state, [group], 0))
 
 
 def made(query: Query, sample: int, answer: str | None) -> Episode:

@@ -1,4 +1,4 @@
-"""Whose mistake is an error? With what was asked, which only its user can mend; or another, which may pass. Ctrl-C."""
+"""Ctrl-C and SIGTERM: how a command hears them, and ends without losing what was made."""
 
 import os
 import signal
@@ -9,46 +9,31 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from qr_jax import errors
+
 PACKAGE = Path(__file__).resolve().parent
-WRONG, FAILED = 2, 1  # a command's exit codes: asking again would not help, or might
-INTERRUPTED = 130  # Ctrl-C, as shells have it
 STOPPED = "stopped by Ctrl-C"
-LOST = 75  # of a process whose others are gone or late (sysexits.h, EX_TEMPFAIL): start the same command again on all
 
 _heard = False  # Ctrl-C, once
 
 
-class Busy(OSError):
-    """Another machine has the run: this process ends with LOST, and the same command may go on with it later."""
-
-
-def is_of_asking(error: BaseException) -> bool:
-    """Whether it is a ValueError raised by a file of qr_jax, which speaks to the user; a library's is a bug of ours."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    if trace is None or not isinstance(error, ValueError):
-        return False
-    return PACKAGE in Path(trace.tb_frame.f_code.co_filename).resolve().parents
-
-
 class Interrupt(KeyboardInterrupt):
-    """Ctrl-C, until it is heard: where a callback of a library swallows it, the process ends."""
+    """A Ctrl-C on its way to the command: if a library's callback swallows it, the process ends."""
 
     def __init__(self) -> None:
         weakref.finalize(self, leave).atexit = False
 
 
 def hear_interrupts() -> None:
-    """From now on the first Ctrl-C raises an Interrupt, and a second one ends the process."""
+    """Let the first Ctrl-C from now on raise an Interrupt, and a second one end the process."""
     signal.signal(signal.SIGINT, interrupt)
     sys.unraisablehook = _unraisable
 
 
 def interrupt(number: int, frame: Any) -> None:
-    """What hears SIGINT where no run does, so that nothing is lost where the process ends at once.
+    """Handle SIGINT outside of a run, where nothing is lost if the process ends at once: raise Interrupt, or end it.
 
-    It does while a module is imported: a library's C code may bear no exception.
+    A second Ctrl-C ends it, and one during an import: a library's C code may bear no exception.
     """
     global _heard
     if _heard or _imports(frame):
@@ -61,12 +46,12 @@ def leave() -> None:
     """End the process here; the system call alone, for whoever is interrupted may hold any lock."""
     clear = "\r\033[K" if os.isatty(2) else ""  # of a live line
     os.write(2, f"{clear}{STOPPED}\n".encode())
-    os._exit(INTERRUPTED)
+    os._exit(errors.INTERRUPTED)
 
 
 @contextmanager
 def hearing_sigterm() -> Iterator[None]:
-    """Within it SIGTERM raises SystemExit as Ctrl-C raises KeyboardInterrupt, so that what was made can be written."""
+    """Raise SystemExit on SIGTERM in this block, as Ctrl-C raises KeyboardInterrupt, so that results can be written."""
 
     def end(*_: Any) -> None:
         raise SystemExit(128 + signal.SIGTERM)
@@ -85,6 +70,6 @@ def _imports(frame: Any) -> bool:
 
 
 def _unraisable(about: Any) -> None:
-    """As Python does, but that an interrupt is not shown where it was swallowed."""
+    """Report an unraisable exception as Python does, but not an Interrupt that was swallowed."""
     if not isinstance(about.exc_value, Interrupt):
         sys.__unraisablehook__(about)

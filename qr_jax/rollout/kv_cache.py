@@ -23,7 +23,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from qr_jax import config
 from qr_jax.models.families import ModelConfig
-from qr_jax.models.incremental import Laid, lay_out
+from qr_jax.models.incremental import DecodeParams, to_decode_params
 from qr_jax.parallel import memory
 from qr_jax.parallel.host_local import AXES
 from qr_jax.rollout import cache as caches
@@ -42,7 +42,7 @@ Tile = tuple[int, Sequence[int], int]  # a row, at most `tile` ids, the position
 
 
 def views_up_to(positions: int) -> list[int]:
-    """64, 128, 192, 256, 384, 512, then four an octave (640, 768, 896, 1024, 1280, ...), and `positions` at the end."""
+    """List 64, 128, 192, 256, 384, 512, then four an octave (640, 768, 896, 1024, 1280, ...), and `positions` last."""
     views, step = [], SMALLEST_VIEW
     while step < positions:
         parts = (4,) if step < 128 else (4, 6) if step < 512 else (4, 5, 6, 7)
@@ -51,15 +51,15 @@ def views_up_to(positions: int) -> list[int]:
     return [view for view in views if view < positions] + [positions]
 
 
-def _sums_count(laid: Laid, mesh: Mesh | None) -> bool:
-    """Whether a step of decoding costs what its slots compute, so that fewer cost less: on CPU, on one device.
+def _sums_count(laid: DecodeParams, mesh: Mesh | None) -> bool:
+    """Return True on one CPU device, where a step of decoding costs what its slots compute, so that fewer cost less.
 
-    Elsewhere it costs reading the weights, and a program more costs half a minute of compiling.
+    Elsewhere it costs reading the weights, and each further program costs half a minute of compiling.
     """
     return mesh is None and next(iter(laid.norm.sharding.device_set)).platform == "cpu"
 
 
-class Rows:
+class KVCache:
     """Cache rows: `slots` that decode together, and a `store` for prompts and for episodes that wait."""
 
     def __init__(self, cfg: ModelConfig, settings: config.Rollout, eos_ids: Sequence[int], *, compute: str):
@@ -83,22 +83,22 @@ class Rows:
         self.by_layer = False  # whether rows are copied, and few tokens appended, by a call of a layer or three
         self.stop_V: Any = None  # `stop_at_V` on the devices; None until `decode` copies it there
 
-    def lay_out(self, params: Any) -> Laid:
-        """Parameters as the programs read them; a Laid comes back as it is."""
-        laid = lay_out(self.cfg, params, self.compute)
+    def to_decode_params(self, params: Any) -> DecodeParams:
+        """Convert parameters to what the programs read; DecodeParams come back as they are."""
+        laid = to_decode_params(self.cfg, params, self.compute)
         layout = laid.norm.sharding
         mesh = layout.mesh if isinstance(layout, NamedSharding) and layout.mesh.axis_names == AXES else None
         if not self.caches or mesh not in (None, self.mesh):
             self.settle_on(laid)
         return laid
 
-    def settle_on(self, laid: Laid) -> None:
+    def settle_on(self, laid: DecodeParams) -> None:
         """Make the caches anew, laid out like the parameters: no device ever holds more than its part of them."""
         self.caches = {}  # the old ones are freed first
         self.caches = self._creating(laid)()
 
-    def _creating(self, laid: Laid) -> Callable[[], dict[str, caches.Cache]]:
-        """What makes caches that lie like these parameters; the other programs are from now on for such ones."""
+    def _creating(self, laid: DecodeParams) -> Callable[[], dict[str, caches.Cache]]:
+        """Return the maker of caches laid out like these parameters, and set the other programs to that layout."""
         layout = laid.norm.sharding
         if isinstance(layout, NamedSharding):
             dealt = layout.mesh.axis_names == AXES
@@ -122,7 +122,7 @@ class Rows:
 
         Yields how many programs are left, and what the next of them is. As many compile at once as there are cores.
         """
-        laid, self.least = lay_out(self.cfg, params, self.compute), self.views[0]
+        laid, self.least = to_decode_params(self.cfg, params, self.compute), self.views[0]
         self.least = self._view(prompt_tokens + self.settings.chunk)
         self.caches = {}
         creating = partial(self._creating(laid))
@@ -162,10 +162,10 @@ class Rows:
     def _shortest(self, name: str) -> int:
         return next(length for length in self.lengths[name] if length >= self.least)
 
-    def rest(self) -> None:
-        """Leave room to what comes between two rollouts: large caches go, and `lay_out` makes them anew.
+    def release_caches(self) -> None:
+        """Free large caches after a rollout, for what comes before the next; `to_decode_params` makes them anew.
 
-        Those of a pod stay, for its processes would have to let go of them together.
+        Those of a pod stay, for its processes would have to free them together.
         """
         if self.mesh is not None or not memory.is_tight(self.caches):
             return self.begin()
@@ -179,7 +179,7 @@ class Rows:
             self.grown += name == "slots"
 
     def _may_decode(self, slots: int) -> bool:
-        """Whether so many slots decode together: all of them, or a part whose rows are not too large to copy out."""
+        """Return True if so many slots may decode together: all, or a part whose rows are small enough to copy out."""
         length = caches.size(self.caches["slots"])[1]
         return slots == self.slot_count or caches.nbytes(self.cfg, slots, length, self.compute) <= LARGEST_PART
 
@@ -228,17 +228,17 @@ class Rows:
             blocks.append(np.asarray(decode.episode_keys(*numbers, query, sample)))
         return np.concatenate(blocks)[: len(query_N)]
 
-    def decode(self, laid: Laid, slot_N, pending_N, used_N, room_N, key_N2, temperature: float):
-        """A chunk of tokens in N slots: the Chunk, and which row of it is each slot's.
+    def decode(self, laid: DecodeParams, slot_N, pending_N, used_N, room_N, key_N2, temperature: float):
+        """Decode a chunk of tokens in N slots; return the Chunk, and which row of it is each slot's.
 
-        Where few slots decode the others are left out of its steps (`DECODE_PARTS`, `LARGEST_PART`).
+        If few slots decode, the others are left out of its steps (`DECODE_PARTS`, `LARGEST_PART`).
         """
         call, at_N = self._decoding(laid, slot_N, pending_N, used_N, room_N, key_N2, temperature)
         self.caches["slots"], chunk = call()
         return chunk, at_N
 
-    def _decoding(self, laid: Laid, slot_N, pending_N, used_N, room_N, key_N2, temperature: float):
-        """The call that decodes a chunk, and which row of it is each slot's."""
+    def _decoding(self, laid: DecodeParams, slot_N, pending_N, used_N, room_N, key_N2, temperature: float):
+        """Prepare the call that decodes a chunk; return it, and which row of the Chunk is each slot's."""
         self.fit("slots", int(used_N.max()) + self.settings.chunk)
         if self.stop_V is None:
             at = NamedSharding(self.mesh, PartitionSpec()) if self.mesh else None
@@ -260,7 +260,7 @@ class Rows:
         )  # fmt: skip
         return call, at_N
 
-    def append(self, laid: Laid, where: str, work: Sequence[Work]) -> None:
+    def append(self, laid: DecodeParams, where: str, work: Sequence[Work]) -> None:
         """Put known tokens behind what rows hold: cut into tiles, as many of them a call as the call sizes allow."""
         size = self.settings.tile
         tiles = [(row, ids[at : at + size], used + at) for row, ids, used in work for at in range(0, len(ids), size)]
@@ -274,7 +274,7 @@ class Rows:
         jax.block_until_ready(self.caches[where])  # so that its time is not counted as decoding's
 
     def tiles(self, tokens: int) -> int:
-        """How many tiles so many tokens of one row take."""
+        """Count the tiles that so many tokens of one row take."""
         return -(-tokens // self.settings.tile)
 
     def _call_size(self, tiles: int) -> int:
@@ -284,10 +284,10 @@ class Rows:
         return whole[0] if whole and (not smaller or 2 * tiles >= whole[0]) else smaller[-1]
 
     def _small(self, tiles: int) -> bool:
-        """Whether such a call goes through the layers a few at a time."""
+        """Return True if a call of so many tiles goes through the layers a few at a time."""
         return self.by_layer and tiles * self.settings.tile <= SMALL_CALL
 
-    def _appending(self, laid: Laid, where: str, tiles: Sequence[Tile], view: int) -> partial:
+    def _appending(self, laid: DecodeParams, where: str, tiles: Sequence[Tile], view: int) -> partial:
         """The call that puts the tiles into the rows."""
         count = next(size for size in self.call_sizes if size >= len(tiles))
         ids_TI = np.zeros((count, self.settings.tile), np.int32)

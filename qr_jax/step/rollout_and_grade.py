@@ -1,4 +1,4 @@
-"""Dealing: each process rolls out and grades its own queries; all get every grade and what is to be trained on."""
+"""Dealing: each process rolls out and grades its own queries; all get every grade and the episodes to train on."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -7,53 +7,54 @@ from functools import partial
 import numpy as np
 
 from qr_jax import assemble
+from qr_jax.errors import UserError
 from qr_jax.processes import hosts
 from qr_jax.records import Episode
 from qr_jax.rollout.engine import Statistics
 from qr_jax.step import grading
-from qr_jax.step.beside import heard
+from qr_jax.step.beside import run_interruptible
 from qr_jax.step.grading import Group
-from qr_jax.step.parts import Parts
-from qr_jax.step.progress import Progress
+from qr_jax.step.run_state import RunState
+from qr_jax.step.runtime import Runtime
 
 Rolled = Mapping[int, list[Episode]]  # pool index -> new episodes
 
 
 def roll_out(
-    parts: Parts, params, progress: Progress, wanted: Mapping[int, int], groups: Sequence[Group], step: int
+    runtime: Runtime, params, run_state: RunState, wanted: Mapping[int, int], groups: Sequence[Group], step: int
 ) -> tuple[Rolled, Statistics]:
-    """This process's part of the wanted samples (pool index -> count), and what they cost.
+    """Roll out this process's part of the wanted samples (pool index -> count); return them and their cost.
 
-    Whoever has a query's first samples makes the further ones too, and their numbers go on counting. A rollout over a
-    pod is process 0's. Interrupted on every process when one was told to stop.
+    The process that has a query's first samples makes further ones too, and their numbers go on counting. A rollout
+    over a pod is process 0's. Interrupted on every process when one was told to stop.
     """
     owner = {group.index: group.process for group in groups}
     new = [index for index in wanted if index not in owner]
-    cost_Q = np.array(expected_tokens(parts, progress, new)) * [wanted[index] for index in new]
-    pod = parts.layout == "pod"
+    cost_Q = np.array(expected_tokens(runtime, run_state, new)) * [wanted[index] for index in new]
+    pod = runtime.layout == "pod"
     for process, mine_at in enumerate(assemble.dealt(cost_Q, pod)):
         owner |= {new[at]: process for at in mine_at}
     mine = {index: count for index, count in wanted.items() if owner[index] == hosts.index()}
     first = {group.index: group.spent.episodes for group in groups}
     statistics = Statistics()
-    work = partial(_run_engine, parts, params, progress, mine, first, step, statistics)
-    engine = parts.agent.engine
-    rolled = assemble.rolled_out(engine, params, work, {}, pod=pod, stop_now=parts.run.stop_now)
+    work = partial(_run_engine, runtime, params, run_state, mine, first, step, statistics)
+    engine = runtime.agent.engine
+    rolled = assemble.rolled_out(engine, params, work, {}, pod=pod, stop_now=runtime.run.stop_now)
     return rolled, statistics
 
 
 def _run_engine(
-    parts: Parts, params, progress: Progress, mine: Mapping[int, int], first: Mapping[int, int], step: int, total
+    runtime: Runtime, params, run_state: RunState, mine: Mapping[int, int], first: Mapping[int, int], step: int, total
 ) -> Rolled:
     """Roll out the queries (pool index -> samples) on this process; `first` says which sample number comes next."""
-    cost = dict(zip(mine, expected_tokens(parts, progress, list(mine)), strict=True))
-    engine, rolled = parts.agent.engine, {}
+    cost = dict(zip(mine, expected_tokens(runtime, run_state, list(mine)), strict=True))
+    engine, rolled = runtime.agent.engine, {}
     for number in sorted({first.get(index, 0) for index in mine}):
         indices = [index for index in mine if first.get(index, 0) == number]
         episodes = engine.run(
-            params, [parts.queries[index] for index in indices], [mine[index] for index in indices], env=parts.env,
-            search=parts.search, seed=progress.seed(parts.settings.seed), step=step, query_keys=indices,
-            first_sample=number, expected_tokens=[cost[index] for index in indices], stop_now=parts.run.stop_now,
+            params, [runtime.queries[index] for index in indices], [mine[index] for index in indices], env=runtime.env,
+            search=runtime.search, seed=run_state.seed(runtime.settings.seed), step=step, query_keys=indices,
+            first_sample=number, expected_tokens=[cost[index] for index in indices], stop_now=runtime.run.stop_now,
         )  # fmt: skip
         rolled |= dict(zip(indices, episodes, strict=True))
         add(total, engine.statistics)
@@ -65,39 +66,41 @@ def add(total: Statistics, more: Statistics) -> None:
         setattr(total, name, getattr(total, name) + getattr(more, name))
 
 
-def expected_tokens(parts: Parts, progress: Progress, indices: Sequence[int]) -> list[float]:
+def expected_tokens(runtime: Runtime, run_state: RunState, indices: Sequence[int]) -> list[float]:
     """Tokens that an episode of each query is expected to take: what its family took lately, or the mean of all."""
-    seen_F = progress.cost_F[progress.cost_F > 0]
+    seen_F = run_state.cost_F[run_state.cost_F > 0]
     unknown = float(seen_F.mean()) if len(seen_F) else 1.0
-    known = dict(enumerate(progress.cost_F.tolist()))
-    return [known.get(int(parts.family_P[index])) or unknown for index in indices]
+    known = dict(enumerate(run_state.cost_F.tolist()))
+    return [known.get(int(runtime.family_P[index])) or unknown for index in indices]
 
 
-def graded(parts: Parts, wanted: Mapping[int, int], rolled: Rolled, groups: Sequence[Group], step: int) -> list[Group]:
-    """All the step's groups in draw order, those with new episodes graded: here once, and told to all processes.
+def graded(
+    runtime: Runtime, wanted: Mapping[int, int], rolled: Rolled, groups: Sequence[Group], step: int
+) -> list[Group]:
+    """Grade the groups with new episodes, once, and send all processes the grades; return all groups in draw order.
 
     A group that has grown is graded anew, as a whole; no other is. Every process must call it. Interrupted where the
     run is told to stop before the reward is done.
     """
-    before, name = {group.index: group for group in groups}, parts.settings.reward.name
+    before, name = {group.index: group for group in groups}, runtime.settings.reward.name
 
     def grade(index: int) -> Group:
         episodes = [*(before[index].episodes if index in before else ()), *rolled[index]]
-        return grading.grade(parts.reward, name, index, hosts.index(), parts.queries[index], episodes)
+        return grading.grade(runtime.reward, name, index, hosts.index(), runtime.queries[index], episodes)
 
-    mine = heard(lambda: {index: grade(index) for index in rolled}, parts.run.stop_now)
-    if parts.turns is None and any(group.grades.turn_reward_QGT is not None for group in mine.values()):
-        raise ValueError(
+    mine = run_interruptible(lambda: {index: grade(index) for index in rolled}, runtime.run.stop_now)
+    if runtime.turns is None and any(group.grades.turn_reward_QGT is not None for group in mine.values()):
+        raise UserError(
             f"reward {name!r} gave rewards of turns, and its file does not declare how many; "
             "write TURNS = 8 (the most turns of most episodes) in it"
         )
     place = {index: at for at, index in enumerate(wanted)}
     values = [group.to_plain(episodes=False) for group in mine.values()]
     every = hosts.gather_in_order(values, [place[index] for index in mine], "drawn query", len(wanted))
-    told = [mine[value["index"]] if value["index"] in mine else grading.from_plain(value) for value in every]
-    if parts.settings.train.shuffle_rewards:
-        told = grading.shuffled(told, parts.settings.seed, step)
-    return list((before | {group.index: group for group in told}).values())
+    record = [mine[value["index"]] if value["index"] in mine else grading.from_plain(value) for value in every]
+    if runtime.settings.train.shuffle_rewards:
+        record = grading.shuffled(record, runtime.settings.seed, step)
+    return list((before | {group.index: group for group in record}).values())
 
 
 def with_episodes(groups: Sequence[Group]) -> list[Group]:
@@ -111,7 +114,9 @@ def with_episodes(groups: Sequence[Group]) -> list[Group]:
 
 
 def over_processes(statistics: Statistics) -> Statistics:
-    """What the rollouts of all processes took: counts added up, seconds those of the slowest."""
+    """Combine the statistics of all processes: counts are added up, seconds are the slowest's."""
     every = hosts.gather(asdict(statistics))
     values = {name: [part[name] for part in every] for name in vars(statistics)}
-    return Statistics(**{name: max(parts) if name.endswith("_s") else sum(parts) for name, parts in values.items()})
+    return Statistics(
+        **{name: max(runtime) if name.endswith("_s") else sum(runtime) for name, runtime in values.items()}
+    )

@@ -1,0 +1,49 @@
+"""The errors that qr_jax raises on purpose, by whose they are, and the exit codes of its commands."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+# A command's exit codes. FAILED may pass if the same command is started again; USER_ERROR would not. A supervisor does
+# not start a run again that ended with GUARD_STOP or SERVICE_DOWN. LOST (sysexits.h, EX_TEMPFAIL): another process of
+# the run is gone or late, so start the same command on all. INTERRUPTED: Ctrl-C, as shells have it.
+FAILED, USER_ERROR, GUARD_STOP, SERVICE_DOWN, LOST, INTERRUPTED = 1, 2, 4, 5, 75, 130
+
+
+class UserError(ValueError):
+    """An error of the user's input; the message says what was found, what was wanted and what to do."""
+
+
+class PluginError(UserError):
+    """A plug-in returned what its contract refuses, or raised SystemExit or another error that is no Exception."""
+
+
+class Busy(OSError):
+    """Another machine has the run: this process ends with LOST, and the same command may go on with it later."""
+
+
+class Interrupted(Exception):
+    """The run was told to stop, before anything of the step in progress was kept."""
+
+
+class GuardStop(Exception):
+    """A guard stops the run (guards.act=stop)."""
+
+
+class ServiceDown(Exception):
+    """Most of a step's groups failed with `what`. Nothing of the step was settled, trained on or written.
+
+    `failed`: what failed on this process, searches (their texts) or groups.
+    """
+
+    def __init__(self, text: str, what: Literal["retriever", "reward"] = "retriever", failed: Sequence[Any] = ()):
+        super().__init__(text)
+        self.what: Literal["retriever", "reward"] = what
+        self.failed = tuple(failed)
+
+
+class Outage(Exception):
+    """Steps failed for longer than rollout.outage_s."""
+
+
+class FailsAgain(Exception):
+    """A step's searches or grades fail again, asked alone, while others succeed: this is no outage."""

@@ -1,0 +1,26 @@
+"""Turn what models write for JSON into JSON: Python's signs, names without quotes, a comma behind the last item."""
+
+import re
+
+TEXT, QUOTED = r'"(?:[^"\\]|\\.)*+"', r"'(?:[^'\\]|\\.)*+'"
+SIGN = re.compile(
+    rf"({TEXT}|{QUOTED})|\b(True|False|None)\b|,(?=\s*[]}}])|(?<=[{{,\s])([A-Za-z_]\w*)(?=\s*:)", re.DOTALL
+)
+PYTHON_WORDS = {"True": "true", "False": "false", "None": "null"}
+IN_TEXT = re.compile(r"\\.|\"", re.DOTALL)
+ESCAPED = {"\\'": "'", '"': '\\"'}
+
+
+def as_json(text: str) -> str:
+    """Return the text with single quotes, `\\'`, True, False, None, bare names and last commas as JSON has them.
+
+    JSON comes back unchanged, but for its last commas and `\\'`, which JSON does not allow.
+    """
+    return SIGN.sub(_sign, text)
+
+
+def _sign(found: re.Match[str]) -> str:
+    text, word, name = found.groups()
+    if text is not None:
+        return '"' + IN_TEXT.sub(lambda sign: ESCAPED.get(sign[0], sign[0]), text[1:-1]) + '"'
+    return f'"{name}"' if name else PYTHON_WORDS.get(word, "")
