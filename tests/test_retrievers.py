@@ -221,4 +221,4 @@ def test_importing_host_code_of_searches_starts_neither_jax_nor_bm25s():
 
 
 def test_none_finds_nothing():
-    assert none(corpus=CORPUS)(["dune", ""], 3) == [[], []]
+    assert none()(["dune", ""], 3) == [[], []]
