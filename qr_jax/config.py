@@ -183,7 +183,7 @@ class Guards:
     searches: float = 0.5  # times its median, where the reward has not fallen
 
 
-PACKAGE = Path(__file__).parent  # its folder configs has the repository's configs, in a wheel too
+PACKAGE = Path(__file__).resolve().parent  # its folder configs has the repository's configs, in a wheel too
 BUDGETS = ("rollouts", "tokens", "searches")  # what a run spends; train.max_... limits each
 LIMITS = ("steps", *(f"max_{name}" for name in BUDGETS))  # of `train`: what ends a run
 

@@ -6,12 +6,10 @@ import sys
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from qr_jax import errors
 
-PACKAGE = Path(__file__).resolve().parent
 STOPPED = "stopped by Ctrl-C"
 
 _heard = False  # Ctrl-C, once

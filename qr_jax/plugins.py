@@ -24,7 +24,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from qr_jax import elsewhere, interrupts
+from qr_jax import elsewhere
 from qr_jax.errors import PluginError, UserError
 from qr_jax.interfaces import AT_LEAST, CONTRACTS, EXAMPLE, Contract
 from qr_jax.settings import Use, conform, nearest
@@ -112,7 +112,7 @@ def _refuse_failed(kind: str, name: str, error: Exception) -> None:
     if top is None or isinstance(error, UserError):
         return
     places = ("stdlib", "purelib", "platlib")
-    installed = (*(sysconfig.get_path(place) for place in places), str(interrupts.PACKAGE), "<")
+    installed = (*(sysconfig.get_path(place) for place in places), str(ROOT.resolve()), "<")
     lines = [
         f"\n  {frame.filename}, line {frame.lineno}: {frame.line}"
         for frame in traceback.extract_tb(error.__traceback__)

@@ -52,7 +52,7 @@ def load(arguments: argparse.Namespace, path: str, typed: Sequence[str]) -> tupl
 @contextmanager
 def reading(where: Any) -> Iterator[None]:
     """Within the context, turn errors from malformed run files into a ValueError that says where they were met."""
-    from qr_jax import interrupts
+    from qr_jax.config import PACKAGE
 
     try:
         yield
@@ -60,7 +60,7 @@ def reading(where: Any) -> Iterator[None]:
         if isinstance(error, UserError):
             raise
         frames = traceback.extract_tb(error.__traceback__)
-        ours = [frame for frame in frames if interrupts.PACKAGE in Path(frame.filename).resolve().parents]
+        ours = [frame for frame in frames if PACKAGE in Path(frame.filename).resolve().parents]
         place = f"{Path(ours[-1].filename).name}:{ours[-1].lineno}"
         told = f"{type(error).__name__}: {error}"[:200]
         raise UserError(f"{where} holds what qr-jax does not write ({told}, in {place})") from error

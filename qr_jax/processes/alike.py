@@ -7,7 +7,6 @@ from typing import Any
 
 from qr_jax import config
 from qr_jax.errors import UserError
-from qr_jax.interrupts import PACKAGE
 from qr_jax.processes import hosts
 from qr_jax.settings import differences
 
@@ -42,7 +41,7 @@ def check(**values: Any) -> None:
 def code() -> str:
     """Return a digest of this package's source, and the versions of the libraries it computes with."""
     digest = hashlib.sha256()
-    for path in sorted(PACKAGE.rglob("*.py")):
-        digest.update(f"{path.relative_to(PACKAGE)}\n".encode() + path.read_bytes())
+    for path in sorted(config.PACKAGE.rglob("*.py")):
+        digest.update(f"{path.relative_to(config.PACKAGE)}\n".encode() + path.read_bytes())
     versions = (f"{name} {importlib.metadata.version(name)}" for name in LIBRARIES)
     return ", ".join([f"qr_jax {digest.hexdigest()[:12]}", *versions])

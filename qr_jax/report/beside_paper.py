@@ -12,14 +12,14 @@ from qr_jax.report import charts, read, series
 from qr_jax.report.charts import Chart
 from qr_jax.report.series import Row
 from qr_jax.studies import paper_world
+from qr_jax.studies.paper_world import ACCEPTED
 
 QUERIES = paper_world.SETTING["size"]
 STEPS = paper_world.STEPS["recycle"]
 ROLLOUTS = paper_world.SETTING["rollouts"]
 SIZES = {1.7: "qwen3_1p7b", 4.0: "qwen3_4b"}  # billions of parameters
 SIZE_IN_NAME = re.compile(r"(?<![\d.])(\d{1,4}(?:[.p]\d{1,4})?)([bm])(?![a-z0-9])")  # 1.7B, 1p7b, 135M
-RESCUES = {"rescued_hard": "ex_hard", "rescued_easy": "ex_easy"}
-SUMMED = RESCUES | {"revisited": "ex_consumed"}
+RESCUES = ("rescued_hard", "rescued_easy")
 WORDS = {
     "rescued_hard": "rescued, were all wrong",
     "rescued_easy": "rescued, were all right",
@@ -73,10 +73,8 @@ def differences(run: read.Run) -> list[str]:
 def rescues(run: read.Run) -> Chart:
     """Draw figure 1: cumulative rescues of the recycling run."""
     figure = paper_world.figures()["1"]
-    drawn = [
-        _counted(f"paper: {WORDS[name]}", origin, figure["curves"][name], STEPS) for name, origin in RESCUES.items()
-    ]
-    drawn += [_own(run, WORDS[name], origin, name) for name, origin in RESCUES.items()]
+    drawn = [_counted(f"paper: {WORDS[name]}", ACCEPTED[name], figure["curves"][name], STEPS) for name in RESCUES]
+    drawn += [_own(run, WORDS[name], ACCEPTED[name], name) for name in RESCUES]
     note = (
         f"Figure 1: signal after a zero-variance verdict, summed; the paper's goes on to step {figure['end']}, "
         f"past the {STEPS} of its budget."
@@ -88,7 +86,7 @@ def by_rule(run: read.Run) -> list[Chart]:
     """Draw figure 3: rescues and revisits of three rules."""
     figure = paper_world.figures()["3"]
     found = []
-    for name in SUMMED:
+    for name in ACCEPTED:
         drawn = [
             _counted(f"paper: {RULES[rule]}", LINES[at], figure["curves"][rule][name], ROLLOUTS)
             for at, rule in enumerate(RULES)
@@ -194,7 +192,7 @@ def _own(run: read.Run, words: str, tone: str, name: str) -> dict[str, Any]:
     lots, size = series.bins(run.metrics), _size(run.metrics)
     total, values = 0.0, []
     for lot in lots:
-        total += series.total(lot, f"pool/accepted_{SUMMED[name]}")
+        total += series.total(lot, f"pool/accepted_{ACCEPTED[name]}")
         values.append(total / size if size else None)
     return _line(words, tone, _percent([lot[-1]["step"] for lot in lots], _planned(run)), values)
 

@@ -148,7 +148,7 @@ class KVCache:
         finally:
             threads.shutdown(cancel_futures=True)
             self.caches = {}
-        if self.mesh is not None:  # as in `rest`
+        if self.mesh is not None:  # as in `release_caches`
             self.settle_on(laid)
 
     # ---- how long the caches are

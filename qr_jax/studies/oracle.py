@@ -22,13 +22,13 @@ from qr_jax.pool import LAST_EASY, LAST_HARD, LAST_NONE, Pool
 from qr_jax.records import Grades, Outcome, grades
 from qr_jax.settings import Use
 from qr_jax.studies import paper_world, pass_rates
+from qr_jax.studies.paper_world import ACCEPTED
 from qr_jax.studies.pass_rates import Draws, World
 from qr_jax.verdict import judge
 
 OUTCOMES = 91  # the first part of the keys of its outcomes
 PRESETS = {"dapo": (Use("bounded_dapo"), Use("refill"))}  # a rule and its rounds
 ORIGINS = {"ex_hard": LAST_HARD, "ex_easy": LAST_EASY}  # the figures that `moved` has
-ACCEPTED = {"rescued_hard": "ex_hard", "rescued_easy": "ex_easy", "revisited": "ex_consumed"}  # `summary`'s, by origin
 # What a plug-in raises when it looks for something that simulated outcomes do not have.
 LACKS = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, AssertionError, RuntimeError, OSError)
 

@@ -24,7 +24,8 @@ OVERSAMPLE = {"recycle": 2, "grpo": 1, "bounded_dapo": 2}
 STEPS = {
     rule: SETTING["rollouts"] // (SETTING["queries"] * SETTING["samples"] * times) for rule, times in OVERSAMPLE.items()
 }
-COUNTS = ("rescued_hard", "rescued_easy", "revisited")
+# Counts of accepted groups, by what the query was before (an origin of `qr_jax.figures`).
+ACCEPTED = {"rescued_hard": "ex_hard", "rescued_easy": "ex_easy", "revisited": "ex_consumed"}
 
 Fit = Mapping[str, Any]
 World = Callable[[float, np.ndarray, np.ndarray, np.ndarray], np.ndarray]  # as in pass_rates.py
@@ -96,11 +97,10 @@ def published(rates: str, rule: str, settings: Mapping[str, int]) -> dict[str, f
     shape, _, model = rates.partition(":")
     if shape != "paper" or dict(settings) != SETTING | {"oversample": OVERSAMPLE.get(rule)}:
         return {}
-    shares = {"recycle": _shares}.get(rule)  # figures 4 and 5 are of this rule alone
-    found = shares(model) if shares else {}
+    found = _shares(model) if rule == figures()["5"]["rule"] else {}
     if model == "qwen3_1p7b":
         curves = figures()["3"]["curves"][rule]
-        found |= {name: round(at_end(curves[name]), 1) for name in COUNTS}
+        found |= {name: round(at_end(curves[name]), 1) for name in ACCEPTED}
     return found
 
 
