@@ -41,7 +41,7 @@ def test_recall_by_hand(tmp_path):
     assert found["queries_per_second"] > 0 and found["passages"] == 3
     assert "1 questions have no gold" in format_table(found)
     assert recall(corpus, questions, use("bm25"), k=1)["recall"] == pytest.approx((0.5 + 0.5 + 0) / 3)
-    assert recall(corpus, questions, use("none"), k=2)["recall"] == 0
+    assert recall(None, questions, use("none"), k=2)["recall"] == 0
 
 
 def test_gold_that_is_not_in_the_corpus_is_said(tmp_path):
@@ -118,7 +118,7 @@ def test_what_cannot_be_measured_is_said(tmp_path):
     corpus, questions = written(tmp_path / "c.jsonl", CORPUS), written(tmp_path / "q.jsonl", QUESTIONS)
     with pytest.raises(ValueError, match="name its files with --corpus"):
         recall(None, questions, use("bm25"))
-    with pytest.raises(ValueError, match="'http' has passages of its own: leave --corpus out"):
+    with pytest.raises(ValueError, match="'http' searches no corpus of files: leave --corpus out"):
         recall(corpus, questions, use("http", url="http://127.0.0.1:1"))
     with pytest.raises(ValueError, match="no question of .* says which passages are gold"):
         recall(corpus, written(tmp_path / "no.jsonl", QUESTIONS[3:]), use("bm25"))

@@ -668,8 +668,30 @@ def test_candidates_take_turns_and_work_is_settled_in_its_order():
     assert interleaved({"x": 3, "y": 1}) == [("x", 0), ("y", 0), ("x", 1), ("x", 2)]
     halt = threading.Event()
     late = lambda item: (threading.Event().wait(0.02 * (item % 3 == 0)), item)[1]  # noqa: E731
-    assert [result for _, result in in_order(late, range(20), 4, halt)] == list(range(20))
+    with in_order(late, range(20), 4, halt) as settled:
+        assert [result for _, result in settled] == list(range(20))
     assert not halt.is_set()
+
+
+def test_no_thread_outlives_what_was_asked_of_it_and_none_writes_into_another_file(tmp_path):
+    """An error of the consumer kept the iterator, and its threads wrote to a descriptor that was another file's."""
+    halt = threading.Event()
+
+    def slow(item):
+        if item:
+            halt.wait(60)
+        return item
+
+    with pytest.raises(ZeroDivisionError), in_order(slow, range(20), 4, halt) as settled:
+        next(settled)
+        raise ZeroDivisionError
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("synth")]
+    journal = Journal(tmp_path / "calls.jsonl")
+    journal.close()
+    with open(tmp_path / "other", "wb") as other:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            journal.answer("late", {"reply": "", "tokens": [1, 1]})
+        assert other.tell() == 0 and os.fstat(other.fileno()).st_size == 0
 
 
 def test_a_mix_draws_its_generators_as_often_as_it_says():

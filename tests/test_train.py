@@ -145,7 +145,7 @@ def test_a_sigterm_checkpoints_and_exits_with_143_and_the_same_command_goes_on(f
 def test_a_finished_run_says_so_and_what_would_extend_it_before_anything_compiles(finished, monkeypatch):
     folder, _ = finished
     settings = config.load(folder / "whole" / "config.json")
-    monkeypatch.setattr(driver.run_parts, "bind", None)
+    monkeypatch.setattr(driver.runtimes, "bind", None)
     said = []
     summary = train(settings, folder / "whole", say=said.append)
     assert summary == json.loads((folder / "whole/summary.json").read_text())

@@ -83,7 +83,7 @@ def check_errors_of_the_first(me: int) -> None:
     """What process 0 met ends all with one exit code."""
     for function, kinds, is_of_asking in (
         (lambda: Path("nowhere").read_text(), (FileNotFoundError, OSError), False),
-        (lambda: bucket.opened("s3://bucket/run"), (ValueError, ValueError), True),
+        (lambda: bucket.opened("s3://bucket/run"), (errors.UserError, errors.UserError), True),
         (lambda: json.loads("{"), (json.JSONDecodeError, RuntimeError), False),
     ):
         with pytest.raises(kinds[me]) as found:
@@ -176,7 +176,7 @@ def parts_of(*hops: int) -> Runtime:
         "draws": "chance",
         "most_groups": 2,
         "most_samples": 2,
-        "hand_over": lambda params: params,
+        "to_rollout_params": lambda params: params,
     }
     return Runtime(**needed)
 

@@ -128,7 +128,7 @@ def _open(
     if access and not files:
         raise UserError("--access gives passages of a corpus: name its files with --corpus")
     if files and not plugins.wants_corpus(chosen):
-        raise UserError(f"the retriever {chosen.name!r} has passages of its own: leave --corpus out")
+        raise UserError(f"the retriever {chosen.name!r} searches no corpus of files: leave --corpus out")
     if not files and corpus is not None and corpus.required:
         raise UserError(f"the retriever {chosen.name!r} searches a corpus: name its files with --corpus")
     if not files:

@@ -35,8 +35,8 @@ def recall(
     all of them there; `queries_per_second` counts searching alone, in calls of `batch` questions. `by_hops` has both
     for each number of hops, if the questions have it. Questions without gold are counted in `questions_without_gold`
     and are in no mean. `gold_not_in_corpus` counts the `gold_passages` that no search could find, and `absent` names
-    the first (None and empty if the retriever has passages of its own). ValueError if no question has gold, if the
-    retriever wants a corpus and none is named, or if one is named and the retriever has its own.
+    the first (None and empty if the retriever searches no corpus of files). ValueError if no question has gold, if the
+    retriever wants a corpus and none is named, or if one is named and it searches none.
     """
     if k < 1:
         raise UserError(f"recall at k needs k of at least 1, and has {k}")
@@ -51,7 +51,7 @@ def recall(
         passages = readers.read_passages(corpus)
         search: SearchFunction = make(corpus=passages)
     elif corpus is not None:
-        raise UserError(f"the retriever {use.name!r} has passages of its own: leave --corpus out")
+        raise UserError(f"the retriever {use.name!r} searches no corpus of files: leave --corpus out")
     else:
         search = make()
     built_s = time.perf_counter() - start

@@ -60,7 +60,10 @@ class Journal:
         self.answers[key] = _kept(row)
 
     def close(self) -> None:
-        os.close(self._file)
+        """Close the file; a later write raises OSError, for the descriptor may be another file's by then."""
+        with self._lock:
+            os.close(self._file)
+            self._file = -1
 
     def _write(self, row: dict[str, Any]) -> None:
         line = json.dumps(row | {"at": round(time.time(), 3)}, ensure_ascii=False) + "\n"

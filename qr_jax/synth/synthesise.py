@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -94,27 +95,29 @@ def _questions(made: Made, author: Author, tests: Repeats, work: Work, say: Call
         return draft, None
 
     candidates = itertools.takewhile(lambda _: not made.ended, interleaved(author.candidates, work.mix))
-    settled = in_order(attempt, candidates, work.at_once, work.halt)
-    for (generator, number), (draft, fault) in ((candidate, part) for candidate, parts in settled for part in parts):
-        if isinstance(fault, Ended):
-            made.ended = made.ended or str(fault)
-            continue
-        made.tried[generator] += 1
-        query = None if draft is None else draft.query(_name(draft), generator)
-        if query is not None and fault is None:
-            repeated = kept.find(query)
-            fault = None if repeated is None else Refused("nearly the same as another", repeated)
-        if query is not None and draft is not None and fault is None:
-            kept.add(query)
-            made.queries.append(query)
-            made.drafts[query.id] = draft
-        elif fault is not None:
-            row: dict[str, Any] = {"stage": "question", "generator": generator, "candidate": number}
-            row |= {} if query is None else {"question": query.question, "answers": list(query.answers)}
-            made.rejects.append(row | {"reason": fault.reason, "detail": fault.detail})
-        say(made)
-        if len(made.queries) >= work.questions:
-            break
+    with in_order(attempt, candidates, work.at_once, work.halt) as settled:
+        for (generator, number), (draft, fault) in (
+            (candidate, part) for candidate, parts in settled for part in parts
+        ):
+            if isinstance(fault, Ended):
+                made.ended = made.ended or str(fault)
+                continue
+            made.tried[generator] += 1
+            query = None if draft is None else draft.query(_name(draft), generator)
+            if query is not None and fault is None:
+                repeated = kept.find(query)
+                fault = None if repeated is None else Refused("nearly the same as another", repeated)
+            if query is not None and draft is not None and fault is None:
+                kept.add(query)
+                made.queries.append(query)
+                made.drafts[query.id] = draft
+            elif fault is not None:
+                row: dict[str, Any] = {"stage": "question", "generator": generator, "candidate": number}
+                row |= {} if query is None else {"question": query.question, "answers": list(query.answers)}
+                made.rejects.append(row | {"reason": fault.reason, "detail": fault.detail})
+            say(made)
+            if len(made.queries) >= work.questions:
+                break
 
 
 def _traces(
@@ -136,39 +139,42 @@ def _traces(
 
         lacking = [query for query in made.queries if count[query.id] < each]
         going = itertools.takewhile(lambda _: not made.ended, lacking)
-        for query, outcome in in_order(played, going, work.at_once, work.halt):
-            if isinstance(outcome, Ended):
-                made.ended = made.ended or str(outcome)
-                continue
-            made.attempts += 1
-            if not isinstance(outcome, Refused) and (query.id, outcome) in known:
-                outcome = Refused("the same as another")
-            if isinstance(outcome, Refused):
-                row = {"stage": "trajectory", "generator": query.meta["generator"], "question_id": query.id}
-                made.rejects.append(row | {"attempt": attempt, "reason": outcome.reason, "detail": outcome.detail})
-            else:
-                known.add((query.id, outcome))
-                again = f".{count[query.id]}" if count[query.id] else ""
-                named = Query(query.id + again, query.question, query.answers, query.entities, query.meta)
-                made.traces.append(Trace(named, outcome))
-                count[query.id] += 1
-            say(made)
-            if len(made.traces) >= work.traces:
-                return
+        with in_order(played, going, work.at_once, work.halt) as settled:
+            for query, outcome in settled:
+                if isinstance(outcome, Ended):
+                    made.ended = made.ended or str(outcome)
+                    continue
+                made.attempts += 1
+                if not isinstance(outcome, Refused) and (query.id, outcome) in known:
+                    outcome = Refused("the same as another")
+                if isinstance(outcome, Refused):
+                    row = {"stage": "trajectory", "generator": query.meta["generator"], "question_id": query.id}
+                    made.rejects.append(row | {"attempt": attempt, "reason": outcome.reason, "detail": outcome.detail})
+                else:
+                    known.add((query.id, outcome))
+                    again = f".{count[query.id]}" if count[query.id] else ""
+                    named = Query(query.id + again, query.question, query.answers, query.entities, query.meta)
+                    made.traces.append(Trace(named, outcome))
+                    count[query.id] += 1
+                say(made)
+                if len(made.traces) >= work.traces:
+                    return
         if made.ended:
             return
 
 
+@contextmanager
 def in_order(
     work: Callable[[Item], Result], items: Iterable[Item], at_once: int, halt: threading.Event
-) -> Iterator[tuple[Item, Result]]:
-    """Yield (item, result) in the items' order, with `at_once` threads and few items begun ahead.
+) -> Iterator[Iterator[tuple[Item, Result]]]:
+    """Give an iterator of (item, result) in the items' order, with `at_once` threads and few items begun ahead.
 
-    When the consumer stops or is interrupted, the work under way is halted and its threads are joined.
+    At the end of the block, however it ends, the work under way is halted and its threads are joined.
     """
-    waiting: collections.deque[tuple[Item, Future[Result]]] = collections.deque()
     threads = ThreadPoolExecutor(at_once, "synth")
-    try:
+
+    def results() -> Iterator[tuple[Item, Result]]:
+        waiting: collections.deque[tuple[Item, Future[Result]]] = collections.deque()
         for item in items:
             waiting.append((item, threads.submit(work, item)))
             if len(waiting) > AHEAD * at_once:
@@ -177,6 +183,9 @@ def in_order(
         while waiting:
             first, future = waiting.popleft()
             yield first, future.result()
+
+    try:
+        yield results()
     except (KeyboardInterrupt, SystemExit):
         terminal.say("stopping after the calls under way, whose answers are kept; Ctrl-C once more ends at once")
         raise
