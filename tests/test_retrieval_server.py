@@ -1092,7 +1092,10 @@ def test_the_command_refuses_what_is_unsafe_or_missing(monkeypatch, capsys):
         (("--host", "0.0.0.0", "--token-env", "NO_SUCH_TOKEN"), "NO_SUCH_TOKEN is not set"),
         ((), "name its files with --corpus"),
         (("--retriever", "none", "--access"), "--access gives passages of a corpus"),
-        (("--retriever", "http", "url=http://127.0.0.1:1", "--corpus", "x"), "'http' searches no corpus of files: leave"),
+        (
+            ("--retriever", "http", "url=http://127.0.0.1:1", "--corpus", "x"),
+            "'http' searches no corpus of files: leave",
+        ),
     ):
         assert cli.main(["serve-retriever", *words]) == 2
         assert says in capsys.readouterr().err
