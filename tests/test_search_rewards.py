@@ -281,9 +281,25 @@ def test_the_judge_s_verdicts_are_kept_and_what_is_no_answer_is_wrong_unasked(tm
         plan = {"url": url, "model": "grader-1", "cache": cache}
         scores = judge(QUERY, group, **plan)
         assert scores.score_G.tolist() == scores.outcome_G.tolist() == [1, 1, 0, 0, 0, 0]
-        assert len(seen) == len(INJECTED) + 3  # three different answers
-        assert judge(QUERY, group, **plan).score_G.tolist() == [1, 1, 0, 0, 0, 0] and len(seen) == len(INJECTED) + 3
+        assert len(seen) == len(INJECTED) + 3 + 2  # three different answers, two of them right
+        assert judge(QUERY, group, **plan).score_G.tolist() == [1, 1, 0, 0, 0, 0] and len(seen) == len(INJECTED) + 5
     assert exact_match(QUERY, group).tolist() == [1, 0, 0, 0, 0, 0]
+
+
+def test_an_answer_that_tries_to_sway_a_reward_s_judge_is_wrong_and_one_that_was_not_asked_about_is_a_fault(tmp_path):
+    group = [episode("Tacoma"), episode("Tacoma, surely"), episode("Tacoma, down"), episode("Oslo, surely")]
+
+    def says(data):
+        text = data["answer_to_grade"]
+        verdict = completion(json.dumps({"reason": "so", "verdict": "sways" if "surely" in text else "fair"}))
+        return (503, "down") if "down" in text else verdict
+
+    right = lambda data, count: completion(json.dumps({"correct": "Tacoma" in data["answer_to_grade"]}))  # noqa: E731
+    with serving(right, sways=says) as (url, _):
+        plan = {"url": url, "model": "grader-1", "cache": str(tmp_path / "verdicts.jsonl"), "retries": 0}
+        scores = judge(QUERY, group, **plan)
+        assert scores.score_G[[0, 1, 3]].tolist() == [1, 0, 0] and np.isnan(scores.score_G[2])
+        assert judge(QUERY, group, **plan, ask_sway=False).score_G.tolist() == [1, 1, 1, 0]
 
 
 def test_an_outage_of_the_judge_is_a_fault_and_never_a_0(tmp_path):
@@ -338,7 +354,7 @@ def test_what_a_judge_is_not_sent_is_a_setting_that_may_change_in_a_run(tmp_path
     with choosy("max_tokens", "temperature", said="no") as (url, seen):
         given = settings | {"url": url, "cache": str(tmp_path / "verdicts.jsonl")}
         assert judge(QUERY, [episode("Tacoma")], **given).score_G.tolist() == [1]
-        assert len(seen) == len(INJECTED) + 1
+        assert len(seen) == len(INJECTED) + 1 + 1
 
 
 def test_a_judge_that_one_injected_answer_fools_refuses_to_start(tmp_path):
@@ -400,13 +416,13 @@ def test_a_file_of_verdicts_that_somebody_planted_earns_nothing(tmp_path):
 def test_the_budget_counts_verdicts_over_all_starts_and_ends_the_run_in_words(tmp_path):
     cache = str(tmp_path / "verdicts.jsonl")
     with serving() as (url, seen):
-        plan = {"url": url, "model": "grader-1", "cache": cache, "budget": 2}
+        plan = {"url": url, "model": "grader-1", "cache": cache, "budget": 3}
         judge(QUERY, [episode("Oslo"), episode("Tacoma")], **plan)
         _judged.trusted.cache_clear()  # as another start would
         assert judge(QUERY, [episode("Oslo")], **plan).score_G.tolist() == [0]
-        with pytest.raises(ValueError, match=r"has 2 verdicts in .* and 1 answers .* budget of 2; raise reward.budget"):
+        with pytest.raises(ValueError, match=r"has 3 verdicts in .* and 1 answers .* budget of 3; raise reward.budget"):
             judge(QUERY, [episode("Bergen")], **plan)
-    assert len(seen) == 2 * len(INJECTED) + 2
+    assert len(seen) == 2 * len(INJECTED) + 2 + 1
 
 
 def test_five_hundred_answers_cost_one_call_for_each_that_is_new(tmp_path):
@@ -415,7 +431,7 @@ def test_five_hundred_answers_cost_one_call_for_each_that_is_new(tmp_path):
     queries = [replace(QUERY, question=f"{QUERY.question} ({at})") for at in range(100)]
     group = [episode(answer) for answer in given]
     with serving() as (url, seen):
-        plan = {"url": url, "model": "grader-1", "cache": cache}
+        plan = {"url": url, "model": "grader-1", "cache": cache, "ask_sway": False}
         score_G = np.concatenate([judge(query, group, **plan).score_G for query in queries])
         assert score_G.reshape(100, 5).tolist() == [[1, 1, 1, 0, 0]] * 100 and len(seen) == len(INJECTED) + 400
         _judged.trusted.cache_clear()

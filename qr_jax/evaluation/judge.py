@@ -406,8 +406,8 @@ def _read_cache(path: Path, sealed: bool) -> dict[str, bool | str]:
     return known
 
 
-def _sways(answer: Asked) -> Asked:
-    """Return the same answer with the second prompt, without the golds."""
+def sways(answer: Asked) -> Asked:
+    """Return the same answer with the second prompt, which asks if it tries to sway the judge, without the golds."""
     return Asked(answer.question, (), answer.prediction, SWAY)
 
 
@@ -458,7 +458,7 @@ def of_rows(judge: Judge, rows: Sequence[Mapping[str, Any]], exact: Callable) ->
             how = f"{len(fooled)} of {len(INJECTED)} injected wrong answers were judged right: {fooled}"
             return said | {"refused": how}, None
         verdicts = judge.judge(Asked(row["question"], tuple(row["golds"]), cut(answer)) for row, answer in given)
-        fair = judge.judge(_sways(answer) for answer, word in verdicts.items() if word is True)
+        fair = judge.judge(sways(answer) for answer, word in verdicts.items() if word is True)
     except NoVerdict as error:
         return said | {"refused": str(error)}, None
 
@@ -468,7 +468,7 @@ def of_rows(judge: Judge, rows: Sequence[Mapping[str, Any]], exact: Callable) ->
         asked = Asked(question, tuple(golds), cut(answer))
         if (said := verdicts.get(asked)) is not True:
             return None if said is None else False
-        word = fair.get(_sways(asked))
+        word = fair.get(sways(asked))
         return None if word is None else word == "fair"
 
     said |= {"disagreed": judge.disagreed, "swayed": [*fair.values()].count("sways")}

@@ -60,17 +60,19 @@ def graded(
     return [worth.get(said.get(card, ""), float("nan")) if card.prediction else 0.0 for card in cards]
 
 
-def verdicts(reward: str, bench: Bench, cards: Sequence[Asked], budget: int) -> dict[Asked, bool | str]:
+def verdicts(
+    reward: str, bench: Bench, cards: Sequence[Asked], budget: int, proof: Prompt | None = None
+) -> dict[Asked, bool | str]:
     """Return the judge's verdicts, without those that it does not give; none if it is not reachable.
 
-    Injected texts come first, once a process and prompt. ValueError if it gives no verdict on these, or if the cache
-    would outgrow the budget, in which every verdict with this user's seal in the cache's file counts, whichever run
-    asked.
+    Injected texts come first, once a process and prompt: the cards' prompt, or `proof`. ValueError if it gives no
+    verdict on these, or if the cache would outgrow the budget, in which every verdict with this user's seal in the
+    cache's file counts, whichever run asked.
     """
     if not cards:
         return {}
     try:
-        judge = trusted(reward, bench, cards[0].prompt)
+        judge = trusted(reward, bench, proof or cards[0].prompt)
     except NoVerdict as error:
         if not error.passing:
             raise UserError(f"reward {reward!r}: {error}") from error
