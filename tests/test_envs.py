@@ -327,6 +327,8 @@ SEARCHED = '{"name": "search", "arguments": {"queries": ["a", "b"]}}'
         (f"<|python_tag|>{SEARCHED}; {SEARCHED.replace('b', 'c')}", ("a", "b", "c")),
         (f"[TOOL_CALLS][{SEARCHED}]", ("a", "b")),
         (f"<tool_call>[TOOL_CALLS] [{SEARCHED}]</tool_call>", ("a", "b")),
+        ('[TOOL_CALLS]search[ARGS]{"queries": ["a", "b"]}', ("a", "b")),
+        ('[TOOL_CALLS]search[CALL_ID]c1d2[ARGS]{"query": "a"}[TOOL_CALLS]search[ARGS]{"query": "b"}', ("a", "b")),
         (f"```json\n{SEARCHED}\n```", ("a", "b")),
         (f"I look both up.\n\n```\n{SEARCHED}\n```\n", ("a", "b")),
         (f"<tool_call>\n```json\n{SEARCHED}\n```\n</tool_call>", ("a", "b")),

@@ -455,6 +455,14 @@ def test_search_r1_s_config_wants_its_files_and_no_passages(tmp_path, monkeypatc
     assert cli.main(["train", *pod]) == 0 and json.loads(capsys.readouterr().out)["mesh"]["fsdp"] == 64
 
 
+def test_a_dry_run_wants_the_key_of_a_server_that_needs_one(monkeypatch, capsys):
+    words = ["train", str(ROOT / "configs/paper/qwen3_1p7b.py:served"), "--dry-run", "reward.url=http://127.0.0.1:9/v1"]
+    monkeypatch.delenv("CLUEWEB_API_KEY", raising=False)
+    assert cli.main(words) == 2 and "variable CLUEWEB_API_KEY is not set; wanted a secret" in capsys.readouterr().err
+    monkeypatch.setenv("CLUEWEB_API_KEY", "0123456789")
+    assert cli.main(words) == 0
+
+
 # Every setting that the table of docs/paper.md names: the paper's (arXiv:2606.10709), AReaL's or ours.
 PAPERS_VALUES = {
     "model.name": "Qwen/Qwen3-1.7B",

@@ -82,7 +82,10 @@ def _set_aside(config: Any, folder: Path) -> None:
 
 
 def _check_parts(config: Any, packages: tuple[str, ...] | None) -> None:
-    """Raise ValueError for a user's plug-in that cannot be imported, or a model name that does not exist."""
+    """Raise ValueError for a user's plug-in that cannot be imported, or a model name that does not exist.
+
+    A retriever without a corpus is made as a run would make it: its URL is read, and its key found, without a request.
+    """
     from qr_jax import checks, plugins
     from qr_jax.config import chosen_plugins
     from qr_jax.models import families
@@ -90,6 +93,8 @@ def _check_parts(config: Any, packages: tuple[str, ...] | None) -> None:
     for kind, chosen in chosen_plugins(config).items():
         for plugin in (chosen, *checks.inside(chosen.settings)):
             plugins.check_imports(kind, plugin, allow_plugins=packages)
+    if not plugins.wants_corpus(config.retriever, allow_plugins=packages):
+        plugins.bind("retriever", config.retriever, allow_plugins=packages)()
     if config.model.name not in families.PRESETS:
         from qr_jax.models import hf  # here: it imports jax
 

@@ -80,7 +80,7 @@ def tool_call(
     `"tool_calls"` and `"function"` (OpenAI's); several calls, or a list of them, in one tag, behind words or in a
     fence; line breaks inside a text; Python's quotes, names without quotes, a comma behind the last item, a quote
     escaped in vain (loose_json.py); a brace too many; a last tag never closed; a turn that is a call and nothing else,
-    without the tag (Llama 3.1's), behind `<|python_tag|>` or `[TOOL_CALLS]`, or in a fence.
+    without the tag (Llama 3.1's), behind `<|python_tag|>`, `[TOOL_CALLS]` or `[TOOL_CALLS]search[ARGS]`, or in a fence.
     Two queries under two names are a guess, and not read.
 
     `max_turns`, `max_invalid` and thoughts are as in search_r1; one tag out of place spoils the whole turn. Results
@@ -145,6 +145,7 @@ def _refuse(constant: str) -> None:
 # Not strict: a text may hold line breaks, and a number is read as it is written.
 DECODER = json.JSONDecoder(strict=False, parse_constant=_refuse, parse_int=str, parse_float=str)
 BEFORE = re.compile(r"(?:\[TOOL_CALLS\]|[^\[{])*")  # of a tag's text: what stands before the first call
+ARGS = re.compile(r"\[TOOL_CALLS\]\s*([\w.]+)\s*(?:\[CALL_ID\]\s*\w+\s*)?\[ARGS\]")  # Mistral's: the name, then arguments
 AFTER = re.compile(r"}?\s*(?:```)?\s*")  # what may stand behind the last
 # A turn without tags: a call and nothing else, behind another agent's sign, or in a fence with words before it.
 BARE = re.compile(r"(?s)[\s\ufeff]*+(?:<\|python_tag\|>|\[TOOL_CALLS\]|[^\[{]*```\w*|(?=[\[{]))(\s*[\[{].*)")
@@ -153,8 +154,8 @@ BARE = re.compile(r"(?s)[\s\ufeff]*+(?:<\|python_tag\|>|\[TOOL_CALLS\]|[^\[{]*``
 def _calls(text: str) -> list[tuple[str, ...]]:
     """Read the queries of each call in a text of JSON; () for what cannot be read. Never raises."""
     calls: list[Any] = []
-    left = text if len(text) <= CALL_CHARACTERS else ""
-    left = as_json(BEFORE.sub("", left, count=1))
+    left = text if len(text) <= CALL_CHARACTERS and all(map(NAME.fullmatch, ARGS.findall(text))) else ""
+    left = as_json(BEFORE.sub("", ARGS.sub("", left), count=1))
     try:
         while not AFTER.fullmatch(left):
             value, end = DECODER.raw_decode(left)
