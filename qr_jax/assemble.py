@@ -14,7 +14,7 @@ import numpy as np
 
 from qr_jax import plugins
 from qr_jax.answers import fold
-from qr_jax.config import Config, use
+from qr_jax.config import SET_PREFIX, Config, use
 from qr_jax.errors import Interrupted, UserError
 from qr_jax.interfaces import shown
 from qr_jax.models import decoder, families, hf
@@ -25,7 +25,7 @@ from qr_jax.models.tokenizer import Tokenizer, WordTokenizer
 from qr_jax.parallel import host_local
 from qr_jax.parallel import mesh as meshes
 from qr_jax.processes import hosts
-from qr_jax.queries import official, readers
+from qr_jax.queries import readers
 from qr_jax.queries.traces import (
     MADE_TRACES,
     ExpertTurn,
@@ -131,8 +131,8 @@ def _whole(config: Config, part: Literal["train", "eval"]) -> list[Query]:
     if name == "world":
         world = world_sources(config)
         queries = readers.first(read(world.train if part == "train" else world.dev), limit)
-    elif name.startswith(official.PREFIX):
-        queries = _of_file(config, official.for_part(name, part), part, limit)
+    elif name.startswith(SET_PREFIX):
+        queries = _of_file(config, plugins.around("queries.official").for_part(name, part), part, limit)
     else:
         queries = [query for file in readers.resolve(name) for query in _of_file(config, file, part, limit)]
         twice = [query_id for query_id, count in Counter(query.id for query in queries).items() if count > 1]

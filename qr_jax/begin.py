@@ -9,14 +9,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from qr_jax import assemble, evaluate, pool, runs, terminal
+from qr_jax import assemble, evaluate, pool, run_files, runs, terminal
 from qr_jax.errors import Interrupted, UserError
 from qr_jax.evaluation.complete import is_incomplete
 from qr_jax.learning import gold, learner
 from qr_jax.parallel import compile_cache, host_local, memory, peaks
 from qr_jax.parallel import mesh as meshes
 from qr_jax.processes import hosts
-from qr_jax.report import read
 from qr_jax.rollout import compiles
 from qr_jax.sft import sft
 from qr_jax.step import batch
@@ -75,7 +74,7 @@ def begin(runtime: Runtime) -> Start:
     del laid
     state = runtime.learner.init(params)  # only now: an evaluation needs the room
     del params
-    run.write_json(read.BEFORE, evaluate.without_details(run_state.before))
+    run.write_json(run_files.BEFORE, evaluate.without_details(run_state.before))
     say(f"before training: {evaluate.one_line(run_state.before)}")
     runtime.save(0, state, run_state)
     state, seconds = _compile_update(runtime, state)

@@ -184,6 +184,7 @@ class Guards:
 
 
 PACKAGE = Path(__file__).resolve().parent  # its folder configs has the repository's configs, in a wheel too
+SET_PREFIX = "tfds:"  # of a setting that names a question set
 BUDGETS = ("rollouts", "tokens", "searches")  # what a run spends; train.max_... limits each
 LIMITS = ("steps", *(f"max_{name}" for name in BUDGETS))  # of `train`: what ends a run
 

@@ -7,12 +7,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from qr_jax import evaluate, runs, terminal
+from qr_jax import evaluate, plugins, runs, terminal
 from qr_jax.config import BUDGETS, Train, chosen_plugins
-from qr_jax.report import charts, page
 from qr_jax.step.run_state import RunState
 from qr_jax.step.runtime import Runtime
-from qr_jax.studies import null_control
 
 Evaluation = Mapping[str, Any]  # what `evaluate.measure` returns
 
@@ -114,7 +112,4 @@ def lacks_report(run: runs.Run) -> bool:
 
 def report(run: runs.Run) -> Path:
     with terminal.phase("writing the report"):
-        null = null_control.null_or_reason(run.folder, runs.kinds, points=charts.RATE_BINS, allow_plugins=None)
-        if "reason" in null:
-            run.detail(null["reason"])
-        return page.write(run.folder, null=null)
+        return plugins.around("report.at_end").write(run)

@@ -18,11 +18,10 @@ from qr_jax import answers, assemble, config, run_files, runs, terminal
 from qr_jax.columns import aligned
 from qr_jax.config import Config
 from qr_jax.evaluation import manifest, subject
-from qr_jax.evaluation.bootstrap import half_width
+from qr_jax.evaluation.bootstrap import half_width, mean, over_runs
 from qr_jax.evaluation.complete import COMPLETE, INCOMPLETE, is_incomplete
 from qr_jax.evaluation.groups import group_names
 from qr_jax.evaluation.subject import weights as weights  # for train, sft and probe
-from qr_jax.evaluation.suite import mean, over_runs
 from qr_jax.records import Episode, Query
 from qr_jax.rollout import compiles
 from qr_jax.rollout.engine import Engine
@@ -48,8 +47,8 @@ def measure(
     """Greedy scores, and Pass@1 over `samples` answers when there are any, over the evaluation questions.
 
     Faulty episodes are left out of the means and counted. Means come with `_se`, the standard error over questions,
-    Pass@1 with `_by_run` and `_run_error` too (`suite.over_runs`). `details` holds each question's exact match and F1,
-    and the first questions' searches in words.
+    Pass@1 with `_by_run` and `_run_error` too (`bootstrap.over_runs`). `details` holds each question's exact match and
+    F1, and the first questions' searches in words.
     """
     queries = assemble.questions(settings, "eval") if queries is None else queries
     queries = queries[: settings.evaluation.questions if limit is None else limit]

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from qr_jax import metrics_writer
-from qr_jax.config import Config, fingerprint
+from qr_jax.config import SET_PREFIX, Config, fingerprint
 from qr_jax.models import families
-from qr_jax.queries import official
 from qr_jax.report import run_list
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
@@ -91,7 +90,7 @@ def _questions(name: str) -> str:
     """Name the source of the questions, without a path of this machine."""
     if name == "world":
         return "a synthetic world"
-    return name.partition("@")[0] if name.startswith(official.PREFIX) else "files of questions"
+    return name.partition("@")[0] if name.startswith(SET_PREFIX) else "files of questions"
 
 
 def _evaluation(run: Trained) -> str:

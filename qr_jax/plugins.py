@@ -34,6 +34,20 @@ RAISED = "raised by"
 SIMPLE: Mapping[str, Any] = {"int": int, "float": float, "bool": bool, "str": str, "None": type(None)}
 
 
+def around(name: str) -> Any:
+    """Import a module from around the core by its name in qr_jax, when it is used: the core imports none itself.
+
+    ValueError that says what to install if a package that it needs is missing.
+    """
+    try:
+        return importlib.import_module(f"{ROOT.name}.{name}")
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] == ROOT.name:
+            raise
+        room = name.partition(".")[0]
+        raise UserError(f"{name} needs the package {error.name}; pip install 'qr_jax[{room}]' brings it") from error
+
+
 @dataclass(frozen=True)
 class Setting:
     """One keyword-only parameter: its type (Any where no config can hold it) and its default (None: not plain)."""
@@ -492,3 +506,21 @@ def _type(node: ast.expr | None) -> Any:
             parts = tuple(... if isinstance(p, ast.Constant) and p.value is ... else _type(p) for p in inside)
             return Any if Any in parts else tuple[parts]
     return Any
+
+
+def with_parts(use: Use, allow_plugins: Sequence[str] | None) -> Iterator[Use]:
+    """Yield the retriever and those inside it, at every depth."""
+    yield use
+    function = find("retriever", use.name, allow_plugins=allow_plugins)
+    defaults = {name: parameter.default for name, parameter in inspect.signature(function).parameters.items()}
+    settings = defaults | check("retriever", use, allow_plugins=allow_plugins)
+    for part in _uses(list(settings.values())):
+        yield from with_parts(part, allow_plugins)
+
+
+def _uses(value: Any) -> Iterator[Use]:
+    if isinstance(value, Use):
+        yield value
+    elif isinstance(value, (tuple, list, Mapping)):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from _uses(item)

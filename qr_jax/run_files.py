@@ -18,6 +18,8 @@ from qr_jax import config, trust
 from qr_jax.errors import UserError
 from qr_jax.settings import few, nearest
 
+BEFORE = "before.json"  # the evaluation before the first step
+
 
 @dataclass(frozen=True)
 class Most:
@@ -36,7 +38,7 @@ MOST: dict[str, Most] = dict.fromkeys(("config.json", "summary.json"), Most(2**2
 MOST |= dict.fromkeys(("run.lock", "COMMITTED"), Most(2**12))
 MOST |= {"settings.json": Most(2**20), "calls.jsonl": Most(2**32, lines=2**24, line_bytes=2**24)}  # of synth's journal
 MOST |= {"probe.json": Most(2**22), "manifest.json": Most(2**24)}  # 100,000 files of a checkpoint
-MOST |= dict.fromkeys(("before.json", "base.json", "evaluation.json", "score.json"), Most(2**24))  # 300,000 questions
+MOST |= dict.fromkeys((BEFORE, "base.json", "evaluation.json", "score.json"), Most(2**24))  # 300,000 questions
 MOST |= {
     "metrics.jsonl": Most(2**29, lines=2**20, line_bytes=2**16),  # 130,000 steps of 4 kB
     "ledger.jsonl": Most(2**31, lines=2**22, line_bytes=2**16),  # 100,000 steps of 40 draws

@@ -20,10 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from qr_jax import plugins
-from qr_jax.config import Config, Data, chosen_plugins
+from qr_jax.config import SET_PREFIX, Config, Data, chosen_plugins
 from qr_jax.errors import UserError
 from qr_jax.interfaces import CONTRACTS
-from qr_jax.queries import official
 from qr_jax.settings import Use, plain
 
 log = logging.getLogger(__name__)
@@ -96,7 +95,7 @@ def wishes(config: Config) -> list[Wish]:
     if "world" in (data.train, data.eval, data.corpus, data.traces) and data.world_path != Data().world_path:
         found.append(Wish(f"to write worlds into {data.world_path}", None))
     for name, value in (("train", data.train), ("eval", data.eval), ("corpus", data.corpus)):
-        if value.startswith(official.PREFIX) and not official.is_built(value):
+        if value.startswith(SET_PREFIX) and not plugins.around("queries.official").is_built(value):
             told = f"to read official files by data.{name}={value}, and keep them as the set for all your runs"
             found.append(Wish(told, None))
     for what, name in (("the model", config.model.name), ("the tokenizer", config.model.tokenizer)):

@@ -12,7 +12,7 @@ from qr_jax import cli, run_lock
 from qr_jax.config import Config, Evaluation, Mesh, Model, Rollout, use
 from qr_jax.evaluation import answering, suite
 from qr_jax.queries import readers
-from qr_jax.retrieval import bm25_index
+from qr_jax.queries.corpus_hash import corpus_hash
 
 MODEL = Path(__file__).parent / "fixtures" / "qwen3"
 SETTINGS = Config(
@@ -192,7 +192,7 @@ def test_the_command_asks_a_hugging_face_folder_without_a_run(data, tmp_path, ca
     made = found["manifest"]
     assert made["env"]["name"] == "search_r1" and made["retriever"]["name"] == "bm25" and made["judge"] is None
     passages = readers.read_passages("{data}/corpus/wiki18.corpus.jsonl.gz")
-    assert made["corpus_sha256"]["nq"] == bm25_index.corpus_hash(list(passages)) != made["corpus_sha256"]["hotpotqa"]
+    assert made["corpus_sha256"]["nq"] == corpus_hash(list(passages)) != made["corpus_sha256"]["hotpotqa"]
     assert len(made["model"]["weights_sha256"]) == 64
     assert made["questions"]["nq"]["count"] == 1 and made["decoding"]["samples"] == 2
     folder = Path(found["folder"])

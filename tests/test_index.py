@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from qr_jax import cli, trust
 from qr_jax.queries import limits, parquet, readers, stored
+from qr_jax.queries.corpus_hash import corpus_hash
 from qr_jax.records import Passage
 from qr_jax.retrieval import bm25_build, bm25_index, index_corpus, kept_index
 from qr_jax.retrievers.bm25 import bm25
@@ -112,7 +113,7 @@ def test_an_index_is_a_corpus_that_stays_on_disk(tmp_path):
     assert passages[-1] == passages[2] and passages[:2] == [passages[0], passages[1]]
     with pytest.raises(IndexError, match="passage 3 of 3"):
         passages[3]
-    assert manifest["corpus"] == bm25_index.corpus_hash(list(passages)) and manifest["built"]
+    assert manifest["corpus"] == corpus_hash(list(passages)) and manifest["built"]
     assert manifest["counts"]["passages"] == 3 and manifest["sources"][0]["file"] == "corpus.jsonl.gz"
     assert {"qr_jax", "numpy"} == set(manifest["versions"]) and manifest["settings"]["k1"] == 1.5
     assert [one.name for one in out.parent.iterdir()] == ["index"]
@@ -216,9 +217,9 @@ def test_a_folder_that_gives_its_passages_for_another_corpus_is_no_corpus(tmp_pa
     """Indexes and searches are kept by a corpus's hash: a stranger's passages would be found under the user's own."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "allowed"))
     bm25_index.write(tmp_path / "theirs", SMALL, SETTINGS, passages=True)
-    assert bm25_index.corpus_hash(bm25_index.passages(tmp_path / "theirs")) == bm25_index.corpus_hash(SMALL)
+    assert corpus_hash(bm25_index.passages(tmp_path / "theirs")) == corpus_hash(SMALL)
     hashed = []
-    monkeypatch.setattr(bm25_index, "_hashed", hashed.append)
+    monkeypatch.setattr(bm25_index, "hashed", hashed.append)
     bm25_index.passages(tmp_path / "theirs")
     assert not hashed, "what was found right once is not hashed again"
     monkeypatch.undo()

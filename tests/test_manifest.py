@@ -70,6 +70,6 @@ def test_a_seed_counts_where_answers_are_sampled_and_not_where_they_are_greedy()
 
 
 def test_the_model_that_a_retriever_searches_with_counts_by_its_contents(monkeypatch):
-    monkeypatch.setattr(manifests.identity, "models", lambda use, **_: ["beef"] if use.name == "dense" else [])
+    monkeypatch.setattr(manifests, "models_of", lambda use, **_: ["beef"] if use.name == "dense" else [])
     assert made(retriever="dense")["retriever"] == {"name": "dense", "settings": {}, "models": ["beef"]}
     assert "models" not in made()["retriever"]

@@ -8,6 +8,7 @@ from typing import Any
 from qr_jax import terminal
 from qr_jax.commands import retrieval
 from qr_jax.commands.options import add_json, show, whole
+from qr_jax.config import SET_PREFIX
 from qr_jax.errors import UserError
 
 FORMS = ("verl", "skyrl", "flashrag", "trl", "jsonl")
@@ -109,14 +110,14 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _convert(arguments: argparse.Namespace) -> int:
-    from qr_jax.queries import foreign, formats, official, readers
+    from qr_jax.queries import foreign, formats, readers
     from qr_jax.records import Passage
 
     out, shown = arguments.out, " ".join(arguments.files)
     formats.check_new(out)  # before much is read, or a set is built
     end = next(end for end in formats.ENDS if out.name.endswith(end))
     corpus = out.with_name(f"{out.name.removesuffix(end)}.corpus{end}")
-    if shown.startswith(official.PREFIX):
+    if shown.startswith(SET_PREFIX):
         items, said, beside = readers.read_queries(shown), [], []
     else:
         items, said, beside = foreign.read(arguments.files, arguments.encoding, skip_broken=arguments.skip_broken)

@@ -9,6 +9,7 @@ from typing import Any
 
 from qr_jax import terminal
 from qr_jax.commands import options
+from qr_jax.config import SET_PREFIX
 from qr_jax.errors import UserError
 
 QUICKSTART = "configs/quickstart.py"  # of the package where there is no checkout
@@ -103,10 +104,9 @@ def _check_parts(config: Any, packages: tuple[str, ...] | None) -> None:
 
 def _checked(config: Any) -> str:
     """Check a run's questions and traces and return a summary; ValueError for a file that training would refuse."""
-    from qr_jax.queries import official
 
     names = (config.data.train, config.data.eval)
-    if any(name == "world" or name.startswith(official.PREFIX) for name in names):
+    if any(name == "world" or name.startswith(SET_PREFIX) for name in names):
         return "the settings are right; questions, passages and model are read when the run begins"
     from qr_jax import assemble, plugins  # here: it imports jax
 

@@ -5,10 +5,10 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from qr_jax import plugins
 from qr_jax.config import Config, use
 from qr_jax.records import Query
-from qr_jax.retrieval import identity
-from qr_jax.settings import plain
+from qr_jax.settings import Use, plain
 
 SUBJECT = ("model",)  # the parts that say what was measured, not how: scores are compared because these differ
 PLACES = ("index", "cache", "corpus")  # a retriever's settings that name files; the contents have a hash of their own
@@ -38,7 +38,7 @@ def manifest(
     """
     chosen = settings.retriever if retriever in (None, settings.retriever.name) else use(str(retriever))
     searched = {"name": chosen.name, "settings": _without_places(plain(chosen.settings))}
-    if models := identity.models(chosen):
+    if models := models_of(chosen):
         searched["models"] = models
     prompt_sha256 = sha256(getattr(env(PROBE, []), "text", ""))
     # A greedy answer depends on neither the sampling nor the seed.
@@ -93,3 +93,17 @@ def differences(first: Mapping[str, Any], second: Mapping[str, Any], *, skip: Se
 def _short(value: Any) -> str:
     text = "nothing" if value is None else repr(value)
     return text if len(text) <= 48 else text[:45] + "..."
+
+
+def models_of(use: Use, *, allow_plugins: Sequence[str] | None = None) -> list[str]:
+    """Return the SHA-256 of each model that a retriever, or a retriever inside it, searches with; [] without models.
+
+    The file of a retriever with a model has a function `fingerprint(**settings)` beside its plug-in. Inner retrievers
+    given by default settings count too. The models' files are read; ValueError if they are missing.
+    """
+    digests = []
+    for part in plugins.with_parts(use, allow_plugins):
+        fingerprint = plugins.beside("retriever", part.name, "fingerprint", allow_plugins=allow_plugins)
+        if fingerprint is not None:
+            digests.append(fingerprint(**plugins.check("retriever", part, allow_plugins=allow_plugins)))
+    return digests

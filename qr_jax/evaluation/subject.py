@@ -13,8 +13,8 @@ from qr_jax import assemble, checkpoint, plugins, runs
 from qr_jax.config import Config, use
 from qr_jax.models import decoder
 from qr_jax.parallel import mesh as meshes
+from qr_jax.queries.corpus_hash import corpus_hash
 from qr_jax.records import Passage, SearchFunction
-from qr_jax.retrieval import bm25_index
 
 
 def weights(run: str | Path, agent: assemble.Agent, mesh, step: int | None = None):
@@ -79,7 +79,7 @@ def corpus(
     if not wants_corpus(settings, allow_plugins):
         return Corpus(make, None)
     passages = read()
-    return Corpus(lambda: make(corpus=passages), bm25_index.corpus_hash(passages))
+    return Corpus(lambda: make(corpus=passages), corpus_hash(passages))
 
 
 def wants_corpus(settings: Config, allow_plugins: Sequence[str] | None = None) -> bool:

@@ -18,7 +18,7 @@ from qr_jax import answers
 from qr_jax.columns import aligned
 from qr_jax.config import Config, Evaluation, Learner, Model, Rollout, use
 from qr_jax.errors import UserError
-from qr_jax.evaluation.bootstrap import half_width, picks
+from qr_jax.evaluation.bootstrap import half_width, mean, over_runs, picks
 from qr_jax.evaluation.complete import COMPLETE, INCOMPLETE
 from qr_jax.evaluation.groups import group_names
 from qr_jax.queries import readers
@@ -232,19 +232,6 @@ def _rules(verdict: Verdict | None) -> dict[str, Callable[[Row, str | None], flo
         return math.nan if right is None else float(right)
 
     return rules | {"judge": judged}
-
-
-def mean(value: np.ndarray, axis: int) -> np.ndarray:
-    """Return the mean of the numbers that are not NaN; NaN if there are none."""
-    known = ~np.isnan(value)
-    count = known.sum(axis)
-    return np.where(count, np.where(known, value, 0.0).sum(axis) / np.maximum(count, 1), math.nan)
-
-
-def over_runs(mean_R: np.ndarray) -> dict[str, Any]:
-    """Return a score's mean in each run, and these means' standard error, sd (R - 1) / sqrt(R); None for one run."""
-    error = float(np.std(mean_R, ddof=1)) / math.sqrt(len(mean_R)) if len(mean_R) > 1 else None
-    return {"by_run": [float(each) for each in mean_R], "run_error": error}
 
 
 def powers(samples: int) -> list[int]:

@@ -11,7 +11,6 @@ from qr_jax import bounded_json
 from qr_jax.errors import UserError
 from qr_jax.queries import limits
 from qr_jax.queries.formats import show
-from qr_jax.queries.official import joined
 
 Row = Mapping[str, Any]
 Pair = tuple[str, str]  # a passage's title and text
@@ -114,3 +113,12 @@ def _plain(value: Any) -> Any:
         return bounded_json.read(value.encode("utf-8", "surrogatepass"), limits.MOST_ROW_ITEMS)
     except ValueError:  # a text that begins so
         return value
+
+
+def joined(sentences: Sequence[str]) -> str:
+    """Join the sentences into one text. HotpotQA's begin with the separating blank, 2WikiMultihopQA's do not."""
+    text = ""
+    for sentence in sentences:
+        parted = text[-1:].isspace() or sentence[:1].isspace() or not text
+        text += sentence if parted else f" {sentence}"
+    return text.strip()

@@ -9,18 +9,19 @@ import csv
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+from qr_jax.config import SET_PREFIX
 from qr_jax.errors import UserError
 from qr_jax.queries.answer_columns import Unanswerable, check_answerable
+from qr_jax.queries.carried import joined
 from qr_jax.settings import names, show
 
 Row = Mapping[str, Any]
-PREFIX = "tfds:"  # of a setting that names a set
 BUILT = "runs/questions"  # where built sets are kept
 SOURCE = "source.json"  # in a built split's folder: the file it was built from, by whom
 MOST_SOURCE_BYTES = 10_000
@@ -112,15 +113,6 @@ def _of_hotpotqa(row: Row) -> dict[str, Any]:
         "type": field(row, "type"), "supporting_titles": titles,
         "supporting_texts": [texts.get(title, "") for title in titles], "context": context,
     }  # fmt: skip
-
-
-def joined(sentences: Sequence[str]) -> str:
-    """Join the sentences into one text. HotpotQA's begin with the separating blank, 2WikiMultihopQA's do not."""
-    text = ""
-    for sentence in sentences:
-        parted = text[-1:].isspace() or sentence[:1].isspace() or not text
-        text += sentence if parted else f" {sentence}"
-    return text.strip()
 
 
 def musique(row: Row, name: str) -> dict[str, Any]:
@@ -344,7 +336,7 @@ def find(name: str) -> Official:
 
 def parts(setting: str) -> tuple[str, str | None, str | None]:
     """Return the set's full name, the split and the folder of `tfds:NAME[:SPLIT][@FOLDER]`; ValueError if unknown."""
-    what, _, folder = setting.removeprefix(PREFIX).partition("@")
+    what, _, folder = setting.removeprefix(SET_PREFIX).partition("@")
     name, _, split = what.partition(":")
     name = ALIASES.get(name, name)
     has = find(name).splits
@@ -382,5 +374,5 @@ def for_part(setting: str, part: str) -> str:
     if split is None:
         split = next((one for one in (("train",) if part == "train" else ("dev", "test")) if one in has), None)
     if split is None:
-        raise UserError(f"{name} has no split to {part} on; it has: {', '.join(has)} (as in {PREFIX}{name}:test)")
-    return f"{PREFIX}{name}:{split}" + (f"@{folder}" if folder else "")
+        raise UserError(f"{name} has no split to {part} on; it has: {', '.join(has)} (as in {SET_PREFIX}{name}:test)")
+    return f"{SET_PREFIX}{name}:{split}" + (f"@{folder}" if folder else "")

@@ -15,20 +15,20 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from qr_jax import bounded_json
+from qr_jax import bounded_json, plugins
+from qr_jax.config import SET_PREFIX
 from qr_jax.errors import UserError
-from qr_jax.queries import arrow, limits, official, parquet
+from qr_jax.queries import arrow, limits, parquet
 from qr_jax.queries.answer_columns import Unanswerable
 from qr_jax.queries.formats import show
 from qr_jax.queries.parsing import Row, passage_of, query_of
-from qr_jax.queries.stored import ENDS, TEXTS
 from qr_jax.records import Passage, Query
-from qr_jax.retrieval import bm25_index
 from qr_jax.run_files import free
 from qr_jax.settings import nearest
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
+STORED = "passages.bin", "passages.npy"  # the files of an index's passages: their texts, and where each ends
 WANTED_LINES = 'wanted JSON lines: an object a line, of a question {"id": "1", "question": "...", "answers": ["..."]}, '
 WANTED_LINES += 'of a passage {"id": "1", "title": "...", "text": "..."}'
 CONVERT = "`qr-jax data convert FILE NEW.jsonl` writes it so"
@@ -67,8 +67,8 @@ def resolve(path: str | Path) -> list[Path]:
 
     For `tfds:...` the list is empty. ValueError if a file, or the folder after `@`, is missing.
     """
-    if str(path).startswith(official.PREFIX):
-        named = official.parts(str(path))[2]
+    if str(path).startswith(SET_PREFIX):
+        named = plugins.around("queries.official").parts(str(path))[2]
         if named and not os.path.isdir(named):
             raise UserError(f"no folder {named} (from {str(path)!r}); after @ stands the folder of the official files")
         return []
@@ -97,7 +97,7 @@ def resolve(path: str | Path) -> list[Path]:
 
 def _cure(part: str, file: Path) -> str:
     """Return the hint that ends the error of a missing file."""
-    if part in official.NAMES:
+    if part in plugins.around("queries.official").NAMES:
         return f"; `qr-jax data get {part}` fetches that set, and prints the settings that name its files"
     beside = [other.name for other in file.parent.iterdir()] if part and os.path.isdir(file.parent) else []
     if "{data}" in part:
@@ -116,10 +116,8 @@ def read_queries(path: str | Path) -> list[Query]:
     goes to `meta["refused_answers"]`, with a line in the log; otherwise it is an error, as is a repeated id.
     `tfds:NAME[:SPLIT][@FOLDER]` names a set (official.py).
     """
-    if str(path).startswith(official.PREFIX):
-        from qr_jax.queries import qa_builders  # inside: it imports tensorflow_datasets, and so jax
-
-        rows = qa_builders.read(str(path))
+    if str(path).startswith(SET_PREFIX):
+        rows = plugins.around("queries.qa_builders").read(str(path))
         return [rows[at] for at in range(len(rows))]
     if (stored := index_folder(path)) is not None:
         raise UserError(f"{stored} is an index of passages, and questions are wanted; name their file")
@@ -136,20 +134,18 @@ def read_passages(path: str | Path) -> Sequence[Passage]:
     A folder made by `qr-jax index` is a corpus too: its passages stay on disk, and must match its manifest.
     `tfds:NAME[:SPLIT][@FOLDER]` names the passages of a set (official.py), of all splits unless one is named.
     """
-    if str(path).startswith(official.PREFIX):
-        from qr_jax.queries import qa_builders  # inside: it imports tensorflow_datasets, and so jax
-
-        return qa_builders.read_contexts(str(path))
+    if str(path).startswith(SET_PREFIX):
+        return plugins.around("queries.qa_builders").read_contexts(str(path))
     folder = index_folder(path)
     if folder is None:
         return read(path, passage_of, lambda passage: passage.id)
-    return bm25_index.passages(folder)
+    return plugins.around("retrieval.bm25_index").passages(folder)
 
 
 def index_folder(path: str | Path) -> Path | None:
     """Return the folder of stored passages that a setting names; None if it names anything else."""
     folder = Path(os.path.expanduser(str(path).strip().replace("{data}", str(data_folder()))))
-    return folder if any(os.path.isfile(folder / name) for name in (TEXTS, ENDS)) else None
+    return folder if any(os.path.isfile(folder / name) for name in STORED) else None
 
 
 def read(path: str | Path, make: Callable[[Row], T], key: Callable[[T], str]) -> list[T]:

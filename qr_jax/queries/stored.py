@@ -1,6 +1,5 @@
 """A corpus on disk: passages read by position from two memory maps, so that millions take no memory."""
 
-import hashlib
 import heapq
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,10 +9,11 @@ from typing import Any, overload
 import numpy as np
 
 from qr_jax.errors import UserError
+from qr_jax.queries.readers import STORED
 from qr_jax.records import Passage
 from qr_jax.retrieval import index_files
 
-TEXTS, ENDS = "passages.bin", "passages.npy"
+TEXTS, ENDS = STORED
 
 
 class Stored(Sequence[Passage]):
@@ -21,6 +21,7 @@ class Stored(Sequence[Passage]):
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
+        self.sha256: str | None = None  # of the passages, once somebody has checked it (corpus_hash.py)
         # Where id, title and text of each passage end, in bytes. Plain views: a slice of a memory map itself is slow.
         self._ends = index_files.array(self.folder / ENDS)
         index_files.check(self.folder / TEXTS)
@@ -81,25 +82,3 @@ def store(passages: Iterable[Passage], folder: Path) -> Iterator[Passage]:
                 ends.append(at)
             yield passage
     np.save(folder / ENDS, np.frombuffer(ends, np.int64).reshape(-1, 3))
-
-
-class CorpusHash:
-    """SHA-256 over ids, titles and texts in order; lengths are hashed too, so that no boundary can move unnoticed."""
-
-    def __init__(self) -> None:
-        self._total = hashlib.sha256()
-
-    def add(self, passage: Passage) -> None:
-        for text in (passage.id, passage.title, passage.text):
-            data = text.encode("utf-8", "surrogatepass")
-            self._total.update(len(data).to_bytes(8, "little"))
-            self._total.update(data)
-
-    def over(self, passages: Iterable[Passage]) -> Iterator[Passage]:
-        """Yield the same passages, and add each to the hash."""
-        for passage in passages:
-            self.add(passage)
-            yield passage
-
-    def hexdigest(self) -> str:
-        return self._total.hexdigest()

@@ -11,7 +11,6 @@ from qr_jax.errors import UserError
 from qr_jax.jsonl import Row
 from qr_jax.settings import with_new_names
 
-BEFORE = "before.json"  # the evaluation before the first step
 COLD = "sft"  # the folder of the cold start
 
 
@@ -54,7 +53,7 @@ def run(folder: str | Path) -> Run:
     return Run(
         folder, with_new_names(_object(folder / "config.json")), tuple(metrics),
         draws=tuple(draw for draw in draws if draw["step"] <= last),  # its draws are written before its metrics
-        before=summary.get("before") or _object(folder / BEFORE),  # a run that goes on has no summary
+        before=summary.get("before") or _object(folder / run_files.BEFORE),  # a run that goes on has no summary
         after=summary.get("after") or {}, ended=bool(metrics) and summary.get("steps") == len(metrics),
         unread=bad + worse + worst, probe=_object(folder / "probe.json"), cold=tuple(cold),
     )  # fmt: skip
@@ -63,7 +62,7 @@ def run(folder: str | Path) -> Run:
 def stamp(folder: str | Path) -> tuple:
     """Return a value that changes whenever a file that the report reads does."""
     folder = Path(folder)
-    names = ("config.json", "metrics.jsonl", "ledger.jsonl", "summary.json", BEFORE, "probe.json", "episodes")
+    names = ("config.json", "metrics.jsonl", "ledger.jsonl", "summary.json", run_files.BEFORE, "probe.json", "episodes")
     names += ("run.lock", f"{COLD}/config.json", f"{COLD}/metrics.jsonl", f"{COLD}/summary.json")
     found = []
     for name in names:

@@ -13,7 +13,8 @@ from qr_jax import run_files, run_lock
 from qr_jax.config import BUDGETS, LIMITS
 from qr_jax.errors import UserError
 from qr_jax.evaluation.complete import is_incomplete
-from qr_jax.report.read import BEFORE, COLD
+from qr_jax.report.read import COLD
+from qr_jax.run_files import BEFORE
 
 State = Literal["training", "finished", "stopped", "not begun", "unreadable"]
 SKIPPED = ("checkpoints", "logs", "episodes", "worlds", "questions", "eval")  # folders that hold no run

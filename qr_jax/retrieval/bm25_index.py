@@ -19,6 +19,7 @@ import numpy as np
 from qr_jax import bounded_json, trust
 from qr_jax.errors import UserError
 from qr_jax.queries import stored
+from qr_jax.queries.corpus_hash import CorpusHash, corpus_hash, hashed
 from qr_jax.records import Passage
 from qr_jax.retrieval import bm25_build, index_files
 from qr_jax.retrieval.build_aside import build_aside, clear_left
@@ -118,17 +119,18 @@ def passages(folder: str | Path) -> stored.Stored:
         wrong = [name for name in (stored.TEXTS, stored.ENDS) if file_hash(path / name) != listed[name]]
         problem = f"{' and '.join(wrong)} changed since it was built" if wrong else None
         if not wrong and not trust.noted(_claim(manifest)):
-            if _hashed(found) == manifest["corpus"]:
+            if hashed(found) == manifest["corpus"]:
                 trust.note(_claim(manifest))
             else:
                 problem = f"its passages are not those whose hash stands in {MANIFEST}"
     except FileNotFoundError as error:
-        found, problem = None, f"{Path(error.filename).name} is not there"
+        found, manifest, problem = None, {}, f"{Path(error.filename).name} is not there"
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        found, problem = None, f"its {MANIFEST} or passages cannot be read ({error!r:.200})"
+        found, manifest, problem = None, {}, f"its {MANIFEST} or passages cannot be read ({error!r:.200})"
     if problem or found is None:
         again = f"build it again from its corpus files: qr-jax index FILE ... {path}"
         raise UserError(f"the index {path} is damaged: {problem}; {again}")
+    found.sha256 = manifest["corpus"]
     return found
 
 
@@ -179,20 +181,6 @@ def read_manifest(path: Path) -> dict[str, Any]:
     return manifest
 
 
-def corpus_hash(corpus: Sequence[Passage]) -> str:
-    """Return the SHA-256 of the passages; of stored ones it is in the manifest, which `passages` has checked."""
-    if isinstance(corpus, stored.Stored):
-        return read_manifest(corpus.folder)["corpus"]
-    return _hashed(corpus)
-
-
-def _hashed(corpus: Iterable[Passage]) -> str:
-    total = stored.CorpusHash()
-    for passage in corpus:
-        total.add(passage)
-    return total.hexdigest()
-
-
 def write(
     path: Path,
     corpus: Iterable[Passage],
@@ -208,7 +196,7 @@ def write(
     with build_aside(path) as aside:
         new = aside / "new"
         new.mkdir()
-        total = stored.CorpusHash()
+        total = CorpusHash()
         counts = _fill(new, aside, total.over(stored.store(corpus, new) if passages else corpus), settings)
         wanted = {"corpus": total.hexdigest(), "settings": dict(settings)}
         versions = {name: metadata.version(name) for name in ("qr_jax", "numpy")}

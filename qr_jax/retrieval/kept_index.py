@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from qr_jax import trust
+from qr_jax.queries.corpus_hash import corpus_hash
 from qr_jax.records import Passage
 from qr_jax.retrieval import bm25_index
 from qr_jax.retrieval.build_aside import clear_left
@@ -30,7 +31,7 @@ def load_or_build(
     """
     if len(corpus) < FEWEST:
         return bm25_index.build(corpus, settings)
-    made_of = json.dumps([bm25_index.corpus_hash(corpus), dict(settings)])
+    made_of = json.dumps([corpus_hash(corpus), dict(settings)])
     home = Path("the user's cache")
     try:
         home = trust.own_folder("XDG_CACHE_HOME", ".cache", environment) / "indexes"

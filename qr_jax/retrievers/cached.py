@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from qr_jax import plugins
+from qr_jax.evaluation import manifest
+from qr_jax.queries.corpus_hash import corpus_hash
 from qr_jax.records import Passage
-from qr_jax.retrieval import bm25_build, bm25_index, identity
+from qr_jax.retrieval import bm25_build, identity
 from qr_jax.retrieval.search_cache import SearchCache
 from qr_jax.settings import Use, plain
 
@@ -37,8 +39,8 @@ def cached(
     search = identity.inside("cached", of, corpus)
     about: dict[str, Any] = {"retriever": of.name, "settings": _effective(plain(of.settings))}
     if corpus is not None and plugins.wants_corpus(of):
-        about |= {"corpus": bm25_index.corpus_hash(corpus), "words": bm25_build.RULE}
-    models = identity.models(of)
+        about |= {"corpus": corpus_hash(corpus), "words": bm25_build.RULE}
+    models = manifest.models_of(of)
     if models:  # without models the identity stays what it was: results kept under it may have been paid for
         about["models"] = models
     if indexes := identity.others_indexes(of, corpus):

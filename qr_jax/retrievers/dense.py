@@ -11,6 +11,7 @@ from qr_jax.errors import UserError
 from qr_jax.models import embedder
 from qr_jax.models.embedder import QUERY_SIZES, Embedder
 from qr_jax.parallel import nearest
+from qr_jax.queries.corpus_hash import corpus_hash
 from qr_jax.records import Passage, SearchFunction
 from qr_jax.retrieval import bm25_index, dense_index
 
@@ -68,7 +69,7 @@ def dense(
     if index is None:
         vectors = dense_index.in_memory(len(place_P), storage, embed)
     else:
-        made_of = {"corpus": bm25_index.corpus_hash(corpus), "model": encode.fingerprint, "width": encode.width}
+        made_of = {"corpus": corpus_hash(corpus), "model": encode.fingerprint, "width": encode.width}
         settings = encode.settings | {"passage_prefix": passage_prefix}
         vectors = dense_index.in_folder(Path(index), len(place_P), storage, embed, **made_of, settings=settings)
     rows = nearest.lay_out(vectors.read, len(place_P), chosen)
@@ -96,5 +97,5 @@ def dense(
 
 
 def fingerprint(*, model: str = "minilm", **_: Any) -> str:
-    """SHA-256 of the encoder's files: another encoder finds other passages (retrieval/identity.py)."""
+    """SHA-256 of the encoder's files: another encoder finds other passages (evaluation/manifest.py)."""
     return embedder.fingerprint(embedder.resolve(model))

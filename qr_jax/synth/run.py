@@ -9,8 +9,8 @@ from typing import Any
 
 from qr_jax import interrupts, plugins, run_lock
 from qr_jax.errors import UserError
-from qr_jax.evaluation import suite
-from qr_jax.retrieval import bm25_index, identity
+from qr_jax.evaluation import manifest, suite
+from qr_jax.queries.corpus_hash import corpus_hash
 from qr_jax.retrieval.chat_endpoint import ChatEndpoint
 from qr_jax.settings import Use, plain
 from qr_jax.synth import author as authors
@@ -155,11 +155,11 @@ def _dialect(asked: Asked) -> Dialect:
 def _about(asked: Asked, passages: Sequence[Any]) -> dict[str, Any]:
     """Return the settings that decide the questions: different ones need another folder."""
     searched = {name: value for name, value in plain(asked.retriever.settings).items() if name not in CHANGES_NOTHING}
-    models = identity.models(asked.retriever)
+    models = manifest.models_of(asked.retriever)
     return {
         "teacher": asked.model or TEMPLATES,
         "prompts_sha256": prompts.digest() if asked.model else None,
-        "corpus_sha256": bm25_index.corpus_hash(passages),
+        "corpus_sha256": corpus_hash(passages),
         "retriever": {"name": asked.retriever.name, **searched} | ({"models": models} if models else {}),
         "env": {"name": asked.env.name, **plain(asked.env.settings)},
         "k": asked.k,
