@@ -145,7 +145,9 @@ def _refuse(constant: str) -> None:
 # Not strict: a text may hold line breaks, and a number is read as it is written.
 DECODER = json.JSONDecoder(strict=False, parse_constant=_refuse, parse_int=str, parse_float=str)
 BEFORE = re.compile(r"(?:\[TOOL_CALLS\]|[^\[{])*")  # of a tag's text: what stands before the first call
-ARGS = re.compile(r"\[TOOL_CALLS\]\s*([\w.]+)\s*(?:\[CALL_ID\]\s*\w+\s*)?\[ARGS\]")  # Mistral's: the name, then arguments
+ARGS = re.compile(
+    r"\[TOOL_CALLS\]\s*([\w.]+)\s*(?:\[CALL_ID\]\s*\w+\s*)?\[ARGS\]"
+)  # Mistral's: the name, then arguments
 AFTER = re.compile(r"}?\s*(?:```)?\s*")  # what may stand behind the last
 # A turn without tags: a call and nothing else, behind another agent's sign, or in a fence with words before it.
 BARE = re.compile(r"(?s)[\s\ufeff]*+(?:<\|python_tag\|>|\[TOOL_CALLS\]|[^\[{]*```\w*|(?=[\[{]))(\s*[\[{].*)")
