@@ -11,7 +11,7 @@ Files are JSON lines (also .gz) or Parquet:
 
 `supporting_titles` (or `supporting`, ids of passages) name the passages that hold the answer. The cold start is made of
 them: 150 traces of an expert that searches for each title and then answers. Without them: sft.steps=0, and a model that
-can already search in this dialect. `qr-jax data get hotpotqa` writes such files. A corpus of more than some 100,000
+can already search in this dialect. `qr-jax data convert` makes such files. A corpus of more than some 100,000
 passages is indexed once: `qr-jax index corpus.jsonl corpus.index`, then data.corpus=corpus.index.
 
 SmolLM2-135M-Instruct (`make smollm2`) on 2 cores takes some minutes a step: it shows that all fits together. To learn

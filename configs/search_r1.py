@@ -1,6 +1,7 @@
 """Search-R1 with GRPO on NQ and HotpotQA (Jin et al. 2025, arXiv:2503.09516), as its repository's v0.2 script has it.
 
-    qr-jax data get nq && qr-jax data get hotpotqa && export QR_JAX_DATA=runs/data
+    mkdir -p runs/data/nq runs/data/hotpotqa && export QR_JAX_DATA=runs/data
+    qr-jax data convert NQ-open.train.jsonl runs/data/nq/train.jsonl       # and dev, and both of HotpotQA's files
     qr-jax serve-retriever ...          # or Search-R1's own server: E5 over the Wikipedia of 2018, on port 8000
     qr-jax train configs/search_r1.py --allow-host 127.0.0.1                      # one host with memory for it
     qr-jax plan configs/search_r1.py:v5e_64 --topology v5e:8x8                    # 64 chips: it fits

@@ -78,6 +78,8 @@ def _run(argv: Sequence[str] | None) -> int:
             cure = f"'{part} --help' lists what it takes"
             if words[:2] == ["data", "check"]:
                 cure = "check one file at a time; --against FILE says which questions stand in both"
+            elif words[:2] == ["data", "get"] and more[0].startswith("--files"):
+                cure = "`qr-jax data convert FILE OUT` reads a file that you have"
             elif words[0] == "ask":
                 cure = "put the question in quotes"
             elif words and overrides and overrides[-1].endswith("="):

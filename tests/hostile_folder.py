@@ -141,11 +141,11 @@ asks("set_to_fetch", lambda home, url: {"data": config.Data(eval="tfds:popqa", c
 
 @trap
 def a_set_of_its_own(run: Path, home: Path, url: str) -> None:
-    """Beside it a pipe in an archive's place."""
+    """Beside it a pipe in an official file's place."""
     row = {"id": "x", "question": "who?", "answer": "EVIL", "answer_aliases": [], "answerable": True}
     row |= {"question_decomposition": [{"answer": "EVIL"}], "paragraphs": []}
     write(run.with_name("out") / "sets", "musique_ans_v1.0_dev.jsonl", json.dumps(row) + "\n")
-    os.mkfifo(gone(run.with_name("out") / "sets" / "data_ids_april7.zip"))
+    os.mkfifo(gone(run.with_name("out") / "sets" / "train.json"))
     named = {"train": f"tfds:2wiki@{run.parent / 'sets'}", "eval": f"tfds:musique:dev@{run.parent / 'sets'}"}
     write(run, "config.json", config.to_json(settings(home, data=config.Data(**named))))
 

@@ -192,7 +192,7 @@ def test_every_flag_of_a_command_is_known_to_it_before_or_after_its_settings(nam
         (["help", "trian"], "there is no command 'trian'; did you mean train?"),
         (["eval", "configs", "--config", TINY, "--batch_size", "4"], "it is rollout.slots here, how many sequences"),
         (["data", "check", "a", "b"], "qr-jax data check does not take 'b'; check one file at a time; --against FILE"),
-        (["data", "get", "nq", "b"], "qr-jax data get does not take 'b'; 'qr-jax data get --help' lists what it takes"),
+        (["world", "a", "b"], "qr-jax world does not take 'b'; 'qr-jax world --help' lists what it takes"),
         (["train", TINY, "train.steps", "=", "5"], "'train.steps' has no value; wanted train.steps=VALUE"),
         (["train", TINY, "train.steps", "5"], "'train.steps' has no value; wanted train.steps=VALUE"),
         (["train", TINY, "seed", "=", "5"], "'=' stands alone; wanted setting=value without blanks"),

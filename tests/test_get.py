@@ -1,165 +1,213 @@
-"""`qr-jax data get`: sets from their addresses on loopback, downloads that go on, and files that a config takes."""
+"""`qr-jax data get`: the hub's own client on a loopback stub of the hub, and files that a config takes."""
 
-import hashlib
+import gzip
 import json
-import threading
+import os
+import re
+import subprocess
+import sys
 from contextlib import contextmanager
-from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import loopback_hub
 import pytest
-from test_official import HOTPOTQA
+from huggingface_hub import constants
+from loopback_hub import COMMIT
+from test_official import ROWS, write_official
 
 from qr_jax import checks, cli
-from qr_jax.config import Config, Data
+from qr_jax.config import Config
 from qr_jax.overrides import override
-from qr_jax.queries import download, fetch, get, official, readers
-from qr_jax.queries.official import File
+from qr_jax.queries import fetch, get, official, qa_builders, readers
 
-
-@contextmanager
-def serving(files, *, cut=None, parts=True, tag='"one"'):
-    """The files by path, with Range where `parts`; the first answer ends after `cut` bytes. Yields URL and requests."""
-    asked, cuts = [], [cut]
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self):
-            data, first = files[self.path], 0
-            asked.append((self.path, self.headers.get("Range"), self.headers.get("If-Range")))
-            if parts and asked[-1][1] and asked[-1][2] == tag:
-                first = int(asked[-1][1].removeprefix("bytes=").rstrip("-"))
-            if first and first >= len(data):
-                self.send_response(416)
-                self.send_header("Content-Range", f"bytes */{len(data)}")
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-                return
-            self.send_response(206 if first else 200)
-            self.send_header("Content-Length", str(len(data) - first))
-            self.send_header("ETag", tag)
-            self.end_headers()
-            self.wfile.write(data[first:][: cuts.pop() if cuts else None])
-
-        def log_message(self, *words):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}", asked
-    finally:
-        server.shutdown()
-        server.server_close()
-
-
+REPO = "someone/questions"
 DATA = bytes(range(256)) * 40
 
 
-def test_a_download_that_ended_goes_on_where_it_ended(tmp_path):
-    said = []
-    with serving({"/x": DATA}, cut=4000) as (url, asked):
-        with pytest.raises(OSError, match="ended after 4000 of 10240 bytes; the same command goes on"):
-            download.download(f"{url}/x", tmp_path / "x", say=said.append)
-        assert not (tmp_path / "x").exists()
-        download.download(f"{url}/x", tmp_path / "x", say=said.append)
-        download.download(f"{url}/x", tmp_path / "x", say=said.append)  # it is there
-    assert (tmp_path / "x").read_bytes() == DATA and [path.name for path in tmp_path.iterdir()] == ["x"]
-    assert asked == [("/x", None, None), ("/x", "bytes=4000-", '"one"')]
-    assert "from 0.0 MB on" in " ".join(said)
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """The stub, as HF_ENDPOINT names it, and a cache of its own; conftest.py has the client offline."""
+
+    @contextmanager
+    def serving(files, **how):
+        with loopback_hub.serving(files, **how) as served:
+            monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+            monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+            monkeypatch.setattr(constants, "ENDPOINT", served.url)
+            template = f"{served.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+            monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+            yield served
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_TOKEN", "a-token")
+    return serving
+
+
+def test_files_of_a_repository_are_fetched_once_and_the_commit_stands_beside_them(hub, tmp_path, capsys):
+    row = json.dumps({"id": "1", "question": "who ?", "answers": ["Ada"]}).encode()
+    with hub({REPO: {"a/train.jsonl": row, "dev.jsonl": row + b"\n"}}) as served:
+        for _ in range(2):
+            assert cli.main(["data", "get", REPO, "a/train.jsonl", "dev.jsonl", "--out", "mine"]) == 0
+        assert [path for path, _ in served.gets()] == [f"/cdn/{REPO}@a/train.jsonl", f"/cdn/{REPO}@dev.jsonl"]
+        tokens = {(path.split("/")[1], token) for _, path, _, token in served.asked}
+        assert tokens == {("datasets", "Bearer a-token"), ("cdn", None)}
+    told = capsys.readouterr()
+    assert f"a/train.jsonl of {REPO} at {COMMIT}: mine/a/train.jsonl" in told.out
+    assert "data.train=mine/a/train.jsonl,mine/dev.jsonl" in told.out and "fetching dev.jsonl" in told.err
+    assert [query.id for query in readers.read_queries("mine/a/train.jsonl")] == ["1"]
+    source = json.loads((tmp_path / "mine/source.json").read_text())
+    assert (source["repository"], source["commit"], len(source["files"]["dev.jsonl"])) == (REPO, COMMIT, 64)
+
+
+def test_a_revision_is_asked_for_by_its_name_and_a_file_of_the_user_s_is_not_replaced(hub, tmp_path):
+    with hub({REPO: {"x": DATA}}) as served:
+        get.get(REPO, ["x"], revision=COMMIT)
+        assert served.asked[0][1] == f"/datasets/{REPO}/resolve/{COMMIT}/x"
+        assert (tmp_path / "runs/data/someone_questions/x").read_bytes() == DATA
+        (tmp_path / "mine").mkdir()
+        (tmp_path / "mine/x").write_text("mine")
+        with pytest.raises(ValueError, match="mine/x is another file than the hub's; give --out another folder"):
+            get.get(REPO, ["x"], tmp_path / "mine")
+    assert (tmp_path / "mine/x").read_text() == "mine"
+
+
+def test_an_interrupted_transfer_goes_on_after_the_last_whole_piece(hub, monkeypatch):
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1000)
+    with hub({REPO: {"x": DATA}}, cut=4000) as served:
+        assert fetch.fetch(REPO, "x").path.read_bytes() == DATA
+        assert [part for _, part in served.gets()] == [None, "bytes=4000-"]
+
+
+def test_another_size_and_another_checksum_are_refused_and_fetched_anew(hub, tmp_path):
+    with (
+        hub({REPO: {"x": DATA}}, sizes={"x": len(DATA) + 1}),
+        pytest.raises(ValueError, match="should be of size 10241"),
+    ):
+        fetch.fetch(REPO, "x")
+    with hub({REPO: {"x": DATA}}, sums={"x": "0" * 64}) as served:
+        for count in (1, 2):
+            with pytest.raises(ValueError, match=f"came altered: its SHA-256 is .*, and {'0' * 64} is wanted"):
+                fetch.fetch(REPO, "x")
+            assert len(served.gets()) == count
+    assert not [one for one in (tmp_path / "cache").rglob("*") if one.is_file() and one.read_bytes() == DATA]
+
+
+@pytest.mark.parametrize(
+    ("repo", "name", "revision", "words"),
+    [
+        (
+            "someone/else",
+            "x",
+            "main",
+            "the hub shows no data set repository 'someone/else'; if it is private, set HF_TOKEN",
+        ),
+        (
+            "someone/gated",
+            "x",
+            "main",
+            "someone/gated is gated: accept its terms on http.*/datasets/someone/gated, and set",
+        ),
+        ("someone/theirs", "x", "main", "not in the hub's cache, and the hub gave: 403 Forbidden: not yours"),
+        (REPO, "y", "main", "someone/questions has no file 'y' at 'main'; http.*/tree/main lists them"),
+        (REPO, "x", "v9", "someone/questions has no revision 'v9'"),
+        (REPO, "../../x", "main", "cannot be fetched from the hub: .*"),
+        ("some one/x", "x", "main", "cannot be fetched from the hub: .*"),
+    ],
+)
+def test_what_the_hub_refuses_is_told_by_its_cause(hub, repo, name, revision, words):
+    refuses = {"someone/gated": "GatedRepo", "someone/theirs": ""}
+    with hub({REPO: {"x": DATA}}, refuses=refuses), pytest.raises(ValueError, match=words):
+        fetch.fetch(repo, name, revision)
+
+
+def test_offline_the_cache_is_read_and_what_is_not_in_it_is_named(hub, tmp_path):
+    """By the variables that the client reads, in processes of their own."""
+    with hub({REPO: {"x": DATA}}) as served:
+        kept = {"HF_ENDPOINT": served.url, "HF_HUB_CACHE": str(tmp_path / "cache")}
+
+        def ran(offline, out):
+            words = [sys.executable, "-m", "qr_jax.cli", "data", "get", REPO, "x", "--out", out]
+            environment = os.environ | kept | {"HF_HUB_OFFLINE": offline}
+            return subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+
+        before = ran("1", "none")
+        assert before.returncode == 2 and "is not in the hub's cache, and HF_HUB_OFFLINE is set" in before.stderr
+        assert not served.asked and ran("0", "first").returncode == 0
+        count = len(served.asked)
+        assert ran("1", "second").returncode == 0 and len(served.asked) == count
+    assert (tmp_path / "second/x").read_bytes() == DATA
+    assert (tmp_path / "second/source.json").read_bytes() == (tmp_path / "first/source.json").read_bytes()
+
+
+def frames(tmp_path):
+    return write_official(
+        tmp_path, "frames", [ROWS["frames"][0], ROWS["frames"][0] | {"Answer": "the"}], "test"
+    ).read_bytes()
+
+
+def test_a_set_of_the_hub_becomes_questions_and_settings_that_check(hub, tmp_path, capsys):
+    with hub({"google/frames-benchmark": {"test.tsv": frames(tmp_path)}}):
+        assert cli.main(["data", "get", "frames", "--out", "frames"]) == 0
+    told = capsys.readouterr()
+    assert "test: 1 questions in frames/test.jsonl" in told.out and "1 questions left out" in told.err
+    (query,) = readers.read_queries("frames/test.jsonl")
+    assert query.answers == ("Ada",) and query.meta["supporting_titles"] == ["Ada (queen)", "B"]
+    assert json.loads((tmp_path / "frames/source.json").read_text())["commit"] == COMMIT
+    typed = [line.strip() for line in told.out.partition("settings")[2].splitlines()[1:] if "=" in line]
+    settings = override(Config(), [line for line in typed if "FOLDER" not in line])
+    assert settings.data.eval == "frames/test.jsonl" and settings.sft.steps == 0
+    assert not [line for line in checks.problems(settings) if "data.eval" in line]
+
+
+def test_a_set_that_a_config_names_is_fetched_by_the_same_function(hub, tmp_path, monkeypatch):
+    monkeypatch.setattr(official, "BUILT", str(tmp_path / "built"))
+    with hub({"google/frames-benchmark": {"test.tsv": frames(tmp_path)}}) as served:
+        (query,) = readers.read_queries("tfds:frames")
+        assert list(readers.read_queries("tfds:frames")) == [query] and len(served.gets()) == 1
+    assert query.answers == ("Ada",)
+    source = official.source(official.place(official.BUILT, "frames", "test"))
+    assert (source["repository"], source["commit"]) == ("google/frames-benchmark", COMMIT)
+
+
+def test_wiki18_is_indexed_from_the_hub_s_cache(hub, tmp_path, capsys):
+    rows = [{"id": str(at), "contents": f'"Title {at}"\nsome words'} for at in range(3)]
+    packed = gzip.compress("".join(json.dumps(row) + "\n" for row in rows).encode())
+    with hub({"PeterJinGo/wiki-18-corpus": {"wiki-18.jsonl.gz": packed}}):
+        for _ in range(2):
+            assert cli.main(["data", "get", "wiki18"]) == 0
+    assert "data.corpus=runs/data/wiki18/corpus.index" in capsys.readouterr().out
+    assert readers.read_passages("runs/data/wiki18/corpus.index")[1].title == "Title 1"
+    assert json.loads((tmp_path / "runs/data/wiki18/source.json").read_text())["commit"] == COMMIT
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["hotpotqa"], "hot.* publishes hotpot_train_v1.1.json and hotpot_dev_distractor_v1.json by way of https://github"),
+        (["musique"], r"\(of musique_v1.0.zip\) by way of https.*; `qr-jax data convert FILE OUT` reads such a file"),
+        (["hotpotqa/fullwiki"], "no file of the hub is known for hotpotqa/fullwiki: its owner publishes"),
+        (["frame"], "there is no set 'frame'; did you mean frames?"),
+        ([REPO], "no file of someone/questions is named; name those that you want: `qr-jax data get someone"),
+        (["nq", "--files", "mine"], "does not take '--files mine'; `qr-jax data convert FILE OUT` reads"),
+    ],
+)  # fmt: skip
+def test_what_the_hub_does_not_have_says_who_does_and_what_reads_it(words, says, capsys):
+    assert cli.main(["data", "get", *words]) == 2
+    assert re.search(says, capsys.readouterr().err)
 
 
 def test_a_place_that_cannot_be_written_is_said_before_anything_is_fetched(tmp_path, capsys):
     (tmp_path / "file").write_text("mine")
-    assert cli.main(["data", "get", "hotpotqa", "--out", str(tmp_path / "file")]) == 2
+    assert cli.main(["data", "get", "frames", "--out", str(tmp_path / "file")]) == 2
     assert "file is a file; give --out the name of a folder" in capsys.readouterr().err
 
 
-def test_a_file_that_changed_meanwhile_and_a_server_without_parts_begin_anew(tmp_path):
-    for name, how in (("changed", {"tag": '"two"'}), ("whole", {"parts": False})):
-        place = tmp_path / name
-        with serving({"/x": b"old" * 2000}, cut=4000) as (url, _), pytest.raises(OSError, match="ended after"):
-            download.download(f"{url}/x", place, say=print)
-        with serving({"/x": DATA}, **how) as (url, asked):
-            download.download(f"{url}/x", place, say=print)
-        assert place.read_bytes() == DATA and asked[0][1] == "bytes=4000-"
-
-
-def test_a_part_that_is_the_whole_file_is_taken(tmp_path):
-    (tmp_path / ".x.part").write_bytes(DATA)
-    (tmp_path / ".x.part.json").write_text('{"mark": "\\"one\\""}')
-    with serving({"/x": DATA}) as (url, _):
-        assert download.download(f"{url}/x", tmp_path / "x", say=print).read_bytes() == DATA
-    (tmp_path / ".y.part").write_bytes(DATA * 2)
-    (tmp_path / ".y.part.json").write_text('{"mark": "\\"one\\""}')
-    with serving({"/y": DATA}) as (url, _):
-        with pytest.raises(OSError, match="is another file there now; the same command begins anew"):
-            download.download(f"{url}/y", tmp_path / "y", say=print)
-        assert download.download(f"{url}/y", tmp_path / "y", say=print).read_bytes() == DATA
-
-
-def test_half_a_file_and_a_wrong_one_are_refused_by_name(tmp_path):
-    with serving({"/x": DATA}, cut=10) as (url, _):
-        wanted = File("x.json", f"{url}/x", hashlib.sha256(DATA).hexdigest(), "us")
-        with pytest.raises(ValueError, match="x.json cannot be downloaded.*ended after 10 of 10240"):
-            fetch.fetch(wanted, tmp_path)
-        assert fetch.fetch(wanted, tmp_path).path.read_bytes() == DATA
-        with pytest.raises(ValueError, match="not the official file"):
-            fetch.fetch(replace(wanted, name="y.json", sha256="0" * 64), tmp_path)
-
-
-def published(monkeypatch, url, dev):
-    """HotpotQA at that address, with the checksum of `dev` alone."""
-    hotpotqa = official.SETS["hotpotqa/distractor"]
-    files = {"train": File("train.json", f"{url}/train.json"), "dev": File("dev.json", f"{url}/dev.json")}
-    files["dev"] = replace(files["dev"], sha256=hashlib.sha256(dev).hexdigest(), attested="us")
-    monkeypatch.setattr(official, "SETS", {**official.SETS, "hotpotqa/distractor": replace(hotpotqa, splits=files)})
-
-
-def test_a_set_with_passages_becomes_files_an_index_and_settings_that_check(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    unmatched = HOTPOTQA | {"_id": "none", "answer": "the"}
-    train, dev = json.dumps([HOTPOTQA | {"_id": "first"}, unmatched]).encode(), json.dumps([HOTPOTQA]).encode()
-    with serving({"/train.json": train, "/dev.json": dev}) as (url, asked):
-        published(monkeypatch, url, dev)
-        assert cli.main(["data", "get", "hotpotqa"]) == 0
-        told = capsys.readouterr()
-        assert cli.main(["data", "get", "hotpotqa"]) == 0  # nothing is downloaded again
-        assert len(asked) == 2
-    assert "train: 1 questions in runs/data/hotpotqa/train.jsonl" in told.out and "3 passages" in told.out
-    assert "downloading http://127.0.0.1" in told.err and "1 questions left out" in told.err
-    (query,) = readers.read_queries("runs/data/hotpotqa/train.jsonl")
-    passages = {passage.id: passage for passage in readers.read_passages("runs/data/hotpotqa/corpus.index")}
-    assert [passages[name].title for name in query.meta["supporting"]] == query.meta["supporting_titles"] == ["A", "B"]
-    typed = [line.strip() for line in told.out.partition("settings")[2].splitlines()[1:] if "=" in line]
-    settings = override(Config(), typed)
-    assert settings.data == Data(
-        train="runs/data/hotpotqa/train.jsonl", eval="runs/data/hotpotqa/dev.jsonl",
-        corpus="runs/data/hotpotqa/corpus.index", traces="supporting",
-    )  # fmt: skip
-    assert checks.problems(settings) == []
-
-
-def test_a_user_s_folder_of_files_is_read_and_questions_alone_say_what_else_is_wanted(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "bamboogle.csv").write_text("Question,Answer\nWho?,Ada\n")
-    assert cli.main(["data", "get", "bamboogle", "--files", "mine", "--out", "bamboogle"]) == 0
+def test_the_help_names_every_set_of_the_hub_and_every_one_of_them_is_known(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["data", "get", "--help"])
     told = capsys.readouterr().out
-    assert "data.eval=bamboogle/test.jsonl" in told and "data get wiki18" in told and "data.train" not in told
-    assert cli.main(["data", "get", "musique"]) == 2
-    assert "download musique_v1.0.zip by the link on the page" in capsys.readouterr().err
-    assert cli.main(["data", "get", "hotpot"]) == 2
-    assert "there is no set 'hotpot'; did you mean hotpotqa?" in capsys.readouterr().err
-
-
-def test_wiki18_is_indexed_from_its_address(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    import gzip
-
-    rows = [{"id": str(at), "contents": f'"Title {at}"\nsome words'} for at in range(3)]
-    packed = gzip.compress("".join(json.dumps(row) + "\n" for row in rows).encode())
-    with serving({"/wiki": packed}) as (url, _):
-        monkeypatch.setattr(get, "WIKI18", replace(get.WIKI18, url=f"{url}/wiki"))
-        assert cli.main(["data", "get", "wiki18"]) == 0
-    assert "data.corpus=runs/data/wiki18" in capsys.readouterr().out
-    assert readers.read_passages("runs/data/wiki18")[1].title == "Title 1"
+    for name, of_hub in official.HUB.items():
+        assert name in told and of_hub.repo.count("/") == 1
+        files = {file.name for file in official.SETS[name].splits.values()} if name in official.SETS else {of_hub.file}
+        assert files == {of_hub.file}, "a set of the hub is one file"
+    with pytest.raises(ValueError, match="for nq: its owner .*, and tfds:nq@FOLDER the folder that they are in"):
+        qa_builders.open_set("nq", "built", splits=("dev",))

@@ -26,7 +26,7 @@ ROOMS = (
     + tuple(f"retrieval.{name}" for name in ("server", "http_server", "server_metrics", "search_batcher", "check")),
     ("assemble", "runs", "synth"),
     ("step", "begin", "ending", "train", "sft", "evaluate", "asking", "evaluation.subject", "evaluation.answering")
-    + ("planning", "model_card", "exporting")
+    + ("planning", "model_card", "exporting", "report.at_end")
     + tuple(f"studies.{name}" for name in ("compare", "probe", "launch", "study")),
     ("cli", "commands", "bug_report"),
     ("__main__",),
@@ -44,7 +44,19 @@ HOST += ("recycling", "rounds", "envs", "retrievers", "rewards", "rollout.tools"
 EXCEPTED = ("retrievers.dense", "queries.world.tfds_builder", "queries.qa_builders")
 # these stand beside host code and are none
 LOOPS = ("evaluation.subject", "evaluation.answering", "commands.pods")
-LOOPS += ("studies.probe", "studies.launch", "studies.study", "studies.compare")
+LOOPS += ("report.at_end", "studies.probe", "studies.launch", "studies.study", "studies.compare")
+# What stands around the core, which trains, resumes and evaluates alone and loads it by name (plugins.around).
+AROUND = ("commands", "synth", "report", "studies", "planning", "retrieval", "asking", "bug_report", "cli", "exporting")
+AROUND += ("model_card", "models.embedder", "models.encoder")
+AROUND += tuple(f"evaluation.{name}" for name in ("answering", "judge", "score", "side_by_side", "suite"))
+AROUND += tuple(
+    f"queries.{name}" for name in ("data_check", "fetch", "foreign", "foreign_rows", "get", "html_text", "inputs")
+)
+AROUND += ("queries.official", "queries.qa_builders", "queries.stored", "queries.text_files")
+CORE_RETRIEVERS = ("retrievers", "retrievers.none")  # and the rewards and retrievers that ask a server stand around it
+CORE_REWARDS = ("rewards",) + tuple(
+    f"rewards.{name}" for name in ("_format", "cover_match", "exact_match", "f1", "overlong", "search_r1_format")
+)
 DEVICE = ("jax", "jaxlib", "flax", "optax", "orbax", "chex")
 HEAVY = ("bm25s", "grain", "tensorflow_datasets", "tensorflow", "wandb", "tensorboardX")
 
@@ -127,6 +139,20 @@ def test_imports_point_one_way():
         if rank(other) > rank(module) and not (module == "retrievers.dense" and room(other) in ("models", "parallel"))
     ]
     assert not wrong, "\n".join(wrong)
+
+
+def is_core(module: str) -> bool:
+    if room(module) in ("retrievers", "rewards"):
+        return module in CORE_RETRIEVERS + CORE_REWARDS
+    return not within(module, (*AROUND, "__main__"))  # __main__ starts the commands
+
+
+def test_the_core_imports_nothing_around_it():
+    """Not inside functions either."""
+    core = [module for module in MODULES if is_core(module)]
+    wrong = [f"{m} imports {other}" for m in core for other in ours(imported(m)) & set(MODULES) if not is_core(other)]
+    assert not wrong, "\n".join(wrong)
+    assert len(core) > 100 and {"train", "sft", "evaluate", "checkpoint", "pool"} <= set(core)
 
 
 def test_no_import_circle_inside_functions_counted():

@@ -1,15 +1,11 @@
 """The seven sets from miniature official files: what each row becomes, what is refused, the same order on any host."""
 
-import bz2
-import gzip
 import hashlib
-import io
 import json
 import os
-import tarfile
+import shutil
 import threading
 import time
-import zipfile
 from argparse import Namespace
 from dataclasses import replace
 from functools import partial
@@ -172,8 +168,8 @@ def test_every_set_is_built_from_a_user_s_folder(tmp_path, monkeypatch, name):
     assert query.question == next(row[key] for key in ("question", "Question", "Prompt") if key in row)
     found = {"id": query.id, "answers": query.answers, "entities": query.entities, **query.meta}
     assert wanted.items() <= found.items() and (found["dataset"], found["split"]) == (name, split)
-    built = sorted(one.name for one in (tmp_path / "built").iterdir())
-    assert built == sorted([name.replace("/", "_"), "files"])  # and nothing unfinished beside
+    built = [one.name for one in (tmp_path / "built").iterdir()]
+    assert built == [name.replace("/", "_")], "nothing unfinished is beside"
     (tmp_path / SETS[name].splits[split].name).unlink()
     assert list(qa_builders.open_set(name, tmp_path / "built", splits=(split,))[split]) == [query], "it is built once"
 
@@ -247,32 +243,18 @@ def test_another_file_than_the_published_one_is_refused_by_name(tmp_path):
     assert not (tmp_path / "built" / "nq").exists()
 
 
-def test_what_has_no_published_checksum_is_registered_and_then_held_to_it(tmp_path):
-    file = write_official(tmp_path, "popqa", [ROWS["popqa"][0]], "test")
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    official_file, built = SETS["popqa"].splits["test"], tmp_path / "built"
-    found = fetch.fetch(official_file, built, tmp_path)
-    assert (found.path, found.sha256) == (file, digest) and fetch.registered(built) == {}
-    fetch.register(found, built)
-    assert fetch.registered(built) == {f"{official_file.url} popQA.tsv": digest}
-    assert fetch.fetch(official_file, built, tmp_path) == found
-    file.write_bytes(file.read_bytes() + b"\n")
-    wanted = rf"popQA.tsv is not the file that was read before.* {digest} is wanted \(registered in .*checksums.json\)"
-    with pytest.raises(ValueError, match=wanted + r".*remove the entry 'https://.*popQA.tsv' from .*checksums.json"):
-        fetch.fetch(official_file, built, tmp_path)
-
-
 @pytest.mark.parametrize("damage", [("possible_answers", "possible"), ('political leader""]"', "")])
-def test_a_damaged_file_is_not_registered_and_the_good_one_then_is(tmp_path, damage):
+def test_a_damaged_file_builds_nothing_and_the_good_one_then_does(tmp_path, damage):
     file, built = write_official(tmp_path, "popqa", [ROWS["popqa"][0]], "test"), tmp_path / "built"
     good = file.read_text()
     file.write_text(good.replace(*damage))
     with pytest.raises(ValueError, match=r"popQA.tsv row 1 .*it was read from .*popQA.tsv: if that is damaged"):
         qa_builders.open_set("popqa", built, manual_dir=tmp_path)
-    assert fetch.registered(built / "files") == {}
+    assert not (built / "popqa/test").exists()
     file.write_text(good)
     assert len(qa_builders.open_set("popqa", built, manual_dir=tmp_path)["test"]) == 1
-    assert list(fetch.registered(built / "files").values()) == [hashlib.sha256(file.read_bytes()).hexdigest()]
+    recorded = official.source(built / "popqa/test")
+    assert recorded["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def test_a_folder_that_is_named_is_the_one_that_is_read(tmp_path, monkeypatch):
@@ -287,14 +269,17 @@ def test_a_folder_that_is_named_is_the_one_that_is_read(tmp_path, monkeypatch):
         return [query.question for query in readers.read_queries(f"tfds:nq{f'@{tmp_path / folder}' if folder else ''}")]
 
     assert asked("a") == asked("a") == ["a?"]
-    with pytest.raises(ValueError, match="b/NQ-open.train.jsonl is not the file that was read before"):
+    with pytest.raises(
+        ValueError,
+        match=r"b/NQ-open.train.jsonl is not the file that nq train was built from: .*remove .*built/nq/train",
+    ):
         asked("b")
-    with pytest.raises(ValueError, match="empty has no NQ-open.train.jsonl; download it from https://"):
+    with pytest.raises(ValueError, match="empty has no NQ-open.train.jsonl; put it there, unpacked"):
         asked("empty")
-    with pytest.raises(ValueError, match="there is no folder .*gone; name the one that NQ-open.train.jsonl is in"):
+    with pytest.raises(ValueError, match="there is no folder .*gone; name the one that the files of nq are in"):
         asked("gone")
     assert asked() == ["a?"]
-    (tmp_path / "built/files/checksums.json").unlink()  # as the error says: b's is meant
+    shutil.rmtree(tmp_path / "built/nq/train")  # as the error says: b's is meant
     assert asked("b") == asked() == ["b?"]
     assert [one.name for one in (tmp_path / "built/nq").iterdir()] == ["train"], "a's is gone, and nothing beside"
 
@@ -304,12 +289,12 @@ def test_what_another_version_built_is_built_anew(tmp_path, monkeypatch):
     opened = partial(qa_builders.open_set, "musique", tmp_path / "built", splits=("dev",))
     opened(manual_dir=tmp_path)
     monkeypatch.setattr(qa_builders.QABuilder, "VERSION", "9.9.9")
-    with pytest.raises(ValueError, match="name the folder it is in"):
+    with pytest.raises(ValueError, match="tfds:musique@FOLDER the folder that they are in"):
         opened()
     assert len(opened(manual_dir=tmp_path)["dev"]) == len(opened()["dev"]) == 1
     assert [one.name for one in (tmp_path / "built/musique/dev/qa/musique").iterdir()] == ["9.9.9"]
     (tmp_path / "built/musique/dev" / official.SOURCE).unlink()
-    with pytest.raises(ValueError, match="name the folder it is in"):
+    with pytest.raises(ValueError, match="tfds:musique@FOLDER the folder that they are in"):
         opened()
 
 
@@ -360,7 +345,7 @@ def test_of_two_processes_that_build_a_set_of_other_files_the_second_is_refused(
         thread.start()
     for thread in threads:
         thread.join()
-    refused = [name for name in "ab" if "is not the file that was read before" in results[name]]
+    refused = [name for name in "ab" if "is not the file that musique dev was built from" in results[name]]
     kept = {"a": "who ?", "b": "where ?"}["b" if refused == ["a"] else "a"]
     assert len(refused) == 1
     (source,) = qa_builders.open_set("musique", tmp_path / "built", splits=("dev",)).values()
@@ -376,81 +361,17 @@ def test_a_table_of_many_columns_and_short_rows_is_read_in_time_linear_in_it(tmp
     assert time.process_time() - began < 5
 
 
-def test_another_archive_is_unpacked_anew(tmp_path):
-    wanted, packed = File("dev.json", "https://x/set.zip", member="in/dev.json"), tmp_path / "set.zip"
-    for content in (b"[1]", b"[2]"):
-        with zipfile.ZipFile(packed, "w") as archive:
-            archive.writestr("in/dev.json", content)
-        assert fetch.fetch(wanted, tmp_path / "files", tmp_path).path.read_bytes() == content
-
-
-def test_an_archive_that_is_a_bomb_or_holds_a_link_is_refused_and_leaves_nothing(tmp_path):
-    bomb, linked = tmp_path / "bomb.zip", tmp_path / "linked.tar"
-    with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("dev.json", "w") as member:
-        for _ in range(110):
-            member.write(bytes(2**20))
-    with tarfile.open(linked, "w") as archive:
-        entry = tarfile.TarInfo("dev.json")
-        entry.type, entry.linkname = tarfile.SYMTYPE, "nowhere"
-        archive.addfile(entry)
-    named, wide = tmp_path / "named.tar.bz2", tmp_path / "wide.tar.gz"
-    for packed, compressed, header_bytes in ((named, bz2.open, 2**30), (wide, gzip.open, 2**20)):
-        head = tarfile.TarInfo("././@LongLink")
-        head.type, head.size = tarfile.GNUTYPE_LONGNAME, header_bytes
-        with compressed(packed, "wb") as opened:  # a header that is believed fills the memory; and many of them do
-            for _ in range(max(2**28 // header_bytes, 1)):
-                opened.write(head.tobuf(tarfile.GNU_FORMAT))
-                opened.write(bytes(min(header_bytes, 2**20)))
-    cases = (bomb, "unpacks to more than 100,000,000"), (linked, "linked.tar is no whole archive")
-    cases += (named, "has a header of 1,073,741,824 bytes"), (wide, "as a tar archive: .* to more than 100,000,000")
-    for packed, says in cases:
-        with pytest.raises(ValueError, match=says):
-            fetch.fetch(File("dev.json", f"https://x/{packed.name}", member="dev.json"), tmp_path / "into", tmp_path)
-    assert not [file for file in (tmp_path / "into").rglob("*") if file.is_file() and file.name != fetch.REGISTRY]
-
-
-@pytest.mark.parametrize("kind", ["zip", "tar.gz"])
-def test_a_file_is_downloaded_once_and_taken_out_of_its_archive(tmp_path, kind):
-    packed, data = tmp_path / f"set.{kind}", b'[{"x": 1}]'
-    if kind == "zip":
-        with zipfile.ZipFile(packed, "w") as archive:
-            archive.writestr("other/dev.json", "no")
-            archive.writestr("in/dev.json", data)
-    else:
-        with tarfile.open(packed, "w:gz") as archive:
-            entry = tarfile.TarInfo("elsewhere/dev.json")
-            entry.size = len(data)
-            archive.addfile(entry, io.BytesIO(data))
-    wanted = File("dev.json", packed.as_uri(), hashlib.sha256(packed.read_bytes()).hexdigest(), "me", "in/dev.json")
-    found = fetch.fetch(wanted, tmp_path / "files")
-    assert found.path.read_bytes() == data and found.path.is_relative_to(tmp_path / "files")
-    packed.rename(tmp_path / "moved")
-    assert fetch.fetch(wanted, tmp_path / "files") == found
-    (tmp_path / "moved").rename(packed)
-    again = fetch.fetch(wanted, tmp_path / "more", tmp_path)
-    assert again.path.read_bytes() == data, "a user's folder may hold the archive"
-    if kind == "zip":
-        with pytest.raises(ValueError, match="has 2 files 'dev.json'; wanted gone/dev.json"):
-            fetch.fetch(replace(wanted, member="gone/dev.json"), tmp_path / "third", tmp_path)
-
-
-def test_what_cannot_be_had_says_what_to_do(tmp_path):
-    gone = File("x.jsonl", (tmp_path / "no.jsonl").as_uri())
-    with pytest.raises(ValueError, match="x.jsonl cannot be downloaded from file:.* put it into a folder"):
-        fetch.fetch(gone, tmp_path / "files")
-    with pytest.raises(ValueError, match="has no x.jsonl; download it from"):
-        fetch.fetch(gone, tmp_path / "files", tmp_path)
-    with pytest.raises(ValueError, match="musique_ans_v1.0_dev.jsonl has no address.*download musique_v1.0.zip"):
-        qa_builders.open_set("musique", tmp_path / "built", splits=("dev",))
-    with pytest.raises(ValueError, match="no question set 'nqq'; there are: nq, triviaqa"):
-        qa_builders.open_set("nqq", tmp_path)
-    assert not list((tmp_path / "files").rglob("*.part"))
+def test_a_file_is_found_below_the_folder_that_is_named_if_it_is_the_only_one(tmp_path):
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "x.jsonl").write_text("{}")
     with pytest.raises(ValueError, match="has 2 files x.jsonl; name the folder that the wanted one is in"):
-        fetch.fetch(gone, tmp_path / "files", tmp_path)
-    assert fetch.fetch(gone, tmp_path / "files", tmp_path / "a").path == tmp_path / "a" / "x.jsonl"
+        fetch.own(File("x.jsonl"), tmp_path)
+    assert fetch.own(File("x.jsonl"), tmp_path / "a").path == tmp_path / "a" / "x.jsonl"
+    (tmp_path / "b/x.jsonl").unlink()
+    assert fetch.own(File("x.jsonl"), tmp_path).path == tmp_path / "a" / "x.jsonl"
+    with pytest.raises(ValueError, match="no question set 'nqq'; there are: nq, triviaqa"):
+        qa_builders.open_set("nqq", tmp_path)
 
 
 def test_questions_that_nothing_can_answer_are_left_out_and_said(tmp_path, monkeypatch, caplog):
@@ -571,7 +492,7 @@ def test_every_published_checksum_says_who_published_it():
         assert isinstance(found, Official) and found.page.startswith("https://"), name
         for file in found.splits.values():
             assert (file.sha256 is None) == (file.attested == "") and (file.sha256 is None or len(file.sha256) == 64)
-            assert file.url or file.how, f"{name}: a person must be told where {file.name} is"
+            assert file.name in official.published(name), f"{name}: a person must be told where {file.name} is"
 
 
 def test_a_config_takes_a_set_as_its_questions(tmp_path, monkeypatch):
@@ -628,12 +549,7 @@ def test_half_of_a_surrogate_pair_becomes_a_character_that_files_can_hold(tmp_pa
     assert [row["question"] for row in official.read(file, SETS["musique"], "dev", "musique")] == ["\ufffd who?"]
 
 
-def test_a_pipe_in_an_archive_s_place_and_a_damaged_registry_are_told(tmp_path):
-    os.mkfifo(tmp_path / "data_ids_april7.zip")
-    with pytest.raises(ValueError, match="has no dev.json nor data_ids_april7.zip"):
-        fetch.fetch(SETS["2wiki"].splits["dev"], tmp_path / "files", tmp_path)
-    file = write_official(tmp_path, "musique", [ROWS["musique"][0]], "dev")
-    for text in ("", "[]", "[" * 100_000):
-        (tmp_path / "files" / "checksums.json").write_text(text)
-        with pytest.raises(ValueError, match="checksums.json is damaged .*; remove it"):
-            fetch.fetch(SETS["musique"].splits["dev"], tmp_path / "files", file.parent)
+def test_a_pipe_in_a_file_s_place_is_told(tmp_path):
+    os.mkfifo(tmp_path / "dev.json")
+    with pytest.raises(ValueError, match="has no dev.json; put it there, unpacked"):
+        fetch.own(SETS["2wiki"].splits["dev"], tmp_path)

@@ -525,7 +525,9 @@ def test_a_file_that_is_not_there_is_named_with_what_to_set(tmp_path, monkeypatc
         readers.resolve("/dev/null")
     with pytest.raises(ValueError, match="no file ~nobody-of-that-name/x.jsonl"):
         readers.resolve("~nobody-of-that-name/x.jsonl")
-    with pytest.raises(ValueError, match=r"no file hotpotqa .*`qr-jax data get hotpotqa` fetches that set"):
+    with pytest.raises(ValueError, match=r"no file frames .*`qr-jax data get frames` fetches that set"):
+        readers.resolve("frames")
+    with pytest.raises(ValueError, match=r"no file hotpotqa .*publishes hotpot_train.*`qr-jax data convert FILE OUT`"):
         readers.resolve("hotpotqa")
     monkeypatch.delenv("QR_JAX_DATA")
     assert readers.data_folder().parts[-2:] == ("shared", "data")

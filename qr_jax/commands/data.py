@@ -25,16 +25,16 @@ def add(command: Any) -> None:
         made.set_defaults(run_command=run)
         return made
 
-    text = "download a question set or corpus, write and index it, and print the settings that use it"
+    text = "fetch a question set or corpus, or files of a data set repository, from the Hugging Face hub"
     got = part("get", _get, text)
-    text = "hotpotqa, 2wiki, musique (with passages; musique with --files alone: its address asks a person); "
-    text += "nq, triviaqa, popqa, bamboogle (questions); wiki18 (passages)"
+    got.usage = "qr-jax data get NAME [options]\n       qr-jax data get REPO FILE [FILE ...] [options]"
+    text = "frames (questions), wiki18 (passages of Wikipedia); or a repository of the hub, with files of it"
     got.add_argument("name", metavar="NAME", help=text)
+    got.add_argument("files", nargs="*", metavar="FILE", help="a file's path in the repository")
     got.add_argument("--out", type=Path, metavar="FOLDER", help="where its files go (runs/data/NAME)")
-    text = "a folder with the official files, or their archives; nothing is downloaded then"
-    got.add_argument("--files", type=Path, metavar="FOLDER", help=text)
+    got.add_argument("--revision", metavar="NAME", help="a branch, tag or commit (main); the commit is recorded")
     got.add_argument("--no-check", action="store_true", help="index whatever memory and disk there are")
-    got.epilog = "An interrupted download goes on where it ended. The official addresses were read, and never reached."
+    got.epilog = "The hub's own client fetches and caches: HF_TOKEN, HF_HOME, HF_HUB_OFFLINE and HF_ENDPOINT are its."
     text = "say what a file of questions or passages holds and what is wrong; errors exit with 1"
     check = part("check", _check, text)
     check.add_argument("file", metavar="FILE", help="JSON lines (also .gz) or Parquet, of ours, verl, SkyRL, ...")
@@ -95,8 +95,8 @@ def _add_retrieval(command: Any) -> None:
 def _get(arguments: argparse.Namespace) -> int:
     from qr_jax.queries import get
 
-    how = {"given": arguments.files, "check": not arguments.no_check, "say": terminal.say}
-    got = get.get(arguments.name, arguments.out, **how)
+    how = {"revision": arguments.revision, "check": not arguments.no_check, "say": terminal.say}
+    got = get.get(arguments.name, arguments.files, arguments.out, **how)
     terminal.result("\n".join(got.lines()))
     return 0
 

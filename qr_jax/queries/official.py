@@ -1,4 +1,4 @@
-"""The official files of the suite's seven question sets and three more: their URLs, and parsers of their rows.
+"""The official files of the suite's seven question sets and three more: their names, and parsers of their rows.
 
 Each parser takes a row as its set's own page (in SETS) describes it and returns our columns; an error names a missing
 field. Gold passages are `supporting_titles` and, where the file holds their texts, `supporting_texts` of equal length.
@@ -25,6 +25,7 @@ Row = Mapping[str, Any]
 BUILT = "runs/questions"  # where built sets are kept
 SOURCE = "source.json"  # in a built split's folder: the file it was built from, by whom
 MOST_SOURCE_BYTES = 10_000
+MAIN = "main"  # the branch that a repository of the hub shows
 VERSION = "1.2.0"  # to be raised when a parser changes: built sets are then built anew
 TEXTS = ("id", "question", "type", "level")
 LISTS = ("answers", "entities", "supporting_titles", "supporting_texts")
@@ -33,28 +34,33 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class File:
-    """One official file. `member` is its name inside the archive at the URL; `sha256` is of the download itself.
-
-    A checksum is given only if somebody trustworthy published it (`attested`). For the others the first download's
-    checksum is registered, and any other file is refused from then on. A file without a URL must be fetched by hand
-    (`how`).
-    """
+    """One official file; its SHA-256 is given only if somebody trustworthy published it (`attested`)."""
 
     name: str
-    url: str | None
     sha256: str | None = None
     attested: str = ""
-    member: str = ""
-    how: str = ""
 
 
 @dataclass(frozen=True)
 class Official:
-    """A question set: the page that describes its rows, the parser, and the files of the splits that have answers."""
+    """A question set: the page that describes its rows, the parser, and the files of the splits that have answers.
+
+    `packed` is what its owner publishes the files in, if not by themselves.
+    """
 
     page: str
     parse: Callable[[Row, str], dict[str, Any]]  # a row and the id for one that has none
     splits: Mapping[str, File]
+    packed: str = ""
+
+
+@dataclass(frozen=True)
+class OfHub:
+    """A data set repository of the Hugging Face hub, and which file of it the set is."""
+
+    repo: str
+    file: str
+    revision: str
 
 
 def field(row: Row, name: str, kind: type | tuple[type, ...] = str) -> Any:
@@ -236,37 +242,13 @@ def _texts(made: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-_NQ = "https://raw.githubusercontent.com/google-research-datasets/natural-questions/a7a113c9fdc2d9986d624bd43b8a18d6d5779eaa/nq_open/"
-_HOTPOTQA = "http://curtis.ml.cmu.edu/datasets/hotpot/"
 _TFDS, _HF = "tensorflow_datasets 4.9.10, its checksums", "huggingface/datasets, hotpot_qa/dataset_infos.json"
-_TRIVIAQA = "http://nlp.cs.washington.edu/triviaqa/data/triviaqa-unfiltered.tar.gz"
-_TRIVIAQA_SHA256 = "7f0c94207fd0a1eb7bba3d52cdfe0735c98de850b9e5aa4e75f2776ef9a531d0"
-_TWO_WIKI = "https://www.dropbox.com/s/ms2m13252h6xubs/data_ids_april7.zip?dl=1"
-_MUSIQUE = "download musique_v1.0.zip by the link on the page (Google Drive asks a person) and unpack it there"
-_STRATEGYQA = "download strategyqa_dataset.zip by the link on the page and unpack it there"
-_WEBWALKERQA = "download the split `main` from the page as JSON lines of that name"
-_FRAMES = "https://huggingface.co/datasets/google/frames-benchmark/resolve/main/test.tsv"
-_POPQA = "https://raw.githubusercontent.com/AlexTMallen/adaptive-retrieval/main/data/popQA.tsv"
-_BAMBOOGLE = "https://docs.google.com/spreadsheets/d/1jwcsA5kE4TObr9YHn9Gc-wQHYjTbLhDGx6tmIzMhl_U/export?format=csv"
-
-
-def _nq(split: str, sha256: str) -> File:
-    return File(f"NQ-open.{split}.jsonl", f"{_NQ}NQ-open.{split}.jsonl", sha256, _TFDS)
-
-
-def _hotpotqa(name: str, sha256: str) -> File:
-    return File(f"hotpot_{name}.json", f"{_HOTPOTQA}hotpot_{name}.json", sha256, _HF)
 
 
 def _hotpotqa_set(dev: str, dev_sha256: str) -> Official:
-    train = _hotpotqa("train_v1.1", "26650cf50234ef5fb2e664ed70bbecdfd87815e6bffc257e068efea5cf7cd316")
-    splits = {"train": train, "dev": _hotpotqa(f"dev_{dev}_v1", dev_sha256)}
+    train = File("hotpot_train_v1.1.json", "26650cf50234ef5fb2e664ed70bbecdfd87815e6bffc257e068efea5cf7cd316", _HF)
+    splits = {"train": train, "dev": File(f"hotpot_dev_{dev}_v1.json", dev_sha256, _HF)}
     return Official("https://github.com/hotpotqa/hotpot#json-format", hotpotqa, splits)
-
-
-def _triviaqa(split: str) -> File:
-    name = f"unfiltered-web-{split}.json"
-    return File(name, _TRIVIAQA, _TRIVIAQA_SHA256, _TFDS, f"triviaqa-unfiltered/{name}")
 
 
 SETS: Mapping[str, Official] = {
@@ -274,19 +256,20 @@ SETS: Mapping[str, Official] = {
         "https://github.com/google-research-datasets/natural-questions/tree/master/nq_open",
         nq_open,
         {
-            "train": _nq("train", "0c93aaf13b12f855628489665e4ef85ffb8573ad444646f11f4fabdc57a0aabf"),
-            "dev": _nq("dev", "f15567f38099f3615f5b8a685c0aef449c11ad90d3da3735e8d1b98115b40616"),
+            "train": File(
+                "NQ-open.train.jsonl", "0c93aaf13b12f855628489665e4ef85ffb8573ad444646f11f4fabdc57a0aabf", _TFDS
+            ),
+            "dev": File("NQ-open.dev.jsonl", "f15567f38099f3615f5b8a685c0aef449c11ad90d3da3735e8d1b98115b40616", _TFDS),
         },
     ),
     "triviaqa": Official(
         "https://github.com/mandarjoshi90/triviaqa/blob/master/samples/triviaqa_sample.json",
         triviaqa,
-        {"train": _triviaqa("train"), "dev": _triviaqa("dev")},
+        {split: File(f"unfiltered-web-{split}.json") for split in ("train", "dev")},
+        "triviaqa-unfiltered.tar.gz",
     ),
     "popqa": Official(
-        "https://github.com/AlexTMallen/adaptive-retrieval/tree/main/data",
-        popqa,
-        {"test": File("popQA.tsv", _POPQA)},
+        "https://github.com/AlexTMallen/adaptive-retrieval/tree/main/data", popqa, {"test": File("popQA.tsv")}
     ),
     "hotpotqa/distractor": _hotpotqa_set(
         "distractor", "4e9ecb5c8d3b719f624d66b60f8d56bf227f03914f5f0753d6fa1b359d7104ea"
@@ -295,36 +278,42 @@ SETS: Mapping[str, Official] = {
     "2wiki": Official(
         "https://github.com/Alab-NII/2wikimultihop#dataset-contents",
         two_wiki,
-        {name: File(f"{name}.json", _TWO_WIKI, member=f"data_ids_april7/{name}.json") for name in ("train", "dev")},
+        {split: File(f"{split}.json") for split in ("train", "dev")},
+        "data_ids_april7.zip",
     ),
     "musique": Official(
         "https://github.com/StonyBrookNLP/musique/blob/main/raw_data_to_official_format.py",
         musique,
-        {split: File(f"musique_ans_v1.0_{split}.jsonl", None, how=_MUSIQUE) for split in ("train", "dev")},
+        {split: File(f"musique_ans_v1.0_{split}.jsonl") for split in ("train", "dev")},
+        "musique_v1.0.zip",
     ),
     "bamboogle": Official(
-        "https://github.com/ofirpress/self-ask/blob/main/datasets/README.md",
-        bamboogle,
-        {"test": File("bamboogle.csv", _BAMBOOGLE)},
+        "https://github.com/ofirpress/self-ask/blob/main/datasets/README.md", bamboogle, {"test": File("bamboogle.csv")}
     ),
-    "frames": Official(
-        "https://huggingface.co/datasets/google/frames-benchmark", frames, {"test": File("test.tsv", _FRAMES)}
-    ),
+    "frames": Official("https://huggingface.co/datasets/google/frames-benchmark", frames, {"test": File("test.tsv")}),
     "strategyqa": Official(
         "https://allenai.org/data/strategyqa",
         strategyqa,
-        {"train": File("strategyqa_train.json", None, how=_STRATEGYQA)},
+        {"train": File("strategyqa_train.json")},
+        "strategyqa_dataset.zip",
     ),
     "webwalkerqa": Official(
         "https://huggingface.co/datasets/callanwu/WebWalkerQA",
         webwalkerqa,
-        {"test": File("webwalkerqa_main.jsonl", None, how=_WEBWALKERQA)},
+        {"test": File("webwalkerqa_main.jsonl")},
+        "the split `main`",
     ),
 }
 
+# What `qr-jax data get NAME` fetches. Repositories and file names stand in the addresses that FRAMES' authors and
+# Search-R1 give; neither was reached from here, so no commit is known to pin: the one that came is recorded.
+HUB: Mapping[str, OfHub] = {
+    "frames": OfHub("google/frames-benchmark", "test.tsv", MAIN),
+    "wiki18": OfHub("PeterJinGo/wiki-18-corpus", "wiki-18.jsonl.gz", MAIN),
+}
 
 ALIASES = {"hotpotqa": "hotpotqa/distractor"}
-NAMES = (*ALIASES, *SETS, "wiki18")  # what `qr-jax data get` fetches
+NAMES = (*ALIASES, *SETS, "wiki18")
 
 
 def find(name: str) -> Official:
@@ -332,6 +321,16 @@ def find(name: str) -> Official:
     if name not in SETS:
         raise UserError(f"there is no question set {name!r}; there are: {', '.join(SETS)}")
     return SETS[name]
+
+
+def published(name: str) -> str:
+    """Say where the owner publishes a set that is not in HUB, and which command reads its files."""
+    found = SETS[ALIASES.get(name, name)]
+    files = " and ".join(file.name for file in found.splits.values()) + (
+        f" (of {found.packed})" if found.packed else ""
+    )
+    todo = "`qr-jax data convert FILE OUT` reads such a file"
+    return f"no file of the hub is known for {name}: its owner publishes {files} by way of {found.page}; {todo}"
 
 
 def parts(setting: str) -> tuple[str, str | None, str | None]:

@@ -4,7 +4,6 @@ Importing this file imports tensorflow_datasets (and so jax); what only names a 
 """
 
 import itertools
-import json
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,9 +15,10 @@ import tensorflow_datasets as tfds
 
 from qr_jax import terminal
 from qr_jax.answers import normalise
+from qr_jax.config import SET_PREFIX
 from qr_jax.errors import UserError
 from qr_jax.queries import official
-from qr_jax.queries.fetch import alone, fetch, register
+from qr_jax.queries.fetch import Found, alone, fetch, own, record
 from qr_jax.queries.parsing import query_of
 from qr_jax.queries.world.tfds_builder import Source, config_name, text, written_once
 from qr_jax.records import Passage, Query
@@ -47,7 +47,7 @@ class QABuilder(tfds.core.GeneratorBasedBuilder):
         )
 
     def _split_generators(self, dl_manager) -> dict[str, Iterator]:
-        del dl_manager  # fetch.py downloads: it registers checksums beside the data, not in an installed package
+        del dl_manager  # fetch.py gets the files
         if self._files is None:
             raise UserError("a question set is written by open_set(name, folder), which gets its files first")
         return {split: self._generate_examples(split, file) for split, file in self._files.items()}
@@ -103,9 +103,9 @@ def open_set(
 ) -> dict[str, Source[Query]]:
     """The splits of a set (all that have answers, or those named), built in `folder` first when they are missing.
 
-    Its official files are downloaded, or read from the user's `manual_dir`; a split that was built from another file
-    than the one there is built anew, in its place. ValueError names the file that cannot be had, is not the official
-    one (by SHA-256), or whose row lacks a field.
+    Its official files are read from the user's `manual_dir`, or fetched from the hub. ValueError names the file that
+    cannot be had, is not the official one (by SHA-256) or not the one that the split was built from, or whose row lacks
+    a field.
     """
     found = official.find(name)
     wanted = tuple(splits) or tuple(found.splits)
@@ -125,19 +125,37 @@ def _built(name: str, split: str, root: Path, manual_dir: Path | None) -> Path:
     place, version = official.place(root, name, split), str(QABuilder.VERSION)
     if manual_dir is None and official.source(place).get("version") == version:
         return place
-    files = root / "files"
-    with alone(files):  # of two with other files the second is refused, by the first one's registered checksum
-        file = fetch(official.SETS[name].splits[split], files, manual_dir)
-        source = {"file": file.path.name, "sha256": file.sha256, "version": version}
-        if official.source(place) != source:
+    with alone(root):  # of two with other files the second is refused, by what the first one's records
+        file = _file(name, split, manual_dir)
+        known, wanted = official.source(place), file.source() | {"version": version}
+        if known.get("sha256", file.sha256) != file.sha256:
+            other = (
+                f"its SHA-256 is {file.sha256}, and {known['sha256']} is wanted (recorded in {place / official.SOURCE})"
+            )
+            todo = f"if it is cut short or altered, get it again; if it is the one that is meant, remove {place}"
+            raise UserError(f"{file.path} is not the file that {name} {split} was built from: {other}; {todo}")
+        if known.get("version") != version:
 
             def fill(unfinished: Path) -> None:
                 _prepare(name, split, file.path, unfinished)
-                (unfinished / official.SOURCE).write_text(json.dumps(source, indent=1), "utf-8")
+                record(unfinished, wanted)
 
-            written_once(place, fill, is_stale=lambda: official.source(place) != source)
-        register(file, files)
+            written_once(place, fill, is_stale=lambda: official.source(place).get("version") != version)
     return place
+
+
+def _file(name: str, split: str, manual_dir: Path | None) -> Found:
+    """The official file of a split: the user's, or the hub's."""
+    if manual_dir is not None:
+        if not manual_dir.is_dir():
+            raise UserError(f"there is no folder {manual_dir}; name the one that the files of {name} are in")
+        return own(official.SETS[name].splits[split], manual_dir)
+    if name not in official.HUB:
+        reads = f"{SET_PREFIX}{name}@FOLDER the folder that they are in"
+        raise UserError(f"{official.published(name)}, and {reads}")
+    of_hub = official.HUB[name]
+    log.info("fetching %s of %s from the hub", of_hub.file, of_hub.repo)
+    return fetch(of_hub.repo, of_hub.file, of_hub.revision)
 
 
 def _prepare(name: str, split: str, file: Path, folder: Path) -> None:
@@ -156,7 +174,7 @@ def read(setting: str) -> Source[Query]:
     """The questions that `tfds:NAME[:SPLIT][@FOLDER]` means, built under runs/questions where they are not there yet.
 
     Without a split it is train, or, where the set has none, its only one. FOLDER holds the official files, for who has
-    them already or cannot download them; what was built stays, and is read without FOLDER too.
+    them already; what was built stays, and is read without FOLDER too.
     """
     name, split, manual_dir = official.parts(setting)
     chosen = split or next(iter(official.find(name).splits))

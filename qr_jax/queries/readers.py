@@ -97,8 +97,11 @@ def resolve(path: str | Path) -> list[Path]:
 
 def _cure(part: str, file: Path) -> str:
     """Return the hint that ends the error of a missing file."""
-    if part in plugins.around("queries.official").NAMES:
+    official = plugins.around("queries.official")
+    if part in official.HUB:
         return f"; `qr-jax data get {part}` fetches that set, and prints the settings that name its files"
+    if part in official.NAMES:
+        return f"; {official.published(part)}"
     beside = [other.name for other in file.parent.iterdir()] if part and os.path.isdir(file.parent) else []
     if "{data}" in part:
         return nearest(file.name, beside, shown=0) or f"; {NAME_FILES}"
