@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from qr_jax import metrics, plugins
+from qr_jax.evaluation import manifest
 from qr_jax.interfaces import CONTRACTS
 from qr_jax.records import Passage
-from qr_jax.retrieval import bm25_build, bm25_index, identity
+from qr_jax.retrieval import bm25_build, bm25_index
 from qr_jax.retrieval.search_cache import SearchCache
 from qr_jax.retrievers.cached import cached
 from qr_jax.settings import use
@@ -190,9 +191,9 @@ def turned_round(theirs: Path, lists: str) -> None:
     if (theirs / "pieces.txt").exists():
         (theirs / "pieces.txt").write_text(f"{lists} {digest}")
     else:
-        manifest = bm25_index.read_manifest(theirs)
-        manifest["files"][lists] = digest
-        (theirs / "manifest.json").write_text(json.dumps(manifest))
+        written = bm25_index.read_manifest(theirs)
+        written["files"][lists] = digest
+        (theirs / "manifest.json").write_text(json.dumps(written))
 
 
 def test_what_a_stranger_s_index_finds_is_not_found_by_the_user_s_own(tmp_path):
@@ -231,15 +232,17 @@ def test_an_index_that_a_setting_names_is_known_by_its_contents_where_another_ma
 
 def test_models_are_those_of_a_retriever_and_all_inside_it(tmp_path):
     dense = use("dense", model=str(BERT))
-    (one,) = identity.models(dense)
-    assert identity.models(use("bm25")) == [] and len(one) == 64
-    assert identity.models(use("cached", of=use("hybrid", parts=(dense, use("bm25"), dense)), cache="c")) == [one] * 2
+    (one,) = manifest.models_of(dense)
+    assert manifest.models_of(use("bm25")) == [] and len(one) == 64
+    assert (
+        manifest.models_of(use("cached", of=use("hybrid", parts=(dense, use("bm25"), dense)), cache="c")) == [one] * 2
+    )
     try:
-        minilm = identity.models(use("dense"))
+        minilm = manifest.models_of(use("dense"))
     except ValueError as error:  # not installed here
         assert "make minilm" in str(error)
     else:
-        assert identity.models(use("hybrid")) == minilm != [one]  # its default parts have one
+        assert manifest.models_of(use("hybrid")) == minilm != [one]  # its default parts have one
 
 
 def test_how_a_server_is_asked_does_not_decide_what_is_found(tmp_path):

@@ -8,7 +8,6 @@ from typing import Any
 from qr_jax import terminal
 from qr_jax.commands import retrieval
 from qr_jax.commands.options import add_json, show, whole
-from qr_jax.config import SET_PREFIX
 from qr_jax.errors import UserError
 
 FORMS = ("verl", "skyrl", "flashrag", "trl", "jsonl")
@@ -110,6 +109,7 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _convert(arguments: argparse.Namespace) -> int:
+    from qr_jax.config import SET_PREFIX
     from qr_jax.queries import foreign, formats, readers
     from qr_jax.records import Passage
 

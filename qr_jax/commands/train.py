@@ -9,7 +9,6 @@ from typing import Any
 
 from qr_jax import terminal
 from qr_jax.commands import options
-from qr_jax.config import SET_PREFIX
 from qr_jax.errors import UserError
 
 QUICKSTART = "configs/quickstart.py"  # of the package where there is no checkout
@@ -104,6 +103,7 @@ def _check_parts(config: Any, packages: tuple[str, ...] | None) -> None:
 
 def _checked(config: Any) -> str:
     """Check a run's questions and traces and return a summary; ValueError for a file that training would refuse."""
+    from qr_jax.config import SET_PREFIX
 
     names = (config.data.train, config.data.eval)
     if any(name == "world" or name.startswith(SET_PREFIX) for name in names):
